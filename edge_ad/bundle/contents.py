@@ -1,0 +1,116 @@
+"""What a bundle holds, in memory, and the rules for it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_ad.errors import BadInput
+from edge_ad.scoring import BRANCHES, Array, Statistics, Thresholds
+
+GRAPHS = ("teacher", "teacher_tokens", "efficientad", "tokenizer", "lavit", "fusion")
+REQUIRED_GRAPHS = ("teacher", "fusion")
+
+SIDE_LIMIT = 4096  # pixels
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_NAME = re.compile(r"[^\x00-\x1f\x7f/\\]{1,100}")
+_SPLIT = re.compile(r"[A-Za-z0-9_\-]{1,100}")
+
+
+@dataclass(frozen=True, eq=False)
+class Golden:
+    """Proof data: ``images`` u8 [G, H, W, 3] RGB and the ``raw`` f32 [G, 5] scores the FP32 graphs gave them."""
+
+    images: NDArray[np.uint8]
+    raw: Array
+
+
+@dataclass(frozen=True, eq=False)
+class BundleContents:
+    """Everything a bundle holds.
+
+    ``image_size`` is (height, width) in pixels; ``parent`` the sha256 of the bundle this one was recalibrated from;
+    ``graphs`` ONNX bytes by name (see ``GRAPHS``); ``masks`` f32 [R, n*n] of 0 and 1; ``raw_scores`` f32 [N, 5] by
+    split of the goods (normalise, threshold) or synthetic; ``settings`` and ``report`` are JSON objects.
+    """
+
+    name: str
+    preset: str
+    settings: dict[str, Any]
+    image_size: tuple[int, int]
+    parent: str | None
+    graphs: Mapping[str, bytes]
+    masks: Array
+    statistics: Statistics
+    thresholds: Thresholds
+    raw_scores: Mapping[str, Array]
+    golden: Golden
+    report: dict[str, Any]
+
+
+def check_contents(contents: BundleContents, where: str) -> None:
+    """Raise BadInput, naming ``where``, when names, shapes, dtypes or graphs break the rules of a bundle."""
+    check_identity(contents.name, contents.preset, contents.image_size, contents.parent, where)
+    check_graph_names(contents.graphs, where)
+    masks = contents.masks
+    _check_array("masks.npy", masks, np.float32, (None, None), where)
+    if not np.isin(masks, (0.0, 1.0)).all():
+        raise BadInput(f"{where}: masks.npy must hold only 0 and 1; train the bundle again")
+    if not contents.raw_scores:
+        raise BadInput(
+            f"{where}: raw_scores.npz is empty, but must hold the raw scores of the goods; train the bundle again"
+        )
+    for split, raw in contents.raw_scores.items():
+        if not _SPLIT.fullmatch(split):
+            raise BadInput(
+                f"{where}: raw_scores.npz has the split {split!r:.80}; a name has 1 to 100 letters, digits, '_' or '-'"
+            )
+        _check_array(f"raw_scores.npz: {split}", raw, np.float32, (None, len(BRANCHES)), where)
+    golden = contents.golden
+    _check_array("golden.npz: images", golden.images, np.uint8, (None, *contents.image_size, 3), where)
+    _check_array("golden.npz: raw", golden.raw, np.float32, (len(golden.images), len(BRANCHES)), where)
+    if not len(golden.images):
+        raise BadInput(f"{where}: golden.npz holds no images, but at least 1 is needed to prove an engine")
+
+
+def check_identity(name: object, preset: object, image_size: object, parent: object, where: str) -> None:
+    """Raise BadInput when a name, preset, image size or parent is not of its form."""
+    for label, text in (("name", name), ("preset", preset)):
+        if not isinstance(text, str) or not _NAME.fullmatch(text):
+            raise BadInput(f"{where}: {label!r} must be 1 to 100 characters without slashes, but is {text!r:.80}")
+    if not isinstance(image_size, list | tuple) or len(image_size) != 2 or not all(map(_is_side, image_size)):
+        raise BadInput(
+            f"{where}: 'image_size' must be [height, width] in 1 to {SIDE_LIMIT} pixels, but is {image_size!r:.80}"
+        )
+    if parent is not None and not (isinstance(parent, str) and _SHA256.fullmatch(parent)):
+        raise BadInput(f"{where}: 'parent' must be null or a sha256, but is {parent!r:.80}")
+
+
+def check_graph_names(names: Mapping[str, object] | tuple[str, ...], where: str) -> None:
+    """Raise BadInput for an unknown graph or when a required one is missing."""
+    unknown = sorted(set(names) - set(GRAPHS))
+    missing = [name for name in REQUIRED_GRAPHS if name not in names]
+    if unknown:
+        raise BadInput(f"{where} has the unknown graph {unknown[0]!r}; allowed are {', '.join(GRAPHS)}")
+    if missing:
+        raise BadInput(f"{where} lacks the graph {missing[0]!r}; every bundle needs {' and '.join(REQUIRED_GRAPHS)}")
+
+
+def _is_side(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= SIDE_LIMIT
+
+
+def _check_array(
+    name: str, array: NDArray[Any], dtype: type[np.generic], shape: tuple[int | None, ...], where: str
+) -> None:
+    if array.dtype != dtype:
+        raise BadInput(f"{where}: {name} is {array.dtype}, but must be {np.dtype(dtype)}")
+    pairs = zip(array.shape, shape, strict=False)
+    if array.ndim != len(shape) or any(want not in (None, have) for have, want in pairs):
+        wanted = ", ".join("any" if want is None else str(want) for want in shape)
+        raise BadInput(f"{where}: {name} has shape {list(array.shape)}, but must have [{wanted}]")

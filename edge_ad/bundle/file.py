@@ -1,0 +1,202 @@
+"""Open, verify and write a bundle file."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import datetime, timezone
+from functools import cached_property
+from pathlib import Path
+from typing import IO, Any
+
+from numpy.typing import NDArray
+
+from edge_ad.bundle.contents import GRAPHS, BundleContents, Golden, check_contents
+from edge_ad.bundle.manifest import MANIFEST, PARTS, check_manifest, graph_member, make_manifest
+from edge_ad.bundle.plain_data import dump_json, dump_npy, dump_npz, load_json, load_npy, load_npz
+from edge_ad.bundle.safe_zip import MEMBER_LIMIT, MIB, SafeZip, pack
+from edge_ad.errors import BadInput
+from edge_ad.files import atomic_write, sha256_bytes
+from edge_ad.scoring import Array, Statistics, Thresholds
+
+SUFFIX = ".edgead"
+
+_MANIFEST_LIMIT = 4 * MIB
+
+
+class Bundle:
+    """An opened bundle: every hash was verified. Graphs stay in the file and are verified again when read."""
+
+    def __init__(self, path: Path, sha256: str, manifest: dict[str, Any], parts: Mapping[str, bytes]) -> None:
+        self.path = path
+        self.sha256 = sha256
+        self.manifest = manifest
+        self.name: str = manifest["name"]
+        self.preset: str = manifest["preset"]
+        self.settings: dict[str, Any] = manifest["settings"]
+        self.created: str = manifest["created"]
+        self.parent: str | None = manifest["parent"]
+        self.image_size: tuple[int, int] = (manifest["image_size"][0], manifest["image_size"][1])
+        self.graphs = tuple(name for name in GRAPHS if graph_member(name) in manifest["members"])
+        self.thresholds = _thresholds(manifest["thresholds"], f"{path}: manifest.json")
+        self.masks: Array = load_npy(parts["masks.npy"], f"{path}: masks.npy")
+        self.statistics = _statistics(parts["statistics.npz"], f"{path}: statistics.npz")
+        self.raw_scores: dict[str, Array] = load_npz(parts["raw_scores.npz"], f"{path}: raw_scores.npz")
+        self.golden = _golden(parts["golden.npz"], f"{path}: golden.npz")
+        self.report = load_json(parts["report.json"], f"{path}: report.json")
+
+    def graph(self, name: str) -> bytes:
+        """Return the ONNX bytes of one graph; BadInput if there is none or the file was changed meanwhile."""
+        expected = self.graph_sha256(name)
+        with _reading(self.path) as stream:
+            data = SafeZip(stream, str(self.path)).read(graph_member(name))
+        if sha256_bytes(data) != expected:
+            raise BadInput(f"{self.path} was changed while in use: graph {name!r} no longer has its hash; start again")
+        return data
+
+    def graph_sha256(self, name: str) -> str:
+        """Return the sha256 of one graph; BadInput if there is none of that name."""
+        if name not in self.graphs:
+            raise BadInput(f"{self.path} has no graph {name!r}; it has {', '.join(self.graphs)}")
+        return str(self.manifest["members"][graph_member(name)]["sha256"])
+
+    def contents(self) -> BundleContents:
+        """Return all contents with the graphs read into memory: what ``write_bundle`` takes."""
+        return replace(self._contents, graphs={name: self.graph(name) for name in self.graphs})
+
+    @cached_property
+    def _contents(self) -> BundleContents:
+        """The contents without the bytes of the graphs."""
+        return BundleContents(
+            name=self.name,
+            preset=self.preset,
+            settings=self.settings,
+            image_size=self.image_size,
+            parent=self.parent,
+            graphs=dict.fromkeys(self.graphs, b""),
+            masks=self.masks,
+            statistics=self.statistics,
+            thresholds=self.thresholds,
+            raw_scores=self.raw_scores,
+            golden=self.golden,
+            report=self.report,
+        )
+
+
+def open_bundle(path: Path | str) -> Bundle:
+    """Open and verify a bundle; anything wrong with the file raises BadInput with one sentence."""
+    path = Path(path)
+    with _reading(path) as stream:
+        sha256 = _sha256(stream)
+        stream.seek(0)
+        archive = SafeZip(stream, str(path))
+        if MANIFEST not in archive.names:
+            raise BadInput(
+                f"{path} has no {MANIFEST}, so it is no bundle; give a file that `edge-ad train` wrote (*{SUFFIX})"
+            )
+        manifest = load_json(archive.read(MANIFEST, _MANIFEST_LIMIT), f"{path}: {MANIFEST}")
+        check_manifest(manifest, f"{path}: {MANIFEST}")
+        _check_listing(archive.names, manifest["members"], path)
+        parts = _verify(archive, manifest["members"], path)
+    bundle = Bundle(path, sha256, manifest, parts)
+    check_contents(bundle._contents, str(path))
+    return bundle
+
+
+def write_bundle(path: Path | str, contents: BundleContents, created: datetime | None = None) -> str:
+    """Write a bundle atomically and return the sha256 of the file.
+
+    Equal contents and equal ``created`` (default: now; kept in UTC, to the second) give equal bytes. BadInput when the
+    contents break the rules that ``open_bundle`` checks.
+    """
+    check_contents(contents, f"bundle {contents.name!r}")
+    members = {graph_member(name): contents.graphs[name] for name in GRAPHS if name in contents.graphs}
+    members["masks.npy"] = dump_npy(contents.masks)
+    members["statistics.npz"] = dump_npz(contents.statistics.arrays())
+    members["raw_scores.npz"] = dump_npz(dict(sorted(contents.raw_scores.items())))
+    members["golden.npz"] = dump_npz({"images": contents.golden.images, "raw": contents.golden.raw})
+    members["report.json"] = dump_json(contents.report, "the report")
+    large = [name for name, data in members.items() if len(data) > MEMBER_LIMIT]
+    if large:
+        raise BadInput(
+            f"bundle member {large[0]!r} is larger than the {MEMBER_LIMIT // MIB} MiB allowed; use a smaller network"
+        )
+    manifest = make_manifest(contents, members, created or datetime.now(timezone.utc))
+    data = pack({MANIFEST: dump_json(manifest, "the manifest"), **members})
+    atomic_write(Path(path), data)
+    return sha256_bytes(data)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[IO[bytes]]:
+    try:
+        stream = path.open("rb")
+    except OSError as error:
+        raise BadInput(
+            f"cannot read the bundle {path}: {error.strerror or error}; check its name and its rights"
+        ) from error
+    with stream:
+        yield stream
+
+
+def _sha256(stream: IO[bytes]) -> str:
+    digest = hashlib.sha256()
+    for block in iter(lambda: stream.read(MIB), b""):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def _check_listing(names: tuple[str, ...], members: Mapping[str, Any], path: Path) -> None:
+    unlisted = sorted(set(names) - set(members) - {MANIFEST})
+    missing = sorted(set(members) - set(names))
+    if unlisted:
+        raise BadInput(
+            f"{path} has the member {unlisted[0]!r}, which its manifest does not list; copy or train the bundle again"
+        )
+    if missing:
+        raise BadInput(
+            f"{path} lacks the member {missing[0]!r}, which its manifest lists; copy or train the bundle again"
+        )
+
+
+def _verify(archive: SafeZip, members: Mapping[str, dict[str, Any]], path: Path) -> dict[str, bytes]:
+    """Check the hash and size of every member; return the bytes of all but the graphs."""
+    parts: dict[str, bytes] = {}
+    for name, entry in members.items():
+        digest, size, kept = hashlib.sha256(), 0, []
+        for block in archive.blocks(name):
+            digest.update(block)
+            size += len(block)
+            if name in PARTS:
+                kept.append(block)
+        if size != entry["bytes"] or digest.hexdigest() != entry["sha256"]:
+            raise BadInput(
+                f"{path}: member {name!r} does not match its hash in the manifest; copy or train the bundle again"
+            )
+        if name in PARTS:
+            parts[name] = b"".join(kept)
+    return parts
+
+
+def _statistics(data: bytes, where: str) -> Statistics:
+    arrays = load_npz(data, where)
+    try:
+        return Statistics.from_arrays(arrays)
+    except BadInput as error:
+        raise BadInput(f"{where}: {error}") from error
+
+
+def _thresholds(value: object, where: str) -> Thresholds:
+    try:
+        return Thresholds.from_json(value)
+    except BadInput as error:
+        raise BadInput(f"{where}: {error}") from error
+
+
+def _golden(data: bytes, where: str) -> Golden:
+    arrays: dict[str, NDArray[Any]] = load_npz(data, where)
+    if set(arrays) != {"images", "raw"}:
+        raise BadInput(f"{where} must hold 'images' and 'raw', but holds {', '.join(sorted(arrays)) or 'nothing'}")
+    return Golden(arrays["images"], arrays["raw"])

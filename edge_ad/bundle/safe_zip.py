@@ -1,0 +1,159 @@
+"""Untrusted zip files, read within bounds: every doubt is one BadInput sentence."""
+
+from __future__ import annotations
+
+import io
+import re
+import stat
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import PurePath
+from typing import IO
+
+from edge_ad.errors import BadInput
+
+MIB = 1 << 20
+MEMBER_LIMIT = 512 * MIB
+TOTAL_LIMIT = 2048 * MIB
+RATIO_LIMIT = 200  # deflate reaches 1,032 on zeros; weights and pictures stay below 20
+RATIO_FREE = 16 * MIB  # up to this size any ratio is harmless
+MEMBERS_LIMIT = 1000
+BLOCK = MIB
+
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # the zip format's first day: equal contents give equal bytes
+_END_RECORD = struct.Struct("<4s4H2LH")
+_SAFE_NAME = re.compile(r"[A-Za-z0-9_.\-]+(/[A-Za-z0-9_.\-]+)*")
+_PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".joblib", ".bin")
+DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    OSError,
+    ValueError,
+    struct.error,
+    OverflowError,
+    MemoryError,
+)
+
+
+class SafeZip:
+    """A zip opened for reading, its directory checked; ``source`` is named in every error."""
+
+    def __init__(self, stream: IO[bytes], source: str) -> None:
+        self._source = source
+        self._total = 0
+        _check_ends(stream, source)
+        with damage(source):
+            self._zip = zipfile.ZipFile(stream)
+            infos = self._zip.infolist()
+        if len(infos) > MEMBERS_LIMIT:
+            raise BadInput(
+                f"{source} has {len(infos)} members, but {MEMBERS_LIMIT} are allowed; it is not a bundle of edge-ad"
+            )
+        for info in infos:
+            _check_entry(info, source)
+        self.names = tuple(info.filename for info in infos)
+        repeated = sorted({name for name in self.names if self.names.count(name) > 1})
+        if repeated:
+            raise BadInput(f"{source} has two members named {repeated[0]!r}; each name is allowed once")
+
+    def blocks(self, name: str, limit: int = MEMBER_LIMIT) -> Iterator[bytes]:
+        """Yield a member in blocks; BadInput when more comes out than the limits allow, whatever the headers say."""
+        info = self._zip.getinfo(name)
+        limit = min(limit, MEMBER_LIMIT)
+        size = 0
+        with damage(f"{self._source}: member {name!r}"), self._zip.open(info) as member:
+            while block := member.read(BLOCK):
+                size += len(block)
+                self._total += len(block)
+                self._check_size(name, size, limit, info.compress_size)
+                yield block
+
+    def read(self, name: str, limit: int = MEMBER_LIMIT) -> bytes:
+        """Return a whole member."""
+        return b"".join(self.blocks(name, limit))
+
+    def _check_size(self, name: str, size: int, limit: int, packed: int) -> None:
+        where = f"{self._source}: member {name!r}"
+        if size > limit:
+            raise BadInput(f"{where} is larger than the {limit // MIB} MiB allowed; it is refused as a size bomb")
+        if self._total > TOTAL_LIMIT:
+            raise BadInput(
+                f"{self._source} unpacks to more than the {TOTAL_LIMIT // MIB} MiB allowed; it is refused as "
+                "a size bomb"
+            )
+        if size > RATIO_FREE and size > RATIO_LIMIT * packed:
+            raise BadInput(f"{where} unpacks to over {RATIO_LIMIT} times its packed size; it is refused as a size bomb")
+
+
+@contextmanager
+def damage(where: str) -> Iterator[None]:
+    try:
+        yield
+    except DAMAGE as error:
+        raise BadInput(f"{where} is damaged ({error or type(error).__name__}); copy or train it again") from error
+
+
+def _check_ends(stream: IO[bytes], source: str) -> None:
+    """A bundle starts with a member and ends with the directory's end record, so a cut or padded file is noticed."""
+    with damage(source):
+        head = stream.read(4)
+        size = stream.seek(0, io.SEEK_END)
+        stream.seek(max(0, size - _END_RECORD.size))
+        tail = stream.read(_END_RECORD.size)
+        stream.seek(0)
+    if head != b"PK\x03\x04":
+        raise BadInput(
+            f"{source} is not a zip file, so it is no bundle; give a file that `edge-ad train` wrote (*.edgead)"
+        )
+    if size > TOTAL_LIMIT:
+        raise BadInput(f"{source} has {size // MIB} MiB, but {TOTAL_LIMIT // MIB} MiB are allowed")
+    if len(tail) < _END_RECORD.size or not tail.startswith(b"PK\x05\x06"):
+        raise BadInput(f"{source} is cut short or has bytes after its end; copy it again and compare its size")
+    *_, length, start, comment = _END_RECORD.unpack(tail)
+    if comment or start + length + _END_RECORD.size != size:
+        raise BadInput(f"{source} is damaged: its directory does not end where the file does; copy it again")
+
+
+def _check_entry(info: zipfile.ZipInfo, source: str) -> None:
+    name = info.orig_filename
+    if not _SAFE_NAME.fullmatch(name) or any(part in (".", "..") for part in name.split("/")):
+        raise BadInput(f"{source} has a member with the unsafe path {name!r}; it is refused")
+    if PurePath(name).suffix.lower() in _PICKLES:
+        raise BadInput(
+            f"{source} has the member {name!r}, which may hold a pickle; pickles are refused because they can run code"
+        )
+    kind = stat.S_IFMT(info.external_attr >> 16)
+    if kind not in (0, stat.S_IFREG):
+        raise BadInput(
+            f"{source} has the member {name!r}, which is a link or special file; only plain files are allowed"
+        )
+    if info.flag_bits & 1:
+        raise BadInput(f"{source} has the encrypted member {name!r}; a bundle is not encrypted")
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise BadInput(
+            f"{source}: member {name!r} is packed by method {info.compress_type}; only stored and deflate are allowed"
+        )
+    if info.file_size > MEMBER_LIMIT:
+        raise BadInput(
+            f"{source}: member {name!r} says it has {info.file_size // MIB} MiB, but {MEMBER_LIMIT // MIB} "
+            "MiB are allowed; "
+            "it is refused as a size bomb"
+        )
+
+
+def pack(members: Mapping[str, bytes]) -> bytes:
+    """Return a zip of stored ``members``, with fixed dates: equal members in equal order give equal bytes."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
+        for name, data in members.items():
+            info = zipfile.ZipInfo(name, _EPOCH)
+            info.create_system = 3
+            info.external_attr = (stat.S_IFREG | 0o644) << 16
+            archive.writestr(info, data)
+    return stream.getvalue()

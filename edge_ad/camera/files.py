@@ -1,0 +1,139 @@
+"""Sources from files: one image, a folder of images, a video."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy.typing as npt
+
+from edge_ad.camera.frames import BadFrame, End, Frame, Image, Read, SourceKind
+from edge_ad.data.images import SUFFIXES, list_images, read_image
+from edge_ad.errors import BadInput
+
+OPEN_TIMEOUT_MS = 10_000
+READ_TIMEOUT_MS = 10_000
+
+
+class ImageFiles:
+    """The images of one folder in the order of their names, or a single image; a corrupt one becomes a BadFrame.
+
+    Raises BadInput for an empty folder, and for a single image that cannot be read.
+    """
+
+    kind: SourceKind = "images"
+    fps: float | None = None
+
+    def __init__(self, path: Path, name: str) -> None:
+        self.name = name
+        self._files = iter(_images(path))
+        self._index = 0
+
+    def read(self, timeout_s: float) -> Read:
+        """Return the next image as a Frame, or a BadFrame that names the file."""
+        path = next(self._files, None)
+        if path is None:
+            return End()
+        index, self._index = self._index, self._index + 1
+        now, wall = time.monotonic(), time.time()
+        try:
+            return Frame(read_image(path), index, now, wall, self.name, path.name)
+        except BadInput as error:
+            return BadFrame(f"corrupt: {error}", index, now, wall, self.name, path.name)
+
+    def close(self) -> None:
+        """End the sequence."""
+        self._files = iter(())
+
+
+def _images(path: Path) -> list[Path]:
+    if path.is_file():
+        read_image(path)
+        return [path]
+    files = list_images(path)
+    if not files:
+        folders = sorted(entry.name for entry in path.iterdir() if entry.is_dir() and entry.name[0] != ".")[:5]
+        hint = f"it has the folders {', '.join(folders)}: name one" if folders else "put images there or name another"
+        raise BadInput(f"{path} holds no image ({', '.join(sorted(SUFFIXES))}); {hint}")
+    return files
+
+
+class VideoFile:
+    """The frames of a video file, in order, none left out.
+
+    Raises BadInput when no frame can be decoded. A file that ends earlier than its header announces says so in its End.
+    """
+
+    kind: SourceKind = "video"
+
+    def __init__(self, path: Path, name: str) -> None:
+        self.name = name
+        self._path = path
+        self._capture = _open_video(path)
+        self._index = 0
+        self._pending = self._decode()
+        if self._pending is None:
+            self._capture.release()
+            raise BadInput(f"{path} is neither an image nor a video that can be decoded; check it with a player")
+        rate = float(self._capture.get(cv2.CAP_PROP_FPS))
+        self.fps: float | None = rate if 0.01 < rate < 1000.0 else None
+        self._announced = int(max(self._capture.get(cv2.CAP_PROP_FRAME_COUNT), 0))
+
+    def read(self, timeout_s: float) -> Read:
+        """Return the next frame; End after the last one."""
+        image, self._pending = self._pending, None
+        if image is None:
+            image = self._decode()
+        if image is None:
+            return End(self._short())
+        index, self._index = self._index, self._index + 1
+        return Frame(image, index, time.monotonic(), time.time(), self.name, str(index))
+
+    def close(self) -> None:
+        """Release the decoder."""
+        self._pending = None
+        self._capture.release()
+
+    def _decode(self) -> Image | None:
+        grabbed, image = self._capture.read()
+        return to_rgb(image) if grabbed and image is not None and image.size else None
+
+    def _short(self) -> str | None:
+        """Tell a file that broke off; headers miscount by a few frames, so only a real gap counts."""
+        if self._index >= self._announced - max(2, self._announced // 50):
+            return None
+        return f"broken off: {self._path.name} ended after {self._index} of {self._announced} announced frames"
+
+
+def _open_video(path: Path) -> cv2.VideoCapture:
+    # An absolute path: FFmpeg would take "a:b.mp4" for a protocol.
+    target = str(path.resolve())
+    limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, OPEN_TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, READ_TIMEOUT_MS]
+    with quiet():
+        if cv2.videoio_registry.hasBackend(cv2.CAP_FFMPEG):
+            return cv2.VideoCapture(target, cv2.CAP_FFMPEG, limits)
+        return cv2.VideoCapture(target)
+
+
+def to_rgb(image: npt.NDArray[Any]) -> Image:
+    """Return OpenCV's BGR, BGRA or grey picture as u8[H,W,3] RGB."""
+    if image.ndim == 2 or image.shape[2] == 1:
+        code = cv2.COLOR_GRAY2RGB
+    else:
+        code = cv2.COLOR_BGRA2RGB if image.shape[2] == 4 else cv2.COLOR_BGR2RGB
+    return cv2.cvtColor(image, code).astype("uint8", copy=False)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silence OpenCV's own warnings: what went wrong is told in one sentence by our errors."""
+    level = cv2.utils.logging.getLogLevel()
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    try:
+        yield
+    finally:
+        cv2.utils.logging.setLogLevel(level)

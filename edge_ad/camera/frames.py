@@ -1,0 +1,96 @@
+"""What a read from a source can give: a frame, a frame that is unusable, nothing yet, the end, or an error."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Image = npt.NDArray[np.uint8]
+
+SourceKind = Literal["live", "synthetic", "video", "images"]
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One picture: ``image`` u8[H,W,3] RGB, its ``index`` at the source (from 0), and when it was captured.
+
+    ``captured_at`` is in monotonic seconds (ages, timeouts), ``captured_wall`` in seconds since 1970 UTC (records).
+    ``part`` names what is on the picture: the file name of an image, else a number as text.
+    """
+
+    image: Image
+    index: int
+    captured_at: float
+    captured_wall: float
+    source: str
+    part: str
+
+
+@dataclass(frozen=True)
+class BadFrame:
+    """A frame that was delivered but holds no usable picture; ``reason`` says why. Other fields as for Frame."""
+
+    reason: str
+    index: int
+    captured_at: float
+    captured_wall: float
+    source: str
+    part: str
+
+
+@dataclass(frozen=True)
+class Timeout:
+    """Nothing came within ``after_s`` seconds; not an error by itself."""
+
+    after_s: float
+
+
+@dataclass(frozen=True)
+class End:
+    """No more frames will come.
+
+    ``reason`` is given when the source ended earlier than it had announced; ``broken`` when it failed for good.
+    """
+
+    reason: str | None = None
+    broken: bool = False
+
+
+@dataclass(frozen=True)
+class SourceError:
+    """The source cannot deliver now and may come back; ``reason`` is one sentence without credentials."""
+
+    reason: str
+
+
+Delivered = Frame | BadFrame
+Read = Frame | BadFrame | Timeout | End | SourceError
+
+
+class Source(Protocol):
+    """A source of frames; one thread at a time owns it.
+
+    ``kind`` is ``live`` (a camera), ``synthetic`` (a pretend camera), ``video`` or ``images``. ``fps`` is the nominal
+    frame rate, None where there is none.
+    """
+
+    @property
+    def name(self) -> str:
+        """The URI as shown in events and logs, free of credentials."""
+
+    @property
+    def kind(self) -> SourceKind:
+        """What sort of source this is."""
+
+    @property
+    def fps(self) -> float | None:
+        """Nominal frames per second, or None."""
+
+    def read(self, timeout_s: float) -> Read:
+        """Return the next frame, waiting at most about ``timeout_s`` seconds for it."""
+
+    def close(self) -> None:
+        """Release the handle; reading afterwards returns End."""

@@ -1,0 +1,60 @@
+"""The thread that owns a source and fills its mailbox."""
+
+from __future__ import annotations
+
+import threading
+
+from edge_ad.camera.frames import BadFrame, End, Frame, Source, SourceError
+from edge_ad.camera.mailbox import Mailbox
+
+READ_TIMEOUT_S = 1.0
+RETRY_S = 0.2
+
+
+class Reader:
+    """Reads ``source`` in a thread until its end or ``close``; a crash in the source becomes an error, then the end."""
+
+    def __init__(self, source: Source, mailbox: Mailbox) -> None:
+        self._source = source
+        self._mailbox = mailbox
+        self._stop = threading.Event()
+        # A daemon, because a read that hangs in a driver cannot be ended: the thread is left behind.
+        self._thread = threading.Thread(target=self._run, name=f"reader {source.name}", daemon=True)
+
+    def start(self) -> None:
+        """Start reading."""
+        self._thread.start()
+
+    def close(self, wait_s: float = 0.5) -> bool:
+        """Stop reading and release the source; False when the read hangs, so that its thread had to be abandoned.
+
+        Only the first call waits for the thread.
+        """
+        waited = self._stop.is_set()
+        self._stop.set()
+        self._mailbox.close()
+        if self._thread.ident is not None and not waited:
+            self._thread.join(wait_s)
+        if not self._thread.is_alive():
+            self._source.close()
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        try:
+            while not self._stop.is_set() and self._step():
+                pass
+        except Exception as error:
+            self._mailbox.finish(End(f"camera lost: the source broke ({type(error).__name__}: {error})", broken=True))
+
+    def _step(self) -> bool:
+        result = self._source.read(READ_TIMEOUT_S)
+        if isinstance(result, (Frame, BadFrame)):
+            return self._mailbox.put(result)
+        if isinstance(result, End):
+            self._mailbox.finish(result)
+            return False
+        if isinstance(result, SourceError):
+            self._mailbox.fail(result)
+            if self._source.kind == "live":
+                self._stop.wait(RETRY_S)
+        return True

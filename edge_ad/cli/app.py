@@ -1,0 +1,117 @@
+"""The command line: every command by name, and one place where errors become sentences and exit codes."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from edge_ad import __version__
+from edge_ad.errors import BadInput, EdgeAdError
+
+# Name, module in edge_ad.cli and what `edge-ad --help` says. The modules import only typer and the standard library.
+COMMANDS: tuple[tuple[str, str, str], ...] = (
+    ("init", "init", "Write edge-ad.toml with your answers."),
+    ("train", "train", "Train on pictures of good parts and write a bundle."),
+    ("evaluate", "evaluate", "Measure a bundle on a test set: AUROC, sPRO, false rejects, report."),
+    ("recalibrate", "recalibrate", "Give a bundle new statistics and thresholds from new goods, in seconds."),
+    ("build-engine", "build_engine", "Build engines for this device and prove them against the bundle."),
+    ("run", "run", "Judge every part that a camera, a video or a folder shows."),
+    ("benchmark", "benchmark", "Measure time per stage and memory on this device."),
+    ("info", "info", "Tell what is in a bundle, or list the networks of every preset."),
+    ("demo", "demo", "Go the whole road on a synthetic line: train, build, judge, evaluate."),
+)
+
+INTERRUPTED = 130
+
+
+class _Commands(TyperGroup):
+    """The commands, with an unknown name answered by the known ones."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+            raise BadInput(f"unknown command {args[0]!r}: choose one of {', '.join(self.list_commands(ctx))}")
+        return super().resolve_command(ctx, args)
+
+
+app = typer.Typer(
+    name="edge-ad",
+    cls=_Commands,
+    invoke_without_command=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"edge-ad {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """Train an inspector from pictures of good parts only and run it beside the line."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+    elif context.invoked_subcommand != "init" and os.path.exists("edge-ad.toml"):
+        from edge_ad.config import command_defaults, load_config
+
+        context.default_map = dict(command_defaults(load_config()))
+
+
+def _register() -> None:
+    for name, module, summary in COMMANDS:
+        command = importlib.import_module(f"edge_ad.cli.{module}").command
+        app.command(name, short_help=summary)(command)
+
+
+def _fail(message: str, exit_code: int) -> int:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return exit_code
+
+
+def _explain_usage(error: typer.TyperException) -> str:
+    """Say what the command allows, for an unknown option, or else where to read about it."""
+    message = error.format_message().rstrip(".")
+    context = getattr(error, "ctx", None)
+    if context is None:
+        return message
+    if hasattr(error, "possibilities"):
+        options = sorted(name for parameter in context.command.params for name in parameter.opts if name[:2] == "--")
+        return f"{message}; `{context.command_path}` takes {', '.join(options)}"
+    return f"{message}; `{context.command_path} --help` tells what is allowed"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line (``sys.argv`` by default) and return its exit code.
+
+    A user's mistake ends in one sentence on stderr: 2 bad input, 3 device fault, 4 refused by a gate, 130 Ctrl-C.
+    Any other exception is a fault of the program and stays loud: it leaves with its traceback (exit code 1).
+    """
+    try:
+        result = app(args=None if arguments is None else list(arguments), prog_name="edge-ad", standalone_mode=False)
+    except EdgeAdError as error:
+        return _fail(str(error), error.exit_code)
+    except typer.TyperException as error:
+        return _fail(_explain_usage(error), 2)
+    except MemoryError as error:
+        return _fail(f"out of memory ({error}): close other programs or choose a smaller preset", 3)
+    except (KeyboardInterrupt, typer.Abort):
+        return INTERRUPTED
+    return result if isinstance(result, int) else 0
+
+
+_register()

@@ -1,0 +1,80 @@
+"""`edge-ad build-engine`: engines for this device, proven against the bundle."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from edge_ad.engines.build import BuildReport
+
+
+def command(
+    bundle: Annotated[
+        Path | None, typer.Argument(help="The bundle; without it, the newest one under runs/.", show_default=False)
+    ] = None,
+    fp16: Annotated[bool, typer.Option("--fp16", help="Half precision; what is delicate stays FP32.")] = False,
+    fp32: Annotated[bool, typer.Option("--fp32", help="Single precision throughout.")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="Not available in this version.")] = False,
+    backend: Annotated[str | None, typer.Option(help="onnxruntime (default) or tensorrt.", show_default=False)] = None,
+    keep_fp32: Annotated[
+        list[str] | None, typer.Option("--keep-fp32", metavar="GRAPH", help="A graph that stays FP32; can be repeated.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--json", help="Write the parity report as JSON to this file.")] = None,
+) -> None:
+    """Derive engines from BUNDLE for this device and replay its golden images; beyond tolerance they are refused."""
+    from edge_ad.config import load_config
+    from edge_ad.errors import GateRefused
+    from edge_ad.files import atomic_write, newest_bundle
+
+    precision = chosen_precision({"fp16": fp16, "fp32": fp32, "int8": int8}, load_config().engine.precision)
+    from edge_ad.bundle import open_bundle
+    from edge_ad.engines.backends import check_backend, check_precision
+
+    check_precision(precision)
+    chosen = check_backend(backend or "onnxruntime")
+    opened = open_bundle(bundle or newest_bundle())
+    from edge_ad.engines.build import build
+
+    report = build(opened, precision, chosen, keep_fp32 or ())
+    for line in describe(report):
+        typer.echo(line)
+    if out is not None:
+        atomic_write(out, json.dumps(report.to_json(), indent=2, allow_nan=False) + "\n")
+    if report.refusal is not None:
+        raise GateRefused(report.refusal)
+
+
+def chosen_precision(flags: dict[str, bool], configured: str | None) -> str:
+    """Return the one precision that is asked for by a flag, else the configured one; BadInput for none or several."""
+    from edge_ad.errors import BadInput
+
+    asked = [name for name, given in flags.items() if given]
+    if len(asked) > 1:
+        raise BadInput(f"--{' and --'.join(asked)} exclude each other: give one of --fp16 and --fp32")
+    if asked:
+        return asked[0]
+    if configured is None:
+        raise BadInput("no precision was given: add --fp16 (recommended) or --fp32")
+    return configured
+
+
+def describe(report: BuildReport) -> Iterator[str]:
+    """Yield the lines of the parity table."""
+    from edge_ad.engines.parity import TOLERANCE
+
+    kept = [name for name, precision in report.precisions.items() if precision != report.precision]
+    yield f"{report.backend} {report.precision} of {report.bundle}" + (f" (fp32: {', '.join(kept)})" if kept else "")
+    yield f"{'branch':<12} {'error in z':>10} {'of tolerance':>13}"
+    for row in report.parity.rows:
+        mark = "" if row.share <= 1.0 else "  beyond tolerance"
+        yield f"{row.branch:<12} {row.error_z:>10.4f} {row.share:>12.0%}{mark}"
+    yield f"tolerance: {TOLERANCE}; {report.parity.images} golden images"
+    yield f"verdict flips: {report.parity.flips}"
+    yield "latency p50: " + ", ".join(f"{name} {value:.2f} ms" for name, value in report.latency_ms.items())
+    if report.folder is not None:
+        yield f"accepted: {report.folder} is the current engine of this bundle"

@@ -1,0 +1,89 @@
+"""`edge-ad evaluate`: figures of a bundle on a labelled test set, or of every category under a root."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from edge_ad.evaluation.scores import Progress
+
+
+def command(
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[BUNDLE] [DATA]",
+            help="A bundle (newest under runs/ if absent) and a test set (from edge-ad.toml if absent); "
+            "or a folder of bundles and a root of categories.",
+        ),
+    ] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="fp32, fp16 or int8; without it, the engine built last.")
+    ] = None,
+    backend: Annotated[
+        str | None, typer.Option(help="onnxruntime or tensorrt; without it, the engine built last.")
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Write a page with pictures, report.html, into this folder.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="The seed of the bootstrap intervals.")] = 0,
+) -> None:
+    """Measure a bundle: AUROC per kind of anomaly and branch, AU-sPRO, rejected goods, pictures."""
+    from edge_ad.config import load_config
+    from edge_ad.evaluation.evaluate import evaluate, evaluate_each
+    from edge_ad.evaluation.tables import categories_table, figures_table
+    from edge_ad.files import atomic_write
+
+    engine = load_config().engine
+    backend, precision = backend or engine.backend, precision or engine.precision
+    bundle, data = _bundle_and_data(paths or [])
+    if bundle.is_dir():
+        figures = evaluate_each(bundle, data, backend, precision, report, _progress, seed)
+        typer.echo(categories_table(figures))
+    else:
+        figures = evaluate(bundle, data, backend, precision, report, _progress(bundle.stem), seed)
+        typer.echo(figures_table(figures))
+    if json_file is not None:
+        atomic_write(json_file, json.dumps(figures, indent=2, allow_nan=False) + "\n")
+    _tell_report(report, figures)
+
+
+def _bundle_and_data(paths: list[Path]) -> tuple[Path, Path]:
+    """Sort the arguments: both given, or one of them with the other from runs/ or edge-ad.toml."""
+    from edge_ad.config import load_config
+    from edge_ad.errors import BadInput
+    from edge_ad.files import newest_bundle
+
+    if len(paths) > 2:
+        raise BadInput(f"evaluate takes a bundle and a test set, but {len(paths)} paths were given")
+    if len(paths) == 2:
+        return paths[0], paths[1]
+    if paths and not paths[0].is_file():
+        return newest_bundle(), paths[0]
+    data = load_config().data.path
+    if data is None:
+        raise BadInput("there is no test set to evaluate on: name one, or put `path` under [data] in edge-ad.toml")
+    return (paths[0] if paths else newest_bundle()), data
+
+
+def _progress(name: str) -> Progress | None:
+    if not sys.stderr.isatty():
+        return None
+
+    def show(done: int, total: int) -> None:
+        typer.echo(f"\r{name}: {done} of {total} images", err=True, nl=done == total)
+
+    return show
+
+
+def _tell_report(report: Path | None, figures: dict[str, Any]) -> None:
+    if report is not None:
+        names = list(figures.get("categories", {})) or ["."]
+        for name in names:
+            typer.echo(f"report: {report / name / 'report.html'}")

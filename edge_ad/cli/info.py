@@ -1,0 +1,133 @@
+"""`edge-ad info`: what is in a bundle, and which networks the presets are made of."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from edge_ad.bundle import Bundle
+
+_LONG_LIST = 8
+
+
+def command(
+    bundle: Annotated[
+        Path | None, typer.Argument(help="The bundle; without it, the newest one under runs/.", show_default=False)
+    ] = None,
+    networks: Annotated[
+        bool, typer.Option("--networks", help="List the networks of every preset, with parameters and GMAC.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option("--json", help="Write the same as JSON to this file.")] = None,
+) -> None:
+    """Tell what is in BUNDLE: graphs, weights of the branches, thresholds and their promise, report."""
+    from edge_ad.errors import BadInput
+    from edge_ad.files import atomic_write, newest_bundle
+
+    if networks and bundle is not None:
+        raise BadInput(f"--networks lists the presets and takes no bundle, but got {bundle}: leave one of them out")
+    if networks:
+        table: Mapping[str, Any] = network_table()
+        lines = describe_networks(table)
+    else:
+        from edge_ad.bundle import open_bundle
+
+        table = bundle_facts(open_bundle(bundle or newest_bundle()))
+        lines = describe_bundle(table)
+    for line in lines:
+        typer.echo(line)
+    if out is not None:
+        atomic_write(out, json.dumps(table, indent=2) + "\n")
+
+
+def network_table() -> dict[str, dict[str, dict[str, float]]]:
+    """Return ``{preset: {network: {"params", "gmac"}}}`` for every preset; needs torch."""
+    from edge_ad.errors import require
+    from edge_ad.presets import PRESETS
+
+    require("torch", extra="train", needed_by="edge-ad info --networks")
+    from edge_ad.models.summary import networks
+
+    return {name: networks(preset) for name, preset in PRESETS.items()}
+
+
+def describe_networks(table: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Iterator[str]:
+    """Yield one line a network: preset, name, parameters, GMAC (multiply-accumulates of one frame, in 10^9)."""
+    yield f"{'preset':<8} {'network':<24} {'parameters':>12} {'GMAC':>8}"
+    for preset, networks in table.items():
+        for name, facts in networks.items():
+            yield f"{preset:<8} {name:<24} {int(facts['params']):>12,} {facts['gmac']:>8.3f}"
+
+
+def bundle_facts(bundle: Bundle) -> dict[str, Any]:
+    """Return what `info` tells of a bundle, as JSON values; sizes in bytes."""
+    from edge_ad.scoring import BRANCHES
+
+    members = bundle.manifest["members"]
+    return {
+        "path": str(bundle.path),
+        "sha256": bundle.sha256,
+        "bytes": bundle.path.stat().st_size,
+        "name": bundle.name,
+        "preset": bundle.preset,
+        "created": bundle.created,
+        "parent": bundle.parent,
+        "image_size": list(bundle.image_size),
+        "settings": bundle.settings,
+        "graphs": {
+            name: {"bytes": members[f"graphs/{name}.onnx"]["bytes"], "sha256": bundle.graph_sha256(name)}
+            for name in bundle.graphs
+        },
+        "views": len(bundle.masks),
+        "weights": {name: float(weight) for name, weight in zip(BRANCHES, bundle.statistics.weight, strict=True)},
+        "raw_scores": {split: len(scores) for split, scores in bundle.raw_scores.items()},
+        "golden_images": len(bundle.golden.images),
+        "thresholds": bundle.thresholds.to_json(),
+        "promise": bundle.thresholds.describe(),
+        "report": bundle.report,
+    }
+
+
+def describe_bundle(facts: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the lines that `info` prints for ``bundle_facts``."""
+    height, width = facts["image_size"]
+    yield f"{facts['name']}  ({facts['path']}, {_size(facts['bytes'])})"
+    yield f"  sha256      {facts['sha256']}"
+    yield f"  preset      {facts['preset']}, images {height} x {width}, {facts['views']} masked views"
+    yield f"  created     {facts['created']}"
+    yield f"  parent      {facts['parent'] or 'none: trained, not recalibrated'}"
+    yield "graphs"
+    for name, graph in facts["graphs"].items():
+        yield f"  {name:<14} {_size(graph['bytes']):>10}  sha256 {graph['sha256']}"
+    yield "weights of the branches"
+    for name, weight in facts["weights"].items():
+        yield f"  {name:<14} {weight:.3f}" + ("" if weight else "  (not used)")
+    yield "thresholds"
+    for part in facts["promise"].split("; "):
+        yield f"  {part}"
+    yield f"  proof: {facts['golden_images']} golden images; raw scores: " + ", ".join(
+        f"{count} {split}" for split, count in facts["raw_scores"].items()
+    )
+    for title in ("settings", "report"):
+        if facts[title]:
+            yield title
+            yield from (f"  {line}" for line in _flat(facts[title]))
+
+
+def _flat(value: Any, key: str = "") -> Iterator[str]:
+    """Yield ``key value`` lines of nested JSON; a long list or text is only counted: --json has all of it."""
+    if isinstance(value, Mapping) and value:
+        for name, inner in value.items():
+            yield from _flat(inner, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list) and (len(value) > _LONG_LIST or any(isinstance(item, list | dict) for item in value)):
+        yield f"{key}: {len(value)} entries"
+    else:
+        yield f"{key}: {value:.6g}" if isinstance(value, float) else f"{key}: {value}"
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:.2f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB"

@@ -1,0 +1,42 @@
+"""`edge-ad recalibrate`: new statistics and thresholds from fresh goods, in seconds."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def command(
+    bundle: Annotated[Path, typer.Argument(help="The bundle (*.edgead) to start from; it is not changed.")],
+    goods: Annotated[Path, typer.Argument(help="A folder of at least 10 good images the model was not trained on.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The file to write; without it, <name>-recalibrated-<n>.edgead beside the bundle."),
+    ] = None,
+    target_ng: Annotated[float, typer.Option(help="The fraction of goods that may be judged NG.")] = 0.01,
+    target_warn: Annotated[float, typer.Option(help="The fraction of goods that may be judged WARN or NG.")] = 0.05,
+    seed: Annotated[int, typer.Option(min=0, help="The seed of the split of the goods into two halves.")] = 0,
+) -> None:
+    """Write a new bundle whose score statistics and thresholds come from GOODS; networks and weights stay."""
+    from edge_ad.bundle import open_bundle
+    from edge_ad.recalibration import recalibrate
+
+    progress = _show if sys.stderr.isatty() else None
+    path = recalibrate(bundle, goods, out, target_ng, target_warn, seed, progress)
+    written = open_bundle(path)
+    told = written.report["recalibration"]
+    counts = told["goods"]
+    normalise, threshold = counts["normalise"], counts["threshold"]
+    typer.echo(f"{normalise + threshold} goods: {normalise} normalise the scores, {threshold} set the thresholds")
+    if told["skipped"]:
+        typer.echo(f"{len(told['skipped'])} images that cannot be read were skipped")
+    typer.echo(written.thresholds.describe())
+    typer.echo(f"parent {written.parent}")
+    typer.echo(str(path))
+
+
+def _show(done: int, total: int) -> None:
+    typer.echo(f"\r{done} of {total} goods", err=True, nl=done == total)

@@ -1,0 +1,74 @@
+"""`edge-ad train`: a folder of good parts -> a bundle."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def command(
+    data: Annotated[
+        Path | None,
+        typer.Argument(help="Folder of goods, or a set in MVTec AD or MVTec LOCO layout.", show_default=False),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Write OUT/<name>.edgead (default: runs/<time>/).")] = None,
+    preset: Annotated[str, typer.Option(help="demo, fast or paper.")] = "fast",
+    teacher: Annotated[Path | None, typer.Option(help="Published weights of a PDN teacher (preset paper).")] = None,
+    defects: Annotated[
+        Path | None,
+        typer.Option(help="Labelled defects that choose the branch weights instead of synthetic anomalies."),
+    ] = None,
+    penalty: Annotated[
+        Path | None, typer.Option(help="Pictures of other things, on which the student learns silence.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Batches for every network (default: the preset's).")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of splits, networks and masks.")] = 0,
+    target_ng: Annotated[float, typer.Option(help="Rate of goods that may be called NG.")] = 0.01,
+    target_warn: Annotated[float, typer.Option(help="Rate of goods that may be called WARN or NG.")] = 0.05,
+    each: Annotated[bool, typer.Option("--each", help="DATA is a root: train every category under it.")] = False,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the report as JSON.")] = None,
+) -> None:
+    """Train all three methods on pictures of good parts; Ctrl-C is safe, the same command goes on."""
+    from edge_ad.config import load_config
+    from edge_ad.errors import BadInput, require
+
+    folder = data or load_config().data.path
+    if folder is None:
+        raise BadInput("no data: name a folder of good parts, or set path under [data] in edge-ad.toml (edge-ad init)")
+    for module in ("torch", "onnx", "onnxruntime", "onnxscript", "onnxsim", "cv2", "sklearn"):
+        require(module, extra="train", needed_by="edge-ad train")
+    from edge_ad.training.train import TrainOptions
+
+    options = TrainOptions(preset, teacher, defects, penalty, steps, seed, target_ng, target_warn)
+    reports = {name: _train_one(path, target, options) for name, path, target in _jobs(folder, out, each)}
+    if json_file is not None:
+        from edge_ad.files import atomic_write
+
+        found: Any = {"categories": reports} if each else next(iter(reports.values()))
+        atomic_write(json_file, json.dumps(found, indent=2) + "\n")
+
+
+def _jobs(folder: Path, out: Path | None, each: bool) -> list[tuple[str, Path, Path | None]]:
+    if not each:
+        return [(folder.name, folder, out)]
+    from edge_ad.data.layouts import find_categories
+    from edge_ad.errors import BadInput
+
+    categories = find_categories(folder)
+    if not categories:
+        raise BadInput(f"{folder} holds no category with train/good: name the folder above the categories")
+    root = out or Path("runs")
+    return [(path.name, path, root / path.name) for path in categories]
+
+
+def _train_one(folder: Path, out: Path | None, options: Any) -> dict[str, Any]:
+    from edge_ad.bundle import open_bundle
+    from edge_ad.training.train import train
+
+    path = train(folder, out=out, options=options)
+    bundle = open_bundle(path)
+    typer.echo(path)
+    return {"bundle": str(path), "sha256": bundle.sha256, "preset": bundle.preset, "report": bundle.report}

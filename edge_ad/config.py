@@ -1,0 +1,182 @@
+"""edge-ad.toml: the settings of one station, one table a subject; every flag of a command is also a key here."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from edge_ad.errors import BadInput
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+CONFIG_NAME = "edge-ad.toml"
+
+Precision = Literal["fp32", "fp16", "int8"]
+Backend = Literal["onnxruntime", "tensorrt"]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+
+
+def _cameras(value: object) -> object:
+    """One camera may stand alone, and an index may be a number: ``camera = 0``."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, (str, int)):
+        value = [value]
+    if isinstance(value, list):
+        return [str(item) if isinstance(item, int) and not isinstance(item, bool) else item for item in value]
+    return value
+
+
+class Table(BaseModel):
+    """A table of the file: an unknown key is an error, and values do not change after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataTable(Table):
+    """Where the pictures are; ``path`` is a folder as `edge-ad train` takes it."""
+
+    path: Path | None = None
+
+
+class TrainTable(Table):
+    """How to train; ``steps`` and ``teacher`` are the preset's own when absent."""
+
+    preset: str = "fast"
+    teacher: str | None = None
+    steps: Annotated[int, Field(ge=1)] | None = None
+    seed: Annotated[int, Field(ge=0)] = 0
+    out: Path | None = None
+    defects: Path | None = None
+
+
+class ThresholdsTable(Table):
+    """Which rates of goods may be NG, and WARN or worse (fractions, not percent)."""
+
+    target_ng: Fraction = 0.01
+    target_warn: Fraction = 0.05
+
+
+class EngineTable(Table):
+    """Which engine to use; absent means the last one built for this device. ``keep_fp32``: graphs left in FP32."""
+
+    precision: Precision | None = None
+    backend: Backend | None = None
+    keep_fp32: list[str] = Field(default_factory=list)
+
+
+class EvaluateTable(Table):
+    """Where the report goes, and the seed of its bootstrap intervals."""
+
+    report: Path | None = None
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+class RecalibrateTable(Table):
+    """The seed of the split of the goods."""
+
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+class BenchmarkTable(Table):
+    """How many frames to time."""
+
+    frames: Annotated[int, Field(ge=1)] = 200
+
+
+class RunTable(Table):
+    """What `edge-ad run` looks at and where it writes."""
+
+    camera: Annotated[list[str], BeforeValidator(_cameras)] = Field(default_factory=list)
+    events: Path | None = None
+    save: Path | None = None
+    max_frames: Annotated[int, Field(ge=1)] | None = None
+    realtime: bool = False
+
+
+class Config(Table):
+    """All tables of edge-ad.toml."""
+
+    data: DataTable = Field(default_factory=DataTable)
+    train: TrainTable = Field(default_factory=TrainTable)
+    thresholds: ThresholdsTable = Field(default_factory=ThresholdsTable)
+    engine: EngineTable = Field(default_factory=EngineTable)
+    run: RunTable = Field(default_factory=RunTable)
+    evaluate: EvaluateTable = Field(default_factory=EvaluateTable)
+    recalibrate: RecalibrateTable = Field(default_factory=RecalibrateTable)
+    benchmark: BenchmarkTable = Field(default_factory=BenchmarkTable)
+
+
+# The tables whose keys are the flags of a command.
+COMMAND_TABLES: dict[str, tuple[str, ...]] = {
+    "train": ("train", "thresholds"),
+    "evaluate": ("evaluate", "engine"),
+    "recalibrate": ("recalibrate", "thresholds"),
+    "build-engine": ("engine",),
+    "run": ("run", "engine"),
+    "benchmark": ("benchmark", "engine"),
+}
+
+
+def command_defaults(config: Config) -> dict[str, dict[str, object]]:
+    """Return, by command and flag, the values that the file sets; a key that is absent leaves a flag's own default."""
+    return {
+        command: {
+            key: str(value) if isinstance(value, Path) else value
+            for table in tables
+            for key, value in getattr(config, table).model_dump(exclude_unset=True).items()
+        }
+        for command, tables in COMMAND_TABLES.items()
+    }
+
+
+def load_config(path: Path = Path(CONFIG_NAME)) -> Config:
+    """Read ``path``; all defaults when there is no such file. BadInput names the key, the fault and what is allowed."""
+    try:
+        text = path.read_bytes().decode()
+    except FileNotFoundError:
+        return Config()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"cannot read {path}: {error}; it must be a TOML file that you may read") from error
+    return parse_config(text, str(path))
+
+
+def parse_config(text: str, name: str = CONFIG_NAME) -> Config:
+    """Check the TOML ``text`` against the schema; ``name`` stands in the messages."""
+    try:
+        tables = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise BadInput(f"{name} is not valid TOML: {error}") from error
+    try:
+        return Config.model_validate(tables)
+    except ValidationError as error:
+        raise BadInput("; ".join(_explain(dict(fault), name) for fault in error.errors())) from error
+
+
+def _explain(fault: dict[str, Any], name: str) -> str:
+    location = [part for part in fault["loc"] if isinstance(part, str)]
+    key = ".".join(location)
+    if fault["type"] == "extra_forbidden":
+        return _explain_unknown(location, name)
+    return f"{name}: {key} is {fault['input']!r}: {fault['msg'][:1].lower()}{fault['msg'][1:]}"
+
+
+def _explain_unknown(location: list[str], name: str) -> str:
+    table, key = location[:-1], location[-1]
+    allowed = _keys(table)
+    close = difflib.get_close_matches(key, allowed, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    where = f"[{'.'.join(table)}]" if table else "the file"
+    return f"{name}: unknown key {key!r} in {where}: {hint}Allowed: {', '.join(allowed)}"
+
+
+def _keys(table: list[str]) -> list[str]:
+    model = Config.model_fields[table[0]].annotation if table else Config
+    return list(getattr(model, "model_fields", {}))

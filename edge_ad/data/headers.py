@@ -1,0 +1,101 @@
+"""What the bytes of an image file say about it, without decoding: its size, and whether the file is whole."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+TRUNCATED = "it is truncated"
+UNKNOWN = "it is not a PNG, JPEG, BMP, TIFF or WebP image"
+
+
+class HeaderError(ValueError):
+    """The bytes are no whole image; the message completes the sentence "FILE cannot be read: ..."."""
+
+
+def inspect(data: bytes) -> tuple[int, int] | None:
+    """Return (width, height) in pixels of a PNG, JPEG or BMP, or None for a TIFF or WebP, whose size only decoding
+    tells.
+
+    Raises HeaderError for an empty, truncated or corrupt file and for any other format. A JPEG is whole when an end
+    marker follows its first scan, a PNG when every chunk has its check sum and the end chunk is there, a BMP and a WebP
+    when no byte is missing.
+    """
+    if not data:
+        raise HeaderError("it is empty")
+    try:
+        if data.startswith(PNG_SIGNATURE):
+            return _png(data)
+        if data.startswith(b"\xff\xd8"):
+            return _jpeg(data)
+        if data.startswith(b"BM"):
+            return _bmp(data)
+        if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+            if len(data) < 8 + int(struct.unpack_from("<I", data, 4)[0]):
+                raise HeaderError(TRUNCATED)
+            return None
+    except struct.error as error:
+        raise HeaderError(TRUNCATED) from error
+    if data[:4] in (b"II*\x00", b"MM\x00*"):
+        return None
+    raise HeaderError(UNKNOWN)
+
+
+def _png(data: bytes) -> tuple[int, int]:
+    position, size = len(PNG_SIGNATURE), None
+    while position < len(data):
+        length, kind = struct.unpack_from(">I4s", data, position)
+        body_end = position + 8 + length
+        (checksum,) = struct.unpack_from(">I", data, body_end)
+        if zlib.crc32(data[position + 4 : body_end]) != checksum:
+            raise HeaderError(f"its {kind.decode('ascii', 'replace')} chunk is corrupt")
+        if kind == b"IHDR":
+            size = struct.unpack_from(">II", data, position + 8)
+        if kind == b"IEND" and size is not None:
+            return int(size[0]), int(size[1])
+        position = body_end + 4
+    raise HeaderError(TRUNCATED)
+
+
+def _jpeg(data: bytes) -> tuple[int, int]:
+    position, size = 2, None
+    while True:
+        lead, marker = struct.unpack_from("BB", data, position)
+        if lead != 0xFF:
+            raise HeaderError("its JPEG header is corrupt")
+        if marker == 0xFF:  # fill byte
+            position += 1
+            continue
+        if marker == 0x01 or 0xD0 <= marker <= 0xD7:  # markers without a length
+            position += 2
+            continue
+        if marker == 0xD9:
+            raise HeaderError("it holds no picture")
+        (length,) = struct.unpack_from(">H", data, position + 2)
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            height, width = struct.unpack_from(">HH", data, position + 5)
+            size = (width, height)
+        if marker == 0xDA:
+            return _jpeg_end(data, position, size)
+        position += 2 + length
+
+
+def _jpeg_end(data: bytes, scan: int, size: tuple[int, int] | None) -> tuple[int, int]:
+    # Inside a scan a byte 0xFF is always followed by 0 or a restart marker, so an end marker here is a real one.
+    if size is None:
+        raise HeaderError("its JPEG header is corrupt")
+    if data.find(b"\xff\xd9", scan) < 0:
+        raise HeaderError(TRUNCATED)
+    return size
+
+
+def _bmp(data: bytes) -> tuple[int, int]:
+    offset, header = struct.unpack_from("<II", data, 10)
+    if header < 40:
+        raise HeaderError("its BMP header is of a kind nobody writes any more")
+    width, height, _, bits, compression = struct.unpack_from("<iiHHI", data, 18)
+    row = (width * bits + 31) // 32 * 4
+    if compression in (0, 3) and len(data) < offset + row * abs(height):
+        raise HeaderError(TRUNCATED)
+    return width, abs(height)

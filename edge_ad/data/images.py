@@ -1,0 +1,121 @@
+"""Reading and resizing images: the one way used by training, calibration and the camera loop alike."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from edge_ad.data.headers import HeaderError, inspect
+from edge_ad.errors import BadInput
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
+MAX_PIXELS = 200_000_000
+MAX_BYTES = 1 << 30
+
+Image = npt.NDArray[np.uint8]
+
+
+def list_images(folder: Path) -> list[Path]:
+    """Return the image files directly in ``folder``, sorted by name; hidden files and other suffixes are left out.
+
+    Raises BadInput when the folder does not exist or cannot be read.
+    """
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError as error:
+        raise BadInput(f"cannot list {folder}: {error.strerror}; name an existing folder of images") from error
+    return [path for path in entries if path.suffix.lower() in SUFFIXES and path.name[0] != "." and path.is_file()]
+
+
+def check_image(path: Path) -> tuple[int, int]:
+    """Return (width, height) in pixels of an image file without decoding it where its format allows that.
+
+    Raises BadInput naming the file when it is unreadable, truncated, corrupt or larger than MAX_PIXELS.
+    """
+    data, size = _load(path)
+    if size is None:
+        height, width = _decode(path, data, cv2.IMREAD_COLOR).shape[:2]
+        return width, height
+    return size
+
+
+def read_image(path: Path) -> Image:
+    """Return the image in ``path`` as u8[H,W,3] in RGB order.
+
+    Grey becomes three equal channels, 16-bit values are divided by 256, alpha is dropped, EXIF orientation is applied.
+    Raises BadInput naming the file when it is unreadable, truncated, corrupt or larger than MAX_PIXELS.
+    """
+    data, _ = _load(path)
+    return np.ascontiguousarray(_decode(path, data, cv2.IMREAD_COLOR)[:, :, ::-1])
+
+
+def read_mask(path: Path) -> Image:
+    """Return a mask file as u8[H,W] with its stored values (no scaling); BadInput as for read_image."""
+    data, _ = _load(path)
+    mask = _decode(path, data, cv2.IMREAD_UNCHANGED)
+    return np.ascontiguousarray(mask if mask.ndim == 2 else mask[:, :, :3].max(axis=2))
+
+
+def read_thumbnail(path: Path, side: int) -> Image:
+    """Return a grey thumbnail u8[side,side] of an image file, decoded at an eighth of its size where the format
+    allows.
+    """
+    data, size = _load(path)
+    reduced = size is not None and min(size) >= 8 * side
+    return resize(
+        _decode(path, data, cv2.IMREAD_REDUCED_GRAYSCALE_8 if reduced else cv2.IMREAD_GRAYSCALE), (side, side)
+    )
+
+
+def resize(image: Image, size: tuple[int, int]) -> Image:
+    """Return u8[H,W,...] resized to ``size`` = (height, width); the aspect ratio is not kept.
+
+    Area averaging where the image shrinks (antialiased), linear interpolation where it grows; an image that shrinks
+    along one axis and grows along the other is shrunk first. An image that has the size already comes back as it is.
+    """
+    height, width = image.shape[:2]
+    if (height, width) == size:
+        return image
+    smaller = (min(height, size[0]), min(width, size[1]))
+    if smaller != (height, width):
+        image = cv2.resize(image, smaller[::-1], interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
+    if smaller != size:
+        image = cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR).astype(np.uint8, copy=False)
+    return image
+
+
+def _load(path: Path) -> tuple[bytes, tuple[int, int] | None]:
+    """Return the bytes of an image file that passed the checks, and its (width, height) where the header tells it."""
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise BadInput(f"{path} cannot be read: it is larger than 1 GiB; store a smaller image")
+        data = path.read_bytes()
+        size = inspect(data)
+    except OSError as error:
+        raise BadInput(
+            f"{path} cannot be read: {error.strerror or error}; check the path and its permissions"
+        ) from error
+    except HeaderError as error:
+        raise BadInput(f"{path} cannot be read: {error}; replace the file or take it out of the folder") from error
+    if size is not None and not 0 < size[0] * size[1] <= MAX_PIXELS:
+        raise BadInput(
+            f"{path} is {size[0]} x {size[1]} pixels; 1 to {MAX_PIXELS:,} pixels are allowed, so shrink it first"
+        )
+    return data, size
+
+
+def _decode(path: Path, data: bytes, flags: int) -> Image:
+    try:
+        decoded = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error:
+        decoded = None
+    if decoded is None:
+        raise BadInput(f"{path} cannot be read: it is corrupt; replace the file or take it out of the folder")
+    if decoded.shape[0] * decoded.shape[1] > MAX_PIXELS:
+        raise BadInput(f"{path} has more than {MAX_PIXELS:,} pixels, the most that is allowed; shrink it first")
+    if decoded.dtype != np.uint8:
+        raise BadInput(f"{path} holds {decoded.dtype} values where 8-bit values are needed; save it as an 8-bit PNG")
+    return decoded.astype(np.uint8, copy=False)

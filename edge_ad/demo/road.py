@@ -1,0 +1,127 @@
+"""The steps of the demonstration, in order, each with its figures and its time."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edge_ad.bundle import Bundle, open_bundle
+from edge_ad.data.synthetic_line import Progress
+from edge_ad.demo.plan import FULL, Plan
+from edge_ad.demo.verdicts import count_verdicts, judge_video, tell_counts, verdict_table
+from edge_ad.demo.workplace import MARKER, difficulty, open_workplace, write_data
+from edge_ad.engines.build import BuildReport, build
+from edge_ad.errors import GateRefused
+from edge_ad.files import atomic_write
+
+PRESET = "demo"
+PRECISION = "fp16"
+STEPS = 5
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Voice:
+    """How a demonstration talks: whole lines, the lines of a parity table, and the progress of a named task."""
+
+    say: Say
+    parity: Callable[[BuildReport], Iterable[str]]
+    progress: Callable[[str], Progress | None]
+
+
+def run_demo(folder: Path, voice: Voice, plan: Plan = FULL, seed: int = 0) -> dict[str, Any]:
+    """Go the whole road below ``folder`` and return its figures, which also go to ``folder``/demo.json.
+
+    What an earlier demonstration left in ``folder`` is replaced; BadInput when it holds anything else, GateRefused when
+    the engine is too far from the bundle.
+    """
+    started = time.monotonic()
+    open_workplace(folder, plan, seed)
+    figures: dict[str, Any] = {"seed": seed, "plan": plan.to_json()}
+    with _step(1, "a synthetic line", voice.say):
+        line = write_data(folder / "line", plan, seed, voice.progress("trays"))
+        figures["difficulty"] = difficulty(line)
+        _tell_line(line, plan, figures["difficulty"], voice.say)
+    with _step(2, f"training all three methods, preset {PRESET}", voice.say):
+        bundle = _train(line, folder / "training", plan, seed)
+        voice.say(f"bundle: {bundle.path}")
+    with _step(3, f"engines in {PRECISION}, proven on the golden images of the bundle", voice.say):
+        figures["parity"] = _build(bundle, voice)
+    with _step(4, "the loop over the video of the line", voice.say):
+        figures["video"] = _judge(bundle, line, folder, voice.say)
+    with _step(5, "evaluation on test trays that no training saw", voice.say):
+        figures["evaluation"] = _evaluate(bundle, line, folder / "report", voice)
+    figures["seconds"] = round(time.monotonic() - started, 1)
+    atomic_write(folder / MARKER, json.dumps(figures, indent=2) + "\n")
+    voice.say(f"\ndone in {figures['seconds'] / 60:.1f} minutes; figures: {folder / MARKER}")
+    voice.say(f"report with heat maps: {folder / 'report' / 'report.html'}")
+    return figures
+
+
+@contextmanager
+def _step(number: int, title: str, say: Say) -> Iterator[None]:
+    say(f"\n== {number}/{STEPS} {title}")
+    started = time.monotonic()
+    yield
+    say(f"({time.monotonic() - started:.0f} s)")
+
+
+def _tell_line(line: Path, plan: Plan, hardness: dict[str, float], say: Say) -> None:
+    goods, anomalies = plan.train + plan.validation, plan.test_logical + plan.test_structural
+    say(f"{goods} good trays to train on, {plan.test_good} good and {anomalies} anomalous ones to test on,")
+    say(f"a video of {plan.video_frames} more trays with its truth; no two trays are alike: {line}")
+    say(
+        f"how far simple detectors get (AUROC, 0.5 is guessing): colour histogram {hardness['colour_histogram']:.2f}, "
+        f"difference to the mean image {hardness['mean_difference']:.2f}"
+    )
+
+
+def _train(line: Path, out: Path, plan: Plan, seed: int) -> Bundle:
+    from edge_ad.training.train import train
+
+    return open_bundle(train(data=line, preset=PRESET, out=out, seed=seed, steps=plan.steps, progress=True))
+
+
+def _build(bundle: Bundle, voice: Voice) -> dict[str, Any]:
+    report = build(bundle, PRECISION)
+    for text in voice.parity(report):
+        voice.say(text)
+    if report.refusal is not None:
+        raise GateRefused(report.refusal)
+    return report.to_json()
+
+
+def _judge(bundle: Bundle, line: Path, folder: Path, say: Say) -> dict[str, Any]:
+    events = folder / "events.jsonl"
+    judged, latency_ms = judge_video(bundle, line, events)
+    counts = count_verdicts(judged)
+    for text in [*verdict_table(judged), *tell_counts(counts)]:
+        say(text)
+    say(f"median latency {latency_ms:.1f} ms; events: {events}")
+    return {**counts, "latency_ms_p50": latency_ms}
+
+
+def _evaluate(bundle: Bundle, line: Path, report: Path, voice: Voice) -> dict[str, Any]:
+    from edge_ad.evaluation.evaluate import evaluate
+    from edge_ad.evaluation.tables import figures_table
+
+    figures = evaluate(bundle.path, line, report_dir=report, progress=voice.progress("images"))
+    voice.say(figures_table(figures))
+    counts = evaluation_counts(figures)
+    voice.say(tell_counts(counts)[0])
+    return {**figures, "counts": counts}
+
+
+def evaluation_counts(figures: dict[str, Any]) -> dict[str, int]:
+    """Return the counts of goods and anomalies of an evaluation, named like those of ``count_verdicts``."""
+    goods, kinds = figures["false_reject"], [found for found in figures["found"].values() if found is not None]
+    counts = {"goods": goods["of"], "goods_ng": goods["count"], "goods_ng_or_warn": goods["warn_count"]}
+    for name, key in (("anomalies", "of"), ("anomalies_ng", "count"), ("anomalies_ng_or_warn", "warn_count")):
+        counts[name] = sum(found[key] for found in kinds)
+    return counts

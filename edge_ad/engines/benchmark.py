@@ -1,0 +1,120 @@
+"""How long a frame takes on this device: stage by stage, engine only, and from a camera frame to its verdict."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_ad.bundle import Bundle
+from edge_ad.engines.pipeline import Pipeline
+from edge_ad.errors import BadInput
+
+CAMERA_SIZE = (480, 640)
+WARM_UPS = 10
+_OUTSIDE = frozenset({"resize", "verdict", "total"})  # laps that are not the engine's
+_FRAMES = 8  # distinct camera frames that are shown in turn
+
+Resize = Callable[[NDArray[np.uint8], tuple[int, int]], NDArray[np.uint8]]
+
+
+@dataclass(frozen=True)
+class BenchmarkReport:
+    """Times in milliseconds as ``{"p50", "p90", "p99", "max"}``; ``stages`` by name in the order they run.
+
+    ``engine`` is upload, graphs and download; ``end_to_end`` adds the resize from a camera frame of 640 x 480 and the
+    verdict. ``rss_mb`` is the largest resident memory of this process so far, ``first_verdict_s`` the time from the
+    start of opening the engines to the first verdict.
+    """
+
+    backend: str
+    precision: str
+    preset: str
+    frames: int
+    engine: dict[str, float]
+    end_to_end: dict[str, float]
+    stages: dict[str, dict[str, float]]
+    rss_mb: float
+    first_verdict_s: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the object that ``benchmark --json`` writes."""
+        return {
+            "backend": self.backend,
+            "precision": self.precision,
+            "preset": self.preset,
+            "frames": self.frames,
+            "engine_ms": self.engine,
+            "end_to_end_ms": self.end_to_end,
+            "stages_ms": self.stages,
+            "rss_mb": self.rss_mb,
+            "first_verdict_s": self.first_verdict_s,
+        }
+
+
+def benchmark(bundle: Bundle, open_engine: Callable[[], Pipeline], frames: int = 200) -> BenchmarkReport:
+    """Time ``frames`` frames after a few warm-ups on the pipeline that ``open_engine`` opens (its time counts too).
+
+    The pictures are the golden images, enlarged to camera size before the clock starts. BadInput for no frames.
+    """
+    from edge_ad.data.images import resize
+
+    if frames < 1:
+        raise BadInput(f"--frames is {frames}, but must be 1 or more")
+    pictures = [resize(image, CAMERA_SIZE) for image in bundle.golden.images[:_FRAMES]]
+    start = perf_counter()
+    with open_engine() as pipeline:
+        _judge(pipeline, bundle, pictures[0], resize)
+        first = perf_counter() - start
+        for turn in range(WARM_UPS):
+            _judge(pipeline, bundle, pictures[turn % len(pictures)], resize)
+        laps = [_judge(pipeline, bundle, pictures[turn % len(pictures)], resize) for turn in range(frames)]
+        backend, precision = pipeline.backend.name, pipeline.precision
+    engine = [sum(value for name, value in lap.items() if name not in _OUTSIDE) for lap in laps]
+    stages = {name: quantiles([lap[name] for lap in laps]) for name in laps[0] if name != "total"}
+    total = quantiles([lap["total"] for lap in laps])
+    memory = round(peak_rss_mb(), 1)
+    return BenchmarkReport(
+        backend, precision, bundle.preset, frames, quantiles(engine), total, stages, memory, round(first, 3)
+    )
+
+
+def quantiles(times: Sequence[float]) -> dict[str, float]:
+    """Return p50, p90, p99 and max of times in milliseconds, each rounded to a microsecond."""
+    values = np.asarray(times, dtype=np.float64)
+    found = {f"p{share}": float(np.percentile(values, share)) for share in (50, 90, 99)}
+    return {name: round(value, 3) for name, value in {**found, "max": float(values.max())}.items()}
+
+
+def peak_rss_mb(status: Path = Path("/proc/self/status")) -> float:
+    """Return the largest resident memory of this process so far, in MB (10^6 bytes)."""
+    try:
+        lines = status.read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
+
+
+def _judge(pipeline: Pipeline, bundle: Bundle, frame: NDArray[np.uint8], resize: Resize) -> Mapping[str, float]:
+    """Take one camera frame to its verdict and return the milliseconds of every stage and in total."""
+    start = perf_counter()
+    image = resize(frame, pipeline.image_size)
+    resized = perf_counter()
+    result = pipeline.infer(image)
+    inferred = perf_counter()
+    bundle.thresholds.verdict(result.score)
+    done = perf_counter()
+    return {
+        "resize": (resized - start) * 1000.0,
+        **result.stages_ms,
+        "verdict": (done - inferred) * 1000.0,
+        "total": (done - start) * 1000.0,
+    }

@@ -1,0 +1,168 @@
+"""All graphs of a bundle wired once: a frame is one upload, one run of each graph and one small download."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from time import perf_counter
+from types import MappingProxyType, TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_ad.bundle import Bundle
+from edge_ad.engines import artefacts, wiring
+from edge_ad.engines.backends import open_backend
+from edge_ad.engines.protocol import Backend, Engine, Tensor, TensorSpec, check_image
+from edge_ad.errors import BadInput
+from edge_ad.scoring import BRANCHES
+
+
+@dataclass(frozen=True, eq=False)
+class Inference:
+    """What one frame gives.
+
+    ``raw`` and ``z`` f32 [5] in branch order (a branch that is not computed has raw 0 and weight 0), the fused
+    ``score``, the anomaly ``map`` f32 [256, 256], and ``stages_ms``: milliseconds of upload, every graph, download.
+    """
+
+    raw: NDArray[np.float32]
+    z: NDArray[np.float32]
+    score: float
+    map: NDArray[np.float32]
+    stages_ms: dict[str, float]
+
+
+class Pipeline:
+    """The graphs of a bundle on one backend. Use it with ``with``, or ``close`` it; not for several threads at a time.
+
+    ``precision`` other than fp32 needs engines that ``build-engine`` made, unless ``graphs`` gives the ONNX bytes (by
+    graph name; the bundle's own where a name is absent). Graphs whose branches all have weight 0 are not loaded unless
+    ``all_branches``. ``threads`` defaults to the physical cores. Anything that does not fit raises BadInput.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        precision: str = "fp32",
+        backend: str = "onnxruntime",
+        threads: int | None = None,
+        all_branches: bool = False,
+        graphs: Mapping[str, bytes] | None = None,
+    ) -> None:
+        self.precision = precision
+        self.backend: Backend = open_backend(backend, threads)
+        self.image_size = bundle.image_size
+        names = wiring.needed_graphs(bundle.graphs, BRANCHES if all_branches else bundle.statistics.active)
+        if graphs is None:
+            graphs = artefacts.load(bundle, self.backend, precision, names)
+        self._tensors: dict[str, Tensor] = {}
+        self._engines: dict[str, Engine] = {}
+        self._constants = {"masks": bundle.masks, **bundle.statistics.arrays()}
+        try:
+            for name in names:
+                self._add(name, graphs[name] if name in graphs else bundle.graph(name))
+            self._check_ends()
+        except BaseException:
+            self.close()
+            raise
+        self.branches = wiring.computed_branches(self._engines)
+
+    @property
+    def engines(self) -> Mapping[str, Engine]:
+        """The loaded engines by graph name, in running order."""
+        return MappingProxyType(self._engines)
+
+    @property
+    def constants(self) -> tuple[str, ...]:
+        """The names of the tensors bound from the bundle."""
+        return tuple(name for name in self._constants if name in self._tensors)
+
+    def infer(self, image: NDArray[np.uint8]) -> Inference:
+        """Run every graph on ``image`` u8 [H, W, 3] RGB of ``image_size``; BadInput for another shape or dtype."""
+        checked = check_image(image, self.image_size)
+        stages: dict[str, float] = {}
+        last = perf_counter()
+        self._tensors["image"].write(checked[None])
+        last = _lap(stages, "upload", last)
+        for name, engine in self._engines.items():
+            engine.run()
+            last = _lap(stages, name, last)
+        raw, z = self.tensor("raw"), self.tensor("z")
+        score, fused = float(self.tensor("score")[0]), self.tensor("map")[0, 0]
+        _lap(stages, "download", last)
+        return Inference(raw, z, score, fused, stages)
+
+    def tensor(self, name: str) -> NDArray[Any]:
+        """Return a copy of the last value of a tensor, such as ``map_local`` or ``pooled``; BadInput without one."""
+        if name not in self._tensors:
+            raise BadInput(f"there is no tensor {name!r} here; there are {', '.join(sorted(self._tensors))}")
+        return self._tensors[name].read()
+
+    def close(self) -> None:
+        """Free all engines; calling it again does nothing."""
+        for engine in self._engines.values():
+            engine.close()
+
+    def __enter__(self) -> Pipeline:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _add(self, name: str, graph: bytes) -> None:
+        """Load a graph, bind its inputs to what is there already and its outputs to new tensors."""
+        engine = self.backend.load(name, graph)
+        self._engines[name] = engine
+        for spec in engine.inputs.values():
+            engine.bind(spec.name, self._tensors.get(spec.name) or self._source(name, spec))
+        for spec in engine.outputs.values():
+            if spec.name in self._tensors:
+                raise BadInput(f"graphs {name!r} and an earlier one both give {spec.name!r}; train the bundle again")
+            engine.bind(spec.name, self._new(spec))
+
+    def _source(self, graph: str, spec: TensorSpec) -> Tensor:
+        """Make an input that no graph gives: the image, a constant of the bundle, or zeros of a dropped branch."""
+        dropped = graph == "fusion" and spec.name in wiring.BRANCH_OUTPUTS
+        if spec.name != "image" and spec.name not in self._constants and not dropped:
+            raise BadInput(f"graph {graph!r} needs {spec.name!r}, which no graph gives; train the bundle again")
+        value = self._constants.get(spec.name)
+        if value is not None and (value.shape != spec.shape or str(value.dtype) != spec.dtype):
+            raise BadInput(
+                f"graph {graph!r} wants {spec}, but the bundle holds {value.dtype} {list(value.shape)}; train it again"
+            )
+        tensor = self._new(spec)
+        if value is not None:
+            tensor.write(value)
+        return tensor
+
+    def _new(self, spec: TensorSpec) -> Tensor:
+        tensor = self.backend.allocate(spec)
+        self._tensors[spec.name] = tensor
+        return tensor
+
+    def _check_ends(self) -> None:
+        """Check the image and the results against the contract, so that ``infer`` need not."""
+        height, width = self.image_size
+        ends = (
+            TensorSpec("image", "uint8", (1, height, width, 3)),
+            TensorSpec("raw", "float32", (len(BRANCHES),)),
+            TensorSpec("z", "float32", (len(BRANCHES),)),
+            TensorSpec("score", "float32", (1,)),
+            TensorSpec("map", "float32", (1, 1, 256, 256)),
+        )
+        for wanted in ends:
+            found = self._tensors.get(wanted.name)
+            if found is None or found.spec != wanted:
+                told = "nothing of that name" if found is None else str(found.spec)
+                raise BadInput(f"the graphs of a bundle must have the tensor {wanted}, but have {told}; train it again")
+
+
+def _lap(stages: dict[str, float], name: str, since: float) -> float:
+    now = perf_counter()
+    stages[name] = (now - since) * 1000.0
+    return now

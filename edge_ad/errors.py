@@ -1,0 +1,40 @@
+"""Errors that a person can act on, each with the exit code the command line ends with."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+
+class EdgeAdError(Exception):
+    """An error told to the user in one sentence, without a traceback."""
+
+    exit_code = 1
+
+
+class BadInput(EdgeAdError):
+    """Bad input, a wrong artefact or a missing package (exit code 2)."""
+
+    exit_code = 2
+
+
+class DeviceFault(EdgeAdError):
+    """A device, memory or camera fault (exit code 3)."""
+
+    exit_code = 3
+
+
+class GateRefused(EdgeAdError):
+    """A quality gate refused to go on (exit code 4)."""
+
+    exit_code = 4
+
+
+def require(module: str, extra: str, needed_by: str) -> ModuleType:
+    """Import ``module`` or raise BadInput that names the pip command which brings it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise BadInput(
+            f"{needed_by} needs the package {module!r} ({error}): pip install 'edge-ad[{extra}]'"
+        ) from error

@@ -1,0 +1,123 @@
+"""A bundle against a labelled test set, and every category of a root against its own bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from edge_ad.bundle import SUFFIX, Bundle, open_bundle
+from edge_ad.data.layouts import find_categories, load_test
+from edge_ad.engines.selection import open_pipeline
+from edge_ad.errors import BadInput, require
+from edge_ad.evaluation.figures import image_figures, spro_figures
+from edge_ad.evaluation.scores import Progress, judge_all
+
+REPORT_NAME = "report.html"
+AVERAGED = ("image_auroc", "auroc_without_composition", "au_spro", "branches", "subsets")
+
+
+def evaluate(
+    bundle_path: Path | str,
+    data_path: Path | str,
+    backend: str | None = None,
+    precision: str | None = None,
+    report_dir: Path | None = None,
+    progress: Progress | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Judge every labelled image under ``data_path`` and return the figures, ready for JSON.
+
+    The object has "backend", "precision", "image_auroc", "auroc_without_composition", "au_spro" (by limit of the false
+    positive rate), "branches", "threshold" (NG) and "false_reject", and more: "bundle", "data", "images" (counts by
+    kind), "weights", "subsets" (AUROC of some branches fused again), "confidence" (95 % bootstrap intervals, seeded by
+    ``seed``), "thresholds", "found" (anomalies above the thresholds). A kind without images, or without masks for
+    AU-sPRO, is None. With ``report_dir`` a self-contained page report.html is written there. Raises BadInput for bad
+    data, BadInput or DeviceFault from the engine.
+    """
+    if report_dir is not None:  # before minutes of work, not after
+        require("matplotlib", extra="train", needed_by="the report of edge-ad evaluate")
+    bundle = open_bundle(bundle_path)
+    data = load_test(data_path)
+    with open_pipeline(bundle, backend, precision, all_branches=True) as pipeline:
+        used = {"backend": pipeline.backend.name, "precision": pipeline.precision}
+        computed = pipeline.branches
+        scores = judge_all(pipeline, data.test, progress)
+    figures = image_figures(scores, bundle.statistics, bundle.thresholds, seed, computed)
+    figures["au_spro"] = spro_figures(scores, data.saturation)
+    figures = {**used, "bundle": _named(bundle), "data": str(data.root), **figures}
+    if report_dir is not None:
+        from edge_ad.evaluation.report import write_report
+
+        write_report(report_dir / REPORT_NAME, figures, scores, bundle.statistics, bundle.thresholds, data.name)
+    return figures
+
+
+def evaluate_each(
+    runs: Path,
+    root: Path,
+    backend: str | None = None,
+    precision: str | None = None,
+    report_dir: Path | None = None,
+    progress: Callable[[str], Progress | None] | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Judge every category under ``root`` with the newest bundle of its name under ``runs``.
+
+    Returns {"backend", "precision", "categories": {name: figures}, "mean": {...}}; reports go to
+    ``report_dir``/<category>. ``progress`` is given the category's name and returns what to tell. Raises BadInput when
+    there is no category, or no bundle for one of them, before anything is judged.
+    """
+    categories = find_categories(root)
+    if not categories:
+        raise BadInput(
+            f"{root} holds no categories: name a folder whose folders have train/good, or a bundle and a test set"
+        )
+    bundles = {category.name: bundle_of(runs, category.name) for category in categories}
+    found = {
+        category.name: evaluate(
+            bundles[category.name],
+            category,
+            backend,
+            precision,
+            report_dir / category.name if report_dir else None,
+            progress(category.name) if progress else None,
+            seed,
+        )
+        for category in categories
+    }
+    values = list(found.values())
+    same = {key: values[0][key] if len({v[key] for v in values}) == 1 else "mixed" for key in ("backend", "precision")}
+    return {**same, "categories": found, "mean": mean_figures(values)}
+
+
+def bundle_of(runs: Path, category: str) -> Path:
+    """Return the newest bundle named like ``category`` anywhere under ``runs``; BadInput when there is none."""
+    named = [path for path in runs.rglob(f"*{SUFFIX}") if path.stem == category]
+    if not named:
+        others = sorted({path.stem for path in runs.rglob(f"*{SUFFIX}")})
+        raise BadInput(
+            f"{runs} has no bundle {category}{SUFFIX} (it has {', '.join(others) or 'none at all'}): "
+            f"train it with `edge-ad train ROOT/{category} --out {runs}`"
+        )
+    return max(named, key=lambda path: (path.stat().st_mtime_ns, str(path)))
+
+
+def mean_figures(figures: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the plain means over categories of the AUROC and AU-sPRO figures, and the sums of the counts of goods.
+
+    A mean that lacks a category's value is None.
+    """
+    means = {key: _mean([category[key] for category in figures]) for key in AVERAGED}
+    counts = [category["false_reject"] for category in figures]
+    return {**means, "false_reject": {key: sum(count[key] for count in counts) for key in counts[0]}}
+
+
+def _mean(values: Sequence[Any]) -> Any:
+    if isinstance(values[0], dict):
+        return {key: _mean([value[key] for value in values]) for key in values[0]}
+    return None if any(value is None for value in values) else sum(values) / len(values)
+
+
+def _named(bundle: Bundle) -> dict[str, str]:
+    return {"path": str(bundle.path), "name": bundle.name, "preset": bundle.preset, "sha256": bundle.sha256}

@@ -1,0 +1,81 @@
+"""The figures of a test set as plain text tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+
+def figures_table(figures: dict[str, Any]) -> str:
+    """Return the text that `edge-ad evaluate` prints for one test set."""
+    images = figures["images"]
+    kinds = ("logical", "structural", "mean")
+    rows: list[list[str]] = [["AUROC", *kinds, "weight"]]
+    rows.append(["all branches", *_cells(figures["image_auroc"], kinds), ""])
+    rows += [[name.replace("_", " "), *_cells(values, kinds), ""] for name, values in figures["subsets"].items()]
+    for branch, values in figures["branches"].items():
+        rows.append([f"  {branch}", *_cells(values, kinds), f"{figures['weights'][branch]:.2f}"])
+    told = ", ".join(f"{count} {kind}" for kind, count in images.items())
+    lines = [
+        f"{figures['bundle']['name']} on {figures['data']}: {told}; {figures['backend']} {figures['precision']}",
+        "",
+    ]
+    lines += [_aligned(rows), ""]
+    if any(value is not None for values in figures["au_spro"].values() for value in values.values()):
+        spro = [["AU-sPRO at", *kinds]]
+        spro += [[f"  FPR {limit}", *_cells(values, kinds)] for limit, values in figures["au_spro"].items()]
+        lines += [_aligned(spro), ""]
+    return "\n".join(lines + counts_told(figures))
+
+
+def counts_told(figures: dict[str, Any]) -> list[str]:
+    """Return sentences that tell rejected goods and found anomalies in counts."""
+    goods, thresholds = figures["false_reject"], figures["thresholds"]
+    told = [
+        f"goods: {goods['count']} of {goods['of']} NG (above {thresholds['ng']:.3g}), "
+        f"{goods['warn_count']} of {goods['of']} NG or WARN (above {thresholds['warn']:.3g})"
+    ]
+    for kind, found in figures["found"].items():
+        if found is not None:
+            told.append(
+                f"{kind} anomalies: {found['count']} of {found['of']} NG, "
+                f"{found['warn_count']} of {found['of']} NG or WARN"
+            )
+    return told
+
+
+def categories_table(each: dict[str, Any]) -> str:
+    """Return the text that `edge-ad evaluate RUNS ROOT` prints: one line a category, and the means."""
+    rows = [["category", "logical", "structural", "mean", "without composition", "AU-sPRO 0.05", "goods NG"]]
+    for name, figures in [*each["categories"].items(), ("mean", each["mean"])]:
+        goods = figures["false_reject"]
+        rows.append(
+            [
+                name,
+                *_cells(figures["image_auroc"], ("logical", "structural", "mean")),
+                *_cells(figures["auroc_without_composition"], ("mean",)),
+                *_cells(figures["au_spro"]["0.05"], ("mean",)),
+                f"{goods['count']} of {goods['of']}",
+            ]
+        )
+    return _aligned(rows)
+
+
+def _cells(values: dict[str, float | None], keys: Sequence[str]) -> list[str]:
+    return [number(values.get(key)) for key in keys]
+
+
+def number(value: float | None) -> str:
+    """Return a figure with three decimals, or a dash where there is none."""
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if column == 0 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )

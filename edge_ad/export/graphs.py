@@ -1,0 +1,161 @@
+"""The torch side of the five graphs: names, shapes and dtypes at the door of every ONNX file.
+
+Pixels arrive as u8 and are cast before they are transposed, since TensorRT transposes no u8.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from edge_ad.models.efficientad import EfficientAD
+from edge_ad.models.hvq import HvqTokenizer
+from edge_ad.models.lavit import LaViT, code_histograms, logic_map
+from edge_ad.presets import FusionSettings
+
+
+def pixels_of(image: Tensor) -> Tensor:
+    """Turn u8 [1, H, W, 3] into f32 [1, 3, H, W] in [0, 255]."""
+    return image.to(torch.float32).permute(0, 3, 1, 2)
+
+
+class TeacherGraph(nn.Module):
+    """image u8 -> features, tokens, pooled (each only if asked for)."""
+
+    def __init__(self, teacher: nn.Module, outputs: tuple[str, ...] = ("features", "tokens", "pooled")) -> None:
+        super().__init__()
+        self.teacher, self.outputs = teacher, outputs
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Run the teacher once."""
+        out = self.teacher(pixels_of(image))
+        return tuple(getattr(out, name) for name in self.outputs)
+
+
+class TokenPassGraph(nn.Module):
+    """image u8 -> tokens from the same teacher on a smaller picture, as the publications have it (224 beside 256 pixels)."""
+
+    def __init__(self, teacher: nn.Module, side: int) -> None:
+        super().__init__()
+        self.teacher, self.side = teacher, side
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Shrink bilinearly, then run the teacher."""
+        pixels = F.interpolate(pixels_of(image), size=(self.side, self.side), mode="bilinear", align_corners=False)
+        tokens: Tensor = self.teacher(pixels).tokens
+        return tokens
+
+
+class EfficientADGraph(nn.Module):
+    """image u8, features -> map_local, map_global."""
+
+    def __init__(self, model: EfficientAD) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Compare student, teacher and autoencoder."""
+        maps: tuple[Tensor, Tensor] = self.model(pixels_of(image), features)
+        return maps
+
+
+class TokenizerGraph(nn.Module):
+    """tokens -> codes i32 [1, 4, n * n], map_structure [1, 1, n, n]."""
+
+    def __init__(self, model: HvqTokenizer) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Name the cells and say how badly codes redraw them."""
+        ids, error = self.model.structure_map(tokens)
+        return ids.to(torch.int32), error
+
+
+class LavitGraph(nn.Module):
+    """tokens, codes, masks -> raw_logic [1], map_logic [1, 1, n, n]."""
+
+    def __init__(self, model: LaViT) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, tokens: Tensor, codes: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+        """Compare predicted with found histograms behind every mask."""
+        ids = codes[0].to(torch.int64)
+        target = code_histograms(ids, masks, self.model.codes)
+        predicted = self.model(tokens, masks)
+        raw = (predicted - target).abs().sum(dim=(1, 2)).mean().reshape(1)
+        cells = logic_map(ids, masks, predicted, target)
+        grid = self.model.grid
+        return raw, cells.reshape(1, 1, grid, grid)
+
+
+class FusionGraph(nn.Module):
+    """Maps and descriptions to raw, z, score and one picture of suspicion; every statistic is an input.
+
+    In the paper preset ``structure_side`` and ``structure_pool`` follow HVQ-Trans (upsample to 224, 16 x 16 mean, maximum) and
+    ``border`` is the rim of cells that an unpadded PDN cannot see.
+    """
+
+    def __init__(self, settings: FusionSettings, side: int = 256) -> None:
+        super().__init__()
+        self.settings, self.side = settings, side
+
+    def forward(
+        self,
+        map_structure: Tensor,
+        map_logic: Tensor,
+        map_local: Tensor,
+        map_global: Tensor,
+        raw_logic: Tensor,
+        pooled: Tensor,
+        quantiles: Tensor,
+        centre: Tensor,
+        precision: Tensor,
+        mean: Tensor,
+        std: Tensor,
+        weight: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return raw f32 [5], z f32 [5], score f32 [1], map f32 [1, 1, side, side]."""
+        away = pooled - centre
+        distance = ((away @ precision) * away).sum().clamp_min(0.0).sqrt().reshape(1)
+        top, border = self.settings.top, self.settings.border
+        raw = torch.cat(
+            [
+                self._structure(map_structure),
+                raw_logic,
+                self._peak(map_local, top),
+                self._peak(map_global, top),
+                distance,
+            ]
+        )
+        z = (raw - mean) / std
+        # A dropped branch may hold anything, even NaN; it must not reach the score.
+        score = torch.where(weight > 0, z * weight, torch.zeros_like(z)).sum().reshape(1)
+        pictures = [
+            self._picture(map_structure, quantiles[0], 0) * weight[0],
+            self._draw(0.1 * (map_logic - mean[1]) / std[1]) * weight[1],
+            self._picture(map_local, quantiles[1], border) * weight[2],
+            self._picture(map_global, quantiles[2], border) * weight[3],
+        ]
+        return raw, z, score, pictures[0] + pictures[1] + pictures[2] + pictures[3]
+
+    def _structure(self, error: Tensor) -> Tensor:
+        side, pool = self.settings.structure_side, self.settings.structure_pool
+        if side:
+            error = F.interpolate(error, size=(side, side), mode="bilinear", align_corners=True)
+        if pool > 1:
+            error = F.avg_pool2d(error, pool, stride=1)
+        return self._peak(error, self.settings.structure_top)
+
+    def _peak(self, error: Tensor, top: int) -> Tensor:
+        flat = error.reshape(-1)
+        return flat.max().reshape(1) if top == 1 else torch.topk(flat, top).values.mean().reshape(1)
+
+    def _picture(self, error: Tensor, quantiles: Tensor, border: int) -> Tensor:
+        scaled = 0.1 * (error - quantiles[0]) / (quantiles[1] - quantiles[0]).clamp_min(1e-6)
+        return self._draw(F.pad(scaled, (border, border, border, border)) if border else scaled)
+
+    def _draw(self, picture: Tensor) -> Tensor:
+        return F.interpolate(picture, size=(self.side, self.side), mode="bilinear", align_corners=False)

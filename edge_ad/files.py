@@ -1,0 +1,54 @@
+"""Files that are either whole or absent, and their fingerprints."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+from edge_ad.errors import BadInput
+
+
+def atomic_write(path: Path, data: bytes | str) -> None:
+    """Write ``data`` to a temporary name beside ``path``, fsync it and rename it into place."""
+    payload = data.encode() if isinstance(data, str) else data
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    except OSError as error:
+        raise BadInput(f"cannot write {path}: {error.strerror or error}; choose a folder that can be written") from error
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(payload)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise BadInput(f"cannot write {path}: {error.strerror or error}; free some space or choose another folder") from error
+    finally:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
+
+
+def sha256_bytes(data: bytes) -> str:
+    """Return the hexadecimal SHA-256 of ``data``."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """Return the hexadecimal SHA-256 of a file, read in blocks of 1 MiB."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        for block in iter(lambda: stream.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def newest_bundle(runs: Path = Path("runs")) -> Path:
+    """Return the newest ``*.edgead`` anywhere under ``runs``; BadInput when there is none."""
+    bundles = sorted(runs.rglob("*.edgead"), key=lambda path: (path.stat().st_mtime_ns, str(path)))
+    if not bundles:
+        raise BadInput(f"no bundle (*.edgead) under {runs.resolve()}: run `edge-ad train DATA` first, or name a bundle")
+    return bundles[-1]

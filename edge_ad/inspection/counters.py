@@ -1,0 +1,55 @@
+"""Counters of a run in constant memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from edge_ad.inspection.verdict import VERDICTS, Verdict
+
+
+class Latencies:
+    """Percentiles of a stream of numbers from a uniform sample of bounded size (reservoir), and the exact maximum."""
+
+    def __init__(self, size: int = 4096, seed: int = 0) -> None:
+        self._sample = np.zeros(size, dtype=np.float64)
+        self._rng = np.random.default_rng(seed)
+        self.count = 0
+        self.max = 0.0
+
+    def add(self, value: float) -> None:
+        """Take in one value."""
+        place = self.count if self.count < len(self._sample) else int(self._rng.integers(0, self.count + 1))
+        if place < len(self._sample):
+            self._sample[place] = value
+        self.count += 1
+        self.max = max(self.max, value)
+
+    def percentile(self, percent: float) -> float | None:
+        """Return a percentile of what came so far, None when nothing came."""
+        filled = self._sample[: min(self.count, len(self._sample))]
+        return float(np.percentile(filled, percent)) if filled.size else None
+
+
+@dataclass
+class Counters:
+    """What became of the frames of one camera; captured = judged + dropped + faulted once the run has ended.
+
+    ``captured``: frames that reached this machine. ``judged``: with a score. ``dropped``: replaced by a newer one, or a
+    repetition. ``faulted``: verdict NONE. ``lost``: never arrived (seen as a gap). ``outages``: NONE events without a
+    frame. ``verdicts`` counts events, so NONE = faulted + outages.
+    """
+
+    captured: int = 0
+    judged: int = 0
+    dropped: int = 0
+    faulted: int = 0
+    lost: int = 0
+    outages: int = 0
+    verdicts: dict[Verdict, int] = field(default_factory=lambda: dict.fromkeys(VERDICTS, 0))
+
+    def __add__(self, other: Counters) -> Counters:
+        both = {name: self.verdicts[name] + other.verdicts[name] for name in VERDICTS}
+        names = ("captured", "judged", "dropped", "faulted", "lost", "outages")
+        return Counters(**{name: getattr(self, name) + getattr(other, name) for name in names}, verdicts=both)

@@ -1,0 +1,138 @@
+"""Events: one verdict as one JSON line."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import sys
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TextIO
+
+from edge_ad.errors import BadInput, DeviceFault
+from edge_ad.inspection.verdict import Verdict
+
+SYNC_EVERY_S = 1.0
+
+
+def new_id() -> str:
+    """Return an id that no other event has, on any machine."""
+    return str(uuid.uuid4())
+
+
+@dataclass(frozen=True)
+class Event:
+    """One verdict.
+
+    ``time`` is the capture in wall-clock seconds since 1970 UTC; ``latency_ms`` runs from the capture to the verdict,
+    for files from the moment the frame was taken up. ``frame`` and ``part`` are None for an outage without a frame;
+    ``score`` is None and ``z`` empty when the verdict is NONE; ``reason`` is None when it is OK.
+    """
+
+    camera: str
+    frame: int | None
+    part: str | None
+    time: float
+    verdict: Verdict
+    score: float | None
+    z: Mapping[str, float]
+    latency_ms: float | None
+    reason: str | None
+    id: str = field(default_factory=new_id)
+
+    def line(self) -> str:
+        """Return the event as one JSON object without a newline; keys in the documented order."""
+        moment = datetime.fromtimestamp(self.time, timezone.utc).isoformat(timespec="milliseconds")
+        record = {
+            "id": self.id,
+            "camera": self.camera,
+            "frame": self.frame,
+            "part": self.part,
+            "time": moment.replace("+00:00", "Z"),
+            "verdict": self.verdict,
+            "score": None if self.score is None else round(self.score, 6),
+            "z": {name: round(value, 4) for name, value in self.z.items()},
+            "latency_ms": None if self.latency_ms is None else round(self.latency_ms, 3),
+            "reason": self.reason,
+        }
+        return json.dumps(record, allow_nan=False, separators=(",", ":"))
+
+
+class EventWriter:
+    """Appends events to a file, or to standard output for ``-``.
+
+    Every line goes to the operating system at once, so it survives the end of this process however it comes. A file is
+    also synced to the disk once a second and at the end: a power cut can cost the last second. A line that an earlier
+    power cut tore is closed first, so that it spoils no other. Raises BadInput when the file cannot be opened and
+    DeviceFault when it cannot be written: inspection without a record must not go on.
+    """
+
+    def __init__(self, target: str) -> None:
+        self._name = "standard output" if target == "-" else target
+        self._file = target != "-"
+        self._stream: TextIO = _open(Path(target)) if self._file else sys.stdout
+        self._synced = time.monotonic()
+
+    def write(self, event: Event) -> None:
+        """Append one event."""
+        try:
+            self._stream.write(event.line() + "\n")
+            self._stream.flush()
+            if self._file and time.monotonic() - self._synced >= SYNC_EVERY_S:
+                self._sync()
+        except OSError as error:
+            raise self._abandon(error) from error
+
+    def close(self) -> None:
+        """Sync and close the file; standard output stays open."""
+        if not self._file or self._stream.closed:
+            return
+        try:
+            self._sync()
+            self._stream.close()
+        except OSError as error:
+            raise self._abandon(error) from error
+
+    def _sync(self) -> None:
+        self._synced = time.monotonic()
+        try:
+            os.fsync(self._stream.fileno())
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EROFS):  # pipes and devices have nothing to sync
+                raise
+
+    def _abandon(self, error: OSError) -> DeviceFault:
+        """Let go of the stream, so that what it still holds cannot fail a second time, and tell the fault."""
+        if self._file:
+            with contextlib.suppress(OSError):
+                self._stream.close()
+        else:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        reason = error.strerror or error
+        return DeviceFault(f"events cannot be written to {self._name}: {reason}; free it and start again")
+
+
+def _open(path: Path) -> TextIO:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        stream = path.open("a", encoding="utf-8")
+        if _torn(path):
+            stream.write("\n")
+            stream.flush()
+    except OSError as error:
+        raise BadInput(f"events cannot be written to {path}: {error.strerror or error}; name another file") from error
+    return stream
+
+
+def _torn(path: Path) -> bool:
+    if not path.is_file() or path.stat().st_size == 0:
+        return False
+    with path.open("rb") as stream:
+        stream.seek(-1, os.SEEK_END)
+        return stream.read(1) != b"\n"

@@ -1,0 +1,134 @@
+"""Annotated pictures on disk: one JPEG for an image, one video for a video or camera."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_ad.camera.files import quiet
+from edge_ad.camera.frames import Image, Source
+from edge_ad.data.images import resize
+from edge_ad.errors import BadInput, DeviceFault
+from edge_ad.files import atomic_write
+from edge_ad.inspection.annotate import HeatScale, annotate
+from edge_ad.inspection.judge import Judgement
+
+CODECS = (("mp4v", ".mp4"), ("MJPG", ".avi"))  # the first one this OpenCV can write
+DEFAULT_FPS = 10.0
+FREE_FLOOR = 500 * 2**20
+CHECK_EVERY = 50
+
+
+class Recorder:
+    """Writes every judged or faulted frame, annotated, under ``folder``; outages have no picture.
+
+    Names are made of the camera's name with everything but letters, digits, ``.``, ``_`` and ``-`` replaced; a video
+    gets its name when it is complete. With less than 500 MiB free on the disk no more pictures are written, said once
+    on stderr: events matter more. Memory does not grow with the number of frames. ``reference`` is the heat map of a
+    good part (see HeatScale).
+    """
+
+    def __init__(self, folder: Path, reference: NDArray[np.float32] | None = None) -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise BadInput(f"--save {folder}: {error.strerror or error}; name a folder that can be written") from error
+        if not os.access(folder, os.W_OK):
+            raise BadInput(f"--save {folder} cannot be written; name another folder")
+        self._folder = folder
+        self._reference = reference
+        self._videos: dict[str, _Video] = {}
+        self._scales: dict[str, HeatScale] = {}
+        self._count = 0
+        self._full = False
+
+    def take(self, judgement: Judgement, source: Source) -> None:
+        """Write one annotated frame."""
+        if judgement.frame is None or not self._room():
+            return
+        heat = None
+        if judgement.inference is not None:
+            scale = self._scales.setdefault(source.name, HeatScale(self._reference))
+            heat = scale.strength(judgement.inference.map, judgement.event.verdict)
+        picture = annotate(judgement.image, judgement.event, heat)
+        if source.kind == "images":
+            self._write_image(picture, judgement.frame.index, judgement.frame.part)
+        else:
+            self._video(source).write(picture)
+
+    def close(self) -> None:
+        """Complete the videos."""
+        for video in self._videos.values():
+            video.close()
+
+    def _write_image(self, picture: Image, index: int, part: str) -> None:
+        done, data = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 90])
+        if not done:
+            raise DeviceFault(f"the annotated picture of {part} cannot be encoded as JPEG by this OpenCV")
+        atomic_write(self._folder / f"{index:06d}_{safe_name(Path(part).stem)}.jpg", data.tobytes())
+
+    def _video(self, source: Source) -> _Video:
+        if source.name not in self._videos:
+            stem = safe_name(Path(source.name).stem if source.kind == "video" else source.name.partition("?")[0])
+            taken = {video.stem for video in self._videos.values()}
+            names = [stem, *(f"{stem}-{number}" for number in range(2, len(taken) + 3))]
+            free = next(name for name in names if name not in taken)
+            self._videos[source.name] = _Video(self._folder, free, source.fps or DEFAULT_FPS)
+        return self._videos[source.name]
+
+    def _room(self) -> bool:
+        if not self._full and self._count % CHECK_EVERY == 0 and shutil.disk_usage(self._folder).free < FREE_FLOOR:
+            self._full = True
+            print(f"less than 500 MiB free for {self._folder}: no more pictures are saved", file=sys.stderr)
+        self._count += 1
+        return not self._full
+
+
+class _Video:
+    """One video file; frames of another size are brought to that of the first."""
+
+    def __init__(self, folder: Path, stem: str, fps: float) -> None:
+        self.stem = stem
+        self._folder = folder
+        self._fps = fps
+        self._writer: cv2.VideoWriter | None = None
+        self._partial = self._final = folder / stem
+        self._size = (0, 0)
+
+    def write(self, picture: Image) -> None:
+        if self._writer is None:
+            # Encoders want even sides.
+            self._size = (picture.shape[0] // 2 * 2, picture.shape[1] // 2 * 2)
+            self._writer = self._open()
+        self._writer.write(np.ascontiguousarray(cv2.cvtColor(resize(picture, self._size), cv2.COLOR_RGB2BGR)))
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.release()
+            self._writer = None
+            os.replace(self._partial, self._final)
+
+    def _open(self) -> cv2.VideoWriter:
+        for codec, suffix in CODECS:
+            self._final = self._folder / f"{self.stem}{suffix}"
+            self._partial = self._folder / f".{self.stem}.part{suffix}"
+            code = cv2.VideoWriter.fourcc(*codec)
+            with quiet():
+                writer = cv2.VideoWriter(str(self._partial), code, self._fps, self._size[::-1])
+            if writer.isOpened():
+                return writer
+        raise DeviceFault(
+            f"no video can be written to {self._folder}: OpenCV {cv2.__version__} has neither MPEG-4 nor Motion JPEG"
+        )
+
+
+def safe_name(text: str) -> str:
+    """Return a file name without separators, spaces or leading dots, at most 80 characters, never empty."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", text).strip("._")[:80] or "camera"

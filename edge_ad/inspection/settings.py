@@ -1,0 +1,48 @@
+"""What a person may set about a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from edge_ad.camera.frames import SourceKind
+from edge_ad.camera.health import HealthLimits
+from edge_ad.errors import BadInput
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """Settings of the loop.
+
+    ``realtime``: files behave like cameras (paced; frames that come too fast are dropped). ``max_frames``: stop after
+    so many frames of each camera. ``max_age_ms``: a verdict on a camera's frame older than this is worth nothing
+    (NONE). ``give_up_s``: a camera that gave no frame for so long is lost, and with the last one the run ends
+    (DeviceFault).
+    """
+
+    realtime: bool = False
+    max_frames: int | None = None
+    max_age_ms: float = 1000.0
+    give_up_s: float = 30.0
+    health: HealthLimits = field(default_factory=HealthLimits)
+
+    def __post_init__(self) -> None:
+        if self.max_frames is not None and self.max_frames < 1:
+            raise BadInput(f"--max-frames is {self.max_frames}: it must be 1 or more")
+        if self.max_age_ms <= 0 or self.give_up_s <= 0:
+            raise BadInput(f"max_age_ms ({self.max_age_ms:g}) and give_up_s ({self.give_up_s:g}) must be above 0")
+
+    def drops(self, kind: SourceKind) -> bool:
+        """Whether frames of such a source may be dropped: cameras always, others only in real time."""
+        return kind == "live" or self.realtime
+
+    def stall_s(self, kind: SourceKind, fps: float | None, first: bool) -> float:
+        """Return after how many seconds without a frame a source counts as stalled.
+
+        A camera: two frame times, at least 1 s (2 s where the rate is unknown), 10 s for its first frame, which needs
+        the exposure to settle. Files: 30 s, because a slow disk is no fault.
+        """
+        if kind in ("video", "images"):
+            return 30.0
+        if first:
+            return 10.0
+        return max(1.0, 2.0 / fps) if fps else 2.0

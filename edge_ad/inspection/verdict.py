@@ -1,0 +1,44 @@
+"""From a score, or a fault, to a verdict and its reason."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_ad.scoring import BRANCHES, Thresholds
+
+Verdict = Literal["OK", "WARN", "NG", "NONE"]
+VERDICTS: tuple[Verdict, ...] = ("OK", "WARN", "NG", "NONE")
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A verdict, and why it is not OK (None for OK)."""
+
+    verdict: Verdict
+    reason: str | None
+
+
+def fault(reason: str) -> Decision:
+    """The decision of a frame that could not be judged: NONE, never OK and never an anomaly."""
+    return Decision("NONE", reason)
+
+
+def decide(score: float, z: NDArray[np.float32], weight: NDArray[np.float32], thresholds: Thresholds) -> Decision:
+    """Judge a fused ``score``; the reason names the branch that added most to it (``weight`` x ``z``, both f32[5]).
+
+    A score that is not finite is a fault of the engine: NONE.
+    """
+    if not math.isfinite(score):
+        return fault(f"engine: the score is {score}, not a finite number")
+    verdict = thresholds.verdict(score)
+    if verdict == "OK":
+        return Decision(verdict, None)
+    share = np.where(weight > 0, weight * z, -np.inf)
+    branch = int(np.argmax(share))
+    limit = thresholds.ng if verdict == "NG" else thresholds.warn
+    return Decision(verdict, f"{BRANCHES[branch]}: z {float(z[branch]):.1f}; score {score:.2f} above {limit:.2f}")

@@ -1,0 +1,85 @@
+"""EfficientAD: a student and an autoencoder that learn a frozen teacher's features of goods.
+
+Batzner, Heckler and König, EfficientAD (arXiv 2303.14535), section 3. The student's first half imitates the teacher (local
+branch), its second half the autoencoder (global branch).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from edge_ad.models.dfsc import DfscLoss, dfsc_loss
+from edge_ad.models.pixels import ImageNetNormalise
+from edge_ad.models.quantile import sampled_quantile
+from edge_ad.models.settings import EfficientADSettings
+
+
+@dataclass(frozen=True)
+class EfficientADLosses:
+    """The three losses of one batch, their sum, and the hinge's active share."""
+
+    student: Tensor
+    autoencoder: Tensor
+    pair: Tensor
+    hinge_active: Tensor
+
+    @property
+    def total(self) -> Tensor:
+        """Unweighted sum, as published."""
+        return self.student + self.autoencoder + self.pair
+
+
+class EfficientAD(nn.Module):
+    """Student (2C channels) and autoencoder (C channels) over RGB pixels in [0, 255]."""
+
+    def __init__(self, student: nn.Module, autoencoder: nn.Module) -> None:
+        super().__init__()
+        self.normalise = ImageNetNormalise()
+        self.student = student
+        self.autoencoder = autoencoder
+
+    def forward(self, pixels: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Return map_local and map_global, f32 (B, 1, h, w), for pixels (B, 3, H, W) and teacher features (B, C, h, w)."""
+        image = self.normalise(pixels)
+        local, paired = self.student(image).chunk(2, dim=1)
+        drawn = self.autoencoder(image)
+        map_local = (features - local).square().mean(dim=1, keepdim=True)
+        map_global = (drawn - paired).square().mean(dim=1, keepdim=True)
+        return map_local, map_global
+
+    def losses(
+        self,
+        plain: tuple[Tensor, Tensor] | None,
+        jittered: tuple[Tensor, Tensor],
+        penalty: Tensor | None,
+        settings: EfficientADSettings,
+    ) -> EfficientADLosses:
+        """Return the losses of methods section 4.5 with the DFSC term in place of the plain autoencoder loss.
+
+        Each pair is (pixels f32 (B, 3, H, W), teacher features f32 (B, C, h, w)); ``jittered`` are the same pictures after
+        a colour jitter, seen by the autoencoder's branch, and by the student too where ``plain`` is None. ``penalty`` are
+        pictures of other things, on which the student is asked for silence.
+        """
+        pixels, features = jittered
+        image = self.normalise(pixels)
+        local, paired = self.student(image).chunk(2, dim=1)
+        drawn = self.autoencoder(image)
+        separated: DfscLoss = dfsc_loss(features, drawn, settings.dfsc)
+        if plain is not None:
+            local = self.student(self.normalise(plain[0])).chunk(2, dim=1)[0]
+            features = plain[1]
+        student = hard_loss((features - local).square(), settings.hard_quantile)
+        if penalty is not None:
+            student = student + self.student(self.normalise(penalty)).chunk(2, dim=1)[0].square().mean()
+        return EfficientADLosses(student, separated.loss, (drawn - paired).square().mean(), separated.active)
+
+
+def hard_loss(distance: Tensor, quantile: float) -> Tensor:
+    """Return the mean of the distances f32 (B, C, h, w) at or above each image's own quantile."""
+    rows = distance.flatten(1)
+    limit = sampled_quantile(rows.detach(), quantile)
+    hard = rows >= limit[:, None]
+    return torch.where(hard, rows, torch.zeros_like(rows)).sum() / hard.sum()

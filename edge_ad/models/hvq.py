@@ -1,0 +1,131 @@
+"""HVQ-Trans: a transformer that redraws features from vector-quantised tokens only.
+
+Lu et al., Hierarchical Vector Quantized Transformer (NeurIPS 2023, arXiv 2310.14228), in the form of LADMIM's tokenizer
+(methods sections 2 and 3.2): width 64, five codebooks, one product, so neither codebooks nor experts are switched.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from edge_ad.models.attention import Attention
+from edge_ad.models.settings import HvqSettings
+from edge_ad.models.vector_quantiser import VectorQuantiser
+
+
+class HvqOutput(NamedTuple):
+    """Reconstruction f32 (B, N, C), target ids i64 (B, 4, N) in the order [id3, id2, id1, id0], commitment loss."""
+
+    reconstruction: Tensor
+    ids: Tensor
+    commitment: Tensor
+
+
+class LearnedPositions(nn.Module):
+    """Row and column tables, concatenated column first: f32 (n * n, width)."""
+
+    def __init__(self, grid: int, width: int) -> None:
+        super().__init__()
+        self.rows = nn.Parameter(torch.rand(grid, width // 2))
+        self.columns = nn.Parameter(torch.rand(grid, width // 2))
+
+    def forward(self) -> Tensor:
+        """Return one vector a cell, row-major."""
+        grid = self.rows.shape[0]
+        columns = self.columns[None].expand(grid, -1, -1)
+        rows = self.rows[:, None].expand(-1, grid, -1)
+        return torch.cat([columns, rows], dim=-1).flatten(0, 1)
+
+
+class EncoderLayer(nn.Module):
+    """Post-norm self-attention layer (DETR style): positions join queries and keys, not values."""
+
+    def __init__(self, width: int, s: HvqSettings) -> None:
+        super().__init__()
+        self.attention = Attention(width, s.heads, dropout=s.dropout)
+        self.up, self.down = nn.Linear(width, s.feed_forward), nn.Linear(s.feed_forward, width)
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2))
+        self.dropout = nn.Dropout(s.dropout)
+
+    def forward(self, x: Tensor, position: Tensor) -> Tensor:
+        """Map (B, N, D) to (B, N, D)."""
+        placed = x + position
+        x = self.norms[0](x + self.dropout(self.attention(placed, placed, x)))
+        out: Tensor = self.norms[1](x + self.dropout(self.down(self.dropout(F.relu(self.up(x))))))
+        return out
+
+
+class DecoderLayer(nn.Module):
+    """Post-norm layer with self-attention and attention to one level of quantised tokens."""
+
+    def __init__(self, width: int, s: HvqSettings) -> None:
+        super().__init__()
+        self.own = Attention(width, s.heads, dropout=s.dropout)
+        self.cross = Attention(width, s.heads, dropout=s.dropout)
+        self.up, self.down = nn.Linear(width, s.feed_forward), nn.Linear(s.feed_forward, width)
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))
+        self.dropout = nn.Dropout(s.dropout)
+
+    def forward(self, x: Tensor, memory: Tensor, position: Tensor) -> Tensor:
+        """Map (B, N, D) to (B, N, D) with memory (B, N, D)."""
+        placed = x + position
+        x = self.norms[0](x + self.dropout(self.own(placed, placed, x)))
+        x = self.norms[1](x + self.dropout(self.cross(x + position, memory + position, memory)))
+        out: Tensor = self.norms[2](x + self.dropout(self.down(self.dropout(F.relu(self.up(x))))))
+        return out
+
+
+class HvqTokenizer(nn.Module):
+    """Tokenizer over frozen features f32 (B, C, n, n); the codes name what stands in each cell."""
+
+    def __init__(self, channels: int, grid: int, settings: HvqSettings) -> None:
+        super().__init__()
+        s = settings
+        self.settings = s
+        self.grid = grid
+        self.embed = nn.Linear(channels, s.width)
+        self.position = LearnedPositions(grid, s.width)
+        self.encoder = nn.ModuleList(EncoderLayer(s.width, s) for _ in range(s.layers))
+        self.top = VectorQuantiser(s.codes, s.width, seed_from_data=s.seed_from_data)
+        self.levels = nn.ModuleList(
+            VectorQuantiser(s.codes, 2 * s.width, seed_from_data=s.seed_from_data) for _ in range(s.layers)
+        )
+        self.decoder = nn.ModuleList(DecoderLayer(2 * s.width, s) for _ in range(s.layers))
+        self.norm = nn.LayerNorm(2 * s.width)
+        self.head = nn.Linear(2 * s.width, channels)
+
+    def forward(self, features: Tensor) -> HvqOutput:
+        """Encode, quantise level by level under the top code, decode from codes alone."""
+        position = self.position()
+        x = self.embed(features.flatten(2).transpose(1, 2))
+        states = [x]
+        for layer in self.encoder:
+            states.append(layer(states[-1], position))
+        top, _, commitment = self.top(states.pop())
+        quants, ids = [], []
+        for state, level in zip(reversed(states), reversed(list(self.levels)), strict=True):
+            found = level(torch.cat([state, top], dim=-1))
+            quants.append(found.values)
+            ids.append(found.ids)
+            commitment = commitment + found.commitment
+        x = quants[0]
+        wide = torch.cat([position, position], dim=-1)
+        for memory, layer in zip(quants, self.decoder, strict=True):
+            x = layer(x, memory, wide)
+        return HvqOutput(self.head(self.norm(x)), torch.stack(ids, dim=1), commitment)
+
+    def structure_map(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ids i64 (B, 4, n * n) and the error map f32 (B, 1, n, n): the distance of drawn and true features."""
+        out = self.forward(features)
+        target = features.flatten(2).transpose(1, 2)
+        error = (out.reconstruction - target).square().sum(dim=-1).clamp_min(1e-12).sqrt()
+        return out.ids, error.reshape(-1, 1, self.grid, self.grid)
+
+
+def hvq_loss(features: Tensor, out: HvqOutput) -> Tensor:
+    """Return mean squared error plus a quarter of the commitment summed over the five levels."""
+    return F.mse_loss(out.reconstruction, features.flatten(2).transpose(1, 2)) + 0.25 * out.commitment

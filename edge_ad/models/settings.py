@@ -1,0 +1,92 @@
+"""Sizes and values of the networks as plain data, importable without torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+DfscMode = Literal["split", "additive", "location", "off"]
+TeacherKind = Literal["efficientnet_lite0", "pdn_small", "pdn_medium"]
+StudentKind = Literal["compact", "pdn_small", "pdn_medium"]
+
+
+@dataclass(frozen=True)
+class TeacherSettings:
+    """Which frozen network describes the pictures.
+
+    ``taps`` are the EfficientNet blocks behind features and tokens, ``pooled_taps`` those behind the composition branch.
+    ``token_side`` is the side in pixels of a second pass for tokens; 0 takes them from the first pass.
+    """
+
+    kind: TeacherKind = "efficientnet_lite0"
+    taps: tuple[int, ...] = (2, 4, 10)
+    pooled_taps: tuple[int, ...] = (2, 4, 10, 15)
+    grid: int = 32
+    token_grid: int = 16
+    token_side: int = 0
+
+
+@dataclass(frozen=True)
+class HvqSettings:
+    """Sizes of the tokenizer; the defaults are LADMIM's."""
+
+    width: int = 64
+    codes: int = 512
+    heads: int = 8
+    feed_forward: int = 1024
+    layers: int = 4
+    dropout: float = 0.1
+    seed_from_data: bool = False
+
+
+@dataclass(frozen=True)
+class LavitSettings:
+    """Sizes of the masked-image transformer; the defaults are LADMIM's."""
+
+    width: int = 512
+    depth: int = 4
+    heads: int = 8
+    mlp_ratio: float = 4.0
+    layer_scale: float = 1e-4
+    attention_dropout: float = 0.1
+
+
+@dataclass(frozen=True)
+class DfscSettings:
+    """``quantile`` separates similar from novel features, ``margin`` is in units of the teacher's channel variance.
+
+    The margin is absolute on purpose: one that follows the quantile grows with the distance that it enlarges and diverges.
+    """
+
+    mode: DfscMode = "split"
+    quantile: float = 0.99
+    margin: float = 2.0
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class EfficientADSettings:
+    """Student, autoencoder and loss; ``decoder_sizes`` empty means the published ones.
+
+    ``shared_jitter`` shows the student the colour-jittered picture too, which saves one pass of teacher and student.
+    """
+
+    student: StudentKind = "compact"
+    student_width: int = 128
+    decoder_sizes: tuple[int, ...] = (3, 8, 15, 32)
+    dropout: float = 0.2
+    hard_quantile: float = 0.99
+    shared_jitter: bool = True
+    dfsc: DfscSettings = DfscSettings()
+
+
+@dataclass(frozen=True)
+class MaskSettings:
+    """Block masks: shares of cells masked in training (one is drawn a picture) and in use, and the bank's size and seed."""
+
+    train_shares: tuple[float, ...] = (0.226, 0.4)
+    share: float = 0.4
+    least_share: float = 0.16
+    train_least_share: float = 0.08
+    count: int = 16
+    seed: int = 0

@@ -1,0 +1,122 @@
+"""Frozen teachers: one pass over an image gives features for EfficientAD, tokens for LADMIM and a pooled description.
+
+``efficientnet_lite0`` brings three stages to one grid (HVQ-Trans was published on EfficientNet features); ``pdn_small`` and
+``pdn_medium`` are the teachers of EfficientAD, with LADMIM's raw, pooled features as tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from edge_ad.models.efficientnet_lite import EfficientNetLite0
+from edge_ad.models.pdn import PatchDescriptionNetwork, PdnSize
+from edge_ad.models.pixels import ImageNetNormalise
+
+
+class TeacherOutput(NamedTuple):
+    """features f32 (B, C, h, w), channel-normalised; tokens f32 (B, Ct, n, n); pooled f32 (B, D)."""
+
+    features: Tensor
+    tokens: Tensor
+    pooled: Tensor
+
+
+class Teacher(Protocol):
+    """What every teacher offers besides being an ``nn.Module`` over RGB pixels in [0, 255]."""
+
+    normalise: ChannelNormalise
+    token_channels: int
+    pooled_width: int
+
+    def raw(self, pixels: Tensor) -> Tensor:
+        """Return un-normalised features f32 (B, C, h, w)."""
+        ...
+
+    def __call__(self, pixels: Tensor) -> TeacherOutput:
+        """Return features, tokens and pooled description."""
+        ...
+
+
+class ChannelNormalise(nn.Module):
+    """Subtract a mean and divide by a deviation per channel, measured on goods (methods section 4.4)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(1, channels, 1, 1))
+        self.register_buffer("std", torch.ones(1, channels, 1, 1))
+        self.mean: Tensor
+        self.std: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise f32 (B, C, h, w)."""
+        return (x - self.mean) / self.std
+
+    def set(self, mean: Tensor, std: Tensor) -> None:
+        """Store statistics f32 (C,); deviations below 1e-6 are lifted to it."""
+        self.mean.copy_(mean.view_as(self.mean))
+        self.std.copy_(std.clamp_min(1e-6).view_as(self.std))
+
+
+class LiteTeacher(nn.Module):
+    """EfficientNet-Lite0 stages on one grid; tokens are the normalised features pooled to a coarser grid."""
+
+    def __init__(self, taps: Sequence[int], pooled_taps: Sequence[int], grid: int, token_grid: int) -> None:
+        super().__init__()
+        self.taps, self.pooled_taps = tuple(taps), tuple(pooled_taps)
+        self.trunk = EfficientNetLite0(sorted({*taps, *pooled_taps}))
+        widths = dict(zip(self.trunk.taps, self.trunk.channels, strict=True))
+        self.grid, self.token_grid = grid, token_grid
+        self.token_channels = self.channels = sum(widths[tap] for tap in taps)
+        self.pooled_width = sum(widths[tap] for tap in pooled_taps)
+        self.normalise = ChannelNormalise(self.channels)
+
+    def raw(self, pixels: Tensor) -> Tensor:
+        """Return un-normalised features f32 (B, C, grid, grid)."""
+        return self._gather(dict(zip(self.trunk.taps, self.trunk(pixels), strict=True)))
+
+    def forward(self, pixels: Tensor) -> TeacherOutput:
+        """Return features on the fine grid, tokens on the coarse one, and stage means."""
+        stages = dict(zip(self.trunk.taps, self.trunk(pixels), strict=True))
+        features = self.normalise(self._gather(stages))
+        tokens = F.avg_pool2d(features, self.grid // self.token_grid)
+        pooled = torch.cat([stages[tap].mean(dim=(2, 3)) for tap in self.pooled_taps], dim=1)
+        return TeacherOutput(features, tokens, pooled)
+
+    def _gather(self, stages: dict[int, Tensor]) -> Tensor:
+        return torch.cat([to_grid(stages[tap], self.grid) for tap in self.taps], dim=1)
+
+
+class PdnTeacher(nn.Module):
+    """PDN over normalised images; 224 pixels give LADMIM's 384 x 24 x 24 tokens, 256 pixels the 56 x 56 features."""
+
+    def __init__(self, size: PdnSize = "small") -> None:
+        super().__init__()
+        self.pdn = PatchDescriptionNetwork(size)
+        self.image = ImageNetNormalise()
+        self.channels = self.token_channels = self.pooled_width = 384
+        self.normalise = ChannelNormalise(384)
+
+    def raw(self, pixels: Tensor) -> Tensor:
+        """Return un-normalised features f32 (B, 384, h, w)."""
+        out: Tensor = self.pdn(self.image(pixels))
+        return out
+
+    def forward(self, pixels: Tensor) -> TeacherOutput:
+        """Return normalised features, raw features pooled 2 x 2 as tokens, and channel means."""
+        raw = self.raw(pixels)
+        return TeacherOutput(self.normalise(raw), F.avg_pool2d(raw, 2), raw.mean(dim=(2, 3)))
+
+
+def to_grid(x: Tensor, grid: int) -> Tensor:
+    """Bring f32 (B, C, s, s) to (B, C, grid, grid): average down by a whole factor or bilinear up."""
+    side = x.shape[-1]
+    if side == grid:
+        return x
+    if side > grid:
+        return F.avg_pool2d(x, side // grid)
+    return F.interpolate(x, size=(grid, grid), mode="bilinear", align_corners=False)

@@ -1,0 +1,99 @@
+"""Two thresholds on the fused score, with the promise they make in counts of goods."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+from edge_ad.errors import BadInput, DeviceFault
+
+Verdict = Literal["OK", "WARN", "NG"]
+
+_COUNTS = ("goods", "goods_warn", "goods_ng")
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Thresholds on the fused score and what they were chosen from.
+
+    A score above ``ng`` is NG, else above ``warn`` WARN, else OK. ``goods`` unseen goods set them; ``goods_warn`` of
+    those lie above ``warn`` (NG included) and ``goods_ng`` above ``ng``. ``target_*`` are the rates of goods asked for,
+    ``supported_*`` the rates promised: the target, or 1 / (goods + 1) where so few goods cannot support the target.
+    Rates are fractions, not percent. With ``goods`` 0 the thresholds were set by hand and promise nothing.
+    """
+
+    warn: float
+    ng: float
+    goods: int = 0
+    goods_warn: int = 0
+    goods_ng: int = 0
+    target_warn: float = 0.05
+    target_ng: float = 0.01
+    supported_warn: float = 0.05
+    supported_ng: float = 0.01
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            _check_number(field.name, getattr(self, field.name))
+        if self.warn > self.ng:
+            raise BadInput(f"the WARN threshold {self.warn:g} lies above the NG threshold {self.ng:g}; it must not")
+        if not 0 <= self.goods_ng <= self.goods_warn <= self.goods:
+            raise BadInput(
+                f"thresholds count {self.goods_ng} NG and {self.goods_warn} WARN or NG among {self.goods} goods; "
+                "these must rise from left to right"
+            )
+
+    def verdict(self, score: float) -> Verdict:
+        """Judge one fused score; one that is not finite raises DeviceFault: it is a fault, not a verdict."""
+        if not math.isfinite(score):
+            raise DeviceFault(f"the score is {score}, not a finite number: the engine is faulty; rebuild it")
+        if score > self.ng:
+            return "NG"
+        return "WARN" if score > self.warn else "OK"
+
+    def describe(self) -> str:
+        """Tell the promise in counts, and each target that so few goods cannot support."""
+        if not self.goods:
+            return f"NG above {self.ng:.4g}, WARN above {self.warn:.4g}; set by hand, so no rate of goods is promised"
+        told = [
+            f"{self.goods_ng} of {self.goods} goods would be rejected (NG above {self.ng:.4g}) and "
+            f"{self.goods_warn} of {self.goods} would be at least WARN (above {self.warn:.4g})"
+        ]
+        told += self._unsupported("NG", self.target_ng, self.supported_ng)
+        told += self._unsupported("WARN", self.target_warn, self.supported_warn)
+        return "; ".join(told)
+
+    def _unsupported(self, name: str, target: float, supported: float) -> list[str]:
+        if supported <= target:
+            return []
+        least = percent(supported)
+        return [
+            f"{self.goods} goods cannot promise less than {least}: the {name} target of {percent(target)} "
+            f"becomes {least}"
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain numbers for JSON; ``from_json`` gives back an equal object."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: object) -> Thresholds:
+        """Build from a JSON object with exactly these fields; anything else raises BadInput."""
+        names = [field.name for field in fields(cls)]
+        if not isinstance(value, Mapping) or sorted(value) != sorted(names):
+            raise BadInput(f"thresholds must be a JSON object with exactly {', '.join(names)}")
+        return cls(**value)
+
+
+def percent(rate: float) -> str:
+    """Write a rate as percent with two significant digits: 0.01818 is '1.8 %'."""
+    return f"{float(f'{rate * 100:.2g}'):g} %"
+
+
+def _check_number(name: str, value: object) -> None:
+    allowed: tuple[type, ...] = (int,) if name in _COUNTS else (int, float)
+    if isinstance(value, bool) or not isinstance(value, allowed) or not math.isfinite(value):  # type: ignore[arg-type]
+        kind = "a whole number" if name in _COUNTS else "a finite number"
+        raise BadInput(f"thresholds: {name!r} must be {kind}, but is {value!r}")

@@ -1,0 +1,177 @@
+"""Choose one weight a branch from goods and (synthetic or labelled) anomalies; a branch that does not help gets 0.
+
+The criterion is the macro AUROC: the mean over kinds of anomaly of the AUROC of the weighted sum of z, so that one easy
+or frequent kind does not decide. With about 40 goods and 200 anomalies its standard error is some 0.02, hence every
+departure from equal weights must beat noise, measured by a paired bootstrap (goods, and anomalies within each kind, are
+drawn again with replacement; both candidates see the same draws):
+
+1. Branches that are constant or not finite are out.
+2. Backward elimination from equal weights. A branch goes when the criterion without it is higher by more than one
+   standard error. A branch also goes, although that gains nothing, when it has no merit of its own: removal loses less
+   than one standard error against the best set seen, and alone the branch is no better than chance (within two
+   standard errors), or it is clearly worst: for every kind some other remaining branch is better alone, and over all
+   kinds every other one is better by more than two standard errors. No branch goes that is missed at half its weight
+   (by two standard errors): a weak but independent branch can hurt an equal sum and help a lighter one. Branches that
+   merely repeat each other stay: they average out noise, and real defects are more varied than synthetic ones.
+3. Multiplicative weights 0.5, 1 or 2 for the branches that are left: the best such set replaces equal weights only if
+   it is better by more than one standard error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from edge_ad.errors import BadInput
+from edge_ad.scoring.statistics import BRANCHES, Array
+
+Float = NDArray[np.float64]
+
+DRAWS = 400  # bootstrap draws: the standard error is known to about 4 %
+FACTORS = (0.5, 1.0, 2.0)
+NOISE = 1.0  # standard errors a change must gain
+CLEAR = 2.0  # standard errors that part a branch alone from chance or from the others
+
+
+def choose_weights(z_goods: ArrayLike, z_anomalies: ArrayLike, kinds: Sequence[str], seed: int = 0) -> Array:
+    """Return the weights [5] (float32, >= 0, sum 1) for ``z_goods`` [N, 5] and ``z_anomalies`` [M, 5] of ``kinds`` [M].
+
+    Without anomalies all usable branches get equal weights. Deterministic for a given ``seed``. Raises BadInput for
+    wrong shapes, no goods, or when no branch is usable.
+    """
+    goods, anomalies = (np.asarray(z, dtype=np.float64) for z in (z_goods, z_anomalies))
+    if anomalies.size == 0:
+        anomalies = np.zeros((0, len(BRANCHES)))
+    _check_shapes(goods, anomalies, kinds)
+    weight = np.where(_usable(goods, anomalies), 1.0, 0.0)
+    if not weight.any():
+        raise BadInput("no branch gives scores that vary and are finite, so none can be weighed; see the raw scores")
+    if len(anomalies):
+        trial = Trial(goods, anomalies, kinds, seed)
+        weight = _tune(trial, _eliminate(trial, weight))
+    chosen: Array = (weight / weight.sum()).astype(np.float32)
+    return chosen
+
+
+class Trial:
+    """The macro AUROC of weights on fixed goods and anomalies, and its paired bootstrap over fixed draws."""
+
+    def __init__(self, goods: Float, anomalies: Float, kinds: Sequence[str], seed: int) -> None:
+        finite = np.isfinite(goods).all(axis=0) & np.isfinite(anomalies).all(axis=0)
+        self._goods, self._anomalies = (np.where(finite, z, 0.0) for z in (goods, anomalies))
+        names = np.asarray(kinds)
+        self._kinds = [np.flatnonzero(names == name) for name in sorted(set(kinds))]
+        random = np.random.default_rng(seed)
+        self._goods_draws = random.multinomial(len(goods), np.full(len(goods), 1 / len(goods)), DRAWS) / len(goods)
+        self._draws = np.zeros((DRAWS, len(anomalies)))
+        for members in self._kinds:
+            count = len(members)
+            drawn = random.multinomial(count, np.full(count, 1 / count), DRAWS)
+            self._draws[:, members] = drawn / (count * len(self._kinds))
+        self._cache: dict[bytes, Float] = {}
+
+    def by_kind(self, weight: Float) -> Float:
+        """The AUROC of every kind [kinds]."""
+        goods = np.sort(self._goods @ weight)
+        scores = self._anomalies @ weight
+        below = np.searchsorted(goods, scores, "left") + np.searchsorted(goods, scores, "right")
+        wins = below / (2 * len(goods))
+        return np.array([wins[members].mean() for members in self._kinds])
+
+    def macro(self, weight: Float) -> float:
+        """The mean over kinds of the AUROC."""
+        return float(self.by_kind(weight).mean())
+
+    def draws(self, weight: Float) -> Float:
+        """The macro AUROC in every bootstrap draw [DRAWS]; all weights see the same draws."""
+        key = weight.tobytes()
+        if key not in self._cache:
+            goods, scores = (self._goods @ weight)[:, None], (self._anomalies @ weight)[None, :]
+            wins = (goods < scores) + 0.5 * (goods == scores)
+            self._cache[key] = np.einsum("dm,dm->d", self._goods_draws @ wins, self._draws)
+        return self._cache[key]
+
+    def gain(self, new: Float, old: Float) -> tuple[float, float]:
+        """How much higher the criterion of ``new`` is than that of ``old``, and the standard error of that."""
+        return self.macro(new) - self.macro(old), float((self.draws(new) - self.draws(old)).std(ddof=1))
+
+
+def _check_shapes(goods: Float, anomalies: Float, kinds: Sequence[str]) -> None:
+    for name, z in (("goods", goods), ("anomalies", anomalies)):
+        if z.ndim != 2 or z.shape[1] != len(BRANCHES):
+            raise BadInput(f"z of {name} must have shape [N, {len(BRANCHES)}], but has {list(z.shape)}")
+    if not len(goods):
+        raise BadInput("choosing weights needs goods, but there are none")
+    if len(kinds) != len(anomalies):
+        raise BadInput(f"every anomaly needs a kind, but there are {len(anomalies)} anomalies and {len(kinds)} kinds")
+
+
+def _usable(goods: Float, anomalies: Float) -> NDArray[np.bool_]:
+    """Finite everywhere, and not the same value for all pictures."""
+    values = np.concatenate([goods, anomalies])
+    finite = np.isfinite(values).all(axis=0)
+    safe = np.where(finite, values, 0.0)
+    return np.asarray(safe.max(axis=0) > safe.min(axis=0))
+
+
+def _without(weight: Float, branch: int) -> Float:
+    return np.where(np.arange(len(weight)) == branch, 0.0, weight)
+
+
+def _only(branch: int) -> Float:
+    return np.where(np.arange(len(BRANCHES)) == branch, 1.0, 0.0)
+
+
+def _eliminate(trial: Trial, weight: Float) -> Float:
+    """Drop, one at a time, the branch whose removal gains most, as long as one may go."""
+    best = weight
+    while np.count_nonzero(weight) > 1:
+        candidates = [branch for branch in np.flatnonzero(weight) if _may_go(trial, weight, int(branch), best)]
+        if not candidates:
+            break
+        weight = max((_without(weight, int(branch)) for branch in candidates), key=trial.macro)
+        best = max((best, weight), key=trial.macro)
+    return weight
+
+
+def _may_go(trial: Trial, weight: Float, branch: int, best: Float) -> bool:
+    fewer = _without(weight, branch)
+    gained, noise = trial.gain(fewer, weight)
+    halved = np.where(np.arange(len(weight)) == branch, weight / 2, weight)
+    for other, errors in ((best, NOISE), (halved, CLEAR)):
+        change, noise_of_change = trial.gain(fewer, other)
+        if change < -errors * noise_of_change:
+            return False
+    return gained > NOISE * noise or _at_chance(trial, branch) or _clearly_worst(trial, weight, branch)
+
+
+def _at_chance(trial: Trial, branch: int) -> bool:
+    alone = _only(branch)
+    return trial.macro(alone) - 0.5 <= CLEAR * float(trial.draws(alone).std(ddof=1))
+
+
+def _clearly_worst(trial: Trial, weight: Float, branch: int) -> bool:
+    alone = _only(branch)
+    others = [_only(int(other)) for other in np.flatnonzero(weight) if other != branch]
+    best_by_kind = np.max([trial.by_kind(other) for other in others], axis=0)
+    if not (trial.by_kind(alone) < best_by_kind).all():
+        return False
+    gains = (trial.gain(other, alone) for other in others)
+    return all(gained > CLEAR * noise for gained, noise in gains)
+
+
+def _tune(trial: Trial, weight: Float) -> Float:
+    """Try 0.5, 1 and 2 times each weight; equal weights stay unless something is better by more than noise."""
+    kept = np.flatnonzero(weight)
+    best, best_macro = weight, trial.macro(weight)
+    for factors in product(FACTORS, repeat=len(kept)):
+        candidate = weight.copy()
+        candidate[kept] *= factors
+        macro = trial.macro(candidate)
+        if macro > best_macro + 1e-12:
+            best, best_macro = candidate, macro
+    gained, noise = trial.gain(best, weight)
+    return best if gained > NOISE * noise else weight

@@ -1,0 +1,64 @@
+"""Pictures of the same good part a little later: small movements, light, colour jitter; and pictures of nothing known."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from edge_ad.presets import Augmentation
+
+Image = NDArray[np.uint8]
+GREY = (0.299, 0.587, 0.114)
+
+
+def move(image: Image, settings: Augmentation, rng: np.random.Generator) -> Image:
+    """Rotate, scale, shift and brighten u8 [S, S, 3] by draws within ``settings``; the rim is mirrored."""
+    height, width = image.shape[:2]
+    angle = rng.uniform(-settings.rotate, settings.rotate)
+    scale = rng.uniform(1 - settings.scale, 1 + settings.scale)
+    matrix = cv2.getRotationMatrix2D((width / 2, height / 2), angle, scale)
+    matrix[:, 2] = matrix[:, 2] + rng.uniform(-settings.shift * width, settings.shift * width, 2)
+    moved = cv2.warpAffine(image, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+    if settings.gain:
+        gain = rng.uniform(1 - settings.gain, 1 + settings.gain)
+        moved = np.clip(moved.astype(np.float32) * gain, 0, 255)
+    return moved.astype(np.uint8)
+
+
+def is_still(settings: Augmentation) -> bool:
+    """Whether ``move`` would change nothing, so that features of the frozen teacher may be kept."""
+    return not (settings.rotate or settings.shift or settings.scale or settings.gain)
+
+
+def scramble(image: Image, rng: np.random.Generator) -> Image:
+    """Return u8 [S, S, 3] with its tiles shuffled, turned and recoloured: a penalty picture that shows no part."""
+    tiles = int(rng.choice([2, 4, 8]))
+    side = image.shape[0] // tiles
+    out = np.empty_like(image)
+    for place, source in enumerate(rng.permutation(tiles * tiles)):
+        row, column = divmod(int(source), tiles)
+        tile = image[row * side : (row + 1) * side, column * side : (column + 1) * side]
+        tile = np.rot90(tile, int(rng.integers(4)))[:, :, rng.permutation(3)]
+        row, column = divmod(place, tiles)
+        out[row * side : (row + 1) * side, column * side : (column + 1) * side] = tile
+    return out
+
+
+def colour_jitter(pixels: Tensor, rng: np.random.Generator) -> Tensor:
+    """Change brightness, contrast or saturation of each f32 (B, 3, H, W) in [0, 255] by a factor in [0.8, 1.2]."""
+    batch = pixels.shape[0]
+    kind = torch.from_numpy(rng.integers(0, 3, batch)).to(pixels.device).view(-1, 1, 1, 1)
+    factor = torch.from_numpy(rng.uniform(0.8, 1.2, batch).astype(np.float32)).to(pixels.device).view(-1, 1, 1, 1)
+    grey = (pixels * torch.tensor(GREY, device=pixels.device).view(1, 3, 1, 1)).sum(dim=1, keepdim=True)
+    level = grey.mean(dim=(2, 3), keepdim=True).expand_as(grey)
+    towards = torch.where(kind == 0, torch.zeros_like(grey), torch.where(kind == 1, level, grey))
+    return (towards + (pixels - towards) * factor).clamp(0.0, 255.0)
+
+
+def to_pixels(images: NDArray[np.uint8], device: torch.device) -> Tensor:
+    """Turn u8 [N, S, S, 3] into f32 (N, 3, S, S) in [0, 255] on a device."""
+    tensor = torch.from_numpy(np.ascontiguousarray(images)).to(device)
+    return tensor.permute(0, 3, 1, 2).to(torch.float32)

@@ -1,0 +1,43 @@
+"""Where training runs and in which arithmetic."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """The device, and whether matrix products may run in bfloat16 (only where the hardware has it)."""
+
+    device: torch.device
+    low_precision: bool
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """Return a context in which matrix products and convolutions use the cheaper type."""
+        if not self.low_precision:
+            return nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16)
+
+    @property
+    def name(self) -> str:
+        """Short description for reports, for example ``cpu bfloat16``."""
+        return f"{self.device.type} {'bfloat16' if self.low_precision else 'float32'}"
+
+
+def choose_arithmetic(low_precision: bool) -> Arithmetic:
+    """Take a CUDA GPU if there is one; bfloat16 only if asked for and native to the hardware."""
+    if torch.cuda.is_available():
+        return Arithmetic(torch.device("cuda"), low_precision and torch.cuda.is_bf16_supported())
+    return Arithmetic(torch.device("cpu"), low_precision and _cpu_has_bfloat16())
+
+
+def _cpu_has_bfloat16() -> bool:
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags

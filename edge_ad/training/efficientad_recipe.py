@@ -1,0 +1,105 @@
+"""Recipe of EfficientAD with DFSC: student and autoencoder learn the frozen teacher's features of goods."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from edge_ad.models.build import AnyTeacher
+from edge_ad.models.efficientad import EfficientAD
+from edge_ad.presets import Preset
+from edge_ad.training.augment import colour_jitter, is_still, move, scramble, to_pixels
+from edge_ad.training.device import Arithmetic
+from edge_ad.training.pictures import Images
+
+CHUNK = 16
+CACHE_BYTES = 2 << 30
+
+
+class EfficientADRecipe:
+    """Goods, slightly moved, for all losses; scrambled goods or pictures of other things for the penalty."""
+
+    name = "efficientad"
+
+    def __init__(
+        self,
+        model: EfficientAD,
+        teacher: AnyTeacher,
+        preset: Preset,
+        goods: Images,
+        unseen: Images,
+        others: Images | None,
+        arithmetic: Arithmetic,
+    ) -> None:
+        self.module, self.schedule, self.arithmetic = (
+            model.to(arithmetic.device),
+            preset.efficientad_schedule,
+            arithmetic,
+        )
+        self.model, self.teacher, self.preset = model, teacher, preset
+        self.goods, self.unseen, self.others = goods, unseen, others
+        self.cache = self._cached_features()
+
+    def step(self, rng: np.random.Generator) -> dict[str, Tensor]:
+        """Compute the losses of one batch."""
+        chosen = rng.integers(0, len(self.goods), self.schedule.batch)
+        still = is_still(self.preset.augmentation)
+        images = (
+            self.goods[chosen]
+            if still
+            else np.stack([move(self.goods[i], self.preset.augmentation, rng) for i in chosen])
+        )
+        pixels = to_pixels(images, self.arithmetic.device)
+        jittered = colour_jitter(pixels, rng)
+        settings = self.preset.efficientad
+        plain = None if settings.shared_jitter else (pixels, self._features(pixels, chosen))
+        pair = (jittered, self._features(jittered))
+        with self.arithmetic.autocast():
+            losses = self.model.losses(plain, pair, self._penalty(rng), settings)
+        return {
+            "loss": losses.total,
+            "student": losses.student.detach(),
+            "autoencoder": losses.autoencoder.detach(),
+            "pair": losses.pair.detach(),
+            "hinge_active": losses.hinge_active,
+        }
+
+    def validate(self) -> float:
+        """Return how far local and global maps of unseen goods peak, in log units: it rises when goods are learned by heart."""
+        peaks = []
+        for start in range(0, len(self.unseen), CHUNK):
+            pixels = to_pixels(self.unseen[start : start + CHUNK], self.arithmetic.device)
+            maps = self.model(pixels, self.teacher(pixels).features)
+            top = max(1, maps[0].shape[-1] ** 2 // 100)
+            peaks.append(torch.stack([one.flatten(1).topk(top).values.mean(dim=1) for one in maps], dim=1))
+        return float(torch.cat(peaks).mean(dim=0).log().sum())
+
+    def _features(self, pixels: Tensor, chosen: np.ndarray[tuple[int], np.dtype[np.int64]] | None = None) -> Tensor:
+        if self.cache is not None and chosen is not None:
+            return self.cache[torch.from_numpy(chosen)].to(self.arithmetic.device).float()
+        with torch.no_grad(), self.arithmetic.autocast():
+            features: Tensor = self.teacher(pixels).features
+        return features.float()
+
+    def _penalty(self, rng: np.random.Generator) -> Tensor | None:
+        if not self.preset.penalty:
+            return None
+        count = max(1, self.schedule.batch // 2)
+        if self.others is not None:
+            return to_pixels(self.others[rng.integers(0, len(self.others), count)], self.arithmetic.device)
+        chosen = rng.integers(0, len(self.goods), count)
+        return to_pixels(np.stack([scramble(self.goods[i], rng) for i in chosen]), self.arithmetic.device)
+
+    def _cached_features(self) -> Tensor | None:
+        """Keep the features of pictures that never move, in half precision, when they fit."""
+        cells = self.preset.teacher.grid**2 * self.teacher.channels
+        fixed = is_still(self.preset.augmentation) and not self.preset.efficientad.shared_jitter
+        if not fixed or len(self.goods) * cells * 2 > CACHE_BYTES:
+            return None
+        parts = []
+        for start in range(0, len(self.goods), CHUNK):
+            pixels = to_pixels(self.goods[start : start + CHUNK], self.arithmetic.device)
+            with torch.no_grad():
+                parts.append(self.teacher(pixels).features.half().cpu())
+        return torch.cat(parts)

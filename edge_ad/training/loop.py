@@ -1,0 +1,175 @@
+"""One training loop for all networks: it steps, logs, validates on unseen goods, keeps the best, survives a stop."""
+
+from __future__ import annotations
+
+import math
+import time
+import zlib
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from edge_ad.presets import Schedule
+from edge_ad.training.progress import Progress
+from edge_ad.training.run_folder import RunFolder, to_cpu
+
+CHECKPOINT_SECONDS = 60.0
+LOG_EVERY = 10
+
+
+class Recipe(Protocol):
+    """What the loop trains: a module, its schedule, one step, and a question to unseen goods."""
+
+    name: str
+    module: nn.Module
+    schedule: Schedule
+
+    def step(self, rng: np.random.Generator) -> dict[str, Tensor]:
+        """Return the losses of one batch; ``loss`` is the one to follow down."""
+        ...
+
+    def validate(self) -> float:
+        """Return the loss of goods that the network never learned from."""
+        ...
+
+
+@dataclass
+class Trace:
+    """What came of a training: steps, last loss, and the step and value of the best validation."""
+
+    steps: int
+    loss: float = math.nan
+    best_step: int = 0
+    best: float = math.inf
+    validations: list[tuple[int, float]] = field(default_factory=list)
+
+
+def rate_at(schedule: Schedule, step: int, steps: int) -> float:
+    """Return the learning rate of a step: warm-up then cosine, or constant with one drop to a tenth."""
+    if schedule.drop_at:
+        return schedule.rate * (0.1 if step >= schedule.drop_at * steps else 1.0)
+    warm = max(1, round(schedule.warm_up * steps))
+    if step < warm:
+        return schedule.rate * (step + 1) / warm
+    return schedule.rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm))))
+
+
+def fit(recipe: Recipe, steps: int, folder: RunFolder, seed: int, progress: Progress) -> Trace:
+    """Train ``recipe`` for ``steps`` batches, or load it if a former run finished it, and return the trace.
+
+    Every step draws from a generator seeded by (seed, name, step), so a resumed training is the same training. Ctrl-C
+    writes a checkpoint before it goes on up.
+    """
+    finished = folder.load(f"{recipe.name}-finished")
+    if finished is not None:
+        recipe.module.load_state_dict(finished["module"])
+        return Trace(**finished["trace"])
+    runner = _Runner(recipe, steps, folder, seed, progress)
+    runner.resume()
+    try:
+        runner.run()
+    except KeyboardInterrupt:
+        runner.save()
+        progress.say(f"\nstopped at step {runner.done} of {recipe.name}: the same command goes on from there")
+        raise
+    return runner.finish()
+
+
+class _Runner:
+    def __init__(self, recipe: Recipe, steps: int, folder: RunFolder, seed: int, progress: Progress) -> None:
+        self.recipe, self.steps, self.folder, self.seed, self.progress = recipe, steps, folder, seed, progress
+        self.optimiser = make_optimiser(recipe.module, recipe.schedule)
+        self.trace = Trace(steps)
+        self.best_state: dict[str, Tensor] | None = None
+        self.done = 0
+
+    def resume(self) -> None:
+        state = self.folder.load(self.recipe.name)
+        if state is None:
+            return
+        self.recipe.module.load_state_dict(state["module"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.trace, self.best_state, self.done = Trace(**state["trace"]), state["best"], state["done"]
+        self.progress.say(f"{self.recipe.name}: resumed at step {self.done}")
+
+    def run(self) -> None:
+        began = saved = time.monotonic()
+        first = self.done
+        self.recipe.module.train()
+        while self.done < self.steps:
+            losses = self._step()
+            if self.done % LOG_EVERY == 0 or self.done == self.steps:
+                self._log(losses)
+            self._maybe_validate()
+            if time.monotonic() - saved > CHECKPOINT_SECONDS:
+                self.save()
+                saved = time.monotonic()
+            note = f"loss {self.trace.loss:.3f}" if math.isfinite(self.trace.loss) else ""
+            self.progress.step(self.recipe.name, self.done, self.steps, began, first, note)
+
+    def _step(self) -> dict[str, Tensor]:
+        key = [self.seed, zlib.crc32(self.recipe.name.encode()), self.done]
+        rng = np.random.default_rng(key)
+        torch.manual_seed(int(rng.integers(2**62)))
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate_at(self.recipe.schedule, self.done, self.steps)
+        losses = self.recipe.step(rng)
+        self.optimiser.zero_grad(set_to_none=True)
+        losses["loss"].backward()  # type: ignore[no-untyped-call]
+        if self.recipe.schedule.clip:
+            nn.utils.clip_grad_norm_(self.recipe.module.parameters(), self.recipe.schedule.clip)
+        self.optimiser.step()
+        self.done += 1
+        return losses
+
+    def _log(self, losses: dict[str, Tensor]) -> None:
+        values = {name: round(float(value.detach()), 6) for name, value in losses.items()}
+        self.trace.loss = values["loss"]
+        if not math.isfinite(values["loss"]):
+            raise FloatingPointError(
+                f"the loss of {self.recipe.name} is {values['loss']} at step {self.done}: {values}"
+            )
+        self.folder.log({"stage": self.recipe.name, "step": self.done, **values})
+
+    def _maybe_validate(self) -> None:
+        every = self.recipe.schedule.validate_every
+        if not every or (self.done % every and self.done != self.steps):
+            return
+        self.recipe.module.eval()
+        with torch.no_grad():
+            value = self.recipe.validate()
+        self.recipe.module.train()
+        self.trace.validations.append((self.done, round(value, 6)))
+        self.folder.log({"stage": self.recipe.name, "step": self.done, "unseen_goods": round(value, 6)})
+        if value <= self.trace.best:
+            self.trace.best, self.trace.best_step = value, self.done
+            self.best_state = to_cpu(self.recipe.module.state_dict())
+
+    def save(self) -> None:
+        self.folder.save(
+            self.recipe.name,
+            {
+                "module": self.recipe.module.state_dict(),
+                "optimiser": self.optimiser.state_dict(),
+                "trace": vars(self.trace),
+                "best": self.best_state,
+                "done": self.done,
+            },
+        )
+
+    def finish(self) -> Trace:
+        if self.best_state is not None:
+            self.recipe.module.load_state_dict(self.best_state)
+        self.recipe.module.eval()
+        state: dict[str, Any] = {"module": self.recipe.module.state_dict(), "trace": vars(self.trace)}
+        self.folder.save(f"{self.recipe.name}-finished", state)
+        return self.trace
+
+
+def make_optimiser(module: nn.Module, schedule: Schedule) -> torch.optim.Optimizer:
+    """Return AdamW, or Adam with its coupled decay as EfficientAD was published."""
+    kind = torch.optim.AdamW if schedule.adam_w else torch.optim.Adam
+    return kind(module.parameters(), lr=schedule.rate, weight_decay=schedule.weight_decay)

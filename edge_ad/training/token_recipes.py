@@ -1,0 +1,126 @@
+"""Recipes of LADMIM's two networks; both learn from tokens that the frozen teacher gave once."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from edge_ad.models.hvq import HvqTokenizer, hvq_loss
+from edge_ad.models.lavit import LaViT, batch_histograms, lavit_loss
+from edge_ad.models.masking import block_mask, mask_bank
+from edge_ad.models.vector_quantiser import perplexity
+from edge_ad.presets import Preset, Schedule
+from edge_ad.training.device import Arithmetic
+
+CHUNK = 32
+
+
+class TokenizerRecipe:
+    """HVQ-Trans redraws tokens from codes (methods section 2.5)."""
+
+    name = "tokenizer"
+
+    def __init__(
+        self, model: HvqTokenizer, schedule: Schedule, tokens: Tensor, unseen: Tensor, arithmetic: Arithmetic
+    ) -> None:
+        self.module, self.schedule, self.arithmetic = model.to(arithmetic.device), schedule, arithmetic
+        self.model, self.tokens, self.unseen = model, tokens, unseen
+
+    def step(self, rng: np.random.Generator) -> dict[str, Tensor]:
+        """Redraw one batch; also report the commitment and how many codes the top target level uses."""
+        batch = _draw(rng, self.tokens, self.schedule.batch).to(self.arithmetic.device)
+        with self.arithmetic.autocast():
+            out = self.model(batch)
+        loss = hvq_loss(batch, out._replace(reconstruction=out.reconstruction.float()))
+        used = perplexity(out.ids[:, 0].cpu(), self.model.settings.codes)
+        return {"loss": loss, "commitment": out.commitment.detach(), "perplexity": torch.tensor(used)}
+
+    def validate(self) -> float:
+        """Return the mean loss over unseen goods."""
+        losses = [float(hvq_loss(part, self.model(part))) * len(part) for part in _parts(self.unseen, self.arithmetic)]
+        return sum(losses) / len(self.unseen)
+
+
+def encode(model: HvqTokenizer, tokens: Tensor, arithmetic: Arithmetic) -> Tensor:
+    """Return the codes i64 (N, 4, n * n) of tokens (N, C, n, n), on the CPU."""
+    model.eval()
+    with torch.no_grad():
+        return torch.cat([model(part).ids.cpu() for part in _parts(tokens, arithmetic)])
+
+
+class LavitRecipe:
+    """LAViT predicts code histograms behind one fresh block mask a picture (methods sections 3.5 to 3.7)."""
+
+    name = "lavit"
+
+    def __init__(
+        self,
+        model: LaViT,
+        preset: Preset,
+        goods: tuple[Tensor, Tensor],
+        unseen: tuple[Tensor, Tensor],
+        arithmetic: Arithmetic,
+    ) -> None:
+        self.module, self.schedule, self.arithmetic = model.to(arithmetic.device), preset.lavit_schedule, arithmetic
+        self.model, self.masks = model, preset.masks
+        self.tokens, self.codes = goods
+        self.unseen_tokens, self.unseen_codes = unseen
+        settings = self.masks
+        cells = model.grid**2
+        bank = mask_bank(
+            settings.seed, 4, model.grid, round(settings.share * cells), round(settings.least_share * cells)
+        )
+        self.bank = torch.from_numpy(bank)
+
+    def step(self, rng: np.random.Generator) -> dict[str, Tensor]:
+        """Predict one batch."""
+        device = self.arithmetic.device
+        chosen = torch.from_numpy(rng.integers(0, len(self.tokens), self.schedule.batch))
+        masks = torch.from_numpy(np.stack([self._mask(rng) for _ in chosen])).to(device)
+        target = batch_histograms(self.codes[chosen].to(device), masks, self.model.codes)
+        with self.arithmetic.autocast():
+            predicted = self.model(self.tokens[chosen].to(device), masks)
+        return {"loss": lavit_loss(predicted, target)}
+
+    def validate(self) -> float:
+        """Return the loss of unseen goods under four fixed masks."""
+        total = 0.0
+        for mask in self.bank:
+            for start in range(0, len(self.unseen_tokens), CHUNK):
+                tokens = self.unseen_tokens[start : start + CHUNK].to(self.arithmetic.device)
+                masks = mask.to(self.arithmetic.device).expand(len(tokens), -1)
+                codes = self.unseen_codes[start : start + CHUNK].to(self.arithmetic.device)
+                target = batch_histograms(codes, masks, self.model.codes)
+                with self.arithmetic.autocast():
+                    total += float(lavit_loss(self.model(tokens, masks), target)) * len(tokens)
+        return total / (len(self.bank) * len(self.unseen_tokens))
+
+    def constant_loss(self) -> float:
+        """Return the loss of always predicting the goods' mean histogram: the baseline to beat."""
+        whole = torch.ones(len(self.codes), self.codes.shape[2])
+        constant = batch_histograms(self.codes, whole, self.model.codes).mean(dim=0, keepdim=True)
+        losses = [
+            float(
+                lavit_loss(
+                    constant,
+                    batch_histograms(self.unseen_codes, mask.expand(len(self.unseen_codes), -1), self.model.codes),
+                )
+            )
+            for mask in self.bank
+        ]
+        return sum(losses) / len(losses)
+
+    def _mask(self, rng: np.random.Generator) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+        grid = self.model.grid
+        cells = round(float(rng.choice(self.masks.train_shares)) * grid * grid)
+        least = round(self.masks.train_least_share * grid * grid)
+        return block_mask(rng, grid, cells, least).reshape(-1).astype(np.float32)
+
+
+def _draw(rng: np.random.Generator, tokens: Tensor, batch: int) -> Tensor:
+    return tokens[torch.from_numpy(rng.integers(0, len(tokens), batch))]
+
+
+def _parts(tokens: Tensor, arithmetic: Arithmetic) -> list[Tensor]:
+    return [tokens[start : start + CHUNK].to(arithmetic.device) for start in range(0, len(tokens), CHUNK)]

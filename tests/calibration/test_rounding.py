@@ -1,0 +1,57 @@
+"""Weights rounded to FP16 neighbours; filters keep their sum."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from numpy.typing import NDArray
+
+from calibration.rounding import nearest, sum_preserving
+
+ULP = 2.0**-10  # the distance of FP16 values between 1 and 2
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [
+        ([0.4, 0.4, 0.4], [0, 0, 1]),  # nearest errs by 1.2 steps; turning one leaves 0.2
+        ([0.5, 0.0, 0.5], [1, 0, 0]),  # exactly in the middle twice: one each way
+        ([0.1, 0.1, 0.1], [0, 0, 0]),  # an error of 0.3 is less than any turn would leave
+        ([0.7, 0.6, 0.6], [0, 1, 1]),  # any one of them turned leaves 0.1; see the order below
+        ([1.0, 2.0, 3.0], [1, 2, 3]),
+    ],
+)
+def test_by_hand(steps: list[float], expected: list[int]) -> None:
+    """Weights are 1 + steps x ULP; which of equal candidates turns is not fixed, so sums and neighbours are compared."""
+    rounded = (sum_preserving(np.array([[1 + step * ULP for step in steps]])) - 1).astype(np.float64)[0] / ULP
+    assert rounded.sum() == pytest.approx(sum(expected))
+    assert all(abs(value - step) < 1 for value, step in zip(rounded, steps, strict=True))
+
+
+ROWS = hnp.arrays(np.float32, hnp.array_shapes(min_dims=2, max_dims=2, max_side=9), elements=st.floats(-8, 8, width=32))
+
+
+@settings(max_examples=100, deadline=None)
+@given(ROWS)
+def test_neighbours_and_a_better_sum(weights: NDArray[np.float32]) -> None:
+    exact = weights.astype(np.float64)
+    near, kept = nearest(weights).astype(np.float64), sum_preserving(weights).astype(np.float64)
+    spacing = np.spacing(np.maximum(np.abs(near), np.abs(kept)).astype(np.float16)).astype(np.float64)
+    assert (np.abs(kept - exact) <= spacing).all()
+    assert (kept[near == exact] == near[near == exact]).all()
+    before, after = (np.abs((value - exact).sum(axis=1)) for value in (near, kept))
+    assert (after <= before + 1e-12).all()
+
+
+def test_a_flat_picture_keeps_its_brightness() -> None:
+    """A filter answers an even area with its sum: over 500 filters the error falls to well under half."""
+    filters = np.random.default_rng(0).normal(0.1, 0.05, (500, 9)).astype(np.float32)
+    exact = filters.astype(np.float64).sum(axis=1)
+    errors = [
+        np.abs(rounded.astype(np.float64).sum(axis=1) - exact).mean()
+        for rounded in (nearest(filters), sum_preserving(filters))
+    ]
+    assert errors[1] < 0.4 * errors[0]

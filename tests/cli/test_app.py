@@ -1,0 +1,137 @@
+"""The frame of the command line: what it imports, how it fails, and with which exit code."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+from edge_ad import __version__
+from edge_ad.cli import app as app_module
+from edge_ad.cli.app import COMMANDS, app, main
+from edge_ad.errors import BadInput, DeviceFault, EdgeAdError, GateRefused
+
+HEAVY = ("torch", "cv2", "onnxruntime", "onnx", "sklearn", "matplotlib", "numpy", "pydantic", "rich")
+
+
+def python(*arguments: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=folder, timeout=120)
+
+
+def test_the_frame_imports_nothing_heavy() -> None:
+    code = f"import sys, edge_ad.cli.app; print([name for name in {HEAVY} if name in sys.modules])"
+    done = python("-c", code)
+    assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
+
+
+def test_help_lists_every_command_in_one_line() -> None:
+    done = python("-m", "edge_ad", "--help")
+    assert done.returncode == 0
+    for name, _, summary in COMMANDS:
+        assert any(line.split()[:1] == [name] for line in done.stdout.splitlines()), name
+        assert summary.split()[0] in done.stdout
+
+
+@pytest.mark.parametrize("name", [name for name, _, _ in COMMANDS])
+def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([name, "--help"]) == 0
+    assert f"edge-ad {name}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
+def test_help_is_the_answer_to_nothing(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 0
+    assert "Usage: edge-ad" in capsys.readouterr().out
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.strip() == f"edge-ad {__version__}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["trian"], ["unknown command 'trian'", "train, evaluate"]),
+        (["--nonsense"], ["--nonsense", "--version"]),
+        (["init", "--presett", "fast"], ["--presett", "--preset", "--data", "--camera"]),
+        (["init", "--preset"], ["--preset", "argument"]),
+        (["init", "extra"], ["extra", "edge-ad init --help"]),
+    ],
+)
+def test_usage_errors_are_one_sentence(
+    arguments: list[str], words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    stdout, stderr = capsys.readouterr()
+    assert stdout == ""
+    assert stderr.startswith("error: ")
+    assert stderr.count("\n") == 1
+    for word in words:
+        assert word in stderr
+
+
+def raising(error: BaseException) -> typer.Typer:
+    single = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=None)
+
+    @single.command()
+    def command() -> None:
+        raise error
+
+    return single
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "stderr"),
+    [
+        (BadInput("a: b;\nsay c"), 2, "error: a: b; say c\n"),
+        (DeviceFault("no camera 0"), 3, "error: no camera 0\n"),
+        (GateRefused("parity 3.2"), 4, "error: parity 3.2\n"),
+        (EdgeAdError("other"), 1, "error: other\n"),
+        (MemoryError("8 GiB"), 3, "error: out of memory (8 GiB): close other programs or choose a smaller preset\n"),
+        (KeyboardInterrupt(), 130, ""),
+        (typer.Abort(), 130, ""),
+        (typer.Exit(3), 3, ""),
+    ],
+)
+def test_errors_become_exit_codes(
+    error: BaseException, code: int, stderr: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(app_module, "app", raising(error))
+    assert main([]) == code
+    assert capsys.readouterr().err == stderr
+
+
+def test_a_fault_of_the_program_stays_loud(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app_module, "app", raising(ZeroDivisionError("a bug")))
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        main([])
+
+
+def test_a_fault_of_the_program_leaves_a_traceback_and_exit_code_1() -> None:
+    code = (
+        "import sys, edge_ad.cli.app as frame\n"
+        "@frame.app.command('break')\n"
+        "def command() -> None:\n    raise ZeroDivisionError('a bug')\n"
+        "sys.exit(frame.main(['break']))\n"
+    )
+    done = python("-c", code)
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert "ZeroDivisionError: a bug" in done.stderr
+
+
+def test_the_installed_command_ends_with_the_exit_code(tmp_path: Path) -> None:
+    (tmp_path / "edge-ad.toml").write_text("")
+    done = python("-m", "edge_ad", "init", "--yes", folder=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: edge-ad.toml exists already")
+    assert "Traceback" not in done.stderr
+
+
+def test_commands_are_all_registered() -> None:
+    registered = [command.name for command in app.registered_commands]
+    assert registered == [name for name, _, _ in COMMANDS]

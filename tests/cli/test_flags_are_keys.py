@@ -1,0 +1,66 @@
+"""Every lasting flag is also a key of edge-ad.toml, and a flag wins over its key."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import typer
+
+from edge_ad.cli.app import app, main
+from edge_ad.config import COMMAND_TABLES, Config, command_defaults, parse_config
+from tests.fixtures.tiny_bundle import make_tiny_bundle
+
+# What one call asks for and no station would write down; the precision flags are the key engine.precision.
+OF_ONE_CALL = {"--json", "--help", "--fp16", "--fp32", "--int8", "--each"}
+OUT_OF_ONE_CALL = {"recalibrate"}
+
+
+def flags(command: str) -> dict[str, str]:
+    """Return the long flags of a command with the names of their parameters."""
+    parameters = typer.main.get_command(app).commands[command].params  # type: ignore[attr-defined]
+    return {name: parameter.name for parameter in parameters for name in parameter.opts if name.startswith("--")}
+
+
+@pytest.mark.parametrize("command", list(COMMAND_TABLES))
+def test_every_lasting_flag_is_a_key(command: str) -> None:
+    keys = {key for table in COMMAND_TABLES[command] for key in type(getattr(Config(), table)).model_fields}
+    exempt = OF_ONE_CALL | ({"--out"} if command in OUT_OF_ONE_CALL else set())
+    missing = {flag: name for flag, name in flags(command).items() if flag not in exempt and name not in keys}
+    assert not missing
+
+
+@pytest.mark.parametrize("command", list(COMMAND_TABLES))
+def test_tables_of_a_command_share_no_key(command: str) -> None:
+    keys = [key for table in COMMAND_TABLES[command] for key in type(getattr(Config(), table)).model_fields]
+    assert len(keys) == len(set(keys))
+
+
+def test_only_keys_in_the_file_become_defaults() -> None:
+    config = parse_config('[run]\ncamera = 0\nevents = "e.jsonl"\n[engine]\nprecision = "fp32"\n')
+    defaults = command_defaults(config)
+    assert defaults["run"] == {"camera": ["0"], "events": "e.jsonl", "precision": "fp32"}
+    assert defaults["benchmark"] == {"precision": "fp32"}
+    assert defaults["train"] == {}
+
+
+@pytest.mark.parametrize(("arguments", "frames"), [([], 3), (["--frames", "2"], 2)])
+def test_a_flag_wins_over_its_key(
+    arguments: list[str], frames: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    bundle = make_tiny_bundle(tmp_path / "runs" / "tiny.edgead")
+    Path("edge-ad.toml").write_text('[benchmark]\nframes = 3\n[engine]\nprecision = "fp32"\nbackend = "onnxruntime"\n')
+    assert main(["benchmark", str(bundle), "--json", "benchmark.json", *arguments]) == 0
+    assert json.loads(Path("benchmark.json").read_text())["frames"] == frames
+
+
+@pytest.mark.parametrize("command", list(COMMAND_TABLES))
+def test_a_fault_in_the_file_stops_every_command(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("edge-ad.toml").write_text("[run]\ncamra = 0\n")
+    assert main([command]) == 2
+    assert "did you mean 'camera'?" in capsys.readouterr().err

@@ -1,0 +1,146 @@
+"""The demonstration: its folder, its tables, and the whole of it once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from edge_ad.bundle import open_bundle
+from edge_ad.cli.app import main
+from edge_ad.data.line_sequence import FrameTruth
+from edge_ad.data.synthetic_line import kind_of, write_line
+from edge_ad.demo.plan import FULL, QUICK, Plan
+from edge_ad.demo.road import evaluation_counts
+from edge_ad.demo.verdicts import Judged, count_verdicts, judge_video, read_truth, tell_counts, verdict_table
+from edge_ad.demo.workplace import MARKER, clear, difficulty, open_workplace
+from edge_ad.errors import BadInput
+from edge_ad.inspection.verdict import Verdict
+from tests.fixtures.tiny_bundle import make_tiny_bundle
+
+SMALL = {"train": 12, "validation": 2, "test_good": 6, "test_logical": 6, "test_structural": 4}
+
+
+@pytest.fixture(scope="module")
+def line(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_line(tmp_path_factory.mktemp("line"), size=64, video_frames=20, **SMALL)
+
+
+def judged(defect: str, verdict: Verdict) -> Judged:
+    return Judged(FrameTruth(frame=0, part=0, kind=kind_of(defect), defect=defect, seed=0), verdict)
+
+
+TRAYS = [
+    judged("good", "OK"), judged("good", "OK"), judged("good", "WARN"), judged("good", "NG"), judged("good", "NONE"),
+    judged("missing", "NG"), judged("missing", "OK"), judged("scratch", "WARN"), judged("scratch", "NONE"),
+]  # fmt: skip
+
+
+def test_the_full_demonstration_is_large_enough_to_mean_something() -> None:
+    assert FULL.test_good >= 200
+    assert FULL.test_logical + FULL.test_structural >= 200
+    assert QUICK.video_frames < FULL.video_frames
+    assert set(FULL.line()) == set(FULL.to_json()) - {"steps"}
+
+
+def test_the_table_has_a_row_a_defect_with_goods_first() -> None:
+    rows = [line.split() for line in verdict_table(TRAYS)]
+    assert rows == [
+        ["truth", "kind", "trays", "OK", "WARN", "NG", "NONE"],
+        ["good", "good", "5", "2", "1", "1", "1"],
+        ["missing", "logical", "2", "1", "0", "1", "0"],
+        ["scratch", "structural", "2", "0", "1", "0", "1"],
+    ]
+
+
+def test_none_counts_as_neither_found_nor_bothered() -> None:
+    counts = count_verdicts(TRAYS)
+    assert counts == {
+        "goods": 5, "goods_ng": 1, "goods_ng_or_warn": 2, "anomalies": 4, "anomalies_ng": 1, "anomalies_ng_or_warn": 2,
+    }  # fmt: skip
+    assert tell_counts(counts) == [
+        "anomalies NG or WARN: 2 of 4 (50.0%)",
+        "goods NG: 1 of 5 (20.0%); goods NG or WARN: 2 of 5 (40.0%)",
+    ]
+    assert tell_counts(count_verdicts([]))[0] == "anomalies NG or WARN: none shown"
+
+
+def test_the_counts_of_an_evaluation_add_both_kinds() -> None:
+    figures = {
+        "false_reject": {"count": 3, "warn_count": 9, "of": 200},
+        "found": {"logical": {"count": 100, "warn_count": 110, "of": 120}, "structural": None},
+    }
+    counts = evaluation_counts(figures)
+    assert counts == {
+        "goods": 200, "goods_ng": 3, "goods_ng_or_warn": 9, "anomalies": 120, "anomalies_ng": 100,
+        "anomalies_ng_or_warn": 110,
+    }  # fmt: skip
+
+
+def test_every_tray_of_the_video_gets_a_verdict_and_an_event(line: Path, tmp_path: Path) -> None:
+    bundle = open_bundle(make_tiny_bundle(tmp_path / "tiny.edgead"))
+    trays, latency_ms = judge_video(bundle, line, tmp_path / "events.jsonl")
+    assert [tray.truth for tray in trays] == read_truth(line / "video_truth.jsonl")
+    assert latency_ms > 0
+    events = [json.loads(text) for text in (tmp_path / "events.jsonl").read_text().splitlines()]
+    assert [(event["frame"], event["verdict"]) for event in events] == [(i, t.verdict) for i, t in enumerate(trays)]
+
+
+def test_a_truth_that_does_not_fit_is_told(line: Path, tmp_path: Path) -> None:
+    bundle = open_bundle(make_tiny_bundle(tmp_path / "tiny.edgead"))
+    (tmp_path / "video.mkv").symlink_to(line / "video.mkv")
+    (tmp_path / "video_truth.jsonl").write_text((line / "video_truth.jsonl").read_text().rsplit("{", 1)[0])
+    with pytest.raises(BadInput, match="20 frames, but its truth has 19"):
+        judge_video(bundle, tmp_path, tmp_path / "events.jsonl")
+
+
+def test_difficulty_gives_two_areas(line: Path) -> None:
+    found = difficulty(line)
+    assert set(found) == {"colour_histogram", "mean_difference"}
+    assert all(0 <= value <= 1 for value in found.values())
+
+
+def test_an_earlier_demonstration_is_replaced_and_nothing_else(tmp_path: Path) -> None:
+    folder = tmp_path / "demo"
+    open_workplace(folder, Plan(), 0)
+    (folder / "line").mkdir()
+    (folder / "line" / "old.png").touch()
+    (folder / "mine.txt").write_text("kept")
+    open_workplace(folder, Plan(), 1)
+    assert sorted(path.name for path in folder.iterdir()) == [MARKER, "mine.txt"]
+    assert json.loads((folder / MARKER).read_text())["seed"] == 1
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "line").mkdir()
+    with pytest.raises(BadInput, match="not an earlier demonstration"):
+        clear(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(BadInput, match="is a file"):
+        clear(tmp_path / "file")
+    assert (tmp_path / "line").is_dir()
+
+
+def test_data_only_writes_the_line_and_stops(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["demo", "--data-only", str(tmp_path / "data"), "--quick"]
+    assert main(arguments) == 0
+    root = tmp_path / "data" / "kit_tray"
+    assert str(root) in capsys.readouterr().out
+    assert len(list((root / "train" / "good").glob("*.png"))) == QUICK.train
+    assert len(list((root / "test" / "good").glob("*.png"))) == QUICK.test_good
+    assert len(read_truth(root / "video_truth.jsonl")) == QUICK.video_frames
+    assert main(arguments) == 2
+    assert "already holds pictures" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_whole_road(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "--quick", "--out", str(tmp_path / "demo")]) == 0
+    printed = capsys.readouterr().out
+    for words in ("colour histogram", "tolerance", "goods NG or WARN", "AUROC", "report.html"):
+        assert words in printed
+    figures = json.loads((tmp_path / "demo" / MARKER).read_text())
+    assert figures["video"]["goods"] + figures["video"]["anomalies"] == QUICK.video_frames
+    assert figures["evaluation"]["counts"]["goods"] == QUICK.test_good
+    assert (tmp_path / "demo" / "report" / "report.html").stat().st_size > 10_000

@@ -1,0 +1,63 @@
+"""The figures of the benchmark: arithmetic by hand, and one short run for real."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edge_ad.bundle import Bundle, open_bundle
+from edge_ad.engines.benchmark import benchmark, peak_rss_mb, quantiles
+from edge_ad.engines.pipeline import Pipeline
+from edge_ad.errors import BadInput
+from tests.fixtures.tiny_bundle import make_tiny_bundle
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return open_bundle(make_tiny_bundle(tmp_path_factory.mktemp("bundle") / "tiny.edgead"))
+
+
+def test_quantiles_by_hand() -> None:
+    """Of 0, 1, ... 100 every percentile is its own number; of one value all are that value."""
+    assert quantiles([float(100 - value) for value in range(101)]) == {"p50": 50, "p90": 90, "p99": 99, "max": 100}
+    assert quantiles([1.23456]) == {"p50": 1.235, "p90": 1.235, "p99": 1.235, "max": 1.235}
+
+
+def test_memory_is_read_from_the_kernel(tmp_path: Path) -> None:
+    status = tmp_path / "status"
+    status.write_text("Name:\tpython\nVmHWM:\t  250000 kB\nVmRSS:\t  100 kB\n")
+    assert peak_rss_mb(status) == pytest.approx(256.0)
+    assert peak_rss_mb(tmp_path / "absent") > 10
+
+
+def test_a_run(bundle: Bundle) -> None:
+    report = benchmark(bundle, lambda: Pipeline(bundle, threads=1), frames=20)
+    value = report.to_json()
+    assert list(value) == [
+        "backend",
+        "precision",
+        "preset",
+        "frames",
+        "engine_ms",
+        "end_to_end_ms",
+        "stages_ms",
+        "rss_mb",
+        "first_verdict_s",
+    ]
+    assert (value["backend"], value["precision"]) == ("onnxruntime", "fp32")
+    assert (value["preset"], value["frames"]) == ("fast", 20)
+    graphs = ["teacher", "efficientad", "tokenizer", "lavit", "fusion"]
+    assert list(value["stages_ms"]) == ["resize", "upload", *graphs, "download", "verdict"]
+    for times in (value["engine_ms"], value["end_to_end_ms"], *value["stages_ms"].values()):
+        assert list(times) == ["p50", "p90", "p99", "max"]
+        assert 0 <= times["p50"] <= times["p90"] <= times["p99"] <= times["max"]
+    # a frame from the camera includes the resize, so the slowest of them took at least as long as the slowest engine
+    assert value["end_to_end_ms"]["max"] >= value["engine_ms"]["max"] > 0
+    assert 10 < value["rss_mb"] < 5000
+    assert value["first_verdict_s"] >= 0
+
+
+def test_no_frames(bundle: Bundle) -> None:
+    with pytest.raises(BadInput, match="--frames is 0"):
+        benchmark(bundle, lambda: Pipeline(bundle, threads=1), frames=0)

@@ -1,0 +1,85 @@
+"""The build path, compiled for real with TensorRT for RTX, which needs no GPU."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import onnx
+import pytest
+import tensorrt_rtx
+from onnx import TensorProto, helper
+
+from calibration.half import to_half
+from edge_ad.engines.tensorrt_build import build_engine, compile_check, strongly_typed
+from edge_ad.errors import BadInput, DeviceFault
+from tests.fixtures.tiny_graphs import tiny_graphs
+
+GRAPHS = tiny_graphs(preset="paper") | {"teacher": tiny_graphs()["teacher"]}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("name", sorted(GRAPHS))
+def test_every_graph_compiles(name: str, precision: str) -> None:
+    graph = to_half(GRAPHS[name]) if precision == "fp16" and name != "fusion" else GRAPHS[name]
+    plan = build_engine(tensorrt_rtx, graph, precision, name)
+    assert len(plan) > 10_000
+    assert compile_check(graph, precision, name) > 10_000
+
+
+def test_the_network_is_strongly_typed() -> None:
+    """Adding an FP16 to an FP32 tensor is an error with strong typing, where weak typing would cast."""
+    make = helper.make_tensor_value_info
+    nodes = [
+        helper.make_node("Cast", ["x"], ["h"], name="/cast", to=TensorProto.FLOAT16),
+        helper.make_node("Add", ["h", "x"], ["y"], name="/mixed"),
+    ]
+    values = [make(name, TensorProto.FLOAT, [4]) for name in "xy"]
+    graph = helper.make_graph(nodes, "g", values[:1], values[1:])
+    data = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10).SerializeToString()
+    with pytest.raises((BadInput, DeviceFault), match=r"(?i)type"):
+        build_engine(tensorrt_rtx, data, "fp32", "mixed")
+
+
+def test_a_parser_error_names_the_node() -> None:
+    make = helper.make_tensor_value_info
+    nodes = [
+        helper.make_node("NonZero", ["x"], ["i"], name="/stage/nonzero"),
+        helper.make_node("Cast", ["i"], ["y"], to=TensorProto.FLOAT),
+    ]
+    values = [make("x", TensorProto.FLOAT, [4]), make("y", TensorProto.FLOAT, [1, None])]
+    graph = helper.make_graph(nodes, "g", values[:1], values[1:])
+    model: onnx.ModelProto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    with pytest.raises(BadInput, match=r"cannot read the graph 'teacher': node /stage/nonzero \(NonZero\)") as caught:
+        build_engine(tensorrt_rtx, model.SerializeToString(), "fp32", "teacher")
+    assert "\n" not in str(caught.value)
+
+
+def test_bytes_that_are_no_model() -> None:
+    with pytest.raises(BadInput, match="cannot read the graph 'graph'"):
+        compile_check(b"no model")
+
+
+def module(version: str, name: str = "tensorrt") -> Any:
+    return SimpleNamespace(__version__=version, __name__=name)
+
+
+@pytest.mark.parametrize(
+    ("trt", "strong"),
+    [
+        (module("10.3.0"), False),
+        (module("10.11.0.33"), False),
+        (module("10.12.0"), True),
+        (module("10.16.2.10"), True),
+        (module("11.4.1"), True),
+        (module("1.7.1.116", "tensorrt_rtx"), True),
+    ],
+)
+def test_typing_by_version(trt: Any, strong: bool) -> None:
+    assert strongly_typed(trt) is strong
+
+
+@pytest.mark.parametrize("version", ["8.5.2", "8.6.2.3", "10.0.1"])
+def test_versions_below_the_floor_are_told_to_upgrade(version: str) -> None:
+    with pytest.raises(BadInput, match=f"TensorRT {version} is too old.*JetPack 6.1"):
+        build_engine(module(version), GRAPHS["teacher"], "fp32")

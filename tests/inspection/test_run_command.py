@@ -1,0 +1,108 @@
+"""`edge-ad run` as a process: exit codes, signals, what goes to which stream, and what is imported."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.camera.pictures import write_video
+from tests.fixtures.tiny_bundle import make_tiny_bundle, tiny_image
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def station(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a bundle under runs/, a video and an edge-ad.toml."""
+    folder = tmp_path_factory.mktemp("station")
+    (folder / "runs" / "one").mkdir(parents=True)
+    make_tiny_bundle(folder / "runs" / "one" / "tiny.edgead")
+    write_video(folder / "clip.mkv", [tiny_image(9000 + index, blob=index % 2 == 0) for index in range(6)])
+    (folder / "edge-ad.toml").write_text('[run]\ncamera = "clip.mkv"\n')
+    return folder
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "edge_ad", "run", *arguments]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
+
+
+def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(*arguments), cwd=folder, env=environment(), capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def test_without_arguments_the_folder_tells_all(station: Path) -> None:
+    done = run(station)
+    assert done.returncode == 0, done.stderr
+    assert "clip.mkv" in done.stdout
+    assert "onnxruntime fp32" in done.stdout
+    assert "\x1b" not in done.stderr  # no live line where there is no terminal
+
+
+def test_events_on_standard_output_stand_alone(station: Path) -> None:
+    done = run(station, "--camera", "clip.mkv", "--events", "-", "--max-frames", "4")
+    assert done.returncode == 0, done.stderr
+    assert [json.loads(line)["frame"] for line in done.stdout.splitlines()] == [0, 1, 2, 3]
+    assert "captured" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (["--camera", "97"], 3, "/dev/video97 does not exist"),
+        (["--camera", "missing.mp4"], 2, "missing.mp4 does not exist"),
+        (["--camera", "http://x"], 2, "unknown scheme 'http'"),
+        (["--camera", "runs"], 2, "holds no image"),
+        (["missing.edgead"], 2, "missing.edgead"),
+        (["--max-frames", "0"], 2, "max-frames"),
+    ],
+)
+def test_mistakes_end_in_one_sentence(station: Path, arguments: list[str], code: int, told: str) -> None:
+    done = run(station, *arguments)
+    assert done.returncode == code
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_signals_end_in_good_order(station: Path, tmp_path: Path, number: signal.Signals, code: int) -> None:
+    events = tmp_path / "events.jsonl"
+    uri = "synthetic://line?frames=100000&fps=20"
+    arguments = command("--camera", uri, "--realtime", "--events", str(events), "--save", str(tmp_path / "out"))
+    with subprocess.Popen(
+        arguments, cwd=station, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and (not events.exists() or events.read_text().count("\n") < 5):
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=30)
+    assert process.returncode == code, err
+    lines = events.read_text().splitlines()
+    assert len(lines) >= 5
+    assert all(json.loads(line)["verdict"] in ("OK", "WARN", "NG", "NONE") for line in lines)
+    assert "captured" in out
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["synthetic_line.mp4"]
+
+
+def test_the_loop_imports_no_training_code() -> None:
+    code = (
+        "import sys, edge_ad.inspection.loop, edge_ad.inspection.api, edge_ad.cli.run;"
+        "print([name for name in ('torch', 'matplotlib', 'sklearn', 'onnx') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

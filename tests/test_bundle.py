@@ -1,0 +1,118 @@
+"""Bundle files: what goes in comes out, and every way to spoil one gives one sentence."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from edge_ad.bundle import BundleContents, open_bundle, write_bundle
+from edge_ad.errors import BadInput
+from edge_ad.files import sha256_bytes
+from tests.fixtures.plain_bundle import NOON, plain_contents
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp("bundle") / "tray.edgead"
+    write_bundle(target, plain_contents(), NOON)
+    return target
+
+
+def assert_equal(a: BundleContents, b: BundleContents) -> None:
+    for name in ("name", "preset", "settings", "image_size", "parent", "graphs", "thresholds"):
+        assert getattr(a, name) == getattr(b, name), name
+    pairs: list[tuple[NDArray[Any], NDArray[Any]]] = [
+        (a.masks, b.masks),
+        (a.golden.images, b.golden.images),
+        (a.golden.raw, b.golden.raw),
+    ]
+    pairs += [(array, b.statistics.arrays()[name]) for name, array in a.statistics.arrays().items()]
+    assert list(a.raw_scores) == list(b.raw_scores)
+    pairs += [(array, b.raw_scores[name]) for name, array in a.raw_scores.items()]
+    for left, right in pairs:
+        assert left.dtype == right.dtype
+        np.testing.assert_array_equal(left, right)
+
+
+def test_what_goes_in_comes_out(path: Path) -> None:
+    bundle = open_bundle(path)
+    assert_equal(bundle.contents(), plain_contents())
+    assert bundle.graphs == ("teacher", "lavit", "fusion")
+    assert bundle.sha256 == sha256_bytes(path.read_bytes())
+    assert bundle.created == "2024-05-01T12:00:00Z"
+    assert bundle.report == {"losses": [0.5, 0.25], "where": os.path.join("x", "y"), "table": [0, 1, 2]}
+    assert bundle.manifest["members"]["graphs/teacher.onnx"] == {"sha256": sha256_bytes(b"t" * 300), "bytes": 300}
+    with pytest.raises(BadInput, match="no graph 'tokenizer'; it has teacher, lavit, fusion"):
+        bundle.graph("tokenizer")
+
+
+def test_equal_contents_give_equal_bytes(path: Path, tmp_path: Path) -> None:
+    sha256 = write_bundle(tmp_path / "again.edgead", open_bundle(path).contents(), NOON)
+    assert sha256 == open_bundle(path).sha256
+    assert (tmp_path / "again.edgead").read_bytes() == path.read_bytes()
+    assert [file.name for file in tmp_path.iterdir()] == ["again.edgead"]
+
+
+def test_members_can_be_packed_again_by_other_tools(path: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(tmp_path / "b.edgead", "w", zipfile.ZIP_DEFLATED) as new:
+        for name in reversed(old.namelist()):
+            new.writestr(name, old.read(name))
+    assert_equal(open_bundle(tmp_path / "b.edgead").contents(), plain_contents())
+
+
+def test_a_graph_swapped_after_opening_is_noticed(path: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "b.edgead"
+    copy.write_bytes(path.read_bytes())
+    bundle = open_bundle(copy)
+    write_bundle(copy, plain_contents(graphs={"teacher": b"evil", "lavit": b"", "fusion": b""}), NOON)
+    with pytest.raises(BadInput, match="changed while in use"):
+        bundle.graph("teacher")
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(flips=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(1, 255)), min_size=1, max_size=4))
+def test_flipped_bits_never_crash_or_load_something_else(
+    flips: list[tuple[float, int]], path: Path, tmp_path: Path
+) -> None:
+    data = bytearray(path.read_bytes())
+    for place, bits in flips:
+        data[int(place * len(data))] ^= bits
+    flipped = tmp_path / "b.edgead"
+    flipped.write_bytes(data)
+    try:
+        bundle = open_bundle(flipped)
+    except BadInput:
+        return
+    assert_equal(bundle.contents(), plain_contents())  # only dates and the like, which nobody reads, were hit
+
+
+REFUSED_CONTENTS: list[tuple[dict[str, Any], str]] = [
+    ({"name": "a/b"}, "'name' must be"),
+    ({"image_size": (8, 0)}, "'image_size' must be"),
+    ({"image_size": (8, 8)}, "golden.npz: images has shape"),
+    ({"graphs": {"teacher": b""}}, "lacks the graph 'fusion'"),
+    ({"graphs": {"teacher": b"", "fusion": b"", "x": b""}}, "unknown graph 'x'"),
+    ({"masks": np.zeros((2, 4))}, "masks.npy is float64"),
+    ({"raw_scores": {}}, "raw_scores.npz is empty"),
+    ({"raw_scores": {"a/b": np.zeros((2, 5), np.float32)}}, "split 'a/b'"),
+    ({"raw_scores": {"normalise": np.zeros((2, 5))}}, "float64, but must be float32"),
+    ({"parent": "x"}, "'parent' must be"),
+    ({"report": {"loss": float("nan")}}, "the report cannot be written as JSON"),
+    ({"settings": {"x": object()}}, "object has no JSON form"),
+]
+
+
+@pytest.mark.parametrize(("changes", "told"), REFUSED_CONTENTS)
+def test_what_could_not_be_opened_is_not_written(changes: dict[str, Any], told: str, tmp_path: Path) -> None:
+    with pytest.raises(BadInput) as caught:
+        write_bundle(tmp_path / "b.edgead", plain_contents(**changes))
+    assert told in str(caught.value)
+    assert not list(tmp_path.iterdir())

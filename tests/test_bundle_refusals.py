@@ -1,0 +1,252 @@
+"""Every way to spoil a bundle gives one sentence."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import stat
+import struct
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from edge_ad.bundle import open_bundle, safe_zip, write_bundle
+from edge_ad.errors import BadInput
+from edge_ad.files import sha256_bytes
+from tests.fixtures.plain_bundle import NOON, plain_contents
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp("bundle") / "tray.edgead"
+    write_bundle(target, plain_contents(), NOON)
+    return target
+
+
+# Spoiling a bundle: each takes the members and the manifest apart, changes one thing and packs them again.
+
+Members = dict[str, bytes]
+
+
+def unpack(path: Path) -> Members:
+    with zipfile.ZipFile(path) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def rehash(members: Members, /, **manifest_changes: Any) -> Members:
+    """Give every member its right hash again, as a forger would."""
+    manifest = json.loads(members["manifest.json"])
+    others = {name: data for name, data in members.items() if name != "manifest.json"}
+    manifest["members"] = {name: {"sha256": sha256_bytes(data), "bytes": len(data)} for name, data in others.items()}
+    manifest = {**manifest, **manifest_changes}
+    return {"manifest.json": json.dumps({k: v for k, v in manifest.items() if v != "gone"}).encode(), **others}
+
+
+def npy(array: NDArray[Any], **options: Any) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, array, **options)
+    return stream.getvalue()
+
+
+def npz(**arrays: NDArray[Any]) -> bytes:
+    stream = io.BytesIO()
+    np.savez_compressed(stream, allow_pickle=True, **arrays)
+    return stream.getvalue()
+
+
+def statistics(**changes: NDArray[Any]) -> bytes:
+    return npz(**{**plain_contents().statistics.arrays(), **changes})
+
+
+def swapped(name: str, data: bytes) -> Callable[[Members], Members]:
+    return lambda members: rehash({**members, name: data})
+
+
+def manifest(**changes: Any) -> Callable[[Members], Members]:
+    return lambda members: rehash(members, **changes)
+
+
+def raw_manifest(text: str | bytes) -> Callable[[Members], Members]:
+    data = text.encode() if isinstance(text, str) else text
+    return lambda members: {**members, "manifest.json": data}
+
+
+def without(name: str) -> Callable[[Members], Members]:
+    return lambda members: {key: data for key, data in members.items() if key != name}
+
+
+FLOAT32 = np.float32
+HOLLOW = npy(np.zeros(3, np.float32))[:-4]  # promises more numbers than follow
+
+REFUSED: list[tuple[str, Callable[[Members], Members], str]] = [
+    ("no manifest", without("manifest.json"), "has no manifest.json"),
+    ("bad JSON", raw_manifest("{'a': 1}"), "manifest.json is not valid JSON"),
+    ("not UTF-8", raw_manifest(b'{"a": "\xff"}'), "not valid JSON"),
+    ("NaN in JSON", raw_manifest('{"schema": NaN}'), "NaN is not a number in JSON"),
+    ("key twice", raw_manifest('{"schema": 1, "schema": 2}'), "a key appears twice"),
+    ("deep JSON", raw_manifest("[" * 100_000), "not valid JSON"),
+    ("not an object", raw_manifest("[1]"), "must be a JSON object, but is a list"),
+    ("large manifest", raw_manifest(b" " * (5 << 20)), "larger than the 4 MiB allowed"),
+    ("other format", manifest(format="zip"), "does not say 'edge-ad bundle'"),
+    ("newer schema", manifest(schema=2), "has schema 2, but this edge-ad 0.1.0 reads schema 1: upgrade edge-ad"),
+    ("older schema", manifest(schema=0), "train the bundle again"),
+    ("odd schema", manifest(schema="1"), "'schema' must be a whole number"),
+    ("field missing", manifest(parent="gone"), "lacks 'parent'"),
+    ("bad name", manifest(name="../x"), "'name' must be 1 to 100 characters without slashes"),
+    ("bad preset", manifest(preset=7), "'preset' must be"),
+    ("bad settings", manifest(settings=[]), "'settings' must be a JSON object"),
+    ("bad size", manifest(image_size=[0, 8]), "'image_size' must be [height, width]"),
+    ("bad parent", manifest(parent="abc"), "'parent' must be null or a sha256"),
+    ("bad branches", manifest(branches=["logic"]), "'branches' must be structure, logic"),
+    ("bad thresholds", manifest(thresholds={"ng": 1}), "thresholds must be a JSON object"),
+    (
+        "thresholds crossed",
+        manifest(thresholds={**plain_contents().thresholds.to_json(), "warn": 99.0}),
+        "WARN threshold 99",
+    ),
+    ("no list", manifest(members=[]), "'members' must be a JSON object"),
+    ("bad entry", manifest(members={"masks.npy": {"sha256": "x", "bytes": 1}}), "must have a sha256"),
+    ("changed member", lambda m: {**m, "report.json": b"{}"}, "'report.json' does not match its hash"),
+    ("changed graph", lambda m: {**m, "graphs/lavit.onnx": b"?"}, "'graphs/lavit.onnx' does not match its hash"),
+    ("listed, absent", without("graphs/lavit.onnx"), "lacks the member 'graphs/lavit.onnx'"),
+    ("unlisted", lambda m: {**m, "more.txt": b"x"}, "'more.txt', which its manifest does not list"),
+    ("unknown member", swapped("more.txt", b"x"), "unknown member 'more.txt'"),
+    ("unknown graph", swapped("graphs/other.onnx", b"x"), "unknown member 'graphs/other.onnx'"),
+    ("part missing", lambda m: rehash(without("masks.npy")(m)), "does not list 'masks.npy'"),
+    ("no fusion", lambda m: rehash(without("graphs/fusion.onnx")(m)), "lacks the graph 'fusion'"),
+    ("pickle by name", swapped("model.pkl", pickle.dumps(1)), "may hold a pickle"),
+    ("torch by name", swapped("graphs/teacher.pt", b"x"), "may hold a pickle"),
+    ("pickle as array", swapped("masks.npy", pickle.dumps([1])), "masks.npy is damaged"),
+    ("object array", swapped("masks.npy", npy(np.array([{}]))), "holds Python objects (a pickle)"),
+    ("object in npz", swapped("statistics.npz", statistics(mean=np.array([{}] * 5))), "holds Python objects"),
+    ("text array", swapped("masks.npy", npy(np.array([["a"]]))), "must hold plain numbers"),
+    ("column order", swapped("masks.npy", npy(np.asfortranarray(np.eye(2, 4)))), "in row order"),
+    ("hollow array", swapped("masks.npy", HOLLOW), "its length does not match"),
+    ("torn header", swapped("masks.npy", HOLLOW.replace(b"(3,)", b"(3,(")), "masks.npy is damaged"),
+    ("huge", swapped("masks.npy", HOLLOW.replace(b"(3,), }      ", b"(9999999,), }")), "header promises [9999999]"),
+    ("structured", swapped("masks.npy", npy(np.zeros(2, [("a", "f4")]))), "must hold plain numbers"),
+    ("mask values", swapped("masks.npy", npy(np.full((2, 4), 0.5, FLOAT32))), "must hold only 0 and 1"),
+    ("mask dtype", swapped("masks.npy", npy(np.eye(2, 4))), "masks.npy is float64, but must be float32"),
+    ("mask shape", swapped("masks.npy", npy(np.zeros(4, FLOAT32))), "masks.npy has shape [4]"),
+    ("statistics names", swapped("statistics.npz", npz(mean=np.zeros(5, FLOAT32))), "exactly quantiles"),
+    ("statistics dtype", swapped("statistics.npz", statistics(mean=np.zeros(5))), "float64, but must be float32"),
+    ("statistics shape", swapped("statistics.npz", statistics(std=np.ones(4, FLOAT32))), "statistics 'std'"),
+    ("raw shape", swapped("raw_scores.npz", npz(normalise=np.zeros((3, 4), FLOAT32))), "shape [3, 4]"),
+    ("npz of others", swapped("raw_scores.npz", safe_zip.pack({"a.txt": b"x"})), "only arrays (*.npy)"),
+    ("no npz", swapped("raw_scores.npz", b"PK"), "raw_scores.npz is not a zip file"),
+    ("golden names", swapped("golden.npz", npz(images=np.zeros((1, 8, 6, 3), np.uint8))), "'images' and 'raw'"),
+    (
+        "golden size",
+        swapped("golden.npz", npz(images=np.zeros((1, 8, 8, 3), np.uint8), raw=np.zeros((1, 5), FLOAT32))),
+        "golden.npz: images has shape [1, 8, 8, 3], but must have [any, 8, 6, 3]",
+    ),
+    (
+        "golden count",
+        swapped("golden.npz", npz(images=np.zeros((1, 8, 6, 3), np.uint8), raw=np.zeros((2, 5), FLOAT32))),
+        "golden.npz: raw has shape [2, 5], but must have [1, 5]",
+    ),
+    (
+        "golden empty",
+        swapped("golden.npz", npz(images=np.zeros((0, 8, 6, 3), np.uint8), raw=np.zeros((0, 5), FLOAT32))),
+        "golden.npz holds no images",
+    ),
+    ("report", swapped("report.json", b"[]"), "report.json must be a JSON object"),
+    ("absolute path", swapped("/etc/x", b""), "unsafe path '/etc/x'"),
+    ("path escape", swapped("graphs/../../x", b""), "unsafe path"),
+    ("backslash", swapped("graphs\\x", b""), "unsafe path"),
+    ("drive", swapped("C:x", b""), "unsafe path"),
+    ("folder", swapped("graphs/", b""), "unsafe path"),
+]
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(BadInput) as caught:
+        open_bundle(path)
+    told = str(caught.value)
+    assert path.name in told
+    assert "\n" not in told
+    return told
+
+
+@pytest.mark.parametrize(("change", "told"), [row[1:] for row in REFUSED], ids=[row[0] for row in REFUSED])
+def test_spoilt_bundles_are_refused(
+    change: Callable[[Members], Members], told: str, path: Path, tmp_path: Path
+) -> None:
+    spoilt = tmp_path / "b.edgead"
+    spoilt.write_bytes(safe_zip.pack(change(unpack(path))))
+    assert told in refusal(spoilt)
+
+
+def test_files_that_are_no_zip_or_cut_short(path: Path, tmp_path: Path) -> None:
+    whole = path.read_bytes()
+    table = [
+        (b"", "is not a zip file"),
+        (b"hello", "is not a zip file"),
+        (b"x" + whole, "is not a zip file"),
+        (whole[:-1], "is cut short"),
+        (whole[: len(whole) // 2], "is cut short"),
+        (whole + b"x", "is cut short or has bytes after its end"),
+        (whole[:40] + whole[41:], "its directory does not end where the file does"),
+    ]
+    spoilt = tmp_path / "b.edgead"
+    for data, told in table:
+        spoilt.write_bytes(data)
+        assert told in refusal(spoilt)
+    assert "No such file" in refusal(tmp_path / "none.edgead")
+    assert "cannot read the bundle" in refusal(tmp_path)
+
+
+def add(path: Path, target: Path, info: zipfile.ZipInfo, data: bytes) -> None:
+    with zipfile.ZipFile(target, "w") as archive:
+        for name, member in unpack(path).items():
+            archive.writestr(name, member)
+        archive.writestr(info, data)
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_odd_entries_are_refused(path: Path, tmp_path: Path) -> None:
+    link, lzma = zipfile.ZipInfo("link"), zipfile.ZipInfo("packed")
+    link.external_attr = (stat.S_IFLNK | 0o777) << 16
+    lzma.compress_type = zipfile.ZIP_LZMA
+    table = [
+        (link, "is a link or special file"),
+        (lzma, "packed by method 14"),
+        (zipfile.ZipInfo("masks.npy"), "two members named 'masks.npy'"),
+    ]
+    for info, told in table:
+        add(path, tmp_path / "b.edgead", info, b"target")
+        assert told in refusal(tmp_path / "b.edgead")
+
+
+def deflated(path: Path, target: Path, name: str, data: bytes) -> None:
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+        for member, held in rehash({**unpack(path), name: data}).items():
+            archive.writestr(member, held)
+
+
+def test_size_bombs_are_refused_while_unpacking(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bomb = tmp_path / "b.edgead"
+    deflated(path, bomb, "graphs/lavit.onnx", bytes(40 << 20))
+    assert bomb.stat().st_size < 1 << 20
+    assert "over 200 times its packed size" in refusal(bomb)
+    monkeypatch.setattr(safe_zip, "RATIO_LIMIT", 10_000)
+    open_bundle(bomb)  # the ratio alone was at fault
+    monkeypatch.setattr(safe_zip, "TOTAL_LIMIT", 39 << 20)
+    assert "unpacks to more than the 39 MiB allowed" in refusal(bomb)
+    monkeypatch.setattr(safe_zip, "MEMBER_LIMIT", 16 << 20)
+    assert "says it has 40 MiB, but 16 MiB are allowed" in refusal(bomb)
+
+
+def test_a_bomb_whose_header_lies_is_refused(path: Path, tmp_path: Path) -> None:
+    bomb = tmp_path / "b.edgead"
+    deflated(path, bomb, "graphs/lavit.onnx", bytes(40 << 20))
+    data = bomb.read_bytes()
+    assert data.count(struct.pack("<L", 40 << 20)) == 2  # in the local header and in the directory
+    bomb.write_bytes(data.replace(struct.pack("<L", 40 << 20), struct.pack("<L", 500)))
+    assert "damaged" in refusal(bomb)

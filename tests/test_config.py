@@ -1,0 +1,122 @@
+"""edge-ad.toml: what is accepted, what is refused, and with which words."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from edge_ad.cli.init import render
+from edge_ad.config import Config, load_config, parse_config
+from edge_ad.errors import BadInput
+
+
+def test_an_absent_file_means_defaults(tmp_path: Path) -> None:
+    config = load_config(tmp_path / "edge-ad.toml")
+    assert config == Config()
+    assert config.train.preset == "fast"
+    assert config.run.camera == []
+    assert (config.thresholds.target_ng, config.thresholds.target_warn) == (0.01, 0.05)
+
+
+def test_values_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "edge-ad.toml"
+    path.write_text(
+        '[data]\npath = "data/good"\n[train]\npreset = "paper"\nsteps = 50\n'
+        '[engine]\nprecision = "fp16"\n[run]\ncamera = ["0", "line.mp4"]\nevents = "events.jsonl"\n'
+    )
+    config = load_config(path)
+    assert config.data.path == Path("data/good")
+    assert (config.train.preset, config.train.steps) == ("paper", 50)
+    assert config.engine.precision == "fp16"
+    assert config.engine.backend is None
+    assert config.run.camera == ["0", "line.mp4"]
+    assert config.run.events == Path("events.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [("0", ["0"]), ('"synthetic://line"', ["synthetic://line"]), ('[0, "a.mp4"]', ["0", "a.mp4"]), ("[]", [])],
+)
+def test_cameras_may_stand_alone_and_be_numbers(value: str, expected: list[str]) -> None:
+    assert parse_config(f"[run]\ncamera = {value}\n").run.camera == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[train]\npresett = 'fast'\n", ["unknown key 'presett' in [train]", "did you mean 'preset'?", "steps"]),
+        ("[training]\nsteps = 3\n", ["unknown key 'training' in the file", "did you mean 'train'?", "thresholds"]),
+        ("zzz = 3\n", ["unknown key 'zzz'", "data, train, thresholds, engine, run"]),
+        ("[train]\nsteps = 'many'\n", ["train.steps is 'many'", "integer"]),
+        ("[train]\nsteps = 0\n", ["train.steps is 0", "greater than or equal to 1"]),
+        ("[engine]\nprecision = 'fp8'\n", ["engine.precision is 'fp8'", "'fp32', 'fp16' or 'int8'"]),
+        ("[thresholds]\ntarget_ng = 2\n", ["thresholds.target_ng is 2", "less than 1"]),
+        ("[run]\ncamera = true\n", ["run.camera is True"]),
+        ("[run]\ncamera = [true]\n", ["run.camera is True"]),
+        ("data = 3\n", ["data is 3"]),
+        ("[train\n", ["not valid TOML"]),
+    ],
+)
+def test_faults_are_named(text: str, words: list[str]) -> None:
+    with pytest.raises(BadInput) as caught:
+        parse_config(text, "edge-ad.toml")
+    for word in ["edge-ad.toml", *words]:
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe[data]", b"[data]\npath = \x00"])
+def test_a_file_that_is_no_text_is_bad_input(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "edge-ad.toml"
+    path.write_bytes(content)
+    with pytest.raises(BadInput, match=r"edge-ad\.toml"):
+        load_config(path)
+
+
+def test_a_folder_in_place_of_the_file_is_bad_input(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="cannot read"):
+        load_config(tmp_path)
+
+
+def test_a_config_does_not_change() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        Config().train.steps = 3  # type: ignore[misc]
+
+
+ANSWERS = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs")), min_size=1)
+
+
+@given(data=ANSWERS, camera=ANSWERS)
+def test_what_init_writes_reads_back(data: str, camera: str) -> None:
+    config = parse_config(render(data, camera, "fast"))
+    assert config.data.path == Path(data)
+    assert config.run.camera == [camera]
+    assert config.train.preset == "fast"
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 5) | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+KEYS = ["path", "preset", "steps", "seed", "target_ng", "precision", "camera", "save", "other"]
+
+
+def refusal(text: str) -> str:
+    """Return why the text is refused, or nothing when it is accepted."""
+    try:
+        parse_config(text)
+    except BadInput as error:
+        return str(error)
+    return ""
+
+
+@given(table=st.sampled_from(list(Config.model_fields)), key=st.sampled_from(KEYS), value=JSON_VALUES)
+def test_any_value_is_accepted_or_told_in_a_sentence(table: str, key: str, value: Any) -> None:
+    told = refusal(f"[{table}]\n{key} = {json.dumps(value)}\n")
+    assert told == "" or told.startswith("edge-ad.toml")

@@ -1,0 +1,208 @@
+"""Recalibration of the tiny bundle with the real engine: what changes, what stays, what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from edge_ad import recalibration
+from edge_ad.bundle import Bundle, open_bundle, write_bundle
+from edge_ad.cli.app import main
+from edge_ad.data.images import read_image, resize
+from edge_ad.errors import BadInput
+from edge_ad.recalibration import recalibrate
+from edge_ad.scoring import fuse
+from tests.fixtures.tiny_bundle import Reference, make_tiny_bundle, tiny_contents, tiny_image
+
+GOODS = 40
+
+
+def write_goods(folder: Path, count: int = GOODS, light: float = 0.8, first: int = 7000) -> Path:
+    """Goods under other light and of another size than those of the tiny bundle."""
+    folder.mkdir(parents=True)
+    for index in range(count):
+        image = (tiny_image(first + index, size=(96, 80)) * light).clip(0, 255).astype(np.uint8)
+        assert cv2.imwrite(str(folder / f"{index:03d}.png"), image[:, :, ::-1])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def parent(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_bundle(tmp_path_factory.mktemp("parent") / "tiny.edgead")
+
+
+@pytest.fixture(scope="module")
+def goods(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_goods(tmp_path_factory.mktemp("goods") / "good")
+
+
+@pytest.fixture(scope="module")
+def child(parent: Path, goods: Path) -> Bundle:
+    return open_bundle(recalibrate(parent, goods, target_ng=0.01, target_warn=0.1))
+
+
+def test_graphs_weights_and_proof_stay(parent: Path, child: Bundle) -> None:
+    old, new = open_bundle(parent).contents(), child.contents()
+    assert child.parent == open_bundle(parent).sha256
+    assert child.path == parent.parent / "tiny-recalibrated-1.edgead"
+    assert new.graphs == old.graphs
+    assert (new.name, new.preset, new.settings, new.image_size) == (old.name, old.preset, old.settings, old.image_size)
+    for name in ("weight", "centre", "precision"):
+        np.testing.assert_array_equal(getattr(new.statistics, name), getattr(old.statistics, name))
+    np.testing.assert_array_equal(new.golden.images, old.golden.images)
+    np.testing.assert_array_equal(new.golden.raw, old.golden.raw)
+    np.testing.assert_array_equal(new.raw_scores["synthetic"], old.raw_scores["synthetic"])
+
+
+def reference_raw(bundle: Bundle, files: Sequence[Path]) -> NDArray[Any]:
+    """Raw scores by plain sessions, without the engines."""
+    contents = bundle.contents()
+    reference = Reference(dict(contents.graphs), contents.masks)
+    images = [resize(read_image(file), bundle.image_size) for file in files]
+    return np.stack([reference.raw(i, bundle.statistics.centre, bundle.statistics.precision) for i in images])
+
+
+def test_statistics_and_thresholds_come_from_the_two_halves(parent: Path, goods: Path, child: Bundle) -> None:
+    first, second = child.raw_scores["normalise"], child.raw_scores["threshold"]
+    assert (len(first), len(second)) == (GOODS // 2, GOODS // 2)
+    both = np.concatenate([first, second])
+    expected = reference_raw(open_bundle(parent), sorted(goods.iterdir()))
+    order, expected_order = np.lexsort(both.T), np.lexsort(expected.T)
+    np.testing.assert_allclose(both[order], expected[expected_order], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(child.statistics.mean, first.mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(child.statistics.std, first.std(axis=0, ddof=1), rtol=1e-4)
+    scores = np.sort(fuse(second, child.statistics)[1])
+    # 20 goods: NG at 1 % is unsupported, so the largest; WARN at 10 % is rank ceil(0.9 * 21) = 19
+    assert child.thresholds.ng == scores[-1]
+    assert child.thresholds.warn == scores[18]
+    assert child.thresholds.supported_ng == pytest.approx(1 / 21)
+    assert "20 goods cannot promise less than 4.8 %" in child.report["recalibration"]["thresholds"]
+
+
+def test_quantiles_come_from_the_maps_of_the_normalising_goods(parent: Path, goods: Path, child: Bundle) -> None:
+    contents = open_bundle(parent).contents()
+    reference = Reference(dict(contents.graphs), contents.masks)
+    (normalise, _), _ = recalibration._split(goods, seed=0)
+    for row, name in enumerate(("map_structure", "map_local", "map_global")):
+        images = (resize(read_image(file), contents.image_size) for file in normalise)
+        cells = np.concatenate([reference.tensors(image)[name].ravel() for image in images])
+        expected = np.quantile(cells, [0.9, 0.995])
+        np.testing.assert_allclose(child.statistics.quantiles[row], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_new_light_is_good_again(parent: Path, tmp_path: Path) -> None:
+    """Goods far brighter than before score high on the old bundle, and as usual on the new one."""
+    bright = write_goods(tmp_path / "bright", light=1.7)
+    path = recalibrate(parent, bright, tmp_path / "bright.edgead", target_ng=0.05, target_warn=0.1)
+    files = sorted(write_goods(tmp_path / "unseen", first=9000, light=1.7).iterdir())
+    unseen = [resize(read_image(file), open_bundle(parent).image_size) for file in files]
+    reference = Reference(dict(open_bundle(parent).contents().graphs), open_bundle(parent).masks)
+    rejected = []
+    for bundle in (open_bundle(parent), open_bundle(path)):
+        statistics = bundle.statistics
+        raw = np.stack([reference.raw(image, statistics.centre, statistics.precision) for image in unseen])
+        verdicts = [bundle.thresholds.verdict(float(score)) for score in fuse(raw, statistics)[1]]
+        rejected.append(verdicts.count("NG"))
+    assert rejected[0] >= 36
+    assert rejected[1] <= 8
+
+
+def test_recalibration_is_deterministic_and_numbered(parent: Path, goods: Path, child: Bundle, tmp_path: Path) -> None:
+    paths = [recalibrate(parent, goods, tmp_path) for _ in range(2)]
+    assert [path.name for path in paths] == ["tiny-recalibrated-1.edgead", "tiny-recalibrated-2.edgead"]
+    one, two = (open_bundle(path).manifest for path in paths)
+    assert one["members"] == two["members"]
+    grandchild = open_bundle(recalibrate(child.path, goods, tmp_path / "x.edgead"))
+    assert grandchild.parent == child.sha256
+    other = open_bundle(recalibrate(parent, goods, tmp_path / "y.edgead", seed=1))
+    assert other.thresholds != open_bundle(paths[0]).thresholds
+
+
+def test_dropped_branches_are_measured_too(goods: Path, tmp_path: Path) -> None:
+    bundle = make_tiny_bundle(tmp_path / "b.edgead", weight=(0, 0, 0.5, 0.5, 0))
+    child = open_bundle(recalibrate(bundle, goods, tmp_path / "c.edgead"))
+    assert child.statistics.active == ("local", "global")
+    assert (child.raw_scores["normalise"].std(axis=0) > 0).all()
+
+
+def test_near_duplicates_stay_in_one_half(tmp_path: Path) -> None:
+    folder = tmp_path / "good"
+    folder.mkdir()
+    for index in range(30):
+        random = np.random.default_rng(index // 3)
+        image = cv2.resize(random.integers(0, 256, (6, 6, 3), dtype=np.uint8), (96, 96))  # ten scenes, three shots each
+        assert cv2.imwrite(str(folder / f"{index:02d}.png"), image)
+    (normalise, threshold), skipped = recalibration._split(folder, seed=0)
+    scenes = [{int(path.stem) // 3 for path in half} for half in (normalise, threshold)]
+    assert not scenes[0] & scenes[1]
+    assert scenes[0] | scenes[1] == set(range(10))
+    assert (len(normalise), len(threshold), skipped) == (15, 15, [])
+
+
+def test_images_that_cannot_be_read_are_named_skipped_and_counted(parent: Path, tmp_path: Path) -> None:
+    folder = write_goods(tmp_path / "good", 14)
+    whole = (folder / "003.png").read_bytes()
+    (folder / "003.png").write_bytes(whole[: len(whole) // 2])
+    (folder / "007.png").write_bytes(b"no picture")
+    told = open_bundle(recalibrate(parent, folder, tmp_path / "c.edgead")).report["recalibration"]
+    assert sorted(entry["file"] for entry in told["skipped"]) == ["003.png", "007.png"]
+    assert sum(told["goods"].values()) == 12
+
+
+def test_refusals(parent: Path, goods: Path, tmp_path: Path) -> None:
+    few = write_goods(tmp_path / "few", 9)
+    (tmp_path / "empty").mkdir()
+    table: list[tuple[tuple[Any, ...], str]] = [
+        ((parent, few), "holds 9 good images"),
+        ((parent, tmp_path / "empty"), "no images"),
+        ((parent, tmp_path / "none"), "none"),
+        ((tmp_path / "none.edgead", goods), "cannot read the bundle"),
+        ((parent, goods, parent), "never overwritten"),
+        ((parent, goods, tmp_path / "x.zip"), "must end in .edgead"),
+        ((parent, goods, None, 0.0), "0 < NG <= WARN < 1"),
+        ((parent, goods, None, 0.2, 0.1), "0 < NG <= WARN < 1"),
+    ]
+    for arguments, told in table:
+        with pytest.raises(BadInput) as caught:
+            recalibrate(*arguments)
+        assert told in str(caught.value)
+    assert not list(tmp_path.glob("*.edgead"))
+
+
+def test_ten_goods_are_enough(parent: Path, tmp_path: Path) -> None:
+    child = open_bundle(recalibrate(parent, write_goods(tmp_path / "good", 10), tmp_path / "c.edgead"))
+    assert child.thresholds.goods == 5
+
+
+def test_progress_counts_to_the_end(parent: Path, goods: Path, tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    recalibrate(parent, goods, tmp_path / "c.edgead", progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(count, GOODS) for count in range(1, GOODS + 1)]
+
+
+def test_the_command(parent: Path, goods: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "new.edgead"
+    targets = ["--target-ng", "0.05", "--target-warn", "0.1"]
+    assert main(["recalibrate", str(parent), str(goods), "--out", str(out), *targets]) == 0
+    told = capsys.readouterr().out
+    assert "40 goods: 20 normalise the scores, 20 set the thresholds" in told
+    assert "of 20 goods would be rejected" in told
+    assert told.splitlines()[-1] == str(out)
+    assert open_bundle(out).thresholds.target_ng == 0.05
+    assert main(["recalibrate", str(parent), str(tmp_path / "none")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert "Traceback" not in error
+
+
+def test_a_report_of_the_training_is_kept(goods: Path, tmp_path: Path) -> None:
+    write_bundle(tmp_path / "b.edgead", replace(tiny_contents(), report={"steps": 7}))
+    child = open_bundle(recalibrate(tmp_path / "b.edgead", goods, tmp_path / "c.edgead"))
+    assert child.report["steps"] == 7

@@ -1,0 +1,165 @@
+"""Weights of branches, on goods and anomalies whose separation is known by construction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from edge_ad.errors import BadInput
+from edge_ad.scoring import choose_weights
+from edge_ad.scoring.weights import Trial
+
+GOODS, ANOMALIES, KINDS = 40, 200, 5
+SEEDS = range(12)
+
+Shift = Callable[[NDArray[Any], NDArray[Any]], None]
+
+
+def draw(seed: int, shift: Shift) -> tuple[NDArray[Any], NDArray[Any], list[str]]:
+    """Standard normal goods, and anomalies that ``shift`` moves by their kind 0..4."""
+    random = np.random.default_rng(seed)
+    goods, anomalies = random.normal(size=(GOODS, 5)), random.normal(size=(ANOMALIES, 5))
+    kinds = np.arange(ANOMALIES) % KINDS
+    shift(anomalies, kinds)
+    return goods, anomalies, [f"kind {kind}" for kind in kinds]
+
+
+def four_of_five(z: NDArray[Any], kinds: NDArray[Any]) -> None:
+    z[:, :4] += 1.5
+
+
+def four_perfect(z: NDArray[Any], kinds: NDArray[Any]) -> None:
+    z[:, :4] += 9.0
+
+
+def complementary(z: NDArray[Any], kinds: NDArray[Any]) -> None:
+    z[kinds < 2, 0] += 3.0
+    z[kinds >= 2, 1] += 3.0
+
+
+def one_strong_one_weak(z: NDArray[Any], kinds: NDArray[Any]) -> None:
+    z[:, 0] += 3.0
+    z[:, 1] += 0.6
+
+
+def backwards(z: NDArray[Any], kinds: NDArray[Any]) -> None:
+    z[:, :2] += 2.0
+    z[:, 2:] -= 2.0
+
+
+def all_alike(z: NDArray[Any], kinds: NDArray[Any]) -> None:
+    z += 1.0
+
+
+KEPT = [
+    (four_of_five, (0, 1, 2, 3)),
+    (four_perfect, (0, 1, 2, 3)),  # nothing to gain, yet noise goes and help stays
+    (complementary, (0, 1)),
+    (one_strong_one_weak, (0,)),
+    (backwards, (0, 1)),
+    (all_alike, (0, 1, 2, 3, 4)),
+]
+
+
+@pytest.mark.parametrize(("shift", "kept"), KEPT, ids=[shift.__name__ for shift, _ in KEPT])
+def test_branches_that_help_stay_and_others_get_nothing(shift: Shift, kept: tuple[int, ...]) -> None:
+    agreed = 0
+    for seed in SEEDS:
+        weight = choose_weights(*draw(seed, shift))
+        assert weight.dtype == np.float32
+        assert weight.sum() == pytest.approx(1, abs=1e-6)
+        agreed += tuple(np.flatnonzero(weight)) == kept
+    assert agreed >= len(SEEDS) - 1
+
+
+def test_equal_branches_mostly_keep_equal_weights() -> None:
+    equal = sum(np.ptp(choose_weights(*draw(seed, all_alike))) < 1e-6 for seed in SEEDS)
+    assert equal >= len(SEEDS) // 2
+
+
+def test_an_uneven_pair_gets_uneven_weights() -> None:
+    """Independent normals with shifts 2 and 0.8: the best weights have the ratio 2.5, the grid offers 2 and 4."""
+    random = np.random.default_rng(5)
+    goods, anomalies = random.normal(size=(1500, 5)), random.normal(size=(1500, 5))
+    goods[:, 2:], anomalies[:, 2:] = 0.0, 0.0
+    anomalies[:, :2] += (2.0, 0.8)
+    weight = choose_weights(goods, anomalies, ["one"] * 1500)
+    assert 1.9 < weight[0] / weight[1] < 4.1
+
+
+def test_macro_auroc_counts_every_kind_alike() -> None:
+    """A kind of 2 pictures weighs as much as one of 190; the reference counts pairs, ties half."""
+    random = np.random.default_rng(0)
+    goods = np.round(random.normal(size=(30, 5)), 1)
+    anomalies = np.round(random.normal(size=(192, 5)) + 0.5, 1)
+    kinds = ["rare"] * 2 + ["common"] * 190
+    weight = np.array([1.0, 0.5, 0, 0, 2.0])
+
+    def slow(members: range) -> float:
+        pairs = product(goods @ weight, anomalies[members.start : members.stop] @ weight)
+        return float(np.mean([1.0 if good < bad else 0.5 if good == bad else 0.0 for good, bad in pairs]))
+
+    expected = (slow(range(2)) + slow(range(2, 192))) / 2
+    trial = Trial(goods, anomalies, kinds, seed=0)
+    assert trial.macro(weight) == pytest.approx(expected, abs=1e-12)
+    assert trial.draws(weight).mean() == pytest.approx(expected, abs=0.03)
+
+
+def test_the_bootstrap_knows_the_standard_error_of_an_auroc() -> None:
+    """Against the spread of the AUROC over fresh samples; scores are one normal branch shifted by 1."""
+    weight = np.eye(5)[0]
+    estimates, spreads = [], []
+    for seed in range(200):
+        random = np.random.default_rng(seed)
+        goods, anomalies = np.zeros((40, 5)), np.zeros((60, 5))
+        goods[:, 0], anomalies[:, 0] = random.normal(size=40), random.normal(1.0, size=60)
+        trial = Trial(goods, anomalies, ["one"] * 60, seed)
+        estimates.append(trial.macro(weight))
+        spreads.append(trial.draws(weight).std(ddof=1))
+    assert np.mean(spreads) == pytest.approx(np.std(estimates, ddof=1), rel=0.15)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 3.0], ids=["nan", "inf", "constant"])
+def test_a_degenerate_branch_gets_nothing(bad: float) -> None:
+    goods, anomalies, kinds = draw(0, all_alike)
+    goods[:, 2], anomalies[:, 2] = (3.0, 3.0) if bad == 3.0 else (goods[:, 2], bad)
+    weight = choose_weights(goods, anomalies, kinds)
+    assert weight[2] == 0
+    assert np.isfinite(weight).all()
+
+
+def test_one_branch_always_remains() -> None:
+    goods, anomalies, kinds = draw(1, lambda z, kinds: None)  # nothing separates anything
+    assert np.count_nonzero(choose_weights(goods, anomalies, kinds)) >= 1
+
+
+def test_without_anomalies_all_usable_branches_are_equal() -> None:
+    goods = np.random.default_rng(0).normal(size=(20, 5))
+    goods[:, 4] = 0
+    np.testing.assert_allclose(choose_weights(goods, [], []), [0.25, 0.25, 0.25, 0.25, 0])
+
+
+def test_weights_are_deterministic() -> None:
+    given = draw(3, four_of_five)
+    np.testing.assert_array_equal(choose_weights(*given, seed=4), choose_weights(*given, seed=4))
+
+
+REFUSED = [
+    (np.zeros((0, 5)), np.ones((2, 5)), ["a", "b"], "there are none"),
+    (np.zeros((3, 4)), np.ones((2, 5)), ["a", "b"], "z of goods"),
+    (np.zeros((3, 5)), np.ones((2, 4)), ["a", "b"], "z of anomalies"),
+    (np.zeros((3, 5)), np.ones((2, 5)), ["a"], "2 anomalies and 1 kinds"),
+    (np.zeros((3, 5)), np.zeros((2, 5)), ["a", "b"], "no branch gives scores that vary"),
+]
+
+
+@pytest.mark.parametrize(("goods", "anomalies", "kinds", "told"), REFUSED)
+def test_weights_refuse(goods: NDArray[Any], anomalies: NDArray[Any], kinds: list[str], told: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        choose_weights(goods, anomalies, kinds)
+    assert told in str(caught.value)
