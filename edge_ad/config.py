@@ -55,6 +55,7 @@ class TrainTable(Table):
     seed: Annotated[int, Field(ge=0)] = 0
     out: Path | None = None
     defects: Path | None = None
+    penalty: Path | None = None
 
 
 class ThresholdsTable(Table):

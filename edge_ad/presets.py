@@ -75,9 +75,9 @@ class Preset:
     masks: MaskSettings = MaskSettings()
     efficientad: EfficientADSettings = EfficientADSettings()
     fusion: FusionSettings = FusionSettings()
-    tokenizer_schedule: Schedule = Schedule(600, 16, 1e-3)
-    lavit_schedule: Schedule = Schedule(1000, 16, 1e-3, weight_decay=1e-2)
-    efficientad_schedule: Schedule = Schedule(450, 8, 1e-3, weight_decay=1e-5)
+    tokenizer_schedule: Schedule = Schedule(600, 16, 2e-3, validate_every=120)
+    lavit_schedule: Schedule = Schedule(1200, 16, 1e-3, weight_decay=1e-2, validate_every=200)
+    efficientad_schedule: Schedule = Schedule(600, 8, 1.5e-3, weight_decay=1e-5, validate_every=120)
     augmentation: Augmentation = Augmentation()
     token_augmentation: Augmentation = Augmentation(gain=0.08, copies=3)
     penalty: bool = True
@@ -88,24 +88,6 @@ class Preset:
         """Return every value as plain JSON data, for the bundle and for the fingerprint of a run."""
         found: dict[str, Any] = _plain(asdict(self))
         return found
-
-    def with_steps(self, share: float) -> Preset:
-        """Return the same preset with every schedule's steps scaled by ``share`` (at least one step each)."""
-
-        def scaled(schedule: Schedule) -> Schedule:
-            return replace(
-                schedule,
-                steps=max(1, round(schedule.steps * share)) if schedule.steps else 0,
-                epochs=max(1, round(schedule.epochs * share)) if schedule.epochs else 0,
-                validate_every=max(1, round(schedule.validate_every * share)) if schedule.validate_every else 0,
-            )
-
-        return replace(
-            self,
-            tokenizer_schedule=scaled(self.tokenizer_schedule),
-            lavit_schedule=scaled(self.lavit_schedule),
-            efficientad_schedule=scaled(self.efficientad_schedule),
-        )
 
 
 FAST = Preset(
@@ -118,15 +100,18 @@ DEMO = replace(
     FAST,
     name="demo",
     masks=MaskSettings(count=4),
-    tokenizer_schedule=Schedule(300, 16, 1e-3),
-    lavit_schedule=Schedule(300, 16, 1e-3, weight_decay=1e-2),
-    efficientad_schedule=Schedule(200, 8, 1e-3, weight_decay=1e-5),
+    tokenizer_schedule=Schedule(250, 16, 3e-3, validate_every=125),
+    lavit_schedule=Schedule(200, 16, 2e-3, weight_decay=1e-2, validate_every=100),
+    efficientad_schedule=Schedule(400, 8, 2e-3, weight_decay=1e-5, validate_every=200),
+    token_augmentation=Augmentation(gain=0.08, copies=1),
     anomalies=96,
 )
 
 PAPER = Preset(
     name="paper",
-    teacher=TeacherSettings(kind="pdn_small", taps=(), pooled_taps=(), grid=56, token_grid=24, token_side=224),
+    teacher=TeacherSettings(
+        kind="pdn_small", taps=(), pooled_taps=(), regions=0, grid=56, token_grid=24, token_side=224
+    ),
     hvq=HvqSettings(),
     lavit=LavitSettings(),
     masks=MaskSettings(

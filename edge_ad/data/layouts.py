@@ -79,8 +79,8 @@ def load_dataset(path: Path | str, seed: int = 0) -> DataSet:
 
     A flat folder and the MVTec AD layout are split 70 / 15 / 15 into fit, normalise and threshold. In the LOCO layout
     the threshold goods are validation/good, and 12 % of train/good are held back for normalising; where validation/good
-    holds fewer than 20 readable images, both folders are pooled and split 70 / 15 / 15. Goods that cannot be read are
-    left out and listed in ``skipped``. Raises BadInput for a missing or empty folder, a folder of anomalies only, a
+    holds fewer than 20 readable images or train/good fewer than 10, both folders are pooled and split 70 / 15 / 15.
+    Goods that cannot be read are left out and listed in ``skipped``. Raises BadInput for a missing or empty folder, a folder of anomalies only, a
     folder of categories, fewer than 10 readable goods, and a defects_config.json that is not as MVTec LOCO AD defines
     it.
     """
@@ -230,11 +230,12 @@ def _readable(paths: Sequence[Path]) -> tuple[list[Path], list[tuple[Path, str]]
 
 def _split(train: list[Path], own: list[Path], seed: int) -> tuple[GoodsSplit, list[tuple[Path, str]]]:
     """Return the split, and the files that turned out not to decode."""
-    pooled = train if len(own) >= MINIMUM_VALIDATION else train + own
+    apart = len(own) >= MINIMUM_VALIDATION and len(train) >= MINIMUM_GOODS
+    pooled = train if apart else train + own
     table, failed = thumbnails(pooled)
     groups = [[index for index in group if index not in failed] for group in near_duplicate_groups(table)]
     files = [[pooled[index] for index in group] for group in groups if group]
-    split = split_all(files, seed) if len(own) < MINIMUM_VALIDATION else split_training(files, own, seed)
+    split = split_training(files, own, seed) if apart else split_all(files, seed)
     return split, [(pooled[index], reason) for index, reason in sorted(failed.items())]
 
 

@@ -126,8 +126,8 @@ def good_scene(rng: np.random.Generator) -> Scene:
     """Return a tray that keeps every rule, with freely varied positions, angles, colours and pose."""
     parts = _loose(rng, "nut", "nuts") + _loose(rng, "washer", "washers") + _screws(rng) + _pairs(rng) + _pins(rng)
     pose = Pose(
-        dx=float(rng.uniform(-4, 4)),
-        dy=float(rng.uniform(-4, 4)),
+        dx=float(rng.uniform(-5, 5)),
+        dy=float(rng.uniform(-5, 5)),
         angle=math.radians(float(rng.uniform(-2.5, 2.5))),
         scale=float(rng.uniform(0.975, 1.025)),
     )
@@ -143,20 +143,19 @@ def _loose(rng: np.random.Generator, kind: Kind, place: str) -> list[Part]:
     """Return two parts that lie side by side in their compartment, anywhere in their half."""
     x, y = COMPARTMENTS[place].centre
     return [
-        new_part(rng, kind, place, x + side * 25 + float(rng.uniform(-5, 5)), y + float(rng.uniform(-13, 13)),
+        new_part(rng, kind, place, x + side * 25 + float(rng.uniform(-5, 5)), y + float(rng.uniform(-10, 10)),
                  free_angle(rng))
         for side in (-1, 1)
     ]
 
 
 def _screws(rng: np.random.Generator) -> list[Part]:
-    """Return a long and a short screw, either of them above, pointing either way."""
+    """Return a long screw below a short one, heads to the left."""
     x, y = COMPARTMENTS["screws"].centre
-    upper = 1 if rng.random() < 0.5 else -1
     parts: list[Part] = []
-    kinds: tuple[tuple[Kind, int, float], ...] = (("long_screw", upper, 8.0), ("short_screw", -upper, 22.0))
+    kinds: tuple[tuple[Kind, int, float], ...] = (("long_screw", 1, 6.0), ("short_screw", -1, 12.0))
     for kind, side, reach in kinds:
-        angle = math.radians(float(rng.uniform(-9, 9))) + (math.pi if rng.random() < 0.5 else 0.0)
+        angle = math.radians(float(rng.uniform(-7, 7)))
         offset = float(rng.uniform(-reach, reach))
         parts.append(new_part(rng, kind, "screws", x + offset, y + side * 15 + float(rng.uniform(-3, 3)), angle))
     return parts
@@ -177,9 +176,9 @@ def _pairs(rng: np.random.Generator) -> list[Part]:
 
 
 def _pins(rng: np.random.Generator) -> list[Part]:
-    """Return one upright pin in every slot, either end up."""
+    """Return one upright pin in every slot, collar up."""
     return [
         new_part(rng, "pin", "pins", slot_x(slot) + float(rng.uniform(-2.5, 2.5)), PIN_Y + float(rng.uniform(-2, 2)),
-                 math.radians(float(rng.uniform(-4, 4))) + (math.pi if rng.random() < 0.5 else 0.0))
+                 math.radians(float(rng.uniform(-4, 4))))
         for slot in range(SLOTS)
     ]

@@ -11,11 +11,11 @@ class Plan:
     """Trays a split, frames of the video (half of them anomalous) and training steps (None: the preset's own)."""
 
     train: int = 240
-    validation: int = 60
+    validation: int = 100
     test_good: int = 200
     test_logical: int = 120
     test_structural: int = 80
-    video_frames: int = 400
+    video_frames: int = 200
     steps: int | None = None
 
     def line(self) -> dict[str, int]:

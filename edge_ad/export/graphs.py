@@ -131,13 +131,12 @@ class FusionGraph(nn.Module):
             ]
         )
         z = (raw - mean) / std
-        # A dropped branch may hold anything, even NaN; it must not reach the score.
-        score = torch.where(weight > 0, z * weight, torch.zeros_like(z)).sum().reshape(1)
+        score = _weighted(z, weight).sum().reshape(1)
         pictures = [
-            self._picture(map_structure, quantiles[0], 0) * weight[0],
-            self._draw(0.1 * (map_logic - mean[1]) / std[1]) * weight[1],
-            self._picture(map_local, quantiles[1], border) * weight[2],
-            self._picture(map_global, quantiles[2], border) * weight[3],
+            _weighted(self._picture(map_structure, quantiles[0], 0), weight[0]),
+            _weighted(self._draw(0.1 * (map_logic - mean[1]) / std[1]), weight[1]),
+            _weighted(self._picture(map_local, quantiles[1], border), weight[2]),
+            _weighted(self._picture(map_global, quantiles[2], border), weight[3]),
         ]
         return raw, z, score, pictures[0] + pictures[1] + pictures[2] + pictures[3]
 
@@ -159,3 +158,8 @@ class FusionGraph(nn.Module):
 
     def _draw(self, picture: Tensor) -> Tensor:
         return F.interpolate(picture, size=(self.side, self.side), mode="bilinear", align_corners=False)
+
+
+def _weighted(value: Tensor, weight: Tensor) -> Tensor:
+    """Scale by a weight; a dropped branch may hold anything, even NaN, and must reach neither score nor picture."""
+    return torch.where(weight > 0, value * weight, torch.zeros_like(value))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -85,6 +86,8 @@ def _error(name: str, want: NDArray[np.generic], got: NDArray[np.generic]) -> tu
             raise GateRefused(f"the exported graph {name} gives other codes than torch in {share:.1%} of the cells")
         return 0.0, 0.0
     difference = float(np.max(np.abs(want.astype(np.float64) - got.astype(np.float64))))
+    if not math.isfinite(difference):  # max() over several errors would lose a NaN
+        return math.inf, math.inf
     return difference / max(float(np.max(np.abs(want))), 1e-6), difference
 
 

@@ -20,7 +20,7 @@ def build_teacher(preset: Preset) -> AnyTeacher:
     """Return the preset's teacher with unset weights and channel statistics."""
     settings = preset.teacher
     if settings.kind == "efficientnet_lite0":
-        return LiteTeacher(settings.taps, settings.pooled_taps, settings.grid, settings.token_grid)
+        return LiteTeacher(settings)
     return PdnTeacher("small" if settings.kind == "pdn_small" else "medium")
 
 

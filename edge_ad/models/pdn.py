@@ -64,11 +64,10 @@ class PatchDescriptionNetwork(nn.Module):
 
 def _published_prefixes(state: dict[str, Tensor], count: int) -> list[str]:
     prefixes = list(dict.fromkeys(key.rsplit(".", 1)[0] for key in state))
-    numbered = [name for name in prefixes if name.startswith("conv") and name[4:].isdigit()]
-    indexed = [name for name in prefixes if name.rsplit(".", 1)[-1].isdigit()]
-    found = sorted(numbered, key=lambda name: int(name[4:])) or sorted(
-        indexed, key=lambda name: int(name.rsplit(".", 1)[-1])
-    )
+    last = {name: name.rsplit(".", 1)[-1] for name in prefixes}
+    numbered = [name for name in prefixes if last[name].startswith("conv") and last[name][4:].isdigit()]
+    indexed = [name for name in prefixes if last[name].isdigit()]
+    found = sorted(numbered or indexed, key=lambda name: int(last[name].removeprefix("conv")))
     complete = all(f"{name}.{part}" in state for name in found for part in ("weight", "bias"))
     if len(found) != count or not complete:
         raise ValueError(f"keys {sorted(state)[:6]} are neither conv1..conv{count} nor the indices of a Sequential")

@@ -15,12 +15,16 @@ class TeacherSettings:
     """Which frozen network describes the pictures.
 
     ``taps`` are the EfficientNet blocks behind features and tokens, ``pooled_taps`` those behind the composition branch.
-    ``token_side`` is the side in pixels of a second pass for tokens; 0 takes them from the first pass.
+    The composition branch also sees the means of ``regions`` x ``regions`` parts of the picture at ``region_tap``, so that a
+    part in the wrong place counts. ``token_side`` is the side in pixels of a second pass for tokens; 0 takes them from the
+    first pass.
     """
 
     kind: TeacherKind = "efficientnet_lite0"
     taps: tuple[int, ...] = (2, 4, 10)
     pooled_taps: tuple[int, ...] = (2, 4, 10, 15)
+    region_tap: int = 4
+    regions: int = 4
     grid: int = 32
     token_grid: int = 16
     token_side: int = 0

@@ -1,4 +1,4 @@
-"""A compact student for CPUs and small GPUs (ours): strided convolutions that see about 50 pixels.
+"""A compact student for CPUs and small GPUs (ours): strided convolutions that see 38 pixels.
 
 A small field of view keeps a student from learning a few hundred goods by heart, as the 33 pixels of a PDN do.
 """

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import torch
@@ -16,6 +15,7 @@ from torch.nn import functional as F
 from edge_ad.models.efficientnet_lite import EfficientNetLite0
 from edge_ad.models.pdn import PatchDescriptionNetwork, PdnSize
 from edge_ad.models.pixels import ImageNetNormalise
+from edge_ad.models.settings import TeacherSettings
 
 
 class TeacherOutput(NamedTuple):
@@ -65,14 +65,15 @@ class ChannelNormalise(nn.Module):
 class LiteTeacher(nn.Module):
     """EfficientNet-Lite0 stages on one grid; tokens are the normalised features pooled to a coarser grid."""
 
-    def __init__(self, taps: Sequence[int], pooled_taps: Sequence[int], grid: int, token_grid: int) -> None:
+    def __init__(self, settings: TeacherSettings) -> None:
         super().__init__()
-        self.taps, self.pooled_taps = tuple(taps), tuple(pooled_taps)
-        self.trunk = EfficientNetLite0(sorted({*taps, *pooled_taps}))
+        self.taps, self.pooled_taps = settings.taps, settings.pooled_taps
+        self.region_tap, self.regions = settings.region_tap, settings.regions
+        self.trunk = EfficientNetLite0(sorted({*self.taps, *self.pooled_taps, self.region_tap}))
         widths = dict(zip(self.trunk.taps, self.trunk.channels, strict=True))
-        self.grid, self.token_grid = grid, token_grid
-        self.token_channels = self.channels = sum(widths[tap] for tap in taps)
-        self.pooled_width = sum(widths[tap] for tap in pooled_taps)
+        self.grid, self.token_grid = settings.grid, settings.token_grid
+        self.token_channels = self.channels = sum(widths[tap] for tap in self.taps)
+        self.pooled_width = sum(widths[tap] for tap in self.pooled_taps) + self.regions**2 * widths[self.region_tap]
         self.normalise = ChannelNormalise(self.channels)
 
     def raw(self, pixels: Tensor) -> Tensor:
@@ -84,8 +85,14 @@ class LiteTeacher(nn.Module):
         stages = dict(zip(self.trunk.taps, self.trunk(pixels), strict=True))
         features = self.normalise(self._gather(stages))
         tokens = F.avg_pool2d(features, self.grid // self.token_grid)
-        pooled = torch.cat([stages[tap].mean(dim=(2, 3)) for tap in self.pooled_taps], dim=1)
-        return TeacherOutput(features, tokens, pooled)
+        return TeacherOutput(features, tokens, self._pooled(stages))
+
+    def _pooled(self, stages: dict[int, Tensor]) -> Tensor:
+        means = [stages[tap].mean(dim=(2, 3)) for tap in self.pooled_taps]
+        if self.regions:
+            stage = stages[self.region_tap]
+            means.append(F.avg_pool2d(stage, stage.shape[-1] // self.regions).flatten(1))
+        return torch.cat(means, dim=1)
 
     def _gather(self, stages: dict[int, Tensor]) -> Tensor:
         return torch.cat([to_grid(stages[tap], self.grid) for tap in self.taps], dim=1)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from edge_ad.presets import Schedule
+from edge_ad.training.interrupt import held_back
 from edge_ad.training.progress import Progress
 from edge_ad.training.run_folder import RunFolder, to_cpu
 
@@ -61,7 +62,7 @@ def fit(recipe: Recipe, steps: int, folder: RunFolder, seed: int, progress: Prog
     """Train ``recipe`` for ``steps`` batches, or load it if a former run finished it, and return the trace.
 
     Every step draws from a generator seeded by (seed, name, step), so a resumed training is the same training. Ctrl-C
-    writes a checkpoint before it goes on up.
+    ends the step and writes a checkpoint before it goes on up; a second one goes up at once, without a checkpoint.
     """
     finished = folder.load(f"{recipe.name}-finished")
     if finished is not None:
@@ -72,7 +73,8 @@ def fit(recipe: Recipe, steps: int, folder: RunFolder, seed: int, progress: Prog
     try:
         runner.run()
     except KeyboardInterrupt:
-        runner.save()
+        if runner.whole:
+            runner.save()
         progress.say(f"\nstopped at step {runner.done} of {recipe.name}: the same command goes on from there")
         raise
     return runner.finish()
@@ -85,6 +87,7 @@ class _Runner:
         self.trace = Trace(steps)
         self.best_state: dict[str, Tensor] | None = None
         self.done = 0
+        self.whole = True  # no step is half done, so the state may be saved
 
     def resume(self) -> None:
         state = self.folder.load(self.recipe.name)
@@ -99,16 +102,23 @@ class _Runner:
         began = saved = time.monotonic()
         first = self.done
         self.recipe.module.train()
-        while self.done < self.steps:
-            losses = self._step()
-            if self.done % LOG_EVERY == 0 or self.done == self.steps:
-                self._log(losses)
-            self._maybe_validate()
-            if time.monotonic() - saved > CHECKPOINT_SECONDS:
-                self.save()
-                saved = time.monotonic()
-            note = f"loss {self.trace.loss:.3f}" if math.isfinite(self.trace.loss) else ""
-            self.progress.step(self.recipe.name, self.done, self.steps, began, first, note)
+        with held_back() as check:
+            while self.done < self.steps:
+                self._advance()
+                if time.monotonic() - saved > CHECKPOINT_SECONDS:
+                    self.save()
+                    saved = time.monotonic()
+                note = f"loss {self.trace.loss:.3f}" if math.isfinite(self.trace.loss) else ""
+                self.progress.step(self.recipe.name, self.done, self.steps, began, first, note)
+                check()
+
+    def _advance(self) -> None:
+        self.whole = False
+        losses = self._step()
+        if self.done % LOG_EVERY == 0 or self.done == self.steps:
+            self._log(losses)
+        self._maybe_validate()
+        self.whole = True
 
     def _step(self) -> dict[str, Tensor]:
         key = [self.seed, zlib.crc32(self.recipe.name.encode()), self.done]

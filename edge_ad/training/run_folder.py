@@ -47,6 +47,7 @@ class RunFolder:
                 f"choose another --out, or delete {self.state}"
             )
         if known is None:
+            shutil.rmtree(self.state, ignore_errors=True)  # checkpoints without a fingerprint may be anybody's
             atomic_write(self.state / FINGERPRINT, json.dumps({"sha256": mark}) + "\n")
         return known is not None
 
@@ -74,7 +75,7 @@ class RunFolder:
             found: dict[str, Any] = torch.load(target, weights_only=True, map_location="cpu")
         except Exception as error:
             raise BadInput(
-                f"the checkpoint {target} cannot be read ({error}): delete it to start that stage again"
+                f"the checkpoint {target} cannot be read ({reason_of(error)}): delete it to start that stage again"
             ) from error
         return found
 
@@ -96,6 +97,11 @@ def choose_folder(out: Path | None, mark: str, runs: Path = Path("runs")) -> Run
     while path.exists():
         path, number = runs / f"{stem}-{number}", number + 1
     return RunFolder(path)
+
+
+def reason_of(error: Exception) -> str:
+    """Return the first line of a message of torch, whose others advise to run code from the file."""
+    return (str(error) or type(error).__name__).splitlines()[0][:120]
 
 
 def to_cpu(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

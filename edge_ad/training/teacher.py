@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import torch
@@ -14,6 +15,8 @@ from edge_ad.models.teachers import LiteTeacher
 from edge_ad.presets import Preset
 from edge_ad.training.augment import to_pixels
 from edge_ad.training.pictures import Images
+from edge_ad.training.progress import Progress
+from edge_ad.training.run_folder import reason_of
 
 CHUNK = 16
 
@@ -58,9 +61,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     except FileNotFoundError as error:
         raise BadInput(f"no weights at {path}: check the path after --teacher") from error
     except Exception as error:
-        reason = str(error).splitlines()[0][:120]
         raise BadInput(
-            f"{path} is not a file of plain weights ({reason}): use a state dict saved by torch.save"
+            f"{path} is not a file of plain weights ({reason_of(error)}): use a state dict saved by torch.save"
         ) from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
@@ -84,9 +86,12 @@ def measure_channels(teacher: AnyTeacher, goods: Images, device: torch.device) -
     teacher.normalise.set(mean.float().to(device), std.float().to(device))
 
 
-def describe(teacher: AnyTeacher, images: Images, preset: Preset, device: torch.device) -> tuple[Tensor, Tensor]:
+def describe(
+    teacher: AnyTeacher, images: Images, preset: Preset, device: torch.device, progress: Progress | None = None
+) -> tuple[Tensor, Tensor]:
     """Return tokens f32 (N, Ct, n, n) and pooled f32 (N, D) of pictures, on the CPU."""
     tokens, pooled = [], []
+    began = time.monotonic()
     for start in range(0, len(images), CHUNK):
         pixels = to_pixels(images[start : start + CHUNK], device)
         with torch.no_grad():
@@ -98,6 +103,8 @@ def describe(teacher: AnyTeacher, images: Images, preset: Preset, device: torch.
             )
         tokens.append(own.cpu())
         pooled.append(out.pooled.cpu())
+        if progress is not None:
+            progress.step("teacher", min(start + CHUNK, len(images)), len(images), began)
     return torch.cat(tokens), torch.cat(pooled)
 
 

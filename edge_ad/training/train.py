@@ -12,7 +12,8 @@ import torch
 
 from edge_ad import __version__
 from edge_ad.bundle import BundleContents, Golden, write_bundle
-from edge_ad.data.layouts import DataSet, load_dataset
+from edge_ad.data.images import list_images
+from edge_ad.data.layouts import load_dataset
 from edge_ad.errors import BadInput
 from edge_ad.export.bundle_graphs import Networks, export_all
 from edge_ad.export.onnx_export import ExportedGraph
@@ -20,7 +21,7 @@ from edge_ad.models.build import build_efficientad, build_lavit, build_tokenizer
 from edge_ad.models.masking import mask_bank
 from edge_ad.models.vector_quantiser import perplexity
 from edge_ad.presets import Preset, preset_named
-from edge_ad.scoring import Thresholds
+from edge_ad.scoring import Thresholds, choose_thresholds
 from edge_ad.training.augment import move
 from edge_ad.training.device import Arithmetic, choose_arithmetic
 from edge_ad.training.efficientad_recipe import EfficientADRecipe
@@ -69,6 +70,9 @@ class _Training:
         self.began = time.monotonic()
         self.options, self.progress = options, progress
         self.preset = with_steps(preset_named(options.preset), options.steps)
+        # Wrong rates and an empty penalty folder are refused now, not after an hour of training.
+        choose_thresholds(np.zeros(1), options.target_ng, options.target_warn)
+        self.penalty = penalty_paths(options.penalty)
         self.dataset = load_dataset(data, options.seed)
         self.arithmetic: Arithmetic = choose_arithmetic(self.preset.low_precision)
         mark = fingerprint(self._facts())
@@ -79,11 +83,10 @@ class _Training:
 
     def run(self) -> Path:
         self._tell_data()
-        torch.manual_seed(self.options.seed)
         preset, side = self.preset, self.preset.image_side
         pictures = load_pictures(self.dataset, side, preset.anomalies, self.options.seed, self.options.defects)
         teacher = load_teacher(preset, self.options.teacher, self.arithmetic.device)
-        self.progress.say(f"teacher {preset.teacher.kind}: features of {len(pictures.fit)} goods")
+        self.progress.say(f"teacher {preset.teacher.kind}: channel statistics of {len(pictures.fit)} goods")
         measure_channels(teacher, pictures.fit, self.arithmetic.device)
         networks, pooled = self._learn(teacher, pictures)
         target = self.folder.path / f"{self.dataset.name}.edgead"
@@ -95,22 +98,25 @@ class _Training:
     def _learn(self, teacher: Any, pictures: Pictures) -> tuple[Networks, np.ndarray[Any, np.dtype[np.float32]]]:
         preset, arithmetic = self.preset, self.arithmetic
         copies = self._moved(pictures.fit)
-        tokens, _ = describe(teacher, copies, preset, arithmetic.device)
+        tokens, pooled = describe(teacher, copies, preset, arithmetic.device, self.progress)
         unseen, _ = describe(teacher, pictures.normalise, preset, arithmetic.device)
-        _, pooled = describe(teacher, pictures.fit, preset, arithmetic.device)
         channels = teacher.token_channels
 
+        # Every network starts from its own seed: a resumed training skips what drew numbers before it.
+        torch.manual_seed(self.options.seed)
         tokenizer = build_tokenizer(preset, channels)
         self._fit(TokenizerRecipe(tokenizer, preset.tokenizer_schedule, tokens, unseen, arithmetic), len(pictures.fit))
         codes, unseen_codes = encode(tokenizer, tokens, arithmetic), encode(tokenizer, unseen, arithmetic)
         levels = codes.shape[1]
         self.report["perplexity"] = [round(perplexity(codes[:, level], preset.hvq.codes), 1) for level in range(levels)]
 
+        torch.manual_seed(self.options.seed)
         lavit = build_lavit(preset, channels)
         recipe = LavitRecipe(lavit, preset, (tokens, codes), (unseen, unseen_codes), arithmetic)
         self._fit(recipe, len(pictures.fit))
         self.report["lavit_constant_loss"] = round(recipe.constant_loss(), 4)
 
+        torch.manual_seed(self.options.seed)
         efficientad = build_efficientad(preset, teacher.channels)
         others = self._penalty_pictures()
         self._fit(
@@ -118,7 +124,7 @@ class _Training:
             len(pictures.fit),
         )
         modules = (module.cpu().eval() for module in (teacher, efficientad, tokenizer, lavit))
-        return Networks(*modules), pooled.numpy()  # type: ignore[arg-type]
+        return Networks(*modules), pooled[: len(pictures.fit)].numpy()  # type: ignore[arg-type]
 
     def _fit(self, recipe: Any, goods: int) -> None:
         started = time.monotonic()
@@ -174,16 +180,7 @@ class _Training:
         return np.concatenate([goods, *copies])
 
     def _penalty_pictures(self) -> Images | None:
-        if self.options.penalty is None:
-            return None
-        from edge_ad.data.images import list_images
-
-        paths = list_images(self.options.penalty)
-        if not paths:
-            raise BadInput(
-                f"--penalty {self.options.penalty} holds no picture: name a folder of pictures of other things"
-            )
-        return read_all(paths[:4096], self.preset.image_side)
+        return read_all(self.penalty[:4096], self.preset.image_side) if self.penalty else None
 
     def _facts(self) -> dict[str, Any]:
         goods = self.dataset.goods
@@ -236,6 +233,16 @@ class _Training:
         self.progress.say(contents.thresholds.describe())
 
 
+def penalty_paths(folder: Path | None) -> list[Path]:
+    """Return the pictures of other things in a folder, if one is named; BadInput when it holds none."""
+    if folder is None:
+        return []
+    paths = list_images(folder)
+    if not paths:
+        raise BadInput(f"--penalty {folder} holds no picture: name a folder of pictures of other things")
+    return paths
+
+
 def with_steps(preset: Preset, steps: int | None) -> Preset:
     """Return the preset with every network trained for ``steps`` batches, if given."""
     if steps is None:
@@ -246,8 +253,3 @@ def with_steps(preset: Preset, steps: int | None) -> Preset:
         lavit_schedule=replace(preset.lavit_schedule, steps=steps),
         efficientad_schedule=replace(preset.efficientad_schedule, steps=steps),
     )
-
-
-def bundle_name(dataset: DataSet) -> str:
-    """Return the file name a training of ``dataset`` ends with."""
-    return f"{dataset.name}.edgead"

@@ -1,0 +1,163 @@
+"""LAViT: the shortened last block, masks, histograms and the map, each against an independent computation."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from edge_ad.models.lavit import LaViT, batch_histograms, code_histograms, lavit_loss, logic_map
+from edge_ad.models.settings import LavitSettings
+
+SMALL = LavitSettings(width=12, depth=3, heads=3, layer_scale=0.5, attention_dropout=0.0)
+GRID, CHANNELS, CODES = 4, 5, 7
+
+
+def network(seed: int = 0) -> LaViT:
+    torch.manual_seed(seed)
+    model = LaViT(CHANNELS, GRID, CODES, SMALL).eval()
+    for parameter in model.parameters():
+        parameter.data.normal_(0.0, 0.5)
+    return model
+
+
+def masks(count: int, seed: int = 0) -> Tensor:
+    rng = np.random.default_rng(seed)
+    found = np.zeros((count, GRID * GRID), np.float32)
+    for row in found:
+        row[rng.choice(GRID * GRID, 6, replace=False)] = 1.0
+    return torch.from_numpy(found)
+
+
+def test_the_shortened_last_block_is_exact() -> None:
+    model, tokens, mask = network(), torch.randn(2, CHANNELS, GRID, GRID), masks(2)
+    flat = tokens.reshape(2, CHANNELS, -1).permute(0, 2, 1)
+    cells = torch.where(mask[..., None] > 0, model.mask_token.expand(2, 16, -1), model.embed(flat))
+    x = torch.cat([model.extra.expand(2, -1, -1), cells], dim=1) + model.position
+    for block in model.blocks:
+        x = block(x)  # all rows
+    logits = model.head(model.norm(x))[:, 1]  # [CLS, HIST, cells]: the second answers
+    expected = torch.softmax(logits.reshape(2, 4, CODES), dim=-1)
+    torch.testing.assert_close(model(tokens, mask), expected)
+
+
+def test_what_is_masked_does_not_matter_and_what_is_seen_does() -> None:
+    model, tokens, mask = network(), torch.randn(1, CHANNELS, GRID, GRID), masks(1)
+    behind = mask.reshape(1, 1, GRID, GRID)
+    before = model(tokens, mask)
+    torch.testing.assert_close(model(tokens + 100.0 * behind, mask), before, rtol=0, atol=0)
+    assert (model(tokens + 1.0 * (1 - behind), mask) - before).abs().max() > 1e-3
+
+
+def test_one_picture_through_many_masks_equals_one_by_one() -> None:
+    model, tokens, bank = network(), torch.randn(1, CHANNELS, GRID, GRID), masks(3)
+    together = model(tokens, bank)
+    assert together.shape == (3, 4, CODES)
+    torch.testing.assert_close(together.sum(dim=-1), torch.ones(3, 4))
+    for number in range(3):
+        torch.testing.assert_close(together[number : number + 1], model(tokens, bank[number : number + 1]))
+
+
+def test_parameters_and_initial_values_of_the_published_size() -> None:
+    """1x1 convolution, CLS, HIST, mask token, 578 positions, 4 BEiT blocks, LayerNorm, head on HIST."""
+    d, hidden = 512, 2048
+    block = 2 * 2 * d + (d * d + d) + d * d + 2 * (d * d + d) + (d * hidden + hidden) + (hidden * d + d) + 2 * d
+    expected = (384 * d + d) + 2 * d + d + 578 * d + 4 * block + 2 * d + (d * 4 * 512 + 4 * 512)
+    model = LaViT(384, 24, 512, LavitSettings())
+    assert sum(parameter.numel() for parameter in model.parameters()) == expected
+    assert expected == pytest.approx(14.16e6, abs=5e3)
+    assert model.blocks[0].attention.key.bias is None
+    assert model.blocks[3].scale1.unique().tolist() == [pytest.approx(1e-4)]
+    assert model.position.detach().abs().max() <= 0.02
+    for depth, one in enumerate(model.blocks, start=1):
+        limit = 0.02 / np.sqrt(2 * depth)
+        assert one.down.weight.abs().max().item() == pytest.approx(limit, rel=1e-2)
+        assert one.attention.project.weight.abs().max().item() == pytest.approx(limit, rel=1e-2)
+
+
+def brute(ids: Tensor, mask: Tensor) -> np.ndarray:
+    """Histograms [R, levels, codes] by counting: one image's ids [levels, N], masks [R, N]."""
+    found = np.zeros((len(mask), len(ids), CODES))
+    for r, row in enumerate(mask.tolist()):
+        for level, names in enumerate(ids.tolist()):
+            for name, inside in zip(names, row, strict=True):
+                found[r, level, name] += inside / sum(row)
+    return found
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_histograms_by_counting(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    ids, bank = torch.randint(0, CODES, (4, 16), generator=generator), masks(3, seed)
+    expected = brute(ids, bank)
+    found = code_histograms(ids, bank, CODES)
+    np.testing.assert_allclose(found.numpy(), expected, atol=1e-6)
+    np.testing.assert_allclose(batch_histograms(ids.expand(3, 4, 16), bank, CODES).numpy(), expected, atol=1e-6)
+    np.testing.assert_allclose(found.sum(dim=-1).numpy(), 1.0, atol=1e-6)
+
+
+def test_the_order_behind_the_mask_does_not_matter() -> None:
+    ids = torch.randint(0, CODES, (4, 16), generator=torch.Generator().manual_seed(0))
+    mask = masks(1)
+    inside = torch.nonzero(mask[0]).flatten()
+    shuffled = ids.clone()
+    shuffled[:, inside] = ids[:, inside.flip(0)]
+    assert not torch.equal(ids, shuffled)
+    torch.testing.assert_close(code_histograms(shuffled, mask, CODES), code_histograms(ids, mask, CODES))
+
+
+def one_hot(*codes: int) -> Tensor:
+    return torch.eye(CODES)[list(codes)][None]
+
+
+@pytest.mark.parametrize(
+    ("predicted", "target", "loss"),
+    [
+        (one_hot(0, 1, 2, 3), one_hot(0, 1, 2, 3), 0.0),
+        (one_hot(0, 1, 2, 3), one_hot(1, 2, 3, 4), 8.0),  # nothing in common: 2 a level
+        (one_hot(0, 1, 2, 3), one_hot(0, 1, 2, 4), 2.0),
+        (torch.full((1, 4, CODES), 1 / CODES), one_hot(0, 0, 0, 0), 4 * 2 * (CODES - 1) / CODES),
+        (one_hot(0, 1, 2, 3).repeat(2, 1, 1), torch.cat([one_hot(0, 1, 2, 3), one_hot(1, 2, 3, 4)]), 4.0),
+    ],
+)
+def test_loss_by_hand(predicted: Tensor, target: Tensor, loss: float) -> None:
+    assert lavit_loss(predicted, target).item() == pytest.approx(loss, abs=1e-6)
+
+
+def test_logic_map_by_hand() -> None:
+    """Behind the mask stand codes 0, 0, 1; a third of each of 0, 1, 2 was expected.
+
+    Code 0 is in excess by 1/3, which its two cells share out of 2/3: 1/2 each. Code 2 is missed by 1/3, which every masked
+    cell carries. The cell outside the mask carries nothing.
+    """
+    ids, mask = torch.tensor([[0, 0, 1, 2]]), torch.tensor([[1.0, 1.0, 1.0, 0.0]])
+    target, predicted = torch.tensor([[[2 / 3, 1 / 3, 0.0]]]), torch.full((1, 1, 3), 1 / 3)
+    found = logic_map(ids, mask, predicted, target)
+    torch.testing.assert_close(found, torch.tensor([1 / 2 + 1 / 3, 1 / 2 + 1 / 3, 1 / 3, 0.0]))
+    # Spread over the three masked cells it is the whole L1 distance, 1/3 + 1/3.
+    assert found.sum().item() / 3 == pytest.approx(2 / 3)
+
+
+def test_logic_map_averages_over_the_masks_that_cover_a_cell() -> None:
+    """Two masks with all of the distance in one: the cell that both cover carries half of it."""
+    ids = torch.tensor([[0, 1, 1, 2]])
+    bank = torch.tensor([[1.0, 1.0, 0.0, 0.0], [0.0, 1.0, 1.0, 0.0]])
+    target = code_histograms(ids, bank, 3)
+    predicted = target.clone()
+    predicted[0] = torch.tensor([[1.0, 0.0, 0.0]])  # the first mask hides one 0 and one 1; only 0 was expected
+    found = logic_map(ids, bank, predicted, target)
+    # First mask: code 1 in excess by all of its 1/2: 1 for cell 1; code 0 missed by 1/2: 1/2 for cells 0 and 1.
+    torch.testing.assert_close(found, torch.tensor([1 / 2, (1 + 1 / 2) / 2, 0.0, 0.0]))
+
+
+def test_logic_map_points_at_the_part_that_is_too_much() -> None:
+    ids, bank = torch.zeros(4, 16, dtype=torch.int64), masks(8)
+    predicted = code_histograms(ids, bank, CODES)
+    cell = int(bank.sum(dim=0).argmax())
+    ids[:, cell] = 3
+    found = logic_map(ids, bank, predicted, code_histograms(ids, bank, CODES))
+    assert int(found.argmax()) == cell

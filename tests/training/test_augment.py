@@ -1,0 +1,108 @@
+"""Movements, scrambles and colour jitter of training pictures."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from edge_ad.presets import PAPER, Augmentation
+from edge_ad.training.augment import colour_jitter, is_still, move, scramble, to_pixels
+from tests.data.folders import picture
+
+STILL = Augmentation(rotate=0.0, shift=0.0, scale=0.0, gain=0.0)
+IMAGE = picture(1, (64, 64))
+
+
+class Draws:
+    """Stands for a generator: it answers ``uniform`` and ``integers`` with planned values."""
+
+    def __init__(self, integers: int, uniform: float) -> None:
+        self._integers, self._uniform = integers, uniform
+
+    def integers(self, low: int, high: int, size: int) -> np.ndarray:
+        return np.full(size, self._integers)
+
+    def uniform(self, low: float, high: float, size: int) -> np.ndarray:
+        assert (low, high) == (0.8, 1.2)
+        return np.full(size, self._uniform)
+
+
+def test_still_settings_change_nothing() -> None:
+    assert is_still(STILL)
+    assert is_still(PAPER.augmentation)
+    np.testing.assert_array_equal(move(IMAGE, STILL, np.random.default_rng(0)), IMAGE)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        Augmentation(5.0, 0.0, 0.0, 0.0),
+        Augmentation(0.0, 0.1, 0.0, 0.0),
+        Augmentation(0.0, 0.0, 0.2, 0.0),
+        Augmentation(0.0, 0.0, 0.0, 0.3),
+    ],
+)
+def test_each_setting_moves_the_picture_by_seed(settings: Augmentation) -> None:
+    one, again, other = (move(IMAGE, settings, np.random.default_rng(seed)) for seed in (1, 1, 2))
+    assert not is_still(settings)
+    assert one.dtype == np.uint8
+    np.testing.assert_array_equal(one, again)
+    assert not np.array_equal(one, other)
+    assert not np.array_equal(one, IMAGE)
+
+
+def test_a_shift_is_at_most_its_share_of_the_side() -> None:
+    """A bright point in the middle of 64 pixels moves by at most 0.1 * 64 = 6.4."""
+    image = np.zeros((64, 64, 3), np.uint8)
+    image[32, 32] = 255
+    moved = [move(image, Augmentation(0.0, 0.1, 0.0, 0.0), np.random.default_rng(seed)) for seed in range(40)]
+    places = np.array([np.argwhere(one[:, :, 0] == one.max())[0] - 32 for one in moved])
+    assert 4 <= np.abs(places).max() <= 7
+    assert (places < -2).any()
+    assert (places > 2).any()
+
+
+def test_gain_scales_brightness_within_its_share() -> None:
+    image = np.full((8, 8, 3), 100, np.uint8)
+    values = [int(move(image, Augmentation(0, 0, 0, 0.3), np.random.default_rng(seed))[4, 4, 0]) for seed in range(60)]
+    assert 69 <= min(values) < 80
+    assert 120 < max(values) <= 130
+
+
+def test_a_scramble_keeps_every_pixel_and_destroys_the_picture() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(10):
+        found = scramble(IMAGE, rng)
+        # Tiles move and turn and channels change places, so the sorted channels of all pixels stay the same set.
+        ours, theirs = (np.sort(image.reshape(-1, 3), axis=1) for image in (found, IMAGE))
+        np.testing.assert_array_equal(ours[np.lexsort(ours.T)], theirs[np.lexsort(theirs.T)])
+        assert (found != IMAGE).any(axis=2).mean() > 0.5
+
+
+@pytest.mark.parametrize("factor", [0.8, 1.0, 1.2])
+@pytest.mark.parametrize("kind", ["brightness", "contrast", "saturation"])
+def test_colour_jitter_by_hand(kind: str, factor: float) -> None:
+    """The picture goes away from black, from the mean grey of the picture, or from each pixel's own grey."""
+    pixels = torch.tensor([[100.0, 50.0], [20.0, 60.0], [30.0, 200.0]]).reshape(1, 3, 1, 2)
+    grey = 0.299 * pixels[:, :1] + 0.587 * pixels[:, 1:2] + 0.114 * pixels[:, 2:]
+    towards = {"brightness": 0.0, "contrast": grey.mean(), "saturation": grey}[kind]
+    number = ("brightness", "contrast", "saturation").index(kind)
+    found = colour_jitter(pixels, Draws(number, factor))  # type: ignore[arg-type]
+    torch.testing.assert_close(found, (towards + (pixels - towards) * factor).clamp(0, 255))
+
+
+def test_jitter_differs_by_picture_and_stays_in_range() -> None:
+    pixels = torch.rand(16, 3, 4, 4, generator=torch.Generator().manual_seed(0)) * 255
+    found = colour_jitter(pixels, np.random.default_rng(0))
+    assert 0.0 <= float(found.min()) <= float(found.max()) <= 255.0
+    assert len({round(float(value), 3) for value in (found / pixels.clamp_min(1)).mean(dim=(1, 2, 3))}) == 16
+    assert torch.equal(found, colour_jitter(pixels, np.random.default_rng(0)))
+
+
+def test_pixels_keep_their_places_and_values() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (2, 4, 5, 3), dtype=np.uint8)
+    found = to_pixels(images, torch.device("cpu"))
+    assert found.dtype == torch.float32
+    assert found.shape == (2, 3, 4, 5)
+    assert float(found[1, 2, 3, 4]) == float(images[1, 3, 4, 2])

@@ -1,0 +1,256 @@
+"""The loop on a linear regression: it learns, logs, keeps the best, and a stopped training is the same training."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import signal
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from edge_ad.presets import Schedule
+from edge_ad.training.interrupt import held_back
+from edge_ad.training.loop import fit, make_optimiser, rate_at
+from edge_ad.training.progress import Progress
+from edge_ad.training.run_folder import RunFolder
+
+SCHEDULE = Schedule(60, 8, 0.1, weight_decay=0.0, validate_every=10)
+QUIET = Progress(shown=False)
+
+
+class Regression:
+    """y = 2 x + 1 with a buffer that moves in every forward pass, as codebooks do."""
+
+    name = "regression"
+
+    def __init__(self, schedule: Schedule = SCHEDULE, stop_at: int = 0) -> None:
+        torch.manual_seed(0)
+        self.module: nn.Module = nn.Linear(1, 1)
+        self.module.register_buffer("seen", torch.zeros(1))
+        self.schedule, self.stop_at = schedule, stop_at
+        self.steps, self.values = 0, iter(np.zeros(100))
+
+    def step(self, rng: np.random.Generator) -> dict[str, Tensor]:
+        self.steps += 1
+        x = torch.from_numpy(rng.uniform(-1, 1, (self.schedule.batch, 1)).astype(np.float32))
+        noise = 0.01 * torch.randn(len(x), 1)
+        self.module.seen += x.abs().sum()
+        if self.steps == self.stop_at:
+            os.kill(os.getpid(), signal.SIGINT)
+        loss = (self.module(x) - 2 * x - 1 - noise).square().mean()
+        return {"loss": loss, "noise": noise.abs().mean()}
+
+    def validate(self) -> float:
+        assert not self.module.training
+        weight, bias = self.module.weight.item(), self.module.bias.item()
+        return (weight - 2) ** 2 + (bias - 1) ** 2
+
+
+def begun(path: Path) -> RunFolder:
+    folder = RunFolder(path)
+    folder.begin("mark")
+    return folder
+
+
+def state(recipe: Regression) -> dict[str, list[float]]:
+    return {name: value.flatten().tolist() for name, value in recipe.module.state_dict().items()}
+
+
+def test_it_learns_and_logs(tmp_path: Path) -> None:
+    recipe, folder = Regression(), begun(tmp_path)
+    trace = fit(recipe, 60, folder, 0, QUIET)
+    assert recipe.validate() < 0.05
+    assert not recipe.module.training
+    entries = [json.loads(line) for line in (tmp_path / "train.jsonl").read_text().splitlines()]
+    losses = [entry for entry in entries if "loss" in entry]
+    assert [entry["step"] for entry in losses] == [10, 20, 30, 40, 50, 60]
+    assert {entry["stage"] for entry in entries} == {"regression"}
+    assert all(set(entry) == {"time", "stage", "step", "loss", "noise"} for entry in losses)
+    assert losses[-1]["loss"] < losses[0]["loss"] / 10
+    assert trace.loss == losses[-1]["loss"]
+    asked = [[entry["step"], entry["unseen_goods"]] for entry in entries if "unseen_goods" in entry]
+    assert [list(pair) for pair in trace.validations] == asked
+    assert [step for step, _ in asked] == [10, 20, 30, 40, 50, 60]
+
+
+@pytest.mark.parametrize("stop_at", [1, 17, 20, 60])
+def test_ctrl_c_and_the_same_call_again_give_the_same_network(tmp_path: Path, stop_at: int) -> None:
+    whole = Regression()
+    expected = fit(whole, 60, begun(tmp_path / "whole"), 3, QUIET)
+    folder, stopped = begun(tmp_path / "stopped"), Regression(stop_at=stop_at)
+    with pytest.raises(KeyboardInterrupt):
+        fit(stopped, 60, folder, 3, QUIET)
+    assert stopped.steps == stop_at
+    resumed = Regression()
+    resumed.module.weight.data.fill_(99.0)  # the checkpoint brings the weights
+    found = fit(resumed, 60, folder, 3, QUIET)
+    assert resumed.steps == 60 - stop_at
+    assert state(resumed) == state(whole)
+    assert found == expected
+
+
+def test_an_error_in_the_middle_of_a_step_saves_nothing_half_done(tmp_path: Path) -> None:
+    """A second Ctrl-C ends the step at once; what it began must not be in a checkpoint."""
+    folder, stopped, whole = begun(tmp_path / "stopped"), Regression(), Regression()
+    step = stopped.step
+
+    def interrupted(rng: np.random.Generator) -> dict[str, Tensor]:
+        if stopped.steps == 4:
+            step(rng)
+            raise KeyboardInterrupt
+        return step(rng)
+
+    stopped.step = interrupted  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        fit(stopped, 60, folder, 0, QUIET)
+    resumed = Regression()
+    fit(resumed, 60, folder, 0, QUIET)
+    fit(whole, 60, begun(tmp_path / "whole"), 0, QUIET)
+    assert state(resumed) == state(whole)
+
+
+def test_a_finished_stage_is_loaded_not_trained(tmp_path: Path) -> None:
+    folder, first, again = begun(tmp_path), Regression(), Regression()
+    trace = fit(first, 60, folder, 0, QUIET)
+    again.module.weight.data.fill_(99.0)
+    assert fit(again, 60, folder, 0, QUIET) == trace
+    assert again.steps == 0
+    assert state(again) == state(first)
+
+
+def test_seeds_differ(tmp_path: Path) -> None:
+    one, same, other = Regression(), Regression(), Regression()
+    for number, (recipe, seed) in enumerate(((one, 1), (same, 1), (other, 2))):
+        fit(recipe, 20, begun(tmp_path / str(number)), seed, QUIET)
+    assert state(one) == state(same)
+    assert state(one) != state(other)
+
+
+def test_the_best_state_on_unseen_goods_is_kept(tmp_path: Path) -> None:
+    recipe, weights = Regression(), []
+    answers = iter([3.0, 1.0, 2.0, 1.5, 4.0, 5.0])
+
+    def validate() -> float:
+        weights.append(recipe.module.weight.item())
+        return next(answers)
+
+    recipe.validate = validate  # type: ignore[method-assign]
+    trace = fit(recipe, 60, begun(tmp_path), 0, QUIET)
+    assert (trace.best_step, trace.best) == (20, 1.0)
+    assert recipe.module.weight.item() == weights[1]
+    assert weights[1] != weights[-1]
+
+
+def test_without_validation_the_last_state_stays(tmp_path: Path) -> None:
+    recipe = Regression(Schedule(5, 8, 0.1))
+    recipe.validate = lambda: pytest.fail("nobody asked")  # type: ignore[method-assign]
+    assert fit(recipe, 5, begun(tmp_path), 0, QUIET).best_step == 0
+
+
+def test_a_loss_that_is_not_finite_is_loud(tmp_path: Path) -> None:
+    recipe = Regression(Schedule(60, 8, 0.1))
+    recipe.step = lambda rng: {"loss": recipe.module.weight.sum() * math.nan}  # type: ignore[method-assign]
+    with pytest.raises(FloatingPointError, match="the loss of regression is nan at step 10"):
+        fit(recipe, 60, begun(tmp_path), 0, QUIET)
+    assert not (tmp_path / "train.jsonl").exists()
+
+
+def test_gradients_are_clipped(tmp_path: Path) -> None:
+    def moved(clip: float) -> float:
+        recipe = Regression(Schedule(1, 8, 1.0, weight_decay=0.0, clip=clip, adam_w=False))
+        recipe.step = lambda rng: {"loss": 1e-9 * recipe.module.weight.sum()}  # type: ignore[method-assign]
+        before = recipe.module.weight.item()
+        fit(recipe, 1, begun(tmp_path / str(clip)), 0, QUIET)
+        return before - recipe.module.weight.item()
+
+    # Adam's first step is rate * g / (g + 1e-8): with g = 1e-9 a tenth or so, clipped to 1e-12 nearly nothing.
+    assert moved(0.0) == pytest.approx(1 / 11, rel=1e-2)
+    assert abs(moved(1e-12)) < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("schedule", "step", "rate"),
+    [
+        (Schedule(100, 1, 2.0, drop_at=0.8), 79, 2.0),
+        (Schedule(100, 1, 2.0, drop_at=0.8), 80, 0.2),
+        (Schedule(100, 1, 2.0), 0, 0.2),  # warm-up of 10 steps: 1/10, 2/10, ...
+        (Schedule(100, 1, 2.0), 9, 2.0),
+        (Schedule(100, 1, 2.0), 10, 2.0),
+        (Schedule(100, 1, 2.0), 55, 2.0 * (0.02 + 0.98 / 2)),  # half way down the cosine
+        (Schedule(100, 1, 2.0, warm_up=0.0), 0, 2.0),
+    ],
+)
+def test_rate_by_hand(schedule: Schedule, step: int, rate: float) -> None:
+    assert rate_at(schedule, step, 100) == pytest.approx(rate)
+
+
+def test_the_cosine_ends_near_a_fiftieth() -> None:
+    rates = [rate_at(Schedule(100, 1, 1.0), step, 100) for step in range(100)]
+    assert 0.02 < rates[99] < 0.021
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+
+
+def test_optimisers() -> None:
+    """The coupled decay of Adam joins the gradient; AdamW's does not."""
+    for adam_w, kind in ((True, torch.optim.AdamW), (False, torch.optim.Adam)):
+        found = make_optimiser(nn.Linear(1, 1), Schedule(1, 1, 3e-4, weight_decay=0.5, adam_w=adam_w))
+        assert type(found) is kind
+        assert (found.defaults["lr"], found.defaults["weight_decay"]) == (3e-4, 0.5)
+
+
+def test_ctrl_c_is_held_back_once_and_the_handler_comes_back() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with held_back() as check:
+        check()
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            check()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_training_in_another_thread_needs_no_signal(tmp_path: Path) -> None:
+    recipe = Regression()
+    thread = threading.Thread(target=lambda: fit(recipe, 60, begun(tmp_path), 0, QUIET))
+    thread.start()
+    thread.join()
+    assert recipe.validate() < 0.05
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_tells_stage_step_note_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edge_ad.training.progress.time.monotonic", lambda: 130.0)
+    terminal, pipe = Terminal(), io.StringIO()
+    for stream in (terminal, pipe):
+        progress = Progress(stream=stream)
+        progress.step("lavit", 40, 100, began=100.0, first=20, note="loss 1.5")  # 30 s for 20 steps, 60 are left: 90 s
+        progress.step("lavit", 100, 100, began=100.0, first=20)
+    assert terminal.getvalue() == (
+        "\r\033[Klavit: 40 of 100, loss 1.5, 1:30 left\r\033[Klavit: 100 of 100, took 0:30\n"
+    )
+    assert pipe.getvalue() == "lavit: 40 of 100, loss 1.5, 1:30 left\nlavit: 100 of 100, took 0:30\n"
+
+
+def test_progress_elsewhere_speaks_every_ten_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(100, 200))
+    monkeypatch.setattr("edge_ad.training.progress.time.monotonic", lambda: float(next(clock)))
+    pipe = io.StringIO()
+    for done in range(1, 31):
+        Progress(shown=False, stream=pipe).step("s", done, 100, began=100.0)
+    assert pipe.getvalue() == ""
+    progress = Progress(stream=pipe)
+    for done in range(1, 31):
+        progress.step("s", done, 100, began=100.0)
+    assert len(pipe.getvalue().splitlines()) == 3

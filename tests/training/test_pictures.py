@@ -1,0 +1,69 @@
+"""Goods in memory and the anomalies that choose weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edge_ad.data.images import read_image, resize
+from edge_ad.data.layouts import load_dataset
+from edge_ad.data.synthetic_anomalies import KINDS
+from edge_ad.errors import BadInput
+from edge_ad.training.pictures import labelled, load_pictures, read_all, synthetic
+from tests.data.folders import goods, picture, save
+
+GOODS = np.stack([picture(seed, (64, 64)) for seed in range(4)])
+
+
+def test_pictures_are_read_in_order_at_the_size_of_the_networks(tmp_path: Path) -> None:
+    paths = goods(tmp_path, 5)
+    found = read_all(paths, 32)
+    assert found.shape == (5, 32, 32, 3)
+    assert found.dtype == np.uint8
+    for image, path in zip(found, paths, strict=True):
+        np.testing.assert_array_equal(image, resize(read_image(path), (32, 32)))
+
+
+def test_synthetic_anomalies_come_from_the_seed() -> None:
+    found, kinds = synthetic(GOODS, 24, 5)
+    assert found.shape == (24, 64, 64, 3)
+    assert set(kinds) == set(KINDS)
+    again, _ = synthetic(GOODS, 24, 5)
+    other, _ = synthetic(GOODS, 24, 6)
+    np.testing.assert_array_equal(found, again)
+    assert not np.array_equal(found, other)
+    for number, image in enumerate(found):
+        assert (image != GOODS[number % len(GOODS)]).any(), kinds[number]
+
+
+def test_a_flat_folder_becomes_pictures(tmp_path: Path) -> None:
+    goods(tmp_path, 20)
+    dataset = load_dataset(tmp_path)
+    pictures = load_pictures(dataset, 64, 8, 0)
+    counts = (len(pictures.fit), len(pictures.normalise), len(pictures.threshold), len(pictures.anomalies))
+    assert counts == (len(dataset.goods.fit), len(dataset.goods.normalise), len(dataset.goods.threshold), 8)
+    assert sum(counts[:3]) == 20
+
+
+def test_labelled_defects_replace_synthetic_ones(tmp_path: Path) -> None:
+    goods(tmp_path / "goods", 12)
+    save(tmp_path / "defects" / "loose.png", picture(90))
+    save(tmp_path / "defects" / "scratch" / "a.png", picture(91))
+    save(tmp_path / "defects" / "missing" / "a.png", picture(92))
+    found, kinds = labelled(tmp_path / "defects", 32)
+    assert kinds == ("defects", "missing", "scratch")
+    np.testing.assert_array_equal(found[2], resize(picture(91), (32, 32)))
+    pictures = load_pictures(load_dataset(tmp_path / "goods"), 32, 8, 0, tmp_path / "defects")
+    np.testing.assert_array_equal(pictures.anomalies, found)
+    assert pictures.kinds == kinds
+
+
+@pytest.mark.parametrize(("make", "words"), [("nothing", "is not a folder"), ("folder", "holds no picture")])
+def test_defects_that_are_not_there(tmp_path: Path, make: str, words: str) -> None:
+    folder = tmp_path / "defects"
+    if make == "folder":
+        (folder / "scratch").mkdir(parents=True)
+    with pytest.raises(BadInput, match=f"--defects .*defects {words}"):
+        labelled(folder, 32)
