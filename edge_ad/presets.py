@@ -65,7 +65,11 @@ class FusionSettings:
 
 @dataclass(frozen=True)
 class Preset:
-    """All settings of one training; ``anomalies`` is how many synthetic anomalies choose weights and stops."""
+    """All settings of one training; ``anomalies`` is how many synthetic anomalies choose the branch weights.
+
+    ``token_augmentation`` makes moved copies of the goods for the tokenizer; LAViT sees only the originals unless
+    ``lavit_on_originals`` is off, since copies made its histograms harder to predict and its scores worse.
+    """
 
     name: str
     image_side: int = 256
@@ -80,6 +84,7 @@ class Preset:
     efficientad_schedule: Schedule = Schedule(600, 8, 1.5e-3, weight_decay=1e-5, validate_every=120)
     augmentation: Augmentation = Augmentation()
     token_augmentation: Augmentation = Augmentation(gain=0.08, copies=3)
+    lavit_on_originals: bool = True
     penalty: bool = True
     anomalies: int = 160
     low_precision: bool = True

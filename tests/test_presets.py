@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from edge_ad.errors import BadInput
-from edge_ad.presets import DEMO, FAST, PAPER, PRESETS, Schedule, preset_named
+from edge_ad.presets import PAPER, PRESETS, Schedule, preset_named
 
 PUBLISHED: dict[str, Any] = {
     # HVQ-Trans as LADMIM's tokenizer
@@ -110,16 +110,6 @@ def test_an_unknown_preset_lists_the_names() -> None:
 )
 def test_steps_for(schedule: Schedule, goods: int, steps: int) -> None:
     assert schedule.steps_for(goods) == steps
-
-
-def test_with_steps_scales_every_schedule() -> None:
-    half = replace(FAST, lavit_schedule=Schedule(0, 16, 1e-3, epochs=9, validate_every=50)).with_steps(0.5)
-    assert half.tokenizer_schedule.steps == FAST.tokenizer_schedule.steps // 2
-    assert (half.lavit_schedule.steps, half.lavit_schedule.epochs, half.lavit_schedule.validate_every) == (0, 4, 25)
-    least = DEMO.with_steps(1e-9)
-    schedules = (least.tokenizer_schedule, least.lavit_schedule, least.efficientad_schedule)
-    assert [(one.steps, one.epochs, one.validate_every) for one in schedules] == [(1, 0, 0)] * 3
-    assert least.lavit == DEMO.lavit
 
 
 def test_reading_presets_needs_no_torch() -> None:

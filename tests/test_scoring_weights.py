@@ -42,9 +42,8 @@ def complementary(z: NDArray[Any], kinds: NDArray[Any]) -> None:
     z[kinds >= 2, 1] += 3.0
 
 
-def one_strong_one_weak(z: NDArray[Any], kinds: NDArray[Any]) -> None:
+def one_strong_others_at_chance(z: NDArray[Any], kinds: NDArray[Any]) -> None:
     z[:, 0] += 3.0
-    z[:, 1] += 0.6
 
 
 def backwards(z: NDArray[Any], kinds: NDArray[Any]) -> None:
@@ -60,7 +59,7 @@ KEPT = [
     (four_of_five, (0, 1, 2, 3)),
     (four_perfect, (0, 1, 2, 3)),  # nothing to gain, yet noise goes and help stays
     (complementary, (0, 1)),
-    (one_strong_one_weak, (0,)),
+    (one_strong_others_at_chance, (0,)),
     (backwards, (0, 1)),
     (all_alike, (0, 1, 2, 3, 4)),
 ]

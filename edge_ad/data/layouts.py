@@ -78,11 +78,11 @@ def load_dataset(path: Path | str, seed: int = 0) -> DataSet:
     images.
 
     A flat folder and the MVTec AD layout are split 70 / 15 / 15 into fit, normalise and threshold. In the LOCO layout
-    the threshold goods are validation/good, and 12 % of train/good are held back for normalising; where validation/good
-    holds fewer than 20 readable images or train/good fewer than 10, both folders are pooled and split 70 / 15 / 15.
-    Goods that cannot be read are left out and listed in ``skipped``. Raises BadInput for a missing or empty folder, a folder of anomalies only, a
-    folder of categories, fewer than 10 readable goods, and a defects_config.json that is not as MVTec LOCO AD defines
-    it.
+    the threshold goods are validation/good, and 12 % of train/good are held back for normalising; where
+    validation/good holds fewer than 20 readable images or train/good fewer than 10, both folders are pooled and split
+    70 / 15 / 15. Goods that cannot be read are left out and listed in ``skipped``. Raises BadInput for a missing or
+    empty folder, a folder of anomalies only, a folder of categories, fewer than 10 readable goods, and a
+    defects_config.json that is not as MVTec LOCO AD defines it.
     """
     root = _existing(Path(path))
     layout = _layout(root)
@@ -104,7 +104,7 @@ def load_dataset(path: Path | str, seed: int = 0) -> DataSet:
         layout=layout,
         root=root,
         goods=goods,
-        test=_test_items(root) if layout != "flat" else (),
+        test=_test_items(root) if layout != "flat" and (root / "test").is_dir() else (),
         skipped=tuple(skipped + undecodable),
         sizes=dict(sizes.most_common()),
         saturation=_saturation(root / "defects_config.json"),

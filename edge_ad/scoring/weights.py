@@ -7,14 +7,14 @@ drawn again with replacement; both candidates see the same draws):
 
 1. Branches that are constant or not finite are out.
 2. Backward elimination from equal weights. A branch goes when the criterion without it is higher by more than one
-   standard error. A branch also goes, although that gains nothing, when it has no merit of its own: removal loses less
-   than one standard error against the best set seen, and alone the branch is no better than chance (within two
-   standard errors), or it is clearly worst: for every kind some other remaining branch is better alone, and over all
-   kinds every other one is better by more than two standard errors. No branch goes that is missed at half its weight
-   (by two standard errors): a weak but independent branch can hurt an equal sum and help a lighter one. Branches that
-   merely repeat each other stay: they average out noise, and real defects are more varied than synthetic ones.
+   standard error and by at least 0.01: synthetic anomalies are not the real ones, and a smaller gain on them is no
+   ground to go without a branch that sees something else. A branch also goes, although that gains nothing, when alone
+   it is no better than chance (within two standard errors) and its removal loses less than one standard error against
+   the best set seen. No branch goes that is missed at half its weight (by two standard errors): a weak but independent
+   branch can hurt an equal sum and help a lighter one. Branches that merely repeat each other stay: they average out
+   noise, and real defects are more varied than synthetic ones.
 3. Multiplicative weights 0.5, 1 or 2 for the branches that are left: the best such set replaces equal weights only if
-   it is better by more than one standard error.
+   it is better by more than one standard error and 0.01.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ Float = NDArray[np.float64]
 DRAWS = 400  # bootstrap draws: the standard error is known to about 4 %
 FACTORS = (0.5, 1.0, 2.0)
 NOISE = 1.0  # standard errors a change must gain
-CLEAR = 2.0  # standard errors that part a branch alone from chance or from the others
+MATERIAL = 0.01  # and the least such gain that matters, in AUROC
+CLEAR = 2.0  # standard errors that part a branch alone from chance
 
 
 def choose_weights(z_goods: ArrayLike, z_anomalies: ArrayLike, kinds: Sequence[str], seed: int = 0) -> Array:
@@ -145,7 +146,7 @@ def _may_go(trial: Trial, weight: Float, branch: int, best: Float) -> bool:
         change, noise_of_change = trial.gain(fewer, other)
         if change < -errors * noise_of_change:
             return False
-    return gained > NOISE * noise or _at_chance(trial, branch) or _clearly_worst(trial, weight, branch)
+    return _worth(gained, noise) or _at_chance(trial, branch)
 
 
 def _at_chance(trial: Trial, branch: int) -> bool:
@@ -153,14 +154,8 @@ def _at_chance(trial: Trial, branch: int) -> bool:
     return trial.macro(alone) - 0.5 <= CLEAR * float(trial.draws(alone).std(ddof=1))
 
 
-def _clearly_worst(trial: Trial, weight: Float, branch: int) -> bool:
-    alone = _only(branch)
-    others = [_only(int(other)) for other in np.flatnonzero(weight) if other != branch]
-    best_by_kind = np.max([trial.by_kind(other) for other in others], axis=0)
-    if not (trial.by_kind(alone) < best_by_kind).all():
-        return False
-    gains = (trial.gain(other, alone) for other in others)
-    return all(gained > CLEAR * noise for gained, noise in gains)
+def _worth(gained: float, noise: float) -> bool:
+    return gained > max(NOISE * noise, MATERIAL)
 
 
 def _tune(trial: Trial, weight: Float) -> Float:
@@ -174,4 +169,4 @@ def _tune(trial: Trial, weight: Float) -> Float:
         if macro > best_macro + 1e-12:
             best, best_macro = candidate, macro
     gained, noise = trial.gain(best, weight)
-    return best if gained > NOISE * noise else weight
+    return best if _worth(gained, noise) else weight

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from edge_ad.models.build import AnyTeacher
 from edge_ad.models.efficientad import EfficientAD
@@ -32,11 +32,9 @@ class EfficientADRecipe:
         others: Images | None,
         arithmetic: Arithmetic,
     ) -> None:
-        self.module, self.schedule, self.arithmetic = (
-            model.to(arithmetic.device),
-            preset.efficientad_schedule,
-            arithmetic,
-        )
+        self.schedule, self.arithmetic = preset.efficientad_schedule, arithmetic
+        self.module: nn.Module = model.to(arithmetic.device)
+        self.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.model, self.teacher, self.preset = model, teacher, preset
         self.goods, self.unseen, self.others = goods, unseen, others
         self.cache = self._cached_features()

@@ -32,7 +32,10 @@ def load_teacher(preset: Preset, weights: Path | None, device: torch.device) -> 
         teacher.trunk.load_published(_lite0_weights())
     else:
         _load_pdn(teacher.pdn.load_published, weights, preset.teacher.kind)
-    return teacher.to(device).eval().requires_grad_(False)
+    # Pixels come channels last; convolutions that keep them so are nearly twice as fast on a CPU.
+    frozen = teacher.to(device).eval().requires_grad_(False)
+    frozen.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return frozen
 
 
 def _lite0_weights() -> dict[str, Tensor]:

@@ -112,7 +112,8 @@ class _Training:
 
         torch.manual_seed(self.options.seed)
         lavit = build_lavit(preset, channels)
-        recipe = LavitRecipe(lavit, preset, (tokens, codes), (unseen, unseen_codes), arithmetic)
+        goods = len(pictures.fit) if preset.lavit_on_originals else len(tokens)
+        recipe = LavitRecipe(lavit, preset, (tokens[:goods], codes[:goods]), (unseen, unseen_codes), arithmetic)
         self._fit(recipe, len(pictures.fit))
         self.report["lavit_constant_loss"] = round(recipe.constant_loss(), 4)
 

@@ -120,10 +120,21 @@ def test_descriptions_do_not_depend_on_batching(teacher: Any) -> None:
     measure_channels(teacher, IMAGES, CPU)
     tokens, pooled = describe(teacher, IMAGES, TINY, CPU)
     assert tokens.shape == (18, 176, 8, 8)
-    assert pooled.shape == (18, 496)
+    assert pooled.shape == (18, 24 + 40 + 112 + 320 + 16 * 40)
     alone, mean = describe(teacher, IMAGES[17:], TINY, CPU)
     torch.testing.assert_close(alone[0], tokens[17], rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(mean[0], pooled[17], rtol=1e-4, atol=1e-4)
+
+
+def test_pooled_holds_stage_means_and_the_means_of_4_x_4_regions(teacher: Any) -> None:
+    pixels = to_pixels(IMAGES[:2], CPU)
+    trunk = teacher.trunk
+    stages = dict(zip(trunk.taps, trunk(pixels), strict=True))
+    means = [stages[tap].mean(dim=(2, 3)) for tap in (2, 4, 10, 15)]
+    side = 16 // 4  # 128 pixels at stride 8, four regions across
+    regions = stages[4].unfold(2, side, side).unfold(3, side, side).mean(dim=(4, 5))
+    expected = torch.cat([*means, regions.reshape(2, -1)], dim=1)
+    torch.testing.assert_close(teacher(pixels).pooled, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_paper_takes_tokens_from_a_second_smaller_pass() -> None:

@@ -1,0 +1,148 @@
+"""What one step of each recipe asks of its network, and what it asks of unseen goods."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from edge_ad.models.build import build_lavit, build_tokenizer
+from edge_ad.models.lavit import lavit_loss
+from edge_ad.presets import Augmentation, Preset
+from edge_ad.training.augment import to_pixels
+from edge_ad.training.device import Arithmetic, choose_arithmetic
+from edge_ad.training.efficientad_recipe import EfficientADRecipe
+from edge_ad.training.token_recipes import LavitRecipe, TokenizerRecipe, encode
+from tests.data.folders import picture
+from tests.fixtures.tiny_presets import TINY, TINY_PAPER, untrained
+
+CPU = Arithmetic(torch.device("cpu"), low_precision=False)
+CHANNELS, CELLS = 12, 64
+GOODS = np.stack([picture(seed, (128, 128)) for seed in range(5)])
+
+
+def tokens(count: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(count, CHANNELS, 8, 8, generator=torch.Generator().manual_seed(seed))
+
+
+def lavit_recipe(unseen: int = 3) -> LavitRecipe:
+    torch.manual_seed(0)
+    codes = torch.randint(0, TINY.hvq.codes, (40, 4, CELLS))
+    other = torch.randint(0, TINY.hvq.codes, (unseen, 4, CELLS))
+    return LavitRecipe(build_lavit(TINY, CHANNELS), TINY, (tokens(40), codes), (tokens(unseen, 1), other), CPU)
+
+
+def test_the_tokenizer_is_asked_about_all_unseen_goods() -> None:
+    torch.manual_seed(0)
+    recipe = TokenizerRecipe(build_tokenizer(TINY, CHANNELS), TINY.tokenizer_schedule, tokens(40), tokens(50, 1), CPU)
+    losses = recipe.step(np.random.default_rng(0))
+    assert set(losses) == {"loss", "commitment", "perplexity"}
+    recipe.model.eval()
+    out = recipe.model(tokens(50, 1))
+    flat = tokens(50, 1).reshape(50, CHANNELS, CELLS).permute(0, 2, 1)
+    expected = float((out.reconstruction - flat).square().mean().detach() + 0.25 * out.commitment.detach())
+    with torch.no_grad():
+        assert recipe.validate() == pytest.approx(expected, rel=1e-5)
+
+
+def test_codes_do_not_depend_on_batching() -> None:
+    torch.manual_seed(0)
+    model = build_tokenizer(TINY, CHANNELS).train()
+    together = encode(model, tokens(40), CPU)
+    assert not model.training
+    assert together.shape == (40, 4, CELLS)
+    assert torch.equal(together[37:], encode(model, tokens(40)[37:], CPU))
+
+
+def test_masks_of_training_have_the_preset_s_shares() -> None:
+    recipe, rng = lavit_recipe(), np.random.default_rng(0)
+    counts = {int(recipe._mask(rng).sum()) for _ in range(40)}
+    assert counts == {round(0.226 * CELLS), round(0.4 * CELLS)}
+
+
+def test_lavit_on_unseen_goods_is_a_mean_over_goods_and_four_masks() -> None:
+    recipe = lavit_recipe(unseen=40)  # more than one chunk
+    recipe.model.eval()
+    assert recipe.bank.sum(dim=1).tolist() == [round(0.4 * CELLS)] * 4
+    losses = []
+    with torch.no_grad():
+        for mask in recipe.bank:
+            inside = torch.nonzero(mask).flatten()
+            for good in range(40):
+                names = recipe.unseen_codes[good][:, inside]
+                target = torch.stack([torch.bincount(row, minlength=TINY.hvq.codes) / len(inside) for row in names])
+                predicted = recipe.model(recipe.unseen_tokens[good : good + 1], mask[None])
+                losses.append(float((predicted - target).abs().sum()))
+        assert recipe.validate() == pytest.approx(np.mean(losses), rel=1e-5)
+
+
+def test_the_constant_predictor_is_the_mean_histogram_of_the_goods() -> None:
+    recipe = lavit_recipe()
+    share = torch.stack([torch.bincount(recipe.codes[:, v].flatten(), minlength=TINY.hvq.codes) for v in range(4)])
+    share = share / share.sum(dim=1, keepdim=True)
+    losses = []
+    for mask in recipe.bank:
+        inside = torch.nonzero(mask).flatten()
+        for good in recipe.unseen_codes[:, :, inside]:
+            target = torch.stack([torch.bincount(row, minlength=TINY.hvq.codes) / len(inside) for row in good])
+            losses.append(float(lavit_loss(share[None], target[None])))
+    assert recipe.constant_loss() == pytest.approx(np.mean(losses), rel=1e-4)
+
+
+def efficientad_recipe(preset: Preset, others: Any = None) -> EfficientADRecipe:
+    networks = untrained(preset)
+    networks.teacher.requires_grad_(False)
+    return EfficientADRecipe(networks.efficientad, networks.teacher, preset, GOODS, GOODS[:3], others, CPU)
+
+
+def test_features_of_pictures_that_never_move_are_computed_once() -> None:
+    recipe = efficientad_recipe(TINY_PAPER)
+    assert recipe.cache is not None
+    chosen = np.array([3, 0])
+    kept = recipe._features(torch.zeros(2, 3, 128, 128), chosen)  # the pixels are not even looked at
+    torch.testing.assert_close(kept, recipe.teacher(to_pixels(GOODS[chosen], CPU.device)).features, rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    "preset", [TINY, replace(TINY, augmentation=Augmentation(0.0, 0.0, 0.0)), replace(TINY_PAPER, augmentation=TINY.augmentation)]
+)
+def test_features_of_pictures_that_change_are_not_kept(preset: Preset) -> None:
+    assert efficientad_recipe(preset).cache is None
+
+
+@pytest.mark.parametrize("preset", [TINY, TINY_PAPER], ids=["tiny", "paper"])
+def test_a_step_trains_student_and_autoencoder_only(preset: Preset) -> None:
+    recipe = efficientad_recipe(preset)
+    losses = recipe.step(np.random.default_rng(0))
+    losses["loss"].backward()
+    assert set(losses) == {"loss", "student", "autoencoder", "pair", "hinge_active"}
+    assert losses["loss"].item() == pytest.approx(sum(losses[name].item() for name in ("student", "autoencoder", "pair")))
+    for network in (recipe.model.student, recipe.model.autoencoder):
+        assert all(parameter.grad is not None for parameter in network.parameters())
+    assert all(parameter.grad is None for parameter in recipe.teacher.parameters())
+
+
+def test_the_penalty_asks_for_silence_on_other_pictures() -> None:
+    others = np.stack([picture(900, (128, 128))] * 2)
+    recipe = efficientad_recipe(TINY, others)
+    found = recipe._penalty(np.random.default_rng(0))
+    assert found is not None
+    torch.testing.assert_close(found, to_pixels(others, CPU.device))  # half a batch of four
+    scrambled = efficientad_recipe(TINY)._penalty(np.random.default_rng(0))
+    assert scrambled is not None
+    assert scrambled.shape == (2, 3, 128, 128)
+    assert efficientad_recipe(replace(TINY, penalty=False))._penalty(np.random.default_rng(0)) is None
+
+
+def test_arithmetic_is_told() -> None:
+    assert choose_arithmetic(False).name.endswith("float32")
+    assert CPU.name == "cpu float32"
+    cheaper = Arithmetic(torch.device("cpu"), low_precision=True)
+    assert cheaper.name == "cpu bfloat16"
+    one = torch.ones(2, 2)
+    for arithmetic, kind in ((CPU, torch.float32), (cheaper, torch.bfloat16)):
+        with arithmetic.autocast():
+            assert (one @ one).dtype is kind

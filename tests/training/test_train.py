@@ -1,0 +1,218 @@
+"""The whole training in small: a folder of trays becomes a bundle, whatever happens on the way."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from edge_ad.bundle import Bundle, open_bundle
+from edge_ad.cli.app import main
+from edge_ad.engines.pipeline import Pipeline
+from edge_ad.errors import BadInput
+from edge_ad.presets import FAST, PAPER, PRESETS
+from edge_ad.scoring import BRANCHES, fuse
+from edge_ad.training.train import TrainOptions, train, with_steps
+from tests.fixtures.tiny_presets import TINY, known
+from tests.fixtures.trained import CORRUPT, GOODS, Trained, write_goods
+
+slow = pytest.mark.slow
+STAGES = ("tokenizer", "lavit", "efficientad")
+
+
+@pytest.fixture(scope="module")
+def bundle(trained: Trained) -> Bundle:
+    return open_bundle(trained.bundle)
+
+
+@slow
+def test_the_bundle_opens_and_says_what_it_is(trained: Trained, bundle: Bundle) -> None:
+    assert trained.bundle == trained.out / "goods.edgead"
+    assert (bundle.name, bundle.preset, bundle.image_size) == ("goods", "tiny", (128, 128))
+    assert bundle.manifest["parent"] is None
+    assert set(bundle.graphs) == {"teacher", "efficientad", "tokenizer", "lavit", "fusion"}
+    assert bundle.contents().settings == TINY.settings()
+    assert bundle.masks.shape == (2, 64)
+    assert bundle.masks.sum(axis=1).tolist() == [round(0.4 * 64)] * 2
+    assert not (trained.out / "state").exists()
+
+
+@slow
+def test_the_report_counts_goods_sizes_and_the_skipped_file(bundle: Bundle) -> None:
+    report = bundle.report
+    assert sum(report["goods"].values()) == GOODS
+    assert report["goods"]["normalise"] == report["goods"]["threshold"] == round(0.15 * GOODS)
+    assert report["sizes"] == {"128x128": 20, "160x160": 4}
+    assert [name for name, _ in report["skipped"]] == [CORRUPT]
+    assert CORRUPT in report["skipped"][0][1]
+    assert (report["layout"], report["seed"]) == ("flat", 0)
+
+
+@slow
+def test_the_report_tells_how_each_network_learned(bundle: Bundle) -> None:
+    for stage in STAGES:
+        assert bundle.report[stage]["steps"] == 2
+        assert np.isfinite(bundle.report[stage]["loss"])
+        assert bundle.report["seconds"][stage] >= 0
+    assert [step for step, _ in bundle.report["tokenizer"]["unseen_goods"]] == [1, 2]
+    assert bundle.report["tokenizer"]["kept_step"] in (1, 2)
+    assert len(bundle.report["perplexity"]) == 4
+    assert all(1 <= value <= TINY.hvq.codes for value in bundle.report["perplexity"])
+    assert 0 < bundle.report["lavit_constant_loss"] <= 8
+    assert set(bundle.report["branches"]) == set(BRANCHES)
+    for graph in bundle.graphs:
+        assert bundle.report["export"][graph]["relative_error"] < 1e-3
+
+
+@slow
+def test_losses_are_logged_as_json_lines(trained: Trained) -> None:
+    entries = [json.loads(line) for line in (trained.out / "train.jsonl").read_text().splitlines()]
+    assert [entry["stage"] for entry in entries if "loss" in entry] == list(STAGES)
+
+
+@slow
+def test_golden_pictures_replay_to_their_raw_scores(bundle: Bundle) -> None:
+    golden = bundle.golden
+    assert 2 <= len(golden.images) <= 8
+    with Pipeline(bundle, all_branches=True) as pipeline:
+        for image, raw in zip(golden.images, golden.raw, strict=True):
+            found = pipeline.infer(image)
+            np.testing.assert_allclose(found.raw, raw, rtol=1e-4, atol=1e-5)
+            z, score = fuse(raw[None], bundle.statistics)
+            np.testing.assert_allclose(found.z, z[0], rtol=1e-3, atol=1e-3)
+            assert found.score == pytest.approx(float(score[0]), rel=1e-3, abs=1e-3)
+
+
+@slow
+def test_statistics_come_from_the_right_goods(bundle: Bundle) -> None:
+    """Mean and deviation from the normalising goods, thresholds from others, anomalies from the preset's number."""
+    raw, statistics = bundle.raw_scores, bundle.statistics
+    assert {name: len(rows) for name, rows in raw.items()} == {
+        "normalise": bundle.report["goods"]["normalise"],
+        "threshold": bundle.report["goods"]["threshold"],
+        "synthetic": TINY.anomalies,
+    }
+    np.testing.assert_allclose(statistics.mean, raw["normalise"].mean(axis=0), rtol=1e-5)
+    assert statistics.weight.sum() == pytest.approx(1.0, abs=1e-5)
+    scores = fuse(raw["threshold"], statistics)[1]
+    assert bundle.thresholds.goods == len(scores)
+    assert bundle.thresholds.warn <= bundle.thresholds.ng <= scores.max() + 1e-6
+
+
+def parameters(bundle: Bundle) -> Iterator[tuple[str, np.ndarray]]:
+    for name in bundle.graphs:
+        for tensor in onnx.load_model_from_string(bundle.graph(name)).graph.initializer:
+            yield f"{name}/{tensor.name}", numpy_helper.to_array(tensor)
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from edge_ad.training.loop import _Runner
+from tests.fixtures.trained import train_tiny
+
+step = _Runner._step
+
+def slowly(self):
+    if self.recipe.name == "efficientad":
+        print("here", flush=True)
+        sys.stdin.read()
+    return step(self)
+
+_Runner._step = slowly
+train_tiny(Path(sys.argv[1]), Path(sys.argv[2]))
+"""
+
+
+@slow
+def test_a_killed_training_goes_on_and_gives_the_same_bundle(
+    trained: Trained, bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """SIGKILL in the third network; the same call makes what an undisturbed training made, bit for bit."""
+    out = tmp_path / "run"
+    root = Path(__file__).parents[2]
+    with subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(trained.goods), str(out)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=root, env={**os.environ, "PYTHONPATH": str(root)},
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"here\n"
+        process.send_signal(signal.SIGKILL)
+    assert sorted(path.name for path in (out / "state").glob("*.pt")) == ["lavit-finished.pt", "tokenizer-finished.pt"]
+    assert list(out.glob("*.edgead")) == []
+    facts = tmp_path / "report.json"
+    with known(TINY):
+        arguments = ["train", str(trained.goods), "--preset", "tiny", "--out", str(out), "--json", str(facts)]
+        assert main(arguments) == 0
+    resumed = open_bundle(out / "goods.edgead")
+    assert json.loads(facts.read_text())["sha256"] == resumed.sha256
+    assert "going on with the unfinished training" in capsys.readouterr().err
+    stages = [json.loads(line)["stage"] for line in (out / "train.jsonl").read_text().splitlines()]
+    assert stages.count("lavit") == 1  # it was not trained again
+    expected = dict(parameters(bundle))
+    assert len(expected) > 50
+    for name, value in parameters(resumed):
+        np.testing.assert_array_equal(value, expected.pop(name), err_msg=name)
+    assert expected == {}
+    for split, rows in bundle.raw_scores.items():
+        np.testing.assert_array_equal(resumed.raw_scores[split], rows)
+    np.testing.assert_array_equal(resumed.statistics.weight, bundle.statistics.weight)
+
+
+@pytest.fixture(scope="module")
+def goods(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_goods(tmp_path_factory.mktemp("few") / "goods", 12)
+
+
+class TestEarlyRefusals:
+    """What cannot end well is said before the first step."""
+
+    @pytest.mark.parametrize(
+        ("options", "words"),
+        [
+            (TrainOptions("papre"), "preset 'papre' is unknown"),
+            (TrainOptions("demo", defects=Path("nowhere")), "--defects nowhere is not a folder"),
+            (TrainOptions("demo", penalty=Path("nowhere")), "cannot list nowhere"),
+            (TrainOptions("demo", target_ng=0.2, target_warn=0.1), "0 < NG <= WARN < 1"),
+            (TrainOptions("demo", target_ng=0.0), "0 < NG <= WARN < 1"),
+            (TrainOptions("paper"), "teacher pdn_small needs weights"),
+        ],
+    )
+    def test_options(self, goods: Path, tmp_path: Path, options: TrainOptions, words: str) -> None:
+        with pytest.raises(BadInput, match=words):
+            train(goods, out=tmp_path / "run", options=options, progress=False)
+        assert not (tmp_path / "run" / "train.jsonl").exists()
+
+    def test_an_empty_penalty_folder(self, goods: Path, tmp_path: Path) -> None:
+        (tmp_path / "others").mkdir()
+        with pytest.raises(BadInput, match="--penalty .*others holds no picture"):
+            train(goods, out=tmp_path / "run", options=TrainOptions("demo", penalty=tmp_path / "others"))
+
+    def test_an_unfinished_run_of_other_settings(self, goods: Path, tmp_path: Path) -> None:
+        (tmp_path / "run" / "state").mkdir(parents=True)
+        (tmp_path / "run" / "state" / "fingerprint.json").write_text('{"sha256": "another"}')
+        with known(TINY), pytest.raises(BadInput, match="holds an unfinished training with other data or settings"):
+            train(goods, preset="tiny", out=tmp_path / "run", progress=False)
+
+
+def test_steps_of_all_networks() -> None:
+    assert with_steps(FAST, None) is FAST
+    for preset in (FAST, PAPER):
+        found = with_steps(preset, 7)
+        schedules = (found.tokenizer_schedule, found.lavit_schedule, found.efficientad_schedule)
+        assert [schedule.steps_for(300) for schedule in schedules] == [7, 7, 7]
+        assert replace(found, **{name: getattr(preset, name) for name in vars(preset) if "schedule" in name}) == preset
+
+
+def test_tiny_presets_stay_out_of_the_product() -> None:
+    assert set(PRESETS) == {"demo", "fast", "paper"}
