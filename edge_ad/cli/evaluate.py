@@ -64,7 +64,7 @@ def _bundle_and_data(paths: list[Path]) -> tuple[Path, Path]:
         raise BadInput(f"evaluate takes a bundle and a test set, but {len(paths)} paths were given")
     if len(paths) == 2:
         return paths[0], paths[1]
-    if paths and not paths[0].is_file():
+    if paths and not paths[0].is_file() and paths[0].suffix != ".edgead":
         return newest_bundle(), paths[0]
     data = load_config().data.path
     if data is None:

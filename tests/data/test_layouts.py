@@ -41,6 +41,12 @@ def test_mvtec_defects_are_structural(tmp_path: Path) -> None:
     assert found.saturation == {}
 
 
+def test_goods_without_a_test_folder_are_enough(tmp_path: Path) -> None:
+    goods(tmp_path / "train" / "good", 20)
+    found = load_dataset(tmp_path)
+    assert (found.layout, found.test, len(_all(found.goods))) == ("mvtec", (), 20)
+
+
 def test_loco_takes_its_validation_goods_for_the_threshold(tmp_path: Path) -> None:
     root = loco(tmp_path / "juice")
     found = load_dataset(root)

@@ -77,6 +77,20 @@ def test_positions_join_queries_and_keys_but_not_values() -> None:
         torch.testing.assert_close(found, expected)
 
 
+def test_positions_join_the_memory_s_keys_too() -> None:
+    torch.manual_seed(0)
+    layer, x, memory, position = DecoderLayer(8, SMALL), *torch.randn(3, 1, 6, 8)
+    seen: list[tuple[Tensor, ...]] = []
+    for module in (layer.own, layer.norms[0], layer.cross):
+        module.register_forward_hook(lambda _, inputs, out: seen.append((*inputs, out)))
+    layer(x, memory, position)
+    own, (_, after), cross = seen
+    for found, expected in zip(own[:3], (x + position, x + position, x), strict=True):
+        torch.testing.assert_close(found, expected)
+    for found, expected in zip(cross[:3], (after + position, memory + position, memory), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
 def test_positions_are_column_first() -> None:
     positions = LearnedPositions(3, 4)
     table = positions()
