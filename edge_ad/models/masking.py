@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 ASPECT = math.log(1 / 0.3)
+CANDIDATES = 128
 
 
 def block_mask(rng: np.random.Generator, grid: int, cells: int, least: int) -> NDArray[np.bool_]:
@@ -26,9 +27,18 @@ def block_mask(rng: np.random.Generator, grid: int, cells: int, least: int) -> N
 
 
 def mask_bank(seed: int, count: int, grid: int, cells: int, least: int) -> NDArray[np.float32]:
-    """Return ``count`` seeded masks as f32 (count, grid * grid) of 0 and 1, kept in the bundle and used for every frame."""
+    """Return ``count`` seeded masks as f32 (count, grid * grid) of 0 and 1, kept in the bundle and used for every frame.
+
+    Each is the one of CANDIDATES draws that hides most cells hidden least often so far: what no mask hides, LAViT never
+    judges.
+    """
     rng = np.random.default_rng(seed)
-    masks = [block_mask(rng, grid, cells, least).reshape(-1) for _ in range(count)]
+    masks: list[NDArray[np.bool_]] = []
+    hidden = np.zeros(grid * grid)
+    for _ in range(count):
+        drawn = [block_mask(rng, grid, cells, least).reshape(-1) for _ in range(CANDIDATES)]
+        masks.append(min(drawn, key=lambda mask: float(hidden[mask].sum())))
+        hidden += masks[-1]
     return np.stack(masks).astype(np.float32)
 
 

@@ -115,6 +115,7 @@ class _Runner:
     def _advance(self) -> None:
         self.whole = False
         losses = self._step()
+        self.trace.loss = self._finite(losses)
         if self.done % LOG_EVERY == 0 or self.done == self.steps:
             self._log(losses)
         self._maybe_validate()
@@ -137,12 +138,15 @@ class _Runner:
 
     def _log(self, losses: dict[str, Tensor]) -> None:
         values = {name: round(float(value.detach()), 6) for name, value in losses.items()}
-        self.trace.loss = values["loss"]
-        if not math.isfinite(values["loss"]):
-            raise FloatingPointError(
-                f"the loss of {self.recipe.name} is {values['loss']} at step {self.done}: {values}"
-            )
         self.folder.log({"stage": self.recipe.name, "step": self.done, **values})
+
+    def _finite(self, losses: dict[str, Tensor]) -> float:
+        """Return the loss; one that is not finite must never reach a checkpoint."""
+        loss = float(losses["loss"].detach())
+        if not math.isfinite(loss):
+            values = {name: float(value.detach()) for name, value in losses.items()}
+            raise FloatingPointError(f"the loss of {self.recipe.name} is {loss} at step {self.done}: {values}")
+        return round(loss, 6)
 
     def _maybe_validate(self) -> None:
         every = self.recipe.schedule.validate_every

@@ -75,6 +75,7 @@ class _Training:
         self.penalty = penalty_paths(options.penalty)
         self.dataset = load_dataset(data, options.seed)
         self.arithmetic: Arithmetic = choose_arithmetic(self.preset.low_precision)
+        self.teacher = load_teacher(self.preset, options.teacher, self.arithmetic.device)
         mark = fingerprint(self._facts())
         self.folder: RunFolder = choose_folder(out, mark)
         if self.folder.begin(mark):
@@ -85,7 +86,7 @@ class _Training:
         self._tell_data()
         preset, side = self.preset, self.preset.image_side
         pictures = load_pictures(self.dataset, side, preset.anomalies, self.options.seed, self.options.defects)
-        teacher = load_teacher(preset, self.options.teacher, self.arithmetic.device)
+        teacher = self.teacher
         self.progress.say(f"teacher {preset.teacher.kind}: channel statistics of {len(pictures.fit)} goods")
         measure_channels(teacher, pictures.fit, self.arithmetic.device)
         networks, pooled = self._learn(teacher, pictures)
