@@ -105,9 +105,9 @@ DEMO = replace(
     FAST,
     name="demo",
     masks=MaskSettings(count=4),
-    tokenizer_schedule=Schedule(250, 16, 3e-3, validate_every=125),
+    tokenizer_schedule=Schedule(300, 16, 3e-3, validate_every=150),
     lavit_schedule=Schedule(200, 16, 2e-3, weight_decay=1e-2, validate_every=100),
-    efficientad_schedule=Schedule(400, 8, 2e-3, weight_decay=1e-5, validate_every=200),
+    efficientad_schedule=Schedule(600, 8, 2e-3, weight_decay=1e-5, validate_every=200),
     token_augmentation=Augmentation(gain=0.08, copies=1),
     anomalies=96,
 )
