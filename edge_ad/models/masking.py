@@ -10,6 +10,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_ad.models.settings import MaskSettings
+
 ASPECT = math.log(1 / 0.3)
 CANDIDATES = 128
 
@@ -40,6 +42,13 @@ def mask_bank(seed: int, count: int, grid: int, cells: int, least: int) -> NDArr
         masks.append(min(drawn, key=lambda mask: float(hidden[mask].sum())))
         hidden += masks[-1]
     return np.stack(masks).astype(np.float32)
+
+
+def bank_of(settings: MaskSettings, grid: int, count: int | None = None) -> NDArray[np.float32]:
+    """Return the bank that ``settings`` describe on a grid, or only its first ``count`` masks."""
+    cells = grid * grid
+    masked, least = round(settings.share * cells), round(settings.least_share * cells)
+    return mask_bank(settings.seed, count or settings.count, grid, masked, least)
 
 
 def _add_block(rng: np.random.Generator, mask: NDArray[np.bool_], missing: int, least: int) -> int:

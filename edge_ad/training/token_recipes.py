@@ -8,12 +8,13 @@ from torch import Tensor
 
 from edge_ad.models.hvq import HvqTokenizer, hvq_loss
 from edge_ad.models.lavit import LaViT, batch_histograms, lavit_loss
-from edge_ad.models.masking import block_mask, mask_bank
+from edge_ad.models.masking import bank_of, block_mask
 from edge_ad.models.vector_quantiser import perplexity
 from edge_ad.presets import Preset, Schedule
 from edge_ad.training.device import Arithmetic
 
 CHUNK = 32
+VALIDATION_MASKS = 4
 
 
 class TokenizerRecipe:
@@ -66,12 +67,7 @@ class LavitRecipe:
         self.model, self.masks = model, preset.masks
         self.tokens, self.codes = goods
         self.unseen_tokens, self.unseen_codes = unseen
-        settings = self.masks
-        cells = model.grid**2
-        bank = mask_bank(
-            settings.seed, 4, model.grid, round(settings.share * cells), round(settings.least_share * cells)
-        )
-        self.bank = torch.from_numpy(bank)
+        self.bank = torch.from_numpy(bank_of(self.masks, model.grid, VALIDATION_MASKS))
 
     def step(self, rng: np.random.Generator) -> dict[str, Tensor]:
         """Predict one batch."""

@@ -18,7 +18,7 @@ from edge_ad.errors import BadInput
 from edge_ad.export.bundle_graphs import Networks, export_all
 from edge_ad.export.onnx_export import ExportedGraph
 from edge_ad.models.build import build_efficientad, build_lavit, build_tokenizer
-from edge_ad.models.masking import mask_bank
+from edge_ad.models.masking import bank_of
 from edge_ad.models.vector_quantiser import perplexity
 from edge_ad.presets import Preset, preset_named
 from edge_ad.scoring import Thresholds, choose_thresholds
@@ -142,15 +142,8 @@ class _Training:
     def _contents(
         self, networks: Networks, pooled: np.ndarray[Any, np.dtype[np.float32]], pictures: Pictures
     ) -> BundleContents:
-        preset, settings = self.preset, self.preset.masks
-        cells = preset.teacher.token_grid**2
-        masks = mask_bank(
-            settings.seed,
-            settings.count,
-            preset.teacher.token_grid,
-            round(settings.share * cells),
-            round(settings.least_share * cells),
-        )
+        preset = self.preset
+        masks = bank_of(preset.masks, preset.teacher.token_grid)
         self.progress.say("exporting the graphs and checking each against torch")
         graphs = export_all(networks, preset, torch.from_numpy(masks), torch.from_numpy(pictures.threshold[:1]))
         self._tell_export(graphs)
@@ -213,8 +206,6 @@ class _Training:
         if len(self.dataset.sizes) > 1:
             mixed = ", ".join(f"{count} of {size}" for size, count in self.dataset.sizes.items())
             say(f"pictures have several sizes and are all resized to {self.preset.image_side} pixels: {mixed}")
-        for path, reason in self.dataset.skipped:
-            say(f"skipped {path}: {reason}")
         say(f"training in {self.folder.path} ({self.arithmetic.name}); Ctrl-C is safe, the same command goes on")
 
     def _tell_export(self, graphs: list[ExportedGraph]) -> None:
