@@ -54,9 +54,7 @@ def halves(data: bytes) -> set[str]:
     """Return the names of the nodes that compute in FP16, casts aside."""
     kinds = types(data)
     graph = onnx.load_model_from_string(data).graph
-    return {
-        item.name for item in graph.node if item.op_type != "Cast" and kinds[item.output[0]] == TensorProto.FLOAT16
-    }
+    return {item.name for item in graph.node if item.op_type != "Cast" and kinds[item.output[0]] == TensorProto.FLOAT16}
 
 
 def casts(data: bytes) -> int:
@@ -75,9 +73,7 @@ def test_a_chain_is_cast_once_at_each_end() -> None:
         node("MaxPool", "b", "c", kernel_shape=[2, 2], strides=[2, 2]),
         node("Conv", "c k", "y", pads=[1, 1, 1, 1]),
     ]
-    source = model(
-        nodes, [1, 4, 8, 8], {"y": [1, 4, 4, 4]}, {"k": KERNEL, "zero": np.float32(0), "six": np.float32(6)}
-    )
+    source = model(nodes, [1, 4, 8, 8], {"y": [1, 4, 4, 4]}, {"k": KERNEL, "zero": np.float32(0), "six": np.float32(6)})
     data = to_half(source)
     assert halves(data) == {"/a", "/b", "/c", "/y"}
     assert casts(data) == 2

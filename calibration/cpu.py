@@ -1,0 +1,27 @@
+"""What 8-bit arithmetic this processor has."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+
+from calibration.weights import INT7_LIMIT, INT8_LIMIT
+
+_X86 = ("x86_64", "amd64", "i686")
+
+
+def weight_limit(machine: str | None = None, cpuinfo: Path = Path("/proc/cpuinfo")) -> int:
+    """Return the greatest 8-bit weight that ONNX Runtime may be given here: 127, or 63 where sums saturate.
+
+    An x86 processor without VNNI adds two products of U8 and S8 in 16 bits, which overflow with weights beyond 63. ARM
+    and x86 with VNNI add in 32 bits. Where the processor cannot be read, the careful answer is given.
+    """
+    kind = (machine or platform.machine()).lower()
+    if kind not in _X86:
+        return INT8_LIMIT
+    try:
+        text = cpuinfo.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return INT7_LIMIT
+    flags = {flag for line in text.splitlines() if line.startswith("flags") for flag in line.split()}
+    return INT8_LIMIT if flags & {"avx512_vnni", "avx_vnni"} else INT7_LIMIT

@@ -1,0 +1,282 @@
+"""An FP32 graph and its ranges become an explicit Q/DQ graph, in the dialect of TensorRT or of ONNX Runtime on a CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import NodeProto, helper, numpy_helper
+
+from calibration import weights
+from calibration.cpu_shapes import means_as_convolutions
+from calibration.equalise import equalise
+from calibration.half import to_half
+from calibration.placement import Operator, place
+from calibration.ranges import Ranges, TensorRange, graph_hash
+from calibration.view import View, all_names, drop_unused, replace_nodes
+
+TYPINGS = ("fp32", "fp16")
+_LEAST_OPSET = {"fp32": 13, "fp16": 19}  # 8-bit channels; FP16 scales
+
+
+def quantise(
+    model: bytes,
+    ranges: Ranges,
+    dialect: str = "tensorrt",
+    keep: Collection[str] = (),
+    typing: str = "fp32",
+    weight_limit: int = weights.INT8_LIMIT,
+    correct_bias: bool = True,
+    equalised: bool = True,
+    corrections: Mapping[str, Sequence[float]] | None = None,
+) -> bytes:
+    """Return the serialised INT8 variant of ``model``; inputs and outputs keep their names and types.
+
+    ``dialect`` ``tensorrt`` is symmetric S8 throughout (zero points present and 0, weights as floats with Q and DQ, FP32
+    bias); ``typing`` ``fp16`` writes the rest in FP16, for strongly typed builds. ``cpu`` is U8 activations with zero
+    points and S8 weights, stored as such; it has typing fp32 only. ``keep``: keys of nodes (see ``View.keys``) that are
+    not quantised. ``weight_limit``: the greatest weight, 127, or 63 where sums of products saturate at 16 bits.
+    ``correct_bias`` adds to each bias what rounding the weights takes from the mean output; ``equalised`` first makes
+    channels before depthwise convolutions alike; ``corrections`` (see ``calibration.correction``) are added to the
+    biases of the nodes they name. Raises ValueError for ranges of another graph, an unknown dialect, typing or node, and
+    an opset that is too old.
+    """
+    if typing not in TYPINGS or (dialect == "cpu" and typing != "fp32"):
+        raise ValueError(
+            f"typing {typing!r} is not available in dialect {dialect!r}; cpu has fp32, tensorrt fp32 and fp16"
+        )
+    if ranges.graph_sha256 != graph_hash(model):
+        raise ValueError("these ranges were measured on another graph: calibrate again")
+    view = View(model)
+    if view.opset < _LEAST_OPSET[typing]:
+        raise ValueError(f"the graph has opset {view.opset}, but {typing} Q/DQ needs {_LEAST_OPSET[typing]} or newer")
+    if equalised:
+        ranges = equalise(view, ranges, {item.position for item in place(view, dialect, keep).operators})
+    quantise_view(view, ranges, dialect, keep, weight_limit, correct_bias, corrections)
+    data = bytes(view.model.SerializeToString())
+    return to_half(data, ranges=ranges) if typing == "fp16" else data
+
+
+@dataclass
+class Biases:
+    """Where the biases of quantised operators are, by key: initializers, their steps where whole, and tensors shifted."""
+
+    names: dict[str, str] = field(default_factory=dict)
+    steps: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    outputs: dict[str, str] = field(default_factory=dict)
+
+
+def quantise_view(
+    view: View,
+    ranges: Ranges,
+    dialect: str,
+    keep: Collection[str] = (),
+    weight_limit: int = weights.INT8_LIMIT,
+    correct_bias: bool = True,
+    corrections: Mapping[str, Sequence[float]] | None = None,
+) -> Biases:
+    """Write Q and DQ into the graph of ``view`` itself, as ``quantise`` does, and tell where its biases are."""
+    return _Quantiser(view, ranges, dialect, weight_limit, correct_bias, corrections or {}).run(keep)
+
+
+@dataclass(frozen=True)
+class _Step:
+    """Scale and zero point of a tensor."""
+
+    scale: float
+    zero: int
+
+
+class _Quantiser:
+    """Writes Q and DQ into the graph of a view."""
+
+    def __init__(
+        self,
+        view: View,
+        ranges: Ranges,
+        dialect: str,
+        limit: int,
+        correct: bool,
+        corrections: Mapping[str, Sequence[float]],
+    ) -> None:
+        self._view, self._ranges, self._dialect = view, ranges, dialect
+        self._limit, self._correct, self._corrections = limit, correct, corrections
+        self._biases = Biases()
+        self._signed = dialect == "tensorrt"
+        self._taken = all_names(view.graph)
+        self._pairs: dict[str, str] = {}  # tensor -> its dequantised copy
+        self._before: dict[int, list[NodeProto]] = {}
+        self._after: dict[int, list[NodeProto]] = {}
+        self._start: list[NodeProto] = []
+
+    def run(self, keep: Collection[str]) -> Biases:
+        placement = place(self._view, self._dialect, keep)
+        for position in sorted(placement.covered):
+            self._bypass(position)
+        for name, source in placement.outputs.items():
+            self._output(name, self._step(source))
+        for position, index in placement.inputs:
+            self._input(position, index)
+        for operator in placement.operators:
+            self._weight(operator, placement.outputs)
+            self._biases.outputs[operator.key] = self._view.node(operator.position).output[0]
+        nodes = list(self._start)
+        for position, node in enumerate(self._view.graph.node):
+            nodes += self._before.get(position, [])
+            nodes += [] if position in placement.covered else [node]
+            nodes += self._after.get(position, [])
+        replace_nodes(self._view.graph, nodes)
+        if not self._signed:
+            means_as_convolutions(self._view)
+        drop_unused(self._view.graph)
+        del self._view.graph.value_info[:]
+        return self._biases
+
+    def _bypass(self, position: int) -> None:
+        """Let the operator before an activation make the activation's output; the Q behind it saturates likewise."""
+        node = self._view.node(position)
+        maker = self._view.producer[node.input[0]]
+        held = self._view.node(maker)
+        held.output[:] = [node.output[0] if name == node.input[0] else name for name in held.output]
+        self._view.producer[node.output[0]] = maker
+
+    def _output(self, name: str, step: _Step) -> None:
+        """Quantise a tensor where it is made: the maker's own result gets another name."""
+        position = self._view.producer[name]
+        node = self._view.node(position)
+        raw = self._free(f"{name}/raw")
+        node.output[:] = [raw if held == name else held for held in node.output]
+        self._after.setdefault(position, []).extend(self._pair(raw, name, step))
+        self._pairs[name] = name
+
+    def _input(self, position: int, index: int) -> None:
+        """Let one place read a quantised copy; places that read the same tensor share it."""
+        node = self._view.node(position)
+        name = node.input[index]
+        if name not in self._pairs:
+            self._pairs[name] = self._free(f"{name}/8bit")
+            maker = self._view.producer.get(name)
+            pair = self._pair(name, self._pairs[name], self._step(name))
+            if maker is None:
+                self._start.extend(pair)
+            else:
+                self._after.setdefault(maker, []).extend(pair)
+        node.input[index] = self._pairs[name]
+
+    def _pair(self, source: str, target: str, step: _Step) -> list[NodeProto]:
+        zero = np.int8(step.zero) if self._signed else np.uint8(step.zero)
+        operands = [self._constant(f"{target}/scale", np.float32(step.scale)), self._constant(f"{target}/zero", zero)]
+        quantised = self._free(f"{target}/q")
+        return [
+            self._node("QuantizeLinear", [source, *operands], quantised),
+            self._node("DequantizeLinear", [quantised, *operands], target),
+        ]
+
+    def _weight(self, operator: Operator, outputs: dict[str, str]) -> None:
+        view, node = self._view, self._view.node(operator.position)
+        exact = view.array(operator.weight)
+        scale = weights.weight_scale(exact, operator.axis, self._limit)
+        bias = view.array(operator.bias).astype(np.float64) if operator.bias in view.weights else None
+        data = self._step(outputs.get(operator.data, operator.data))
+        if self._signed:
+            scale = weights.half_scale(scale)
+        elif bias is not None and bias.size == scale.size:
+            scale = weights.room_for_bias(scale, bias.reshape(-1), data.scale)
+        steps = weights.rounded(exact, scale, operator.axis, self._limit)
+        snapped = steps * weights.spread(scale, operator.axis, exact.ndim)
+        corrected = self._bias(operator, exact - snapped, bias)
+        values = self._stored_weight(operator, steps, snapped, scale)
+        node.input[1] = values
+        if corrected is not None:
+            self._write_bias(operator, corrected, data.scale * scale.astype(np.float64))
+
+    def _bias(self, operator: Operator, error: NDArray[Any], bias: NDArray[Any] | None) -> NDArray[Any] | None:
+        """Return the new bias, None where there is none and none is needed or possible."""
+        lost = np.zeros(0)
+        if operator.kind == "MatMul" or (operator.bias and bias is None):
+            return bias
+        if self._correct:
+            mean = self._ranges.tensors[operator.data].mean
+            lost = weights.lost_mean(operator.kind, error, mean, operator.axis)
+        measured = np.asarray(self._corrections.get(operator.key, ()), np.float64)
+        parts = [part.reshape(-1) for part in (bias, lost, measured) if part is not None and part.size]
+        if not parts:
+            return None
+        wide = max(len(part) for part in parts)
+        return np.asarray(np.sum([np.broadcast_to(part, (wide,)) for part in parts], axis=0))
+
+    def _stored_weight(
+        self, operator: Operator, steps: NDArray[np.int8], snapped: NDArray[Any], scale: NDArray[np.float32]
+    ) -> str:
+        """Write the weight: for TensorRT floats on the grid with Q and DQ, for a CPU the steps with DQ alone."""
+        single = operator.axis is None
+        held = scale.reshape(()) if single else scale
+        name = operator.weight
+        target = self._free(f"{name}/8bit")
+        operands = [
+            self._constant(f"{target}/scale", held),
+            self._constant(f"{target}/zero", np.zeros_like(held, np.int8)),
+        ]
+        options = {} if single else {"axis": operator.axis}
+        before = self._before.setdefault(operator.position, [])
+        if self._signed:
+            source = self._constant(f"{name}/grid", snapped.astype(np.float32))
+            quantised = self._free(f"{target}/q")
+            before.append(self._node("QuantizeLinear", [source, *operands], quantised, **options))
+        else:
+            quantised = self._constant(f"{target}/q", steps)
+        before.append(self._node("DequantizeLinear", [quantised, *operands], target, **options))
+        return target
+
+    def _write_bias(self, operator: Operator, bias: NDArray[Any], step: NDArray[np.float64]) -> None:
+        node = self._view.node(operator.position)
+        flat = bias.reshape(-1)
+        if self._signed:
+            name = self._constant(f"{operator.weight}/bias", flat.astype(np.float32))
+        else:
+            whole = np.clip(np.rint(flat / step), -(2**31) + 1, 2**31 - 1).astype(np.int32)
+            operands = [np.broadcast_to(step, flat.shape).astype(np.float32), np.zeros(flat.shape, np.int32)]
+            name = self._free(f"{operator.weight}/bias")
+            names = [self._constant(f"{name}/{part}", value) for part, value in zip("sz", operands, strict=True)]
+            steps = self._constant(f"{name}/q", whole)
+            pair = self._node("DequantizeLinear", [steps, *names], name, axis=0)
+            self._before.setdefault(operator.position, []).append(pair)
+        self._biases.names[operator.key] = name if self._signed else steps
+        if not self._signed:
+            self._biases.steps[operator.key] = step
+        while len(node.input) < 3:
+            node.input.append("")
+        node.input[2] = name
+
+    def _step(self, name: str) -> _Step:
+        held = self._ranges.tensors.get(name)
+        if held is None:
+            raise ValueError(f"the ranges lack the tensor {name!r}: calibrate again")
+        return _symmetric(held) if self._signed else _asymmetric(held)
+
+    def _constant(self, name: str, value: Any) -> str:
+        free = self._free(name)
+        self._view.graph.initializer.append(numpy_helper.from_array(np.asarray(value), free))
+        return free
+
+    def _node(self, kind: str, inputs: list[str], output: str, **options: Any) -> NodeProto:
+        return helper.make_node(kind, inputs, [output], name=self._free(f"{output}/{kind}"), **options)
+
+    def _free(self, name: str) -> str:
+        while name in self._taken:
+            name += "_"
+        self._taken.add(name)
+        return name
+
+
+def _symmetric(held: TensorRange) -> _Step:
+    return _Step(float(weights.half_scale(np.array(held.bound / weights.INT8_LIMIT))), 0)
+
+
+def _asymmetric(held: TensorRange) -> _Step:
+    span = max(held.high - held.low, 1e-8)
+    scale = float(np.float32(span / 255.0))
+    return _Step(scale, int(np.clip(round(-held.low / scale), 0, 255)))
