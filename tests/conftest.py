@@ -5,9 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from tests.fixtures.trained import Trained
+
+# Time never fails a test: a loaded machine is slow, not wrong.
+settings.register_profile("edge-ad", deadline=None)
+settings.load_profile("edge-ad")
 
 
 @pytest.fixture(scope="session")

@@ -51,3 +51,18 @@ prepare() {
     install_pinned -e ".[$extras]"
     echo "$hash" >"$stamp"
 }
+
+# What the tests of network, GStreamer and GenICam cameras need of the system. Without these packages, and without
+# apt-get or the right to use it, those tests are skipped and say so.
+camera_packages="python3-gi gir1.2-gst-rtsp-server-1.0 gir1.2-gst-plugins-base-1.0 gir1.2-aravis-0.8 gstreamer1.0-rtsp
+gstreamer1.0-tools gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly"
+
+prepare_cameras() {
+    local sudo=""
+    dpkg -s $camera_packages >/dev/null 2>&1 && return
+    command -v apt-get >/dev/null || { echo "== no apt-get: tests of network cameras will be skipped"; return; }
+    [ "$(id -u)" = 0 ] || sudo="sudo -n"
+    echo "== installing GStreamer's RTSP server and Aravis (once)"
+    { $sudo apt-get update -qq && DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq --no-install-recommends \
+        $camera_packages >/dev/null; } || echo "== that failed: tests of network cameras will be skipped"
+}

@@ -3,7 +3,8 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
-prepare train,test
+prepare distill,test
+prepare_cameras
 echo "== ruff"
 "$python" -m ruff check .
 echo "== mypy"

@@ -3,92 +3,123 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
-# Read once when OpenCV is loaded: a frame that does not come within this many seconds is a failed read, not a hang.
-os.environ.setdefault("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", "3")
-
-import cv2
-
-from edge_ad.camera.files import quiet, to_rgb
-from edge_ad.camera.frames import BadFrame, End, Frame, Read, SourceError, SourceKind
+from edge_ad.camera.frames import Image
+from edge_ad.camera.handles import Failure, Grab, Shot
+from edge_ad.camera.opencv import build_facts, quiet, to_rgb
+from edge_ad.camera.settings import CameraSettings, difference
 from edge_ad.errors import DeviceFault
 
-OPEN_TIMEOUT_S = 10.0
+import cv2  # isort: skip  (after edge_ad.camera.opencv, which sets what OpenCV reads once)
 
-T = TypeVar("T")
+# Video4Linux counts exposure in units of 100 microseconds and names its automatic 3, manual 1.
+_EXPOSURE_UNIT_US = 100.0
+_AUTO_EXPOSURE, _MANUAL_EXPOSURE = 3.0, 1.0
+
+_NUMBERS: tuple[tuple[str, int, float], ...] = (
+    ("exposure_us", cv2.CAP_PROP_EXPOSURE, _EXPOSURE_UNIT_US),
+    ("gain", cv2.CAP_PROP_GAIN, 1.0),
+    ("white_balance_k", cv2.CAP_PROP_WB_TEMPERATURE, 1.0),
+    ("focus", cv2.CAP_PROP_FOCUS, 1.0),
+    ("rate", cv2.CAP_PROP_FPS, 1.0),
+    ("width", cv2.CAP_PROP_FRAME_WIDTH, 1.0),
+    ("height", cv2.CAP_PROP_FRAME_HEIGHT, 1.0),
+)
+_SWITCHES: tuple[tuple[str, int, float, float], ...] = (
+    ("auto_exposure", cv2.CAP_PROP_AUTO_EXPOSURE, _AUTO_EXPOSURE, _MANUAL_EXPOSURE),
+    ("auto_white_balance", cv2.CAP_PROP_AUTO_WB, 1.0, 0.0),
+    ("auto_focus", cv2.CAP_PROP_AUTOFOCUS, 1.0, 0.0),
+)
 
 
-class DeviceCamera:
-    """A ``/dev/video*`` device; a read that fails closes the handle, and later reads open it again.
+class DeviceHandle:
+    """An open ``/dev/video*`` device with its settings applied and read back.
 
-    Raises DeviceFault, with all that was tried, when the device cannot be opened or gives no first frame.
+    Raises DeviceFault, with all that was tried, when the device cannot be opened or does not take a setting.
     """
 
-    kind: SourceKind = "live"
-
-    def __init__(self, device: str, name: str) -> None:
-        self.name = name
+    def __init__(self, device: str, name: str, asked: CameraSettings | None = None) -> None:
         self._device = device
-        self._index = 0
-        self._closed = False
-        self._capture: cv2.VideoCapture | None = _open(device)
-        if self._capture is None:
+        asked = asked or CameraSettings()
+        backend = cv2.CAP_V4L2 if cv2.videoio_registry.hasBackend(cv2.CAP_V4L2) else cv2.CAP_ANY
+        with quiet():
+            self._capture = cv2.VideoCapture(os.path.realpath(device), backend)
+        if not self._capture.isOpened():
             raise DeviceFault(_explain(device, name))
-        rate = float(self._capture.get(cv2.CAP_PROP_FPS))
-        self.fps: float | None = rate if 0.01 < rate < 1000.0 else None
+        # The newest frame is wanted, not a queue of old ones; drivers that cannot do this ignore it.
+        self._capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
+        apply(self._capture, asked)
+        self.settings = read_back(self._capture)
+        refused = difference(asked, self.settings)
+        if refused:
+            self._capture.release()
+            raise DeviceFault(f"camera {name!r} does not take its settings: {'; '.join(refused)}; ask for what it has")
+        rate = self.settings.rate
+        self.fps = rate if rate and 0.01 < rate < 1000.0 else None
 
-    def read(self, timeout_s: float) -> Read:
-        """Return the next frame, or SourceError when the device failed and could not be opened again."""
-        if self._closed:
-            return End()
-        if self._capture is None:
-            self._capture = _open(self._device)
-        if self._capture is None:
-            return SourceError(f"camera lost: {self._device} cannot be opened")
+    def grab(self) -> Grab:
+        """Return the next picture."""
         grabbed, image = self._capture.read()
         now, wall = time.monotonic(), time.time()
         if not grabbed:
-            self._release()
-            return SourceError(f"camera lost: {self._device} gave no frame")
-        index, self._index = self._index, self._index + 1
-        if image is None or not image.size:
-            return BadFrame("corrupt: the camera gave an empty frame", index, now, wall, self.name, str(index))
-        return Frame(to_rgb(image), index, now, wall, self.name, str(index))
+            return Failure(f"{self._device} gave no frame")
+        stamp = float(self._capture.get(cv2.CAP_PROP_POS_MSEC)) / 1000.0
+        return Shot(_picture(image), now, wall, stamp if stamp > 0 else None)
+
+    def abort(self) -> None:
+        """Nothing: a read that hangs in the driver cannot be ended."""
 
     def close(self) -> None:
         """Release the device."""
-        self._closed = True
-        self._release()
-
-    def _release(self) -> None:
-        if self._capture is not None:
-            self._capture.release()
-            self._capture = None
+        self._capture.release()
 
 
-def within(limit_s: float, action: Callable[[], T]) -> T | None:
-    """Run ``action`` in a thread of its own; None when it takes longer than ``limit_s`` (the thread is abandoned)."""
-    results: list[T] = []
-    thread = threading.Thread(target=lambda: results.append(action()), daemon=True, name="camera-open")
-    thread.start()
-    thread.join(limit_s)
-    return results[0] if results else None
+def _picture(image: Any) -> Image | None:
+    return to_rgb(image) if image is not None and image.size else None
 
 
-def _open(device: str) -> cv2.VideoCapture | None:
-    backend = cv2.CAP_V4L2 if cv2.videoio_registry.hasBackend(cv2.CAP_V4L2) else cv2.CAP_ANY
-    with quiet():
-        capture = within(OPEN_TIMEOUT_S, lambda: cv2.VideoCapture(os.path.realpath(device), backend))
-    if capture is None or not capture.isOpened():
-        return None
-    # The newest frame is wanted, not a queue of old ones; drivers that cannot do this ignore it.
-    capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
-    return capture
+def apply(capture: Any, asked: CameraSettings) -> None:
+    """Set an OpenCV capture: the format and size first, then automatics, then the values they would overwrite."""
+    wanted = asked.asked()
+    if asked.pixel_format is not None:
+        capture.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*asked.pixel_format.ljust(4)[:4]))
+    for key in ("width", "height", "rate"):
+        _set_number(capture, key, wanted)
+    for key, code, on, off in _SWITCHES:
+        if key in wanted:
+            capture.set(code, on if wanted[key] else off)
+    for key in ("exposure_us", "gain", "white_balance_k", "focus"):
+        _set_number(capture, key, wanted)
+
+
+def _set_number(capture: Any, key: str, wanted: dict[str, Any]) -> None:
+    code, unit = next((code, unit) for name, code, unit in _NUMBERS if name == key)
+    if key in wanted:
+        capture.set(code, wanted[key] / unit)
+
+
+def read_back(capture: Any) -> CameraSettings:
+    """Return what an OpenCV capture says it is set to; what it does not know (-1, or 0 where 0 is no value) is None."""
+    found: dict[str, Any] = {}
+    for key, code, unit in _NUMBERS:
+        value = float(capture.get(code))
+        if value > 0 or (value == 0 and key in ("gain", "focus")):
+            found[key] = int(value) if key in ("width", "height") else value * unit
+    for key, code, on, _ in _SWITCHES:
+        value = float(capture.get(code))
+        if value >= 0:
+            found[key] = value == on
+    found["pixel_format"] = _fourcc(capture)
+    return CameraSettings(**found)
+
+
+def _fourcc(capture: Any) -> str | None:
+    code = int(capture.get(cv2.CAP_PROP_FOURCC))
+    text = "".join(chr(code >> shift & 255) for shift in (0, 8, 16, 24)).strip("\0 ") if code > 0 else ""
+    return text if text.isprintable() and text.isascii() and text else None
 
 
 def _explain(device: str, name: str) -> str:
@@ -99,11 +130,8 @@ def _explain(device: str, name: str) -> str:
     elif not os.access(path, os.R_OK | os.W_OK):
         state = f"{device} exists but this user may not open it (join the group 'video')"
     else:
-        state = f"{device} exists but did not open within {OPEN_TIMEOUT_S:g} s (in use, or no capture device)"
-    registry = cv2.videoio_registry
-    codes = [code for code in registry.getCameraBackends() if registry.hasBackend(code)]
-    backends = ", ".join(registry.getBackendName(code) for code in codes) or "none"
+        state = f"{device} exists but did not open (in use, or no capture device)"
     return (
-        f"camera {name!r} cannot be opened: {state}; tried Video4Linux (OpenCV {cv2.__version__} has {backends}); "
+        f"camera {name!r} cannot be opened: {state}; tried Video4Linux ({build_facts()}); "
         f"cameras on this machine: {present}; plug one in, or give a video file, a folder of images or synthetic://line"
     )

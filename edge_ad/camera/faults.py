@@ -3,27 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
+from edge_ad.camera.fault_plan import FAULTS, Faults
 from edge_ad.camera.frames import BadFrame, Frame, Image, Read, Source, SourceError, SourceKind
 from edge_ad.data.images import resize
 
-FAULTS = ("freeze", "black", "drop", "slow", "corrupt", "resize", "hang", "gone")
-
-
-@dataclass(frozen=True)
-class Faults:
-    """Which frames suffer which fault: ``ranges`` by the names in FAULTS, and how late a slow frame comes."""
-
-    ranges: Mapping[str, tuple[range, ...]]
-    slow_s: float = 1.5
-
-    def hit(self, fault: str, index: int) -> range | None:
-        """Return the range of ``fault`` that holds frame ``index``, or None."""
-        return next((span for span in self.ranges.get(fault, ()) if index in span), None)
+__all__ = ["FAULTS", "FaultInjector", "Faults"]
 
 
 class FaultInjector:
@@ -32,12 +20,12 @@ class FaultInjector:
     ``gone``: every read is an error. ``hang``: the read blocks for as long as the frames of the range last, whatever
     its timeout, and they are lost. ``drop``: the frames never arrive. ``corrupt``: delivered, not decodable.
     ``freeze``: the last picture before the range again and again. ``black``: all zero. ``resize``: half the size.
-    ``slow``: delivered ``slow_s`` after the capture.
+    ``slow``: delivered ``slow_s`` after the capture. ``faults`` tells the truth to whoever checks.
     """
 
     def __init__(self, source: Source, faults: Faults, fps: float) -> None:
+        self.faults = faults
         self._source = source
-        self._faults = faults
         self._period = 1.0 / fps
         self._last: Image | None = None
         self._closed = threading.Event()
@@ -64,11 +52,11 @@ class FaultInjector:
             if not isinstance(result, Frame):
                 return result
             index = result.index
-            if self._faults.hit("gone", index):
+            if self.faults.hit("gone", index):
                 return SourceError(f"camera lost: gone at frame {index}")
-            if hang := self._faults.hit("hang", index):
+            if hang := self.faults.hit("hang", index):
                 self._hang(hang, index)
-            elif not self._faults.hit("drop", index):
+            elif not self.faults.hit("drop", index):
                 return self._spoil(result)
 
     def close(self) -> None:
@@ -82,18 +70,18 @@ class FaultInjector:
 
     def _spoil(self, frame: Frame) -> Frame | BadFrame:
         index = frame.index
-        if self._faults.hit("corrupt", index):
+        if self.faults.hit("corrupt", index):
             reason = "corrupt: the picture cannot be decoded"
             return BadFrame(reason, index, frame.captured_at, frame.captured_wall, frame.source, frame.part)
         image = frame.image
-        if self._faults.hit("freeze", index) and self._last is not None:
+        if self.faults.hit("freeze", index) and self._last is not None:
             image = self._last.copy()
         else:
             self._last = image
-        if self._faults.hit("black", index):
+        if self.faults.hit("black", index):
             image = np.zeros_like(image)
-        if self._faults.hit("resize", index):
+        if self.faults.hit("resize", index):
             image = resize(image, (max(image.shape[0] // 2, 1), max(image.shape[1] // 2, 1)))
-        if self._faults.hit("slow", index):
-            self._closed.wait(self._faults.slow_s)
+        if self.faults.hit("slow", index):
+            self._closed.wait(self.faults.slow_s)
         return replace(frame, image=image)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import cv2
-import numpy.typing as npt
 
 from edge_ad.camera.frames import BadFrame, End, Frame, Image, Read, SourceKind
+from edge_ad.camera.opencv import quiet, to_rgb
 from edge_ad.data.images import SUFFIXES, list_images, read_image
 from edge_ad.errors import BadInput
+
+__all__ = ["ImageFiles", "VideoFile", "quiet", "to_rgb"]
 
 OPEN_TIMEOUT_MS = 10_000
 READ_TIMEOUT_MS = 10_000
@@ -117,23 +116,3 @@ def _open_video(path: Path) -> cv2.VideoCapture:
         if cv2.videoio_registry.hasBackend(cv2.CAP_FFMPEG):
             return cv2.VideoCapture(target, cv2.CAP_FFMPEG, limits)
         return cv2.VideoCapture(target)
-
-
-def to_rgb(image: npt.NDArray[Any]) -> Image:
-    """Return OpenCV's BGR, BGRA or grey picture as u8[H,W,3] RGB."""
-    if image.ndim == 2 or image.shape[2] == 1:
-        code = cv2.COLOR_GRAY2RGB
-    else:
-        code = cv2.COLOR_BGRA2RGB if image.shape[2] == 4 else cv2.COLOR_BGR2RGB
-    return cv2.cvtColor(image, code).astype("uint8", copy=False)
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Silence OpenCV's own warnings: what went wrong is told in one sentence by our errors."""
-    level = cv2.utils.logging.getLogLevel()
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-    try:
-        yield
-    finally:
-        cv2.utils.logging.setLogLevel(level)

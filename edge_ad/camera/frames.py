@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 import numpy as np
@@ -18,7 +18,8 @@ class Frame:
     """One picture: ``image`` u8[H,W,3] RGB, its ``index`` at the source (from 0), and when it was captured.
 
     ``captured_at`` is in monotonic seconds (ages, timeouts), ``captured_wall`` in seconds since 1970 UTC (records).
-    ``part`` names what is on the picture: the file name of an image, else a number as text.
+    ``part`` names what is on the picture: the id that came with the trigger, the file name of an image, else a number
+    as text. ``stamp`` is the camera's own clock in seconds, None where it has none.
     """
 
     image: Image
@@ -27,6 +28,17 @@ class Frame:
     captured_wall: float
     source: str
     part: str
+    stamp: float | None = None
+    _resized: dict[tuple[int, int], Image] = field(default_factory=dict, init=False, repr=False)
+
+    def resized(self, size: tuple[int, int]) -> Image:
+        """Return the picture at ``size`` = (height, width), u8[H,W,3]; computed once for all who ask."""
+        found = self._resized.get(size)
+        if found is None:
+            from edge_ad.data.images import resize
+
+            found = self._resized[size] = resize(self.image, size)
+        return found
 
 
 @dataclass(frozen=True)

@@ -6,23 +6,38 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edge_ad.camera.frames import Image, SourceKind
+from edge_ad.camera.frames import Frame, Image, SourceKind
+from edge_ad.camera.measure import Finder, Light, Place, edge_field, grey, light, sharpness
+from edge_ad.camera.reference import HealthReference
 
-_LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
-_SAMPLE = 160  # about this many pixels a side are enough for a histogram
+_SAMPLE = 160  # about this many rows are enough for a histogram
 
 
 @dataclass(frozen=True)
 class HealthLimits:
     """Limits of a healthy picture, luminance on a scale of 0 to 255.
 
-    They are wide on purpose: a dark picture has its brightest hundredth below ``dark``, a blown-out one its darkest
-    hundredth above ``blown_out``. From ``frozen_after`` repetitions on a camera counts as frozen.
+    The first two hold always, and are wide on purpose: a dark picture has its brightest hundredth below ``dark``, a
+    blown-out one its darkest hundredth above ``blown_out``. From ``frozen_after`` repetitions on a camera counts as
+    frozen, or when so many frames bear one time stamp.
+
+    The others are relative to the goods, where a reference is there: a picture is dark when its median is below
+    ``dimmer`` of the darkest good's and its brightest hundredth below ``dim`` of the dimmest one's; blown out when
+    ``saturated`` more of it is saturated than of any good and its median is above all of theirs; ``blurred`` is the
+    least and the greatest share of the least sharp good's sharpness that may be asked for; moved when it lies further
+    off than any good by ``moved`` of the picture's size and a quarter of the goods' spread, or when it resembles the
+    goods less than ``resembles`` times as much as the least typical of them.
     """
 
     dark: float = 12.0
     blown_out: float = 252.0
     frozen_after: int = 3
+    dim: float = 0.35
+    dimmer: float = 0.5
+    saturated: float = 0.25
+    blurred: tuple[float, float] = (0.70, 0.85)
+    moved: float = 0.02
+    resembles: float = 0.45
 
 
 @dataclass(frozen=True)
@@ -37,33 +52,54 @@ class CameraHealth:
     """Checks the pictures of one source in their order.
 
     Cameras (live and synthetic) must never repeat a picture to the last bit: sensors have noise. Video files may, so
-    they are not checked for it; images of a folder may also differ in size.
+    they are not checked for it; images of a folder may also differ in size. With a ``reference`` pictures are compared
+    with the goods as well.
     """
 
-    def __init__(self, kind: SourceKind, limits: HealthLimits | None = None) -> None:
+    def __init__(
+        self, kind: SourceKind, limits: HealthLimits | None = None, reference: HealthReference | None = None
+    ) -> None:
         self.limits = limits or HealthLimits()
         self._camera = kind in ("live", "synthetic")
         self._fixed_size = kind != "images"
         self._size: tuple[int, int] | None = None
         self._last: Image | None = None
+        self._stamp: float | None = None
         self._repeats = 0
+        self._stuck = 0
+        self._likeness = Likeness(reference, self.limits) if reference is not None else None
 
-    def check(self, image: Image) -> Health:
-        """Judge the health of one picture u8[H,W,3]."""
-        self._count_repeats(image)
-        return Health(self._resolution(image) or self._light(image) or self._frozen(), self._repeats)
+    def check(self, image: Image | Frame, stamp: float | None = None, placed: bool = True) -> Health:
+        """Judge the health of one picture u8[H,W,3], or of a frame with its picture and stamp.
 
-    def _count_repeats(self, image: Image) -> None:
+        ``stamp`` is the camera's own time in seconds; a camera's must increase. ``placed`` says that a part is meant to
+        be in view and at rest: without it the picture is not compared with the goods, because an empty or moving
+        station differs from them without any fault.
+        """
+        frame = image if isinstance(image, Frame) else None
+        picture = image.image if isinstance(image, Frame) else image
+        self._count_repeats(picture, frame.stamp if frame is not None else stamp)
+        fault = self._resolution(picture) or self._light(picture) or self._frozen()
+        if fault is None and placed and self._likeness is not None:
+            fault = self._likeness.fault(self._likeness.view(image))
+        return Health(fault, self._repeats)
+
+    def _count_repeats(self, image: Image, stamp: float | None) -> None:
         if not self._camera:
             return
         same = self._last is not None and _identical(image, self._last)
         self._repeats = self._repeats + 1 if same else 0
         self._last = image
+        still = stamp is not None and self._stamp is not None and stamp == self._stamp
+        self._stuck = self._stuck + 1 if still else 0
+        self._stamp = stamp
 
     def _frozen(self) -> str | None:
-        if not self._repeats:
-            return None
-        return f"frozen: the picture repeats the one before to the last bit ({self._repeats} in a row)"
+        if self._repeats:
+            return f"frozen: the picture repeats the one before to the last bit ({self._repeats} in a row)"
+        if self._stuck >= self.limits.frozen_after - 1:
+            return f"frozen: the camera's time stamp stands still ({self._stuck} in a row)"
+        return None
 
     def _resolution(self, image: Image) -> str | None:
         height, width = image.shape[:2]
@@ -75,13 +111,81 @@ class CameraHealth:
 
     def _light(self, image: Image) -> str | None:
         step = max(1, min(image.shape[:2]) // _SAMPLE)
-        luminance = image[::step, ::step].astype(np.float32) @ _LUMA
-        darkest, brightest = (float(value) for value in np.percentile(luminance, (1, 99)))
-        if brightest < self.limits.dark:
-            return f"dark: 99 % of the picture has a brightness of at most {brightest:.0f} of 255"
-        if darkest > self.limits.blown_out:
-            return f"blown out: 99 % of the picture has a brightness of at least {darkest:.0f} of 255"
+        found = light(grey(image[::step]))
+        if found.brightest < self.limits.dark:
+            return f"dark: 99 % of the picture has a brightness of at most {found.brightest:.0f} of 255"
+        if found.darkest > self.limits.blown_out:
+            return f"blown out: 99 % of the picture has a brightness of at least {found.darkest:.0f} of 255"
         return None
+
+
+class Likeness:
+    """Compares pictures with a reference of goods: light, sharpness, place."""
+
+    def __init__(self, reference: HealthReference, limits: HealthLimits) -> None:
+        self._reference = reference
+        self._limits = limits
+        self._finder = Finder(reference.template)
+        self._sharp = tuple(
+            _sharp_limit(low, middle, limits.blurred)
+            for low, middle in zip(reference.sharp_low, reference.sharp_median, strict=True)
+        )
+
+    def view(self, image: Image | Frame) -> Image:
+        """Return the picture at the size of the reference."""
+        frame = image if isinstance(image, Frame) else Frame(image, 0, 0.0, 0.0, "", "")
+        return frame.resized(self._reference.size)
+
+    def fault(self, picture: Image) -> str | None:
+        """Return what is wrong with u8[H,W,3] at the size of the reference, or None."""
+        shades = grey(picture)
+        return (
+            self._light(light(shades))
+            or self._blurred(sharpness(shades))
+            or self._moved(self._finder.find(edge_field(shades)))
+        )
+
+    def _light(self, found: Light) -> str | None:
+        goods, limits = self._reference, self._limits
+        if found.brightest < limits.dim * goods.bright_low and found.median < limits.dimmer * goods.median_low:
+            return (
+                f"dark: median brightness {found.median:.0f}, brightest hundredth {found.brightest:.0f}; "
+                f"goods have at least {goods.median_low:.0f} and {goods.bright_low:.0f}"
+            )
+        if found.saturated > goods.saturated_high + limits.saturated and found.median > goods.median_high:
+            return (
+                f"blown out: {found.saturated:.0%} of the picture is saturated; "
+                f"goods have at most {goods.saturated_high:.0%}"
+            )
+        return None
+
+    def _blurred(self, found: tuple[float, float]) -> str | None:
+        for axis, value, limit in zip("xy", found, self._sharp, strict=True):
+            if value < limit:  # false for NaN: too little contrast to tell
+                return f"blurred: sharpness {value:.2f} along {axis}; goods have at least {limit:.2f} with allowance"
+        return None
+
+    def _moved(self, place: Place) -> str | None:
+        goods, limits = self._reference, self._limits
+        if place.match < limits.resembles * goods.match_low:
+            return (
+                f"moved: the picture has little of the goods' layout (correlation {place.match:.2f}; "
+                f"goods have at least {goods.match_low:.2f})"
+            )
+        if _outside(place.x, goods.shift_x, limits.moved) or _outside(place.y, goods.shift_y, limits.moved):
+            return f"moved: the picture is shifted by {place.x:+.1%} across and {place.y:+.1%} down from the goods"
+        return None
+
+
+def _sharp_limit(low: float, middle: float, span: tuple[float, float]) -> float:
+    """Twice as far below the least sharp good as that is below the median, within ``span`` times its sharpness."""
+    return low * min(max(1.0 - 2.0 * (middle - low) / max(low, 1e-6), span[0]), span[1])
+
+
+def _outside(value: float, goods: tuple[float, float], margin: float) -> bool:
+    """Whether a shift lies beyond those of the goods by ``margin`` and a quarter of their spread."""
+    allowance = margin + 0.25 * (goods[1] - goods[0])
+    return not goods[0] - allowance <= value <= goods[1] + allowance
 
 
 def _identical(image: Image, other: Image) -> bool:

@@ -1,12 +1,15 @@
-"""One slot between a camera's reader thread and the loop."""
+"""What lies between a camera's reader thread and the loop: the freshest frame, or a short queue."""
 
 from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from dataclasses import dataclass
 
-from edge_ad.camera.frames import Delivered, End, SourceError
+from edge_ad.camera.frames import BadFrame, Delivered, End, SourceError
+
+MOST_WAITING = 1024
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,21 +22,36 @@ class Delivery:
 
 
 class Mailbox:
-    """A slot for one frame. ``freshest``: a new frame replaces one nobody took (counted); else the writer waits.
+    """A slot for one frame, or a queue. ``freshest``: a new frame replaces one nobody took (counted); else the writer
+    waits until there is room.
 
-    Errors and the end have places of their own: they never replace a frame, and all come out in the order they
-    happened; of several errors in a row the first stays. Several mailboxes may share one condition, so that a reader
-    can wait for all of them. ``lost`` counts the gaps in the index of what was put in: frames that never arrived.
+    With ``deadline_s`` (a line where every frame is a part that was called for) frames come out in their order, up to
+    ``depth`` pictures wait and the writer never does: a frame that waited longer than ``deadline_s`` since its capture,
+    or whose picture had to make room, comes out as a BadFrame with its part, so that the part gets a NONE in its turn.
+
+    No frame comes out twice: one whose index is not above the last one's is counted as overwritten. Errors and the end
+    have places of their own: they never replace a frame, and all come out in the order they happened; of several errors
+    in a row the first stays. Several mailboxes may share one condition, so that a reader can wait for all of them.
+    ``lost`` counts the gaps in the index of what was put in: frames that never arrived.
     """
 
-    def __init__(self, freshest: bool, changed: threading.Condition | None = None) -> None:
-        self.freshest = freshest
+    def __init__(
+        self,
+        freshest: bool,
+        changed: threading.Condition | None = None,
+        *,
+        deadline_s: float | None = None,
+        depth: int = 8,
+    ) -> None:
+        self.freshest = freshest and deadline_s is None
         self.changed = changed or threading.Condition()
         self.captured = 0
         self.overwritten = 0
         self.errors = 0
         self.lost = 0
-        self._slot: Delivery | None = None
+        self._deadline_s = deadline_s
+        self._depth = depth if deadline_s is not None else 1
+        self._queue: deque[Delivery] = deque()
         self._error: tuple[SourceError, float] | None = None
         self._end: End | None = None
         self._closed = False
@@ -43,20 +61,34 @@ class Mailbox:
         """Put a frame in; False when the mailbox is closed and the frame was not taken over."""
         arrived_at = time.monotonic()
         with self.changed:
-            while self._slot is not None and not self.freshest and not self._closed:
+            while self._queue and not self.freshest and self._deadline_s is None and not self._closed:
                 self.changed.wait()
             if self._closed:
                 return False
-            missing = max(frame.index - self._next_index, 0)
-            self._next_index = frame.index + 1
             self.captured += 1
-            self.lost += missing
-            if self._slot is not None:
+            if frame.index < self._next_index:
                 self.overwritten += 1
-                missing += self._slot.missing
-            self._slot = Delivery(frame, arrived_at, missing)
+                return True
+            missing = frame.index - self._next_index
+            self._next_index = frame.index + 1
+            self.lost += missing
+            self._queue.append(Delivery(frame, arrived_at, missing + self._make_room()))
             self.changed.notify_all()
             return True
+
+    def _make_room(self) -> int:
+        """Give way to a new frame; return how many frames went missing before one that is overwritten."""
+        if self.freshest and self._queue:
+            self.overwritten += 1
+            return self._queue.popleft().missing
+        if self._deadline_s is None or len(self._queue) < self._depth:
+            return 0
+        place = len(self._queue) - self._depth
+        self._queue[place] = _spoiled(self._queue[place], f"late: {self._depth} parts that came after it were waiting")
+        if len(self._queue) >= MOST_WAITING:
+            self._queue.popleft()
+            self.overwritten += 1
+        return 0
 
     def fail(self, error: SourceError) -> None:
         """Tell an error; it stays until it is taken, and more of them are only counted."""
@@ -74,19 +106,27 @@ class Mailbox:
     @property
     def ready(self) -> bool:
         """Whether ``take`` would give something."""
-        return self._slot is not None or self._error is not None or self._end is not None
+        return bool(self._queue) or self._error is not None or self._end is not None
 
     def take(self) -> Delivery | SourceError | End | None:
         """Take the oldest of what is there, without waiting: a frame, an error (once), the end, or None."""
         with self.changed:
-            if self._error is not None and (self._slot is None or self._error[1] < self._slot.arrived_at):
+            if self._error is not None and (not self._queue or self._error[1] < self._queue[0].arrived_at):
                 error, self._error = self._error[0], None
                 return error
-            if self._slot is not None:
-                delivery, self._slot = self._slot, None
+            if self._queue:
+                delivery = self._queue.popleft()
                 self.changed.notify_all()
-                return delivery
+                return self._in_time(delivery)
             return self._end
+
+    def _in_time(self, delivery: Delivery) -> Delivery:
+        waited = time.monotonic() - delivery.frame.captured_at
+        if self._deadline_s is None or waited <= self._deadline_s:
+            return delivery
+        return _spoiled(
+            delivery, f"late: taken {waited * 1000:.0f} ms after the capture, {self._deadline_s * 1000:g} ms allowed"
+        )
 
     def close(self) -> None:
         """Take no more frames; a waiting writer goes on. A frame already here can still be taken."""
@@ -95,10 +135,21 @@ class Mailbox:
             self.changed.notify_all()
 
     def discard(self) -> None:
-        """Throw an untaken frame away: dropped where frames may be dropped, else as if it had never been read."""
+        """Throw untaken frames away: dropped where frames may be dropped, else as if they had never been read."""
         with self.changed:
-            if self._slot is not None:
-                self._slot = None
-                self.overwritten += self.freshest
-                self.captured -= not self.freshest
-                self.changed.notify_all()
+            count = len(self._queue)
+            self._queue.clear()
+            if self.freshest or self._deadline_s is not None:
+                self.overwritten += count
+            else:
+                self.captured -= count
+            self.changed.notify_all()
+
+
+def _spoiled(delivery: Delivery, reason: str) -> Delivery:
+    """Return the delivery without its picture; one that has none already keeps its reason."""
+    frame = delivery.frame
+    if isinstance(frame, BadFrame):
+        return delivery
+    bad = BadFrame(reason, frame.index, frame.captured_at, frame.captured_wall, frame.source, frame.part)
+    return Delivery(bad, delivery.arrived_at, delivery.missing)

@@ -5,28 +5,97 @@ from __future__ import annotations
 from pathlib import Path
 
 from edge_ad.camera.frames import Source
-from edge_ad.camera.uri import existing, parse_uri
+from edge_ad.camera.handles import Handle, Opener
+from edge_ad.camera.settings import CameraSettings, parse_settings
+from edge_ad.camera.uri import Address, existing, parse_uri
 from edge_ad.data.images import SUFFIXES
 
 IMAGES_FPS = 10.0
 
 
-def open_source(uri: str, realtime: bool = False) -> Source:
-    """Open a camera number or device, a video file, an image, a folder of images, ``file://`` or ``synthetic://line``.
+def open_source(
+    uri: str, realtime: bool = False, *, settings: CameraSettings | None = None, patient: bool = False
+) -> Source:
+    """Open any source that ``edge_ad.camera.uri.ALLOWED`` lists.
 
     With ``realtime`` files and synthetic sources come at their nominal rate (images: 10 a second), as from a camera.
-    Raises BadInput for a URI, file or folder that cannot be a source, DeviceFault for a camera that does not open.
+    ``settings`` are applied to a live camera where its URI does not say otherwise. A live camera that does not open
+    raises DeviceFault; with ``patient`` it is returned nevertheless and tried again at every read. Raises BadInput for
+    a URI, file or folder that cannot be a source.
     """
     address = parse_uri(uri)
-    if address.kind == "device":
-        from edge_ad.camera.device import DeviceCamera
+    if address.kind in ("synthetic", "faults"):
+        from edge_ad.camera.synthetic import open_faults, open_synthetic
 
-        return DeviceCamera(address.target, address.name)
-    if address.kind == "synthetic":
-        from edge_ad.camera.synthetic import open_synthetic
+        opened = open_faults if address.kind == "faults" else open_synthetic
+        return opened(address.target, address.name, realtime)
+    if address.kind == "belt":
+        from edge_ad.camera.belt import open_belt
 
-        return open_synthetic(address.target, address.name, realtime)
-    return _from_path(existing(Path(address.target).expanduser()), address.name, realtime)
+        return open_belt(address.target, address.name, realtime)
+    if address.kind == "path":
+        return _from_path(existing(Path(address.target).expanduser()), address.name, realtime)
+    return _live(address, settings, patient)
+
+
+def _live(address: Address, settings: CameraSettings | None, patient: bool) -> Source:
+    from edge_ad.camera.live import Live
+    from edge_ad.errors import DeviceFault
+
+    camera = Live(_opener(address, settings or CameraSettings()), address.name)
+    try:
+        camera.open()
+    except DeviceFault:
+        if not patient:
+            raise
+    return camera
+
+
+def _opener(address: Address, settings: CameraSettings) -> Opener:
+    """Return what opens a live camera; a wrong setting raises BadInput at once."""
+    query, cti = _producer(address)
+    asked = parse_settings(query, address.name)
+    wanted = CameraSettings(**{**settings.to_json(), **asked.to_json()})
+
+    def opened() -> Handle:
+        if address.kind == "rtsp":
+            from edge_ad.camera.rtsp import RtspHandle
+
+            return RtspHandle(address.secret, address.name)
+        if address.kind in ("gst", "csi"):
+            return _pipeline(address, wanted)
+        if address.kind == "genicam":
+            from edge_ad.camera.genicam import HarvesterHandle
+
+            return HarvesterHandle(address.target, address.name, wanted, cti)
+        if address.kind == "aravis":
+            from edge_ad.camera.aravis import AravisHandle
+
+            return AravisHandle(address.target, address.name, wanted)
+        from edge_ad.camera.device import DeviceHandle
+
+        return DeviceHandle(address.target, address.name, wanted)
+
+    return opened
+
+
+def _pipeline(address: Address, wanted: CameraSettings) -> Handle:
+    from edge_ad.camera.gstreamer import open_pipeline
+
+    if address.kind == "gst":
+        return open_pipeline(address.secret, address.name)
+    from edge_ad.camera.csi import csi_pipeline, csi_settings
+
+    settings = csi_settings(wanted, address.name)
+    return open_pipeline(csi_pipeline(address.target, settings), address.name, settings)
+
+
+def _producer(address: Address) -> tuple[str, str | None]:
+    """Return the query without ``cti=FILE``, which belongs to GenICam alone, and that file."""
+    pieces = address.query.split("&")
+    producers = [piece[4:] for piece in pieces if address.kind == "genicam" and piece.startswith("cti=")]
+    rest = [piece for piece in pieces if address.kind != "genicam" or not piece.startswith("cti=")]
+    return "&".join(rest), producers[0] if producers else None
 
 
 def _from_path(path: Path, name: str, realtime: bool) -> Source:

@@ -4,73 +4,135 @@ from __future__ import annotations
 
 import re
 import urllib.parse
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from edge_ad.camera.redaction import redact, split_credentials
 from edge_ad.errors import BadInput
 
+__all__ = [
+    "ALLOWED",
+    "Address",
+    "Kind",
+    "existing",
+    "parse_number",
+    "parse_query",
+    "parse_ranges",
+    "parse_uri",
+    "redact",
+]
+
 ALLOWED = (
-    "a camera number (0), a device (/dev/video0, /dev/v4l/by-id/...), a video file, an image, a folder of images, "
-    "file://PATH or synthetic://line?frames=300&seed=1&fps=10"
+    "a camera number (0), a device (/dev/video0, /dev/v4l/by-id/...), csi://0, rtsp://HOST/PATH, gst:PIPELINE, "
+    "genicam://SERIAL, aravis://ID, a video file, an image, a folder of images, file://PATH, "
+    "synthetic://line?frames=300&seed=1&fps=10, synthetic://faults?seed=1&rate=0.02 or synthetic://belt?parts=50&seed=1"
 )
+
+Kind = Literal["device", "path", "synthetic", "faults", "belt", "csi", "rtsp", "gst", "genicam", "aravis"]
 
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
 
 
 @dataclass(frozen=True)
 class Address:
-    """A parsed URI: ``target`` is a device path, a file or folder path, or the query of a synthetic source."""
+    """A parsed URI.
 
-    kind: Literal["device", "path", "synthetic"]
+    ``target`` is a device path, a file or folder path, the query of a synthetic source, a sensor number, an address or
+    a pipeline; ``name`` is what events and logs show; ``query`` holds the settings asked of a camera. Both are free of
+    credentials: a target that may hold some is in ``secret``, which no repr shows.
+    """
+
+    kind: Kind
     target: str
     name: str
+    query: str = ""
+    secret: str = field(default="", repr=False)
 
 
 def parse_uri(uri: str) -> Address:
     """Split a source URI; an unknown scheme, an empty one or a path with a NUL byte raises BadInput."""
     text = uri.strip()
     if not text or "\0" in text:
-        raise BadInput(f"{uri!r} names no camera: allowed are {ALLOWED}")
+        raise BadInput(f"{redact(uri)!r} names no camera: allowed are {ALLOWED}")
+    if text[:4].lower() == "gst:":
+        return _pipeline(text)
     scheme = _SCHEME.match(text)
     if scheme:
         return _with_scheme(scheme.group(1).lower(), text[scheme.end() :], text)
-    if text.isascii() and text.isdigit():
-        return Address("device", f"/dev/video{int(text)}", text)
+    head, _, query = text.partition("?")
+    if head.isascii() and head.isdigit():
+        return Address("device", f"/dev/video{int(head)}", text, query)
     if text.startswith("/dev/"):
-        return Address("device", text, text)
-    return Address("path", text, text)
+        return Address("device", head, text, query)
+    return Address("path", text, redact(text))
 
 
-def redact(uri: str) -> str:
-    """Return ``uri`` with the user name and password replaced by ``***``."""
-    return re.sub(r"(?<=://)[^/?#]*@", "***@", uri)
+def _pipeline(text: str) -> Address:
+    pipeline = text[4:].strip().removeprefix("//").strip()
+    if not pipeline:
+        raise BadInput(f"{text!r} names no pipeline: write gst:v4l2src device=/dev/video0 ! image/jpeg ! jpegdec")
+    return Address("gst", redact(pipeline), redact(text), secret=pipeline)
 
 
 def _with_scheme(scheme: str, rest: str, text: str) -> Address:
     if scheme == "file":
-        path = urllib.parse.unquote(rest)
-        path = path[len("localhost") :] if path.startswith("localhost/") else path
-        if not path or "\0" in path:
-            raise BadInput(f"{text!r} names no file: write file:///folder/video.mp4")
-        return Address("device" if path.startswith("/dev/") else "path", path, text)
+        return _file(rest, text)
     if scheme == "synthetic":
-        place, _, query = rest.partition("?")
-        if place.rstrip("/") != "line":
-            raise BadInput(f"{text!r} names no synthetic source: the only one is synthetic://line")
-        return Address("synthetic", query, text)
+        return _synthetic(rest, text)
+    if scheme in ("rtsp", "rtsps"):
+        return _rtsp(scheme, rest, text)
+    place, _, query = rest.partition("?")
+    place = urllib.parse.unquote(place.rstrip("/"))
+    if scheme == "csi":
+        if not (place.isascii() and place.isdigit() and len(place) < 4):
+            raise BadInput(f"{redact(text)!r} names no sensor: write csi://0 for the first one, csi://1 for the second")
+        return Address("csi", str(int(place)), redact(text), query)
+    if scheme in ("genicam", "aravis"):
+        if "@" in rest:
+            raise BadInput(f"{redact(text)!r} has an @: write {scheme}://SERIAL alone, these cameras have no passwords")
+        return Address("genicam" if scheme == "genicam" else "aravis", place, text, query)
     raise BadInput(f"{redact(text)!r} has the unknown scheme {scheme!r}: allowed are {ALLOWED}")
 
 
-def parse_query(query: str, allowed: tuple[str, ...]) -> dict[str, str]:
+def _file(rest: str, text: str) -> Address:
+    path = urllib.parse.unquote(rest)
+    path = path[len("localhost") :] if path.startswith("localhost/") else path
+    if not path or "\0" in path:
+        raise BadInput(f"{redact(text)!r} names no file: write file:///folder/video.mp4")
+    if path.startswith("/dev/"):
+        device, _, query = path.partition("?")
+        return Address("device", device, text, query)
+    return Address("path", path, redact(text))
+
+
+def _synthetic(rest: str, text: str) -> Address:
+    place, _, query = rest.partition("?")
+    kinds: dict[str, Kind] = {"line": "synthetic", "faults": "faults", "belt": "belt"}
+    kind = kinds.get(place.rstrip("/"))
+    if kind is None:
+        raise BadInput(
+            f"{redact(text)!r} names no synthetic source: there are synthetic://line, synthetic://faults and synthetic://belt"
+        )
+    return Address(kind, query, text)
+
+
+def _rtsp(scheme: str, rest: str, text: str) -> Address:
+    bare = split_credentials(f"{scheme}://{rest}")[2].partition("://")[2]
+    if not re.match(r"[^/?#:\s]|\[", bare):
+        raise BadInput(f"{redact(text)!r} names no host: write rtsp://USER:PASSWORD@HOST:554/PATH")
+    return Address("rtsp", redact(text), redact(text), secret=f"{scheme}://{rest}")
+
+
+def parse_query(query: str, allowed: tuple[str, ...], where: str = "synthetic://line") -> dict[str, str]:
     """Return the settings of a query ``a=1&b=2``; an unknown, repeated or empty one raises BadInput naming it."""
     settings: dict[str, str] = {}
     for piece in filter(None, query.split("&")):
         key, _, value = piece.partition("=")
         if key not in allowed:
-            raise BadInput(f"synthetic://line has no setting {key!r}: allowed are {', '.join(allowed)}")
+            raise BadInput(f"{where} has no setting {key!r}: allowed are {', '.join(allowed)}")
         if key in settings or not value:
-            raise BadInput(f"synthetic://line: {key!r} needs exactly one value, as in {key}=1")
+            raise BadInput(f"{where}: {key!r} needs exactly one value, as in {key}=1")
         settings[key] = urllib.parse.unquote(value)
     return settings
 
@@ -87,7 +149,7 @@ def parse_ranges(key: str, text: str) -> tuple[range, ...]:
     return tuple(ranges)
 
 
-def parse_number(key: str, text: str, least: float, most: float, whole: bool) -> float:
+def parse_number(key: str, text: str, least: float, most: float, whole: bool, where: str = "synthetic://line") -> float:
     """Return a number within ``least`` to ``most``; anything else raises BadInput."""
     kind = "a whole number" if whole else "a number"
     try:
@@ -95,15 +157,16 @@ def parse_number(key: str, text: str, least: float, most: float, whole: bool) ->
     except ValueError:
         value = float("nan")
     if not least <= value <= most:
-        raise BadInput(f"synthetic://line: {key}={text!r} must be {kind} from {least:g} to {most:g}")
+        raise BadInput(f"{where}: {key}={text!r} must be {kind} from {least:g} to {most:g}")
     return value
 
 
 def existing(path: Path) -> Path:
     """Return ``path`` when something is there; else raise BadInput that lists what a camera URI may be."""
+    told = redact(str(path))
     try:
         if path.exists():
             return path
     except OSError as error:
-        raise BadInput(f"{path} cannot be opened: {error.strerror or error}; check the path") from error
-    raise BadInput(f"{path} does not exist: name {ALLOWED}")
+        raise BadInput(f"{told} cannot be opened: {error.strerror or error}; check the path") from error
+    raise BadInput(f"{told} does not exist: name {ALLOWED}")

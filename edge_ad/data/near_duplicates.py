@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
-from edge_ad.data.images import read_thumbnail
+from edge_ad.data.images import read_thumbnail, resize
 from edge_ad.errors import BadInput
 
 SIDE = 32
@@ -38,6 +39,42 @@ def thumbnails(paths: Sequence[Path], threads: int = 2) -> tuple[npt.NDArray[np.
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(load, range(len(paths))))
     return table - table.mean(axis=1, keepdims=True), failed
+
+
+def thumbnail(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """Return the thumbnail f32[SIDE*SIDE] with zero mean of a picture u8[H,W,3] RGB."""
+    small = resize(np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.uint8), (SIDE, SIDE))
+    values = small.reshape(-1).astype(np.float32)
+    return np.asarray(values - values.mean(), np.float32)
+
+
+class Gallery:
+    """Thumbnails seen so far, one by one, and how near a new one comes to any of them."""
+
+    def __init__(self) -> None:
+        self._table = np.zeros((64, SIDE * SIDE), np.float32)
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def add(self, thumbnail: npt.NDArray[np.float32]) -> None:
+        """Take in a thumbnail f32[SIDE*SIDE]."""
+        if self._count == len(self._table):
+            self._table = np.concatenate([self._table, np.zeros_like(self._table)])
+        self._table[self._count] = thumbnail
+        self._count += 1
+
+    def nearest(self, thumbnail: npt.NDArray[np.float32]) -> tuple[int, float]:
+        """Return the index of the most similar thumbnail and its root mean square difference in grey levels.
+
+        (-1, infinity) while there is none.
+        """
+        if not self._count:
+            return -1, float("inf")
+        squared = ((self._table[: self._count] - thumbnail) ** 2).mean(axis=1)
+        index = int(np.argmin(squared))
+        return index, float(np.sqrt(squared[index]))
 
 
 def distances(table: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

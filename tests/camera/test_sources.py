@@ -43,6 +43,16 @@ def test_video_gives_every_frame_in_order_and_in_rgb(video: Path, prefix: str) -
         assert np.abs(frame.image.astype(int) - noise(seed)).mean() < 12
 
 
+def test_video_is_whole_when_a_network_camera_was_opened_before(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENCV_FFMPEG_CAPTURE_OPTIONS", raising=False)
+    with pytest.raises(DeviceFault):
+        open_source("rtsp://127.0.0.1:1/x")
+    from edge_ad.camera.rtsp import set_options
+
+    set_options()
+    assert len(frames_of(read_all(open_source(str(video))))) == 7
+
+
 def test_video_with_a_colon_in_its_name(tmp_path: Path) -> None:
     path = write_video(tmp_path / "clip.mkv", [noise(1)] * 3).rename(tmp_path / "a:b.mkv")
     assert len(frames_of(read_all(open_source(str(path))))) == 3

@@ -1,0 +1,127 @@
+"""GigE Vision and USB3 Vision cameras through harvesters and the producer file (.cti) of a vendor."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edge_ad.camera.genicam_nodes import apply_nodes, read_nodes
+from edge_ad.camera.handles import Failure, Grab, Shot
+from edge_ad.camera.pixels import to_picture
+from edge_ad.camera.settings import CameraSettings, difference
+from edge_ad.errors import BadInput, DeviceFault, require
+
+FETCH_S = 1.0
+_PATH = "GENICAM_GENTL64_PATH"
+
+
+class HarvesterHandle:
+    """An open GenICam camera, the first one or that of a serial number.
+
+    The producer is ``cti``, or every ``*.cti`` in the folders of GENICAM_GENTL64_PATH. BadInput when the package or a
+    producer is missing, DeviceFault when the camera is.
+    """
+
+    def __init__(self, serial: str, name: str, asked: CameraSettings | None = None, cti: str | None = None) -> None:
+        core = require("harvesters.core", extra="genicam", needed_by=f"camera {name!r}")
+        self._name = name
+        self._harvester = core.Harvester()
+        try:
+            for producer in _producers(cti, name):
+                self._harvester.add_file(str(producer))
+            self._harvester.update()
+            self._acquirer = self._create(serial)
+            nodes = _Nodes(self._acquirer.remote_device.node_map)
+            apply_nodes(nodes, asked or CameraSettings(), name)
+            self.settings = read_nodes(nodes)
+            refused = difference(asked or CameraSettings(), self.settings)
+            if refused:
+                raise DeviceFault(f"camera {name!r} does not take its settings: {'; '.join(refused)}")
+            self.fps = self.settings.rate
+            self._acquirer.start()
+        except BaseException:
+            self._harvester.reset()
+            raise
+
+    def grab(self) -> Grab:
+        """Return the next picture; None while a triggered camera waits."""
+        timeout = type(self)._timeout_error()
+        try:
+            with self._acquirer.fetch(timeout=FETCH_S) as buffer:
+                now, wall = time.monotonic(), time.time()
+                component = buffer.payload.components[0]
+                stamp = float(buffer.timestamp_ns) / 1e9
+                try:
+                    picture = to_picture(
+                        np.asarray(component.data), int(component.width), int(component.height), component.data_format
+                    )
+                except ValueError as error:
+                    return Shot(None, now, wall, stamp, str(error))
+                return Shot(picture, now, wall, stamp)
+        except timeout:
+            return None
+        except Exception as error:
+            return Failure(f"{self._name}: {type(error).__name__} in the GenTL producer")
+
+    def abort(self) -> None:
+        """Nothing: a fetch has a limit of its own."""
+
+    def close(self) -> None:
+        """Stop the camera and release the producer."""
+        try:
+            self._acquirer.stop()
+            self._acquirer.destroy()
+        finally:
+            self._harvester.reset()
+
+    def _create(self, serial: str) -> Any:
+        found = [info.serial_number for info in self._harvester.device_info_list]
+        if not found or (serial and serial not in found):
+            listed = ", ".join(found) or "none"
+            raise DeviceFault(f"camera {self._name!r} is not there: the GenTL producer sees {listed}; check the cable")
+        return self._harvester.create({"serial_number": serial} if serial else 0)
+
+    @staticmethod
+    def _timeout_error() -> type[Exception]:
+        gentl = require("genicam.gentl", extra="genicam", needed_by="a GenICam camera")
+        error: type[Exception] = gentl.TimeoutException
+        return error
+
+
+class _Nodes:
+    """A node map of genicam behind the few words that apply_nodes and read_nodes use."""
+
+    def __init__(self, node_map: Any) -> None:
+        self._map = node_map
+
+    def get(self, node: str) -> Any:
+        try:
+            return getattr(self._map, node).value
+        except Exception:
+            return None
+
+    def set(self, node: str, value: Any) -> bool:
+        try:
+            getattr(self._map, node).value = value
+        except Exception:
+            return False
+        return True
+
+
+def _producers(cti: str | None, name: str) -> list[Path]:
+    if cti is not None:
+        if not Path(cti).is_file():
+            raise BadInput(f"camera {name!r}: there is no GenTL producer {cti}; install the vendor's and name its .cti")
+        return [Path(cti)]
+    folders = [Path(folder) for folder in os.environ.get(_PATH, "").split(os.pathsep) if folder]
+    found = sorted(file for folder in folders for file in folder.glob("*.cti"))
+    if not found:
+        raise BadInput(
+            f"camera {name!r} needs a GenTL producer: install the vendor's (it sets {_PATH}), or write "
+            "genicam://SERIAL?cti=/path/to/producer.cti"
+        )
+    return found

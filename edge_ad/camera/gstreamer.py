@@ -1,0 +1,185 @@
+"""Any GStreamer pipeline as a camera: by gst-launch-1.0 in a process of its own, or by an OpenCV built with it."""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import shlex
+import shutil
+import subprocess
+import tempfile
+import time
+from typing import IO
+
+import numpy as np
+
+from edge_ad.camera.frames import Image
+from edge_ad.camera.handles import Failure, Grab, Handle, Shot
+from edge_ad.camera.redaction import redact_values, split_credentials
+from edge_ad.camera.settings import CameraSettings
+from edge_ad.errors import BadInput, DeviceFault
+
+LAUNCHER = "gst-launch-1.0"
+OPEN_S = 8.0
+END_S = 1.0
+_TAIL = "queue leaky=downstream max-size-buffers=1 ! videoconvert ! video/x-raw,format=RGB ! pnmenc ! fdsink sync=false"
+_OPENCV_TAIL = "videoconvert ! video/x-raw,format=BGR ! appsink drop=true max-buffers=1 sync=false"
+_SINK = re.compile(r"!\s*(?:appsink|fakesink|autovideosink)\b[^!]*$")
+_MOST_BYTES = 200_000_000 * 3
+
+
+def open_pipeline(pipeline: str, name: str, settings: CameraSettings | None = None) -> Handle:
+    """Open a pipeline that ends in raw video; a sink at its end is replaced by ours.
+
+    BadInput when there is neither gst-launch-1.0 nor an OpenCV with GStreamer, DeviceFault when it does not start.
+    """
+    body = _SINK.sub("", pipeline.strip()).rstrip("! ")
+    if shutil.which(LAUNCHER):
+        return PipelineProcess(body, name, settings)
+    from edge_ad.camera.opencv import build_facts, has_gstreamer
+
+    if has_gstreamer():
+        return OpenCvPipeline(body, name, settings)
+    raise BadInput(
+        f"camera {name!r} needs GStreamer, which is not here: {build_facts()}, and there is no {LAUNCHER}; "
+        "apt-get install gstreamer1.0-tools gstreamer1.0-plugins-good gstreamer1.0-plugins-bad, or use JetPack's OpenCV"
+    )
+
+
+class PipelineProcess:
+    """A pipeline in a process: its pictures come through a pipe as PNM, and killing it ends a read that hangs."""
+
+    fps: float | None = None
+
+    def __init__(self, pipeline: str, name: str, settings: CameraSettings | None = None) -> None:
+        self._name = name
+        self._secrets = _secrets(pipeline)
+        self.settings = settings or CameraSettings()
+        self.fps = self.settings.rate
+        reading, writing = os.pipe()
+        self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (closed in close)
+        try:
+            words = [LAUNCHER, "-q", *shlex.split(pipeline), "!", *_TAIL.split(), f"fd={writing}"]
+            self._process = subprocess.Popen(
+                words, stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log, pass_fds=(writing,)
+            )
+        except ValueError as error:
+            os.close(reading)
+            raise BadInput(f"the pipeline of camera {name!r} is not well quoted: {error}") from error
+        finally:
+            os.close(writing)
+        self._pipe = os.fdopen(reading, "rb", buffering=1 << 16)
+        begun = bool(select.select([self._pipe], [], [], OPEN_S)[0])
+        self._pending = self._read() if begun else None
+        if self._pending is None:
+            reason = self._ended() if begun else f"the pipeline gave no picture within {OPEN_S:g} s"
+            self.close()
+            raise DeviceFault(f"camera {name!r} cannot be opened: {reason}")
+
+    def grab(self) -> Grab:
+        """Return the next picture."""
+        image, self._pending = self._pending, None
+        if image is None:
+            image = self._read()
+        if image is None:
+            return Failure(f"{self._name}: {self._ended()}")
+        return Shot(image, time.monotonic(), time.time())
+
+    def abort(self) -> None:
+        """Kill the process: the read of its pipe ends."""
+        self._process.kill()
+
+    def close(self) -> None:
+        """End the process and wait for it."""
+        self._process.terminate()
+        try:
+            self._process.wait(END_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._pipe.close()
+        self._log.close()
+
+    def _read(self) -> Image | None:
+        try:
+            header = [self._line() for _ in range(3)]
+            if header[0] != b"P6":
+                return None
+            width, height = (int(word) for word in header[1].split())
+        except ValueError:
+            return None
+        if not 0 < width * height * 3 <= _MOST_BYTES:
+            return None
+        image = np.empty((height, width, 3), np.uint8)
+        view, done = memoryview(image.data).cast("B"), 0
+        while done < len(view):
+            count = self._pipe.readinto(view[done:])  # type: ignore[attr-defined]
+            if not count:
+                return None
+            done += count
+        return image
+
+    def _line(self) -> bytes:
+        line = self._pipe.readline(256)
+        while line.startswith(b"#"):
+            line = self._pipe.readline(256)
+        if not line:
+            raise ValueError("the pipe has ended")
+        return line.strip()
+
+    def _ended(self) -> str:
+        """Tell the last thing that GStreamer said, without credentials."""
+        try:
+            self._process.wait(END_S)
+        except subprocess.TimeoutExpired:
+            return "the pipeline sent something that is no picture"
+        self._log.seek(0)
+        lines = [line.strip() for line in self._log.read(65536).decode("utf-8", "replace").splitlines() if line.strip()]
+        errors = [line for line in lines if "ERROR" in line or "error" in line or "WARNING" in line] or lines
+        told = redact_values(errors[0], self._secrets) if errors else "it ended without a word"
+        return f"the pipeline ended: {told[:300]}"
+
+
+def _secrets(pipeline: str) -> tuple[str, ...]:
+    """Return what must not be shown of a pipeline: credentials of URLs and values of properties such as user-pw."""
+    found = re.findall(r"(?i)(?:user-?(?:id|name)?|user-pw|pass\w*|pw|token)\s*=\s*\"?([^\s\"!]+)", pipeline)
+    for url in re.findall(r"\w+://[^\s\"!]+", pipeline):
+        user, password, _ = split_credentials(url)
+        found += [user, password]
+    return tuple(value for value in found if value)
+
+
+class OpenCvPipeline:
+    """A pipeline inside an OpenCV that was built with GStreamer; a read that hangs cannot be ended."""
+
+    def __init__(self, pipeline: str, name: str, settings: CameraSettings | None = None) -> None:
+        import cv2
+
+        from edge_ad.camera.opencv import quiet
+
+        self._name = name
+        self.settings = settings or CameraSettings()
+        with quiet():
+            self._capture = cv2.VideoCapture(f"{pipeline} ! {_OPENCV_TAIL}", cv2.CAP_GSTREAMER)
+        if not self._capture.isOpened():
+            raise DeviceFault(f"camera {name!r} cannot be opened: the pipeline does not start; try it with {LAUNCHER}")
+        rate = float(self._capture.get(cv2.CAP_PROP_FPS))
+        self.fps: float | None = rate if 0.01 < rate < 1000.0 else self.settings.rate
+
+    def grab(self) -> Grab:
+        """Return the next picture."""
+        from edge_ad.camera.opencv import to_rgb
+
+        grabbed, image = self._capture.read()
+        now, wall = time.monotonic(), time.time()
+        if not grabbed:
+            return Failure(f"{self._name}: the pipeline gave no frame")
+        return Shot(to_rgb(image) if image is not None and image.size else None, now, wall)
+
+    def abort(self) -> None:
+        """Nothing: the pipeline runs in this process."""
+
+    def close(self) -> None:
+        """Stop the pipeline."""
+        self._capture.release()

@@ -1,0 +1,167 @@
+"""A camera that may hang, fail and come back: the restart ladder round any driver."""
+
+from __future__ import annotations
+
+import time
+import zlib
+from dataclasses import dataclass
+
+from edge_ad.camera.frames import BadFrame, End, Frame, Read, SourceError, SourceKind, Timeout
+from edge_ad.camera.handles import Failure, Opener, Shot
+from edge_ad.camera.ladder import Backoff, Restarts
+from edge_ad.camera.pump import Pump
+from edge_ad.camera.settings import CameraSettings
+from edge_ad.errors import DeviceFault, EdgeAdError
+
+MOST_ABANDONED = 3
+SLICE_S = 0.25
+"""A read returns at least so often, so that whoever reads can be stopped."""
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a driver may take, in seconds: to open, to give its first picture, and to give each later one.
+
+    ``read_s`` is the least limit of a read; with a known rate it is two frame times if they are longer. A camera that
+    gave pictures for ``stable_s`` starts at the bottom of the ladder when it is lost again.
+    """
+
+    open_s: float = 10.0
+    first_s: float = 10.0
+    read_s: float = 2.0
+    stable_s: float = 5.0
+    retry_first_s: float = 0.2
+    retry_cap_s: float = 1.5
+
+
+class Live:
+    """A live camera. Its driver runs in a thread of its own, which is left behind when a call takes too long.
+
+    A camera that fails or stalls is opened again after 0.2, 0.4 ... at most 1.5 s (with jitter), without end;
+    ``restarts`` counts it. While ``MOST_ABANDONED`` calls hang in the driver no further one is begun. The numbers of
+    the frames go on over a restart.
+    """
+
+    kind: SourceKind = "live"
+
+    def __init__(self, opener: Opener, name: str, patience: Patience | None = None) -> None:
+        self.name = name
+        self.fps: float | None = None
+        self.settings = CameraSettings()
+        self.restarts = Restarts()
+        self._opener = opener
+        self._patience = patience or Patience()
+        seed = zlib.crc32(name.encode())
+        self._backoff = Backoff(self._patience.retry_first_s, self._patience.retry_cap_s, seed)
+        self._pump: Pump | None = None
+        self._hanging: list[Pump] = []
+        self._index = 0
+        self._first = True
+        self._since = 0.0
+        self._next_try = 0.0
+        self._reason = f"camera lost: {name} was not opened yet"
+        self._was_open = False
+        self._closed = False
+
+    def open(self) -> None:
+        """Open the camera now; BadInput or DeviceFault when it cannot be opened in time."""
+        pump = self._start()
+        opened = pump.wait_open(self._patience.open_s)
+        if pump.handle is not None:
+            self._adopt(pump)
+            return
+        self._drop(pump, hanging=not opened)
+        if isinstance(pump.failure, EdgeAdError):
+            raise pump.failure
+        why = f"the driver broke: {type(pump.failure).__name__}" if pump.failure else "it did not open in time"
+        raise DeviceFault(f"camera {self.name!r} cannot be opened: {why} ({self._patience.open_s:g} s allowed)")
+
+    def read(self, timeout_s: float) -> Read:
+        """Return the next frame; Timeout when none came yet, SourceError while the camera is lost."""
+        if self._closed:
+            return End()
+        timeout_s = min(timeout_s, SLICE_S)
+        if self._pump is None:
+            wait = self._next_try - time.monotonic()
+            if wait > 0:
+                time.sleep(min(wait, timeout_s))
+                return SourceError(self._reason)
+            if not self._may_start():
+                time.sleep(timeout_s)
+                return SourceError(self._reason)
+            self._start()
+        return self._take(timeout_s)
+
+    def close(self) -> None:
+        """Release the camera; a driver that hangs is left behind."""
+        self._closed = True
+        pump, self._pump = self._pump, None
+        if pump is not None:
+            pump.abandon(wait_s=0.5)
+
+    def _start(self) -> Pump:
+        self.restarts.attempts += 1
+        self._pump = Pump(self._opener, self.name)
+        return self._pump
+
+    def _may_start(self) -> bool:
+        self._hanging = [pump for pump in self._hanging if pump.alive]
+        self.restarts.abandoned = len(self._hanging)
+        if len(self._hanging) < MOST_ABANDONED:
+            return True
+        self._reason = f"camera lost: {len(self._hanging)} calls hang in the driver; end the program to free them"
+        return False
+
+    def _adopt(self, pump: Pump) -> None:
+        """Take over what the camera says of itself, once after each opening."""
+        if pump.handle is None or self._was_open:
+            return
+        self._was_open, self._first, self._since = True, True, time.monotonic()
+        self.fps, self.settings = pump.handle.fps, pump.handle.settings
+
+    def _take(self, timeout_s: float) -> Read:
+        pump = self._pump
+        assert pump is not None
+        item = pump.take(min(timeout_s, max(self._limit_s(pump) - pump.busy_s, 0.0) + 0.01))
+        self._adopt(pump)
+        if isinstance(item, Shot):
+            return self._frame(item)
+        if isinstance(item, Failure):
+            return self._lost(pump, item.reason, hanging=False)
+        limit = self._limit_s(pump)
+        if pump.busy_s > limit:
+            told = "gave no frame" if pump.handle is not None else "did not open"
+            return self._lost(pump, f"{self.name} {told} within {limit:g} s", hanging=True)
+        return Timeout(timeout_s)
+
+    def _limit_s(self, pump: Pump) -> float:
+        if pump.handle is None:
+            return self._patience.open_s
+        if self._first:
+            return self._patience.first_s
+        return max(self._patience.read_s, 2.0 / self.fps if self.fps else 0.0)
+
+    def _lost(self, pump: Pump, reason: str, hanging: bool) -> Read:
+        if self._was_open and not self._first and time.monotonic() - self._since > self._patience.stable_s:
+            self._backoff.reset()
+        self._drop(pump, hanging)
+        self._reason = f"camera lost: {reason}"
+        return SourceError(self._reason)
+
+    def _drop(self, pump: Pump, hanging: bool) -> None:
+        self._pump, self._was_open = None, False
+        self._next_try = time.monotonic() + self._backoff.next_s()
+        self.restarts.stalls += hanging
+        if not pump.abandon(wait_s=0.05 if hanging else 1.0):
+            self._hanging.append(pump)
+        self.restarts.abandoned = len(self._hanging)
+
+    def _frame(self, shot: Shot) -> Read:
+        if self._first and self._index:
+            self.restarts.reconnects += 1
+        self._first = False
+        index, self._index = self._index, self._index + 1
+        if shot.image is None:
+            reason = f"corrupt: {shot.spoiled or 'the camera gave an empty frame'}"
+            return BadFrame(reason, index, shot.captured_at, shot.captured_wall, self.name, str(index))
+        return Frame(shot.image, index, shot.captured_at, shot.captured_wall, self.name, str(index), shot.stamp)

@@ -1,0 +1,208 @@
+"""What is measured on a picture to tell whether the camera is well. Ours.
+
+Sharpness along one axis: the 99th percentile of brightness steps over 2 pixels, divided by that of steps over 16 pixels
+on 4 x 4 averages. Contrast and gain of the light cancel; a blur takes the fine steps away and leaves the coarse ones.
+
+Place: brightness averaged to about 64 x 64 cells has a gradient in every cell, a complex number that is compressed so
+that no edge outweighs the rest. The goods' mean of these fields is the template: what moves from good to good averages
+out of it, what stands still stays. The peak of the correlation (by FFT) tells by how much a picture is shifted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from edge_ad.camera.frames import Image
+from edge_ad.camera.reference import MIN_PICTURES, Field, HealthReference
+from edge_ad.errors import BadInput
+
+CELLS = 64
+SATURATED = 250
+LEAST_CONTRAST = 12.0
+"""Coarse steps below this many grey levels are too little to tell sharp from blurred."""
+
+_BLOCK, _SPAN = 4, 4
+_FLOOR = 2.0
+
+Grey = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Light:
+    """Brightness of one picture: 1st, 50th and 99th percentile of luminance, and the share of saturated pixels."""
+
+    darkest: float
+    median: float
+    brightest: float
+    saturated: float
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the template fits best: ``match`` is the correlation there (1: identical), shifts are shares of the size."""
+
+    match: float
+    x: float
+    y: float
+
+
+def grey(image: Image) -> Grey:
+    """Return the luminance u8[H,W] of u8[H,W,3] RGB."""
+    return np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.uint8)
+
+
+def light(picture: Grey) -> Light:
+    """Measure the brightness of u8[H,W]."""
+    counts = _histogram(picture)
+    total = np.cumsum(counts)
+    first, middle, last = (float(np.searchsorted(total, share * total[-1])) for share in (0.01, 0.5, 0.99))
+    return Light(first, middle, last, float(counts[SATURATED:].sum() / total[-1]))
+
+
+def sharpness(picture: Grey) -> tuple[float, float]:
+    """Measure the sharpness of u8[H,W] along x and y; NaN where there is too little contrast to tell."""
+    height, width = picture.shape
+    if min(height, width) < 8 * _BLOCK:
+        return math.nan, math.nan
+    coarse = _shrunk(picture, _BLOCK)
+    along_x = _ratio(_steps(picture[:, 2:], picture[:, :-2]), _steps(coarse[:, _SPAN:], coarse[:, :-_SPAN]))
+    along_y = _ratio(_steps(picture[2:], picture[:-2]), _steps(coarse[_SPAN:], coarse[:-_SPAN]))
+    return along_x, along_y
+
+
+def edge_field(picture: Grey) -> Field:
+    """Return the compressed gradients complex64[h,w] of u8[H,W] in about CELLS x CELLS cells."""
+    cells = _shrunk(picture, max(1, min(picture.shape) // CELLS)).astype(np.float32)
+    found = np.zeros(cells.shape, np.complex64)
+    found.real[:, 1:-1] = cells[:, 2:] - cells[:, :-2]
+    found.imag[1:-1] = cells[2:] - cells[:-2]
+    strength = np.abs(found)
+    return np.asarray(found / (strength + strength.mean() + _FLOOR), np.complex64)
+
+
+class Finder:
+    """Finds a template, complex64[h,w] of unit norm, in edge fields of the same size."""
+
+    def __init__(self, template: Field) -> None:
+        self._shape = template.shape
+        self._spectrum = np.conj(np.fft.fft2(template))
+
+    def find(self, found: Field) -> Place:
+        """Return the best place, to a fraction of a cell."""
+        if found.shape != self._shape:
+            return Place(0.0, 0.0, 0.0)
+        norm = float(np.linalg.norm(found))
+        fit = np.fft.ifft2(self._spectrum * np.fft.fft2(found)).real / max(norm, 1e-6)
+        row, column = np.unravel_index(int(np.argmax(fit)), fit.shape)
+        rows, columns = self._shape
+        y = _centred(int(row), rows) + _between(fit[row - 1, column], fit[row, column], fit[(row + 1) % rows, column])
+        x = _centred(int(column), columns) + _between(
+            fit[row, column - 1], fit[row, column], fit[row, (column + 1) % columns]
+        )
+        return Place(float(fit[row, column]), x / columns, y / rows)
+
+
+def measure_reference(images: Iterable[Image]) -> HealthReference:
+    """Measure goods, u8[H,W,3] RGB all of one size (that of the bundle), one after the other.
+
+    BadInput for fewer than MIN_PICTURES pictures, or for different sizes.
+    """
+    fields: list[Field] = []
+    lights: list[Light] = []
+    sharp: list[tuple[float, float]] = []
+    size: tuple[int, int] | None = None
+    for image in images:
+        found = (image.shape[0], image.shape[1])
+        size = size or found
+        if found != size:
+            raise BadInput(f"goods of {found} and {size} pixels: a health reference needs one size; resize them first")
+        picture = grey(image)
+        fields.append(edge_field(picture))
+        lights.append(light(picture))
+        sharp.append(sharpness(picture))
+    if size is None or len(fields) < MIN_PICTURES:
+        raise BadInput(f"{len(fields)} goods are too few for a health reference: give {MIN_PICTURES} or more")
+    return HealthReference(size, len(fields), **_light_limits(lights), **_sharp_limits(sharp), **_places(fields))
+
+
+def _light_limits(lights: list[Light]) -> dict[str, Any]:
+    return {
+        "median_low": min(one.median for one in lights),
+        "median_high": max(one.median for one in lights),
+        "bright_low": min(one.brightest for one in lights),
+        "saturated_high": max(one.saturated for one in lights),
+    }
+
+
+def _sharp_limits(sharp: list[tuple[float, float]]) -> dict[str, Any]:
+    """An axis along which one good of twenty has too little contrast is not looked at."""
+    low, middle = [], []
+    for axis in (0, 1):
+        values = np.array([pair[axis] for pair in sharp])
+        known = values[np.isfinite(values)]
+        enough = len(known) >= 0.95 * len(values)
+        low.append(float(known.min()) if enough else math.nan)
+        middle.append(float(np.median(known)) if enough else math.nan)
+    return {"sharp_low": tuple(low), "sharp_median": tuple(middle)}
+
+
+def _places(fields: list[Field]) -> dict[str, Any]:
+    """Find every good with the template of the others, as a picture at the run is none of them."""
+    total = np.sum(fields, axis=0)
+    places = [Finder(_unit(total - one)).find(one) for one in fields]
+    return {
+        "match_low": min(place.match for place in places),
+        "shift_x": (min(place.x for place in places), max(place.x for place in places)),
+        "shift_y": (min(place.y for place in places), max(place.y for place in places)),
+        "template": _unit(total),
+    }
+
+
+def _unit(total: Field) -> Field:
+    return np.asarray(total / max(float(np.linalg.norm(total)), 1e-12), np.complex64)
+
+
+def _shrunk(picture: Grey, block: int) -> Grey:
+    """Average blocks of ``block`` x ``block`` pixels; what is over at the right and below is left out."""
+    rows, columns = picture.shape[0] // block, picture.shape[1] // block
+    whole = picture[: rows * block, : columns * block]
+    return np.asarray(cv2.resize(whole, (columns, rows), interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def _histogram(values: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+    return np.asarray(cv2.calcHist([values], [0], None, [256], [0, 256]), np.float64).reshape(-1)
+
+
+def _steps(one: Grey, other: Grey) -> Grey:
+    return np.asarray(cv2.absdiff(one, other), np.uint8)
+
+
+def _ratio(fine: npt.NDArray[np.uint8], coarse: npt.NDArray[np.uint8]) -> float:
+    strong = _steep(coarse)
+    return _steep(fine) / strong if strong >= LEAST_CONTRAST else math.nan
+
+
+def _steep(steps: npt.NDArray[np.uint8]) -> float:
+    """The 99th percentile of steps, between whole grey levels by linear interpolation of the histogram."""
+    total = np.cumsum(_histogram(steps))
+    wanted = 0.99 * total[-1]
+    level = int(np.searchsorted(total, wanted))
+    below = float(total[level - 1]) if level else 0.0
+    return level + float((wanted - below) / max(float(total[level]) - below, 1.0))
+
+
+def _centred(index: int, count: int) -> int:
+    return (index + count // 2) % count - count // 2
+
+
+def _between(before: float, peak: float, after: float) -> float:
+    """The top of the parabola through three values, from the middle one, in steps."""
+    bend = before - 2.0 * peak + after
+    return float(np.clip(0.5 * (before - after) / bend, -0.5, 0.5)) if bend < 0 else 0.0

@@ -1,0 +1,83 @@
+"""OpenCV as a reader of pictures: what this build can do, its silence, its colours."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+# Read by OpenCV when a capture is first made. FFmpeg's own messages name addresses: what went wrong is told by our
+# errors instead. A Video4Linux frame that does not come within this many seconds is a failed read, not a hang.
+os.environ["OPENCV_FFMPEG_DEBUG"] = "0"
+os.environ["OPENCV_FFMPEG_LOGLEVEL"] = "-8"
+os.environ.setdefault("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", "3")
+
+import cv2
+import numpy.typing as npt
+
+from edge_ad.camera.frames import Image
+
+
+def has_gstreamer() -> bool:
+    """Whether this OpenCV was built with GStreamer (JetPack's is, the wheels of PyPI are not)."""
+    return bool(cv2.videoio_registry.hasBackend(cv2.CAP_GSTREAMER))
+
+
+def has_ffmpeg() -> bool:
+    """Whether this OpenCV was built with FFmpeg."""
+    return bool(cv2.videoio_registry.hasBackend(cv2.CAP_FFMPEG))
+
+
+def build_facts() -> str:
+    """Return in words what this OpenCV can open."""
+    registry = cv2.videoio_registry
+    codes = {*registry.getCameraBackends(), *registry.getStreamBackends()}
+    names = sorted(registry.getBackendName(code) for code in codes if registry.hasBackend(code))
+    without = "" if has_gstreamer() else ", built without GStreamer"
+    return f"OpenCV {cv2.__version__} has {', '.join(names) or 'no backend'}{without}"
+
+
+def to_rgb(image: npt.NDArray[Any]) -> Image:
+    """Return OpenCV's BGR, BGRA or grey picture as u8[H,W,3] RGB."""
+    if image.ndim == 2 or image.shape[2] == 1:
+        code = cv2.COLOR_GRAY2RGB
+    else:
+        code = cv2.COLOR_BGRA2RGB if image.shape[2] == 4 else cv2.COLOR_BGR2RGB
+    return cv2.cvtColor(image, code).astype("uint8", copy=False)
+
+
+class _Silence:
+    """Counts who wants silence: the level is one for the whole process, and several cameras open at a time."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._level = 0
+
+    def enter(self) -> None:
+        with self._lock:
+            if not self._users:
+                self._level = cv2.utils.logging.getLogLevel()
+                cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+            self._users += 1
+
+    def leave(self) -> None:
+        with self._lock:
+            self._users -= 1
+            if not self._users:
+                cv2.utils.logging.setLogLevel(self._level)
+
+
+_SILENCE = _Silence()
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silence OpenCV's own warnings: what went wrong is told in one sentence by our errors."""
+    _SILENCE.enter()
+    try:
+        yield
+    finally:
+        _SILENCE.leave()

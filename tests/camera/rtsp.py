@@ -1,0 +1,69 @@
+"""Starting, killing and waiting for the RTSP server of the tests."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+PYTHON = "/usr/bin/python3"
+SCRIPT = Path(__file__).with_name("rtsp_server.py")
+_NEEDED = (
+    "import gi; gi.require_version('GstRtspServer', '1.0'); from gi.repository import Gst, GstRtspServer; "
+    "Gst.init(None); assert all(map(Gst.ElementFactory.find, ('x264enc', 'rtph264pay', 'videotestsrc')))"
+)
+
+
+def server_missing() -> str | None:
+    """Return why the server cannot run here, or None; tools/test.sh installs what it needs."""
+    if not shutil.which(PYTHON):
+        return f"no {PYTHON}"
+    found = subprocess.run([PYTHON, "-c", _NEEDED], capture_output=True, text=True, check=False)
+    return f"GStreamer's RTSP server is not installed: {found.stderr.strip()[-200:]}" if found.returncode else None
+
+
+def free_port() -> int:
+    """Return a TCP port of loopback that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class RtspServer:
+    """A server process that can be killed, stopped and started again on the same port."""
+
+    def __init__(self, credentials: str = "") -> None:
+        self.port = free_port()
+        self.credentials = credentials
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """The stream's URL, with credentials if there are any."""
+        return f"rtsp://{self.credentials + '@' if self.credentials else ''}127.0.0.1:{self.port}/line"
+
+    def start(self) -> float:
+        """Start and wait until it serves; return that moment in monotonic seconds."""
+        words = [PYTHON, str(SCRIPT), str(self.port), *([self.credentials] if self.credentials else [])]
+        self._process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == b"ready\n"
+        return time.monotonic()
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the process."""
+        assert self._process is not None
+        os.kill(self._process.pid, number)
+
+    def kill(self) -> None:
+        """Kill it at once, as a power cut would."""
+        if self._process is not None:
+            self.signal(signal.SIGKILL)
+            self._process.wait()
+            assert self._process.stdout is not None
+            self._process.stdout.close()
+            self._process = None

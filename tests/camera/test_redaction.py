@@ -1,0 +1,132 @@
+"""No user name and no password in anything that can be read: names, reprs, errors."""
+
+from __future__ import annotations
+
+import string
+from pathlib import Path
+
+import pytest
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
+
+from edge_ad.camera.redaction import HIDDEN, join_credentials, redact, redact_values, split_credentials
+from edge_ad.camera.rtsp import RtspHandle
+from edge_ad.camera.sources import open_source
+from edge_ad.camera.uri import parse_uri
+from edge_ad.cli.app import main
+from edge_ad.errors import EdgeAdError
+
+# Marked, so that a secret that comes through cannot be mistaken for a word of ours.
+# No text of a command line or a file of settings can hold a NUL.
+secrets = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=12).map(
+    lambda text: f"Zq{text}qZ"
+)
+SCHEMES = ("rtsp", "rtsps", "http", "ftp", "genicam", "aravis", "csi", "synthetic", "v4l2")
+
+
+def told(action: object) -> str:
+    """What a caller of ``action`` could print: its result's repr and str, or the error with all that caused it."""
+    assert callable(action)
+    try:
+        result = action()
+    except EdgeAdError as error:
+        words: str = ""
+        cause: BaseException | None = error
+        while cause is not None:
+            words, cause = f"{words} {cause!r} {cause}", cause.__cause__ or cause.__context__
+        return words
+    return f"{result!r} {result} {getattr(result, 'name', '')}"
+
+
+@given(secrets, secrets, st.sampled_from(SCHEMES))
+@example("Zqa/bqZ", "Zq@/@ #?qZ", "rtsp")
+def test_parsing_never_tells_credentials(user: str, password: str, scheme: str) -> None:
+    uri = f"{scheme}://{user}:{password}@127.0.0.1:1/stream"
+    words = told(lambda: parse_uri(uri))
+    assert "Zq" not in words.replace(HIDDEN, "")
+    assert "qZ" not in words
+
+
+@given(secrets, secrets)
+def test_a_pipeline_never_tells_credentials(user: str, password: str) -> None:
+    assume('"' not in user + password)
+    pipeline = f'gst:rtspsrc location=rtsp://host/1 user-id="{user}" user-pw="{password}" ! decodebin'
+    address = parse_uri(pipeline)
+    assert "Zq" not in f"{address!r} {address.name} {address.target}"
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "rtsp://{0}:{1}@127.0.0.1:1/stream",  # refused
+        "rtsp://{0}:{1}@127.0.0.1:99999/stream",  # no port
+        "rtsp://{0}:{1}@no-such-host.invalid/stream",
+        "rtsp://{0}:{1}@[::1]:1/stream",
+        "http://{0}:{1}@host/",
+        "missing/rtsp://{0}:{1}@host",
+        "gst:souphttpsrc location=http://{0}:{1}@127.0.0.1:1/ ! decodebin",
+        "gst:no_such_element user-id={0} user-pw={1}",
+    ],
+)
+def test_errors_of_opening_never_tell_credentials(uri: str, capfd: pytest.CaptureFixture[str]) -> None:
+    words = told(lambda: open_source(uri.format("Zqusr", "Zqpwd")))
+    output = capfd.readouterr()
+    assert "Zq" not in words + output.out + output.err
+    assert words
+
+
+def test_the_command_line_never_tells_credentials(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    out = str(tmp_path / "goods")
+    assert main(["capture", "--camera", "rtsp://Zqusr:Zqpwd@127.0.0.1:1/x?password=Zqx", "--out", out]) == 3
+    output = capfd.readouterr()
+    assert "rtsp://***@127.0.0.1:1/x" in output.err
+    assert "Zq" not in output.out + output.err
+
+
+def test_a_handle_with_credentials_has_no_telling_repr() -> None:
+    assert "Zq" not in told(lambda: RtspHandle("rtsp://Zqa:Zqb@127.0.0.1:1/x", "rtsp://***@127.0.0.1:1/x"))
+
+
+@given(st.text(alphabet=string.ascii_letters + ":@/%", max_size=20))
+def test_redaction_hides_all_before_the_host(secret: str) -> None:
+    assert redact(f"rtsp://{secret}@host/path") == "rtsp://***@host/path"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("rtsp://host:554/1", "rtsp://host:554/1"),
+        ("rtsp://host/user=admin&password=x1&channel=1", "rtsp://host/user=***&password=***&channel=1"),
+        ("rtspsrc user-id=bob user-pw='a b' latency=50", "rtspsrc user-id=*** user-pw=*** latency=50"),
+        ("x264enc key-int-max=10", "x264enc key-int-max=10"),
+    ],
+)
+def test_named_secrets(text: str, shown: str) -> None:
+    assert redact(text) == shown
+
+
+def test_values_are_hidden_wherever_they_stand() -> None:
+    assert redact_values("cannot log in as bob with bobby", ("bob", "bobby", "")) == "cannot log in as *** with ***"
+
+
+@given(st.text(max_size=12), st.text(max_size=12))
+def test_credentials_survive_the_way_to_the_player(user: str, password: str) -> None:
+    assume(user or password)
+    url = join_credentials(user, password, "rtsp://host:554/a@b?c=1")
+    assert split_credentials(url) == (user, password, "rtsp://host:554/a@b?c=1")
+
+
+@pytest.mark.parametrize(
+    ("url", "parts"),
+    [
+        ("rtsp://host/stream@1", ("", "", "rtsp://host/stream@1")),
+        ("rtsp://host:554/stream@1", ("", "", "rtsp://host:554/stream@1")),
+        ("rtsp://[fe80::1]:554/x@1", ("", "", "rtsp://[fe80::1]:554/x@1")),
+        ("rtsp://u:p@host/x", ("u", "p", "rtsp://host/x")),
+        ("rtsp://u:p@ss@host/x", ("u", "p@ss", "rtsp://host/x")),
+        ("rtsp://u:pa/ss@host/x", ("u", "pa/ss", "rtsp://host/x")),
+        ("rtsp://u@host", ("u", "", "rtsp://host")),
+    ],
+)
+def test_where_credentials_end(url: str, parts: tuple[str, str, str]) -> None:
+    assert split_credentials(url) == parts
