@@ -1,7 +1,17 @@
 """The .edgead file, the only door between training and the edge: graphs, statistics and proof, every member hashed."""
 
-from edge_ad.bundle.contents import GRAPHS, BundleContents, Golden
+from edge_ad.bundle.contents import GRAPHS, BundleContents, Golden, Quantisation
 from edge_ad.bundle.file import SUFFIX, Bundle, open_bundle, write_bundle
 from edge_ad.bundle.manifest import SCHEMA
 
-__all__ = ["GRAPHS", "SCHEMA", "SUFFIX", "Bundle", "BundleContents", "Golden", "open_bundle", "write_bundle"]
+__all__ = [
+    "GRAPHS",
+    "SCHEMA",
+    "SUFFIX",
+    "Bundle",
+    "BundleContents",
+    "Golden",
+    "Quantisation",
+    "open_bundle",
+    "write_bundle",
+]

@@ -31,12 +31,24 @@ class Golden:
 
 
 @dataclass(frozen=True, eq=False)
+class Quantisation:
+    """What INT8 needs: ``ranges`` by graph and the ``plan``, both JSON objects as `calibration` writes them, and ``proof``,
+    goods u8 [P, H, W, 3] RGB on which an engine is measured before it is accepted.
+    """
+
+    ranges: dict[str, Any]
+    plan: dict[str, Any]
+    proof: NDArray[np.uint8]
+
+
+@dataclass(frozen=True, eq=False)
 class BundleContents:
     """Everything a bundle holds.
 
     ``image_size`` is (height, width) in pixels; ``parent`` the sha256 of the bundle this one was recalibrated from;
     ``graphs`` ONNX bytes by name (see ``GRAPHS``); ``masks`` f32 [R, n*n] of 0 and 1; ``raw_scores`` f32 [N, 5] by
-    split of the goods (normalise, threshold) or synthetic; ``settings`` and ``report`` are JSON objects.
+    split of the goods (normalise, threshold) or synthetic; ``settings`` and ``report`` are JSON objects;
+    ``quantisation`` is None in a bundle that was never calibrated.
     """
 
     name: str
@@ -51,6 +63,7 @@ class BundleContents:
     raw_scores: Mapping[str, Array]
     golden: Golden
     report: dict[str, Any]
+    quantisation: Quantisation | None = None
 
 
 def check_contents(contents: BundleContents, where: str) -> None:
@@ -76,6 +89,8 @@ def check_contents(contents: BundleContents, where: str) -> None:
     _check_array("golden.npz: raw", golden.raw, np.float32, (len(golden.images), len(BRANCHES)), where)
     if not len(golden.images):
         raise BadInput(f"{where}: golden.npz holds no images, but at least 1 is needed to prove an engine")
+    if contents.quantisation is not None:
+        _check_quantisation(contents.quantisation, contents.graphs, contents.image_size, where)
 
 
 def check_identity(name: object, preset: object, image_size: object, parent: object, where: str) -> None:
@@ -99,6 +114,19 @@ def check_graph_names(names: Mapping[str, object] | tuple[str, ...], where: str)
         raise BadInput(f"{where} has the unknown graph {unknown[0]!r}; allowed are {', '.join(GRAPHS)}")
     if missing:
         raise BadInput(f"{where} lacks the graph {missing[0]!r}; every bundle needs {' and '.join(REQUIRED_GRAPHS)}")
+
+
+def _check_quantisation(
+    held: Quantisation, graphs: Mapping[str, object], image_size: tuple[int, int], where: str
+) -> None:
+    _check_array("proof.npz: images", held.proof, np.uint8, (None, *image_size, 3), where)
+    if not len(held.proof):
+        raise BadInput(f"{where}: proof.npz holds no images; run `edge-ad calibrate` again")
+    for name, table in (("ranges.json", held.ranges), ("plan.json", held.plan.get("graphs"))):
+        if not isinstance(table, dict) or not set(table) <= set(graphs):
+            raise BadInput(
+                f"{where}: {name} must hold one object for graphs of this bundle; run `edge-ad calibrate` again"
+            )
 
 
 def _is_side(value: object) -> bool:

@@ -13,8 +13,8 @@ from typing import IO, Any
 
 from numpy.typing import NDArray
 
-from edge_ad.bundle.contents import GRAPHS, BundleContents, Golden, check_contents
-from edge_ad.bundle.manifest import MANIFEST, PARTS, check_manifest, graph_member, make_manifest
+from edge_ad.bundle.contents import GRAPHS, BundleContents, Golden, Quantisation, check_contents
+from edge_ad.bundle.manifest import MANIFEST, OPTIONAL_PARTS, PARTS, check_manifest, graph_member, make_manifest
 from edge_ad.bundle.plain_data import dump_json, dump_npy, dump_npz, load_json, load_npy, load_npz
 from edge_ad.bundle.safe_zip import MEMBER_LIMIT, MIB, SafeZip, pack
 from edge_ad.errors import BadInput
@@ -24,6 +24,7 @@ from edge_ad.scoring import Array, Statistics, Thresholds
 SUFFIX = ".edgead"
 
 _MANIFEST_LIMIT = 4 * MIB
+_KEPT = (*PARTS, *OPTIONAL_PARTS)
 
 
 class Bundle:
@@ -46,6 +47,7 @@ class Bundle:
         self.raw_scores: dict[str, Array] = load_npz(parts["raw_scores.npz"], f"{path}: raw_scores.npz")
         self.golden = _golden(parts["golden.npz"], f"{path}: golden.npz")
         self.report = load_json(parts["report.json"], f"{path}: report.json")
+        self.quantisation = _quantisation(parts, path)
 
     def graph(self, name: str) -> bytes:
         """Return the ONNX bytes of one graph; BadInput if there is none or the file was changed meanwhile."""
@@ -82,6 +84,7 @@ class Bundle:
             raw_scores=self.raw_scores,
             golden=self.golden,
             report=self.report,
+            quantisation=self.quantisation,
         )
 
 
@@ -118,6 +121,10 @@ def write_bundle(path: Path | str, contents: BundleContents, created: datetime |
     members["raw_scores.npz"] = dump_npz(dict(sorted(contents.raw_scores.items())))
     members["golden.npz"] = dump_npz({"images": contents.golden.images, "raw": contents.golden.raw})
     members["report.json"] = dump_json(contents.report, "the report")
+    if contents.quantisation is not None:
+        members["ranges.json"] = dump_json(contents.quantisation.ranges, "the ranges")
+        members["plan.json"] = dump_json(contents.quantisation.plan, "the plan")
+        members["proof.npz"] = dump_npz({"images": contents.quantisation.proof})
     large = [name for name, data in members.items() if len(data) > MEMBER_LIMIT]
     if large:
         raise BadInput(
@@ -169,13 +176,13 @@ def _verify(archive: SafeZip, members: Mapping[str, dict[str, Any]], path: Path)
         for block in archive.blocks(name):
             digest.update(block)
             size += len(block)
-            if name in PARTS:
+            if name in _KEPT:
                 kept.append(block)
         if size != entry["bytes"] or digest.hexdigest() != entry["sha256"]:
             raise BadInput(
                 f"{path}: member {name!r} does not match its hash in the manifest; copy or train the bundle again"
             )
-        if name in PARTS:
+        if name in _KEPT:
             parts[name] = b"".join(kept)
     return parts
 
@@ -200,3 +207,13 @@ def _golden(data: bytes, where: str) -> Golden:
     if set(arrays) != {"images", "raw"}:
         raise BadInput(f"{where} must hold 'images' and 'raw', but holds {', '.join(sorted(arrays)) or 'nothing'}")
     return Golden(arrays["images"], arrays["raw"])
+
+
+def _quantisation(parts: Mapping[str, bytes], path: Path) -> Quantisation | None:
+    if "plan.json" not in parts:
+        return None
+    arrays: dict[str, NDArray[Any]] = load_npz(parts["proof.npz"], f"{path}: proof.npz")
+    if set(arrays) != {"images"}:
+        raise BadInput(f"{path}: proof.npz must hold 'images', but holds {', '.join(sorted(arrays)) or 'nothing'}")
+    ranges, plan = (load_json(parts[name], f"{path}: {name}") for name in ("ranges.json", "plan.json"))
+    return Quantisation(ranges, plan, arrays["images"])

@@ -16,6 +16,7 @@ from edge_ad.scoring import BRANCHES
 SCHEMA = 1
 MANIFEST = "manifest.json"
 PARTS = ("masks.npy", "statistics.npz", "raw_scores.npz", "golden.npz", "report.json")
+OPTIONAL_PARTS = ("ranges.json", "plan.json", "proof.npz")  # of calibration: all or none
 
 _FORMAT = "edge-ad bundle"
 _NEEDED = (
@@ -91,14 +92,13 @@ def _check_members(members: object, where: str) -> None:
                 f"{where}: member {name!r:.80} must have a sha256 and a number of bytes, but has {entry!r:.80}"
             )
     graphs = {graph_member(name): name for name in GRAPHS}
-    unknown = sorted(set(members) - set(PARTS) - set(graphs))
-    missing = [name for name in PARTS if name not in members]
+    unknown = sorted(set(members) - {*PARTS, *OPTIONAL_PARTS} - set(graphs))
+    wanted = PARTS + (OPTIONAL_PARTS if any(name in members for name in OPTIONAL_PARTS) else ())
+    missing = [name for name in wanted if name not in members]
     if unknown:
         raise BadInput(f"{where} lists the unknown member {unknown[0]!r:.80}; this schema does not have it")
     if missing:
-        raise BadInput(
-            f"{where} does not list {missing[0]!r}, which every bundle needs; copy or train the bundle again"
-        )
+        raise BadInput(f"{where} does not list {missing[0]!r}, which this bundle needs; copy or train the bundle again")
     check_graph_names(tuple(graphs[name] for name in members if name in graphs), where)
 
 

@@ -9,14 +9,13 @@ from edge_ad.engines.protocol import Backend
 from edge_ad.errors import BadInput
 
 BACKENDS = ("onnxruntime", "tensorrt")
-PRECISIONS = ("fp32", "fp16")
+PRECISIONS = ("fp32", "fp16", "int8")
 
 
 def check_precision(precision: str) -> str:
     """Return ``precision`` if this version has it, else raise BadInput that says which there are."""
     if precision not in PRECISIONS:
-        allowed = " and ".join(PRECISIONS)
-        raise BadInput(f"precision {precision!r} is not available in this version; allowed are {allowed}")
+        raise BadInput(f"precision {precision!r} is unknown; allowed are {', '.join(PRECISIONS)}")
     return precision
 
 

@@ -94,9 +94,7 @@ def _flips(reference: NDArray[Any], score: NDArray[Any], thresholds: Thresholds)
         for wanted, found in zip(reference, score, strict=True)
         if _verdict(thresholds, float(wanted)) != _verdict(thresholds, float(found))
     ]
-    far = [
-        value for value in flipped if min(abs(value - thresholds.warn), abs(value - thresholds.ng)) > TOLERANCE_Z
-    ]
+    far = [value for value in flipped if min(abs(value - thresholds.warn), abs(value - thresholds.ng)) > TOLERANCE_Z]
     return len(flipped), len(far)
 
 

@@ -13,6 +13,7 @@ from edge_ad.errors import BadInput, DeviceFault, require
 WORKSPACE = 1 << 30
 STRONG_FROM = (10, 12)
 LOWEST = (10, 3)
+WEAK_FLAGS: dict[str, tuple[str, ...]] = {"fp32": (), "fp16": ("FP16",), "int8": ("FP16", "INT8")}
 
 
 def version(trt: Any) -> tuple[int, ...]:
@@ -26,16 +27,17 @@ def is_rtx(trt: Any) -> bool:
 
 
 def strongly_typed(trt: Any) -> bool:
-    """Whether graphs are compiled in the types written in them; else FP16 is a flag on FP32 graphs."""
+    """Whether graphs are compiled in the types written in them; else FP16 and INT8 are flags on FP32 graphs."""
     return is_rtx(trt) or version(trt) >= STRONG_FROM
 
 
 def build_engine(trt: Any, onnx_bytes: bytes, precision: str, name: str = "graph", workspace: int = WORKSPACE) -> bytes:
     """Return the serialised engine of an ONNX model with static shapes.
 
-    ``precision`` is fp32 or fp16. With strong typing the graph itself carries the types (an FP16 cast for fp16); else
-    give the FP32 graph. ``workspace`` in bytes. A graph that the parser refuses raises BadInput with the names of the
-    nodes; a failed build raises DeviceFault with TensorRT's last error.
+    ``precision`` is fp32, fp16 or int8. With strong typing the graph itself carries the types (an FP16 cast for fp16, Q/DQ
+    and an FP16 cast for int8); else give the FP32 graph, for int8 with Q/DQ in FP32. ``workspace`` in bytes. A graph that
+    the parser refuses raises BadInput with the names of the nodes; a failed build raises DeviceFault with TensorRT's last
+    error.
     """
     if not is_rtx(trt) and version(trt) < LOWEST:
         raise BadInput(
@@ -50,8 +52,9 @@ def build_engine(trt: Any, onnx_bytes: bytes, precision: str, name: str = "graph
         raise BadInput(f"TensorRT {trt.__version__} cannot read the graph {name!r}: {reasons}")
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace)
-    if not strongly_typed(trt) and precision == "fp16":
-        config.set_flag(trt.BuilderFlag.FP16)
+    if not strongly_typed(trt):
+        for flag in WEAK_FLAGS[precision]:
+            config.set_flag(getattr(trt.BuilderFlag, flag))
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         reason = logger.errors[-1] if logger.errors else "it gave no reason; there may be too little free memory"

@@ -155,7 +155,8 @@ def test_derive_leaves_the_fusion_alone(bundle: Bundle) -> None:
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"precision": "int8"}, "precision 'int8' is not available in this version; allowed are fp32 and fp16"),
+        ({"precision": "int8"}, "holds no INT8 ranges: run `edge-ad calibrate"),
+        ({"precision": "fp8"}, "precision 'fp8' is unknown; allowed are fp32, fp16, int8"),
         ({"precision": "fp16", "backend": "tpu"}, "backend 'tpu' is unknown; allowed are onnxruntime and tensorrt"),
         ({"precision": "fp16", "keep_fp32": ["head"]}, "--keep-fp32 'head' is not a graph"),
     ],

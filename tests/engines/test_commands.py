@@ -59,14 +59,15 @@ def test_a_refused_engine_ends_with_4(station: Path, capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["build-engine"], "no precision was given: add --fp16 (recommended) or --fp32"),
+        (["build-engine"], "no precision was given: add --fp16 (recommended), --int8 or --fp32"),
         (["build-engine", "--fp16", "--fp32"], "--fp16 and --fp32 exclude each other"),
-        (["build-engine", "--int8"], "precision 'int8' is not available in this version; allowed are fp32 and fp16"),
+        (["build-engine", "--int8"], "holds no INT8 ranges: run `edge-ad calibrate"),
         (["build-engine", "--fp16", "--backend", "abacus"], "backend 'abacus' is unknown"),
         (["build-engine", "--fp16", "--keep-fp32", "nose"], "'nose' is not a graph of"),
         (["build-engine", "absent.edgead", "--fp16"], "absent.edgead"),
         (["benchmark", "--precision", "fp16"], "no fp16 engine for onnxruntime: run `edge-ad build-engine --fp16`"),
-        (["benchmark", "--precision", "int8"], "allowed are fp32 and fp16"),
+        (["benchmark", "--precision", "int8"], "no int8 engine for onnxruntime: run `edge-ad build-engine --int8`"),
+        (["benchmark", "--precision", "fp8"], "allowed are fp32, fp16, int8"),
         (["benchmark", "--frames", "0"], "--frames"),
     ],
 )

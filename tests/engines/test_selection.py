@@ -79,7 +79,7 @@ def test_jetson_by_device_tree(tmp_path: Path, model: str | None, jetson: bool) 
 @pytest.mark.parametrize(
     ("backend", "precision", "told"),
     [
-        (None, "int8", "'int8' is not available in this version; allowed are fp32 and fp16"),
+        (None, "fp8", "'fp8' is unknown; allowed are fp32, fp16, int8"),
         ("tensorrt", None, r"pip install 'edge-ad\[gpu\]'"),
         ("tensorrt", "fp16", r"pip install 'edge-ad\[gpu\]'"),
         ("openvino", None, "'openvino' is unknown; allowed are onnxruntime and tensorrt"),

@@ -1,0 +1,112 @@
+"""`edge-ad calibrate`: a folder of goods in, a calibrated child out, with table and plot."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import pytest
+
+from edge_ad.bundle import open_bundle
+from edge_ad.cli.app import main
+from edge_ad.engines.calibrate import CalibrateOptions, calibrate
+from edge_ad.errors import BadInput
+from edge_ad.recalibration import recalibrate
+from tests.fixtures.tiny_bundle import make_tiny_bundle, tiny_image
+
+
+def write_goods(folder: Path, count: int) -> Path:
+    folder.mkdir(parents=True)
+    for number in range(count):
+        cv2.imwrite(str(folder / f"{number:03}.png"), tiny_image(7000 + number)[:, :, ::-1])
+    return folder
+
+
+@pytest.fixture
+def station(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    make_tiny_bundle(tmp_path / "tiny.edgead", weight=(0.1, 0.1, 0.4, 0.0, 0.4))
+    write_goods(tmp_path / "goods", 24)
+    (tmp_path / "goods" / "broken.png").write_bytes(b"no picture")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_calibrate_then_build(station: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (station / "tiny.edgead").read_bytes()
+    assert main(["calibrate", "tiny.edgead", "goods", "--images", "12", "--table", "table"]) == 0
+    assert (station / "tiny.edgead").read_bytes() == before
+    printed = capsys.readouterr().out
+    for word in ("cpu: score error", "tensorrt: score error", "in floating point", "tiny-calibrated-1.edgead"):
+        assert word in printed
+    child = open_bundle(station / "tiny-calibrated-1.edgead")
+    assert child.parent == open_bundle(station / "tiny.edgead").sha256
+    assert child.quantisation is not None
+    assert child.quantisation.ranges["lavit"]["images"] == 12
+    assert set(child.quantisation.plan["sensitivity"]) == {"tensorrt", "cpu"}
+    names = {path.name for path in (station / "table").iterdir()}
+    assert names == {"plan.json", *(f"sensitivity-{d}.{kind}" for d in ("cpu", "tensorrt") for kind in ("csv", "png"))}
+    assert (station / "table" / "sensitivity-cpu.png").read_bytes().startswith(b"\x89PNG")
+    rows = (station / "table" / "sensitivity-cpu.csv").read_text().splitlines()
+    assert rows[0] == "graph,first_node,nodes,macs,loss_z,flips,kept"
+    assert len(rows) == 1 + len(child.quantisation.plan["sensitivity"]["cpu"]["units"])
+
+    # Four goods prove little and one swapped pair is too much for the gate; both answers come with the whole table.
+    code = main(["build-engine", str(child.path), "--int8", "--json", "gate.json"])
+    told = capsys.readouterr()
+    assert code in (0, 4)
+    assert "AUROC int8" in told.out
+    report = json.loads((station / "gate.json").read_text())
+    assert report["accepted"] is (code == 0)
+    assert report["gate"]["proof"]["images"] > 0
+    if code == 4:
+        plan = told.err.rsplit("--plan ", 1)[1].split("`")[0]
+        assert main(["build-engine", str(child.path), "--int8", "--plan", plan]) in (0, 4)
+
+
+def test_an_edited_plan_is_stored_and_recalibration_keeps_it(station: Path) -> None:
+    path, _ = calibrate("tiny.edgead", "goods", options=CalibrateOptions(images=8, search=False))
+    held = open_bundle(path).quantisation
+    assert held is not None
+    plan = json.loads(json.dumps(held.plan))
+    plan["graphs"]["lavit"]["keep"] = {"cpu": ["*"]}
+    again, searches = calibrate(
+        "tiny.edgead", "goods", "edited.edgead", CalibrateOptions(method="minmax", images=8, plan=plan)
+    )
+    assert searches == {}
+    edited = open_bundle(again)
+    assert edited.quantisation is not None
+    assert edited.quantisation.plan["graphs"]["lavit"]["keep"] == {"cpu": ["*"]}
+    assert edited.quantisation.ranges["teacher"]["method"] == "minmax"
+    child = open_bundle(recalibrate(again, "goods", "child.edgead"))
+    assert child.quantisation is not None
+    assert child.quantisation.plan == edited.quantisation.plan
+
+
+def test_refusals(station: Path) -> None:
+    with pytest.raises(BadInput, match="allowed are minmax, percentile, entropy, mse"):
+        calibrate("tiny.edgead", "goods", options=CalibrateOptions(method="guess"))
+    with pytest.raises(BadInput, match="must end in .edgead"):
+        calibrate("tiny.edgead", "goods", "out.zip")
+    with pytest.raises(BadInput, match="never overwritten"):
+        calibrate("tiny.edgead", "goods", "tiny.edgead")
+    with pytest.raises(BadInput):
+        calibrate("tiny.edgead", write_goods(station / "few", 4))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["calibrate", "tiny.edgead", "goods", "--method", "guess"], "'guess' is unknown"),
+        (["calibrate", "tiny.edgead", "goods", "--plan", "absent.json"], "cannot read the plan absent.json"),
+        (["calibrate", "absent.edgead", "goods"], "absent.edgead"),
+    ],
+)
+def test_bad_input_ends_with_2(
+    station: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], told: str
+) -> None:
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert told in error
+    assert error.count("\n") == 1

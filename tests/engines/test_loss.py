@@ -1,0 +1,121 @@
+"""Flips, errors in z and AUROC by hand, and the pictures that engines are proven on."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from edge_ad.engines.gate import Gate
+from edge_ad.engines.loss import loss, weighted_error
+from edge_ad.engines.proof import jitter, make_proof, spread
+from edge_ad.scoring import Statistics, Thresholds
+from tests.fixtures.tiny_bundle import tiny_image
+
+STATISTICS = Statistics(
+    quantiles=np.tile(np.array([0, 1], np.float32), (3, 1)),
+    centre=np.zeros(2, np.float32),
+    precision=np.eye(2, dtype=np.float32),
+    mean=np.zeros(5, np.float32),
+    std=np.full(5, 0.5, np.float32),
+    weight=np.array([0.5, 0, 0.5, 0, 0], np.float32),
+)
+THRESHOLDS = Thresholds(warn=2.0, ng=4.0)
+
+
+def raws(*scores: float) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    """Raw scores whose two branches in use both have z = score."""
+    table = np.zeros((len(scores), 5), np.float32)
+    table[:, [0, 2]] = 0.5 * np.array(scores, np.float32)[:, None]
+    return table
+
+
+def test_by_hand() -> None:
+    """Scores 1, 1.97, 2.5, 5: the second flips but was near, the third flips for good."""
+    reference = raws(1.0, 1.97, 2.5, 5.0)
+    found = loss(reference, raws(1.1, 2.07, 1.9, 5.0), np.array([False, False, True, True]), STATISTICS, THRESHOLDS)
+    assert [row.branch for row in found.rows] == ["structure", "local", "score"]
+    score = found.rows[-1]
+    assert score.bias == pytest.approx((0.1 + 0.1 - 0.6) / 4, abs=1e-5)
+    assert score.rms == pytest.approx(np.sqrt((0.01 + 0.01 + 0.36) / 4), abs=1e-5)
+    assert score.largest == pytest.approx(0.6, abs=1e-5)
+    assert (found.flips, found.far_flips, found.rate) == (2, 1, 0.25)
+    assert score.auroc_reference == 1.0
+    assert score.auroc == 0.75  # one of four pairs changed its order
+    assert found.auroc_change == 0.25
+
+
+def test_branches_without_weight_are_told_only_when_asked() -> None:
+    reference = raws(1.0, 3.0)
+    found = loss(reference, reference, np.array([False, True]), STATISTICS, THRESHOLDS, everyone=True)
+    assert len(found.rows) == 6
+    assert found.expected == 0.0
+
+
+def test_expected_flips_count_all_pairs() -> None:
+    """Errors 0 and +1 on scores 0 and 1.5: of four pairs only 1.5 + 1 passes the threshold."""
+    found = loss(raws(0.0, 1.5), raws(1.0, 1.5), np.array([False, False]), STATISTICS, THRESHOLDS)
+    assert found.expected == pytest.approx(0.25)
+    assert found.far_flips == 0
+    assert found.auroc_change == 0.0
+
+
+def test_scores_that_are_not_finite() -> None:
+    raw = raws(1.0, 3.0)
+    raw[0, 0] = np.nan
+    found = loss(raws(1.0, 3.0), raw, np.array([False, True]), STATISTICS, THRESHOLDS)
+    assert not found.finite
+    assert found.expected == 1.0
+    assert weighted_error(raws(1.0, 3.0), raw, STATISTICS) == np.inf
+    refused = Gate({"proof": found}, 0.005).refused
+    assert refused is not None
+    assert "not finite" in refused
+
+
+def test_weighted_error_adds_branches_by_squares() -> None:
+    raw = raws(1.0, 3.0)
+    raw[:, 0] += 0.5 * 0.3  # 0.3 z, weight 0.5
+    raw[:, 2] -= 0.5 * 0.4
+    assert weighted_error(raws(1.0, 3.0), raw, STATISTICS) == pytest.approx(np.hypot(0.15, 0.2), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("moved", "told"),
+    [((1.0, 5.0, 1.0, 5.0), None), ((2.5, 5.0, 1.0, 5.0), "verdicts flip"), ((1.0, 1.9, 1.0, 1.9), "AUROC of")],
+)
+def test_the_gate(moved: tuple[float, ...], told: str | None) -> None:
+    reference = raws(1.0, 1.9, 1.0, 1.9) if told == "AUROC of" else raws(1.0, 5.0, 1.0, 5.0)
+    raw = raws(1.0, 0.9, 1.0, 1.9) if told == "AUROC of" else raws(*moved)
+    found = loss(reference, raw, np.array([False, True, False, True]), STATISTICS, THRESHOLDS)
+    refused = Gate({"proof": found}, 0.005).refused
+    assert (refused is None) is (told is None)
+    assert told is None or told in str(refused)
+
+
+def test_proof_pictures() -> None:
+    goods = np.stack([tiny_image(number) for number in range(4)])
+    proof = make_proof(goods, copies=2, anomalies=3)
+    assert len(proof.images) == 4 * 6
+    assert proof.anomalous.sum() == 12
+    np.testing.assert_array_equal(proof.images[:4], goods)
+    np.testing.assert_array_equal(make_proof(goods, 2, 3).images, proof.images)
+    assert (make_proof(goods, 2, 3, seed=1).images != proof.images).any()
+    for good, bad in zip(np.repeat(goods, 3, axis=0), proof.images[12:], strict=True):
+        assert (good != bad).any()
+
+
+def test_one_good_is_enough() -> None:
+    assert len(make_proof(tiny_image(0)[None]).images) == 6
+
+
+def test_jitter_is_small() -> None:
+    image = tiny_image(0)
+    moved = jitter(image, np.random.default_rng(0))
+    assert moved.shape == image.shape
+    assert moved.dtype == np.uint8
+    assert 0 < np.abs(moved.astype(int) - image).mean() < 15
+
+
+def test_spread_takes_the_ends() -> None:
+    stack = np.arange(10, dtype=np.uint8).reshape(10, 1, 1, 1)
+    assert spread(stack, 3).ravel().tolist() == [0, 4, 9]
+    assert len(spread(stack, 20)) == 10
