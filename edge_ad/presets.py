@@ -12,6 +12,7 @@ from edge_ad.models.settings import (
     HvqSettings,
     LavitSettings,
     MaskSettings,
+    TeacherKind,
     TeacherSettings,
 )
 
@@ -20,9 +21,11 @@ from edge_ad.models.settings import (
 class Schedule:
     """How one network is trained.
 
-    ``steps`` counts batches; where it is 0, ``epochs`` passes over the goods decide. ``drop_at`` is the share of the steps
-    after which the rate falls to a tenth (0: cosine with warm-up). ``validate_every`` steps the unseen goods are asked and
-    the best state is kept (0: the last one).
+    ``steps`` counts batches; where it is 0, ``epochs`` passes over the goods decide, the last batch of a pass left out where
+    ``drop_last``. ``drop_at`` is the share of the steps after which the rate falls to a tenth (0: cosine with warm-up).
+    ``floor`` is the rate at which the warm-up begins and the cosine ends (0: a step's share, and 2 % of the peak), and
+    ``fading_decay`` takes the weight decay down to 0 along a cosine. ``validate_every`` steps the unseen goods are asked
+    and the best state is kept (0: the last one).
     """
 
     steps: int
@@ -35,10 +38,14 @@ class Schedule:
     warm_up: float = 0.1
     validate_every: int = 0
     adam_w: bool = True
+    drop_last: bool = False
+    floor: float = 0.0
+    fading_decay: bool = False
 
     def steps_for(self, goods: int) -> int:
         """Return the number of batches for a training set of ``goods`` pictures."""
-        return self.steps or max(1, self.epochs * -(-goods // self.batch))
+        batches = goods // self.batch if self.drop_last else -(-goods // self.batch)
+        return self.steps or max(1, self.epochs * max(1, batches))
 
 
 @dataclass(frozen=True)
@@ -127,18 +134,28 @@ PAPER = Preset(
         decoder_sizes=(),
         hard_quantile=0.999,
         shared_jitter=False,
+        cropped_penalty=True,
         dfsc=DfscSettings(quantile=0.99, margin=2.0),
     ),
     fusion=FusionSettings(structure_side=224, structure_pool=16, border=4, top=1, structure_top=1),
     tokenizer_schedule=Schedule(0, 8, 1e-4, epochs=1000, clip=0.1, drop_at=0.8),
-    lavit_schedule=Schedule(0, 32, 1e-4, epochs=1000, weight_decay=1e-6, warm_up=0.04),
+    lavit_schedule=Schedule(
+        0, 32, 1e-4, epochs=1000, weight_decay=1e-6, warm_up=0.04, drop_last=True, floor=1e-6, fading_decay=True
+    ),
     efficientad_schedule=Schedule(70_000, 1, 1e-4, weight_decay=1e-5, drop_at=0.95, clip=0.0, adam_w=False),
     augmentation=Augmentation(rotate=0.0, shift=0.0, scale=0.0),
     token_augmentation=Augmentation(rotate=0.0, shift=0.0, scale=0.0),
     low_precision=False,
 )
 
-PRESETS: dict[str, Preset] = {preset.name: preset for preset in (DEMO, FAST, PAPER)}
+PAPER_M = replace(
+    PAPER,
+    name="paper-m",
+    teacher=replace(PAPER.teacher, kind="pdn_medium"),
+    efficientad=replace(PAPER.efficientad, student="pdn_medium"),
+)
+
+PRESETS: dict[str, Preset] = {preset.name: preset for preset in (DEMO, FAST, PAPER, PAPER_M)}
 
 
 def preset_named(name: str) -> Preset:
@@ -146,6 +163,22 @@ def preset_named(name: str) -> Preset:
     if name not in PRESETS:
         raise BadInput(f"preset {name!r} is unknown: choose one of {', '.join(PRESETS)}")
     return PRESETS[name]
+
+
+def with_teacher(preset: Preset, kind: TeacherKind) -> Preset:
+    """Return the preset with another teacher on the same grids; BadInput where the preset's networks do not fit it."""
+    if kind == preset.teacher.kind:
+        return preset
+    if preset.teacher.token_side:
+        if kind == "efficientnet_lite0":
+            raise BadInput(
+                f"preset {preset.name} is published with a PDN and cannot use {kind}: "
+                "choose pdn_small or pdn_medium, or preset fast"
+            )
+        return replace(preset, teacher=replace(preset.teacher, kind=kind))
+    if kind == "efficientnet_lite0":
+        return replace(preset, teacher=TeacherSettings(grid=preset.teacher.grid, token_grid=preset.teacher.token_grid))
+    return replace(preset, teacher=replace(preset.teacher, kind=kind, taps=(), pooled_taps=(), regions=0))
 
 
 def _plain(value: Any) -> Any:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
+from fractions import Fraction
 from functools import reduce
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from edge_ad.errors import BadInput
-from edge_ad.presets import PAPER, PRESETS, Schedule, preset_named
+from edge_ad.presets import FAST, PAPER, PAPER_M, PRESETS, Preset, Schedule, preset_named
 
 PUBLISHED: dict[str, Any] = {
     # HVQ-Trans as LADMIM's tokenizer
@@ -51,6 +54,13 @@ PUBLISHED: dict[str, Any] = {
     "lavit_schedule.rate": 1e-4,
     "lavit_schedule.warm_up": 40 / 1000,
     "lavit_schedule.clip": 1.0,
+    "lavit_schedule.weight_decay": 1e-6,
+    "lavit_schedule.fading_decay": True,
+    "lavit_schedule.floor": 1e-6,
+    "lavit_schedule.drop_last": True,
+    "lavit_schedule.adam_w": True,
+    "hvq.transport": 0.0,
+    "tokenizer_schedule.adam_w": True,
     # EfficientAD-S
     "image_side": 256,
     "teacher.grid": 56,
@@ -59,6 +69,8 @@ PUBLISHED: dict[str, Any] = {
     "efficientad.dropout": 0.2,
     "efficientad.hard_quantile": 0.999,
     "efficientad.shared_jitter": False,
+    "efficientad.cropped_penalty": True,
+    "efficientad.dfsc.weight": 1.0,
     "penalty": True,
     "efficientad_schedule.steps": 70_000,
     "efficientad_schedule.batch": 1,
@@ -83,6 +95,54 @@ def test_paper_masks_by_the_cell() -> None:
     assert [round(share * 576) for share in shares] == [130, 230, 46, 92]
 
 
+def test_paper_m_is_paper_with_the_medium_network() -> None:
+    medium = replace(PAPER_M.teacher, kind="pdn_small"), replace(PAPER_M.efficientad, student="pdn_small")
+    assert (PAPER_M.teacher.kind, PAPER_M.efficientad.student) == ("pdn_medium", "pdn_medium")
+    assert replace(PAPER_M, name="paper", teacher=medium[0], efficientad=medium[1]) == PAPER
+
+
+METHODS = Path(__file__).parents[1] / "docs" / "methods.md"
+ROW = re.compile(r"^\| `([a-z_.]+)` \| ([^|]+) \| ([^|]+) \| ([^|]+) \|", re.MULTILINE)
+
+
+def leaves(value: Any, key: str = "") -> dict[str, Any]:
+    """Return every single value of a preset by its key."""
+    if not is_dataclass(value):
+        return {key: value}
+    found: dict[str, Any] = {}
+    for entry in fields(value):
+        found |= leaves(getattr(value, entry.name), f"{key}.{entry.name}" if key else entry.name)
+    return found
+
+
+def told(text: str, like: Any) -> Any:
+    """Read a cell of the table as a value of the kind of ``like``; 130/576 is a quotient."""
+    if isinstance(like, bool):
+        return {"true": True, "false": False}[text]
+    if isinstance(like, tuple):
+        inner = text.strip("[]")
+        return tuple(told(item.strip(), float("nan")) for item in inner.split(",")) if inner else ()
+    return text if isinstance(like, str) else float(Fraction(text))
+
+
+@pytest.mark.parametrize(("preset", "column"), [(FAST, 2), (PAPER, 3)], ids=["fast", "paper"])
+def test_the_table_of_the_documentation_is_the_code(preset: Preset, column: int) -> None:
+    table = {row[1]: row[column].strip() for row in ROW.finditer(METHODS.read_text())}
+    values = leaves(preset)
+    del values["name"]
+    assert sorted(table) == sorted(values)
+    for key, value in values.items():
+        assert told(table[key], value) == value, key
+
+
+def test_every_value_of_the_table_has_a_source() -> None:
+    sources = {row[1]: row[4].strip() for row in ROW.finditer(METHODS.read_text())}
+    assert set(sources) >= set(PUBLISHED)
+    assert all(sources.values())
+    readings = [key for key, source in sources.items() if source == "our reading of DFSC"]
+    assert readings == [f"efficientad.dfsc.{name}" for name in ("mode", "quantile", "margin", "weight", "kappa")]
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_settings_are_plain_json_and_tell_presets_apart(name: str) -> None:
     settings = PRESETS[name].settings()
@@ -94,7 +154,7 @@ def test_settings_are_plain_json_and_tell_presets_apart(name: str) -> None:
 
 
 def test_an_unknown_preset_lists_the_names() -> None:
-    with pytest.raises(BadInput, match="preset 'papre' is unknown: choose one of demo, fast, paper"):
+    with pytest.raises(BadInput, match="preset 'papre' is unknown: choose one of demo, fast, paper, paper-m"):
         preset_named("papre")
 
 
@@ -106,6 +166,8 @@ def test_an_unknown_preset_lists_the_names() -> None:
         (Schedule(0, 8, 1e-4, epochs=3), 16, 6),
         (Schedule(0, 8, 1e-4, epochs=2), 1, 2),
         (Schedule(0, 8, 1e-4), 10, 1),
+        (Schedule(0, 32, 1e-4, epochs=1000, drop_last=True), 335, 10_000),  # ten whole batches a pass
+        (Schedule(0, 32, 1e-4, epochs=10, drop_last=True), 20, 10),
     ],
 )
 def test_steps_for(schedule: Schedule, goods: int, steps: int) -> None:

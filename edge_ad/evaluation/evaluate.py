@@ -10,11 +10,16 @@ from edge_ad.bundle import SUFFIX, Bundle, open_bundle
 from edge_ad.data.layouts import find_categories, load_test
 from edge_ad.engines.selection import open_pipeline
 from edge_ad.errors import BadInput, require
+from edge_ad.evaluation.drift import drift
 from edge_ad.evaluation.figures import image_figures, spro_figures
+from edge_ad.evaluation.pointing import logic_figures
 from edge_ad.evaluation.scores import Progress, judge_all
 
 REPORT_NAME = "report.html"
-AVERAGED = ("image_auroc", "auroc_without_composition", "au_spro", "branches", "subsets")
+AVERAGED = (
+    *("image_auroc", "auroc_without_composition", "au_spro", "branches", "subsets"),
+    *("without", "recall_at_1_percent", "logic_map"),
+)
 
 
 def evaluate(
@@ -31,8 +36,10 @@ def evaluate(
     The object has "backend", "precision", "image_auroc", "auroc_without_composition", "au_spro" (by limit of the false
     positive rate), "branches", "threshold" (NG) and "false_reject", and more: "bundle", "data", "images" (counts by
     kind), "weights", "subsets" (AUROC of some branches fused again), "confidence" (95 % bootstrap intervals, seeded by
-    ``seed``), "thresholds", "found" (anomalies above the thresholds). A kind without images, or without masks for
-    AU-sPRO, is None. With ``report_dir`` a self-contained page report.html is written there. Raises BadInput for bad
+    ``seed``), "thresholds", "found" (anomalies above the thresholds), "without" (AUROC of the fusion that lacks one
+    branch), "recall_at_1_percent", "logic_map" (how many times more of its mass than chance falls inside the defects)
+    and "drift" (what light, blur and shift do to goods). A kind without images, or without masks, is None. With
+    ``report_dir`` a self-contained page report.html is written there. Raises BadInput for bad
     data, BadInput or DeviceFault from the engine.
     """
     if report_dir is not None:  # before minutes of work, not after
@@ -43,8 +50,11 @@ def evaluate(
         used = {"backend": pipeline.backend.name, "precision": pipeline.precision}
         computed = pipeline.branches
         scores = judge_all(pipeline, data.test, progress)
+        drifted = drift(pipeline, scores, bundle.statistics, bundle.thresholds)
     figures = image_figures(scores, bundle.statistics, bundle.thresholds, seed, computed)
     figures["au_spro"] = spro_figures(scores, data.saturation)
+    figures["logic_map"] = logic_figures(scores)
+    figures["drift"] = drifted
     figures = {**used, "bundle": _named(bundle), "data": str(data.root), **figures}
     if report_dir is not None:
         from edge_ad.evaluation.report import write_report
@@ -108,7 +118,8 @@ def mean_figures(figures: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
     A mean that lacks a category's value is None.
     """
-    means = {key: _mean([category[key] for category in figures]) for key in AVERAGED}
+    shared = [key for key in AVERAGED if all(key in category for category in figures)]
+    means = {key: _mean([category[key] for category in figures]) for key in shared}
     counts = [category["false_reject"] for category in figures]
     return {**means, "false_reject": {key: sum(count[key] for count in counts) for key in counts[0]}}
 

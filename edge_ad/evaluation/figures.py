@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_ad.data.layouts import Kind, Saturation
-from edge_ad.evaluation.auroc import auroc, auroc_difference, auroc_interval
+from edge_ad.evaluation.auroc import auroc, recall_at
+from edge_ad.evaluation.bootstrap import auroc_difference, auroc_interval
 from edge_ad.evaluation.masks import read_channels
 from edge_ad.evaluation.scores import TestScores
 from edge_ad.evaluation.spro import LIMITS, MapOfImage, au_spro
@@ -25,6 +26,8 @@ SUBSETS = {
     "local+global": ("local", "global"),
     "without_composition": tuple(branch for branch in BRANCHES if branch != "composition"),
 }
+
+RATE = 0.01  # false rejects at which the recall is told
 
 Figures = dict[str, float | None]
 
@@ -46,14 +49,22 @@ def image_figures(
         name: subset_score(z, statistics, [branch for branch in branches if branch in computed])
         for name, branches in SUBSETS.items()
     }
+    fewer = {
+        branch: subset_score(z, statistics, [other for other in BRANCHES if other != branch and other in computed])
+        for branch in BRANCHES
+    }
     columns = {branch: z[:, k] if branch in computed else None for k, branch in enumerate(BRANCHES)}
     without = fused["without_composition"]
     return {
-        "image_auroc": _with_mean(auroc_by_kind(scores, scores.score)),
-        "auroc_without_composition": _with_mean(auroc_by_kind(scores, without)),
+        "image_auroc": with_mean(auroc_by_kind(scores, scores.score)),
+        "auroc_without_composition": with_mean(auroc_by_kind(scores, without)),
         "branches": {branch: auroc_by_kind(scores, values) for branch, values in columns.items()},
         "weights": {branch: float(weight) for branch, weight in zip(BRANCHES, statistics.weight, strict=True)},
-        "subsets": {name: _with_mean(auroc_by_kind(scores, values)) for name, values in fused.items()},
+        "without": {branch: with_mean(auroc_by_kind(scores, values)) for branch, values in fewer.items()},
+        "recall_at_1_percent": with_mean(
+            {kind: recall_at(*_sides(scores, scores.score, kind), RATE) for kind in ANOMALIES}
+        ),
+        "subsets": {name: with_mean(auroc_by_kind(scores, values)) for name, values in fused.items()},
         "confidence": {
             "image_auroc": _intervals(scores, scores.score, None, seed),
             "auroc_without_composition": _intervals(scores, without, None, seed),
@@ -104,7 +115,7 @@ def spro_figures(scores: TestScores, saturation: Mapping[int, Saturation]) -> di
     """Return AU-sPRO by limit of the false positive rate and kind, with the mean; None where a kind has no masks."""
     by_kind = {kind: _spro(scores, kind, saturation) for kind in ANOMALIES}
     return {
-        str(limit): _with_mean({kind: None if areas is None else areas[limit] for kind, areas in by_kind.items()})
+        str(limit): with_mean({kind: None if areas is None else areas[limit] for kind, areas in by_kind.items()})
         for limit in LIMITS
     }
 
@@ -125,7 +136,8 @@ def _sides(scores: TestScores, values: npt.NDArray[Any], kind: Kind) -> tuple[np
     return values[scores.of("good")], values[scores.of(kind)]
 
 
-def _with_mean(figures: Figures) -> Figures:
+def with_mean(figures: Figures) -> Figures:
+    """Add the mean of logical and structural, None where one of them is missing."""
     values = [figures[kind] for kind in ANOMALIES]
     present = [value for value in values if value is not None]
     return {**figures, "mean": sum(present) / len(present) if len(present) == len(values) else None}

@@ -67,7 +67,7 @@ def jpeg(image: Image) -> str:
 
 def roc_plot(values: Mapping[str, npt.NDArray[Any]]) -> str:
     """Return a data URI of the ROC curve of each kind against the goods; ``values`` holds the scores by kind."""
-    figure, axes = _figure(4.2, 4.2)
+    figure, axes = empty_figure(4.2, 4.2)
     axes.plot([0, 1], [0, 1], color="#999999", linewidth=0.8, linestyle=":")
     for kind, scores in values.items():
         area = auroc(values["good"], scores)
@@ -75,12 +75,12 @@ def roc_plot(values: Mapping[str, npt.NDArray[Any]]) -> str:
             axes.plot(*roc_curve(values["good"], scores), color=COLOURS[kind], label=f"{kind}: {area:.3f}")
             axes.legend(loc="lower right", frameon=False)
     axes.set(xlabel="goods called anomalous", ylabel="anomalies found", xlim=(-0.01, 1), ylim=(0, 1.01))
-    return _png(figure)
+    return png(figure)
 
 
 def histogram(values: Mapping[str, npt.NDArray[Any]], thresholds: Thresholds | None = None, title: str = "") -> str:
     """Return a data URI of the scores by kind, with both thresholds where they apply."""
-    figure, axes = _figure(5.4 if thresholds else 3.2, 4.2 if thresholds else 2.1)
+    figure, axes = empty_figure(5.4 if thresholds else 3.2, 4.2 if thresholds else 2.1)
     squeezed = {kind: _squeeze(scores) for kind, scores in values.items() if len(scores)}
     together = np.concatenate(list(squeezed.values()))
     edges = np.linspace(together.min(), together.max() + 1e-6, 41)
@@ -94,7 +94,7 @@ def histogram(values: Mapping[str, npt.NDArray[Any]], thresholds: Thresholds | N
     axes.set_xticks([float(_squeeze(tick)) for tick in TICKS], [str(tick) for tick in TICKS])
     axes.set_xlim(edges[0] - 0.3, edges[-1] + 0.3)
     axes.yaxis.get_major_locator().set_params(integer=True)
-    return _png(figure)
+    return png(figure)
 
 
 def _squeeze(scores: npt.ArrayLike) -> npt.NDArray[np.float64]:
@@ -102,7 +102,8 @@ def _squeeze(scores: npt.ArrayLike) -> npt.NDArray[np.float64]:
     return np.asarray(np.arcsinh(np.asarray(scores, np.float64) / 2) * 2)
 
 
-def _figure(width: float, height: float) -> tuple[Any, Any]:
+def empty_figure(width: float, height: float) -> tuple[Any, Any]:
+    """Return a figure of so many inches and its axes, without a frame above and to the right."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")  # no pyplot: no global state, no display
@@ -111,7 +112,8 @@ def _figure(width: float, height: float) -> tuple[Any, Any]:
     return figure, axes
 
 
-def _png(figure: Any) -> str:
+def png(figure: Any) -> str:
+    """Return a figure as a data URI."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     FigureCanvasAgg(figure)

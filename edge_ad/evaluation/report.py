@@ -12,7 +12,7 @@ import numpy as np
 from edge_ad.evaluation.figures import ANOMALIES, KINDS
 from edge_ad.evaluation.pictures import beside, heat_range, histogram, roc_plot
 from edge_ad.evaluation.scores import TestScores
-from edge_ad.evaluation.tables import counts_told, number
+from edge_ad.evaluation.tables import counts_told, drift_rows, number
 from edge_ad.files import atomic_write
 from edge_ad.scoring import BRANCHES, Statistics, Thresholds, fuse
 
@@ -54,7 +54,8 @@ def write_report(
         f'<div class=row><img alt="ROC curves" src="{roc_plot(by_kind)}">'
         f'<img alt="Scores by kind" src="{histogram(by_kind, thresholds)}"></div>',
         _spro_section(figures),
-        "<h2>Branches</h2>" + _branch_table(figures) + _branch_plots(scores, z),
+        "<h2>Branches</h2>" + _branch_table(figures) + _without_table(figures) + _branch_plots(scores, z),
+        _drift_section(figures),
         _galleries(scores, z, statistics, thresholds),
     ]
     title = escape(f"{bundle['name']} on {name}")
@@ -74,6 +75,7 @@ def _auroc_table(figures: dict[str, Any]) -> str:
     for name, values in figures["subsets"].items():
         known = confidence["auroc_without_composition"] if name == "without_composition" else {}
         rows.append(_with_interval(name.replace("_", " "), values, known))
+    rows.append(_with_interval("recall at 1 % false rejects", figures["recall_at_1_percent"], {}))
     return _table(["", *ANOMALIES, "mean"], rows)
 
 
@@ -94,13 +96,33 @@ def _branch_table(figures: dict[str, Any]) -> str:
     return _table(["AUROC of each branch", *ANOMALIES, "weight"], rows)
 
 
+def _without_table(figures: dict[str, Any]) -> str:
+    rows = [
+        [f"without {branch}", *(number(values[key]) for key in (*ANOMALIES, "mean"))]
+        for branch, values in figures["without"].items()
+    ]
+    return _table(["AUROC of the fusion lacking one branch", *ANOMALIES, "mean"], rows)
+
+
+def _drift_section(figures: dict[str, Any]) -> str:
+    if not figures["drift"]:
+        return ""
+    head, *rows = drift_rows(figures["drift"])
+    note = (
+        "<p class=note>Mean change of the score, and of z by branch, when goods are disturbed; NG then and before.</p>"
+    )
+    return "<h2>Drift</h2>" + note + _table(head, rows)
+
+
 def _spro_section(figures: dict[str, Any]) -> str:
     if all(value is None for values in figures["au_spro"].values() for value in values.values()):
         return "<h2>AU-sPRO</h2><p>This set has no masks, so where the maps point was not measured.</p>"
     rows = [
         [limit, *(number(values[key]) for key in (*ANOMALIES, "mean"))] for limit, values in figures["au_spro"].items()
     ]
-    return "<h2>AU-sPRO</h2>" + _table(["up to a false positive rate of", *ANOMALIES, "mean"], rows)
+    logic = ["times chance", *(number(figures["logic_map"][key]) for key in (*ANOMALIES, "mean"))]
+    table = _table(["up to a false positive rate of", *ANOMALIES, "mean"], rows)
+    return "<h2>AU-sPRO</h2>" + table + _table(["mass of the logic map inside defects", *ANOMALIES, "mean"], [logic])
 
 
 def _branch_plots(scores: TestScores, z: Any) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -30,17 +30,20 @@ class Judgement(Protocol):
 
 
 class Judge(Protocol):
-    """Whatever judges one image u8[H,W,3] of ``image_size``; the pipeline does."""
+    """Whatever judges one image u8[H,W,3] of ``image_size`` and shows what it computed; the pipeline does."""
 
     @property
     def image_size(self) -> tuple[int, int]: ...
+    @property
+    def branches(self) -> Sequence[str]: ...
     def infer(self, image: Image) -> Judgement: ...
+    def tensor(self, name: str) -> npt.NDArray[Any]: ...
 
 
 @dataclass(frozen=True, eq=False)
 class TestScores:
     """Per image: its item, ``raw`` f32[N,5], fused ``score`` f32[N], ``maps`` f32[h,w] each, ``sizes`` (H, W) of the
-    file.
+    file, and the ``logic`` maps f32[n,n], none when that branch was not computed.
     """
 
     __test__ = False
@@ -50,6 +53,7 @@ class TestScores:
     score: Floats
     maps: tuple[Floats, ...]
     sizes: tuple[tuple[int, int], ...]
+    logic: tuple[Floats, ...] = ()
 
     def of(self, kind: Kind) -> npt.NDArray[np.intp]:
         """Return the indices of the images of a kind."""
@@ -65,6 +69,7 @@ def judge_all(judge: Judge, items: Sequence[TestItem], progress: Progress | None
     score = np.zeros(len(items), np.float32)
     maps: list[Floats] = []
     sizes: list[tuple[int, int]] = []
+    logic: list[Floats] = []
     for index, item in enumerate(items):
         image = read_image(item.path)
         found = judge.infer(resize(image, judge.image_size))
@@ -75,6 +80,8 @@ def judge_all(judge: Judge, items: Sequence[TestItem], progress: Progress | None
         raw[index], score[index] = found.raw, found.score
         maps.append(np.array(found.map, np.float32))
         sizes.append((image.shape[0], image.shape[1]))
+        if "logic" in judge.branches:
+            logic.append(np.array(judge.tensor("map_logic")[0, 0], np.float32))
         if progress is not None:
             progress(index + 1, len(items))
-    return TestScores(tuple(items), raw, score, tuple(maps), tuple(sizes))
+    return TestScores(tuple(items), raw, score, tuple(maps), tuple(sizes), tuple(logic))

@@ -15,6 +15,9 @@ def figures_table(figures: dict[str, Any]) -> str:
     rows += [[name.replace("_", " "), *_cells(values, kinds), ""] for name, values in figures["subsets"].items()]
     for branch, values in figures["branches"].items():
         rows.append([f"  {branch}", *_cells(values, kinds), f"{figures['weights'][branch]:.2f}"])
+    rows += [[f"  without {branch}", *_cells(values, kinds), ""] for branch, values in figures["without"].items()]
+    rows.append(["recall at 1 % false rejects", *_cells(figures["recall_at_1_percent"], kinds), ""])
+    rows.append(["logic map inside defects, times chance", *_cells(figures["logic_map"], kinds), ""])
     told = ", ".join(f"{count} {kind}" for kind, count in images.items())
     lines = [
         f"{figures['bundle']['name']} on {figures['data']}: {told}; {figures['backend']} {figures['precision']}",
@@ -25,7 +28,20 @@ def figures_table(figures: dict[str, Any]) -> str:
         spro = [["AU-sPRO at", *kinds]]
         spro += [[f"  FPR {limit}", *_cells(values, kinds)] for limit, values in figures["au_spro"].items()]
         lines += [_aligned(spro), ""]
+    if figures["drift"]:
+        lines += [_aligned(drift_rows(figures["drift"])), ""]
     return "\n".join(lines + counts_told(figures))
+
+
+def drift_rows(drift: dict[str, Any]) -> list[list[str]]:
+    """Return a head and one row a disturbance: change of the score, of z by branch, and goods then NG."""
+    branches = list(next(iter(drift.values()))["z"])
+    rows = [["goods when disturbed", "score", *branches, "NG", "before"]]
+    for name, values in drift.items():
+        changes = [values["score"], *values["z"].values()]
+        told = ["-" if value is None else f"{value:+.2f}" for value in changes]
+        rows.append([name, *told, f"{values['count']} of {values['of']}", str(values["before"]["count"])])
+    return rows
 
 
 def counts_told(figures: dict[str, Any]) -> list[str]:

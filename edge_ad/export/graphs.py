@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from edge_ad.models.efficientad import EfficientAD
 from edge_ad.models.hvq import HvqTokenizer
-from edge_ad.models.lavit import LaViT, code_histograms, logic_map
+from edge_ad.models.lavit import LaViT
 from edge_ad.presets import FusionSettings
 
 
@@ -81,14 +81,11 @@ class LavitGraph(nn.Module):
         self.model = model
 
     def forward(self, tokens: Tensor, codes: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-        """Compare predicted with found histograms behind every mask."""
+        """Compare predicted with found histograms behind every mask; the map holds what stands out from goods."""
         ids = codes[0].to(torch.int64)
-        target = code_histograms(ids, masks, self.model.codes)
-        predicted = self.model(tokens, masks)
-        raw = (predicted - target).abs().sum(dim=(1, 2)).mean().reshape(1)
-        cells = logic_map(ids, masks, predicted, target)
+        raw, cells = self.model.judge(tokens, ids, masks)
         grid = self.model.grid
-        return raw, cells.reshape(1, 1, grid, grid)
+        return raw, self.model.stand_out(cells).reshape(1, 1, grid, grid)
 
 
 class FusionGraph(nn.Module):
@@ -134,7 +131,7 @@ class FusionGraph(nn.Module):
         score = _weighted(z, weight).sum().reshape(1)
         pictures = [
             _weighted(self._picture(map_structure, quantiles[0], 0), weight[0]),
-            _weighted(self._draw(0.1 * (map_logic - mean[1]) / std[1]), weight[1]),
+            _weighted(self._draw(0.1 * map_logic), weight[1]),
             _weighted(self._picture(map_local, quantiles[1], border), weight[2]),
             _weighted(self._picture(map_global, quantiles[2], border), weight[3]),
         ]

@@ -21,7 +21,7 @@ def build_teacher(preset: Preset) -> AnyTeacher:
     settings = preset.teacher
     if settings.kind == "efficientnet_lite0":
         return LiteTeacher(settings)
-    return PdnTeacher("small" if settings.kind == "pdn_small" else "medium")
+    return PdnTeacher("small" if settings.kind == "pdn_small" else "medium", settings)
 
 
 def build_efficientad(preset: Preset, channels: int) -> EfficientAD:

@@ -19,12 +19,12 @@ from edge_ad.models.settings import EfficientADSettings
 
 @dataclass(frozen=True)
 class EfficientADLosses:
-    """The three losses of one batch, their sum, and the hinge's active share."""
+    """The three losses of one batch, their sum, and what DFSC's hinge does (see DfscLoss)."""
 
     student: Tensor
     autoencoder: Tensor
     pair: Tensor
-    hinge_active: Tensor
+    separation: DfscLoss
 
     @property
     def total(self) -> Tensor:
@@ -74,7 +74,7 @@ class EfficientAD(nn.Module):
         student = hard_loss((features - local).square(), settings.hard_quantile)
         if penalty is not None:
             student = student + self.student(self.normalise(penalty)).chunk(2, dim=1)[0].square().mean()
-        return EfficientADLosses(student, separated.loss, (drawn - paired).square().mean(), separated.active)
+        return EfficientADLosses(student, separated.loss, (drawn - paired).square().mean(), separated)
 
 
 def hard_loss(distance: Tensor, quantile: float) -> Tensor:

@@ -1,13 +1,14 @@
-"""EfficientNet-Lite0 trunk with batch normalisation folded into the convolutions.
+"""EfficientNet-Lite trunks with batch normalisation folded into the convolutions.
 
-Tan and Le, EfficientNet (arXiv 1905.11946), in the "Lite" form: ReLU6, no squeeze-and-excitation.
+Tan and Le, EfficientNet (arXiv 1905.11946), in the "Lite" form: ReLU6, no squeeze-and-excitation, a stem that never widens.
 TensorFlow's "same" padding is asymmetric for strided layers, and the published weights expect it.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,8 @@ from torch.nn import functional as F
 
 BN_EPS = 1e-3
 PIXEL_MEAN, PIXEL_SCALE = 127.0, 128.0
+
+LiteVariant = Literal["lite0", "lite1", "lite2"]
 
 
 class Block(NamedTuple):
@@ -27,24 +30,54 @@ class Block(NamedTuple):
     channels_out: int
 
 
-BLOCKS: tuple[Block, ...] = (
-    Block(3, 1, 1, 32, 16),
-    Block(3, 2, 6, 16, 24),
-    Block(3, 1, 6, 24, 24),
-    Block(5, 2, 6, 24, 40),
-    Block(5, 1, 6, 40, 40),
-    Block(3, 2, 6, 40, 80),
-    Block(3, 1, 6, 80, 80),
-    Block(3, 1, 6, 80, 80),
-    Block(5, 1, 6, 80, 112),
-    Block(5, 1, 6, 112, 112),
-    Block(5, 1, 6, 112, 112),
-    Block(5, 2, 6, 112, 192),
-    Block(5, 1, 6, 192, 192),
-    Block(5, 1, 6, 192, 192),
-    Block(5, 1, 6, 192, 192),
-    Block(3, 1, 6, 192, 320),
+class Stage(NamedTuple):
+    """Blocks of one resolution in Lite0: how many, kernel, stride of the first, expansion ratio and channels."""
+
+    repeats: int
+    kernel: int
+    stride: int
+    expand: int
+    channels: int
+
+
+STEM_CHANNELS = 32
+STAGES: tuple[Stage, ...] = (
+    Stage(1, 3, 1, 1, 16),
+    Stage(2, 3, 2, 6, 24),
+    Stage(2, 5, 2, 6, 40),
+    Stage(3, 3, 2, 6, 80),
+    Stage(3, 5, 1, 6, 112),
+    Stage(4, 5, 2, 6, 192),
+    Stage(1, 3, 1, 6, 320),
 )
+# Width and depth of each network, as multiples of Lite0's.
+VARIANTS: dict[LiteVariant, tuple[float, float]] = {"lite0": (1.0, 1.0), "lite1": (1.0, 1.1), "lite2": (1.1, 1.2)}
+
+
+def blocks_of(variant: LiteVariant) -> tuple[Block, ...]:
+    """Return every block of a network; the first and the last stage keep their depth, channels are multiples of eight."""
+    width, depth = VARIANTS[variant]
+    found: list[Block] = []
+    previous = STEM_CHANNELS
+    for number, stage in enumerate(STAGES):
+        fixed = number in (0, len(STAGES) - 1)
+        channels = _multiple_of_eight(stage.channels * width)
+        for repeat in range(stage.repeats if fixed else math.ceil(stage.repeats * depth)):
+            found.append(Block(stage.kernel, 1 if repeat else stage.stride, stage.expand, previous, channels))
+            previous = channels
+    return tuple(found)
+
+
+def stage_ends(variant: LiteVariant) -> tuple[int, ...]:
+    """Return the index of the last block of each of the seven stages; for Lite0 (0, 2, 4, 7, 10, 14, 15)."""
+    blocks = blocks_of(variant)
+    starts = [i for i, block in enumerate(blocks) if not i or block.channels_in != block.channels_out]
+    return (*(start - 1 for start in starts[1:]), len(blocks) - 1)
+
+
+def _multiple_of_eight(channels: float) -> int:
+    rounded = max(8, int(channels + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * channels else rounded
 
 
 class SameConv(nn.Module):
@@ -87,14 +120,16 @@ class InvertedBottleneck(nn.Module):
         return out
 
 
-class EfficientNetLite0(nn.Module):
+class EfficientNetLite(nn.Module):
     """Trunk that returns the outputs of chosen blocks for RGB pixels in [0, 255], f32 (B, 3, H, W), sides multiple of 32."""
 
-    def __init__(self, blocks: Sequence[int]) -> None:
+    def __init__(self, taps: Sequence[int], variant: LiteVariant = "lite0") -> None:
         super().__init__()
-        self.taps = tuple(blocks)
-        self.stem = SameConv(3, 32, 3, 2)
-        self.blocks = nn.ModuleList(InvertedBottleneck(BLOCKS[i]) for i in range(max(blocks) + 1))
+        self.taps = tuple(taps)
+        self.stem = SameConv(3, STEM_CHANNELS, 3, 2)
+        plan = blocks_of(variant)
+        self.channels = tuple(plan[index].channels_out for index in self.taps)
+        self.blocks = nn.ModuleList(InvertedBottleneck(block) for block in plan[: max(taps) + 1])
 
     def forward(self, pixels: Tensor) -> list[Tensor]:
         """Return one f32 (B, C_i, H/s_i, W/s_i) per tapped block, in the order of the taps."""
@@ -105,11 +140,6 @@ class EfficientNetLite0(nn.Module):
             if index in self.taps:
                 found[index] = x
         return [found[index] for index in self.taps]
-
-    @property
-    def channels(self) -> tuple[int, ...]:
-        """Channels of each tapped block."""
-        return tuple(BLOCKS[index].channels_out for index in self.taps)
 
     def load_published(self, state: Mapping[str, Tensor]) -> None:
         """Load the published state dict (keys ``_conv_stem``, ``_blocks.N._expand_conv``, ...), folding its batch norms."""

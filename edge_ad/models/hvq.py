@@ -18,11 +18,16 @@ from edge_ad.models.vector_quantiser import VectorQuantiser
 
 
 class HvqOutput(NamedTuple):
-    """Reconstruction f32 (B, N, C), target ids i64 (B, 4, N) in the order [id3, id2, id1, id0], commitment loss."""
+    """Reconstruction f32 (B, N, C), target ids i64 (B, 4, N) in the order [id3, id2, id1, id0], commitment loss.
+
+    ``top_ids`` i64 (B, N) are the codes of the last encoder state, ``finest`` f32 (B, N, 2D) the first state joined with them.
+    """
 
     reconstruction: Tensor
     ids: Tensor
     commitment: Tensor
+    top_ids: Tensor
+    finest: Tensor
 
 
 class LearnedPositions(nn.Module):
@@ -105,10 +110,12 @@ class HvqTokenizer(nn.Module):
         states = [x]
         for layer in self.encoder:
             states.append(layer(states[-1], position))
-        top, _, commitment = self.top(states.pop())
+        top, top_ids, commitment = self.top(states.pop())
         quants, ids = [], []
+        joint = x
         for state, level in zip(reversed(states), reversed(list(self.levels)), strict=True):
-            found = level(torch.cat([state, top], dim=-1))
+            joint = torch.cat([state, top], dim=-1)
+            found = level(joint)
             quants.append(found.values)
             ids.append(found.ids)
             commitment = commitment + found.commitment
@@ -116,14 +123,37 @@ class HvqTokenizer(nn.Module):
         wide = torch.cat([position, position], dim=-1)
         for memory, layer in zip(quants, self.decoder, strict=True):
             x = layer(x, memory, wide)
-        return HvqOutput(self.head(self.norm(x)), torch.stack(ids, dim=1), commitment)
+        return HvqOutput(self.head(self.norm(x)), torch.stack(ids, dim=1), commitment, top_ids, joint)
 
     def structure_map(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ids i64 (B, 4, n * n) and the error map f32 (B, 1, n, n): the distance of drawn and true features."""
+        """Return ids i64 (B, 4, n * n) and the error map f32 (B, 1, n, n): the distance of drawn and true features.
+
+        With ``transport`` in the settings the weighted transport cost on the finest codebook is added to each cell.
+        """
         out = self.forward(features)
         target = features.flatten(2).transpose(1, 2)
         error = (out.reconstruction - target).square().sum(dim=-1).clamp_min(1e-12).sqrt()
+        if self.settings.transport:
+            finest = self.levels[0]
+            assert isinstance(finest, VectorQuantiser)
+            error = error + self.settings.transport * transport_cost(out.finest, finest.codebook)
         return out.ids, error.reshape(-1, 1, self.grid, self.grid)
+
+
+def transport_cost(states: Tensor, codes: Tensor) -> Tensor:
+    """Return how far states f32 (B, N, D) are from what codes f32 (K, D) can stand for, f32 (B, N) in [0, 2].
+
+    The plan is p = softmax(<u, e> / K) over the codes, the cost 1 - cos(u, e), as in HVQ-Trans' code (methods section 2.6).
+    """
+    states, codes = states.float(), codes.float()
+    plan = torch.softmax(states @ codes.t() / codes.shape[0], dim=-1)
+    cosine = _unit(states) @ _unit(codes).t()
+    return (plan * (1.0 - cosine)).sum(dim=-1)
+
+
+def _unit(rows: Tensor) -> Tensor:
+    # F.normalize exports to the same, but with a norm that INT8 tools do not know.
+    return rows / rows.square().sum(dim=-1, keepdim=True).clamp_min(1e-12).sqrt()
 
 
 def hvq_loss(features: Tensor, out: HvqOutput) -> Tensor:

@@ -15,6 +15,11 @@ from torch.nn import functional as F
 from edge_ad.models.attention import Attention
 from edge_ad.models.settings import LavitSettings
 
+CLEAR = 2.0  # deviations of goods that a cell of the logic map must exceed to be shown
+RARE = 0.02  # the weight that an excess still has in a cell where its code always stands
+NEVER = 1e-3  # the share that a missing code has where it never stands
+LEAST = 0.2  # of the mean deviation: the least deviation of a cell, since a few dozen goods measure it
+
 
 class PreNormBlock(nn.Module):
     """BEiT block: pre-norm attention without key bias, GELU, LayerScale."""
@@ -48,6 +53,12 @@ class LaViT(nn.Module):
         self.extra = nn.Parameter(torch.zeros(1, 2, s.width))
         self.mask_token = nn.Parameter(torch.zeros(1, 1, s.width))
         self.position = nn.Parameter(torch.zeros(1, grid * grid + 2, s.width))
+        self.register_buffer("cell_mean", torch.zeros(grid * grid))
+        self.register_buffer("cell_std", torch.ones(grid * grid))
+        self.register_buffer("usual", torch.full((levels, grid * grid, codes), 1.0 / codes))
+        self.usual: Tensor
+        self.cell_mean: Tensor
+        self.cell_std: Tensor
         self.blocks = nn.ModuleList(PreNormBlock(s) for _ in range(s.depth))
         self.norm = nn.LayerNorm(s.width)
         self.head = nn.Linear(s.width, levels * codes)
@@ -67,6 +78,33 @@ class LaViT(nn.Module):
         x = self.blocks[-1](x, rows=slice(1, 2))
         logits = self.head(self.norm(x[:, 0])).unflatten(1, (self.levels, self.codes))
         return torch.softmax(logits.float(), dim=-1)
+
+    def judge(self, tokens: Tensor, ids: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the score f32 (1,), at most 2 a level, and the plain map f32 (N,) of one image through R masks.
+
+        ``tokens`` f32 (1, C, n, n), ``ids`` i64 (levels, N), ``masks`` f32 (R, N) of 0 and 1.
+        """
+        target = code_histograms(ids, masks, self.codes)
+        predicted = self(tokens, masks)
+        score = (predicted - target).abs().sum(dim=(1, 2)).mean().reshape(1)
+        return score, logic_map(ids, masks, predicted, target, self.usual)
+
+    def stand_out(self, cells: Tensor) -> Tensor:
+        """Return by how much each cell of a plain map f32 (N,) exceeds what goods have there, in deviations above CLEAR."""
+        return F.relu((cells - self.cell_mean) / self.cell_std - CLEAR)
+
+    def set_usual(self, ids: Tensor) -> None:
+        """Learn how often each code stands in each cell from the codes i64 (goods, levels, N) of goods."""
+        counts = torch.zeros_like(self.usual)
+        for one in ids.to(counts.device):
+            counts.scatter_add_(2, one[..., None], torch.ones_like(one[..., None], dtype=counts.dtype))
+        self.usual.copy_(counts / len(ids))
+
+    def set_cells(self, maps: Tensor) -> None:
+        """Learn mean and deviation of every cell from plain maps f32 (goods, N) of unseen goods; one good gives no deviation."""
+        std = maps.std(dim=0) if len(maps) > 1 else torch.ones_like(maps[0])
+        self.cell_mean.copy_(maps.mean(dim=0))
+        self.cell_std.copy_(torch.maximum(std, LEAST * std.mean()).clamp_min(1e-3))
 
     def _initialise(self) -> None:
         for module in self.modules():
@@ -102,15 +140,21 @@ def lavit_loss(predicted: Tensor, target: Tensor) -> Tensor:
     return (predicted - target).abs().sum(dim=(1, 2)).mean()
 
 
-def logic_map(ids: Tensor, masks: Tensor, predicted: Tensor, target: Tensor) -> Tensor:
+def logic_map(ids: Tensor, masks: Tensor, predicted: Tensor, target: Tensor, usual: Tensor | None = None) -> Tensor:
     """Project surprises back onto cells (ours): f32 (N,) from ids (levels, N), masks (R, N), histograms (R, levels, codes).
 
-    A masked cell carries the excess of its own code over the prediction, shared among the cells of that code, plus an even
-    share of the deficit: what should be there and is not can stand anywhere behind the mask.
+    A code in excess behind a mask is blamed on the cells that show it, most where it is unusual; a code that is missing on
+    the cells where it usually stands. ``usual`` f32 (levels, N, codes) is how often goods have each code in each cell;
+    without it all cells share alike. Over the cells of a mask the blame sums to the L1 distance; a cell carries the mean
+    over the masks that hide it, times the cells of a mask.
     """
     one_hot = F.one_hot(ids, predicted.shape[-1]).to(masks.dtype)
-    share = F.relu(target - predicted) / target.clamp_min(1e-6)
-    excess = torch.einsum("rlk,lnk->rn", share, one_hot) * masks
-    deficit = F.relu(predicted - target).sum(dim=(1, 2))[:, None] * masks
-    blame = (excess + deficit) / masks.sum(dim=1, keepdim=True)
+    place = torch.full_like(one_hot, 1.0 / one_hot.shape[-1]) if usual is None else usual
+    odd, place = one_hot * (1.0 + RARE - place), place + NEVER
+    shown = torch.einsum("rn,lnk->rlk", masks, odd)
+    share = F.relu(target - predicted) / shown.clamp_min(0.5 * RARE)  # a code that is there weighs RARE or more
+    excess = torch.einsum("rlk,lnk->rn", share, odd)
+    share = F.relu(predicted - target) / torch.einsum("rn,lnk->rlk", masks, place)
+    deficit = torch.einsum("rlk,lnk->rn", share, place)
+    blame = (excess + deficit) * masks
     return blame.sum(dim=0) / masks.sum(dim=0).clamp_min(1.0) * masks.sum(dim=1).mean()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-DfscMode = Literal["split", "additive", "location", "off"]
+DfscMode = Literal["split", "additive", "location", "drop", "off"]
 TeacherKind = Literal["efficientnet_lite0", "pdn_small", "pdn_medium"]
 StudentKind = Literal["compact", "pdn_small", "pdn_medium"]
 
@@ -32,7 +32,10 @@ class TeacherSettings:
 
 @dataclass(frozen=True)
 class HvqSettings:
-    """Sizes of the tokenizer; the defaults are LADMIM's."""
+    """Sizes of the tokenizer; the defaults are LADMIM's.
+
+    ``transport`` is the weight of the optimal-transport term in the map of structure: 80 in HVQ-Trans, 0 (left out) in LADMIM.
+    """
 
     width: int = 64
     codes: int = 512
@@ -41,6 +44,7 @@ class HvqSettings:
     layers: int = 4
     dropout: float = 0.1
     seed_from_data: bool = False
+    transport: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -59,13 +63,17 @@ class LavitSettings:
 class DfscSettings:
     """``quantile`` separates similar from novel features, ``margin`` is in units of the teacher's channel variance.
 
-    The margin is absolute on purpose: one that follows the quantile grows with the distance that it enlarges and diverges.
+    ``kappa`` above 0 puts a margin of ``kappa`` times the quantile itself (without gradient) in place of ``margin``. The
+    default is absolute on purpose: a margin that follows the quantile grows with the distance that it enlarges, and may
+    diverge. Modes: ``split`` is our reading, ``additive`` keeps the plain loss beside the hinge, ``location`` parts places
+    instead of elements, ``drop`` leaves the novel features out and has no hinge, ``off`` is plain EfficientAD.
     """
 
     mode: DfscMode = "split"
     quantile: float = 0.99
     margin: float = 2.0
     weight: float = 1.0
+    kappa: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -73,6 +81,7 @@ class EfficientADSettings:
     """Student, autoencoder and loss; ``decoder_sizes`` empty means the published ones.
 
     ``shared_jitter`` shows the student the colour-jittered picture too, which saves one pass of teacher and student.
+    ``cropped_penalty`` takes pictures of other things as published: twice the side, three in ten grey, their centre cut out.
     """
 
     student: StudentKind = "compact"
@@ -81,6 +90,7 @@ class EfficientADSettings:
     dropout: float = 0.2
     hard_quantile: float = 0.99
     shared_jitter: bool = True
+    cropped_penalty: bool = False
     dfsc: DfscSettings = DfscSettings()
 
 

@@ -24,19 +24,20 @@ def networks(preset: Preset) -> dict[str, dict[str, Any]]:
         tokens = torch.zeros(1, teacher.token_channels, grid, grid)
         masks = torch.zeros(preset.masks.count, grid * grid)
         found = {
-            "teacher": _count(teacher, image),
-            "student": _count(efficientad.student, image),
-            "autoencoder": _count(efficientad.autoencoder, image),
-            "tokenizer": _count(tokenizer, tokens),
-            "lavit": _count(lavit, tokens, masks),
+            "teacher": count(teacher, image),
+            "student": count(efficientad.student, image),
+            "autoencoder": count(efficientad.autoencoder, image),
+            "tokenizer": count(tokenizer, tokens),
+            "lavit": count(lavit, tokens, masks),
         }
         if preset.teacher.token_side:
             smaller = torch.zeros(1, 3, preset.teacher.token_side, preset.teacher.token_side)
-            found["teacher_tokens"] = _count(teacher, smaller)
+            found["teacher_tokens"] = count(teacher, smaller)
     return found
 
 
-def _count(module: nn.Module, *inputs: Tensor) -> dict[str, Any]:
+def count(module: nn.Module, *inputs: Tensor) -> dict[str, Any]:
+    """Return {"params": int, "gmac": float} of one call of ``module``."""
     module.eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         module(*inputs)

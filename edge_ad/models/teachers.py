@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from edge_ad.models.efficientnet_lite import EfficientNetLite0
+from edge_ad.models.efficientnet_lite import EfficientNetLite
 from edge_ad.models.pdn import PatchDescriptionNetwork, PdnSize
 from edge_ad.models.pixels import ImageNetNormalise
 from edge_ad.models.settings import TeacherSettings
@@ -69,7 +69,7 @@ class LiteTeacher(nn.Module):
         super().__init__()
         self.taps, self.pooled_taps = settings.taps, settings.pooled_taps
         self.region_tap, self.regions = settings.region_tap, settings.regions
-        self.trunk = EfficientNetLite0(sorted({*self.taps, *self.pooled_taps, self.region_tap}))
+        self.trunk = EfficientNetLite(sorted({*self.taps, *self.pooled_taps, self.region_tap}))
         widths = dict(zip(self.trunk.taps, self.trunk.channels, strict=True))
         self.grid, self.token_grid = settings.grid, settings.token_grid
         self.token_channels = self.channels = sum(widths[tap] for tap in self.taps)
@@ -99,24 +99,32 @@ class LiteTeacher(nn.Module):
 
 
 class PdnTeacher(nn.Module):
-    """PDN over normalised images; 224 pixels give LADMIM's 384 x 24 x 24 tokens, 256 pixels the 56 x 56 features."""
+    """PDN over ImageNet-normalised images.
 
-    def __init__(self, size: PdnSize = "small") -> None:
+    With ``token_side`` it is the publications' teacher, without padding: 256 pixels give 56 x 56 features, 224 pixels
+    LADMIM's raw 384 x 24 x 24 tokens. Without, one padded pass gives 64 x 64 cells, averaged to the preset's grids.
+    """
+
+    def __init__(self, size: PdnSize, settings: TeacherSettings) -> None:
         super().__init__()
-        self.pdn = PatchDescriptionNetwork(size)
+        self.published = settings.token_side > 0
+        self.pdn = PatchDescriptionNetwork(size, padding=not self.published)
         self.image = ImageNetNormalise()
+        self.grid, self.token_grid = settings.grid, settings.token_grid
         self.channels = self.token_channels = self.pooled_width = 384
         self.normalise = ChannelNormalise(384)
 
     def raw(self, pixels: Tensor) -> Tensor:
         """Return un-normalised features f32 (B, 384, h, w)."""
         out: Tensor = self.pdn(self.image(pixels))
-        return out
+        return out if self.published else to_grid(out, self.grid)
 
     def forward(self, pixels: Tensor) -> TeacherOutput:
-        """Return normalised features, raw features pooled 2 x 2 as tokens, and channel means."""
+        """Return normalised features, tokens (raw where published, else normalised) and channel means."""
         raw = self.raw(pixels)
-        return TeacherOutput(self.normalise(raw), F.avg_pool2d(raw, 2), raw.mean(dim=(2, 3)))
+        features = self.normalise(raw)
+        tokens = F.avg_pool2d(raw, 2) if self.published else F.avg_pool2d(features, self.grid // self.token_grid)
+        return TeacherOutput(features, tokens, raw.mean(dim=(2, 3)))
 
 
 def to_grid(x: Tensor, grid: int) -> Tensor:

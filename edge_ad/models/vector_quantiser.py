@@ -33,10 +33,12 @@ class VectorQuantiser(nn.Module):
         self.register_buffer("counts", torch.zeros(codes))
         self.register_buffer("sums", torch.zeros(codes, width))
         self.register_buffer("seeded", torch.tensor(not seed_from_data))
+        self.register_buffer("revived", torch.zeros((), dtype=torch.int64))
         self.codebook: Tensor
         self.counts: Tensor
         self.sums: Tensor
         self.seeded: Tensor
+        self.revived: Tensor
         self.sums.copy_(self.codebook)
 
     def nearest(self, z: Tensor) -> Tensor:
@@ -83,6 +85,7 @@ class VectorQuantiser(nn.Module):
         self.codebook[dead] = chosen
         self.sums[dead] = chosen
         self.counts[dead] = 1.0
+        self.revived.add_(dead.sum())
 
 
 def perplexity(ids: Tensor, codes: int) -> float:
@@ -90,3 +93,15 @@ def perplexity(ids: Tensor, codes: int) -> float:
     share = torch.bincount(ids.flatten(), minlength=codes).double()
     share = share / share.sum()
     return float(torch.exp(-(share * torch.log(share.clamp_min(1e-12))).sum()))
+
+
+def code_use(ids: Tensor, quantiser: VectorQuantiser) -> dict[str, float | int]:
+    """Tell how a codebook is used by ids i64 of any shape: perplexity, codes that occur and never do, codes revived so far."""
+    codes = len(quantiser.codebook)
+    used = int((torch.bincount(ids.flatten(), minlength=codes) > 0).sum())
+    return {
+        "perplexity": round(perplexity(ids, codes), 1),
+        "used": used,
+        "unused": codes - used,
+        "revived": int(quantiser.revived),
+    }

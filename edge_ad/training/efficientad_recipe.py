@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from edge_ad.models.build import AnyTeacher
-from edge_ad.models.efficientad import EfficientAD
+from edge_ad.models.efficientad import EfficientAD, EfficientADLosses
 from edge_ad.presets import Preset
-from edge_ad.training.augment import colour_jitter, is_still, move, scramble, to_pixels
+from edge_ad.training.augment import GREY, colour_jitter, is_still, move, scramble, to_pixels
 from edge_ad.training.device import Arithmetic
+from edge_ad.training.loop import Diverged
 from edge_ad.training.pictures import Images
 
 CHUNK = 16
 CACHE_BYTES = 2 << 30
+PATIENCE = 3  # steps in a row beyond the bound before a hinge is said to diverge
+GREY_SHARE = 0.3
 
 
 class EfficientADRecipe:
@@ -37,6 +42,8 @@ class EfficientADRecipe:
         self.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.model, self.teacher, self.preset = model, teacher, preset
         self.goods, self.unseen, self.others = goods, unseen, others
+        self.settings = preset.efficientad
+        self.beyond = 0
         self.cache = self._cached_features()
 
     def step(self, rng: np.random.Generator) -> dict[str, Tensor]:
@@ -50,18 +57,38 @@ class EfficientADRecipe:
         )
         pixels = to_pixels(images, self.arithmetic.device)
         jittered = colour_jitter(pixels, rng)
-        settings = self.preset.efficientad
+        settings = self.settings
         plain = None if settings.shared_jitter else (pixels, self._features(pixels, chosen))
         pair = (jittered, self._features(jittered))
         with self.arithmetic.autocast():
             losses = self.model.losses(plain, pair, self._penalty(rng), settings)
+        self._watch(losses)
         return {
             "loss": losses.total,
             "student": losses.student.detach(),
             "autoencoder": losses.autoencoder.detach(),
             "pair": losses.pair.detach(),
-            "hinge_active": losses.hinge_active,
+            "hinge_active": losses.separation.active,
+            "novel_distance": losses.separation.novel,
         }
+
+    def fall_back(self) -> None:
+        """Go on as plain EfficientAD, whose loss has no hinge and cannot run away."""
+        self.settings = replace(self.settings, dfsc=replace(self.settings.dfsc, mode="off"))
+
+    def _watch(self, losses: EfficientADLosses) -> None:
+        """Raise Diverged when the hinge drives the novel features ever further from the teacher."""
+        dfsc, found = self.settings.dfsc, losses.separation
+        if dfsc.mode == "off":
+            return
+        distance, bound = float(found.novel), float(found.bound)
+        self.beyond = 0 if distance <= bound else self.beyond + 1
+        if self.beyond >= PATIENCE or not np.isfinite(float(losses.total.detach())):
+            margin = f"{dfsc.kappa:g} times the quantile" if dfsc.kappa else f"{dfsc.margin:g}"
+            raise Diverged(
+                f"the DFSC hinge diverges: novel features are {distance:.3g} from the teacher, whose range allows "
+                f"{bound:.3g} (mode {dfsc.mode}, margin {margin}); beginning again as plain EfficientAD, without the hinge"
+            )
 
     def validate(self) -> float:
         """Return how far local and global maps of unseen goods peak, in log units: it rises when goods are learned by heart."""
@@ -85,7 +112,9 @@ class EfficientADRecipe:
             return None
         count = max(1, self.schedule.batch // 2)
         if self.others is not None:
-            return to_pixels(self.others[rng.integers(0, len(self.others), count)], self.arithmetic.device)
+            others = self.others[rng.integers(0, len(self.others), count)]
+            shown = _some_grey(others, rng) if self.settings.cropped_penalty else others
+            return to_pixels(shown, self.arithmetic.device)
         chosen = rng.integers(0, len(self.goods), count)
         return to_pixels(np.stack([scramble(self.goods[i], rng) for i in chosen]), self.arithmetic.device)
 
@@ -101,3 +130,10 @@ class EfficientADRecipe:
             with torch.no_grad():
                 parts.append(self.teacher(pixels).features.half().cpu())
         return torch.cat(parts)
+
+
+def _some_grey(images: Images, rng: np.random.Generator) -> Images:
+    """Turn each of u8 [N, S, S, 3] grey with the published probability."""
+    grey = (images.astype(np.float32) @ np.array(GREY, np.float32))[..., None].round().astype(np.uint8)
+    drawn = rng.random(len(images)) < GREY_SHARE
+    return np.where(drawn[:, None, None, None], np.broadcast_to(grey, images.shape), images)

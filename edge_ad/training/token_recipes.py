@@ -9,7 +9,7 @@ from torch import Tensor
 from edge_ad.models.hvq import HvqTokenizer, hvq_loss
 from edge_ad.models.lavit import LaViT, batch_histograms, lavit_loss
 from edge_ad.models.masking import bank_of, block_mask
-from edge_ad.models.vector_quantiser import perplexity
+from edge_ad.models.vector_quantiser import VectorQuantiser, code_use, perplexity
 from edge_ad.presets import Preset, Schedule
 from edge_ad.training.device import Arithmetic
 
@@ -45,9 +45,30 @@ class TokenizerRecipe:
 
 def encode(model: HvqTokenizer, tokens: Tensor, arithmetic: Arithmetic) -> Tensor:
     """Return the codes i64 (N, 4, n * n) of tokens (N, C, n, n), on the CPU."""
+    return encode_all(model, tokens, arithmetic)[0]
+
+
+def encode_all(model: HvqTokenizer, tokens: Tensor, arithmetic: Arithmetic) -> tuple[Tensor, Tensor]:
+    """Return the codes i64 (N, 4, n * n) of tokens (N, C, n, n), and those of the top level i64 (N, n * n), on the CPU."""
     model.eval()
+    ids, top = [], []
     with torch.no_grad():
-        return torch.cat([model(part).ids.cpu() for part in _parts(tokens, arithmetic)])
+        for part in _parts(tokens, arithmetic):
+            out = model(part)
+            ids.append(out.ids.cpu())
+            top.append(out.top_ids.cpu())
+    return torch.cat(ids), torch.cat(top)
+
+
+def codebook_report(model: HvqTokenizer, ids: Tensor, top: Tensor) -> dict[str, dict[str, float | int]]:
+    """Return how goods use each codebook, by level: ``top``, then 3 to 0 as in ``ids`` i64 (N, 4, n * n)."""
+    levels = list(model.levels)
+    found = {"top": code_use(top, model.top)}
+    for position, number in enumerate(range(len(levels) - 1, -1, -1)):
+        level = levels[number]
+        assert isinstance(level, VectorQuantiser)
+        found[str(number)] = code_use(ids[:, position], level)
+    return found
 
 
 class LavitRecipe:
@@ -94,24 +115,48 @@ class LavitRecipe:
 
     def constant_loss(self) -> float:
         """Return the loss of always predicting the goods' mean histogram: the baseline to beat."""
-        whole = torch.ones(len(self.codes), self.codes.shape[2])
-        constant = batch_histograms(self.codes, whole, self.model.codes).mean(dim=0, keepdim=True)
-        losses = [
-            float(
-                lavit_loss(
-                    constant,
-                    batch_histograms(self.unseen_codes, mask.expand(len(self.unseen_codes), -1), self.model.codes),
-                )
-            )
-            for mask in self.bank
-        ]
-        return sum(losses) / len(losses)
+        whole = torch.ones(self.codes.shape[2])
+        constant = self._mean_histogram(whole)
+        return float(np.mean([self._loss_of(constant, mask) for mask in self.bank]))
+
+    def constant_loss_by_mask(self) -> float:
+        """Return the loss of predicting, behind each mask, the goods' mean histogram behind it: a harder baseline."""
+        return float(np.mean([self._loss_of(self._mean_histogram(mask), mask) for mask in self.bank]))
+
+    def _mean_histogram(self, mask: Tensor) -> Tensor:
+        total = torch.zeros(1, self.codes.shape[1], self.model.codes)
+        for start in range(0, len(self.codes), CHUNK):
+            part = self.codes[start : start + CHUNK]
+            total += batch_histograms(part, mask.expand(len(part), -1), self.model.codes).sum(dim=0, keepdim=True)
+        return total / len(self.codes)
+
+    def _loss_of(self, constant: Tensor, mask: Tensor) -> float:
+        masks = mask.expand(len(self.unseen_codes), -1)
+        return float(lavit_loss(constant, batch_histograms(self.unseen_codes, masks, self.model.codes)))
 
     def _mask(self, rng: np.random.Generator) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
         grid = self.model.grid
         cells = round(float(rng.choice(self.masks.train_shares)) * grid * grid)
         least = round(self.masks.train_least_share * grid * grid)
         return block_mask(rng, grid, cells, least).reshape(-1).astype(np.float32)
+
+
+def learn_cells(
+    model: LaViT, masks: Tensor, goods: Tensor, unseen: tuple[Tensor, Tensor], arithmetic: Arithmetic
+) -> None:
+    """Tell ``model`` where codes usually stand and what its map looks like on unseen goods.
+
+    ``goods`` are codes i64 (N, levels, n * n) of learned goods, ``unseen`` tokens f32 (M, C, n, n) and codes of others,
+    ``masks`` f32 (R, n * n) the bank.
+    """
+    model.eval()
+    model.set_usual(goods)
+    tokens, codes = unseen
+    device = arithmetic.device
+    with torch.no_grad():
+        pairs = zip(tokens, codes, strict=True)
+        maps = [model.judge(one[None].to(device), ids.to(device), masks.to(device))[1] for one, ids in pairs]
+    model.set_cells(torch.stack(maps))
 
 
 def _draw(rng: np.random.Generator, tokens: Tensor, batch: int) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,41 +11,38 @@ import numpy as np
 import torch
 
 from edge_ad import __version__
-from edge_ad.bundle import BundleContents, Golden, write_bundle
-from edge_ad.data.images import list_images
+from edge_ad.bundle import BundleContents, Golden, open_bundle, write_bundle
+from edge_ad.camera.measure import measure_reference
+from edge_ad.camera.record import read_record
+from edge_ad.camera.reference import MIN_PICTURES
 from edge_ad.data.layouts import load_dataset
+from edge_ad.engines.calibrate import CalibrateOptions, with_quantisation
 from edge_ad.errors import BadInput
 from edge_ad.export.bundle_graphs import Networks, export_all
 from edge_ad.export.onnx_export import ExportedGraph
 from edge_ad.models.build import build_efficientad, build_lavit, build_tokenizer
 from edge_ad.models.masking import bank_of
-from edge_ad.models.vector_quantiser import perplexity
-from edge_ad.presets import Preset, preset_named
 from edge_ad.scoring import Thresholds, choose_thresholds
 from edge_ad.training.augment import move
 from edge_ad.training.device import Arithmetic, choose_arithmetic
 from edge_ad.training.efficientad_recipe import EfficientADRecipe
 from edge_ad.training.loop import Trace, fit
-from edge_ad.training.pictures import Images, Pictures, load_pictures, read_all
+from edge_ad.training.options import TrainOptions, chosen_preset, penalty_paths, teacher_file
+from edge_ad.training.pictures import Images, Pictures, load_pictures, read_all, read_centres
 from edge_ad.training.progress import Progress, clock
 from edge_ad.training.run_folder import RunFolder, choose_folder, fingerprint
 from edge_ad.training.scores import blank_statistics, finish_contents
 from edge_ad.training.teacher import describe, load_teacher, measure_channels
-from edge_ad.training.token_recipes import LavitRecipe, TokenizerRecipe, encode
+from edge_ad.training.token_recipes import (
+    LavitRecipe,
+    TokenizerRecipe,
+    codebook_report,
+    encode,
+    encode_all,
+    learn_cells,
+)
 
-
-@dataclass(frozen=True)
-class TrainOptions:
-    """What a person may set beside the data: see `edge-ad train --help`."""
-
-    preset: str = "fast"
-    teacher: Path | None = None
-    defects: Path | None = None
-    penalty: Path | None = None
-    steps: int | None = None
-    seed: int = 0
-    target_ng: float = 0.01
-    target_warn: float = 0.05
+INT8_IMAGES = 64  # goods that the INT8 ranges are measured on at the end
 
 
 def train(
@@ -56,33 +53,52 @@ def train(
     steps: int | None = None,
     progress: bool = True,
     options: TrainOptions | None = None,
+    keep_finished: bool = False,
 ) -> Path:
     """Train on the goods in ``data`` and return the path of the bundle, ``out``/<name>.edgead.
 
-    The same call after a kill or Ctrl-C goes on where it stopped. Raises BadInput for data or options that cannot be used.
+    The same call after a kill or Ctrl-C goes on where it stopped; with ``keep_finished`` a bundle that it already made in
+    ``out`` is returned as it is. Raises BadInput for data or options that cannot be used.
     """
     chosen = options or TrainOptions(preset=preset, seed=seed, steps=steps)
-    return _Training(Path(data), out, chosen, Progress(shown=progress)).run()
+    training = _Training(Path(data), out, chosen, Progress(shown=progress))
+    return training.finished() if keep_finished and training.is_finished() else training.run()
 
 
 class _Training:
     def __init__(self, data: Path, out: Path | None, options: TrainOptions, progress: Progress) -> None:
         self.began = time.monotonic()
         self.options, self.progress = options, progress
-        self.preset = with_steps(preset_named(options.preset), options.steps)
+        self.preset = chosen_preset(options)
         # Wrong rates and an empty penalty folder are refused now, not after an hour of training.
         choose_thresholds(np.zeros(1), options.target_ng, options.target_warn)
         self.penalty = penalty_paths(options.penalty)
         self.dataset = load_dataset(data, options.seed)
         self.arithmetic: Arithmetic = choose_arithmetic(self.preset.low_precision)
-        self.teacher = load_teacher(self.preset, options.teacher, self.arithmetic.device)
+        self.teacher = load_teacher(self.preset, teacher_file(options.teacher), self.arithmetic.device)
         mark = fingerprint(self._facts())
         self.folder: RunFolder = choose_folder(out, mark)
-        if self.folder.begin(mark):
-            progress.say(f"going on with the unfinished training in {self.folder.path}")
-        self.report: dict[str, Any] = {"arithmetic": self.arithmetic.name, "seconds": {}}
+        self.target = self.folder.path / f"{self.dataset.name}.edgead"
+        self.mark = mark
+        self.report: dict[str, Any] = {"arithmetic": self.arithmetic.name, "fingerprint": mark, "seconds": {}}
+
+    def is_finished(self) -> bool:
+        """Whether the bundle is there already, from the same goods, settings and version."""
+        if not self.target.exists():
+            return False
+        try:
+            return bool(open_bundle(self.target).report.get("fingerprint") == self.mark)
+        except BadInput:
+            return False  # a damaged bundle is made anew
+
+    def finished(self) -> Path:
+        """Say that there is nothing to do, and return the bundle."""
+        self.progress.say(f"{self.dataset.name}: already trained, {self.target}")
+        return self.target
 
     def run(self) -> Path:
+        if self.folder.begin(self.mark):
+            self.progress.say(f"going on with the unfinished training in {self.folder.path}")
         self._tell_data()
         preset, side = self.preset, self.preset.image_side
         pictures = load_pictures(self.dataset, side, preset.anomalies, self.options.seed, self.options.defects)
@@ -90,11 +106,10 @@ class _Training:
         self.progress.say(f"teacher {preset.teacher.kind}: channel statistics of {len(pictures.fit)} goods")
         measure_channels(teacher, pictures.fit, self.arithmetic.device)
         networks, pooled = self._learn(teacher, pictures)
-        target = self.folder.path / f"{self.dataset.name}.edgead"
-        write_bundle(target, self._contents(networks, pooled, pictures))
+        write_bundle(self.target, self._contents(networks, pooled, pictures))
         self.folder.finish()
-        self.progress.say(f"trained in {clock(time.monotonic() - self.began)}: {target}")
-        return target
+        self.progress.say(f"trained in {clock(time.monotonic() - self.began)}: {self.target}")
+        return self.target
 
     def _learn(self, teacher: Any, pictures: Pictures) -> tuple[Networks, np.ndarray[Any, np.dtype[np.float32]]]:
         preset, arithmetic = self.preset, self.arithmetic
@@ -107,16 +122,18 @@ class _Training:
         torch.manual_seed(self.options.seed)
         tokenizer = build_tokenizer(preset, channels)
         self._fit(TokenizerRecipe(tokenizer, preset.tokenizer_schedule, tokens, unseen, arithmetic), len(pictures.fit))
-        codes, unseen_codes = encode(tokenizer, tokens, arithmetic), encode(tokenizer, unseen, arithmetic)
-        levels = codes.shape[1]
-        self.report["perplexity"] = [round(perplexity(codes[:, level], preset.hvq.codes), 1) for level in range(levels)]
+        codes, top = encode_all(tokenizer, tokens, arithmetic)
+        unseen_codes = encode(tokenizer, unseen, arithmetic)
+        self._tell_codebooks(codebook_report(tokenizer, codes, top))
 
         torch.manual_seed(self.options.seed)
         lavit = build_lavit(preset, channels)
         goods = len(pictures.fit) if preset.lavit_on_originals else len(tokens)
         recipe = LavitRecipe(lavit, preset, (tokens[:goods], codes[:goods]), (unseen, unseen_codes), arithmetic)
         self._fit(recipe, len(pictures.fit))
-        self.report["lavit_constant_loss"] = round(recipe.constant_loss(), 4)
+        self._tell_baseline(recipe)
+        bank = torch.from_numpy(bank_of(preset.masks, preset.teacher.token_grid))
+        learn_cells(lavit, bank, codes[: len(pictures.fit)], (unseen, unseen_codes), arithmetic)
 
         torch.manual_seed(self.options.seed)
         efficientad = build_efficientad(preset, teacher.channels)
@@ -137,7 +154,30 @@ class _Training:
             "loss": trace.loss,
             "kept_step": trace.best_step or trace.steps,
             "unseen_goods": [list(pair) for pair in trace.validations],
+            "course": trace.course,
+            "means": {name: round(value, 6) for name, value in trace.means.items()},
+            "fell_back": trace.fell_back or None,
         }
+
+    def _tell_codebooks(self, codebooks: dict[str, dict[str, float | int]]) -> None:
+        """Report how goods use the codes of each level; ``perplexity`` holds the four target levels in their order."""
+        self.report["codebooks"] = codebooks
+        self.report["perplexity"] = [use["perplexity"] for level, use in codebooks.items() if level != "top"]
+        told = "; ".join(
+            f"{level}: perplexity {use['perplexity']:g}, {use['unused']} unused, {use['revived']} revived"
+            for level, use in codebooks.items()
+        )
+        self.progress.say(f"codebooks of {self.preset.hvq.codes} codes, by level: {told}")
+        self.folder.log({"stage": "codebooks", **codebooks})
+
+    def _tell_baseline(self, recipe: LavitRecipe) -> None:
+        """Report the loss of predictors that see nothing: the mean histogram of goods, and the one behind each mask."""
+        whole, by_mask = round(recipe.constant_loss(), 4), round(recipe.constant_loss_by_mask(), 4)
+        self.report["lavit_constant_loss"], self.report["lavit_constant_loss_by_mask"] = whole, by_mask
+        reached = min((loss for _, loss in self.report["lavit"]["unseen_goods"]), default=None)
+        told = "" if reached is None else f"; lavit on unseen goods {reached:.3f}"
+        self.progress.say(f"loss of a constant histogram {whole:.3f}, of a constant one a mask {by_mask:.3f}{told}")
+        self.folder.log({"stage": "lavit_baseline", "constant_loss": whole, "constant_loss_by_mask": by_mask})
 
     def _contents(
         self, networks: Networks, pooled: np.ndarray[Any, np.dtype[np.float32]], pictures: Pictures
@@ -165,7 +205,9 @@ class _Training:
         scratch = self.folder.state / "preliminary.edgead"
         contents = finish_contents(blank, pictures, scratch, targets, self.options.seed, self.progress)
         self._tell_scores(contents)
-        return replace(contents, report={**contents.report, **self._data_report()})
+        options = CalibrateOptions(images=INT8_IMAGES, seed=self.options.seed, search=False)
+        contents = with_quantisation(contents, scratch, pictures.fit, pictures.threshold, options, self.progress.say)
+        return replace(contents, report={**contents.report, **self._data_report(), **self._camera_report(pictures)})
 
     def _moved(self, goods: Images) -> Images:
         """Return the goods followed by moved copies of them."""
@@ -175,7 +217,10 @@ class _Training:
         return np.concatenate([goods, *copies])
 
     def _penalty_pictures(self) -> Images | None:
-        return read_all(self.penalty[:4096], self.preset.image_side) if self.penalty else None
+        if not self.penalty:
+            return None
+        read = read_centres if self.preset.efficientad.cropped_penalty else read_all
+        return read(self.penalty[:4096], self.preset.image_side)
 
     def _facts(self) -> dict[str, Any]:
         goods = self.dataset.goods
@@ -195,7 +240,17 @@ class _Training:
             "sizes": dict(self.dataset.sizes),
             "skipped": [[path.name, reason] for path, reason in self.dataset.skipped],
             "seed": self.options.seed,
+            "changed": list(self.options.values),
         }
+
+    def _camera_report(self, pictures: Pictures) -> dict[str, Any]:
+        """Return what the loop compares its camera with: how goods look, and the settings that `edge-ad capture` noted."""
+        found: dict[str, Any] = {}
+        goods = (*pictures.fit, *pictures.normalise)
+        if len(goods) >= MIN_PICTURES:
+            found["health_reference"] = measure_reference(goods).to_json()
+        record = read_record(self.dataset.root)
+        return found if record is None else {**found, "camera": record.to_json()}
 
     def _tell_data(self) -> None:
         say, goods = self.progress.say, self.dataset.goods
@@ -224,25 +279,3 @@ class _Training:
         for branch, row in contents.report["branches"].items():
             self.progress.say(f"  {branch:<12} {row['weight']:5.2f}  {row['auroc_synthetic']:.3f}")
         self.progress.say(contents.thresholds.describe())
-
-
-def penalty_paths(folder: Path | None) -> list[Path]:
-    """Return the pictures of other things in a folder, if one is named; BadInput when it holds none."""
-    if folder is None:
-        return []
-    paths = list_images(folder)
-    if not paths:
-        raise BadInput(f"--penalty {folder} holds no picture: name a folder of pictures of other things")
-    return paths
-
-
-def with_steps(preset: Preset, steps: int | None) -> Preset:
-    """Return the preset with every network trained for ``steps`` batches, if given."""
-    if steps is None:
-        return preset
-    return replace(
-        preset,
-        tokenizer_schedule=replace(preset.tokenizer_schedule, steps=steps),
-        lavit_schedule=replace(preset.lavit_schedule, steps=steps),
-        efficientad_schedule=replace(preset.efficientad_schedule, steps=steps),
-    )

@@ -1,4 +1,4 @@
-"""AUROC against values by hand and scikit-learn; intervals that are seeded and cover."""
+"""AUROC against values by hand and scikit-learn, and the recall at a few false rejects."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_ad.evaluation.auroc import auroc, auroc_difference, auroc_interval, roc_curve
+from edge_ad.evaluation.auroc import auroc, recall_at, roc_curve
 
 SCORES = st.lists(st.integers(-5, 5).map(float), min_size=1, max_size=30)
 
@@ -46,60 +46,18 @@ def test_the_curve_has_that_area(goods: list[float], anomalies: list[float]) -> 
     assert area == pytest.approx(auroc(goods, anomalies), abs=1e-9)
 
 
-def test_the_interval_is_seeded_and_holds_the_value() -> None:
-    rng = np.random.default_rng(0)
-    goods, anomalies = rng.normal(0, 1, 40), rng.normal(1, 1, 50)
-    first, again, other = (auroc_interval(goods, anomalies, seed) for seed in (0, 0, 1))
-    assert first is not None
-    assert first == again
-    assert first != other
-    assert 0 <= first.low < first.value < first.high <= 1
-
-
-def test_the_width_of_the_interval_is_that_of_the_sampling() -> None:
-    # Hanley and McNeil's standard error of an AUROC of 0.76 with 200 + 200 exponential-like scores is about 0.024.
-    rng = np.random.default_rng(1)
-    interval = auroc_interval(rng.normal(0, 1, 200), rng.normal(1, 1, 200))
-    assert interval is not None
-    assert (interval.high - interval.low) / (2 * 1.96) == pytest.approx(0.024, abs=0.005)
-
-
-def test_perfect_separation_has_no_width() -> None:
-    interval = auroc_interval([0, 1, 2], [5, 6])
-    assert interval is not None
-    assert (interval.value, interval.low, interval.high) == (1.0, 1.0, 1.0)
-
-
-def test_nothing_to_compare_is_none() -> None:
-    assert auroc_interval([1.0], []) is None
-    assert auroc_difference(([1.0], []), ([1.0], [])) is None
-
-
-def test_pairing_narrows_the_interval_of_a_difference() -> None:
-    rng = np.random.default_rng(2)
-    goods, anomalies = rng.normal(0, 1, 60), rng.normal(0.8, 1, 60)
-    noisy = goods + rng.normal(0, 0.1, 60), anomalies + rng.normal(0, 0.1, 60)
-    paired = auroc_difference((goods, anomalies), noisy)
-    alone = auroc_interval(goods, anomalies)
-    assert paired is not None
-    assert alone is not None
-    assert paired.high - paired.low < (alone.high - alone.low) / 3
-    same = auroc_difference((goods, anomalies), (goods, anomalies))
-    assert same is not None
-    assert (same.value, same.low, same.high) == (0, 0, 0)
-
-
-def test_other_images_are_refused() -> None:
-    with pytest.raises(ValueError, match="not of the same images"):
-        auroc_difference(([1, 2], [3]), ([1], [3]))
-
-
-def test_large_tables_are_taken_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    rng = np.random.default_rng(3)
-    goods, anomalies = rng.normal(0, 1, 30), rng.normal(1, 1, 40)
-    whole = auroc_interval(goods, anomalies)
-    monkeypatch.setattr("edge_ad.evaluation.auroc._CELLS", 100)
-    parts = auroc_interval(goods, anomalies)
-    assert whole is not None
-    assert parts is not None
-    assert (parts.low, parts.high) == pytest.approx((whole.low, whole.high), abs=1e-12)
+@pytest.mark.parametrize(
+    ("goods", "anomalies", "rate", "expected"),
+    [
+        (range(10), [9, 9.5, 10, 3], 0.01, 0.5),  # none of ten goods may lie above: the threshold is 9
+        (range(100), [97.5, 98.5, 99.5], 0.01, 2 / 3),  # one may: the threshold is 98
+        (range(100), [97.5, 98.5, 99.5], 0.02, 1.0),
+        (range(300), [296.5, 295.5], 0.01, 0.5),  # 0.01 * 300 is 3, whatever the rounding: the threshold is 296
+        ([1, 1, 1], [1, 1], 0.01, 0.0),
+        ([5], [6], 1.0, 1.0),  # all goods may: the threshold stays the lowest good
+        ([], [1], 0.01, None),
+        ([1], [], 0.01, None),
+    ],
+)
+def test_recall_by_hand(goods: list[float], anomalies: list[float], rate: float, expected: float | None) -> None:
+    assert recall_at(list(goods), anomalies, rate) == pytest.approx(expected)

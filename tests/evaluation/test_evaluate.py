@@ -54,6 +54,12 @@ def test_the_object_of_a_full_set(bundle: Path, tmp_path: Path) -> None:
     assert found["branches"]["local"] == {"logical": 1.0, "structural": 1.0}
     assert isinstance(found["threshold"], float)
     assert found["false_reject"] == {"count": 0, "warn_count": 0, "of": 4}
+    assert list(found["without"]) == list(BRANCHES)
+    assert found["without"]["local"]["mean"] == 1.0
+    assert found["recall_at_1_percent"] == {"logical": 1.0, "structural": 1.0, "mean": 1.0}
+    assert found["logic_map"]["logical"] > 0
+    assert all(values["of"] == 4 for values in found["drift"].values())
+    assert list(next(iter(found["drift"].values()))["z"]) == list(BRANCHES)
     assert json.loads(json.dumps(found, allow_nan=False)) == found
 
 
@@ -90,6 +96,7 @@ def test_anomalies_without_goods(bundle: Path, tmp_path: Path) -> None:
     found = evaluate(bundle, root, "onnxruntime", "fp32", tmp_path / "report")
     assert found["image_auroc"] == {"logical": None, "structural": None, "mean": None}
     assert found["false_reject"]["of"] == 0
+    assert found["drift"] is None
 
 
 def test_an_unreadable_test_image_is_named(bundle: Path, tmp_path: Path) -> None:
@@ -131,7 +138,18 @@ def test_the_report_is_one_page_with_all_pictures_and_escaped_names(bundle: Path
     assert len(page.sources) > 10
     assert all(re.match(r"data:image/(png|jpeg);base64,", source) for source in page.sources)
     assert "1 of 5 NG" in page.text
-    for title in ("Image AUROC", "AU-sPRO", "Branches", "Worst misses", "Worst false alarms", "Found anomalies"):
+    for title in (
+        "Image AUROC",
+        "AU-sPRO",
+        "Branches",
+        "Worst misses",
+        "Worst false alarms",
+        "Found anomalies",
+        "Drift",
+        "without local",
+        "recall at 1 % false rejects",
+        "mass of the logic map",
+    ):
         assert title in page.text
 
 

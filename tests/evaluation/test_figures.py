@@ -61,6 +61,12 @@ def test_every_figure_by_hand() -> None:
     # structure has weight 0, so structure + logic is logic alone; local + global is local alone.
     assert found["subsets"]["structure+logic"] == {"logical": 0.625, "structural": 0.25, "mean": 0.4375}
     assert found["subsets"]["local+global"] == {"logical": 0.5, "structural": 1.0, "mean": 0.75}
+    # Goods 0 and 2; without logic: local/3 + 2 composition/3, so goods 0, 4/3, logical 4/3, 2, structural 13/3.
+    assert found["without"]["logic"] == {"logical": 0.875, "structural": 1.0, "mean": 0.9375}
+    assert found["without"]["structure"] == found["image_auroc"]  # it has weight 0
+    assert found["without"]["composition"] == found["auroc_without_composition"]
+    # No good of two may be lost: the threshold is 2, above it lie 3 of 3 and 1.5, and 3.25.
+    assert found["recall_at_1_percent"] == {"logical": 0.5, "structural": 1.0, "mean": 0.75}
     assert found["threshold"] == 2.0
     assert found["thresholds"] == {"warn": 1.0, "ng": 2.0}
     assert found["false_reject"] == {"count": 0, "warn_count": 1, "of": 2}  # 2 is not above 2
@@ -98,6 +104,7 @@ def test_branches_that_were_not_computed_are_null() -> None:
     assert found["branches"]["structure"] == {"logical": 1.0, "structural": None}
     assert found["subsets"]["local+global"] == {"logical": None, "structural": None, "mean": None}
     assert found["subsets"]["structure+logic"]["logical"] == 1.0
+    assert found["without"]["composition"] == {"logical": 1.0, "structural": None, "mean": None}
 
 
 @pytest.mark.parametrize(

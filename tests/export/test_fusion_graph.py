@@ -69,7 +69,7 @@ def expected(inputs: dict[str, np.ndarray[Any, Any]], s: FusionSettings) -> dict
         np.sqrt(away @ d["precision"] @ away),
     ])  # fmt: skip
     z = (raw - d["mean"]) / d["std"]
-    picture = d["weight"][1] * enlarge(0.1 * (d["map_logic"][0, 0] - d["mean"][1]) / d["std"][1], SIDE, corners=False)
+    picture = d["weight"][1] * enlarge(0.1 * d["map_logic"][0, 0], SIDE, corners=False)
     for row, (name, border) in enumerate((("structure", 0), ("local", s.border), ("global", s.border))):
         low, high = d["quantiles"][row]
         scaled = np.pad(0.1 * (d[f"map_{name}"][0, 0] - low) / (high - low), border)

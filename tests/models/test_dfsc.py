@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -30,6 +30,7 @@ BY_HAND: list[tuple[DfscMode, float, float]] = [
     ("additive", (0 + 1 + 4 + 9) / 4 + 10 * (2 + 0) / 2, 0.5),
     ("off", (0 + 1 + 4 + 9) / 4, 0.0),
     ("location", (0 + 1) / 2 + 10 * (2 + 0) / 2, 0.5),  # one channel: locations are elements
+    ("drop", (0 + 1) / 2, 0.0),
 ]
 
 
@@ -38,6 +39,54 @@ def test_modes_by_hand(mode: DfscMode, loss: float, active: float) -> None:
     found = dfsc_loss(*pair([0, 1, 4, 9]), DfscSettings(mode, quantile=0.7, margin=6.0, weight=10.0))
     assert found.loss.item() == pytest.approx(loss, rel=1e-6)
     assert float(found.active) == active
+
+
+# The limit is 4 (see above), so kappa 1.5 asks for 6, kappa 2 for 8, kappa 3 for 12.
+@pytest.mark.parametrize(
+    ("kappa", "hinge", "active"), [(1.0, 0.0, 0.0), (1.5, (2 + 0) / 2, 0.5), (3.0, (8 + 3) / 2, 1.0)]
+)
+def test_a_margin_that_follows_the_quantile(kappa: float, hinge: float, active: float) -> None:
+    settings = DfscSettings("split", quantile=0.7, margin=1e9, weight=10.0, kappa=kappa)
+    found = dfsc_loss(*pair([0, 1, 4, 9]), settings)
+    assert found.loss.item() == pytest.approx((0 + 1) / 2 + 10 * hinge, rel=1e-6)
+    assert float(found.active) == active
+
+
+def test_the_relative_margin_carries_no_gradient() -> None:
+    """With kappa 1.5 the hinge of 4 is 6 - a^2; were the margin 1.5 a^2 it would be 0.5 a^2 and pull the other way."""
+    teacher, drawn = pair([0.25, 1, 4, 9])
+    dfsc_loss(teacher, drawn, DfscSettings("split", quantile=0.7, weight=1.0, kappa=1.5)).loss.backward()
+    assert drawn.grad is not None
+    torch.testing.assert_close(drawn.grad.flatten(), torch.tensor([0.5, 1.0, -2.0, 0.0]))
+
+
+def test_dropped_features_have_no_gradient() -> None:
+    teacher, drawn = pair([0.25, 1, 4, 9])
+    dfsc_loss(teacher, drawn, DfscSettings("drop", quantile=0.7)).loss.backward()
+    assert drawn.grad is not None
+    torch.testing.assert_close(drawn.grad.flatten(), torch.tensor([0.5, 1.0, 0.0, 0.0]))
+
+
+def test_novel_distance_and_its_bound() -> None:
+    """Novel are 4 and 9. The teacher is 0 everywhere, so the margin bounds: 4 * 6; with a teacher of 3 it is 4 * 9."""
+    teacher, drawn = pair([0, 1, 4, 9])
+    found = dfsc_loss(teacher, drawn, DfscSettings("split", quantile=0.7, margin=6.0))
+    assert (float(found.novel), float(found.bound)) == (pytest.approx(6.5), 24.0)
+    assert float(dfsc_loss(teacher + 3.0, drawn, DfscSettings("split", margin=6.0)).bound) == 36.0
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.floats(-5, 5, width=32), min_size=8, max_size=8),
+    st.lists(st.floats(-1, 1, width=32), min_size=8, max_size=8),
+)
+def test_an_autoencoder_within_the_teacher_s_range_never_reaches_the_bound(
+    features: list[float], drawn: list[float]
+) -> None:
+    teacher = torch.tensor(features).reshape(1, 2, 2, 2)
+    inside = torch.tensor(drawn).reshape(1, 2, 2, 2) * teacher.abs().max()
+    found = dfsc_loss(teacher, inside, DfscSettings("split", quantile=0.5))
+    assert float(found.novel) <= float(found.bound) * (1 + 1e-6)
 
 
 def test_location_splits_the_mean_over_channels() -> None:

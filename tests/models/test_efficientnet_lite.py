@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from edge_ad.models.efficientnet_lite import BLOCKS, EfficientNetLite0, SameConv
+from edge_ad.models.efficientnet_lite import EfficientNetLite, SameConv, blocks_of
 from edge_ad.presets import FAST
 from edge_ad.training.teacher import load_teacher
+
+BLOCKS = blocks_of("lite0")
 
 
 def same(x: Tensor, weight: Tensor, stride: int, groups: int, bias: Tensor | None = None) -> Tensor:
@@ -76,7 +78,7 @@ def test_folded_equals_unfolded() -> None:
     torch.manual_seed(0)
     taps = (0, 2, 4, 5)
     # Double precision: random batch norms of small variance amplify rounding from layer to layer.
-    reference, network = Unfolded(max(taps)), EfficientNetLite0(taps).double()
+    reference, network = Unfolded(max(taps)), EfficientNetLite(taps).double()
     reference.state = {name: value.double() for name, value in reference.state.items()}
     network.load_published(reference.state)
     pixels = torch.rand(2, 3, 64, 64).double() * 255
@@ -96,7 +98,7 @@ def test_the_table_of_the_trunk() -> None:
             total += (before * hidden + hidden if expand > 1 else 0) + kernel**2 * hidden + hidden + hidden * out + out
             before = out
     with torch.device("meta"):
-        network = EfficientNetLite0([15])
+        network = EfficientNetLite([15])
         out = network(torch.zeros(1, 3, 256, 256))
     assert sum(parameter.numel() for parameter in network.parameters()) == total
     assert out[0].shape == (1, 320, 8, 8)
@@ -104,7 +106,7 @@ def test_the_table_of_the_trunk() -> None:
 
 def test_taps_give_strides_and_channels() -> None:
     with torch.device("meta"):
-        network = EfficientNetLite0([2, 4, 10])
+        network = EfficientNetLite([2, 4, 10])
         found = [tuple(x.shape[1:]) for x in network(torch.zeros(1, 3, 256, 256))]
     assert found == [(24, 64, 64), (40, 32, 32), (112, 16, 16)]
     assert network.channels == (24, 40, 112)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from edge_ad.models.attention import Attention
-from edge_ad.models.hvq import DecoderLayer, EncoderLayer, HvqTokenizer, LearnedPositions, hvq_loss
+from edge_ad.models.hvq import DecoderLayer, EncoderLayer, HvqTokenizer, LearnedPositions, hvq_loss, transport_cost
 from edge_ad.models.settings import HvqSettings
 
 SMALL = HvqSettings(width=8, codes=16, heads=2, feed_forward=12, dropout=0.0)
@@ -166,6 +168,36 @@ def test_structure_map_is_the_length_of_the_error() -> None:
     drawn = out.reconstruction.transpose(1, 2).reshape(features.shape)
     torch.testing.assert_close(error, torch.linalg.vector_norm(drawn - features, dim=1, keepdim=True))
     assert torch.equal(ids, out.ids)
+
+
+def test_transport_cost_by_loops() -> None:
+    """p_k = softmax_k(<u, e_k> / K), cost = sum_k p_k (1 - cos(u, e_k)), state by state and code by code."""
+    torch.manual_seed(0)
+    states, codes = 3 * torch.randn(2, 3, 4), torch.randn(5, 4)
+    found = transport_cost(states, codes)
+    for batch in range(2):
+        for cell in range(3):
+            u = states[batch, cell].double()
+            products = [float(u @ e) / 5 for e in codes.double()]
+            total = sum(math.exp(product) for product in products)
+            cosines = [float(u @ e / (u.norm() * e.norm())) for e in codes.double()]
+            cost = sum(
+                math.exp(product) / total * (1 - cosine) for product, cosine in zip(products, cosines, strict=True)
+            )
+            assert float(found[batch, cell]) == pytest.approx(cost, rel=1e-5)
+
+
+def test_the_transport_term_is_that_of_the_finest_level() -> None:
+    plain, features = tokenizer(), torch.randn(2, CHANNELS, GRID, GRID)
+    watch = Watch(plain, features)
+    added = tokenizer(replace(SMALL, transport=80.0))
+    added.load_state_dict(plain.state_dict())
+    finest = torch.cat([watch.states[0], watch.top[1].values], dim=-1)
+    expected = plain.structure_map(features)[1] + 80.0 * transport_cost(finest, plain.levels[0].codebook).reshape(
+        2, 1, GRID, GRID
+    )
+    torch.testing.assert_close(added.structure_map(features)[1], expected)
+    assert torch.equal(watch.out.top_ids, watch.top[1].ids)
 
 
 def test_the_loss_is_mse_and_a_quarter_of_the_commitment() -> None:

@@ -154,6 +154,32 @@ def test_logic_map_averages_over_the_masks_that_cover_a_cell() -> None:
     torch.testing.assert_close(found, torch.tensor([1 / 2, (1 + 1 / 2) / 2, 0.0, 0.0]))
 
 
+def test_what_is_missing_is_blamed_on_its_usual_place_and_what_is_too_much_on_an_unusual_one() -> None:
+    """All four cells are hidden and show code 0; half of them should show code 1, which goods have in cells 2 and 3.
+
+    Code 1 is missed by 1/2: cells 2 and 3 carry 1/4 each of the four cells' worth. Code 0 is in excess by 1/2: it is usual
+    in cells 0 and 1 (weight 0.02 each) and unheard of in cells 2 and 3 (weight 1.02 each).
+    """
+    ids, mask = torch.zeros(1, 4, dtype=torch.int64), torch.ones(1, 4)
+    usual = torch.tensor([[[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]])
+    target, predicted = torch.tensor([[[1.0, 0.0]]]), torch.tensor([[[0.5, 0.5]]])
+    found = logic_map(ids, mask, predicted, target, usual) / 4
+    missing, excess = 0.5 * 1.001 / 2.004, 0.5 * 1.02 / 2.08
+    expected = torch.tensor([0.5 * 0.02 / 2.08 + 0.5 * 0.001 / 2.004] * 2 + [missing + excess] * 2)
+    torch.testing.assert_close(found, expected)
+    assert found.sum().item() == pytest.approx(1.0)  # the L1 distance
+
+
+def test_usual_codes_by_counting() -> None:
+    model = network()
+    ids = torch.randint(0, CODES, (6, 4, 16), generator=torch.Generator().manual_seed(0))
+    model.set_usual(ids)
+    for level in range(4):
+        for cell in range(16):
+            counts = torch.bincount(ids[:, level, cell], minlength=CODES) / 6
+            torch.testing.assert_close(model.usual[level, cell], counts)
+
+
 def test_logic_map_points_at_the_part_that_is_too_much() -> None:
     ids, bank = torch.zeros(4, 16, dtype=torch.int64), masks(8)
     predicted = code_histograms(ids, bank, CODES)

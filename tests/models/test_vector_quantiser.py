@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from edge_ad.models.vector_quantiser import VectorQuantiser, perplexity
+from edge_ad.models.vector_quantiser import VectorQuantiser, code_use, perplexity
 
 
 def test_nearest_is_the_smallest_squared_distance() -> None:
@@ -96,3 +96,20 @@ def test_seeding_takes_codes_from_the_first_batch_once() -> None:
 )
 def test_perplexity(ids: torch.Tensor, expected: float) -> None:
     assert perplexity(ids, 8) == pytest.approx(expected, rel=1e-6)
+
+
+def test_use_of_a_codebook_by_hand() -> None:
+    """Codes 0 and 3 occur equally often: perplexity 2, two used, six not."""
+    quantiser = VectorQuantiser(8, 2)
+    ids = torch.tensor([[0, 3, 3], [0, 0, 3]])
+    assert code_use(ids, quantiser) == {"perplexity": 2.0, "used": 2, "unused": 6, "revived": 0}
+
+
+@pytest.mark.parametrize("seed_from_data", [True, False])
+def test_revived_codes_are_counted(seed_from_data: bool) -> None:
+    """Of four codes at most two win; with a decay of a half the others count less than 0.01 after seven steps."""
+    torch.manual_seed(0)
+    quantiser = VectorQuantiser(4, 2, decay=0.5, seed_from_data=seed_from_data).train()
+    for _ in range(12):
+        quantiser(torch.tensor([[[0.0, 0.0], [1.0, 1.0]]]).repeat(1, 8, 1))
+    assert (int(quantiser.revived) > 0) == seed_from_data

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from edge_ad.presets import Schedule
 from edge_ad.training.interrupt import held_back
-from edge_ad.training.loop import fit, make_optimiser, rate_at
+from edge_ad.training.loop import COURSE, Diverged, decay_at, fit, make_optimiser, rate_at
 from edge_ad.training.progress import Progress
 from edge_ad.training.run_folder import RunFolder
 
@@ -162,6 +162,72 @@ def test_a_loss_that_is_not_finite_is_loud(tmp_path: Path) -> None:
     assert not (tmp_path / "train.jsonl").exists()
 
 
+class Runaway(Regression):
+    """Diverges at step 25 unless it is in its safe form; the safe form learns y = 2 x + 1 as before."""
+
+    def __init__(self, stop_at: int = 0) -> None:
+        super().__init__(stop_at=stop_at)
+        self.safe, self.total = False, 0
+
+    def fall_back(self) -> None:
+        self.safe, self.steps = True, 0
+
+    def step(self, rng: np.random.Generator) -> dict[str, Tensor]:
+        self.total += 1
+        if not self.safe and self.steps == 24:
+            raise Diverged("it runs away; beginning again")
+        return super().step(rng)
+
+
+def test_a_divergence_begins_again_in_the_safe_form(tmp_path: Path) -> None:
+    recipe, folder, plain = Runaway(), begun(tmp_path / "run"), Regression()
+    trace = fit(recipe, 60, folder, 0, QUIET)
+    expected = fit(plain, 60, begun(tmp_path / "plain"), 0, QUIET)
+    assert recipe.total == 25 + 60
+    assert trace.fell_back == "it runs away; beginning again"
+    assert state(recipe) == state(plain)  # from the first weights, with a fresh optimiser and the same draws
+    assert trace.validations == expected.validations
+    again = Runaway()
+    assert fit(again, 60, folder, 0, QUIET) == trace
+    assert again.total == 0
+
+
+def test_a_training_stopped_after_it_began_again_stays_safe(tmp_path: Path) -> None:
+    folder, stopped, whole = begun(tmp_path / "run"), Runaway(stop_at=30), Regression()
+    with pytest.raises(KeyboardInterrupt):
+        fit(stopped, 60, folder, 0, QUIET)
+    resumed = Runaway()
+    trace = fit(resumed, 60, folder, 0, QUIET)
+    fit(whole, 60, begun(tmp_path / "whole"), 0, QUIET)
+    assert resumed.safe
+    assert resumed.total == 30
+    assert trace.fell_back
+    assert state(resumed) == state(whole)
+
+
+def test_a_recipe_without_a_safe_form_lets_the_divergence_go_up(tmp_path: Path) -> None:
+    recipe = Regression()
+
+    def step(rng: np.random.Generator) -> dict[str, Tensor]:
+        raise Diverged("it runs away")
+
+    recipe.step = step  # type: ignore[method-assign]
+    with pytest.raises(Diverged, match="it runs away"):
+        fit(recipe, 60, begun(tmp_path), 0, QUIET)
+
+
+def test_the_trace_keeps_the_course_and_the_means_of_what_is_logged(tmp_path: Path) -> None:
+    trace = fit(Regression(Schedule(1000, 8, 0.1)), 1000, begun(tmp_path), 0, QUIET)
+    entries = [json.loads(line) for line in (tmp_path / "train.jsonl").read_text().splitlines()]
+    assert trace.logged == len(entries) == 100
+    assert trace.means["noise"] == pytest.approx(np.mean([entry["noise"] for entry in entries]), rel=1e-6)
+    assert [point["step"] for point in trace.course] == [10, *range(60, 1001, 50), 1000][: len(trace.course)]
+    assert trace.course[-1]["step"] == 1000
+    assert len(trace.course) <= COURSE + 1
+    logged = {entry["step"]: entry["loss"] for entry in entries}
+    assert all(point["loss"] == logged[point["step"]] for point in trace.course)
+
+
 def test_gradients_are_clipped(tmp_path: Path) -> None:
     def moved(clip: float) -> float:
         recipe = Regression(Schedule(1, 8, 1.0, weight_decay=0.0, clip=clip, adam_w=False))
@@ -185,6 +251,10 @@ def test_gradients_are_clipped(tmp_path: Path) -> None:
         (Schedule(100, 1, 2.0), 10, 2.0),
         (Schedule(100, 1, 2.0), 55, 2.0 * (0.02 + 0.98 / 2)),  # half way down the cosine
         (Schedule(100, 1, 2.0, warm_up=0.0), 0, 2.0),
+        (Schedule(100, 1, 2.0, floor=0.5), 0, 0.5),  # from the floor to the peak in ten steps
+        (Schedule(100, 1, 2.0, floor=0.5), 3, 0.5 + 1.5 * 3 / 9),
+        (Schedule(100, 1, 2.0, floor=0.5), 9, 2.0),
+        (Schedule(100, 1, 2.0, floor=0.5), 55, (2.0 + 0.5) / 2),
     ],
 )
 def test_rate_by_hand(schedule: Schedule, step: int, rate: float) -> None:
@@ -195,6 +265,13 @@ def test_the_cosine_ends_near_a_fiftieth() -> None:
     rates = [rate_at(Schedule(100, 1, 1.0), step, 100) for step in range(100)]
     assert 0.02 < rates[99] < 0.021
     assert rates[10:] == sorted(rates[10:], reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("fading", "step", "decay"), [(False, 99, 0.4), (True, 0, 0.4), (True, 50, 0.2), (True, 100, 0.0)]
+)
+def test_decay_by_hand(fading: bool, step: int, decay: float) -> None:
+    assert decay_at(Schedule(100, 1, 1.0, weight_decay=0.4, fading_decay=fading), step, 100) == pytest.approx(decay)
 
 
 def test_optimisers() -> None:

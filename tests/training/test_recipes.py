@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,17 @@ from edge_ad.presets import Augmentation, Preset
 from edge_ad.training.augment import to_pixels
 from edge_ad.training.device import Arithmetic, choose_arithmetic
 from edge_ad.training.efficientad_recipe import EfficientADRecipe
-from edge_ad.training.token_recipes import LavitRecipe, TokenizerRecipe, encode
+from edge_ad.training.loop import Diverged, fit
+from edge_ad.training.progress import Progress
+from edge_ad.training.run_folder import RunFolder
+from edge_ad.training.token_recipes import (
+    LavitRecipe,
+    TokenizerRecipe,
+    codebook_report,
+    encode,
+    encode_all,
+    learn_cells,
+)
 from tests.data.folders import picture
 from tests.fixtures.tiny_presets import TINY, TINY_PAPER, untrained
 
@@ -92,6 +104,42 @@ def test_the_constant_predictor_is_the_mean_histogram_of_the_goods() -> None:
     assert recipe.constant_loss() == pytest.approx(np.mean(losses), rel=1e-4)
 
 
+def test_the_constant_predictor_by_mask_knows_where_it_looks() -> None:
+    """Where every good has the same codes, the mean histogram behind each mask is right, the one of the whole is not."""
+    recipe = lavit_recipe()
+    recipe.codes = torch.arange(CELLS).div(8, rounding_mode="floor").expand(40, 4, CELLS).contiguous()
+    recipe.unseen_codes = recipe.codes[:3]
+    assert recipe.constant_loss_by_mask() == pytest.approx(0.0, abs=1e-5)
+    assert recipe.constant_loss() > 0.5
+
+
+def test_codebooks_are_reported_by_level() -> None:
+    torch.manual_seed(0)
+    model = build_tokenizer(TINY, CHANNELS)
+    ids, top = encode_all(model, tokens(5), CPU)
+    found = codebook_report(model, ids, top)
+    assert list(found) == ["top", "3", "2", "1", "0"]
+    for position, level in enumerate(("3", "2", "1", "0")):
+        assert found[level]["used"] == len(ids[:, position].unique())
+    assert found["top"]["used"] + found["top"]["unused"] == TINY.hvq.codes
+
+
+def test_cells_of_the_logic_map_are_learned_from_unseen_goods() -> None:
+    recipe = lavit_recipe(unseen=4)
+    model, bank = recipe.model.eval(), recipe.bank
+    learn_cells(model, bank, recipe.codes, (recipe.unseen_tokens, recipe.unseen_codes), CPU)
+    shares = [(recipe.codes[:, 2, 5] == code).float().mean().item() for code in range(TINY.hvq.codes)]
+    assert model.usual[2, 5].tolist() == pytest.approx(shares)
+    with torch.no_grad():
+        pairs = zip(recipe.unseen_tokens, recipe.unseen_codes, strict=True)
+        maps = torch.stack([model.judge(one[None], ids, bank)[1] for one, ids in pairs])
+    torch.testing.assert_close(model.cell_mean, maps.mean(dim=0))
+    expected = np.maximum(maps.numpy().std(axis=0, ddof=1), 0.2 * maps.numpy().std(axis=0, ddof=1).mean())
+    np.testing.assert_allclose(model.cell_std.numpy(), np.maximum(expected, 1e-3), rtol=1e-5)
+    assert model.stand_out(model.cell_mean + 3.0 * model.cell_std).tolist() == pytest.approx([1.0] * CELLS, abs=1e-4)
+    assert model.stand_out(model.cell_mean).abs().max() == 0.0
+
+
 def efficientad_recipe(preset: Preset, others: Any = None) -> EfficientADRecipe:
     networks = untrained(preset)
     networks.teacher.requires_grad_(False)
@@ -103,11 +151,18 @@ def test_features_of_pictures_that_never_move_are_computed_once() -> None:
     assert recipe.cache is not None
     chosen = np.array([3, 0])
     kept = recipe._features(torch.zeros(2, 3, 128, 128), chosen)  # the pixels are not even looked at
-    torch.testing.assert_close(kept, recipe.teacher(to_pixels(GOODS[chosen], CPU.device)).features, rtol=2e-3, atol=2e-3)
+    torch.testing.assert_close(
+        kept, recipe.teacher(to_pixels(GOODS[chosen], CPU.device)).features, rtol=2e-3, atol=2e-3
+    )
 
 
 @pytest.mark.parametrize(
-    "preset", [TINY, replace(TINY, augmentation=Augmentation(0.0, 0.0, 0.0)), replace(TINY_PAPER, augmentation=TINY.augmentation)]
+    "preset",
+    [
+        TINY,
+        replace(TINY, augmentation=Augmentation(0.0, 0.0, 0.0)),
+        replace(TINY_PAPER, augmentation=TINY.augmentation),
+    ],
 )
 def test_features_of_pictures_that_change_are_not_kept(preset: Preset) -> None:
     assert efficientad_recipe(preset).cache is None
@@ -118,8 +173,10 @@ def test_a_step_trains_student_and_autoencoder_only(preset: Preset) -> None:
     recipe = efficientad_recipe(preset)
     losses = recipe.step(np.random.default_rng(0))
     losses["loss"].backward()
-    assert set(losses) == {"loss", "student", "autoencoder", "pair", "hinge_active"}
-    assert losses["loss"].item() == pytest.approx(sum(losses[name].item() for name in ("student", "autoencoder", "pair")))
+    assert set(losses) == {"loss", "student", "autoencoder", "pair", "hinge_active", "novel_distance"}
+    assert losses["loss"].item() == pytest.approx(
+        sum(losses[name].item() for name in ("student", "autoencoder", "pair"))
+    )
     for network in (recipe.model.student, recipe.model.autoencoder):
         assert all(parameter.grad is not None for parameter in network.parameters())
     assert all(parameter.grad is None for parameter in recipe.teacher.parameters())
@@ -135,6 +192,65 @@ def test_the_penalty_asks_for_silence_on_other_pictures() -> None:
     assert scrambled is not None
     assert scrambled.shape == (2, 3, 128, 128)
     assert efficientad_recipe(replace(TINY, penalty=False))._penalty(np.random.default_rng(0)) is None
+
+
+def test_penalty_pictures_are_grey_three_times_in_ten() -> None:
+    others = np.stack([picture(900, (128, 128))])
+    recipe, rng = efficientad_recipe(TINY_PAPER, others), np.random.default_rng(0)
+    assert recipe.settings.cropped_penalty
+    drawn = [recipe._penalty(rng) for _ in range(200)]
+    grey = sum(bool((one[:, 0] == one[:, 1]).all()) for one in drawn if one is not None)
+    assert 40 < grey < 80  # 60 expected, deviation 6.5
+
+
+def with_dfsc(**values: Any) -> Preset:
+    return replace(TINY, efficientad=replace(TINY.efficientad, dfsc=replace(TINY.efficientad.dfsc, **values)))
+
+
+def driven(recipe: EfficientADRecipe, distance: float) -> None:
+    """Push the autoencoder's answer away from everything the teacher says."""
+    recipe.model.autoencoder.head.bias.data.add_(distance)
+
+
+def test_three_steps_beyond_the_bound_are_a_divergence() -> None:
+    recipe = efficientad_recipe(with_dfsc(kappa=1.5))
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        recipe.step(rng)  # healthy
+    driven(recipe, 1e4)
+    recipe.step(rng)
+    recipe.step(rng)
+    with pytest.raises(
+        Diverged, match=r"the DFSC hinge diverges: .*margin 1.5 times the quantile.*beginning again as plain"
+    ):
+        recipe.step(rng)
+    recipe.fall_back()
+    recipe.step(rng)
+    assert recipe.settings.dfsc.mode == "off"
+
+
+def test_a_single_step_beyond_the_bound_is_forgiven() -> None:
+    recipe, rng = efficientad_recipe(TINY), np.random.default_rng(0)
+    for distance in (1e4, -1e4, 1e4, -1e4):
+        driven(recipe, distance)
+        recipe.step(rng)
+
+
+@pytest.mark.slow
+def test_a_margin_that_runs_away_ends_in_plain_efficientad(tmp_path: Path) -> None:
+    """A relative margin with a fast rate diverges for real; the training says so and begins again without the hinge."""
+    steps, weight = 60, 1000.0
+    preset = with_dfsc(kappa=4.0, weight=weight)
+    preset = replace(preset, efficientad_schedule=replace(preset.efficientad_schedule, rate=0.05, clip=0.0))
+    recipe, folder, said = efficientad_recipe(preset), RunFolder(tmp_path), io.StringIO()
+    folder.begin("mark")
+    trace = fit(recipe, steps, folder, 0, Progress(stream=said))
+    assert "the DFSC hinge diverges" in trace.fell_back
+    assert "the DFSC hinge diverges" in said.getvalue()
+    assert recipe.settings.dfsc.mode == "off"
+    assert trace.course[-1]["step"] == steps
+    assert trace.means["hinge_active"] == 0.0
+    assert all(torch.isfinite(value).all() for value in recipe.module.state_dict().values())
 
 
 def test_arithmetic_is_told() -> None:

@@ -5,19 +5,24 @@ from __future__ import annotations
 import os
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
+from edge_ad import weights
 from edge_ad.errors import BadInput
 from edge_ad.models.pdn import PatchDescriptionNetwork
 from edge_ad.models.teachers import to_grid
+from edge_ad.presets import with_teacher
 from edge_ad.training.augment import to_pixels
 from edge_ad.training.teacher import describe, load_teacher, measure_channels, read_weights
+from edge_ad.weights import weights_of
 from tests.data.folders import picture
 from tests.fixtures.tiny_presets import TINY, TINY_PAPER, untrained
 
@@ -88,12 +93,67 @@ def test_a_folder_is_no_weights(tmp_path: Path) -> None:
         read_weights(tmp_path)
 
 
-def test_a_pdn_needs_a_file_and_the_right_one(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=r"teacher pdn_small needs weights.*--teacher"):
-        load_teacher(TINY_PAPER, None, CPU)
+@pytest.mark.parametrize("layout", ["names", "indices", "anomalib"])
+def test_every_known_layout_gives_the_same_network(tmp_path: Path, layout: str) -> None:
+    state = small_pdn()
+    # nn.Sequential of conv, relu, pool, conv, relu, pool, conv, relu, conv: convolutions at 0, 3, 6 and 8.
+    names = {"conv1": "0", "conv2": "3", "conv3": "6", "conv4": "8"}
+    renamed = {"names": state, "indices": {f"{names[k[:5]]}{k[5:]}": v for k, v in state.items()},
+               "anomalib": {f"teacher.{k}": v for k, v in state.items()}}[layout]  # fmt: skip
+    save_file({k: v.contiguous() for k, v in renamed.items()}, tmp_path / "teacher.safetensors")
+    teacher = load_teacher(TINY_PAPER, tmp_path / "teacher.safetensors", CPU)
+    assert torch.equal(teacher.pdn.convolutions()[3].weight, state["conv4.weight"])
+
+
+def test_paper_works_with_the_weights_in_the_package() -> None:
+    teacher = load_teacher(TINY_PAPER, None, CPU)
+    state = load_file(weights_of("pdn_small") or Path())
+    assert torch.equal(teacher.pdn.convolutions()[0].weight, state["conv1.weight"].float())
+
+
+def test_a_teacher_that_the_package_lacks_needs_a_file() -> None:
+    medium = replace(TINY_PAPER, teacher=replace(TINY_PAPER.teacher, kind="pdn_medium"))
+    with pytest.raises(BadInput, match=r"no weights of the teacher pdn_medium, only of pdn_small: .*--teacher FILE"):
+        load_teacher(medium, None, CPU)
+
+
+def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     torch.save(small_pdn() | {"conv1.bias": torch.zeros(3)}, tmp_path / "other.pth")
     with pytest.raises(BadInput, match=r"other.pth holds no weights of pdn_small: conv1.bias has shape"):
         load_teacher(TINY_PAPER, tmp_path / "other.pth", CPU)
+    with pytest.raises(BadInput, match=r"efficientnet_lite0, which takes no file, but --teacher is .*other.pth"):
+        load_teacher(TINY, tmp_path / "other.pth", CPU)
+    (tmp_path / "torn.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0{}")
+    with pytest.raises(BadInput, match=r"torn.safetensors is not a file of plain weights"):
+        load_teacher(TINY_PAPER, tmp_path / "torn.safetensors", CPU)
+
+
+def test_a_changed_file_in_the_package_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for path in weights.FOLDER.glob("pdn_small.*"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    with (tmp_path / "pdn_small.safetensors").open("r+b") as stream:
+        stream.seek(-1, os.SEEK_END)
+        stream.write(b"!")
+    monkeypatch.setattr(weights, "FOLDER", tmp_path)
+    with pytest.raises(BadInput, match=r"is not the file that its model card describes"):
+        load_teacher(TINY_PAPER, None, CPU)
+
+
+def test_a_pdn_serves_a_preset_of_one_pass() -> None:
+    """128 pixels through a padded PDN are 32 x 32 cells, averaged to the preset's grids of 16 and 8."""
+    preset = with_teacher(TINY, "pdn_small")
+    teacher = load_teacher(preset, None, CPU)
+    measure_channels(teacher, IMAGES, CPU)
+    pixels = to_pixels(IMAGES[:2], CPU)
+    out = teacher(pixels)
+    padded = PatchDescriptionNetwork("small", padding=True)
+    padded.load_published(load_file(weights_of("pdn_small") or Path()))
+    cells = padded(teacher.image(pixels))  # type: ignore[operator, union-attr]
+    assert cells.shape == (2, 384, 32, 32)
+    expected = teacher.normalise(F.avg_pool2d(cells, 2))
+    torch.testing.assert_close(out.features, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(out.tokens, F.avg_pool2d(expected, 2), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(out.pooled, F.avg_pool2d(cells, 2).mean(dim=(2, 3)), rtol=1e-4, atol=1e-4)
 
 
 @pytest.fixture(scope="module")

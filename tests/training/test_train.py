@@ -17,12 +17,16 @@ import pytest
 from onnx import numpy_helper
 
 from edge_ad.bundle import Bundle, open_bundle
+from edge_ad.camera.health import CameraHealth
+from edge_ad.camera.reference import HealthReference
 from edge_ad.cli.app import main
+from edge_ad.data.images import read_image, resize
 from edge_ad.engines.pipeline import Pipeline
 from edge_ad.errors import BadInput
 from edge_ad.presets import FAST, PAPER, PRESETS
 from edge_ad.scoring import BRANCHES, fuse
-from edge_ad.training.train import TrainOptions, train, with_steps
+from edge_ad.training.options import TrainOptions, with_steps
+from edge_ad.training.train import train
 from tests.fixtures.tiny_presets import TINY, known
 from tests.fixtures.trained import CORRUPT, GOODS, Trained, write_goods
 
@@ -45,6 +49,18 @@ def test_the_bundle_opens_and_says_what_it_is(trained: Trained, bundle: Bundle) 
     assert bundle.masks.shape == (2, 64)
     assert bundle.masks.sum(axis=1).tolist() == [round(0.4 * 64)] * 2
     assert not (trained.out / "state").exists()
+
+
+@slow
+def test_the_bundle_knows_how_goods_look(trained: Trained, bundle: Bundle) -> None:
+    reference = HealthReference.from_json(bundle.report["health_reference"])
+    health = CameraHealth("live", reference=reference)
+    whole = [path for path in sorted(trained.goods.iterdir()) if path.name != CORRUPT]
+    faults = [health.check(resize(read_image(path), bundle.image_size)).fault for path in whole]
+    assert faults == [None] * GOODS
+    dark = (resize(read_image(whole[0]), bundle.image_size) // 12).astype(np.uint8)
+    assert str(health.check(dark).fault).startswith("dark")
+    assert "camera" not in bundle.report
 
 
 @slow
@@ -185,7 +201,7 @@ class TestEarlyRefusals:
             (TrainOptions("demo", penalty=Path("nowhere")), "cannot list nowhere"),
             (TrainOptions("demo", target_ng=0.2, target_warn=0.1), "0 < NG <= WARN < 1"),
             (TrainOptions("demo", target_ng=0.0), "0 < NG <= WARN < 1"),
-            (TrainOptions("paper"), "teacher pdn_small needs weights"),
+            (TrainOptions("paper-m"), "no weights of the teacher pdn_medium"),
         ],
     )
     def test_options(self, goods: Path, tmp_path: Path, options: TrainOptions, words: str) -> None:
@@ -215,4 +231,4 @@ def test_steps_of_all_networks() -> None:
 
 
 def test_tiny_presets_stay_out_of_the_product() -> None:
-    assert set(PRESETS) == {"demo", "fast", "paper"}
+    assert set(PRESETS) == {"demo", "fast", "paper", "paper-m"}

@@ -1,0 +1,63 @@
+"""The mass of the logic map inside defects, by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from edge_ad.data.layouts import TestItem
+from edge_ad.evaluation.pointing import logic_figures, mass_factor, union
+from edge_ad.evaluation.scores import TestScores
+
+QUARTER = np.zeros((8, 8), bool)
+QUARTER[:4, :4] = True
+
+
+@pytest.mark.parametrize(
+    ("heat", "factor"),
+    [
+        ([[1, 0], [0, 0]], 4.0),  # all of the mass in a quarter of the area
+        ([[1, 1], [1, 1]], 1.0),  # chance
+        ([[0, 1], [1, 1]], 0.0),
+        ([[3, 1], [0, 0]], 3.0),
+        ([[0, 0], [0, 0]], 0.0),  # it points nowhere
+    ],
+)
+def test_factor_by_hand(heat: list[list[float]], factor: float) -> None:
+    assert mass_factor(np.array(heat, np.float32), QUARTER) == pytest.approx(factor)
+
+
+def test_a_cell_that_is_covered_in_part_counts_in_part() -> None:
+    """The defect covers half of one cell of four: with all mass there the factor is (1/2) / (1/8)."""
+    half = np.zeros((8, 8), bool)
+    half[:2, :4] = True
+    assert mass_factor(np.array([[1, 0], [0, 0]], np.float32), half) == pytest.approx(4.0)
+
+
+def _mask(path: Path, rows: slice, columns: slice) -> Path:
+    mask = np.zeros((8, 8), np.uint8)
+    mask[rows, columns] = 200
+    assert cv2.imwrite(str(path), mask)
+    return path
+
+
+def test_means_over_images_with_masks(tmp_path: Path) -> None:
+    first = _mask(tmp_path / "a.png", slice(0, 4), slice(0, 4))
+    second = _mask(tmp_path / "b.png", slice(4, 8), slice(0, 4))
+    items = (
+        TestItem(Path("g"), "good", "good"),
+        TestItem(Path("l"), "logical", "x", (first,)),
+        TestItem(Path("m"), "logical", "x", (first, second)),
+        TestItem(Path("n"), "logical", "x"),  # no mask: not measured
+    )
+    heat = np.array([[1, 0], [0, -5]], np.float32)  # what is below zero is no mass
+    scores = TestScores(
+        items, np.zeros((4, 5), np.float32), np.zeros(4, np.float32), (heat,) * 4, ((8, 8),) * 4, (heat,) * 4
+    )
+    assert union(items[2]).sum() == 32
+    assert logic_figures(scores) == {"logical": pytest.approx((4 + 2) / 2), "structural": None, "mean": None}
+    without = TestScores(items, scores.raw, scores.score, scores.maps, scores.sizes)
+    assert logic_figures(without) == {"logical": None, "structural": None, "mean": None}

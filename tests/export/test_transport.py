@@ -1,0 +1,27 @@
+"""The optimal-transport term of the tokenizer goes through the exported graph."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from edge_ad.export.graphs import TokenizerGraph
+from edge_ad.export.onnx_export import compare, export_graph
+from edge_ad.models.hvq import HvqTokenizer
+from edge_ad.models.settings import HvqSettings
+
+PLAIN = HvqSettings(width=16, codes=32, heads=2, feed_forward=32, layers=2, dropout=0.0)
+
+
+@pytest.mark.slow
+def test_the_graph_of_the_tokenizer_holds_the_transport_term() -> None:
+    torch.manual_seed(0)
+    plain, added = HvqTokenizer(12, 4, PLAIN).eval(), HvqTokenizer(12, 4, replace(PLAIN, transport=80.0)).eval()
+    added.load_state_dict(plain.state_dict())
+    tokens = torch.randn(1, 12, 4, 4)
+    exported = export_graph("tokenizer", TokenizerGraph(added), [tokens], ["tokens"], ["codes", "map_structure"])
+    assert exported.relative_error < 1e-3
+    # The same graph is far from the network without the term.
+    assert compare("tokenizer", exported.model, TokenizerGraph(plain), [tokens], ["tokens"])[0] > 0.5

@@ -1,0 +1,167 @@
+"""Measure the promise of the thresholds on the synthetic line: 20 lines, each with goods of its own.
+
+For every line: goods to fit, goods to normalise, 400 goods for the threshold and 2,000 that nothing has seen. By default
+the scorer is the branch composition alone (the teacher's pooled features and a Mahalanobis distance), which trains in
+seconds; with --bundle a trained bundle gives the fused score. Statistics, fusion, thresholds and verdicts are those of
+edge-ad. Scores are kept in --cache, so that a stopped measurement goes on.
+
+    python tools/threshold_promise.py --cache promise --jobs 2
+    python tools/threshold_promise.py --cache promise-demo --bundle runs/demo/training/kit_tray.edgead
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_ad.bundle import open_bundle
+from edge_ad.bundle.plain_data import dump_npz, load_npz
+from edge_ad.data.images import resize
+from edge_ad.data.synthetic_line import render_tray, split_seed
+from edge_ad.errors import EdgeAdError
+from edge_ad.evaluation.promise import Promise, measure
+from edge_ad.files import atomic_write, sha256_bytes
+from edge_ad.presets import FAST
+from edge_ad.scoring import Statistics, fit_gaussian, fuse, mahalanobis, normalise_statistics
+
+Scores = NDArray[np.float32]
+TARGETS = (0.01, 0.05)
+CHUNK = 16
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How many goods a line gives to each purpose, the side of a picture in pixels, and the bundle that scores, if any."""
+
+    fit: int = 200
+    normalise: int = 40
+    threshold: int = 400
+    unseen: int = 2000
+    size: int = 256
+    bundle: str = ""
+
+    @property
+    def mark(self) -> str:
+        """A name for everything that decides the scores; the bundle counts by its content."""
+        facts = {**asdict(self), "bundle": open_bundle(Path(self.bundle)).sha256 if self.bundle else ""}
+        return sha256_bytes(json.dumps(facts, sort_keys=True).encode())[:12]
+
+
+def goods(line: int, first: int, count: int, size: int) -> Iterator[NDArray[np.uint8]]:
+    """Yield good trays of a line by their number in its training split."""
+    for index in range(first, first + count):
+        yield render_tray(split_seed(line, "train", index), size=size).image
+
+
+def composition_scores(line: int, plan: Plan) -> tuple[Scores, Scores]:
+    """Fit the branch composition on a line and return the fused scores of threshold goods and of unseen goods."""
+    import torch
+
+    from edge_ad.training.teacher import describe, load_teacher
+
+    torch.set_num_threads(1)
+    device = torch.device("cpu")
+    teacher = load_teacher(FAST, None, device)
+    total = plan.fit + plan.normalise + plan.threshold + plan.unseen
+    pooled = []
+    for start in range(0, total, CHUNK):
+        trays = list(goods(line, start, min(CHUNK, total - start), plan.size))
+        pooled.append(describe(teacher, np.stack(trays), FAST, device)[1].numpy())
+    rows = np.concatenate(pooled)
+    cuts = np.cumsum([plan.fit, plan.normalise, plan.threshold])
+    fit, normalise, threshold, unseen = np.split(rows, cuts)
+    centre, precision = fit_gaussian(fit)
+
+    def raw(some: Scores) -> Scores:
+        found = np.zeros((len(some), 5), np.float32)
+        found[:, 4] = mahalanobis(some, centre, precision)
+        return found
+
+    mean, std = normalise_statistics(raw(normalise))
+    weight = np.array([0, 0, 0, 0, 1], np.float32)
+    quantiles = np.tile(np.array([0, 1], np.float32), (3, 1))
+    statistics = Statistics(quantiles, centre, precision, mean, std, weight)
+    return fuse(raw(threshold), statistics)[1], fuse(raw(unseen), statistics)[1]
+
+
+def bundle_scores(line: int, plan: Plan) -> tuple[Scores, Scores]:
+    """Return the fused scores that a bundle gives to threshold goods and to unseen goods of a line."""
+    from edge_ad.engines.pipeline import Pipeline
+
+    found = []
+    with Pipeline(open_bundle(Path(plan.bundle)), threads=1) as pipeline:
+        for tray in goods(line, plan.fit + plan.normalise, plan.threshold + plan.unseen, plan.size):
+            found.append(pipeline.infer(resize(tray, pipeline.image_size)).score)
+    scores = np.array(found, np.float32)
+    return scores[: plan.threshold], scores[plan.threshold :]
+
+
+def line_scores(line: int, plan: Plan, cache: Path) -> tuple[Scores, Scores]:
+    """Return the scores of a line from the cache, or compute and keep them."""
+    path = cache / f"{plan.mark}-{line:04d}.npz"
+    if path.exists():
+        kept = load_npz(path.read_bytes(), str(path))
+        return kept["threshold"], kept["unseen"]
+    threshold, unseen = (bundle_scores if plan.bundle else composition_scores)(line, plan)
+    cache.mkdir(parents=True, exist_ok=True)
+    atomic_write(path, dump_npz({"threshold": threshold, "unseen": unseen}))
+    print(f"line {line}: {len(threshold)} + {len(unseen)} goods scored", file=sys.stderr, flush=True)
+    return threshold, unseen
+
+
+def describe_promise(found: Promise) -> str:
+    """Return the result of one target in a sentence."""
+    low, high = found.interval
+    return (
+        f"target {found.target:.0%}: mean rate {found.mean:.3%} +- {2 * found.error:.3%} (2 standard errors), "
+        f"{found.inside} of {len(found.counts)} counts within {low} to {high} of {found.unseen}: "
+        f"{'kept' if found.kept else 'NOT KEPT'}"
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, print a sentence a target, and return 0 when both promises are kept, else 4."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--seeds", type=int, default=20, help="lines, each one draw of goods")
+    parser.add_argument("--first", type=int, default=1000, help="seed of the first line")
+    for name in ("fit", "normalise", "threshold", "unseen", "size"):
+        parser.add_argument(f"--{name}", type=int, default=getattr(Plan, name))
+    parser.add_argument("--bundle", default="", help="a trained bundle instead of the branch composition")
+    parser.add_argument("--cache", type=Path, default=Path("promise"), help="folder of kept scores")
+    parser.add_argument("--jobs", type=int, default=1, help="processes")
+    parser.add_argument("--json", type=Path, help="write the results to this file")
+    chosen = parser.parse_args(arguments)
+    plan = Plan(chosen.fit, chosen.normalise, chosen.threshold, chosen.unseen, chosen.size, chosen.bundle)
+    lines = range(chosen.first, chosen.first + chosen.seeds)
+    one = partial(line_scores, plan=plan, cache=chosen.cache)
+    try:
+        if chosen.jobs > 1:
+            with multiprocessing.get_context("spawn").Pool(chosen.jobs) as pool:
+                draws = pool.map(one, lines, chunksize=1)
+        else:
+            draws = [one(line) for line in lines]
+    except EdgeAdError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    results = [measure(draws, target) for target in TARGETS]
+    for result in results:
+        print(describe_promise(result))
+    if chosen.json:
+        rows = [{**asdict(result), "kept": result.kept} for result in results]
+        atomic_write(
+            chosen.json, json.dumps({"plan": asdict(plan), "lines": list(lines), "targets": rows}, indent=2) + "\n"
+        )
+    return 0 if all(result.kept for result in results) else 4
+
+
+if __name__ == "__main__":
+    sys.exit(main())
