@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import difflib
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -47,11 +48,13 @@ class DataTable(Table):
 
 
 class TrainTable(Table):
-    """How to train; ``steps`` and ``teacher`` are the preset's own when absent."""
+    """How to train; ``steps``, ``masks`` and ``teacher`` are the preset's own when absent, ``setting`` changes any value."""
 
     preset: str = "fast"
     teacher: str | None = None
     steps: Annotated[int, Field(ge=1)] | None = None
+    masks: Annotated[int, Field(ge=1)] | None = None
+    setting: list[str] = Field(default_factory=list)
     seed: Annotated[int, Field(ge=0)] = 0
     out: Path | None = None
     defects: Path | None = None
@@ -66,11 +69,19 @@ class ThresholdsTable(Table):
 
 
 class EngineTable(Table):
-    """Which engine to use; absent means the last one built for this device. ``keep_fp32``: graphs left in FP32."""
+    """Which engine to use; absent means the last one built for this device. ``keep_fp32``: graphs left in FP32.
+
+    ``plan``, ``labelled`` and ``max_flip`` are of int8: a plan file, a labelled test set for the gate, and the share of
+    verdicts that may change. ``compile_check``: compile with TensorRT for RTX too.
+    """
 
     precision: Precision | None = None
     backend: Backend | None = None
     keep_fp32: list[str] = Field(default_factory=list)
+    plan: Path | None = None
+    labelled: Path | None = None
+    max_flip: Annotated[float, Field(ge=0, le=1)] = 0.005
+    compile_check: bool = False
 
 
 class EvaluateTable(Table):
@@ -86,6 +97,19 @@ class RecalibrateTable(Table):
     seed: Annotated[int, Field(ge=0)] = 0
 
 
+class CalibrateTable(Table):
+    """How `edge-ad calibrate` measures; ``plan`` stands in for a search, ``table`` is a folder for what was found."""
+
+    out: Path | None = None
+    method: Literal["mse", "percentile", "entropy", "minmax"] = "mse"
+    percentile: Annotated[float, Field(ge=50, le=100)] = 99.99
+    images: Annotated[int, Field(ge=1)] = 128
+    max_flip: Annotated[float, Field(ge=0, le=1)] = 0.005
+    seed: Annotated[int, Field(ge=0)] = 0
+    plan: Path | None = None
+    table: Path | None = None
+
+
 class BenchmarkTable(Table):
     """How many frames to time."""
 
@@ -93,13 +117,64 @@ class BenchmarkTable(Table):
 
 
 class RunTable(Table):
-    """What `edge-ad run` looks at and where it writes."""
+    """What `edge-ad run` looks at, what is a part, and where it writes."""
 
     camera: Annotated[list[str], BeforeValidator(_cameras)] = Field(default_factory=list)
     events: Path | None = None
     save: Path | None = None
     max_frames: Annotated[int, Field(ge=1)] | None = None
     realtime: bool = False
+    alarm: Annotated[list[str], BeforeValidator(_cameras)] = Field(default_factory=list)
+    hold_ms: Annotated[float, Field(ge=10, le=60_000)] = 500.0
+    trigger: str | None = None
+    trigger_deadline_ms: Annotated[float, Field(ge=1, le=60_000)] = 1000.0
+    presence: Literal["none", "settled", "learned", "trigger"] = "none"
+    empty: Path | None = None
+    part_frames: Annotated[int, Field(ge=1, le=100)] = 3
+    part_candidates: Annotated[int, Field(ge=1, le=100)] | None = None
+    motion_limit: Annotated[float, Field(gt=0, le=255)] = 1.0
+    roi: str | None = None
+    tiles: str | None = None
+    tile_goods: Path | None = None
+    store: Path | None = None
+    max_age_ms: Annotated[float, Field(gt=0)] = 1000.0
+    give_up_s: Annotated[float, Field(gt=0)] = 30.0
+    warn_above: float | None = None
+    ng_above: float | None = None
+
+
+class AlarmTable(Table):
+    """When parts raise the alarm of `edge-ad run`; ``raise_parts`` is N/M: N bad ones among the last M."""
+
+    raise_parts: Annotated[str, Field(pattern=r"^[1-9]\d{0,3}/[1-9]\d{0,3}$")] = "1/1"
+    clear_after: Annotated[int, Field(ge=1, le=1000)] = 1
+    clear_below: float | None = None
+    min_on_s: Annotated[float, Field(ge=0, le=3600)] = 1.0
+    latch: bool = False
+    warn_rejects: bool = False
+
+
+class DistillTable(Table):
+    """How to make a teacher; steps, batch, side and rate are the device's own when absent."""
+
+    size: Literal["small", "medium"] = "small"
+    source: str = "lite0"
+    out: Path | None = None
+    steps: Annotated[int, Field(ge=1)] | None = None
+    batch: Annotated[int, Field(ge=2)] | None = None
+    side: Annotated[int, Field(ge=64)] | None = None
+    rate: Annotated[float, Field(gt=0)] | None = None
+    seed: Annotated[int, Field(ge=0)] = 0
+    terms: str = ""
+
+
+class CaptureTable(Table):
+    """How `edge-ad capture` collects goods; without ``camera`` it takes the first one of [run]."""
+
+    camera: Annotated[str, BeforeValidator(lambda value: str(value) if type(value) is int else value)] | None = None
+    out: Path = Path("data/good")
+    count: Annotated[int, Field(ge=1)] = 300
+    every: Annotated[float, Field(ge=0)] = 0.0
 
 
 class Config(Table):
@@ -110,19 +185,26 @@ class Config(Table):
     thresholds: ThresholdsTable = Field(default_factory=ThresholdsTable)
     engine: EngineTable = Field(default_factory=EngineTable)
     run: RunTable = Field(default_factory=RunTable)
+    capture: CaptureTable = Field(default_factory=CaptureTable)
+    alarm: AlarmTable = Field(default_factory=AlarmTable)
     evaluate: EvaluateTable = Field(default_factory=EvaluateTable)
     recalibrate: RecalibrateTable = Field(default_factory=RecalibrateTable)
+    calibrate: CalibrateTable = Field(default_factory=CalibrateTable)
     benchmark: BenchmarkTable = Field(default_factory=BenchmarkTable)
+    distill_teacher: DistillTable = Field(default_factory=DistillTable)
 
 
 # The tables whose keys are the flags of a command.
 COMMAND_TABLES: dict[str, tuple[str, ...]] = {
+    "capture": ("capture",),
     "train": ("train", "thresholds"),
     "evaluate": ("evaluate", "engine"),
     "recalibrate": ("recalibrate", "thresholds"),
+    "calibrate": ("calibrate",),
     "build-engine": ("engine",),
     "run": ("run", "engine"),
     "benchmark": ("benchmark", "engine"),
+    "distill-teacher": ("distill_teacher",),
 }
 
 
@@ -136,6 +218,22 @@ def command_defaults(config: Config) -> dict[str, dict[str, object]]:
         }
         for command, tables in COMMAND_TABLES.items()
     }
+
+
+T = TypeVar("T", bound=Table)
+
+
+def with_flags(table: T, flags: Mapping[str, object]) -> T:
+    """Return ``table`` with the flags that were given (not None) in the place of its keys; BadInput as in the file."""
+    given = {key: value for key, value in flags.items() if value is not None}
+    try:
+        return type(table).model_validate({**table.model_dump(exclude_unset=True), **given})
+    except ValidationError as error:
+        told = (
+            f"--{str(fault['loc'][0]).replace('_', '-')} is {fault['input']!r}: {fault['msg'][:1].lower()}{fault['msg'][1:]}"
+            for fault in error.errors()
+        )
+        raise BadInput("; ".join(told)) from error
 
 
 def load_config(path: Path = Path(CONFIG_NAME)) -> Config:

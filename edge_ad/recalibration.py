@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 
 from edge_ad.bundle import SUFFIX, Bundle, open_bundle, write_bundle
+from edge_ad.camera.measure import measure_reference
+from edge_ad.camera.record import read_record
 from edge_ad.data.images import read_image, resize
 from edge_ad.data.layouts import load_dataset
 from edge_ad.data.near_duplicates import near_duplicate_groups, thumbnails
@@ -77,8 +79,21 @@ def recalibrate(
     _enough(sum(len(half.raw) for half in measured), len(skipped), Path(goods_folder))
     statistics = _statistics(bundle, measured[0])
     thresholds = choose_thresholds(_scores(measured[1], statistics), target_ng, target_warn)
-    _write(bundle, target, statistics, thresholds, measured, skipped, seed)
+    camera = _camera_report(bundle, Path(goods_folder), [path for half in halves for path in half], skipped)
+    _write(bundle, target, statistics, thresholds, measured, skipped, seed, camera)
     return target
+
+
+def _camera_report(bundle: Bundle, folder: Path, goods: Sequence[Path], skipped: Skipped) -> dict[str, Any]:
+    """Return what the loop compares its camera with, as training does: the new goods may show another camera or light."""
+    left_out = {path for path, _ in skipped}
+    shown = [path for path in goods if path not in left_out][:MAPS_LIMIT]
+    images = (resize(read_image(path), bundle.image_size) for path in shown)
+    record = read_record(folder)
+    return {
+        "health_reference": measure_reference(images).to_json(),
+        "camera": None if record is None else record.to_json(),
+    }
 
 
 def _split(folder: Path, seed: int) -> tuple[tuple[list[Path], list[Path]], Skipped]:
@@ -154,6 +169,7 @@ def _write(
     measured: Sequence[Measured],
     skipped: Skipped,
     seed: int,
+    camera: dict[str, Any],
 ) -> None:
     normalise, threshold = (half.raw for half in measured)
     told: dict[str, Any] = {
@@ -169,7 +185,7 @@ def _write(
         statistics=statistics,
         thresholds=thresholds,
         raw_scores={**bundle.raw_scores, "normalise": normalise, "threshold": threshold},
-        report={**bundle.report, "recalibration": told},
+        report={**bundle.report, **camera, "recalibration": told},
     )
     write_bundle(target, child)
 

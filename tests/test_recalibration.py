@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from edge_ad import recalibration
 from edge_ad.bundle import Bundle, open_bundle, write_bundle
+from edge_ad.camera.measure import measure_reference
+from edge_ad.camera.reference import HealthReference
 from edge_ad.cli.app import main
 from edge_ad.data.images import read_image, resize
 from edge_ad.errors import BadInput
@@ -206,3 +208,15 @@ def test_a_report_of_the_training_is_kept(goods: Path, tmp_path: Path) -> None:
     write_bundle(tmp_path / "b.edgead", replace(tiny_contents(), report={"steps": 7}))
     child = open_bundle(recalibrate(tmp_path / "b.edgead", goods, tmp_path / "c.edgead"))
     assert child.report["steps"] == 7
+
+
+def test_the_camera_is_compared_with_the_new_goods(goods: Path, tmp_path: Path) -> None:
+    old = {"health_reference": {"of": "the old goods"}, "camera": {"of": "the old camera"}}
+    write_bundle(tmp_path / "b.edgead", replace(tiny_contents(), report=old))
+    child = open_bundle(recalibrate(tmp_path / "b.edgead", goods, tmp_path / "c.edgead"))
+    images = [resize(read_image(path), child.image_size) for path in sorted(goods.iterdir())]
+    expected = measure_reference(images)
+    found = HealthReference.from_json(child.report["health_reference"])
+    assert (found.count, found.size) == (len(images), child.image_size)
+    assert found.median_low == pytest.approx(expected.median_low)
+    assert child.report["camera"] is None

@@ -17,13 +17,18 @@ from edge_ad.errors import BadInput, EdgeAdError
 # Name, module in edge_ad.cli and what `edge-ad --help` says. The modules import only typer and the standard library.
 COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("init", "init", "Write edge-ad.toml with your answers."),
+    ("capture", "capture", "Collect pictures of good parts from a camera."),
     ("train", "train", "Train on pictures of good parts and write a bundle."),
     ("evaluate", "evaluate", "Measure a bundle on a test set: AUROC, sPRO, false rejects, report."),
     ("recalibrate", "recalibrate", "Give a bundle new statistics and thresholds from new goods, in seconds."),
+    ("calibrate", "calibrate", "Measure INT8 ranges on goods and plan what stays in floating point."),
     ("build-engine", "build_engine", "Build engines for this device and prove them against the bundle."),
     ("run", "run", "Judge every part that a camera, a video or a folder shows."),
+    ("service", "service", "Install, show or remove the systemd unit of this station."),
+    ("outputs", "outputs", "Let the outputs reject, or list what they may be."),
     ("benchmark", "benchmark", "Measure time per stage and memory on this device."),
     ("info", "info", "Tell what is in a bundle, or list the networks of every preset."),
+    ("distill-teacher", "distill_teacher", "Make a teacher of your own from photographs."),
     ("demo", "demo", "Go the whole road on a synthetic line: train, build, judge, evaluate."),
 )
 

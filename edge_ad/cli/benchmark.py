@@ -19,7 +19,7 @@ def command(
     ] = None,
     frames: Annotated[int, typer.Option(min=1, help="How many frames to time after the warm-up.")] = 200,
     precision: Annotated[
-        str | None, typer.Option(help="fp32 or fp16; without it, the current engine.", show_default=False)
+        str | None, typer.Option(help="fp32, fp16 or int8; without it, the current engine.", show_default=False)
     ] = None,
     backend: Annotated[
         str | None, typer.Option(help="onnxruntime or tensorrt; without it, the current engine.", show_default=False)

@@ -11,6 +11,7 @@ import typer
 
 if TYPE_CHECKING:
     from edge_ad.engines.build import BuildReport
+    from edge_ad.engines.gate import Gate
 
 
 def command(
@@ -19,14 +20,26 @@ def command(
     ] = None,
     fp16: Annotated[bool, typer.Option("--fp16", help="Half precision; what is delicate stays FP32.")] = False,
     fp32: Annotated[bool, typer.Option("--fp32", help="Single precision throughout.")] = False,
-    int8: Annotated[bool, typer.Option("--int8", help="Not available in this version.")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="8-bit integers by the bundle's ranges and plan.")] = False,
     backend: Annotated[str | None, typer.Option(help="onnxruntime (default) or tensorrt.", show_default=False)] = None,
     keep_fp32: Annotated[
         list[str] | None, typer.Option("--keep-fp32", metavar="GRAPH", help="A graph that stays FP32; can be repeated.")
     ] = None,
+    plan: Annotated[
+        Path | None, typer.Option(help="INT8: a plan file instead of the bundle's plan.", show_default=False)
+    ] = None,
+    labelled: Annotated[
+        Path | None, typer.Option(help="INT8: a labelled test set that the gate judges too.", show_default=False)
+    ] = None,
+    max_flip: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="INT8: the fraction of verdicts that may change.")
+    ] = 0.005,
+    compile_check: Annotated[
+        bool, typer.Option("--compile-check", help="Compile every graph with TensorRT for RTX too; it needs no GPU.")
+    ] = False,
     out: Annotated[Path | None, typer.Option("--json", help="Write the parity report as JSON to this file.")] = None,
 ) -> None:
-    """Derive engines from BUNDLE for this device and replay its golden images; beyond tolerance they are refused."""
+    """Derive engines from BUNDLE for this device and prove them on its images; beyond tolerance they are refused."""
     from edge_ad.config import load_config
     from edge_ad.errors import GateRefused
     from edge_ad.files import atomic_write, newest_bundle
@@ -38,9 +51,12 @@ def command(
     check_precision(precision)
     chosen = check_backend(backend or "onnxruntime")
     opened = open_bundle(bundle or newest_bundle())
-    from edge_ad.engines.build import build
+    from edge_ad.engines.build import Int8Options, build, check_compiles
 
-    report = build(opened, precision, chosen, keep_fp32 or ())
+    if compile_check:
+        for name, size in check_compiles(opened, precision).items():
+            typer.echo(f"TensorRT for RTX compiles {name}: {size / 2**20:.1f} MiB")
+    report = build(opened, precision, chosen, keep_fp32 or (), options=Int8Options(plan, labelled, max_flip))
     for line in describe(report):
         typer.echo(line)
     if out is not None:
@@ -55,26 +71,45 @@ def chosen_precision(flags: dict[str, bool], configured: str | None) -> str:
 
     asked = [name for name, given in flags.items() if given]
     if len(asked) > 1:
-        raise BadInput(f"--{' and --'.join(asked)} exclude each other: give one of --fp16 and --fp32")
+        raise BadInput(f"--{' and --'.join(asked)} exclude each other: give one of --fp16, --int8 and --fp32")
     if asked:
         return asked[0]
     if configured is None:
-        raise BadInput("no precision was given: add --fp16 (recommended) or --fp32")
+        raise BadInput("no precision was given: add --fp16 (recommended), --int8 or --fp32")
     return configured
 
 
 def describe(report: BuildReport) -> Iterator[str]:
-    """Yield the lines of the parity table."""
-    from edge_ad.engines.parity import TOLERANCE
-
+    """Yield the lines of the table of errors."""
     kept = [name for name, precision in report.precisions.items() if precision != report.precision]
     yield f"{report.backend} {report.precision} of {report.bundle}" + (f" (fp32: {', '.join(kept)})" if kept else "")
+    yield from _parity(report) if report.gate is None else _gate(report.gate)
+    yield "latency p50: " + ", ".join(f"{name} {value:.2f} ms" for name, value in report.latency_ms.items())
+    if report.folder is not None:
+        yield f"accepted: {report.folder} is the current engine of this bundle"
+
+
+def _parity(report: BuildReport) -> Iterator[str]:
+    from edge_ad.engines.parity import TOLERANCE
+
     yield f"{'branch':<12} {'error in z':>10} {'of tolerance':>13}"
     for row in report.parity.rows:
         mark = "" if row.share <= 1.0 else "  beyond tolerance"
         yield f"{row.branch:<12} {row.error_z:>10.4f} {row.share:>12.0%}{mark}"
     yield f"tolerance: {TOLERANCE}; {report.parity.images} golden images"
     yield f"verdict flips: {report.parity.flips}"
-    yield "latency p50: " + ", ".join(f"{name} {value:.2f} ms" for name, value in report.latency_ms.items())
-    if report.folder is not None:
-        yield f"accepted: {report.folder} is the current engine of this bundle"
+
+
+def _gate(gate: Gate) -> Iterator[str]:
+    for name, found in gate.losses.items():
+        yield f"{name} images: {found.images}"
+        yield f"{'branch':<12} {'rms z':>8} {'bias z':>8} {'largest':>8} {'AUROC fp32':>11} {'AUROC int8':>11}"
+        for row in found.rows:
+            aurocs = (
+                f"{value:>11.4f}" if value is not None else f"{'-':>11}" for value in (row.auroc_reference, row.auroc)
+            )
+            yield f"{row.branch:<12} {row.rms:>8.4f} {row.bias:>8.4f} {row.largest:>8.4f} {' '.join(aurocs)}"
+        yield (
+            f"verdict flips: {found.flips}, {found.far_flips} of them farther than 0.05 z from a threshold "
+            f"({found.rate:.2%}, allowed {gate.max_flip:.2%})"
+        )

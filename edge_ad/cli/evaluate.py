@@ -34,7 +34,7 @@ def command(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="The seed of the bootstrap intervals.")] = 0,
 ) -> None:
-    """Measure a bundle: AUROC per kind of anomaly and branch, AU-sPRO, rejected goods, pictures."""
+    """Measure a bundle: AUROC per kind of anomaly and branch, AU-sPRO, rejected goods, drift, pictures."""
     from edge_ad.config import load_config
     from edge_ad.evaluation.evaluate import evaluate, evaluate_each
     from edge_ad.evaluation.tables import categories_table, figures_table

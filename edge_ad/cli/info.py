@@ -22,17 +22,25 @@ def command(
     networks: Annotated[
         bool, typer.Option("--networks", help="List the networks of every preset, with parameters and GMAC.")
     ] = False,
+    teacher: Annotated[
+        bool, typer.Option("--teacher", help="Print the model cards of the teachers in the package.")
+    ] = False,
     out: Annotated[Path | None, typer.Option("--json", help="Write the same as JSON to this file.")] = None,
 ) -> None:
     """Tell what is in BUNDLE: graphs, weights of the branches, thresholds and their promise, report."""
     from edge_ad.errors import BadInput
     from edge_ad.files import atomic_write, newest_bundle
 
-    if networks and bundle is not None:
-        raise BadInput(f"--networks lists the presets and takes no bundle, but got {bundle}: leave one of them out")
+    asked = [name for name, wanted in (("--networks", networks), ("--teacher", teacher)) if wanted]
+    if len(asked) + (bundle is not None) > 1:
+        named = " and ".join([*asked, *([str(bundle)] if bundle else [])])
+        raise BadInput(f"`edge-ad info` tells of one thing at a time, but got {named}: leave out all but one")
     if networks:
         table: Mapping[str, Any] = network_table()
         lines = describe_networks(table)
+    elif teacher:
+        table = teacher_cards()
+        lines = describe_teachers(table)
     else:
         from edge_ad.bundle import open_bundle
 
@@ -61,6 +69,20 @@ def describe_networks(table: Mapping[str, Mapping[str, Mapping[str, float]]]) ->
     for preset, networks in table.items():
         for name, facts in networks.items():
             yield f"{preset:<8} {name:<24} {int(facts['params']):>12,} {facts['gmac']:>8.3f}"
+
+
+def teacher_cards() -> dict[str, dict[str, Any]]:
+    """Return the model card of every teacher in the package, by its kind."""
+    from edge_ad.weights import card_of, shipped
+
+    return {kind: card_of(kind) for kind in shipped()}
+
+
+def describe_teachers(cards: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """Yield the lines of every model card; weights that differ from their card are told."""
+    for kind, card in cards.items():
+        yield kind if card["intact"] else f"{kind}: the weights differ from this card, install edge-ad again"
+        yield from (f"  {line}" for line in _flat(card))
 
 
 def bundle_facts(bundle: Bundle) -> dict[str, Any]:

@@ -9,11 +9,14 @@ from typing import Annotated
 import typer
 
 CAMERA = (
-    "A camera number (0), a device (/dev/video0), a video, an image, a folder of images, file://PATH or "
-    "synthetic://line?frames=300&seed=1&fps=10; repeat it for several."
+    "A camera number (0), a device (/dev/video0), rtsp://, csi://0, a video, an image, a folder of images, file://PATH "
+    "or synthetic://line?frames=300&seed=1&fps=10; repeat it for several."
 )
 EVENTS = "Append one JSON object a verdict to this file; - prints them."
 REALTIME = "Play files at their own speed and drop frames that come too fast."
+ALARM = "An output: modbus://PLC:502, modbus-server://0.0.0.0:502 or gpio:///dev/gpiochip0?pass=17; repeats."
+PRESENCE = "What is a part: none (every frame), settled, learned (needs --empty) or trigger."
+TRIGGER = "What calls for parts: software (ids on standard input), software:SOCKET, modbus, gpio or camera."
 
 
 def command(
@@ -21,6 +24,15 @@ def command(
         Path | None, typer.Argument(help="The bundle (*.edgead); without it the newest one under runs/.")
     ] = None,
     camera: Annotated[list[str] | None, typer.Option(help=CAMERA)] = None,
+    alarm: Annotated[list[str] | None, typer.Option(metavar="URI", help=ALARM)] = None,
+    hold_ms: Annotated[float | None, typer.Option(help="Outputs reject so long after the last verdict [500].")] = None,
+    presence: Annotated[str | None, typer.Option(help=PRESENCE)] = None,
+    empty: Annotated[Path | None, typer.Option(help="Folder with a few pictures of the empty station.")] = None,
+    trigger: Annotated[str | None, typer.Option(help=TRIGGER)] = None,
+    roi: Annotated[str | None, typer.Option(metavar="X,Y,W,H", help="Look at this rectangle (pixels) alone.")] = None,
+    tiles: Annotated[str | None, typer.Option(metavar="RxC", help="Cut it into tiles, the worst one counts.")] = None,
+    tile_goods: Annotated[Path | None, typer.Option(help="Folder of goods for the statistics of each tile.")] = None,
+    store: Annotated[Path | None, typer.Option(help="Keep events, counters and alarms in this SQLite file.")] = None,
     events: Annotated[str | None, typer.Option(help=EVENTS)] = None,
     save: Annotated[Path | None, typer.Option(help="Write annotated pictures or videos into this folder.")] = None,
     max_frames: Annotated[int | None, typer.Option(min=1, help="Stop after so many frames of each camera.")] = None,
@@ -28,26 +40,42 @@ def command(
     precision: Annotated[str | None, typer.Option(help="fp32, fp16 or int8; default: what was built here.")] = None,
     backend: Annotated[str | None, typer.Option(help="onnxruntime or tensorrt; default: what was built here.")] = None,
 ) -> None:
-    """Judge frames OK, WARN or NG, or NONE where nothing can be said, until the source ends or Ctrl-C."""
-    from edge_ad.config import load_config
+    """Judge parts OK, WARN or NG, or NONE where nothing can be said, until the source ends or Ctrl-C."""
+    from edge_ad.config import load_config, with_flags
     from edge_ad.errors import require
     from edge_ad.files import newest_bundle
 
     require("cv2", extra="cpu", needed_by="edge-ad run")
     from edge_ad.inspection.api import inspect
-    from edge_ad.inspection.settings import LoopSettings
+    from edge_ad.inspection.from_config import line_settings, loop_settings
 
     config = load_config()
-    target = events or (str(config.run.events) if config.run.events else None)
-    real = config.run.realtime if realtime is None else realtime
+    flags = {
+        "camera": camera,
+        "alarm": alarm,
+        "hold_ms": hold_ms,
+        "presence": presence,
+        "empty": empty,
+        "trigger": trigger,
+        "roi": roi,
+        "tiles": tiles,
+        "tile_goods": tile_goods,
+        "store": store,
+        "save": save,
+        "max_frames": max_frames,
+        "realtime": realtime,
+    }
+    run = with_flags(config.run, flags)
+    target = events or (str(run.events) if run.events else None)
     summary = inspect(
         bundle or newest_bundle(),
-        camera or config.run.camera,
-        settings=LoopSettings(realtime=real, max_frames=max_frames or config.run.max_frames),
+        run.camera,
+        settings=loop_settings(run, config.alarm),
+        line=line_settings(run),
         backend=backend or config.engine.backend,
         precision=precision or config.engine.precision,
         events=target,
-        save=save or config.run.save,
+        save=run.save,
         status=sys.stderr if sys.stderr.isatty() else None,
         signals=True,
     )

@@ -15,8 +15,14 @@ def command(
         typer.Argument(help="Folder of goods, or a set in MVTec AD or MVTec LOCO layout.", show_default=False),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Write OUT/<name>.edgead (default: runs/<time>/).")] = None,
-    preset: Annotated[str, typer.Option(help="demo, fast or paper.")] = "fast",
-    teacher: Annotated[Path | None, typer.Option(help="Published weights of a PDN teacher (preset paper).")] = None,
+    preset: Annotated[str, typer.Option(help="demo, fast, paper or paper-m.")] = "fast",
+    teacher: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE",
+            help="efficientnet_lite0, pdn_small, pdn_medium, or a PDN's weights (default: the preset's).",
+        ),
+    ] = None,
     defects: Annotated[
         Path | None,
         typer.Option(help="Labelled defects that choose the branch weights instead of synthetic anomalies."),
@@ -25,6 +31,13 @@ def command(
         Path | None, typer.Option(help="Pictures of other things, on which the student learns silence.")
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Batches for every network (default: the preset's).")] = None,
+    masks: Annotated[
+        int | None, typer.Option(min=1, help="Masks that LAViT looks through (default: the preset's).")
+    ] = None,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Change a value of the preset: efficientad.dfsc.mode=off. Repeats."),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of splits, networks and masks.")] = 0,
     target_ng: Annotated[float, typer.Option(help="Rate of goods that may be called NG.")] = 0.01,
     target_warn: Annotated[float, typer.Option(help="Rate of goods that may be called WARN or NG.")] = 0.05,
@@ -40,10 +53,11 @@ def command(
         raise BadInput("no data: name a folder of good parts, or set path under [data] in edge-ad.toml (edge-ad init)")
     for module in ("torch", "onnx", "onnxruntime", "onnxscript", "onnxsim", "cv2", "sklearn"):
         require(module, extra="train", needed_by="edge-ad train")
-    from edge_ad.training.train import TrainOptions
+    from edge_ad.training.options import TrainOptions
 
-    options = TrainOptions(preset, teacher, defects, penalty, steps, seed, target_ng, target_warn)
-    reports = {name: _train_one(path, target, options) for name, path, target in _jobs(folder, out, each)}
+    values = tuple(setting or ())
+    options = TrainOptions(preset, teacher, defects, penalty, steps, seed, target_ng, target_warn, masks, values)
+    reports = {name: _train_one(path, target, options, each) for name, path, target in _jobs(folder, out, each)}
     if json_file is not None:
         from edge_ad.files import atomic_write
 
@@ -64,11 +78,11 @@ def _jobs(folder: Path, out: Path | None, each: bool) -> list[tuple[str, Path, P
     return [(path.name, path, root / path.name) for path in categories]
 
 
-def _train_one(folder: Path, out: Path | None, options: Any) -> dict[str, Any]:
+def _train_one(folder: Path, out: Path | None, options: Any, each: bool) -> dict[str, Any]:
     from edge_ad.bundle import open_bundle
     from edge_ad.training.train import train
 
-    path = train(folder, out=out, options=options)
+    path = train(folder, out=out, options=options, keep_finished=each)
     bundle = open_bundle(path)
     typer.echo(path)
     return {"bundle": str(path), "sha256": bundle.sha256, "preset": bundle.preset, "report": bundle.report}

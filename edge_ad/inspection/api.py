@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import TextIO
 
 import numpy as np
@@ -15,18 +13,35 @@ from numpy.typing import NDArray
 
 from edge_ad.bundle import Bundle, open_bundle
 from edge_ad.camera.frames import Source
+from edge_ad.camera.redaction import redact
 from edge_ad.camera.sources import open_source
-from edge_ad.engines.pipeline import Pipeline
 from edge_ad.engines.selection import open_pipeline
 from edge_ad.errors import BadInput
+from edge_ad.inspection.assembly import (
+    LineSettings,
+    Wiring,
+    make_drift,
+    make_partings,
+    reload_thresholds,
+    thresholds_of,
+    tile_combiner,
+    warm_up,
+    with_record,
+    with_trigger,
+)
 from edge_ad.inspection.events import Event, EventWriter
 from edge_ad.inspection.judge import Judge
 from edge_ad.inspection.loop import Loop, Sink
+from edge_ad.inspection.notify import Notifier
+from edge_ad.inspection.record import StoreSink
+from edge_ad.inspection.reload import Reloader
 from edge_ad.inspection.settings import LoopSettings
-from edge_ad.inspection.sinks import CallSink, EventSink, StatusLine
+from edge_ad.inspection.sinks import CallSink, DriftSink, EventSink, StatusLine
+from edge_ad.inspection.stop import Stop
 from edge_ad.inspection.summary import Summary, summarise
+from edge_ad.inspection.watchdog import Watchdog
 
-WARM_UP = 4
+__all__ = ["LineSettings", "Stop", "inspect"]
 
 
 def inspect(
@@ -34,6 +49,7 @@ def inspect(
     cameras: str | Sequence[str],
     *,
     settings: LoopSettings | None = None,
+    line: LineSettings | None = None,
     backend: str | None = None,
     precision: str | None = None,
     events: str | None = None,
@@ -42,66 +58,52 @@ def inspect(
     status: TextIO | None = None,
     signals: bool = False,
 ) -> Summary:
-    """Judge all frames of one camera URI, or of several in turn, and return the counts.
+    """Judge what one camera URI shows, or several in turn, and return the counts.
 
-    ``events`` names a file for JSON lines (``-``: standard output), ``save`` a folder for annotated pictures;
-    ``on_event`` is called with every event in order; ``status`` is a terminal for a live line. With ``signals`` (main
-    thread only) SIGTERM and Ctrl-C end the run in good order. Raises BadInput and DeviceFault as the parts do.
+    ``line`` adds outputs, a trigger and a store. ``events`` names a file for JSON lines (``-``: standard output),
+    ``save`` a folder for annotated pictures; ``on_event`` is called with every event in order; ``status`` is a terminal
+    for a live line. With ``signals`` (main thread only) SIGTERM and Ctrl-C end the run in good order and SIGHUP reads
+    the thresholds again. Raises BadInput and DeviceFault as the parts do.
     """
-    chosen = settings or LoopSettings()
+    outputs = line or LineSettings()
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(Path(bundle))
+    chosen = with_record(with_trigger(settings or LoopSettings(), outputs), opened)
     uris = [cameras] if isinstance(cameras, str) else list(cameras)
-    stop = Stop()
+    stop, changed = Stop(), threading.Condition()
     with contextlib.ExitStack() as stack:
         if signals:
             stack.enter_context(stop.listening())
         unused = stack.enter_context(contextlib.ExitStack())
         sources = _open_sources(uris, chosen.realtime, unused)
+        names = [source.name for source in sources]
         pipeline = stack.enter_context(open_pipeline(opened, backend, precision))
-        reference = _warm_up(pipeline, opened)
-        sinks = _open_sinks(stack, events, save, reference, on_event, status)
-        judge = Judge(pipeline, opened.thresholds, opened.statistics.weight, chosen.max_age_ms)
-        loop = Loop(judge, sources, sinks, chosen)
+        reference, self_test = warm_up(pipeline, opened)
+        tiles, combine = tile_combiner(pipeline, opened, chosen.view, outputs.tile_goods)
+        wiring = Wiring(names, chosen, outputs, changed)
+        stack.callback(wiring.close)
+        thresholds = thresholds_of(opened, outputs, tiles)
+        judge = Judge(pipeline, thresholds, opened.statistics.weight, chosen.max_age_ms, chosen.view, combine)
+        reloader = Reloader(judge, lambda: reload_thresholds(opened, outputs, tiles))
+        stop.on_reload = reloader.ask
+        watchdog = Watchdog(Notifier(), self_test)
+        drift = DriftSink(None if tiles else make_drift(opened))
+        sinks: list[Sink] = [wiring.desk]
+        if wiring.store is not None:
+            sinks.append(StoreSink(wiring.store, lambda name: loop.account(name)))
+        sinks += _open_sinks(stack, events, save, reference, on_event, status)
+        sinks += [drift, watchdog]
+        partings = make_partings(opened, chosen, len(sources), wiring.calls, wiring.first_parts(names))
+        listeners = (wiring.desk, watchdog, reloader)
+        loop = Loop(judge, sources, sinks, chosen, listeners, partings, changed)
+        stack.callback(watchdog.close)
+        if wiring.store is not None:
+            stack.callback(sinks[1].close)
+        stack.callback(wiring.reject)  # whatever ends the run, the outputs come first
         stop.attach(loop)
         unused.pop_all()  # from here on the loop closes the sources
+        watchdog.ready()
         loop.run()
-        return summarise(loop, pipeline.backend.name, pipeline.precision, stop.interrupted)
-
-
-class Stop:
-    """Turns the first SIGTERM or Ctrl-C into an orderly end; a second Ctrl-C ends at once."""
-
-    def __init__(self) -> None:
-        self.interrupted = False
-        self._asked = False
-        self._loop: Loop | None = None
-
-    def attach(self, loop: Loop) -> None:
-        """Name the loop to stop; one that is asked for already stops before its first frame."""
-        self._loop = loop
-        if self._asked:
-            loop.stop()
-
-    @contextlib.contextmanager
-    def listening(self) -> Iterator[None]:
-        """Handle the two signals inside this context; elsewhere than in the main thread do nothing."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        kept = {number: signal.signal(number, self._handle) for number in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            yield
-        finally:
-            for number, handler in kept.items():
-                signal.signal(number, handler)
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and self.interrupted:
-            raise KeyboardInterrupt
-        self.interrupted = self.interrupted or number == signal.SIGINT
-        self._asked = True
-        if self._loop is not None:
-            self._loop.stop()
+        return summarise(loop, pipeline.backend.name, pipeline.precision, stop.interrupted, drift.warnings)
 
 
 def _open_sources(uris: Sequence[str], realtime: bool, stack: contextlib.ExitStack) -> list[Source]:
@@ -109,19 +111,13 @@ def _open_sources(uris: Sequence[str], realtime: bool, stack: contextlib.ExitSta
         raise BadInput("no camera is named: give --camera URI, or `camera` under [run] in edge-ad.toml")
     repeated = next((uri for uri in uris if uris.count(uri) > 1), None)
     if repeated is not None:
-        raise BadInput(f"--camera {repeated} is given twice: name every camera once")
+        raise BadInput(f"--camera {redact(repeated)} is given twice: name every camera once")
     sources = []
     for uri in uris:
         source = open_source(uri, realtime)
         stack.callback(source.close)
         sources.append(source)
     return sources
-
-
-def _warm_up(pipeline: Pipeline, bundle: Bundle) -> NDArray[np.float32]:
-    """Run golden images, so that the first frame is not late; return the heat map f32[256,256] of the best of them."""
-    found = [pipeline.infer(image) for image in bundle.golden.images[:WARM_UP]]
-    return min(found, key=lambda inference: inference.score).map
 
 
 def _open_sinks(
@@ -132,7 +128,7 @@ def _open_sinks(
     on_event: Callable[[Event], None] | None,
     status: TextIO | None,
 ) -> list[Sink]:
-    """Open the sinks in the order of effects: the record first, pictures and the terminal after it."""
+    """Open the sinks that follow outputs and store: the record first, pictures and the terminal after it."""
     sinks: list[Sink] = []
     if events is not None:
         sinks.append(EventSink(EventWriter(events)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 
@@ -34,11 +34,13 @@ class Latencies:
 
 @dataclass
 class Counters:
-    """What became of the frames of one camera; captured = judged + dropped + faulted once the run has ended.
+    """What became of the frames of one camera; captured = judged + dropped + faulted + idle once the run has ended.
 
-    ``captured``: frames that reached this machine. ``judged``: with a score. ``dropped``: replaced by a newer one, or a
-    repetition. ``faulted``: verdict NONE. ``lost``: never arrived (seen as a gap). ``outages``: NONE events without a
-    frame. ``verdicts`` counts events, so NONE = faulted + outages.
+    ``captured``: frames that reached this machine. ``judged``: with a score. ``dropped``: replaced by a newer one, a
+    repetition, or a frame of a part that had better ones. ``faulted``: verdict NONE. ``idle``: looked at while there
+    was nothing to judge (0 where every frame is a part). ``lost``: never arrived (seen as a gap). ``outages``: NONE
+    events without a frame. ``verdicts`` counts events; where every frame is a part, NONE = faulted + outages.
+    ``parts``: parts with a verdict. ``reconnects`` and ``stalls`` of the camera as its source counts them.
     """
 
     captured: int = 0
@@ -48,8 +50,19 @@ class Counters:
     lost: int = 0
     outages: int = 0
     verdicts: dict[Verdict, int] = field(default_factory=lambda: dict.fromkeys(VERDICTS, 0))
+    idle: int = 0
+    parts: int = 0
+    reconnects: int = 0
+    stalls: int = 0
 
     def __add__(self, other: Counters) -> Counters:
         both = {name: self.verdicts[name] + other.verdicts[name] for name in VERDICTS}
-        names = ("captured", "judged", "dropped", "faulted", "lost", "outages")
-        return Counters(**{name: getattr(self, name) + getattr(other, name) for name in names}, verdicts=both)
+        return Counters(**{name: getattr(self, name) + getattr(other, name) for name in COUNTED}, verdicts=both)
+
+    def numbers(self) -> dict[str, int]:
+        """Return all counts by name, verdicts as ``verdict_OK`` and so on."""
+        counts = {name: getattr(self, name) for name in COUNTED}
+        return {**counts, **{f"verdict_{name}": count for name, count in self.verdicts.items()}}
+
+
+COUNTED = tuple(entry.name for entry in fields(Counters) if entry.name != "verdicts")

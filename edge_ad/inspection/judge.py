@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_ad.camera.frames import Delivered, Frame, Image
-from edge_ad.data.images import resize
 from edge_ad.engines.pipeline import Inference
 from edge_ad.inspection.events import Event
-from edge_ad.inspection.station import Faulted, Judgeable, Outage
+from edge_ad.inspection.parting import Judgeable
+from edge_ad.inspection.station import Faulted, Outage
 from edge_ad.inspection.verdict import Decision, decide, fault
+from edge_ad.inspection.view import View
 from edge_ad.scoring import BRANCHES, Thresholds
 
 
@@ -43,20 +45,35 @@ class Judgement:
         return self.frame.image if isinstance(self.frame, Frame) else None
 
 
+Combine = Callable[[Sequence[Inference]], Inference]
+
+
 class Judge:
-    """Runs the pipeline and turns scores, faults and lateness into events. ``weight`` f32[5] in branch order."""
+    """Runs the pipeline and turns scores, faults and lateness into events. ``weight`` f32[5] in branch order.
+
+    ``view`` says which piece of a frame is judged; where it has several tiles, ``combine`` makes one inference of
+    theirs. ``thresholds`` may be replaced between two frames.
+    """
 
     def __init__(
-        self, pipeline: Inferring, thresholds: Thresholds, weight: NDArray[np.float32], max_age_ms: float
+        self,
+        pipeline: Inferring,
+        thresholds: Thresholds,
+        weight: NDArray[np.float32],
+        max_age_ms: float,
+        view: View | None = None,
+        combine: Combine | None = None,
     ) -> None:
         self._pipeline = pipeline
-        self._thresholds = thresholds
+        self.thresholds = thresholds
         self._weight = weight
         self._max_age_ms = max_age_ms
+        self._view = view or View()
+        self._combine = combine
 
     def outage(self, camera: str, outage: Outage) -> Judgement:
         """Return NONE for an outage, timed now."""
-        return Judgement(Event(camera, outage.frame, None, time.time(), "NONE", None, {}, None, outage.reason))
+        return Judgement(Event(camera, outage.frame, outage.part, time.time(), "NONE", None, {}, None, outage.reason))
 
     def faulted(self, camera: str, found: Faulted) -> Judgement:
         """Return NONE for a frame that must not be judged."""
@@ -64,17 +81,22 @@ class Judge:
 
     def judge(self, camera: str, found: Judgeable, checks_age: bool) -> Judgement:
         """Return the verdict on a healthy frame; NONE when it is too old, before the engines run or after."""
-        late = self._late(found.since) if checks_age else None
+        late = fault(found.fault) if found.fault else self._late(found.since) if checks_age else None
         if late:
-            return _judgement(camera, found.frame, found.since, late, None, {})
+            return _judgement(camera, found.frame, found.since, late, None, {}, part=found.part)
         try:
-            inference = self._pipeline.infer(resize(found.frame.image, self._pipeline.image_size))
+            inference = self._infer(found.frame)
         except Exception as error:
             decision = fault(f"engine: {type(error).__name__}: {' '.join(str(error).split())}")
-            return _judgement(camera, found.frame, found.since, decision, None, {}, error)
-        decision = decide(inference.score, inference.z, self._weight, self._thresholds)
+            return _judgement(camera, found.frame, found.since, decision, None, {}, error, found.part)
+        decision = decide(inference.score, inference.z, self._weight, self.thresholds)
         decision = (self._late(found.since) if checks_age else None) or decision
-        return _judgement(camera, found.frame, found.since, decision, inference, self._values(inference))
+        values = self._values(inference)
+        return _judgement(camera, found.frame, found.since, decision, inference, values, part=found.part)
+
+    def _infer(self, frame: Frame) -> Inference:
+        tiles = [self._pipeline.infer(tile) for tile in self._view.tiles(frame, self._pipeline.image_size)]
+        return tiles[0] if self._combine is None else self._combine(tiles)
 
     def _late(self, since: float) -> Decision | None:
         age_ms = (time.monotonic() - since) * 1000.0
@@ -94,6 +116,7 @@ def _judgement(
     inference: Inference | None,
     z: dict[str, float],
     broken: Exception | None = None,
+    part: str | None = None,
 ) -> Judgement:
     latency_ms = (time.monotonic() - since) * 1000.0
     judged = decision.verdict != "NONE" and inference is not None
@@ -101,7 +124,7 @@ def _judgement(
     event = Event(
         camera,
         frame.index,
-        frame.part,
+        frame.part if part is None else part,
         frame.captured_wall,
         decision.verdict,
         score,
@@ -110,3 +133,14 @@ def _judgement(
         decision.reason,
     )
     return Judgement(event, frame, inference if judged else None, broken)
+
+
+def middle(judgements: Sequence[Judgement]) -> Judgement:
+    """Return the verdict on a part from those on its frames: the one with the median score, the upper of two.
+
+    Frames without a score do not count; if none has one, the last of them stands. At least one judgement.
+    """
+    scored = [one for one in judgements if one.event.score is not None]
+    if not scored:
+        return judgements[-1]
+    return sorted(scored, key=lambda one: one.event.score or 0.0)[len(scored) // 2]

@@ -9,12 +9,14 @@ from typing import Protocol
 
 from edge_ad.camera.frames import Source
 from edge_ad.errors import DeviceFault
-from edge_ad.inspection.counters import Latencies
-from edge_ad.inspection.judge import Judge, Judgement
+from edge_ad.inspection.counters import Counters, Latencies
+from edge_ad.inspection.judge import Judge, Judgement, middle
+from edge_ad.inspection.parting import Judgeable, Parting
+from edge_ad.inspection.parts import CycleState
 from edge_ad.inspection.settings import LoopSettings
-from edge_ad.inspection.station import Faulted, Outage, Outcome, Station
+from edge_ad.inspection.station import Faulted, Outage, Outcome, Passed, Station
 
-TICK_S = 0.1
+TICK_S = 0.02
 
 
 class Sink(Protocol):
@@ -27,26 +29,55 @@ class Sink(Protocol):
         """Write out what is pending."""
 
 
+class Listener(Protocol):
+    """Follows the cycles of a run that bring no verdict."""
+
+    def cycle(self, camera: str, state: CycleState) -> None:
+        """A frame was looked at and needs no verdict by itself."""
+
+    def tick(self) -> None:
+        """A round is over; comes at least every 0.02 s while the loop is alive."""
+
+
 class Loop:
     """Judges what the sources give until all have ended, ``max_frames`` are done or ``stop`` is called.
 
-    Sources share the pipeline fairly: each gives at most one frame a round. Every frame ends as judged, dropped or
-    faulted. The loop closes the sources; the caller closes the sinks.
+    Sources share the pipeline fairly: each gives at most one frame a round. Every frame ends as judged, dropped,
+    faulted or idle. ``partings`` (one for each source, or None) gather frames to parts: a part gives one judgement.
+    The loop closes the sources; the caller closes the sinks.
     """
 
-    def __init__(self, judge: Judge, sources: Sequence[Source], sinks: Sequence[Sink], settings: LoopSettings) -> None:
+    def __init__(
+        self,
+        judge: Judge,
+        sources: Sequence[Source],
+        sinks: Sequence[Sink],
+        settings: LoopSettings,
+        listeners: Sequence[Listener] = (),
+        partings: Sequence[Parting] | None = None,
+        changed: threading.Condition | None = None,
+    ) -> None:
         self._judge = judge
         self._sinks = sinks
+        self._listeners = listeners
         self._settings = settings
-        self._changed = threading.Condition()
+        self._changed = changed or threading.Condition()
         self._stopping = threading.Event()
-        self.stations = [Station(source, settings, self._changed) for source in sources]
+        gathered: Sequence[Parting | None] = partings or [None] * len(sources)
+        self.stations = [
+            Station(source, settings, self._changed, parting) for source, parting in zip(sources, gathered, strict=True)
+        ]
+        self._open_parts: dict[str, list[Judgement]] = {}
         self.latencies = Latencies()
         self.elapsed_s = 0.0
 
     def stop(self) -> None:
         """Ask the loop to end after the frames it already has; safe in a signal handler."""
         self._stopping.set()
+
+    def account(self, camera: str) -> Counters:
+        """Return the counters of a camera as they stand."""
+        return next(station for station in self.stations if station.name == camera).account()
 
     def run(self) -> None:
         """Run to the end; DeviceFault when the engine breaks or every camera is lost, after a NONE event."""
@@ -57,6 +88,8 @@ class Loop:
             while not self._stopping.is_set() and self._alive():
                 if not self._round():
                     self._wait()
+                for listener in self._listeners:
+                    listener.tick()
             self._drain()
         finally:
             self.elapsed_s = time.monotonic() - started
@@ -65,7 +98,7 @@ class Loop:
         self._raise_if_broken()
 
     def _alive(self) -> bool:
-        running = [station for station in self.stations if not station.ended]
+        running = [station for station in self.stations if not station.ended or station.ready]
         if running and all(station.silent_s > self._settings.give_up_s for station in running):
             names = ", ".join(station.name for station in running)
             limit = self._settings.give_up_s
@@ -77,7 +110,7 @@ class Loop:
         served = False
         for station in self.stations:
             outcomes = station.poll()
-            served = served or bool(outcomes) or station.mailbox.ready
+            served = served or bool(outcomes) or station.ready
             for outcome in outcomes:
                 self._handle(station, outcome)
             if not station.ended and station.limit_reached():
@@ -86,7 +119,7 @@ class Loop:
 
     def _wait(self) -> None:
         with self._changed:
-            if not any(station.mailbox.ready for station in self.stations if not station.ended):
+            if not any(station.ready for station in self.stations):
                 self._changed.wait(TICK_S)
 
     def _drain(self) -> None:
@@ -95,29 +128,49 @@ class Loop:
             if station.ended:
                 continue
             station.stop_reading()
-            for outcome in station.poll():
+            for outcome in station.drain():
                 self._handle(station, outcome)
 
     def _handle(self, station: Station, outcome: Outcome) -> None:
+        if isinstance(outcome, Passed):
+            for listener in self._listeners:
+                listener.cycle(station.name, outcome.state)
+            return
         judgement = self._judgement(station, outcome)
         counters = station.counters
-        counters.verdicts[judgement.event.verdict] += 1
         if isinstance(outcome, Outage):
             counters.outages += 1
         elif judgement.event.verdict == "NONE":
             counters.faulted += 1
         else:
             counters.judged += 1
-            self.latencies.add(judgement.event.latency_ms or 0.0)
-        for sink in self._sinks:
-            sink.take(judgement, station.source)
+        verdict = self._of_part(station, outcome, judgement)
+        if verdict is not None:
+            self._tell(station, verdict)
         if judgement.broken is not None:
             raise DeviceFault(
                 f"the engine failed on frame {judgement.event.frame} of {station.name}: {judgement.broken}; "
                 "rebuild it with `edge-ad build-engine` or start again"
             ) from judgement.broken
 
-    def _judgement(self, station: Station, outcome: Outcome) -> Judgement:
+    def _of_part(self, station: Station, outcome: Outcome, judgement: Judgement) -> Judgement | None:
+        """Return the verdict to tell; None while frames of the part are missing."""
+        if not isinstance(outcome, Judgeable) or outcome.part is None or judgement.broken is not None:
+            return judgement
+        gathered = self._open_parts.setdefault(station.name, [])
+        gathered.append(judgement)
+        return middle(self._open_parts.pop(station.name)) if outcome.last else None
+
+    def _tell(self, station: Station, judgement: Judgement) -> None:
+        event = judgement.event
+        station.counters.verdicts[event.verdict] += 1
+        station.counters.parts += judgement.frame is not None and event.part is not None
+        if event.verdict != "NONE":
+            self.latencies.add(event.latency_ms or 0.0)
+        for sink in self._sinks:
+            sink.take(judgement, station.source)
+
+    def _judgement(self, station: Station, outcome: Judgeable | Faulted | Outage) -> Judgement:
         if isinstance(outcome, Outage):
             return self._judge.outage(station.name, outcome)
         if isinstance(outcome, Faulted):

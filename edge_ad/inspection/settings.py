@@ -3,10 +3,46 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from edge_ad.camera.frames import SourceKind
 from edge_ad.camera.health import HealthLimits
+from edge_ad.camera.reference import HealthReference
+from edge_ad.camera.settings import CameraSettings
 from edge_ad.errors import BadInput
+from edge_ad.inspection.alarm import AlarmRule
+from edge_ad.inspection.parts import PartRule
+from edge_ad.inspection.presence import PRESENCE, PresenceMode
+from edge_ad.inspection.view import View
+
+
+@dataclass(frozen=True)
+class PartSettings:
+    """What is a part.
+
+    ``presence``: every frame (none), what rests and looks like goods (settled), what rests and is not the empty station
+    of the pictures in ``empty`` (learned), or what a trigger calls. ``motion_limit`` in grey levels, see Eye. A call of
+    a trigger without a frame after ``trigger_deadline_ms`` is NONE. ``queued``: the camera itself is triggered, so every
+    frame is a part: first in, first out, NONE beyond the deadline, and silence is no fault.
+    """
+
+    presence: PresenceMode = "none"
+    rule: PartRule = PartRule()
+    empty: Path | None = None
+    motion_limit: float = 1.0
+    trigger_deadline_ms: float = 1000.0
+    queued: bool = False
+
+    def __post_init__(self) -> None:
+        if self.presence not in PRESENCE:
+            raise BadInput(f"presence is {self.presence!r}: choose one of {', '.join(PRESENCE)}")
+        if self.presence == "learned" and self.empty is None:
+            raise BadInput("presence = learned needs --empty DIR, a folder with a few pictures of the empty station")
+        if not 0 < self.motion_limit <= 255 or not 1 <= self.trigger_deadline_ms <= 60_000:
+            raise BadInput(
+                f"motion_limit is {self.motion_limit:g} and trigger_deadline_ms {self.trigger_deadline_ms:g}: allowed "
+                "are up to 255 grey levels and 1 to 60000 ms"
+            )
 
 
 @dataclass(frozen=True)
@@ -16,7 +52,8 @@ class LoopSettings:
     ``realtime``: files behave like cameras (paced; frames that come too fast are dropped). ``max_frames``: stop after
     so many frames of each camera. ``max_age_ms``: a verdict on a camera's frame older than this is worth nothing
     (NONE). ``give_up_s``: a camera that gave no frame for so long is lost, and with the last one the run ends
-    (DeviceFault).
+    (DeviceFault). ``reference``: how healthy pictures of goods look, ``camera``: how the camera was set when
+    they were taken; None where that is not known.
     """
 
     realtime: bool = False
@@ -24,6 +61,11 @@ class LoopSettings:
     max_age_ms: float = 1000.0
     give_up_s: float = 30.0
     health: HealthLimits = field(default_factory=HealthLimits)
+    reference: HealthReference | None = None
+    camera: CameraSettings | None = None
+    part: PartSettings = PartSettings()
+    view: View = View()
+    alarm: AlarmRule = AlarmRule()
 
     def __post_init__(self) -> None:
         if self.max_frames is not None and self.max_frames < 1:

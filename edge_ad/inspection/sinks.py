@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from typing import TextIO
 
 from edge_ad.camera.frames import Source
+from edge_ad.inspection.drift import Drift
 from edge_ad.inspection.events import Event, EventWriter
 from edge_ad.inspection.judge import Judgement
 from edge_ad.inspection.verdict import VERDICTS
@@ -38,6 +40,31 @@ class CallSink:
     def take(self, judgement: Judgement, source: Source) -> None:
         """Call the function."""
         self._function(judgement.event)
+
+    def close(self) -> None:
+        """Nothing is pending."""
+
+
+class DriftSink:
+    """Watches all parts for drift; tells on stderr when it begins and when it is over. None watches nothing."""
+
+    def __init__(self, drift: Drift | None) -> None:
+        self.drift = drift
+        self._drifted = False
+        self.warnings: list[str] = []
+
+    def take(self, judgement: Judgement, source: Source) -> None:
+        """Look at the part; every window has its test."""
+        event = judgement.event
+        if self.drift is None or not self.drift.add(event.verdict, event.score, event.z):
+            return
+        warning = self.drift.report().warning
+        if warning and not self._drifted:
+            self.warnings.append(warning)
+            print(f"warning: {warning}", file=sys.stderr)
+        elif self._drifted and not warning:
+            print("drift: the parts are like the goods again", file=sys.stderr)
+        self._drifted = warning is not None
 
     def close(self) -> None:
         """Nothing is pending."""

@@ -16,7 +16,7 @@ class Summary:
     """Counters of all cameras together and by name, latency in milliseconds (None without a verdict), and the engine.
 
     ``fps`` counts judged frames over the whole run; ``peak_rss_mb`` is the most memory this process ever held;
-    ``interrupted`` tells a Ctrl-C.
+    ``interrupted`` tells a Ctrl-C; ``warnings`` of drift, in order.
     """
 
     total: Counters
@@ -28,6 +28,7 @@ class Summary:
     precision: str
     peak_rss_mb: float
     interrupted: bool = False
+    warnings: tuple[str, ...] = ()
 
     def table(self) -> str:
         """Return the summary as text, one row a camera and one for all where there are several."""
@@ -41,11 +42,12 @@ class Summary:
                 *_align(rows),
                 f"{self.fps:.1f} frames/s over {self.seconds:.1f} s; latency ms: {figures or 'none'}",
                 f"{self.backend} {self.precision}; peak memory {self.peak_rss_mb:.0f} MB",
+                *(f"warning: {warning}" for warning in self.warnings),
             ]
         )
 
 
-def summarise(loop: Loop, backend: str, precision: str, interrupted: bool) -> Summary:
+def summarise(loop: Loop, backend: str, precision: str, interrupted: bool, warnings: Sequence[str] = ()) -> Summary:
     """Sum up a loop that has ended."""
     cameras = {station.name: station.account() for station in loop.stations}
     total = sum(cameras.values(), Counters())
@@ -60,6 +62,7 @@ def summarise(loop: Loop, backend: str, precision: str, interrupted: bool) -> Su
         precision=precision,
         peak_rss_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0,
         interrupted=interrupted,
+        warnings=tuple(warnings),
     )
 
 

@@ -25,9 +25,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def judged(bundle: Path, uri: str, settings: LoopSettings | None = None) -> tuple[list[Event], Summary]:
     events: list[Event] = []
-    summary = inspect(
-        bundle, uri, settings=settings, backend="onnxruntime", precision="fp32", on_event=events.append
-    )
+    summary = inspect(bundle, uri, settings=settings, backend="onnxruntime", precision="fp32", on_event=events.append)
     total = summary.total
     assert total.captured == total.judged + total.dropped + total.faulted
     assert len(events) == total.judged + total.faulted + total.outages

@@ -1,0 +1,100 @@
+"""`edge-ad capture`: collect pictures of good parts from a camera."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from edge_ad.camera.capture import Progress
+
+CAMERA = "The camera (any source that `edge-ad run` takes); without it the first one under [run] in edge-ad.toml."
+EVERY = "At least so many seconds between two pictures."
+
+
+def command(
+    camera: Annotated[str | None, typer.Option(help=CAMERA)] = None,
+    out: Annotated[Path, typer.Option(help="The folder of pictures; it is made, or filled up.")] = Path("data/good"),
+    count: Annotated[int, typer.Option(min=1, help="How many pictures the folder shall hold.")] = 300,
+    every: Annotated[float, typer.Option(min=0.0, help=EVERY)] = 0.0,
+) -> None:
+    """Collect goods; blurred, dark, moved and nearly equal pictures are skipped, and the reason is told."""
+    from edge_ad.config import load_config
+    from edge_ad.errors import BadInput, require
+
+    require("cv2", extra="cpu", needed_by="edge-ad capture")
+    from edge_ad.camera.capture import Capture
+    from edge_ad.camera.sources import open_source
+
+    uri = camera or next(iter(load_config().run.camera), None)
+    if uri is None:
+        raise BadInput("no camera is named: give --camera URI, or `camera` under [run] in edge-ad.toml")
+    source = open_source(uri)
+    try:
+        stopped = _Stop()
+        with stopped:
+            progress = Capture(source, out, count, every).run(lambda: stopped.asked, _shown())
+    finally:
+        source.close()
+    typer.echo(progress.line())
+    typer.echo(f"{out}  (look at {out / 'contact.html'} before you train)")
+    if stopped.interrupted:
+        raise KeyboardInterrupt
+
+
+class _Stop:
+    """Turns SIGTERM and the first Ctrl-C into an orderly end."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self.interrupted = False
+
+    def __enter__(self) -> _Stop:
+        import signal
+        import threading
+
+        if threading.current_thread() is threading.main_thread():
+            self._kept = {number: signal.signal(number, self._handle) for number in (signal.SIGTERM, signal.SIGINT)}
+        else:
+            self._kept = {}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        import signal
+
+        for number, handler in self._kept.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, _: object) -> None:
+        import signal
+
+        if number == signal.SIGINT and self.interrupted:
+            raise KeyboardInterrupt
+        self.interrupted = self.interrupted or number == signal.SIGINT
+        self.asked = True
+
+
+def _shown() -> _Line | None:
+    return _Line() if sys.stderr.isatty() else None
+
+
+class _Line:
+    """The live count on a terminal, at most ten times a second."""
+
+    def __init__(self) -> None:
+        self._next = 0.0
+
+    def __call__(self, progress: Progress) -> None:
+        import time
+
+        now = time.monotonic()
+        if now >= self._next or progress.kept == progress.wanted:
+            self._next = now + 0.1
+            why = f"  [{progress.last}]" if progress.last else ""
+            sys.stderr.write(f"\r\x1b[K{progress.line()}{why}"[:200])
+            if progress.kept == progress.wanted:
+                sys.stderr.write("\n")
+            sys.stderr.flush()

@@ -1,0 +1,241 @@
+"""Puts a line together from a bundle, cameras and settings: what `inspect` runs."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_ad.bundle import Bundle, open_bundle
+from edge_ad.camera.frames import Image
+from edge_ad.camera.record import CameraRecord
+from edge_ad.camera.reference import HealthReference
+from edge_ad.data.images import list_images, read_image
+from edge_ad.engines.parity import TOLERANCE_SHARE, TOLERANCE_Z
+from edge_ad.engines.pipeline import Pipeline
+from edge_ad.errors import BadInput, DeviceFault
+from edge_ad.inspection.desk import Desk
+from edge_ad.inspection.drift import LEAST_REFERENCE, Drift
+from edge_ad.inspection.judge import Combine
+from edge_ad.inspection.parting import CalledParts, Calls, Parting, SeenParts
+from edge_ad.inspection.presence import Eye, LikeGoods, Matcher, UnlikeEmpty
+from edge_ad.inspection.settings import LoopSettings
+from edge_ad.inspection.tiles import TileStatistics, combine, load_tiles
+from edge_ad.inspection.triggers import open_trigger, parse_trigger
+from edge_ad.inspection.view import View
+from edge_ad.inspection.watchdog import SelfTest, golden_test
+from edge_ad.outputs.guard_link import GuardLink
+from edge_ad.scoring import BRANCHES, Thresholds, fuse
+from edge_ad.store import Store
+
+WARM_UP = 4
+MOST_EMPTY = 50
+
+AdjustThresholds = Callable[[Thresholds], Thresholds]
+
+
+@dataclass(frozen=True)
+class LineSettings:
+    """What a line has besides cameras and engines.
+
+    ``alarm``: output URIs (see ``parse_output``), held by a guard that rejects ``hold_ms`` after the last verdict.
+    ``trigger``: see ``parse_trigger``. ``store``: the SQLite file of events, counters and alarms. ``tile_goods``: a
+    folder of goods for per-tile statistics. ``adjust``: changes the bundle's thresholds, at the start and on reload.
+    """
+
+    alarm: tuple[str, ...] = ()
+    hold_ms: float = 500.0
+    trigger: str | None = None
+    store: Path | None = None
+    tile_goods: Path | None = None
+    adjust: AdjustThresholds | None = None
+
+    def __post_init__(self) -> None:
+        if not 10 <= self.hold_ms <= 60_000:
+            raise BadInput(f"hold_ms is {self.hold_ms:g}: allowed are 10 to 60000")
+
+
+def with_trigger(settings: LoopSettings, line: LineSettings) -> LoopSettings:
+    """Return the settings with presence = trigger where there is a trigger; BadInput where they contradict."""
+    if line.trigger is None:
+        if settings.part.presence == "trigger":
+            raise BadInput("presence = trigger needs --trigger software, modbus or gpio")
+        return settings
+    kind = parse_trigger(line.trigger, line.alarm).kind
+    if settings.part.presence not in ("none", "trigger"):
+        raise BadInput(f"--trigger {line.trigger} and presence = {settings.part.presence} exclude each other: drop one")
+    if kind == "camera":
+        return replace(settings, part=replace(settings.part, presence="none", queued=True))
+    return replace(settings, part=replace(settings.part, presence="trigger"))
+
+
+def warm_up(pipeline: Pipeline, bundle: Bundle) -> tuple[NDArray[np.float32], SelfTest]:
+    """Judge golden images, so that the first frame is not late and the engines are known to be right.
+
+    Returns the heat map f32[256,256] of the best of them, and the self-test of the watchdog. DeviceFault when a score
+    is farther from the bundle's than `build-engine` would have accepted.
+    """
+    images = bundle.golden.images[:WARM_UP]
+    expected = fuse(bundle.golden.raw[:WARM_UP], bundle.statistics)[1]
+    found = [pipeline.infer(image) for image in images]
+    for inference, score in zip(found, expected, strict=True):
+        allowed = max(TOLERANCE_Z, TOLERANCE_SHARE * abs(float(score))) * 2
+        if not abs(inference.score - float(score)) <= allowed:
+            raise DeviceFault(
+                f"a golden image scores {inference.score:.3f} on these engines and {float(score):.3f} in the bundle: "
+                "rebuild them with `edge-ad build-engine`"
+            )
+    best = min(found, key=lambda inference: inference.score)
+    # The same engine on the same picture: only threads may change the last digits.
+    tolerance = 1e-3 * max(1.0, abs(found[0].score))
+    return best.map, golden_test(lambda: pipeline.infer(images[0]).score, found[0].score, tolerance)
+
+
+def with_record(settings: LoopSettings, bundle: Bundle) -> LoopSettings:
+    """Return the settings with what the bundle's report tells of its goods: ``health_reference`` and ``camera``.
+
+    Both are as ``HealthReference.to_json`` and ``CameraRecord.to_json`` give them, and may be absent.
+    """
+    reference, camera = bundle.report.get("health_reference"), bundle.report.get("camera")
+    if reference is not None and settings.reference is None:
+        settings = replace(settings, reference=HealthReference.from_json(reference))
+    if camera is not None and settings.camera is None:
+        settings = replace(settings, camera=CameraRecord.from_json(camera, str(bundle.path)).settings)
+    return settings
+
+
+def thresholds_of(bundle: Bundle, line: LineSettings, tiles: TileStatistics | None) -> Thresholds:
+    """Return the thresholds to judge by, changed as the settings say."""
+    found = bundle.thresholds if tiles is None else tiles.thresholds
+    return found if line.adjust is None else line.adjust(found)
+
+
+def reload_thresholds(bundle: Bundle, line: LineSettings, tiles: TileStatistics | None) -> Thresholds:
+    """Read the bundle's file again; one whose graphs or statistics changed needs a restart (BadInput)."""
+    fresh = open_bundle(bundle.path) if bundle.path.exists() else bundle
+    same_graphs = fresh.graphs == bundle.graphs and all(
+        fresh.graph_sha256(name) == bundle.graph_sha256(name) for name in bundle.graphs
+    )
+    arrays, kept = fresh.statistics.arrays(), bundle.statistics.arrays()
+    if not same_graphs or any(not np.array_equal(arrays[name], kept[name]) for name in kept):
+        raise BadInput(f"{bundle.path} is another model now: restart to use it")
+    return thresholds_of(fresh, line, tiles)
+
+
+def tile_combiner(
+    pipeline: Pipeline, bundle: Bundle, view: View, folder: Path | None
+) -> tuple[TileStatistics | None, Combine | None]:
+    """Return the per-tile statistics and the function that joins tiles; None and None for a single tile."""
+    if len(view.grid) == 1:
+        return None, None
+    if folder is None:
+        raise BadInput("tiles need --tile-goods DIR, a folder of goods as the camera sees them (at least 10)")
+    tiles = load_tiles(pipeline, bundle, view, folder)
+    return tiles, lambda inferences: combine(inferences, view, tiles, bundle.statistics)
+
+
+def good_pictures(bundle: Bundle) -> list[Image]:
+    """Return the golden images that are not NG: what good parts look like."""
+    scores = fuse(bundle.golden.raw, bundle.statistics)[1]
+    return [image for image, score in zip(bundle.golden.images, scores, strict=True) if score <= bundle.thresholds.ng]
+
+
+def make_partings(
+    bundle: Bundle, settings: LoopSettings, cameras: int, calls: Calls | None, first: Sequence[int]
+) -> list[Parting] | None:
+    """Return what gathers frames to parts, one for each camera; None where every frame is a part.
+
+    ``first`` is the number of the next part of each camera.
+    """
+    part = settings.part
+    if part.presence == "none":
+        return None
+    if part.presence == "trigger":
+        assert calls is not None
+        return [CalledParts(calls, part.rule, part.trigger_deadline_ms / 1000.0) for _ in range(cameras)]
+    goods = good_pictures(bundle)
+    matcher: Matcher
+    if part.presence == "learned":
+        assert part.empty is not None
+        paths = list_images(part.empty)[:MOST_EMPTY]
+        matcher = UnlikeEmpty([settings.view.crop(read_image(path)) for path in paths], goods)
+    else:
+        matcher = LikeGoods(goods)
+    return [SeenParts(Eye(matcher, part.motion_limit), part.rule, settings.view, number) for number in first]
+
+
+def make_drift(bundle: Bundle) -> Drift | None:
+    """Return the watch over drift; None for a bundle with too few goods in its record."""
+    raw = bundle.raw_scores.get("threshold")
+    if raw is None or len(raw) < LEAST_REFERENCE:
+        return None
+    z, score = fuse(raw, bundle.statistics)
+    active = {name: z[:, BRANCHES.index(name)] for name in bundle.statistics.active}
+    return Drift({**active, "score": score})
+
+
+class Wiring:
+    """The guard, the trigger, the store and the desk of one run; ``close`` in reverse order."""
+
+    def __init__(
+        self, names: Sequence[str], settings: LoopSettings, line: LineSettings, changed: threading.Condition
+    ) -> None:
+        self.calls = Calls(changed)
+        self._stack = contextlib.ExitStack()
+        try:
+            self.store = self._open_store(line.store)
+            self._wire(names, settings, line)
+        except BaseException:
+            self._stack.close()
+            raise
+
+    def first_parts(self, names: Sequence[str]) -> list[int]:
+        """Return the number of the next part of each camera: numbers go on where an earlier run ended."""
+        counted = self.store.counters if self.store else {}
+        return [counted.get(name, {}).get("parts", 0) + 1 for name in names]
+
+    def reject(self) -> None:
+        """Let the outputs reject, now and for the rest of the run."""
+        if self.guard is not None:
+            self.guard.close()
+
+    def close(self) -> None:
+        """Let go of everything; the outputs reject first."""
+        self._stack.close()
+
+    def _open_store(self, path: Path | None) -> Store | None:
+        if path is None:
+            return None
+        store = Store(path)
+        self._stack.callback(store.close)
+        return store
+
+    def _wire(self, names: Sequence[str], settings: LoopSettings, line: LineSettings) -> None:
+        self.guard: GuardLink | None = None
+        if line.trigger is not None:
+            trigger = open_trigger(parse_trigger(line.trigger, line.alarm), self.calls)
+            if trigger is not None:
+                self._stack.callback(trigger.close)
+        if line.alarm:
+            self.guard = GuardLink(line.alarm, line.hold_ms, len(names), self._heard)
+            self._stack.callback(self.guard.close)
+        store = self.store
+        self.desk = Desk(
+            names, settings.alarm, self.guard, store.latches if store else None, store.save_latch if store else None
+        )
+
+    def _heard(self, record: dict[str, Any]) -> None:
+        """Take in what the guard tells, in its thread."""
+        if record["kind"] == "trigger":
+            self.calls.put(str(record["part"]), float(record["at"]))
+        elif record["kind"] == "acknowledge":
+            self.desk.acknowledge(int(record["number"]))
+        elif record["kind"] == "error":
+            print(f"output fault: {record['text']}", file=sys.stderr)

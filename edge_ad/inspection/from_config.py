@@ -1,0 +1,77 @@
+"""The settings of a run from edge-ad.toml, with the flags of one call on top."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from edge_ad.config import AlarmTable, RunTable, load_config
+from edge_ad.errors import BadInput
+from edge_ad.inspection.alarm import AlarmRule
+from edge_ad.inspection.assembly import LineSettings
+from edge_ad.inspection.parts import PartRule
+from edge_ad.inspection.settings import LoopSettings, PartSettings
+from edge_ad.inspection.view import Grid, View, parse_grid, parse_roi
+from edge_ad.scoring import Thresholds
+
+DEFAULT_STORE = Path("runs/line.sqlite")
+
+
+def loop_settings(run: RunTable, alarm: AlarmTable) -> LoopSettings:
+    """Return the settings of the loop; BadInput for values that contradict each other."""
+    candidates = run.part_candidates if run.part_candidates is not None else run.part_frames
+    view = View(
+        parse_roi(run.roi) if run.roi is not None else None, parse_grid(run.tiles) if run.tiles is not None else Grid()
+    )
+    return LoopSettings(
+        realtime=run.realtime,
+        max_frames=run.max_frames,
+        max_age_ms=run.max_age_ms,
+        give_up_s=run.give_up_s,
+        part=PartSettings(
+            run.presence,
+            PartRule(run.part_frames, candidates),
+            run.empty,
+            run.motion_limit,
+            run.trigger_deadline_ms,
+        ),
+        view=view,
+        alarm=alarm_rule(alarm),
+    )
+
+
+def alarm_rule(table: AlarmTable) -> AlarmRule:
+    """Return the rule of the alarm."""
+    count, _, of = table.raise_parts.partition("/")
+    return AlarmRule(
+        int(count), int(of), table.clear_after, table.clear_below, table.min_on_s, table.latch, table.warn_rejects
+    )
+
+
+def line_settings(run: RunTable) -> LineSettings:
+    """Return outputs, trigger and store; with outputs there is always a store, because an alarm must outlive a restart."""
+    store = run.store or (DEFAULT_STORE if run.alarm else None)
+    return LineSettings(tuple(run.alarm), run.hold_ms, run.trigger, store, run.tile_goods, hand_set(load_run))
+
+
+def hand_set(read: Callable[[], RunTable]) -> Callable[[Thresholds], Thresholds]:
+    """Return what puts ``warn_above`` and ``ng_above``, read again each time, in the place of the bundle's thresholds."""
+
+    def adjust(found: Thresholds) -> Thresholds:
+        run = read()
+        if run.warn_above is None and run.ng_above is None:
+            return found
+        warn = found.warn if run.warn_above is None else run.warn_above
+        ng = found.ng if run.ng_above is None else run.ng_above
+        if warn > ng:
+            raise BadInput(f"warn_above is {warn:g} and ng_above {ng:g}: WARN must not lie above NG")
+        # Set by hand they promise no rate of goods.
+        return replace(Thresholds(warn, ng), target_warn=found.target_warn, target_ng=found.target_ng)
+
+    return adjust
+
+
+def load_run() -> RunTable:
+    """Read the table [run] of edge-ad.toml in the current folder."""
+    return load_config().run

@@ -1,0 +1,54 @@
+"""New thresholds while the line runs."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable
+
+from edge_ad.errors import EdgeAdError
+from edge_ad.inspection.judge import Judge
+from edge_ad.inspection.parts import CycleState
+from edge_ad.scoring import Thresholds
+
+LoadThresholds = Callable[[], Thresholds]
+
+
+class Reloader:
+    """On ``ask`` reads the thresholds again, in a thread, and gives them to the judge between two frames.
+
+    What cannot be read changes nothing; both are told on stderr.
+    """
+
+    def __init__(self, judge: Judge, load: LoadThresholds) -> None:
+        self._judge = judge
+        self._load = load
+        self._asked = threading.Event()
+        self._found: Thresholds | None = None
+        self._thread: threading.Thread | None = None
+
+    def ask(self) -> None:
+        """Ask for it; safe in a signal handler."""
+        self._asked.set()
+
+    def cycle(self, camera: str, state: CycleState) -> None:
+        """Nothing to do with a frame."""
+
+    def tick(self) -> None:
+        """Start reading when asked, and take over what was read."""
+        if self._thread is None and self._asked.is_set():
+            self._asked.clear()
+            self._thread = threading.Thread(target=self._read, name="reload", daemon=True)
+            self._thread.start()
+        elif self._thread is not None and not self._thread.is_alive():
+            self._thread = None
+            if self._found is not None:
+                self._judge.thresholds, self._found = self._found, None
+                told = self._judge.thresholds
+                print(f"thresholds reloaded: WARN above {told.warn:.4g}, NG above {told.ng:.4g}", file=sys.stderr)
+
+    def _read(self) -> None:
+        try:
+            self._found = self._load()
+        except EdgeAdError as error:
+            print(f"the thresholds stay as they are: {error}", file=sys.stderr)

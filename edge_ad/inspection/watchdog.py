@@ -1,0 +1,101 @@
+"""Proof of life: the service manager is told only of completed cycles."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+
+from edge_ad.camera.frames import Source
+from edge_ad.errors import DeviceFault
+from edge_ad.inspection.counters import Latencies
+from edge_ad.inspection.judge import Judgement
+from edge_ad.inspection.notify import Notifier
+from edge_ad.inspection.parts import CycleState
+
+STATUS_EVERY_S = 1.0
+RATE_OVER_S = 10.0
+
+SelfTest = Callable[[], None]
+
+
+class Watchdog:
+    """Feeds the manager's watchdog from verdicts, NONE included, and when there are none from a self-test.
+
+    ``self_test`` judges a golden image on the engines and raises DeviceFault when its score is not what it was. It runs
+    when no verdict came for a quarter of the watchdog's time. Nothing else feeds: a loop that hangs, in the engines or
+    anywhere else, starves it. STATUS tells frames a second and the p99 of the latency.
+    """
+
+    def __init__(self, notifier: Notifier, self_test: SelfTest, clock: Callable[[], float] = time.monotonic) -> None:
+        self._notifier = notifier
+        self._self_test = self_test
+        self._clock = clock
+        self._period = notifier.watchdog_s / 4.0 if notifier.watchdog_s else None
+        self._done_at = clock()
+        self._fed_at = -float("inf")
+        self._told_at = clock()
+        self._moments: deque[float] = deque(maxlen=10_000)
+        self._latencies = Latencies(size=1024)
+        self.self_tests = 0
+
+    def ready(self) -> None:
+        """Tell that the engines gave a right verdict."""
+        self._notifier.send("READY=1", "STATUS=ready; no verdict yet")
+        self._completed()
+
+    def take(self, judgement: Judgement, source: Source) -> None:
+        """A verdict is out."""
+        self._moments.append(self._clock())
+        if judgement.event.latency_ms is not None and judgement.event.verdict != "NONE":
+            self._latencies.add(judgement.event.latency_ms)
+        self._completed()
+        self._status(judgement.event.verdict)
+
+    def cycle(self, camera: str, state: CycleState) -> None:
+        """A frame without a verdict proves nothing about the engines."""
+
+    def tick(self) -> None:
+        """Prove the engines when there is nothing else to do."""
+        if self._period is not None and self._clock() - self._done_at >= self._period:
+            self._self_test()
+            self.self_tests += 1
+            self._completed()
+            self._status("idle")
+
+    def close(self) -> None:
+        """Tell that the run ends."""
+        self._notifier.send("STOPPING=1")
+        self._notifier.close()
+
+    def _completed(self) -> None:
+        now = self._done_at = self._clock()
+        if self._period is not None and now - self._fed_at >= self._period / 2:
+            self._fed_at = now
+            self._notifier.send("WATCHDOG=1")
+
+    def _status(self, what: str) -> None:
+        now = self._clock()
+        if now - self._told_at < STATUS_EVERY_S:
+            return
+        self._told_at = now
+        while self._moments and now - self._moments[0] > RATE_OVER_S:
+            self._moments.popleft()
+        span = max(now - self._moments[0], 1e-3) if self._moments else 1.0
+        p99 = self._latencies.percentile(99)
+        latency = "none" if p99 is None else f"{p99:.1f} ms"
+        self._notifier.send(f"STATUS={what}; {len(self._moments) / span:.1f} fps, p99 {latency}")
+
+
+def golden_test(infer: Callable[[], float], expected: float, tolerance: float) -> SelfTest:
+    """Return a self-test: ``infer`` must give ``expected`` within ``tolerance``."""
+
+    def test() -> None:
+        score = infer()
+        if not abs(score - expected) <= tolerance:  # a NaN fails too
+            raise DeviceFault(
+                f"the self-test failed: a golden image scores {score:.4f} instead of {expected:.4f}; the engine or the "
+                "memory is damaged, so restart or rebuild it with `edge-ad build-engine`"
+            )
+
+    return test

@@ -1,0 +1,95 @@
+"""Which outputs there are: a URI in, a channel out."""
+
+from __future__ import annotations
+
+import urllib.parse
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from edge_ad.errors import BadInput
+from edge_ad.outputs.lines import Lines
+from edge_ad.outputs.requests import OnRequest
+
+ALLOWED = (
+    "modbus://HOST:502?unit=1&base=0 (writes into a PLC), modbus-server://ADDRESS:502 (a PLC reads here) or "
+    "gpio:///dev/gpiochip0?pass=17&alarm=27"
+)
+PINS = ("pass", "fault", "alarm", "ready", "result_valid", "busy", "heartbeat", "acknowledge", "trigger")
+
+
+class Channel(Protocol):
+    """A set of wires that the guard drives; all methods run in its event loop and none may block it."""
+
+    @property
+    def name(self) -> str:
+        """The address for people."""
+
+    async def open(self) -> None:
+        """Make ready; OSError or DeviceFault when that cannot be."""
+
+    def show(self, lines: Lines) -> None:
+        """Bring the lines out."""
+
+    async def close(self) -> None:
+        """Let go; the caller has shown a reject before."""
+
+
+@dataclass(frozen=True)
+class OutputAddress:
+    """A checked output URI."""
+
+    kind: Literal["modbus", "modbus-server", "gpio"]
+    host: str
+    port: int = 502
+    unit: int = 1
+    base: int = 0
+    pins: Mapping[str, int] = field(default_factory=dict)
+
+
+def parse_output(uri: str) -> OutputAddress:
+    """Check an output URI; anything else than ALLOWED raises BadInput."""
+    try:
+        parts = urllib.parse.urlsplit(uri.strip())
+        port = parts.port
+        settings = dict(urllib.parse.parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
+    except ValueError as error:
+        raise BadInput(f"--alarm {uri!r}: {error}; allowed are {ALLOWED}") from error
+    if parts.scheme in ("modbus", "modbus-server"):
+        numbers = {key: _number(uri, key, value) for key, value in settings.items()}
+        known = {"unit", "base"} if parts.scheme == "modbus" else set()
+        if parts.username or parts.path.strip("/") or not parts.hostname or set(numbers) - known:
+            raise BadInput(f"--alarm {uri!r} is no Modbus address; allowed are {ALLOWED}")
+        if numbers.get("unit", 1) > 255:
+            raise BadInput(f"--alarm {uri!r}: unit is {numbers['unit']}, allowed are 0 to 255")
+        kind: Literal["modbus", "modbus-server"] = "modbus" if parts.scheme == "modbus" else "modbus-server"
+        unit, base = numbers.get("unit", 1), numbers.get("base", 0)
+        return OutputAddress(kind, parts.hostname, 502 if port is None else port, unit, base)
+    if parts.scheme == "gpio":
+        pins = {key: _number(uri, key, value) for key, value in settings.items()}
+        if set(pins) - set(PINS) or "pass" not in pins or len(set(pins.values())) < len(pins):
+            raise BadInput(f"--alarm {uri!r} needs pass=LINE and may have one line each for {', '.join(PINS[1:])}")
+        chip = parts.path if not parts.netloc else f"/dev/{parts.netloc}"
+        return OutputAddress("gpio", chip, pins=pins)
+    raise BadInput(f"--alarm {uri!r} is no output; allowed are {ALLOWED}")
+
+
+def make_channel(address: OutputAddress, on_request: OnRequest) -> Channel:
+    """Return the channel of an address, not opened yet; call it inside the event loop."""
+    if address.kind == "modbus":
+        from edge_ad.outputs.modbus_client import ModbusClient
+
+        return ModbusClient(address.host, address.port, address.unit, address.base, on_request)
+    if address.kind == "modbus-server":
+        from edge_ad.outputs.modbus_server import ModbusServer
+
+        return ModbusServer(address.host, address.port, on_request)
+    from edge_ad.outputs.gpio import Gpio
+
+    return Gpio(address.host, address.pins, on_request)
+
+
+def _number(uri: str, key: str, text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) <= 65_000):
+        raise BadInput(f"--alarm {uri!r}: {key}={text!r} must be a whole number from 0 to 65000")
+    return int(text)

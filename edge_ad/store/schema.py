@@ -1,0 +1,107 @@
+"""The tables of the store and how they grow: one migration a version, never changed once released."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from pathlib import Path
+
+from edge_ad.errors import BadInput
+
+APPLICATION = 0x45444745  # "EDGE", marks the file as ours
+
+MIGRATIONS: tuple[str, ...] = (
+    """
+    CREATE TABLE event (
+        sequence INTEGER PRIMARY KEY AUTOINCREMENT,
+        id TEXT NOT NULL UNIQUE,
+        camera TEXT NOT NULL,
+        frame INTEGER,
+        part TEXT,
+        time REAL NOT NULL,
+        verdict TEXT NOT NULL CHECK (verdict IN ('OK', 'WARN', 'NG', 'NONE')),
+        score REAL,
+        z TEXT NOT NULL,
+        latency_ms REAL,
+        reason TEXT
+    );
+    CREATE INDEX event_time ON event (time);
+    CREATE INDEX event_verdict ON event (verdict, time);
+    CREATE TABLE counter (
+        camera TEXT NOT NULL,
+        name TEXT NOT NULL,
+        value INTEGER NOT NULL,
+        PRIMARY KEY (camera, name)
+    ) WITHOUT ROWID;
+    CREATE TABLE latch (
+        camera TEXT NOT NULL PRIMARY KEY,
+        state TEXT NOT NULL,
+        changed REAL NOT NULL
+    ) WITHOUT ROWID;
+    """,
+)
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """Open the file (made where there is none) in WAL mode with synchronous=FULL, at the newest version.
+
+    A file that is no store, is damaged or comes from a newer version raises BadInput; it is never changed or deleted.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # isolation_level None: transactions are begun and ended by us alone.
+        connection = sqlite3.connect(path, isolation_level=None, timeout=5.0, check_same_thread=False)
+    except (OSError, sqlite3.Error) as error:
+        raise BadInput(
+            f"the store {path} cannot be opened: {error}; name a file in a folder that can be written"
+        ) from error
+    try:
+        _check(connection, path)
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        migrate(connection, path)
+    except sqlite3.Error as error:
+        connection.close()
+        raise BadInput(
+            f"the store {path} cannot be read: {error}; move it away and keep it, a new one is made then"
+        ) from error
+    except BadInput:
+        connection.close()
+        raise
+    return connection
+
+
+def migrate(connection: sqlite3.Connection, path: Path) -> None:
+    """Bring the tables to the newest version, each step in a transaction of its own."""
+    connection.execute("CREATE TABLE IF NOT EXISTS migration (version INTEGER PRIMARY KEY, applied REAL NOT NULL)")
+    version = version_of(connection)
+    if version > len(MIGRATIONS):
+        raise BadInput(
+            f"the store {path} has version {version}, but this edge-ad knows versions up to {len(MIGRATIONS)}: install "
+            "a newer edge-ad or name another file"
+        )
+    for number in range(version + 1, len(MIGRATIONS) + 1):
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            for statement in MIGRATIONS[number - 1].split(";"):
+                if statement.strip():
+                    connection.execute(statement)
+            connection.execute("INSERT INTO migration VALUES (?, ?)", (number, time.time()))
+            connection.execute("COMMIT")
+        except BaseException:
+            connection.execute("ROLLBACK")
+            raise
+    connection.execute(f"PRAGMA application_id = {APPLICATION}")
+
+
+def version_of(connection: sqlite3.Connection) -> int:
+    """Return the version of the tables, 0 for an empty file."""
+    return int(connection.execute("SELECT coalesce(max(version), 0) FROM migration").fetchone()[0])
+
+
+def _check(connection: sqlite3.Connection, path: Path) -> None:
+    """Refuse a database that somebody else made."""
+    application = int(connection.execute("PRAGMA application_id").fetchone()[0])
+    tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    if application not in (0, APPLICATION) or (application == 0 and tables and "migration" not in tables):
+        raise BadInput(f"{path} is a database of another program; name another file for the store")

@@ -1,0 +1,102 @@
+"""The desk: what the guard is told, and that alarms outlive a process and an acknowledge."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from edge_ad.camera.frames import Source
+from edge_ad.inspection.alarm import AlarmRule
+from edge_ad.inspection.desk import Desk
+from edge_ad.inspection.events import Event
+from edge_ad.inspection.judge import Judgement
+from edge_ad.inspection.verdict import Verdict
+from edge_ad.outputs.hold import Message
+from tests.inspection.line import Script
+
+RULE = AlarmRule(raise_n=2, raise_m=3, clear_after=2, min_on_s=5.0, latch=True)
+
+
+class Board:
+    """Takes down what the guard is told."""
+
+    def __init__(self) -> None:
+        self.messages: list[Message] = []
+        self.lamps: list[tuple[bool, bool, int]] = []
+
+    def send(self, message: Message) -> None:
+        self.messages.append(message)
+
+    def lamp(self, lit: bool, waiting: bool, number: int) -> None:
+        self.lamps.append((lit, waiting, number))
+
+
+class Bench:
+    """A desk of two cameras with a clock that stands still and a store that is a dictionary."""
+
+    def __init__(self, rule: AlarmRule = RULE, latches: dict[str, Any] | None = None) -> None:
+        self.now = 100.0
+        self.board = Board()
+        self.saved: dict[str, Any] = {}
+        self.desk = Desk(["a", "b"], rule, self.board, latches, self.saved.__setitem__, lambda: self.now)
+        self._sources: dict[str, Source] = {name: Script([], name=name) for name in "ab"}
+
+    def part(self, camera: str, verdict: Verdict, times: int = 1) -> None:
+        score = None if verdict == "NONE" else 1.0
+        event = Event(camera, 1, "7", 0.0, verdict, score, {}, 1.0, None)
+        for _ in range(times):
+            self.desk.take(Judgement(event), self._sources[camera])
+
+
+@pytest.mark.parametrize(
+    ("verdict", "warn_rejects", "passed"),
+    [("OK", False, True), ("WARN", False, True), ("WARN", True, False), ("NG", False, False), ("NONE", False, False)],
+)
+def test_what_passes(verdict: Verdict, warn_rejects: bool, passed: bool) -> None:
+    bench = Bench(AlarmRule(warn_rejects=warn_rejects))
+    bench.part("b", verdict)
+    assert bench.board.messages == [Message("verdict", 100.0, 1, verdict, passed, "7")]
+
+
+def test_cycles_are_passed_on() -> None:
+    bench = Bench()
+    bench.desk.cycle("b", "busy")
+    assert bench.board.messages == [Message("busy", 100.0, 1)]
+
+
+def test_the_lamp_follows_all_cameras_and_numbers_count_over_them() -> None:
+    bench = Bench()
+    bench.part("a", "NG", 2)
+    bench.part("b", "NONE", 2)
+    assert bench.board.lamps == [(False, False, 0), (True, True, 1), (True, True, 2)]
+    bench.part("a", "OK", 2)
+    bench.part("b", "OK", 2)
+    bench.now += 60
+    bench.desk.tick()
+    assert bench.desk.lit  # latched
+    bench.desk.acknowledge(2)
+    bench.desk.tick()
+    assert bench.board.lamps[-1] == (False, False, 2)
+
+
+def test_an_acknowledge_of_an_older_alarm_leaves_the_newer_one() -> None:
+    bench = Bench()
+    bench.part("a", "NG", 2)
+    shown = bench.desk.number
+    bench.part("b", "NG", 2)
+    bench.desk.acknowledge(shown)
+    bench.desk.tick()
+    assert [bench.desk.states[name].phase for name in "ab"] == ["acknowledged", "alarm"]
+    assert bench.board.lamps[-1] == (True, True, 2)
+
+
+def test_a_latched_alarm_is_there_again_after_a_restart() -> None:
+    bench = Bench()
+    bench.part("a", "NG", 2)
+    bench.part("a", "OK", 2)
+    assert bench.saved["a"]["phase"] == "latched"
+    again = Bench(latches=bench.saved)
+    assert again.board.lamps == [(True, True, 1)]
+    again.part("b", "NG", 2)
+    assert again.desk.states["b"].number == 2

@@ -1,0 +1,260 @@
+"""Parts through the loop: the belt, triggers, faults in between, and every frame accounted for."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edge_ad.bundle import open_bundle, write_bundle
+from edge_ad.camera.belt import SyntheticBelt
+from edge_ad.camera.frames import BadFrame, End, Frame, Image, Read
+from edge_ad.camera.measure import measure_reference
+from edge_ad.camera.record import CameraRecord
+from edge_ad.camera.settings import CameraSettings
+from edge_ad.data.belt import Belt
+from edge_ad.data.tray import render_tray
+from edge_ad.inspection.assembly import with_record
+from edge_ad.inspection.events import Event
+from edge_ad.inspection.judge import Judge, Judgement, middle
+from edge_ad.inspection.loop import Loop
+from edge_ad.inspection.parting import CalledParts, Calls, Judgeable, Parting, SeenParts, frames_of
+from edge_ad.inspection.parts import CycleState, PartReady, PartRule
+from edge_ad.inspection.presence import Eye, LikeGoods
+from edge_ad.inspection.settings import LoopSettings, PartSettings
+from edge_ad.inspection.sinks import CallSink
+from edge_ad.inspection.view import View
+from tests.fixtures.plain_bundle import plain_contents
+from tests.inspection.line import THRESHOLDS, WEIGHT, Arithmetic, Script, make_loop
+
+SIZE = 96
+GOODS = [render_tray(5 * 2**32 + seed, None, SIZE).image for seed in range(8)]
+RULE = PartRule()
+
+
+class Notes:
+    """A listener that counts cycles by state."""
+
+    def __init__(self) -> None:
+        self.states: Counter[CycleState] = Counter()
+
+    def cycle(self, camera: str, state: CycleState) -> None:
+        self.states[state] += 1
+
+    def tick(self) -> None:
+        pass
+
+
+def run(
+    source: object,
+    parting: Parting,
+    pipeline: Arithmetic,
+    settings: LoopSettings | None = None,
+    changed: threading.Condition | None = None,
+) -> tuple[Loop, list[Event], Notes]:
+    chosen = settings or LoopSettings()
+    events: list[Event] = []
+    notes = Notes()
+    judge = Judge(pipeline, THRESHOLDS, WEIGHT, chosen.max_age_ms)
+    loop = Loop(judge, [source], [CallSink(events.append)], chosen, [notes], [parting], changed)  # type: ignore[list-item]
+    loop.run()
+    counters = loop.stations[0].counters
+    assert counters.captured == counters.judged + counters.dropped + counters.faulted + counters.idle
+    return loop, events, notes
+
+
+def seen(rule: PartRule = RULE, first: int = 1) -> SeenParts:
+    return SeenParts(Eye(LikeGoods(GOODS)), rule, View(), first)
+
+
+def test_as_many_events_as_trays_and_none_on_the_empty_belt() -> None:
+    belt = SyntheticBelt("belt", 15, 7, 30.0, SIZE)
+    loop, events, notes = run(belt, seen(), Arithmetic())
+    truth = [belt.belt.truth(event.frame or 0) for event in events]
+    assert [one["part"] for one in truth] == list(range(15))
+    assert {one["state"] for one in truth} == {"settled"}
+    assert [event.part for event in events] == [str(number) for number in range(1, 16)]
+    assert loop.stations[0].counters.judged == 3 * 15
+    assert loop.stations[0].counters.parts == 15
+    empty = sum(belt.belt.truth(index)["state"] == "empty" for index in range(len(belt.belt)))
+    assert notes.states["idle"] >= empty
+
+
+def test_numbers_of_parts_go_on() -> None:
+    _, events, _ = run(SyntheticBelt("belt", 2, 7, 30.0, SIZE), seen(first=41), Arithmetic())
+    assert [event.part for event in events] == ["41", "42"]
+
+
+def test_the_median_of_the_frames_is_the_verdict() -> None:
+    scores = iter([0.0, 9.0, 3.0, 5.0, 0.0, 0.0])
+    _, events, _ = run(SyntheticBelt("belt", 2, 7, 30.0, SIZE), seen(), Arithmetic(lambda call: next(scores)))
+    assert [(event.score, event.verdict) for event in events] == [(3.0, "WARN"), (0.0, "OK")]
+
+
+def test_frames_without_a_score_do_not_count_and_without_any_the_part_is_none() -> None:
+    scores = iter([float("nan"), 5.0, float("nan")] + [float("nan")] * 3)
+    loop, events, _ = run(SyntheticBelt("belt", 2, 7, 30.0, SIZE), seen(), Arithmetic(lambda call: next(scores)))
+    assert [event.verdict for event in events] == ["NG", "NONE"]
+    assert loop.stations[0].counters.faulted == 5
+
+
+def test_better_frames_push_others_out() -> None:
+    loop, events, _ = run(SyntheticBelt("belt", 3, 7, 30.0, SIZE), seen(PartRule(1, 4)), Arithmetic())
+    assert len(events) == 3
+    assert loop.stations[0].counters.judged == 3
+    assert loop.stations[0].counters.dropped == 3 * 3
+
+
+def test_a_fault_between_parts_is_told_and_costs_no_part() -> None:
+    belt = Belt(4, 7, SIZE)
+    faulty = {
+        next(i for i in range(len(belt)) if belt.truth(i) == {**belt.truth(i), "part": 2, "state": "settled"}) + 1
+    }
+    steps: list[Read] = []
+    for index in range(len(belt)):
+        common = (index, time.monotonic(), time.time(), "cam", str(index))
+        image = belt.frame(index)[0]
+        steps.append(BadFrame("corrupt: test", *common) if index in faulty else Frame(image, *common))
+    _, events, _ = run(Script(steps), seen(), Arithmetic())
+    assert [event.part for event in events if event.verdict != "NONE"] == ["1", "2", "3", "4"]
+    assert [event.reason for event in events if event.verdict == "NONE"] == ["corrupt: test"]
+
+
+def test_a_part_under_way_at_the_end_is_judged() -> None:
+    belt = Belt(1, 7, SIZE)
+    last = next(i for i in range(len(belt)) if belt.truth(i)["state"] == "settled") + 3
+    frames = [
+        Frame(belt.frame(index)[0], index, time.monotonic(), time.time(), "cam", str(index)) for index in range(last)
+    ]
+    loop, events, _ = run(Script(frames), seen(), Arithmetic())
+    assert len(events) == 1
+    assert loop.stations[0].counters.judged == 1
+
+
+def moving(index: int, at: float) -> Frame:
+    picture = np.random.default_rng(index).integers(60, 180, (48, 64, 3)).astype(np.uint8)
+    return Frame(picture, index, at, time.time(), "cam", str(index))
+
+
+def test_a_trigger_gets_its_part_with_its_id() -> None:
+    calls = Calls()
+    parting = CalledParts(calls, PartRule(2, 2), 60.0)
+    now = time.monotonic()
+    calls.put("A", now + 1.5)
+    calls.put("", now + 3.5)
+    frames = [moving(index, now + index) for index in range(8)]
+    _, events, notes = run(Script(frames), parting, Arithmetic())
+    assert [(event.part, event.frame) for event in events] == [("A", 3), ("2", 5)]
+    assert notes.states["idle"] == 2  # after the second part nobody calls
+
+
+def test_a_trigger_without_a_frame_is_none_with_its_id() -> None:
+    changed = threading.Condition()
+    calls = Calls(changed)
+    parting = CalledParts(calls, RULE, 0.2)
+    source = Script([None], kind="live", fps=1.0)
+    calls.put("B7", time.monotonic())
+    timer = threading.Timer(1.0, source.release.set)
+    timer.start()
+    _, events, _ = run(source, parting, Arithmetic(), changed=changed)
+    assert [(event.part, event.verdict) for event in events] == [("B7", "NONE")]
+    assert (events[0].reason or "").startswith("late: no frame within 200 ms")
+
+
+def test_the_age_of_a_part_counts_from_its_newest_frame() -> None:
+    now = time.monotonic()
+    ready = PartReady("1", tuple(Judgeable(moving(n, now - 9 + n), now - 9 + n) for n in range(3)), 0)
+    frames = frames_of(ready)
+    assert [found.since for found in frames] == [now - 7] * 3
+    assert [found.last for found in frames] == [False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("scores", "chosen"), [([1.0], 1.0), ([5.0, 1.0], 5.0), ([9.0, 1.0, 3.0], 3.0), ([None, 2.0], 2.0), ([None], None)]
+)
+def test_middle(scores: list[float | None], chosen: float | None) -> None:
+    event = Event("cam", 0, "1", 0.0, "NONE", None, {}, None, "late")
+    judgements = [Judgement(replace(event, score=score)) for score in scores]
+    assert middle(judgements).event.score == chosen
+
+
+def test_a_triggered_camera_loses_no_part_and_may_be_silent() -> None:
+    settings = LoopSettings(
+        part=PartSettings(queued=True, trigger_deadline_ms=60_000), max_age_ms=60_000, give_up_s=0.3
+    )
+    source = Script([*range(6), None], kind="live", fps=100.0)
+    events: list[Event] = []
+    judge = Judge(Arithmetic(lambda call: (time.sleep(0.02), 0.0)[1]), THRESHOLDS, WEIGHT, 60_000)
+    loop = Loop(judge, [source], [CallSink(events.append)], settings)
+    timer = threading.Timer(1.5, source.release.set)
+    timer.start()
+    loop.run()
+    assert [(event.frame, event.verdict) for event in events] == [(number, "OK") for number in range(6)]
+
+
+class Misset(Script):
+    """A live camera whose exposure changes when it comes back."""
+
+    settings = CameraSettings(exposure_us=8000.0)
+
+    def read(self, timeout_s: float) -> Read:
+        while loop_of[0].stations[0].mailbox.ready:
+            time.sleep(0.001)
+        result = super().read(timeout_s)
+        if isinstance(result, Frame) and result.index == 2:
+            self.settings = CameraSettings(exposure_us=16_000.0)
+        return result
+
+
+loop_of: list[Loop] = []
+
+
+def test_a_camera_that_is_set_differently_is_a_fault() -> None:
+    settings = LoopSettings(camera=CameraSettings(exposure_us=8000.0), max_age_ms=60_000)
+    events: list[Event] = []
+    judge = Judge(Arithmetic(), THRESHOLDS, WEIGHT, 60_000)
+    loop_of[:] = [Loop(judge, [Misset(range(4), kind="live")], [CallSink(events.append)], settings)]
+    loop_of[0].run()
+    assert [event.verdict for event in events] == ["OK", "OK", "NONE", "NONE"]
+    assert (events[2].reason or "").startswith("settings: ")
+
+
+def test_what_a_bundle_tells_of_its_goods_is_used(tmp_path: Path) -> None:
+    goods = [render_tray(5 * 2**32 + seed, None, 128).image for seed in range(10)]
+    record = CameraRecord("cam", CameraSettings(exposure_us=8000.0), (128, 128), "none", "2026-01-01T00:00:00Z")
+    report = {"health_reference": measure_reference(goods).to_json(), "camera": record.to_json()}
+    write_bundle(tmp_path / "x.edgead", replace(plain_contents(), report=report))
+    found = with_record(LoopSettings(), open_bundle(tmp_path / "x.edgead"))
+    assert found.camera == record.settings
+    assert found.reference is not None
+    assert found.reference.count == 10
+    write_bundle(tmp_path / "y.edgead", plain_contents())
+    assert with_record(LoopSettings(), open_bundle(tmp_path / "y.edgead")) == LoopSettings()
+
+
+def test_pictures_unlike_the_goods_are_a_fault_only_where_a_part_should_be() -> None:
+    goods = [render_tray(5 * 2**32 + seed, None, SIZE).image for seed in range(10)]
+    settings = LoopSettings(reference=measure_reference(goods))
+    belt = SyntheticBelt("belt", 4, 7, 30.0, SIZE)
+    _, events, _ = run(belt, seen(), Arithmetic(), settings)
+    assert len(events) == 4  # no fault on the empty belt
+    _, events, _ = run_frames([goods[0], np.roll(goods[0], 40, axis=1)], settings)
+    assert [event.verdict for event in events] == ["OK", "NONE"]
+    assert (events[1].reason or "").startswith("moved")
+
+
+def run_frames(pictures: list[Image], settings: LoopSettings) -> tuple[Loop, list[Event], None]:
+    frames = [Frame(image, n, time.monotonic(), time.time(), "cam", str(n)) for n, image in enumerate(pictures)]
+    loop, events = make_loop(Arithmetic(), [Script(frames)], settings)
+    loop.run()
+    return loop, events, None
+
+
+def test_a_file_of_no_frames_is_no_part() -> None:
+    _, events, _ = run(Script([End()]), seen(), Arithmetic())
+    assert events == []

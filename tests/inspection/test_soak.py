@@ -1,0 +1,96 @@
+"""The soak trials in small: the same code as tools/soak_*.py, a few seconds of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from edge_ad.bundle import open_bundle
+from edge_ad.camera.fault_plan import FAULTS, Episode
+from edge_ad.engines.pipeline import Pipeline
+from edge_ad.inspection.overhead import measure_overhead
+from tests.fixtures.tiny_bundle import make_tiny_bundle
+from tools import soak_faults, soak_share
+from tools.soak_faults import Seen
+
+SLACK_S = 5.0  # a loaded machine; the long form allows 0.15 s
+
+
+@pytest.mark.slow
+def test_random_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(soak_faults, "GRACE_S", SLACK_S)
+    monkeypatch.setattr(soak_faults, "TRAYS", 12)
+    bundle = open_bundle(soak_faults.make_bundle(tmp_path))
+    health = soak_faults.Health()
+    with Pipeline(bundle, threads=1) as pipeline:
+        leg = soak_faults.run_leg(bundle, pipeline, 500, 3, 40.0, False, health.sample)
+    assert leg.problems == []
+    assert sum(leg.faults.values()) >= 5
+    assert set(leg.faults) <= set(FAULTS)
+    assert leg.counters["verdict_OK"] > 100
+    assert health.problems() == []
+
+
+@pytest.mark.slow
+def test_three_cameras_share_the_engines() -> None:
+    found = soak_share.measure(5.0, (50.0, 20.0, 4.0), 0.03)
+    assert min(found["share"]) >= 0.8  # the long form asks for 0.9
+    assert sum(found["judged"]) > 0
+
+
+@pytest.mark.parametrize(
+    ("capacity", "demands", "shares"),
+    [
+        (30.0, [50.0, 20.0, 4.0], [13.0, 13.0, 4.0]),
+        (30.0, [50.0, 12.0, 4.0], [14.0, 12.0, 4.0]),
+        (90.0, [50.0, 20.0, 4.0], [50.0, 20.0, 4.0]),
+        (9.0, [50.0, 20.0, 40.0], [3.0, 3.0, 3.0]),
+    ],
+)
+def test_fair_shares(capacity: float, demands: Sequence[float], shares: list[float]) -> None:
+    assert soak_share.fair_shares(capacity, demands) == pytest.approx(shares)
+
+
+def ok(frame: int) -> tuple[float, Seen]:
+    return 100.0 + frame / 10, Seen(frame, str(frame), 100.0 + frame / 10, "OK", "", 0.0)
+
+
+def none(frame: int | None, told: float, reason: str) -> tuple[float, Seen]:
+    return told, Seen(frame, None if frame is None else str(frame), told, "NONE", reason, None)
+
+
+@pytest.mark.parametrize(
+    ("told", "fine"),
+    [
+        (none(20, 102.1, "dark"), True),
+        (none(20, 102.9, "dark"), True),
+        (none(20, 103.4, "dark"), False),  # too late
+        (none(20, 102.1, "frozen"), False),  # another reason
+        (none(90, 102.1, "dark"), False),  # about another frame
+        (none(None, 102.1, "stalled"), False),
+    ],
+)
+def test_the_trial_itself_finds_what_is_told_late_or_wrongly(told: tuple[float, Seen], fine: bool) -> None:
+    at = [100.0 + frame / 10 for frame in range(100)]
+    seen = [*(ok(frame) for frame in range(15)), told]
+    _, problems = soak_faults.check_told([Episode("black", 20, 22)], seen, at, 10.0)
+    assert (problems == []) == fine
+
+
+def test_the_trial_itself_finds_a_spoilt_frame_that_was_judged() -> None:
+    episodes = [Episode("black", 3, 4), Episode("slow", 8, 8)]
+    problems = soak_faults.check_faulty_frames(episodes, [ok(2), ok(4), ok(8)])
+    assert len(problems) == 1
+    assert "frame 4 was judged OK during black" in problems[0]
+
+
+def test_both_numbers_come_from_the_same_frames(tmp_path: Path) -> None:
+    bundle = open_bundle(make_tiny_bundle(tmp_path / "tiny.edgead"))
+    with Pipeline(bundle, threads=1) as pipeline:
+        found = measure_overhead(bundle, pipeline, 15)
+    assert found.frames <= 15
+    assert 0 < found.overhead["p50"] < found.end_to_end["max"]
+    assert found.engine["p50"] < found.end_to_end["max"]
+    assert set(found.to_json()) == {"frames", "end_to_end_ms", "engine_ms", "overhead_ms"}

@@ -1,0 +1,92 @@
+"""Triggers from this process and from a socket; those of a PLC are tested with the guard."""
+
+from __future__ import annotations
+
+import io
+import socket
+import time
+from pathlib import Path
+
+import pytest
+
+from edge_ad.errors import BadInput
+from edge_ad.inspection.parting import Calls
+from edge_ad.inspection.triggers import TriggerAddress, clean_id, open_trigger, parse_trigger
+from tests.outputs.peers import until
+
+
+@pytest.mark.parametrize(
+    ("text", "outputs", "address"),
+    [
+        ("software", [], TriggerAddress("software")),
+        ("camera", [], TriggerAddress("camera")),
+        ("software:/run/x", [], TriggerAddress("software", "/run/x")),
+        ("modbus", ["modbus://plc"], TriggerAddress("modbus")),
+        ("modbus", ["modbus-server://0.0.0.0"], TriggerAddress("modbus")),
+        ("gpio", ["gpio:///dev/gpiochip0?pass=1&trigger=2"], TriggerAddress("gpio")),
+    ],
+)
+def test_addresses(text: str, outputs: list[str], address: TriggerAddress) -> None:
+    assert parse_trigger(text, outputs) == address
+
+
+@pytest.mark.parametrize(
+    ("text", "outputs"),
+    [
+        ("", []),
+        ("mqtt", []),
+        ("software:", []),
+        ("modbus", []),
+        ("modbus", ["gpio:///dev/gpiochip0?pass=1"]),
+        ("modbus:x", ["modbus://plc"]),
+        ("gpio", ["gpio:///dev/gpiochip0?pass=1"]),
+    ],
+)
+def test_refused(text: str, outputs: list[str]) -> None:
+    with pytest.raises(BadInput, match="--trigger"):
+        parse_trigger(text, outputs)
+
+
+def test_a_socket_calls_for_parts_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    path = tmp_path / "trigger"
+    calls = Calls()
+    queue, other = calls.subscribe(), calls.subscribe()
+    for _ in range(2):  # the second one finds the socket of the first
+        trigger = open_trigger(TriggerAddress("software", str(path)), calls)
+        assert trigger is not None
+        before, count = time.monotonic(), len(queue)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+            sender.sendto(b"A-17\n", str(path))
+            sender.sendto(b"", str(path))
+        assert until(lambda expected=count + 2: len(queue) == expected)
+        assert queue[-2].part == "A-17"
+        assert before <= queue[-1].at <= time.monotonic()
+        trigger.close()
+        assert not path.exists()
+    assert [call.part for call in queue] == ["A-17", "2", "A-17", "4"]
+    assert list(queue) == list(other)
+
+
+def test_lines_call_for_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("one\n\ntwo\n"))
+    calls = Calls()
+    queue = calls.subscribe()
+    open_trigger(TriggerAddress("software"), calls)
+    assert until(lambda: len(queue) == 3)
+    assert [call.part for call in queue] == ["one", "2", "two"]
+
+
+def test_a_socket_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="name another path"):
+        open_trigger(TriggerAddress("software", str(tmp_path / "no" / "folder")), Calls())
+    (tmp_path / "file").write_text("keep me")
+    with pytest.raises(BadInput):
+        open_trigger(TriggerAddress("software", str(tmp_path / "file")), Calls())
+    assert (tmp_path / "file").read_text() == "keep me"
+
+
+@pytest.mark.parametrize(
+    ("text", "clean"), [("a b\n", "a b"), ("\x1b[31mred", "[31mred"), ("x" * 99, "x" * 64), ("", "")]
+)
+def test_ids_are_printable_and_short(text: str, clean: str) -> None:
+    assert clean_id(text) == clean

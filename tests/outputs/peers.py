@@ -1,0 +1,108 @@
+"""Real Modbus peers for the tests: a PLC that reads and one that is written to, both by pymodbus."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from pymodbus.client import ModbusTcpClient
+from pymodbus.server import ModbusTcpServer
+from pymodbus.simulator import DataType, SimData, SimDevice
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def until(condition: Callable[[], Any], seconds: float = 20.0) -> bool:
+    """Wait until the condition holds; False when it does not within that time."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.005)
+    return False
+
+
+class ReadingPlc:
+    """A PLC that polls a Modbus server and can tell when it first saw something."""
+
+    def __init__(self, port: int) -> None:
+        self.client = ModbusTcpClient("127.0.0.1", port=port, timeout=2)
+        assert until(self.client.connect)
+
+    def bits(self) -> list[bool]:
+        answer = self.client.read_discrete_inputs(0, count=8)
+        assert not answer.isError(), answer
+        return list(answer.bits[:8])
+
+    def passed(self) -> bool:
+        return self.bits()[0]
+
+    def registers(self, address: int = 0, count: int = 24) -> list[int]:
+        answer = self.client.read_holding_registers(address, count=count)
+        assert not answer.isError(), answer
+        return list(answer.registers)
+
+    def close(self) -> None:
+        self.client.close()
+
+
+class WrittenPlc:
+    """A PLC as a server: 64 coils and 64 registers that others write, in a thread with its own event loop."""
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        self.changes: list[tuple[float, list[bool]]] = []
+        self.asked = 0
+        self._loop = asyncio.new_event_loop()
+        self._started = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+        assert self._started.wait(10)
+
+    def bits(self) -> list[bool]:
+        return self._get(1, 0, 8)
+
+    def registers(self) -> list[int]:
+        return self._get(3, 0, 24)
+
+    def set_coil(self, address: int, value: bool) -> None:
+        asyncio.run_coroutine_threadsafe(self._server.async_setValues(1, 5, address, [value]), self._loop).result(5)
+
+    def set_registers(self, address: int, values: list[int]) -> None:
+        asyncio.run_coroutine_threadsafe(self._server.async_setValues(1, 16, address, values), self._loop).result(5)
+
+    def close(self) -> None:
+        asyncio.run_coroutine_threadsafe(self._server.shutdown(), self._loop).result(5)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(5)
+
+    def _get(self, function: int, address: int, count: int) -> list[Any]:
+        got = self._server.async_getValues(1, function, address, count)
+        return list(asyncio.run_coroutine_threadsafe(got, self._loop).result(5))
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+
+        async def start() -> None:
+            coils = [SimData(0, count=64, values=False, datatype=DataType.BITS)]
+            registers = [SimData(0, count=64, values=0, datatype=DataType.REGISTERS)]
+            device = SimDevice(1, simdata=(coils, coils, registers, registers), action=self._note)
+            self._server = ModbusTcpServer(device, address=("127.0.0.1", self.port))
+            await self._server.serve_forever(background=True)
+            self._started.set()
+
+        self._loop.create_task(start())
+        self._loop.run_forever()
+
+    async def _note(self, function: int, start: int, address: int, count: int, current: list[int], values: Any) -> None:
+        self.asked += function == 1
+        if function == 15 and values is not None:
+            self.changes.append((time.monotonic(), [bool(value) for value in values[:8]]))

@@ -1,0 +1,121 @@
+"""How long a verdict stands: by hand, and for any sequence of messages."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge_ad.outputs.hold import Hold, Message
+from edge_ad.outputs.lines import REGISTERS, Lines, registers_text, text_registers
+
+HOLD = 0.5
+
+
+def good(at: float, camera: int = 0, part: str = "7") -> Message:
+    return Message("verdict", at, camera, "OK", True, part)
+
+
+def bad(at: float, camera: int = 0, verdict: str = "NG") -> Message:
+    return Message("verdict", at, camera, verdict, False, "8")
+
+
+@pytest.mark.parametrize(
+    ("messages", "now", "passed", "fault", "valid", "ready", "busy"),
+    [
+        ([], 0.0, False, True, False, False, False),
+        ([good(1.0)], 1.0, True, False, True, True, False),
+        ([good(1.0)], 1.5, True, False, True, True, False),
+        ([good(1.0)], 1.5001, False, True, False, False, False),
+        ([bad(1.0)], 1.1, False, False, True, True, False),
+        ([bad(1.0, verdict="NONE")], 1.1, False, True, True, True, False),
+        ([good(1.0), Message("held", 1.4)], 1.45, True, False, True, True, False),
+        ([good(1.0), Message("held", 1.4)], 1.6, False, False, False, True, False),  # alive, but the verdict is old
+        ([good(1.0), Message("idle", 1.1)], 1.2, False, False, False, True, False),
+        ([good(1.0), Message("busy", 1.1)], 1.2, False, False, False, True, True),
+        ([good(1.0), Message("busy", 1.1), good(1.3)], 1.3, True, False, True, True, False),
+        ([good(0.2)], 1.0, False, True, False, False, False),  # a message that was on its way for too long
+        ([good(1.0, camera=3)], 1.0, False, True, False, False, False),  # a camera that does not exist
+    ],
+)
+def test_lines(
+    messages: list[Message], now: float, passed: bool, fault: bool, valid: bool, ready: bool, busy: bool
+) -> None:
+    hold = Hold(HOLD)
+    for message in messages:
+        hold.take(message)
+    lines = hold.lines(now)
+    assert (lines.passed, lines.fault, lines.result_valid, lines.ready, lines.busy) == (
+        passed,
+        fault,
+        valid,
+        ready,
+        busy,
+    )
+
+
+def test_all_cameras_must_live_and_pass() -> None:
+    hold = Hold(HOLD, cameras=2)
+    hold.take(good(1.0, 0))
+    assert not hold.lines(1.0).passed
+    hold.take(good(1.1, 1))
+    assert hold.lines(1.1).passed
+    assert not hold.lines(1.55).passed  # the first one is old
+    hold.take(bad(1.2, 0))
+    assert not hold.lines(1.2).passed
+
+
+def test_the_result_is_told_with_its_part_and_a_number_that_changes() -> None:
+    hold = Hold(HOLD)
+    hold.take(good(1.0, part="A-1"))
+    first = hold.lines(1.0)
+    hold.take(bad(1.1))
+    second = hold.lines(9.0)
+    assert (first.part, first.verdict, second.part, second.verdict) == ("A-1", "OK", "8", "NG")
+    assert second.sequence == first.sequence + 1
+
+
+def test_the_alarm_is_only_passed_on() -> None:
+    hold = Hold(HOLD)
+    hold.lamp(True, True, 5)
+    lines = hold.lines(0.0)
+    assert (lines.alarm, lines.alarm_waiting, lines.alarm_number) == (True, True, 5)
+
+
+KIND = st.sampled_from(["verdict", "idle", "busy", "held"])
+STEP = st.tuples(KIND, st.integers(0, 2), st.booleans(), st.floats(0.0, 0.8))
+
+
+@given(st.lists(STEP, max_size=40), st.integers(1, 3))
+def test_good_never_outlives_its_verdict(steps: list[tuple[str, int, bool, float]], cameras: int) -> None:
+    hold, now = Hold(HOLD, cameras), 10.0
+    last: dict[int, tuple[str, bool, float]] = {}
+    for kind, camera, passed, wait in steps:
+        hold.take(Message(kind, now, camera, "OK" if passed else "NG", passed))  # type: ignore[arg-type]
+        if kind != "held" and camera < cameras:
+            last[camera] = (kind, passed, now)
+        now += wait
+        due = len(last) == cameras and all(
+            kind == "verdict" and passed and now - at <= HOLD for kind, passed, at in last.values()
+        )
+        lines = hold.lines(now)
+        assert lines.passed == due
+        later = now + hold.next_change(now) / 2
+        assert hold.lines(later).bits() == lines.bits()  # nothing changes before it is said to
+
+
+def test_a_dead_inspector_rejects() -> None:
+    assert Lines().bits() == (False, True, False, False, False, False, False, False)
+
+
+def test_registers_carry_the_bits_and_the_part() -> None:
+    lines = Lines(passed=True, fault=False, ready=True, verdict="WARN", sequence=70_000, part="tray 7")
+    registers = lines.registers()
+    assert len(registers) == REGISTERS == 24
+    assert registers[:4] == (0b1001, 2, 70_000 & 0xFFFF, 0)
+    assert registers_text(registers[8:]) == "tray 7"
+
+
+@given(st.text(alphabet=st.characters(min_codepoint=32, max_codepoint=126), max_size=40))
+def test_text_in_registers(text: str) -> None:
+    assert registers_text(text_registers(text, 16)) == text[:32]
