@@ -62,21 +62,30 @@ def goods(line: int, first: int, count: int, size: int) -> Iterator[NDArray[np.u
         yield render_tray(split_seed(line, "train", index), size=size).image
 
 
-def composition_scores(line: int, plan: Plan) -> tuple[Scores, Scores]:
-    """Fit the branch composition on a line and return the fused scores of threshold goods and of unseen goods."""
+def pooled_goods(line: int, plan: Plan) -> Scores:
+    """Return what the teacher says of every good of a line f32 [N, D], with one thread: the jobs share the cores."""
     import torch
 
     from edge_ad.training.teacher import describe, load_teacher
 
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    device = torch.device("cpu")
-    teacher = load_teacher(FAST, None, device)
-    total = plan.fit + plan.normalise + plan.threshold + plan.unseen
-    pooled = []
-    for start in range(0, total, CHUNK):
-        trays = list(goods(line, start, min(CHUNK, total - start), plan.size))
-        pooled.append(describe(teacher, np.stack(trays), FAST, device)[1].numpy())
-    rows = np.concatenate(pooled)
+    try:
+        device = torch.device("cpu")
+        teacher = load_teacher(FAST, None, device)
+        total = plan.fit + plan.normalise + plan.threshold + plan.unseen
+        pooled = []
+        for start in range(0, total, CHUNK):
+            trays = list(goods(line, start, min(CHUNK, total - start), plan.size))
+            pooled.append(describe(teacher, np.stack(trays), FAST, device)[1].numpy())
+        return np.concatenate(pooled)
+    finally:
+        torch.set_num_threads(threads)  # other sums of the process keep their order
+
+
+def composition_scores(line: int, plan: Plan) -> tuple[Scores, Scores]:
+    """Fit the branch composition on a line and return the fused scores of threshold goods and of unseen goods."""
+    rows = pooled_goods(line, plan)
     cuts = np.cumsum([plan.fit, plan.normalise, plan.threshold])
     fit, normalise, threshold, unseen = np.split(rows, cuts)
     centre, precision = fit_gaussian(fit)
