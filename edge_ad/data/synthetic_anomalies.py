@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_ad.data.images import Image, resize
+from edge_ad.data.recolouring import recolour
 from edge_ad.data.regions import (
     Alpha,
     Box,
@@ -22,7 +23,7 @@ from edge_ad.data.regions import (
     random_size,
 )
 
-LOGICAL_KINDS = ("remove", "swap", "replace", "duplicate", "shift")
+LOGICAL_KINDS = ("remove", "swap", "replace", "duplicate", "shift", "recolour")
 STRUCTURAL_KINDS = ("cutpaste", "scratch", "stain")
 KINDS = LOGICAL_KINDS + STRUCTURAL_KINDS
 
@@ -37,8 +38,9 @@ def make_anomaly(image: Image, others: Sequence[Image], rng: np.random.Generator
     """Return (image u8[H,W,3], mask u8[H,W] of 0 and 255) with one anomaly of ``kind`` put into a copy of ``image``.
 
     ``others`` are other good images (any size; at least one), from which ``cutpaste`` and ``replace`` take their
-    patches. Logical kinds keep every part intact and blend its border; structural kinds damage the surface. Regions lie
-    where the picture has detail, and are 8 to 30 % of its sides (``replace``: up to 45 %). Raises ValueError for an
+    patches and ``recolour`` its colours. Logical kinds keep every part intact and blend its border; structural kinds
+    damage the surface. Regions lie where the picture has detail, and are 8 to 30 % of its sides (``replace``: up to
+    45 %). ``recolour`` is the same as ``replace`` where goods do not differ in colour. Raises ValueError for an
     unknown kind.
     """
     if kind not in KINDS:
@@ -138,6 +140,12 @@ def _replace(
     return result, on_canvas(image, [(box, alpha)])
 
 
+def _recolour(
+    image: Image, others: Sequence[Image], rng: np.random.Generator, detail: npt.NDArray[np.float64]
+) -> tuple[Image, Alpha]:
+    return recolour(image, others, rng) or _replace(image, others, rng, detail)
+
+
 def _duplicate(
     image: Image, others: Sequence[Image], rng: np.random.Generator, detail: npt.NDArray[np.float64]
 ) -> tuple[Image, Alpha]:
@@ -228,6 +236,7 @@ _MAKERS: dict[
     "replace": _replace,
     "duplicate": _duplicate,
     "shift": _shift,
+    "recolour": _recolour,
     "cutpaste": _cutpaste,
     "scratch": _scratch,
     "stain": _stain,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from edge_ad.data.recolouring import recolour
 from edge_ad.data.synthetic_anomalies import KINDS, LOGICAL_KINDS, STRUCTURAL_KINDS, make_anomaly
 from tests.data.folders import picture
 
@@ -78,3 +79,26 @@ def test_what_cannot_be_made_is_told() -> None:
         make_anomaly(_scene(0), OTHERS, np.random.default_rng(0), "dent")
     with pytest.raises(ValueError, match="at least one other good image"):
         make_anomaly(_scene(0), [], np.random.default_rng(0), "swap")
+
+
+def _bottle(juice: tuple[int, int, int]) -> np.ndarray:
+    """A grey picture with a coloured half and a white label in it."""
+    image = np.full((96, 96, 3), 60, np.uint8)
+    image[40:90, 10:86] = juice
+    image[55:70, 30:60] = 250
+    return image
+
+
+def test_a_part_takes_the_colour_that_another_good_has_there() -> None:
+    red, blue = (200, 30, 30), (30, 30, 200)
+    found = recolour(_bottle(red), [_bottle(blue)], np.random.default_rng(0))
+    assert found is not None
+    result, alpha = found
+    assert np.abs(result[80:88, 14:80].astype(int) - blue).max() <= 12
+    assert np.abs(result[57:68, 33:57].astype(int) - 250).max() <= 1
+    assert (result[:34] == 60).all()
+    assert (alpha[80:88, 14:80] > 0.99).all()
+
+
+def test_goods_of_one_colour_cannot_be_recoloured() -> None:
+    assert recolour(_bottle((200, 30, 30)), [_bottle((198, 33, 30))] * 3, np.random.default_rng(0)) is None
