@@ -105,7 +105,9 @@ class Preset:
 FAST = Preset(
     name="fast",
     hvq=HvqSettings(codes=256, heads=4, feed_forward=256, dropout=0.0, seed_from_data=True),
-    lavit=LavitSettings(width=192, heads=6, layer_scale=0.1, attention_dropout=0.0),
+    lavit=LavitSettings(
+        width=192, heads=6, layer_scale=0.1, attention_dropout=0.0, drop_masked=True, surprise="mahalanobis"
+    ),
 )
 
 DEMO = replace(

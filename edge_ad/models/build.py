@@ -48,4 +48,6 @@ def build_tokenizer(preset: Preset, channels: int) -> HvqTokenizer:
 
 def build_lavit(preset: Preset, channels: int) -> LaViT:
     """Return the masked-image transformer for tokens of ``channels`` channels."""
-    return LaViT(channels, preset.teacher.token_grid, preset.hvq.codes, preset.lavit, preset.hvq.layers)
+    grid = preset.teacher.token_grid
+    masked = preset.masks.masked_cells(grid)
+    return LaViT(channels, grid, preset.hvq.codes, preset.lavit, preset.hvq.layers, masked)

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from edge_ad.models.attention import Attention
 from edge_ad.models.settings import LavitSettings
+from edge_ad.models.surprise import Surprise
 
 CLEAR = 2.0  # deviations of goods that a cell of the logic map must exceed to be shown
 RARE = 0.02  # the weight that an excess still has in a cell where its code always stands
@@ -43,19 +44,30 @@ class PreNormBlock(nn.Module):
 
 
 class LaViT(nn.Module):
-    """Masked features f32 (B, C, n, n) to log-probabilities of codes; sequence = [CLS, HIST, n * n cells]."""
+    """Masked features f32 (B, C, n, n) to log-probabilities of codes; sequence = [CLS, HIST, n * n cells].
 
-    def __init__(self, channels: int, grid: int, codes: int, settings: LavitSettings, levels: int = 4) -> None:
+    With ``settings.drop_masked`` the sequence holds visible cells alone (as in MAE, arXiv 2111.06377) and HIST is told where
+    the others lie: a third of the work less with 40 % masked, and better histograms after as many steps (ours). ``masked``
+    is how many cells each mask of the bank hides; the graph needs it as a constant.
+    """
+
+    def __init__(
+        self, channels: int, grid: int, codes: int, settings: LavitSettings, levels: int = 4, masked: int = 0
+    ) -> None:
         super().__init__()
         s = settings
-        self.settings, self.codes, self.levels, self.grid = s, codes, levels, grid
+        self.settings, self.codes, self.levels, self.grid, self.masked = s, codes, levels, grid, masked
         self.embed = nn.Linear(channels, s.width)
         self.extra = nn.Parameter(torch.zeros(1, 2, s.width))
-        self.mask_token = nn.Parameter(torch.zeros(1, 1, s.width))
+        if s.drop_masked:
+            self.where = nn.Linear(grid * grid, s.width, bias=False)
+        else:
+            self.mask_token = nn.Parameter(torch.zeros(1, 1, s.width))
         self.position = nn.Parameter(torch.zeros(1, grid * grid + 2, s.width))
         self.register_buffer("cell_mean", torch.zeros(grid * grid))
         self.register_buffer("cell_std", torch.ones(grid * grid))
         self.register_buffer("usual", torch.full((levels, grid * grid, codes), 1.0 / codes))
+        self.surprise = Surprise(levels, codes, channels) if s.surprise == "mahalanobis" else None
         self.usual: Tensor
         self.cell_mean: Tensor
         self.cell_std: Tensor
@@ -64,15 +76,19 @@ class LaViT(nn.Module):
         self.head = nn.Linear(s.width, levels * codes)
         self._initialise()
 
-    def forward(self, tokens: Tensor, masks: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, masks: Tensor, masked: int | None = None) -> Tensor:
         """Return probabilities f32 (B, levels, codes) for tokens (B, C, n, n) and masks f32 (B, n * n) of 0 and 1.
 
-        Both may have a batch of 1, which is repeated for the other's.
+        Both may have a batch of 1, which is repeated for the other's. ``masked`` is how many cells each mask hides, if not
+        as many as those of the bank; only ``drop_masked`` needs it.
         """
         cells = self.embed(tokens.flatten(2).transpose(1, 2))
-        keep = (1.0 - masks).unsqueeze(-1)
-        cells = cells * keep + self.mask_token * (1.0 - keep)
-        x = torch.cat([self.extra.expand(cells.shape[0], -1, -1), cells], dim=1) + self.position
+        if self.settings.drop_masked:
+            x = self._visible(cells, masks, self.masked if masked is None else masked)
+        else:
+            keep = (1.0 - masks).unsqueeze(-1)
+            cells = cells * keep + self.mask_token * (1.0 - keep)
+            x = torch.cat([self.extra.expand(cells.shape[0], -1, -1), cells], dim=1) + self.position
         for block in self.blocks[:-1]:
             x = block(x)
         x = self.blocks[-1](x, rows=slice(1, 2))
@@ -80,13 +96,17 @@ class LaViT(nn.Module):
         return torch.softmax(logits.float(), dim=-1)
 
     def judge(self, tokens: Tensor, ids: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the score f32 (1,), at most 2 a level, and the plain map f32 (N,) of one image through R masks.
+        """Return the score f32 (1,) and the plain map f32 (N,) of one image through R masks.
 
-        ``tokens`` f32 (1, C, n, n), ``ids`` i64 (levels, N), ``masks`` f32 (R, N) of 0 and 1.
+        ``tokens`` f32 (1, C, n, n), ``ids`` i64 (levels, N), ``masks`` f32 (R, N) of 0 and 1. The score is the L1 distance of
+        the histograms, at most 2 a level, or what ``Surprise`` makes of them.
         """
         target = code_histograms(ids, masks, self.codes)
         predicted = self(tokens, masks)
-        score = (predicted - target).abs().sum(dim=(1, 2)).mean().reshape(1)
+        if self.surprise is None:
+            score = (predicted - target).abs().sum(dim=(1, 2)).mean().reshape(1)
+        else:
+            score = self.surprise((target - predicted).mean(dim=0))
         return score, logic_map(ids, masks, predicted, target, self.usual)
 
     def stand_out(self, cells: Tensor) -> Tensor:
@@ -106,13 +126,26 @@ class LaViT(nn.Module):
         self.cell_mean.copy_(maps.mean(dim=0))
         self.cell_std.copy_(torch.maximum(std, LEAST * std.mean()).clamp_min(1e-3))
 
+    def _visible(self, cells: Tensor, masks: Tensor, masked: int) -> Tensor:
+        """Return [CLS, HIST, visible cells] f32 (B, 2 + n * n - masked, D) from embedded cells (1 or B, n * n, D)."""
+        cells = cells + self.position[:, 2:]
+        chosen = torch.topk(1.0 - masks, masks.shape[1] - masked, dim=1, sorted=False).indices
+        if cells.shape[0] > 1:  # rows of the flattened batch
+            chosen = chosen + torch.arange(cells.shape[0], device=cells.device)[:, None] * cells.shape[1]
+        visible = cells.flatten(0, 1)[chosen]
+        extra = (self.extra + self.position[:, :2]).expand(visible.shape[0], -1, -1)
+        # 16 brings the mean over so many cells back to the size of one embedding.
+        hist = extra[:, 1:] + self.where(masks)[:, None] * (16.0 / max(1, masked))
+        return torch.cat([extra[:, :1], hist, visible], dim=1)
+
     def _initialise(self) -> None:
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02, a=-0.02, b=0.02)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        for parameter in (self.extra, self.mask_token, self.position):
+        tokens = () if self.settings.drop_masked else (self.mask_token,)
+        for parameter in (self.extra, *tokens, self.position):
             nn.init.trunc_normal_(parameter, std=0.02, a=-0.02, b=0.02)
         for depth, block in enumerate(self.blocks, start=1):
             assert isinstance(block, PreNormBlock)

@@ -46,9 +46,8 @@ def mask_bank(seed: int, count: int, grid: int, cells: int, least: int) -> NDArr
 
 def bank_of(settings: MaskSettings, grid: int, count: int | None = None) -> NDArray[np.float32]:
     """Return the bank that ``settings`` describe on a grid, or only its first ``count`` masks."""
-    cells = grid * grid
-    masked, least = round(settings.share * cells), round(settings.least_share * cells)
-    return mask_bank(settings.seed, count or settings.count, grid, masked, least)
+    least = round(settings.least_share * grid * grid)
+    return mask_bank(settings.seed, count or settings.count, grid, settings.masked_cells(grid), least)
 
 
 def _add_block(rng: np.random.Generator, mask: NDArray[np.bool_], missing: int, least: int) -> int:

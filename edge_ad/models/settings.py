@@ -7,6 +7,7 @@ from typing import Literal
 
 DfscMode = Literal["split", "additive", "location", "drop", "off"]
 TeacherKind = Literal["efficientnet_lite0", "pdn_small", "pdn_medium"]
+SurpriseKind = Literal["l1", "mahalanobis"]
 StudentKind = Literal["compact", "pdn_small", "pdn_medium"]
 
 
@@ -49,7 +50,11 @@ class HvqSettings:
 
 @dataclass(frozen=True)
 class LavitSettings:
-    """Sizes of the masked-image transformer; the defaults are LADMIM's."""
+    """Sizes of the masked-image transformer; the defaults are LADMIM's.
+
+    ``drop_masked`` leaves the masked cells out of the sequence instead of putting a mask token there. ``surprise`` is how far
+    predicted and found histograms lie apart: ``l1`` as published, ``mahalanobis`` in units of how goods surprise (ours).
+    """
 
     width: int = 512
     depth: int = 4
@@ -57,6 +62,8 @@ class LavitSettings:
     mlp_ratio: float = 4.0
     layer_scale: float = 1e-4
     attention_dropout: float = 0.1
+    drop_masked: bool = False
+    surprise: SurpriseKind = "l1"
 
 
 @dataclass(frozen=True)
@@ -104,3 +111,7 @@ class MaskSettings:
     train_least_share: float = 0.08
     count: int = 16
     seed: int = 0
+
+    def masked_cells(self, grid: int) -> int:
+        """Return how many cells of a grid every mask in use hides."""
+        return round(self.share * grid * grid)

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from edge_ad.models.hvq import HvqTokenizer, hvq_loss
-from edge_ad.models.lavit import LaViT, batch_histograms, lavit_loss
+from edge_ad.models.lavit import LaViT, batch_histograms, code_histograms, lavit_loss
 from edge_ad.models.masking import bank_of, block_mask
 from edge_ad.models.vector_quantiser import VectorQuantiser, code_use, perplexity
 from edge_ad.presets import Preset, Schedule
+from edge_ad.scoring import fit_gaussian
 from edge_ad.training.device import Arithmetic
 
 CHUNK = 32
@@ -94,10 +95,12 @@ class LavitRecipe:
         """Predict one batch."""
         device = self.arithmetic.device
         chosen = torch.from_numpy(rng.integers(0, len(self.tokens), self.schedule.batch))
-        masks = torch.from_numpy(np.stack([self._mask(rng) for _ in chosen])).to(device)
+        # One count a batch, since sequences without masked cells must be of equal length.
+        cells = round(float(rng.choice(self.masks.train_shares)) * self.model.grid**2)
+        masks = torch.from_numpy(np.stack([self._mask(rng, cells) for _ in chosen])).to(device)
         target = batch_histograms(self.codes[chosen].to(device), masks, self.model.codes)
         with self.arithmetic.autocast():
-            predicted = self.model(self.tokens[chosen].to(device), masks)
+            predicted = self.model(self.tokens[chosen].to(device), masks, cells)
         return {"loss": lavit_loss(predicted, target)}
 
     def validate(self) -> float:
@@ -134,9 +137,8 @@ class LavitRecipe:
         masks = mask.expand(len(self.unseen_codes), -1)
         return float(lavit_loss(constant, batch_histograms(self.unseen_codes, masks, self.model.codes)))
 
-    def _mask(self, rng: np.random.Generator) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+    def _mask(self, rng: np.random.Generator, cells: int) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
         grid = self.model.grid
-        cells = round(float(rng.choice(self.masks.train_shares)) * grid * grid)
         least = round(self.masks.train_least_share * grid * grid)
         return block_mask(rng, grid, cells, least).reshape(-1).astype(np.float32)
 
@@ -157,6 +159,26 @@ def learn_cells(
         pairs = zip(tokens, codes, strict=True)
         maps = [model.judge(one[None].to(device), ids.to(device), masks.to(device))[1] for one, ids in pairs]
     model.set_cells(torch.stack(maps))
+
+
+def learn_surprise(model: LaViT, masks: Tensor, tokens: Tensor, codes: Tensor, arithmetic: Arithmetic) -> None:
+    """Tell ``model`` how learned goods surprise it: tokens f32 (N, C, n, n), codes i64 (N, levels, n * n), the bank f32 (R, n * n).
+
+    Without ``surprise = mahalanobis`` there is nothing to learn.
+    """
+    surprise = model.surprise
+    if surprise is None:
+        return
+    model.eval()
+    surprise.set_features(tokens, codes)
+    device = arithmetic.device
+    found = []
+    with torch.no_grad():
+        for one, ids in zip(tokens, codes, strict=True):
+            shares = code_histograms(ids.to(device), masks.to(device), model.codes)
+            found.append(surprise.describe((shares - model(one[None].to(device), masks.to(device))).mean(dim=0)).cpu())
+    centre, precision = fit_gaussian(torch.stack(found).numpy())
+    surprise.set_goods(torch.from_numpy(centre), torch.from_numpy(precision))
 
 
 def _draw(rng: np.random.Generator, tokens: Tensor, batch: int) -> Tensor:

@@ -40,6 +40,7 @@ from edge_ad.training.token_recipes import (
     encode,
     encode_all,
     learn_cells,
+    learn_surprise,
 )
 
 INT8_IMAGES = 64  # goods that the INT8 ranges are measured on at the end
@@ -133,7 +134,9 @@ class _Training:
         self._fit(recipe, len(pictures.fit))
         self._tell_baseline(recipe)
         bank = torch.from_numpy(bank_of(preset.masks, preset.teacher.token_grid))
-        learn_cells(lavit, bank, codes[: len(pictures.fit)], (unseen, unseen_codes), arithmetic)
+        originals = slice(len(pictures.fit))
+        learn_surprise(lavit, bank, tokens[originals], codes[originals], arithmetic)
+        learn_cells(lavit, bank, codes[originals], (unseen, unseen_codes), arithmetic)
 
         torch.manual_seed(self.options.seed)
         efficientad = build_efficientad(preset, teacher.channels)

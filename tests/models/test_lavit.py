@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -16,9 +18,9 @@ SMALL = LavitSettings(width=12, depth=3, heads=3, layer_scale=0.5, attention_dro
 GRID, CHANNELS, CODES = 4, 5, 7
 
 
-def network(seed: int = 0) -> LaViT:
+def network(seed: int = 0, drop_masked: bool = False) -> LaViT:
     torch.manual_seed(seed)
-    model = LaViT(CHANNELS, GRID, CODES, SMALL).eval()
+    model = LaViT(CHANNELS, GRID, CODES, replace(SMALL, drop_masked=drop_masked), masked=6).eval()
     for parameter in model.parameters():
         parameter.data.normal_(0.0, 0.5)
     return model
@@ -44,16 +46,42 @@ def test_the_shortened_last_block_is_exact() -> None:
     torch.testing.assert_close(model(tokens, mask), expected)
 
 
-def test_what_is_masked_does_not_matter_and_what_is_seen_does() -> None:
-    model, tokens, mask = network(), torch.randn(1, CHANNELS, GRID, GRID), masks(1)
+def test_without_masked_cells_the_sequence_is_what_is_seen_and_hist_knows_where_the_rest_lies() -> None:
+    model, tokens, mask = network(drop_masked=True), torch.randn(2, CHANNELS, GRID, GRID), masks(2)
+    expected = []
+    for one, hidden in zip(tokens, mask, strict=True):
+        seen = [cell for cell in range(GRID * GRID) if hidden[cell] == 0]
+        cells = [model.embed(one[:, cell // GRID, cell % GRID]) + model.position[0, 2 + cell] for cell in seen]
+        behind = sum(model.where.weight[:, cell] for cell in range(GRID * GRID) if hidden[cell] == 1)
+        hist = model.extra[0, 1] + model.position[0, 1] + behind * 16 / 6
+        x = torch.stack([model.extra[0, 0] + model.position[0, 0], hist, *cells])[None]
+        for block in model.blocks:
+            x = block(x)
+        expected.append(torch.softmax(model.head(model.norm(x))[0, 1].reshape(4, CODES), dim=-1))
+    torch.testing.assert_close(model(tokens, mask), torch.stack(expected))
+
+
+def test_masks_of_another_size_are_named() -> None:
+    model, tokens = network(drop_masked=True), torch.randn(1, CHANNELS, GRID, GRID)
+    mask = torch.zeros(1, GRID * GRID)
+    mask[0, :3] = 1.0
+    before = model(tokens, mask, masked=3)
+    behind = mask.reshape(1, 1, GRID, GRID)
+    torch.testing.assert_close(model(tokens + 9.0 * behind, mask, masked=3), before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("drop", [False, True])
+def test_what_is_masked_does_not_matter_and_what_is_seen_does(drop: bool) -> None:
+    model, tokens, mask = network(drop_masked=drop), torch.randn(1, CHANNELS, GRID, GRID), masks(1)
     behind = mask.reshape(1, 1, GRID, GRID)
     before = model(tokens, mask)
     torch.testing.assert_close(model(tokens + 100.0 * behind, mask), before, rtol=0, atol=0)
     assert (model(tokens + 1.0 * (1 - behind), mask) - before).abs().max() > 1e-3
 
 
-def test_one_picture_through_many_masks_equals_one_by_one() -> None:
-    model, tokens, bank = network(), torch.randn(1, CHANNELS, GRID, GRID), masks(3)
+@pytest.mark.parametrize("drop", [False, True])
+def test_one_picture_through_many_masks_equals_one_by_one(drop: bool) -> None:
+    model, tokens, bank = network(drop_masked=drop), torch.randn(1, CHANNELS, GRID, GRID), masks(3)
     together = model(tokens, bank)
     assert together.shape == (3, 4, CODES)
     torch.testing.assert_close(together.sum(dim=-1), torch.ones(3, 4))

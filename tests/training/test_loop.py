@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import os
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 
 from edge_ad.presets import Schedule
 from edge_ad.training.interrupt import held_back
-from edge_ad.training.loop import COURSE, Diverged, decay_at, fit, make_optimiser, rate_at
+from edge_ad.training.loop import COURSE, Diverged, fit
 from edge_ad.training.progress import Progress
 from edge_ad.training.run_folder import RunFolder
 
@@ -241,47 +240,6 @@ def test_gradients_are_clipped(tmp_path: Path) -> None:
     assert abs(moved(1e-12)) < 1e-3
 
 
-@pytest.mark.parametrize(
-    ("schedule", "step", "rate"),
-    [
-        (Schedule(100, 1, 2.0, drop_at=0.8), 79, 2.0),
-        (Schedule(100, 1, 2.0, drop_at=0.8), 80, 0.2),
-        (Schedule(100, 1, 2.0), 0, 0.2),  # warm-up of 10 steps: 1/10, 2/10, ...
-        (Schedule(100, 1, 2.0), 9, 2.0),
-        (Schedule(100, 1, 2.0), 10, 2.0),
-        (Schedule(100, 1, 2.0), 55, 2.0 * (0.02 + 0.98 / 2)),  # half way down the cosine
-        (Schedule(100, 1, 2.0, warm_up=0.0), 0, 2.0),
-        (Schedule(100, 1, 2.0, floor=0.5), 0, 0.5),  # from the floor to the peak in ten steps
-        (Schedule(100, 1, 2.0, floor=0.5), 3, 0.5 + 1.5 * 3 / 9),
-        (Schedule(100, 1, 2.0, floor=0.5), 9, 2.0),
-        (Schedule(100, 1, 2.0, floor=0.5), 55, (2.0 + 0.5) / 2),
-    ],
-)
-def test_rate_by_hand(schedule: Schedule, step: int, rate: float) -> None:
-    assert rate_at(schedule, step, 100) == pytest.approx(rate)
-
-
-def test_the_cosine_ends_near_a_fiftieth() -> None:
-    rates = [rate_at(Schedule(100, 1, 1.0), step, 100) for step in range(100)]
-    assert 0.02 < rates[99] < 0.021
-    assert rates[10:] == sorted(rates[10:], reverse=True)
-
-
-@pytest.mark.parametrize(
-    ("fading", "step", "decay"), [(False, 99, 0.4), (True, 0, 0.4), (True, 50, 0.2), (True, 100, 0.0)]
-)
-def test_decay_by_hand(fading: bool, step: int, decay: float) -> None:
-    assert decay_at(Schedule(100, 1, 1.0, weight_decay=0.4, fading_decay=fading), step, 100) == pytest.approx(decay)
-
-
-def test_optimisers() -> None:
-    """The coupled decay of Adam joins the gradient; AdamW's does not."""
-    for adam_w, kind in ((True, torch.optim.AdamW), (False, torch.optim.Adam)):
-        found = make_optimiser(nn.Linear(1, 1), Schedule(1, 1, 3e-4, weight_decay=0.5, adam_w=adam_w))
-        assert type(found) is kind
-        assert (found.defaults["lr"], found.defaults["weight_decay"]) == (3e-4, 0.5)
-
-
 def test_ctrl_c_is_held_back_once_and_the_handler_comes_back() -> None:
     before = signal.getsignal(signal.SIGINT)
     with held_back() as check:
@@ -300,34 +258,3 @@ def test_training_in_another_thread_needs_no_signal(tmp_path: Path) -> None:
     thread.start()
     thread.join()
     assert recipe.validate() < 0.05
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-def test_progress_tells_stage_step_note_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edge_ad.training.progress.time.monotonic", lambda: 130.0)
-    terminal, pipe = Terminal(), io.StringIO()
-    for stream in (terminal, pipe):
-        progress = Progress(stream=stream)
-        progress.step("lavit", 40, 100, began=100.0, first=20, note="loss 1.5")  # 30 s for 20 steps, 60 are left: 90 s
-        progress.step("lavit", 100, 100, began=100.0, first=20)
-    assert terminal.getvalue() == (
-        "\r\033[Klavit: 40 of 100, loss 1.5, 1:30 left\r\033[Klavit: 100 of 100, took 0:30\n"
-    )
-    assert pipe.getvalue() == "lavit: 40 of 100, loss 1.5, 1:30 left\nlavit: 100 of 100, took 0:30\n"
-
-
-def test_progress_elsewhere_speaks_every_ten_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter(range(100, 200))
-    monkeypatch.setattr("edge_ad.training.progress.time.monotonic", lambda: float(next(clock)))
-    pipe = io.StringIO()
-    for done in range(1, 31):
-        Progress(shown=False, stream=pipe).step("s", done, 100, began=100.0)
-    assert pipe.getvalue() == ""
-    progress = Progress(stream=pipe)
-    for done in range(1, 31):
-        progress.step("s", done, 100, began=100.0)
-    assert len(pipe.getvalue().splitlines()) == 3
