@@ -13,6 +13,7 @@ from calibration.histogram import Histogram
 from calibration.methods import PERCENTILE, saturation
 from calibration.placement import CONVOLUTIONS, watched
 from calibration.ranges import Ranges, TensorRange, graph_hash
+from calibration.session import open_session
 from calibration.view import View, all_names
 
 Feed = Mapping[str, NDArray[Any]]
@@ -40,7 +41,7 @@ class Collector:
         others = [name for name in _others(view) if name not in self._kinds]
         self._names = [name for name in self._kinds if name not in self._outputs and name not in _inputs(view)]
         augmented, self._guards = _augment(view, self._names, others)
-        self._session = _session(augmented, threads)
+        self._session = open_session(augmented, threads)
         self._histograms = {name: Histogram() for name in self._kinds}
         self._spans = {name: Histogram(2) for name in others}
         self._sums: dict[str, NDArray[np.float64]] = {}
@@ -136,13 +137,3 @@ def _free(name: str, taken: set[str]) -> str:
         name += "_"
     taken.add(name)
     return name
-
-
-def _session(model: ModelProto, threads: int | None) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])

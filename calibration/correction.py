@@ -21,6 +21,7 @@ from calibration.equalise import equalise
 from calibration.placement import Operator, place
 from calibration.quantise import quantise_view
 from calibration.ranges import Ranges
+from calibration.session import open_session
 from calibration.view import View
 
 Feed = Mapping[str, NDArray[Any]]
@@ -94,7 +95,7 @@ def _means(
         reduce = helper.make_node("ReduceMean", [shape, f"{shape}/axes"], [tables[key]], name=tables[key], keepdims=0)
         cut.graph.node.append(reduce)
         cut.graph.output.append(helper.make_tensor_value_info(tables[key], TensorProto.FLOAT, None))
-    session = _session(cut, threads)
+    session = open_session(cut, threads)
     inputs = {item.name for item in session.get_inputs()}
     rows = [session.run(list(tables.values()), {k: v for k, v in feed.items() if k in inputs}) for feed in feeds]
     return {key: np.mean([row[i] for row in rows], axis=0, dtype=np.float64) for i, key in enumerate(tables)}
@@ -107,13 +108,3 @@ def _add(tensor: onnx.TensorProto, error: NDArray[np.float64], step: NDArray[np.
     else:
         changed = np.clip(np.rint(values + error / step), -(2**31) + 1, 2**31 - 1).astype(values.dtype)
     tensor.CopyFrom(numpy_helper.from_array(changed, tensor.name))
-
-
-def _session(model: ModelProto, threads: int | None) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])

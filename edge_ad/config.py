@@ -72,7 +72,7 @@ class EngineTable(Table):
     """Which engine to use; absent means the last one built for this device. ``keep_fp32``: graphs left in FP32.
 
     ``plan``, ``labelled`` and ``max_flip`` are of int8: a plan file, a labelled test set for the gate, and the share of
-    verdicts that may change. ``compile_check``: compile with TensorRT for RTX too.
+    verdicts that may change. ``optimisation_level`` is TensorRT's. ``compile_check``: compile with TensorRT for RTX too.
     """
 
     precision: Precision | None = None
@@ -81,6 +81,7 @@ class EngineTable(Table):
     plan: Path | None = None
     labelled: Path | None = None
     max_flip: Annotated[float, Field(ge=0, le=1)] = 0.005
+    optimisation_level: Annotated[int, Field(ge=0, le=5)] | None = None
     compile_check: bool = False
 
 
@@ -126,6 +127,7 @@ class RunTable(Table):
     realtime: bool = False
     alarm: Annotated[list[str], BeforeValidator(_cameras)] = Field(default_factory=list)
     hold_ms: Annotated[float, Field(ge=10, le=60_000)] = 500.0
+    backlog: Annotated[int, Field(ge=1)] = 100_000
     trigger: str | None = None
     trigger_deadline_ms: Annotated[float, Field(ge=1, le=60_000)] = 1000.0
     presence: Literal["none", "settled", "learned", "trigger"] = "none"
@@ -141,6 +143,8 @@ class RunTable(Table):
     give_up_s: Annotated[float, Field(gt=0)] = 30.0
     warn_above: float | None = None
     ng_above: float | None = None
+    web: str | None = None
+    web_names: list[str] = Field(default_factory=list)
 
 
 class AlarmTable(Table):
@@ -152,6 +156,16 @@ class AlarmTable(Table):
     min_on_s: Annotated[float, Field(ge=0, le=3600)] = 1.0
     latch: bool = False
     warn_rejects: bool = False
+
+
+class RecordTable(Table):
+    """What `edge-ad run` keeps beside the store: the folder of pictures and journal, one in ``ok_every`` OK, and limits."""
+
+    evidence: Path | None = None
+    ok_every: Annotated[int, Field(ge=0)] = 100
+    keep_days: Annotated[float, Field(gt=0)] = 90.0
+    keep_gb: Annotated[float, Field(gt=0)] = 10.0
+    free_gb: Annotated[float, Field(ge=0)] = 1.0
 
 
 class DistillTable(Table):
@@ -187,6 +201,7 @@ class Config(Table):
     run: RunTable = Field(default_factory=RunTable)
     capture: CaptureTable = Field(default_factory=CaptureTable)
     alarm: AlarmTable = Field(default_factory=AlarmTable)
+    record: RecordTable = Field(default_factory=RecordTable)
     evaluate: EvaluateTable = Field(default_factory=EvaluateTable)
     recalibrate: RecalibrateTable = Field(default_factory=RecalibrateTable)
     calibrate: CalibrateTable = Field(default_factory=CalibrateTable)
@@ -202,7 +217,7 @@ COMMAND_TABLES: dict[str, tuple[str, ...]] = {
     "recalibrate": ("recalibrate", "thresholds"),
     "calibrate": ("calibrate",),
     "build-engine": ("engine",),
-    "run": ("run", "engine"),
+    "run": ("run", "record", "engine"),
     "benchmark": ("benchmark", "engine"),
     "distill-teacher": ("distill_teacher",),
 }

@@ -38,3 +38,20 @@ def require(module: str, extra: str, needed_by: str) -> ModuleType:
         raise BadInput(
             f"{needed_by} needs the package {module!r} ({error}): pip install 'edge-ad[{extra}]'"
         ) from error
+
+
+# Which extra brings a package, by the name it is imported by.
+EXTRAS = {
+    **dict.fromkeys(("cv2", "onnx", "onnxruntime"), "cpu"),
+    **dict.fromkeys(("torch", "onnxscript", "onnxsim", "safetensors", "sklearn", "scipy", "matplotlib"), "train"),
+    **dict.fromkeys(("paho", "pymodbus", "asyncua", "gpiod", "fastapi", "starlette", "uvicorn", "prometheus_client"), "line"),
+    **dict.fromkeys(("tensorrt", "pycuda"), "gpu"),
+}
+
+
+def missing_package(error: ModuleNotFoundError, needed_by: str) -> BadInput | None:
+    """Return what to install when ``error`` is about a package of an extra; None when it is a fault of the program."""
+    package = (error.name or "").partition(".")[0]
+    if package not in EXTRAS:
+        return None
+    return BadInput(f"{needed_by} needs the package {package!r}: pip install 'edge-ad[{EXTRAS[package]}]'")

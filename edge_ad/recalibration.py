@@ -11,9 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from edge_ad.bundle import SUFFIX, Bundle, open_bundle, write_bundle
-from edge_ad.camera.measure import measure_reference
-from edge_ad.camera.record import read_record
+from edge_ad.bundle import Bundle, child_path, open_bundle, write_bundle
+from edge_ad.camera.goods import camera_report
 from edge_ad.data.images import read_image, resize
 from edge_ad.data.layouts import load_dataset
 from edge_ad.data.near_duplicates import near_duplicate_groups, thumbnails
@@ -65,7 +64,7 @@ def recalibrate(
     for fewer than 10 readable goods and bad targets, DeviceFault when the model gives scores that are not finite.
     """
     bundle = open_bundle(bundle_path)
-    target = _target(bundle, Path(out) if out is not None else None)
+    target = child_path(bundle, Path(out) if out is not None else None, "recalibrated", "recalibrate")
     choose_thresholds([0.0], target_ng, target_warn)  # bad targets are told before the work, not after it
     halves, skipped = _split(Path(goods_folder), seed)
     total, turn = sum(map(len, halves)), count(1)
@@ -89,11 +88,7 @@ def _camera_report(bundle: Bundle, folder: Path, goods: Sequence[Path], skipped:
     left_out = {path for path, _ in skipped}
     shown = [path for path in goods if path not in left_out][:MAPS_LIMIT]
     images = (resize(read_image(path), bundle.image_size) for path in shown)
-    record = read_record(folder)
-    return {
-        "health_reference": measure_reference(images).to_json(),
-        "camera": None if record is None else record.to_json(),
-    }
+    return camera_report(images, folder)
 
 
 def _split(folder: Path, seed: int) -> tuple[tuple[list[Path], list[Path]], Skipped]:
@@ -188,17 +183,3 @@ def _write(
         report={**bundle.report, **camera, "recalibration": told},
     )
     write_bundle(target, child)
-
-
-def _target(bundle: Bundle, out: Path | None) -> Path:
-    """Return the file to write; never the parent itself."""
-    if out is None or out.is_dir():
-        folder = bundle.path.parent if out is None else out
-        numbers = range(1, 1_000_000)
-        names = (folder / f"{bundle.name}-recalibrated-{number}{SUFFIX}" for number in numbers)
-        return next(path for path in names if not path.exists())
-    if out.suffix != SUFFIX:
-        raise BadInput(f"{out} must end in {SUFFIX}, because that is how the other commands find a bundle; rename it")
-    if out.exists() and out.samefile(bundle.path):
-        raise BadInput(f"{out} is the bundle to recalibrate, and a parent is never overwritten; give another --out")
-    return out

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
 
+# A shell that starts a job in the background lets it ignore Ctrl-C, and so all that it starts: the tests send it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.fixtures.mosquitto import Mosquitto
     from tests.fixtures.trained import Trained
 
 # Time never fails a test: a loaded machine is slow, not wrong.
@@ -21,3 +30,21 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     from tests.fixtures.trained import make_trained
 
     return make_trained(tmp_path_factory.mktemp("trained"))
+
+
+@pytest.fixture
+def mosquitto(tmp_path: Path) -> Iterator[Callable[..., Mosquitto]]:
+    """Starts real MQTT brokers, `mosquitto(users=..., tls=...)`, that end with the test; skips where there is none."""
+    from tests.fixtures.mosquitto import Mosquitto, mosquitto_missing
+
+    if reason := mosquitto_missing():
+        pytest.skip(reason)
+    brokers: list[Mosquitto] = []
+
+    def start(**options: Any) -> Mosquitto:
+        brokers.append(Mosquitto(tmp_path / f"broker-{len(brokers)}", **options))
+        return brokers[-1]
+
+    yield start
+    for broker in brokers:
+        broker.kill()

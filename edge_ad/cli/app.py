@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from edge_ad import __version__
-from edge_ad.errors import BadInput, EdgeAdError
+from edge_ad.errors import BadInput, EdgeAdError, missing_package
 
 # Name, module in edge_ad.cli and what `edge-ad --help` says. The modules import only typer and the standard library.
 COMMANDS: tuple[tuple[str, str, str], ...] = (
@@ -25,9 +25,12 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("build-engine", "build_engine", "Build engines for this device and prove them against the bundle."),
     ("run", "run", "Judge every part that a camera, a video or a folder shows."),
     ("service", "service", "Install, show or remove the systemd unit of this station."),
-    ("outputs", "outputs", "Let the outputs reject, or list what they may be."),
+    ("events", "events", "List, filter, export and mark what was recorded; make a lost index anew."),
+    ("web", "web", "Serve the dashboard over a record, without a line."),
+    ("outputs", "outputs", "List the outputs and what waits for them, or let them reject."),
     ("benchmark", "benchmark", "Measure time per stage and memory on this device."),
     ("info", "info", "Tell what is in a bundle, or list the networks of every preset."),
+    ("doctor", "doctor", "Examine this machine: board, packages, cameras, power, heat, clock."),
     ("distill-teacher", "distill_teacher", "Make a teacher of your own from photographs."),
     ("demo", "demo", "Go the whole road on a synthetic line: train, build, judge, evaluate."),
 )
@@ -112,6 +115,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(str(error), error.exit_code)
     except typer.TyperException as error:
         return _fail(_explain_usage(error), 2)
+    except ModuleNotFoundError as error:
+        given = sys.argv[1:] if arguments is None else arguments
+        told = missing_package(error, " ".join(["edge-ad", *given[:1]]))
+        if told is None:
+            raise
+        return _fail(str(told), told.exit_code)
     except MemoryError as error:
         return _fail(f"out of memory ({error}): close other programs or choose a smaller preset", 3)
     except (KeyboardInterrupt, typer.Abort):

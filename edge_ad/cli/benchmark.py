@@ -12,6 +12,8 @@ import typer
 if TYPE_CHECKING:
     from edge_ad.engines.benchmark import BenchmarkReport
 
+LOOP_FRAMES = 200  # the loop runs at half the rate of the engines, so more would only take long
+
 
 def command(
     bundle: Annotated[
@@ -29,11 +31,23 @@ def command(
     """Time the whole road of a frame, from a camera picture of 640 x 480 to its verdict."""
     from edge_ad.bundle import open_bundle
     from edge_ad.engines.benchmark import benchmark
+    from edge_ad.engines.pipeline import Pipeline
     from edge_ad.engines.selection import open_pipeline
     from edge_ad.files import atomic_write, newest_bundle
+    from edge_ad.inspection.overhead import measure_overhead
 
     opened = open_bundle(bundle or newest_bundle())
-    report = benchmark(opened, lambda: open_pipeline(opened, backend, precision), frames)
+
+    def in_loop(pipeline: Pipeline) -> dict[str, float] | None:
+        found = measure_overhead(opened, pipeline, min(frames, LOOP_FRAMES))
+        return found.overhead if found else None
+
+    report = benchmark(
+        opened,
+        lambda: open_pipeline(opened, backend, precision),
+        frames,
+        in_loop,
+    )
     for line in describe(report):
         typer.echo(line)
     if out is not None:
@@ -44,6 +58,9 @@ def describe(report: BenchmarkReport) -> Iterator[str]:
     """Yield the lines of the table of times."""
     yield f"{report.backend} {report.precision}, preset {report.preset}, {report.frames} frames, milliseconds"
     yield f"{'stage':<16} {'p50':>9} {'p90':>9} {'p99':>9} {'max':>9}"
-    for name, times in {**report.stages, "engine only": report.engine, "end to end": report.end_to_end}.items():
+    rows = {**report.stages, "engine only": report.engine, "end to end": report.end_to_end}
+    if report.loop_overhead:
+        rows["loop overhead"] = report.loop_overhead
+    for name, times in rows.items():
         yield f"{name:<16} " + " ".join(f"{times[key]:>9.3f}" for key in ("p50", "p90", "p99", "max"))
     yield f"first verdict after {report.first_verdict_s:.2f} s, at most {report.rss_mb:.0f} MB of memory"

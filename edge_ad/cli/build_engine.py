@@ -21,7 +21,10 @@ def command(
     fp16: Annotated[bool, typer.Option("--fp16", help="Half precision; what is delicate stays FP32.")] = False,
     fp32: Annotated[bool, typer.Option("--fp32", help="Single precision throughout.")] = False,
     int8: Annotated[bool, typer.Option("--int8", help="8-bit integers by the bundle's ranges and plan.")] = False,
-    backend: Annotated[str | None, typer.Option(help="onnxruntime (default) or tensorrt.", show_default=False)] = None,
+    backend: Annotated[
+        str | None,
+        typer.Option(help="tensorrt (default on a Jetson and where it is installed) or onnxruntime.", show_default=False),
+    ] = None,
     keep_fp32: Annotated[
         list[str] | None, typer.Option("--keep-fp32", metavar="GRAPH", help="A graph that stays FP32; can be repeated.")
     ] = None,
@@ -34,6 +37,9 @@ def command(
     max_flip: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="INT8: the fraction of verdicts that may change.")
     ] = 0.005,
+    optimisation_level: Annotated[
+        int | None, typer.Option(min=0, max=5, help="TensorRT: how long it looks for fast kernels.", show_default=False)
+    ] = None,
     compile_check: Annotated[
         bool, typer.Option("--compile-check", help="Compile every graph with TensorRT for RTX too; it needs no GPU.")
     ] = False,
@@ -46,23 +52,29 @@ def command(
 
     precision = chosen_precision({"fp16": fp16, "fp32": fp32, "int8": int8}, load_config().engine.precision)
     from edge_ad.bundle import open_bundle
-    from edge_ad.engines.backends import check_backend, check_precision
+    from edge_ad.engines.backends import check_backend, check_precision, default_backend
 
     check_precision(precision)
-    chosen = check_backend(backend or "onnxruntime")
+    chosen = check_backend(backend or default_backend())
     opened = open_bundle(bundle or newest_bundle())
-    from edge_ad.engines.build import Int8Options, build, check_compiles
+    from edge_ad.engines.build import Int8Options, build
+    from edge_ad.engines.derive import check_compiles
 
     if compile_check:
         for name, size in check_compiles(opened, precision).items():
             typer.echo(f"TensorRT for RTX compiles {name}: {size / 2**20:.1f} MiB")
-    report = build(opened, precision, chosen, keep_fp32 or (), options=Int8Options(plan, labelled, max_flip))
+    options = Int8Options(plan, labelled, max_flip)
+    report = build(opened, precision, chosen, keep_fp32 or (), None, options, optimisation_level, _say)
     for line in describe(report):
         typer.echo(line)
     if out is not None:
         atomic_write(out, json.dumps(report.to_json(), indent=2, allow_nan=False) + "\n")
     if report.refusal is not None:
         raise GateRefused(report.refusal)
+
+
+def _say(text: str) -> None:
+    typer.echo(text, err=True)
 
 
 def chosen_precision(flags: dict[str, bool], configured: str | None) -> str:

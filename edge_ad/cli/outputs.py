@@ -1,37 +1,116 @@
-"""`edge-ad outputs`: let the outputs reject when no inspector runs."""
+"""`edge-ad outputs`: what is set, what waits for it, and a reject when no inspector runs."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-ACTIONS = ("reject", "list")
+if TYPE_CHECKING:
+    from edge_ad.store.outbox import Standing
+
+ACTION = (
+    "list: what is set and how many events wait; reject: show a reject on Modbus and GPIO, once; drop NAME: give up what "
+    "waits; retry NAME: deliver again what was set aside; schema: the JSON Schema of an event."
+)
 
 
 def command(
-    action: Annotated[str, typer.Argument(help="reject: show a reject on every output, once; list: what is set.")],
+    action: Annotated[str, typer.Argument(help=ACTION)],
+    name: Annotated[str | None, typer.Argument(help="An output as `list` writes it, for drop and retry.")] = None,
     alarm: Annotated[list[str] | None, typer.Option(metavar="URI", help="Outputs; default: `alarm` of [run].")] = None,
+    store: Annotated[
+        Path | None, typer.Option(help="The store; default: `store` of [run], else runs/line.sqlite.")
+    ] = None,
 ) -> None:
-    """Show a reject on the outputs of this station (`reject`), or list them (`list`)."""
+    """List the outputs of this station, reject on them, or manage what waits for them."""
+    from edge_ad.config import load_config
+    from edge_ad.errors import BadInput
+    from edge_ad.inspection.from_config import DEFAULT_STORE
+
+    run = load_config().run
+    uris, path = alarm or run.alarm, store or run.store or DEFAULT_STORE
+    if action == "list":
+        _list(uris, path)
+    elif action == "reject":
+        _reject(uris)
+    elif action in ("drop", "retry"):
+        _change(action, name, path)
+    elif action == "schema":
+        _schema()
+    else:
+        raise BadInput(f"unknown action {action!r}: choose one of list, reject, drop, retry, schema")
+
+
+def _list(uris: list[str], path: Path) -> None:
+    """Print a row for each output that is set or for which events were kept."""
+    from edge_ad.outputs.channels import ALLOWED, parse_output
+    from edge_ad.outputs.delivery import is_fast, make_output
+    from edge_ad.store.outbox import Standing, standings
+
+    fast = [uri for uri in uris if is_fast(uri)]
+    for uri in fast:
+        parse_output(uri)
+    slow = [make_output(uri) for uri in uris if not is_fast(uri)]
+    kept = {found.output: found for found in standings(path)} if path.exists() else {}
+    rows: list[tuple[str, ...]] = [("output", "waiting", "delivered", "set aside", "dropped", "")]
+    rows += [(uri, "", "", "", "", "at once, not kept") for uri in fast]
+    for output in slow:
+        found = kept.pop(output.name, Standing(output.name))
+        rows.append(_row(found, "") if output.spooled else (output.name, "", "", "", "", "the latest, not kept"))
+    rows += [_row(found, "not set now") for found in kept.values()]
+    if len(rows) == 1:
+        typer.echo(f"none; allowed are {ALLOWED}")
+        return
+    widths = [max(len(row[column]) for row in rows) for column in range(6)]
+    for row in rows:
+        numbers = [text.rjust(width) for text, width in zip(row[1:5], widths[1:5], strict=True)]
+        typer.echo("  ".join([row[0].ljust(widths[0]), *numbers, row[5]]).rstrip())
+
+
+def _row(found: Standing, remark: str) -> tuple[str, ...]:
+    counts = (found.waiting, found.delivered, found.refused, found.dropped)
+    return (found.output, *map(str, counts), remark)
+
+
+def _reject(uris: list[str]) -> None:
     import asyncio
 
-    from edge_ad.config import load_config
-    from edge_ad.errors import BadInput, DeviceFault
-    from edge_ad.outputs.channels import ALLOWED, parse_output
+    from edge_ad.errors import DeviceFault
+    from edge_ad.outputs.channels import parse_output
+    from edge_ad.outputs.delivery import is_fast, make_output
     from edge_ad.outputs.guard import reject
 
-    if action not in ACTIONS:
-        raise BadInput(f"unknown action {action!r}: choose one of {', '.join(ACTIONS)}")
-    uris = alarm or load_config().run.alarm
-    addresses = [parse_output(uri) for uri in uris]
-    if action == "list":
-        for uri in uris or [f"none; allowed are {ALLOWED}"]:
-            typer.echo(uri)
-        return
+    for uri in uris:
+        if not is_fast(uri):
+            make_output(uri)  # a wrong address is told; there is nothing to reject on it
     try:
-        asyncio.run(reject(addresses))
+        asyncio.run(reject([parse_output(uri) for uri in uris if is_fast(uri)]))
     except OSError as error:
         raise DeviceFault(
             f"an output cannot be reached: {error}; it rejects by itself when it hears nothing"
         ) from error
+
+
+def _change(action: str, name: str | None, path: Path) -> None:
+    from edge_ad.errors import BadInput
+    from edge_ad.store.outbox import drop, retry, standings
+
+    known = {found.output for found in standings(path)} if path.exists() else set()
+    if name not in known:
+        told = f"known are {', '.join(sorted(known))}" if known else f"no output is known in {path}"
+        raise BadInput(f"outputs {action} {name or 'NAME'}: there is no such output; {told}")
+    assert name is not None
+    if action == "drop":
+        typer.echo(f"{drop(path, name)} events are given up; they stay in the record")
+    else:
+        typer.echo(f"{retry(path, name)} events wait again")
+
+
+def _schema() -> None:
+    import json
+
+    from edge_ad.outputs.payload import schema
+
+    typer.echo(json.dumps(schema(), indent=2))

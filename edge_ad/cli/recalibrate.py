@@ -22,6 +22,7 @@ def command(
 ) -> None:
     """Write a new bundle whose score statistics and thresholds come from GOODS; networks and weights stay."""
     from edge_ad.bundle import open_bundle
+    from edge_ad.engines.adopt import adopt
     from edge_ad.recalibration import recalibrate
 
     progress = _show if sys.stderr.isatty() else None
@@ -35,6 +36,8 @@ def command(
         typer.echo(f"{len(told['skipped'])} images that cannot be read were skipped")
     typer.echo(written.thresholds.describe())
     typer.echo(f"parent {written.parent}")
+    if engine := adopt(bundle, written):
+        typer.echo(engine)
     typer.echo(str(path))
 
 

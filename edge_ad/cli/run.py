@@ -12,11 +12,13 @@ CAMERA = (
     "A camera number (0), a device (/dev/video0), rtsp://, csi://0, a video, an image, a folder of images, file://PATH "
     "or synthetic://line?frames=300&seed=1&fps=10; repeat it for several."
 )
+EVIDENCE = "Folder of the pictures and the journal that belong to the store [beside it]."
 EVENTS = "Append one JSON object a verdict to this file; - prints them."
 REALTIME = "Play files at their own speed and drop frames that come too fast."
-ALARM = "An output: modbus://PLC:502, modbus-server://0.0.0.0:502 or gpio:///dev/gpiochip0?pass=17; repeats."
+ALARM = "An output (repeats): modbus://PLC, gpio:///dev/gpiochip0?pass=17, mqtt://HOST, opcua://0.0.0.0, https://..."
 PRESENCE = "What is a part: none (every frame), settled, learned (needs --empty) or trigger."
-TRIGGER = "What calls for parts: software (ids on standard input), software:SOCKET, modbus, gpio or camera."
+WEB = "Serve the dashboard here, such as 127.0.0.1:8080; an address of the network needs a token."
+TRIGGER = "Calls for parts: software (ids on stdin), software:SOCKET, mqtt://BROKER/TOPIC, modbus, gpio or camera."
 
 
 def command(
@@ -33,7 +35,9 @@ def command(
     tiles: Annotated[str | None, typer.Option(metavar="RxC", help="Cut it into tiles, the worst one counts.")] = None,
     tile_goods: Annotated[Path | None, typer.Option(help="Folder of goods for the statistics of each tile.")] = None,
     store: Annotated[Path | None, typer.Option(help="Keep events, counters and alarms in this SQLite file.")] = None,
+    evidence: Annotated[Path | None, typer.Option(help=EVIDENCE)] = None,
     events: Annotated[str | None, typer.Option(help=EVENTS)] = None,
+    web: Annotated[str | None, typer.Option(metavar="HOST:PORT", help=WEB)] = None,
     save: Annotated[Path | None, typer.Option(help="Write annotated pictures or videos into this folder.")] = None,
     max_frames: Annotated[int | None, typer.Option(min=1, help="Stop after so many frames of each camera.")] = None,
     realtime: Annotated[bool | None, typer.Option("--realtime/--no-realtime", help=REALTIME)] = None,
@@ -61,6 +65,7 @@ def command(
         "tiles": tiles,
         "tile_goods": tile_goods,
         "store": store,
+        "web": web,
         "save": save,
         "max_frames": max_frames,
         "realtime": realtime,
@@ -71,7 +76,7 @@ def command(
         bundle or newest_bundle(),
         run.camera,
         settings=loop_settings(run, config.alarm),
-        line=line_settings(run),
+        line=line_settings(run, with_flags(config.record, {"evidence": evidence})),
         backend=backend or config.engine.backend,
         precision=precision or config.engine.precision,
         events=target,
@@ -79,6 +84,6 @@ def command(
         status=sys.stderr if sys.stderr.isatty() else None,
         signals=True,
     )
-    typer.echo(summary.table(), err=target == "-")
+    typer.echo(summary.table(), err=target == "-" or "stdout:" in run.alarm)
     if summary.interrupted:
         raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""Engines beside a bundle, ``<bundle>.engines/<backend>-<precision>/``, and the signature that says what they are.
+"""Engines beside a bundle, ``<bundle>.engines/<backend>-<precision>/``, whole or absent.
 
 They are derived on the device that runs them and never travel: a signature that does not fit means build them again.
 """
@@ -7,23 +7,23 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from edge_ad.bundle import Bundle
+from edge_ad.engines import signature
 from edge_ad.engines.protocol import Backend
 from edge_ad.errors import BadInput
-from edge_ad.files import atomic_write, sha256_bytes
+from edge_ad.files import atomic_write
 
-SCHEMA = 1
-_SIGNATURE = "signature.json"
+_SCHEMA = 1
 _CURRENT = "current.json"
-_REBUILD = "rebuild with `edge-ad build-engine --{precision}`"
+_STAGING = ".building."
 
 
 @dataclass(frozen=True)
@@ -44,37 +44,54 @@ def engine_folder(bundle_path: Path, backend: str, precision: str) -> Path:
     return engines_folder(bundle_path) / f"{backend}-{precision}"
 
 
-def machine() -> dict[str, str]:
-    """Return what identifies this machine for an engine: system, architecture and processor."""
-    return {"system": platform.system(), "architecture": platform.machine(), "processor": _processor()}
-
-
 def store(
-    bundle: Bundle, backend: Backend, precision: str, graphs: Mapping[str, bytes], kept_fp32: Sequence[str] = ()
+    bundle: Bundle, backend: Backend, precision: str, engines: Mapping[str, bytes], kept_fp32: Sequence[str] = ()
 ) -> Path:
-    """Write ``graphs`` and their signature as one folder, swapped in whole, and return that folder."""
+    """Write ``engines`` and their signature as one folder, swapped in whole, and return that folder."""
     folder = engine_folder(bundle.path, backend.name, precision)
-    signature = _fingerprint(bundle, backend, precision) | {
-        "kept_fp32": list(kept_fp32),
-        "graphs": {
-            name: {"source": bundle.graph_sha256(name), "file": f"{name}.onnx", "sha256": sha256_bytes(data)}
-            for name, data in graphs.items()
-        },
-    }
-    members = {f"{name}.onnx": data for name, data in graphs.items()}
-    members[_SIGNATURE] = (json.dumps(signature, indent=1) + "\n").encode()
+    members = {f"{name}{backend.suffix}": data for name, data in engines.items()}
+    made = signature.make(bundle, backend, precision, engines, kept_fp32)
+    members[signature.FILE] = signature.to_text(made).encode()
     _swap_in(folder, members)
     return folder
 
 
 def make_current(bundle: Bundle, backend: str, precision: str) -> Path:
     """Write ``current.json`` atomically: from now on this engine is used unless another one is asked for."""
-    signature = _read_json(engine_folder(bundle.path, backend, precision) / _SIGNATURE, precision)
-    files = {entry["file"]: entry["sha256"] for entry in signature["graphs"].values()}
-    current = {"schema": SCHEMA, "backend": backend, "precision": precision, "bundle": bundle.sha256, "files": files}
+    folder = engine_folder(bundle.path, backend, precision)
+    held = signature.read(folder / signature.FILE, _rebuild(precision))
+    files = {
+        path.name: held["graphs"][path.stem]["sha256"]
+        for path in sorted(folder.iterdir())
+        if path.stem in held["graphs"]
+    }
+    current = {"schema": _SCHEMA, "backend": backend, "precision": precision, "bundle": bundle.sha256, "files": files}
     path = engines_folder(bundle.path) / _CURRENT
-    atomic_write(path, json.dumps(current, indent=1) + "\n")
+    with _staging(path) as staging:
+        atomic_write(staging / _CURRENT, json.dumps(current, indent=1) + "\n")
+        os.replace(staging / _CURRENT, path)
     return path
+
+
+def copy(parent: Bundle, child: Bundle, held: Current) -> Path:
+    """Copy the files of a parent's engine to the place of the child's; whether they fit is seen when they are loaded."""
+    source = engine_folder(parent.path, held.backend, held.precision)
+    target = engine_folder(child.path, held.backend, held.precision)
+    try:
+        members = {path.name: path.read_bytes() for path in source.iterdir()}
+    except OSError as error:
+        raise BadInput(
+            f"cannot read the engine {source}: {error.strerror or error}; {_rebuild(held.precision)}"
+        ) from error
+    _swap_in(target, members)
+    return target
+
+
+def remove(bundle: Bundle, held: Current) -> None:
+    """Remove an engine that was not accepted, and the folder of engines if nothing else is in it."""
+    shutil.rmtree(engine_folder(bundle.path, held.backend, held.precision), ignore_errors=True)
+    with suppress(OSError):
+        engines_folder(bundle.path).rmdir()
 
 
 def current(bundle: Bundle) -> Current | None:
@@ -82,94 +99,98 @@ def current(bundle: Bundle) -> Current | None:
     path = engines_folder(bundle.path) / _CURRENT
     if not path.exists():
         return None
-    value = _read_json(path, "fp16")
+    value = _read_json(path)
     backend, precision = value.get("backend"), value.get("precision")
-    if value.get("schema") != SCHEMA or not isinstance(backend, str) or not isinstance(precision, str):
-        raise BadInput(f"{path} was not written by this version of build-engine; {_REBUILD.format(precision='fp16')}")
+    if value.get("schema") != _SCHEMA or not isinstance(backend, str) or not isinstance(precision, str):
+        raise BadInput(f"{path} was not written by this version of build-engine; {_rebuild('fp16')}")
     if value.get("bundle") != bundle.sha256:
-        raise BadInput(f"{path} belongs to another bundle than {bundle.path}; {_REBUILD.format(precision=precision)}")
+        raise BadInput(f"{path} belongs to another bundle than {bundle.path}; {_rebuild(precision)}")
     return Current(backend, precision)
 
 
 def load(bundle: Bundle, backend: Backend, precision: str, names: Sequence[str]) -> dict[str, bytes]:
-    """Return the built graphs ``names``; every mismatch of signature or hash raises BadInput that says to rebuild.
+    """Return the built engines ``names``; every mismatch of signature or hash raises BadInput that says to rebuild.
 
     onnxruntime in fp32 runs the graphs of the bundle itself, so it needs no build and gives an empty mapping.
     """
     if backend.name == "onnxruntime" and precision == "fp32":
         return {}
     folder = engine_folder(bundle.path, backend.name, precision)
-    rebuild = _REBUILD.format(precision=precision)
-    if not (folder / _SIGNATURE).is_file():
+    if not (folder / signature.FILE).is_file():
         raise BadInput(
             f"{bundle.path} has no {precision} engine for {backend.name}: run `edge-ad build-engine --{precision}`"
         )
-    signature = _read_json(folder / _SIGNATURE, precision)
-    for key, wanted in _fingerprint(bundle, backend, precision).items():
-        if signature.get(key) != wanted:
-            found = signature.get(key)
-            raise BadInput(f"the engine {folder} was made for {key} {found!r}, but here it is {wanted!r}; {rebuild}")
-    return {name: _load_one(bundle, folder, signature, name, rebuild) for name in names}
-
-
-def _load_one(bundle: Bundle, folder: Path, signature: Mapping[str, Any], name: str, rebuild: str) -> bytes:
-    entries = signature.get("graphs")
-    entry = entries.get(name) if isinstance(entries, dict) else None
-    if not isinstance(entry, dict) or entry.get("source") != bundle.graph_sha256(name):
-        raise BadInput(f"the engine {folder} was not made from the graph {name!r} of {bundle.path}; {rebuild}")
-    path = folder / f"{name}.onnx"
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise BadInput(f"cannot read the engine {path}: {error.strerror or error}; {rebuild}") from error
-    if sha256_bytes(data) != entry.get("sha256"):
-        raise BadInput(f"the engine {path} is not the file that build-engine wrote; {rebuild}")
-    return data
-
-
-def _fingerprint(bundle: Bundle, backend: Backend, precision: str) -> dict[str, Any]:
+    rebuild = _rebuild(precision)
+    held = signature.read(folder / signature.FILE, rebuild)
+    signature.check(held, bundle, backend, precision, f"{rebuild} ({folder})")
     return {
-        "schema": SCHEMA,
-        "backend": backend.name,
-        "backend_version": backend.version,
-        "precision": precision,
-        "bundle": bundle.sha256,
-        "machine": machine(),
+        name: signature.check_engine(held, bundle, name, folder / f"{name}{backend.suffix}", rebuild) for name in names
     }
 
 
+def _rebuild(precision: str) -> str:
+    return f"rebuild with `edge-ad build-engine --{precision}`"
+
+
 def _swap_in(folder: Path, members: Mapping[str, bytes]) -> None:
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    except OSError as error:
-        raise BadInput(f"cannot write {folder}: {error.strerror or error}; choose a writable place") from error
-    try:
+    """Put a folder with these files in the place of ``folder``; killed at any time, a folder there is whole."""
+    with _staging(folder) as staging:
         for name, data in members.items():
             atomic_write(staging / "new" / name, data)
+        _sync(staging / "new")
         if folder.exists():
             os.rename(folder, staging / "old")
         os.rename(staging / "new", folder)
+
+
+@contextmanager
+def _staging(target: Path) -> Iterator[Path]:
+    """Yield an empty folder beside ``target`` to write in; what builds that were killed left there goes first."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(target.parent)
+        staging = Path(tempfile.mkdtemp(prefix=f"{_STAGING}{os.getpid()}.", dir=target.parent))
     except OSError as error:
-        raise BadInput(f"cannot write {folder}: {error.strerror or error}; free some space") from error
+        raise BadInput(f"cannot write {target}: {error.strerror or error}; choose a writable place") from error
+    try:
+        yield staging
+        _sync(target.parent)
+    except OSError as error:
+        raise BadInput(f"cannot write {target}: {error.strerror or error}; free some space") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def _read_json(path: Path, precision: str) -> dict[str, Any]:
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _sweep(parent: Path) -> None:
+    for path in parent.glob(f"{_STAGING}*"):
+        owner = path.name.removeprefix(_STAGING).split(".")[0]
+        if not owner.isdigit() or not _alive(int(owner)):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise BadInput(f"{path} cannot be read ({error}); {_REBUILD.format(precision=precision)}") from error
+        raise BadInput(f"{path} cannot be read ({error}); {_rebuild('fp16')}") from error
     if not isinstance(value, dict):
-        raise BadInput(f"{path} is not a JSON object; {_REBUILD.format(precision=precision)}")
+        raise BadInput(f"{path} is not a JSON object; {_rebuild('fp16')}")
     return value
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.lower().startswith(("model name", "hardware"))]
-    return names[0] if names else platform.processor()

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+from pathlib import Path
 
+from edge_ad.engines.board import is_jetson
 from edge_ad.engines.onnxruntime import OrtBackend
 from edge_ad.engines.protocol import Backend
+from edge_ad.engines.tensorrt_versions import import_tensorrt
 from edge_ad.errors import BadInput
 
 BACKENDS = ("onnxruntime", "tensorrt")
@@ -20,20 +23,25 @@ def check_precision(precision: str) -> str:
 
 
 def check_backend(backend: str) -> str:
-    """Return ``backend`` if it is known and its package is installed; BadInput otherwise."""
+    """Return ``backend`` if it is known and its package can be used; BadInput otherwise."""
     if backend not in BACKENDS:
         raise BadInput(f"backend {backend!r} is unknown; allowed are {' and '.join(BACKENDS)}")
-    if backend == "tensorrt" and importlib.util.find_spec("tensorrt") is None:
-        raise BadInput(
-            "backend 'tensorrt' needs the package 'tensorrt': pip install 'edge-ad[gpu]' "
-            "(JetPack brings it: make the venv there with --system-site-packages), or use --backend onnxruntime"
-        )
+    if backend == "tensorrt":
+        import_tensorrt()
     return backend
 
 
+def default_backend(root: Path = Path("/")) -> str:
+    """Return the backend that ``build-engine`` builds for: tensorrt on a Jetson and where it and pycuda are installed."""
+    installed = all(importlib.util.find_spec(name) is not None for name in ("tensorrt", "pycuda"))
+    return "tensorrt" if installed or is_jetson(root) else "onnxruntime"
+
+
 def open_backend(backend: str, threads: int | None = None) -> Backend:
-    """Return a backend that can run engines; BadInput where this version, or this machine, has none of that name."""
+    """Return a backend that can run engines; BadInput where this machine lacks its packages, DeviceFault for its device."""
     check_backend(backend)
     if backend == "tensorrt":
-        raise BadInput("running engines on tensorrt is not available in this version; use --backend onnxruntime")
+        from edge_ad.engines.tensorrt import TrtBackend
+
+        return TrtBackend()
     return OrtBackend(threads)

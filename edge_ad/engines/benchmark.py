@@ -30,8 +30,9 @@ class BenchmarkReport:
     """Times in milliseconds as ``{"p50", "p90", "p99", "max"}``; ``stages`` by name in the order they run.
 
     ``engine`` is upload, graphs and download; ``end_to_end`` adds the resize from a camera frame of 640 x 480 and the
-    verdict. ``rss_mb`` is the largest resident memory of this process so far, ``first_verdict_s`` the time from the
-    start of opening the engines to the first verdict.
+    verdict. ``loop_overhead`` is what the loop of `run` costs beyond the engines, camera to verdict: threads, health,
+    resize, judgement (see ``measure_overhead``); None where it was not measured. ``rss_mb`` is the largest resident
+    memory of this process so far, ``first_verdict_s`` the time from the start of opening the engines to the first verdict.
     """
 
     backend: str
@@ -43,6 +44,7 @@ class BenchmarkReport:
     stages: dict[str, dict[str, float]]
     rss_mb: float
     first_verdict_s: float
+    loop_overhead: dict[str, float] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the object that ``benchmark --json`` writes."""
@@ -56,13 +58,20 @@ class BenchmarkReport:
             "stages_ms": self.stages,
             "rss_mb": self.rss_mb,
             "first_verdict_s": self.first_verdict_s,
+            "loop_overhead_ms": self.loop_overhead,
         }
 
 
-def benchmark(bundle: Bundle, open_engine: Callable[[], Pipeline], frames: int = 200) -> BenchmarkReport:
+def benchmark(
+    bundle: Bundle,
+    open_engine: Callable[[], Pipeline],
+    frames: int = 200,
+    in_loop: Callable[[Pipeline], dict[str, float] | None] | None = None,
+) -> BenchmarkReport:
     """Time ``frames`` frames after a few warm-ups on the pipeline that ``open_engine`` opens (its time counts too).
 
-    The pictures are the golden images, enlarged to camera size before the clock starts. BadInput for no frames.
+    The pictures are the golden images, enlarged to camera size before the clock starts. ``in_loop`` measures the loop's
+    overhead on the same engines. BadInput for no frames.
     """
     from edge_ad.data.images import resize
 
@@ -77,12 +86,13 @@ def benchmark(bundle: Bundle, open_engine: Callable[[], Pipeline], frames: int =
             _judge(pipeline, bundle, pictures[turn % len(pictures)], resize)
         laps = [_judge(pipeline, bundle, pictures[turn % len(pictures)], resize) for turn in range(frames)]
         backend, precision = pipeline.backend.name, pipeline.precision
+        memory = round(peak_rss_mb(), 1)
+        overhead = in_loop(pipeline) if in_loop else None
     engine = [sum(value for name, value in lap.items() if name not in _OUTSIDE) for lap in laps]
     stages = {name: quantiles([lap[name] for lap in laps]) for name in laps[0] if name != "total"}
     total = quantiles([lap["total"] for lap in laps])
-    memory = round(peak_rss_mb(), 1)
     return BenchmarkReport(
-        backend, precision, bundle.preset, frames, quantiles(engine), total, stages, memory, round(first, 3)
+        backend, precision, bundle.preset, frames, quantiles(engine), total, stages, memory, round(first, 3), overhead
     )
 
 

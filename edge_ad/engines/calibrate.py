@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from calibration.methods import METHODS, PERCENTILE
 from calibration.placement import DIALECTS
 from calibration.plan import Plan
 from calibration.ranges import Ranges
-from edge_ad.bundle import SUFFIX, Bundle, BundleContents, Quantisation, open_bundle, write_bundle
+from edge_ad.bundle import Bundle, BundleContents, Quantisation, child_path, open_bundle, write_bundle
 from edge_ad.data.images import read_image, resize
 from edge_ad.data.layouts import load_dataset
 from edge_ad.engines import wiring
@@ -64,7 +63,7 @@ def calibrate(
     """
     chosen = options or CalibrateOptions()
     bundle = open_bundle(bundle_path)
-    target = _target(bundle, Path(out) if out is not None else None)
+    target = child_path(bundle, Path(out) if out is not None else None, "calibrated", "calibrate")
     found = load_dataset(Path(goods), chosen.seed)
     seen = _read([*found.goods.fit, *found.goods.normalise], chosen.images, bundle.image_size)
     held_back = _read(found.goods.threshold, PROOF, bundle.image_size)
@@ -196,16 +195,3 @@ def _read(paths: Sequence[Path], most: int, size: tuple[int, int]) -> Images:
         except BadInput:
             continue
     return np.stack(images) if images else np.zeros((0, *size, 3), np.uint8)
-
-
-def _target(bundle: Bundle, out: Path | None) -> Path:
-    """Return the file to write; never the parent itself."""
-    if out is None or out.is_dir():
-        folder = bundle.path.parent if out is None else out
-        names = (folder / f"{bundle.name}-calibrated-{number}{SUFFIX}" for number in count(1))
-        return next(path for path in names if not path.exists())
-    if out.suffix != SUFFIX:
-        raise BadInput(f"{out} must end in {SUFFIX}, because that is how the other commands find a bundle; rename it")
-    if out.exists() and out.samefile(bundle.path):
-        raise BadInput(f"{out} is the bundle to calibrate, and a parent is never overwritten; give another --out")
-    return out

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from time import perf_counter
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_ad.engines.board import machine
 from edge_ad.engines.cores import physical_cores
 from edge_ad.engines.protocol import Engine, Tensor, TensorSpec
 from edge_ad.errors import BadInput, DeviceFault, require
@@ -67,10 +70,35 @@ class OrtEngine(Engine):
         self.session = None
 
 
+class OrtFrame:
+    """Engine after engine; the host and the engines share memory, so nothing is copied between them."""
+
+    def __init__(self, engines: Mapping[str, Engine], image: Tensor) -> None:
+        self._engines = engines
+        self._image = image
+
+    def run(self, image: NDArray[np.uint8]) -> dict[str, float]:
+        """Run every engine on ``image``; return the milliseconds of upload and each engine."""
+        start = perf_counter()
+        self._image.write(image)
+        last = perf_counter()
+        stages = {"upload": (last - start) * 1000.0}
+        for name, engine in self._engines.items():
+            engine.run()
+            now = perf_counter()
+            stages[name] = (now - last) * 1000.0
+            last = now
+        return stages
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
 class OrtBackend:
     """Makes sessions with an explicit number of threads (default: the physical cores) that rest between frames."""
 
     name = "onnxruntime"
+    suffix = ".onnx"
 
     def __init__(self, threads: int | None = None) -> None:
         if threads is not None and threads < 1:
@@ -82,6 +110,10 @@ class OrtBackend:
     def version(self) -> str:
         """The version of the onnxruntime package."""
         return str(self._runtime.__version__)
+
+    def identity(self) -> dict[str, Any]:
+        """Return the machine: graphs are derived for its processor."""
+        return {"machine": machine()}
 
     def load(self, name: str, graph: bytes) -> OrtEngine:
         """Open a session on a serialised ONNX model; BadInput when onnxruntime refuses it."""
@@ -97,6 +129,17 @@ class OrtBackend:
     def allocate(self, spec: TensorSpec) -> OrtTensor:
         """Return a zero-filled tensor."""
         return OrtTensor(spec, self._runtime)
+
+    def exchange(self, specs: Sequence[TensorSpec]) -> list[Tensor]:
+        """Return zero-filled tensors; the host sees all of them anyway."""
+        return [self.allocate(spec) for spec in specs]
+
+    def frame(self, engines: Mapping[str, Engine], image: Tensor, results: Sequence[Tensor]) -> OrtFrame:
+        """Return the engines in turn; the results are where the host reads them."""
+        return OrtFrame(engines, image)
+
+    def close(self) -> None:
+        """Memory goes with the tensors."""
 
     def _options(self) -> Any:
         options = self._runtime.SessionOptions()

@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 from edge_ad.bundle import Bundle
 from edge_ad.engines import artefacts, wiring
 from edge_ad.engines.backends import open_backend
-from edge_ad.engines.protocol import Backend, Engine, Tensor, TensorSpec, check_image
-from edge_ad.errors import BadInput
+from edge_ad.engines.protocol import Backend, Engine, Frame, Tensor, TensorSpec, check_image
+from edge_ad.errors import BadInput, DeviceFault
 from edge_ad.scoring import BRANCHES
+
+RESULTS = ("raw", "z", "score", "map")  # what a frame gives, downloaded in one piece
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,9 +39,10 @@ class Inference:
 class Pipeline:
     """The graphs of a bundle on one backend. Use it with ``with``, or ``close`` it; not for several threads at a time.
 
-    ``precision`` other than fp32 needs engines that ``build-engine`` made, unless ``graphs`` gives the ONNX bytes (by
-    graph name; the bundle's own where a name is absent). Graphs whose branches all have weight 0 are not loaded unless
-    ``all_branches``. ``threads`` defaults to the physical cores. Anything that does not fit raises BadInput.
+    ``precision`` other than fp32, and tensorrt, need engines that ``build-engine`` made, unless ``graphs`` gives them (by
+    graph name; on onnxruntime ONNX bytes, and the bundle's own where a name is absent). Graphs whose branches all have
+    weight 0 are not loaded unless ``all_branches``. ``backend`` is a name, or a backend that this pipeline closes.
+    ``threads`` defaults to the physical cores. Anything that does not fit raises BadInput.
     """
 
     def __init__(
@@ -47,24 +50,27 @@ class Pipeline:
         bundle: Bundle,
         *,
         precision: str = "fp32",
-        backend: str = "onnxruntime",
+        backend: str | Backend = "onnxruntime",
         threads: int | None = None,
         all_branches: bool = False,
         graphs: Mapping[str, bytes] | None = None,
     ) -> None:
         self.precision = precision
-        self.backend: Backend = open_backend(backend, threads)
+        self.backend: Backend = open_backend(backend, threads) if isinstance(backend, str) else backend
         self.image_size = bundle.image_size
         names = wiring.needed_graphs(bundle.graphs, BRANCHES if all_branches else bundle.statistics.active)
         if graphs is None:
             graphs = artefacts.load(bundle, self.backend, precision, names)
         self._tensors: dict[str, Tensor] = {}
+        self._frame: Frame | None = None
         self._engines: dict[str, Engine] = {}
         self._constants = {"masks": bundle.masks, **bundle.statistics.arrays()}
         try:
             for name in names:
                 self._add(name, graphs[name] if name in graphs else bundle.graph(name))
             self._check_ends()
+            results = [self._tensors[name] for name in RESULTS]
+            self._frame = self.backend.frame(self._engines, self._tensors["image"], results)
         except BaseException:
             self.close()
             raise
@@ -83,17 +89,13 @@ class Pipeline:
     def infer(self, image: NDArray[np.uint8]) -> Inference:
         """Run every graph on ``image`` u8 [H, W, 3] RGB of ``image_size``; BadInput for another shape or dtype."""
         checked = check_image(image, self.image_size)
-        stages: dict[str, float] = {}
-        last = perf_counter()
-        self._tensors["image"].write(checked[None])
-        last = _lap(stages, "upload", last)
-        for name, engine in self._engines.items():
-            engine.run()
-            last = _lap(stages, name, last)
-        raw, z = self.tensor("raw"), self.tensor("z")
-        score, fused = float(self.tensor("score")[0]), self.tensor("map")[0, 0]
-        _lap(stages, "download", last)
-        return Inference(raw, z, score, fused, stages)
+        if self._frame is None:
+            raise DeviceFault("the pipeline is closed; open it again")
+        stages = self._frame.run(checked[None])
+        start = perf_counter()
+        raw, z, score, fused = (self._tensors[name].read() for name in RESULTS)
+        stages["download"] = stages.get("download", 0.0) + (perf_counter() - start) * 1000.0
+        return Inference(raw, z, float(score[0]), fused[0, 0], stages)
 
     def tensor(self, name: str) -> NDArray[Any]:
         """Return a copy of the last value of a tensor, such as ``map_local`` or ``pooled``; BadInput without one."""
@@ -102,9 +104,13 @@ class Pipeline:
         return self._tensors[name].read()
 
     def close(self) -> None:
-        """Free all engines; calling it again does nothing."""
+        """Free all engines and their memory; calling it again does nothing."""
+        if self._frame is not None:
+            self._frame.close()
+            self._frame = None
         for engine in self._engines.values():
             engine.close()
+        self.backend.close()
 
     def __enter__(self) -> Pipeline:
         return self
@@ -123,7 +129,9 @@ class Pipeline:
         for spec in engine.outputs.values():
             if spec.name in self._tensors:
                 raise BadInput(f"graphs {name!r} and an earlier one both give {spec.name!r}; train the bundle again")
-            engine.bind(spec.name, self._new(spec))
+        self._exchange([engine.outputs[result] for result in RESULTS if result in engine.outputs])
+        for spec in engine.outputs.values():
+            engine.bind(spec.name, self._tensors.get(spec.name) or self._new(spec))
 
     def _source(self, graph: str, spec: TensorSpec) -> Tensor:
         """Make an input that no graph gives: the image, a constant of the bundle, or zeros of a dropped branch."""
@@ -135,6 +143,8 @@ class Pipeline:
             raise BadInput(
                 f"graph {graph!r} wants {spec}, but the bundle holds {value.dtype} {list(value.shape)}; train it again"
             )
+        if spec.name == "image":
+            return self._exchange([spec])[0]
         tensor = self._new(spec)
         if value is not None:
             tensor.write(value)
@@ -144,6 +154,11 @@ class Pipeline:
         tensor = self.backend.allocate(spec)
         self._tensors[spec.name] = tensor
         return tensor
+
+    def _exchange(self, specs: list[TensorSpec]) -> list[Tensor]:
+        tensors = self.backend.exchange(specs) if specs else []
+        self._tensors.update({tensor.spec.name: tensor for tensor in tensors})
+        return tensors
 
     def _check_ends(self) -> None:
         """Check the image and the results against the contract, so that ``infer`` need not."""
@@ -161,8 +176,3 @@ class Pipeline:
                 told = "nothing of that name" if found is None else str(found.spec)
                 raise BadInput(f"the graphs of a bundle must have the tensor {wanted}, but have {told}; train it again")
 
-
-def _lap(stages: dict[str, float], name: str, since: float) -> float:
-    now = perf_counter()
-    stages[name] = (now - since) * 1000.0
-    return now

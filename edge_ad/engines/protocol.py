@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType, TracebackType
 from typing import Any, Protocol
@@ -109,6 +109,18 @@ class Engine(ABC):
     def _close_impl(self) -> None: ...
 
 
+class Frame(Protocol):
+    """Everything of one frame, wired for good: upload, every engine, download."""
+
+    def run(self, image: NDArray[np.uint8]) -> dict[str, float]:
+        """Take ``image`` u8 [1, H, W, 3] to results that can be read; return the milliseconds of each stage."""
+        ...
+
+    def close(self) -> None:
+        """Free what the frame holds of its own; calling it again does nothing."""
+        ...
+
+
 class Backend(Protocol):
     """Makes engines and the tensors that wire them."""
 
@@ -118,12 +130,33 @@ class Backend(Protocol):
     @property
     def version(self) -> str: ...
 
+    @property
+    def suffix(self) -> str:
+        """The end of the names of its engine files."""
+        ...
+
+    def identity(self) -> dict[str, Any]:
+        """Return what an engine of this backend depends on besides the version, as plain values for JSON."""
+        ...
+
     def load(self, name: str, graph: bytes) -> Engine:
-        """Compile a graph; BadInput when it is not one this backend can run."""
+        """Open an engine; BadInput when it is not one this backend can run."""
         ...
 
     def allocate(self, spec: TensorSpec) -> Tensor:
-        """Return a zero-filled tensor."""
+        """Return a zero-filled tensor that stays on the device."""
+        ...
+
+    def exchange(self, specs: Sequence[TensorSpec]) -> list[Tensor]:
+        """Return zero-filled tensors that the host writes or reads every frame, in one piece of memory."""
+        ...
+
+    def frame(self, engines: Mapping[str, Engine], image: Tensor, results: Sequence[Tensor]) -> Frame:
+        """Return a frame over bound ``engines`` in their order; ``image`` and ``results`` are of ``exchange``."""
+        ...
+
+    def close(self) -> None:
+        """Free the memory of all tensors; calling it again does nothing."""
         ...
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from edge_ad.bundle import Bundle
 from edge_ad.engines import artefacts
 from edge_ad.engines.backends import check_backend, check_precision
+from edge_ad.engines.board import is_jetson
 from edge_ad.engines.pipeline import Pipeline
 from edge_ad.errors import BadInput
 
@@ -49,14 +50,3 @@ def choose(bundle: Bundle, backend: str | None, precision: str | None, root: Pat
             file=sys.stderr,
         )
     return chosen
-
-
-def is_jetson(root: Path = Path("/")) -> bool:
-    """Return whether this machine is an NVIDIA Jetson, by its release file or its device tree."""
-    if (root / "etc/nv_tegra_release").exists():
-        return True
-    try:
-        model = (root / "proc/device-tree/model").read_bytes().decode(errors="replace")
-    except OSError:
-        return False
-    return "jetson" in model.lower() or ("nvidia" in model.lower() and "orin" in model.lower())

@@ -12,9 +12,7 @@ import torch
 
 from edge_ad import __version__
 from edge_ad.bundle import BundleContents, Golden, open_bundle, write_bundle
-from edge_ad.camera.measure import measure_reference
-from edge_ad.camera.record import read_record
-from edge_ad.camera.reference import MIN_PICTURES
+from edge_ad.camera.goods import camera_report
 from edge_ad.data.layouts import load_dataset
 from edge_ad.engines.calibrate import CalibrateOptions, with_quantisation
 from edge_ad.errors import BadInput
@@ -247,13 +245,8 @@ class _Training:
         }
 
     def _camera_report(self, pictures: Pictures) -> dict[str, Any]:
-        """Return what the loop compares its camera with: how goods look, and the settings that `edge-ad capture` noted."""
-        found: dict[str, Any] = {}
-        goods = (*pictures.fit, *pictures.normalise)
-        if len(goods) >= MIN_PICTURES:
-            found["health_reference"] = measure_reference(goods).to_json()
-        record = read_record(self.dataset.root)
-        return found if record is None else {**found, "camera": record.to_json()}
+        found = camera_report((*pictures.fit, *pictures.normalise), self.dataset.root)
+        return {key: value for key, value in found.items() if value is not None}
 
     def _tell_data(self) -> None:
         say, goods = self.progress.say, self.dataset.goods

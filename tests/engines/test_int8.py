@@ -15,7 +15,8 @@ from edge_ad.bundle import Bundle, Quantisation, open_bundle, write_bundle
 from edge_ad.cli.app import main
 from edge_ad.data.images import Image
 from edge_ad.engines import artefacts
-from edge_ad.engines.build import Int8Options, build, check_compiles, derive, typed_graphs
+from edge_ad.engines.build import Int8Options, build
+from edge_ad.engines.derive import check_compiles, derive, typed_graphs
 from edge_ad.engines.gate import measure_gate
 from edge_ad.engines.int8 import derive_int8, recipe_of
 from edge_ad.engines.pipeline import Pipeline
@@ -31,7 +32,7 @@ GLOBAL = (0.0, 0.0, 0.0, 1.0, 0.0)
 
 @pytest.fixture(scope="module")
 def calibrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_calibrated(tmp_path_factory.mktemp("int8") / "tiny.edgead", weight=WEIGHT)
+    return make_calibrated(tmp_path_factory.mktemp("int8") / "tiny.edgead", weight=WEIGHT, proof=12)
 
 
 def rewritten(path: Path, source: Bundle, **changes: Any) -> Bundle:
@@ -50,7 +51,7 @@ def test_what_a_calibrated_bundle_carries(calibrated: Path) -> None:
     assert held.ranges["teacher"]["method"] == "mse"
     assert held.ranges["teacher"]["graph_sha256"] == bundle.graph_sha256("teacher")
     assert set(held.plan["graphs"]) == set(held.ranges)
-    assert held.proof.shape == (8, *bundle.image_size, 3)
+    assert held.proof.shape == (12, *bundle.image_size, 3)
     copy = bundle.contents()
     assert copy.quantisation is held
 
@@ -60,7 +61,7 @@ def test_int8_is_accepted_and_becomes_current(calibrated: Path) -> None:
     report = build(bundle, "int8", threads=1)
     assert report.refusal is None
     assert report.gate is not None
-    assert report.gate.losses["proof"].images == 8 * 6
+    assert report.gate.losses["proof"].images == 12 * 6
     assert [row.branch for row in report.gate.losses["proof"].rows] == [*bundle.statistics.active, "score"]
     assert report.precisions["fusion"] == "fp32"
     assert report.precisions["lavit"] == "int8"
@@ -208,10 +209,12 @@ def test_parts_of_calibration_come_together(calibrated: Path, tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_every_graph_compiles_in_both_typings(calibrated: Path) -> None:
-    pytest.importorskip("tensorrt_rtx")
+@pytest.mark.parametrize(("precision", "typings"), [("fp32", 1), ("fp16", 2), ("int8", 2)])
+def test_every_graph_compiles_in_both_typings(calibrated: Path, precision: str, typings: int) -> None:
     bundle = open_bundle(calibrated)
-    assert len(check_compiles(bundle, "int8")) == 2 * len(bundle.graphs)
+    sizes = check_compiles(bundle, precision)
+    assert len(sizes) == typings * len(bundle.graphs)
+    assert all(size > 5_000 for size in sizes.values())
 
 
 def test_graphs_for_tensorrt_are_typed_as_the_build_is(calibrated: Path) -> None:
@@ -226,11 +229,11 @@ def test_graphs_for_tensorrt_are_typed_as_the_build_is(calibrated: Path) -> None
         assert set(graphs) == set(bundle.graphs)
         kinds = {
             tensor.data_type
-            for data in graphs.values()
-            for tensor in onnx.load_model_from_string(data).graph.initializer
+            for held in graphs.values()
+            for tensor in onnx.load_model_from_string(held.data).graph.initializer
         }
         assert (onnx.TensorProto.FLOAT16 in kinds) is half
-        quantised = any(b"QuantizeLinear" in data for data in graphs.values())
+        quantised = any(b"QuantizeLinear" in held.data for held in graphs.values())
         assert quantised is (precision == "int8")
 
 

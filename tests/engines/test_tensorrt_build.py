@@ -11,7 +11,10 @@ import tensorrt_rtx
 from onnx import TensorProto, helper
 
 from calibration.half import to_half
+from edge_ad.engines.tensorrt import deserialise, open_runtime
 from edge_ad.engines.tensorrt_build import build_engine, compile_check, strongly_typed
+from edge_ad.engines.tensorrt_log import make_logger
+from edge_ad.engines.tensorrt_progress import Progress
 from edge_ad.errors import BadInput, DeviceFault
 from tests.fixtures.tiny_graphs import tiny_graphs
 
@@ -58,6 +61,52 @@ def test_a_parser_error_names_the_node() -> None:
 def test_bytes_that_are_no_model() -> None:
     with pytest.raises(BadInput, match="cannot read the graph 'graph'"):
         compile_check(b"no model")
+
+
+@pytest.mark.parametrize("change", ["opset", "operator"])
+def test_a_graph_newer_than_the_parser(change: str) -> None:
+    """What it does not know of is told by its node; what it knows it takes, whatever number the graph has."""
+    model = onnx.load_model_from_string(GRAPHS["teacher"])
+    if change == "opset":
+        model.opset_import[0].version = 99
+        assert build_engine(tensorrt_rtx, model.SerializeToString(), "fp32", "teacher")
+        return
+    model.graph.node[2].op_type = "Frobnicate"
+    with pytest.raises(BadInput, match=r"node /teacher/Mul_2 \(Frobnicate\).*a newer TensorRT may read it"):
+        build_engine(tensorrt_rtx, model.SerializeToString(), "fp32", "teacher")
+
+
+@pytest.mark.parametrize("plan", ["whole", "cut", "noise", "empty"])
+def test_without_a_gpu_no_engine_is_loaded(plan: str) -> None:
+    """TensorRT for RTX answers None here, whatever it is given; that must be a sentence."""
+    whole = build_engine(tensorrt_rtx, GRAPHS["tokenizer"], "fp32")
+    data = {"whole": whole, "cut": whole[:1000], "noise": bytes(range(256)) * 40, "empty": b""}[plan]
+    logger = make_logger(tensorrt_rtx)
+    runtime = open_runtime(tensorrt_rtx, logger)
+    with pytest.raises(BadInput, match="cannot load the engine 'tokenizer': .*; build it again") as caught:
+        deserialise(tensorrt_rtx, runtime, logger, "tokenizer", data)
+    assert "\n" not in str(caught.value)
+
+
+def test_progress_reaches_the_end() -> None:
+    shares: list[float] = []
+    progress = Progress(1.0, lambda text: None)
+    progress.begin("tokenizer", 1.0)
+    step = progress.phases.step
+    progress.phases.step = lambda name, number: (step(name, number), shares.append(progress.share))  # type: ignore[method-assign, assignment, return-value]
+    build_engine(tensorrt_rtx, GRAPHS["tokenizer"], "fp32", "tokenizer", progress=progress)
+    assert len(shares) > 10
+    assert shares == sorted(shares)
+    assert shares[0] < 0.3
+    assert shares[-1] > 0.8
+
+
+def test_a_cancelled_build_gives_nothing() -> None:
+    progress = Progress(1.0, lambda text: None)
+    progress.begin("tokenizer", 1.0)
+    progress.cancelled.set()
+    with pytest.raises(DeviceFault, match="(?i)cancel"):
+        build_engine(tensorrt_rtx, GRAPHS["tokenizer"], "fp32", "tokenizer", progress=progress)
 
 
 def module(version: str, name: str = "tensorrt") -> Any:

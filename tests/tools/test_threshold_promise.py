@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 from tests.fixtures.tiny_bundle import make_tiny_bundle
-
-TOOL = Path(__file__).parents[2] / "tools" / "threshold_promise.py"
+from tests.tools.loading import load_tool
 
 
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("threshold_promise", TOOL)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["threshold_promise"] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_tool("threshold_promise")
 
 
 COUNTS = ["--seeds", "2", "--threshold", "30", "--unseen", "20", "--size", "64"]

@@ -1,0 +1,132 @@
+"""`edge-ad events`: what the line has recorded, while it runs or afterwards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from edge_ad.store.reader import EventFilter, Reader
+
+ACTIONS = ("list", "mark", "rebuild")
+VERDICTS = ("OK", "WARN", "NG", "NONE")
+MARKED = ("good", "bad", "any")
+SHOWN = 50
+ACTION = "list; mark: then an ID and good, bad or none; rebuild: make the index anew from journal and pictures."
+SINCE = "From this time on: 2026-03-01, 2026-03-01T06:00 (local time), or how long ago: 2h, 30m, 7d."
+
+
+def command(
+    action: Annotated[str, typer.Argument(help=ACTION)] = "list",
+    event: Annotated[str | None, typer.Argument(metavar="[ID]", help="mark: the event, or how its id begins.")] = None,
+    mark: Annotated[str | None, typer.Argument(metavar="[MARK]", help="mark: good, bad or none.")] = None,
+    store: Annotated[Path | None, typer.Option(help="The SQLite file; default: `store` of [run].")] = None,
+    evidence: Annotated[Path | None, typer.Option(help="rebuild: the folder of pictures and journal.")] = None,
+    camera: Annotated[str | None, typer.Option(help="Of this camera alone.")] = None,
+    verdict: Annotated[list[str] | None, typer.Option(help="OK, WARN, NG or NONE; repeats.")] = None,
+    since: Annotated[str | None, typer.Option(metavar="TIME", help=SINCE)] = None,
+    until: Annotated[str | None, typer.Option(metavar="TIME", help="Before this time.")] = None,
+    part: Annotated[str | None, typer.Option(help="Of this part alone.")] = None,
+    marked: Annotated[str | None, typer.Option(help="Marked good, bad or any.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most so many, the newest [50; all into files].")] = None,
+    csv: Annotated[Path | None, typer.Option("--csv", help="Write them as CSV to this file.")] = None,
+    out: Annotated[Path | None, typer.Option("--json", help="Write them as JSON to this file.")] = None,
+) -> None:
+    """List what was recorded, the newest first; mark an event; or make a lost index anew."""
+    from edge_ad.config import load_config
+    from edge_ad.errors import BadInput
+    from edge_ad.inspection.from_config import DEFAULT_STORE
+    from edge_ad.store.reader import Reader
+
+    config = load_config()
+    path = store or config.run.store or DEFAULT_STORE
+    if action not in ACTIONS:
+        raise BadInput(f"unknown action {action!r}: choose one of {', '.join(ACTIONS)}")
+    if action != "mark" and event is not None:
+        raise BadInput(f"`edge-ad events {action}` takes no further word, but got {event!r}")
+    if action == "rebuild":
+        _rebuild(path, evidence or config.record.evidence)
+        return
+    with Reader(path) as reader:
+        if action == "mark":
+            _mark(reader, event, mark)
+        else:
+            wanted = _filter(camera, verdict, since, until, part, marked)
+            _list(reader, wanted, limit, csv, out)
+
+
+def _list(reader: Reader, wanted: EventFilter, limit: int | None, csv: Path | None, out: Path | None) -> None:
+    from edge_ad.scoring import BRANCHES
+    from edge_ad.store.export import table, write_csv, write_json
+
+    if csv is not None:
+        typer.echo(f"{write_csv(csv, reader.every(wanted, limit), BRANCHES)} events written to {csv}")
+    if out is not None:
+        typer.echo(f"{write_json(out, reader.every(wanted, limit))} events written to {out}")
+    if csv is not None or out is not None:
+        return
+    shown = limit or SHOWN
+    found = list(reader.every(wanted, shown + 1))
+    for line in table(found[:shown]) if found else ["no event fits"]:
+        typer.echo(line)
+    if len(found) > shown:
+        typer.echo(f"the newest {shown} are shown; --limit shows more, --csv and --json take all")
+
+
+def _filter(
+    camera: str | None,
+    verdict: list[str] | None,
+    since: str | None,
+    until: str | None,
+    part: str | None,
+    marked: str | None,
+) -> EventFilter:
+    import time
+
+    from edge_ad.errors import BadInput
+    from edge_ad.store.export import moment
+    from edge_ad.store.reader import EventFilter
+
+    verdicts = tuple(name.upper() for name in verdict or ())
+    unknown = next((name for name in verdicts if name not in VERDICTS), None)
+    if unknown is not None:
+        raise BadInput(f"--verdict {unknown} is no verdict: choose from {', '.join(VERDICTS)}")
+    if marked not in (None, *MARKED):
+        raise BadInput(f"--marked is {marked!r}: choose one of {', '.join(MARKED)}")
+    now = time.time()
+    first, last = (None if text is None else moment(text, now) for text in (since, until))
+    return EventFilter(camera, verdicts, first, last, part, marked)  # type: ignore[arg-type]  # checked above
+
+
+def _mark(reader: Reader, event: str | None, mark: str | None) -> None:
+    import getpass
+
+    from edge_ad.errors import BadInput
+    from edge_ad.store.marks import set_mark
+
+    if event is None or mark not in ("good", "bad", "none"):
+        raise BadInput("`edge-ad events mark` needs an ID and good, bad or none: `edge-ad events` lists the ids")
+    ids = reader.ids(event, 2)
+    if len(ids) != 1:
+        found = "no event has" if not ids else "more than one event has"
+        raise BadInput(f"{found} an id that begins with {event!r}: `edge-ad events` lists the ids")
+    set_mark(reader.path, ids[0], None if mark == "none" else mark, getpass.getuser())  # type: ignore[arg-type]
+    typer.echo(f"{ids[0]} is marked {mark}" if mark != "none" else f"{ids[0]} has no mark any more")
+
+
+def _rebuild(path: Path, evidence: Path | None) -> None:
+    import sqlite3
+
+    from edge_ad.errors import DeviceFault
+    from edge_ad.store import RecordSettings
+    from edge_ad.store.rebuild import remake
+
+    try:
+        told, done = remake(path, RecordSettings(evidence).folder(path))
+    except (sqlite3.Error, OSError) as error:
+        raise DeviceFault(f"the index {path} cannot be made anew: {error}; free some space and try again") from error
+    if told is not None:
+        typer.echo(told, err=True)
+    typer.echo(str(done))

@@ -1,0 +1,69 @@
+"""Checks of the board and of its JetPack."""
+
+from __future__ import annotations
+
+import os
+import platform
+
+from edge_ad.doctor.finding import Finding
+from edge_ad.doctor.jetpack import UPGRADE, jetpack
+from edge_ad.doctor.machine import Machine
+from edge_ad.engines import board as this
+
+_CHIPS = {"tegra264": "Thor", "tegra234": "Orin", "tegra194": "Xavier", "tegra186": "TX2", "tegra210": "Nano or TX1"}
+_ENOUGH = ("tegra264", "tegra234")
+
+
+def has_gpu(machine: Machine) -> bool:
+    """Whether there is an NVIDIA GPU with its driver: a Jetson's own, or a card."""
+    return this.is_jetson(machine.root) or machine.exists("proc/driver/nvidia/version")
+
+
+def board(machine: Machine) -> Finding:
+    """Tell which board this is; boards before Orin end with JetPack 5 and fail."""
+    if not this.is_jetson(machine.root):
+        gpu = "an NVIDIA GPU" if has_gpu(machine) else "no NVIDIA GPU"
+        return Finding("board", "ok", f"{platform.machine()} with {_cores()} cores and {gpu}; not a Jetson")
+    model = this.board(machine.root) or "a Jetson without a model name"
+    compatible = machine.text("proc/device-tree/compatible")
+    chip = next((name for name in _CHIPS if name in compatible), None)
+    if chip is not None and chip not in _ENOUGH:
+        return Finding(
+            "board",
+            "fail",
+            f"{model} ({_CHIPS[chip]})",
+            "use an Orin or a Thor: the last JetPack for this chip has TensorRT 8, and 10.3 is needed",
+        )
+    return Finding("board", "ok", f"{model}{f' ({_CHIPS[chip]})' if chip else ''}")
+
+
+def release(machine: Machine) -> Finding:
+    """Tell JetPack and L4T; one that is too old fails, one newer than the table is a warning."""
+    if not this.is_jetson(machine.root):
+        return Finding("jetpack", "ok", "none, and none needed: not a Jetson")
+    said = machine.text("etc/nv_tegra_release").partition("\n")[0]
+    if not said:
+        return Finding(
+            "jetpack",
+            "warn",
+            "unknown: /etc/nv_tegra_release is not there",
+            "in a container give it that of the board: docker run -v /etc/nv_tegra_release:/etc/nv_tegra_release:ro",
+        )
+    found = jetpack(machine)
+    if found is None:
+        return Finding("jetpack", "fail", f"unknown: {said}", UPGRADE)
+    told = f"JetPack {found.name} (L4T {found.l4t})"
+    if not found.supported:
+        return Finding("jetpack", "fail", f"{told} with TensorRT {found.tensorrt[0]}.{found.tensorrt[1]}", UPGRADE)
+    if not found.known:
+        return Finding(
+            "jetpack",
+            "warn",
+            f"L4T {found.l4t}, newer than this version of edge-ad knows",
+            "go on: build-engine proves its engines on this board; an update of edge-ad may know it",
+        )
+    return Finding("jetpack", "ok", told)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))

@@ -1,0 +1,46 @@
+"""What machine this is, as far as an engine depends on it."""
+
+from __future__ import annotations
+
+import platform
+import re
+from pathlib import Path
+
+_RELEASE = re.compile(r"R(\d+).*?REVISION:\s*([\d.]+)")
+
+
+def machine() -> dict[str, str]:
+    """Return what identifies this machine for graphs on a CPU: system, architecture and processor."""
+    return {"system": platform.system(), "architecture": platform.machine(), "processor": _processor()}
+
+
+def board(root: Path = Path("/")) -> str:
+    """Return the model of the board as its device tree has it, empty where there is no device tree."""
+    return _text(root / "proc/device-tree/model").strip("\0 \n")
+
+
+def l4t(root: Path = Path("/")) -> str:
+    """Return the release of Jetson Linux, such as ``36.4.3``; empty elsewhere."""
+    found = _RELEASE.search(_text(root / "etc/nv_tegra_release"))
+    return f"{found[1]}.{found[2]}" if found else ""
+
+
+def is_jetson(root: Path = Path("/")) -> bool:
+    """Return whether this machine is an NVIDIA Jetson, by its release file or its device tree."""
+    if (root / "etc/nv_tegra_release").exists():
+        return True
+    model = board(root).lower()
+    return "jetson" in model or ("nvidia" in model and "orin" in model)
+
+
+def _processor() -> str:
+    lines = _text(Path("/proc/cpuinfo")).splitlines()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.lower().startswith(("model name", "hardware"))]
+    return names[0] if names else platform.processor()
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8", errors="replace")
+    except OSError:
+        return ""

@@ -1,0 +1,146 @@
+"""A frame in one stream: upload, engine after engine, download; recorded as a CUDA graph where that can be done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_ad.engines.cuda import Device
+from edge_ad.engines.cuda_graph import CudaGraph, load_runtime, record
+from edge_ad.engines.protocol import Engine, Tensor, TensorSpec
+from edge_ad.engines.tensorrt_tensors import Block, ExchangeTensor
+from edge_ad.errors import BadInput, DeviceFault
+
+_SAME = 1e-3  # of the value: what a replay may differ from plain calls
+
+
+class TrtFrame:
+    """Runs TensorRT engines on one stream without allocating or waiting in between.
+
+    ``replayed`` tells whether the frame is one CUDA graph; ``why_not`` says why it is not. Both ways give the same
+    results: a recording whose results differ from those of plain calls is not used. Plain calls time every graph with
+    events; a replay is timed as a whole.
+    """
+
+    def __init__(self, device: Device, engines: Mapping[str, Engine], image: Tensor, results: Sequence[Tensor]) -> None:
+        self._device = device
+        self._engines: dict[str, Any] = dict(engines)
+        self._image = image
+        self._results = results
+        self._uploads = _blocks([image])
+        self._downloads = _blocks(results)
+        self._graph: CudaGraph | None = None
+        self.why_not: str | None = None
+        with device.active():
+            self._events = [device.event() for _ in range(len(engines) + 3)]  # start, upload, engines, download
+            self._record()
+
+    @property
+    def replayed(self) -> bool:
+        """Whether the frame is one CUDA graph."""
+        return self._graph is not None
+
+    def run(self, image: NDArray[np.uint8]) -> dict[str, float]:
+        """Run everything on ``image`` u8 [1, H, W, 3]; return milliseconds, with ``host`` for copying and waiting."""
+        start = perf_counter()
+        with self._device.active():
+            self._image.write(image)
+            if self._graph is None:
+                self._enqueue(self._events)
+            else:
+                self._events[0].record(self._device.stream)
+                self._graph.launch()
+                self._events[-1].record(self._device.stream)
+            self._device.synchronize()
+            stages = self._times()
+        stages["host"] = max(0.0, (perf_counter() - start) * 1000.0 - sum(stages.values()))
+        return stages
+
+    def close(self) -> None:
+        """Free the recording; calling it again does nothing."""
+        if self._graph is not None:
+            with self._device.active():
+                self._graph.close()
+            self._graph = None
+        self._events = []
+
+    def _enqueue(self, events: Sequence[Any] = ()) -> None:
+        """Put the whole frame into the stream; ``events``, where given, are recorded between its stages."""
+        _mark(events, 0, self._device)
+        for block in self._uploads:
+            block.upload()
+        _mark(events, 1, self._device)
+        for place, engine in enumerate(self._engines.values(), 2):
+            engine.enqueue()
+            _mark(events, place, self._device)
+        for block in self._downloads:
+            block.download()
+        _mark(events, -1, self._device)
+
+    def _times(self) -> dict[str, float]:
+        if self._graph is not None:
+            return {"replay": float(self._events[0].time_till(self._events[-1]))}
+        names = ["upload", *self._engines, "download"]
+        pairs = zip(names, self._events[:-1], self._events[1:], strict=True)
+        return {name: float(before.time_till(after)) for name, before, after in pairs}
+
+    def _record(self) -> None:
+        """Run plainly first, as TensorRT asks for, then record; keep the recording only if it gives the same.
+
+        The replay sees another image than the last plain run, so results that were merely left over do not pass.
+        """
+        shown, other = (_noise(seed, self._image.spec) for seed in (0, 1))
+        plain = self._plain(shown)
+        self._plain(other)
+        runtime = load_runtime()
+        if runtime is None:
+            self.why_not = "cuda-bindings is not installed"
+            return
+        try:
+            self._graph = record(runtime, self._device, self._enqueue)
+            self._image.write(shown)
+            self._graph.launch()
+            self._device.synchronize()
+        except (DeviceFault, self._device.driver.Error) as error:
+            self._drop(f"recording failed: {' '.join(str(error).split())}")
+            return
+        replayed = [result.read() for result in self._results]
+        if not all(
+            np.allclose(a, b, rtol=_SAME, atol=_SAME, equal_nan=True) for a, b in zip(plain, replayed, strict=True)
+        ):
+            self._drop("a replay gave other results than plain calls")
+
+    def _plain(self, image: NDArray[Any]) -> list[NDArray[Any]]:
+        self._image.write(image)
+        self._enqueue()
+        self._device.synchronize()
+        return [result.read() for result in self._results]
+
+    def _drop(self, why: str) -> None:
+        if self._graph is not None:
+            self._graph.close()
+        self._graph, self.why_not = None, why
+
+
+def _noise(seed: int, spec: TensorSpec) -> NDArray[Any]:
+    return np.random.default_rng(seed).integers(0, 256, spec.shape).astype(spec.dtype)
+
+
+def _blocks(tensors: Sequence[Tensor]) -> list[Block]:
+    """Return the blocks that the tensors lie in, each once."""
+    found: list[Block] = []
+    for tensor in tensors:
+        if not isinstance(tensor, ExchangeTensor):
+            raise BadInput(f"{tensor.spec.name!r} is memory of another backend; open the pipeline again")
+        if tensor.block not in found:
+            found.append(tensor.block)
+    return found
+
+
+def _mark(events: Sequence[Any], place: int, device: Device) -> None:
+    if events:
+        events[place].record(device.stream)

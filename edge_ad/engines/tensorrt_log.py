@@ -1,0 +1,51 @@
+"""TensorRT's own words: a logger that keeps errors for our sentences, and what they mean for the user."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+_KEPT = 20
+_MEMORY = re.compile(
+    r"out ?of ?memory|insufficient memory|memoryallocation|could not allocate|cudaError(_t)? ?2\b", re.I
+)
+MEMORY_ADVICE = (
+    "there is too little free memory: close other programs (on a Jetson also the desktop, "
+    "`sudo systemctl isolate multi-user.target`) and try again"
+)
+
+
+def make_logger(trt: Any) -> Any:
+    """Return a logger whose list ``errors`` holds the last error messages, one line each; nothing is printed."""
+
+    class Logger(trt.ILogger):  # type: ignore[misc]  # the base class comes with the module that is passed in
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.errors: list[str] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
+                self.errors.append(" ".join(message.split()))
+                del self.errors[:-_KEPT]
+
+    return Logger()
+
+
+def reason(logger: Any, otherwise: str) -> str:
+    """Return the last error that was logged, or what lies behind it where that is known; else ``otherwise``."""
+    if any(_MEMORY.search(message) for message in logger.errors):
+        return MEMORY_ADVICE
+    return str(logger.errors[-1]) if logger.errors else otherwise
+
+
+def parser_errors(parser: Any) -> list[str]:
+    """Return the errors of an OnnxParser, each with the name and the operator of its node."""
+    errors = [parser.get_error(index) for index in range(parser.num_errors)]
+    return [_describe(error) for error in errors] or ["the parser gave no reason"]
+
+
+def _describe(error: Any) -> str:
+    name = error.node_name() if hasattr(error, "node_name") else ""
+    operator = error.node_operator() if hasattr(error, "node_operator") else ""
+    where = f"node {name or error.node()} ({operator or 'unknown operator'})"
+    return f"{where}: {' '.join(str(error.desc()).split())}"

@@ -1,0 +1,156 @@
+"""A build that takes minutes: how far it is, how long it still takes, and Ctrl-C that stops it between two steps."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Any, TypeVar
+
+Say = Callable[[str], None]
+T = TypeVar("T")
+
+_TICK_S = 0.2
+_EVERY_S = 5.0
+
+
+class Phases:
+    """The phases that a builder is in, some inside others; any thread may tell of them."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._open: dict[str, tuple[str | None, int]] = {}
+        self._done: dict[str, int] = {}
+        self._highest = 0.0
+
+    def start(self, name: str, parent: str | None, steps: int) -> None:
+        """A phase of so many steps begins."""
+        with self._lock:
+            self._open[name], self._done[name] = (parent, max(1, steps)), 0
+
+    def step(self, name: str, step: int) -> None:
+        """A step, counted from 0, is done."""
+        with self._lock:
+            self._done[name] = step + 1
+
+    def finish(self, name: str) -> None:
+        """A phase is over."""
+        with self._lock:
+            self._open.pop(name, None)
+
+    @property
+    def share(self) -> float:
+        """How much of the outermost phase is done, 0 to 1, never less than before; 0 where nothing was told."""
+        with self._lock:
+            self._highest = max(self._highest, min(1.0, self._share(None)))
+            return self._highest
+
+    def _share(self, parent: str | None) -> float:
+        inner = [(name, steps) for name, (above, steps) in self._open.items() if above == parent]
+        return max(((self._done[name] + min(0.99, self._share(name))) / steps for name, steps in inner), default=0.0)
+
+
+@dataclass
+class Progress:
+    """Progress over the graphs of a bundle; ``total`` is the work in all, in any unit that ``begin`` uses too.
+
+    ``say`` gets a sentence every few seconds. The time left is told as soon as anything is done: within a graph where
+    the builder tells its phases, else after the first graph.
+    """
+
+    total: float
+    say: Say
+    cancelled: threading.Event = field(default_factory=threading.Event)
+    phases: Phases = field(default_factory=Phases)
+    _name: str = ""
+    _work: float = 0.0
+    _before: float = 0.0
+    _since: float = field(default_factory=monotonic)
+    _told: float = field(default_factory=monotonic)
+
+    def begin(self, name: str, work: float) -> None:
+        """The graph ``name`` comes next."""
+        self._before += self._work
+        self._name, self._work, self.phases = name, work, Phases()
+
+    @property
+    def share(self) -> float:
+        """How much of everything is done, 0 to 1."""
+        return (self._before + self._work * self.phases.share) / max(self.total, 1e-9)
+
+    def tick(self, now: float | None = None) -> None:
+        """Say how far it is, if that was not said for a while."""
+        moment = monotonic() if now is None else now
+        if moment - self._told < _EVERY_S:
+            return
+        self._told = moment
+        passed, share = moment - self._since, self.share
+        left = (
+            f"about {told_seconds(passed / share - passed)} left" if share > 0.01 else f"{told_seconds(passed)} so far"
+        )
+        self.say(f"building {self._name}: {share:.0%} of all graphs, {left}")
+
+
+def told_seconds(seconds: float) -> str:
+    """Return a duration in words of a few letters, such as ``45 s`` or ``12 min``."""
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+
+
+def make_monitor(trt: Any, progress: Progress) -> Any:
+    """Return an IProgressMonitor that feeds ``progress`` and ends the build once it is cancelled."""
+    phases = progress.phases
+
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]  # the base class comes with the module
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            phases.start(phase_name, parent_phase, num_steps)
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            phases.step(phase_name, step)
+            return not progress.cancelled.is_set()
+
+        def phase_finish(self, phase_name: str) -> None:
+            phases.finish(phase_name)
+
+    return Monitor()
+
+
+def run_interruptibly(work: Callable[[], T], progress: Progress) -> T:
+    """Return what ``work`` returns, run in a thread of its own so that Ctrl-C is heard while it is inside TensorRT.
+
+    The first Ctrl-C cancels and waits for the end of the current step, then KeyboardInterrupt goes on; a second one ends
+    the process at once. Both are safe: files are only written when everything is built.
+    """
+    found: list[T] = []
+    failed: list[BaseException] = []
+    begun, done = threading.Event(), threading.Event()
+
+    def body() -> None:
+        begun.set()
+        try:
+            if not progress.cancelled.is_set():
+                found.append(work())
+        except BaseException as error:
+            failed.append(error)
+        finally:
+            done.set()
+
+    try:
+        threading.Thread(target=body, name="edge-ad-build", daemon=True).start()
+        while not done.wait(_TICK_S):
+            progress.tick()
+    except KeyboardInterrupt:
+        progress.cancelled.set()
+        before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+        progress.say("stopping after this step; press Ctrl-C again to stop at once")
+        if begun.is_set():
+            done.wait()
+        signal.signal(signal.SIGINT, before)
+        raise
+    if failed:
+        raise failed[0]
+    return found[0]

@@ -1,0 +1,102 @@
+"""A recalibrated bundle runs its parent's engines after a new proof; whatever does not fit is left, with a reason."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from edge_ad.bundle import Bundle, open_bundle, write_bundle
+from edge_ad.cli.app import main
+from edge_ad.engines import artefacts
+from edge_ad.engines.adopt import adopt
+from edge_ad.engines.build import build
+from edge_ad.engines.selection import open_pipeline
+from tests.fixtures.standin_gpu import standin
+from tests.fixtures.tiny_bundle import make_tiny_bundle, tiny_image
+
+
+@pytest.fixture
+def parent(tmp_path: Path) -> Bundle:
+    bundle = open_bundle(make_tiny_bundle(tmp_path / "tiny.edgead"))
+    build(bundle, "fp16", threads=1)
+    return bundle
+
+
+def child_of(parent: Bundle, std: float = 1.0, **changes: Any) -> Bundle:
+    """Return a child whose deviations are ``std`` times those of its parent."""
+    statistics = replace(parent.statistics, mean=parent.statistics.mean * 1.01, std=parent.statistics.std * std)
+    contents = replace(parent.contents(), parent=parent.sha256, statistics=statistics, **changes)
+    path = parent.path.with_name("child.edgead")
+    write_bundle(path, contents)
+    return open_bundle(path)
+
+
+def test_the_parents_engine_runs_the_child(parent: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
+    child = child_of(parent)
+    assert adopt(parent.path, child) == "engine: onnxruntime fp16 of the parent, proven again on 6 golden images"
+    assert artefacts.current(child) == artefacts.Current("onnxruntime", "fp16")
+    with open_pipeline(child) as pipeline, open_pipeline(parent) as before:
+        assert pipeline.precision == "fp16"
+        assert pipeline.infer(tiny_image(1)).score != before.infer(tiny_image(1)).score
+    assert capsys.readouterr().err == ""
+
+
+def test_the_proof_is_made_in_the_childs_units(parent: Bundle) -> None:
+    """With a thousandth of the deviation, what FP16 rounds is beyond the tolerance."""
+    child = child_of(parent, std=1e-3)
+    told = adopt(parent.path, child)
+    assert told is not None
+    assert "too far from the reference in the new scores); run `edge-ad build-engine`" in told
+    assert not artefacts.engines_folder(child.path).exists()
+
+
+def test_other_graphs_are_another_engine(parent: Bundle, tmp_path: Path) -> None:
+    other = open_bundle(make_tiny_bundle(tmp_path / "other.edgead", seed=1))
+    told = adopt(parent.path, other)
+    assert told is not None
+    assert "was not made from the graph 'teacher'" in told
+    assert not artefacts.engines_folder(other.path).exists()
+
+
+def test_a_parent_without_an_engine(tmp_path: Path) -> None:
+    parent = open_bundle(make_tiny_bundle(tmp_path / "tiny.edgead"))
+    assert adopt(parent.path, child_of(parent)) is None
+
+
+def test_a_damaged_engine_is_not_taken_over(parent: Bundle) -> None:
+    path = artefacts.engine_folder(parent.path, "onnxruntime", "fp16") / "lavit.onnx"
+    path.write_bytes(path.read_bytes()[:-1])
+    child = child_of(parent)
+    told = adopt(parent.path, child)
+    assert told is not None
+    assert "is not the file that build-engine wrote" in told
+    assert not artefacts.engines_folder(child.path).exists()
+
+
+def test_engines_of_tensorrt_on_the_stand_in(parent: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The child's engine is loaded as it is; nothing is compiled."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with standin(monkeypatch) as gpu:
+        build(parent, "fp16", "tensorrt", threads=1)
+        trt: Any = gpu.trt  # type: ignore[attr-defined]
+        trt.built.clear()
+        child = child_of(parent)
+        assert adopt(parent.path, child) == "engine: tensorrt fp16 of the parent, proven again on 6 golden images"
+        assert not trt.built
+        assert artefacts.current(child) == artefacts.Current("tensorrt", "fp16")
+
+
+def test_the_command(parent: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "goods").mkdir()
+    for number in range(30):
+        image = tiny_image(7000 + number, size=(96, 80))
+        assert cv2.imwrite(str(tmp_path / "goods" / f"{number}.png"), np.ascontiguousarray(image[:, :, ::-1]))
+    assert main(["recalibrate", str(parent.path), str(tmp_path / "goods")]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[-2] == "engine: onnxruntime fp16 of the parent, proven again on 6 golden images"
+    assert artefacts.current(open_bundle(printed[-1])) == artefacts.Current("onnxruntime", "fp16")

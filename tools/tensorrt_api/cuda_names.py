@@ -1,0 +1,108 @@
+"""The names that edge_ad asks of pycuda and of cuda-bindings, and those that their published files have.
+
+pycuda is compiled where it is installed, so its names are read in its source; those of cuda-bindings in the declarations
+(``*.pxd``) of its wheel. Both are checked by name alone, not by class.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import tarfile
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+PACKAGES = {"pycuda": "2026.1", "cuda-bindings": "13.5.0"}
+_PYCUDA_FILES = ("wrap_cudadrv.cpp", "pycuda/driver.py")
+_COMMON = {*dir(str), *dir(memoryview), "base", "dtype", "driver"}  # what texts, arrays and ours have too
+_RUNTIME = re.compile(r"cuda[A-Z]\w*")
+
+
+def asked(paths: Sequence[Path]) -> dict[str, set[str]]:
+    """Return the names that the files ask of each package.
+
+    pycuda: what follows ``.driver``, and what ``cuda.py`` asks of anything but ``np`` and itself. cuda-bindings: every
+    ``cudaSomething``.
+    """
+    found: dict[str, set[str]] = {name: set() for name in PACKAGES}
+    for path in paths:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        own = {
+            node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
+        }
+        own |= {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and _RUNTIME.fullmatch(node.attr):
+                found["cuda-bindings"].add(node.attr)
+            elif isinstance(node, ast.Attribute) and _of_pycuda(node, path.name, own):
+                found["pycuda"].add(node.attr)
+    return found
+
+
+def fetch(folder: Path) -> None:
+    """Download the source of pycuda and the wheel of cuda-bindings into ``folder``, where they are not there."""
+    for name, version in PACKAGES.items():
+        if _file(folder, name) is None:
+            kind = "--no-binary" if name == "pycuda" else "--only-binary"
+            command = [
+                "-m",
+                "pip",
+                "download",
+                "-q",
+                "--no-deps",
+                "--no-build-isolation",
+                kind,
+                ":all:",
+                "-d",
+                str(folder),
+            ]
+            subprocess.run([sys.executable, *command, f"{name}=={version}"], check=True)
+
+
+def have(folder: Path) -> bool:
+    """Whether both files are there."""
+    return all(_file(folder, name) is not None for name in PACKAGES)
+
+
+def read(folder: Path) -> dict[str, set[str]]:
+    """Return the names that each package has; SystemExit where its file is not there."""
+    found = {}
+    for name in PACKAGES:
+        path = _file(folder, name)
+        if path is None:
+            raise SystemExit(f"error: {name} {PACKAGES[name]} is not in {folder}: run with --fetch")
+        found[name] = _pycuda(path) if name == "pycuda" else _bindings(path)
+    return found
+
+
+def _file(folder: Path, name: str) -> Path | None:
+    found = sorted(folder.glob(f"{name.replace('-', '_')}-{PACKAGES[name]}*"))
+    return next((path for path in found if path.suffix in (".whl", ".gz")), None)
+
+
+def _pycuda(path: Path) -> set[str]:
+    text = ""
+    with tarfile.open(path) as archive:
+        for member in archive.getmembers():
+            if member.name.endswith(_PYCUDA_FILES) and (stream := archive.extractfile(member)):
+                text += stream.read().decode()
+    macros = re.findall(r"\bDEF_SIMPLE_\w+\((\w+)\)", text) + re.findall(
+        r"\b(?:DECLARE_EXC|MAP_METHOD\w*)\((\w+)", text
+    )
+    return set(re.findall(r'"(\w+)"', text)) | set(macros)
+
+
+def _bindings(path: Path) -> set[str]:
+    with zipfile.ZipFile(path) as archive:
+        texts = [archive.read(name).decode() for name in archive.namelist() if name.endswith("runtime.pxd")]
+    return {name for text in texts for name in _RUNTIME.findall(text)}
+
+
+def _of_pycuda(node: ast.Attribute, file: str, own: set[str]) -> bool:
+    if isinstance(node.value, ast.Attribute) and node.value.attr == "driver":
+        return True
+    plain = isinstance(node.value, ast.Name) and node.value.id in ("np", "self", "cls")
+    return file == "cuda.py" and not plain and node.attr not in own | _COMMON
