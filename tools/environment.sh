@@ -52,17 +52,29 @@ prepare() {
     echo "$hash" >"$stamp"
 }
 
-# What the tests of network, GStreamer and GenICam cameras need of the system. Without these packages, and without
-# apt-get or the right to use it, those tests are skipped and say so.
+# System packages that some tests need. Without them, and without apt-get or the right to use it, those tests are
+# skipped and say so.
 camera_packages="python3-gi gir1.2-gst-rtsp-server-1.0 gir1.2-gst-plugins-base-1.0 gir1.2-aravis-0.8 gstreamer1.0-rtsp
 gstreamer1.0-tools gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly"
+service_packages="mosquitto openssl"
+browser_packages="chromium fonts-dejavu-core"
+tracing_packages="strace"
 
-prepare_cameras() {
-    local sudo=""
-    dpkg -s $camera_packages >/dev/null 2>&1 && return
-    command -v apt-get >/dev/null || { echo "== no apt-get: tests of network cameras will be skipped"; return; }
+install_system() {
+    local what="$1" sudo=""
+    shift
+    dpkg -s "$@" >/dev/null 2>&1 && return
+    command -v apt-get >/dev/null || { echo "== no apt-get: tests with $what will be skipped"; return; }
     [ "$(id -u)" = 0 ] || sudo="sudo -n"
-    echo "== installing GStreamer's RTSP server and Aravis (once)"
-    { $sudo apt-get update -qq && DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq --no-install-recommends \
-        $camera_packages >/dev/null; } || echo "== that failed: tests of network cameras will be skipped"
+    echo "== installing what tests with $what need (once)"
+    { $sudo apt-get update -qq && $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+        "$@" >/dev/null; } || echo "== that failed: tests with $what will be skipped"
 }
+
+prepare_cameras() { install_system "network cameras" $camera_packages; }
+
+prepare_services() { install_system "an MQTT broker" $service_packages; }
+
+prepare_browser() { install_system "a browser" $browser_packages; }
+
+prepare_tracing() { install_system "power cuts" $tracing_packages; }

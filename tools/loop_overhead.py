@@ -29,6 +29,8 @@ def main() -> None:
         bundle = open_bundle(path)
         with Pipeline(bundle, precision=arguments.precision) as pipeline:
             found = measure_overhead(bundle, pipeline, arguments.frames)
+    if found is None:
+        raise SystemExit("no frame was judged: the machine is too busy; try again with less beside it")
     record = {"bundle": bundle.name, "precision": arguments.precision, **found.to_json()}
     print(json.dumps(record, indent=2))
     if arguments.json:

@@ -24,7 +24,7 @@ from edge_ad.bundle import Bundle, open_bundle
 from edge_ad.data.images import read_image, resize
 from edge_ad.data.layouts import load_dataset, load_test
 from edge_ad.data.synthetic_anomalies import KINDS, make_anomaly
-from edge_ad.engines.build import derive
+from edge_ad.engines.derive import derive
 from edge_ad.engines.int8 import derive_int8, recipe_of
 from edge_ad.engines.loss import Loss, loss
 from edge_ad.engines.pipeline import Pipeline

@@ -3,6 +3,7 @@
 #   tools/soak.sh [--resume] [--out DIR] [NAME ...] [-- ARGUMENTS FOR EACH]
 # Each writes DIR/<name>.json; with --resume a trial that is complete is left out and one that was cut off goes on.
 set -euo pipefail
+case "${1:-}" in -h | --help) sed -n '2,/^set /s/^# //p' "${BASH_SOURCE[0]}"; exit 0 ;; esac
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
 resume="" out="runs/soak" names=()
@@ -17,6 +18,8 @@ while [ $# -gt 0 ]; do
     shift
 done
 prepare train,test
+prepare_services
+prepare_tracing
 if [ ${#names[@]} -eq 0 ]; then
     for file in tools/soak_*.py; do
         name="$(basename "$file" .py)"

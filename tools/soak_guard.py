@@ -6,16 +6,13 @@ runs from the signal, so it holds the way of the last verdict too.
 
 from __future__ import annotations
 
-import argparse
 import json
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
-from typing import Any
 
-from edge_ad.files import atomic_write
+from tools.trial import begin
 
 ALLOWED_MS = 50.0
 WAYS = ("STOP", "KILL", "hang")
@@ -23,7 +20,8 @@ WAYS = ("STOP", "KILL", "hang")
 
 def measure(how: str, hold_ms: float) -> float:
     """Return the milliseconds from the end of an inspector to the reject that the PLC reads."""
-    from tests.outputs.peers import ReadingPlc, until
+    from tests.fixtures.loopback import until
+    from tests.outputs.peers import ReadingPlc
 
     feeder = subprocess.Popen(
         [sys.executable, "-m", "tests.outputs.feeder", "modbus-server://127.0.0.1:0", str(hold_ms)],
@@ -55,31 +53,23 @@ def measure(how: str, hold_ms: float) -> float:
 
 def main() -> int:
     """Run the trial; 1 when a reject came too late."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path, required=True)
-    parser.add_argument("--resume", action="store_true")
-    parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--hold-ms", type=float, default=300.0)
-    arguments = parser.parse_args()
-    record: dict[str, Any] = {"hold_ms": arguments.hold_ms, "rounds": arguments.rounds, "ms": {how: [] for how in WAYS}}
-    if arguments.resume and arguments.json.exists():
-        record = json.loads(arguments.json.read_text())
+    record = begin(str(__doc__), {"ms": {how: [] for how in WAYS}}, rounds=30, hold_ms=300.0)
+    found = record.values["ms"]
     for how in WAYS:
-        while len(record["ms"][how]) < record["rounds"]:
-            record["ms"][how].append(round(measure(how, record["hold_ms"]), 1))
-            atomic_write(arguments.json, json.dumps(record) + "\n")
-    limit = record["hold_ms"] + ALLOWED_MS
-    record["summary"] = {
+        while len(found[how]) < record.values["rounds"]:
+            found[how].append(round(measure(how, record.values["hold_ms"]), 1))
+            record.save()
+    limit = record.values["hold_ms"] + ALLOWED_MS
+    summary = {
         how: {
             "max_ms": max(times),
             "median_ms": sorted(times)[len(times) // 2],
             "too_late": sum(t > limit for t in times),
         }
-        for how, times in record["ms"].items()
+        for how, times in found.items()
     }
-    atomic_write(arguments.json, json.dumps(record) + "\n")
-    print(json.dumps(record["summary"], indent=1))
-    return int(any(found["too_late"] for found in record["summary"].values()))
+    record.finish(summary)
+    return int(any(one["too_late"] for one in summary.values()))
 
 
 if __name__ == "__main__":

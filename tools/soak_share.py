@@ -6,8 +6,6 @@ asks for, and what is left is divided equally.
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 import tempfile
 import threading
@@ -18,11 +16,11 @@ from typing import Any
 
 from edge_ad.bundle import open_bundle
 from edge_ad.engines.pipeline import Inference, Pipeline
-from edge_ad.files import atomic_write
 from edge_ad.inspection.judge import Judge
 from edge_ad.inspection.loop import Loop
 from edge_ad.inspection.overhead import Still
 from edge_ad.inspection.settings import LoopSettings
+from tools.trial import begin
 
 LEAST = 0.9
 
@@ -90,18 +88,10 @@ def measure(seconds: float, rates: Sequence[float], engine_s: float) -> dict[str
 
 def main() -> int:
     """Run the trial; 1 when a camera got less than 90 % of its fair share."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path, required=True)
-    parser.add_argument("--resume", action="store_true")
-    parser.add_argument("--seconds", type=float, default=60.0)
-    arguments = parser.parse_args()
-    if arguments.resume and arguments.json.exists():
-        record = json.loads(arguments.json.read_text())
-    else:
-        record = measure(arguments.seconds, (50.0, 20.0, 4.0), 0.025)
-        atomic_write(arguments.json, json.dumps(record) + "\n")
-    print(json.dumps(record, indent=1))
-    return int(min(record["share"]) < LEAST)
+    record = begin(str(__doc__), {}, seconds=60.0)
+    if not record.complete:
+        record.finish(measure(record.values["seconds"], (50.0, 20.0, 4.0), 0.025))
+    return int(min(record.values["summary"]["share"]) < LEAST)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,14 @@
 #!/usr/bin/env bash
 # Every check of the house, set-up included: style, types, import rules, tests. Arguments go to pytest.
 set -euo pipefail
+case "${1:-}" in -h | --help) sed -n '2s/^# //p' "${BASH_SOURCE[0]}"; exit 0 ;; esac
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
 prepare distill,test
 prepare_cameras
+prepare_services
+prepare_browser
+prepare_tracing
 echo "== ruff"
 "$python" -m ruff check .
 echo "== mypy"

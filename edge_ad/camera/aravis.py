@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from edge_ad.camera.genicam_nodes import apply_nodes, read_nodes
+from edge_ad.camera.genicam_nodes import set_up
 from edge_ad.camera.handles import Failure, Grab, Shot
 from edge_ad.camera.pixels import to_picture
-from edge_ad.camera.settings import CameraSettings, difference
+from edge_ad.camera.settings import CameraSettings
 from edge_ad.errors import BadInput, DeviceFault, require
 
 BUFFERS = 4
@@ -32,12 +32,7 @@ class AravisHandle:
         if device.startswith("Fake_"):
             self._arv.enable_interface("Fake")
         self._camera = self._open(device)
-        nodes = _Nodes(self._camera.get_device())
-        apply_nodes(nodes, asked or CameraSettings(), name)
-        self.settings = read_nodes(nodes)
-        refused = difference(asked or CameraSettings(), self.settings)
-        if refused:
-            raise DeviceFault(f"camera {name!r} does not take its settings: {'; '.join(refused)}")
+        self.settings = set_up(_Nodes(self._camera.get_device()), asked, name)
         self.fps = self.settings.rate
         self._format = str(self._camera.get_pixel_format_as_string())
         self._stream = self._start()

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from edge_ad.camera.genicam_nodes import apply_nodes, read_nodes
+from edge_ad.camera.genicam_nodes import set_up
 from edge_ad.camera.handles import Failure, Grab, Shot
 from edge_ad.camera.pixels import to_picture
-from edge_ad.camera.settings import CameraSettings, difference
+from edge_ad.camera.settings import CameraSettings
 from edge_ad.errors import BadInput, DeviceFault, require
 
 FETCH_S = 1.0
@@ -35,12 +35,7 @@ class HarvesterHandle:
                 self._harvester.add_file(str(producer))
             self._harvester.update()
             self._acquirer = self._create(serial)
-            nodes = _Nodes(self._acquirer.remote_device.node_map)
-            apply_nodes(nodes, asked or CameraSettings(), name)
-            self.settings = read_nodes(nodes)
-            refused = difference(asked or CameraSettings(), self.settings)
-            if refused:
-                raise DeviceFault(f"camera {name!r} does not take its settings: {'; '.join(refused)}")
+            self.settings = set_up(_Nodes(self._acquirer.remote_device.node_map), asked, name)
             self.fps = self.settings.rate
             self._acquirer.start()
         except BaseException:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from edge_ad.camera.settings import CameraSettings
+from edge_ad.camera.settings import CameraSettings, difference
 from edge_ad.errors import DeviceFault
 
 
@@ -31,6 +31,16 @@ _NODES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("focus", ("FocusPos",)),
 )
 _NO_NODE = ("white_balance_k", "auto_focus")
+
+
+def set_up(nodes: Nodes, asked: CameraSettings | None, name: str) -> CameraSettings:
+    """Set what was asked for and return what the camera is set to; DeviceFault where the two differ."""
+    wanted = asked or CameraSettings()
+    apply_nodes(nodes, wanted, name)
+    found = read_nodes(nodes)
+    if refused := difference(wanted, found):
+        raise DeviceFault(f"camera {name!r} does not take its settings: {'; '.join(refused)}")
+    return found
 
 
 def apply_nodes(nodes: Nodes, asked: CameraSettings, name: str) -> None:

@@ -42,7 +42,10 @@ class HealthLimits:
 
 @dataclass(frozen=True)
 class Health:
-    """What a check found: ``fault`` is a reason or None; ``repeats`` counts exact repetitions of the picture before."""
+    """What a check found: ``fault`` is a reason or None; ``repeats`` counts exact repetitions of one picture.
+
+    Frames that were not looked at, between two that show the same to the last bit, count as repetitions.
+    """
 
     fault: str | None
     repeats: int
@@ -65,6 +68,7 @@ class CameraHealth:
         self._size: tuple[int, int] | None = None
         self._last: Image | None = None
         self._stamp: float | None = None
+        self._index = -1
         self._repeats = 0
         self._stuck = 0
         self._likeness = Likeness(reference, self.limits) if reference is not None else None
@@ -78,20 +82,22 @@ class CameraHealth:
         """
         frame = image if isinstance(image, Frame) else None
         picture = image.image if isinstance(image, Frame) else image
-        self._count_repeats(picture, frame.stamp if frame is not None else stamp)
+        index = frame.index if frame is not None else self._index + 1
+        self._count_repeats(picture, frame.stamp if frame is not None else stamp, index)
         fault = self._resolution(picture) or self._light(picture) or self._frozen()
         if fault is None and placed and self._likeness is not None:
             fault = self._likeness.fault(self._likeness.view(image))
         return Health(fault, self._repeats)
 
-    def _count_repeats(self, image: Image, stamp: float | None) -> None:
+    def _count_repeats(self, image: Image, stamp: float | None, index: int) -> None:
         if not self._camera:
             return
+        passed, self._index = max(index - self._index, 1), index
         same = self._last is not None and _identical(image, self._last)
-        self._repeats = self._repeats + 1 if same else 0
+        self._repeats = self._repeats + passed if same else 0
         self._last = image
         still = stamp is not None and self._stamp is not None and stamp == self._stamp
-        self._stuck = self._stuck + 1 if still else 0
+        self._stuck = self._stuck + passed if still else 0
         self._stamp = stamp
 
     def _frozen(self) -> str | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
+MOST_ABANDONED = 3
+
 
 @dataclass
 class Restarts:
@@ -16,6 +18,11 @@ class Restarts:
     reconnects: int = 0
     stalls: int = 0
     abandoned: int = 0
+
+    @property
+    def stuck(self) -> bool:
+        """Whether so many calls hang that no further one is begun: only a new process frees them."""
+        return self.abandoned >= MOST_ABANDONED
 
 
 class Backoff:

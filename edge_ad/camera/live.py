@@ -13,7 +13,6 @@ from edge_ad.camera.pump import Pump
 from edge_ad.camera.settings import CameraSettings
 from edge_ad.errors import DeviceFault, EdgeAdError
 
-MOST_ABANDONED = 3
 SLICE_S = 0.25
 """A read returns at least so often, so that whoever reads can be stopped."""
 
@@ -107,7 +106,7 @@ class Live:
     def _may_start(self) -> bool:
         self._hanging = [pump for pump in self._hanging if pump.alive]
         self.restarts.abandoned = len(self._hanging)
-        if len(self._hanging) < MOST_ABANDONED:
+        if not self.restarts.stuck:
             return True
         self._reason = f"camera lost: {len(self._hanging)} calls hang in the driver; end the program to free them"
         return False

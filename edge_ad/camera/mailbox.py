@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edge_ad.camera.frames import BadFrame, Delivered, End, SourceError
 
@@ -14,11 +14,15 @@ MOST_WAITING = 1024
 
 @dataclass(frozen=True, eq=False)
 class Delivery:
-    """A frame, the monotonic time at which it reached the mailbox, and how many frames went missing just before it."""
+    """A frame, the monotonic time at which it reached the mailbox, how many frames went missing before it, and the first.
+
+    Frames that were overwritten may lie between the missing ones and this one.
+    """
 
     frame: Delivered
     arrived_at: float
     missing: int
+    first_missing: int = 0
 
 
 class Mailbox:
@@ -69,26 +73,29 @@ class Mailbox:
             if frame.index < self._next_index:
                 self.overwritten += 1
                 return True
-            missing = frame.index - self._next_index
+            first, missing = self._next_index, frame.index - self._next_index
             self._next_index = frame.index + 1
             self.lost += missing
-            self._queue.append(Delivery(frame, arrived_at, missing + self._make_room()))
+            replaced = self._make_room()
+            if replaced is not None and replaced.missing:
+                first, missing = replaced.first_missing, missing + replaced.missing
+            self._queue.append(Delivery(frame, arrived_at, missing, first))
             self.changed.notify_all()
             return True
 
-    def _make_room(self) -> int:
-        """Give way to a new frame; return how many frames went missing before one that is overwritten."""
+    def _make_room(self) -> Delivery | None:
+        """Give way to a new frame; return what it replaces in a slot for one."""
         if self.freshest and self._queue:
             self.overwritten += 1
-            return self._queue.popleft().missing
+            return self._queue.popleft()
         if self._deadline_s is None or len(self._queue) < self._depth:
-            return 0
+            return None
         place = len(self._queue) - self._depth
         self._queue[place] = _spoiled(self._queue[place], f"late: {self._depth} parts that came after it were waiting")
         if len(self._queue) >= MOST_WAITING:
             self._queue.popleft()
             self.overwritten += 1
-        return 0
+        return None
 
     def fail(self, error: SourceError) -> None:
         """Tell an error; it stays until it is taken, and more of them are only counted."""
@@ -152,4 +159,4 @@ def _spoiled(delivery: Delivery, reason: str) -> Delivery:
     if isinstance(frame, BadFrame):
         return delivery
     bad = BadFrame(reason, frame.index, frame.captured_at, frame.captured_wall, frame.source, frame.part)
-    return Delivery(bad, delivery.arrived_at, delivery.missing)
+    return replace(delivery, frame=bad)

@@ -28,6 +28,7 @@ SATURATED = 250
 LEAST_CONTRAST = 12.0
 """Coarse steps below this many grey levels are too little to tell sharp from blurred."""
 
+_SHARES = np.array([0.01, 0.5, 0.99])
 _BLOCK, _SPAN = 4, 4
 _FLOOR = 2.0
 
@@ -60,10 +61,9 @@ def grey(image: Image) -> Grey:
 
 def light(picture: Grey) -> Light:
     """Measure the brightness of u8[H,W]."""
-    counts = _histogram(picture)
-    total = np.cumsum(counts)
-    first, middle, last = (float(np.searchsorted(total, share * total[-1])) for share in (0.01, 0.5, 0.99))
-    return Light(first, middle, last, float(counts[SATURATED:].sum() / total[-1]))
+    total = np.cumsum(_histogram(picture))
+    first, middle, last = np.searchsorted(total, _SHARES * total[-1])
+    return Light(float(first), float(middle), float(last), float((total[-1] - total[SATURATED - 1]) / total[-1]))
 
 
 def sharpness(picture: Grey) -> tuple[float, float]:

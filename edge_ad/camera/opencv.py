@@ -81,3 +81,14 @@ def quiet() -> Iterator[None]:
         yield
     finally:
         _SILENCE.leave()
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Keep OpenCV to the thread that calls it: waking its helpers costs milliseconds where all cores have work."""
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(threads)

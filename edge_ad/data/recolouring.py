@@ -37,7 +37,8 @@ def recolour(image: Image, others: Sequence[Image], rng: np.random.Generator) ->
     if not candidates:
         return None
     part, shift = candidates[int(rng.integers(len(candidates)))]
-    alpha: Alpha = cv2.GaussianBlur(part.astype(np.float32), (0, 0), max(0.8, min(image.shape[:2]) / 256))
+    blur = max(0.8, min(image.shape[:2]) / 256)
+    alpha: Alpha = np.asarray(cv2.GaussianBlur(part.astype(np.float32), (0, 0), blur), dtype=np.float32)
     changed = cv2.cvtColor(lab + alpha[..., None] * shift, cv2.COLOR_LAB2RGB)
     painted = np.clip(np.rint(changed * 255), 0, 255).astype(np.uint8)
     return np.where(alpha[..., None] > 0, painted, image), alpha  # elsewhere L*a*b* and back would cost a last bit
@@ -56,7 +57,7 @@ def _colours(lab: Float, rng: np.random.Generator) -> npt.NDArray[np.int32]:
     start = np.zeros((len(sample), 1), np.int32)
     _, _, centres = cv2.kmeans(sample, COLOURS, start, stop, 2, cv2.KMEANS_PP_CENTERS)
     distance = np.stack([((calm - centre) ** 2).sum(axis=2) for centre in centres])
-    return distance.argmin(axis=0).astype(np.int32)
+    return np.asarray(distance.argmin(axis=0), dtype=np.int32)
 
 
 def _parts(labels: npt.NDArray[np.int32]) -> list[Mask]:

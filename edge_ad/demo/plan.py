@@ -29,5 +29,5 @@ class Plan:
 
 FULL = Plan()
 QUICK = Plan(
-    train=60, validation=20, test_good=20, test_logical=12, test_structural=8, video_frames=40, steps=20
+    train=48, validation=20, test_good=20, test_logical=12, test_structural=8, video_frames=20, steps=12
 )  # fmt: skip

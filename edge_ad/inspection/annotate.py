@@ -58,7 +58,7 @@ def annotate(image: Image | None, event: Event, heat: NDArray[np.float32] | None
     factor = max(1, -(-LEAST_SIDE // min(canvas.shape[:2])))
     canvas = resize(canvas, (canvas.shape[0] * factor, canvas.shape[1] * factor)).copy()
     if heat is not None:
-        canvas = _overlay(canvas, heat)
+        canvas = overlay(canvas, heat)
     border = max(4, min(canvas.shape[:2]) // 60)
     size = max(canvas.shape[1] / 900.0, 0.45)
     framed: Image = cv2.copyMakeBorder(
@@ -68,7 +68,8 @@ def annotate(image: Image | None, event: Event, heat: NDArray[np.float32] | None
     return framed
 
 
-def _overlay(canvas: Image, heat: NDArray[np.float32]) -> Image:
+def overlay(canvas: Image, heat: NDArray[np.float32]) -> Image:
+    """Return the picture u8[H,W,3] RGB with ``heat`` f32[h,w], 0 to 1 (see HeatScale), of any size, laid over it."""
     strength = cv2.resize(heat, (canvas.shape[1], canvas.shape[0]), interpolation=cv2.INTER_LINEAR)
     levels = (strength * 255).astype(np.uint8)
     colours = cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)

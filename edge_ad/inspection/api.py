@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
 
@@ -30,8 +31,9 @@ from edge_ad.inspection.assembly import (
     with_trigger,
 )
 from edge_ad.inspection.events import Event, EventWriter
+from edge_ad.inspection.evidence import Evidence
 from edge_ad.inspection.judge import Judge
-from edge_ad.inspection.loop import Loop, Sink
+from edge_ad.inspection.loop import Listener, Loop, Sink
 from edge_ad.inspection.notify import Notifier
 from edge_ad.inspection.record import StoreSink
 from edge_ad.inspection.reload import Reloader
@@ -40,6 +42,8 @@ from edge_ad.inspection.sinks import CallSink, DriftSink, EventSink, StatusLine
 from edge_ad.inspection.stop import Stop
 from edge_ad.inspection.summary import Summary, summarise
 from edge_ad.inspection.watchdog import Watchdog
+
+PROOF_S = 10.0  # a dashboard asks for a completed cycle within so many seconds where no service manager does
 
 __all__ = ["LineSettings", "Stop", "inspect"]
 
@@ -68,13 +72,15 @@ def inspect(
     outputs = line or LineSettings()
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(Path(bundle))
     chosen = with_record(with_trigger(settings or LoopSettings(), outputs), opened)
+    notifier = Notifier()
+    chosen = replace(chosen, patient=chosen.patient or notifier.managed)
     uris = [cameras] if isinstance(cameras, str) else list(cameras)
     stop, changed = Stop(), threading.Condition()
     with contextlib.ExitStack() as stack:
         if signals:
             stack.enter_context(stop.listening())
         unused = stack.enter_context(contextlib.ExitStack())
-        sources = _open_sources(uris, chosen.realtime, unused)
+        sources = _open_sources(uris, chosen, unused)
         names = [source.name for source in sources]
         pipeline = stack.enter_context(open_pipeline(opened, backend, precision))
         reference, self_test = warm_up(pipeline, opened)
@@ -83,17 +89,27 @@ def inspect(
         stack.callback(wiring.close)
         thresholds = thresholds_of(opened, outputs, tiles)
         judge = Judge(pipeline, thresholds, opened.statistics.weight, chosen.max_age_ms, chosen.view, combine)
-        reloader = Reloader(judge, lambda: reload_thresholds(opened, outputs, tiles))
+        source = [opened.path]  # the file of the thresholds
+        reloader = Reloader(judge, lambda: reload_thresholds(opened, outputs, tiles, source[0]))
         stop.on_reload = reloader.ask
-        watchdog = Watchdog(Notifier(), self_test)
+        watchdog = Watchdog(notifier, self_test, limit_s=PROOF_S if outputs.web else None)
         drift = DriftSink(None if tiles else make_drift(opened))
         sinks: list[Sink] = [wiring.desk]
         if wiring.store is not None:
-            sinks.append(StoreSink(wiring.store, lambda name: loop.account(name)))
+            evidence = Evidence(wiring.store, outputs.record, chosen.view, reference, wiring.keeper.wake)
+            sinks.append(StoreSink(wiring.store, lambda name: loop.account(name), evidence))
         sinks += _open_sinks(stack, events, save, reference, on_event, status)
+        web = None
+        if outputs.web is not None:
+            from edge_ad.web.attach import open_web
+
+            web = open_web(outputs, opened, pipeline, names, chosen, wiring, tiles is not None, source, reloader)
+            stack.callback(web.close)
+            sinks.append(web.panel)
         sinks += [drift, watchdog]
         partings = make_partings(opened, chosen, len(sources), wiring.calls, wiring.first_parts(names))
-        listeners = (wiring.desk, watchdog, reloader)
+        listeners: list[Listener] = [wiring.desk, watchdog, reloader]
+        listeners += [web.panel] if web is not None else []
         loop = Loop(judge, sources, sinks, chosen, listeners, partings, changed)
         stack.callback(watchdog.close)
         if wiring.store is not None:
@@ -102,11 +118,13 @@ def inspect(
         stop.attach(loop)
         unused.pop_all()  # from here on the loop closes the sources
         watchdog.ready()
+        if web is not None:
+            web.begin(loop, judge, wiring.desk, watchdog, drift, wiring.store, reference)
         loop.run()
         return summarise(loop, pipeline.backend.name, pipeline.precision, stop.interrupted, drift.warnings)
 
 
-def _open_sources(uris: Sequence[str], realtime: bool, stack: contextlib.ExitStack) -> list[Source]:
+def _open_sources(uris: Sequence[str], settings: LoopSettings, stack: contextlib.ExitStack) -> list[Source]:
     if not uris:
         raise BadInput("no camera is named: give --camera URI, or `camera` under [run] in edge-ad.toml")
     repeated = next((uri for uri in uris if uris.count(uri) > 1), None)
@@ -114,7 +132,7 @@ def _open_sources(uris: Sequence[str], realtime: bool, stack: contextlib.ExitSta
         raise BadInput(f"--camera {redact(repeated)} is given twice: name every camera once")
     sources = []
     for uri in uris:
-        source = open_source(uri, realtime)
+        source = open_source(uri, settings.realtime, patient=settings.patient)
         stack.callback(source.close)
         sources.append(source)
     return sources

@@ -31,9 +31,12 @@ from edge_ad.inspection.tiles import TileStatistics, combine, load_tiles
 from edge_ad.inspection.triggers import open_trigger, parse_trigger
 from edge_ad.inspection.view import View
 from edge_ad.inspection.watchdog import SelfTest, golden_test
+from edge_ad.outputs.delivery import is_fast, make_output
+from edge_ad.outputs.dispatcher import LIMIT, Dispatcher
 from edge_ad.outputs.guard_link import GuardLink
 from edge_ad.scoring import BRANCHES, Thresholds, fuse
-from edge_ad.store import Store
+from edge_ad.store import RecordSettings, Store
+from edge_ad.store.keeper import Keeper
 
 WARM_UP = 4
 MOST_EMPTY = 50
@@ -45,9 +48,12 @@ AdjustThresholds = Callable[[Thresholds], Thresholds]
 class LineSettings:
     """What a line has besides cameras and engines.
 
-    ``alarm``: output URIs (see ``parse_output``), held by a guard that rejects ``hold_ms`` after the last verdict.
+    ``alarm``: output URIs; Modbus and GPIO are held by a guard that rejects ``hold_ms`` after the last verdict, the others
+    (see ``make_output``) get events from the store, which keeps at most ``backlog`` events for each of them.
     ``trigger``: see ``parse_trigger``. ``store``: the SQLite file of events, counters and alarms. ``tile_goods``: a
     folder of goods for per-tile statistics. ``adjust``: changes the bundle's thresholds, at the start and on reload.
+    ``web``: HOST:PORT of the dashboard, ``web_names``: further names it answers to. ``record``: the pictures and the
+    journal beside the store.
     """
 
     alarm: tuple[str, ...] = ()
@@ -56,6 +62,10 @@ class LineSettings:
     store: Path | None = None
     tile_goods: Path | None = None
     adjust: AdjustThresholds | None = None
+    backlog: int = LIMIT
+    web: str | None = None
+    web_names: tuple[str, ...] = ()
+    record: RecordSettings = RecordSettings()
 
     def __post_init__(self) -> None:
         if not 10 <= self.hold_ms <= 60_000:
@@ -66,11 +76,11 @@ def with_trigger(settings: LoopSettings, line: LineSettings) -> LoopSettings:
     """Return the settings with presence = trigger where there is a trigger; BadInput where they contradict."""
     if line.trigger is None:
         if settings.part.presence == "trigger":
-            raise BadInput("presence = trigger needs --trigger software, modbus or gpio")
+            raise BadInput("presence = trigger needs --trigger software, mqtt://BROKER/TOPIC, modbus or gpio")
         return settings
     kind = parse_trigger(line.trigger, line.alarm).kind
     if settings.part.presence not in ("none", "trigger"):
-        raise BadInput(f"--trigger {line.trigger} and presence = {settings.part.presence} exclude each other: drop one")
+        raise BadInput(f"--trigger {kind} and presence = {settings.part.presence} exclude each other: drop one")
     if kind == "camera":
         return replace(settings, part=replace(settings.part, presence="none", queued=True))
     return replace(settings, part=replace(settings.part, presence="trigger"))
@@ -117,15 +127,15 @@ def thresholds_of(bundle: Bundle, line: LineSettings, tiles: TileStatistics | No
     return found if line.adjust is None else line.adjust(found)
 
 
-def reload_thresholds(bundle: Bundle, line: LineSettings, tiles: TileStatistics | None) -> Thresholds:
-    """Read the bundle's file again; one whose graphs or statistics changed needs a restart (BadInput)."""
-    fresh = open_bundle(bundle.path) if bundle.path.exists() else bundle
+def reload_thresholds(bundle: Bundle, line: LineSettings, tiles: TileStatistics | None, path: Path) -> Thresholds:
+    """Read the bundle's file again, or its child at ``path``; other graphs or statistics need a restart (BadInput)."""
+    fresh = open_bundle(path) if path.exists() else bundle
     same_graphs = fresh.graphs == bundle.graphs and all(
         fresh.graph_sha256(name) == bundle.graph_sha256(name) for name in bundle.graphs
     )
     arrays, kept = fresh.statistics.arrays(), bundle.statistics.arrays()
     if not same_graphs or any(not np.array_equal(arrays[name], kept[name]) for name in kept):
-        raise BadInput(f"{bundle.path} is another model now: restart to use it")
+        raise BadInput(f"{path} is another model now: restart to use it")
     return thresholds_of(fresh, line, tiles)
 
 
@@ -182,7 +192,7 @@ def make_drift(bundle: Bundle) -> Drift | None:
 
 
 class Wiring:
-    """The guard, the trigger, the store and the desk of one run; ``close`` in reverse order."""
+    """The guard, the trigger, the store with its dispatcher and the desk of one run; ``close`` in reverse order."""
 
     def __init__(
         self, names: Sequence[str], settings: LoopSettings, line: LineSettings, changed: threading.Condition
@@ -190,7 +200,7 @@ class Wiring:
         self.calls = Calls(changed)
         self._stack = contextlib.ExitStack()
         try:
-            self.store = self._open_store(line.store)
+            self.store = self._open_store(line)
             self._wire(names, settings, line)
         except BaseException:
             self._stack.close()
@@ -210,11 +220,20 @@ class Wiring:
         """Let go of everything; the outputs reject first."""
         self._stack.close()
 
-    def _open_store(self, path: Path | None) -> Store | None:
-        if path is None:
+    def _open_store(self, line: LineSettings) -> Store | None:
+        slow = [make_output(uri) for uri in line.alarm if not is_fast(uri)]
+        self.dispatcher = Dispatcher(slow, line.backlog)
+        if line.store is None:
+            if slow:
+                raise BadInput(f"the output {slow[0].name} needs a store: name a file for it with --store")
             return None
-        store = Store(path)
+        folder = line.record.prepare(line.store)
+        store = Store(line.store, self.dispatcher.committed, self.dispatcher.outbox.add, folder)
         self._stack.callback(store.close)
+        self.keeper = Keeper(line.store, folder, line.record.limits)
+        self._stack.callback(self.keeper.close)
+        self._stack.callback(self.dispatcher.close)
+        self.dispatcher.start(line.store)
         return store
 
     def _wire(self, names: Sequence[str], settings: LoopSettings, line: LineSettings) -> None:
@@ -223,8 +242,9 @@ class Wiring:
             trigger = open_trigger(parse_trigger(line.trigger, line.alarm), self.calls)
             if trigger is not None:
                 self._stack.callback(trigger.close)
-        if line.alarm:
-            self.guard = GuardLink(line.alarm, line.hold_ms, len(names), self._heard)
+        fast = [uri for uri in line.alarm if is_fast(uri)]
+        if fast:
+            self.guard = GuardLink(fast, line.hold_ms, len(names), self._heard)
             self._stack.callback(self.guard.close)
         store = self.store
         self.desk = Desk(

@@ -11,12 +11,12 @@ import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import TextIO
 
 from edge_ad.errors import BadInput, DeviceFault
 from edge_ad.inspection.verdict import Verdict
+from edge_ad.outputs.payload import event_record
 
 SYNC_EVERY_S = 1.0
 
@@ -48,20 +48,7 @@ class Event:
 
     def line(self) -> str:
         """Return the event as one JSON object without a newline; keys in the documented order."""
-        moment = datetime.fromtimestamp(self.time, timezone.utc).isoformat(timespec="milliseconds")
-        record = {
-            "id": self.id,
-            "camera": self.camera,
-            "frame": self.frame,
-            "part": self.part,
-            "time": moment.replace("+00:00", "Z"),
-            "verdict": self.verdict,
-            "score": None if self.score is None else round(self.score, 6),
-            "z": {name: round(value, 4) for name, value in self.z.items()},
-            "latency_ms": None if self.latency_ms is None else round(self.latency_ms, 3),
-            "reason": self.reason,
-        }
-        return json.dumps(record, allow_nan=False, separators=(",", ":"))
+        return json.dumps(event_record(self), allow_nan=False, separators=(",", ":"))
 
 
 class EventWriter:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from edge_ad.config import AlarmTable, RunTable, load_config
+from edge_ad.config import AlarmTable, RecordTable, RunTable, load_config
 from edge_ad.errors import BadInput
 from edge_ad.inspection.alarm import AlarmRule
 from edge_ad.inspection.assembly import LineSettings
@@ -14,6 +14,8 @@ from edge_ad.inspection.parts import PartRule
 from edge_ad.inspection.settings import LoopSettings, PartSettings
 from edge_ad.inspection.view import Grid, View, parse_grid, parse_roi
 from edge_ad.scoring import Thresholds
+from edge_ad.store import RecordSettings
+from edge_ad.store.retention import Limits
 
 DEFAULT_STORE = Path("runs/line.sqlite")
 
@@ -49,10 +51,27 @@ def alarm_rule(table: AlarmTable) -> AlarmRule:
     )
 
 
-def line_settings(run: RunTable) -> LineSettings:
+def line_settings(run: RunTable, record: RecordTable | None = None) -> LineSettings:
     """Return outputs, trigger and store; with outputs there is always a store, because an alarm must outlive a restart."""
-    store = run.store or (DEFAULT_STORE if run.alarm else None)
-    return LineSettings(tuple(run.alarm), run.hold_ms, run.trigger, store, run.tile_goods, hand_set(load_run))
+    store = run.store or (DEFAULT_STORE if run.alarm or run.web else None)
+    return LineSettings(
+        tuple(run.alarm),
+        run.hold_ms,
+        run.trigger,
+        store,
+        run.tile_goods,
+        hand_set(load_run),
+        run.backlog,
+        web=run.web,
+        web_names=tuple(run.web_names),
+        record=record_settings(record or RecordTable()),
+    )
+
+
+def record_settings(table: RecordTable) -> RecordSettings:
+    """Return what is kept beside the store."""
+    limits = Limits(table.keep_days, table.keep_gb, table.free_gb)
+    return RecordSettings(table.evidence, table.ok_every, limits)
 
 
 def hand_set(read: Callable[[], RunTable]) -> Callable[[Thresholds], Thresholds]:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from edge_ad.camera.frames import Source
+from edge_ad.camera.opencv import one_thread
 from edge_ad.errors import DeviceFault
 from edge_ad.inspection.counters import Counters, Latencies
 from edge_ad.inspection.judge import Judge, Judgement, middle
@@ -81,6 +82,11 @@ class Loop:
 
     def run(self) -> None:
         """Run to the end; DeviceFault when the engine breaks or every camera is lost, after a NONE event."""
+        with one_thread():
+            self._run()
+        self._raise_if_broken()
+
+    def _run(self) -> None:
         started = time.monotonic()
         try:
             for station in self.stations:
@@ -95,11 +101,10 @@ class Loop:
             self.elapsed_s = time.monotonic() - started
             for station in self.stations:
                 station.close()
-        self._raise_if_broken()
 
     def _alive(self) -> bool:
         running = [station for station in self.stations if not station.ended or station.ready]
-        if running and all(station.silent_s > self._settings.give_up_s for station in running):
+        if running and all(station.lost for station in running):
             names = ", ".join(station.name for station in running)
             limit = self._settings.give_up_s
             raise DeviceFault(f"no frame from {names} for {limit:g} s: check the camera and its cable")

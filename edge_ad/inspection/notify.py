@@ -25,6 +25,11 @@ class Notifier:
         for_us = found.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
         self.watchdog_s = int(microseconds) / 1e6 if microseconds.isdigit() and for_us and address else None
 
+    @property
+    def managed(self) -> bool:
+        """Whether a service manager listens: this process is a service."""
+        return self._socket is not None
+
     def send(self, *lines: str) -> None:
         """Send assignments such as ``READY=1``; a manager that is away or busy is no fault of ours."""
         if self._socket is not None:

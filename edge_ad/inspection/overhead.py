@@ -88,10 +88,13 @@ class _Times:
         pass
 
 
-def measure_overhead(bundle: Bundle, pipeline: Pipeline, frames: int = 500, sinks: Sequence[Sink] = ()) -> Overhead:
+def measure_overhead(
+    bundle: Bundle, pipeline: Pipeline, frames: int = 500, sinks: Sequence[Sink] = ()
+) -> Overhead | None:
     """Run ``frames`` pictures of 640 x 480 through the loop, at half the rate that the engines reach.
 
     The pictures are the golden images, enlarged beforehand. ``sinks`` come after the verdict and cost it nothing.
+    None when the machine is so busy that the loop judged no frame after the first ones.
     """
     pictures = [resize(image, CAMERA_SIZE) for image in bundle.golden.images[:8]]
     started = time.perf_counter()
@@ -102,5 +105,8 @@ def measure_overhead(bundle: Bundle, pipeline: Pipeline, frames: int = 500, sink
     settings = LoopSettings(max_age_ms=60_000.0)
     judge = Judge(pipeline, bundle.thresholds, bundle.statistics.weight, settings.max_age_ms)
     Loop(judge, [Still(pictures, frames + WARM_UP, fps)], [times, *sinks], settings).run()
-    total, engine = np.array(times.pairs[WARM_UP:]).T
+    judged = times.pairs[WARM_UP:]
+    if not judged:
+        return None
+    total, engine = np.array(judged).T
     return Overhead(len(total), quantiles(total), quantiles(engine), quantiles(total - engine))

@@ -52,14 +52,16 @@ class LoopSettings:
     ``realtime``: files behave like cameras (paced; frames that come too fast are dropped). ``max_frames``: stop after
     so many frames of each camera. ``max_age_ms``: a verdict on a camera's frame older than this is worth nothing
     (NONE). ``give_up_s``: a camera that gave no frame for so long is lost, and with the last one the run ends
-    (DeviceFault). ``reference``: how healthy pictures of goods look, ``camera``: how the camera was set when
-    they were taken; None where that is not known.
+    (DeviceFault); with ``patient`` (a service) a live camera that was not there yet is waited for without end.
+    ``reference``: how healthy pictures of goods look, ``camera``: how the camera was set when they were taken; None
+    where that is not known.
     """
 
     realtime: bool = False
     max_frames: int | None = None
     max_age_ms: float = 1000.0
     give_up_s: float = 30.0
+    patient: bool = False
     health: HealthLimits = field(default_factory=HealthLimits)
     reference: HealthReference | None = None
     camera: CameraSettings | None = None
@@ -80,11 +82,12 @@ class LoopSettings:
     def stall_s(self, kind: SourceKind, fps: float | None, first: bool) -> float:
         """Return after how many seconds without a frame a source counts as stalled.
 
-        A camera: two frame times, at least 1 s (2 s where the rate is unknown), 10 s for its first frame, which needs
-        the exposure to settle. Files: 30 s, because a slow disk is no fault.
+        A camera: nine tenths of two frame times, at least 0.9 s, so that the fault is told within 1 s or two frame times
+        (2 s where the rate is unknown); 10 s for its first frame, which needs the exposure to settle. Files: 30 s,
+        because a slow disk is no fault.
         """
         if kind in ("video", "images"):
             return 30.0
         if first:
             return 10.0
-        return max(1.0, 2.0 / fps) if fps else 2.0
+        return 0.9 * max(1.0, 2.0 / fps) if fps else 2.0

@@ -70,7 +70,9 @@ class Station:
         self.ended = False
         self.broken: str | None = None
         part = settings.part
-        deadline_s = part.trigger_deadline_ms / 1000.0 if part.queued else None
+        # A folder's pictures wait for us, so they cannot be late.
+        self._timed = part.queued and settings.drops(source.kind)
+        deadline_s = part.trigger_deadline_ms / 1000.0 if self._timed else None
         self.mailbox = Mailbox(settings.drops(source.kind), changed, deadline_s=deadline_s)
         self._reader = Reader(source, self.mailbox)
         self._settings = settings
@@ -100,6 +102,13 @@ class Station:
         return 0.0 if self._settings.part.queued else time.monotonic() - self._heard
 
     @property
+    def lost(self) -> bool:
+        """Whether the camera is given up: silent for too long, and not one that patience still waits for."""
+        stuck = getattr(getattr(self.source, "restarts", None), "stuck", False)
+        awaited = self._settings.patient and self._first and not stuck
+        return self.silent_s > self._settings.give_up_s and not awaited
+
+    @property
     def ready(self) -> bool:
         """Whether ``poll`` would give something at once."""
         return bool(self._waiting) or (not self.ended and self.mailbox.ready)
@@ -107,7 +116,7 @@ class Station:
     @property
     def checks_age(self) -> bool:
         """Whether a late verdict is worth nothing here: for cameras and everything in real time."""
-        return self.mailbox.freshest or self.source.kind == "synthetic"
+        return self.mailbox.freshest or self._timed or self.source.kind == "synthetic"
 
     def start(self) -> None:
         """Start reading."""
@@ -176,10 +185,12 @@ class Station:
 
     def _delivered(self, delivery: Delivery) -> list[Outcome]:
         told, self._told = self._told, None
-        self._heard, self._first = time.monotonic(), False
+        # Where the reader waits for us, the time that we took is not the camera's silence.
+        self._heard = delivery.arrived_at if self.mailbox.freshest else time.monotonic()
+        self._first = False
         outcomes: list[Outcome] = []
         if delivery.missing and not told:
-            outcomes.append(_gap(delivery.frame.index, delivery.missing))
+            outcomes.append(_gap(delivery))
             self._interrupt()
         found = self._examine(delivery)
         if found:
@@ -249,7 +260,7 @@ class Station:
 
     def _since(self, delivery: Delivery) -> float:
         """The capture; but a frame that waited for us, not we for it, is only as old as its way to us was long."""
-        if self.mailbox.freshest:
+        if self.mailbox.freshest or self._timed:
             return delivery.frame.captured_at
         return time.monotonic() - max(delivery.arrived_at - delivery.frame.captured_at, 0.0)
 
@@ -278,7 +289,7 @@ class Station:
         return [Outage(reason)]
 
 
-def _gap(index: int, missing: int) -> Outage:
-    first = index - missing
-    frames = f"frame {first}" if missing == 1 else f"{missing} frames before {index}"
+def _gap(delivery: Delivery) -> Outage:
+    first, missing = delivery.first_missing, delivery.missing
+    frames = f"frame {first}" if missing == 1 else f"{missing} frames before {delivery.frame.index}"
     return Outage(f"lost: {frames} never arrived", first)

@@ -1,4 +1,4 @@
-"""What can call for a part: this process, a socket, or a PLC through the output guard."""
+"""What can call for a part: this process, a socket, an MQTT broker, or a PLC through the output guard."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TextIO
 
+from edge_ad.camera.redaction import redact
 from edge_ad.errors import BadInput
+from edge_ad.inspection.mqtt_trigger import MqttTrigger
 from edge_ad.inspection.parting import Calls
+from edge_ad.outputs.broker import PORTS, Broker, parse_broker
 
 ALLOWED = (
-    "software (a part id a line on standard input), software:SOCKET, modbus or gpio (through --alarm), or camera (a "
-    "hardware trigger: every frame is a part)"
+    "software (a part id a line on standard input), software:SOCKET, mqtt://BROKER/TOPIC, modbus or gpio (through "
+    "--alarm), or camera (a hardware trigger: every frame is a part)"
 )
 LONGEST_ID = 64
 
@@ -31,10 +34,11 @@ class Trigger(Protocol):
 
 @dataclass(frozen=True)
 class TriggerAddress:
-    """A checked trigger: its kind, and the socket of a software trigger ('' is standard input)."""
+    """A checked trigger: its kind, the socket of a software trigger ('' is standard input), the broker of an MQTT one."""
 
-    kind: Literal["software", "modbus", "gpio", "camera"]
+    kind: Literal["software", "mqtt", "modbus", "gpio", "camera"]
     path: str = ""
+    broker: Broker | None = None
 
 
 def parse_trigger(text: str, outputs: Sequence[str]) -> TriggerAddress:
@@ -42,6 +46,8 @@ def parse_trigger(text: str, outputs: Sequence[str]) -> TriggerAddress:
     kind, colon, path = text.strip().partition(":")
     if kind == "software" and bool(colon) == bool(path):
         return TriggerAddress("software", path)
+    if kind in PORTS and colon:
+        return TriggerAddress("mqtt", broker=parse_broker(text.strip(), "--trigger", topic=""))
     if kind == "camera" and not colon:
         return TriggerAddress("camera")
     if kind == "modbus" and not colon:
@@ -52,11 +58,13 @@ def parse_trigger(text: str, outputs: Sequence[str]) -> TriggerAddress:
         if not any(uri.startswith("gpio:") and "trigger=" in uri for uri in outputs):
             raise BadInput("--trigger gpio needs a line for it: --alarm 'gpio:///dev/gpiochip0?pass=17&trigger=5'")
         return TriggerAddress("gpio")
-    raise BadInput(f"--trigger {text!r} is no trigger here; allowed are {ALLOWED}")
+    raise BadInput(f"--trigger {redact(text)!r} is no trigger here; allowed are {ALLOWED}")
 
 
 def open_trigger(address: TriggerAddress, calls: Calls) -> Trigger | None:
-    """Start a software trigger; the others come through the guard and need nothing here."""
+    """Start a software or MQTT trigger; the others come through the guard or the camera and need nothing here."""
+    if address.broker is not None:
+        return MqttTrigger(address.broker, lambda text: calls.put(clean_id(text), time.monotonic()))
     if address.kind != "software":
         return None
     if not address.path:

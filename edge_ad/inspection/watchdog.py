@@ -24,20 +24,33 @@ class Watchdog:
 
     ``self_test`` judges a golden image on the engines and raises DeviceFault when its score is not what it was. It runs
     when no verdict came for a quarter of the watchdog's time. Nothing else feeds: a loop that hangs, in the engines or
-    anywhere else, starves it. STATUS tells frames a second and the p99 of the latency.
+    anywhere else, starves it. STATUS tells frames a second and the p99 of the latency. ``limit_s`` is the time where no
+    manager asks for one; None then needs no proof.
     """
 
-    def __init__(self, notifier: Notifier, self_test: SelfTest, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        notifier: Notifier,
+        self_test: SelfTest,
+        clock: Callable[[], float] = time.monotonic,
+        limit_s: float | None = None,
+    ) -> None:
         self._notifier = notifier
         self._self_test = self_test
         self._clock = clock
-        self._period = notifier.watchdog_s / 4.0 if notifier.watchdog_s else None
+        self.limit_s = notifier.watchdog_s or limit_s
+        self._period = self.limit_s / 4.0 if self.limit_s else None
         self._done_at = clock()
         self._fed_at = -float("inf")
         self._told_at = clock()
         self._moments: deque[float] = deque(maxlen=10_000)
         self._latencies = Latencies(size=1024)
         self.self_tests = 0
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since the last completed cycle."""
+        return self._clock() - self._done_at
 
     def ready(self) -> None:
         """Tell that the engines gave a right verdict."""

@@ -11,9 +11,11 @@ from edge_ad.errors import BadInput
 from edge_ad.outputs.lines import Lines
 from edge_ad.outputs.requests import OnRequest
 
+FAST = ("modbus", "modbus-server", "gpio")
 ALLOWED = (
-    "modbus://HOST:502?unit=1&base=0 (writes into a PLC), modbus-server://ADDRESS:502 (a PLC reads here) or "
-    "gpio:///dev/gpiochip0?pass=17&alarm=27"
+    "modbus://HOST:502?unit=1&base=0 (writes into a PLC), modbus-server://ADDRESS:502 (a PLC reads here), "
+    "gpio:///dev/gpiochip0?pass=17&alarm=27, gpio://jetson?pass=29 (the header of a Jetson), mqtt://HOST/PREFIX, "
+    "mqtts://HOST/PREFIX, http(s)://HOST/PATH (a webhook), opcua://ADDRESS:4840, file:PATH or stdout:"
 )
 PINS = ("pass", "fault", "alarm", "ready", "result_valid", "busy", "heartbeat", "acknowledge", "trigger")
 
@@ -39,7 +41,7 @@ class Channel(Protocol):
 class OutputAddress:
     """A checked output URI."""
 
-    kind: Literal["modbus", "modbus-server", "gpio"]
+    kind: Literal["modbus", "modbus-server", "gpio", "jetson"]
     host: str
     port: int = 502
     unit: int = 1
@@ -69,6 +71,8 @@ def parse_output(uri: str) -> OutputAddress:
         pins = {key: _number(uri, key, value) for key, value in settings.items()}
         if set(pins) - set(PINS) or "pass" not in pins or len(set(pins.values())) < len(pins):
             raise BadInput(f"--alarm {uri!r} needs pass=LINE and may have one line each for {', '.join(PINS[1:])}")
+        if parts.netloc == "jetson" and not parts.path.strip("/"):
+            return OutputAddress("jetson", "", pins=pins)
         chip = parts.path if not parts.netloc else f"/dev/{parts.netloc}"
         return OutputAddress("gpio", chip, pins=pins)
     raise BadInput(f"--alarm {uri!r} is no output; allowed are {ALLOWED}")
@@ -84,6 +88,10 @@ def make_channel(address: OutputAddress, on_request: OnRequest) -> Channel:
         from edge_ad.outputs.modbus_server import ModbusServer
 
         return ModbusServer(address.host, address.port, on_request)
+    if address.kind == "jetson":
+        from edge_ad.outputs.jetson_gpio import JetsonGpio
+
+        return JetsonGpio(address.pins, on_request)
     from edge_ad.outputs.gpio import Gpio
 
     return Gpio(address.host, address.pins, on_request)

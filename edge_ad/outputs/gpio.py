@@ -15,6 +15,19 @@ OUTPUTS = ("pass", "fault", "alarm", "ready", "result_valid", "busy", "heartbeat
 INPUTS = ("acknowledge", "trigger")
 
 
+def line_values(lines: Lines) -> dict[str, bool]:
+    """Return the outputs by name."""
+    return {
+        "pass": lines.passed,
+        "fault": lines.fault,
+        "alarm": lines.alarm,
+        "ready": lines.ready,
+        "result_valid": lines.result_valid,
+        "busy": lines.busy,
+        "heartbeat": lines.heartbeat,
+    }
+
+
 class Gpio:
     """Drives the named lines of one chip; energised means good, and the kernel lets go of the lines on exit.
 
@@ -57,15 +70,7 @@ class Gpio:
     def show(self, lines: Lines) -> None:
         """Set the lines that changed."""
         self._lines = lines
-        values = {
-            "pass": lines.passed,
-            "fault": lines.fault,
-            "alarm": lines.alarm,
-            "ready": lines.ready,
-            "result_valid": lines.result_valid,
-            "busy": lines.busy,
-            "heartbeat": lines.heartbeat,
-        }
+        values = line_values(lines)
         changed = {
             self._pins[name]: self._values.ACTIVE if value else self._values.INACTIVE
             for name, value in values.items()

@@ -1,8 +1,9 @@
-"""The record on disk: events, counters and alarms in SQLite."""
+"""The record on disk: events, counters and alarms in SQLite, a journal and pictures beside it."""
 
 from __future__ import annotations
 
-from edge_ad.store.rows import EventRow
+from edge_ad.store.rows import EventRow, Picture
+from edge_ad.store.settings import RecordSettings
 from edge_ad.store.store import Store
 
-__all__ = ["EventRow", "Store"]
+__all__ = ["EventRow", "Picture", "RecordSettings", "Store"]

@@ -46,3 +46,14 @@ class EventRow:
         """Build from the values of COLUMNS."""
         named = dict(zip(COLUMNS, values, strict=True))
         return cls(**{**named, "z": json.loads(named["z"])})
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture of an event: ``path`` below the evidence folder, ``bytes`` of its file, verdict and time of the event."""
+
+    path: str
+    event: str
+    verdict: str
+    time: float
+    bytes: int

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import sqlite3
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
-from edge_ad.errors import BadInput
+from edge_ad.errors import BadInput, DeviceFault
 
 APPLICATION = 0x45444745  # "EDGE", marks the file as ours
 
@@ -39,6 +42,58 @@ MIGRATIONS: tuple[str, ...] = (
         changed REAL NOT NULL
     ) WITHOUT ROWID;
     """,
+    """
+    CREATE TABLE outbox (
+        output TEXT NOT NULL,
+        sequence INTEGER NOT NULL,
+        id TEXT NOT NULL,
+        verdict TEXT NOT NULL,
+        line TEXT NOT NULL,
+        PRIMARY KEY (output, sequence)
+    ) WITHOUT ROWID;
+    CREATE INDEX outbox_verdict ON outbox (output, verdict, sequence);
+    CREATE TABLE refused (
+        output TEXT NOT NULL,
+        sequence INTEGER NOT NULL,
+        id TEXT NOT NULL,
+        verdict TEXT NOT NULL,
+        line TEXT NOT NULL,
+        reason TEXT NOT NULL,
+        PRIMARY KEY (output, sequence)
+    ) WITHOUT ROWID;
+    CREATE TABLE outlet (
+        output TEXT NOT NULL PRIMARY KEY,
+        waiting INTEGER NOT NULL DEFAULT 0,
+        delivered INTEGER NOT NULL DEFAULT 0,
+        refused INTEGER NOT NULL DEFAULT 0,
+        dropped_OK INTEGER NOT NULL DEFAULT 0,
+        dropped_WARN INTEGER NOT NULL DEFAULT 0,
+        dropped_NONE INTEGER NOT NULL DEFAULT 0,
+        dropped_NG INTEGER NOT NULL DEFAULT 0
+    ) WITHOUT ROWID;
+    """,
+    """
+    CREATE TABLE mark (
+        event TEXT NOT NULL PRIMARY KEY,
+        mark TEXT NOT NULL CHECK (mark IN ('good', 'bad')),
+        by TEXT NOT NULL,
+        time REAL NOT NULL
+    ) WITHOUT ROWID;
+    CREATE TABLE image (
+        path TEXT NOT NULL PRIMARY KEY,
+        event TEXT NOT NULL,
+        verdict TEXT NOT NULL,
+        time REAL NOT NULL,
+        bytes INTEGER NOT NULL
+    ) WITHOUT ROWID;
+    CREATE INDEX image_event ON image (event);
+    CREATE INDEX image_order ON image (verdict = 'OK', time);
+    CREATE TABLE fact (
+        name TEXT NOT NULL PRIMARY KEY,
+        value TEXT NOT NULL
+    ) WITHOUT ROWID;
+    CREATE INDEX event_part ON event (part);
+    """,
 )
 
 
@@ -46,12 +101,14 @@ def connect(path: Path) -> sqlite3.Connection:
     """Open the file (made where there is none) in WAL mode with synchronous=FULL, at the newest version.
 
     A file that is no store, is damaged or comes from a newer version raises BadInput; it is never changed or deleted.
+    DeviceFault when the disk is full or does not answer, or another process holds the file for 5 s.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # isolation_level None: transactions are begun and ended by us alone.
         connection = sqlite3.connect(path, isolation_level=None, timeout=5.0, check_same_thread=False)
     except (OSError, sqlite3.Error) as error:
+        _raise_if_refused(path, error)
         raise BadInput(
             f"the store {path} cannot be opened: {error}; name a file in a folder that can be written"
         ) from error
@@ -62,6 +119,7 @@ def connect(path: Path) -> sqlite3.Connection:
         migrate(connection, path)
     except sqlite3.Error as error:
         connection.close()
+        _raise_if_refused(path, error)
         raise BadInput(
             f"the store {path} cannot be read: {error}; move it away and keep it, a new one is made then"
         ) from error
@@ -69,6 +127,27 @@ def connect(path: Path) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def _raise_if_refused(path: Path, error: Exception) -> None:
+    """Raise DeviceFault for what the disk or another process does, which may be over in a moment."""
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+    # Python 3.10 tells no code of SQLite's errors.
+    if full or any(word in str(error) for word in ("disk is full", "disk I/O error", "locked")):
+        raise DeviceFault(f"the store {path} cannot be opened now: {error}; free some space or try again") from error
+
+
+@contextlib.contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    """Hold the write lock; commit at the end, undo everything after an exception."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield connection
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
 
 
 def migrate(connection: sqlite3.Connection, path: Path) -> None:
@@ -81,17 +160,13 @@ def migrate(connection: sqlite3.Connection, path: Path) -> None:
             "a newer edge-ad or name another file"
         )
     for number in range(version + 1, len(MIGRATIONS) + 1):
-        connection.execute("BEGIN IMMEDIATE")
-        try:
+        with transaction(connection):
             for statement in MIGRATIONS[number - 1].split(";"):
                 if statement.strip():
                     connection.execute(statement)
             connection.execute("INSERT INTO migration VALUES (?, ?)", (number, time.time()))
-            connection.execute("COMMIT")
-        except BaseException:
-            connection.execute("ROLLBACK")
-            raise
-    connection.execute(f"PRAGMA application_id = {APPLICATION}")
+    if connection.execute("PRAGMA application_id").fetchone() != (APPLICATION,):  # a full disk can still be read
+        connection.execute(f"PRAGMA application_id = {APPLICATION}")
 
 
 def version_of(connection: sqlite3.Connection) -> int:

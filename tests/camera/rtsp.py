@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from pathlib import Path
+
+from tests.fixtures.loopback import free_port
 
 PYTHON = "/usr/bin/python3"
 SCRIPT = Path(__file__).with_name("rtsp_server.py")
@@ -24,13 +25,6 @@ def server_missing() -> str | None:
         return f"no {PYTHON}"
     found = subprocess.run([PYTHON, "-c", _NEEDED], capture_output=True, text=True, check=False)
     return f"GStreamer's RTSP server is not installed: {found.stderr.strip()[-200:]}" if found.returncode else None
-
-
-def free_port() -> int:
-    """Return a TCP port of loopback that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class RtspServer:

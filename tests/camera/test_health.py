@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edge_ad.camera.frames import SourceKind
+from edge_ad.camera.frames import Frame, SourceKind
 from edge_ad.camera.health import CameraHealth, HealthLimits
 from tests.camera.pictures import Image, noise
 
@@ -54,6 +54,14 @@ def test_repetition_is_a_fault_of_cameras_only(kind: SourceKind, frozen: bool) -
     results = [health.check(noise(seed)) for seed in (1, 2, 2, 2, 3)]
     assert [result.repeats for result in results] == ([0, 0, 1, 2, 0] if frozen else [0] * 5)
     assert [bool(result.fault) for result in results] == ([False, False, True, True, False] if frozen else [False] * 5)
+
+
+def test_frames_between_two_that_are_the_same_were_the_same() -> None:
+    """A loop that is slower than the camera sees few frames of a frozen one."""
+    health = CameraHealth("live")
+    seen = [(0, 1), (5, 2), (6, 2), (9, 2), (10, 3)]  # index and picture
+    found = [health.check(Frame(noise(seed), index, 0.0, 0.0, "cam", "")).repeats for index, seed in seen]
+    assert found == [0, 0, 1, 4, 0]
 
 
 def test_one_changed_pixel_is_no_repetition() -> None:

@@ -37,8 +37,19 @@ def test_frames_that_never_arrived_are_lost_not_dropped() -> None:
         mailbox.put(bad(index))
     item = mailbox.take()
     assert isinstance(item, Delivery)
-    assert item.missing == 2 + 4  # 1, 2 and 5 to 8
+    assert (item.missing, item.first_missing) == (2 + 4, 1)  # 1, 2 and 5 to 8
     assert (mailbox.captured, mailbox.overwritten, mailbox.lost) == (4, 3, 6)
+
+
+def test_the_first_missing_frame_is_known_when_those_behind_it_were_overwritten() -> None:
+    mailbox = Mailbox(freshest=True)
+    for index in (0, 1, 3, 4, 5):
+        mailbox.put(bad(index))
+        if index == 0:
+            assert taken(mailbox) == 0
+    item = mailbox.take()
+    assert isinstance(item, Delivery)
+    assert (item.frame.index, item.missing, item.first_missing) == (5, 1, 2)
 
 
 def test_everything_comes_out_in_order() -> None:

@@ -14,13 +14,14 @@ from edge_ad.camera.live import Live, Patience
 from edge_ad.camera.rtsp import RtspHandle, set_options
 from edge_ad.camera.sources import open_source
 from edge_ad.errors import DeviceFault
-from tests.camera.rtsp import RtspServer, free_port, server_missing
+from tests.camera.rtsp import RtspServer, server_missing
+from tests.fixtures.loopback import free_port
 
 MISSING = server_missing()
 pytestmark = [pytest.mark.skipif(MISSING is not None, reason=str(MISSING)), pytest.mark.slow]
-RESTARTS = int(os.environ.get("EDGE_AD_RTSP_RESTARTS", "3"))
+RESTARTS = 3
 USER, WORD = "Zqinspector", "Zq/p@ss word#1"
-WITHIN_S = float(os.environ.get("EDGE_AD_RTSP_WITHIN_S", "3"))
+WITHIN_S = 3.0
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,8 @@ from edge_ad.inspection.from_config import alarm_rule, hand_set, line_settings, 
 from edge_ad.inspection.settings import LoopSettings, PartSettings
 from edge_ad.inspection.view import Grid, Roi
 from edge_ad.scoring import Thresholds
-from tests.outputs.peers import WrittenPlc, until
+from tests.fixtures.loopback import until
+from tests.outputs.peers import WrittenPlc
 
 
 def test_everything_from_the_file() -> None:
@@ -90,4 +91,4 @@ def test_outputs_reject_without_an_inspector(
     assert main(["outputs", "list"]) == 0
     assert f"modbus://127.0.0.1:{plc.port}" in capsys.readouterr().out
     assert main(["outputs", "explode"]) == 2
-    assert main(["outputs", "reject", "--alarm", "mqtt://x"]) == 2
+    assert main(["outputs", "reject", "--alarm", "amqp://x"]) == 2

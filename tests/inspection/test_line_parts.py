@@ -13,7 +13,7 @@ import pytest
 
 from edge_ad.bundle import open_bundle, write_bundle
 from edge_ad.camera.belt import SyntheticBelt
-from edge_ad.camera.frames import BadFrame, End, Frame, Image, Read
+from edge_ad.camera.frames import BadFrame, End, Frame, Image, Read, SourceKind
 from edge_ad.camera.measure import measure_reference
 from edge_ad.camera.record import CameraRecord
 from edge_ad.camera.settings import CameraSettings
@@ -29,8 +29,9 @@ from edge_ad.inspection.presence import Eye, LikeGoods
 from edge_ad.inspection.settings import LoopSettings, PartSettings
 from edge_ad.inspection.sinks import CallSink
 from edge_ad.inspection.view import View
+from tests.camera.pictures import noise
 from tests.fixtures.plain_bundle import plain_contents
-from tests.inspection.line import THRESHOLDS, WEIGHT, Arithmetic, Script, make_loop
+from tests.inspection.line import THRESHOLDS, WEIGHT, Arithmetic, Script, check_account, make_loop, run_loop
 
 SIZE = 96
 GOODS = [render_tray(5 * 2**32 + seed, None, SIZE).image for seed in range(8)]
@@ -195,6 +196,26 @@ def test_a_triggered_camera_loses_no_part_and_may_be_silent() -> None:
     timer.start()
     loop.run()
     assert [(event.frame, event.verdict) for event in events] == [(number, "OK") for number in range(6)]
+
+
+@pytest.mark.parametrize(("kind", "late"), [("live", True), ("images", False)])
+def test_a_called_frame_has_a_deadline_but_a_folder_waits_for_us(kind: SourceKind, late: bool) -> None:
+    settings = LoopSettings(part=PartSettings(queued=True, trigger_deadline_ms=300.0), max_age_ms=60_000)
+    old = [
+        Frame(noise(number), number, time.monotonic() - 9.0, time.time(), "cam", str(number)) for number in range(12)
+    ]
+    loop, events = run_loop(Arithmetic(), [Script(old, kind=kind)], settings)
+    assert [event.frame for event in events] == list(range(12))
+    assert {event.verdict for event in events} == {"NONE" if late else "OK"}
+    assert all((event.reason or "").startswith("late: ") for event in events) == late
+    check_account(loop)
+
+
+def test_a_called_frame_whose_verdict_comes_too_late_is_none() -> None:
+    settings = LoopSettings(part=PartSettings(queued=True, trigger_deadline_ms=60_000.0), max_age_ms=30.0)
+    slow = Arithmetic(lambda call: (time.sleep(0.05), 0.0)[1])
+    _, events = run_loop(slow, [Script([0], kind="live")], settings)
+    assert [event.verdict for event in events] == ["NONE"]
 
 
 class Misset(Script):

@@ -96,7 +96,7 @@ def test_a_silent_camera_is_told_and_given_up() -> None:
     source.release.set()
     assert [event.verdict for event in events] == ["OK", "NONE"]
     assert events[1].reason is not None
-    assert events[1].reason.startswith("stalled: no frame for 1.")
+    assert events[1].reason.startswith("stalled: no frame for ")
 
 
 def test_a_source_that_crashes_is_a_device_fault() -> None:
@@ -215,11 +215,11 @@ def test_settings_refused(change: dict[str, float]) -> None:
 @pytest.mark.parametrize(
     ("kind", "fps", "first", "seconds"),
     [
-        ("live", 30.0, False, 1.0),
-        ("live", 0.5, False, 4.0),
+        ("live", 30.0, False, 0.9),
+        ("live", 0.5, False, 3.6),
         ("live", None, False, 2.0),
         ("live", 30.0, True, 10.0),
-        ("synthetic", 10.0, False, 1.0),
+        ("synthetic", 10.0, False, 0.9),
         ("video", 30.0, False, 30.0),
         ("images", None, True, 30.0),
     ],

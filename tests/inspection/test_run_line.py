@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -17,8 +16,10 @@ from pathlib import Path
 import pytest
 
 from tests.camera.pictures import write_image
+from tests.fixtures.loopback import free_port, until
 from tests.fixtures.tiny_bundle import make_tiny_bundle, tiny_image
-from tests.outputs.peers import ReadingPlc, WrittenPlc, free_port, until
+from tests.inspection.manager import Manager
+from tests.outputs.peers import ReadingPlc, WrittenPlc
 
 ROOT = Path(__file__).parents[2]
 HOLD_S = 1.0
@@ -45,10 +46,8 @@ class Run:
 
     def __init__(self, station: Path, work: Path, camera: str, *arguments: str) -> None:
         self.hang = work / "hang"
-        self.manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         path = work / f"notify{free_port()}"
-        self.manager.bind(str(path))
-        self.manager.setblocking(False)
+        self.manager = Manager(str(path))
         environment = {
             **os.environ,
             "PYTHONPATH": str(ROOT),
@@ -69,16 +68,8 @@ class Run:
             text=True,
         )
 
-    def told(self) -> list[str]:
-        lines = []
-        while True:
-            try:
-                lines += self.manager.recv(4096).decode().split("\n")
-            except BlockingIOError:
-                return lines
-
     def ready(self) -> bool:
-        return until(lambda: "READY=1" in self.told(), PATIENCE_S)
+        return until(lambda: "READY=1" in self.manager.told(), PATIENCE_S)
 
 
 @contextlib.contextmanager
@@ -100,16 +91,16 @@ def test_a_plc_sees_a_reject_and_the_watchdog_starves(station: Path, tmp_path: P
         assert run.ready()
         plc = ReadingPlc(port)
         assert until(plc.passed)
-        assert until(lambda: "WATCHDOG=1" in run.told())
+        assert until(lambda: "WATCHDOG=1" in run.manager.told())
         if how == "hang":
             run.hang.write_text("")
         else:
             run.process.send_signal(signal.SIGSTOP if how == "STOP" else signal.SIGKILL)
         assert until(lambda: plc.bits()[:2] == [False, True], HOLD_S + SLACK_S)
         plc.close()
-        run.told()
+        run.manager.told()
         time.sleep(1.5)
-        assert "WATCHDOG=1" not in run.told()
+        assert "WATCHDOG=1" not in run.manager.told()
 
 
 def test_anomalies_do_not_pass_and_counters_and_latch_survive_a_kill(station: Path, tmp_path: Path) -> None:

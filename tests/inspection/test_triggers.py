@@ -12,7 +12,7 @@ import pytest
 from edge_ad.errors import BadInput
 from edge_ad.inspection.parting import Calls
 from edge_ad.inspection.triggers import TriggerAddress, clean_id, open_trigger, parse_trigger
-from tests.outputs.peers import until
+from tests.fixtures.loopback import until
 
 
 @pytest.mark.parametrize(

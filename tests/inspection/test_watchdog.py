@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,30 +14,11 @@ from edge_ad.inspection.judge import Judgement
 from edge_ad.inspection.notify import Notifier
 from edge_ad.inspection.watchdog import Watchdog, golden_test
 from tests.inspection.line import Script
+from tests.inspection.manager import Manager
 
 SOURCE = Script([])
 OK = Judgement(Event("cam", 1, "1", 0.0, "OK", 1.0, {}, 12.5, None))
 NONE = Judgement(Event("cam", None, None, 0.0, "NONE", None, {}, None, "stalled: no frame"))
-
-
-class Manager:
-    """A service manager: a datagram socket that is told."""
-
-    def __init__(self, address: str) -> None:
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.bind("\0" + address[1:] if address[0] == "@" else address)
-        self._socket.setblocking(False)
-
-    def told(self) -> list[str]:
-        lines = []
-        while True:
-            try:
-                lines += self._socket.recv(4096).decode().split("\n")
-            except BlockingIOError:
-                return lines
-
-    def close(self) -> None:
-        self._socket.close()
 
 
 @pytest.fixture(params=["path", "abstract"])

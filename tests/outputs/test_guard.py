@@ -19,7 +19,8 @@ from pymodbus.exceptions import ModbusException
 from edge_ad.errors import BadInput, DeviceFault
 from edge_ad.outputs.guard_link import GuardLink
 from edge_ad.outputs.hold import Message
-from tests.outputs.peers import ReadingPlc, WrittenPlc, free_port, until
+from tests.fixtures.loopback import free_port, until
+from tests.outputs.peers import ReadingPlc, WrittenPlc
 
 ROOT = Path(__file__).parents[2]
 HOLD_MS = 200.0

@@ -15,7 +15,8 @@ from edge_ad.outputs.lines import Lines, text_registers
 from edge_ad.outputs.modbus_client import ModbusClient
 from edge_ad.outputs.modbus_server import ModbusServer
 from edge_ad.outputs.requests import Acknowledge, Edges, Request, Trigger
-from tests.outputs.peers import ReadingPlc, WrittenPlc, free_port, until
+from tests.fixtures.loopback import free_port, until
+from tests.outputs.peers import ReadingPlc, WrittenPlc
 
 GOOD = Lines(passed=True, fault=False, result_valid=True, ready=True, verdict="OK", sequence=3, part="A7")
 

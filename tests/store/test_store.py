@@ -1,16 +1,10 @@
-"""The store: what is committed is there again, after a close, a kill and a full disk."""
+"""The store: what is committed is there again, after a close, a lock and a disk that refuses."""
 
 from __future__ import annotations
 
-import os
-import signal
 import sqlite3
-import subprocess
-import sys
 import threading
-import time
 import uuid
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +14,7 @@ from edge_ad.errors import BadInput
 from edge_ad.store import EventRow, Store
 from edge_ad.store import store as store_module
 from edge_ad.store.schema import MIGRATIONS, connect, version_of
-
-ROOT = Path(__file__).parents[2]
+from tests.fixtures.loopback import until
 
 
 def row(number: int = 0, verdict: str = "OK", **changes: Any) -> EventRow:
@@ -45,15 +38,6 @@ def rows_in(path: Path) -> list[EventRow]:
         names = "id, camera, frame, part, time, verdict, score, z, latency_ms, reason"
         found = connection.execute(f"SELECT {names} FROM event ORDER BY sequence").fetchall()
     return [EventRow.from_values(values) for values in found]
-
-
-def until(condition: Callable[[], Any], seconds: float = 20.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if condition():
-            return True
-        time.sleep(0.005)
-    return False
 
 
 def test_events_counters_and_alarms_are_there_again(tmp_path: Path) -> None:
@@ -84,7 +68,7 @@ def test_migrations_run_once_and_a_newer_file_is_refused(tmp_path: Path) -> None
     path = tmp_path / "line.sqlite"
     connect(path).close()
     connection = connect(path)
-    assert [version for (version,) in connection.execute("SELECT version FROM migration")] == [1]
+    assert [version for (version,) in connection.execute("SELECT version FROM migration")] == [1, 2, 3]
     connection.execute("INSERT INTO migration VALUES (99, 0)")
     connection.close()
     with pytest.raises(BadInput, match="version 99"):
@@ -100,7 +84,7 @@ def test_a_failed_migration_leaves_the_version_before(tmp_path: Path, monkeypatc
         connect(path)
     monkeypatch.undo()
     connection = connect(path)
-    assert version_of(connection) == 1
+    assert version_of(connection) == len(MIGRATIONS)
     assert not connection.execute("SELECT name FROM sqlite_master WHERE name = 'extra'").fetchall()
     connection.close()
 
@@ -108,7 +92,7 @@ def test_a_failed_migration_leaves_the_version_before(tmp_path: Path, monkeypatc
 @pytest.mark.parametrize(
     "content", [b"no database at all, but long enough to be looked at" * 40, b"SQLite format 3\0rubbish"]
 )
-def test_a_damaged_file_is_refused_and_kept(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_was_no_store_is_refused_and_kept(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "line.sqlite"
     path.write_bytes(content)
     with pytest.raises(BadInput, match="move it away"):
@@ -148,6 +132,7 @@ def test_the_same_event_twice_is_stored_once(tmp_path: Path) -> None:
 def test_a_locked_file_is_waited_for_and_nothing_is_lost(tmp_path: Path) -> None:
     path = tmp_path / "line.sqlite"
     store = Store(path)
+    assert store._connection is not None
     store._connection.execute("PRAGMA busy_timeout = 20")
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
@@ -170,45 +155,12 @@ def test_while_the_disk_refuses_ok_goes_first_and_is_counted(tmp_path: Path, mon
     store = Store(path)
     gate = threading.Event()
     commit = store._commit
-    monkeypatch.setattr(store, "_commit", lambda *batch: gate.wait(10) and commit(*batch))
+    monkeypatch.setattr(store, "_commit", lambda batch: gate.wait(10) and commit(batch))
     store.record(row(0))  # taken by the thread, which then waits
-    assert until(lambda: not store._events)
+    assert until(lambda: not store._waiting)
     for number, verdict in enumerate(["NG", "OK", "NG", "OK", "NG", "NG", "NG"], start=1):
         store.record(row(number, verdict))
-    assert store.dropped == 3
+    assert store.dropped == store.dropped_of["cam"] == 3
     gate.set()
     store.close()
     assert [one.frame for one in rows_in(path)] == [0, 3, 5, 6, 7]
-
-
-KILLED = """
-import sys, uuid
-from pathlib import Path
-from edge_ad.store import EventRow, Store
-store = Store(Path(sys.argv[1]), lambda rows: print("\\n".join(row.id for row in rows), flush=True))
-number = 0
-while True:
-    number += 1
-    store.record(EventRow(str(uuid.uuid4()), "cam", number, str(number), 0.0, "OK", 0.0, {}, 1.0, None), {"captured": number})
-"""
-
-
-@pytest.mark.slow
-def test_no_committed_event_is_missing_after_a_kill(tmp_path: Path) -> None:
-    path = tmp_path / "line.sqlite"
-    told: list[str] = []
-    for _ in range(5):
-        process = subprocess.Popen(
-            [sys.executable, "-c", KILLED, str(path)], cwd=ROOT, stdout=subprocess.PIPE, text=True
-        )
-        assert process.stdout is not None
-        told.append(process.stdout.readline().strip())
-        time.sleep(0.05)
-        os.kill(process.pid, signal.SIGKILL)
-        told += [line for line in process.stdout.read().split("\n")[:-1] if len(line) == 36]
-        process.wait()
-    stored = {one.id for one in rows_in(path)}
-    assert set(told) <= stored
-    last = Store(path)
-    assert last.counters["cam"]["captured"] > 0
-    last.close()

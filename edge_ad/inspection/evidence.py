@@ -1,0 +1,194 @@
+"""Pictures of what was judged, kept as evidence by a thread of their own."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import threading
+import time
+import zlib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_ad.camera.frames import Image
+from edge_ad.errors import BadInput
+from edge_ad.files import atomic_write
+from edge_ad.inspection.annotate import HeatScale, overlay
+from edge_ad.inspection.judge import Judgement
+from edge_ad.inspection.recorder import safe_name
+from edge_ad.inspection.view import View
+from edge_ad.store import EventRow, Picture, RecordSettings, Store
+from edge_ad.store.journal import day_of, event_line
+from edge_ad.store.jpeg import with_comment
+from edge_ad.store.keeper import yield_to_others
+from edge_ad.store.retention import GB
+
+CROP_QUALITY = 90  # of JPEG, 0 to 100
+MAP_QUALITY = 80
+MOST_BYTES = 64 * 2**20  # of pictures that wait
+CLOSE_S = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class _Item:
+    event: EventRow
+    image: Image
+    map: NDArray[np.float32] | None
+
+    @property
+    def bytes(self) -> int:
+        return self.image.nbytes + (0 if self.map is None else self.map.nbytes)
+
+
+class Evidence:
+    """Writes the judged region, and the same with the heat map over it, of every NG, WARN and NONE and of some OK.
+
+    ``offer`` costs the loop next to nothing: at most 64 MiB of pictures wait, first for the commit of their event, then
+    for the thread. Beyond that the oldest OK goes, else the oldest, counted in ``dropped`` by camera; so does everything
+    while less than ``free_gb`` are free or the disk refuses, which is told once on stderr when it begins and when it is
+    over. Files are JPEG of quality 90 and 80 with the event as JSON in their comment; they are synced to the disk before
+    the store is told of them. ``short`` is called when space is short. ``reference`` as for HeatScale.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        settings: RecordSettings,
+        view: View,
+        reference: NDArray[np.float32] | None = None,
+        short: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._store = store
+        self._folder = settings.folder(store.path)
+        self._settings = settings
+        self._view = view
+        self._reference = reference
+        self._short = short
+        self._scales: dict[str, HeatScale] = {}
+        self._changed = threading.Condition()
+        self._held: dict[str, _Item] = {}  # by id, until their event is committed
+        self._ready: dict[str, _Item] = {}
+        self._bytes = 0
+        self._closing: float | None = None
+        self.fault: str | None = None
+        self.dropped: Counter[str] = Counter()
+        self.written = 0
+        self._thread = threading.Thread(target=self._run, name="evidence", daemon=True)
+        self._thread.start()
+        store.listen(self.committed)
+
+    def wants(self, event: EventRow) -> bool:
+        """Whether this event keeps its pictures."""
+        every = self._settings.ok_every
+        return event.verdict != "OK" or (every > 0 and zlib.crc32(event.id.encode()) % every == 0)
+
+    def offer(self, event: EventRow, judgement: Judgement) -> None:
+        """Hand over what an event was made from, before the event goes to the store."""
+        image = judgement.image
+        if image is None or not self.wants(event):
+            return
+        item = _Item(event, image, None if judgement.inference is None else judgement.inference.map)
+        with self._changed:
+            self._held[event.id] = item
+            self._bytes += item.bytes
+            while self._bytes > MOST_BYTES and len(self._held) + len(self._ready) > 1:
+                self._drop_one()
+
+    def committed(self, rows: Sequence[EventRow]) -> None:
+        """Let the pictures of events go to the disk; called by the store."""
+        with self._changed:
+            for row in rows:
+                if row.id in self._held:
+                    self._ready[row.id] = self._held.pop(row.id)
+            self._changed.notify()
+
+    def close(self, wait_s: float = CLOSE_S) -> None:
+        """Write what waits, for at most so many seconds; the store must still be open."""
+        with self._changed:
+            self._closing = time.monotonic() + wait_s
+            self._changed.notify()
+        self._thread.join(wait_s + CLOSE_S)
+        lost = sum(self.dropped.values())
+        if lost:
+            print(f"{lost} pictures were not kept in {self._folder}", file=sys.stderr)
+
+    def _run(self) -> None:
+        yield_to_others()
+        while True:
+            with self._changed:
+                while not self._ready and not self._ended():
+                    self._changed.wait(0.05 if self._closing is not None else None)
+                if self._ended():
+                    self.dropped.update(item.event.camera for item in (*self._held.values(), *self._ready.values()))
+                    return
+                item = self._ready.pop(next(iter(self._ready)))
+                self._bytes -= item.bytes
+            self._keep(item)
+
+    def _ended(self) -> bool:
+        if self._closing is None:
+            return False
+        return not (self._held or self._ready) or time.monotonic() > self._closing
+
+    def _keep(self, item: _Item) -> None:
+        fault = self._write(item)
+        if fault is not None:
+            with self._changed:
+                self.dropped[item.event.camera] += 1
+            self._short()
+        if fault is not None and self.fault is None:
+            print(f"no pictures are kept, events go on: {fault}", file=sys.stderr)
+        elif fault is None and self.fault is not None:
+            print(f"pictures are kept again; {sum(self.dropped.values())} were not", file=sys.stderr)
+        self.fault = fault
+
+    def _write(self, item: _Item) -> str | None:
+        """Write both pictures; returns why that cannot be."""
+        floor = self._settings.limits.free_gb
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            if shutil.disk_usage(self._folder).free < floor * GB:
+                return f"less than {floor:g} GB are free for {self._folder}"
+            crop = self._view.crop(item.image) if self._view.fault(item.image) is None else item.image
+            self._write_one(item.event, crop, "", CROP_QUALITY)
+            if item.map is not None:
+                scale = self._scales.setdefault(item.event.camera, HeatScale(self._reference))
+                heat = scale.strength(item.map, item.event.verdict)  # type: ignore[arg-type]  # checked by the table
+                self._write_one(item.event, overlay(crop, heat), "_map", MAP_QUALITY)
+        except (OSError, BadInput, cv2.error) as error:
+            return " ".join(str(error).split())
+        self.written += 1
+        return None
+
+    def _write_one(self, event: EventRow, picture: Image, ending: str, quality: int) -> None:
+        done, data = cv2.imencode(
+            ".jpg", cv2.cvtColor(np.ascontiguousarray(picture), cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality]
+        )
+        if not done:
+            raise BadInput("this OpenCV cannot encode JPEG")
+        name = picture_name(event, ending)
+        jpeg = with_comment(data.tobytes(), event_line(0, event))
+        atomic_write(self._folder / name, jpeg)
+        self._store.add_picture(Picture(name, event.id, event.verdict, event.time, len(jpeg)))
+
+    def _drop_one(self) -> None:
+        """Throw away the oldest OK that waits, else the oldest."""
+        waiting = [*self._ready.values(), *self._held.values()]
+        item = next((item for item in waiting if item.event.verdict == "OK"), waiting[0])
+        for items in (self._ready, self._held):
+            if items.pop(item.event.id, None) is not None:
+                self._bytes -= item.bytes
+        self.dropped[item.event.camera] += 1
+
+
+def picture_name(event: EventRow, ending: str = "") -> str:
+    """Return the path of a picture below the evidence folder: day, camera, then time (UTC), verdict and id."""
+    moment = time.strftime("%H%M%S", time.gmtime(event.time))
+    thousandths = int(event.time % 1 * 1000)
+    camera = safe_name(event.camera)
+    return f"{day_of(event.time)}/{camera}/{moment}.{thousandths:03d}_{event.verdict}_{event.id}{ending}.jpg"

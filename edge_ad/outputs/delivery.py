@@ -1,0 +1,107 @@
+"""What a slow output is: MQTT, OPC UA, a webhook, a file, or one that another package brings."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import re
+from collections.abc import Callable, Sequence
+from typing import Protocol, runtime_checkable
+
+from edge_ad.camera.redaction import redact
+from edge_ad.errors import BadInput
+from edge_ad.outputs.channels import ALLOWED, FAST
+
+GROUP = "edge_ad.outputs"
+BUILT_IN = {
+    "mqtt": "edge_ad.outputs.mqtt:MqttOutput",
+    "mqtts": "edge_ad.outputs.mqtt:MqttOutput",
+    "http": "edge_ad.outputs.webhook:Webhook",
+    "https": "edge_ad.outputs.webhook:Webhook",
+    "opcua": "edge_ad.outputs.opcua:OpcUaServer",
+    "stdout": "edge_ad.outputs.jsonlines:JsonLines",
+    "file": "edge_ad.outputs.jsonlines:JsonLines",
+}
+
+
+class Output(Protocol):
+    """Takes events, one JSON object a line (see ``payload``), in a thread of its own; every method may block.
+
+    Methods are called by one thread, ``open`` before the first ``deliver`` and again after a ``close``. Anything but
+    ``Refused`` and ``NotNow`` that they raise means: close, wait (0.5 s and more, 30 s at most), open, deliver again.
+    """
+
+    @property
+    def name(self) -> str:
+        """The address for people and the key of the backlog: stable from run to run, and without any secret."""
+
+    @property
+    def spooled(self) -> bool:
+        """Whether every event must arrive. False shows a state: after a fault only the latest events are delivered."""
+
+    def open(self) -> None:
+        """Connect."""
+
+    def deliver(self, line: str) -> None:
+        """Deliver one event; return only when the receiver has confirmed it."""
+
+    def close(self) -> None:
+        """Let go; also after a fault, and never for longer than a second."""
+
+
+@runtime_checkable
+class Pipelined(Protocol):
+    """An output that confirms many events at once."""
+
+    def deliver_all(self, lines: Sequence[str]) -> None:
+        """Deliver in order; return when all are confirmed. On a fault all of them are delivered again."""
+
+
+class Refused(Exception):
+    """The receiver is well and will never take this event: it is set aside, counted and told."""
+
+
+class NotNow(Exception):
+    """The receiver asks for a pause of ``seconds``."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"it asks for a pause of {seconds:g} s")
+        self.seconds = seconds
+
+
+Factory = Callable[[str], Output]
+
+
+def is_fast(uri: str) -> bool:
+    """Whether the output guard drives this output, straight from memory."""
+    return scheme_of(uri) in FAST
+
+
+def scheme_of(uri: str) -> str:
+    """Return what stands before the first colon, in small letters; '' where that is no scheme."""
+    found = re.match(r"\s*([A-Za-z][A-Za-z0-9+.-]*):", uri)
+    return found.group(1).lower() if found else ""
+
+
+def make_output(uri: str) -> Output:
+    """Return the output of a URI, not opened yet; BadInput for one that no output takes.
+
+    Schemes that are not built in come from entry points of the group ``edge_ad.outputs``: the name is the scheme, the
+    object is called with the URI and returns an Output.
+    """
+    scheme = scheme_of(uri)
+    if scheme in BUILT_IN:
+        module, _, attribute = BUILT_IN[scheme].partition(":")
+        built_in: Factory = getattr(importlib.import_module(module), attribute)
+        return built_in(uri.strip())
+    found = {entry.name: entry for entry in importlib.metadata.entry_points(group=GROUP)}
+    if scheme not in found:
+        others = f"; installed packages add {', '.join(f'{name}:' for name in sorted(found))}" if found else ""
+        raise BadInput(f"--alarm {redact(uri)!r} is no output; allowed are {ALLOWED}{others}")
+    try:
+        factory: Factory = found[scheme].load()
+    except Exception as error:  # whatever another package does when it is imported
+        raise BadInput(
+            f"--alarm {scheme}: the package that brings it cannot be loaded ({type(error).__name__}: {error}): install it again"
+        ) from error
+    return factory(uri.strip())

@@ -1,0 +1,246 @@
+"""An OPC UA server that shows the last result: names after OPC 40100-1 (machine vision) where they fit, read-only."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import json
+import socket
+import threading
+import urllib.parse
+from collections.abc import Coroutine, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from edge_ad.errors import BadInput, require
+
+NAMESPACE = "urn:edge-ad:inspection"
+WRITTEN = "opcua://ADDRESS:4840 or opcua://ADDRESS:4840?cert=FILE&key=FILE"
+PORT = 4840
+OPEN_S = 120.0  # building the standard nodes takes seconds on a small computer
+SHOW_S = 5.0
+CLOSE_S = 0.8
+COMPLETED, FAILED = 1, 4  # ResultStateDataType
+SEVERITY = {"OK": 100, "WARN": 500, "NONE": 800, "NG": 900}
+VERDICTS = ("OK", "WARN", "NG", "NONE")
+
+# Path below VisionSystem: (OPC UA type, value before the first result).
+NODES: dict[str, tuple[str, Any]] = {
+    "VisionStateMachine.CurrentState": ("String", "Ready"),
+    "ResultManagement.Result.ResultId": ("String", ""),
+    "ResultManagement.Result.PartId": ("String", ""),
+    "ResultManagement.Result.ResultState": ("Int32", 0),
+    "ResultManagement.Result.CreationTime": ("DateTime", datetime(1970, 1, 1, tzinfo=timezone.utc)),
+    "ResultManagement.Result.ResultContent": ("String", ""),
+    "ResultManagement.Result.Verdict": ("String", ""),
+    "ResultManagement.Result.Passed": ("Boolean", False),
+    "ResultManagement.Result.Score": ("Double", float("nan")),
+    "ResultManagement.Result.Reason": ("String", ""),
+    "ResultManagement.Result.Camera": ("String", ""),
+    "ResultManagement.Result.ProcessingTime": ("Double", float("nan")),
+    **{f"Counters.{verdict}": ("UInt32", 0) for verdict in VERDICTS},
+}
+EVENT_FIELDS = ("ResultId", "PartId", "Verdict", "Score", "ResultContent")
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A checked address; ``cert`` and ``key`` are PEM or DER files, '' for a server without encryption."""
+
+    host: str
+    port: int
+    cert: str
+    key: str
+
+
+def parse_endpoint(uri: str) -> Endpoint:
+    """Check a URI as in ``WRITTEN``; BadInput for anything else."""
+    try:
+        parts = urllib.parse.urlsplit(uri)
+        port = PORT if parts.port is None else parts.port
+        files = dict(urllib.parse.parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
+    except ValueError as error:
+        raise BadInput(f"--alarm {uri!r} is no OPC UA address: {error}; write {WRITTEN}") from error
+    if not parts.hostname or parts.path.strip("/") or "@" in parts.netloc or set(files) not in (set(), {"cert", "key"}):
+        raise BadInput(f"--alarm opcua: this is no address to listen on; write {WRITTEN}")
+    missing = next((name for name in files.values() if not Path(name).is_file()), None)
+    if missing is not None:
+        raise BadInput(f"--alarm {uri!r}: there is no file {missing}; name the certificate and the key of this server")
+    return Endpoint(parts.hostname, port, files.get("cert", ""), files.get("key", ""))
+
+
+class OpcUaServer:
+    """Shows a state, not a history: after a fault the latest results count. Event loop and server in a thread of its own.
+
+    Anybody who reaches the port may read, nobody may write. With a certificate every connection must be signed or
+    encrypted (Basic256Sha256); which clients are trusted is left to the network.
+    """
+
+    spooled = False
+
+    def __init__(self, uri: str) -> None:
+        require("asyncua", extra="line", needed_by="--alarm opcua://")
+        self._endpoint = parse_endpoint(uri)
+        if self._endpoint.cert:
+            self._check_files()
+        host = f"[{self._endpoint.host}]" if ":" in self._endpoint.host else self._endpoint.host
+        self.name = f"opcua://{host}:{self._endpoint.port}"
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._server: Any = None
+        self._nodes: dict[str, Any] = {}
+        self._event: Any = None
+        self._counts = dict.fromkeys(VERDICTS, 0)
+
+    def open(self) -> None:
+        """Listen; OSError when the address is in use."""
+        host = self._endpoint.host
+        # Asked first, because it costs nothing; the nodes cost seconds.
+        with socket.create_server(
+            (host, self._endpoint.port), family=socket.AF_INET6 if ":" in host else socket.AF_INET
+        ):
+            pass
+        self._loop = loop = asyncio.new_event_loop()
+        threading.Thread(target=self._serve, args=(loop,), name=self.name, daemon=True).start()
+        try:
+            self._do(self._start(), OPEN_S)
+        except BaseException:
+            self.close()
+            raise
+
+    def deliver(self, line: str) -> None:
+        """Show one event."""
+        self._do(self._show(json.loads(line), line), SHOW_S)
+
+    def close(self) -> None:
+        """Stop listening and end the thread."""
+        loop, self._loop = self._loop, None
+        server, self._server = self._server, None
+        if loop is None:
+            return
+        if server is not None:
+            with contextlib.suppress(Exception):
+                asyncio.run_coroutine_threadsafe(server.stop(), loop).result(CLOSE_S)
+        loop.call_soon_threadsafe(loop.stop)
+
+    def _do(self, work: Coroutine[Any, Any, None], seconds: float) -> None:
+        if self._loop is None:
+            work.close()
+            raise ConnectionError("the server does not run")
+        task = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            task.result(seconds)
+        except concurrent.futures.TimeoutError as error:  # before Python 3.11 not the built-in one
+            task.cancel()
+            raise TimeoutError(f"the server did not answer within {seconds:g} s") from error
+
+    @staticmethod
+    def _serve(loop: asyncio.AbstractEventLoop) -> None:
+        asyncio.set_event_loop(loop)
+        loop.run_forever()
+        pending = asyncio.all_tasks(loop)
+        for task in pending:
+            task.cancel()
+        loop.run_until_complete(asyncio.gather(*pending, return_exceptions=True))
+        loop.close()
+
+    async def _start(self) -> None:
+        from asyncua import ua
+        from asyncua.server.server import Server
+
+        server = Server()
+        await server.init()
+        server.allow_remote_admin(False)
+        await server.set_application_uri(NAMESPACE)
+        server.set_server_name("edge-ad")
+        server.product_uri = NAMESPACE
+        server.set_endpoint(self.name.replace("opcua://", "opc.tcp://"))
+        if self._endpoint.cert:
+            await self._identify(server)
+            policies = ua.SecurityPolicyType
+            server.set_security_policy([policies.Basic256Sha256_SignAndEncrypt, policies.Basic256Sha256_Sign])
+        else:
+            server.set_security_policy([ua.SecurityPolicyType.NoSecurity])
+        server.set_identity_tokens([ua.AnonymousIdentityToken])
+        await self._build(server, ua)
+        await server.start()
+        self._server = server
+
+    async def _identify(self, server: Any) -> None:
+        """Load certificate and key, in PEM or DER whatever the names of the files say."""
+        for load, name in (
+            (server.load_certificate, self._endpoint.cert),
+            (server.load_private_key, self._endpoint.key),
+        ):
+            content = Path(name).read_bytes()
+            await load(content, format="pem" if content.startswith(b"-----") else "der")
+
+    def _check_files(self) -> None:
+        from asyncua.server.server import Server
+
+        try:
+            asyncio.run(self._identify(Server()))
+        except (OSError, ValueError) as error:
+            told = f"{self._endpoint.cert} or {self._endpoint.key} cannot be used: {str(error)[:120]}"
+            raise BadInput(
+                f"--alarm opcua: {told}; name a certificate and a key without password, PEM or DER"
+            ) from error
+
+    async def _build(self, server: Any, ua: Any) -> None:
+        """Make the nodes of ``NODES`` and the type of the event."""
+        space = await server.register_namespace(NAMESPACE)
+        folders = {"": await server.nodes.objects.add_object(ua.NodeId("VisionSystem", space), f"{space}:VisionSystem")}
+        for path, (kind, value) in NODES.items():
+            parent = ""
+            for name in path.split(".")[:-1]:
+                child = f"{parent}.{name}".strip(".")
+                if child not in folders:
+                    folders[child] = await folders[parent].add_object(ua.NodeId(child, space), f"{space}:{name}")
+                parent = child
+            name = path.rpartition(".")[2]
+            variant = ua.Variant(value, ua.VariantType[kind])
+            self._nodes[path] = await folders[parent].add_variable(ua.NodeId(path, space), f"{space}:{name}", variant)
+        kinds = {path.rpartition(".")[2]: ua.VariantType[kind] for path, (kind, _) in NODES.items()}
+        fields = [(name, kinds[name]) for name in EVENT_FIELDS]
+        event_type = await server.create_custom_event_type(space, "ResultReadyEventType", properties=fields)
+        self._event = await server.get_event_generator(event_type, folders[""].nodeid)
+
+    async def _show(self, event: Mapping[str, Any], line: str) -> None:
+        from asyncua import ua
+
+        values = self._values(event, line)
+        for path, value in values.items():
+            kind = ua.VariantType[NODES[path][0]]
+            await self._server.write_attribute_value(self._nodes[path].nodeid, ua.DataValue(ua.Variant(value, kind)))
+        told = self._event.event
+        for name in EVENT_FIELDS:
+            setattr(told, name, values[f"ResultManagement.Result.{name}"])
+        told.Severity = SEVERITY[event["verdict"]]
+        text = f"{event['verdict']} {event['part'] or ''} {event['reason'] or ''}"
+        await self._event.trigger(message=" ".join(text.split()))
+        self._counts[event["verdict"]] += 1
+
+    def _values(self, event: Mapping[str, Any], line: str) -> dict[str, Any]:
+        """Return what every node shows with this event."""
+        verdict = event["verdict"]
+        result = {
+            "ResultId": event["id"],
+            "PartId": event["part"] or "",
+            "ResultState": FAILED if verdict == "NONE" else COMPLETED,
+            "CreationTime": datetime.fromisoformat(event["time"].replace("Z", "+00:00")),
+            "ResultContent": line,
+            "Verdict": verdict,
+            "Passed": verdict == "OK",
+            "Score": float("nan") if event["score"] is None else float(event["score"]),
+            "Reason": event["reason"] or "",
+            "Camera": event["camera"],
+            "ProcessingTime": float("nan") if event["latency_ms"] is None else float(event["latency_ms"]),
+        }
+        counts = {name: count + (name == verdict) for name, count in self._counts.items()}
+        return {
+            "VisionStateMachine.CurrentState": "Error" if verdict == "NONE" else "Operational",
+            **{f"ResultManagement.Result.{name}": value for name, value in result.items()},
+            **{f"Counters.{name}": count for name, count in counts.items()},
+        }

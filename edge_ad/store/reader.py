@@ -1,0 +1,247 @@
+"""Reading the record from another thread or process while `edge-ad run` writes it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import quote
+
+from edge_ad.errors import BadInput
+from edge_ad.store.rows import COLUMNS, EventRow
+
+Mark = Literal["good", "bad"]
+MARKS: tuple[Mark, ...] = ("good", "bad")
+PAGE = 500
+
+_FIELDS = ", ".join(f"event.{name}" for name in COLUMNS)
+_SELECT = f"SELECT event.sequence, mark.mark, {_FIELDS} FROM event LEFT JOIN mark ON mark.event = event.id"
+
+
+@dataclass(frozen=True)
+class EventFilter:
+    """Which events are wanted; what is left out does not matter.
+
+    ``verdicts``: any of these. ``since`` <= time < ``until`` in seconds since 1970 UTC. ``mark``: good, bad, or any of
+    the two. ``least_score``: at least this score (an event without a score has none).
+    """
+
+    camera: str | None = None
+    verdicts: Sequence[str] = ()
+    since: float | None = None
+    until: float | None = None
+    part: str | None = None
+    mark: Literal["good", "bad", "any"] | None = None
+    least_score: float | None = None
+
+
+@dataclass(frozen=True)
+class StoredEvent(EventRow):
+    """An event as it was stored, and what was added to it since.
+
+    ``sequence`` grows with every event; ``images`` are paths of pictures below the evidence folder, the crop first.
+    """
+
+    sequence: int = 0
+    mark: Mark | None = None
+    images: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """How many events of each verdict there were from ``start`` (seconds since 1970 UTC) on, for one bucket's length."""
+
+    start: float
+    verdicts: dict[str, int]
+
+
+class Reader:
+    """Reads a store that another thread or process may be writing; never changes it.
+
+    Safe to call from several threads. When the file was replaced (a damaged index is moved aside and made anew), the
+    next call reads the new one. BadInput for a file that is not there or is no store; a damaged one may raise BadInput
+    from any call.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = threading.Lock()
+        self._connection: sqlite3.Connection | None = None
+        self._identity: tuple[int, int] | None = None
+        with self._lock:
+            self._connected()
+
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the file."""
+        with self._lock:
+            self._forget()
+
+    @property
+    def evidence(self) -> Path | None:
+        """The folder of pictures and journal, None where no run has kept one."""
+        found = self._all("SELECT value FROM fact WHERE name = 'evidence'")
+        return self.path.parent / found[0][0] if found else None  # an absolute path stays what it is
+
+    def events(
+        self, wanted: EventFilter | None = None, limit: int = 100, before: int | None = None
+    ) -> list[StoredEvent]:
+        """Return at most ``limit`` events, newest first; ``before`` is the sequence of the last one already known."""
+        conditions, values = _conditions(wanted or EventFilter())
+        if before is not None:
+            conditions.append("event.sequence < ?")
+            values.append(before)
+        where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
+        return self._stored(f"{_SELECT}{where} ORDER BY event.sequence DESC LIMIT ?", (*values, limit))
+
+    def every(self, wanted: EventFilter | None = None, limit: int | None = None) -> Iterator[StoredEvent]:
+        """Yield all events, newest first, a page at a time, so that memory does not grow with their number."""
+        before: int | None = None
+        left = limit
+        while left is None or left > 0:
+            page = self.events(wanted, PAGE if left is None else min(PAGE, left), before)
+            yield from page
+            if len(page) < PAGE:
+                return
+            before = page[-1].sequence
+            left = None if left is None else left - len(page)
+
+    def event(self, event_id: str) -> StoredEvent | None:
+        """Return one event, None when there is none of this id."""
+        found = self._stored(f"{_SELECT} WHERE event.id = ?", (event_id,))
+        return found[0] if found else None
+
+    def ids(self, beginning: str, limit: int = 10) -> list[str]:
+        """Return the ids that begin so, at most ``limit``."""
+        values = (beginning, beginning + "\U0010ffff", limit)
+        return [found for (found,) in self._all("SELECT id FROM event WHERE id >= ? AND id < ? LIMIT ?", values)]
+
+    def counts(self, bucket_s: float, since: float, until: float) -> list[Bucket]:
+        """Return the events of each verdict from ``since`` to before ``until``, in buckets of ``bucket_s`` seconds.
+
+        Buckets start at whole multiples of ``bucket_s`` since 1970 UTC; those without events are left out.
+        """
+        if bucket_s <= 0:
+            raise BadInput(f"bucket_s is {bucket_s:g}: it must be above 0")
+        buckets: dict[int, dict[str, int]] = {}
+        for number, verdict, count in self._all(
+            "SELECT CAST(time / ? AS INTEGER), verdict, count(*) FROM event WHERE time >= ? AND time < ? "
+            "GROUP BY 1, 2 ORDER BY 1",
+            (bucket_s, since, until),
+        ):
+            buckets.setdefault(number, {})[verdict] = count
+        return [Bucket(float(number * bucket_s), verdicts) for number, verdicts in buckets.items()]
+
+    def counters(self) -> dict[str, dict[str, int]]:
+        """Return the counters of every camera over all runs, by name."""
+        found: dict[str, dict[str, int]] = {}
+        for camera, name, value in self._all("SELECT camera, name, value FROM counter"):
+            found.setdefault(camera, {})[name] = int(value)
+        return found
+
+    def latches(self) -> dict[str, dict[str, Any]]:
+        """Return the state of every camera's alarm."""
+        return {camera: json.loads(state) for camera, state in self._all("SELECT camera, state FROM latch")}
+
+    def _stored(self, query: str, values: Sequence[object]) -> list[StoredEvent]:
+        with self._lock:
+            rows = self._ask(query, values)
+            images = self._images([row[2] for row in rows])
+        return [
+            StoredEvent(
+                **vars(EventRow.from_values(row[2:])), sequence=row[0], mark=row[1], images=images.get(row[2], ())
+            )
+            for row in rows
+        ]
+
+    def _images(self, ids: Sequence[str]) -> dict[str, tuple[str, ...]]:
+        found: dict[str, tuple[str, ...]] = {}
+        for first in range(0, len(ids), PAGE):
+            some = ids[first : first + PAGE]
+            query = f"SELECT event, path FROM image WHERE event IN ({', '.join('?' * len(some))}) ORDER BY path"
+            for event, path in self._ask(query, some):
+                found[event] = (*found.get(event, ()), path)
+        return found
+
+    def _all(self, query: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        with self._lock:
+            return self._ask(query, values)
+
+    def _ask(self, query: str, values: Sequence[object]) -> list[tuple[Any, ...]]:
+        try:
+            try:
+                return self._connected().execute(query, values).fetchall()
+            except sqlite3.OperationalError:
+                # A disk that is full or cannot be written has no room for the log's index, which only a writer needs.
+                if not self._at_rest():
+                    raise
+                self._forget()
+                with closing(self._connect("&immutable=1")) as connection:
+                    return connection.execute(query, values).fetchall()
+        except sqlite3.Error as error:
+            self._forget()
+            raise BadInput(
+                f"the store {self.path} cannot be read: {error}; is it written by this edge-ad? `edge-ad events rebuild` "
+                "makes a damaged one anew"
+            ) from error
+
+    def _at_rest(self) -> bool:
+        """Whether nobody has the store open and all is in its one file."""
+        log = self.path.with_name(f"{self.path.name}-wal")
+        return not log.exists() or log.stat().st_size == 0
+
+    def _connect(self, options: str = "") -> sqlite3.Connection:
+        # quote: a question mark in the path would begin the options.
+        address = f"file:{quote(str(self.path))}?mode=ro{options}"
+        return sqlite3.connect(address, uri=True, timeout=5.0, check_same_thread=False)
+
+    def _connected(self) -> sqlite3.Connection:
+        try:
+            status = os.stat(self.path)
+        except OSError as error:
+            self._forget()
+            raise BadInput(
+                f"there is no store at {self.path}: `edge-ad run --store FILE` makes one, so name its file"
+            ) from error
+        identity = (status.st_dev, status.st_ino)
+        if self._connection is None or identity != self._identity:
+            self._forget()
+            self._connection = self._connect()
+            self._identity = identity
+        return self._connection
+
+    def _forget(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+def _conditions(wanted: EventFilter) -> tuple[list[str], list[object]]:
+    """Return the SQL conditions of a filter and their values."""
+    pairs: list[tuple[str, object]] = [
+        ("event.camera = ?", wanted.camera),
+        ("event.time >= ?", wanted.since),
+        ("event.time < ?", wanted.until),
+        ("event.part = ?", wanted.part),
+        ("event.score >= ?", wanted.least_score),
+        ("mark.mark = ?", None if wanted.mark == "any" else wanted.mark),
+    ]
+    conditions = [condition for condition, value in pairs if value is not None]
+    values = [value for _, value in pairs if value is not None]
+    if wanted.mark == "any":
+        conditions.append("mark.mark IS NOT NULL")
+    if wanted.verdicts:
+        conditions.append(f"event.verdict IN ({', '.join('?' * len(wanted.verdicts))})")
+        values += wanted.verdicts
+    return conditions, values

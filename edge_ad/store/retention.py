@@ -1,0 +1,195 @@
+"""What goes when there is too much: by days, by gigabytes, and by the space that is left on the disk."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sqlite3
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from edge_ad.errors import BadInput, DeviceFault
+from edge_ad.store.journal import day_of, event_line, files, journalise, mark_line, parse
+from edge_ad.store.recovery import damage_of, fact
+from edge_ad.store.rows import COLUMNS, EventRow
+from edge_ad.store.schema import connect, transaction
+
+GB = 1e9
+DAY_S = 86_400.0
+CLOCK_SET = 1_577_836_800.0  # 2020: an earlier time is that of a clock which was never set, and tells no age
+BATCH = 200
+
+_PICTURES = "SELECT path, bytes FROM image WHERE (verdict = 'OK') = ? AND event {} IN (SELECT event FROM mark)"
+_FREE = "id NOT IN (SELECT event FROM mark)"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much is kept: days, gigabytes (10^9 bytes) of pictures, journal and index together, and how many stay free."""
+
+    keep_days: float = 90.0
+    keep_gb: float = 10.0
+    free_gb: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.keep_days <= 0 or self.keep_gb <= 0 or self.free_gb < 0:
+            raise BadInput(
+                f"keep_days is {self.keep_days:g}, keep_gb {self.keep_gb:g} and free_gb {self.free_gb:g}: the first two "
+                "must be above 0, the third 0 or more"
+            )
+
+
+@dataclass
+class Swept:
+    """What went; ``short`` says what could not be kept to because nothing was left that may go."""
+
+    pictures: int = 0
+    events: int = 0
+    bytes: int = 0
+    short: str | None = None
+
+
+def sweep(path: Path, evidence: Path, limits: Limits, check: bool = True) -> Swept:
+    """Delete what the limits do not allow: by age, then by size, then for free space.
+
+    Pictures go before events, those of OK before the others, the oldest first; for free space pictures alone. Marked
+    events have no age, and their pictures go last and by size only. What an output has not delivered yet is in the
+    outbox whole, so its event may go: an output that nobody reads any more must not fill the disk. Only what the index
+    knows is deleted, and nothing while it is being made anew, is
+    damaged as far as 2 s of SQLite's quick check tell (without ``check`` it is not looked at), or cannot be read
+    (sqlite3.Error, BadInput, DeviceFault, OSError).
+    """
+    damage = damage_of(path) if check else None
+    if damage is not None:
+        raise DeviceFault(f"the index {path} is damaged ({damage}): nothing is deleted; a restart makes it anew")
+    with contextlib.closing(connect(path)) as connection:
+        connection.execute("PRAGMA synchronous = NORMAL")  # what a power cut undoes is done again
+        swept = Swept()
+        if fact(connection, "rebuild") is None:
+            sweeper = _Sweeper(connection, evidence, swept)
+            sweeper.by_age(time.time() - limits.keep_days * DAY_S)
+            sweeper.by_size(limits.keep_gb * GB)
+            sweeper.for_space(limits.free_gb * GB)
+        return swept
+
+
+class _Sweeper:
+    def __init__(self, connection: sqlite3.Connection, evidence: Path, swept: Swept) -> None:
+        self._connection = connection
+        self._evidence = evidence
+        self._swept = swept
+
+    def by_age(self, limit: float) -> None:
+        for ok in (1, 0):
+            self._pictures(ok, marked=False, enough=lambda: False, older_than=limit)
+        condition = f"{_FREE} AND time < ? AND time >= {CLOCK_SET}"
+        while self._events(f"SELECT sequence FROM event WHERE {condition} ORDER BY time LIMIT {BATCH}", (limit,)):
+            pass
+        for path in files(self._evidence):
+            if day_of(CLOCK_SET) <= path.stem < day_of(limit):
+                self._journal_day(path)
+
+    def by_size(self, limit: float) -> None:
+        def enough() -> bool:
+            return self._used() <= limit
+
+        if enough():
+            return
+        for ok in (1, 0):
+            self._pictures(ok, marked=False, enough=enough)
+        for path in reversed(files(self._evidence)[1:]):  # today's stays
+            if enough():
+                return
+            self._events_of(path)
+            self._journal_day(path)
+        for ok in (1, 0):
+            self._pictures(ok, marked=True, enough=enough)
+        if not enough():
+            self._swept.short = f"the record takes {self._used() / GB:.2f} GB, but {limit / GB:g} GB are allowed"
+
+    def for_space(self, floor: float) -> None:
+        def enough() -> bool:
+            return shutil.disk_usage(self._evidence).free >= floor
+
+        if enough():
+            return
+        for ok in (1, 0):
+            self._pictures(ok, marked=False, enough=enough)
+        if not enough():
+            free = shutil.disk_usage(self._evidence).free
+            self._swept.short = (
+                f"{free / GB:.2f} GB are free for {self._evidence}, but {floor / GB:g} GB must stay free"
+            )
+
+    def _pictures(self, ok: int, marked: bool, enough: Callable[[], bool], older_than: float | None = None) -> None:
+        """Delete pictures of one rank, the oldest first, until it is enough or none is left."""
+        age = "" if older_than is None else f" AND time >= {CLOCK_SET} AND time < {older_than!r}"
+        query = f"{_PICTURES.format('' if marked else 'NOT')}{age} ORDER BY time LIMIT {BATCH}"
+        while not enough():
+            found = self._connection.execute(query, (ok,)).fetchall()
+            if not found:
+                return
+            self._delete_pictures(found)
+
+    def _delete_pictures(self, found: Sequence[tuple[str, int]]) -> None:
+        for name, _ in found:
+            # A damaged index must not name a file of somebody else.
+            place = PurePosixPath(name)
+            if not place.is_absolute() and ".." not in place.parts and place.suffix == ".jpg":
+                (self._evidence / place).unlink(missing_ok=True)
+                for folder in (self._evidence / place).parents[: len(place.parts) - 1]:
+                    with contextlib.suppress(OSError):  # it is not empty
+                        folder.rmdir()
+        with transaction(self._connection):
+            self._connection.executemany("DELETE FROM image WHERE path = ?", [(name,) for name, _ in found])
+        self._swept.pictures += len(found)
+        self._swept.bytes += sum(size for _, size in found)
+
+    def _events(self, query: str, values: Sequence[object]) -> int:
+        """Delete events and what is left of their pictures; returns how many."""
+        sequences = self._connection.execute(query, values).fetchall()
+        of_events = "SELECT path, bytes FROM image WHERE event = (SELECT id FROM event WHERE sequence = ?)"
+        for sequence in sequences:
+            self._delete_pictures(self._connection.execute(of_events, sequence).fetchall())
+        with transaction(self._connection):
+            self._connection.executemany("DELETE FROM event WHERE sequence = ?", sequences)
+        self._swept.events += len(sequences)
+        return len(sequences)
+
+    def _events_of(self, path: Path) -> None:
+        """Delete the events of one day of the journal."""
+        with path.open("rb") as stream:
+            ids = [entry.event.id for entry in map(parse, stream) if entry.event is not None]
+        for first in range(0, len(ids), BATCH):
+            some = ids[first : first + BATCH]
+            holders = ", ".join("?" * len(some))
+            self._events(f"SELECT sequence FROM event WHERE {_FREE} AND id IN ({holders})", some)
+
+    def _journal_day(self, path: Path) -> None:
+        """Delete a file of the journal after what the index keeps of it was written into today's."""
+        with path.open("rb") as stream:
+            ids = [entry.event.id for entry in map(parse, stream) if entry.event is not None]
+        for first in range(0, len(ids), BATCH):
+            lines = self._kept_lines(ids[first : first + BATCH])
+            if lines:
+                journalise(self._evidence, lines)
+        self._swept.bytes += path.stat().st_size
+        path.unlink()
+
+    def _kept_lines(self, ids: Sequence[str]) -> list[str]:
+        holders = ", ".join("?" * len(ids))
+        names = ", ".join(COLUMNS)
+        rows = self._connection.execute(f"SELECT sequence, {names} FROM event WHERE id IN ({holders})", ids).fetchall()
+        marks = self._connection.execute(f"SELECT event, mark, by, time FROM mark WHERE event IN ({holders})", ids)
+        events = [event_line(row[0], EventRow.from_values(row[1:])) for row in rows]
+        return events + [mark_line(*mark) for mark in marks.fetchall()]
+
+    def _used(self) -> float:
+        """Return the bytes of pictures, journal and the used pages of the index."""
+        names = ("page_count", "freelist_count", "page_size")
+        (pictures,) = self._connection.execute("SELECT coalesce(sum(bytes), 0) FROM image").fetchone()
+        pages, free, size = (int(self._connection.execute(f"PRAGMA {name}").fetchone()[0]) for name in names)
+        journal = sum(path.stat().st_size for path in files(self._evidence))
+        return float(pictures + journal + (pages - free) * size)

@@ -1,0 +1,1 @@
+"""The dashboard: a process of its own beside the loop, fed over a pipe; nothing here is imported without `--web`."""

@@ -1,0 +1,187 @@
+"""Who may do what: tokens, sessions, and the checks every request passes before anything else."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+import threading
+import time
+import urllib.parse
+from collections import OrderedDict, deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from edge_ad.web.address import Keys, Names
+
+Role = Literal["full", "read"]
+ROLES: tuple[Role, ...] = ("full", "read")
+
+COOKIE = "edge_ad_session"
+HEADER = "x-edge-ad"
+SESSION_S = 7 * 24 * 3600
+MOST_FAILURES = 10
+FAILURES_OVER_S = 60.0
+MOST_CLIENTS = 1024
+MOST_BODY = 64 * 1024
+OPEN_PATHS = frozenset({"/healthz", "/readyz", "/login", "/static/style.css", "/static/icon.svg"})
+SAFE = frozenset({"GET", "HEAD"})
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a request is not served."""
+
+    status: int
+    told: str
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the checks look at; header names in small letters, ``raw_path`` as it was sent."""
+
+    method: str
+    path: str
+    raw_path: str
+    headers: Mapping[str, str]
+    client: str
+
+
+class Throttle:
+    """Counts wrong tokens by client; a client with too many of them within a minute has to wait."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._failures: OrderedDict[str, deque[float]] = OrderedDict()
+
+    def blocked(self, client: str) -> bool:
+        """Whether this client has to wait."""
+        with self._lock:
+            found = self._failures.get(client)
+            while found and self._clock() - found[0] > FAILURES_OVER_S:
+                found.popleft()
+            return bool(found) and len(found or ()) >= MOST_FAILURES
+
+    def failed(self, client: str) -> None:
+        """Count a wrong token."""
+        with self._lock:
+            found = self._failures.setdefault(client, deque(maxlen=MOST_FAILURES))
+            found.append(self._clock())
+            self._failures.move_to_end(client)
+            while len(self._failures) > MOST_CLIENTS:
+                self._failures.popitem(last=False)
+
+
+class Access:
+    """Decides about requests: their Host, their Origin, their path, their token or session, and the role that needs."""
+
+    def __init__(self, keys: Keys, names: Names, clock: Callable[[], float] = time.time) -> None:
+        self._keys = keys
+        self._names = names
+        self._clock = clock
+        self._throttle = Throttle()
+        # Bound to the tokens: with other tokens no old session holds, and a restart of this process ends none.
+        self._secret = hashlib.sha256(f"session of edge-ad\0{keys.full}\0{keys.read}".encode()).digest()
+
+    @property
+    def wanted(self) -> bool:
+        """Whether a token is needed."""
+        return self._keys.wanted
+
+    def check(self, request: Request) -> Role | Refusal | None:
+        """Return the role of a request, None for one that may do without, or why it is refused."""
+        refusal = self._place(request) or self._origin(request) or self._path(request)
+        if refusal is not None:
+            return refusal
+        role = self._role(request)
+        if isinstance(role, Refusal):
+            return role
+        if request.path in OPEN_PATHS or request.path == "/logout":
+            return role
+        if role is None:
+            return Refusal(401, "a token is needed: send `Authorization: Bearer TOKEN`, or log in at /login")
+        if request.method not in SAFE and role != "full":
+            return Refusal(403, "this token may look, not change anything")
+        return role
+
+    def login(self, token: str, client: str) -> Role | Refusal:
+        """Return the role of a token; wrong ones are counted."""
+        if self._throttle.blocked(client):
+            return Refusal(429, f"too many wrong tokens: wait {FAILURES_OVER_S:g} s")
+        found: Role | None = None
+        for role in ROLES:  # always all of them, so that the time tells nothing
+            if _equal(token, getattr(self._keys, role)):
+                found = role
+        if found is None:
+            self._throttle.failed(client)
+            return Refusal(401, "the token is wrong")
+        return found
+
+    def session(self, role: Role) -> str:
+        """Return the value of a session's cookie."""
+        text = f"{role}.{int(self._clock()) + SESSION_S}.{secrets.token_hex(8)}"
+        return f"{text}.{self._seal(text)}"
+
+    def _role(self, request: Request) -> Role | Refusal | None:
+        if not self._keys.wanted:
+            return "full"
+        found = self._session_role(request.headers.get("cookie", ""))
+        if found is not None:
+            return found
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        if not token:
+            return None
+        if scheme.lower() != "bearer":
+            return Refusal(401, "write `Authorization: Bearer TOKEN`")
+        return self.login(token.strip(), request.client)
+
+    def _session_role(self, cookies: str) -> Role | None:
+        for part in cookies.split(";"):
+            name, _, value = part.strip().partition("=")
+            text, _, seal = value.rpartition(".")
+            if name == COOKIE and hmac.compare_digest(seal.encode(), self._seal(text).encode()):
+                role, until, _ = text.split(".")
+                if int(until) > self._clock():
+                    return "full" if role == "full" else "read"
+        return None
+
+    def _seal(self, text: str) -> str:
+        return hmac.new(self._secret, text.encode(), hashlib.sha256).hexdigest()
+
+    def _place(self, request: Request) -> Refusal | None:
+        if self._names.allows(request.headers.get("host", "")):
+            return None
+        return Refusal(
+            403, "this name is not one of this server: use its address, or give the name under `[run] web_names`"
+        )
+
+    def _origin(self, request: Request) -> Refusal | None:
+        """Refuse what another page sent; what changes something must come from our page or not from a page at all."""
+        headers, origin = request.headers, request.headers.get("origin")
+        foreign = Refusal(403, "requests of other pages are refused")
+        if origin is not None and urllib.parse.urlsplit(origin).netloc.lower() != headers.get("host", "").lower():
+            return foreign
+        site = headers.get("sec-fetch-site", "none")
+        visit = headers.get("sec-fetch-mode") == "navigate" and request.method in SAFE
+        if site in ("cross-site", "same-site") and not (visit and not request.path.startswith("/api")):
+            return foreign
+        if request.method in SAFE or HEADER in headers:
+            return None
+        if request.path in ("/login", "/logout") and (origin is not None or site == "same-origin"):
+            return None
+        return Refusal(403, f"what changes something needs the header {HEADER.title()}: 1")
+
+    def _path(self, request: Request) -> Refusal | None:
+        raw = request.raw_path.lower()
+        tricks = ("..", "//", "\\", "%2e", "%2f", "%5c", "%00", "%25", ";")
+        if any(trick in raw for trick in tricks) or any(ord(letter) < 32 for letter in request.path):
+            return Refusal(400, "there is no such path")
+        if int(request.headers.get("content-length") or 0) > MOST_BODY:
+            return Refusal(413, f"at most {MOST_BODY // 1024} KiB are taken")
+        return None
+
+
+def _equal(given: str, token: str | None) -> bool:
+    return token is not None and hmac.compare_digest(given.encode(errors="replace"), token.encode())

@@ -1,0 +1,211 @@
+"""The run's side of the dashboard: starts its process, feeds it, starts it again, and does what it asks for."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_ad.camera.frames import Image
+from edge_ad.errors import BadInput
+from edge_ad.inspection.annotate import HeatScale
+from edge_ad.inspection.desk import Desk
+from edge_ad.inspection.judge import Judge
+from edge_ad.inspection.loop import Loop
+from edge_ad.inspection.sinks import DriftSink
+from edge_ad.inspection.view import View
+from edge_ad.inspection.watchdog import Watchdog
+from edge_ad.store import Store
+from edge_ad.web import wire
+from edge_ad.web.address import READ_TOKEN, TOKEN, find_keys, listen, parse_address, tell_address
+from edge_ad.web.panel import Panel, Shot
+from edge_ad.web.snapshot import Snapshots, Watched, told
+
+BEAT_S = 0.05
+WATCHED_EVERY_S = 0.2
+UNWATCHED_EVERY_S = 1.0
+MOST_RESTARTS = 5
+RESTART_WINDOW_S = 60.0
+LARGEST_SIDE = 1280
+NEEDED = ("fastapi", "uvicorn", "prometheus_client")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a page may ask of the run: acknowledge alarms up to a number, take over the thresholds of a bundle."""
+
+    acknowledge: Callable[[int], None]
+    take_over: Callable[[str], None]
+
+
+class WebLink:
+    """A running dashboard. Nothing here stops the line: one that dies is started again, five times a minute at most.
+
+    ``hello`` holds what does not change during the run. BadInput when a package is missing, an address cannot be had
+    or a token is no good.
+    """
+
+    def __init__(
+        self, address: str, names: Sequence[str], hello: Mapping[str, Any], asked: Asked, panel: Panel
+    ) -> None:
+        check_packages()
+        place = parse_address(address)
+        keys, made = find_keys(place, os.environ)
+        self._listener = listen(place)
+        self.panel = panel
+        self._asked = asked
+        self._hello = {"kind": "hello", "host": place.host, "names": list(names), "keys": asdict(keys), **hello}
+        self._closing = threading.Event()
+        self._restarts: deque[float] = deque()
+        self._process = self._start()
+        tell_address(place, self._listener, keys.full if made else None)
+
+    def begin(
+        self,
+        loop: Loop,
+        judge: Judge,
+        desk: Desk,
+        watchdog: Watchdog,
+        drift: DriftSink,
+        store: Store | None,
+        reference: NDArray[np.float32],
+    ) -> None:
+        """Begin to feed the dashboard; ``reference`` f32[h,w] is the heat map of a good part."""
+        snapshots = Snapshots(Watched(loop, judge, desk, watchdog, drift, store), self.panel)
+        threading.Thread(target=self._feed, args=(snapshots, reference), name="web", daemon=True).start()
+
+    def close(self) -> None:
+        """End the dashboard; open pages say since when there is no inspector. It keeps nothing that could be lost."""
+        self._closing.set()
+        self._process.kill()
+        self._process.wait()
+        self._listener.close()
+
+    @property
+    def _stdin(self) -> IO[bytes]:
+        assert self._process.stdin is not None
+        return self._process.stdin
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        """Start the process; the tokens go through the pipe, so that neither arguments nor environment show them."""
+        process = subprocess.Popen(
+            [sys.executable, "-m", "edge_ad.web.serve", str(self._listener.fileno())],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            pass_fds=(self._listener.fileno(),),
+            env={name: value for name, value in os.environ.items() if name not in (TOKEN, READ_TOKEN)},
+            start_new_session=True,
+        )
+        threading.Thread(target=self._listen, args=(process,), name="web-listen", daemon=True).start()
+        assert process.stdin is not None
+        with contextlib.suppress(OSError):
+            wire.write(process.stdin, self._hello)
+        return process
+
+    def _listen(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.stdout is not None
+        for line in process.stdout:
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                self._do(json.loads(line))
+        process.stdout.close()
+
+    def _do(self, record: Mapping[str, Any]) -> None:
+        if record["kind"] == "watching":
+            self.panel.watching = int(record["pages"]) > 0
+        elif record["kind"] == "acknowledge":
+            self._asked.acknowledge(int(record["number"]))
+        elif record["kind"] == "take_over":
+            self._asked.take_over(str(record["path"]))
+
+    def _feed(self, snapshots: Snapshots, reference: NDArray[np.float32]) -> None:
+        panel = self.panel
+        scales = [HeatScale(reference) for _ in panel.cameras]
+        told_at = -float("inf")
+        events: deque[dict[str, Any]] = deque(maxlen=1000)
+        while not self._closing.wait(BEAT_S):
+            released = panel.release()
+            events += [told(place, event) for place, event in released.events]
+            try:
+                for shot in released.shots:
+                    self._show(shot, scales[shot.place])
+                now = time.monotonic()
+                if now - told_at >= (WATCHED_EVERY_S if panel.watching else UNWATCHED_EVERY_S):
+                    told_at = now
+                    wire.write(self._stdin, {"kind": "state", "state": snapshots.take(), "events": list(events)})
+                    events.clear()
+            except (OSError, ValueError):  # the pipe is closed: the process is gone
+                if not self._closing.is_set() and not self._restart():
+                    return
+
+    def _show(self, shot: Shot, scale: HeatScale) -> None:
+        judgement = shot.judgement
+        blobs: list[memoryview] = []
+        record: dict[str, Any] = {
+            "kind": "picture",
+            "event": told(shot.place, judgement.event),
+            "image": None,
+            "heat": None,
+        }
+        if judgement.image is not None:
+            picture = np.ascontiguousarray(smaller(seen(self.panel.view, judgement.image)))
+            record["image"] = list(picture.shape)
+            blobs.append(picture.data.cast("B"))
+        if judgement.inference is not None:
+            strength = scale.strength(judgement.inference.map, judgement.event.verdict)
+            heat = np.ascontiguousarray((strength * 255.0).astype(np.uint8))
+            record["heat"] = list(heat.shape)
+            blobs.append(heat.data.cast("B"))
+        wire.write(self._stdin, record, blobs)
+
+    def _restart(self) -> bool:
+        """Start another process; False when too many have ended."""
+        now = time.monotonic()
+        while self._restarts and now - self._restarts[0] > RESTART_WINDOW_S:
+            self._restarts.popleft()
+        self._restarts.append(now)
+        self._process.kill()
+        self._process.wait()
+        with contextlib.suppress(OSError):
+            self._stdin.close()
+        if len(self._restarts) > MOST_RESTARTS:
+            print(f"the dashboard ended {len(self._restarts)} times within a minute and stays away", file=sys.stderr)
+            return False
+        print("the dashboard ended and is started again", file=sys.stderr)
+        self._process = self._start()
+        return True
+
+
+def check_packages() -> None:
+    """Raise BadInput for a missing package, without importing what only the dashboard's process needs."""
+    for module in NEEDED:
+        if importlib.util.find_spec(module) is None:
+            raise BadInput(f"the dashboard needs the package {module!r}: pip install 'edge-ad[line]'")
+
+
+def seen(view: View, image: Image) -> Image:
+    """Return the region that is judged and that the heat map covers; the whole picture where there is none."""
+    return image if view.fault(image) else view.crop(image)
+
+
+def smaller(image: Image) -> Image:
+    """Return the picture with at most LARGEST_SIDE pixels a side."""
+    height, width = image.shape[:2]
+    factor = LARGEST_SIDE / max(height, width)
+    if factor >= 1.0:
+        return image
+    import cv2
+
+    size = (max(1, round(width * factor)), max(1, round(height * factor)))
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)

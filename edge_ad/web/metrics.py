@@ -1,0 +1,136 @@
+"""The metrics of a run for Prometheus; names and labels in docs/dashboard.md, every label from a bounded set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from edge_ad.web.mirror import Mirror
+from edge_ad.web.panel import BOUNDS_S
+
+PHASES = ("quiet", "pending", "alarm", "acknowledged", "latched", "held")
+# Name, what it counts, and the counter it is.
+COUNTERS = (
+    ("captured_frames", "Frames that reached this machine.", "captured"),
+    (
+        "dropped_frames",
+        "Frames that were replaced by a newer one, repeated, or of a part that had better ones.",
+        "dropped",
+    ),
+    ("lost_frames", "Frames that never arrived.", "lost"),
+    ("outages", "NONE verdicts without a frame.", "outages"),
+    ("parts", "Parts with a verdict.", "parts"),
+    ("reconnects", "Times that a camera was opened again.", "reconnects"),
+    ("stalls", "Times that a camera gave no frame in its time.", "stalls"),
+)
+FRAMES = (("judged", "judged"), ("faulted", "faulted"), ("idle", "idle"))
+VERDICTS = ("OK", "WARN", "NG", "NONE")
+
+
+def metrics_text(mirror: Mirror) -> bytes:
+    """Return the metrics in the text format of Prometheus."""
+    registry = CollectorRegistry()
+    registry.register(_Run(mirror))
+    return generate_latest(registry)
+
+
+class _Run(Collector):
+    """Turns the newest state of a run into metrics."""
+
+    def __init__(self, mirror: Mirror) -> None:
+        self._mirror = mirror
+
+    def describe(self) -> Iterable[Metric]:
+        return ()
+
+    def collect(self) -> Iterable[Metric]:
+        life, state = self._mirror.life(), self._mirror.state
+        yield _gauge("up", "1 while cycles complete, else 0.", float(life.healthy and life.ready and state is not None))
+        yield _gauge("pages", "Open pages of the dashboard.", float(self._mirror.pages))
+        if state is None:
+            return
+        about = self._mirror.hello.get("about", {})
+        labels = {name: str(about.get(name) or "") for name in ("version", "backend", "precision", "bundle")}
+        yield _labelled("info", "What runs.", tuple(labels), [(tuple(labels.values()), 1.0)])
+        yield _gauge("uptime_seconds", "Seconds since the run began.", state["uptime_s"])
+        age = state["cycle_age_s"] + self._mirror.silent_s
+        yield _gauge("last_cycle_age_seconds", "Seconds since the last completed cycle.", age)
+        yield _gauge("resident_memory_bytes", "Memory that the run holds.", state["memory_mb"] * 2**20)
+        yield from _cameras(state["cameras"], self._mirror.silent_s)
+        yield _stages(state["stages"])
+        yield from _rest(state)
+
+
+def _cameras(cameras: list[dict[str, Any]], silent_s: float) -> Iterable[Metric]:
+    numbers = [(camera["name"], camera["counters"]) for camera in cameras]
+    frames = CounterMetricFamily(
+        "edge_ad_frames", "Frames that were looked at, by result.", labels=("camera", "result")
+    )
+    verdicts = CounterMetricFamily("edge_ad_verdicts", "Verdicts.", labels=("camera", "verdict"))
+    for name, counted in numbers:
+        for result, key in FRAMES:
+            frames.add_metric((name, result), counted[key])
+        for verdict in VERDICTS:
+            verdicts.add_metric((name, verdict), counted[f"verdict_{verdict}"])
+    yield frames
+    yield verdicts
+    for metric, told, key in COUNTERS:
+        family = CounterMetricFamily(f"edge_ad_{metric}", told, labels=("camera",))
+        for name, counted in numbers:
+            family.add_metric((name,), counted[key])
+        yield family
+    ages = [((camera["name"],), camera["age_s"] + silent_s) for camera in cameras if camera["age_s"] is not None]
+    yield _labelled("last_verdict_age_seconds", "Seconds since the last verdict.", ("camera",), ages)
+    rates = [((camera["name"],), camera["fps"]) for camera in cameras if camera["fps"] is not None]
+    yield _labelled("frames_per_second", "Frames a second that reached this machine.", ("camera",), rates)
+    phases = [((camera["name"], phase), float(camera["alarm"] == phase)) for camera in cameras for phase in PHASES]
+    yield _labelled("alarm_phase", "1 for the phase of the alarm.", ("camera", "phase"), phases)
+
+
+def _stages(stages: dict[str, Any]) -> Metric:
+    family = HistogramMetricFamily(
+        "edge_ad_latency_seconds", "Time from the capture to the verdict (total), and of each stage.", labels=("stage",)
+    )
+    for name, found in stages.items():
+        below, buckets = 0, []
+        for bound, count in zip((*map(str, BOUNDS_S), "+Inf"), found["counts"], strict=True):
+            below += count
+            buckets.append((bound, below))
+        family.add_metric((name,), buckets, sum_value=found["sum"])
+    return family
+
+
+def _rest(state: dict[str, Any]) -> Iterable[Metric]:
+    limits = [((name,), state["thresholds"][name]) for name in ("warn", "ng")]
+    yield _labelled("threshold", "The thresholds on the score.", ("kind",), limits)
+    yield _gauge("alarm_lit", "1 while the lamp is on.", float(state["lamp"]["lit"]))
+    yield _gauge("alarm_waiting", "1 while an alarm waits for an acknowledge.", float(state["lamp"]["waiting"]))
+    drift = state["drift"]
+    if drift is not None:
+        yield _gauge("drifted", "1 when parts are no longer like the goods.", float(bool(drift["drifted"])))
+        shifts = [((name,), found["shift"]) for name, found in drift["streams"].items() if found["shift"] is not None]
+        yield _labelled("drift_shift", "Distance from the goods in standard errors.", ("stream",), shifts)
+    store = state["store"]
+    if store is not None:
+        yield _gauge("store_fault", "1 while events cannot be stored.", float(store["fault"] is not None))
+        yield _counter("store_events", "Events on the disk.", store["committed"])
+        yield _counter("store_dropped_events", "Events that could not be stored.", store["dropped"])
+
+
+def _gauge(name: str, told: str, value: float) -> Metric:
+    return GaugeMetricFamily(f"edge_ad_{name}", told, value=value)
+
+
+def _counter(name: str, told: str, value: float) -> Metric:
+    return CounterMetricFamily(f"edge_ad_{name}", told, value=value)
+
+
+def _labelled(name: str, told: str, labels: tuple[str, ...], values: Sequence[tuple[tuple[str, ...], float]]) -> Metric:
+    family = GaugeMetricFamily(f"edge_ad_{name}", told, labels=labels)
+    for found, value in values:
+        family.add_metric(found, value)
+    return family

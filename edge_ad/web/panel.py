@@ -1,0 +1,161 @@
+"""What the loop leaves for the dashboard: a few assignments a part, and one picture a camera now and then."""
+
+from __future__ import annotations
+
+import bisect
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from edge_ad.camera.frames import Source
+from edge_ad.inspection.events import Event
+from edge_ad.inspection.judge import Judgement
+from edge_ad.inspection.parts import CycleState
+from edge_ad.inspection.view import View
+
+PICTURES_A_SECOND = 5.0
+MOST_WAITING = 5000
+LONGEST_WAIT_S = 1.0
+BOUNDS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
+
+
+class Histogram:
+    """Counts of durations in the buckets of BOUNDS_S (and one for what is longer), with their sum in seconds."""
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(BOUNDS_S) + 1)
+        self.total = 0.0
+
+    def add(self, seconds: float) -> None:
+        """Take in one duration."""
+        self.counts[bisect.bisect_left(BOUNDS_S, seconds)] += 1
+        self.total += seconds
+
+    def to_json(self) -> dict[str, Any]:
+        """Return counts and sum."""
+        return {"counts": list(self.counts), "sum": self.total}
+
+
+@dataclass
+class Seen:
+    """What was last seen of a camera: its newest event that is on the disk, the newest bad one, and where its parts stand."""
+
+    event: Event | None = None
+    bad: Event | None = None
+    told_at: float = 0.0
+    state: CycleState | None = None
+    state_at: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Shot:
+    """A judgement whose picture is to be shown, of the camera at ``place``."""
+
+    place: int
+    judgement: Judgement
+
+
+@dataclass
+class _Slot:
+    kept_at: float = -math.inf
+    held: tuple[int, float, Judgement] | None = None
+
+
+@dataclass
+class Released:
+    """What may be shown now: events in order, and at most one picture a camera."""
+
+    events: list[tuple[int, Event]] = field(default_factory=list)
+    shots: list[Shot] = field(default_factory=list)
+
+
+class Panel:
+    """A sink and listener of the loop; ``release`` gives what may be shown, in the thread of the link.
+
+    An event is shown only when it is on the disk: ``settled`` counts the events that are, or are lost for good. Where
+    the disk does not answer for a second they are shown without it. Without a store they are shown at once. ``watching``
+    says whether a page is open: only then pictures are held, one for each camera, at most PICTURES_A_SECOND of all.
+    ``view`` is the piece of them that is judged.
+    """
+
+    def __init__(
+        self,
+        cameras: Sequence[str],
+        settled: Callable[[], int] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        view: View | None = None,
+    ) -> None:
+        self.watching = False
+        self.view = view or View()
+        self.cameras = tuple(cameras)
+        self.seen = [Seen() for _ in cameras]
+        self.stages: dict[str, Histogram] = {"total": Histogram()}
+        self._places = {name: place for place, name in enumerate(cameras)}
+        self._settled = settled
+        self._clock = clock
+        self._every_s = len(self.cameras) / PICTURES_A_SECOND
+        self._lock = threading.Lock()
+        self._taken = 0
+        self._waiting: deque[tuple[int, float, int, Event]] = deque(maxlen=MOST_WAITING)
+        self._slots = [_Slot() for _ in cameras]
+
+    def take(self, judgement: Judgement, source: Source) -> None:
+        """Keep the event, and the picture when it is time for one."""
+        now, place, event = self._clock(), self._places[source.name], judgement.event
+        with self._lock:
+            self._taken += 1
+            self._waiting.append((self._taken, now, place, event))
+            slot = self._slots[place]
+            if self.watching and judgement.frame is not None and now - slot.kept_at >= self._every_s:
+                slot.kept_at, slot.held = now, (self._taken, now, judgement)
+        self.seen[place].state = None
+        if event.latency_ms is not None and event.verdict != "NONE":
+            self._time("total", event.latency_ms)
+        for name, spent in judgement.inference.stages_ms.items() if judgement.inference else ():
+            self._time(name, spent)
+
+    def cycle(self, camera: str, state: CycleState) -> None:
+        """Keep where the parts of a camera stand."""
+        seen = self.seen[self._places[camera]]
+        seen.state, seen.state_at = state, self._clock()
+
+    def tick(self) -> None:
+        """Nothing to do."""
+
+    def close(self) -> None:
+        """Nothing is pending."""
+
+    def release(self) -> Released:
+        """Return what may be shown now and was not returned before."""
+        now = self._clock()
+        found = Released()
+        with self._lock:
+            last = self._last(now)
+            while self._waiting and self._waiting[0][0] <= last:
+                _, _, place, event = self._waiting.popleft()
+                found.events.append((place, event))
+                seen = self.seen[place]
+                seen.event, seen.told_at = event, now
+                seen.bad = event if event.verdict != "OK" else seen.bad
+            for place, slot in enumerate(self._slots):
+                if slot.held is not None and slot.held[0] <= last:
+                    found.shots.append(Shot(place, slot.held[2]))
+                    slot.held = None
+        return found
+
+    def _last(self, now: float) -> int:
+        """Return the number of the newest event that may be shown."""
+        if self._settled is None:
+            return self._taken
+        overdue = [number for number, since, _, _ in self._waiting if now - since > LONGEST_WAIT_S]
+        return max(self._settled(), overdue[-1] if overdue else 0)
+
+    def _time(self, name: str, spent_ms: float) -> None:
+        found = self.stages.get(name)
+        if found is None:
+            found = self.stages[name] = Histogram()
+        found.add(spent_ms / 1000.0)

@@ -1,0 +1,136 @@
+"""What the API takes and gives, for the OpenAPI document."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Verdict = Literal["OK", "WARN", "NG", "NONE"]
+Mark = Literal["good", "bad"]
+# Numbers that SQLite and JSON can hold.
+Moment = Annotated[float, Field(ge=0, le=1e11, allow_inf_nan=False)]
+Score = Annotated[float, Field(ge=-1e9, le=1e9, allow_inf_nan=False)]
+Number = Annotated[int, Field(ge=0, le=2**53)]
+Text = Annotated[str, Field(min_length=1, max_length=300, pattern=r"^[^\x00-\x1f\x7f]+$")]
+
+
+class Told(BaseModel):
+    """One sentence: what went wrong, or what was done."""
+
+    error: str
+
+
+class Event(BaseModel):
+    """One verdict; fields as in the lines of `edge-ad run --events`, ``time`` in seconds since 1970 UTC.
+
+    ``sequence`` grows with every event; ``images`` counts its pictures.
+    """
+
+    id: str
+    sequence: int
+    camera: str
+    frame: int | None
+    part: str | None
+    time: float
+    verdict: Verdict
+    score: float | None
+    z: dict[str, float | None]
+    latency_ms: float | None
+    reason: str | None
+    mark: Mark | None
+    images: int
+
+
+class EventPage(BaseModel):
+    """Events, newest first; ``before`` is what to ask the next page with, None on the last one."""
+
+    events: list[Event]
+    before: int | None
+
+
+class Hour(BaseModel):
+    """Verdicts of one hour that began at ``start`` (seconds since 1970 UTC)."""
+
+    start: float
+    verdicts: dict[str, int]
+
+
+class MarkRequest(BaseModel):
+    """What a person says about a part; None takes the mark away."""
+
+    model_config = ConfigDict(extra="forbid")
+    mark: Mark | None
+
+
+class Preview(BaseModel):
+    """What two thresholds would have made of recent events.
+
+    ``judged`` events have a score, ``faults`` are NONE and stay NONE. ``counts`` by verdict, ``rejects`` as the alarm
+    rule counts them, over ``hours``; ``before`` the same with the thresholds of now. ``limited``: there were more
+    events than are looked at. ``histogram``: counts of scores in equal steps from ``low`` to ``high``.
+    """
+
+    judged: int
+    faults: int
+    hours: float
+    counts: dict[str, int]
+    rejects: int
+    rejects_an_hour: float
+    rejected_marked_good: int
+    passed_marked_bad: int
+    before: dict[str, int]
+    limited: bool
+    told: str
+    low: float
+    high: float
+    histogram: list[int]
+
+
+class ThresholdRequest(BaseModel):
+    """Thresholds to judge by from now on, and why."""
+
+    model_config = ConfigDict(extra="forbid")
+    warn: Score
+    ng: Score
+    reason: Annotated[str, Field(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")] = ""
+
+
+class Thresholds(BaseModel):
+    """The thresholds of now; ``locked`` says why they cannot be changed here, None when they can."""
+
+    warn: float | None
+    ng: float | None
+    told: str
+    bundle: str | None
+    locked: str | None
+
+
+class Applied(BaseModel):
+    """A bundle with new thresholds; ``running`` when the line judges by them already."""
+
+    bundle: str
+    running: bool
+    told: str
+
+
+class Life(BaseModel):
+    """Whether the inspector lives."""
+
+    status: Literal["ok", "failed"]
+    told: str
+
+
+class State(BaseModel):
+    """The state of the run; ``run`` is what changes with every picture, None before the first."""
+
+    role: Literal["full", "read"]
+    login: bool
+    attached: bool
+    silent_s: float
+    pages: int
+    about: dict[str, Any]
+    run: dict[str, Any] | None
+    count: int
+    events: list[dict[str, Any]]
+    pictures: list[dict[str, Any] | None]

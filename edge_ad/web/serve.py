@@ -1,0 +1,107 @@
+"""The dashboard's process: `python -m edge_ad.web.serve FD` serves the socket FD and is fed on standard input."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import uvicorn
+
+from edge_ad.store.reader import Reader
+from edge_ad.web import wire
+from edge_ad.web.access import Access
+from edge_ad.web.address import Address, Keys, find_keys, listen, names_for, parse_address, tell_address
+from edge_ad.web.app import make_app
+from edge_ad.web.mirror import Mirror
+
+NICENESS = 5
+
+
+class Server(uvicorn.Server):
+    """Serves one socket; takes the messages of the run in a thread and ends when they end."""
+
+    def __init__(self, app: Any, mirror: Mirror, feed: IO[bytes] | None) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                access_log=False,
+                log_level="warning",
+                server_header=False,
+                proxy_headers=False,
+                lifespan="off",
+                ws="none",
+                limit_concurrency=256,
+                timeout_keep_alive=15,
+                timeout_graceful_shutdown=1,
+            )
+        )
+        self._mirror = mirror
+        self._feed = feed
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to serve and to listen to the run."""
+        await super().startup(sockets)
+        if self._feed is not None:
+            loop = asyncio.get_running_loop()
+            threading.Thread(target=self._follow, args=(self._feed, loop), name="feed", daemon=True).start()
+
+    def _follow(self, feed: IO[bytes], loop: asyncio.AbstractEventLoop) -> None:
+        while (message := wire.read(feed)) is not None:
+            self._mirror.take(*message)
+            with contextlib.suppress(RuntimeError):  # the event loop is closed
+                loop.call_soon_threadsafe(self._mirror.wake)
+        os._exit(0)  # the run is gone; nothing here is worth waiting for
+
+
+def main(arguments: list[str]) -> None:
+    """Serve until the run ends."""
+    with contextlib.suppress(OSError):
+        os.nice(NICENESS)  # the line comes first
+    feed = sys.stdin.buffer
+    first = wire.read(feed)
+    if first is None:
+        return
+    mirror = Mirror()
+    mirror.take(*first)
+    hello = mirror.hello
+    address = Address(hello["host"], 0)
+    access = Access(Keys(**hello.pop("keys")), names_for(address, hello["names"]))
+    store = None if hello["store"] is None else Path(hello["store"])
+    app = make_app(mirror, access, store, teller(sys.stdout.buffer))
+    Server(app, mirror, feed).run([socket.socket(fileno=int(arguments[0]))])
+
+
+def serve_record(address: str, store: Path, names: Sequence[str]) -> None:
+    """Serve a record that no run feeds here, until Ctrl-C; BadInput as for a run, and where there is no record."""
+    Reader(store).close()
+    place = parse_address(address)
+    keys, made = find_keys(place, os.environ)
+    listener = listen(place)
+    tell_address(place, listener, keys.full if made else None)
+    access = Access(keys, names_for(place, names))
+    app = make_app(Mirror(attached=False), access, store, lambda record: None)
+    Server(app, Mirror(attached=False), None).run([listener])
+
+
+def teller(stream: IO[bytes]) -> Callable[[dict[str, Any]], None]:
+    """Return what sends a wish to the run, one JSON line each, from any thread."""
+    lock = threading.Lock()
+
+    def tell(record: dict[str, Any]) -> None:
+        with lock, contextlib.suppress(OSError, ValueError):
+            stream.write(json.dumps(record).encode() + b"\n")
+            stream.flush()
+
+    return tell
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,184 @@
+"""The state of a run as plain values: what the page and the metrics are made from."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edge_ad.inspection.desk import Desk
+from edge_ad.inspection.events import Event
+from edge_ad.inspection.judge import Judge
+from edge_ad.inspection.loop import Loop
+from edge_ad.inspection.sinks import DriftSink
+from edge_ad.inspection.watchdog import Watchdog
+from edge_ad.store import Store
+from edge_ad.web.panel import Panel, Seen
+from edge_ad.web.values import finite
+
+FRESH_S = 5.0  # after so long without a part a verdict is history
+RATE_OVER_S = 5.0
+MOST_ALARMS = 100
+PAGE_SIZE = os.sysconf("SC_PAGE_SIZE")
+
+
+@dataclass(frozen=True, eq=False)
+class Watched:
+    """The parts of a run that a snapshot is taken of."""
+
+    loop: Loop
+    judge: Judge
+    desk: Desk
+    watchdog: Watchdog
+    drift: DriftSink
+    store: Store | None
+
+
+class Snapshots:
+    """Takes snapshots of a run; remembers what is needed for rates and for the list of alarms."""
+
+    def __init__(self, watched: Watched, panel: Panel) -> None:
+        self._watched = watched
+        self._panel = panel
+        self._started = time.monotonic()
+        self._rates: deque[tuple[float, list[int]]] = deque()
+        self._alarms: deque[dict[str, Any]] = deque(maxlen=MOST_ALARMS)
+
+    def take(self) -> dict[str, Any]:
+        """Return the state as it stands."""
+        watched, now = self._watched, time.monotonic()
+        self._follow_alarms()
+        cameras = self._cameras(now)
+        desk = watched.desk
+        return {
+            "at": time.time(),
+            "uptime_s": now - self._started,
+            "cycle_age_s": watched.watchdog.age_s,
+            "cycle_limit_s": watched.watchdog.limit_s,
+            "cameras": cameras,
+            "lamp": {
+                "lit": desk.lit,
+                "waiting": any(state.waiting for state in desk.states.values()),
+                "number": desk.number,
+            },
+            "alarms": list(self._alarms)[::-1],
+            "thresholds": {
+                **watched.judge.thresholds.to_json(),
+                "told": watched.judge.thresholds.describe(),
+            },
+            "latency_ms": {
+                **{f"p{percent}": watched.loop.latencies.percentile(percent) for percent in (50, 99)},
+                "max": watched.loop.latencies.max,
+            },
+            "stages": {name: found.to_json() for name, found in list(self._panel.stages.items())},
+            "memory_mb": resident_mb(),
+            "drift": self._drift(),
+            "store": self._store(),
+        }
+
+    def _cameras(self, now: float) -> list[dict[str, Any]]:
+        counters = [station.account() for station in self._watched.loop.stations]
+        self._rates.append((now, [found.captured for found in counters]))
+        while now - self._rates[0][0] > RATE_OVER_S and len(self._rates) > 2:
+            self._rates.popleft()
+        since, before = self._rates[0]
+        found = []
+        for place, station in enumerate(self._watched.loop.stations):
+            seen = self._panel.seen[place]
+            span = now - since
+            found.append(
+                {
+                    "name": station.name,
+                    "kind": station.source.kind,
+                    **showing(seen, now),
+                    "event": None if seen.event is None else told(place, seen.event),
+                    "fps": (counters[place].captured - before[place]) / span if span > 0 else None,
+                    "counters": counters[place].numbers(),
+                    "alarm": self._watched.desk.states[station.name].phase,
+                }
+            )
+        return found
+
+    def _follow_alarms(self) -> None:
+        """Keep the list of alarms: one entry a number, brought up to date while it is lit."""
+        for place, (camera, state) in enumerate(self._watched.desk.states.items()):
+            entry = next((one for one in self._alarms if one["camera"] == place and one["open"]), None)
+            if entry is not None and (not state.lit or entry["number"] != state.number):
+                entry.update(open=False, waiting=False, phase="over", ended=time.time())
+                entry = None
+            if entry is None and state.lit:
+                entry = {"number": state.number, "camera": place, "name": camera, "raised": time.time(), "ended": None}
+                self._alarms.append(entry)
+            if entry is not None and state.lit:
+                entry.update(open=True, waiting=state.waiting, phase=state.phase, reason=self._cause(place, entry))
+
+    def _cause(self, place: int, entry: Mapping[str, Any]) -> str | None:
+        """Return the reason of the newest bad part when the alarm was first seen; it may come a moment after the alarm."""
+        bad = self._panel.seen[place].bad
+        return entry.get("reason") or (None if bad is None else bad.reason)
+
+    def _drift(self) -> dict[str, Any] | None:
+        drift = self._watched.drift.drift
+        if drift is None:
+            return None
+        report = drift.report()
+        streams = {
+            name: {"mean": finite(report.mean[name]), "shift": finite(report.shift[name]), "p": report.p_value[name]}
+            for name in report.mean
+        }
+        return {"parts": report.parts, "streams": streams, "drifted": list(report.drifted), "warning": report.warning}
+
+    def _store(self) -> dict[str, Any] | None:
+        store = self._watched.store
+        if store is None:
+            return None
+        return {"fault": store.fault, "dropped": store.dropped, "committed": store.committed}
+
+
+def showing(seen: Seen, now: float) -> dict[str, Any]:
+    """Return what the lamp shows of a camera (OK, WARN, NG, NONE or IDLE), why, and for how long the verdict stands.
+
+    A fault stands until a verdict comes. Any other verdict gives way to IDLE when its part has left, when the next one
+    comes, and after five seconds without a part.
+    """
+    event, state = seen.event, seen.state
+    age = None if event is None else now - seen.told_at
+    if event is None or age is None:
+        return {"show": "IDLE", "why": "no part was judged yet", "age_s": None}
+    if event.verdict == "NONE" and state is None:
+        return {"show": "NONE", "why": event.reason, "age_s": age}
+    if state == "idle":
+        return {"show": "IDLE", "why": "no part is in view", "age_s": age}
+    if state == "busy":
+        return {"show": "IDLE", "why": "a part is coming or being looked at", "age_s": age}
+    if age > FRESH_S and state is None:
+        return {"show": "IDLE", "why": "no part came", "age_s": age}
+    return {"show": event.verdict, "why": event.reason, "age_s": age}
+
+
+def told(place: int, event: Event) -> dict[str, Any]:
+    """Return an event as plain values; numbers that are not finite become None."""
+    return {
+        "id": event.id,
+        "camera": place,
+        "frame": event.frame,
+        "part": None if event.part is None else event.part[:120],
+        "time": event.time,
+        "verdict": event.verdict,
+        "score": finite(event.score),
+        "z": {name: finite(value) for name, value in event.z.items()},
+        "latency_ms": finite(event.latency_ms),
+        "reason": event.reason,
+    }
+
+
+def resident_mb() -> float:
+    """Return the memory that this process holds now, in MiB."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE_SIZE / 2**20
+    except (OSError, IndexError, ValueError):
+        return 0.0

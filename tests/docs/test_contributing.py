@@ -1,0 +1,66 @@
+"""The worked examples of CONTRIBUTING.md: the code on the page is what runs here."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edge_ad.bundle import open_bundle
+from edge_ad.engines.pipeline import Pipeline
+from edge_ad.outputs import delivery
+from tests.docs.documents import ROOT, blocks
+from tests.fixtures.tiny_bundle import make_tiny_bundle, tiny_image
+
+PAGE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+
+
+def example(name: str) -> Any:
+    """Run the block that defines ``name`` and return it."""
+    (text,) = [block.text for block in blocks(PAGE) if re.search(rf"^(class|def) {name}\b", block.text, re.M)]
+    space: dict[str, Any] = {"__name__": "example"}
+    exec(compile(text, f"CONTRIBUTING.md: {name}", "exec"), space)
+    return space[name]
+
+
+def test_the_backend_gives_the_scores_of_onnxruntime(tmp_path: Path) -> None:
+    bundle = open_bundle(make_tiny_bundle(tmp_path / "tiny.edgead"))
+    with Pipeline(bundle) as known, Pipeline(bundle, backend=example("ReferenceBackend")(), graphs={}) as new:
+        for seed, blob in ((1, False), (2, True)):
+            wanted, found = (pipeline.infer(tiny_image(seed, blob)) for pipeline in (known, new))
+            np.testing.assert_allclose(found.raw, wanted.raw, rtol=1e-4, atol=1e-5)
+            assert found.score == pytest.approx(wanted.score, abs=1e-3)
+
+
+def test_the_output_is_found_by_its_scheme_and_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kind = example("CountFile")
+    entry = type("Entry", (), {"name": "count", "load": lambda self: kind})()
+    monkeypatch.setattr(delivery.importlib.metadata, "entry_points", lambda **_: [entry])
+    output = delivery.make_output(f"count:{tmp_path / 'counts.json'}")
+    for verdict in ("OK", "NG", "OK"):
+        output.open()
+        output.deliver(json.dumps({"id": "x", "verdict": verdict}))
+        output.close()
+    assert json.loads((tmp_path / "counts.json").read_text()) == {"OK": 2, "NG": 1}
+    (table,) = [block.text for block in blocks(PAGE) if block.language == "toml"]
+    assert f'"{delivery.GROUP}"' in table
+
+
+def test_the_trial_of_a_branch_tells_a_useful_one_from_noise() -> None:
+    gain = example("earns_its_place")
+    rng = np.random.default_rng(0)
+    z_goods, z_anomalies = rng.normal(size=(60, 2)), rng.normal(1.0, 1.0, (80, 2))
+    kinds = ["dent", "scratch"] * 40
+    useful, noise = gain(z_goods, z_anomalies, kinds, rng.normal(size=60), rng.normal(3.0, 1.0, 80))
+    assert useful > max(noise, 0.01)
+    useless, _ = gain(z_goods, z_anomalies, kinds, rng.normal(size=60), rng.normal(size=80))
+    assert useless < 0.01
+
+
+def test_the_places_that_the_page_names_exist() -> None:
+    for path in re.findall(r"`((?:edge_ad|tests|docs|tools)/[\w./-]+)`", PAGE):
+        assert (ROOT / path).exists(), path

@@ -1,0 +1,73 @@
+"""The files of docker/ agree with each other and with the product."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.docs.documents import ROOT
+
+DOCKER = ROOT / "docker"
+RULES = DOCKER / "prometheus" / "alerts.yml"
+DASHBOARD = DOCKER / "grafana" / "dashboards" / "edge-ad.json"
+IMAGES = sorted(DOCKER.glob("*.Dockerfile"))
+
+
+def documented_metrics() -> set[str]:
+    text = (ROOT / "docs" / "dashboard.md").read_text(encoding="utf-8")
+    return set(re.findall(r"\bedge_ad_\w+", text.partition("### Metrics")[2]))
+
+
+@pytest.mark.parametrize("path", [RULES, DASHBOARD], ids=lambda path: path.name)
+def test_metrics_in_use_exist(path: Path) -> None:
+    used = {name.removesuffix("_bucket") for name in re.findall(r"\bedge_ad_\w+", path.read_text(encoding="utf-8"))}
+    assert used
+    assert used <= documented_metrics()
+
+
+def test_every_rule_says_what_to_do() -> None:
+    text = RULES.read_text(encoding="utf-8")
+    assert text.count("- alert:") == text.count("action:") == text.count("summary:") == text.count("severity:")
+
+
+def test_panels_of_the_dashboard_do_not_overlap() -> None:
+    taken: set[tuple[int, int]] = set()
+    for panel in json.loads(DASHBOARD.read_text(encoding="utf-8"))["panels"]:
+        place = panel["gridPos"]
+        cells = {(place["x"] + across, place["y"] + down) for across in range(place["w"]) for down in range(place["h"])}
+        assert not cells & taken, panel["title"]
+        assert place["x"] + place["w"] <= 24
+        taken |= cells
+
+
+@pytest.mark.parametrize("image", IMAGES, ids=lambda path: path.name)
+def test_images_run_without_root(image: Path) -> None:
+    text = image.read_text(encoding="utf-8")
+    assert text.startswith("# syntax=")
+    finals = re.split(r"^FROM ", text, flags=re.M)[1:]
+    runnable = [stage for stage in finals if "ENTRYPOINT" in stage]
+    assert runnable
+    for stage in runnable:
+        assert "USER 10001:10001" in stage
+        assert 'VOLUME ["/station"]' in stage
+        assert "HEALTHCHECK" in stage
+
+
+def test_what_the_build_needs_is_in_its_context() -> None:
+    context = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    let_in = {line[1:] for line in context if line.startswith("!")}
+    assert {"pyproject.toml", "README.md", "LICENSE", "NOTICE", "edge_ad", "calibration"} <= let_in
+    assert all((ROOT / name).exists() for name in let_in)
+
+
+def test_services_have_no_more_rights_than_they_need() -> None:
+    for name in ("compose.yaml", "inspector.yaml"):
+        text = (DOCKER / name).read_text(encoding="utf-8")
+        for words in ("read_only: true", "cap_drop: [ALL]", "no-new-privileges:true", "user:"):
+            assert words in text, f"{name}: {words}"
+        assert "privileged: true" not in text
+        for source in re.findall(r"- \./((?!secrets|station)[\w./-]+):", text):
+            assert (DOCKER / source).exists(), source

@@ -1,0 +1,66 @@
+"""Links of the documentation lead somewhere, and every page can be reached."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+
+from tests.docs.documents import ROOT, anchors, blocks, links, name_of, pages, slugify
+
+
+@pytest.mark.parametrize("page", pages(), ids=name_of)
+def test_links_and_anchors_exist(page: Path) -> None:
+    for link in links(page.read_text(encoding="utf-8")):
+        if "://" in link or link.startswith("mailto:"):
+            continue
+        path, _, anchor = unquote(link).partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), f"{link} leads nowhere"
+        assert target.is_relative_to(ROOT), f"{link} leads out of the repository"
+        if anchor:
+            assert anchor in anchors(target.read_text(encoding="utf-8")), f"{link}: there is no such heading"
+
+
+def test_a_page_of_the_site_links_only_to_pages_of_the_site() -> None:
+    for page in (ROOT / "docs").rglob("*.md"):
+        for link in links(page.read_text(encoding="utf-8")):
+            if "://" not in link and not link.startswith("#"):
+                target = (page.parent / link.partition("#")[0]).resolve()
+                assert target.is_relative_to(ROOT / "docs"), f"{name_of(page)}: {link}"
+
+
+def test_every_page_stands_in_the_navigation() -> None:
+    navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    for page in (ROOT / "docs").rglob("*.md"):
+        assert page.relative_to(ROOT / "docs").as_posix() in navigation, name_of(page)
+
+
+def test_the_architecture_names_every_package() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    there = [
+        path for path in (ROOT / "edge_ad").iterdir() if not path.name.startswith("_") and path.suffix in ("", ".py")
+    ]
+    missing = [path.name for path in there if f"`edge_ad/{path.name}`" not in text]
+    assert not missing
+
+
+@pytest.mark.parametrize(
+    ("heading", "anchor"),
+    [
+        ("edge-ad train [DATA]", "edge-ad-train-data"),
+        ("`hold_ms`, and why", "hold_ms-and-why"),
+        ("Watchdog and service", "watchdog-and-service"),
+    ],
+)
+def test_anchors_follow_the_rule(heading: str, anchor: str) -> None:
+    assert slugify(heading) == anchor
+
+
+def test_blocks_keep_their_language_and_lose_their_indent() -> None:
+    found = list(blocks("1. one\n\n    ```sh\n    edge-ad info\n    ```\n\n```\nplain\n```\n"))
+    assert [(block.line, block.language, block.text) for block in found] == [
+        (4, "sh", "edge-ad info"),
+        (8, "", "plain"),
+    ]

@@ -1,0 +1,178 @@
+"""A disk that fills up, on a real small one: verdicts and outputs go on, pictures stop first, events last, all resumes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from edge_ad.inspection.alarm import AlarmRule
+from edge_ad.inspection.desk import Desk
+from edge_ad.inspection.events import Event
+from edge_ad.inspection.evidence import Evidence
+from edge_ad.inspection.judge import Judge
+from edge_ad.inspection.loop import Loop
+from edge_ad.inspection.record import StoreSink
+from edge_ad.inspection.settings import LoopSettings
+from edge_ad.inspection.sinks import CallSink
+from edge_ad.inspection.view import View
+from edge_ad.outputs.hold import Message
+from edge_ad.store import RecordSettings, Store
+from edge_ad.store.journal import files, parse
+from edge_ad.store.reader import Reader
+from edge_ad.store.retention import Limits
+from tests.fixtures.loopback import until
+from tests.inspection.line import THRESHOLDS, WEIGHT, Arithmetic, Script
+from tests.store.test_store import row
+
+MEGABYTE = 10**6
+FRAMES = 160
+
+
+class Ballast:
+    """A file that leaves just so much of a disk."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "ballast"
+
+    def leave(self, free: int) -> None:
+        with self._path.open("ab") as stream:
+            while True:
+                status = os.statvfs(stream.fileno())
+                more = status.f_bavail * status.f_frsize - free
+                if more <= 0:
+                    return
+                stream.write(bytes(min(more, 65536)))
+                stream.flush()
+
+    def drop(self) -> None:
+        self._path.unlink()
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 24 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=24m", "edge-ad-test", str(folder)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True)
+    except OSError as error:
+        pytest.skip(f"no disk can be mounted here: {error}")
+    if done.returncode != 0:
+        pytest.skip(f"no disk can be mounted here: {done.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+class Wires:
+    """Fast outputs that only count."""
+
+    def __init__(self) -> None:
+        self.verdicts = 0
+
+    def send(self, message: Message) -> None:
+        self.verdicts += message.kind == "verdict"
+
+    def lamp(self, lit: bool, waiting: bool, number: int) -> None:
+        pass
+
+
+def test_a_disk_that_fills_up_and_is_freed_again(disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, ballast, wires = disk / "line.sqlite", Ballast(disk), Wires()
+    settings = RecordSettings(limits=Limits(free_gb=0.004))
+    store = Store(path, evidence=settings.folder(path))
+    evidence = Evidence(store, settings, View())
+    told: list[Event] = []
+    pictures_at: dict[str, int] = {}
+
+    def few_left() -> None:
+        assert until(lambda: evidence.written == 40)
+        ballast.leave(int(3.5 * MEGABYTE))
+
+    def none_left() -> None:
+        assert until(lambda: store.committed == 80)  # events are stored while pictures are not
+        assert until(lambda: evidence.fault is not None)
+        assert store.fault is None
+        pictures_at["full"] = evidence.written
+        ballast.leave(0)
+        # What the log has room for inside its file still fits.
+        with pytest.raises(OSError, match="No space"):
+            (disk / "more").write_bytes(bytes(MEGABYTE))
+
+    def freed() -> None:
+        (disk / "more").unlink()
+        ballast.drop()
+        assert until(lambda: store.committed == 140)
+
+    steps: dict[int, Callable[[], None]] = {40: few_left, 80: none_left, 140: freed}
+
+    def heard(event: Event) -> None:
+        told.append(event)
+        if len(told) in steps:
+            steps[len(told)]()
+        if len(told) == 120:
+            assert until(lambda: store.fault is not None and "full" in store.fault)
+
+    sink = StoreSink(store, lambda name: loop.account(name), evidence)
+    desk = Desk(["cam"], AlarmRule(), wires, store.latches, store.save_latch)
+    judge = Judge(Arithmetic(lambda _: 5.0), THRESHOLDS, WEIGHT, 1000.0)
+    loop = Loop(judge, [Script(range(FRAMES))], [desk, sink, CallSink(heard)], LoopSettings())
+    loop.run()
+    assert until(lambda: store.committed == FRAMES)
+    assert until(lambda: evidence.written + sum(evidence.dropped.values()) == FRAMES)
+    assert evidence.fault is None
+    sink.close()
+    assert len(told) == wires.verdicts == FRAMES
+    assert store.dropped == 0
+    with Reader(path) as reader:
+        events = list(reversed(reader.events(limit=FRAMES + 1)))
+        assert [event.id for event in events] == [event.id for event in told]
+        assert reader.counters()["cam"]["pictures_dropped"] == FRAMES - evidence.written > 0
+    pictured = [bool(event.images) for event in events]
+    assert all(pictured[:40])
+    assert not any(pictured[41:80])
+    assert all(pictured[150:])
+    assert pictures_at["full"] < 80
+    entries = [parse(line) for name in files(disk / "line.evidence") for line in name.read_bytes().splitlines()]
+    assert {entry.event.id for entry in entries if entry.event} == {event.id for event in told}
+    said = capsys.readouterr().err
+    order = ["no pictures are kept, events go on", "events cannot be stored", "events are stored again"]
+    places = [said.find(words) for words in order]
+    assert -1 not in places
+    assert places == sorted(places)
+    assert "pictures are kept again" in said
+
+
+def test_a_disk_that_is_full_from_the_start(disk: Path) -> None:
+    path, ballast = disk / "line.sqlite", Ballast(disk)
+    first = Store(path, evidence=disk / "line.evidence")
+    first.record(row(1), {"captured": 5})
+    first.save_latch("cam", {"phase": "latched"})
+    assert until(lambda: first.committed == 1)
+    assert first.close()
+    ballast.leave(0)
+    with Reader(path) as reader:  # what is there can still be read
+        assert [event.frame for event in reader.events()] == [1]
+    store = Store(path, evidence=disk / "line.evidence")
+    assert (store.counters, store.latches) == ({"cam": {"captured": 5}}, {"cam": {"phase": "latched"}})
+    store.record(row(2))
+    assert until(lambda: store.fault is not None)
+    ballast.drop()
+    assert until(lambda: store.committed == 1)
+    assert store.fault is None
+    assert store.close()
+
+
+def test_a_new_store_on_a_full_disk(disk: Path) -> None:
+    ballast = Ballast(disk)
+    ballast.leave(0)
+    store = Store(disk / "line.sqlite", evidence=disk / "line.evidence")
+    store.record(row(1))
+    assert until(lambda: store.fault is not None)
+    ballast.drop()
+    assert until(lambda: store.committed == 1)
+    assert store.close()

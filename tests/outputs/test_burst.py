@@ -1,0 +1,57 @@
+"""600 events a second for 20 s, the broker away for most of it, and two kills: everything committed arrives, in order."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.fixtures.loopback import until
+from tests.fixtures.mosquitto import Mosquitto
+from tests.outputs.arrivals import Arrivals, account, waiting
+
+ROOT = Path(__file__).parents[2]
+RATE = 600
+
+
+def burst(store: Path, broker: Mosquitto) -> subprocess.Popen[str]:
+    words = [sys.executable, "-m", "tests.outputs.burst", str(store), f"mqtt://{broker.address}/burst", str(RATE)]
+    process = subprocess.Popen(words, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "running\n"
+    return process
+
+
+@pytest.mark.slow
+def test_nothing_is_lost_while_the_broker_is_away_and_the_process_is_killed(
+    mosquitto: Callable[..., Mosquitto], tmp_path: Path
+) -> None:
+    store, broker = tmp_path / "line.sqlite", mosquitto()
+    arrivals = Arrivals(broker, "burst")
+    process = burst(store, broker)
+    time.sleep(2)
+    assert until(lambda: arrivals.ids)
+    broker.stop()
+    for _ in range(2):
+        time.sleep(6)
+        process.kill()
+        process.communicate()
+        process = burst(store, broker)
+    time.sleep(4)
+    assert waiting(store) > 0
+    broker.start()
+    arrivals.come_back()
+    time.sleep(2)
+    process.communicate("\n", timeout=180)
+    assert process.returncode == 0
+    assert waiting(store) == 0
+    found = account(store, arrivals.ids)
+    assert until(lambda: account(store, arrivals.ids).lost == 0), found
+    found = account(store, arrivals.ids)
+    assert found.good, found
+    assert found.committed > 5 * RATE
+    arrivals.close()

@@ -1,0 +1,77 @@
+"""The handshake of a part, seen by a PLC that reads and by one that is written to, both of pymodbus."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from edge_ad.outputs.guard_link import GuardLink
+from edge_ad.outputs.hold import Kind, Message
+from edge_ad.outputs.lines import BITS, registers_text
+from tests.fixtures.loopback import free_port, until
+from tests.outputs.peers import ReadingPlc, WrittenPlc
+
+HOLD_MS = 5000.0
+
+Bits = Callable[[], list[bool]]
+Registers = Callable[[], list[int]]
+
+
+@contextlib.contextmanager
+def peer(how: str) -> Iterator[tuple[GuardLink, Bits, Registers]]:
+    """A guard with one PLC, and how to look at what that PLC holds."""
+    if how == "client":
+        written = WrittenPlc()
+        link = GuardLink([f"modbus://127.0.0.1:{written.port}"], HOLD_MS, 1, lambda record: None)
+        yield link, written.bits, written.registers
+        link.close()
+        written.close()
+        return
+    port = free_port()
+    link = GuardLink([f"modbus-server://127.0.0.1:{port}"], HOLD_MS, 1, lambda record: None)
+    reading = ReadingPlc(port)
+    yield link, reading.bits, reading.registers
+    link.close()
+    reading.close()
+
+
+@pytest.mark.parametrize("how", ["client", "server"])
+def test_ready_busy_result_pass_fault_part_and_heartbeat(how: str) -> None:
+    with peer(how) as (link, bits, registers):
+
+        def told(kind: Kind, verdict: str = "", part: str = "") -> None:
+            link.send(Message(kind, time.monotonic(), 0, verdict, verdict == "OK", part))
+
+        def shows(*names: str) -> bool:
+            """Of all bits but the heartbeat, exactly these are on."""
+            return until(
+                lambda: {name for name, bit in zip(BITS, bits(), strict=True) if bit} - {"heartbeat"} == set(names)
+            )
+
+        assert shows("fault")
+        told("idle")
+        assert shows("ready")
+        told("busy")
+        assert shows("ready", "busy")
+        told("verdict", "OK", "tray 7")
+        assert shows("ready", "result_valid", "pass")
+        first = registers()
+        assert (first[1], registers_text(first[8:24])) == (1, "tray 7")
+        told("busy")
+        assert shows("ready", "busy")
+        told("verdict", "NG", "tray 8")
+        assert shows("ready", "result_valid")
+        second = registers()
+        assert (second[1], registers_text(second[8:24])) == (3, "tray 8")
+        assert second[2] == first[2] + 1
+        told("verdict", "NONE", "tray 9")
+        assert shows("ready", "result_valid", "fault")
+        link.lamp(lit=True, waiting=True, number=4)
+        told("idle")
+        assert shows("ready", "alarm", "alarm_waiting")
+        assert registers()[3] == 4
+        beats = [bits()[7]]
+        assert until(lambda: (told("idle"), beats.append(bits()[7]), {*beats} == {False, True})[-1])

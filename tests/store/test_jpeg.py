@@ -1,0 +1,41 @@
+"""Text inside a JPEG file: there again, and the picture is the same."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge_ad.errors import BadInput
+from edge_ad.store.jpeg import LONGEST, comment_of, with_comment
+
+PICTURE = np.random.default_rng(0).integers(0, 255, (24, 32, 3), np.uint8)
+JPEG = cv2.imencode(".jpg", PICTURE)[1].tobytes()
+
+
+@given(st.text(max_size=400))
+def test_the_text_is_there_again_and_the_picture_unchanged(text: str) -> None:
+    jpeg = with_comment(JPEG, text)
+    assert comment_of(jpeg) == text
+    plain, commented = (cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) for data in (JPEG, jpeg))
+    np.testing.assert_array_equal(plain, commented)
+
+
+def test_limits() -> None:
+    assert comment_of(with_comment(JPEG, "x" * LONGEST)) == "x" * LONGEST
+    with pytest.raises(BadInput, match="65534 bytes"):
+        with_comment(JPEG, "x" * (LONGEST + 1))
+    with pytest.raises(BadInput, match="JPEG"):
+        with_comment(b"\x89PNG", "text")
+
+
+def test_a_file_without_a_comment_has_none() -> None:
+    assert comment_of(JPEG) is None
+
+
+@given(st.integers(0, len(JPEG)), st.binary(max_size=20))
+def test_damaged_files_give_none_or_the_text(length: int, rest: bytes) -> None:
+    assert comment_of(with_comment(JPEG, "text")[:length] + rest) in (None, "text")
+    comment_of(rest)

@@ -1,0 +1,238 @@
+"""A broker that is away for minutes while the inspector is killed: nothing lost, order kept, the loop undisturbed.
+
+`python tools/soak_broker.py --json FILE [--resume] [--minutes 10] [--rate 20] [--kills 2] [--bundle FILE]`. A real
+`edge-ad run` on the synthetic line and a real mosquitto. The broker is there for half the time, away for `--minutes`, and
+there again for half the time. A second `edge-ad run` without outputs, started and killed at the same moments, is the
+measure for the camera-to-verdict times: whatever else this machine does strikes both. `moved` is the p99 away over the p99
+there, each over that of the second run; the loop counts as slowed down when its whole 95 % interval lies above 1.05. A
+trial that is complete is left out with --resume; one that was cut off begins anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_ad.files import atomic_write
+
+ROOT = Path(__file__).resolve().parents[1]
+ALLOWED = 1.05
+WARM_UP_S = 5.0  # of a process, left out of the comparison
+DRAIN_S = 300.0
+BLOCK_S = 10.0
+RESAMPLED = 2000
+
+Span = tuple[float, float]
+
+
+class Line:
+    """`edge-ad run` as a process that can be killed and started again."""
+
+    def __init__(self, folder: Path, bundle: Path, outputs: list[str], rate: float) -> None:
+        folder.mkdir()
+        self.folder, self.starts = folder, list[float]()
+        self._words = [sys.executable, "-m", "edge_ad", "run", str(bundle), "--realtime", *outputs]
+        self._words += ["--camera", f"synthetic://line?frames=10000000&seed=1&fps={rate:g}"]
+        self._words += ["--store", str(self.store), "--events", str(folder / "events.jsonl")]
+        self._words += ["--backend", "onnxruntime", "--precision", "fp32"]
+        self.start()
+        self.wait()
+
+    @property
+    def store(self) -> Path:
+        """The SQLite file."""
+        return self.folder / "line.sqlite"
+
+    def start(self) -> None:
+        """Start the process."""
+        self._before = self.events()
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        with (self.folder / "stderr.txt").open("a") as log:
+            self.process = subprocess.Popen(self._words, cwd=self.folder, env=environment, stdout=log, stderr=log)
+
+    def wait(self) -> None:
+        """Wait for the first verdict of this process."""
+        while self.events() == self._before:
+            assert self.process.poll() is None, (self.folder / "stderr.txt").read_text()
+            time.sleep(0.2)
+        self.starts.append(time.time())
+
+    def kill(self) -> None:
+        """End it as a power cut would."""
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> None:
+        """End it in good order."""
+        self.process.terminate()
+        assert self.process.wait(30) == 0, (self.folder / "stderr.txt").read_text()
+
+    def events(self) -> int:
+        """How many events are committed."""
+        with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(self.store, timeout=20)) as store:
+            return int(store.execute("SELECT count(*) FROM event").fetchone()[0])
+        return 0
+
+
+def run(folder: Path, bundle: Path, minutes: float, rate: float, kills: int) -> dict[str, Any]:
+    """Run the trial in an empty folder and return its record."""
+    from tests.fixtures.mosquitto import Mosquitto
+    from tests.outputs.arrivals import Arrivals, account, waiting
+
+    seconds, spans = 60.0 * minutes, dict[str, Span]()
+    broker = Mosquitto(folder / "broker")
+    arrivals = Arrivals(broker, "soak")
+    line = Line(folder / "line", bundle, ["--alarm", f"mqtt://{broker.address}/soak"], rate)
+    control = Line(folder / "control", bundle, [], rate)
+    both = (line, control)
+    try:
+        spans["before"] = wait(seconds / 2)
+        broker.stop()
+        started = time.time()
+        for _ in range(kills):
+            wait(seconds / (kills + 1))
+            for one in both:
+                one.kill()
+            for one in both:
+                one.start()
+            for one in both:
+                one.wait()
+        wait(max(started + seconds - time.time(), 0.0))
+        spans["away"] = (started, time.time())
+        most = waiting(line.store)
+        broker.start()
+        arrivals.come_back()
+        back = time.time()
+        while waiting(line.store) > rate and time.time() - back < DRAIN_S:
+            time.sleep(0.1)
+        spans["catching up"] = (back, time.time())
+        spans["after"] = wait(seconds / 2)
+        for one in both:
+            one.stop()
+        deadline = time.time() + 30
+        while account(line.store, arrivals.ids).lost and time.time() < deadline:
+            time.sleep(0.2)
+        found = account(line.store, arrivals.ids)
+        unrecorded = unrecorded_events(line.folder / "events.jsonl", line.store)
+        return {
+            "events": asdict(found),
+            "good": found.good,
+            "most_waiting": most,
+            "caught_up_s": round(spans["catching up"][1] - back, 1),
+            "verdicts_not_committed_at_kills": unrecorded,
+            **compare(line, control, spans),
+        }
+    finally:
+        for one in both:
+            one.process.kill()
+        arrivals.close()
+        broker.kill()
+
+
+def wait(seconds: float) -> Span:
+    """Let time pass and return it."""
+    started = time.time()
+    time.sleep(seconds)
+    return started, time.time()
+
+
+def unrecorded_events(events: Path, store: Path) -> int:
+    """How many verdicts were told in the event file and not yet committed when the process was killed."""
+    told = set()
+    for text in events.read_text().splitlines():
+        with contextlib.suppress(ValueError):
+            told.add(json.loads(text)["id"])
+    with contextlib.closing(sqlite3.connect(store)) as connection:
+        return len(told - {one for (one,) in connection.execute("SELECT id FROM event")})
+
+
+def compare(line: Line, control: Line, spans: dict[str, Span]) -> dict[str, Any]:
+    """Return camera-to-verdict percentiles of every span, and by how much the p99 moved, with its 95 % interval."""
+    starts = [*line.starts, *control.starts]
+    runs = {"with_mqtt": line.store, "without_outputs": control.store}
+    parts = {name: {run: blocks(store, span, starts) for run, store in runs.items()} for name, span in spans.items()}
+    there = {run: parts["before"][run] + parts["after"][run] for run in runs}
+    rng = np.random.default_rng(0)
+
+    def ratio(pair: dict[str, list[NDArray[np.float64]]], draw: bool) -> float:
+        found = [p99(pair[run], rng if draw else None) for run in runs]
+        return found[0] / found[1]
+
+    moved = ratio(parts["away"], False) / ratio(there, False)
+    drawn = [ratio(parts["away"], True) / ratio(there, True) for _ in range(RESAMPLED)]
+    low, high = np.percentile(drawn, (2.5, 97.5))
+    figures = {
+        name: {run: summary(found) for run, found in pair.items()} for name, pair in parts.items() if all(pair.values())
+    }
+    return {"latency_ms": figures, "moved": round(moved, 3), "moved_95": [round(float(low), 3), round(float(high), 3)]}
+
+
+def summary(parts: list[NDArray[np.float64]]) -> dict[str, Any]:
+    """Return count and percentiles."""
+    ms = np.concatenate(parts)
+    return {"n": len(ms), **{f"p{percent}": round(float(np.percentile(ms, percent)), 3) for percent in (50, 90, 99)}}
+
+
+def blocks(store: Path, span: Span, starts: list[float]) -> list[NDArray[np.float64]]:
+    """Return the times of a span in stretches of 10 s, because neighbours suffer together; not those of warming up."""
+    with contextlib.closing(sqlite3.connect(store)) as connection:
+        query = "SELECT time, latency_ms FROM event WHERE latency_ms IS NOT NULL AND time >= ? AND time < ?"
+        rows = connection.execute(query, span).fetchall()
+    if not rows:
+        return []
+    at, ms = np.array(rows).T
+    warm = np.all([(at < start - 1.0) | (at > start + WARM_UP_S) for start in starts], axis=0)
+    numbers = (at // BLOCK_S).astype(np.int64)
+    return [ms[warm & (numbers == number)] for number in np.unique(numbers[warm])]
+
+
+def p99(parts: list[NDArray[np.float64]], rng: np.random.Generator | None) -> float:
+    """Return the p99 of all blocks, or of as many drawn with replacement."""
+    drawn = range(len(parts)) if rng is None else rng.integers(0, len(parts), len(parts))
+    return float(np.percentile(np.concatenate([parts[place] for place in drawn]), 99))
+
+
+def main() -> int:
+    """Run the trial; 1 when an event was lost or the loop was slower."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path, required=True)
+    parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--rate", type=float, default=20.0)
+    parser.add_argument("--kills", type=int, default=2)
+    parser.add_argument("--bundle", type=Path, help="default: the miniature bundle of the tests")
+    arguments = parser.parse_args()
+    if arguments.resume and arguments.json.exists():
+        record = json.loads(arguments.json.read_text())
+    else:
+        from tests.fixtures.tiny_bundle import make_tiny_bundle
+
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            bundle = arguments.bundle.resolve() if arguments.bundle else make_tiny_bundle(folder / "tiny.edgead")
+            record = {
+                "minutes": arguments.minutes,
+                "rate": arguments.rate,
+                "kills": arguments.kills,
+                **run(folder, bundle, arguments.minutes, arguments.rate, arguments.kills),
+            }
+        atomic_write(arguments.json, json.dumps(record) + "\n")
+    print(json.dumps(record, indent=1))
+    return int(not record["good"] or record["moved_95"][0] > ALLOWED)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,191 @@
+"""The dashboard for half an hour: does the memory of run, server or browser grow, and does the loop feel an open page?
+
+`python tools/soak_web.py --json FILE [--minutes 30] [--bundle FILE]`. A real line, a real Chromium that goes round the
+views. Memory is the median of the last quarter against that of the second one (the first is warming up). Then a page as on
+another computer is opened and closed in turn, and the latencies of the record are compared. 1 when memory grew by more than
+8 % and 8 MB.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import os
+import statistics
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from edge_ad.files import atomic_write
+from edge_ad.store.reader import EventFilter, Reader
+from edge_ad.web.snapshot import PAGE_SIZE
+from tests.fixtures.tiny_bundle import make_tiny_bundle
+from tests.web.running import Line, browser, line
+
+EVERY_S = 10.0
+TURN_S = 20.0
+TABS = ("line", "line", "line", "events", "thresholds", "health")
+ALLOWED_SHARE, ALLOWED_MB = 0.08, 8.0
+
+
+def rss_mb(pid: int) -> float:
+    """Return the memory that a process holds, 0 when it is gone."""
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE_SIZE / 2**20
+    except OSError:
+        return 0.0
+
+
+def children(pid: int) -> list[int]:
+    """Return all processes under one."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) == pid:
+            found += [int(stat.parent.name), *children(int(stat.parent.name))]
+    return found
+
+
+def commands(pids: list[int], word: str) -> list[int]:
+    """Return those of the processes whose command line holds a word."""
+    found = []
+    for pid in pids:
+        try:
+            if word.encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.append(pid)
+        except OSError:
+            continue
+    return found
+
+
+def sample(run: Line, session: Any) -> dict[str, float]:
+    """Return the memory of run, server and page; the page's after a collection of its garbage."""
+    session.send("HeapProfiler.collectGarbage")
+    metrics = {entry["name"]: entry["value"] for entry in session.send("Performance.getMetrics")["metrics"]}
+    under = children(run.process.pid)
+    return {
+        "run_mb": rss_mb(run.process.pid),
+        "server_mb": sum(map(rss_mb, commands(under, "edge_ad.web.serve"))),
+        "renderer_mb": sum(map(rss_mb, commands(children(os.getpid()), "--type=renderer"))),
+        "heap_mb": metrics["JSHeapUsedSize"] / 2**20,
+        "nodes": metrics["Nodes"],
+        "listeners": metrics["JSEventListeners"],
+    }
+
+
+def watch(run: Line, started: Any, minutes: float, record: dict[str, Any], path: Path) -> None:
+    """Keep a page open and go round its views, with a sample every ten seconds."""
+    page = started.new_page(viewport={"width": 1280, "height": 800})
+    page.goto(run.url)
+    page.wait_for_selector('body[data-link="live"]')
+    session = page.context.new_cdp_session(page)
+    session.send("Performance.enable")
+    begun = time.monotonic()
+    turn = 0
+    while time.monotonic() - begun < minutes * 60:
+        page.click(f"#tab-{TABS[turn % len(TABS)]}")
+        turn += 1
+        page.wait_for_timeout(EVERY_S * 1000)
+        record["samples"].append({"s": round(time.monotonic() - begun, 1), **sample(run, session)})
+        atomic_write(path, json.dumps(record) + "\n")
+    record["paint_ms"] = page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime")
+    page.close()
+
+
+class FarPage:
+    """Asks for what an open page asks for, as one on another computer does: the stream, each picture and its heat map."""
+
+    def __init__(self, run: Line) -> None:
+        self._run = run
+        self._open = True
+        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Close the page."""
+        self._open = False
+        self._thread.join(30.0)
+
+    def _look(self) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", self._run.port, timeout=30)
+        connection.request("GET", "/api/stream")
+        answer = connection.getresponse()
+        shown = 0
+        while self._open:
+            text = answer.readline().decode()
+            picture = json.loads(text[6:])["pictures"][0] if text.startswith("data: ") else None
+            if picture is not None and picture["number"] > shown:
+                shown = picture["number"]
+                for what in ("picture", "heat"):
+                    self._run.ask(f"/api/cameras/0/{what}?number={shown}")
+        answer.close()
+        connection.close()
+
+
+def compare(run: Line, turns: int) -> dict[str, Any]:
+    """Open and close a page in turn; return the latencies of the parts judged with it and without it."""
+    spans: dict[str, list[tuple[float, float]]] = {"unwatched": [], "watched": []}
+    for _ in range(turns):
+        for name, wanted in spans.items():
+            page = FarPage(run) if name == "watched" else None
+            time.sleep(2.0)
+            since = time.time()
+            time.sleep(TURN_S)
+            wanted.append((since, time.time()))
+            if page is not None:
+                page.close()
+    found: dict[str, Any] = {}
+    with Reader(run.store) as reader:
+        for name, times in spans.items():
+            events = [event for since, end in times for event in reader.every(EventFilter(since=since, until=end))]
+            latencies = sorted(event.latency_ms for event in events if event.score is not None and event.latency_ms)
+            p50, p99 = (latencies[int(len(latencies) * share)] for share in (0.5, 0.99))
+            found[name] = {"parts": len(latencies), "p50_ms": round(p50, 2), "p99_ms": round(p99, 2)}
+    return found
+
+
+def growth(samples: list[dict[str, float]]) -> dict[str, Any]:
+    """Return, by kind, the medians of the second and the last quarter and whether that is a leak."""
+    quarter = max(len(samples) // 4, 1)
+    found = {}
+    for name in ("run_mb", "server_mb", "renderer_mb", "heap_mb", "nodes", "listeners"):
+        before = statistics.median(one[name] for one in samples[quarter : 2 * quarter] or samples)
+        after = statistics.median(one[name] for one in samples[-quarter:])
+        leak = after - before > max(ALLOWED_SHARE * before, ALLOWED_MB if name.endswith("mb") else 200.0)
+        found[name] = {"second_quarter": round(before, 1), "last_quarter": round(after, 1), "leak": leak}
+    return found
+
+
+def main() -> int:
+    """Run the trial."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path, required=True)
+    parser.add_argument("--resume", action="store_true", help="leave it out when it is complete")
+    parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument("--bundle", type=Path, help="default: the miniature bundle of the tests")
+    parser.add_argument("--camera", default="synthetic://line?frames=1000000&seed=1&fps=10")
+    parser.add_argument("--turns", type=int, default=4)
+    arguments = parser.parse_args()
+    if arguments.resume and arguments.json.exists() and "memory" in json.loads(arguments.json.read_text()):
+        return 0
+    record: dict[str, Any] = {"minutes": arguments.minutes, "camera": arguments.camera, "samples": []}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        bundle = arguments.bundle.resolve() if arguments.bundle else make_tiny_bundle(folder / "tiny.edgead")
+        with line(folder, bundle, camera=arguments.camera) as run, browser() as started:
+            watch(run, started, arguments.minutes, record, arguments.json)
+            record["latency"] = compare(run, arguments.turns)
+    record["memory"] = growth(record["samples"])
+    atomic_write(arguments.json, json.dumps(record) + "\n")
+    print(json.dumps({key: record[key] for key in ("paint_ms", "latency", "memory")}, indent=1))
+    return int(any(one["leak"] for one in record["memory"].values()))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
