@@ -41,6 +41,7 @@ from edge_ad.inspection.settings import LoopSettings
 from edge_ad.inspection.sinks import CallSink, DriftSink, EventSink, StatusLine
 from edge_ad.inspection.stop import Stop
 from edge_ad.inspection.summary import Summary, summarise
+from edge_ad.inspection.view import View
 from edge_ad.inspection.watchdog import Watchdog
 
 PROOF_S = 10.0  # a dashboard asks for a completed cycle within so many seconds where no service manager does
@@ -98,7 +99,7 @@ def inspect(
         if wiring.store is not None:
             evidence = Evidence(wiring.store, outputs.record, chosen.view, reference, wiring.keeper.wake)
             sinks.append(StoreSink(wiring.store, lambda name: loop.account(name), evidence))
-        sinks += _open_sinks(stack, events, save, reference, on_event, status)
+        sinks += _open_sinks(stack, events, (save, reference, chosen.view), on_event, status)
         web = None
         if outputs.web is not None:
             from edge_ad.web.attach import open_web
@@ -141,8 +142,7 @@ def _open_sources(uris: Sequence[str], settings: LoopSettings, stack: contextlib
 def _open_sinks(
     stack: contextlib.ExitStack,
     events: str | None,
-    save: Path | None,
-    reference: NDArray[np.float32],
+    pictures: tuple[Path | None, NDArray[np.float32], View],
     on_event: Callable[[Event], None] | None,
     status: TextIO | None,
 ) -> list[Sink]:
@@ -152,10 +152,11 @@ def _open_sinks(
         sinks.append(EventSink(EventWriter(events)))
     if on_event is not None:
         sinks.append(CallSink(on_event))
-    if save is not None:
+    folder, reference, view = pictures
+    if folder is not None:
         from edge_ad.inspection.recorder import Recorder
 
-        sinks.append(Recorder(save, reference))
+        sinks.append(Recorder(folder, reference, view))
     if status is not None:
         sinks.append(StatusLine(status))
     for sink in reversed(sinks):

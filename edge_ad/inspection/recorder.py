@@ -19,6 +19,7 @@ from edge_ad.errors import BadInput, DeviceFault
 from edge_ad.files import atomic_write
 from edge_ad.inspection.annotate import HeatScale, annotate
 from edge_ad.inspection.judge import Judgement
+from edge_ad.inspection.view import View
 
 CODECS = (("mp4v", ".mp4"), ("MJPG", ".avi"))  # the first one this OpenCV can write
 DEFAULT_FPS = 10.0
@@ -32,10 +33,10 @@ class Recorder:
     Names are made of the camera's name with everything but letters, digits, ``.``, ``_`` and ``-`` replaced; a video
     gets its name when it is complete. With less than 500 MiB free on the disk no more pictures are written, said once
     on stderr: events matter more. Memory does not grow with the number of frames. ``reference`` is the heat map of a
-    good part (see HeatScale).
+    good part (see HeatScale), ``view`` the piece of the picture that is judged.
     """
 
-    def __init__(self, folder: Path, reference: NDArray[np.float32] | None = None) -> None:
+    def __init__(self, folder: Path, reference: NDArray[np.float32] | None = None, view: View | None = None) -> None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -44,6 +45,7 @@ class Recorder:
             raise BadInput(f"--save {folder} cannot be written; name another folder")
         self._folder = folder
         self._reference = reference
+        self._view = view or View()
         self._videos: dict[str, _Video] = {}
         self._scales: dict[str, HeatScale] = {}
         self._count = 0
@@ -57,6 +59,8 @@ class Recorder:
         if judgement.inference is not None:
             scale = self._scales.setdefault(source.name, HeatScale(self._reference))
             heat = scale.strength(judgement.inference.map, judgement.event.verdict)
+            if judgement.image is not None:
+                heat = self._view.spread(heat, judgement.image)
         picture = annotate(judgement.image, judgement.event, heat)
         if source.kind == "images":
             self._write_image(picture, judgement.frame.index, judgement.frame.part)

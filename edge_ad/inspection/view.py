@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -81,6 +82,17 @@ class View:
         """Return every tile of a picture u8[H,W,3] resized to ``size``."""
         region = self.crop(image)
         return [resize(np.ascontiguousarray(region[box]), size) for box in self.grid.boxes(*region.shape[:2])]
+
+    def spread(self, heat: NDArray[np.float32], image: Image) -> NDArray[np.float32]:
+        """Return a map f32[h,w] of what is looked at as one of the whole picture u8[H,W,3], 0 beside the region."""
+        if self.roi is None or self.fault(image):
+            return heat
+        roi, whole = self.roi, np.zeros(image.shape[:2], np.float32)
+        size = (roi.width, roi.height)
+        whole[roi.y : roi.y + roi.height, roi.x : roi.x + roi.width] = cv2.resize(
+            heat, size, interpolation=cv2.INTER_LINEAR
+        )
+        return whole
 
     def describe(self) -> dict[str, object]:
         """Return the view as plain values for JSON."""

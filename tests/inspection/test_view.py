@@ -128,3 +128,14 @@ def test_statistics_of_tiles_are_measured_once_and_kept(tmp_path: Path) -> None:
             measure_tiles(pipeline, bundle, view, [noise(1)] * 9)
         with pytest.raises(BadInput, match="roi"):
             measure_tiles(pipeline, bundle, View(Roi(0, 0, 999, 999)), [noise(1)] * 10)
+
+
+def test_a_map_of_the_region_lies_in_the_region() -> None:
+    heat = np.arange(4, dtype=np.float32).reshape(2, 2)
+    picture = np.zeros((20, 30, 3), np.uint8)
+    whole = View(Roi(10, 4, 8, 8)).spread(heat, picture)
+    assert whole.shape == (20, 30)
+    assert whole[4, 10] == 0.0
+    assert whole[11, 17] == 3.0
+    assert whole[4:12, 10:18].sum() == pytest.approx(whole.sum())
+    np.testing.assert_array_equal(View().spread(heat, picture), heat)
