@@ -98,8 +98,9 @@ def inspect(
         sinks: list[Sink] = [wiring.desk]
         if wiring.store is not None:
             evidence = Evidence(wiring.store, outputs.record, chosen.view, reference, wiring.keeper.wake)
-            sinks.append(StoreSink(wiring.store, lambda name: loop.account(name), evidence))
-        sinks += _open_sinks(stack, events, (save, reference, chosen.view), on_event, status)
+            kept = StoreSink(wiring.store, lambda name: loop.account(name), evidence)
+            sinks.append(kept)
+        sinks += _open_sinks(stack, events, save, reference, chosen.view, on_event, status)
         web = None
         if outputs.web is not None:
             from edge_ad.web.attach import open_web
@@ -114,7 +115,7 @@ def inspect(
         loop = Loop(judge, sources, sinks, chosen, listeners, partings, changed)
         stack.callback(watchdog.close)
         if wiring.store is not None:
-            stack.callback(sinks[1].close)
+            stack.callback(kept.close)
         stack.callback(wiring.reject)  # whatever ends the run, the outputs come first
         stop.attach(loop)
         unused.pop_all()  # from here on the loop closes the sources
@@ -142,7 +143,9 @@ def _open_sources(uris: Sequence[str], settings: LoopSettings, stack: contextlib
 def _open_sinks(
     stack: contextlib.ExitStack,
     events: str | None,
-    pictures: tuple[Path | None, NDArray[np.float32], View],
+    save: Path | None,
+    reference: NDArray[np.float32],
+    view: View,
     on_event: Callable[[Event], None] | None,
     status: TextIO | None,
 ) -> list[Sink]:
@@ -152,11 +155,10 @@ def _open_sinks(
         sinks.append(EventSink(EventWriter(events)))
     if on_event is not None:
         sinks.append(CallSink(on_event))
-    folder, reference, view = pictures
-    if folder is not None:
+    if save is not None:
         from edge_ad.inspection.recorder import Recorder
 
-        sinks.append(Recorder(folder, reference, view))
+        sinks.append(Recorder(save, reference, view))
     if status is not None:
         sinks.append(StatusLine(status))
     for sink in reversed(sinks):

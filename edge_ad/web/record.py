@@ -14,7 +14,7 @@ from edge_ad.errors import BadInput
 from edge_ad.store.marks import set_mark
 from edge_ad.store.reader import EventFilter, Reader, StoredEvent
 from edge_ad.web.schemas import Event, EventPage, Hour, Mark, MarkRequest, Moment, Number, Text, Told, Verdict
-from edge_ad.web.values import finite
+from edge_ad.web.values import plain
 
 KINDS = {".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".png": "image/png"}
 EventId = Annotated[str, Path(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9\-]+$")]
@@ -103,21 +103,7 @@ def record_routes(record: Record, marked: Callable[[], None]) -> APIRouter:
 
 def shown(event: StoredEvent) -> dict[str, Any]:
     """Return an event as the API gives it."""
-    return {
-        "id": event.id,
-        "sequence": event.sequence,
-        "camera": event.camera,
-        "frame": event.frame,
-        "part": event.part,
-        "time": event.time,
-        "verdict": event.verdict,
-        "score": finite(event.score),
-        "z": {name: finite(value) for name, value in event.z.items()},
-        "latency_ms": finite(event.latency_ms),
-        "reason": event.reason,
-        "mark": event.mark,
-        "images": len(event.images),
-    }
+    return {**plain(event), "sequence": event.sequence, "mark": event.mark, "images": len(event.images)}
 
 
 def evidence(reader: Reader, event: StoredEvent, number: int) -> File | None:

@@ -18,7 +18,7 @@ from edge_ad.inspection.sinks import DriftSink
 from edge_ad.inspection.watchdog import Watchdog
 from edge_ad.store import Store
 from edge_ad.web.panel import Panel, Seen
-from edge_ad.web.values import finite
+from edge_ad.web.values import finite, plain
 
 FRESH_S = 5.0  # after so long without a part a verdict is history
 RATE_OVER_S = 5.0
@@ -161,19 +161,8 @@ def showing(seen: Seen, now: float) -> dict[str, Any]:
 
 
 def told(place: int, event: Event) -> dict[str, Any]:
-    """Return an event as plain values; numbers that are not finite become None."""
-    return {
-        "id": event.id,
-        "camera": place,
-        "frame": event.frame,
-        "part": None if event.part is None else event.part[:120],
-        "time": event.time,
-        "verdict": event.verdict,
-        "score": finite(event.score),
-        "z": {name: finite(value) for name, value in event.z.items()},
-        "latency_ms": finite(event.latency_ms),
-        "reason": event.reason,
-    }
+    """Return an event as the page gets it: the camera by its place, a part's id shortened."""
+    return {**plain(event), "camera": place, "part": None if event.part is None else event.part[:120]}
 
 
 def resident_mb() -> float:
