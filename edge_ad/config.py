@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from edge_ad.errors import BadInput
+from edge_ad.redaction import redact
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -244,10 +245,7 @@ def with_flags(table: T, flags: Mapping[str, object]) -> T:
     try:
         return type(table).model_validate({**table.model_dump(exclude_unset=True), **given})
     except ValidationError as error:
-        told = (
-            f"--{str(fault['loc'][0]).replace('_', '-')} is {fault['input']!r}: {fault['msg'][:1].lower()}{fault['msg'][1:]}"
-            for fault in error.errors()
-        )
+        told = (f"--{str(fault['loc'][0]).replace('_', '-')} {_judged(dict(fault))}" for fault in error.errors())
         raise BadInput("; ".join(told)) from error
 
 
@@ -279,7 +277,11 @@ def _explain(fault: dict[str, Any], name: str) -> str:
     key = ".".join(location)
     if fault["type"] == "extra_forbidden":
         return _explain_unknown(location, name)
-    return f"{name}: {key} is {fault['input']!r}: {fault['msg'][:1].lower()}{fault['msg'][1:]}"
+    return f"{name}: {key} {_judged(fault)}"
+
+
+def _judged(fault: dict[str, Any]) -> str:
+    return f"is {redact(repr(fault['input']))}: {fault['msg'][:1].lower()}{fault['msg'][1:]}"
 
 
 def _explain_unknown(location: list[str], name: str) -> str:

@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from tests.fixtures.mosquitto import Mosquitto
     from tests.fixtures.trained import Trained
 
-# Time never fails a test: a loaded machine is slow, not wrong.
-settings.register_profile("edge-ad", deadline=None)
+# Time never fails a test: a loaded machine is slow, not wrong. The examples are the same in every run, so that a failure
+# is there again; `pytest --hypothesis-profile search` looks for new ones.
+settings.register_profile("edge-ad", deadline=None, derandomize=True)
+settings.register_profile("search", deadline=None, max_examples=1000, print_blob=True)
 settings.load_profile("edge-ad")
 
 

@@ -9,8 +9,11 @@ version=3.10 out=""
 while [ $# -gt 0 ]; do
     case "$1" in
         -h | --help) sed -n '2,5s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
-        --python) version="${2:-}"; shift ;;
-        --out) out="${2:-}"; shift ;;
+        --python | --out)
+            [ $# -ge 2 ] || { echo "error: $1 needs a value; --help tells which" >&2; exit 2; }
+            if [ "$1" = --out ]; then out="$2"; else version="$2"; fi
+            shift
+            ;;
         *) echo "error: unknown argument $1: allowed are --python and --out" >&2; exit 2 ;;
     esac
     shift
@@ -47,7 +50,7 @@ else
     "$base" "$root/tools/check_aarch64.py" --stand-ins "$scratch/stand-ins"
     "$interpreter" -m pip --disable-pip-version-check install --quiet --dry-run --ignore-installed --no-index \
         --find-links "$out" --find-links "$scratch/stand-ins" --target "$scratch/nowhere" --only-binary :all: \
-        $("$base" "$root/tools/check_aarch64.py" --pip-flags "$version") 'edge-ad[jetson,line]' onnxruntime 'numpy<2'
+        $("$base" "$root/tools/check_aarch64.py" --pip-flags "$version") 'edge-ad[jetson,line]' onnxruntime
     echo "yes: pip resolves edge-ad[jetson,line] from it alone"
 fi
 echo "$out: $(find "$out" -name '*.whl' | wc -l) wheels, $(du -sh "$out" | cut -f1). Copy it to the Jetson and run install.sh there."

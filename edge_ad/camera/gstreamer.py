@@ -16,9 +16,9 @@ import numpy as np
 
 from edge_ad.camera.frames import Image
 from edge_ad.camera.handles import Failure, Grab, Handle, Shot
-from edge_ad.camera.redaction import redact_values, split_credentials
 from edge_ad.camera.settings import CameraSettings
 from edge_ad.errors import BadInput, DeviceFault
+from edge_ad.redaction import redact_values, split_credentials
 
 LAUNCHER = "gst-launch-1.0"
 OPEN_S = 8.0

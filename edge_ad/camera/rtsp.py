@@ -9,9 +9,9 @@ import urllib.parse
 
 from edge_ad.camera.handles import Failure, Grab, Shot
 from edge_ad.camera.opencv import build_facts, has_ffmpeg, quiet, to_rgb
-from edge_ad.camera.redaction import join_credentials, redact, split_credentials
 from edge_ad.camera.settings import CameraSettings
 from edge_ad.errors import BadInput, DeviceFault
+from edge_ad.redaction import join_credentials, redact, split_credentials
 
 import cv2  # isort: skip  (after edge_ad.camera.opencv, which sets what OpenCV reads once)
 

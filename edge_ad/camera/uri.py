@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from edge_ad.camera.redaction import redact, split_credentials
 from edge_ad.errors import BadInput
+from edge_ad.redaction import redact, split_credentials
 
 __all__ = [
     "ALLOWED",

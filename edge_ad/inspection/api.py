@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from edge_ad.bundle import Bundle, open_bundle
 from edge_ad.camera.frames import Source
-from edge_ad.camera.redaction import redact
 from edge_ad.camera.sources import open_source
 from edge_ad.engines.selection import open_pipeline
 from edge_ad.errors import BadInput
@@ -43,6 +42,7 @@ from edge_ad.inspection.stop import Stop
 from edge_ad.inspection.summary import Summary, summarise
 from edge_ad.inspection.view import View
 from edge_ad.inspection.watchdog import Watchdog
+from edge_ad.redaction import redact
 
 PROOF_S = 10.0  # a dashboard asks for a completed cycle within so many seconds where no service manager does
 

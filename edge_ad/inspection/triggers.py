@@ -12,11 +12,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TextIO
 
-from edge_ad.camera.redaction import redact
 from edge_ad.errors import BadInput
 from edge_ad.inspection.mqtt_trigger import MqttTrigger
 from edge_ad.inspection.parting import Calls
 from edge_ad.outputs.broker import PORTS, Broker, parse_broker
+from edge_ad.redaction import redact_uri
 
 ALLOWED = (
     "software (a part id a line on standard input), software:SOCKET, mqtt://BROKER/TOPIC, modbus or gpio (through "
@@ -58,7 +58,7 @@ def parse_trigger(text: str, outputs: Sequence[str]) -> TriggerAddress:
         if not any(uri.startswith("gpio:") and "trigger=" in uri for uri in outputs):
             raise BadInput("--trigger gpio needs a line for it: --alarm 'gpio:///dev/gpiochip0?pass=17&trigger=5'")
         return TriggerAddress("gpio")
-    raise BadInput(f"--trigger {redact(text)!r} is no trigger here; allowed are {ALLOWED}")
+    raise BadInput(f"--trigger {redact_uri(text)!r} is no trigger here; allowed are {ALLOWED}")
 
 
 def open_trigger(address: TriggerAddress, calls: Calls) -> Trigger | None:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edge_ad.camera.redaction import redact
 from edge_ad.errors import BadInput, require
+from edge_ad.redaction import redact_uri
 
 if TYPE_CHECKING:
     from paho.mqtt.client import Client
@@ -65,7 +65,7 @@ class Broker:
 
 def parse_broker(uri: str, flag: str = "--alarm", topic: str = "edge-ad") -> Broker:
     """Check a URI as in ``WRITTEN``, ``topic`` where it has none; BadInput for anything else, and for one with a password."""
-    told = f"{flag} {redact(uri)}"
+    told = f"{flag} {redact_uri(uri, ('ca', 'cert', 'key'))}"
     if "@" in uri.partition("?")[0]:
         raise BadInput(
             f"{told}: a user or password does not belong in an address, which lists and logs show; set {USER} and "
@@ -75,8 +75,8 @@ def parse_broker(uri: str, flag: str = "--alarm", topic: str = "edge-ad") -> Bro
         parts = urllib.parse.urlsplit(uri)
         port = parts.port or PORTS[parts.scheme]
         files = dict(urllib.parse.parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
-    except (ValueError, KeyError) as error:
-        raise BadInput(f"{told} is no broker: {error}; write {WRITTEN}") from error
+    except (ValueError, KeyError) as error:  # whose words repeat parts of the address
+        raise BadInput(f"{told} is no broker with a valid port and settings; write {WRITTEN}") from error
     tls, topic = parts.scheme == "mqtts", urllib.parse.unquote(parts.path).strip("/") or topic
     wild = "#" in uri or set("+#\0") & set(topic)
     if not parts.hostname or not topic or wild or set(files) - ({"ca", "cert", "key"} if tls else set()):

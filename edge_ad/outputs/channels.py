@@ -10,6 +10,7 @@ from typing import Literal, Protocol
 from edge_ad.errors import BadInput
 from edge_ad.outputs.lines import Lines
 from edge_ad.outputs.requests import OnRequest
+from edge_ad.redaction import redact_uri
 
 FAST = ("modbus", "modbus-server", "gpio")
 ALLOWED = (
@@ -50,32 +51,37 @@ class OutputAddress:
 
 
 def parse_output(uri: str) -> OutputAddress:
-    """Check an output URI; anything else than ALLOWED raises BadInput."""
+    """Check an output URI; anything else than ALLOWED raises BadInput, which repeats no user, password or unknown value."""
+    told = f"--alarm {redact_uri(uri, ('unit', 'base', *PINS))!r}"
+    if "@" in uri:
+        raise BadInput(f"{told} has an @: PLCs and pins have no users and passwords; allowed are {ALLOWED}")
     try:
         parts = urllib.parse.urlsplit(uri.strip())
         port = parts.port
         settings = dict(urllib.parse.parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
-    except ValueError as error:
-        raise BadInput(f"--alarm {uri!r}: {error}; allowed are {ALLOWED}") from error
+    except ValueError as error:  # whose words repeat parts of the address
+        raise BadInput(
+            f"{told}: a port is a number from 0 to 65535, a setting NAME=VALUE; allowed are {ALLOWED}"
+        ) from error
     if parts.scheme in ("modbus", "modbus-server"):
-        numbers = {key: _number(uri, key, value) for key, value in settings.items()}
         known = {"unit", "base"} if parts.scheme == "modbus" else set()
-        if parts.username or parts.path.strip("/") or not parts.hostname or set(numbers) - known:
-            raise BadInput(f"--alarm {uri!r} is no Modbus address; allowed are {ALLOWED}")
+        if parts.path.strip("/") or not parts.hostname or set(settings) - known:
+            raise BadInput(f"{told} is no Modbus address; allowed are {ALLOWED}")
+        numbers = _numbers(told, settings)
         if numbers.get("unit", 1) > 255:
-            raise BadInput(f"--alarm {uri!r}: unit is {numbers['unit']}, allowed are 0 to 255")
+            raise BadInput(f"{told}: unit is {numbers['unit']}, allowed are 0 to 255")
         kind: Literal["modbus", "modbus-server"] = "modbus" if parts.scheme == "modbus" else "modbus-server"
         unit, base = numbers.get("unit", 1), numbers.get("base", 0)
         return OutputAddress(kind, parts.hostname, 502 if port is None else port, unit, base)
     if parts.scheme == "gpio":
-        pins = {key: _number(uri, key, value) for key, value in settings.items()}
-        if set(pins) - set(PINS) or "pass" not in pins or len(set(pins.values())) < len(pins):
-            raise BadInput(f"--alarm {uri!r} needs pass=LINE and may have one line each for {', '.join(PINS[1:])}")
+        pins = {} if set(settings) - set(PINS) else _numbers(told, settings)
+        if "pass" not in pins or len(set(pins.values())) < len(pins):
+            raise BadInput(f"{told} needs pass=LINE and may have one line each for {', '.join(PINS[1:])}")
         if parts.netloc == "jetson" and not parts.path.strip("/"):
             return OutputAddress("jetson", "", pins=pins)
         chip = parts.path if not parts.netloc else f"/dev/{parts.netloc}"
         return OutputAddress("gpio", chip, pins=pins)
-    raise BadInput(f"--alarm {uri!r} is no output; allowed are {ALLOWED}")
+    raise BadInput(f"{told} is no output; allowed are {ALLOWED}")
 
 
 def make_channel(address: OutputAddress, on_request: OnRequest) -> Channel:
@@ -97,7 +103,8 @@ def make_channel(address: OutputAddress, on_request: OnRequest) -> Channel:
     return Gpio(address.host, address.pins, on_request)
 
 
-def _number(uri: str, key: str, text: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text) <= 65_000):
-        raise BadInput(f"--alarm {uri!r}: {key}={text!r} must be a whole number from 0 to 65000")
-    return int(text)
+def _numbers(told: str, settings: Mapping[str, str]) -> dict[str, int]:
+    for key, text in settings.items():
+        if not (text.isascii() and text.isdigit() and int(text) <= 65_000):
+            raise BadInput(f"{told}: {key} must be a whole number from 0 to 65000")
+    return {key: int(text) for key, text in settings.items()}

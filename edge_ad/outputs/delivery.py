@@ -8,9 +8,9 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
-from edge_ad.camera.redaction import redact
 from edge_ad.errors import BadInput
 from edge_ad.outputs.channels import ALLOWED, FAST
+from edge_ad.redaction import redact_uri
 
 GROUP = "edge_ad.outputs"
 BUILT_IN = {
@@ -97,7 +97,7 @@ def make_output(uri: str) -> Output:
     found = {entry.name: entry for entry in importlib.metadata.entry_points(group=GROUP)}
     if scheme not in found:
         others = f"; installed packages add {', '.join(f'{name}:' for name in sorted(found))}" if found else ""
-        raise BadInput(f"--alarm {redact(uri)!r} is no output; allowed are {ALLOWED}{others}")
+        raise BadInput(f"--alarm {redact_uri(uri)!r} is no output; allowed are {ALLOWED}{others}")
     try:
         factory: Factory = found[scheme].load()
     except Exception as error:  # whatever another package does when it is imported

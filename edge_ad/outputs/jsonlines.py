@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edge_ad.errors import BadInput
+from edge_ad.redaction import redact_uri
 
 
 class JsonLines:
@@ -24,9 +25,9 @@ class JsonLines:
         scheme, _, place = uri.partition(":")
         self._path = Path(place.removeprefix("//")) if scheme.lower() == "file" else None
         if (place.strip() == "") == (self._path is not None):
-            raise BadInput(f"--alarm {uri!r}: write stdout: or file:PATH")
+            raise BadInput(f"--alarm {redact_uri(uri)!r}: write stdout: or file:PATH")
         if self._path is not None and self._path.is_dir():
-            raise BadInput(f"--alarm {uri!r}: {self._path} is a folder; name a file")
+            raise BadInput(f"--alarm {redact_uri(uri)!r} is a folder; name a file")
         self.name = "stdout:" if self._path is None else f"file:{self._path}"
         self._handle: int | None = None
         self._regular = False

@@ -15,8 +15,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from edge_ad.camera.redaction import redact
 from edge_ad.errors import BadInput, require
+from edge_ad.redaction import redact_uri
 
 NAMESPACE = "urn:edge-ad:inspection"
 WRITTEN = "opcua://ADDRESS:4840 or opcua://ADDRESS:4840?cert=FILE&key=FILE"
@@ -59,17 +59,18 @@ class Endpoint:
 
 def parse_endpoint(uri: str) -> Endpoint:
     """Check a URI as in ``WRITTEN``; BadInput for anything else."""
+    told = f"--alarm {redact_uri(uri, ('cert', 'key'))!r}"
     try:
         parts = urllib.parse.urlsplit(uri)
         port = PORT if parts.port is None else parts.port
         files = dict(urllib.parse.parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
-    except ValueError as error:
-        raise BadInput(f"--alarm {redact(uri)!r} is no OPC UA address: {error}; write {WRITTEN}") from error
+    except ValueError as error:  # whose words repeat parts of the address
+        raise BadInput(f"{told} has no valid port or settings; write {WRITTEN}") from error
     if not parts.hostname or parts.path.strip("/") or "@" in parts.netloc or set(files) not in (set(), {"cert", "key"}):
-        raise BadInput(f"--alarm opcua: this is no address to listen on; write {WRITTEN}")
+        raise BadInput(f"{told} is no address to listen on; write {WRITTEN}")
     missing = next((name for name in files.values() if not Path(name).is_file()), None)
     if missing is not None:
-        raise BadInput(f"--alarm {redact(uri)!r}: there is no file {missing}; name the certificate and the key of this server")
+        raise BadInput(f"{told}: there is no file {missing}; name the certificate and the key of this server")
     return Endpoint(parts.hostname, port, files.get("cert", ""), files.get("key", ""))
 
 

@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from edge_ad.camera.redaction import redact
 from edge_ad.outputs.delivery import NotNow, Output, Pipelined, Refused
+from edge_ad.redaction import redact
 from edge_ad.store.outbox import Letter, Standing
 
 BATCH = 50

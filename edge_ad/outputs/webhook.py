@@ -14,9 +14,9 @@ import urllib.parse
 from dataclasses import dataclass
 
 import edge_ad
-from edge_ad.camera.redaction import redact
 from edge_ad.errors import BadInput
 from edge_ad.outputs.delivery import NotNow, Refused
+from edge_ad.redaction import HIDDEN, redact_uri
 
 TOKEN = "EDGE_AD_WEBHOOK_TOKEN"
 TIMEOUT_S = 10.0
@@ -40,18 +40,20 @@ class Address:
 
 def parse_address(uri: str) -> Address:
     """Check an http or https URI; BadInput for anything else, and for one with a user or password in it."""
+    # What follows the host may be a secret too, as with chat services.
+    told = "--alarm " + re.sub(r"(:/{0,2}[^/?#]*)[/?#].*", rf"\1/{HIDDEN}", redact_uri(uri), count=1, flags=re.DOTALL)
     try:
         parts = urllib.parse.urlsplit(uri)
         port = parts.port
-    except ValueError as error:
-        raise BadInput(f"--alarm {redact(uri)} is no web address: {error}; write https://HOST/PATH") from error
+    except ValueError as error:  # whose words repeat parts of the address
+        raise BadInput(f"{told} has no valid port: write https://HOST/PATH or https://HOST:PORT/PATH") from error
     if parts.username is not None or "@" in parts.netloc:
         raise BadInput(
-            f"--alarm {redact(uri)}: a user or password does not belong in an address, which lists and logs show; set "
+            f"{told}: a user or password does not belong in an address, which lists and logs show; set "
             f"{TOKEN} in the environment"
         )
     if not parts.hostname or parts.fragment or not uri.isascii() or re.search(r"[\s\x00-\x1f]", uri):
-        raise BadInput(f"--alarm {redact(uri)} is no web address: write https://HOST/PATH in ASCII, without blanks")
+        raise BadInput(f"{told} is no web address: write https://HOST/PATH in ASCII, without blanks")
     tls = parts.scheme == "https"
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     return Address(tls, parts.hostname, port or (443 if tls else 80), target, _name(parts))
@@ -143,7 +145,7 @@ def _name(parts: urllib.parse.SplitResult) -> str:
 
     A short hash of the whole keeps addresses apart that differ only in what is hidden.
     """
-    path = "/".join("***" if len(segment) >= 16 else segment for segment in parts.path.split("/"))
+    path = "/".join(HIDDEN if len(segment) >= 16 else segment for segment in parts.path.split("/"))
     shown = f"{parts.scheme}://{parts.netloc}{path}"
     if parts.query or path != parts.path:
         shown += f"#{hashlib.sha256(parts.geturl().encode()).hexdigest()[:6]}"

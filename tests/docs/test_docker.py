@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.docs.documents import ROOT
+from tests.tools.loading import load_tool
 
 DOCKER = ROOT / "docker"
 RULES = DOCKER / "prometheus" / "alerts.yml"
@@ -54,6 +55,14 @@ def test_images_run_without_root(image: Path) -> None:
         assert "USER 10001:10001" in stage
         assert 'VOLUME ["/station"]' in stage
         assert "HEALTHCHECK" in stage
+
+
+@pytest.mark.parametrize("path", ["docker/jetpack6.Dockerfile", "docker/jetpack7.Dockerfile", "tools/jetson_setup.sh"])
+def test_jetsons_get_the_numpy_that_their_opencv_was_built_against(path: str) -> None:
+    pinned = load_tool("check_aarch64").REPLACED
+    text = (ROOT / path).read_text(encoding="utf-8")
+    assert f"{pinned['numpy']}'" in text.replace('"', "'")
+    assert "'^(numpy|ml_dtypes)=='" in text
 
 
 def test_what_the_build_needs_is_in_its_context() -> None:

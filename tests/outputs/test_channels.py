@@ -51,6 +51,44 @@ def test_refused(uri: str) -> None:
         parse_output(uri)
 
 
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "modbus://Zqme:Zqpw@plc",
+        "modbus://Zqme@plc",
+        "modbus:Zqme:Zqpw@plc",
+        "modbus://Zqme:Zq/pw@plc",  # the port would be Zq
+        "modbus://Zqme:Zq?pw@plc",
+        "modbus://Zqme:12?Zq=Zq@plc",
+        "modbus-server://Zqme:Zqpw@0.0.0.0",
+        "modbus://plc?token=Zqpw",
+        "modbus://plc?unit=1&Zqpw",
+        "gpio://Zqme:Zqpw@gpiochip0?pass=1",
+        "gpio:///dev/gpiochip0?pass=1&password=Zqpw",
+        "plc://Zqme:Zqpw@host",
+        "Zqme:Zqpw@plc",
+    ],
+)
+def test_no_refusal_tells_a_user_or_a_password(uri: str) -> None:
+    with pytest.raises(BadInput, match="--alarm") as refused:
+        parse_output(uri)
+    assert "Zq" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("uri", "sentence"),
+    [
+        ("modbus://h?unit=300", r"--alarm 'modbus://h\?unit=300': unit is 300, allowed are 0 to 255"),
+        ("modbus://h?base=x", r"--alarm 'modbus://h\?base=x': base must be a whole number from 0 to 65000"),
+        ("modbus://h:99999", "a port is a number from 0 to 65535"),
+        ("gpio:///dev/gpiochip0?pass=1&alarm=01", r"gpiochip0\?pass=1&alarm=01' needs pass=LINE"),
+    ],
+)
+def test_what_is_wrong_is_told(uri: str, sentence: str) -> None:
+    with pytest.raises(BadInput, match=sentence):
+        parse_output(uri)
+
+
 @given(st.text(max_size=40))
 def test_any_text_is_an_address_or_bad_input(text: str) -> None:
     for prefix in ("", "modbus://", "gpio://", "modbus://h?"):

@@ -100,10 +100,27 @@ def test_wrong_addresses_are_told_in_a_sentence(uri: str) -> None:
 
 
 @pytest.mark.parametrize("scheme", [*sorted(set(BUILT_IN) - {"stdout", "file"}), "amqp"])
-def test_a_password_in_an_address_is_refused_and_not_repeated(scheme: str) -> None:
-    with pytest.raises(BadInput) as error:
-        make_output(f"{scheme}://me:s3cret@host:1/x")
-    assert "s3cret" not in str(error.value)
+@pytest.mark.parametrize(
+    "rest",
+    [
+        "//Zqme:Zqpw@host:1/x",
+        "//Zqme@host",
+        "Zqme:Zqpw@host",
+        "//Zqme:Zq/pw@host/x",  # the port would be Zq
+        "//Zqme:Zq?pw@host/x",
+        "//host:99999/x?token=Zqpw",
+    ],
+)
+def test_a_user_or_password_in_an_address_is_refused_and_not_repeated(scheme: str, rest: str) -> None:
+    with pytest.raises(BadInput, match="--alarm") as error:
+        make_output(f"{scheme}:{rest}")
+    assert "Zq" not in str(error.value)
+
+
+def test_a_refused_webhook_tells_no_more_than_its_host() -> None:
+    with pytest.raises(BadInput, match=r"--alarm https://hooks.example/\*\*\* is no web address") as error:
+        make_output("https://hooks.example/services/Zq#x")
+    assert "Zq" not in str(error.value)
 
 
 @given(st.sampled_from(sorted(BUILT_IN)), st.text(max_size=30))

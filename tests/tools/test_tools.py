@@ -54,8 +54,10 @@ def check(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 @pytest.mark.parametrize(("python", "old"), [("3.10", True), ("3.12", False)])
 def test_markers_are_those_of_the_jetson(check: ModuleType, python: str, old: bool) -> None:
     place = check.environment(python)
-    names = [requirement.name for requirement in check.asked(["jetson", "line"], place)]
+    asked = list(check.asked(["jetson", "line"], place))
+    names = [requirement.name for requirement in asked]
     assert ("tomli" in names) == old
+    assert "numpy<2" in map(str, asked)  # the OpenCV of Ubuntu 22.04 and of 24.04
     assert {"numpy", "onnx", "pycuda", "pymodbus", "gpiod"} <= set(names)
     assert "onnxruntime" not in names  # comes beside the extras, see ALSO
     pins = check.pins(place)

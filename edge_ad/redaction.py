@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import urllib.parse
+from collections.abc import Collection
 
 HIDDEN = "***"
 
@@ -11,6 +12,7 @@ HIDDEN = "***"
 # One slash is enough: a URL that was taken for a path has lost the other.
 _AUTHORITY = re.compile(r"(:/{1,2}).*@", re.DOTALL)
 _PLAIN_HOST = re.compile(r"(?:\[[0-9A-Fa-f:.%]+\]|[^:@/?#\s]+)(?::\d+)?")
+_SCHEME = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]*:/{1,2}")
 _NAMED = re.compile(
     r"(?i)\b((?:[a-z]+[-_])?(?:user(?:name)?|user-?id|login|pass(?:word|wd|phrase)?|pwd|pw|token|secret|auth|key))"
     r"(\s*=\s*)(?:\"[^\"]*\"|'[^']*'|[^\s&;,!]*)"
@@ -22,6 +24,22 @@ def redact(text: str) -> str:
     like.
     """
     return _NAMED.sub(rf"\1\2{HIDDEN}", _AUTHORITY.sub(rf"\1{HIDDEN}@", text))
+
+
+def redact_uri(uri: str, plain: Collection[str] = ()) -> str:
+    """Return a single URI redacted, wrong ones too: all before the last ``@`` even where the slashes are missing, and every
+    value of its query but those of the names in ``plain``.
+    """
+    before, at, after = uri.rpartition("@")
+    if at:
+        scheme = _SCHEME.match(before)
+        uri = f"{scheme[0] if scheme else ''}{HIDDEN}@{after}"
+    place, mark, query = uri.partition("?")
+    shown = []
+    for item in query.split("&") if mark else ():
+        name, equals, _ = item.partition("=")
+        shown.append(item if name in plain else f"{name}={HIDDEN}" if equals else HIDDEN)
+    return f"{redact(place)}{mark}{'&'.join(shown)}"
 
 
 def redact_values(text: str, secrets: tuple[str, ...]) -> str:
