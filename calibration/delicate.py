@@ -1,4 +1,7 @@
-"""What must never lose precision, found by the structure of a graph: distances before a decision, normalised streams."""
+"""What must never lose precision, found by the structure of a graph: distances before a decision, normalised streams.
+
+A decision is an arg-min, or a softmax whose weights then mix constant vectors: a nearest code, chosen hard or softly.
+"""
 
 from __future__ import annotations
 
@@ -23,9 +26,13 @@ METADATA_KEY = "fp32_nodes"
 
 
 def distances(view: View) -> set[int]:
-    """Return the nodes between each decision and, including it, the nearest heavy operator on every path before it."""
-    found: set[int] = set()
-    queue = [i for i, node in enumerate(view.graph.node) if node.op_type in DECISIONS]
+    """Return the nodes between each decision and, including it, the nearest heavy operator on every path before it.
+
+    The product that mixes constants by the weights of a soft decision is among them.
+    """
+    soft = soft_choices(view)
+    found = set(soft)
+    queue = [i for i, node in enumerate(view.graph.node) if node.op_type in DECISIONS] + list(soft.values())
     while queue:
         for name in view.node(queue.pop()).input:
             before = view.producer.get(name)
@@ -36,6 +43,20 @@ def distances(view: View) -> set[int]:
                 found.add(before)
             if kind in _BETWEEN:
                 queue.append(before)
+    return found
+
+
+def soft_choices(view: View) -> dict[int, int]:
+    """Return the products of a softmax with constants, each with the position of its softmax."""
+    found: dict[int, int] = {}
+    for position, node in enumerate(view.graph.node):
+        if node.op_type not in HEAVY or len(node.input) < 2 or node.input[1] not in view.weights:
+            continue
+        before = view.producer.get(node.input[0])
+        while before is not None and view.node(before).op_type in _TRANSPARENT:
+            before = view.producer.get(view.node(before).input[0])
+        if before is not None and view.node(before).op_type == "Softmax":
+            found[position] = before
     return found
 
 

@@ -75,6 +75,7 @@ def export_all(networks: Networks, preset: Preset, masks: Tensor, picture: Tenso
 
 def _plans(networks: Networks, preset: Preset) -> list[_Plan]:
     second = preset.teacher.token_side
+    soft = ("shares",) if networks.tokenizer.top.temperature else ()
     plans = [
         _Plan(
             "teacher",
@@ -88,8 +89,8 @@ def _plans(networks: Networks, preset: Preset) -> list[_Plan]:
         _Plan(
             "efficientad", EfficientADGraph(networks.efficientad), ("image", "features"), ("map_local", "map_global")
         ),
-        _Plan("tokenizer", TokenizerGraph(networks.tokenizer), ("tokens",), ("codes", "map_structure")),
-        _Plan("lavit", LavitGraph(networks.lavit), ("tokens", "codes", "masks"), ("raw_logic", "map_logic")),
+        _Plan("tokenizer", TokenizerGraph(networks.tokenizer), ("tokens",), ("codes", "map_structure", *soft)),
+        _Plan("lavit", LavitGraph(networks.lavit), ("tokens", "codes", "masks", *soft), ("raw_logic", "map_logic")),
         _Plan("fusion", FusionGraph(preset.fusion), FUSION_INPUTS, ("raw", "z", "score", "map")),
     ]
 

@@ -61,29 +61,31 @@ class EfficientADGraph(nn.Module):
 
 
 class TokenizerGraph(nn.Module):
-    """tokens -> codes i32 [1, 4, n * n], map_structure [1, 1, n, n]."""
+    """tokens -> codes i32 [1, 4, n * n], map_structure [1, 1, n, n] and, of a soft choice, shares [1, 4, n * n, K]."""
 
     def __init__(self, model: HvqTokenizer) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, tokens: Tensor) -> tuple[Tensor, ...]:
         """Name the cells and say how badly codes redraw them."""
-        ids, error = self.model.structure_map(tokens)
-        return ids.to(torch.int32), error
+        ids, error, shares = self.model.structure_map(tokens)
+        return (ids.to(torch.int32), error) if shares is None else (ids.to(torch.int32), error, shares)
 
 
 class LavitGraph(nn.Module):
-    """tokens, codes, masks -> raw_logic [1], map_logic [1, 1, n, n]."""
+    """tokens, codes, masks and, of a soft choice, shares -> raw_logic [1], map_logic [1, 1, n, n]."""
 
     def __init__(self, model: LaViT) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, tokens: Tensor, codes: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, tokens: Tensor, codes: Tensor, masks: Tensor, shares: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Compare predicted with found histograms behind every mask; the map holds what stands out from goods."""
         ids = codes[0].to(torch.int64)
-        raw, cells = self.model.judge(tokens, ids, masks)
+        raw, cells = self.model.judge(tokens, ids, masks, None if shares is None else shares[0])
         grid = self.model.grid
         return raw, self.model.stand_out(cells).reshape(1, 1, grid, grid)
 

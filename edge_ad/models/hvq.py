@@ -6,6 +6,7 @@ Lu et al., Hierarchical Vector Quantized Transformer (NeurIPS 2023, arXiv 2310.1
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -21,6 +22,7 @@ class HvqOutput(NamedTuple):
     """Reconstruction f32 (B, N, C), target ids i64 (B, 4, N) in the order [id3, id2, id1, id0], commitment loss.
 
     ``top_ids`` i64 (B, N) are the codes of the last encoder state, ``finest`` f32 (B, N, 2D) the first state joined with them.
+    ``shares`` f32 (B, 4, N, K), in the order of ``ids``, are the weights of a soft choice, None where each cell has one code.
     """
 
     reconstruction: Tensor
@@ -28,6 +30,7 @@ class HvqOutput(NamedTuple):
     commitment: Tensor
     top_ids: Tensor
     finest: Tensor
+    shares: Tensor | None = None
 
 
 class LearnedPositions(nn.Module):
@@ -110,25 +113,42 @@ class HvqTokenizer(nn.Module):
         states = [x]
         for layer in self.encoder:
             states.append(layer(states[-1], position))
-        top, top_ids, commitment = self.top(states.pop())
-        quants, ids = [], []
+        top, top_ids, commitment, _ = self.top(states.pop())
+        quants, ids, shares = [], [], []
         joint = x
         for state, level in zip(reversed(states), reversed(list(self.levels)), strict=True):
             joint = torch.cat([state, top], dim=-1)
             found = level(joint)
             quants.append(found.values)
             ids.append(found.ids)
+            shares.append(found.shares)
             commitment = commitment + found.commitment
         x = quants[0]
         wide = torch.cat([position, position], dim=-1)
         for memory, layer in zip(quants, self.decoder, strict=True):
             x = layer(x, memory, wide)
-        return HvqOutput(self.head(self.norm(x)), torch.stack(ids, dim=1), commitment, top_ids, joint)
+        soft = None if shares[0] is None else torch.stack(shares, dim=1)
+        return HvqOutput(self.head(self.norm(x)), torch.stack(ids, dim=1), commitment, top_ids, joint, soft)
 
-    def structure_map(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ids i64 (B, 4, n * n) and the error map f32 (B, 1, n, n): the distance of drawn and true features.
+    @torch.no_grad()
+    def soften(self, features: Sequence[Tensor]) -> None:
+        """Let near codes share a cell from now on, as ``settings.softness`` says, by batches of goods f32 (B, C, n, n)."""
+        quantisers = [self.top, *self.levels] if self.settings.softness else []
+        leads: dict[nn.Module, list[float]] = {module: [] for module in quantisers}
+        hooks = [module.register_forward_pre_hook(lambda m, z: leads[m].append(m.lead(*z))) for module in quantisers]
+        for batch in features:
+            self(batch)
+        for hook in hooks:
+            hook.remove()
+        for module, found in leads.items():
+            assert isinstance(module, VectorQuantiser)
+            module.temperature = self.settings.softness * sum(found) / len(found)
 
-        With ``transport`` in the settings the weighted transport cost on the finest codebook is added to each cell.
+    def structure_map(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return ids i64 (B, 4, n * n), the error map f32 (B, 1, n, n) and the shares of codes, see ``HvqOutput``.
+
+        The error is the distance of drawn and true features. With ``transport`` in the settings the weighted transport cost
+        on the finest codebook is added to each cell.
         """
         out = self.forward(features)
         target = features.flatten(2).transpose(1, 2)
@@ -137,7 +157,7 @@ class HvqTokenizer(nn.Module):
             finest = self.levels[0]
             assert isinstance(finest, VectorQuantiser)
             error = error + self.settings.transport * transport_cost(out.finest, finest.codebook)
-        return out.ids, error.reshape(-1, 1, self.grid, self.grid)
+        return out.ids, error.reshape(-1, 1, self.grid, self.grid), out.shares
 
 
 def transport_cost(states: Tensor, codes: Tensor) -> Tensor:

@@ -95,18 +95,20 @@ class LaViT(nn.Module):
         logits = self.head(self.norm(x[:, 0])).unflatten(1, (self.levels, self.codes))
         return torch.softmax(logits.float(), dim=-1)
 
-    def judge(self, tokens: Tensor, ids: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+    def judge(self, tokens: Tensor, ids: Tensor, masks: Tensor, shares: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return the score f32 (1,) and the plain map f32 (N,) of one image through R masks.
 
-        ``tokens`` f32 (1, C, n, n), ``ids`` i64 (levels, N), ``masks`` f32 (R, N) of 0 and 1. The score is the L1 distance of
-        the histograms, at most 2 a level, or what ``Surprise`` makes of them.
+        ``tokens`` f32 (1, C, n, n), ``ids`` i64 (levels, N), ``masks`` f32 (R, N) of 0 and 1, ``shares`` f32 (levels, N, codes)
+        of a soft choice, which the score then counts in place of ``ids``. The score is the L1 distance of the histograms, at
+        most 2 a level, or what ``Surprise`` makes of them.
         """
         target = code_histograms(ids, masks, self.codes)
         predicted = self(tokens, masks)
+        excess = (target if shares is None else share_histograms(shares, masks)) - predicted
         if self.surprise is None:
-            score = (predicted - target).abs().sum(dim=(1, 2)).mean().reshape(1)
+            score = excess.abs().sum(dim=(1, 2)).mean().reshape(1)
         else:
-            score = self.surprise((target - predicted).mean(dim=0))
+            score = self.surprise(excess.mean(dim=0))
         return score, logic_map(ids, masks, predicted, target, self.usual)
 
     def stand_out(self, cells: Tensor) -> Tensor:
@@ -156,9 +158,12 @@ class LaViT(nn.Module):
 
 def code_histograms(ids: Tensor, masks: Tensor, codes: int) -> Tensor:
     """Return the share of each code behind each mask, f32 (R, levels, codes), of one image's ids i64 (levels, N)."""
-    one_hot = F.one_hot(ids, codes).to(masks.dtype)
-    counts = torch.einsum("rn,lnk->rlk", masks, one_hot)
-    return counts / masks.sum(dim=1)[:, None, None]
+    return share_histograms(F.one_hot(ids, codes).to(masks.dtype), masks)
+
+
+def share_histograms(shares: Tensor, masks: Tensor) -> Tensor:
+    """Return the share of each code behind each mask, f32 (R, levels, codes), from each cell's f32 (levels, N, codes)."""
+    return torch.einsum("rn,lnk->rlk", masks, shares) / masks.sum(dim=1)[:, None, None]
 
 
 def batch_histograms(ids: Tensor, masks: Tensor, codes: int) -> Tensor:

@@ -36,6 +36,8 @@ class HvqSettings:
     """Sizes of the tokenizer; the defaults are LADMIM's.
 
     ``transport`` is the weight of the optimal-transport term in the map of structure: 80 in HVQ-Trans, 0 (left out) in LADMIM.
+    ``softness`` above 0 lets codes share a cell after training (ours): two of them about equally where one is nearer than
+    the other by less than this many times what it is nearer on average. 0 is the nearest code alone, as published.
     """
 
     width: int = 64
@@ -46,6 +48,7 @@ class HvqSettings:
     dropout: float = 0.1
     seed_from_data: bool = False
     transport: float = 0.0
+    softness: float = 0.0
 
 
 @dataclass(frozen=True)

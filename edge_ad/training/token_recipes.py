@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from edge_ad.models.hvq import HvqTokenizer, hvq_loss
-from edge_ad.models.lavit import LaViT, batch_histograms, code_histograms, lavit_loss
+from edge_ad.models.lavit import LaViT, batch_histograms, lavit_loss, share_histograms
 from edge_ad.models.masking import bank_of, block_mask
 from edge_ad.models.vector_quantiser import VectorQuantiser, code_use, perplexity
 from edge_ad.presets import Preset, Schedule
@@ -59,6 +60,11 @@ def encode_all(model: HvqTokenizer, tokens: Tensor, arithmetic: Arithmetic) -> t
             ids.append(out.ids.cpu())
             top.append(out.top_ids.cpu())
     return torch.cat(ids), torch.cat(top)
+
+
+def soften(model: HvqTokenizer, tokens: Tensor, arithmetic: Arithmetic) -> None:
+    """Let the codes of a trained tokenizer share cells, if its settings say so, by what tokens f32 (N, C, n, n) of goods show."""
+    model.eval().soften(_parts(tokens, arithmetic))
 
 
 def codebook_report(model: HvqTokenizer, ids: Tensor, top: Tensor) -> dict[str, dict[str, float | int]]:
@@ -161,10 +167,18 @@ def learn_cells(
     model.set_cells(torch.stack(maps))
 
 
-def learn_surprise(model: LaViT, masks: Tensor, tokens: Tensor, codes: Tensor, arithmetic: Arithmetic) -> None:
+def learn_surprise(
+    model: LaViT,
+    masks: Tensor,
+    tokens: Tensor,
+    codes: Tensor,
+    arithmetic: Arithmetic,
+    tokenizer: HvqTokenizer | None = None,
+) -> None:
     """Tell ``model`` how learned goods surprise it: tokens f32 (N, C, n, n), codes i64 (N, levels, n * n), the bank f32 (R, n * n).
 
-    Without ``surprise = mahalanobis`` there is nothing to learn.
+    ``tokenizer`` tells which codes share each cell; without it each has one. Without ``surprise = mahalanobis`` there is
+    nothing to learn.
     """
     surprise = model.surprise
     if surprise is None:
@@ -175,8 +189,11 @@ def learn_surprise(model: LaViT, masks: Tensor, tokens: Tensor, codes: Tensor, a
     found = []
     with torch.no_grad():
         for one, ids in zip(tokens, codes, strict=True):
-            shares = code_histograms(ids.to(device), masks.to(device), model.codes)
-            found.append(surprise.describe((shares - model(one[None].to(device), masks.to(device))).mean(dim=0)).cpu())
+            picture, bank = one[None].to(device), masks.to(device)
+            soft = None if tokenizer is None else tokenizer(picture).shares
+            hard = F.one_hot(ids.to(device), model.codes).float()
+            histograms = share_histograms(hard if soft is None else soft[0], bank)
+            found.append(surprise.describe((histograms - model(picture, bank)).mean(dim=0)).cpu())
     centre, precision = fit_gaussian(torch.stack(found).numpy())
     surprise.set_goods(torch.from_numpy(centre), torch.from_numpy(precision))
 

@@ -39,6 +39,7 @@ from edge_ad.training.token_recipes import (
     encode_all,
     learn_cells,
     learn_surprise,
+    soften,
 )
 
 INT8_IMAGES = 64  # goods that the INT8 ranges are measured on at the end
@@ -121,6 +122,8 @@ class _Training:
         torch.manual_seed(self.options.seed)
         tokenizer = build_tokenizer(preset, channels)
         self._fit(TokenizerRecipe(tokenizer, preset.tokenizer_schedule, tokens, unseen, arithmetic), len(pictures.fit))
+        originals = slice(len(pictures.fit))
+        soften(tokenizer, tokens[originals], arithmetic)
         codes, top = encode_all(tokenizer, tokens, arithmetic)
         unseen_codes = encode(tokenizer, unseen, arithmetic)
         self._tell_codebooks(codebook_report(tokenizer, codes, top))
@@ -132,8 +135,7 @@ class _Training:
         self._fit(recipe, len(pictures.fit))
         self._tell_baseline(recipe)
         bank = torch.from_numpy(bank_of(preset.masks, preset.teacher.token_grid))
-        originals = slice(len(pictures.fit))
-        learn_surprise(lavit, bank, tokens[originals], codes[originals], arithmetic)
+        learn_surprise(lavit, bank, tokens[originals], codes[originals], arithmetic, tokenizer)
         learn_cells(lavit, bank, codes[originals], (unseen, unseen_codes), arithmetic)
 
         torch.manual_seed(self.options.seed)

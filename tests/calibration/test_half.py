@@ -93,8 +93,9 @@ def test_the_residual_stream_and_normalisation_stay_fp32() -> None:
         node("MatMul", "n w", "h"),
         node("Add", "h bias", "hb"),
         node("Softmax", "hb", "p", axis=-1),
-        node("MatMul", "p w", "o"),
-        node("Add", "x o", "y"),
+        node("MatMul", "hb w", "o"),
+        node("Mul", "o p", "weighed"),
+        node("Add", "x weighed", "y"),
     ]
     weights = {"w": WEIGHT, "scale": np.ones(4, np.float32), "bias": np.full(4, 0.1, np.float32)}
     data = to_half(model(nodes, [1, 5, 4], {"y": [1, 5, 4]}, weights))
@@ -118,6 +119,22 @@ def test_the_product_of_a_distance_stays_fp32() -> None:
     weights = {"w": WEIGHT, "two": np.float32(2), "norms": np.ones(4, np.float32)}
     data = to_half(model(nodes, [3, 4], {"code": [3], "y": [3, 4]}, weights))
     assert halves(data) == {"/y"}
+
+
+def test_what_chooses_codes_softly_stays_fp32() -> None:
+    """Softmax of distances, then a mix of constant codes: neither the distances nor the mix may be rounded."""
+    nodes = [
+        node("MatMul", "x w", "d"),
+        node("Softmax", "d", "s", axis=-1),
+        node("Reshape", "s shape", "flat"),
+        node("Gemm", "flat book", "mixed"),
+        node("MatMul", "x w", "q"),
+        node("Softmax", "q", "attention", axis=-1),
+        node("MatMul", "attention x", "y"),  # the softmax of attention weighs what is no constant
+    ]
+    weights = {"w": WEIGHT, "book": WEIGHT, "shape": np.array([4, 4], np.int64)}
+    data = to_half(model(nodes, [4, 4], {"mixed": [4, 4], "y": [4, 4]}, weights))
+    assert halves(data) == {"/q", "/y"}
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The optimal-transport term of the tokenizer goes through the exported graph."""
+"""What the settings add to the tokenizer goes through the exported graph: the transport term, the soft choice."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from calibration import delicate
+from calibration.delicate import HEAVY
+from calibration.view import View
 from edge_ad.export.graphs import TokenizerGraph
 from edge_ad.export.onnx_export import compare, export_graph
 from edge_ad.models.hvq import HvqTokenizer
@@ -25,3 +28,18 @@ def test_the_graph_of_the_tokenizer_holds_the_transport_term() -> None:
     assert exported.relative_error < 1e-3
     # The same graph is far from the network without the term.
     assert compare("tokenizer", exported.model, TokenizerGraph(plain), [tokens], ["tokens"])[0] > 0.5
+
+
+@pytest.mark.slow
+def test_the_graphs_of_a_soft_choice_hand_its_shares_over_and_keep_it_from_rounding() -> None:
+    torch.manual_seed(0)
+    model = HvqTokenizer(12, 4, replace(PLAIN, softness=0.3)).eval()
+    tokens = torch.randn(1, 12, 4, 4)
+    model.soften([tokens])
+    names = ["codes", "map_structure", "shares"]
+    exported = export_graph("tokenizer", TokenizerGraph(model), [tokens], ["tokens"], names)
+    assert exported.relative_error < 1e-3
+    products = [node for node in View(exported.model).graph.node if node.op_type in HEAVY]
+    kept = [View(exported.model).node(position).output[0] for position in delicate.distances(View(exported.model))]
+    # Top and two levels: a product for the distances and one for the mix each.
+    assert len([node for node in products if node.output[0] in kept]) == 6

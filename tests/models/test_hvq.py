@@ -163,8 +163,9 @@ def test_the_decoder_sees_codes_only() -> None:
 
 def test_structure_map_is_the_length_of_the_error() -> None:
     model, features = tokenizer(), torch.randn(2, CHANNELS, GRID, GRID)
-    ids, error = model.structure_map(features)
+    ids, error, shares = model.structure_map(features)
     out = model(features)
+    assert shares is None
     drawn = out.reconstruction.transpose(1, 2).reshape(features.shape)
     torch.testing.assert_close(error, torch.linalg.vector_norm(drawn - features, dim=1, keepdim=True))
     assert torch.equal(ids, out.ids)
@@ -220,3 +221,38 @@ def test_parameters_of_ladmims_tokenizer() -> None:
     assert sum(parameter.numel() for parameter in model.parameters()) == 4 * encoder + 4 * decoder + ends
     codes = [tuple(quantiser.codebook.shape) for quantiser in (model.top, *model.levels)]
     assert codes == [(512, 64)] + [(512, 128)] * 4
+
+
+def test_soft_codes_do_not_jump_where_hard_ones_do() -> None:
+    """Between two pictures there is a point where codes change: a step of 1e-4 across it moves a soft choice as little."""
+    one, other = torch.randn(2, 1, CHANNELS, GRID, GRID)
+    hard, soft = tokenizer(), tokenizer(replace(SMALL, softness=0.3))
+    soft.load_state_dict(hard.state_dict())
+    soft.soften([torch.cat([one, other])])
+    low, high = 0.0, 1.0
+    first = hard(one).ids
+    while high - low > 1e-4:
+        middle = (low + high) / 2
+        low, high = (middle, high) if torch.equal(hard(torch.lerp(one, other, middle)).ids, first) else (low, middle)
+
+    def jump(model: HvqTokenizer) -> float:
+        before, after = (model(torch.lerp(one, other, place)).reconstruction for place in (low, high))
+        return float((after - before).detach().norm())
+
+    assert jump(soft) < 0.1 * jump(hard)
+    out = soft(one)
+    assert out.shares is not None
+    torch.testing.assert_close(out.shares.sum(dim=-1), torch.ones(out.shares.shape[:-1]))
+
+
+def test_the_temperature_is_a_share_of_the_mean_lead() -> None:
+    model, features = tokenizer(replace(SMALL, softness=0.5)), torch.randn(4, CHANNELS, GRID, GRID)
+    watch = Watch(model, features)
+    leads = ((watch.top[0][:, :, None] - model.top.codebook) ** 2).sum(dim=-1).sort(dim=-1).values
+    model.soften([features[:2], features[2:]])
+    assert model.top.temperature == pytest.approx(
+        0.5 * float((leads[..., 1] - leads[..., 0]).mean().detach()), rel=1e-4
+    )
+    hard = tokenizer()
+    hard.soften([features])
+    assert hard.top.temperature == 0.0

@@ -113,3 +113,24 @@ def test_revived_codes_are_counted(seed_from_data: bool) -> None:
     for _ in range(12):
         quantiser(torch.tensor([[[0.0, 0.0], [1.0, 1.0]]]).repeat(1, 8, 1))
     assert (int(quantiser.revived) > 0) == seed_from_data
+
+
+def test_a_soft_choice_shares_by_distance() -> None:
+    """Codes at 0 and 10 on a line: at x the squared distances differ by 100 - 20 x, over a temperature of 20."""
+    quantiser = by_hand().eval()
+    quantiser.temperature = 20.0
+    out = quantiser(torch.tensor([[[5.0, 0.0], [6.0, 1.0], [0.0, 0.0]]]))
+    second = [1 / (1 + math.exp((100 - 20 * x) / 20)) for x in (5.0, 6.0, 0.0)]
+    torch.testing.assert_close(out.values[0, :, 0], torch.tensor([10 * share for share in second]))
+    assert out.shares is not None
+    torch.testing.assert_close(out.shares[0, :, 1], torch.tensor(second))
+    assert out.ids[0, 1:].tolist() == [1, 0]
+    assert by_hand().eval()(torch.zeros(1, 1, 2)).shares is None
+    training = by_hand().train()
+    training.temperature = 20.0
+    assert training(torch.tensor([[[6.0, 0.0]]])).shares is None, "training takes the nearest code"
+
+
+def test_the_lead_of_the_nearest_code() -> None:
+    """(1, 0): 1 and 81; (9, 2): 5 and 85."""
+    assert by_hand().lead(torch.tensor([[[1.0, 0.0], [9.0, 2.0]]])) == pytest.approx(80.0)
