@@ -6,7 +6,7 @@ branch), its second half the autoencoder (global branch).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -19,17 +19,27 @@ from edge_ad.models.settings import EfficientADSettings
 
 @dataclass(frozen=True)
 class EfficientADLosses:
-    """The three losses of one batch, their sum, and what DFSC's hinge does (see DfscLoss)."""
+    """The three losses of one batch, their sum, and what DFSC's hinge does (see DfscLoss).
+
+    ``silence`` is the part of ``student`` that comes from pictures of other things.
+    """
 
     student: Tensor
     autoencoder: Tensor
     pair: Tensor
     separation: DfscLoss
+    silence: Tensor | None = None
 
     @property
     def total(self) -> Tensor:
         """Unweighted sum, as published."""
         return self.student + self.autoencoder + self.pair
+
+    def with_silence(self, weight: float) -> EfficientADLosses:
+        """Return the losses with silence counted ``weight`` times, for a process with a larger share of other things."""
+        if self.silence is None or weight == 1.0:
+            return self
+        return replace(self, student=self.student + (weight - 1.0) * self.silence)
 
 
 class EfficientAD(nn.Module):
@@ -72,9 +82,11 @@ class EfficientAD(nn.Module):
             local = self.student(self.normalise(plain[0])).chunk(2, dim=1)[0]
             features = plain[1]
         student = hard_loss((features - local).square(), settings.hard_quantile)
+        silence = None
         if penalty is not None:
-            student = student + self.student(self.normalise(penalty)).chunk(2, dim=1)[0].square().mean()
-        return EfficientADLosses(student, separated.loss, (drawn - paired).square().mean(), separated)
+            silence = self.student(self.normalise(penalty)).chunk(2, dim=1)[0].square().mean()
+            student = student + silence
+        return EfficientADLosses(student, separated.loss, (drawn - paired).square().mean(), separated, silence)
 
 
 def hard_loss(distance: Tensor, quantile: float) -> Tensor:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edge_ad.presets import Augmentation
+from edge_ad.training.distributed import Shard
 
 Image = NDArray[np.uint8]
 GREY = (0.299, 0.587, 0.114)
@@ -47,11 +48,15 @@ def scramble(image: Image, rng: np.random.Generator) -> Image:
     return out
 
 
-def colour_jitter(pixels: Tensor, rng: np.random.Generator) -> Tensor:
-    """Change brightness, contrast or saturation of each f32 (B, 3, H, W) in [0, 255] by a factor in [0.8, 1.2]."""
-    batch = pixels.shape[0]
-    kind = torch.from_numpy(rng.integers(0, 3, batch)).to(pixels.device).view(-1, 1, 1, 1)
-    factor = torch.from_numpy(rng.uniform(0.8, 1.2, batch).astype(np.float32)).to(pixels.device).view(-1, 1, 1, 1)
+def colour_jitter(pixels: Tensor, rng: np.random.Generator, shard: Shard | None = None) -> Tensor:
+    """Change brightness, contrast or saturation of each f32 (B, 3, H, W) in [0, 255] by a factor in [0.8, 1.2].
+
+    ``pixels`` may be the rows of a ``shard``; the draws are those of its whole batch.
+    """
+    whole = shard or Shard(pixels.shape[0])
+    kinds, factors = rng.integers(0, 3, whole.total), rng.uniform(0.8, 1.2, whole.total).astype(np.float32)
+    kind = torch.from_numpy(kinds[whole.rows]).to(pixels.device).view(-1, 1, 1, 1)
+    factor = torch.from_numpy(factors[whole.rows]).to(pixels.device).view(-1, 1, 1, 1)
     grey = (pixels * torch.tensor(GREY, device=pixels.device).view(1, 3, 1, 1)).sum(dim=1, keepdim=True)
     level = grey.mean(dim=(2, 3), keepdim=True).expand_as(grey)
     towards = torch.where(kind == 0, torch.zeros_like(grey), torch.where(kind == 1, level, grey))

@@ -8,13 +8,16 @@ from pathlib import Path
 
 import torch
 
+from edge_ad.training.distributed import ALONE, Team, join
+
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """The device, and whether matrix products may run in bfloat16 (only where the hardware has it)."""
+    """The device, whether matrix products may run in bfloat16 (only where the hardware has it), and who trains along."""
 
     device: torch.device
     low_precision: bool
+    team: Team = ALONE
 
     def autocast(self) -> AbstractContextManager[object]:
         """Return a context in which matrix products and convolutions use the cheaper type."""
@@ -29,10 +32,12 @@ class Arithmetic:
 
 
 def choose_arithmetic(low_precision: bool) -> Arithmetic:
-    """Take a CUDA GPU if there is one; bfloat16 only if asked for and native to the hardware."""
+    """Take a CUDA GPU if there is one, each process of a team its own; bfloat16 only if asked for and native to it."""
+    team = join()
     if torch.cuda.is_available():
-        return Arithmetic(torch.device("cuda"), low_precision and torch.cuda.is_bf16_supported())
-    return Arithmetic(torch.device("cpu"), low_precision and _cpu_has_bfloat16())
+        device = team.device if team.size > 1 else torch.device("cuda")
+        return Arithmetic(device, low_precision and torch.cuda.is_bf16_supported(), team)
+    return Arithmetic(torch.device("cpu"), low_precision and _cpu_has_bfloat16(), team)
 
 
 def _cpu_has_bfloat16() -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from edge_ad import __version__
+from edge_ad.errors import BadInput
 from edge_ad.files import atomic_write, sha256_bytes
 from edge_ad.models.learning_pdn import LearningPdn
 from edge_ad.models.pdn import PatchDescriptionNetwork, PdnSize
@@ -59,6 +60,9 @@ class _Distillation:
     def __init__(self, roots: list[Path], out: Path | None, options: DistillOptions, progress: Progress) -> None:
         self.began, self.options, self.progress = time.monotonic(), options, progress
         self.arithmetic: Arithmetic = choose_arithmetic(True)
+        if self.arithmetic.team.size > 1:
+            # Its batch normalisation sees one process' crops only.
+            raise BadInput("a teacher is distilled by one process: start edge-ad distill-teacher without torchrun")
         defaults = GPU if self.arithmetic.device.type == "cuda" else CPU
         given = {key: getattr(options, key) for key in defaults}
         self.plan: dict[str, Any] = {**defaults, **{key: value for key, value in given.items() if value is not None}}

@@ -13,6 +13,7 @@ from edge_ad.models.efficientad import EfficientAD, EfficientADLosses
 from edge_ad.presets import Preset
 from edge_ad.training.augment import GREY, colour_jitter, is_still, move, scramble, to_pixels
 from edge_ad.training.device import Arithmetic
+from edge_ad.training.distributed import Shard
 from edge_ad.training.loop import Diverged
 from edge_ad.training.pictures import Images
 
@@ -55,14 +56,16 @@ class EfficientADRecipe:
             if still
             else np.stack([move(self.goods[i], self.preset.augmentation, rng) for i in chosen])
         )
-        pixels = to_pixels(images, self.arithmetic.device)
-        jittered = colour_jitter(pixels, rng)
+        shard = self.arithmetic.team.shard(len(chosen))
+        pixels = to_pixels(images[shard.rows], self.arithmetic.device)
+        jittered = colour_jitter(pixels, rng, shard)
         settings = self.settings
-        plain = None if settings.shared_jitter else (pixels, self._features(pixels, chosen))
+        plain = None if settings.shared_jitter else (pixels, self._features(pixels, chosen[shard.rows]))
         pair = (jittered, self._features(jittered))
         with self.arithmetic.autocast():
             losses = self.model.losses(plain, pair, self._penalty(rng), settings)
-        self._watch(losses)
+        losses = losses.with_silence(self._others().share / (shard.share or 1.0))
+        self._watch(losses, shard)
         return {
             "loss": losses.total,
             "student": losses.student.detach(),
@@ -76,14 +79,16 @@ class EfficientADRecipe:
         """Go on as plain EfficientAD, whose loss has no hinge and cannot run away."""
         self.settings = replace(self.settings, dfsc=replace(self.settings.dfsc, mode="off"))
 
-    def _watch(self, losses: EfficientADLosses) -> None:
+    def _watch(self, losses: EfficientADLosses, shard: Shard) -> None:
         """Raise Diverged when the hinge drives the novel features ever further from the teacher."""
         dfsc, found = self.settings.dfsc, losses.separation
         if dfsc.mode == "off":
             return
-        distance, bound = float(found.novel), float(found.bound)
+        own = [float(found.bound), float(found.novel) * shard.share, float(losses.total.detach()) * shard.share]
+        each = self.arithmetic.team.values(own)
+        bound, (distance, total) = each[:, 0].max(), each[:, 1:].sum(axis=0)
         self.beyond = 0 if distance <= bound else self.beyond + 1
-        if self.beyond >= PATIENCE or not np.isfinite(float(losses.total.detach())):
+        if self.beyond >= PATIENCE or not np.isfinite(total):
             margin = f"{dfsc.kappa:g} times the quantile" if dfsc.kappa else f"{dfsc.margin:g}"
             raise Diverged(
                 f"the DFSC hinge diverges: novel features are {distance:.3g} from the teacher, whose range allows "
@@ -107,16 +112,21 @@ class EfficientADRecipe:
             features: Tensor = self.teacher(pixels).features
         return features.float()
 
+    def _others(self) -> Shard:
+        """Half as many pictures of other things as goods, at least one."""
+        return self.arithmetic.team.shard(max(1, self.schedule.batch // 2))
+
     def _penalty(self, rng: np.random.Generator) -> Tensor | None:
         if not self.preset.penalty:
             return None
-        count = max(1, self.schedule.batch // 2)
+        own = self._others()
         if self.others is not None:
-            others = self.others[rng.integers(0, len(self.others), count)]
+            others = self.others[rng.integers(0, len(self.others), own.total)]
             shown = _some_grey(others, rng) if self.settings.cropped_penalty else others
-            return to_pixels(shown, self.arithmetic.device)
-        chosen = rng.integers(0, len(self.goods), count)
-        return to_pixels(np.stack([scramble(self.goods[i], rng) for i in chosen]), self.arithmetic.device)
+            return to_pixels(shown[own.rows], self.arithmetic.device)
+        chosen = rng.integers(0, len(self.goods), own.total)
+        scrambled = np.stack([scramble(self.goods[i], rng) for i in chosen])
+        return to_pixels(scrambled[own.rows], self.arithmetic.device)
 
     def _cached_features(self) -> Tensor | None:
         """Keep the features of pictures that never move, in half precision, when they fit."""

@@ -1,4 +1,4 @@
-"""Ctrl-C between two steps, never inside one: codebooks move in the forward pass, so half a step cannot be repeated."""
+"""Ctrl-C and SIGTERM between two steps, never inside one: codebooks move in the forward pass, so half a step cannot be repeated."""
 
 from __future__ import annotations
 
@@ -8,30 +8,34 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from edge_ad.training.distributed import ALONE, Team
+
 
 @contextmanager
-def held_back() -> Iterator[Callable[[], None]]:
-    """Hold Ctrl-C back and yield a function that raises KeyboardInterrupt if it came; a second Ctrl-C raises at once.
+def held_back(team: Team = ALONE) -> Iterator[Callable[[], None]]:
+    """Hold Ctrl-C and SIGTERM back and yield a function that raises KeyboardInterrupt if one came to any of the team.
 
+    A second Ctrl-C raises at once, unless there is a team: torchrun passes on a signal that its processes had already.
     Outside the main thread, where Python delivers no signal, nothing is held back.
     """
     came = False
 
     def handle(number: int, frame: FrameType | None) -> None:
         nonlocal came
-        if came:
+        if came and number == signal.SIGINT and team.size == 1:
             raise KeyboardInterrupt
         came = True
 
     def check() -> None:
-        if came:
+        if team.any(came):
             raise KeyboardInterrupt
 
     if threading.current_thread() is not threading.main_thread():
         yield check
         return
-    before = signal.signal(signal.SIGINT, handle)
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield check
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

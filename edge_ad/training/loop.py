@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from edge_ad.presets import Schedule
+from edge_ad.training.distributed import ALONE, Team
+from edge_ad.training.distributed_layers import Step, shared
 from edge_ad.training.interrupt import held_back
 from edge_ad.training.progress import Progress
 from edge_ad.training.run_folder import RunFolder, to_cpu
@@ -100,20 +102,22 @@ def decay_at(schedule: Schedule, step: int, steps: int) -> float:
     return schedule.weight_decay * share
 
 
-def fit(recipe: Recipe, steps: int, folder: RunFolder, seed: int, progress: Progress) -> Trace:
+def fit(recipe: Recipe, steps: int, folder: RunFolder, seed: int, progress: Progress, team: Team = ALONE) -> Trace:
     """Train ``recipe`` for ``steps`` batches, or load it if a former run finished it, and return the trace.
 
     Every step draws from a generator seeded by (seed, name, step), so a resumed training is the same training. Ctrl-C
-    ends the step and writes a checkpoint before it goes on up; a second one goes up at once, without a checkpoint.
+    and SIGTERM end the step and write a checkpoint before they go on up; a second Ctrl-C goes up at once, without one.
+    The processes of a ``team`` share every batch; DeviceFault when one of them is lost.
     """
     finished = folder.load(f"{recipe.name}-finished")
     if finished is not None:
         recipe.module.load_state_dict(finished["module"])
         return Trace(**finished["trace"])
-    runner = _Runner(recipe, steps, folder, seed, progress)
+    runner = _Runner(recipe, steps, folder, seed, progress, team)
     runner.resume()
     try:
-        runner.run()
+        with team.together(recipe.name):
+            runner.run()
     except KeyboardInterrupt:
         if runner.whole:
             runner.save()
@@ -123,8 +127,12 @@ def fit(recipe: Recipe, steps: int, folder: RunFolder, seed: int, progress: Prog
 
 
 class _Runner:
-    def __init__(self, recipe: Recipe, steps: int, folder: RunFolder, seed: int, progress: Progress) -> None:
+    def __init__(
+        self, recipe: Recipe, steps: int, folder: RunFolder, seed: int, progress: Progress, team: Team
+    ) -> None:
         self.recipe, self.steps, self.folder, self.seed, self.progress = recipe, steps, folder, seed, progress
+        self.team = team
+        self.take: Step = recipe.step
         self.optimiser = make_optimiser(recipe.module, recipe.schedule)
         self.trace = Trace(steps)
         self.best_state: dict[str, Tensor] | None = None
@@ -147,7 +155,7 @@ class _Runner:
         began = saved = time.monotonic()
         first = self.done
         self.recipe.module.train()
-        with held_back() as check:
+        with shared(self.recipe, self.team) as self.take, held_back(self.team) as check:
             while self.done < self.steps:
                 try:
                     self._advance()
@@ -162,7 +170,7 @@ class _Runner:
 
     def _advance(self) -> None:
         self.whole = False
-        losses = self._step()
+        losses = self.team.mean(self._step())
         self.trace.loss = self._finite(losses)
         if self.done % LOG_EVERY == 0 or self.done == self.steps:
             self._log(losses)
@@ -189,7 +197,7 @@ class _Runner:
         for group in self.optimiser.param_groups:
             group["lr"] = rate_at(self.recipe.schedule, self.done, self.steps)
             group["weight_decay"] = decay_at(self.recipe.schedule, self.done, self.steps)
-        losses = self.recipe.step(rng)
+        losses = self.take(rng)
         self.optimiser.zero_grad(set_to_none=True)
         losses["loss"].backward()  # type: ignore[no-untyped-call]
         if self.recipe.schedule.clip:
@@ -217,7 +225,7 @@ class _Runner:
             return
         self.recipe.module.eval()
         with torch.no_grad():
-            value = self.recipe.validate()
+            value = float(self.team.values([self.recipe.validate()])[0, 0])
         self.recipe.module.train()
         self.trace.validations.append((self.done, round(value, 6)))
         self.folder.log({"stage": self.recipe.name, "step": self.done, "unseen_goods": round(value, 6)})

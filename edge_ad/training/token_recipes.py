@@ -14,6 +14,7 @@ from edge_ad.models.vector_quantiser import VectorQuantiser, code_use, perplexit
 from edge_ad.presets import Preset, Schedule
 from edge_ad.scoring import fit_gaussian
 from edge_ad.training.device import Arithmetic
+from edge_ad.training.distributed import Shard
 
 CHUNK = 32
 VALIDATION_MASKS = 4
@@ -32,11 +33,12 @@ class TokenizerRecipe:
 
     def step(self, rng: np.random.Generator) -> dict[str, Tensor]:
         """Redraw one batch; also report the commitment and how many codes the top target level uses."""
-        batch = _draw(rng, self.tokens, self.schedule.batch).to(self.arithmetic.device)
+        shard = self.arithmetic.team.shard(self.schedule.batch)
+        batch = _draw(rng, self.tokens, shard).to(self.arithmetic.device)
         with self.arithmetic.autocast():
             out = self.model(batch)
         loss = hvq_loss(batch, out._replace(reconstruction=out.reconstruction.float()))
-        used = perplexity(out.ids[:, 0].cpu(), self.model.settings.codes)
+        used = perplexity(self.arithmetic.team.gather(out.ids[:, 0], shard).cpu(), self.model.settings.codes)
         return {"loss": loss, "commitment": out.commitment.detach(), "perplexity": torch.tensor(used)}
 
     def validate(self) -> float:
@@ -103,7 +105,9 @@ class LavitRecipe:
         chosen = torch.from_numpy(rng.integers(0, len(self.tokens), self.schedule.batch))
         # One count a batch, since sequences without masked cells must be of equal length.
         cells = round(float(rng.choice(self.masks.train_shares)) * self.model.grid**2)
-        masks = torch.from_numpy(np.stack([self._mask(rng, cells) for _ in chosen])).to(device)
+        drawn = np.stack([self._mask(rng, cells) for _ in chosen])
+        rows = self.arithmetic.team.shard(self.schedule.batch).rows
+        chosen, masks = chosen[rows], torch.from_numpy(drawn[rows]).to(device)
         target = batch_histograms(self.codes[chosen].to(device), masks, self.model.codes)
         with self.arithmetic.autocast():
             predicted = self.model(self.tokens[chosen].to(device), masks, cells)
@@ -198,8 +202,8 @@ def learn_surprise(
     surprise.set_goods(torch.from_numpy(centre), torch.from_numpy(precision))
 
 
-def _draw(rng: np.random.Generator, tokens: Tensor, batch: int) -> Tensor:
-    return tokens[torch.from_numpy(rng.integers(0, len(tokens), batch))]
+def _draw(rng: np.random.Generator, tokens: Tensor, own: Shard) -> Tensor:
+    return tokens[torch.from_numpy(rng.integers(0, len(tokens), own.total)[own.rows])]
 
 
 def _parts(tokens: Tensor, arithmetic: Arithmetic) -> list[Tensor]:

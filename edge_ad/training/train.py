@@ -23,12 +23,13 @@ from edge_ad.models.masking import bank_of
 from edge_ad.scoring import Thresholds, choose_thresholds
 from edge_ad.training.augment import move
 from edge_ad.training.device import Arithmetic, choose_arithmetic
+from edge_ad.training.distributed_folder import team_folder
 from edge_ad.training.efficientad_recipe import EfficientADRecipe
 from edge_ad.training.loop import Trace, fit
 from edge_ad.training.options import TrainOptions, chosen_preset, penalty_paths, teacher_file
 from edge_ad.training.pictures import Images, Pictures, load_pictures, read_all, read_centres
 from edge_ad.training.progress import Progress, clock
-from edge_ad.training.run_folder import RunFolder, choose_folder, fingerprint
+from edge_ad.training.run_folder import RunFolder, fingerprint
 from edge_ad.training.scores import blank_statistics, finish_contents
 from edge_ad.training.teacher import describe, load_teacher, measure_channels
 from edge_ad.training.token_recipes import (
@@ -57,6 +58,7 @@ def train(
 ) -> Path:
     """Train on the goods in ``data`` and return the path of the bundle, ``out``/<name>.edgead.
 
+    Processes that torchrun started train together; the first one writes the bundle, the others return before it is there.
     The same call after a kill or Ctrl-C goes on where it stopped; with ``keep_finished`` a bundle that it already made in
     ``out`` is returned as it is. Raises BadInput for data or options that cannot be used.
     """
@@ -75,15 +77,19 @@ class _Training:
         self.penalty = penalty_paths(options.penalty)
         self.dataset = load_dataset(data, options.seed)
         self.arithmetic: Arithmetic = choose_arithmetic(self.preset.low_precision)
+        progress.shown &= self.arithmetic.team.leads
         self.teacher = load_teacher(self.preset, teacher_file(options.teacher), self.arithmetic.device)
         mark = fingerprint(self._facts())
-        self.folder: RunFolder = choose_folder(out, mark)
+        self.folder: RunFolder = team_folder(self.arithmetic.team, out, mark)
         self.target = self.folder.path / f"{self.dataset.name}.edgead"
         self.mark = mark
         self.report: dict[str, Any] = {"arithmetic": self.arithmetic.name, "fingerprint": mark, "seconds": {}}
 
     def is_finished(self) -> bool:
         """Whether the bundle is there already, from the same goods, settings and version."""
+        return self.arithmetic.team.from_lead(lambda: b"yes" if self._bundle_is_there() else None) is not None
+
+    def _bundle_is_there(self) -> bool:
         if not self.target.exists():
             return False
         try:
@@ -106,6 +112,8 @@ class _Training:
         self.progress.say(f"teacher {preset.teacher.kind}: channel statistics of {len(pictures.fit)} goods")
         measure_channels(teacher, pictures.fit, self.arithmetic.device)
         networks, pooled = self._learn(teacher, pictures)
+        if not self.arithmetic.team.leads:
+            return self.target
         write_bundle(self.target, self._contents(networks, pooled, pictures))
         self.folder.finish()
         self.progress.say(f"trained in {clock(time.monotonic() - self.began)}: {self.target}")
@@ -150,7 +158,8 @@ class _Training:
 
     def _fit(self, recipe: Any, goods: int) -> None:
         started = time.monotonic()
-        trace: Trace = fit(recipe, recipe.schedule.steps_for(goods), self.folder, self.options.seed, self.progress)
+        steps, team = recipe.schedule.steps_for(goods), self.arithmetic.team
+        trace: Trace = fit(recipe, steps, self.folder, self.options.seed, self.progress, team)
         self.report["seconds"][recipe.name] = round(time.monotonic() - started, 1)
         self.report[recipe.name] = {
             "steps": trace.steps,

@@ -1,0 +1,91 @@
+"""Layers whose result depends on the whole batch, and the step of one process among several."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
+
+from edge_ad.models.vector_quantiser import VectorQuantiser
+from edge_ad.training.distributed import Shard, Team
+
+Step = Callable[[np.random.Generator], dict[str, Tensor]]
+
+
+class SharedDropout(nn.Dropout):
+    """Dropout that draws for the whole batch and keeps its own rows, so that the draws are those of one process."""
+
+    team: Team
+    shard: Shard
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Drop elements of this process' rows."""
+        if not self.training or self.p == 0.0:
+            return x
+        if len(x) != len(range(*self.shard.rows.indices(self.shard.total))):
+            raise ValueError(f"a batch of {len(x)} rows reached a dropout that expects {self.shard.rows}")
+        ones = torch.ones(self.shard.total, *x.shape[1:], dtype=x.dtype, device=x.device)
+        if x.dim() == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
+            ones = ones.contiguous(memory_format=torch.channels_last)  # the order in which numbers are drawn
+        return x * F.dropout(ones, self.p)[self.shard.rows]
+
+
+class SharedQuantiser(VectorQuantiser):
+    """A codebook that sees what all processes see, so that it moves like one."""
+
+    team: Team
+    shard: Shard
+
+    def _seed(self, z: Tensor) -> None:
+        super()._seed(self.team.gather(z, self.shard))
+
+    def _move(self, rows: Tensor, ids: Tensor) -> None:
+        cells = len(rows) // len(range(*self.shard.rows.indices(self.shard.total)))
+        whole = self.team.gather(rows.reshape(-1, cells, rows.shape[1]), self.shard)
+        codes = self.team.gather(ids.reshape(-1, cells), self.shard)
+        super()._move(whole.flatten(0, 1), codes.flatten())
+
+
+_SHARED: dict[type[nn.Module], type[nn.Module]] = {nn.Dropout: SharedDropout, VectorQuantiser: SharedQuantiser}
+
+
+class _OwnShare(nn.Module):
+    """A recipe's step as a module, each value weighted so that the mean over the processes is the whole batch's."""
+
+    def __init__(self, module: nn.Module, step: Step, weight: float) -> None:
+        super().__init__()
+        self.module, self.step, self.weight = module, step, weight
+
+    def forward(self, rng: np.random.Generator) -> dict[str, Tensor]:
+        return {name: value * self.weight for name, value in self.step(rng).items()}
+
+
+@contextmanager
+def shared(recipe: Any, team: Team) -> Iterator[Step]:
+    """Yield the step to take: the recipe's own, or in a team one that averages gradients over the processes."""
+    if team.size == 1:
+        yield recipe.step
+        return
+    shard = team.shard(recipe.schedule.batch)
+    changed = [(layer, type(layer)) for layer in recipe.module.modules() if type(layer) in _SHARED]
+    for layer, kind in changed:
+        layer.__class__ = _SHARED[kind]
+        layer.team, layer.shard = team, shard
+    try:
+        own = _OwnShare(recipe.module, recipe.step, shard.share * team.size)
+        with warnings.catch_warnings():
+            # The name of 2.13 for what all versions allowed here know as broadcast_buffers.
+            warnings.simplefilter("ignore", FutureWarning)
+            step = DistributedDataParallel(own, broadcast_buffers=False, gradient_as_bucket_view=True)
+        yield step
+    finally:
+        for layer, kind in changed:
+            layer.__class__ = kind
+            del layer.team, layer.shard

@@ -1,0 +1,230 @@
+"""Several processes train what one process trains, and lose nothing when one of them dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from edge_ad.bundle import open_bundle
+from edge_ad.errors import BadInput, DeviceFault
+from edge_ad.models.vector_quantiser import VectorQuantiser
+from edge_ad.training.distributed import ALONE, Shard, Team, join
+from edge_ad.training.distributed_layers import SharedDropout, SharedQuantiser, shared
+from edge_ad.training.interrupt import held_back
+from tests.fixtures.trained import Trained
+
+ROOT = Path(__file__).parents[2]
+
+TRAINING = """
+import os, signal, sys
+from edge_ad.cli.app import main
+from edge_ad.training import loop
+from tests.fixtures.tiny_presets import TINY, known
+
+goods, out, stage, number = sys.argv[1:]
+loop.CHECKPOINT_SECONDS = 0.0
+step = loop._Runner._step
+
+def watched(self):
+    if os.environ["RANK"] == "1" and self.recipe.name == stage and self.done == 1:
+        os.kill(os.getpid(), int(number))
+    return step(self)
+
+loop._Runner._step = watched
+with known(TINY):
+    sys.exit(main(["train", goods, "--preset", "tiny", "--out", out, "--json", out + "/facts.json"]))
+"""
+
+
+@given(st.integers(1, 40), st.integers(1, 12))
+def test_shards_are_a_batch_without_gaps(total: int, size: int) -> None:
+    shards = [Shard(total, rank, size) for rank in range(size)]
+    batch = list(range(total))
+    assert [row for shard in shards for row in batch[shard.rows] if shard.share] == batch
+    assert sum(shard.share for shard in shards) == pytest.approx(1.0)
+    assert all(batch[shard.rows] for shard in shards)
+    assert max(shard.count(shard.rank) for shard in shards) - min(shard.count(shard.rank) for shard in shards) <= 1
+
+
+def test_one_process_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert join() is ALONE
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "1"), ("MASTER_ADDR", "localhost"), ("MASTER_PORT", "1")):
+        monkeypatch.setenv(name, value)
+    assert join() is ALONE
+    rows = torch.arange(6.0)
+    assert ALONE.gather(rows, ALONE.shard(6)) is rows
+    assert ALONE.values([1.5, 2.5]).tolist() == [[1.5, 2.5]]
+    assert ALONE.any(True)
+    assert ALONE.from_lead(lambda: None) is None
+
+
+def test_more_processes_than_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("RANK", "2"), ("WORLD_SIZE", "4"), ("MASTER_ADDR", "localhost"), ("MASTER_PORT", "1")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(
+        BadInput, match="process 3 of this machine has no GPU of its own, there are 2: .*nproc-per-node"
+    ):
+        join()
+
+
+def test_only_the_loss_of_a_process_is_told_as_one() -> None:
+    two = Team(1, 2)
+    told = "process 1 of 2 lost the others while training lavit .*the same command goes on"
+    with pytest.raises(DeviceFault, match=told), two.together("lavit"):
+        raise RuntimeError("[gloo/transport/tcp/pair.cc:544] Connection closed by peer [127.0.0.1]:1")
+    for team, text in ((two, "mat1 and mat2 shapes cannot be multiplied"), (ALONE, "Connection closed by peer")):
+        with pytest.raises(RuntimeError, match=text), team.together("lavit"):
+            raise RuntimeError(text)
+
+
+def test_a_team_stops_at_the_second_signal_too() -> None:
+    """torchrun passes Ctrl-C on to processes that had it from the terminal; the step must still come to its end."""
+
+    class Pair(Team):
+        def any(self, flag: bool) -> bool:
+            return flag
+
+    before = signal.getsignal(signal.SIGTERM)
+    with held_back(Pair(0, 2)) as check:
+        check()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGINT):
+            signal.raise_signal(number)
+        with pytest.raises(KeyboardInterrupt):
+            check()
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels last"])
+def test_dropout_of_the_shards_is_that_of_the_batch(last: bool) -> None:
+    x = torch.randn(5, 3, 4, 6)
+    x = x.contiguous(memory_format=torch.channels_last) if last else x
+    torch.manual_seed(1)
+    expected = nn.Dropout(0.3)(x)
+    parts = []
+    for rank in range(3):
+        layer = SharedDropout(0.3)
+        layer.team, layer.shard = Team(rank, 3), Shard(5, rank, 3)
+        torch.manual_seed(1)
+        parts.append(layer(x[layer.shard.rows]))
+        assert layer.eval()(x) is x
+    assert torch.equal(torch.cat(parts), expected)
+    with pytest.raises(ValueError, match="a batch of 5 rows"):
+        layer.train()(x)
+
+
+class Whole(Team):
+    """Knows the whole batch beforehand, in the place of other processes."""
+
+    whole: tuple[Tensor, ...] = ()
+
+    def gather(self, rows: Tensor, shard: Shard) -> Tensor:
+        return next(one for one in self.whole if torch.equal(one[shard.rows], rows))
+
+
+def test_a_codebook_moves_by_what_all_processes_see() -> None:
+    torch.manual_seed(0)
+    alone = VectorQuantiser(8, 4, seed_from_data=True)
+    z = torch.randn(6, 5, 4)
+    torch.manual_seed(2)
+    ids = alone(z).ids
+    for rank in range(2):
+        torch.manual_seed(0)
+        layer = SharedQuantiser(8, 4, seed_from_data=True)
+        team = Whole(rank, 2)
+        object.__setattr__(team, "whole", (z, ids))
+        layer.team, layer.shard = team, Shard(6, rank, 2)
+        torch.manual_seed(2)
+        found = layer(z[layer.shard.rows])
+        assert torch.equal(found.ids, ids[layer.shard.rows])
+        for name, value in alone.state_dict().items():
+            assert torch.equal(layer.state_dict()[name], value), name
+
+
+def test_alone_the_step_is_the_recipe_s_own() -> None:
+    class Recipe:
+        def step(self, rng: np.random.Generator) -> dict[str, Tensor]:
+            return {}
+
+    recipe = Recipe()
+    with shared(recipe, ALONE) as step:
+        assert step == recipe.step
+
+
+def environment(**more: str) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **more}
+
+
+def two_processes(goods: Path, out: Path, stage: str, number: int) -> list[tuple[int, str]]:
+    """Train in two processes, the second of which sends itself a signal in a stage; return exit codes and stderr."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    arguments = [sys.executable, "-c", TRAINING, str(goods), str(out), stage, str(number)]
+    running = [
+        subprocess.Popen(
+            arguments, env=environment(**place, RANK=str(rank)), cwd=out.parent, stderr=subprocess.PIPE, text=True
+        )
+        for rank in range(2)
+    ]
+    told = [process.communicate(timeout=300)[1] for process in running]
+    return [(process.returncode, text) for process, text in zip(running, told, strict=True)]
+
+
+def assert_same_training(found: Path, trained: Trained) -> None:
+    """The scores that the two bundles gave to the same pictures agree, and so do their weights of branches."""
+    bundle, expected = open_bundle(found), open_bundle(trained.bundle)
+    for split, rows in expected.raw_scores.items():
+        np.testing.assert_allclose(bundle.raw_scores[split], rows, rtol=2e-3, atol=2e-3, err_msg=split)
+    assert bundle.report["goods"] == expected.report["goods"]
+    for stage in ("tokenizer", "lavit", "efficientad"):
+        assert bundle.report[stage]["loss"] == pytest.approx(expected.report[stage]["loss"], rel=1e-4)
+        ours, theirs = bundle.report[stage]["means"], expected.report[stage]["means"]
+        assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-6), stage
+
+
+def torchrun(goods: Path, out: Path) -> subprocess.CompletedProcess[str]:
+    script = out.parent / "training.py"
+    script.write_text(TRAINING)
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    return subprocess.run(
+        [sys.executable, *command, str(goods), str(out), "none", "0"],
+        env=environment(), cwd=out.parent, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_two_processes_train_what_one_trains_through_kill_and_sigterm(trained: Trained, tmp_path: Path) -> None:
+    """SIGKILL of one process in the second network, SIGTERM of one in the third; torchrun goes on to the end."""
+    out = tmp_path / "run"
+    first, second = two_processes(trained.goods, out, "lavit", signal.SIGKILL)
+    assert second[0] == -signal.SIGKILL
+    assert first[0] == 3, first[1]
+    assert "error: process 0 of 2 lost the others while training lavit" in first[1]
+    assert (out / "state" / "lavit.pt").exists()
+    assert list(out.glob("*.edgead")) == []
+    first, second = two_processes(trained.goods, out, "efficientad", signal.SIGTERM)
+    assert (first[0], second[0]) == (130, 130), first[1] + second[1]
+    assert "lavit: resumed at step 1" in first[1]
+    assert "stopped at step 2 of efficientad" in first[1]
+    assert "resumed" not in second[1]
+    done = torchrun(trained.goods, out)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [str(out / "goods.edgead")]
+    assert done.stderr.count("trained in") == 1
+    assert sorted(path.name for path in out.iterdir()) == ["facts.json", "goods.edgead", "train.jsonl"]
+    assert_same_training(out / "goods.edgead", trained)
