@@ -113,9 +113,11 @@ class CalibrateTable(Table):
 
 
 class BenchmarkTable(Table):
-    """How many frames to time."""
+    """How many frames to time, how many not to count before, and for how many minutes to let the line run afterwards."""
 
     frames: Annotated[int, Field(ge=1)] = 200
+    warm_up: Annotated[int, Field(ge=0)] = 10
+    soak: Annotated[float, Field(gt=0)] | None = None
 
 
 class RunTable(Table):
@@ -146,6 +148,7 @@ class RunTable(Table):
     ng_above: float | None = None
     web: str | None = None
     web_names: list[str] = Field(default_factory=list)
+    cascade: Fraction | None = None
 
 
 class AlarmTable(Table):

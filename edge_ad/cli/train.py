@@ -42,6 +42,12 @@ def command(
     target_ng: Annotated[float, typer.Option(help="Rate of goods that may be called NG.")] = 0.01,
     target_warn: Annotated[float, typer.Option(help="Rate of goods that may be called WARN or NG.")] = 0.05,
     each: Annotated[bool, typer.Option("--each", help="DATA is a root: train every category under it.")] = False,
+    part: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N", help="With --each: only every N-th category from the I-th on, for N jobs of a cluster."
+        ),
+    ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the report as JSON.")] = None,
 ) -> None:
     """Train all three methods on pictures of good parts; Ctrl-C is safe, the same command goes on."""
@@ -57,32 +63,49 @@ def command(
 
     values = tuple(setting or ())
     options = TrainOptions(preset, teacher, defects, penalty, steps, seed, target_ng, target_warn, masks, values)
-    reports = {name: _train_one(path, target, options, each) for name, path, target in _jobs(folder, out, each)}
-    if json_file is not None:
+    reports = {name: _train_one(path, target, options, each) for name, path, target in _jobs(folder, out, each, part)}
+    from edge_ad.training.distributed import leads
+
+    if json_file is not None and leads():
         from edge_ad.files import atomic_write
 
         found: Any = {"categories": reports} if each else next(iter(reports.values()))
         atomic_write(json_file, json.dumps(found, indent=2) + "\n")
 
 
-def _jobs(folder: Path, out: Path | None, each: bool) -> list[tuple[str, Path, Path | None]]:
+def _jobs(folder: Path, out: Path | None, each: bool, part: str | None) -> list[tuple[str, Path, Path | None]]:
+    from edge_ad.errors import BadInput
+
     if not each:
+        if part is not None:
+            raise BadInput("--part chooses among the categories of a root: add --each, or leave it out")
         return [(folder.name, folder, out)]
     from edge_ad.data.layouts import find_categories
-    from edge_ad.errors import BadInput
 
     categories = find_categories(folder)
     if not categories:
         raise BadInput(f"{folder} holds no category with train/good: name the folder above the categories")
     root = out or Path("runs")
-    return [(path.name, path, root / path.name) for path in categories]
+    return [(path.name, path, root / path.name) for path in _part_of(categories, part)]
+
+
+def _part_of(categories: list[Path], part: str | None) -> list[Path]:
+    from edge_ad.errors import BadInput
+
+    first, _, step = (part or "1/1").partition("/")
+    if not (first.isdecimal() and step.isdecimal() and 1 <= int(first) <= int(step)):
+        raise BadInput(f"--part is {part!r}, but must be I/N with 1 <= I <= N, for example 2/5")
+    return categories[int(first) - 1 :: int(step)]
 
 
 def _train_one(folder: Path, out: Path | None, options: Any, each: bool) -> dict[str, Any]:
     from edge_ad.bundle import open_bundle
+    from edge_ad.training.distributed import leads
     from edge_ad.training.train import train
 
     path = train(folder, out=out, options=options, keep_finished=each)
+    if not leads():
+        return {}
     bundle = open_bundle(path)
     typer.echo(path)
     return {"bundle": str(path), "sha256": bundle.sha256, "preset": bundle.preset, "report": bundle.report}

@@ -51,6 +51,8 @@ BAD: dict[str, tuple[list[str], list[str]]] = {
     "no masks": (["twelve", "--masks", "0"], ["--masks", "greater than or equal to 1"]),
     "an unknown value": (["twelve", "--setting", "masks.cuont=4"], ["no 'cuont'", "did you mean 'count'?"]),
     "no category": (["twelve", "--each"], ["holds no category with train/good"]),
+    "a part of one": (["twelve", "--part", "1/2"], ["--part", "add --each"]),
+    "a part beyond": (["root", "--each", "--part", "3/2"], ["--part is '3/2'", "1 <= I <= N"]),
     "a root of categories": (["root"], ["holds the categories cable", "name one of them"]),
     "no folder to write to": (["twelve", "--out", "note.txt/run"], ["cannot write"]),
 }
