@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
     from edge_ad.engines.benchmark import BenchmarkReport
+    from edge_ad.inspection.throughput import Minute
 
 LOOP_FRAMES = 200  # the loop runs at half the rate of the engines, so more would only take long
 
@@ -26,37 +27,68 @@ def command(
     backend: Annotated[
         str | None, typer.Option(help="onnxruntime or tensorrt; without it, the current engine.", show_default=False)
     ] = None,
+    warm_up: Annotated[int, typer.Option(min=0, help="Frames that do not count, before those that do.")] = 10,
+    soak: Annotated[
+        float | None,
+        typer.Option(
+            metavar="MINUTES", help="Then let the line run as fast as it goes, and tell every minute how it is."
+        ),
+    ] = None,
     out: Annotated[Path | None, typer.Option("--json", help="Write the figures as JSON to this file.")] = None,
 ) -> None:
     """Time the whole road of a frame, from a camera picture of 640 x 480 to its verdict."""
     from edge_ad.bundle import open_bundle
+    from edge_ad.doctor.device import device_state
     from edge_ad.engines.benchmark import benchmark
     from edge_ad.engines.pipeline import Pipeline
     from edge_ad.engines.selection import open_pipeline
     from edge_ad.files import atomic_write, newest_bundle
+    from edge_ad.inspection import throughput as line
     from edge_ad.inspection.overhead import measure_overhead
 
     opened = open_bundle(bundle or newest_bundle())
+    more: dict[str, Any] = {}
 
     def in_loop(pipeline: Pipeline) -> dict[str, float] | None:
         found = measure_overhead(opened, pipeline, min(frames, LOOP_FRAMES))
+        more["throughput"] = line.measure_throughput(opened, pipeline, min(frames, LOOP_FRAMES)).to_json()
+        more["device"] = device_state()
+        if soak is not None:
+            minutes = line.soak(opened, pipeline, soak, device_state, lambda one: typer.echo(tell_minute(one)))
+            more["soak"] = [one.to_json() for one in minutes]
         return found.overhead if found else None
 
-    report = benchmark(
-        opened,
-        lambda: open_pipeline(opened, backend, precision),
-        frames,
-        in_loop,
-    )
-    for line in describe(report):
-        typer.echo(line)
+    report = benchmark(opened, lambda: open_pipeline(opened, backend, precision), frames, in_loop, warm_up)
+    for text in (*describe(report), *describe_more(more)):
+        typer.echo(text)
     if out is not None:
-        atomic_write(out, json.dumps(report.to_json(), indent=2) + "\n")
+        atomic_write(out, json.dumps({**report.to_json(), **more}, indent=2) + "\n")
+
+
+def tell_minute(minute: Minute) -> str:
+    """Return the line of one minute of a soak."""
+    times, device = minute.end_to_end, minute.device
+    return (
+        f"{minute.second:>7.0f} s  {minute.fps:>7.2f} a second, p50 {times['p50']:.1f}, p99 {times['p99']:.1f}, "
+        f"max {times['max']:.1f} ms; {device['temperature']}; {device['clocks']}"
+    )
+
+
+def describe_more(more: dict[str, Any]) -> Iterator[str]:
+    """Yield the lines about throughput and device."""
+    found = more["throughput"]
+    yield (
+        f"the line judges {found['loop_fps']:.2f} frames a second, {found['share']:.1%} of the {found['engines_fps']:.2f} "
+        "that the engines alone allow"
+    )
+    yield "; ".join(f"{name}: {value}" for name, value in more["device"].items())
 
 
 def describe(report: BenchmarkReport) -> Iterator[str]:
     """Yield the lines of the table of times."""
-    yield f"{report.backend} {report.precision}, preset {report.preset}, {report.frames} frames, milliseconds"
+    threads = f", {report.threads} threads a graph" if report.threads else ""
+    counts = f"{report.frames} frames after {report.warm_up}"
+    yield f"{report.backend} {report.precision}{threads}, preset {report.preset}, {counts}, milliseconds"
     yield f"{'stage':<16} {'p50':>9} {'p90':>9} {'p99':>9} {'max':>9}"
     rows = {**report.stages, "engine only": report.engine, "end to end": report.end_to_end}
     if report.loop_overhead:

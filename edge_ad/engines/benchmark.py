@@ -30,15 +30,18 @@ class BenchmarkReport:
     """Times in milliseconds as ``{"p50", "p90", "p99", "max"}``; ``stages`` by name in the order they run.
 
     ``engine`` is upload, graphs and download; ``end_to_end`` adds the resize from a camera frame of 640 x 480 and the
-    verdict. ``loop_overhead`` is what the loop of `run` costs beyond the engines, camera to verdict: threads, health,
-    resize, judgement (see ``measure_overhead``); None where it was not measured. ``rss_mb`` is the largest resident
-    memory of this process so far, ``first_verdict_s`` the time from the start of opening the engines to the first verdict.
+    verdict. ``threads`` are those of each graph on a CPU. ``loop_overhead`` is what the loop of `run` costs beyond the
+    engines, camera to verdict: threads, health, resize, judgement (see ``measure_overhead``); None where it was not
+    measured. ``rss_mb`` is the largest resident memory of this process so far, ``first_verdict_s`` the time from the start
+    of opening the engines to the first verdict.
     """
 
     backend: str
     precision: str
     preset: str
     frames: int
+    warm_up: int
+    threads: int | None
     engine: dict[str, float]
     end_to_end: dict[str, float]
     stages: dict[str, dict[str, float]]
@@ -53,6 +56,8 @@ class BenchmarkReport:
             "precision": self.precision,
             "preset": self.preset,
             "frames": self.frames,
+            "warm_up": self.warm_up,
+            "threads": self.threads,
             "engine_ms": self.engine,
             "end_to_end_ms": self.end_to_end,
             "stages_ms": self.stages,
@@ -67,8 +72,9 @@ def benchmark(
     open_engine: Callable[[], Pipeline],
     frames: int = 200,
     in_loop: Callable[[Pipeline], dict[str, float] | None] | None = None,
+    warm_up: int = WARM_UPS,
 ) -> BenchmarkReport:
-    """Time ``frames`` frames after a few warm-ups on the pipeline that ``open_engine`` opens (its time counts too).
+    """Time ``frames`` frames after ``warm_up`` others on the pipeline that ``open_engine`` opens (its time counts too).
 
     The pictures are the golden images, enlarged to camera size before the clock starts. ``in_loop`` measures the loop's
     overhead on the same engines. BadInput for no frames.
@@ -82,18 +88,18 @@ def benchmark(
     with open_engine() as pipeline:
         _judge(pipeline, bundle, pictures[0], resize)
         first = perf_counter() - start
-        for turn in range(WARM_UPS):
+        for turn in range(warm_up):
             _judge(pipeline, bundle, pictures[turn % len(pictures)], resize)
         laps = [_judge(pipeline, bundle, pictures[turn % len(pictures)], resize) for turn in range(frames)]
         backend, precision = pipeline.backend.name, pipeline.precision
+        threads: int | None = getattr(pipeline.backend, "threads", None)
         memory = round(peak_rss_mb(), 1)
         overhead = in_loop(pipeline) if in_loop else None
     engine = [sum(value for name, value in lap.items() if name not in _OUTSIDE) for lap in laps]
     stages = {name: quantiles([lap[name] for lap in laps]) for name in laps[0] if name != "total"}
     total = quantiles([lap["total"] for lap in laps])
-    return BenchmarkReport(
-        backend, precision, bundle.preset, frames, quantiles(engine), total, stages, memory, round(first, 3), overhead
-    )
+    times = (quantiles(engine), total, stages, memory, round(first, 3), overhead)
+    return BenchmarkReport(backend, precision, bundle.preset, frames, warm_up, threads, *times)
 
 
 def quantiles(times: Sequence[float]) -> dict[str, float]:

@@ -46,6 +46,8 @@ def test_a_run(bundle: Bundle) -> None:
         "precision",
         "preset",
         "frames",
+        "warm_up",
+        "threads",
         "engine_ms",
         "end_to_end_ms",
         "stages_ms",
@@ -55,6 +57,7 @@ def test_a_run(bundle: Bundle) -> None:
     ]
     assert (value["backend"], value["precision"]) == ("onnxruntime", "fp32")
     assert (value["preset"], value["frames"]) == ("fast", 20)
+    assert (value["warm_up"], value["threads"]) == (10, 1)
     graphs = ["teacher", "efficientad", "tokenizer", "lavit", "fusion"]
     assert list(value["stages_ms"]) == ["resize", "upload", *graphs, "download", "verdict"]
     for times in (

@@ -33,12 +33,16 @@ def test_build_then_benchmark_without_further_arguments(station: Path, capsys: p
     assert report["verdict_flips"] == 0
     assert set(report["latency_ms_p50"]) == {"fp32", "fp16"}
 
-    assert main(["benchmark", "--frames", "5", "--json", "times.json"]) == 0
+    assert main(["benchmark", "--frames", "5", "--warm-up", "1", "--soak", "0.005", "--json", "times.json"]) == 0
     told = capsys.readouterr()
     assert told.err == ""
     assert "end to end" in told.out
     times = json.loads((station / "times.json").read_text())
-    assert (times["backend"], times["precision"], times["frames"]) == ("onnxruntime", "fp16", 5)
+    assert (times["backend"], times["precision"], times["frames"], times["warm_up"]) == ("onnxruntime", "fp16", 5, 1)
+    assert "that the engines alone allow" in told.out
+    assert times["throughput"]["share"] > 0
+    assert set(times["device"]) == {"board", "power mode", "clocks", "temperature", "throttling"}
+    assert times["soak"][0]["device"] == times["device"]
 
 
 def test_a_refused_engine_ends_with_4(station: Path, capsys: pytest.CaptureFixture[str]) -> None:

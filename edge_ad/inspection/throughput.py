@@ -1,0 +1,149 @@
+"""How many frames a second the line judges, beside what the engines alone allow; and for how long it keeps that up."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from edge_ad.bundle import Bundle
+from edge_ad.camera.frames import End, Frame, Image, Read, Source, SourceKind
+from edge_ad.data.images import resize
+from edge_ad.engines.benchmark import CAMERA_SIZE, quantiles
+from edge_ad.engines.pipeline import Inference, Pipeline
+from edge_ad.inspection.judge import Judge, Judgement
+from edge_ad.inspection.loop import Loop
+from edge_ad.inspection.settings import LoopSettings
+
+TURNS = 5
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """Frames a second of the engines called one after the other, of the whole loop, and the second's share of the first.
+
+    Medians of short turns, the engines and the loop by turns, so that what else the machine does strikes both.
+    """
+
+    engines_fps: float
+    loop_fps: float
+    share: float
+
+    def to_json(self) -> dict[str, float]:
+        """Return plain values for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Minute:
+    """One piece of a soak: what it judged a second, camera to verdict in milliseconds, and what the device said after it."""
+
+    second: float
+    fps: float
+    end_to_end: dict[str, float]
+    device: dict[str, str]
+
+    def to_json(self) -> dict[str, object]:
+        """Return plain values for JSON."""
+        return {"second": self.second, "fps": self.fps, "end_to_end_ms": self.end_to_end, "device": self.device}
+
+
+class _Willing:
+    """A camera of 640 x 480 whose next picture comes while one is inferred, for so many frames or seconds.
+
+    It stands between judge and pipeline as well, to know when a picture was taken: an earlier one would be overwritten.
+    """
+
+    kind: SourceKind = "live"
+
+    def __init__(
+        self, pipeline: Pipeline, pictures: Sequence[Image], frames: int | None, seconds: float | None
+    ) -> None:
+        self._pipeline, self.image_size, self.branches = pipeline, pipeline.image_size, pipeline.branches
+        self.name, self.fps = "throughput", None
+        self._pictures, self._frames, self._seconds = pictures, frames, seconds
+        self._room = threading.Semaphore(1)
+        self._index, self._began = 0, time.monotonic()
+        self.latencies: list[float] = []
+
+    def read(self, timeout_s: float) -> Read:
+        """Return the next picture as soon as there is room for it."""
+        over = self._seconds is not None and time.monotonic() - self._began >= self._seconds
+        if over or self._index == self._frames or not self._room.acquire(timeout=timeout_s):
+            return End()
+        index, self._index = self._index, self._index + 1
+        image = self._pictures[index % len(self._pictures)].copy()
+        return Frame(image, index, time.monotonic(), time.time(), self.name, str(index))
+
+    def infer(self, image: Image) -> Inference:
+        """Let the next picture come and infer this one."""
+        self._room.release()
+        return self._pipeline.infer(image)
+
+    def take(self, judgement: Judgement, source: Source) -> None:
+        """Note a verdict; a picture that was not inferred makes room now."""
+        if judgement.inference is None:
+            self._room.release()
+        elif judgement.event.latency_ms is not None:
+            self.latencies.append(judgement.event.latency_ms)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def measure_throughput(bundle: Bundle, pipeline: Pipeline, frames: int = 200) -> Throughput:
+    """Judge ``frames`` pictures a side, in turns; the pictures are the golden images, enlarged beforehand."""
+    pictures = _pictures(bundle)
+    small = [resize(picture, pipeline.image_size) for picture in pictures]
+    number = max(1, frames // TURNS)
+    engines, loops = [], []
+    for _ in range(TURNS):
+        began = time.perf_counter()
+        for turn in range(number):
+            pipeline.infer(small[turn % len(small)])
+        engines.append(number / (time.perf_counter() - began))
+        loops.append(_loop(bundle, _Willing(pipeline, pictures, number, None)))
+    shares = [loop / engine for loop, engine in zip(loops, engines, strict=True)]
+    return Throughput(*(round(float(np.median(values)), 3) for values in (engines, loops, shares)))
+
+
+def soak(
+    bundle: Bundle,
+    pipeline: Pipeline,
+    minutes: float,
+    device: Callable[[], dict[str, str]],
+    tell: Callable[[Minute], None],
+    piece_s: float = 60.0,
+) -> list[Minute]:
+    """Let the loop run as fast as it goes for ``minutes``; ``tell`` hears of every piece of ``piece_s`` seconds.
+
+    ``device`` says how the machine is after each piece: a board that grows hot slows its clocks.
+    """
+    pictures, found = _pictures(bundle), []
+    began = time.monotonic()
+    while (left := 60.0 * minutes - (time.monotonic() - began)) > 0:
+        camera = _Willing(pipeline, pictures, None, min(piece_s, left))
+        fps = _loop(bundle, camera)
+        if camera.latencies:
+            second = round(time.monotonic() - began, 1)
+            found.append(Minute(second, round(fps, 3), quantiles(camera.latencies), device()))
+            tell(found[-1])
+    return found
+
+
+def _loop(bundle: Bundle, camera: _Willing) -> float:
+    settings = LoopSettings(max_age_ms=60_000.0)
+    judge = Judge(camera, bundle.thresholds, bundle.statistics.weight, settings.max_age_ms)
+    loop = Loop(judge, [camera], [camera], settings)
+    loop.run()
+    return len(camera.latencies) / loop.elapsed_s
+
+
+def _pictures(bundle: Bundle) -> list[Image]:
+    """Return golden images at camera size, each with noise of its own, since no two pictures of a camera are equal."""
+    rng = np.random.default_rng(0)
+    large = [resize(image, CAMERA_SIZE) for image in bundle.golden.images[:8]]
+    return [np.clip(one + rng.integers(-2, 3, one.shape), 0, 255).astype(np.uint8) for one in large for _ in range(2)]
