@@ -18,6 +18,7 @@ REALTIME = "Play files at their own speed and drop frames that come too fast."
 ALARM = "An output (repeats): modbus://PLC, gpio:///dev/gpiochip0?pass=17, mqtt://HOST, opcua://0.0.0.0, https://..."
 PRESENCE = "What is a part: none (every frame), settled, learned (needs --empty) or trigger."
 WEB = "Serve the dashboard here, such as 127.0.0.1:8080; an address of the network needs a token."
+CASCADE = "Leave LAViT out where the other branches leave no doubt; at most this share of anomalies may come out OK so."
 TRIGGER = "Calls for parts: software (ids on stdin), software:SOCKET, mqtt://BROKER/TOPIC, modbus, gpio or camera."
 
 
@@ -39,6 +40,7 @@ def command(
     events: Annotated[str | None, typer.Option(help=EVENTS)] = None,
     web: Annotated[str | None, typer.Option(metavar="HOST:PORT", help=WEB)] = None,
     save: Annotated[Path | None, typer.Option(help="Write annotated pictures or videos into this folder.")] = None,
+    cascade: Annotated[float | None, typer.Option(metavar="RATE", help=CASCADE)] = None,
     max_frames: Annotated[int | None, typer.Option(min=1, help="Stop after so many frames of each camera.")] = None,
     realtime: Annotated[bool | None, typer.Option("--realtime/--no-realtime", help=REALTIME)] = None,
     precision: Annotated[str | None, typer.Option(help="fp32, fp16 or int8; default: what was built here.")] = None,
@@ -67,6 +69,7 @@ def command(
         "store": store,
         "web": web,
         "save": save,
+        "cascade": cascade,
         "max_frames": max_frames,
         "realtime": realtime,
     }

@@ -27,6 +27,7 @@ class Inference:
 
     ``raw`` and ``z`` f32 [5] in branch order (a branch that is not computed has raw 0 and weight 0), the fused
     ``score``, the anomaly ``map`` f32 [256, 256], and ``stages_ms``: milliseconds of upload, every graph, download.
+    ``skipped`` are branches that a cascade left out this time: their raw is 0 and ``score`` is the least it can be.
     """
 
     raw: NDArray[np.float32]
@@ -34,6 +35,7 @@ class Inference:
     score: float
     map: NDArray[np.float32]
     stages_ms: dict[str, float]
+    skipped: tuple[str, ...] = ()
 
 
 class Pipeline:
@@ -175,4 +177,3 @@ class Pipeline:
             if found is None or found.spec != wanted:
                 told = "nothing of that name" if found is None else str(found.spec)
                 raise BadInput(f"the graphs of a bundle must have the tensor {wanted}, but have {told}; train it again")
-

@@ -20,6 +20,7 @@ from edge_ad.errors import BadInput
 from edge_ad.inspection.assembly import (
     LineSettings,
     Wiring,
+    make_cascade,
     make_drift,
     make_partings,
     reload_thresholds,
@@ -89,12 +90,13 @@ def inspect(
         wiring = Wiring(names, chosen, outputs, changed)
         stack.callback(wiring.close)
         thresholds = thresholds_of(opened, outputs, tiles)
-        judge = Judge(pipeline, thresholds, opened.statistics.weight, chosen.max_age_ms, chosen.view, combine)
+        cascade = make_cascade(pipeline, opened, outputs, tiles is not None, lambda: judge.thresholds)
+        judge = Judge(cascade, thresholds, opened.statistics.weight, chosen.max_age_ms, chosen.view, combine)
         source = [opened.path]  # the file of the thresholds
         reloader = Reloader(judge, lambda: reload_thresholds(opened, outputs, tiles, source[0]))
         stop.on_reload = reloader.ask
         watchdog = Watchdog(notifier, self_test, limit_s=PROOF_S if outputs.web else None)
-        drift = DriftSink(None if tiles else make_drift(opened))
+        drift = DriftSink(None if tiles else make_drift(opened, outputs.cascade is not None))
         sinks: list[Sink] = [wiring.desk]
         if wiring.store is not None:
             evidence = Evidence(wiring.store, outputs.record, chosen.view, reference, wiring.keeper.wake)

@@ -18,6 +18,7 @@ from edge_ad.camera.frames import Image
 from edge_ad.camera.record import CameraRecord
 from edge_ad.camera.reference import HealthReference
 from edge_ad.data.images import list_images, read_image
+from edge_ad.engines.cascade import SKIPPED, Cascade, least_scores, limit_of
 from edge_ad.engines.parity import TOLERANCE_SHARE, TOLERANCE_Z
 from edge_ad.engines.pipeline import Pipeline
 from edge_ad.errors import BadInput, DeviceFault
@@ -53,7 +54,7 @@ class LineSettings:
     ``trigger``: see ``parse_trigger``. ``store``: the SQLite file of events, counters and alarms. ``tile_goods``: a
     folder of goods for per-tile statistics. ``adjust``: changes the bundle's thresholds, at the start and on reload.
     ``web``: HOST:PORT of the dashboard, ``web_names``: further names it answers to. ``record``: the pictures and the
-    journal beside the store.
+    journal beside the store. ``cascade``: see ``edge_ad.engines.cascade.limit_of``.
     """
 
     alarm: tuple[str, ...] = ()
@@ -66,6 +67,7 @@ class LineSettings:
     web: str | None = None
     web_names: tuple[str, ...] = ()
     record: RecordSettings = RecordSettings()
+    cascade: float | None = None
 
     def __post_init__(self) -> None:
         if not 10 <= self.hold_ms <= 60_000:
@@ -181,14 +183,34 @@ def make_partings(
     return [SeenParts(Eye(matcher, part.motion_limit), part.rule, settings.view, number) for number in first]
 
 
-def make_drift(bundle: Bundle) -> Drift | None:
-    """Return the watch over drift; None for a bundle with too few goods in its record."""
+def make_cascade(
+    pipeline: Pipeline, bundle: Bundle, line: LineSettings, tiled: bool, now: Callable[[], Thresholds]
+) -> Pipeline | Cascade:
+    """Return what judges the frames: the pipeline, or the cascade that the line asks for; ``now`` are its thresholds."""
+    if line.cascade is None:
+        return pipeline
+    if tiled:
+        raise BadInput("--cascade and --tiles exclude each other: leave one out")
+    cascade = Cascade(pipeline, bundle, line.cascade, now)
+    limit = limit_of(bundle, thresholds_of(bundle, line, None), line.cascade)
+    share = float((least_scores(bundle.raw_scores["threshold"], bundle.statistics) < limit).mean())
+    print(f"cascade: LAViT is left out below {limit:.2f}, as for {share:.0%} of the bundle's goods", file=sys.stderr)
+    return cascade
+
+
+def make_drift(bundle: Bundle, cascade: bool = False) -> Drift | None:
+    """Return the watch over drift; None for a bundle with too few goods in its record.
+
+    With a cascade ``logic`` and ``score`` are not watched: they are known of the doubtful parts alone.
+    """
     raw = bundle.raw_scores.get("threshold")
     if raw is None or len(raw) < LEAST_REFERENCE:
         return None
     z, score = fuse(raw, bundle.statistics)
-    active = {name: z[:, BRANCHES.index(name)] for name in bundle.statistics.active}
-    return Drift({**active, "score": score})
+    watched = {**{name: z[:, BRANCHES.index(name)] for name in bundle.statistics.active}, "score": score}
+    left_out = (*SKIPPED, "score") if cascade else ()
+    streams = {name: values for name, values in watched.items() if name not in left_out}
+    return Drift(streams) if streams else None
 
 
 class Wiring:

@@ -65,6 +65,7 @@ def line_settings(run: RunTable, record: RecordTable | None = None) -> LineSetti
         web=run.web,
         web_names=tuple(run.web_names),
         record=record_settings(record or RecordTable()),
+        cascade=run.cascade,
     )
 
 

@@ -105,7 +105,8 @@ class Judge:
         return fault(f"late: {age_ms:.0f} ms after the capture, {self._max_age_ms:g} ms allowed")
 
     def _values(self, inference: Inference) -> dict[str, float]:
-        return {name: float(inference.z[BRANCHES.index(name)]) for name in BRANCHES if name in self._pipeline.branches}
+        known = [name for name in self._pipeline.branches if name not in inference.skipped]
+        return {name: float(inference.z[BRANCHES.index(name)]) for name in BRANCHES if name in known}
 
 
 def _judgement(

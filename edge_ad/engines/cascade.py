@@ -1,0 +1,101 @@
+"""Cheap branches first: LAViT is left out while the others alone leave no doubt that a part is OK (ours).
+
+No raw score of LAViT lies below 0, so the score with a raw score of 0 in its place is the least that the whole can be. Below a
+limit on that least score a part is called OK and LAViT, the dearest graph, does not run. Every other part is judged in
+full, so a part that the cascade calls WARN or NG is called so by the full run too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from time import perf_counter
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_ad.bundle import Bundle
+from edge_ad.engines.pipeline import RESULTS, Inference, Pipeline
+from edge_ad.errors import BadInput
+from edge_ad.scoring import BRANCHES, Statistics, Thresholds, fuse
+
+DEAR = "lavit"
+SKIPPED = ("logic",)
+
+
+def least_scores(raw: NDArray[np.float32], statistics: Statistics) -> NDArray[np.float32]:
+    """Return the least that the scores f32 [N] of ``raw`` f32 [N, 5] can be before LAViT has run."""
+    without = raw.copy()
+    without[:, BRANCHES.index("logic")] = 0.0
+    return fuse(without, statistics)[1]
+
+
+def limit_of(bundle: Bundle, thresholds: Thresholds, rate: float) -> float:
+    """Return the least score below which LAViT is left out.
+
+    Of anomalies like the synthetic ones of the training that the full run calls WARN or NG, on average at most ``rate``
+    come out as OK: m known ones support no rate below 1 / (m + 1) (split conformal), and less is refused with BadInput.
+    """
+    raw = bundle.raw_scores["synthetic"] if "synthetic" in bundle.raw_scores else np.zeros((0, 5), np.float32)
+    found = raw[fuse(raw, bundle.statistics)[1] > thresholds.warn] if len(raw) else raw
+    allowed = math.floor(rate * (len(found) + 1)) - 1
+    if allowed < 0:
+        raise BadInput(
+            f"--cascade is {rate:g}, but the {len(found)} anomalies that the bundle knows support no rate below "
+            f"{1 / (len(found) + 1):.2g}: allow more, or leave --cascade out"
+        )
+    return min(float(np.sort(least_scores(found, bundle.statistics))[allowed]), thresholds.warn)
+
+
+class Cascade:
+    """A pipeline that runs LAViT only where the verdict is open. It closes nothing: the pipeline is the caller's.
+
+    ``thresholds`` gives those in force; the limit follows them. BadInput for a pipeline without LAViT or on a GPU, where the
+    whole frame is one recorded graph.
+    """
+
+    def __init__(self, pipeline: Pipeline, bundle: Bundle, rate: float, thresholds: Callable[[], Thresholds]) -> None:
+        if DEAR not in pipeline.engines:
+            raise BadInput("--cascade has nothing to leave out: the branch logic has weight 0 in this bundle")
+        if pipeline.backend.name != "onnxruntime":
+            raise BadInput(f"--cascade runs on onnxruntime, not on {pipeline.backend.name}: leave it out")
+        self._pipeline, self._bundle, self._rate, self._thresholds = pipeline, bundle, rate, thresholds
+        self._known: tuple[Thresholds, float] | None = None
+        self.image_size, self.branches = pipeline.image_size, pipeline.branches
+        engines = pipeline.engines
+        image = engines["teacher"].bound("image")
+        self._results = [engines["fusion"].bound(name) for name in RESULTS]
+        self._dear = [engines[DEAR].bound(name) for name in engines[DEAR].outputs]
+        cheap = {name: engine for name, engine in engines.items() if name != DEAR}
+        rest = {name: engines[name] for name in (DEAR, "fusion")}
+        self._cheap = pipeline.backend.frame(cheap, image, self._results)
+        self._rest = pipeline.backend.frame(rest, image, self._results)
+
+    @property
+    def limit(self) -> float:
+        """The least score below which LAViT is left out, for the thresholds in force."""
+        now = self._thresholds()
+        if self._known is None or self._known[0] is not now:
+            try:
+                self._known = (now, limit_of(self._bundle, now, self._rate))
+            except BadInput:  # new thresholds, above which too few known anomalies lie: everything is judged in full
+                self._known = (now, -math.inf)
+        return self._known[1]
+
+    def infer(self, image: NDArray[np.uint8]) -> Inference:
+        """Judge ``image`` as the pipeline does, or without LAViT; then ``skipped`` names its branch."""
+        for tensor in self._dear:
+            tensor.write(np.zeros(tensor.spec.shape, tensor.spec.dtype))
+        stages = self._cheap.run(image[None])
+        found = self._inference(stages)
+        if found.score < self.limit:
+            return replace(found, skipped=SKIPPED)
+        more = self._rest.run(image[None])
+        return self._inference({name: stages.get(name, 0.0) + more.get(name, 0.0) for name in {**stages, **more}})
+
+    def _inference(self, stages: Mapping[str, float]) -> Inference:
+        start = perf_counter()
+        raw, z, score, fused = (tensor.read() for tensor in self._results)
+        taken = stages.get("download", 0.0) + (perf_counter() - start) * 1000.0
+        return Inference(raw, z, float(score[0]), fused[0, 0], {**stages, "download": taken})

@@ -1,0 +1,100 @@
+"""LAViT is left out only where the rest leaves no doubt: what is said of a part is what the full run says, or OK too early."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from edge_ad.bundle import Bundle, open_bundle, write_bundle
+from edge_ad.engines.cascade import Cascade, least_scores, limit_of
+from edge_ad.engines.pipeline import Pipeline
+from edge_ad.errors import BadInput
+from edge_ad.inspection.assembly import make_drift
+from edge_ad.scoring import Thresholds, fuse
+from tests.fixtures.tiny_bundle import make_tiny_bundle, tiny_contents, tiny_image
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return open_bundle(make_tiny_bundle(tmp_path_factory.mktemp("bundle") / "tiny.edgead"))
+
+
+@pytest.fixture(scope="module")
+def pipeline(bundle: Bundle) -> Iterator[Pipeline]:
+    with Pipeline(bundle, threads=1) as opened:
+        yield opened
+
+
+def with_anomalies(bundle: Bundle, scores: np.ndarray) -> Bundle:
+    """Give the bundle anomalies whose least score is known: only the branch local speaks."""
+    raw = np.tile(bundle.statistics.mean, (len(scores), 1)).astype(np.float32)
+    raw[:, 2] += scores / bundle.statistics.weight[2] * bundle.statistics.std[2]
+    bundle.raw_scores = {**bundle.raw_scores, "synthetic": raw}
+    return bundle
+
+
+def test_the_limit_is_a_rank_among_the_anomalies_that_are_found(bundle: Bundle) -> None:
+    """Of 10..109 and a warning above 9.5: a rate of 1 % is the lowest of 100 (2 of 101 are 1.98 %), 2 % the second."""
+    known = with_anomalies(bundle, np.arange(5, 110, dtype=np.float32))
+    thresholds = Thresholds(9.5, 1000.0)
+    logic = float(bundle.statistics.mean[1] / bundle.statistics.std[1] * bundle.statistics.weight[1])
+    assert limit_of(known, thresholds, 0.0101) == pytest.approx(min(10 - logic, 9.5), rel=1e-4)
+    assert limit_of(known, thresholds, 0.02) == pytest.approx(min(11 - logic, 9.5), rel=1e-4)
+    assert limit_of(known, thresholds, 0.5) <= 9.5
+    with pytest.raises(BadInput, match="--cascade is 0.009, but the 100 anomalies .* support no rate below 0.0099"):
+        limit_of(known, thresholds, 0.009)
+
+
+def test_the_least_score_is_a_bound(bundle: Bundle) -> None:
+    raw = np.abs(np.random.default_rng(0).normal(0, 50, (200, 5))).astype(np.float32)
+    assert (least_scores(raw, bundle.statistics) <= fuse(raw, bundle.statistics)[1] + 1e-4).all()
+
+
+def test_what_is_judged_in_full_is_what_the_full_run_says(bundle: Bundle, pipeline: Pipeline) -> None:
+    images = [tiny_image(seed, blob=seed % 2 == 0) for seed in range(30)]
+    full = [pipeline.infer(image) for image in images]
+    known = with_anomalies(bundle, np.array([one.score for one in full] * 4, np.float32))
+    cascade = Cascade(pipeline, known, 0.1, lambda: bundle.thresholds)
+    found = [cascade.infer(image) for image in images]
+    left_out = [one for one in found if one.skipped]
+    assert 0 < len(left_out) < len(images)
+    for one, whole in zip(found, full, strict=True):
+        if one.skipped:
+            assert one.skipped == ("logic",)
+            assert "lavit" not in one.stages_ms
+            assert one.score < cascade.limit <= bundle.thresholds.warn
+            assert one.score <= whole.score + 1e-4
+            np.testing.assert_array_equal(np.delete(one.raw, 1), np.delete(whole.raw, 1))
+        else:
+            assert one.score == whole.score
+            np.testing.assert_array_equal(one.map, whole.map)
+            np.testing.assert_array_equal(one.z, whole.z)
+            assert set(one.stages_ms) == set(whole.stages_ms)
+
+
+def test_the_limit_follows_the_thresholds(bundle: Bundle, pipeline: Pipeline) -> None:
+    known = with_anomalies(bundle, np.arange(5, 205, dtype=np.float32))
+    now = [Thresholds(50.0, 60.0)]
+    cascade = Cascade(pipeline, known, 0.05, lambda: now[0])
+    before = cascade.limit
+    now[0] = Thresholds(7.0, 60.0)
+    assert cascade.limit <= 7.0 < before
+    now[0] = Thresholds(200.0, 210.0)  # 4 known anomalies lie above: they support no rate of 5 %
+    assert cascade.limit == -np.inf
+
+
+def test_what_cannot_be_a_cascade(bundle: Bundle, pipeline: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = tmp_path_factory.mktemp("dropped") / "dropped.edgead"
+    write_bundle(path, tiny_contents(weight=(0.2, 0.0, 0.3, 0.2, 0.3)))
+    dropped = open_bundle(path)
+    with Pipeline(dropped, threads=1) as other, pytest.raises(BadInput, match="logic has weight 0"):
+        Cascade(other, dropped, 0.1, lambda: dropped.thresholds)
+
+
+def test_drift_watches_what_is_known_of_every_part(bundle: Bundle) -> None:
+    whole, part = make_drift(bundle), make_drift(bundle, cascade=True)
+    assert whole is not None
+    assert part is not None
+    assert set(whole.report().mean) - set(part.report().mean) == {"logic", "score"}
