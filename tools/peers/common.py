@@ -1,0 +1,145 @@
+"""What every contender's script shares: the pictures, AUROC, clocks and memory. NumPy and Pillow or OpenCV only."""
+
+import argparse
+import json
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+
+SIDE = 256
+BRIGHT = (".png", ".jpg", ".jpeg", ".bmp")
+
+
+def pictures(folder):
+    """Return the paths of the pictures directly in a folder, sorted; none where there is no folder."""
+    folder = Path(folder)
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in BRIGHT) if folder.is_dir() else []
+
+
+def splits(data):
+    """Return the paths of a set in LOCO or MVTec layout: train, unseen (goods beside the test), good and bad."""
+    data = Path(data)
+    bad = [path for kind in sorted((data / "test").iterdir()) if kind.name != "good" for path in pictures(kind)]
+    train, unseen = pictures(data / "train" / "good"), pictures(data / "validation" / "good")
+    if not unseen:
+        train, unseen = train[: -len(train) // 5], train[-len(train) // 5 :]
+    return {"train": train, "unseen": unseen, "good": pictures(data / "test" / "good"), "bad": bad}
+
+
+def read(paths, side=SIDE):
+    """Return pictures as u8 [N, side, side, 3] RGB."""
+    from PIL import Image
+
+    resized = (Image.open(path).convert("RGB").resize((side, side), Image.Resampling.BILINEAR) for path in paths)
+    return np.stack([np.asarray(image, np.uint8) for image in resized])
+
+
+def auroc(good, bad):
+    """Return the chance that a bad picture scores higher than a good one, ties by half."""
+    good, bad = np.asarray(good, float)[None, :], np.asarray(bad, float)[:, None]
+    return float((bad > good).mean() + 0.5 * (bad == good).mean())
+
+
+def peak_mb():
+    """Return the largest resident memory of this process so far, in MB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return round(next(int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("VmHWM:")), 1)
+
+
+def quantiles(milliseconds):
+    """Return count, p50, p90, p99 and max."""
+    values = np.asarray(milliseconds, float)
+    shares = {f"p{share}": float(np.percentile(values, share)) for share in (50, 90, 99)}
+    return {
+        "frames": len(values),
+        **{name: round(value, 3) for name, value in shares.items()},
+        "max": float(values.max()),
+    }
+
+
+def timed(score, images, frames, warm=10):
+    """Return the milliseconds of ``score(image)`` over ``frames`` pictures in turn, after ``warm`` that do not count."""
+    times = []
+    for turn in range(warm + frames):
+        started = time.perf_counter()
+        score(images[turn % len(images)])
+        times.append((time.perf_counter() - started) * 1000.0)
+    return times[warm:]
+
+
+class Course:
+    """A clock of training that stands still while the AUROC is read, at times that grow by half each."""
+
+    def __init__(self, minutes):
+        self.limit, self.used, self.steps, self.curve = minutes * 60.0, 0.0, [], []
+        self.next_reading, self.began = min(30.0, self.limit), time.perf_counter()
+
+    def step(self):
+        """Count one step that has just ended; return whether it is time to read the AUROC."""
+        now = time.perf_counter()
+        self.steps.append((now - self.began) * 1000.0)
+        self.used += now - self.began
+        self.began = now
+        return self.used >= self.next_reading or self.over
+
+    @property
+    def over(self):
+        """Whether the time is used up."""
+        return self.used >= self.limit
+
+    def reading(self, value):
+        """Note an AUROC; the clock goes on from here."""
+        self.curve.append([round(self.used, 1), len(self.steps), round(value, 4)])
+        while self.next_reading <= self.used:
+            self.next_reading *= 1.5
+        self.next_reading = min(self.next_reading, self.limit)
+        self.began = time.perf_counter()
+        print(f"{self.used:.0f} s, step {len(self.steps)}: AUROC {value:.4f}", flush=True)
+
+
+def write(path, values):
+    """Write JSON, whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(values, indent=1) + "\n")
+    os.replace(temporary, path)
+
+
+def main(learn, scorer):
+    """Run the command of a contender.
+
+    ``learn --data D --out O --minutes M`` trains and writes O/learn.json; ``speed --out O --form F --data D
+    --frames N`` times ``scorer(out, form)``, a function from a u8 [256, 256, 3] picture to its score, and writes
+    O/speed-F.json; ``start --out O --form F --data D`` prints one score as soon as it can.
+    """
+    parser = argparse.ArgumentParser()
+    parser.add_argument("command", choices=["learn", "speed", "start"])
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--form", default="torch")
+    parser.add_argument("--minutes", type=float, default=1.0)
+    parser.add_argument("--frames", type=int, default=50)
+    parser.add_argument("--photos")
+    parser.add_argument("--teacher")
+    parser.add_argument("--backbone")
+    parser.add_argument("--steps", type=int, default=0, help="a trial: fewer steps")
+    options = parser.parse_args()
+    if options.command == "learn":
+        options.out.mkdir(parents=True, exist_ok=True)
+        found = learn(options)
+        write(options.out / "learn.json", {**found, "peak_mb": peak_mb()})
+        return
+    paths = splits(options.data)
+    if options.command == "start":
+        score = scorer(options.out, options.form)
+        print(f"score {score(read(paths['good'][:1])[0]):.6f}", flush=True)
+        return
+    score = scorer(options.out, options.form)
+    times = timed(score, read(paths["good"][:8]), options.frames)
+    memory = peak_mb()
+    good, bad = ([score(image) for image in read(paths[name])] if paths[name] else [] for name in ("good", "bad"))
+    found = {"latency_ms": quantiles(times), "peak_mb": memory, "auroc": auroc(good, bad) if good and bad else None}
+    write(options.out / f"speed-{options.form}.json", found)
