@@ -13,7 +13,7 @@ from calibration.collect import collect
 from calibration.placement import operators
 from calibration.quantise import quantise
 from calibration.ranges import Ranges
-from calibration.verify import relative_errors
+from calibration.verify import exact_quantisers, relative_errors
 from calibration.view import View
 from tests.calibration.nets import cnn, feeds, run, vit
 
@@ -80,6 +80,23 @@ def test_results_stay_close(name: str, dialect: str, typing: str, measured: dict
     assert list(before.input) == list(after.input)
     assert list(before.output) == list(after.output)
     assert relative_errors(make(), data, feeds(channels, 6, seed=5), threads=1)[output] < 0.1
+
+
+@pytest.mark.parametrize("axis", [None, 0])
+def test_steps_of_half_precision_are_rounded_by_every_runtime(axis: int | None) -> None:
+    """onnxruntime before 1.30 gives 0, 0, 1, 2, 0 and 34 here; the definition rounds, halves to even."""
+    scale = np.ones((), np.float16) if axis is None else np.ones(1, np.float16)
+    operands = [numpy_helper.from_array(scale, "s"), numpy_helper.from_array(np.zeros(scale.shape, np.int8), "z")]
+    node = onnx.helper.make_node("QuantizeLinear", ["x", "s", "z"], ["x/fp32"], axis=0)
+    make = onnx.helper.make_tensor_value_info
+    ends = [make("x", TensorProto.FLOAT16, [1, 7])], [make("x/fp32", TensorProto.INT8, [1, 7])]
+    graph = onnx.helper.make_graph([node], "g", *ends, operands)
+    data = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
+    found = exact_quantisers(data.SerializeToString())
+    onnx.checker.check_model(onnx.load_model_from_string(found), full_check=True)
+    values = np.array([[0.4, 0.6, 1.5, 2.5, -0.6, 34.98, -82.99]], np.float16)
+    assert run(found, {"x": values})[0].tolist() == [[0, 1, 2, 2, -1, 35, -83]]
+    assert exact_quantisers(found) == found
 
 
 def test_the_types_of_the_rest(measured: dict[str, Ranges]) -> None:
