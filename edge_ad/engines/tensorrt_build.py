@@ -8,6 +8,7 @@ Never a calibrator (INT8 is explicit Q/DQ), never DLA.
 from __future__ import annotations
 
 import re
+import traceback
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from edge_ad.engines.tensorrt_versions import (
     strongly_typed,
 )
 from edge_ad.engines.timing_cache import TimingCache
-from edge_ad.errors import BadInput, DeviceFault, require
+from edge_ad.errors import BadInput, DeviceFault, EdgeAdError, require
 
 __all__ = ["BuildOptions", "build_engine", "compile_check", "strongly_typed", "workspace"]
 
@@ -65,7 +66,24 @@ def build_engine(
     failed build raises DeviceFault with TensorRT's last error.
     """
     check_version(trt)
-    chosen = options or BuildOptions()
+    try:
+        return _build(trt, onnx_bytes, precision, name, options or BuildOptions(), progress, fp32_nodes)
+    except EdgeAdError as error:
+        # An error keeps the frames it came through, and with them the builder. Freed later, by a collection of garbage
+        # while TensorRT tells our logger something, it would wait for ever for a lock that TensorRT then holds.
+        traceback.clear_frames(error.__traceback__)
+        raise
+
+
+def _build(
+    trt: Any,
+    onnx_bytes: bytes,
+    precision: str,
+    name: str,
+    chosen: BuildOptions,
+    progress: Progress | None,
+    fp32_nodes: Collection[str],
+) -> bytes:
     limit = workspace(free_memory() if chosen.free is None else chosen.free)
     logger = make_logger(trt)
     builder = _made(lambda: trt.Builder(logger), trt, logger, "start its builder")
