@@ -33,8 +33,13 @@ def flags_page() -> str:
         hints = typing.get_type_hints(command, include_extras=True)
         lines += ["", f"## edge-ad {name}", "", summary, "", "| flag | default | meaning |", "|---|---|---|"]
         for parameter in inspect.signature(command).parameters.values():
-            lines.append(_row(parameter, *typing.get_args(hints[parameter.name])))
+            lines.append(_row(parameter, *typing.get_args(_annotated(hints[parameter.name]))))
     return "\n".join(lines) + "\n"
+
+
+def _annotated(hint: Any) -> Any:
+    """Return a hint without the Optional that Python 3.10 puts around one whose default is None."""
+    return hint if hasattr(hint, "__metadata__") else typing.get_args(hint)[0]
 
 
 def _row(parameter: inspect.Parameter, kind: Any, facts: Any) -> str:

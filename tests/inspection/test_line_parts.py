@@ -219,28 +219,29 @@ def test_a_called_frame_whose_verdict_comes_too_late_is_none() -> None:
 
 
 class Misset(Script):
-    """A live camera whose exposure changes when it comes back."""
+    """A live camera whose exposure changes when it comes back, once the two frames before that were told."""
 
     settings = CameraSettings(exposure_us=8000.0)
 
+    def __init__(self, told: list[Event]) -> None:
+        super().__init__(range(4), kind="live")
+        self._told, self._reads = told, 0
+
     def read(self, timeout_s: float) -> Read:
-        while loop_of[0].stations[0].mailbox.ready:
+        while len(self._told) < self._reads:
             time.sleep(0.001)
         result = super().read(timeout_s)
+        self._reads += isinstance(result, Frame)
         if isinstance(result, Frame) and result.index == 2:
             self.settings = CameraSettings(exposure_us=16_000.0)
         return result
-
-
-loop_of: list[Loop] = []
 
 
 def test_a_camera_that_is_set_differently_is_a_fault() -> None:
     settings = LoopSettings(camera=CameraSettings(exposure_us=8000.0), max_age_ms=60_000)
     events: list[Event] = []
     judge = Judge(Arithmetic(), THRESHOLDS, WEIGHT, 60_000)
-    loop_of[:] = [Loop(judge, [Misset(range(4), kind="live")], [CallSink(events.append)], settings)]
-    loop_of[0].run()
+    Loop(judge, [Misset(events)], [CallSink(events.append)], settings).run()
     assert [event.verdict for event in events] == ["OK", "OK", "NONE", "NONE"]
     assert (events[2].reason or "").startswith("settings: ")
 
