@@ -12,7 +12,7 @@ import typer
 if TYPE_CHECKING:
     from edge_ad.bundle import Bundle
 
-_LONG_LIST = 8
+_LONG_LIST, _LONG_TEXT = 8, 500
 
 
 def command(
@@ -147,6 +147,8 @@ def _flat(value: Any, key: str = "") -> Iterator[str]:
             yield from _flat(inner, f"{key}.{name}" if key else str(name))
     elif isinstance(value, list) and (len(value) > _LONG_LIST or any(isinstance(item, list | dict) for item in value)):
         yield f"{key}: {len(value)} entries"
+    elif isinstance(value, str) and len(value) > _LONG_TEXT:
+        yield f"{key}: {len(value)} characters"
     else:
         yield f"{key}: {value:.6g}" if isinstance(value, float) else f"{key}: {value}"
 

@@ -36,7 +36,9 @@ def command(
     atomic_write(path, render(data, camera, preset))
     typer.echo(f"wrote {path}")
     if not Path(data).is_dir():
-        typer.echo(f"{data} is not there yet: put pictures of good parts into it")
+        typer.echo(
+            f"{data} is not there yet: put pictures of good parts into it, or `edge-ad capture --out {data}` takes them"
+        )
     typer.echo("next: edge-ad train, then edge-ad build-engine --fp16, then edge-ad run")
 
 

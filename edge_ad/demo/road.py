@@ -61,6 +61,8 @@ def run_demo(folder: Path, voice: Voice, plan: Plan = FULL, seed: int = 0) -> di
     atomic_write(folder / MARKER, json.dumps(figures, indent=2) + "\n")
     voice.say(f"\ndone in {figures['seconds'] / 60:.1f} minutes; figures: {folder / MARKER}")
     voice.say(f"report with heat maps: {folder / 'report' / 'report.html'}")
+    if plan.steps is not None:
+        voice.say(f"{plan.steps} steps a network show that everything works, not how well: for that, leave --quick out")
     return figures
 
 
