@@ -113,9 +113,6 @@ FAST = Preset(
 DEMO = replace(
     FAST,
     name="demo",
-    # The soft choice and the Mahalanobis surprise were chosen for the steps of `fast`; here everything is as published.
-    hvq=replace(FAST.hvq, softness=0.0),
-    lavit=replace(FAST.lavit, surprise="l1"),
     masks=MaskSettings(count=4),
     tokenizer_schedule=Schedule(300, 16, 3e-3, validate_every=150),
     lavit_schedule=Schedule(200, 16, 2e-3, weight_decay=1e-2, validate_every=100),
