@@ -14,7 +14,7 @@ from calibration.methods import PERCENTILE, saturation
 from calibration.placement import CONVOLUTIONS, watched
 from calibration.ranges import Ranges, TensorRange, graph_hash
 from calibration.session import open_session
-from calibration.view import View, all_names
+from calibration.view import View, all_names, free_name
 
 Feed = Mapping[str, NDArray[Any]]
 SAMPLE = 1 << 17  # values of a tensor that are counted in its histogram for each picture; ends and means use them all
@@ -124,16 +124,9 @@ def _augment(view: View, names: list[str], others: list[str]) -> tuple[ModelProt
     for name in names:
         graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
     for name in others:
-        pair = (_free(f"{name}/least", taken), _free(f"{name}/greatest", taken))
+        pair = (free_name(f"{name}/least", taken), free_name(f"{name}/greatest", taken))
         for kind, output in zip(("ReduceMin", "ReduceMax"), pair, strict=True):
             graph.node.append(helper.make_node(kind, [name], [output], name=output, keepdims=0))
             graph.output.append(helper.make_tensor_value_info(output, TensorProto.FLOAT, []))
         guards[name] = pair
     return model, guards
-
-
-def _free(name: str, taken: set[str]) -> str:
-    while name in taken:
-        name += "_"
-    taken.add(name)
-    return name

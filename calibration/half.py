@@ -18,7 +18,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from calibration.delicate import HEAVY, LIGHT, METADATA_KEY, asked, distances
 from calibration.ranges import Ranges
 from calibration.rounding import nearest, sum_preserving
-from calibration.view import View, all_names, drop_unused, reads, replace_nodes
+from calibration.view import View, all_names, drop_unused, free_name, reads, replace_nodes
 
 __all__ = ["HEAVY", "LIGHT", "METADATA_KEY", "choose_half", "to_half"]
 
@@ -171,18 +171,12 @@ class _Rewriter:
         return fresh
 
     def _cast(self, source: str, target: str, dtype: int) -> None:
-        name = self._unused(f"{target}/cast")
+        name = free_name(f"{target}/cast", self._taken)
         self._nodes.append(helper.make_node("Cast", [source], [target], name=name, to=dtype))
 
     def _fresh(self, name: str) -> str:
-        self._names[name] = self._unused(name + _SUFFIX)
+        self._names[name] = free_name(name + _SUFFIX, self._taken)
         return self._names[name]
-
-    def _unused(self, name: str) -> str:
-        while name in self._taken:
-            name += "_"
-        self._taken.add(name)
-        return name
 
 
 def _depthwise(node: NodeProto, weights: dict[str, TensorProto]) -> bool:

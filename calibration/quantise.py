@@ -16,7 +16,7 @@ from calibration.equalise import equalise
 from calibration.half import to_half
 from calibration.placement import Operator, place
 from calibration.ranges import Ranges, TensorRange, graph_hash
-from calibration.view import View, all_names, drop_unused, replace_nodes
+from calibration.view import View, all_names, drop_unused, free_name, replace_nodes
 
 TYPINGS = ("fp32", "fp16")
 _LEAST_OPSET = {"fp32": 13, "fp16": 19}  # 8-bit channels; FP16 scales
@@ -147,7 +147,7 @@ class _Quantiser:
         """Quantise a tensor where it is made: the maker's own result gets another name."""
         position = self._view.producer[name]
         node = self._view.node(position)
-        raw = self._free(f"{name}/raw")
+        raw = free_name(f"{name}/raw", self._taken)
         node.output[:] = [raw if held == name else held for held in node.output]
         self._after.setdefault(position, []).extend(self._pair(raw, name, step))
         self._pairs[name] = name
@@ -157,7 +157,7 @@ class _Quantiser:
         node = self._view.node(position)
         name = node.input[index]
         if name not in self._pairs:
-            self._pairs[name] = self._free(f"{name}/8bit")
+            self._pairs[name] = free_name(f"{name}/8bit", self._taken)
             maker = self._view.producer.get(name)
             pair = self._pair(name, self._pairs[name], self._step(name))
             if maker is None:
@@ -169,7 +169,7 @@ class _Quantiser:
     def _pair(self, source: str, target: str, step: _Step) -> list[NodeProto]:
         zero = np.int8(step.zero) if self._signed else np.uint8(step.zero)
         operands = [self._constant(f"{target}/scale", np.float32(step.scale)), self._constant(f"{target}/zero", zero)]
-        quantised = self._free(f"{target}/q")
+        quantised = free_name(f"{target}/q", self._taken)
         return [
             self._node("QuantizeLinear", [source, *operands], quantised),
             self._node("DequantizeLinear", [quantised, *operands], target),
@@ -215,7 +215,7 @@ class _Quantiser:
         single = operator.axis is None
         held = scale.reshape(()) if single else scale
         name = operator.weight
-        target = self._free(f"{name}/8bit")
+        target = free_name(f"{name}/8bit", self._taken)
         operands = [
             self._constant(f"{target}/scale", held),
             self._constant(f"{target}/zero", np.zeros_like(held, np.int8)),
@@ -224,7 +224,7 @@ class _Quantiser:
         before = self._before.setdefault(operator.position, [])
         if self._signed:
             source = self._constant(f"{name}/grid", snapped.astype(np.float32))
-            quantised = self._free(f"{target}/q")
+            quantised = free_name(f"{target}/q", self._taken)
             before.append(self._node("QuantizeLinear", [source, *operands], quantised, **options))
         else:
             quantised = self._constant(f"{target}/q", steps)
@@ -239,7 +239,7 @@ class _Quantiser:
         else:
             whole = np.clip(np.rint(flat / step), -(2**31) + 1, 2**31 - 1).astype(np.int32)
             operands = [np.broadcast_to(step, flat.shape).astype(np.float32), np.zeros(flat.shape, np.int32)]
-            name = self._free(f"{operator.weight}/bias")
+            name = free_name(f"{operator.weight}/bias", self._taken)
             names = [self._constant(f"{name}/{part}", value) for part, value in zip("sz", operands, strict=True)]
             steps = self._constant(f"{name}/q", whole)
             pair = self._node("DequantizeLinear", [steps, *names], name, axis=0)
@@ -258,18 +258,12 @@ class _Quantiser:
         return _symmetric(held) if self._signed else _asymmetric(held)
 
     def _constant(self, name: str, value: Any) -> str:
-        free = self._free(name)
+        free = free_name(name, self._taken)
         self._view.graph.initializer.append(numpy_helper.from_array(np.asarray(value), free))
         return free
 
     def _node(self, kind: str, inputs: list[str], output: str, **options: Any) -> NodeProto:
-        return helper.make_node(kind, inputs, [output], name=self._free(f"{output}/{kind}"), **options)
-
-    def _free(self, name: str) -> str:
-        while name in self._taken:
-            name += "_"
-        self._taken.add(name)
-        return name
+        return helper.make_node(kind, inputs, [output], name=free_name(f"{output}/{kind}", self._taken), **options)
 
 
 def _symmetric(held: TensorRange) -> _Step:

@@ -7,7 +7,7 @@ from typing import Any
 from onnx import ModelProto
 
 
-def open_session(model: ModelProto, threads: int | None) -> Any:
+def open_session(model: ModelProto | bytes, threads: int | None) -> Any:
     """Return an onnxruntime session of a model that prints nothing; ``threads`` None leaves their number to it."""
     import onnxruntime
 
@@ -15,4 +15,5 @@ def open_session(model: ModelProto, threads: int | None) -> Any:
     options.log_severity_level = 3
     if threads is not None:
         options.intra_op_num_threads = threads
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    data = model if isinstance(model, bytes) else model.SerializeToString()
+    return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])

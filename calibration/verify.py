@@ -10,7 +10,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from calibration.view import all_names, replace_nodes
+from calibration.session import open_session
+from calibration.view import all_names, free_name, replace_nodes
 
 
 def relative_errors(
@@ -20,7 +21,7 @@ def relative_errors(
 
     An output that is not finite gives infinity. Raises ImportError without onnxruntime, ValueError without feeds.
     """
-    sessions = [_session(exact_quantisers(model), threads) for model in (reference, variant)]
+    sessions = [open_session(exact_quantisers(model), threads) for model in (reference, variant)]
     names = [node.name for node in sessions[0].get_outputs()]
     errors, sizes = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
     seen = False
@@ -49,7 +50,7 @@ def exact_quantisers(model: bytes) -> bytes:
     nodes: list[NodeProto] = []
     for node in held.graph.node:
         if node.op_type == "QuantizeLinear" and node.input[1] in scales:
-            copy, scale = (_free(f"{node.output[0]}/fp32{part}", taken) for part in ("", "/scale"))
+            copy, scale = (free_name(f"{node.output[0]}/fp32{part}", taken) for part in ("", "/scale"))
             array = numpy_helper.to_array(scales[node.input[1]]).astype(np.float32)
             held.graph.initializer.append(numpy_helper.from_array(array, scale))
             nodes.append(helper.make_node("Cast", [node.input[0]], [copy], to=TensorProto.FLOAT))
@@ -59,20 +60,3 @@ def exact_quantisers(model: bytes) -> bytes:
         return model
     replace_nodes(held.graph, nodes)
     return bytes(held.SerializeToString())
-
-
-def _free(name: str, taken: set[str]) -> str:
-    while name in taken:
-        name += "_"
-    taken.add(name)
-    return name
-
-
-def _session(model: bytes, threads: int | None) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])

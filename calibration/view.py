@@ -136,6 +136,14 @@ def all_names(graph: GraphProto) -> set[str]:
     return names | {tensor.name for tensor in graph.initializer} | {value.name for value in graph.input}
 
 
+def free_name(name: str, taken: set[str]) -> str:
+    """Return ``name``, with underscores behind it where it is taken, and take it."""
+    while name in taken:
+        name += "_"
+    taken.add(name)
+    return name
+
+
 def _keys(nodes: Iterable[NodeProto]) -> list[str]:
     listed = list(nodes)
     counts: dict[str, int] = {}
