@@ -102,14 +102,20 @@ class LaViT(nn.Module):
         of a soft choice, which the score then counts in place of ``ids``. The score is the L1 distance of the histograms, at
         most 2 a level, or what ``Surprise`` makes of them.
         """
-        target = code_histograms(ids, masks, self.codes)
-        predicted = self(tokens, masks)
-        excess = (target if shares is None else share_histograms(shares, masks)) - predicted
+        predicted, target, excess = self.compare(tokens, ids, masks, shares)
         if self.surprise is None:
             score = excess.abs().sum(dim=(1, 2)).mean().reshape(1)
         else:
             score = self.surprise(excess.mean(dim=0))
         return score, logic_map(ids, masks, predicted, target, self.usual)
+
+    def compare(
+        self, tokens: Tensor, ids: Tensor, masks: Tensor, shares: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return histograms f32 (R, levels, codes) of one image, see ``judge``: predicted, of ``ids``, and what is in excess."""
+        target = code_histograms(ids, masks, self.codes)
+        predicted = self(tokens, masks)
+        return predicted, target, (target if shares is None else share_histograms(shares, masks)) - predicted
 
     def stand_out(self, cells: Tensor) -> Tensor:
         """Return by how much each cell of a plain map f32 (N,) exceeds what goods have there, in deviations above CLEAR."""

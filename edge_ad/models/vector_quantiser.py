@@ -34,9 +34,8 @@ class VectorQuantiser(nn.Module):
     ) -> None:
         super().__init__()
         self.decay, self.eps, self.seed_from_data = decay, eps, seed_from_data
-        self.temperature = (
-            0.0  # of the soft choice outside training, in squared distance; 0 takes the nearest code alone
-        )
+        # Of the soft choice outside training, in squared distance; 0 takes the nearest code alone.
+        self.temperature = 0.0
         self.register_buffer("codebook", torch.randn(codes, width))
         self.register_buffer("counts", torch.zeros(codes))
         self.register_buffer("sums", torch.zeros(codes, width))

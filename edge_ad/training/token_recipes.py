@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from edge_ad.models.hvq import HvqTokenizer, hvq_loss
-from edge_ad.models.lavit import LaViT, batch_histograms, lavit_loss, share_histograms
+from edge_ad.models.lavit import LaViT, batch_histograms, lavit_loss
 from edge_ad.models.masking import bank_of, block_mask
 from edge_ad.models.vector_quantiser import VectorQuantiser, code_use, perplexity
 from edge_ad.presets import Preset, Schedule
@@ -193,11 +192,10 @@ def learn_surprise(
     found = []
     with torch.no_grad():
         for one, ids in zip(tokens, codes, strict=True):
-            picture, bank = one[None].to(device), masks.to(device)
-            soft = None if tokenizer is None else tokenizer(picture).shares
-            hard = F.one_hot(ids.to(device), model.codes).float()
-            histograms = share_histograms(hard if soft is None else soft[0], bank)
-            found.append(surprise.describe((histograms - model(picture, bank)).mean(dim=0)).cpu())
+            picture = one[None].to(device)
+            shares = None if tokenizer is None else tokenizer(picture).shares
+            excess = model.compare(picture, ids.to(device), masks.to(device), None if shares is None else shares[0])[2]
+            found.append(surprise.describe(excess.mean(dim=0)).cpu())
     centre, precision = fit_gaussian(torch.stack(found).numpy())
     surprise.set_goods(torch.from_numpy(centre), torch.from_numpy(precision))
 
