@@ -20,7 +20,7 @@ from calibration.ranges import Ranges
 from calibration.rounding import nearest, sum_preserving
 from calibration.view import View, all_names, drop_unused, free_name, reads, replace_nodes
 
-__all__ = ["HEAVY", "LIGHT", "METADATA_KEY", "choose_half", "to_half"]
+__all__ = ["HEAVY", "LIGHT", "METADATA_KEY", "choose_half", "large_tensors", "to_half"]
 
 GUARD = 0.5  # of the range of FP16: a tensor that went beyond it in calibration stays FP32
 _FLOAT_INPUTS = {"Resize": (0,)}  # the scales of Resize are FP32 by definition
@@ -43,12 +43,16 @@ def to_half(
     ``onnx.checker.ValidationError`` or ``onnx.shape_inference.InferenceError`` for an invalid model.
     """
     view = View(model)
-    large = {name for name, held in ranges.tensors.items() if held.magnitude > GUARD * _LARGEST} if ranges else set()
-    half = choose_half(view, frozenset(keep_fp32_ops), frozenset(keep_fp32_nodes), large)
+    half = choose_half(view, frozenset(keep_fp32_ops), frozenset(keep_fp32_nodes), large_tensors(ranges))
     _Rewriter(view, half).run()
     del view.graph.value_info[:]
     onnx.checker.check_model(view.model, full_check=True)
     return bytes(view.model.SerializeToString())
+
+
+def large_tensors(ranges: Ranges | None) -> set[str]:
+    """Return the names of the tensors whose magnitude in ``ranges`` is beyond half the range of FP16."""
+    return {name for name, held in ranges.tensors.items() if held.magnitude > GUARD * _LARGEST} if ranges else set()
 
 
 def choose_half(

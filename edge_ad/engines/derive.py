@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from calibration.half import GUARD, choose_half, to_half
+from calibration.half import choose_half, large_tensors, to_half
 from calibration.ranges import Ranges
 from calibration.view import View
 from edge_ad.bundle import Bundle
@@ -16,7 +16,6 @@ from edge_ad.engines.tensorrt_progress import Progress, Say, run_interruptibly
 from edge_ad.engines.tensorrt_versions import check_version
 
 ALWAYS_FP32 = ("fusion",)  # score arithmetic stays FP32 in every precision
-_LARGEST_HALF = 65504.0
 _FREE_KINDS = frozenset({"Cast", "Constant", "DequantizeLinear", "QuantizeLinear"})  # their types are their own
 
 
@@ -52,16 +51,15 @@ def typed_graphs(
 
     The fusion and graphs in ``keep_fp32`` are FP32 throughout; a graph that INT8 leaves out altogether is FP16.
     """
-    plain = {name: bundle.graph(name) for name in bundle.graphs}
-    graphs = {name: TypedGraph(data, "fp32") for name, data in plain.items()}
+    graphs = {name: TypedGraph(bundle.graph(name), "fp32") for name in bundle.graphs}
     if precision == "fp32":
         return graphs
     ranges = ranges_of(bundle)
-    halves = [name for name in plain if name not in {*ALWAYS_FP32, *keep_fp32}]
     if strong:
-        lower = {name: TypedGraph(to_half(plain[name], ranges=ranges.get(name)), "fp16") for name in halves}
+        lower = {name: TypedGraph(data, "fp16") for name, data in derive(bundle, "fp16", keep_fp32).items()}
     else:
-        lower = {name: _weak(plain[name], "fp16", ranges.get(name)) for name in halves}
+        halves = [name for name in graphs if name not in {*ALWAYS_FP32, *keep_fp32}]
+        lower = {name: _weak(graphs[name].data, "fp16", ranges.get(name)) for name in halves}
     if precision == "int8":
         typing = "fp16" if strong else "fp32"
         for name, data in derive_int8(bundle, recipe or recipe_of(bundle), "tensorrt", typing, keep_fp32).items():
@@ -72,10 +70,7 @@ def typed_graphs(
 def fp32_nodes(graph: bytes, ranges: Ranges | None = None) -> frozenset[str]:
     """Return the names of the nodes that an FP16 cast of the graph would leave in FP32, as TensorRT's parser names them."""
     view = View(graph)
-    large = (
-        {name for name, held in ranges.tensors.items() if held.magnitude > GUARD * _LARGEST_HALF} if ranges else set()
-    )
-    half = choose_half(view, large=large)
+    half = choose_half(view, large=large_tensors(ranges))
     return frozenset(
         node.name or f"node_of_{node.output[0]}"
         for place, node in enumerate(view.graph.node)
