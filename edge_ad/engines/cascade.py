@@ -8,9 +8,8 @@ full, so a part that the cascade calls WARN or NG is called so by the full run t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
-from time import perf_counter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,12 +64,12 @@ class Cascade:
         self.image_size, self.branches = pipeline.image_size, pipeline.branches
         engines = pipeline.engines
         image = engines["teacher"].bound("image")
-        self._results = [engines["fusion"].bound(name) for name in RESULTS]
+        results = [engines["fusion"].bound(name) for name in RESULTS]
         self._dear = [engines[DEAR].bound(name) for name in engines[DEAR].outputs]
         cheap = {name: engine for name, engine in engines.items() if name != DEAR}
         rest = {name: engines[name] for name in (DEAR, "fusion")}
-        self._cheap = pipeline.backend.frame(cheap, image, self._results)
-        self._rest = pipeline.backend.frame(rest, image, self._results)
+        self._cheap = pipeline.backend.frame(cheap, image, results)
+        self._rest = pipeline.backend.frame(rest, image, results)
 
     @property
     def limit(self) -> float:
@@ -88,14 +87,9 @@ class Cascade:
         for tensor in self._dear:
             tensor.write(np.zeros(tensor.spec.shape, tensor.spec.dtype))
         stages = self._cheap.run(image[None])
-        found = self._inference(stages)
+        found = self._pipeline.collect(stages)
         if found.score < self.limit:
             return replace(found, skipped=SKIPPED)
         more = self._rest.run(image[None])
-        return self._inference({name: stages.get(name, 0.0) + more.get(name, 0.0) for name in {**stages, **more}})
-
-    def _inference(self, stages: Mapping[str, float]) -> Inference:
-        start = perf_counter()
-        raw, z, score, fused = (tensor.read() for tensor in self._results)
-        taken = stages.get("download", 0.0) + (perf_counter() - start) * 1000.0
-        return Inference(raw, z, float(score[0]), fused[0, 0], {**stages, "download": taken})
+        both = {name: stages.get(name, 0.0) + more.get(name, 0.0) for name in {**stages, **more}}
+        return self._pipeline.collect(both)

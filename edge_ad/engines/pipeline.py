@@ -93,11 +93,14 @@ class Pipeline:
         checked = check_image(image, self.image_size)
         if self._frame is None:
             raise DeviceFault("the pipeline is closed; open it again")
-        stages = self._frame.run(checked[None])
+        return self.collect(self._frame.run(checked[None]))
+
+    def collect(self, stages: Mapping[str, float]) -> Inference:
+        """Return what the last frame left; reading it counts as download."""
         start = perf_counter()
         raw, z, score, fused = (self._tensors[name].read() for name in RESULTS)
-        stages["download"] = stages.get("download", 0.0) + (perf_counter() - start) * 1000.0
-        return Inference(raw, z, float(score[0]), fused[0, 0], stages)
+        taken = stages.get("download", 0.0) + (perf_counter() - start) * 1000.0
+        return Inference(raw, z, float(score[0]), fused[0, 0], {**stages, "download": taken})
 
     def tensor(self, name: str) -> NDArray[Any]:
         """Return a copy of the last value of a tensor, such as ``map_local`` or ``pooled``; BadInput without one."""
