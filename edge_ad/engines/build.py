@@ -98,7 +98,7 @@ def build(
     maker = open_maker(bundle, precision, backend, keep_fp32, recipe, threads, level, say)
     engines = maker.make()
     gate, refusal = None, None
-    with Pipeline(bundle, threads=threads) as reference, maker.open(engines) as candidate:
+    with Pipeline(bundle, threads=threads) as reference, _open(bundle, precision, maker, engines) as candidate:
         parity = compare(candidate, bundle)
         latency = _latency(bundle, {"fp32": reference, precision: candidate})
         if recipe is not None:
@@ -122,7 +122,9 @@ def explain(bundle: Bundle, precision: str, maker: Maker, engines: Mapping[str, 
     suspects = [name for name in wiring.needed_graphs(bundle.graphs, bundle.statistics.active) if name in lowered]
     full = {name: maker.full(name) for name in suspects}
     while suspects:
-        trials = {name: _with(bundle, maker, {**engines, **restored, name: full[name]}) for name in suspects}
+        trials = {
+            name: _parity(bundle, precision, maker, {**engines, **restored, name: full[name]}) for name in suspects
+        }
         best = min(suspects, key=lambda name: trials[name].badness)
         restored[best] = full[best]
         suspects.remove(best)
@@ -139,8 +141,12 @@ def explain(bundle: Bundle, precision: str, maker: Maker, engines: Mapping[str, 
     )
 
 
-def _with(bundle: Bundle, maker: Maker, engines: Mapping[str, bytes]) -> Parity:
-    with maker.open(engines) as pipeline:
+def _open(bundle: Bundle, precision: str, maker: Maker, engines: Mapping[str, bytes]) -> Pipeline:
+    return Pipeline(bundle, precision=precision, backend=maker.backend, graphs=engines)
+
+
+def _parity(bundle: Bundle, precision: str, maker: Maker, engines: Mapping[str, bytes]) -> Parity:
+    with _open(bundle, precision, maker, engines) as pipeline:
         return compare(pipeline, bundle)
 
 

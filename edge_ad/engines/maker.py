@@ -7,9 +7,8 @@ from typing import Protocol
 
 from edge_ad.bundle import Bundle
 from edge_ad.engines.backends import open_backend
-from edge_ad.engines.derive import compile_typed, derive, typed_graphs
+from edge_ad.engines.derive import TypedGraph, compile_typed, derive, typed_graphs
 from edge_ad.engines.int8 import Recipe
-from edge_ad.engines.pipeline import Pipeline
 from edge_ad.engines.protocol import Backend
 from edge_ad.engines.tensorrt import TrtBackend
 from edge_ad.engines.tensorrt_build import BuildOptions, free_memory
@@ -39,10 +38,6 @@ class Maker(Protocol):
         """Return the engine of one graph in FP32."""
         ...
 
-    def open(self, engines: Mapping[str, bytes]) -> Pipeline:
-        """Return a pipeline on these engines."""
-        ...
-
     def files(self, engines: Mapping[str, bytes]) -> dict[str, bytes]:
         """Return what to store."""
         ...
@@ -67,10 +62,6 @@ class OrtMaker:
     def full(self, name: str) -> bytes:
         """Return the graph in the bundle."""
         return self._bundle.graph(name)
-
-    def open(self, engines: Mapping[str, bytes]) -> Pipeline:
-        """Return a pipeline on these graphs."""
-        return Pipeline(self._bundle, precision=self._precision, backend=self.backend, graphs=engines)
 
     def files(self, engines: Mapping[str, bytes]) -> dict[str, bytes]:
         """Return all graphs, but none in fp32, where onnxruntime runs the bundle's own."""
@@ -104,13 +95,8 @@ class TrtMaker:
 
     def full(self, name: str) -> bytes:
         """Return the serialised engine of one graph in FP32."""
-        strong = strongly_typed(self.backend.trt)
-        graphs = {name: typed_graphs(self._bundle, "fp32", strong)[name]}
+        graphs = {name: TypedGraph(self._bundle.graph(name), "fp32")}
         return compile_typed(self.backend.trt, graphs, self._options(), self._say)[name]
-
-    def open(self, engines: Mapping[str, bytes]) -> Pipeline:
-        """Return a pipeline on these engines."""
-        return Pipeline(self._bundle, precision=self._precision, backend=self.backend, graphs=engines)
 
     def files(self, engines: Mapping[str, bytes]) -> dict[str, bytes]:
         """Return all engines."""
