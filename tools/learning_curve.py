@@ -16,9 +16,9 @@ from typing import Any
 
 from edge_ad.files import atomic_write
 from edge_ad.presets import Preset, Schedule, preset_named
+from edge_ad.scoring import BRANCHES
 
 NETWORKS = ("tokenizer", "lavit", "efficientad")
-BRANCHES = ("structure", "logic", "local", "global", "composition")
 ENOUGH = 0.99  # of the AUROC after all steps
 
 

@@ -68,11 +68,11 @@ def main() -> int:
         found = json.loads(options.json.read_text(encoding="utf-8"))
         atomic_write(ROOT / SOURCE, json.dumps(found, indent=1) + "\n")
         plot(found, ROOT / "docs" / "images" / "peers.png")
-    changed = [page for page, text in pages(ROOT).items() if page.read_text(encoding="utf-8") != text]
-    for page in changed:
+    changed = {page: text for page, text in pages(ROOT).items() if page.read_text(encoding="utf-8") != text}
+    for page, text in changed.items():
         print(page.relative_to(ROOT))
         if not options.check:
-            atomic_write(page, pages(ROOT)[page])
+            atomic_write(page, text)
     return 1 if options.check and changed else 0
 
 

@@ -6,7 +6,7 @@ The teacher is our `pdn_small` (its own weights are not on the package index); p
 import time
 from pathlib import Path
 
-from common import SIDE, Course, auroc, main, read, splits
+from common import SIDE, Course, auroc, main, read, splits, tensor
 
 STATE = "model.pt"
 GRAPH = Path("weights/onnx/model.onnx")
@@ -18,24 +18,18 @@ def _model(**options):
     return EfficientAd(model_size="small", evaluator=False, visualizer=False, post_processor=False, **options)
 
 
-def _tensor(image):
-    import torch
-
-    return torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255.0
-
-
 def _measure(model, paths):
     """Set the quantiles of the maps from unseen goods and return the AUROC of the test pictures, by anomalib's own score."""
     import torch
 
     model.eval()
     with torch.no_grad():
-        maps = [model.model.get_maps(_tensor(image), normalize=False) for image in read(paths["unseen"])]
+        maps = [model.model.get_maps(tensor(image), normalize=False) for image in read(paths["unseen"])]
         for number, name in enumerate(("st", "ae")):
             low, high = model._get_quantiles_of_maps([pair[number] for pair in maps])
             model.model.quantiles[f"qa_{name}"].data, model.model.quantiles[f"qb_{name}"].data = low, high
         scores = {
-            kind: [float(model.model(_tensor(image)).pred_score) for image in read(paths[kind])]
+            kind: [float(model.model(tensor(image)).pred_score) for image in read(paths[kind])]
             for kind in ("good", "bad")
         }
     model.train()
@@ -106,7 +100,7 @@ def scorer(out, form):
 
     def by_module(image):
         with torch.inference_mode():
-            return float(model(_tensor(image)).pred_score)
+            return float(model(tensor(image)).pred_score)
 
     return by_module
 

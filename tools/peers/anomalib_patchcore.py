@@ -1,9 +1,8 @@
 """anomalib's PatchCore on EfficientNet-Lite0, the backbone that both sides have weights of; runs in anomalib's environment."""
 
 import time
-from pathlib import Path
 
-from common import main, read, splits
+from common import main, read, splits, tensor
 
 BACKBONE, LAYERS = "tf_efficientnet_lite0", ["blocks.2", "blocks.4"]  # strides 8 and 16, as of its default backbone
 CORESET = 0.01  # the smallest of the publication; a tenth, the default, takes hours on two cores and is slower to ask
@@ -28,14 +27,6 @@ def _load_backbone(model, weights):
     model.model.feature_extractor.feature_extractor.load_state_dict(dict(zip(own, published, strict=False)))
 
 
-def _tensor(image):
-    import torch
-
-    pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255.0
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
-    return (pixels - mean) / std
-
-
 def learn(options):
     """Gather the memory of goods and thin it out to a hundredth."""
     import torch
@@ -47,7 +38,7 @@ def learn(options):
     model.model.feature_extractor.eval()
     with torch.no_grad():
         for image in read(splits(options.data)["train"]):
-            model.model(_tensor(image))
+            model.model(tensor(image, normalised=True))
     model.fit()
     seconds = time.perf_counter() - started
     torch.save(model.model.state_dict(), options.out / STATE)
@@ -58,14 +49,14 @@ def scorer(out, form):
     """Return a function from a picture to its score."""
     import torch
 
-    state = torch.load(Path(out) / STATE, weights_only=True)
+    state = torch.load(out / STATE, weights_only=True)
     model = _model().model.eval()
     model.memory_bank = torch.empty_like(state["memory_bank"])
     model.load_state_dict(state)
 
     def score(image):
         with torch.inference_mode():
-            return float(model(_tensor(image)).pred_score)
+            return float(model(tensor(image, normalised=True)).pred_score)
 
     return score
 

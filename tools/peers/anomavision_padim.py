@@ -4,9 +4,8 @@ The package index has no weights of ResNet-18, so they are random: times and mem
 """
 
 import time
-from pathlib import Path
 
-from common import main, read, splits
+from common import main, read, splits, tensor
 
 STATE = "padim.pt"
 
@@ -22,21 +21,13 @@ def _padim():
     return Padim("resnet18", device=torch.device("cpu"), layer_indices=[0, 1], feat_dim=50)
 
 
-def _tensor(image):
-    import torch
-
-    pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255.0
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
-    return (pixels - mean) / std
-
-
 def learn(options):
     """Measure mean and covariance of every patch."""
     import torch
 
     model = _padim()
     started = time.perf_counter()
-    images = torch.cat([_tensor(image) for image in read(splits(options.data)["train"])])
+    images = torch.cat([tensor(image, normalised=True) for image in read(splits(options.data)["train"])])
     model.fit([(batch, None, None, None) for batch in images.split(8)])
     seconds = time.perf_counter() - started
     torch.save(model.state_dict(), options.out / STATE)
@@ -48,7 +39,7 @@ def scorer(out, form):
     import torch
     from anomavision.algorithm.common.mahalanobis import MahalanobisDistance
 
-    state = torch.load(Path(out) / STATE, weights_only=True)
+    state = torch.load(out / STATE, weights_only=True)
     model = _padim()
     model.mahalanobisDistance = MahalanobisDistance(
         state["mahalanobisDistance._mean_flat"], state["mahalanobisDistance._cov_inv_flat"]
@@ -58,7 +49,7 @@ def scorer(out, form):
 
     def score(image):
         with torch.inference_mode():
-            return float(model.predict(_tensor(image))[0])
+            return float(model.predict(tensor(image, normalised=True))[0])
 
     return score
 

@@ -1,4 +1,4 @@
-"""What every contender's script shares: the pictures, AUROC, clocks and memory. NumPy and Pillow or OpenCV only."""
+"""What every contender's script shares: the pictures, AUROC, clocks and memory. NumPy and Pillow, and torch in `tensor` alone."""
 
 import argparse
 import json
@@ -34,6 +34,17 @@ def read(paths, side=SIDE):
 
     resized = (Image.open(path).convert("RGB").resize((side, side), Image.Resampling.BILINEAR) for path in paths)
     return np.stack([np.asarray(image, np.uint8) for image in resized])
+
+
+def tensor(image, normalised=False):
+    """Return a picture u8 [H, W, 3] as f32 [1, 3, H, W] of 0 to 1, or ``normalised`` by ImageNet's mean and deviation."""
+    import torch
+
+    pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255.0
+    if not normalised:
+        return pixels
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    return (pixels - mean) / std
 
 
 def auroc(good, bad):
@@ -133,11 +144,10 @@ def main(learn, scorer):
         write(options.out / "learn.json", {**found, "peak_mb": peak_mb()})
         return
     paths = splits(options.data)
+    score = scorer(options.out, options.form)
     if options.command == "start":
-        score = scorer(options.out, options.form)
         print(f"score {score(read(paths['good'][:1])[0]):.6f}", flush=True)
         return
-    score = scorer(options.out, options.form)
     times = timed(score, read(paths["good"][:8]), options.frames)
     memory = peak_mb()
     good, bad = ([score(image) for image in read(paths[name])] if paths[name] else [] for name in ("good", "bad"))
