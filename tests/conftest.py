@@ -1,4 +1,4 @@
-"""Fixtures that are too dear to make more than once a session."""
+"""Fixtures of more than one file, made once a session where they are dear."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from edge_ad.bundle import Bundle
+    from edge_ad.engines.pipeline import Pipeline
     from tests.fixtures.mosquitto import Mosquitto
     from tests.fixtures.trained import Trained
 
@@ -32,6 +34,24 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     from tests.fixtures.trained import make_trained
 
     return make_trained(tmp_path_factory.mktemp("trained"))
+
+
+@pytest.fixture(scope="module")
+def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The tiny bundle: a fresh one for each file of tests, some of which change it in memory."""
+    from edge_ad.bundle import open_bundle
+    from tests.fixtures.tiny_bundle import make_tiny_bundle
+
+    return open_bundle(make_tiny_bundle(tmp_path_factory.mktemp("bundle") / "tiny.edgead"))
+
+
+@pytest.fixture(scope="module")
+def tiny_pipeline(tiny_bundle: Bundle) -> Iterator[Pipeline]:
+    """A pipeline of FP32 in one thread on the tiny bundle."""
+    from edge_ad.engines.pipeline import Pipeline
+
+    with Pipeline(tiny_bundle, threads=1) as opened:
+        yield opened
 
 
 @pytest.fixture

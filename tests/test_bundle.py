@@ -16,14 +16,12 @@ from numpy.typing import NDArray
 from edge_ad.bundle import BundleContents, open_bundle, write_bundle
 from edge_ad.errors import BadInput
 from edge_ad.files import sha256_bytes
-from tests.fixtures.plain_bundle import NOON, plain_contents
+from tests.fixtures.plain_bundle import NOON, make_plain_bundle, plain_contents
 
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    target = tmp_path_factory.mktemp("bundle") / "tray.edgead"
-    write_bundle(target, plain_contents(), NOON)
-    return target
+    return make_plain_bundle(tmp_path_factory.mktemp("bundle") / "tray.edgead")
 
 
 def assert_equal(a: BundleContents, b: BundleContents) -> None:

@@ -16,17 +16,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edge_ad.bundle import open_bundle, safe_zip, write_bundle
+from edge_ad.bundle import open_bundle, safe_zip
 from edge_ad.errors import BadInput
 from edge_ad.files import sha256_bytes
-from tests.fixtures.plain_bundle import NOON, plain_contents
+from tests.fixtures.plain_bundle import make_plain_bundle, plain_contents
 
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    target = tmp_path_factory.mktemp("bundle") / "tray.edgead"
-    write_bundle(target, plain_contents(), NOON)
-    return target
+    return make_plain_bundle(tmp_path_factory.mktemp("bundle") / "tray.edgead")
 
 
 # Spoiling a bundle: each takes the members and the manifest apart, changes one thing and packs them again.
@@ -211,12 +209,14 @@ def add(path: Path, target: Path, info: zipfile.ZipInfo, data: bytes) -> None:
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_odd_entries_are_refused(path: Path, tmp_path: Path) -> None:
-    link, lzma = zipfile.ZipInfo("link"), zipfile.ZipInfo("packed")
+    link, lzma, newer = (zipfile.ZipInfo(name) for name in ("link", "packed", "newer"))
     link.external_attr = (stat.S_IFLNK | 0o777) << 16
     lzma.compress_type = zipfile.ZIP_LZMA
+    newer.extract_version = 99
     table = [
         (link, "is a link or special file"),
         (lzma, "packed by method 14"),
+        (newer, "is damaged (zip file version 9.9)"),
         (zipfile.ZipInfo("masks.npy"), "two members named 'masks.npy'"),
     ]
     for info, told in table:

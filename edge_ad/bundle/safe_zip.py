@@ -31,8 +31,7 @@ DAMAGE = (
     zipfile.BadZipFile,
     zlib.error,
     EOFError,
-    NotImplementedError,
-    RuntimeError,
+    RuntimeError,  # zipfile's for encryption, and its child NotImplementedError for a version or method that it lacks
     OSError,
     ValueError,
     struct.error,

@@ -6,16 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from edge_ad.bundle import Bundle, open_bundle
+from edge_ad.bundle import Bundle
 from edge_ad.engines.benchmark import benchmark, peak_rss_mb, quantiles
 from edge_ad.engines.pipeline import Pipeline
 from edge_ad.errors import BadInput
-from tests.fixtures.tiny_bundle import make_tiny_bundle
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return open_bundle(make_tiny_bundle(tmp_path_factory.mktemp("bundle") / "tiny.edgead"))
 
 
 def test_quantiles_by_hand() -> None:
@@ -31,14 +25,14 @@ def test_memory_is_read_from_the_kernel(tmp_path: Path) -> None:
     assert peak_rss_mb(tmp_path / "absent") > 10
 
 
-def test_a_run(bundle: Bundle) -> None:
+def test_a_run(tiny_bundle: Bundle) -> None:
     in_loop: list[Pipeline] = []
 
     def loop(pipeline: Pipeline) -> dict[str, float]:
         in_loop.append(pipeline)
         return {"p50": 1.0, "p90": 1.0, "p99": 2.0, "max": 2.0}
 
-    report = benchmark(bundle, lambda: Pipeline(bundle, threads=1), frames=20, in_loop=loop)
+    report = benchmark(tiny_bundle, lambda: Pipeline(tiny_bundle, threads=1), frames=20, in_loop=loop)
     assert len(in_loop) == 1
     value = report.to_json()
     assert list(value) == [
@@ -74,6 +68,6 @@ def test_a_run(bundle: Bundle) -> None:
     assert value["first_verdict_s"] >= 0
 
 
-def test_no_frames(bundle: Bundle) -> None:
+def test_no_frames(tiny_bundle: Bundle) -> None:
     with pytest.raises(BadInput, match="--frames is 0"):
-        benchmark(bundle, lambda: Pipeline(bundle, threads=1), frames=0)
+        benchmark(tiny_bundle, lambda: Pipeline(tiny_bundle, threads=1), frames=0)

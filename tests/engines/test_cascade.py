@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,18 +13,7 @@ from edge_ad.engines.pipeline import Pipeline
 from edge_ad.errors import BadInput
 from edge_ad.inspection.assembly import make_drift
 from edge_ad.scoring import Thresholds, fuse
-from tests.fixtures.tiny_bundle import make_tiny_bundle, tiny_contents, tiny_image
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return open_bundle(make_tiny_bundle(tmp_path_factory.mktemp("bundle") / "tiny.edgead"))
-
-
-@pytest.fixture(scope="module")
-def pipeline(bundle: Bundle) -> Iterator[Pipeline]:
-    with Pipeline(bundle, threads=1) as opened:
-        yield opened
+from tests.fixtures.tiny_bundle import tiny_contents, tiny_image
 
 
 def with_anomalies(bundle: Bundle, scores: np.ndarray) -> Bundle:
@@ -35,11 +24,11 @@ def with_anomalies(bundle: Bundle, scores: np.ndarray) -> Bundle:
     return bundle
 
 
-def test_the_limit_is_a_rank_among_the_anomalies_that_are_found(bundle: Bundle) -> None:
+def test_the_limit_is_a_rank_among_the_anomalies_that_are_found(tiny_bundle: Bundle) -> None:
     """Of 10..109 and a warning above 9.5: a rate of 1 % is the lowest of 100 (2 of 101 are 1.98 %), 2 % the second."""
-    known = with_anomalies(bundle, np.arange(5, 110, dtype=np.float32))
+    known = with_anomalies(tiny_bundle, np.arange(5, 110, dtype=np.float32))
     thresholds = Thresholds(9.5, 1000.0)
-    logic = float(bundle.statistics.mean[1] / bundle.statistics.std[1] * bundle.statistics.weight[1])
+    logic = float(tiny_bundle.statistics.mean[1] / tiny_bundle.statistics.std[1] * tiny_bundle.statistics.weight[1])
     assert limit_of(known, thresholds, 0.0101) == pytest.approx(min(10 - logic, 9.5), rel=1e-4)
     assert limit_of(known, thresholds, 0.02) == pytest.approx(min(11 - logic, 9.5), rel=1e-4)
     assert limit_of(known, thresholds, 0.5) <= 9.5
@@ -47,16 +36,16 @@ def test_the_limit_is_a_rank_among_the_anomalies_that_are_found(bundle: Bundle) 
         limit_of(known, thresholds, 0.009)
 
 
-def test_the_least_score_is_a_bound(bundle: Bundle) -> None:
+def test_the_least_score_is_a_bound(tiny_bundle: Bundle) -> None:
     raw = np.abs(np.random.default_rng(0).normal(0, 50, (200, 5))).astype(np.float32)
-    assert (least_scores(raw, bundle.statistics) <= fuse(raw, bundle.statistics)[1] + 1e-4).all()
+    assert (least_scores(raw, tiny_bundle.statistics) <= fuse(raw, tiny_bundle.statistics)[1] + 1e-4).all()
 
 
-def test_what_is_judged_in_full_is_what_the_full_run_says(bundle: Bundle, pipeline: Pipeline) -> None:
+def test_what_is_judged_in_full_is_what_the_full_run_says(tiny_bundle: Bundle, tiny_pipeline: Pipeline) -> None:
     images = [tiny_image(seed, blob=seed % 2 == 0) for seed in range(30)]
-    full = [pipeline.infer(image) for image in images]
-    known = with_anomalies(bundle, np.array([one.score for one in full] * 4, np.float32))
-    cascade = Cascade(pipeline, known, 0.1, lambda: bundle.thresholds)
+    full = [tiny_pipeline.infer(image) for image in images]
+    known = with_anomalies(tiny_bundle, np.array([one.score for one in full] * 4, np.float32))
+    cascade = Cascade(tiny_pipeline, known, 0.1, lambda: tiny_bundle.thresholds)
     found = [cascade.infer(image) for image in images]
     left_out = [one for one in found if one.skipped]
     assert 0 < len(left_out) < len(images)
@@ -64,7 +53,7 @@ def test_what_is_judged_in_full_is_what_the_full_run_says(bundle: Bundle, pipeli
         if one.skipped:
             assert one.skipped == ("logic",)
             assert "lavit" not in one.stages_ms
-            assert one.score < cascade.limit <= bundle.thresholds.warn
+            assert one.score < cascade.limit <= tiny_bundle.thresholds.warn
             assert one.score <= whole.score + 1e-4
             np.testing.assert_array_equal(np.delete(one.raw, 1), np.delete(whole.raw, 1))
         else:
@@ -74,10 +63,10 @@ def test_what_is_judged_in_full_is_what_the_full_run_says(bundle: Bundle, pipeli
             assert set(one.stages_ms) == set(whole.stages_ms)
 
 
-def test_the_limit_follows_the_thresholds(bundle: Bundle, pipeline: Pipeline) -> None:
-    known = with_anomalies(bundle, np.arange(5, 205, dtype=np.float32))
+def test_the_limit_follows_the_thresholds(tiny_bundle: Bundle, tiny_pipeline: Pipeline) -> None:
+    known = with_anomalies(tiny_bundle, np.arange(5, 205, dtype=np.float32))
     now = [Thresholds(50.0, 60.0)]
-    cascade = Cascade(pipeline, known, 0.05, lambda: now[0])
+    cascade = Cascade(tiny_pipeline, known, 0.05, lambda: now[0])
     before = cascade.limit
     now[0] = Thresholds(7.0, 60.0)
     assert cascade.limit <= 7.0 < before
@@ -85,16 +74,16 @@ def test_the_limit_follows_the_thresholds(bundle: Bundle, pipeline: Pipeline) ->
     assert cascade.limit == -np.inf
 
 
-def test_what_cannot_be_a_cascade(bundle: Bundle, pipeline: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> None:
-    path = tmp_path_factory.mktemp("dropped") / "dropped.edgead"
+def test_what_cannot_be_a_cascade(tmp_path: Path) -> None:
+    path = tmp_path / "dropped.edgead"
     write_bundle(path, tiny_contents(weight=(0.2, 0.0, 0.3, 0.2, 0.3)))
     dropped = open_bundle(path)
     with Pipeline(dropped, threads=1) as other, pytest.raises(BadInput, match="logic has weight 0"):
         Cascade(other, dropped, 0.1, lambda: dropped.thresholds)
 
 
-def test_drift_watches_what_is_known_of_every_part(bundle: Bundle) -> None:
-    whole, part = make_drift(bundle), make_drift(bundle, cascade=True)
+def test_drift_watches_what_is_known_of_every_part(tiny_bundle: Bundle) -> None:
+    whole, part = make_drift(tiny_bundle), make_drift(tiny_bundle, cascade=True)
     assert whole is not None
     assert part is not None
     assert set(whole.report().mean) - set(part.report().mean) == {"logic", "score"}

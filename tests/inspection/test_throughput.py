@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
-from edge_ad.bundle import Bundle, open_bundle
+from edge_ad.bundle import Bundle
 from edge_ad.engines.pipeline import Pipeline
 from edge_ad.inspection import throughput
 from edge_ad.inspection.throughput import Minute, measure_throughput, soak
-from tests.fixtures.tiny_bundle import make_tiny_bundle
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return open_bundle(make_tiny_bundle(tmp_path_factory.mktemp("bundle") / "tiny.edgead"))
-
-
-@pytest.fixture(scope="module")
-def pipeline(bundle: Bundle) -> Iterator[Pipeline]:
-    with Pipeline(bundle, threads=1) as opened:
-        yield opened
 
 
 def test_every_picture_is_judged_and_the_share_is_that_of_the_turns(
-    bundle: Bundle, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+    tiny_bundle: Bundle, tiny_pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cameras = []
     run = throughput._loop
@@ -35,16 +21,16 @@ def test_every_picture_is_judged_and_the_share_is_that_of_the_turns(
         return run(bundle, camera)
 
     monkeypatch.setattr(throughput, "_loop", watched)
-    found = measure_throughput(bundle, pipeline, frames=20)
+    found = measure_throughput(tiny_bundle, tiny_pipeline, frames=20)
     assert [len(camera.latencies) for camera in cameras] == [4] * 5
     assert found.loop_fps > 0
     assert found.share > 0
     assert set(found.to_json()) == {"engines_fps", "loop_fps", "share"}
 
 
-def test_a_soak_tells_every_piece(bundle: Bundle, pipeline: Pipeline) -> None:
+def test_a_soak_tells_every_piece(tiny_bundle: Bundle, tiny_pipeline: Pipeline) -> None:
     told: list[Minute] = []
-    found = soak(bundle, pipeline, 0.6 / 60, lambda: {"temperature": "41 C"}, told.append, piece_s=0.25)
+    found = soak(tiny_bundle, tiny_pipeline, 0.6 / 60, lambda: {"temperature": "41 C"}, told.append, piece_s=0.25)
     assert found == told
     assert len(found) >= 2
     assert [one.second for one in found] == sorted(one.second for one in found)

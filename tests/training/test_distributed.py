@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +21,7 @@ from edge_ad.models.vector_quantiser import VectorQuantiser
 from edge_ad.training.distributed import ALONE, Shard, Team, join
 from edge_ad.training.distributed_layers import SharedDropout, SharedQuantiser, shared
 from edge_ad.training.interrupt import held_back
+from tests.fixtures.loopback import free_port
 from tests.fixtures.trained import Trained
 
 ROOT = Path(__file__).parents[2]
@@ -170,10 +170,7 @@ def environment(**more: str) -> dict[str, str]:
 
 def two_processes(goods: Path, out: Path, stage: str, number: int) -> list[tuple[int, str]]:
     """Train in two processes, the second of which sends itself a signal in a stage; return exit codes and stderr."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     arguments = [sys.executable, "-c", TRAINING, str(goods), str(out), stage, str(number)]
     running = [
         subprocess.Popen(
