@@ -10,13 +10,14 @@ from pathlib import Path
 
 from edge_ad.camera.contact import Contact
 from edge_ad.camera.frames import BadFrame, End, Frame, Source, SourceError
-from edge_ad.camera.png import encode_png, told_time
+from edge_ad.camera.png import encode_png
 from edge_ad.camera.record import CameraRecord, read_record, write_record
 from edge_ad.camera.settings import difference, settings_of
 from edge_ad.camera.sieve import Sieve
 from edge_ad.data.images import list_images, read_image
 from edge_ad.errors import BadInput, DeviceFault
 from edge_ad.files import atomic_write
+from edge_ad.times import told_time
 
 READ_S = 0.5
 GIVE_UP_S = 30.0

@@ -6,9 +6,10 @@ import time
 import zlib
 from dataclasses import dataclass
 
+from edge_ad.backoff import Backoff
 from edge_ad.camera.frames import BadFrame, End, Frame, Read, SourceError, SourceKind, Timeout
 from edge_ad.camera.handles import Failure, Opener, Shot
-from edge_ad.camera.ladder import Backoff, Restarts
+from edge_ad.camera.ladder import Restarts
 from edge_ad.camera.pump import Pump
 from edge_ad.camera.settings import CameraSettings
 from edge_ad.errors import DeviceFault, EdgeAdError

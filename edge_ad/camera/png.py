@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import struct
 import zlib
 from collections.abc import Mapping
@@ -38,12 +37,6 @@ def read_texts(data: bytes) -> dict[str, str]:
             texts[key.decode("latin-1")] = rest[2:].split(b"\0", 2)[-1].decode("utf-8", "replace")
         position += 12 + length
     return texts
-
-
-def told_time(seconds: float) -> str:
-    """Return seconds since 1970 as text in UTC with milliseconds (RFC 3339)."""
-    moment = datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _text(key: str, value: str) -> bytes:

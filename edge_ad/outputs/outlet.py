@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import random
 import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from edge_ad.backoff import Backoff
 from edge_ad.outputs.delivery import NotNow, Output, Pipelined, Refused
 from edge_ad.redaction import redact
 from edge_ad.store.outbox import Letter, Standing
@@ -42,26 +42,6 @@ class Letters(Protocol):
         """Let go."""
 
 
-class Pauses:
-    """Pauses after faults in a row: 0.5, 1, 2 ... 30 s, each with a random half taken off, so that many stations that
-    lost one receiver do not all come back at one moment.
-    """
-
-    def __init__(self, seed: int | None = None) -> None:
-        self._random = random.Random(seed)
-        self._faults = 0
-
-    def next(self) -> float:
-        """Return the seconds to wait after one more fault."""
-        longest = min(FIRST_PAUSE_S * 2.0 ** min(self._faults, 16), LONGEST_PAUSE_S)
-        self._faults += 1
-        return longest * self._random.uniform(0.5, 1.0)
-
-    def reset(self) -> None:
-        """The fault is over."""
-        self._faults = 0
-
-
 class Outlet:
     """Delivers until it is closed. ``fault`` says why nothing is delivered now, None when all is well."""
 
@@ -76,7 +56,7 @@ class Outlet:
         self._refusals: set[str] = set()  # reasons that were told
         self._confirmed: list[Letter] = []
         self._settled = 0.0
-        self._pauses = Pauses()
+        self._backoff = Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S, seed=None)  # stations differ
         self.name = output.name
         self.fault: str | None = None
         self._thread = threading.Thread(target=self._run, name=f"output {self.name}", daemon=True)
@@ -114,7 +94,7 @@ class Outlet:
             except Exception as error:  # an output is foreign code: whatever it does, the next letter is tried again
                 self._failed(error)
                 self._close_output()
-                self._pause(self._pauses.next())
+                self._pause(self._backoff.next_s())
         self._close_output()
         with contextlib.suppress(Exception):
             self._settle()
@@ -184,7 +164,7 @@ class Outlet:
         self.fault = told
 
     def _well(self) -> None:
-        self._pauses.reset()
+        self._backoff.reset()
         if self.fault is not None:
             self.fault = None
             self._tell(f"output {self.name} delivers again")

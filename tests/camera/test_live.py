@@ -7,12 +7,10 @@ import time
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from edge_ad.camera.frames import BadFrame, End, Frame, Read, SourceError, Timeout
 from edge_ad.camera.handles import Failure, Grab, Shot
-from edge_ad.camera.ladder import MOST_ABANDONED, Backoff
+from edge_ad.camera.ladder import MOST_ABANDONED
 from edge_ad.camera.live import Live, Patience
 from edge_ad.camera.settings import CameraSettings
 from edge_ad.errors import BadInput, DeviceFault
@@ -197,13 +195,3 @@ def test_opening_that_hangs_is_given_up() -> None:
         source.open()
     assert source.restarts.stalls == 1
     free.set()
-
-
-@given(st.floats(0.01, 1.0), st.floats(1.0, 60.0), st.integers(0, 100), st.integers(1, 60))
-def test_back_off_grows_is_bounded_and_jitters(first_s: float, cap_s: float, seed: int, tries: int) -> None:
-    backoff = Backoff(first_s, cap_s, seed)
-    for attempt in range(tries):
-        whole = min(first_s * 2**attempt, cap_s)
-        assert whole / 2 <= backoff.next_s() <= whole
-    backoff.reset()
-    assert backoff.next_s() <= first_s

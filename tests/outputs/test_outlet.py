@@ -9,14 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from edge_ad.errors import BadInput
 from edge_ad.outputs import outlet as outlet_module
 from edge_ad.outputs.delivery import NotNow, Refused
 from edge_ad.outputs.dispatcher import Dispatcher
-from edge_ad.outputs.outlet import LONGEST_PAUSE_S, Pauses
 from edge_ad.outputs.transient import Transient
 from edge_ad.store import Store
 from edge_ad.store.outbox import Backlog, Standing, standings
@@ -259,13 +256,3 @@ def test_a_state_that_cannot_follow_forgets_the_oldest() -> None:
 def test_the_same_output_twice_is_refused() -> None:
     with pytest.raises(BadInput, match="named twice"):
         Dispatcher([Receiver(), Receiver()])
-
-
-@given(st.integers(0, 2**32), st.integers(1, 60))
-def test_pauses_grow_are_bounded_and_begin_anew(seed: int, faults: int) -> None:
-    pauses = Pauses(seed)
-    for number in range(faults):
-        longest = min(outlet_module.FIRST_PAUSE_S * 2**number, LONGEST_PAUSE_S)
-        assert longest / 2 <= pauses.next() <= longest
-    pauses.reset()
-    assert pauses.next() <= outlet_module.FIRST_PAUSE_S
