@@ -32,6 +32,15 @@ def atomic_write(path: Path, data: bytes | str) -> None:
             os.unlink(temporary)
 
 
+def sync_folder(folder: Path) -> None:
+    """Bring the names in a folder to the disk."""
+    handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def sha256_bytes(data: bytes) -> str:
     """Return the hexadecimal SHA-256 of ``data``."""
     return hashlib.sha256(data).hexdigest()

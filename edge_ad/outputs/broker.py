@@ -6,10 +6,10 @@ import os
 import ssl
 import urllib.parse
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge_ad.errors import BadInput, require
+from edge_ad.outputs.address import bracketed, first_missing, settings_of
 from edge_ad.redaction import redact_uri
 
 if TYPE_CHECKING:
@@ -34,8 +34,7 @@ class Broker:
     @property
     def name(self) -> str:
         """The address without files."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{'mqtts' if self.tls else 'mqtt'}://{host}:{self.port}/{self.topic}"
+        return f"{'mqtts' if self.tls else 'mqtt'}://{bracketed(self.host)}:{self.port}/{self.topic}"
 
     def trust(self) -> ssl.SSLContext | None:
         """Return what TLS needs, None without it; BadInput for a file that cannot be used."""
@@ -77,14 +76,14 @@ def parse_broker(uri: str, flag: str = "--alarm", topic: str = "edge-ad") -> Bro
     try:
         parts = urllib.parse.urlsplit(uri)
         port = parts.port or PORTS[parts.scheme]
-        files = dict(urllib.parse.parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
+        files = settings_of(parts.query)
     except (ValueError, KeyError) as error:  # whose words repeat parts of the address
         raise BadInput(f"{told} is no broker with a valid port and settings; write {WRITTEN}") from error
     tls, topic = parts.scheme == "mqtts", urllib.parse.unquote(parts.path).strip("/") or topic
     wild = "#" in uri or set("+#\0") & set(topic)
     if not parts.hostname or not topic or wild or set(files) - ({"ca", "cert", "key"} if tls else set()):
         raise BadInput(f"{told} is no broker with a topic: write {WRITTEN}, without wildcards")
-    missing = next((name for name in files.values() if not Path(name).is_file()), None)
+    missing = first_missing(files.values())
     if missing is not None or ("key" in files and "cert" not in files):
         what = f"there is no file {missing}" if missing is not None else "key= needs cert="
         raise BadInput(f"{told}: {what}; name PEM files")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from edge_ad.errors import BadInput
+from edge_ad.outputs.address import settings_of
 from edge_ad.outputs.lines import Lines
 from edge_ad.outputs.requests import OnRequest
 from edge_ad.redaction import redact_uri
@@ -58,7 +59,7 @@ def parse_output(uri: str) -> OutputAddress:
     try:
         parts = urllib.parse.urlsplit(uri.strip())
         port = parts.port
-        settings = dict(urllib.parse.parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
+        settings = settings_of(parts.query)
     except ValueError as error:  # whose words repeat parts of the address
         raise BadInput(
             f"{told}: a port is a number from 0 to 65535, a setting NAME=VALUE; allowed are {ALLOWED}"

@@ -8,18 +8,15 @@ import os
 import subprocess
 import sys
 import threading
-import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from edge_ad.errors import DeviceFault
 from edge_ad.outputs.channels import parse_output
 from edge_ad.outputs.hold import Message
+from edge_ad.outputs.restarts import MOST_RESTARTS, RESTART_WINDOW_S, Ends
 
 OPEN_S = 15.0
-MOST_RESTARTS = 5
-RESTART_WINDOW_S = 60.0
 
 OnRecord = Callable[[dict[str, Any]], None]
 
@@ -39,7 +36,7 @@ class GuardLink:
         self._settings = {"outputs": list(outputs), "hold_ms": hold_ms, "cameras": cameras}
         self._on_record = on_record
         self._lamp: dict[str, Any] | None = None
-        self._restarts: deque[float] = deque()
+        self._ends = Ends()
         self.ports: dict[str, int] = {}
         self.restarts = 0
         self._closed = False
@@ -112,17 +109,13 @@ class GuardLink:
                 os.write(self._pipe, data)
 
     def _restart(self) -> None:
-        now = time.monotonic()
-        while self._restarts and now - self._restarts[0] > RESTART_WINDOW_S:
-            self._restarts.popleft()
-        self._restarts.append(now)
+        ended = self._ends.count()
         self.restarts += 1
         os.close(self._pipe)
         self._process.kill()
-        if len(self._restarts) > MOST_RESTARTS:
+        if ended > MOST_RESTARTS:
             raise DeviceFault(
-                f"the output guard ended {len(self._restarts)} times within {RESTART_WINDOW_S:g} s: check the outputs "
-                f"{self._outputs}"
+                f"the output guard ended {ended} times within {RESTART_WINDOW_S:g} s: check the outputs {self._outputs}"
             )
         self._process = self._start()
 

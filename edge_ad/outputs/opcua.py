@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from edge_ad.errors import BadInput, require
+from edge_ad.outputs.address import bracketed, first_missing, settings_of
 from edge_ad.redaction import redact_uri
+from edge_ad.store.rows import VERDICTS
 
 NAMESPACE = "urn:edge-ad:inspection"
 WRITTEN = "opcua://ADDRESS:4840 or opcua://ADDRESS:4840?cert=FILE&key=FILE"
@@ -26,7 +28,6 @@ SHOW_S = 5.0
 CLOSE_S = 0.8
 COMPLETED, FAILED = 1, 4  # ResultStateDataType
 SEVERITY = {"OK": 100, "WARN": 500, "NONE": 800, "NG": 900}
-VERDICTS = ("OK", "WARN", "NG", "NONE")
 
 # Path below VisionSystem: (OPC UA type, value before the first result).
 NODES: dict[str, tuple[str, Any]] = {
@@ -63,12 +64,12 @@ def parse_endpoint(uri: str) -> Endpoint:
     try:
         parts = urllib.parse.urlsplit(uri)
         port = PORT if parts.port is None else parts.port
-        files = dict(urllib.parse.parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
+        files = settings_of(parts.query)
     except ValueError as error:  # whose words repeat parts of the address
         raise BadInput(f"{told} has no valid port or settings; write {WRITTEN}") from error
     if not parts.hostname or parts.path.strip("/") or "@" in parts.netloc or set(files) not in (set(), {"cert", "key"}):
         raise BadInput(f"{told} is no address to listen on; write {WRITTEN}")
-    missing = next((name for name in files.values() if not Path(name).is_file()), None)
+    missing = first_missing(files.values())
     if missing is not None:
         raise BadInput(f"{told}: there is no file {missing}; name the certificate and the key of this server")
     return Endpoint(parts.hostname, port, files.get("cert", ""), files.get("key", ""))
@@ -88,8 +89,7 @@ class OpcUaServer:
         self._endpoint = parse_endpoint(uri)
         if self._endpoint.cert:
             self._check_files()
-        host = f"[{self._endpoint.host}]" if ":" in self._endpoint.host else self._endpoint.host
-        self.name = f"opcua://{host}:{self._endpoint.port}"
+        self.name = f"opcua://{bracketed(self._endpoint.host)}:{self._endpoint.port}"
         self._loop: asyncio.AbstractEventLoop | None = None
         self._server: Any = None
         self._nodes: dict[str, Any] = {}

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from datetime import datetime, timezone
 from typing import Any, Protocol
+
+from edge_ad.store.rows import VERDICTS
+from edge_ad.times import told_time
 
 VERSION = 1  # grows when a field goes or changes its meaning; a new field alone does not change it
 
@@ -38,13 +40,12 @@ class EventLike(Protocol):
 
 def event_record(event: EventLike) -> dict[str, Any]:
     """Return an event as plain values, keys in the documented order."""
-    moment = datetime.fromtimestamp(event.time, timezone.utc).isoformat(timespec="milliseconds")
     return {
         "id": event.id,
         "camera": event.camera,
         "frame": event.frame,
         "part": event.part,
-        "time": moment.replace("+00:00", "Z"),
+        "time": told_time(event.time),
         "verdict": event.verdict,
         "score": _rounded(event.score, 6),
         "z": {name: _rounded(value, 4) for name, value in event.z.items()},
@@ -74,7 +75,7 @@ def schema() -> dict[str, Any]:
         "frame": {"type": ["integer", "null"], "minimum": 0, "description": "null for an outage without a frame"},
         "part": {"type": ["string", "null"], "description": "id or number of the part; null without one"},
         "time": {"type": "string", "format": "date-time", "description": "capture, UTC, milliseconds"},
-        "verdict": {"enum": ["OK", "WARN", "NG", "NONE"], "description": "NONE: nothing can be said; treat it as NG"},
+        "verdict": {"enum": list(VERDICTS), "description": "NONE: nothing can be said; treat it as NG"},
         "score": {**number, "description": "fused z; null when the verdict is NONE"},
         "z": {"type": "object", "additionalProperties": number, "description": "score of each branch in z"},
         "latency_ms": {**number, "description": "capture to verdict"},

@@ -8,12 +8,13 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from datetime import datetime, timedelta, timezone
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TextIO
 
 from edge_ad.errors import BadInput
 from edge_ad.store.reader import StoredEvent
+from edge_ad.times import told_time
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _TEXTS = ("camera", "part", "reason")
@@ -82,10 +83,7 @@ def write_json(path: Path, events: Iterable[StoredEvent]) -> int:
 def as_json(event: StoredEvent) -> dict[str, Any]:
     """Return an event as plain values, its time as in `edge-ad run --events`."""
     found = {name: value for name, value in vars(event).items() if name != "sequence"}
-    # fromtimestamp refuses times before 1970 on some systems.
-    time = datetime(1970, 1, 1, tzinfo=timezone.utc) + timedelta(seconds=event.time)
-    iso = time.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    return {**found, "time": iso, "z": dict(event.z), "images": list(event.images)}
+    return {**found, "time": told_time(event.time), "z": dict(event.z), "images": list(event.images)}
 
 
 def _cell(name: str, value: Any) -> Any:

@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edge_ad.store.rows import COLUMNS, EventRow
+from edge_ad.files import sync_folder
+from edge_ad.store.rows import COLUMNS, VERDICTS, EventRow
 
 FOLDER = "journal"
 TAIL_BYTES = 1 << 20
@@ -131,15 +132,6 @@ def make_folder(folder: Path) -> None:
         sync_folder(path.parent)
 
 
-def sync_folder(folder: Path) -> None:
-    """Bring the names in a folder to the disk."""
-    handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 @contextlib.contextmanager
 def locked(evidence: Path) -> Iterator[bool]:
     """Hold the journal for this process alone; yields False when another process has it open."""
@@ -235,7 +227,7 @@ def _event(found: Mapping[str, Any]) -> EventRow:
         raise ValueError("no event")
     if not all(value is None or isinstance(value, (int, float)) for value in optional):
         raise ValueError("no event")
-    if row.verdict not in ("OK", "WARN", "NG", "NONE"):
+    if row.verdict not in VERDICTS:
         raise ValueError("no event")
     return row
 

@@ -11,11 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote
 
 from edge_ad.errors import BadInput
 from edge_ad.store.rows import EventRow
-from edge_ad.store.schema import transaction
+from edge_ad.store.schema import identity, open_existing, transaction
 
 FIRST_TO_GO = ("OK", "WARN", "NONE", "NG")
 MOST_REFUSED = 1000  # set aside for each output; the counter goes on
@@ -139,11 +138,11 @@ class Backlog:
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
-        if self._connection is not None and _identity(self._path) != self._identity:
+        if self._connection is not None and identity(self._path) != self._identity:
             self.close()
         if self._connection is None:
-            self._identity = _identity(self._path)
-            self._connection = _existing(self._path)
+            self._identity = identity(self._path)
+            self._connection = open_existing(self._path, "mode=rw")
             self._connection.execute("PRAGMA synchronous = NORMAL")
         try:
             yield self._connection
@@ -182,30 +181,16 @@ def retry(path: Path, output: str) -> int:
     return back
 
 
-def _existing(path: Path) -> sqlite3.Connection:
-    """Open a store that is there: making one, and mending one, is left to the store itself."""
-    address = f"file:{quote(str(path))}?mode=rw"
-    return sqlite3.connect(address, uri=True, isolation_level=None, timeout=5.0, check_same_thread=False)
-
-
 @contextmanager
 def _told(path: Path) -> Iterator[sqlite3.Connection]:
     try:
-        with closing(_existing(path)) as connection:
+        with closing(open_existing(path, "mode=rw")) as connection:
             yield connection
     except sqlite3.Error as error:
         raise BadInput(
             f"the store {path} cannot be read: {error}; name the one of `edge-ad run --store`, which brings an old one up "
             "to date"
         ) from error
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
 
 
 def _take_out(connection: sqlite3.Connection, output: str, letters: Sequence[Letter]) -> int:

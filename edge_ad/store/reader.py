@@ -11,10 +11,10 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import quote
 
 from edge_ad.errors import BadInput
 from edge_ad.store.rows import COLUMNS, EventRow
+from edge_ad.store.schema import open_existing
 
 Mark = Literal["good", "bad"]
 MARKS: tuple[Mark, ...] = ("good", "bad")
@@ -187,7 +187,7 @@ class Reader:
                 if not self._at_rest():
                     raise
                 self._forget()
-                with closing(self._connect("&immutable=1")) as connection:
+                with closing(open_existing(self.path, "mode=ro&immutable=1")) as connection:
                     return connection.execute(query, values).fetchall()
         except sqlite3.Error as error:
             self._forget()
@@ -201,11 +201,6 @@ class Reader:
         log = self.path.with_name(f"{self.path.name}-wal")
         return not log.exists() or log.stat().st_size == 0
 
-    def _connect(self, options: str = "") -> sqlite3.Connection:
-        # quote: a question mark in the path would begin the options.
-        address = f"file:{quote(str(self.path))}?mode=ro{options}"
-        return sqlite3.connect(address, uri=True, timeout=5.0, check_same_thread=False)
-
     def _connected(self) -> sqlite3.Connection:
         try:
             status = os.stat(self.path)
@@ -217,7 +212,7 @@ class Reader:
         identity = (status.st_dev, status.st_ino)
         if self._connection is None or identity != self._identity:
             self._forget()
-            self._connection = self._connect()
+            self._connection = open_existing(self.path, "mode=ro")
             self._identity = identity
         return self._connection
 

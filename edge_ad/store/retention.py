@@ -57,9 +57,8 @@ def sweep(path: Path, evidence: Path, limits: Limits, check: bool = True) -> Swe
     Pictures go before events, those of OK before the others, the oldest first; for free space pictures alone. Marked
     events have no age, and their pictures go last and by size only. What an output has not delivered yet is in the
     outbox whole, so its event may go: an output that nobody reads any more must not fill the disk. Only what the index
-    knows is deleted, and nothing while it is being made anew, is
-    damaged as far as 2 s of SQLite's quick check tell (without ``check`` it is not looked at), or cannot be read
-    (sqlite3.Error, BadInput, DeviceFault, OSError).
+    knows is deleted, and nothing while it is being made anew, is damaged as far as 2 s of SQLite's quick check tell
+    (without ``check`` it is not looked at), or cannot be read (sqlite3.Error, BadInput, DeviceFault, OSError).
     """
     damage = damage_of(path) if check else None
     if damage is not None:
@@ -89,7 +88,7 @@ class _Sweeper:
             pass
         for path in files(self._evidence):
             if day_of(CLOCK_SET) <= path.stem < day_of(limit):
-                self._journal_day(path)
+                self._journal_day(path, _ids_of(path))
 
     def by_size(self, limit: float) -> None:
         def enough() -> bool:
@@ -102,8 +101,9 @@ class _Sweeper:
         for path in reversed(files(self._evidence)[1:]):  # today's stays
             if enough():
                 return
-            self._events_of(path)
-            self._journal_day(path)
+            ids = _ids_of(path)
+            self._events_of(ids)
+            self._journal_day(path, ids)
         for ok in (1, 0):
             self._pictures(ok, marked=True, enough=enough)
         if not enough():
@@ -158,19 +158,15 @@ class _Sweeper:
         self._swept.events += len(sequences)
         return len(sequences)
 
-    def _events_of(self, path: Path) -> None:
-        """Delete the events of one day of the journal."""
-        with path.open("rb") as stream:
-            ids = [entry.event.id for entry in map(parse, stream) if entry.event is not None]
+    def _events_of(self, ids: Sequence[str]) -> None:
+        """Delete the events of these ids."""
         for first in range(0, len(ids), BATCH):
             some = ids[first : first + BATCH]
             holders = ", ".join("?" * len(some))
             self._events(f"SELECT sequence FROM event WHERE {_FREE} AND id IN ({holders})", some)
 
-    def _journal_day(self, path: Path) -> None:
-        """Delete a file of the journal after what the index keeps of it was written into today's."""
-        with path.open("rb") as stream:
-            ids = [entry.event.id for entry in map(parse, stream) if entry.event is not None]
+    def _journal_day(self, path: Path, ids: Sequence[str]) -> None:
+        """Delete a file of the journal after what the index keeps of its ``ids`` was written into today's."""
         for first in range(0, len(ids), BATCH):
             lines = self._kept_lines(ids[first : first + BATCH])
             if lines:
@@ -193,3 +189,9 @@ class _Sweeper:
         pages, free, size = (int(self._connection.execute(f"PRAGMA {name}").fetchone()[0]) for name in names)
         journal = sum(path.stat().st_size for path in files(self._evidence))
         return float(pictures + journal + (pages - free) * size)
+
+
+def _ids_of(path: Path) -> list[str]:
+    """Return the ids of the events in a file of the journal."""
+    with path.open("rb") as stream:
+        return [entry.event.id for entry in map(parse, stream) if entry.event is not None]

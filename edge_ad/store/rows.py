@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
+Verdict = Literal["OK", "WARN", "NG", "NONE"]
+VERDICTS: tuple[Verdict, ...] = ("OK", "WARN", "NG", "NONE")
 COLUMNS = ("id", "camera", "frame", "part", "time", "verdict", "score", "z", "latency_ms", "reason")
 
 

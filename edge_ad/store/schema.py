@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import sqlite3
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 from edge_ad.errors import BadInput, DeviceFault
 
@@ -127,6 +129,21 @@ def connect(path: Path) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def open_existing(path: Path, options: str) -> sqlite3.Connection:
+    """Open a store that is there, as SQLite's URI ``options`` say: making and mending one is left to the store itself."""
+    address = f"file:{quote(str(path))}?{options}"  # quote: a question mark in the path would begin the options
+    return sqlite3.connect(address, uri=True, isolation_level=None, timeout=5.0, check_same_thread=False)
+
+
+def identity(path: Path) -> tuple[int, int] | None:
+    """Return what tells this file from another of the same name, None where there is none."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _raise_if_refused(path: Path, error: Exception) -> None:

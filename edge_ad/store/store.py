@@ -20,6 +20,7 @@ from edge_ad.store.follower import Follower
 from edge_ad.store.journal import tail
 from edge_ad.store.recovery import fact, is_damage, open_store, set_fact
 from edge_ad.store.rows import COLUMNS, EventRow, Picture
+from edge_ad.store.schema import identity
 
 MOST_WAITING = 20_000
 RETRY_S = 0.5
@@ -208,7 +209,7 @@ class Store:
 
     def _usable(self) -> sqlite3.Connection:
         """Return the connection, opened anew where there is none or the file is not the one that was opened."""
-        if self._connection is not None and _identity(self.path) != self._identity:
+        if self._connection is not None and identity(self.path) != self._identity:
             self._let_go()
         return self._connection or self._open()
 
@@ -221,7 +222,7 @@ class Store:
         except sqlite3.Error as error:
             connection.close()
             raise DeviceFault(f"the store {self.path} cannot be used: {error}") from error
-        self._connection, self._identity = connection, _identity(self.path)
+        self._connection, self._identity = connection, identity(self.path)
         return connection
 
     def _tell_evidence(self, connection: sqlite3.Connection) -> None:
@@ -280,12 +281,3 @@ class Store:
         events = self._waiting.events
         place = next((place for place, row in enumerate(events) if row.verdict == "OK"), 0)
         self.dropped_of[events.pop(place).camera] += 1
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    """Return what tells this file from another of the same name, None where there is none."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
