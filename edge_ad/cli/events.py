@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from edge_ad.store.reader import EventFilter, Reader
 
 ACTIONS = ("list", "mark", "rebuild")
-VERDICTS = ("OK", "WARN", "NG", "NONE")
 MARKED = ("good", "bad", "any")
 SHOWN = 50
 ACTION = "list; mark: then an ID and good, bad or none; rebuild: make the index anew from journal and pictures."
@@ -88,6 +87,7 @@ def _filter(
     from edge_ad.errors import BadInput
     from edge_ad.store.export import moment
     from edge_ad.store.reader import EventFilter
+    from edge_ad.store.rows import VERDICTS
 
     verdicts = tuple(name.upper() for name in verdict or ())
     unknown = next((name for name in verdicts if name not in VERDICTS), None)

@@ -43,7 +43,6 @@ _TABLE: tuple[tuple[tuple[int, int, int], str, tuple[int, int], tuple[int, int],
     ((38, 4, 0), "7.1", (3, 12), (13, 0), (10, 13)),
     ((39, 2, 0), "7.2", (3, 12), (13, 2), (10, 16)),
 )
-_LAST_KNOWN = (39, 2, 0)
 
 
 def jetpack(machine: Machine) -> JetPack | None:
@@ -57,4 +56,4 @@ def jetpack(machine: Machine) -> JetPack | None:
     if not rows:
         return None
     _, name, python, cuda, tensorrt = rows[-1]
-    return JetPack(name, told, python, cuda, tensorrt, known=version <= _LAST_KNOWN)
+    return JetPack(name, told, python, cuda, tensorrt, known=version <= _TABLE[-1][0])

@@ -6,7 +6,7 @@ import json
 import re
 
 from edge_ad.doctor.board import has_gpu
-from edge_ad.doctor.finding import Finding
+from edge_ad.doctor.finding import UNWELL, Finding
 from edge_ad.doctor.jetpack import UPGRADE, jetpack
 from edge_ad.doctor.machine import Machine
 from edge_ad.doctor.packages import Package
@@ -120,7 +120,7 @@ def pycuda(machine: Machine) -> Finding:
             "fail" if is_jetson(machine.root) else "warn",
             f"{package.version} finds no device: {package.facts['error']}",
             "add the user to the groups video and render, log in again, and look at the driver: nvidia-smi",
-            code=3,
+            code=UNWELL,
         )
     bindings = machine.packages.get("cuda.bindings", _NOT_ASKED).version
     graphs = f"cuda-bindings {bindings} captures graphs" if bindings else "no cuda-bindings: engines start one by one"

@@ -19,7 +19,7 @@ from edge_ad.bundle import Bundle
 from edge_ad.engines import signature
 from edge_ad.engines.protocol import Backend
 from edge_ad.errors import BadInput
-from edge_ad.files import atomic_write
+from edge_ad.files import atomic_write, sync_folder
 
 _SCHEMA = 1
 _CURRENT = "current.json"
@@ -137,7 +137,7 @@ def _swap_in(folder: Path, members: Mapping[str, bytes]) -> None:
     with _staging(folder) as staging:
         for name, data in members.items():
             atomic_write(staging / "new" / name, data)
-        _sync(staging / "new")
+        sync_folder(staging / "new")
         if folder.exists():
             os.rename(folder, staging / "old")
         os.rename(staging / "new", folder)
@@ -154,19 +154,11 @@ def _staging(target: Path) -> Iterator[Path]:
         raise BadInput(f"cannot write {target}: {error.strerror or error}; choose a writable place") from error
     try:
         yield staging
-        _sync(target.parent)
+        sync_folder(target.parent)
     except OSError as error:
         raise BadInput(f"cannot write {target}: {error.strerror or error}; free some space") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _sweep(parent: Path) -> None:

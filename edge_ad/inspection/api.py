@@ -90,10 +90,9 @@ def inspect(
         wiring = Wiring(names, chosen, outputs, changed)
         stack.callback(wiring.close)
         thresholds = thresholds_of(opened, outputs, tiles)
-        cascade = make_cascade(pipeline, opened, outputs, tiles is not None, lambda: judge.thresholds)
+        cascade = make_cascade(pipeline, opened, outputs, tiles is not None, thresholds, lambda: judge.thresholds)
         judge = Judge(cascade, thresholds, opened.statistics.weight, chosen.max_age_ms, chosen.view, combine)
-        source = [opened.path]  # the file of the thresholds
-        reloader = Reloader(judge, lambda: reload_thresholds(opened, outputs, tiles, source[0]))
+        reloader = Reloader(judge, lambda path: reload_thresholds(opened, outputs, tiles, path), opened.path)
         stop.on_reload = reloader.ask
         watchdog = Watchdog(notifier, self_test, limit_s=PROOF_S if outputs.web else None)
         drift = DriftSink(None if tiles else make_drift(opened, outputs.cascade is not None))
@@ -107,7 +106,7 @@ def inspect(
         if outputs.web is not None:
             from edge_ad.web.attach import open_web
 
-            web = open_web(outputs, opened, pipeline, names, chosen, wiring, tiles is not None, source, reloader)
+            web = open_web(outputs, opened, pipeline, names, chosen, wiring, tiles is not None, thresholds, reloader)
             stack.callback(web.close)
             sinks.append(web.panel)
         sinks += [drift, watchdog]

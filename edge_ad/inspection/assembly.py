@@ -184,15 +184,23 @@ def make_partings(
 
 
 def make_cascade(
-    pipeline: Pipeline, bundle: Bundle, line: LineSettings, tiled: bool, now: Callable[[], Thresholds]
+    pipeline: Pipeline,
+    bundle: Bundle,
+    line: LineSettings,
+    tiled: bool,
+    first: Thresholds,
+    now: Callable[[], Thresholds],
 ) -> Pipeline | Cascade:
-    """Return what judges the frames: the pipeline, or the cascade that the line asks for; ``now`` are its thresholds."""
+    """Return what judges the frames: the pipeline, or the cascade that the line asks for.
+
+    ``first`` are the thresholds that the run begins with, ``now`` gives those in force.
+    """
     if line.cascade is None:
         return pipeline
     if tiled:
         raise BadInput("--cascade and --tiles exclude each other: leave one out")
     cascade = Cascade(pipeline, bundle, line.cascade, now)
-    limit = limit_of(bundle, thresholds_of(bundle, line, None), line.cascade)
+    limit = limit_of(bundle, first, line.cascade)
     share = float((least_scores(bundle.raw_scores["threshold"], bundle.statistics) < limit).mean())
     print(f"cascade: LAViT is left out below {limit:.2f}, as for {share:.0%} of the bundle's goods", file=sys.stderr)
     return cascade

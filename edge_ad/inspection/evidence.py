@@ -154,7 +154,7 @@ class Evidence:
             self._folder.mkdir(parents=True, exist_ok=True)
             if shutil.disk_usage(self._folder).free < floor * GB:
                 return f"less than {floor:g} GB are free for {self._folder}"
-            crop = self._view.crop(item.image) if self._view.fault(item.image) is None else item.image
+            crop = self._view.seen(item.image)
             self._write_one(item.event, crop, "", CROP_QUALITY)
             if item.map is not None:
                 scale = self._scales.setdefault(item.event.camera, HeatScale(self._reference))

@@ -5,24 +5,26 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 from edge_ad.errors import EdgeAdError
 from edge_ad.inspection.judge import Judge
 from edge_ad.inspection.parts import CycleState
 from edge_ad.scoring import Thresholds
 
-LoadThresholds = Callable[[], Thresholds]
+LoadThresholds = Callable[[Path], Thresholds]
 
 
 class Reloader:
-    """On ``ask`` reads the thresholds again, in a thread, and gives them to the judge between two frames.
+    """On ``ask`` reads the thresholds in a bundle's file again, in a thread, and gives them to the judge between two frames.
 
     What cannot be read changes nothing; both are told on stderr.
     """
 
-    def __init__(self, judge: Judge, load: LoadThresholds) -> None:
+    def __init__(self, judge: Judge, load: LoadThresholds, path: Path) -> None:
         self._judge = judge
         self._load = load
+        self._path = path
         self._asked = threading.Event()
         self._found: Thresholds | None = None
         self._thread: threading.Thread | None = None
@@ -30,6 +32,11 @@ class Reloader:
     def ask(self) -> None:
         """Ask for it; safe in a signal handler."""
         self._asked.set()
+
+    def take_over(self, path: str) -> None:
+        """Ask for the thresholds of another file, from now on."""
+        self._path = Path(path)
+        self.ask()
 
     def cycle(self, camera: str, state: CycleState) -> None:
         """Nothing to do with a frame."""
@@ -49,6 +56,6 @@ class Reloader:
 
     def _read(self) -> None:
         try:
-            self._found = self._load()
+            self._found = self._load(self._path)
         except EdgeAdError as error:
             print(f"the thresholds stay as they are: {error}", file=sys.stderr)

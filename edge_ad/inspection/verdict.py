@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_ad.scoring import BRANCHES, Thresholds
+from edge_ad.store.rows import VERDICTS, Verdict
 
-Verdict = Literal["OK", "WARN", "NG", "NONE"]
-VERDICTS: tuple[Verdict, ...] = ("OK", "WARN", "NG", "NONE")
+__all__ = ["VERDICTS", "Decision", "Verdict", "decide", "fault"]
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,10 @@ class View:
         roi = self.roi
         return image[roi.y : roi.y + roi.height, roi.x : roi.x + roi.width]
 
+    def seen(self, image: Image) -> Image:
+        """Return the region that is judged and that the heat map covers; the whole picture where there is none."""
+        return image if self.fault(image) else self.crop(image)
+
     def fault(self, image: Image) -> str | None:
         """Return why the region cannot be cut out of this picture, None when it can."""
         height, width = image.shape[:2]

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from edge_ad.errors import BadInput
+from edge_ad.outputs.address import bracketed
 
 TOKEN = "EDGE_AD_WEB_TOKEN"
 READ_TOKEN = "EDGE_AD_WEB_READ_TOKEN"
@@ -32,7 +33,7 @@ class Address:
         return is_ip(self.host) and ipaddress.ip_address(self.host).is_loopback
 
     def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return f"{bracketed(self.host)}:{self.port}"
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from edge_ad import __version__
@@ -13,7 +12,7 @@ from edge_ad.engines.pipeline import Pipeline
 from edge_ad.inspection.assembly import LineSettings, Wiring
 from edge_ad.inspection.reload import Reloader
 from edge_ad.inspection.settings import LoopSettings
-from edge_ad.scoring import BRANCHES
+from edge_ad.scoring import BRANCHES, Thresholds
 from edge_ad.web.link import Asked, WebLink
 from edge_ad.web.panel import Panel
 
@@ -26,24 +25,19 @@ def open_web(
     settings: LoopSettings,
     wiring: Wiring,
     tiled: bool,
-    source: list[Path],
+    thresholds: Thresholds,
     reloader: Reloader,
 ) -> WebLink:
-    """Start the dashboard of a run. ``source`` holds the file that thresholds are read from; the page may change it."""
+    """Start the dashboard of a run that begins with ``thresholds``; the page may change them through ``reloader``."""
     assert line.web is not None
     store = wiring.store
-
-    def take_over(path: str) -> None:
-        source[0] = Path(path)
-        reloader.ask()
-
     hello = {
         "store": None if store is None else str(store.path.resolve()),
         "bundle_path": str(bundle.path.resolve()),
-        "about": about(bundle, pipeline, settings, locked(line, bundle, tiled)),
+        "about": about(bundle, pipeline, settings, locked(thresholds, bundle, tiled)),
     }
     panel = Panel(cameras, None if store is None else lambda: store.committed + store.dropped, view=settings.view)
-    return WebLink(line.web, line.web_names, hello, Asked(wiring.desk.acknowledge, take_over), panel)
+    return WebLink(line.web, line.web_names, hello, Asked(wiring.desk.acknowledge, reloader.take_over), panel)
 
 
 def about(bundle: Bundle, pipeline: Pipeline, settings: LoopSettings, why_locked: str | None) -> dict[str, Any]:
@@ -66,12 +60,11 @@ def about(bundle: Bundle, pipeline: Pipeline, settings: LoopSettings, why_locked
     }
 
 
-def locked(line: LineSettings, bundle: Bundle, tiled: bool) -> str | None:
-    """Return why the page cannot change the thresholds of this run, None when it can."""
+def locked(thresholds: Thresholds, bundle: Bundle, tiled: bool) -> str | None:
+    """Return why the page cannot change the ``thresholds`` of this run, None when it can."""
     if tiled:
         return "with tiles the thresholds come from --tile-goods"
     found = bundle.thresholds
-    adjusted = found if line.adjust is None else line.adjust(found)
-    if (adjusted.warn, adjusted.ng) != (found.warn, found.ng):
+    if (thresholds.warn, thresholds.ng) != (found.warn, found.ng):
         return "warn_above or ng_above of edge-ad.toml count before the bundle's; remove them and start again"
     return None

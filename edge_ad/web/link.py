@@ -25,8 +25,8 @@ from edge_ad.inspection.desk import Desk
 from edge_ad.inspection.judge import Judge
 from edge_ad.inspection.loop import Loop
 from edge_ad.inspection.sinks import DriftSink
-from edge_ad.inspection.view import View
 from edge_ad.inspection.watchdog import Watchdog
+from edge_ad.outputs.restarts import MOST_RESTARTS, Ends
 from edge_ad.store import Store
 from edge_ad.web import wire
 from edge_ad.web.address import READ_TOKEN, TOKEN, find_keys, listen, parse_address, tell_address
@@ -36,8 +36,6 @@ from edge_ad.web.snapshot import Snapshots, Watched, told
 BEAT_S = 0.05
 WATCHED_EVERY_S = 0.2
 UNWATCHED_EVERY_S = 1.0
-MOST_RESTARTS = 5
-RESTART_WINDOW_S = 60.0
 LARGEST_SIDE = 1280
 NEEDED = ("fastapi", "uvicorn", "prometheus_client")
 
@@ -68,7 +66,7 @@ class WebLink:
         self._asked = asked
         self._hello = {"kind": "hello", "host": place.host, "names": list(names), "keys": asdict(keys), **hello}
         self._closing = threading.Event()
-        self._restarts: deque[float] = deque()
+        self._ends = Ends()
         self._process = self._start()
         tell_address(place, self._listener, keys.full if made else None)
 
@@ -159,7 +157,7 @@ class WebLink:
             "heat": None,
         }
         if judgement.image is not None:
-            picture = np.ascontiguousarray(smaller(seen(self.panel.view, judgement.image)))
+            picture = np.ascontiguousarray(smaller(self.panel.view.seen(judgement.image)))
             record["image"] = list(picture.shape)
             blobs.append(picture.data.cast("B"))
         if judgement.inference is not None:
@@ -171,16 +169,13 @@ class WebLink:
 
     def _restart(self) -> bool:
         """Start another process; False when too many have ended."""
-        now = time.monotonic()
-        while self._restarts and now - self._restarts[0] > RESTART_WINDOW_S:
-            self._restarts.popleft()
-        self._restarts.append(now)
+        ended = self._ends.count()
         self._process.kill()
         self._process.wait()
         with contextlib.suppress(OSError):
             self._stdin.close()
-        if len(self._restarts) > MOST_RESTARTS:
-            print(f"the dashboard ended {len(self._restarts)} times within a minute and stays away", file=sys.stderr)
+        if ended > MOST_RESTARTS:
+            print(f"the dashboard ended {ended} times within a minute and stays away", file=sys.stderr)
             return False
         print("the dashboard ended and is started again", file=sys.stderr)
         self._process = self._start()
@@ -192,11 +187,6 @@ def check_packages() -> None:
     for module in NEEDED:
         if importlib.util.find_spec(module) is None:
             raise BadInput(f"the dashboard needs the package {module!r}: pip install 'edge-ad[line]'")
-
-
-def seen(view: View, image: Image) -> Image:
-    """Return the region that is judged and that the heat map covers; the whole picture where there is none."""
-    return image if view.fault(image) else view.crop(image)
 
 
 def smaller(image: Image) -> Image:

@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from edge_ad.store.rows import VERDICTS
 from edge_ad.web.mirror import Mirror
 from edge_ad.web.panel import BOUNDS_S
 
@@ -27,8 +28,7 @@ COUNTERS = (
     ("reconnects", "Times that a camera was opened again.", "reconnects"),
     ("stalls", "Times that a camera gave no frame in its time.", "stalls"),
 )
-FRAMES = (("judged", "judged"), ("faulted", "faulted"), ("idle", "idle"))
-VERDICTS = ("OK", "WARN", "NG", "NONE")
+FRAMES = ("judged", "faulted", "idle")
 
 
 def metrics_text(mirror: Mirror) -> bytes:
@@ -72,8 +72,8 @@ def _cameras(cameras: list[dict[str, Any]], silent_s: float) -> Iterable[Metric]
     )
     verdicts = CounterMetricFamily("edge_ad_verdicts", "Verdicts.", labels=("camera", "verdict"))
     for name, counted in numbers:
-        for result, key in FRAMES:
-            frames.add_metric((name, result), counted[key])
+        for result in FRAMES:
+            frames.add_metric((name, result), counted[result])
         for verdict in VERDICTS:
             verdicts.add_metric((name, verdict), counted[f"verdict_{verdict}"])
     yield frames

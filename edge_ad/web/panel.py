@@ -48,7 +48,6 @@ class Seen:
     bad: Event | None = None
     told_at: float = 0.0
     state: CycleState | None = None
-    state_at: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +61,7 @@ class Shot:
 @dataclass
 class _Slot:
     kept_at: float = -math.inf
-    held: tuple[int, float, Judgement] | None = None
+    held: tuple[int, Judgement] | None = None
 
 
 @dataclass
@@ -111,7 +110,7 @@ class Panel:
             self._waiting.append((self._taken, now, place, event))
             slot = self._slots[place]
             if self.watching and judgement.frame is not None and now - slot.kept_at >= self._every_s:
-                slot.kept_at, slot.held = now, (self._taken, now, judgement)
+                slot.kept_at, slot.held = now, (self._taken, judgement)
         self.seen[place].state = None
         if event.latency_ms is not None and event.verdict != "NONE":
             self._time("total", event.latency_ms)
@@ -120,8 +119,7 @@ class Panel:
 
     def cycle(self, camera: str, state: CycleState) -> None:
         """Keep where the parts of a camera stand."""
-        seen = self.seen[self._places[camera]]
-        seen.state, seen.state_at = state, self._clock()
+        self.seen[self._places[camera]].state = state
 
     def tick(self) -> None:
         """Nothing to do."""
@@ -143,7 +141,7 @@ class Panel:
                 seen.bad = event if event.verdict != "OK" else seen.bad
             for place, slot in enumerate(self._slots):
                 if slot.held is not None and slot.held[0] <= last:
-                    found.shots.append(Shot(place, slot.held[2]))
+                    found.shots.append(Shot(place, slot.held[1]))
                     slot.held = None
         return found
 

@@ -87,8 +87,9 @@ def serve_record(address: str, store: Path, names: Sequence[str]) -> None:
     listener = listen(place)
     tell_address(place, listener, keys.full if made else None)
     access = Access(keys, names_for(place, names))
-    app = make_app(Mirror(attached=False), access, store, lambda record: None)
-    Server(app, Mirror(attached=False), None).run([listener])
+    mirror = Mirror(attached=False)
+    app = make_app(mirror, access, store, lambda record: None)
+    Server(app, mirror, None).run([listener])
 
 
 def teller(stream: IO[bytes]) -> Callable[[dict[str, Any]], None]:

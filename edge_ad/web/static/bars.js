@@ -2,7 +2,6 @@
 
 import { $, el, figure, put } from "./dom.js";
 
-const NAMES = { structure: "structure", logic: "logic", local: "local", global: "global", composition: "composition" };
 let rows = null;
 let known = "";
 
@@ -34,15 +33,15 @@ export function showBars(run, about, place) {
 function build(names, about, key) {
   known = key;
   rows = {};
-  const line = (name, label, hint) => {
+  const line = (name, hint) => {
     const bar = el("i");
     const number = el("span", { class: "number" }, "–");
     rows[name] = { bar, number };
     return el("div", { class: name === "score" ? "row total" : "row", role: "listitem" },
-      el("span", { class: "name" }, label, hint ? el("small", {}, hint) : null), el("span", { class: "track", "aria-hidden": "true" }, bar), number);
+      el("span", { class: "name" }, name, hint ? el("small", {}, hint) : null), el("span", { class: "track", "aria-hidden": "true" }, bar), number);
   };
   $("bars").replaceChildren(
-    el("div", { role: "list" }, ...names.map((name) => line(name, NAMES[name] || name, ` × ${figure(about.weights[name], 2)}`)), line("score", "score", "")),
+    el("div", { role: "list" }, ...names.map((name) => line(name, ` × ${figure(about.weights[name], 2)}`)), line("score", "")),
     el("p", { id: "bars-limits", class: "quiet" }),
   );
 }

@@ -12,8 +12,6 @@ export function addEvents(found, restarted) {
   if (events.length > 4 * MOST) events = events.slice(-2 * MOST);
 }
 
-export const recent = () => events;
-
 export function drawChart(run, place, force = false) {
   if (!force && performance.now() - drawnAt < 180) return;
   drawnAt = performance.now();

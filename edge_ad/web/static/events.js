@@ -66,7 +66,7 @@ function show() {
   put($("results-told"), page.length ? `${page.length}${older === null ? "" : "+"}, newest first${before === null ? "" : ", older page"}` : "");
   const rows = page.map((event) =>
     el("tr", { "aria-current": chosen?.id === event.id ? "true" : null, onclick: () => choose(event) },
-      el("td", { "data-name": "Time" }, el("button", { class: "link", "data-id": event.id, onfocus: null }, moment(event.time))),
+      el("td", { "data-name": "Time" }, el("button", { class: "link", "data-id": event.id }, moment(event.time))),
       el("td", { "data-name": "Verdict" }, chip(event.verdict)),
       el("td", { class: "number", "data-name": "Score" }, figure(event.score)),
       el("td", { "data-name": "Part" }, event.part ?? "–"),

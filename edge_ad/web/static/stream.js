@@ -8,13 +8,10 @@ export function connect({ onState, onLink }) {
   let lastAt = performance.now();
   let lastWall = Date.now() / 1000;
   let last = null;
-  let link = "waiting";
   let opening = 0;
 
   function tell(next, why = "", since = lastWall) {
-    const changed = next !== link;
-    link = next;
-    onLink(next, why, since, changed);
+    onLink(next, why, since);
   }
 
   // Why what we have is not live, or null.
@@ -63,5 +60,4 @@ export function connect({ onState, onLink }) {
   open();
   setInterval(watch, 500);
   document.addEventListener("visibilitychange", watch);
-  return { age: () => (performance.now() - lastAt) / 1000 };
 }
