@@ -45,7 +45,8 @@ def test_nothing_is_lost_while_the_broker_is_away_and_the_process_is_killed(
     assert waiting(store) > 0
     broker.start()
     arrivals.come_back()
-    time.sleep(2)
+    before = len(arrivals.ids)
+    assert until(lambda: len(arrivals.ids) > before, 60)  # an end amid a pause between tries delivers nothing more
     process.communicate("\n", timeout=180)
     assert process.returncode == 0
     assert waiting(store) == 0
