@@ -4,6 +4,7 @@ Rounding numbers that are small against their scale, such as the many zeros behi
 and a later layer multiplies the shift. Going through the graph in its order, each convolution's mean output is brought
 to that of the FP32 graph while everything before it is already corrected (Nagel et al., ICCV 2019, section 4.2.2).
 Noise that passes a ReLU shifts means as well, so corrections fit the plan they were measured with and no other.
+What is left in an output that is a vector of features, such as means over regions, is taken back number by number (ours).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from calibration import weights
 from calibration.equalise import equalise
 from calibration.placement import Operator, place
-from calibration.quantise import quantise_view
+from calibration.quantise import output_key, quantise_view
 from calibration.ranges import Ranges
 from calibration.session import open_session
 from calibration.view import View
@@ -37,7 +38,8 @@ def corrections(
     weight_limit: int = weights.INT8_LIMIT,
     threads: int | None = None,
 ) -> Corrections:
-    """Return, by key of each quantised convolution, what ``quantise`` should add to its bias, a number a channel.
+    """Return, by key of each quantised convolution, what ``quantise`` should add to its bias, a number a channel, and by
+    ``output_key`` of each output f32 [N, D] what it should add to that, a number a feature.
 
     ``keep`` is the plan. ``feeds`` are a few inputs of the graph, 8 to 16. Matrix products are left out: LayerNorm takes
     their shifts back.
@@ -59,8 +61,20 @@ def corrections(
         for key, mean in means.items():
             error = wanted[key] - mean
             _add(held[biases.names[key]], error, biases.steps.get(key))
-            found[key] = [float(f"{value:.6g}") for value in error]
-    return found
+            found[key] = _short(error)
+    vectors = {output_key(name): name for name in _vectors(exact)} if chosen else {}
+    wanted, means = (_means(held.model, vectors, feeds, threads) for held in (exact, rounded))
+    return found | {key: _short(wanted[key] - means[key]) for key in vectors}
+
+
+def _vectors(view: View) -> list[str]:
+    """Return the computed outputs that are vectors of features."""
+    outputs = (item for item in view.graph.output if item.name in view.producer)
+    return [item.name for item in outputs if len(item.type.tensor_type.shape.dim) == 2]
+
+
+def _short(values: NDArray[np.float64]) -> list[float]:
+    return [float(f"{value:.6g}") for value in values]
 
 
 def _levels(view: View, chosen: Sequence[Operator]) -> list[list[Operator]]:

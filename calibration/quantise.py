@@ -41,8 +41,8 @@ def quantise(
     not quantised. ``weight_limit``: the greatest weight, 127, or 63 where sums of products saturate at 16 bits.
     ``correct_bias`` adds to each bias what rounding the weights takes from the mean output; ``equalised`` first makes
     channels before depthwise convolutions alike; ``corrections`` (see ``calibration.correction``) are added to the
-    biases of the nodes they name. Raises ValueError for ranges of another graph, an unknown dialect, typing or node, and
-    an opset that is too old.
+    biases of the nodes and to the outputs they name. Raises ValueError for ranges of another graph, an unknown dialect,
+    typing or node, and an opset that is too old.
     """
     if typing not in TYPINGS or (dialect == "cpu" and typing != "fp32"):
         raise ValueError(
@@ -58,6 +58,11 @@ def quantise(
     quantise_view(view, ranges, dialect, keep, weight_limit, correct_bias, corrections)
     data = bytes(view.model.SerializeToString())
     return to_half(data, ranges=ranges) if typing == "fp16" else data
+
+
+def output_key(name: str) -> str:
+    """Return the key of an output among corrections, apart from those of nodes."""
+    return f"output:{name}"
 
 
 @dataclass
@@ -118,6 +123,8 @@ class _Quantiser:
             self._bypass(position)
         for name, source in placement.outputs.items():
             self._output(name, self._step(source))
+        for output in self._view.graph.output:
+            self._offset(output.name)  # before inputs: copies for readers come behind it
         for position, index in placement.inputs:
             self._input(position, index)
         for operator in placement.operators:
@@ -151,6 +158,18 @@ class _Quantiser:
         node.output[:] = [raw if held == name else held for held in node.output]
         self._after.setdefault(position, []).extend(self._pair(raw, name, step))
         self._pairs[name] = name
+
+    def _offset(self, name: str) -> None:
+        """Add what was measured for an output to it: its maker's own result gets another name."""
+        offset = self._corrections.get(output_key(name))
+        position = self._view.producer.get(name)
+        if offset is None or position is None:
+            return
+        raw = free_name(f"{name}/raw", self._taken)
+        for node in (self._view.node(position), *self._after.get(position, [])):
+            node.output[:] = [raw if held == name else held for held in node.output]
+        constant = self._constant(f"{name}/offset", np.asarray(offset, np.float32))
+        self._after.setdefault(position, []).append(self._node("Add", [raw, constant], name))
 
     def _input(self, position: int, index: int) -> None:
         """Let one place read a quantised copy; places that read the same tensor share it."""

@@ -23,7 +23,7 @@ from edge_ad.engines import wiring
 from edge_ad.engines.int8 import NEVER, SCHEMA, Recipe, parse_plans
 from edge_ad.engines.pipeline import Pipeline
 from edge_ad.engines.proof import make_proof, spread
-from edge_ad.engines.search import MAX_FLIP, Search, Searcher
+from edge_ad.engines.search import CORRECTED, MAX_FLIP, Search, Searcher
 from edge_ad.errors import BadInput, DeviceFault
 
 IMAGES = 128  # pictures that ranges are measured on
@@ -94,11 +94,11 @@ def measure(
         raise BadInput(f"method {options.method!r} is unknown; allowed are {', '.join(METHODS)}")
     ranges = measure_ranges(bundle, goods, options, say)
     searches: dict[str, Search] = {}
-    if options.plan is not None:
-        plan = {**options.plan, "corrections": _corrections(bundle, ranges, proof, options.plan)}
-    else:
-        searches = _search(bundle, Recipe(ranges, {}), proof, options, say) if options.search else {}
-        plan = plan_of(bundle, ranges, searches, options)
+    if options.plan is None and options.search:
+        searches = _search(bundle, Recipe(ranges, {}), proof, options, say)
+    plan = plan_of(bundle, ranges, searches, options) if options.plan is None else options.plan
+    if not searches:
+        plan = {**plan, "corrections": _corrections(bundle, ranges, goods, plan)}
     return Quantisation({name: held.to_json() for name, held in ranges.items()}, plan, proof), searches
 
 
@@ -169,12 +169,12 @@ def _search(bundle: Bundle, recipe: Recipe, proof: Images, options: CalibrateOpt
 
 
 def _corrections(
-    bundle: Bundle, ranges: Mapping[str, Ranges], proof: Images, plan: dict[str, Any]
+    bundle: Bundle, ranges: Mapping[str, Ranges], goods: Images, plan: dict[str, Any]
 ) -> dict[str, dict[str, Corrections]]:
-    """Return by dialect and graph the bias corrections that fit an edited plan."""
+    """Return by dialect and graph the bias corrections that fit a plan which nothing was searched for."""
     plans = {name: held for name, held in parse_plans(plan, "the plan").items() if name in ranges}
-    pictures = make_proof(spread(proof, SEARCHED), copies=0, anomalies=0)
-    with Pipeline(bundle) as pipeline:
+    pictures = make_proof(spread(goods, CORRECTED), copies=0, anomalies=0)
+    with Pipeline(bundle, all_branches=True) as pipeline:
         recipe = Recipe(ranges, plans)
         return {
             dialect: Searcher(bundle, recipe, dialect, pictures, pipeline).corrections(plans) for dialect in DIALECTS

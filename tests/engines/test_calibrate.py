@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from edge_ad.bundle import open_bundle
 from edge_ad.cli.app import main
 from edge_ad.engines.calibrate import CalibrateOptions, calibrate
+from edge_ad.engines.int8 import derive_int8, recipe_of
+from edge_ad.engines.pipeline import Pipeline
+from edge_ad.engines.proof import spread
+from edge_ad.engines.search import CORRECTED
 from edge_ad.errors import BadInput
 from edge_ad.recalibration import recalibrate
+from tests.fixtures.calibrated import make_calibrated
 from tests.fixtures.tiny_bundle import make_tiny_bundle, tiny_image
 
 
@@ -82,6 +90,27 @@ def test_an_edited_plan_is_stored_and_recalibration_keeps_it(station: Path) -> N
     child = open_bundle(recalibrate(again, "goods", "child.edgead"))
     assert child.quantisation is not None
     assert child.quantisation.plan == edited.quantisation.plan
+
+
+def test_without_a_search_what_rounding_shifts_is_taken_back_too(tmp_path: Path) -> None:
+    bundle = open_bundle(make_calibrated(tmp_path / "tiny.edgead"))
+    recipe = recipe_of(bundle)
+    assert set(recipe.corrections) == {"cpu", "tensorrt"}
+    goods = spread(np.stack([tiny_image(6000 + number) for number in range(16)]), CORRECTED)
+    shifts = []
+    with Pipeline(bundle) as exact:
+        for corrections in (recipe.corrections, {}):
+            derived = derive_int8(bundle, replace(recipe, corrections=corrections), "tensorrt")
+            graphs = {name: derived.get(name, bundle.graph(name)) for name in bundle.graphs}
+            with Pipeline(bundle, graphs=graphs) as rounded:
+                errors = [pooled(rounded, image) - pooled(exact, image) for image in goods]
+            shifts.append(np.abs(np.mean(errors, axis=0)).mean())
+    assert shifts[0] < 0.1 * shifts[1]
+
+
+def pooled(pipeline: Pipeline, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+    pipeline.infer(image)
+    return pipeline.tensor("pooled")
 
 
 def test_refusals(station: Path) -> None:
