@@ -60,6 +60,15 @@ class Augmentation:
 
 
 @dataclass(frozen=True)
+class ViewSettings:
+    """Disturbed views of goods: how many of each, noise in grey levels and blur in shares of the side, both at most."""
+
+    copies: int = 3
+    noise: float = 2.0
+    blur: float = 0.7 / 256
+
+
+@dataclass(frozen=True)
 class FusionSettings:
     """How maps become raw scores: HVQ-Trans' upsampling and mean, the rim of a PDN, cells in the mean of the highest."""
 
@@ -75,7 +84,8 @@ class Preset:
     """All settings of one training; ``anomalies`` is how many synthetic anomalies choose the branch weights.
 
     ``token_augmentation`` makes moved copies of the goods for the tokenizer; LAViT sees only the originals unless
-    ``lavit_on_originals`` is off, since copies made its histograms harder to predict and its scores worse.
+    ``lavit_on_originals`` is off, since copies made its histograms harder to predict and its scores worse. The Gaussians
+    of composition and surprise learn from goods, copies and ``views``, copies that are blurred and noisy as well.
     """
 
     name: str
@@ -91,6 +101,7 @@ class Preset:
     efficientad_schedule: Schedule = Schedule(600, 8, 1.5e-3, weight_decay=1e-5, validate_every=120)
     augmentation: Augmentation = Augmentation()
     token_augmentation: Augmentation = Augmentation(gain=0.08, copies=3)
+    views: ViewSettings = ViewSettings()
     lavit_on_originals: bool = True
     penalty: bool = True
     anomalies: int = 160
@@ -104,6 +115,7 @@ class Preset:
 
 FAST = Preset(
     name="fast",
+    masks=MaskSettings(count=10),
     hvq=HvqSettings(codes=256, heads=4, feed_forward=256, dropout=0.0, seed_from_data=True, softness=1.0),
     lavit=LavitSettings(
         width=192, heads=6, layer_scale=0.1, attention_dropout=0.0, drop_masked=True, surprise="mahalanobis"
@@ -118,6 +130,7 @@ DEMO = replace(
     lavit_schedule=Schedule(200, 16, 2e-3, weight_decay=1e-2, validate_every=100),
     efficientad_schedule=Schedule(600, 8, 2e-3, weight_decay=1e-5, validate_every=200),
     token_augmentation=Augmentation(gain=0.08, copies=1),
+    views=ViewSettings(copies=1),
     anomalies=96,
 )
 
@@ -147,6 +160,7 @@ PAPER = Preset(
     efficientad_schedule=Schedule(70_000, 1, 1e-4, weight_decay=1e-5, drop_at=0.95, clip=0.0, adam_w=False),
     augmentation=Augmentation(rotate=0.0, shift=0.0, scale=0.0),
     token_augmentation=Augmentation(rotate=0.0, shift=0.0, scale=0.0),
+    views=ViewSettings(copies=0),
     low_precision=False,
 )
 

@@ -8,10 +8,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from edge_ad.presets import Augmentation
+from edge_ad.presets import Augmentation, ViewSettings
 from edge_ad.training.distributed import Shard
 
 Image = NDArray[np.uint8]
+LEAST_BLUR = 0.2  # pixels: below it the kernel is a single one
 GREY = (0.299, 0.587, 0.114)
 
 
@@ -27,6 +28,14 @@ def move(image: Image, settings: Augmentation, rng: np.random.Generator) -> Imag
         gain = rng.uniform(1 - settings.gain, 1 + settings.gain)
         moved = np.clip(moved.astype(np.float32) * gain, 0, 255)
     return moved.astype(np.uint8)
+
+
+def disturb(image: Image, settings: ViewSettings, rng: np.random.Generator) -> Image:
+    """Blur u8 [S, S, 3] and add the noise of a sensor, each by a draw up to what ``settings`` allow."""
+    blur = rng.uniform(0.0, settings.blur * image.shape[0])
+    noise = rng.normal(0.0, rng.uniform(0.0, settings.noise), image.shape)
+    soft = cv2.GaussianBlur(image, (0, 0), blur) if blur > LEAST_BLUR else image
+    return np.clip(np.rint(soft + noise), 0, 255).astype(np.uint8)
 
 
 def is_still(settings: Augmentation) -> bool:

@@ -21,7 +21,7 @@ from edge_ad.export.onnx_export import ExportedGraph
 from edge_ad.models.build import build_efficientad, build_lavit, build_tokenizer
 from edge_ad.models.masking import bank_of
 from edge_ad.scoring import Thresholds, choose_thresholds
-from edge_ad.training.augment import move
+from edge_ad.training.copies import disturbed, with_moved
 from edge_ad.training.device import Arithmetic, choose_arithmetic
 from edge_ad.training.distributed_folder import team_folder
 from edge_ad.training.efficientad_recipe import EfficientADRecipe
@@ -121,30 +121,31 @@ class _Training:
 
     def _learn(self, teacher: Any, pictures: Pictures) -> tuple[Networks, np.ndarray[Any, np.dtype[np.float32]]]:
         preset, arithmetic = self.preset, self.arithmetic
-        copies = self._moved(pictures.fit)
-        tokens, pooled = describe(teacher, copies, preset, arithmetic.device, self.progress)
+        copies = with_moved(pictures.fit, preset, self.options.seed)
+        seen = np.concatenate([copies, disturbed(pictures.fit, preset, self.options.seed)])
+        tokens, pooled = describe(teacher, seen, preset, arithmetic.device, self.progress)
         unseen, _ = describe(teacher, pictures.normalise, preset, arithmetic.device)
         channels = teacher.token_channels
 
         # Every network starts from its own seed: a resumed training skips what drew numbers before it.
         torch.manual_seed(self.options.seed)
         tokenizer = build_tokenizer(preset, channels)
-        self._fit(TokenizerRecipe(tokenizer, preset.tokenizer_schedule, tokens, unseen, arithmetic), len(pictures.fit))
-        originals = slice(len(pictures.fit))
-        soften(tokenizer, tokens[originals], arithmetic)
+        own = tokens[: len(copies)]
+        self._fit(TokenizerRecipe(tokenizer, preset.tokenizer_schedule, own, unseen, arithmetic), len(pictures.fit))
+        soften(tokenizer, tokens[: len(pictures.fit)], arithmetic)
         codes, top = encode_all(tokenizer, tokens, arithmetic)
         unseen_codes = encode(tokenizer, unseen, arithmetic)
-        self._tell_codebooks(codebook_report(tokenizer, codes, top))
+        self._tell_codebooks(codebook_report(tokenizer, codes[: len(copies)], top[: len(copies)]))
 
         torch.manual_seed(self.options.seed)
         lavit = build_lavit(preset, channels)
-        goods = len(pictures.fit) if preset.lavit_on_originals else len(tokens)
+        goods = len(pictures.fit) if preset.lavit_on_originals else len(copies)
         recipe = LavitRecipe(lavit, preset, (tokens[:goods], codes[:goods]), (unseen, unseen_codes), arithmetic)
         self._fit(recipe, len(pictures.fit))
         self._tell_baseline(recipe)
         bank = torch.from_numpy(bank_of(preset.masks, preset.teacher.token_grid))
-        learn_surprise(lavit, bank, tokens[originals], codes[originals], arithmetic, tokenizer)
-        learn_cells(lavit, bank, codes[originals], (unseen, unseen_codes), arithmetic)
+        learn_surprise(lavit, bank, tokens, codes, arithmetic, tokenizer)
+        learn_cells(lavit, bank, codes[: len(pictures.fit)], (unseen, unseen_codes), arithmetic)
 
         torch.manual_seed(self.options.seed)
         efficientad = build_efficientad(preset, teacher.channels)
@@ -154,7 +155,7 @@ class _Training:
             len(pictures.fit),
         )
         modules = (module.cpu().eval() for module in (teacher, efficientad, tokenizer, lavit))
-        return Networks(*modules), pooled[: len(pictures.fit)].numpy()  # type: ignore[arg-type]
+        return Networks(*modules), pooled.numpy()  # type: ignore[arg-type]
 
     def _fit(self, recipe: Any, goods: int) -> None:
         started = time.monotonic()
@@ -220,13 +221,6 @@ class _Training:
         options = CalibrateOptions(images=INT8_IMAGES, seed=self.options.seed, search=False)
         contents = with_quantisation(contents, scratch, pictures.fit, pictures.threshold, options, self.progress.say)
         return replace(contents, report={**contents.report, **self._data_report(), **self._camera_report(pictures)})
-
-    def _moved(self, goods: Images) -> Images:
-        """Return the goods followed by moved copies of them."""
-        settings = self.preset.token_augmentation
-        rng = np.random.default_rng([self.options.seed, 3])
-        copies = [np.stack([move(image, settings, rng) for image in goods]) for _ in range(settings.copies)]
-        return np.concatenate([goods, *copies])
 
     def _penalty_pictures(self) -> Images | None:
         if not self.penalty:

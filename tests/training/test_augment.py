@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from edge_ad.presets import PAPER, Augmentation
-from edge_ad.training.augment import colour_jitter, is_still, move, scramble, to_pixels
+from edge_ad.presets import PAPER, Augmentation, ViewSettings
+from edge_ad.training.augment import colour_jitter, disturb, is_still, move, scramble, to_pixels
 from tests.data.folders import picture
 
 STILL = Augmentation(rotate=0.0, shift=0.0, scale=0.0, gain=0.0)
@@ -106,3 +106,24 @@ def test_pixels_keep_their_places_and_values() -> None:
     assert found.dtype == torch.float32
     assert found.shape == (2, 3, 4, 5)
     assert float(found[1, 2, 3, 4]) == float(images[1, 3, 4, 2])
+
+
+def test_a_disturbed_view_is_noisy_up_to_its_setting() -> None:
+    """A draw of uniform(0, 3) for the deviation of the noise; rounding to whole grey levels adds a variance of 1/12."""
+    flat = np.full((64, 64, 3), 128, np.uint8)
+    settings = ViewSettings(noise=3.0, blur=0.0)
+    spreads = [float(disturb(flat, settings, np.random.default_rng(seed)).std()) for seed in range(40)]
+    assert max(spreads) < 1.05 * np.hypot(3.0, 12**-0.5)
+    assert min(spreads) < 0.5
+    assert np.mean(spreads) == pytest.approx(1.5, abs=0.4)
+
+
+def test_a_disturbed_view_is_blurred_up_to_its_setting() -> None:
+    """A Gaussian of deviation s turns a step into one whose steepest slope is height / (s sqrt(2 pi))."""
+    step = np.zeros((64, 64, 3), np.uint8)
+    step[:, 32:] = 200
+    settings = ViewSettings(noise=0.0, blur=4 / 64)
+    views = [disturb(step, settings, np.random.default_rng(seed)).astype(int) for seed in range(40)]
+    slopes = [np.diff(view[32, :, 0]).max() for view in views]
+    assert min(slopes) == pytest.approx(200 / (4 * (2 * np.pi) ** 0.5), rel=0.15)
+    assert max(slopes) > 100
