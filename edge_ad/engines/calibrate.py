@@ -37,7 +37,10 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class CalibrateOptions:
-    """What a person may set: see `edge-ad calibrate --help`. ``plan`` None: search one."""
+    """What a person may set: see `edge-ad calibrate --help`. ``plan`` None: search one.
+
+    ``corrections``, by dialect and graph, were measured before for the plan that keeps nothing: without ``search`` only.
+    """
 
     method: str = "mse"
     percentile: float = PERCENTILE
@@ -46,6 +49,7 @@ class CalibrateOptions:
     seed: int = 0
     plan: dict[str, Any] | None = None
     search: bool = True
+    corrections: dict[str, dict[str, Corrections]] | None = None
 
 
 def calibrate(
@@ -98,7 +102,7 @@ def measure(
         searches = _search(bundle, Recipe(ranges, {}), proof, options, say)
     plan = plan_of(bundle, ranges, searches, options) if options.plan is None else options.plan
     if not searches:
-        plan = {**plan, "corrections": _corrections(bundle, ranges, goods, plan)}
+        plan = {**plan, "corrections": options.corrections or _corrections(bundle, ranges, goods, plan)}
     return Quantisation({name: held.to_json() for name, held in ranges.items()}, plan, proof), searches
 
 

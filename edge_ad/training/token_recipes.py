@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from edge_ad.models.hvq import HvqTokenizer, hvq_loss
@@ -177,15 +178,15 @@ def learn_surprise(
     codes: Tensor,
     arithmetic: Arithmetic,
     tokenizer: HvqTokenizer | None = None,
-) -> None:
+) -> NDArray[np.float32] | None:
     """Tell ``model`` how learned goods surprise it: tokens f32 (N, C, n, n), codes i64 (N, levels, n * n), the bank f32 (R, n * n).
 
-    ``tokenizer`` tells which codes share each cell; without it each has one. Without ``surprise = mahalanobis`` there is
-    nothing to learn.
+    ``tokenizer`` tells which codes share each cell; without it each has one. Returns what the Gaussian was fitted to, f32
+    [N, levels * C]; without ``surprise = mahalanobis`` there is nothing to learn, and None is returned.
     """
     surprise = model.surprise
     if surprise is None:
-        return
+        return None
     model.eval()
     surprise.set_features(tokens, codes)
     device = arithmetic.device
@@ -196,8 +197,10 @@ def learn_surprise(
             shares = None if tokenizer is None else tokenizer(picture).shares
             excess = model.compare(picture, ids.to(device), masks.to(device), None if shares is None else shares[0])[2]
             found.append(surprise.describe(excess.mean(dim=0)).cpu())
-    centre, precision = fit_gaussian(torch.stack(found).numpy())
+    described: NDArray[np.float32] = torch.stack(found).numpy()
+    centre, precision = fit_gaussian(described)
     surprise.set_goods(torch.from_numpy(centre), torch.from_numpy(precision))
+    return described
 
 
 def _draw(rng: np.random.Generator, tokens: Tensor, own: Shard) -> Tensor:

@@ -29,6 +29,7 @@ from edge_ad.training.loop import Trace, fit
 from edge_ad.training.options import TrainOptions, chosen_preset, penalty_paths, teacher_file
 from edge_ad.training.pictures import Images, Pictures, load_pictures, read_all, read_centres
 from edge_ad.training.progress import Progress, clock
+from edge_ad.training.rounding import Described, learn_rounding
 from edge_ad.training.run_folder import RunFolder, fingerprint
 from edge_ad.training.scores import blank_statistics, finish_contents
 from edge_ad.training.teacher import describe, load_teacher, measure_channels
@@ -111,41 +112,40 @@ class _Training:
         teacher = self.teacher
         self.progress.say(f"teacher {preset.teacher.kind}: channel statistics of {len(pictures.fit)} goods")
         measure_channels(teacher, pictures.fit, self.arithmetic.device)
-        networks, pooled = self._learn(teacher, pictures)
+        networks, described = self._learn(teacher, pictures)
         if not self.arithmetic.team.leads:
             return self.target
-        write_bundle(self.target, self._contents(networks, pooled, pictures))
+        write_bundle(self.target, self._contents(networks, described, pictures))
         self.folder.finish()
         self.progress.say(f"trained in {clock(time.monotonic() - self.began)}: {self.target}")
         return self.target
 
-    def _learn(self, teacher: Any, pictures: Pictures) -> tuple[Networks, np.ndarray[Any, np.dtype[np.float32]]]:
+    def _learn(self, teacher: Any, pictures: Pictures) -> tuple[Networks, Described]:
         preset, arithmetic = self.preset, self.arithmetic
         copies = with_moved(pictures.fit, preset, self.options.seed)
-        seen = np.concatenate([copies, disturbed(pictures.fit, preset, self.options.seed)])
-        tokens, pooled = describe(teacher, seen, preset, arithmetic.device, self.progress)
+        tokens, pooled = describe(teacher, copies, preset, arithmetic.device, self.progress)
         unseen, _ = describe(teacher, pictures.normalise, preset, arithmetic.device)
         channels = teacher.token_channels
 
         # Every network starts from its own seed: a resumed training skips what drew numbers before it.
         torch.manual_seed(self.options.seed)
         tokenizer = build_tokenizer(preset, channels)
-        own = tokens[: len(copies)]
-        self._fit(TokenizerRecipe(tokenizer, preset.tokenizer_schedule, own, unseen, arithmetic), len(pictures.fit))
-        soften(tokenizer, tokens[: len(pictures.fit)], arithmetic)
+        self._fit(TokenizerRecipe(tokenizer, preset.tokenizer_schedule, tokens, unseen, arithmetic), len(pictures.fit))
+        originals = slice(len(pictures.fit))
+        soften(tokenizer, tokens[originals], arithmetic)
         codes, top = encode_all(tokenizer, tokens, arithmetic)
         unseen_codes = encode(tokenizer, unseen, arithmetic)
-        self._tell_codebooks(codebook_report(tokenizer, codes[: len(copies)], top[: len(copies)]))
+        self._tell_codebooks(codebook_report(tokenizer, codes, top))
 
         torch.manual_seed(self.options.seed)
         lavit = build_lavit(preset, channels)
-        goods = len(pictures.fit) if preset.lavit_on_originals else len(copies)
+        goods = len(pictures.fit) if preset.lavit_on_originals else len(tokens)
         recipe = LavitRecipe(lavit, preset, (tokens[:goods], codes[:goods]), (unseen, unseen_codes), arithmetic)
         self._fit(recipe, len(pictures.fit))
         self._tell_baseline(recipe)
         bank = torch.from_numpy(bank_of(preset.masks, preset.teacher.token_grid))
-        learn_surprise(lavit, bank, tokens, codes, arithmetic, tokenizer)
-        learn_cells(lavit, bank, codes[: len(pictures.fit)], (unseen, unseen_codes), arithmetic)
+        surprise = learn_surprise(lavit, bank, tokens, codes, arithmetic, tokenizer)
+        learn_cells(lavit, bank, codes[originals], (unseen, unseen_codes), arithmetic)
 
         torch.manual_seed(self.options.seed)
         efficientad = build_efficientad(preset, teacher.channels)
@@ -155,7 +155,7 @@ class _Training:
             len(pictures.fit),
         )
         modules = (module.cpu().eval() for module in (teacher, efficientad, tokenizer, lavit))
-        return Networks(*modules), pooled.numpy()  # type: ignore[arg-type]
+        return Networks(*modules), Described(pooled.numpy(), surprise)  # type: ignore[arg-type]
 
     def _fit(self, recipe: Any, goods: int) -> None:
         started = time.monotonic()
@@ -192,9 +192,7 @@ class _Training:
         self.progress.say(f"loss of a constant histogram {whole:.3f}, of a constant one a mask {by_mask:.3f}{told}")
         self.folder.log({"stage": "lavit_baseline", "constant_loss": whole, "constant_loss_by_mask": by_mask})
 
-    def _contents(
-        self, networks: Networks, pooled: np.ndarray[Any, np.dtype[np.float32]], pictures: Pictures
-    ) -> BundleContents:
+    def _contents(self, networks: Networks, described: Described, pictures: Pictures) -> BundleContents:
         preset = self.preset
         masks = bank_of(preset.masks, preset.teacher.token_grid)
         self.progress.say("exporting the graphs and checking each against torch")
@@ -208,7 +206,7 @@ class _Training:
             parent=None,
             graphs={graph.name: graph.model for graph in graphs},
             masks=masks,
-            statistics=blank_statistics(pooled),
+            statistics=blank_statistics(described.pooled),
             thresholds=Thresholds(warn=0.0, ng=0.0),
             raw_scores={"threshold": np.zeros((1, 5), np.float32)},
             golden=Golden(pictures.threshold[:1], np.zeros((1, 5), np.float32)),
@@ -216,9 +214,13 @@ class _Training:
         )
         targets = (self.options.target_ng, self.options.target_warn)
         scratch = self.folder.state / "preliminary.edgead"
+        options = CalibrateOptions(images=INT8_IMAGES, seed=self.options.seed, search=False)
+        views = disturbed(pictures.fit, preset, self.options.seed)
+        goods, copies = len(pictures.fit), len(described.pooled) - len(pictures.fit)
+        self.report["gaussians"] = {"goods": goods, "copies": copies, "views": len(views)}
+        blank, options = learn_rounding(blank, described, pictures, views, scratch, options, self.progress)
         contents = finish_contents(blank, pictures, scratch, targets, self.options.seed, self.progress)
         self._tell_scores(contents)
-        options = CalibrateOptions(images=INT8_IMAGES, seed=self.options.seed, search=False)
         contents = with_quantisation(contents, scratch, pictures.fit, pictures.threshold, options, self.progress.say)
         return replace(contents, report={**contents.report, **self._data_report(), **self._camera_report(pictures)})
 

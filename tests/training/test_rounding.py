@@ -1,0 +1,103 @@
+"""Views in FP32 and INT8, and the Gaussians that learn from them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from calibration.session import open_session
+from edge_ad.bundle import Bundle, open_bundle
+from edge_ad.engines.int8 import derive_int8, recipe_of
+from edge_ad.engines.pipeline import Pipeline
+from edge_ad.training.progress import Progress
+from edge_ad.training.rounding import CENTRE, PRECISION, Described, describe_views, with_surprise
+from tests.fixtures.calibrated import make_calibrated
+from tests.fixtures.tiny_bundle import tiny_image
+from tests.fixtures.trained import GOODS, Trained
+
+QUIET = Progress(shown=False)
+
+
+def graphs_of(bundle: Bundle, dialect: str | None) -> dict[str, bytes]:
+    return {} if dialect is None else derive_int8(bundle, recipe_of(bundle), dialect)
+
+
+def test_views_take_turns_with_the_dialects(tmp_path: Path) -> None:
+    bundle = open_bundle(make_calibrated(tmp_path / "tiny.edgead"))
+    views = np.stack([tiny_image(number) for number in range(5)])
+    found = describe_views(bundle, views, QUIET)
+    assert found.surprise is None  # this LAViT counts by L1
+    expected = []
+    for dialect, own in ((None, views[::3]), ("tensorrt", views[1::3]), ("cpu", views[2::3])):
+        with Pipeline(bundle, graphs=graphs_of(bundle, dialect), all_branches=True) as pipeline:
+            for view in own:
+                pipeline.infer(view)
+                expected.append(pipeline.tensor("pooled")[0])
+    np.testing.assert_array_equal(found.pooled, np.stack(expected))
+
+
+@pytest.fixture(scope="module")
+def bundle(trained: Trained) -> Bundle:
+    return open_bundle(trained.bundle)
+
+
+def constants(graph: bytes) -> dict[str, np.ndarray]:
+    return {held.name: numpy_helper.to_array(held) for held in onnx.load_from_string(graph).graph.initializer}
+
+
+@pytest.mark.slow
+def test_the_surprise_of_a_view_has_the_distance_that_the_graph_tells(bundle: Bundle) -> None:
+    """The square root of (v - c) P (v - c), with the dialect's own LAViT."""
+    views = np.stack(list(bundle.golden.images[:3]))
+    found = describe_views(bundle, views, QUIET)
+    assert found.surprise is not None
+    held = constants(bundle.graph("lavit"))
+    away = found.surprise.astype(np.float64) - held[CENTRE]
+    told = []
+    for dialect, view in zip((None, "tensorrt", "cpu"), views, strict=True):
+        with Pipeline(bundle, graphs=graphs_of(bundle, dialect), all_branches=True) as pipeline:
+            told.append(float(pipeline.infer(view).raw[1]))
+    np.testing.assert_allclose(np.sqrt(np.einsum("ni,ij,nj->n", away, held[PRECISION], away)), told, rtol=1e-3)
+
+
+@pytest.mark.slow
+def test_training_learns_from_goods_copies_and_views(bundle: Bundle) -> None:
+    """24 goods: 4 normalise, 4 set thresholds, 16 are learned; with a copy and a view of each the Gaussian has 48."""
+    learned = GOODS - 2 * round(0.15 * GOODS)
+    assert learned == bundle.report["goods"]["fit"]
+    assert bundle.report["gaussians"] == {"goods": learned, "copies": learned, "views": learned}
+
+
+@pytest.mark.slow
+def test_another_gaussian_gives_another_distance(bundle: Bundle) -> None:
+    lavit = bundle.graph("lavit")
+    width = len(constants(lavit)[CENTRE])
+    centre, precision = np.full(width, 2.0, np.float32), np.eye(width, dtype=np.float32) * 4
+    changed = with_surprise(lavit, centre, precision)
+    session = open_session(changed, 1)
+    rng = np.random.default_rng(0)
+    feeds = {}
+    for item in session.get_inputs():
+        kind = np.int32 if "int32" in item.type else np.float32
+        feeds[item.name] = (
+            rng.integers(0, 2, item.shape).astype(kind) if kind is np.int32 else rng.random(item.shape, kind)
+        )
+    feeds["masks"] = bundle.masks
+    before = open_session(lavit, 1).run(None, feeds)[0]
+    after = session.run(None, feeds)[0]
+    assert after != before
+    assert np.isfinite(after).all()
+    with pytest.raises(ValueError, match="no constant"):
+        with_surprise(lavit, centre[1:], precision)
+
+
+def test_described_without_a_surprise_stays_without() -> None:
+    rows = np.ones((2, 3), np.float32)
+    both = Described(rows, rows).joined(Described(rows, rows))
+    assert both.surprise is not None
+    assert both.pooled.shape == both.surprise.shape == (4, 3)
+    assert Described(rows, None).joined(Described(rows, None)).surprise is None
