@@ -14,7 +14,7 @@ from calibration.collect import Collector
 from calibration.correction import Corrections
 from calibration.methods import METHODS, PERCENTILE
 from calibration.placement import DIALECTS
-from calibration.plan import Plan
+from calibration.plan import ALL, Plan
 from calibration.ranges import Ranges
 from edge_ad.bundle import Bundle, BundleContents, Quantisation, child_path, open_bundle, write_bundle
 from edge_ad.data.images import read_image, resize
@@ -39,7 +39,8 @@ Say = Callable[[str], None]
 class CalibrateOptions:
     """What a person may set: see `edge-ad calibrate --help`. ``plan`` None: search one.
 
-    ``corrections``, by dialect and graph, were measured before for the plan that keeps nothing: without ``search`` only.
+    Without ``search`` the plan keeps the graphs of ``keep`` whole in floating point, and ``corrections``, by dialect and
+    graph, are those that were measured before.
     """
 
     method: str = "mse"
@@ -49,6 +50,7 @@ class CalibrateOptions:
     seed: int = 0
     plan: dict[str, Any] | None = None
     search: bool = True
+    keep: tuple[str, ...] = ()
     corrections: dict[str, dict[str, Corrections]] | None = None
 
 
@@ -130,7 +132,8 @@ def plan_of(
     """Return the plan as a JSON object: nodes kept by graph and dialect, and what was measured for it."""
     graphs = {}
     for name in ranges:
-        keep: dict[str, tuple[str, ...]] = {}
+        whole = name in options.keep and not searches
+        keep: dict[str, tuple[str, ...]] = dict.fromkeys(DIALECTS, (ALL,)) if whole else {}
         for found in searches.values():
             keep.update(found.plans[name].keep if name in found.plans else {})
         graphs[name] = Plan(bundle.graph_sha256(name), keep).to_json()

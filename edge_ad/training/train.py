@@ -45,6 +45,7 @@ from edge_ad.training.token_recipes import (
 )
 
 INT8_IMAGES = 64  # goods that the INT8 ranges are measured on at the end
+INT8_KEPT = ("teacher", "teacher_tokens")  # every branch reads them, and they take little of a frame
 
 
 def train(
@@ -221,6 +222,7 @@ class _Training:
         blank, options = learn_rounding(blank, described, pictures, views, scratch, options, self.progress)
         contents = finish_contents(blank, pictures, scratch, targets, self.options.seed, self.progress)
         self._tell_scores(contents)
+        options = replace(options, keep=INT8_KEPT)
         contents = with_quantisation(contents, scratch, pictures.fit, pictures.threshold, options, self.progress.say)
         return replace(contents, report={**contents.report, **self._data_report(), **self._camera_report(pictures)})
 

@@ -52,6 +52,16 @@ def test_the_bundle_opens_and_says_what_it_is(trained: Trained, bundle: Bundle) 
 
 
 @slow
+def test_the_plan_of_a_training_keeps_the_teacher_and_corrects_the_rest(bundle: Bundle) -> None:
+    assert bundle.quantisation is not None
+    plan = bundle.quantisation.plan
+    kept = {name: graph["keep"] for name, graph in plan["graphs"].items()}
+    assert kept.pop("teacher") == {"tensorrt": ["*"], "cpu": ["*"]}
+    assert kept == {"efficientad": {}, "tokenizer": {}, "lavit": {}}
+    assert plan["corrections"]["cpu"]["efficientad"]
+
+
+@slow
 def test_the_bundle_knows_how_goods_look(trained: Trained, bundle: Bundle) -> None:
     reference = HealthReference.from_json(bundle.report["health_reference"])
     health = CameraHealth("live", reference=reference)
