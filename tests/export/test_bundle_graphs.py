@@ -48,7 +48,7 @@ def door(maps: int, cells: int, channels: int, tokens: int, pooled: int, views: 
 
 # Lite0 stages 24 + 40 + 112 channels; pooled with 320 more and 4 x 4 regions of 40; a PDN has 384.
 POOLED = 24 + 40 + 112 + 320 + 16 * 40
-DOORS = {"fast": door(32, 16, 176, 176, POOLED, 16, 256), "paper": door(24, 10, 384, 384, 384, 2, 128)}
+DOORS = {"fast": door(32, 16, 176, 176, POOLED, 10, 256), "paper": door(24, 10, 384, 384, 384, 2, 128)}
 DOORS["paper"]["teacher"].pop("tokens")
 
 

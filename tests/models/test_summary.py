@@ -77,4 +77,4 @@ def test_fast_is_far_cheaper_than_paper(paper: dict[str, dict[str, Any]]) -> Non
     fast = networks(FAST)
     assert "teacher_tokens" not in fast
     assert fast["teacher"]["gmac"] < paper["teacher"]["gmac"] / 30
-    assert networks(DEMO)["lavit"]["gmac"] < fast["lavit"]["gmac"] / 3  # 4 of 16 views
+    assert networks(DEMO)["lavit"]["gmac"] < fast["lavit"]["gmac"] / 2  # 4 of 10 views

@@ -90,3 +90,10 @@ def waiting(store: Path) -> int:
     """Return how many letters wait in a store."""
     with contextlib.closing(sqlite3.connect(store, timeout=20)) as connection:
         return int(connection.execute("SELECT count(*) FROM outbox").fetchone()[0])
+
+
+def settled(store: Path) -> int:
+    """Return how many events of a store wait no more."""
+    with contextlib.closing(sqlite3.connect(store, timeout=20)) as connection:
+        query = "SELECT (SELECT count(*) FROM event) - (SELECT count(*) FROM outbox)"
+        return int(connection.execute(query).fetchone()[0])
