@@ -39,7 +39,7 @@ def make_template(folder: Path) -> Path:
             _write(folder / place / f"{number:03}.png", 5100 + number, blob=True)
     for number in range(3):
         _write(folder / "data/empty" / f"{number}.png", 7000 + number)
-    for copy in ("sets/loco_juice_bottle", "sets/mvtec_bottle", "data/bottle"):
+    for copy in ("sets/loco_juice_bottle", "sets/mvtec_bottle", "sets/mono_shuffled", "data/bottle"):
         shutil.copytree(folder / "data/part", folder / copy)
     shutil.copytree(folder / "data/good", folder / "photographs")
     bundle = folder / "runs/station-1/part.edgead"
