@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from onnx import NodeProto, helper, numpy_helper
 
-from calibration.view import View, all_names, attribute, replace_nodes
+from calibration.view import View, all_names, attribute, free_name, replace_nodes
 
 
 def means_as_convolutions(view: View) -> None:
@@ -34,10 +34,7 @@ def _channels(view: View, position: int) -> int | None:
 
 
 def _convolution(view: View, node: NodeProto, channels: int, taken: set[str]) -> NodeProto:
-    name = f"{node.output[0]}/mean"
-    while name in taken:
-        name += "_"
-    taken.add(name)
+    name = free_name(f"{node.output[0]}/mean", taken)
     values = np.full((1, channels, 1, 1), 1.0 / channels, np.float32)
     view.graph.initializer.append(numpy_helper.from_array(values, name))
     return helper.make_node("Conv", [node.input[0], name], list(node.output), name=node.name)

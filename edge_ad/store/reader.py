@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
@@ -14,7 +13,7 @@ from typing import Any, Literal
 
 from edge_ad.errors import BadInput
 from edge_ad.store.rows import COLUMNS, EventRow
-from edge_ad.store.schema import open_existing
+from edge_ad.store.schema import identity, open_existing
 
 Mark = Literal["good", "bad"]
 MARKS: tuple[Mark, ...] = ("good", "bad")
@@ -202,18 +201,14 @@ class Reader:
         return not log.exists() or log.stat().st_size == 0
 
     def _connected(self) -> sqlite3.Connection:
-        try:
-            status = os.stat(self.path)
-        except OSError as error:
+        found = identity(self.path)
+        if found is None:
             self._forget()
-            raise BadInput(
-                f"there is no store at {self.path}: `edge-ad run --store FILE` makes one, so name its file"
-            ) from error
-        identity = (status.st_dev, status.st_ino)
-        if self._connection is None or identity != self._identity:
+            raise BadInput(f"there is no store at {self.path}: `edge-ad run --store FILE` makes one, so name its file")
+        if self._connection is None or found != self._identity:
             self._forget()
             self._connection = open_existing(self.path, "mode=ro")
-            self._identity = identity
+            self._identity = found
         return self._connection
 
     def _forget(self) -> None:
