@@ -3,6 +3,7 @@
 The teacher is our `pdn_small` (its own weights are not on the package index); pictures of other things come from --photos.
 """
 
+import os
 import time
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from common import SIDE, Course, auroc, main, read, splits, tensor
 
 STATE = "model.pt"
 GRAPH = Path("weights/onnx/model.onnx")
+CHECKPOINT, CLOCK = "course.ckpt", "course.json"
+SAVE_EVERY = 100  # steps
 
 
 def _model(**options):
@@ -37,26 +40,37 @@ def _measure(model, paths):
 
 
 def learn(options):
-    """Train until the minutes are used up, reading the AUROC now and then with the clock standing still."""
+    """Train until the minutes are used up, reading the AUROC now and then with the clock standing still.
+
+    What was interrupted goes on from its last checkpoint.
+    """
     import torch
     from anomalib.data import Folder
     from anomalib.engine import Engine
     from lightning.pytorch.callbacks import Callback
 
     paths = splits(options.data)
-    course = Course(options.minutes)
+    course, checkpoint, clock = Course(options.minutes), options.out / CHECKPOINT, options.out / CLOCK
+    if clock.exists():
+        course.resume(clock)
 
     class Watch(Callback):
-        began = time.perf_counter()
+        began, running = time.perf_counter(), False
 
         def on_train_batch_start(self, trainer, module, batch, index):
             if not course.steps:
                 course.used = time.perf_counter() - self.began  # channel statistics of the teacher
-                course.began = time.perf_counter()
+            if not self.running:
+                self.running, course.began = True, time.perf_counter()
 
         def on_train_batch_end(self, trainer, module, outputs, batch, index):
             if course.step():
                 course.reading(_measure(module, paths))
+            if len(course.steps) % SAVE_EVERY == 0:
+                trainer.save_checkpoint(f"{checkpoint}.new")
+                os.replace(f"{checkpoint}.new", checkpoint)
+                course.save(clock)
+                course.began = time.perf_counter()
             trainer.should_stop = course.over
 
     model = _model(imagenet_dir=options.photos)
@@ -73,7 +87,7 @@ def learn(options):
         default_root_dir=options.out / "lightning",
     )  # fmt: skip
     Watch.began = time.perf_counter()
-    engine.fit(model, datamodule=datamodule)
+    engine.fit(model, datamodule=datamodule, ckpt_path=checkpoint if clock.exists() else None)
     model.eval()
     torch.save(model.model.state_dict(), options.out / STATE)
     model.to_onnx(options.out, input_size=(SIDE, SIDE))

@@ -5,10 +5,12 @@ import json
 import os
 import time
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 
 SIDE = 256
+PAUSE = 10.0  # a step that takes so many usual ones was interrupted: the process was stopped, or the machine slept
 BRIGHT = (".png", ".jpg", ".jpeg", ".bmp")
 
 
@@ -81,7 +83,10 @@ def timed(score, images, frames, warm=10):
 
 
 class Course:
-    """A clock of training that stands still while the AUROC is read, at times that grow by half each."""
+    """A clock of training that stands still while the AUROC is read, at times that double.
+
+    A step in which the process was stopped counts as a usual one, so that a training of hours may give way to other work.
+    """
 
     def __init__(self, minutes):
         self.limit, self.used, self.steps, self.curve = minutes * 60.0, 0.0, [], []
@@ -90,8 +95,11 @@ class Course:
     def step(self):
         """Count one step that has just ended; return whether it is time to read the AUROC."""
         now = time.perf_counter()
-        self.steps.append((now - self.began) * 1000.0)
-        self.used += now - self.began
+        took = now - self.began
+        if len(self.steps) >= 20 and took * 1000.0 > PAUSE * (usual := median(self.steps[-200:])):
+            took = usual / 1000.0
+        self.steps.append(took * 1000.0)
+        self.used += took
         self.began = now
         return self.used >= self.next_reading or self.over
 
@@ -104,10 +112,20 @@ class Course:
         """Note an AUROC; the clock goes on from here."""
         self.curve.append([round(self.used, 1), len(self.steps), round(value, 4)])
         while self.next_reading <= self.used:
-            self.next_reading *= 1.5
+            self.next_reading *= 2.0
         self.next_reading = min(self.next_reading, self.limit)
         self.began = time.perf_counter()
         print(f"{self.used:.0f} s, step {len(self.steps)}: AUROC {value:.4f}", flush=True)
+
+    def save(self, path):
+        """Write the clock's stand to a file."""
+        write(path, {"used": self.used, "steps": self.steps, "curve": self.curve, "next_reading": self.next_reading})
+
+    def resume(self, path):
+        """Go on from a stand that `save` wrote."""
+        for name, value in json.loads(Path(path).read_text()).items():
+            setattr(self, name, value)
+        self.next_reading, self.began = min(self.next_reading, self.limit), time.perf_counter()
 
 
 def write(path, values):
