@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import cv2
 import numpy as np
 import torch
@@ -57,15 +59,23 @@ def scramble(image: Image, rng: np.random.Generator) -> Image:
     return out
 
 
-def colour_jitter(pixels: Tensor, rng: np.random.Generator, shard: Shard | None = None) -> Tensor:
-    """Change brightness, contrast or saturation of each f32 (B, 3, H, W) in [0, 255] by a factor in [0.8, 1.2].
+class Colours(NamedTuple):
+    """How the colours of a batch change: by picture brightness, contrast or saturation (i64 [B]), and its factor (f32 [B])."""
 
-    ``pixels`` may be the rows of a ``shard``; the draws are those of its whole batch.
-    """
-    whole = shard or Shard(pixels.shape[0])
-    kinds, factors = rng.integers(0, 3, whole.total), rng.uniform(0.8, 1.2, whole.total).astype(np.float32)
-    kind = torch.from_numpy(kinds[whole.rows]).to(pixels.device).view(-1, 1, 1, 1)
-    factor = torch.from_numpy(factors[whole.rows]).to(pixels.device).view(-1, 1, 1, 1)
+    kinds: NDArray[np.int64]
+    factors: NDArray[np.float32]
+
+
+def draw_colours(rng: np.random.Generator, shard: Shard) -> Colours:
+    """Draw for a whole batch and return the rows of ``shard``; factors are in [0.8, 1.2]."""
+    kinds, factors = rng.integers(0, 3, shard.total), rng.uniform(0.8, 1.2, shard.total).astype(np.float32)
+    return Colours(kinds[shard.rows], factors[shard.rows])
+
+
+def colour_jitter(pixels: Tensor, colours: Colours) -> Tensor:
+    """Change brightness, contrast or saturation of each f32 (B, 3, H, W) in [0, 255] as drawn."""
+    kind = torch.from_numpy(colours.kinds).to(pixels.device).view(-1, 1, 1, 1)
+    factor = torch.from_numpy(colours.factors).to(pixels.device).view(-1, 1, 1, 1)
     grey = (pixels * torch.tensor(GREY, device=pixels.device).view(1, 3, 1, 1)).sum(dim=1, keepdim=True)
     level = grey.mean(dim=(2, 3), keepdim=True).expand_as(grey)
     towards = torch.where(kind == 0, torch.zeros_like(grey), torch.where(kind == 1, level, grey))

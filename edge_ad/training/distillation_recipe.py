@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -34,7 +35,7 @@ class DistillationRecipe:
         pdn: LearningPdn,
         source: Source,
         photographs: Photographs,
-        held_out: np.ndarray[tuple[int, ...], np.dtype[np.uint8]],
+        held_out: NDArray[np.uint8],
         side: int,
         schedule: Schedule,
         arithmetic: Arithmetic,
@@ -52,20 +53,24 @@ class DistillationRecipe:
     def measure(self, crops: int, seed: int) -> None:
         """Set mean and deviation of every target channel from ``crops`` random crops."""
         rng = np.random.default_rng([seed, 12])
-        raw = [self._raw_target(self._draw(rng, CHUNK)) for _ in range(-(-crops // CHUNK))]
+        raw = [self._raw_target(self._pixels(self._crops(rng, CHUNK))) for _ in range(-(-crops // CHUNK))]
         stacked = torch.cat([part.double().transpose(0, 1).flatten(1).cpu() for part in raw], dim=1)
         mean, std = stacked.mean(dim=1).float(), stacked.std(dim=1, correction=0).float()
         self.patches.normalise.set(mean.to(self.arithmetic.device), std.to(self.arithmetic.device))
 
-    def step(self, rng: np.random.Generator) -> dict[str, Tensor]:
-        """Compute the loss of one batch of random crops."""
-        return {"loss": self._loss(self._draw(rng, self.schedule.batch))}
+    def draw(self, rng: np.random.Generator) -> NDArray[np.uint8]:
+        """Cut a batch of random crops."""
+        return self._crops(rng, self.schedule.batch)
+
+    def learn(self, crops: NDArray[np.uint8]) -> dict[str, Tensor]:
+        """Compute the loss of one batch."""
+        return {"loss": self._loss(self._pixels(crops))}
 
     def validate(self) -> float:
         """Return the mean squared error on held-out photographs; 1.0 is what a constant would reach."""
         total = 0.0
         for start in range(0, len(self.held_out), CHUNK):
-            pixels = to_pixels(self.held_out[start : start + CHUNK], self.arithmetic.device)
+            pixels = self._pixels(self.held_out[start : start + CHUNK])
             total += float(self._loss(pixels)) * len(pixels)
         return total / len(self.held_out)
 
@@ -90,5 +95,8 @@ class DistillationRecipe:
             raw = self.patches.raw(layers)
         return raw[:, :, RIM:-RIM, RIM:-RIM].float()
 
-    def _draw(self, rng: np.random.Generator, count: int) -> Tensor:
-        return to_pixels(self.photographs.random_crops(count, 2 * self.side, rng), self.arithmetic.device)
+    def _crops(self, rng: np.random.Generator, count: int) -> NDArray[np.uint8]:
+        return self.photographs.random_crops(count, 2 * self.side, rng)
+
+    def _pixels(self, images: NDArray[np.uint8]) -> Tensor:
+        return to_pixels(images, self.arithmetic.device)

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -16,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from edge_ad.models.vector_quantiser import VectorQuantiser
 from edge_ad.training.distributed import Shard, Team
 
-Step = Callable[[np.random.Generator], dict[str, Tensor]]
+Learn = Callable[[Any], dict[str, Tensor]]
 
 
 class SharedDropout(nn.Dropout):
@@ -57,21 +56,21 @@ _SHARED: dict[type[nn.Module], type[nn.Module]] = {nn.Dropout: SharedDropout, Ve
 
 
 class _OwnShare(nn.Module):
-    """A recipe's step as a module, each value weighted so that the mean over the processes is the whole batch's."""
+    """How a recipe learns as a module, each value weighted so that the mean over the processes is the whole batch's."""
 
-    def __init__(self, module: nn.Module, step: Step, weight: float) -> None:
+    def __init__(self, module: nn.Module, learn: Learn, weight: float) -> None:
         super().__init__()
-        self.module, self.step, self.weight = module, step, weight
+        self.module, self.learn, self.weight = module, learn, weight
 
-    def forward(self, rng: np.random.Generator) -> dict[str, Tensor]:
-        return {name: value * self.weight for name, value in self.step(rng).items()}
+    def forward(self, batch: Any) -> dict[str, Tensor]:
+        return {name: value * self.weight for name, value in self.learn(batch).items()}
 
 
 @contextmanager
-def shared(recipe: Any, team: Team) -> Iterator[Step]:
-    """Yield the step to take: the recipe's own, or in a team one that averages gradients over the processes."""
+def shared(recipe: Any, team: Team) -> Iterator[Learn]:
+    """Yield what learns from a batch: the recipe itself, or in a team what averages gradients over the processes."""
     if team.size == 1:
-        yield recipe.step
+        yield recipe.learn
         return
     shard = team.shard(recipe.schedule.batch)
     changed = [(layer, type(layer)) for layer in recipe.module.modules() if type(layer) in _SHARED]
@@ -79,12 +78,12 @@ def shared(recipe: Any, team: Team) -> Iterator[Step]:
         layer.__class__ = _SHARED[kind]
         layer.team, layer.shard = team, shard
     try:
-        own = _OwnShare(recipe.module, recipe.step, shard.share * team.size)
+        own = _OwnShare(recipe.module, recipe.learn, shard.share * team.size)
         with warnings.catch_warnings():
             # The name of 2.13 for what all versions allowed here know as broadcast_buffers.
             warnings.simplefilter("ignore", FutureWarning)
-            step = DistributedDataParallel(own, broadcast_buffers=False, gradient_as_bucket_view=True)
-        yield step
+            learn = DistributedDataParallel(own, broadcast_buffers=False, gradient_as_bucket_view=True)
+        yield learn
     finally:
         for layer, kind in changed:
             layer.__class__ = kind

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edge_ad.models.build import AnyTeacher
 from edge_ad.models.efficientad import EfficientAD, EfficientADLosses
 from edge_ad.presets import Preset
-from edge_ad.training.augment import GREY, colour_jitter, is_still, move, scramble, to_pixels
+from edge_ad.training.augment import GREY, Colours, colour_jitter, draw_colours, is_still, move, scramble, to_pixels
 from edge_ad.training.device import Arithmetic
 from edge_ad.training.distributed import Shard
 from edge_ad.training.loop import Diverged
@@ -21,6 +23,15 @@ CHUNK = 16
 CACHE_BYTES = 2 << 30
 PATIENCE = 3  # steps in a row beyond the bound before a hinge is said to diverge
 GREY_SHARE = 0.3
+
+
+class Batch(NamedTuple):
+    """What this process learns from in one step: goods (their numbers i64 [B], pictures, colours) and pictures of no part."""
+
+    chosen: NDArray[np.int64]
+    goods: Images
+    colours: Colours
+    others: Images | None
 
 
 class EfficientADRecipe:
@@ -47,8 +58,8 @@ class EfficientADRecipe:
         self.beyond = 0
         self.cache = self._cached_features()
 
-    def step(self, rng: np.random.Generator) -> dict[str, Tensor]:
-        """Compute the losses of one batch."""
+    def draw(self, rng: np.random.Generator) -> Batch:
+        """Choose goods and move them, draw their colours, and show other pictures."""
         chosen = rng.integers(0, len(self.goods), self.schedule.batch)
         still = is_still(self.preset.augmentation)
         images = (
@@ -56,14 +67,19 @@ class EfficientADRecipe:
             if still
             else np.stack([move(self.goods[i], self.preset.augmentation, rng) for i in chosen])
         )
-        shard = self.arithmetic.team.shard(len(chosen))
-        pixels = to_pixels(images[shard.rows], self.arithmetic.device)
-        jittered = colour_jitter(pixels, rng, shard)
-        settings = self.settings
-        plain = None if settings.shared_jitter else (pixels, self._features(pixels, chosen[shard.rows]))
+        shard = self._shard()
+        return Batch(chosen[shard.rows], images[shard.rows], draw_colours(rng, shard), self._draw_others(rng))
+
+    def learn(self, batch: Batch) -> dict[str, Tensor]:
+        """Compute the losses of one batch."""
+        device, settings, shard = self.arithmetic.device, self.settings, self._shard()
+        pixels = to_pixels(batch.goods, device)
+        jittered = colour_jitter(pixels, batch.colours)
+        plain = None if settings.shared_jitter else (pixels, self._features(pixels, batch.chosen))
         pair = (jittered, self._features(jittered))
+        penalty = None if batch.others is None else to_pixels(batch.others, device)
         with self.arithmetic.autocast():
-            losses = self.model.losses(plain, pair, self._penalty(rng), settings)
+            losses = self.model.losses(plain, pair, penalty, settings)
         losses = losses.with_silence(self._others().share / (shard.share or 1.0))
         self._watch(losses, shard)
         return {
@@ -105,28 +121,30 @@ class EfficientADRecipe:
             peaks.append(torch.stack([one.flatten(1).topk(top).values.mean(dim=1) for one in maps], dim=1))
         return float(torch.cat(peaks).mean(dim=0).log().sum())
 
-    def _features(self, pixels: Tensor, chosen: np.ndarray[tuple[int], np.dtype[np.int64]] | None = None) -> Tensor:
+    def _features(self, pixels: Tensor, chosen: NDArray[np.int64] | None = None) -> Tensor:
         if self.cache is not None and chosen is not None:
             return self.cache[torch.from_numpy(chosen)].to(self.arithmetic.device).float()
         with torch.no_grad(), self.arithmetic.autocast():
             features: Tensor = self.teacher(pixels).features
         return features.float()
 
+    def _shard(self) -> Shard:
+        return self.arithmetic.team.shard(self.schedule.batch)
+
     def _others(self) -> Shard:
         """Half as many pictures of other things as goods, at least one."""
         return self.arithmetic.team.shard(max(1, self.schedule.batch // 2))
 
-    def _penalty(self, rng: np.random.Generator) -> Tensor | None:
+    def _draw_others(self, rng: np.random.Generator) -> Images | None:
         if not self.preset.penalty:
             return None
         own = self._others()
         if self.others is not None:
             others = self.others[rng.integers(0, len(self.others), own.total)]
             shown = _some_grey(others, rng) if self.settings.cropped_penalty else others
-            return to_pixels(shown[own.rows], self.arithmetic.device)
+            return shown[own.rows]
         chosen = rng.integers(0, len(self.goods), own.total)
-        scrambled = np.stack([scramble(self.goods[i], rng) for i in chosen])
-        return to_pixels(scrambled[own.rows], self.arithmetic.device)
+        return np.stack([scramble(self.goods[i], rng) for i in chosen])[own.rows]
 
     def _cached_features(self) -> Tensor | None:
         """Keep the features of pictures that never move, in half precision, when they fit."""

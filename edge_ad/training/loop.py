@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import time
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -17,8 +18,9 @@ from torch import Tensor, nn
 
 from edge_ad.presets import Schedule
 from edge_ad.training.distributed import ALONE, Team
-from edge_ad.training.distributed_layers import Step, shared
+from edge_ad.training.distributed_layers import Learn, shared
 from edge_ad.training.interrupt import held_back
+from edge_ad.training.prefetch import prefetched
 from edge_ad.training.progress import Progress
 from edge_ad.training.run_folder import RunFolder, to_cpu
 
@@ -28,14 +30,18 @@ COURSE = 20  # points of a training that the bundle's report keeps
 
 
 class Recipe(Protocol):
-    """What the loop trains: a module, its schedule, one step, and a question to unseen goods."""
+    """What the loop trains: a module, its schedule, a step in two halves, and a question to unseen goods."""
 
     name: str
     module: nn.Module
     schedule: Schedule
 
-    def step(self, rng: np.random.Generator) -> dict[str, Tensor]:
-        """Return the losses of one batch; ``loss`` is the one to follow down."""
+    def draw(self, rng: np.random.Generator) -> Any:
+        """Return one batch, without torch and without a change of the recipe: another thread calls it beside ``learn``."""
+        ...
+
+    def learn(self, batch: Any) -> dict[str, Tensor]:
+        """Return the losses of what ``draw`` gave; ``loss`` is the one to follow down."""
         ...
 
     def validate(self) -> float:
@@ -105,9 +111,10 @@ def decay_at(schedule: Schedule, step: int, steps: int) -> float:
 def fit(recipe: Recipe, steps: int, folder: RunFolder, seed: int, progress: Progress, team: Team = ALONE) -> Trace:
     """Train ``recipe`` for ``steps`` batches, or load it if a former run finished it, and return the trace.
 
-    Every step draws from a generator seeded by (seed, name, step), so a resumed training is the same training. Ctrl-C
-    and SIGTERM end the step and write a checkpoint before they go on up; a second Ctrl-C goes up at once, without one.
-    The processes of a ``team`` share every batch; DeviceFault when one of them is lost.
+    Every step draws from a generator seeded by (seed, name, step), so a resumed training is the same training, and the next
+    batch can be drawn while the network learns from this one. Ctrl-C and SIGTERM end the step and write a checkpoint before
+    they go on up; a second Ctrl-C goes up at once, without one. The processes of a ``team`` share every batch; DeviceFault
+    when one of them is lost.
     """
     finished = folder.load(f"{recipe.name}-finished")
     if finished is not None:
@@ -132,7 +139,8 @@ class _Runner:
     ) -> None:
         self.recipe, self.steps, self.folder, self.seed, self.progress = recipe, steps, folder, seed, progress
         self.team = team
-        self.take: Step = recipe.step
+        self.learn: Learn = recipe.learn
+        self.batch: Callable[[int], tuple[int, Any]] = self._draw
         self.optimiser = make_optimiser(recipe.module, recipe.schedule)
         self.trace = Trace(steps)
         self.best_state: dict[str, Tensor] | None = None
@@ -155,7 +163,11 @@ class _Runner:
         began = saved = time.monotonic()
         first = self.done
         self.recipe.module.train()
-        with shared(self.recipe, self.team) as self.take, held_back(self.team) as check:
+        with (
+            shared(self.recipe, self.team) as self.learn,
+            held_back(self.team) as check,
+            prefetched(self._draw, self.steps) as self.batch,
+        ):
             while self.done < self.steps:
                 try:
                     self._advance()
@@ -169,7 +181,6 @@ class _Runner:
                 check()
 
     def _advance(self) -> None:
-        self.whole = False
         losses = self.team.mean(self._step())
         self.trace.loss = self._finite(losses)
         if self.done % LOG_EVERY == 0 or self.done == self.steps:
@@ -190,14 +201,19 @@ class _Runner:
         self.whole = True
         self.save()
 
+    def _draw(self, step: int) -> tuple[int, Any]:
+        """Return the seed of torch and the batch of a step."""
+        rng = np.random.default_rng([self.seed, zlib.crc32(self.recipe.name.encode()), step])
+        return int(rng.integers(2**62)), self.recipe.draw(rng)
+
     def _step(self) -> dict[str, Tensor]:
-        key = [self.seed, zlib.crc32(self.recipe.name.encode()), self.done]
-        rng = np.random.default_rng(key)
-        torch.manual_seed(int(rng.integers(2**62)))
+        seed, batch = self.batch(self.done)
+        self.whole = False
+        torch.manual_seed(seed)
         for group in self.optimiser.param_groups:
             group["lr"] = rate_at(self.recipe.schedule, self.done, self.steps)
             group["weight_decay"] = decay_at(self.recipe.schedule, self.done, self.steps)
-        losses = self.take(rng)
+        losses = self.learn(batch)
         self.optimiser.zero_grad(set_to_none=True)
         losses["loss"].backward()  # type: ignore[no-untyped-call]
         if self.recipe.schedule.clip:

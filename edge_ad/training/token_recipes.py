@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -14,7 +16,6 @@ from edge_ad.models.vector_quantiser import VectorQuantiser, code_use, perplexit
 from edge_ad.presets import Preset, Schedule
 from edge_ad.scoring import fit_gaussian
 from edge_ad.training.device import Arithmetic
-from edge_ad.training.distributed import Shard
 
 CHUNK = 32
 VALIDATION_MASKS = 4
@@ -31,10 +32,15 @@ class TokenizerRecipe:
         self.module, self.schedule, self.arithmetic = model.to(arithmetic.device), schedule, arithmetic
         self.model, self.tokens, self.unseen = model, tokens, unseen
 
-    def step(self, rng: np.random.Generator) -> dict[str, Tensor]:
+    def draw(self, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Choose pictures."""
+        chosen = rng.integers(0, len(self.tokens), self.schedule.batch)
+        return chosen[self.arithmetic.team.shard(self.schedule.batch).rows]
+
+    def learn(self, chosen: NDArray[np.int64]) -> dict[str, Tensor]:
         """Redraw one batch; also report the commitment and how many codes the top target level uses."""
         shard = self.arithmetic.team.shard(self.schedule.batch)
-        batch = _draw(rng, self.tokens, shard).to(self.arithmetic.device)
+        batch = self.tokens[torch.from_numpy(chosen)].to(self.arithmetic.device)
         with self.arithmetic.autocast():
             out = self.model(batch)
         loss = hvq_loss(batch, out._replace(reconstruction=out.reconstruction.float()))
@@ -80,6 +86,14 @@ def codebook_report(model: HvqTokenizer, ids: Tensor, top: Tensor) -> dict[str, 
     return found
 
 
+class Masked(NamedTuple):
+    """Pictures, by number (i64 [B]), the masks before them (f32 [B, n * n]), and how many cells each mask hides."""
+
+    chosen: NDArray[np.int64]
+    masks: NDArray[np.float32]
+    cells: int
+
+
 class LavitRecipe:
     """LAViT predicts code histograms behind one fresh block mask a picture (methods sections 3.5 to 3.7)."""
 
@@ -99,18 +113,22 @@ class LavitRecipe:
         self.unseen_tokens, self.unseen_codes = unseen
         self.bank = torch.from_numpy(bank_of(self.masks, model.grid, VALIDATION_MASKS))
 
-    def step(self, rng: np.random.Generator) -> dict[str, Tensor]:
-        """Predict one batch."""
-        device = self.arithmetic.device
-        chosen = torch.from_numpy(rng.integers(0, len(self.tokens), self.schedule.batch))
+    def draw(self, rng: np.random.Generator) -> Masked:
+        """Choose pictures and a mask for each."""
+        chosen = rng.integers(0, len(self.tokens), self.schedule.batch)
         # One count a batch, since sequences without masked cells must be of equal length.
         cells = round(float(rng.choice(self.masks.train_shares)) * self.model.grid**2)
         drawn = np.stack([self._mask(rng, cells) for _ in chosen])
         rows = self.arithmetic.team.shard(self.schedule.batch).rows
-        chosen, masks = chosen[rows], torch.from_numpy(drawn[rows]).to(device)
+        return Masked(chosen[rows], drawn[rows], cells)
+
+    def learn(self, batch: Masked) -> dict[str, Tensor]:
+        """Predict one batch."""
+        device = self.arithmetic.device
+        chosen, masks = torch.from_numpy(batch.chosen), torch.from_numpy(batch.masks).to(device)
         target = batch_histograms(self.codes[chosen].to(device), masks, self.model.codes)
         with self.arithmetic.autocast():
-            predicted = self.model(self.tokens[chosen].to(device), masks, cells)
+            predicted = self.model(self.tokens[chosen].to(device), masks, batch.cells)
         return {"loss": lavit_loss(predicted, target)}
 
     def validate(self) -> float:
@@ -201,10 +219,6 @@ def learn_surprise(
     centre, precision = fit_gaussian(described)
     surprise.set_goods(torch.from_numpy(centre), torch.from_numpy(precision))
     return described
-
-
-def _draw(rng: np.random.Generator, tokens: Tensor, own: Shard) -> Tensor:
-    return tokens[torch.from_numpy(rng.integers(0, len(tokens), own.total)[own.rows])]
 
 
 def _parts(tokens: Tensor, arithmetic: Arithmetic) -> list[Tensor]:

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from edge_ad.presets import PAPER, Augmentation, ViewSettings
-from edge_ad.training.augment import colour_jitter, disturb, is_still, move, scramble, to_pixels
+from edge_ad.training.augment import colour_jitter, disturb, draw_colours, is_still, move, scramble, to_pixels
+from edge_ad.training.distributed import Shard
 from tests.data.folders import picture
 
 STILL = Augmentation(rotate=0.0, shift=0.0, scale=0.0, gain=0.0)
@@ -88,16 +89,24 @@ def test_colour_jitter_by_hand(kind: str, factor: float) -> None:
     grey = 0.299 * pixels[:, :1] + 0.587 * pixels[:, 1:2] + 0.114 * pixels[:, 2:]
     towards = {"brightness": 0.0, "contrast": grey.mean(), "saturation": grey}[kind]
     number = ("brightness", "contrast", "saturation").index(kind)
-    found = colour_jitter(pixels, Draws(number, factor))  # type: ignore[arg-type]
+    found = colour_jitter(pixels, draw_colours(Draws(number, factor), Shard(1)))  # type: ignore[arg-type]
     torch.testing.assert_close(found, (towards + (pixels - towards) * factor).clamp(0, 255))
 
 
 def test_jitter_differs_by_picture_and_stays_in_range() -> None:
     pixels = torch.rand(16, 3, 4, 4, generator=torch.Generator().manual_seed(0)) * 255
-    found = colour_jitter(pixels, np.random.default_rng(0))
+    colours = draw_colours(np.random.default_rng(0), Shard(16))
+    found = colour_jitter(pixels, colours)
     assert 0.0 <= float(found.min()) <= float(found.max()) <= 255.0
     assert len({round(float(value), 3) for value in (found / pixels.clamp_min(1)).mean(dim=(1, 2, 3))}) == 16
-    assert torch.equal(found, colour_jitter(pixels, np.random.default_rng(0)))
+    assert torch.equal(found, colour_jitter(pixels, colours))
+
+
+def test_the_colours_of_the_shards_are_those_of_the_batch() -> None:
+    whole = draw_colours(np.random.default_rng(0), Shard(5))
+    parts = [draw_colours(np.random.default_rng(0), Shard(5, rank, 3)) for rank in range(3)]
+    for expected, found in zip(whole, zip(*parts, strict=True), strict=True):
+        np.testing.assert_array_equal(np.concatenate(found), expected)
 
 
 def test_pixels_keep_their_places_and_values() -> None:

@@ -154,14 +154,14 @@ def test_a_codebook_moves_by_what_all_processes_see() -> None:
             assert torch.equal(layer.state_dict()[name], value), name
 
 
-def test_alone_the_step_is_the_recipe_s_own() -> None:
+def test_alone_the_recipe_learns_itself() -> None:
     class Recipe:
-        def step(self, rng: np.random.Generator) -> dict[str, Tensor]:
+        def learn(self, batch: Tensor) -> dict[str, Tensor]:
             return {}
 
     recipe = Recipe()
-    with shared(recipe, ALONE) as step:
-        assert step == recipe.step
+    with shared(recipe, ALONE) as learn:
+        assert learn == recipe.learn
 
 
 def environment(**more: str) -> dict[str, str]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edge_ad.presets import Schedule
@@ -34,11 +35,15 @@ class Regression:
         self.module: nn.Module = nn.Linear(1, 1)
         self.module.register_buffer("seen", torch.zeros(1))
         self.schedule, self.stop_at = schedule, stop_at
-        self.steps, self.values = 0, iter(np.zeros(100))
+        self.steps, self.drawn = 0, 0
 
-    def step(self, rng: np.random.Generator) -> dict[str, Tensor]:
+    def draw(self, rng: np.random.Generator) -> NDArray[np.float32]:
+        self.drawn += 1
+        return rng.uniform(-1, 1, (self.schedule.batch, 1)).astype(np.float32)
+
+    def learn(self, batch: NDArray[np.float32]) -> dict[str, Tensor]:
         self.steps += 1
-        x = torch.from_numpy(rng.uniform(-1, 1, (self.schedule.batch, 1)).astype(np.float32))
+        x = torch.from_numpy(batch)
         noise = 0.01 * torch.randn(len(x), 1)
         self.module.seen += x.abs().sum()
         if self.steps == self.stop_at:
@@ -66,6 +71,7 @@ def test_it_learns_and_logs(tmp_path: Path) -> None:
     recipe, folder = Regression(), begun(tmp_path)
     trace = fit(recipe, 60, folder, 0, QUIET)
     assert recipe.validate() < 0.05
+    assert recipe.drawn == 60
     assert not recipe.module.training
     entries = [json.loads(line) for line in (tmp_path / "train.jsonl").read_text().splitlines()]
     losses = [entry for entry in entries if "loss" in entry]
@@ -98,20 +104,39 @@ def test_ctrl_c_and_the_same_call_again_give_the_same_network(tmp_path: Path, st
 def test_an_error_in_the_middle_of_a_step_saves_nothing_half_done(tmp_path: Path) -> None:
     """A second Ctrl-C ends the step at once; what it began must not be in a checkpoint."""
     folder, stopped, whole = begun(tmp_path / "stopped"), Regression(), Regression()
-    step = stopped.step
+    learn = stopped.learn
 
-    def interrupted(rng: np.random.Generator) -> dict[str, Tensor]:
+    def interrupted(batch: NDArray[np.float32]) -> dict[str, Tensor]:
         if stopped.steps == 4:
-            step(rng)
+            learn(batch)
             raise KeyboardInterrupt
-        return step(rng)
+        return learn(batch)
 
-    stopped.step = interrupted  # type: ignore[method-assign]
+    stopped.learn = interrupted  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
         fit(stopped, 60, folder, 0, QUIET)
     resumed = Regression()
     fit(resumed, 60, folder, 0, QUIET)
     fit(whole, 60, begun(tmp_path / "whole"), 0, QUIET)
+    assert state(resumed) == state(whole)
+
+
+def test_an_interrupt_while_a_batch_is_waited_for_loses_no_step(tmp_path: Path) -> None:
+    recipe, draw, threads = Regression(), Regression.draw, threading.active_count()
+
+    def broken(rng: np.random.Generator) -> NDArray[np.float32]:
+        if recipe.drawn == 4:
+            raise KeyboardInterrupt("while step 5 is drawn")
+        return draw(recipe, rng)
+
+    recipe.draw = broken  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt, match="while step 5 is drawn"):
+        fit(recipe, 60, begun(tmp_path), 0, QUIET)
+    assert threading.active_count() == threads
+    resumed, whole = Regression(), Regression()
+    fit(resumed, 60, begun(tmp_path), 0, QUIET)
+    fit(whole, 60, begun(tmp_path / "whole"), 0, QUIET)
+    assert resumed.steps == 56
     assert state(resumed) == state(whole)
 
 
@@ -155,7 +180,7 @@ def test_without_validation_the_last_state_stays(tmp_path: Path) -> None:
 
 def test_a_loss_that_is_not_finite_is_loud(tmp_path: Path) -> None:
     recipe = Regression(Schedule(60, 8, 0.1))
-    recipe.step = lambda rng: {"loss": recipe.module.weight.sum() * math.nan}  # type: ignore[method-assign]
+    recipe.learn = lambda batch: {"loss": recipe.module.weight.sum() * math.nan}  # type: ignore[method-assign]
     with pytest.raises(FloatingPointError, match="the loss of regression is nan at step 1:"):
         fit(recipe, 60, begun(tmp_path), 0, QUIET)
     assert not (tmp_path / "train.jsonl").exists()
@@ -171,11 +196,11 @@ class Runaway(Regression):
     def fall_back(self) -> None:
         self.safe, self.steps = True, 0
 
-    def step(self, rng: np.random.Generator) -> dict[str, Tensor]:
+    def learn(self, batch: NDArray[np.float32]) -> dict[str, Tensor]:
         self.total += 1
         if not self.safe and self.steps == 24:
             raise Diverged("it runs away; beginning again")
-        return super().step(rng)
+        return super().learn(batch)
 
 
 def test_a_divergence_begins_again_in_the_safe_form(tmp_path: Path) -> None:
@@ -207,10 +232,10 @@ def test_a_training_stopped_after_it_began_again_stays_safe(tmp_path: Path) -> N
 def test_a_recipe_without_a_safe_form_lets_the_divergence_go_up(tmp_path: Path) -> None:
     recipe = Regression()
 
-    def step(rng: np.random.Generator) -> dict[str, Tensor]:
+    def learn(batch: NDArray[np.float32]) -> dict[str, Tensor]:
         raise Diverged("it runs away")
 
-    recipe.step = step  # type: ignore[method-assign]
+    recipe.learn = learn  # type: ignore[method-assign]
     with pytest.raises(Diverged, match="it runs away"):
         fit(recipe, 60, begun(tmp_path), 0, QUIET)
 
@@ -230,7 +255,7 @@ def test_the_trace_keeps_the_course_and_the_means_of_what_is_logged(tmp_path: Pa
 def test_gradients_are_clipped(tmp_path: Path) -> None:
     def moved(clip: float) -> float:
         recipe = Regression(Schedule(1, 8, 1.0, weight_decay=0.0, clip=clip, adam_w=False))
-        recipe.step = lambda rng: {"loss": 1e-9 * recipe.module.weight.sum()}  # type: ignore[method-assign]
+        recipe.learn = lambda batch: {"loss": 1e-9 * recipe.module.weight.sum()}  # type: ignore[method-assign]
         before = recipe.module.weight.item()
         fit(recipe, 1, begun(tmp_path / str(clip)), 0, QUIET)
         return before - recipe.module.weight.item()

@@ -50,7 +50,7 @@ def lavit_recipe(unseen: int = 3) -> LavitRecipe:
 def test_the_tokenizer_is_asked_about_all_unseen_goods() -> None:
     torch.manual_seed(0)
     recipe = TokenizerRecipe(build_tokenizer(TINY, CHANNELS), TINY.tokenizer_schedule, tokens(40), tokens(50, 1), CPU)
-    losses = recipe.step(np.random.default_rng(0))
+    losses = recipe.learn(recipe.draw(np.random.default_rng(0)))
     assert set(losses) == {"loss", "commitment", "perplexity"}
     recipe.model.eval()
     out = recipe.model(tokens(50, 1))
@@ -81,7 +81,7 @@ def test_masks_of_training_have_the_preset_s_shares() -> None:
 
     recipe.model.forward = spy  # type: ignore[method-assign]
     for _ in range(20):
-        recipe.step(rng)
+        recipe.learn(recipe.draw(rng))
     assert set(seen) == {round(0.226 * CELLS), round(0.4 * CELLS)}
 
 
@@ -181,7 +181,7 @@ def test_features_of_pictures_that_change_are_not_kept(preset: Preset) -> None:
 @pytest.mark.parametrize("preset", [TINY, TINY_PAPER], ids=["tiny", "paper"])
 def test_a_step_trains_student_and_autoencoder_only(preset: Preset) -> None:
     recipe = efficientad_recipe(preset)
-    losses = recipe.step(np.random.default_rng(0))
+    losses = recipe.learn(recipe.draw(np.random.default_rng(0)))
     losses["loss"].backward()
     assert set(losses) == {"loss", "student", "autoencoder", "pair", "hinge_active", "novel_distance"}
     assert losses["loss"].item() == pytest.approx(
@@ -195,21 +195,19 @@ def test_a_step_trains_student_and_autoencoder_only(preset: Preset) -> None:
 def test_the_penalty_asks_for_silence_on_other_pictures() -> None:
     others = np.stack([picture(900, (128, 128))] * 2)
     recipe = efficientad_recipe(TINY, others)
-    found = recipe._penalty(np.random.default_rng(0))
-    assert found is not None
-    torch.testing.assert_close(found, to_pixels(others, CPU.device))  # half a batch of four
-    scrambled = efficientad_recipe(TINY)._penalty(np.random.default_rng(0))
+    np.testing.assert_array_equal(recipe.draw(np.random.default_rng(0)).others, others)  # half a batch of four
+    scrambled = efficientad_recipe(TINY).draw(np.random.default_rng(0)).others
     assert scrambled is not None
-    assert scrambled.shape == (2, 3, 128, 128)
-    assert efficientad_recipe(replace(TINY, penalty=False))._penalty(np.random.default_rng(0)) is None
+    assert scrambled.shape == (2, 128, 128, 3)
+    assert efficientad_recipe(replace(TINY, penalty=False)).draw(np.random.default_rng(0)).others is None
 
 
 def test_penalty_pictures_are_grey_three_times_in_ten() -> None:
     others = np.stack([picture(900, (128, 128))])
     recipe, rng = efficientad_recipe(TINY_PAPER, others), np.random.default_rng(0)
     assert recipe.settings.cropped_penalty
-    drawn = [recipe._penalty(rng) for _ in range(200)]
-    grey = sum(bool((one[:, 0] == one[:, 1]).all()) for one in drawn if one is not None)
+    drawn = [recipe.draw(rng).others for _ in range(200)]
+    grey = sum(bool((one[..., 0] == one[..., 1]).all()) for one in drawn if one is not None)
     assert 40 < grey < 80  # 60 expected, deviation 6.5
 
 
@@ -226,16 +224,16 @@ def test_three_steps_beyond_the_bound_are_a_divergence() -> None:
     recipe = efficientad_recipe(with_dfsc(kappa=1.5))
     rng = np.random.default_rng(0)
     for _ in range(5):
-        recipe.step(rng)  # healthy
+        recipe.learn(recipe.draw(rng))  # healthy
     driven(recipe, 1e4)
-    recipe.step(rng)
-    recipe.step(rng)
+    recipe.learn(recipe.draw(rng))
+    recipe.learn(recipe.draw(rng))
     with pytest.raises(
         Diverged, match=r"the DFSC hinge diverges: .*margin 1.5 times the quantile.*beginning again as plain"
     ):
-        recipe.step(rng)
+        recipe.learn(recipe.draw(rng))
     recipe.fall_back()
-    recipe.step(rng)
+    recipe.learn(recipe.draw(rng))
     assert recipe.settings.dfsc.mode == "off"
 
 
@@ -243,7 +241,7 @@ def test_a_single_step_beyond_the_bound_is_forgiven() -> None:
     recipe, rng = efficientad_recipe(TINY), np.random.default_rng(0)
     for distance in (1e4, -1e4, 1e4, -1e4):
         driven(recipe, distance)
-        recipe.step(rng)
+        recipe.learn(recipe.draw(rng))
 
 
 @pytest.mark.slow

@@ -50,11 +50,11 @@ def _learn_efficientad(options):
     class Watched(EfficientADRecipe):
         begun = False
 
-        def step(self, rng):
+        def learn(self, batch):
             if self.begun and course.step():
                 course.reading(_measure(self, pictures.normalise, test))
             self.begun = True
-            return super().step(rng)
+            return super().learn(batch)
 
     recipe = Watched(model, teacher, preset, pictures.fit, pictures.normalise, None, arithmetic)
     schedule = recipe.schedule
