@@ -118,6 +118,7 @@ class BenchmarkTable(Table):
     frames: Annotated[int, Field(ge=1)] = 200
     warm_up: Annotated[int, Field(ge=0)] = 10
     soak: Annotated[float, Field(gt=0)] | None = None
+    streams: Annotated[int, Field(ge=1, le=64)] = 1
 
 
 class RunTable(Table):
@@ -149,6 +150,7 @@ class RunTable(Table):
     web: str | None = None
     web_names: list[str] = Field(default_factory=list)
     cascade: Fraction | None = None
+    streams: Annotated[int, Field(ge=1, le=64)] = 1
 
 
 class AlarmTable(Table):

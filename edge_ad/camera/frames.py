@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
 
 Image = npt.NDArray[np.uint8]
+Made = TypeVar("Made")
 
 SourceKind = Literal["live", "synthetic", "video", "images"]
 
@@ -29,16 +32,21 @@ class Frame:
     source: str
     part: str
     stamp: float | None = None
-    _resized: dict[tuple[int, int], Image] = field(default_factory=dict, init=False, repr=False)
+    _made: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
+
+    def once(self, key: Hashable, make: Callable[[], Made]) -> Made:
+        """Return what ``make`` gives, made once for all threads that ask for ``key``."""
+        with self._lock:
+            if key not in self._made:
+                self._made[key] = make()
+            return cast(Made, self._made[key])
 
     def resized(self, size: tuple[int, int]) -> Image:
         """Return the picture at ``size`` = (height, width), u8[H,W,3]; computed once for all who ask."""
-        found = self._resized.get(size)
-        if found is None:
-            from edge_ad.data.images import resize
+        from edge_ad.data.images import resize
 
-            found = self._resized[size] = resize(self.image, size)
-        return found
+        return self.once(size, lambda: resize(self.image, size))
 
 
 @dataclass(frozen=True)

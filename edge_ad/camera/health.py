@@ -84,7 +84,8 @@ class CameraHealth:
         picture = image.image if isinstance(image, Frame) else image
         index = frame.index if frame is not None else self._index + 1
         self._count_repeats(picture, frame.stamp if frame is not None else stamp, index)
-        fault = self._resolution(picture) or self._light(picture) or self._frozen()
+        found = light_of(frame) if frame is not None else _sampled_light(picture)
+        fault = self._resolution(picture) or self._light(found) or self._frozen()
         if fault is None and placed and self._likeness is not None:
             fault = self._likeness.fault(self._likeness.view(image))
         return Health(fault, self._repeats)
@@ -115,14 +116,22 @@ class CameraHealth:
             return None
         return f"resolution: {width} x {height} pixels instead of {self._size[1]} x {self._size[0]}"
 
-    def _light(self, image: Image) -> str | None:
-        step = max(1, min(image.shape[:2]) // _SAMPLE)
-        found = light(grey(image[::step]))
+    def _light(self, found: Light) -> str | None:
         if found.brightest < self.limits.dark:
             return f"dark: 99 % of the picture has a brightness of at most {found.brightest:.0f} of 255"
         if found.darkest > self.limits.blown_out:
             return f"blown out: 99 % of the picture has a brightness of at least {found.darkest:.0f} of 255"
         return None
+
+
+def light_of(frame: Frame) -> Light:
+    """Return the light of a frame's picture; measured once for all who ask."""
+    return frame.once("light", lambda: _sampled_light(frame.image))
+
+
+def _sampled_light(image: Image) -> Light:
+    step = max(1, min(image.shape[:2]) // _SAMPLE)
+    return light(grey(image[::step]))
 
 
 class Likeness:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
+from collections.abc import Callable
 
 from edge_ad.camera.frames import BadFrame, End, Frame, Source, SourceError
 from edge_ad.camera.mailbox import Mailbox
@@ -12,11 +14,15 @@ RETRY_S = 0.2
 
 
 class Reader:
-    """Reads ``source`` in a thread until its end or ``close``; a crash in the source becomes an error, then the end."""
+    """Reads ``source`` in a thread until its end or ``close``; a crash in the source becomes an error, then the end.
 
-    def __init__(self, source: Source, mailbox: Mailbox) -> None:
+    ``prepare`` is called with a frame that waits in the mailbox: work that the loop is spared while it infers another.
+    """
+
+    def __init__(self, source: Source, mailbox: Mailbox, prepare: Callable[[Frame], object] | None = None) -> None:
         self._source = source
         self._mailbox = mailbox
+        self._prepare = prepare
         self._stop = threading.Event()
         # A daemon, because a read that hangs in a driver cannot be ended: the thread is left behind.
         self._thread = threading.Thread(target=self._run, name=f"reader {source.name}", daemon=True)
@@ -49,7 +55,13 @@ class Reader:
     def _step(self) -> bool:
         result = self._source.read(READ_TIMEOUT_S)
         if isinstance(result, (Frame, BadFrame)):
-            return self._mailbox.put(result)
+            before = self._mailbox.overwritten
+            open_still = self._mailbox.put(result)
+            # A camera that is faster than the loop would be prepared in vain: its frames replace each other.
+            if self._prepare is not None and isinstance(result, Frame) and self._mailbox.overwritten == before:
+                with contextlib.suppress(Exception):  # the loop meets it again, and tells it
+                    self._prepare(result)
+            return open_still
         if isinstance(result, End):
             self._mailbox.finish(result)
             return False

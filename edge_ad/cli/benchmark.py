@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,14 +35,16 @@ def command(
             metavar="MINUTES", help="Then let the line run as fast as it goes, and tell every minute how it is."
         ),
     ] = None,
+    streams: Annotated[int, typer.Option(min=1, help="Then let so many cameras share the engines, side by side.")] = 1,
     out: Annotated[Path | None, typer.Option("--json", help="Write the figures as JSON to this file.")] = None,
 ) -> None:
     """Time the whole road of a frame, from a camera picture of 640 x 480 to its verdict."""
     from edge_ad.bundle import open_bundle
     from edge_ad.doctor.device import device_state
-    from edge_ad.engines.benchmark import benchmark
+    from edge_ad.engines.benchmark import benchmark, peak_rss_mb
     from edge_ad.engines.pipeline import Pipeline
-    from edge_ad.engines.selection import open_pipeline
+    from edge_ad.engines.selection import open_pipeline, open_pipelines
+    from edge_ad.engines.streams import Streams
     from edge_ad.files import atomic_write, newest_bundle
     from edge_ad.inspection import throughput as line
     from edge_ad.inspection.overhead import measure_overhead
@@ -51,7 +54,7 @@ def command(
 
     def in_loop(pipeline: Pipeline) -> dict[str, float] | None:
         found = measure_overhead(opened, pipeline, min(frames, LOOP_FRAMES))
-        more["throughput"] = line.measure_throughput(opened, pipeline, min(frames, LOOP_FRAMES)).to_json()
+        more["throughput"] = line.measure_throughput(opened, pipeline, frames).to_json()
         more["device"] = device_state()
         if soak is not None:
             minutes = line.soak(opened, pipeline, soak, device_state, lambda one: typer.echo(tell_minute(one)))
@@ -59,6 +62,13 @@ def command(
         return found.overhead if found else None
 
     report = benchmark(opened, lambda: open_pipeline(opened, backend, precision), frames, in_loop, warm_up)
+    if streams > 1:
+        with contextlib.ExitStack() as stack:
+            pipelines = open_pipelines(opened, report.backend, report.precision, streams)
+            shared = Streams([stack.enter_context(one) for one in pipelines])
+            stack.callback(shared.close)
+            found = line.measure_streams(opened, shared, frames)
+        more["streams"] = {"count": streams, **found.to_json(), "rss_mb": round(peak_rss_mb(), 1)}
     for text in (*describe(report), *describe_more(more)):
         typer.echo(text)
     if out is not None:
@@ -81,6 +91,11 @@ def describe_more(more: dict[str, Any]) -> Iterator[str]:
         f"the line judges {found['loop_fps']:.2f} frames a second, {found['share']:.1%} of the {found['engines_fps']:.2f} "
         "that the engines alone allow"
     )
+    if side := more.get("streams"):
+        yield (
+            f"{side['count']} cameras on {side['count']} streams: {side['loop_fps']:.2f} frames a second, {side['share']:.1%} "
+            f"of the {side['engines_fps']:.2f} that these engines allow; at most {side['rss_mb']:.0f} MB of memory"
+        )
     yield "; ".join(f"{name}: {value}" for name, value in more["device"].items())
 
 

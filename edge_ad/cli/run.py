@@ -19,6 +19,7 @@ ALARM = "An output (repeats): modbus://PLC, gpio:///dev/gpiochip0?pass=17, mqtt:
 PRESENCE = "What is a part: none (every frame), settled, learned (needs --empty) or trigger."
 WEB = "Serve the dashboard here, such as 127.0.0.1:8080; an address of the network needs a token."
 CASCADE = "Leave LAViT out where the other branches leave no doubt; at most this share of anomalies may come out OK so."
+STREAMS = "Infer so many pictures side by side, of cameras or tiles: more a second, each a little later (CPU) [1]."
 TRIGGER = "Calls for parts: software (ids on stdin), software:SOCKET, mqtt://BROKER/TOPIC, modbus, gpio or camera."
 
 
@@ -41,6 +42,7 @@ def command(
     web: Annotated[str | None, typer.Option(metavar="HOST:PORT", help=WEB)] = None,
     save: Annotated[Path | None, typer.Option(help="Write annotated pictures or videos into this folder.")] = None,
     cascade: Annotated[float | None, typer.Option(metavar="RATE", help=CASCADE)] = None,
+    streams: Annotated[int | None, typer.Option(min=1, help=STREAMS)] = None,
     max_frames: Annotated[int | None, typer.Option(min=1, help="Stop after so many frames of each camera.")] = None,
     realtime: Annotated[bool | None, typer.Option("--realtime/--no-realtime", help=REALTIME)] = None,
     precision: Annotated[str | None, typer.Option(help="fp32, fp16 or int8; default: what was built here.")] = None,
@@ -70,6 +72,7 @@ def command(
         "web": web,
         "save": save,
         "cascade": cascade,
+        "streams": streams,
         "max_frames": max_frames,
         "realtime": realtime,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from time import perf_counter
 from typing import Any
@@ -95,16 +96,21 @@ class OrtFrame:
 
 
 class OrtBackend:
-    """Makes sessions with an explicit number of threads (default: the physical cores) that rest between frames."""
+    """Makes sessions with an explicit number of threads (default: the physical cores) that rest between frames.
+
+    ``shared``: a graph that is loaded again gets the session that it has already, with a binding of its own, so that
+    several pipelines run side by side on one set of weights.
+    """
 
     name = "onnxruntime"
     suffix = ".onnx"
 
-    def __init__(self, threads: int | None = None) -> None:
+    def __init__(self, threads: int | None = None, shared: bool = False) -> None:
         if threads is not None and threads < 1:
             raise BadInput(f"threads is {threads}, but must be 1 or more")
         self._runtime = require("onnxruntime", extra="cpu", needed_by="the onnxruntime backend")
         self.threads = threads or physical_cores()
+        self._sessions: dict[bytes, Any] | None = {} if shared else None
 
     @property
     def version(self) -> str:
@@ -117,14 +123,21 @@ class OrtBackend:
 
     def load(self, name: str, graph: bytes) -> OrtEngine:
         """Open a session on a serialised ONNX model; BadInput when onnxruntime refuses it."""
+        if self._sessions is None:
+            return OrtEngine(name, self._session(name, graph))
+        key = hashlib.sha256(graph).digest()
+        if key not in self._sessions:
+            self._sessions[key] = self._session(name, graph)
+        return OrtEngine(name, self._sessions[key])
+
+    def _session(self, name: str, graph: bytes) -> Any:
         try:
-            session = self._runtime.InferenceSession(graph, self._options(), providers=["CPUExecutionProvider"])
+            return self._runtime.InferenceSession(graph, self._options(), providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime raises plain Exception subclasses of its own
             raise BadInput(
                 f"graph {name!r} cannot be loaded by onnxruntime {self.version}: {_first_line(error)}; "
                 "upgrade onnxruntime, or make the bundle or the engine again"
             ) from error
-        return OrtEngine(name, session)
 
     def allocate(self, spec: TensorSpec) -> OrtTensor:
         """Return a zero-filled tensor."""
@@ -139,7 +152,9 @@ class OrtBackend:
         return OrtFrame(engines, image)
 
     def close(self) -> None:
-        """Memory goes with the tensors."""
+        """Memory goes with tensors and engines."""
+        if self._sessions is not None:
+            self._sessions.clear()
 
     def _options(self) -> Any:
         options = self._runtime.SessionOptions()

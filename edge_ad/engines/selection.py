@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from edge_ad.bundle import Bundle
@@ -10,6 +11,7 @@ from edge_ad.engines import artefacts
 from edge_ad.engines.backends import check_backend, check_precision
 from edge_ad.engines.board import is_jetson
 from edge_ad.engines.pipeline import Pipeline
+from edge_ad.engines.streams import shared_backend
 from edge_ad.errors import BadInput
 
 
@@ -23,6 +25,16 @@ def open_pipeline(
     """Open the pipeline of ``bundle`` on the engine that ``choose`` names."""
     chosen = choose(bundle, backend, precision, root)
     return Pipeline(bundle, precision=chosen.precision, backend=chosen.backend, all_branches=all_branches)
+
+
+def open_pipelines(
+    bundle: Bundle, backend: str | None = None, precision: str | None = None, count: int = 1
+) -> Iterator[Pipeline]:
+    """Yield ``count`` pipelines that run side by side (see ``Streams``); one alone is that of ``open_pipeline``."""
+    chosen = choose(bundle, backend, precision)
+    shared = shared_backend(chosen.backend, count) if count != 1 else None
+    for _ in range(count):
+        yield Pipeline(bundle, precision=chosen.precision, backend=shared or chosen.backend)
 
 
 def choose(bundle: Bundle, backend: str | None, precision: str | None, root: Path = Path("/")) -> artefacts.Current:

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from edge_ad.bundle import Bundle, open_bundle
 from edge_ad.camera.frames import Source
 from edge_ad.camera.sources import open_source
-from edge_ad.engines.selection import open_pipeline
+from edge_ad.engines.selection import open_pipelines
+from edge_ad.engines.streams import Streams
 from edge_ad.errors import BadInput
 from edge_ad.inspection.assembly import (
     LineSettings,
@@ -84,14 +85,17 @@ def inspect(
         unused = stack.enter_context(contextlib.ExitStack())
         sources = _open_sources(uris, chosen, unused)
         names = [source.name for source in sources]
-        pipeline = stack.enter_context(open_pipeline(opened, backend, precision))
-        reference, self_test = warm_up(pipeline, opened)
+        pipelines = open_pipelines(opened, backend, precision, outputs.streams)
+        pipeline, *more = [stack.enter_context(one) for one in pipelines]
+        streams = stack.enter_context(contextlib.closing(Streams([pipeline, *more]))) if more else None
+        reference, self_test = warm_up(streams or pipeline, opened)
         tiles, combine = tile_combiner(pipeline, opened, chosen.view, outputs.tile_goods)
         wiring = Wiring(names, chosen, outputs, changed)
         stack.callback(wiring.close)
         thresholds = thresholds_of(opened, outputs, tiles)
         cascade = make_cascade(pipeline, opened, outputs, tiles is not None, thresholds, lambda: judge.thresholds)
-        judge = Judge(cascade, thresholds, opened.statistics.weight, chosen.max_age_ms, chosen.view, combine)
+        weight = opened.statistics.weight
+        judge = Judge(cascade, thresholds, weight, chosen.max_age_ms, chosen.view, combine, streams)
         reloader = Reloader(judge, lambda path: reload_thresholds(opened, outputs, tiles, path), opened.path)
         stop.on_reload = reloader.ask
         watchdog = Watchdog(notifier, self_test, limit_s=PROOF_S if outputs.web else None)

@@ -24,7 +24,7 @@ from edge_ad.engines.pipeline import Pipeline
 from edge_ad.errors import BadInput, DeviceFault
 from edge_ad.inspection.desk import Desk
 from edge_ad.inspection.drift import LEAST_REFERENCE, Drift
-from edge_ad.inspection.judge import Combine
+from edge_ad.inspection.judge import Combine, Inferring
 from edge_ad.inspection.parting import CalledParts, Calls, Parting, SeenParts
 from edge_ad.inspection.presence import Eye, LikeGoods, Matcher, UnlikeEmpty
 from edge_ad.inspection.settings import LoopSettings
@@ -54,7 +54,8 @@ class LineSettings:
     ``trigger``: see ``parse_trigger``. ``store``: the SQLite file of events, counters and alarms. ``tile_goods``: a
     folder of goods for per-tile statistics. ``adjust``: changes the bundle's thresholds, at the start and on reload.
     ``web``: HOST:PORT of the dashboard, ``web_names``: further names it answers to. ``record``: the pictures and the
-    journal beside the store. ``cascade``: see ``edge_ad.engines.cascade.limit_of``.
+    journal beside the store. ``cascade``: see ``edge_ad.engines.cascade.limit_of``. ``streams``: so many pictures are
+    inferred side by side.
     """
 
     alarm: tuple[str, ...] = ()
@@ -68,8 +69,11 @@ class LineSettings:
     web_names: tuple[str, ...] = ()
     record: RecordSettings = RecordSettings()
     cascade: float | None = None
+    streams: int = 1
 
     def __post_init__(self) -> None:
+        if self.cascade is not None and self.streams != 1:
+            raise BadInput("--cascade and --streams exclude each other: leave one out")
         if not 10 <= self.hold_ms <= 60_000:
             raise BadInput(f"hold_ms is {self.hold_ms:g}: allowed are 10 to 60000")
 
@@ -88,7 +92,7 @@ def with_trigger(settings: LoopSettings, line: LineSettings) -> LoopSettings:
     return replace(settings, part=replace(settings.part, presence="trigger"))
 
 
-def warm_up(pipeline: Pipeline, bundle: Bundle) -> tuple[NDArray[np.float32], SelfTest]:
+def warm_up(pipeline: Inferring, bundle: Bundle) -> tuple[NDArray[np.float32], SelfTest]:
     """Judge golden images, so that the first frame is not late and the engines are known to be right.
 
     Returns the heat map f32[256,256] of the best of them, and the self-test of the watchdog. DeviceFault when a score

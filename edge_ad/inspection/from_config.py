@@ -66,6 +66,7 @@ def line_settings(run: RunTable, record: RecordTable | None = None) -> LineSetti
         web_names=tuple(run.web_names),
         record=record_settings(record or RecordTable()),
         cascade=run.cascade,
+        streams=run.streams,
     )
 
 

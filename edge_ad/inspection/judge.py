@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_ad.camera.frames import Delivered, Frame, Image
+from edge_ad.camera.health import light_of
 from edge_ad.engines.pipeline import Inference
+from edge_ad.engines.streams import Streams
 from edge_ad.inspection.events import Event
 from edge_ad.inspection.parting import Judgeable
 from edge_ad.inspection.station import Faulted, Outage
@@ -52,7 +56,8 @@ class Judge:
     """Runs the pipeline and turns scores, faults and lateness into events. ``weight`` f32[5] in branch order.
 
     ``view`` says which piece of a frame is judged; where it has several tiles, ``combine`` makes one inference of
-    theirs. ``thresholds`` may be replaced between two frames.
+    theirs. ``thresholds`` may be replaced between two frames. With ``streams`` tiles run side by side, and ``begin`` lets
+    frames of several cameras do so.
     """
 
     def __init__(
@@ -63,6 +68,7 @@ class Judge:
         max_age_ms: float,
         view: View | None = None,
         combine: Combine | None = None,
+        streams: Streams | None = None,
     ) -> None:
         self._pipeline = pipeline
         self.thresholds = thresholds
@@ -70,6 +76,26 @@ class Judge:
         self._max_age_ms = max_age_ms
         self._view = view or View()
         self._combine = combine
+        self._streams = streams
+        self._begun: dict[Judgeable, list[Future[Inference]]] = {}
+
+    @property
+    def at_once(self) -> int:
+        """How many frames are inferred side by side."""
+        return 1 if self._streams is None else self._streams.count
+
+    def begin(self, found: Judgeable, checks_age: bool) -> bool:
+        """Let the engines have a frame that is judged later; False without streams, or where it is at fault."""
+        if self._streams is not None and not found.fault and not (checks_age and self._late(found.since)):
+            with contextlib.suppress(Exception):  # `judge` meets it again, and tells it
+                self._begun[found] = self._submitted(found.frame, self._streams)
+        return found in self._begun
+
+    def prepare(self, frame: Frame) -> None:
+        """Do what a frame needs before the engines, ahead of its turn: light and resize; from any thread."""
+        light_of(frame)
+        if self._view.fault(frame.image) is None:
+            self._tiles(frame)
 
     def outage(self, camera: str, outage: Outage) -> Judgement:
         """Return NONE for an outage, timed now."""
@@ -83,9 +109,10 @@ class Judge:
         """Return the verdict on a healthy frame; NONE when it is too old, before the engines run or after."""
         late = fault(found.fault) if found.fault else self._late(found.since) if checks_age else None
         if late:
+            self._begun.pop(found, None)
             return _judgement(camera, found.frame, found.since, late, None, {}, part=found.part)
         try:
-            inference = self._infer(found.frame)
+            inference = self._infer(found)
         except Exception as error:
             decision = fault(f"engine: {type(error).__name__}: {' '.join(str(error).split())}")
             return _judgement(camera, found.frame, found.since, decision, None, {}, error, found.part)
@@ -94,9 +121,19 @@ class Judge:
         values = self._values(inference)
         return _judgement(camera, found.frame, found.since, decision, inference, values, part=found.part)
 
-    def _infer(self, frame: Frame) -> Inference:
-        tiles = [self._pipeline.infer(tile) for tile in self._view.tiles(frame, self._pipeline.image_size)]
+    def _infer(self, found: Judgeable) -> Inference:
+        if self._streams is None:
+            tiles = [self._pipeline.infer(tile) for tile in self._tiles(found.frame)]
+        else:
+            begun = self._begun.pop(found, None) or self._submitted(found.frame, self._streams)
+            tiles = [one.result() for one in begun]
         return tiles[0] if self._combine is None else self._combine(tiles)
+
+    def _submitted(self, frame: Frame, streams: Streams) -> list[Future[Inference]]:
+        return [streams.submit(tile) for tile in self._tiles(frame)]
+
+    def _tiles(self, frame: Frame) -> list[NDArray[np.uint8]]:
+        return self._view.tiles(frame, self._pipeline.image_size)
 
     def _late(self, since: float) -> Decision | None:
         age_ms = (time.monotonic() - since) * 1000.0

@@ -66,8 +66,10 @@ class Loop:
         self._stopping = threading.Event()
         gathered: Sequence[Parting | None] = partings or [None] * len(sources)
         self.stations = [
-            Station(source, settings, self._changed, parting) for source, parting in zip(sources, gathered, strict=True)
+            Station(source, settings, self._changed, parting, judge.prepare)
+            for source, parting in zip(sources, gathered, strict=True)
         ]
+        self._under_way: dict[Station, Judgeable] = {}
         self._open_parts: dict[str, list[Judgement]] = {}
         self.latencies = Latencies()
         self.elapsed_s = 0.0
@@ -114,13 +116,35 @@ class Loop:
         """Give every station its turn; False when none had anything."""
         served = False
         for station in self.stations:
+            served = self._finish(station) or served
             outcomes = station.poll()
             served = served or bool(outcomes) or station.ready
             for outcome in outcomes:
-                self._handle(station, outcome)
-            if not station.ended and station.limit_reached():
-                station.close()
+                self._take(station, outcome)
+            self._close_if_done(station)
         return served
+
+    def _take(self, station: Station, outcome: Outcome) -> None:
+        """Handle an outcome, or let its frame be inferred beside those of other stations until its next turn."""
+        if not isinstance(outcome, Judgeable) or not self._judge.begin(outcome, station.checks_age):
+            self._handle(station, outcome)
+            return
+        self._under_way[station] = outcome
+        if len(self._under_way) > self._judge.at_once:
+            self._finish(next(iter(self._under_way)))
+
+    def _finish(self, station: Station) -> bool:
+        """Handle the frame of a station that is under way; False without one."""
+        outcome = self._under_way.pop(station, None)
+        if outcome is None:
+            return False
+        self._handle(station, outcome)
+        self._close_if_done(station)
+        return True
+
+    def _close_if_done(self, station: Station) -> None:
+        if not station.ended and station not in self._under_way and station.limit_reached():
+            station.close()
 
     def _wait(self) -> None:
         with self._changed:
@@ -130,6 +154,7 @@ class Loop:
     def _drain(self) -> None:
         """Judge what has already arrived, then nothing more."""
         for station in self.stations:
+            self._finish(station)
             if station.ended:
                 continue
             station.stop_reading()

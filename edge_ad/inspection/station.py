@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from edge_ad.camera.frames import BadFrame, Delivered, End, Frame, Source, SourceError
@@ -55,7 +55,8 @@ Outcome = Judgeable | Faulted | Outage | Passed
 class Station:
     """Turns what a source gives into outcomes: frames to judge, frames at fault, outages.
 
-    With ``parting`` frames are gathered to parts, and only those that a part is judged from come out.
+    With ``parting`` frames are gathered to parts, and only those that a part is judged from come out. ``prepare`` is done
+    to frames that wait, in the camera's thread, where every frame is judged.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Station:
         settings: LoopSettings,
         changed: threading.Condition,
         parting: Parting | None = None,
+        prepare: Callable[[Frame], object] | None = None,
     ) -> None:
         self.source = source
         self.counters = Counters()
@@ -74,7 +76,7 @@ class Station:
         self._timed = part.queued and settings.drops(source.kind)
         deadline_s = part.trigger_deadline_ms / 1000.0 if self._timed else None
         self.mailbox = Mailbox(settings.drops(source.kind), changed, deadline_s=deadline_s)
-        self._reader = Reader(source, self.mailbox)
+        self._reader = Reader(source, self.mailbox, prepare if parting is None else None)
         self._settings = settings
         self._health = CameraHealth(source.kind, settings.health)
         self._likeness = Likeness(settings.reference, settings.health) if settings.reference else None

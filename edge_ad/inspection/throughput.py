@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from statistics import harmonic_mean
 
 import numpy as np
 
@@ -14,18 +15,20 @@ from edge_ad.camera.frames import End, Frame, Image, Read, Source, SourceKind
 from edge_ad.data.images import resize
 from edge_ad.engines.benchmark import CAMERA_SIZE, quantiles
 from edge_ad.engines.pipeline import Inference, Pipeline
+from edge_ad.engines.streams import Streams
 from edge_ad.inspection.judge import Judge, Judgement
 from edge_ad.inspection.loop import Loop
 from edge_ad.inspection.settings import LoopSettings
 
-TURNS = 5
+TURNS = 9
 
 
 @dataclass(frozen=True)
 class Throughput:
-    """Frames a second of the engines called one after the other, of the whole loop, and the second's share of the first.
+    """Frames a second of the engines alone, of the whole loop, and the second's share of the first.
 
-    Medians of short turns, the engines and the loop by turns, so that what else the machine does strikes both.
+    Frames over seconds of all turns: short ones, the engines and the loop by turns, so that what else the machine does
+    strikes both.
     """
 
     engines_fps: float
@@ -94,6 +97,27 @@ class _Willing:
         """Nothing is held."""
 
 
+class _Pile:
+    """So many pictures of 640 x 480, each there as soon as the one before is taken."""
+
+    kind: SourceKind = "images"
+
+    def __init__(self, name: str, pictures: Sequence[Image], frames: int) -> None:
+        self.name, self.fps = name, None
+        self._pictures, self._frames, self._index = pictures, frames, 0
+
+    def read(self, timeout_s: float) -> Read:
+        """Return the next picture."""
+        if self._index == self._frames:
+            return End()
+        index, self._index = self._index, self._index + 1
+        image = self._pictures[index % len(self._pictures)].copy()
+        return Frame(image, index, time.monotonic(), time.time(), self.name, str(index))
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
 def measure_throughput(bundle: Bundle, pipeline: Pipeline, frames: int = 200) -> Throughput:
     """Judge ``frames`` pictures a side, in turns; the pictures are the golden images, enlarged beforehand."""
     pictures = _pictures(bundle)
@@ -106,8 +130,32 @@ def measure_throughput(bundle: Bundle, pipeline: Pipeline, frames: int = 200) ->
             pipeline.infer(small[turn % len(small)])
         engines.append(number / (time.perf_counter() - began))
         loops.append(_loop(bundle, _Willing(pipeline, pictures, number, None)))
-    shares = [loop / engine for loop, engine in zip(loops, engines, strict=True)]
-    return Throughput(*(round(float(np.median(values)), 3) for values in (engines, loops, shares)))
+    return _throughput(engines, loops)
+
+
+def measure_streams(bundle: Bundle, streams: Streams, frames: int = 200) -> Throughput:
+    """Judge ``frames`` pictures of as many cameras as there are streams, beside the engines fed without a pause."""
+    pictures = _pictures(bundle)
+    small = [resize(picture, streams.image_size) for picture in pictures]
+    each = max(1, frames // TURNS // streams.count)
+    engines, loops = [], []
+    for _ in range(TURNS):
+        began = time.perf_counter()
+        for one in [streams.submit(small[turn % len(small)]) for turn in range(each * streams.count)]:
+            one.result()
+        engines.append(each * streams.count / (time.perf_counter() - began))
+        judge = Judge(streams, bundle.thresholds, bundle.statistics.weight, 60_000.0, streams=streams)
+        cameras = [_Pile(f"camera {number}", pictures, each) for number in range(streams.count)]
+        loop = Loop(judge, cameras, [], LoopSettings())
+        loop.run()
+        loops.append(sum(station.counters.judged for station in loop.stations) / loop.elapsed_s)
+    return _throughput(engines, loops)
+
+
+def _throughput(engines: Sequence[float], loops: Sequence[float]) -> Throughput:
+    """Return what turns of as many frames each come to; the harmonic mean of rates is frames over seconds."""
+    engine, loop = harmonic_mean(engines), harmonic_mean(loops)
+    return Throughput(round(engine, 3), round(loop, 3), round(loop / engine if engine else 0.0, 4))
 
 
 def soak(

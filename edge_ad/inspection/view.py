@@ -77,10 +77,10 @@ class View:
         return None
 
     def tiles(self, frame: Frame, size: tuple[int, int]) -> list[NDArray[np.uint8]]:
-        """Return every tile of a frame resized to ``size`` = (height, width), u8[H,W,3]."""
+        """Return every tile of a frame resized to ``size`` = (height, width), u8[H,W,3]; computed once."""
         if self.roi is None and len(self.grid) == 1:
             return [frame.resized(size)]
-        return self.cut(frame.image, size)
+        return frame.once((self, size), lambda: self.cut(frame.image, size))
 
     def cut(self, image: Image, size: tuple[int, int]) -> list[NDArray[np.uint8]]:
         """Return every tile of a picture u8[H,W,3] resized to ``size``."""

@@ -9,6 +9,7 @@ import pytest
 from edge_ad.camera.frames import BadFrame, End, Frame, Read, SourceError, SourceKind
 from edge_ad.camera.mailbox import Delivery, Mailbox
 from edge_ad.camera.reader import Reader
+from tests.camera.pictures import noise
 
 
 def bad(index: int) -> BadFrame:
@@ -157,3 +158,28 @@ def test_a_frame_has_the_documented_fields() -> None:
 
     frame = Frame(np.zeros((2, 2, 3), np.uint8), 3, 1.0, 2.0, "cam", "3")
     assert (frame.index, frame.captured_at, frame.captured_wall, frame.source, frame.part) == (3, 1.0, 2.0, "cam", "3")
+
+
+def test_a_frame_that_waits_is_prepared_unless_frames_replace_each_other() -> None:
+    class Ends(Stuck):
+        steps = iter([*(Frame(noise(n), n, 0.0, 0.0, "cam", str(n)) for n in range(3)), End()])
+
+        def read(self, timeout_s: float) -> Read:
+            return next(self.steps)
+
+    prepared: list[int] = []
+
+    def prepare(one: Frame) -> None:
+        prepared.append(one.index)
+        if one.index == 0:
+            raise ValueError("cannot be resized")
+
+    mailbox = Mailbox(freshest=True)
+    reader = Reader(Ends(None), mailbox, prepare)
+    reader.start()
+    with mailbox.changed:
+        assert mailbox.changed.wait_for(lambda: mailbox._end is not None, timeout=5.0)
+    assert prepared == [0], "1 and 2 replaced frames that nobody had taken"
+    delivery = mailbox.take()
+    assert isinstance(delivery, Delivery)
+    assert delivery.frame.index == 2
