@@ -1,4 +1,4 @@
-"""Weights rounded to FP16 neighbours; filters keep their sum."""
+"""Weights rounded together: to FP16 neighbours, filters keep their sum; to 8 bits, filters on pictures err least."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from calibration.rounding import nearest, sum_preserving
+from calibration.rounding import for_pictures, nearest, sum_preserving
 
 ULP = 2.0**-10  # the distance of FP16 values between 1 and 2
 
@@ -55,3 +55,35 @@ def test_a_flat_picture_keeps_its_brightness() -> None:
         for rounded in (nearest(filters), sum_preserving(filters))
     ]
     assert errors[1] < 0.4 * errors[0]
+
+
+FILTERS = np.random.default_rng(1).normal(0.0, 40.0, (60, 3, 4, 4)).clip(-127, 127)
+
+
+def test_filters_on_pictures_take_neighbours_and_answer_grey_as_before() -> None:
+    steps, near = for_pictures(FILTERS, 127), np.rint(FILTERS)
+    assert steps.dtype == np.int8
+    assert (np.abs(steps - FILTERS) < 1.0).all()
+    for axes, share in (((1, 2, 3), 0.3), ((2, 3), 1.05)):  # a flat area of grey, and of one colour
+        kept, plain = (np.abs((held - FILTERS).sum(axis=axes)).mean() for held in (steps, near))
+        assert kept < share * plain
+
+
+def test_filters_on_smooth_pictures_err_less() -> None:
+    """Grey noise that a box of 9 x 9 has smoothed, seen through windows of 4 x 4."""
+    rng = np.random.default_rng(2)
+    noise = np.cumsum(np.cumsum(np.pad(rng.normal(0, 1, (64, 64)), ((9, 0), (9, 0))), axis=0), axis=1)
+    smooth = noise[9:, 9:] - noise[:-9, 9:] - noise[9:, :-9] + noise[:-9, :-9]
+    windows = np.lib.stride_tricks.sliding_window_view(smooth, (4, 4)).reshape(-1, 16)
+    errors = [
+        np.square(windows @ (held - FILTERS).sum(axis=1).reshape(60, 16).T).mean()
+        for held in (for_pictures(FILTERS, 127), np.rint(FILTERS))
+    ]
+    assert errors[0] < 0.3 * errors[1]
+
+
+@pytest.mark.parametrize("shape", [(4, 1, 3, 3), (2, 3, 1, 1), (1, 4, 2, 5)])
+def test_whole_numbers_stay_and_the_limit_holds(shape: tuple[int, ...]) -> None:
+    whole = np.random.default_rng(3).integers(-63, 64, shape)
+    assert (for_pictures(whole.astype(np.float64), 63) == whole).all()
+    assert np.abs(for_pictures(whole + 0.4, 63).astype(int)).max() <= 63
