@@ -19,6 +19,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from calibration import weights
 from calibration.equalise import equalise
+from calibration.pictures import read_bytes
 from calibration.placement import Operator, place
 from calibration.quantise import output_key, quantise_view
 from calibration.ranges import Ranges
@@ -45,6 +46,8 @@ def corrections(
     their shifts back.
     """
     exact = View(model)
+    if dialect == "cpu":
+        exact, ranges = read_bytes(exact, ranges, keep)
     placed = place(exact, dialect, keep).operators
     changed = equalise(exact, ranges, {item.position for item in placed})
     chosen = [item for item in placed if item.kind == "Conv"]

@@ -18,7 +18,7 @@ from calibration.view import Place, View, attribute
 
 DIALECTS = ("tensorrt", "cpu")
 CONVOLUTIONS = ("Conv", "ConvTranspose")
-_FEWEST_CHANNELS = 8
+FEW_CHANNELS = 8  # fewer are too few for an 8-bit kernel that takes them as they are
 _COVERED = ("Relu", "Clip")
 _MOVERS = ("MaxPool", "Resize")  # give numbers that lie between those they are given
 
@@ -72,11 +72,16 @@ def place(view: View, dialect: str, keep: Collection[str] = ()) -> Placement:
     return _tensorrt(view, chosen) if dialect == "tensorrt" else _cpu(view, chosen)
 
 
+def place_stems(view: View, keep: Collection[str] = ()) -> Placement:
+    """Return the placement of ``cpu`` as if convolutions of few channels ran in 8 bits there too."""
+    return _cpu(view, operators(view, keep), stems=True)
+
+
 def watched(view: View) -> dict[str, str]:
     """Return the tensors whose distribution any dialect needs, each with the kind of its reader where it is weighted."""
     chosen = operators(view)
     found = {operator.data: operator.kind for operator in chosen}
-    for placement in (_tensorrt(view, chosen), _cpu(view, chosen)):
+    for placement in (_tensorrt(view, chosen), _cpu(view, chosen, stems=True)):
         names = [view.node(position).input[index] for position, index in placement.inputs]
         for name in [*names, *placement.outputs.values()]:
             found.setdefault(name, "")
@@ -95,9 +100,9 @@ def _tensorrt(view: View, chosen: list[Operator]) -> Placement:
     return placement
 
 
-def _cpu(view: View, chosen: list[Operator]) -> Placement:
+def _cpu(view: View, chosen: list[Operator], stems: bool = False) -> Placement:
     """Quantise what convolutions give and products read, and keep sums and resizings between them in 8 bits."""
-    placement = Placement([item for item in chosen if _runs_on_cpu(view, item)])
+    placement = Placement([item for item in chosen if _runs_on_cpu(view, item, stems)])
     for item in placement.operators:
         if item.kind == "Conv":
             _give(view, placement, view.node(item.position).output[0])
@@ -111,7 +116,8 @@ def _cpu(view: View, chosen: list[Operator]) -> Placement:
             _give(view, placement, node.output[0])
         elif node.op_type in _MOVERS and readers and all(position in reading for position, _ in readers):
             placement.outputs[node.output[0]] = placement.outputs[node.input[0]]
-    placement.inputs = [(item.position, 0) for item in placement.operators if item.data not in placement.outputs]
+    reading_floats = [item for item in placement.operators if not dequantised(view, item.data)]
+    placement.inputs = [(item.position, 0) for item in reading_floats if item.data not in placement.outputs]
     return placement
 
 
@@ -136,15 +142,26 @@ def starts_at_zero(view: View, position: int) -> bool:
     return float(view.array(node.input[1]).reshape(-1)[0]) == 0.0
 
 
-def _runs_on_cpu(view: View, item: Operator) -> bool:
+def dequantised(view: View, name: str) -> bool:
+    """Whether the graph itself has a tensor in bytes with one constant scale and zero point, and only dequantises it."""
+    maker = view.maker(name)
+    if maker is None or maker.op_type != "DequantizeLinear" or not set(maker.input[1:]) <= view.weights.keys():
+        return False
+    steps = [view.array(held) for held in maker.input[1:]]
+    return len(steps) == 2 and steps[0].size == 1 and steps[1].size == 1 and steps[1].dtype == np.uint8
+
+
+def _runs_on_cpu(view: View, item: Operator, stems: bool) -> bool:
     """Whether ONNX Runtime has a fast 8-bit kernel: none for ConvTranspose, nor without a constant bias.
 
-    A convolution of very few channels, such as the first one on a picture, is faster in FP32.
+    A convolution of very few channels, such as the first one on a picture, is faster in FP32, unless ``stems`` or a
+    picture in bytes says otherwise (see ``calibration.pictures``).
     """
     if item.kind == "ConvTranspose" or (item.bias and item.bias not in view.weights):
         return False
     shape = view.shape(item.data)
-    return item.kind != "Conv" or shape is None or shape[1] >= _FEWEST_CHANNELS
+    few = item.kind == "Conv" and shape is not None and shape[1] < FEW_CHANNELS
+    return not few or stems or dequantised(view, item.data)
 
 
 def _operator(view: View, position: int) -> Operator | None:

@@ -11,11 +11,15 @@ from numpy.typing import NDArray
 from onnx import NodeProto, helper, numpy_helper
 
 from calibration import weights
+from calibration.columns import pack_columns
 from calibration.cpu_shapes import means_as_convolutions
 from calibration.equalise import equalise
 from calibration.half import to_half
-from calibration.placement import Operator, place
-from calibration.ranges import Ranges, TensorRange, graph_hash
+from calibration.pictures import read_bytes
+from calibration.placement import FEW_CHANNELS, Operator, dequantised, place
+from calibration.ranges import Ranges, graph_hash
+from calibration.rounding import for_pictures
+from calibration.steps import Step, step_of
 from calibration.view import View, all_names, drop_unused, free_name, replace_nodes
 
 TYPINGS = ("fp32", "fp16")
@@ -50,13 +54,17 @@ def quantise(
         )
     if ranges.graph_sha256 != graph_hash(model):
         raise ValueError("these ranges were measured on another graph: calibrate again")
-    view = View(model)
+    view = source = View(model)
     if view.opset < _LEAST_OPSET[typing]:
         raise ValueError(f"the graph has opset {view.opset}, but {typing} Q/DQ needs {_LEAST_OPSET[typing]} or newer")
+    if dialect == "cpu":
+        view, ranges = read_bytes(source, ranges, keep)
     if equalised:
         ranges = equalise(view, ranges, {item.position for item in place(view, dialect, keep).operators})
     quantise_view(view, ranges, dialect, keep, weight_limit, correct_bias, corrections)
     data = bytes(view.model.SerializeToString())
+    if view is not source:
+        return pack_columns(data)
     return to_half(data, ranges=ranges) if typing == "fp16" else data
 
 
@@ -85,14 +93,6 @@ def quantise_view(
 ) -> Biases:
     """Write Q and DQ into the graph of ``view`` itself, as ``quantise`` does, and tell where its biases are."""
     return _Quantiser(view, ranges, dialect, weight_limit, correct_bias, corrections or {}).run(keep)
-
-
-@dataclass(frozen=True)
-class _Step:
-    """Scale and zero point of a tensor."""
-
-    scale: float
-    zero: int
 
 
 class _Quantiser:
@@ -150,7 +150,7 @@ class _Quantiser:
         held.output[:] = [node.output[0] if name == node.input[0] else name for name in held.output]
         self._view.producer[node.output[0]] = maker
 
-    def _output(self, name: str, step: _Step) -> None:
+    def _output(self, name: str, step: Step) -> None:
         """Quantise a tensor where it is made: the maker's own result gets another name."""
         position = self._view.producer[name]
         node = self._view.node(position)
@@ -185,7 +185,7 @@ class _Quantiser:
                 self._after.setdefault(maker, []).extend(pair)
         node.input[index] = self._pairs[name]
 
-    def _pair(self, source: str, target: str, step: _Step) -> list[NodeProto]:
+    def _pair(self, source: str, target: str, step: Step) -> list[NodeProto]:
         zero = np.int8(step.zero) if self._signed else np.uint8(step.zero)
         operands = [self._constant(f"{target}/scale", np.float32(step.scale)), self._constant(f"{target}/zero", zero)]
         quantised = free_name(f"{target}/q", self._taken)
@@ -204,8 +204,13 @@ class _Quantiser:
             scale = weights.half_scale(scale)
         elif bias is not None and bias.size == scale.size:
             scale = weights.room_for_bias(scale, bias.reshape(-1), data.scale)
-        steps = weights.rounded(exact, scale, operator.axis, self._limit)
-        snapped = steps * weights.spread(scale, operator.axis, exact.ndim)
+        picture = not self._signed and dequantised(view, operator.data) and exact.shape[1] < FEW_CHANNELS
+        unit = weights.spread(scale, operator.axis, exact.ndim)
+        if picture and exact.ndim == 4:
+            steps = for_pictures(exact / unit, self._limit)
+        else:
+            steps = weights.rounded(exact, scale, operator.axis, self._limit)
+        snapped = steps * unit
         corrected = self._bias(operator, exact - snapped, bias)
         values = self._stored_weight(operator, steps, snapped, scale)
         node.input[1] = values
@@ -270,11 +275,8 @@ class _Quantiser:
             node.input.append("")
         node.input[2] = name
 
-    def _step(self, name: str) -> _Step:
-        held = self._ranges.tensors.get(name)
-        if held is None:
-            raise ValueError(f"the ranges lack the tensor {name!r}: calibrate again")
-        return _symmetric(held) if self._signed else _asymmetric(held)
+    def _step(self, name: str) -> Step:
+        return step_of(self._view, self._ranges, name, self._signed)
 
     def _constant(self, name: str, value: Any) -> str:
         free = free_name(name, self._taken)
@@ -283,13 +285,3 @@ class _Quantiser:
 
     def _node(self, kind: str, inputs: list[str], output: str, **options: Any) -> NodeProto:
         return helper.make_node(kind, inputs, [output], name=free_name(f"{output}/{kind}", self._taken), **options)
-
-
-def _symmetric(held: TensorRange) -> _Step:
-    return _Step(float(weights.half_scale(np.array(held.bound / weights.INT8_LIMIT))), 0)
-
-
-def _asymmetric(held: TensorRange) -> _Step:
-    span = max(held.high - held.low, 1e-8)
-    scale = float(np.float32(span / 255.0))
-    return _Step(scale, int(np.clip(round(-held.low / scale), 0, 255)))

@@ -122,6 +122,16 @@ def replace_nodes(graph: GraphProto, nodes: Iterable[NodeProto]) -> None:
     graph.node.extend(copies)
 
 
+def drop_idle(graph: GraphProto) -> None:
+    """Remove nodes whose outputs nothing reads, and those that fed them alone."""
+    while True:
+        used = {name for node in graph.node for name in reads(node)} | {value.name for value in graph.output}
+        rest = [node for node in graph.node if not used.isdisjoint(node.output)]
+        if len(rest) == len(graph.node):
+            return
+        replace_nodes(graph, rest)
+
+
 def drop_unused(graph: GraphProto) -> None:
     """Remove initializers that nothing reads."""
     used = {name for node in graph.node for name in reads(node)} | {value.name for value in graph.output}
