@@ -21,6 +21,7 @@ from edge_ad.scoring import BRANCHES, Statistics, Thresholds, fuse
 
 DEAR = "lavit"
 SKIPPED = ("logic",)
+USUAL = 0.95  # of the goods: what is less usual than these is judged in full
 
 
 def least_scores(raw: NDArray[np.float32], statistics: Statistics) -> NDArray[np.float32]:
@@ -35,6 +36,7 @@ def limit_of(bundle: Bundle, thresholds: Thresholds, rate: float) -> float:
 
     Of anomalies like the synthetic ones of the training that the full run calls WARN or NG, on average at most ``rate``
     come out as OK: m known ones support no rate below 1 / (m + 1) (split conformal), and less is refused with BadInput.
+    Real anomalies may be unlike them, so the limit is never above what ``USUAL`` of the threshold's goods reach.
     """
     raw = bundle.raw_scores["synthetic"] if "synthetic" in bundle.raw_scores else np.zeros((0, 5), np.float32)
     found = raw[fuse(raw, bundle.statistics)[1] > thresholds.warn] if len(raw) else raw
@@ -44,7 +46,15 @@ def limit_of(bundle: Bundle, thresholds: Thresholds, rate: float) -> float:
             f"--cascade is {rate:g}, but the {len(found)} anomalies that the bundle knows support no rate below "
             f"{1 / (len(found) + 1):.2g}: allow more, or leave --cascade out"
         )
-    return min(float(np.sort(least_scores(found, bundle.statistics))[allowed]), thresholds.warn)
+    by_anomalies = float(np.sort(least_scores(found, bundle.statistics))[allowed])
+    return min(by_anomalies, _usual(bundle), thresholds.warn)
+
+
+def _usual(bundle: Bundle) -> float:
+    goods = bundle.raw_scores["threshold"] if "threshold" in bundle.raw_scores else np.zeros((0, 5), np.float32)
+    if not len(goods):
+        return math.inf
+    return float(np.sort(least_scores(goods, bundle.statistics))[math.ceil(USUAL * len(goods)) - 1])
 
 
 class Cascade:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -16,17 +17,22 @@ from edge_ad.scoring import Thresholds, fuse
 from tests.fixtures.tiny_bundle import tiny_contents, tiny_image
 
 
-def with_anomalies(bundle: Bundle, scores: np.ndarray) -> Bundle:
-    """Give the bundle anomalies whose least score is known: only the branch local speaks."""
-    raw = np.tile(bundle.statistics.mean, (len(scores), 1)).astype(np.float32)
-    raw[:, 2] += scores / bundle.statistics.weight[2] * bundle.statistics.std[2]
-    bundle.raw_scores = {**bundle.raw_scores, "synthetic": raw}
-    return bundle
+def with_known(bundle: Bundle, anomalies: np.ndarray, goods: np.ndarray | None = None) -> Bundle:
+    """Return the bundle with anomalies and goods of known scores: only the branch local speaks."""
+
+    def raw(scores: np.ndarray) -> np.ndarray:
+        rows = np.tile(bundle.statistics.mean, (len(scores), 1)).astype(np.float32)
+        rows[:, 2] += scores / bundle.statistics.weight[2] * bundle.statistics.std[2]
+        return rows
+
+    known = copy.copy(bundle)
+    known.raw_scores = {"synthetic": raw(anomalies), **({} if goods is None else {"threshold": raw(goods)})}
+    return known
 
 
 def test_the_limit_is_a_rank_among_the_anomalies_that_are_found(tiny_bundle: Bundle) -> None:
     """Of 10..109 and a warning above 9.5: a rate of 1 % is the lowest of 100 (2 of 101 are 1.98 %), 2 % the second."""
-    known = with_anomalies(tiny_bundle, np.arange(5, 110, dtype=np.float32))
+    known = with_known(tiny_bundle, np.arange(5, 110, dtype=np.float32))
     thresholds = Thresholds(9.5, 1000.0)
     logic = float(tiny_bundle.statistics.mean[1] / tiny_bundle.statistics.std[1] * tiny_bundle.statistics.weight[1])
     assert limit_of(known, thresholds, 0.0101) == pytest.approx(min(10 - logic, 9.5), rel=1e-4)
@@ -34,6 +40,19 @@ def test_the_limit_is_a_rank_among_the_anomalies_that_are_found(tiny_bundle: Bun
     assert limit_of(known, thresholds, 0.5) <= 9.5
     with pytest.raises(BadInput, match="--cascade is 0.009, but the 100 anomalies .* support no rate below 0.0099"):
         limit_of(known, thresholds, 0.009)
+
+
+@pytest.mark.parametrize(
+    ("goods", "limit"),
+    [(np.arange(40), 37.0), (np.arange(41), 38.0), (np.arange(1), 0.0), (np.arange(40) + 500, 100.0)],
+)
+def test_the_limit_lets_no_part_pass_that_is_less_usual_than_the_goods(
+    tiny_bundle: Bundle, goods: np.ndarray, limit: float
+) -> None:
+    """Of 40 goods 38 are 95 %, of 41 it is 39; where the goods lie higher the anomalies decide, the lowest of which is 100."""
+    known = with_known(tiny_bundle, np.arange(100, 200, dtype=np.float32), goods.astype(np.float32))
+    logic = float(tiny_bundle.statistics.mean[1] / tiny_bundle.statistics.std[1] * tiny_bundle.statistics.weight[1])
+    assert limit_of(known, Thresholds(99.0, 1000.0), 0.0101) == pytest.approx(min(limit - logic, 99.0), rel=1e-4, abs=1e-4)
 
 
 def test_the_least_score_is_a_bound(tiny_bundle: Bundle) -> None:
@@ -44,7 +63,7 @@ def test_the_least_score_is_a_bound(tiny_bundle: Bundle) -> None:
 def test_what_is_judged_in_full_is_what_the_full_run_says(tiny_bundle: Bundle, tiny_pipeline: Pipeline) -> None:
     images = [tiny_image(seed, blob=seed % 2 == 0) for seed in range(30)]
     full = [tiny_pipeline.infer(image) for image in images]
-    known = with_anomalies(tiny_bundle, np.array([one.score for one in full] * 4, np.float32))
+    known = with_known(tiny_bundle, np.array([one.score for one in full] * 4, np.float32))
     cascade = Cascade(tiny_pipeline, known, 0.1, lambda: tiny_bundle.thresholds)
     found = [cascade.infer(image) for image in images]
     left_out = [one for one in found if one.skipped]
@@ -64,7 +83,7 @@ def test_what_is_judged_in_full_is_what_the_full_run_says(tiny_bundle: Bundle, t
 
 
 def test_the_limit_follows_the_thresholds(tiny_bundle: Bundle, tiny_pipeline: Pipeline) -> None:
-    known = with_anomalies(tiny_bundle, np.arange(5, 205, dtype=np.float32))
+    known = with_known(tiny_bundle, np.arange(5, 205, dtype=np.float32))
     now = [Thresholds(50.0, 60.0)]
     cascade = Cascade(tiny_pipeline, known, 0.05, lambda: now[0])
     before = cascade.limit
