@@ -92,9 +92,41 @@ def test_the_clock_stands_still_while_the_auroc_is_read(common: ModuleType, monk
             read_at.append(course.used)
             now[0] += 1000.0
             course.reading(0.5)
-    assert read_at == [30, 50, 70, 110, 120]  # due at 30, 45, 67.5, 101.25 and at the end
+    assert read_at == [30, 60, 120]  # the last one is the end too
     assert course.steps == [10_000.0] * 12
     assert course.curve[0] == [30.0, 3, 0.5]
+
+
+def test_a_step_in_which_the_process_was_stopped_counts_as_a_usual_one(
+    common: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(common.time, "perf_counter", lambda: now[0])
+    course = common.Course(60.0)
+    for took in [2.0] * 20 + [600.0, 19.0, 2.0]:  # stopped for ten minutes, then a step that was only slow
+        now[0] += took
+        course.step()
+    assert course.steps[20:] == [2000.0, 19_000.0, 2000.0]
+    assert course.used == 2 * 20 + 2 + 19 + 2
+
+
+def test_a_clock_goes_on_where_it_was_saved(
+    common: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(common.time, "perf_counter", lambda: now[0])
+    first, second = common.Course(2.0), common.Course(2.0)
+    for _ in range(5):
+        now[0] += 10.0
+        if first.step():
+            first.reading(0.5)
+    first.save(tmp_path / "clock.json")
+    now[0] += 5000.0
+    second.resume(tmp_path / "clock.json")
+    assert (second.used, second.steps, second.curve) == (50.0, [10_000.0] * 5, [[30.0, 3, 0.5]])
+    now[0] += 10.0
+    assert second.step(), "the reading at 60 s is due"
+    assert second.used == 60.0
 
 
 def test_auroc_and_quantiles_by_hand(common: ModuleType) -> None:
