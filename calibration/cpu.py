@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import platform
 from pathlib import Path
 
 from calibration.weights import INT7_LIMIT, INT8_LIMIT
 
 _X86 = ("x86_64", "amd64", "i686")
+_ROUNDS_SINCE = (1, 28)
 
 
 def weight_limit(machine: str | None = None, cpuinfo: Path = Path("/proc/cpuinfo")) -> int:
@@ -25,3 +27,19 @@ def weight_limit(machine: str | None = None, cpuinfo: Path = Path("/proc/cpuinfo
         return INT7_LIMIT
     flags = {flag for line in text.splitlines() if line.startswith("flags") for flag in line.split()}
     return INT8_LIMIT if flags & {"avx512_vnni", "avx_vnni"} else INT7_LIMIT
+
+
+@functools.cache
+def rounds_resized_bytes(version: str | None = None) -> bool:
+    """Whether ONNX Runtime (``version``; by default the one installed) rounds what linear Resize makes of 8-bit numbers.
+
+    1.23 to 1.26 were seen to cut the decimals, a bias of half a step; 1.28, 1.30 and 1.31 to round. Without ONNX Runtime
+    the answer is yes.
+    """
+    if version is None:
+        try:
+            import onnxruntime
+        except ImportError:
+            return True
+        version = str(onnxruntime.__version__)
+    return tuple(map(int, version.split(".")[:2])) >= _ROUNDS_SINCE

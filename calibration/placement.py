@@ -12,15 +12,16 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 
 import numpy as np
+from onnx import NodeProto
 
 from calibration import delicate
+from calibration.cpu import rounds_resized_bytes
 from calibration.view import Place, View, attribute
 
 DIALECTS = ("tensorrt", "cpu")
 CONVOLUTIONS = ("Conv", "ConvTranspose")
 FEW_CHANNELS = 8  # fewer are too few for an 8-bit kernel that takes them as they are
 _COVERED = ("Relu", "Clip")
-_MOVERS = ("MaxPool", "Resize")  # give numbers that lie between those they are given
 
 
 @dataclass(frozen=True)
@@ -114,11 +115,17 @@ def _cpu(view: View, chosen: list[Operator], stems: bool = False) -> Placement:
         readers = view.readers.get(node.output[0], [])
         if node.op_type == "Add" and len(set(moving)) == 2:
             _give(view, placement, node.output[0])
-        elif node.op_type in _MOVERS and readers and all(position in reading for position, _ in readers):
+        elif _moves_bytes(node) and readers and all(position in reading for position, _ in readers):
             placement.outputs[node.output[0]] = placement.outputs[node.input[0]]
     reading_floats = [item for item in placement.operators if not dequantised(view, item.data)]
     placement.inputs = [(item.position, 0) for item in reading_floats if item.data not in placement.outputs]
     return placement
+
+
+def _moves_bytes(node: NodeProto) -> bool:
+    """Whether a node gives numbers that lie between those it is given, in 8 bits no worse than in FP32."""
+    linear = node.op_type == "Resize" and attribute(node, "mode", b"nearest") != b"nearest"
+    return node.op_type in ("MaxPool", "Resize") and (not linear or rounds_resized_bytes())
 
 
 def _give(view: View, placement: Placement, name: str) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx
+import onnxruntime
 import pytest
 
+from calibration import placement as placement_module
+from calibration.cpu import rounds_resized_bytes
 from calibration.delicate import normalised
 from calibration.placement import DIALECTS, Placement, operators, place, watched
 from calibration.view import View
@@ -109,3 +113,29 @@ def test_what_is_watched_covers_every_dialect() -> None:
             placement = place(view, dialect)
             needed = {view.node(p).input[i] for p, i in placement.inputs} | set(placement.outputs.values())
             assert needed <= set(watched(view))
+
+
+@pytest.mark.parametrize(
+    ("mode", "rounds", "moved"), [("linear", True, True), ("linear", False, False), ("nearest", False, True)]
+)
+def test_cpu_resizes_bytes_where_the_runtime_rounds_them(
+    mode: str, rounds: bool, moved: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = Net(0)
+    small = net.conv("x", 8, 16, out="small")
+    large = net.op("Resize", small, "", net.const([1, 1, 2, 2]), mode=mode, out="large")
+    view = View(net.model([1, 8, 8, 8], {net.conv(large, 16, 16, out="y"): [1, 16, 16, 16]}))
+    monkeypatch.setattr(placement_module, "rounds_resized_bytes", lambda: rounds)
+    assert ("large" in place(view, "cpu").outputs) == moved
+
+
+def test_what_is_said_of_the_runtime_here_is_true() -> None:
+    """Of 0 and 1 linear Resize makes 0, 0.25, 0.75, 1: rounded 0, 0, 1, 1, cut 0, 0, 0, 1."""
+    net = Net(0)
+    one, zero = net.const(1.0), net.const(0, np.uint8)
+    held = net.op("DequantizeLinear", net.op("QuantizeLinear", "x", one, zero), one, zero)
+    large = net.op("Resize", held, "", net.const([1, 1, 1, 2]), mode="linear", out="large")
+    y = net.op("DequantizeLinear", net.op("QuantizeLinear", large, one, zero), one, zero, out="y")
+    session = onnxruntime.InferenceSession(net.model([1, 1, 1, 2], {y: [1, 1, 1, 4]}))
+    found = session.run(None, {"x": np.array([0, 1], np.float32).reshape(1, 1, 1, 2)})[0]
+    assert rounds_resized_bytes() == (found.reshape(-1).tolist() == [0, 0, 1, 1])

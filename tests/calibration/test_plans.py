@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calibration.cpu import weight_limit
+from calibration.cpu import rounds_resized_bytes, weight_limit
 from calibration.plan import Plan
 from calibration.sensitivity import Cost, Unit, rank, shortest_prefix, units
 from calibration.view import View
@@ -95,3 +95,11 @@ def test_weights_have_seven_bits_without_vnni(machine: str, flags: str | None, l
     if flags is not None:
         cpuinfo.write_text(f"processor : 0\nflags : {flags}\n")
     assert weight_limit(machine, cpuinfo) == limit
+
+
+@pytest.mark.parametrize(
+    ("version", "rounds"),
+    [("1.20.1", False), ("1.26.0", False), ("1.28.0", True), ("1.31.1", True), ("2.0.0rc1", True)],
+)
+def test_older_runtimes_cut_what_they_resize(version: str, rounds: bool) -> None:
+    assert rounds_resized_bytes(version) == rounds
