@@ -128,3 +128,16 @@ def test_threads(backend: OrtBackend) -> None:
     assert OrtBackend().threads >= 1
     with pytest.raises(BadInput, match="threads is 0"):
         OrtBackend(threads=0)
+
+
+@pytest.mark.parametrize(
+    ("version", "spinning", "duration"), [("1.20.1", "0", None), ("1.26.0", "1", "20"), ("1.31.1", "1", "20")]
+)
+def test_threads_spin_only_where_a_release_can_end_it(
+    backend: OrtBackend, monkeypatch: pytest.MonkeyPatch, version: str, spinning: str, duration: str | None
+) -> None:
+    monkeypatch.setattr(OrtBackend, "version", version)
+    options = backend._options()
+    assert options.get_session_config_entry("session.intra_op.allow_spinning") == spinning
+    if duration is not None:
+        assert options.get_session_config_entry("session.intra_op.spin_duration_us") == duration
