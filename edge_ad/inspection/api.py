@@ -95,7 +95,7 @@ def inspect(
         thresholds = thresholds_of(opened, outputs, tiles)
         cascade = make_cascade(pipeline, opened, outputs, tiles is not None, thresholds, lambda: judge.thresholds)
         weight = opened.statistics.weight
-        judge = Judge(cascade, thresholds, weight, chosen.max_age_ms, chosen.view, combine, streams)
+        judge = Judge(streams or cascade, thresholds, weight, chosen.max_age_ms, chosen.view, combine)
         reloader = Reloader(judge, lambda path: reload_thresholds(opened, outputs, tiles, path), opened.path)
         stop.on_reload = reloader.ask
         watchdog = Watchdog(notifier, self_test, limit_s=PROOF_S if outputs.web else None)

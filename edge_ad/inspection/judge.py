@@ -56,8 +56,8 @@ class Judge:
     """Runs the pipeline and turns scores, faults and lateness into events. ``weight`` f32[5] in branch order.
 
     ``view`` says which piece of a frame is judged; where it has several tiles, ``combine`` makes one inference of
-    theirs. ``thresholds`` may be replaced between two frames. With ``streams`` tiles run side by side, and ``begin`` lets
-    frames of several cameras do so.
+    theirs. ``thresholds`` may be replaced between two frames. Where the pipeline is ``Streams`` tiles run side by side, and
+    ``begin`` lets frames of several cameras do so.
     """
 
     def __init__(
@@ -68,7 +68,6 @@ class Judge:
         max_age_ms: float,
         view: View | None = None,
         combine: Combine | None = None,
-        streams: Streams | None = None,
     ) -> None:
         self._pipeline = pipeline
         self.thresholds = thresholds
@@ -76,7 +75,7 @@ class Judge:
         self._max_age_ms = max_age_ms
         self._view = view or View()
         self._combine = combine
-        self._streams = streams
+        self._streams = pipeline if isinstance(pipeline, Streams) else None
         self._begun: dict[Judgeable, list[Future[Inference]]] = {}
 
     @property

@@ -62,8 +62,7 @@ class Still:
         if self._index >= self._frames or self._closed.wait(1.0 / (self.fps or 1.0)):
             return End()
         index, self._index = self._index, self._index + 1
-        image = self._pictures[index % len(self._pictures)].copy()
-        return Frame(image, index, time.monotonic(), time.time(), self.name, str(index))
+        return shown(self._pictures, index, self.name)
 
     def close(self) -> None:
         """Give no more."""
@@ -74,6 +73,12 @@ class Still:
         noise = np.random.default_rng(seed).integers(-2, 3, picture.shape)
         noisy: Image = np.clip(picture.astype(np.int16) + noise, 0, 255).astype(np.uint8)
         return noisy
+
+
+def shown(pictures: Sequence[Image], index: int, name: str) -> Frame:
+    """Return the picture whose turn it is as the frame ``index`` that a camera took just now."""
+    image = pictures[index % len(pictures)].copy()
+    return Frame(image, index, time.monotonic(), time.time(), name, str(index))
 
 
 class _Times:

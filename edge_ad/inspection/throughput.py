@@ -11,13 +11,14 @@ from statistics import harmonic_mean
 import numpy as np
 
 from edge_ad.bundle import Bundle
-from edge_ad.camera.frames import End, Frame, Image, Read, Source, SourceKind
+from edge_ad.camera.frames import End, Image, Read, Source, SourceKind
 from edge_ad.data.images import resize
 from edge_ad.engines.benchmark import CAMERA_SIZE, quantiles
 from edge_ad.engines.pipeline import Inference, Pipeline
 from edge_ad.engines.streams import Streams
 from edge_ad.inspection.judge import Judge, Judgement
 from edge_ad.inspection.loop import Loop
+from edge_ad.inspection.overhead import shown
 from edge_ad.inspection.settings import LoopSettings
 
 TURNS = 9
@@ -78,8 +79,7 @@ class _Willing:
         if over or self._index == self._frames or not self._room.acquire(timeout=timeout_s):
             return End()
         index, self._index = self._index, self._index + 1
-        image = self._pictures[index % len(self._pictures)].copy()
-        return Frame(image, index, time.monotonic(), time.time(), self.name, str(index))
+        return shown(self._pictures, index, self.name)
 
     def infer(self, image: Image) -> Inference:
         """Let the next picture come and infer this one."""
@@ -111,8 +111,7 @@ class _Pile:
         if self._index == self._frames:
             return End()
         index, self._index = self._index, self._index + 1
-        image = self._pictures[index % len(self._pictures)].copy()
-        return Frame(image, index, time.monotonic(), time.time(), self.name, str(index))
+        return shown(self._pictures, index, self.name)
 
     def close(self) -> None:
         """Nothing is held."""
@@ -144,7 +143,7 @@ def measure_streams(bundle: Bundle, streams: Streams, frames: int = 200) -> Thro
         for one in [streams.submit(small[turn % len(small)]) for turn in range(each * streams.count)]:
             one.result()
         engines.append(each * streams.count / (time.perf_counter() - began))
-        judge = Judge(streams, bundle.thresholds, bundle.statistics.weight, 60_000.0, streams=streams)
+        judge = Judge(streams, bundle.thresholds, bundle.statistics.weight, 60_000.0)
         cameras = [_Pile(f"camera {number}", pictures, each) for number in range(streams.count)]
         loop = Loop(judge, cameras, [], LoopSettings())
         loop.run()
@@ -155,7 +154,7 @@ def measure_streams(bundle: Bundle, streams: Streams, frames: int = 200) -> Thro
 def _throughput(engines: Sequence[float], loops: Sequence[float]) -> Throughput:
     """Return what turns of as many frames each come to; the harmonic mean of rates is frames over seconds."""
     engine, loop = harmonic_mean(engines), harmonic_mean(loops)
-    return Throughput(round(engine, 3), round(loop, 3), round(loop / engine if engine else 0.0, 4))
+    return Throughput(round(engine, 3), round(loop, 3), round(loop / engine, 4))
 
 
 def soak(

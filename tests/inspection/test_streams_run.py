@@ -42,7 +42,7 @@ def loop_of(
     events: list[Event] = []
     streams = Streams(pipelines)  # type: ignore[arg-type]
     combine = brightest if len(chosen.view.grid) > 1 else None
-    judge = Judge(streams, THRESHOLDS, WEIGHT, chosen.max_age_ms, chosen.view, combine, streams)
+    judge = Judge(streams, THRESHOLDS, WEIGHT, chosen.max_age_ms, chosen.view, combine)
     return Loop(judge, sources, [CallSink(events.append)], chosen), events
 
 
