@@ -82,20 +82,29 @@ class VectorQuantiser(nn.Module):
         self.seeded.fill_(True)
 
     def _move(self, rows: Tensor, ids: Tensor) -> None:
+        self.follow(*self.tally(rows, ids))
+        if bool((dead := self.dead()).any()):
+            self.revive(dead, rows)
+
+    def tally(self, rows: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Return how often each code was chosen, f32 (K,), and the sum of f32 rows (M, D) that chose it, f32 (K, D)."""
         hits = torch.bincount(ids, minlength=len(self.codebook)).float()
-        total = torch.zeros_like(self.sums).index_add_(0, ids, rows)
+        return hits, torch.zeros_like(self.sums).index_add_(0, ids, rows)
+
+    def follow(self, hits: Tensor, total: Tensor) -> None:
+        """Move the codes by one batch's ``tally``."""
         self.counts.mul_(self.decay).add_(hits, alpha=1 - self.decay)
         self.sums.mul_(self.decay).add_(total, alpha=1 - self.decay)
         mass = self.counts.sum()
         smooth = (self.counts + self.eps) / (mass + len(self.counts) * self.eps) * mass
         self.codebook.copy_(self.sums / smooth[:, None])
-        if self.seed_from_data:
-            self._revive(rows)
 
-    def _revive(self, rows: Tensor) -> None:
-        dead = self.counts < 0.01
-        if not bool(dead.any()):
-            return
+    def dead(self) -> Tensor:
+        """Return which codes to revive, bool (K,): those that no batch chose for long, if codes are seeded from data."""
+        return (self.counts < 0.01) & self.seed_from_data
+
+    def revive(self, dead: Tensor, rows: Tensor) -> None:
+        """Put the ``dead`` codes on random rows f32 (M, D) of a batch."""
         chosen = rows[torch.randint(len(rows), (int(dead.sum()),))]
         self.codebook[dead] = chosen
         self.sums[dead] = chosen

@@ -92,6 +92,12 @@ class Team:
         each = self.values([float(value.detach()) for value in losses.values()])
         return dict(zip(losses, torch.from_numpy(each.mean(axis=0)), strict=True))
 
+    def sum(self, own: Tensor) -> Tensor:
+        """Return the sum of everybody's ``own``, in its place."""
+        if self.size > 1:
+            dist.all_reduce(own)
+        return own
+
     def gather(self, rows: Tensor, shard: Shard) -> Tensor:
         """Return the whole batch from everybody's ``rows`` of it, in its order."""
         if self.size == 1:

@@ -37,19 +37,39 @@ class SharedDropout(nn.Dropout):
 
 
 class SharedQuantiser(VectorQuantiser):
-    """A codebook that sees what all processes see, so that it moves like one."""
+    """A codebook that sees what all processes see, so that it moves like one: not at once, but when `move` is called."""
 
     team: Team
     shard: Shard
+    seen: list[tuple[SharedQuantiser, Tensor, Tensor]]
 
     def _seed(self, z: Tensor) -> None:
         super()._seed(self.team.gather(z, self.shard))
 
     def _move(self, rows: Tensor, ids: Tensor) -> None:
+        self.seen.append((self, rows, ids))
+
+    def whole(self, rows: Tensor) -> Tensor:
+        """Return the rows f32 (M, D) of all processes from this one's, in the order of the batch."""
         cells = len(rows) // len(range(*self.shard.rows.indices(self.shard.total)))
-        whole = self.team.gather(rows.reshape(-1, cells, rows.shape[1]), self.shard)
-        codes = self.team.gather(ids.reshape(-1, cells), self.shard)
-        super()._move(whole.flatten(0, 1), codes.flatten())
+        return self.team.gather(rows.reshape(-1, cells, rows.shape[1]), self.shard).flatten(0, 1)
+
+
+def move(seen: list[tuple[SharedQuantiser, Tensor, Tensor]], team: Team) -> None:
+    """Move codebooks by what all processes have ``seen``, told in one message since each one has them wait for each other.
+
+    A share of 0 counts nothing. Forgets what was seen.
+    """
+    if not seen:
+        return
+    tallies = [torch.cat([hits[:, None], total], dim=1) for hits, total in (one.tally(*rest) for one, *rest in seen)]
+    told = team.sum(torch.cat([tally.flatten() for tally in tallies]) * bool(seen[0][0].shard.share))
+    for (layer, rows, _), part in zip(seen, torch.split(told, [tally.numel() for tally in tallies]), strict=True):
+        both = part.view(len(layer.codebook), -1)
+        layer.follow(both[:, 0], both[:, 1:])
+        if bool((dead := layer.dead()).any()):
+            layer.revive(dead, layer.whole(rows))
+    seen.clear()
 
 
 _SHARED: dict[type[nn.Module], type[nn.Module]] = {nn.Dropout: SharedDropout, VectorQuantiser: SharedQuantiser}
@@ -58,12 +78,16 @@ _SHARED: dict[type[nn.Module], type[nn.Module]] = {nn.Dropout: SharedDropout, Ve
 class _OwnShare(nn.Module):
     """How a recipe learns as a module, each value weighted so that the mean over the processes is the whole batch's."""
 
-    def __init__(self, module: nn.Module, learn: Learn, weight: float) -> None:
+    def __init__(self, module: nn.Module, learn: Learn, team: Team, shard: Shard) -> None:
         super().__init__()
-        self.module, self.learn, self.weight = module, learn, weight
+        self.module, self.learn, self.team = module, learn, team
+        self.weight = shard.share * team.size
+        self.seen: list[tuple[SharedQuantiser, Tensor, Tensor]] = []
 
     def forward(self, batch: Any) -> dict[str, Tensor]:
-        return {name: value * self.weight for name, value in self.learn(batch).items()}
+        losses = {name: value * self.weight for name, value in self.learn(batch).items()}
+        move(self.seen, self.team)
+        return losses
 
 
 @contextmanager
@@ -74,11 +98,13 @@ def shared(recipe: Any, team: Team) -> Iterator[Learn]:
         return
     shard = team.shard(recipe.schedule.batch)
     changed = [(layer, type(layer)) for layer in recipe.module.modules() if type(layer) in _SHARED]
+    own = _OwnShare(recipe.module, recipe.learn, team, shard)
     for layer, kind in changed:
         layer.__class__ = _SHARED[kind]
         layer.team, layer.shard = team, shard
+        if isinstance(layer, SharedQuantiser):
+            layer.seen = own.seen
     try:
-        own = _OwnShare(recipe.module, recipe.learn, shard.share * team.size)
         with warnings.catch_warnings():
             # The name of 2.13 for what all versions allowed here know as broadcast_buffers.
             warnings.simplefilter("ignore", FutureWarning)
@@ -86,5 +112,7 @@ def shared(recipe: Any, team: Team) -> Iterator[Learn]:
         yield learn
     finally:
         for layer, kind in changed:
+            if isinstance(layer, SharedQuantiser):
+                del layer.seen
             layer.__class__ = kind
             del layer.team, layer.shard

@@ -19,7 +19,7 @@ from edge_ad.bundle import open_bundle
 from edge_ad.errors import BadInput, DeviceFault
 from edge_ad.models.vector_quantiser import VectorQuantiser
 from edge_ad.training.distributed import ALONE, Shard, Team, join
-from edge_ad.training.distributed_layers import SharedDropout, SharedQuantiser, shared
+from edge_ad.training.distributed_layers import SharedDropout, SharedQuantiser, move, shared
 from edge_ad.training.interrupt import held_back
 from tests.fixtures.loopback import free_port
 from tests.fixtures.trained import Trained
@@ -127,31 +127,70 @@ def test_dropout_of_the_shards_is_that_of_the_batch(last: bool) -> None:
 
 
 class Whole(Team):
-    """Knows the whole batch beforehand, in the place of other processes."""
+    """Knows beforehand what other processes see and tell."""
 
-    whole: tuple[Tensor, ...] = ()
+    rows: Tensor
+    told: Tensor
 
     def gather(self, rows: Tensor, shard: Shard) -> Tensor:
-        return next(one for one in self.whole if torch.equal(one[shard.rows], rows))
+        assert torch.equal(self.rows[shard.rows], rows.reshape(shard.count(self.rank), *self.rows.shape[1:]))
+        return self.rows
+
+    def sum(self, own: Tensor) -> Tensor:
+        return self.told
 
 
-def test_a_codebook_moves_by_what_all_processes_see() -> None:
+@pytest.mark.parametrize("dead", [False, True], ids=["all alive", "two dead"])
+def test_a_codebook_moves_by_what_all_processes_see(dead: bool) -> None:
+    def layer_of(kind: type[VectorQuantiser]) -> VectorQuantiser:
+        torch.manual_seed(0)
+        layer = kind(8, 4, seed_from_data=True)
+        if dead:
+            layer.seeded.fill_(True)
+            layer.counts[2:4] = 0.001
+            layer.codebook[2:4] = 1e3  # nothing is near
+        return layer
+
+    alone = layer_of(VectorQuantiser)
     torch.manual_seed(0)
-    alone = VectorQuantiser(8, 4, seed_from_data=True)
     z = torch.randn(6, 5, 4)
     torch.manual_seed(2)
     ids = alone(z).ids
+    assert int(alone.revived) == (2 if dead else 0)
+    told = torch.zeros(8, 5)
+    for row, code in zip(z.flatten(0, 1), ids.flatten(), strict=True):
+        told[code] += torch.cat([torch.ones(1), row])
     for rank in range(2):
-        torch.manual_seed(0)
-        layer = SharedQuantiser(8, 4, seed_from_data=True)
-        team = Whole(rank, 2)
-        object.__setattr__(team, "whole", (z, ids))
+        layer = layer_of(SharedQuantiser)
+        assert isinstance(layer, SharedQuantiser)
+        team, layer.seen = Whole(rank, 2), []
+        object.__setattr__(team, "rows", z)
+        object.__setattr__(team, "told", told.flatten())
         layer.team, layer.shard = team, Shard(6, rank, 2)
         torch.manual_seed(2)
         found = layer(z[layer.shard.rows])
         assert torch.equal(found.ids, ids[layer.shard.rows])
+        assert len(layer.seen) == 1
+        move(layer.seen, team)
+        assert layer.seen == []
         for name, value in alone.state_dict().items():
-            assert torch.equal(layer.state_dict()[name], value), name
+            torch.testing.assert_close(layer.state_dict()[name], value, msg=name)
+
+
+def test_a_process_without_rows_tells_nothing() -> None:
+    told: list[Tensor] = []
+
+    class Listening(Team):
+        def sum(self, own: Tensor) -> Tensor:
+            told.append(own.clone())
+            return own
+
+    for rank, share in ((0, 1.0), (1, 0.0)):
+        layer, team = SharedQuantiser(8, 4), Listening(rank, 2)
+        layer.team, layer.shard, layer.seen = team, Shard(1, rank, 2), []
+        layer(torch.randn(1, 5, 4))
+        move(layer.seen, team)
+        assert told[rank].view(8, 5)[:, 0].sum() == 5 * share
 
 
 def test_alone_the_recipe_learns_itself() -> None:
