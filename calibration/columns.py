@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import NodeProto, helper, numpy_helper
+from onnx import NodeProto, helper
 
 from calibration.placement import FEW_CHANNELS
-from calibration.view import View, all_names, attribute, drop_idle, drop_unused, free_name, replace_nodes
+from calibration.view import View, attribute, drop_idle, drop_unused, replace_nodes
+from calibration.writer import Writer
 
 TO_PLANES, TO_PIXELS = [0, 3, 1, 2], [0, 2, 3, 1]
 _ALIGNMENT = 4
@@ -135,14 +136,12 @@ class _Writer:
     """Writes packed convolutions; those that read the same picture alike share their input."""
 
     def __init__(self, view: View) -> None:
-        self._graph, self._view = view.graph, view
-        self._taken = all_names(view.graph)
+        self._view, self._new = view, Writer(view.graph)
         self._inputs: dict[tuple[str, ...], str] = {}
-        self._nodes: list[NodeProto] = []
 
     def write(self, found: _Found) -> list[NodeProto]:
         """Return the nodes in the place of a convolution and of its Q."""
-        self._nodes = []
+        self._new.nodes = []
         columns, (batch, channels, height, width) = found.packing.columns, found.given
         inputs = [self._input(found), self._operand(found.weight, self._weight(found), columns)]
         if found.bias is not None:
@@ -152,14 +151,14 @@ class _Writer:
         strides, pads = attribute(found.conv, "strides", [1, 1]), attribute(found.conv, "pads", [0] * 4)
         window = {"kernel_shape": [kernel, found.packing.kernel], "strides": [strides[0], 1], "pads": pads}
         rows = [attribute(found.conv, "dilations", [1, 1])[0], 1]
-        held = self._op("Conv", inputs, found.conv.output[0], name=found.conv.name, dilations=rows, **window)
+        held = self._new.op("Conv", inputs, found.conv.output[0], name=found.conv.name, dilations=rows, **window)
         name = found.quantiser.output[0]
-        held = self._op("QuantizeLinear", [held, *found.quantiser.input[1:]], f"{name}/packed")
-        held = self._op("Transpose", [held], f"{name}/packed/pixels", perm=TO_PIXELS)
-        shape = self._constant(f"{name}/shape", np.array([batch, height, width, channels]))
-        held = self._op("Reshape", [held, shape], f"{name}/pixels")
-        self._nodes.append(helper.make_node("Transpose", [held], [name], name=f"{name}/planes", perm=TO_PLANES))
-        return self._nodes
+        held = self._new.op("QuantizeLinear", [held, *found.quantiser.input[1:]], f"{name}/packed")
+        held = self._new.op("Transpose", [held], f"{name}/packed/pixels", perm=TO_PIXELS)
+        shape = self._new.constant(f"{name}/shape", np.array([batch, height, width, channels]))
+        held = self._new.op("Reshape", [held, shape], f"{name}/pixels")
+        self._new.nodes.append(helper.make_node("Transpose", [held], [name], name=f"{name}/planes", perm=TO_PLANES))
+        return self._new.nodes
 
     def _input(self, found: _Found) -> str:
         """Return the picture with ``pixels`` columns in one, filled up on the right where nothing is read."""
@@ -170,12 +169,12 @@ class _Writer:
             return self._inputs[key]
         missing = packed.groups * packed.pixels - width
         if missing:
-            fill = self._constant(f"{name}/fill", np.zeros((batch, height, missing, channels), np.uint8))
-            name = self._op("Concat", [name, fill], f"{name}/filled", axis=2)
-        shape = self._constant(f"{name}/shape", np.array([batch, height, packed.groups, packed.pixels * channels]))
-        held = self._op("Reshape", [name, shape], f"{name}/packed")
-        held = self._op("Transpose", [held], f"{held}/planes", perm=TO_PLANES)
-        self._inputs[key] = self._op("DequantizeLinear", [held, *found.data.input[1:]], f"{held}/float")
+            fill = self._new.constant(f"{name}/fill", np.zeros((batch, height, missing, channels), np.uint8))
+            name = self._new.op("Concat", [name, fill], f"{name}/filled", axis=2)
+        shape = self._new.constant(f"{name}/shape", np.array([batch, height, packed.groups, packed.pixels * channels]))
+        held = self._new.op("Reshape", [name, shape], f"{name}/packed")
+        held = self._new.op("Transpose", [held], f"{held}/planes", perm=TO_PLANES)
+        self._inputs[key] = self._new.op("DequantizeLinear", [held, *found.data.input[1:]], f"{held}/float")
         return self._inputs[key]
 
     def _weight(self, found: _Found) -> NDArray[Any]:
@@ -193,17 +192,7 @@ class _Writer:
     def _operand(self, source: NodeProto, values: NDArray[Any], times: int) -> str:
         """Write a constant with its DQ, whose scales and zero points are those of ``source``, ``times`` in a row."""
         name = f"{source.output[0]}/packed"
-        inputs = [self._constant(f"{name}/q", values)]
+        inputs = [self._new.constant(f"{name}/q", values)]
         for part, held in zip("sz", source.input[1:], strict=True):
-            inputs.append(self._constant(f"{name}/{part}", np.tile(self._view.array(held), times)))
-        return self._op("DequantizeLinear", inputs, name, axis=0)
-
-    def _constant(self, name: str, value: NDArray[Any]) -> str:
-        free = free_name(name, self._taken)
-        self._graph.initializer.append(numpy_helper.from_array(value, free))
-        return free
-
-    def _op(self, kind: str, inputs: list[str], output: str, name: str = "", **attributes: Any) -> str:
-        free = free_name(output, self._taken)
-        self._nodes.append(helper.make_node(kind, inputs, [free], name=name or free, **attributes))
-        return free
+            inputs.append(self._new.constant(f"{name}/{part}", np.tile(self._view.array(held), times)))
+        return self._new.op("DequantizeLinear", inputs, name, axis=0)

@@ -14,12 +14,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import NodeProto, TensorProto, helper, numpy_helper
+from onnx import NodeProto, TensorProto, helper
 
 from calibration.columns import TO_PLANES, packing, plain_window
 from calibration.placement import FEW_CHANNELS, Operator, Placement, place_stems
 from calibration.ranges import Ranges, TensorRange
-from calibration.view import View, all_names, attribute, drop_idle, drop_unused, free_name, replace_nodes
+from calibration.view import View, attribute, drop_idle, drop_unused, replace_nodes
+from calibration.writer import Writer
 
 _AFFINE: dict[str, Any] = {"Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Div": np.divide}
 
@@ -149,13 +150,12 @@ class _Writer:
 
     def __init__(self, view: View, ranges: Ranges) -> None:
         self.tensors: dict[str, TensorRange] = dict(ranges.tensors)
-        self._view, self._taken = view, all_names(view.graph)
+        self._view, self._new = view, Writer(view.graph)
         self._inputs: dict[tuple[object, ...], str] = {}
-        self._nodes: list[NodeProto] = []
 
     def write(self, stem: _Stem) -> list[NodeProto]:
         """Let a stem read the bytes of its picture, and return the nodes that it needs before it."""
-        self._nodes = []
+        self._new.nodes = []
         view, item = self._view, stem.operator
         node = view.node(item.position)
         zero = int(_byte(np.mean(stem.border)))
@@ -163,14 +163,14 @@ class _Writer:
         lost = (weight * (stem.slope * zero + stem.offset).reshape(-1, 1, 1)).sum(axis=(1, 2, 3))
         bias = lost + (view.array(item.bias) if item.bias else 0.0)
         names = [
-            self._constant(f"{item.weight}/bytes", (weight * stem.slope.reshape(-1, 1, 1)).astype(np.float32)),
-            self._constant(f"{item.weight}/bytes/bias", bias.astype(np.float32)),
+            self._new.constant(f"{item.weight}/bytes", (weight * stem.slope.reshape(-1, 1, 1)).astype(np.float32)),
+            self._new.constant(f"{item.weight}/bytes/bias", bias.astype(np.float32)),
         ]
         node.input[:] = [self._input(stem, zero), *names]
         kept = [held for held in node.attribute if held.name not in ("pads", "auto_pad")]
         del node.attribute[:]
         node.attribute.extend([*kept, helper.make_attribute("pads", [0] * 4)])
-        return self._nodes
+        return self._new.nodes
 
     def _input(self, stem: _Stem, zero: int) -> str:
         """Return the picture f32 [N, C, H, W] less ``zero``, with its border."""
@@ -179,9 +179,9 @@ class _Writer:
             top, left, bottom, right = stem.pads
             held = self._padded(stem.picture, stem, 2, left, right)
             held = self._padded(held, stem, 1, top, bottom)
-            held = self._op("Transpose", [held], f"{held}/planes", perm=TO_PLANES)
-            steps = [self._constant("one", np.float32(1.0)), self._constant("zero", np.uint8(zero))]
-            self._inputs[key] = self._op("DequantizeLinear", [held, *steps], f"{held}/float")
+            held = self._new.op("Transpose", [held], f"{held}/planes", perm=TO_PLANES)
+            steps = [self._new.constant("one", np.float32(1.0)), self._new.constant("zero", np.uint8(zero))]
+            self._inputs[key] = self._new.op("DequantizeLinear", [held, *steps], f"{held}/float")
             self.tensors[self._inputs[key]] = self._range(stem, zero)
         return self._inputs[key]
 
@@ -202,16 +202,6 @@ class _Writer:
         for before_it, count in ((True, before), (False, behind)):
             shape[axis] = count
             if count:
-                border = self._constant("border", np.broadcast_to(stem.border, shape))
+                border = self._new.constant("border", np.broadcast_to(stem.border, shape))
                 parts = [border, *parts] if before_it else [*parts, border]
-        return self._op("Concat", parts, f"{stem.picture}/bordered", axis=axis)
-
-    def _constant(self, name: str, value: Any) -> str:
-        free = free_name(name, self._taken)
-        self._view.graph.initializer.append(numpy_helper.from_array(np.array(value), free))
-        return free
-
-    def _op(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> str:
-        free = free_name(output, self._taken)
-        self._nodes.append(helper.make_node(kind, inputs, [free], name=free, **attributes))
-        return free
+        return self._new.op("Concat", parts, f"{stem.picture}/bordered", axis=axis)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import NodeProto, helper, numpy_helper
+from onnx import NodeProto, helper
 
 from calibration import weights
 from calibration.columns import pack_columns
@@ -20,7 +20,8 @@ from calibration.placement import FEW_CHANNELS, Operator, dequantised, place
 from calibration.ranges import Ranges, graph_hash
 from calibration.rounding import for_pictures
 from calibration.steps import Step, step_of
-from calibration.view import View, all_names, drop_unused, free_name, replace_nodes
+from calibration.view import View, drop_unused, replace_nodes
+from calibration.writer import Writer
 
 TYPINGS = ("fp32", "fp16")
 _LEAST_OPSET = {"fp32": 13, "fp16": 19}  # 8-bit channels; FP16 scales
@@ -111,7 +112,7 @@ class _Quantiser:
         self._limit, self._correct, self._corrections = limit, correct, corrections
         self._biases = Biases()
         self._signed = dialect == "tensorrt"
-        self._taken = all_names(view.graph)
+        self._new = Writer(view.graph)
         self._pairs: dict[str, str] = {}  # tensor -> its dequantised copy
         self._before: dict[int, list[NodeProto]] = {}
         self._after: dict[int, list[NodeProto]] = {}
@@ -154,7 +155,7 @@ class _Quantiser:
         """Quantise a tensor where it is made: the maker's own result gets another name."""
         position = self._view.producer[name]
         node = self._view.node(position)
-        raw = free_name(f"{name}/raw", self._taken)
+        raw = self._new.free(f"{name}/raw")
         node.output[:] = [raw if held == name else held for held in node.output]
         self._after.setdefault(position, []).extend(self._pair(raw, name, step))
         self._pairs[name] = name
@@ -165,10 +166,10 @@ class _Quantiser:
         position = self._view.producer.get(name)
         if offset is None or position is None:
             return
-        raw = free_name(f"{name}/raw", self._taken)
+        raw = self._new.free(f"{name}/raw")
         for node in (self._view.node(position), *self._after.get(position, [])):
             node.output[:] = [raw if held == name else held for held in node.output]
-        constant = self._constant(f"{name}/offset", np.asarray(offset, np.float32))
+        constant = self._new.constant(f"{name}/offset", np.asarray(offset, np.float32))
         self._after.setdefault(position, []).append(self._node("Add", [raw, constant], name))
 
     def _input(self, position: int, index: int) -> None:
@@ -176,7 +177,7 @@ class _Quantiser:
         node = self._view.node(position)
         name = node.input[index]
         if name not in self._pairs:
-            self._pairs[name] = free_name(f"{name}/8bit", self._taken)
+            self._pairs[name] = self._new.free(f"{name}/8bit")
             maker = self._view.producer.get(name)
             pair = self._pair(name, self._pairs[name], self._step(name))
             if maker is None:
@@ -187,8 +188,11 @@ class _Quantiser:
 
     def _pair(self, source: str, target: str, step: Step) -> list[NodeProto]:
         zero = np.int8(step.zero) if self._signed else np.uint8(step.zero)
-        operands = [self._constant(f"{target}/scale", np.float32(step.scale)), self._constant(f"{target}/zero", zero)]
-        quantised = free_name(f"{target}/q", self._taken)
+        operands = [
+            self._new.constant(f"{target}/scale", np.float32(step.scale)),
+            self._new.constant(f"{target}/zero", zero),
+        ]
+        quantised = self._new.free(f"{target}/q")
         return [
             self._node("QuantizeLinear", [source, *operands], quantised),
             self._node("DequantizeLinear", [quantised, *operands], target),
@@ -239,19 +243,19 @@ class _Quantiser:
         single = operator.axis is None
         held = scale.reshape(()) if single else scale
         name = operator.weight
-        target = free_name(f"{name}/8bit", self._taken)
+        target = self._new.free(f"{name}/8bit")
         operands = [
-            self._constant(f"{target}/scale", held),
-            self._constant(f"{target}/zero", np.zeros_like(held, np.int8)),
+            self._new.constant(f"{target}/scale", held),
+            self._new.constant(f"{target}/zero", np.zeros_like(held, np.int8)),
         ]
         options = {} if single else {"axis": operator.axis}
         before = self._before.setdefault(operator.position, [])
         if self._signed:
-            source = self._constant(f"{name}/grid", snapped.astype(np.float32))
-            quantised = free_name(f"{target}/q", self._taken)
+            source = self._new.constant(f"{name}/grid", snapped.astype(np.float32))
+            quantised = self._new.free(f"{target}/q")
             before.append(self._node("QuantizeLinear", [source, *operands], quantised, **options))
         else:
-            quantised = self._constant(f"{target}/q", steps)
+            quantised = self._new.constant(f"{target}/q", steps)
         before.append(self._node("DequantizeLinear", [quantised, *operands], target, **options))
         return target
 
@@ -259,13 +263,13 @@ class _Quantiser:
         node = self._view.node(operator.position)
         flat = bias.reshape(-1)
         if self._signed:
-            name = self._constant(f"{operator.weight}/bias", flat.astype(np.float32))
+            name = self._new.constant(f"{operator.weight}/bias", flat.astype(np.float32))
         else:
             whole = np.clip(np.rint(flat / step), -(2**31) + 1, 2**31 - 1).astype(np.int32)
             operands = [np.broadcast_to(step, flat.shape).astype(np.float32), np.zeros(flat.shape, np.int32)]
-            name = free_name(f"{operator.weight}/bias", self._taken)
-            names = [self._constant(f"{name}/{part}", value) for part, value in zip("sz", operands, strict=True)]
-            steps = self._constant(f"{name}/q", whole)
+            name = self._new.free(f"{operator.weight}/bias")
+            names = [self._new.constant(f"{name}/{part}", value) for part, value in zip("sz", operands, strict=True)]
+            steps = self._new.constant(f"{name}/q", whole)
             pair = self._node("DequantizeLinear", [steps, *names], name, axis=0)
             self._before.setdefault(operator.position, []).append(pair)
         self._biases.names[operator.key] = name if self._signed else steps
@@ -278,10 +282,5 @@ class _Quantiser:
     def _step(self, name: str) -> Step:
         return step_of(self._view, self._ranges, name, self._signed)
 
-    def _constant(self, name: str, value: Any) -> str:
-        free = free_name(name, self._taken)
-        self._view.graph.initializer.append(numpy_helper.from_array(np.asarray(value), free))
-        return free
-
     def _node(self, kind: str, inputs: list[str], output: str, **options: Any) -> NodeProto:
-        return helper.make_node(kind, inputs, [output], name=free_name(f"{output}/{kind}", self._taken), **options)
+        return helper.make_node(kind, inputs, [output], name=self._new.free(f"{output}/{kind}"), **options)
