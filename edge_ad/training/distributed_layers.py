@@ -85,6 +85,7 @@ class _OwnShare(nn.Module):
         self.seen: list[tuple[SharedQuantiser, Tensor, Tensor]] = []
 
     def forward(self, batch: Any) -> dict[str, Tensor]:
+        self.seen.clear()  # of a step that failed
         losses = {name: value * self.weight for name, value in self.learn(batch).items()}
         move(self.seen, self.team)
         return losses
