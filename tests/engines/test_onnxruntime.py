@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
@@ -121,6 +124,33 @@ def test_a_failing_run_is_a_device_fault(backend: OrtBackend) -> None:
     engine.bind("y", backend.allocate(engine.outputs["y"]))
     with pytest.raises(DeviceFault, match="'gather' failed in onnxruntime"):
         engine.run()
+
+
+def held() -> int:
+    """Return the memory of this process in bytes."""
+    pages = Path("/proc/self/statm").read_text().split()[1]
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc")
+def test_engines_use_one_scratch_memory_in_turn(backend: OrtBackend) -> None:
+    """Each graph makes 64 MB on its way to one number; eight that kept theirs would hold 512."""
+    size = helper.make_tensor("size", TensorProto.INT64, [2], [4096, 4096])
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 1]) for name in "xy")
+    nodes = [helper.make_node("Expand", ["x", "size"], ["a"]), helper.make_node("ReduceMax", ["a"], ["y"], keepdims=1)]
+    made = helper.make_model(
+        helper.make_graph(nodes, "g", [x], [y], [size]), opset_imports=[helper.make_opsetid("", 20)], ir_version=10
+    )
+    engines = [backend.load(f"graph {number}", made.SerializeToString()) for number in range(8)]
+    before = held()
+    for number, engine in enumerate(engines):
+        tensors = {name: backend.allocate(TensorSpec(name, "float32", (1, 1))) for name in "xy"}
+        for name, tensor in tensors.items():
+            engine.bind(name, tensor)
+        tensors["x"].write(np.full((1, 1), number, np.float32))
+        engine.run()
+        assert tensors["y"].read().item() == number
+    assert held() - before < 3 * (64 << 20)
 
 
 def test_threads(backend: OrtBackend) -> None:
