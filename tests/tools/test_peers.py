@@ -73,6 +73,18 @@ def test_the_table_by_hand(report: ModuleType) -> None:
     assert lines[-1] == "| edge-ad `fast` | 8 | 400 | 50 | 9 | 0.820 | 9 |"
 
 
+def test_of_several_turns_the_middle_one_counts(report: ModuleType) -> None:
+    turns = {f"speed-onnx.{number}": timed(p50) for number, p50 in ((1, 90.0), (2, 30.0), (3, 40.0))}
+    turns["speed-onnx.2"]["peak_mb"] = 412.0
+    found = report.middle_turns({**turns, "note": {"batch": 1}, "speed-torch": timed(80.0)})
+    assert set(found) == {"note", "speed-onnx", "speed-torch"}
+    assert found["speed-onnx"]["latency_ms"] == timed(40.0)["latency_ms"]
+    assert found["speed-onnx"]["p50_turns"] == [30.0, 40.0, 90.0]
+    assert found["speed-onnx"]["peak_mb"] == 412.0
+    table = report.tables({**FOUND, "anomalib-efficientad": found, "ours-efficientad": {}})
+    assert "| anomalib EfficientAD-S, ONNX in onnxruntime |  | 40.0 (30.0 to 90.0) | 80.0 | 1.00 |" in table
+
+
 def test_what_is_not_measured_yet_is_left_out(report: ModuleType, tmp_path: Path) -> None:
     text = report.tables({"machine": FOUND["machine"], "data": "juice"})
     assert "edge-ad: preset `fast`." in text
