@@ -112,11 +112,15 @@ class VectorQuantiser(nn.Module):
         self.revived.add_(dead.sum())
 
 
-def perplexity(ids: Tensor, codes: int) -> float:
-    """Return the effective number of codes in use: exp of the entropy of the ids' histogram."""
-    share = torch.bincount(ids.flatten(), minlength=codes).double()
-    share = share / share.sum()
-    return float(torch.exp(-(share * torch.log(share.clamp_min(1e-12))).sum()))
+def shares_of(ids: Tensor, codes: int) -> Tensor:
+    """Return how often each code occurs in ids i64 of any shape, f64 (codes,) with a sum of 1."""
+    return torch.bincount(ids.flatten(), minlength=codes).double() / ids.numel()
+
+
+def perplexity(shares: Tensor) -> float:
+    """Return the effective number of codes in use: exp of the entropy of their ``shares`` (codes,)."""
+    shares = shares.double()
+    return float(torch.exp(-(shares * torch.log(shares.clamp_min(1e-12))).sum()))
 
 
 def code_use(ids: Tensor, quantiser: VectorQuantiser) -> dict[str, float | int]:
@@ -124,7 +128,7 @@ def code_use(ids: Tensor, quantiser: VectorQuantiser) -> dict[str, float | int]:
     codes = len(quantiser.codebook)
     used = int((torch.bincount(ids.flatten(), minlength=codes) > 0).sum())
     return {
-        "perplexity": round(perplexity(ids, codes), 1),
+        "perplexity": round(perplexity(shares_of(ids, codes)), 1),
         "used": used,
         "unused": codes - used,
         "revived": int(quantiser.revived),

@@ -81,22 +81,23 @@ class Team:
         rows = self._all(torch.tensor(own, dtype=torch.float64, device=self.device))
         return np.asarray(torch.stack(rows).cpu().numpy())
 
-    def any(self, flag: bool) -> bool:
-        """Return whether any process says yes."""
-        return flag if self.size == 1 else bool(self.values([float(flag)]).any())
-
-    def mean(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return the mean of scalars over the processes, on the CPU; alone the scalars themselves."""
+    def begin_any(self, flag: bool) -> Callable[[], bool]:
+        """Ask whether any process says yes; what is returned waits for the answer."""
         if self.size == 1:
-            return losses
-        each = self.values([float(value.detach()) for value in losses.values()])
-        return dict(zip(losses, torch.from_numpy(each.mean(axis=0)), strict=True))
+            return lambda: flag
+        answer = self.begin_sum(torch.tensor([float(flag)], device=self.device))
+        return lambda: bool(answer())
 
-    def sum(self, own: Tensor) -> Tensor:
-        """Return the sum of everybody's ``own``, in its place."""
-        if self.size > 1:
-            dist.all_reduce(own)
-        return own
+    def begin_sum(self, own: Tensor) -> Callable[[], Tensor]:
+        """Begin to add up everybody's ``own``, in its place; what is returned waits for the sum."""
+        work = dist.all_reduce(own, async_op=True) if self.size > 1 else None
+
+        def wait() -> Tensor:
+            if work is not None:
+                work.wait()
+            return own
+
+        return wait
 
     def gather(self, rows: Tensor, shard: Shard) -> Tensor:
         """Return the whole batch from everybody's ``rows`` of it, in its order."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from edge_ad.models.vector_quantiser import VectorQuantiser
 from edge_ad.training.distributed import Shard, Team
 
-Learn = Callable[[Any], dict[str, Tensor]]
+Losses = dict[str, Tensor]
 
 
 class SharedDropout(nn.Dropout):
@@ -37,7 +37,7 @@ class SharedDropout(nn.Dropout):
 
 
 class SharedQuantiser(VectorQuantiser):
-    """A codebook that sees what all processes see, so that it moves like one: not at once, but when `move` is called."""
+    """A codebook that sees what all processes see, so that it moves like one: not at once, but when the step is settled."""
 
     team: Team
     shard: Shard
@@ -55,21 +55,33 @@ class SharedQuantiser(VectorQuantiser):
         return self.team.gather(rows.reshape(-1, cells, rows.shape[1]), self.shard).flatten(0, 1)
 
 
-def move(seen: list[tuple[SharedQuantiser, Tensor, Tensor]], team: Team) -> None:
-    """Move codebooks by what all processes have ``seen``, told in one message since each one has them wait for each other.
+def begin_move(seen: list[tuple[SharedQuantiser, Tensor, Tensor]], losses: Losses, team: Team) -> Callable[[], Losses]:
+    """Tell all processes in one message what codebooks have ``seen`` and the ``losses``, while the step goes on.
 
-    A share of 0 counts nothing. Forgets what was seen.
+    What is returned waits for it, moves the codebooks, and gives the mean of each loss over the processes. Every message that
+    is waited for at once has all processes wait for the slowest. A share of 0 counts nothing.
     """
-    if not seen:
-        return
     tallies = [torch.cat([hits[:, None], total], dim=1) for hits, total in (one.tally(*rest) for one, *rest in seen)]
-    told = team.sum(torch.cat([tally.flatten() for tally in tallies]) * bool(seen[0][0].shard.share))
-    for (layer, rows, _), part in zip(seen, torch.split(told, [tally.numel() for tally in tallies]), strict=True):
+    rows_count = bool(seen and seen[0][0].shard.share)
+    parts = [value.detach().flatten().to(team.device, torch.float32) for value in losses.values()]
+    parts += [tally.flatten() * rows_count for tally in tallies]
+    sum_of = team.begin_sum(torch.cat(parts))
+
+    def settle() -> Losses:
+        told = torch.split(sum_of(), [part.numel() for part in parts])
+        _move(seen, told[len(losses) :])
+        means = zip(losses.items(), told, strict=False)
+        return {name: total.view_as(value) / team.size for (name, value), total in means}
+
+    return settle
+
+
+def _move(seen: list[tuple[SharedQuantiser, Tensor, Tensor]], told: Sequence[Tensor]) -> None:
+    for (layer, rows, _), part in zip(seen, told, strict=True):
         both = part.view(len(layer.codebook), -1)
         layer.follow(both[:, 0], both[:, 1:])
         if bool((dead := layer.dead()).any()):
             layer.revive(dead, layer.whole(rows))
-    seen.clear()
 
 
 _SHARED: dict[type[nn.Module], type[nn.Module]] = {nn.Dropout: SharedDropout, VectorQuantiser: SharedQuantiser}
@@ -78,24 +90,34 @@ _SHARED: dict[type[nn.Module], type[nn.Module]] = {nn.Dropout: SharedDropout, Ve
 class _OwnShare(nn.Module):
     """How a recipe learns as a module, each value weighted so that the mean over the processes is the whole batch's."""
 
-    def __init__(self, module: nn.Module, learn: Learn, team: Team, shard: Shard) -> None:
+    def __init__(self, module: nn.Module, learn: Callable[[Any], Losses], team: Team, shard: Shard) -> None:
         super().__init__()
         self.module, self.learn, self.team = module, learn, team
         self.weight = shard.share * team.size
         self.seen: list[tuple[SharedQuantiser, Tensor, Tensor]] = []
 
-    def forward(self, batch: Any) -> dict[str, Tensor]:
-        self.seen.clear()  # of a step that failed
+    def forward(self, batch: Any) -> Losses:
+        self.seen.clear()  # of the step before
         losses = {name: value * self.weight for name, value in self.learn(batch).items()}
-        move(self.seen, self.team)
+        self.told = begin_move(list(self.seen), losses, self.team)
         return losses
+
+    def settle(self, losses: Losses) -> Losses:
+        return self.told()
+
+
+class Step(NamedTuple):
+    """How a step is done: ``learn`` from a batch, go backward, ``settle`` what the losses are."""
+
+    learn: Callable[[Any], Losses]
+    settle: Callable[[Losses], Losses]
 
 
 @contextmanager
-def shared(recipe: Any, team: Team) -> Iterator[Learn]:
-    """Yield what learns from a batch: the recipe itself, or in a team what averages gradients over the processes."""
+def shared(recipe: Any, team: Team) -> Iterator[Step]:
+    """Yield the recipe's own step, or in a team one that averages gradients and losses over the processes."""
     if team.size == 1:
-        yield recipe.learn
+        yield Step(recipe.learn, lambda losses: losses)
         return
     shard = team.shard(recipe.schedule.batch)
     changed = [(layer, type(layer)) for layer in recipe.module.modules() if type(layer) in _SHARED]
@@ -110,7 +132,7 @@ def shared(recipe: Any, team: Team) -> Iterator[Learn]:
             # The name of 2.13 for what all versions allowed here know as broadcast_buffers.
             warnings.simplefilter("ignore", FutureWarning)
             learn = DistributedDataParallel(own, broadcast_buffers=False, gradient_as_bucket_view=True)
-        yield learn
+        yield Step(learn, own.settle)
     finally:
         for layer, kind in changed:
             if isinstance(layer, SharedQuantiser):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edge_ad.models.build import AnyTeacher
-from edge_ad.models.efficientad import EfficientAD, EfficientADLosses
+from edge_ad.models.efficientad import EfficientAD
 from edge_ad.presets import Preset
 from edge_ad.training.augment import GREY, Colours, colour_jitter, draw_colours, is_still, move, scramble, to_pixels
 from edge_ad.training.device import Arithmetic
@@ -81,7 +81,6 @@ class EfficientADRecipe:
         with self.arithmetic.autocast():
             losses = self.model.losses(plain, pair, penalty, settings)
         losses = losses.with_silence(self._others().share / (shard.share or 1.0))
-        self._watch(losses, shard)
         return {
             "loss": losses.total,
             "student": losses.student.detach(),
@@ -89,20 +88,20 @@ class EfficientADRecipe:
             "pair": losses.pair.detach(),
             "hinge_active": losses.separation.active,
             "novel_distance": losses.separation.novel,
+            "bound": losses.separation.bound,
         }
 
     def fall_back(self) -> None:
         """Go on as plain EfficientAD, whose loss has no hinge and cannot run away."""
         self.settings = replace(self.settings, dfsc=replace(self.settings.dfsc, mode="off"))
 
-    def _watch(self, losses: EfficientADLosses, shard: Shard) -> None:
+    def watch(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
         """Raise Diverged when the hinge drives the novel features ever further from the teacher."""
-        dfsc, found = self.settings.dfsc, losses.separation
+        kept = {name: value for name, value in losses.items() if name != "bound"}
+        dfsc = self.settings.dfsc
         if dfsc.mode == "off":
-            return
-        own = [float(found.bound), float(found.novel) * shard.share, float(losses.total.detach()) * shard.share]
-        each = self.arithmetic.team.values(own)
-        bound, (distance, total) = each[:, 0].max(), each[:, 1:].sum(axis=0)
+            return kept
+        bound, distance, total = (float(losses[name].detach()) for name in ("bound", "novel_distance", "loss"))
         self.beyond = 0 if distance <= bound else self.beyond + 1
         if self.beyond >= PATIENCE or not np.isfinite(total):
             margin = f"{dfsc.kappa:g} times the quantile" if dfsc.kappa else f"{dfsc.margin:g}"
@@ -110,6 +109,7 @@ class EfficientADRecipe:
                 f"the DFSC hinge diverges: novel features are {distance:.3g} from the teacher, whose range allows "
                 f"{bound:.3g} (mode {dfsc.mode}, margin {margin}); beginning again as plain EfficientAD, without the hinge"
             )
+        return kept
 
     def validate(self) -> float:
         """Return how far local and global maps of unseen goods peak, in log units: it rises when goods are learned by heart."""

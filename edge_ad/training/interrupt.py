@@ -19,6 +19,7 @@ def held_back(team: Team = ALONE) -> Iterator[Callable[[], None]]:
     Outside the main thread, where Python delivers no signal, nothing is held back.
     """
     came = False
+    asked: Callable[[], bool] = lambda: False  # noqa: E731 -- nobody has asked yet
 
     def handle(number: int, frame: FrameType | None) -> None:
         nonlocal came
@@ -26,8 +27,11 @@ def held_back(team: Team = ALONE) -> Iterator[Callable[[], None]]:
             raise KeyboardInterrupt
         came = True
 
-    def check() -> None:
-        if team.any(came):
+    def check(last: bool = False) -> None:
+        nonlocal asked
+        before, asked = asked, team.begin_any(came)
+        # A team learns the answer a step later, so that nobody waits for it.
+        if (asked if team.size == 1 or last else before)():
             raise KeyboardInterrupt
 
     if threading.current_thread() is not threading.main_thread():
@@ -36,6 +40,7 @@ def held_back(team: Team = ALONE) -> Iterator[Callable[[], None]]:
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield check
+        check(last=True)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from edge_ad.presets import Schedule
 from edge_ad.training.distributed import ALONE, Team
-from edge_ad.training.distributed_layers import Learn, shared
+from edge_ad.training.distributed_layers import Step, shared
 from edge_ad.training.interrupt import held_back
 from edge_ad.training.prefetch import prefetched
 from edge_ad.training.progress import Progress
@@ -41,7 +41,7 @@ class Recipe(Protocol):
         ...
 
     def learn(self, batch: Any) -> dict[str, Tensor]:
-        """Return the losses of what ``draw`` gave; ``loss`` is the one to follow down."""
+        """Return means over what ``draw`` gave; ``loss`` is the one to follow down."""
         ...
 
     def validate(self) -> float:
@@ -59,6 +59,15 @@ class CanFallBack(Protocol):
 
     def fall_back(self) -> None:
         """Take the safe form from now on."""
+        ...
+
+
+@runtime_checkable
+class Watching(Protocol):
+    """A recipe that looks at what the whole batch gave."""
+
+    def watch(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return what to log of the mean over the processes of what ``learn`` gave; may raise Diverged."""
         ...
 
 
@@ -139,7 +148,7 @@ class _Runner:
     ) -> None:
         self.recipe, self.steps, self.folder, self.seed, self.progress = recipe, steps, folder, seed, progress
         self.team = team
-        self.learn: Learn = recipe.learn
+        self.step: Step = Step(recipe.learn, lambda losses: losses)
         self.batch: Callable[[int], tuple[int, Any]] = self._draw
         self.optimiser = make_optimiser(recipe.module, recipe.schedule)
         self.trace = Trace(steps)
@@ -164,7 +173,7 @@ class _Runner:
         first = self.done
         self.recipe.module.train()
         with (
-            shared(self.recipe, self.team) as self.learn,
+            shared(self.recipe, self.team) as self.step,
             held_back(self.team) as check,
             prefetched(self._draw, self.steps) as self.batch,
         ):
@@ -181,7 +190,9 @@ class _Runner:
                 check()
 
     def _advance(self) -> None:
-        losses = self.team.mean(self._step())
+        losses = self._step()
+        if isinstance(self.recipe, Watching):
+            losses = self.recipe.watch(losses)
         self.trace.loss = self._finite(losses)
         if self.done % LOG_EVERY == 0 or self.done == self.steps:
             self._log(losses)
@@ -213,9 +224,10 @@ class _Runner:
         for group in self.optimiser.param_groups:
             group["lr"] = rate_at(self.recipe.schedule, self.done, self.steps)
             group["weight_decay"] = decay_at(self.recipe.schedule, self.done, self.steps)
-        losses = self.learn(batch)
+        losses = self.step.learn(batch)
         self.optimiser.zero_grad(set_to_none=True)
         losses["loss"].backward()  # type: ignore[no-untyped-call]
+        losses = self.step.settle(losses)
         if self.recipe.schedule.clip:
             nn.utils.clip_grad_norm_(self.recipe.module.parameters(), self.recipe.schedule.clip)
         self.optimiser.step()

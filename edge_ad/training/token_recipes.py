@@ -12,7 +12,7 @@ from torch import Tensor
 from edge_ad.models.hvq import HvqTokenizer, hvq_loss
 from edge_ad.models.lavit import LaViT, batch_histograms, lavit_loss
 from edge_ad.models.masking import bank_of, block_mask
-from edge_ad.models.vector_quantiser import VectorQuantiser, code_use, perplexity
+from edge_ad.models.vector_quantiser import VectorQuantiser, code_use, perplexity, shares_of
 from edge_ad.presets import Preset, Schedule
 from edge_ad.scoring import fit_gaussian
 from edge_ad.training.device import Arithmetic
@@ -38,14 +38,18 @@ class TokenizerRecipe:
         return chosen[self.arithmetic.team.shard(self.schedule.batch).rows]
 
     def learn(self, chosen: NDArray[np.int64]) -> dict[str, Tensor]:
-        """Redraw one batch; also report the commitment and how many codes the top target level uses."""
-        shard = self.arithmetic.team.shard(self.schedule.batch)
+        """Redraw one batch; also report the commitment and how often each code of the top target level is used."""
         batch = self.tokens[torch.from_numpy(chosen)].to(self.arithmetic.device)
         with self.arithmetic.autocast():
             out = self.model(batch)
         loss = hvq_loss(batch, out._replace(reconstruction=out.reconstruction.float()))
-        used = perplexity(self.arithmetic.team.gather(out.ids[:, 0], shard).cpu(), self.model.settings.codes)
-        return {"loss": loss, "commitment": out.commitment.detach(), "perplexity": torch.tensor(used)}
+        use = shares_of(out.ids[:, 0], self.model.settings.codes)
+        return {"loss": loss, "commitment": out.commitment.detach(), "use": use}
+
+    def watch(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Tell of the use of codes how many are in use."""
+        kept = {name: value for name, value in losses.items() if name != "use"}
+        return {**kept, "perplexity": torch.tensor(perplexity(losses["use"]))}
 
     def validate(self) -> float:
         """Return the mean loss over unseen goods."""

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from edge_ad.models.vector_quantiser import VectorQuantiser, code_use, perplexity
+from edge_ad.models.vector_quantiser import VectorQuantiser, code_use, perplexity, shares_of
 
 
 def test_nearest_is_the_smallest_squared_distance() -> None:
@@ -95,7 +95,7 @@ def test_seeding_takes_codes_from_the_first_batch_once() -> None:
     ],
 )
 def test_perplexity(ids: torch.Tensor, expected: float) -> None:
-    assert perplexity(ids, 8) == pytest.approx(expected, rel=1e-6)
+    assert perplexity(shares_of(ids, 8)) == pytest.approx(expected, rel=1e-6)
 
 
 def test_use_of_a_codebook_by_hand() -> None:

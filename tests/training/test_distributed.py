@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from edge_ad.bundle import open_bundle
 from edge_ad.errors import BadInput, DeviceFault
 from edge_ad.models.vector_quantiser import VectorQuantiser
 from edge_ad.training.distributed import ALONE, Shard, Team, join
-from edge_ad.training.distributed_layers import SharedDropout, SharedQuantiser, move, shared
+from edge_ad.training.distributed_layers import SharedDropout, SharedQuantiser, begin_move, shared
 from edge_ad.training.interrupt import held_back
 from tests.fixtures.loopback import free_port
 from tests.fixtures.trained import Trained
@@ -65,7 +66,8 @@ def test_one_process_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = torch.arange(6.0)
     assert ALONE.gather(rows, ALONE.shard(6)) is rows
     assert ALONE.values([1.5, 2.5]).tolist() == [[1.5, 2.5]]
-    assert ALONE.any(True)
+    assert ALONE.begin_any(True)()
+    assert ALONE.begin_sum(rows)() is rows
     assert ALONE.from_lead(lambda: None) is None
 
 
@@ -91,21 +93,44 @@ def test_only_the_loss_of_a_process_is_told_as_one() -> None:
             raise RuntimeError(text)
 
 
+class Pair(Team):
+    """Two of whom the other one says no."""
+
+    def begin_any(self, flag: bool) -> Callable[[], bool]:
+        return lambda: flag
+
+
 def test_a_team_stops_at_the_second_signal_too() -> None:
     """torchrun passes Ctrl-C on to processes that had it from the terminal; the step must still come to its end."""
 
-    class Pair(Team):
-        def any(self, flag: bool) -> bool:
-            return flag
+    checks = 0
+
+    def train() -> None:
+        nonlocal checks
+        with held_back(Pair(0, 2)) as check:
+            check()
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGINT):
+                signal.raise_signal(number)
+            for _ in range(3):  # the first tells the others, and the answer is known a step later
+                checks += 1
+                check()
 
     before = signal.getsignal(signal.SIGTERM)
-    with held_back(Pair(0, 2)) as check:
-        check()
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGINT):
-            signal.raise_signal(number)
-        with pytest.raises(KeyboardInterrupt):
-            check()
+    with pytest.raises(KeyboardInterrupt):
+        train()
+    assert checks == 2
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize("team", [ALONE, Pair(0, 2)], ids=["alone", "team"])
+def test_a_signal_in_the_last_step_is_not_lost(team: Team) -> None:
+    def train() -> None:
+        with held_back(team) as check:
+            check()
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(KeyboardInterrupt):
+        train()
 
 
 @pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels last"])
@@ -136,8 +161,8 @@ class Whole(Team):
         assert torch.equal(self.rows[shard.rows], rows.reshape(shard.count(self.rank), *self.rows.shape[1:]))
         return self.rows
 
-    def sum(self, own: Tensor) -> Tensor:
-        return self.told
+    def begin_sum(self, own: Tensor) -> Callable[[], Tensor]:
+        return lambda: self.told
 
 
 @pytest.mark.parametrize("dead", [False, True], ids=["all alive", "two dead"])
@@ -165,14 +190,16 @@ def test_a_codebook_moves_by_what_all_processes_see(dead: bool) -> None:
         assert isinstance(layer, SharedQuantiser)
         team, layer.seen = Whole(rank, 2), []
         object.__setattr__(team, "rows", z)
-        object.__setattr__(team, "told", told.flatten())
+        object.__setattr__(team, "told", torch.cat([torch.tensor([3.0]), told.flatten()]))
         layer.team, layer.shard = team, Shard(6, rank, 2)
         torch.manual_seed(2)
         found = layer(z[layer.shard.rows])
         assert torch.equal(found.ids, ids[layer.shard.rows])
         assert len(layer.seen) == 1
-        move(layer.seen, team)
-        assert layer.seen == []
+        before = layer.codebook.clone()
+        settle = begin_move(layer.seen, {"loss": torch.tensor(1.0)}, team)
+        assert torch.equal(layer.codebook, before)
+        assert settle() == {"loss": torch.tensor(1.5)}  # the mean of two
         for name, value in alone.state_dict().items():
             torch.testing.assert_close(layer.state_dict()[name], value, msg=name)
 
@@ -181,15 +208,15 @@ def test_a_process_without_rows_tells_nothing() -> None:
     told: list[Tensor] = []
 
     class Listening(Team):
-        def sum(self, own: Tensor) -> Tensor:
+        def begin_sum(self, own: Tensor) -> Callable[[], Tensor]:
             told.append(own.clone())
-            return own
+            return lambda: own
 
     for rank, share in ((0, 1.0), (1, 0.0)):
         layer, team = SharedQuantiser(8, 4), Listening(rank, 2)
         layer.team, layer.shard, layer.seen = team, Shard(1, rank, 2), []
         layer(torch.randn(1, 5, 4))
-        move(layer.seen, team)
+        begin_move(layer.seen, {}, team)()
         assert told[rank].view(8, 5)[:, 0].sum() == 5 * share
 
 
@@ -199,8 +226,10 @@ def test_alone_the_recipe_learns_itself() -> None:
             return {}
 
     recipe = Recipe()
-    with shared(recipe, ALONE) as learn:
-        assert learn == recipe.learn
+    with shared(recipe, ALONE) as step:
+        assert step.learn == recipe.learn
+        losses = {"loss": torch.ones(())}
+        assert step.settle(losses) is losses
 
 
 def environment(**more: str) -> dict[str, str]:

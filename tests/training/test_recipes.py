@@ -51,7 +51,9 @@ def test_the_tokenizer_is_asked_about_all_unseen_goods() -> None:
     torch.manual_seed(0)
     recipe = TokenizerRecipe(build_tokenizer(TINY, CHANNELS), TINY.tokenizer_schedule, tokens(40), tokens(50, 1), CPU)
     losses = recipe.learn(recipe.draw(np.random.default_rng(0)))
-    assert set(losses) == {"loss", "commitment", "perplexity"}
+    assert set(recipe.watch(losses)) == {"loss", "commitment", "perplexity"}
+    used = recipe.watch({"use": torch.tensor([0.75, 0.0, 0.25])})["perplexity"]
+    assert float(used) == pytest.approx(0.75**-0.75 * 0.25**-0.25)
     recipe.model.eval()
     out = recipe.model(tokens(50, 1))
     flat = tokens(50, 1).reshape(50, CHANNELS, CELLS).permute(0, 2, 1)
@@ -183,7 +185,7 @@ def test_a_step_trains_student_and_autoencoder_only(preset: Preset) -> None:
     recipe = efficientad_recipe(preset)
     losses = recipe.learn(recipe.draw(np.random.default_rng(0)))
     losses["loss"].backward()
-    assert set(losses) == {"loss", "student", "autoencoder", "pair", "hinge_active", "novel_distance"}
+    assert set(recipe.watch(losses)) == {"loss", "student", "autoencoder", "pair", "hinge_active", "novel_distance"}
     assert losses["loss"].item() == pytest.approx(
         sum(losses[name].item() for name in ("student", "autoencoder", "pair"))
     )
@@ -224,16 +226,16 @@ def test_three_steps_beyond_the_bound_are_a_divergence() -> None:
     recipe = efficientad_recipe(with_dfsc(kappa=1.5))
     rng = np.random.default_rng(0)
     for _ in range(5):
-        recipe.learn(recipe.draw(rng))  # healthy
+        assert "bound" not in recipe.watch(recipe.learn(recipe.draw(rng)))  # healthy
     driven(recipe, 1e4)
-    recipe.learn(recipe.draw(rng))
-    recipe.learn(recipe.draw(rng))
+    for _ in range(2):
+        recipe.watch(recipe.learn(recipe.draw(rng)))
     with pytest.raises(
         Diverged, match=r"the DFSC hinge diverges: .*margin 1.5 times the quantile.*beginning again as plain"
     ):
-        recipe.learn(recipe.draw(rng))
+        recipe.watch(recipe.learn(recipe.draw(rng)))
     recipe.fall_back()
-    recipe.learn(recipe.draw(rng))
+    recipe.watch(recipe.learn(recipe.draw(rng)))
     assert recipe.settings.dfsc.mode == "off"
 
 
@@ -241,7 +243,7 @@ def test_a_single_step_beyond_the_bound_is_forgiven() -> None:
     recipe, rng = efficientad_recipe(TINY), np.random.default_rng(0)
     for distance in (1e4, -1e4, 1e4, -1e4):
         driven(recipe, distance)
-        recipe.learn(recipe.draw(rng))
+        recipe.watch(recipe.learn(recipe.draw(rng)))
 
 
 @pytest.mark.slow
