@@ -1,4 +1,4 @@
-"""The INT8 gate: an engine against its FP32 reference on many pictures, refused when verdicts or AUROC move too far."""
+"""The INT8 gate: an engine against its FP32 reference on many pictures, refused when verdicts flip, scores err or AUROC falls."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from edge_ad.engines.int8 import SCHEMA, Recipe
 from edge_ad.engines.loss import Loss, check_finite, loss
 from edge_ad.engines.pipeline import Pipeline
 from edge_ad.engines.proof import Proof, labelled_proof, make_proof, spread
-from edge_ad.engines.search import MAX_AUROC, MAX_FLIP, Search, Searcher, worst_nodes
+from edge_ad.engines.search import MAX_AUROC, MAX_ERROR, MAX_FLIP, Search, Searcher, worst_nodes
 from edge_ad.errors import BadInput
 from edge_ad.files import atomic_write
 from edge_ad.scoring import fuse
@@ -39,16 +39,20 @@ class Gate:
                 return f"scores on the {name} images are not finite numbers"
             if held.rate > self.max_flip:
                 return f"{held.far_flips} of {held.images} {name} verdicts flip ({held.rate:.2%}, allowed {self.max_flip:.2%})"
-            worst = max(held.rows, key=lambda row: row.auroc_change)
-            if worst.auroc_change > MAX_AUROC:
-                return f"AUROC of {worst.branch} on the {name} images moves by {worst.auroc_change:.4f} (allowed {MAX_AUROC})"
+            worst = max(held.rows, key=lambda row: row.rms)
+            if worst.rms > MAX_ERROR:
+                return f"{worst.branch} errs by {worst.rms:.2f} z on the {name} images (rms, allowed {MAX_ERROR:g})"
+            worst = max(held.rows, key=lambda row: row.auroc_loss)
+            if worst.auroc_loss > MAX_AUROC:
+                return f"AUROC of {worst.branch} on the {name} images falls by {worst.auroc_loss:.4f} (allowed {MAX_AUROC})"
         return None
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values for JSON; what is not a finite number becomes null."""
         return {
             "max_flip": self.max_flip,
-            "max_auroc_change": MAX_AUROC,
+            "max_error_z": MAX_ERROR,
+            "max_auroc_loss": MAX_AUROC,
             **{name: _plain(held) for name, held in self.losses.items()},
         }
 

@@ -37,6 +37,13 @@ class BranchLoss:
             return 0.0
         return abs(self.auroc - self.auroc_reference)
 
+    @property
+    def auroc_loss(self) -> float:
+        """By how much AUROC fell; 0 where it rose or is not known."""
+        if self.auroc is None or self.auroc_reference is None:
+            return 0.0
+        return max(0.0, self.auroc_reference - self.auroc)
+
 
 @dataclass(frozen=True)
 class Loss:
@@ -61,6 +68,16 @@ class Loss:
     def auroc_change(self) -> float:
         """The greatest change of AUROC of any branch in use and of the score."""
         return max(row.auroc_change for row in self.rows)
+
+    @property
+    def auroc_loss(self) -> float:
+        """By how much AUROC of any branch in use or of the score fell at most."""
+        return max(row.auroc_loss for row in self.rows)
+
+    @property
+    def error(self) -> float:
+        """The greatest rms error of any branch in use and of the score, in z."""
+        return max(row.rms for row in self.rows)
 
     @property
     def finite(self) -> bool:

@@ -26,6 +26,7 @@ RANKED = 16  # images that single units are looked at on
 MARGIN = 0.5  # of the budget: a plan must be better on the pictures that chose it than it must be on others
 MAX_FLIP = 0.005
 MAX_AUROC = 0.005
+MAX_ERROR = 1.0  # rms of z: as much as goods differ among themselves
 
 Say = Callable[[str], None]
 
@@ -61,7 +62,7 @@ class Searcher:
             self._units += units(name, view_of(bundle, name), most)
 
     def search(self, max_flip: float = MAX_FLIP, say: Say = lambda text: None) -> Search:
-        """Return the cheapest plan found that stays within ``max_flip`` and MAX_AUROC, with some margin.
+        """Return the cheapest plan found that stays within ``max_flip``, MAX_ERROR and MAX_AUROC, with some margin.
 
         ``passed`` is False where even everything in FP32 is not within it.
         """
@@ -73,8 +74,8 @@ class Searcher:
             measured = self.measure(self.plans(kept))
             found[len(kept)] = measured
             say(f"{self._dialect}: {len(kept)} of {len(ranked)} units in floating point: {told(measured)}")
-            within = measured.expected <= MARGIN * max_flip and measured.auroc_change <= self._auroc_limit()
-            return measured.finite and within
+            within = measured.expected <= MARGIN * max_flip and measured.auroc_loss <= self._auroc_limit()
+            return measured.finite and within and measured.error <= MARGIN * MAX_ERROR
 
         kept = shortest_prefix(ranked, passes)
         chosen = ranked if kept is None else kept
@@ -150,7 +151,7 @@ class Searcher:
         return loss(self._staged.reference, raw, self._proof.anomalous, held.statistics, held.thresholds)
 
     def _auroc_limit(self) -> float:
-        """Return the change of AUROC that is allowed here; a few swapped pairs always are, where there are few pairs."""
+        """Return the loss of AUROC that is allowed here; a few swapped pairs always are, where there are few pairs."""
         anomalies = int(self._proof.anomalous.sum())
         pairs = anomalies * (len(self._proof.anomalous) - anomalies)
         return max(MARGIN * MAX_AUROC, SWAPPED / max(pairs, 1))
@@ -164,7 +165,7 @@ def told(measured: Loss) -> str:
     score = measured.rows[-1]
     return (
         f"score error {score.rms:.3f} z, {measured.far_flips} flips of {measured.images}, "
-        f"{measured.expected:.2%} expected, AUROC moves {measured.auroc_change:.4f}"
+        f"{measured.expected:.2%} expected, AUROC falls by {measured.auroc_loss:.4f}"
     )
 
 

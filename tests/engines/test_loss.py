@@ -41,7 +41,20 @@ def test_by_hand() -> None:
     assert (found.flips, found.far_flips, found.rate) == (2, 1, 0.25)
     assert score.auroc_reference == 1.0
     assert score.auroc == 0.75  # one of four pairs changed its order
-    assert found.auroc_change == 0.25
+    assert found.auroc_change == found.auroc_loss == 0.25
+
+
+def test_an_auroc_that_rises_is_no_loss() -> None:
+    """A good comes down from 1.95 to 1.9, below the anomaly at 1.93: one of four pairs comes to order, and no verdict flips."""
+    anomalous = np.array([False, False, True, True])
+    better, worse = raws(1.0, 1.9, 1.93, 5.0), raws(1.0, 1.95, 1.93, 5.0)
+    rose, fell = (loss(*pair, anomalous, STATISTICS, THRESHOLDS) for pair in ((worse, better), (better, worse)))
+    assert (rose.auroc_change, rose.auroc_loss) == (0.25, 0.0)
+    assert (fell.auroc_change, fell.auroc_loss) == (0.25, 0.25)
+    assert Gate({"proof": rose}, 0.005).refused is None
+    assert (
+        Gate({"proof": fell}, 0.005).refused == "AUROC of structure on the proof images falls by 0.2500 (allowed 0.005)"
+    )
 
 
 def test_branches_without_weight_are_told_only_when_asked() -> None:
@@ -57,6 +70,15 @@ def test_expected_flips_count_all_pairs() -> None:
     assert found.expected == pytest.approx(0.25)
     assert found.far_flips == 0
     assert found.auroc_change == 0.0
+
+
+def test_errors_as_large_as_the_spread_of_goods_are_refused() -> None:
+    """All are OK with or without the error, and keep their order."""
+    anomalous = np.array([False, False, True, True])
+    found = loss(raws(0.0, 0.1, 1.0, 1.1), raws(-1.2, -1.1, -0.2, -0.1), anomalous, STATISTICS, THRESHOLDS)
+    assert (found.far_flips, found.auroc_change) == (0, 0.0)
+    assert found.error == pytest.approx(1.2, abs=1e-5)
+    assert Gate({"proof": found}, 0.005).refused == "structure errs by 1.20 z on the proof images (rms, allowed 1)"
 
 
 def test_scores_that_are_not_finite() -> None:
