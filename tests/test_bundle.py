@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from edge_ad.bundle import BundleContents, open_bundle, write_bundle
 from edge_ad.errors import BadInput
 from edge_ad.files import sha256_bytes
+from tests.fixtures.calibrated import make_calibrated
 from tests.fixtures.plain_bundle import NOON, make_plain_bundle, plain_contents
 
 
@@ -73,6 +75,19 @@ def test_a_graph_swapped_after_opening_is_noticed(path: Path, tmp_path: Path) ->
     write_bundle(copy, plain_contents(graphs={"teacher": b"evil", "lavit": b"", "fusion": b""}), NOON)
     with pytest.raises(BadInput, match="changed while in use"):
         bundle.graph("teacher")
+
+
+def test_what_belongs_to_int8_stays_in_the_file_until_asked_for(tmp_path: Path) -> None:
+    path = make_calibrated(tmp_path / "b.edgead")
+    bundle, other = open_bundle(path), open_bundle(path)
+    assert "quantisation" not in vars(bundle)
+    held = bundle.quantisation
+    assert held is not None
+    assert held.proof.shape == (8, *bundle.image_size, 3)
+    assert bundle.quantisation is held
+    write_bundle(path, replace(bundle.contents(), quantisation=replace(held, proof=held.proof[1:])))
+    with pytest.raises(BadInput, match=r"changed while in use: 'proof\.npz' no longer has its hash; start again"):
+        _ = other.quantisation
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -28,7 +28,10 @@ _KEPT = (*PARTS, *OPTIONAL_PARTS)
 
 
 class Bundle:
-    """An opened bundle: every hash was verified. Graphs stay in the file and are verified again when read."""
+    """An opened bundle: every hash was verified.
+
+    Graphs and what belongs to INT8 stay in the file and are verified again when read.
+    """
 
     def __init__(self, path: Path, sha256: str, manifest: dict[str, Any], parts: Mapping[str, bytes]) -> None:
         self.path = path
@@ -47,16 +50,17 @@ class Bundle:
         self.raw_scores: dict[str, Array] = load_npz(parts["raw_scores.npz"], f"{path}: raw_scores.npz")
         self.golden = _golden(parts["golden.npz"], f"{path}: golden.npz")
         self.report = load_json(parts["report.json"], f"{path}: report.json")
-        self.quantisation = _quantisation(parts, path)
+
+    @cached_property
+    def quantisation(self) -> Quantisation | None:
+        """Ranges, plan and proof images, None in a bundle that was never calibrated; BadInput as for ``graph``."""
+        held = [name for name in OPTIONAL_PARTS if name in self.manifest["members"]]
+        return _quantisation({name: self._read(name) for name in held}, self.path)
 
     def graph(self, name: str) -> bytes:
         """Return the ONNX bytes of one graph; BadInput if there is none or the file was changed meanwhile."""
-        expected = self.graph_sha256(name)
-        with _reading(self.path) as stream:
-            data = SafeZip(stream, str(self.path)).read(graph_member(name))
-        if sha256_bytes(data) != expected:
-            raise BadInput(f"{self.path} was changed while in use: graph {name!r} no longer has its hash; start again")
-        return data
+        self.graph_sha256(name)
+        return self._read(graph_member(name))
 
     def graph_sha256(self, name: str) -> str:
         """Return the sha256 of one graph; BadInput if there is none of that name."""
@@ -66,11 +70,10 @@ class Bundle:
 
     def contents(self) -> BundleContents:
         """Return all contents with the graphs read into memory: what ``write_bundle`` takes."""
-        return replace(self._contents, graphs={name: self.graph(name) for name in self.graphs})
+        return replace(self.outline(self.quantisation), graphs={name: self.graph(name) for name in self.graphs})
 
-    @cached_property
-    def _contents(self) -> BundleContents:
-        """The contents without the bytes of the graphs."""
+    def outline(self, quantisation: Quantisation | None) -> BundleContents:
+        """Return the contents without the bytes of the graphs."""
         return BundleContents(
             name=self.name,
             preset=self.preset,
@@ -84,8 +87,15 @@ class Bundle:
             raw_scores=self.raw_scores,
             golden=self.golden,
             report=self.report,
-            quantisation=self.quantisation,
+            quantisation=quantisation,
         )
+
+    def _read(self, member: str) -> bytes:
+        with _reading(self.path) as stream:
+            data = SafeZip(stream, str(self.path)).read(member)
+        if sha256_bytes(data) != self.manifest["members"][member]["sha256"]:
+            raise BadInput(f"{self.path} was changed while in use: {member!r} no longer has its hash; start again")
+        return data
 
 
 def open_bundle(path: Path | str) -> Bundle:
@@ -104,7 +114,7 @@ def open_bundle(path: Path | str) -> Bundle:
         _check_listing(archive.names, manifest["members"], path)
         parts = _verify(archive, manifest["members"], path)
     bundle = Bundle(path, sha256, manifest, parts)
-    check_contents(bundle._contents, str(path))
+    check_contents(bundle.outline(_quantisation(parts, path)), str(path))
     return bundle
 
 
