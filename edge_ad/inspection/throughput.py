@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from statistics import harmonic_mean
+from statistics import median
 
 import numpy as np
 
@@ -21,15 +21,15 @@ from edge_ad.inspection.loop import Loop
 from edge_ad.inspection.overhead import shown
 from edge_ad.inspection.settings import LoopSettings
 
-TURNS = 9
+TURN = 15  # frames: half a second, within which a machine rarely changes its speed
 
 
 @dataclass(frozen=True)
 class Throughput:
-    """Frames a second of the engines alone, of the whole loop, and the second's share of the first.
+    """Frames a second of the engines alone, of the whole loop, and the second's share of the first: medians of short turns.
 
-    Frames over seconds of all turns: short ones, the engines and the loop by turns, so that what else the machine does
-    strikes both.
+    In every turn the loop follows the engines at once, and ``share`` is taken turn by turn: what else the machine does
+    strikes both or is an outlier. The loop counts from its first verdict to its last; its start and end are no frames.
     """
 
     engines_fps: float
@@ -53,6 +53,26 @@ class Minute:
     def to_json(self) -> dict[str, object]:
         """Return plain values for JSON."""
         return {"second": self.second, "fps": self.fps, "end_to_end_ms": self.end_to_end, "device": self.device}
+
+
+class _Clock:
+    """Notes when verdicts came."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def take(self, judgement: Judgement, source: Source) -> None:
+        """Note a verdict."""
+        if judgement.inference is not None:
+            self.times.append(time.perf_counter())
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    @property
+    def fps(self) -> float:
+        """Verdicts a second from the first to the last; 0 with fewer than two."""
+        return (len(self.times) - 1) / (self.times[-1] - self.times[0]) if len(self.times) > 1 else 0.0
 
 
 class _Willing:
@@ -121,9 +141,8 @@ def measure_throughput(bundle: Bundle, pipeline: Pipeline, frames: int = 200) ->
     """Judge ``frames`` pictures a side, in turns; the pictures are the golden images, enlarged beforehand."""
     pictures = _pictures(bundle)
     small = [resize(picture, pipeline.image_size) for picture in pictures]
-    number = max(1, frames // TURNS)
     engines, loops = [], []
-    for _ in range(TURNS):
+    for number in _turns(frames):
         began = time.perf_counter()
         for turn in range(number):
             pipeline.infer(small[turn % len(small)])
@@ -136,25 +155,28 @@ def measure_streams(bundle: Bundle, streams: Streams, frames: int = 200) -> Thro
     """Judge ``frames`` pictures of as many cameras as there are streams, beside the engines fed without a pause."""
     pictures = _pictures(bundle)
     small = [resize(picture, streams.image_size) for picture in pictures]
-    each = max(1, frames // TURNS // streams.count)
     engines, loops = [], []
-    for _ in range(TURNS):
+    for each in _turns(frames // streams.count):
         began = time.perf_counter()
         for one in [streams.submit(small[turn % len(small)]) for turn in range(each * streams.count)]:
             one.result()
         engines.append(each * streams.count / (time.perf_counter() - began))
         judge = Judge(streams, bundle.thresholds, bundle.statistics.weight, 60_000.0)
         cameras = [_Pile(f"camera {number}", pictures, each) for number in range(streams.count)]
-        loop = Loop(judge, cameras, [], LoopSettings())
-        loop.run()
-        loops.append(sum(station.counters.judged for station in loop.stations) / loop.elapsed_s)
+        clock = _Clock()
+        Loop(judge, cameras, [clock], LoopSettings()).run()
+        loops.append(clock.fps)
     return _throughput(engines, loops)
 
 
+def _turns(frames: int) -> list[int]:
+    """Return how many frames each turn has; at least two, whose verdicts are apart by one."""
+    return [min(TURN, max(2, frames))] * max(1, frames // TURN)
+
+
 def _throughput(engines: Sequence[float], loops: Sequence[float]) -> Throughput:
-    """Return what turns of as many frames each come to; the harmonic mean of rates is frames over seconds."""
-    engine, loop = harmonic_mean(engines), harmonic_mean(loops)
-    return Throughput(round(engine, 3), round(loop, 3), round(loop / engine, 4))
+    share = median(loop / engine for engine, loop in zip(engines, loops, strict=True))
+    return Throughput(round(median(engines), 3), round(median(loops), 3), round(share, 4))
 
 
 def soak(
@@ -174,7 +196,7 @@ def soak(
     while (left := 60.0 * minutes - (time.monotonic() - began)) > 0:
         camera = _Willing(pipeline, pictures, None, min(piece_s, left))
         fps = _loop(bundle, camera)
-        if camera.latencies:
+        if fps:
             second = round(time.monotonic() - began, 1)
             found.append(Minute(second, round(fps, 3), quantiles(camera.latencies), device()))
             tell(found[-1])
@@ -184,9 +206,9 @@ def soak(
 def _loop(bundle: Bundle, camera: _Willing) -> float:
     settings = LoopSettings(max_age_ms=60_000.0)
     judge = Judge(camera, bundle.thresholds, bundle.statistics.weight, settings.max_age_ms)
-    loop = Loop(judge, [camera], [camera], settings)
-    loop.run()
-    return len(camera.latencies) / loop.elapsed_s
+    clock = _Clock()
+    Loop(judge, [camera], [camera, clock], settings).run()
+    return clock.fps
 
 
 def _pictures(bundle: Bundle) -> list[Image]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import Future
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -26,8 +28,8 @@ def test_every_picture_is_judged_and_the_share_is_that_of_the_turns(
         return run(bundle, camera)
 
     monkeypatch.setattr(throughput, "_loop", watched)
-    found = measure_throughput(tiny_bundle, tiny_pipeline, frames=27)
-    assert [len(camera.latencies) for camera in cameras] == [3] * 9
+    found = measure_throughput(tiny_bundle, tiny_pipeline, frames=45)
+    assert [len(camera.latencies) for camera in cameras] == [15] * 3
     assert found.loop_fps > 0
     assert found.share > 0
     assert set(found.to_json()) == {"engines_fps", "loop_fps", "share"}
@@ -47,10 +49,25 @@ def test_a_soak_tells_every_piece(tiny_bundle: Bundle, tiny_pipeline: Pipeline) 
         assert one.device == {"temperature": "41 C"}
 
 
-def test_the_share_is_frames_over_seconds_of_all_turns() -> None:
-    # Turns of 10 frames: 1 s and 2 s for the engines, 1 s and 4 s for the loop.
-    found = throughput._throughput([10.0, 5.0], [10.0, 2.5])
-    assert (found.engines_fps, found.loop_fps, found.share) == (6.667, 4.0, 0.6)
+def test_a_burst_of_other_work_strikes_neither_side() -> None:
+    # Half as fast for a turn, and a burst beside one loop alone.
+    found = throughput._throughput([10.0, 5.0, 10.0, 10.0], [9.0, 4.6, 1.0, 9.8])
+    assert (found.engines_fps, found.loop_fps, found.share) == (10.0, 6.8, 0.91)
+
+
+@pytest.mark.parametrize(("frames", "turns"), [(450, [15] * 30), (31, [15, 15]), (8, [8]), (1, [2])])
+def test_turns(frames: int, turns: list[int]) -> None:
+    assert throughput._turns(frames) == turns
+
+
+def test_the_loop_counts_from_its_first_verdict_to_its_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([50.0, 50.5, 51.5, 52.0])
+    monkeypatch.setattr(time, "perf_counter", lambda: next(times))
+    clock, judged = throughput._Clock(), SimpleNamespace(inference=1)
+    assert clock.fps == 0.0
+    for one in (judged, SimpleNamespace(inference=None), judged, judged, judged):
+        clock.take(one, None)  # type: ignore[arg-type]
+    assert clock.fps == 1.5
 
 
 def test_streams_judge_as_many_pictures_as_asked(tiny_bundle: Bundle, tiny_pipeline: Pipeline) -> None:
@@ -62,7 +79,7 @@ def test_streams_judge_as_many_pictures_as_asked(tiny_bundle: Bundle, tiny_pipel
             return super().submit(image)
 
     streams = Counting([tiny_pipeline])
-    found = measure_streams(tiny_bundle, streams, frames=18)
+    found = measure_streams(tiny_bundle, streams, frames=30)
     streams.close()
-    assert len(judged) == 2 * 18
+    assert len(judged) == 2 * 30
     assert found.share > 0
