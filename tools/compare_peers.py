@@ -247,7 +247,8 @@ class Comparison:
             "packages": {**PACKAGES, **{name: [*PACKAGES[name], one] for name, one in ALONE.items()}},
         }
         for contender in CONTENDERS:
-            files = sorted((self.out / contender.name).glob("*.json"))
+            # The course of a training that may still go on; what came of it is in learn.json.
+            files = [path for path in sorted((self.out / contender.name).glob("*.json")) if path.stem != "course"]
             found[contender.name] = middle_turns({path.stem: json.loads(path.read_text()) for path in files})
         return found
 

@@ -33,16 +33,16 @@ class BranchLoss:
     @property
     def auroc_change(self) -> float:
         """How far AUROC moved, 0 where it is not known."""
-        if self.auroc is None or self.auroc_reference is None:
-            return 0.0
-        return abs(self.auroc - self.auroc_reference)
+        return abs(self._auroc_rise)
 
     @property
     def auroc_loss(self) -> float:
         """By how much AUROC fell; 0 where it rose or is not known."""
-        if self.auroc is None or self.auroc_reference is None:
-            return 0.0
-        return max(0.0, self.auroc_reference - self.auroc)
+        return max(0.0, -self._auroc_rise)
+
+    @property
+    def _auroc_rise(self) -> float:
+        return 0.0 if self.auroc is None or self.auroc_reference is None else self.auroc - self.auroc_reference
 
 
 @dataclass(frozen=True)

@@ -83,8 +83,6 @@ class Team:
 
     def begin_any(self, flag: bool) -> Callable[[], bool]:
         """Ask whether any process says yes; what is returned waits for the answer."""
-        if self.size == 1:
-            return lambda: flag
         answer = self.begin_sum(torch.tensor([float(flag)], device=self.device))
         return lambda: bool(answer())
 

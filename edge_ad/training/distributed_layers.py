@@ -99,7 +99,7 @@ class _OwnShare(nn.Module):
     def forward(self, batch: Any) -> Losses:
         self.seen.clear()  # of the step before
         losses = {name: value * self.weight for name, value in self.learn(batch).items()}
-        self.told = begin_move(list(self.seen), losses, self.team)
+        self.told = begin_move(self.seen, losses, self.team)
         return losses
 
     def settle(self, losses: Losses) -> Losses:

@@ -148,7 +148,7 @@ class _Runner:
     ) -> None:
         self.recipe, self.steps, self.folder, self.seed, self.progress = recipe, steps, folder, seed, progress
         self.team = team
-        self.step: Step = Step(recipe.learn, lambda losses: losses)
+        self.step: Step
         self.batch: Callable[[int], tuple[int, Any]] = self._draw
         self.optimiser = make_optimiser(recipe.module, recipe.schedule)
         self.trace = Trace(steps)
