@@ -44,9 +44,13 @@ class Frame:
 
     def resized(self, size: tuple[int, int]) -> Image:
         """Return the picture at ``size`` = (height, width), u8[H,W,3]; computed once for all who ask."""
-        from edge_ad.data.images import resize
+        return self.once(size, lambda: _resized(self.image, size))
 
-        return self.once(size, lambda: resize(self.image, size))
+
+def _resized(image: Image, size: tuple[int, int]) -> Image:
+    from edge_ad.data.images import resize
+
+    return resize(image, size)
 
 
 @dataclass(frozen=True)

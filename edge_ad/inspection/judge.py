@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_ad.camera.frames import Delivered, Frame, Image
-from edge_ad.camera.health import light_of
+from edge_ad.camera.health import glance_of
 from edge_ad.engines.pipeline import Inference
 from edge_ad.engines.streams import Streams
 from edge_ad.inspection.events import Event
@@ -75,6 +75,7 @@ class Judge:
         self._max_age_ms = max_age_ms
         self._view = view or View()
         self._combine = combine
+        self._computed = [(place, name) for place, name in enumerate(BRANCHES) if name in pipeline.branches]
         self._streams = pipeline if isinstance(pipeline, Streams) else None
         self._begun: dict[Judgeable, list[Future[Inference]]] = {}
 
@@ -91,8 +92,8 @@ class Judge:
         return found in self._begun
 
     def prepare(self, frame: Frame) -> None:
-        """Do what a frame needs before the engines, ahead of its turn: light and resize; from any thread."""
-        light_of(frame)
+        """Do what a frame needs before the engines, ahead of its turn: first look and resize; from any thread."""
+        glance_of(frame)
         if self._view.fault(frame.image) is None:
             self._tiles(frame)
 
@@ -141,8 +142,8 @@ class Judge:
         return fault(f"late: {age_ms:.0f} ms after the capture, {self._max_age_ms:g} ms allowed")
 
     def _values(self, inference: Inference) -> dict[str, float]:
-        known = [name for name in self._pipeline.branches if name not in inference.skipped]
-        return {name: float(inference.z[BRANCHES.index(name)]) for name in BRANCHES if name in known}
+        z, skipped = inference.z.tolist(), inference.skipped
+        return {name: z[place] for place, name in self._computed if name not in skipped}
 
 
 def _judgement(

@@ -37,7 +37,7 @@ def decide(score: float, z: NDArray[np.float32], weight: NDArray[np.float32], th
     verdict = thresholds.verdict(score)
     if verdict == "OK":
         return Decision(verdict, None)
-    share = np.where(weight > 0, weight * z, -np.inf)
-    branch = int(np.argmax(share))
+    shares = [w * value if w > 0 else -math.inf for w, value in zip(weight.tolist(), z.tolist(), strict=True)]
+    branch = shares.index(max(shares))
     limit = thresholds.ng if verdict == "NG" else thresholds.warn
     return Decision(verdict, f"{BRANCHES[branch]}: z {float(z[branch]):.1f}; score {score:.2f} above {limit:.2f}")

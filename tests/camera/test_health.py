@@ -68,7 +68,7 @@ def test_one_changed_pixel_is_no_repetition() -> None:
     health = CameraHealth("live")
     health.check(noise(1))
     changed = noise(1)
-    changed[7, 9, 1] ^= 1  # not on the sparse grid that is looked at first
+    changed[7, 9, 1] ^= 1  # not in one of the rows that are looked at first
     assert health.check(changed).repeats == 0
 
 
