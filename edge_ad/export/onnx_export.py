@@ -14,9 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from calibration.delicate import METADATA_KEY
 from edge_ad.errors import GateRefused
 
 OPSET = 20
+FP32_PREFIX = "fp32_"  # of buffers whose products stay FP32 in every precision
 IR_VERSION = 10
 TOLERANCE = 1e-3
 
@@ -47,6 +49,7 @@ def export_graph(
     module = module.eval()
     model = _export(module, tuple(examples), inputs, outputs)
     model = _simplified(name, model)
+    _ask_for_fp32(model)
     model.ir_version = IR_VERSION
     payload = model.SerializeToString()
     relative = absolute = 0.0
@@ -58,6 +61,17 @@ def export_graph(
             f"the exported graph {name} differs from torch by {relative:.2e} of its range, at most {TOLERANCE} is allowed"
         )
     return ExportedGraph(name, payload, relative, absolute)
+
+
+def _ask_for_fp32(model: onnx.ModelProto) -> None:
+    """Name, for the derivation of other precisions, the nodes that read a constant called ``fp32_...``."""
+    wanted = []
+    for number, node in enumerate(model.graph.node):
+        if any(name.rpartition(".")[2].startswith(FP32_PREFIX) for name in node.input):
+            node.name = node.name or f"fp32_{number}"
+            wanted.append(node.name)
+    if wanted:
+        model.metadata_props.add(key=METADATA_KEY, value="\n".join(wanted))
 
 
 def compare(

@@ -9,6 +9,7 @@ from edge_ad.models.efficientad import EfficientAD
 from edge_ad.models.hvq import HvqTokenizer
 from edge_ad.models.lavit import LaViT
 from edge_ad.models.pdn import PatchDescriptionNetwork
+from edge_ad.models.standardise import Standardise
 from edge_ad.models.student import CompactStudent
 from edge_ad.models.teachers import LiteTeacher, PdnTeacher
 from edge_ad.presets import Preset
@@ -30,7 +31,8 @@ def build_efficientad(preset: Preset, channels: int) -> EfficientAD:
     autoencoder = AutoEncoder(
         channels, preset.teacher.grid, preset.image_side, settings.decoder_sizes or None, dropout=settings.dropout
     )
-    return EfficientAD(build_student(preset, 2 * channels), autoencoder)
+    standardise = Standardise(channels, preset.teacher.grid) if settings.standardise else None
+    return EfficientAD(build_student(preset, 2 * channels), autoencoder, standardise)
 
 
 def build_student(preset: Preset, channels: int) -> nn.Module:

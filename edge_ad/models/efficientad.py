@@ -6,6 +6,7 @@ branch), its second half the autoencoder (global branch).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,6 +16,7 @@ from edge_ad.models.dfsc import DfscLoss, dfsc_loss
 from edge_ad.models.pixels import ImageNetNormalise
 from edge_ad.models.quantile import sampled_quantile
 from edge_ad.models.settings import EfficientADSettings
+from edge_ad.models.standardise import Standardise
 
 
 @dataclass(frozen=True)
@@ -43,22 +45,35 @@ class EfficientADLosses:
 
 
 class EfficientAD(nn.Module):
-    """Student (2C channels) and autoencoder (C channels) over RGB pixels in [0, 255]."""
+    """Student (2C channels) and autoencoder (C channels) over RGB pixels in [0, 255].
 
-    def __init__(self, student: nn.Module, autoencoder: nn.Module) -> None:
+    ``standardise`` measures the student's errors against those on goods, once it has learned them.
+    """
+
+    def __init__(self, student: nn.Module, autoencoder: nn.Module, standardise: Standardise | None = None) -> None:
         super().__init__()
         self.normalise = ImageNetNormalise()
         self.student = student
         self.autoencoder = autoencoder
+        self.standardise = standardise
 
     def forward(self, pixels: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
         """Return map_local and map_global, f32 (B, 1, h, w), for pixels (B, 3, H, W) and teacher features (B, C, h, w)."""
         image = self.normalise(pixels)
         local, paired = self.student(image).chunk(2, dim=1)
         drawn = self.autoencoder(image)
-        map_local = (features - local).square().mean(dim=1, keepdim=True)
+        errors = features - local if self.standardise is None else self.standardise(features - local)
+        map_local = errors.square().mean(dim=1, keepdim=True)
         map_global = (drawn - paired).square().mean(dim=1, keepdim=True)
         return map_local, map_global
+
+    def learn_errors(self, pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
+        """Learn how the student errs from batches of goods, (pixels, teacher features), where errors are standardised."""
+        if self.standardise is None:
+            return
+        with torch.no_grad():
+            errors = [features - self.student(self.normalise(pixels)).chunk(2, dim=1)[0] for pixels, features in pairs]
+        self.standardise.learn(torch.cat(errors))
 
     def losses(
         self,

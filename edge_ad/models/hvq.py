@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from edge_ad.models.attention import Attention
 from edge_ad.models.settings import HvqSettings
+from edge_ad.models.standardise import Standardise
 from edge_ad.models.vector_quantiser import VectorQuantiser
 
 
@@ -105,6 +106,7 @@ class HvqTokenizer(nn.Module):
         self.decoder = nn.ModuleList(DecoderLayer(2 * s.width, s) for _ in range(s.layers))
         self.norm = nn.LayerNorm(2 * s.width)
         self.head = nn.Linear(2 * s.width, channels)
+        self.standardise = Standardise(channels, grid) if s.standardise else None
 
     def forward(self, features: Tensor) -> HvqOutput:
         """Encode, quantise level by level under the top code, decode from codes alone."""
@@ -151,13 +153,23 @@ class HvqTokenizer(nn.Module):
         on the finest codebook is added to each cell.
         """
         out = self.forward(features)
-        target = features.flatten(2).transpose(1, 2)
-        error = (out.reconstruction - target).square().sum(dim=-1).clamp_min(1e-12).sqrt()
+        errors = out.reconstruction - features.flatten(2).transpose(1, 2)
+        if self.standardise is not None:
+            errors = self.standardise(_on_grid(errors, features)).flatten(2).transpose(1, 2)
+        error = errors.square().sum(dim=-1).clamp_min(1e-12).sqrt()
         if self.settings.transport:
             finest = self.levels[0]
             assert isinstance(finest, VectorQuantiser)
             error = error + self.settings.transport * transport_cost(out.finest, finest.codebook)
         return out.ids, error.reshape(-1, 1, self.grid, self.grid), out.shares
+
+
+    @torch.no_grad()
+    def learn_errors(self, features: Sequence[Tensor]) -> None:
+        """Learn how goods are drawn wrongly, from batches f32 (B, C, n, n), where errors are standardised."""
+        if self.standardise is not None:
+            errors = [self(batch).reconstruction - batch.flatten(2).transpose(1, 2) for batch in features]
+            self.standardise.learn(_on_grid(torch.cat(errors), torch.cat(list(features))))
 
 
 def transport_cost(states: Tensor, codes: Tensor) -> Tensor:
@@ -169,6 +181,10 @@ def transport_cost(states: Tensor, codes: Tensor) -> Tensor:
     plan = torch.softmax(states @ codes.t() / codes.shape[0], dim=-1)
     cosine = _unit(states) @ _unit(codes).t()
     return (plan * (1.0 - cosine)).sum(dim=-1)
+
+
+def _on_grid(cells: Tensor, like: Tensor) -> Tensor:
+    return cells.transpose(1, 2).reshape(like.shape)
 
 
 def _unit(rows: Tensor) -> Tensor:

@@ -38,6 +38,7 @@ class HvqSettings:
     ``transport`` is the weight of the optimal-transport term in the map of structure: 80 in HVQ-Trans, 0 (left out) in LADMIM.
     ``softness`` above 0 lets codes share a cell after training (ours): two of them about equally where one is nearer than
     the other by less than this many times what it is nearer on average. 0 is the nearest code alone, as published.
+    ``standardise`` measures the errors of the drawing in units of how goods err (ours).
     """
 
     width: int = 64
@@ -49,6 +50,7 @@ class HvqSettings:
     seed_from_data: bool = False
     transport: float = 0.0
     softness: float = 0.0
+    standardise: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,7 @@ class EfficientADSettings:
 
     ``shared_jitter`` shows the student the colour-jittered picture too, which saves one pass of teacher and student.
     ``cropped_penalty`` takes pictures of other things as published: twice the side, three in ten grey, their centre cut out.
+    ``standardise`` measures the student's errors in units of how goods err (ours).
     """
 
     student: StudentKind = "compact"
@@ -101,6 +104,7 @@ class EfficientADSettings:
     hard_quantile: float = 0.99
     shared_jitter: bool = True
     cropped_penalty: bool = False
+    standardise: bool = False
     dfsc: DfscSettings = DfscSettings()
 
 

@@ -25,6 +25,7 @@ from edge_ad.training.copies import disturbed, with_moved
 from edge_ad.training.device import Arithmetic, choose_arithmetic
 from edge_ad.training.distributed_folder import team_folder
 from edge_ad.training.efficientad_recipe import EfficientADRecipe
+from edge_ad.training.errors import learn_student_errors, learn_tokenizer_errors
 from edge_ad.training.loop import Trace, fit
 from edge_ad.training.options import TrainOptions, chosen_preset, penalty_paths, teacher_file
 from edge_ad.training.pictures import Images, Pictures, load_pictures, read_all, read_centres
@@ -134,6 +135,7 @@ class _Training:
         self._fit(TokenizerRecipe(tokenizer, preset.tokenizer_schedule, tokens, unseen, arithmetic), len(pictures.fit))
         originals = slice(len(pictures.fit))
         soften(tokenizer, tokens[originals], arithmetic)
+        learn_tokenizer_errors(tokenizer, tokens[originals], arithmetic)
         codes, top = encode_all(tokenizer, tokens, arithmetic)
         unseen_codes = encode(tokenizer, unseen, arithmetic)
         self._tell_codebooks(codebook_report(tokenizer, codes, top))
@@ -155,6 +157,7 @@ class _Training:
             EfficientADRecipe(efficientad, teacher, preset, pictures.fit, pictures.normalise, others, arithmetic),
             len(pictures.fit),
         )
+        learn_student_errors(efficientad, teacher, pictures.fit, arithmetic)
         modules = (module.cpu().eval() for module in (teacher, efficientad, tokenizer, lavit))
         return Networks(*modules), Described(pooled.numpy(), surprise)  # type: ignore[arg-type]
 

@@ -1,4 +1,4 @@
-"""What the settings add to the tokenizer goes through the exported graph: the transport term, the soft choice."""
+"""What settings add to a network goes through the exported graph: the transport term, the soft choice, errors in goods' units."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import torch
 
 from calibration import delicate
 from calibration.delicate import HEAVY
+from calibration.half import choose_half
+from calibration.placement import operators
 from calibration.view import View
 from edge_ad.export.graphs import TokenizerGraph
 from edge_ad.export.onnx_export import compare, export_graph
@@ -43,3 +45,19 @@ def test_the_graphs_of_a_soft_choice_hand_its_shares_over_and_keep_it_from_round
     kept = [View(exported.model).node(position).output[0] for position in delicate.distances(View(exported.model))]
     # Top and two levels: a product for the distances and one for the mix each.
     assert len([node for node in products if node.output[0] in kept]) == 6
+
+
+@pytest.mark.slow
+def test_the_product_that_standardises_errors_stays_in_fp32() -> None:
+    torch.manual_seed(0)
+    model = HvqTokenizer(12, 4, replace(PLAIN, standardise=True)).eval()
+    tokens = torch.randn(4, 12, 4, 4)
+    model.learn_errors([tokens])
+    exported = export_graph("tokenizer", TokenizerGraph(model), [tokens[:1]], ["tokens"], ["codes", "map_structure"])
+    assert exported.relative_error < 1e-3
+    view = View(exported.model)
+    (whitening,) = (i for i, node in enumerate(view.graph.node) if any("fp32_whitening" in name for name in node.input))
+    assert view.node(whitening).op_type == "Conv"
+    assert delicate.asked(view) == {whitening}
+    assert whitening not in [operator.position for operator in operators(view)]
+    assert whitening not in choose_half(view)
