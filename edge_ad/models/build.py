@@ -31,8 +31,9 @@ def build_efficientad(preset: Preset, channels: int) -> EfficientAD:
     autoencoder = AutoEncoder(
         channels, preset.teacher.grid, preset.image_side, settings.decoder_sizes or None, dropout=settings.dropout
     )
-    standardise = Standardise(channels, preset.teacher.grid) if settings.standardise else None
-    return EfficientAD(build_student(preset, 2 * channels), autoencoder, standardise)
+    grid = preset.teacher.grid
+    standardise = (Standardise(channels, grid), Standardise(channels, grid, whiten=False))
+    return EfficientAD(build_student(preset, 2 * channels), autoencoder, standardise if settings.standardise else None)
 
 
 def build_student(preset: Preset, channels: int) -> nn.Module:

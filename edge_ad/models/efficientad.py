@@ -47,33 +47,41 @@ class EfficientADLosses:
 class EfficientAD(nn.Module):
     """Student (2C channels) and autoencoder (C channels) over RGB pixels in [0, 255].
 
-    ``standardise`` measures the student's errors against those on goods, once it has learned them.
+    ``standardise`` measures the errors of the local and of the global branch against those on goods, once they are learned.
     """
 
-    def __init__(self, student: nn.Module, autoencoder: nn.Module, standardise: Standardise | None = None) -> None:
+    def __init__(
+        self, student: nn.Module, autoencoder: nn.Module, standardise: tuple[Standardise, Standardise] | None = None
+    ) -> None:
         super().__init__()
         self.normalise = ImageNetNormalise()
         self.student = student
         self.autoencoder = autoencoder
-        self.standardise = standardise
+        self.standardise = None if standardise is None else nn.ModuleList(standardise)
 
     def forward(self, pixels: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
         """Return map_local and map_global, f32 (B, 1, h, w), for pixels (B, 3, H, W) and teacher features (B, C, h, w)."""
-        image = self.normalise(pixels)
-        local, paired = self.student(image).chunk(2, dim=1)
-        drawn = self.autoencoder(image)
-        errors = features - local if self.standardise is None else self.standardise(features - local)
-        map_local = errors.square().mean(dim=1, keepdim=True)
-        map_global = (drawn - paired).square().mean(dim=1, keepdim=True)
+        errors = self._errors(pixels, features)
+        if self.standardise is not None:
+            errors = [standardise(one) for standardise, one in zip(self.standardise, errors, strict=True)]
+        map_local, map_global = (one.square().mean(dim=1, keepdim=True) for one in errors)
         return map_local, map_global
 
+    def _errors(self, pixels: Tensor, features: Tensor) -> list[Tensor]:
+        """Return how the student errs beside the teacher, and its second half beside the autoencoder, f32 (B, C, h, w) each."""
+        image = self.normalise(pixels)
+        local, paired = self.student(image).chunk(2, dim=1)
+        return [features - local, self.autoencoder(image) - paired]
+
     def learn_errors(self, pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
-        """Learn how the student errs from batches of goods, (pixels, teacher features), where errors are standardised."""
+        """Learn from batches of goods, (pixels, teacher features), how both branches err, where errors are standardised."""
         if self.standardise is None:
             return
         with torch.no_grad():
-            errors = [features - self.student(self.normalise(pixels)).chunk(2, dim=1)[0] for pixels, features in pairs]
-        self.standardise.learn(torch.cat(errors))
+            found = [self._errors(pixels, features) for pixels, features in pairs]
+        for module, errors in zip(self.standardise, zip(*found, strict=True), strict=True):
+            assert isinstance(module, Standardise)
+            module.learn(torch.cat(errors))
 
     def losses(
         self,

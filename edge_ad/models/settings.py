@@ -94,7 +94,7 @@ class EfficientADSettings:
 
     ``shared_jitter`` shows the student the colour-jittered picture too, which saves one pass of teacher and student.
     ``cropped_penalty`` takes pictures of other things as published: twice the side, three in ten grey, their centre cut out.
-    ``standardise`` measures the student's errors in units of how goods err (ours).
+    ``standardise`` measures the errors of both branches in units of how goods err (ours).
     """
 
     student: StudentKind = "compact"

@@ -2,7 +2,8 @@
 
 A student, or a tokenizer, does not learn all channels and all places equally well: on a texture it errs most where goods vary most,
 and a sum of squares sees little else. Here errors are whitened over the channels by their covariance on goods, so that an
-error of an unusual kind counts, and divided by how much is usual at the place.
+error of an unusual kind counts, and divided by how much is usual at the place. Where two learned networks are compared
+(autoencoder and student), whitening made anomalies harder to tell: their errors are only divided.
 """
 
 from __future__ import annotations
@@ -18,42 +19,50 @@ FLOOR = 1.0  # of what is usual at a place, in units of its mean: a place withou
 class Standardise(nn.Module):
     """Turn errors f32 (B, C, h, w) into standardised ones; before ``learn`` they stay as they are.
 
-    The name of the matrix asks every precision to keep its product in FP32 (``export.onnx_export``): in 8 bits the small
-    errors that it magnifies would be gone.
+    Without ``whiten`` channels are left alone. The name of the matrix asks every precision to keep its product in FP32
+    (``export.onnx_export``): in 8 bits the small errors that it magnifies would be gone.
     """
 
-    def __init__(self, channels: int, grid: int) -> None:
+    def __init__(self, channels: int, grid: int, whiten: bool = True) -> None:
         super().__init__()
-        self.register_buffer("fp32_whitening", torch.eye(channels)[:, :, None, None].clone())
+        self.register_buffer("fp32_whitening", torch.eye(channels)[:, :, None, None].clone() if whiten else None)
         self.register_buffer("place", torch.ones(1, 1, grid, grid))
-        self.fp32_whitening: Tensor
+        self.fp32_whitening: Tensor | None
         self.place: Tensor
 
     def forward(self, errors: Tensor) -> Tensor:
-        """Return the standardised errors, whose squares are 1 on average where goods err as usual."""
-        return F.conv2d(errors, self.fp32_whitening) * self.place
+        """Return the errors, whitened where channels are, and divided by the root of what is usual at their place."""
+        return self._whitened(errors) * self.place
 
     @torch.no_grad()
     def learn(self, errors: Tensor) -> None:
         """Learn from errors f32 (N, C, h, w) on goods."""
-        errors = errors.float().cpu()
-        channels = errors.shape[1]
-        moments = torch.zeros(channels, channels, dtype=torch.float64)
-        for one in errors:
-            rows = one.flatten(1).double()
-            moments += rows @ rows.t() / (len(errors) * rows.shape[1])
-        equal = moments.diagonal().mean().clamp_min(1e-12) * torch.eye(channels, dtype=torch.float64)
-        values, vectors = torch.linalg.eigh((1 - SHRINKAGE) * moments + SHRINKAGE * equal)
-        whitening = ((vectors * values.rsqrt()) @ vectors.t()).float()[:, :, None, None]
-        self.fp32_whitening.copy_(whitening)
-        usual = torch.stack([F.conv2d(one[None], whitening).square().mean(dim=(0, 1)) for one in errors])
+        if self.fp32_whitening is not None:
+            self.fp32_whitening.copy_(_whitening(errors)[:, :, None, None])
+        usual = torch.stack([self._whitened(one[None]).square().mean(dim=(0, 1)) for one in errors])
         smooth = _smoothed(usual.mean(dim=0))
         self.place.copy_((FLOOR + smooth / smooth.mean().clamp_min(1e-12)).rsqrt())
+
+    def _whitened(self, errors: Tensor) -> Tensor:
+        return errors if self.fp32_whitening is None else F.conv2d(errors, self.fp32_whitening)
+
+
+def _whitening(errors: Tensor) -> Tensor:
+    """Return the inverse root, f64 (C, C), of the shrunk second moments of errors f32 (N, C, h, w)."""
+    channels = errors.shape[1]
+    moments = torch.zeros(channels, channels, dtype=torch.float64, device=errors.device)
+    for one in errors:
+        rows = one.flatten(1).double()
+        moments += rows @ rows.t() / (len(errors) * rows.shape[1])
+    equal = moments.diagonal().mean().clamp_min(1e-12) * torch.eye(channels).to(moments)
+    values, vectors = torch.linalg.eigh((1 - SHRINKAGE) * moments + SHRINKAGE * equal)
+    whitening: Tensor = (vectors * values.rsqrt()) @ vectors.t()
+    return whitening
 
 
 def _smoothed(cells: Tensor) -> Tensor:
     """Return f32 (h, w) averaged over neighbours with the weights of a Gaussian of one cell."""
-    row = torch.exp(-0.5 * torch.arange(-3.0, 4.0).square())
+    row = torch.exp(-0.5 * torch.arange(-3.0, 4.0, device=cells.device).square())
     kernel = torch.outer(row, row) / row.sum().square()
     padded = F.pad(cells[None, None], (3, 3, 3, 3), mode="replicate")
     return F.conv2d(padded, kernel[None, None])[0, 0]

@@ -79,17 +79,31 @@ class Fixed(nn.Module):
         return self.value.expand(len(image), -1, -1, -1)
 
 
-def test_the_local_map_of_a_student_is_standardised_and_the_global_one_is_not() -> None:
+def test_channels_may_be_left_alone() -> None:
+    """Squares 1 and 9 in two places, without neighbours between them: divided by 1 plus 1/5 and 9/5 of their mean."""
+    module = Standardise(2, 8, whiten=False)
+    errors = torch.ones(1, 2, 8, 8)
+    errors[..., 4:] = 3.0
+    module.learn(errors)
+    found = module(errors).square()
+    torch.testing.assert_close(found[0, :, :, 0], torch.full((2, 8), 1 / (1 + 1 / 5)))
+    torch.testing.assert_close(found[0, :, :, 7], torch.full((2, 8), 9 / (1 + 9 / 5)))
+
+
+def test_local_errors_of_a_student_are_whitened_and_global_ones_only_divided() -> None:
     torch.manual_seed(0)
     student, drawn = Fixed(torch.randn(1, 4, 3, 3)), Fixed(torch.randn(1, 2, 3, 3))
     pixels, features = torch.zeros(5, 3, 8, 8), torch.randn(5, 2, 3, 3)
-    plain, model = EfficientAD(student, drawn), EfficientAD(student, drawn, Standardise(2, 3))
+    plain = EfficientAD(student, drawn)
+    model = EfficientAD(student, drawn, (Standardise(2, 3), Standardise(2, 3, whiten=False)))
     torch.testing.assert_close(model(pixels, features), plain(pixels, features))
     model.learn_errors([(pixels[:2], features[:2]), (pixels[2:], features[2:])])
     errors = features - student.value[:, :2]
     expected = learned(errors)(errors).square().mean(dim=1, keepdim=True)
     torch.testing.assert_close(model(pixels, features)[0], expected)
-    torch.testing.assert_close(model(pixels, features)[1], plain(pixels, features)[1])
+    squares = plain(pixels, features)[1]
+    usual = smoothed(squares[0, 0].double().numpy())
+    torch.testing.assert_close(model(pixels, features)[1], squares / torch.from_numpy(1 + usual / usual.mean()).float())
     plain.learn_errors(iter(()))  # there is nothing to learn, and nothing is looked at
 
 
