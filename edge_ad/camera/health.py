@@ -212,4 +212,3 @@ def _outside(value: float, goods: tuple[float, float], margin: float) -> bool:
     """Whether a shift lies beyond those of the goods by ``margin`` and a quarter of their spread."""
     allowance = margin + 0.25 * (goods[1] - goods[0])
     return not goods[0] - allowance <= value <= goods[1] + allowance
-

@@ -163,7 +163,6 @@ class HvqTokenizer(nn.Module):
             error = error + self.settings.transport * transport_cost(out.finest, finest.codebook)
         return out.ids, error.reshape(-1, 1, self.grid, self.grid), out.shares
 
-
     @torch.no_grad()
     def learn_errors(self, features: Sequence[Tensor]) -> None:
         """Learn how goods are drawn wrongly, from batches f32 (B, C, n, n), where errors are standardised."""
