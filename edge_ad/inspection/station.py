@@ -106,9 +106,10 @@ class Station:
     @property
     def lost(self) -> bool:
         """Whether the camera is given up: silent for too long, and not one that patience still waits for."""
+        if self.silent_s <= self._settings.give_up_s:
+            return False
         stuck = getattr(getattr(self.source, "restarts", None), "stuck", False)
-        awaited = self._settings.patient and self._first and not stuck
-        return self.silent_s > self._settings.give_up_s and not awaited
+        return not (self._settings.patient and self._first and not stuck)
 
     @property
     def ready(self) -> bool:
@@ -229,8 +230,11 @@ class Station:
 
     def _set_differently(self) -> str | None:
         """Return how the camera is set other than when the goods were taken; looked at after each opening."""
-        stored, found = self._settings.camera, settings_of(self.source)
-        if stored is not None and found is not self._found and self.source.kind == "live":
+        stored = self._settings.camera
+        if stored is None or self.source.kind != "live":
+            return None
+        found = settings_of(self.source)
+        if found is not self._found:
             self._found = found
             told = difference(stored, found)
             self._misset = f"settings: {'; '.join(told)}" if told else None

@@ -65,6 +65,8 @@ class View:
 
     def fault(self, image: Image) -> str | None:
         """Return why the region cannot be cut out of this picture, None when it can."""
+        if self.roi is None and len(self.grid) == 1:
+            return None
         height, width = image.shape[:2]
         roi = self.roi or Roi(0, 0, width, height)
         if roi.x + roi.width > width or roi.y + roi.height > height:
