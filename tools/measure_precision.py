@@ -28,7 +28,7 @@ from edge_ad.engines.derive import derive
 from edge_ad.engines.int8 import derive_int8, recipe_of
 from edge_ad.engines.loss import Loss, loss
 from edge_ad.engines.pipeline import Pipeline
-from edge_ad.engines.proof import jitter
+from edge_ad.engines.proof import evenly, jitter
 from edge_ad.errors import BadInput, EdgeAdError
 from edge_ad.files import atomic_write
 
@@ -43,8 +43,7 @@ class Pictures:
         goods = load_dataset(folder, 0).goods
         self.paths = sorted((*goods.fit, *goods.normalise, *goods.threshold))
         self.size, self.count, self.seed = size, count, seed
-        picked = np.unique(np.linspace(0, len(self.paths) - 1, min(OTHERS, len(self.paths))).astype(int))
-        self.others = [self._good(int(index)) for index in picked]
+        self.others = [self._good(int(index)) for index in evenly(len(self.paths), OTHERS)]
 
     def anomalous(self, number: int) -> bool:
         """The second half are anomalies."""

@@ -39,7 +39,7 @@ from edge_ad.engines.calibrate import CalibrateOptions, measure
 from edge_ad.engines.int8 import NEVER, Recipe, derive_int8, recipe_of
 from edge_ad.engines.loss import loss
 from edge_ad.engines.pipeline import Pipeline
-from edge_ad.engines.proof import Proof, make_proof
+from edge_ad.engines.proof import Proof, evenly, make_proof
 from edge_ad.engines.staged import Staged
 from edge_ad.errors import BadInput, EdgeAdError
 from edge_ad.files import atomic_write
@@ -253,8 +253,7 @@ def main() -> int:
 
 
 def _read(paths: Sequence[Path], count: int, size: tuple[int, int]) -> Images:
-    picked = np.unique(np.linspace(0, len(paths) - 1, min(count, len(paths))).astype(int))
-    return np.stack([resize(read_image(paths[index]), size) for index in picked])
+    return np.stack([resize(read_image(paths[index]), size) for index in evenly(len(paths), count)])
 
 
 def _positive(text: str) -> int:

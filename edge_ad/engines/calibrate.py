@@ -22,7 +22,7 @@ from edge_ad.data.layouts import load_dataset
 from edge_ad.engines import wiring
 from edge_ad.engines.int8 import NEVER, SCHEMA, Recipe, parse_plans
 from edge_ad.engines.pipeline import Pipeline
-from edge_ad.engines.proof import make_proof, spread
+from edge_ad.engines.proof import evenly, make_proof, spread
 from edge_ad.engines.search import CORRECTED, MAX_FLIP, Search, Searcher
 from edge_ad.errors import BadInput, DeviceFault
 
@@ -190,11 +190,7 @@ def _corrections(
 
 def _read(paths: Sequence[Path], most: int, size: tuple[int, int]) -> Images:
     """Read at most ``most`` pictures, evenly spread, resized; those that cannot be read are skipped."""
-    picked = (
-        [paths[i] for i in np.unique(np.linspace(0, len(paths) - 1, min(most, len(paths))).astype(int))]
-        if paths
-        else []
-    )
+    picked = [paths[i] for i in evenly(len(paths), most)]
     images = []
     for path in picked:
         try:

@@ -59,8 +59,13 @@ def spread(images: Images, count: int) -> Images:
     """Return at most ``count`` of ``images``, evenly spread over them."""
     if len(images) <= count:
         return images
-    picked: Images = images[np.unique(np.linspace(0, len(images) - 1, count).astype(int))]
+    picked: Images = images[evenly(len(images), count)]
     return picked
+
+
+def evenly(total: int, count: int) -> NDArray[np.intp]:
+    """Return at most ``count`` of the numbers from 0 to ``total`` - 1, evenly spread, rising."""
+    return np.unique(np.linspace(0, total - 1, min(count, total)).astype(np.intp))
 
 
 def _anomaly(goods: Images, index: int, turn: int, rng: np.random.Generator) -> NDArray[np.uint8]:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from edge_ad.engines.proof import spread
+from edge_ad.engines.proof import evenly, spread
 from edge_ad.models.build import AnyTeacher
 from edge_ad.models.efficientad import EfficientAD
 from edge_ad.models.hvq import HvqTokenizer
@@ -22,7 +21,7 @@ CHUNK = 16
 
 def learn_tokenizer_errors(tokenizer: HvqTokenizer, tokens: Tensor, arithmetic: Arithmetic) -> None:
     """Tell a trained tokenizer how it draws tokens f32 (N, C, n, n) of learned goods; nothing where it need not know."""
-    chosen = tokens[np.unique(np.linspace(0, len(tokens) - 1, GOODS).astype(int))]
+    chosen = tokens[evenly(len(tokens), GOODS)]
     tokenizer.eval().learn_errors(_parts(chosen, arithmetic))
 
 

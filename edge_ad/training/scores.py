@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from edge_ad.bundle import BundleContents, Golden, open_bundle, write_bundle
 from edge_ad.engines.pipeline import Pipeline
+from edge_ad.engines.proof import evenly
 from edge_ad.scoring import (
     BRANCHES,
     Statistics,
@@ -124,7 +125,6 @@ def _quantile_pair(maps: NDArray[np.float32]) -> tuple[float, float]:
 def _golden(pictures: Pictures, goods: NDArray[np.float32], anomalies: NDArray[np.float32]) -> Golden:
     """Keep a few threshold goods and anomalies, spread over the set, as proof data."""
     half = GOLDEN // 2
-    good = np.unique(np.linspace(0, len(goods) - 1, half).astype(int))
-    bad = np.unique(np.linspace(0, len(anomalies) - 1, half).astype(int))
+    good, bad = evenly(len(goods), half), evenly(len(anomalies), half)
     images = np.concatenate([pictures.threshold[good], pictures.anomalies[bad]])
     return Golden(images, np.concatenate([goods[good], anomalies[bad]]))
