@@ -1,0 +1,98 @@
+"""Does a bundle beat a distance that needs no training? `python tools/plain_distance.py BUNDLE ROOT`
+
+Fits a Gaussian (Ledoit-Wolf) to pooled features of EfficientNet-Lite0 for every picture of ROOT/train/good and judges
+ROOT/test by the Mahalanobis distance to it, beside the bundle in FP32. Prints AUROC of both with 95 % bootstrap intervals
+and, over the same draws of pictures, the difference. Three choices of features: means over the picture of the stages that
+the networks of `fast` see, those of all stages of the branch `composition`, and these with its regions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from edge_ad.bundle import open_bundle
+from edge_ad.data.images import list_images
+from edge_ad.data.layouts import load_test
+from edge_ad.engines.selection import open_pipeline
+from edge_ad.errors import BadInput
+from edge_ad.evaluation.auroc import Scores
+from edge_ad.evaluation.bootstrap import Interval, auroc_difference, auroc_interval
+from edge_ad.evaluation.scores import judge_all
+from edge_ad.models.settings import TeacherSettings
+from edge_ad.presets import FAST
+from edge_ad.scoring.goods import fit_gaussian, mahalanobis
+from edge_ad.training.pictures import Images, read_all
+from edge_ad.training.progress import Progress
+from edge_ad.training.teacher import describe, load_teacher
+
+FEATURES: dict[str, TeacherSettings] = {
+    "means, strides 4, 8 and 16": replace(FAST.teacher, pooled_taps=FAST.teacher.taps, regions=0),
+    "means, strides 4 to 32": replace(FAST.teacher, regions=0),
+    "means and regions": FAST.teacher,
+}
+
+
+def main() -> int:
+    """Read the command line and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("root", type=Path, help="a set as `edge-ad evaluate` reads it, with train/good")
+    options = parser.parse_args()
+    try:
+        print("\n".join(table(options.bundle, options.root)))
+    except BadInput as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def table(bundle_path: Path, root: Path) -> list[str]:
+    """Return a heading, the row of the bundle and a row for each distance; BadInput where goods or anomalies lack."""
+    bundle, test = open_bundle(bundle_path), load_test(root).test
+    goods = list_images(root / "train" / "good") if (root / "train" / "good").is_dir() else []
+    bad = np.array([item.kind != "good" for item in test])
+    if len(goods) < 2 or bad.all() or not bad.any():
+        raise BadInput(f"{root} needs train/good, test/good and a folder of anomalies under test to compare on")
+    progress = Progress()
+    with open_pipeline(bundle, "onnxruntime", "fp32") as pipeline:
+        scores = judge_all(pipeline, test).score
+    fused = scores[~bad], scores[bad]
+    learned, tested = (read_all(paths, FAST.image_side) for paths in (goods, [item.path for item in test]))
+    rows = [
+        f"{root.name}: {len(goods)} goods to learn, {(~bad).sum()} goods and {bad.sum()} anomalies to judge",
+        "| score | width | AUROC | bundle minus it |\n|---|--:|--:|--:|",
+        f"| bundle | | {words(auroc_interval(*fused))} | |",
+    ]
+    for name, settings in FEATURES.items():
+        progress.say(name)
+        distances, width = distance(learned, tested, settings)
+        plain: tuple[Scores, Scores] = distances[~bad], distances[bad]
+        gain = auroc_difference(fused, plain)
+        rows.append(f"| {name} | {width} | {words(auroc_interval(*plain))} | {words(gain, '+')} |")
+    return rows
+
+
+def distance(learned: Images, tested: Images, settings: TeacherSettings) -> tuple[NDArray[np.float32], int]:
+    """Return the distance f32 [M] of ``tested`` pictures u8 [M, S, S, 3] from ``learned`` goods, and the features' width."""
+    device, preset = torch.device("cpu"), replace(FAST, teacher=settings)
+    teacher = load_teacher(preset, None, device)
+    pooled = [describe(teacher, images, preset, device)[1].numpy() for images in (learned, tested)]
+    return mahalanobis(pooled[1], *fit_gaussian(pooled[0])), pooled[0].shape[1]
+
+
+def words(interval: Interval | None, sign: str = "") -> str:
+    """Return "value [low, high]" with three decimals."""
+    assert interval is not None  # there are goods and anomalies
+    value, low, high = (f"{one:{sign}.3f}" for one in (interval.value, interval.low, interval.high))
+    return f"{value} [{low}, {high}]"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
