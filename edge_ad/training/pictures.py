@@ -17,16 +17,33 @@ from edge_ad.errors import BadInput
 
 Images = NDArray[np.uint8]
 
+FADES = (0.5, 0.25)
+"""Synthetic anomalies are also shown at these shares of their difference from the good: most of them are plain to every
+branch at full strength, and then say nothing about which branch sees more."""
+
 
 @dataclass(frozen=True)
 class Pictures:
-    """u8 [N, S, S, 3] each: goods to learn, unseen goods to normalise and stop by, goods for the threshold, anomalies."""
+    """u8 [N, S, S, 3] each: goods to learn, unseen goods to normalise and stop by, goods for the threshold, anomalies.
+
+    ``origins`` are the indices of the ``normalise`` goods that synthetic anomalies were made from; labelled defects have
+    none.
+    """
 
     fit: Images
     normalise: Images
     threshold: Images
     anomalies: Images
     kinds: tuple[str, ...]
+    origins: tuple[int, ...] = ()
+
+    def faded(self, share: float) -> Images:
+        """Return the synthetic anomalies with ``share`` (0 to 1) of their difference from their goods; else none."""
+        found = np.empty((len(self.origins), *self.normalise.shape[1:]), np.uint8)
+        for row, origin in enumerate(self.origins):
+            good = self.normalise[origin].astype(np.float32)
+            found[row] = np.rint(good + share * (self.anomalies[row] - good))
+        return found
 
 
 def load_pictures(dataset: DataSet, side: int, anomalies: int, seed: int, defects: Path | None = None) -> Pictures:
@@ -34,7 +51,8 @@ def load_pictures(dataset: DataSet, side: int, anomalies: int, seed: int, defect
     goods = dataset.goods
     normalise = read_all(goods.normalise, side)
     found, kinds = synthetic(normalise, anomalies, seed) if defects is None else labelled(defects, side)
-    return Pictures(read_all(goods.fit, side), normalise, read_all(goods.threshold, side), found, kinds)
+    origins = tuple(_origin(number, normalise) for number in range(anomalies)) if defects is None else ()
+    return Pictures(read_all(goods.fit, side), normalise, read_all(goods.threshold, side), found, kinds, origins)
 
 
 def read_all(paths: Sequence[Path], side: int) -> Images:
@@ -60,11 +78,15 @@ def synthetic(goods: Images, count: int, seed: int) -> tuple[Images, tuple[str, 
     rng = np.random.default_rng([seed, 7])
     found, kinds = [], []
     for number in range(count):
-        index, kind = number % len(goods), KINDS[(number // len(goods) + number) % len(KINDS)]
+        index, kind = _origin(number, goods), KINDS[(number // len(goods) + number) % len(KINDS)]
         others = [goods[other] for other in rng.permutation(len(goods))[:9] if other != index]
         found.append(make_anomaly(goods[index], others, rng, kind)[0])
         kinds.append(kind)
     return np.stack(found), tuple(kinds)
+
+
+def _origin(number: int, goods: Images) -> int:
+    return number % len(goods)
 
 
 def labelled(folder: Path, side: int) -> tuple[Images, tuple[str, ...]]:

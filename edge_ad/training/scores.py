@@ -22,7 +22,7 @@ from edge_ad.scoring import (
     map_quantiles,
     normalise_statistics,
 )
-from edge_ad.training.pictures import Images, Pictures
+from edge_ad.training.pictures import FADES, Images, Pictures
 from edge_ad.training.progress import Progress
 
 GOLDEN = 8
@@ -68,13 +68,25 @@ def finish_contents(
         normalise = score_all(pipeline, pictures.normalise, "scoring goods", progress)
         threshold = score_all(pipeline, pictures.threshold, "scoring threshold goods", progress)
         anomalies = score_all(pipeline, pictures.anomalies, "scoring synthetic anomalies", progress)
+        faded = _score_faded(pipeline, pictures, progress)
     scratch.unlink()
-    statistics = measure(contents.statistics, normalise, anomalies.raw, pictures.kinds, seed)
+    shown = np.concatenate([anomalies.raw, *faded.values()])
+    kinds = (*pictures.kinds, *(f"{kind} at {share:g}" for share in faded for kind in pictures.kinds))
+    statistics = measure(contents.statistics, normalise, shown, kinds, seed)
     thresholds = choose_thresholds(fuse(threshold.raw, statistics)[1], *targets)
     golden = _golden(pictures, threshold.raw, anomalies.raw)
     raw = {"normalise": normalise.raw, "threshold": threshold.raw, "synthetic": anomalies.raw}
-    report = {**contents.report, "branches": branch_report(normalise.raw, anomalies.raw, statistics)}
+    raw |= {f"synthetic_{100 * share:.0f}": scores for share, scores in faded.items()}
+    branches = branch_report(normalise.raw, anomalies.raw, shown[len(anomalies.raw) :], statistics)
+    report = {**contents.report, "branches": branches}
     return replace(contents, statistics=statistics, thresholds=thresholds, raw_scores=raw, golden=golden, report=report)
+
+
+def _score_faded(pipeline: Pipeline, pictures: Pictures, progress: Progress) -> dict[float, NDArray[np.float32]]:
+    """Return the raw scores of the synthetic anomalies at each of the FADES; none where defects are labelled."""
+    shares = FADES if pictures.origins else ()
+    told = "scoring anomalies at {:.0%} of their strength"
+    return {share: score_all(pipeline, pictures.faded(share), told.format(share), progress).raw for share in shares}
 
 
 def measure(
@@ -103,15 +115,20 @@ def score_all(pipeline: Pipeline, images: Images, stage: str, progress: Progress
 
 
 def branch_report(
-    goods: NDArray[np.float32], anomalies: NDArray[np.float32], statistics: Statistics
+    goods: NDArray[np.float32], anomalies: NDArray[np.float32], faded: NDArray[np.float32], statistics: Statistics
 ) -> dict[str, dict[str, Any]]:
-    """Return weight and AUROC of each branch on unseen goods against synthetic anomalies."""
+    """Return weight and AUROC of each branch on unseen goods against synthetic anomalies, and against faded ones."""
     from edge_ad.evaluation.auroc import auroc
+
+    def against(index: int, found: NDArray[np.float32]) -> float | None:
+        value = auroc(goods[:, index], found[:, index])
+        return None if value is None else round(value, 4)
 
     return {
         branch: {
             "weight": round(float(statistics.weight[index]), 4),
-            "auroc_synthetic": round(auroc(goods[:, index], anomalies[:, index]) or 0.0, 4),
+            "auroc_synthetic": against(index, anomalies),
+            "auroc_faded": against(index, faded),
         }
         for index, branch in enumerate(BRANCHES)
     }

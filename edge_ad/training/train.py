@@ -283,7 +283,8 @@ class _Training:
             )
 
     def _tell_scores(self, contents: BundleContents) -> None:
-        self.progress.say("branch        weight  AUROC on unseen goods and synthetic anomalies")
+        self.progress.say("branch        weight  AUROC on unseen goods and synthetic anomalies, and on faded ones")
         for branch, row in contents.report["branches"].items():
-            self.progress.say(f"  {branch:<12} {row['weight']:5.2f}  {row['auroc_synthetic']:.3f}")
+            values = ("    -" if row[key] is None else f"{row[key]:.3f}" for key in ("auroc_synthetic", "auroc_faded"))
+            self.progress.say(f"  {branch:<12} {row['weight']:5.2f}  {'  '.join(values)}")
         self.progress.say(contents.thresholds.describe())

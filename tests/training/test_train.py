@@ -127,7 +127,12 @@ def test_statistics_come_from_the_right_goods(bundle: Bundle) -> None:
         "normalise": bundle.report["goods"]["normalise"],
         "threshold": bundle.report["goods"]["threshold"],
         "synthetic": TINY.anomalies,
+        "synthetic_50": TINY.anomalies,
+        "synthetic_25": TINY.anomalies,
     }
+    # An anomaly that is fainter moves the distance of composition less.
+    distances = [np.median(raw[name][:, 4]) for name in ("synthetic", "synthetic_50", "synthetic_25")]
+    assert distances == sorted(distances, reverse=True)
     np.testing.assert_allclose(statistics.mean, raw["normalise"].mean(axis=0), rtol=1e-5)
     assert statistics.weight.sum() == pytest.approx(1.0, abs=1e-5)
     scores = fuse(raw["threshold"], statistics)[1]
