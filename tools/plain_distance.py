@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,18 +24,16 @@ from edge_ad.errors import BadInput
 from edge_ad.evaluation.auroc import Scores
 from edge_ad.evaluation.bootstrap import Interval, auroc_difference, auroc_interval
 from edge_ad.evaluation.scores import judge_all
-from edge_ad.models.settings import TeacherSettings
+from edge_ad.models.teachers import LiteTeacher
 from edge_ad.presets import FAST
 from edge_ad.scoring.goods import fit_gaussian, mahalanobis
 from edge_ad.training.pictures import Images, read_all
 from edge_ad.training.progress import Progress
 from edge_ad.training.teacher import describe, load_teacher
 
-FEATURES: dict[str, TeacherSettings] = {
-    "means, strides 4, 8 and 16": replace(FAST.teacher, pooled_taps=FAST.teacher.taps, regions=0),
-    "means, strides 4 to 32": replace(FAST.teacher, regions=0),
-    "means and regions": FAST.teacher,
-}
+Floats = NDArray[np.float32]
+
+FEATURES = ("means, strides 4, 8 and 16", "means, strides 4 to 32", "means and regions")
 
 
 def main() -> int:
@@ -70,21 +67,28 @@ def table(bundle_path: Path, root: Path) -> list[str]:
         "| score | width | AUROC | bundle minus it |\n|---|--:|--:|--:|",
         f"| bundle | | {words(auroc_interval(*fused))} | |",
     ]
-    for name, settings in FEATURES.items():
-        progress.say(name)
-        distances, width = distance(learned, tested, settings)
+    progress.say("describing the pictures")
+    for name, (one, other) in features(learned, tested).items():
+        distances = mahalanobis(other, *fit_gaussian(one))
         plain: tuple[Scores, Scores] = distances[~bad], distances[bad]
         gain = auroc_difference(fused, plain)
-        rows.append(f"| {name} | {width} | {words(auroc_interval(*plain))} | {words(gain, '+')} |")
+        rows.append(f"| {name} | {one.shape[1]} | {words(auroc_interval(*plain))} | {words(gain, '+')} |")
     return rows
 
 
-def distance(learned: Images, tested: Images, settings: TeacherSettings) -> tuple[NDArray[np.float32], int]:
-    """Return the distance f32 [M] of ``tested`` pictures u8 [M, S, S, 3] from ``learned`` goods, and the features' width."""
-    device, preset = torch.device("cpu"), replace(FAST, teacher=settings)
-    teacher = load_teacher(preset, None, device)
-    pooled = [describe(teacher, images, preset, device)[1].numpy() for images in (learned, tested)]
-    return mahalanobis(pooled[1], *fit_gaussian(pooled[0])), pooled[0].shape[1]
+def features(learned: Images, tested: Images) -> dict[str, tuple[Floats, Floats]]:
+    """Return each of the FEATURES f32 [N, D] and [M, D] of ``learned`` [N, S, S, 3] and ``tested`` pictures [M, S, S, 3].
+
+    One pass gives all: what is pooled begins with the means of the stages, the finest first, and ends with the regions.
+    """
+    device = torch.device("cpu")
+    teacher = load_teacher(FAST, None, device)
+    assert isinstance(teacher, LiteTeacher)  # as `fast` has it
+    pooled = [describe(teacher, images, FAST, device)[1].numpy() for images in (learned, tested)]
+    width = dict(zip(teacher.trunk.taps, teacher.trunk.channels, strict=True))
+    seen, means = (sum(width[tap] for tap in taps) for taps in (FAST.teacher.taps, FAST.teacher.pooled_taps))
+    widths = (seen, means, teacher.pooled_width)
+    return {name: (pooled[0][:, :n], pooled[1][:, :n]) for name, n in zip(FEATURES, widths, strict=True)}
 
 
 def words(interval: Interval | None, sign: str = "") -> str:
