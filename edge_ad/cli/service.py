@@ -21,13 +21,29 @@ def command(
     """Install, show or remove a hardened systemd unit that runs `edge-ad run` in this folder."""
     from edge_ad.errors import BadInput
     from edge_ad.files import newest_bundle
-    from edge_ad.service import install, make_unit, status, uninstall
+    from edge_ad.service.devices import device_access
+    from edge_ad.service.install import describe, install, status, uninstall
+    from edge_ad.service.unit import make_unit
 
     if action not in ACTIONS:
         raise BadInput(f"unknown action {action!r}: choose one of {', '.join(ACTIONS)}")
     if action in ("install", "print"):
         place = (folder or Path()).resolve()
-        unit = make_unit(place, (bundle or newest_bundle(place / "runs")).resolve(), user)
-        typer.echo(unit if action == "print" else install(unit, name, root))
+        access = device_access(cameras=_cameras(place))
+        unit = make_unit(place, (bundle or newest_bundle(place / "runs")).resolve(), user, access)
+        if action == "print":
+            typer.echo(unit)
+            return
+        told = install(unit, name, root)
+        for line in (*describe(access), told):
+            typer.echo(line)
         return
     typer.echo(status(name, root) if action == "status" else uninstall(name, root))
+
+
+def _cameras(folder: Path) -> list[str]:
+    """Return the cameras that edge-ad.toml in ``folder`` names."""
+    from edge_ad.config import CONFIG_NAME, load_config
+
+    config = load_config(folder / CONFIG_NAME)
+    return [*config.run.camera, *filter(None, [config.capture.camera])]

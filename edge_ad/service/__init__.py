@@ -1,0 +1,1 @@
+"""The systemd unit of a station: what it may open, its text, its installation."""
