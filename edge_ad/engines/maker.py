@@ -105,7 +105,8 @@ class TrtMaker:
     def _options(self) -> BuildOptions:
         device = self.backend.device
         with device.active():
-            free = min(device.free_memory(), free_memory()) if device.integrated else device.free_memory()
+            # An integrated GPU shares the memory of the host, and CUDA counts what the page cache holds as taken.
+            free = free_memory() if device.integrated else device.free_memory()
         return BuildOptions(self._level, free, TimingCache(self.backend.version, f"{device.name}-sm{device.sm}"))
 
 

@@ -9,7 +9,7 @@ from edge_ad.engines.board import board, l4t
 from edge_ad.engines.cuda import Device, DeviceMemory, PinnedMemory
 from edge_ad.engines.protocol import Engine, Tensor, TensorSpec
 from edge_ad.engines.tensorrt_frame import TrtFrame
-from edge_ad.engines.tensorrt_log import MEMORY_ADVICE, make_logger, reason
+from edge_ad.engines.tensorrt_log import MEMORY_ADVICE, logger_for, reason
 from edge_ad.engines.tensorrt_tensors import DeviceTensor, exchange, spec_bytes
 from edge_ad.engines.tensorrt_versions import import_tensorrt
 from edge_ad.errors import BadInput, DeviceFault
@@ -68,7 +68,7 @@ class TrtBackend:
     def __init__(self, trt: Any = None, device: Device | None = None) -> None:
         self.trt: Any = trt or import_tensorrt()
         self.device = device or Device()
-        self._logger = make_logger(self.trt)
+        self._logger = logger_for(self.trt)
         self._runtime: Any = None
         self._memory: list[DeviceMemory | PinnedMemory] = []
 
@@ -84,6 +84,7 @@ class TrtBackend:
 
     def load(self, name: str, graph: bytes) -> TrtEngine:
         """Deserialise an engine; BadInput where TensorRT gives none, DeviceFault where there is no memory for it."""
+        self._logger.errors.clear()
         with self.device.active():
             if self._runtime is None:
                 self._runtime = open_runtime(self.trt, self._logger)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edge_ad.engines.tensorrt_log import MEMORY_ADVICE, make_logger, parser_errors, reason
+from edge_ad.engines.tensorrt_log import MEMORY_ADVICE, logger_for, parser_errors, reason
 from edge_ad.engines.tensorrt_progress import Progress, make_monitor
 from edge_ad.engines.tensorrt_versions import (
     check_version,
@@ -85,7 +85,7 @@ def _build(
     fp32_nodes: Collection[str],
 ) -> bytes:
     limit = workspace(free_memory() if chosen.free is None else chosen.free)
-    logger = make_logger(trt)
+    logger = logger_for(trt)
     builder = _made(lambda: trt.Builder(logger), trt, logger, "start its builder")
     network = _made(lambda: builder.create_network(network_flags(trt)), trt, logger, "make a network")
     parser = _made(lambda: trt.OnnxParser(network, logger), trt, logger, "start its parser")
@@ -97,6 +97,8 @@ def _build(
     config = _made(builder.create_builder_config, trt, logger, "make a configuration")
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, limit)
     config.max_aux_streams = 0
+    # On by default, and with 10 bits of mantissa no more exact than FP16. What stays in FP32 does so for its exactness.
+    config.clear_flag(trt.BuilderFlag.TF32)
     if chosen.level is not None:
         config.builder_optimization_level = chosen.level
     if not strongly_typed(trt):

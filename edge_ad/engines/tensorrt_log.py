@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from typing import Any
 
 _KEPT = 20
@@ -15,8 +16,20 @@ MEMORY_ADVICE = (
 )
 
 
-def make_logger(trt: Any) -> Any:
-    """Return a logger whose list ``errors`` holds the last error messages, one line each; nothing is printed."""
+def logger_for(trt: Any) -> Any:
+    """Return the logger of this process, emptied of earlier messages.
+
+    Its list ``errors`` holds the last error messages, one line each; nothing is printed. TensorRT keeps the first logger
+    that it is given, for good and for everything that is opened later: a second one would hear nothing, and the first
+    one must never be freed.
+    """
+    logger = _process_logger(trt)
+    logger.errors.clear()
+    return logger
+
+
+@cache
+def _process_logger(trt: Any) -> Any:
 
     class Logger(trt.ILogger):  # type: ignore[misc]  # the base class comes with the module that is passed in
         def __init__(self) -> None:

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper
 from calibration.half import to_half
 from edge_ad.engines.tensorrt import deserialise, open_runtime
 from edge_ad.engines.tensorrt_build import build_engine, compile_check, strongly_typed
-from edge_ad.engines.tensorrt_log import make_logger
+from edge_ad.engines.tensorrt_log import logger_for
 from edge_ad.engines.tensorrt_progress import Progress
 from edge_ad.errors import BadInput, DeviceFault
 from tests.fixtures.tiny_graphs import tiny_graphs
@@ -93,7 +93,7 @@ def test_without_a_gpu_no_engine_is_loaded(plan: str) -> None:
     """TensorRT for RTX answers None here, whatever it is given; that must be a sentence."""
     whole = build_engine(tensorrt_rtx, GRAPHS["tokenizer"], "fp32")
     data = {"whole": whole, "cut": whole[:1000], "noise": bytes(range(256)) * 40, "empty": b""}[plan]
-    logger = make_logger(tensorrt_rtx)
+    logger = logger_for(tensorrt_rtx)
     runtime = open_runtime(tensorrt_rtx, logger)
     with pytest.raises(BadInput, match="cannot load the engine 'tokenizer': .*; build it again") as caught:
         deserialise(tensorrt_rtx, runtime, logger, "tokenizer", data)

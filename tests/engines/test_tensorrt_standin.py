@@ -6,6 +6,8 @@ Nothing here ran on a GPU.
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,13 +19,13 @@ import pytest
 
 from edge_ad.bundle import Bundle, open_bundle
 from edge_ad.cli.app import main
-from edge_ad.engines import artefacts
+from edge_ad.engines import artefacts, maker
 from edge_ad.engines.benchmark import benchmark
 from edge_ad.engines.build import build
 from edge_ad.engines.pipeline import Pipeline
 from edge_ad.engines.selection import open_pipeline
 from edge_ad.engines.tensorrt import TrtBackend
-from edge_ad.engines.tensorrt_build import _nodes_of
+from edge_ad.engines.tensorrt_build import _nodes_of, free_memory
 from edge_ad.engines.timing_cache import TimingCache
 from edge_ad.errors import BadInput, DeviceFault
 from tests.fixtures.standin_gpu import CudaError, CudaMemoryError, Gpu, standin
@@ -227,6 +229,7 @@ def check_built(gpu: Any, strong: bool) -> None:
             or config.pools["WORKSPACE"] > 0
         )
         fusion = any(value.name == "quantiles" for value in _inputs(network.data))
+        # TF32, which is on by default, is off in every graph.
         assert config.flags == ([] if strong or fusion else ["FP16", "PREFER_PRECISION_CONSTRAINTS"])
 
 
@@ -286,8 +289,6 @@ def test_the_timing_cache_is_kept_by_version_and_device(bundle: Bundle, tmp_path
         assert cache.read() == b"+" * 5  # one that does not fit is replaced by an empty one
         cache.path.write_bytes(cache.path.read_bytes()[:-1])
         assert cache.read() == b""
-        import shutil
-
         shutil.rmtree(folder)
 
 
@@ -304,6 +305,43 @@ def test_a_failed_build_says_why(bundle: Bundle, monkeypatch: pytest.MonkeyPatch
             with pytest.raises(DeviceFault, match=told):
                 build(bundle, "fp16", "tensorrt", threads=1)
         assert not Path(f"{bundle.path}.engines").exists()
+
+
+def test_an_error_is_told_once_and_by_the_build_that_had_it(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorRT tells everything to the first logger that it was given; what it told earlier is another story."""
+    with standin(monkeypatch) as gpu:
+        for words, told in (("cudaMalloc: out of memory", "too little free memory"), ("no tactic", "fp16: no tactic")):
+            gpu.fail["build"] = CudaError(words)
+            with pytest.raises(DeviceFault, match=told):
+                build(bundle, "fp16", "tensorrt", threads=1)
+        gpu.fail.clear()
+        gpu.fail["load"] = CudaError("Magic tag does not match")
+        with pytest.raises(BadInput, match="Magic tag does not match"):
+            opened(bundle)
+
+
+@pytest.mark.parametrize(("integrated", "accepted"), [(True, True), (False, False)])
+def test_memory_of_the_page_cache_counts_as_free_where_it_is_shared(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, integrated: bool, accepted: bool
+) -> None:
+    """An Orin Nano with 217 MiB that are wholly free, as CUDA counts them, and 5.3 GiB that programs can have."""
+    board = json.loads((Path(__file__).parents[1] / "fixtures/boards/orin_nano_jetpack6.json").read_text())
+    free_kib = int(re.findall(r"MemFree: *(\d+) kB", board["files"]["proc/meminfo"])[0])
+    monkeypatch.setattr(maker, "free_memory", lambda: free_memory(meminfo_of(board, bundle.path.parent)))
+    with standin(monkeypatch, integrated=integrated, memory=free_kib << 10) as gpu:
+        if accepted:
+            build(bundle, "fp32", "tensorrt", threads=1)
+            assert {config.pools["WORKSPACE"] for _, config in gpu.trt.built} == {1 << 30}  # type: ignore[attr-defined]
+            shutil.rmtree(f"{bundle.path}.engines")
+        else:
+            with pytest.raises(DeviceFault, match="only 217 MiB of memory are free"):
+                build(bundle, "fp32", "tensorrt", threads=1)
+
+
+def meminfo_of(board: dict[str, Any], folder: Path) -> Path:
+    path = folder / "meminfo"
+    path.write_text(board["files"]["proc/meminfo"])
+    return path
 
 
 def test_engines_of_another_backend_are_not_mixed(bundle: Bundle, gpu: Gpu) -> None:

@@ -19,7 +19,7 @@ from edge_ad.engines import tensorrt_versions as versions
 from edge_ad.engines.backends import default_backend
 from edge_ad.engines.board import board, l4t
 from edge_ad.engines.tensorrt_build import LEAST_FREE, WORKSPACE, free_memory, workspace
-from edge_ad.engines.tensorrt_log import make_logger, reason
+from edge_ad.engines.tensorrt_log import logger_for, reason
 from edge_ad.engines.tensorrt_progress import Phases, Progress, run_interruptibly, told_seconds
 from edge_ad.errors import BadInput, DeviceFault
 from tests.fixtures.standin_gpu import standin
@@ -193,7 +193,7 @@ def test_ctrl_c_cancels_and_waits_for_the_step() -> None:
 
 
 def test_the_logger_keeps_errors_only() -> None:
-    logger = make_logger(tensorrt_rtx)
+    logger = logger_for(tensorrt_rtx)
     assert reason(logger, "nothing") == "nothing"
     logger.log(tensorrt_rtx.ILogger.WARNING, "a warning")
     logger.log(tensorrt_rtx.ILogger.ERROR, "one\n  two")
@@ -208,7 +208,7 @@ def test_the_logger_keeps_errors_only() -> None:
     "words", ["[defaultAllocator.cpp] Cuda Runtime (out of memory)", "Error Code 2: OutOfMemory", "insufficient memory"]
 )
 def test_errors_of_memory_are_told_as_such(words: str) -> None:
-    logger = make_logger(tensorrt_rtx)
+    logger = logger_for(tensorrt_rtx)
     logger.log(tensorrt_rtx.ILogger.ERROR, words)
     logger.log(tensorrt_rtx.ILogger.ERROR, "something that follows from it")
     assert "too little free memory" in reason(logger, "nothing")

@@ -179,11 +179,11 @@ ON_REAL_CLASSES = """
 import tensorrt_bindings as trt
 trt.__name__ = "tensorrt"
 from edge_ad.engines.tensorrt_build import build_engine
-from edge_ad.engines.tensorrt_log import make_logger
+from edge_ad.engines.tensorrt_log import logger_for
 from edge_ad.engines.tensorrt_progress import Progress, make_monitor
 from edge_ad.engines.tensorrt_versions import network_flags, strongly_typed
 from edge_ad.errors import DeviceFault
-logger = make_logger(trt)
+logger = logger_for(trt)
 logger.log(trt.ILogger.ERROR, "no  good")
 monitor = make_monitor(trt, Progress(1.0, print))
 monitor.phase_start("a", None, 2)
