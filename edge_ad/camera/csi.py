@@ -6,6 +6,8 @@ from edge_ad.camera.settings import CameraSettings
 from edge_ad.errors import BadInput
 
 SOURCE = "nvarguscamerasrc"
+OPEN_S = 20.0
+"""The first picture of a sensor may take so long: Argus starts it, and the first GStreamer on a board scans all plugins."""
 _DEFAULTS = CameraSettings(rate=30.0, width=1920, height=1080)
 _TAKEN = ("exposure_us", "auto_exposure", "gain", "rate", "width", "height", "auto_white_balance")
 

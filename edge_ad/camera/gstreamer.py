@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import re
 import select
 import shlex
 import shutil
+import signal
 import subprocess
 import tempfile
+import threading
 import time
+from pathlib import Path
 from typing import IO
 
 import numpy as np
@@ -23,20 +27,25 @@ from edge_ad.redaction import redact_values, split_credentials
 LAUNCHER = "gst-launch-1.0"
 OPEN_S = 8.0
 END_S = 1.0
+STOP_S = 3.0
+"""A pipeline gets so long to take itself down after SIGINT; one that hangs is killed then."""
 _TAIL = "queue leaky=downstream max-size-buffers=1 ! videoconvert ! video/x-raw,format=RGB ! pnmenc ! fdsink sync=false"
 _OPENCV_TAIL = "videoconvert ! video/x-raw,format=BGR ! appsink drop=true max-buffers=1 sync=false"
 _SINK = re.compile(r"!\s*(?:appsink|fakesink|autovideosink)\b[^!]*$")
 _MOST_BYTES = 200_000_000 * 3
 
 
-def open_pipeline(pipeline: str, name: str, settings: CameraSettings | None = None) -> Handle:
+def open_pipeline(
+    pipeline: str, name: str, settings: CameraSettings | None = None, *, open_s: float = OPEN_S
+) -> Handle:
     """Open a pipeline that ends in raw video; a sink at its end is replaced by ours.
 
+    ``open_s`` is how long its first picture may take.
     BadInput when there is neither gst-launch-1.0 nor an OpenCV with GStreamer, DeviceFault when it does not start.
     """
     body = _SINK.sub("", pipeline.strip()).rstrip("! ")
     if shutil.which(LAUNCHER):
-        return PipelineProcess(body, name, settings)
+        return PipelineProcess(body, name, settings, open_s=open_s)
     from edge_ad.camera.opencv import build_facts, has_gstreamer
 
     if has_gstreamer():
@@ -48,12 +57,19 @@ def open_pipeline(pipeline: str, name: str, settings: CameraSettings | None = No
 
 
 class PipelineProcess:
-    """A pipeline in a process: its pictures come through a pipe as PNM, and killing it ends a read that hangs."""
+    """A pipeline in a process: its pictures come through a pipe as PNM, and ending it ends a read that hangs.
+
+    It is ended by SIGINT, at which gst-launch takes the pipeline down element by element, and killed only when it has not
+    gone after ``STOP_S``: a killed client can leave Argus without cameras until its daemon is started again.
+    """
 
     fps: float | None = None
 
-    def __init__(self, pipeline: str, name: str, settings: CameraSettings | None = None) -> None:
+    def __init__(
+        self, pipeline: str, name: str, settings: CameraSettings | None = None, *, open_s: float = OPEN_S
+    ) -> None:
         self._name = name
+        self._interrupted = False
         self._secrets = _secrets(pipeline)
         self.settings = settings or CameraSettings()
         self.fps = self.settings.rate
@@ -62,20 +78,32 @@ class PipelineProcess:
         try:
             words = [LAUNCHER, "-q", *shlex.split(pipeline), "!", *_TAIL.split(), f"fd={writing}"]
             self._process = subprocess.Popen(
-                words, stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log, pass_fds=(writing,)
+                words,
+                stdin=subprocess.DEVNULL,
+                stdout=self._log,
+                stderr=self._log,
+                pass_fds=(writing,),
+                env={**os.environ, **registry_place()},
+                # A Ctrl-C of the terminal must not reach it besides ours: gst-launch dies at a second SIGINT.
+                start_new_session=True,
+                # SIGPIPE stays ignored, as in Python: when we were killed, the sink fails and the pipeline is taken down.
+                restore_signals=False,
             )
         except ValueError as error:
             os.close(reading)
+            self._log.close()
             raise BadInput(f"the pipeline of camera {name!r} is not well quoted: {error}") from error
         finally:
             os.close(writing)
         self._pipe = os.fdopen(reading, "rb", buffering=1 << 16)
-        begun = bool(select.select([self._pipe], [], [], OPEN_S)[0])
+        # Threads that hold cameras are daemons, so an exit does not wait for their close.
+        atexit.register(self._end)
+        begun = bool(select.select([self._pipe], [], [], open_s)[0])
         self._pending = self._read() if begun else None
         if self._pending is None:
-            reason = self._ended() if begun else f"the pipeline gave no picture within {OPEN_S:g} s"
+            reason = self._ended() if begun else f"the pipeline gave no picture within {open_s:g} s"
             self.close()
-            raise DeviceFault(f"camera {name!r} cannot be opened: {reason}")
+            raise DeviceFault(f"camera {name!r} cannot be opened: {reason}{_argus_hint(pipeline, reason)}")
 
     def grab(self) -> Grab:
         """Return the next picture."""
@@ -87,19 +115,32 @@ class PipelineProcess:
         return Shot(image, time.monotonic(), time.time())
 
     def abort(self) -> None:
-        """Kill the process: the read of its pipe ends."""
-        self._process.kill()
+        """Interrupt the process: the read of its pipe ends, after ``STOP_S`` at the latest."""
+        self._interrupt()
+        killer = threading.Timer(STOP_S, self._process.kill)
+        killer.daemon = True
+        killer.start()
 
     def close(self) -> None:
         """End the process and wait for it."""
-        self._process.terminate()
+        self._end()
+        atexit.unregister(self._end)
+        self._pipe.close()
+        self._log.close()
+
+    def _interrupt(self) -> None:
+        """Send SIGINT once."""
+        if not self._interrupted:
+            self._interrupted = True
+            self._process.send_signal(signal.SIGINT)
+
+    def _end(self) -> None:
+        self._interrupt()
         try:
-            self._process.wait(END_S)
+            self._process.wait(STOP_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        self._pipe.close()
-        self._log.close()
 
     def _read(self) -> Image | None:
         try:
@@ -141,6 +182,12 @@ class PipelineProcess:
         return f"the pipeline ended: {told[:300]}"
 
 
+def _argus_hint(pipeline: str, reason: str) -> str:
+    if "nvarguscamerasrc" not in pipeline or "no element" in reason:
+        return ""
+    return "; if it worked before, start Argus again: sudo systemctl restart nvargus-daemon"
+
+
 def _secrets(pipeline: str) -> tuple[str, ...]:
     """Return what must not be shown of a pipeline: credentials of URLs and values of properties such as user-pw."""
     found = re.findall(r"(?i)(?:user-?(?:id|name)?|user-pw|pass\w*|pw|token)\s*=\s*\"?([^\s\"!]+)", pipeline)
@@ -148,6 +195,25 @@ def _secrets(pipeline: str) -> tuple[str, ...]:
         user, password, _ = split_credentials(url)
         found += [user, password]
     return tuple(value for value in found if value)
+
+
+def registry_place() -> dict[str, str]:
+    """Return ``GST_REGISTRY`` in the working folder where GStreamer cannot write its own, else nothing.
+
+    A registry that cannot be kept is made anew at every start, which takes seconds on a Jetson. The home folder of a
+    service is read-only.
+    """
+    if "GST_REGISTRY" in os.environ:
+        return {}
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    if _can_be_made(cache) or not os.access(Path.cwd(), os.W_OK):
+        return {}
+    return {"GST_REGISTRY": str(Path.cwd() / ".cache" / "gstreamer-1.0" / "registry.bin")}
+
+
+def _can_be_made(folder: Path) -> bool:
+    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    return nearest.is_dir() and os.access(nearest, os.W_OK)
 
 
 class OpenCvPipeline:
@@ -160,6 +226,7 @@ class OpenCvPipeline:
 
         self._name = name
         self.settings = settings or CameraSettings()
+        os.environ.update(registry_place())
         with quiet():
             self._capture = cv2.VideoCapture(f"{pipeline} ! {_OPENCV_TAIL}", cv2.CAP_GSTREAMER)
         if not self._capture.isOpened():

@@ -39,10 +39,12 @@ def open_source(
 
 
 def _live(address: Address, settings: CameraSettings | None, patient: bool) -> Source:
-    from edge_ad.camera.live import Live
+    from edge_ad.camera.live import Live, Patience
     from edge_ad.errors import DeviceFault
 
-    camera = Live(_opener(address, settings or CameraSettings()), address.name)
+    # The pipeline itself gives up first, with a reason.
+    patience = Patience(open_s=_pipeline_open_s(address) + 2.0) if address.kind in ("gst", "csi") else None
+    camera = Live(_opener(address, settings or CameraSettings()), address.name, patience)
     try:
         camera.open()
     except DeviceFault:
@@ -82,12 +84,20 @@ def _opener(address: Address, settings: CameraSettings) -> Opener:
 def _pipeline(address: Address, wanted: CameraSettings) -> Handle:
     from edge_ad.camera.gstreamer import open_pipeline
 
+    open_s = _pipeline_open_s(address)
     if address.kind == "gst":
-        return open_pipeline(address.secret, address.name)
+        return open_pipeline(address.secret, address.name, open_s=open_s)
     from edge_ad.camera.csi import csi_pipeline, csi_settings
 
     settings = csi_settings(wanted, address.name)
-    return open_pipeline(csi_pipeline(address.target, settings), address.name, settings)
+    return open_pipeline(csi_pipeline(address.target, settings), address.name, settings, open_s=open_s)
+
+
+def _pipeline_open_s(address: Address) -> float:
+    """Return how long the first picture of a pipeline may take: longer where Argus is in it."""
+    from edge_ad.camera import csi, gstreamer
+
+    return csi.OPEN_S if address.kind == "csi" or csi.SOURCE in address.secret else gstreamer.OPEN_S
 
 
 def _producer(address: Address) -> tuple[str, str | None]:
