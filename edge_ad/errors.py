@@ -42,7 +42,7 @@ def require(module: str, extra: str, needed_by: str) -> ModuleType:
 
 # Which extra brings a package, by the name it is imported by.
 EXTRAS = {
-    **dict.fromkeys(("cv2", "onnx", "onnxruntime"), "cpu"),
+    **dict.fromkeys(("cv2", "onnx", "onnxruntime", "simplejpeg"), "cpu"),
     **dict.fromkeys(("torch", "onnxscript", "onnxsim", "safetensors", "sklearn", "scipy", "matplotlib"), "train"),
     **dict.fromkeys(("paho", "pymodbus", "asyncua", "gpiod", "fastapi", "starlette", "uvicorn", "prometheus_client"), "line"),
     **dict.fromkeys(("tensorrt", "pycuda"), "gpu"),

@@ -7,7 +7,9 @@ import zlib
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 TRUNCATED = "it is truncated"
-UNKNOWN = "it is not a PNG, JPEG, BMP, TIFF or WebP image"
+UNKNOWN = "it is not a PNG, JPEG, BMP, TIFF, WebP or PPM image"
+EXIF = b"Exif\x00\x00"
+TURNED = range(5, 9)  # EXIF orientations that exchange width and height
 
 
 class HeaderError(ValueError):
@@ -15,8 +17,8 @@ class HeaderError(ValueError):
 
 
 def inspect(data: bytes) -> tuple[int, int] | None:
-    """Return (width, height) in pixels of a PNG, JPEG or BMP, or None for a TIFF or WebP, whose size only decoding
-    tells.
+    """Return (width, height) in pixels of a PNG, JPEG or BMP as it is read (turned as its EXIF data say), or
+    None for a TIFF, WebP or PPM, whose size only decoding tells.
 
     Raises HeaderError for an empty, truncated or corrupt file and for any other format. A JPEG is whole when an end
     marker follows its first scan, a PNG when every chunk has its check sum and the end chunk is there, a BMP and a WebP
@@ -39,11 +41,15 @@ def inspect(data: bytes) -> tuple[int, int] | None:
         raise HeaderError(TRUNCATED) from error
     if data[:4] in (b"II*\x00", b"MM\x00*"):
         return None
+    if data[:4] in (b"II+\x00", b"MM\x00+"):
+        raise HeaderError("it is a BigTIFF, which is not read here: save it as a TIFF below 4 GB, or as a PNG")
+    if data[:2] in (b"P2", b"P3", b"P5", b"P6"):
+        return None
     raise HeaderError(UNKNOWN)
 
 
 def _png(data: bytes) -> tuple[int, int]:
-    position, size = len(PNG_SIGNATURE), None
+    position, size, turned = len(PNG_SIGNATURE), None, False
     while position < len(data):
         length, kind = struct.unpack_from(">I4s", data, position)
         body_end = position + 8 + length
@@ -52,14 +58,17 @@ def _png(data: bytes) -> tuple[int, int]:
             raise HeaderError(f"its {kind.decode('ascii', 'replace')} chunk is corrupt")
         if kind == b"IHDR":
             size = struct.unpack_from(">II", data, position + 8)
+        if kind == b"eXIf":
+            turned = _orientation(data[position + 8 : body_end]) in TURNED
         if kind == b"IEND" and size is not None:
-            return int(size[0]), int(size[1])
+            width, height = int(size[0]), int(size[1])
+            return (height, width) if turned else (width, height)
         position = body_end + 4
     raise HeaderError(TRUNCATED)
 
 
 def _jpeg(data: bytes) -> tuple[int, int]:
-    position, size = 2, None
+    position, size, turned = 2, None, False
     while True:
         lead, marker = struct.unpack_from("BB", data, position)
         if lead != 0xFF:
@@ -77,7 +86,11 @@ def _jpeg(data: bytes) -> tuple[int, int]:
             height, width = struct.unpack_from(">HH", data, position + 5)
             size = (width, height)
         if marker == 0xDA:
-            return _jpeg_end(data, position, size)
+            width, height = _jpeg_end(data, position, size)
+            return (height, width) if turned else (width, height)
+        if marker == 0xE1:
+            segment = data[position + 4 : position + 2 + length]
+            turned = turned or (segment[:6] == EXIF and _orientation(segment[6:]) in TURNED)
         position += 2 + length
 
 
@@ -88,6 +101,23 @@ def _jpeg_end(data: bytes, scan: int, size: tuple[int, int] | None) -> tuple[int
     if data.find(b"\xff\xd9", scan) < 0:
         raise HeaderError(TRUNCATED)
     return size
+
+
+def _orientation(tiff: bytes) -> int:
+    """Return the orientation 1 to 8 that EXIF data give, 1 where they give none (TIFF 6.0, tag 0x112)."""
+    order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
+    if order is None:
+        return 1
+    try:
+        (first,) = struct.unpack_from(order + "I", tiff, 4)
+        (entries,) = struct.unpack_from(order + "H", tiff, first)
+        for entry in range(entries):
+            tag, kind, count, value = struct.unpack_from(order + "HHIH", tiff, first + 2 + 12 * entry)
+            if (tag, kind, count) == (0x0112, 3, 1):
+                return int(value)
+    except struct.error:  # a damaged tag: OpenCV leaves such an image as it is, too
+        return 1
+    return 1
 
 
 def _bmp(data: bytes) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Folder layouts: a flat folder of goods, MVTec AD and MVTec LOCO AD."""
+"""Folder layouts: a folder of normal images, MVTec AD and MVTec LOCO AD."""
 
 from __future__ import annotations
 
@@ -11,6 +11,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
+
+from edge_ad.data.folders import (
+    UNLABELLED,
+    FolderUse,
+    is_normal_name,
+    list_nested,
+    named_as_anomalies,
+    normal_folders,
+    relative,
+    sub_folders,
+    unread_folders,
+)
 from edge_ad.data.images import check_image, list_images
 from edge_ad.data.near_duplicates import near_duplicate_groups, thumbnails
 from edge_ad.data.splits import MINIMUM_GOODS, GoodsSplit, split_all, split_training
@@ -23,6 +37,13 @@ Kind = Literal["good", "logical", "structural"]
 
 MINIMUM_VALIDATION = 20
 """Validation folders with fewer goods than this are too small for a threshold: all goods are split anew instead."""
+
+MIN_SIDE = 32
+"""Shorter sides than this, in pixels, are refused: a network's cell would see a pixel or less."""
+
+MIN_RANGE = 1.0
+"""A thumbnail that spans less than one grey level of 255 shows no structure: a camera's noise and the fall-off of any
+lens give more, only a covered, saturated or made-up image less."""
 
 LAYOUTS_HELP = "a folder of good images, or one with train/good (MVTec AD or MVTec LOCO AD layout)"
 
@@ -55,7 +76,7 @@ class DataSet:
 
     ``skipped`` lists goods that cannot be read, each with the reason. ``sizes`` counts the goods by "WIDTHxHEIGHT" in
     pixels. ``saturation`` maps a pixel value of the masks to its saturation threshold (empty: every defect must be
-    found whole).
+    found whole). ``folders`` says what was read from which folder as what, left-out folders included.
     """
 
     name: str
@@ -66,6 +87,7 @@ class DataSet:
     skipped: tuple[tuple[Path, str], ...] = ()
     sizes: dict[str, int] = field(default_factory=dict)
     saturation: Mapping[int, Saturation] = field(default_factory=dict)
+    folders: tuple[FolderUse, ...] = ()
 
     @property
     def has_masks(self) -> bool:
@@ -88,45 +110,62 @@ def load_dataset(path: Path | str, seed: int = 0) -> DataSet:
     layout = _layout(root)
     if layout is None:
         raise BadInput(_why_no_goods(root))
-    folder = _goods_folder(root, layout)
-    train, skipped, sizes = _readable(list_images(folder))
-    own: list[Path] = []
-    if (root / "validation" / "good").is_dir() and layout != "flat":
-        own, bad, more = _readable(list_images(root / "validation" / "good"))
-        skipped, sizes = skipped + bad, sizes + more
-    _enough(folder, len(train) + len(own), len(skipped))
-    goods, undecodable = _split(train, own, seed)
-    _enough(folder, len(train) + len(own) - len(undecodable), len(skipped) + len(undecodable))
-    for file, reason in skipped + undecodable:
+    folder, listed = _training_images(root, layout)
+    validation = [] if layout == "flat" else _normal_images(root / "validation")
+    train, skipped, sizes = _readable(listed)
+    own, bad, more = _readable(validation)
+    skipped, sizes = skipped + bad, sizes + more
+    _enough(folder, len(train) + len(own), skipped)
+    table, unusable = _thumbnails([*train, *own])
+    skipped += unusable
+    left_out = {path for path, _ in unusable}
+    train, own = ([path for path in paths if path not in left_out] for paths in (train, own))
+    _enough(folder, len(train) + len(own), skipped)
+    _different(folder, table)
+    goods = _split(train, own, table, seed)
+    for file, reason in skipped:
         logging.getLogger(__name__).warning("skipped %s: %s", file, reason)
+    test = _test_items(root) if layout != "flat" and (root / "test").is_dir() else ()
+    uses = [
+        *_uses(root, listed, "normal images for training"),
+        *_uses(root, validation, "normal images for the threshold" if own else "normal images"),
+        *_item_uses(root, test),
+    ]
     return DataSet(
         name=root.name,
         layout=layout,
         root=root,
         goods=goods,
-        test=_test_items(root) if layout != "flat" and (root / "test").is_dir() else (),
-        skipped=tuple(skipped + undecodable),
+        test=test,
+        skipped=tuple(skipped),
         sizes=dict(sizes.most_common()),
         saturation=_saturation(root / "defects_config.json"),
+        folders=(*uses, *unread_folders(root, [*listed, *validation, *(item.path for item in test)])),
     )
 
 
 def load_test(path: Path | str) -> DataSet:
     """Return the labelled images under ``path`` without looking at its training goods (``goods`` is empty).
 
-    A folder without a test folder counts as goods only. Raises BadInput for a missing or empty folder, and for an
-    anomaly without a mask in a set that has a ground_truth folder.
+    A folder without a test folder is itself one where a sub-folder is named as normal images (``good`` beside ``bad``),
+    and else counts as normal images only. Raises BadInput for a missing or empty folder, and for an anomaly without a
+    mask in a set that has a ground_truth folder.
     """
     root = _existing(Path(path))
     layout = _layout(root)
     if (root / "test").is_dir():
         items = _test_items(root)
         layout = layout or ("loco" if _looks_loco(root) else "mvtec")
+    elif layout == "flat" and not list_images(root):
+        items = _labelled_items(root, root)
     else:
-        folder = _goods_folder(root, layout) if layout else root
-        items, layout = tuple(TestItem(file, "good", "good") for file in list_images(folder)), "flat"
+        listed = _training_images(root, layout)[1] if layout else list_images(root)
+        items, layout = tuple(TestItem(file, "good", "good") for file in listed), "flat"
     if not items:
-        raise BadInput(f"{root} holds no images to evaluate: name {LAYOUTS_HELP} with a test folder")
+        raise BadInput(
+            f"{root} holds no images to evaluate: name {LAYOUTS_HELP} with a test folder, in which sub-folders say what "
+            "the images are (test/good, test/scratch)"
+        )
     found = DataSet(
         name=root.name,
         layout=layout,
@@ -134,12 +173,13 @@ def load_test(path: Path | str) -> DataSet:
         goods=GoodsSplit((), (), ()),
         test=items,
         saturation=_saturation(root / "defects_config.json"),
+        folders=(*_item_uses(root, items), *_unlabelled(root)),
     )
     missing = [item.path for item in items if found.has_masks and item.kind != "good" and not item.masks]
     if missing:
         raise BadInput(
             f"{missing[0]} has no mask under {root / 'ground_truth'} ({len(missing)} such images): add "
-            f"ground_truth/{missing[0].parent.name}/{missing[0].stem}/000.png, or take the ground_truth folder away"
+            f"{_mask_name(root, layout, missing[0])}, or take the ground_truth folder away"
         )
     return found
 
@@ -148,7 +188,7 @@ def find_categories(root: Path) -> list[Path]:
     """Return the folders directly under ``root`` that are categories of their own (they hold train/good), sorted by
     name.
     """
-    return sorted(entry for entry in _existing(root).iterdir() if (entry / "train" / "good").is_dir())
+    return [entry for entry in sub_folders(_existing(root)) if normal_folders(entry / "train")]
 
 
 def _existing(path: Path) -> Path:
@@ -163,53 +203,78 @@ def _looks_loco(root: Path) -> bool:
 
 
 def _layout(root: Path) -> Layout | None:
-    if (root / "train" / "good").is_dir():
+    if normal_folders(root / "train"):
         return "loco" if _looks_loco(root) else "mvtec"
-    if (root / "train").is_dir() or (root / "test").is_dir() or _named_as_anomalies(root):
+    if (root / "train").is_dir() or (root / "test").is_dir() or named_as_anomalies(root):
         return None
-    return "flat" if list_images(root) or (root / "good").is_dir() else None
-
-
-def _named_as_anomalies(folder: Path) -> bool:
-    name, parent = folder.name.lower(), folder.parent.name.lower()
-    if name.endswith(("_anomalies", "_anomaly")) or name in (
-        "anomalies",
-        "anomaly",
-        "ground_truth",
-        "defects",
-        "bad",
-        "ng",
-    ):
-        return True
-    return parent == "ground_truth" or (parent == "test" and name != "good")
+    return "flat" if list_images(root) or normal_folders(root) else None
 
 
 def _why_no_goods(root: Path) -> str:
-    folders = [entry for entry in sorted(root.iterdir()) if entry.is_dir()]
+    folders = sub_folders(root)
     categories = [entry.name for entry in find_categories(root)]
     if categories:
         return f"{root} holds the categories {', '.join(categories)}: name one of them"
-    anomalies = _named_as_anomalies(root) or (root / "test").is_dir() or any(map(_named_as_anomalies, folders))
-    if anomalies:
+    if (root / "train").is_dir() and list_nested(root / "train"):
+        return f"{root / 'train'} has no folder good: put the normal images into {root / 'train' / 'good'}"
+    if named_as_anomalies(root) or (root / "test").is_dir() or any(map(named_as_anomalies, folders)):
         return f"{root} holds anomalies only, and training needs good parts: name {LAYOUTS_HELP}"
+    filled = [folder.name for folder in folders if list_nested(folder)]
+    if filled:
+        some = ", ".join(filled[:5]) + (" and more" if len(filled) > 5 else "")
+        return f"{root} holds images in the folders {some} only: name one of them, or put normal images into {root / 'good'}"
     return f"{root} holds no images: name {LAYOUTS_HELP}"
 
 
-def _goods_folder(root: Path, layout: Layout) -> Path:
+def _training_images(root: Path, layout: Layout) -> tuple[Path, list[Path]]:
+    """Return the folder of the normal images to train on, and the images."""
     if layout != "flat":
-        return root / "train" / "good"
-    return root if list_images(root) else root / "good"
+        return normal_folders(root / "train")[0], _normal_images(root / "train")
+    direct, named = list_images(root), normal_folders(root)
+    if direct and any(map(list_nested, named)):
+        raise BadInput(
+            f"{root} holds {len(direct)} images and the folder {named[0].name} with {len(list_nested(named[0]))}: name "
+            f"{named[0]} to train on that folder, or move the others away"
+        )
+    return (root, direct) if direct or not named else (named[0], _normal_images(root))
 
 
-def _enough(folder: Path, count: int, skipped: int) -> None:
-    if count + skipped == 0:
+def _normal_images(parent: Path) -> list[Path]:
+    return sorted(path for folder in normal_folders(parent) for path in list_nested(folder))
+
+
+def _enough(folder: Path, count: int, skipped: Sequence[tuple[Path, str]]) -> None:
+    if count == 0 and not skipped:
         raise BadInput(f"{folder} holds no images: name {LAYOUTS_HELP}")
     if count < MINIMUM_GOODS:
-        unreadable = f" ({skipped} more cannot be read)" if skipped else ""
+        more = f" ({len(skipped)} more cannot be used; the first: {skipped[0][1]})" if skipped else ""
         raise BadInput(
-            f"{folder} holds {count} good images{unreadable}; at least {MINIMUM_GOODS} are needed and 100 or more are "
+            f"{folder} holds {count} good images{more}; at least {MINIMUM_GOODS} are needed and 100 or more are "
             "advised, so photograph more good parts"
         )
+
+
+def _different(folder: Path, table: npt.NDArray[np.float32]) -> None:
+    """Refuse copies of a few images: their scores would not vary, so that no threshold could come of them."""
+    distinct = len(np.unique(table, axis=0))
+    if distinct < MINIMUM_GOODS:
+        raise BadInput(
+            f"{folder} holds {len(table)} good images, but only {distinct} that differ from each other; at least "
+            f"{MINIMUM_GOODS} are needed, so photograph different good parts"
+        )
+
+
+def _thumbnails(paths: Sequence[Path]) -> tuple[npt.NDArray[np.float32], list[tuple[Path, str]]]:
+    """Return the thumbnails of the images that can be used, in order, and the others with the reason."""
+    table, failed = thumbnails(paths)
+    reasons = dict(failed)
+    for index in np.flatnonzero(np.ptp(table, axis=1) < MIN_RANGE).tolist():
+        reasons.setdefault(
+            index,
+            f"{paths[index]} shows nothing but one brightness; look at the lens, the light and the exposure of the camera",
+        )
+    usable = [index for index in range(len(paths)) if index not in reasons]
+    return table[usable], [(paths[index], reason) for index, reason in sorted(reasons.items())]
 
 
 def _readable(paths: Sequence[Path]) -> tuple[list[Path], list[tuple[Path, str]], Counter[str]]:
@@ -217,9 +282,12 @@ def _readable(paths: Sequence[Path]) -> tuple[list[Path], list[tuple[Path, str]]
 
     def check(path: Path) -> str | tuple[int, int]:
         try:
-            return check_image(path)
+            size = check_image(path)
         except BadInput as error:
             return str(error)
+        if min(size) < MIN_SIDE:
+            return f"{path} is {size[0]} x {size[1]} pixels; at least {MIN_SIDE} x {MIN_SIDE} are needed"
+        return size
 
     with ThreadPoolExecutor(2) as pool:
         results = list(pool.map(check, paths))
@@ -228,36 +296,66 @@ def _readable(paths: Sequence[Path]) -> tuple[list[Path], list[tuple[Path, str]]
     return good, bad, Counter(f"{result[0]}x{result[1]}" for result in results if not isinstance(result, str))
 
 
-def _split(train: list[Path], own: list[Path], seed: int) -> tuple[GoodsSplit, list[tuple[Path, str]]]:
-    """Return the split, and the files that turned out not to decode."""
+def _split(train: list[Path], own: list[Path], table: npt.NDArray[np.float32], seed: int) -> GoodsSplit:
+    """Return the split; ``table`` f32 [N, P] holds the thumbnails of ``train``, then those of ``own``."""
     apart = len(own) >= MINIMUM_VALIDATION and len(train) >= MINIMUM_GOODS
     pooled = train if apart else train + own
-    table, failed = thumbnails(pooled)
-    groups = [[index for index in group if index not in failed] for group in near_duplicate_groups(table)]
-    files = [[pooled[index] for index in group] for group in groups if group]
-    split = split_training(files, own, seed) if apart else split_all(files, seed)
-    return split, [(pooled[index], reason) for index, reason in sorted(failed.items())]
+    files = [[pooled[index] for index in group] for group in near_duplicate_groups(table[: len(pooled)])]
+    return split_training(files, own, seed) if apart else split_all(files, seed)
 
 
 def _test_items(root: Path) -> tuple[TestItem, ...]:
+    return _labelled_items(root, root / "test")
+
+
+def _labelled_items(root: Path, parent: Path) -> tuple[TestItem, ...]:
+    """Return the images below ``parent``, whose sub-folders say what they are; deeper folders are part of the name."""
     items: list[TestItem] = []
-    for folder in sorted(entry for entry in (root / "test").iterdir() if entry.is_dir()):
-        kind: Kind = "structural"
-        if folder.name in ("good", "logical_anomalies"):
-            kind = "good" if folder.name == "good" else "logical"
-        for path in list_images(folder):
-            items.append(
-                TestItem(path, kind, folder.name, _masks(root, folder.name, path.stem) if kind != "good" else ())
-            )
+    for folder in sub_folders(parent):
+        if folder.name.casefold() == "ground_truth":
+            continue
+        normal = is_normal_name(folder.name)
+        kind: Kind = "good" if normal else "logical" if folder.name == "logical_anomalies" else "structural"
+        for path in list_nested(folder):
+            defect = relative(path.parent, parent)
+            items.append(TestItem(path, kind, defect, () if normal else _masks(root, defect, path.stem)))
     return tuple(items)
+
+
+def _uses(root: Path, paths: Sequence[Path], use: str) -> list[FolderUse]:
+    counts = Counter(relative(path.parent, root) for path in paths)
+    return [FolderUse(folder, count, use) for folder, count in sorted(counts.items())]
+
+
+def _item_uses(root: Path, items: Sequence[TestItem]) -> list[FolderUse]:
+    counts = Counter((relative(item.path.parent, root), item.kind) for item in items)
+    words = {"good": "normal images", "logical": "logical anomalies", "structural": "structural anomalies"}
+    return [FolderUse(folder, count, f"test: {words[kind]}") for (folder, kind), count in sorted(counts.items())]
+
+
+def _unlabelled(root: Path) -> list[FolderUse]:
+    """Return the images directly in the test folder: nothing says what they are."""
+    test = root / "test"
+    count = len(list_images(test)) if test.is_dir() else 0
+    return [FolderUse("test", count, UNLABELLED)] if count else []
+
+
+MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")
 
 
 def _masks(root: Path, defect: str, stem: str) -> tuple[Path, ...]:
     folder = root / "ground_truth" / defect
     if (folder / stem).is_dir():  # MVTec LOCO AD: a folder of channels
         return tuple(list_images(folder / stem))
-    single = folder / f"{stem}_mask.png"  # MVTec AD
-    return (single,) if single.is_file() else ()
+    names = (f"{stem}{ending}{suffix}" for ending in ("_mask", "") for suffix in MASK_SUFFIXES)  # MVTec AD, and others
+    return next(((folder / name,) for name in names if (folder / name).is_file()), ())
+
+
+def _mask_name(root: Path, layout: Layout, image: Path) -> str:
+    """Return the file that would be the mask of a test image, relative to the root of the set."""
+    defect = relative(image.parent, root / "test")
+    end = f"{image.stem}/000.png" if layout == "loco" else f"{image.stem}_mask.png"
+    return f"ground_truth/{defect}/{end}"
 
 
 def _saturation(path: Path) -> dict[int, Saturation]:

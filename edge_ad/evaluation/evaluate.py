@@ -12,7 +12,7 @@ from edge_ad.engines.selection import open_pipeline
 from edge_ad.errors import BadInput, require
 from edge_ad.evaluation.drift import drift
 from edge_ad.evaluation.figures import image_figures, spro_figures
-from edge_ad.evaluation.pointing import logic_figures
+from edge_ad.evaluation.pointing import logic_figures, suspect_masks
 from edge_ad.evaluation.scores import Progress, judge_all
 
 REPORT_NAME = "report.html"
@@ -34,11 +34,12 @@ def evaluate(
     """Judge every labelled image under ``data_path`` and return the figures, ready for JSON.
 
     The object has "backend", "precision", "image_auroc", "auroc_without_composition", "au_spro" (by limit of the false
-    positive rate), "branches", "threshold" (NG) and "false_reject", and more: "bundle", "data", "images" (counts by
-    kind), "weights", "subsets" (AUROC of some branches fused again), "confidence" (95 % bootstrap intervals, seeded by
-    ``seed``), "thresholds", "found" (anomalies above the thresholds), "without" (AUROC of the fusion that lacks one
-    branch), "recall_at_1_percent", "logic_map" (how many times more of its mass than chance falls inside the defects)
-    and "drift" (what light, blur and shift do to goods). A kind without images, or without masks, is None. With
+    positive rate), "branches", "threshold" (NG) and "false_reject", and more: "bundle", "data", "folders" (what was
+    read from which folder as what), "images" (counts by kind), "weights", "subsets" (AUROC of some branches fused
+    again), "confidence" (95 % bootstrap intervals, seeded by ``seed``), "thresholds", "found" (anomalies above the
+    thresholds), "without" (AUROC of the fusion that lacks one branch), "recall_at_1_percent", "logic_map" (how many
+    times more of its mass than chance falls inside the defects), "suspect_masks" (masks that look inverted) and "drift"
+    (what light, blur and shift do to goods). A kind without images, or without masks, is None. With
     ``report_dir`` a self-contained page report.html is written there. Raises BadInput for bad
     data, BadInput or DeviceFault from the engine.
     """
@@ -54,8 +55,10 @@ def evaluate(
     figures = image_figures(scores, bundle.statistics, bundle.thresholds, seed, computed)
     figures["au_spro"] = spro_figures(scores, data.saturation)
     figures["logic_map"] = logic_figures(scores)
+    figures["suspect_masks"] = suspect_masks(scores)
     figures["drift"] = drifted
-    figures = {**used, "bundle": _named(bundle), "data": str(data.root), **figures}
+    folders = [vars(use) for use in data.folders]
+    figures = {**used, "bundle": _named(bundle), "data": str(data.root), "folders": folders, **figures}
     if report_dir is not None:
         from edge_ad.evaluation.report import write_report
 

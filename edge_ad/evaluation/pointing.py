@@ -29,6 +29,21 @@ def logic_figures(scores: TestScores) -> Figures:
     return with_mean(found)
 
 
+def suspect_masks(scores: TestScores) -> list[str]:
+    """Return the images whose masks mark more than half of them while the fused map is lower there than elsewhere.
+
+    Such a mask is likely to be inverted: 0 on the defect.
+    """
+    found = []
+    for item, heat in zip(scores.items, scores.maps, strict=True):
+        if not item.masks:
+            continue
+        defect = union(item)
+        if 0.5 < defect.mean() < 1.0 and mass_factor(heat - heat.min(), defect) < 1.0:
+            found.append(str(item.path))
+    return found
+
+
 def mass_factor(heat: Floats, defect: npt.NDArray[np.bool_]) -> float:
     """Return (share of the mass of ``heat`` f32 [n, n] >= 0 inside ``defect``) / (share of its area); 0 without mass.
 

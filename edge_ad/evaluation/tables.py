@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from edge_ad.data.folders import FolderUse, folders_table
+
 
 def figures_table(figures: dict[str, Any]) -> str:
     """Return the text that `edge-ad evaluate` prints for one test set."""
@@ -21,7 +23,9 @@ def figures_table(figures: dict[str, Any]) -> str:
     told = ", ".join(f"{count} {kind}" for kind, count in images.items())
     lines = [
         f"{figures['bundle']['name']} on {figures['data']}: {told}; {figures['backend']} {figures['precision']}",
+        folders_table([FolderUse(**use) for use in figures["folders"]]),
         "",
+        *_why_empty(images),
     ]
     lines += [_aligned(rows), ""]
     if any(value is not None for values in figures["au_spro"].values() for value in values.values()):
@@ -31,6 +35,15 @@ def figures_table(figures: dict[str, Any]) -> str:
     if figures["drift"]:
         lines += [_aligned(drift_rows(figures["drift"])), ""]
     return "\n".join(lines + counts_told(figures))
+
+
+def _why_empty(images: dict[str, int]) -> list[str]:
+    """Say why there is no AUROC: it compares normal images with anomalies, and one of them is missing."""
+    normal, anomalies = images["good"], sum(count for kind, count in images.items() if kind != "good")
+    if normal and anomalies:
+        return []
+    lacks = "anomalies: put them into test/<name of the defect>" if normal else "normal images: put them into test/good"
+    return [f"no AUROC, because the set has no {lacks}", ""]
 
 
 def drift_rows(drift: dict[str, Any]) -> list[list[str]]:
@@ -57,6 +70,11 @@ def counts_told(figures: dict[str, Any]) -> list[str]:
                 f"{kind} anomalies: {found['count']} of {found['of']} NG, "
                 f"{found['warn_count']} of {found['of']} NG or WARN"
             )
+    if suspects := figures["suspect_masks"]:
+        told.append(
+            f"masks that look inverted (they mark more than half, and the map is lower there): {len(suspects)}, the first "
+            f"{suspects[0]}; a mask must be above 0 on the defect and 0 elsewhere"
+        )
     return told
 
 

@@ -13,6 +13,7 @@ import torch
 from edge_ad import __version__
 from edge_ad.bundle import BundleContents, Golden, open_bundle, write_bundle
 from edge_ad.camera.goods import camera_report
+from edge_ad.data.folders import folders_table
 from edge_ad.data.layouts import load_dataset
 from edge_ad.engines.calibrate import CalibrateOptions, with_quantisation
 from edge_ad.errors import BadInput
@@ -249,6 +250,7 @@ class _Training:
         goods = self.dataset.goods
         return {
             "layout": self.dataset.layout,
+            "folders": [vars(use) for use in self.dataset.folders],
             "goods": {"fit": len(goods.fit), "normalise": len(goods.normalise), "threshold": len(goods.threshold)},
             "sizes": dict(self.dataset.sizes),
             "skipped": [[path.name, reason] for path, reason in self.dataset.skipped],
@@ -266,6 +268,7 @@ class _Training:
             f"{self.dataset.name}: {len(goods.fit)} goods to learn, {len(goods.normalise)} to normalise, "
             f"{len(goods.threshold)} for the threshold ({self.dataset.layout} layout), preset {self.preset.name}"
         )
+        say(f"images in {self.dataset.root}:\n{folders_table(self.dataset.folders)}")
         if len(self.dataset.sizes) > 1:
             mixed = ", ".join(f"{count} of {size}" for size, count in self.dataset.sizes.items())
             say(f"pictures have several sizes and are all resized to {self.preset.image_side} pixels: {mixed}")

@@ -40,7 +40,7 @@ BAD: dict[str, tuple[list[str], list[str]]] = {
     "a file": (["note.txt"], ["note.txt is a file"]),
     "an empty folder": (["empty"], ["holds no images"]),
     "nine goods": (["nine"], ["holds 9 good images", "at least 10"]),
-    "nine goods and a broken one": (["nearly"], ["holds 9 good images", "1 more cannot be read", "at least 10"]),
+    "nine goods and a broken one": (["nearly"], ["holds 9 good images", "1 more cannot be used; the first:", "at least 10"]),
     "anomalies only": (["set/test/logical_anomalies"], ["anomalies only", "good parts"]),
     "an unknown preset": (["twelve", "--preset", "quick"], ["'quick' is unknown", "demo, fast, paper"]),
     "rates the wrong way round": (["twelve", "--target-ng", "0.2"], ["0 < NG <= WARN < 1", "NG 0.2"]),

@@ -202,3 +202,65 @@ def test_thumbnails_are_grey_and_alike_for_both_ways_of_decoding(tmp_path: Path)
     first, second = (read_thumbnail(path, 32).astype(int) for path in (large, small))
     assert first.shape == (32, 32)
     assert np.abs(first - second).max() <= 6
+
+
+def _damages(data: bytes) -> dict[str, bytes]:
+    third = len(data) // 3
+    noise = np.random.default_rng(0).integers(0, 256, third, dtype=np.uint8).tobytes()
+    return {
+        "a hole of zeros": data[:third] + bytes(third) + data[2 * third :],
+        "a hole of noise": data[:third] + noise + data[2 * third :],
+        "a third cut out": data[:third] + data[2 * third :],
+    }
+
+
+@pytest.mark.parametrize("damage", ["a hole of zeros", "a hole of noise", "a third cut out"])
+def test_a_jpeg_damaged_in_the_middle_is_refused_by_every_reader(tmp_path: Path, damage: str) -> None:
+    path = save(tmp_path / "hole.jpg", np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8))
+    path.write_bytes(_damages(path.read_bytes())[damage])
+    for read in (check_image, read_image, lambda file: read_thumbnail(file, 8)):
+        with pytest.raises(BadInput, match=r"hole\.jpg cannot be read: its JPEG data are damaged"):
+            read(path)
+
+
+@pytest.mark.parametrize("flags", [[cv2.IMWRITE_JPEG_PROGRESSIVE, 1], [cv2.IMWRITE_JPEG_RST_INTERVAL, 4], []])
+def test_whole_jpegs_of_every_coding_are_read(tmp_path: Path, flags: list[int]) -> None:
+    for image in (picture(0), picture(0)[:, :, 0]):
+        assert cv2.imwrite(str(tmp_path / "whole.jpg"), image, flags)
+        assert read_image(tmp_path / "whole.jpg").shape == (40, 60, 3)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_size_is_that_of_the_turned_image(tmp_path: Path, orientation: int) -> None:
+    exif = b"II*\x00" + struct.pack("<IHHHIHH", 8, 1, 0x0112, 3, 1, orientation, 0) + bytes(4)
+    jpeg = save(tmp_path / "phone.jpg", picture(0))
+    data, segment = jpeg.read_bytes(), b"Exif\x00\x00" + exif
+    jpeg.write_bytes(data[:2] + b"\xff\xe1" + struct.pack(">H", len(segment) + 2) + segment + data[2:])
+    png = save(tmp_path / "phone.png", picture(0))
+    data, checksum = png.read_bytes(), struct.pack(">I", zlib.crc32(b"eXIf" + exif))
+    png.write_bytes(data[:33] + struct.pack(">I", len(exif)) + b"eXIf" + exif + checksum + data[33:])
+    for path in (jpeg, png):
+        assert check_image(path) == read_image(path).shape[1::-1]
+        assert check_image(path) == ((40, 60) if orientation >= 5 else (60, 40))
+
+
+def test_floating_point_values_are_told_as_such(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "float.tif"), picture(0).astype(np.float32))
+    with pytest.raises(BadInput, match=r"float\.tif cannot be read: it holds float32 values, and 8 or 16 bits are needed"):
+        read_image(tmp_path / "float.tif")
+
+
+@pytest.mark.parametrize("start", [b"II+\x00", b"MM\x00+"])
+def test_a_bigtiff_is_told_as_such(tmp_path: Path, start: bytes) -> None:
+    (tmp_path / "big.tif").write_bytes(start + bytes(40))
+    with pytest.raises(BadInput, match=r"big\.tif cannot be read: it is a BigTIFF"):
+        read_image(tmp_path / "big.tif")
+
+
+@pytest.mark.parametrize("name", ["a.ppm", "a.pgm", "a.jfif", "a.JFIF"])
+def test_images_of_less_usual_suffixes_are_listed_and_read(tmp_path: Path, name: str) -> None:
+    suffix = ".jpg" if name.lower().endswith("jfif") else Path(name).suffix
+    image = picture(0)[:, :, 0] if suffix == ".pgm" else picture(0)
+    save(tmp_path / f"made{suffix}", image).rename(tmp_path / name)
+    assert [path.name for path in list_images(tmp_path)] == [name]
+    assert read_image(tmp_path / name).shape == (40, 60, 3)

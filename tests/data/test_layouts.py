@@ -6,8 +6,10 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from edge_ad.data.folders import FolderUse, folders_table
 from edge_ad.data.layouts import Saturation, find_categories, load_dataset, load_test
 from edge_ad.errors import BadInput
 from tests.data.folders import DEFECTS, goods, loco, mvtec, picture, save
@@ -153,6 +155,41 @@ def _categories(root: Path) -> Path:
     return root
 
 
+def _images_beside_good(root: Path) -> Path:
+    goods(root / "caps", 3)
+    goods(root / "caps" / "good", 12, 100)
+    return root / "caps"
+
+
+def _days(root: Path) -> Path:
+    goods(root / "caps" / "day1", 12)
+    goods(root / "caps" / "day2", 12, 100)
+    return root / "caps"
+
+
+def _train_without_good(root: Path) -> Path:
+    goods(root / "caps" / "train", 12)
+    return root / "caps"
+
+
+def _without_structure(root: Path) -> Path:
+    for index in range(12):  # all grey, each of another brightness
+        save(root / "grey" / f"{index:03}.png", np.full((64, 64, 3), 100 + index, np.uint8))
+    return root / "grey"
+
+
+def _copies(root: Path) -> Path:
+    for index in range(12):
+        save(root / "copies" / f"{index:03}.png", picture(1))
+    return root / "copies"
+
+
+def _tiny(root: Path) -> Path:
+    for index in range(12):
+        save(root / "tiny" / f"{index:03}.png", picture(index, (8, 8)))
+    return root / "tiny"
+
+
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
@@ -160,13 +197,19 @@ def _categories(root: Path) -> Path:
         (_missing, "gone does not exist: name a folder"),
         (_file, r"one\.png is a file: name a folder"),
         (_nine, "holds 9 good images; at least 10 are needed"),
-        (_nine_readable, r"holds 9 good images \(3 more cannot be read\); at least 10"),
+        (_nine_readable, r"holds 9 good images \(3 more cannot be used; the first: .*000\.png cannot be read: it is empty"),
         (_test_only, "set holds anomalies only, and training needs good parts"),
         (_anomaly_folder, "structural_anomalies holds anomalies only"),
         (_defect_folder, "broken holds anomalies only"),
         (_anomaly_folders, "holds anomalies only"),
         (_empty_train, "good holds no images"),
         (_categories, "holds the categories bottle, cable: name one of them"),
+        (_images_beside_good, r"holds 3 images and the folder good with 12: name .*good to train on that folder"),
+        (_days, r"holds images in the folders day1, day2 only: name one of them, or put normal images into .*good"),
+        (_train_without_good, r"train has no folder good: put the normal images into .*good"),
+        (_without_structure, r"holds 0 good images \(12 more cannot be used; .*shows nothing but one brightness"),
+        (_copies, "holds 12 good images, but only 1 that differ from each other; at least 10 are needed"),
+        (_tiny, r"holds 0 good images \(12 more .*000\.png is 8 x 8 pixels; at least 32 x 32 are needed"),
     ],
 )
 def test_folders_that_cannot_be_trained_on(tmp_path: Path, make: object, sentence: str) -> None:
@@ -232,3 +275,99 @@ def test_categories_are_found(tmp_path: Path) -> None:
     mvtec(tmp_path / "bottle")
     goods(tmp_path / "notes", 2)
     assert [path.name for path in find_categories(tmp_path)] == ["bottle", "cable"]
+
+
+@pytest.mark.parametrize("name", ["good", "Good", "GOOD", "ok", "OK", "normal", "Normal", "pass"])
+def test_every_usual_name_of_a_normal_folder_is_recognised(tmp_path: Path, name: str) -> None:
+    root = tmp_path / "caps"
+    goods(root / "train" / name, 12)
+    goods(root / "test" / name, 3, 100)
+    goods(root / "test" / "ko", 2, 200)
+    assert len(_all(load_dataset(root).goods)) == 12
+    assert sorted(item.kind for item in load_test(root).test) == ["good"] * 3 + ["structural"] * 2
+    assert find_categories(tmp_path) == [root]
+
+
+def test_folders_below_a_test_folder_are_read_with_their_masks(tmp_path: Path) -> None:
+    goods(tmp_path / "test" / "good" / "monday", 2)
+    goods(tmp_path / "test" / "bad" / "scratch", 1, 100)
+    goods(tmp_path / "test" / "bad", 1, 200)
+    save(tmp_path / "ground_truth" / "bad" / "scratch" / "000_mask.png", picture(3)[:, :, 0])
+    found = load_dataset_test(tmp_path)
+    assert found == [("bad", "structural", 0), ("bad/scratch", "structural", 1), ("good/monday", "good", 0)]
+
+
+def load_dataset_test(root: Path) -> list[tuple[str, str, int]]:
+    """Return defect, kind and number of masks of each test image, without the check that every anomaly has one."""
+    from edge_ad.data.layouts import _test_items
+
+    return sorted({(item.defect, item.kind, len(item.masks)) for item in _test_items(root)})
+
+
+def test_a_good_and_a_bad_folder_side_by_side_are_a_test_set(tmp_path: Path) -> None:
+    goods(tmp_path / "good", 12)
+    goods(tmp_path / "bad", 3, 100)
+    assert [item.kind for item in load_test(tmp_path).test] == ["structural"] * 3 + ["good"] * 12
+    assert len(_all(load_dataset(tmp_path).goods)) == 12
+
+
+def test_folders_below_the_normal_images_are_read(tmp_path: Path) -> None:
+    goods(tmp_path / "good" / "monday", 8)
+    goods(tmp_path / "good" / "tuesday", 8, 100)
+    assert len(_all(load_dataset(tmp_path).goods)) == 16
+
+
+def test_the_table_says_what_was_read_from_which_folder_and_what_was_not(tmp_path: Path) -> None:
+    root = mvtec(tmp_path / "bottle", train=12, good=2, defects=("broken",))
+    goods(root / "test", 1, 900)
+    goods(root / "notes" / "pictures", 2, 950)
+    found = load_dataset(root).folders
+    assert found == (
+        FolderUse("train/good", 12, "normal images for training"),
+        FolderUse("test/broken", 3, "test: structural anomalies"),
+        FolderUse("test/good", 2, "test: normal images"),
+        FolderUse("notes/pictures", 2, "left out"),
+        FolderUse("test", 1, "left out"),
+    )
+    assert load_test(root).folders[-1] == FolderUse("test", 1, "left out: no sub-folder says whether they are good")
+    assert folders_table(found).splitlines()[0] == "  train/good      12  normal images for training"
+
+
+@pytest.mark.parametrize("name", ["test/station1", "test/line"])
+def test_a_folder_below_one_named_test_may_hold_normal_images(tmp_path: Path, name: str) -> None:
+    goods(tmp_path / name, 12)
+    assert load_dataset(tmp_path / name).layout == "flat"
+
+
+def test_images_that_show_nothing_are_left_out_by_name(tmp_path: Path) -> None:
+    goods(tmp_path, 12)
+    save(tmp_path / "covered.png", np.zeros((40, 60, 3), np.uint8))
+    found = load_dataset(tmp_path)
+    assert [path.name for path, _ in found.skipped] == ["covered.png"]
+    assert len(_all(found.goods)) == 12
+
+
+def test_validation_images_that_do_not_decode_are_left_out(tmp_path: Path) -> None:
+    root = loco(tmp_path / "juice")
+    damaged = save(root / "validation" / "good" / "900.jpg", picture(900))
+    data = damaged.read_bytes()
+    third = len(data) // 3
+    damaged.write_bytes(data[:third] + bytes(third) + data[2 * third :])
+    found = load_dataset(root)
+    assert [path.name for path, _ in found.skipped] == ["900.jpg"]
+    assert len(found.goods.threshold) == 24
+
+
+@pytest.mark.parametrize("name", ["001.png", "001_mask.png", "001.bmp"])
+def test_a_mask_is_found_by_the_name_of_its_image(tmp_path: Path, name: str) -> None:
+    root = mvtec(tmp_path / "bottle")
+    (root / "ground_truth" / "broken" / "001_mask.png").unlink()
+    save(root / "ground_truth" / "broken" / name, picture(3)[:, :, 0])
+    assert [item.masks[0].name for item in load_test(root).test if item.defect == "broken"][1] == name
+
+
+def test_a_missing_mask_is_named_as_the_layout_wants_it(tmp_path: Path) -> None:
+    root = mvtec(tmp_path / "bottle")
+    (root / "ground_truth" / "broken" / "001_mask.png").unlink()
+    with pytest.raises(BadInput, match=r"add ground_truth/broken/001_mask\.png, or take"):
+        load_test(root)

@@ -162,7 +162,23 @@ def test_the_command_prints_a_table_and_writes_json(
     printed = capsys.readouterr().out
     assert re.search(r"all branches +1\.000 +1\.000 +1\.000", printed)
     assert "goods: 0 of 4 NG" in printed
+    assert re.search(r"test/good +4  test: normal images", printed)
+    assert re.search(r"train/good +4  left out", printed) is None  # training images are no part of this
     assert json.loads((tmp_path / "out.json").read_text())["image_auroc"]["mean"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("left", "sentence"),
+    [("good", r"no AUROC, because the set has no anomalies: put them into test/<name of the defect>"),
+     ("broken", r"no AUROC, because the set has no normal images: put them into test/good")],
+)
+def test_an_empty_table_says_why(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], left: str, sentence: str
+) -> None:
+    for index in range(4):
+        save(tmp_path / "caps" / "test" / left / f"{index:03}.png", tiny_image(index, size=SIZE))
+    assert main(["evaluate", str(bundle), str(tmp_path / "caps"), *ENGINE]) == 0
+    assert sentence in capsys.readouterr().out
 
 
 def test_the_bundle_and_the_data_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

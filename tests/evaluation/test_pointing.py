@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from edge_ad.data.layouts import TestItem
-from edge_ad.evaluation.pointing import logic_figures, mass_factor, union
+from edge_ad.evaluation.pointing import logic_figures, mass_factor, suspect_masks, union
 from edge_ad.evaluation.scores import TestScores
 
 QUARTER = np.zeros((8, 8), bool)
@@ -61,3 +61,23 @@ def test_means_over_images_with_masks(tmp_path: Path) -> None:
     assert logic_figures(scores) == {"logical": pytest.approx((4 + 2) / 2), "structural": None, "mean": None}
     without = TestScores(items, scores.raw, scores.score, scores.maps, scores.sizes)
     assert logic_figures(without) == {"logical": None, "structural": None, "mean": None}
+
+
+@pytest.mark.parametrize(
+    ("marked", "suspect"),
+    [
+        (slice(0, 4), False),  # marks the half that the map finds
+        (slice(4, 8), False),  # marks the other half: no more than half, so a miss of the model
+        (slice(2, 8), True),  # marks three quarters, and the map is lower there
+        (slice(0, 6), False),  # marks three quarters, and the map is higher there
+        (slice(0, 8), False),  # marks everything: nothing is outside to compare with
+    ],
+)
+def test_a_mask_of_most_of_the_image_where_the_map_is_low_looks_inverted(
+    tmp_path: Path, marked: slice, suspect: bool
+) -> None:
+    item = TestItem(tmp_path / "a.png", "structural", "broken", (_mask(tmp_path / "m.png", marked, slice(0, 8)),))
+    heat = np.zeros((8, 8), np.float32)
+    heat[:2] = 1.0
+    scores = TestScores((item,), np.zeros((1, 5), np.float32), np.zeros(1, np.float32), (heat,), ((8, 8),))
+    assert suspect_masks(scores) == ([str(item.path)] if suspect else [])

@@ -18,8 +18,10 @@ CELLS = np.array(["mono"] * 25 + ["poly"])
 
 @pytest.fixture
 def photographs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stand in for the package, whose photographs are not ours to keep: cell i is all of grey i."""
-    images = np.stack([np.full((8, 8), number, np.uint8) for number in range(len(CELLS))])
+    """Stand in for the package, whose photographs are not ours to keep: cell i is noise of seed i."""
+    images = np.stack(
+        [np.random.default_rng(number).integers(0, 256, (40, 40), np.uint8) for number in range(len(CELLS))]
+    )
     utils = ModuleType("elpv_dataset.utils")
     utils.load_dataset = lambda: (images, PROBABILITIES, CELLS)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "elpv_dataset", ModuleType("elpv_dataset"))
