@@ -54,7 +54,7 @@ def npy(array: NDArray[Any], **options: Any) -> bytes:
 
 def npz(**arrays: NDArray[Any]) -> bytes:
     stream = io.BytesIO()
-    np.savez_compressed(stream, allow_pickle=True, **arrays)
+    np.savez_compressed(stream, **arrays)
     return stream.getvalue()
 
 

@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from typing import Any
 
 # Read by OpenCV when a capture is first made. FFmpeg's own messages name addresses: what went wrong is told by our
-# errors instead. A Video4Linux frame that does not come within this many seconds is a failed read, not a hang.
-os.environ["OPENCV_FFMPEG_DEBUG"] = "0"
+# errors instead. OpenCV 4.5.4 takes OPENCV_FFMPEG_DEBUG for set whatever it holds, and then prints all that FFmpeg says
+# on standard output, passwords included. A Video4Linux frame that does not come within this many seconds is a failed
+# read, not a hang.
+os.environ.pop("OPENCV_FFMPEG_DEBUG", None)
 os.environ["OPENCV_FFMPEG_LOGLEVEL"] = "-8"
 os.environ.setdefault("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", "3")
 
@@ -18,6 +20,7 @@ import cv2
 import numpy.typing as npt
 
 from edge_ad.camera.frames import Image
+from edge_ad.camera.opencv_versions import set_log_level, silence
 
 
 def has_gstreamer() -> bool:
@@ -59,15 +62,14 @@ class _Silence:
     def enter(self) -> None:
         with self._lock:
             if not self._users:
-                self._level = cv2.utils.logging.getLogLevel()
-                cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+                self._level = silence()
             self._users += 1
 
     def leave(self) -> None:
         with self._lock:
             self._users -= 1
             if not self._users:
-                cv2.utils.logging.setLogLevel(self._level)
+                set_log_level(self._level)
 
 
 _SILENCE = _Silence()

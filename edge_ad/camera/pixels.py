@@ -9,16 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_ad.camera.frames import Image
+from edge_ad.camera.opencv_versions import BAYER_TO_RGB
 
 _MONO_BITS = {"Mono8": 8, "Mono10": 10, "Mono12": 12, "Mono14": 14, "Mono16": 16}
 _PACKED = ("Mono12p", "Mono12Packed")
-# GenICam names the first two pixels of the first row, as these OpenCV codes do.
-_BAYER = {
-    "BayerRG": cv2.COLOR_BayerRGGB2RGB,
-    "BayerGR": cv2.COLOR_BayerGRBG2RGB,
-    "BayerGB": cv2.COLOR_BayerGBRG2RGB,
-    "BayerBG": cv2.COLOR_BayerBGGR2RGB,
-}
+_BAYER = {f"Bayer{first}": code for first, code in BAYER_TO_RGB.items()}
 _BAYER_BITS = (8, 10, 12, 16)
 _COLOUR = {"RGB8": None, "RGB8Packed": None, "BGR8": cv2.COLOR_BGR2RGB, "BGR8Packed": cv2.COLOR_BGR2RGB}
 

@@ -9,6 +9,7 @@ import urllib.parse
 
 from edge_ad.camera.handles import Failure, Grab, Shot
 from edge_ad.camera.opencv import build_facts, has_ffmpeg, quiet, to_rgb
+from edge_ad.camera.opencv_versions import one_decoding_thread
 from edge_ad.camera.settings import CameraSettings
 from edge_ad.errors import BadInput, DeviceFault
 from edge_ad.redaction import join_credentials, redact, split_credentials
@@ -53,7 +54,7 @@ class RtspHandle:
         target = join_credentials(os.path.expandvars(user), os.path.expandvars(password), bare)
         limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, OPEN_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, READ_MS]
         # One decoding thread: with more, FFmpeg holds back as many frames as it has threads.
-        limits += [cv2.CAP_PROP_N_THREADS, 1]
+        limits += one_decoding_thread()
         with quiet():
             self._capture = cv2.VideoCapture(target, cv2.CAP_FFMPEG, limits)
         if not self._capture.isOpened():

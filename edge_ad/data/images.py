@@ -83,6 +83,8 @@ def resize(image: Image, size: tuple[int, int]) -> Image:
     smaller = (min(height, size[0]), min(width, size[1]))
     if smaller != (height, width):
         image = cv2.resize(image, smaller[::-1], interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
+    if smaller != size and smaller == (1, 1):  # OpenCV 4.5.4 refuses a single pixel
+        return np.full((*size, *image.shape[2:]), image[0, 0], np.uint8)
     if smaller != size:
         image = cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR).astype(np.uint8, copy=False)
     return image

@@ -176,6 +176,11 @@ def test_the_same_size_changes_nothing() -> None:
     assert (resize(image, (40, 60)) == image).all()
 
 
+@pytest.mark.parametrize(("shape", "size"), [((1, 1, 3), (3, 2)), ((1, 1), (2, 3)), ((1, 4, 3), (3, 1)), ((5, 1), (1, 2))])
+def test_a_single_pixel_grows(shape: tuple[int, ...], size: tuple[int, int]) -> None:
+    assert (resize(np.full(shape, 77, np.uint8), size) == np.full((*size, *shape[2:]), 77)).all()
+
+
 @settings(deadline=None)
 @given(st.tuples(*[st.integers(1, 40)] * 4), st.integers(0, 255))
 def test_any_resize_has_its_size_and_keeps_a_plain_colour(sizes: tuple[int, int, int, int], value: int) -> None:
