@@ -37,9 +37,9 @@ def _cameras(value: object) -> object:
 
 
 class Table(BaseModel):
-    """A table of the file: an unknown key is an error, and values do not change after reading."""
+    """A table of the file: an unknown key is an error, numbers are finite, and values do not change after reading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class DataTable(Table):
@@ -143,14 +143,20 @@ class RunTable(Table):
     tiles: str | None = None
     tile_goods: Path | None = None
     store: Path | None = None
-    max_age_ms: Annotated[float, Field(gt=0)] = 1000.0
-    give_up_s: Annotated[float, Field(gt=0)] = 30.0
+    max_age_ms: Annotated[float, Field(gt=0, le=60_000)] = 1000.0
+    give_up_s: Annotated[float, Field(gt=0, le=604_800)] = 30.0
     warn_above: float | None = None
     ng_above: float | None = None
     web: str | None = None
     web_names: list[str] = Field(default_factory=list)
     cascade: Fraction | None = None
     streams: Annotated[int, Field(ge=1, le=64)] = 1
+
+
+class CameraTable(Table):
+    """How live cameras are watched; ``clock``: by their own clock, which tells how late their pictures arrive."""
+
+    clock: bool = True
 
 
 class AlarmTable(Table):
@@ -206,6 +212,7 @@ class Config(Table):
     engine: EngineTable = Field(default_factory=EngineTable)
     run: RunTable = Field(default_factory=RunTable)
     capture: CaptureTable = Field(default_factory=CaptureTable)
+    camera: CameraTable = Field(default_factory=CameraTable)
     alarm: AlarmTable = Field(default_factory=AlarmTable)
     record: RecordTable = Field(default_factory=RecordTable)
     evaluate: EvaluateTable = Field(default_factory=EvaluateTable)
@@ -269,12 +276,22 @@ def parse_config(text: str, name: str = CONFIG_NAME) -> Config:
     """Check the TOML ``text`` against the schema; ``name`` stands in the messages."""
     try:
         tables = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise BadInput(f"{name} is not valid TOML: {error}") from error
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError, or a number of thousands of digits
+        raise BadInput(f"{name} is not valid TOML: {' '.join(str(error).split(';')[0].split())}") from error
+    if _has_long_number(tables):
+        raise BadInput(f"{name} is not valid TOML: a whole number must fit into 64 bits")
     try:
         return Config.model_validate(tables)
     except ValidationError as error:
         raise BadInput("; ".join(_explain(dict(fault), name) for fault in error.errors())) from error
+
+
+def _has_long_number(value: object) -> bool:
+    if isinstance(value, dict):
+        return any(map(_has_long_number, value.values()))
+    if isinstance(value, list):
+        return any(map(_has_long_number, value))
+    return isinstance(value, int) and not -(2**63) <= value < 2**63
 
 
 def _explain(fault: dict[str, Any], name: str) -> str:

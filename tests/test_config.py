@@ -120,3 +120,21 @@ def refusal(text: str) -> str:
 def test_any_value_is_accepted_or_told_in_a_sentence(table: str, key: str, value: Any) -> None:
     told = refusal(f"[{table}]\n{key} = {json.dumps(value)}\n")
     assert told == "" or told.startswith("edge-ad.toml")
+
+
+def _number_keys() -> list[tuple[str, str]]:
+    found = []
+    for table, field in Config.model_fields.items():
+        for key, facts in field.annotation.model_json_schema()["properties"].items():  # type: ignore[union-attr]
+            options = facts.get("anyOf", [facts])
+            if any(option.get("type") in ("number", "integer") for option in options):
+                found.append((table, key))
+    return found
+
+
+@pytest.mark.parametrize(("table", "key"), _number_keys())
+@pytest.mark.parametrize("value", ["inf", "-inf", "nan", "1" + "0" * 400, "-1" + "0" * 400, "1" + "0" * 5000])
+def test_no_number_is_without_end(table: str, key: str, value: str) -> None:
+    """An endless age would switch a check off; a number too long for a float must not be a traceback."""
+    with pytest.raises(BadInput):
+        parse_config(f"[{table}]\n{key} = {value}\n")

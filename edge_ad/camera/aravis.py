@@ -47,10 +47,10 @@ class AravisHandle:
             if buffer.get_status() != self._arv.BufferStatus.SUCCESS:
                 return Shot(None, now, wall, None, f"the buffer is {buffer.get_status().value_nick}")
             raw = np.frombuffer(buffer.get_data(), np.uint8)
-            stamp = float(buffer.get_timestamp()) / 1e9
+            stamp, number = float(buffer.get_timestamp()) / 1e9, int(buffer.get_frame_id())
             size = int(buffer.get_image_width()), int(buffer.get_image_height())
             try:
-                return Shot(to_picture(raw, *size, self._format), now, wall, stamp or None)
+                return Shot(to_picture(raw, *size, self._format), now, wall, stamp or None, number=number)
             except ValueError as error:
                 return Shot(None, now, wall, None, str(error))
         finally:

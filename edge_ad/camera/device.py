@@ -38,8 +38,11 @@ _SWITCHES: tuple[tuple[str, int, float, float], ...] = (
 class DeviceHandle:
     """An open ``/dev/video*`` device with its settings applied and read back.
 
-    Raises DeviceFault, with all that was tried, when the device cannot be opened or does not take a setting.
+    Raises DeviceFault, with all that was tried, when the device cannot be opened or does not take a setting. Its stamps are
+    those that the driver gave the buffers, by our own monotonic clock.
     """
+
+    shared_clock = True
 
     def __init__(self, device: str, name: str, asked: CameraSettings | None = None) -> None:
         self._device = device

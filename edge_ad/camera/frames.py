@@ -22,7 +22,9 @@ class Frame:
 
     ``captured_at`` is in monotonic seconds (ages, timeouts), ``captured_wall`` in seconds since 1970 UTC (records).
     ``part`` names what is on the picture: the id that came with the trigger, the file name of an image, else a number
-    as text. ``stamp`` is the camera's own clock in seconds, None where it has none.
+    as text. ``stamp`` is the camera's own clock in seconds, None where it has none. ``lag_s`` is how late the picture
+    arrived by that clock, already taken off ``captured_at``; None where it cannot be told. ``number`` is the camera's own
+    count of frames, None where it gives none.
     """
 
     image: Image
@@ -32,6 +34,8 @@ class Frame:
     source: str
     part: str
     stamp: float | None = None
+    lag_s: float | None = None
+    number: int | None = None
     _made: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 

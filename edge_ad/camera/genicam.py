@@ -50,13 +50,14 @@ class HarvesterHandle:
                 now, wall = time.monotonic(), time.time()
                 component = buffer.payload.components[0]
                 stamp = float(buffer.timestamp_ns) / 1e9
+                number = _frame_number(buffer)
                 try:
                     picture = to_picture(
                         np.asarray(component.data), int(component.width), int(component.height), component.data_format
                     )
                 except ValueError as error:
                     return Shot(None, now, wall, stamp, str(error))
-                return Shot(picture, now, wall, stamp)
+                return Shot(picture, now, wall, stamp, number=number)
         except timeout:
             return None
         except Exception as error:
@@ -105,6 +106,14 @@ class _Nodes:
         except Exception:
             return False
         return True
+
+
+def _frame_number(buffer: Any) -> int | None:
+    """Return the camera's count of frames; a producer need not offer it."""
+    try:
+        return int(buffer.module.frame_id)
+    except Exception:
+        return None
 
 
 def _producers(cti: str | None, name: str) -> list[Path]:

@@ -14,7 +14,8 @@ from edge_ad.camera.settings import CameraSettings
 class Shot:
     """One picture from a driver: u8[H,W,3] RGB, monotonic and wall seconds, the camera's own clock in seconds.
 
-    ``spoiled`` tells why there is no picture although the camera sent one; ``image`` is None then.
+    ``spoiled`` tells why there is no picture although the camera sent one; ``image`` is None then. ``number`` is the
+    camera's own count of frames.
     """
 
     image: Image | None
@@ -22,6 +23,7 @@ class Shot:
     captured_wall: float
     stamp: float | None = None
     spoiled: str | None = None
+    number: int | None = None
 
 
 @dataclass(frozen=True)

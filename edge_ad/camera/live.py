@@ -10,10 +10,12 @@ from edge_ad.backoff import Backoff
 from edge_ad.camera.frames import BadFrame, End, Frame, Read, SourceError, SourceKind, Timeout
 from edge_ad.camera.handles import Failure, Opener, Shot
 from edge_ad.camera.ladder import Restarts
+from edge_ad.camera.lag import LagMeter
 from edge_ad.camera.pump import Pump
 from edge_ad.camera.settings import CameraSettings
 from edge_ad.errors import DeviceFault, EdgeAdError
 
+LAG_HOLD_S = 1.0
 SLICE_S = 0.25
 """A read returns at least so often, so that whoever reads can be stopped."""
 
@@ -23,7 +25,8 @@ class Patience:
     """How long a driver may take, in seconds: to open, to give its first picture, and to give each later one.
 
     ``read_s`` is the least limit of a read; with a known rate it is two frame times if they are longer. A camera that
-    gave pictures for ``stable_s`` starts at the bottom of the ladder when it is lost again.
+    gave pictures for ``stable_s`` starts at the bottom of the ladder when it is lost again. A camera whose pictures arrive
+    more than ``lag_s`` late for a second is opened again, which drops what waits on the way; None: its clock is not used.
     """
 
     open_s: float = 10.0
@@ -32,6 +35,7 @@ class Patience:
     stable_s: float = 5.0
     retry_first_s: float = 0.2
     retry_cap_s: float = 1.5
+    lag_s: float | None = 1.0
 
 
 class Live:
@@ -39,7 +43,8 @@ class Live:
 
     A camera that fails or stalls is opened again after 0.2, 0.4 ... at most 1.5 s (with jitter), without end;
     ``restarts`` counts it. While ``MOST_ABANDONED`` calls hang in the driver no further one is begun. The numbers of
-    the frames go on over a restart.
+    the frames go on over a restart. ``lag_s`` is how late the last picture arrived, by the camera's own clock; frames count
+    as captured so much earlier.
     """
 
     kind: SourceKind = "live"
@@ -62,6 +67,13 @@ class Live:
         self._reason = f"camera lost: {name} was not opened yet"
         self._was_open = False
         self._closed = False
+        self._meter: LagMeter | None = None
+        self._late_since: float | None = None
+
+    @property
+    def lag_s(self) -> float | None:
+        """How late the last picture arrived, in seconds; None where the camera has no clock."""
+        return self._meter.lag_s if self._meter is not None else None
 
     def open(self) -> None:
         """Open the camera now; BadInput or DeviceFault when it cannot be opened in time."""
@@ -118,6 +130,10 @@ class Live:
             return
         self._was_open, self._first, self._since = True, True, time.monotonic()
         self.fps, self.settings = pump.handle.fps, pump.handle.settings
+        self._late_since = None
+        if self._patience.lag_s is not None:
+            known, shared = getattr(pump.handle, "delay_s", 0.0), getattr(pump.handle, "shared_clock", False)
+            self._meter = LagMeter(known, shared=shared)
 
     def _take(self, timeout_s: float) -> Read:
         pump = self._pump
@@ -125,7 +141,7 @@ class Live:
         item = pump.take(min(timeout_s, max(self._limit_s(pump) - pump.busy_s, 0.0) + 0.01))
         self._adopt(pump)
         if isinstance(item, Shot):
-            return self._frame(item)
+            return self._behind(pump, item) or self._frame(item)
         if isinstance(item, Failure):
             return self._lost(pump, item.reason, hanging=False)
         limit = self._limit_s(pump)
@@ -133,6 +149,19 @@ class Live:
             told = "gave no frame" if pump.handle is not None else "did not open"
             return self._lost(pump, f"{self.name} {told} within {limit:g} s", hanging=True)
         return Timeout(timeout_s)
+
+    def _behind(self, pump: Pump, shot: Shot) -> Read | None:
+        """Measure how late a picture is; give the camera up when that has been too much for a while."""
+        lag = self._meter.see(shot.stamp, shot.captured_at) if self._meter is not None else None
+        allowed = self._patience.lag_s
+        if lag is None or allowed is None or lag <= allowed:
+            self._late_since = None
+            return None
+        self._late_since = shot.captured_at if self._late_since is None else self._late_since
+        if shot.captured_at - self._late_since < LAG_HOLD_S:
+            return None
+        self.restarts.lags += 1
+        return self._lost(pump, f"its pictures arrive {lag:.1f} s late; it is opened again to drop what waits", False)
 
     def _limit_s(self, pump: Pump) -> float:
         if pump.handle is None:
@@ -161,7 +190,11 @@ class Live:
             self.restarts.reconnects += 1
         self._first = False
         index, self._index = self._index, self._index + 1
+        lag = self.lag_s
+        captured_at, wall = shot.captured_at - (lag or 0.0), shot.captured_wall - (lag or 0.0)
         if shot.image is None:
             reason = f"corrupt: {shot.spoiled or 'the camera gave an empty frame'}"
-            return BadFrame(reason, index, shot.captured_at, shot.captured_wall, self.name, str(index))
-        return Frame(shot.image, index, shot.captured_at, shot.captured_wall, self.name, str(index), shot.stamp)
+            return BadFrame(reason, index, captured_at, wall, self.name, str(index))
+        return Frame(
+            shot.image, index, captured_at, wall, self.name, str(index), shot.stamp, lag_s=lag, number=shot.number
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import time
@@ -17,8 +18,13 @@ from edge_ad.redaction import join_credentials, redact, split_credentials
 import cv2  # isort: skip  (after edge_ad.camera.opencv, which sets what OpenCV reads once)
 
 CONNECT_S = 2.0
+ANSWER_S = 3.0
+ANSWERS, ANSWERS_S = 4, 1.0
+QUICK_S = 0.02
 OPEN_MS = 5_000
-CATCH_UP_S = 1.0
+CATCH_UP_S = 3.0
+SETTLED_S = 0.5
+SAME_S = 0.02
 USUAL_FPS = 25.0
 # FFmpeg counts its limit twice before it gives up a read.
 READ_MS = 1_000
@@ -39,7 +45,8 @@ class RtspHandle:
     """An open RTSP stream; ``url`` may hold user and password, ``name`` may not.
 
     User and password may be given as ``${NAME}`` of the environment. Raises DeviceFault that tells an unknown host, a
-    refused connection, a wrong path and refused credentials apart.
+    refused connection, a wrong path and refused credentials apart. ``delay_s`` is how long the camera took to answer a
+    question: what the way to it costs at least.
     """
 
     settings = CameraSettings()
@@ -49,7 +56,7 @@ class RtspHandle:
             raise BadInput(f"camera {name!r} needs OpenCV with FFmpeg: {build_facts()}; pip install 'edge-ad[cpu]'")
         self._name = name
         user, password, bare = split_credentials(url)
-        _reach(bare, name)
+        self.delay_s = _reach(bare, name)
         set_options()
         target = join_credentials(os.path.expandvars(user), os.path.expandvars(password), bare)
         limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, OPEN_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, READ_MS]
@@ -79,18 +86,29 @@ class RtspHandle:
     def _caught_up(self) -> bool:
         """Throw away what was buffered while FFmpeg learned the format: it is old, and would pass for new.
 
-        Buffered frames come at once. Two in a row that had to be waited for are as fresh as the camera gives them; the
-        second is kept, True.
+        Buffered frames come faster than the stream's clock advances. Half a second without a frame that had less delay than
+        those before means that the rest is as fresh as the camera gives it; True when such a frame is held. A stream without
+        a clock has caught up when two frames in a row had to be waited for. DeviceFault when old frames do not end.
         """
-        waited, end = 0, time.monotonic() + CATCH_UP_S
+        began = least_at = time.monotonic()
+        least, waited, frames = math.inf, 0, 0
         with quiet():
-            while time.monotonic() < end:
-                began = time.monotonic()
+            while (asked := time.monotonic()) - began < CATCH_UP_S:
                 if not self._capture.grab():
                     return False
-                waited = waited + 1 if time.monotonic() - began > 0.4 / (self.fps or USUAL_FPS) else 0
-                if waited == 2:
+                now, stamp = time.monotonic(), float(self._capture.get(cv2.CAP_PROP_POS_MSEC)) / 1000.0
+                waited, frames = waited + 1 if now - asked > 0.4 / (self.fps or USUAL_FPS) else 0, frames + 1
+                if stamp <= 0:
+                    if waited == 2 and frames > 2:
+                        return True
+                elif now - stamp < least - SAME_S:
+                    least, least_at, frames = now - stamp, now, 0
+                elif now - least_at >= SETTLED_S and frames >= 2:
                     return True
+        if math.isfinite(least) and time.monotonic() - least_at < SETTLED_S and waited == 0:
+            raise DeviceFault(
+                f"camera {self._name!r} cannot be opened: it sends old pictures for {CATCH_UP_S:g} s and more"
+            )
         return False
 
     def abort(self) -> None:
@@ -120,11 +138,12 @@ def _place(bare: str) -> tuple[str, int]:
     return parts.hostname or "", port or PORTS.get(parts.scheme, 554)
 
 
-def _reach(bare: str, name: str) -> None:
-    """Connect once: that fails fast and says why, while FFmpeg would only say no."""
+def _reach(bare: str, name: str) -> float:
+    """Connect once, which fails fast and says why, while FFmpeg would only say no; return the seconds to an answer."""
     host, port = _place(bare)
     try:
-        socket.create_connection((host, port), CONNECT_S).close()
+        with socket.create_connection((host, port), CONNECT_S) as connection:
+            return _answering_s(connection, bare, name)
     except socket.gaierror:
         raise DeviceFault(f"camera {name!r} cannot be opened: the host name is not known; check it") from None
     except OSError as error:
@@ -132,6 +151,33 @@ def _reach(bare: str, name: str) -> None:
         raise DeviceFault(
             f"camera {name!r} cannot be opened: port {port}: {why}; is it on, and on this network?"
         ) from None
+
+
+def _answering_s(connection: socket.socket, bare: str, name: str) -> float:
+    """Ask what the camera can do, and time the quickest of a few answers: they take the same way as the pictures.
+
+    0 where the camera ends the connection without an answer, and under TLS, where no plain question can be asked.
+    """
+    if bare.startswith("rtsps"):
+        return 0.0
+    connection.settimeout(ANSWER_S)
+    least, first = math.inf, time.monotonic()
+    try:
+        for count in range(1, ANSWERS + 1):
+            began = time.monotonic()
+            connection.sendall(f"OPTIONS {bare} RTSP/1.0\r\nCSeq: {count}\r\nUser-Agent: edge-ad\r\n\r\n".encode())
+            if not connection.recv(4096):
+                break
+            least = min(least, time.monotonic() - began)
+            if least < QUICK_S or time.monotonic() - first > ANSWERS_S:
+                break
+    except TimeoutError:
+        raise DeviceFault(
+            f"camera {name!r} cannot be opened: it accepts connections but says nothing within {ANSWER_S:g} s"
+        ) from None
+    except OSError:
+        pass
+    return least if math.isfinite(least) else 0.0
 
 
 def _refusal(bare: str, named: bool) -> str:

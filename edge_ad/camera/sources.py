@@ -6,22 +6,30 @@ from pathlib import Path
 
 from edge_ad.camera.frames import Source
 from edge_ad.camera.handles import Handle, Opener
+from edge_ad.camera.live import Live, Patience
 from edge_ad.camera.settings import CameraSettings, parse_settings
 from edge_ad.camera.uri import Address, existing, parse_uri
 from edge_ad.data.images import SUFFIXES
+from edge_ad.errors import DeviceFault
 
 IMAGES_FPS = 10.0
 
 
 def open_source(
-    uri: str, realtime: bool = False, *, settings: CameraSettings | None = None, patient: bool = False
+    uri: str,
+    realtime: bool = False,
+    *,
+    settings: CameraSettings | None = None,
+    patient: bool = False,
+    lag_s: float | None = Patience.lag_s,
 ) -> Source:
     """Open any source that ``edge_ad.camera.uri.ALLOWED`` lists.
 
     With ``realtime`` files and synthetic sources come at their nominal rate (images: 10 a second), as from a camera.
     ``settings`` are applied to a live camera where its URI does not say otherwise. A live camera that does not open
-    raises DeviceFault; with ``patient`` it is returned nevertheless and tried again at every read. Raises BadInput for
-    a URI, file or folder that cannot be a source.
+    raises DeviceFault; with ``patient`` it is returned nevertheless and tried again at every read. One whose pictures
+    arrive more than ``lag_s`` late is opened again; None: its clock is not looked at. Raises BadInput for a URI, file or
+    folder that cannot be a source.
     """
     address = parse_uri(uri)
     if address.kind in ("synthetic", "faults"):
@@ -35,15 +43,12 @@ def open_source(
         return open_belt(address.target, address.name, realtime)
     if address.kind == "path":
         return _from_path(existing(Path(address.target).expanduser()), address.name, realtime)
-    return _live(address, settings, patient)
+    return _live(address, settings, patient, lag_s)
 
 
-def _live(address: Address, settings: CameraSettings | None, patient: bool) -> Source:
-    from edge_ad.camera.live import Live, Patience
-    from edge_ad.errors import DeviceFault
-
-    # The pipeline itself gives up first, with a reason.
-    patience = Patience(open_s=_pipeline_open_s(address) + 2.0) if address.kind in ("gst", "csi") else None
+def _live(address: Address, settings: CameraSettings | None, patient: bool, lag_s: float | None) -> Source:
+    open_s = _pipeline_open_s(address) + 2.0 if address.kind in ("gst", "csi") else Patience.open_s
+    patience = Patience(open_s=open_s, lag_s=lag_s)
     camera = Live(_opener(address, settings or CameraSettings()), address.name, patience)
     try:
         camera.open()

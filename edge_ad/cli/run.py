@@ -81,7 +81,7 @@ def command(
     summary = inspect(
         bundle or newest_bundle(),
         run.camera,
-        settings=loop_settings(run, config.alarm),
+        settings=loop_settings(run, config.alarm, config.camera),
         line=line_settings(run, with_flags(config.record, {"evidence": evidence})),
         backend=backend or config.engine.backend,
         precision=precision or config.engine.precision,

@@ -139,7 +139,7 @@ def _open_sources(uris: Sequence[str], settings: LoopSettings, stack: contextlib
         raise BadInput(f"--camera {redact(repeated)} is given twice: name every camera once")
     sources = []
     for uri in uris:
-        source = open_source(uri, settings.realtime, patient=settings.patient)
+        source = open_source(uri, settings.realtime, patient=settings.patient, lag_s=settings.lag_s)
         stack.callback(source.close)
         sources.append(source)
     return sources

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from edge_ad.config import AlarmTable, RecordTable, RunTable, load_config
+from edge_ad.config import AlarmTable, CameraTable, RecordTable, RunTable, load_config
 from edge_ad.errors import BadInput
 from edge_ad.inspection.alarm import AlarmRule
 from edge_ad.inspection.assembly import LineSettings
@@ -20,7 +20,7 @@ from edge_ad.store.retention import Limits
 DEFAULT_STORE = Path("runs/line.sqlite")
 
 
-def loop_settings(run: RunTable, alarm: AlarmTable) -> LoopSettings:
+def loop_settings(run: RunTable, alarm: AlarmTable, camera: CameraTable | None = None) -> LoopSettings:
     """Return the settings of the loop; BadInput for values that contradict each other."""
     candidates = run.part_candidates if run.part_candidates is not None else run.part_frames
     view = View(
@@ -30,6 +30,7 @@ def loop_settings(run: RunTable, alarm: AlarmTable) -> LoopSettings:
         realtime=run.realtime,
         max_frames=run.max_frames,
         max_age_ms=run.max_age_ms,
+        clock=camera is None or camera.clock,
         give_up_s=run.give_up_s,
         part=PartSettings(
             run.presence,

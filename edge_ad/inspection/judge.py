@@ -23,6 +23,8 @@ from edge_ad.inspection.verdict import Decision, decide, fault
 from edge_ad.inspection.view import View
 from edge_ad.scoring import BRANCHES, Thresholds
 
+LAG_TOLD_MS = 50.0
+
 
 class Inferring(Protocol):
     """What the judge needs of a pipeline."""
@@ -86,7 +88,7 @@ class Judge:
 
     def begin(self, found: Judgeable, checks_age: bool) -> bool:
         """Let the engines have a frame that is judged later; False without streams, or where it is at fault."""
-        if self._streams is not None and not found.fault and not (checks_age and self._late(found.since)):
+        if self._streams is not None and not found.fault and not (checks_age and self._late(found)):
             with contextlib.suppress(Exception):  # `judge` meets it again, and tells it
                 self._begun[found] = self._submitted(found.frame, self._streams)
         return found in self._begun
@@ -107,7 +109,7 @@ class Judge:
 
     def judge(self, camera: str, found: Judgeable, checks_age: bool) -> Judgement:
         """Return the verdict on a healthy frame; NONE when it is too old, before the engines run or after."""
-        late = fault(found.fault) if found.fault else self._late(found.since) if checks_age else None
+        late = fault(found.fault) if found.fault else self._late(found) if checks_age else None
         if late:
             self._begun.pop(found, None)
             return _judgement(camera, found.frame, found.since, late, None, {}, part=found.part)
@@ -117,7 +119,7 @@ class Judge:
             decision = fault(f"engine: {type(error).__name__}: {' '.join(str(error).split())}")
             return _judgement(camera, found.frame, found.since, decision, None, {}, error, found.part)
         decision = decide(inference.score, inference.z, self._weight, self.thresholds)
-        decision = (self._late(found.since) if checks_age else None) or decision
+        decision = (self._late(found) if checks_age else None) or decision
         values = self._values(inference)
         return _judgement(camera, found.frame, found.since, decision, inference, values, part=found.part)
 
@@ -135,11 +137,13 @@ class Judge:
     def _tiles(self, frame: Frame) -> list[NDArray[np.uint8]]:
         return self._view.tiles(frame, self._pipeline.image_size)
 
-    def _late(self, since: float) -> Decision | None:
-        age_ms = (time.monotonic() - since) * 1000.0
+    def _late(self, found: Judgeable) -> Decision | None:
+        age_ms = (time.monotonic() - found.since) * 1000.0
         if age_ms <= self._max_age_ms:
             return None
-        return fault(f"late: {age_ms:.0f} ms after the capture, {self._max_age_ms:g} ms allowed")
+        lag_ms = (found.frame.lag_s or 0.0) * 1000.0
+        way = f", {lag_ms:.0f} ms of them on the way from the camera" if lag_ms > LAG_TOLD_MS else ""
+        return fault(f"late: {age_ms:.0f} ms after the capture{way}; {self._max_age_ms:g} ms allowed")
 
     def _values(self, inference: Inference) -> dict[str, float]:
         z, skipped = inference.z.tolist(), inference.skipped

@@ -15,6 +15,9 @@ from edge_ad.inspection.parts import PartRule
 from edge_ad.inspection.presence import PRESENCE, PresenceMode
 from edge_ad.inspection.view import View
 
+LONGEST_AGE_MS = 60_000.0
+LONGEST_WAIT_S = 7 * 86_400.0
+
 
 @dataclass(frozen=True)
 class PartSettings:
@@ -54,12 +57,14 @@ class LoopSettings:
     (NONE). ``give_up_s``: a camera that gave no frame for so long is lost, and with the last one the run ends
     (DeviceFault); with ``patient`` (a service) a live camera that was not there yet is waited for without end.
     ``reference``: how healthy pictures of goods look, ``camera``: how the camera was set when they were taken; None
-    where that is not known.
+    where that is not known. ``clock``: a live camera's own clock tells how late its pictures arrive; a lasting lag beyond
+    ``max_age_ms`` opens it again.
     """
 
     realtime: bool = False
     max_frames: int | None = None
     max_age_ms: float = 1000.0
+    clock: bool = True
     give_up_s: float = 30.0
     patient: bool = False
     health: HealthLimits = field(default_factory=HealthLimits)
@@ -72,8 +77,16 @@ class LoopSettings:
     def __post_init__(self) -> None:
         if self.max_frames is not None and self.max_frames < 1:
             raise BadInput(f"--max-frames is {self.max_frames}: it must be 1 or more")
-        if self.max_age_ms <= 0 or self.give_up_s <= 0:
-            raise BadInput(f"max_age_ms ({self.max_age_ms:g}) and give_up_s ({self.give_up_s:g}) must be above 0")
+        if not 0 < self.max_age_ms <= LONGEST_AGE_MS or not 0 < self.give_up_s <= LONGEST_WAIT_S:
+            raise BadInput(
+                f"max_age_ms is {self.max_age_ms:g} and give_up_s {self.give_up_s:g}: allowed are above 0, up to "
+                f"{LONGEST_AGE_MS:g} ms and up to {LONGEST_WAIT_S:g} s"
+            )
+
+    @property
+    def lag_s(self) -> float | None:
+        """How late the pictures of a live camera may arrive for a while before it is opened again; None: it is not asked."""
+        return self.max_age_ms / 1000.0 if self.clock else None
 
     def drops(self, kind: SourceKind) -> bool:
         """Whether frames of such a source may be dropped: cameras always, others only in real time."""

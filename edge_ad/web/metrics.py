@@ -87,6 +87,8 @@ def _cameras(cameras: list[dict[str, Any]], silent_s: float) -> Iterable[Metric]
     yield _labelled("last_verdict_age_seconds", "Seconds since the last verdict.", ("camera",), ages)
     rates = [((camera["name"],), camera["fps"]) for camera in cameras if camera["fps"] is not None]
     yield _labelled("frames_per_second", "Frames a second that reached this machine.", ("camera",), rates)
+    lags = [((camera["name"],), camera["lag_s"]) for camera in cameras if camera.get("lag_s") is not None]
+    yield _labelled("camera_lag_seconds", "How late pictures arrive, by the camera's own clock.", ("camera",), lags)
     phases = [((camera["name"], phase), float(camera["alarm"] == phase)) for camera in cameras for phase in PHASES]
     yield _labelled("alarm_phase", "1 for the phase of the alarm.", ("camera", "phase"), phases)
 

@@ -98,6 +98,7 @@ class Snapshots:
                     "event": None if seen.event is None else told(place, seen.event),
                     "fps": (counters[place].captured - before[place]) / span if span > 0 else None,
                     "counters": counters[place].numbers(),
+                    "lag_s": getattr(station.source, "lag_s", None),
                     "alarm": self._watched.desk.states[station.name].phase,
                 }
             )

@@ -206,7 +206,14 @@ def test_drops_of_a_live_camera_are_counted() -> None:
     check_account(loop)
 
 
-@pytest.mark.parametrize("change", [{"max_frames": 0}, {"max_age_ms": 0.0}, {"give_up_s": -1.0}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"max_frames": 0},
+        *({"max_age_ms": value} for value in (0.0, 60_001.0, 1e300, float("inf"), float("nan"))),
+        *({"give_up_s": value} for value in (-1.0, 1e300, float("inf"), float("nan"))),
+    ],
+)
 def test_settings_refused(change: dict[str, float]) -> None:
     with pytest.raises(BadInput):
         replace(LoopSettings(), **change)  # type: ignore[arg-type]
