@@ -17,11 +17,10 @@ import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from calibration import weights
 from calibration.equalise import equalise
 from calibration.pictures import read_bytes
 from calibration.placement import Operator, place
-from calibration.quantise import output_key, quantise_view
+from calibration.quantise import greatest_weight, output_key, quantise_view
 from calibration.ranges import Ranges
 from calibration.session import open_session
 from calibration.view import View
@@ -36,14 +35,14 @@ def corrections(
     feeds: Sequence[Feed],
     dialect: str = "tensorrt",
     keep: Collection[str] = (),
-    weight_limit: int = weights.INT8_LIMIT,
+    weight_limit: int | None = None,
     threads: int | None = None,
 ) -> Corrections:
     """Return, by key of each quantised convolution, what ``quantise`` should add to its bias, a number a channel, and by
     ``output_key`` of each output f32 [N, D] what it should add to that, a number a feature.
 
-    ``keep`` is the plan. ``feeds`` are a few inputs of the graph, 8 to 16. Matrix products are left out: LayerNorm takes
-    their shifts back.
+    ``keep`` is the plan. ``feeds`` are a few inputs of the graph, 8 to 16. Means for TensorRT are those of exact sums (see
+    ``open_session``). Matrix products are left out: LayerNorm takes their shifts back.
     """
     exact = View(model)
     if dialect == "cpu":
@@ -55,7 +54,8 @@ def corrections(
     wanted = _means(ModelProto.FromString(exact.model.SerializeToString()), outputs, feeds, threads)
     levels = _levels(exact, chosen)
     rounded = View(exact.model.SerializeToString())
-    biases = quantise_view(rounded, changed, dialect, keep, weight_limit)
+    limit = greatest_weight(dialect) if weight_limit is None else weight_limit
+    biases = quantise_view(rounded, changed, dialect, keep, limit)
     held = {tensor.name: tensor for tensor in rounded.graph.initializer}
     found: Corrections = {}
     for level in levels:

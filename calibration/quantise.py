@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto, helper
 
-from calibration import weights
+from calibration import cpu, weights
 from calibration.columns import pack_columns
 from calibration.cpu_shapes import means_as_convolutions
 from calibration.equalise import equalise
@@ -33,7 +33,7 @@ def quantise(
     dialect: str = "tensorrt",
     keep: Collection[str] = (),
     typing: str = "fp32",
-    weight_limit: int = weights.INT8_LIMIT,
+    weight_limit: int | None = None,
     correct_bias: bool = True,
     equalised: bool = True,
     corrections: Mapping[str, Sequence[float]] | None = None,
@@ -43,7 +43,7 @@ def quantise(
     ``dialect`` ``tensorrt`` is symmetric S8 throughout (zero points present and 0, weights as floats with Q and DQ, FP32
     bias); ``typing`` ``fp16`` writes the rest in FP16, for strongly typed builds. ``cpu`` is U8 activations with zero
     points and S8 weights, stored as such; it has typing fp32 only. ``keep``: keys of nodes (see ``View.keys``) that are
-    not quantised. ``weight_limit``: the greatest weight, 127, or 63 where sums of products saturate at 16 bits.
+    not quantised. ``weight_limit``: the greatest weight, by default ``greatest_weight`` of the dialect.
     ``correct_bias`` adds to each bias what rounding the weights takes from the mean output; ``equalised`` first makes
     channels before depthwise convolutions alike; ``corrections`` (see ``calibration.correction``) are added to the
     biases of the nodes and to the outputs they name. Raises ValueError for ranges of another graph, an unknown dialect,
@@ -62,11 +62,17 @@ def quantise(
         view, ranges = read_bytes(source, ranges, keep)
     if equalised:
         ranges = equalise(view, ranges, {item.position for item in place(view, dialect, keep).operators})
-    quantise_view(view, ranges, dialect, keep, weight_limit, correct_bias, corrections)
+    limit = greatest_weight(dialect) if weight_limit is None else weight_limit
+    quantise_view(view, ranges, dialect, keep, limit, correct_bias, corrections)
     data = bytes(view.model.SerializeToString())
     if view is not source:
         return pack_columns(data)
     return to_half(data, ranges=ranges) if typing == "fp16" else data
+
+
+def greatest_weight(dialect: str) -> int:
+    """Return the greatest weight of a dialect: 127, but 63 in that of a CPU where sums saturate on this one."""
+    return cpu.weight_limit() if dialect == "cpu" else weights.INT8_LIMIT
 
 
 def output_key(name: str) -> str:

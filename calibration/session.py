@@ -1,19 +1,53 @@
-"""Run a graph on the CPU."""
+"""Run a graph on the CPU.
+
+A graph for TensorRT is computed as it is written: numbers are rounded to 8 bits where it has Q and DQ, and products are summed
+in FP32. ONNX Runtime would fuse them into kernels of 8 bits, whose sums saturate at 16 bits on x86 processors without VNNI,
+and would move some Q and DQ; TensorRT does neither. So what is measured of such a graph is the same on every processor, but
+for the rounding of FP32 sums, which now and then lifts a number over the edge of a step.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
-from onnx import ModelProto
+import onnx
+from onnx import ModelProto, TensorProto
+
+_AS_WRITTEN = ("session.disable_quant_qdq", "1")
 
 
 def open_session(model: ModelProto | bytes, threads: int | None) -> Any:
-    """Return an onnxruntime session of a model that prints nothing; ``threads`` None leaves their number to it."""
+    """Return an onnxruntime session of a model that prints nothing; ``threads`` None leaves their number to it.
+
+    A graph for TensorRT is computed in FP32 as it is written, every other one by the kernels that the runtime has for it.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     if threads is not None:
         options.intra_op_num_threads = threads
+    if is_symmetric(model):
+        compute_in_float(options)
     data = model if isinstance(model, bytes) else model.SerializeToString()
     return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+
+
+def compute_in_float(options: Any) -> None:
+    """Let a session with these options compute Q/DQ graphs as they are written, with sums in FP32."""
+    options.add_session_config_entry(*_AS_WRITTEN)
+
+
+def is_symmetric(model: ModelProto | bytes) -> bool:
+    """Whether a graph rounds computed tensors to signed 8-bit numbers, as Q/DQ graphs for TensorRT do."""
+    graph = (onnx.load_model_from_string(model) if isinstance(model, bytes) else model).graph
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
+            constants[node.output[0]] = node.attribute[0].t
+    for node in graph.node:
+        if node.op_type == "QuantizeLinear" and len(node.input) > 2 and node.input[0] not in constants:
+            zero = constants.get(node.input[2])
+            if zero is not None and zero.data_type == TensorProto.INT8:
+                return True
+    return False

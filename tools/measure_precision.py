@@ -4,7 +4,7 @@
 
 Pictures are the goods in GOODS, jittered views of them and synthetic anomalies, half and half, made one by one from their
 number and the seed. Raw scores go to <out>.made.jsonl as they are measured; the same command goes on where it stopped.
-`int8-tensorrt` is the graph that TensorRT compiles, run by ONNX Runtime: its numbers, not its speed.
+`int8-tensorrt` is the graph that TensorRT compiles, computed as it is written with sums in FP32: its numbers, not its speed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from edge_ad.data.images import read_image, resize
 from edge_ad.data.layouts import load_dataset, load_test
 from edge_ad.data.synthetic_anomalies import KINDS, make_anomaly
 from edge_ad.engines.derive import derive
-from edge_ad.engines.int8 import derive_int8, recipe_of
+from edge_ad.engines.int8 import derive_int8, measuring_backend, recipe_of
 from edge_ad.engines.loss import Loss, loss
 from edge_ad.engines.pipeline import Pipeline
 from edge_ad.engines.proof import evenly, jitter
@@ -74,7 +74,13 @@ def variants(bundle: Bundle) -> dict[str, dict[str, bytes]]:
 def pipelines(bundle: Bundle, threads: int | None) -> dict[str, Pipeline]:
     """Open a pipeline with all branches for each precision."""
     return {
-        name: Pipeline(bundle, precision=name, graphs=graphs, threads=threads, all_branches=True)
+        name: Pipeline(
+            bundle,
+            precision=name,
+            backend=measuring_backend(graphs.values(), threads),
+            graphs=graphs,
+            all_branches=True,
+        )
         for name, graphs in variants(bundle).items()
     }
 

@@ -16,7 +16,6 @@ import torch
 from numpy.typing import NDArray
 
 from calibration.collect import collect
-from calibration.cpu import weight_limit
 from calibration.quantise import quantise
 from edge_ad.data.images import list_images, read_image, resize
 from edge_ad.engines.onnxruntime import OrtBackend, OrtEngine
@@ -60,7 +59,7 @@ def both(name: str, images: list[NDArray[np.uint8]]) -> tuple[bytes, bytes]:
     example = torch.from_numpy(images[0][None])
     plain = export_graph("teacher", TeacherGraph(teacher, outputs), [example], ("image",), outputs).model
     ranges = collect(plain, ({"image": image[None]} for image in images))
-    return plain, quantise(plain, ranges, "cpu", (), "fp32", weight_limit())
+    return plain, quantise(plain, ranges, "cpu")
 
 
 def taken(

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from calibration.correction import Corrections
-from calibration.cpu import weight_limit
 from calibration.plan import Plan
 from calibration.quantise import quantise
 from calibration.ranges import Ranges
+from calibration.session import is_symmetric
 from calibration.view import View
-from calibration.weights import INT8_LIMIT
 from edge_ad.bundle import Bundle
+from edge_ad.engines.onnxruntime import OrtBackend
 from edge_ad.errors import BadInput
 
 SCHEMA = 1
@@ -71,7 +71,6 @@ def derive_int8(
 
     BadInput for a plan that names a node which its graph does not have.
     """
-    limit = limit_of(dialect)
     derived: dict[str, bytes] = {}
     for name, ranges in recipe.ranges.items():
         plan = recipe.plans.get(name)
@@ -80,15 +79,19 @@ def derive_int8(
         keep = plan.keep.get(dialect, ()) if plan is not None else ()
         biases = recipe.corrections.get(dialect, {}).get(name, {})
         try:
-            derived[name] = quantise(bundle.graph(name), ranges, dialect, keep, typing, limit, corrections=biases)
+            derived[name] = quantise(bundle.graph(name), ranges, dialect, keep, typing, corrections=biases)
         except ValueError as error:
             raise BadInput(f"graph {name!r} of {bundle.path} cannot be quantised: {error}") from error
     return derived
 
 
-def limit_of(dialect: str) -> int:
-    """Return the greatest weight of a dialect on this device."""
-    return weight_limit() if dialect == "cpu" else INT8_LIMIT
+def measuring_backend(graphs: Iterable[bytes], threads: int | None = None) -> OrtBackend:
+    """Return an onnxruntime that gives the numbers which the target of ``graphs`` will give.
+
+    Graphs of the CPU's own dialect run in its own kernels, which are what is measured. As soon as one is for TensorRT, all
+    are computed as they are written, with sums in FP32: the CPU's kernels may saturate, and TensorRT's do not.
+    """
+    return OrtBackend(threads, as_written=any(is_symmetric(graph) for graph in graphs))
 
 
 def parse_plans(value: Mapping[str, Any], where: str) -> dict[str, Plan]:

@@ -104,17 +104,19 @@ class OrtBackend:
 
     All sessions of a process take their scratch memory from one arena: graphs run one after the other and need it in turn.
     ``shared``: a graph that is loaded again gets the session that it has already, with a binding of its own, so that
-    several pipelines run side by side on one set of weights.
+    several pipelines run side by side on one set of weights. ``as_written``: Q/DQ graphs are computed in FP32 between Q and
+    DQ instead of by 8-bit kernels (see ``measuring_backend``).
     """
 
     name = "onnxruntime"
     suffix = ".onnx"
 
-    def __init__(self, threads: int | None = None, shared: bool = False) -> None:
+    def __init__(self, threads: int | None = None, shared: bool = False, *, as_written: bool = False) -> None:
         if threads is not None and threads < 1:
             raise BadInput(f"threads is {threads}, but must be 1 or more")
         self._runtime = require("onnxruntime", extra="cpu", needed_by="the onnxruntime backend")
         self.threads = threads or physical_cores()
+        self.as_written = as_written
         self._sessions: dict[bytes, Any] | None = {} if shared else None
 
     @property
@@ -166,6 +168,10 @@ class OrtBackend:
         options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
+        if self.as_written:
+            from calibration.session import compute_in_float
+
+            compute_in_float(options)
         # Each graph has its own threads. Waiting by spinning, as is the default, they would take the cores from the next
         # graph and from the camera: measured on 2 cores that others use too, a frame took 2.4 times as long. For a moment
         # they may, where the release knows how to end it: a sixth less on an idle machine, no loss on a busy one.

@@ -12,7 +12,7 @@ from calibration.correction import Corrections, corrections
 from calibration.plan import ALL, Plan
 from calibration.sensitivity import Cost, Unit, rank, shortest_prefix, units
 from edge_ad.bundle import Bundle
-from edge_ad.engines.int8 import NEVER, Recipe, derive_int8, limit_of, view_of
+from edge_ad.engines.int8 import NEVER, Recipe, derive_int8, view_of
 from edge_ad.engines.loss import Loss, check_finite, loss, weighted_error
 from edge_ad.engines.pipeline import Pipeline
 from edge_ad.engines.proof import Proof, spread
@@ -109,8 +109,7 @@ class Searcher:
             if (name, keep) not in self._corrected:
                 feeds = self._staged.feeds(name, min(CORRECTED, int((~self._proof.anomalous).sum())))
                 model, ranges = self._bundle.graph(name), self._recipe.ranges[name]
-                limit = limit_of(self._dialect)
-                self._corrected[name, keep] = corrections(model, ranges, feeds, self._dialect, keep, limit)
+                self._corrected[name, keep] = corrections(model, ranges, feeds, self._dialect, keep)
             found[name] = self._corrected[name, keep]
         return found
 

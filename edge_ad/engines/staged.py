@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_ad.engines.int8 import measuring_backend
 from edge_ad.engines.pipeline import Pipeline
 from edge_ad.engines.protocol import Engine, Tensor
 
@@ -17,7 +18,8 @@ Images = NDArray[np.uint8]
 class Staged:
     """Remembers, for each of ``images`` u8 [N, H, W, 3], every tensor of an FP32 ``pipeline``, which must stay open.
 
-    ``reference`` holds its raw scores f32 [N, 5]. ``raw`` gives those of a pipeline with other graphs in some places.
+    ``reference`` holds its raw scores f32 [N, 5]. ``raw`` gives those of a pipeline with other graphs in some places, each
+    computed as on its target (``measuring_backend``). The pipeline runs on onnxruntime.
     """
 
     def __init__(self, pipeline: Pipeline, images: Sequence[NDArray[np.uint8]] | Images) -> None:
@@ -54,7 +56,7 @@ class Staged:
                 engine.close()
 
     def _bound(self, name: str, graph: bytes) -> Engine:
-        engine = self._pipeline.backend.load(name, graph)
+        engine = measuring_backend([graph], getattr(self._pipeline.backend, "threads", None)).load(name, graph)
         for spec in (*engine.inputs.values(), *engine.outputs.values()):
             engine.bind(spec.name, self._tensors[spec.name])
         return engine

@@ -18,7 +18,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from calibration.placement import DIALECTS
 from edge_ad.bundle import Bundle, BundleContents, open_bundle, write_bundle
 from edge_ad.engines.calibrate import CalibrateOptions, with_quantisation
-from edge_ad.engines.int8 import derive_int8, recipe_of
+from edge_ad.engines.int8 import derive_int8, measuring_backend, recipe_of
 from edge_ad.engines.pipeline import Pipeline
 from edge_ad.scoring import fit_gaussian
 from edge_ad.training.pictures import Images, Pictures
@@ -82,7 +82,8 @@ def describe_views(bundle: Bundle, views: Images, progress: Progress) -> Describ
         graphs = {} if dialect is None else derive_int8(bundle, recipe, dialect)
         if surprising:
             graphs["lavit"], name = _tapped(graphs.get("lavit") or bundle.graph("lavit"))
-        with Pipeline(bundle, graphs=graphs, all_branches=True) as pipeline:
+        backend = measuring_backend(graphs.values())
+        with Pipeline(bundle, backend=backend, graphs=graphs, all_branches=True) as pipeline:
             for view in views[turn :: len(TURNS)]:
                 pipeline.infer(view)
                 pooled.append(pipeline.tensor("pooled")[0])

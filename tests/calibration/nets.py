@@ -10,6 +10,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from calibration.session import open_session
+
 SIDE, WIDTH, CELLS, HEADS = 16, 16, 16, 2
 Array = NDArray[Any]
 
@@ -135,11 +137,5 @@ def feeds(channels: int, count: int, seed: int = 0) -> list[dict[str, Array]]:
 
 
 def run(model: bytes, feed: dict[str, Array], names: Sequence[str] | None = None) -> list[Array]:
-    """Run a model once and return its outputs."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    return list(session.run(list(names) if names else None, feed))
+    """Run a model once, as its target would, and return its outputs."""
+    return list(open_session(model, 1).run(list(names) if names else None, feed))

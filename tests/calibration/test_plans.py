@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calibration.cpu import rounds_resized_bytes, weight_limit
+from calibration.cpu import limit_by_flags, rounds_resized_bytes
 from calibration.plan import Plan
 from calibration.sensitivity import Cost, Unit, rank, shortest_prefix, units
 from calibration.view import View
@@ -90,11 +90,11 @@ def test_the_shortest_prefix_that_passes(length: int, needed: int) -> None:
         ("aarch64", None, 127),
     ],
 )
-def test_weights_have_seven_bits_without_vnni(machine: str, flags: str | None, limit: int, tmp_path: Path) -> None:
+def test_without_onnxruntime_the_flags_decide(machine: str, flags: str | None, limit: int, tmp_path: Path) -> None:
     cpuinfo = tmp_path / "cpuinfo"
     if flags is not None:
         cpuinfo.write_text(f"processor : 0\nflags : {flags}\n")
-    assert weight_limit(machine, cpuinfo) == limit
+    assert limit_by_flags(machine, cpuinfo) == limit
 
 
 @pytest.mark.parametrize(

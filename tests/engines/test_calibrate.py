@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from edge_ad.bundle import open_bundle
 from edge_ad.cli.app import main
 from edge_ad.engines.calibrate import CalibrateOptions, calibrate
-from edge_ad.engines.int8 import derive_int8, recipe_of
+from edge_ad.engines.int8 import derive_int8, measuring_backend, recipe_of
 from edge_ad.engines.pipeline import Pipeline
 from edge_ad.engines.proof import spread
 from edge_ad.engines.search import CORRECTED
@@ -102,7 +102,8 @@ def test_without_a_search_what_rounding_shifts_is_taken_back_too(tmp_path: Path)
         for corrections in (recipe.corrections, {}):
             derived = derive_int8(bundle, replace(recipe, corrections=corrections), "tensorrt")
             graphs = {name: derived.get(name, bundle.graph(name)) for name in bundle.graphs}
-            with Pipeline(bundle, graphs=graphs) as rounded:
+            backend = measuring_backend(graphs.values())
+            with Pipeline(bundle, backend=backend, graphs=graphs) as rounded:
                 errors = [pooled(rounded, image) - pooled(exact, image) for image in goods]
             shifts.append(np.abs(np.mean(errors, axis=0)).mean())
     assert shifts[0] < 0.1 * shifts[1]

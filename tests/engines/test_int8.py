@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 
+from calibration.placement import DIALECTS
 from edge_ad.bundle import Bundle, Quantisation, open_bundle, write_bundle
 from edge_ad.cli.app import main
 from edge_ad.data.images import Image
@@ -18,7 +19,8 @@ from edge_ad.engines import artefacts
 from edge_ad.engines.build import Int8Options, build
 from edge_ad.engines.derive import check_compiles, derive, typed_graphs
 from edge_ad.engines.gate import measure_gate
-from edge_ad.engines.int8 import derive_int8, recipe_of
+from edge_ad.engines.int8 import derive_int8, measuring_backend, recipe_of
+from edge_ad.engines.onnxruntime import OrtBackend
 from edge_ad.engines.pipeline import Pipeline
 from edge_ad.engines.staged import Staged
 from edge_ad.errors import BadInput
@@ -140,7 +142,7 @@ def test_a_quantised_residual_stream_is_refused(tmp_path: Path, monkeypatch: pyt
     broken = {"lavit": model.SerializeToString()}
     with (
         Pipeline(bundle, threads=1) as reference,
-        Pipeline(bundle, threads=1, graphs=broken) as candidate,
+        Pipeline(bundle, backend=measuring_backend(broken.values(), 1), graphs=broken) as candidate,
     ):
         refused = measure_gate(candidate, reference, bundle).refused
     assert refused is not None
@@ -257,3 +259,22 @@ def test_only_what_follows_a_change_runs_again(calibrated: Path) -> None:
         held = staged.raw({"teacher": bundle.graph("teacher")}, hold=("lavit",))
         np.testing.assert_allclose(held, staged.reference, rtol=1e-6)
         assert set(staged.feeds("lavit", 2)[1]) == {"tokens", "codes", "masks"}
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_graphs_of_each_target_are_measured_in_its_arithmetic(calibrated: Path, dialect: str) -> None:
+    """Those for TensorRT as they are written, those for the CPU in its kernels; to the bit, so nothing else was run."""
+    bundle = open_bundle(calibrated)
+    graphs = derive_int8(bundle, recipe_of(bundle), dialect)
+    backend = measuring_backend(graphs.values(), 1)
+    assert backend.as_written == (dialect == "tensorrt")
+    assert not measuring_backend([], 1).as_written
+    with (
+        Pipeline(bundle, threads=1) as full,
+        Pipeline(bundle, backend=OrtBackend(1, as_written=dialect == "tensorrt"), graphs=graphs) as alone,
+        Pipeline(bundle, backend=OrtBackend(1, as_written=dialect != "tensorrt"), graphs=graphs) as other,
+    ):
+        found = Staged(full, images(4)).raw(graphs)
+        wanted, otherwise = (np.stack([one.infer(image).raw for image in images(4)]) for one in (alone, other))
+    np.testing.assert_array_equal(found, wanted)
+    assert (found != otherwise).any()

@@ -11,7 +11,7 @@ from onnx import numpy_helper
 
 from calibration.session import open_session
 from edge_ad.bundle import Bundle, open_bundle
-from edge_ad.engines.int8 import derive_int8, recipe_of
+from edge_ad.engines.int8 import derive_int8, measuring_backend, recipe_of
 from edge_ad.engines.pipeline import Pipeline
 from edge_ad.training.progress import Progress
 from edge_ad.training.rounding import CENTRE, PRECISION, Described, describe_views, with_surprise
@@ -26,6 +26,12 @@ def graphs_of(bundle: Bundle, dialect: str | None) -> dict[str, bytes]:
     return {} if dialect is None else derive_int8(bundle, recipe_of(bundle), dialect)
 
 
+def opened(bundle: Bundle, dialect: str | None) -> Pipeline:
+    """Open all branches in a dialect, computed as on its target."""
+    graphs = graphs_of(bundle, dialect)
+    return Pipeline(bundle, backend=measuring_backend(graphs.values()), graphs=graphs, all_branches=True)
+
+
 def test_views_take_turns_with_the_dialects(tmp_path: Path) -> None:
     bundle = open_bundle(make_calibrated(tmp_path / "tiny.edgead"))
     views = np.stack([tiny_image(number) for number in range(5)])
@@ -33,7 +39,7 @@ def test_views_take_turns_with_the_dialects(tmp_path: Path) -> None:
     assert found.surprise is None  # this LAViT counts by L1
     expected = []
     for dialect, own in ((None, views[::3]), ("tensorrt", views[1::3]), ("cpu", views[2::3])):
-        with Pipeline(bundle, graphs=graphs_of(bundle, dialect), all_branches=True) as pipeline:
+        with opened(bundle, dialect) as pipeline:
             for view in own:
                 pipeline.infer(view)
                 expected.append(pipeline.tensor("pooled")[0])
@@ -59,7 +65,7 @@ def test_the_surprise_of_a_view_has_the_distance_that_the_graph_tells(bundle: Bu
     away = found.surprise.astype(np.float64) - held[CENTRE]
     told = []
     for dialect, view in zip((None, "tensorrt", "cpu"), views, strict=True):
-        with Pipeline(bundle, graphs=graphs_of(bundle, dialect), all_branches=True) as pipeline:
+        with opened(bundle, dialect) as pipeline:
             told.append(float(pipeline.infer(view).raw[1]))
     np.testing.assert_allclose(np.sqrt(np.einsum("ni,ij,nj->n", away, held[PRECISION], away)), told, rtol=1e-3)
 
