@@ -14,7 +14,8 @@ import pytest
 
 TOOLS = Path(__file__).parents[2] / "tools"
 SCRIPTS = [path for path in sorted(TOOLS.glob("*.py")) if '__name__ == "__main__"' in path.read_text(encoding="utf-8")]
-SHELL = [path for path in sorted(TOOLS.glob("*.sh")) if path.read_text(encoding="utf-8").startswith("#!")]
+FILES = sorted([*TOOLS.glob("*.sh"), *TOOLS.glob("release/*.sh")])
+SHELL = [path for path in FILES if path.read_text(encoding="utf-8").startswith("#!")]
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
@@ -40,6 +41,7 @@ def test_the_readme_names_every_tool_and_nothing_else() -> None:
         word.rstrip("/") for word in re.findall(r"`([\w./-]+)`", (TOOLS / "README.md").read_text(encoding="utf-8"))
     }
     there = {path.name for path in TOOLS.iterdir() if path.name not in ("README.md", "__pycache__")}
+    there |= {f"release/{path.name}" for path in (TOOLS / "release").iterdir() if path.name != "__pycache__"}
     assert there <= named, there - named
     files = {word for word in named if word.endswith((".py", ".sh", ".txt"))}
     assert files - {"install.sh"} <= there
