@@ -10,19 +10,36 @@ import typer
 
 
 def command(
+    cameras: Annotated[
+        bool,
+        typer.Option("--cameras", help="Take a frame from each camera: those of edge-ad.toml and those found here."),
+    ] = False,
+    camera: Annotated[
+        list[str] | None, typer.Option(metavar="URI", help="Take a frame from this camera; repeat it for several.")
+    ] = None,
     out: Annotated[Path | None, typer.Option("--json", help="Write the same as JSON to this file.")] = None,
 ) -> None:
-    """Examine this machine: board, JetPack, packages, cameras, power, heat, memory, disk, clock."""
+    """Examine this machine, and try what a run will do: OpenCV, GPU memory, a graph on each backend, cameras, the service."""
     from edge_ad.doctor.examine import examine
-    from edge_ad.doctor.finding import exit_code, lines, to_json
+    from edge_ad.doctor.finding import exit_code, lines
     from edge_ad.doctor.machine import Machine
+    from edge_ad.doctor.report import report
+    from edge_ad.doctor.service_view import service_view
+    from edge_ad.doctor.tries import camera_targets, configured_cameras, no_cameras, try_backends, try_cameras
     from edge_ad.files import atomic_write
 
-    findings = examine(Machine.here())
+    named = list(dict.fromkeys([*(camera or []), *(configured_cameras(Path()) if cameras else [])]))
+    machine = Machine.here()
+    findings = examine(machine)
+    targets = camera_targets(machine, named, search=cameras)
+    tried = [*try_backends(machine), *try_cameras(targets), *service_view(machine)]
+    if not cameras and not camera:
+        tried.append(no_cameras())
+    findings += [one.finding for one in tried]
     for line in lines(findings):
         typer.echo(line)
     if out is not None:
-        atomic_write(out, json.dumps(to_json(findings), indent=2) + "\n")
+        atomic_write(out, json.dumps(report(machine, findings, tried), indent=2) + "\n")
     code = exit_code(findings)
     if code:
         raise typer.Exit(code)

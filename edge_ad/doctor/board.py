@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 
+from edge_ad.doctor.container import MOUNTS, hides_the_device_tree, in_container
 from edge_ad.doctor.finding import Finding
 from edge_ad.doctor.jetpack import UPGRADE, jetpack
 from edge_ad.doctor.machine import Machine
@@ -12,6 +13,7 @@ from edge_ad.engines import board as this
 
 _CHIPS = {"tegra264": "Thor", "tegra234": "Orin", "tegra194": "Xavier", "tegra186": "TX2", "tegra210": "Nano or TX1"}
 _ENOUGH = ("tegra264", "tegra234")
+_SOC_IDS = {38: "tegra264", 35: "tegra234", 25: "tegra194", 24: "tegra186", 33: "tegra210"}
 
 
 def has_gpu(machine: Machine) -> bool:
@@ -22,11 +24,25 @@ def has_gpu(machine: Machine) -> bool:
 def board(machine: Machine) -> Finding:
     """Tell which board this is; boards before Orin end with JetPack 5 and fail."""
     if not this.is_jetson(machine.root):
+        if platform.machine() == "aarch64" and hides_the_device_tree(machine):
+            return Finding(
+                "board",
+                "warn",
+                "unknown: this is a container that hides the device tree and has no nodes of a Jetson",
+                f"on a Jetson start it with --runtime nvidia {MOUNTS}, or with docker/inspector.yaml",
+            )
         gpu = "an NVIDIA GPU" if has_gpu(machine) else "no NVIDIA GPU"
         return Finding("board", "ok", f"{platform.machine()} with {_cores()} cores and {gpu}; not a Jetson")
-    model = this.board(machine.root) or "a Jetson without a model name"
-    compatible = machine.text("proc/device-tree/compatible")
-    chip = next((name for name in _CHIPS if name in compatible), None)
+    model = this.board(machine.root)
+    chip = _chip(machine)
+    if not model and hides_the_device_tree(machine):
+        return Finding(
+            "board",
+            "warn",
+            f"a Jetson{f' ({_CHIPS[chip]})' if chip else ''}, seen from a container that hides its device tree",
+            f"to know its model, start the container with {MOUNTS}, or with docker/inspector.yaml",
+        )
+    model = model or "a Jetson without a model name"
     if chip is not None and chip not in _ENOUGH:
         return Finding(
             "board",
@@ -34,7 +50,15 @@ def board(machine: Machine) -> Finding:
             f"{model} ({_CHIPS[chip]})",
             "use an Orin or a Thor: the last JetPack for this chip has TensorRT 8, and 10.3 is needed",
         )
-    return Finding("board", "ok", f"{model}{f' ({_CHIPS[chip]})' if chip else ''}")
+    place = ", in a container" if in_container(machine) else ""
+    return Finding("board", "ok", f"{model}{f' ({_CHIPS[chip]})' if chip else ''}{place}")
+
+
+def _chip(machine: Machine) -> str | None:
+    """Return the name of the chip, from the device tree or from what the kernel says of it."""
+    compatible = machine.text("proc/device-tree/compatible") or machine.text("run/device-tree/compatible")
+    named = next((name for name in _CHIPS if name in compatible), None)
+    return named or _SOC_IDS.get(machine.number("sys/devices/soc0/soc_id") or 0)
 
 
 def release(machine: Machine) -> Finding:
@@ -47,7 +71,7 @@ def release(machine: Machine) -> Finding:
             "jetpack",
             "warn",
             "unknown: /etc/nv_tegra_release is not there",
-            "in a container give it that of the board: docker run -v /etc/nv_tegra_release:/etc/nv_tegra_release:ro",
+            f"in a container give it that of the board: docker run {MOUNTS}",
         )
     found = jetpack(machine)
     if found is None:

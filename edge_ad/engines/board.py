@@ -15,8 +15,16 @@ def machine() -> dict[str, str]:
 
 
 def board(root: Path = Path("/")) -> str:
-    """Return the model of the board as its device tree has it, empty where there is no device tree."""
-    return _text(root / "proc/device-tree/model").strip("\0 \n")
+    """Return the model of the board as its device tree has it, empty where there is no device tree.
+
+    Docker masks /proc/device-tree. In a container it is looked for where docker/inspector.yaml mounts it, and in what the
+    kernel says of the chip, which carries the same name.
+    """
+    places = ("proc/device-tree/model", "run/device-tree/model")
+    models = [_text(root / place).strip("\0 \n") for place in places]
+    if _text(root / "sys/devices/soc0/family").strip() == "Tegra":
+        models.append(_text(root / "sys/devices/soc0/machine").strip("\0 \n"))
+    return next(filter(None, models), "")
 
 
 def l4t(root: Path = Path("/")) -> str:
@@ -26,8 +34,11 @@ def l4t(root: Path = Path("/")) -> str:
 
 
 def is_jetson(root: Path = Path("/")) -> bool:
-    """Return whether this machine is an NVIDIA Jetson, by its release file or its device tree."""
-    if (root / "etc/nv_tegra_release").exists():
+    """Return whether this machine is an NVIDIA Jetson, by its release file, its memory manager or its device tree.
+
+    In a container only the nodes that the NVIDIA runtime brings along may be there.
+    """
+    if (root / "etc/nv_tegra_release").exists() or (root / "dev/nvmap").exists():
         return True
     model = board(root).lower()
     return "jetson" in model or ("nvidia" in model and "orin" in model)

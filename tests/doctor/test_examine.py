@@ -284,3 +284,51 @@ def test_lines_stand_under_each_other() -> None:
         "                 -> mend it",
         "not ready: 1 ok, 0 to look at, 1 failed",
     ]
+
+
+NO_TREE = {"proc/device-tree/model": None, "proc/device-tree/compatible": None, ".dockerenv": ""}
+MOUNTED = {
+    "run/device-tree/model": "NVIDIA Jetson Orin Nano Engineering Reference Developer Kit Super\0",
+    "run/device-tree/compatible": "nvidia,p3768-0000+p3767-0005-super\0nvidia,tegra234\0",
+}
+CHIP = {"sys/devices/soc0/family": "Tegra\n", "sys/devices/soc0/soc_id": "35\n"}
+
+
+@pytest.mark.parametrize(
+    ("files", "status", "found"),
+    [
+        ({}, "warn", "a Jetson, seen from a container that hides its device tree"),
+        (CHIP, "warn", "a Jetson (Orin), seen from a container that hides its device tree"),
+        (MOUNTED, "ok", "NVIDIA Jetson Orin Nano Engineering Reference Developer Kit Super (Orin), in a container"),
+        (
+            {**CHIP, "sys/devices/soc0/machine": "NVIDIA Jetson Orin NX\n"},
+            "ok",
+            "NVIDIA Jetson Orin NX (Orin), in a container",
+        ),
+    ],
+    ids=["masked", "chip alone", "mounted", "named by the kernel"],
+)
+@pytest.mark.parametrize("told", [True, False], ids=["with nv_tegra_release", "without it"])
+def test_a_container_on_a_jetson_is_no_other_machine(
+    told: bool, files: dict[str, str | None], status: str, found: str, tmp_path: Path
+) -> None:
+    """Docker masks /sys/firmware, and with it /proc/device-tree."""
+    release_file: dict[str, str | None] = {} if told else {RELEASE: None}
+    machine = lay_out(NANO, tmp_path, {**NO_TREE, **release_file, **files})
+    findings = {finding.name: finding for finding in examine(machine)}
+    assert findings["board"].status == status
+    assert findings["board"].found == found
+    assert "not a Jetson" not in " ".join(finding.found for finding in findings.values())
+    if status == "warn":
+        assert "-v /sys/firmware/devicetree/base:/run/device-tree:ro" in findings["board"].advice
+    if not told:
+        assert "-v /etc/nv_tegra_release" in findings["jetpack"].advice
+
+
+def test_a_container_without_any_node_of_a_jetson_says_that_it_cannot_know(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    board = examine(workstation(tmp_path, {".dockerenv": ""}))[0]
+    assert board.status == "warn"
+    assert "--runtime nvidia" in board.advice
