@@ -130,6 +130,8 @@ class RunTable(Table):
     max_frames: Annotated[int, Field(ge=1)] | None = None
     realtime: bool = False
     alarm: Annotated[list[str], BeforeValidator(_cameras)] = Field(default_factory=list)
+    outputs: bool = True
+    require_alarms: bool = False
     hold_ms: Annotated[float, Field(ge=10, le=60_000)] = 500.0
     backlog: Annotated[int, Field(ge=1)] = 100_000
     trigger: str | None = None

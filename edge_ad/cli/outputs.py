@@ -47,15 +47,15 @@ def _list(uris: list[str], path: Path) -> None:
     """Print a row for each output that is set or for which events were kept."""
     from edge_ad.outputs.channels import ALLOWED, parse_output
     from edge_ad.outputs.delivery import is_fast, make_output
+    from edge_ad.outputs.probe import probe
     from edge_ad.store.outbox import Standing, standings
 
     fast = [uri for uri in uris if is_fast(uri)]
-    for uri in fast:
-        parse_output(uri)
+    addresses = [parse_output(uri) for uri in fast]
     slow = [make_output(uri) for uri in uris if not is_fast(uri)]
     kept = {found.output: found for found in standings(path)} if path.exists() else {}
     rows: list[tuple[str, ...]] = [("output", "waiting", "delivered", "set aside", "dropped", "")]
-    rows += [(uri, "", "", "", "", "at once, not kept") for uri in fast]
+    rows += [(uri, "", "", "", "", probe(address)) for uri, address in zip(fast, addresses, strict=True)]
     for output in slow:
         found = kept.pop(output.name, Standing(output.name))
         rows.append(_row(found, "") if output.spooled else (output.name, "", "", "", "", "the latest, not kept"))
@@ -75,22 +75,23 @@ def _row(found: Standing, remark: str) -> tuple[str, ...]:
 
 
 def _reject(uris: list[str]) -> None:
+    """Show a reject; DeviceFault when an output did not take it, BadInput while a run drives one."""
     import asyncio
+    import contextlib
 
-    from edge_ad.errors import DeviceFault
+    from edge_ad.locks import Targets
     from edge_ad.outputs.channels import parse_output
     from edge_ad.outputs.delivery import is_fast, make_output
     from edge_ad.outputs.guard import reject
+    from edge_ad.outputs.targets import targets_of
 
     for uri in uris:
         if not is_fast(uri):
             make_output(uri)  # a wrong address is told; there is nothing to reject on it
-    try:
-        asyncio.run(reject([parse_output(uri) for uri in uris if is_fast(uri)]))
-    except OSError as error:
-        raise DeviceFault(
-            f"an output cannot be reached: {error}; it rejects by itself when it hears nothing"
-        ) from error
+    fast = [uri for uri in uris if is_fast(uri)]
+    with contextlib.closing(Targets()) as targets:
+        targets.lock(targets_of(fast), "end that run, on which its outputs reject")
+        asyncio.run(reject([parse_output(uri) for uri in fast]))
 
 
 def _change(action: str, name: str | None, path: Path) -> None:

@@ -16,6 +16,10 @@ EVIDENCE = "Folder of the pictures and the journal that belong to the store [bes
 EVENTS = "Append one JSON object a verdict to this file; - prints them."
 REALTIME = "Play files at their own speed and drop frames that come too fast."
 ALARM = "An output (repeats): modbus://PLC, gpio:///dev/gpiochip0?pass=17, mqtt://HOST, opcua://0.0.0.0, https://..."
+OUTPUTS = (
+    "--no-outputs: a trial beside a run: nothing of edge-ad.toml drives an output, writes a record or serves a page."
+)
+REQUIRE = "Refuse to start (exit 3) before every output has taken something."
 PRESENCE = "What is a part: none (every frame), settled, learned (needs --empty) or trigger."
 WEB = "Serve the dashboard here, such as 127.0.0.1:8080; an address of the network needs a token."
 CASCADE = "Leave LAViT out where the other branches leave no doubt; at most this share of anomalies may come out OK so."
@@ -29,6 +33,8 @@ def command(
     ] = None,
     camera: Annotated[list[str] | None, typer.Option(help=CAMERA)] = None,
     alarm: Annotated[list[str] | None, typer.Option(metavar="URI", help=ALARM)] = None,
+    outputs: Annotated[bool | None, typer.Option("--outputs/--no-outputs", help=OUTPUTS)] = None,
+    require_alarms: Annotated[bool | None, typer.Option("--require-alarms/--no-require-alarms", help=REQUIRE)] = None,
     hold_ms: Annotated[float | None, typer.Option(help="Outputs reject so long after the last verdict [500].")] = None,
     presence: Annotated[str | None, typer.Option(help=PRESENCE)] = None,
     empty: Annotated[Path | None, typer.Option(help="Folder with a few pictures of the empty station.")] = None,
@@ -55,12 +61,14 @@ def command(
 
     require("cv2", extra="cpu", needed_by="edge-ad run")
     from edge_ad.inspection.api import inspect
-    from edge_ad.inspection.from_config import line_settings, loop_settings
+    from edge_ad.inspection.from_config import line_settings, loop_settings, trial
 
     config = load_config()
     flags = {
         "camera": camera,
         "alarm": alarm,
+        "outputs": outputs,
+        "require_alarms": require_alarms,
         "hold_ms": hold_ms,
         "presence": presence,
         "empty": empty,
@@ -77,6 +85,8 @@ def command(
         "realtime": realtime,
     }
     run = with_flags(config.run, flags)
+    if not run.outputs:
+        run, events = trial(run, config.run), None if events == str(config.run.events) else events
     target = events or (str(run.events) if run.events else None)
     summary = inspect(
         bundle or newest_bundle(),

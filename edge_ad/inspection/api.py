@@ -21,6 +21,7 @@ from edge_ad.errors import BadInput
 from edge_ad.inspection.assembly import (
     LineSettings,
     Wiring,
+    lock_line,
     make_cascade,
     make_drift,
     make_partings,
@@ -80,6 +81,7 @@ def inspect(
     uris = [cameras] if isinstance(cameras, str) else list(cameras)
     stop, changed = Stop(), threading.Condition()
     with contextlib.ExitStack() as stack:
+        lock_line(outputs, stack)
         if signals:
             stack.enter_context(stop.listening())
         unused = stack.enter_context(contextlib.ExitStack())

@@ -32,15 +32,18 @@ from edge_ad.inspection.tiles import TileStatistics, combine, load_tiles
 from edge_ad.inspection.triggers import open_trigger, parse_trigger
 from edge_ad.inspection.view import View
 from edge_ad.inspection.watchdog import SelfTest, golden_test
+from edge_ad.locks import Targets, lock_file
 from edge_ad.outputs.delivery import is_fast, make_output
 from edge_ad.outputs.dispatcher import LIMIT, Dispatcher
 from edge_ad.outputs.guard_link import GuardLink
+from edge_ad.outputs.targets import ADVICE, targets_of
 from edge_ad.scoring import BRANCHES, Thresholds, fuse
 from edge_ad.store import RecordSettings, Store
 from edge_ad.store.keeper import Keeper
 
 WARM_UP = 4
 MOST_EMPTY = 50
+PROVE_S = 10.0
 
 AdjustThresholds = Callable[[Thresholds], Thresholds]
 
@@ -55,7 +58,7 @@ class LineSettings:
     folder of goods for per-tile statistics. ``adjust``: changes the bundle's thresholds, at the start and on reload.
     ``web``: HOST:PORT of the dashboard, ``web_names``: further names it answers to. ``record``: the pictures and the
     journal beside the store. ``cascade``: see ``edge_ad.engines.cascade.limit_of``. ``streams``: so many pictures are
-    inferred side by side.
+    inferred side by side. ``require_alarms``: refuse to start before every output works.
     """
 
     alarm: tuple[str, ...] = ()
@@ -70,12 +73,23 @@ class LineSettings:
     record: RecordSettings = RecordSettings()
     cascade: float | None = None
     streams: int = 1
+    require_alarms: bool = False
 
     def __post_init__(self) -> None:
         if self.cascade is not None and self.streams != 1:
             raise BadInput("--cascade and --streams exclude each other: leave one out")
         if not 10 <= self.hold_ms <= 60_000:
             raise BadInput(f"hold_ms is {self.hold_ms:g}: allowed are 10 to 60000")
+
+
+def lock_line(line: LineSettings, stack: contextlib.ExitStack) -> None:
+    """Keep other runs from the store and the outputs until ``stack`` closes; BadInput names the run that has them."""
+    if line.store is not None:
+        path = line.store.with_name(f"{line.store.name}.lock")
+        stack.callback(lock_file(path, f"the store {line.store}", ADVICE))
+    targets = Targets()
+    stack.callback(targets.close)
+    targets.lock(targets_of(line.alarm), ADVICE)
 
 
 def with_trigger(settings: LoopSettings, line: LineSettings) -> LoopSettings:
@@ -232,6 +246,7 @@ class Wiring:
         self, names: Sequence[str], settings: LoopSettings, line: LineSettings, changed: threading.Condition
     ) -> None:
         self.calls = Calls(changed)
+        self._faulty: set[str] = set()
         self._stack = contextlib.ExitStack()
         try:
             self.store = self._open_store(line)
@@ -272,14 +287,20 @@ class Wiring:
 
     def _wire(self, names: Sequence[str], settings: LoopSettings, line: LineSettings) -> None:
         self.guard: GuardLink | None = None
-        if line.trigger is not None:
-            trigger = open_trigger(parse_trigger(line.trigger, line.alarm), self.calls)
-            if trigger is not None:
-                self._stack.callback(trigger.close)
+        address = None if line.trigger is None else parse_trigger(line.trigger, line.alarm)
+        self._trigger = address.kind if address is not None else ""
         fast = [uri for uri in line.alarm if is_fast(uri)]
         if fast:
-            self.guard = GuardLink(fast, line.hold_ms, len(names), self._heard)
+            calls = self._trigger not in ("", "camera")
+            through = self._trigger if self._trigger in ("modbus", "gpio") else ""
+            self.guard = GuardLink(fast, line.hold_ms, len(names), self._heard, calls=calls, trigger=through)
             self._stack.callback(self.guard.close)
+            self.calls.on_call = self.guard.called
+        trigger = None if address is None else open_trigger(address, self.calls)
+        if trigger is not None:
+            self._stack.callback(trigger.close)
+        if line.require_alarms:
+            self._prove()
         store = self.store
         self.desk = Desk(
             names, settings.alarm, self.guard, store.latches if store else None, store.save_latch if store else None
@@ -288,8 +309,23 @@ class Wiring:
     def _heard(self, record: dict[str, Any]) -> None:
         """Take in what the guard tells, in its thread."""
         if record["kind"] == "trigger":
-            self.calls.put(str(record["part"]), float(record["at"]))
+            if self._trigger in ("modbus", "gpio"):
+                self.calls.put(str(record["part"]), float(record["at"]))
         elif record["kind"] == "acknowledge":
             self.desk.acknowledge(int(record["number"]))
+        elif record["kind"] == "channel":
+            name, fault = record["name"], record["fault"]
+            if fault is not None:
+                print(f"output fault: {name}: {fault}", file=sys.stderr, flush=True)
+                self._faulty.add(name)
+            elif name in self._faulty:
+                print(f"output {name} works again", file=sys.stderr, flush=True)
+                self._faulty.discard(name)
         elif record["kind"] == "error":
-            print(f"output fault: {record['text']}", file=sys.stderr)
+            print(f"output fault: {record['text']}", file=sys.stderr, flush=True)
+
+    def _prove(self) -> None:
+        """Wait until every output works; DeviceFault names those that do not."""
+        if self.guard is not None:
+            self.guard.prove(PROVE_S)
+        self.dispatcher.prove(PROVE_S)

@@ -25,6 +25,9 @@ class Wires(Protocol):
     def lamp(self, lit: bool, waiting: bool, number: int) -> None:
         """Tell how the alarm stands."""
 
+    def check(self) -> None:
+        """Raise DeviceFault when the outputs cannot be held any more."""
+
 
 class Desk:
     """Sits first in the order of effects: the outputs get every verdict straight from memory.
@@ -72,7 +75,9 @@ class Desk:
         if self._wires is not None:
             passed = not self._rule.rejects(event.verdict)
             place = self._places[source.name]
-            self._wires.send(Message("verdict", now, place, event.verdict, passed, event.part or ""))
+            self._wires.send(
+                Message("verdict", now, place, event.verdict, passed, event.part or "", judgement.called_at)
+            )
         sign = self._rule.sign(event.verdict, event.score)
         self._set(source.name, on_part(self.states[source.name], self._rule, sign, now, self.number + 1))
 
@@ -82,7 +87,9 @@ class Desk:
             self._wires.send(Message(state, self._clock(), self._places[camera]))
 
     def tick(self) -> None:
-        """Let time pass and take in acknowledges."""
+        """Let time pass and take in acknowledges; DeviceFault when the outputs cannot be held any more."""
+        if self._wires is not None:
+            self._wires.check()
         now = self._clock()
         while self._acknowledged:
             number = self._acknowledged.popleft()

@@ -68,7 +68,20 @@ def line_settings(run: RunTable, record: RecordTable | None = None) -> LineSetti
         record=record_settings(record or RecordTable()),
         cascade=run.cascade,
         streams=run.streams,
+        require_alarms=run.require_alarms,
     )
+
+
+def trial(run: RunTable, file: RunTable) -> RunTable:
+    """Return the settings of a run that leaves a running one alone: what writes, drives or listens is not taken from the file.
+
+    Without outputs nothing is to be required of them. BadInput for outputs that were given beside the file.
+    """
+    if run.alarm != file.alarm:
+        raise BadInput("--no-outputs and --alarm exclude each other: drop one")
+    names = ("store", "web", "save", "events")
+    own = {name: None if getattr(run, name) == getattr(file, name) else getattr(run, name) for name in names}
+    return run.model_copy(update={"alarm": [], "require_alarms": False, **own})
 
 
 def record_settings(table: RecordTable) -> RecordSettings:

@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -38,12 +38,16 @@ class Inferring(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Judgement:
-    """An event with what it was made from; ``broken`` is the engine's exception, after which nothing can be judged."""
+    """An event with what it was made from; ``broken`` is the engine's exception, after which nothing can be judged.
+
+    ``called_at``: the monotonic second of the trigger that called for the part, None without one.
+    """
 
     event: Event
     frame: Delivered | None = None
     inference: Inference | None = None
     broken: Exception | None = None
+    called_at: float | None = None
 
     @property
     def image(self) -> Image | None:
@@ -101,7 +105,8 @@ class Judge:
 
     def outage(self, camera: str, outage: Outage) -> Judgement:
         """Return NONE for an outage, timed now."""
-        return Judgement(Event(camera, outage.frame, outage.part, time.time(), "NONE", None, {}, None, outage.reason))
+        event = Event(camera, outage.frame, outage.part, time.time(), "NONE", None, {}, None, outage.reason)
+        return Judgement(event, called_at=outage.called_at)
 
     def faulted(self, camera: str, found: Faulted) -> Judgement:
         """Return NONE for a frame that must not be judged."""
@@ -109,6 +114,9 @@ class Judge:
 
     def judge(self, camera: str, found: Judgeable, checks_age: bool) -> Judgement:
         """Return the verdict on a healthy frame; NONE when it is too old, before the engines run or after."""
+        return replace(self._verdict(camera, found, checks_age), called_at=found.called_at)
+
+    def _verdict(self, camera: str, found: Judgeable, checks_age: bool) -> Judgement:
         late = fault(found.fault) if found.fault else self._late(found) if checks_age else None
         if late:
             self._begun.pop(found, None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -18,7 +19,7 @@ class Judgeable:
     """A healthy frame; ``since`` is the monotonic time from which its age counts, ``part`` the part it belongs to.
 
     ``last``: with it the part is complete. Without parts every frame is its own. ``fault``: why a frame of a part must
-    not be judged after all.
+    not be judged after all. ``called_at``: the monotonic second of the trigger that called for the part.
     """
 
     frame: Frame
@@ -26,14 +27,16 @@ class Judgeable:
     part: str | None = None
     last: bool = True
     fault: str | None = None
+    called_at: float | None = None
 
 
 @dataclass(frozen=True)
 class Missed:
-    """A part that was called for and of which there is no frame."""
+    """A part that was called for, at monotonic second ``called_at``, and of which there is no frame."""
 
     part: str
     reason: str
+    called_at: float | None = None
 
 
 @dataclass(frozen=True)
@@ -97,12 +100,16 @@ class SeenParts:
 
 
 class Calls:
-    """Where a trigger puts its calls, from any thread; every camera of the run hears each of them."""
+    """Where a trigger puts its calls, from any thread; every camera of the run hears each of them.
+
+    ``on_call`` is called with the monotonic second of each call before any camera hears of it.
+    """
 
     def __init__(self, changed: threading.Condition | None = None) -> None:
         self._changed = changed or threading.Condition()
         self._queues: list[deque[Call]] = []
         self._count = 0
+        self.on_call: Callable[[float], None] | None = None
 
     def subscribe(self) -> deque[Call]:
         """Return a queue that gets all further calls."""
@@ -112,6 +119,8 @@ class Calls:
 
     def put(self, part: str, at: float) -> None:
         """Call for a part; an empty id becomes the number of the call."""
+        if self.on_call is not None:
+            self.on_call(at)
         with self._changed:
             self._count += 1
             for queue in self._queues:
@@ -138,7 +147,7 @@ class CalledParts:
         self._hear()
         ready, missed = self._tracker.late(now)
         reason = f"late: no frame within {self._deadline_s * 1000:g} ms after the trigger"
-        return ready, [Missed(call.part, reason) for call in missed]
+        return ready, [Missed(call.part, reason, call.at) for call in missed]
 
     def interrupt(self) -> None:
         """A call stays open: it gets a later frame, or is missed."""
@@ -161,5 +170,6 @@ def frames_of(ready: PartReady[Judgeable]) -> list[Judgeable]:
     since = max(found.since for found in ready.frames)
     last = len(ready.frames) - 1
     return [
-        replace(found, since=since, part=ready.part, last=place == last) for place, found in enumerate(ready.frames)
+        replace(found, since=since, part=ready.part, last=place == last, called_at=ready.called_at)
+        for place, found in enumerate(ready.frames)
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, Literal, TypeVar
 
 from edge_ad.errors import BadInput
@@ -37,11 +37,15 @@ class PartRule:
 
 @dataclass(frozen=True, eq=False)
 class PartReady(Generic[T]):
-    """A part to judge: its id, the chosen frames in order of capture (at least one), and how many were passed over."""
+    """A part to judge: its id, the chosen frames in order of capture (at least one), and how many were passed over.
+
+    ``called_at``: the monotonic second of the trigger that called for it, None for a part that was seen.
+    """
 
     part: str
     frames: tuple[T, ...]
     passed_over: int
+    called_at: float | None = None
 
 
 class Chooser(Generic[T]):
@@ -181,4 +185,5 @@ class TriggerTracker(Generic[T]):
         return self._finish() if self._chooser else None
 
     def _finish(self) -> PartReady[T]:
-        return self._chooser.take(self._calls.popleft().part)
+        call = self._calls.popleft()
+        return replace(self._chooser.take(call.part), called_at=call.at)

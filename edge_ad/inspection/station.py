@@ -34,12 +34,13 @@ class Faulted:
 class Outage:
     """No frame where there should be one, and why; ``frame`` is the first one missing, if known.
 
-    ``part`` is one that a trigger called for and of which there is no frame.
+    ``part`` is one that a trigger called for, at monotonic second ``called_at``, and of which there is no frame.
     """
 
     reason: str
     frame: int | None = None
     part: str | None = None
+    called_at: float | None = None
 
 
 @dataclass(frozen=True)
@@ -258,7 +259,7 @@ class Station:
         ready, missed = self._parting.time(time.monotonic())
         for part in ready:
             self._queue(part)
-        return [Outage(one.reason, part=one.part) for one in missed]
+        return [Outage(one.reason, part=one.part, called_at=one.called_at) for one in missed]
 
     def _interrupt(self) -> None:
         if self._parting is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import urllib.parse
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -11,6 +11,7 @@ from edge_ad.errors import BadInput
 from edge_ad.outputs.address import settings_of
 from edge_ad.outputs.lines import Lines
 from edge_ad.outputs.requests import OnRequest
+from edge_ad.outputs.standing import Standing
 from edge_ad.redaction import redact_uri
 
 FAST = ("modbus", "modbus-server", "gpio")
@@ -19,7 +20,7 @@ ALLOWED = (
     "gpio:///dev/gpiochip0?pass=17&alarm=27, gpio://jetson?pass=29 (the header of a Jetson), mqtt://HOST/PREFIX, "
     "mqtts://HOST/PREFIX, http(s)://HOST/PATH (a webhook), opcua://ADDRESS:4840, file:PATH or stdout:"
 )
-PINS = ("pass", "fault", "alarm", "ready", "result_valid", "busy", "heartbeat", "acknowledge", "trigger")
+PINS = ("pass", "fault", "alarm", "ready", "result_valid", "busy", "heartbeat", "strobe", "acknowledge", "trigger")
 
 
 class Channel(Protocol):
@@ -32,8 +33,11 @@ class Channel(Protocol):
     async def open(self) -> None:
         """Make ready; OSError or DeviceFault when that cannot be."""
 
+    def look(self) -> None:
+        """Take in requests that wait, before a pass is shown."""
+
     def show(self, lines: Lines) -> None:
-        """Bring the lines out."""
+        """Bring the lines out; called again and again with the same ones, and never raises for a wire that fails."""
 
     async def close(self) -> None:
         """Let go; the caller has shown a reject before."""
@@ -78,6 +82,8 @@ def parse_output(uri: str) -> OutputAddress:
         pins = {} if set(settings) - set(PINS) else _numbers(told, settings)
         if "pass" not in pins or len(set(pins.values())) < len(pins):
             raise BadInput(f"{told} needs pass=LINE and may have one line each for {', '.join(PINS[1:])}")
+        if "strobe" in pins and "trigger" not in pins:
+            raise BadInput(f"{told}: strobe answers a trigger: name its line too, trigger=LINE")
         if parts.netloc == "jetson" and not parts.path.strip("/"):
             return OutputAddress("jetson", "", pins=pins)
         chip = parts.path if not parts.netloc else f"/dev/{parts.netloc}"
@@ -85,23 +91,35 @@ def parse_output(uri: str) -> OutputAddress:
     raise BadInput(f"{told} is no output; allowed are {ALLOWED}")
 
 
-def make_channel(address: OutputAddress, on_request: OnRequest) -> Channel:
-    """Return the channel of an address, not opened yet; call it inside the event loop."""
+def address_name(address: OutputAddress) -> str:
+    """Return the address for people, as channels name themselves."""
+    if address.kind == "jetson":
+        return "gpio://jetson"
+    return f"gpio://{address.host}" if address.kind == "gpio" else f"{address.kind}://{address.host}:{address.port}"
+
+
+def make_channel(
+    address: OutputAddress, on_request: OnRequest, standing: Standing, look: Callable[[], None] = lambda: None
+) -> Channel:
+    """Return the channel of an address, not opened yet; call it inside the event loop.
+
+    ``look`` is what a server calls before it answers.
+    """
     if address.kind == "modbus":
         from edge_ad.outputs.modbus_client import ModbusClient
 
-        return ModbusClient(address.host, address.port, address.unit, address.base, on_request)
+        return ModbusClient(address.host, address.port, address.unit, address.base, on_request, standing)
     if address.kind == "modbus-server":
         from edge_ad.outputs.modbus_server import ModbusServer
 
-        return ModbusServer(address.host, address.port, on_request)
+        return ModbusServer(address.host, address.port, on_request, look)
     if address.kind == "jetson":
         from edge_ad.outputs.jetson_gpio import JetsonGpio
 
-        return JetsonGpio(address.pins, on_request)
+        return JetsonGpio(address.pins, on_request, standing)
     from edge_ad.outputs.gpio import Gpio
 
-    return Gpio(address.host, address.pins, on_request)
+    return Gpio(address.host, address.pins, on_request, standing)
 
 
 def _numbers(told: str, settings: Mapping[str, str]) -> dict[str, int]:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge_ad.errors import BadInput
+from edge_ad.errors import BadInput, DeviceFault
 from edge_ad.outputs.delivery import Output
 from edge_ad.outputs.outlet import Outlet, Tell
 from edge_ad.outputs.payload import payload
@@ -92,6 +92,17 @@ class Dispatcher:
             standing = shown.standing() if shown else on_disk.get(outlet.name, Standing(outlet.name))
             found.append(OutputState(standing, outlet.fault))
         return found
+
+    def prove(self, seconds: float) -> None:
+        """Wait until every output is open and without a fault; DeviceFault names those that are not in time."""
+        deadline = time.monotonic() + seconds
+        while waiting := [outlet for outlet in self._outlets if outlet.fault is not None or not outlet.opened]:
+            if time.monotonic() > deadline:
+                told = "; ".join(f"{outlet.name}: {outlet.fault or 'not open yet'}" for outlet in waiting)
+                raise DeviceFault(
+                    f"an output does not work within {seconds:g} s: {told}; mend it, or drop --require-alarms"
+                )
+            time.sleep(0.02)
 
     def _on_disk(self) -> list[Standing]:
         """A store that cannot be read now is the store's affair, and told there."""

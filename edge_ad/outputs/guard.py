@@ -1,8 +1,9 @@
-"""The output guard: a small process of its own that owns the wires and lets go of "good" by itself.
+"""The output guard: a process of its own that holds Modbus and GPIO, because the inspector may die.
 
-It is fed over its standard input, one JSON object a line, and tells requests of the PLC on its standard output. When no
-fresh message comes within ``hold_ms``, or when the pipe closes, however the inspector died, it shows a reject. It needs
-nothing but the standard library (and gpiod for pins), so that nothing of the inspector can hold it up.
+The inspector feeds it over its standard input, one JSON object a line, and tells requests of the PLC on its standard
+output. When no fresh message comes within ``hold_ms``, or when the pipe closes, however the inspector died, it shows a
+reject. It needs nothing but the standard library (and gpiod for pins), so that nothing of the inspector can hold it up,
+and it waits for nobody: what the inspector does not read is dropped.
 """
 
 from __future__ import annotations
@@ -18,28 +19,51 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from edge_ad.errors import EdgeAdError
-from edge_ad.outputs.channels import Channel, OutputAddress, make_channel, parse_output
+from edge_ad.errors import DeviceFault, EdgeAdError
+from edge_ad.outputs.channels import Channel, OutputAddress, address_name, make_channel, parse_output
 from edge_ad.outputs.hold import KINDS, Hold, Message
 from edge_ad.outputs.lines import Lines
-from edge_ad.outputs.requests import Acknowledge, Request
+from edge_ad.outputs.requests import Acknowledge, Lost, Released, Request
+from edge_ad.outputs.standing import Standing
 
 LINGER_S = 1.0
+REFRESH_S = 0.05
+MOST_REQUESTS = 100  # told in a second
+LONGEST_TOLD = 500
 _LEAST_WAIT_S = 0.0005
 
 Tell = Callable[[dict[str, Any]], None]
+CallLater = Callable[[float, Callable[[], None]], Any]
 
 
 class Guard:
-    """Keeps the channels at what the hold says, whoever is silent."""
+    """Keeps the channels at what the hold says, whoever is silent.
 
-    def __init__(self, hold: Hold, addresses: Sequence[OutputAddress], tell: Tell) -> None:
+    ``trigger`` is the kind of channel that calls for parts ("modbus", "gpio", else ""). ``clock`` and ``call_later`` are
+    those of the event loop unless a test brings its own.
+    """
+
+    def __init__(
+        self,
+        hold: Hold,
+        addresses: Sequence[OutputAddress],
+        tell: Tell,
+        *,
+        trigger: str = "",
+        clock: Callable[[], float] = time.monotonic,
+        call_later: CallLater | None = None,
+    ) -> None:
         self._hold = hold
         self._tell = tell
-        self._channels: list[Channel] = [make_channel(address, self._request) for address in addresses]
-        self._shown: Lines | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._trigger = trigger
+        self._clock = clock
+        self._call_later = call_later
+        self._channels: list[Channel] = [self._channel(address) for address in addresses]
+        self._timer: Any = None
+        self._due = 0.0
+        self._refreshing = False
         self._ended = False
+        self._second, self._requests = 0, 0
 
     async def open(self) -> dict[str, int]:
         """Open all channels, showing a reject; return the ports that are listened on, by name."""
@@ -50,25 +74,41 @@ class Guard:
 
     def take(self, record: dict[str, Any]) -> None:
         """Take in one message from the inspector."""
-        if record.get("kind") == "alarm":
+        kind = record.get("kind")
+        if kind == "ping":
+            self._tell({"kind": "pong", "number": int(record["number"])})
+        elif kind == "alarm":
             self._hold.lamp(bool(record["lit"]), bool(record["waiting"]), int(record["number"]))
-        elif record.get("kind") in KINDS:
+        elif kind == "called":
+            self._hold.trigger(float(record["at"]))
+        elif kind in KINDS:
             self._hold.take(Message(**record))
         self.refresh()
 
+    def look(self) -> None:
+        """Refresh when the timer should have done so already: the loop may be late."""
+        if self._clock() >= self._due:
+            self.refresh()
+
     def refresh(self) -> None:
         """Show what must stand now, and come back when that changes by itself."""
-        if self._timer is not None:
-            self._timer.cancel()
-        now = time.monotonic()
-        lines = Lines(alarm=self._hold.alarm) if self._ended else self._hold.lines(now)
-        if lines != self._shown:
-            self._shown = lines
-            for channel in self._channels:
-                self._show(channel, lines)
+        if self._refreshing:
+            return  # a channel told a request while it was looked at; the lines are computed after that
+        self._refreshing = True
+        try:
+            if self._timer is not None:
+                self._timer.cancel()
+            if self._hold.lines(self._clock()).passed:
+                self._each(lambda channel: channel.look())
+            now = self._clock()
+            lines = Lines(alarm=self._hold.alarm) if self._ended else self._hold.lines(now)
+            self._due = now + max(min(self._hold.next_change(now), REFRESH_S), _LEAST_WAIT_S)
+            self._each(lambda channel: channel.show(lines))
+        finally:
+            self._refreshing = False
         if not self._ended:
-            wait = max(self._hold.next_change(now), _LEAST_WAIT_S)
-            self._timer = asyncio.get_running_loop().call_later(wait, self.refresh)
+            later = self._call_later or asyncio.get_running_loop().call_later
+            self._timer = later(max(self._due - self._clock(), _LEAST_WAIT_S), self.refresh)
 
     async def close(self, linger_s: float) -> None:
         """Show a reject, leave it standing for a moment for those who only read, and let go."""
@@ -77,66 +117,132 @@ class Guard:
         if any(hasattr(channel, "port") for channel in self._channels):
             await asyncio.sleep(linger_s)
         for channel in self._channels:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(Exception):
                 await channel.close()
 
-    def _show(self, channel: Channel, lines: Lines) -> None:
-        """One broken channel must not keep the others from rejecting."""
-        try:
-            channel.show(lines)
-        except Exception as error:
-            self._tell({"kind": "error", "text": f"{channel.name}: {type(error).__name__}: {error}"})
+    def _channel(self, address: OutputAddress) -> Channel:
+        name = address_name(address)
+        calls = address.kind.startswith("modbus") if self._trigger == "modbus" else self._trigger == "gpio"
+        standing = Standing(lambda fault: self._tell(_bounded({"kind": "channel", "name": name, "fault": fault})))
+        return make_channel(address, lambda request: self._request(request, calls), standing, self.look)
 
-    def _request(self, request: Request) -> None:
-        kind = "acknowledge" if isinstance(request, Acknowledge) else "trigger"
-        self._tell({"kind": kind, "at": time.monotonic(), **asdict(request)})
+    def _each(self, act: Callable[[Channel], None]) -> None:
+        """One broken channel must not keep the others from rejecting."""
+        for channel in self._channels:
+            try:
+                act(channel)
+            except Exception as error:
+                self._tell(
+                    _bounded({"kind": "channel", "name": channel.name, "fault": f"{type(error).__name__}: {error}"})
+                )
+
+    def _request(self, request: Request, calls: bool) -> None:
+        """Act on a request at once; the inspector is told of so many a second."""
+        now = self._clock()
+        if isinstance(request, Released):
+            self._hold.level = self._hold.level and not calls
+        elif isinstance(request, Lost):
+            if calls and self._hold.calls:
+                self._hold.forget()
+        elif isinstance(request, Acknowledge):
+            self._tell_request({"kind": "acknowledge", "at": now, **asdict(request)}, now)
+        elif calls or not self._trigger:  # a trigger elsewhere than where parts are called for calls for nothing
+            at = min(now if request.at is None else request.at, now)
+            if calls:
+                self._hold.level = True
+                self._hold.trigger(at)
+            self._tell_request({"kind": "trigger", "part": request.part, "at": at}, now)
+        self.refresh()
+
+    def _tell_request(self, record: dict[str, Any], now: float) -> None:
+        if int(now) != self._second:
+            self._second, self._requests = int(now), 0
+        self._requests += 1
+        if self._requests <= MOST_REQUESTS:
+            self._tell(record)
 
 
 async def serve() -> None:
-    """Run until the pipe closes. The first line is ``{"outputs", "hold_ms", "cameras"}``."""
+    """Run until the pipe closes. The first line is ``{"outputs", "hold_ms", "cameras", "calls", "trigger"}``."""
     reader = asyncio.StreamReader()
     loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: tell(_bounded({"kind": "error", "text": _words(context)})))
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     first = await reader.readline()
     if not first:
         return  # the inspector died before its first word
     settings = json.loads(first)
-    hold = Hold(settings["hold_ms"] / 1000.0, settings["cameras"])
-    guard = Guard(hold, [parse_output(uri) for uri in settings["outputs"]], tell)
+    hold = Hold(settings["hold_ms"] / 1000.0, settings["cameras"], bool(settings.get("calls")))
+    addresses = [parse_output(uri) for uri in settings["outputs"]]
+    guard = Guard(hold, addresses, tell, trigger=str(settings.get("trigger") or ""))
     try:
         ports = await guard.open()
     except (EdgeAdError, OSError) as error:
-        tell({"kind": "failed", "text": str(error)})
+        tell(_bounded({"kind": "failed", "text": str(error)}))
         return
     tell({"kind": "open", "ports": ports, "pid": os.getpid()})
     while line := await reader.readline():
         with contextlib.suppress(ValueError, TypeError, KeyError):  # a torn line is no message
             guard.take(json.loads(line))
+        await asyncio.sleep(0)  # however many messages wait, the timer and the PLC have their turn
     await guard.close(LINGER_S)
 
 
-async def reject(addresses: Sequence[OutputAddress]) -> None:
-    """Show a reject on outputs whose inspector is gone, once; a server has nobody to tell and is left out."""
-    for address in addresses:
-        if address.kind == "modbus-server":
-            continue
-        channel = make_channel(address, lambda request: None)
-        await channel.open()
-        channel.show(Lines())
-        await channel.close()
+async def reject(addresses: Sequence[OutputAddress], seconds: float = 3.0) -> None:
+    """Show a reject on outputs whose inspector is gone, once; a server has nobody to tell and is left out.
+
+    DeviceFault names every output that did not take it within ``seconds``.
+    """
+    faults = [fault for fault in [await _rejected(address, seconds) for address in addresses] if fault]
+    if faults:
+        raise DeviceFault(
+            f"no reject could be shown on {'; '.join(faults)}; check the address, and that the PLC rejects by itself when "
+            "it hears nothing"
+        )
+
+
+async def _rejected(address: OutputAddress, seconds: float) -> str | None:
+    """Show a reject on one output; return why it did not take it, None when it did."""
+    if address.kind == "modbus-server":
+        return None
+    standing = Standing(lambda fault: None)
+    channel = make_channel(address, lambda request: None, standing)
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            await channel.open()
+            break
+        except (EdgeAdError, OSError) as error:  # the guard of a run that has just ended may still hold the lines
+            if time.monotonic() > deadline:
+                return str(error)
+            await asyncio.sleep(0.1)
+    channel.show(Lines())
+    confirmed = getattr(channel, "confirmed", None)
+    taken = await confirmed(seconds) if confirmed is not None else standing.fault is None
+    await channel.close()
+    return None if taken else f"{channel.name}: {standing.fault or f'no answer within {seconds:g} s'}"
 
 
 def tell(record: dict[str, Any]) -> None:
-    """Tell the inspector something; when it no longer listens, that is its affair."""
+    """Tell the inspector something; what it does not read is dropped, because nothing may block here."""
     with contextlib.suppress(OSError, ValueError):
-        sys.stdout.write(json.dumps(record) + "\n")
-        sys.stdout.flush()
+        os.write(1, (json.dumps(record) + "\n").encode())  # shorter than PIPE_BUF: all or nothing
+
+
+def _bounded(record: dict[str, Any]) -> dict[str, Any]:
+    return {key: value[:LONGEST_TOLD] if isinstance(value, str) else value for key, value in record.items()}
+
+
+def _words(context: dict[str, Any]) -> str:
+    error = context.get("exception")
+    return f"{context.get('message', '')}: {type(error).__name__}: {error}" if error else str(context.get("message"))
 
 
 def main() -> None:
     """Run as a process: Ctrl-C and SIGTERM of the group are for the inspector, whose pipe then closes."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
+    os.set_blocking(1, False)
     with contextlib.suppress(OSError):
         os.nice(-10)
     asyncio.run(serve())

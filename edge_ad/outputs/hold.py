@@ -14,7 +14,10 @@ HEARTBEAT_S = 0.25
 
 @dataclass(frozen=True)
 class Message:
-    """What the loop tells: ``at`` is the monotonic second at which it was true, on this machine."""
+    """What the loop tells: ``at`` is the monotonic second at which it was true, on this machine.
+
+    ``call``: the monotonic second of the trigger that called for the part of a verdict, None without a trigger.
+    """
 
     kind: Kind
     at: float
@@ -22,33 +25,42 @@ class Message:
     verdict: str = ""
     passed: bool = False
     part: str = ""
+    call: float | None = None
 
 
 @dataclass
 class _Camera:
     alive_at: float | None = None
     verdict_at: float | None = None
+    fault_at: float | None = None
     passed: bool = False
-    verdict: str = ""
     busy: bool = False
+    answered: float | None = None  # the call that the last verdict answers
 
 
 @dataclass
 class Hold:
-    """Turns messages and the time into lines.
+    """Turns messages, triggers and the time into lines.
 
     A pass stands for ``hold_s`` seconds after its verdict at most, and falls at once when its camera sees no part or
     the next one. Any message keeps its camera alive for ``hold_s``. With several cameras all must be alive and pass.
+
+    Where a trigger calls for parts (``calls``), the call takes back whatever stands, and only a verdict on the latest call
+    counts: one on an earlier call is too late, whatever it says.
     """
 
     hold_s: float
     cameras: int = 1
+    calls: bool = False
     alarm: bool = False
     alarm_waiting: bool = False
     alarm_number: int = 0
     sequence: int = 0
     part: str = ""
     verdict: str = ""
+    superseded: int = 0
+    call: float | None = None
+    level: bool = False  # whether the trigger line is still up
     _states: list[_Camera] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -62,11 +74,21 @@ class Hold:
         state.alive_at = message.at
         state.busy = message.kind == "busy"
         if message.kind == "verdict":
-            state.verdict_at, state.passed, state.verdict = message.at, message.passed, message.verdict
-            self.sequence = (self.sequence + 1) & 0xFFFF
-            self.part, self.verdict = message.part, message.verdict
+            self._verdict(state, message)
         elif message.kind in ("idle", "busy"):
-            state.verdict_at = None
+            state.verdict_at = state.fault_at = None
+
+    def trigger(self, at: float) -> None:
+        """A part was called for: nothing that stands is about it. An older call than the last one changes nothing."""
+        if self.call is not None and at <= self.call:
+            return
+        self.call = at
+        self._take_back()
+
+    def forget(self) -> None:
+        """Whether a part was called for is not known any more: nothing passes before the next call."""
+        self.call = None
+        self._take_back()
 
     def lamp(self, lit: bool, waiting: bool, number: int) -> None:
         """Set the alarm lines."""
@@ -76,13 +98,14 @@ class Hold:
         """Return what must stand on the lines at ``now``."""
         alive = all(self._fresh(state.alive_at, now) for state in self._states)
         valid = alive and all(self._fresh(state.verdict_at, now) for state in self._states)
-        told_fault = any(self._fresh(s.verdict_at, now) and s.verdict == "NONE" for s in self._states)
+        told_fault = any(self._fresh(state.fault_at, now) for state in self._states)
+        pending = self.calls and self.call is not None and any(s.answered != self.call for s in self._states)
         return Lines(
             passed=valid and all(state.passed for state in self._states),
             fault=not alive or told_fault,
             result_valid=valid,
             ready=alive,
-            busy=alive and any(state.busy for state in self._states),
+            busy=alive and (pending or any(state.busy for state in self._states)),
             alarm=self.alarm,
             alarm_waiting=self.alarm_waiting,
             heartbeat=alive and int(now / HEARTBEAT_S) % 2 == 1,
@@ -90,6 +113,7 @@ class Hold:
             sequence=self.sequence,
             alarm_number=self.alarm_number,
             part=self.part,
+            strobe=valid and self.calls and self.level,
         )
 
     def next_change(self, now: float) -> float:
@@ -97,10 +121,26 @@ class Hold:
         ends = [
             moment + self.hold_s - now
             for state in self._states
-            for moment in (state.alive_at, state.verdict_at)
-            if moment is not None and now - moment <= self.hold_s
+            for moment in (state.alive_at, state.verdict_at, state.fault_at)
+            if self._fresh(moment, now) and moment is not None
         ]
         return max(0.0, min([HEARTBEAT_S - now % HEARTBEAT_S, *ends]))
 
+    def _verdict(self, state: _Camera, message: Message) -> None:
+        if self.calls and (self.call is None or message.call != self.call):
+            self.superseded += message.call is not None
+            if message.call is None and not message.passed:  # a camera at fault, whatever part is in place
+                state.verdict_at, state.fault_at = None, message.at
+            return
+        state.verdict_at, state.passed, state.answered = message.at, message.passed, message.call
+        state.fault_at = message.at if message.verdict == "NONE" else None
+        self.sequence = (self.sequence + 1) & 0xFFFF
+        self.part, self.verdict = message.part, message.verdict
+
+    def _take_back(self) -> None:
+        for state in self._states:
+            state.verdict_at, state.passed, state.answered = None, False, None
+
     def _fresh(self, moment: float | None, now: float) -> bool:
-        return moment is not None and now - moment <= self.hold_s
+        # A moment to come would never grow old.
+        return moment is not None and 0.0 <= now - moment <= self.hold_s

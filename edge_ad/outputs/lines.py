@@ -17,7 +17,8 @@ class Lines:
     ``passed``: a fresh verdict lets the part pass (energised = good). ``fault``: the inspector cannot judge.
     ``result_valid``: a verdict stands. ``ready``: the inspector lives and sees frames. ``busy``: a part is being
     looked at. ``alarm``, ``alarm_waiting``: the lamp, and whether it waits for an acknowledge. ``verdict``,
-    ``sequence`` (0 to 65535) and ``part`` tell the last result and stay when it is no longer valid.
+    ``sequence`` (0 to 65535) and ``part`` tell the last result and stay when it is no longer valid. ``strobe`` (pins
+    only): the trigger line is up, and a verdict on the part that it called for stands.
     """
 
     passed: bool = False
@@ -32,6 +33,7 @@ class Lines:
     sequence: int = 0
     alarm_number: int = 0
     part: str = ""
+    strobe: bool = False
 
     def bits(self) -> tuple[bool, ...]:
         """Return the bits in the order of ``BITS``."""

@@ -1,15 +1,16 @@
-"""A Modbus TCP client that writes the lines into a PLC, again and again, and reads its requests."""
+"""A Modbus TCP client that writes the lines into a PLC, again and again, reads them back, and reads its requests."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 
-from edge_ad.outputs.lines import Lines
+from edge_ad.outputs.lines import BITS, REGISTERS, Lines
 from edge_ad.outputs.modbus_codec import (
     HEADER,
     READ_COILS,
     READ_HOLDING,
+    WRITE_COILS,
     ModbusError,
     frame,
     read_request,
@@ -18,31 +19,42 @@ from edge_ad.outputs.modbus_codec import (
     write_bits_request,
     write_registers_request,
 )
-from edge_ad.outputs.requests import PART_ADDRESS, PART_COUNT, REQUEST_BITS, Edges, OnRequest
+from edge_ad.outputs.requests import PART_ADDRESS, PART_COUNT, REQUEST_BITS, Edges, Lost, OnRequest
+from edge_ad.outputs.standing import Standing
 
 CYCLE_S = 0.05
 ANSWER_S = 0.5
+FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 2.0
+MOST_MISREADS = 3
+_PASS = BITS.index("pass")
 
 
 class ModbusClient:
     """Writes coils ``base`` to ``base + 7`` and holding registers ``base`` to ``base + 23`` of a PLC.
 
-    Changes go out at once, and everything is written every 50 ms; in the same cycle the request bits ``base + 16`` and
-    ``base + 17`` and, on a trigger, registers ``base + 32`` on are read. A lost connection is built again after 0.1 s,
-    then 0.2 s and so on up to 2 s; what the PLC shows meanwhile is its own affair (watch the heartbeat bit).
+    Changes go out at once, and everything is written every 50 ms. In the same cycle the coils are read back, and the
+    request bits ``base + 16`` and ``base + 17`` and, on a trigger, registers ``base + 32`` on are read; before a pass is
+    written the request bits are read first, so that it cannot follow a call that it is not about. A lost connection is
+    built again after 0.1 s, then 0.2 s and so on up to 2 s; what the PLC shows meanwhile is its own affair (watch the
+    heartbeat bit). ``standing`` is told of a PLC that cannot be reached, refuses, or shows other coils than were written.
     """
 
-    def __init__(self, host: str, port: int, unit: int, base: int, on_request: OnRequest) -> None:
+    def __init__(
+        self, host: str, port: int, unit: int, base: int, on_request: OnRequest, standing: Standing | None = None
+    ) -> None:
         self._host, self._port, self._unit, self._base = host, port, unit, base
         self._on_request = on_request
+        self._standing = standing or Standing(lambda fault: None)
         self._edges = Edges()
         self._lines = Lines()
         self._changed = asyncio.Event()
         self._written = asyncio.Event()
         self._transaction = 0
         self._task: asyncio.Task[None] | None = None
-        self._reads = True
+        self._asks = True  # whether the PLC has request bits
+        self._reads = True  # whether it lets us read the coils
+        self._misreads = 0
         self._closing = False
         self.connections = 0
         self.failures = 0
@@ -56,75 +68,130 @@ class ModbusClient:
         """Start; a PLC that does not answer yet is no error."""
         self._task = asyncio.create_task(self._run())
 
+    def look(self) -> None:
+        """The cycle looks by itself before it writes a pass."""
+
     def show(self, lines: Lines) -> None:
         """Write the lines as soon as the wire is free."""
-        self._lines = lines
+        if lines != self._lines:
+            self._lines = lines
+            self._changed.set()
+
+    async def confirmed(self, seconds: float) -> bool:
+        """Wait until what was shown last is written; False when it is not within ``seconds``."""
+        self._written.clear()
         self._changed.set()
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._written.wait(), seconds)
+        return self._written.is_set()
 
     async def close(self) -> None:
         """Write what was shown last, for at most half a second, and hang up."""
         if self._task is None:
             return
-        self._written.clear()
-        self._changed.set()
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._written.wait(), ANSWER_S)
+        await self.confirmed(ANSWER_S)
         self._closing = True  # before Python 3.12 wait_for can swallow the cancellation
         self._task.cancel()
         await asyncio.wait([self._task], timeout=ANSWER_S)
 
     async def _run(self) -> None:
-        pause = 0.1
+        pause = FIRST_PAUSE_S
         while not self._closing:
             try:
                 reader, writer = await asyncio.wait_for(
                     asyncio.open_connection(self._host, self._port), LONGEST_PAUSE_S
                 )
-            except (OSError, asyncio.TimeoutError):
+            except (OSError, asyncio.TimeoutError) as error:
+                self._failed(f"it cannot be reached ({_words(error, LONGEST_PAUSE_S)})")
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE_S)
                 continue
-            pause = 0.1
             self.connections += 1
+            self._edges = Edges()  # what the request bits show now may be older than the connection
+            written = self._standing.failures
             try:
                 await self._talk(reader, writer)
-            except (OSError, ValueError, asyncio.TimeoutError, asyncio.IncompleteReadError, ModbusError):
-                self.failures += 1
+            except ModbusError as error:
+                self._failed(str(error))
+            except (OSError, ValueError, IndexError, asyncio.TimeoutError, asyncio.IncompleteReadError) as error:
+                self._failed(f"the connection broke ({_words(error, ANSWER_S)})")
             finally:
-                with contextlib.suppress(OSError):
-                    writer.close()
+                writer.transport.abort()
+                self._on_request(Lost())
+            steady = self._standing.proven and self._standing.failures == written + 1
+            pause = FIRST_PAUSE_S if steady and self._standing.fault is None else min(2 * pause, LONGEST_PAUSE_S)
             await asyncio.sleep(pause)
 
     async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while not self._closing:
+            if self._lines.passed:
+                await self._requests(reader, writer)  # a new call takes the pass back before it is written
             self._changed.clear()
             lines = self._lines
-            await self._ask(reader, writer, write_bits_request(self._base, lines.bits()))
-            await self._ask(reader, writer, write_registers_request(self._base, lines.registers()))
+            await self._write(reader, writer, "coils", write_bits_request(self._base, lines.bits()))
+            await self._write(reader, writer, "registers", write_registers_request(self._base, lines.registers()))
             if not self._changed.is_set():
                 self._written.set()
-                await self._requests(reader, writer)
+                await self._requests(reader, writer, lines)
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), CYCLE_S)
 
-    async def _requests(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Read what the PLC asks; one that has no such addresses is not asked again."""
-        if not self._reads:
-            return
+    async def _write(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, what: str, pdu: bytes) -> None:
         try:
-            first, last = REQUEST_BITS
-            count = last - first + 1
-            pdu = await self._ask(reader, writer, read_request(READ_COILS, self._base + first, count))
-            bits = read_values(READ_COILS, count, pdu)
-            part: tuple[int, ...] = ()
-            if bits[1]:
-                pdu = await self._ask(reader, writer, read_request(READ_HOLDING, self._base + PART_ADDRESS, PART_COUNT))
-                part = read_values(READ_HOLDING, PART_COUNT, pdu)
-        except ModbusError:
-            self._reads = False
+            answer = await self._ask(reader, writer, pdu)
+        except ModbusError as error:
+            last = self._base + (len(BITS) if pdu[0] == WRITE_COILS else REGISTERS) - 1
+            raise ModbusError(
+                error.code, f"it refuses to take {what} {self._base} to {last} of unit {self._unit}"
+            ) from None
+        if answer != pdu[:5]:
+            raise ValueError("it confirms something else than was written")
+
+    async def _requests(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, shown: Lines | None = None
+    ) -> None:
+        """Read what the PLC shows (compared with ``shown``) and asks; one without such addresses is not asked again."""
+        if not self._reads:
+            if shown is not None:
+                self._standing.well()
             return
-        for found in self._edges.look(bits, part, self._lines.alarm_number):
+        last = REQUEST_BITS[1] if self._asks else len(BITS) - 1
+        try:
+            pdu = await self._ask(reader, writer, read_request(READ_COILS, self._base, last + 1))
+            bits = read_values(READ_COILS, last + 1, pdu)
+        except ModbusError:
+            if self._asks:
+                self._asks = False
+            else:
+                self._reads = False
+            return
+        if shown is not None and not self._changed.is_set():
+            self._compare(shown, bits)
+        if self._asks:
+            await self._take_requests(reader, writer, bits)
+
+    async def _take_requests(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, bits: tuple[int, ...]
+    ) -> None:
+        part: tuple[int, ...] = ()
+        if bits[REQUEST_BITS[1]]:
+            pdu = await self._ask(reader, writer, read_request(READ_HOLDING, self._base + PART_ADDRESS, PART_COUNT))
+            with contextlib.suppress(ModbusError):  # it gives no ids
+                part = read_values(READ_HOLDING, PART_COUNT, pdu)
+        for found in self._edges.look([bits[bit] for bit in REQUEST_BITS], part, self._lines.alarm_number):
             self._on_request(found)
+
+    def _compare(self, shown: Lines, bits: tuple[int, ...]) -> None:
+        wrong = [name for name, bit, found in zip(BITS, shown.bits(), bits, strict=False) if bool(found) != bit]
+        self._misreads = self._misreads + 1 if wrong else 0
+        if self._misreads >= MOST_MISREADS or (bits[_PASS] and not shown.passed):
+            self._failed(f"it shows another {' and '.join(wrong)} than was written: somebody else writes there")
+        elif not wrong:
+            self._standing.well()
+
+    def _failed(self, why: str) -> None:
+        self.failures += 1
+        self._standing.failed(why)
 
     async def _ask(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, pdu: bytes) -> bytes:
         self._transaction = (self._transaction + 1) & 0xFFFF
@@ -134,6 +201,16 @@ class ModbusClient:
         answer = await asyncio.wait_for(reader.readexactly(length), ANSWER_S)
         if transaction != self._transaction:
             raise ValueError("an answer to another request")
-        if answer[0] & 0x80 and pdu[0] >= 5:
+        if len(answer) == 2 and answer[0] == pdu[0] | 0x80 and pdu[0] >= 5:
             raise ModbusError(answer[1])
         return answer
+
+
+def _words(error: BaseException, seconds: float) -> str:
+    if isinstance(error, asyncio.TimeoutError):
+        return f"no answer within {seconds:g} s"
+    if isinstance(error, asyncio.IncompleteReadError):
+        return "it hung up"
+    if isinstance(error, OSError):
+        return error.strerror or str(error) or type(error).__name__
+    return str(error) or type(error).__name__

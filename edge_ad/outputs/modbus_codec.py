@@ -10,13 +10,23 @@ LONGEST = 260
 READ_COILS, READ_DISCRETE, READ_HOLDING, READ_INPUT = 1, 2, 3, 4
 WRITE_COIL, WRITE_REGISTER, WRITE_COILS, WRITE_REGISTERS = 5, 6, 15, 16
 ILLEGAL_FUNCTION, ILLEGAL_ADDRESS, ILLEGAL_VALUE = 1, 2, 3
+EXCEPTIONS = {
+    1: "no such function",
+    2: "no such address",
+    3: "a value out of range",
+    4: "a fault of the device",
+    6: "the device is busy",
+    10: "no path through the gateway",
+    11: "no such unit behind the gateway",
+}
 
 
 class ModbusError(Exception):
     """A request that is answered with an exception; ``code`` as the standard has it."""
 
-    def __init__(self, code: int) -> None:
-        super().__init__(f"Modbus exception {code}")
+    def __init__(self, code: int, refused: str = "") -> None:
+        meaning = f"Modbus exception {code}" + (f", {EXCEPTIONS[code]}" if code in EXCEPTIONS else "")
+        super().__init__(f"{refused} ({meaning})" if refused else meaning)
         self.code = code
 
 

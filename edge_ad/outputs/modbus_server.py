@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from edge_ad.outputs.lines import REGISTERS, Lines
 from edge_ad.outputs.modbus_codec import (
@@ -27,7 +31,18 @@ from edge_ad.outputs.requests import PART_ADDRESS, PART_COUNT, REQUEST_BITS, Edg
 BITS_LIMIT = 32
 REGISTERS_LIMIT = PART_ADDRESS + PART_COUNT
 MOST_CLIENTS = 16
+MOST_OF_A_PEER = 8
+IDLE_S = 60.0
 BIND_FOR_S = 6.0
+_KEEPALIVE = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 2, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 11_000}
+
+
+@dataclass(eq=False)
+class _Client:
+    peer: str
+    writer: asyncio.StreamWriter
+    task: asyncio.Task[None] | None
+    asked_at: float  # when its last whole request came
 
 
 class ModbusServer:
@@ -35,18 +50,29 @@ class ModbusServer:
 
     Bits 0 to 7 and registers 0 to 23 are the lines and cannot be written. Bits 16 (acknowledge) and 17 (trigger) and
     registers 32 to 47 (part id) belong to the PLC. Everything else reads 0 up to bit 31 and register 47; further
-    addresses are answered with exception 2.
+    addresses are answered with exception 2. ``look`` is called before each answer: lines that have run out are not read,
+    however late the timer is. A connection that asks nothing for a minute is ended, and at MOST_CLIENTS (MOST_OF_A_PEER of
+    one address) the one that has been silent for longest makes room.
     """
 
-    def __init__(self, host: str, port: int, on_request: OnRequest) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        on_request: OnRequest,
+        look: Callable[[], None] = lambda: None,
+        idle_s: float = IDLE_S,
+    ) -> None:
         self._host, self._port = host, port
         self._on_request = on_request
+        self._look = look
+        self._idle_s = idle_s
         self._edges = Edges()
         self._lines = Lines()
         self._bits = [0] * BITS_LIMIT
         self._registers = [0] * REGISTERS_LIMIT
         self._server: asyncio.Server | None = None
-        self._clients: set[asyncio.StreamWriter] = set()
+        self._clients: list[_Client] = []
         self._edges.look((0, 0), (), 0)
         self.show(self._lines)
 
@@ -54,6 +80,14 @@ class ModbusServer:
     def name(self) -> str:
         """The address for people."""
         return f"modbus-server://{self._host}:{self._port}"
+
+    @property
+    def connected(self) -> int:
+        """How many connections there are."""
+        return len(self._clients)
+
+    def look(self) -> None:
+        """Requests are taken in as they come."""
 
     async def open(self) -> None:
         """Listen; an address in use is tried again for some seconds, because an earlier guard may still hold it."""
@@ -82,30 +116,59 @@ class ModbusServer:
         """Stop listening and end all connections."""
         if self._server is not None:
             self._server.close()
+        tasks = [client.task for client in self._clients if client.task is not None]
         for client in list(self._clients):
-            client.close()
+            self._end(client, abort=True)
+        if tasks:
+            await asyncio.wait(tasks, timeout=1.0)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if len(self._clients) >= MOST_CLIENTS:
-            writer.close()
-            return
-        self._clients.add(writer)
+        client = self._admit(writer)
         try:
-            while True:
-                transaction, unit, length = split_header(await reader.readexactly(HEADER))
-                answer = self.answer(await reader.readexactly(length))
-                writer.write(frame(transaction, unit, answer))
-                await writer.drain()
-        except (asyncio.IncompleteReadError, ConnectionError, ValueError):
-            pass  # the PLC went away, or it speaks something else
+            while client in self._clients:
+                header = await asyncio.wait_for(reader.readexactly(HEADER), self._idle_s)
+                transaction, unit, length = split_header(header)
+                pdu = await asyncio.wait_for(reader.readexactly(length), self._idle_s)
+                client.asked_at = time.monotonic()
+                writer.write(frame(transaction, unit, self.answer(pdu)))
+                await asyncio.wait_for(writer.drain(), self._idle_s)
+                await asyncio.sleep(0)  # a flood of requests must not keep the timers from their turn
+        except (asyncio.IncompleteReadError, asyncio.TimeoutError, OSError, ValueError):
+            pass  # the PLC went away, is silent, or it speaks something else
+        except asyncio.CancelledError:
+            pass  # the guard ends; a cancelled handler would be told with a traceback
         finally:
-            self._clients.discard(writer)
-            with contextlib.suppress(OSError):
-                writer.close()
+            self._end(client)
+
+    def _admit(self, writer: asyncio.StreamWriter) -> _Client:
+        """Take in a connection; where there is no room, the one that was silent for longest goes."""
+        peer = str((writer.get_extra_info("peername") or ("",))[0])
+        mine = [client for client in self._clients if client.peer == peer]
+        crowd = mine if len(mine) >= MOST_OF_A_PEER else self._clients
+        if crowd is mine or len(self._clients) >= MOST_CLIENTS:
+            self._end(min(crowd, key=lambda client: client.asked_at), abort=True)
+        link = writer.get_extra_info("socket")
+        link.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in _KEEPALIVE.items():
+            if hasattr(socket, name):
+                link.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+        client = _Client(peer, writer, asyncio.current_task(), time.monotonic())
+        self._clients.append(client)
+        return client
+
+    def _end(self, client: _Client, abort: bool = False) -> None:
+        if client in self._clients:
+            self._clients.remove(client)
+        with contextlib.suppress(OSError):
+            if abort:
+                client.writer.transport.abort()  # a peer that does not read would keep it open
+            else:
+                client.writer.close()
 
     def answer(self, pdu: bytes) -> bytes:
         """Return the answer to one request PDU (at least one byte)."""
         try:
+            self._look()
             request = parse_request(pdu)
             return self._read(request) if isinstance(request, Read) else self._write(request)
         except ModbusError as error:

@@ -61,6 +61,11 @@ class Outlet:
         self.fault: str | None = None
         self._thread = threading.Thread(target=self._run, name=f"output {self.name}", daemon=True)
 
+    @property
+    def opened(self) -> bool:
+        """Whether the output is open."""
+        return self._opened
+
     def start(self) -> None:
         """Begin to deliver."""
         self._thread.start()

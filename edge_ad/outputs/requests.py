@@ -22,12 +22,23 @@ class Acknowledge:
 
 @dataclass(frozen=True)
 class Trigger:
-    """A part is in place; its id may be empty."""
+    """A part is in place; its id may be empty. ``at``: the monotonic second of the edge, None for now."""
 
     part: str
+    at: float | None = None
 
 
-Request = Acknowledge | Trigger
+@dataclass(frozen=True)
+class Released:
+    """The trigger line fell."""
+
+
+@dataclass(frozen=True)
+class Lost:
+    """The wire that calls for parts was cut: calls may have been missed."""
+
+
+Request = Acknowledge | Trigger | Released | Lost
 OnRequest = Callable[[Request], None]
 
 

@@ -80,6 +80,9 @@ class Wires:
     def lamp(self, lit: bool, waiting: bool, number: int) -> None:
         pass
 
+    def check(self) -> None:
+        pass
+
 
 def test_a_disk_that_fills_up_and_is_freed_again(disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path, ballast, wires = disk / "line.sqlite", Ballast(disk), Wires()

@@ -41,8 +41,9 @@ class ReadingPlc:
 class WrittenPlc:
     """A PLC as a server: 64 coils and 64 registers that others write, in a thread with its own event loop."""
 
-    def __init__(self) -> None:
-        self.port = free_port()
+    def __init__(self, port: int | None = None, coils: dict[int, bool] | None = None) -> None:
+        self.port = port or free_port()
+        self._first = [bool((coils or {}).get(address)) for address in range(64)]
         self.changes: list[tuple[float, list[bool]]] = []
         self.asked = 0
         self._loop = asyncio.new_event_loop()
@@ -76,7 +77,7 @@ class WrittenPlc:
         asyncio.set_event_loop(self._loop)
 
         async def start() -> None:
-            coils = [SimData(0, count=64, values=False, datatype=DataType.BITS)]
+            coils = [SimData(0, values=self._first, datatype=DataType.BITS)]
             registers = [SimData(0, count=64, values=0, datatype=DataType.REGISTERS)]
             device = SimDevice(1, simdata=(coils, coils, registers, registers), action=self._note)
             self._server = ModbusTcpServer(device, address=("127.0.0.1", self.port))

@@ -1,0 +1,76 @@
+"""Whether the target of a fast output answers, asked without changing anything."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+
+from edge_ad.outputs.channels import OutputAddress
+from edge_ad.outputs.lines import BITS, REGISTERS
+from edge_ad.outputs.modbus_codec import (
+    HEADER,
+    READ_COILS,
+    READ_HOLDING,
+    ModbusError,
+    frame,
+    read_request,
+    read_values,
+    split_header,
+)
+
+ANSWER_S = 2.0
+
+
+def probe(address: OutputAddress) -> str:
+    """Return how the target stands, for people: reads a PLC's coils and registers, or looks whether lines are there."""
+    if address.kind == "modbus":
+        return _plc(address)
+    if address.kind == "gpio":
+        return _lines(address)
+    if address.kind == "modbus-server":
+        return "a PLC reads here"
+    return "at once, not kept"
+
+
+def _plc(address: OutputAddress) -> str:
+    try:
+        with socket.create_connection((address.host, address.port), ANSWER_S) as plc:
+            plc.settimeout(ANSWER_S)
+            for number, (function, count) in enumerate(((READ_COILS, len(BITS)), (READ_HOLDING, REGISTERS))):
+                plc.sendall(frame(number, address.unit, read_request(function, address.base, count)))
+                _, _, length = split_header(_exactly(plc, HEADER))
+                try:
+                    read_values(function, count, _exactly(plc, length))
+                except ModbusError as error:
+                    what = "coils" if function == READ_COILS else "registers"
+                    return f"refuses {what} {address.base} to {address.base + count - 1}: {error}"
+    except (OSError, ValueError) as error:
+        return f"cannot be reached: {getattr(error, 'strerror', None) or error}"
+    return "answers"
+
+
+def _exactly(plc: socket.socket, count: int) -> bytes:
+    data = b""
+    while len(data) < count:
+        more = plc.recv(count - len(data))
+        if not more:
+            raise ConnectionError("it hung up")
+        data += more
+    return data
+
+
+def _lines(address: OutputAddress) -> str:
+    try:
+        import gpiod
+    except ImportError:
+        return "needs the package gpiod: pip install 'edge-ad[line]'"
+    try:
+        with contextlib.closing(gpiod.Chip(address.host)) as chip:
+            taken = {
+                f"{name} ({pin}): {info.consumer or 'the kernel'}"
+                for name, pin in address.pins.items()
+                if (info := chip.get_line_info(pin)).used
+            }
+    except (OSError, ValueError) as error:
+        return f"cannot be had: {getattr(error, 'strerror', None) or error}"
+    return f"in use: {', '.join(sorted(taken))}" if taken else "free"
