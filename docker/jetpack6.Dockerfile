@@ -3,7 +3,8 @@
 #   docker build -f docker/jetpack6.Dockerfile -t edge-ad:jetpack6 .
 # CUDA 12.6, TensorRT 10.3, Python 3.10 (Jetson Linux 36.4 and 36.5).
 ARG DEVEL=nvcr.io/nvidia/l4t-tensorrt:r10.3.0-devel
-ARG RUNTIME=nvcr.io/nvidia/l4t-tensorrt:r10.3.0-runtime
+# Into the smaller r10.3.0-runtime owners install TensorRT's bindings for Python by hand, from NVIDIA's apt repository.
+ARG RUNTIME=nvcr.io/nvidia/l4t-tensorrt:r10.3.0-devel
 
 # pycuda is compiled against CUDA; the compiler stays in this stage.
 FROM ${DEVEL} AS build
@@ -25,9 +26,13 @@ RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels . \
 FROM ${RUNTIME}
 # python3-opencv has GStreamer, which the wheels of PyPI lack. NVIDIA's plugins (nvarguscamerasrc, nvv4l2decoder) come
 # from the host through the container runtime.
+# The bindings of TensorRT are asked for by name: to import them takes the driver, which only the runtime brings.
 # hadolint ignore=DL3008
 RUN apt-get update && apt-get install -y --no-install-recommends gstreamer1.0-plugins-bad gstreamer1.0-plugins-base \
         gstreamer1.0-plugins-good gstreamer1.0-tools python3 python3-opencv \
+    && { python3 -c "import importlib.util as i, sys; sys.exit(i.find_spec('tensorrt') is None)" \
+        || apt-get install -y --no-install-recommends python3-libnvinfer \
+        || { echo "error: this image has no TensorRT for Python: give another with --build-arg RUNTIME=IMAGE" >&2; exit 1; }; } \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --uid 10001 --user-group --create-home edge-ad \
     && install -d -o edge-ad -g edge-ad /station

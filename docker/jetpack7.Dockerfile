@@ -25,9 +25,13 @@ RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels . \
 FROM ${RUNTIME}
 # python3-opencv has GStreamer, which the wheels of PyPI lack. NVIDIA's plugins (nvarguscamerasrc, nvv4l2decoder) come
 # from the host through the container runtime.
+# The bindings of TensorRT are asked for by name: to import them takes the driver, which only the runtime brings.
 # hadolint ignore=DL3008
 RUN apt-get update && apt-get install -y --no-install-recommends gstreamer1.0-plugins-bad gstreamer1.0-plugins-base \
         gstreamer1.0-plugins-good gstreamer1.0-tools python3 python3-opencv \
+    && { python3 -c "import importlib.util as i, sys; sys.exit(i.find_spec('tensorrt') is None)" \
+        || apt-get install -y --no-install-recommends python3-libnvinfer \
+        || { echo "error: this image has no TensorRT for Python: give another with --build-arg RUNTIME=IMAGE" >&2; exit 1; }; } \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --uid 10001 --user-group --create-home edge-ad \
     && install -d -o edge-ad -g edge-ad /station

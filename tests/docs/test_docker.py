@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from edge_ad.doctor.container import MOUNTS
 from tests.docs.documents import ROOT
 from tests.tools.loading import load_tool
 
@@ -80,3 +81,31 @@ def test_services_have_no_more_rights_than_they_need() -> None:
         assert "privileged: true" not in text
         for source in re.findall(r"- \./((?!secrets|station)[\w./-]+):", text):
             assert (DOCKER / source).exists(), source
+
+
+@pytest.mark.parametrize("image", ["jetpack6.Dockerfile", "jetpack7.Dockerfile"])
+def test_an_image_for_a_jetson_is_not_made_without_bindings_of_tensorrt(image: str) -> None:
+    last = (DOCKER / image).read_text(encoding="utf-8").rpartition("\nFROM ")[2]
+    assert "find_spec('tensorrt')" in last
+    assert "python3-libnvinfer" in last
+    assert "exit 1" in last
+
+
+def test_the_image_for_jetpack_6_is_one_that_brings_the_bindings() -> None:
+    text = (DOCKER / "jetpack6.Dockerfile").read_text(encoding="utf-8")
+    assert re.search(r"^ARG RUNTIME=\S+-devel$", text, re.MULTILINE)
+
+
+def test_a_station_in_a_container_knows_its_board() -> None:
+    """What the doctor and the engines' signature read, and what its advice names by hand, is mounted."""
+    text = (DOCKER / "inspector.yaml").read_text(encoding="utf-8")
+    mounted = dict(
+        re.findall(r"source: (\S+), target: (\S+), read_only: true, bind: \{create_host_path: false\}", text)
+    )
+    assert mounted["/etc/nv_tegra_release"] == "/etc/nv_tegra_release"
+    assert mounted["/sys/firmware/devicetree/base"] == "/run/device-tree"
+    assert mounted["/etc/nvpmodel.conf"] == "/etc/nvpmodel.conf"
+    assert mounted["/var/lib/nvpmodel"] == "/var/lib/nvpmodel"
+    for source, target in re.findall(r"-v (\S+?):(\S+?):ro", MOUNTS):
+        assert mounted[source] == target
+    assert "nofile: 65536" in text
