@@ -13,6 +13,8 @@ from typing import Any
 import onnx
 from onnx import ModelProto, TensorProto
 
+from calibration.loading import load_session
+
 _AS_WRITTEN = ("session.disable_quant_qdq", "1")
 
 
@@ -30,7 +32,7 @@ def open_session(model: ModelProto | bytes, threads: int | None) -> Any:
     if is_symmetric(model):
         compute_in_float(options)
     data = model if isinstance(model, bytes) else model.SerializeToString()
-    return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    return load_session(onnxruntime, data, options)
 
 
 def compute_in_float(options: Any) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from calibration.loading import load_session
 from edge_ad.engines.board import machine
 from edge_ad.engines.cores import physical_cores
 from edge_ad.engines.protocol import Engine, Tensor, TensorSpec
@@ -139,7 +140,7 @@ class OrtBackend:
 
     def _session(self, name: str, graph: bytes) -> Any:
         try:
-            return self._runtime.InferenceSession(graph, self._options(), providers=["CPUExecutionProvider"])
+            return load_session(self._runtime, graph, self._options())
         except Exception as error:  # onnxruntime raises plain Exception subclasses of its own
             raise BadInput(
                 f"graph {name!r} cannot be loaded by onnxruntime {self.version}: {_first_line(error)}; "

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from calibration.delicate import METADATA_KEY
+from calibration.loading import load_session
 from edge_ad.errors import GateRefused
 
 OPSET = 20
@@ -80,7 +81,7 @@ def compare(
     """Run torch and onnxruntime on one input; return the largest (relative, absolute) error over float outputs."""
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(payload, providers=["CPUExecutionProvider"])
+    session = load_session(onnxruntime, payload, onnxruntime.SessionOptions())
     known = {entry.name for entry in session.get_inputs()}
     feed = {key: value.numpy() for key, value in zip(inputs, case, strict=True) if key in known}
     found = session.run(None, feed)
