@@ -11,8 +11,10 @@ import pytest
 
 from edge_ad.bundle import open_bundle
 from edge_ad.engines import artefacts
-from tests.fixtures.rtx_build import RtxBackend, compiled
 from tests.fixtures.tiny_bundle import make_tiny_bundle
+
+pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is made for x86-64 alone")
+from tests.fixtures.rtx_build import RtxBackend, compiled
 
 ROOT = Path(__file__).parents[2]
 LIMIT = 300.0

@@ -10,7 +10,6 @@ from typing import Any
 
 import onnx
 import pytest
-import tensorrt_rtx
 from onnx import TensorProto, helper
 
 from calibration.half import to_half
@@ -21,6 +20,7 @@ from edge_ad.engines.tensorrt_progress import Progress
 from edge_ad.errors import BadInput, DeviceFault
 from tests.fixtures.tiny_graphs import tiny_graphs
 
+tensorrt_rtx = pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is made for x86-64 alone")
 GRAPHS = tiny_graphs(preset="paper") | {"teacher": tiny_graphs()["teacher"]}
 
 

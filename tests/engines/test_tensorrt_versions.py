@@ -13,7 +13,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import tensorrt_rtx
 
 from edge_ad.engines import tensorrt_versions as versions
 from edge_ad.engines.backends import default_backend
@@ -192,7 +191,12 @@ def test_ctrl_c_cancels_and_waits_for_the_step() -> None:
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_the_logger_keeps_errors_only() -> None:
+@pytest.fixture
+def tensorrt_rtx() -> Any:
+    return pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is made for x86-64 alone")
+
+
+def test_the_logger_keeps_errors_only(tensorrt_rtx: Any) -> None:
     logger = logger_for(tensorrt_rtx)
     assert reason(logger, "nothing") == "nothing"
     logger.log(tensorrt_rtx.ILogger.WARNING, "a warning")
@@ -207,7 +211,7 @@ def test_the_logger_keeps_errors_only() -> None:
 @pytest.mark.parametrize(
     "words", ["[defaultAllocator.cpp] Cuda Runtime (out of memory)", "Error Code 2: OutOfMemory", "insufficient memory"]
 )
-def test_errors_of_memory_are_told_as_such(words: str) -> None:
+def test_errors_of_memory_are_told_as_such(words: str, tensorrt_rtx: Any) -> None:
     logger = logger_for(tensorrt_rtx)
     logger.log(tensorrt_rtx.ILogger.ERROR, words)
     logger.log(tensorrt_rtx.ILogger.ERROR, "something that follows from it")
