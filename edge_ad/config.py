@@ -266,7 +266,7 @@ def with_flags(table: T, flags: Mapping[str, object]) -> T:
 def load_config(path: Path = Path(CONFIG_NAME)) -> Config:
     """Read ``path``; all defaults when there is no such file. BadInput names the key, the fault and what is allowed."""
     try:
-        text = path.read_bytes().decode()
+        text = path.read_bytes().decode("utf-8-sig")  # editors on Windows begin the file with a byte order mark
     except FileNotFoundError:
         return Config()
     except (OSError, UnicodeDecodeError) as error:

@@ -32,6 +32,21 @@ def atomic_write(path: Path, data: bytes | str) -> None:
             os.unlink(temporary)
 
 
+def require_writable(path: Path | None) -> None:
+    """Raise BadInput when ``path`` could not be written: asked before the hours of work whose result goes there."""
+    if path is None:
+        return
+    if path.is_dir():
+        raise BadInput(f"cannot write {path}: it is a folder; name a file")
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if not folder.is_dir():
+        raise BadInput(f"cannot write {path}: {folder} is no folder; choose another place")
+    try:  # rights alone do not tell: a file system may be read-only, and root may do anything but write to /proc
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise BadInput(f"cannot write {path}: {error.strerror or error}; choose a folder that can be written") from error
+
+
 def sync_folder(folder: Path) -> None:
     """Bring the names in a folder to the disk."""
     handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)

@@ -138,3 +138,7 @@ def test_no_number_is_without_end(table: str, key: str, value: str) -> None:
     """An endless age would switch a check off; a number too long for a float must not be a traceback."""
     with pytest.raises(BadInput):
         parse_config(f"[{table}]\n{key} = {value}\n")
+
+def test_a_byte_order_mark_is_no_part_of_the_first_key(tmp_path: Path) -> None:
+    (tmp_path / "edge-ad.toml").write_bytes(b"\xef\xbb\xbf[run]\ncamera = 3\n")
+    assert load_config(tmp_path / "edge-ad.toml").run.camera == ["3"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from edge_ad.errors import BadInput
-from edge_ad.files import atomic_write, newest_bundle, sha256_bytes, sha256_file
+from edge_ad.files import atomic_write, newest_bundle, require_writable, sha256_bytes, sha256_file
 
 # FIPS 180-2, appendix B.1: the digest of "abc".
 SHA256_ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
@@ -63,3 +63,24 @@ def test_newest_bundle_is_the_last_written(tmp_path: Path) -> None:
 def test_no_bundle_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="edge-ad train"):
         newest_bundle(tmp_path / "runs")
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("folder", "it is a folder; name a file"),
+        ("file/inside.json", "is no folder; choose another place"),
+        ("/proc/figures.json", "choose a folder that can be written"),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_told_before_the_work(tmp_path: Path, name: str, sentence: str) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BadInput, match=sentence):
+        require_writable(tmp_path / name)
+
+
+def test_asking_whether_a_place_can_be_written_leaves_nothing_there(tmp_path: Path) -> None:
+    require_writable(tmp_path / "a" / "b" / "figures.json")
+    require_writable(None)
+    assert list(tmp_path.iterdir()) == []

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from edge_ad.bundle.file import SUFFIX, Bundle
 from edge_ad.errors import BadInput
+from edge_ad.files import require_writable
 
 
 def child_path(parent: Bundle, out: Path | None, word: str, verb: str) -> Path:
@@ -18,9 +19,12 @@ def child_path(parent: Bundle, out: Path | None, word: str, verb: str) -> Path:
     if out is None or out.is_dir():
         folder = parent.path.parent if out is None else out
         names = (folder / f"{parent.name}-{word}-{number}{SUFFIX}" for number in count(1))
-        return next(path for path in names if not path.exists())
+        found = next(path for path in names if not path.exists())
+        require_writable(found)
+        return found
     if out.suffix != SUFFIX:
         raise BadInput(f"{out} must end in {SUFFIX}, because that is how the other commands find a bundle; rename it")
     if out.exists() and out.samefile(parent.path):
         raise BadInput(f"{out} is the bundle to {verb}, and a parent is never overwritten; give another --out")
+    require_writable(out)
     return out

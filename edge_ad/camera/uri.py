@@ -121,6 +121,14 @@ def _rtsp(scheme: str, rest: str, text: str) -> Address:
     bare = split_credentials(f"{scheme}://{rest}")[2].partition("://")[2]
     if not re.match(r"[^/?#:\s]|\[", bare):
         raise BadInput(f"{redact(text)!r} names no host: write rtsp://USER:PASSWORD@HOST:554/PATH")
+    try:
+        port = urllib.parse.urlsplit(f"{scheme}://{bare}").port
+    except ValueError as error:  # an open bracket, or a port that is no number from 0 to 65535
+        raise BadInput(
+            f"{redact(text)!r} is no address ({error}): write rtsp://HOST:554/PATH, and an IPv6 host as [::1]"
+        ) from error
+    if port == 0:
+        raise BadInput(f"{redact(text)!r} has port 0: write rtsp://HOST:554/PATH")
     return Address("rtsp", redact(text), redact(text), secret=f"{scheme}://{rest}")
 
 

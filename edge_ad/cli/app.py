@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
+import errno
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -37,18 +40,54 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
 
 INTERRUPTED = 130
 
+# What other tools call it, for "did you mean".
+SYNONYMS = {
+    **dict.fromkeys(("predict", "detect", "infer", "inference", "inspect", "judge", "live"), "run"),
+    **dict.fromkeys(("val", "validate", "eval", "test", "score"), "evaluate"),
+    **dict.fromkeys(("export", "convert", "compile", "build", "tensorrt", "quantize"), "build-engine"),
+    **dict.fromkeys(("fit", "learn"), "train"),
+    **dict.fromkeys(("check", "status", "env"), "doctor"),
+    **dict.fromkeys(("bench", "profile"), "benchmark"),
+    **dict.fromkeys(("collect", "record", "grab"), "capture"),
+}
+
+STEPS = """The usual order:
+
+\b
+  edge-ad init                                writes edge-ad.toml: where the good parts are, which camera
+  edge-ad capture --count 300                 collects images of good parts
+  edge-ad train                               good parts to a bundle
+  edge-ad evaluate data/test                  measures it, where there are labelled images
+  edge-ad build-engine --fp16                 engines for this device
+  edge-ad run --camera 0 --web 127.0.0.1:8080 judges parts, and shows them in a browser
+
+`edge-ad COMMAND --help` tells more. The first three and the last two need no arguments once edge-ad.toml is there."""
+
+# The system says no to a path that a person gave: never a fault of the program.
+REFUSED_PATHS = (errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR)
+
 
 class _Commands(TyperGroup):
     """The commands, with an unknown name answered by the known ones."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
-            raise BadInput(f"unknown command {args[0]!r}: choose one of {', '.join(self.list_commands(ctx))}")
+            known = self.list_commands(ctx)
+            hint = _similar(args[0], known)
+            meant = f"did you mean {hint!r}? " if hint else ""
+            raise BadInput(f"unknown command {args[0]!r}: {meant}Choose one of {', '.join(known)}")
         return super().resolve_command(ctx, args)
+
+
+def _similar(name: str, known: Sequence[str]) -> str | None:
+    """Return the command that other tools call ``name``, or whose name is close to it."""
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
+    return SYNONYMS.get(name.casefold(), close[0] if close else None)
 
 
 app = typer.Typer(
     name="edge-ad",
+    epilog=STEPS,
     cls=_Commands,
     invoke_without_command=True,
     add_completion=False,
@@ -97,10 +136,24 @@ def _explain_usage(error: typer.TyperException) -> str:
     context = getattr(error, "ctx", None)
     if context is None:
         return message
+    if " extra argument" in message and (images := _image_files(message)):
+        return f"{message}; to judge or read several images name their folder, not the files (the shell made {images} of *)"
     if hasattr(error, "possibilities"):
         options = sorted(name for parameter in context.command.params for name in parameter.opts if name[:2] == "--")
         return f"{message}; `{context.command_path}` takes {', '.join(options)}"
     return f"{message}; `{context.command_path} --help` tells what is allowed"
+
+
+def _image_files(message: str) -> int:
+    """Return how many words of a message name files of images: a shell makes these of an asterisk."""
+    return sum(word.strip("()").lower().endswith((".png", ".jpg", ".jpeg", ".bmp", ".tif")) for word in message.split())
+
+
+def _print_any_text() -> None:
+    """Let a terminal that cannot show a character show its code instead of ending the command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -109,6 +162,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     A user's mistake ends in one sentence on stderr: 2 bad input, 3 device fault, 4 refused by a gate, 130 Ctrl-C.
     Any other exception is a fault of the program and stays loud: it leaves with its traceback (exit code 1).
     """
+    _print_any_text()
     try:
         result = app(args=None if arguments is None else list(arguments), prog_name="edge-ad", standalone_mode=False)
     except EdgeAdError as error:
@@ -121,6 +175,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if told is None:
             raise
         return _fail(str(told), told.exit_code)
+    except OSError as error:
+        if error.errno not in REFUSED_PATHS or error.filename is None:
+            raise
+        return _fail(f"cannot use {str(error.filename)[:200]!r}: {error.strerror}; name a path that you may use", 2)
     except MemoryError as error:
         return _fail(f"out of memory ({error}): close other programs or choose a smaller preset", 3)
     except (KeyboardInterrupt, typer.Abort):

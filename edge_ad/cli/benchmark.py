@@ -45,10 +45,11 @@ def command(
     from edge_ad.engines.pipeline import Pipeline
     from edge_ad.engines.selection import open_pipeline, open_pipelines
     from edge_ad.engines.streams import Streams
-    from edge_ad.files import atomic_write, newest_bundle
+    from edge_ad.files import atomic_write, newest_bundle, require_writable
     from edge_ad.inspection import throughput as line
     from edge_ad.inspection.overhead import measure_overhead
 
+    require_writable(out)
     opened = open_bundle(bundle or newest_bundle())
     more: dict[str, Any] = {}
 

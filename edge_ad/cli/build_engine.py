@@ -48,8 +48,9 @@ def command(
     """Derive engines from BUNDLE for this device and prove them on its images; beyond tolerance they are refused."""
     from edge_ad.config import load_config
     from edge_ad.errors import GateRefused
-    from edge_ad.files import atomic_write, newest_bundle
+    from edge_ad.files import atomic_write, newest_bundle, require_writable
 
+    require_writable(out)
     precision = chosen_precision({"fp16": fp16, "fp32": fp32, "int8": int8}, load_config().engine.precision)
     from edge_ad.bundle import open_bundle
     from edge_ad.engines.backends import check_backend, check_precision, default_backend

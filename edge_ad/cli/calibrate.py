@@ -10,8 +10,14 @@ import typer
 
 
 def command(
-    bundle: Annotated[Path, typer.Argument(help="The bundle (*.edgead) to start from; it is not changed.")],
-    goods: Annotated[Path, typer.Argument(help="A folder of goods, such as the one the model was trained on.")],
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="[BUNDLE] GOODS",
+            help="The bundle (*.edgead) to start from, which is not changed (without it the newest one under runs/), and a "
+            "folder of good images, such as the one the model was trained on.",
+        ),
+    ],
     out: Annotated[
         Path | None,
         typer.Option(help="The file to write; without it, <name>-calibrated-<n>.edgead beside the bundle."),
@@ -33,11 +39,13 @@ def command(
     ] = None,
 ) -> None:
     """Write a new bundle with INT8 ranges, a plan and proof images from GOODS; networks and thresholds stay."""
+    from edge_ad.cli.arguments import bundle_and_folder
     from edge_ad.engines.calibrate import CalibrateOptions, calibrate
     from edge_ad.engines.int8 import read_plan
     from edge_ad.engines.search import told
     from edge_ad.engines.sensitivity_report import require_plots, write_report
 
+    bundle, goods = bundle_and_folder(paths, "calibrate")
     if table is not None:
         require_plots()
     edited = None if plan is None else read_plan(plan)

@@ -43,6 +43,11 @@ def command(
     typer.echo(f"{out}  (look at {out / 'contact.html'} before you train)")
     if stopped.interrupted:
         raise KeyboardInterrupt
+    if progress.kept < count and not stopped.asked:
+        raise BadInput(
+            f"{uri} ended when {out} held {progress.kept} of {count} pictures: run the same command again with more of "
+            f"them, or ask for less with --count {max(progress.kept, 1)}"
+        )
 
 
 class _Stop:

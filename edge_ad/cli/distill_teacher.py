@@ -30,7 +30,9 @@ def command(
 ) -> None:
     """Teach a PDN the features of an ImageNet network; Ctrl-C is safe, the same command goes on."""
     from edge_ad.errors import BadInput, require
+    from edge_ad.files import require_writable
 
+    require_writable(json_file)
     for module in ("torch", "cv2", "safetensors", "matplotlib"):
         require(module, extra="train", needed_by="edge-ad distill-teacher")
     if size not in ("small", "medium"):

@@ -38,8 +38,10 @@ def command(
     from edge_ad.config import load_config
     from edge_ad.evaluation.evaluate import evaluate, evaluate_each
     from edge_ad.evaluation.tables import categories_table, figures_table
-    from edge_ad.files import atomic_write
+    from edge_ad.files import atomic_write, require_writable
 
+    require_writable(json_file)
+    require_writable(None if report is None else report / "report.html")
     engine = load_config().engine
     backend, precision = backend or engine.backend, precision or engine.precision
     bundle, data = _bundle_and_data(paths or [])

@@ -10,8 +10,14 @@ import typer
 
 
 def command(
-    bundle: Annotated[Path, typer.Argument(help="The bundle (*.edgead) to start from; it is not changed.")],
-    goods: Annotated[Path, typer.Argument(help="A folder of at least 10 good images the model was not trained on.")],
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="[BUNDLE] GOODS",
+            help="The bundle (*.edgead) to start from, which is not changed (without it the newest one under runs/), and a "
+            "folder of at least 10 good images that the model was not trained on.",
+        ),
+    ],
     out: Annotated[
         Path | None,
         typer.Option(help="The file to write; without it, <name>-recalibrated-<n>.edgead beside the bundle."),
@@ -22,9 +28,11 @@ def command(
 ) -> None:
     """Write a new bundle whose score statistics and thresholds come from GOODS; networks and weights stay."""
     from edge_ad.bundle import open_bundle
+    from edge_ad.cli.arguments import bundle_and_folder
     from edge_ad.engines.adopt import adopt
     from edge_ad.recalibration import recalibrate
 
+    bundle, goods = bundle_and_folder(paths, "recalibrate")
     progress = _show if sys.stderr.isatty() else None
     path = recalibrate(bundle, goods, out, target_ng, target_warn, seed, progress)
     written = open_bundle(path)

@@ -26,6 +26,8 @@ CASCADE = "Leave LAViT out where the other branches leave no doubt; at most this
 STREAMS = "Infer so many pictures side by side, of cameras or tiles: more a second, each a little later (CPU) [1]."
 TRIGGER = "Calls for parts: software (ids on stdin), software:SOCKET, mqtt://BROKER/TOPIC, modbus, gpio or camera."
 
+VIDEOS = (".mp4", ".avi", ".mkv", ".mov", ".webm")
+
 
 def command(
     bundle: Annotated[
@@ -39,6 +41,8 @@ def command(
     presence: Annotated[str | None, typer.Option(help=PRESENCE)] = None,
     empty: Annotated[Path | None, typer.Option(help="Folder with a few pictures of the empty station.")] = None,
     trigger: Annotated[str | None, typer.Option(help=TRIGGER)] = None,
+    warn_above: Annotated[float | None, typer.Option(help="WARN above this score [the bundle's].")] = None,
+    ng_above: Annotated[float | None, typer.Option(help="NG above this score [the bundle's].")] = None,
     roi: Annotated[str | None, typer.Option(metavar="X,Y,W,H", help="Look at this rectangle (pixels) alone.")] = None,
     tiles: Annotated[str | None, typer.Option(metavar="RxC", help="Cut it into tiles, the worst one counts.")] = None,
     tile_goods: Annotated[Path | None, typer.Option(help="Folder of goods for the statistics of each tile.")] = None,
@@ -63,6 +67,7 @@ def command(
     from edge_ad.inspection.api import inspect
     from edge_ad.inspection.from_config import line_settings, loop_settings, trial
 
+    _check_bundle(bundle)
     config = load_config()
     flags = {
         "camera": camera,
@@ -73,6 +78,8 @@ def command(
         "presence": presence,
         "empty": empty,
         "trigger": trigger,
+        "warn_above": warn_above,
+        "ng_above": ng_above,
         "roi": roi,
         "tiles": tiles,
         "tile_goods": tile_goods,
@@ -103,3 +110,21 @@ def command(
     typer.echo(summary.table(), err=target == "-" or "stdout:" in run.alarm)
     if summary.interrupted:
         raise KeyboardInterrupt
+
+
+def _check_bundle(bundle: Path | None) -> None:
+    """Point at --camera where the argument is what a camera shows, not what judges it."""
+    from edge_ad.data.images import SUFFIXES
+    from edge_ad.errors import BadInput
+    from edge_ad.redaction import redact
+
+    if bundle is None or bundle.suffix == ".edgead":
+        return
+    shown = bundle.suffix.lower() in SUFFIXES or bundle.suffix.lower() in VIDEOS
+    text = str(bundle).replace(":/", "://", 1)  # a path folds the two slashes of a URI into one
+    told = redact(text)
+    if bundle.is_dir() or shown or "://" in text or text.isdigit():
+        raise BadInput(
+            f"{told} is not a bundle but something to judge: write `edge-ad run --camera {told}` (a bundle can be named "
+            "before it; without one the newest under runs/ is taken)"
+        )

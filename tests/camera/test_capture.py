@@ -171,6 +171,19 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert len(list_images(Path("again"))) == 4
 
 
+def test_a_source_that_ends_too_early_is_told_and_what_it_gave_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    camera = "synthetic://line?frames=5&anomalies=0&size=128"
+    assert main(["capture", "--camera", camera, "--out", "goods", "--count", "10"]) == 2
+    stdout, stderr = capsys.readouterr()
+    assert "5 of 10 pictures" in stdout
+    assert "ended when goods held 5 of 10 pictures" in stderr
+    assert "--count 5" in stderr
+    assert len(list_images(Path("goods"))) == 5
+
+
 def test_no_camera_is_bad_input(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -70,6 +70,7 @@ def test_settings_of_a_camera_stand_in_its_query(uri: str, kind: str, target: st
             "csi://front",
             "csi://-1",
         ),
+        *("rtsp://[::1:554/x", "rtsp://host:port/x", "rtsp://host:99999/x", "rtsp://host:0/x"),
         *("rtsp://", "rtsp:///path", "rtsp://user:word@", "rtsp://:554/", "gst:", "gst: ", "gst://"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -47,6 +48,29 @@ def test_help_is_the_answer_to_nothing(arguments: list[str], capsys: pytest.Capt
     assert "Usage: edge-ad" in capsys.readouterr().out
 
 
+def test_help_shows_the_order_of_steps_that_exist(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    lines = capsys.readouterr().out.split("The usual order:")[1].splitlines()
+    steps = [line.split()[1] for line in lines if line.strip().startswith("edge-ad ")]
+    assert steps == ["init", "capture", "train", "evaluate", "build-engine", "run"]
+
+
+def test_what_other_tools_call_it_leads_to_commands_that_exist() -> None:
+    known = {name for name, _, _ in COMMANDS}
+    assert set(app_module.SYNONYMS.values()) <= known
+    assert not known & set(app_module.SYNONYMS)
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii", "cp1252"])
+def test_a_terminal_that_lacks_a_character_shows_its_code(encoding: str, tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    command = [sys.executable, "-m", "edge_ad", "info", "\u96f6\u4ef6.edgead"]
+    done = subprocess.run(command, capture_output=True, cwd=tmp_path, env=environment, timeout=120)
+    assert done.returncode == 2
+    assert rb"\u96f6" in done.stderr
+    assert b"Traceback" not in done.stderr
+
+
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.strip() == f"edge-ad {__version__}"
@@ -55,7 +79,23 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["trian"], ["unknown command 'trian'", "train, evaluate"]),
+        (["trian"], ["unknown command 'trian'", "did you mean 'train'?", "train, evaluate"]),
+        (["predict"], ["unknown command 'predict'", "did you mean 'run'?"]),
+        (["detect"], ["did you mean 'run'?"]),
+        (["val"], ["did you mean 'evaluate'?"]),
+        (["export"], ["did you mean 'build-engine'?"]),
+        (["xyzzy"], ["unknown command 'xyzzy': Choose one of init, capture"]),
+        (["run", "b.edgead", "one.png", "two.png"], ["name their folder", "the shell made"]),
+        (["run", "goods/"], ["goods is not a bundle but something to judge", "edge-ad run --camera goods"]),
+        (["run", "0"], ["edge-ad run --camera 0"]),
+        (["run", "rtsp://camera/1"], ["edge-ad run --camera rtsp://camera/1"]),
+        (["run", "film.mp4"], ["edge-ad run --camera film.mp4"]),
+        (["run", "x" * 300], ["cannot use", "File name too long", "name a path that you may use"]),
+        (["evaluate", "x" * 300], ["File name too long"]),
+        (["recalibrate", "a.edgead"], ["a.edgead is a bundle: add the folder of good images"]),
+        (["recalibrate", "a", "b", "c"], ["takes a bundle and a folder of good images, but 3 paths"]),
+        (["calibrate", "goods"], ["no bundle (*.edgead) under"]),
+        (["train", "a", "--data", "b"], ["DATA is a and --data is b: name one of them"]),
         (["--nonsense"], ["--nonsense", "--version"]),
         (["init", "--presett", "fast"], ["--presett", "--preset", "--data", "--camera"]),
         (["init", "--preset"], ["--preset", "argument"]),
@@ -63,8 +103,14 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     ],
 )
 def test_usage_errors_are_one_sentence(
-    arguments: list[str], words: list[str], capsys: pytest.CaptureFixture[str]
+    arguments: list[str],
+    words: list[str],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("goods").mkdir()
     assert main(arguments) == 2
     stdout, stderr = capsys.readouterr()
     assert stdout == ""

@@ -13,7 +13,7 @@ from edge_ad.config import COMMAND_TABLES, Config, command_defaults, parse_confi
 from tests.fixtures.tiny_bundle import make_tiny_bundle
 
 # What one call asks for and no station would write down; the precision flags are the key engine.precision.
-OF_ONE_CALL = {"--json", "--help", "--fp16", "--fp32", "--int8", "--each", "--part"}
+OF_ONE_CALL = {"--json", "--help", "--fp16", "--fp32", "--int8", "--each", "--part", "--data"}
 OUT_OF_ONE_CALL = {"recalibrate"}
 
 

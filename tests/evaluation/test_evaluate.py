@@ -237,3 +237,14 @@ def test_bad_input_ends_in_a_sentence(
     assert re.search(sentence, printed)
     assert "Traceback" not in printed
     assert printed.count("\n") == 1
+
+
+def test_figures_that_cannot_be_written_are_told_before_the_evaluation(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = _category(tmp_path / "caps")
+    for option in (["--json", "/proc/out.json"], ["--report", "/proc/report"]):
+        assert main(["evaluate", str(bundle), str(root), *ENGINE, *option]) == 2
+        stdout, stderr = capsys.readouterr()
+        assert stdout == ""
+        assert "cannot write /proc/" in stderr
