@@ -111,4 +111,5 @@ def describe(report: BenchmarkReport) -> Iterator[str]:
         rows["loop overhead"] = report.loop_overhead
     for name, times in rows.items():
         yield f"{name:<16} " + " ".join(f"{times[key]:>9.3f}" for key in ("p50", "p90", "p99", "max"))
+    yield from (f"note: {note}" for note in report.notes)
     yield f"first verdict after {report.first_verdict_s:.2f} s, at most {report.rss_mb:.0f} MB of memory"

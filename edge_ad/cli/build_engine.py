@@ -98,6 +98,7 @@ def describe(report: BuildReport) -> Iterator[str]:
     yield f"{report.backend} {report.precision} of {report.bundle}" + (f" (fp32: {', '.join(kept)})" if kept else "")
     yield from _parity(report) if report.gate is None else _gate(report.gate)
     yield "latency p50: " + ", ".join(f"{name} {value:.2f} ms" for name, value in report.latency_ms.items())
+    yield from (f"note: {note}" for note in report.notes)
     if report.folder is not None:
         yield f"accepted: {report.folder} is the current engine of this bundle"
 

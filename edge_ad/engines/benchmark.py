@@ -19,6 +19,7 @@ from edge_ad.errors import BadInput
 
 CAMERA_SIZE = (480, 640)
 WARM_UPS = 10
+_WARM, _TIMED = 3, 20  # frames of each engine that is timed beside another one
 _OUTSIDE = frozenset({"resize", "verdict", "total"})  # laps that are not the engine's
 _FRAMES = 8  # distinct camera frames that are shown in turn
 
@@ -33,7 +34,8 @@ class BenchmarkReport:
     verdict. ``threads`` are those of each graph on a CPU. ``loop_overhead`` is what the loop of `run` costs beyond the
     engines, camera to verdict: threads, health, resize, judgement (see ``measure_overhead``); None where it was not
     measured. ``rss_mb`` is the largest resident memory of this process so far, ``first_verdict_s`` the time from the start
-    of opening the engines to the first verdict.
+    of opening the engines to the first verdict. ``beside_fp32`` are median milliseconds of a frame in this precision and in
+    FP32, taken in turns on a CPU; None for FP32 itself and on a GPU.
     """
 
     backend: str
@@ -48,6 +50,13 @@ class BenchmarkReport:
     rss_mb: float
     first_verdict_s: float
     loop_overhead: dict[str, float] | None = None
+    beside_fp32: dict[str, float] | None = None
+
+    @property
+    def notes(self) -> list[str]:
+        """A sentence where the precision gains no time over FP32."""
+        held = self.beside_fp32
+        return slower(self.precision, held[self.precision], held["fp32"]) if held else []
 
     def to_json(self) -> dict[str, Any]:
         """Return the object that ``benchmark --json`` writes."""
@@ -64,6 +73,8 @@ class BenchmarkReport:
             "rss_mb": self.rss_mb,
             "first_verdict_s": self.first_verdict_s,
             "loop_overhead_ms": self.loop_overhead,
+            "beside_fp32_ms_p50": self.beside_fp32,
+            "notes": self.notes,
         }
 
 
@@ -95,11 +106,42 @@ def benchmark(
         threads: int | None = getattr(pipeline.backend, "threads", None)
         memory = round(peak_rss_mb(), 1)
         overhead = in_loop(pipeline) if in_loop else None
+        beside = _beside_fp32(bundle, pipeline, threads)
     engine = [sum(value for name, value in lap.items() if name not in _OUTSIDE) for lap in laps]
     stages = {name: quantiles([lap[name] for lap in laps]) for name in laps[0] if name != "total"}
     total = quantiles([lap["total"] for lap in laps])
-    times = (quantiles(engine), total, stages, memory, round(first, 3), overhead)
+    times = (quantiles(engine), total, stages, memory, round(first, 3), overhead, beside)
     return BenchmarkReport(backend, precision, bundle.preset, frames, warm_up, threads, *times)
+
+
+def side_by_side(bundle: Bundle, pipelines: Mapping[str, Pipeline]) -> dict[str, float]:
+    """Return the median milliseconds of a frame; the pipelines take turns, so that all see the same machine."""
+    images = bundle.golden.images
+    times: dict[str, list[float]] = {name: [] for name in pipelines}
+    for turn in range(_WARM + _TIMED):
+        for name, pipeline in pipelines.items():
+            start = perf_counter()
+            pipeline.infer(images[turn % len(images)])
+            times[name].append((perf_counter() - start) * 1000.0)
+    return {name: float(np.median(values[_WARM:])) for name, values in times.items()}
+
+
+def slower(precision: str, own: float, full: float) -> list[str]:
+    """Return a sentence if a precision takes as long a frame as FP32 or longer, on this processor and in milliseconds."""
+    if precision == "fp32" or own < full:
+        return []
+    return [
+        f"{precision} is no faster than fp32 on this processor ({own:.2f} against {full:.2f} ms a frame): "
+        "`edge-ad build-engine --fp32` is as fast, and exact"
+    ]
+
+
+def _beside_fp32(bundle: Bundle, pipeline: Pipeline, threads: int | None) -> dict[str, float] | None:
+    if pipeline.backend.name != "onnxruntime" or pipeline.precision == "fp32":
+        return None
+    with Pipeline(bundle, threads=threads) as full:
+        held = side_by_side(bundle, {pipeline.precision: pipeline, "fp32": full})
+    return {name: round(value, 3) for name, value in held.items()}
 
 
 def quantiles(times: Sequence[float]) -> dict[str, float]:

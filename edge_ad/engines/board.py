@@ -6,12 +6,23 @@ import platform
 import re
 from pathlib import Path
 
+# What decides which kernels compute FP32, FP16 and 8-bit numbers, on x86 and on ARM, as /proc/cpuinfo writes it.
+_KERNELS = (
+    *("sse4_1", "avx", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512_vnni", "avx_vnni", "avx_vnni_int8"),
+    *("avx512_bf16", "avx512_fp16", "amx_int8", "amx_bf16", "asimddp", "i8mm", "asimdhp", "bf16", "sve", "sve2", "sme"),
+)
 _RELEASE = re.compile(r"R(\d+).*?REVISION:\s*([\d.]+)")
 
 
-def machine() -> dict[str, str]:
-    """Return what identifies this machine for graphs on a CPU: system, architecture and processor."""
-    return {"system": platform.system(), "architecture": platform.machine(), "processor": _processor()}
+def machine(root: Path = Path("/")) -> dict[str, str]:
+    """Return what identifies this machine for graphs on a CPU: system, architecture, processor and its ``instructions``.
+
+    The last are those instruction sets that decide which kernels ONNX Runtime has here: virtual machines of one name may
+    have them or not, and an INT8 graph that was made with VNNI saturates without.
+    """
+    text = _text(root / "proc/cpuinfo")
+    names = {"system": platform.system(), "architecture": platform.machine(), "processor": _processor(text)}
+    return {**names, "instructions": _instructions(text)}
 
 
 def board(root: Path = Path("/")) -> str:
@@ -44,8 +55,15 @@ def is_jetson(root: Path = Path("/")) -> bool:
     return "jetson" in model or ("nvidia" in model and "orin" in model)
 
 
-def _processor() -> str:
-    lines = _text(Path("/proc/cpuinfo")).splitlines()
+def _instructions(cpuinfo: str) -> str:
+    """Return the flags (x86) or features (ARM) of ``_KERNELS`` that /proc/cpuinfo lists for the first core, in a row."""
+    lines = [line for line in cpuinfo.splitlines() if line.lower().startswith(("flags", "features"))]
+    listed = set(lines[0].split(":", 1)[-1].split()) if lines else set()
+    return " ".join(name for name in _KERNELS if name in listed)
+
+
+def _processor(cpuinfo: str) -> str:
+    lines = cpuinfo.splitlines()
     names = [line.split(":", 1)[1].strip() for line in lines if line.lower().startswith(("model name", "hardware"))]
     return names[0] if names else platform.processor()
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import numpy as np
 
+from calibration.quantise import greatest_weight
 from edge_ad.bundle import Bundle
 from edge_ad.engines import artefacts, wiring
 from edge_ad.engines.backends import check_backend, check_precision
+from edge_ad.engines.benchmark import side_by_side, slower
 from edge_ad.engines.gate import Gate, explain_int8, measure_gate
 from edge_ad.engines.int8 import DIALECT, recipe_of
 from edge_ad.engines.maker import Maker, open_maker
@@ -22,8 +23,7 @@ from edge_ad.engines.search import MAX_FLIP
 from edge_ad.engines.tensorrt_progress import Say
 from edge_ad.errors import BadInput
 
-_WARM_UPS = 3
-_TIMED = 20
+_NARROW = 7  # bits of a weight where sums saturate
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class BuildReport:
 
     ``precisions`` by graph; ``latency_ms`` p50 of a whole frame by precision; ``refusal`` says which graph to change,
     and is None when the engine was accepted; ``folder`` is where it lies, None when it was refused. ``gate`` is what was
-    measured of an int8 engine, which it alone decides about.
+    measured of an int8 engine, which it alone decides about; ``weight_bits`` are those of its weights on a CPU.
     """
 
     backend: str
@@ -53,6 +53,17 @@ class BuildReport:
     refusal: str | None
     folder: Path | None
     gate: Gate | None = None
+    weight_bits: int | None = None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the owner should know of this processor: weights of fewer bits, and a precision that gains no time."""
+        found = []
+        if self.weight_bits == _NARROW:
+            found.append("weights have 7 bits: on this processor sums of 8-bit products saturate (x86 without VNNI)")
+        if self.backend == "onnxruntime" and self.precision in self.latency_ms:
+            found += slower(self.precision, self.latency_ms[self.precision], self.latency_ms["fp32"])
+        return tuple(found)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values for JSON; an error that is not a finite number becomes null."""
@@ -66,6 +77,8 @@ class BuildReport:
             "golden_images": self.parity.images,
             "verdict_flips": self.parity.flips,
             "latency_ms_p50": self.latency_ms,
+            "weight_bits": self.weight_bits,
+            "notes": list(self.notes),
             "accepted": self.refusal is None,
             "refusal": self.refusal,
             "engine": None if self.folder is None else str(self.folder),
@@ -100,7 +113,7 @@ def build(
     gate, refusal = None, None
     with Pipeline(bundle, threads=threads) as reference, _open(bundle, precision, maker, engines) as candidate:
         parity = compare(candidate, bundle)
-        latency = _latency(bundle, {"fp32": reference, precision: candidate})
+        latency = side_by_side(bundle, {"fp32": reference, precision: candidate})
         if recipe is not None:
             gate = measure_gate(candidate, reference, bundle, chosen.max_flip, chosen.labelled)
             refusal = gate.refused and explain_int8(
@@ -112,7 +125,8 @@ def build(
     if refusal is None:
         folder = artefacts.store(bundle, maker.backend, precision, maker.files(engines), sorted(keep_fp32))
         artefacts.make_current(bundle, backend, precision)
-    return BuildReport(backend, precision, bundle.path, maker.precisions, parity, latency, refusal, folder, gate)
+    bits = greatest_weight(DIALECT[backend]).bit_length() + 1 if recipe is not None else None
+    return BuildReport(backend, precision, bundle.path, maker.precisions, parity, latency, refusal, folder, gate, bits)
 
 
 def explain(bundle: Bundle, precision: str, maker: Maker, engines: Mapping[str, bytes]) -> str:
@@ -154,15 +168,3 @@ def _check_graph_names(bundle: Bundle, names: Iterable[str]) -> None:
     for name in names:
         if name not in bundle.graphs:
             raise BadInput(f"--keep-fp32 {name!r} is not a graph of {bundle.path}; it has {', '.join(bundle.graphs)}")
-
-
-def _latency(bundle: Bundle, pipelines: dict[str, Pipeline]) -> dict[str, float]:
-    """Return the median milliseconds of a frame; the pipelines take turns, so that both see the same machine."""
-    images = bundle.golden.images
-    times: dict[str, list[float]] = {name: [] for name in pipelines}
-    for turn in range(_WARM_UPS + _TIMED):
-        for name, pipeline in pipelines.items():
-            start = perf_counter()
-            pipeline.infer(images[turn % len(images)])
-            times[name].append((perf_counter() - start) * 1000.0)
-    return {name: float(np.median(values[_WARM_UPS:])) for name, values in times.items()}

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from edge_ad.bundle import Bundle
-from edge_ad.engines.benchmark import benchmark, peak_rss_mb, quantiles
+from edge_ad.engines.benchmark import benchmark, peak_rss_mb, quantiles, slower
+from edge_ad.engines.derive import derive
 from edge_ad.engines.pipeline import Pipeline
 from edge_ad.errors import BadInput
 
@@ -48,6 +49,8 @@ def test_a_run(tiny_bundle: Bundle) -> None:
         "rss_mb",
         "first_verdict_s",
         "loop_overhead_ms",
+        "beside_fp32_ms_p50",
+        "notes",
     ]
     assert (value["backend"], value["precision"]) == ("onnxruntime", "fp32")
     assert (value["preset"], value["frames"]) == ("fast", 20)
@@ -66,6 +69,26 @@ def test_a_run(tiny_bundle: Bundle) -> None:
     assert value["end_to_end_ms"]["max"] >= value["engine_ms"]["max"] > 0
     assert 10 < value["rss_mb"] < 5000
     assert value["first_verdict_s"] >= 0
+    assert (value["beside_fp32_ms_p50"], value["notes"]) == (None, [])
+
+
+def test_another_precision_is_timed_beside_fp32(tiny_bundle: Bundle) -> None:
+    graphs = derive(tiny_bundle, "fp16")
+    open_fp16 = lambda: Pipeline(tiny_bundle, precision="fp16", threads=1, graphs=graphs)  # noqa: E731
+    value = benchmark(tiny_bundle, open_fp16, frames=2).to_json()
+    beside = value["beside_fp32_ms_p50"]
+    assert list(beside) == ["fp16", "fp32"]
+    assert min(beside.values()) > 0
+    assert bool(value["notes"]) == (beside["fp16"] >= beside["fp32"])
+
+
+@pytest.mark.parametrize(
+    ("precision", "own", "full", "told"),
+    [("int8", 9.0, 10.0, False), ("int8", 10.0, 10.0, True), ("fp16", 12.0, 10.0, True), ("fp32", 10.0, 10.0, False)],
+)
+def test_a_precision_that_gains_no_time_is_told(precision: str, own: float, full: float, told: bool) -> None:
+    wanted = [f"{precision} is no faster than fp32 on this processor ({own:.2f} against {full:.2f} ms a frame)"]
+    assert [text.split(":")[0] for text in slower(precision, own, full)] == wanted * told
 
 
 def test_no_frames(tiny_bundle: Bundle) -> None:

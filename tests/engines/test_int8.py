@@ -11,9 +11,11 @@ import numpy as np
 import onnx
 import pytest
 
+from calibration.cpu import weight_limit
 from calibration.placement import DIALECTS
 from edge_ad.bundle import Bundle, Quantisation, open_bundle, write_bundle
 from edge_ad.cli.app import main
+from edge_ad.cli.build_engine import describe
 from edge_ad.data.images import Image
 from edge_ad.engines import artefacts
 from edge_ad.engines.build import Int8Options, build
@@ -73,6 +75,33 @@ def test_int8_is_accepted_and_becomes_current(calibrated: Path) -> None:
         assert a.score == pytest.approx(b.score, abs=0.1)
         assert (a.raw != b.raw).any()
     json.dumps(report.to_json(), allow_nan=False)
+    assert report.weight_bits == (8 if weight_limit() == 127 else 7)
+
+
+def test_the_owner_is_told_what_this_processor_lacks(calibrated: Path) -> None:
+    report = replace(build(open_bundle(calibrated), "int8", threads=1), latency_ms={"fp32": 4.0, "int8": 3.0})
+    assert replace(report, weight_bits=8).notes == ()
+    assert "7 bits" in replace(report, weight_bits=7).notes[0]
+    told = replace(report, weight_bits=8, latency_ms={"fp32": 3.0, "int8": 4.0})
+    assert "int8 is no faster than fp32 on this processor (4.00 against 3.00 ms a frame)" in told.notes[0]
+    assert told.to_json()["notes"] == list(told.notes)
+    assert any(line == f"note: {told.notes[0]}" for line in describe(told))
+    assert replace(told, backend="tensorrt").notes == ()  # its FP32 reference ran on the CPU
+
+
+@pytest.mark.parametrize("lost", ["avx512_vnni", "asimddp"])
+def test_an_engine_of_a_processor_with_other_kernels_is_refused(
+    calibrated: Path, monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    """Virtual machines of one name differ: weights of 8 bits would saturate where VNNI is masked."""
+    here = {"system": "Linux", "architecture": "x86_64", "processor": "AMD EPYC", "instructions": f"avx2 {lost}"}
+    bundle = open_bundle(calibrated)
+    monkeypatch.setattr("edge_ad.engines.onnxruntime.machine", lambda: here)
+    build(bundle, "int8", threads=1)
+    Pipeline(bundle, precision="int8", threads=1).close()
+    monkeypatch.setattr("edge_ad.engines.onnxruntime.machine", lambda: {**here, "instructions": "avx2"})
+    with pytest.raises(BadInput, match=r"was made for machine .* rebuild with `edge-ad build-engine --int8`"):
+        Pipeline(bundle, precision="int8", threads=1)
 
 
 def test_ranges_times_a_tenth_are_refused(tmp_path: Path) -> None:

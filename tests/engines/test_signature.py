@@ -187,7 +187,7 @@ def test_the_same_of_onnxruntime(tmp_path: Path) -> None:
     build(bundle, "fp16", threads=1)
     path = artefacts.engine_folder(bundle.path, "onnxruntime", "fp16") / signature.FILE
     held = json.loads(path.read_text())
-    assert list(held["machine"]) == ["system", "architecture", "processor"]
+    assert list(held["machine"]) == ["system", "architecture", "processor", "instructions"]
     for field in leaves(held):
         path.write_text(json.dumps(changed(held, field), indent=1) + "\n")
         with pytest.raises(BadInput, match="rebuild with `edge-ad build-engine --fp16`"):
