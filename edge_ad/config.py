@@ -156,9 +156,13 @@ class RunTable(Table):
 
 
 class CameraTable(Table):
-    """How live cameras are watched; ``clock``: by their own clock, which tells how late their pictures arrive."""
+    """How live cameras are watched; ``clock``: by their own clock, which tells how late their pictures arrive.
+
+    ``liveness``: what proves besides that a picture is new, ``counter`` or ``blink:X,Y,WIDTH,HEIGHT@HZ``.
+    """
 
     clock: bool = True
+    liveness: list[str] = Field(default_factory=list)
 
 
 class AlarmTable(Table):

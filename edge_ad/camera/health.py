@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zlib
+from collections import deque
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,7 +14,12 @@ from edge_ad.camera.measure import Finder, Light, Place, edge_field, grey, light
 from edge_ad.camera.reference import HealthReference
 
 _SAMPLE = 160  # about this many rows are enough for a histogram
-_ROWS = 8  # about this many tell nearly every picture from the one before
+_REMEMBERED = 16  # a driver with stale buffers gives them in turn
+_LEAST_REGION = 64 * 64  # pixels; a smaller region may well look the same twice
+_CLIPPED = 0.9  # of a region black or saturated: it looks the same however well the camera is
+
+Region = tuple[int, int, int, int]
+"""The judged piece of a picture: x, y, width, height in pixels."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +51,7 @@ class HealthLimits:
 
 @dataclass(frozen=True)
 class Health:
-    """What a check found: ``fault`` is a reason or None; ``repeats`` counts exact repetitions of one picture.
+    """What a check found: ``fault`` is a reason or None; ``repeats`` counts exact repetitions of pictures, in a row.
 
     Frames that were not looked at, between two that show the same to the last bit, count as repetitions.
     """
@@ -56,20 +63,26 @@ class Health:
 class CameraHealth:
     """Checks the pictures of one source in their order.
 
-    Cameras (live and synthetic) must never repeat a picture to the last bit: sensors have noise. Video files may, so
-    they are not checked for it; images of a folder may also differ in size. With a ``reference`` pictures are compared
-    with the goods as well.
+    Cameras (live and synthetic) must never repeat one of their last pictures to the last bit: sensors have noise. Video
+    files may, so they are not checked for it; images of a folder may also differ in size. With a ``reference`` pictures
+    are compared with the goods as well. With a ``region`` that is what must not repeat: a clock that the camera writes
+    beside it is no sign of life. One that is too small, black or saturated may repeat; then the whole picture must not.
     """
 
     def __init__(
-        self, kind: SourceKind, limits: HealthLimits | None = None, reference: HealthReference | None = None
+        self,
+        kind: SourceKind,
+        limits: HealthLimits | None = None,
+        reference: HealthReference | None = None,
+        region: Region | None = None,
     ) -> None:
         self.limits = limits or HealthLimits()
         self._camera = kind in ("live", "synthetic")
         self._fixed_size = kind != "images"
         self._size: tuple[int, int] | None = None
-        self._last: Image | None = None
-        self._rows = b""
+        self._region = region
+        self._last: tuple[bool, bytes] | None = None
+        self._remembered: deque[tuple[bool, bytes]] = deque(maxlen=_REMEMBERED)
         self._stamp: float | None = None
         self._index = -1
         self._repeats = 0
@@ -86,28 +99,33 @@ class CameraHealth:
         frame = image if isinstance(image, Frame) else None
         picture = image.image if isinstance(image, Frame) else image
         index = frame.index if frame is not None else self._index + 1
-        seen = glance_of(frame) if frame is not None else _glance(picture)
-        self._count_repeats(picture, seen.rows, frame.stamp if frame is not None else stamp, index)
+        seen = glance_of(frame, self._region) if frame is not None else _glance(picture, self._region)
+        self._count_repeats((seen.whole, seen.digest), frame.stamp if frame is not None else stamp, index)
         fault = self._resolution(picture) or self._light(seen.light) or self._frozen()
         if fault is None and placed and self._likeness is not None:
             fault = self._likeness.fault(self._likeness.view(image))
         return Health(fault, self._repeats)
 
-    def _count_repeats(self, image: Image, rows: bytes, stamp: float | None, index: int) -> None:
+    def _count_repeats(self, seen: tuple[bool, bytes], stamp: float | None, index: int) -> None:
         if not self._camera:
             return
         passed, self._index = max(index - self._index, 1), index
-        # Nearly every picture differs from the one before in the rows already, and then nothing else is read.
-        same = rows == self._rows and self._last is not None and np.array_equal(image, self._last)
-        self._repeats = self._repeats + passed if same else 0
-        self._last, self._rows = image, rows
+        if seen == self._last:
+            self._repeats += passed
+        elif seen in self._remembered:
+            self._repeats += 1
+        else:
+            self._repeats = 0
+            self._remembered.append(seen)
+        self._last = seen
         still = stamp is not None and self._stamp is not None and stamp == self._stamp
         self._stuck = self._stuck + passed if still else 0
         self._stamp = stamp
 
     def _frozen(self) -> str | None:
         if self._repeats:
-            return f"frozen: the picture repeats the one before to the last bit ({self._repeats} in a row)"
+            what = "picture" if self._last is None or self._last[0] else "judged region"
+            return f"frozen: the {what} repeats an earlier one to the last bit ({self._repeats} in a row)"
         if self._stuck >= self.limits.frozen_after - 1:
             return f"frozen: the camera's time stamp stands still ({self._stuck} in a row)"
         return None
@@ -129,20 +147,43 @@ class CameraHealth:
 
 
 class Glance(NamedTuple):
-    """What a healthy camera is told by first: the light of a picture, and a few of its rows as they are."""
+    """What a healthy camera is told by first: the light of a picture, and a digest of its region, or of the ``whole``."""
 
     light: Light
-    rows: bytes
+    whole: bool
+    digest: bytes
 
 
-def glance_of(frame: Frame) -> Glance:
+def glance_of(frame: Frame, region: Region | None = None) -> Glance:
     """Return what a first look at a frame's picture finds; made once for all who ask."""
-    return frame.once("glance", lambda: _glance(frame.image))
+    return frame.once(("glance", region), lambda: _glance(frame.image, region))
 
 
-def _glance(image: Image) -> Glance:
+def _glance(image: Image, region: Region | None) -> Glance:
     sampled = image[:: max(1, min(image.shape[:2]) // _SAMPLE)]
-    return Glance(light(grey(sampled)), image[:: max(1, image.shape[0] // _ROWS)].tobytes())
+    looked, whole = image, True
+    if region is not None:
+        x, y, width, height = region
+        cut = image[y : y + height, x : x + width]
+        if cut.shape[0] * cut.shape[1] >= _LEAST_REGION and not _clipped(cut):
+            looked, whole = cut, False
+    return Glance(light(grey(sampled)), whole, digest(looked))
+
+
+def _clipped(region: Image) -> bool:
+    """Whether nearly all of a region is black or saturated."""
+    rows = region[:: max(1, region.shape[0] // 16)]
+    return bool(((rows == 0) | (rows == 255)).mean() > _CLIPPED)
+
+
+def digest(image: Image) -> bytes:
+    """Return 12 bytes that differ for pictures u8[H,W,3] that differ in a value: columns joined by XOR, and 16 whole rows."""
+    rows = np.ascontiguousarray(image).reshape(image.shape[0], -1)
+    even = rows.shape[1] // 8 * 8
+    joined = np.bitwise_xor.reduce(rows[:, :even].view(np.uint64), axis=0)
+    rest = np.bitwise_xor.reduce(rows[:, even:], axis=0)
+    few = rows[:: max(1, rows.shape[0] // 16)]
+    return b"".join(zlib.crc32(part).to_bytes(4, "little") for part in (joined, rest, few.tobytes()))
 
 
 class Likeness:

@@ -15,6 +15,7 @@ from edge_ad.camera.pump import Pump
 from edge_ad.camera.settings import CameraSettings
 from edge_ad.errors import DeviceFault, EdgeAdError
 
+_HALF_OF_16_BITS = 1 << 15
 LAG_HOLD_S = 1.0
 SLICE_S = 0.25
 """A read returns at least so often, so that whoever reads can be stopped."""
@@ -68,6 +69,8 @@ class Live:
         self._was_open = False
         self._closed = False
         self._meter: LagMeter | None = None
+        self._number: int | None = None
+        self._counts = False  # whether the camera's frame numbers were seen to go on
         self._late_since: float | None = None
 
     @property
@@ -130,7 +133,7 @@ class Live:
             return
         self._was_open, self._first, self._since = True, True, time.monotonic()
         self.fps, self.settings = pump.handle.fps, pump.handle.settings
-        self._late_since = None
+        self._late_since, self._number, self._counts = None, None, False
         if self._patience.lag_s is not None:
             known, shared = getattr(pump.handle, "delay_s", 0.0), getattr(pump.handle, "shared_clock", False)
             self._meter = LagMeter(known, shared=shared)
@@ -163,6 +166,19 @@ class Live:
         self.restarts.lags += 1
         return self._lost(pump, f"its pictures arrive {lag:.1f} s late; it is opened again to drop what waits", False)
 
+    def _stale(self, number: int | None) -> str | None:
+        """Return why the camera's own number tells that a picture is not new, or None."""
+        before, self._number = self._number, number
+        if number is None or before is None:
+            return None
+        # Numbers of 16 bits begin again.
+        if number > before or before - number > _HALF_OF_16_BITS:
+            self._counts = True
+            return None
+        if not self._counts:
+            return None
+        return f"frozen: the camera's frame number is {number} after {before}: a picture that was there before"
+
     def _limit_s(self, pump: Pump) -> float:
         if pump.handle is None:
             return self._patience.open_s
@@ -192,8 +208,9 @@ class Live:
         index, self._index = self._index, self._index + 1
         lag = self.lag_s
         captured_at, wall = shot.captured_at - (lag or 0.0), shot.captured_wall - (lag or 0.0)
-        if shot.image is None:
-            reason = f"corrupt: {shot.spoiled or 'the camera gave an empty frame'}"
+        stale = self._stale(shot.number)
+        if shot.image is None or stale:
+            reason = stale or f"corrupt: {shot.spoiled or 'the camera gave an empty frame'}"
             return BadFrame(reason, index, captured_at, wall, self.name, str(index))
         return Frame(
             shot.image, index, captured_at, wall, self.name, str(index), shot.stamp, lag_s=lag, number=shot.number

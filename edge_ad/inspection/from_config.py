@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from edge_ad.camera.liveness import parse_liveness
 from edge_ad.config import AlarmTable, CameraTable, RecordTable, RunTable, load_config
 from edge_ad.errors import BadInput
 from edge_ad.inspection.alarm import AlarmRule
@@ -31,6 +32,7 @@ def loop_settings(run: RunTable, alarm: AlarmTable, camera: CameraTable | None =
         max_frames=run.max_frames,
         max_age_ms=run.max_age_ms,
         clock=camera is None or camera.clock,
+        liveness=parse_liveness(camera.liveness if camera is not None else ()),
         give_up_s=run.give_up_s,
         part=PartSettings(
             run.presence,

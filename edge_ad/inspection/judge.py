@@ -99,7 +99,7 @@ class Judge:
 
     def prepare(self, frame: Frame) -> None:
         """Do what a frame needs before the engines, ahead of its turn: first look and resize; from any thread."""
-        glance_of(frame)
+        glance_of(frame, self._view.region)
         if self._view.fault(frame.image) is None:
             self._tiles(frame)
 

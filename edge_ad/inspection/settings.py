@@ -7,6 +7,7 @@ from pathlib import Path
 
 from edge_ad.camera.frames import SourceKind
 from edge_ad.camera.health import HealthLimits
+from edge_ad.camera.liveness import Liveness
 from edge_ad.camera.reference import HealthReference
 from edge_ad.camera.settings import CameraSettings
 from edge_ad.errors import BadInput
@@ -58,13 +59,14 @@ class LoopSettings:
     (DeviceFault); with ``patient`` (a service) a live camera that was not there yet is waited for without end.
     ``reference``: how healthy pictures of goods look, ``camera``: how the camera was set when they were taken; None
     where that is not known. ``clock``: a live camera's own clock tells how late its pictures arrive; a lasting lag beyond
-    ``max_age_ms`` opens it again.
+    ``max_age_ms`` opens it again. ``liveness``: what proves besides that a live camera shows what is now.
     """
 
     realtime: bool = False
     max_frames: int | None = None
     max_age_ms: float = 1000.0
     clock: bool = True
+    liveness: Liveness = Liveness()
     give_up_s: float = 30.0
     patient: bool = False
     health: HealthLimits = field(default_factory=HealthLimits)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from edge_ad.camera.frames import BadFrame, Delivered, End, Frame, Source, SourceError
 from edge_ad.camera.health import CameraHealth, Likeness
+from edge_ad.camera.liveness import Liveness, LivenessCheck
 from edge_ad.camera.mailbox import Delivery, Mailbox
 from edge_ad.camera.reader import Reader
 from edge_ad.camera.settings import CameraSettings, difference, settings_of
@@ -79,7 +80,8 @@ class Station:
         self.mailbox = Mailbox(settings.drops(source.kind), changed, deadline_s=deadline_s)
         self._reader = Reader(source, self.mailbox, prepare if parting is None else None)
         self._settings = settings
-        self._health = CameraHealth(source.kind, settings.health)
+        self._health = CameraHealth(source.kind, settings.health, region=settings.view.region)
+        self._liveness = LivenessCheck(settings.liveness if source.kind == "live" else Liveness())
         self._likeness = Likeness(settings.reference, settings.health) if settings.reference else None
         self._heard = time.monotonic()
         self._first = True
@@ -211,7 +213,8 @@ class Station:
             # The same picture again is nothing new to judge; only when it goes on is the camera frozen.
             self._duplicates += 1
             return None
-        fault = health.fault or self._view.fault(frame.image) or self._set_differently()
+        unproved = self._liveness.fault(frame)
+        fault = health.fault or unproved or self._view.fault(frame.image) or self._set_differently()
         if fault is None and self._parting is None:
             fault = self._unlike(frame)
         if fault:

@@ -52,6 +52,11 @@ class View:
     roi: Roi | None = None
     grid: Grid = Grid()
 
+    @property
+    def region(self) -> tuple[int, int, int, int] | None:
+        """The region of interest as x, y, width, height; None for the whole picture."""
+        return None if self.roi is None else (self.roi.x, self.roi.y, self.roi.width, self.roi.height)
+
     def crop(self, image: Image) -> Image:
         """Return the region of interest of a picture u8[H,W,3]; see ``fault`` for one that has no such region."""
         if self.roi is None:

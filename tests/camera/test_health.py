@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from edge_ad.camera.frames import Frame, SourceKind
-from edge_ad.camera.health import CameraHealth, HealthLimits
+from edge_ad.camera.health import CameraHealth, HealthLimits, digest
 from tests.camera.pictures import Image, noise
 
 
@@ -70,6 +72,78 @@ def test_one_changed_pixel_is_no_repetition() -> None:
     changed = noise(1)
     changed[7, 9, 1] ^= 1  # not in one of the rows that are looked at first
     assert health.check(changed).repeats == 0
+
+
+def with_clock(picture: Image, tick: int) -> Image:
+    """The picture with a clock that the camera writes into its upper left corner."""
+    image = picture.copy()
+    image[:8, :16] = tick
+    return image
+
+
+REGION = (64, 32, 100, 80)
+
+
+def test_a_clock_beside_the_judged_region_is_no_sign_of_life() -> None:
+    """60 frames of a camera that is frozen from the second on, while the clock it writes goes on."""
+    still = noise(1, 128, 192)
+    whole, judged = CameraHealth("live"), CameraHealth("live", region=REGION)
+    frames = [Frame(with_clock(still, tick), tick, 0.0, 0.0, "cam", "") for tick in range(60)]
+    assert sum(whole.check(frame).fault is None for frame in frames) == 60, "the whole picture changes"
+    found = [judged.check(frame) for frame in frames]
+    assert sum(health.fault is None for health in found) == 1
+    assert found[1].fault == "frozen: the judged region repeats an earlier one to the last bit (1 in a row)"
+
+
+@pytest.mark.parametrize("buffers", [2, 3, 16])
+def test_stale_buffers_in_turn_are_frozen(buffers: int) -> None:
+    health = CameraHealth("live")
+    found = [health.check(noise(tick % buffers)).fault for tick in range(60)]
+    assert sum(fault is None for fault in found) == buffers
+    assert all(fault is not None for fault in found[buffers:])
+
+
+def test_a_picture_that_is_new_ends_the_repetitions() -> None:
+    health = CameraHealth("live")
+    assert [health.check(noise(seed)).repeats for seed in (1, 2, 1, 2, 3, 4)] == [0, 0, 1, 2, 0, 0]
+
+
+def test_a_thousand_noisy_pictures_of_one_scene_never_repeat() -> None:
+    """A sensor of 1.5 grey levels of noise before a still scene, region and whole."""
+    rng = np.random.default_rng(5)
+    scene = noise(1, 96, 128).astype(np.float32)
+    health = CameraHealth("live", region=(20, 10, 100, 80))
+    for _ in range(1000):
+        picture = np.clip(np.rint(scene + rng.normal(0.0, 1.5, scene.shape)), 0, 255).astype(np.uint8)
+        assert health.check(picture).fault is None
+
+
+@pytest.mark.parametrize("value", [0, 255])
+def test_a_region_that_is_black_or_saturated_says_nothing(value: int) -> None:
+    """The empty stage before a back light looks the same however well the camera is."""
+    health = CameraHealth("live", region=REGION)
+    for seed in range(10):
+        picture = noise(seed, 128, 192)
+        picture[32:112, 64:164] = value
+        assert health.check(picture).repeats == 0
+    assert health.check(picture).repeats == 1, "the whole picture repeats"
+
+
+def test_a_small_region_says_nothing() -> None:
+    health = CameraHealth("live", region=(0, 0, 8, 8))
+    still = noise(1, 128, 192)[:8, :8]
+    for seed in range(2, 6):
+        picture = noise(seed, 128, 192)
+        picture[:8, :8] = still
+        assert health.check(picture).repeats == 0
+
+
+@given(st.integers(0, 47), st.integers(0, 63), st.integers(0, 2), st.integers(1, 255))
+def test_any_changed_value_changes_the_digest(row: int, column: int, channel: int, change: int) -> None:
+    picture = noise(1, 48, 61 + column % 3)  # widths that are no multiple of eight bytes
+    changed = picture.copy()
+    changed[row, min(column, changed.shape[1] - 1), channel] ^= change
+    assert digest(changed) != digest(picture)
 
 
 @pytest.mark.parametrize(("kind", "faulty"), [("live", True), ("synthetic", True), ("video", True), ("images", False)])

@@ -107,7 +107,7 @@ def test_a_frame_is_resized_once_for_health_and_judge(reference: HealthReference
     frame = Frame(np.asarray(image, np.uint8), 0, 0.0, 0.0, "cam", "0")
     CameraHealth("images", reference=reference).check(frame)
     assert frame.resized((SIDE, SIDE)) is frame.resized((SIDE, SIDE))
-    assert set(frame._made) == {"glance", (SIDE, SIDE)}
+    assert set(frame._made) == {("glance", None), (SIDE, SIDE)}
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,27 @@ class Script:
         self.closed = True
 
 
+class Lockstep(Script):
+    """Waits until the frame before has been looked at, so that none is overwritten; ``loop`` is the one that reads it."""
+
+    loop: Loop | None = None
+
+    def read(self, timeout_s: float) -> Read:
+        deadline = time.monotonic() + 5.0
+        while self.loop is not None and self.loop.stations[0].mailbox.ready and time.monotonic() < deadline:
+            time.sleep(0.0005)
+        return super().read(timeout_s)
+
+
+def run_lockstep(frames: Iterable[Read], settings: LoopSettings) -> tuple[Loop, list[Event]]:
+    """Run a loop that finds everything OK over all frames of one live camera."""
+    source = Lockstep(frames, kind="live")
+    loop, events = make_loop(Arithmetic(), [source], settings)
+    source.loop = loop
+    loop.run()
+    return loop, events
+
+
 def bad(index: int) -> BadFrame:
     return BadFrame("corrupt: test", index, time.monotonic(), time.time(), "cam", str(index))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -14,8 +15,9 @@ from edge_ad.camera.frames import End, Frame, SourceError
 from edge_ad.camera.health import HealthLimits
 from edge_ad.errors import BadInput, DeviceFault
 from edge_ad.inspection.settings import LoopSettings
+from edge_ad.inspection.view import Roi, View
 from tests.camera.pictures import noise
-from tests.inspection.line import Arithmetic, Script, bad, check_account, make_loop, run_loop
+from tests.inspection.line import Arithmetic, Script, bad, check_account, make_loop, run_lockstep, run_loop
 
 
 def test_one_event_a_frame_in_order_with_its_verdict() -> None:
@@ -151,6 +153,27 @@ def test_repetitions_of_a_live_camera_are_dropped_until_it_counts_as_frozen() ->
     )
     loop.run()
     assert [(event.frame, event.verdict) for event in events] == [(0, "OK"), (3, "NONE"), (4, "NONE"), (5, "NONE")]
+    assert loop.stations[0].counters.dropped == 2
+    check_account(loop)
+
+
+def frozen_with_a_clock(tick: int) -> Frame:
+    image = noise(1, 128, 192)
+    image[:8, :16] = tick
+    return Frame(image, tick, time.monotonic(), time.time(), "cam", str(tick))
+
+
+def alternating(tick: int) -> Frame:
+    return Frame(noise(tick % 2), tick, time.monotonic(), time.time(), "cam", str(tick))
+
+
+@pytest.mark.parametrize(("made", "new"), [(frozen_with_a_clock, 1), (alternating, 2)])
+def test_a_frozen_camera_is_not_judged_however_it_hides(made: Callable[[int], Frame], new: int) -> None:
+    """60 frames: a clock beside the judged region goes on, or two stale buffers come in turn."""
+    view = View(Roi(64, 32, 100, 80)) if made is frozen_with_a_clock else View()
+    loop, events = run_lockstep((made(tick) for tick in range(60)), LoopSettings(max_age_ms=60_000, view=view))
+    assert [event.verdict for event in events] == ["OK"] * new + ["NONE"] * (58 - new)
+    assert {event.reason.split(":")[0] for event in events if event.reason} == {"frozen"}
     assert loop.stations[0].counters.dropped == 2
     check_account(loop)
 
