@@ -10,12 +10,13 @@ import fcntl
 import json
 import os
 import socket
-import threading
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from edge_ad.errors import BadInput
+from edge_ad.supervision import SupervisedThread
 
 LONGEST_TOLD = 2000
 _ANSWER_S = 0.5
@@ -81,7 +82,7 @@ class Targets:
                 taken.close()
                 raise BadInput(f"{what} is in use by {words(_ask(name))}: {advice}") from None
             self._sockets.append(taken)
-            threading.Thread(target=_answer, args=(taken,), name=f"lock {name}", daemon=True).start()
+            SupervisedThread(f"lock {name}", partial(_answer, taken)).start()
 
     def close(self) -> None:
         """Let go of all."""

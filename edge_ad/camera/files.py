@@ -11,6 +11,7 @@ from edge_ad.camera.frames import BadFrame, End, Frame, Image, Read, SourceKind
 from edge_ad.camera.opencv import quiet, to_rgb
 from edge_ad.data.images import SUFFIXES, list_images, read_image
 from edge_ad.errors import BadInput
+from edge_ad.text import is_utf8
 
 __all__ = ["ImageFiles", "VideoFile", "quiet", "to_rgb"]
 
@@ -111,6 +112,8 @@ class VideoFile:
 def _open_video(path: Path) -> cv2.VideoCapture:
     # An absolute path: FFmpeg would take "a:b.mp4" for a protocol.
     target = str(path.resolve())
+    if not is_utf8(target):  # OpenCV would end the process
+        raise BadInput(f"the name of {path} is no UTF-8, which OpenCV cannot open: rename it, or a folder above it")
     limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, OPEN_TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, READ_TIMEOUT_MS]
     with quiet():
         if cv2.videoio_registry.hasBackend(cv2.CAP_FFMPEG):

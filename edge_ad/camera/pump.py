@@ -7,6 +7,7 @@ import time
 
 from edge_ad.camera.handles import Failure, Handle, Opener, Shot
 from edge_ad.errors import EdgeAdError
+from edge_ad.supervision import SupervisedThread
 
 
 class Pump:
@@ -25,7 +26,7 @@ class Pump:
         self.handle: Handle | None = None
         self.failure: Exception | None = None
         # A daemon, because a driver that hangs cannot be ended.
-        self._thread = threading.Thread(target=self._run, name=f"camera {name}", daemon=True)
+        self._thread = SupervisedThread(f"camera {name}", self._run, restart=False)
         self._thread.start()
 
     @property

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from edge_ad.camera.frames import BadFrame, End, Frame, Source, SourceError
 from edge_ad.camera.mailbox import Mailbox
+from edge_ad.supervision import SupervisedThread
 
 READ_TIMEOUT_S = 1.0
 RETRY_S = 0.2
@@ -25,7 +26,7 @@ class Reader:
         self._prepare = prepare
         self._stop = threading.Event()
         # A daemon, because a read that hangs in a driver cannot be ended: the thread is left behind.
-        self._thread = threading.Thread(target=self._run, name=f"reader {source.name}", daemon=True)
+        self._thread = SupervisedThread(f"reader {source.name}", self._run, restart=False)
 
     def start(self) -> None:
         """Start reading."""
@@ -39,7 +40,7 @@ class Reader:
         waited = self._stop.is_set()
         self._stop.set()
         self._mailbox.close()
-        if self._thread.ident is not None and not waited:
+        if not waited:
             self._thread.join(wait_s)
         if not self._thread.is_alive():
             self._source.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from edge_ad.camera.frames import Source
@@ -11,6 +12,7 @@ from edge_ad.camera.settings import CameraSettings, parse_settings
 from edge_ad.camera.uri import Address, existing, parse_uri
 from edge_ad.data.images import SUFFIXES
 from edge_ad.errors import DeviceFault
+from edge_ad.text import MAX_NAME, storable
 
 IMAGES_FPS = 10.0
 
@@ -32,6 +34,7 @@ def open_source(
     folder that cannot be a source.
     """
     address = parse_uri(uri)
+    address = replace(address, name=storable(address.name, MAX_NAME))
     if address.kind in ("synthetic", "faults"):
         from edge_ad.camera.synthetic import open_faults, open_synthetic
 

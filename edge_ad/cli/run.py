@@ -60,7 +60,7 @@ def command(
 ) -> None:
     """Judge parts OK, WARN or NG, or NONE where nothing can be said, until the source ends or Ctrl-C."""
     from edge_ad.config import load_config, with_flags
-    from edge_ad.errors import require
+    from edge_ad.errors import DeviceFault, require
     from edge_ad.files import newest_bundle
 
     require("cv2", extra="cpu", needed_by="edge-ad run")
@@ -108,6 +108,8 @@ def command(
         signals=True,
     )
     typer.echo(summary.table(), err=target == "-" or "stdout:" in run.alarm)
+    if summary.faults:
+        raise DeviceFault(f"{'; '.join(summary.faults)}; the messages above tell more")
     if summary.interrupted:
         raise KeyboardInterrupt
 

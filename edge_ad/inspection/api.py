@@ -44,8 +44,9 @@ from edge_ad.inspection.sinks import CallSink, DriftSink, EventSink, StatusLine
 from edge_ad.inspection.stop import Stop
 from edge_ad.inspection.summary import Summary, summarise
 from edge_ad.inspection.view import View
-from edge_ad.inspection.watchdog import Watchdog
+from edge_ad.inspection.watchdog import ThreadWatch, Watchdog
 from edge_ad.redaction import redact
+from edge_ad.supervision import ThreadFaults
 
 PROOF_S = 10.0  # a dashboard asks for a completed cycle within so many seconds where no service manager does
 
@@ -79,7 +80,7 @@ def inspect(
     notifier = Notifier()
     chosen = replace(chosen, patient=chosen.patient or notifier.managed)
     uris = [cameras] if isinstance(cameras, str) else list(cameras)
-    stop, changed = Stop(), threading.Condition()
+    stop, changed, faults = Stop(), threading.Condition(), ThreadFaults()
     with contextlib.ExitStack() as stack:
         lock_line(outputs, stack)
         if signals:
@@ -92,19 +93,19 @@ def inspect(
         streams = stack.enter_context(contextlib.closing(Streams([pipeline, *more]))) if more else None
         reference, self_test = warm_up(streams or pipeline, opened)
         tiles, combine = tile_combiner(pipeline, opened, chosen.view, outputs.tile_goods)
-        wiring = Wiring(names, chosen, outputs, changed)
+        wiring = Wiring(names, chosen, outputs, changed, faults)
         stack.callback(wiring.close)
         thresholds = thresholds_of(opened, outputs, tiles)
         cascade = make_cascade(pipeline, opened, outputs, tiles is not None, thresholds, lambda: judge.thresholds)
         weight = opened.statistics.weight
         judge = Judge(streams or cascade, thresholds, weight, chosen.max_age_ms, chosen.view, combine)
-        reloader = Reloader(judge, lambda path: reload_thresholds(opened, outputs, tiles, path), opened.path)
+        reloader = Reloader(judge, lambda path: reload_thresholds(opened, outputs, tiles, path), opened.path, faults)
         stop.on_reload = reloader.ask
         watchdog = Watchdog(notifier, self_test, limit_s=PROOF_S if outputs.web else None)
         drift = DriftSink(None if tiles else make_drift(opened, outputs.cascade is not None))
         sinks: list[Sink] = [wiring.desk]
         if wiring.store is not None:
-            evidence = Evidence(wiring.store, outputs.record, chosen.view, reference, wiring.keeper.wake)
+            evidence = Evidence(wiring.store, outputs.record, chosen.view, reference, wiring.keeper.wake, faults)
             kept = StoreSink(wiring.store, lambda name: loop.account(name), evidence)
             sinks.append(kept)
         sinks += _open_sinks(stack, events, save, reference, chosen.view, on_event, status)
@@ -117,7 +118,7 @@ def inspect(
             sinks.append(web.panel)
         sinks += [drift, watchdog]
         partings = make_partings(opened, chosen, len(sources), wiring.calls, wiring.first_parts(names))
-        listeners: list[Listener] = [wiring.desk, watchdog, reloader]
+        listeners: list[Listener] = [wiring.desk, watchdog, reloader, ThreadWatch(faults)]
         listeners += [web.panel] if web is not None else []
         loop = Loop(judge, sources, sinks, chosen, listeners, partings, changed)
         stack.callback(watchdog.close)
@@ -130,7 +131,8 @@ def inspect(
         if web is not None:
             web.begin(loop, judge, wiring.desk, watchdog, drift, wiring.store, reference)
         loop.run()
-        return summarise(loop, pipeline.backend.name, pipeline.precision, stop.interrupted, drift.warnings)
+        summary = summarise(loop, pipeline.backend.name, pipeline.precision, stop.interrupted, drift.warnings)
+    return replace(summary, faults=faults.summary())  # with those of the end: the record was still being written
 
 
 def _open_sources(uris: Sequence[str], settings: LoopSettings, stack: contextlib.ExitStack) -> list[Source]:

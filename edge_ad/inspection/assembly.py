@@ -40,6 +40,8 @@ from edge_ad.outputs.targets import ADVICE, targets_of
 from edge_ad.scoring import BRANCHES, Thresholds, fuse
 from edge_ad.store import RecordSettings, Store
 from edge_ad.store.keeper import Keeper
+from edge_ad.supervision import ThreadFaults, tell
+from edge_ad.text import part_id, storable
 
 WARM_UP = 4
 MOST_EMPTY = 50
@@ -243,8 +245,14 @@ class Wiring:
     """The guard, the trigger, the store with its dispatcher and the desk of one run; ``close`` in reverse order."""
 
     def __init__(
-        self, names: Sequence[str], settings: LoopSettings, line: LineSettings, changed: threading.Condition
+        self,
+        names: Sequence[str],
+        settings: LoopSettings,
+        line: LineSettings,
+        changed: threading.Condition,
+        faults: ThreadFaults | None = None,
     ) -> None:
+        self.faults = faults or ThreadFaults()
         self.calls = Calls(changed)
         self._faulty: set[str] = set()
         self._stack = contextlib.ExitStack()
@@ -271,15 +279,15 @@ class Wiring:
 
     def _open_store(self, line: LineSettings) -> Store | None:
         slow = [make_output(uri) for uri in line.alarm if not is_fast(uri)]
-        self.dispatcher = Dispatcher(slow, line.backlog)
+        self.dispatcher = Dispatcher(slow, line.backlog, faults=self.faults)
         if line.store is None:
             if slow:
                 raise BadInput(f"the output {slow[0].name} needs a store: name a file for it with --store")
             return None
         folder = line.record.prepare(line.store)
-        store = Store(line.store, self.dispatcher.committed, self.dispatcher.outbox.add, folder)
+        store = Store(line.store, self.dispatcher.committed, self.dispatcher.outbox.add, folder, self.faults)
         self._stack.callback(store.close)
-        self.keeper = Keeper(line.store, folder, line.record.limits)
+        self.keeper = Keeper(line.store, folder, line.record.limits, self.faults)
         self._stack.callback(self.keeper.close)
         self._stack.callback(self.dispatcher.close)
         self.dispatcher.start(line.store)
@@ -293,10 +301,12 @@ class Wiring:
         if fast:
             calls = self._trigger not in ("", "camera")
             through = self._trigger if self._trigger in ("modbus", "gpio") else ""
-            self.guard = GuardLink(fast, line.hold_ms, len(names), self._heard, calls=calls, trigger=through)
+            self.guard = GuardLink(
+                fast, line.hold_ms, len(names), self._heard, calls=calls, trigger=through, faults=self.faults
+            )
             self._stack.callback(self.guard.close)
             self.calls.on_call = self.guard.called
-        trigger = None if address is None else open_trigger(address, self.calls)
+        trigger = None if address is None else open_trigger(address, self.calls, self.faults)
         if trigger is not None:
             self._stack.callback(trigger.close)
         if line.require_alarms:
@@ -310,19 +320,19 @@ class Wiring:
         """Take in what the guard tells, in its thread."""
         if record["kind"] == "trigger":
             if self._trigger in ("modbus", "gpio"):
-                self.calls.put(str(record["part"]), float(record["at"]))
+                self.calls.put(part_id(str(record["part"])), float(record["at"]))
         elif record["kind"] == "acknowledge":
             self.desk.acknowledge(int(record["number"]))
         elif record["kind"] == "channel":
             name, fault = record["name"], record["fault"]
             if fault is not None:
-                print(f"output fault: {name}: {fault}", file=sys.stderr, flush=True)
+                tell(storable(f"output fault: {name}: {fault}"))
                 self._faulty.add(name)
             elif name in self._faulty:
-                print(f"output {name} works again", file=sys.stderr, flush=True)
+                tell(storable(f"output {name} works again"))
                 self._faulty.discard(name)
         elif record["kind"] == "error":
-            print(f"output fault: {record['text']}", file=sys.stderr, flush=True)
+            tell(storable(f"output fault: {record['text']}"))
 
     def _prove(self) -> None:
         """Wait until every output works; DeviceFault names those that do not."""

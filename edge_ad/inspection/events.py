@@ -17,6 +17,7 @@ from typing import TextIO
 from edge_ad.errors import BadInput, DeviceFault
 from edge_ad.inspection.verdict import Verdict
 from edge_ad.outputs.payload import event_record
+from edge_ad.text import MAX_NAME, MAX_REASON, storable
 
 SYNC_EVERY_S = 1.0
 
@@ -32,7 +33,8 @@ class Event:
 
     ``time`` is the capture in wall-clock seconds since 1970 UTC; ``latency_ms`` runs from the capture to the verdict,
     for files from the moment the frame was taken up. ``frame`` and ``part`` are None for an outage without a frame;
-    ``score`` is None and ``z`` empty when the verdict is NONE; ``reason`` is None when it is OK.
+    ``score`` is None and ``z`` empty when the verdict is NONE; ``reason`` is None when it is OK. Texts are made
+    ``storable`` here, whatever a file name, a trigger or a driver gave: every record and output gets them from an event.
     """
 
     camera: str
@@ -45,6 +47,12 @@ class Event:
     latency_ms: float | None
     reason: str | None
     id: str = field(default_factory=new_id)
+
+    def __post_init__(self) -> None:
+        for name, longest in (("camera", MAX_NAME), ("part", MAX_NAME), ("reason", MAX_REASON)):
+            text = getattr(self, name)
+            if text is not None:
+                object.__setattr__(self, name, storable(text, longest))
 
     def line(self) -> str:
         """Return the event as one JSON object without a newline; keys in the documented order."""

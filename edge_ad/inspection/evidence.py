@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 import threading
 import time
 import zlib
@@ -27,6 +26,7 @@ from edge_ad.store.journal import day_of, event_line
 from edge_ad.store.jpeg import with_comment
 from edge_ad.store.keeper import yield_to_others
 from edge_ad.store.retention import GB
+from edge_ad.supervision import SupervisedThread, ThreadFaults, tell
 
 CROP_QUALITY = 90  # of JPEG, 0 to 100
 MAP_QUALITY = 80
@@ -62,6 +62,7 @@ class Evidence:
         view: View,
         reference: NDArray[np.float32] | None = None,
         short: Callable[[], None] = lambda: None,
+        faults: ThreadFaults | None = None,
     ) -> None:
         self._store = store
         self._folder = settings.folder(store.path)
@@ -78,7 +79,8 @@ class Evidence:
         self.fault: str | None = None
         self.dropped: Counter[str] = Counter()
         self.written = 0
-        self._thread = threading.Thread(target=self._run, name="evidence", daemon=True)
+        self._at_work_on = ""
+        self._thread = SupervisedThread("evidence", self._run, faults, on_fault=self._broke)
         self._thread.start()
         store.listen(self.committed)
 
@@ -115,7 +117,7 @@ class Evidence:
         self._thread.join(wait_s + CLOSE_S)
         lost = sum(self.dropped.values())
         if lost:
-            print(f"{lost} pictures were not kept in {self._folder}", file=sys.stderr)
+            tell(f"{lost} pictures were not kept in {self._folder}")
 
     def _run(self) -> None:
         yield_to_others()
@@ -128,7 +130,13 @@ class Evidence:
                     return
                 item = self._ready.pop(next(iter(self._ready)))
                 self._bytes -= item.bytes
+                self._at_work_on = item.event.camera
             self._keep(item)
+
+    def _broke(self, error: BaseException) -> None:
+        """Count the picture that was under way; the next one is tried when the thread is started again."""
+        with self._changed:
+            self.dropped[self._at_work_on] += 1
 
     def _ended(self) -> bool:
         if self._closing is None:
@@ -142,9 +150,9 @@ class Evidence:
                 self.dropped[item.event.camera] += 1
             self._short()
         if fault is not None and self.fault is None:
-            print(f"no pictures are kept, events go on: {fault}", file=sys.stderr)
+            tell(f"no pictures are kept, events go on: {fault}")
         elif fault is None and self.fault is not None:
-            print(f"pictures are kept again; {sum(self.dropped.values())} were not", file=sys.stderr)
+            tell(f"pictures are kept again; {sum(self.dropped.values())} were not")
         self.fault = fault
 
     def _write(self, item: _Item) -> str | None:

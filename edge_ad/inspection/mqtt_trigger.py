@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
-import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from edge_ad.outputs.broker import Broker
+from edge_ad.supervision import SupervisedThread, ThreadFaults, tell
 
 if TYPE_CHECKING:
     from paho.mqtt.client import Client, MQTTMessage
@@ -17,7 +15,7 @@ KEEP_ALIVE_S = 5
 RETRY_S = (1, 5)
 CONNECT_S = 3.0
 
-Heard = Callable[[str], None]
+Heard = Callable[[bytes], None]
 
 
 class MqttTrigger:
@@ -27,9 +25,10 @@ class MqttTrigger:
     the broker has retained, call for nothing: their parts are gone.
     """
 
-    def __init__(self, broker: Broker, heard: Heard) -> None:
+    def __init__(self, broker: Broker, heard: Heard, faults: ThreadFaults | None = None) -> None:
         self._broker = broker
         self._heard = heard
+        self._faults = faults or ThreadFaults()
         self._told: set[str] = set()
         self._closed = False
         self._client = client = broker.client(broker.trust())
@@ -40,7 +39,7 @@ class MqttTrigger:
         client.on_message = self._message
         client.connect_async(broker.host, broker.port, KEEP_ALIVE_S)
         # A daemon: looking up a name, or connecting, cannot be interrupted.
-        self._thread = threading.Thread(target=self._run, name="trigger", daemon=True)
+        self._thread = SupervisedThread("trigger", self._run, self._faults, essential=True)
         self._thread.start()
 
     def close(self) -> None:
@@ -50,8 +49,11 @@ class MqttTrigger:
         self._thread.join(0.5)
 
     def _run(self) -> None:
-        with contextlib.suppress(OSError, ValueError):  # a socket that is closed under it
+        try:
             self._client.loop_forever(retry_first_connection=True)
+        except (OSError, ValueError):  # a socket that is closed under it
+            if not self._closed:
+                raise
 
     def _connected(self, client: Client, data: Any, flags: Any, code: Any, properties: Any) -> None:
         if code.is_failure:
@@ -63,7 +65,7 @@ class MqttTrigger:
         if any(code.is_failure for code in codes):
             self._fault(f"it does not let us read the topic {self._broker.topic}")
         elif self._told:
-            print(f"trigger: {self._broker.name} is back", file=sys.stderr)
+            tell(f"trigger: {self._broker.name} is back")
             self._told.clear()
 
     def _disconnected(self, client: Client, data: Any, flags: Any, code: Any, properties: Any) -> None:
@@ -75,11 +77,12 @@ class MqttTrigger:
 
     def _message(self, client: Client, data: Any, message: MQTTMessage) -> None:
         if not message.retain and not self._closed:
-            self._heard(message.payload.decode("utf-8", "replace"))
+            with self._faults.caught("trigger"):
+                self._heard(bytes(message.payload))
 
     def _fault(self, why: str) -> None:
         """Tell why no part is called for, each reason once until the broker is back."""
         if why in self._told or self._closed:
             return
         self._told.add(why)
-        print(f"trigger fault: {self._broker.name}: {why}; no part is called for until it is back", file=sys.stderr)
+        tell(f"trigger fault: {self._broker.name}: {why}; no part is called for until it is back")

@@ -20,6 +20,7 @@ from edge_ad.files import atomic_write
 from edge_ad.inspection.annotate import HeatScale, annotate
 from edge_ad.inspection.judge import Judgement
 from edge_ad.inspection.view import View
+from edge_ad.text import is_utf8
 
 CODECS = (("mp4v", ".mp4"), ("MJPG", ".avi"))  # the first one this OpenCV can write
 DEFAULT_FPS = 10.0
@@ -37,6 +38,8 @@ class Recorder:
     """
 
     def __init__(self, folder: Path, reference: NDArray[np.float32] | None = None, view: View | None = None) -> None:
+        if not is_utf8(str(folder.resolve())):  # OpenCV would end the process at the first video
+            raise BadInput(f"--save {folder}: its name is no UTF-8, which OpenCV cannot write to; name another folder")
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:

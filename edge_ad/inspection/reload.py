@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +10,7 @@ from edge_ad.errors import EdgeAdError
 from edge_ad.inspection.judge import Judge
 from edge_ad.inspection.parts import CycleState
 from edge_ad.scoring import Thresholds
+from edge_ad.supervision import SupervisedThread, ThreadFaults, tell
 
 LoadThresholds = Callable[[Path], Thresholds]
 
@@ -21,13 +21,14 @@ class Reloader:
     What cannot be read changes nothing; both are told on stderr.
     """
 
-    def __init__(self, judge: Judge, load: LoadThresholds, path: Path) -> None:
+    def __init__(self, judge: Judge, load: LoadThresholds, path: Path, faults: ThreadFaults | None = None) -> None:
         self._judge = judge
         self._load = load
         self._path = path
+        self._faults = faults
         self._asked = threading.Event()
         self._found: Thresholds | None = None
-        self._thread: threading.Thread | None = None
+        self._thread: SupervisedThread | None = None
 
     def ask(self) -> None:
         """Ask for it; safe in a signal handler."""
@@ -45,17 +46,17 @@ class Reloader:
         """Start reading when asked, and take over what was read."""
         if self._thread is None and self._asked.is_set():
             self._asked.clear()
-            self._thread = threading.Thread(target=self._read, name="reload", daemon=True)
+            self._thread = SupervisedThread("reload", self._read, self._faults, restart=False)
             self._thread.start()
         elif self._thread is not None and not self._thread.is_alive():
             self._thread = None
             if self._found is not None:
                 self._judge.thresholds, self._found = self._found, None
                 told = self._judge.thresholds
-                print(f"thresholds reloaded: WARN above {told.warn:.4g}, NG above {told.ng:.4g}", file=sys.stderr)
+                tell(f"thresholds reloaded: WARN above {told.warn:.4g}, NG above {told.ng:.4g}")
 
     def _read(self) -> None:
         try:
             self._found = self._load(self._path)
         except EdgeAdError as error:
-            print(f"the thresholds stay as they are: {error}", file=sys.stderr)
+            tell(f"the thresholds stay as they are: {error}")

@@ -16,7 +16,7 @@ class Summary:
     """Counters of all cameras together and by name, latency in milliseconds (None without a verdict), and the engine.
 
     ``fps`` counts judged frames over the whole run; ``peak_rss_mb`` is the most memory this process ever held;
-    ``interrupted`` tells a Ctrl-C; ``warnings`` of drift, in order.
+    ``interrupted`` tells a Ctrl-C; ``warnings`` of drift, in order; ``faults`` of the threads of the run.
     """
 
     total: Counters
@@ -29,6 +29,7 @@ class Summary:
     peak_rss_mb: float
     interrupted: bool = False
     warnings: tuple[str, ...] = ()
+    faults: tuple[str, ...] = ()
 
     def table(self) -> str:
         """Return the summary as text, one row a camera and one for all where there are several."""

@@ -6,23 +6,24 @@ import contextlib
 import os
 import socket
 import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, TextIO
+from typing import IO, Literal, Protocol
 
 from edge_ad.errors import BadInput
 from edge_ad.inspection.mqtt_trigger import MqttTrigger
 from edge_ad.inspection.parting import Calls
 from edge_ad.outputs.broker import PORTS, Broker, parse_broker
 from edge_ad.redaction import redact_uri
+from edge_ad.supervision import SupervisedThread, ThreadFaults, tell
+from edge_ad.text import part_id
 
 ALLOWED = (
     "software (a part id a line on standard input), software:SOCKET, mqtt://BROKER/TOPIC, modbus or gpio (through "
     "--alarm), or camera (a hardware trigger: every frame is a part)"
 )
-LONGEST_ID = 64
+LONGEST_LINE = 4096
 
 
 class Trigger(Protocol):
@@ -61,46 +62,57 @@ def parse_trigger(text: str, outputs: Sequence[str]) -> TriggerAddress:
     raise BadInput(f"--trigger {redact_uri(text)!r} is no trigger here; allowed are {ALLOWED}")
 
 
-def open_trigger(address: TriggerAddress, calls: Calls) -> Trigger | None:
+def open_trigger(address: TriggerAddress, calls: Calls, faults: ThreadFaults | None = None) -> Trigger | None:
     """Start a software or MQTT trigger; the others come through the guard or the camera and need nothing here."""
     if address.broker is not None:
-        return MqttTrigger(address.broker, lambda text: calls.put(clean_id(text), time.monotonic()))
+        return MqttTrigger(address.broker, lambda sent: calls.put(part_id(sent), time.monotonic()), faults)
     if address.kind != "software":
         return None
     if not address.path:
-        return LineTrigger(sys.stdin, calls.put)
-    return SocketTrigger(address.path, calls.put)
+        return LineTrigger(getattr(sys.stdin, "buffer", sys.stdin), calls.put, faults)
+    return SocketTrigger(address.path, calls.put, faults)
 
 
 Put = Callable[[str, float], None]
 
 
 class LineTrigger:
-    """Every line of a stream is the id of a part, called for when it is read; an empty line gets a number as id."""
+    """Every line of a stream is the id of a part, called for when it is read; an empty line gets a number as id.
 
-    def __init__(self, stream: TextIO, put: Put) -> None:
+    Lines are bytes, so that one that is no UTF-8 is an id like any other. The end of the stream is told: no part is
+    called for any more.
+    """
+
+    def __init__(self, stream: IO[bytes] | IO[str], put: Put, faults: ThreadFaults | None = None) -> None:
         self._stream = stream
         self._put = put
         self._closed = False
-        # A daemon: reading a terminal cannot be interrupted.
-        threading.Thread(target=self._run, name="trigger", daemon=True).start()
+        SupervisedThread("trigger", self._run, faults, essential=True).start()
 
     def close(self) -> None:
         """Call no more."""
         self._closed = True
 
     def _run(self) -> None:
-        with contextlib.suppress(ValueError, OSError):
-            for line in self._stream:
+        try:
+            whole = True
+            while line := self._stream.readline(LONGEST_LINE):
                 if self._closed:
                     return
-                self._put(clean_id(line), time.monotonic())
+                if whole:  # the rest of an endless line is no part
+                    self._put(part_id(line), time.monotonic())
+                whole = line[-1:] in (b"\n", "\n")
+        except (ValueError, OSError):  # the stream was closed with the program
+            if not self._closed and not self._stream.closed:
+                raise
+        if not self._closed:
+            tell("trigger: standard input has ended; no more parts are called for")
 
 
 class SocketTrigger:
     """Every datagram to a Unix socket is the id of a part; BadInput when the socket cannot be made."""
 
-    def __init__(self, path: str, put: Put) -> None:
+    def __init__(self, path: str, put: Put, faults: ThreadFaults | None = None) -> None:
         self._path = path
         self._put = put
         self._closed = False
@@ -111,7 +123,7 @@ class SocketTrigger:
             self._socket.bind(path)
         except OSError as error:
             raise BadInput(f"--trigger software:{path}: {error.strerror or error}; name another path") from error
-        self._thread = threading.Thread(target=self._run, name="trigger", daemon=True)
+        self._thread = SupervisedThread("trigger", self._run, faults, essential=True)
         self._thread.start()
 
     def close(self) -> None:
@@ -124,14 +136,12 @@ class SocketTrigger:
             os.unlink(self._path)
 
     def _run(self) -> None:
-        with contextlib.suppress(OSError):
+        try:
             while True:
-                data = self._socket.recv(256)
+                data = self._socket.recv(LONGEST_LINE)
                 if self._closed:
                     return
-                self._put(clean_id(data.decode("utf-8", "replace")), time.monotonic())
-
-
-def clean_id(text: str) -> str:
-    """Return a part id without control characters and of at most 64 characters."""
-    return "".join(char for char in text if char.isprintable()).strip()[:LONGEST_ID]
+                self._put(part_id(data), time.monotonic())
+        except OSError:
+            if not self._closed:
+                raise

@@ -12,6 +12,7 @@ from edge_ad.inspection.counters import Latencies
 from edge_ad.inspection.judge import Judgement
 from edge_ad.inspection.notify import Notifier
 from edge_ad.inspection.parts import CycleState
+from edge_ad.supervision import ThreadFaults
 
 STATUS_EVERY_S = 1.0
 RATE_OVER_S = 10.0
@@ -98,6 +99,21 @@ class Watchdog:
         p99 = self._latencies.percentile(99)
         latency = "none" if p99 is None else f"{p99:.1f} ms"
         self._notifier.send(f"STATUS={what}; {len(self._moments) / span:.1f} fps, p99 {latency}")
+
+
+class ThreadWatch:
+    """Ends the run when a thread that it cannot do without has ended for good: the outputs reject, the exit code is 3."""
+
+    def __init__(self, faults: ThreadFaults) -> None:
+        self._faults = faults
+
+    def cycle(self, camera: str, state: CycleState) -> None:
+        """Nothing to do with a frame."""
+
+    def tick(self) -> None:
+        """Raise DeviceFault where such a thread has ended."""
+        if self._faults.fatal is not None:
+            raise DeviceFault(f"{self._faults.fatal}; without it nothing may pass, so start the run again")
 
 
 def golden_test(infer: Callable[[], float], expected: float, tolerance: float) -> SelfTest:

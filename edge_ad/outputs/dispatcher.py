@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from edge_ad.outputs.payload import payload
 from edge_ad.outputs.transient import Transient
 from edge_ad.store.outbox import Backlog, Outbox, Standing, standings
 from edge_ad.store.rows import EventRow
+from edge_ad.supervision import ThreadFaults, tell
 
 LIMIT = 100_000
 DRAIN_S = 1.0
@@ -29,11 +29,6 @@ class OutputState:
     fault: str | None
 
 
-def tell_on_stderr(text: str) -> None:
-    """Print one line on stderr."""
-    print(text, file=sys.stderr, flush=True)
-
-
 class Dispatcher:
     """Delivers what the store has committed; no method waits for an output, except ``close`` for a second.
 
@@ -41,7 +36,13 @@ class Dispatcher:
     output has room for ``limit`` events on the disk.
     """
 
-    def __init__(self, outputs: Sequence[Output], limit: int = LIMIT, tell: Tell = tell_on_stderr) -> None:
+    def __init__(
+        self,
+        outputs: Sequence[Output],
+        limit: int = LIMIT,
+        tell: Tell = tell,
+        faults: ThreadFaults | None = None,
+    ) -> None:
         names = [output.name for output in outputs]
         repeated = next((name for name in names if names.count(name) > 1), None)
         if repeated is not None:
@@ -50,6 +51,7 @@ class Dispatcher:
         self._transient = {output.name: Transient(output.name) for output in outputs if not output.spooled}
         self._outlets: list[Outlet] = []
         self._tell = tell
+        self._faults = faults
         self._limit = limit
         self._path: Path | None = None
         self._told: set[str] = set()
@@ -60,7 +62,7 @@ class Dispatcher:
         self._path = path
         for output in self._outputs:
             letters = self._transient.get(output.name) or Backlog(path, output.name)
-            self._outlets.append(Outlet(output, letters, self._tell))
+            self._outlets.append(Outlet(output, letters, self._tell, self._faults))
         mine = {output.name for output in self._outputs}
         for found in self._on_disk():
             if found.waiting and found.output not in mine:

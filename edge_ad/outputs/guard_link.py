@@ -17,6 +17,7 @@ from edge_ad.errors import DeviceFault
 from edge_ad.outputs.channels import address_name, parse_output
 from edge_ad.outputs.hold import Message
 from edge_ad.outputs.restarts import MOST_RESTARTS, RESTART_WINDOW_S, Ends
+from edge_ad.supervision import SupervisedThread, ThreadFaults
 
 OPEN_S = 15.0
 ECHO_S = 1.0
@@ -54,6 +55,7 @@ class GuardLink:
         *,
         calls: bool = False,
         trigger: str = "",
+        faults: ThreadFaults | None = None,
     ) -> None:
         names = [address_name(parse_output(uri)) for uri in outputs]
         self._outputs = ", ".join(outputs)
@@ -61,6 +63,7 @@ class GuardLink:
             "outputs": list(outputs), "hold_ms": hold_ms, "cameras": cameras, "calls": calls, "trigger": trigger
         }  # fmt: skip
         self._on_record = on_record
+        self._faults = faults or ThreadFaults()
         self._lock = threading.RLock()
         self._lamp: dict[str, Any] | None = None
         self._ends = Ends()
@@ -76,7 +79,7 @@ class GuardLink:
         except BaseException:
             self.close()
             raise
-        threading.Thread(target=self._watch, name="guard watch", daemon=True).start()
+        SupervisedThread("guard watch", self._watch, self._faults, essential=True).start()
 
     @property
     def pid(self) -> int:
@@ -144,7 +147,8 @@ class GuardLink:
         os.close(read_end)
         self._unanswered = 0
         self._opened = opened = _Opening()
-        threading.Thread(target=self._listen, args=(process, opened), name="guard", daemon=True).start()
+        # Essential: what it hears are the calls and acknowledges of a PLC. Reading goes on where it stopped.
+        SupervisedThread("guard", lambda: self._listen(process, opened), self._faults, essential=True).start()
         os.write(self._pipe, (json.dumps(self._settings) + "\n").encode())
         if self._lamp is not None:
             os.write(self._pipe, (json.dumps(self._lamp) + "\n").encode())
@@ -159,7 +163,8 @@ class GuardLink:
                 record = json.loads(line)
             except ValueError:  # what Python itself writes when the guard breaks
                 record = {"kind": "error", "text": f"the output guard: {line.decode(errors='replace').strip()}"}
-            self._heard(record, opened)
+            with self._faults.caught("guard"):
+                self._heard(record, opened)
         process.stdout.close()
         opened.done({"kind": "failed", "text": "the guard ended before its outputs were open"})
         process.wait()

@@ -7,7 +7,6 @@ import concurrent.futures
 import contextlib
 import json
 import socket
-import threading
 import urllib.parse
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from edge_ad.errors import BadInput, require
 from edge_ad.outputs.address import bracketed, first_missing, settings_of
 from edge_ad.redaction import redact_uri
 from edge_ad.store.rows import VERDICTS
+from edge_ad.supervision import SupervisedThread
 
 NAMESPACE = "urn:edge-ad:inspection"
 WRITTEN = "opcua://ADDRESS:4840 or opcua://ADDRESS:4840?cert=FILE&key=FILE"
@@ -105,7 +105,7 @@ class OpcUaServer:
         ):
             pass
         self._loop = loop = asyncio.new_event_loop()
-        threading.Thread(target=self._serve, args=(loop,), name=self.name, daemon=True).start()
+        SupervisedThread(self.name, lambda: self._serve(loop), restart=False, on_fault=self._broke).start()
         try:
             self._do(self._start(), OPEN_S)
         except BaseException:
@@ -137,6 +137,10 @@ class OpcUaServer:
         except concurrent.futures.TimeoutError as error:  # before Python 3.11 not the built-in one
             task.cancel()
             raise TimeoutError(f"the server did not answer within {seconds:g} s") from error
+
+    def _broke(self, error: BaseException) -> None:
+        """Let the next delivery fail at once: then the output is opened again."""
+        self._loop = None
 
     @staticmethod
     def _serve(loop: asyncio.AbstractEventLoop) -> None:

@@ -12,6 +12,7 @@ from edge_ad.backoff import Backoff
 from edge_ad.outputs.delivery import NotNow, Output, Pipelined, Refused
 from edge_ad.redaction import redact
 from edge_ad.store.outbox import Letter, Standing
+from edge_ad.supervision import SupervisedThread, ThreadFaults
 
 BATCH = 50
 FIRST_PAUSE_S = 0.5
@@ -45,7 +46,7 @@ class Letters(Protocol):
 class Outlet:
     """Delivers until it is closed. ``fault`` says why nothing is delivered now, None when all is well."""
 
-    def __init__(self, output: Output, letters: Letters, tell: Tell) -> None:
+    def __init__(self, output: Output, letters: Letters, tell: Tell, faults: ThreadFaults | None = None) -> None:
         self._output = output
         self._letters = letters
         self._tell = tell
@@ -59,7 +60,7 @@ class Outlet:
         self._backoff = Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S, seed=None)  # stations differ
         self.name = output.name
         self.fault: str | None = None
-        self._thread = threading.Thread(target=self._run, name=f"output {self.name}", daemon=True)
+        self._thread = SupervisedThread(f"output {self.name}", self._run, faults)
 
     @property
     def opened(self) -> bool:
@@ -84,8 +85,7 @@ class Outlet:
 
     def join(self, wait_s: float) -> bool:
         """Wait for the end; False when that was not enough."""
-        if self._thread.ident is not None:
-            self._thread.join(max(wait_s, 0.0))
+        self._thread.join(max(wait_s, 0.0))
         return not self._thread.is_alive()
 
     def _run(self) -> None:

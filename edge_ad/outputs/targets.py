@@ -7,12 +7,12 @@ import hashlib
 import ipaddress
 import os
 import socket
-import threading
 from collections.abc import Sequence
 
 from edge_ad.outputs.channels import OutputAddress, address_name, parse_output
 from edge_ad.outputs.delivery import is_fast, make_output, scheme_of
 from edge_ad.outputs.requests import PART_ADDRESS, PART_COUNT
+from edge_ad.supervision import SupervisedThread
 
 BLOCK = 16  # addresses of a PLC that one lock stands for
 LOOK_UP_S = 2.0
@@ -59,7 +59,7 @@ def _host(host: str) -> str:
         with contextlib.suppress(OSError, UnicodeError):
             found.extend(sorted({str(one[4][0]) for one in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)}))
 
-    thread = threading.Thread(target=look_up, name="look up", daemon=True)
+    thread = SupervisedThread("look up", look_up, restart=False)
     thread.start()
     thread.join(LOOK_UP_S)
     addresses = sorted(found, key=lambda text: (":" in text, text))  # IPv4 first

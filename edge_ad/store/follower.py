@@ -58,7 +58,7 @@ class Follower:
         A state goes in once a minute and when an alarm changes.
         """
         rows = connection.execute(_AFTER, (self.written,)).fetchall()
-        lines = [event_line(row[0], EventRow.from_values(row[1:])) for row in rows]
+        lines = [line for row in rows if (line := _line(row)) is not None]
         now = time.monotonic()
         alarms = {camera: (state.get("phase"), state.get("number")) for camera, state in latches.items()}
         telling = bool(counters or latches) and (now - self._told_at >= STATE_S or alarms != self._alarms)
@@ -97,3 +97,11 @@ class Follower:
     def _failed(self, error: OSError) -> None:
         self._behind = True
         self.fault = f"the journal {self._journal.folder} cannot be written: {error.strerror or error}; the index has every event"
+
+
+def _line(row: tuple[Any, ...]) -> str | None:
+    """Return the line of an event; None where the index holds what is no event: it must not hold up those behind it."""
+    try:
+        return event_line(row[0], EventRow.from_values(row[1:]))
+    except (ValueError, TypeError):
+        return None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-import sys
 import threading
 import time
 from pathlib import Path
@@ -15,6 +14,7 @@ from edge_ad.store.rebuild import Rebuilt, adopt, picture_days, rebuild
 from edge_ad.store.recovery import fact
 from edge_ad.store.retention import Limits, sweep
 from edge_ad.store.schema import connect
+from edge_ad.supervision import SupervisedThread, ThreadFaults, tell
 
 EVERY_S = 60.0
 LEAST_S = 2.0
@@ -36,7 +36,7 @@ class Keeper:
     What it cannot do is in ``fault`` and told once on stderr; then nothing is deleted, and it tries again.
     """
 
-    def __init__(self, path: Path, evidence: Path, limits: Limits) -> None:
+    def __init__(self, path: Path, evidence: Path, limits: Limits, faults: ThreadFaults | None = None) -> None:
         self._path = path
         self._evidence = evidence
         self._limits = limits
@@ -45,7 +45,7 @@ class Keeper:
         self.fault: str | None = None
         self.rounds = 0
         self._checked_at: float | None = time.monotonic()  # the store has just looked
-        self._thread = threading.Thread(target=self._run, name="keeper", daemon=True)
+        self._thread = SupervisedThread("keeper", self._run, faults)
         self._thread.start()
 
     def wake(self) -> None:
@@ -68,7 +68,7 @@ class Keeper:
             except (sqlite3.Error, OSError, EdgeAdError) as error:
                 fault = f"the record cannot be tidied up: {error}"
             if fault is not None and fault != self.fault:
-                print(fault, file=sys.stderr)
+                tell(fault)
             self.fault = fault
             self.rounds += 1
             self._wake.wait(EVERY_S)
@@ -85,7 +85,7 @@ class Keeper:
         if incomplete:
             rebuilt = rebuild(self._path, self._evidence, self._stop)
             if not self._stop.is_set():
-                print(f"the index {self._path} is complete again: {rebuilt}", file=sys.stderr)
+                tell(f"the index {self._path} is complete again: {rebuilt}")
         if self._stop.is_set():
             return None
         # A check reads much: once an hour, and until it is passed.

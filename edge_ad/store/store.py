@@ -6,11 +6,10 @@ import contextlib
 import json
 import os
 import sqlite3
-import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from edge_ad.store.journal import tail
 from edge_ad.store.recovery import fact, is_damage, open_store, set_fact
 from edge_ad.store.rows import COLUMNS, EventRow, Picture
 from edge_ad.store.schema import identity
+from edge_ad.supervision import SupervisedThread, ThreadFaults, tell
 
 MOST_WAITING = 20_000
 RETRY_S = 0.5
@@ -50,6 +50,22 @@ class _Batch:
     def __bool__(self) -> bool:
         return bool(self.events or self.counters or self.latches or self.pictures)
 
+    def pieces(self) -> Iterator[_Batch]:
+        """Yield everything in a batch of its own."""
+        yield from (_Batch(events=[event]) for event in self.events)
+        yield from (_Batch(counters={camera: counts}) for camera, counts in self.counters.items())
+        yield from (_Batch(latches={camera: state}) for camera, state in self.latches.items())
+        yield from (_Batch(pictures=[picture]) for picture in self.pictures)
+
+    def remove(self, piece: _Batch) -> None:
+        """Take a piece out."""
+        self.events = [event for event in self.events if event not in piece.events]
+        self.pictures = [picture for picture in self.pictures if picture not in piece.pictures]
+        for camera in piece.counters:
+            self.counters.pop(camera, None)
+        for camera in piece.latches:
+            self.latches.pop(camera, None)
+
 
 class Store:
     """Keeps events, counters and alarms in one SQLite file; see ``open_store`` for what it refuses and what it mends.
@@ -59,7 +75,8 @@ class Store:
     more into the same transaction (see ``Outbox.add``). With ``evidence``, a folder, every committed event also goes
     into the journal there (see Follower). While the disk refuses, ``fault`` says why, up to 20,000 events wait, and
     beyond that the oldest OK (else the oldest) is dropped and counted. A disk that is full from the start is such a
-    fault, not an error. An index that is damaged or removed while it is in use is replaced as at the start, said on
+    fault, not an error. An event that can never be stored is left out, counted and told to ``faults``; so is every other
+    exception that nobody foresaw. An index that is damaged or removed while it is in use is replaced as at the start, said on
     stderr.
     """
 
@@ -69,13 +86,16 @@ class Store:
         on_commit: OnCommit | None = None,
         with_commit: WithCommit | None = None,
         evidence: Path | None = None,
+        faults: ThreadFaults | None = None,
     ) -> None:
         self.path = path
         self.evidence = evidence
         self._on_commit = [on_commit] if on_commit is not None else []
         self._with_commit = with_commit
+        self._faults = faults or ThreadFaults()
         self._changed = threading.Condition()
         self._waiting = _Batch()
+        self._under_way = _Batch()  # kept here, so that a thread that is started again goes on with it
         self._closing = False
         self._refused: str | None = None
         self._follower = Follower(evidence) if evidence is not None else None
@@ -88,12 +108,12 @@ class Store:
         self._journalled: int | None = None  # as the index knows it
         try:
             self._remember(self._open())
-        except (DeviceFault, sqlite3.Error) as error:
+        except (DeviceFault, sqlite3.Error, OSError) as error:
             self._give_up(error)
             self._remember_from_journal()
         self._last_latches: dict[str, Mapping[str, Any]] = dict(self.latches)
         self._last_counters: dict[str, Mapping[str, int]] = dict(self.counters)
-        self._thread = threading.Thread(target=self._run, name="store", daemon=True)
+        self._thread = SupervisedThread("store", self._run, self._faults, essential=True, on_fault=self._broke)
         self._thread.start()
 
     @property
@@ -149,11 +169,14 @@ class Store:
     def _run(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: bool(self._waiting) or self._closing, self._idle_s())
-                batch, self._waiting = self._waiting, _Batch()
+                self._changed.wait_for(self._has_work, self._idle_s())
+                if not self._under_way:
+                    self._under_way, self._waiting = self._waiting, _Batch()
+                batch = self._under_way
                 ending = self._closing and not batch
             if batch and not self._commit_until(batch):
                 break
+            self._under_way = _Batch()
             self._follow()
             if ending:
                 break
@@ -170,26 +193,76 @@ class Store:
                     return True
         return True
 
+    def _has_work(self) -> bool:
+        return bool(self._under_way or self._waiting) or self._closing
+
     def _commit(self, batch: _Batch) -> bool:
+        """Commit once; False when the disk refused. What can never be stored is left out, so that the rest can be."""
         try:
-            connection = self._usable()
-            connection.execute("BEGIN IMMEDIATE")
-            self._write(connection, batch)
-            connection.execute("COMMIT")
-        except (sqlite3.Error, EdgeAdError) as error:
-            self._give_up(error)
-            return False
+            self._transact(batch, self._write)
+        except Exception as error:
+            if is_refusal(error):
+                self._give_up(error)
+                return False
+            self._faults.note("store", error)
+            self._let_go()
+            if not self._commit_apart(batch):
+                return False
         self._refused = None
         self.committed += len(batch.events)
         self._last_counters.update(batch.counters)
         self._last_latches.update(batch.latches)
-        for told in self._on_commit if batch.events else ():
-            told(batch.events)
+        for listener in self._on_commit if batch.events else ():
+            with self._faults.caught("store"):
+                listener(batch.events)
         return True
 
-    def _write(self, connection: sqlite3.Connection, batch: _Batch) -> None:
+    def _commit_apart(self, batch: _Batch) -> bool:
+        try:
+            self._transact(batch, self._write_apart)
+        except Exception as error:
+            if not is_refusal(error):
+                raise
+            self._give_up(error)
+            return False
+        return True
+
+    def _transact(self, batch: _Batch, write: Callable[[sqlite3.Connection, _Batch], None]) -> None:
+        connection = self._usable()
+        connection.execute("BEGIN IMMEDIATE")
+        write(connection, batch)
+        connection.execute("COMMIT")
+
+    def _write_apart(self, connection: sqlite3.Connection, batch: _Batch) -> None:
+        """Write the pieces of a batch one by one; take out and count what cannot be stored at all.
+
+        An event that cannot be put into the outbox is stored without it.
+        """
+        for piece in list(batch.pieces()):
+            if self._fits(connection, piece) or (piece.events and self._fits(connection, piece, with_hook=False)):
+                continue
+            batch.remove(piece)
+            self.dropped_of.update(row.camera for row in piece.events)
+
+    def _fits(self, connection: sqlite3.Connection, piece: _Batch, with_hook: bool = True) -> bool:
+        """Write one piece; False, undone and noted, when it cannot be stored."""
+        connection.execute("SAVEPOINT piece")
+        try:
+            self._write(connection, piece, with_hook)
+        except Exception as error:
+            if is_refusal(error):
+                raise
+            self._faults.note("store", error)
+            connection.execute("ROLLBACK TO piece")
+            return False
+        finally:
+            if connection.in_transaction:
+                connection.execute("RELEASE piece")
+        return True
+
+    def _write(self, connection: sqlite3.Connection, batch: _Batch, with_hook: bool = True) -> None:
         connection.executemany(_INSERT, [row.values() for row in batch.events])
-        if self._with_commit is not None:
+        if self._with_commit is not None and with_hook:
             self._with_commit(connection, batch.events)
         counts = [(camera, name, value) for camera, named in batch.counters.items() for name, value in named.items()]
         connection.executemany(_COUNT, counts)
@@ -199,12 +272,17 @@ class Store:
         connection.executemany(_PICTURE, [astuple(picture) for picture in batch.pictures])
         self._tell_journalled(connection)
 
+    def _broke(self, error: BaseException) -> None:
+        """Begin with a fresh connection after an exception that nobody foresaw."""
+        self._refused = f"events cannot be stored in {self.path}: the thread of the store ended"
+        self._let_go()
+
     def _give_up(self, error: Exception) -> None:
         """Undo, and begin with a fresh connection next time; with a fresh index where this one is damaged."""
         self._refused = f"events cannot be stored in {self.path}: {error}"
         self._let_go()
         if is_damage(error):
-            with contextlib.suppress(EdgeAdError, sqlite3.Error):  # the next try tells
+            with contextlib.suppress(EdgeAdError, sqlite3.Error, OSError):  # the next try tells
                 self._open(str(error))
 
     def _usable(self) -> sqlite3.Connection:
@@ -216,7 +294,7 @@ class Store:
     def _open(self, damage: str | None = None) -> sqlite3.Connection:
         connection, told = open_store(self.path, self.evidence, damage)
         if told is not None:
-            print(told, file=sys.stderr)
+            tell(told)
         try:
             self._tell_evidence(connection)
         except sqlite3.Error as error:
@@ -261,7 +339,7 @@ class Store:
             return
         try:
             self._follower.follow(self._connection, self._last_counters, self._last_latches)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             self._give_up(error)
 
     def _end(self) -> None:
@@ -281,3 +359,9 @@ class Store:
         events = self._waiting.events
         place = next((place for place, row in enumerate(events) if row.verdict == "OK"), 0)
         self.dropped_of[events.pop(place).camera] += 1
+
+
+def is_refusal(error: Exception) -> bool:
+    """Whether the disk refuses for now; else something in the batch, or in this program, is wrong."""
+    unfit = (sqlite3.ProgrammingError, sqlite3.InterfaceError, sqlite3.DataError, sqlite3.IntegrityError)
+    return isinstance(error, (sqlite3.Error, EdgeAdError, OSError)) and not isinstance(error, unfit)

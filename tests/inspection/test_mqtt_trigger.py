@@ -112,7 +112,7 @@ def test_every_message_calls_for_a_part(mosquitto: Start, opened: Callable[[str]
     for part in (b"A-17", b"", b"\xff\x07B", b"x" * 100):
         plc.call(part)
     assert until(lambda: len(queue) == 4)
-    assert [call.part for call in queue] == ["A-17", "2", "�B", "x" * 64]
+    assert [call.part for call in queue] == ["A-17", "2", "\\xffB", "x" * 64]
     assert all(before <= call.at <= time.monotonic() for call in queue)
     plc.close()
 

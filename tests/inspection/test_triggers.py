@@ -11,7 +11,8 @@ import pytest
 
 from edge_ad.errors import BadInput
 from edge_ad.inspection.parting import Calls
-from edge_ad.inspection.triggers import TriggerAddress, clean_id, open_trigger, parse_trigger
+from edge_ad.inspection.triggers import TriggerAddress, open_trigger, parse_trigger
+from edge_ad.text import part_id
 from tests.fixtures.loopback import until
 
 
@@ -89,4 +90,4 @@ def test_a_socket_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     ("text", "clean"), [("a b\n", "a b"), ("\x1b[31mred", "[31mred"), ("x" * 99, "x" * 64), ("", "")]
 )
 def test_ids_are_printable_and_short(text: str, clean: str) -> None:
-    assert clean_id(text) == clean
+    assert part_id(text) == clean
