@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import secrets
 import threading
 import time
 import urllib.parse
 from collections import OrderedDict, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from edge_ad.web.address import Keys, Names
+from edge_ad.web.address import TOKEN, Keys, Names
+from edge_ad.web.sessions import Sessions
 
 Role = Literal["full", "read"]
 ROLES: tuple[Role, ...] = ("full", "read")
@@ -24,9 +24,11 @@ SESSION_S = 7 * 24 * 3600
 MOST_FAILURES = 10
 FAILURES_OVER_S = 60.0
 MOST_CLIENTS = 1024
+MOST_COOKIES = 50
 MOST_BODY = 64 * 1024
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/login", "/static/style.css", "/static/icon.svg"})
 SAFE = frozenset({"GET", "HEAD"})
+FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via")  # what a reverse proxy adds
 
 
 @dataclass(frozen=True)
@@ -77,13 +79,14 @@ class Throttle:
 class Access:
     """Decides about requests: their Host, their Origin, their path, their token or session, and the role that needs."""
 
-    def __init__(self, keys: Keys, names: Names, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, keys: Keys, names: Names, clock: Callable[[], float] = time.time, sessions: Sessions | None = None
+    ) -> None:
         self._keys = keys
         self._names = names
         self._clock = clock
         self._throttle = Throttle()
-        # Bound to the tokens: with other tokens no old session holds, and a restart of this process ends none.
-        self._secret = hashlib.sha256(f"session of edge-ad\0{keys.full}\0{keys.read}".encode()).digest()
+        self._sessions = sessions or Sessions(keys, clock=clock)
 
     @property
     def wanted(self) -> bool:
@@ -92,7 +95,7 @@ class Access:
 
     def check(self, request: Request) -> Role | Refusal | None:
         """Return the role of a request, None for one that may do without, or why it is refused."""
-        refusal = self._place(request) or self._origin(request) or self._path(request)
+        refusal = self._place(request) or self._origin(request) or self._path(request) or self._proxy(request)
         if refusal is not None:
             return refusal
         role = self._role(request)
@@ -122,7 +125,12 @@ class Access:
     def session(self, role: Role) -> str:
         """Return the value of a session's cookie."""
         text = f"{role}.{int(self._clock()) + SESSION_S}.{secrets.token_hex(8)}"
-        return f"{text}.{self._seal(text)}"
+        return f"{text}.{self._sessions.seal(text)}"
+
+    def logout(self, cookies: str) -> None:
+        """End the sessions in a Cookie header for good."""
+        for _, until, session in self._open_sessions(cookies):
+            self._sessions.end(session, until)
 
     def _role(self, request: Request) -> Role | Refusal | None:
         if not self._keys.wanted:
@@ -138,17 +146,24 @@ class Access:
         return self.login(token.strip(), request.client)
 
     def _session_role(self, cookies: str) -> Role | None:
-        for part in cookies.split(";"):
+        return next((role for role, _, _ in self._open_sessions(cookies)), None)
+
+    def _open_sessions(self, cookies: str) -> Iterator[tuple[Role, int, str]]:
+        """Yield role, end and name of the sessions in a Cookie header that hold."""
+        for part in cookies.split(";")[:MOST_COOKIES]:
             name, _, value = part.strip().partition("=")
             text, _, seal = value.rpartition(".")
-            if name == COOKIE and hmac.compare_digest(seal.encode(), self._seal(text).encode()):
-                role, until, _ = text.split(".")
-                if int(until) > self._clock():
-                    return "full" if role == "full" else "read"
-        return None
+            if name != COOKIE or not hmac.compare_digest(seal.encode(), self._sessions.seal(text).encode()):
+                continue
+            role, until, session = text.split(".")
+            if int(until) > self._clock() and not self._sessions.ended(session):
+                yield ("full" if role == "full" else "read"), int(until), session
 
-    def _seal(self, text: str) -> str:
-        return hmac.new(self._secret, text.encode(), hashlib.sha256).hexdigest()
+    def _proxy(self, request: Request) -> Refusal | None:
+        """Refuse what comes from the network through a proxy where everybody of this machine may do everything."""
+        if self._keys.wanted or request.path in OPEN_PATHS or not any(name in request.headers for name in FORWARDED):
+            return None
+        return Refusal(403, f"behind a reverse proxy a token is needed: give web_names, or set {TOKEN}")
 
     def _place(self, request: Request) -> Refusal | None:
         if self._names.allows(request.headers.get("host", "")):
@@ -161,7 +176,7 @@ class Access:
         """Refuse what another page sent; what changes something must come from our page or not from a page at all."""
         headers, origin = request.headers, request.headers.get("origin")
         foreign = Refusal(403, "requests of other pages are refused")
-        if origin is not None and urllib.parse.urlsplit(origin).netloc.lower() != headers.get("host", "").lower():
+        if origin is not None and _place_of(origin) != headers.get("host", "").lower():
             return foreign
         site = headers.get("sec-fetch-site", "none")
         visit = headers.get("sec-fetch-mode") == "navigate" and request.method in SAFE
@@ -178,8 +193,17 @@ class Access:
         tricks = ("..", "//", "\\", "%2e", "%2f", "%5c", "%00", "%25", ";")
         if any(trick in raw for trick in tricks) or any(ord(letter) < 32 for letter in request.path):
             return Refusal(400, "there is no such path")
-        if int(request.headers.get("content-length") or 0) > MOST_BODY:
+        length = request.headers.get("content-length") or "0"
+        if not (length.isascii() and length.isdigit()) or int(length[:12]) > MOST_BODY:
             return Refusal(413, f"at most {MOST_BODY // 1024} KiB are taken")
+        return None
+
+
+def _place_of(origin: str) -> str | None:
+    """Return host and port of an Origin header; None for one that names none."""
+    try:
+        return urllib.parse.urlsplit(origin).netloc.lower()
+    except ValueError:
         return None
 
 

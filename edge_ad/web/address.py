@@ -79,11 +79,11 @@ def listen(address: Address) -> socket.socket:
     return listener
 
 
-def find_keys(address: Address, environment: Mapping[str, str]) -> tuple[Keys, bool]:
+def find_keys(address: Address, environment: Mapping[str, str], names: Sequence[str] = ()) -> tuple[Keys, bool]:
     """Return the tokens of the environment, and whether the full one was made here and must be told.
 
-    One is made where the network could reach the address, or a read-only token alone is given. BadInput for a token
-    shorter than 16 characters and for two equal ones.
+    One is made where the network could reach the address, directly or through a reverse proxy (``names`` are given for
+    one), or a read-only token alone is given. BadInput for a token shorter than 16 characters and for two equal ones.
     """
     full, read = environment.get(TOKEN) or None, environment.get(READ_TOKEN) or None
     for name, token in ((TOKEN, full), (READ_TOKEN, read)):
@@ -94,7 +94,7 @@ def find_keys(address: Address, environment: Mapping[str, str]) -> tuple[Keys, b
             )
     if full is not None and full == read:
         raise BadInput(f"{TOKEN} and {READ_TOKEN} are equal: the second one must not open what the first one does")
-    made = full is None and (read is not None or not address.loopback)
+    made = full is None and (read is not None or bool(names) or not address.loopback)
     return Keys(secrets.token_urlsafe(18) if made else full, read), made
 
 

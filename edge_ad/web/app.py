@@ -59,13 +59,13 @@ def _service_routes(app: FastAPI, mirror: Mirror) -> None:
     dead: dict[int | str, dict[str, Any]] = {503: {"model": Life, "description": "It does not"}}
 
     @app.get("/healthz", tags=["service"], response_model=Life, responses=dead)
-    def healthz() -> JSONResponse:
+    async def healthz() -> JSONResponse:  # in the event loop: it must not wait for a free thread
         """Tell whether cycles complete, by the rule of the watchdog; needs no token."""
         life = mirror.life()
         return tell(life.healthy, life.told)
 
     @app.get("/readyz", tags=["service"], response_model=Life, responses=dead)
-    def readyz() -> JSONResponse:
+    async def readyz() -> JSONResponse:
         """Tell whether the inspector has given its first proof and lives; needs no token."""
         life = mirror.life()
         return tell(life.ready, life.told)

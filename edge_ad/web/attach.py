@@ -37,7 +37,8 @@ def open_web(
         "about": about(bundle, pipeline, settings, locked(thresholds, bundle, tiled)),
     }
     panel = Panel(cameras, None if store is None else lambda: store.committed + store.dropped, view=settings.view)
-    return WebLink(line.web, line.web_names, hello, Asked(wiring.desk.acknowledge, reloader.take_over), panel)
+    asked = Asked(wiring.desk.acknowledge, reloader.take_over)
+    return WebLink(line.web, line.web_names, hello, asked, panel, wiring.faults)
 
 
 def about(bundle: Bundle, pipeline: Pipeline, settings: LoopSettings, why_locked: str | None) -> dict[str, Any]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from edge_ad.supervision import describe, tell
 from edge_ad.web.access import MOST_BODY, Access, Refusal, Request
 
+BODY_S = 10.0
 HEADERS = (
     (
         b"content-security-policy",
@@ -42,7 +45,11 @@ class Gate:
             await send({"type": "websocket.close", "code": 1008})
             return
         request = request_of(scope)
-        found = self._access.check(request)
+        try:
+            found = self._access.check(request)
+        except Exception as error:  # whatever a header holds, the answer is a refusal with all its headers
+            tell(f"dashboard: a request was refused: {describe(error)}")
+            found = Refusal(400, "the request cannot be understood")
         if isinstance(found, Refusal):
             await _refuse(found, request, sending)
             return
@@ -87,16 +94,25 @@ def _dressed(send: Send) -> Send:
 
 
 def _limited(receive: Receive) -> Receive:
-    """Cut a body off that is longer than it may be, whatever its headers said."""
-    left = MOST_BODY
+    """Cut a body off that is longer than it may be, whatever its headers said; one that does not come in time ends."""
+    left, whole = MOST_BODY, False
+    ends = asyncio.get_running_loop().time() + BODY_S
 
     async def receiving() -> Message:
-        nonlocal left
-        message: dict[str, Any] = dict(await receive())
+        nonlocal left, whole
+        if whole:
+            return await receive()
+        try:
+            message: dict[str, Any] = dict(
+                await asyncio.wait_for(receive(), max(ends - asyncio.get_running_loop().time(), 0.0))
+            )
+        except asyncio.TimeoutError:  # before Python 3.11 not the built-in one
+            return {"type": "http.disconnect"}
         body = message.get("body", b"")
         if len(body) > left:
             message["body"], message["more_body"] = body[:left], False
         left -= len(message.get("body", b""))
+        whole = not message.get("more_body", False)
         return message
 
     return receiving

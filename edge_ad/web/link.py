@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import json
 import os
+import select
 import subprocess
 import sys
 import threading
@@ -28,6 +29,7 @@ from edge_ad.inspection.sinks import DriftSink
 from edge_ad.inspection.watchdog import Watchdog
 from edge_ad.outputs.restarts import MOST_RESTARTS, Ends
 from edge_ad.store import Store
+from edge_ad.supervision import SupervisedThread, ThreadFaults, tell
 from edge_ad.web import wire
 from edge_ad.web.address import READ_TOKEN, TOKEN, find_keys, listen, parse_address, tell_address
 from edge_ad.web.panel import Panel, Shot
@@ -36,6 +38,8 @@ from edge_ad.web.snapshot import Snapshots, Watched, told
 BEAT_S = 0.05
 WATCHED_EVERY_S = 0.2
 UNWATCHED_EVERY_S = 1.0
+START_S = 60.0  # for the first word of a process: a small board loads the server for many seconds
+ANSWER_S = 10.0
 LARGEST_SIDE = 1280
 NEEDED = ("fastapi", "uvicorn", "prometheus_client")
 
@@ -49,22 +53,33 @@ class Asked:
 
 
 class WebLink:
-    """A running dashboard. Nothing here stops the line: one that dies is started again, five times a minute at most.
+    """A running dashboard. Nothing here stops the line: one that dies, or is stopped or hangs and so does not answer for
+    10 s, is started again, five times a minute at most.
 
     ``hello`` holds what does not change during the run. BadInput when a package is missing, an address cannot be had
     or a token is no good.
     """
 
     def __init__(
-        self, address: str, names: Sequence[str], hello: Mapping[str, Any], asked: Asked, panel: Panel
+        self,
+        address: str,
+        names: Sequence[str],
+        hello: Mapping[str, Any],
+        asked: Asked,
+        panel: Panel,
+        faults: ThreadFaults | None = None,
     ) -> None:
         check_packages()
         place = parse_address(address)
-        keys, made = find_keys(place, os.environ)
+        keys, made = find_keys(place, os.environ, names)
         self._listener = listen(place)
         self.panel = panel
         self._asked = asked
         self._hello = {"kind": "hello", "host": place.host, "names": list(names), "keys": asdict(keys), **hello}
+        self._faults = faults or ThreadFaults()
+        self._started_at = time.monotonic()
+        self._up = False
+        self._silence = 0  # beats since it was heard: a run that was stopped itself must not count that time
         self._closing = threading.Event()
         self._ends = Ends()
         self._process = self._start()
@@ -81,8 +96,8 @@ class WebLink:
         reference: NDArray[np.float32],
     ) -> None:
         """Begin to feed the dashboard; ``reference`` f32[h,w] is the heat map of a good part."""
-        snapshots = Snapshots(Watched(loop, judge, desk, watchdog, drift, store), self.panel)
-        threading.Thread(target=self._feed, args=(snapshots, reference), name="web", daemon=True).start()
+        snapshots = Snapshots(Watched(loop, judge, desk, watchdog, drift, store, self._faults), self.panel)
+        SupervisedThread("web", lambda: self._feed(snapshots, reference), self._faults).start()
 
     def close(self) -> None:
         """End the dashboard; open pages say since when there is no inspector. It keeps nothing that could be lost."""
@@ -90,11 +105,6 @@ class WebLink:
         self._process.kill()
         self._process.wait()
         self._listener.close()
-
-    @property
-    def _stdin(self) -> IO[bytes]:
-        assert self._process.stdin is not None
-        return self._process.stdin
 
     def _start(self) -> subprocess.Popen[bytes]:
         """Start the process; the tokens go through the pipe, so that neither arguments nor environment show them."""
@@ -106,16 +116,20 @@ class WebLink:
             env={name: value for name, value in os.environ.items() if name not in (TOKEN, READ_TOKEN)},
             start_new_session=True,
         )
-        threading.Thread(target=self._listen, args=(process,), name="web-listen", daemon=True).start()
         assert process.stdin is not None
+        self._stdin = _Pipe(process.stdin)
+        self._started_at, self._up, self._silence = time.monotonic(), False, 0
+        SupervisedThread("web-listen", lambda: self._listen(process), self._faults).start()
         with contextlib.suppress(OSError):
-            wire.write(process.stdin, self._hello)
+            wire.write(self._stdin, self._hello)
         return process
 
     def _listen(self, process: subprocess.Popen[bytes]) -> None:
         assert process.stdout is not None
         for line in process.stdout:
-            with contextlib.suppress(ValueError, KeyError, TypeError):
+            if process.stdin is self._stdin.stream:  # not one that was given up
+                self._up, self._silence = True, 0
+            with self._faults.caught("web-listen"):
                 self._do(json.loads(line))
         process.stdout.close()
 
@@ -135,7 +149,12 @@ class WebLink:
         while not self._closing.wait(BEAT_S):
             released = panel.release()
             events += [told(place, event) for place, event in released.events]
+            self._silence += 1
+            loading = not self._up and time.monotonic() - self._started_at < START_S
+            if loading and self._process.poll() is None:
+                continue  # what came meanwhile is shown later
             try:
+                self._expect_answer()
                 for shot in released.shots:
                     self._show(shot, scales[shot.place])
                 now = time.monotonic()
@@ -143,9 +162,14 @@ class WebLink:
                     told_at = now
                     wire.write(self._stdin, {"kind": "state", "state": snapshots.take(), "events": list(events)})
                     events.clear()
-            except (OSError, ValueError):  # the pipe is closed: the process is gone
+            except (OSError, ValueError):  # the pipe is closed or full: the process is gone or stopped
                 if not self._closing.is_set() and not self._restart():
                     return
+
+    def _expect_answer(self) -> None:
+        """Raise TimeoutError for a process that takes everything and says nothing."""
+        if not self._up or self._silence * BEAT_S > ANSWER_S:
+            raise TimeoutError("the dashboard does not answer")
 
     def _show(self, shot: Shot, scale: HeatScale) -> None:
         judgement = shot.judgement
@@ -170,16 +194,44 @@ class WebLink:
     def _restart(self) -> bool:
         """Start another process; False when too many have ended."""
         ended = self._ends.count()
+        what = "ended" if self._process.poll() is not None else "did not answer"
         self._process.kill()
         self._process.wait()
         with contextlib.suppress(OSError):
-            self._stdin.close()
+            self._stdin.stream.close()
+        self.panel.watching = False
         if ended > MOST_RESTARTS:
-            print(f"the dashboard ended {ended} times within a minute and stays away", file=sys.stderr)
+            told = f"the dashboard ended {ended} times within a minute and stays away"
+            tell(told)
+            self._faults.lose("dashboard", told)
+            self._listener.close()  # a connection that nobody would answer is refused
             return False
-        print("the dashboard ended and is started again", file=sys.stderr)
+        tell(f"the dashboard {what} and is started again")
         self._process = self._start()
         return True
+
+
+class _Pipe:
+    """Writes into a process and gives up (TimeoutError) where it does not read for ANSWER_S."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self.stream = stream
+        self._handle = stream.fileno()
+        os.set_blocking(self._handle, False)
+
+    def write(self, data: bytes | memoryview) -> None:
+        left = memoryview(data)
+        poll = select.poll()
+        poll.register(self._handle, select.POLLOUT)
+        while left:
+            try:
+                left = left[os.write(self._handle, left) :]
+            except BlockingIOError:
+                if not poll.poll(ANSWER_S * 1000.0):
+                    raise TimeoutError("the dashboard does not read") from None
+
+    def flush(self) -> None:
+        """Nothing is kept back."""
 
 
 def check_packages() -> None:

@@ -62,6 +62,7 @@ class _Run(Collector):
         yield _gauge("resident_memory_bytes", "Memory that the run holds.", state["memory_mb"] * 2**20)
         yield from _cameras(state["cameras"], self._mirror.silent_s)
         yield _stages(state["stages"])
+        yield from _threads(state["faults"])
         yield from _rest(state)
 
 
@@ -91,6 +92,16 @@ def _cameras(cameras: list[dict[str, Any]], silent_s: float) -> Iterable[Metric]
     yield _labelled("camera_lag_seconds", "How late pictures arrive, by the camera's own clock.", ("camera",), lags)
     phases = [((camera["name"], phase), float(camera["alarm"] == phase)) for camera in cameras for phase in PHASES]
     yield _labelled("alarm_phase", "1 for the phase of the alarm.", ("camera", "phase"), phases)
+
+
+def _threads(faults: dict[str, Any]) -> Iterable[Metric]:
+    family = CounterMetricFamily(
+        "edge_ad_thread_faults", "Unforeseen exceptions in a thread of the run.", labels=("thread",)
+    )
+    for name, count in faults["counts"].items():
+        family.add_metric((name,), count)
+    yield family
+    yield _gauge("thread_down", "1 while a thread of the run is down.", float(faults["down"] is not None))
 
 
 def _stages(stages: dict[str, Any]) -> Metric:

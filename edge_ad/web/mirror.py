@@ -94,6 +94,9 @@ class Mirror:
             return Life(False, False, f"nothing was heard of the inspector for {silent:.1f} s")
         if age > limit:
             return Life(False, False, f"no cycle was completed for {age:.1f} s; {limit:g} s are allowed")
+        down = self.state.get("faults", {}).get("down")
+        if down is not None:
+            return Life(False, False, str(down))
         return Life(True, True, "cycles complete")
 
     def wake(self) -> None:

@@ -74,7 +74,8 @@ def page_routes(access: Access) -> APIRouter:
         return answer
 
     @router.post("/logout")
-    def logout() -> Response:
+    def logout(request: Request) -> Response:
+        access.logout(request.headers.get("cookie", ""))
         answer = RedirectResponse("/login", 303)
         answer.delete_cookie(COOKIE, httponly=True, samesite="strict", path="/")
         return answer

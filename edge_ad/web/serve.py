@@ -9,6 +9,7 @@ import os
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -16,49 +17,70 @@ from typing import IO, Any
 import uvicorn
 
 from edge_ad.store.reader import Reader
+from edge_ad.supervision import SupervisedThread
 from edge_ad.web import wire
 from edge_ad.web.access import Access
 from edge_ad.web.address import Address, Keys, find_keys, listen, names_for, parse_address, tell_address
 from edge_ad.web.app import make_app
 from edge_ad.web.mirror import Mirror
+from edge_ad.web.protocol import REQUEST_S, TimedProtocol
+from edge_ad.web.sessions import Sessions, sessions_file
 
 NICENESS = 5
+ALIVE_EVERY_S = 1.0
+
+Ask = Callable[[dict[str, Any]], None]
 
 
 class Server(uvicorn.Server):
     """Serves one socket; takes the messages of the run in a thread and ends when they end."""
 
-    def __init__(self, app: Any, mirror: Mirror, feed: IO[bytes] | None) -> None:
+    def __init__(self, app: Any, mirror: Mirror, feed: IO[bytes] | None, ask: Ask | None = None) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
+                http=TimedProtocol,
                 access_log=False,
                 log_level="warning",
                 server_header=False,
                 proxy_headers=False,
                 lifespan="off",
                 ws="none",
-                limit_concurrency=256,
-                timeout_keep_alive=15,
+                timeout_keep_alive=int(REQUEST_S),
                 timeout_graceful_shutdown=1,
             )
         )
         self._mirror = mirror
         self._feed = feed
+        self._ask = ask
+        self._answered_at = -float("inf")
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to serve and to listen to the run."""
         await super().startup(sockets)
         if self._feed is not None:
             loop = asyncio.get_running_loop()
-            threading.Thread(target=self._follow, args=(self._feed, loop), name="feed", daemon=True).start()
+            feed = self._feed
+            # A process that cannot take in the run any more ends: the run starts another one.
+            SupervisedThread(
+                "feed", lambda: self._follow(feed, loop), restart=False, on_fault=lambda error: os._exit(1)
+            ).start()
+            self._news()
 
     def _follow(self, feed: IO[bytes], loop: asyncio.AbstractEventLoop) -> None:
         while (message := wire.read(feed)) is not None:
             self._mirror.take(*message)
             with contextlib.suppress(RuntimeError):  # the event loop is closed
-                loop.call_soon_threadsafe(self._mirror.wake)
+                loop.call_soon_threadsafe(self._news)
         os._exit(0)  # the run is gone; nothing here is worth waiting for
+
+    def _news(self) -> None:
+        """Tell the pages, and once a second the run: in the event loop, so that it proves that requests are served."""
+        self._mirror.wake()
+        now = time.monotonic()
+        if self._ask is not None and now - self._answered_at >= ALIVE_EVERY_S:
+            self._answered_at = now
+            self._ask({"kind": "alive"})
 
 
 def main(arguments: list[str]) -> None:
@@ -73,26 +95,32 @@ def main(arguments: list[str]) -> None:
     mirror.take(*first)
     hello = mirror.hello
     address = Address(hello["host"], 0)
-    access = Access(Keys(**hello.pop("keys")), names_for(address, hello["names"]))
     store = None if hello["store"] is None else Path(hello["store"])
-    app = make_app(mirror, access, store, teller(sys.stdout.buffer))
-    Server(app, mirror, feed).run([socket.socket(fileno=int(arguments[0]))])
+    access = _access(Keys(**hello.pop("keys")), address, hello["names"], store)
+    ask = teller(sys.stdout.buffer)
+    app = make_app(mirror, access, store, ask)
+    Server(app, mirror, feed, ask).run([socket.socket(fileno=int(arguments[0]))])
 
 
 def serve_record(address: str, store: Path, names: Sequence[str]) -> None:
     """Serve a record that no run feeds here, until Ctrl-C; BadInput as for a run, and where there is no record."""
     Reader(store).close()
     place = parse_address(address)
-    keys, made = find_keys(place, os.environ)
+    keys, made = find_keys(place, os.environ, names)
     listener = listen(place)
     tell_address(place, listener, keys.full if made else None)
-    access = Access(keys, names_for(place, names))
+    access = _access(keys, place, names, store)
     mirror = Mirror(attached=False)
     app = make_app(mirror, access, store, lambda record: None)
     Server(app, mirror, None).run([listener])
 
 
-def teller(stream: IO[bytes]) -> Callable[[dict[str, Any]], None]:
+def _access(keys: Keys, address: Address, names: Sequence[str], store: Path | None) -> Access:
+    sessions = Sessions(keys, sessions_file(store) if store is not None and keys.wanted else None)
+    return Access(keys, names_for(address, names), sessions=sessions)
+
+
+def teller(stream: IO[bytes]) -> Ask:
     """Return what sends a wish to the run, one JSON line each, from any thread."""
     lock = threading.Lock()
 

@@ -17,6 +17,7 @@ from edge_ad.inspection.loop import Loop
 from edge_ad.inspection.sinks import DriftSink
 from edge_ad.inspection.watchdog import Watchdog
 from edge_ad.store import Store
+from edge_ad.supervision import ThreadFaults
 from edge_ad.web.panel import Panel, Seen
 from edge_ad.web.values import finite, plain
 
@@ -36,6 +37,7 @@ class Watched:
     watchdog: Watchdog
     drift: DriftSink
     store: Store | None
+    faults: ThreadFaults
 
 
 class Snapshots:
@@ -78,6 +80,7 @@ class Snapshots:
             "memory_mb": resident_mb(),
             "drift": self._drift(),
             "store": self._store(),
+            "faults": {"down": watched.faults.fault, "counts": dict(watched.faults.counts)},
         }
 
     def _cameras(self, now: float) -> list[dict[str, Any]]:

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 LONGEST_LINE = 64 * 2**20
 
 
-def write(stream: IO[bytes], record: dict[str, Any], blobs: Sequence[bytes | memoryview] = ()) -> None:
+class Writable(Protocol):
+    """Where messages go."""
+
+    def write(self, data: bytes | memoryview, /) -> object: ...
+    def flush(self) -> None: ...
+
+
+def write(stream: Writable, record: dict[str, Any], blobs: Sequence[bytes | memoryview] = ()) -> None:
     """Write one message; ``record`` is plain JSON without NaN."""
     line = json.dumps({**record, "sizes": [len(blob) for blob in blobs]}, allow_nan=False, separators=(",", ":"))
     stream.write(line.encode() + b"\n")

@@ -25,7 +25,7 @@ export function showHealth(state) {
   run.cameras.map((camera) => [camera.name, camera.show, figure(camera.fps, 1), count(camera.counters.captured), count(camera.counters.dropped),
     count(camera.counters.lost), count(camera.counters.faulted), count(camera.counters.outages), count(camera.counters.reconnects), count(camera.counters.stalls), camera.alarm]));
   showDrift(run.drift);
-  showStore(run.store);
+  showStore(run.store, run.faults);
 }
 
 function showDrift(drift) {
@@ -41,9 +41,11 @@ function showDrift(drift) {
       drift.drifted.includes(name) ? "drifted" : ""]));
 }
 
-function showStore(store) {
-  facts($("store"), store === null ? [["Record", "none is kept: start with --store FILE"]] : [
-    ["Events on the disk", count(store.committed)], ["Events that could not be stored", count(store.dropped)], ["State", store.fault || "stores"]]);
+function showStore(store, faults) {
+  const counted = Object.entries(faults.counts).map(([name, number]) => `${name} ${number}`).join(", ");
+  const threads = [["Threads", faults.down || (counted ? `all work; faults: ${counted}` : "all work")]];
+  facts($("store"), store === null ? [["Record", "none is kept: start with --store FILE"], ...threads] : [
+    ["Events on the disk", count(store.committed)], ["Events that could not be stored", count(store.dropped)], ["State", store.fault || "stores"], ...threads]);
 }
 
 function facts(node, pairs) {
