@@ -48,6 +48,17 @@ def inspect(data: bytes) -> tuple[int, int] | None:
     raise HeaderError(UNKNOWN)
 
 
+def png_orientation(data: bytes) -> int:
+    """Return the EXIF orientation 1 to 8 of a PNG that ``inspect`` took; 1 where it tells none."""
+    position = len(PNG_SIGNATURE)
+    while position < len(data):
+        length, kind = struct.unpack_from(">I4s", data, position)
+        if kind == b"eXIf":
+            return _orientation(data[position + 8 : position + 8 + length])
+        position += 12 + length
+    return 1
+
+
 def _png(data: bytes) -> tuple[int, int]:
     position, size, turned = len(PNG_SIGNATURE), None, False
     while position < len(data):

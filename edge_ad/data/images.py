@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from edge_ad.data.headers import HeaderError, inspect
+from edge_ad.data.headers import PNG_SIGNATURE, HeaderError, inspect, png_orientation
 from edge_ad.errors import BadInput, require
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
 MAX_PIXELS = 200_000_000
 MAX_BYTES = 1 << 30
 JPEG_SIGNATURE = b"\xff\xd8"
+TIFF_SIGNATURES = (b"II", b"MM")
+READABLE = (np.uint8, np.uint16)
+OPENCV = tuple(int(part) for part in cv2.__version__.split(".")[:2])
 
 Image = npt.NDArray[np.uint8]
 
@@ -138,11 +142,40 @@ def _why_undecoded(data: bytes) -> str:
     return f"it holds {decoded.dtype} values, and 8 or 16 bits are needed; save it as an 8-bit PNG"
 
 
-def _decode(path: Path, data: bytes, flags: int) -> Image:
+def turn(image: Image, orientation: int) -> Image:
+    """Return an image as its EXIF orientation 1 to 8 says it is to be seen (TIFF 6.0, tag 0x112)."""
+    if orientation >= 5:
+        image = image.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        image = image[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        image = image[::-1]
+    return np.ascontiguousarray(image)
+
+
+def _pixels(data: bytes, flags: int) -> Image | None:
+    """Decode as OpenCV 5 does, whatever the version; None for what cannot be read as colours or grey."""
     try:
-        decoded = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        # OpenCV 4 makes colours of floating point values that have nothing to do with them.
+        if data[:2] in TIFF_SIGNATURES and _stored(data).dtype not in READABLE:
+            return None
+        decoded: Any = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error:
-        decoded = None
+        return None
+    # OpenCV 4.5 applies the EXIF orientation of a JPEG, but not of a PNG.
+    if decoded is not None and OPENCV < (4, 6) and data.startswith(PNG_SIGNATURE) and flags != cv2.IMREAD_UNCHANGED:
+        return turn(decoded, png_orientation(data))
+    return None if decoded is None else np.asarray(decoded)
+
+
+def _stored(data: bytes) -> npt.NDArray[Any]:
+    """Return the values of an image as they are stored; none, as bytes, where it cannot be decoded at all."""
+    decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    return np.empty(0, np.uint8) if decoded is None else np.asarray(decoded)
+
+
+def _decode(path: Path, data: bytes, flags: int) -> Image:
+    decoded = _pixels(data, flags)
     if decoded is None:
         raise BadInput(f"{path} cannot be read: {_why_undecoded(data)}")
     if decoded.shape[0] * decoded.shape[1] > MAX_PIXELS:

@@ -249,6 +249,27 @@ def test_the_size_is_that_of_the_turned_image(tmp_path: Path, orientation: int) 
         assert check_image(path) == ((40, 60) if orientation >= 5 else (60, 40))
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_an_image_is_turned_as_opencv_turns_a_jpeg(tmp_path: Path, orientation: int) -> None:
+    exif = b"II*\x00" + struct.pack("<IHHHIHH", 8, 1, 0x0112, 3, 1, orientation, 0) + bytes(4)
+    data, segment = save(tmp_path / "phone.jpg", picture(0)).read_bytes(), b"Exif\x00\x00" + exif
+    data = data[:2] + b"\xff\xe1" + struct.pack(">H", len(segment) + 2) + segment + data[2:]
+    encoded = np.frombuffer(data, np.uint8)
+    stored = cv2.imdecode(encoded, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    np.testing.assert_array_equal(images.turn(stored, orientation), cv2.imdecode(encoded, cv2.IMREAD_COLOR))
+
+
+@pytest.mark.parametrize(("orientation", "shape"), [(1, (40, 60)), (6, (60, 40))])
+def test_a_png_is_turned_where_opencv_does_not_do_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, orientation: int, shape: tuple[int, int]
+) -> None:
+    monkeypatch.setattr(images, "OPENCV", (4, 5))
+    monkeypatch.setattr(images, "png_orientation", lambda data: orientation)
+    path = save(tmp_path / "phone.png", picture(0))
+    assert read_image(path).shape[:2] == shape
+    assert read_mask(path).shape == (40, 60)
+
+
 def test_floating_point_values_are_told_as_such(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "float.tif"), picture(0).astype(np.float32))
     with pytest.raises(BadInput, match=r"float\.tif cannot be read: it holds float32 values, and 8 or 16 bits are needed"):
