@@ -40,7 +40,7 @@ def command(
 ) -> None:
     """Time the whole road of a frame, from a camera picture of 640 x 480 to its verdict."""
     from edge_ad.bundle import open_bundle
-    from edge_ad.doctor.device import device_state
+    from edge_ad.doctor.device import device_facts, device_state
     from edge_ad.engines.benchmark import benchmark, peak_rss_mb
     from edge_ad.engines.pipeline import Pipeline
     from edge_ad.engines.selection import open_pipeline, open_pipelines
@@ -51,12 +51,13 @@ def command(
 
     require_writable(out)
     opened = open_bundle(bundle or newest_bundle())
-    more: dict[str, Any] = {}
+    more: dict[str, Any] = {"bundle": {"name": opened.name, "sha256": opened.sha256}}
 
     def in_loop(pipeline: Pipeline) -> dict[str, float] | None:
         found = measure_overhead(opened, pipeline, min(frames, LOOP_FRAMES))
         more["throughput"] = line.measure_throughput(opened, pipeline, frames).to_json()
         more["device"] = device_state()
+        more["machine"] = device_facts()
         if soak is not None:
             minutes = line.soak(opened, pipeline, soak, device_state, lambda one: typer.echo(tell_minute(one)))
             more["soak"] = [one.to_json() for one in minutes]

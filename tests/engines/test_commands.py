@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from edge_ad import __version__
 from edge_ad.cli.app import main
 from tests.fixtures.tiny_bundle import make_tiny_bundle
 
@@ -43,6 +44,9 @@ def test_build_then_benchmark_without_further_arguments(station: Path, capsys: p
     assert times["throughput"]["share"] > 0
     assert set(times["device"]) == {"board", "power mode", "clocks", "temperature", "throttling"}
     assert times["soak"][0]["device"] == times["device"]
+    assert times["machine"]["edge_ad"] == __version__
+    assert len(times["bundle"]["sha256"]) == 64
+    assert {"board", "jetpack", "l4t", "processor", "cores", "memory_bytes", "kernel"} <= set(times["machine"])
 
 
 def test_a_refused_engine_ends_with_4(station: Path, capsys: pytest.CaptureFixture[str]) -> None:
