@@ -87,7 +87,7 @@ def _camera_report(bundle: Bundle, folder: Path, goods: Sequence[Path], skipped:
     """Return what the loop compares its camera with, as training does: the new goods may show another camera or light."""
     left_out = {path for path, _ in skipped}
     shown = [path for path in goods if path not in left_out][:MAPS_LIMIT]
-    images = (resize(read_image(path), bundle.image_size) for path in shown)
+    images = (resize(read_image(path, bundle.image_bits), bundle.image_size) for path in shown)
     return camera_report(images, folder)
 
 
@@ -112,7 +112,7 @@ def _measure(
     for path in paths:
         tell()
         try:
-            image = read_image(path)
+            image = read_image(path, bundle.image_bits)
         except BadInput as error:
             logging.getLogger(__name__).warning("skipped %s: %s", path, error)
             skipped.append((path, str(error)))

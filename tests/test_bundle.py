@@ -54,6 +54,19 @@ def test_what_goes_in_comes_out(path: Path) -> None:
         bundle.graph("tokenizer")
 
 
+@pytest.mark.parametrize(("report", "bits"), [({}, 16), ({"image_bits": 12}, 12), ({"image_bits": 16}, 16)])
+def test_it_says_how_16_bit_images_are_read(tmp_path: Path, report: dict[str, Any], bits: int) -> None:
+    write_bundle(tmp_path / "tray.edgead", replace(plain_contents(), report=report), NOON)
+    assert open_bundle(tmp_path / "tray.edgead").image_bits == bits
+
+
+@pytest.mark.parametrize("bits", [8, 11, "12", None, 0])
+def test_an_unknown_depth_of_images_is_refused(tmp_path: Path, bits: object) -> None:
+    write_bundle(tmp_path / "tray.edgead", replace(plain_contents(), report={"image_bits": bits}), NOON)
+    with pytest.raises(BadInput, match="where 10, 12, 14 or 16 are known: train it again"):
+        _ = open_bundle(tmp_path / "tray.edgead").image_bits
+
+
 def test_equal_contents_give_equal_bytes(path: Path, tmp_path: Path) -> None:
     sha256 = write_bundle(tmp_path / "again.edgead", open_bundle(path).contents(), NOON)
     assert sha256 == open_bundle(path).sha256

@@ -51,6 +51,14 @@ class Bundle:
         self.golden = _golden(parts["golden.npz"], f"{path}: golden.npz")
         self.report = load_json(parts["report.json"], f"{path}: report.json")
 
+    @property
+    def image_bits(self) -> int:
+        """How many bits the values of the training's 16-bit files used; 16 where it had none, and in older bundles."""
+        bits = self.report.get("image_bits", 16)
+        if bits not in (10, 12, 14, 16):
+            raise BadInput(f"{self.path} reads images of {bits!r} bits, where 10, 12, 14 or 16 are known: train it again")
+        return int(bits)
+
     @cached_property
     def quantisation(self) -> Quantisation | None:
         """Ranges, plan and proof images, None in a bundle that was never calibrated; BadInput as for ``graph``."""

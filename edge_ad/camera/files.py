@@ -22,15 +22,16 @@ READ_TIMEOUT_MS = 10_000
 class ImageFiles:
     """The images of one folder in the order of their names, or a single image; a corrupt one becomes a BadFrame.
 
-    Raises BadInput for an empty folder, and for a single image that cannot be read.
+    ``bits`` as for ``read_image``. Raises BadInput for an empty folder, and for a single image that cannot be read.
     """
 
     kind: SourceKind = "images"
     fps: float | None = None
 
-    def __init__(self, path: Path, name: str) -> None:
+    def __init__(self, path: Path, name: str, bits: int = 16) -> None:
         self.name = name
-        self._files = iter(_images(path))
+        self._bits = bits
+        self._files = iter(_images(path, bits))
         self._index = 0
 
     def read(self, timeout_s: float) -> Read:
@@ -41,7 +42,7 @@ class ImageFiles:
         index, self._index = self._index, self._index + 1
         now, wall = time.monotonic(), time.time()
         try:
-            return Frame(read_image(path), index, now, wall, self.name, path.name)
+            return Frame(read_image(path, self._bits), index, now, wall, self.name, path.name)
         except BadInput as error:
             return BadFrame(f"corrupt: {error}", index, now, wall, self.name, path.name)
 
@@ -50,9 +51,9 @@ class ImageFiles:
         self._files = iter(())
 
 
-def _images(path: Path) -> list[Path]:
+def _images(path: Path, bits: int) -> list[Path]:
     if path.is_file():
-        read_image(path)
+        read_image(path, bits)
         return [path]
     files = list_images(path)
     if not files:

@@ -24,14 +24,15 @@ def open_source(
     settings: CameraSettings | None = None,
     patient: bool = False,
     lag_s: float | None = Patience.lag_s,
+    image_bits: int = 16,
 ) -> Source:
     """Open any source that ``edge_ad.camera.uri.ALLOWED`` lists.
 
     With ``realtime`` files and synthetic sources come at their nominal rate (images: 10 a second), as from a camera.
     ``settings`` are applied to a live camera where its URI does not say otherwise. A live camera that does not open
     raises DeviceFault; with ``patient`` it is returned nevertheless and tried again at every read. One whose pictures
-    arrive more than ``lag_s`` late is opened again; None: its clock is not looked at. Raises BadInput for a URI, file or
-    folder that cannot be a source.
+    arrive more than ``lag_s`` late is opened again; None: its clock is not looked at. ``image_bits`` is how 16-bit files
+    are read, see ``read_image``. Raises BadInput for a URI, file or folder that cannot be a source.
     """
     address = parse_uri(uri)
     address = replace(address, name=storable(address.name, MAX_NAME))
@@ -45,7 +46,7 @@ def open_source(
 
         return open_belt(address.target, address.name, realtime)
     if address.kind == "path":
-        return _from_path(existing(Path(address.target).expanduser()), address.name, realtime)
+        return _from_path(existing(Path(address.target).expanduser()), address.name, realtime, image_bits)
     return _live(address, settings, patient, lag_s)
 
 
@@ -116,10 +117,10 @@ def _producer(address: Address) -> tuple[str, str | None]:
     return "&".join(rest), producers[0] if producers else None
 
 
-def _from_path(path: Path, name: str, realtime: bool) -> Source:
+def _from_path(path: Path, name: str, realtime: bool, bits: int) -> Source:
     from edge_ad.camera.files import ImageFiles, VideoFile
     from edge_ad.camera.pacing import Paced
 
     images = path.is_dir() or path.suffix.lower() in SUFFIXES
-    source: Source = ImageFiles(path, name) if images else VideoFile(path, name)
+    source: Source = ImageFiles(path, name, bits) if images else VideoFile(path, name)
     return Paced(source, source.fps or IMAGES_FPS) if realtime else source

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ from edge_ad.errors import BadInput, require
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
 MAX_PIXELS = 200_000_000
 MAX_BYTES = 1 << 30
+DEPTHS = (10, 12, 14, 16)
+"""Bits a value that industrial cameras give, and that files of 16 bits then hold."""
+
 JPEG_SIGNATURE = b"\xff\xd8"
 TIFF_SIGNATURES = (b"II", b"MM")
 READABLE = (np.uint8, np.uint16)
@@ -47,14 +51,46 @@ def check_image(path: Path) -> tuple[int, int]:
     return size
 
 
-def read_image(path: Path) -> Image:
+def read_image(path: Path, bits: int = 16) -> Image:
     """Return the image in ``path`` as u8[H,W,3] in RGB order.
 
-    Grey becomes three equal channels, 16-bit values are divided by 256, alpha is dropped, EXIF orientation is applied.
-    Raises BadInput naming the file when it is unreadable, truncated, corrupt or larger than MAX_PIXELS.
+    Grey becomes three equal channels, alpha is dropped, EXIF orientation is applied. The values of a file of 16 bits are
+    divided by 2^(``bits`` - 8): cameras of 10, 12 or 14 bits are often stored that way without being scaled up. Raises
+    BadInput naming the file when it is unreadable, truncated, corrupt, larger than MAX_PIXELS or holds values beyond
+    ``bits``.
     """
     data, _ = _load(path)
-    return np.ascontiguousarray(_decode(path, data, cv2.IMREAD_COLOR)[:, :, ::-1])
+    if bits == 16:
+        return np.ascontiguousarray(_decode(path, data, cv2.IMREAD_COLOR)[:, :, ::-1])
+    decoded = _decode_deep(path, data)
+    if decoded.dtype == np.uint16:
+        if decoded.max() >= 1 << bits:
+            raise BadInput(
+                f"{path} holds values up to {decoded.max()} where {bits} bits allow {(1 << bits) - 1}: it is from another "
+                "camera or another export than the images of the training"
+            )
+        decoded = (decoded >> (bits - 8)).astype(np.uint8)
+    return np.ascontiguousarray(decoded[:, :, ::-1])
+
+
+def significant_bits(paths: Sequence[Path]) -> int:
+    """Return how many bits the values of 16-bit files use over a whole set: the least of DEPTHS that holds them all.
+
+    16 where no file has 16 bits. One image cannot tell, a dark one looks like one of fewer bits; so the set is asked.
+    Files that cannot be read are passed over.
+    """
+    greatest = 0
+    for path in paths:
+        try:
+            data, _ = _load(path)
+            if not _may_be_deep(data):
+                continue
+            decoded = _decode_deep(path, data)
+        except BadInput:
+            continue
+        if decoded.dtype == np.uint16:
+            greatest = max(greatest, int(decoded.max()))
+    return next(bits for bits in DEPTHS if greatest < 1 << bits) if greatest else 16
 
 
 def read_mask(path: Path) -> Image:
@@ -64,10 +100,12 @@ def read_mask(path: Path) -> Image:
     return np.ascontiguousarray(mask if mask.ndim == 2 else mask[:, :, :3].max(axis=2))
 
 
-def read_thumbnail(path: Path, side: int) -> Image:
+def read_thumbnail(path: Path, side: int, bits: int = 16) -> Image:
     """Return a grey thumbnail u8[side,side] of an image file, decoded at an eighth of its size where the format
-    allows.
+    allows; ``bits`` as for read_image.
     """
+    if bits != 16:
+        return resize(np.asarray(cv2.cvtColor(read_image(path, bits), cv2.COLOR_RGB2GRAY), np.uint8), (side, side))
     data, size = _load(path)
     reduced = size is not None and min(size) >= 8 * side
     return resize(
@@ -131,6 +169,22 @@ def _load(path: Path) -> tuple[bytes, tuple[int, int] | None]:
     return data, size
 
 
+def _may_be_deep(data: bytes) -> bool:
+    """Whether a file can have 16 bits a value, as far as its first bytes tell."""
+    if data.startswith(PNG_SIGNATURE):
+        return data[24:25] == b"\x10"  # the bit depth of the header chunk
+    return not data.startswith((JPEG_SIGNATURE, b"BM", b"RIFF"))
+
+
+def _decode_deep(path: Path, data: bytes) -> npt.NDArray[Any]:
+    """Return BGR values as they are stored, u8 or u16 [H,W,3]."""
+    decoded = _pixels(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+    if decoded is None or decoded.dtype not in READABLE:
+        raise BadInput(f"{path} cannot be read: {_why_undecoded(data)}")
+    _check_pixels(path, decoded.shape)
+    return np.asarray(decoded)
+
+
 def _why_undecoded(data: bytes) -> str:
     """Return why an image could not be read as colours: OpenCV reads one of floating point values only as it is."""
     try:
@@ -168,6 +222,11 @@ def _pixels(data: bytes, flags: int) -> Image | None:
     return None if decoded is None else np.asarray(decoded)
 
 
+def _check_pixels(path: Path, shape: tuple[int, ...]) -> None:
+    if shape[0] * shape[1] > MAX_PIXELS:
+        raise BadInput(f"{path} has more than {MAX_PIXELS:,} pixels, the most that is allowed; shrink it first")
+
+
 def _stored(data: bytes) -> npt.NDArray[Any]:
     """Return the values of an image as they are stored; none, as bytes, where it cannot be decoded at all."""
     decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
@@ -178,8 +237,7 @@ def _decode(path: Path, data: bytes, flags: int) -> Image:
     decoded = _pixels(data, flags)
     if decoded is None:
         raise BadInput(f"{path} cannot be read: {_why_undecoded(data)}")
-    if decoded.shape[0] * decoded.shape[1] > MAX_PIXELS:
-        raise BadInput(f"{path} has more than {MAX_PIXELS:,} pixels, the most that is allowed; shrink it first")
+    _check_pixels(path, decoded.shape)
     if decoded.dtype != np.uint8:
         raise BadInput(f"{path} holds {decoded.dtype} values where whole numbers are needed; save it as an 8-bit PNG")
     return decoded.astype(np.uint8, copy=False)

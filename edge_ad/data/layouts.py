@@ -7,7 +7,7 @@ import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -25,7 +25,7 @@ from edge_ad.data.folders import (
     sub_folders,
     unread_folders,
 )
-from edge_ad.data.images import check_image, list_images
+from edge_ad.data.images import check_image, list_images, significant_bits
 from edge_ad.data.near_duplicates import near_duplicate_groups, thumbnails
 from edge_ad.data.splits import MINIMUM_GOODS, GoodsSplit, split_all, split_training
 from edge_ad.errors import BadInput
@@ -59,7 +59,7 @@ class Saturation:
 @dataclass(frozen=True)
 class TestItem:
     """One labelled image of the test split; ``masks`` holds one file for each defect channel, empty where there is
-    none.
+    none. ``bits``: how its 16-bit values are read, see ``read_image``.
     """
 
     __test__ = False  # the name is not a test case's
@@ -68,6 +68,7 @@ class TestItem:
     kind: Kind
     defect: str
     masks: tuple[Path, ...] = ()
+    bits: int = 16
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ class DataSet:
     ``skipped`` lists goods that cannot be read, each with the reason. ``sizes`` counts the goods by "WIDTHxHEIGHT" in
     pixels. ``saturation`` maps a pixel value of the masks to its saturation threshold (empty: every defect must be
     found whole). ``folders`` says what was read from which folder as what, left-out folders included.
+    ``bits``: how many bits the values of its 16-bit files use, see ``significant_bits``.
     """
 
     name: str
@@ -88,6 +90,7 @@ class DataSet:
     sizes: dict[str, int] = field(default_factory=dict)
     saturation: Mapping[int, Saturation] = field(default_factory=dict)
     folders: tuple[FolderUse, ...] = ()
+    bits: int = 16
 
     @property
     def has_masks(self) -> bool:
@@ -116,7 +119,8 @@ def load_dataset(path: Path | str, seed: int = 0) -> DataSet:
     own, bad, more = _readable(validation)
     skipped, sizes = skipped + bad, sizes + more
     _enough(folder, len(train) + len(own), skipped)
-    table, unusable = _thumbnails([*train, *own])
+    bits = significant_bits([*train, *own])
+    table, unusable = _thumbnails([*train, *own], bits)
     skipped += unusable
     left_out = {path for path, _ in unusable}
     train, own = ([path for path in paths if path not in left_out] for paths in (train, own))
@@ -141,11 +145,14 @@ def load_dataset(path: Path | str, seed: int = 0) -> DataSet:
         sizes=dict(sizes.most_common()),
         saturation=_saturation(root / "defects_config.json"),
         folders=(*uses, *unread_folders(root, [*listed, *validation, *(item.path for item in test)])),
+        bits=bits,
     )
 
 
-def load_test(path: Path | str) -> DataSet:
+def load_test(path: Path | str, bits: int = 16) -> DataSet:
     """Return the labelled images under ``path`` without looking at its training goods (``goods`` is empty).
+
+    ``bits`` is how the bundle reads 16-bit files.
 
     A folder without a test folder is itself one where a sub-folder is named as normal images (``good`` beside ``bad``),
     and else counts as normal images only. Raises BadInput for a missing or empty folder, and for an anomaly without a
@@ -161,6 +168,7 @@ def load_test(path: Path | str) -> DataSet:
     else:
         listed = _training_images(root, layout)[1] if layout else list_images(root)
         items, layout = tuple(TestItem(file, "good", "good") for file in listed), "flat"
+    items = tuple(replace(item, bits=bits) for item in items)
     if not items:
         raise BadInput(
             f"{root} holds no images to evaluate: name {LAYOUTS_HELP} with a test folder, in which sub-folders say what "
@@ -264,9 +272,9 @@ def _different(folder: Path, table: npt.NDArray[np.float32]) -> None:
         )
 
 
-def _thumbnails(paths: Sequence[Path]) -> tuple[npt.NDArray[np.float32], list[tuple[Path, str]]]:
+def _thumbnails(paths: Sequence[Path], bits: int) -> tuple[npt.NDArray[np.float32], list[tuple[Path, str]]]:
     """Return the thumbnails of the images that can be used, in order, and the others with the reason."""
-    table, failed = thumbnails(paths)
+    table, failed = thumbnails(paths, bits)
     reasons = dict(failed)
     for index in np.flatnonzero(np.ptp(table, axis=1) < MIN_RANGE).tolist():
         reasons.setdefault(

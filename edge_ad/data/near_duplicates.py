@@ -23,16 +23,16 @@ tenths; two different good parts under a fixed camera were 1.8 or more apart in 
 """
 
 
-def thumbnails(paths: Sequence[Path], threads: int = 2) -> tuple[npt.NDArray[np.float32], dict[int, str]]:
+def thumbnails(paths: Sequence[Path], bits: int = 16, threads: int = 2) -> tuple[npt.NDArray[np.float32], dict[int, str]]:
     """Return thumbnails f32[N, SIDE*SIDE] with zero mean each, and the reason for each index that could not be
-    decoded.
+    decoded; ``bits`` as for ``read_image``.
     """
     table = np.zeros((len(paths), SIDE * SIDE), np.float32)
     failed: dict[int, str] = {}
 
     def load(index: int) -> None:
         try:
-            table[index] = read_thumbnail(paths[index], SIDE).reshape(-1)
+            table[index] = read_thumbnail(paths[index], SIDE, bits).reshape(-1)
         except BadInput as error:
             failed[index] = str(error)
 

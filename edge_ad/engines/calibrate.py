@@ -71,8 +71,8 @@ def calibrate(
     bundle = open_bundle(bundle_path)
     target = child_path(bundle, Path(out) if out is not None else None, "calibrated", "calibrate")
     found = load_dataset(Path(goods), chosen.seed)
-    seen = _read([*found.goods.fit, *found.goods.normalise], chosen.images, bundle.image_size)
-    held_back = _read(found.goods.threshold, PROOF, bundle.image_size)
+    seen = _read([*found.goods.fit, *found.goods.normalise], chosen.images, bundle)
+    held_back = _read(found.goods.threshold, PROOF, bundle)
     if len(seen) + len(held_back) < FEWEST:
         raise BadInput(f"{goods} holds {len(seen) + len(held_back)} readable goods, but {FEWEST} are needed; add more")
     quantisation, searches = measure(bundle, seen, held_back if len(held_back) else spread(seen, PROOF), chosen, say)
@@ -188,13 +188,13 @@ def _corrections(
         }
 
 
-def _read(paths: Sequence[Path], most: int, size: tuple[int, int]) -> Images:
+def _read(paths: Sequence[Path], most: int, bundle: Bundle) -> Images:
     """Read at most ``most`` pictures, evenly spread, resized; those that cannot be read are skipped."""
     picked = [paths[i] for i in evenly(len(paths), most)]
     images = []
     for path in picked:
         try:
-            images.append(resize(read_image(path), size))
+            images.append(resize(read_image(path, bundle.image_bits), bundle.image_size))
         except BadInput:
             continue
-    return np.stack(images) if images else np.zeros((0, *size, 3), np.uint8)
+    return np.stack(images) if images else np.zeros((0, *bundle.image_size, 3), np.uint8)

@@ -68,7 +68,7 @@ def measure_gate(
     """Judge every proof image with both pipelines; BadInput for a bundle without proof images or a bad labelled set."""
     sets = {"proof": proof_of(bundle, seed=seed)}
     if labelled is not None:
-        sets["labelled"] = labelled_proof(labelled, bundle.image_size)
+        sets["labelled"] = labelled_proof(labelled, bundle.image_size, bundle.image_bits)
     losses = {}
     for name, proof in sets.items():
         exact, found = (np.stack([p.infer(image).raw for image in proof.images]) for p in (reference, candidate))

@@ -38,10 +38,10 @@ def make_proof(goods: Images, copies: int = 2, anomalies: int = 3, seed: int = 0
     return Proof(images, np.arange(len(images)) >= len(goods) + len(views))
 
 
-def labelled_proof(data: Path, size: tuple[int, int]) -> Proof:
-    """Read a labelled test set, resized to ``size``; BadInput as ``load_test``."""
-    items = load_test(data).test
-    images = np.stack([resize(read_image(item.path), size) for item in items])
+def labelled_proof(data: Path, size: tuple[int, int], bits: int = 16) -> Proof:
+    """Read a labelled test set, resized to ``size``; ``bits`` and BadInput as for ``load_test``."""
+    items = load_test(data, bits).test
+    images = np.stack([resize(read_image(item.path, item.bits), size) for item in items])
     return Proof(images, np.array([item.kind != "good" for item in items]))
 
 

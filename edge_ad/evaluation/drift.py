@@ -27,7 +27,8 @@ def drift(judge: Judge, scores: TestScores, statistics: Statistics, thresholds: 
     if not goods.size:
         return None
     chosen = goods[np.unique(np.linspace(0, goods.size - 1, min(GOODS, goods.size)).round().astype(int))]
-    images = [resize(read_image(scores.items[index].path), judge.image_size) for index in chosen]
+    items = [scores.items[index] for index in chosen]
+    images = [resize(read_image(item.path, item.bits), judge.image_size) for item in items]
     before = _counts(scores.score[chosen], thresholds)
     return {
         name: _change(judge, scores, chosen, [change(image) for image in images], statistics, thresholds, before)

@@ -46,7 +46,7 @@ def evaluate(
     if report_dir is not None:  # before minutes of work, not after
         require("matplotlib", extra="train", needed_by="the report of edge-ad evaluate")
     bundle = open_bundle(bundle_path)
-    data = load_test(data_path)
+    data = load_test(data_path, bundle.image_bits)
     with open_pipeline(bundle, backend, precision, all_branches=True) as pipeline:
         used = {"backend": pipeline.backend.name, "precision": pipeline.precision}
         computed = pipeline.branches

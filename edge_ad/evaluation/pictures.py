@@ -31,7 +31,7 @@ def heat_range(maps: Sequence[Map]) -> tuple[float, float]:
 
 def beside(item: TestItem, heat: Map, limits: tuple[float, float]) -> str:
     """Return a data URI: the image with its mask's outline in white, and next to it the heat map laid over it."""
-    image = read_image(item.path)
+    image = read_image(item.path, item.bits)
     scale = SIDE / max(image.shape[:2])
     size = (max(1, round(image.shape[0] * scale)), max(1, round(image.shape[1] * scale)))
     small = resize(image, size).copy()

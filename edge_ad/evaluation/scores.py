@@ -71,7 +71,7 @@ def judge_all(judge: Judge, items: Sequence[TestItem], progress: Progress | None
     sizes: list[tuple[int, int]] = []
     logic: list[Floats] = []
     for index, item in enumerate(items):
-        image = read_image(item.path)
+        image = read_image(item.path, item.bits)
         found = judge.infer(resize(image, judge.image_size))
         if not (np.isfinite(found.score) and np.isfinite(found.map).all()):
             raise DeviceFault(

@@ -86,7 +86,7 @@ def inspect(
         if signals:
             stack.enter_context(stop.listening())
         unused = stack.enter_context(contextlib.ExitStack())
-        sources = _open_sources(uris, chosen, unused)
+        sources = _open_sources(uris, chosen, unused, opened.image_bits)
         names = [source.name for source in sources]
         pipelines = open_pipelines(opened, backend, precision, outputs.streams)
         pipeline, *more = [stack.enter_context(one) for one in pipelines]
@@ -135,7 +135,9 @@ def inspect(
     return replace(summary, faults=faults.summary())  # with those of the end: the record was still being written
 
 
-def _open_sources(uris: Sequence[str], settings: LoopSettings, stack: contextlib.ExitStack) -> list[Source]:
+def _open_sources(
+    uris: Sequence[str], settings: LoopSettings, stack: contextlib.ExitStack, image_bits: int
+) -> list[Source]:
     if not uris:
         raise BadInput("no camera is named: give --camera URI, or `camera` under [run] in edge-ad.toml")
     repeated = next((uri for uri in uris if uris.count(uri) > 1), None)
@@ -143,7 +145,9 @@ def _open_sources(uris: Sequence[str], settings: LoopSettings, stack: contextlib
         raise BadInput(f"--camera {redact(repeated)} is given twice: name every camera once")
     sources = []
     for uri in uris:
-        source = open_source(uri, settings.realtime, patient=settings.patient, lag_s=settings.lag_s)
+        source = open_source(
+            uri, settings.realtime, patient=settings.patient, lag_s=settings.lag_s, image_bits=image_bits
+        )
         stack.callback(source.close)
         sources.append(source)
     return sources

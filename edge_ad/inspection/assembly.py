@@ -197,7 +197,7 @@ def make_partings(
     if part.presence == "learned":
         assert part.empty is not None
         paths = list_images(part.empty)[:MOST_EMPTY]
-        matcher = UnlikeEmpty([settings.view.crop(read_image(path)) for path in paths], goods)
+        matcher = UnlikeEmpty([settings.view.crop(read_image(path, bundle.image_bits)) for path in paths], goods)
     else:
         matcher = LikeGoods(goods)
     return [SeenParts(Eye(matcher, part.motion_limit), part.rule, settings.view, number) for number in first]

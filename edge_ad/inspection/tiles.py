@@ -118,6 +118,6 @@ def load_tiles(pipeline: Pipeline, bundle: Bundle, view: View, folder: Path) -> 
             return TileStatistics.from_json(json.loads(kept.read_text()))
         except (OSError, ValueError, KeyError, TypeError, BadInput):
             pass  # damaged: measured again
-    found = measure_tiles(pipeline, bundle, view, [read_image(path) for path in paths])
+    found = measure_tiles(pipeline, bundle, view, [read_image(path, bundle.image_bits) for path in paths])
     atomic_write(kept, json.dumps({**facts, **found.to_json()}, indent=1) + "\n")
     return found

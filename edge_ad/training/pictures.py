@@ -48,17 +48,18 @@ class Pictures:
 
 def load_pictures(dataset: DataSet, side: int, anomalies: int, seed: int, defects: Path | None = None) -> Pictures:
     """Read and resize every good; make ``anomalies`` synthetic ones, or read labelled defects from a folder instead."""
-    goods = dataset.goods
-    normalise = read_all(goods.normalise, side)
-    found, kinds = synthetic(normalise, anomalies, seed) if defects is None else labelled(defects, side)
+    goods, bits = dataset.goods, dataset.bits
+    normalise = read_all(goods.normalise, side, bits)
+    found, kinds = synthetic(normalise, anomalies, seed) if defects is None else labelled(defects, side, bits)
     origins = tuple(_origin(number, normalise) for number in range(anomalies)) if defects is None else ()
-    return Pictures(read_all(goods.fit, side), normalise, read_all(goods.threshold, side), found, kinds, origins)
+    fit, threshold = read_all(goods.fit, side, bits), read_all(goods.threshold, side, bits)
+    return Pictures(fit, normalise, threshold, found, kinds, origins)
 
 
-def read_all(paths: Sequence[Path], side: int) -> Images:
-    """Read pictures in order as u8 [N, side, side, 3]."""
+def read_all(paths: Sequence[Path], side: int, bits: int = 16) -> Images:
+    """Read pictures in order as u8 [N, side, side, 3]; ``bits`` as for ``read_image``."""
     with ThreadPoolExecutor(4) as pool:
-        return np.stack(list(pool.map(lambda path: resize(read_image(path), (side, side)), paths)))
+        return np.stack(list(pool.map(lambda path: resize(read_image(path, bits), (side, side)), paths)))
 
 
 def read_centres(paths: Sequence[Path], side: int) -> Images:
@@ -89,7 +90,7 @@ def _origin(number: int, goods: Images) -> int:
     return number % len(goods)
 
 
-def labelled(folder: Path, side: int) -> tuple[Images, tuple[str, ...]]:
+def labelled(folder: Path, side: int, bits: int = 16) -> tuple[Images, tuple[str, ...]]:
     """Read a folder of labelled defects; sub-folders name the kinds. BadInput when it holds no picture."""
     if not folder.is_dir():
         raise BadInput(f"--defects {folder} is not a folder: name one with pictures of defects, or leave it out")
@@ -97,4 +98,4 @@ def labelled(folder: Path, side: int) -> tuple[Images, tuple[str, ...]]:
     listed = [(path, group.name) for group in groups for path in list_images(group)]
     if not listed:
         raise BadInput(f"--defects {folder} holds no picture: name a folder with pictures of defects, or leave it out")
-    return read_all([path for path, _ in listed], side), tuple(kind for _, kind in listed)
+    return read_all([path for path, _ in listed], side, bits), tuple(kind for _, kind in listed)

@@ -250,6 +250,7 @@ class _Training:
         goods = self.dataset.goods
         return {
             "layout": self.dataset.layout,
+            "image_bits": self.dataset.bits,
             "folders": [vars(use) for use in self.dataset.folders],
             "goods": {"fit": len(goods.fit), "normalise": len(goods.normalise), "threshold": len(goods.threshold)},
             "sizes": dict(self.dataset.sizes),
@@ -269,6 +270,11 @@ class _Training:
             f"{len(goods.threshold)} for the threshold ({self.dataset.layout} layout), preset {self.preset.name}"
         )
         say(f"images in {self.dataset.root}:\n{folders_table(self.dataset.folders)}")
+        if self.dataset.bits < 16:
+            say(
+                f"no value of the 16-bit images is above {(1 << self.dataset.bits) - 1}: they are read as {self.dataset.bits} "
+                f"bits, and so will evaluate and run read the 16-bit images of this product"
+            )
         if len(self.dataset.sizes) > 1:
             mixed = ", ".join(f"{count} of {size}" for size, count in self.dataset.sizes.items())
             say(f"pictures have several sizes and are all resized to {self.preset.image_side} pixels: {mixed}")

@@ -15,7 +15,15 @@ from hypothesis import strategies as st
 
 from edge_ad.data import images
 from edge_ad.data.headers import HeaderError, inspect
-from edge_ad.data.images import check_image, list_images, read_image, read_mask, read_thumbnail, resize
+from edge_ad.data.images import (
+    check_image,
+    list_images,
+    read_image,
+    read_mask,
+    read_thumbnail,
+    resize,
+    significant_bits,
+)
 from edge_ad.errors import BadInput
 from tests.data.folders import picture, save
 
@@ -290,3 +298,32 @@ def test_images_of_less_usual_suffixes_are_listed_and_read(tmp_path: Path, name:
     save(tmp_path / f"made{suffix}", image).rename(tmp_path / name)
     assert [path.name for path in list_images(tmp_path)] == [name]
     assert read_image(tmp_path / name).shape == (40, 60, 3)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".pgm"])
+@pytest.mark.parametrize(("bits", "greatest"), [(10, 1023), (12, 4095), (12, 1024), (14, 4096), (16, 16384)])
+def test_values_of_fewer_bits_in_16_bit_files_are_found_over_the_set_and_scaled(
+    tmp_path: Path, suffix: str, bits: int, greatest: int
+) -> None:
+    paths = []
+    for index, peak in enumerate((greatest // 9, greatest, greatest // 5)):  # one dark image alone would tell fewer bits
+        values = np.linspace(0, peak, 48).reshape(6, 8).astype(np.uint16)
+        paths.append(tmp_path / f"{index}{suffix}")
+        assert cv2.imwrite(str(paths[-1]), values)
+    assert significant_bits(paths) == bits
+    assert read_image(paths[1], bits).max() == greatest >> (bits - 8)
+    assert read_thumbnail(paths[1], 4, bits).max() > 4 * read_thumbnail(paths[1], 4).max() or bits > 12
+
+
+def test_files_of_8_bits_and_what_cannot_be_read_tell_nothing_about_depth(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.tif"
+    broken.write_bytes(b"II*\x00")
+    paths = [save(tmp_path / f"a{suffix}", picture(0)) for suffix in (".png", ".jpg", ".tif", ".bmp")]
+    assert significant_bits([*paths, broken]) == 16
+    assert (read_image(paths[0], 12) == read_image(paths[0])).all()
+
+
+def test_values_beyond_the_bits_of_the_training_are_refused(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), np.full((6, 8), 5000, np.uint16))
+    with pytest.raises(BadInput, match=r"a\.png holds values up to 5000 where 12 bits allow 4095"):
+        read_image(tmp_path / "a.png", 12)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from edge_ad.data.folders import FolderUse, folders_table
+from edge_ad.data.images import read_image
 from edge_ad.data.layouts import Saturation, find_categories, load_dataset, load_test
 from edge_ad.errors import BadInput
 from tests.data.folders import DEFECTS, goods, loco, mvtec, picture, save
@@ -371,3 +372,14 @@ def test_a_missing_mask_is_named_as_the_layout_wants_it(tmp_path: Path) -> None:
     (root / "ground_truth" / "broken" / "001_mask.png").unlink()
     with pytest.raises(BadInput, match=r"add ground_truth/broken/001_mask\.png, or take"):
         load_test(root)
+
+
+def test_12_bit_values_are_scaled_everywhere(tmp_path: Path) -> None:
+    for index in range(12):
+        deep = picture(index)[:, :, 0].astype(np.uint16) * 16  # a Mono12 camera stored in 16 bits
+        save(tmp_path / "train" / "good" / f"{index:03}.png", deep)
+        save(tmp_path / "test" / "good" / f"{index:03}.png", deep)
+    found = load_dataset(tmp_path)
+    assert found.bits == 12
+    assert {item.bits for item in load_test(tmp_path, 12).test} == {12}
+    assert (read_image(found.goods.fit[0], found.bits)[:, :, 0] == picture(int(found.goods.fit[0].stem))[:, :, 0]).all()
