@@ -1,7 +1,7 @@
 """Check every TensorRT name that edge_ad uses against the published bindings of each supported version.
 
 `python tools/check_tensorrt_api.py` checks against the kept table and needs nothing; `--wheels DIR --fetch` downloads the
-bindings, cuda-bindings and the source of pycuda (16 MB), reads their names, checks, and with `--write` renews the table.
+bindings and the source of pycuda (16 MB), reads their names, checks, and with `--write` renews the table.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import ast
 import json
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -66,7 +65,7 @@ def unplaced(
 
 
 def lacking(has: dict[str, set[str]], paths: Sequence[Path]) -> list[str]:
-    """Return a line for every name that pycuda or cuda-bindings lack."""
+    """Return a line for every name that pycuda lacks."""
     wanted = cuda_names.asked(paths)
     return [
         f"{package} {version} has no {name}"
@@ -76,7 +75,7 @@ def lacking(has: dict[str, set[str]], paths: Sequence[Path]) -> list[str]:
 
 
 def load_cuda(path: Path = TABLE) -> dict[str, set[str]]:
-    """Return the kept names of pycuda and cuda-bindings."""
+    """Return the kept names of pycuda."""
     return {name: set(names) for name, names in json.loads(path.read_text(encoding="utf-8"))["cuda"].items()}
 
 
@@ -109,10 +108,9 @@ def dump(tables: dict[str, Table], cuda: dict[str, set[str]]) -> str:
 
 
 def kept_text(tables: dict[str, Table], cuda: dict[str, set[str]], uses: dict[str, set[Use]]) -> str:
-    """Return what is kept: the classes that are used, whole, the names of pycuda, and what cuda-bindings has of graphs."""
+    """Return what is kept: the classes that are used, whole, and the names of pycuda."""
     classes = {use.owner for found in uses.values() for use in found}
-    graphs = {name for name in cuda["cuda-bindings"] if re.match(r"cuda(Graph|Stream|Event|Error_t|Success)", name)}
-    return dump(bindings.slim(tables, classes), {**cuda, "cuda-bindings": graphs})
+    return dump(bindings.slim(tables, classes), cuda)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

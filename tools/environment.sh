@@ -78,3 +78,7 @@ prepare_services() { install_system "an MQTT broker" $service_packages; }
 prepare_browser() { install_system "a browser" $browser_packages; }
 
 prepare_tracing() { install_system "power cuts" $tracing_packages; }
+
+# The real pycuda on a driver without a GPU, for the tests of the TensorRT backend: compiled once per Python (a minute of
+# one core) and kept in ~/.cache/edge-ad-tests.
+prepare_pycuda() { "$python" tests/fake_cuda/build.py; }

@@ -9,6 +9,7 @@ prepare_cameras
 prepare_services
 prepare_browser
 prepare_tracing
+prepare_pycuda
 echo "== ruff"
 "$python" -m ruff check .
 echo "== mypy"

@@ -23,7 +23,6 @@ try:
 except Exception as error:
     tell(pycuda.VERSION_TEXT, error=str(error))
 """,
-    "cuda.bindings": "import cuda.bindings, cuda.bindings.runtime; tell(cuda.bindings.__version__)",
     "onnxruntime": "import onnxruntime; tell(onnxruntime.__version__)",
     "cv2": """
 import cv2

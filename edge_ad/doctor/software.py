@@ -102,7 +102,7 @@ def _no_tensorrt(machine: Machine, package: Package, system: str | None) -> Find
 
 
 def pycuda(machine: Machine) -> Finding:
-    """Tell pycuda and the device that it opens, and whether cuda-bindings can capture graphs."""
+    """Tell pycuda and the device that it opens."""
     package = machine.packages.get("pycuda", _NOT_ASKED)
     if package.version is None and not has_gpu(machine):
         return Finding("pycuda", "ok", "none, and none needed: no NVIDIA GPU")
@@ -122,11 +122,7 @@ def pycuda(machine: Machine) -> Finding:
             "add the user to the groups video and render, log in again, and look at the driver: nvidia-smi",
             code=UNWELL,
         )
-    bindings = machine.packages.get("cuda.bindings", _NOT_ASKED).version
-    graphs = f"cuda-bindings {bindings} captures graphs" if bindings else "no cuda-bindings: engines start one by one"
-    return Finding(
-        "pycuda", "ok", f"{package.version} on {package.facts.get('device')}, SM {package.facts.get('sm')}; {graphs}"
-    )
+    return Finding("pycuda", "ok", f"{package.version} on {package.facts.get('device')}, SM {package.facts.get('sm')}")
 
 
 def onnxruntime(machine: Machine) -> Finding:

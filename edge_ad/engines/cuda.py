@@ -8,8 +8,8 @@ with a context on its stack, so the context is pushed for the time of a call onl
 from __future__ import annotations
 
 from atexit import register as at_exit
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -46,8 +46,10 @@ class DeviceMemory:
         device.driver.memset_d8_async(self.address, 0, size, device.stream)
 
     def free(self) -> None:
-        """Give the memory back."""
-        self._memory.free()
+        """Give the memory back; calling it again does nothing."""
+        held, self._memory = self._memory, None
+        if held is not None:
+            held.free()
 
 
 class PinnedMemory:
@@ -61,9 +63,16 @@ class PinnedMemory:
         self.size = size
         self.array[:] = 0
 
+    @property
+    def freed(self) -> bool:
+        """Whether the memory was given back; views of ``array`` must not be used then."""
+        return self._memory is None
+
     def free(self) -> None:
-        """Give the memory back; ``array`` must not be used after it."""
-        self._memory.free()
+        """Give the memory back; calling it again does nothing."""
+        held, self._memory, self.array = self._memory, None, np.empty(0, np.uint8)
+        if held is not None:
+            held.free()
 
 
 class Device:
@@ -86,8 +95,15 @@ class Device:
             self._context = _retained(number, card)
         self.cuda = f"{version // 1000}.{version % 1000 // 10}"
         with self.active():
-            self.stream = self.driver.Stream(_NON_BLOCKING)
-        self.handle = int(self.stream.handle)
+            self._stream = self.driver.Stream(_NON_BLOCKING)
+        self.handle = int(self._stream.handle)
+
+    @property
+    def stream(self) -> Any:
+        """The stream of this device; DeviceFault once it is closed."""
+        if self._stream is None:
+            raise DeviceFault("the GPU is closed; open the pipeline again")
+        return self._stream
 
     @contextmanager
     def active(self) -> Iterator[None]:
@@ -97,7 +113,40 @@ class Device:
             try:
                 yield
             finally:
-                self._context.pop()
+                self._pop()
+
+    def release(self, free: Callable[[], None]) -> None:
+        """Call ``free``, which gives things back, once nothing uses them any more; errors of CUDA are let pass.
+
+        Whoever lost the device was told so by the call that met it; what cannot be freed then ends with the process.
+        pycuda's objects must be dropped in here: elsewhere their destructors make the context current by themselves, and
+        end the process where that fails.
+        """
+        try:
+            with self.active():
+                if self._stream is not None:
+                    with suppress(self.driver.Error):
+                        self._stream.synchronize()
+                free()
+        except DeviceFault:
+            with suppress(self.driver.Error):
+                free()
+
+    def close(self) -> None:
+        """Give the stream back; calling it again does nothing."""
+        if self._stream is not None:
+            self.release(self._drop_stream)
+
+    def _drop_stream(self) -> None:
+        self._stream = None
+
+    def _pop(self) -> None:
+        """Make the context uncurrent; where that fails once, try again, since pycuda ends a process that leaves one."""
+        try:
+            self._context.pop()
+        except self.driver.Error:
+            self._context.pop()
+            raise
 
     def free_memory(self) -> int:
         """Return the bytes of device memory that are free."""

@@ -1,71 +1,124 @@
-"""A frame recorded once and replayed with one call, through cuda-bindings where that is installed."""
+"""A frame recorded once and replayed with one call: CUDA graphs by the driver's own library, which every GPU brings."""
 
 from __future__ import annotations
 
-import importlib
+import ctypes
 from collections.abc import Callable
 from typing import Any
 
 from edge_ad.engines.cuda import Device
 from edge_ad.errors import DeviceFault
 
+_THREAD_LOCAL = 1  # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL: other threads may allocate while this one records
+_HANDLE = ctypes.c_void_p
+_OUT = ctypes.POINTER(ctypes.c_void_p)
+_CALLS: dict[str, tuple[Any, ...]] = {
+    "cuStreamBeginCapture_v2": (_HANDLE, ctypes.c_int),
+    "cuStreamEndCapture": (_HANDLE, _OUT),
+    "cuGraphInstantiateWithFlags": (_OUT, _HANDLE, ctypes.c_ulonglong),
+    "cuGraphLaunch": (_HANDLE, _HANDLE),
+    "cuGraphExecDestroy": (_HANDLE,),
+    "cuGraphDestroy": (_HANDLE,),
+    "cuGetErrorString": (ctypes.c_int, ctypes.POINTER(ctypes.c_char_p)),
+}
+
+
+class GraphDriver:
+    """The calls of the CUDA driver that record and replay; handles are numbers. A refusal is a DeviceFault."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self._calls = {name: getattr(library, name) for name in _CALLS}
+        for name, arguments in _CALLS.items():
+            self._calls[name].argtypes, self._calls[name].restype = arguments, ctypes.c_int
+
+    def begin(self, stream: int) -> None:
+        """Begin to record what this thread puts into a stream."""
+        self._call("cuStreamBeginCapture_v2", stream, _THREAD_LOCAL)
+
+    def end(self, stream: int) -> int:
+        """End the recording and return it as a graph."""
+        graph = ctypes.c_void_p()
+        self._call("cuStreamEndCapture", stream, ctypes.byref(graph))
+        return int(graph.value or 0)
+
+    def instantiate(self, graph: int) -> int:
+        """Return an executable of a graph."""
+        executable = ctypes.c_void_p()
+        self._call("cuGraphInstantiateWithFlags", ctypes.byref(executable), graph, 0)
+        return int(executable.value or 0)
+
+    def launch(self, executable: int, stream: int) -> None:
+        """Enqueue an executable."""
+        self._call("cuGraphLaunch", executable, stream)
+
+    def destroy(self, graph: int, executable: int = 0) -> None:
+        """Free a graph and its executable; that cannot fail in a way that matters to anyone."""
+        if executable:
+            self._calls["cuGraphExecDestroy"](executable)
+        if graph:
+            self._calls["cuGraphDestroy"](graph)
+
+    def _call(self, name: str, *arguments: Any) -> None:
+        code = self._calls[name](*arguments)
+        if code != 0:
+            raise DeviceFault(f"the GPU refuses a CUDA graph: {name} answers {code} ({self._words(code)})")
+
+    def _words(self, code: int) -> str:
+        words = ctypes.c_char_p()
+        self._calls["cuGetErrorString"](code, ctypes.byref(words))
+        return (words.value or b"unknown error").decode("utf-8", errors="replace")
+
 
 class CudaGraph:
     """A recorded sequence of copies and kernels. Addresses and shapes are those of the recording for good."""
 
-    def __init__(self, runtime: Any, graph: Any, executable: Any, stream: int) -> None:
-        self._runtime = runtime
+    def __init__(self, driver: GraphDriver, graph: int, executable: int, stream: int) -> None:
+        self._driver = driver
         self._graph = graph
         self._executable = executable
         self._stream = stream
 
     def launch(self) -> None:
         """Enqueue everything; DeviceFault when the device refuses."""
-        _checked(self._runtime, self._runtime.cudaGraphLaunch(self._executable, self._stream))
+        self._driver.launch(self._executable, self._stream)
 
     def close(self) -> None:
         """Free the recording; calling it again does nothing."""
-        if self._graph is not None:
-            self._runtime.cudaGraphExecDestroy(self._executable)
-            self._runtime.cudaGraphDestroy(self._graph)
-            self._graph = None
+        self._driver.destroy(self._graph, self._executable)
+        self._graph = self._executable = 0
 
 
-def load_runtime() -> Any:
-    """Return the runtime module of cuda-bindings (its name until version 12 is tried last), None where there is none."""
-    for name in ("cuda.bindings.runtime", "cuda.cudart"):
-        try:
-            return importlib.import_module(name)
-        except (ImportError, OSError):
-            continue
-    return None
+def load_driver() -> GraphDriver | None:
+    """Return the calls of the driver; None where its library is not there or older than they are (CUDA 11.4)."""
+    try:
+        return GraphDriver(ctypes.CDLL("libcuda.so.1"))
+    except (OSError, AttributeError):
+        return None
 
 
-def record(runtime: Any, device: Device, enqueue: Callable[[], None]) -> CudaGraph:
+def record(driver: GraphDriver, device: Device, enqueue: Callable[[], None]) -> CudaGraph:
     """Record what ``enqueue`` puts into the stream of ``device``, which has run it before; DeviceFault where that fails.
 
-    A recording that fails is ended, so that the stream can be used as before.
+    A recording that fails is ended and freed, so that the stream can be used as before.
     """
     stream = device.handle
-    mode = runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
-    _checked(runtime, runtime.cudaStreamBeginCapture(stream, mode))
+    driver.begin(stream)
     try:
         enqueue()
     except BaseException:
-        runtime.cudaStreamEndCapture(stream)
+        _abandon(driver, stream)
         raise
-    graph = _checked(runtime, runtime.cudaStreamEndCapture(stream))
+    graph = driver.end(stream)
     try:
-        executable = _checked(runtime, runtime.cudaGraphInstantiateWithFlags(graph, 0))
+        return CudaGraph(driver, graph, driver.instantiate(graph), stream)
     except DeviceFault:
-        runtime.cudaGraphDestroy(graph)
+        driver.destroy(graph)
         raise
-    return CudaGraph(runtime, graph, executable, stream)
 
 
-def _checked(runtime: Any, answer: tuple[Any, ...]) -> Any:
-    """Return what a call of cuda-bindings gave besides its error code, which must be success."""
-    error = answer[0]
-    if error != runtime.cudaError_t.cudaSuccess:
-        raise DeviceFault(f"the GPU refuses a CUDA graph: {getattr(error, 'name', error)}")
-    return answer[1] if len(answer) > 1 else None
+def _abandon(driver: GraphDriver, stream: int) -> None:
+    """End a recording that nobody wants; the driver may have ended it by itself."""
+    try:
+        driver.destroy(driver.end(stream))
+    except DeviceFault:
+        return

@@ -103,7 +103,10 @@ class Pipeline:
         return Inference(raw, z, float(score[0]), fused[0, 0], {**stages, "download": taken})
 
     def tensor(self, name: str) -> NDArray[Any]:
-        """Return a copy of the last value of a tensor, such as ``map_local`` or ``pooled``; BadInput without one."""
+        """Return a copy of the last value of a tensor, such as ``map_local`` or ``pooled``; BadInput without one.
+
+        On a GPU DeviceFault once the pipeline is closed.
+        """
         if name not in self._tensors:
             raise BadInput(f"there is no tensor {name!r} here; there are {', '.join(sorted(self._tensors))}")
         return self._tensors[name].read()

@@ -9,7 +9,7 @@ from edge_ad.engines.board import board, l4t
 from edge_ad.engines.cuda import Device, DeviceMemory, PinnedMemory
 from edge_ad.engines.protocol import Engine, Tensor, TensorSpec
 from edge_ad.engines.tensorrt_frame import TrtFrame
-from edge_ad.engines.tensorrt_log import MEMORY_ADVICE, logger_for, reason
+from edge_ad.engines.tensorrt_log import MEMORY_ADVICE, device_broke, logger_for, reason
 from edge_ad.engines.tensorrt_tensors import DeviceTensor, exchange, spec_bytes
 from edge_ad.engines.tensorrt_versions import import_tensorrt
 from edge_ad.errors import BadInput, DeviceFault
@@ -54,9 +54,11 @@ class TrtEngine(Engine):
             self._device.synchronize()
 
     def _close_impl(self) -> None:
-        with self._device.active():
-            self._context = None
-            self._engine = None
+        self._device.release(self._drop)
+
+    def _drop(self) -> None:
+        self._context = None
+        self._engine = None
 
 
 class TrtBackend:
@@ -114,12 +116,14 @@ class TrtBackend:
         return TrtFrame(self.device, engines, image, results)
 
     def close(self) -> None:
-        """Free all memory and the runtime; calling it again does nothing."""
-        memory, self._memory = self._memory, []
-        with self.device.active():
-            for piece in memory:
-                piece.free()
-            self._runtime = None
+        """Free all memory, the runtime and the stream; calling it again does nothing."""
+        self.device.release(self._free)
+        self.device.close()
+
+    def _free(self) -> None:
+        while self._memory:
+            self._memory.pop().free()
+        self._runtime = None
 
 
 def open_runtime(trt: Any, logger: Any) -> Any:
@@ -136,7 +140,7 @@ def open_runtime(trt: Any, logger: Any) -> Any:
 def deserialise(trt: Any, runtime: Any, logger: Any, name: str, plan: bytes) -> Any:
     """Return the engine in ``plan``; BadInput with TensorRT's words where it returns None, as it does for all errors.
 
-    Too little memory is a DeviceFault: the engine itself may be fine.
+    Too little memory and a GPU that failed are device faults: the engine itself may be fine.
     """
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is not None:
@@ -145,6 +149,8 @@ def deserialise(trt: Any, runtime: Any, logger: Any, name: str, plan: bytes) -> 
     start = f"TensorRT {trt.__version__} cannot load the engine {name!r}"
     if told == MEMORY_ADVICE:
         raise DeviceFault(f"{start}: {told}")
+    if device_broke(logger):
+        raise DeviceFault(f"{start}: {told}; `sudo dmesg` may tell why")
     raise BadInput(f"{start}: {told}; build it again with `edge-ad build-engine`")
 
 

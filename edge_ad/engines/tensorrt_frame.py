@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from time import perf_counter
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_ad.engines.cuda import Device
-from edge_ad.engines.cuda_graph import CudaGraph, load_runtime, record
+from edge_ad.engines.cuda_graph import CudaGraph, load_driver, record
 from edge_ad.engines.protocol import Engine, Tensor, TensorSpec
 from edge_ad.engines.tensorrt_tensors import Block, ExchangeTensor
 from edge_ad.errors import BadInput, DeviceFault
@@ -35,9 +36,15 @@ class TrtFrame:
         self._downloads = _blocks(results)
         self._graph: CudaGraph | None = None
         self.why_not: str | None = None
-        with device.active():
-            self._events = [device.event() for _ in range(len(engines) + 3)]  # start, upload, engines, download
-            self._record()
+        self._events: list[Any] = []
+        try:
+            with device.active():
+                for _ in range(len(engines) + 3):  # start, upload, engines, download
+                    self._events.append(device.event())
+                self._record()
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def replayed(self) -> bool:
@@ -61,10 +68,13 @@ class TrtFrame:
         return stages
 
     def close(self) -> None:
-        """Free the recording; calling it again does nothing."""
+        """Free the recording and the events; calling it again does nothing."""
+        if self._events:
+            self._device.release(self._free)
+
+    def _free(self) -> None:
         if self._graph is not None:
-            with self._device.active():
-                self._graph.close()
+            self._graph.close()
             self._graph = None
         self._events = []
 
@@ -96,16 +106,16 @@ class TrtFrame:
         shown, other = (_noise(seed, self._image.spec) for seed in (0, 1))
         plain = self._plain(shown)
         self._plain(other)
-        runtime = load_runtime()
-        if runtime is None:
-            self.why_not = "cuda-bindings is not installed"
+        driver = load_driver()
+        if driver is None:
+            self._drop("libcuda.so.1 has no CUDA graphs")
             return
         try:
-            self._graph = record(runtime, self._device, self._enqueue)
+            self._graph = record(driver, self._device, self._enqueue)
             self._image.write(shown)
             self._graph.launch()
             self._device.synchronize()
-        except (DeviceFault, self._device.driver.Error) as error:
+        except (DeviceFault, self._device.driver.Error, RuntimeError, TypeError) as error:
             self._drop(f"recording failed: {' '.join(str(error).split())}")
             return
         replayed = [result.read() for result in self._results]
@@ -124,6 +134,7 @@ class TrtFrame:
         if self._graph is not None:
             self._graph.close()
         self._graph, self.why_not = None, why
+        print(f"note: no CUDA graph, engines start one by one: {why}", file=sys.stderr)
 
 
 def _noise(seed: int, spec: TensorSpec) -> NDArray[Any]:

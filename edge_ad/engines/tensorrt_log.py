@@ -10,6 +10,11 @@ _KEPT = 20
 _MEMORY = re.compile(
     r"out ?of ?memory|insufficient memory|memoryallocation|could not allocate|cudaError(_t)? ?2\b", re.I
 )
+_BROKEN = re.compile(
+    r"illegal (memory access|address|instruction)|misaligned address|launch (failure|failed|timed out)|device-side assert"
+    r"|uncorrectable ECC|hardware stack error|cudaErrorUnknown|unknown error",
+    re.I,
+)
 MEMORY_ADVICE = (
     "there is too little free memory: close other programs (on a Jetson also the desktop, "
     "`sudo systemctl isolate multi-user.target`) and try again"
@@ -49,6 +54,11 @@ def reason(logger: Any, otherwise: str) -> str:
     if any(_MEMORY.search(message) for message in logger.errors):
         return MEMORY_ADVICE
     return str(logger.errors[-1]) if logger.errors else otherwise
+
+
+def device_broke(logger: Any) -> bool:
+    """Return whether what was logged speaks of a GPU that failed, whatever it was given."""
+    return any(_BROKEN.search(message) for message in logger.errors)
 
 
 def parser_errors(parser: Any) -> list[str]:

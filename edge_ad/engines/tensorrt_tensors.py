@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from edge_ad.engines.cuda import Device, DeviceMemory, PinnedMemory
 from edge_ad.engines.protocol import TensorSpec
+from edge_ad.errors import DeviceFault
 
 _ALIGNMENT = 256  # as cudaMalloc aligns
 
@@ -75,12 +76,17 @@ class ExchangeTensor:
         self._array = block.pinned.array[offset:end].view(spec.dtype).reshape(spec.shape)
 
     def write(self, value: NDArray[Any]) -> None:
-        """Copy ``value`` into the block without allocating."""
-        np.copyto(self._array, value, casting="no")
+        """Copy ``value`` into the block without allocating; DeviceFault once the block is freed."""
+        np.copyto(self._held(), value, casting="no")
 
     def read(self) -> NDArray[Any]:
-        """Return a copy of what the last frame left."""
-        return self._array.copy()
+        """Return a copy of what the last frame left; DeviceFault once the block is freed."""
+        return self._held().copy()
+
+    def _held(self) -> NDArray[Any]:
+        if self.block.pinned.freed:
+            raise DeviceFault(f"the memory of {self.spec.name!r} was given back; open the pipeline again")
+        return self._array
 
 
 def exchange(

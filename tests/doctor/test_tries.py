@@ -24,7 +24,7 @@ from edge_ad.errors import BadInput
 from tests.camera.test_gstreamer import LAUNCHER, TEST
 from tests.camera.test_pipeline_end import stand_in
 from tests.doctor.recorded import GONE, lay_out, workstation
-from tests.fixtures.standin_gpu import standin
+from tests.fixtures.fake_gpu import fake_gpu
 
 real = pytest.mark.skipif(shutil.which(LAUNCHER) is None, reason=f"{LAUNCHER} is not installed")
 
@@ -247,17 +247,17 @@ def test_packages_that_were_not_asked_are_not_tried(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("integrated", [True, False])
-def test_memory_and_a_graph_on_the_stand_in_of_a_gpu(integrated: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    with standin(monkeypatch, integrated=integrated) as gpu:
+def test_memory_and_a_graph_on_a_fake_gpu(integrated: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    with fake_gpu(monkeypatch, integrated=integrated) as gpu:
         done = outcome("gpu", "")
         assert done["ok"], done
         assert done["facts"]["integrated"] is integrated
-        assert not gpu.live, "all of it was freed"
+        assert gpu.faults() == {}
         done = outcome("graph tensorrt", "")
         assert done["ok"], done
         assert done["facts"]["difference"] < 1e-3
-        assert not gpu.live
-        gpu.memory = 0
+        assert gpu.faults() == {}
+        gpu.configure(memory=0)
         done = outcome("gpu", "")
         assert (done["ok"], done["code"]) == (False, 3)
         assert "no memory left" in done["found"]

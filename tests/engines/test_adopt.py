@@ -16,7 +16,7 @@ from edge_ad.engines import artefacts
 from edge_ad.engines.adopt import adopt
 from edge_ad.engines.build import build
 from edge_ad.engines.selection import open_pipeline
-from tests.fixtures.standin_gpu import standin
+from tests.fixtures.fake_gpu import fake_gpu
 from tests.fixtures.tiny_bundle import make_tiny_bundle, tiny_image
 
 
@@ -78,12 +78,12 @@ def test_a_damaged_engine_is_not_taken_over(parent: Bundle) -> None:
     assert not artefacts.engines_folder(child.path).exists()
 
 
-def test_engines_of_tensorrt_on_the_stand_in(parent: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_engines_of_tensorrt(parent: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The child's engine is loaded as it is; nothing is compiled."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    with standin(monkeypatch) as gpu:
+    with fake_gpu(monkeypatch) as gpu:
         build(parent, "fp16", "tensorrt", threads=1)
-        trt: Any = gpu.trt  # type: ignore[attr-defined]
+        trt = gpu.trt
         trt.built.clear()
         child = child_of(parent)
         assert adopt(parent.path, child) == "engine: tensorrt fp16 of the parent, proven again on 6 golden images"

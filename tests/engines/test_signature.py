@@ -17,7 +17,7 @@ from edge_ad.engines.pipeline import Pipeline
 from edge_ad.engines.selection import open_pipeline
 from edge_ad.engines.tensorrt import TrtBackend
 from edge_ad.errors import BadInput
-from tests.fixtures.standin_gpu import Gpu, standin
+from tests.fixtures.fake_gpu import FakeGpu, fake_gpu
 from tests.fixtures.tiny_bundle import make_tiny_bundle
 
 TIMES = 200
@@ -28,7 +28,7 @@ def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle with engines of the tensorrt backend beside it."""
     path = make_tiny_bundle(tmp_path_factory.mktemp("signed") / "tiny.edgead")
     patch = pytest.MonkeyPatch()
-    with patch.context() as patched, standin(patched):
+    with patch.context() as patched, fake_gpu(patched):
         bundle = open_bundle(path)
         backend = TrtBackend()
         artefacts.store(bundle, backend, "fp16", {name: bundle.graph(name) for name in bundle.graphs}, ["lavit"])
@@ -37,8 +37,8 @@ def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gpu]:
-    with standin(monkeypatch) as held:
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGpu]:
+    with fake_gpu(monkeypatch) as held:
         yield held
 
 
@@ -86,12 +86,12 @@ def test_the_fields(ready: Path) -> None:
     assert held["profile"] == {"image": [1, 64, 64, 3]}
 
 
-def test_an_untouched_engine_runs(copied: Bundle, gpu: Gpu) -> None:
+def test_an_untouched_engine_runs(copied: Bundle, gpu: FakeGpu) -> None:
     with open_pipeline(copied):
-        assert gpu.count("deserialize") == len(copied.graphs)
+        assert gpu.trt.loaded == len(copied.graphs)
 
 
-def test_every_changed_field_is_refused_before_anything_is_loaded(copied: Bundle, gpu: Gpu) -> None:
+def test_every_changed_field_is_refused_before_anything_is_loaded(copied: Bundle, gpu: FakeGpu) -> None:
     """One at a time; once as it is, and once with a seal that fits, as a file from another device has it."""
     path = signature_of(copied)
     held = json.loads(path.read_text())
@@ -113,19 +113,19 @@ def test_every_changed_field_is_refused_before_anything_is_loaded(copied: Bundle
         if field not in ("seal", "kept_fp32"):
             with pytest.raises(BadInput, match="rebuild with"):
                 open_pipeline(copied)
-    assert gpu.count("deserialize") == 0
+    assert gpu.trt.loaded == 0
 
 
 @pytest.mark.parametrize(
     ("field", "found", "here"),
     [("sm", "8.9", "8.7"), ("backend_version", "10.3.0", "10.16.2"), ("l4t", "36.4.3", ""), ("board", "Orin NX", "")],
 )
-def test_a_foreign_engine_is_told_by_what_differs(copied: Bundle, gpu: Gpu, field: str, found: str, here: str) -> None:
+def test_a_foreign_engine_is_told_by_what_differs(copied: Bundle, gpu: FakeGpu, field: str, found: str, here: str) -> None:
     path = signature_of(copied)
     path.write_text(signature.to_text(json.loads(path.read_text()) | {field: found}))
     with pytest.raises(BadInput, match=f"was made for {field} '{found}', but here it is '{here}'; rebuild"):
         open_pipeline(copied)
-    assert gpu.count("deserialize") == 0
+    assert gpu.trt.loaded == 0
 
 
 def damage(data: bytes, rng: random.Random) -> bytes:
@@ -146,7 +146,7 @@ def damage(data: bytes, rng: random.Random) -> bytes:
     return found if found != data else data + b"\0"
 
 
-def test_randomly_damaged_files_are_never_loaded(copied: Bundle, gpu: Gpu) -> None:
+def test_randomly_damaged_files_are_never_loaded(copied: Bundle, gpu: FakeGpu) -> None:
     """Engines, their signatures, the choice of the engine and the bundle: refused in one sentence, 200 times."""
     rng = random.Random(6)
     folder = artefacts.engine_folder(copied.path, "tensorrt", "fp16")
@@ -158,11 +158,11 @@ def test_randomly_damaged_files_are_never_loaded(copied: Bundle, gpu: Gpu) -> No
         path.write_bytes(damage(held[path], rng))
         if path == current and _same(path, held[path]):  # a change that JSON does not see
             continue
-        gpu.calls.clear()
+        gpu.trt.loaded = 0
         with pytest.raises(BadInput) as caught:
             open_pipeline(open_bundle(copied.path))
         assert "\n" not in str(caught.value)
-        assert gpu.count("deserialize") == 0, path
+        assert gpu.trt.loaded == 0, path
         path.write_bytes(held[path])
     with open_pipeline(open_bundle(copied.path)):
         pass

@@ -1,6 +1,6 @@
 """What a person sees when TensorRT cannot be used: one sentence on stderr, exit 2 or 3, nothing written.
 
-The device is a stand-in (see tests/fixtures/standin_gpu.py).
+The device is a fake one (see tests/fixtures/fake_gpu.py).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from edge_ad.bundle import open_bundle
 from edge_ad.cli.app import main
 from edge_ad.engines import artefacts
 from edge_ad.engines.tensorrt import TrtBackend
-from tests.fixtures.standin_gpu import CudaError, Gpu, standin
+from tests.fixtures.fake_gpu import FakeGpu, fake_gpu
 from tests.fixtures.tiny_bundle import make_tiny_bundle
 
 BUILD = ["build-engine", "tiny.edgead", "--fp16", "--backend", "tensorrt"]
@@ -41,8 +41,8 @@ def refused(arguments: list[str], code: int, told: str, capsys: pytest.CaptureFi
     assert told in errors
 
 
-def fails(name: str, words: str) -> Callable[[Gpu], None]:
-    return lambda gpu: gpu.fail.update({name: CudaError(words)})
+def fails(name: str, words: str) -> Callable[[FakeGpu], None]:
+    return lambda gpu: gpu.trt.fail.update({name: words})
 
 
 @pytest.mark.parametrize(
@@ -54,8 +54,8 @@ def fails(name: str, words: str) -> Callable[[Gpu], None]:
             2,
             "TensorRT 8.6.2.3 is too old: 10.3 or newer is needed; upgrade a Jetson to JetPack",
         ),
-        ("10.3.0", fails("init", "no CUDA-capable device"), 3, "the GPU does not start: no CUDA-capable device"),
-        ("10.3.0", lambda gpu: setattr(gpu, "memory", 200 << 20), 3, "only 200 MiB of memory are free"),
+        ("10.3.0", lambda gpu: gpu.fail("cuInit", code=100), 3, "the GPU does not start: cuInit failed: no CUDA-capable device"),
+        ("10.3.0", lambda gpu: gpu.configure(memory=200 << 20), 3, "only 200 MiB of memory are free"),
         ("10.3.0", fails("build", "Error Code 2: OutOfMemory"), 3, "too little free memory: close other programs"),
         (
             "10.3.0",
@@ -71,21 +71,20 @@ def test_a_build_that_cannot_be(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     version: str,
-    change: Callable[[Gpu], None],
+    change: Callable[[FakeGpu], None],
     code: int,
     told: str,
 ) -> None:
-    with standin(monkeypatch, version) as gpu:
+    with fake_gpu(monkeypatch, version) as gpu:
         change(gpu)
         refused(BUILD, code, told, capsys)
-        gpu.fail.clear()
     assert not (station / "tiny.edgead.engines").exists()
 
 
 def test_packages_that_are_missing(
     station: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with standin(monkeypatch):
+    with fake_gpu(monkeypatch):
         monkeypatch.setitem(sys.modules, "pycuda.driver", None)
         refused(BUILD, 2, "the tensorrt backend needs the package 'pycuda.driver'", capsys)
         monkeypatch.setitem(sys.modules, "tensorrt", None)
@@ -98,25 +97,24 @@ def test_packages_that_are_missing(
         (lambda folder, gpu: setattr(gpu.trt, "__version__", "10.13.3"), 2, "'10.16.2', but here it is '10.13.3'; rebuild"),
         (lambda folder, gpu: cut(folder / "lavit.engine"), 2, "lavit.engine is not the file that build-engine wrote"),
         (lambda folder, gpu: (folder / "lavit.engine").unlink(), 2, "cannot read the engine"),
-        (lambda folder, gpu: gpu.fail.update(load=CudaError("Magic tag")), 2, "Magic tag; build it again with"),
-        (lambda folder, gpu: gpu.fail.update(context=CudaError("x")), 3, "cannot make room to run the engine 'teacher'"),
+        (lambda folder, gpu: gpu.trt.fail.update(load="Magic tag"), 2, "Magic tag; build it again with"),
+        (lambda folder, gpu: gpu.trt.fail.update(context="x"), 3, "cannot make room to run the engine 'teacher'"),
     ],
 )  # fmt: skip
 def test_an_engine_that_cannot_run(
     station: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-    change: Callable[[Path, Gpu], None],
+    change: Callable[[Path, FakeGpu], None],
     code: int,
     told: str,
 ) -> None:
-    with standin(monkeypatch) as gpu:
+    with fake_gpu(monkeypatch) as gpu:
         bundle = open_bundle(station / "tiny.edgead")
         folder = artefacts.store(bundle, TrtBackend(), "fp16", {name: bundle.graph(name) for name in bundle.graphs})
         artefacts.make_current(bundle, "tensorrt", "fp16")
         change(folder, gpu)
         refused(RUN, code, told, capsys)
-        gpu.fail.clear()
 
 
 def cut(path: Path) -> None:
@@ -126,8 +124,8 @@ def cut(path: Path) -> None:
 def test_ctrl_c_ends_with_130_and_nothing_is_written(
     station: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with standin(monkeypatch) as gpu:
-        builder = gpu.trt.Builder  # type: ignore[attr-defined]
+    with fake_gpu(monkeypatch) as gpu:
+        builder = gpu.trt.Builder
         build = builder.build_serialized_network
 
         def interrupted(self: object, network: object, config: object) -> object:

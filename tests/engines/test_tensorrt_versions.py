@@ -8,8 +8,9 @@ import signal
 import sys
 import threading
 import time
+from importlib.machinery import ModuleSpec
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ from edge_ad.engines.tensorrt_build import LEAST_FREE, WORKSPACE, free_memory, w
 from edge_ad.engines.tensorrt_log import logger_for, reason
 from edge_ad.engines.tensorrt_progress import Phases, Progress, run_interruptibly, told_seconds
 from edge_ad.errors import BadInput, DeviceFault
-from tests.fixtures.standin_gpu import standin
+from tests.fixtures.tensorrt_double import make_tensorrt
 
 HERE = f"python{sys.version_info.major}.{sys.version_info.minor}"
 UNTIL = 30.0  # seconds that a thread may take; a loaded machine is slow, not wrong
@@ -91,13 +92,18 @@ def test_a_tensorrt_that_cannot_be_imported(
 
 @pytest.mark.parametrize("version", ["8.5.2", "8.6.2.3", "10.0.1"])
 def test_an_old_one_is_told_to_upgrade(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
-    with standin(monkeypatch, version), pytest.raises(BadInput, match=f"TensorRT {version} is too old.*JetPack 6.1"):
+    monkeypatch.setitem(sys.modules, "tensorrt", make_tensorrt(version))
+    with pytest.raises(BadInput, match=f"TensorRT {version} is too old.*JetPack 6.1"):
         versions.import_tensorrt()
 
 
 def test_what_is_built_for_without_asking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert default_backend(tmp_path) == "onnxruntime"
-    with standin(monkeypatch):
+    package = ModuleType("pycuda")
+    package.__spec__ = ModuleSpec("pycuda", None)
+    with monkeypatch.context() as patch:
+        for module in (make_tensorrt(), package):
+            patch.setitem(sys.modules, module.__name__, module)
         assert default_backend(tmp_path) == "tensorrt"
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc/nv_tegra_release").write_text("# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic")

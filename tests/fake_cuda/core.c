@@ -286,6 +286,7 @@ EXPORT int cuGetErrorString(int code, const char **text) {
     case OK: *text = "no error"; break;
     case INVALID_VALUE: *text = "invalid argument"; break;
     case OUT_OF_MEMORY: *text = "out of memory"; break;
+    case 100: *text = "no CUDA-capable device is detected"; break;
     case INVALID_CONTEXT: *text = "invalid device context"; break;
     case INVALID_HANDLE: *text = "invalid resource handle"; break;
     case NOT_READY: *text = "device not ready"; break;

@@ -40,7 +40,7 @@ struct Stream {
     uint32_t magic;
     Stream *next;
     Queue waiting;
-    bool busy, closing;
+    bool busy, closing, forgotten; /* forgotten: from before a reset */
     Graph *recording;
     bool disturbed;
     pthread_t recorder;
@@ -205,7 +205,7 @@ void reset_streams(void) {
     pthread_mutex_lock(&queue_mutex);
     for (Stream *held = streams; held; held = held->next) {
         clear(&held->waiting);
-        held->recording = NULL, held->disturbed = false;
+        held->recording = NULL, held->disturbed = false, held->forgotten = true;
     }
     pthread_mutex_unlock(&queue_mutex);
 }
@@ -236,7 +236,7 @@ EXPORT int cuStreamDestroy_v2(Stream *stream) {
     int failed = enter(__func__, true);
     if (!known(stream)) return failed != OK ? failed : INVALID_HANDLE;
     lock();
-    state.counts.live_streams--;
+    if (!stream->forgotten) state.counts.live_streams--;
     unlock();
     pthread_mutex_lock(&queue_mutex);
     stream->closing = true;
@@ -382,8 +382,10 @@ EXPORT int cuGraphInstantiateWithFlags(Graph **executable, Graph *graph, unsigne
     if (flags != 0) return INVALID_VALUE;
     Graph *made = calloc(1, sizeof *made);
     made->magic = EXECUTABLE;
+    pthread_mutex_lock(&queue_mutex);
     for (Operation *held = graph->operations.first; held; held = held->next)
         append(&made->operations, copied(held));
+    pthread_mutex_unlock(&queue_mutex);
     lock();
     state.counts.live_executables++;
     unlock();
@@ -408,11 +410,10 @@ static int destroy(Graph *graph, uint32_t magic, long *count, int failed) {
         unlock();
         return INVALID_HANDLE;
     }
-    graph->magic = 0;
+    graph->magic = 0; /* kept for good, so that destroying it again is seen */
     pthread_mutex_lock(&queue_mutex);
     clear(&graph->operations);
     pthread_mutex_unlock(&queue_mutex);
-    free(graph);
     lock();
     --*count;
     unlock();

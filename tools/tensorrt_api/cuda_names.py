@@ -1,7 +1,7 @@
-"""The names that edge_ad asks of pycuda and of cuda-bindings, and those that their published files have.
+"""The names that edge_ad asks of pycuda, and those that its published source has.
 
-pycuda is compiled where it is installed, so its names are read in its source; those of cuda-bindings in the declarations
-(``*.pxd``) of its wheel. Both are checked by name alone, not by class.
+pycuda is compiled where it is installed, so its names are read in its source. They are checked by name alone, not by
+class.
 """
 
 from __future__ import annotations
@@ -11,21 +11,18 @@ import re
 import subprocess
 import sys
 import tarfile
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
-PACKAGES = {"pycuda": "2026.1", "cuda-bindings": "13.5.0"}
+PACKAGES = {"pycuda": "2026.1"}
 _PYCUDA_FILES = ("wrap_cudadrv.cpp", "pycuda/driver.py")
 _COMMON = {*dir(str), *dir(memoryview), "base", "dtype", "driver"}  # what texts, arrays and ours have too
-_RUNTIME = re.compile(r"cuda[A-Z]\w*")
 
 
 def asked(paths: Sequence[Path]) -> dict[str, set[str]]:
     """Return the names that the files ask of each package.
 
-    pycuda: what follows ``.driver``, and what ``cuda.py`` asks of anything but ``np`` and itself. cuda-bindings: every
-    ``cudaSomething``.
+    pycuda: what follows ``.driver``, and what ``cuda.py`` asks of anything but ``np`` and itself.
     """
     found: dict[str, set[str]] = {name: set() for name in PACKAGES}
     for path in paths:
@@ -35,18 +32,15 @@ def asked(paths: Sequence[Path]) -> dict[str, set[str]]:
         }
         own |= {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
         for node in ast.walk(tree):
-            if isinstance(node, ast.Attribute) and _RUNTIME.fullmatch(node.attr):
-                found["cuda-bindings"].add(node.attr)
-            elif isinstance(node, ast.Attribute) and _of_pycuda(node, path.name, own):
+            if isinstance(node, ast.Attribute) and _of_pycuda(node, path.name, own):
                 found["pycuda"].add(node.attr)
     return found
 
 
 def fetch(folder: Path) -> None:
-    """Download the source of pycuda and the wheel of cuda-bindings into ``folder``, where they are not there."""
+    """Download the source of pycuda into ``folder``, where it is not there."""
     for name, version in PACKAGES.items():
         if _file(folder, name) is None:
-            kind = "--no-binary" if name == "pycuda" else "--only-binary"
             command = [
                 "-m",
                 "pip",
@@ -54,7 +48,7 @@ def fetch(folder: Path) -> None:
                 "-q",
                 "--no-deps",
                 "--no-build-isolation",
-                kind,
+                "--no-binary",
                 ":all:",
                 "-d",
                 str(folder),
@@ -63,7 +57,7 @@ def fetch(folder: Path) -> None:
 
 
 def have(folder: Path) -> bool:
-    """Whether both files are there."""
+    """Whether its file is there."""
     return all(_file(folder, name) is not None for name in PACKAGES)
 
 
@@ -74,7 +68,7 @@ def read(folder: Path) -> dict[str, set[str]]:
         path = _file(folder, name)
         if path is None:
             raise SystemExit(f"error: {name} {PACKAGES[name]} is not in {folder}: run with --fetch")
-        found[name] = _pycuda(path) if name == "pycuda" else _bindings(path)
+        found[name] = _pycuda(path)
     return found
 
 
@@ -93,12 +87,6 @@ def _pycuda(path: Path) -> set[str]:
         r"\b(?:DECLARE_EXC|MAP_METHOD\w*)\((\w+)", text
     )
     return set(re.findall(r'"(\w+)"', text)) | set(macros)
-
-
-def _bindings(path: Path) -> set[str]:
-    with zipfile.ZipFile(path) as archive:
-        texts = [archive.read(name).decode() for name in archive.namelist() if name.endswith("runtime.pxd")]
-    return {name for text in texts for name in _RUNTIME.findall(text)}
 
 
 def _of_pycuda(node: ast.Attribute, file: str, own: set[str]) -> bool:

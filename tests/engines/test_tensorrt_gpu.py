@@ -1,0 +1,538 @@
+"""The runtime path of TensorRT over the real pycuda on the fake driver (see tests/fixtures/fake_gpu.py).
+
+Nothing here ran on a GPU.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import re
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edge_ad.bundle import Bundle, open_bundle
+from edge_ad.cli.app import main
+from edge_ad.engines import artefacts, cuda_graph, maker, tensorrt_frame
+from edge_ad.engines.benchmark import benchmark
+from edge_ad.engines.build import build
+from edge_ad.engines.cuda import Device
+from edge_ad.engines.pipeline import Pipeline
+from edge_ad.engines.protocol import TensorSpec
+from edge_ad.engines.selection import open_pipeline
+from edge_ad.engines.tensorrt import TrtBackend, TrtEngine
+from edge_ad.engines.tensorrt_build import _nodes_of, free_memory
+from edge_ad.engines.timing_cache import TimingCache
+from edge_ad.errors import BadInput, DeviceFault
+from tests.fixtures.fake_gpu import NOT_CAPTURED, FakeGpu, fake_gpu
+from tests.fixtures.tiny_bundle import make_tiny_bundle, tiny_image
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return open_bundle(make_tiny_bundle(tmp_path_factory.mktemp("trt") / "tiny.edgead"))
+
+
+@pytest.fixture(autouse=True)
+def caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture(params=["integrated", "discrete"])
+def gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGpu]:
+    with fake_gpu(monkeypatch, integrated=request.param == "integrated") as held:
+        yield held
+
+
+def graphs_of(bundle: Bundle) -> dict[str, bytes]:
+    return {name: bundle.graph(name) for name in bundle.graphs}
+
+
+def opened(bundle: Bundle) -> Pipeline:
+    return Pipeline(bundle, backend="tensorrt", graphs=graphs_of(bundle))
+
+
+@pytest.mark.parametrize("replayed", [True, False], ids=["captured", "plain"])
+@pytest.mark.parametrize("delay_us", [0, 300], ids=["fast", "slow"])
+def test_frames_are_those_of_onnxruntime_to_the_bit(
+    bundle: Bundle, gpu: FakeGpu, replayed: bool, delay_us: int
+) -> None:
+    """With a slow device, whatever is read before it was waited for would be of the frame before."""
+    gpu.configure(delay_us=delay_us)
+    if not replayed:
+        gpu.fail("cuStreamBeginCapture_v2", code=NOT_CAPTURED)
+    with opened(bundle) as pipeline, Pipeline(bundle, threads=1) as reference:
+        frame: Any = pipeline._frame
+        assert frame.replayed is replayed
+        for seed in range(4):
+            image = tiny_image(seed, blob=seed % 2 == 1)
+            found, wanted = pipeline.infer(image), reference.infer(image)
+            for name in ("raw", "z", "map"):
+                np.testing.assert_array_equal(getattr(found, name), getattr(wanted, name))
+            assert found.score == wanted.score
+        graphs = set(pipeline.engines)
+        assert set(found.stages_ms) == ({"replay"} if replayed else {"upload", *graphs}) | {"host", "download"}
+
+
+def test_a_plain_frame_is_one_upload_and_one_download(bundle: Bundle, gpu: FakeGpu) -> None:
+    gpu.fail("cuStreamBeginCapture_v2", code=NOT_CAPTURED)
+    with opened(bundle) as pipeline:
+        ends = sum(len(engine.inputs) + len(engine.outputs) for engine in pipeline.engines.values())
+        gpu.forget_calls()
+        pipeline.infer(tiny_image(1))
+        calls = gpu.calls
+        copies = 0 if gpu.integrated else 2
+        assert calls["cuMemcpyHtoDAsync_v2"] + calls["cuMemcpyDtoHAsync_v2"] == copies + ends
+        assert calls["cuLaunchHostFunc"] == len(pipeline.engines)
+        assert calls["cuStreamSynchronize"] == 1
+        assert not {"cuMemAlloc_v2", "cuMemHostAlloc", "cuEventCreate", "cuStreamCreate", "cuMemFree_v2"} & set(calls)
+
+
+def test_a_captured_frame_is_one_launch(bundle: Bundle, gpu: FakeGpu) -> None:
+    with opened(bundle) as pipeline:
+        gpu.forget_calls()
+        pipeline.infer(tiny_image(1))
+        assert gpu.calls == {
+            "cuCtxPushCurrent_v2": 1,
+            "cuEventRecord": 2,
+            "cuGraphLaunch": 1,
+            "cuStreamSynchronize": 1,
+            "cuEventElapsedTime": 1,
+            "cuCtxPopCurrent_v2": 1,
+        }
+
+
+def test_engines_are_bound_to_each_other_on_the_device(bundle: Bundle, gpu: FakeGpu) -> None:
+    with opened(bundle) as pipeline:
+        made: dict[str, int] = {}
+        for engine in pipeline.engines.values():
+            context: Any = engine._context  # type: ignore[attr-defined]
+            for name in engine.inputs:
+                assert context.addresses[name] == made.setdefault(name, context.addresses[name])
+            made.update({name: context.addresses[name] for name in engine.outputs})
+            del context
+        assert len(set(made.values())) == len(made)
+        assert {address % 256 for address in made.values()} == {0}
+        np.testing.assert_array_equal(pipeline.tensor("masks"), bundle.masks)
+
+
+def test_closing_gives_all_memory_back(bundle: Bundle, gpu: FakeGpu) -> None:
+    with opened(bundle):
+        assert gpu.report()["live_blocks"] > 0
+    assert gpu.report()["live_blocks"] == 0
+
+
+def test_memory_that_was_given_back_is_not_touched(bundle: Bundle, gpu: FakeGpu) -> None:
+    """Also through what was taken out of the pipeline before it was closed; the pinned block would be any memory then."""
+    with opened(bundle) as pipeline:
+        held = {name: pipeline._tensors[name] for name in ("image", "score", "masks")}
+        image = tiny_image(0)[None]
+    for use in (
+        held["score"].read,
+        held["masks"].read,
+        lambda: held["image"].write(image),
+        lambda: held["masks"].write(bundle.masks),
+        lambda: pipeline.tensor("map"),
+        lambda: pipeline.infer(image[0]),
+    ):
+        with pytest.raises(DeviceFault, match="open the pipeline again|open it again"):
+            use()
+    assert gpu.report()["use_after_free"] == 0
+
+
+def test_nothing_is_freed_twice(bundle: Bundle, gpu: FakeGpu) -> None:
+    device = Device()
+    with device.active():
+        memory, pinned = device.allocate(100), device.allocate_pinned(100)
+        assert (memory.address % 256, pinned.address % 256) == (0, 0)
+        for piece in (memory, pinned, memory, pinned):
+            device.synchronize()
+            piece.free()
+    pipeline = opened(bundle)
+    for _ in range(2):
+        pipeline.close()
+        device.close()
+    report = gpu.report()
+    assert (report["bad_frees"], report["live_blocks"], report["live_streams"]) == (0, 0, 0)
+
+
+def test_memory_in_use_is_freed_when_the_stream_is_done(bundle: Bundle, gpu: FakeGpu) -> None:
+    """What was enqueued and not waited for, as where opening fails half-way on a slow device."""
+    gpu.configure(delay_us=2000)
+    backend = TrtBackend()
+    for _ in range(20):
+        backend.allocate(TensorSpec("x", "float32", (64, 64)))
+    backend.close()
+    assert gpu.report()["use_after_free"] == 0
+
+
+@pytest.mark.parametrize("size", [1, 255, 256, 257, 12345])
+def test_tensors_of_a_block_are_aligned_and_apart(gpu: FakeGpu, size: int) -> None:
+    """Writing one to its last byte leaves its neighbours and the guards alone."""
+    backend = TrtBackend()
+    specs = [TensorSpec(name, "uint8", (size,)) for name in "abc"]
+    tensors = backend.exchange(specs)
+    assert [tensor.address % 256 for tensor in tensors] == [0, 0, 0]
+    for value, tensor in enumerate(tensors, 1):
+        tensor.write(np.full(size, value, np.uint8))
+    assert [set(tensor.read().tolist()) for tensor in tensors] == [{1}, {2}, {3}]
+    backend.close()
+
+
+def test_fifty_times_opened_and_closed_leaves_nothing(bundle: Bundle, gpu: FakeGpu) -> None:
+    for _ in range(50):
+        with opened(bundle) as pipeline:
+            pipeline.infer(tiny_image(1))
+        del pipeline
+        report = gpu.report()
+        assert {name: count for name, count in report.items() if name.startswith("live_") and count} == {}
+
+
+def test_frames_in_other_threads(bundle: Bundle, gpu: FakeGpu) -> None:
+    """A context belongs to no thread: it is current while a frame runs, and no thread ends with it on its stack."""
+    with opened(bundle) as pipeline:
+        wanted = pipeline.infer(tiny_image(3)).score
+        found: list[float] = []
+        for _ in range(3):
+            thread = threading.Thread(target=lambda: found.append(pipeline.infer(tiny_image(3)).score))
+            thread.start()
+            thread.join()
+        assert found == [wanted] * 3
+        assert gpu.report()["abandoned_contexts"] == 0
+
+
+def test_two_pipelines_side_by_side(bundle: Bundle, gpu: FakeGpu) -> None:
+    """Each has a stream of its own in the one context of the process."""
+    with opened(bundle) as first, opened(bundle) as second:
+        wanted = [first.infer(tiny_image(seed)).score for seed in range(20)]
+        found: dict[str, list[float]] = {}
+
+        def work(name: str, pipeline: Pipeline) -> None:
+            found[name] = [pipeline.infer(tiny_image(seed)).score for seed in range(20)]
+
+        threads = [threading.Thread(target=work, args=pair) for pair in (("a", first), ("b", second))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert found == {"a": wanted, "b": wanted}
+    del first, second, work, threads
+
+
+CAPTURE_CALLS = ["cuStreamBeginCapture_v2", "cuStreamEndCapture", "cuGraphInstantiateWithFlags", "cuGraphLaunch"]
+
+
+@pytest.mark.parametrize("call", CAPTURE_CALLS)
+def test_a_graph_that_cannot_be_recorded_falls_back(
+    bundle: Bundle, gpu: FakeGpu, call: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gpu.fail(call, code=NOT_CAPTURED)
+    with opened(bundle) as pipeline, Pipeline(bundle, threads=1) as reference:
+        frame: Any = pipeline._frame
+        assert not frame.replayed
+        assert frame.why_not == (
+            f"recording failed: the GPU refuses a CUDA graph: {call} answers 900 "
+            "(operation not permitted when stream is capturing)"
+        )
+        assert capsys.readouterr().err == f"note: no CUDA graph, engines start one by one: {frame.why_not}\n"
+        assert pipeline.infer(tiny_image(5)).score == reference.infer(tiny_image(5)).score
+
+
+@pytest.mark.parametrize("error", [RuntimeError, TypeError, DeviceFault])
+def test_an_engine_that_cannot_be_recorded_falls_back(
+    bundle: Bundle, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    """As TensorRT's binding raises, in the midst of the recording: it is ended, its graph freed, the stream usable."""
+    enqueue = TrtEngine.enqueue
+
+    def refusing(engine: TrtEngine) -> None:
+        capturing = gpu.calls.get("cuStreamBeginCapture_v2", 0) > gpu.calls.get("cuStreamEndCapture", 0)
+        if capturing and engine.name == "fusion":
+            raise error("no capture")
+        enqueue(engine)
+
+    monkeypatch.setattr(TrtEngine, "enqueue", refusing)
+    with opened(bundle) as pipeline, Pipeline(bundle, threads=1) as reference:
+        frame: Any = pipeline._frame
+        assert frame.why_not == "recording failed: no capture"
+        assert pipeline.infer(tiny_image(5)).score == reference.infer(tiny_image(5)).score
+
+
+def test_a_wait_while_recording_falls_back(bundle: Bundle, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver itself forbids it and ends the recording."""
+    enqueue = TrtEngine.enqueue
+
+    def waiting(engine: TrtEngine) -> None:
+        enqueue(engine)
+        engine._device.synchronize()
+
+    monkeypatch.setattr(TrtEngine, "enqueue", waiting)
+    with opened(bundle) as pipeline:
+        frame: Any = pipeline._frame
+        assert frame.why_not == (
+            "recording failed: cuStreamSynchronize failed: operation not permitted when stream is capturing"
+        )
+
+
+def test_a_replay_that_gives_something_else_is_not_used(
+    bundle: Bundle, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A recording without its last engine leaves the results of the run before."""
+    enqueue = TrtEngine.enqueue
+
+    def leaving_out(engine: TrtEngine) -> None:
+        capturing = gpu.calls.get("cuStreamBeginCapture_v2", 0) > gpu.calls.get("cuStreamEndCapture", 0)
+        if not capturing or engine.name != "fusion":
+            enqueue(engine)
+
+    monkeypatch.setattr(TrtEngine, "enqueue", leaving_out)
+    with opened(bundle) as pipeline, Pipeline(bundle, threads=1) as reference:
+        frame: Any = pipeline._frame
+        assert frame.why_not == "a replay gave other results than plain calls"
+        assert pipeline.infer(tiny_image(5)).score == reference.infer(tiny_image(5)).score
+
+
+@pytest.mark.parametrize("missing", ["library", "function"])
+def test_a_driver_without_graphs_falls_back(
+    bundle: Bundle, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    with monkeypatch.context() as patch:
+        if missing == "library":
+            patch.setattr(ctypes, "CDLL", refuse)
+        else:
+            patch.setattr(cuda_graph, "_CALLS", {"cuNoSuchCall": ()})
+        assert cuda_graph.load_driver() is None
+    monkeypatch.setattr(tensorrt_frame, "load_driver", lambda: None)
+    with opened(bundle) as pipeline:
+        frame: Any = pipeline._frame
+        assert frame.why_not == "libcuda.so.1 has no CUDA graphs"
+
+
+def refuse(name: str) -> None:
+    raise OSError(f"{name}: cannot open shared object file")
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind", "told"),
+    [
+        (
+            lambda gpu: gpu.fail("cuInit", code=100),
+            DeviceFault,
+            "does not start: cuInit failed: no CUDA-capable device",
+        ),
+        (
+            lambda gpu: gpu.trt.fail.update(load="Version tag does not match"),
+            BadInput,
+            "'teacher': Version tag does not match; build",
+        ),
+        (
+            lambda gpu: gpu.trt.fail.update(load="Cuda Runtime (out of memory)"),
+            DeviceFault,
+            "too little free memory",
+        ),
+        (lambda gpu: gpu.trt.fail.update(context="x"), DeviceFault, "make room to run the engine 'teacher'"),
+        (lambda gpu: gpu.trt.fail.update(bind="x"), BadInput, "does not take the memory of 'image'"),
+        (lambda gpu: gpu.trt.fail.update(enqueue="x"), DeviceFault, "'teacher' failed in TensorRT"),
+    ],
+)
+def test_faults_are_told_in_one_sentence(
+    bundle: Bundle, gpu: FakeGpu, fault: Callable[[FakeGpu], None], kind: type[Exception], told: str
+) -> None:
+    fault(gpu)
+    with pytest.raises(kind, match=told) as caught:
+        opened(bundle)
+    assert "\n" not in str(caught.value)
+    del caught
+
+
+def test_a_device_with_too_little_memory(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    with fake_gpu(monkeypatch, memory=100 << 20), pytest.raises(DeviceFault, match="only 100 MiB of memory are free"):
+        build(bundle, "fp16", "tensorrt", threads=1)
+
+
+@pytest.mark.parametrize("integrated", [True, False])
+def test_memory_that_ends_anywhere_while_opening(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, integrated: bool
+) -> None:
+    """Whatever does not fit: a sentence, and nothing stays allocated."""
+    with fake_gpu(monkeypatch, integrated=integrated) as gpu:
+        with opened(bundle):
+            report = gpu.report()
+            needed = report["device_bytes"] + (report["pinned_bytes"] if integrated else 0)
+        for share in (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99):
+            gpu.configure(memory=int(needed * share))
+            with pytest.raises(DeviceFault, match="memory") as caught:
+                opened(bundle)
+            assert "\n" not in str(caught.value)
+            del caught
+            assert gpu.faults() == {}
+        gpu.configure(memory=needed)
+        with opened(bundle) as pipeline:
+            pipeline.infer(tiny_image(0))
+        del pipeline
+
+
+@pytest.mark.parametrize("version", ["10.3.0", "10.11.0", "10.16.2", "11.4.1"])
+def test_build_prove_store_and_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], version: str
+) -> None:
+    """The whole of `edge-ad build-engine` and a benchmark, with the tensorrt module passed in by its name alone."""
+    path = make_tiny_bundle(tmp_path / "tiny.edgead")
+    with fake_gpu(monkeypatch, version) as gpu:
+        monkeypatch.chdir(tmp_path)
+        assert main(["build-engine", str(path), "--fp16", "--optimisation-level", "2"]) == 0
+        printed = capsys.readouterr().out
+        assert "tensorrt fp16" in printed
+        assert "accepted" in printed
+        folder = Path(f"{path}.engines/tensorrt-fp16")
+        assert {file.suffix for file in folder.iterdir()} == {".engine", ".json"}
+        held = json.loads((folder / "signature.json").read_text())
+        assert (held["backend_version"], held["sm"], held["cuda"]) == (version, "8.7", "12.6")
+        bundle = open_bundle(path)
+        assert artefacts.current(bundle) == artefacts.Current("tensorrt", "fp16")
+        with open_pipeline(bundle) as pipeline:
+            assert pipeline.backend.name == "tensorrt"
+            pipeline.infer(tiny_image(0))
+        times = benchmark(bundle, lambda: open_pipeline(bundle), frames=3)
+        assert (times.backend, times.precision) == ("tensorrt", "fp16")
+        assert list(times.stages) == ["resize", "replay", "host", "download", "verdict"]
+        check_built(gpu, strong=version not in ("10.3.0", "10.11.0"))
+
+
+def check_built(gpu: Any, strong: bool) -> None:
+    names = [network.data for network, _ in gpu.trt.built]
+    assert len(names) == 5
+    for network, config in gpu.trt.built:
+        assert network.flags == (2 if strong else 0)
+        assert config.max_aux_streams == 0
+        assert config.builder_optimization_level == 2
+        assert 0 < config.pools["WORKSPACE"] <= 1 << 29
+        fusion = any(value.name == "quantiles" for value in _inputs(network.data))
+        # TF32, which is on by default, is off in every graph.
+        assert config.flags == ([] if strong or fusion else ["FP16", "PREFER_PRECISION_CONSTRAINTS"])
+
+
+def _inputs(data: bytes) -> Any:
+    import onnx
+
+    return onnx.load_model_from_string(data).graph.input
+
+
+def test_weak_typing_holds_what_is_delicate_in_fp32(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an FP16 cast leaves alone must be held by hand where types are flags."""
+    from edge_ad.engines.derive import compile_typed, typed_graphs
+
+    with fake_gpu(monkeypatch, "10.3.0") as gpu:
+        trt: Any = gpu.trt
+        graphs = typed_graphs(bundle, "fp16", strong=False)
+        compile_typed(trt, graphs)
+        held = {
+            layer.node.op_type
+            for network, _ in trt.built
+            for layer in network.layers
+            if getattr(layer, "precision", None) == trt.DataType.FLOAT
+        }
+        free = {
+            layer.node.op_type
+            for network, _ in trt.built
+            for layer in network.layers
+            if not hasattr(layer, "precision")
+        }
+    assert "Conv" in free
+    assert "Conv" not in held
+    assert held & {"ReduceMean", "Softmax", "ReduceMax", "Sub", "ReduceSum", "Div", "Sqrt"}
+
+
+@pytest.mark.parametrize(
+    ("name", "metadata", "nodes"),
+    [
+        ("/lavit/Softmax_3", "[ONNX Layer: /lavit/Softmax_3]", {"/lavit/Softmax_3"}),
+        ("PWN(a, b)", "[ONNX Layer: /a]\x1f[ONNX Layer: /b]", {"/a", "/b"}),
+        ("/lavit/LayerNorm_17", "", {"/lavit/LayerNorm_17", "/lavit/LayerNorm"}),
+        ("/lavit/Softmax", None, {"/lavit/Softmax"}),
+    ],
+)
+def test_the_nodes_of_a_layer(name: str, metadata: str | None, nodes: set[str]) -> None:
+    assert _nodes_of(SimpleNamespace(name=name, metadata=metadata)) == nodes
+
+
+def test_the_timing_cache_is_kept_by_version_and_device(bundle: Bundle, tmp_path: Path, monkeypatch: Any) -> None:
+    with fake_gpu(monkeypatch, "10.3.0"):
+        folder = Path(f"{bundle.path}.engines")
+        build(bundle, "fp32", "tensorrt", threads=1)
+        cache = TimingCache("10.3.0", "Fake GPU-sm8.7")
+        assert cache.path.name == "timing-10.3.0-fake-gpu-sm8.7.bin"
+        assert cache.read() == b"+" * 5
+        cache.write(b"foreign")
+        build(bundle, "fp32", "tensorrt", threads=1)
+        assert cache.read() == b"+" * 5  # one that does not fit is replaced by an empty one
+        cache.path.write_bytes(cache.path.read_bytes()[:-1])
+        assert cache.read() == b""
+        shutil.rmtree(folder)
+
+
+def test_a_failed_build_says_why(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    with fake_gpu(monkeypatch) as gpu:
+        for words, told in (
+            (
+                "Could not find any implementation for node /conv",
+                "'teacher' in fp16: Could not find any implementation",
+            ),
+            ("cudaMalloc: out of memory", "too little free memory: close other programs"),
+        ):
+            gpu.trt.fail["build"] = words
+            with pytest.raises(DeviceFault, match=told):
+                build(bundle, "fp16", "tensorrt", threads=1)
+        assert not Path(f"{bundle.path}.engines").exists()
+
+
+def test_an_error_is_told_once_and_by_the_build_that_had_it(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorRT tells everything to the first logger that it was given; what it told earlier is another story."""
+    with fake_gpu(monkeypatch) as gpu:
+        for words, told in (("cudaMalloc: out of memory", "too little free memory"), ("no tactic", "fp16: no tactic")):
+            gpu.trt.fail["build"] = words
+            with pytest.raises(DeviceFault, match=told):
+                build(bundle, "fp16", "tensorrt", threads=1)
+        gpu.trt.fail.clear()
+        gpu.trt.fail["load"] = "Magic tag does not match"
+        with pytest.raises(BadInput, match="Magic tag does not match"):
+            opened(bundle)
+
+
+@pytest.mark.parametrize(("integrated", "accepted"), [(True, True), (False, False)])
+def test_memory_of_the_page_cache_counts_as_free_where_it_is_shared(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, integrated: bool, accepted: bool
+) -> None:
+    """An Orin Nano with 217 MiB that are wholly free, as CUDA counts them, and 5.3 GiB that programs can have."""
+    board = json.loads((Path(__file__).parents[1] / "fixtures/boards/orin_nano_jetpack6.json").read_text())
+    free_kib = int(re.findall(r"MemFree: *(\d+) kB", board["files"]["proc/meminfo"])[0])
+    monkeypatch.setattr(maker, "free_memory", lambda: free_memory(meminfo_of(board, bundle.path.parent)))
+    with fake_gpu(monkeypatch, integrated=integrated, free=free_kib << 10) as gpu:
+        if accepted:
+            build(bundle, "fp32", "tensorrt", threads=1)
+            assert {config.pools["WORKSPACE"] for _, config in gpu.trt.built} == {1 << 30}  # type: ignore[attr-defined]
+            shutil.rmtree(f"{bundle.path}.engines")
+        else:
+            with pytest.raises(DeviceFault, match="only 217 MiB of memory are free"):
+                build(bundle, "fp32", "tensorrt", threads=1)
+
+
+def meminfo_of(board: dict[str, Any], folder: Path) -> Path:
+    path = folder / "meminfo"
+    path.write_text(board["files"]["proc/meminfo"])
+    return path
+
+
+def test_engines_of_another_backend_are_not_mixed(bundle: Bundle, gpu: FakeGpu) -> None:
+    backend = TrtBackend()
+    spec = next(iter(Pipeline(bundle, threads=1)._tensors.values())).spec
+    with pytest.raises(BadInput, match="memory of another backend"):
+        backend.frame({}, backend.allocate(spec), [])
+    backend.close()
