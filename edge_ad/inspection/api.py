@@ -32,11 +32,13 @@ from edge_ad.inspection.assembly import (
     with_record,
     with_trigger,
 )
+from edge_ad.inspection.canary import make_canary
 from edge_ad.inspection.events import Event, EventWriter
 from edge_ad.inspection.evidence import Evidence
 from edge_ad.inspection.judge import Judge
 from edge_ad.inspection.loop import Listener, Loop, Sink
 from edge_ad.inspection.notify import Notifier
+from edge_ad.inspection.plausibility import Plausibility, floors_of
 from edge_ad.inspection.record import StoreSink
 from edge_ad.inspection.reload import Reloader
 from edge_ad.inspection.settings import LoopSettings
@@ -98,7 +100,8 @@ def inspect(
         thresholds = thresholds_of(opened, outputs, tiles)
         cascade = make_cascade(pipeline, opened, outputs, tiles is not None, thresholds, lambda: judge.thresholds)
         weight = opened.statistics.weight
-        judge = Judge(streams or cascade, thresholds, weight, chosen.max_age_ms, chosen.view, combine)
+        plausibility = Plausibility(None if tiles else floors_of(opened), pipeline.branches)
+        judge = Judge(streams or cascade, thresholds, weight, chosen.max_age_ms, chosen.view, combine, plausibility)
         reloader = Reloader(judge, lambda path: reload_thresholds(opened, outputs, tiles, path), opened.path, faults)
         stop.on_reload = reloader.ask
         watchdog = Watchdog(notifier, self_test, limit_s=PROOF_S if outputs.web else None)
@@ -116,9 +119,10 @@ def inspect(
             web = open_web(outputs, opened, pipeline, names, chosen, wiring, tiles is not None, thresholds, reloader)
             stack.callback(web.close)
             sinks.append(web.panel)
-        sinks += [drift, watchdog]
+        canary = make_canary(streams or pipeline, opened, lambda: any(station.ready for station in loop.stations))
+        sinks += [drift, watchdog, canary]
         partings = make_partings(opened, chosen, len(sources), wiring.calls, wiring.first_parts(names))
-        listeners: list[Listener] = [wiring.desk, watchdog, reloader, ThreadWatch(faults)]
+        listeners: list[Listener] = [wiring.desk, watchdog, canary, reloader, ThreadWatch(faults)]
         listeners += [web.panel] if web is not None else []
         loop = Loop(judge, sources, sinks, chosen, listeners, partings, changed)
         stack.callback(watchdog.close)

@@ -18,6 +18,7 @@ from edge_ad.engines.pipeline import Inference
 from edge_ad.engines.streams import Streams
 from edge_ad.inspection.events import Event
 from edge_ad.inspection.parting import Judgeable
+from edge_ad.inspection.plausibility import Plausibility
 from edge_ad.inspection.station import Faulted, Outage
 from edge_ad.inspection.verdict import Decision, decide, fault
 from edge_ad.inspection.view import View
@@ -62,8 +63,8 @@ class Judge:
     """Runs the pipeline and turns scores, faults and lateness into events. ``weight`` f32[5] in branch order.
 
     ``view`` says which piece of a frame is judged; where it has several tiles, ``combine`` makes one inference of
-    theirs. ``thresholds`` may be replaced between two frames. Where the pipeline is ``Streams`` tiles run side by side, and
-    ``begin`` lets frames of several cameras do so.
+    theirs. ``plausibility`` looks for finite nonsense of the engines. ``thresholds`` may be replaced between two frames.
+    Where the pipeline is ``Streams`` tiles run side by side, and ``begin`` lets frames of several cameras do so.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Judge:
         max_age_ms: float,
         view: View | None = None,
         combine: Combine | None = None,
+        plausibility: Plausibility | None = None,
     ) -> None:
         self._pipeline = pipeline
         self.thresholds = thresholds
@@ -81,6 +83,7 @@ class Judge:
         self._max_age_ms = max_age_ms
         self._view = view or View()
         self._combine = combine
+        self._plausibility = plausibility
         self._computed = [(place, name) for place, name in enumerate(BRANCHES) if name in pipeline.branches]
         self._streams = pipeline if isinstance(pipeline, Streams) else None
         self._begun: dict[Judgeable, list[Future[Inference]]] = {}
@@ -122,22 +125,31 @@ class Judge:
             self._begun.pop(found, None)
             return _judgement(camera, found.frame, found.since, late, None, {}, part=found.part)
         try:
-            inference = self._infer(found)
+            tiles = self._infer(found)
+            inference = tiles[0] if self._combine is None else self._combine(tiles)
         except Exception as error:
             decision = fault(f"engine: {type(error).__name__}: {' '.join(str(error).split())}")
             return _judgement(camera, found.frame, found.since, decision, None, {}, error, found.part)
-        decision = decide(inference.score, inference.z, self._weight, self.thresholds)
-        decision = (self._late(found) if checks_age else None) or decision
+        nonsense = self._nonsense(found.frame, tiles)
+        late = self._late(found) if checks_age else None
+        decision = late or nonsense or decide(inference.score, inference.z, self._weight, self.thresholds)
         values = self._values(inference)
         return _judgement(camera, found.frame, found.since, decision, inference, values, part=found.part)
 
-    def _infer(self, found: Judgeable) -> Inference:
+    def _infer(self, found: Judgeable) -> list[Inference]:
         if self._streams is None:
-            tiles = [self._pipeline.infer(tile) for tile in self._tiles(found.frame)]
-        else:
-            begun = self._begun.pop(found, None) or self._submitted(found.frame, self._streams)
-            tiles = [one.result() for one in begun]
-        return tiles[0] if self._combine is None else self._combine(tiles)
+            return [self._pipeline.infer(tile) for tile in self._tiles(found.frame)]
+        begun = self._begun.pop(found, None) or self._submitted(found.frame, self._streams)
+        return [one.result() for one in begun]
+
+    def _nonsense(self, frame: Frame, inferences: Sequence[Inference]) -> Decision | None:
+        if self._plausibility is None:
+            return None
+        check, ng = self._plausibility.fault, self.thresholds.ng
+        # Every inference is looked at, because the next ones are compared with it.
+        found = [check(tile, inference, ng) for tile, inference in zip(self._tiles(frame), inferences, strict=True)]
+        reason = next((one for one in found if one is not None), None)
+        return None if reason is None else fault(reason)
 
     def _submitted(self, frame: Frame, streams: Streams) -> list[Future[Inference]]:
         return [streams.submit(tile) for tile in self._tiles(frame)]

@@ -76,8 +76,12 @@ class Still:
 
 
 def shown(pictures: Sequence[Image], index: int, name: str) -> Frame:
-    """Return the picture whose turn it is as the frame ``index`` that a camera took just now."""
+    """Return the picture whose turn it is as the frame ``index`` that a camera took just now.
+
+    Its first pixel holds the index, because a camera that gives one of its last pictures again counts as frozen.
+    """
     image = pictures[index % len(pictures)].copy()
+    image[0, 0] = [index >> shift & 255 for shift in (0, 8, 16)]
     return Frame(image, index, time.monotonic(), time.time(), name, str(index))
 
 
