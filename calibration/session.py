@@ -2,8 +2,8 @@
 
 A graph for TensorRT is computed as it is written: numbers are rounded to 8 bits where it has Q and DQ, and products are summed
 in FP32. ONNX Runtime would fuse them into kernels of 8 bits, whose sums saturate at 16 bits on x86 processors without VNNI,
-and would round FP32 biases to whole steps; TensorRT does neither. So what is measured of such a graph is the same on every processor, but
-for the rounding of FP32 sums, which now and then lifts a number over the edge of a step.
+and would round FP32 biases to whole steps; TensorRT does neither. So what is measured of such a graph is the same on every
+processor, but for the rounding of FP32 sums, which now and then lifts a number over the edge of a step.
 """
 
 from __future__ import annotations
