@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from edge_ad.errors import BadInput
+from edge_ad.files import open_regular
 from edge_ad.redaction import redact
 
 if sys.version_info >= (3, 11):
@@ -270,7 +271,8 @@ def with_flags(table: T, flags: Mapping[str, object]) -> T:
 def load_config(path: Path = Path(CONFIG_NAME)) -> Config:
     """Read ``path``; all defaults when there is no such file. BadInput names the key, the fault and what is allowed."""
     try:
-        text = path.read_bytes().decode("utf-8-sig")  # editors on Windows begin the file with a byte order mark
+        with open_regular(path) as stream:
+            text = stream.read().decode("utf-8-sig")  # editors on Windows begin the file with a byte order mark
     except FileNotFoundError:
         return Config()
     except (OSError, UnicodeDecodeError) as error:

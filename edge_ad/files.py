@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import tempfile
 from pathlib import Path
+from typing import IO
 
 from edge_ad.errors import BadInput
 
@@ -30,6 +32,20 @@ def atomic_write(path: Path, data: bytes | str) -> None:
     finally:
         if os.path.exists(temporary):
             os.unlink(temporary)
+
+
+def open_regular(path: Path) -> IO[bytes]:
+    """Open a file for reading; OSError as ``open``, BadInput for a pipe or a device, which might never answer."""
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    kind = os.fstat(handle).st_mode
+    if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
+        os.close(handle)
+        raise BadInput(f"{path} is no file but a pipe, a socket or a device; name a file")
+    try:
+        return os.fdopen(handle, "rb")
+    except OSError:  # a folder
+        os.close(handle)
+        raise
 
 
 def require_writable(path: Path | None) -> None:
@@ -64,7 +80,7 @@ def sha256_bytes(data: bytes) -> str:
 def sha256_file(path: Path) -> str:
     """Return the hexadecimal SHA-256 of a file, read in blocks of 1 MiB."""
     digest = hashlib.sha256()
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
         for block in iter(lambda: stream.read(1 << 20), b""):
             digest.update(block)
     return digest.hexdigest()

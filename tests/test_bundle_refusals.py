@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import pickle
 import stat
 import struct
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,9 +17,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from edge_ad.bundle import open_bundle, safe_zip
+from edge_ad.bundle.operators import check_operators
 from edge_ad.errors import BadInput
 from edge_ad.files import sha256_bytes
 from tests.fixtures.plain_bundle import make_plain_bundle, plain_contents
@@ -90,7 +96,7 @@ REFUSED: list[tuple[str, Callable[[Members], Members], str]] = [
     ("key twice", raw_manifest('{"schema": 1, "schema": 2}'), "a key appears twice"),
     ("deep JSON", raw_manifest("[" * 100_000), "not valid JSON"),
     ("not an object", raw_manifest("[1]"), "must be a JSON object, but is a list"),
-    ("large manifest", raw_manifest(b" " * (5 << 20)), "larger than the 4 MiB allowed"),
+    ("large manifest", raw_manifest(b" " * (5 << 20)), "larger than the 1 MiB allowed"),
     ("other format", manifest(format="zip"), "does not say 'edge-ad bundle'"),
     ("newer schema", manifest(schema=2), "has schema 2, but this edge-ad 0.1.0 reads schema 1: upgrade edge-ad"),
     ("older schema", manifest(schema=0), "train the bundle again"),
@@ -250,3 +256,104 @@ def test_a_bomb_whose_header_lies_is_refused(path: Path, tmp_path: Path) -> None
     assert data.count(struct.pack("<L", 40 << 20)) == 2  # in the local header and in the directory
     bomb.write_bytes(data.replace(struct.pack("<L", 40 << 20), struct.pack("<L", 500)))
     assert "damaged" in refusal(bomb)
+
+
+@pytest.mark.parametrize("value", ["1" + "0" * 400, "-1" + "0" * 400, "1" + "0" * 5000, "1e400"])
+@pytest.mark.parametrize("key", ["ng", "warn", "goods"])
+def test_a_threshold_without_end_is_refused(key: str, value: str, path: Path, tmp_path: Path) -> None:
+    members = unpack(path)
+    manifest = json.loads(members["manifest.json"])
+    manifest["thresholds"][key] = "HERE"
+    members["manifest.json"] = json.dumps(manifest).encode().replace(b'"HERE"', value.encode())
+    spoilt = tmp_path / "b.edgead"
+    spoilt.write_bytes(safe_zip.pack(members))
+    refusal(spoilt)
+
+
+@pytest.mark.parametrize("special", [os.mkfifo, lambda path: path.symlink_to("/dev/zero"), Path.mkdir])
+def test_what_is_no_file_is_refused_and_not_waited_for(special: Callable[[Path], object], tmp_path: Path) -> None:
+    spoilt = tmp_path / "b.edgead"
+    special(spoilt)
+    refusal(spoilt)
+
+
+_MEMORY = """
+import resource, sys
+from edge_ad.bundle import open_bundle
+from edge_ad.errors import BadInput
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    open_bundle(sys.argv[1])
+except BadInput as error:
+    print(error)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+
+
+@pytest.mark.parametrize("member", ["report.json", "ranges.json", "raw_scores.npz", "masks.npy"])
+def test_a_small_file_takes_little_memory(member: str, path: Path, tmp_path: Path) -> None:
+    """A member of 140 MB that packs into less than one: lists in JSON, zeros in arrays."""
+    members = unpack(path)
+    zeros = np.zeros((7_000_000, 5), np.float32)
+    members[member] = {
+        "report.json": b'{"a":[' + b"[]," * 46_000_000 + b"[]]}",
+        "ranges.json": b'{"a":[' + b"[]," * 46_000_000 + b"[]]}",
+        "raw_scores.npz": npz(normalise=zeros),
+        "masks.npy": npy(zeros),
+    }[member]
+    members.setdefault("plan.json", b"{}")
+    members.setdefault("proof.npz", npz(images=np.zeros((1, 8, 6, 3), np.uint8)))
+    members.setdefault("ranges.json", b"{}")
+    spoilt = tmp_path / "b.edgead"
+    with zipfile.ZipFile(spoilt, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        for name, data in rehash(members).items():
+            archive.writestr(name, data)
+    done = subprocess.run([sys.executable, "-c", _MEMORY, str(spoilt)], capture_output=True, text=True, check=True)
+    told, taken = done.stdout.rsplit("\n", 2)[0], int(done.stdout.split()[-1])
+    assert "size bomb" in told
+    assert taken < 200, f"{taken} MiB for a file of {spoilt.stat().st_size >> 10} KiB"
+
+
+def endless() -> bytes:
+    """A graph whose loop is told to go on for ever."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    boolean = helper.make_tensor_value_info("on", TensorProto.BOOL, [])
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["on"], ["again"]), helper.make_node("Identity", ["x"], ["y"])],
+        "body",
+        [helper.make_tensor_value_info("i", TensorProto.INT64, []), boolean, helper.make_tensor_value_info("x", 1, [1])],
+        [helper.make_tensor_value_info("again", TensorProto.BOOL, []), helper.make_tensor_value_info("y", 1, [1])],
+    )
+    graph = helper.make_graph(
+        [helper.make_node("Loop", ["", "forever", "start"], ["end"], body=body)],
+        "endless",
+        [],
+        [helper.make_tensor_value_info("end", 1, [1])],
+        [
+            onnx.numpy_helper.from_array(np.array(True), "forever"),
+            onnx.numpy_helper.from_array(np.zeros(1, np.float32), "start"),
+        ],
+    )
+    model: bytes = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)]).SerializeToString()
+    return model
+
+
+@pytest.mark.parametrize(
+    ("graph", "told"),
+    [(endless(), "'Loop'"), (b"no graph", "is no ONNX graph"), (b"\x3a\x7f\x00", "is no ONNX graph")],
+)
+def test_a_graph_that_may_never_end_is_refused(graph: bytes, told: str, path: Path, tmp_path: Path) -> None:
+    spoilt = tmp_path / "b.edgead"
+    spoilt.write_bytes(safe_zip.pack(rehash({**unpack(path), "graphs/fusion.onnx": graph})))
+    with pytest.raises(BadInput, match=told):
+        open_bundle(spoilt).graph("fusion")
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_a_graph_or_refused(data: bytes) -> None:
+    try:
+        check_operators(data, "b.edgead")
+    except BadInput as error:
+        assert "b.edgead" in str(error)  # noqa: PT017 (most bytes are refused, some are not)

@@ -15,15 +15,26 @@ from numpy.typing import NDArray
 
 from edge_ad.bundle.contents import GRAPHS, BundleContents, Golden, Quantisation, check_contents
 from edge_ad.bundle.manifest import MANIFEST, OPTIONAL_PARTS, PARTS, check_manifest, graph_member, make_manifest
+from edge_ad.bundle.operators import check_operators
 from edge_ad.bundle.plain_data import dump_json, dump_npy, dump_npz, load_json, load_npy, load_npz
 from edge_ad.bundle.safe_zip import MEMBER_LIMIT, MIB, SafeZip, pack
 from edge_ad.errors import BadInput
-from edge_ad.files import atomic_write, sha256_bytes
+from edge_ad.files import atomic_write, open_regular, sha256_bytes
 from edge_ad.scoring import Array, Statistics, Thresholds
 
 SUFFIX = ".edgead"
 
-_MANIFEST_LIMIT = 4 * MIB
+_MANIFEST_LIMIT = MIB
+# Objects that JSON becomes take up to twenty times its size in memory. Those of real bundles are well below 1 MiB.
+PART_LIMITS = {
+    "report.json": 4 * MIB,
+    "ranges.json": 8 * MIB,
+    "plan.json": 8 * MIB,
+    "masks.npy": 64 * MIB,
+    "statistics.npz": 64 * MIB,
+    "raw_scores.npz": 64 * MIB,
+}
+"""What parts of a bundle may hold at most, so that a small file cannot take much memory; others have the limit of a member."""
 _KEPT = (*PARTS, *OPTIONAL_PARTS)
 
 
@@ -68,7 +79,9 @@ class Bundle:
     def graph(self, name: str) -> bytes:
         """Return the ONNX bytes of one graph; BadInput if there is none or the file was changed meanwhile."""
         self.graph_sha256(name)
-        return self._read(graph_member(name))
+        data = self._read(graph_member(name))
+        check_operators(data, f"{self.path}: {graph_member(name)}")
+        return data
 
     def graph_sha256(self, name: str) -> str:
         """Return the sha256 of one graph; BadInput if there is none of that name."""
@@ -143,10 +156,11 @@ def write_bundle(path: Path | str, contents: BundleContents, created: datetime |
         members["ranges.json"] = dump_json(contents.quantisation.ranges, "the ranges")
         members["plan.json"] = dump_json(contents.quantisation.plan, "the plan")
         members["proof.npz"] = dump_npz({"images": contents.quantisation.proof})
-    large = [name for name, data in members.items() if len(data) > MEMBER_LIMIT]
+    large = [name for name, data in members.items() if len(data) > PART_LIMITS.get(name, MEMBER_LIMIT)]
     if large:
+        limit = PART_LIMITS.get(large[0], MEMBER_LIMIT)
         raise BadInput(
-            f"bundle member {large[0]!r} is larger than the {MEMBER_LIMIT // MIB} MiB allowed; use a smaller network"
+            f"bundle member {large[0]!r} is larger than the {limit // MIB} MiB allowed; use a smaller network"
         )
     manifest = make_manifest(contents, members, created or datetime.now(timezone.utc))
     data = pack({MANIFEST: dump_json(manifest, "the manifest"), **members})
@@ -157,7 +171,7 @@ def write_bundle(path: Path | str, contents: BundleContents, created: datetime |
 @contextmanager
 def _reading(path: Path) -> Iterator[IO[bytes]]:
     try:
-        stream = path.open("rb")
+        stream = open_regular(path)
     except OSError as error:
         raise BadInput(
             f"cannot read the bundle {path}: {error.strerror or error}; check its name and its rights"
@@ -191,7 +205,7 @@ def _verify(archive: SafeZip, members: Mapping[str, dict[str, Any]], path: Path)
     parts: dict[str, bytes] = {}
     for name, entry in members.items():
         digest, size, kept = hashlib.sha256(), 0, []
-        for block in archive.blocks(name):
+        for block in archive.blocks(name, PART_LIMITS.get(name, MEMBER_LIMIT)):
             digest.update(block)
             size += len(block)
             if name in _KEPT:

@@ -75,7 +75,9 @@ def dump_json(value: Mapping[str, Any], where: str) -> bytes:
 def load_json(data: bytes, where: str) -> dict[str, Any]:
     """Return the JSON object in ``data``; anything else, NaN or a key given twice raises BadInput."""
     try:
-        value = json.loads(data.decode(), parse_constant=_refuse_constant, object_pairs_hook=_single_keys)
+        value = json.loads(
+            data.decode(), parse_constant=_refuse_constant, parse_int=_short_int, object_pairs_hook=_single_keys
+        )
     except (ValueError, RecursionError) as error:
         raise BadInput(f"{where} is not valid JSON ({error}); copy or train the bundle again") from error
     if not isinstance(value, dict):
@@ -93,6 +95,13 @@ def _plain(value: object) -> object:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a number in JSON")
+
+
+def _short_int(digits: str) -> int:
+    """Refuse whole numbers that fit into no 64 bits: they become no float either."""
+    if len(digits) > 20 or not -(2**63) <= int(digits) < 2**64:
+        raise ValueError(f"a whole number of {len(digits)} digits")
+    return int(digits)
 
 
 def _single_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -151,7 +151,7 @@ def thresholds_of(bundle: Bundle, line: LineSettings, tiles: TileStatistics | No
 
 def reload_thresholds(bundle: Bundle, line: LineSettings, tiles: TileStatistics | None, path: Path) -> Thresholds:
     """Read the bundle's file again, or its child at ``path``; other graphs or statistics need a restart (BadInput)."""
-    fresh = open_bundle(path) if path.exists() else bundle
+    fresh = open_bundle(path)  # BadInput where it is gone: thresholds set by hand must not be replaced in silence
     same_graphs = fresh.graphs == bundle.graphs and all(
         fresh.graph_sha256(name) == bundle.graph_sha256(name) for name in bundle.graphs
     )

@@ -11,6 +11,7 @@ from edge_ad.errors import BadInput, DeviceFault
 
 Verdict = Literal["OK", "WARN", "NG"]
 
+_LARGEST = 1.7e308  # about the largest float; a whole number may be larger
 _COUNTS = ("goods", "goods_warn", "goods_ng")
 
 
@@ -94,6 +95,7 @@ def percent(rate: float) -> str:
 
 def _check_number(name: str, value: object) -> None:
     allowed: tuple[type, ...] = (int,) if name in _COUNTS else (int, float)
-    if isinstance(value, bool) or not isinstance(value, allowed) or not math.isfinite(value):  # type: ignore[arg-type]
+    if isinstance(value, bool) or not isinstance(value, allowed) or not -_LARGEST <= value <= _LARGEST:  # type: ignore[operator]
         kind = "a whole number" if name in _COUNTS else "a finite number"
-        raise BadInput(f"thresholds: {name!r} must be {kind}, but is {value!r}")
+        told = "a number without end" if isinstance(value, int) and value.bit_length() > 64 else f"{value!r:.40}"
+        raise BadInput(f"thresholds: {name!r} must be {kind}, but is {told}")
