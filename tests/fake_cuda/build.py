@@ -1,6 +1,7 @@
 """Builds what the tests of the GPU need: the fake driver by gcc, and the real pycuda from its source.
 
-`python tests/fake_cuda/build.py` prepares both, once per Python, and keeps them in ``$XDG_CACHE_HOME/edge-ad-tests``.
+`python tests/fake_cuda/build.py` prepares both, once per Python, and keeps them in ``$XDG_CACHE_HOME/edge-ad-tests``;
+`--cuda 13` compiles pycuda against the headers of CUDA 13, for a real driver, and prints its folder.
 pycuda is compiled against CUDA's headers as PyPI has them and linked against the fake driver, whose name and symbols are
 those of NVIDIA's. Where that cannot be done, the reason is printed and the tests that need it are skipped.
 """
@@ -18,7 +19,10 @@ import tempfile
 from pathlib import Path
 
 PYCUDA = "2026.1"
-HEADERS = ("nvidia-cuda-runtime-cu12==12.9.79", "nvidia-cuda-profiler-api-cu12==12.9.79")
+HEADERS = {
+    "12": ("nvidia-cuda-runtime-cu12==12.9.79", "nvidia-cuda-profiler-api-cu12==12.9.79"),
+    "13": ("nvidia-cuda-runtime==13.0.96", "nvidia-cuda-profiler-api==13.0.85"),
+}
 _HERE = Path(__file__).resolve().parent
 _SOURCES = tuple(_HERE / name for name in ("core.c", "memory.c", "streams.c"))
 _FLAGS = ("-std=gnu11", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-fvisibility=hidden", "-fPIC", "-pthread")
@@ -43,9 +47,9 @@ class CannotBuildError(Exception):
     """One sentence that says what is missing."""
 
 
-def pycuda_folder() -> Path:
+def pycuda_folder(cuda: str = "12") -> Path:
     """Return the folder to put on ``sys.path`` for pycuda; it exists once pycuda is built for this Python."""
-    return CACHE / f"pycuda-{PYCUDA}-{_TAG}"
+    return CACHE / f"pycuda-{PYCUDA}-cuda{cuda}-{_TAG}"
 
 
 def build_driver(folder: Path, needed: set[str] | None = None) -> Path:
@@ -104,16 +108,16 @@ def driver_for_pycuda() -> Path:
     return made if made.exists() else build_driver(folder, needed_names(module))
 
 
-def build_pycuda() -> Path:
-    """Compile pycuda, which takes about a minute, and return its folder."""
-    folder = pycuda_folder()
+def build_pycuda(cuda: str = "12") -> Path:
+    """Compile pycuda for a version of CUDA, which takes about a minute, and return its folder."""
+    folder = pycuda_folder(cuda)
     if (folder / "pycuda").is_dir():
         return folder
     with tempfile.TemporaryDirectory(prefix="edge-ad-pycuda-") as name:
         work = Path(name)
         library = build_driver(work / "library")
         shutil.copy(library, library.with_name("libcuda.so"))
-        _pip(["install", "--no-deps", "--target", str(work / "headers"), *HEADERS], "CUDA's headers")
+        _pip(["install", "--no-deps", "--target", str(work / "headers"), *HEADERS[cuda]], "CUDA's headers")
         includes = [str(path) for path in sorted((work / "headers").glob("nvidia/*/include"))]
         (work / ".aksetup-defaults.py").write_text(_SETTINGS.format(includes=includes, library=str(library.parent)))
         target = work / "site"
@@ -158,6 +162,9 @@ def _defined() -> set[str]:
 
 def main() -> int:
     """Build both; 0 also where that cannot be done, since the tests then say so."""
+    if sys.argv[1:] == ["--cuda", "13"]:
+        print(build_pycuda("13"))
+        return 0
     try:
         build_pycuda()
         driver_for_pycuda()
