@@ -63,6 +63,16 @@ def require_writable(path: Path | None) -> None:
         raise BadInput(f"cannot write {path}: {error.strerror or error}; choose a folder that can be written") from error
 
 
+def is_at(handle: int, path: Path) -> bool:
+    """Whether ``path`` leads to the file that is open: a file that was removed or renamed takes what nobody will find."""
+    try:
+        there = os.stat(path)
+    except OSError:
+        return False
+    opened = os.fstat(handle)
+    return (opened.st_dev, opened.st_ino) == (there.st_dev, there.st_ino)
+
+
 def sync_folder(folder: Path) -> None:
     """Bring the names in a folder to the disk."""
     handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)

@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import TextIO
 
 from edge_ad.errors import BadInput, DeviceFault
+from edge_ad.files import is_at
 from edge_ad.inspection.verdict import Verdict
 from edge_ad.outputs.payload import event_record
+from edge_ad.supervision import tell
 from edge_ad.text import MAX_NAME, MAX_REASON, storable
 
 SYNC_EVERY_S = 1.0
@@ -75,8 +77,10 @@ class EventWriter:
         self._synced = time.monotonic()
 
     def write(self, event: Event) -> None:
-        """Append one event."""
+        """Append one event; into a new file where somebody has removed or rotated the one that is open."""
         try:
+            if self._file and not is_at(self._stream.fileno(), Path(self._name)):
+                self._reopen()
             self._stream.write(event.line() + "\n")
             self._stream.flush()
             if self._file and time.monotonic() - self._synced >= SYNC_EVERY_S:
@@ -93,6 +97,14 @@ class EventWriter:
             self._stream.close()
         except OSError as error:
             raise self._abandon(error) from error
+
+    def _reopen(self) -> None:
+        self._stream.close()
+        try:
+            self._stream = _open(Path(self._name))
+        except BadInput as error:
+            raise DeviceFault(str(error)) from error
+        tell(storable(f"the file of events {self._name} was removed or renamed: events go on in a new one"))
 
     def _sync(self) -> None:
         self._synced = time.monotonic()

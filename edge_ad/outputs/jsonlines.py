@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edge_ad.errors import BadInput
+from edge_ad.files import is_at
 from edge_ad.redaction import redact_uri
 
 
@@ -50,7 +51,10 @@ class JsonLines:
         self.deliver_all([line])
 
     def deliver_all(self, lines: Sequence[str]) -> None:
-        """Write lines, and sync them once."""
+        """Write lines, and sync them once; into a new file where somebody has removed or rotated the one that is open."""
+        if self._path is not None and self._handle is not None and self._regular and not is_at(self._handle, self._path):
+            self.close()
+            self.open()
         self._write("".join(f"{line}\n" for line in lines).encode())
         if self._regular:
             assert self._handle is not None

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edge_ad.files import sync_folder
+from edge_ad.files import is_at, sync_folder
 from edge_ad.store.rows import COLUMNS, VERDICTS, EventRow
 
 FOLDER = "journal"
@@ -56,6 +56,13 @@ class Journal:
         self._day = ""
         self._lock: int | None = None
         self._dirty = False
+
+    def removed(self) -> bool:
+        """Whether the file that is open, or its folder, is no longer where it was: what is appended would be lost."""
+        if self._handle is None or self._lock is None:
+            return False
+        path = self.folder / f"{self._day}.jsonl"
+        return not (is_at(self._handle, path) and is_at(self._lock, self.folder))
 
     def append(self, lines: Sequence[str]) -> None:
         """Hand the lines to the operating system: from now on they outlive this process."""

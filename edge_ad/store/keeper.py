@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 from edge_ad.errors import EdgeAdError
+from edge_ad.store.age import steady_s
 from edge_ad.store.rebuild import Rebuilt, adopt, picture_days, rebuild
 from edge_ad.store.recovery import fact
 from edge_ad.store.retention import Limits, sweep
@@ -44,6 +45,7 @@ class Keeper:
         self._wake = threading.Event()
         self.fault: str | None = None
         self.rounds = 0
+        self._swept_at: float | None = None
         self._checked_at: float | None = time.monotonic()  # the store has just looked
         self._thread = SupervisedThread("keeper", self._run, faults)
         self._thread.start()
@@ -91,9 +93,11 @@ class Keeper:
         # A check reads much: once an hour, and until it is passed.
         check = self._checked_at is None or time.monotonic() - self._checked_at >= CHECK_EVERY_S
         self._checked_at = None if check else self._checked_at
-        swept = sweep(self._path, self._evidence, self._limits, check)
+        now, before = steady_s(), self._swept_at
+        swept = sweep(self._path, self._evidence, self._limits, check, None if before is None else now - before)
+        self._swept_at = now
         self._checked_at = self._checked_at or time.monotonic()
-        return swept.short
+        return swept.short or swept.clock
 
 
 def _clear(day: Path) -> None:

@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from edge_ad.errors import BadInput, DeviceFault
+from edge_ad.store.age import CLOCK_SET, DAY_S, newest_before, record_time
 from edge_ad.store.journal import day_of, event_line, files, journalise, mark_line, parse
 from edge_ad.store.recovery import damage_of, fact
 from edge_ad.store.rows import COLUMNS, EventRow
 from edge_ad.store.schema import connect, transaction
 
 GB = 1e9
-DAY_S = 86_400.0
-CLOCK_SET = 1_577_836_800.0  # 2020: an earlier time is that of a clock which was never set, and tells no age
 BATCH = 200
 
 _PICTURES = "SELECT path, bytes FROM image WHERE (verdict = 'OK') = ? AND event {} IN (SELECT event FROM mark)"
@@ -43,21 +42,25 @@ class Limits:
 
 @dataclass
 class Swept:
-    """What went; ``short`` says what could not be kept to because nothing was left that may go."""
+    """What went; ``short`` says what could not be kept to because nothing was left that may go, ``clock`` why no age counts."""
 
     pictures: int = 0
     events: int = 0
     bytes: int = 0
     short: str | None = None
+    clock: str | None = None
 
 
-def sweep(path: Path, evidence: Path, limits: Limits, check: bool = True) -> Swept:
+def sweep(
+    path: Path, evidence: Path, limits: Limits, check: bool = True, elapsed_s: float | None = None
+) -> Swept:
     """Delete what the limits do not allow: by age, then by size, then for free space.
 
-    Pictures go before events, those of OK before the others, the oldest first; for free space pictures alone. Marked
-    events have no age, and their pictures go last and by size only. What an output has not delivered yet is in the
-    outbox whole, so its event may go: an output that nobody reads any more must not fill the disk. Only what the index
-    knows is deleted, and nothing while it is being made anew, is damaged as far as 2 s of SQLite's quick check tell
+    Age counts by ``record_time`` with ``elapsed_s``, and the last day of the record never goes for its age: a clock that
+    is wrong must not delete what it took. Pictures go before events, those of OK before the others, the oldest first; for
+    free space pictures alone. Marked events have no age, and their pictures go last and by size only. What an output has
+    not delivered yet is in the outbox whole, so its event may go: an output that nobody reads any more must not fill the
+    disk. Only what the index knows is deleted, and nothing while it is being made anew, is damaged as far as 2 s of SQLite's quick check tell
     (without ``check`` it is not looked at), or cannot be read (sqlite3.Error, BadInput, DeviceFault, OSError).
     """
     damage = damage_of(path) if check else None
@@ -68,7 +71,11 @@ def sweep(path: Path, evidence: Path, limits: Limits, check: bool = True) -> Swe
         swept = Swept()
         if fact(connection, "rebuild") is None:
             sweeper = _Sweeper(connection, evidence, swept)
-            sweeper.by_age(time.time() - limits.keep_days * DAY_S)
+            keep_s = limits.keep_days * DAY_S
+            now, swept.clock = record_time(connection, time.time(), keep_s, elapsed_s)
+            newest = None if now is None else newest_before(connection, now)
+            if now is not None and newest is not None:
+                sweeper.by_age(min(now - keep_s, newest - DAY_S))
             sweeper.by_size(limits.keep_gb * GB)
             sweeper.for_space(limits.free_gb * GB)
         return swept

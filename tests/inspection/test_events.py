@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -86,3 +87,21 @@ def test_a_full_disk_stops_the_inspection() -> None:
     writer = EventWriter("/dev/full")
     with pytest.raises(DeviceFault, match="/dev/full"):
         writer.write(NG)
+
+
+@pytest.mark.parametrize("how", ["removed", "renamed", "folder removed"])
+def test_a_file_that_is_taken_away_is_made_again(tmp_path: Path, how: str, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "new" / "events.jsonl"
+    writer = EventWriter(str(path))
+    writer.write(NG)
+    if how == "removed":
+        path.unlink()
+    elif how == "renamed":
+        path.rename(path.with_suffix(".1"))
+    else:
+        shutil.rmtree(path.parent)
+    for _ in range(2):
+        writer.write(NG)
+    assert len(path.read_text().splitlines()) == 2
+    writer.close()
+    assert capsys.readouterr().err.count("was removed or renamed") == 1

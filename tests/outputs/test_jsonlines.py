@@ -64,3 +64,19 @@ def test_a_folder_that_cannot_be_made_is_an_error_to_try_again(tmp_path: Path) -
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="file"):
         JsonLines(f"file:{tmp_path}/file/events.jsonl").open()
+
+
+@pytest.mark.parametrize("rename", [False, True])
+def test_a_file_that_is_taken_away_is_made_again(tmp_path: Path, rename: bool) -> None:
+    path = tmp_path / "events.jsonl"
+    output = JsonLines(f"file:{path}")
+    output.open()
+    output.deliver_all(lines(2))
+    if rename:
+        path.rename(tmp_path / "events.jsonl.1")
+    else:
+        path.unlink()
+    output.deliver_all(lines(3))
+    output.deliver_all(lines(1))
+    output.close()
+    assert frames(path.read_text().splitlines()) == [0, 1, 2, 0]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import pytest
 
 from edge_ad.errors import BadInput, DeviceFault
 from edge_ad.store import EventRow, Picture, Store
-from edge_ad.store.journal import event_line, files
+from edge_ad.store.journal import event_line, files, parse
 from edge_ad.store.jpeg import with_comment
 from edge_ad.store.keeper import Keeper
 from edge_ad.store.marks import set_mark
@@ -240,3 +242,85 @@ def test_a_lost_journal_is_written_again(line: Path) -> None:
     store = Store(path, evidence=evidence)
     assert until(lambda: sum(name.read_bytes().count(b'"sequence"') for name in files(evidence)) == EVENTS)
     store.close()
+
+
+def sequences_in(evidence: Path) -> set[int]:
+    """Return the sequences of the events in the journal."""
+    lines = (line for name in files(evidence) for line in name.read_bytes().splitlines())
+    return {entry.sequence for entry in map(parse, lines) if entry.event is not None}
+
+
+def folder_removed(evidence: Path) -> None:
+    shutil.rmtree(evidence)
+
+
+def folder_moved(evidence: Path) -> None:
+    evidence.rename(evidence.with_name("moved"))
+
+
+def folder_replaced(evidence: Path) -> None:
+    shutil.rmtree(evidence)
+    (evidence / "journal").mkdir(parents=True)
+
+
+def journal_removed(evidence: Path) -> None:
+    shutil.rmtree(evidence / "journal")
+
+
+def day_removed(evidence: Path) -> None:
+    for name in files(evidence):
+        name.unlink()
+
+
+REMOVALS: list[Callable[[Path], None]] = [folder_removed, folder_moved, folder_replaced, journal_removed, day_removed]
+
+
+@pytest.mark.parametrize("remove", REMOVALS)
+@pytest.mark.parametrize("events", [0, 1], ids=["while nothing comes", "while events come"])
+def test_a_journal_that_is_removed_while_it_is_used_is_made_again(
+    line: Path, remove: Callable[[Path], None], events: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("edge_ad.store.follower.LOOK_S", 0.2, raising=False)
+    path, evidence = line / "line.sqlite", line / "line.evidence"
+    store = Store(path, evidence=evidence)
+    store.record(row(EVENTS, id="first of this run"))
+    assert until(lambda: len(sequences_in(evidence)) == EVENTS + 1)
+    remove(evidence)
+    for number in range(events):
+        store.record(row(EVENTS + 1 + number, id=f"after-{number}"))
+    assert until(lambda: len(sequences_in(evidence)) == EVENTS + 1 + events)
+    assert store.close()
+    assert "was removed while it was in use" in capfd.readouterr().err
+
+    path.unlink()  # and then the index is lost, too
+    for name in ("line.sqlite-wal", "line.sqlite-shm"):
+        (line / name).unlink(missing_ok=True)
+    _, rebuilt = remake(path, evidence)
+    assert (rebuilt.events, rebuilt.marks) == (EVENTS + 1 + events, 1)
+
+
+def test_a_day_that_is_removed_comes_back_and_older_days_stay(
+    line: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("edge_ad.store.follower.LOOK_S", 0.2, raising=False)
+    path, evidence = line / "line.sqlite", line / "line.evidence"
+    (today,) = files(evidence)
+    today.rename(today.with_name("2026-01-01.jsonl"))  # what was recorded long ago, with times of long ago
+    store = Store(path, evidence=evidence)
+    for number in range(5):
+        store.record(row(EVENTS + number, id=f"today-{number}", time=time.time()))
+    assert until(lambda: len(sequences_in(evidence)) == EVENTS + 5)
+    files(evidence)[0].unlink()
+    assert until(lambda: len(sequences_in(evidence)) == EVENTS + 5)
+    assert store.close()
+    assert files(evidence)[0].read_bytes().count(b'"sequence"') == 5  # the older ones were not written twice
+
+
+def test_a_journal_that_is_lost_between_two_runs_gets_its_marks_again(line: Path) -> None:
+    path, evidence = line / "line.sqlite", line / "line.evidence"
+    shutil.rmtree(evidence)
+    store = Store(path, evidence=evidence)
+    assert until(lambda: len(sequences_in(evidence)) == EVENTS)
+    assert store.close()
+    path.unlink()
+    assert remake(path, evidence)[1].marks == 1

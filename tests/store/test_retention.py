@@ -64,9 +64,9 @@ def test_age(tmp_path: Path) -> None:
 
 
 def test_a_clock_that_was_never_set_tells_no_age(tmp_path: Path) -> None:
-    path = make(tmp_path, [row(0, id="early", time=1000.0), aged(1, "OK", 9)])
+    path = make(tmp_path, [row(0, id="early", time=1000.0), aged(1, "OK", 9), aged(2, "OK", 0)])
     sweep(path, path.with_suffix(".evidence"), Limits(keep_days=3, keep_gb=1e6, free_gb=0.0))
-    assert left(path) == (["early"], ["early"])
+    assert left(path) == (["early", "OK2"], ["early", "OK2"])
 
 
 def test_what_an_output_has_not_got_yet_keeps_its_letter_but_not_its_event(tmp_path: Path) -> None:
@@ -219,3 +219,86 @@ def test_a_line_of_the_journal_is_what_the_index_has(tmp_path: Path) -> None:
         line for line in files(path.with_suffix(".evidence"))[0].read_text().splitlines() if '"sequence"' in line
     ]
     assert written == lines
+
+
+def shifted(monkeypatch: pytest.MonkeyPatch, days: float) -> None:
+    """Set the wall clock so many days ahead."""
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + days * DAY)
+
+
+STEADY = Limits(keep_days=90, keep_gb=1e6, free_gb=0.0)
+
+
+@pytest.mark.parametrize("elapsed_s", [None, 60.0], ids=["at a start", "while it runs"])
+@pytest.mark.parametrize("swept_before", [False, True])
+def test_a_clock_ten_years_ahead_deletes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, elapsed_s: float | None, swept_before: bool
+) -> None:
+    path = make(tmp_path, [aged(number, "NG", number / 60) for number in range(50)])
+    evidence = path.with_suffix(".evidence")
+    before = left(path)
+    if swept_before:
+        assert sweep(path, evidence, STEADY, elapsed_s=elapsed_s).clock is None
+    shifted(monkeypatch, 3650)
+    for _ in range(3):
+        swept = sweep(path, evidence, STEADY, elapsed_s=elapsed_s)
+        assert (swept.pictures, swept.events, swept.bytes) == (0, 0, 0)
+        assert swept.clock is not None
+        assert "3650 days" in swept.clock
+    store = Store(path, evidence=evidence)  # the line goes on, with the wrong time in its events
+    store.record(aged(99, "NG", 0))
+    assert store.close()
+    assert sweep(path, evidence, STEADY).events == 0
+    assert set(before[0]) <= set(left(path)[0])
+
+
+def test_what_is_old_goes_though_the_clock_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time that is seen to pass counts: 91 days by the steady clock make an event older than 90 days."""
+    path = make(tmp_path, [aged(0, "NG", 5), aged(1, "NG", 0)])
+    evidence = path.with_suffix(".evidence")
+    sweep(path, evidence, STEADY)
+    shifted(monkeypatch, 3650)
+    gone = [sweep(path, evidence, STEADY, check=False, elapsed_s=DAY).events for _ in range(88)]
+    assert gone.index(1) in (84, 85)  # 5 days old at the start, and 85 more
+    assert left(path)[0] == ["NG1"]
+
+
+@pytest.mark.parametrize(("standstill", "goes"), [(20, 1), (60, 0)])
+def test_a_standstill_counts_as_far_as_it_is_an_ordinary_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, standstill: float, goes: int
+) -> None:
+    path = make(tmp_path, [aged(0, "NG", 80), aged(1, "NG", 1)])
+    evidence = path.with_suffix(".evidence")
+    assert sweep(path, evidence, STEADY).events == 0
+    shifted(monkeypatch, standstill)
+    assert sweep(path, evidence, STEADY).events == goes
+
+
+def test_the_last_day_of_a_record_never_goes_for_its_age(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = make(tmp_path, [aged(0, "NG", 3), aged(1, "NG", 0.5), aged(2, "NG", 0)])
+    evidence = path.with_suffix(".evidence")
+    monkeypatch.setattr("edge_ad.store.age.MAX_STANDSTILL_S", 1e9)
+    shifted(monkeypatch, 20)
+    limits = Limits(keep_days=10, keep_gb=1e6, free_gb=0.0)
+    for _ in range(12):  # a day more each time, as while the machine runs
+        sweep(path, evidence, limits, elapsed_s=2 * DAY)
+    assert left(path)[0] == ["NG1", "NG2"]
+
+
+def test_a_clock_that_was_ahead_and_is_set_right_is_followed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make(tmp_path, [])
+    evidence = path.with_suffix(".evidence")
+    evidence.mkdir(exist_ok=True)
+    with monkeypatch.context() as ahead:
+        shifted(ahead, 3650)
+        assert sweep(path, evidence, STEADY).clock is None  # the first time that an empty record hears
+    store = Store(path, evidence=evidence)
+    store.record(aged(0, "NG", 0))
+    assert store.close()
+    sweep(path, evidence, STEADY)
+    sweep(path, evidence, STEADY, elapsed_s=60.0)
+    shifted(monkeypatch, 3650)
+    assert sweep(path, evidence, STEADY).clock is not None
