@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-
-from edge_ad.cli.app import main
+from edge_ad.cli.app import entry
 
 if __name__ == "__main__":
-    sys.exit(main())
+    entry()

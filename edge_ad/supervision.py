@@ -5,12 +5,15 @@ Needs the standard library only, so that every package may use it.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import os
 import sys
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
+from typing import NoReturn
 
 from edge_ad.text import storable
 
@@ -157,6 +160,22 @@ class SupervisedThread:
         self._ends.append(now)
         recent = sum(now - ended <= RESTART_WINDOW_S for ended in self._ends)
         return self._restart and recent <= MAX_RESTARTS
+
+
+def leave(code: int) -> NoReturn:
+    """End this process, at once where a thread was left behind.
+
+    A thread that is inside a library of C++ when Python takes itself down would end the process with SIGABRT, after all
+    is done, and one that waits for standard input with a fatal error.
+    """
+    if all(thread is threading.current_thread() or not thread.daemon for thread in threading.enumerate()):
+        sys.exit(code)
+    with contextlib.suppress(Exception):
+        atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 def describe(error: BaseException) -> str:

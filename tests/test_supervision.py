@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -112,3 +113,18 @@ def test_every_thread_of_the_package_is_supervised() -> None:
         str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py") if "threading.Thread(" in path.read_text()
     }
     assert found == ALLOWED
+
+
+def test_a_process_with_a_thread_that_is_left_behind_ends_with_its_code() -> None:
+    code = """
+import sys, threading
+from edge_ad.supervision import leave
+threading.Thread(target=sys.stdin.buffer.readline, daemon=True).start()
+print("told", end="")
+leave(3)
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    with process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert (process.stdout.read(), process.stderr.read(), process.wait(60)) == (b"told", b"", 3)

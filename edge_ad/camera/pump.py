@@ -6,7 +6,7 @@ import threading
 import time
 
 from edge_ad.camera.handles import Failure, Handle, Opener, Shot
-from edge_ad.errors import EdgeAdError
+from edge_ad.errors import EdgeAdError, is_out_of_memory
 from edge_ad.supervision import SupervisedThread
 
 
@@ -72,7 +72,7 @@ class Pump:
             self._fail(error, str(error))
             return
         except Exception as error:
-            self._fail(error, f"the driver broke ({type(error).__name__})")
+            self._fail(error, _told(error))
             return
         try:
             with self._changed:
@@ -81,7 +81,7 @@ class Pump:
             while not self._abandoned and self._step(handle):
                 pass
         except Exception as error:
-            self._fail(error, f"the driver broke ({type(error).__name__})")
+            self._fail(error, _told(error))
         finally:
             handle.close()
 
@@ -104,3 +104,7 @@ class Pump:
         self.failure = error
         self._asked_at = None
         self._offer(Failure(reason))
+
+
+def _told(error: Exception) -> str:
+    return f"{'out of memory' if is_out_of_memory(error) else 'the driver broke'} ({type(error).__name__})"

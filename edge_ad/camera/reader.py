@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from edge_ad.camera.frames import BadFrame, End, Frame, Source, SourceError
 from edge_ad.camera.mailbox import Mailbox
+from edge_ad.errors import is_out_of_memory
 from edge_ad.supervision import SupervisedThread
 
 READ_TIMEOUT_S = 1.0
@@ -51,7 +52,8 @@ class Reader:
             while not self._stop.is_set() and self._step():
                 pass
         except Exception as error:
-            self._mailbox.finish(End(f"camera lost: the source broke ({type(error).__name__}: {error})", broken=True))
+            what = "out of memory" if is_out_of_memory(error) else "camera lost"
+            self._mailbox.finish(End(f"{what}: the source broke ({type(error).__name__}: {error})", broken=True))
 
     def _step(self) -> bool:
         result = self._source.read(READ_TIMEOUT_S)

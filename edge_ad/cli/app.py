@@ -9,13 +9,14 @@ import io
 import os
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
 
 from edge_ad import __version__
-from edge_ad.errors import BadInput, EdgeAdError, missing_package
+from edge_ad.errors import BadInput, EdgeAdError, is_out_of_memory, missing_package
+from edge_ad.supervision import leave
 
 # Name, module in edge_ad.cli and what `edge-ad --help` says. The modules import only typer and the standard library.
 COMMANDS: tuple[tuple[str, str, str], ...] = (
@@ -176,14 +177,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         return _fail(str(told), told.exit_code)
     except OSError as error:
+        if is_out_of_memory(error):
+            return _fail(f"out of memory ({error}): close other programs", 3)
         if error.errno not in REFUSED_PATHS or error.filename is None:
             raise
         return _fail(f"cannot use {str(error.filename)[:200]!r}: {error.strerror}; name a path that you may use", 2)
-    except MemoryError as error:
-        return _fail(f"out of memory ({error}): close other programs or choose a smaller preset", 3)
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        return _fail(f"out of memory ({error}): close other programs, give smaller pictures or choose a smaller preset", 3)
     return result if isinstance(result, int) else 0
+
+
+def entry() -> NoReturn:
+    """Run the command line of this process and leave it."""
+    leave(main())
 
 
 _register()

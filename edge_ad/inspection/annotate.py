@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +20,10 @@ COLOURS: dict[Verdict, tuple[int, int, int]] = {  # RGB, told apart by colour-bl
     "NONE": (120, 120, 140),
 }
 LEAST_SIDE = 360
+MAX_SIDE = 8192  # JPEG ends at 65,535
+MAX_PIXELS = 2**24
+BLOCK = 256
+GREY = 60
 HEAT_OPACITY = 0.55
 
 
@@ -49,16 +55,18 @@ class HeatScale:
 
 
 def annotate(image: Image | None, event: Event, heat: NDArray[np.float32] | None) -> Image:
-    """Return u8[H,W,3] RGB: ``image`` (grey where there is none), enlarged where small, framed in the verdict's colour.
+    """Return u8[H,W,3] RGB: ``image`` (grey where there is none), enlarged where small, shrunk where it is larger than
+    ``bounded`` allows, framed in the verdict's colour; a strip that stays thin gets grey beside it.
 
     ``heat`` f32[h,w] holds 0 to 1 (see HeatScale), of any size, and is laid over the whole picture. The text stands
     above the picture, so nothing of it is hidden; pictures of one size give results of one size.
     """
-    canvas = np.full((LEAST_SIDE, LEAST_SIDE, 3), 60, np.uint8) if image is None else image
-    factor = max(1, -(-LEAST_SIDE // min(canvas.shape[:2])))
+    canvas = np.full((LEAST_SIDE, LEAST_SIDE, 3), GREY, np.uint8) if image is None else bounded(image)
+    factor = max(1, min(-(-LEAST_SIDE // min(canvas.shape[:2])), MAX_SIDE // max(canvas.shape[:2])))
     canvas = resize(canvas, (canvas.shape[0] * factor, canvas.shape[1] * factor)).copy()
     if heat is not None:
         canvas = overlay(canvas, heat)
+    canvas = _padded(canvas)
     border = max(4, min(canvas.shape[:2]) // 60)
     size = max(canvas.shape[1] / 900.0, 0.45)
     framed: Image = cv2.copyMakeBorder(
@@ -71,11 +79,33 @@ def annotate(image: Image | None, event: Event, heat: NDArray[np.float32] | None
 def overlay(canvas: Image, heat: NDArray[np.float32]) -> Image:
     """Return the picture u8[H,W,3] RGB with ``heat`` f32[h,w], 0 to 1 (see HeatScale), of any size, laid over it."""
     strength = cv2.resize(heat, (canvas.shape[1], canvas.shape[0]), interpolation=cv2.INTER_LINEAR)
-    levels = (strength * 255).astype(np.uint8)
-    colours = cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
-    opacity = (np.minimum(strength * 4.0, 1.0) * HEAT_OPACITY)[:, :, None]
-    blended: Image = (canvas * (1.0 - opacity) + colours * opacity).astype(np.uint8)
+    blended = np.empty_like(canvas)
+    for top in range(0, len(canvas), BLOCK):  # in blocks: the arithmetic takes 30 times the memory of the picture
+        rows = slice(top, top + BLOCK)
+        levels = (strength[rows] * 255).astype(np.uint8)
+        colours = cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
+        opacity = (np.minimum(strength[rows] * 4.0, 1.0) * HEAT_OPACITY)[:, :, None]
+        blended[rows] = (canvas[rows] * (1.0 - opacity) + colours * opacity).astype(np.uint8)
     return blended
+
+
+def bounded(image: Image) -> Image:
+    """Return the picture, shrunk to at most MAX_SIDE pixels a side and MAX_PIXELS in all where it is larger."""
+    height, width = image.shape[:2]
+    factor = min(1.0, MAX_SIDE / max(height, width), math.sqrt(MAX_PIXELS / (height * width)))
+    if factor == 1.0:
+        return image
+    return resize(image, (max(1, int(height * factor)), max(1, int(width * factor))))
+
+
+def _padded(canvas: Image) -> Image:
+    """Return the picture with grey beside it where a side is shorter than LEAST_SIDE."""
+    short = [max(0, LEAST_SIDE - side) for side in canvas.shape[:2]]
+    if not any(short):
+        return canvas
+    half = [side // 2 for side in short]
+    edges = (half[0], short[0] - half[0], half[1], short[1] - half[1])
+    return cv2.copyMakeBorder(canvas, *edges, cv2.BORDER_CONSTANT, value=(GREY, GREY, GREY)).astype(np.uint8, copy=False)
 
 
 def _write(canvas: Image, event: Event, size: float) -> None:

@@ -111,7 +111,7 @@ def inspect(
             evidence = Evidence(wiring.store, outputs.record, chosen.view, reference, wiring.keeper.wake, faults)
             kept = StoreSink(wiring.store, lambda name: loop.account(name), evidence)
             sinks.append(kept)
-        sinks += _open_sinks(stack, events, save, reference, chosen.view, on_event, status)
+        sinks += _open_sinks(stack, events, save, reference, chosen.view, on_event, status, len(names) > 1)
         web = None
         if outputs.web is not None:
             from edge_ad.web.attach import open_web
@@ -165,6 +165,7 @@ def _open_sinks(
     view: View,
     on_event: Callable[[Event], None] | None,
     status: TextIO | None,
+    several: bool,
 ) -> list[Sink]:
     """Open the sinks that follow outputs and store: the record first, pictures and the terminal after it."""
     sinks: list[Sink] = []
@@ -175,7 +176,7 @@ def _open_sinks(
     if save is not None:
         from edge_ad.inspection.recorder import Recorder
 
-        sinks.append(Recorder(save, reference, view))
+        sinks.append(Recorder(save, reference, view, several))
     if status is not None:
         sinks.append(StatusLine(status))
     for sink in reversed(sinks):

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from edge_ad.camera.frames import Image
 from edge_ad.errors import BadInput
 from edge_ad.files import atomic_write
-from edge_ad.inspection.annotate import HeatScale, overlay
+from edge_ad.inspection.annotate import HeatScale, bounded, overlay
 from edge_ad.inspection.judge import Judgement
 from edge_ad.inspection.recorder import safe_name
 from edge_ad.inspection.view import View
@@ -115,6 +115,11 @@ class Evidence:
             self._closing = time.monotonic() + wait_s
             self._changed.notify()
         self._thread.join(wait_s + CLOSE_S)
+        with self._changed:
+            if self._thread.is_alive():  # the disk, or the picture, is too slow: what waits is given up
+                left = [*self._held.values(), *self._ready.values()]
+                self.dropped.update([self._at_work_on, *(item.event.camera for item in left)])
+                self._held, self._ready = {}, {}
         lost = sum(self.dropped.values())
         if lost:
             tell(f"{lost} pictures were not kept in {self._folder}")
@@ -162,7 +167,7 @@ class Evidence:
             self._folder.mkdir(parents=True, exist_ok=True)
             if shutil.disk_usage(self._folder).free < floor * GB:
                 return f"less than {floor:g} GB are free for {self._folder}"
-            crop = self._view.seen(item.image)
+            crop = bounded(self._view.seen(item.image))
             self._write_one(item.event, crop, "", CROP_QUALITY)
             if item.map is not None:
                 scale = self._scales.setdefault(item.event.camera, HeatScale(self._reference))

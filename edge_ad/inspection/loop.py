@@ -9,7 +9,7 @@ from typing import Protocol
 
 from edge_ad.camera.frames import Source
 from edge_ad.camera.opencv import one_thread
-from edge_ad.errors import DeviceFault
+from edge_ad.errors import DeviceFault, is_out_of_memory, out_of_memory
 from edge_ad.inspection.counters import Counters, Latencies
 from edge_ad.inspection.judge import Judge, Judgement, middle
 from edge_ad.inspection.parting import Judgeable, Parting
@@ -177,6 +177,8 @@ class Loop:
         verdict = self._of_part(station, outcome, judgement)
         if verdict is not None:
             self._tell(station, verdict)
+        if judgement.broken is not None and is_out_of_memory(judgement.broken):
+            raise out_of_memory(f"frame {judgement.event.frame} of {station.name} was judged") from judgement.broken
         if judgement.broken is not None:
             raise DeviceFault(
                 f"the engine failed on frame {judgement.event.frame} of {station.name}: {judgement.broken}; "
@@ -210,4 +212,5 @@ class Loop:
     def _raise_if_broken(self) -> None:
         broken = [f"{station.name}: {station.broken}" for station in self.stations if station.broken]
         if broken:
-            raise DeviceFault("; ".join(broken) + "; check the camera")
+            advice = "give smaller pictures, or close other programs" if "out of memory" in str(broken) else "check the camera"
+            raise DeviceFault("; ".join(broken) + f"; {advice}")

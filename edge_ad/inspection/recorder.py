@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import shutil
@@ -32,12 +33,19 @@ class Recorder:
     """Writes every judged or faulted frame, annotated, under ``folder``; outages have no picture.
 
     Names are made of the camera's name with everything but letters, digits, ``.``, ``_`` and ``-`` replaced; a video
-    gets its name when it is complete. With less than 500 MiB free on the disk no more pictures are written, said once
-    on stderr: events matter more. Memory does not grow with the number of frames. ``reference`` is the heat map of a
-    good part (see HeatScale), ``view`` the piece of the picture that is judged.
+    gets its name when it is complete. With ``several`` cameras the pictures of each go into a folder of its own. With
+    less than 500 MiB free on the disk no more pictures are written, said once on stderr: events matter more. Memory does
+    not grow with the number of frames. ``reference`` is the heat map of a good part (see HeatScale), ``view`` the piece
+    of the picture that is judged.
     """
 
-    def __init__(self, folder: Path, reference: NDArray[np.float32] | None = None, view: View | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        reference: NDArray[np.float32] | None = None,
+        view: View | None = None,
+        several: bool = False,
+    ) -> None:
         if not is_utf8(str(folder.resolve())):  # OpenCV would end the process at the first video
             raise BadInput(f"--save {folder}: its name is no UTF-8, which OpenCV cannot write to; name another folder")
         try:
@@ -51,6 +59,8 @@ class Recorder:
         self._view = view or View()
         self._videos: dict[str, _Video] = {}
         self._scales: dict[str, HeatScale] = {}
+        self._several = several
+        self._stems: dict[str, str] = {}  # by camera: names that differ in what a file name cannot hold stay apart
         self._count = 0
         self._full = False
 
@@ -66,7 +76,8 @@ class Recorder:
                 heat = self._view.spread(heat, judgement.image)
         picture = annotate(judgement.image, judgement.event, heat)
         if source.kind == "images":
-            self._write_image(picture, judgement.frame.index, judgement.frame.part)
+            folder = self._folder / self._stem(source) if self._several else self._folder
+            self._write_image(folder, picture, judgement.frame.index, judgement.frame.part)
         else:
             self._video(source).write(picture)
 
@@ -75,20 +86,27 @@ class Recorder:
         for video in self._videos.values():
             video.close()
 
-    def _write_image(self, picture: Image, index: int, part: str) -> None:
+    def _write_image(self, folder: Path, picture: Image, index: int, part: str) -> None:
         done, data = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 90])
         if not done:
             raise DeviceFault(f"the annotated picture of {part} cannot be encoded as JPEG by this OpenCV")
-        atomic_write(self._folder / f"{index:06d}_{safe_name(Path(part).stem)}.jpg", data.tobytes())
+        atomic_write(folder / f"{index:06d}_{safe_name(Path(part).stem)}.jpg", data.tobytes())
 
     def _video(self, source: Source) -> _Video:
         if source.name not in self._videos:
-            stem = safe_name(Path(source.name).stem if source.kind == "video" else source.name.partition("?")[0])
-            taken = {video.stem for video in self._videos.values()}
-            names = [stem, *(f"{stem}-{number}" for number in range(2, len(taken) + 3))]
-            free = next(name for name in names if name not in taken)
-            self._videos[source.name] = _Video(self._folder, free, source.fps or DEFAULT_FPS)
+            self._videos[source.name] = _Video(self._folder, self._stem(source), source.fps or DEFAULT_FPS)
         return self._videos[source.name]
+
+    def _stem(self, source: Source) -> str:
+        """Return the name of a camera's files, which no other camera of the run has; nor has an earlier run of a live one."""
+        if source.name not in self._stems:
+            stem = safe_name(Path(source.name).stem if source.kind == "video" else source.name.partition("?")[0])
+            taken = set(self._stems.values())
+            if source.kind == "live":
+                taken |= {path.stem for path in self._folder.iterdir()}
+            names = (stem if number == 1 else f"{stem}-{number}" for number in itertools.count(1))
+            self._stems[source.name] = next(name for name in names if name not in taken)
+        return self._stems[source.name]
 
     def _room(self) -> bool:
         if not self._full and self._count % CHECK_EVERY == 0 and shutil.disk_usage(self._folder).free < FREE_FLOOR:

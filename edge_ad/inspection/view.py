@@ -13,6 +13,8 @@ from edge_ad.camera.frames import Frame, Image
 from edge_ad.data.images import resize
 from edge_ad.errors import BadInput
 
+MAX_MAP_SIDE = 4096
+
 
 @dataclass(frozen=True)
 class Roi:
@@ -95,14 +97,19 @@ class View:
         return [resize(np.ascontiguousarray(region[box]), size) for box in self.grid.boxes(*region.shape[:2])]
 
     def spread(self, heat: NDArray[np.float32], image: Image) -> NDArray[np.float32]:
-        """Return a map f32[h,w] of what is looked at as one of the whole picture u8[H,W,3], 0 beside the region."""
+        """Return a map f32[h,w] of what is looked at as one of the whole picture u8[H,W,3], 0 beside the region.
+
+        It has the sides of the picture, or of a smaller one of the same shape: a map is coarse.
+        """
         if self.roi is None or self.fault(image):
             return heat
-        roi, whole = self.roi, np.zeros(image.shape[:2], np.float32)
-        size = (roi.width, roi.height)
-        whole[roi.y : roi.y + roi.height, roi.x : roi.x + roi.width] = cv2.resize(
-            heat, size, interpolation=cv2.INTER_LINEAR
-        )
+        roi, (height, width) = self.roi, image.shape[:2]
+        factor = min(1.0, MAX_MAP_SIDE / max(height, width))
+        whole = np.zeros((max(1, round(height * factor)), max(1, round(width * factor))), np.float32)
+        top, left = (min(int(start * factor), side - 1) for start, side in zip((roi.y, roi.x), whole.shape, strict=True))
+        bottom = max(top + 1, round((roi.y + roi.height) * factor))
+        right = max(left + 1, round((roi.x + roi.width) * factor))
+        whole[top:bottom, left:right] = cv2.resize(heat, (right - left, bottom - top), interpolation=cv2.INTER_LINEAR)
         return whole
 
     def describe(self) -> dict[str, object]:

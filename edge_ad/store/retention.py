@@ -60,7 +60,8 @@ def sweep(
     is wrong must not delete what it took. Pictures go before events, those of OK before the others, the oldest first; for
     free space pictures alone. Marked events have no age, and their pictures go last and by size only. What an output has
     not delivered yet is in the outbox whole, so its event may go: an output that nobody reads any more must not fill the
-    disk. Only what the index knows is deleted, and nothing while it is being made anew, is damaged as far as 2 s of SQLite's quick check tell
+    disk. Only what the index
+    knows is deleted, and nothing while it is being made anew, is damaged as far as 2 s of SQLite's quick check tell
     (without ``check`` it is not looked at), or cannot be read (sqlite3.Error, BadInput, DeviceFault, OSError).
     """
     damage = damage_of(path) if check else None
