@@ -11,9 +11,13 @@ from edge_ad.camera.frames import Image
 from edge_ad.camera.handles import Failure, Grab, Shot
 from edge_ad.camera.opencv import build_facts, quiet, to_rgb
 from edge_ad.camera.settings import CameraSettings, difference
+from edge_ad.data.headers import HeaderError
+from edge_ad.data.images import decode_jpeg
 from edge_ad.errors import DeviceFault
 
 import cv2  # isort: skip  (after edge_ad.camera.opencv, which sets what OpenCV reads once)
+
+MJPEG = "MJPG"
 
 # Video4Linux counts exposure in units of 100 microseconds and names its automatic 3, manual 1.
 _EXPOSURE_UNIT_US = 100.0
@@ -60,6 +64,9 @@ class DeviceHandle:
         if refused:
             self._capture.release()
             raise DeviceFault(f"camera {name!r} does not take its settings: {'; '.join(refused)}; ask for what it has")
+        if self.settings.pixel_format == MJPEG:
+            # The bytes as the camera sent them: OpenCV's own decoding only warns of damage, and fills it with grey.
+            self._capture.set(cv2.CAP_PROP_CONVERT_RGB, 0)
         rate = self.settings.rate
         self.fps = rate if rate and 0.01 < rate < 1000.0 else None
 
@@ -70,7 +77,8 @@ class DeviceHandle:
         if not grabbed:
             return Failure(f"{self._device} gave no frame")
         stamp = float(self._capture.get(cv2.CAP_PROP_POS_MSEC)) / 1000.0
-        return Shot(_picture(image), now, wall, stamp if stamp > 0 else None)
+        picture, spoiled = decode_frame(image)
+        return Shot(picture, now, wall, stamp if stamp > 0 else None, spoiled)
 
     def abort(self) -> None:
         """Nothing: a read that hangs in the driver cannot be ended."""
@@ -80,8 +88,19 @@ class DeviceHandle:
         self._capture.release()
 
 
-def _picture(image: Any) -> Image | None:
-    return to_rgb(image) if image is not None and image.size else None
+def decode_frame(image: Any) -> tuple[Image | None, str | None]:
+    """Return the picture u8[H,W,3] RGB of what OpenCV read, or why there is none.
+
+    ``image`` is BGR or grey [H,W,...], or the bytes of a JPEG as one row u8[1,N] or u8[N,1].
+    """
+    if image is None or not image.size:
+        return None, None
+    if image.ndim != 2 or min(image.shape) != 1:
+        return to_rgb(image), None
+    try:
+        return decode_jpeg(image.tobytes()), None
+    except HeaderError as error:
+        return None, str(error)
 
 
 def apply(capture: Any, asked: CameraSettings) -> None:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 Image = npt.NDArray[np.uint8]
 Made = TypeVar("Made")
 
-SourceKind = Literal["live", "synthetic", "video", "images"]
+SourceKind = Literal["live", "synthetic", "video", "images", "watch"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,8 +101,8 @@ Read = Frame | BadFrame | Timeout | End | SourceError
 class Source(Protocol):
     """A source of frames; one thread at a time owns it.
 
-    ``kind`` is ``live`` (a camera), ``synthetic`` (a pretend camera), ``video`` or ``images``. ``fps`` is the nominal
-    frame rate, None where there is none.
+    ``kind`` is ``live`` (a camera), ``synthetic`` (a pretend camera), ``video``, ``images`` or ``watch`` (images that come
+    now and then). ``fps`` is the nominal frame rate, None where there is none.
     """
 
     @property

@@ -45,6 +45,8 @@ def open_source(
         from edge_ad.camera.belt import open_belt
 
         return open_belt(address.target, address.name, realtime)
+    if address.kind == "watch":
+        return _watched(address, image_bits)
     if address.kind == "path":
         return _from_path(existing(Path(address.target).expanduser()), address.name, realtime, image_bits)
     return _live(address, settings, patient, lag_s)
@@ -73,6 +75,10 @@ def _opener(address: Address, settings: CameraSettings) -> Opener:
             from edge_ad.camera.rtsp import RtspHandle
 
             return RtspHandle(address.secret, address.name)
+        if address.kind == "http":
+            from edge_ad.camera.http import HttpHandle
+
+            return HttpHandle(address.secret, address.name)
         if address.kind in ("gst", "csi"):
             return _pipeline(address, wanted)
         if address.kind == "genicam":
@@ -115,6 +121,16 @@ def _producer(address: Address) -> tuple[str, str | None]:
     producers = [piece[4:] for piece in pieces if address.kind == "genicam" and piece.startswith("cti=")]
     rest = [piece for piece in pieces if address.kind != "genicam" or not piece.startswith("cti=")]
     return "&".join(rest), producers[0] if producers else None
+
+
+def _watched(address: Address, bits: int) -> Source:
+    from edge_ad.camera.watch import WatchedFolder
+    from edge_ad.errors import BadInput
+
+    folder = existing(Path(address.target).expanduser())
+    if not folder.is_dir():
+        raise BadInput(f"{address.name} names a file: write watch:FOLDER, and the images that appear in it are judged")
+    return WatchedFolder(folder, address.name, bits)
 
 
 def _from_path(path: Path, name: str, realtime: bool, bits: int) -> Source:

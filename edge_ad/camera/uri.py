@@ -24,12 +24,14 @@ __all__ = [
 ]
 
 ALLOWED = (
-    "a camera number (0), a device (/dev/video0, /dev/v4l/by-id/...), csi://0, rtsp://HOST/PATH, gst:PIPELINE, "
-    "genicam://SERIAL, aravis://ID, a video file, an image, a folder of images, file://PATH, "
+    "a camera number (0), a device (/dev/video0, /dev/v4l/by-id/...), csi://0, rtsp://HOST/PATH, http://HOST/PATH "
+    "(a stream of JPEG images), gst:PIPELINE, "
+    "genicam://SERIAL, aravis://ID, a video file, an image, a folder of images, watch:FOLDER (images "
+    "that appear in it), file://PATH, "
     "synthetic://line?frames=300&seed=1&fps=10, synthetic://faults?seed=1&rate=0.02 or synthetic://belt?parts=50&seed=1"
 )
 
-Kind = Literal["device", "path", "synthetic", "faults", "belt", "csi", "rtsp", "gst", "genicam", "aravis"]
+Kind = Literal["device", "path", "synthetic", "faults", "belt", "csi", "rtsp", "http", "watch", "gst", "genicam", "aravis"]
 
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
 
@@ -57,6 +59,8 @@ def parse_uri(uri: str) -> Address:
         raise BadInput(f"{redact(uri)!r} names no camera: allowed are {ALLOWED}")
     if text[:4].lower() == "gst:":
         return _pipeline(text)
+    if text[:6].lower() == "watch:":
+        return _watched(text)
     scheme = _SCHEME.match(text)
     if scheme:
         return _with_scheme(scheme.group(1).lower(), text[scheme.end() :], text)
@@ -75,13 +79,21 @@ def _pipeline(text: str) -> Address:
     return Address("gst", redact(pipeline), redact(text), secret=pipeline)
 
 
+def _watched(text: str) -> Address:
+    folder = text[6:].strip()
+    folder = folder[2:] if folder.startswith("//") else folder
+    if not folder:
+        raise BadInput(f"{text!r} names no folder: write watch:/data/incoming")
+    return Address("watch", folder, text)
+
+
 def _with_scheme(scheme: str, rest: str, text: str) -> Address:
     if scheme == "file":
         return _file(rest, text)
     if scheme == "synthetic":
         return _synthetic(rest, text)
-    if scheme in ("rtsp", "rtsps"):
-        return _rtsp(scheme, rest, text)
+    if scheme in ("rtsp", "rtsps", "http", "https"):
+        return _network(scheme, rest, text)
     place, _, query = rest.partition("?")
     place = urllib.parse.unquote(place.rstrip("/"))
     if scheme == "csi":
@@ -117,19 +129,21 @@ def _synthetic(rest: str, text: str) -> Address:
     return Address(kind, query, text)
 
 
-def _rtsp(scheme: str, rest: str, text: str) -> Address:
+def _network(scheme: str, rest: str, text: str) -> Address:
+    kind: Kind = "http" if scheme.startswith("http") else "rtsp"
     bare = split_credentials(f"{scheme}://{rest}")[2].partition("://")[2]
+    example = "http://USER:PASSWORD@HOST/PATH" if kind == "http" else "rtsp://USER:PASSWORD@HOST:554/PATH"
     if not re.match(r"[^/?#:\s]|\[", bare):
-        raise BadInput(f"{redact(text)!r} names no host: write rtsp://USER:PASSWORD@HOST:554/PATH")
+        raise BadInput(f"{redact(text)!r} names no host: write {example}")
     try:
         port = urllib.parse.urlsplit(f"{scheme}://{bare}").port
     except ValueError as error:  # an open bracket, or a port that is no number from 0 to 65535
         raise BadInput(
-            f"{redact(text)!r} is no address ({error}): write rtsp://HOST:554/PATH, and an IPv6 host as [::1]"
+            f"{redact(text)!r} is no address ({error}): write {example}, and an IPv6 host as [::1]"
         ) from error
     if port == 0:
-        raise BadInput(f"{redact(text)!r} has port 0: write rtsp://HOST:554/PATH")
-    return Address("rtsp", redact(text), redact(text), secret=f"{scheme}://{rest}")
+        raise BadInput(f"{redact(text)!r} has port 0: write {example}")
+    return Address(kind, redact(text), redact(text), secret=f"{scheme}://{rest}")
 
 
 def parse_query(query: str, allowed: tuple[str, ...], where: str = "synthetic://line") -> dict[str, str]:

@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 CAMERA = (
-    "A camera number (0), a device (/dev/video0), rtsp://, csi://0, a video, an image, a folder of images, file://PATH "
+    "A camera number (0), a device (/dev/video0), rtsp://, http://, csi://0, a video, an image, a folder of images, "
+    "watch:FOLDER, file://PATH "
     "or synthetic://line?frames=300&seed=1&fps=10; repeat it for several."
 )
 EVIDENCE = "Folder of the pictures and the journal that belong to the store [beside it]."

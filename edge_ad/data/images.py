@@ -132,6 +132,20 @@ def resize(image: Image, size: tuple[int, int]) -> Image:
     return image
 
 
+def decode_jpeg(data: bytes) -> Image:
+    """Return a JPEG from memory as u8[H,W,3] in RGB order; HeaderError when it is truncated, damaged or no JPEG."""
+    if not data.startswith(JPEG_SIGNATURE):
+        raise HeaderError("it is not a JPEG image")
+    size = inspect(data)
+    if size is not None and size[0] * size[1] > MAX_PIXELS:
+        raise HeaderError(f"it is {size[0]} x {size[1]} pixels, and {MAX_PIXELS:,} are allowed")
+    check_jpeg(data)
+    decoded = _pixels(data, cv2.IMREAD_COLOR)
+    if decoded is None:
+        raise HeaderError("it is corrupt")
+    return np.ascontiguousarray(decoded[:, :, ::-1])
+
+
 def check_jpeg(data: bytes) -> None:
     """Raise HeaderError when the entropy-coded data of a JPEG are damaged anywhere.
 

@@ -75,7 +75,7 @@ class Recorder:
             if judgement.image is not None:
                 heat = self._view.spread(heat, judgement.image)
         picture = annotate(judgement.image, judgement.event, heat)
-        if source.kind == "images":
+        if source.kind in ("images", "watch"):
             folder = self._folder / self._stem(source) if self._several else self._folder
             self._write_image(folder, picture, judgement.frame.index, judgement.frame.part)
         else:

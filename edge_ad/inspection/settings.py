@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -99,8 +100,10 @@ class LoopSettings:
 
         A camera: nine tenths of two frame times, at least 0.9 s, so that the fault is told within 1 s or two frame times
         (2 s where the rate is unknown); 10 s for its first frame, which needs the exposure to settle. Files: 30 s,
-        because a slow disk is no fault.
+        because a slow disk is no fault. A watched folder never.
         """
+        if kind == "watch":  # nobody knows when the next image will be there
+            return math.inf
         if kind in ("video", "images"):
             return 30.0
         if first:

@@ -62,7 +62,9 @@ def test_settings_of_a_camera_stand_in_its_query(uri: str, kind: str, target: st
             "",
             "  ",
             "a\0b",
-            "http://host/x",
+            "http://",
+            "http://host:x/",
+            "watch:",
             "file://",
             "synthetic://moon",
             "ftp://x",
@@ -81,7 +83,7 @@ def test_refusals(uri: str) -> None:
 
 def test_unknown_scheme_lists_what_is_allowed_and_hides_the_password() -> None:
     with pytest.raises(BadInput) as caught:
-        parse_uri("http://user:secret@host/1")
+        parse_uri("ftp://user:secret@host/1")
     assert ALLOWED in str(caught.value)
     assert "secret" not in str(caught.value)
     assert "user" not in str(caught.value)

@@ -63,7 +63,7 @@ def test_events_on_standard_output_stand_alone(station: Path) -> None:
     [
         (["--camera", "97"], 3, "/dev/video97 does not exist"),
         (["--camera", "missing.mp4"], 2, "missing.mp4 does not exist"),
-        (["--camera", "http://x"], 2, "unknown scheme 'http'"),
+        (["--camera", "ftp://x"], 2, "unknown scheme 'ftp'"),
         (["--camera", "runs"], 2, "holds no image"),
         (["missing.edgead"], 2, "missing.edgead"),
         (["--max-frames", "0"], 2, "max-frames"),
