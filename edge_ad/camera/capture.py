@@ -135,7 +135,7 @@ class Capture:
             self._record = CameraRecord(
                 self._source.name, settings_of(self._source), size, _conversion(self._source), told_time(time.time())
             )
-        elif size != self._record.size and not self._seen and self._source.kind != "images":
+        elif size != self._record.size and not self._seen and self._source.kind not in ("images", "watch"):
             height, width = self._record.size
             raise BadInput(
                 f"{self._source.name} gives {size[1]} x {size[0]} pixels, the pictures in {self._folder} have "

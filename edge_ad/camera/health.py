@@ -78,7 +78,7 @@ class CameraHealth:
     ) -> None:
         self.limits = limits or HealthLimits()
         self._camera = kind in ("live", "synthetic")
-        self._fixed_size = kind != "images"
+        self._fixed_size = kind not in ("images", "watch")
         self._size: tuple[int, int] | None = None
         self._region = region
         self._last: tuple[bool, bytes] | None = None

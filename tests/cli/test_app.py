@@ -137,7 +137,11 @@ def raising(error: BaseException) -> typer.Typer:
         (DeviceFault("no camera 0"), 3, "error: no camera 0\n"),
         (GateRefused("parity 3.2"), 4, "error: parity 3.2\n"),
         (EdgeAdError("other"), 1, "error: other\n"),
-        (MemoryError("8 GiB"), 3, "error: out of memory (8 GiB): close other programs, give smaller pictures or choose a smaller preset\n"),
+        (
+            MemoryError("8 GiB"),
+            3,
+            "error: out of memory (8 GiB): close other programs, give smaller pictures or choose a smaller preset\n",
+        ),
         (KeyboardInterrupt(), 130, ""),
         (typer.Abort(), 130, ""),
         (typer.Exit(3), 3, ""),
