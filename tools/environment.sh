@@ -81,4 +81,9 @@ prepare_tracing() { install_system "power cuts" $tracing_packages; }
 
 # The real pycuda on a driver without a GPU, for the tests of the TensorRT backend: compiled once per Python (a minute of
 # one core) and kept in ~/.cache/edge-ad-tests.
-prepare_pycuda() { "$python" tests/fake_cuda/build.py; }
+prepare_pycuda() {
+    local headers='import pathlib, sysconfig; raise SystemExit(not pathlib.Path(sysconfig.get_path("include"), "Python.h").exists())'
+    command -v g++ >/dev/null || install_system "the real pycuda" g++
+    "$python" -c "$headers" || install_system "the real pycuda" python3-dev
+    "$python" tests/fake_cuda/build.py
+}
