@@ -58,7 +58,9 @@ class Bundle:
         self.thresholds = _thresholds(manifest["thresholds"], f"{path}: manifest.json")
         self.masks: Array = load_npy(parts["masks.npy"], f"{path}: masks.npy")
         self.statistics = _statistics(parts["statistics.npz"], f"{path}: statistics.npz")
-        self.raw_scores: dict[str, Array] = load_npz(parts["raw_scores.npz"], f"{path}: raw_scores.npz")
+        self.raw_scores: dict[str, Array] = load_npz(
+            parts["raw_scores.npz"], f"{path}: raw_scores.npz", PART_LIMITS["raw_scores.npz"]
+        )
         self.golden = _golden(parts["golden.npz"], f"{path}: golden.npz")
         self.report = load_json(parts["report.json"], f"{path}: report.json")
 
@@ -220,7 +222,7 @@ def _verify(archive: SafeZip, members: Mapping[str, dict[str, Any]], path: Path)
 
 
 def _statistics(data: bytes, where: str) -> Statistics:
-    arrays = load_npz(data, where)
+    arrays = load_npz(data, where, PART_LIMITS["statistics.npz"])
     try:
         return Statistics.from_arrays(arrays)
     except BadInput as error:

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_ad.bundle.safe_zip import SafeZip, pack
+from edge_ad.bundle.safe_zip import MEMBER_LIMIT, SafeZip, pack
 from edge_ad.errors import BadInput
 
 # The header as NumPy writes it. NumPy's own reader evaluates it as a Python literal, which can fail in many ways.
@@ -53,13 +53,15 @@ def dump_npz(arrays: Mapping[str, NDArray[Any]]) -> bytes:
     return pack({f"{name}.npy": dump_npy(array) for name, array in arrays.items()})
 
 
-def load_npz(data: bytes, where: str) -> dict[str, NDArray[Any]]:
-    """Return the named arrays in the bytes of a .npz file; BadInput as ``load_npy`` and ``SafeZip``."""
+def load_npz(data: bytes, where: str, limit: int = MEMBER_LIMIT) -> dict[str, NDArray[Any]]:
+    """Return the named arrays in the bytes of a .npz file, each of ``limit`` bytes at most; BadInput as ``load_npy`` and
+    ``SafeZip``.
+    """
     archive = SafeZip(io.BytesIO(data), where)
     strange = [name for name in archive.names if not name.endswith(".npy") or "/" in name]
     if strange:
         raise BadInput(f"{where} has the member {strange[0]!r}; only arrays (*.npy) are allowed in it")
-    return {name[: -len(".npy")]: load_npy(archive.read(name), f"{where}: {name}") for name in archive.names}
+    return {name[: -len(".npy")]: load_npy(archive.read(name, limit), f"{where}: {name}") for name in archive.names}
 
 
 def dump_json(value: Mapping[str, Any], where: str) -> bytes:
