@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -72,6 +73,7 @@ class Loop:
         self._under_way: dict[Station, Judgeable] = {}
         self._open_parts: dict[str, list[Judgement]] = {}
         self.latencies = Latencies()
+        self.none_reasons: Counter[str] = Counter()  # verdicts NONE by the word that their reason begins with
         self.elapsed_s = 0.0
 
     def stop(self) -> None:
@@ -199,6 +201,8 @@ class Loop:
         station.counters.parts += judgement.frame is not None and event.part is not None
         if event.verdict != "NONE":
             self.latencies.add(event.latency_ms or 0.0)
+        else:
+            self.none_reasons[(event.reason or "unknown").split(":")[0]] += 1
         for sink in self._sinks:
             sink.take(judgement, station.source)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import resource
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from edge_ad.inspection.counters import Counters, Latencies
 from edge_ad.inspection.loop import Loop
@@ -16,7 +17,8 @@ class Summary:
     """Counters of all cameras together and by name, latency in milliseconds (None without a verdict), and the engine.
 
     ``fps`` counts judged frames over the whole run; ``peak_rss_mb`` is the most memory this process ever held;
-    ``interrupted`` tells a Ctrl-C; ``warnings`` of drift, in order; ``faults`` of the threads of the run.
+    ``interrupted`` tells a Ctrl-C; ``warnings`` of drift, in order; ``faults`` of the threads of the run;
+    ``none_reasons`` counts verdicts NONE by the word that their reason begins with.
     """
 
     total: Counters
@@ -30,6 +32,7 @@ class Summary:
     interrupted: bool = False
     warnings: tuple[str, ...] = ()
     faults: tuple[str, ...] = ()
+    none_reasons: Mapping[str, int] = field(default_factory=dict)
 
     def table(self) -> str:
         """Return the summary as text, one row a camera and one for all where there are several."""
@@ -37,12 +40,14 @@ class Summary:
         rows += [_row(name, counters) for name, counters in self.cameras.items()]
         if len(self.cameras) > 1:
             rows.append(_row("all", self.total))
+        reasons = ", ".join(f"{reason} ({count})" for reason, count in Counter(self.none_reasons).most_common())
         figures = ", ".join(f"{name} {value:.1f}" for name, value in self.latency_ms.items() if value is not None)
         return "\n".join(
             [
                 *_align(rows),
                 f"{self.fps:.1f} frames/s over {self.seconds:.1f} s; latency ms: {figures or 'none'}",
                 f"{self.backend} {self.precision}; peak memory {self.peak_rss_mb:.0f} MB",
+                *([f"NONE because of: {reasons}"] if reasons else []),
                 *(f"warning: {warning}" for warning in self.warnings),
             ]
         )
@@ -64,6 +69,7 @@ def summarise(loop: Loop, backend: str, precision: str, interrupted: bool, warni
         peak_rss_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0,
         interrupted=interrupted,
         warnings=tuple(warnings),
+        none_reasons=dict(loop.none_reasons),
     )
 
 

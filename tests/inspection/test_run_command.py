@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -49,6 +50,17 @@ def test_without_arguments_the_folder_tells_all(station: Path) -> None:
     assert "clip.mkv" in done.stdout
     assert "onnxruntime fp32" in done.stdout
     assert "\x1b" not in done.stderr  # no live line where there is no terminal
+
+
+def test_the_table_says_why_nothing_could_be_said(station: Path) -> None:
+    done = run(station, "--camera", "synthetic://line?frames=8&black=2-4&size=128")
+    assert done.returncode == 0, done.stderr
+    (reasons,) = [line for line in done.stdout.splitlines() if line.startswith("NONE")]
+    assert re.search(r"because of: .*\bdark \(3\)", reasons)
+
+
+def test_a_run_without_none_names_no_reasons(station: Path) -> None:
+    assert "because of" not in run(station).stdout
 
 
 def test_events_on_standard_output_stand_alone(station: Path) -> None:
