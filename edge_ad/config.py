@@ -178,9 +178,13 @@ class AlarmTable(Table):
 
 
 class RecordTable(Table):
-    """What `edge-ad run` keeps beside the store: the folder of pictures and journal, one in ``ok_every`` OK, and limits."""
+    """What `edge-ad run` keeps beside the store: the folder of pictures and journal, one in ``ok_every`` OK, and limits.
+
+    ``required``: nothing passes while events cannot be stored.
+    """
 
     evidence: Path | None = None
+    required: bool = False
     ok_every: Annotated[int, Field(ge=0)] = 100
     keep_days: Annotated[float, Field(gt=0)] = 90.0
     keep_gb: Annotated[float, Field(gt=0)] = 10.0

@@ -32,16 +32,8 @@ class GateRefused(EdgeAdError):
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception means that memory ran out: Python's own, OpenCV's, and what C++ libraries say."""
-    words = ("insufficient memory", "out of memory", "bad_alloc", "failed to allocate", "unable to allocate")
-    words += ("cannot allocate memory",)
+    words = ("insufficient memory", "out of memory", "bad_alloc", "failed to alloc", "unable to alloc", "cannot alloc")
     return isinstance(error, MemoryError) or any(word in str(error).lower() for word in words)
-
-
-def out_of_memory(what: str) -> DeviceFault:
-    """Return the fault of memory that ran out while ``what`` was done."""
-    return DeviceFault(
-        f"out of memory while {what}: close other programs, give smaller pictures, or choose a smaller preset"
-    )
 
 
 def require(module: str, extra: str, needed_by: str) -> ModuleType:

@@ -313,8 +313,17 @@ class Wiring:
             self._prove()
         store = self.store
         self.desk = Desk(
-            names, settings.alarm, self.guard, store.latches if store else None, store.save_latch if store else None
+            names,
+            settings.alarm,
+            self.guard,
+            store.latches if store else None,
+            store.save_latch if store else None,
+            withheld=self._withheld if line.record.required else lambda: None,
         )
+
+    def _withheld(self) -> str | None:
+        """Return why nothing may pass: verdicts could be lost."""
+        return None if self.store is None else self.store.fault
 
     def _heard(self, record: dict[str, Any]) -> None:
         """Take in what the guard tells, in its thread."""

@@ -34,7 +34,7 @@ class Desk:
 
     Each camera has an alarm of its own; the lamp is on while any of them is lit. Alarms are numbered over all cameras,
     so that an acknowledge of number n touches none that came later. ``latches`` are the states of an earlier process by
-    camera, ``save`` is called with each change of one.
+    camera, ``save`` is called with each change of one. While ``withheld`` gives a reason nothing passes.
     """
 
     def __init__(
@@ -45,7 +45,9 @@ class Desk:
         latches: Mapping[str, Mapping[str, Any]] | None = None,
         save: SaveLatch | None = None,
         clock: Callable[[], float] = time.monotonic,
+        withheld: Callable[[], str | None] = lambda: None,
     ) -> None:
+        self._withheld = withheld
         self._rule = rule
         self._wires = wires
         self._save = save
@@ -73,7 +75,7 @@ class Desk:
         """Bring out a verdict, then what it means for the alarm."""
         event, now = judgement.event, self._clock()
         if self._wires is not None:
-            passed = not self._rule.rejects(event.verdict)
+            passed = not self._rule.rejects(event.verdict) and self._withheld() is None
             place = self._places[source.name]
             self._wires.send(
                 Message("verdict", now, place, event.verdict, passed, event.part or "", judgement.called_at)

@@ -89,7 +89,7 @@ def trial(run: RunTable, file: RunTable) -> RunTable:
 def record_settings(table: RecordTable) -> RecordSettings:
     """Return what is kept beside the store."""
     limits = Limits(table.keep_days, table.keep_gb, table.free_gb)
-    return RecordSettings(table.evidence, table.ok_every, limits)
+    return RecordSettings(table.evidence, table.ok_every, limits, table.required)
 
 
 def hand_set(read: Callable[[], RunTable]) -> Callable[[Thresholds], Thresholds]:

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from edge_ad.camera.frames import Source
 from edge_ad.camera.opencv import one_thread
-from edge_ad.errors import DeviceFault, is_out_of_memory, out_of_memory
+from edge_ad.errors import DeviceFault, is_out_of_memory
 from edge_ad.inspection.counters import Counters, Latencies
 from edge_ad.inspection.judge import Judge, Judgement, middle
 from edge_ad.inspection.parting import Judgeable, Parting
@@ -180,7 +180,10 @@ class Loop:
         if verdict is not None:
             self._tell(station, verdict)
         if judgement.broken is not None and is_out_of_memory(judgement.broken):
-            raise out_of_memory(f"frame {judgement.event.frame} of {station.name} was judged") from judgement.broken
+            raise DeviceFault(
+                f"the engine failed on frame {judgement.event.frame} of {station.name}: out of memory "
+                f"({judgement.broken}): close other programs, or choose a smaller preset"
+            ) from judgement.broken
         if judgement.broken is not None:
             raise DeviceFault(
                 f"the engine failed on frame {judgement.event.frame} of {station.name}: {judgement.broken}; "

@@ -7,6 +7,7 @@ import concurrent.futures
 import contextlib
 import json
 import socket
+import threading
 import urllib.parse
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
@@ -92,6 +93,8 @@ class OpcUaServer:
         self.name = f"opcua://{bracketed(self._endpoint.host)}:{self._endpoint.port}"
         self._loop: asyncio.AbstractEventLoop | None = None
         self._server: Any = None
+        self._ended = threading.Event()  # the thread has ended by itself
+        self._task: concurrent.futures.Future[None] | None = None
         self._nodes: dict[str, Any] = {}
         self._event: Any = None
         self._counts = dict.fromkeys(VERDICTS, 0)
@@ -104,6 +107,7 @@ class OpcUaServer:
             (host, self._endpoint.port), family=socket.AF_INET6 if ":" in host else socket.AF_INET
         ):
             pass
+        self._ended.clear()
         self._loop = loop = asyncio.new_event_loop()
         SupervisedThread(self.name, lambda: self._serve(loop), restart=False, on_fault=self._broke).start()
         try:
@@ -131,16 +135,23 @@ class OpcUaServer:
         if self._loop is None:
             work.close()
             raise ConnectionError("the server does not run")
-        task = asyncio.run_coroutine_threadsafe(work, self._loop)
+        self._task = task = asyncio.run_coroutine_threadsafe(work, self._loop)
+        if self._ended.is_set():  # its thread ended meanwhile
+            task.cancel()
         try:
             task.result(seconds)
+        except concurrent.futures.CancelledError as error:
+            raise ConnectionError("the server's thread ended") from error
         except concurrent.futures.TimeoutError as error:  # before Python 3.11 not the built-in one
             task.cancel()
             raise TimeoutError(f"the server did not answer within {seconds:g} s") from error
 
     def _broke(self, error: BaseException) -> None:
-        """Let the next delivery fail at once: then the output is opened again."""
+        """Let what is under way, and the next delivery, fail at once: then the output is opened again."""
         self._loop = None
+        self._ended.set()
+        if self._task is not None:
+            self._task.cancel()
 
     @staticmethod
     def _serve(loop: asyncio.AbstractEventLoop) -> None:

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -18,6 +19,7 @@ from edge_ad.times import told_time
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _TEXTS = ("camera", "part", "reason")
+_BLANKS = " \t\r\n\v\f\x00\u00a0\u200b\u2060\ufeff"
 
 
 def moment(text: str, now: float) -> float:
@@ -87,8 +89,17 @@ def as_json(event: StoredEvent) -> dict[str, Any]:
 
 
 def _cell(name: str, value: Any) -> Any:
-    risky = name in _TEXTS and isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r")
-    return f"'{value}" if risky else value
+    return f"'{value}" if name in _TEXTS and isinstance(value, str) and is_formula(value) else value
+
+
+def is_formula(text: str) -> bool:
+    """Whether a spreadsheet may take a text for a formula.
+
+    Full-width and small forms of the signs count as the signs, as some programs read them; so do blanks before them,
+    which some cut off.
+    """
+    plain = unicodedata.normalize("NFKC", text[:64]).replace("\u2212", "-").lstrip(_BLANKS)
+    return plain[:1] in ("=", "+", "-", "@") or text[:1] in ("\t", "\r", "\n")
 
 
 def _short(text: str, width: int) -> str:

@@ -56,13 +56,13 @@ def sweep(
 ) -> Swept:
     """Delete what the limits do not allow: by age, then by size, then for free space.
 
-    Age counts by ``record_time`` with ``elapsed_s``, and the last day of the record never goes for its age: a clock that
-    is wrong must not delete what it took. Pictures go before events, those of OK before the others, the oldest first; for
-    free space pictures alone. Marked events have no age, and their pictures go last and by size only. What an output has
-    not delivered yet is in the outbox whole, so its event may go: an output that nobody reads any more must not fill the
-    disk. Only what the index
-    knows is deleted, and nothing while it is being made anew, is damaged as far as 2 s of SQLite's quick check tell
-    (without ``check`` it is not looked at), or cannot be read (sqlite3.Error, BadInput, DeviceFault, OSError).
+    Age counts by ``record_time`` with ``elapsed_s``, and the last day of the record never goes for its age: a clock
+    that is wrong must not delete what it took. Pictures go before events, those of OK before the others, the oldest
+    first; for free space pictures alone. Marked events have no age, and their pictures go last and by size only. What
+    an output has not delivered yet is in the outbox whole, so its event may go: an output that nobody reads any more
+    must not fill the disk. Only what the index knows is deleted, and nothing while it is being made anew, is damaged
+    as far as 2 s of SQLite's quick check tell (without ``check`` it is not looked at), or cannot be read
+    (sqlite3.Error, BadInput, DeviceFault, OSError).
     """
     damage = damage_of(path) if check else None
     if damage is not None:

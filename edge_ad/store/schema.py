@@ -99,6 +99,9 @@ MIGRATIONS: tuple[str, ...] = (
 )
 
 
+WAIT_S = 5.0  # for another process that writes
+
+
 def connect(path: Path) -> sqlite3.Connection:
     """Open the file (made where there is none) in WAL mode with synchronous=FULL, at the newest version.
 
@@ -108,7 +111,7 @@ def connect(path: Path) -> sqlite3.Connection:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # isolation_level None: transactions are begun and ended by us alone.
-        connection = sqlite3.connect(path, isolation_level=None, timeout=5.0, check_same_thread=False)
+        connection = sqlite3.connect(path, isolation_level=None, timeout=WAIT_S, check_same_thread=False)
     except (OSError, sqlite3.Error) as error:
         _raise_if_refused(path, error)
         raise BadInput(
@@ -116,7 +119,7 @@ def connect(path: Path) -> sqlite3.Connection:
         ) from error
     try:
         _check(connection, path)
-        connection.execute("PRAGMA journal_mode = WAL")
+        _use_wal(connection)
         connection.execute("PRAGMA synchronous = FULL")
         migrate(connection, path)
     except sqlite3.Error as error:
@@ -178,12 +181,27 @@ def migrate(connection: sqlite3.Connection, path: Path) -> None:
         )
     for number in range(version + 1, len(MIGRATIONS) + 1):
         with transaction(connection):
+            if version_of(connection) >= number:  # another process was faster: two first starts on one new store
+                continue
             for statement in MIGRATIONS[number - 1].split(";"):
                 if statement.strip():
                     connection.execute(statement)
             connection.execute("INSERT INTO migration VALUES (?, ?)", (number, time.time()))
     if connection.execute("PRAGMA application_id").fetchone() != (APPLICATION,):  # a full disk can still be read
         connection.execute(f"PRAGMA application_id = {APPLICATION}")
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """Switch to WAL mode; SQLite does not wait by itself where another process is about to do the same."""
+    until = time.monotonic() + WAIT_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > until:
+                raise
+            time.sleep(0.01)
 
 
 def version_of(connection: sqlite3.Connection) -> int:

@@ -15,12 +15,14 @@ class RecordSettings:
     """Where pictures and journal go, which pictures are kept and for how long.
 
     ``evidence``: the folder, None for one beside the store (``line.evidence`` for ``line.sqlite``). ``ok_every``: one
-    in so many OK events keeps its pictures, chosen by its id; 0 keeps none. WARN, NG and NONE always do.
+    in so many OK events keeps its pictures, chosen by its id; 0 keeps none. WARN, NG and NONE always do. ``required``:
+    nothing passes while events cannot be stored.
     """
 
     evidence: Path | None = None
     ok_every: int = 100
     limits: Limits = Limits()
+    required: bool = False
 
     def __post_init__(self) -> None:
         if self.ok_every < 0:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from edge_ad.camera.frames import Source
 from edge_ad.inspection.alarm import AlarmRule
+from edge_ad.inspection.assembly import LineSettings, Wiring
 from edge_ad.inspection.desk import Desk
 from edge_ad.inspection.events import Event
 from edge_ad.inspection.judge import Judgement
+from edge_ad.inspection.settings import LoopSettings
 from edge_ad.inspection.verdict import Verdict
 from edge_ad.outputs.hold import Message
+from edge_ad.store import RecordSettings
 from tests.inspection.line import Script
 
 RULE = AlarmRule(raise_n=2, raise_m=3, clear_after=2, min_on_s=5.0, latch=True)
@@ -103,3 +108,26 @@ def test_a_latched_alarm_is_there_again_after_a_restart() -> None:
     assert again.board.lamps == [(True, True, 1)]
     again.part("b", "NG", 2)
     assert again.desk.states["b"].number == 2
+
+
+def test_nothing_passes_while_it_is_withheld() -> None:
+    """A record that is required and cannot be written holds every pass back, and no longer than that."""
+    board = Board()
+    fault: list[str | None] = [None]
+    desk = Desk(["a"], AlarmRule(), board, withheld=lambda: fault[0])
+    for reason in (None, "the disk is full", None):
+        fault[0] = reason
+        desk.take(Judgement(Event("a", 0, "0", 0.0, "OK", 0.0, {}, 1.0, None)), Script([], name="a"))
+    assert [message.passed for message in board.messages] == [True, False, True]
+
+
+@pytest.mark.parametrize("required", [False, True])
+def test_a_required_record_withholds_the_pass(tmp_path: Path, required: bool) -> None:
+    line = LineSettings(store=tmp_path / "line.sqlite", record=RecordSettings(required=required))
+    wiring = Wiring(["a"], LoopSettings(), line, threading.Condition())
+    try:
+        assert wiring.store is not None
+        wiring.store._refused = "the disk is full"
+        assert wiring.desk._withheld() == ("the disk is full" if required else None)
+    finally:
+        wiring.close()

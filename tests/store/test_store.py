@@ -164,3 +164,25 @@ def test_while_the_disk_refuses_ok_goes_first_and_is_counted(tmp_path: Path, mon
     gate.set()
     store.close()
     assert [one.frame for one in rows_in(path)] == [0, 3, 5, 6, 7]
+
+
+def test_first_starts_on_one_new_store_do_not_disturb_each_other(tmp_path: Path) -> None:
+    for number in range(20):
+        path, together = tmp_path / f"{number}.sqlite", threading.Barrier(6)
+        faults: list[BaseException] = []
+
+        def open_it(path: Path = path, together: threading.Barrier = together, faults: list[BaseException] = faults) -> None:
+            together.wait()
+            try:
+                connect(path).close()
+            except BaseException as error:
+                faults.append(error)
+
+        threads = [threading.Thread(target=open_it) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert faults == []
+        with sqlite3.connect(path) as connection:
+            assert version_of(connection) == len(MIGRATIONS)
