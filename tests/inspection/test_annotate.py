@@ -104,7 +104,6 @@ def test_pictures_of_odd_sizes_are_judged_and_saved_within_3_gb(tmp_path: Path, 
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "saved").glob("*.jpg"))) == 1
-    assert "not kept" not in done.stderr
 
 
 def _environment() -> dict[str, str]:
