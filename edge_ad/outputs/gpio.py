@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import time
 from collections.abc import Mapping
 from datetime import timedelta
@@ -18,6 +19,7 @@ OUTPUTS = ("pass", "fault", "alarm", "ready", "result_valid", "busy", "heartbeat
 INPUTS = ("acknowledge", "trigger")
 MOST_EVENTS = 64
 AGAIN_S = 0.5
+BUSY_FOR_S = 4.0
 
 
 def line_values(lines: Lines) -> dict[str, bool]:
@@ -67,7 +69,7 @@ class Gpio:
         self._gpiod = require("gpiod", extra="line", needed_by=f"--alarm {self.name}")
         self._line = require("gpiod.line", extra="line", needed_by=f"--alarm {self.name}")
         try:
-            self._outputs = self._request_outputs()
+            self._outputs = await self._first_request()
             self._listen()
         except OSError as error:
             raise DeviceFault(
@@ -114,6 +116,17 @@ class Gpio:
         if self._outputs is not None:
             self._outputs.release()
             self._outputs = None
+
+    async def _first_request(self) -> Any:
+        """Lines that are busy are asked for again for some seconds: an earlier guard may still hold them."""
+        ends = time.monotonic() + BUSY_FOR_S
+        while True:
+            try:
+                return self._request_outputs()
+            except OSError as error:
+                if error.errno != errno.EBUSY or time.monotonic() > ends:
+                    raise
+            await asyncio.sleep(0.1)
 
     def _request_outputs(self) -> Any:
         line = self._line

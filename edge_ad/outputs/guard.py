@@ -114,9 +114,15 @@ class Guard:
         """Show a reject, leave it standing for a moment for those who only read, and let go."""
         self._ended = True
         self.refresh()
-        if any(hasattr(channel, "port") for channel in self._channels):
-            await asyncio.sleep(linger_s)
+        # A reader must have time to read it; what is written or set is let go at once, for the next run.
+        readers = [channel for channel in self._channels if hasattr(channel, "port")]
         for channel in self._channels:
+            if channel not in readers:
+                with contextlib.suppress(Exception):
+                    await channel.close()
+        if readers:
+            await asyncio.sleep(linger_s)
+        for channel in readers:
             with contextlib.suppress(Exception):
                 await channel.close()
 

@@ -26,7 +26,15 @@ from edge_ad.outputs.modbus_codec import (
     split_header,
     write_answer,
 )
-from edge_ad.outputs.requests import PART_ADDRESS, PART_COUNT, REQUEST_BITS, Edges, OnRequest
+from edge_ad.outputs.requests import (
+    ACKNOWLEDGE_BIT,
+    PART_ADDRESS,
+    PART_COUNT,
+    REQUEST_BITS,
+    TRIGGER_BIT,
+    Edges,
+    OnRequest,
+)
 
 BITS_LIMIT = 32
 REGISTERS_LIMIT = PART_ADDRESS + PART_COUNT
@@ -74,6 +82,8 @@ class ModbusServer:
         self._server: asyncio.Server | None = None
         self._clients: list[_Client] = []
         self._edges.look((0, 0), (), 0)
+        self._part: list[int] = []  # of the last call
+        self._caller: _Client | None = None  # who wrote the request bits last
         self.show(self._lines)
 
     @property
@@ -130,6 +140,8 @@ class ModbusServer:
                 transaction, unit, length = split_header(header)
                 pdu = await asyncio.wait_for(reader.readexactly(length), self._idle_s)
                 client.asked_at = time.monotonic()
+                if pdu[0] in (WRITE_COIL, WRITE_COILS):
+                    self._caller = client
                 writer.write(frame(transaction, unit, self.answer(pdu)))
                 await asyncio.wait_for(writer.drain(), self._idle_s)
                 await asyncio.sleep(0)  # a flood of requests must not keep the timers from their turn
@@ -159,6 +171,11 @@ class ModbusServer:
     def _end(self, client: _Client, abort: bool = False) -> None:
         if client in self._clients:
             self._clients.remove(client)
+        if client is self._caller:  # what it asked for it cannot take back any more: its next 1 is a new request
+            self._caller = None
+            for bit in REQUEST_BITS:
+                self._bits[bit] = 0
+            self._edges.look((0, 0), (), 0)
         with contextlib.suppress(OSError):
             if abort:
                 client.writer.transport.abort()  # a peer that does not read would keep it open
@@ -189,6 +206,12 @@ class ModbusServer:
         table = self._bits if bits else self._registers
         table[places.start : places.stop] = request.values
         part = self._registers[PART_ADDRESS : PART_ADDRESS + PART_COUNT]
-        for found in self._edges.look([self._bits[bit] for bit in REQUEST_BITS], part, self._lines.alarm_number):
-            self._on_request(found)
+        looks = [[self._bits[bit] for bit in REQUEST_BITS]]
+        if bits and TRIGGER_BIT in places and self._bits[TRIGGER_BIT]:
+            if part != self._part:  # another part, though the bit was not seen to fall in between
+                looks.insert(0, [self._bits[ACKNOWLEDGE_BIT], 0])
+            self._part = part
+        for look in looks:
+            for found in self._edges.look(look, part, self._lines.alarm_number):
+                self._on_request(found)
         return write_answer(request)

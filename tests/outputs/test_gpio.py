@@ -324,3 +324,19 @@ def test_a_chip_that_is_not_there_is_told() -> None:
     pytest.importorskip("gpiod")
     with pytest.raises(DeviceFault, match="gpiochip99.*gpioinfo"):
         asyncio.run(Gpio("/dev/gpiochip99", {"pass": 1}, lambda request: None).open())
+
+
+def test_lines_that_an_earlier_guard_still_holds_are_waited_for(board: Board) -> None:
+    async def cycle() -> None:
+        first, second = (Gpio("/dev/gpiochip0", {"pass": 17}, lambda request: None) for _ in range(2))
+        await first.open()
+        opening = asyncio.create_task(second.open())
+        await asyncio.sleep(0.15)
+        assert not opening.done()
+        await first.close()
+        await opening
+        second.show(GOOD)
+        assert board.level(17)
+        await second.close()
+
+    asyncio.run(cycle())

@@ -145,3 +145,27 @@ def test_the_client_reads_what_the_plc_asks() -> None:
 def test_requests_are_edges(looks: list[tuple[int, int]], found: list[Request]) -> None:
     edges = Edges()
     assert [request for look in looks for request in edges.look(look, [], 5)] == found
+
+
+def test_a_call_whose_connection_was_cut_does_not_hide_the_next_one() -> None:
+    found: list[Request] = []
+    with running(lambda: ModbusServer("127.0.0.1", 0, found.append)) as (server, _):
+        plc = ReadingPlc(server.port)
+        plc.client.write_coil(17, True)
+        plc.close()  # before it could take the bit back
+        assert until(lambda: server.connected == 0)
+        plc = ReadingPlc(server.port)
+        plc.client.write_coil(17, True)
+        plc.close()
+    assert found == [Trigger(""), Trigger("")]
+
+
+def test_another_id_is_another_call_though_the_bit_stayed_up() -> None:
+    found: list[Request] = []
+    with running(lambda: ModbusServer("127.0.0.1", 0, found.append)) as (server, _):
+        plc = ReadingPlc(server.port)
+        for part in ("7", "7", "8"):
+            plc.client.write_registers(32, list(text_registers(part, 16)))
+            plc.client.write_coil(17, True)
+        plc.close()
+    assert found == [Trigger("7"), Trigger("8")]
