@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
+import json
 import os
 import re
 import select
@@ -10,6 +12,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -25,6 +28,7 @@ from edge_ad.errors import BadInput, DeviceFault
 from edge_ad.redaction import redact_values, split_credentials
 
 LAUNCHER = "gst-launch-1.0"
+_CHILD = Path(__file__).with_name("gst_child.py")
 OPEN_S = 8.0
 END_S = 1.0
 STOP_S = 3.0
@@ -76,10 +80,12 @@ class PipelineProcess:
         reading, writing = os.pipe()
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (closed in close)
         try:
-            words = [LAUNCHER, "-q", *shlex.split(pipeline), "!", *_TAIL.split(), f"fd={writing}"]
+            words = [*shlex.split(pipeline), "!", *_TAIL.split(), f"fd={writing}"]
+            # Every user of the machine can read the arguments of a process, so a password goes another way.
+            launched = [sys.executable, "-I", str(_CHILD)] if self._secrets else [LAUNCHER, "-q", *words]
             self._process = subprocess.Popen(
-                words,
-                stdin=subprocess.DEVNULL,
+                launched,
+                stdin=subprocess.PIPE if self._secrets else subprocess.DEVNULL,
                 stdout=self._log,
                 stderr=self._log,
                 pass_fds=(writing,),
@@ -95,6 +101,9 @@ class PipelineProcess:
             raise BadInput(f"the pipeline of camera {name!r} is not well quoted: {error}") from error
         finally:
             os.close(writing)
+        if self._process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError), self._process.stdin as told:
+                told.write(json.dumps(words).encode())
         self._pipe = os.fdopen(reading, "rb", buffering=1 << 16)
         # Threads that hold cameras are daemons, so an exit does not wait for their close.
         atexit.register(self._end)

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
@@ -139,3 +140,39 @@ def test_csi_without_argus_says_so() -> None:
         pytest.skip("this machine has Argus")
     with pytest.raises(DeviceFault, match="nvarguscamerasrc"):
         open_source("csi://0")
+
+
+SECRET = "zq-Secret-7"
+
+
+@real
+@pytest.mark.parametrize("pipeline", [TEST.replace("videotestsrc", f"videotestsrc name=password={SECRET}"), TEST])
+def test_no_process_shows_a_password(pipeline: str) -> None:
+    """A pipeline with a password gives pictures as any other, and ends as it does."""
+    handle = open_pipeline(pipeline, "gst")
+    assert isinstance(handle, PipelineProcess)
+    shot = handle.grab()
+    assert isinstance(shot, Shot)
+    assert shot.image is not None
+    assert shot.image.shape == (48, 64, 3)
+    arguments = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
+    assert any(b"fdsink" in found for found in arguments) == (SECRET not in pipeline)
+    assert not any(SECRET.encode() in found for found in arguments)
+    number = pid(handle)
+    handle.close()
+    assert gone(number)
+
+
+@real
+@pytest.mark.parametrize(
+    ("pipeline", "words"),
+    [
+        (f"filesrc location=/no/such/file ! decodebin name=pw={SECRET}", "No such file|not found|/no/such/file"),
+        (f"no_such_element user-pw={SECRET}", "no_such_element"),
+        (f"videotestsrc num-buffers=0 name=pw={SECRET}", "ended"),
+    ],
+)
+def test_a_wrong_pipeline_with_a_password_tells_what_gstreamer_says(pipeline: str, words: str) -> None:
+    with pytest.raises(DeviceFault, match=words) as caught:
+        open_pipeline(pipeline, "gst")
+    assert SECRET not in str(caught.value)
