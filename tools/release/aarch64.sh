@@ -37,11 +37,11 @@ while [ $# -gt 0 ]; do
             [ $# -ge 2 ] || fail "$1 needs a value; --help tells which"
             case "$1" in
                 --work) work="$2" ;;
-                --bundle) bundle="$(realpath "$2")" ;;
+                --bundle) bundle="$(realpath -m "$2")" ;;
                 --camera) camera="$2" ;;
                 --frames) frames="$2" ;;
                 --precisions) precisions="$2" ;;
-                --constraints) constraints="$(realpath "$2")" ;;
+                --constraints) constraints="$(realpath -m "$2")" ;;
                 --tests) tests="$2" ;;
             esac
             shift
