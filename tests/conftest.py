@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import settings
 
+from tests.fixtures.extras import left_out
+
 # A shell that starts a job in the background lets it ignore Ctrl-C, and so all that it starts: the tests send it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -26,6 +28,14 @@ if TYPE_CHECKING:
 settings.register_profile("edge-ad", deadline=None, derandomize=True)
 settings.register_profile("search", deadline=None, max_examples=1000, print_blob=True)
 settings.load_profile("edge-ad")
+
+collect_ignore = [path for paths in left_out().values() for path in paths]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what was not collected, so that no smaller suite passes for the whole one."""
+    for reason, paths in left_out().items():
+        terminalreporter.write_line(f"not collected, {reason}: tests/{', tests/'.join(paths)}")
 
 
 @pytest.fixture(scope="session")

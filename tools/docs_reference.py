@@ -107,7 +107,8 @@ def _limits(facts: dict[str, Any]) -> Iterator[str]:
             ("pattern", "form `{}`"),
         ):
             if key in option:
-                yield words.format(option[key])
+                limit = option[key]
+                yield words.format(f"{limit:g}" if isinstance(limit, float) else limit)
 
 
 def _cell(text: str) -> str:

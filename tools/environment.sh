@@ -7,9 +7,19 @@ root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 cd "$root"
 python="$root/.venv/bin/python"
 
+# Interpreters of one version, on PATH and where pyenv and uv keep theirs.
+interpreters() {
+    command -v "python$1" || true
+    compgen -G "${PYENV_ROOT:-$HOME/.pyenv}/versions/$1.*/bin/python3" || true
+    compgen -G "${XDG_DATA_HOME:-$HOME/.local/share}/uv/python/cpython-$1.*/bin/python3" || true
+}
+
 find_python() {
-    local candidate
-    for candidate in ${EDGE_AD_PYTHON:-} python3.11 python3.12 python3.13 python3.10 python3; do
+    local candidate version candidates=(${EDGE_AD_PYTHON:-} python3.11 python3.12 python3.13 python3.10 python3)
+    for version in 3.11 3.12 3.13 3.10; do
+        candidates+=($(interpreters "$version"))
+    done
+    for candidate in "${candidates[@]}"; do
         if "$candidate" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' 2>/dev/null; then
             command -v "$candidate"
             return
@@ -50,6 +60,54 @@ prepare() {
     case ",$extras," in *,train,*) install_pinned torch==2.13.0 ;; esac
     install_pinned -e ".[$extras]"
     echo "$hash" >"$stamp"
+}
+
+# Sets of versions beside the newest: what a board brings, and the lower bounds of the extras. A set has a file
+# tools/constraints-NAME.txt, whose lines take the place of those of constraints.txt, and an environment .venv-NAME with
+# what a board installs and pytest; no torch.
+version_sets="jetpack6 jetpack7 lowest"
+
+set_version() {
+    case "$1" in
+        jetpack6 | lowest) echo 3.10 ;;
+        jetpack7) echo 3.12 ;;
+        *) echo "error: there is no set of versions '$1': EDGE_AD_SETS takes all, none or some of $version_sets" >&2; exit 2 ;;
+    esac
+}
+
+# The interpreter of a set: the one that EDGE_AD_PYTHON_NAME names, or one that is found; nothing where there is none.
+set_python() {
+    local version named candidate candidates
+    version="$(set_version "$1")" || exit
+    named="EDGE_AD_PYTHON_${1^^}"
+    mapfile -t candidates < <(interpreters "$version")
+    for candidate in ${!named:-"${candidates[@]}"}; do
+        if "$candidate" -c "import ensurepip, sys, venv; sys.exit(sys.version_info[:2] != (${version/./, }))" 2>/dev/null; then
+            command -v "$candidate"
+            return
+        fi
+    done
+    [ -z "${!named:-}" ] || { echo "error: $named=${!named} is no Python $version with venv" >&2; exit 2; }
+}
+
+set_constraints() {
+    awk -F'[=;]' '{ name = tolower($1); gsub(/_/, "-", name) }
+        NR == FNR { replaced[name]; print; next } !(name in replaced)' "tools/constraints-$1.txt" tools/constraints.txt
+}
+
+# prepare_set NAME PYTHON makes .venv-NAME once, as `prepare` makes .venv.
+prepare_set() {
+    local venv=".venv-$1" hash
+    hash="$({ cat pyproject.toml; set_constraints "$1"; "$2" -VV; echo "$2 $root"; } | sha256sum)"
+    if [ "$(cat "$venv/edge-ad.stamp" 2>/dev/null)" = "$hash" ]; then
+        return
+    fi
+    echo "== making $venv (once; a minute on a new machine)"
+    "$2" -m venv --clear "$venv"
+    set_constraints "$1" >"$venv/constraints.txt"
+    "$venv/bin/python" -m pip install --disable-pip-version-check -qq -c "$venv/constraints.txt" \
+        -e ".[cpu,line]" pytest hypothesis
+    echo "$hash" >"$venv/edge-ad.stamp"
 }
 
 # System packages that some tests need. Without them, and without apt-get or the right to use it, those tests are

@@ -1,8 +1,14 @@
 #!/usr/bin/env bash
-# Every check of the house, set-up included: style, types, import rules, tests. Arguments go to pytest.
+# Every check of the house, set-up included: style, types, import rules, tests, the fast tests on the versions of the boards.
+# Arguments go to pytest, which then runs on the newest versions alone unless EDGE_AD_SETS names others: all, none or some of
+# jetpack6, jetpack7, lowest.
 set -euo pipefail
-case "${1:-}" in -h | --help) sed -n '2s/^# //p' "${BASH_SOURCE[0]}"; exit 0 ;; esac
+case "${1:-}" in -h | --help) sed -n '2,4s/^# //p' "${BASH_SOURCE[0]}"; exit 0 ;; esac
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+
+sets="${EDGE_AD_SETS:-$([ $# -gt 0 ] && echo none || echo all)}"
+case "$sets" in all) sets="$version_sets" ;; none) sets="" ;; *) sets="${sets//,/ }" ;; esac
+for name in $sets; do set_version "$name" >/dev/null; done
 
 prepare distill,test
 prepare_cameras
@@ -17,4 +23,36 @@ echo "== mypy"
 echo "== import rules"
 .venv/bin/lint-imports
 echo "== pytest"
-exec "$python" -m pytest "$@"
+[ -n "$sets" ] || exec "$python" -m pytest "$@"
+
+logs="$(mktemp -d)"
+trap 'kill $(jobs -p) 2>/dev/null || true; rm -rf "$logs"' EXIT
+failed=0
+"$python" -m pytest --color="$([ -t 1 ] && echo yes || echo no)" "$@" | tee "$logs/newest" || failed=1
+
+# The sets run beside each other: much of their time is waiting. pytest's own arguments hold for them too.
+[ $# -gt 0 ] || set -- -m "not slow or versions"
+declare -A running=() skipped=()
+for name in $sets; do
+    base="$(set_python "$name")"
+    if [ -z "$base" ]; then
+        skipped[$name]="skipped: no Python $(set_version "$name") with venv on PATH, in ~/.pyenv or from uv, and none named in EDGE_AD_PYTHON_${name^^}"
+        continue
+    fi
+    prepare_set "$name" "$base"
+    ".venv-$name/bin/python" -m pytest --color=no -p no:cacheprovider "$@" >"$logs/$name" 2>&1 &
+    running[$name]=$!
+done
+for name in "${!running[@]}"; do
+    status=0
+    wait "${running[$name]}" || status=$?
+    [ "$status" = 0 ] || failed=1
+    echo "== pytest on the versions of $name (exit code $status)"
+    cat "$logs/$name"
+done
+echo "== versions"
+for name in $sets; do
+    echo "$name: ${skipped[$name]:-$(tail -n 1 "$logs/$name")}"
+done
+tail -n 1 "$logs/newest"
+exit "$failed"

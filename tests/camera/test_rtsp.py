@@ -18,7 +18,7 @@ from tests.camera.rtsp import RtspServer, server_missing
 from tests.fixtures.loopback import free_port
 
 MISSING = server_missing()
-pytestmark = [pytest.mark.skipif(MISSING is not None, reason=str(MISSING)), pytest.mark.slow]
+pytestmark = [pytest.mark.skipif(MISSING is not None, reason=str(MISSING)), pytest.mark.slow, pytest.mark.versions]
 RESTARTS = 3
 USER, WORD = "Zqinspector", "Zq/p@ss word#1"
 WITHIN_S = 3.0

@@ -13,6 +13,7 @@ from edge_ad.cli.app import main
 from edge_ad.cli.info import describe_bundle, describe_networks
 from edge_ad.files import sha256_bytes, sha256_file
 from edge_ad.presets import PRESETS
+from tests.fixtures.extras import needs_training
 from tests.fixtures.tiny_bundle import make_tiny_bundle
 
 
@@ -95,6 +96,7 @@ def test_networks_are_a_table() -> None:
     assert lines[1].split() == ["fast", "teacher", "1,234,567", "0.500"]
 
 
+@needs_training
 def test_networks_of_every_preset(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info", "--networks", "--json", str(tmp_path / "networks.json")]) == 0
     table = json.loads((tmp_path / "networks.json").read_text())
@@ -108,6 +110,7 @@ def test_networks_of_every_preset(tmp_path: Path, capsys: pytest.CaptureFixture[
             assert f"{facts['params']:,}" in printed
 
 
+@needs_training
 def test_paper_has_the_published_sizes(tmp_path: Path) -> None:
     """EfficientAD-S layer by layer, kernel^2 x in x out + out; the student has twice the teacher's outputs."""
     layers = {

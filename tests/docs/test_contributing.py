@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from edge_ad.bundle import open_bundle
@@ -17,6 +18,7 @@ from tests.docs.documents import ROOT, blocks
 from tests.fixtures.tiny_bundle import make_tiny_bundle, tiny_image
 
 PAGE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+ONNX = tuple(int(part) for part in onnx.__version__.split(".")[:2])
 
 
 def example(name: str) -> Any:
@@ -27,6 +29,7 @@ def example(name: str) -> Any:
     return space[name]
 
 
+@pytest.mark.skipif(ONNX < (1, 22), reason="the reference evaluator of ONNX before 1.22 takes minutes to resize")
 def test_the_backend_gives_the_scores_of_onnxruntime(tmp_path: Path) -> None:
     bundle = open_bundle(make_tiny_bundle(tmp_path / "tiny.edgead"))
     with Pipeline(bundle) as known, Pipeline(bundle, backend=example("ReferenceBackend")(), graphs={}) as new:

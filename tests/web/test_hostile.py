@@ -11,6 +11,7 @@ import re
 import signal
 import socket
 import stat
+import sys
 import threading
 import time
 import urllib.parse
@@ -19,7 +20,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-import tomllib
 
 from edge_ad.web.access import COOKIE
 from edge_ad.web.gate import HEADERS
@@ -27,6 +27,11 @@ from tests.fixtures.tiny_bundle import make_tiny_bundle
 from tests.web.conftest import TOKEN
 from tests.web.running import Answer, Line, ask, line, until
 from tests.web.test_server import kill_dashboard
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 pytestmark = pytest.mark.slow
 DOCUMENTED = Path(__file__).parents[2] / "docs" / "dashboard.md"

@@ -18,7 +18,7 @@ from edge_ad.bundle import open_bundle
 from tests.fixtures.tiny_bundle import make_tiny_bundle
 from tests.web.running import Line, ask, line, until
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.versions]
 
 
 def test_state_tells_of_the_run(open_line: Line) -> None:

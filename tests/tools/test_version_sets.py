@@ -1,0 +1,113 @@
+"""The sets of versions of tools/test.sh: which interpreter a set gets, which versions, and that the lower bounds are pinned."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
+
+
+def shell(command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["bash", "-c", f"set -euo pipefail; source tools/environment.sh; {command}"],
+        cwd=ROOT,
+        env={"PATH": "/usr/bin:/bin", **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def pins(name: str) -> dict[str, str]:
+    """Return package and version of every line of a constraints file, without its markers."""
+    found = re.findall(r"^([\w.-]+)==([\w.]+)", (ROOT / f"tools/constraints-{name}.txt").read_text("utf-8"), re.M)
+    return {package.lower().replace("_", "-"): version for package, version in found}
+
+
+def interpreter(folder: Path, version: str) -> Path:
+    """Write what passes for Python ``version``: it answers the question of the scripts for it as a real one would."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "python3"
+    asked = f"!= ({version.replace('.', ', ')})"
+    path.write_text(f'#!/bin/sh\ncase "$2" in *"{asked}"*) exit 0 ;; esac\nexit 1\n')
+    path.chmod(0o755)
+    return path
+
+
+def test_the_lowest_set_is_the_lower_bounds_of_the_package() -> None:
+    asked = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["cpu"], *PROJECT["optional-dependencies"]["line"]]
+    bounds = dict(re.fullmatch(r"([\w.-]+)>=([\d.]+).*", line).groups() for line in asked)  # type: ignore[union-attr]
+    found = pins("lowest")
+    assert {package: found[package] for package in bounds} == bounds
+
+
+@pytest.mark.parametrize("name", ["jetpack6", "jetpack7"])
+def test_a_board_has_numpy_1_and_an_old_opencv(name: str) -> None:
+    assert pins(name)["numpy"] == "1.26.4"
+    assert pins(name)["opencv-python-headless"].startswith("4.")
+
+
+def test_a_set_replaces_versions_and_keeps_the_rest() -> None:
+    lines = shell("set_constraints jetpack7").stdout.splitlines()
+    assert [line for line in lines if re.match(r"(numpy|opencv-python-headless)==", line)] == [
+        "numpy==1.26.4",
+        "opencv-python-headless==4.6.0.66",
+    ]
+    assert any(line.startswith("fastapi==") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("place", "variable", "value"),
+    [
+        ("pyenv/versions/3.12.9/bin", "PYENV_ROOT", "pyenv"),
+        (".pyenv/versions/3.12.9/bin", "HOME", ""),
+        (".local/share/uv/python/cpython-3.12.9-linux/bin", "HOME", ""),
+        ("anywhere", "EDGE_AD_PYTHON_JETPACK7", "anywhere/python3"),
+    ],
+)
+def test_an_interpreter_is_found_where_pyenv_uv_and_people_keep_them(
+    tmp_path: Path, place: str, variable: str, value: str
+) -> None:
+    path = interpreter(tmp_path / place, "3.12")
+    done = shell("set_python jetpack7", **{"HOME": "/nowhere", "PATH": os.defpath, variable: str(tmp_path / value)})
+    assert done.stdout.splitlines()[:1] in ([str(path)], ["/usr/bin/python3.12"]), done.stderr
+
+
+def test_no_interpreter_is_nothing_and_a_wrong_one_is_told(tmp_path: Path) -> None:
+    interpreter(tmp_path / ".pyenv/versions/3.12.9/bin", "3.11")  # says that it is another
+    done = shell("set_python jetpack7", HOME=str(tmp_path), PATH="/bin:/usr/bin" if HERE != "3.12" else "/bin")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout in ("", "/usr/bin/python3.12\n", "/bin/python3.12\n")
+    done = shell("set_python jetpack7", HOME="/nowhere", EDGE_AD_PYTHON_JETPACK7="/bin/true1")
+    assert done.returncode == 2
+    assert done.stderr == "error: EDGE_AD_PYTHON_JETPACK7=/bin/true1 is no Python 3.12 with venv\n"
+
+
+def test_an_unknown_set_is_told_before_anything_runs() -> None:
+    done = subprocess.run(
+        ["bash", "tools/test.sh"],
+        cwd=ROOT,
+        env={**os.environ, "EDGE_AD_SETS": "jetpack6 jetpack5"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "error: there is no set of versions 'jetpack5': EDGE_AD_SETS takes all, none or some of jetpack6 jetpack7 lowest\n"
+    )
