@@ -48,6 +48,12 @@ def open_regular(path: Path) -> IO[bytes]:
         raise
 
 
+def read_regular(path: Path) -> bytes:
+    """Return the bytes of a file; errors as ``open_regular``."""
+    with open_regular(path) as stream:
+        return stream.read()
+
+
 def require_writable(path: Path | None) -> None:
     """Raise BadInput when ``path`` could not be written: asked before the hours of work whose result goes there."""
     if path is None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from edge_ad.camera.settings import CameraSettings
 from edge_ad.errors import BadInput
-from edge_ad.files import atomic_write
+from edge_ad.files import atomic_write, read_regular
 
 NAME = "camera.json"
 FORMAT = 1
@@ -69,7 +69,7 @@ def read_record(folder: Path) -> CameraRecord | None:
     """Return the record of a folder of pictures, None where there is none; BadInput for a damaged one."""
     path = folder / NAME
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(read_regular(path))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

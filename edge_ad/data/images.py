@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from edge_ad.data.headers import PNG_SIGNATURE, HeaderError, inspect, png_orientation
 from edge_ad.errors import BadInput, require
+from edge_ad.files import read_regular
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
 MAX_PIXELS = 200_000_000
@@ -166,7 +167,7 @@ def _load(path: Path) -> tuple[bytes, tuple[int, int] | None]:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise BadInput(f"{path} cannot be read: it is larger than 1 GiB; store a smaller image")
-        data = path.read_bytes()
+        data = read_regular(path)
         size = inspect(data)
         if data.startswith(JPEG_SIGNATURE):
             check_jpeg(data)

@@ -19,7 +19,7 @@ from edge_ad.bundle import Bundle
 from edge_ad.engines import signature
 from edge_ad.engines.protocol import Backend
 from edge_ad.errors import BadInput
-from edge_ad.files import atomic_write, sync_folder
+from edge_ad.files import atomic_write, read_regular, sync_folder
 
 _SCHEMA = 1
 _CURRENT = "current.json"
@@ -180,7 +180,7 @@ def _alive(process: int) -> bool:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(read_regular(path))
     except (OSError, ValueError, RecursionError) as error:
         raise BadInput(f"{path} cannot be read ({error}); {_rebuild('fp16')}") from error
     if not isinstance(value, dict):

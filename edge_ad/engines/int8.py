@@ -18,6 +18,7 @@ from calibration.view import View
 from edge_ad.bundle import Bundle
 from edge_ad.engines.onnxruntime import OrtBackend
 from edge_ad.errors import BadInput
+from edge_ad.files import read_regular
 
 SCHEMA = 1
 NEVER = ("fusion",)  # score arithmetic stays FP32 in every precision
@@ -121,7 +122,7 @@ def _is_number(value: object) -> bool:
 def read_plan(path: Path) -> dict[str, Any]:
     """Read a plan file; BadInput when it cannot be read or is no JSON object."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(read_regular(path))
     except (OSError, ValueError, RecursionError) as error:
         raise BadInput(
             f"cannot read the plan {path}: {error}; give a file that `edge-ad calibrate --table` wrote"

@@ -14,7 +14,7 @@ from typing import Any
 from edge_ad.bundle import Bundle
 from edge_ad.engines.protocol import Backend
 from edge_ad.errors import BadInput
-from edge_ad.files import sha256_bytes
+from edge_ad.files import read_regular, sha256_bytes
 
 SCHEMA = 2
 FILE = "signature.json"
@@ -58,7 +58,7 @@ def to_text(signature: Mapping[str, Any]) -> str:
 def read(path: Path, rebuild: str) -> dict[str, Any]:
     """Return the signature in a file; BadInput for one that is not, to the letter, what ``to_text`` wrote."""
     try:
-        text = path.read_bytes().decode("utf-8")
+        text = read_regular(path).decode("utf-8")
         value = json.loads(text)
     except (OSError, ValueError, RecursionError) as error:
         raise BadInput(f"{path} cannot be read ({error}); {rebuild}") from error
@@ -83,7 +83,7 @@ def check_engine(signature: Mapping[str, Any], bundle: Bundle, name: str, path: 
     if not isinstance(entry, dict) or entry.get("source") != bundle.graph_sha256(name):
         raise BadInput(f"the engine {path.parent} was not made from the graph {name!r} of {bundle.path}; {rebuild}")
     try:
-        data = path.read_bytes()
+        data = read_regular(path)
     except OSError as error:
         raise BadInput(f"cannot read the engine {path}: {error.strerror or error}; {rebuild}") from error
     if len(data) != entry.get("bytes") or sha256_bytes(data) != entry.get("sha256"):
