@@ -52,7 +52,12 @@ class JsonLines:
 
     def deliver_all(self, lines: Sequence[str]) -> None:
         """Write lines, and sync them once; into a new file where somebody has removed or rotated the one that is open."""
-        if self._path is not None and self._handle is not None and self._regular and not is_at(self._handle, self._path):
+        if (
+            self._path is not None
+            and self._handle is not None
+            and self._regular
+            and not is_at(self._handle, self._path)
+        ):
             self.close()
             self.open()
         self._write("".join(f"{line}\n" for line in lines).encode())

@@ -129,6 +129,8 @@ class ModbusClient:
             self._changed.clear()
             lines = self._lines
             await self._write(reader, writer, "coils", write_bits_request(self._base, lines.bits()))
+            if self._changed.is_set() and not self._lines.passed:
+                continue  # a pass that falls waits for nothing
             await self._write(reader, writer, "registers", write_registers_request(self._base, lines.registers()))
             if not self._changed.is_set():
                 self._written.set()
