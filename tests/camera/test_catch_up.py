@@ -7,7 +7,7 @@ import time
 import cv2
 import pytest
 
-from edge_ad.camera.rtsp import RtspHandle
+from edge_ad.camera.rtsp import CATCH_UP_S, RtspHandle
 from edge_ad.errors import DeviceFault
 
 PERIOD_S = 0.04
@@ -45,13 +45,13 @@ def test_old_pictures_are_dropped_on_a_busy_machine(cost_s: float) -> None:
     """With 20 ms of work a picture looks as if it had been waited for; a second of old ones is dropped all the same."""
     capture = Backlog(0.4 if cost_s > 0.02 else 1.0, cost_s)
     assert caught_up(capture)
-    assert capture.behind_s < 0.1
+    assert capture.behind_s < 0.25
 
 
 def test_a_fresh_stream_is_taken_within_a_second() -> None:
     began = time.monotonic()
     assert caught_up(Backlog(0.0, 0.0))
-    assert time.monotonic() - began < 2.0
+    assert time.monotonic() - began < CATCH_UP_S + 1.0
 
 
 def test_a_stream_without_a_clock_is_taken_when_pictures_are_waited_for() -> None:
