@@ -90,7 +90,7 @@ class Trial:
         self.wrong: list[dict[str, Any]] = []
         self.latest_ms = 0.0
         self._guard_hurt = self._second_run = time.monotonic()
-        self._hung_at = float("-inf")
+        self._hung_at = self._forced_at = float("-inf")
         self._second: subprocess.Popen[str] | None = None
         self._bundle = folder / "tiny.edgead"
 
@@ -176,7 +176,9 @@ class Trial:
             if late > ALLOWED_S and not hung:
                 why = f"{1000.0 * late:.0f} ms after the hold"
         if why is not None:
-            self.wrong.append({"output": output, "part": self.part, "why": why, "last": dict(self.faults)})
+            since = round(1000.0 * (time.monotonic() - self._forced_at))
+            found = {"output": output, "part": self.part, "why": why, "ms_since_glitch": since}
+            self.wrong.append({**found, "faults": dict(self.faults)})
 
     def maybe_fault(self) -> None:
         """Do something bad, now and then."""
@@ -204,6 +206,7 @@ class Trial:
         if self.part % 2 == 0:
             return
         self.board.force(17, True)  # a glitch: the guard may need one refresh
+        self._forced_at = time.monotonic()
         time.sleep(2 * ALLOWED_S)
 
     def _stop(self) -> None:

@@ -34,6 +34,9 @@ class Board:
 
     def level(self, pin: int) -> bool:
         """What a meter at the pin shows: a line that nobody holds is at rest."""
+        return self._held(pin) and bool((self._folder / "levels").read_bytes()[pin])
+
+    def _held(self, pin: int) -> bool:
         try:
             lock = os.open(self._folder / f"line{pin}", os.O_RDWR)
         except FileNotFoundError:
@@ -41,13 +44,15 @@ class Board:
         try:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
-            return bool((self._folder / "levels").read_bytes()[pin])
+            return True
         finally:
             os.close(lock)
         return False
 
     def force(self, pin: int, value: bool) -> None:
-        """Change a level behind the back of whoever drives it."""
+        """Change a level behind the back of whoever drives it; one that nobody drives stays at rest."""
+        if not self._held(pin):
+            return
         with open(self._folder / "levels", "r+b", buffering=0) as levels:
             os.pwrite(levels.fileno(), bytes([value]), pin)
 
