@@ -76,13 +76,18 @@ class _Distillation:
             "photographs": [[str(path), path.stat().st_size] for path in paths],
             "arithmetic": self.arithmetic.name,
         }
-        mark = fingerprint(facts)
-        self.folder: RunFolder = choose_folder(out, mark)
-        if self.folder.begin(mark):
-            progress.say(f"going on with the unfinished distillation in {self.folder.path}")
+        self.mark = fingerprint(facts)
+        self.folder: RunFolder = choose_folder(out, self.mark)
 
     def run(self) -> Path:
+        """Distil, and return the weights; BadInput while another process distils into the same folder."""
+        with self.folder.held():
+            return self._run()
+
+    def _run(self) -> Path:
         plan, say = self.plan, self.progress.say
+        if self.folder.begin(self.mark):
+            say(f"going on with the unfinished distillation in {self.folder.path}")
         say(
             f"{len(self.learned)} photographs to learn from, {len(self.held_out)} held out; source {self.options.source}, "
             f"{plan['steps']} steps of {plan['batch']} crops of {plan['side']} pixels ({self.arithmetic.name})"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,14 @@ class TeamFolder(RunFolder):
     """A RunFolder that only the first process of ``team`` reads and writes."""
 
     team: Team = ALONE
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other trainings from this folder: the first process does; its BadInput is raised in all."""
+        held = super().held
+        with contextlib.ExitStack() as stack:
+            self.team.from_lead(lambda: stack.enter_context(held()))
+            yield
 
     def begin(self, mark: str) -> bool:
         """Start or resume, and tell all processes which it is."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -17,9 +18,12 @@ from torch import Tensor
 
 from edge_ad.errors import BadInput
 from edge_ad.files import atomic_write, sha256_bytes
+from edge_ad.locks import lock_file
 
 STATE = "state"
 FINGERPRINT = "fingerprint.json"
+LOCK = ".training.lock"
+ADVICE = "wait for it, end it, or choose another --out"
 
 
 def fingerprint(facts: Mapping[str, Any]) -> str:
@@ -37,6 +41,18 @@ class RunFolder:
     def state(self) -> Path:
         """Folder of checkpoints, removed when the bundle is written."""
         return self.path / STATE
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other trainings from this folder; BadInput names the process that has it.
+
+        Two of them would write the same checkpoints, and the first to finish would remove those of the other.
+        """
+        release = lock_file(self.path / LOCK, f"the training folder {self.path}", ADVICE)
+        try:
+            yield
+        finally:
+            release()
 
     def begin(self, mark: str) -> bool:
         """Start or resume: return whether finished work with the same ``mark`` is here; BadInput for another's."""

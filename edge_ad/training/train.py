@@ -107,6 +107,11 @@ class _Training:
         return self.target
 
     def run(self) -> Path:
+        """Train, and return the bundle; BadInput while another process trains in the same folder."""
+        with self.folder.held():
+            return self._run()
+
+    def _run(self) -> Path:
         if self.folder.begin(self.mark):
             self.progress.say(f"going on with the unfinished training in {self.folder.path}")
         self._tell_data()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -108,3 +111,34 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(BadInput, match="cannot write"):
         RunFolder(tmp_path / "file" / "run").begin("mark")
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from edge_ad.training.run_folder import RunFolder
+with RunFolder(Path(sys.argv[1])).held():
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_second_training_in_a_folder_is_refused_and_names_the_first(tmp_path: Path) -> None:
+    first = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path / "run")], stdout=subprocess.PIPE, text=True)
+    try:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "held\n"
+        with pytest.raises(BadInput, match=rf"is in use by process {first.pid} on .*: wait for it, end it, or choose"):
+            RunFolder(tmp_path / "run").held().__enter__()
+    finally:
+        first.kill()
+        first.wait()
+    with RunFolder(tmp_path / "run").held():  # nothing that a killed training leaves behind keeps the next one out
+        pass
+
+
+def test_a_folder_is_free_again_after_a_training_that_failed(tmp_path: Path) -> None:
+    with contextlib.suppress(ZeroDivisionError), RunFolder(tmp_path).held():
+        raise ZeroDivisionError
+    with RunFolder(tmp_path).held(), pytest.raises(BadInput, match="is in use by process"):
+        RunFolder(tmp_path).held().__enter__()
