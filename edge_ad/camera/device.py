@@ -7,17 +7,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from edge_ad.camera.frames import Image
 from edge_ad.camera.handles import Failure, Grab, Shot
-from edge_ad.camera.opencv import build_facts, quiet, to_rgb
+from edge_ad.camera.opencv import MJPEG, build_facts, decode_frame, quiet
 from edge_ad.camera.settings import CameraSettings, difference
-from edge_ad.data.headers import HeaderError
-from edge_ad.data.images import decode_jpeg
 from edge_ad.errors import DeviceFault
 
 import cv2  # isort: skip  (after edge_ad.camera.opencv, which sets what OpenCV reads once)
-
-MJPEG = "MJPG"
 
 # Video4Linux counts exposure in units of 100 microseconds and names its automatic 3, manual 1.
 _EXPOSURE_UNIT_US = 100.0
@@ -86,21 +81,6 @@ class DeviceHandle:
     def close(self) -> None:
         """Release the device."""
         self._capture.release()
-
-
-def decode_frame(image: Any) -> tuple[Image | None, str | None]:
-    """Return the picture u8[H,W,3] RGB of what OpenCV read, or why there is none.
-
-    ``image`` is BGR or grey [H,W,...], or the bytes of a JPEG as one row u8[1,N] or u8[N,1].
-    """
-    if image is None or not image.size:
-        return None, None
-    if image.ndim != 2 or min(image.shape) != 1:
-        return to_rgb(image), None
-    try:
-        return decode_jpeg(image.tobytes()), None
-    except HeaderError as error:
-        return None, str(error)
 
 
 def apply(capture: Any, asked: CameraSettings) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 
 from edge_ad.camera.frames import BadFrame, End, Frame, Image, Read, SourceKind
-from edge_ad.camera.opencv import quiet, to_rgb
+from edge_ad.camera.opencv import decode_frame, hand_over_jpeg, quiet, to_rgb
 from edge_ad.data.images import SUFFIXES, list_images, read_image
 from edge_ad.errors import BadInput
 from edge_ad.text import is_utf8
@@ -76,7 +76,7 @@ class VideoFile:
         self._path = path
         self._capture = _open_video(path)
         self._index = 0
-        self._pending = self._decode()
+        self._pending = self._next()
         if self._pending is None:
             self._capture.release()
             raise BadInput(f"{path} is neither an image nor a video that can be decoded; check it with a player")
@@ -86,22 +86,27 @@ class VideoFile:
 
     def read(self, timeout_s: float) -> Read:
         """Return the next frame; End after the last one."""
-        image, self._pending = self._pending, None
-        if image is None:
-            image = self._decode()
-        if image is None:
+        found, self._pending = self._pending, None
+        found = found or self._next()
+        if found is None:
             return End(self._short())
         index, self._index = self._index, self._index + 1
-        return Frame(image, index, time.monotonic(), time.time(), self.name, str(index))
+        image, reason = found
+        now, wall = time.monotonic(), time.time()
+        if image is None:
+            return BadFrame(f"corrupt: {reason}", index, now, wall, self.name, str(index))
+        return Frame(image, index, now, wall, self.name, str(index))
 
     def close(self) -> None:
         """Release the decoder."""
         self._pending = None
         self._capture.release()
 
-    def _decode(self) -> Image | None:
+    def _next(self) -> tuple[Image | None, str | None] | None:
+        """Return the next picture, or why there is none; None at the end."""
         grabbed, image = self._capture.read()
-        return to_rgb(image) if grabbed and image is not None and image.size else None
+        picture, reason = decode_frame(image) if grabbed else (None, None)
+        return None if picture is None and reason is None else (picture, reason)
 
     def _short(self) -> str | None:
         """Tell a file that broke off; headers miscount by a few frames, so only a real gap counts."""
@@ -118,5 +123,7 @@ def _open_video(path: Path) -> cv2.VideoCapture:
     limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, OPEN_TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, READ_TIMEOUT_MS]
     with quiet():
         if cv2.videoio_registry.hasBackend(cv2.CAP_FFMPEG):
-            return cv2.VideoCapture(target, cv2.CAP_FFMPEG, limits)
+            capture = cv2.VideoCapture(target, cv2.CAP_FFMPEG, limits)
+            hand_over_jpeg(capture)
+            return capture
         return cv2.VideoCapture(target)

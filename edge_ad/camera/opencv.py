@@ -21,6 +21,10 @@ import numpy.typing as npt
 
 from edge_ad.camera.frames import Image
 from edge_ad.camera.opencv_versions import set_log_level, silence
+from edge_ad.data.headers import HeaderError
+from edge_ad.data.images import decode_jpeg
+
+MJPEG = "MJPG"
 
 
 def has_gstreamer() -> bool:
@@ -49,6 +53,30 @@ def to_rgb(image: npt.NDArray[Any]) -> Image:
     else:
         code = cv2.COLOR_BGRA2RGB if image.shape[2] == 4 else cv2.COLOR_BGR2RGB
     return cv2.cvtColor(image, code).astype("uint8", copy=False)
+
+
+def hand_over_jpeg(capture: cv2.VideoCapture) -> None:
+    """Have a capture of FFmpeg give the bytes of JPEG images as they are; other codecs are decoded as before.
+
+    FFmpeg hides what it cannot decode, and OpenCV tells nothing of it: ``decode_frame`` sees damage.
+    """
+    if int(capture.get(cv2.CAP_PROP_FOURCC)) == cv2.VideoWriter.fourcc(*MJPEG):
+        capture.set(cv2.CAP_PROP_FORMAT, -1)
+
+
+def decode_frame(image: Any) -> tuple[Image | None, str | None]:
+    """Return the picture u8[H,W,3] RGB of what OpenCV read, or why there is none.
+
+    ``image`` is BGR or grey [H,W,...], or the bytes of a JPEG as one row u8[1,N] or u8[N,1].
+    """
+    if image is None or not image.size:
+        return None, None
+    if image.ndim != 2 or min(image.shape) != 1:
+        return to_rgb(image), None
+    try:
+        return decode_jpeg(image.tobytes()), None
+    except HeaderError as error:
+        return None, str(error)
 
 
 class _Silence:

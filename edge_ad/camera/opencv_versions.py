@@ -41,3 +41,8 @@ def silence() -> int:
 def one_decoding_thread() -> list[int]:
     """Return the capture parameters that keep FFmpeg to one thread; none before OpenCV 4.7, which refuses them."""
     return [cv2.CAP_PROP_N_THREADS, 1] if hasattr(cv2, "CAP_PROP_N_THREADS") else []
+
+
+def undecoded_images_have_times() -> bool:
+    """Whether a stream of FFmpeg tells its clock while it hands over undecoded images: 5.0 does, 4.5 to 4.8 say 0."""
+    return int(cv2.__version__.partition(".")[0]) >= 5

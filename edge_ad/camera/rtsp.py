@@ -9,8 +9,8 @@ import time
 import urllib.parse
 
 from edge_ad.camera.handles import Failure, Grab, Shot
-from edge_ad.camera.opencv import build_facts, has_ffmpeg, quiet, to_rgb
-from edge_ad.camera.opencv_versions import one_decoding_thread
+from edge_ad.camera.opencv import build_facts, decode_frame, hand_over_jpeg, has_ffmpeg, quiet
+from edge_ad.camera.opencv_versions import one_decoding_thread, undecoded_images_have_times
 from edge_ad.camera.settings import CameraSettings
 from edge_ad.errors import BadInput, DeviceFault
 from edge_ad.redaction import join_credentials, redact, split_credentials
@@ -66,6 +66,8 @@ class RtspHandle:
             self._capture = cv2.VideoCapture(target, cv2.CAP_FFMPEG, limits)
         if not self._capture.isOpened():
             raise DeviceFault(f"camera {name!r} cannot be opened: {_refusal(bare, bool(user or password))}")
+        if undecoded_images_have_times():  # a lag that is not seen is worse than damage that is not
+            hand_over_jpeg(self._capture)
         rate = float(self._capture.get(cv2.CAP_PROP_FPS))
         self.fps = rate if 0.01 < rate < 1000.0 else None
         self._grabbed = self._caught_up()
@@ -78,10 +80,9 @@ class RtspHandle:
         now, wall = time.monotonic(), time.time()
         if not grabbed:
             return Failure(f"{self._name} gave no frame")
-        if image is None or not image.size:
-            return Shot(None, now, wall)
         stamp = float(self._capture.get(cv2.CAP_PROP_POS_MSEC)) / 1000.0
-        return Shot(to_rgb(image), now, wall, stamp if stamp > 0 else None)
+        picture, spoiled = decode_frame(image)
+        return Shot(picture, now, wall, stamp if stamp > 0 else None, spoiled)
 
     def _caught_up(self) -> bool:
         """Throw away what was buffered while FFmpeg learned the format: it is old, and would pass for new.

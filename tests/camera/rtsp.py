@@ -30,7 +30,8 @@ def server_missing() -> str | None:
 class RtspServer:
     """A server process that can be killed, stopped and started again on the same port."""
 
-    def __init__(self, credentials: str = "") -> None:
+    def __init__(self, credentials: str = "", codec: str = "h264") -> None:
+        self.codec = codec
         self.port = free_port()
         self.credentials = credentials
         self._process: subprocess.Popen[bytes] | None = None
@@ -42,7 +43,7 @@ class RtspServer:
 
     def start(self) -> float:
         """Start and wait until it serves; return that moment in monotonic seconds."""
-        words = [PYTHON, str(SCRIPT), str(self.port), *([self.credentials] if self.credentials else [])]
+        words = [PYTHON, str(SCRIPT), str(self.port), self.credentials, self.codec]
         self._process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
         assert self._process.stdout is not None
         assert self._process.stdout.readline() == b"ready\n"

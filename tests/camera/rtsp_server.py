@@ -1,4 +1,7 @@
-"""A real RTSP server on loopback, run by the system's Python: rtsp_server.py PORT [USER:PASSWORD]. Prints `ready`."""
+"""A real RTSP server on loopback, run by the system's Python: rtsp_server.py PORT [USER:PASSWORD [CODEC]]. Prints `ready`.
+
+The codec is h264, jpeg, or broken: JPEG images of which a few bytes are changed now and then.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,15 @@ gi.require_version("Gst", "1.0")
 gi.require_version("GstRtspServer", "1.0")
 from gi.repository import GLib, Gst, GstRtspServer  # noqa: E402
 
-LAUNCH = (
-    "( videotestsrc is-live=true pattern=ball ! video/x-raw,width=320,height=240,framerate=25/1 "
-    "! x264enc tune=zerolatency speed-preset=ultrafast key-int-max=10 ! rtph264pay name=pay0 pt=96 )"
-)
+SOURCE = "videotestsrc is-live=true pattern={} ! video/x-raw,width=320,height=240,framerate=25/1"
+H264 = "x264enc tune=zerolatency speed-preset=ultrafast key-int-max=10 ! rtph264pay name=pay0 pt=96"
+JPEG = "videoconvert ! video/x-raw,format=I420 ! jpegenc"
+BREAK = "breakmydata skip=2000 probability=0.0005"
+LAUNCH = {
+    "h264": f"( {SOURCE.format('ball')} ! {H264} )",
+    "jpeg": f"( {SOURCE.format('snow')} ! {JPEG} ! rtpjpegpay name=pay0 pt=26 )",
+    "broken": f"( {SOURCE.format('snow')} ! {JPEG} ! {BREAK} ! rtpjpegpay name=pay0 pt=26 )",
+}
 ROLE = "viewer"
 
 
@@ -31,14 +39,14 @@ def protect(server: GstRtspServer.RTSPServer, factory: GstRtspServer.RTSPMediaFa
     factory.set_permissions(permissions)
 
 
-def main(port: str, credentials: str = "") -> None:
+def main(port: str, credentials: str = "", codec: str = "h264") -> None:
     """Serve rtsp://127.0.0.1:PORT/line until killed."""
     Gst.init(None)
     server = GstRtspServer.RTSPServer()
     server.set_address("127.0.0.1")
     server.set_service(port)
     factory = GstRtspServer.RTSPMediaFactory()
-    factory.set_launch(LAUNCH)
+    factory.set_launch(LAUNCH[codec])
     factory.set_shared(True)
     if credentials:
         protect(server, factory, *credentials.split(":", 1))

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from edge_ad.camera.frames import Frame, Read, Source, SourceError
+from edge_ad.camera.frames import BadFrame, Frame, Read, Source, SourceError
 from edge_ad.camera.live import Live, Patience
+from edge_ad.camera.opencv_versions import undecoded_images_have_times
 from edge_ad.camera.rtsp import RtspHandle, set_options
 from edge_ad.camera.sources import open_source
 from edge_ad.errors import DeviceFault
@@ -163,3 +164,25 @@ def test_tcp_stays_whatever_the_environment_says(monkeypatch: pytest.MonkeyPatch
     assert "rtsp_transport;tcp" in options
     assert "max_delay;9" in options
     assert not any("udp" in option for option in options)
+
+
+@pytest.mark.parametrize(("codec", "damaged"), [("jpeg", False), ("broken", True)])
+def test_damaged_images_of_an_mjpeg_stream_are_corrupt(codec: str, damaged: bool) -> None:
+    """OpenCV before 5.0 cannot tell both the damage and the time of such an image, and the time matters more."""
+    server = RtspServer(codec=codec)
+    server.start()
+    try:
+        source = open_source(server.url)
+        frames = []
+        end = time.monotonic() + 30.0
+        while len(frames) < 20 and time.monotonic() < end:
+            result = source.read(0.2)
+            frames += [result] if isinstance(result, (Frame, BadFrame)) else []
+        source.close()
+    finally:
+        server.kill()
+    seen = damaged and undecoded_images_have_times()
+    assert {type(frame) for frame in frames} == {BadFrame if seen else Frame}
+    assert not seen or "its JPEG data are damaged" in frames[0].reason
+    stamps = [frame.stamp or 0.0 for frame in frames if isinstance(frame, Frame)]
+    assert stamps == sorted(set(stamps))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -166,3 +167,22 @@ def test_realtime_keeps_the_schedule(video: Path) -> None:
     assert len(frames) == 7
     for frame in frames:
         assert frame.captured_at >= start + frame.index / 25.0 - 1e-6
+
+
+def test_a_damaged_image_of_an_mjpeg_video_is_a_bad_frame_and_the_others_are_judged(tmp_path: Path) -> None:
+    path = tmp_path / "clip.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10.0, (160, 120))
+    for index in range(4):
+        writer.write(np.random.default_rng(index).integers(0, 255, (120, 160, 3), dtype=np.uint8))
+    writer.release()
+    data = bytearray(path.read_bytes())
+    starts = [place for place in range(len(data) - 3) if data[place : place + 3] == b"\xff\xd8\xff"]
+    middle = (starts[1] + starts[2]) // 2
+    data[middle : middle + 3000] = bytes(3000)
+    path.write_bytes(data)
+    source = open_source(str(path))
+    frames = [source.read(1.0) for _ in range(5)]
+    assert [type(frame) for frame in frames] == [Frame, BadFrame, Frame, Frame, End]
+    assert isinstance(frames[1], BadFrame)
+    assert frames[1].reason.startswith("corrupt: its JPEG data are damaged")
+    assert [frame.index for frame in frames[:4] if isinstance(frame, (Frame, BadFrame))] == [0, 1, 2, 3]

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from edge_ad.camera.device import decode_frame
+from edge_ad.camera.opencv import decode_frame
 
 NOISE = np.random.default_rng(0).integers(0, 255, (64, 48, 3), dtype=np.uint8)
 JPEG = np.frombuffer(cv2.imencode(".jpg", NOISE)[1].tobytes(), np.uint8)
