@@ -40,15 +40,20 @@ class ImageFiles:
         if path is None:
             return End()
         index, self._index = self._index, self._index + 1
-        now, wall = time.monotonic(), time.time()
-        try:
-            return Frame(read_image(path, self._bits), index, now, wall, self.name, path.name)
-        except BadInput as error:
-            return BadFrame(f"corrupt: {error}", index, now, wall, self.name, path.name)
+        return read_frame(path, index, self.name, self._bits)
 
     def close(self) -> None:
         """End the sequence."""
         self._files = iter(())
+
+
+def read_frame(path: Path, index: int, name: str, bits: int) -> Frame | BadFrame:
+    """Return the image in ``path`` as frame ``index`` of the source ``name``; a BadFrame when it cannot be read."""
+    now, wall = time.monotonic(), time.time()
+    try:
+        return Frame(read_image(path, bits), index, now, wall, name, path.name)
+    except BadInput as error:
+        return BadFrame(f"corrupt: {error}", index, now, wall, name, path.name)
 
 
 def _images(path: Path, bits: int) -> list[Path]:

@@ -6,9 +6,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from edge_ad.camera.frames import BadFrame, End, Frame, Read, SourceError, SourceKind, Timeout
+from edge_ad.camera.files import read_frame
+from edge_ad.camera.frames import End, Read, SourceError, SourceKind, Timeout
 from edge_ad.data.headers import HeaderError, inspect
-from edge_ad.data.images import MAX_BYTES, list_images, read_image
+from edge_ad.data.images import MAX_BYTES, list_images
 from edge_ad.errors import BadInput
 
 SCAN_S = 0.05
@@ -48,7 +49,8 @@ class WatchedFolder:
             except BadInput as error:
                 return SourceError(f"camera lost: {error}")
             if path is not None:
-                return self._frame(path)
+                index, self._index = self._index, self._index + 1
+                return read_frame(path, index, self.name, self._bits)
             if self._clock() >= until:
                 return Timeout(timeout_s)
             time.sleep(SCAN_S)
@@ -81,14 +83,6 @@ class WatchedFolder:
             self._growing[path.name] = stat, self._clock()
             return _is_whole(path, stat)
         return False
-
-    def _frame(self, path: Path) -> Read:
-        index, self._index = self._index, self._index + 1
-        now, wall = time.monotonic(), time.time()
-        try:
-            return Frame(read_image(path, self._bits), index, now, wall, self.name, path.name)
-        except BadInput as error:
-            return BadFrame(f"corrupt: {error}", index, now, wall, self.name, path.name)
 
 
 def _stat(path: Path) -> Stat:

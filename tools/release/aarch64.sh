@@ -99,8 +99,8 @@ emulated() {
         for name in possible present online; do echo "0-$(($(nproc) - 1))" >"$cpu/$name"; done
         for number in $(seq 0 $(($(nproc) - 1))); do printf "%b" "processor\\t: $number\\n$processor\\n\\n"; done >"$root/sys/cpuinfo"
         mount --bind "$root/sys/cpuinfo" "$root/proc/cpuinfo"
-        mkdir -p "$root/work" "$root/source"
-        mount --bind "$work" "$root/work"
+        mkdir -p "$root/trial" "$root/source"
+        mount --bind "$work" "$root/trial"
         mount -t tmpfs none "$root/source"
         for name in tests tools docs; do
             mkdir "$root/source/$name"
@@ -152,7 +152,7 @@ if [ "$(cat "$work/installed" 2>/dev/null)" != "$stamp" ]; then
         pip() { /venv/bin/pip --disable-pip-version-check "$@" -q --no-index --no-compile --no-deps; }
         pip install "$1"/*.whl
         pip install --force-reinstall "$1"/edge_ad-*.whl
-    ' _ "/work/$(basename "$wheels")"
+    ' _ "/trial/$(basename "$wheels")"
     echo "$stamp" >"$work/installed"
 fi
 
@@ -177,6 +177,6 @@ reading=(--frames "$frames" --precisions $precisions ${camera:+--camera "$camera
 echo "== reading on $(uname -m)"
 nice "$python" -m tools.release.aarch64_reading read "$work/x86" "${reading[@]}"
 echo "== reading on emulated aarch64"
-emulated python -m tools.release.aarch64_reading read /work/aarch64 "${reading[@]}"
+emulated python -m tools.release.aarch64_reading read /trial/aarch64 "${reading[@]}"
 echo "== compared"
 exec "$python" -m tools.release.aarch64_reading compare "$work/x86" "$work/aarch64"
