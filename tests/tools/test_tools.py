@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
 import runpy
 import subprocess
@@ -39,6 +40,10 @@ def test_a_shell_script_has_help_and_refuses_no_machine(script: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert len(done.stdout) > 40
     assert not done.stderr
+
+
+def test_shell_scripts_can_be_started_as_the_pages_say() -> None:
+    assert [script.name for script in SHELL if not os.access(script, os.X_OK)] == []
 
 
 def test_the_readme_names_every_tool_and_nothing_else() -> None:
