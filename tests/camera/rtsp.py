@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
 import subprocess
 import time
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from tests.fixtures.loopback import free_port
 
@@ -28,10 +32,14 @@ def server_missing() -> str | None:
 
 
 class RtspServer:
-    """A server process that can be killed, stopped and started again on the same port."""
+    """A server process that can be killed, stopped and started again on the same port.
 
-    def __init__(self, credentials: str = "", codec: str = "h264") -> None:
-        self.codec = codec
+    With a ``size`` = (width, height) it shows what ``show`` gives it.
+    """
+
+    def __init__(self, credentials: str = "", codec: str = "h264", size: tuple[int, int] | None = None) -> None:
+        self.codec = codec if size is None else f"{size[0]}x{size[1]}"
+        self._fed = size is not None
         self.port = free_port()
         self.credentials = credentials
         self._process: subprocess.Popen[bytes] | None = None
@@ -44,10 +52,21 @@ class RtspServer:
     def start(self) -> float:
         """Start and wait until it serves; return that moment in monotonic seconds."""
         words = [PYTHON, str(SCRIPT), str(self.port), self.credentials, self.codec]
-        self._process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        self._process = subprocess.Popen(
+            words, stdin=subprocess.PIPE if self._fed else None, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
         assert self._process.stdout is not None
         assert self._process.stdout.readline() == b"ready\n"
         return time.monotonic()
+
+    def show(self, image: NDArray[np.uint8]) -> float:
+        """Send a picture u8[H,W,3] RGB as captured now; return that moment in monotonic seconds."""
+        assert self._process is not None
+        assert self._process.stdin is not None
+        now = time.monotonic_ns()
+        self._process.stdin.write(now.to_bytes(8, "little") + image.tobytes())
+        self._process.stdin.flush()
+        return now / 1e9
 
     def signal(self, number: int) -> None:
         """Send a signal to the process."""
@@ -61,4 +80,7 @@ class RtspServer:
             self._process.wait()
             assert self._process.stdout is not None
             self._process.stdout.close()
+            if self._process.stdin is not None:
+                with contextlib.suppress(OSError):
+                    self._process.stdin.close()
             self._process = None

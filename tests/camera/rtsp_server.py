@@ -1,11 +1,14 @@
 """A real RTSP server on loopback, run by the system's Python: rtsp_server.py PORT [USER:PASSWORD [CODEC]]. Prints `ready`.
 
-The codec is h264, jpeg, or broken: JPEG images of which a few bytes are changed now and then.
+The codec is h264, jpeg, or broken: JPEG images of which a few bytes are changed now and then. With WIDTHxHEIGHT in its place
+the pictures are those of standard input, in H.264 without loss: each is 8 bytes, the nanoseconds of CLOCK_MONOTONIC at its
+capture, little-endian, and then its RGB values.
 """
 
 from __future__ import annotations
 
 import sys
+import threading
 
 import gi
 
@@ -22,7 +25,41 @@ LAUNCH = {
     "jpeg": f"( {SOURCE.format('snow')} ! {JPEG} ! rtpjpegpay name=pay0 pt=26 )",
     "broken": f"( {SOURCE.format('snow')} ! {JPEG} ! {BREAK} ! rtpjpegpay name=pay0 pt=26 )",
 }
+FED = (
+    "( appsrc name=feed is-live=true format=time caps=video/x-raw,format=RGB,width={width},height={height},framerate=25/1 "
+    "! videoconvert ! video/x-raw,format=Y444 "
+    "! x264enc tune=zerolatency speed-preset=ultrafast pass=quant quantizer=0 key-int-max=10 ! rtph264pay name=pay0 pt=96 )"
+)
 ROLE = "viewer"
+
+
+class Feed:
+    """Gives the pictures of standard input to the stream that is being watched; without one they are lost."""
+
+    def __init__(self, width: int, height: int) -> None:
+        self.launch = FED.format(width=width, height=height)
+        self._size = 3 * width * height
+        self._source: Gst.Element | None = None
+
+    def begin(self, factory: GstRtspServer.RTSPMediaFactory) -> None:
+        """Follow the streams of this factory, and read."""
+        factory.connect("media-configure", self._configure)
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _configure(self, factory: GstRtspServer.RTSPMediaFactory, media: GstRtspServer.RTSPMedia) -> None:
+        self._source = media.get_element().get_by_name("feed")
+
+    def _read(self) -> None:
+        while len(head := sys.stdin.buffer.read(8)) == 8:
+            data = sys.stdin.buffer.read(self._size)
+            source = self._source
+            clock = source.get_clock() if source is not None else None
+            if clock is None:
+                continue
+            buffer = Gst.Buffer.new_wrapped(data)
+            # The system clock of GStreamer is CLOCK_MONOTONIC.
+            buffer.pts = max(int.from_bytes(head, "little") - source.get_base_time(), 0)
+            source.emit("push-buffer", buffer)
 
 
 def protect(server: GstRtspServer.RTSPServer, factory: GstRtspServer.RTSPMediaFactory, user: str, word: str) -> None:
@@ -46,13 +83,16 @@ def main(port: str, credentials: str = "", codec: str = "h264") -> None:
     server.set_address("127.0.0.1")
     server.set_service(port)
     factory = GstRtspServer.RTSPMediaFactory()
-    factory.set_launch(LAUNCH[codec])
+    feed = Feed(*map(int, codec.split("x"))) if codec not in LAUNCH else None
+    factory.set_launch(feed.launch if feed is not None else LAUNCH[codec])
     factory.set_shared(True)
     if credentials:
         protect(server, factory, *credentials.split(":", 1))
     server.get_mount_points().add_factory("/line", factory)
     if not server.attach(None):
         sys.exit(f"port {port} is taken")
+    if feed is not None:
+        feed.begin(factory)
     print("ready", flush=True)
     GLib.MainLoop().run()
 

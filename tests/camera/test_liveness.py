@@ -113,6 +113,17 @@ def test_a_frozen_camera_with_fresh_noise_is_none_in_the_loop() -> None:
     assert {event.reason.split(":")[0] for event in events if event.reason} == {"frozen"}
 
 
+@pytest.mark.parametrize(("lights", "first"), [([], ["OK", "OK", "OK"]), ([f"blink:4,4,16,16@{HZ:g}"], ["NONE"] * 3)])
+def test_a_camera_that_was_frozen_before_the_start_needs_a_light(lights: list[str], first: list[str]) -> None:
+    """Three old buffers in turn: equality has nothing to compare their first round with."""
+    start = time.monotonic() - 30.0 / FPS
+    old = [frame(index, blink(index / FPS)).image for index in range(3)]
+    frames = [Frame(old[index % 3], index, start + index / FPS, 0.0, "cam", str(index)) for index in range(30)]
+    _, events = run_lockstep(frames, LoopSettings(liveness=parse_liveness(lights), max_age_ms=60_000))
+    assert [event.verdict for event in events[:3]] == first
+    assert {event.verdict for event in events[3:]} == {"NONE"}
+
+
 @pytest.mark.parametrize(
     "text",
     ["blink", "blink:1,2,3,4", "blink:1,2,0,4@2", "blink:1,2,3,4@0", "blink:1,2,3,4@21", "led", "", "blink:-1,2,3,4@2"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,8 +12,9 @@ from edge_ad.bundle import open_bundle
 from edge_ad.camera.fault_plan import FAULTS, Episode
 from edge_ad.engines.pipeline import Pipeline
 from edge_ad.inspection.overhead import measure_overhead
+from tests.camera.rtsp import server_missing
 from tests.fixtures.tiny_bundle import make_tiny_bundle
-from tools import fault_checks, soak_faults, soak_share, trial
+from tools import fault_checks, soak_faults, soak_line, soak_share, trial
 from tools.fault_checks import Seen
 
 SLACK_S = 6.0  # a loaded machine; the long form allows 1 s
@@ -31,6 +33,55 @@ def test_random_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(leg.faults) <= set(FAULTS)
     assert leg.counters["verdict_OK"] > 100
     assert health.problems() == []
+
+
+@pytest.mark.slow
+def test_a_line_whose_camera_network_and_engine_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if reason := server_missing():
+        pytest.skip(reason)
+    monkeypatch.setattr(soak_line, "LIMIT_S", soak_line.LIMIT_S + SLACK_S / 10)
+    line = soak_line.Trial(5, tmp_path)
+    try:
+        ends = time.monotonic() + 90.0
+        while not line.truth.counts["passes"] and time.monotonic() < ends:
+            line.step()
+        ends = time.monotonic() + 30.0
+        while time.monotonic() < ends:
+            line.step()
+    finally:
+        line.close()
+    found = soak_line.summary(line)
+    assert found["first_wrong"] == []
+    assert found["passes"] > 0
+    assert len(found["time_to_reject"]) >= 3, "kinds of fault"
+
+
+def test_a_pass_is_wrong_when_something_was_wrong_for_too_long() -> None:
+    """A bad part from second 1 on, a frozen camera from 1.5 to 3: the part is good again at 2."""
+    truth = soak_line.Truth()
+    limit = soak_line.LIMIT_S
+
+    def sample(at: float, passed: bool = True) -> int:
+        truth.judge(at, truth.since(), passed)
+        return len(truth.wrong)
+
+    assert sample(0.5) == 0
+    truth.set("bad part", True, 1.0)
+    assert sample(1.0 + limit - 0.001) == 0
+    assert sample(1.0 + limit + 0.001, passed=False) == 0
+    assert sample(1.0 + limit + 0.001) == 1
+    truth.set("frozen", True, 1.5)
+    truth.set("bad part", False, 2.0)
+    assert sample(2.5) == 2, "never right since second 1"
+    assert truth.wrong[-1]["ms_each"] == {"frozen": 1000}
+    before = truth.since()
+    truth.set("frozen", False, 3.0)
+    truth.judge(2.999, before, True)
+    assert len(truth.wrong) == 2, "asked while it was wrong, perhaps answered when it was right"
+    truth.set("bad part", True, 3.1)
+    assert sample(3.1 + limit - 0.001) == 2
+    assert truth.times == {"bad part": [pytest.approx(1000 * limit + 1.0, abs=0.11)], "frozen": [1000.0]}
+    assert truth.counts["passes"] == 6
 
 
 @pytest.mark.slow
