@@ -93,6 +93,11 @@ class Targets:
             taken.close()
 
 
+def target_holder(names: Iterable[tuple[str, str]]) -> str | None:
+    """Return who holds the first target that is locked, for people; None where nobody answers for one."""
+    return next((words(found) for name, _ in names if (found := _ask(name))), None)
+
+
 def _address(name: str) -> bytes:
     return b"\0edge-ad/" + name.encode("utf-8", "replace")[:90]
 

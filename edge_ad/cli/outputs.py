@@ -48,17 +48,19 @@ def _list(uris: list[str], path: Path) -> None:
     from edge_ad.outputs.channels import ALLOWED, parse_output
     from edge_ad.outputs.delivery import is_fast, make_output
     from edge_ad.outputs.probe import probe
+    from edge_ad.outputs.targets import targets_of
     from edge_ad.store.outbox import Standing, standings
 
     fast = [uri for uri in uris if is_fast(uri)]
     addresses = [parse_output(uri) for uri in fast]
-    slow = [make_output(uri) for uri in uris if not is_fast(uri)]
+    slow = {uri: make_output(uri) for uri in uris if not is_fast(uri)}
     kept = {found.output: found for found in standings(path)} if path.exists() else {}
     rows: list[tuple[str, ...]] = [("output", "waiting", "delivered", "set aside", "dropped", "")]
-    rows += [(uri, "", "", "", "", probe(address)) for uri, address in zip(fast, addresses, strict=True)]
-    for output in slow:
+    for uri, address in zip(fast, addresses, strict=True):
+        rows.append((uri, "", "", "", "", probe(address, targets_of([uri]))))
+    for uri, output in slow.items():
         found = kept.pop(output.name, Standing(output.name))
-        rows.append(_row(found, "") if output.spooled else (output.name, "", "", "", "", "the latest, not kept"))
+        rows.append(_row(found, "") if output.spooled else (output.name, "", "", "", "", _shown(uri)))
     rows += [_row(found, "not set now") for found in kept.values()]
     if len(rows) == 1:
         typer.echo(f"none; allowed are {ALLOWED}")
@@ -67,6 +69,20 @@ def _list(uris: list[str], path: Path) -> None:
     for row in rows:
         numbers = [text.rjust(width) for text, width in zip(row[1:5], widths[1:5], strict=True)]
         typer.echo("  ".join([row[0].ljust(widths[0]), *numbers, row[5]]).rstrip())
+
+
+def _shown(uri: str) -> str:
+    """Return the remark for an output that shows the latest state."""
+    from edge_ad.outputs.delivery import scheme_of
+    from edge_ad.outputs.opcua import parse_endpoint
+    from edge_ad.outputs.probe import probe_port
+    from edge_ad.outputs.targets import targets_of
+
+    kept = "the latest, not kept"
+    if scheme_of(uri) != "opcua":
+        return kept
+    endpoint = parse_endpoint(uri.strip())
+    return f"{kept}; {probe_port(endpoint.host, endpoint.port, targets_of([uri]))}"
 
 
 def _row(found: Standing, remark: str) -> tuple[str, ...]:

@@ -136,7 +136,8 @@ def inspect(
             web.begin(loop, judge, wiring.desk, watchdog, drift, wiring.store, reference)
         loop.run()
         summary = summarise(loop, pipeline.backend.name, pipeline.precision, stop.interrupted, drift.warnings)
-    return replace(summary, faults=faults.summary())  # with those of the end: the record was still being written
+    # With what came at the end: the record was still being written, and outputs still delivered.
+    return replace(summary, faults=faults.summary(), outputs=tuple(wiring.outputs()))
 
 
 def _open_sources(

@@ -36,6 +36,7 @@ from edge_ad.locks import Targets, lock_file
 from edge_ad.outputs.delivery import is_fast, make_output
 from edge_ad.outputs.dispatcher import LIMIT, Dispatcher
 from edge_ad.outputs.guard_link import GuardLink
+from edge_ad.outputs.states import ChannelState
 from edge_ad.outputs.targets import ADVICE, targets_of
 from edge_ad.scoring import BRANCHES, Thresholds, fuse
 from edge_ad.store import RecordSettings, Store
@@ -267,6 +268,10 @@ class Wiring:
         """Return the number of the next part of each camera: numbers go on where an earlier run ended."""
         counted = self.store.counters if self.store else {}
         return [counted.get(name, {}).get("parts", 0) + 1 for name in names]
+
+    def outputs(self) -> list[ChannelState]:
+        """Return whether every output works, those of the guard first; from any thread."""
+        return [*(self.guard.states() if self.guard is not None else ()), *self.dispatcher.channels()]
 
     def reject(self) -> None:
         """Let the outputs reject, now and for the rest of the run."""

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from edge_ad.inspection.counters import Counters, Latencies
 from edge_ad.inspection.loop import Loop
 from edge_ad.inspection.verdict import VERDICTS
+from edge_ad.outputs.states import ChannelState
+from edge_ad.text import storable
 
 
 @dataclass(frozen=True)
@@ -18,7 +20,8 @@ class Summary:
 
     ``fps`` counts judged frames over the whole run; ``peak_rss_mb`` is the most memory this process ever held;
     ``interrupted`` tells a Ctrl-C; ``warnings`` of drift, in order; ``faults`` of the threads of the run;
-    ``none_reasons`` counts verdicts NONE by the word that their reason begins with.
+    ``none_reasons`` counts verdicts NONE by the word that their reason begins with. ``outputs`` is how each output was
+    at the end.
     """
 
     total: Counters
@@ -33,6 +36,7 @@ class Summary:
     warnings: tuple[str, ...] = ()
     faults: tuple[str, ...] = ()
     none_reasons: Mapping[str, int] = field(default_factory=dict)
+    outputs: tuple[ChannelState, ...] = ()
 
     def table(self) -> str:
         """Return the summary as text, one row a camera and one for all where there are several."""
@@ -48,6 +52,7 @@ class Summary:
                 f"{self.fps:.1f} frames/s over {self.seconds:.1f} s; latency ms: {figures or 'none'}",
                 f"{self.backend} {self.precision}; peak memory {self.peak_rss_mb:.0f} MB",
                 *([f"NONE because of: {reasons}"] if reasons else []),
+                *(_faults(state) for state in self.outputs if state.faults),
                 *(f"warning: {warning}" for warning in self.warnings),
             ]
         )
@@ -70,6 +75,13 @@ def summarise(loop: Loop, backend: str, precision: str, interrupted: bool, warni
         interrupted=interrupted,
         warnings=tuple(warnings),
         none_reasons=dict(loop.none_reasons),
+    )
+
+
+def _faults(state: ChannelState) -> str:
+    count = f"output {state.name}: {state.faults} fault{'s' * (state.faults > 1)}"
+    return storable(
+        f"{count}, {'works again' if state.fault is None else f'does not work at the end: {state.fault}'}", 700
     )
 
 

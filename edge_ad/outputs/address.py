@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import urllib.parse
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,6 +16,12 @@ def settings_of(query: str) -> dict[str, str]:
 def first_missing(files: Iterable[str]) -> str | None:
     """Return the first name that is no file, None when all are."""
     return next((name for name in files if not Path(name).is_file()), None)
+
+
+def check_port(host: str, port: int) -> None:
+    """Listen on an address for an instant; OSError when that cannot be."""
+    with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
+        pass
 
 
 def bracketed(host: str) -> str:

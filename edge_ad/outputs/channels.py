@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import urllib.parse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -98,6 +98,15 @@ def address_name(address: OutputAddress) -> str:
     return f"gpio://{address.host}" if address.kind == "gpio" else f"{address.kind}://{address.host}:{address.port}"
 
 
+def address_names(addresses: Sequence[OutputAddress]) -> list[str]:
+    """Return the addresses for people, told apart where two outputs share a PLC or a chip."""
+    names = [address_name(address) for address in addresses]
+    return [
+        name if names.count(name) == 1 else f"{name}?{_told_apart(address)}"
+        for name, address in zip(names, addresses, strict=True)
+    ]
+
+
 def make_channel(
     address: OutputAddress, on_request: OnRequest, standing: Standing, look: Callable[[], None] = lambda: None
 ) -> Channel:
@@ -120,6 +129,10 @@ def make_channel(
     from edge_ad.outputs.gpio import Gpio
 
     return Gpio(address.host, address.pins, on_request, standing)
+
+
+def _told_apart(address: OutputAddress) -> str:
+    return f"pass={address.pins['pass']}" if address.pins else f"unit={address.unit}&base={address.base}"
 
 
 def _numbers(told: str, settings: Mapping[str, str]) -> dict[str, int]:

@@ -12,6 +12,7 @@ from edge_ad.errors import BadInput, DeviceFault
 from edge_ad.outputs.delivery import Output
 from edge_ad.outputs.outlet import Outlet, Tell
 from edge_ad.outputs.payload import payload
+from edge_ad.outputs.states import ChannelState
 from edge_ad.outputs.transient import Transient
 from edge_ad.store.outbox import Backlog, Outbox, Standing, standings
 from edge_ad.store.rows import EventRow
@@ -95,10 +96,14 @@ class Dispatcher:
             found.append(OutputState(standing, outlet.fault))
         return found
 
+    def channels(self) -> list[ChannelState]:
+        """Return whether every output of this run works; reads nothing from the disk."""
+        return [outlet.state for outlet in self._outlets]
+
     def prove(self, seconds: float) -> None:
         """Wait until every output is open and without a fault; DeviceFault names those that are not in time."""
         deadline = time.monotonic() + seconds
-        while waiting := [outlet for outlet in self._outlets if outlet.fault is not None or not outlet.opened]:
+        while waiting := [outlet for outlet in self._outlets if not outlet.state.up]:
             if time.monotonic() > deadline:
                 told = "; ".join(f"{outlet.name}: {outlet.fault or 'not open yet'}" for outlet in waiting)
                 raise DeviceFault(

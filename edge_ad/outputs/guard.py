@@ -20,7 +20,7 @@ from dataclasses import asdict
 from typing import Any
 
 from edge_ad.errors import DeviceFault, EdgeAdError
-from edge_ad.outputs.channels import Channel, OutputAddress, address_name, make_channel, parse_output
+from edge_ad.outputs.channels import Channel, OutputAddress, address_names, make_channel, parse_output
 from edge_ad.outputs.hold import KINDS, Hold, Message
 from edge_ad.outputs.lines import Lines
 from edge_ad.outputs.requests import Acknowledge, Lost, Released, Request
@@ -58,7 +58,9 @@ class Guard:
         self._trigger = trigger
         self._clock = clock
         self._call_later = call_later
-        self._channels: list[Channel] = [self._channel(address) for address in addresses]
+        self._standings = [self._standing(name) for name in address_names(addresses)]
+        self._serves = [address.kind == "modbus-server" for address in addresses]
+        self._channels: list[Channel] = [self._channel(*pair) for pair in zip(addresses, self._standings, strict=True)]
         self._timer: Any = None
         self._due = 0.0
         self._refreshing = False
@@ -126,21 +128,23 @@ class Guard:
             with contextlib.suppress(Exception):
                 await channel.close()
 
-    def _channel(self, address: OutputAddress) -> Channel:
-        name = address_name(address)
+    def _standing(self, name: str) -> Standing:
+        return Standing(lambda fault: self._tell(_bounded({"kind": "channel", "name": name, "fault": fault})))
+
+    def _channel(self, address: OutputAddress, standing: Standing) -> Channel:
         calls = address.kind.startswith("modbus") if self._trigger == "modbus" else self._trigger == "gpio"
-        standing = Standing(lambda fault: self._tell(_bounded({"kind": "channel", "name": name, "fault": fault})))
         return make_channel(address, lambda request: self._request(request, calls), standing, self.look)
 
     def _each(self, act: Callable[[Channel], None]) -> None:
         """One broken channel must not keep the others from rejecting."""
-        for channel in self._channels:
+        for channel, standing, serves in zip(self._channels, self._standings, self._serves, strict=True):
             try:
                 act(channel)
             except Exception as error:
-                self._tell(
-                    _bounded({"kind": "channel", "name": channel.name, "fault": f"{type(error).__name__}: {error}"})
-                )
+                standing.failed(f"{type(error).__name__}: {error}")
+            else:
+                if serves and standing.fault:  # what writes or sets tells itself that it is well
+                    standing.well()
 
     def _request(self, request: Request, calls: bool) -> None:
         """Act on a request at once; the inspector is told of so many a second."""

@@ -10,13 +10,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from edge_ad.errors import DeviceFault
-from edge_ad.outputs.channels import address_name, parse_output
+from edge_ad.outputs.channels import address_names, parse_output
 from edge_ad.outputs.hold import Message
 from edge_ad.outputs.restarts import MOST_RESTARTS, RESTART_WINDOW_S, Ends
+from edge_ad.outputs.states import ChannelState
 from edge_ad.supervision import SupervisedThread, ThreadFaults
 
 OPEN_S = 15.0
@@ -24,16 +24,6 @@ ECHO_S = 1.0
 PINGS = 10  # in ECHO_S
 
 OnRecord = Callable[[dict[str, Any]], None]
-
-
-@dataclass(frozen=True)
-class ChannelState:
-    """How an output of the guard stands: whether it ever took anything, why it does not now, and how often that began."""
-
-    name: str
-    proven: bool = False
-    fault: str | None = None
-    faults: int = 0
 
 
 class GuardLink:
@@ -57,7 +47,7 @@ class GuardLink:
         trigger: str = "",
         faults: ThreadFaults | None = None,
     ) -> None:
-        names = [address_name(parse_output(uri)) for uri in outputs]
+        names = address_names([parse_output(uri) for uri in outputs])
         self._outputs = ", ".join(outputs)
         self._settings = {
             "outputs": list(outputs), "hold_ms": hold_ms, "cameras": cameras, "calls": calls, "trigger": trigger
@@ -95,7 +85,7 @@ class GuardLink:
         """Wait until every output has taken what the guard brings out; DeviceFault names those that have not in time."""
         deadline = time.monotonic() + seconds
         while True:
-            open_ = [state for state in self.states() if state.fault or not (state.proven or "server" in state.name)]
+            open_ = [state for state in self.states() if not state.up]
             if not open_:
                 return
             if time.monotonic() > deadline:
@@ -174,6 +164,8 @@ class GuardLink:
         kind = record.get("kind") if isinstance(record, dict) else None
         if kind in ("open", "failed"):
             self._unanswered = 0
+            for name in record.get("ports", ()):  # a server that listens has done its part
+                self._note({"name": name, "fault": None})
             opened.done(record)
         elif kind == "pong":
             self._unanswered = 0
@@ -184,13 +176,11 @@ class GuardLink:
             self._on_record(record)
 
     def _note(self, record: dict[str, Any]) -> None:
+        """Keep the state of a channel; what a guard says that lets go of its channels is no fault."""
         with self._lock:
-            state = self._states.get(record["name"], ChannelState(record["name"]))
-            fault = record["fault"]
-            began = fault is not None and state.fault is None
-            self._states[state.name] = ChannelState(
-                state.name, state.proven or fault is None, fault, state.faults + began
-            )
+            if not self._closed.is_set():
+                state = self._states.get(record["name"], ChannelState(record["name"]))
+                self._states[state.name] = state.after(record["fault"], time.time())
 
     def _ended(self, process: subprocess.Popen[bytes]) -> None:
         """A guard that ended by itself is replaced at once, not with the next message."""

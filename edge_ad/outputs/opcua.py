@@ -6,7 +6,6 @@ import asyncio
 import concurrent.futures
 import contextlib
 import json
-import socket
 import threading
 import urllib.parse
 from collections.abc import Coroutine, Mapping
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_ad.errors import BadInput, require
-from edge_ad.outputs.address import bracketed, first_missing, settings_of
+from edge_ad.outputs.address import bracketed, check_port, first_missing, settings_of
 from edge_ad.redaction import redact_uri
 from edge_ad.store.rows import VERDICTS
 from edge_ad.supervision import SupervisedThread
@@ -101,12 +100,8 @@ class OpcUaServer:
 
     def open(self) -> None:
         """Listen; OSError when the address is in use."""
-        host = self._endpoint.host
         # Asked first, because it costs nothing; the nodes cost seconds.
-        with socket.create_server(
-            (host, self._endpoint.port), family=socket.AF_INET6 if ":" in host else socket.AF_INET
-        ):
-            pass
+        check_port(self._endpoint.host, self._endpoint.port)
         self._ended.clear()
         self._loop = loop = asyncio.new_event_loop()
         SupervisedThread(self.name, lambda: self._serve(loop), restart=False, on_fault=self._broke).start()

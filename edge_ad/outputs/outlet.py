@@ -10,6 +10,7 @@ from typing import Protocol
 
 from edge_ad.backoff import Backoff
 from edge_ad.outputs.delivery import NotNow, Output, Pipelined, Refused
+from edge_ad.outputs.states import ChannelState
 from edge_ad.redaction import redact
 from edge_ad.store.outbox import Letter, Standing
 from edge_ad.supervision import SupervisedThread, ThreadFaults
@@ -44,7 +45,7 @@ class Letters(Protocol):
 
 
 class Outlet:
-    """Delivers until it is closed. ``fault`` says why nothing is delivered now, None when all is well."""
+    """Delivers until it is closed. ``state`` tells whether it works; any thread may read it."""
 
     def __init__(self, output: Output, letters: Letters, tell: Tell, faults: ThreadFaults | None = None) -> None:
         self._output = output
@@ -59,13 +60,13 @@ class Outlet:
         self._settled = 0.0
         self._backoff = Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S, seed=None)  # stations differ
         self.name = output.name
-        self.fault: str | None = None
+        self.state = ChannelState(self.name)
         self._thread = SupervisedThread(f"output {self.name}", self._run, faults)
 
     @property
-    def opened(self) -> bool:
-        """Whether the output is open."""
-        return self._opened
+    def fault(self) -> str | None:
+        """Why nothing is delivered now, None when all is well."""
+        return self.state.fault
 
     def start(self) -> None:
         """Begin to deliver."""
@@ -166,12 +167,13 @@ class Outlet:
         told = redact(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
         if self.fault is None:
             self._tell(f"output {self.name}: {told}; events wait and are tried again")
-        self.fault = told
+        self.state = self.state.after(told, time.time())
 
     def _well(self) -> None:
         self._backoff.reset()
-        if self.fault is not None:
-            self.fault = None
+        again = self.fault is not None
+        self.state = self.state.after(None, time.time())
+        if again:
             self._tell(f"output {self.name} delivers again")
 
     def _pause(self, seconds: float) -> None:

@@ -1,10 +1,13 @@
-"""Whether the target of a fast output answers, asked without changing anything."""
+"""Whether the target of an output answers, or its port can be had, asked without changing anything."""
 
 from __future__ import annotations
 
 import contextlib
 import socket
+from collections.abc import Sequence
 
+from edge_ad.locks import target_holder
+from edge_ad.outputs.address import check_port
 from edge_ad.outputs.channels import OutputAddress
 from edge_ad.outputs.lines import BITS, REGISTERS
 from edge_ad.outputs.modbus_codec import (
@@ -21,15 +24,30 @@ from edge_ad.outputs.modbus_codec import (
 ANSWER_S = 2.0
 
 
-def probe(address: OutputAddress) -> str:
-    """Return how the target stands, for people: reads a PLC's coils and registers, or looks whether lines are there."""
+def probe(address: OutputAddress, targets: Sequence[tuple[str, str]] = ()) -> str:
+    """Return how the target stands, for people: reads a PLC's coils and registers, or looks whether lines or a port are free.
+
+    ``targets`` are the names of ``targets_of`` for this address.
+    """
     if address.kind == "modbus":
         return _plc(address)
     if address.kind == "gpio":
         return _lines(address)
     if address.kind == "modbus-server":
-        return "a PLC reads here"
+        return probe_port(address.host, address.port, targets)
     return "at once, not kept"
+
+
+def probe_port(host: str, port: int, targets: Sequence[tuple[str, str]]) -> str:
+    """Return whether a server could listen on the port: a run holds it, it is free, or why it cannot be had."""
+    held = target_holder(targets)
+    if held is not None:
+        return f"served by {held}"
+    try:
+        check_port(host, port)
+    except (OSError, UnicodeError) as error:
+        return f"cannot be had: {getattr(error, 'strerror', None) or error}"
+    return "the port is free"
 
 
 def _plc(address: OutputAddress) -> str:

@@ -39,11 +39,12 @@ class ReadingPlc:
 
 
 class WrittenPlc:
-    """A PLC as a server: 64 coils and 64 registers that others write, in a thread with its own event loop."""
+    """A PLC as a server: ``size`` coils and registers that others write, in a thread with its own event loop."""
 
-    def __init__(self, port: int | None = None, coils: dict[int, bool] | None = None) -> None:
+    def __init__(self, port: int | None = None, coils: dict[int, bool] | None = None, size: int = 64) -> None:
+        self.size = size
         self.port = port or free_port()
-        self._first = [bool((coils or {}).get(address)) for address in range(64)]
+        self._first = [bool((coils or {}).get(address)) for address in range(size)]
         self.changes: list[tuple[float, list[bool]]] = []
         self.asked = 0
         self._loop = asyncio.new_event_loop()
@@ -78,7 +79,7 @@ class WrittenPlc:
 
         async def start() -> None:
             coils = [SimData(0, values=self._first, datatype=DataType.BITS)]
-            registers = [SimData(0, count=64, values=0, datatype=DataType.REGISTERS)]
+            registers = [SimData(0, count=self.size, values=0, datatype=DataType.REGISTERS)]
             device = SimDevice(1, simdata=(coils, coils, registers, registers), action=self._note)
             self._server = ModbusTcpServer(device, address=("127.0.0.1", self.port))
             await self._server.serve_forever(background=True)

@@ -1,0 +1,169 @@
+"""Whether an output works, since when and how often it did not: rules, the names of outputs, the table of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edge_ad.cli.app import main
+from edge_ad.inspection.api import LineSettings, inspect
+from edge_ad.inspection.settings import LoopSettings
+from edge_ad.locks import Targets
+from edge_ad.outputs.channels import address_names, parse_output
+from edge_ad.outputs.guard import Guard
+from edge_ad.outputs.hold import Hold
+from edge_ad.outputs.states import ChannelState
+from edge_ad.outputs.targets import targets_of
+from edge_ad.web.outputs import outputs_told, without_folders
+from tests.fixtures.loopback import free_port, until
+from tests.fixtures.tiny_bundle import make_tiny_bundle
+from tests.outputs.peers import WrittenPlc
+
+
+@pytest.mark.parametrize(
+    ("faults", "expected"),
+    [
+        ([], (False, None, 0, None)),
+        ([None], (True, None, 0, 1.0)),
+        ([None, None], (True, None, 0, 1.0)),
+        (["away"], (False, "away", 1, 1.0)),
+        (["away", "refuses"], (False, "refuses", 1, 1.0)),  # another reason, the same outage
+        (["away", None], (True, None, 1, 2.0)),
+        ([None, "away", None, "away"], (False, "away", 2, 4.0)),
+    ],
+)
+def test_a_state_counts_outages_and_keeps_when_the_present_one_began(
+    faults: list[str | None], expected: tuple[bool, str | None, int, float | None]
+) -> None:
+    state = ChannelState("x")
+    for second, fault in enumerate(faults, 1):
+        state = state.after(fault, float(second))
+    assert (state.up, state.fault, state.faults, state.since) == expected
+
+
+def test_outputs_that_share_a_plc_or_a_chip_have_names_of_their_own() -> None:
+    uris = [
+        "modbus://plc?base=0",
+        "modbus://plc?unit=2&base=100",
+        "modbus://other",
+        "gpio:///dev/gpiochip0?pass=1",
+        "gpio:///dev/gpiochip0?pass=2",
+    ]
+    assert address_names([parse_output(uri) for uri in uris]) == [
+        "modbus://plc:502?unit=1&base=0",
+        "modbus://plc:502?unit=2&base=100",
+        "modbus://other:502",
+        "gpio:///dev/gpiochip0?pass=1",
+        "gpio:///dev/gpiochip0?pass=2",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("FileNotFoundError: [Errno 2] No such file: '/my home/x y/a.crt'", "FileNotFoundError: [Errno 2] No such file: '…/a.crt'"),
+        ("cannot open /etc/edge-ad/ca.crt now", "cannot open …/ca.crt now"),
+        ("https://mes.example/a/b answers 503", "https://mes.example/a/b answers 503"),
+        ("gpio:///dev/gpiochip0 fails", "gpio:///dev/gpiochip0 fails"),
+    ],
+)  # fmt: skip
+def test_folders_of_this_machine_are_left_out(text: str, shown: str) -> None:
+    assert without_folders(text) == shown
+
+
+def test_what_pages_get_has_unique_names_and_no_secrets_and_is_bounded() -> None:
+    told = outputs_told(
+        [
+            ChannelState("file:/srv/a/events.jsonl"),
+            ChannelState("file:/srv/b/events.jsonl"),
+            ChannelState("foreign://me:s3cret@host", fault=f"https://me:s3cret@host/{'x' * 9000}", faults=3, since=7.0),
+        ]
+    )
+    assert [output["name"] for output in told] == [
+        "file:…/events.jsonl (1)",
+        "file:…/events.jsonl (2)",
+        "foreign://***@host",
+    ]
+    assert "s3cret" not in str(told)
+    assert len(told[2]["fault"]) == 500
+    assert (told[2]["up"], told[2]["faults"], told[2]["since"]) == (False, 3, 7.0)
+
+
+def test_a_channel_that_breaks_in_every_cycle_is_told_once_and_when_it_works_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The guard's server broke at every refresh, 20 times a second, and each was a line on the terminal."""
+    told: list[dict[str, Any]] = []
+    address = parse_output("modbus-server://127.0.0.1:0")
+    guard = Guard(Hold(1.0, 1), [address], told.append, call_later=lambda seconds, act: None)
+    real = guard._channels[0].show
+    monkeypatch.setattr("edge_ad.outputs.standing.SETTLE_S", 0.0)
+
+    def broken(lines: object) -> None:
+        raise RuntimeError("no lines")
+
+    monkeypatch.setattr(guard._channels[0], "show", broken)
+    for _ in range(5):
+        guard._each(lambda channel: channel.show(Hold(1.0, 1).lines(0.0)))
+    monkeypatch.setattr(guard._channels[0], "show", real)
+    for _ in range(3):
+        guard._each(lambda channel: channel.show(Hold(1.0, 1).lines(0.0)))
+    assert [record["fault"] for record in told] == ["RuntimeError: no lines", None]
+
+
+def test_the_table_of_a_run_counts_the_faults_of_outputs(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    said = ""
+
+    def wait(event: object) -> None:
+        def heard() -> bool:
+            nonlocal said
+            said += capfd.readouterr().err
+            return "output fault: modbus://" in said and "output mqtt://" in said
+
+        assert until(heard)
+
+    plc = WrittenPlc()
+    refusing, away = f"modbus://127.0.0.1:{plc.port}", f"mqtt://127.0.0.1:{free_port()}/line"
+    line = LineSettings(alarm=(f"{refusing}?base=40001", away, f"file:{tmp_path / 'o.jsonl'}"), store=tmp_path / "s")
+    summary = inspect(
+        make_tiny_bundle(tmp_path / "tiny.edgead"),
+        "synthetic://line?frames=3",
+        settings=LoopSettings(),
+        line=line,
+        backend="onnxruntime",
+        precision="fp32",
+        on_event=wait,
+    )
+    plc.close()
+    rows = [row for row in summary.table().splitlines() if row.startswith("output ")]
+    assert len(rows) == 2
+    assert rows[0].startswith(f"output {refusing}: 1 fault, does not work at the end: it refuses to take coils 40001")
+    assert rows[1].startswith(f"output {away}: 1 fault, does not work at the end: ConnectionRefusedError")
+    assert summary.outputs[2].up
+
+
+@pytest.mark.parametrize("scheme", ["opcua", "modbus-server"])
+def test_the_list_says_whether_the_port_of_a_server_can_be_had(
+    scheme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import os
+    import socket
+
+    monkeypatch.chdir(tmp_path)
+    port = free_port()
+    uri = f"{scheme}://127.0.0.1:{port}"
+
+    def listed() -> str:
+        assert main(["outputs", "list", "--alarm", uri]) == 0
+        return next(row for row in capsys.readouterr().out.splitlines() if row.startswith(uri))
+
+    assert "the port is free" in listed()
+    with socket.create_server(("127.0.0.1", port)):
+        assert "cannot be had: Address already in use" in listed()
+    targets = Targets()
+    targets.lock(targets_of([uri]), "")
+    assert f"served by process {os.getpid()} on " in listed()
+    targets.close()
+    assert until(lambda: "the port is free" in listed())
