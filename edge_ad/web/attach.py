@@ -34,11 +34,14 @@ def open_web(
     hello = {
         "store": None if store is None else str(store.path.resolve()),
         "bundle_path": str(bundle.path.resolve()),
-        "about": about(bundle, pipeline, settings, locked(thresholds, bundle, tiled)),
+        "about": {
+            **about(bundle, pipeline, settings, locked(thresholds, bundle, tiled)),
+            "require_alarms": line.require_alarms,
+        },
     }
     panel = Panel(cameras, None if store is None else lambda: store.committed + store.dropped, view=settings.view)
     asked = Asked(wiring.desk.acknowledge, reloader.take_over)
-    return WebLink(line.web, line.web_names, hello, asked, panel, wiring.faults)
+    return WebLink(line.web, line.web_names, hello, asked, panel, wiring.faults, wiring.outputs)
 
 
 def about(bundle: Bundle, pipeline: Pipeline, settings: LoopSettings, why_locked: str | None) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from edge_ad.inspection.loop import Loop
 from edge_ad.inspection.sinks import DriftSink
 from edge_ad.inspection.watchdog import Watchdog
 from edge_ad.outputs.restarts import MOST_RESTARTS, Ends
+from edge_ad.outputs.states import ChannelState
 from edge_ad.store import Store
 from edge_ad.supervision import SupervisedThread, ThreadFaults, tell
 from edge_ad.web import wire
@@ -68,6 +69,7 @@ class WebLink:
         asked: Asked,
         panel: Panel,
         faults: ThreadFaults | None = None,
+        outputs: Callable[[], list[ChannelState]] = list,
     ) -> None:
         check_packages()
         place = parse_address(address)
@@ -77,6 +79,7 @@ class WebLink:
         self._asked = asked
         self._hello = {"kind": "hello", "host": place.host, "names": list(names), "keys": asdict(keys), **hello}
         self._faults = faults or ThreadFaults()
+        self._outputs = outputs
         self._started_at = time.monotonic()
         self._up = False
         self._silence = 0  # beats since it was heard: a run that was stopped itself must not count that time
@@ -96,7 +99,8 @@ class WebLink:
         reference: NDArray[np.float32],
     ) -> None:
         """Begin to feed the dashboard; ``reference`` f32[h,w] is the heat map of a good part."""
-        snapshots = Snapshots(Watched(loop, judge, desk, watchdog, drift, store, self._faults), self.panel)
+        watched = Watched(loop, judge, desk, watchdog, drift, store, self._faults, self._outputs)
+        snapshots = Snapshots(watched, self.panel)
         SupervisedThread("web", lambda: self._feed(snapshots, reference), self._faults).start()
 
     def close(self) -> None:

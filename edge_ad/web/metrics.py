@@ -63,6 +63,7 @@ class _Run(Collector):
         yield from _cameras(state["cameras"], self._mirror.silent_s)
         yield _stages(state["stages"])
         yield from _threads(state["faults"])
+        yield from _outputs(state["outputs"])
         yield from _rest(state)
 
 
@@ -102,6 +103,15 @@ def _threads(faults: dict[str, Any]) -> Iterable[Metric]:
         family.add_metric((name,), count)
     yield family
     yield _gauge("thread_down", "1 while a thread of the run is down.", float(faults["down"] is not None))
+
+
+def _outputs(outputs: list[dict[str, Any]]) -> Iterable[Metric]:
+    working = [((output["name"],), float(output["up"])) for output in outputs]
+    yield _labelled("output_up", "1 while an output works.", ("output",), working)
+    faults = CounterMetricFamily("edge_ad_output_faults", "Times that an output began to fail.", labels=("output",))
+    for output in outputs:
+        faults.add_metric((output["name"],), output["faults"])
+    yield faults
 
 
 def _stages(stages: dict[str, Any]) -> Metric:

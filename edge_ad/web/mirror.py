@@ -97,6 +97,10 @@ class Mirror:
         down = self.state.get("faults", {}).get("down")
         if down is not None:
             return Life(False, False, str(down))
+        failing = sum(output["fault"] is not None for output in self.state.get("outputs", ()))
+        if failing and self.hello.get("about", {}).get("require_alarms"):
+            # No address: this is told to those without a token too.
+            return Life(False, False, f"{failing} of the required outputs {'do' if failing > 1 else 'does'} not work")
         return Life(True, True, "cycles complete")
 
     def wake(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,10 @@ from edge_ad.inspection.judge import Judge
 from edge_ad.inspection.loop import Loop
 from edge_ad.inspection.sinks import DriftSink
 from edge_ad.inspection.watchdog import Watchdog
+from edge_ad.outputs.states import ChannelState
 from edge_ad.store import Store
 from edge_ad.supervision import ThreadFaults
+from edge_ad.web.outputs import outputs_told
 from edge_ad.web.panel import Panel, Seen
 from edge_ad.web.values import finite, plain
 
@@ -38,6 +40,7 @@ class Watched:
     drift: DriftSink
     store: Store | None
     faults: ThreadFaults
+    outputs: Callable[[], list[ChannelState]] = list
 
 
 class Snapshots:
@@ -80,6 +83,7 @@ class Snapshots:
             "memory_mb": resident_mb(),
             "drift": self._drift(),
             "store": self._store(),
+            "outputs": outputs_told(watched.outputs()),
             "faults": {"down": watched.faults.fault, "counts": dict(watched.faults.counts)},
         }
 

@@ -1,4 +1,4 @@
-// The health of engine, cameras, record; drift.
+// The health of engine, cameras, outputs, record; drift.
 
 import { $, count, el, figure, moment, put, span, table } from "./dom.js";
 
@@ -24,8 +24,20 @@ export function showHealth(state) {
     ["Faults", "number"], ["Outages", "number"], ["Reconnects", "number"], ["Stalls", "number"], ["Alarm"]],
   run.cameras.map((camera) => [camera.name, camera.show, figure(camera.fps, 1), count(camera.counters.captured), count(camera.counters.dropped),
     count(camera.counters.lost), count(camera.counters.faulted), count(camera.counters.outages), count(camera.counters.reconnects), count(camera.counters.stalls), camera.alarm]));
+  showOutputs(run.outputs, about.require_alarms, run.at);
   showDrift(run.drift);
   showStore(run.store, run.faults);
+}
+
+function showOutputs(outputs, required, now) {
+  const failing = outputs.filter((output) => output.fault !== null).length;
+  const good = outputs.length ? (required ? "all must work (--require-alarms)" : "") : "none is set: start with --alarm URI";
+  put($("outputs-told"), failing ? `${failing} of ${outputs.length} ${failing > 1 ? "do" : "does"} not work` : good);
+  $("outputs-told").classList.toggle("bad", failing > 0);
+  if (!outputs.length) return $("outputs").replaceChildren();
+  table($("outputs"), [["Output"], ["State", "reason"], ["Since"], ["Faults", "number"]], outputs.map(({ name, fault, up, since, faults }) => [
+    name, fault === null ? (up ? "works" : "not proven yet") : el("span", { class: "bad" }, `does not work: ${fault}`),
+    since === null ? "–" : `${moment(since)} (${span(Math.max(now - since, 0))})`, count(faults)]));
 }
 
 function showDrift(drift) {
