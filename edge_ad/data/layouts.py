@@ -323,7 +323,7 @@ def _labelled_items(root: Path, parent: Path) -> tuple[TestItem, ...]:
         if folder.name.casefold() == "ground_truth":
             continue
         normal = is_normal_name(folder.name)
-        kind: Kind = "good" if normal else "logical" if folder.name == "logical_anomalies" else "structural"
+        kind: Kind = "good" if normal else "logical" if folder.name.casefold().startswith("logical") else "structural"
         for path in list_nested(folder):
             defect = relative(path.parent, parent)
             items.append(TestItem(path, kind, defect, () if normal else _masks(root, defect, path.stem)))

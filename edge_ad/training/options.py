@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
-from edge_ad.data.images import list_images
+from edge_ad.data.folders import list_nested
 from edge_ad.errors import BadInput
 from edge_ad.models.settings import TeacherKind
 from edge_ad.overrides import with_values
@@ -33,7 +33,7 @@ def penalty_paths(folder: Path | None) -> list[Path]:
     """Return the pictures of other things in a folder, if one is named; BadInput when it holds none."""
     if folder is None:
         return []
-    paths = list_images(folder)
+    paths = list_nested(folder)
     if not paths:
         raise BadInput(f"--penalty {folder} holds no picture: name a folder of pictures of other things")
     return paths

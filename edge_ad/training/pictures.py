@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_ad.data.images import list_images, read_image, resize
+from edge_ad.data.folders import is_normal_name, list_nested, relative
+from edge_ad.data.images import read_image, resize
 from edge_ad.data.layouts import DataSet
 from edge_ad.data.synthetic_anomalies import KINDS, make_anomaly
 from edge_ad.errors import BadInput
@@ -74,6 +75,10 @@ def read_centres(paths: Sequence[Path], side: int) -> Images:
         return np.stack(list(pool.map(centre, paths)))
 
 
+def _kind(parent: Path, folder: Path) -> str:
+    return folder.name if parent == folder else relative(parent, folder)
+
+
 def synthetic(goods: Images, count: int, seed: int) -> tuple[Images, tuple[str, ...]]:
     """Return ``count`` anomalies, the kinds in turn, each made from one good with patches of eight others."""
     rng = np.random.default_rng([seed, 7])
@@ -91,11 +96,16 @@ def _origin(number: int, goods: Images) -> int:
 
 
 def labelled(folder: Path, side: int, bits: int = 16) -> tuple[Images, tuple[str, ...]]:
-    """Read a folder of labelled defects; sub-folders name the kinds. BadInput when it holds no picture."""
+    """Read a folder of labelled defects with all folders below it, whose paths name the kinds.
+
+    BadInput when it holds no picture, and when a folder in it is named as one of normal images.
+    """
     if not folder.is_dir():
         raise BadInput(f"--defects {folder} is not a folder: name one with pictures of defects, or leave it out")
-    groups = [folder, *sorted(path for path in folder.iterdir() if path.is_dir())]
-    listed = [(path, group.name) for group in groups for path in list_images(group)]
+    listed = [(path, _kind(path.parent, folder)) for path in list_nested(folder)]
+    normal = next((path.parent for path, _ in listed if is_normal_name(path.parent.name) and path.parent != folder), None)
+    if normal is not None:
+        raise BadInput(f"--defects {folder} holds normal images in {normal}: name a folder of defects alone")
     if not listed:
         raise BadInput(f"--defects {folder} holds no picture: name a folder with pictures of defects, or leave it out")
     return read_all([path for path, _ in listed], side, bits), tuple(kind for _, kind in listed)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from edge_ad.errors import BadInput
-from edge_ad.files import atomic_write, sha256_bytes
+from edge_ad.files import atomic_write, require_writable, sha256_bytes
 from edge_ad.locks import lock_file
 
 STATE = "state"
@@ -48,6 +48,7 @@ class RunFolder:
 
         Two of them would write the same checkpoints, and the first to finish would remove those of the other.
         """
+        require_writable(self.path / LOCK)
         release = lock_file(self.path / LOCK, f"the training folder {self.path}", ADVICE)
         try:
             yield

@@ -383,3 +383,9 @@ def test_12_bit_values_are_scaled_everywhere(tmp_path: Path) -> None:
     assert found.bits == 12
     assert {item.bits for item in load_test(tmp_path, 12).test} == {12}
     assert (read_image(found.goods.fit[0], found.bits)[:, :, 0] == picture(int(found.goods.fit[0].stem))[:, :, 0]).all()
+
+
+@pytest.mark.parametrize(("name", "kind"), [("logical", "logical"), ("Logical_anomalies", "logical"), ("illogical", "structural")])
+def test_a_test_folder_that_begins_with_logical_holds_logical_anomalies(tmp_path: Path, name: str, kind: str) -> None:
+    goods(tmp_path / "test" / name, 1)
+    assert [item.kind for item in load_test(tmp_path).test] == [kind]

@@ -84,3 +84,13 @@ def test_defects_that_are_not_there(tmp_path: Path, make: str, words: str) -> No
         (folder / "scratch").mkdir(parents=True)
     with pytest.raises(BadInput, match=f"--defects .*defects {words}"):
         labelled(folder, 32)
+
+
+def test_labelled_defects_are_read_from_folders_below_and_never_from_normal_ones(tmp_path: Path) -> None:
+    goods(tmp_path / "defects" / "scratch" / "deep", 2)
+    goods(tmp_path / "defects", 1, 100)
+    _, kinds = labelled(tmp_path / "defects", 32)
+    assert sorted(kinds) == ["defects", "scratch/deep", "scratch/deep"]
+    goods(tmp_path / "defects" / "OK", 1, 200)
+    with pytest.raises(BadInput, match=r"holds normal images in .*OK: name a folder of defects alone"):
+        labelled(tmp_path / "defects", 32)
