@@ -212,8 +212,10 @@ class Trial:
     def _stop(self) -> None:
         time.sleep(self.chance.uniform(0.0, 0.6))
         self.line.process.send_signal(signal.SIGSTOP)
-        self._look_for(self.chance.uniform(0.3, 1.2))
-        self.line.process.send_signal(signal.SIGCONT)
+        try:
+            self._look_for(self.chance.uniform(0.3, 1.2))
+        finally:  # an answer that fails must not leave it stopped
+            self.line.process.send_signal(signal.SIGCONT)
 
     def _flood(self) -> None:
         """Fill the pipe of an inspector that is stopped."""
