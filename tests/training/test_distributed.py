@@ -22,6 +22,7 @@ from edge_ad.models.vector_quantiser import VectorQuantiser
 from edge_ad.training.distributed import ALONE, Shard, Team, join
 from edge_ad.training.distributed_layers import SharedDropout, SharedQuantiser, begin_move, shared
 from edge_ad.training.interrupt import held_back
+from edge_ad.training.run_folder import LOCK
 from tests.fixtures.loopback import free_port
 from tests.fixtures.trained import Trained
 
@@ -291,5 +292,5 @@ def test_two_processes_train_what_one_trains_through_kill_and_sigterm(trained: T
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [str(out / "goods.edgead")]
     assert done.stderr.count("trained in") == 1
-    assert sorted(path.name for path in out.iterdir()) == ["facts.json", "goods.edgead", "train.jsonl"]
+    assert sorted(path.name for path in out.iterdir()) == [LOCK, "facts.json", "goods.edgead", "train.jsonl"]
     assert_same_training(out / "goods.edgead", trained)

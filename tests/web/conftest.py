@@ -25,9 +25,9 @@ def open_line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Line]:
         yield found
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def guarded_line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Line]:
-    """A line with both tokens."""
+    """A line with both tokens; a new one for each file of tests, since wrong tokens lock their sender out for a minute."""
     folder = tmp_path_factory.mktemp("guarded")
     bundle = make_tiny_bundle(folder / "tiny.edgead")
     environment = {"EDGE_AD_WEB_TOKEN": TOKEN, "EDGE_AD_WEB_READ_TOKEN": READ_TOKEN}
