@@ -184,5 +184,6 @@ def test_damaged_images_of_an_mjpeg_stream_are_corrupt(codec: str, damaged: bool
     seen = damaged and undecoded_images_have_times()
     assert {type(frame) for frame in frames} == {BadFrame if seen else Frame}
     assert not seen or "its JPEG data are damaged" in frames[0].reason
-    stamps = [frame.stamp or 0.0 for frame in frames if isinstance(frame, Frame)]
-    assert stamps == sorted(set(stamps))
+    if not damaged:  # a stream that is broken enough is opened again, and its clock begins anew
+        stamps = [frame.stamp or 0.0 for frame in frames if isinstance(frame, Frame)]
+        assert stamps == sorted(set(stamps))
