@@ -20,6 +20,7 @@ MAX_BYTES = 1 << 30
 DEPTHS = (10, 12, 14, 16)
 """Bits a value that industrial cameras give, and that files of 16 bits then hold."""
 
+HEAD_BYTES = 32  # enough for the signature of every format and the bit depth of a PNG
 JPEG_SIGNATURE = b"\xff\xd8"
 TIFF_SIGNATURES = (b"II", b"MM")
 READABLE = (np.uint8, np.uint16)
@@ -83,11 +84,11 @@ def significant_bits(paths: Sequence[Path]) -> int:
     greatest = 0
     for path in paths:
         try:
-            data, _ = _load(path)
-            if not _may_be_deep(data):
-                continue
-            decoded = _decode_deep(path, data)
-        except BadInput:
+            with path.open("rb") as stream:  # a whole read would check every file a second time
+                if not _may_be_deep(stream.read(HEAD_BYTES)):
+                    continue
+            decoded = _decode_deep(path, _load(path)[0])
+        except (OSError, BadInput):
             continue
         if decoded.dtype == np.uint16:
             greatest = max(greatest, int(decoded.max()))
