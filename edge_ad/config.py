@@ -159,7 +159,7 @@ class RunTable(Table):
 class CameraTable(Table):
     """How live cameras are watched; ``clock``: by their own clock, which tells how late their pictures arrive.
 
-    ``liveness``: what proves besides that a picture is new, ``counter`` or ``blink:X,Y,WIDTH,HEIGHT@HZ``.
+    ``liveness``: what proves besides that a picture is new, ``counter``, ``blink:X,Y,WIDTH,HEIGHT@HZ`` or ``different:N``.
     """
 
     clock: bool = True

@@ -4,7 +4,7 @@
 and bad parts, each for 1 to 3.5 s, behind a proxy; a PLC reads `pass` over Modbus. Mixed at random: the delay of the network
 grows without a gap, the camera shows one old picture or a few in turn while a clock beside the judged region goes on, and
 the engine gives zeros, scores near zero or its last result again. A light that blinks in the picture proves that it is new;
-with --no-light only equality does, which cannot tell an old picture that is the first one seen after a start or a gap. A
+with --no-light equality does, where 17 different pictures must be seen before the first verdict. A
 pass is wrong when something has been wrong without a break for longer than max_age + hold + 50 ms: the part in place, the
 camera, the network or the engine. Ends with 1 when a pass was wrong.
 """
@@ -96,7 +96,7 @@ class Trial:
         logging.getLogger("pymodbus").setLevel(logging.CRITICAL)  # it tells every connection that ends
         self.chance, self.truth, self.folder = random.Random(seed), Truth(), folder
         settings = f"[run]\nmax_age_ms = {1000 * MAX_AGE_S:g}\n"
-        settings += f'[camera]\nliveness = ["{LIVENESS}"]\n' if light else ""
+        settings += f'[camera]\nliveness = ["{LIVENESS if light else "different:17"}"]\n'
         (folder / "edge-ad.toml").write_text(settings)
         self._mode = folder / "mode"
         self._mode.write_bytes(b"n")

@@ -24,7 +24,8 @@ class Frame:
     ``part`` names what is on the picture: the id that came with the trigger, the file name of an image, else a number
     as text. ``stamp`` is the camera's own clock in seconds, None where it has none. ``lag_s`` is how late the picture
     arrived by that clock, already taken off ``captured_at``; None where it cannot be told. ``number`` is the camera's own
-    count of frames, None where it gives none.
+    count of frames, None where it gives none. ``opening`` counts how often the camera was opened, from 1; 0 where nothing
+    is opened that could hold an old picture.
     """
 
     image: Image
@@ -36,6 +37,7 @@ class Frame:
     stamp: float | None = None
     lag_s: float | None = None
     number: int | None = None
+    opening: int = 0
     _made: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 

@@ -53,11 +53,13 @@ class HealthLimits:
 class Health:
     """What a check found: ``fault`` is a reason or None; ``repeats`` counts exact repetitions of pictures, in a row.
 
-    Frames that were not looked at, between two that show the same to the last bit, count as repetitions.
+    Frames that were not looked at, between two that show the same to the last bit, count as repetitions. ``different``
+    counts the pictures since the camera was opened that repeat none before them; None where nothing is opened.
     """
 
     fault: str | None
     repeats: int
+    different: int | None = None
 
 
 class CameraHealth:
@@ -86,6 +88,8 @@ class CameraHealth:
         self._stamp: float | None = None
         self._index = -1
         self._repeats = 0
+        self._opening = 0
+        self._different = 0
         self._stuck = 0
         self._likeness = Likeness(reference, self.limits) if reference is not None else None
 
@@ -99,12 +103,15 @@ class CameraHealth:
         frame = image if isinstance(image, Frame) else None
         picture = image.image if isinstance(image, Frame) else image
         index = frame.index if frame is not None else self._index + 1
+        opening = frame.opening if frame is not None else 0
+        if opening != self._opening:
+            self._opening, self._different = opening, 0
         seen = glance_of(frame, self._region) if frame is not None else _glance(picture, self._region)
         self._count_repeats((seen.whole, seen.digest), frame.stamp if frame is not None else stamp, index)
         fault = self._resolution(picture) or self._light(seen.light) or self._frozen()
         if fault is None and placed and self._likeness is not None:
             fault = self._likeness.fault(self._likeness.view(image))
-        return Health(fault, self._repeats)
+        return Health(fault, self._repeats, self._different if opening else None)
 
     def _count_repeats(self, seen: tuple[bool, bytes], stamp: float | None, index: int) -> None:
         if not self._camera:
@@ -116,6 +123,7 @@ class CameraHealth:
             self._repeats += 1
         else:
             self._repeats = 0
+            self._different += 1
             self._remembered.append(seen)
         self._last = seen
         still = stamp is not None and self._stamp is not None and stamp == self._stamp

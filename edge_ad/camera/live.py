@@ -62,6 +62,7 @@ class Live:
         self._pump: Pump | None = None
         self._hanging: list[Pump] = []
         self._index = 0
+        self._openings = 0
         self._first = True
         self._since = 0.0
         self._next_try = 0.0
@@ -132,6 +133,7 @@ class Live:
         if pump.handle is None or self._was_open:
             return
         self._was_open, self._first, self._since = True, True, time.monotonic()
+        self._openings += 1
         self.fps, self.settings = pump.handle.fps, pump.handle.settings
         self._late_since, self._number, self._counts = None, None, False
         if self._patience.lag_s is not None:
@@ -213,5 +215,6 @@ class Live:
             reason = stale or f"corrupt: {shot.spoiled or 'the camera gave an empty frame'}"
             return BadFrame(reason, index, captured_at, wall, self.name, str(index))
         return Frame(
-            shot.image, index, captured_at, wall, self.name, str(index), shot.stamp, lag_s=lag, number=shot.number
-        )
+            shot.image, index, captured_at, wall, self.name, str(index), shot.stamp,
+            lag_s=lag, number=shot.number, opening=self._openings,
+        )  # fmt: skip

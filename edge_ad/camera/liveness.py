@@ -15,9 +15,14 @@ CONTRAST = 15.0
 """Grey levels between the light on and off, on average over its region."""
 LOOSE = 0.25
 COUNTER = "counter"
+DIFFERENT = 2
+MAX_DIFFERENT = 17
+"""One more than a driver was seen to hold of old pictures, and than ``CameraHealth`` remembers."""
+_DIFFERENT = re.compile(r"different:(\d{1,2})", re.ASCII)
 _BLINK = re.compile(r"blink:(\d{1,5}),(\d{1,5}),(\d{1,5}),(\d{1,5})@(\d{1,2}(?:\.\d{1,3})?)", re.ASCII)
 _ALLOWED = (
-    "'counter' (the camera numbers its frames) or 'blink:X,Y,WIDTH,HEIGHT@HZ' (a light in the picture, 0.1 to 20 Hz)"
+    "'counter' (the camera numbers its frames), 'blink:X,Y,WIDTH,HEIGHT@HZ' (a light in the picture, 0.1 to 20 Hz) or "
+    f"'different:N' (so many different pictures before the first verdict, {DIFFERENT} to {MAX_DIFFERENT})"
 )
 
 
@@ -34,23 +39,34 @@ class Blinking:
 
 @dataclass(frozen=True)
 class Liveness:
-    """Which proofs a camera must give; none by default."""
+    """Which proofs a camera must give.
+
+    By default ``different`` alone: so many pictures that differ must have been seen since the camera was opened, before one
+    of them is judged. The first may be what the driver or the camera has held since before; equality has nothing to
+    compare it with.
+    """
 
     counter: bool = False
     lights: tuple[Blinking, ...] = ()
+    different: int = DIFFERENT
 
 
 def parse_liveness(texts: Sequence[str]) -> Liveness:
     """Return the proofs named in ``[camera] liveness``; BadInput for anything else."""
     lights = []
+    different = DIFFERENT
     for text in texts:
+        count = _DIFFERENT.fullmatch(text.replace(" ", ""))
+        if count is not None and DIFFERENT <= int(count[1]) <= MAX_DIFFERENT:
+            different = int(count[1])
+            continue
         match = _BLINK.fullmatch(text.replace(" ", ""))
         if match is not None and int(match[3]) and int(match[4]) and 0.1 <= float(match[5]) <= 20.0:
             x, y, width, height = (int(match[place]) for place in range(1, 5))
             lights.append(Blinking(x, y, width, height, float(match[5])))
         elif text.strip() != COUNTER:
             raise BadInput(f"liveness is {text!r}: write {_ALLOWED}")
-    return Liveness(any(text.strip() == COUNTER for text in texts), tuple(lights))
+    return Liveness(any(text.strip() == COUNTER for text in texts), tuple(lights), different)
 
 
 class LivenessCheck:

@@ -213,8 +213,15 @@ class Station:
             # The same picture again is nothing new to judge; only when it goes on is the camera frozen.
             self._duplicates += 1
             return None
+        uncompared = health.different is not None and health.different < self._settings.liveness.different
+        if uncompared and health.fault is None and self.mailbox.freshest:
+            # It may be an old one. The next is a frame time away, and outputs stay as they are until then.
+            self._duplicates += 1
+            return None
         unproved = self._liveness.fault(frame)
         fault = health.fault or unproved or self._view.fault(frame.image) or self._set_differently()
+        if fault is None and uncompared:
+            fault = "frozen: nothing is known yet that tells this picture from one before the camera was opened"
         if fault is None and self._parting is None:
             fault = self._unlike(frame)
         if fault:

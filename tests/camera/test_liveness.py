@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 
 from edge_ad.camera.frames import BadFrame, Frame
 from edge_ad.camera.handles import Grab, Shot
-from edge_ad.camera.live import Live
+from edge_ad.camera.live import Live, Patience
 from edge_ad.camera.liveness import Blinking, Light, Liveness, LivenessCheck, parse_liveness
 from edge_ad.errors import BadInput
 from edge_ad.inspection.settings import LoopSettings
@@ -113,20 +114,77 @@ def test_a_frozen_camera_with_fresh_noise_is_none_in_the_loop() -> None:
     assert {event.reason.split(":")[0] for event in events if event.reason} == {"frozen"}
 
 
-@pytest.mark.parametrize(("lights", "first"), [([], ["OK", "OK", "OK"]), ([f"blink:4,4,16,16@{HZ:g}"], ["NONE"] * 3)])
-def test_a_camera_that_was_frozen_before_the_start_needs_a_light(lights: list[str], first: list[str]) -> None:
-    """Three old buffers in turn: equality has nothing to compare their first round with."""
+def judged_after_an_opening(buffers: int, liveness: list[str], count: int = 60) -> list[int]:
+    """Return which frames were OK: ten new ones, then after a second opening so many that nobody saw yet, in turn."""
+    start = time.monotonic() - count / FPS
+    frames = []
+    for index in range(count):
+        seed, opening = (index, 1) if index < 10 else (100 + index % buffers, 2)
+        made = noise(seed)
+        frames.append(Frame(made, index, start + index / FPS, 0.0, "cam", str(index), opening=opening))
+    _, events = run_lockstep(frames, LoopSettings(liveness=parse_liveness(liveness), max_age_ms=60_000))
+    assert {event.verdict for event in events} <= {"OK", "NONE"}
+    assert {(event.reason or "frozen").split(":")[0] for event in events} == {"frozen"}
+    return [event.frame for event in events if event.verdict == "OK" and event.frame is not None]
+
+
+@pytest.mark.parametrize(
+    ("buffers", "liveness", "first", "again"),
+    [
+        (1000, [], 1, range(11, 60)),  # a camera that lives
+        (1, [], 1, ()),
+        (3, [], 1, (11, 12)),  # the second and the third: seen through by more pictures alone
+        (3, ["different:4"], 3, ()),
+        (16, ["different:17"], 10, ()),
+        (1000, ["different:17"], 10, range(26, 60)),
+    ],
+)
+def test_an_old_picture_that_is_the_first_since_the_camera_was_opened_is_not_judged(
+    buffers: int, liveness: list[str], first: int, again: Sequence[int]
+) -> None:
+    assert judged_after_an_opening(buffers, liveness) == [*range(first, 10), *again]
+
+
+def test_a_light_sees_through_old_buffers_in_turn() -> None:
     start = time.monotonic() - 30.0 / FPS
     old = [frame(index, blink(index / FPS)).image for index in range(3)]
     frames = [Frame(old[index % 3], index, start + index / FPS, 0.0, "cam", str(index)) for index in range(30)]
-    _, events = run_lockstep(frames, LoopSettings(liveness=parse_liveness(lights), max_age_ms=60_000))
-    assert [event.verdict for event in events[:3]] == first
-    assert {event.verdict for event in events[3:]} == {"NONE"}
+    liveness = parse_liveness([f"blink:4,4,16,16@{HZ:g}"])
+    _, events = run_lockstep(frames, LoopSettings(liveness=liveness, max_age_ms=60_000))
+    assert {event.verdict for event in events} == {"NONE"}
+
+
+def test_each_opening_of_a_camera_is_counted() -> None:
+    opened: list[Delayed] = []
+
+    def opener() -> Delayed:
+        opened.append(Delayed([0.0] * 2))
+        return opened[-1]
+
+    source = Live(opener, "cam", Patience(retry_first_s=0.001, retry_cap_s=0.002))
+    source.open()
+    openings: list[int] = []
+    while len(openings) < 6:
+        if isinstance(result := source.read(0.2), Frame):
+            openings.append(result.opening)
+    source.close()
+    assert openings == [1, 1, 2, 2, 3, 3]
 
 
 @pytest.mark.parametrize(
     "text",
-    ["blink", "blink:1,2,3,4", "blink:1,2,0,4@2", "blink:1,2,3,4@0", "blink:1,2,3,4@21", "led", "", "blink:-1,2,3,4@2"],
+    [
+        "blink",
+        "blink:1,2,3,4",
+        "blink:1,2,0,4@2",
+        "blink:1,2,3,4@0",
+        "blink:1,2,3,4@21",
+        "led",
+        "",
+        "blink:-1,2,3,4@2",
+        "different:1",
+        "different:18",
+    ],
 )
 def test_refused(text: str) -> None:
     with pytest.raises(BadInput, match="blink:X,Y,WIDTH,HEIGHT@HZ"):
@@ -135,7 +193,8 @@ def test_refused(text: str) -> None:
 
 def test_read() -> None:
     found = parse_liveness(["counter", "blink: 1, 2, 30, 40@0.5"])
-    assert found == Liveness(True, (Blinking(1, 2, 30, 40, 0.5),))
+    assert found == Liveness(True, (Blinking(1, 2, 30, 40, 0.5),), 2)
+    assert parse_liveness([" different: 17"]) == Liveness(different=17)
 
 
 class Numbered(Delayed):
