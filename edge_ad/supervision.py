@@ -166,9 +166,11 @@ def leave(code: int) -> NoReturn:
     """End this process, at once where a thread was left behind.
 
     A thread that is inside a library of C++ when Python takes itself down would end the process with SIGABRT, after all
-    is done, and one that waits for standard input with a fatal error.
+    is done, and one that waits for standard input with a fatal error. The threads of torch's process group, which Python
+    does not know, live on when it is destroyed.
     """
-    if all(thread is threading.current_thread() or not thread.daemon for thread in threading.enumerate()):
+    left_behind = any(thread is not threading.current_thread() and thread.daemon for thread in threading.enumerate())
+    if not left_behind and not _is_in_process_group():
         sys.exit(code)
     with contextlib.suppress(Exception):
         atexit._run_exitfuncs()
@@ -176,6 +178,11 @@ def leave(code: int) -> NoReturn:
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
     os._exit(code)
+
+
+def _is_in_process_group() -> bool:
+    distributed = sys.modules.get("torch.distributed")
+    return distributed is not None and distributed.is_available() and bool(distributed.is_initialized())
 
 
 def describe(error: BaseException) -> str:

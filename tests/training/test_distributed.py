@@ -31,6 +31,7 @@ ROOT = Path(__file__).parents[2]
 TRAINING = """
 import os, signal, sys
 from edge_ad.cli.app import main
+from edge_ad.supervision import leave
 from edge_ad.training import loop
 from tests.fixtures.tiny_presets import TINY, known
 
@@ -45,7 +46,7 @@ def watched(self):
 
 loop._Runner._step = watched
 with known(TINY):
-    sys.exit(main(["train", goods, "--preset", "tiny", "--out", out, "--json", out + "/facts.json"]))
+    leave(main(["train", goods, "--preset", "tiny", "--out", out, "--json", out + "/facts.json"]))
 """
 
 
@@ -231,6 +232,34 @@ def test_alone_the_recipe_learns_itself() -> None:
         assert step.learn == recipe.learn
         losses = {"loss": torch.ones(())}
         assert step.settle(losses) is losses
+
+
+MEMBER = """
+import atexit, sys
+from torch import distributed as dist
+from edge_ad.supervision import leave
+
+class Held:
+    def __del__(self):
+        print("taken down")
+
+held = Held()
+atexit.register(print, "exit functions")
+if sys.argv[1] == "member":
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+leave(3)
+"""
+
+
+@pytest.mark.parametrize(
+    ("member", "printed"), [("member", ["exit functions"]), ("alone", ["exit functions", "taken down"])]
+)
+def test_a_process_of_a_group_leaves_without_taking_python_down(member: str, printed: list[str]) -> None:
+    """gloo's threads outlive their group; one of them that wants Python then ends the process with SIGABRT."""
+    done = subprocess.run(
+        [sys.executable, "-c", MEMBER, member], env=environment(), capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (done.returncode, done.stdout.splitlines()) == (3, printed), done.stderr
 
 
 def environment(**more: str) -> dict[str, str]:
