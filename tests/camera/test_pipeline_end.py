@@ -89,8 +89,8 @@ def test_a_ctrl_c_of_the_terminal_reaches_the_pipeline_once(tmp_path: Path, monk
     """It goes to the whole foreground group; gst-launch dies at its second SIGINT without taking anything down."""
     log = stand_in(tmp_path, monkeypatch)
     program = (
-        "from edge_ad.camera.sources import open_source\nsource = open_source('csi://0')\nprint('open', flush=True)\n"
-        "try:\n    while True: source.read(0.2)\nexcept KeyboardInterrupt: source.close()"
+        "from edge_ad.camera.sources import open_source\nsource = open_source('csi://0')\n"
+        "try:\n    print('open', flush=True)\n    while True: source.read(0.2)\nexcept KeyboardInterrupt: source.close()"
     )
     with subprocess.Popen(
         [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, start_new_session=True
