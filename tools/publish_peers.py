@@ -1,7 +1,8 @@
 """Put a comparison into the documentation: `python tools/publish_peers.py DIR/peers.json`, or `--check` what stands there.
 
-Copies the JSON that tools/compare_peers.py wrote to docs/peers.json, and writes its tables between the marks of README.md
-and docs/results.md. Without a docs/peers.json the texts between the marks stay as they are.
+Copies the JSON that tools/compare_peers.py wrote to docs/peers.json, and writes its tables between the marks of its pages: a
+short one in README.md and docs/results.md, all of them in docs/experiments/peers.md. Without a docs/peers.json the texts
+between the marks stay as they are.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from edge_ad.files import atomic_write
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = Path("docs/peers.json")
+SHORT_PAGES = ("README.md", "docs/results.md")
+FULL_PAGE = "docs/experiments/peers.md"
 MARKS = ("<!-- speed: tools/publish_peers.py writes this -->", "<!-- end of speed -->")
 SHORT = ("whole", "efficientad", "torch", "onnx")
 
@@ -50,12 +53,12 @@ def between(text: str, content: str) -> str:
 
 
 def pages(root: Path) -> dict[Path, str]:
-    """Return what README.md and docs/results.md should be; nothing where there is no comparison."""
+    """Return the pages as they should be; nothing where there is no comparison."""
     if not (root / SOURCE).exists():
         return {}
     found = json.loads((root / SOURCE).read_text(encoding="utf-8"))
-    texts = {root / "README.md": short(found), root / "docs" / "results.md": tables(found)}
-    return {page: between(page.read_text(encoding="utf-8"), text) for page, text in texts.items()}
+    texts = {**dict.fromkeys(SHORT_PAGES, short(found)), FULL_PAGE: tables(found)}
+    return {root / page: between((root / page).read_text(encoding="utf-8"), text) for page, text in texts.items()}
 
 
 def main() -> int:
