@@ -15,5 +15,5 @@ export NO_MKDOCS_2_WARNING=1 DISABLE_MKDOCS_2_WARNING=true
 if [ "${1:-}" = --serve ]; then
     exec "$python" -m mkdocs serve
 fi
-"$python" -m mkdocs build --strict --clean --quiet
+"$python" -m mkdocs build --strict --clean  # not --quiet: warnings that are not logged are not counted
 echo "runs/site/index.html"
