@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+DATED = ("docs/experiments/", "CHANGELOG.md")  # they name the tools of their day
 SHELL = {"", "sh", "bash"}
 CUTS = {"|", ">", ">>", "2>", "&&", "||", "&", ";"}  # what follows is not the command's own
 _FENCE = re.compile(r"^(\s*)(`{3,}|~{3,})\s*([\w-]*)")
@@ -19,6 +20,11 @@ def pages() -> list[Path]:
     """Return every page that a reader may meet, without those of earlier runs."""
     found = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("docker/*.md"), *ROOT.glob("tools/*.md")]
     return sorted(found)
+
+
+def current_pages() -> list[Path]:
+    """Return the pages whose commands are meant to work today."""
+    return [page for page in pages() if not name_of(page).startswith(DATED)]
 
 
 def name_of(page: Path) -> str:

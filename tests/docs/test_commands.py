@@ -14,7 +14,7 @@ import pytest
 import typer
 
 from edge_ad.cli.app import app, main
-from tests.docs.documents import ROOT, Command, commands, name_of, pages
+from tests.docs.documents import ROOT, Command, commands, current_pages, name_of, pages
 from tests.docs.station import CAMERA, SETTINGS, make_template, quick_training, stand_ins
 
 # These are only checked against the command line's own grammar. A pattern, and why it cannot run here.
@@ -87,9 +87,15 @@ def test_what_cannot_run_is_still_in_the_documentation() -> None:
     assert not idle
 
 
-@pytest.mark.parametrize("page", pages(), ids=name_of)
+@pytest.mark.parametrize("page", current_pages(), ids=name_of)
 def test_scripts_that_a_page_calls_exist(page: Path) -> None:
     for command in commands(page):
         words = [word for word in command.words[:2] if re.match(r"(tools|tests|docker)/[\w./-]+$", word)]
         missing = [word for word in words if not (ROOT / word).exists()]
         assert not missing, command.where
+
+
+@pytest.mark.parametrize("page", current_pages(), ids=name_of)
+def test_tools_that_a_page_names_exist(page: Path) -> None:
+    named = set(re.findall(r"\btools/[\w./-]*\w", page.read_text(encoding="utf-8")))
+    assert [path for path in sorted(named) if not (ROOT / path).exists()] == []

@@ -1,9 +1,8 @@
-"""The soak trials in small: the same code as tools/soak_*.py, a few seconds of it."""
+"""The soak trials in small: the same code as tools/soak/, a few seconds of it."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -14,20 +13,20 @@ from edge_ad.engines.pipeline import Pipeline
 from edge_ad.inspection.overhead import measure_overhead
 from tests.camera.rtsp import server_missing
 from tests.fixtures.tiny_bundle import make_tiny_bundle
-from tools import fault_checks, soak_faults, soak_line, soak_share, trial
-from tools.fault_checks import Seen
+from tools.soak import faults, line, trial
+from tools.soak.faults import Seen
 
 SLACK_S = 6.0  # a loaded machine; the long form allows 1 s
 
 
 @pytest.mark.slow
 def test_random_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fault_checks, "ALLOWED_S", SLACK_S)
-    monkeypatch.setattr(soak_faults, "TRAYS", 12)
-    bundle = open_bundle(soak_faults.make_bundle(tmp_path))
+    monkeypatch.setattr(faults, "ALLOWED_S", SLACK_S)
+    monkeypatch.setattr(faults, "TRAYS", 12)
+    bundle = open_bundle(faults.make_bundle(tmp_path))
     health = trial.Health()
     with Pipeline(bundle, threads=1) as pipeline:
-        leg = soak_faults.run_leg(bundle, pipeline, 500, 3, 40.0, False, health.sample)
+        leg = faults.run_leg(bundle, pipeline, 500, 3, 40.0, False, health.sample)
     assert leg.problems == []
     assert sum(leg.faults.values()) >= 5
     assert set(leg.faults) <= set(FAULTS)
@@ -39,18 +38,18 @@ def test_random_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_line_whose_camera_network_and_engine_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if reason := server_missing():
         pytest.skip(reason)
-    monkeypatch.setattr(soak_line, "LIMIT_S", soak_line.LIMIT_S + SLACK_S / 10)
-    line = soak_line.Trial(5, tmp_path)
+    monkeypatch.setattr(line, "LIMIT_S", line.LIMIT_S + SLACK_S / 10)
+    trial_line = line.Trial(5, tmp_path)
     try:
         ends = time.monotonic() + 90.0
-        while not line.truth.counts["passes"] and time.monotonic() < ends:
-            line.step()
+        while not trial_line.truth.counts["passes"] and time.monotonic() < ends:
+            trial_line.step()
         ends = time.monotonic() + 30.0
         while time.monotonic() < ends:
-            line.step()
+            trial_line.step()
     finally:
-        line.close()
-    found = soak_line.summary(line)
+        trial_line.close()
+    found = line.summary(trial_line)
     assert found["first_wrong"] == []
     assert found["passes"] > 0
     assert len(found["time_to_reject"]) >= 3, "kinds of fault"
@@ -58,8 +57,8 @@ def test_a_line_whose_camera_network_and_engine_lie(tmp_path: Path, monkeypatch:
 
 def test_a_pass_is_wrong_when_something_was_wrong_for_too_long() -> None:
     """A bad part from second 1 on, a frozen camera from 1.5 to 3: the part is good again at 2."""
-    truth = soak_line.Truth()
-    limit = soak_line.LIMIT_S
+    truth = line.Truth()
+    limit = line.LIMIT_S
 
     def sample(at: float, passed: bool = True) -> int:
         truth.judge(at, truth.since(), passed)
@@ -84,26 +83,6 @@ def test_a_pass_is_wrong_when_something_was_wrong_for_too_long() -> None:
     assert truth.counts["passes"] == 6
 
 
-@pytest.mark.slow
-def test_three_cameras_share_the_engines() -> None:
-    found = soak_share.measure(5.0, (50.0, 20.0, 4.0), 0.03)
-    assert min(found["share"]) >= 0.8  # the long form asks for 0.9
-    assert sum(found["judged"]) > 0
-
-
-@pytest.mark.parametrize(
-    ("capacity", "demands", "shares"),
-    [
-        (30.0, [50.0, 20.0, 4.0], [13.0, 13.0, 4.0]),
-        (30.0, [50.0, 12.0, 4.0], [14.0, 12.0, 4.0]),
-        (90.0, [50.0, 20.0, 4.0], [50.0, 20.0, 4.0]),
-        (9.0, [50.0, 20.0, 40.0], [3.0, 3.0, 3.0]),
-    ],
-)
-def test_fair_shares(capacity: float, demands: Sequence[float], shares: list[float]) -> None:
-    assert soak_share.fair_shares(capacity, demands) == pytest.approx(shares)
-
-
 def ok(frame: int) -> tuple[float, Seen]:
     return 100.0 + frame / 10, Seen(frame, str(frame), 100.0 + frame / 10, "OK", "", 0.0)
 
@@ -126,13 +105,13 @@ def none(frame: int | None, told: float, reason: str) -> tuple[float, Seen]:
 def test_the_trial_itself_finds_what_is_told_late_or_wrongly(told: tuple[float, Seen], fine: bool) -> None:
     at = [100.0 + frame / 10 for frame in range(100)]
     seen = [*(ok(frame) for frame in range(15)), told]
-    _, problems = fault_checks.check_told([Episode("black", 20, 22)], seen, at, 10.0)
+    _, problems = faults.check_told([Episode("black", 20, 22)], seen, at, 10.0)
     assert (problems == []) == fine
 
 
 def test_the_trial_itself_finds_a_spoilt_frame_that_was_judged() -> None:
     episodes = [Episode("black", 3, 4), Episode("slow", 8, 8)]
-    problems = fault_checks.check_faulty_frames(episodes, [ok(2), ok(4), ok(8)])
+    problems = faults.check_faulty_frames(episodes, [ok(2), ok(4), ok(8)])
     assert len(problems) == 1
     assert "frame 4 was judged OK during black" in problems[0]
 

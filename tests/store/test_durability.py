@@ -1,4 +1,4 @@
-"""No committed event is missing after a kill or a power cut; the long forms are in tools/soak_record.py."""
+"""No committed event is missing after a kill or a power cut; the long forms are in tools/soak/record.py."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def test_the_folders_are_a_set_that_train_reads(
     split: str, photographs: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["elpv_folders.py", str(tmp_path / "mono"), "--split", split])
-    load_tool("elpv_folders").main()
+    load_tool("benchmarks/elpv_folders").main()
     found = {folder: [path.stem for path in sorted((tmp_path / "mono" / folder).iterdir())] for folder in
              ("train/good", "test/good", "test/defective")}  # fmt: skip
     assert found["test/defective"] == ["cell0022", "cell0023", "cell0024"]

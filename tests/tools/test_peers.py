@@ -14,15 +14,17 @@ import pytest
 
 from tests.tools.loading import TOOLS, load_tool
 
+BENCHMARKS = TOOLS / "benchmarks"
+
 
 @pytest.fixture(scope="module")
 def report() -> ModuleType:
-    return load_tool("peers/report")
+    return load_tool("benchmarks/peers/report")
 
 
 @pytest.fixture(scope="module")
 def common() -> ModuleType:
-    return load_tool("peers/common")
+    return load_tool("benchmarks/peers/common")
 
 
 def timed(p50: float, auroc: float | None = None) -> dict[str, Any]:
@@ -173,24 +175,24 @@ def test_splits_of_both_layouts(common: ModuleType, tmp_path: Path, layout: str)
 
 
 def test_every_contender_has_its_script(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "path", [str(TOOLS), *sys.path])
-    compare = load_tool("compare_peers")
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    compare = load_tool("benchmarks/compare_peers")
     for contender in compare.CONTENDERS:
-        assert (TOOLS / "peers" / contender.script).is_file()
+        assert (BENCHMARKS / "peers" / contender.script).is_file()
         assert contender.venv in ("", *compare.PACKAGES)
 
 
 @pytest.fixture
 def publish(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.setattr(sys, "path", [str(TOOLS), *sys.path])
-    return load_tool("publish_peers")
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    return load_tool("benchmarks/publish_peers")
 
 
 def test_the_documentation_says_what_was_measured(publish: ModuleType) -> None:
     for page in (*publish.SHORT_PAGES, publish.FULL_PAGE):
         assert (publish.ROOT / page).read_text(encoding="utf-8").count(publish.MARKS[0]) == 1, page
     for page, text in publish.pages(publish.ROOT).items():
-        assert page.read_text(encoding="utf-8") == text, f"{page.name}: run python tools/publish_peers.py"
+        assert page.read_text(encoding="utf-8") == text, f"{page.name}: run python tools/benchmarks/publish_peers.py"
 
 
 def test_publishing_changes_only_what_lies_between_the_marks(

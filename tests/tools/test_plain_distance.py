@@ -30,7 +30,7 @@ WIDTHS["means and regions"] = WIDTHS["means, strides 4 to 32"] + 16 * 40
 
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
-    return load_tool("plain_distance")
+    return load_tool("benchmarks/plain_distance")
 
 
 @pytest.fixture(scope="module")

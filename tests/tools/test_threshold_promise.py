@@ -14,7 +14,7 @@ from tests.tools.loading import load_tool
 
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
-    return load_tool("threshold_promise")
+    return load_tool("benchmarks/threshold_promise")
 
 
 COUNTS = ["--seeds", "2", "--threshold", "30", "--unseen", "20", "--size", "64"]

@@ -16,18 +16,20 @@ import pytest
 from tests.fixtures.extras import TRAINING
 
 TOOLS = Path(__file__).parents[2] / "tools"
-SCRIPTS = [path for path in sorted(TOOLS.glob("*.py")) if '__name__ == "__main__"' in path.read_text(encoding="utf-8")]
-NEED_TRAINING = {"compare_pairs.py", "plain_distance.py", "teacher_speed.py"}
-FILES = sorted([*TOOLS.glob("*.sh"), *TOOLS.glob("release/*.sh")])
+FOLDERS = ("benchmarks", "release", "soak")
+FOUND = sorted(path for folder in ("", "benchmarks", "soak") for path in (TOOLS / folder).glob("*.py"))
+SCRIPTS = [path for path in FOUND if '__name__ == "__main__"' in path.read_text(encoding="utf-8")]
+FILES = sorted([*TOOLS.glob("*.sh"), *TOOLS.glob("*/*.sh")])
+NEED_TRAINING = {"plain_distance.py"}
 SHELL = [path for path in FILES if path.read_text(encoding="utf-8").startswith("#!")]
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.relative_to(TOOLS).as_posix())
 def test_a_script_has_help(script: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     if script.name in NEED_TRAINING and not TRAINING:
         pytest.skip("edge-ad[train] is not installed")
     monkeypatch.setattr(sys, "argv", [str(script), "--help"])
-    monkeypatch.setattr(sys, "path", [str(TOOLS), *sys.path])
+    monkeypatch.setattr(sys, "path", [str(script.parent), *sys.path])
     with pytest.raises(SystemExit) as ended:
         runpy.run_path(str(script), run_name="__main__")
     assert not ended.value.code
@@ -50,8 +52,12 @@ def test_the_readme_names_every_tool_and_nothing_else() -> None:
     named = {
         word.rstrip("/") for word in re.findall(r"`([\w./-]+)`", (TOOLS / "README.md").read_text(encoding="utf-8"))
     }
-    there = {path.name for path in TOOLS.iterdir() if path.name not in ("README.md", "__pycache__")}
-    there |= {f"release/{path.name}" for path in (TOOLS / "release").iterdir() if path.name != "__pycache__"}
+    there = {
+        path.relative_to(TOOLS).as_posix()
+        for folder in ("", *FOLDERS)
+        for path in (TOOLS / folder).iterdir()
+        if path.name not in ("README.md", "__pycache__", *FOLDERS)
+    }
     assert there <= named, there - named
     files = {word for word in named if word.endswith((".py", ".sh", ".txt"))}
     assert files - {"install.sh"} <= there

@@ -5,7 +5,7 @@ with a fixed seed, `early` takes the first 60 % by file number, so that what cam
 non-commercial use (CC BY-NC-SA 4.0).
 
     pip install elpv-dataset
-    python tools/elpv_folders.py elpv/mono_shuffled --cells mono --split shuffled
+    python tools/benchmarks/elpv_folders.py elpv/mono_shuffled --cells mono --split shuffled
 """
 
 from __future__ import annotations

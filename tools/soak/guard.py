@@ -1,6 +1,6 @@
 """How long a PLC sees "good" after the inspector was stopped, killed or hangs: real processes, a pymodbus peer.
 
-`python tools/soak_guard.py --json FILE [--resume] [--rounds 30] [--hold-ms 300]`. The PLC asks every millisecond; the time
+`python tools/soak/guard.py --json FILE [--resume] [--rounds 30] [--hold-ms 300]`. The PLC asks every millisecond; the time
 runs from the signal, so it holds the way of the last verdict too.
 """
 
@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 
-from tools.trial import begin
+from tools.soak.trial import begin
 
 ALLOWED_MS = 50.0
 WAYS = ("STOP", "KILL", "hang")

@@ -1,6 +1,6 @@
 """Kills and power cuts while events are written: no committed event may be missing, the index must open.
 
-`python tools/soak_record.py --json FILE [--resume] [--kills 200] [--cuts 200]`. Kills: a process that writes a store is
+`python tools/soak/record.py --json FILE [--resume] [--kills 200] [--cuts 200]`. Kills: a process that writes a store is
 killed with -9 at a random moment, again and again on the same store. Power cuts: the system calls of such a process are
 recorded with strace; at random places of the record everything that was not synced is kept, torn at a sector or thrown
 away, each write by chance, and the store is opened from what is left.

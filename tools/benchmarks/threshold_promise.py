@@ -5,8 +5,8 @@ the scorer is the branch composition alone (the teacher's pooled features and a 
 seconds; with --bundle a trained bundle gives the fused score. Statistics, fusion, thresholds and verdicts are those of
 edge-ad. Scores are kept in --cache, so that a stopped measurement goes on.
 
-    python tools/threshold_promise.py --cache promise --jobs 2
-    python tools/threshold_promise.py --cache promise-demo --bundle runs/demo/training/kit_tray.edgead
+    python tools/benchmarks/threshold_promise.py --cache promise --jobs 2
+    python tools/benchmarks/threshold_promise.py --cache promise-demo --bundle runs/demo/training/kit_tray.edgead
 """
 
 from __future__ import annotations

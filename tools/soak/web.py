@@ -1,6 +1,6 @@
 """The dashboard for half an hour: does the memory of run, server or browser grow, and does the loop feel an open page?
 
-`python tools/soak_web.py --json FILE [--minutes 30] [--bundle FILE]`. A real line, a real Chromium that goes round the
+`python tools/soak/web.py --json FILE [--minutes 30] [--bundle FILE]`. A real line, a real Chromium that goes round the
 views. Memory is the median of the last quarter against that of the second one (the first is warming up). Then a page as on
 another computer is opened and closed in turn, and the latencies of the record are compared. 1 when memory grew by more than
 8 % and 8 MB.

@@ -1,4 +1,6 @@
-"""Compare with other libraries on this machine: `python tools/compare_peers.py DATA --out DIR --photos PHOTOS [--minutes 120]`
+"""Compare with other libraries on this machine.
+
+    python tools/benchmarks/compare_peers.py DATA --out DIR --photos PHOTOS [--minutes 120]
 
 Each peer gets an environment of its own under DIR/venvs, made once: anomalib 2.7 (EfficientAD-S in torch and as ONNX in
 onnxruntime, PatchCore) and anomavision 3.6 (PaDiM). DATA is a set in MVTec LOCO AD or MVTec AD layout; PHOTOS are the
@@ -45,7 +47,7 @@ TURNS = 3
 
 @dataclass(frozen=True)
 class Contender:
-    """A script of tools/peers, the environment that it runs in ("" is our own), and the forms that are timed."""
+    """A script of tools/benchmarks/peers, the environment that it runs in ("" is our own), and the forms that are timed."""
 
     name: str
     script: str
@@ -226,7 +228,7 @@ class Comparison:
 
             teacher = load_file(weights_of("pdn_small"))
             torch.save({name: value.float() for name, value in teacher.items()}, self.out / "teacher.pt")
-            torch.save(lite_weights("lite0", "tools/compare_peers.py"), self.out / "lite0.pt")
+            torch.save(lite_weights("lite0", "tools/benchmarks/compare_peers.py"), self.out / "lite0.pt")
         target = self.out / "photos" / "all"
         if not target.exists():
             photos = sorted(

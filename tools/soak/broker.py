@@ -1,6 +1,6 @@
 """A broker that is away for minutes while the inspector is killed: nothing lost, order kept, the loop undisturbed.
 
-`python tools/soak_broker.py --json FILE [--resume] [--minutes 10] [--rate 20] [--kills 2] [--bundle FILE]`. A real
+`python tools/soak/broker.py --json FILE [--resume] [--minutes 10] [--rate 20] [--kills 2] [--bundle FILE]`. A real
 `edge-ad run` on the synthetic line and a real mosquitto. The broker is there for half the time, away for `--minutes`, and
 there again for half the time. A second `edge-ad run` without outputs, started and killed at the same moments, is the
 measure for the camera-to-verdict times: whatever else this machine does strikes both. `moved` is the p99 away over the p99
@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from edge_ad.files import atomic_write
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 ALLOWED = 1.05
 WARM_UP_S = 5.0  # of a process, left out of the comparison
 DRAIN_S = 300.0

@@ -1,56 +1,20 @@
-"""What the tools about training make of what they measured."""
+"""What the comparison of one and two training processes makes of the log."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import pytest
 
-from edge_ad.overrides import with_values
-from edge_ad.presets import DEMO, FAST, PAPER
+from edge_ad.presets import FAST
 from tests.tools.loading import load_tool
 
 
 @pytest.fixture(scope="module")
-def curve() -> ModuleType:
-    return load_tool("learning_curve")
-
-
-@pytest.fixture(scope="module")
 def epoch() -> ModuleType:
-    return load_tool("epoch_speed")
-
-
-def test_every_schedule_is_shortened_as_a_whole(curve: ModuleType) -> None:
-    for preset in (FAST, DEMO, PAPER):
-        values = tuple(word for word in curve.settings(preset, 0.1) if word != "--setting")
-        short = with_values(preset, values)
-        for name in curve.NETWORKS:
-            old, new = getattr(preset, f"{name}_schedule"), getattr(short, f"{name}_schedule")
-            assert (new.steps, new.epochs) == (round(old.steps / 10), round(old.epochs / 10))
-            assert new.validate_every == round(old.validate_every / 10)
-            assert (new.batch, new.rate) == (old.batch, old.rate)
-
-
-def test_the_table_says_which_share_is_enough(curve: ModuleType) -> None:
-    def point(share: float, value: float) -> dict[str, Any]:
-        return {
-            "share": share,
-            "steps": {"tokenizer": 1, "lavit": 2, "efficientad": 3},
-            "auroc": {"all": value, "logic": None},
-        }
-
-    points = [point(0.1, 0.90), point(0.5, 0.985), point(1.0, 0.99)]
-    assert curve.enough(points, "all") == 0.5
-    assert curve.enough(points, "logic") is None
-    lines = curve.table(points)
-    assert lines[2] == "| 0.1 | 1 / 2 / 3 | 0.900 |  |"
-    assert lines[-1] == "| reaches 99% of the last row at | | 0.5 |  |"
-    assert curve.known({"logical": 0.9, "structural": None, "mean": None}) == 0.9
-    assert curve.known({"logical": 0.9, "structural": 0.7, "mean": 0.8}) == pytest.approx(0.8)
+    return load_tool("benchmarks/epoch_speed")
 
 
 def test_the_time_of_a_step_comes_from_the_log(epoch: ModuleType, tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """A line whose camera, network and engine lie at random: does a bad part ever pass? The real `edge-ad run` and real peers.
 
-`python tools/soak_line.py --json FILE [--resume] [--minutes 30] [--seed 0] [--no-light]`. GStreamer's RTSP server shows good
+`python tools/soak/line.py --json FILE [--resume] [--minutes 30] [--seed 0] [--no-light]`. GStreamer's RTSP server shows good
 and bad parts, each for 1 to 3.5 s, behind a proxy; a PLC reads `pass` over Modbus. Mixed at random: the delay of the network
 grows without a gap, the camera shows one old picture or a few in turn while a clock beside the judged region goes on, and
 the engine gives zeros, scores near zero or its last result again. A light that blinks in the picture proves that it is new;
@@ -26,9 +26,9 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
-from tools.trial import Record, begin
+from tools.soak.trial import Record, begin
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 MAX_AGE_S, HOLD_S = 0.5, 0.3
 LIMIT_S = MAX_AGE_S + HOLD_S + 0.05
 LEAST_DELAY_S = 0.1  # the steps of the proxy, and the encoder

@@ -1,6 +1,6 @@
 """An RTSP server killed and started again, under the real `edge-ad run`: how soon there is a verdict again.
 
-`python tools/soak_rtsp.py --json FILE [--resume] [--rounds 20]`. GStreamer's server with a password runs on loopback. A
+`python tools/soak/rtsp.py --json FILE [--resume] [--rounds 20]`. GStreamer's server with a password runs on loopback. A
 time runs from the moment the server serves again to the first verdict on a new frame, read from the file of events. No
 credentials may stand in anything that the run wrote.
 """
@@ -20,7 +20,7 @@ from typing import Any
 from tests.camera.rtsp import RtspServer, server_missing
 from tests.fixtures.loopback import until
 from tests.fixtures.tiny_bundle import make_tiny_bundle
-from tools.trial import begin
+from tools.soak.trial import begin
 
 ALLOWED_S = 3.0
 PATIENCE_S = 60.0

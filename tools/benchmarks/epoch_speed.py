@@ -1,4 +1,6 @@
-"""How much faster is a pass over the goods with two processes? `python tools/epoch_speed.py --json speed.json [--turns 3]`
+"""How much faster is a pass over the goods with two processes?
+
+    python tools/benchmarks/epoch_speed.py --json speed.json [--turns 3]
 
 Trains a preset for a few steps a network, once by one process that is pinned to one core and once by torchrun with one
 process a core, in turns, and compares the time of a step from the log. It wants an idle machine. What is measured is

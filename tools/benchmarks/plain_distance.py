@@ -1,4 +1,4 @@
-"""Does a bundle beat a distance that needs no training? `python tools/plain_distance.py BUNDLE ROOT`
+"""Does a bundle beat a distance that needs no training? `python tools/benchmarks/plain_distance.py BUNDLE ROOT`
 
 Fits a Gaussian (Ledoit-Wolf) to pooled features of EfficientNet-Lite0 for every picture of ROOT/train/good and judges
 ROOT/test by the Mahalanobis distance to it, beside the bundle in FP32. Prints AUROC of both with 95 % bootstrap intervals

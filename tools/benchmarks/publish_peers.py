@@ -1,6 +1,8 @@
-"""Put a comparison into the documentation: `python tools/publish_peers.py DIR/peers.json`, or `--check` what stands there.
+"""Put a comparison into the documentation, or `--check` what stands there.
 
-Copies the JSON that tools/compare_peers.py wrote to docs/peers.json, and writes its tables between the marks of its pages: a
+    python tools/benchmarks/publish_peers.py DIR/peers.json
+
+Copies the JSON that compare_peers.py wrote to docs/peers.json, and writes its tables between the marks of its pages: a
 short one in README.md and docs/results.md, all of them in docs/experiments/peers.md. Without a docs/peers.json the texts
 between the marks stay as they are.
 """
@@ -17,11 +19,11 @@ from peers.report import plot, rows, tables
 
 from edge_ad.files import atomic_write
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SOURCE = Path("docs/peers.json")
 SHORT_PAGES = ("README.md", "docs/results.md")
 FULL_PAGE = "docs/experiments/peers.md"
-MARKS = ("<!-- speed: tools/publish_peers.py writes this -->", "<!-- end of speed -->")
+MARKS = ("<!-- speed: tools/benchmarks/publish_peers.py writes this -->", "<!-- end of speed -->")
 SHORT = ("whole", "efficientad", "torch", "onnx")
 
 
@@ -64,7 +66,7 @@ def pages(root: Path) -> dict[Path, str]:
 def main() -> int:
     """Read the command line and write, or tell which page does not agree."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("json", type=Path, nargs="?", help="what tools/compare_peers.py wrote")
+    parser.add_argument("json", type=Path, nargs="?", help="what tools/benchmarks/compare_peers.py wrote")
     parser.add_argument("--check", action="store_true", help="change nothing; exit code 1 where a page does not agree")
     options = parser.parse_args()
     if options.json is not None and not options.check:

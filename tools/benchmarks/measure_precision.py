@@ -1,6 +1,6 @@
 """Measure what FP16 and INT8 change in the verdicts of a bundle: flips, z errors and AUROC over thousands of pictures, and speed.
 
-    python tools/measure_precision.py BUNDLE GOODS --count 2000 --out precision.json [--labelled DATA] [--timed 60]
+    python tools/benchmarks/measure_precision.py BUNDLE GOODS --count 2000 --out precision.json [--labelled DATA] [--timed 60]
 
 Pictures are the goods in GOODS, jittered views of them and synthetic anomalies, half and half, made one by one from their
 number and the seed. Raw scores go to <out>.made.jsonl as they are measured; the same command goes on where it stopped.

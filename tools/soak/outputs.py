@@ -1,6 +1,6 @@
 """A triggered line whose outputs fail at random: is there ever a pass that is not due? Real processes and pymodbus peers.
 
-`python tools/soak_outputs.py --json FILE [--resume] [--minutes 30] [--seed 0]`. One guard drives a Modbus server that the
+`python tools/soak/outputs.py --json FILE [--resume] [--minutes 30] [--seed 0]`. One guard drives a Modbus server that the
 PLC of docs/howto/plc.md reads, a Modbus client that writes into another PLC, and pins of a stand-in chip. Verdicts take 20 to
 600 ms, windows 300. Every sample of `pass` is checked: it must belong to the part in place, which must be good, and to a
 verdict on it that is not older than the hold. Ends with 1 when a pass was wrong.
@@ -24,9 +24,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from tools.trial import Record, begin
+from tools.soak.trial import Record, begin
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 HOLD_S = 0.3
 ALLOWED_S = 0.05
 WINDOW_S = 0.3

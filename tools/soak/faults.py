@@ -1,6 +1,6 @@
 """Hours of frames with random faults: every fault told in time, nothing bad let through, nothing lost, nothing growing.
 
-`python tools/soak_faults.py --json FILE [--resume] [--frames 50000] [--fps 28] [--paced] [--bundle FILE]`. The frames are
+`python tools/soak/faults.py --json FILE [--resume] [--frames 50000] [--fps 28] [--paced] [--bundle FILE]`. The frames are
 cut into legs with faults of their own; a finished leg is written down, and --resume goes on behind the last one. With
 --paced they come in real time and the freshest wins, as from a camera: a fault of which no frame was looked at, because
 this machine was busy with something else, is counted as unseen. Without it every frame is looked at.
@@ -8,41 +8,138 @@ this machine was busy with something else, is counted as unseen. Without it ever
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from edge_ad.bundle import Bundle, open_bundle
+from edge_ad.camera.fault_plan import Episode
 from edge_ad.camera.faults import FaultInjector
 from edge_ad.camera.frames import Frame, Read, Source, SourceKind
 from edge_ad.camera.pacing import Paced
 from edge_ad.camera.synthetic import SyntheticLine, plan
+from edge_ad.data.images import resize
 from edge_ad.engines.pipeline import Pipeline
+from edge_ad.inspection.counters import Counters
 from edge_ad.inspection.events import Event
 from edge_ad.inspection.judge import Judge
 from edge_ad.inspection.loop import Loop
 from edge_ad.inspection.settings import LoopSettings
 from edge_ad.inspection.sinks import CallSink
-from tools.fault_checks import Seen, check_account, check_faulty_frames, check_told, compare_ok, unexplained
-from tools.trial import Health, Record, begin, facts
+from tools.soak.trial import Health, Record, begin, facts
 
 LEG = 5_000
 ANOMALIES = 0.3
 TRAYS = 60
 SLOW_MS = 1500
 TAIL = 60  # frames without a fault at the end of a leg: what strikes there would be cut off by the end
+ALLOWED_S = 1.0  # within so many seconds, or two frame times if they are longer, a fault must be told
 GAPS = ("drop", "hang", "gone", "slow")  # faults that show themselves without a frame
 
 
-@dataclasses.dataclass
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What is kept of an event: little, because memory is measured here."""
+
+    frame: int | None
+    part: str | None
+    time: float
+    verdict: str
+    reason: str
+    score: float | None
+
+
+def check_account(counters: Counters) -> list[str]:
+    """captured = judged + dropped + faulted."""
+    total = counters.judged + counters.dropped + counters.faulted + counters.idle
+    return [] if counters.captured == total else [f"captured {counters.captured}, but {total} are accounted for"]
+
+
+def check_told(
+    episodes: Sequence[Episode], seen: Sequence[tuple[float, Seen]], at: Sequence[float] | np.ndarray, fps: float
+) -> tuple[dict[str, float], list[str]]:
+    """Every fault is NONE with a right reason within 1 s or two frame times; returns the worst delay by kind.
+
+    ``at`` is the wall-clock second at which each frame left the source.
+    """
+    allowed = max(ALLOWED_S, 2.0 / fps)
+    nones = [(told, event) for told, event in seen if event.verdict == "NONE"]
+    worst: dict[str, float] = {}
+    problems = []
+    for one in episodes:
+        due = at[one.first]
+        delays = [
+            told - due
+            for told, event in nones
+            if event.reason in one.reasons and told >= due and _touches(event, one, told, at)
+        ]
+        delay = float(min(delays, default=float("inf")))
+        worst[one.fault] = max(worst.get(one.fault, 0.0), delay)
+        if delay > allowed:
+            problems.append(f"{one.fault} at frames {one.first} to {one.last} was told after {delay:.2f} s")
+    return worst, problems
+
+
+def check_faulty_frames(
+    episodes: Sequence[Episode], seen: Sequence[tuple[float, Seen]], paced: bool = False
+) -> list[str]:
+    """No frame that a fault spoilt is judged.
+
+    A frame that came late may be judged where it was not too late; and where frames may be dropped, a frozen picture is
+    news to a loop that has not seen it before, so its verdict is that of a picture that was really there.
+    """
+    excused = ("slow", "freeze") if paced else ("slow",)
+    spoilt = {f: one for one in episodes if one.fault not in excused for f in range(one.first, one.last + 1)}
+    return [
+        f"frame {event.frame} was judged {event.verdict} during {spoilt[event.frame].fault}"
+        for _, event in seen
+        if event.frame in spoilt and event.verdict != "NONE" and event.part is not None
+    ]
+
+
+def compare_ok(
+    bundle: Bundle,
+    pipeline: Pipeline,
+    line: SyntheticLine,
+    seen: Sequence[tuple[float, Seen]],
+    episodes: Sequence[Episode],
+) -> tuple[int, list[str]]:
+    """Every anomalous tray that was called OK is called OK without any fault too, with the same score."""
+    frozen = {frame for one in episodes if one.fault == "freeze" for frame in range(one.first, one.last + 1)}
+    problems, compared = [], 0
+    for _, event in seen:
+        if event.verdict != "OK" or event.frame is None or event.frame in frozen or line.defect(event.frame) == "good":
+            continue
+        compared += 1
+        image, _ = line._tray(event.frame)
+        score = pipeline.infer(resize(image, bundle.image_size)).score
+        if abs(score - (event.score or 0.0)) > 1e-3 * max(1.0, abs(score)) or score > bundle.thresholds.warn:
+            problems.append(f"anomalous frame {event.frame} was OK at {event.score}, without faults it has {score:.4f}")
+    return compared, problems
+
+
+def _touches(event: Seen, one: Episode, told: float, at: Sequence[float] | np.ndarray) -> bool:
+    """Whether a NONE can be about this fault: its frame lies in it, or it was told before the next frame was judged."""
+    if event.frame is not None:
+        return one.first <= event.frame <= one.last + 1
+    after = at[min(one.last + 2, len(at) - 1)]
+    return told <= after + 0.5
+
+
+def unexplained(event: Seen, episodes: Sequence[Episode]) -> bool:
+    """Whether the frame of an event lies outside every fault."""
+    return event.frame is not None and not any(one.first <= event.frame <= one.last + 1 for one in episodes)
+
+
+@dataclass
 class Account:
     """What one leg came to; everything in ``problems`` fails the trial."""
 
@@ -136,7 +233,7 @@ def soak(bundle: Bundle, pipeline: Pipeline, record: Record) -> None:
         count = min(LEG, values["frames"] - done)
         seed = 1 + len(values["legs"])
         leg = run_leg(bundle, pipeline, count, seed, values["fps"], values["paced"], health.sample)
-        values["legs"].append(dataclasses.asdict(leg))
+        values["legs"].append(asdict(leg))
         process = {"figures": health.figures(), "samples": health.rows, "problems": health.problems()}
         values["processes"][str(os.getpid())] = process
         record.save()
@@ -169,9 +266,9 @@ def summary(record: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def main(document: str = str(__doc__), frames: int = 50_000, paced: bool = False) -> int:
+def main() -> int:
     """Run the trial; 1 when something is wrong."""
-    record = begin(document, {"legs": [], "processes": {}}, frames=frames, fps=28.0, paced=paced, bundle="")
+    record = begin(str(__doc__), {"legs": [], "processes": {}}, frames=50_000, fps=28.0, paced=False, bundle="")
     if not record.complete:
         with tempfile.TemporaryDirectory() as folder:
             bundle = open_bundle(Path(record.values["bundle"] or make_bundle(Path(folder))))
