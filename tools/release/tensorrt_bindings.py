@@ -1,8 +1,9 @@
-"""Read the names of TensorRT's published bindings: the wheel's own module is imported, over libraries that do nothing.
+"""Read the names of TensorRT's published bindings and of pycuda's published source.
 
-The wheel holds the classes; the libraries that it links (``libnvinfer`` and others) need not be there to list them, only
-the few functions that they export. So no GPU and none of NVIDIA's libraries are needed, but a C compiler and a wheel for
-the Python that runs this.
+The wheel's own module is imported, over libraries that do nothing: it holds the classes, and the libraries that it links
+(``libnvinfer`` and others) need not be there to list them, only the few functions that they export. So no GPU and none of
+NVIDIA's libraries are needed, but a C compiler and a wheel for the Python that runs this. pycuda is compiled where it is
+installed, so its names are read in its source.
 """
 
 from __future__ import annotations
@@ -13,14 +14,16 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 import zipfile
 from pathlib import Path
-from typing import Any
 
 VERSIONS = {"10.3": "10.3.0", "10.13": "10.13.3.9", "10.16": "10.16.1.11", "11.4": "11.4.0.106"}
 PACKAGE = "tensorrt-cu12-bindings"
+PYCUDA = "2026.1"
 _LIBRARIES = ("nvinfer", "nvinfer_plugin", "nvonnxparser")
+_PYCUDA_FILES = ("wrap_cudadrv.cpp", "pycuda/driver.py")
 
 # Run in a process of its own: prints {class: {member: what it gives}}; "" stands for the module itself. A member that
 # may be assigned begins with "=", one that must be called ends with "()".
@@ -57,21 +60,21 @@ print(json.dumps(table))
 
 
 def fetch(folder: Path) -> None:
-    """Download the wheels of every version into ``folder``; those that are there already stay."""
+    """Download the wheels of every version and the source of pycuda into ``folder``; what is there already stays."""
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(folder)]
     for exact in VERSIONS.values():
         if _wheel(folder, exact) is None:
-            command = [
-                sys.executable,
-                "-m",
-                "pip",
-                "download",
-                "-q",
-                "--no-deps",
-                "-d",
-                str(folder),
-                f"{PACKAGE}=={exact}",
-            ]
-            subprocess.run(command, check=True)
+            subprocess.run([*command, f"{PACKAGE}=={exact}"], check=True)
+    if _pycuda(folder) is None:
+        source = ["--no-build-isolation", "--no-binary", ":all:"]
+        subprocess.run([*command, *source, f"pycuda=={PYCUDA}"], check=True)
+
+
+def have(folder: Path) -> bool:
+    """Whether everything, and a C compiler, is there."""
+    wheels = all(_wheel(folder, exact) is not None for exact in VERSIONS.values())
+    return wheels and _pycuda(folder) is not None and shutil.which("cc") is not None
 
 
 def read(folder: Path) -> dict[str, dict[str, dict[str, str]]]:
@@ -79,9 +82,24 @@ def read(folder: Path) -> dict[str, dict[str, dict[str, str]]]:
     return {version: json.loads(run(folder, exact, _LIST)) for version, exact in VERSIONS.items()}
 
 
-def have(folder: Path) -> bool:
-    """Whether the wheels of every version, and a C compiler, are there."""
-    return shutil.which("cc") is not None and all(_wheel(folder, exact) is not None for exact in VERSIONS.values())
+def read_pycuda(folder: Path) -> set[str]:
+    """Return the names in the source of pycuda; SystemExit where it is not in ``folder``."""
+    path = _pycuda(folder)
+    if path is None:
+        raise SystemExit(f"error: pycuda {PYCUDA} is not in {folder}: run with --fetch")
+    text = ""
+    with tarfile.open(path) as archive:
+        for member in archive.getmembers():
+            if member.name.endswith(_PYCUDA_FILES) and (stream := archive.extractfile(member)):
+                text += stream.read().decode()
+    macros = re.findall(r"\bDEF_SIMPLE_\w+\((\w+)\)", text) + re.findall(
+        r"\b(?:DECLARE_EXC|MAP_METHOD\w*)\((\w+)", text
+    )
+    return set(re.findall(r'"(\w+)"', text)) | set(macros)
+
+
+def _pycuda(folder: Path) -> Path | None:
+    return next(iter(sorted(folder.glob(f"pycuda-{PYCUDA}*.gz"))), None)
 
 
 def _wheel(folder: Path, exact: str) -> Path | None:
@@ -124,11 +142,3 @@ def _make_libraries(module: Path, place: Path, major: str) -> None:
         file = f"lib{library}.so.{major}"
         command = ["cc", "-shared", "-fPIC", f"-Wl,-soname,{file}", "-o", str(place / file), str(place / "nothing.c")]
         subprocess.run(command, check=True, capture_output=True)
-
-
-def slim(tables: dict[str, Any], classes: set[str]) -> dict[str, Any]:
-    """Return the tables with the module's names and the members of ``classes`` only, for a file that is kept."""
-    return {
-        version: {owner: members for owner, members in table.items() if owner in classes or not owner}
-        for version, table in tables.items()
-    }
