@@ -161,12 +161,15 @@ def test_a_fault_of_the_program_stays_loud(monkeypatch: pytest.MonkeyPatch) -> N
         main([])
 
 
-def test_a_fault_of_the_program_leaves_a_traceback_and_exit_code_1() -> None:
+@pytest.mark.parametrize("end", ["sys.exit(frame.main(['break']))", "sys.argv[1:] = ['break']\nframe.entry()"])
+def test_a_fault_of_the_program_leaves_a_traceback_and_exit_code_1(end: str) -> None:
+    """With a thread left behind, as of a camera that hangs."""
     code = (
-        "import sys, edge_ad.cli.app as frame\n"
+        "import sys, threading, edge_ad.cli.app as frame\n"
         "@frame.app.command('break')\n"
-        "def command() -> None:\n    raise ZeroDivisionError('a bug')\n"
-        "sys.exit(frame.main(['break']))\n"
+        "def command() -> None:\n"
+        "    threading.Thread(target=threading.Event().wait, daemon=True).start()\n"
+        "    raise ZeroDivisionError('a bug')\n" + end
     )
     done = python("-c", code)
     assert done.returncode == 1

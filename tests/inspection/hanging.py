@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from edge_ad.cli.app import main
 from edge_ad.engines.pipeline import Pipeline
+from edge_ad.supervision import leave
 
 _infer = Pipeline.infer
 
@@ -23,4 +23,4 @@ def infer(self: Pipeline, image: Any) -> Any:
 Pipeline.infer = infer  # type: ignore[method-assign]
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

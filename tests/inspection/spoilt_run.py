@@ -19,6 +19,7 @@ from edge_ad.bundle import open_bundle
 from edge_ad.cli.app import main
 from edge_ad.engines.pipeline import Inference, Pipeline
 from edge_ad.scoring import Statistics, fuse
+from edge_ad.supervision import leave
 
 
 class Spoiler:
@@ -54,4 +55,4 @@ def scaled(right: Inference, statistics: Statistics, factor: float) -> Inference
 if __name__ == "__main__":
     spoiler = Spoiler(Path(sys.argv[1]), Path(sys.argv[2]), Pipeline.infer)
     Pipeline.infer = lambda self, image: spoiler(self, image)  # type: ignore[method-assign]
-    sys.exit(main(["run", *sys.argv[2:]]))
+    leave(main(["run", *sys.argv[2:]]))

@@ -50,7 +50,8 @@ from edge_ad.training import distillation, loop
 loop.CHECKPOINT_SECONDS = 0.0
 distillation.MEASURE_CROPS, distillation.HELD_OUT = 16, 9
 from edge_ad.cli.app import main
-sys.exit(main(sys.argv[1:]))
+from edge_ad.supervision import leave
+leave(main(sys.argv[1:]))
 """
 STEPS = 12
 
