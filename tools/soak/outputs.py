@@ -176,8 +176,10 @@ class Trial:
             if late > ALLOWED_S and not hung:
                 why = f"{1000.0 * late:.0f} ms after the hold"
         if why is not None:
-            since = round(1000.0 * (time.monotonic() - self._forced_at))
-            found = {"output": output, "part": self.part, "why": why, "ms_since_glitch": since}
+            now = time.monotonic()
+            since = {"ms_since_glitch": self._forced_at, "ms_since_hang": self._hung_at}
+            found = {"output": output, "part": self.part, "why": why}
+            found |= {name: round(1000.0 * (now - at)) for name, at in since.items() if at > 0.0}
             self.wrong.append({**found, "faults": dict(self.faults)})
 
     def maybe_fault(self) -> None:
@@ -203,7 +205,8 @@ class Trial:
         self.board.fail("stuck", 0)
 
     def _force(self) -> None:
-        if self.part % 2 == 0:
+        hung = time.monotonic() < self._hung_at + HUNG_S  # a guard that stands still can set nothing right
+        if self.part % 2 == 0 or hung:
             return
         self.board.force(17, True)  # a glitch: the guard may need one refresh
         self._forced_at = time.monotonic()
