@@ -10,12 +10,9 @@ trial that is complete is left out with --resume; one that was cut off begins an
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
-import os
 import sqlite3
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,9 +23,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_ad.files import atomic_write
+from tests.fixtures.mosquitto import Mosquitto
+from tests.outputs.arrivals import Arrivals, account, waiting
+from tools.soak.trial import Inspector, begin, bundle_for
 
-ROOT = Path(__file__).resolve().parents[2]
 ALLOWED = 1.05
 WARM_UP_S = 5.0  # of a process, left out of the comparison
 DRAIN_S = 300.0
@@ -38,47 +36,33 @@ RESAMPLED = 2000
 Span = tuple[float, float]
 
 
-class Line:
-    """`edge-ad run` as a process that can be killed and started again."""
+class Line(Inspector):
+    """A run with a store that can be killed and started again; ``starts`` are the moments of its first verdicts."""
 
     def __init__(self, folder: Path, bundle: Path, outputs: list[str], rate: float) -> None:
-        folder.mkdir()
-        self.folder, self.starts = folder, list[float]()
-        self._words = [sys.executable, "-m", "edge_ad", "run", str(bundle), "--realtime", *outputs]
-        self._words += ["--camera", f"synthetic://line?frames=10000000&seed=1&fps={rate:g}"]
-        self._words += ["--store", str(self.store), "--events", str(folder / "events.jsonl")]
-        self._words += ["--backend", "onnxruntime", "--precision", "fp32"]
-        self.start()
+        self.starts = list[float]()
+        self.store = folder / "line.sqlite"
+        words = ["run", bundle, "--realtime", *outputs, "--precision", "fp32", "--store", self.store]
+        words += [
+            "--camera",
+            f"synthetic://line?frames=10000000&seed=1&fps={rate:g}",
+            "--events",
+            folder / "events.jsonl",
+        ]
+        super().__init__(folder, *words)
         self.wait()
-
-    @property
-    def store(self) -> Path:
-        """The SQLite file."""
-        return self.folder / "line.sqlite"
 
     def start(self) -> None:
         """Start the process."""
         self._before = self.events()
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        with (self.folder / "stderr.txt").open("a") as log:
-            self.process = subprocess.Popen(self._words, cwd=self.folder, env=environment, stdout=log, stderr=log)
+        super().start()
 
     def wait(self) -> None:
         """Wait for the first verdict of this process."""
         while self.events() == self._before:
-            assert self.process.poll() is None, (self.folder / "stderr.txt").read_text()
+            self.require_running()
             time.sleep(0.2)
         self.starts.append(time.time())
-
-    def kill(self) -> None:
-        """End it as a power cut would."""
-        self.process.kill()
-        self.process.wait()
-
-    def stop(self) -> None:
-        """End it in good order."""
-        self.process.terminate()
-        assert self.process.wait(30) == 0, (self.folder / "stderr.txt").read_text()
 
     def events(self) -> int:
         """How many events are committed."""
@@ -89,9 +73,6 @@ class Line:
 
 def run(folder: Path, bundle: Path, minutes: float, rate: float, kills: int) -> dict[str, Any]:
     """Run the trial in an empty folder and return its record."""
-    from tests.fixtures.mosquitto import Mosquitto
-    from tests.outputs.arrivals import Arrivals, account, waiting
-
     seconds, spans = 60.0 * minutes, dict[str, Span]()
     broker = Mosquitto(folder / "broker")
     arrivals = Arrivals(broker, "soak")
@@ -207,31 +188,14 @@ def p99(parts: list[NDArray[np.float64]], rng: np.random.Generator | None) -> fl
 
 def main() -> int:
     """Run the trial; 1 when an event was lost or the loop was slower."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path, required=True)
-    parser.add_argument("--resume", action="store_true")
-    parser.add_argument("--minutes", type=float, default=10.0)
-    parser.add_argument("--rate", type=float, default=20.0)
-    parser.add_argument("--kills", type=int, default=2)
-    parser.add_argument("--bundle", type=Path, help="default: the miniature bundle of the tests")
-    arguments = parser.parse_args()
-    if arguments.resume and arguments.json.exists():
-        record = json.loads(arguments.json.read_text())
-    else:
-        from tests.fixtures.tiny_bundle import make_tiny_bundle
-
+    record = begin(str(__doc__), {}, minutes=10.0, rate=20.0, kills=2, bundle="")
+    values = record.values
+    if not record.complete:
         with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            bundle = arguments.bundle.resolve() if arguments.bundle else make_tiny_bundle(folder / "tiny.edgead")
-            record = {
-                "minutes": arguments.minutes,
-                "rate": arguments.rate,
-                "kills": arguments.kills,
-                **run(folder, bundle, arguments.minutes, arguments.rate, arguments.kills),
-            }
-        atomic_write(arguments.json, json.dumps(record) + "\n")
-    print(json.dumps(record, indent=1))
-    return int(not record["good"] or record["moved_95"][0] > ALLOWED)
+            bundle = bundle_for(Path(name), values["bundle"])
+            record.finish(run(Path(name), bundle, values["minutes"], values["rate"], values["kills"]))
+    found = values["summary"]
+    return int(not found["good"] or found["moved_95"][0] > ALLOWED)
 
 
 if __name__ == "__main__":

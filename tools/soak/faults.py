@@ -27,6 +27,7 @@ from edge_ad.camera.frames import Frame, Read, Source, SourceKind
 from edge_ad.camera.pacing import Paced
 from edge_ad.camera.synthetic import SyntheticLine, plan
 from edge_ad.data.images import resize
+from edge_ad.data.synthetic_line import write_line
 from edge_ad.engines.pipeline import Pipeline
 from edge_ad.inspection.counters import Counters
 from edge_ad.inspection.events import Event
@@ -34,7 +35,8 @@ from edge_ad.inspection.judge import Judge
 from edge_ad.inspection.loop import Loop
 from edge_ad.inspection.settings import LoopSettings
 from edge_ad.inspection.sinks import CallSink
-from tools.soak.trial import Health, Record, begin, facts
+from edge_ad.recalibration import recalibrate
+from tools.soak.trial import Health, Record, begin, bundle_for, facts
 
 LEG = 5_000
 ANOMALIES = 0.3
@@ -216,14 +218,10 @@ def run_leg(
 
 def make_bundle(folder: Path) -> Path:
     """Return the miniature bundle of the tests, with statistics of good trays of the synthetic line."""
-    from edge_ad.data.synthetic_line import write_line
-    from edge_ad.recalibration import recalibrate
-    from tests.fixtures.tiny_bundle import make_tiny_bundle
-
     line = write_line(
         folder / "line", train=60, validation=0, test_good=0, test_logical=0, test_structural=0, video_frames=0
     )
-    return recalibrate(make_tiny_bundle(folder / "tiny.edgead"), line / "train" / "good", folder / "trays.edgead")
+    return recalibrate(bundle_for(folder, ""), line / "train" / "good", folder / "trays.edgead")
 
 
 def soak(bundle: Bundle, pipeline: Pipeline, record: Record) -> None:

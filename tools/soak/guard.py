@@ -12,6 +12,8 @@ import subprocess
 import sys
 import time
 
+from tests.fixtures.loopback import until
+from tests.outputs.peers import ReadingPlc
 from tools.soak.trial import begin
 
 ALLOWED_MS = 50.0
@@ -20,9 +22,6 @@ WAYS = ("STOP", "KILL", "hang")
 
 def measure(how: str, hold_ms: float) -> float:
     """Return the milliseconds from the end of an inspector to the reject that the PLC reads."""
-    from tests.fixtures.loopback import until
-    from tests.outputs.peers import ReadingPlc
-
     feeder = subprocess.Popen(
         [sys.executable, "-m", "tests.outputs.feeder", "modbus-server://127.0.0.1:0", str(hold_ms)],
         stdin=subprocess.PIPE,

@@ -17,7 +17,6 @@ import logging
 import os
 import random
 import statistics
-import subprocess
 import sys
 import tempfile
 import threading
@@ -26,9 +25,15 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
-from tools.soak.trial import Record, begin
+from pymodbus.client import ModbusTcpClient
+from pymodbus.exceptions import ModbusException
 
-ROOT = Path(__file__).parents[2]
+from tests.camera.delay_proxy import DelayProxy
+from tests.camera.part_camera import LIVENESS, ROI, PartCamera
+from tests.camera.rtsp import server_missing
+from tests.fixtures.loopback import free_port
+from tools.soak.trial import Inspector, begin, bundle_for
+
 MAX_AGE_S, HOLD_S = 0.5, 0.3
 LIMIT_S = MAX_AGE_S + HOLD_S + 0.05
 LEAST_DELAY_S = 0.1  # the steps of the proxy, and the encoder
@@ -88,11 +93,6 @@ class Trial:
     """The line, its faults, and a PLC that reads."""
 
     def __init__(self, seed: int, folder: Path, light: bool = True) -> None:
-        from tests.camera.delay_proxy import DelayProxy
-        from tests.camera.part_camera import LIVENESS, PartCamera
-        from tests.fixtures.loopback import free_port
-        from tests.fixtures.tiny_bundle import make_tiny_bundle
-
         logging.getLogger("pymodbus").setLevel(logging.CRITICAL)  # it tells every connection that ends
         self.chance, self.truth, self.folder = random.Random(seed), Truth(), folder
         settings = f"[run]\nmax_age_ms = {1000 * MAX_AGE_S:g}\n"
@@ -100,13 +100,12 @@ class Trial:
         (folder / "edge-ad.toml").write_text(settings)
         self._mode = folder / "mode"
         self._mode.write_bytes(b"n")
-        self._bundle = make_tiny_bundle(folder / "tiny.edgead")
+        self._bundle = bundle_for(folder, "")
         self.camera = PartCamera(random.Random(seed + 1), self.truth.set)
         self._ramp = (0.0, 0.0, 0.0)  # its beginning, seconds per second, most
         self._proxy = DelayProxy(self.camera.server.port, self.delay)
         self._port = free_port()
         self._plc: Any = None
-        self._log = (folder / "log").open("ab")
         self.starts = 0
         self.start()
         now = time.monotonic()
@@ -121,19 +120,11 @@ class Trial:
 
     def start(self) -> None:
         """Start the inspector."""
-        from tests.camera.part_camera import ROI
-
         self.starts += 1
-        words = [str(self._mode), str(self._bundle), "--camera", f"rtsp://127.0.0.1:{self._proxy.port}/line"]
+        words = [self._mode, self._bundle, "--camera", f"rtsp://127.0.0.1:{self._proxy.port}/line", "--roi", ROI]
         words += ["--alarm", f"modbus-server://127.0.0.1:{self._port}", "--hold-ms", f"{1000 * HOLD_S:g}"]
-        words += ["--roi", ROI, "--events", str(self.folder / f"events{self.starts}.jsonl")]
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.inspection.spoilt_run", *words, "--backend", "onnxruntime"],
-            cwd=self.folder,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-            stdout=self._log,
-            stderr=self._log,
-        )
+        words += ["--events", self.folder / f"events{self.starts}.jsonl"]
+        self.inspector = Inspector(self.folder, *words, module="tests.inspection.spoilt_run")
 
     def step(self) -> None:
         """Begin and end faults, keep the inspector running, and take a sample."""
@@ -142,10 +133,10 @@ class Trial:
             if now > due and (track in self._active or self._passing or now > due + PATIENCE_S):
                 getattr(self, "_" + track)(now)
         self.truth.set("network delay", self.delay(now) > MAX_AGE_S + LEAST_DELAY_S, now)
-        if (code := self.process.poll()) is not None:
+        if (code := self.inspector.process.poll()) is not None:
             self.truth.counts[f"runs ended with {code}"] += 1
             if code != 3:  # a device fault: the self-test found the engine out
-                raise RuntimeError(f"the run ended with {code}: {(self.folder / 'log').read_text()[-2000:]}")
+                self.inspector.require_running()
             if "engine" in self._active:
                 self._engine(now)
             self.start()
@@ -156,9 +147,6 @@ class Trial:
         time.sleep(SAMPLE_S)
 
     def _read_pass(self) -> bool:
-        from pymodbus.client import ModbusTcpClient
-        from pymodbus.exceptions import ModbusException
-
         if self._plc is None:
             self._plc = ModbusTcpClient("127.0.0.1", port=self._port, timeout=1, retries=0)
         with contextlib.suppress(ModbusException, OSError):
@@ -217,11 +205,9 @@ class Trial:
 
     def close(self) -> None:
         """End all."""
-        self.process.kill()
-        self.process.wait()
+        self.inspector.kill()
         self.camera.close()
         self._proxy.close()
-        self._log.close()
 
 
 def summary(trial: Trial) -> dict[str, Any]:
@@ -246,23 +232,8 @@ def summary(trial: Trial) -> dict[str, Any]:
     }
 
 
-def run(trial: Trial, record: Record) -> None:
-    """Let the line run for as long as is asked for, and write down what was found every 20 s."""
-    values = record.values
-    started, before, saved = time.monotonic(), values["done_s"], time.monotonic()
-    while before + time.monotonic() - started < 60 * values["minutes"]:
-        trial.step()
-        if time.monotonic() - saved > 20.0:
-            saved = time.monotonic()
-            values["done_s"] = round(before + saved - started, 1)
-            values["wrong"], values["counts"] = trial.truth.wrong, dict(trial.truth.counts)
-            record.save()
-
-
 def main() -> int:
     """Run the trial; 1 when a pass was wrong, or when there was none at all."""
-    from tests.camera.rtsp import server_missing
-
     record = begin(str(__doc__), {"done_s": 0.0, "wrong": [], "counts": {}}, minutes=30.0, seed=0, light=True)
     if reason := server_missing():
         print(f"not run: {reason}")
@@ -271,7 +242,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         trial = Trial(values["seed"] + int(values["done_s"]), Path(folder), values["light"])
         try:
-            run(trial, record)
+            record.run(trial.step, lambda: {"wrong": trial.truth.wrong, "counts": dict(trial.truth.counts)})
         finally:
             trial.close()
         found = summary(trial)

@@ -24,9 +24,16 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from tools.soak.trial import Record, begin
+from pymodbus.client import ModbusTcpClient
+from pymodbus.exceptions import ModbusException
 
-ROOT = Path(__file__).parents[2]
+from edge_ad.outputs.lines import registers_text, text_registers
+from tests.fixtures.loopback import free_port
+from tests.fixtures.tiny_bundle import make_tiny_bundle
+from tests.outputs.board import CHIP, Board
+from tests.outputs.peers import WrittenPlc
+from tools.soak.trial import ROOT, begin
+
 HOLD_S = 0.3
 ALLOWED_S = 0.05
 WINDOW_S = 0.3
@@ -68,10 +75,6 @@ class Trial:
     """PLCs, faults and the oracle."""
 
     def __init__(self, seed: int, folder: Path) -> None:
-        from tests.fixtures.loopback import free_port
-        from tests.outputs.board import CHIP, Board
-        from tests.outputs.peers import WrittenPlc
-
         self.chance = random.Random(seed)
         self.board = Board(folder / "board")
         self.written = WrittenPlc()
@@ -96,16 +99,12 @@ class Trial:
 
     def connect(self) -> bool:
         """Have a connection to the server; False while there is none."""
-        from pymodbus.client import ModbusTcpClient
-
         if self.plc is None:
             self.plc = ModbusTcpClient("127.0.0.1", port=self.port, timeout=1, retries=0)
         return bool(self.plc.connected or self.plc.connect())
 
     def one_part(self) -> None:
         """Call for a part and look at all outputs until its window closes."""
-        from pymodbus.exceptions import ModbusException
-
         self.part += 1
         if self.line.process.poll() is not None:
             self.counts["restarts of the line"] += 1
@@ -128,8 +127,6 @@ class Trial:
                 self.plc = None
 
     def _call(self) -> None:
-        from edge_ad.outputs.lines import text_registers
-
         words = list(text_registers(str(self.part), 16))
         answers = [self.plc.write_registers(32, words), self.plc.write_coil(17, True)]
         if any(answer.isError() for answer in answers):
@@ -138,8 +135,6 @@ class Trial:
 
     def look(self) -> None:
         """Sample `pass` on every output."""
-        from edge_ad.outputs.lines import registers_text
-
         before = time.monotonic()
         self.judge("pin", before, self.board.level(17))
         before = time.monotonic()
@@ -281,29 +276,16 @@ class Trial:
         if self._second is None and time.monotonic() - self._second_run > SECOND_RUN_S:
             if time.monotonic() - self._guard_hurt < 5.0:
                 return  # an inspector that is being started holds nothing yet
-            from tests.fixtures.tiny_bundle import make_tiny_bundle
-
             self._second_run = time.monotonic()
             if not self._bundle.exists():
                 make_tiny_bundle(self._bundle)
-            command = [
-                sys.executable,
-                "-m",
-                "edge_ad",
-                "run",
-                str(self._bundle),
-                "--camera",
-                "synthetic://line?frames=200&fps=20",
-            ]
-            command += [part for uri in self.uris for part in ("--alarm", uri)]
+            words = ["run", str(self._bundle), "--camera", "synthetic://line?frames=200&fps=20", "--precision", "fp32"]
+            words += [word for uri in self.uris for word in ("--alarm", uri)]
+            path = f"{ROOT}:{self.board.environment['PYTHONPATH']}"
             self._second = subprocess.Popen(
-                [*command, "--backend", "onnxruntime", "--precision", "fp32"],
+                [sys.executable, "-m", "edge_ad", *words, "--backend", "onnxruntime"],
                 cwd=self._bundle.parent,
-                env={
-                    **os.environ,
-                    **self.board.environment,
-                    "PYTHONPATH": f"{ROOT}:{self.board.environment['PYTHONPATH']}",
-                },
+                env={**os.environ, **self.board.environment, "PYTHONPATH": path},
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 text=True,
@@ -318,47 +300,37 @@ class Trial:
         self.board.close()
 
 
-def run(trial: Trial, record: Record) -> None:
-    """Run parts for as long as is asked for, and write down what was found."""
-    values = record.values
-    started, before = time.monotonic(), values["done_s"]
-    while before + time.monotonic() - started < 60 * values["minutes"]:
-        trial.one_part()
-        if trial.part % 20 == 0:
-            values["done_s"] = round(before + time.monotonic() - started, 1)
-            values["wrong"] = trial.wrong
-            values["counts"], values["faults"] = dict(trial.counts), dict(trial.faults)
-            values["latest_ms"] = round(trial.latest_ms, 1)
-            record.save()
+def findings(trial: Trial) -> dict[str, Any]:
+    """Return what was found so far."""
+    counts, faults = dict(trial.counts), dict(trial.faults)
+    return {"wrong": trial.wrong, "counts": counts, "faults": faults, "latest_ms": round(trial.latest_ms, 1)}
+
+
+def summary(trial: Trial) -> dict[str, Any]:
+    """Return what was found."""
+    found = findings(trial)
+    return {
+        **{what: sum(n for name, n in trial.counts.items() if name.endswith(what)) for what in ("samples", "passes")},
+        "wrong": len(trial.wrong),
+        "first_wrong": trial.wrong[:5],
+        "latest_after_the_hold_ms": found["latest_ms"],
+        "counts": found["counts"],
+        "faults": found["faults"],
+        "guards": trial.line.guards,
+        "load": os.getloadavg(),
+    }
 
 
 def main() -> int:
     """Run the trial; 1 when a pass was wrong."""
-    record = begin(
-        str(__doc__), {"done_s": 0.0, "wrong": [], "counts": {}, "faults": {}, "latest_ms": 0.0}, minutes=30.0, seed=0
-    )
-    values = record.values
+    record = begin(str(__doc__), {"done_s": 0.0}, minutes=30.0, seed=0)
     with tempfile.TemporaryDirectory() as folder:
-        trial = Trial(values["seed"] + int(values["done_s"]), Path(folder))
+        trial = Trial(record.values["seed"] + int(record.values["done_s"]), Path(folder))
         try:
-            run(trial, record)
+            record.run(trial.one_part, lambda: findings(trial))
         finally:
             trial.close()
-    samples = sum(count for name, count in trial.counts.items() if name.endswith("samples"))
-    passes = sum(count for name, count in trial.counts.items() if name.endswith("passes"))
-    record.finish(
-        {
-            "samples": samples,
-            "passes": passes,
-            "wrong": len(trial.wrong),
-            "first_wrong": trial.wrong[:5],
-            "latest_after_the_hold_ms": round(trial.latest_ms, 1),
-            "counts": dict(trial.counts),
-            "faults": dict(trial.faults),
-            "guards": trial.line.guards,
-            "load": os.getloadavg(),
-        }
-    )
+    record.finish(summary(trial))
     return int(bool(trial.wrong))
 
 

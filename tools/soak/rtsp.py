@@ -8,8 +8,6 @@ credentials may stand in anything that the run wrote.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -19,8 +17,7 @@ from typing import Any
 
 from tests.camera.rtsp import RtspServer, server_missing
 from tests.fixtures.loopback import until
-from tests.fixtures.tiny_bundle import make_tiny_bundle
-from tools.soak.trial import begin
+from tools.soak.trial import Inspector, begin, bundle_for
 
 ALLOWED_S = 3.0
 PATIENCE_S = 60.0
@@ -28,38 +25,25 @@ PAUSE_S = 2.0
 SECRET = "Zqgeheim"
 
 
-class Line:
-    """A running `edge-ad run` on the server's stream, in ``folder``."""
+class Line(Inspector):
+    """A running `edge-ad run` on the server's stream, with its file of events."""
 
     def __init__(self, folder: Path, url: str) -> None:
-        self._folder = folder
-        self._events = folder / "events.jsonl"
-        self._log = folder / "log"
+        self.events = folder / "events.jsonl"
         self._read = 0
-        bundle = make_tiny_bundle(folder / "tiny.edgead")
-        words = ["run", str(bundle), "--camera", url, "--events", str(self._events), "--backend", "onnxruntime"]
-        with open(self._log, "wb") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "edge_ad", *words, "--store", str(folder / "line.sqlite")],
-                stdout=log,
-                stderr=log,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
-                cwd=folder,
-            )
+        words = ("run", bundle_for(folder, ""), "--camera", url, "--events", self.events)
+        super().__init__(folder, *words, "--store", folder / "line.sqlite")
 
     def tell(self, wanted: Callable[[dict[str, Any]], bool]) -> bool:
         """Wait for a new event of this kind; False when none comes, or the run has ended."""
-        return until(lambda: any(map(wanted, self._new())) or self._process.poll() is not None, PATIENCE_S)
+        return until(lambda: any(map(wanted, self._new())) or self.process.poll() is not None, PATIENCE_S)
 
-    def end(self) -> bytes:
-        """End the run and return all that it wrote anywhere; AssertionError when it had ended by itself."""
-        assert self._process.poll() is None, self._log.read_text()
-        self._process.terminate()
-        self._process.wait(30)
-        return b"".join(path.read_bytes() for path in self._folder.rglob("*") if path.is_file())
+    def written(self) -> bytes:
+        """Return all that it wrote anywhere."""
+        return b"".join(path.read_bytes() for path in self.folder.rglob("*") if path.is_file())
 
     def _new(self) -> list[dict[str, Any]]:
-        with self._events.open("rb") as file:
+        with self.events.open("rb") as file:
             file.seek(self._read)
             data = file.read()
         whole = data[: data.rfind(b"\n") + 1]
@@ -84,7 +68,7 @@ def trial(rounds: int, took: list[float], save: Callable[[], None]) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         line = Line(Path(folder), server.url)
         try:
-            assert until((Path(folder) / "events.jsonl").exists, PATIENCE_S)
+            assert until(line.events.exists, PATIENCE_S)
             assert line.tell(judged)
             for _ in range(rounds):
                 server.kill()
@@ -96,8 +80,8 @@ def trial(rounds: int, took: list[float], save: Callable[[], None]) -> bytes:
                 save()
         finally:
             server.kill()
-            written = line.end()
-    return written
+            line.stop()
+        return line.written()
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""What the long trials share: their arguments, a record that can be resumed, and the memory of this process."""
+"""What the long trials share: arguments, a record that can be resumed, an inspector as a process, and memory."""
 
 from __future__ import annotations
 
@@ -7,13 +7,20 @@ import ctypes
 import gc
 import json
 import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from edge_ad.files import atomic_write
+from tests.fixtures.tiny_bundle import make_tiny_bundle
 
+ROOT = Path(__file__).parents[2]
+SAVE_EVERY_S = 20.0
 SETTLED_AFTER = 5_000  # frames of a process after which its memory must be flat
 MEMORY_MB = 2.0
 SAMPLE_EVERY = 500
@@ -42,6 +49,17 @@ class Record:
         """Whether an earlier run came to the end."""
         return bool(self.values.get("complete"))
 
+    def run(self, step: Callable[[], None], findings: Callable[[], dict[str, Any]]) -> None:
+        """Call ``step`` until ``minutes`` are over, those of an earlier run included, and save the findings meanwhile."""
+        started = saved = time.monotonic()
+        before = self.values.setdefault("done_s", 0.0)
+        while before + time.monotonic() - started < 60.0 * self.values["minutes"]:
+            step()
+            if time.monotonic() - saved > SAVE_EVERY_S:
+                saved = time.monotonic()
+                self.values.update(findings(), done_s=round(before + saved - started, 1))
+                self.save()
+
 
 def begin(document: str, findings: dict[str, Any], **options: Any) -> Record:
     """Parse ``--json FILE``, ``--resume`` and the options (names with their defaults) of a trial.
@@ -64,6 +82,46 @@ def begin(document: str, findings: dict[str, Any], **options: Any) -> Record:
         return Record(arguments.json, json.loads(arguments.json.read_text()))
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
     return Record(arguments.json, {**{name: getattr(arguments, name) for name in options}, **findings})
+
+
+def bundle_for(folder: Path, named: str) -> Path:
+    """Return the bundle that an option names, by default the miniature one of the tests, made in ``folder``."""
+    return Path(named).resolve() if named else make_tiny_bundle(folder / "tiny.edgead")
+
+
+class Inspector:
+    """`edge-ad run` on one core as a process in ``folder``; what it prints goes into its file ``log``."""
+
+    def __init__(self, folder: Path, *words: object, module: str = "edge_ad") -> None:
+        folder.mkdir(exist_ok=True)
+        self.folder = folder
+        self._words = [sys.executable, "-m", module, *map(str, words), "--backend", "onnxruntime"]
+        self.start()
+
+    def start(self) -> None:
+        """Start the process, after it was killed once more."""
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(self._words, cwd=self.folder, env=environment, stdout=log, stderr=log)
+
+    def require_running(self) -> None:
+        """Raise RuntimeError with the end of the log when it has ended by itself."""
+        if (code := self.process.poll()) is not None:
+            raise RuntimeError(f"the run ended with {code}: {(self.folder / 'log').read_text()[-2000:]}")
+
+    def kill(self) -> None:
+        """End it as a power cut would."""
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> None:
+        """End it in good order."""
+        self.require_running()
+        self.process.terminate()
+        if code := self.process.wait(30):
+            raise RuntimeError(
+                f"the run was stopped and ended with {code}: {(self.folder / 'log').read_text()[-2000:]}"
+            )
 
 
 class Health:

@@ -1,6 +1,6 @@
 """The dashboard for half an hour: does the memory of run, server or browser grow, and does the loop feel an open page?
 
-`python tools/soak/web.py --json FILE [--minutes 30] [--bundle FILE]`. A real line, a real Chromium that goes round the
+`python tools/soak/web.py --json FILE [--resume] [--minutes 30] [--bundle FILE]`. A real line, a real Chromium that goes round the
 views. Memory is the median of the last quarter against that of the second one (the first is warming up). Then a page as on
 another computer is opened and closed in turn, and the latencies of the record are compared. 1 when memory grew by more than
 8 % and 8 MB.
@@ -8,22 +8,21 @@ another computer is opened and closed in turn, and the latencies of the record a
 
 from __future__ import annotations
 
-import argparse
 import http.client
 import json
 import os
 import statistics
+import sys
 import tempfile
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
-from edge_ad.files import atomic_write
 from edge_ad.store.reader import EventFilter, Reader
 from edge_ad.web.snapshot import PAGE_SIZE
-from tests.fixtures.tiny_bundle import make_tiny_bundle
 from tests.web.running import Line, browser, line
+from tools.soak.trial import Record, begin, bundle_for
 
 EVERY_S = 10.0
 TURN_S = 20.0
@@ -79,8 +78,8 @@ def sample(run: Line, session: Any) -> dict[str, float]:
     }
 
 
-def watch(run: Line, started: Any, minutes: float, record: dict[str, Any], path: Path) -> None:
-    """Keep a page open and go round its views, with a sample every ten seconds."""
+def watch(run: Line, started: Any, record: Record) -> float:
+    """Keep a page open and go round its views, with a sample every ten seconds; return when it was first painted."""
     page = started.new_page(viewport={"width": 1280, "height": 800})
     page.goto(run.url)
     page.wait_for_selector('body[data-link="live"]')
@@ -88,14 +87,15 @@ def watch(run: Line, started: Any, minutes: float, record: dict[str, Any], path:
     session.send("Performance.enable")
     begun = time.monotonic()
     turn = 0
-    while time.monotonic() - begun < minutes * 60:
+    while time.monotonic() - begun < record.values["minutes"] * 60:
         page.click(f"#tab-{TABS[turn % len(TABS)]}")
         turn += 1
         page.wait_for_timeout(EVERY_S * 1000)
-        record["samples"].append({"s": round(time.monotonic() - begun, 1), **sample(run, session)})
-        atomic_write(path, json.dumps(record) + "\n")
-    record["paint_ms"] = page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime")
+        record.values["samples"].append({"s": round(time.monotonic() - begun, 1), **sample(run, session)})
+        record.save()
+    paint_ms = float(page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime"))
     page.close()
+    return paint_ms
 
 
 class FarPage:
@@ -164,28 +164,19 @@ def growth(samples: list[dict[str, float]]) -> dict[str, Any]:
 
 def main() -> int:
     """Run the trial."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path, required=True)
-    parser.add_argument("--resume", action="store_true", help="leave it out when it is complete")
-    parser.add_argument("--minutes", type=float, default=30.0)
-    parser.add_argument("--bundle", type=Path, help="default: the miniature bundle of the tests")
-    parser.add_argument("--camera", default="synthetic://line?frames=1000000&seed=1&fps=10")
-    parser.add_argument("--turns", type=int, default=4)
-    arguments = parser.parse_args()
-    if arguments.resume and arguments.json.exists() and "memory" in json.loads(arguments.json.read_text()):
-        return 0
-    record: dict[str, Any] = {"minutes": arguments.minutes, "camera": arguments.camera, "samples": []}
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        bundle = arguments.bundle.resolve() if arguments.bundle else make_tiny_bundle(folder / "tiny.edgead")
-        with line(folder, bundle, camera=arguments.camera) as run, browser() as started:
-            watch(run, started, arguments.minutes, record, arguments.json)
-            record["latency"] = compare(run, arguments.turns)
-    record["memory"] = growth(record["samples"])
-    atomic_write(arguments.json, json.dumps(record) + "\n")
-    print(json.dumps({key: record[key] for key in ("paint_ms", "latency", "memory")}, indent=1))
-    return int(any(one["leak"] for one in record["memory"].values()))
+    camera = "synthetic://line?frames=1000000&seed=1&fps=10"
+    record = begin(str(__doc__), {"samples": []}, minutes=30.0, bundle="", camera=camera, turns=4)
+    values = record.values
+    if not record.complete:
+        values["samples"].clear()  # of a run that was cut off: another process holds other memory
+        with tempfile.TemporaryDirectory() as name:
+            bundle = bundle_for(Path(name), values["bundle"])
+            with line(Path(name), bundle, camera=values["camera"]) as run, browser() as started:
+                paint_ms = watch(run, started, record)
+                latency = compare(run, values["turns"])
+        record.finish({"paint_ms": paint_ms, "latency": latency, "memory": growth(values["samples"])})
+    return int(any(one["leak"] for one in values["summary"]["memory"].values()))
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(main())
