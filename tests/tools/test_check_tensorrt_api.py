@@ -114,7 +114,9 @@ def test_names_of_cuda(tool: ModuleType, tmp_path: Path) -> None:
     path = tmp_path / "gpu.py"
     path.write_text("def f(d):\n    d.driver.mem_alloc(1)\n    d.driver.mem_allok(1)\n")
     assert tool.pycuda_names([path]) - tool.load_pycuda() == {"mem_allok"}
-    path.write_text("import pycuda.driver\ndef f(card):\n    card.retain_primary_context()\n    card.retain_it()\n")
+    path.write_text(
+        'd = require("pycuda.driver")\ndef f(card):\n    card.retain_primary_context()\n    card.retain_it()\n'
+    )
     assert tool.pycuda_names([path]) - tool.load_pycuda() == {"retain_it"}
 
 

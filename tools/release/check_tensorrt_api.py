@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import ast
 import json
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ import tensorrt_bindings as bindings  # noqa: E402 (the folder of tools is no pa
 
 Table = dict[str, dict[str, str]]
 TABLE = ROOT / "tests" / "fixtures" / "tensorrt_names.json"
-ENGINES = ROOT / "edge_ad" / "engines"
+PACKAGE = ROOT / "edge_ad"
 
 # Variables, attributes and methods by what they are or give; "" is the module itself. "function.name" holds there alone.
 RECEIVERS = {
@@ -42,7 +43,7 @@ RECEIVERS = {
     "context": "IExecutionContext",
     "_spec.dtype": "DataType",
 }
-IMPORTS_PYCUDA = "pycuda.driver"
+IMPORTS_PYCUDA = 'require("pycuda.driver"'
 ONLY = {"_type_weakly": ("10.3",), "_nodes_of": ("10.3",)}  # functions that no other version reaches
 
 
@@ -83,8 +84,8 @@ class Reader(ast.NodeVisitor):
 
     def read(self, tree: ast.AST) -> Reader:
         """Visit a whole file: RECEIVERS hold where it is given `trt`, and what it asks for with `hasattr` may be missing."""
-        calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == "hasattr"]
-        self._optional = {call.args[1].value for call in calls if isinstance(call.args[1], ast.Constant)}
+        calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and _named(node.func, "hasattr")]
+        self._optional = {str(call.args[1].value) for call in calls if isinstance(call.args[1], ast.Constant)}
         self._here = any(isinstance(node, ast.arg) and node.arg == "trt" for node in ast.walk(tree))
         self.visit(tree)
         return self
@@ -132,8 +133,8 @@ class Reader(ast.NodeVisitor):
 
 
 def files() -> list[Path]:
-    """Return the files of edge_ad/engines, where all of TensorRT is."""
-    return sorted(ENGINES.rglob("*.py"))
+    """Return the files of edge_ad that speak of TensorRT or CUDA."""
+    return sorted(path for path in PACKAGE.rglob("*.py") if re.search("tensorrt|cuda", path.read_text("utf-8"), re.I))
 
 
 def read(tables: dict[str, Table], paths: Sequence[Path]) -> list[Reader]:
@@ -154,8 +155,12 @@ def own_names(tree: ast.AST) -> Iterator[str]:
             yield node.name
         elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
             yield node.target.id
-        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and ast.unparse(node.value) == "self":
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and _named(node.value, "self"):
             yield node.attr
+
+
+def _named(node: ast.expr, *names: str) -> bool:
+    return isinstance(node, ast.Name) and node.id in names
 
 
 def faults(tables: dict[str, Table], paths: Sequence[Path]) -> list[str]:
@@ -175,9 +180,9 @@ def pycuda_names(paths: Sequence[Path]) -> set[str]:
         own = {*own_names(tree), *dir(str), *dir(memoryview), "base", "dtype", "driver"}
         for node in ast.walk(tree):
             if isinstance(node, ast.Attribute):
-                receiver = ast.unparse(node.value)
-                foreign = IMPORTS_PYCUDA in text and receiver not in ("np", "self", "cls") and node.attr not in own
-                if foreign or receiver.endswith(".driver"):
+                ours = _named(node.value, "np", "self", "cls") or node.attr in own
+                after = isinstance(node.value, ast.Attribute) and node.value.attr == "driver"
+                if after or (IMPORTS_PYCUDA in text and not ours):
                     asked.add(node.attr)
     return asked
 

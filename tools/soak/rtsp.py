@@ -53,7 +53,7 @@ class Line(Inspector):
 
 def judged(event: dict[str, Any]) -> bool:
     """Whether an event is a verdict on a picture."""
-    return event["verdict"] != "NONE"
+    return str(event["verdict"]) != "NONE"
 
 
 def lost(event: dict[str, Any]) -> bool:
