@@ -9,12 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper
 
-from calibration.histogram import Histogram
-from calibration.methods import PERCENTILE, saturation
+from calibration.graph_view import View, all_names, free_name
 from calibration.placement import CONVOLUTIONS, watched
-from calibration.ranges import Ranges, TensorRange, graph_hash
+from calibration.ranges import PERCENTILE, Histogram, Ranges, TensorRange, graph_hash, saturation
 from calibration.session import open_session
-from calibration.view import View, all_names, free_name
 
 Feed = Mapping[str, NDArray[Any]]
 SAMPLE = 1 << 17  # values of a tensor that are counted in its histogram for each picture; ends and means use them all

@@ -16,11 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper
 
-from calibration.columns import TO_PLANES, packing, plain_window
+from calibration.column_packing import TO_PLANES, packing, plain_window
+from calibration.graph_view import View, Writer, attribute, drop_idle, drop_unused, replace_nodes
 from calibration.placement import FEW_CHANNELS, Operator, Placement, place_stems
 from calibration.ranges import Ranges, TensorRange
-from calibration.view import View, attribute, drop_idle, drop_unused, replace_nodes
-from calibration.writer import Writer
 
 _AFFINE: dict[str, Any] = {"Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Div": np.divide}
 
@@ -40,7 +39,7 @@ class _Stem:
 def read_bytes(view: View, ranges: Ranges, keep: Collection[str] = ()) -> tuple[View, Ranges]:
     """Return a view whose first convolutions read their picture's bytes by a DequantizeLinear, with ranges that fit it.
 
-    Only such convolutions are changed whose columns can be packed (see ``calibration.columns``), that are not in ``keep``
+    Only such convolutions are changed whose columns can be packed (see ``calibration.column_packing``), that are not in ``keep``
     and whose outputs only other 8-bit operators read. Without one, ``view`` and ``ranges`` themselves are returned.
     """
     placement = place_stems(view, keep)

@@ -4,19 +4,22 @@ NVIDIA's rules for explicit quantisation: all inputs of weighted operators, not 
 Add joins after a convolution, the one that was not just convolved; nothing between a convolution and its activation;
 normalisations, softmax, and the residual stream of a transformer not at all. ONNX Runtime's convolution for CPUs gives
 8-bit numbers and no others, so the dialect ``cpu`` puts them on the outputs of convolutions too, past the activation.
+
+Which nodes of a graph stay in floating point, as plain data that a person can edit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from onnx import NodeProto
 
-from calibration import delicate
+from calibration import precision_sensitive
 from calibration.cpu import rounds_resized_bytes
-from calibration.view import Place, View, attribute
+from calibration.graph_view import Place, View, attribute
 
 DIALECTS = ("tensorrt", "cpu")
 CONVOLUTIONS = ("Conv", "ConvTranspose")
@@ -60,7 +63,7 @@ def operators(view: View, keep: Collection[str] = ()) -> list[Operator]:
     A weight is a constant; attention products have none and are left alone. So are products before an arg-min, nodes
     that the model wants in FP32, and forms that no kernel takes. An unknown key in ``keep`` raises ValueError.
     """
-    barred = delicate.distances(view) | delicate.asked(view) | delicate.positions(view, keep)
+    barred = precision_sensitive.distances(view) | precision_sensitive.asked(view) | precision_sensitive.positions(view, keep)
     found = (_operator(view, position) for position in range(len(view.graph.node)) if position not in barred)
     return [operator for operator in found if operator is not None]
 
@@ -173,7 +176,7 @@ def _runs_on_cpu(view: View, item: Operator, stems: bool) -> bool:
 
 def _operator(view: View, position: int) -> Operator | None:
     node = view.node(position)
-    if node.op_type not in delicate.HEAVY or len(node.input) < 2:
+    if node.op_type not in precision_sensitive.HEAVY or len(node.input) < 2:
         return None
     data, weight = node.input[0], node.input[1]
     if weight not in view.weights or weight not in view.floats or data not in view.floats or data in view.weights:
@@ -211,7 +214,7 @@ def _identity(view: View, position: int, convolutions: set[str], depths: dict[st
         return None
     if any(view.shape(name) != view.shape(node.output[0]) for name in names):
         return None
-    if any(delicate.normalised(view, name) for name in (*names, node.output[0])):
+    if any(precision_sensitive.normalised(view, name) for name in (*names, node.output[0])):
         return None
     free = [
         index for index, name in enumerate(names) if not (name in convolutions and view.only_reader(name) == position)
@@ -223,6 +226,43 @@ def _depths(view: View) -> dict[str, int]:
     """Return the greatest number of heavy operators on a way from an input to each tensor."""
     depths: dict[str, int] = {}
     for node in view.graph.node:
-        deepest = max((depths.get(name, 0) for name in node.input), default=0) + (node.op_type in delicate.HEAVY)
+        deepest = max((depths.get(name, 0) for name in node.input), default=0) + (node.op_type in precision_sensitive.HEAVY)
         depths.update(dict.fromkeys(node.output, deepest))
     return depths
+
+
+ALL = "*"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """For one graph and each dialect the keys of the nodes that are not quantised; ``*`` means all of them."""
+
+    graph_sha256: str
+    keep: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def kept(self, dialect: str, view: View) -> tuple[str, ...]:
+        """Return the nodes of ``view`` that stay in floating point."""
+        named = self.keep.get(dialect, ())
+        return tuple(item.key for item in operators(view)) if ALL in named else named
+
+    def skips(self, dialect: str) -> bool:
+        """Whether the whole graph stays in floating point."""
+        return ALL in self.keep.get(dialect, ())
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return {"graph_sha256": self.graph_sha256, "keep": {name: list(keys) for name, keys in self.keep.items()}}
+
+    @classmethod
+    def from_json(cls, value: object) -> Plan:
+        """Build from what ``to_json`` gave, perhaps edited; ValueError with one sentence for anything else."""
+        if not isinstance(value, Mapping) or set(value) != {"graph_sha256", "keep"}:
+            raise ValueError("a plan must be a JSON object with graph_sha256 and keep")
+        sha256, keep = value["graph_sha256"], value["keep"]
+        if not isinstance(sha256, str) or not isinstance(keep, Mapping) or not set(keep) <= set(DIALECTS):
+            raise ValueError(f"a plan must name the hash of a graph, and keep only for {' and '.join(DIALECTS)}")
+        for dialect, keys in keep.items():
+            if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+                raise ValueError(f'keep for {dialect} must be a list of names of nodes, or ["*"] for all')
+        return cls(sha256, {dialect: tuple(keys) for dialect, keys in keep.items()})

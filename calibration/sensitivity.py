@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from calibration.graph_view import View
 from calibration.placement import Operator, operators
-from calibration.view import View
 
 Part = tuple[str, ...]
 SINGLE = 64  # graphs with up to this many weighted operators are looked at node by node

@@ -10,8 +10,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from calibration.graph_view import all_names, free_name, replace_nodes
 from calibration.session import open_session
-from calibration.view import all_names, free_name, replace_nodes
 
 
 def relative_errors(

@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from edge_ad.errors import BadInput
-from edge_ad.files import open_regular
-from edge_ad.redaction import redact
+from edge_ad.utils.files import open_regular
+from edge_ad.utils.redaction import redact
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from edge_ad.backoff import Backoff
-from edge_ad.outputs.outlet import FIRST_PAUSE_S, LONGEST_PAUSE_S
+from edge_ad.outputs.dispatcher import FIRST_PAUSE_S, LONGEST_PAUSE_S
+from edge_ad.utils.backoff import Backoff
 
 
 @given(st.floats(0.01, 1.0), st.floats(1.0, 60.0), st.none() | st.integers(0, 2**32), st.integers(1, 60))

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from edge_ad.bundle import BundleContents, open_bundle, write_bundle
 from edge_ad.errors import BadInput
-from edge_ad.files import sha256_bytes
+from edge_ad.utils.files import sha256_bytes
 from tests.fixtures.calibrated import make_calibrated
 from tests.fixtures.plain_bundle import NOON, make_plain_bundle, named, plain_contents
 

@@ -22,9 +22,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from edge_ad.bundle import open_bundle, safe_zip
-from edge_ad.bundle.operators import check_operators
+from edge_ad.bundle.file import check_operators
 from edge_ad.errors import BadInput
-from edge_ad.files import sha256_bytes
+from edge_ad.utils.files import sha256_bytes
 from tests.fixtures.plain_bundle import make_plain_bundle, plain_contents
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from edge_ad.errors import BadInput
-from edge_ad.files import atomic_write, newest_bundle, require_writable, sha256_bytes, sha256_file
+from edge_ad.utils.files import atomic_write, newest_bundle, require_writable, sha256_bytes, sha256_file
 
 # FIPS 180-2, appendix B.1: the digest of "abc".
 SHA256_ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 
 from edge_ad.errors import BadInput
-from edge_ad.locks import Targets, lock_file
 from edge_ad.outputs.targets import targets_of
+from edge_ad.utils.locks import Targets, lock_file
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from edge_ad.locks import Targets, lock_file
+from edge_ad.utils.locks import Targets, lock_file
 targets = Targets()
 targets.lock([(sys.argv[2], "the PLC")], "end it")
 release = lock_file(Path(sys.argv[1]), "the store", "end it")

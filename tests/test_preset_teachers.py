@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from edge_ad.errors import BadInput
-from edge_ad.models.settings import TeacherKind
-from edge_ad.presets import DEMO, FAST, PAPER, Preset, with_teacher
+from edge_ad.presets.networks import TeacherKind
+from edge_ad.presets.presets import DEMO, FAST, PAPER, Preset, with_teacher
 
 
 @pytest.mark.parametrize("preset", [DEMO, FAST])

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from edge_ad.errors import BadInput
-from edge_ad.presets import FAST, PAPER, PAPER_M, PRESETS, Preset, Schedule, preset_named
+from edge_ad.presets.presets import FAST, PAPER, PAPER_M, PRESETS, Preset, Schedule, preset_named
 
 PUBLISHED: dict[str, Any] = {
     # HVQ-Trans as LADMIM's tokenizer
@@ -175,6 +175,6 @@ def test_steps_for(schedule: Schedule, goods: int, steps: int) -> None:
 
 
 def test_reading_presets_needs_no_torch() -> None:
-    code = "import sys, edge_ad.presets; print([name for name in ('torch', 'numpy', 'cv2') if name in sys.modules])"
+    code = "import sys, edge_ad.presets.presets; print([name for name in ('torch', 'numpy', 'cv2') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr

@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edge_ad import recalibration
 from edge_ad.bundle import Bundle, open_bundle, write_bundle
 from edge_ad.camera.measure import measure_reference
 from edge_ad.camera.reference import HealthReference
 from edge_ad.cli.app import main
 from edge_ad.data.images import read_image, resize
+from edge_ad.deployment import recalibration
+from edge_ad.deployment.recalibration import recalibrate
 from edge_ad.errors import BadInput
-from edge_ad.recalibration import recalibrate
 from edge_ad.scoring import fuse
 from tests.fixtures.tiny_bundle import Reference, make_tiny_bundle, tiny_contents, tiny_image
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from edge_ad.bundle import open_bundle
-from edge_ad.engines import artefacts
+from edge_ad.deployment.thresholds import rethreshold
+from edge_ad.engines import engine_store
 from edge_ad.engines.backends import open_backend
 from edge_ad.engines.selection import open_pipeline
 from edge_ad.errors import BadInput
-from edge_ad.rethreshold import rethreshold
 from tests.fixtures.tiny_bundle import make_tiny_bundle
 
 
@@ -67,8 +67,8 @@ def test_wrong_thresholds_write_nothing(bundle: Path, warn: float, ng: float) ->
 def test_the_engine_serves_the_child_and_its_next_change(bundle: Path) -> None:
     parent = open_bundle(bundle)
     graphs = {name: parent.graph(name) for name in parent.graphs}
-    artefacts.store(parent, open_backend("onnxruntime", 1), "fp16", graphs)
-    artefacts.make_current(parent, "onnxruntime", "fp16")
+    engine_store.store(parent, open_backend("onnxruntime", 1), "fp16", graphs)
+    engine_store.make_current(parent, "onnxruntime", "fp16")
     place = bundle
     for warn in (3.0, 3.5):
         place = rethreshold(place, warn, 5.0)

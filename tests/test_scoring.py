@@ -25,7 +25,7 @@ from edge_ad.scoring import (
     map_quantiles,
     normalise_statistics,
 )
-from edge_ad.scoring.goods import ledoit_wolf
+from edge_ad.scoring.statistics import ledoit_wolf
 
 
 def make_statistics(**changes: Any) -> Statistics:

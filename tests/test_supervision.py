@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from edge_ad import supervision
-from edge_ad.supervision import MAX_RESTARTS, SupervisedThread, ThreadFaults, describe, tell
+from edge_ad.utils import supervision
+from edge_ad.utils.supervision import MAX_RESTARTS, SupervisedThread, ThreadFaults, describe, tell
 from tests.fixtures.loopback import until
 
-PACKAGE = Path(supervision.__file__).parent
+PACKAGE = Path(supervision.__file__).parents[1]
 # Where a thread may be made: here, and around TensorRT's builder, which hands every exception to its caller.
-ALLOWED = {"supervision.py", "engines/tensorrt_progress.py"}
+ALLOWED = {"utils/supervision.py", "engines/tensorrt/progress.py"}
 
 
 @pytest.fixture(autouse=True)
@@ -118,7 +118,7 @@ def test_every_thread_of_the_package_is_supervised() -> None:
 def test_a_process_with_a_thread_that_is_left_behind_ends_with_its_code() -> None:
     code = """
 import sys, threading
-from edge_ad.supervision import leave
+from edge_ad.utils.supervision import leave
 threading.Thread(target=sys.stdin.buffer.readline, daemon=True).start()
 print("told", end="")
 leave(3)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_ad.text import MAX_PART_ID, part_id, storable
+from edge_ad.utils.text import MAX_PART_ID, part_id, storable
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from edge_ad.data.layouts import find_categories
+from edge_ad.data.datasets import find_categories
 from edge_ad.errors import BadInput, EdgeAdError
 
 RETRIES = 5

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from edge_ad.files import newest_bundle
+from edge_ad.utils.files import newest_bundle
 from tests.web.running import browser, line
 
 CAMERA = "synthetic://line?frames=100000&seed=3&fps=2"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from edge_ad.bundle.file import SUFFIX, Bundle
 from edge_ad.errors import BadInput
-from edge_ad.files import require_writable
+from edge_ad.utils.files import require_writable
 
 
 def child_path(parent: Bundle, out: Path | None, word: str, verb: str) -> Path:

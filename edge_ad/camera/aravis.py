@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from edge_ad.camera.genicam_nodes import set_up
-from edge_ad.camera.handles import Failure, Grab, Shot
+from edge_ad.camera.driver import Failure, Grab, Shot
+from edge_ad.camera.genicam import set_up
 from edge_ad.camera.pixels import to_picture
 from edge_ad.camera.settings import CameraSettings
 from edge_ad.errors import BadInput, DeviceFault, require

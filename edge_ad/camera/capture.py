@@ -1,23 +1,207 @@
-"""Collecting goods: from a source into a folder of lossless pictures, leaving out what would teach nothing."""
+"""Collecting goods: from a source into a folder of lossless pictures, leaving out what would teach nothing.
+
+The contact sheet of a capture: every picture small, on one page that any browser shows.
+
+Lossless pictures that say when and by which camera they were taken.
+
+Which pictures are worth keeping as goods, and why the others are not.
+"""
 
 from __future__ import annotations
 
+import base64
 import collections
+import html
+import math
+import struct
 import time
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from edge_ad.camera.contact import Contact
-from edge_ad.camera.frames import BadFrame, End, Frame, Source, SourceError
-from edge_ad.camera.png import encode_png
-from edge_ad.camera.record import CameraRecord, read_record, write_record
+import cv2
+import numpy as np
+
+from edge_ad.camera.capture_record import CameraRecord, read_record, write_record
+from edge_ad.camera.frames import BadFrame, End, Frame, Image, Source, SourceError, SourceKind
+from edge_ad.camera.health import CameraHealth, HealthLimits, Likeness
+from edge_ad.camera.measure import grey, measure_reference, sharpness
 from edge_ad.camera.settings import difference, settings_of
-from edge_ad.camera.sieve import Sieve
 from edge_ad.data.images import list_images, read_image
+from edge_ad.data.near_duplicates import CLOSE, Gallery, thumbnail
 from edge_ad.errors import BadInput, DeviceFault
-from edge_ad.files import atomic_write
-from edge_ad.times import told_time
+from edge_ad.utils.files import atomic_write
+from edge_ad.utils.text import told_time
+
+NAME = "contact.html"
+LONG_SIDE = 120
+EXAMPLES = 3
+MOST = 2000
+
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>
+body {{ font: 14px sans-serif; margin: 1.5em; }}
+figure {{ display: inline-block; margin: 4px; vertical-align: top; width: 124px; }}
+figcaption {{ font-size: 11px; overflow-wrap: anywhere; }}
+</style></head><body><h1>{title}</h1>
+<p>{facts}</p>{kept}
+<h2>Skipped</h2>{skipped}</body></html>
+"""
+
+
+class Contact:
+    """Collects small pictures of what was kept, at most MOST, and some examples of what was skipped, by reason."""
+
+    def __init__(self) -> None:
+        self._kept: list[tuple[str, bytes]] = []
+        self.skipped: dict[str, list[tuple[str, bytes | None]]] = {}
+
+    def add(self, name: str, image: Image) -> None:
+        """Add a picture u8[H,W,3] that was kept."""
+        if len(self._kept) < MOST:
+            self._kept.append((name, _small(image)))
+
+    def skip(self, word: str, reason: str, image: Image | None) -> None:
+        """Add an example of what was skipped, as long as there are few of its kind."""
+        examples = self.skipped.setdefault(word, [])
+        if len(examples) < EXAMPLES:
+            examples.append((reason, _small(image) if image is not None else None))
+
+    def write(self, folder: Path, record: CameraRecord) -> None:
+        """Write the page into a folder."""
+        counts = ", ".join(f"{count} {reason}" for reason, count in record.skipped.items()) or "none"
+        facts = (
+            f"{record.pictures} pictures of {record.size[1]} x {record.size[0]} pixels, begun {record.created}; "
+            f"skipped: {counts}. Delete what is no good part, then run the same command again."
+        )
+        examples = [entry for entries in self.skipped.values() for entry in entries]
+        page = _PAGE.format(
+            title=html.escape(record.camera),
+            facts=html.escape(facts),
+            kept="".join(_figure(name, data) for name, data in self._kept),
+            skipped="".join(_figure(reason, data) for reason, data in examples) or "<p>none</p>",
+        )
+        atomic_write(folder / NAME, page)
+
+
+def _small(image: Image) -> bytes:
+    scale = LONG_SIDE / max(image.shape[:2])
+    size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
+    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    _, data = cv2.imencode(".jpg", np.ascontiguousarray(small[:, :, ::-1]), [cv2.IMWRITE_JPEG_QUALITY, 80])
+    return bytes(data.tobytes())
+
+
+def _figure(caption: str, data: bytes | None) -> str:
+    picture = f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(data).decode("ascii")}">' if data else ""
+    return f"<figure>{picture}<figcaption>{html.escape(caption)}</figcaption></figure>"
+
+
+_IHDR_END = 8 + 4 + 4 + 13 + 4
+
+
+def encode_png(image: Image, texts: Mapping[str, str]) -> bytes:
+    """Return u8[H,W,3] RGB as a PNG with ``texts`` as UTF-8 text chunks (iTXt), keyword by keyword."""
+    done, data = cv2.imencode(".png", np.ascontiguousarray(image[:, :, ::-1]), [cv2.IMWRITE_PNG_COMPRESSION, 3])
+    if not done:
+        raise DeviceFault("the picture cannot be encoded as PNG by this OpenCV; install opencv-python-headless")
+    plain = data.tobytes()
+    chunks = b"".join(_chunk(b"iTXt", _text(key, value)) for key, value in texts.items())
+    return plain[:_IHDR_END] + chunks + plain[_IHDR_END:]
+
+
+def read_texts(data: bytes) -> dict[str, str]:
+    """Return the text chunks that ``encode_png`` wrote; empty for anything else."""
+    texts: dict[str, str] = {}
+    position = 8
+    while position + 8 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, position)
+        body = data[position + 8 : position + 8 + length]
+        if kind == b"iTXt":
+            key, _, rest = body.partition(b"\0")
+            texts[key.decode("latin-1")] = rest[2:].split(b"\0", 2)[-1].decode("utf-8", "replace")
+        position += 12 + length
+    return texts
+
+
+def _text(key: str, value: str) -> bytes:
+    keyword = key.encode("latin-1", "replace")[:79]
+    # No compression, no language, no translated keyword.
+    return keyword + b"\0\0\0\0\0" + value.replace("\0", "").encode("utf-8")
+
+
+def _chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+SIZE = (256, 256)
+FIRST_REFERENCE = 20
+MOST_REMEMBERED = 160
+REASONS = ("unreadable", "dark", "blown out", "frozen", "resolution", "blurred", "moved", "alike")
+
+_ENOUGH = 5
+_SOFT = 0.6
+
+
+class Sieve:
+    """Judges the pictures of one camera in their order against those kept before.
+
+    Dark, blown out, frozen and of another size: as in the loop. Blurred: less than 0.6 times as sharp as the median of
+    the pictures kept, once there are 5. From 20 kept pictures on they make a reference (measured anew at 40, 80 and
+    160), and what differs from it as in the loop is blurred or moved. Alike: nearly the same picture as one kept.
+    """
+
+    def __init__(self, kind: SourceKind, close: float = CLOSE) -> None:
+        self._health = CameraHealth(kind)
+        self._limits = HealthLimits()
+        self._close = close
+        self._gallery = Gallery()
+        self._names: list[str] = []
+        self._remembered: list[Image] = []
+        self._sharp: list[tuple[float, float]] = []
+        self._likeness: Likeness | None = None
+
+    def __len__(self) -> int:
+        return len(self._gallery)
+
+    def fault(self, frame: Frame) -> str | None:
+        """Return why a frame is not worth keeping (the reason begins with a word of REASONS), or None."""
+        found = self._health.check(frame).fault
+        if found is not None:
+            return found
+        small = frame.resized(SIZE)
+        return self._blurred(small) or (self._likeness.fault(small) if self._likeness else None) or self._alike(frame)
+
+    def keep(self, frame: Frame, name: str) -> None:
+        """Take in a picture that is kept, under the name that later ones are compared with."""
+        self._gallery.add(thumbnail(frame.image))
+        self._names.append(name)
+        small = frame.resized(SIZE)
+        self._sharp.append(sharpness(grey(small)))
+        if len(self._remembered) < MOST_REMEMBERED:
+            self._remembered.append(small)
+            if len(self._remembered) in _REFERENCES:
+                self._likeness = Likeness(measure_reference(self._remembered), self._limits)
+
+    def _blurred(self, small: Image) -> str | None:
+        if len(self._sharp) < _ENOUGH:
+            return None
+        for axis, value, known in zip("xy", sharpness(grey(small)), zip(*self._sharp, strict=True), strict=True):
+            middle = float(np.nanmedian(known)) if not all(map(math.isnan, known)) else math.nan
+            if value < _SOFT * middle:
+                return f"blurred: sharpness {value:.2f} along {axis}; the pictures kept have {middle:.2f}"
+        return None
+
+    def _alike(self, frame: Frame) -> str | None:
+        index, apart = self._gallery.nearest(thumbnail(frame.image))
+        if apart >= self._close:
+            return None
+        return f"alike: {apart:.1f} grey levels from {self._names[index]}; {self._close:g} are needed"
+
+
+_REFERENCES = tuple(FIRST_REFERENCE * 2**step for step in range(4))
+
 
 READ_S = 0.5
 GIVE_UP_S = 30.0

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from edge_ad.camera.handles import Failure, Grab, Shot
+from edge_ad.camera.driver import Failure, Grab, Shot
 from edge_ad.camera.opencv import MJPEG, build_facts, decode_frame, quiet
 from edge_ad.camera.settings import CameraSettings, difference
 from edge_ad.errors import DeviceFault

@@ -1,15 +1,121 @@
-"""Faults of real cameras, made on demand: a wrapper round any source."""
+"""Faults of real cameras, made on demand: a wrapper round any source.
+
+Which frames suffer which fault: named ranges, or many at random from a seed, with the truth for whoever checks.
+"""
 
 from __future__ import annotations
 
+import bisect
+import json
 import threading
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
-from edge_ad.camera.fault_plan import FAULTS, Faults
 from edge_ad.camera.frames import BadFrame, Frame, Image, Read, Source, SourceError, SourceKind
 from edge_ad.data.images import resize
+from edge_ad.utils.files import atomic_write
+
+FAULTS = ("freeze", "black", "drop", "slow", "corrupt", "resize", "hang", "gone")
+
+REASONS: Mapping[str, tuple[str, ...]] = {
+    "freeze": ("frozen",),
+    "black": ("dark",),
+    "drop": ("lost", "stalled"),
+    "slow": ("late", "stalled"),
+    "corrupt": ("corrupt",),
+    "resize": ("resolution",),
+    "hang": ("stalled", "lost", "late"),
+    "gone": ("camera lost",),
+}
+"""With which word the reason of NONE may begin for every fault."""
+
+# Least and most frames of one random fault. A freeze is certain from the third repetition on, so it lasts longer.
+_LENGTHS = {"freeze": (6, 20), "slow": (1, 1)}
+_USUAL_LENGTH = (1, 12)
+_GAP = 4
+
+
+@dataclass(frozen=True)
+class Faults:
+    """Which frames suffer which fault: ``ranges`` by the names in FAULTS, and how late a slow frame comes."""
+
+    ranges: Mapping[str, tuple[range, ...]]
+    slow_s: float = 1.5
+
+    def hit(self, fault: str, index: int) -> range | None:
+        """Return the range of ``fault`` that holds frame ``index``, or None."""
+        return next((span for span in self.ranges.get(fault, ()) if index in span), None)
+
+    def episodes(self) -> list[Episode]:
+        """Return all faults in the order of their first frames."""
+        found = [Episode(fault, span.start, span.stop - 1) for fault, spans in self.ranges.items() for span in spans]
+        return sorted(found, key=lambda episode: (episode.first, episode.last, episode.fault))
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One fault, from its ``first`` to its ``last`` frame (both included)."""
+
+    fault: str
+    first: int
+    last: int
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """The words with which the reason of a NONE may begin."""
+        return REASONS[self.fault]
+
+
+class RandomFaults(Faults):
+    """Faults whose ranges are in order and never overlap, so that many of them are searched quickly."""
+
+    def hit(self, fault: str, index: int) -> range | None:
+        """Return the range of ``fault`` that holds frame ``index``, or None."""
+        spans = self.ranges.get(fault, ())
+        place = bisect.bisect_right(spans, index, key=lambda span: span.start) - 1
+        return spans[place] if place >= 0 and index in spans[place] else None
+
+
+def random_faults(
+    frames: int, seed: int, rate: float, kinds: tuple[str, ...] = FAULTS, slow_s: float = 1.5, calm: int = 10
+) -> RandomFaults:
+    """Return faults that begin at any frame with probability ``rate``, none in the first ``calm`` frames.
+
+    Kinds take turns in a random order, so that ``len(kinds)`` faults in a row hold each kind once. Lengths are 1 to 12
+    frames (freeze: 6 to 20, slow: 1); at least four whole frames lie between two faults.
+    """
+    rng = np.random.default_rng(seed)
+    ranges: dict[str, list[range]] = {kind: [] for kind in kinds}
+    turns = _turns(rng, kinds)
+    index = calm
+    while rate > 0:
+        index += int(rng.geometric(rate)) - 1
+        if index >= frames:
+            break
+        kind = next(turns)
+        least, most = _LENGTHS.get(kind, _USUAL_LENGTH)
+        stop = min(index + int(rng.integers(least, most + 1)), frames)
+        ranges[kind].append(range(index, stop))
+        index = stop + _GAP
+    return RandomFaults({kind: tuple(spans) for kind, spans in ranges.items() if spans}, slow_s)
+
+
+def _turns(rng: np.random.Generator, kinds: tuple[str, ...]) -> Iterator[str]:
+    while True:
+        yield from (kinds[place] for place in rng.permutation(len(kinds)))
+
+
+def write_truth(path: Path, faults: Faults) -> None:
+    """Write one JSON object a fault: ``{"fault","first","last","reasons"}``, in the order of their first frames."""
+    lines = (
+        json.dumps({"fault": one.fault, "first": one.first, "last": one.last, "reasons": list(one.reasons)})
+        for one in faults.episodes()
+    )
+    atomic_write(path, "".join(f"{line}\n" for line in lines))
+
 
 __all__ = ["FAULTS", "FaultInjector", "Faults"]
 

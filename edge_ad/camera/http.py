@@ -13,12 +13,11 @@ import urllib.request
 from collections.abc import Iterator
 from typing import IO
 
-from edge_ad.camera.handles import Failure, Grab, Shot
+from edge_ad.camera.driver import Failure, Grab, Shot
 from edge_ad.camera.settings import CameraSettings
-from edge_ad.data.headers import HeaderError
-from edge_ad.data.images import decode_jpeg
+from edge_ad.data.images import HeaderError, decode_jpeg
 from edge_ad.errors import DeviceFault
-from edge_ad.redaction import split_credentials
+from edge_ad.utils.redaction import split_credentials
 
 TIMEOUT_S = 2.0
 MAX_IMAGE_BYTES = 64 << 20

@@ -6,6 +6,8 @@ on 4 x 4 averages. Contrast and gain of the light cancel; a blur takes the fine 
 Place: brightness averaged to about 64 x 64 cells has a gradient in every cell, a complex number that is compressed so
 that no edge outweighs the rest. The goods' mean of these fields is the template: what moves from good to good averages
 out of it, what stands still stays. The peak of the correlation (by FFT) tells by how much a picture is shifted.
+
+What a bundle keeps of the camera that took its goods, for the loop to compare its own camera with.
 """
 
 from __future__ import annotations
@@ -13,12 +15,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
+from edge_ad.camera.capture_record import read_record
 from edge_ad.camera.frames import Image
 from edge_ad.camera.reference import MIN_PICTURES, Field, HealthReference
 from edge_ad.errors import BadInput
@@ -206,3 +211,18 @@ def _between(before: float, peak: float, after: float) -> float:
     """The top of the parabola through three values, from the middle one, in steps."""
     bend = before - 2.0 * peak + after
     return float(np.clip(0.5 * (before - after) / bend, -0.5, 0.5)) if bend < 0 else 0.0
+
+
+def camera_report(goods: Iterable[Image], folder: Path) -> dict[str, Any]:
+    """Return ``health_reference``, how goods look, and ``camera``, the settings that `edge-ad capture` noted in a folder.
+
+    None stands for what cannot be told: fewer than MIN_PICTURES goods, or pictures of another origin.
+    """
+    pictures = iter(goods)
+    first = list(islice(pictures, MIN_PICTURES))
+    enough = len(first) == MIN_PICTURES
+    record = read_record(folder)
+    return {
+        "health_reference": measure_reference(chain(first, pictures)).to_json() if enough else None,
+        "camera": None if record is None else record.to_json(),
+    }

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_ad.camera.frames import Image
-from edge_ad.camera.opencv_versions import BAYER_TO_RGB
+from edge_ad.camera.opencv import BAYER_TO_RGB
 
 _MONO_BITS = {"Mono8": 8, "Mono10": 10, "Mono12": 12, "Mono14": 14, "Mono16": 16}
 _PACKED = ("Mono12p", "Mono12Packed")

@@ -8,12 +8,19 @@ import socket
 import time
 import urllib.parse
 
-from edge_ad.camera.handles import Failure, Grab, Shot
-from edge_ad.camera.opencv import build_facts, decode_frame, hand_over_jpeg, has_ffmpeg, quiet
-from edge_ad.camera.opencv_versions import one_decoding_thread, undecoded_images_have_times
+from edge_ad.camera.driver import Failure, Grab, Shot
+from edge_ad.camera.opencv import (
+    build_facts,
+    decode_frame,
+    hand_over_jpeg,
+    has_ffmpeg,
+    one_decoding_thread,
+    quiet,
+    undecoded_images_have_times,
+)
 from edge_ad.camera.settings import CameraSettings
 from edge_ad.errors import BadInput, DeviceFault
-from edge_ad.redaction import join_credentials, redact, split_credentials
+from edge_ad.utils.redaction import join_credentials, redact, split_credentials
 
 import cv2  # isort: skip  (after edge_ad.camera.opencv, which sets what OpenCV reads once)
 

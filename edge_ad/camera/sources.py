@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from edge_ad.camera.driver import Handle, Opener
 from edge_ad.camera.frames import Source
-from edge_ad.camera.handles import Handle, Opener
 from edge_ad.camera.live import Live, Patience
 from edge_ad.camera.settings import CameraSettings, parse_settings
 from edge_ad.camera.uri import Address, existing, parse_uri
 from edge_ad.data.images import SUFFIXES
 from edge_ad.errors import DeviceFault
-from edge_ad.text import MAX_NAME, storable
+from edge_ad.utils.text import MAX_NAME, storable
 
 IMAGES_FPS = 10.0
 
@@ -42,7 +42,7 @@ def open_source(
         opened = open_faults if address.kind == "faults" else open_synthetic
         return opened(address.target, address.name, realtime)
     if address.kind == "belt":
-        from edge_ad.camera.belt import open_belt
+        from edge_ad.camera.synthetic import open_belt
 
         return open_belt(address.target, address.name, realtime)
     if address.kind == "watch":
@@ -102,7 +102,7 @@ def _pipeline(address: Address, wanted: CameraSettings) -> Handle:
     open_s = _pipeline_open_s(address)
     if address.kind == "gst":
         return open_pipeline(address.secret, address.name, open_s=open_s)
-    from edge_ad.camera.csi import csi_pipeline, csi_settings
+    from edge_ad.camera.gstreamer import csi_pipeline, csi_settings
 
     settings = csi_settings(wanted, address.name)
     return open_pipeline(csi_pipeline(address.target, settings), address.name, settings, open_s=open_s)
@@ -110,7 +110,8 @@ def _pipeline(address: Address, wanted: CameraSettings) -> Handle:
 
 def _pipeline_open_s(address: Address) -> float:
     """Return how long the first picture of a pipeline may take: longer where Argus is in it."""
-    from edge_ad.camera import csi, gstreamer
+    from edge_ad.camera import gstreamer
+    from edge_ad.camera import gstreamer as csi
 
     return csi.OPEN_S if address.kind == "csi" or csi.SOURCE in address.secret else gstreamer.OPEN_S
 
@@ -124,7 +125,7 @@ def _producer(address: Address) -> tuple[str, str | None]:
 
 
 def _watched(address: Address, bits: int) -> Source:
-    from edge_ad.camera.watch import WatchedFolder
+    from edge_ad.camera.files import WatchedFolder
     from edge_ad.errors import BadInput
 
     folder = existing(Path(address.target).expanduser())
@@ -135,7 +136,7 @@ def _watched(address: Address, bits: int) -> Source:
 
 def _from_path(path: Path, name: str, realtime: bool, bits: int) -> Source:
     from edge_ad.camera.files import ImageFiles, VideoFile
-    from edge_ad.camera.pacing import Paced
+    from edge_ad.camera.frames import Paced
 
     images = path.is_dir() or path.suffix.lower() in SUFFIXES
     source: Source = ImageFiles(path, name, bits) if images else VideoFile(path, name)

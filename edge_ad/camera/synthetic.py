@@ -1,4 +1,7 @@
-"""The pretend cameras ``synthetic://line`` and ``synthetic://faults``: trays, as many and as faulty as one asks for."""
+"""The pretend cameras ``synthetic://line`` and ``synthetic://faults``: trays, as many and as faulty as one asks for.
+
+The pretend camera ``synthetic://belt``: trays that come, rest and leave, for trials of presence.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from edge_ad.camera.fault_plan import FAULTS, Faults, random_faults, write_truth
-from edge_ad.camera.faults import FaultInjector
-from edge_ad.camera.frames import End, Frame, Image, Read, Source, SourceKind
-from edge_ad.camera.pacing import Paced
+from edge_ad.camera.faults import FAULTS, FaultInjector, Faults, random_faults, write_truth
+from edge_ad.camera.frames import End, Frame, Image, Paced, Read, Source, SourceKind
 from edge_ad.camera.uri import parse_number, parse_query, parse_ranges
 from edge_ad.errors import BadInput
 
@@ -56,7 +57,7 @@ class SyntheticLine:
 
     def defect(self, index: int) -> str:
         """Return the defect on frame ``index``, ``"good"`` for none."""
-        from edge_ad.data.line_sequence import part_defect
+        from edge_ad.synthetic.sequence import part_defect
 
         return part_defect(index % self._trays if self._trays else index, self._seed, self._anomalies)
 
@@ -70,7 +71,7 @@ class SyntheticLine:
         return _with_noise(image, self._seed, index), index
 
     def _drawn(self, index: int) -> tuple[Image, int]:
-        from edge_ad.data.synthetic_line import line_frame
+        from edge_ad.synthetic.line import line_frame
 
         image, truth = line_frame(index, self._seed, self._size, self._anomalies)
         return image, int(truth["part"])
@@ -146,3 +147,55 @@ def _number(
     settings: dict[str, str], key: str, default: float, least: float, most: float, whole: bool, where: str
 ) -> float:
     return parse_number(key, settings[key], least, most, whole, where) if key in settings else default
+
+
+WHERE = "synthetic://belt"
+BELT_SETTINGS = ("parts", "seed", "fps", "size", "anomalies", "still")
+
+
+class SyntheticBelt:
+    """Frame ``i`` is frame ``i`` of a ``Belt``; ``truth`` tells what it shows."""
+
+    kind: SourceKind = "synthetic"
+
+    def __init__(
+        self, name: str, parts: int, seed: int, fps: float, size: int = 256, anomalies: float = 0.5, still: int = 10
+    ) -> None:
+        from edge_ad.synthetic.belt import Belt
+
+        self.name = name
+        self.fps: float | None = fps
+        self.belt = Belt(parts, seed, size, anomalies, still)
+        self._index = 0
+
+    def read(self, timeout_s: float) -> Read:
+        """Return the next frame, End after the last one."""
+        if self._index >= len(self.belt):
+            return End()
+        index, self._index = self._index, self._index + 1
+        image, _ = self.belt.frame(index)
+        return Frame(image, index, time.monotonic(), time.time(), self.name, str(index))
+
+    def close(self) -> None:
+        """End the sequence."""
+        self._index = len(self.belt)
+
+
+def open_belt(query: str, name: str, realtime: bool) -> Source:
+    """Build the source of ``synthetic://belt?parts=50&seed=1&fps=30``; a setting that is not allowed raises BadInput."""
+    settings = parse_query(query, BELT_SETTINGS, WHERE)
+
+    def number(key: str, default: float, least: float, most: float, whole: bool = True) -> float:
+        return parse_number(key, settings[key], least, most, whole, WHERE) if key in settings else default
+
+    fps = number("fps", 30.0, 0.01, 1000.0, whole=False)
+    belt = SyntheticBelt(
+        name,
+        int(number("parts", 50, 1, 1e6)),
+        int(number("seed", 1, 0, 2**31 - 1)),
+        fps,
+        int(number("size", 256, 64, 2048)),
+        number("anomalies", 0.5, 0, 1, whole=False),
+        int(number("still", 10, 3, 1000)),
+    )
+    return Paced(belt, fps) if realtime else belt

@@ -17,7 +17,7 @@ from typer.core import TyperGroup
 
 from edge_ad import __version__
 from edge_ad.errors import BadInput, EdgeAdError, is_out_of_memory, missing_package
-from edge_ad.supervision import leave
+from edge_ad.utils.supervision import leave
 
 # Name, module in edge_ad.cli and what `edge-ad --help` says. The modules import only typer and the standard library.
 COMMANDS: tuple[tuple[str, str, str], ...] = (

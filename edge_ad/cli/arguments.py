@@ -11,7 +11,7 @@ def bundle_and_folder(paths: list[Path], command: str) -> tuple[Path, Path]:
     Raises BadInput for more than two paths, and when the two are the wrong way round.
     """
     from edge_ad.errors import BadInput
-    from edge_ad.files import newest_bundle
+    from edge_ad.utils.files import newest_bundle
 
     if len(paths) > 2:
         raise BadInput(f"edge-ad {command} takes a bundle and a folder of good images, but {len(paths)} paths were given")

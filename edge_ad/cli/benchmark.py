@@ -40,14 +40,13 @@ def command(
 ) -> None:
     """Time the whole road of a frame, from a camera picture of 640 x 480 to its verdict."""
     from edge_ad.bundle import open_bundle
-    from edge_ad.doctor.device import device_facts, device_state
     from edge_ad.engines.benchmark import benchmark, peak_rss_mb
     from edge_ad.engines.pipeline import Pipeline
-    from edge_ad.engines.selection import open_pipeline, open_pipelines
-    from edge_ad.engines.streams import Streams
-    from edge_ad.files import atomic_write, newest_bundle, require_writable
+    from edge_ad.engines.selection import Streams, open_pipeline, open_pipelines
     from edge_ad.inspection import throughput as line
-    from edge_ad.inspection.overhead import measure_overhead
+    from edge_ad.inspection.throughput import measure_overhead
+    from edge_ad.system.facts import device_facts, device_state
+    from edge_ad.utils.files import atomic_write, newest_bundle, require_writable
 
     require_writable(out)
     opened = open_bundle(bundle or newest_bundle())

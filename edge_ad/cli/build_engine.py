@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from edge_ad.engines.build import BuildReport
-    from edge_ad.engines.gate import Gate
+    from edge_ad.deployment.build import BuildReport
+    from edge_ad.deployment.gate import Gate
 
 
 def command(
@@ -48,7 +48,7 @@ def command(
     """Derive engines from BUNDLE for this device and prove them on its images; beyond tolerance they are refused."""
     from edge_ad.config import load_config
     from edge_ad.errors import GateRefused
-    from edge_ad.files import atomic_write, newest_bundle, require_writable
+    from edge_ad.utils.files import atomic_write, newest_bundle, require_writable
 
     require_writable(out)
     precision = chosen_precision({"fp16": fp16, "fp32": fp32, "int8": int8}, load_config().engine.precision)
@@ -58,8 +58,8 @@ def command(
     check_precision(precision)
     chosen = check_backend(backend or default_backend())
     opened = open_bundle(bundle or newest_bundle())
-    from edge_ad.engines.build import Int8Options, build
-    from edge_ad.engines.derive import check_compiles
+    from edge_ad.deployment.build import Int8Options, build
+    from edge_ad.deployment.derive import check_compiles
 
     if compile_check:
         for name, size in check_compiles(opened, precision).items():

@@ -40,10 +40,9 @@ def command(
 ) -> None:
     """Write a new bundle with INT8 ranges, a plan and proof images from GOODS; networks and thresholds stay."""
     from edge_ad.cli.arguments import bundle_and_folder
-    from edge_ad.engines.calibrate import CalibrateOptions, calibrate
-    from edge_ad.engines.int8 import read_plan
-    from edge_ad.engines.search import told
-    from edge_ad.engines.sensitivity_report import require_plots, write_report
+    from edge_ad.deployment.calibrate import CalibrateOptions, calibrate
+    from edge_ad.deployment.int8 import read_plan
+    from edge_ad.deployment.precision_search import require_plots, told, write_report
 
     bundle, goods = bundle_and_folder(paths, "calibrate")
     if table is not None:

@@ -24,18 +24,18 @@ def command(
     from edge_ad.errors import require
 
     require("cv2", extra="cpu", needed_by="edge-ad demo")
-    from edge_ad.demo.plan import FULL, QUICK
+    from edge_ad.demo.workspace import FULL, QUICK
 
     plan = QUICK if quick else FULL
     if data_only is not None:
-        from edge_ad.demo.workplace import write_data
+        from edge_ad.demo.workspace import write_data
 
         typer.echo(f"wrote {write_data(data_only, plan, seed, _progress('trays'))}")
         return
     for module in ("torch", "onnxscript", "onnxruntime", "matplotlib"):
         require(module, extra="train", needed_by="edge-ad demo")
     from edge_ad.cli.build_engine import describe
-    from edge_ad.demo.road import Voice, run_demo
+    from edge_ad.demo.run import Voice, run_demo
 
     run_demo(out, Voice(_say, describe, _progress), plan, seed)
 

@@ -30,7 +30,7 @@ def command(
 ) -> None:
     """Teach a PDN the features of an ImageNet network; Ctrl-C is safe, the same command goes on."""
     from edge_ad.errors import BadInput, require
-    from edge_ad.files import require_writable
+    from edge_ad.utils.files import require_writable
 
     require_writable(json_file)
     for module in ("torch", "cv2", "safetensors", "matplotlib"):
@@ -40,13 +40,13 @@ def command(
     if side is not None and side % 32:
         raise BadInput(f"--side {side} is no multiple of 32: choose for example 128 or 256")
     from edge_ad.training.distillation import DistillOptions, distill
-    from edge_ad.training.progress import Progress
+    from edge_ad.utils.progress import Progress
 
     options = DistillOptions(size, source, steps, batch, side, rate, seed, terms)  # type: ignore[arg-type]
     target = distill(images, out, options, Progress())
     typer.echo(target)
     if json_file is not None:
-        from edge_ad.files import atomic_write
+        from edge_ad.utils.files import atomic_write
 
         card = json.loads(target.with_suffix(".json").read_text(encoding="utf-8"))
         atomic_write(json_file, json.dumps(card, indent=2) + "\n")

@@ -20,13 +20,13 @@ def command(
     out: Annotated[Path | None, typer.Option("--json", help="Write the same as JSON to this file.")] = None,
 ) -> None:
     """Examine this machine, and try what a run will do: OpenCV, GPU memory, a graph on each backend, cameras, the service."""
-    from edge_ad.doctor.examine import examine
-    from edge_ad.doctor.finding import exit_code, lines
-    from edge_ad.doctor.machine import Machine
-    from edge_ad.doctor.report import report
-    from edge_ad.doctor.service_view import service_view
-    from edge_ad.doctor.tries import camera_targets, configured_cameras, no_cameras, try_backends, try_cameras
-    from edge_ad.files import atomic_write
+    from edge_ad.system.examine import examine
+    from edge_ad.system.facts import report
+    from edge_ad.system.findings import exit_code, lines
+    from edge_ad.system.machine import Machine
+    from edge_ad.system.service_view import service_view
+    from edge_ad.system.tries import camera_targets, configured_cameras, no_cameras, try_backends, try_cameras
+    from edge_ad.utils.files import atomic_write
 
     named = list(dict.fromkeys([*(camera or []), *(configured_cameras(Path()) if cameras else [])]))
     machine = Machine.here()

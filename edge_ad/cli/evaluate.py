@@ -37,8 +37,8 @@ def command(
     """Measure a bundle: AUROC per kind of anomaly and branch, AU-sPRO, rejected goods, drift, pictures."""
     from edge_ad.config import load_config
     from edge_ad.evaluation.evaluate import evaluate, evaluate_each
-    from edge_ad.evaluation.tables import categories_table, figures_table
-    from edge_ad.files import atomic_write, require_writable
+    from edge_ad.evaluation.report import categories_table, figures_table
+    from edge_ad.utils.files import atomic_write, require_writable
 
     require_writable(json_file)
     require_writable(None if report is None else report / "report.html")
@@ -60,7 +60,7 @@ def _bundle_and_data(paths: list[Path]) -> tuple[Path, Path]:
     """Sort the arguments: both given, or one of them with the other from runs/ or edge-ad.toml."""
     from edge_ad.config import load_config
     from edge_ad.errors import BadInput
-    from edge_ad.files import newest_bundle
+    from edge_ad.utils.files import newest_bundle
 
     if len(paths) > 2:
         raise BadInput(f"evaluate takes a bundle and a test set, but {len(paths)} paths were given")

@@ -104,7 +104,7 @@ def _mark(reader: Reader, event: str | None, mark: str | None) -> None:
     import getpass
 
     from edge_ad.errors import BadInput
-    from edge_ad.store.marks import set_mark
+    from edge_ad.store.reader import set_mark
 
     if event is None or mark not in ("good", "bad", "none"):
         raise BadInput("`edge-ad events mark` needs an ID and good, bad or none: `edge-ad events` lists the ids")

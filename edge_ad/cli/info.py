@@ -29,7 +29,7 @@ def command(
 ) -> None:
     """Tell what is in BUNDLE: graphs, weights of the branches, thresholds and their promise, report."""
     from edge_ad.errors import BadInput
-    from edge_ad.files import atomic_write, newest_bundle
+    from edge_ad.utils.files import atomic_write, newest_bundle
 
     asked = [name for name, wanted in (("--networks", networks), ("--teacher", teacher)) if wanted]
     if len(asked) + (bundle is not None) > 1:
@@ -55,10 +55,10 @@ def command(
 def network_table() -> dict[str, dict[str, dict[str, float]]]:
     """Return ``{preset: {network: {"params", "gmac"}}}`` for every preset; needs torch."""
     from edge_ad.errors import require
-    from edge_ad.presets import PRESETS
+    from edge_ad.presets.presets import PRESETS
 
     require("torch", extra="train", needed_by="edge-ad info --networks")
-    from edge_ad.models.summary import networks
+    from edge_ad.models.build import networks
 
     return {name: networks(preset) for name, preset in PRESETS.items()}
 

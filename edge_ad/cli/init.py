@@ -22,8 +22,8 @@ def command(
     """Write edge-ad.toml into the current folder, so that train, build-engine and run need no arguments."""
     from edge_ad.config import CONFIG_NAME
     from edge_ad.errors import BadInput
-    from edge_ad.files import atomic_write
-    from edge_ad.presets import PRESETS
+    from edge_ad.presets.presets import PRESETS
+    from edge_ad.utils.files import atomic_write
 
     path = Path(CONFIG_NAME)
     if path.exists() and not force:

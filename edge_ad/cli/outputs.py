@@ -95,11 +95,11 @@ def _reject(uris: list[str]) -> None:
     import asyncio
     import contextlib
 
-    from edge_ad.locks import Targets
     from edge_ad.outputs.channels import parse_output
     from edge_ad.outputs.delivery import is_fast, make_output
     from edge_ad.outputs.guard import reject
     from edge_ad.outputs.targets import targets_of
+    from edge_ad.utils.locks import Targets
 
     for uri in uris:
         if not is_fast(uri):

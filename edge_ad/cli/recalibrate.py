@@ -29,8 +29,7 @@ def command(
     """Write a new bundle whose score statistics and thresholds come from GOODS; networks and weights stay."""
     from edge_ad.bundle import open_bundle
     from edge_ad.cli.arguments import bundle_and_folder
-    from edge_ad.engines.adopt import adopt
-    from edge_ad.recalibration import recalibrate
+    from edge_ad.deployment.recalibration import adopt, recalibrate
 
     bundle, goods = bundle_and_folder(paths, "recalibrate")
     progress = _show if sys.stderr.isatty() else None

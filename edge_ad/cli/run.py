@@ -62,7 +62,7 @@ def command(
     """Judge parts OK, WARN or NG, or NONE where nothing can be said, until the source ends or Ctrl-C."""
     from edge_ad.config import load_config, with_flags
     from edge_ad.errors import DeviceFault, require
-    from edge_ad.files import newest_bundle
+    from edge_ad.utils.files import newest_bundle
 
     require("cv2", extra="cpu", needed_by="edge-ad run")
     from edge_ad.inspection.api import inspect
@@ -119,7 +119,7 @@ def _check_bundle(bundle: Path | None) -> None:
     """Point at --camera where the argument is what a camera shows, not what judges it."""
     from edge_ad.data.images import SUFFIXES
     from edge_ad.errors import BadInput
-    from edge_ad.redaction import redact
+    from edge_ad.utils.redaction import redact
 
     if bundle is None or bundle.suffix == ".edgead":
         return

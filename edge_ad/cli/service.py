@@ -20,10 +20,9 @@ def command(
 ) -> None:
     """Install, show or remove a hardened systemd unit that runs `edge-ad run` in this folder."""
     from edge_ad.errors import BadInput
-    from edge_ad.files import newest_bundle
-    from edge_ad.service.devices import device_access
-    from edge_ad.service.install import describe, install, status, uninstall
-    from edge_ad.service.unit import make_unit
+    from edge_ad.system.devices import device_access
+    from edge_ad.system.service import describe, install, make_unit, status, uninstall
+    from edge_ad.utils.files import newest_bundle
 
     if action not in ACTIONS:
         raise BadInput(f"unknown action {action!r}: choose one of {', '.join(ACTIONS)}")

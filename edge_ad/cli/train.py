@@ -65,7 +65,7 @@ def command(
     """Train all three methods on pictures of good parts; Ctrl-C is safe, the same command goes on."""
     from edge_ad.config import load_config
     from edge_ad.errors import BadInput, require
-    from edge_ad.files import require_writable
+    from edge_ad.utils.files import require_writable
 
     if data is not None and data_option is not None and data != data_option:
         raise BadInput(f"DATA is {data} and --data is {data_option}: name one of them")
@@ -83,7 +83,7 @@ def command(
     from edge_ad.training.distributed import leads
 
     if json_file is not None and leads():
-        from edge_ad.files import atomic_write
+        from edge_ad.utils.files import atomic_write
 
         found: Any = {"categories": reports} if each else next(iter(reports.values()))
         atomic_write(json_file, json.dumps(found, indent=2) + "\n")
@@ -96,7 +96,7 @@ def _jobs(folder: Path, out: Path | None, each: bool, part: str | None) -> list[
         if part is not None:
             raise BadInput("--part chooses among the categories of a root: add --each, or leave it out")
         return [(folder.name, folder, out)]
-    from edge_ad.data.layouts import find_categories
+    from edge_ad.data.datasets import find_categories
 
     categories = find_categories(folder)
     if not categories:

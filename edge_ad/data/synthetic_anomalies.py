@@ -1,27 +1,183 @@
-"""Anomalies made from the user's own good images: to choose weights and the moment to stop, never to train on."""
+"""Anomalies made from the user's own good images: to choose weights and the moment to stop, never to train on.
+
+Regions of a picture: where it has detail, boxes on it, and blending a patch in without a seam.
+
+Give one coloured part of a picture the colour that another good has there: a wrong combination without a seam.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from edge_ad.data.images import Image, resize
-from edge_ad.data.recolouring import recolour
-from edge_ad.data.regions import (
-    Alpha,
-    Box,
-    blend,
-    detail_of,
-    feather,
-    on_canvas,
-    place,
-    place_apart,
-    random_shape,
-    random_size,
-)
+
+Alpha = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Box:
+    """A rectangle in pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+    @property
+    def window(self) -> tuple[slice, slice]:
+        """Index of the rectangle in an image."""
+        return slice(self.top, self.top + self.height), slice(self.left, self.left + self.width)
+
+    def apart_from(self, other: Box) -> bool:
+        """Whether the two rectangles do not overlap."""
+        return (
+            self.top + self.height <= other.top
+            or other.top + other.height <= self.top
+            or self.left + self.width <= other.left
+            or other.left + other.width <= self.left
+        )
+
+
+def detail_of(image: Image) -> npt.NDArray[np.float64]:
+    """Return a probability for each cell of a 64 x 64 grid, in proportion to the gradient energy around it."""
+    small = resize(image, (64, 64)).astype(np.float32)
+    across, down = cv2.Sobel(small, cv2.CV_32F, 1, 0), cv2.Sobel(small, cv2.CV_32F, 0, 1)
+    energy = cv2.GaussianBlur(np.sqrt(across**2 + down**2).sum(axis=2), (0, 0), 2.0).astype(np.float64)
+    energy[energy < np.quantile(energy, 0.5)] *= 0.1  # the quiet half of the picture is rarely the object
+    energy += 1e-6
+    return np.asarray(energy / energy.sum(), dtype=np.float64)
+
+
+def random_size(image: Image, rng: np.random.Generator, low: float = 0.08, high: float = 0.30) -> tuple[int, int]:
+    """Return a random (height, width) in pixels, each side drawn between two shares of the picture\'s."""
+    shares = low * (high / low) ** rng.random(2)  # log-uniform: small anomalies are the ones that tell methods apart
+    height, width = (max(2, round(float(share) * side)) for share, side in zip(shares, image.shape[:2], strict=True))
+    return height, width
+
+
+def place(image: Image, size: tuple[int, int], rng: np.random.Generator, detail: npt.NDArray[np.float64]) -> Box:
+    """Return a box of ``size`` whose centre falls on detail, moved inside the picture."""
+    row, column = divmod(int(rng.choice(detail.size, p=detail.ravel())), detail.shape[1])
+    height, width = image.shape[:2]
+    top = round((row + float(rng.random())) / detail.shape[0] * height - size[0] / 2)
+    left = round((column + float(rng.random())) / detail.shape[1] * width - size[1] / 2)
+    return Box(min(max(top, 0), height - size[0]), min(max(left, 0), width - size[1]), *size)
+
+
+def place_apart(image: Image, box: Box, rng: np.random.Generator, detail: npt.NDArray[np.float64]) -> Box:
+    """Return a box of the same size on detail elsewhere, not overlapping ``box`` if that can be found in 12 draws."""
+    size = (box.height, box.width)
+    candidates = [place(image, size, rng, detail) for _ in range(12)]
+    return next((candidate for candidate in candidates if candidate.apart_from(box)), candidates[-1])
+
+
+def random_shape(box: Box, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
+    """Return a random solid shape u8[h,w] of 0 and 1 filling the box: a rectangle or an ellipse."""
+    shape = np.ones((box.height, box.width), np.uint8)
+    if rng.random() < 0.5:
+        rows = (np.arange(box.height) + 0.5) / box.height * 2 - 1
+        columns = (np.arange(box.width) + 0.5) / box.width * 2 - 1
+        shape = (rows[:, None] ** 2 + columns[None, :] ** 2 <= 1).astype(np.uint8)
+    return shape
+
+
+def feather(shape: npt.NDArray[np.uint8]) -> Alpha:
+    """Return a weight 0..1 that rises inside the shape over a tenth of its smaller side, so that no seam shows."""
+    padded = cv2.copyMakeBorder(shape, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
+    inside = cv2.distanceTransform(padded, cv2.DIST_L2, 3)[1:-1, 1:-1]
+    return np.asarray(np.clip(inside / max(1.5, 0.1 * min(shape.shape)), 0, 1), dtype=np.float32)
+
+
+def blend(target: Image, patch: Image, box: Box, alpha: Alpha) -> None:
+    """Lay ``patch`` u8[h,w,3] over the box of ``target``, in place."""
+    weight = alpha[..., None]
+    under = target[box.window].astype(np.float32)
+    target[box.window] = np.rint(under + weight * (patch.astype(np.float32) - under)).astype(np.uint8)
+
+
+def on_canvas(image: Image, parts: Sequence[tuple[Box, Alpha]]) -> Alpha:
+    """Return the weights of all boxes f32[H,W] on an empty picture of the size of ``image``; the larger one counts."""
+    full = np.zeros(image.shape[:2], np.float32)
+    for box, alpha in parts:
+        np.maximum(full[box.window], alpha, out=full[box.window])
+    return full
+
+
+COLOURS = 5
+LEAST_AREA, MOST_AREA = 0.015, 0.5  # shares of the picture that a part may have
+LEAST_CHANGE = 12.0  # distance in CIE L*a*b*: clearly another colour
+MOST_SPREAD = 12.0  # of the other good's colour within the part; above it the part is not one thing there
+LEAST_CORE = 12  # cells of the small picture
+
+Float = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.bool_]
+
+
+def recolour(image: Image, others: Sequence[Image], rng: np.random.Generator) -> tuple[Image, Alpha] | None:
+    """Return a copy of ``image`` u8[H,W,3] with one part in the colour it has in one of ``others``, and where f32[H,W].
+
+    Parts are connected areas of one of five colours (k-means in L*a*b*). Light and shade inside the part stay. None when no
+    other good has a clearly different colour in the place of a part, as where all goods are of one colour. Ours.
+    """
+    lab = _lab(image)
+    labels = _colours(lab, rng)
+    small = [_lab(resize(other, (64, 64))) for other in others]
+    here = _lab(resize(image, (64, 64)))
+    candidates = [
+        (part, shift) for part in _parts(labels) for other in small if (shift := _shift_colours(part, here, other)) is not None
+    ]
+    if not candidates:
+        return None
+    part, shift = candidates[int(rng.integers(len(candidates)))]
+    blur = max(0.8, min(image.shape[:2]) / 256)
+    alpha: Alpha = np.asarray(cv2.GaussianBlur(part.astype(np.float32), (0, 0), blur), dtype=np.float32)
+    changed = cv2.cvtColor(lab + alpha[..., None] * shift, cv2.COLOR_LAB2RGB)
+    painted = np.clip(np.rint(changed * 255), 0, 255).astype(np.uint8)
+    return np.where(alpha[..., None] > 0, painted, image), alpha  # elsewhere L*a*b* and back would cost a last bit
+
+
+def _lab(image: Image) -> Float:
+    return np.asarray(cv2.cvtColor(image.astype(np.float32) / 255, cv2.COLOR_RGB2LAB), dtype=np.float32)
+
+
+def _colours(lab: Float, rng: np.random.Generator) -> npt.NDArray[np.int32]:
+    """Return for each pixel which of the picture's main colours it has, i32[H,W]."""
+    calm = cv2.GaussianBlur(lab, (0, 0), max(0.8, min(lab.shape[:2]) / 128))
+    sample = cv2.resize(calm, (64, 64), interpolation=cv2.INTER_AREA).reshape(-1, 3)
+    cv2.setRNGSeed(int(rng.integers(2**31)))
+    stop = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, 20, 0.5)
+    start = np.zeros((len(sample), 1), np.int32)
+    _, _, centres = cv2.kmeans(sample, COLOURS, start, stop, 2, cv2.KMEANS_PP_CENTERS)
+    distance = np.stack([((calm - centre) ** 2).sum(axis=2) for centre in centres])
+    return np.asarray(distance.argmin(axis=0), dtype=np.int32)
+
+
+def _parts(labels: npt.NDArray[np.int32]) -> list[Mask]:
+    """Return the connected areas bool[H,W] of one colour that are neither specks nor the whole picture."""
+    found = []
+    for colour in range(COLOURS):
+        count, pieces, facts, _ = cv2.connectedComponentsWithStats((labels == colour).astype(np.uint8), connectivity=4)
+        shares = facts[:, cv2.CC_STAT_AREA] / labels.size
+        found += [pieces == piece for piece in range(1, count) if LEAST_AREA <= shares[piece] <= MOST_AREA]
+    return found
+
+
+def _shift_colours(part: Mask, here: Float, other: Float) -> Float | None:
+    """Return the step in L*a*b* from the part's colour to the other good's in its place, if that is clear."""
+    inside = cv2.erode(resize(part.astype(np.uint8) * np.uint8(255), (64, 64)), np.ones((3, 3), np.uint8)) > 127
+    if inside.sum() < LEAST_CORE:
+        return None
+    there = other[inside]
+    colour = np.median(there, axis=0)
+    shift = colour - np.median(here[inside], axis=0)
+    clear = float(np.linalg.norm(shift)) >= LEAST_CHANGE and float(np.abs(there - colour).mean()) < MOST_SPREAD
+    return np.asarray(shift, dtype=np.float32) if clear else None
+
 
 LOGICAL_KINDS = ("remove", "swap", "replace", "duplicate", "shift", "recolour")
 STRUCTURAL_KINDS = ("cutpaste", "scratch", "stain")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
-from edge_ad.engines.board import is_jetson
 from edge_ad.engines.onnxruntime import OrtBackend
 from edge_ad.engines.protocol import Backend
-from edge_ad.engines.tensorrt_versions import import_tensorrt
+from edge_ad.engines.tensorrt.versions import import_tensorrt
 from edge_ad.errors import BadInput
+from edge_ad.utils.board import is_jetson
 
 BACKENDS = ("onnxruntime", "tensorrt")
 PRECISIONS = ("fp32", "fp16", "int8")
@@ -41,7 +41,7 @@ def open_backend(backend: str, threads: int | None = None) -> Backend:
     """Return a backend that can run engines; BadInput where this machine lacks its packages, DeviceFault for its device."""
     check_backend(backend)
     if backend == "tensorrt":
-        from edge_ad.engines.tensorrt import TrtBackend
+        from edge_ad.engines.tensorrt.backend import TrtBackend
 
         return TrtBackend()
     return OrtBackend(threads)

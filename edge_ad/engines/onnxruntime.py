@@ -1,10 +1,15 @@
-"""ONNX Runtime on the CPU with I/O binding: the embedded default and the reference that others are compared with."""
+"""ONNX Runtime on the CPU with I/O binding: the embedded default and the reference that others are compared with.
+
+How many threads to use: the physical cores that this process may run on.
+"""
 
 from __future__ import annotations
 
 import functools
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -12,10 +17,39 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibration.loading import load_session
-from edge_ad.engines.board import machine
-from edge_ad.engines.cores import physical_cores
 from edge_ad.engines.protocol import Engine, Tensor, TensorSpec
 from edge_ad.errors import BadInput, DeviceFault, require
+from edge_ad.utils.board import machine
+
+_TOPOLOGY = Path("/sys/devices/system/cpu")
+_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+
+
+def physical_cores(topology: Path = _TOPOLOGY, quota: Path = _QUOTA) -> int:
+    """Return the number of physical cores allowed by affinity and by the container's CPU quota, at least 1.
+
+    Logical CPUs that share a core count once; where the topology cannot be read, each logical CPU counts.
+    """
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+    cores = {_siblings(topology, cpu) for cpu in allowed}
+    return max(1, min(len(cores), _quota(quota)))
+
+
+def _siblings(topology: Path, cpu: int) -> str:
+    try:
+        return (topology / f"cpu{cpu}" / "topology" / "thread_siblings_list").read_text().strip()
+    except OSError:
+        return str(cpu)
+
+
+def _quota(path: Path) -> int:
+    """Return the whole number of CPUs that the cgroup grants (rounded up), or a large number without a limit."""
+    try:
+        limit, period = path.read_text().split()
+        return -(-int(limit) // int(period)) if limit != "max" else 1 << 16
+    except (OSError, ValueError, ZeroDivisionError):
+        return 1 << 16
+
 
 SPIN_US = 20
 BRIEF_SINCE = (1, 26)  # the first release that can limit the time of spinning

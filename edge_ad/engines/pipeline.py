@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_ad.bundle import Bundle
-from edge_ad.engines import artefacts, wiring
+from edge_ad.bundle import graphs as wiring
+from edge_ad.engines import engine_store
 from edge_ad.engines.backends import open_backend
 from edge_ad.engines.protocol import Backend, Engine, Frame, Tensor, TensorSpec, check_image
 from edge_ad.errors import BadInput, DeviceFault
@@ -62,7 +63,7 @@ class Pipeline:
         self.image_size = bundle.image_size
         names = wiring.needed_graphs(bundle.graphs, BRANCHES if all_branches else bundle.statistics.active)
         if graphs is None:
-            graphs = artefacts.load(bundle, self.backend, precision, names)
+            graphs = engine_store.load(bundle, self.backend, precision, names)
         self._tensors: dict[str, Tensor] = {}
         self._frame: Frame | None = None
         self._engines: dict[str, Engine] = {}

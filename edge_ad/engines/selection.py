@@ -1,18 +1,73 @@
-"""Which engine runs: what is asked for, else the last one that build-engine finished here; never a silent fall-back."""
+"""Which engine runs: what is asked for, else the last one that build-engine finished here; never a silent fall-back.
+
+Several pictures at a time on one CPU: pipelines over the same sessions, each on its share of the cores (ours).
+
+A picture on one core takes longer than on all of them, but graphs as small as ours leave cores waiting for each other:
+several pictures side by side, as of cameras or tiles, take less time than the same ones in turn.
+"""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from queue import SimpleQueue
+
+import numpy as np
+from numpy.typing import NDArray
 
 from edge_ad.bundle import Bundle
-from edge_ad.engines import artefacts
+from edge_ad.engines import engine_store
 from edge_ad.engines.backends import check_backend, check_precision
-from edge_ad.engines.board import is_jetson
-from edge_ad.engines.pipeline import Pipeline
-from edge_ad.engines.streams import shared_backend
+from edge_ad.engines.onnxruntime import OrtBackend, physical_cores
+from edge_ad.engines.pipeline import Inference, Pipeline
 from edge_ad.errors import BadInput
+from edge_ad.utils.board import is_jetson
+
+
+class Streams:
+    """Infers pictures side by side, one on each of ``pipelines`` at a time; ``close`` waits for those under way.
+
+    The pipelines are the caller's to close, after the streams.
+    """
+
+    def __init__(self, pipelines: Sequence[Pipeline]) -> None:
+        self.count = len(pipelines)
+        self.image_size, self.branches = pipelines[0].image_size, pipelines[0].branches
+        self._free: SimpleQueue[Pipeline] = SimpleQueue()
+        for pipeline in pipelines:
+            self._free.put(pipeline)
+        self._pool = ThreadPoolExecutor(self.count, thread_name_prefix="stream")
+
+    def submit(self, image: NDArray[np.uint8]) -> Future[Inference]:
+        """Begin with ``image`` u8 [H, W, 3] as soon as a stream is free; the result raises what ``Pipeline.infer`` does."""
+        return self._pool.submit(self._infer, image)
+
+    def infer(self, image: NDArray[np.uint8]) -> Inference:
+        """Run one picture and wait for it."""
+        return self.submit(image).result()
+
+    def close(self) -> None:
+        """Wait for what is under way and drop what has not begun."""
+        self._pool.shutdown(cancel_futures=True)
+
+    def _infer(self, image: NDArray[np.uint8]) -> Inference:
+        pipeline = self._free.get()
+        try:
+            return pipeline.infer(image)
+        finally:
+            self._free.put(pipeline)
+
+
+def shared_backend(backend: str, count: int) -> OrtBackend:
+    """Return the backend on which ``count`` pipelines share sessions and cores; BadInput where that cannot be."""
+    cores = physical_cores()
+    if backend != "onnxruntime":
+        raise BadInput(f"--streams runs on onnxruntime, not on {backend}: leave it out")
+    if not 1 <= count <= cores:
+        raise BadInput(f"--streams is {count}, but must be 1 to {cores}, the physical cores of this machine")
+    return OrtBackend(cores // count, shared=True)
 
 
 def open_pipeline(
@@ -37,7 +92,7 @@ def open_pipelines(
         yield Pipeline(bundle, precision=chosen.precision, backend=shared or chosen.backend)
 
 
-def choose(bundle: Bundle, backend: str | None, precision: str | None, root: Path = Path("/")) -> artefacts.Current:
+def choose(bundle: Bundle, backend: str | None, precision: str | None, root: Path = Path("/")) -> engine_store.Current:
     """Return backend and precision: as asked, else of ``current.json``, else onnxruntime fp32 (said on stderr).
 
     A Jetson without a finished engine, an unknown name, a missing package and int8 raise BadInput. ``root`` is the root
@@ -48,13 +103,13 @@ def choose(bundle: Bundle, backend: str | None, precision: str | None, root: Pat
     if backend is not None:
         check_backend(backend)
     if backend is not None and precision is not None:
-        return artefacts.Current(backend, precision)
-    built = artefacts.current(bundle)
+        return engine_store.Current(backend, precision)
+    built = engine_store.current(bundle)
     if built is not None and backend in (None, built.backend):
-        return artefacts.Current(built.backend, precision or built.precision)
+        return engine_store.Current(built.backend, precision or built.precision)
     if built is None and backend is None and is_jetson(root):
         raise BadInput(f"{bundle.path} has no engine for this Jetson: run `edge-ad build-engine --fp16`")
-    chosen = artefacts.Current(backend or "onnxruntime", precision or "fp32")
+    chosen = engine_store.Current(backend or "onnxruntime", precision or "fp32")
     if precision is None:
         print(
             f"no finished engine of {bundle.path.name} fits: running {chosen.backend} {chosen.precision}; "

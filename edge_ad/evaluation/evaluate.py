@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from edge_ad.bundle import SUFFIX, Bundle, open_bundle
-from edge_ad.data.layouts import find_categories, load_test
+from edge_ad.data.datasets import find_categories, load_test
 from edge_ad.engines.selection import open_pipeline
 from edge_ad.errors import BadInput, require
-from edge_ad.evaluation.drift import drift
-from edge_ad.evaluation.figures import image_figures, spro_figures
-from edge_ad.evaluation.pointing import logic_figures, suspect_masks
+from edge_ad.evaluation.figures import image_figures, logic_figures, spro_figures, suspect_masks
+from edge_ad.evaluation.robustness import drift
 from edge_ad.evaluation.scores import Progress, judge_all
 
 REPORT_NAME = "report.html"

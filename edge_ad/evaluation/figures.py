@@ -1,5 +1,9 @@
 """The figures of a test set: AUROC per kind, branch and subset of branches, AU-sPRO, rejected goods, found
 anomalies.
+
+Defect channels from mask files, with the saturation that a set's defects_config.json gives them.
+
+Whether the logic map points at defects: the share of its mass inside their masks against the share of their area.
 """
 
 from __future__ import annotations
@@ -8,16 +12,56 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
-from edge_ad.data.layouts import Kind, Saturation
-from edge_ad.evaluation.auroc import auroc, recall_at
-from edge_ad.evaluation.bootstrap import auroc_difference, auroc_interval
-from edge_ad.evaluation.masks import read_channels
-from edge_ad.evaluation.scores import TestScores
-from edge_ad.evaluation.spro import LIMITS, MapOfImage, au_spro
+from edge_ad.data.datasets import Kind, Saturation, TestItem
+from edge_ad.data.images import read_mask
+from edge_ad.errors import BadInput
+from edge_ad.evaluation.scores import Floats, TestScores
+from edge_ad.evaluation.spro import LIMITS, Channel, MapOfImage, au_spro
 from edge_ad.scoring import BRANCHES, Statistics, Thresholds, fuse
+from edge_ad.scoring.auroc import auroc, auroc_difference, auroc_interval, recall_at
+
+
+def read_channels(item: TestItem, size: tuple[int, int], saturation: Mapping[int, Saturation]) -> list[Channel]:
+    """Return the defect channels of an image, each u8 mask file one channel, at the image's ``size`` (H, W).
+
+    With ``saturation`` every mask must hold 0 and exactly one value that it knows; without, any value above 0 is the
+    defect and all of it must be found. Raises BadInput for a mask that is unreadable, of another size, empty or of
+    unknown value.
+    """
+    channels = []
+    for path in item.masks:
+        mask = read_mask(path)
+        if mask.shape != size:
+            raise BadInput(
+                f"{path} is {mask.shape[1]} x {mask.shape[0]} pixels "
+                f"but its image {item.path} is {size[1]} x {size[0]}: a mask must have the size of its image"
+            )
+        pixels = mask > 0
+        area = int(np.count_nonzero(pixels))
+        if not area:
+            raise BadInput(f"{path} marks no pixel: a mask must hold a defect, so take the file away or draw it")
+        rule = Saturation(1.0, True)
+        if saturation:
+            values = np.unique(mask[pixels]).tolist()
+            if len(values) != 1 or values[0] not in saturation:
+                known = ", ".join(map(str, sorted(saturation)))
+                told = ", ".join(map(str, values[:5]))
+                raise BadInput(
+                    f"{path} holds the values {told}: one of {known} is allowed, as defects_config.json lists them"
+                )
+            rule = saturation[values[0]]
+        channels.append(Channel(pixels, saturated_area(rule, area)))
+    return channels
+
+
+def saturated_area(rule: Saturation, area: int) -> int:
+    """Return how many of ``area`` pixels must be found for a defect to count as found, at least one."""
+    return max(1, int(rule.threshold * area) if rule.relative else min(int(rule.threshold), area))
+
 
 ANOMALIES: tuple[Kind, ...] = ("logical", "structural")
 KINDS: tuple[Kind, ...] = ("good", "logical", "structural")
@@ -156,3 +200,51 @@ def _intervals(
             interval = auroc_difference(_sides(scores, values, kind), _sides(scores, less, kind), seed)
         told[kind] = None if interval is None else asdict(interval)
     return told
+
+
+def logic_figures(scores: TestScores) -> Figures:
+    """Return {"logical", "structural", "mean"}: the mean over images with masks of ``mass_factor`` of the logic map.
+
+    The map holds what stands out from goods, so a picture in which nothing does points nowhere and counts 0; 1 is
+    chance. None for a kind without masks, or when the branch was not computed.
+    """
+    found: Figures = {}
+    for kind in ANOMALIES:
+        factors = []
+        for index in scores.of(kind) if scores.logic else ():
+            item = scores.items[index]
+            if item.masks:
+                factors.append(mass_factor(np.maximum(scores.logic[index], 0.0), union(item)))
+        found[kind] = float(np.mean(factors)) if factors else None
+    return with_mean(found)
+
+
+def suspect_masks(scores: TestScores) -> list[str]:
+    """Return the images whose masks mark more than half of them while the fused map is lower there than elsewhere.
+
+    Such a mask is likely to be inverted: 0 on the defect.
+    """
+    found = []
+    for item, heat in zip(scores.items, scores.maps, strict=True):
+        if not item.masks:
+            continue
+        defect = union(item)
+        if 0.5 < defect.mean() < 1.0 and mass_factor(heat - heat.min(), defect) < 1.0:
+            found.append(str(item.path))
+    return found
+
+
+def mass_factor(heat: Floats, defect: npt.NDArray[np.bool_]) -> float:
+    """Return (share of the mass of ``heat`` f32 [n, n] >= 0 inside ``defect``) / (share of its area); 0 without mass.
+
+    ``defect`` is bool [H, W] with at least one pixel; a cell of the map that it covers in part counts by that part.
+    """
+    covered = cv2.resize(defect.astype(np.float32), heat.shape[::-1], interpolation=cv2.INTER_AREA).astype(np.float64)
+    mass = float(heat.sum())
+    return float((heat * covered).sum()) / mass / float(covered.mean()) if mass > 0 else 0.0
+
+
+def union(item: TestItem) -> npt.NDArray[np.bool_]:
+    """Return the pixels of all masks of an image, bool [H, W]."""
+    masks = [read_mask(path) > 0 for path in item.masks]
+    return np.asarray(np.logical_or.reduce(masks))

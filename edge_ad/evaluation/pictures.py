@@ -11,11 +11,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from edge_ad.data.datasets import TestItem
 from edge_ad.data.images import Image, read_image, resize
-from edge_ad.data.layouts import TestItem
-from edge_ad.evaluation.auroc import auroc, roc_curve
 from edge_ad.evaluation.spro import Map
 from edge_ad.scoring import Thresholds
+from edge_ad.scoring.auroc import auroc, roc_curve
 
 SIDE = 300
 TICKS = (-100, -30, -10, -3, -1, 0, 1, 3, 10, 30, 100, 300, 1000, 3000)

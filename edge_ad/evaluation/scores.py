@@ -9,8 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from edge_ad.data.datasets import Kind, TestItem
 from edge_ad.data.images import Image, read_image, resize
-from edge_ad.data.layouts import Kind, TestItem
 from edge_ad.errors import DeviceFault
 from edge_ad.scoring import BRANCHES
 

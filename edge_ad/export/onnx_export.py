@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from calibration.delicate import METADATA_KEY
 from calibration.loading import load_session
+from calibration.precision_sensitive import METADATA_KEY
 from edge_ad.errors import GateRefused
 
 OPSET = 20

@@ -1,12 +1,19 @@
-"""One call from a bundle and cameras to verdicts: what `edge-ad run` does, for programs too."""
+"""One call from a bundle and cameras to verdicts: what `edge-ad run` does, for programs too.
+
+Signals: how a run ends in good order, and how it is told to read its thresholds again.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
+import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import FrameType
 from typing import TextIO
 
 import numpy as np
@@ -15,8 +22,7 @@ from numpy.typing import NDArray
 from edge_ad.bundle import Bundle, open_bundle
 from edge_ad.camera.frames import Source
 from edge_ad.camera.sources import open_source
-from edge_ad.engines.selection import open_pipelines
-from edge_ad.engines.streams import Streams
+from edge_ad.engines.selection import Streams, open_pipelines
 from edge_ad.errors import BadInput
 from edge_ad.inspection.assembly import (
     LineSettings,
@@ -34,21 +40,79 @@ from edge_ad.inspection.assembly import (
 )
 from edge_ad.inspection.canary import make_canary
 from edge_ad.inspection.events import Event, EventWriter
-from edge_ad.inspection.evidence import Evidence
+from edge_ad.inspection.evidence import Evidence, StoreSink
 from edge_ad.inspection.judge import Judge
 from edge_ad.inspection.loop import Listener, Loop, Sink
-from edge_ad.inspection.notify import Notifier
 from edge_ad.inspection.plausibility import Plausibility, floors_of
-from edge_ad.inspection.record import StoreSink
 from edge_ad.inspection.reload import Reloader
 from edge_ad.inspection.settings import LoopSettings
 from edge_ad.inspection.sinks import CallSink, DriftSink, EventSink, StatusLine
-from edge_ad.inspection.stop import Stop
 from edge_ad.inspection.summary import Summary, summarise
 from edge_ad.inspection.view import View
-from edge_ad.inspection.watchdog import ThreadWatch, Watchdog
-from edge_ad.redaction import redact
-from edge_ad.supervision import ThreadFaults
+from edge_ad.inspection.watchdog import Notifier, ThreadWatch, Watchdog
+from edge_ad.utils.redaction import redact
+from edge_ad.utils.supervision import ThreadFaults
+
+DRAIN_S = 2.0
+
+
+class Stop:
+    """Turns the first SIGTERM or Ctrl-C into an orderly end; a second Ctrl-C ends at once.
+
+    A run that is not over 2 s after SIGTERM, because an engine or a disk hangs, is ended the hard way (exit 3); its
+    outputs reject by themselves. SIGHUP calls ``on_reload``.
+    """
+
+    def __init__(self) -> None:
+        self.interrupted = False
+        self.on_reload: Callable[[], None] | None = None
+        self._asked = False
+        self._loop: Loop | None = None
+        self._timer: threading.Timer | None = None
+
+    def attach(self, loop: Loop) -> None:
+        """Name the loop to stop; one that is asked for already stops before its first frame."""
+        self._loop = loop
+        if self._asked:
+            loop.stop()
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """Handle the signals inside this context; elsewhere than in the main thread do nothing."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        handlers = {signal.SIGTERM: self._handle, signal.SIGINT: self._handle, signal.SIGHUP: self._reload}
+        kept = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+        try:
+            yield
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+            for number, handler in kept.items():
+                signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self.interrupted:
+            raise KeyboardInterrupt
+        self.interrupted = self.interrupted or number == signal.SIGINT
+        self._asked = True
+        if number == signal.SIGTERM and self._timer is None:
+            self._timer = threading.Timer(DRAIN_S, _end)
+            self._timer.daemon = True
+            self._timer.start()
+        if self._loop is not None:
+            self._loop.stop()
+
+    def _reload(self, number: int, frame: FrameType | None) -> None:
+        if self.on_reload is not None:
+            self.on_reload()
+
+
+def _end() -> None:
+    print(f"error: the run did not end within {DRAIN_S:g} s of SIGTERM and was cut off", file=sys.stderr, flush=True)
+    os._exit(3)
+
 
 PROOF_S = 10.0  # a dashboard asks for a completed cycle within so many seconds where no service manager does
 
@@ -114,7 +178,7 @@ def inspect(
         sinks += _open_sinks(stack, events, save, reference, chosen.view, on_event, status, len(names) > 1)
         web = None
         if outputs.web is not None:
-            from edge_ad.web.attach import open_web
+            from edge_ad.web.link import open_web
 
             web = open_web(outputs, opened, pipeline, names, chosen, wiring, tiles is not None, thresholds, reloader)
             stack.callback(web.close)

@@ -14,35 +14,34 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_ad.bundle import Bundle, open_bundle
+from edge_ad.camera.capture_record import CameraRecord
 from edge_ad.camera.frames import Image
-from edge_ad.camera.record import CameraRecord
 from edge_ad.camera.reference import HealthReference
 from edge_ad.data.images import list_images, read_image
 from edge_ad.engines.cascade import SKIPPED, Cascade, least_scores, limit_of
 from edge_ad.engines.parity import TOLERANCE_SHARE, TOLERANCE_Z
 from edge_ad.engines.pipeline import Pipeline
 from edge_ad.errors import BadInput, DeviceFault
-from edge_ad.inspection.desk import Desk
+from edge_ad.inspection.alarm_manager import Desk
 from edge_ad.inspection.drift import LEAST_REFERENCE, Drift
 from edge_ad.inspection.judge import Combine, Inferring
-from edge_ad.inspection.parting import CalledParts, Calls, Parting, SeenParts
+from edge_ad.inspection.part_tracking import CalledParts, Calls, Parting, SeenParts
 from edge_ad.inspection.presence import Eye, LikeGoods, Matcher, UnlikeEmpty
 from edge_ad.inspection.settings import LoopSettings
-from edge_ad.inspection.tiles import TileStatistics, combine, load_tiles
 from edge_ad.inspection.triggers import open_trigger, parse_trigger
-from edge_ad.inspection.view import View
+from edge_ad.inspection.view import TileStatistics, View, combine, load_tiles
 from edge_ad.inspection.watchdog import SelfTest, golden_test
-from edge_ad.locks import Targets, lock_file
 from edge_ad.outputs.delivery import is_fast, make_output
 from edge_ad.outputs.dispatcher import LIMIT, Dispatcher
-from edge_ad.outputs.guard_link import GuardLink
+from edge_ad.outputs.guard_client import GuardLink
 from edge_ad.outputs.states import ChannelState
 from edge_ad.outputs.targets import ADVICE, targets_of
 from edge_ad.scoring import BRANCHES, Thresholds, fuse
 from edge_ad.store import RecordSettings, Store
-from edge_ad.store.keeper import Keeper
-from edge_ad.supervision import ThreadFaults, tell
-from edge_ad.text import part_id, storable
+from edge_ad.store.maintenance import Keeper
+from edge_ad.utils.locks import Targets, lock_file
+from edge_ad.utils.supervision import ThreadFaults, tell
+from edge_ad.utils.text import part_id, storable
 
 WARM_UP = 4
 MOST_EMPTY = 50

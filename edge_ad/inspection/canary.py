@@ -14,7 +14,7 @@ from edge_ad.bundle import Bundle
 from edge_ad.camera.frames import Source
 from edge_ad.errors import DeviceFault
 from edge_ad.inspection.judge import Inferring, Judgement
-from edge_ad.inspection.parts import CycleState
+from edge_ad.inspection.part_tracking import CycleState
 from edge_ad.scoring import fuse
 
 EVERY_S = 10.0

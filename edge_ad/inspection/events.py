@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import TextIO
 
 from edge_ad.errors import BadInput, DeviceFault
-from edge_ad.files import is_at
 from edge_ad.inspection.verdict import Verdict
 from edge_ad.outputs.payload import event_record
-from edge_ad.supervision import tell
-from edge_ad.text import MAX_NAME, MAX_REASON, storable
+from edge_ad.utils.files import is_at
+from edge_ad.utils.supervision import tell
+from edge_ad.utils.text import MAX_NAME, MAX_REASON, storable
 
 SYNC_EVERY_S = 1.0
 

@@ -1,32 +1,37 @@
-"""Pictures of what was judged, kept as evidence by a thread of their own."""
+"""Pictures of what was judged, kept as evidence by a thread of their own.
+
+Events, their counters and their pictures on their way into the record.
+"""
 
 from __future__ import annotations
 
 import shutil
+import sys
 import threading
 import time
 import zlib
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_ad.camera.frames import Image
+from edge_ad.camera.frames import Image, Source
 from edge_ad.errors import BadInput
-from edge_ad.files import atomic_write
 from edge_ad.inspection.annotate import HeatScale, bounded, overlay
+from edge_ad.inspection.counters import Counters
 from edge_ad.inspection.judge import Judgement
 from edge_ad.inspection.recorder import safe_name
 from edge_ad.inspection.view import View
 from edge_ad.store import EventRow, Picture, RecordSettings, Store
 from edge_ad.store.journal import day_of, event_line
 from edge_ad.store.jpeg import with_comment
-from edge_ad.store.keeper import yield_to_others
+from edge_ad.store.maintenance import yield_to_others
 from edge_ad.store.retention import GB
-from edge_ad.supervision import SupervisedThread, ThreadFaults, tell
+from edge_ad.utils.files import atomic_write
+from edge_ad.utils.supervision import SupervisedThread, ThreadFaults, tell
 
 CROP_QUALITY = 90  # of JPEG, 0 to 100
 MAP_QUALITY = 80
@@ -205,3 +210,51 @@ def picture_name(event: EventRow, ending: str = "") -> str:
     thousandths = int(event.time % 1 * 1000)
     camera = safe_name(event.camera)
     return f"{day_of(event.time)}/{camera}/{moment}.{thousandths:03d}_{event.verdict}_{event.id}{ending}.jpg"
+
+
+Account = Callable[[str], Counters]
+
+
+class StoreSink:
+    """Hands every event to the store, with the counters of its camera over all runs, and its pictures to ``evidence``.
+
+    ``account`` gives the counters of a camera in this run; to them come the events and pictures that were not kept, and
+    what earlier runs left in the store. A store that cannot write is told once on stderr each time it begins.
+    """
+
+    def __init__(self, store: Store, account: Account, evidence: Evidence | None = None) -> None:
+        self._store = store
+        self._account = account
+        self._evidence = evidence
+        self._before: Mapping[str, Mapping[str, int]] = {name: dict(found) for name, found in store.counters.items()}
+        self._cameras: set[str] = set()
+        self._told: str | None = None
+
+    def take(self, judgement: Judgement, source: Source) -> None:
+        """Hand over one event."""
+        self._cameras.add(source.name)
+        row = EventRow(**asdict(judgement.event))
+        if self._evidence is not None:
+            self._evidence.offer(row, judgement)
+        self._store.record(row, self._totals(source.name))
+        fault = self._store.fault
+        if fault != self._told:
+            print(fault or "events are stored again", file=sys.stderr)
+            self._told = fault
+
+    def close(self) -> None:
+        """Write the pictures that wait, hand over the last counters and wait for the disk, a few seconds at most."""
+        if self._evidence is not None:
+            self._evidence.close()
+        for camera in self._cameras:
+            self._store.count(camera, self._totals(camera))
+        if not self._store.close() or self._store.dropped:
+            lost = f"{self._store.dropped} events" if self._store.dropped else "the last events"
+            print(f"{self._store.path} is slow or full: {lost} were not stored", file=sys.stderr)
+
+    def _totals(self, camera: str) -> dict[str, int]:
+        counted = self._account(camera).numbers()
+        counted["events_dropped"] = self._store.dropped_of[camera]
+        counted["pictures_dropped"] = self._evidence.dropped[camera] if self._evidence is not None else 0
+        before = self._before.get(camera, {})
+        return {name: value + before.get(name, 0) for name, value in counted.items()}

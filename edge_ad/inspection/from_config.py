@@ -11,7 +11,7 @@ from edge_ad.config import AlarmTable, CameraTable, RecordTable, RunTable, load_
 from edge_ad.errors import BadInput
 from edge_ad.inspection.alarm import AlarmRule
 from edge_ad.inspection.assembly import LineSettings
-from edge_ad.inspection.parts import PartRule
+from edge_ad.inspection.part_tracking import PartRule
 from edge_ad.inspection.settings import LoopSettings, PartSettings
 from edge_ad.inspection.view import Grid, View, parse_grid, parse_roi
 from edge_ad.scoring import Thresholds

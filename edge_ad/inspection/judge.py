@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from edge_ad.camera.frames import Delivered, Frame, Image
 from edge_ad.camera.health import glance_of
 from edge_ad.engines.pipeline import Inference
-from edge_ad.engines.streams import Streams
+from edge_ad.engines.selection import Streams
+from edge_ad.inspection.camera_worker import Faulted, Outage
 from edge_ad.inspection.events import Event
-from edge_ad.inspection.parting import Judgeable
+from edge_ad.inspection.part_tracking import Judgeable
 from edge_ad.inspection.plausibility import Plausibility
-from edge_ad.inspection.station import Faulted, Outage
 from edge_ad.inspection.verdict import Decision, decide, fault
 from edge_ad.inspection.view import View
 from edge_ad.scoring import BRANCHES, Thresholds

@@ -11,12 +11,11 @@ from typing import Protocol
 from edge_ad.camera.frames import Source
 from edge_ad.camera.opencv import one_thread
 from edge_ad.errors import DeviceFault, is_out_of_memory
+from edge_ad.inspection.camera_worker import Faulted, Outage, Outcome, Passed, Station
 from edge_ad.inspection.counters import Counters, Latencies
 from edge_ad.inspection.judge import Judge, Judgement, middle
-from edge_ad.inspection.parting import Judgeable, Parting
-from edge_ad.inspection.parts import CycleState
+from edge_ad.inspection.part_tracking import CycleState, Judgeable, Parting
 from edge_ad.inspection.settings import LoopSettings
-from edge_ad.inspection.station import Faulted, Outage, Outcome, Passed, Station
 
 TICK_S = 0.02
 

@@ -17,11 +17,11 @@ from edge_ad.camera.files import quiet
 from edge_ad.camera.frames import Image, Source
 from edge_ad.data.images import resize
 from edge_ad.errors import BadInput, DeviceFault
-from edge_ad.files import atomic_write
 from edge_ad.inspection.annotate import HeatScale, annotate
 from edge_ad.inspection.judge import Judgement
 from edge_ad.inspection.view import View
-from edge_ad.text import is_utf8
+from edge_ad.utils.files import atomic_write
+from edge_ad.utils.text import is_utf8
 
 CODECS = (("mp4v", ".mp4"), ("MJPG", ".avi"))  # the first one this OpenCV can write
 DEFAULT_FPS = 10.0

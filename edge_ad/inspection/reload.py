@@ -8,9 +8,9 @@ from pathlib import Path
 
 from edge_ad.errors import EdgeAdError
 from edge_ad.inspection.judge import Judge
-from edge_ad.inspection.parts import CycleState
+from edge_ad.inspection.part_tracking import CycleState
 from edge_ad.scoring import Thresholds
-from edge_ad.supervision import SupervisedThread, ThreadFaults, tell
+from edge_ad.utils.supervision import SupervisedThread, ThreadFaults, tell
 
 LoadThresholds = Callable[[Path], Thresholds]
 

@@ -13,7 +13,7 @@ from edge_ad.camera.reference import HealthReference
 from edge_ad.camera.settings import CameraSettings
 from edge_ad.errors import BadInput
 from edge_ad.inspection.alarm import AlarmRule
-from edge_ad.inspection.parts import PartRule
+from edge_ad.inspection.part_tracking import PartRule
 from edge_ad.inspection.presence import PRESENCE, PresenceMode
 from edge_ad.inspection.view import View
 

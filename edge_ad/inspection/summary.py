@@ -11,7 +11,7 @@ from edge_ad.inspection.counters import Counters, Latencies
 from edge_ad.inspection.loop import Loop
 from edge_ad.inspection.verdict import VERDICTS
 from edge_ad.outputs.states import ChannelState
-from edge_ad.text import storable
+from edge_ad.utils.text import storable
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,58 @@
-"""Proof of life: the service manager is told only of completed cycles."""
+"""Proof of life: the service manager is told only of completed cycles.
+
+Words to the service manager: the sd_notify protocol over its datagram socket.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import socket
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from edge_ad.camera.frames import Source
 from edge_ad.errors import DeviceFault
 from edge_ad.inspection.counters import Latencies
 from edge_ad.inspection.judge import Judgement
-from edge_ad.inspection.notify import Notifier
-from edge_ad.inspection.parts import CycleState
-from edge_ad.supervision import ThreadFaults
+from edge_ad.inspection.part_tracking import CycleState
+from edge_ad.utils.supervision import ThreadFaults
+
+
+class Notifier:
+    """Sends to ``$NOTIFY_SOCKET`` (a path, or ``@name`` in the abstract namespace); without one it does nothing.
+
+    ``watchdog_s`` is the time within which WATCHDOG=1 must come (``$WATCHDOG_USEC``), None when none is asked for.
+    """
+
+    def __init__(self, environment: Mapping[str, str] | None = None) -> None:
+        found = os.environ if environment is None else environment
+        address = found.get("NOTIFY_SOCKET", "")
+        self._address = "\0" + address[1:] if address.startswith("@") else address
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) if address else None
+        if self._socket is not None:
+            self._socket.setblocking(False)
+        microseconds = found.get("WATCHDOG_USEC", "")
+        for_us = found.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
+        self.watchdog_s = int(microseconds) / 1e6 if microseconds.isdigit() and for_us and address else None
+
+    @property
+    def managed(self) -> bool:
+        """Whether a service manager listens: this process is a service."""
+        return self._socket is not None
+
+    def send(self, *lines: str) -> None:
+        """Send assignments such as ``READY=1``; a manager that is away or busy is no fault of ours."""
+        if self._socket is not None:
+            with contextlib.suppress(OSError):
+                self._socket.sendto("\n".join(lines).encode(), self._address)
+
+    def close(self) -> None:
+        """Close the socket."""
+        if self._socket is not None:
+            self._socket.close()
+
 
 STATUS_EVERY_S = 1.0
 RATE_OVER_S = 10.0

@@ -1,18 +1,23 @@
-"""Networks from a preset's settings."""
+"""Networks from a preset's settings.
+
+Parameters and multiply-accumulates of every network, counted by running it once on the meta device.
+"""
 
 from __future__ import annotations
 
-from torch import nn
+from typing import Any
 
-from edge_ad.models.autoencoder import AutoEncoder
-from edge_ad.models.efficientad import EfficientAD
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from edge_ad.models.efficientad import AutoEncoder, CompactStudent, EfficientAD
 from edge_ad.models.hvq import HvqTokenizer
 from edge_ad.models.lavit import LaViT
 from edge_ad.models.pdn import PatchDescriptionNetwork
 from edge_ad.models.standardise import Standardise
-from edge_ad.models.student import CompactStudent
 from edge_ad.models.teachers import LiteTeacher, PdnTeacher
-from edge_ad.presets import Preset
+from edge_ad.presets.presets import Preset
 
 AnyTeacher = LiteTeacher | PdnTeacher
 
@@ -54,3 +59,36 @@ def build_lavit(preset: Preset, channels: int) -> LaViT:
     grid = preset.teacher.token_grid
     masked = preset.masks.masked_cells(grid)
     return LaViT(channels, grid, preset.hvq.codes, preset.lavit, preset.hvq.layers, masked)
+
+
+def networks(preset: Preset) -> dict[str, dict[str, Any]]:
+    """Return {network: {"params": int, "gmac": float}} for one frame; LAViT's GMAC hold all masks of the bank."""
+    with torch.device("meta"):
+        teacher = build_teacher(preset)
+        efficientad = build_efficientad(preset, teacher.channels)
+        tokenizer = build_tokenizer(preset, teacher.token_channels)
+        lavit = build_lavit(preset, teacher.token_channels)
+        side, grid = preset.image_side, preset.teacher.token_grid
+        image = torch.zeros(1, 3, side, side)
+        tokens = torch.zeros(1, teacher.token_channels, grid, grid)
+        masks = torch.zeros(preset.masks.count, grid * grid)
+        found = {
+            "teacher": count(teacher, image),
+            "student": count(efficientad.student, image),
+            "autoencoder": count(efficientad.autoencoder, image),
+            "tokenizer": count(tokenizer, tokens),
+            "lavit": count(lavit, tokens, masks),
+        }
+        if preset.teacher.token_side:
+            smaller = torch.zeros(1, 3, preset.teacher.token_side, preset.teacher.token_side)
+            found["teacher_tokens"] = count(teacher, smaller)
+    return found
+
+
+def count(module: nn.Module, *inputs: Tensor) -> dict[str, Any]:
+    """Return {"params": int, "gmac": float} of one call of ``module``."""
+    module.eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        module(*inputs)
+    parameters = sum(parameter.numel() for parameter in module.parameters())
+    return {"params": parameters, "gmac": round(counter.get_total_flops() / 2e9, 3)}

@@ -2,21 +2,91 @@
 
 Batzner, Heckler and König, EfficientAD (arXiv 2303.14535), section 3. The student's first half imitates the teacher (local
 branch), its second half the autoencoder (global branch).
+
+Row-wise quantiles of large tensors by k-th value, without torch.quantile's limit of 2**24 elements.
+
+The Distinctive Feature Separation Constraint on EfficientAD's autoencoder.
+
+Lee and Kim, Separating Novel Features for Logical Anomaly Detection (arXiv 2407.17909). The equations below are our reading of
+its figures and captions: features that the autoencoder reproduces are imitated, the worst reproduced ("novel") ones are kept
+at least a margin away from the teacher, so that student and autoencoder part on unseen patterns.
+
+The autoencoder of EfficientAD: an image through a bottleneck of 64 numbers to a feature map.
+
+EfficientAD (arXiv 2303.14535), table 8. It has no skip connections, so it can only draw what follows from the whole picture.
+
+A compact student for CPUs and small GPUs (ours): strided convolutions that see 38 pixels.
+
+A small field of view keeps a student from learning a few hundred goods by heart, as the 33 pixels of a PDN do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from edge_ad.models.dfsc import DfscLoss, dfsc_loss
 from edge_ad.models.pixels import ImageNetNormalise
-from edge_ad.models.quantile import sampled_quantile
-from edge_ad.models.settings import EfficientADSettings
 from edge_ad.models.standardise import Standardise
+from edge_ad.presets.networks import DfscSettings, EfficientADSettings
+
+
+def sampled_quantile(values: Tensor, q: float) -> Tensor:
+    """Return the lower ``q`` quantile of each row of f32 (B, N) as f32 (B,)."""
+    count = values.shape[1]
+    rank = min(count, max(1, int(q * (count - 1)) + 1))
+    above = count - rank + 1
+    return torch.topk(values, above, dim=1, sorted=True).values[:, -1]
+
+
+WITH_HINGE = ("split", "additive", "location")
+
+
+@dataclass(frozen=True)
+class DfscLoss:
+    """Loss of the autoencoder, the share of novel features whose hinge is active, their mean distance and its ``bound``.
+
+    An autoencoder that stays within the teacher's range cannot be further away than 4 max(T^2), for (t - a)^2 <= 4 max(t^2, a^2);
+    a hinge pushes no further than its margin. A mean distance beyond ``bound`` means that the hinge diverges (ours).
+    """
+
+    loss: Tensor
+    active: Tensor
+    novel: Tensor
+    bound: Tensor
+
+
+def dfsc_loss(teacher: Tensor, autoencoder: Tensor, settings: DfscSettings) -> DfscLoss:
+    """Return the autoencoder's loss for features f32 (B, C, h, w); the teacher carries no gradient.
+
+    ``split`` replaces the plain loss by similar + hinge, ``additive`` keeps the plain loss, ``location`` splits positions
+    instead of elements, ``drop`` imitates the similar features only, ``off`` is plain EfficientAD. The margin is
+    ``margin``, or ``kappa`` times the quantile of each picture without gradient.
+    """
+    distance = (teacher.detach() - autoencoder).square()
+    nothing = torch.zeros((), device=distance.device)
+    if settings.mode == "off":
+        return DfscLoss(distance.mean(), nothing, nothing, nothing)
+    split = distance.mean(dim=1, keepdim=True) if settings.mode == "location" else distance
+    limit = sampled_quantile(split.detach().flatten(1), settings.quantile).view(-1, 1, 1, 1)
+    novel = split.detach() >= limit
+    loss = distance.mean() if settings.mode == "additive" else _mean(split[~novel])
+    far = split.detach()[novel].mean()
+    bound = 4.0 * teacher.detach().square().amax().clamp_min(settings.margin)
+    if settings.mode not in WITH_HINGE:
+        return DfscLoss(loss, nothing, far, bound)
+    margin = settings.kappa * limit if settings.kappa else torch.full_like(limit, settings.margin)
+    gap = F.relu(margin - split)[novel]
+    return DfscLoss(loss + settings.weight * gap.mean(), (gap.detach() > 0).float().mean(), far, bound)
+
+
+def _mean(values: Tensor) -> Tensor:
+    """Mean that is 0 where all features are alike, so that none is similar."""
+    return values.sum() / max(values.numel(), 1)
 
 
 @dataclass(frozen=True)
@@ -118,3 +188,69 @@ def hard_loss(distance: Tensor, quantile: float) -> Tensor:
     limit = sampled_quantile(rows.detach(), quantile)
     hard = rows >= limit[:, None]
     return torch.where(hard, rows, torch.zeros_like(rows)).sum() / hard.sum()
+
+
+def published_sizes(side: int) -> tuple[int, ...]:
+    """Return the decoder's six resize targets for an input of ``side`` pixels (256 gives 3, 8, 15, 32, 63, 127)."""
+    return (side // 64 - 1, side // 32, side // 16 - 1, side // 8, side // 4 - 1, side // 2 - 1)
+
+
+class AutoEncoder(nn.Module):
+    """Map normalised images f32 (B, 3, S, S) to features f32 (B, channels, grid, grid)."""
+
+    def __init__(
+        self,
+        channels: int,
+        grid: int,
+        side: int = 256,
+        sizes: Sequence[int] | None = None,
+        latent: int = 64,
+        dropout: float = 0.2,
+    ) -> None:
+        super().__init__()
+        widths = (3, 32, 32, 64, 64, 64)
+        encoder: list[nn.Module] = []
+        for before, after in pairwise(widths):
+            encoder += [nn.Conv2d(before, after, 4, stride=2, padding=1), nn.ReLU()]
+        self.encoder = nn.Sequential(*encoder, nn.Conv2d(64, latent, side // 32))
+        self.sizes = tuple(sizes if sizes is not None else published_sizes(side))
+        self.grid = grid
+        self.decoder = nn.ModuleList(
+            nn.Conv2d(latent if index == 0 else 64, 64, 4, padding=2) for index in range(len(self.sizes))
+        )
+        self.dropout = nn.Dropout(dropout)
+        self.refine = nn.Conv2d(64, 64, 3, padding=1)
+        self.head = nn.Conv2d(64, channels, 3, padding=1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Reconstruct the teacher's features of a good part."""
+        x: Tensor = self.encoder(image)
+        for side, layer in zip(self.sizes, self.decoder, strict=True):
+            x = F.interpolate(x, size=(side, side), mode="bilinear", align_corners=False)
+            x = self.dropout(F.relu(layer(x)))
+        x = F.interpolate(x, size=(self.grid, self.grid), mode="bilinear", align_corners=False)
+        out: Tensor = self.head(F.relu(self.refine(x)))
+        return out
+
+
+class CompactStudent(nn.Module):
+    """Map normalised images f32 (B, 3, S, S) to f32 (B, channels, S/8, S/8)."""
+
+    def __init__(self, channels: int, width: int = 128) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, width // 4, 4, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(width // 4, width // 2, 4, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(width // 2, width, 4, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(width, channels, 1),
+        )
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Predict the teacher's features, once for the local and once for the global branch."""
+        out: Tensor = self.layers(image)
+        return out

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edge_ad.models.attention import Attention
-from edge_ad.models.settings import HvqSettings
 from edge_ad.models.standardise import Standardise
 from edge_ad.models.vector_quantiser import VectorQuantiser
+from edge_ad.presets.networks import HvqSettings
 
 
 class HvqOutput(NamedTuple):

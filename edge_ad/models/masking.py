@@ -10,7 +10,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_ad.models.settings import MaskSettings
+from edge_ad.presets.networks import MaskSettings
 
 ASPECT = math.log(1 / 0.3)
 CANDIDATES = 128

@@ -11,9 +11,7 @@ from datetime import timedelta
 from typing import Any
 
 from edge_ad.errors import DeviceFault, require
-from edge_ad.outputs.lines import Lines
-from edge_ad.outputs.requests import Acknowledge, Lost, OnRequest, Released, Trigger
-from edge_ad.outputs.standing import Standing
+from edge_ad.outputs.signals import Acknowledge, Lines, Lost, OnRequest, Released, Standing, Trigger
 
 OUTPUTS = ("pass", "fault", "alarm", "ready", "result_valid", "busy", "heartbeat", "strobe")
 INPUTS = ("acknowledge", "trigger")

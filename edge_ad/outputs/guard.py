@@ -21,10 +21,8 @@ from typing import Any
 
 from edge_ad.errors import DeviceFault, EdgeAdError
 from edge_ad.outputs.channels import Channel, OutputAddress, address_names, make_channel, parse_output
-from edge_ad.outputs.hold import KINDS, Hold, Message
-from edge_ad.outputs.lines import Lines
-from edge_ad.outputs.requests import Acknowledge, Lost, Released, Request
-from edge_ad.outputs.standing import Standing
+from edge_ad.outputs.guard_state import KINDS, Hold, Message
+from edge_ad.outputs.signals import Acknowledge, Lines, Lost, Released, Request, Standing
 
 LINGER_S = 1.0
 REFRESH_S = 0.05

@@ -10,9 +10,7 @@ from typing import Any
 
 from edge_ad.errors import DeviceFault, require
 from edge_ad.outputs.gpio import AGAIN_S, INPUTS, OUTPUTS, line_values
-from edge_ad.outputs.lines import Lines
-from edge_ad.outputs.requests import Acknowledge, OnRequest, Released, Trigger
-from edge_ad.outputs.standing import Standing
+from edge_ad.outputs.signals import Acknowledge, Lines, OnRequest, Released, Standing, Trigger
 
 BOUNCE_MS = 5
 

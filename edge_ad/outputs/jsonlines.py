@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edge_ad.errors import BadInput
-from edge_ad.files import is_at
-from edge_ad.redaction import redact_uri
+from edge_ad.utils.files import is_at
+from edge_ad.utils.redaction import redact_uri
 
 
 class JsonLines:

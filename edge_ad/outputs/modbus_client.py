@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-from edge_ad.outputs.lines import BITS, REGISTERS, Lines
 from edge_ad.outputs.modbus_codec import (
     HEADER,
     READ_COILS,
@@ -19,8 +18,18 @@ from edge_ad.outputs.modbus_codec import (
     write_bits_request,
     write_registers_request,
 )
-from edge_ad.outputs.requests import PART_ADDRESS, PART_COUNT, REQUEST_BITS, Edges, Lost, OnRequest
-from edge_ad.outputs.standing import Standing
+from edge_ad.outputs.signals import (
+    BITS,
+    PART_ADDRESS,
+    PART_COUNT,
+    REGISTERS,
+    REQUEST_BITS,
+    Edges,
+    Lines,
+    Lost,
+    OnRequest,
+    Standing,
+)
 
 CYCLE_S = 0.05
 ANSWER_S = 0.5

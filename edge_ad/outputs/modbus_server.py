@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from edge_ad.outputs.lines import REGISTERS, Lines
 from edge_ad.outputs.modbus_codec import (
     HEADER,
     ILLEGAL_ADDRESS,
@@ -26,13 +25,15 @@ from edge_ad.outputs.modbus_codec import (
     split_header,
     write_answer,
 )
-from edge_ad.outputs.requests import (
+from edge_ad.outputs.signals import (
     ACKNOWLEDGE_BIT,
     PART_ADDRESS,
     PART_COUNT,
+    REGISTERS,
     REQUEST_BITS,
     TRIGGER_BIT,
     Edges,
+    Lines,
     OnRequest,
 )
 

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from edge_ad.errors import BadInput, require
-from edge_ad.outputs.address import bracketed, check_port, first_missing, settings_of
-from edge_ad.redaction import redact_uri
+from edge_ad.outputs.channels import bracketed, check_port, first_missing, settings_of
 from edge_ad.store.rows import VERDICTS
-from edge_ad.supervision import SupervisedThread
+from edge_ad.utils.redaction import redact_uri
+from edge_ad.utils.supervision import SupervisedThread
 
 NAMESPACE = "urn:edge-ad:inspection"
 WRITTEN = "opcua://ADDRESS:4840 or opcua://ADDRESS:4840?cert=FILE&key=FILE"

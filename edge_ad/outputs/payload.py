@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from edge_ad.store.rows import VERDICTS
-from edge_ad.times import told_time
+from edge_ad.utils.text import told_time
 
 VERSION = 1  # grows when a field goes or changes its meaning; a new field alone does not change it
 

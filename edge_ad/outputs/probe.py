@@ -6,10 +6,7 @@ import contextlib
 import socket
 from collections.abc import Sequence
 
-from edge_ad.locks import target_holder
-from edge_ad.outputs.address import check_port
-from edge_ad.outputs.channels import OutputAddress
-from edge_ad.outputs.lines import BITS, REGISTERS
+from edge_ad.outputs.channels import OutputAddress, check_port
 from edge_ad.outputs.modbus_codec import (
     HEADER,
     READ_COILS,
@@ -20,6 +17,8 @@ from edge_ad.outputs.modbus_codec import (
     read_values,
     split_header,
 )
+from edge_ad.outputs.signals import BITS, REGISTERS
+from edge_ad.utils.locks import target_holder
 
 ANSWER_S = 2.0
 

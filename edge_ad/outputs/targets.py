@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 from edge_ad.outputs.channels import OutputAddress, address_name, parse_output
 from edge_ad.outputs.delivery import is_fast, make_output, scheme_of
-from edge_ad.outputs.requests import PART_ADDRESS, PART_COUNT
-from edge_ad.supervision import SupervisedThread
+from edge_ad.outputs.signals import PART_ADDRESS, PART_COUNT
+from edge_ad.utils.supervision import SupervisedThread
 
 BLOCK = 16  # addresses of a PLC that one lock stands for
 LOOK_UP_S = 2.0

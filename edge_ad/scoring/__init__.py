@@ -1,9 +1,17 @@
 """From raw branch scores to a verdict: statistics of goods, normalised scores, fused score, thresholds (numpy only)."""
 
-from edge_ad.scoring.conformal import choose_thresholds
-from edge_ad.scoring.goods import fit_gaussian, fuse, mahalanobis, map_quantiles, normalise_statistics
-from edge_ad.scoring.statistics import BRANCHES, MAPS, Array, Statistics
-from edge_ad.scoring.thresholds import Thresholds, Verdict
+from edge_ad.scoring.statistics import (
+    BRANCHES,
+    MAPS,
+    Array,
+    Statistics,
+    fit_gaussian,
+    fuse,
+    mahalanobis,
+    map_quantiles,
+    normalise_statistics,
+)
+from edge_ad.scoring.thresholds import Thresholds, Verdict, choose_thresholds
 from edge_ad.scoring.weights import choose_weights
 
 __all__ = [

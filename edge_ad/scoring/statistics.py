@@ -1,13 +1,16 @@
-"""The numbers that turn raw branch scores into one score; they are inputs of the fusion graph."""
+"""The numbers that turn raw branch scores into one score; they are inputs of the fusion graph.
+
+Statistics of goods and the fusion they feed; the same arithmetic as the fusion graph.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from edge_ad.errors import BadInput
 
@@ -87,3 +90,97 @@ def _check_values(statistics: Statistics) -> None:
         raise BadInput(
             f"statistics 'quantiles' must rise from left to right in every row, but are {statistics.quantiles.tolist()}"
         )
+
+
+LOWER_QUANTILE, UPPER_QUANTILE = 0.9, 0.995
+STD_FLOOR = 1e-6  # absolute: a branch that is not run gives zeros
+RELATIVE_STD_FLOOR = 1e-3  # of |mean|: a branch that hardly varies must not turn rounding noise into large z
+
+
+def normalise_statistics(raw: ArrayLike) -> tuple[Array, Array]:
+    """Return ``mean`` and ``std`` [5] (float32) of the ``raw`` scores [N, 5] of goods, N >= 2, with a floor on std.
+
+    A branch with a score that is not finite gets mean 0 and std 1: its weight is 0 then (``choose_weights``).
+    """
+    values = _scores(raw, "raw scores")
+    if len(values) < 2:
+        raise BadInput(f"normalising scores needs at least 2 goods, but got {len(values)}")
+    usable = np.isfinite(values).all(axis=0)
+    values = np.where(usable, values, 0.0)
+    mean = values.mean(axis=0)
+    std = np.maximum(values.std(axis=0, ddof=1), np.maximum(STD_FLOOR, RELATIVE_STD_FLOOR * np.abs(mean)))
+    return mean.astype(np.float32), np.where(usable, std, 1.0).astype(np.float32)
+
+
+def fuse(raw: ArrayLike, statistics: Statistics) -> tuple[Array, Array]:
+    """Return z = (raw - mean) / std [N, 5] and score = sum of weight * z [N], both float32, of ``raw`` [N, 5].
+
+    A branch with weight 0 takes no part in the score, whatever its value.
+    """
+    values = _scores(raw, "raw scores")
+    z = ((values - statistics.mean) / statistics.std).astype(np.float32)
+    used = statistics.weight > 0
+    score = z[:, used].astype(np.float64) @ statistics.weight[used].astype(np.float64)
+    return z, score.astype(np.float32)
+
+
+def map_quantiles(maps: NDArray[np.floating] | Iterable[NDArray[np.floating]]) -> tuple[float, float]:
+    """Return the 0.9 and 0.995 quantile over all cells of the maps of goods, exact, upper strictly above lower.
+
+    ``maps`` is one array of any shape or any number of them, one after the other. BadInput when there are no values or
+    one is not finite.
+    """
+    parts = [maps] if isinstance(maps, np.ndarray) else list(maps)
+    values = np.concatenate([np.asarray(part, dtype=np.float32).ravel() for part in parts] or [np.zeros(0, np.float32)])
+    if not values.size or not np.isfinite(values).all():
+        raise BadInput("the quantiles of a map need finite values of at least one good; look at the branch's map")
+    quantiles = np.quantile(values.astype(np.float64), [LOWER_QUANTILE, UPPER_QUANTILE])
+    lower, upper = float(quantiles[0]), float(quantiles[1])
+    return lower, max(upper, lower + max(STD_FLOOR, RELATIVE_STD_FLOOR * abs(lower)))
+
+
+def fit_gaussian(pooled: ArrayLike) -> tuple[Array, Array]:
+    """Return the ``centre`` [D] and ``precision`` [D, D] (float32) of ``pooled`` features [N, D] of goods, N >= 2.
+
+    The covariance is shrunk towards a multiple of the identity (Ledoit and Wolf, 2004) and inverted in float64, so it
+    is usable with fewer goods than features. Features that do not vary at all give the identity.
+    """
+    values = np.asarray(pooled, dtype=np.float64)
+    if values.ndim != 2 or len(values) < 2 or not values.shape[1] or not np.isfinite(values).all():
+        raise BadInput(f"pooled features must be finite numbers [N >= 2, D >= 1], but are {list(values.shape)}")
+    centre = values.mean(axis=0)
+    covariance, shrinkage = ledoit_wolf(values - centre)
+    variance = float(np.trace(covariance)) / len(covariance)
+    if variance <= np.finfo(np.float64).tiny:
+        return centre.astype(np.float32), np.eye(len(covariance), dtype=np.float32)
+    # With no shrinkage the covariance may be singular; a tiny ridge keeps the inverse finite.
+    ridge = 0.0 if shrinkage > 1e-6 else 1e-7 * variance
+    precision = np.linalg.inv(covariance + ridge * np.eye(len(covariance)))
+    return centre.astype(np.float32), ((precision + precision.T) / 2).astype(np.float32)
+
+
+def ledoit_wolf(centred: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
+    """Return the shrunk covariance [D, D] of ``centred`` samples [N, D] and the shrinkage in 0 to 1."""
+    count, width = centred.shape
+    sample = centred.T @ centred / count
+    target = np.trace(sample) / width
+    distance = np.sum((sample - target * np.eye(width)) ** 2)
+    # Sum over samples of ||x x^T - S||^2 equals sum of ||x||^4 minus N ||S||^2: no [N, D, D] array is needed.
+    spread = (np.sum(np.sum(centred**2, axis=1) ** 2) / count - np.sum(sample**2)) / count
+    shrinkage = float(min(max(spread, 0.0), distance) / distance) if distance > 0 else 0.0
+    return (1 - shrinkage) * sample + shrinkage * target * np.eye(width), shrinkage
+
+
+def mahalanobis(pooled: ArrayLike, centre: Array, precision: Array) -> Array:
+    """Return the distance [N] (float32) of ``pooled`` [N, D] from the goods: the raw score of branch composition."""
+    offset = np.atleast_2d(np.asarray(pooled, dtype=np.float64)) - centre
+    squared = np.einsum("nd,de,ne->n", offset, precision.astype(np.float64), offset, optimize=True)
+    distance: Array = np.sqrt(np.maximum(squared, 0.0)).astype(np.float32)
+    return distance
+
+
+def _scores(raw: ArrayLike, name: str) -> NDArray[np.float64]:
+    values = np.asarray(raw, dtype=np.float64)
+    if values.ndim != 2 or values.shape[1] != len(BRANCHES):
+        raise BadInput(f"{name} must have shape [N, {len(BRANCHES)}], but have {list(values.shape)}")
+    return values

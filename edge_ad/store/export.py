@@ -15,7 +15,7 @@ from typing import Any, TextIO
 
 from edge_ad.errors import BadInput
 from edge_ad.store.reader import StoredEvent
-from edge_ad.times import told_time
+from edge_ad.utils.text import told_time
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _TEXTS = ("camera", "part", "reason")

@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edge_ad.files import is_at, sync_folder
 from edge_ad.store.rows import COLUMNS, VERDICTS, EventRow
+from edge_ad.utils.files import is_at, sync_folder
 
 FOLDER = "journal"
 TAIL_BYTES = 1 << 20

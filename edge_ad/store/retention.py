@@ -1,8 +1,15 @@
-"""What goes when there is too much: by days, by gigabytes, and by the space that is left on the disk."""
+"""What goes when there is too much: by days, by gigabytes, and by the space that is left on the disk.
+
+How old the record is, by a wall clock that may be wrong: time counts only where it is seen to pass.
+
+What a person may set about the record.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import math
 import shutil
 import sqlite3
 import time
@@ -11,11 +18,75 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from edge_ad.errors import BadInput, DeviceFault
-from edge_ad.store.age import CLOCK_SET, DAY_S, newest_before, record_time
 from edge_ad.store.journal import day_of, event_line, files, journalise, mark_line, parse
-from edge_ad.store.recovery import damage_of, fact
+from edge_ad.store.recovery import damage_of, fact, set_fact
 from edge_ad.store.rows import COLUMNS, EventRow
 from edge_ad.store.schema import connect, transaction
+
+DAY_S = 86_400.0
+CLOCK_SET = 1_577_836_800.0  # 2020: an earlier time is that of a clock which was never set, and tells no age
+MAX_STANDSTILL_S = 30 * DAY_S
+STEP_S = 3600.0  # by which a clock may be set while a process watches it
+
+_FACT = "age_clock"
+
+
+def steady_s() -> float:
+    """Return seconds of a clock that nobody sets; on Linux it goes on while the machine sleeps."""
+    with contextlib.suppress(AttributeError, OSError):
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+    return time.monotonic()
+
+
+def record_time(
+    connection: sqlite3.Connection, now: float, keep_s: float, elapsed_s: float | None
+) -> tuple[float | None, str | None]:
+    """Return the time that ages count from, and what a person should know about the clock (None: all is well).
+
+    The record keeps a time of its own (its fact ``age_clock``). It follows the wall clock as far as the time in between
+    is accounted for: ``elapsed_s`` by the steady clock since the last call of this process, with an hour for a clock that
+    is set; or with None, between two processes, a standstill of a quarter of ``keep_s`` and at most 30 days. Beyond that
+    the clock has jumped: then only the time counts that passes while a process runs. None: no age can be told.
+    """
+    if now < CLOCK_SET:
+        return None, None
+    allowed = min(MAX_STANDSTILL_S, keep_s / 4.0) if elapsed_s is None else elapsed_s + STEP_S
+    known = _known(connection)
+    if known is None:
+        known = _newest(connection, now + DAY_S)
+        allowed = min(MAX_STANDSTILL_S, keep_s / 4.0)
+    told = None
+    if known is None:  # an empty record: nothing can be lost
+        known = now
+    elif now > known + allowed:
+        told = (
+            f"the clock is {(now - known) / DAY_S:.0f} days beyond the time of the record: check it; until the record's own "
+            "time has passed, nothing is deleted for its age"
+        )
+        known += elapsed_s or 0.0
+    elif now > known or (elapsed_s is not None and known - now > MAX_STANDSTILL_S):  # it had been ahead, and was set right
+        known = now
+    set_fact(connection, _FACT, repr(known))
+    return min(now, known), told
+
+
+def newest_before(connection: sqlite3.Connection, limit: float) -> float | None:
+    """Return the time of the newest event that is not later than ``limit``."""
+    return _newest(connection, limit)
+
+
+def _known(connection: sqlite3.Connection) -> float | None:
+    with contextlib.suppress(ValueError):
+        found = float(fact(connection, _FACT) or "nan")
+        return found if math.isfinite(found) else None
+    return None
+
+
+def _newest(connection: sqlite3.Connection, limit: float) -> float | None:
+    query = "SELECT max(time) FROM event WHERE time >= ? AND time <= ?"
+    found = connection.execute(query, (CLOCK_SET, limit)).fetchone()[0]
+    return None if found is None else float(found)
+
 
 GB = 1e9
 BATCH = 200
@@ -203,3 +274,39 @@ def _ids_of(path: Path) -> list[str]:
     """Return the ids of the events in a file of the journal."""
     with path.open("rb") as stream:
         return [entry.event.id for entry in map(parse, stream) if entry.event is not None]
+
+
+@dataclass(frozen=True)
+class RecordSettings:
+    """Where pictures and journal go, which pictures are kept and for how long.
+
+    ``evidence``: the folder, None for one beside the store (``line.evidence`` for ``line.sqlite``). ``ok_every``: one
+    in so many OK events keeps its pictures, chosen by its id; 0 keeps none. WARN, NG and NONE always do. ``required``:
+    nothing passes while events cannot be stored.
+    """
+
+    evidence: Path | None = None
+    ok_every: int = 100
+    limits: Limits = Limits()
+    required: bool = False
+
+    def __post_init__(self) -> None:
+        if self.ok_every < 0:
+            raise BadInput(f"ok_every is {self.ok_every}: allowed are 1 and more, and 0 for no pictures of OK")
+
+    def folder(self, store: Path) -> Path:
+        """Return the folder of evidence that belongs to a store."""
+        return self.evidence if self.evidence is not None else store.with_suffix(".evidence")
+
+    def prepare(self, store: Path) -> Path:
+        """Return the folder, made where there is none; BadInput when it cannot be. A full disk is told later."""
+        folder = self.folder(store)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                reason = error.strerror or error
+                raise BadInput(
+                    f"evidence cannot be kept in {folder}: {reason}; name a folder that can be written with --evidence"
+                ) from error
+        return folder

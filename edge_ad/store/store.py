@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from edge_ad.errors import DeviceFault, EdgeAdError
-from edge_ad.store.follower import Follower
 from edge_ad.store.journal import tail
+from edge_ad.store.journal_writer import Follower
 from edge_ad.store.recovery import fact, is_damage, open_store, set_fact
 from edge_ad.store.rows import COLUMNS, EventRow, Picture
 from edge_ad.store.schema import identity
-from edge_ad.supervision import SupervisedThread, ThreadFaults, tell
+from edge_ad.utils.supervision import SupervisedThread, ThreadFaults, tell
 
 MOST_WAITING = 20_000
 RETRY_S = 0.5

@@ -1,4 +1,7 @@
-"""Pictures of the same good part a little later: small movements, light, colour jitter; and pictures of nothing known."""
+"""Pictures of the same good part a little later: small movements, light, colour jitter; and pictures of nothing known.
+
+Copies of the goods to learn from: moved ones for the networks, disturbed ones for what only measures how goods vary.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from edge_ad.presets import Augmentation, ViewSettings
+from edge_ad.deployment.validation_images import spread
+from edge_ad.presets.presets import Augmentation, Preset, ViewSettings
 from edge_ad.training.distributed import Shard
+from edge_ad.training.images import Images
 
 Image = NDArray[np.uint8]
 LEAST_BLUR = 0.2  # pixels: below it the kernel is a single one
@@ -86,3 +91,27 @@ def to_pixels(images: NDArray[np.uint8], device: torch.device) -> Tensor:
     """Turn u8 [N, S, S, 3] into f32 (N, 3, S, S) in [0, 255] on a device."""
     tensor = torch.from_numpy(np.ascontiguousarray(images)).to(device)
     return tensor.permute(0, 3, 1, 2).to(torch.float32)
+
+
+VIEWED = 400  # goods that views are made of
+
+
+def with_moved(goods: Images, preset: Preset, seed: int) -> Images:
+    """Return ``goods`` u8 [N, S, S, 3] followed by moved copies of them."""
+    settings = preset.token_augmentation
+    rng = np.random.default_rng([seed, 3])
+    copies = [np.stack([move(image, settings, rng) for image in goods]) for _ in range(settings.copies)]
+    return np.concatenate([goods, *copies])
+
+
+def disturbed(goods: Images, preset: Preset, seed: int) -> Images:
+    """Return moved copies of ``goods`` u8 [N, S, S, 3] with blur and noise; of many goods only of some, since a Gaussian
+    needs no more.
+    """
+    rng = np.random.default_rng([seed, 4])
+
+    def view(image: Image) -> Image:
+        return disturb(move(image, preset.token_augmentation, rng), preset.views, rng)
+
+    views = [view(image) for _ in range(preset.views.copies) for image in spread(goods, VIEWED)]
+    return np.stack(views) if views else goods[:0]

@@ -1,28 +1,125 @@
-"""`distill-teacher`: photographs and a source network -> the weights of a PDN and their model card, resumable."""
+"""`distill-teacher`: photographs and a source network -> the weights of a PDN and their model card, resumable.
+
+Recipe of a teacher: a PDN learns the patch features of a source network on random crops of photographs.
+
+Batzner, Heckler and König, EfficientAD (arXiv 2303.14535), section 3.1 and the appendix on pretraining. Ours: crops instead of
+whole pictures, so that a few thousand photographs give millions of patches, and the PDN without padding, as it is used later.
+
+The report of a distillation: error on held-out photographs over the steps, and nearest neighbours of patches.
+"""
 
 from __future__ import annotations
 
 import json
 import time
 from dataclasses import asdict, dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from edge_ad import __version__
 from edge_ad.errors import BadInput
-from edge_ad.files import atomic_write, sha256_bytes
-from edge_ad.models.learning_pdn import LearningPdn
-from edge_ad.models.pdn import PatchDescriptionNetwork, PdnSize
-from edge_ad.presets import Schedule
+from edge_ad.evaluation.pictures import empty_figure, jpeg, png
+from edge_ad.evaluation.report import STYLE
+from edge_ad.models.pdn import LearningPdn, PatchDescriptionNetwork, PdnSize
+from edge_ad.models.pixels import ImageNetNormalise
+from edge_ad.models.teachers import PatchFeatures
+from edge_ad.presets.presets import Schedule
+from edge_ad.training.augment import to_pixels
 from edge_ad.training.device import Arithmetic, choose_arithmetic
-from edge_ad.training.distillation_recipe import DistillationRecipe
+from edge_ad.training.images import Photographs, find_photographs, split_photographs
 from edge_ad.training.loop import Trace, fit
-from edge_ad.training.photographs import Photographs, find_photographs, split_photographs
-from edge_ad.training.progress import Progress, clock
 from edge_ad.training.run_folder import RunFolder, choose_folder, fingerprint
-from edge_ad.training.sources import load_source
+from edge_ad.training.teacher import Source, load_source
+from edge_ad.utils.files import atomic_write, sha256_bytes
+from edge_ad.utils.progress import Progress, clock
+
+CHUNK = 16
+RIM = 4  # cells of the target's grid that no patch inside the picture describes
+
+
+class DistillationRecipe:
+    """Batches of random crops; the source sees them at twice the side, so that its stride of 8 is the PDN's of 4."""
+
+    name = "teacher"
+
+    def __init__(
+        self,
+        pdn: LearningPdn,
+        source: Source,
+        photographs: Photographs,
+        held_out: NDArray[np.uint8],
+        side: int,
+        schedule: Schedule,
+        arithmetic: Arithmetic,
+    ) -> None:
+        device = arithmetic.device
+        self.schedule, self.arithmetic, self.side = schedule, arithmetic, side
+        self.photographs, self.held_out = photographs, held_out
+        self.pdn, self.image = pdn, ImageNetNormalise().to(device)
+        self.module: nn.Module = pdn.to(device)
+        self.source = source.to(device)
+        self.patches = PatchFeatures(source.widths).to(device)
+        for module in (self.module, self.source):
+            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def measure(self, crops: int, seed: int) -> None:
+        """Set mean and deviation of every target channel from ``crops`` random crops."""
+        rng = np.random.default_rng([seed, 12])
+        raw = [self._raw_target(self._pixels(self._crops(rng, CHUNK))) for _ in range(-(-crops // CHUNK))]
+        stacked = torch.cat([part.double().transpose(0, 1).flatten(1).cpu() for part in raw], dim=1)
+        mean, std = stacked.mean(dim=1).float(), stacked.std(dim=1, correction=0).float()
+        self.patches.normalise.set(mean.to(self.arithmetic.device), std.to(self.arithmetic.device))
+
+    def draw(self, rng: np.random.Generator) -> NDArray[np.uint8]:
+        """Cut a batch of random crops."""
+        return self._crops(rng, self.schedule.batch)
+
+    def learn(self, crops: NDArray[np.uint8]) -> dict[str, Tensor]:
+        """Compute the loss of one batch."""
+        return {"loss": self._loss(self._pixels(crops))}
+
+    def validate(self) -> float:
+        """Return the mean squared error on held-out photographs; 1.0 is what a constant would reach."""
+        total = 0.0
+        for start in range(0, len(self.held_out), CHUNK):
+            pixels = self._pixels(self.held_out[start : start + CHUNK])
+            total += float(self._loss(pixels)) * len(pixels)
+        return total / len(self.held_out)
+
+    def target(self, pixels: Tensor) -> Tensor:
+        """Return the source's normalised patch features f32 (B, 384, s, s) for pixels of twice the PDN's side."""
+        out: Tensor = self.patches.normalise(self._raw_target(pixels))
+        return out
+
+    def predict(self, pixels: Tensor) -> Tensor:
+        """Return what the PDN makes of the same pixels, at half their side."""
+        small = F.avg_pool2d(pixels, 2)
+        with self.arithmetic.autocast():
+            out: Tensor = self.module(self.image(small).contiguous(memory_format=torch.channels_last))
+        return out.float()
+
+    def _loss(self, pixels: Tensor) -> Tensor:
+        return F.mse_loss(self.predict(pixels), self.target(pixels))
+
+    def _raw_target(self, pixels: Tensor) -> Tensor:
+        with torch.no_grad(), self.arithmetic.autocast():
+            layers = self.source(pixels.contiguous(memory_format=torch.channels_last))
+            raw = self.patches.raw(layers)
+        return raw[:, :, RIM:-RIM, RIM:-RIM].float()
+
+    def _crops(self, rng: np.random.Generator, count: int) -> NDArray[np.uint8]:
+        return self.photographs.random_crops(count, 2 * self.side, rng)
+
+    def _pixels(self, images: NDArray[np.uint8]) -> Tensor:
+        return to_pixels(images, self.arithmetic.device)
+
 
 HELD_OUT = 64
 MEASURE_CROPS = 512
@@ -137,7 +234,6 @@ class _Distillation:
         }
 
     def _report(self, recipe: DistillationRecipe, trace: Trace, card: dict[str, Any]) -> None:
-        from edge_ad.training.distillation_report import write_report
 
         write_report(self.folder.path, recipe, trace, card)
 
@@ -159,3 +255,84 @@ def write_weights(target: Path, pdn: PatchDescriptionNetwork, card: dict[str, An
         target.with_suffix(".json"),
         json.dumps({**card, "sha256": sha256_bytes(data), "bytes": len(data)}, indent=2) + "\n",
     )
+
+
+QUERIES = 8
+NEIGHBOURS = 5
+PATCH = 66  # pixels of the source's picture that one cell of a PDN sees
+SHOWN = 88
+EVERY = 4  # cells between candidates
+
+
+def write_report(folder: Path, recipe: DistillationRecipe, trace: Trace, card: dict[str, Any]) -> None:
+    """Write ``folder``/teacher.html: the card, the loss curve, and what the teacher and its source find alike."""
+    rows = "".join(f"<tr><td>{escape(key)}</td><td>{escape(str(value))}</td></tr>" for key, value in card.items())
+    parts = [
+        f"<h1>{escape(str(card['teacher']))}</h1><table>{rows}</table>",
+        "<h2>Error on held-out photographs</h2><p class=note>Mean squared error of normalised features; 1 is a constant.</p>"
+        f'<img alt="held-out error over steps" src="{_curve(folder, trace)}">',
+        "<h2>Nearest neighbours</h2><p class=note>A patch of a held-out photograph, then the patches of other held-out "
+        f"photographs nearest to it: for the teacher ({NEIGHBOURS}), and for its source ({NEIGHBOURS}).</p>",
+        *(f'<p><img alt="a patch and its neighbours" src="{row}"></p>' for row in neighbour_rows(recipe)),
+    ]
+    head = f"<!doctype html><html lang=en><meta charset=utf-8><title>{escape(str(card['teacher']))}</title>"
+    atomic_write(folder / "teacher.html", f"{head}<style>{STYLE}</style>" + "\n".join(parts) + "</html>\n")
+
+
+def _curve(folder: Path, trace: Trace) -> str:
+    figure, axes = empty_figure(7.0, 3.4)
+    entries = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
+    # A killed run repeats the steps since its last checkpoint: the later entry counts.
+    losses = {entry["step"]: entry["loss"] for entry in entries if entry.get("stage") == "teacher" and "loss" in entry}
+    axes.plot(list(losses), list(losses.values()), color="#a8a29e", linewidth=0.8, label="batches")
+    axes.plot(*zip(*trace.validations, strict=True), color="#1d4ed8", marker=".", label="held out")
+    axes.set(xlabel="step", ylabel="mean squared error", ylim=(0, None))
+    axes.legend(frameon=False)
+    return png(figure)
+
+
+def neighbour_rows(recipe: DistillationRecipe) -> list[str]:
+    """Return one picture a query: the patch, its neighbours by the teacher, its neighbours by the source."""
+    recipe.module.eval()
+    taught, sought = [], []
+    with torch.no_grad():
+        for start in range(0, len(recipe.held_out), CHUNK):
+            pixels = to_pixels(recipe.held_out[start : start + CHUNK], recipe.arithmetic.device)
+            taught.append(_candidates(recipe.predict(pixels)))
+            sought.append(_candidates(recipe.target(pixels)))
+    features, targets = torch.cat(taught), torch.cat(sought)
+    cells = features.shape[1]
+    rng = np.random.default_rng(0)
+    rows = []
+    for picture in rng.permutation(len(features))[:QUERIES]:
+        cell = int(rng.integers(cells))
+        found = [_patch(recipe.held_out, int(picture), cell, cells)]
+        for bank in (features, targets):
+            found += [_patch(recipe.held_out, *place, cells) for place in nearest(bank, int(picture), cell)]
+        gap = np.full((SHOWN, 12, 3), 255, np.uint8)
+        rows.append(jpeg(np.hstack([found[0], gap, *found[1 : NEIGHBOURS + 1], gap, *found[NEIGHBOURS + 1 :]])))
+    return rows
+
+
+def nearest(bank: Tensor, picture: int, cell: int) -> list[tuple[int, int]]:
+    """Return the (picture, cell) nearest to one cell of f32 (N, cells, C), one of each other picture."""
+    distances = (bank - bank[picture, cell]).square().sum(dim=2)
+    distances[picture] = torch.inf
+    best, cells = distances.min(dim=1)
+    order = best.argsort()[: min(NEIGHBOURS, len(bank) - 1)]
+    return [(int(index), int(cells[index])) for index in order]
+
+
+def _candidates(maps: Tensor) -> Tensor:
+    return maps[:, :, ::EVERY, ::EVERY].flatten(2).transpose(1, 2).cpu()
+
+
+def _patch(pictures: NDArray[np.uint8], picture: int, cell: int, cells: int) -> NDArray[np.uint8]:
+    from edge_ad.data.images import resize
+
+    across = round(cells**0.5)
+    row, column = divmod(cell, across)
+    image = pictures[picture]
+    # A cell of the target stands every eight pixels; the PDN's first cell is the target's fifth.
+    top, left = (min(max(0, 8 * (RIM + EVERY * at) + 4 - PATCH // 2), image.shape[0] - PATCH) for at in (row, column))
+    return resize(np.ascontiguousarray(image[top : top + PATCH, left : left + PATCH]), (SHOWN, SHOWN))

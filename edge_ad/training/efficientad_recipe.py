@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from edge_ad.models.build import AnyTeacher
 from edge_ad.models.efficientad import EfficientAD
-from edge_ad.presets import Preset
+from edge_ad.presets.presets import Preset
 from edge_ad.training.augment import GREY, Colours, colour_jitter, draw_colours, is_still, move, scramble, to_pixels
 from edge_ad.training.device import Arithmetic
 from edge_ad.training.distributed import Shard
+from edge_ad.training.images import Images
 from edge_ad.training.loop import Diverged
-from edge_ad.training.pictures import Images
 
 CHUNK = 16
 CACHE_BYTES = 2 << 30

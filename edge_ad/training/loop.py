@@ -1,28 +1,95 @@
 """One training loop for all networks: it steps, logs, validates on unseen goods, keeps the best, survives a stop.
 
 A recipe may say that its loss diverges. Then the loop starts that network again in the recipe's safe form, once.
+
+Ctrl-C and SIGTERM between two steps, never inside one: codebooks move in the forward pass, so half a step cannot be repeated.
+
+The next batch is drawn in a thread of its own while the network learns from this one.
 """
 
 from __future__ import annotations
 
 import math
+import signal
+import threading
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from types import FrameType
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edge_ad.presets import Schedule
-from edge_ad.training.distributed import ALONE, Team
-from edge_ad.training.distributed_layers import Step, shared
-from edge_ad.training.interrupt import held_back
-from edge_ad.training.prefetch import prefetched
-from edge_ad.training.progress import Progress
+from edge_ad.camera.opencv import one_thread
+from edge_ad.presets.presets import Schedule
+from edge_ad.training.distributed import ALONE, Step, Team, shared
 from edge_ad.training.run_folder import RunFolder, to_cpu
+from edge_ad.utils.progress import Progress
+
+
+@contextmanager
+def held_back(team: Team = ALONE) -> Iterator[Callable[[], None]]:
+    """Hold Ctrl-C and SIGTERM back and yield a function that raises KeyboardInterrupt if one came to any of the team.
+
+    A second Ctrl-C raises at once, unless there is a team: torchrun passes on a signal that its processes had already.
+    Outside the main thread, where Python delivers no signal, nothing is held back.
+    """
+    came = False
+    asked: Callable[[], bool] = lambda: False  # noqa: E731 -- nobody has asked yet
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal came
+        if came and number == signal.SIGINT and team.size == 1:
+            raise KeyboardInterrupt
+        came = True
+
+    def check(last: bool = False) -> None:
+        nonlocal asked
+        before, asked = asked, team.begin_any(came)
+        # A team learns the answer a step later, so that nobody waits for it.
+        if (asked if team.size == 1 or last else before)():
+            raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield check
+        return
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield check
+        check(last=True)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+Batch = TypeVar("Batch")
+
+
+@contextmanager
+def prefetched(draw: Callable[[int], Batch], steps: int) -> Iterator[Callable[[int], Batch]]:
+    """Yield a function that returns ``draw(step)`` and has one thread begin with the step after it, if below ``steps``.
+
+    Whoever asks for another step than the one begun gets a fresh draw. What ``draw`` raises is raised where its step is
+    asked for. The thread has ended when the context is left. OpenCV keeps to one thread meanwhile.
+    """
+    ahead: dict[int, Future[Batch]] = {}
+    with one_thread(), ThreadPoolExecutor(1, "batches") as pool:
+
+        def take(step: int) -> Batch:
+            begun = ahead.pop(step, None)
+            ahead.clear()
+            batch = (begun or pool.submit(draw, step)).result()
+            if step + 1 < steps:
+                ahead[step + 1] = pool.submit(draw, step + 1)
+            return batch
+
+        yield take
+
 
 CHECKPOINT_SECONDS = 60.0
 LOG_EVERY = 10

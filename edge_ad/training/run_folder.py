@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from edge_ad.errors import BadInput
-from edge_ad.files import atomic_write, require_writable, sha256_bytes
-from edge_ad.locks import lock_file
+from edge_ad.utils.files import atomic_write, require_writable, sha256_bytes
+from edge_ad.utils.locks import lock_file
 
 STATE = "state"
 FINGERPRINT = "fingerprint.json"

@@ -13,7 +13,7 @@ from edge_ad.models.hvq import HvqTokenizer, hvq_loss
 from edge_ad.models.lavit import LaViT, batch_histograms, lavit_loss
 from edge_ad.models.masking import bank_of, block_mask
 from edge_ad.models.vector_quantiser import VectorQuantiser, code_use, perplexity, shares_of
-from edge_ad.presets import Preset, Schedule
+from edge_ad.presets.presets import Preset, Schedule
 from edge_ad.scoring import fit_gaussian
 from edge_ad.training.device import Arithmetic
 

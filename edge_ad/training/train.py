@@ -12,28 +12,32 @@ import torch
 
 from edge_ad import __version__
 from edge_ad.bundle import BundleContents, Golden, open_bundle, write_bundle
-from edge_ad.camera.goods import camera_report
+from edge_ad.camera.measure import camera_report
+from edge_ad.data.datasets import load_dataset
 from edge_ad.data.folders import folders_table
-from edge_ad.data.layouts import load_dataset
-from edge_ad.engines.calibrate import CalibrateOptions, with_quantisation
+from edge_ad.deployment.calibrate import CalibrateOptions, with_quantisation
 from edge_ad.errors import BadInput
-from edge_ad.export.bundle_graphs import Networks, export_all
+from edge_ad.export.graphs import Networks, export_all
 from edge_ad.export.onnx_export import ExportedGraph
 from edge_ad.models.build import build_efficientad, build_lavit, build_tokenizer
 from edge_ad.models.masking import bank_of
 from edge_ad.scoring import Thresholds, choose_thresholds
-from edge_ad.training.copies import disturbed, with_moved
+from edge_ad.training.augment import disturbed, with_moved
 from edge_ad.training.device import Arithmetic, choose_arithmetic
-from edge_ad.training.distributed_folder import team_folder
+from edge_ad.training.distributed import team_folder
 from edge_ad.training.efficientad_recipe import EfficientADRecipe
-from edge_ad.training.errors import learn_student_errors, learn_tokenizer_errors
+from edge_ad.training.images import Images, Pictures, load_pictures, read_all, read_centres
 from edge_ad.training.loop import Trace, fit
 from edge_ad.training.options import TrainOptions, chosen_preset, penalty_paths, teacher_file
-from edge_ad.training.pictures import Images, Pictures, load_pictures, read_all, read_centres
-from edge_ad.training.progress import Progress, clock
-from edge_ad.training.rounding import Described, learn_rounding
 from edge_ad.training.run_folder import RunFolder, fingerprint
-from edge_ad.training.scores import blank_statistics, finish_contents
+from edge_ad.training.statistics import (
+    Described,
+    blank_statistics,
+    finish_contents,
+    learn_rounding,
+    learn_student_errors,
+    learn_tokenizer_errors,
+)
 from edge_ad.training.teacher import describe, load_teacher, measure_channels
 from edge_ad.training.token_recipes import (
     LavitRecipe,
@@ -45,6 +49,7 @@ from edge_ad.training.token_recipes import (
     learn_surprise,
     soften,
 )
+from edge_ad.utils.progress import Progress, clock
 
 INT8_IMAGES = 64  # goods that the INT8 ranges are measured on at the end
 INT8_KEPT = ("teacher", "teacher_tokens")  # every branch reads them, and they take little of a frame

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from edge_ad.errors import BadInput
-from edge_ad.outputs.address import bracketed
+from edge_ad.outputs.channels import bracketed
 
 TOKEN = "EDGE_AD_WEB_TOKEN"
 READ_TOKEN = "EDGE_AD_WEB_READ_TOKEN"

@@ -10,8 +10,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, HTTPException, Path, Query, Request, Response
 from starlette.responses import StreamingResponse
 
-from edge_ad.web.mirror import Mirror
-from edge_ad.web.pictures import Picture
+from edge_ad.web.mirror import Mirror, Picture
 from edge_ad.web.schemas import State, Told
 
 MOST_PAGES = 32

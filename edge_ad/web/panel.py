@@ -14,7 +14,7 @@ from typing import Any
 from edge_ad.camera.frames import Source
 from edge_ad.inspection.events import Event
 from edge_ad.inspection.judge import Judgement
-from edge_ad.inspection.parts import CycleState
+from edge_ad.inspection.part_tracking import CycleState
 from edge_ad.inspection.view import View
 
 PICTURES_A_SECOND = 5.0

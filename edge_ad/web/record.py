@@ -11,10 +11,8 @@ from fastapi import APIRouter, HTTPException, Path, Query, Request
 from starlette.responses import FileResponse
 
 from edge_ad.errors import BadInput
-from edge_ad.store.marks import set_mark
-from edge_ad.store.reader import EventFilter, Reader, StoredEvent
-from edge_ad.web.schemas import Event, EventPage, Hour, Mark, MarkRequest, Moment, Number, Text, Told, Verdict
-from edge_ad.web.values import plain
+from edge_ad.store.reader import EventFilter, Reader, StoredEvent, set_mark
+from edge_ad.web.schemas import Event, EventPage, Hour, Mark, MarkRequest, Moment, Number, Text, Told, Verdict, plain
 
 KINDS = {".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".png": "image/png"}
 EventId = Annotated[str, Path(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9\-]+$")]

@@ -1,10 +1,16 @@
-"""What the API takes and gives, for the OpenAPI document."""
+"""What the API takes and gives, for the OpenAPI document.
+
+Numbers and events on their way into JSON.
+"""
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from edge_ad.outputs.payload import EventLike
 
 Verdict = Literal["OK", "WARN", "NG", "NONE"]
 Mark = Literal["good", "bad"]
@@ -134,3 +140,24 @@ class State(BaseModel):
     count: int
     events: list[dict[str, Any]]
     pictures: list[dict[str, Any] | None]
+
+
+def finite(value: float | None) -> float | None:
+    """Return the number with six decimals, None for one that is not finite."""
+    return None if value is None or not math.isfinite(value) else round(float(value), 6)
+
+
+def plain(event: EventLike) -> dict[str, Any]:
+    """Return an event as plain values, ``time`` in seconds; numbers that are not finite become None."""
+    return {
+        "id": event.id,
+        "camera": event.camera,
+        "frame": event.frame,
+        "part": event.part,
+        "time": event.time,
+        "verdict": event.verdict,
+        "score": finite(event.score),
+        "z": {name: finite(value) for name, value in event.z.items()},
+        "latency_ms": finite(event.latency_ms),
+        "reason": event.reason,
+    }

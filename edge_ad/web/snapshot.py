@@ -1,16 +1,20 @@
-"""The state of a run as plain values: what the page and the metrics are made from."""
+"""The state of a run as plain values: what the page and the metrics are made from.
+
+The states of outputs on their way to pages and metrics: bounded, without secrets, and without paths of this machine.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 import time
-from collections import deque
-from collections.abc import Callable, Mapping
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edge_ad.inspection.desk import Desk
+from edge_ad.inspection.alarm_manager import Desk
 from edge_ad.inspection.events import Event
 from edge_ad.inspection.judge import Judge
 from edge_ad.inspection.loop import Loop
@@ -18,10 +22,48 @@ from edge_ad.inspection.sinks import DriftSink
 from edge_ad.inspection.watchdog import Watchdog
 from edge_ad.outputs.states import ChannelState
 from edge_ad.store import Store
-from edge_ad.supervision import ThreadFaults
-from edge_ad.web.outputs import outputs_told
+from edge_ad.utils.redaction import redact
+from edge_ad.utils.supervision import ThreadFaults
+from edge_ad.utils.text import storable
 from edge_ad.web.panel import Panel, Seen
-from edge_ad.web.values import finite, plain
+from edge_ad.web.schemas import finite, plain
+
+LONGEST_NAME = 200
+LONGEST_FAULT = 500
+# Folders of an absolute path, in quotes (with blanks) and without; not what follows the host of a URL.
+_QUOTED = re.compile(r"(?<=['\"])/[^'\"]*/")
+_PLAIN = re.compile(r"(?<![\w/…])/(?:[^\s'\"/]+/)+")
+
+
+def outputs_told(states: Sequence[ChannelState]) -> list[dict[str, Any]]:
+    """Return the outputs as plain values; names are unique, because a metric must not come twice with one label."""
+    names = [_name(state.name) for state in states]
+    seen: Counter[str] = Counter()
+    found = []
+    for state, name in zip(states, names, strict=True):
+        seen[name] += 1
+        found.append(
+            {
+                "name": name if names.count(name) == 1 else f"{name} ({seen[name]})",
+                "up": state.up,
+                "fault": None if state.fault is None else storable(without_folders(redact(state.fault)), LONGEST_FAULT),
+                "faults": state.faults,
+                "since": state.since,
+            }
+        )
+    return found
+
+
+def without_folders(text: str) -> str:
+    """Return ``text`` with an ellipsis in place of the folders of absolute paths."""
+    return _PLAIN.sub("…/", _QUOTED.sub("…/", text))
+
+
+def _name(name: str) -> str:
+    if name.startswith("file:/"):
+        name = f"file:…/{name.rpartition('/')[2]}"
+    return storable(redact(name), LONGEST_NAME)
+
 
 FRESH_S = 5.0  # after so long without a part a verdict is history
 RATE_OVER_S = 5.0

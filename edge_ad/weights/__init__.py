@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from edge_ad.files import sha256_file
+from edge_ad.utils.files import sha256_file
 
 FOLDER = Path(__file__).parent
 

@@ -12,8 +12,7 @@ import onnx
 import pytest
 
 from calibration.collect import Collector, collect
-from calibration.methods import METHODS
-from calibration.ranges import Ranges, TensorRange, graph_hash
+from calibration.ranges import METHODS, Ranges, TensorRange, graph_hash
 from tests.calibration.nets import Array, cnn, feeds, run, vit
 
 

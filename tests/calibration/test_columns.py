@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from calibration.columns import Packing, pack_columns, packing
+from calibration.column_packing import Packing, pack_columns, packing
 from calibration.cpu import weight_limit
 from tests.calibration.nets import Array, Net, run
 

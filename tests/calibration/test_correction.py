@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from calibration.bias_correction import corrections
 from calibration.collect import collect
-from calibration.correction import corrections
 from calibration.quantise import output_key, quantise
 from tests.calibration.nets import SIDE, Array, Net, cnn, feeds, run
 

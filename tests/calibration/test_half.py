@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from calibration.half import METADATA_KEY, to_half
+from calibration.fp16 import METADATA_KEY, to_half
 from tests.fixtures.tiny_bundle import Reference, tiny_image, tiny_masks
 from tests.fixtures.tiny_graphs import tiny_graphs
 

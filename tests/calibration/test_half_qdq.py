@@ -7,7 +7,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from calibration.collect import collect
-from calibration.half import to_half
+from calibration.fp16 import to_half
 from calibration.quantise import quantise
 from calibration.verify import relative_errors
 from tests.calibration.nets import Net, cnn, feeds, vit

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calibration.histogram import Histogram
+from calibration.ranges import Histogram
 
 VALUES = st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=40)
 

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from calibration.histogram import Histogram
-from calibration.methods import METHODS, entropy, least_squares, percentile_edge, saturation
+from calibration.ranges import METHODS, Histogram, entropy, least_squares, percentile_edge, saturation
 
 Floats = NDArray[np.float64]
 RNG = np.random.default_rng(0)

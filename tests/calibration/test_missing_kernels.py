@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper
 from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NoKernel
 
-from calibration.half import to_half
+from calibration.fp16 import to_half
 from calibration.session import open_session
 from edge_ad.engines.onnxruntime import OrtBackend
 from edge_ad.errors import BadInput

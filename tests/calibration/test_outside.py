@@ -9,12 +9,12 @@ import onnx
 import pytest
 
 from calibration.collect import collect
-from calibration.half import to_half
+from calibration.fp16 import to_half
+from calibration.graph_view import View
 from calibration.placement import operators
 from calibration.quantise import quantise
 from calibration.verify import relative_errors
-from calibration.view import View
-from edge_ad.engines.tensorrt_build import compile_check
+from edge_ad.engines.tensorrt.build import compile_check
 from tests.calibration.nets import Array, Net, cnn, feeds, run, vit
 
 NETS: dict[str, tuple[Callable[[], bytes], int, str]] = {

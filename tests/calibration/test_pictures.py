@@ -10,12 +10,12 @@ import onnx
 import pytest
 from onnx import TensorProto
 
+from calibration.bias_correction import corrections
 from calibration.collect import collect
-from calibration.correction import corrections
+from calibration.graph_view import View
 from calibration.pictures import read_bytes
 from calibration.quantise import quantise
 from calibration.ranges import Ranges
-from calibration.view import View
 from tests.calibration.nets import Array, Net, run
 
 MEAN, SPREAD = np.array([123.675, 116.28, 103.53]), np.array([58.4, 57.1, 57.4])

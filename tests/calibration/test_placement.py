@@ -9,9 +9,9 @@ import pytest
 
 from calibration import placement as placement_module
 from calibration.cpu import rounds_resized_bytes
-from calibration.delicate import normalised
+from calibration.graph_view import View
 from calibration.placement import DIALECTS, Placement, operators, place, watched
-from calibration.view import View
+from calibration.precision_sensitive import normalised
 from tests.calibration.nets import Net, cnn, vit
 
 

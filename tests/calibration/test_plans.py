@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from calibration.cpu import limit_by_flags, rounds_resized_bytes
-from calibration.plan import Plan
+from calibration.graph_view import View
+from calibration.placement import Plan
 from calibration.sensitivity import Cost, Unit, rank, shortest_prefix, units
-from calibration.view import View
 from tests.calibration.nets import cnn, vit
 
 

@@ -10,11 +10,11 @@ import pytest
 from onnx import TensorProto, numpy_helper
 
 from calibration.collect import collect
+from calibration.graph_view import View
 from calibration.placement import operators
 from calibration.quantise import quantise
 from calibration.ranges import Ranges
 from calibration.verify import exact_quantisers, relative_errors
-from calibration.view import View
 from tests.calibration.nets import cnn, feeds, run, vit
 
 MODELS: dict[str, tuple[Callable[[], bytes], int, str]] = {

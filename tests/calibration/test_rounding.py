@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from calibration.rounding import for_pictures, nearest, sum_preserving
+from calibration.weights import for_pictures, nearest, sum_preserving
 
 ULP = 2.0**-10  # the distance of FP16 values between 1 and 2
 

@@ -9,16 +9,15 @@ import cv2
 import numpy as np
 import pytest
 
-from edge_ad.camera.capture import Capture
+from edge_ad.camera.capture import Capture, encode_png, read_texts
+from edge_ad.camera.capture_record import CameraRecord, read_record
 from edge_ad.camera.frames import BadFrame, End, Frame, Read, SourceError, SourceKind
-from edge_ad.camera.png import encode_png, read_texts
-from edge_ad.camera.record import CameraRecord, read_record
 from edge_ad.camera.settings import CameraSettings
 from edge_ad.cli.app import main
+from edge_ad.data.datasets import load_dataset
 from edge_ad.data.images import list_images, read_image
-from edge_ad.data.layouts import load_dataset
-from edge_ad.data.tray import render_tray
 from edge_ad.errors import BadInput
+from edge_ad.synthetic.tray import render_tray
 from tests.camera.pictures import Image, noise, write_image
 
 

@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_ad.camera.fault_plan import FAULTS, REASONS, Faults, random_faults
-from edge_ad.camera.faults import FaultInjector
+from edge_ad.camera.faults import FAULTS, REASONS, FaultInjector, Faults, random_faults
 from edge_ad.camera.frames import BadFrame, End, Frame, Read, SourceError
 from edge_ad.camera.health import CameraHealth
 from edge_ad.camera.sources import open_source

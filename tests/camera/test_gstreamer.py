@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from edge_ad.camera.driver import Failure, Shot
 from edge_ad.camera.frames import Frame, SourceError
 from edge_ad.camera.gstreamer import LAUNCHER, PipelineProcess, open_pipeline
-from edge_ad.camera.handles import Failure, Shot
 from edge_ad.camera.live import Live, Patience
 from edge_ad.camera.sources import open_source
 from edge_ad.errors import BadInput, DeviceFault, EdgeAdError

@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_ad.camera import http as http_module
+from edge_ad.camera.driver import Failure, Shot
 from edge_ad.camera.frames import BadFrame, Frame
-from edge_ad.camera.handles import Failure, Shot
 from edge_ad.camera.http import HttpHandle, StreamError, _parts
 from edge_ad.camera.sources import open_source
 from edge_ad.errors import DeviceFault

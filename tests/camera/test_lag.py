@@ -7,10 +7,9 @@ import time
 import numpy as np
 import pytest
 
+from edge_ad.camera.driver import Failure, Grab, Shot
 from edge_ad.camera.frames import Frame, SourceError
-from edge_ad.camera.handles import Failure, Grab, Shot
-from edge_ad.camera.lag import LagMeter
-from edge_ad.camera.live import Live, Patience
+from edge_ad.camera.live import LagMeter, Live, Patience
 from edge_ad.camera.settings import CameraSettings
 from tests.camera.pictures import noise
 

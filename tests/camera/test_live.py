@@ -8,10 +8,9 @@ from collections.abc import Callable
 
 import pytest
 
+from edge_ad.camera.driver import Failure, Grab, Shot
 from edge_ad.camera.frames import BadFrame, End, Frame, Read, SourceError, Timeout
-from edge_ad.camera.handles import Failure, Grab, Shot
-from edge_ad.camera.ladder import MOST_ABANDONED
-from edge_ad.camera.live import Live, Patience
+from edge_ad.camera.live import MOST_ABANDONED, Live, Patience
 from edge_ad.camera.settings import CameraSettings
 from edge_ad.errors import BadInput, DeviceFault
 from tests.camera.pictures import noise

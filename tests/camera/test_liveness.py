@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from edge_ad.camera.driver import Grab, Shot
 from edge_ad.camera.frames import BadFrame, Frame
-from edge_ad.camera.handles import Grab, Shot
 from edge_ad.camera.live import Live, Patience
 from edge_ad.camera.liveness import Blinking, Light, Liveness, LivenessCheck, parse_liveness
 from edge_ad.errors import BadInput

@@ -7,8 +7,7 @@ import threading
 import pytest
 
 from edge_ad.camera.frames import BadFrame, End, Frame, Read, SourceError, SourceKind
-from edge_ad.camera.mailbox import Delivery, Mailbox
-from edge_ad.camera.reader import Reader
+from edge_ad.camera.mailbox import Delivery, Mailbox, Reader
 from tests.camera.pictures import noise
 
 

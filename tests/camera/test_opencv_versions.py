@@ -13,12 +13,11 @@ import cv2
 import numpy as np
 import pytest
 
-from edge_ad.camera import opencv_versions
-from edge_ad.camera.opencv import quiet
-from edge_ad.camera.opencv_versions import BAYER_TO_RGB, one_decoding_thread, set_log_level
+from edge_ad.camera import opencv
+from edge_ad.camera.opencv import BAYER_TO_RGB, one_decoding_thread, quiet, set_log_level
 
 ROOT = Path(__file__).parents[2]
-HOME = Path(opencv_versions.__file__)
+HOME = Path(opencv.__file__)
 SOURCES = [path for folder in ("edge_ad", "calibration", "tools") for path in sorted((ROOT / folder).rglob("*.py"))]
 EVERYWHERE = {
     name
@@ -71,7 +70,7 @@ def test_the_log_level_is_set_where_this_version_keeps_it(monkeypatch: pytest.Mo
     levels = [3]
     functions = SimpleNamespace(getLogLevel=lambda: levels[-1], setLogLevel=levels.append)
     fake = SimpleNamespace(utils=SimpleNamespace(logging=functions)) if newer else functions
-    monkeypatch.setattr(opencv_versions, "cv2", fake)
+    monkeypatch.setattr(opencv, "cv2", fake)
     with quiet(), quiet():
         assert levels == [3, 0]
     assert levels == [3, 0, 3]
@@ -122,5 +121,5 @@ def test_the_codes_of_a_mosaic_by_its_first_two_pixels() -> None:
 def test_ffmpeg_is_kept_to_one_thread_where_it_can_be(
     monkeypatch: pytest.MonkeyPatch, fake: dict[str, int], parameters: list[int]
 ) -> None:
-    monkeypatch.setattr(opencv_versions, "cv2", SimpleNamespace(**fake))
+    monkeypatch.setattr(opencv, "cv2", SimpleNamespace(**fake))
     assert one_decoding_thread() == parameters

@@ -15,8 +15,8 @@ from edge_ad.camera.frames import Frame
 from edge_ad.camera.health import CameraHealth, HealthLimits, Likeness
 from edge_ad.camera.measure import Finder, edge_field, grey, light, measure_reference, sharpness
 from edge_ad.camera.reference import MIN_PICTURES, HealthReference
-from edge_ad.data.tray import LOGICAL, STRUCTURAL, render_tray
 from edge_ad.errors import BadInput
+from edge_ad.synthetic.tray import LOGICAL, STRUCTURAL, render_tray
 from tests.camera.pictures import Image, noise
 
 SIDE = 128

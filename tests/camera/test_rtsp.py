@@ -11,7 +11,7 @@ import pytest
 
 from edge_ad.camera.frames import BadFrame, Frame, Read, Source, SourceError
 from edge_ad.camera.live import Live, Patience
-from edge_ad.camera.opencv_versions import undecoded_images_have_times
+from edge_ad.camera.opencv import undecoded_images_have_times
 from edge_ad.camera.rtsp import RtspHandle, set_options
 from edge_ad.camera.sources import open_source
 from edge_ad.errors import DeviceFault

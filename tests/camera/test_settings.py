@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_ad.camera.csi import csi_pipeline, csi_settings
 from edge_ad.camera.device import apply, read_back
-from edge_ad.camera.genicam_nodes import apply_nodes, read_nodes
+from edge_ad.camera.genicam import apply_nodes, read_nodes
+from edge_ad.camera.gstreamer import csi_pipeline, csi_settings
 from edge_ad.camera.settings import CameraSettings, difference, parse_settings
 from edge_ad.errors import BadInput, DeviceFault
 

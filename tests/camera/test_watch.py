@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from edge_ad.camera.files import SETTLED_S, WatchedFolder
 from edge_ad.camera.frames import BadFrame, End, Frame, SourceError, Timeout
 from edge_ad.camera.sources import open_source
-from edge_ad.camera.watch import SETTLED_S, WatchedFolder
 from edge_ad.errors import BadInput
 from edge_ad.inspection.settings import LoopSettings
 from tests.data.folders import picture, save

@@ -11,7 +11,7 @@ import pytest
 
 from edge_ad.bundle import open_bundle
 from edge_ad.cli.app import main
-from edge_ad.data.synthetic_line import write_line
+from edge_ad.synthetic.line import write_line
 from tests.fixtures.tiny_presets import TINY, known
 
 CATEGORIES = ("breakfast", "juice", "pins", "screws", "splices")

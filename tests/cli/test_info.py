@@ -11,8 +11,8 @@ import pytest
 from edge_ad.bundle import open_bundle
 from edge_ad.cli.app import main
 from edge_ad.cli.info import describe_bundle, describe_networks
-from edge_ad.files import sha256_bytes, sha256_file
-from edge_ad.presets import PRESETS
+from edge_ad.presets.presets import PRESETS
+from edge_ad.utils.files import sha256_bytes, sha256_file
 from tests.fixtures.extras import needs_training
 from tests.fixtures.tiny_bundle import make_tiny_bundle
 

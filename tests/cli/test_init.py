@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from edge_ad.cli.app import app, main
 from edge_ad.config import load_config
 from edge_ad.errors import BadInput
-from edge_ad.presets import PRESETS
+from edge_ad.presets.presets import PRESETS
 
 
 @pytest.fixture(autouse=True)

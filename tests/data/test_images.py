@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_ad.data import images
-from edge_ad.data.headers import HeaderError, inspect
 from edge_ad.data.images import (
+    HeaderError,
     check_image,
+    inspect,
     list_images,
     read_image,
     read_mask,

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edge_ad.data.datasets import Saturation, find_categories, load_dataset, load_test
 from edge_ad.data.folders import FolderUse, folders_table
 from edge_ad.data.images import read_image
-from edge_ad.data.layouts import Saturation, find_categories, load_dataset, load_test
 from edge_ad.errors import BadInput
 from tests.data.folders import DEFECTS, goods, loco, mvtec, picture, save
 
@@ -300,7 +300,7 @@ def test_folders_below_a_test_folder_are_read_with_their_masks(tmp_path: Path) -
 
 def load_dataset_test(root: Path) -> list[tuple[str, str, int]]:
     """Return defect, kind and number of masks of each test image, without the check that every anomaly has one."""
-    from edge_ad.data.layouts import _test_items
+    from edge_ad.data.datasets import _test_items
 
     return sorted({(item.defect, item.kind, len(item.masks)) for item in _test_items(root)})
 

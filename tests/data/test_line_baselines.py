@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edge_ad.data import synthetic_line as line
-from edge_ad.data.line_baselines import colour_histogram_auroc, mean_difference_auroc
+from edge_ad.demo.workspace import colour_histogram_auroc, mean_difference_auroc
 from edge_ad.errors import BadInput
+from edge_ad.synthetic import line
 
 Images = NDArray[np.uint8]
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edge_ad.data.recolouring import recolour
-from edge_ad.data.synthetic_anomalies import KINDS, LOGICAL_KINDS, STRUCTURAL_KINDS, make_anomaly
+from edge_ad.data.synthetic_anomalies import KINDS, LOGICAL_KINDS, STRUCTURAL_KINDS, make_anomaly, recolour
 from tests.data.folders import picture
 
 

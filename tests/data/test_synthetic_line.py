@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 import pytest
 
-from edge_ad.data import synthetic_line as line
 from edge_ad.errors import BadInput
+from edge_ad.synthetic import line
 
 DEFECTS = line.LOGICAL + line.STRUCTURAL
 

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_ad.data import synthetic_line as line
-from edge_ad.data.tray_parts import area, draw, outline
-from edge_ad.data.tray_pen import Pen
-from edge_ad.data.tray_scene import COMPARTMENTS, PAIRS, Part, Scene
 from edge_ad.errors import BadInput
+from edge_ad.synthetic import line
+from edge_ad.synthetic.drawing import Pen
+from edge_ad.synthetic.parts import area, draw, outline
+from edge_ad.synthetic.scene import COMPARTMENTS, PAIRS, Part, Scene
 
 SEEDS = st.integers(0, 2**53)
 DEFECTS = line.LOGICAL + line.STRUCTURAL
@@ -136,7 +136,7 @@ def test_a_tray_is_its_seed(defect: str | None) -> None:
 
 def test_another_process_renders_the_same_tray() -> None:
     code = (
-        "import hashlib; from edge_ad.data.synthetic_line import render_tray as r;"
+        "import hashlib; from edge_ad.synthetic.line import render_tray as r;"
         "print(hashlib.sha256(r(9, 'crack').image).hexdigest())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

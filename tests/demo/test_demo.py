@@ -9,14 +9,20 @@ import pytest
 
 from edge_ad.bundle import open_bundle
 from edge_ad.cli.app import main
-from edge_ad.data.line_sequence import FrameTruth
-from edge_ad.data.synthetic_line import kind_of, write_line
-from edge_ad.demo.plan import FULL, QUICK, Plan
-from edge_ad.demo.road import evaluation_counts
-from edge_ad.demo.verdicts import Judged, count_verdicts, judge_video, read_truth, tell_counts, verdict_table
-from edge_ad.demo.workplace import MARKER, clear, difficulty, open_workplace
+from edge_ad.demo.run import (
+    Judged,
+    count_verdicts,
+    evaluation_counts,
+    judge_video,
+    read_truth,
+    tell_counts,
+    verdict_table,
+)
+from edge_ad.demo.workspace import FULL, MARKER, QUICK, Plan, clear, difficulty, open_workplace
 from edge_ad.errors import BadInput
 from edge_ad.inspection.verdict import Verdict
+from edge_ad.synthetic.line import kind_of, write_line
+from edge_ad.synthetic.sequence import FrameTruth
 from tests.fixtures.tiny_bundle import make_tiny_bundle
 
 SMALL = {"train": 12, "validation": 2, "test_good": 6, "test_logical": 6, "test_structural": 4}

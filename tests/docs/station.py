@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 
 from edge_ad.bundle import write_bundle
-from edge_ad.engines.calibrate import CalibrateOptions, with_quantisation
+from edge_ad.deployment.calibrate import CalibrateOptions, with_quantisation
 from edge_ad.store.reader import EventFilter, Reader
 from tests.fixtures.tiny_bundle import tiny_contents, tiny_image
 
@@ -90,8 +90,8 @@ def _stand_in(flag: str, value: str) -> str:
 
 def quick_training(monkeypatch: pytest.MonkeyPatch, bundle: Path) -> None:
     """Let `train` check its options and data, and then hand over a bundle that was made before."""
-    from edge_ad.data.layouts import load_dataset
-    from edge_ad.presets import PRESETS
+    from edge_ad.data.datasets import load_dataset
+    from edge_ad.presets.presets import PRESETS
     from edge_ad.training import train as module
 
     def train(data: Path, *, out: Path | None = None, options: Any, keep_finished: bool = False, **rest: Any) -> Path:

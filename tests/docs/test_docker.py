@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_ad.doctor.container import MOUNTS
+from edge_ad.system.machine import MOUNTS
 from tests.docs.documents import ROOT
 from tests.tools.loading import load_tool
 

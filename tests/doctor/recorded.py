@@ -8,8 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from edge_ad.doctor.machine import Machine
-from edge_ad.doctor.packages import Package
+from edge_ad.system.machine import Machine, Package
 
 BOARDS = Path(__file__).parents[1] / "fixtures" / "boards"
 GONE = Package(None, "ModuleNotFoundError: No module named 'it'")

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from edge_ad.doctor.examine import CHECKS, examine
-from edge_ad.doctor.finding import Finding, exit_code, lines, to_json, verdict
-from edge_ad.doctor.packages import Package
-from edge_ad.doctor.software import cuda
+from edge_ad.system.examine import CHECKS, examine
+from edge_ad.system.findings import Finding, exit_code, lines, to_json, verdict
+from edge_ad.system.machine import Package
+from edge_ad.system.software import cuda
 from tests.doctor.recorded import GONE, lay_out, workstation
 
 NANO, THOR = "orin_nano_jetpack6", "thor_jetpack7"

@@ -10,10 +10,8 @@ from pathlib import Path
 import pytest
 
 from edge_ad.cli.app import main
-from edge_ad.doctor import packages
-from edge_ad.doctor.clock_state import kernel_clock
-from edge_ad.doctor.machine import Machine
-from edge_ad.doctor.packages import Package, probe
+from edge_ad.system import machine as packages
+from edge_ad.system.machine import Machine, Package, kernel_clock, probe
 
 
 def test_the_command_tells_the_truth_of_this_machine(

@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from edge_ad.doctor.machine import Machine
-from edge_ad.doctor.packages import Package
-from edge_ad.doctor.service_view import UNIT, service_view, transient
-from edge_ad.service.devices import device_access
-from edge_ad.service.unit import make_unit
+from edge_ad.system.devices import device_access
+from edge_ad.system.machine import Machine, Package
+from edge_ad.system.service import make_unit
+from edge_ad.system.service_view import UNIT, service_view, transient
 from tests.doctor.recorded import lay_out
 from tests.service.test_unit import someone
 

@@ -13,14 +13,12 @@ import numpy as np
 import pytest
 
 from edge_ad.cli.app import main
-from edge_ad.doctor import attempt as attempts
-from edge_ad.doctor import tries
-from edge_ad.doctor.attempt import attempt
-from edge_ad.doctor.machine import Machine
-from edge_ad.doctor.packages import Package
-from edge_ad.doctor.trial import TRIALS, outcome, trial_graph
-from edge_ad.doctor.tries import CameraTarget, camera_targets, try_backends, try_cameras
 from edge_ad.errors import BadInput
+from edge_ad.system import tries
+from edge_ad.system import tries as attempts
+from edge_ad.system.machine import Machine, Package
+from edge_ad.system.trial import TRIALS, outcome, trial_graph
+from edge_ad.system.tries import CameraTarget, attempt, camera_targets, try_backends, try_cameras
 from tests.camera.test_gstreamer import LAUNCHER, TEST
 from tests.camera.test_pipeline_end import stand_in
 from tests.doctor.recorded import GONE, lay_out, workstation
@@ -59,7 +57,7 @@ def test_an_opencv_that_imports_and_cannot_do_its_work_is_no_longer_ok(
 
 def test_the_graph_of_the_trial_is_one_that_tensorrt_takes() -> None:
     pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX, which compiles without a GPU, is not installed")
-    from edge_ad.engines.tensorrt_build import compile_check
+    from edge_ad.engines.tensorrt.build import compile_check
 
     assert compile_check(trial_graph(), name="trial") > 0
 
@@ -125,7 +123,7 @@ def zombie(number: str) -> bool:
 def test_credentials_of_a_camera_are_in_no_process_list() -> None:
     said = 'printf \'{"ok": true, "found": "%s", "code": 0, "facts": {}}\\n\' "$*"'
     done = attempt("camera", "rtsp://user:hunter2@10.0.0.1/", prefix=shell(said))
-    assert "edge_ad.doctor.trial camera" in done.found
+    assert "edge_ad.system.trial camera" in done.found
     assert "hunter2" not in done.found
 
 
@@ -203,8 +201,8 @@ def test_the_command_takes_a_frame_of_the_cameras_of_the_station(
 
 
 def test_the_report_holds_what_one_wants_to_know_of_a_board(tmp_path: Path) -> None:
-    from edge_ad.doctor.examine import examine
-    from edge_ad.doctor.report import report
+    from edge_ad.system.examine import examine
+    from edge_ad.system.facts import report
 
     machine = lay_out("orin_nano_jetpack6", tmp_path)
     record = report(machine, examine(machine), [])
@@ -234,7 +232,7 @@ def test_every_trial_ends_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(target: str) -> tuple[str, dict[str, object]]:
         raise RuntimeError("two\nlines")
 
-    monkeypatch.setattr("edge_ad.doctor.trial.TRIALS", {**TRIALS, "gpu": refused, "camera": broken})
+    monkeypatch.setattr("edge_ad.system.trial.TRIALS", {**TRIALS, "gpu": refused, "camera": broken})
     assert outcome("gpu", "") == {"ok": False, "found": "too old", "code": 2, "facts": {}}
     assert outcome("camera", "") == {"ok": False, "found": "RuntimeError: two lines", "code": 3, "facts": {}}
     monkeypatch.setitem(sys.modules, "onnxruntime", None)

@@ -12,9 +12,9 @@ import pytest
 
 from edge_ad.bundle import Bundle, open_bundle, write_bundle
 from edge_ad.cli.app import main
-from edge_ad.engines import artefacts
-from edge_ad.engines.adopt import adopt
-from edge_ad.engines.build import build
+from edge_ad.deployment.build import build
+from edge_ad.deployment.recalibration import adopt
+from edge_ad.engines import engine_store
 from edge_ad.engines.selection import open_pipeline
 from tests.fixtures.fake_gpu import fake_gpu
 from tests.fixtures.tiny_bundle import make_tiny_bundle, tiny_image
@@ -39,7 +39,7 @@ def child_of(parent: Bundle, std: float = 1.0, **changes: Any) -> Bundle:
 def test_the_parents_engine_runs_the_child(parent: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
     child = child_of(parent)
     assert adopt(parent.path, child) == "engine: onnxruntime fp16 of the parent, proven again on 6 golden images"
-    assert artefacts.current(child) == artefacts.Current("onnxruntime", "fp16")
+    assert engine_store.current(child) == engine_store.Current("onnxruntime", "fp16")
     with open_pipeline(child) as pipeline, open_pipeline(parent) as before:
         assert pipeline.precision == "fp16"
         assert pipeline.infer(tiny_image(1)).score != before.infer(tiny_image(1)).score
@@ -52,7 +52,7 @@ def test_the_proof_is_made_in_the_childs_units(parent: Bundle) -> None:
     told = adopt(parent.path, child)
     assert told is not None
     assert "too far from the reference in the new scores); run `edge-ad build-engine`" in told
-    assert not artefacts.engines_folder(child.path).exists()
+    assert not engine_store.engines_folder(child.path).exists()
 
 
 def test_other_graphs_are_another_engine(parent: Bundle, tmp_path: Path) -> None:
@@ -60,7 +60,7 @@ def test_other_graphs_are_another_engine(parent: Bundle, tmp_path: Path) -> None
     told = adopt(parent.path, other)
     assert told is not None
     assert "was not made from the graph 'teacher'" in told
-    assert not artefacts.engines_folder(other.path).exists()
+    assert not engine_store.engines_folder(other.path).exists()
 
 
 def test_a_parent_without_an_engine(tmp_path: Path) -> None:
@@ -69,13 +69,13 @@ def test_a_parent_without_an_engine(tmp_path: Path) -> None:
 
 
 def test_a_damaged_engine_is_not_taken_over(parent: Bundle) -> None:
-    path = artefacts.engine_folder(parent.path, "onnxruntime", "fp16") / "lavit.onnx"
+    path = engine_store.engine_folder(parent.path, "onnxruntime", "fp16") / "lavit.onnx"
     path.write_bytes(path.read_bytes()[:-1])
     child = child_of(parent)
     told = adopt(parent.path, child)
     assert told is not None
     assert "is not the file that build-engine wrote" in told
-    assert not artefacts.engines_folder(child.path).exists()
+    assert not engine_store.engines_folder(child.path).exists()
 
 
 def test_engines_of_tensorrt(parent: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,7 +88,7 @@ def test_engines_of_tensorrt(parent: Bundle, tmp_path: Path, monkeypatch: pytest
         child = child_of(parent)
         assert adopt(parent.path, child) == "engine: tensorrt fp16 of the parent, proven again on 6 golden images"
         assert not trt.built
-        assert artefacts.current(child) == artefacts.Current("tensorrt", "fp16")
+        assert engine_store.current(child) == engine_store.Current("tensorrt", "fp16")
 
 
 def test_the_command(parent: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -99,4 +99,4 @@ def test_the_command(parent: Bundle, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert main(["recalibrate", str(parent.path), str(tmp_path / "goods")]) == 0
     printed = capsys.readouterr().out.splitlines()
     assert printed[-2] == "engine: onnxruntime fp16 of the parent, proven again on 6 golden images"
-    assert artefacts.current(open_bundle(printed[-1])) == artefacts.Current("onnxruntime", "fp16")
+    assert engine_store.current(open_bundle(printed[-1])) == engine_store.Current("onnxruntime", "fp16")

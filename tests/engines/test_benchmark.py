@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from edge_ad.bundle import Bundle
+from edge_ad.deployment.derive import derive
 from edge_ad.engines.benchmark import benchmark, peak_rss_mb, quantiles, slower
-from edge_ad.engines.derive import derive
 from edge_ad.engines.pipeline import Pipeline
 from edge_ad.errors import BadInput
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_ad.engines.board import machine
+from edge_ad.utils.board import machine
 
 EPYC = """processor\t: 0
 model name\t: AMD EPYC

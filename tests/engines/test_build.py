@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from edge_ad.bundle import Bundle, open_bundle, write_bundle
-from edge_ad.engines import artefacts, parity
-from edge_ad.engines.build import build
-from edge_ad.engines.derive import derive
+from edge_ad.deployment.build import build
+from edge_ad.deployment.derive import derive
+from edge_ad.engines import engine_store, parity
 from edge_ad.engines.onnxruntime import OrtBackend
 from edge_ad.engines.parity import compare
 from edge_ad.engines.pipeline import Pipeline
@@ -44,7 +44,7 @@ def test_fp16_is_accepted_and_becomes_current(tmp_path: Path, preset: str) -> No
     assert 0 < report.parity.badness <= 1
     assert report.precisions == {name: "fp32" if name == "fusion" else "fp16" for name in bundle.graphs}
     assert set(report.latency_ms) == {"fp32", "fp16"}
-    assert artefacts.current(bundle) == artefacts.Current("onnxruntime", "fp16")
+    assert engine_store.current(bundle) == engine_store.Current("onnxruntime", "fp16")
     with Pipeline(bundle, precision="fp16", threads=1) as half, Pipeline(bundle, threads=1) as full:
         for image in (tiny_image(1), tiny_image(2, blob=True)):
             a, b = half.infer(image), full.infer(image)
@@ -69,7 +69,7 @@ def test_fp32_runs_the_graphs_of_the_bundle(bundle: Bundle) -> None:
     report = build(bundle, "fp32", threads=1)
     assert report.refusal is None
     assert report.parity.badness < 0.2
-    assert artefacts.current(bundle) == artefacts.Current("onnxruntime", "fp32")
+    assert engine_store.current(bundle) == engine_store.Current("onnxruntime", "fp32")
     assert [path.name for path in Path(f"{bundle.path}.engines/onnxruntime-fp32").iterdir()] == ["signature.json"]
 
 
@@ -90,7 +90,7 @@ def test_a_refusal_leaves_the_current_engine(tmp_path: Path) -> None:
     bundle = bundle_with(tmp_path, gain=OVERFLOW)
     assert build(bundle, "fp32", threads=1).refusal is None
     assert build(bundle, "fp16", threads=1).refusal is not None
-    assert artefacts.current(bundle) == artefacts.Current("onnxruntime", "fp32")
+    assert engine_store.current(bundle) == engine_store.Current("onnxruntime", "fp32")
 
 
 def test_the_pass_that_is_at_fault_is_the_one_named(tmp_path: Path) -> None:
@@ -195,9 +195,9 @@ def test_an_engine_of_another_bundle_is_refused(bundle: Bundle) -> None:
     build(bundle, "fp16", threads=1)
     changed = open_bundle(make_tiny_bundle(bundle.path, seed=1))
     with pytest.raises(BadInput, match=r"another bundle.*rebuild"):
-        artefacts.current(changed)
+        engine_store.current(changed)
     with pytest.raises(BadInput, match=r"not made from the graph 'teacher'.*rebuild"):
-        artefacts.load(changed, OrtBackend(1), "fp16", ["teacher"])
+        engine_store.load(changed, OrtBackend(1), "fp16", ["teacher"])
 
 
 def test_a_folder_that_cannot_be_written(bundle: Bundle) -> None:

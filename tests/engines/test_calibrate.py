@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 from edge_ad.bundle import open_bundle
 from edge_ad.cli.app import main
-from edge_ad.engines.calibrate import CalibrateOptions, calibrate
-from edge_ad.engines.int8 import derive_int8, measuring_backend, recipe_of
+from edge_ad.deployment.calibrate import CalibrateOptions, calibrate
+from edge_ad.deployment.int8 import derive_int8, measuring_backend, recipe_of
+from edge_ad.deployment.precision_search import CORRECTED
+from edge_ad.deployment.recalibration import recalibrate
+from edge_ad.deployment.validation_images import spread
 from edge_ad.engines.pipeline import Pipeline
-from edge_ad.engines.proof import spread
-from edge_ad.engines.search import CORRECTED
 from edge_ad.errors import BadInput
-from edge_ad.recalibration import recalibrate
 from tests.fixtures.calibrated import make_calibrated
 from tests.fixtures.tiny_bundle import make_tiny_bundle, tiny_image
 

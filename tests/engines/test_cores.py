@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_ad.engines.cores import physical_cores
+from edge_ad.engines.onnxruntime import physical_cores
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the topology is read on Linux only")
 

@@ -14,9 +14,10 @@ import pytest
 
 from edge_ad.bundle import Bundle, open_bundle
 from edge_ad.cli.app import main
-from edge_ad.engines import artefacts, cuda
+from edge_ad.engines import engine_store
 from edge_ad.engines.selection import open_pipeline
-from edge_ad.engines.tensorrt import TrtBackend
+from edge_ad.engines.tensorrt import cuda
+from edge_ad.engines.tensorrt.backend import TrtBackend
 from edge_ad.errors import DeviceFault
 from tests.fixtures.fake_gpu import FakeGpu, fake_gpu
 from tests.fixtures.tiny_bundle import make_tiny_bundle, tiny_image
@@ -59,8 +60,8 @@ def station(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def store(bundle: Bundle) -> None:
     backend = TrtBackend()
-    artefacts.store(bundle, backend, "fp16", {name: bundle.graph(name) for name in bundle.graphs})
-    artefacts.make_current(bundle, "tensorrt", "fp16")
+    engine_store.store(bundle, backend, "fp16", {name: bundle.graph(name) for name in bundle.graphs})
+    engine_store.make_current(bundle, "tensorrt", "fp16")
 
 
 @pytest.fixture

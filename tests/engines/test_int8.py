@@ -17,14 +17,14 @@ from edge_ad.bundle import Bundle, Quantisation, open_bundle, write_bundle
 from edge_ad.cli.app import main
 from edge_ad.cli.build_engine import describe
 from edge_ad.data.images import Image
-from edge_ad.engines import artefacts
-from edge_ad.engines.build import Int8Options, build
-from edge_ad.engines.derive import check_compiles, derive, typed_graphs
-from edge_ad.engines.gate import measure_gate
-from edge_ad.engines.int8 import derive_int8, measuring_backend, recipe_of
+from edge_ad.deployment.build import Int8Options, build
+from edge_ad.deployment.derive import check_compiles, derive, typed_graphs
+from edge_ad.deployment.gate import measure_gate
+from edge_ad.deployment.int8 import derive_int8, measuring_backend, recipe_of
+from edge_ad.deployment.partial_pipeline import Staged
+from edge_ad.engines import engine_store
 from edge_ad.engines.onnxruntime import OrtBackend
 from edge_ad.engines.pipeline import Pipeline
-from edge_ad.engines.staged import Staged
 from edge_ad.errors import BadInput
 from tests.fixtures.calibrated import make_calibrated
 from tests.fixtures.tiny_bundle import make_tiny_bundle, tiny_image
@@ -69,7 +69,7 @@ def test_int8_is_accepted_and_becomes_current(calibrated: Path) -> None:
     assert [row.branch for row in report.gate.losses["proof"].rows] == [*bundle.statistics.active, "score"]
     assert report.precisions["fusion"] == "fp32"
     assert report.precisions["lavit"] == "int8"
-    assert artefacts.current(bundle) == artefacts.Current("onnxruntime", "int8")
+    assert engine_store.current(bundle) == engine_store.Current("onnxruntime", "int8")
     with Pipeline(bundle, precision="int8", threads=1) as small, Pipeline(bundle, threads=1) as full:
         a, b = (pipeline.infer(tiny_image(1)) for pipeline in (small, full))
         assert a.score == pytest.approx(b.score, abs=0.1)
@@ -231,12 +231,12 @@ def test_a_bundle_is_not_written_with_broken_quantisation(
 
 def test_parts_of_calibration_come_together(calibrated: Path, tmp_path: Path) -> None:
     assert isinstance(open_bundle(calibrated).quantisation, Quantisation)
-    from edge_ad.bundle import manifest
+    from edge_ad.bundle import contents
 
     held = json.loads(json.dumps(open_bundle(calibrated).manifest))
     del held["members"]["ranges.json"]
     with pytest.raises(BadInput, match="does not list 'ranges.json'"):
-        manifest.check_manifest(held, "b")
+        contents.check_manifest(held, "b")
 
 
 @pytest.mark.slow

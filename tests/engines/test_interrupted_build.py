@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from edge_ad.bundle import open_bundle
-from edge_ad.engines import artefacts
+from edge_ad.engines import engine_store
 from tests.fixtures.tiny_bundle import make_tiny_bundle
 
 pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is made for x86-64 alone")
@@ -51,7 +51,7 @@ def test_killed_while_storing(path: Path) -> None:
     lines = told.splitlines()
     assert lines[-1] == "stored 5"
     assert int(lines[-2].split()[1]) > 0
-    folder = artefacts.engines_folder(path)
+    folder = engine_store.engines_folder(path)
     assert {entry.name for entry in folder.iterdir()} == {"current.json", "tensorrt-fp16"}
     suffixes = {entry.suffix for entry in (folder / "tensorrt-fp16").iterdir()}
     assert suffixes == {".engine", ".json"}

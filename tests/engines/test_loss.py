@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edge_ad.engines.gate import Gate
-from edge_ad.engines.loss import loss, weighted_error
-from edge_ad.engines.proof import jitter, make_proof, spread
+from edge_ad.deployment.gate import Gate
+from edge_ad.deployment.loss import loss, weighted_error
+from edge_ad.deployment.validation_images import jitter, make_proof, spread
 from edge_ad.scoring import Statistics, Thresholds
 from tests.fixtures.tiny_bundle import tiny_image
 

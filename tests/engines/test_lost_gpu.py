@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from edge_ad.bundle import open_bundle
-from edge_ad.engines import artefacts
-from edge_ad.engines.tensorrt import TrtBackend
+from edge_ad.engines import engine_store
+from edge_ad.engines.tensorrt.backend import TrtBackend
 from tests.camera.pictures import write_image
 from tests.fixtures.fake_gpu import fake_gpu
 from tests.fixtures.tiny_bundle import make_tiny_bundle, tiny_image
@@ -32,8 +32,8 @@ def station(tmp_path_factory: pytest.TempPathFactory) -> Path:
     patch = pytest.MonkeyPatch()
     with patch.context() as patched, fake_gpu(patched):
         backend = TrtBackend()
-        artefacts.store(bundle, backend, "fp16", {name: bundle.graph(name) for name in bundle.graphs})
-        artefacts.make_current(bundle, "tensorrt", "fp16")
+        engine_store.store(bundle, backend, "fp16", {name: bundle.graph(name) for name in bundle.graphs})
+        engine_store.make_current(bundle, "tensorrt", "fp16")
         backend.close()
     (folder / "pictures").mkdir()
     for number in range(FRAMES):

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from edge_ad.bundle import Bundle, open_bundle, write_bundle
+from edge_ad.bundle.graphs import computed_branches, needed_graphs
 from edge_ad.engines.pipeline import Pipeline
 from edge_ad.engines.protocol import Tensor
-from edge_ad.engines.wiring import computed_branches, needed_graphs
 from edge_ad.errors import BadInput, DeviceFault
 from edge_ad.scoring import BRANCHES, fuse
 from tests.fixtures.tiny_bundle import Reference, make_tiny_bundle, tiny_contents, tiny_image

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from edge_ad.bundle import Bundle, open_bundle
-from edge_ad.engines.artefacts import Current, engines_folder
-from edge_ad.engines.board import is_jetson
-from edge_ad.engines.build import build
+from edge_ad.deployment.build import build
+from edge_ad.engines.engine_store import Current, engines_folder
 from edge_ad.engines.selection import choose, open_pipeline
 from edge_ad.errors import BadInput
+from edge_ad.utils.board import is_jetson
 from tests.fixtures.tiny_bundle import make_tiny_bundle, tiny_image
 
 

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from edge_ad.bundle import Bundle, open_bundle
-from edge_ad.engines import artefacts, signature
+from edge_ad.engines import engine_store
 from edge_ad.engines.pipeline import Pipeline
 from edge_ad.engines.selection import open_pipeline
-from edge_ad.engines.tensorrt import TrtBackend
+from edge_ad.engines.tensorrt.backend import TrtBackend
 from edge_ad.errors import BadInput
 from tests.fixtures.fake_gpu import FakeGpu, fake_gpu
 from tests.fixtures.tiny_bundle import make_tiny_bundle
@@ -31,8 +31,8 @@ def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with patch.context() as patched, fake_gpu(patched):
         bundle = open_bundle(path)
         backend = TrtBackend()
-        artefacts.store(bundle, backend, "fp16", {name: bundle.graph(name) for name in bundle.graphs}, ["lavit"])
-        artefacts.make_current(bundle, "tensorrt", "fp16")
+        engine_store.store(bundle, backend, "fp16", {name: bundle.graph(name) for name in bundle.graphs}, ["lavit"])
+        engine_store.make_current(bundle, "tensorrt", "fp16")
     return path
 
 
@@ -49,7 +49,7 @@ def copied(ready: Path, tmp_path: Path) -> Bundle:
 
 
 def signature_of(bundle: Bundle) -> Path:
-    return artefacts.engine_folder(bundle.path, "tensorrt", "fp16") / signature.FILE
+    return engine_store.engine_folder(bundle.path, "tensorrt", "fp16") / engine_store.FILE
 
 
 def leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -101,14 +101,14 @@ def test_every_changed_field_is_refused_before_anything_is_loaded(copied: Bundle
         forged = changed(held, field)
         texts = [json.dumps(forged, indent=1) + "\n"]
         if field[0] not in ("seal", "kept_fp32"):
-            texts.append(signature.to_text(forged))
+            texts.append(engine_store.to_text(forged))
         for text in texts:
             path.write_text(text)
             with pytest.raises(BadInput, match="rebuild with `edge-ad build-engine --fp16`"):
                 open_pipeline(copied)
     for field in held:
         path.write_text(
-            signature.to_text({key: value for key, value in held.items() if key != field and key != "seal"})
+            engine_store.to_text({key: value for key, value in held.items() if key != field and key != "seal"})
         )
         if field not in ("seal", "kept_fp32"):
             with pytest.raises(BadInput, match="rebuild with"):
@@ -122,7 +122,7 @@ def test_every_changed_field_is_refused_before_anything_is_loaded(copied: Bundle
 )
 def test_a_foreign_engine_is_told_by_what_differs(copied: Bundle, gpu: FakeGpu, field: str, found: str, here: str) -> None:
     path = signature_of(copied)
-    path.write_text(signature.to_text(json.loads(path.read_text()) | {field: found}))
+    path.write_text(engine_store.to_text(json.loads(path.read_text()) | {field: found}))
     with pytest.raises(BadInput, match=f"was made for {field} '{found}', but here it is '{here}'; rebuild"):
         open_pipeline(copied)
     assert gpu.trt.loaded == 0
@@ -149,8 +149,8 @@ def damage(data: bytes, rng: random.Random) -> bytes:
 def test_randomly_damaged_files_are_never_loaded(copied: Bundle, gpu: FakeGpu) -> None:
     """Engines, their signatures, the choice of the engine and the bundle: refused in one sentence, 200 times."""
     rng = random.Random(6)
-    folder = artefacts.engine_folder(copied.path, "tensorrt", "fp16")
-    current = artefacts.engines_folder(copied.path) / "current.json"
+    folder = engine_store.engine_folder(copied.path, "tensorrt", "fp16")
+    current = engine_store.engines_folder(copied.path) / "current.json"
     files = [*sorted(folder.iterdir()), current, copied.path]
     held = {path: path.read_bytes() for path in files}
     for _ in range(TIMES):
@@ -181,11 +181,11 @@ def _same(path: Path, data: bytes) -> bool:
 
 
 def test_the_same_of_onnxruntime(tmp_path: Path) -> None:
-    from edge_ad.engines.build import build
+    from edge_ad.deployment.build import build
 
     bundle = open_bundle(make_tiny_bundle(tmp_path / "tiny.edgead"))
     build(bundle, "fp16", threads=1)
-    path = artefacts.engine_folder(bundle.path, "onnxruntime", "fp16") / signature.FILE
+    path = engine_store.engine_folder(bundle.path, "onnxruntime", "fp16") / engine_store.FILE
     held = json.loads(path.read_text())
     assert list(held["machine"]) == ["system", "architecture", "processor", "instructions"]
     for field in leaves(held):

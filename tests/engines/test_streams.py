@@ -9,11 +9,10 @@ import pytest
 from numpy.typing import NDArray
 
 from edge_ad.bundle import Bundle
-from edge_ad.engines import streams as module
+from edge_ad.engines import selection as module
 from edge_ad.engines.onnxruntime import OrtEngine
 from edge_ad.engines.pipeline import Inference, Pipeline
-from edge_ad.engines.selection import open_pipelines
-from edge_ad.engines.streams import Streams, shared_backend
+from edge_ad.engines.selection import Streams, open_pipelines, shared_backend
 from edge_ad.errors import BadInput
 from tests.fixtures.tiny_bundle import tiny_image
 from tests.inspection.line import Arithmetic

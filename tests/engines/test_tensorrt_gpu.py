@@ -20,16 +20,18 @@ import pytest
 
 from edge_ad.bundle import Bundle, open_bundle
 from edge_ad.cli.app import main
-from edge_ad.engines import artefacts, cuda_graph, maker, tensorrt_frame
+from edge_ad.deployment import build as maker
+from edge_ad.deployment.build import build
+from edge_ad.engines import engine_store
 from edge_ad.engines.benchmark import benchmark
-from edge_ad.engines.build import build
-from edge_ad.engines.cuda import Device
 from edge_ad.engines.pipeline import Pipeline
 from edge_ad.engines.protocol import TensorSpec
 from edge_ad.engines.selection import open_pipeline
-from edge_ad.engines.tensorrt import TrtBackend, TrtEngine
-from edge_ad.engines.tensorrt_build import _nodes_of, free_memory
-from edge_ad.engines.timing_cache import TimingCache
+from edge_ad.engines.tensorrt import frame as cuda_graph
+from edge_ad.engines.tensorrt import frame as tensorrt_frame
+from edge_ad.engines.tensorrt.backend import TrtBackend, TrtEngine
+from edge_ad.engines.tensorrt.build import TimingCache, _nodes_of, free_memory
+from edge_ad.engines.tensorrt.cuda import Device
 from edge_ad.errors import BadInput, DeviceFault
 from tests.fixtures.fake_gpu import NOT_CAPTURED, FakeGpu, fake_gpu
 from tests.fixtures.tiny_bundle import make_tiny_bundle, tiny_image
@@ -396,7 +398,7 @@ def test_build_prove_store_and_run(
         held = json.loads((folder / "signature.json").read_text())
         assert (held["backend_version"], held["sm"], held["cuda"]) == (version, "8.7", "12.6")
         bundle = open_bundle(path)
-        assert artefacts.current(bundle) == artefacts.Current("tensorrt", "fp16")
+        assert engine_store.current(bundle) == engine_store.Current("tensorrt", "fp16")
         with open_pipeline(bundle) as pipeline:
             assert pipeline.backend.name == "tensorrt"
             pipeline.infer(tiny_image(0))
@@ -427,7 +429,7 @@ def _inputs(data: bytes) -> Any:
 
 def test_weak_typing_holds_what_is_delicate_in_fp32(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     """What an FP16 cast leaves alone must be held by hand where types are flags."""
-    from edge_ad.engines.derive import compile_typed, typed_graphs
+    from edge_ad.deployment.derive import compile_typed, typed_graphs
 
     with fake_gpu(monkeypatch, "10.3.0") as gpu:
         trt: Any = gpu.trt

@@ -16,8 +16,8 @@ import pytest
 
 from edge_ad.bundle import open_bundle
 from edge_ad.cli.app import main
-from edge_ad.engines import artefacts
-from edge_ad.engines.tensorrt import TrtBackend
+from edge_ad.engines import engine_store
+from edge_ad.engines.tensorrt.backend import TrtBackend
 from tests.fixtures.fake_gpu import FakeGpu, fake_gpu
 from tests.fixtures.tiny_bundle import make_tiny_bundle
 
@@ -111,8 +111,8 @@ def test_an_engine_that_cannot_run(
 ) -> None:
     with fake_gpu(monkeypatch) as gpu:
         bundle = open_bundle(station / "tiny.edgead")
-        folder = artefacts.store(bundle, TrtBackend(), "fp16", {name: bundle.graph(name) for name in bundle.graphs})
-        artefacts.make_current(bundle, "tensorrt", "fp16")
+        folder = engine_store.store(bundle, TrtBackend(), "fp16", {name: bundle.graph(name) for name in bundle.graphs})
+        engine_store.make_current(bundle, "tensorrt", "fp16")
         change(folder, gpu)
         refused(RUN, code, told, capsys)
 

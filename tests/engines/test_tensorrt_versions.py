@@ -15,13 +15,13 @@ from typing import Any
 
 import pytest
 
-from edge_ad.engines import tensorrt_versions as versions
 from edge_ad.engines.backends import default_backend
-from edge_ad.engines.board import board, l4t
-from edge_ad.engines.tensorrt_build import LEAST_FREE, WORKSPACE, free_memory, workspace
-from edge_ad.engines.tensorrt_log import logger_for, reason
-from edge_ad.engines.tensorrt_progress import Phases, Progress, run_interruptibly, told_seconds
+from edge_ad.engines.tensorrt import versions
+from edge_ad.engines.tensorrt.build import LEAST_FREE, WORKSPACE, free_memory, workspace
+from edge_ad.engines.tensorrt.log import logger_for, reason
+from edge_ad.engines.tensorrt.progress import Phases, Progress, run_interruptibly, told_seconds
 from edge_ad.errors import BadInput, DeviceFault
+from edge_ad.utils.board import board, l4t
 from tests.fixtures.tensorrt_double import make_tensorrt
 
 HERE = f"python{sys.version_info.major}.{sys.version_info.minor}"

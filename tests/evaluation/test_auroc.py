@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_ad.evaluation.auroc import auroc, recall_at, roc_curve
+from edge_ad.scoring.auroc import auroc, recall_at, roc_curve
 
 SCORES = st.lists(st.integers(-5, 5).map(float), min_size=1, max_size=30)
 

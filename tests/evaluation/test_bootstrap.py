@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edge_ad.evaluation.bootstrap import auroc_difference, auroc_interval
+from edge_ad.scoring.auroc import auroc_difference, auroc_interval
 
 
 def test_the_interval_is_seeded_and_holds_the_value() -> None:
@@ -60,7 +60,7 @@ def test_large_tables_are_taken_in_parts(monkeypatch: pytest.MonkeyPatch) -> Non
     rng = np.random.default_rng(3)
     goods, anomalies = rng.normal(0, 1, 30), rng.normal(1, 1, 40)
     whole = auroc_interval(goods, anomalies)
-    monkeypatch.setattr("edge_ad.evaluation.bootstrap._CELLS", 100)
+    monkeypatch.setattr("edge_ad.scoring.auroc._CELLS", 100)
     parts = auroc_interval(goods, anomalies)
     assert whole is not None
     assert parts is not None

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edge_ad.data.datasets import TestItem
 from edge_ad.data.images import Image
-from edge_ad.data.layouts import TestItem
-from edge_ad.evaluation.drift import DISTURBANCES, GOODS, blur, brighten, drift, shift
+from edge_ad.evaluation.robustness import DISTURBANCES, GOODS, blur, brighten, drift, shift
 from edge_ad.evaluation.scores import TestScores, judge_all
 from edge_ad.scoring import Thresholds
 from tests.data.folders import save

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge_ad.data.layouts import TestItem
+from edge_ad.data.datasets import TestItem
 from edge_ad.evaluation.evaluate import mean_figures
 from edge_ad.evaluation.figures import above, image_figures, spro_figures, subset_score
 from edge_ad.evaluation.scores import TestScores

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge_ad.data.layouts import Saturation, TestItem
+from edge_ad.data.datasets import Saturation, TestItem
 from edge_ad.errors import BadInput
-from edge_ad.evaluation.masks import read_channels, saturated_area
+from edge_ad.evaluation.figures import read_channels, saturated_area
 from tests.data.folders import save
 
 CONFIG = {254: Saturation(30.0, False), 255: Saturation(0.5, True)}

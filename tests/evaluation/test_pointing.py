@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
-from edge_ad.data.layouts import TestItem
-from edge_ad.evaluation.pointing import logic_figures, mass_factor, suspect_masks, union
+from edge_ad.data.datasets import TestItem
+from edge_ad.evaluation.figures import logic_figures, mass_factor, suspect_masks, union
 from edge_ad.evaluation.scores import TestScores
 
 QUARTER = np.zeros((8, 8), bool)

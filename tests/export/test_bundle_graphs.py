@@ -7,12 +7,12 @@ import onnx
 import pytest
 import torch
 
-from calibration.half import to_half
-from edge_ad.engines.tensorrt_build import compile_check
-from edge_ad.export.bundle_graphs import FUSION_INPUTS, export_all
+from calibration.fp16 import to_half
+from edge_ad.engines.tensorrt.build import compile_check
+from edge_ad.export.graphs import FUSION_INPUTS, export_all
 from edge_ad.export.onnx_export import ExportedGraph
 from edge_ad.models.masking import mask_bank
-from edge_ad.presets import FAST, Preset
+from edge_ad.presets.presets import FAST, Preset
 from tests.data.folders import picture
 from tests.export.graph_facts import Facts, facts, first_steps, inner_shapes, readers_of
 from tests.fixtures.tiny_presets import TINY_PAPER, untrained

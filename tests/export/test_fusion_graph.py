@@ -9,10 +9,9 @@ import onnxruntime
 import pytest
 import torch
 
-from edge_ad.export.bundle_graphs import FUSION_INPUTS
-from edge_ad.export.graphs import FusionGraph
+from edge_ad.export.graphs import FUSION_INPUTS, FusionGraph
 from edge_ad.export.onnx_export import export_graph
-from edge_ad.presets import FusionSettings
+from edge_ad.presets.presets import FusionSettings
 
 WIDTH = 6
 PLAIN = FusionSettings()

@@ -7,15 +7,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from calibration import delicate
-from calibration.delicate import HEAVY
-from calibration.half import choose_half
+from calibration import precision_sensitive
+from calibration.fp16 import choose_half
+from calibration.graph_view import View
 from calibration.placement import operators
-from calibration.view import View
+from calibration.precision_sensitive import HEAVY
 from edge_ad.export.graphs import TokenizerGraph
 from edge_ad.export.onnx_export import compare, export_graph
 from edge_ad.models.hvq import HvqTokenizer
-from edge_ad.models.settings import HvqSettings
+from edge_ad.presets.networks import HvqSettings
 
 PLAIN = HvqSettings(width=16, codes=32, heads=2, feed_forward=32, layers=2, dropout=0.0)
 
@@ -42,7 +42,7 @@ def test_the_graphs_of_a_soft_choice_hand_its_shares_over_and_keep_it_from_round
     exported = export_graph("tokenizer", TokenizerGraph(model), [tokens], ["tokens"], names)
     assert exported.relative_error < 1e-3
     products = [node for node in View(exported.model).graph.node if node.op_type in HEAVY]
-    kept = [View(exported.model).node(position).output[0] for position in delicate.distances(View(exported.model))]
+    kept = [View(exported.model).node(position).output[0] for position in precision_sensitive.distances(View(exported.model))]
     # Top and two levels: a product for the distances and one for the mix each.
     assert len([node for node in products if node.output[0] in kept]) == 6
 
@@ -58,6 +58,6 @@ def test_the_product_that_standardises_errors_stays_in_fp32() -> None:
     view = View(exported.model)
     (whitening,) = (i for i, node in enumerate(view.graph.node) if any("fp32_whitening" in name for name in node.input))
     assert view.node(whitening).op_type == "Conv"
-    assert delicate.asked(view) == {whitening}
+    assert precision_sensitive.asked(view) == {whitening}
     assert whitening not in [operator.position for operator in operators(view)]
     assert whitening not in choose_half(view)

@@ -9,7 +9,7 @@ from typing import Any
 
 from edge_ad.cli.app import main
 from edge_ad.engines.pipeline import Pipeline
-from edge_ad.supervision import leave
+from edge_ad.utils.supervision import leave
 
 _infer = Pipeline.infer
 

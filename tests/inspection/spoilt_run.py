@@ -19,7 +19,7 @@ from edge_ad.bundle import open_bundle
 from edge_ad.cli.app import main
 from edge_ad.engines.pipeline import Inference, Pipeline
 from edge_ad.scoring import Statistics, fuse
-from edge_ad.supervision import leave
+from edge_ad.utils.supervision import leave
 
 
 class Spoiler:

@@ -14,8 +14,8 @@ from edge_ad.bundle import Bundle, open_bundle
 from edge_ad.engines.pipeline import Inference, Pipeline
 from edge_ad.inspection.judge import Judge
 from edge_ad.inspection.loop import Loop
-from edge_ad.inspection.overhead import Still
 from edge_ad.inspection.settings import LoopSettings
+from edge_ad.inspection.throughput import Still
 from tests.fixtures.tiny_bundle import make_tiny_bundle, tiny_image
 
 

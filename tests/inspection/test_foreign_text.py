@@ -89,7 +89,7 @@ def test_a_byte_on_standard_input_that_is_no_utf8_is_part_of_an_id(station: Path
 
 
 def test_a_datagram_that_is_no_utf8_is_part_of_an_id(tmp_path: Path) -> None:
-    from edge_ad.inspection.parting import Calls
+    from edge_ad.inspection.part_tracking import Calls
     from edge_ad.inspection.triggers import TriggerAddress, open_trigger
 
     calls = Calls()

@@ -10,16 +10,15 @@ from pathlib import Path
 import pytest
 
 from edge_ad.inspection.alarm import AlarmRule
-from edge_ad.inspection.desk import Desk
+from edge_ad.inspection.alarm_manager import Desk
 from edge_ad.inspection.events import Event
-from edge_ad.inspection.evidence import Evidence
+from edge_ad.inspection.evidence import Evidence, StoreSink
 from edge_ad.inspection.judge import Judge
 from edge_ad.inspection.loop import Loop
-from edge_ad.inspection.record import StoreSink
 from edge_ad.inspection.settings import LoopSettings
 from edge_ad.inspection.sinks import CallSink
 from edge_ad.inspection.view import View
-from edge_ad.outputs.hold import Message
+from edge_ad.outputs.guard_state import Message
 from edge_ad.store import RecordSettings, Store
 from edge_ad.store.journal import files, parse
 from edge_ad.store.reader import Reader

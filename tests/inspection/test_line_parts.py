@@ -12,23 +12,32 @@ import numpy as np
 import pytest
 
 from edge_ad.bundle import open_bundle, write_bundle
-from edge_ad.camera.belt import SyntheticBelt
+from edge_ad.camera.capture_record import CameraRecord
 from edge_ad.camera.frames import BadFrame, End, Frame, Image, Read, SourceKind
 from edge_ad.camera.measure import measure_reference
-from edge_ad.camera.record import CameraRecord
 from edge_ad.camera.settings import CameraSettings
-from edge_ad.data.belt import Belt
-from edge_ad.data.tray import render_tray
+from edge_ad.camera.synthetic import SyntheticBelt
 from edge_ad.inspection.assembly import with_record
 from edge_ad.inspection.events import Event
 from edge_ad.inspection.judge import Judge, Judgement, middle
 from edge_ad.inspection.loop import Loop
-from edge_ad.inspection.parting import CalledParts, Calls, Judgeable, Parting, SeenParts, frames_of
-from edge_ad.inspection.parts import CycleState, PartReady, PartRule
+from edge_ad.inspection.part_tracking import (
+    CalledParts,
+    Calls,
+    CycleState,
+    Judgeable,
+    Parting,
+    PartReady,
+    PartRule,
+    SeenParts,
+    frames_of,
+)
 from edge_ad.inspection.presence import Eye, LikeGoods
 from edge_ad.inspection.settings import LoopSettings, PartSettings
 from edge_ad.inspection.sinks import CallSink
 from edge_ad.inspection.view import View
+from edge_ad.synthetic.belt import Belt
+from edge_ad.synthetic.tray import render_tray
 from tests.camera.pictures import noise
 from tests.fixtures.plain_bundle import plain_contents
 from tests.inspection.line import THRESHOLDS, WEIGHT, Arithmetic, Script, check_account, make_loop, run_loop

@@ -11,11 +11,10 @@ from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion
 
 from edge_ad.errors import BadInput
-from edge_ad.inspection import mqtt_trigger
-from edge_ad.inspection.parting import Calls
-from edge_ad.inspection.parts import Call
+from edge_ad.inspection import triggers as mqtt_trigger
+from edge_ad.inspection.part_tracking import Call, Calls
 from edge_ad.inspection.triggers import Trigger, open_trigger, parse_trigger
-from edge_ad.outputs.broker import PASSWORD, USER
+from edge_ad.outputs.mqtt import PASSWORD, USER
 from tests.fixtures.loopback import free_port, until
 from tests.fixtures.mosquitto import Mosquitto
 

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_ad.data.belt import Belt
-from edge_ad.data.tray import render_tray
 from edge_ad.errors import BadInput
-from edge_ad.inspection.parts import Call, PartRule, PartTracker, TriggerTracker
+from edge_ad.inspection.part_tracking import Call, PartRule, PartTracker, TriggerTracker
 from edge_ad.inspection.presence import Eye, LikeGoods, Matcher, Sight, UnlikeEmpty, difference, thumbnail
+from edge_ad.synthetic.belt import Belt
+from edge_ad.synthetic.tray import render_tray
 from tests.camera.pictures import noise
 
 SIZE = 96

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_ad.camera.ladder import Restarts
+from edge_ad.camera.live import Restarts
 from edge_ad.errors import DeviceFault
 from edge_ad.inspection.api import inspect
 from edge_ad.inspection.events import Event

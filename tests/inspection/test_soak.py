@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from edge_ad.bundle import open_bundle
-from edge_ad.camera.fault_plan import FAULTS, Episode
+from edge_ad.camera.faults import FAULTS, Episode
 from edge_ad.engines.pipeline import Pipeline
-from edge_ad.inspection.overhead import measure_overhead
+from edge_ad.inspection.throughput import measure_overhead
 from tests.camera.rtsp import server_missing
 from tests.fixtures.tiny_bundle import make_tiny_bundle
 from tools.soak import faults, line, trial

@@ -15,9 +15,9 @@ import pytest
 from numpy.typing import NDArray
 
 from edge_ad.cli.app import main
-from edge_ad.engines import streams as module
+from edge_ad.engines import selection as module
 from edge_ad.engines.pipeline import Inference
-from edge_ad.engines.streams import Streams
+from edge_ad.engines.selection import Streams
 from edge_ad.errors import DeviceFault
 from edge_ad.inspection.events import Event
 from edge_ad.inspection.judge import Judge

@@ -19,13 +19,13 @@ from edge_ad.camera.synthetic import SyntheticLine
 from edge_ad.cli.app import main
 from edge_ad.inspection import triggers
 from edge_ad.inspection.evidence import Evidence
-from edge_ad.inspection.mqtt_trigger import MqttTrigger
 from edge_ad.inspection.reload import Reloader
-from edge_ad.outputs.guard_link import GuardLink
+from edge_ad.inspection.triggers import MqttTrigger
+from edge_ad.outputs.dispatcher import Outlet
+from edge_ad.outputs.guard_client import GuardLink
 from edge_ad.outputs.opcua import OpcUaServer
-from edge_ad.outputs.outlet import Outlet
 from edge_ad.store import Store
-from edge_ad.store.keeper import Keeper
+from edge_ad.store.maintenance import Keeper
 from edge_ad.store.reader import EventFilter, Reader
 from edge_ad.web.link import WebLink
 from edge_ad.web.panel import Panel
@@ -146,7 +146,7 @@ def test_an_essential_thread_that_keeps_ending_ends_the_run(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("edge_ad.supervision.RESTART_PAUSE_S", 0.01)
+    monkeypatch.setattr("edge_ad.utils.supervision.RESTART_PAUSE_S", 0.01)
     if name == "_listen":  # the guard's outputs must open first
         real, calls = GuardLink._listen, []
 
@@ -216,7 +216,7 @@ def test_an_event_that_cannot_be_stored_holds_up_no_other(
 def test_health_and_metrics_show_a_thread_that_stays_away(
     station: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("edge_ad.supervision.RESTART_PAUSE_S", 0.01)
+    monkeypatch.setattr("edge_ad.utils.supervision.RESTART_PAUSE_S", 0.01)
     breaking(monkeypatch, Evidence, "_write", times=1000)
     port, seen = free_port(), {}
 

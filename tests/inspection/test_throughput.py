@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from edge_ad.bundle import Bundle
 from edge_ad.engines.pipeline import Inference, Pipeline
-from edge_ad.engines.streams import Streams
+from edge_ad.engines.selection import Streams
 from edge_ad.inspection import throughput
 from edge_ad.inspection.throughput import Minute, measure_streams, measure_throughput, soak
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from edge_ad.errors import BadInput
-from edge_ad.inspection.parting import Calls
+from edge_ad.inspection.part_tracking import Calls
 from edge_ad.inspection.triggers import TriggerAddress, open_trigger, parse_trigger
-from edge_ad.text import part_id
+from edge_ad.utils.text import part_id
 from tests.fixtures.loopback import until
 
 

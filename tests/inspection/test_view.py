@@ -13,8 +13,17 @@ from edge_ad.bundle import open_bundle
 from edge_ad.camera.frames import Frame
 from edge_ad.engines.pipeline import Inference, Pipeline
 from edge_ad.errors import BadInput
-from edge_ad.inspection.tiles import TileStatistics, combine, load_tiles, measure_tiles
-from edge_ad.inspection.view import Grid, Roi, View, parse_grid, parse_roi
+from edge_ad.inspection.view import (
+    Grid,
+    Roi,
+    TileStatistics,
+    View,
+    combine,
+    load_tiles,
+    measure_tiles,
+    parse_grid,
+    parse_roi,
+)
 from edge_ad.scoring import Thresholds
 from tests.camera.pictures import noise, write_image
 from tests.fixtures.plain_bundle import plain_contents

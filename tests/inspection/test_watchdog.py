@@ -11,8 +11,7 @@ import pytest
 from edge_ad.errors import DeviceFault
 from edge_ad.inspection.events import Event
 from edge_ad.inspection.judge import Judgement
-from edge_ad.inspection.notify import Notifier
-from edge_ad.inspection.watchdog import Watchdog, golden_test
+from edge_ad.inspection.watchdog import Notifier, Watchdog, golden_test
 from tests.inspection.line import Script
 from tests.inspection.manager import Manager
 

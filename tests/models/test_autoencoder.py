@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from edge_ad.models.autoencoder import AutoEncoder, published_sizes
+from edge_ad.models.efficientad import AutoEncoder, published_sizes
 
 # kernel, inputs, outputs: encoder, decoder with 384 teacher channels.
 ENCODER = [(4, 3, 32), (4, 32, 32), (4, 32, 64), (4, 64, 64), (4, 64, 64), (8, 64, 64)]

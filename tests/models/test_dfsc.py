@@ -11,10 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from edge_ad.models.dfsc import dfsc_loss
-from edge_ad.models.efficientad import EfficientAD, hard_loss
-from edge_ad.models.quantile import sampled_quantile
-from edge_ad.models.settings import DfscMode, DfscSettings, EfficientADSettings
+from edge_ad.models.efficientad import EfficientAD, dfsc_loss, hard_loss, sampled_quantile
+from edge_ad.presets.networks import DfscMode, DfscSettings, EfficientADSettings
 
 
 def pair(distances: list[float], shape: tuple[int, ...] = (1, 1, 2, 2)) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edge_ad.models.efficientnet_lite import EfficientNetLite, SameConv, blocks_of
-from edge_ad.presets import FAST
+from edge_ad.presets.presets import FAST
 from edge_ad.training.teacher import load_teacher
 
 BLOCKS = blocks_of("lite0")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from edge_ad.models.attention import Attention
 from edge_ad.models.hvq import DecoderLayer, EncoderLayer, HvqTokenizer, LearnedPositions, hvq_loss, transport_cost
-from edge_ad.models.settings import HvqSettings
+from edge_ad.presets.networks import HvqSettings
 
 SMALL = HvqSettings(width=8, codes=16, heads=2, feed_forward=12, dropout=0.0)
 GRID, CHANNELS = 4, 5

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from edge_ad.models.lavit import LaViT, batch_histograms, code_histograms, lavit_loss, logic_map
-from edge_ad.models.settings import LavitSettings
+from edge_ad.presets.networks import LavitSettings
 
 SMALL = LavitSettings(width=12, depth=3, heads=3, layer_scale=0.5, attention_dropout=0.0)
 GRID, CHANNELS, CODES = 4, 5, 7

@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from edge_ad.models.learning_pdn import LearningPdn
-from edge_ad.models.pdn import PatchDescriptionNetwork, PdnSize
+from edge_ad.models.pdn import LearningPdn, PatchDescriptionNetwork, PdnSize
 
 
 def used(size: PdnSize) -> LearningPdn:

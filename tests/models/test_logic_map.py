@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from edge_ad.evaluation.pointing import mass_factor
+from edge_ad.evaluation.figures import mass_factor
 from edge_ad.models.lavit import LaViT
 from edge_ad.models.masking import bank_of, block_mask
-from edge_ad.models.settings import LavitSettings, MaskSettings
+from edge_ad.presets.networks import LavitSettings, MaskSettings
 from edge_ad.training.device import Arithmetic
 from edge_ad.training.token_recipes import batch_histograms, lavit_loss, learn_cells
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from edge_ad.models.patch_features import PatchFeatures, projections
+from edge_ad.models.teachers import PatchFeatures, projections
 
 
 def step_by_step(layers: list[Tensor], per_layer: int, channels: int) -> Tensor:

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from edge_ad.models.summary import networks
-from edge_ad.presets import DEMO, FAST, PAPER, PAPER_M
+from edge_ad.models.build import networks
+from edge_ad.presets.presets import DEMO, FAST, PAPER, PAPER_M
 
 # kernel, outputs, side of the output for 256 pixels: EfficientAD's table of PDN-S, teacher.
 PDN_S = [(4, 128, 253), (4, 256, 123), (3, 256, 59), (4, 384, 56)]

@@ -13,10 +13,10 @@ import sys
 import threading
 import time
 
-from edge_ad.locks import Targets
-from edge_ad.outputs.guard_link import GuardLink
-from edge_ad.outputs.hold import Message
+from edge_ad.outputs.guard_client import GuardLink
+from edge_ad.outputs.guard_state import Message
 from edge_ad.outputs.targets import ADVICE, targets_of
+from edge_ad.utils.locks import Targets
 
 SHORTEST_S, LONGEST_S = 0.02, 0.6
 

@@ -11,8 +11,8 @@ import sys
 import threading
 import time
 
-from edge_ad.outputs.guard_link import GuardLink
-from edge_ad.outputs.hold import Message
+from edge_ad.outputs.guard_client import GuardLink
+from edge_ad.outputs.guard_state import Message
 
 
 def main() -> None:

@@ -9,8 +9,8 @@ import sys
 import time
 from pathlib import Path
 
-from edge_ad.outputs.guard_link import GuardLink
-from edge_ad.outputs.hold import Message
+from edge_ad.outputs.guard_client import GuardLink
+from edge_ad.outputs.guard_state import Message
 from edge_ad.outputs.opcua import OpcUaServer
 from edge_ad.outputs.payload import payload
 from edge_ad.outputs.webhook import Webhook

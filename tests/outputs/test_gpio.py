@@ -15,9 +15,7 @@ import pytest
 from edge_ad.errors import BadInput, DeviceFault
 from edge_ad.outputs.gpio import Gpio
 from edge_ad.outputs.jetson_gpio import JetsonGpio
-from edge_ad.outputs.lines import Lines
-from edge_ad.outputs.requests import Acknowledge, Lost, Released, Request, Trigger
-from edge_ad.outputs.standing import Standing
+from edge_ad.outputs.signals import Acknowledge, Lines, Lost, Released, Request, Standing, Trigger
 from tests.outputs.board import STANDIN, Board
 
 PINS = {"pass": 29, "fault": 31, "acknowledge": 33, "trigger": 35}

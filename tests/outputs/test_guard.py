@@ -17,8 +17,8 @@ import pytest
 from pymodbus.exceptions import ModbusException
 
 from edge_ad.errors import BadInput, DeviceFault
-from edge_ad.outputs.guard_link import GuardLink
-from edge_ad.outputs.hold import Message
+from edge_ad.outputs.guard_client import GuardLink
+from edge_ad.outputs.guard_state import Message
 from tests.fixtures.loopback import free_port, until
 from tests.outputs.peers import ReadingPlc, WrittenPlc
 

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 from pymodbus.exceptions import ModbusException
 
-from edge_ad.outputs.guard_link import GuardLink
-from edge_ad.outputs.hold import Message
+from edge_ad.outputs.guard_client import GuardLink
+from edge_ad.outputs.guard_state import Message
 from edge_ad.outputs.modbus_server import MOST_CLIENTS
 from tests.fixtures.loopback import free_port, until
 from tests.outputs.board import CHIP, Board

@@ -29,9 +29,9 @@ from hypothesis.stateful import (
 from edge_ad.outputs import gpio as gpio_channel
 from edge_ad.outputs.channels import parse_output
 from edge_ad.outputs.guard import REFRESH_S, Guard
-from edge_ad.outputs.hold import Hold
-from edge_ad.outputs.lines import text_registers
+from edge_ad.outputs.guard_state import Hold
 from edge_ad.outputs.modbus_codec import read_request, write_bits_request, write_registers_request
+from edge_ad.outputs.signals import text_registers
 from tests.outputs.board import FAULTS, STANDIN, Board
 
 HOLD_S = 0.5
@@ -277,7 +277,7 @@ class GuardMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.trigger == "modbus")
     @rule()
     def the_wire_is_cut(self) -> None:
-        from edge_ad.outputs.requests import Lost
+        from edge_ad.outputs.signals import Lost
 
         self.guard._request(Lost(), True)
         self.call = None

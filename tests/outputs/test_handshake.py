@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from edge_ad.outputs.guard_link import GuardLink
-from edge_ad.outputs.hold import Kind, Message
-from edge_ad.outputs.lines import BITS, registers_text
+from edge_ad.outputs.guard_client import GuardLink
+from edge_ad.outputs.guard_state import Kind, Message
+from edge_ad.outputs.signals import BITS, registers_text
 from tests.fixtures.loopback import free_port, until
 from tests.outputs.peers import ReadingPlc, WrittenPlc
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_ad.outputs.hold import Hold, Message
-from edge_ad.outputs.lines import REGISTERS, Lines, registers_text, text_registers
+from edge_ad.outputs.guard_state import Hold, Message
+from edge_ad.outputs.signals import REGISTERS, Lines, registers_text, text_registers
 
 HOLD = 0.5
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from edge_ad.outputs.guard_link import GuardLink
-from edge_ad.outputs.hold import Message
-from edge_ad.outputs.lines import registers_text, text_registers
+from edge_ad.outputs.guard_client import GuardLink
+from edge_ad.outputs.guard_state import Message
+from edge_ad.outputs.signals import registers_text, text_registers
 from tests.fixtures.loopback import free_port, until
 from tests.outputs.board import CHIP, Board
 from tests.outputs.peers import ReadingPlc, WrittenPlc

@@ -11,10 +11,9 @@ from typing import Any
 
 import pytest
 
-from edge_ad.outputs.lines import Lines, text_registers
 from edge_ad.outputs.modbus_client import ModbusClient
 from edge_ad.outputs.modbus_server import ModbusServer
-from edge_ad.outputs.requests import Acknowledge, Edges, Request, Trigger
+from edge_ad.outputs.signals import Acknowledge, Edges, Lines, Request, Trigger, text_registers
 from tests.fixtures.loopback import free_port, until
 from tests.outputs.peers import ReadingPlc, WrittenPlc
 

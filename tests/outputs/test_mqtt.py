@@ -13,8 +13,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from edge_ad.errors import BadInput
 from edge_ad.outputs import mqtt as mqtt_module
-from edge_ad.outputs.broker import PASSWORD, USER
-from edge_ad.outputs.mqtt import MqttOutput
+from edge_ad.outputs.mqtt import PASSWORD, USER, MqttOutput
 from tests.fixtures.loopback import until
 from tests.fixtures.mosquitto import Mosquitto
 from tests.outputs.events import frames, lines

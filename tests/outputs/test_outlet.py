@@ -11,10 +11,9 @@ from pathlib import Path
 import pytest
 
 from edge_ad.errors import BadInput
-from edge_ad.outputs import outlet as outlet_module
+from edge_ad.outputs import dispatcher as outlet_module
 from edge_ad.outputs.delivery import NotNow, Refused
-from edge_ad.outputs.dispatcher import Dispatcher
-from edge_ad.outputs.transient import Transient
+from edge_ad.outputs.dispatcher import Dispatcher, Transient
 from edge_ad.store import Store
 from edge_ad.store.outbox import Backlog, Standing, standings
 from tests.fixtures.loopback import until

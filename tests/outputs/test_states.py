@@ -10,13 +10,13 @@ import pytest
 from edge_ad.cli.app import main
 from edge_ad.inspection.api import LineSettings, inspect
 from edge_ad.inspection.settings import LoopSettings
-from edge_ad.locks import Targets
 from edge_ad.outputs.channels import address_names, parse_output
 from edge_ad.outputs.guard import Guard
-from edge_ad.outputs.hold import Hold
+from edge_ad.outputs.guard_state import Hold
 from edge_ad.outputs.states import ChannelState
 from edge_ad.outputs.targets import targets_of
-from edge_ad.web.outputs import outputs_told, without_folders
+from edge_ad.utils.locks import Targets
+from edge_ad.web.snapshot import outputs_told, without_folders
 from tests.fixtures.loopback import free_port, until
 from tests.fixtures.tiny_bundle import make_tiny_bundle
 from tests.outputs.peers import WrittenPlc
@@ -99,7 +99,7 @@ def test_a_channel_that_breaks_in_every_cycle_is_told_once_and_when_it_works_aga
     address = parse_output("modbus-server://127.0.0.1:0")
     guard = Guard(Hold(1.0, 1), [address], told.append, call_later=lambda seconds, act: None)
     real = guard._channels[0].show
-    monkeypatch.setattr("edge_ad.outputs.standing.SETTLE_S", 0.0)
+    monkeypatch.setattr("edge_ad.outputs.signals.SETTLE_S", 0.0)
 
     def broken(lines: object) -> None:
         raise RuntimeError("no lines")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from edge_ad.service.devices import DeviceAccess, device_access, missing_devices, uses_argus
-from edge_ad.service.unit import make_unit
+from edge_ad.system.devices import DeviceAccess, device_access, missing_devices, uses_argus
+from edge_ad.system.service import make_unit
 from tests.doctor.recorded import lay_out
 from tests.service.test_unit import someone
 

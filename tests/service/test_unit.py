@@ -14,9 +14,8 @@ import pytest
 
 from edge_ad.cli.app import main
 from edge_ad.errors import BadInput, DeviceFault
-from edge_ad.service.devices import device_access
-from edge_ad.service.install import describe, install, status, uninstall, verify
-from edge_ad.service.unit import make_unit
+from edge_ad.system.devices import device_access
+from edge_ad.system.service import describe, install, make_unit, status, uninstall, verify
 from tests.doctor.recorded import lay_out
 
 

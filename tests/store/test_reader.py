@@ -10,8 +10,7 @@ import pytest
 
 from edge_ad.errors import BadInput
 from edge_ad.store import Picture, Store
-from edge_ad.store.marks import set_mark
-from edge_ad.store.reader import Bucket, EventFilter, Reader
+from edge_ad.store.reader import Bucket, EventFilter, Reader, set_mark
 from tests.fixtures.loopback import until
 from tests.store.test_store import row
 

@@ -17,9 +17,8 @@ from edge_ad.errors import BadInput, DeviceFault
 from edge_ad.store import EventRow, Picture, Store
 from edge_ad.store.journal import event_line, files, parse
 from edge_ad.store.jpeg import with_comment
-from edge_ad.store.keeper import Keeper
-from edge_ad.store.marks import set_mark
-from edge_ad.store.reader import EventFilter, Reader
+from edge_ad.store.maintenance import Keeper
+from edge_ad.store.reader import EventFilter, Reader, set_mark
 from edge_ad.store.rebuild import rebuild, remake
 from edge_ad.store.recovery import MARGIN, damage_of, is_ours
 from edge_ad.store.retention import Limits
@@ -280,7 +279,7 @@ REMOVALS: list[Callable[[Path], None]] = [folder_removed, folder_moved, folder_r
 def test_a_journal_that_is_removed_while_it_is_used_is_made_again(
     line: Path, remove: Callable[[Path], None], events: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("edge_ad.store.follower.LOOK_S", 0.2, raising=False)
+    monkeypatch.setattr("edge_ad.store.journal_writer.LOOK_S", 0.2, raising=False)
     path, evidence = line / "line.sqlite", line / "line.evidence"
     store = Store(path, evidence=evidence)
     store.record(row(EVENTS, id="first of this run"))
@@ -302,7 +301,7 @@ def test_a_journal_that_is_removed_while_it_is_used_is_made_again(
 def test_a_day_that_is_removed_comes_back_and_older_days_stay(
     line: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("edge_ad.store.follower.LOOK_S", 0.2, raising=False)
+    monkeypatch.setattr("edge_ad.store.journal_writer.LOOK_S", 0.2, raising=False)
     path, evidence = line / "line.sqlite", line / "line.evidence"
     (today,) = files(evidence)
     today.rename(today.with_name("2026-01-01.jsonl"))  # what was recorded long ago, with times of long ago

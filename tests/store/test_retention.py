@@ -13,8 +13,7 @@ import pytest
 from edge_ad.errors import BadInput, DeviceFault
 from edge_ad.store import EventRow, Store
 from edge_ad.store.journal import event_line, files, parse
-from edge_ad.store.marks import set_mark
-from edge_ad.store.reader import Reader
+from edge_ad.store.reader import Reader, set_mark
 from edge_ad.store.rebuild import rebuild
 from edge_ad.store.recovery import set_fact
 from edge_ad.store.retention import GB, Limits, sweep
@@ -278,7 +277,7 @@ def test_a_standstill_counts_as_far_as_it_is_an_ordinary_one(
 def test_the_last_day_of_a_record_never_goes_for_its_age(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = make(tmp_path, [aged(0, "NG", 3), aged(1, "NG", 0.5), aged(2, "NG", 0)])
     evidence = path.with_suffix(".evidence")
-    monkeypatch.setattr("edge_ad.store.age.MAX_STANDSTILL_S", 1e9)
+    monkeypatch.setattr("edge_ad.store.retention.MAX_STANDSTILL_S", 1e9)
     shifted(monkeypatch, 20)
     limits = Limits(keep_days=10, keep_gb=1e6, free_gb=0.0)
     for _ in range(12):  # a day more each time, as while the machine runs

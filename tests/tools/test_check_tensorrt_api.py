@@ -8,7 +8,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from edge_ad.engines.tensorrt_build import WEAK_FLAGS, build_engine
+from edge_ad.engines.tensorrt.build import WEAK_FLAGS, build_engine
 from edge_ad.errors import BadInput
 from tests.tools.loading import load_tool
 
@@ -147,10 +147,10 @@ def test_the_kept_table_is_that_of_the_published_bindings(tool: ModuleType, whee
 ON_REAL_CLASSES = """
 import tensorrt_bindings as trt
 trt.__name__ = "tensorrt"
-from edge_ad.engines.tensorrt_build import WEAK_FLAGS, build_engine
-from edge_ad.engines.tensorrt_log import logger_for
-from edge_ad.engines.tensorrt_progress import Progress, make_monitor
-from edge_ad.engines.tensorrt_versions import network_flags, strongly_typed
+from edge_ad.engines.tensorrt.build import WEAK_FLAGS, build_engine
+from edge_ad.engines.tensorrt.log import logger_for
+from edge_ad.engines.tensorrt.progress import Progress, make_monitor
+from edge_ad.engines.tensorrt.versions import network_flags, strongly_typed
 from edge_ad.errors import DeviceFault
 logger = logger_for(trt)
 logger.log(trt.ILogger.ERROR, "no  good")

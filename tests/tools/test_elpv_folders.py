@@ -9,7 +9,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from edge_ad.data.layouts import load_dataset
+from edge_ad.data.datasets import load_dataset
 from tests.tools.loading import load_tool
 
 PROBABILITIES = np.array([0.0] * 20 + [0.33, 0.66] + [1.0] * 3 + [0.0])

@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-from edge_ad.presets import FAST
+from edge_ad.presets.presets import FAST
 from tests.tools.loading import load_tool
 
 

@@ -17,9 +17,9 @@ from edge_ad.bundle import open_bundle
 from edge_ad.data.images import list_images, read_image, resize
 from edge_ad.engines.pipeline import Pipeline
 from edge_ad.models.efficientnet_lite import EfficientNetLite
-from edge_ad.scoring.goods import fit_gaussian, mahalanobis
-from edge_ad.training.pictures import Images, read_all
-from edge_ad.training.sources import lite_weights
+from edge_ad.scoring.statistics import fit_gaussian, mahalanobis
+from edge_ad.training.images import Images, read_all
+from edge_ad.training.teacher import lite_weights
 from tests.fixtures.tiny_bundle import make_tiny_bundle
 from tests.fixtures.trained import CORRUPT, write_goods
 from tests.tools.loading import load_tool

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from edge_ad.presets import PAPER, Augmentation, ViewSettings
+from edge_ad.presets.presets import PAPER, Augmentation, ViewSettings
 from edge_ad.training.augment import colour_jitter, disturb, draw_colours, is_still, move, scramble, to_pixels
 from edge_ad.training.distributed import Shard
 from tests.data.folders import picture

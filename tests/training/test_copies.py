@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from edge_ad.presets import Augmentation, ViewSettings
-from edge_ad.training import copies
-from edge_ad.training.copies import disturbed, with_moved
+from edge_ad.presets.presets import Augmentation, ViewSettings
+from edge_ad.training import augment
+from edge_ad.training.augment import disturbed, with_moved
 from tests.data.folders import picture
 from tests.fixtures.tiny_presets import TINY
 
@@ -27,7 +27,7 @@ def test_goods_come_first_and_copies_differ() -> None:
 
 
 def test_views_are_of_some_goods_only_where_there_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(copies, "VIEWED", 3)
+    monkeypatch.setattr(augment, "VIEWED", 3)
     preset = replace(TINY, views=ViewSettings(copies=2))
     found = disturbed(GOODS, preset, 0)
     assert found.shape == (6, 32, 32, 3)

@@ -17,11 +17,11 @@ import torch
 from safetensors.torch import load_file
 
 from edge_ad.cli.app import main
-from edge_ad.files import sha256_file
 from edge_ad.models.pdn import PatchDescriptionNetwork
 from edge_ad.training import distillation
-from edge_ad.training.distillation_report import nearest
+from edge_ad.training.distillation import nearest
 from edge_ad.training.teacher import load_teacher
+from edge_ad.utils.files import sha256_file
 from tests.data.folders import picture, save
 from tests.fixtures.tiny_presets import TINY_PAPER
 
@@ -50,7 +50,7 @@ from edge_ad.training import distillation, loop
 loop.CHECKPOINT_SECONDS = 0.0
 distillation.MEASURE_CROPS, distillation.HELD_OUT = 16, 9
 from edge_ad.cli.app import main
-from edge_ad.supervision import leave
+from edge_ad.utils.supervision import leave
 leave(main(sys.argv[1:]))
 """
 STEPS = 12

@@ -19,9 +19,8 @@ from torch import Tensor, nn
 from edge_ad.bundle import open_bundle
 from edge_ad.errors import BadInput, DeviceFault
 from edge_ad.models.vector_quantiser import VectorQuantiser
-from edge_ad.training.distributed import ALONE, Shard, Team, join
-from edge_ad.training.distributed_layers import SharedDropout, SharedQuantiser, begin_move, shared
-from edge_ad.training.interrupt import held_back
+from edge_ad.training.distributed import ALONE, Shard, SharedDropout, SharedQuantiser, Team, begin_move, join, shared
+from edge_ad.training.loop import held_back
 from edge_ad.training.run_folder import LOCK
 from tests.fixtures.loopback import free_port
 from tests.fixtures.trained import Trained
@@ -31,7 +30,7 @@ ROOT = Path(__file__).parents[2]
 TRAINING = """
 import os, signal, sys
 from edge_ad.cli.app import main
-from edge_ad.supervision import leave
+from edge_ad.utils.supervision import leave
 from edge_ad.training import loop
 from tests.fixtures.tiny_presets import TINY, known
 
@@ -237,7 +236,7 @@ def test_alone_the_recipe_learns_itself() -> None:
 MEMBER = """
 import atexit, sys
 from torch import distributed as dist
-from edge_ad.supervision import leave
+from edge_ad.utils.supervision import leave
 
 class Held:
     def __del__(self):

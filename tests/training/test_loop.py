@@ -16,11 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edge_ad.presets import Schedule
-from edge_ad.training.interrupt import held_back
-from edge_ad.training.loop import COURSE, Diverged, fit
-from edge_ad.training.progress import Progress
+from edge_ad.presets.presets import Schedule
+from edge_ad.training.loop import COURSE, Diverged, fit, held_back
 from edge_ad.training.run_folder import RunFolder
+from edge_ad.utils.progress import Progress
 
 SCHEDULE = Schedule(60, 8, 0.1, weight_decay=0.0, validate_every=10)
 QUIET = Progress(shown=False)

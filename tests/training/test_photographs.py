@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_ad.errors import BadInput
-from edge_ad.training.photographs import (
+from edge_ad.training.images import (
     Photographs,
     central_crop,
     find_photographs,

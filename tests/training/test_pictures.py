@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edge_ad.data.datasets import load_dataset
 from edge_ad.data.images import read_image, resize
-from edge_ad.data.layouts import load_dataset
 from edge_ad.data.synthetic_anomalies import KINDS
 from edge_ad.errors import BadInput
-from edge_ad.training.pictures import Pictures, labelled, load_pictures, read_all, synthetic
+from edge_ad.training.images import Pictures, labelled, load_pictures, read_all, synthetic
 from tests.data.folders import goods, picture, save
 
 GOODS = np.stack([picture(seed, (64, 64)) for seed in range(4)])

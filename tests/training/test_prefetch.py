@@ -19,16 +19,16 @@ import torch
 from torch import nn
 
 from edge_ad.models.build import build_tokenizer
-from edge_ad.models.learning_pdn import LearningPdn
-from edge_ad.presets import Augmentation, Schedule
+from edge_ad.models.pdn import LearningPdn
+from edge_ad.presets.presets import Augmentation, Schedule
 from edge_ad.training import loop
-from edge_ad.training.distillation_recipe import DistillationRecipe
-from edge_ad.training.photographs import Photographs
-from edge_ad.training.prefetch import prefetched
-from edge_ad.training.progress import Progress
+from edge_ad.training.distillation import DistillationRecipe
+from edge_ad.training.images import Photographs
+from edge_ad.training.loop import prefetched
 from edge_ad.training.run_folder import RunFolder
-from edge_ad.training.sources import Source
+from edge_ad.training.teacher import Source
 from edge_ad.training.token_recipes import TokenizerRecipe
+from edge_ad.utils.progress import Progress
 from tests.data.folders import picture, save
 from tests.fixtures.tiny_presets import TINY
 from tests.training.test_recipes import CHANNELS, CPU, efficientad_recipe, lavit_recipe, tokens

@@ -6,7 +6,7 @@ import io
 
 import pytest
 
-from edge_ad.training.progress import Progress
+from edge_ad.utils.progress import Progress
 
 
 class Terminal(io.StringIO):
@@ -15,7 +15,7 @@ class Terminal(io.StringIO):
 
 
 def test_progress_tells_stage_step_note_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edge_ad.training.progress.time.monotonic", lambda: 130.0)
+    monkeypatch.setattr("edge_ad.utils.progress.time.monotonic", lambda: 130.0)
     terminal, pipe = Terminal(), io.StringIO()
     for stream in (terminal, pipe):
         progress = Progress(stream=stream)
@@ -29,7 +29,7 @@ def test_progress_tells_stage_step_note_and_time_left(monkeypatch: pytest.Monkey
 
 def test_progress_elsewhere_speaks_every_ten_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(100, 200))
-    monkeypatch.setattr("edge_ad.training.progress.time.monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr("edge_ad.utils.progress.time.monotonic", lambda: float(next(clock)))
     pipe = io.StringIO()
     for done in range(1, 31):
         Progress(shown=False, stream=pipe).step("s", done, 100, began=100.0)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from edge_ad.presets import Schedule
+from edge_ad.presets.presets import Schedule
 from edge_ad.training.loop import decay_at, make_optimiser, rate_at
 
 

@@ -13,12 +13,11 @@ import torch
 
 from edge_ad.models.build import build_lavit, build_tokenizer
 from edge_ad.models.lavit import lavit_loss
-from edge_ad.presets import Augmentation, Preset
+from edge_ad.presets.presets import Augmentation, Preset
 from edge_ad.training.augment import to_pixels
 from edge_ad.training.device import Arithmetic, choose_arithmetic
 from edge_ad.training.efficientad_recipe import EfficientADRecipe
 from edge_ad.training.loop import Diverged, fit
-from edge_ad.training.progress import Progress
 from edge_ad.training.run_folder import RunFolder
 from edge_ad.training.token_recipes import (
     LavitRecipe,
@@ -28,6 +27,7 @@ from edge_ad.training.token_recipes import (
     encode_all,
     learn_cells,
 )
+from edge_ad.utils.progress import Progress
 from tests.data.folders import picture
 from tests.fixtures.tiny_presets import TINY, TINY_PAPER, untrained
 

@@ -11,10 +11,10 @@ from onnx import numpy_helper
 
 from calibration.session import open_session
 from edge_ad.bundle import Bundle, open_bundle
-from edge_ad.engines.int8 import derive_int8, measuring_backend, recipe_of
+from edge_ad.deployment.int8 import derive_int8, measuring_backend, recipe_of
 from edge_ad.engines.pipeline import Pipeline
-from edge_ad.training.progress import Progress
-from edge_ad.training.rounding import CENTRE, PRECISION, Described, describe_views, with_surprise
+from edge_ad.training.statistics import CENTRE, PRECISION, Described, describe_views, with_surprise
+from edge_ad.utils.progress import Progress
 from tests.fixtures.calibrated import make_calibrated
 from tests.fixtures.tiny_bundle import tiny_image
 from tests.fixtures.trained import GOODS, Trained

@@ -9,7 +9,7 @@ import torch
 
 from edge_ad.errors import BadInput
 from edge_ad.models.efficientnet_lite import LiteVariant, blocks_of, stage_ends
-from edge_ad.training.sources import load_source
+from edge_ad.training.teacher import load_source
 
 NETWORKS = """
 import torch

@@ -19,7 +19,7 @@ from edge_ad import weights
 from edge_ad.errors import BadInput
 from edge_ad.models.pdn import PatchDescriptionNetwork
 from edge_ad.models.teachers import to_grid
-from edge_ad.presets import with_teacher
+from edge_ad.presets.presets import with_teacher
 from edge_ad.training.augment import to_pixels
 from edge_ad.training.teacher import describe, load_teacher, measure_channels, read_weights
 from edge_ad.weights import weights_of

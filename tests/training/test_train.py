@@ -23,7 +23,7 @@ from edge_ad.cli.app import main
 from edge_ad.data.images import read_image, resize
 from edge_ad.engines.pipeline import Pipeline
 from edge_ad.errors import BadInput
-from edge_ad.presets import FAST, PAPER, PRESETS
+from edge_ad.presets.presets import FAST, PAPER, PRESETS
 from edge_ad.scoring import BRANCHES, fuse
 from edge_ad.training.options import TrainOptions, with_steps
 from edge_ad.training.train import train

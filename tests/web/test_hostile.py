@@ -21,8 +21,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_ad.web.access import COOKIE
-from edge_ad.web.gate import HEADERS
+from edge_ad.web.access import COOKIE, HEADERS
 from tests.fixtures.tiny_bundle import make_tiny_bundle
 from tests.web.conftest import TOKEN
 from tests.web.running import Answer, Line, ask, line, until

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_ad.errors import BadInput
-from edge_ad.web.preview import Recent, Scored, preview, recent_of
+from edge_ad.web.thresholds import Recent, Scored, preview, recent_of
 
 EVENTS = (
     Scored(100.0, 0.5, "OK", None),

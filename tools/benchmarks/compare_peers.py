@@ -26,8 +26,8 @@ from typing import Any
 
 from peers.report import middle_turns, plot, tables
 
-from edge_ad.engines.board import machine
-from edge_ad.files import atomic_write
+from edge_ad.utils.board import machine
+from edge_ad.utils.files import atomic_write
 
 SCRIPTS = Path(__file__).parent / "peers"
 PACKAGES = {
@@ -223,7 +223,7 @@ class Comparison:
             import torch
             from safetensors.torch import load_file
 
-            from edge_ad.training.sources import lite_weights
+            from edge_ad.training.teacher import lite_weights
             from edge_ad.weights import weights_of
 
             teacher = load_file(weights_of("pdn_small"))

@@ -21,8 +21,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from edge_ad.files import atomic_write
-from edge_ad.presets import Preset, preset_named
+from edge_ad.presets.presets import Preset, preset_named
+from edge_ad.utils.files import atomic_write
 
 NETWORKS = ("tokenizer", "lavit", "efficientad")
 WARM = 10  # steps that do not count
@@ -61,7 +61,7 @@ def trays(folder: Path) -> Path:
     """Write synthetic goods, whose pixels do not matter here."""
     import cv2
 
-    from edge_ad.data.synthetic_line import render_tray
+    from edge_ad.synthetic.line import render_tray
 
     folder.mkdir(parents=True)
     for number in range(GOODS):

@@ -21,16 +21,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_ad.bundle import Bundle, open_bundle
+from edge_ad.data.datasets import load_dataset, load_test
 from edge_ad.data.images import read_image, resize
-from edge_ad.data.layouts import load_dataset, load_test
 from edge_ad.data.synthetic_anomalies import KINDS, make_anomaly
-from edge_ad.engines.derive import derive
-from edge_ad.engines.int8 import derive_int8, measuring_backend, recipe_of
-from edge_ad.engines.loss import Loss, loss
+from edge_ad.deployment.derive import derive
+from edge_ad.deployment.int8 import derive_int8, measuring_backend, recipe_of
+from edge_ad.deployment.loss import Loss, loss
+from edge_ad.deployment.validation_images import evenly, jitter
 from edge_ad.engines.pipeline import Pipeline
-from edge_ad.engines.proof import evenly, jitter
 from edge_ad.errors import BadInput, EdgeAdError
-from edge_ad.files import atomic_write
+from edge_ad.utils.files import atomic_write
 
 Image = NDArray[np.uint8]
 OTHERS = 32  # goods that stay in memory to take patches from

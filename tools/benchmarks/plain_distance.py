@@ -17,19 +17,18 @@ import torch
 from numpy.typing import NDArray
 
 from edge_ad.bundle import open_bundle
+from edge_ad.data.datasets import load_test
 from edge_ad.data.images import list_images
-from edge_ad.data.layouts import load_test
 from edge_ad.engines.selection import open_pipeline
 from edge_ad.errors import BadInput
-from edge_ad.evaluation.auroc import Scores
-from edge_ad.evaluation.bootstrap import Interval, auroc_difference, auroc_interval
 from edge_ad.evaluation.scores import judge_all
 from edge_ad.models.teachers import LiteTeacher
-from edge_ad.presets import FAST
-from edge_ad.scoring.goods import fit_gaussian, mahalanobis
-from edge_ad.training.pictures import Images, read_all
-from edge_ad.training.progress import Progress
+from edge_ad.presets.presets import FAST
+from edge_ad.scoring.auroc import Interval, Scores, auroc_difference, auroc_interval
+from edge_ad.scoring.statistics import fit_gaussian, mahalanobis
+from edge_ad.training.images import Images, read_all
 from edge_ad.training.teacher import describe, load_teacher
+from edge_ad.utils.progress import Progress
 
 Floats = NDArray[np.float32]
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from peers.report import plot, rows, tables
 
-from edge_ad.files import atomic_write
+from edge_ad.utils.files import atomic_write
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = Path("docs/peers.json")

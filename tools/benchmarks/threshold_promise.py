@@ -24,14 +24,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_ad.bundle import open_bundle
-from edge_ad.bundle.plain_data import dump_npz, load_npz
+from edge_ad.bundle.safe_zip import dump_npz, load_npz
 from edge_ad.data.images import resize
-from edge_ad.data.synthetic_line import render_tray, split_seed
 from edge_ad.errors import EdgeAdError
 from edge_ad.evaluation.promise import Promise, measure
-from edge_ad.files import atomic_write, sha256_bytes
-from edge_ad.presets import FAST
+from edge_ad.presets.presets import FAST
 from edge_ad.scoring import Statistics, fit_gaussian, fuse, mahalanobis, normalise_statistics
+from edge_ad.synthetic.line import render_tray, split_seed
+from edge_ad.utils.files import atomic_write, sha256_bytes
 
 Scores = NDArray[np.float32]
 TARGETS = (0.01, 0.05)

@@ -52,7 +52,7 @@ def make(folder: Path, frames: int) -> None:
     import cv2
 
     from edge_ad.bundle import open_bundle
-    from edge_ad.engines.build import build
+    from edge_ad.deployment.build import build
     from tests.fixtures.calibrated import make_calibrated
     from tests.fixtures.tiny_bundle import tiny_image
 
@@ -155,8 +155,8 @@ def events_of(folder: Path, precision: str) -> list[dict[str, Any]]:
 
 def differ(precision: str, reference: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str, Any]]) -> Row:
     """Compare the events of two machines by the gate of the precision."""
+    from edge_ad.deployment.precision_search import MAX_ERROR
     from edge_ad.engines.parity import TOLERANCE_SHARE, TOLERANCE_Z
-    from edge_ad.engines.search import MAX_ERROR
 
     verdicts: dict[str, int] = {}
     for event in found:

@@ -27,9 +27,9 @@ import numpy as np  # noqa: E402
 from numpy.typing import NDArray  # noqa: E402
 
 from edge_ad.bundle import Bundle, open_bundle  # noqa: E402
-from edge_ad.engines.cuda import Device  # noqa: E402
 from edge_ad.engines.pipeline import Inference, Pipeline  # noqa: E402
-from edge_ad.engines.tensorrt import TrtBackend  # noqa: E402
+from edge_ad.engines.tensorrt.backend import TrtBackend  # noqa: E402
+from edge_ad.engines.tensorrt.cuda import Device  # noqa: E402
 from edge_ad.errors import DeviceFault  # noqa: E402
 from tests.fixtures.tensorrt_double import make_tensorrt  # noqa: E402
 
@@ -86,7 +86,7 @@ class Slice:
 
     def doctor(self) -> dict[str, Any]:
         """Do what `edge-ad doctor` tries of a GPU: a MiB there and back."""
-        from edge_ad.doctor.trial import outcome
+        from edge_ad.system.trial import outcome
 
         done = outcome("gpu", "")
         require(bool(done["ok"]), str(done["found"]))

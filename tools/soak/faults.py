@@ -21,13 +21,11 @@ from typing import Any
 import numpy as np
 
 from edge_ad.bundle import Bundle, open_bundle
-from edge_ad.camera.fault_plan import Episode
-from edge_ad.camera.faults import FaultInjector
-from edge_ad.camera.frames import Frame, Read, Source, SourceKind
-from edge_ad.camera.pacing import Paced
+from edge_ad.camera.faults import Episode, FaultInjector
+from edge_ad.camera.frames import Frame, Paced, Read, Source, SourceKind
 from edge_ad.camera.synthetic import SyntheticLine, plan
 from edge_ad.data.images import resize
-from edge_ad.data.synthetic_line import write_line
+from edge_ad.deployment.recalibration import recalibrate
 from edge_ad.engines.pipeline import Pipeline
 from edge_ad.inspection.counters import Counters
 from edge_ad.inspection.events import Event
@@ -35,7 +33,7 @@ from edge_ad.inspection.judge import Judge
 from edge_ad.inspection.loop import Loop
 from edge_ad.inspection.settings import LoopSettings
 from edge_ad.inspection.sinks import CallSink
-from edge_ad.recalibration import recalibrate
+from edge_ad.synthetic.line import write_line
 from tools.soak.trial import Health, Record, begin, bundle_for, facts
 
 LEG = 5_000

@@ -27,7 +27,7 @@ from typing import Any
 from pymodbus.client import ModbusTcpClient
 from pymodbus.exceptions import ModbusException
 
-from edge_ad.outputs.lines import registers_text, text_registers
+from edge_ad.outputs.signals import registers_text, text_registers
 from tests.fixtures.loopback import free_port
 from tests.fixtures.tiny_bundle import make_tiny_bundle
 from tests.outputs.board import CHIP, Board

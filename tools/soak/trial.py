@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from edge_ad.files import atomic_write
+from edge_ad.utils.files import atomic_write
 from tests.fixtures.tiny_bundle import make_tiny_bundle
 
 ROOT = Path(__file__).parents[2]

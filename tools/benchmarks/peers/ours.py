@@ -25,16 +25,16 @@ def _learn_efficientad(options):
     """Train teacher statistics, student and autoencoder as in the preset; the clock stands still for each reading."""
     import torch
 
-    from edge_ad.data.layouts import load_dataset
+    from edge_ad.data.datasets import load_dataset
     from edge_ad.models.build import build_efficientad
-    from edge_ad.presets import preset_named
+    from edge_ad.presets.presets import preset_named
     from edge_ad.training.device import choose_arithmetic
     from edge_ad.training.efficientad_recipe import EfficientADRecipe
+    from edge_ad.training.images import load_pictures
     from edge_ad.training.loop import fit
-    from edge_ad.training.pictures import load_pictures
-    from edge_ad.training.progress import Progress
     from edge_ad.training.run_folder import RunFolder
     from edge_ad.training.teacher import load_teacher, measure_channels
+    from edge_ad.utils.progress import Progress
 
     preset = preset_named(PRESET)
     arithmetic = choose_arithmetic(preset.low_precision)

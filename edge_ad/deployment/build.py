@@ -1,0 +1,287 @@
+"""Engines for this device: derived from the bundle's FP32 graphs, proven on its own images, then made current.
+
+Makes the engines of a bundle on one backend: all of them in a precision, or one in FP32 to compare with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from calibration.quantise import greatest_weight
+from edge_ad.bundle import Bundle, graphs
+from edge_ad.deployment.derive import TypedGraph, compile_typed, derive, typed_graphs
+from edge_ad.deployment.gate import Gate, explain_int8, measure_gate
+from edge_ad.deployment.int8 import DIALECT, Recipe, recipe_of
+from edge_ad.deployment.precision_search import MAX_FLIP
+from edge_ad.engines import engine_store
+from edge_ad.engines.backends import check_backend, check_precision, open_backend
+from edge_ad.engines.benchmark import side_by_side, slower
+from edge_ad.engines.parity import TOLERANCE, Parity, compare
+from edge_ad.engines.pipeline import Pipeline
+from edge_ad.engines.protocol import Backend
+from edge_ad.engines.tensorrt.backend import TrtBackend
+from edge_ad.engines.tensorrt.build import BuildOptions, TimingCache, free_memory
+from edge_ad.engines.tensorrt.progress import Say
+from edge_ad.engines.tensorrt.versions import strongly_typed
+from edge_ad.errors import BadInput
+
+
+class Maker(Protocol):
+    """What a build needs to know of a backend."""
+
+    @property
+    def backend(self) -> Backend:
+        """The backend that the engines are for."""
+        ...
+
+    @property
+    def precisions(self) -> dict[str, str]:
+        """The precision of every graph, once they are made."""
+        ...
+
+    def make(self) -> dict[str, bytes]:
+        """Return the engines by graph name."""
+        ...
+
+    def full(self, name: str) -> bytes:
+        """Return the engine of one graph in FP32."""
+        ...
+
+    def files(self, engines: Mapping[str, bytes]) -> dict[str, bytes]:
+        """Return what to store."""
+        ...
+
+
+class OrtMaker:
+    """Engines of onnxruntime are graphs; those that stay FP32 are the bundle's own."""
+
+    def __init__(
+        self, bundle: Bundle, precision: str, keep_fp32: Collection[str], recipe: Recipe | None, threads: int | None
+    ) -> None:
+        self.backend = open_backend("onnxruntime", threads)
+        self.precisions: dict[str, str] = {}
+        self._bundle, self._precision, self._keep, self._recipe = bundle, precision, keep_fp32, recipe
+
+    def make(self) -> dict[str, bytes]:
+        """Return the graphs by name."""
+        derived = derive(self._bundle, self._precision, self._keep, self._recipe)
+        self.precisions = {name: self._precision if name in derived else "fp32" for name in self._bundle.graphs}
+        return {name: derived[name] if name in derived else self._bundle.graph(name) for name in self._bundle.graphs}
+
+    def full(self, name: str) -> bytes:
+        """Return the graph in the bundle."""
+        return self._bundle.graph(name)
+
+    def files(self, engines: Mapping[str, bytes]) -> dict[str, bytes]:
+        """Return all graphs, but none in fp32, where onnxruntime runs the bundle's own."""
+        return {} if self._precision == "fp32" else dict(engines)
+
+
+class TrtMaker:
+    """Engines of TensorRT are compiled for the device of ``backend``, with a timing cache of that device."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        precision: str,
+        keep_fp32: Collection[str],
+        recipe: Recipe | None,
+        backend: TrtBackend,
+        level: int | None,
+        say: Say,
+    ) -> None:
+        self.backend = backend
+        self.precisions: dict[str, str] = {}
+        self._bundle, self._precision, self._keep, self._recipe = bundle, precision, keep_fp32, recipe
+        self._level, self._say = level, say
+
+    def make(self) -> dict[str, bytes]:
+        """Return the serialised engines of all graphs by name."""
+        strong = strongly_typed(self.backend.trt)
+        graphs = typed_graphs(self._bundle, self._precision, strong, self._keep, self._recipe)
+        self.precisions = {name: graph.precision for name, graph in graphs.items()}
+        return compile_typed(self.backend.trt, graphs, self._options(), self._say)
+
+    def full(self, name: str) -> bytes:
+        """Return the serialised engine of one graph in FP32."""
+        graphs = {name: TypedGraph(self._bundle.graph(name), "fp32")}
+        return compile_typed(self.backend.trt, graphs, self._options(), self._say)[name]
+
+    def files(self, engines: Mapping[str, bytes]) -> dict[str, bytes]:
+        """Return all engines."""
+        return dict(engines)
+
+    def _options(self) -> BuildOptions:
+        device = self.backend.device
+        with device.active():
+            # An integrated GPU shares the memory of the host, and CUDA counts what the page cache holds as taken.
+            free = free_memory() if device.integrated else device.free_memory()
+        return BuildOptions(self._level, free, TimingCache(self.backend.version, f"{device.name}-sm{device.sm}"))
+
+
+def open_maker(
+    bundle: Bundle,
+    precision: str,
+    backend: str,
+    keep_fp32: Collection[str],
+    recipe: Recipe | None,
+    threads: int | None = None,
+    level: int | None = None,
+    say: Say = lambda text: None,
+) -> Maker:
+    """Return what makes engines for ``backend``; its packages and its device are asked for at once."""
+    if backend == "tensorrt":
+        return TrtMaker(bundle, precision, keep_fp32, recipe, TrtBackend(), level, say)
+    return OrtMaker(bundle, precision, keep_fp32, recipe, threads)
+
+
+_NARROW = 7  # bits of a weight where sums saturate
+
+
+@dataclass(frozen=True)
+class Int8Options:
+    """A plan file instead of the bundle's plan, a labelled test set for the gate, and the share of verdicts that may flip."""
+
+    plan: Path | None = None
+    labelled: Path | None = None
+    max_flip: float = MAX_FLIP
+
+
+@dataclass(frozen=True)
+class BuildReport:
+    """What a build came to.
+
+    ``precisions`` by graph; ``latency_ms`` p50 of a whole frame by precision; ``refusal`` says which graph to change,
+    and is None when the engine was accepted; ``folder`` is where it lies, None when it was refused. ``gate`` is what was
+    measured of an int8 engine, which it alone decides about; ``weight_bits`` are those of its weights on a CPU.
+    """
+
+    backend: str
+    precision: str
+    bundle: Path
+    precisions: dict[str, str]
+    parity: Parity
+    latency_ms: dict[str, float]
+    refusal: str | None
+    folder: Path | None
+    gate: Gate | None = None
+    weight_bits: int | None = None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the owner should know of this processor: weights of fewer bits, and a precision that gains no time."""
+        found = []
+        if self.weight_bits == _NARROW:
+            found.append("weights have 7 bits: on this processor sums of 8-bit products saturate (x86 without VNNI)")
+        if self.backend == "onnxruntime" and self.precision in self.latency_ms:
+            found += slower(self.precision, self.latency_ms[self.precision], self.latency_ms["fp32"])
+        return tuple(found)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values for JSON; an error that is not a finite number becomes null."""
+        return {
+            "backend": self.backend,
+            "precision": self.precision,
+            "bundle": str(self.bundle),
+            "graphs": self.precisions,
+            "tolerance": TOLERANCE,
+            "error_z": {row.branch: row.error_z if np.isfinite(row.error_z) else None for row in self.parity.rows},
+            "golden_images": self.parity.images,
+            "verdict_flips": self.parity.flips,
+            "latency_ms_p50": self.latency_ms,
+            "weight_bits": self.weight_bits,
+            "notes": list(self.notes),
+            "accepted": self.refusal is None,
+            "refusal": self.refusal,
+            "engine": None if self.folder is None else str(self.folder),
+            "gate": None if self.gate is None else self.gate.to_json(),
+        }
+
+
+def build(
+    bundle: Bundle,
+    precision: str,
+    backend: str = "onnxruntime",
+    keep_fp32: Collection[str] = (),
+    threads: int | None = None,
+    options: Int8Options | None = None,
+    level: int | None = None,
+    say: Say = lambda text: None,
+) -> BuildReport:
+    """Derive the graphs, replay the golden images, and make the engine current if its gate accepts it.
+
+    ``keep_fp32`` names graphs that stay FP32; ``level`` is TensorRT's optimisation level; ``say`` gets the progress of a
+    long build. fp16 and fp32 are accepted by parity on the golden images, int8 by the gate on the bundle's proof images.
+    An unknown name, precision or backend, and int8 from a bundle that was never calibrated raise BadInput, a device that
+    does not build DeviceFault. Nothing is written unless the engine is accepted.
+    """
+    check_precision(precision)
+    check_backend(backend)
+    _check_graph_names(bundle, keep_fp32)
+    chosen = options or Int8Options()
+    recipe = recipe_of(bundle, chosen.plan) if precision == "int8" else None
+    maker = open_maker(bundle, precision, backend, keep_fp32, recipe, threads, level, say)
+    engines = maker.make()
+    gate, refusal = None, None
+    with Pipeline(bundle, threads=threads) as reference, _open(bundle, precision, maker, engines) as candidate:
+        parity = compare(candidate, bundle)
+        latency = side_by_side(bundle, {"fp32": reference, precision: candidate})
+        if recipe is not None:
+            gate = measure_gate(candidate, reference, bundle, chosen.max_flip, chosen.labelled)
+            refusal = gate.refused and explain_int8(
+                bundle, recipe, DIALECT[backend], gate.refused, reference, chosen.max_flip
+            )
+    if recipe is None and not parity.accepted:
+        refusal = explain(bundle, precision, maker, engines)
+    folder = None
+    if refusal is None:
+        folder = engine_store.store(bundle, maker.backend, precision, maker.files(engines), sorted(keep_fp32))
+        engine_store.make_current(bundle, backend, precision)
+    bits = greatest_weight(DIALECT[backend]).bit_length() + 1 if recipe is not None else None
+    return BuildReport(backend, precision, bundle.path, maker.precisions, parity, latency, refusal, folder, gate, bits)
+
+
+def explain(bundle: Bundle, precision: str, maker: Maker, engines: Mapping[str, bytes]) -> str:
+    """Say which graphs of a refused engine to keep in FP32, found by restoring the most helpful one first."""
+    restored: dict[str, bytes] = {}
+    lowered = {name for name, held in maker.precisions.items() if held != "fp32"}
+    suspects = [name for name in graphs.needed_graphs(bundle.graphs, bundle.statistics.active) if name in lowered]
+    full = {name: maker.full(name) for name in suspects}
+    while suspects:
+        trials = {
+            name: _parity(bundle, precision, maker, {**engines, **restored, name: full[name]}) for name in suspects
+        }
+        best = min(suspects, key=lambda name: trials[name].badness)
+        restored[best] = full[best]
+        suspects.remove(best)
+        if trials[best].accepted:
+            names = " and ".join(restored)
+            options = " ".join(f"--keep-fp32 {name}" for name in restored)
+            return (
+                f"the {precision} engine is too far from the FP32 reference because of {names}: "
+                f"change {names} from {precision} to fp32 with `edge-ad build-engine --{precision} {options}`"
+            )
+    return (
+        "the engine is too far from the stored reference even with every graph in fp32: "
+        "the golden scores do not fit this version of the backend; train the bundle again"
+    )
+
+
+def _open(bundle: Bundle, precision: str, maker: Maker, engines: Mapping[str, bytes]) -> Pipeline:
+    return Pipeline(bundle, precision=precision, backend=maker.backend, graphs=engines)
+
+
+def _parity(bundle: Bundle, precision: str, maker: Maker, engines: Mapping[str, bytes]) -> Parity:
+    with _open(bundle, precision, maker, engines) as pipeline:
+        return compare(pipeline, bundle)
+
+
+def _check_graph_names(bundle: Bundle, names: Iterable[str]) -> None:
+    for name in names:
+        if name not in bundle.graphs:
+            raise BadInput(f"--keep-fp32 {name!r} is not a graph of {bundle.path}; it has {', '.join(bundle.graphs)}")

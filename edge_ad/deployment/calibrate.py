@@ -1,0 +1,198 @@
+"""Ranges of every graph, a plan of what stays in floating point, and proof images: what INT8 needs, into a bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calibration.bias_correction import Corrections
+from calibration.collect import Collector
+from calibration.placement import ALL, DIALECTS, Plan
+from calibration.ranges import METHODS, PERCENTILE, Ranges
+from edge_ad.bundle import Bundle, BundleContents, Quantisation, child_path, open_bundle, write_bundle
+from edge_ad.bundle import graphs as wiring
+from edge_ad.data.datasets import load_dataset
+from edge_ad.data.images import read_image, resize
+from edge_ad.deployment.int8 import NEVER, SCHEMA, Recipe, parse_plans
+from edge_ad.deployment.precision_search import CORRECTED, MAX_FLIP, Search, Searcher
+from edge_ad.deployment.validation_images import evenly, make_proof, spread
+from edge_ad.engines.pipeline import Pipeline
+from edge_ad.errors import BadInput, DeviceFault
+
+IMAGES = 128  # pictures that ranges are measured on
+PROOF = 32  # goods that travel in the bundle to prove engines on
+SEARCHED = 12  # of those, the goods that the plan is chosen on
+FEWEST = 10
+
+Images = NDArray[np.uint8]
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class CalibrateOptions:
+    """What a person may set: see `edge-ad calibrate --help`. ``plan`` None: search one.
+
+    Without ``search`` the plan keeps the graphs of ``keep`` whole in floating point, and ``corrections``, by dialect and
+    graph, are those that were measured before.
+    """
+
+    method: str = "mse"
+    percentile: float = PERCENTILE
+    images: int = IMAGES
+    max_flip: float = MAX_FLIP
+    seed: int = 0
+    plan: dict[str, Any] | None = None
+    search: bool = True
+    keep: tuple[str, ...] = ()
+    corrections: dict[str, dict[str, Corrections]] | None = None
+
+
+def calibrate(
+    bundle_path: Path | str,
+    goods: Path | str,
+    out: Path | str | None = None,
+    options: CalibrateOptions | None = None,
+    say: Say = lambda text: None,
+) -> tuple[Path, dict[str, Search]]:
+    """Write a child of a bundle with INT8 ranges and a plan measured on a folder of goods; return its path and searches.
+
+    ``goods`` is read like a training folder; the pictures that training held back prove the engine. Networks, statistics
+    and thresholds stay. ``out`` is a file or an existing folder; without it the child lies beside its parent as
+    ``<name>-calibrated-<n>.edgead``. Raises BadInput for fewer than 10 readable goods and bad options.
+    """
+    chosen = options or CalibrateOptions()
+    bundle = open_bundle(bundle_path)
+    target = child_path(bundle, Path(out) if out is not None else None, "calibrated", "calibrate")
+    found = load_dataset(Path(goods), chosen.seed)
+    seen = _read([*found.goods.fit, *found.goods.normalise], chosen.images, bundle)
+    held_back = _read(found.goods.threshold, PROOF, bundle)
+    if len(seen) + len(held_back) < FEWEST:
+        raise BadInput(f"{goods} holds {len(seen) + len(held_back)} readable goods, but {FEWEST} are needed; add more")
+    quantisation, searches = measure(bundle, seen, held_back if len(held_back) else spread(seen, PROOF), chosen, say)
+    write_bundle(target, replace(bundle.contents(), parent=bundle.sha256, quantisation=quantisation))
+    return target, searches
+
+
+def with_quantisation(
+    contents: BundleContents, scratch: Path, goods: Images, proof: Images, options: CalibrateOptions, say: Say
+) -> BundleContents:
+    """Return ``contents`` calibrated on ``goods`` and with ``proof``, both u8 [N, H, W, 3]; ``scratch`` is written and removed."""
+    write_bundle(scratch, contents)
+    try:
+        held, _ = measure(open_bundle(scratch), spread(goods, options.images), spread(proof, PROOF), options, say)
+    finally:
+        scratch.unlink(missing_ok=True)
+    return replace(contents, quantisation=held)
+
+
+def measure(
+    bundle: Bundle, goods: Images, proof: Images, options: CalibrateOptions, say: Say = lambda text: None
+) -> tuple[Quantisation, dict[str, Search]]:
+    """Return ranges measured on ``goods`` and a plan chosen on pictures made from ``proof``, with the searches by dialect."""
+    if options.method not in METHODS:
+        raise BadInput(f"method {options.method!r} is unknown; allowed are {', '.join(METHODS)}")
+    ranges = measure_ranges(bundle, goods, options, say)
+    searches: dict[str, Search] = {}
+    if options.plan is None and options.search:
+        searches = _search(bundle, Recipe(ranges, {}), proof, options, say)
+    plan = plan_of(bundle, ranges, searches, options) if options.plan is None else options.plan
+    if not searches:
+        plan = {**plan, "corrections": options.corrections or _corrections(bundle, ranges, goods, plan)}
+    return Quantisation({name: held.to_json() for name, held in ranges.items()}, plan, proof), searches
+
+
+def measure_ranges(
+    bundle: Bundle, goods: Images, options: CalibrateOptions, say: Say = lambda text: None
+) -> dict[str, Ranges]:
+    """Run every graph but the fusion over ``goods`` u8 [N, H, W, 3] in one pass and return its ranges by name."""
+    names = [name for name in wiring.ORDER if name in bundle.graphs and name not in NEVER]
+    collectors = {name: Collector(bundle.graph(name)) for name in names}
+    try:
+        for number, image in enumerate(goods):
+            known: dict[str, NDArray[Any]] = {"image": image[None], "masks": bundle.masks}
+            for collector in collectors.values():
+                known.update(collector.update({name: known[name] for name in collector.inputs}))
+            if number % 16 == 15 or number + 1 == len(goods):
+                say(f"ranges: {number + 1} of {len(goods)} goods")
+        return {name: held.ranges(options.method, options.percentile) for name, held in collectors.items()}
+    except ValueError as error:
+        raise DeviceFault(f"the ranges of {bundle.path} cannot be measured: {error}") from error
+
+
+def plan_of(
+    bundle: Bundle, ranges: Mapping[str, Ranges], searches: Mapping[str, Search], options: CalibrateOptions
+) -> dict[str, Any]:
+    """Return the plan as a JSON object: nodes kept by graph and dialect, and what was measured for it."""
+    graphs = {}
+    for name in ranges:
+        whole = name in options.keep and not searches
+        keep: dict[str, tuple[str, ...]] = dict.fromkeys(DIALECTS, (ALL,)) if whole else {}
+        for found in searches.values():
+            keep.update(found.plans[name].keep if name in found.plans else {})
+        graphs[name] = Plan(bundle.graph_sha256(name), keep).to_json()
+    measured = {dialect: sensitivity_json(found) for dialect, found in searches.items()}
+    biases = {dialect: dict(found.corrections) for dialect, found in searches.items()}
+    told = {"schema": SCHEMA, "max_flip": options.max_flip, "graphs": graphs}
+    return {**told, "sensitivity": measured, "corrections": biases}
+
+
+def sensitivity_json(found: Search) -> dict[str, Any]:
+    """Return what a search measured as plain values."""
+    score = found.loss.rows[-1]
+    return {
+        "passed": found.passed,
+        "images": found.loss.images,
+        "score_rms_z": score.rms if np.isfinite(score.rms) else None,
+        "expected_flips": found.loss.expected,
+        "auroc_change": found.loss.auroc_change,
+        "units": [
+            {
+                "graph": cost.unit.graph,
+                "nodes": list(cost.unit.nodes),
+                "macs": cost.unit.macs,
+                "loss_z": cost.loss if np.isfinite(cost.loss) else None,
+                "flips": cost.flips,
+                "kept": cost.unit in found.kept,
+            }
+            for cost in found.costs
+        ],
+    }
+
+
+def _search(bundle: Bundle, recipe: Recipe, proof: Images, options: CalibrateOptions, say: Say) -> dict[str, Search]:
+    pictures = make_proof(spread(proof, SEARCHED), copies=1, anomalies=2, seed=options.seed + 1)
+    found = {}
+    with Pipeline(bundle) as pipeline:
+        for dialect in DIALECTS:
+            found[dialect] = Searcher(bundle, recipe, dialect, pictures, pipeline).search(options.max_flip, say)
+    return found
+
+
+def _corrections(
+    bundle: Bundle, ranges: Mapping[str, Ranges], goods: Images, plan: dict[str, Any]
+) -> dict[str, dict[str, Corrections]]:
+    """Return by dialect and graph the bias corrections that fit a plan which nothing was searched for."""
+    plans = {name: held for name, held in parse_plans(plan, "the plan").items() if name in ranges}
+    pictures = make_proof(spread(goods, CORRECTED), copies=0, anomalies=0)
+    with Pipeline(bundle, all_branches=True) as pipeline:
+        recipe = Recipe(ranges, plans)
+        return {
+            dialect: Searcher(bundle, recipe, dialect, pictures, pipeline).corrections(plans) for dialect in DIALECTS
+        }
+
+
+def _read(paths: Sequence[Path], most: int, bundle: Bundle) -> Images:
+    """Read at most ``most`` pictures, evenly spread, resized; those that cannot be read are skipped."""
+    picked = [paths[i] for i in evenly(len(paths), most)]
+    images = []
+    for path in picked:
+        try:
+            images.append(resize(read_image(path, bundle.image_bits), bundle.image_size))
+        except BadInput:
+            continue
+    return np.stack(images) if images else np.zeros((0, *bundle.image_size, 3), np.uint8)

@@ -1,0 +1,137 @@
+"""The INT8 gate: an engine against its FP32 reference on many pictures, refused when verdicts flip, scores err or AUROC falls."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from calibration.placement import Plan
+from edge_ad.bundle import Bundle
+from edge_ad.deployment.int8 import SCHEMA, Recipe
+from edge_ad.deployment.loss import Loss, check_finite, loss
+from edge_ad.deployment.precision_search import MAX_AUROC, MAX_ERROR, MAX_FLIP, Search, Searcher, worst_nodes
+from edge_ad.deployment.validation_images import Proof, labelled_proof, make_proof, spread
+from edge_ad.engines import engine_store
+from edge_ad.engines.pipeline import Pipeline
+from edge_ad.errors import BadInput
+from edge_ad.scoring import fuse
+from edge_ad.utils.files import atomic_write
+
+SEARCHED = 8  # goods that the search for a better plan looks at, with their views and anomalies
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What the gate measured, by set of pictures (``proof``, and ``labelled`` if one was given), and its budget."""
+
+    losses: dict[str, Loss]
+    max_flip: float
+
+    @property
+    def refused(self) -> str | None:
+        """The first thing that is beyond the budget, None when all is within it."""
+        for name, held in self.losses.items():
+            if not held.finite:
+                return f"scores on the {name} images are not finite numbers"
+            if held.rate > self.max_flip:
+                return f"{held.far_flips} of {held.images} {name} verdicts flip ({held.rate:.2%}, allowed {self.max_flip:.2%})"
+            worst = max(held.rows, key=lambda row: row.rms)
+            if worst.rms > MAX_ERROR:
+                return f"{worst.branch} errs by {worst.rms:.2f} z on the {name} images (rms, allowed {MAX_ERROR:g})"
+            worst = max(held.rows, key=lambda row: row.auroc_loss)
+            if worst.auroc_loss > MAX_AUROC:
+                return f"AUROC of {worst.branch} on the {name} images falls by {worst.auroc_loss:.4f} (allowed {MAX_AUROC})"
+        return None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values for JSON; what is not a finite number becomes null."""
+        return {
+            "max_flip": self.max_flip,
+            "max_error_z": MAX_ERROR,
+            "max_auroc_loss": MAX_AUROC,
+            **{name: _plain(held) for name, held in self.losses.items()},
+        }
+
+
+def measure_gate(
+    candidate: Pipeline,
+    reference: Pipeline,
+    bundle: Bundle,
+    max_flip: float = MAX_FLIP,
+    labelled: Path | None = None,
+    seed: int = 0,
+) -> Gate:
+    """Judge every proof image with both pipelines; BadInput for a bundle without proof images or a bad labelled set."""
+    sets = {"proof": proof_of(bundle, seed=seed)}
+    if labelled is not None:
+        sets["labelled"] = labelled_proof(labelled, bundle.image_size, bundle.image_bits)
+    losses = {}
+    for name, proof in sets.items():
+        exact, found = (np.stack([p.infer(image).raw for image in proof.images]) for p in (reference, candidate))
+        check_finite(fuse(exact, bundle.statistics)[1], f"{bundle.path} in FP32")
+        losses[name] = loss(exact, found, proof.anomalous, bundle.statistics, bundle.thresholds)
+    return Gate(losses, max_flip)
+
+
+def proof_of(bundle: Bundle, goods: int | None = None, seed: int = 0) -> Proof:
+    """Return the proof images of a bundle, made from ``goods`` of its goods (all by default); BadInput without any."""
+    if bundle.quantisation is None:
+        raise BadInput(f"{bundle.path} holds no proof images: run `edge-ad calibrate {bundle.path} GOODS` first")
+    held = bundle.quantisation.proof
+    return make_proof(held if goods is None else spread(held, goods), seed=seed)
+
+
+def explain_int8(
+    bundle: Bundle, recipe: Recipe, dialect: str, reason: str, reference: Pipeline, max_flip: float
+) -> str:
+    """Say why an INT8 engine is refused, which nodes are worst, and where the plan lies that would pass, if there is one."""
+    proof = proof_of(bundle, SEARCHED, seed=1)
+    found = Searcher(bundle, recipe, dialect, proof, reference).search(max_flip)
+    worst = worst_nodes(found.costs)
+    if not found.passed:
+        return f"the int8 engine is refused: {reason}; worst are {worst}; no plan passes, so use --fp16"
+    path = engine_store.engines_folder(bundle.path) / f"plan-{dialect}.json"
+    write_plan(path, found, dialect)
+    return (
+        f"the int8 engine is refused: {reason}; worst are {worst}; a plan with {len(found.kept)} of {len(found.costs)} "
+        f"parts in floating point passes on {found.loss.images} images: "
+        f"`edge-ad build-engine {bundle.path} --int8 --plan {path}`"
+    )
+
+
+def write_plan(path: Path, found: Search, dialect: str) -> None:
+    """Write the plan of a search as a file that build-engine takes with --plan."""
+    plans: dict[str, Plan] = dict(found.plans)
+    value = {
+        "schema": SCHEMA,
+        "graphs": {name: plan.to_json() for name, plan in plans.items()},
+        "corrections": {dialect: dict(found.corrections)},
+    }
+    atomic_write(path, json.dumps(value, indent=1) + "\n")
+
+
+def _plain(held: Loss) -> dict[str, Any]:
+    return {
+        "images": held.images,
+        "flips": held.flips,
+        "far_flips": held.far_flips,
+        "expected_flips": held.expected,
+        "branches": {
+            row.branch: {
+                "bias_z": _finite(row.bias),
+                "rms_z": _finite(row.rms),
+                "largest_z": _finite(row.largest),
+                "auroc_fp32": row.auroc_reference,
+                "auroc": row.auroc,
+            }
+            for row in held.rows
+        },
+    }
+
+
+def _finite(value: float) -> float | None:
+    return value if np.isfinite(value) else None

@@ -1,0 +1,236 @@
+"""Which nodes must stay in floating point so that INT8 keeps its verdicts: measured one by one, then chosen greedily.
+
+The plan of a bundle for a person: a file to edit, a table of loss against cost, and a plot of it.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calibration.bias_correction import Corrections, corrections
+from calibration.placement import ALL, Plan
+from calibration.sensitivity import Cost, Unit, rank, shortest_prefix, units
+from edge_ad.bundle import Bundle, open_bundle
+from edge_ad.deployment.int8 import NEVER, Recipe, derive_int8, view_of
+from edge_ad.deployment.loss import Loss, check_finite, loss, weighted_error
+from edge_ad.deployment.partial_pipeline import Staged
+from edge_ad.deployment.validation_images import Proof, spread
+from edge_ad.engines.pipeline import Pipeline
+from edge_ad.errors import BadInput, require
+from edge_ad.scoring import fuse
+from edge_ad.utils.files import atomic_write
+
+SWAPPED = 3  # pairs of a good and an anomaly that may change their order while a plan is searched
+SLOW = ("lavit",)  # held at its FP32 outputs while nodes before it are looked at: it takes most of a frame
+CORRECTED = 12  # goods that bias corrections are measured on
+RANKED = 16  # images that single units are looked at on
+MARGIN = 0.5  # of the budget: a plan must be better on the pictures that chose it than it must be on others
+MAX_FLIP = 0.005
+MAX_AUROC = 0.005
+MAX_ERROR = 1.0  # rms of z: as much as goods differ among themselves
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Search:
+    """A plan for each graph with the bias corrections that fit it, what it loses, the cost of every unit alone and the units
+    kept, in the order chosen.
+    """
+
+    plans: Mapping[str, Plan]
+    corrections: Mapping[str, Corrections]
+    loss: Loss
+    costs: tuple[Cost, ...]
+    kept: tuple[Unit, ...]
+    passed: bool
+
+
+class Searcher:
+    """Measures plans of one dialect on the images of a ``proof``. ``pipeline`` is FP32 and stays open meanwhile."""
+
+    def __init__(self, bundle: Bundle, recipe: Recipe, dialect: str, proof: Proof, pipeline: Pipeline) -> None:
+        self._bundle, self._recipe, self._dialect = bundle, recipe, dialect
+        self._proof = proof
+        self._names = [name for name in pipeline.engines if name in recipe.ranges and name not in NEVER]
+        self._staged = Staged(pipeline, proof.images)
+        self._ranking = Staged(pipeline, spread(proof.images, RANKED))
+        check_finite(fuse(self._staged.reference, bundle.statistics)[1], f"{bundle.path} in FP32")
+        self._units: list[Unit] = []
+        self._corrected: dict[tuple[str, tuple[str, ...]], Corrections] = {}
+        for name in self._names:
+            most = 12 if name in SLOW or name == "tokenizer" else 64
+            self._units += units(name, view_of(bundle, name), most)
+
+    def search(self, max_flip: float = MAX_FLIP, say: Say = lambda text: None) -> Search:
+        """Return the cheapest plan found that stays within ``max_flip``, MAX_ERROR and MAX_AUROC, with some margin.
+
+        ``passed`` is False where even everything in FP32 is not within it.
+        """
+        costs = self.costs(say)
+        ranked = [cost.unit for cost in rank(costs)]
+        found: dict[int, Loss] = {}
+
+        def passes(kept: Sequence[Unit]) -> bool:
+            measured = self.measure(self.plans(kept))
+            found[len(kept)] = measured
+            say(f"{self._dialect}: {len(kept)} of {len(ranked)} units in floating point: {told(measured)}")
+            within = measured.expected <= MARGIN * max_flip and measured.auroc_loss <= self._auroc_limit()
+            return measured.finite and within and measured.error <= MARGIN * MAX_ERROR
+
+        kept = shortest_prefix(ranked, passes)
+        chosen = ranked if kept is None else kept
+        plans = self.plans(chosen)
+        return Search(
+            plans, self.corrections(plans), found[len(chosen)], tuple(rank(costs)), tuple(chosen), kept is not None
+        )
+
+    def costs(self, say: Say = lambda text: None) -> list[Cost]:
+        """Return what each unit costs when it is quantised alone."""
+        measured = []
+        for number, unit in enumerate(self._units):
+            alone = {name: Plan(self._hash(name), {self._dialect: self._others(name, unit)}) for name in self._names}
+            raw = self._raw(self._ranking, alone, hold=SLOW)
+            measured.append(Cost(unit, *self._alone(raw)))
+            error = measured[-1].loss
+            say(f"{self._dialect}: {number + 1} of {len(self._units)} units looked at, {unit.name}: {error:.4f} z")
+        return measured
+
+    def measure(self, plans: Mapping[str, Plan]) -> Loss:
+        """Return what the plans lose on all images, with biases corrected for them."""
+        return self._loss(self._raw(self._staged, plans, biases=self.corrections(plans)))
+
+    def corrections(self, plans: Mapping[str, Plan]) -> dict[str, Corrections]:
+        """Return bias corrections by graph that fit the plans, measured on the goods among the images."""
+        found: dict[str, Corrections] = {}
+        for name, plan in plans.items():
+            keep = plan.keep.get(self._dialect, ())
+            if plan.skips(self._dialect):
+                continue
+            if (name, keep) not in self._corrected:
+                feeds = self._staged.feeds(name, min(CORRECTED, int((~self._proof.anomalous).sum())))
+                model, ranges = self._bundle.graph(name), self._recipe.ranges[name]
+                self._corrected[name, keep] = corrections(model, ranges, feeds, self._dialect, keep)
+            found[name] = self._corrected[name, keep]
+        return found
+
+    def plans(self, kept: Sequence[Unit]) -> dict[str, Plan]:
+        """Return the plans that leave these units in floating point."""
+        table: dict[str, Plan] = {}
+        for name in self._names:
+            own = [unit for unit in self._units if unit.graph == name]
+            nodes = tuple(node for unit in own if unit in kept for node in unit.nodes)
+            everything = bool(own) and all(unit in kept for unit in own)
+            table[name] = Plan(self._hash(name), {self._dialect: (ALL,) if everything else nodes})
+        return table
+
+    def _others(self, name: str, unit: Unit) -> tuple[str, ...]:
+        if unit.graph != name:
+            return (ALL,)
+        return tuple(node for other in self._units if other.graph == name and other != unit for node in other.nodes)
+
+    def _raw(
+        self,
+        staged: Staged,
+        plans: Mapping[str, Plan],
+        hold: tuple[str, ...] = (),
+        biases: Mapping[str, Corrections] | None = None,
+    ) -> NDArray[np.float32]:
+        recipe = Recipe(self._recipe.ranges, plans, {self._dialect: biases or {}})
+        graphs = derive_int8(self._bundle, recipe, self._dialect)
+        return staged.raw(graphs, hold)
+
+    def _alone(self, raw: NDArray[np.float32]) -> tuple[float, int]:
+        """Return the error of the score, in z, and the flips on the images that units are ranked on."""
+        reference, held = self._ranking.reference, self._bundle
+        flips = loss(reference, raw, np.zeros(len(raw), bool), held.statistics, held.thresholds).flips
+        return weighted_error(reference, raw, held.statistics), flips
+
+    def _loss(self, raw: NDArray[np.float32]) -> Loss:
+        held = self._bundle
+        return loss(self._staged.reference, raw, self._proof.anomalous, held.statistics, held.thresholds)
+
+    def _auroc_limit(self) -> float:
+        """Return the loss of AUROC that is allowed here; a few swapped pairs always are, where there are few pairs."""
+        anomalies = int(self._proof.anomalous.sum())
+        pairs = anomalies * (len(self._proof.anomalous) - anomalies)
+        return max(MARGIN * MAX_AUROC, SWAPPED / max(pairs, 1))
+
+    def _hash(self, name: str) -> str:
+        return self._bundle.graph_sha256(name)
+
+
+def told(measured: Loss) -> str:
+    """Tell a loss in a few words."""
+    score = measured.rows[-1]
+    return (
+        f"score error {score.rms:.3f} z, {measured.far_flips} flips of {measured.images}, "
+        f"{measured.expected:.2%} expected, AUROC falls by {measured.auroc_loss:.4f}"
+    )
+
+
+def worst_nodes(costs: Sequence[Cost], count: int = 3) -> str:
+    """Name the units that lose most when quantised alone."""
+    return ", ".join(cost.unit.name for cost in sorted(costs, key=lambda cost: -cost.loss)[:count])
+
+
+_HEADER = ("graph", "first_node", "nodes", "macs", "loss_z", "flips", "kept")
+
+
+def require_plots() -> None:
+    """Raise BadInput before minutes of work when matplotlib is missing."""
+    require("matplotlib", extra="train", needed_by="edge-ad calibrate --table")
+
+
+def write_report(folder: Path, bundle_path: Path) -> Path:
+    """Write plan.json, and by dialect sensitivity-<dialect>.csv and .png, of a calibrated bundle; return ``folder``."""
+    bundle = open_bundle(bundle_path)
+    if bundle.quantisation is None:
+        raise BadInput(f"{bundle_path} holds no plan: run `edge-ad calibrate {bundle_path} GOODS` first")
+    plan = bundle.quantisation.plan
+    atomic_write(folder / "plan.json", json.dumps(plan, indent=1) + "\n")
+    for dialect, found in plan.get("sensitivity", {}).items():
+        atomic_write(folder / f"sensitivity-{dialect}.csv", table(found["units"]))
+        atomic_write(folder / f"sensitivity-{dialect}.png", plot(found["units"], dialect))
+    return folder
+
+
+def table(units: list[dict[str, Any]]) -> str:
+    """Return units as CSV, those most worth keeping in floating point first."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(_HEADER)
+    for unit in units:
+        nodes = unit["nodes"]
+        writer.writerow(
+            [unit["graph"], nodes[0], len(nodes), unit["macs"], unit["loss_z"], unit["flips"], unit["kept"]]
+        )
+    return stream.getvalue()
+
+
+def plot(units: list[dict[str, Any]], title: str) -> bytes:
+    """Return a PNG: for each unit the loss in z of quantising it alone, against the multiplications it takes."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.0, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for kept, marker, label in ((True, "s", "stays in floating point"), (False, "o", "8 bits")):
+        chosen = [unit for unit in units if unit["kept"] is kept and unit["loss_z"] is not None]
+        x, y = [max(unit["macs"], 1) / 1e6 for unit in chosen], [max(unit["loss_z"], 1e-5) for unit in chosen]
+        axes.scatter(x, y, marker=marker, label=label, alpha=0.8)
+    axes.set(xscale="log", yscale="log", xlabel="million multiplications", ylabel="score error alone, z", title=title)
+    axes.legend()
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=120)
+    return stream.getvalue()

@@ -1,0 +1,233 @@
+"""New statistics and thresholds for an existing bundle from fresh goods, without training: weights and graphs stay.
+
+A child bundle with the graphs of its parent takes over the parent's engine, once it is proven on the child's scores.
+
+Statistics and weights are inputs of the fusion graph, so new ones need no new engine; but the tolerance is in standard
+deviations of goods, which are new, so the proof is made again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edge_ad.bundle import Bundle, child_path, open_bundle, write_bundle
+from edge_ad.camera.measure import camera_report
+from edge_ad.data.datasets import load_dataset
+from edge_ad.data.images import read_image, resize
+from edge_ad.data.near_duplicates import near_duplicate_groups, thumbnails
+from edge_ad.data.splits import MINIMUM_GOODS, split_groups
+from edge_ad.deployment.gate import measure_gate
+from edge_ad.engines import engine_store
+from edge_ad.engines.parity import compare
+from edge_ad.engines.pipeline import Pipeline
+from edge_ad.errors import BadInput, DeviceFault, EdgeAdError
+from edge_ad.scoring import (
+    BRANCHES,
+    MAPS,
+    Array,
+    Statistics,
+    Thresholds,
+    choose_thresholds,
+    fuse,
+    map_quantiles,
+    normalise_statistics,
+)
+
+MAPS_LIMIT = 1000  # goods whose maps are kept for the quantiles; more would only cost memory
+
+Progress = Callable[[int, int], None]
+Skipped = list[tuple[Path, str]]
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """What the model says of some goods: raw scores f32 [N, 5], and by branch the maps of at most MAPS_LIMIT."""
+
+    raw: Array
+    maps: dict[str, list[Array]]
+
+
+def recalibrate(
+    bundle_path: Path | str,
+    goods_folder: Path | str,
+    out: Path | str | None = None,
+    target_ng: float = 0.01,
+    target_warn: float = 0.05,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Path:
+    """Write a child of a bundle whose statistics and thresholds come from the goods in a folder; return its path.
+
+    The goods (a flat folder, or train/good and validation/good of an MVTec layout) should be ones the model was not
+    trained on. All are run at FP32; a seeded half (near-duplicates on one side) gives mean, std and map quantiles, the
+    other half the thresholds. Weights, Gaussian, graphs and golden images stay; ``parent`` is the sha256 of the old
+    file. ``out`` is a file or an existing folder; without it the child lies beside its parent as
+    ``<name>-recalibrated-<n>.edgead``. Images that cannot be read are skipped and listed in the report. Raises BadInput
+    for fewer than 10 readable goods and bad targets, DeviceFault when the model gives scores that are not finite.
+    """
+    bundle = open_bundle(bundle_path)
+    target = child_path(bundle, Path(out) if out is not None else None, "recalibrated", "recalibrate")
+    choose_thresholds([0.0], target_ng, target_warn)  # bad targets are told before the work, not after it
+    halves, skipped = _split(Path(goods_folder), seed)
+    total, turn = sum(map(len, halves)), count(1)
+
+    def tell() -> None:
+        if progress:
+            progress(next(turn), total)
+
+    with Pipeline(bundle, all_branches=True) as pipeline:
+        measured = [_measure(pipeline, bundle, half, skipped, tell) for half in halves]
+    _enough(sum(len(half.raw) for half in measured), len(skipped), Path(goods_folder))
+    statistics = _statistics(bundle, measured[0])
+    thresholds = choose_thresholds(_scores(measured[1], statistics), target_ng, target_warn)
+    camera = _camera_report(bundle, Path(goods_folder), [path for half in halves for path in half], skipped)
+    _write(bundle, target, statistics, thresholds, measured, skipped, seed, camera)
+    return target
+
+
+def _camera_report(bundle: Bundle, folder: Path, goods: Sequence[Path], skipped: Skipped) -> dict[str, Any]:
+    """Return what the loop compares its camera with, as training does: the new goods may show another camera or light."""
+    left_out = {path for path, _ in skipped}
+    shown = [path for path in goods if path not in left_out][:MAPS_LIMIT]
+    images = (resize(read_image(path, bundle.image_bits), bundle.image_size) for path in shown)
+    return camera_report(images, folder)
+
+
+def _split(folder: Path, seed: int) -> tuple[tuple[list[Path], list[Path]], Skipped]:
+    """Return the goods for normalising and for the thresholds, and what cannot be read."""
+    found = load_dataset(folder, seed)
+    skipped = list(found.skipped)
+    paths = sorted((*found.goods.fit, *found.goods.normalise, *found.goods.threshold))
+    table, failed = thumbnails(paths)
+    skipped += [(paths[index], reason) for index, reason in sorted(failed.items())]
+    groups = [[paths[index] for index in group if index not in failed] for group in near_duplicate_groups(table)]
+    groups = [group for group in groups if group]
+    normalise, threshold = split_groups(groups, [sum(map(len, groups)) // 2], seed)
+    return (sorted(normalise), sorted(threshold)), skipped
+
+
+def _measure(
+    pipeline: Pipeline, bundle: Bundle, paths: Sequence[Path], skipped: Skipped, tell: Callable[[], None]
+) -> Measured:
+    raw: list[Array] = []
+    maps: dict[str, list[Array]] = {branch: [] for branch in MAPS if branch in pipeline.branches}
+    for path in paths:
+        tell()
+        try:
+            image = read_image(path, bundle.image_bits)
+        except BadInput as error:
+            logging.getLogger(__name__).warning("skipped %s: %s", path, error)
+            skipped.append((path, str(error)))
+            continue
+        scores = pipeline.infer(resize(image, bundle.image_size)).raw
+        _check_finite(scores, bundle, path)
+        raw.append(scores.copy())
+        if len(raw) <= MAPS_LIMIT:
+            for branch, kept in maps.items():
+                kept.append(pipeline.tensor(f"map_{branch}").astype(np.float32))
+    return Measured(np.array(raw, dtype=np.float32).reshape(-1, len(BRANCHES)), maps)
+
+
+def _check_finite(scores: Array, bundle: Bundle, path: Path) -> None:
+    for branch, score in zip(BRANCHES, scores, strict=True):
+        if branch in bundle.statistics.active and not np.isfinite(score):
+            raise DeviceFault(
+                f"branch {branch!r} of {bundle.path} gives {score} for the good {path}, not a finite number; "
+                "train the bundle again"
+            )
+
+
+def _enough(goods: int, skipped: int, folder: Path) -> None:
+    if goods < MINIMUM_GOODS:
+        raise BadInput(
+            f"{folder} holds {goods} readable good images ({skipped} cannot be read); "
+            f"at least {MINIMUM_GOODS} are needed, so add more"
+        )
+
+
+def _statistics(bundle: Bundle, measured: Measured) -> Statistics:
+    mean, std = normalise_statistics(measured.raw)
+    quantiles = bundle.statistics.quantiles.copy()
+    for row, branch in enumerate(MAPS):
+        if branch in measured.maps:
+            quantiles[row] = map_quantiles(measured.maps[branch])
+    return replace(bundle.statistics, mean=mean, std=std, quantiles=quantiles)
+
+
+def _scores(measured: Measured, statistics: Statistics) -> Array:
+    return fuse(measured.raw, statistics)[1]
+
+
+def _write(
+    bundle: Bundle,
+    target: Path,
+    statistics: Statistics,
+    thresholds: Thresholds,
+    measured: Sequence[Measured],
+    skipped: Skipped,
+    seed: int,
+    camera: dict[str, Any],
+) -> None:
+    normalise, threshold = (half.raw for half in measured)
+    told: dict[str, Any] = {
+        "parent": bundle.sha256,
+        "goods": {"normalise": len(normalise), "threshold": len(threshold)},
+        "skipped": [{"file": path.name, "reason": reason} for path, reason in skipped],
+        "seed": seed,
+        "thresholds": thresholds.describe(),
+    }
+    child = replace(
+        bundle.contents(),
+        parent=bundle.sha256,
+        statistics=statistics,
+        thresholds=thresholds,
+        raw_scores={**bundle.raw_scores, "normalise": normalise, "threshold": threshold},
+        report={**bundle.report, **camera, "recalibration": told},
+    )
+    write_bundle(target, child)
+
+
+def adopt(parent_path: Path, child: Bundle) -> str | None:
+    """Make the parent's current engine that of ``child`` if it fits and passes; return a sentence, None without an engine."""
+    try:
+        parent = open_bundle(parent_path)
+        held = engine_store.current(parent)
+        if held is None or parent.path == child.path:
+            return None
+        reason = _take_over(parent, child, held)
+    except EdgeAdError as error:
+        held, reason = None, str(error)
+    if held is not None and reason is None:
+        images = len(child.golden.images)
+        return f"engine: {held.backend} {held.precision} of the parent, proven again on {images} golden images"
+    return f"no engine was taken over from the parent ({reason}); run `edge-ad build-engine`"
+
+
+def _take_over(parent: Bundle, child: Bundle, held: engine_store.Current) -> str | None:
+    """Copy, prove, and make current; return why not, and leave nothing then."""
+    engine_store.copy(parent, child, held)
+    try:
+        reason = _refusal(child, held)
+        if reason is None:
+            engine_store.make_current(child, held.backend, held.precision)
+            return None
+    except BaseException:
+        engine_store.remove(child, held)
+        raise
+    engine_store.remove(child, held)
+    return reason
+
+
+def _refusal(child: Bundle, held: engine_store.Current) -> str | None:
+    with Pipeline(child, precision=held.precision, backend=held.backend) as engine:
+        if held.precision != "int8":
+            return None if compare(engine, child).accepted else "it is too far from the reference in the new scores"
+        with Pipeline(child) as reference:
+            return measure_gate(engine, reference, child).refused

@@ -1,0 +1,73 @@
+"""Pictures to prove an engine on, made from the few goods that a bundle carries: later views of them, and anomalies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_ad.data.datasets import load_test
+from edge_ad.data.images import read_image, resize
+from edge_ad.data.synthetic_anomalies import KINDS, make_anomaly
+
+Images = NDArray[np.uint8]
+SHIFT, GAIN, NOISE = 2, 0.03, 1.5  # pixels; share of brightness; grey levels
+
+
+@dataclass(frozen=True, eq=False)
+class Proof:
+    """``images`` u8 [N, H, W, 3] and, for each, whether it is ``anomalous``."""
+
+    images: Images
+    anomalous: NDArray[np.bool_]
+
+    def joined(self, other: Proof) -> Proof:
+        """Return both."""
+        images = np.concatenate([self.images, other.images])
+        return Proof(images, np.concatenate([self.anomalous, other.anomalous]))
+
+
+def make_proof(goods: Images, copies: int = 2, anomalies: int = 3, seed: int = 0) -> Proof:
+    """Return ``goods``, ``copies`` jittered views and ``anomalies`` synthetic anomalies of each, seeded."""
+    rng = np.random.default_rng([seed, 11])
+    views = [jitter(image, rng) for image in goods for _ in range(copies)]
+    bad = [_anomaly(goods, index, turn, rng) for index in range(len(goods)) for turn in range(anomalies)]
+    images = np.stack([*goods, *views, *bad])
+    return Proof(images, np.arange(len(images)) >= len(goods) + len(views))
+
+
+def labelled_proof(data: Path, size: tuple[int, int], bits: int = 16) -> Proof:
+    """Read a labelled test set, resized to ``size``; ``bits`` and BadInput as for ``load_test``."""
+    items = load_test(data, bits).test
+    images = np.stack([resize(read_image(item.path, item.bits), size) for item in items])
+    return Proof(images, np.array([item.kind != "good" for item in items]))
+
+
+def jitter(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Return the same part a moment later: shifted by up to SHIFT pixels, a little brighter or darker, noisy."""
+    rows, columns = rng.integers(-SHIFT, SHIFT + 1, 2)
+    edge = np.pad(image, ((SHIFT, SHIFT), (SHIFT, SHIFT), (0, 0)), mode="edge")
+    height, width = image.shape[:2]
+    moved = edge[SHIFT + rows : SHIFT + rows + height, SHIFT + columns : SHIFT + columns + width]
+    lit = moved * rng.uniform(1 - GAIN, 1 + GAIN) + rng.normal(0.0, NOISE, image.shape)
+    return np.asarray(np.clip(np.rint(lit), 0, 255), np.uint8)
+
+
+def spread(images: Images, count: int) -> Images:
+    """Return at most ``count`` of ``images``, evenly spread over them."""
+    if len(images) <= count:
+        return images
+    picked: Images = images[evenly(len(images), count)]
+    return picked
+
+
+def evenly(total: int, count: int) -> NDArray[np.intp]:
+    """Return at most ``count`` of the numbers from 0 to ``total`` - 1, evenly spread, rising."""
+    return np.unique(np.linspace(0, total - 1, min(count, total)).astype(np.intp))
+
+
+def _anomaly(goods: Images, index: int, turn: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+    others = [goods[other] for other in rng.permutation(len(goods))[:9] if other != index] or [goods[index]]
+    return make_anomaly(goods[index], others, rng, KINDS[(index + 3 * turn) % len(KINDS)])[0]

@@ -1,0 +1,121 @@
+"""From verdicts to the outputs: alarms, acknowledges, and what the guard is told."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from edge_ad.camera.frames import Source
+from edge_ad.inspection.alarm import AlarmRule, AlarmState, on_acknowledge, on_part, on_time
+from edge_ad.inspection.judge import Judgement
+from edge_ad.inspection.part_tracking import CycleState
+from edge_ad.outputs.guard_state import Message
+
+SaveLatch = Callable[[str, Mapping[str, Any]], None]
+
+
+class Wires(Protocol):
+    """What the desk needs of a guard."""
+
+    def send(self, message: Message) -> None:
+        """Tell something about a camera."""
+
+    def lamp(self, lit: bool, waiting: bool, number: int) -> None:
+        """Tell how the alarm stands."""
+
+    def check(self) -> None:
+        """Raise DeviceFault when the outputs cannot be held any more."""
+
+
+class Desk:
+    """Sits first in the order of effects: the outputs get every verdict straight from memory.
+
+    Each camera has an alarm of its own; the lamp is on while any of them is lit. Alarms are numbered over all cameras,
+    so that an acknowledge of number n touches none that came later. ``latches`` are the states of an earlier process by
+    camera, ``save`` is called with each change of one. While ``withheld`` gives a reason nothing passes.
+    """
+
+    def __init__(
+        self,
+        cameras: Sequence[str],
+        rule: AlarmRule,
+        wires: Wires | None,
+        latches: Mapping[str, Mapping[str, Any]] | None = None,
+        save: SaveLatch | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        withheld: Callable[[], str | None] = lambda: None,
+    ) -> None:
+        self._withheld = withheld
+        self._rule = rule
+        self._wires = wires
+        self._save = save
+        self._clock = clock
+        self._places = {name: place for place, name in enumerate(cameras)}
+        known = latches or {}
+        self.states = {
+            name: AlarmState.from_json(known[name], clock()) if name in known else AlarmState() for name in cameras
+        }
+        self.number = max((state.number for state in self.states.values()), default=0)
+        self._acknowledged: deque[int] = deque()
+        self._lamp: tuple[bool, bool, int] | None = None
+        self._show()
+
+    @property
+    def lit(self) -> bool:
+        """Whether any alarm is lit."""
+        return any(state.lit for state in self.states.values())
+
+    def acknowledge(self, number: int) -> None:
+        """All alarms up to ``number`` were seen; from any thread, done with the next tick."""
+        self._acknowledged.append(number)
+
+    def take(self, judgement: Judgement, source: Source) -> None:
+        """Bring out a verdict, then what it means for the alarm."""
+        event, now = judgement.event, self._clock()
+        if self._wires is not None:
+            passed = not self._rule.rejects(event.verdict) and self._withheld() is None
+            place = self._places[source.name]
+            self._wires.send(
+                Message("verdict", now, place, event.verdict, passed, event.part or "", judgement.called_at)
+            )
+        sign = self._rule.sign(event.verdict, event.score)
+        self._set(source.name, on_part(self.states[source.name], self._rule, sign, now, self.number + 1))
+
+    def cycle(self, camera: str, state: CycleState) -> None:
+        """Tell that a camera sees frames but nothing to judge."""
+        if self._wires is not None:
+            self._wires.send(Message(state, self._clock(), self._places[camera]))
+
+    def tick(self) -> None:
+        """Let time pass and take in acknowledges; DeviceFault when the outputs cannot be held any more."""
+        if self._wires is not None:
+            self._wires.check()
+        now = self._clock()
+        while self._acknowledged:
+            number = self._acknowledged.popleft()
+            for name, state in self.states.items():
+                self._set(name, on_acknowledge(state, self._rule, number, now))
+        for name, state in self.states.items():
+            self._set(name, on_time(state, self._rule, now))
+
+    def close(self) -> None:
+        """The guard is closed by whom it belongs to."""
+
+    def _set(self, camera: str, state: AlarmState) -> None:
+        before = self.states[camera]
+        if state == before:
+            return
+        self.states[camera] = state
+        self.number = max(self.number, state.number)
+        if self._save is not None:
+            self._save(camera, state.to_json())
+        if (state.phase, state.number) != (before.phase, before.number):
+            self._show()
+
+    def _show(self) -> None:
+        lamp = (self.lit, any(state.waiting for state in self.states.values()), self.number)
+        if self._wires is not None and lamp != self._lamp:
+            self._wires.lamp(*lamp)
+        self._lamp = lamp

@@ -1,0 +1,310 @@
+"""One camera of a run: its reader, its mailbox, its health, its account of frames."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+from edge_ad.camera.frames import BadFrame, Delivered, End, Frame, Source, SourceError
+from edge_ad.camera.health import CameraHealth, Likeness
+from edge_ad.camera.liveness import Liveness, LivenessCheck
+from edge_ad.camera.mailbox import Delivery, Mailbox, Reader
+from edge_ad.camera.settings import CameraSettings, difference, settings_of
+from edge_ad.inspection.counters import Counters
+from edge_ad.inspection.part_tracking import CycleState, Judgeable, Parting, PartReady, frames_of
+from edge_ad.inspection.settings import LoopSettings
+
+LONGEST_SILENCE_S = 60.0
+
+
+@dataclass(frozen=True, eq=False)
+class Faulted:
+    """A frame that must not be judged, and why."""
+
+    frame: Delivered
+    since: float
+    reason: str
+
+
+@dataclass(frozen=True)
+class Outage:
+    """No frame where there should be one, and why; ``frame`` is the first one missing, if known.
+
+    ``part`` is one that a trigger called for, at monotonic second ``called_at``, and of which there is no frame.
+    """
+
+    reason: str
+    frame: int | None = None
+    part: str | None = None
+    called_at: float | None = None
+
+
+@dataclass(frozen=True)
+class Passed:
+    """A frame that needs no verdict by itself: nothing there, a part on its way, or one that has its verdict."""
+
+    state: CycleState
+
+
+Outcome = Judgeable | Faulted | Outage | Passed
+
+
+class Station:
+    """Turns what a source gives into outcomes: frames to judge, frames at fault, outages.
+
+    With ``parting`` frames are gathered to parts, and only those that a part is judged from come out. ``prepare`` is done
+    to frames that wait, in the camera's thread, where every frame is judged.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        settings: LoopSettings,
+        changed: threading.Condition,
+        parting: Parting | None = None,
+        prepare: Callable[[Frame], object] | None = None,
+    ) -> None:
+        self.source = source
+        self.counters = Counters()
+        self.ended = False
+        self.broken: str | None = None
+        part = settings.part
+        # A folder's pictures wait for us, so they cannot be late.
+        self._timed = part.queued and settings.drops(source.kind)
+        deadline_s = part.trigger_deadline_ms / 1000.0 if self._timed else None
+        self.mailbox = Mailbox(settings.drops(source.kind), changed, deadline_s=deadline_s)
+        self._reader = Reader(source, self.mailbox, prepare if parting is None else None)
+        self._settings = settings
+        self._health = CameraHealth(source.kind, settings.health, region=settings.view.region)
+        self._liveness = LivenessCheck(settings.liveness if source.kind == "live" else Liveness())
+        self._likeness = Likeness(settings.reference, settings.health) if settings.reference else None
+        self._heard = time.monotonic()
+        self._first = True
+        self._told: str | None = None  # the first word of the outage told since the last frame
+        self._next_alarm = 0.0
+        self._backoff = 1.0
+        self._duplicates = 0
+        self._passed_over = 0
+        self._found: CameraSettings | None = None
+        self._misset: str | None = None
+        self._parting = parting
+        self._view = settings.view
+        self._waiting: deque[Judgeable] = deque()  # frames of complete parts
+
+    @property
+    def name(self) -> str:
+        """The camera's name in events."""
+        return self.source.name
+
+    @property
+    def silent_s(self) -> float:
+        """Seconds since the last frame, or since the start; 0 where frames come only when a part does."""
+        return 0.0 if self._settings.part.queued else time.monotonic() - self._heard
+
+    @property
+    def lost(self) -> bool:
+        """Whether the camera is given up: silent for too long, and not one that patience still waits for."""
+        if self.silent_s <= self._settings.give_up_s:
+            return False
+        stuck = getattr(getattr(self.source, "restarts", None), "stuck", False)
+        return not (self._settings.patient and self._first and not stuck)
+
+    @property
+    def ready(self) -> bool:
+        """Whether ``poll`` would give something at once."""
+        return bool(self._waiting) or (not self.ended and self.mailbox.ready)
+
+    @property
+    def checks_age(self) -> bool:
+        """Whether a late verdict is worth nothing here: for cameras and everything in real time."""
+        return self.mailbox.freshest or self._timed or self.source.kind == "synthetic"
+
+    def start(self) -> None:
+        """Start reading."""
+        self._heard = time.monotonic()
+        self._reader.start()
+
+    def poll(self) -> list[Outcome]:
+        """Return what happened since the last call: at most one frame, and the outages before it. Never waits.
+
+        Frames of a part that is complete come out one a call, before anything new is looked at.
+        """
+        if self._waiting:
+            return [self._waiting.popleft()]
+        if self.ended:
+            return []
+        return self._called() or self._taken()
+
+    def _taken(self) -> list[Outcome]:
+        item = self.mailbox.take()
+        if isinstance(item, Delivery):
+            return self._delivered(item)
+        if isinstance(item, SourceError):
+            return self._outage(item.reason)
+        if isinstance(item, End):
+            return self._finished(item)
+        return self._stalled()
+
+    def drain(self) -> Iterator[Outcome]:
+        """Yield what has already arrived and the part that is under way; nothing else comes any more."""
+        while self._waiting:
+            yield self._waiting.popleft()
+        yield from self.poll()
+        part = self._parting.finish() if self._parting else None
+        if part:
+            self._queue(part)
+        while self._waiting:
+            yield self._waiting.popleft()
+
+    def limit_reached(self) -> bool:
+        """Whether the frames asked for of this camera are done."""
+        limit, counters = self._settings.max_frames, self.counters
+        return limit is not None and counters.judged + counters.faulted + counters.idle >= limit
+
+    def stop_reading(self) -> bool:
+        """Stop the reader; what it has already put in can still be polled. False when it hangs and was left behind."""
+        return self._reader.close()
+
+    def close(self) -> None:
+        """Stop, throw untaken frames away and complete the account."""
+        self.stop_reading()
+        self.mailbox.discard()
+        self._passed_over += len(self._waiting) + (self._parting.keeps() if self._parting and not self.ended else 0)
+        self._waiting.clear()
+        self.ended = True
+        self.account()
+
+    def account(self) -> Counters:
+        """Bring the counters up to date with the mailbox and return them."""
+        self.counters.captured = self.mailbox.captured
+        self.counters.lost = self.mailbox.lost
+        self.counters.dropped = self.mailbox.overwritten + self._duplicates + self._passed_over
+        restarts = getattr(self.source, "restarts", None)
+        if restarts is not None:
+            self.counters.reconnects, self.counters.stalls = restarts.reconnects, restarts.stalls
+        return self.counters
+
+    def _delivered(self, delivery: Delivery) -> list[Outcome]:
+        told, self._told = self._told, None
+        # Where the reader waits for us, the time that we took is not the camera's silence.
+        self._heard = delivery.arrived_at if self.mailbox.freshest else time.monotonic()
+        self._first = False
+        outcomes: list[Outcome] = []
+        if delivery.missing and not told:
+            outcomes.append(_gap(delivery))
+            self._interrupt()
+        found = self._examine(delivery)
+        if found:
+            outcomes.append(found)
+        return outcomes
+
+    def _examine(self, delivery: Delivery) -> Outcome | None:
+        frame, since = delivery.frame, self._since(delivery)
+        if isinstance(frame, BadFrame):
+            self._interrupt()
+            return Faulted(frame, since, frame.reason)
+        health = self._health.check(frame)
+        if self.mailbox.freshest and 0 < health.repeats < self._settings.health.frozen_after:
+            # The same picture again is nothing new to judge; only when it goes on is the camera frozen.
+            self._duplicates += 1
+            return None
+        uncompared = health.different is not None and health.different < self._settings.liveness.different
+        if uncompared and health.fault is None and self.mailbox.freshest:
+            # It may be an old one. The next is a frame time away, and outputs stay as they are until then.
+            self._duplicates += 1
+            return None
+        unproved = self._liveness.fault(frame)
+        fault = health.fault or unproved or self._view.fault(frame.image) or self._set_differently()
+        if fault is None and uncompared:
+            fault = "frozen: nothing is known yet that tells this picture from one before the camera was opened"
+        if fault is None and self._parting is None:
+            fault = self._unlike(frame)
+        if fault:
+            self._interrupt()
+            return Faulted(frame, since, fault)
+        return self._gathered(Judgeable(frame, since))
+
+    def _gathered(self, found: Judgeable) -> Outcome:
+        """Return the frame itself where every frame counts, else what it means for the parts."""
+        if self._parting is None:
+            return found
+        looked = self._parting.look(found)
+        self.counters.idle += not looked.kept
+        for part in looked.ready:
+            self._queue(part)
+        return Passed(looked.state)
+
+    def _set_differently(self) -> str | None:
+        """Return how the camera is set other than when the goods were taken; looked at after each opening."""
+        stored = self._settings.camera
+        if stored is None or self.source.kind != "live":
+            return None
+        found = settings_of(self.source)
+        if found is not self._found:
+            self._found = found
+            told = difference(stored, found)
+            self._misset = f"settings: {'; '.join(told)}" if told else None
+        return self._misset
+
+    def _unlike(self, frame: Frame) -> str | None:
+        """Return why a frame that should show a part at rest cannot come from a healthy camera."""
+        if self._likeness is None:
+            return None
+        whole = self._view.roi is None
+        return self._likeness.fault(self._likeness.view(frame if whole else self._view.crop(frame.image)))
+
+    def _queue(self, part: PartReady[Judgeable]) -> None:
+        self._passed_over += part.passed_over
+        self._waiting.extend(replace(found, fault=self._unlike(found.frame)) for found in frames_of(part))
+
+    def _called(self) -> list[Outcome]:
+        """Return the parts that a trigger called for in vain."""
+        if self._parting is None:
+            return []
+        ready, missed = self._parting.time(time.monotonic())
+        for part in ready:
+            self._queue(part)
+        return [Outage(one.reason, part=one.part, called_at=one.called_at) for one in missed]
+
+    def _interrupt(self) -> None:
+        if self._parting is not None:
+            self._parting.interrupt()
+
+    def _since(self, delivery: Delivery) -> float:
+        """The capture; but a frame that waited for us, not we for it, is only as old as its way to us was long."""
+        if self.mailbox.freshest or self._timed:
+            return delivery.frame.captured_at
+        return time.monotonic() - max(delivery.arrived_at - delivery.frame.captured_at, 0.0)
+
+    def _finished(self, end: End) -> list[Outcome]:
+        self.ended = True
+        self.broken = end.reason if end.broken else None
+        part = self._parting.finish() if self._parting else None
+        if part:
+            self._queue(part)
+        return [Outage(end.reason)] if end.reason else []
+
+    def _stalled(self) -> list[Outcome]:
+        limit = self._settings.stall_s(self.source.kind, self.source.fps, self._first)
+        silent = self.silent_s
+        return self._outage(f"stalled: no frame for {silent:.1f} s") if silent > limit else []
+
+    def _outage(self, reason: str) -> list[Outcome]:
+        """Tell an outage at once, then again after 1, 2, 4 ... 60 s while it lasts; a better reason than before at once."""
+        now = time.monotonic()
+        word = reason.split(":")[0]
+        if self._told and now < self._next_alarm and word in (self._told, "stalled"):
+            return []
+        self._backoff = min(self._backoff * 2, LONGEST_SILENCE_S) if self._told else 1.0
+        self._told, self._next_alarm = word, now + self._backoff
+        self._interrupt()
+        return [Outage(reason)]
+
+
+def _gap(delivery: Delivery) -> Outage:
+    first, missing = delivery.first_missing, delivery.missing
+    frames = f"frame {first}" if missing == 1 else f"{missing} frames before {delivery.frame.index}"
+    return Outage(f"lost: {frames} never arrived", first)

@@ -1,0 +1,357 @@
+"""From frames to parts: when one begins, which of its frames are judged, and that no part is judged twice.
+
+The parts of one camera: what a station asks about each healthy frame.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Generic, Literal, Protocol, TypeVar
+
+from edge_ad.camera.frames import Frame
+from edge_ad.errors import BadInput
+from edge_ad.inspection.presence import Eye, Sight, Thumb, difference
+from edge_ad.inspection.view import View
+
+T = TypeVar("T")
+
+# idle: nothing to judge. busy: a part comes, moves or is being looked at. held: the part here has its verdict.
+CycleState = Literal["idle", "busy", "held"]
+
+
+@dataclass(frozen=True)
+class PartRule:
+    """How a part is judged: from the sharpest ``frames`` of its first ``candidates`` frames at rest.
+
+    A part that comes to rest again and differs from the one judged before by more than ``swap_limit`` grey levels
+    (mean over the thumbnail) is another part. BadInput for values out of range.
+    """
+
+    frames: int = 3
+    candidates: int = 3
+    swap_limit: float = 3.0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.frames <= self.candidates <= 100:
+            raise BadInput(
+                f"part_frames is {self.frames} and part_candidates {self.candidates}: allowed are 1 to 100, and not "
+                "more frames than candidates"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class PartReady(Generic[T]):
+    """A part to judge: its id, the chosen frames in order of capture (at least one), and how many were passed over.
+
+    ``called_at``: the monotonic second of the trigger that called for it, None for a part that was seen.
+    """
+
+    part: str
+    frames: tuple[T, ...]
+    passed_over: int
+    called_at: float | None = None
+
+
+class Chooser(Generic[T]):
+    """Keeps the candidates of one part and gives the best of them."""
+
+    def __init__(self, rule: PartRule) -> None:
+        self._rule = rule
+        self._kept: list[tuple[float, T]] = []
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def add(self, frame: T, sharpness: float) -> bool:
+        """Keep a frame; True when there are enough."""
+        self._kept.append((sharpness, frame))
+        return len(self._kept) >= self._rule.candidates
+
+    def take(self, part: str) -> PartReady[T]:
+        """Return the sharpest frames and begin anew."""
+        order = sorted(range(len(self._kept)), key=lambda place: -self._kept[place][0])[: self._rule.frames]
+        chosen = tuple(self._kept[place][1] for place in sorted(order))
+        passed_over = len(self._kept) - len(chosen)
+        self._kept.clear()
+        return PartReady(part, chosen, passed_over)
+
+
+class PartTracker(Generic[T]):
+    """Follows what an eye sees and tells parts, numbered from ``first``.
+
+    A part begins when something present comes to rest, and ends when the station is seen without it. It is judged as
+    soon as its candidates are complete, or when it moves away before that. One that rests again unchanged is the same.
+    """
+
+    def __init__(self, rule: PartRule, first: int = 1) -> None:
+        self._rule = rule
+        self._number = first - 1
+        self._chooser: Chooser[T] = Chooser(rule)
+        self._last: Thumb | None = None
+        self._judged: Thumb | None = None
+        self.state: CycleState = "idle"
+
+    def see(self, frame: T, sight: Sight) -> tuple[CycleState, PartReady[T] | None]:
+        """Take in one frame and return what it is: part of nothing, of a part on its way, or of one already judged.
+
+        A frame that was kept as a candidate is ``busy`` and comes back in a PartReady, now or later.
+        """
+        ready: PartReady[T] | None = None
+        if not sight.present:
+            ready, self._judged = self._finish(), None
+            self.state = "idle"
+        elif not sight.still:
+            ready = self._finish()
+            self.state = "busy" if self._judged is None else "held"
+        elif self._judged is not None and difference(sight.thumb, self._judged) <= self._rule.swap_limit:
+            self.state = "held"
+        else:
+            self.state = "busy"
+            if not self._chooser:
+                self._number += 1
+                self._judged = None
+            self._last = sight.thumb
+            if self._chooser.add(frame, sight.sharpness):
+                ready = self._finish()
+        return self.state, ready
+
+    def keeps(self) -> int:
+        """Return how many frames wait as candidates."""
+        return len(self._chooser)
+
+    def finish(self) -> PartReady[T] | None:
+        """End: give out what waits."""
+        return self._finish()
+
+    def _finish(self) -> PartReady[T] | None:
+        if not self._chooser:
+            return None
+        self._judged = self._last
+        return self._chooser.take(str(self._number))
+
+
+@dataclass(frozen=True)
+class Call:
+    """A trigger's call for one part: its id and the monotonic second of the call."""
+
+    part: str
+    at: float
+
+
+class TriggerTracker(Generic[T]):
+    """Gives each call the frames captured after it and before the next one.
+
+    A call that has no frame ``deadline_s`` after it is missed. Calls are served first in, first out.
+    """
+
+    def __init__(self, rule: PartRule, deadline_s: float) -> None:
+        self._rule = rule
+        self._deadline = deadline_s
+        self._calls: deque[Call] = deque()
+        self._chooser: Chooser[T] = Chooser(rule)
+        self.state: CycleState = "idle"
+
+    def call(self, call: Call) -> None:
+        """Take in a call."""
+        self._calls.append(call)
+
+    def see(self, frame: T, captured_at: float, sharpness: float) -> tuple[bool, list[PartReady[T]]]:
+        """Take in one frame; return whether it was kept, and the parts that are complete."""
+        ready = []
+        while len(self._calls) > 1 and self._chooser and captured_at >= self._calls[1].at:
+            ready.append(self._finish())
+        if not self._calls or captured_at < self._calls[0].at:
+            self.state = "idle" if not self._calls else "busy"
+            return False, ready
+        self.state = "busy"
+        if self._chooser.add(frame, sharpness):
+            ready.append(self._finish())
+        return True, ready
+
+    def late(self, now: float) -> tuple[list[PartReady[T]], list[Call]]:
+        """Return parts that must do with the frames they have, and calls that got none, at ``now``."""
+        ready, missed = [], []
+        while self._calls and now - self._calls[0].at > self._deadline:
+            if self._chooser:
+                ready.append(self._finish())
+            else:
+                missed.append(self._calls.popleft())
+        if not self._calls:
+            self.state = "idle"
+        return ready, missed
+
+    def keeps(self) -> int:
+        """Return how many frames wait as candidates."""
+        return len(self._chooser)
+
+    def finish(self) -> PartReady[T] | None:
+        """End: give out what waits."""
+        return self._finish() if self._chooser else None
+
+    def _finish(self) -> PartReady[T]:
+        call = self._calls.popleft()
+        return replace(self._chooser.take(call.part), called_at=call.at)
+
+
+@dataclass(frozen=True, eq=False)
+class Judgeable:
+    """A healthy frame; ``since`` is the monotonic time from which its age counts, ``part`` the part it belongs to.
+
+    ``last``: with it the part is complete. Without parts every frame is its own. ``fault``: why a frame of a part must
+    not be judged after all. ``called_at``: the monotonic second of the trigger that called for the part.
+    """
+
+    frame: Frame
+    since: float
+    part: str | None = None
+    last: bool = True
+    fault: str | None = None
+    called_at: float | None = None
+
+
+@dataclass(frozen=True)
+class Missed:
+    """A part that was called for, at monotonic second ``called_at``, and of which there is no frame."""
+
+    part: str
+    reason: str
+    called_at: float | None = None
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What one frame came to: ``kept`` as a candidate or of no use, and what is now to be judged."""
+
+    state: CycleState
+    kept: bool
+    ready: tuple[PartReady[Judgeable], ...] = ()
+
+
+class Parting(Protocol):
+    """Makes parts of frames."""
+
+    def look(self, found: Judgeable) -> Looked:
+        """Take in a healthy frame."""
+
+    def time(self, now: float) -> tuple[list[PartReady[Judgeable]], list[Missed]]:
+        """Return what the passing of time decides at monotonic second ``now``."""
+
+    def interrupt(self) -> None:
+        """Frames were missed or could not be seen."""
+
+    def finish(self) -> PartReady[Judgeable] | None:
+        """Return the part that waits for more frames: there will be none."""
+
+    def keeps(self) -> int:
+        """Return how many frames wait as candidates."""
+
+
+class SeenParts:
+    """Parts that an eye sees come to rest in the region of interest."""
+
+    def __init__(self, eye: Eye, rule: PartRule, view: View, first: int = 1) -> None:
+        self._eye = eye
+        self._view = view
+        self._tracker: PartTracker[Judgeable] = PartTracker(rule, first)
+
+    def look(self, found: Judgeable) -> Looked:
+        """Take in a healthy frame."""
+        before = self._tracker.keeps()
+        state, ready = self._tracker.see(found, self._eye.look(self._view.crop(found.frame.image)))
+        after = self._tracker.keeps() + (len(ready.frames) + ready.passed_over if ready else 0)
+        return Looked(state, after > before, (ready,) if ready else ())
+
+    def time(self, now: float) -> tuple[list[PartReady[Judgeable]], list[Missed]]:
+        """Nothing is decided by time alone."""
+        return [], []
+
+    def interrupt(self) -> None:
+        """What is seen next may be another part: it must come to rest again."""
+        self._eye.forget()
+
+    def finish(self) -> PartReady[Judgeable] | None:
+        """Return the part that waits for more frames."""
+        return self._tracker.finish()
+
+    def keeps(self) -> int:
+        """Return how many frames wait as candidates."""
+        return self._tracker.keeps()
+
+
+class Calls:
+    """Where a trigger puts its calls, from any thread; every camera of the run hears each of them.
+
+    ``on_call`` is called with the monotonic second of each call before any camera hears of it.
+    """
+
+    def __init__(self, changed: threading.Condition | None = None) -> None:
+        self._changed = changed or threading.Condition()
+        self._queues: list[deque[Call]] = []
+        self._count = 0
+        self.on_call: Callable[[float], None] | None = None
+
+    def subscribe(self) -> deque[Call]:
+        """Return a queue that gets all further calls."""
+        queue: deque[Call] = deque(maxlen=1000)
+        self._queues.append(queue)
+        return queue
+
+    def put(self, part: str, at: float) -> None:
+        """Call for a part; an empty id becomes the number of the call."""
+        if self.on_call is not None:
+            self.on_call(at)
+        with self._changed:
+            self._count += 1
+            for queue in self._queues:
+                queue.append(Call(part or str(self._count), at))
+            self._changed.notify_all()
+
+
+class CalledParts:
+    """Parts that a trigger calls for."""
+
+    def __init__(self, calls: Calls, rule: PartRule, deadline_s: float) -> None:
+        self._queue = calls.subscribe()
+        self._deadline_s = deadline_s
+        self._tracker: TriggerTracker[Judgeable] = TriggerTracker(rule, deadline_s)
+
+    def look(self, found: Judgeable) -> Looked:
+        """Take in a healthy frame; sharpness is not compared, the first frames after the call count."""
+        self._hear()
+        kept, ready = self._tracker.see(found, found.frame.captured_at, 0.0)
+        return Looked(self._tracker.state, kept, tuple(ready))
+
+    def time(self, now: float) -> tuple[list[PartReady[Judgeable]], list[Missed]]:
+        """Return parts whose time is over."""
+        self._hear()
+        ready, missed = self._tracker.late(now)
+        reason = f"late: no frame within {self._deadline_s * 1000:g} ms after the trigger"
+        return ready, [Missed(call.part, reason, call.at) for call in missed]
+
+    def interrupt(self) -> None:
+        """A call stays open: it gets a later frame, or is missed."""
+
+    def finish(self) -> PartReady[Judgeable] | None:
+        """Return the part that waits for more frames."""
+        return self._tracker.finish()
+
+    def keeps(self) -> int:
+        """Return how many frames wait as candidates."""
+        return self._tracker.keeps()
+
+    def _hear(self) -> None:
+        while self._queue:
+            self._tracker.call(self._queue.popleft())
+
+
+def frames_of(ready: PartReady[Judgeable]) -> list[Judgeable]:
+    """Return the frames of a part to judge, marked with it; their age counts from the newest of them."""
+    since = max(found.since for found in ready.frames)
+    last = len(ready.frames) - 1
+    return [
+        replace(found, since=since, part=ready.part, last=place == last, called_at=ready.called_at)
+        for place, found in enumerate(ready.frames)
+    ]

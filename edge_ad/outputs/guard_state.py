@@ -1,0 +1,146 @@
+"""How long a verdict stands: the rule of the guard, without clocks or wires."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from edge_ad.outputs.signals import Lines
+
+Kind = Literal["verdict", "idle", "busy", "held", "alarm"]
+KINDS: frozenset[str] = frozenset({"verdict", "idle", "busy", "held", "alarm"})
+HEARTBEAT_S = 0.25
+
+
+@dataclass(frozen=True)
+class Message:
+    """What the loop tells: ``at`` is the monotonic second at which it was true, on this machine.
+
+    ``call``: the monotonic second of the trigger that called for the part of a verdict, None without a trigger.
+    """
+
+    kind: Kind
+    at: float
+    camera: int = 0
+    verdict: str = ""
+    passed: bool = False
+    part: str = ""
+    call: float | None = None
+
+
+@dataclass
+class _Camera:
+    alive_at: float | None = None
+    verdict_at: float | None = None
+    fault_at: float | None = None
+    passed: bool = False
+    busy: bool = False
+    answered: float | None = None  # the call that the last verdict answers
+
+
+@dataclass
+class Hold:
+    """Turns messages, triggers and the time into lines.
+
+    A pass stands for ``hold_s`` seconds after its verdict at most, and falls at once when its camera sees no part or
+    the next one. Any message keeps its camera alive for ``hold_s``. With several cameras all must be alive and pass.
+
+    Where a trigger calls for parts (``calls``), the call takes back whatever stands, and only a verdict on the latest call
+    counts: one on an earlier call is too late, whatever it says.
+    """
+
+    hold_s: float
+    cameras: int = 1
+    calls: bool = False
+    alarm: bool = False
+    alarm_waiting: bool = False
+    alarm_number: int = 0
+    sequence: int = 0
+    part: str = ""
+    verdict: str = ""
+    superseded: int = 0
+    call: float | None = None
+    level: bool = False  # whether the trigger line is still up
+    _states: list[_Camera] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._states = [_Camera() for _ in range(self.cameras)]
+
+    def take(self, message: Message) -> None:
+        """Take in one message; one about a camera that does not exist changes nothing."""
+        if not 0 <= message.camera < self.cameras or message.kind == "alarm":
+            return
+        state = self._states[message.camera]
+        state.alive_at = message.at
+        state.busy = message.kind == "busy"
+        if message.kind == "verdict":
+            self._verdict(state, message)
+        elif message.kind in ("idle", "busy"):
+            state.verdict_at = state.fault_at = None
+
+    def trigger(self, at: float) -> None:
+        """A part was called for: nothing that stands is about it. An older call than the last one changes nothing."""
+        if self.call is not None and at <= self.call:
+            return
+        self.call = at
+        self._take_back()
+
+    def forget(self) -> None:
+        """Whether a part was called for is not known any more: nothing passes before the next call."""
+        self.call = None
+        self._take_back()
+
+    def lamp(self, lit: bool, waiting: bool, number: int) -> None:
+        """Set the alarm lines."""
+        self.alarm, self.alarm_waiting, self.alarm_number = lit, waiting, number
+
+    def lines(self, now: float) -> Lines:
+        """Return what must stand on the lines at ``now``."""
+        alive = all(self._fresh(state.alive_at, now) for state in self._states)
+        valid = alive and all(self._fresh(state.verdict_at, now) for state in self._states)
+        told_fault = any(self._fresh(state.fault_at, now) for state in self._states)
+        pending = self.calls and self.call is not None and any(s.answered != self.call for s in self._states)
+        return Lines(
+            passed=valid and all(state.passed for state in self._states),
+            fault=not alive or told_fault,
+            result_valid=valid,
+            ready=alive,
+            busy=alive and (pending or any(state.busy for state in self._states)),
+            alarm=self.alarm,
+            alarm_waiting=self.alarm_waiting,
+            heartbeat=alive and int(now / HEARTBEAT_S) % 2 == 1,
+            verdict=self.verdict,
+            sequence=self.sequence,
+            alarm_number=self.alarm_number,
+            part=self.part,
+            strobe=valid and self.calls and self.level,
+        )
+
+    def next_change(self, now: float) -> float:
+        """Return the seconds until the lines may change by themselves."""
+        ends = [
+            moment + self.hold_s - now
+            for state in self._states
+            for moment in (state.alive_at, state.verdict_at, state.fault_at)
+            if self._fresh(moment, now) and moment is not None
+        ]
+        return max(0.0, min([HEARTBEAT_S - now % HEARTBEAT_S, *ends]))
+
+    def _verdict(self, state: _Camera, message: Message) -> None:
+        if self.calls and (self.call is None or message.call != self.call):
+            self.superseded += message.call is not None
+            if message.call is None and not message.passed:  # a camera at fault, whatever part is in place
+                state.verdict_at, state.fault_at = None, message.at
+            return
+        state.verdict_at, state.passed, state.answered = message.at, message.passed, message.call
+        state.fault_at = message.at if message.verdict == "NONE" else None
+        self.sequence = (self.sequence + 1) & 0xFFFF
+        self.part, self.verdict = message.part, message.verdict
+
+    def _take_back(self) -> None:
+        for state in self._states:
+            state.verdict_at, state.passed, state.answered = None, False, None
+
+    def _fresh(self, moment: float | None, now: float) -> bool:
+        # A moment to come would never grow old.
+        return moment is not None and 0.0 <= now - moment <= self.hold_s

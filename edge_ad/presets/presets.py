@@ -1,0 +1,203 @@
+"""Presets: every value that differs between a first look, a 2-core workstation and the publications, as data."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from edge_ad.errors import BadInput
+from edge_ad.presets.networks import (
+    DfscSettings,
+    EfficientADSettings,
+    HvqSettings,
+    LavitSettings,
+    MaskSettings,
+    TeacherKind,
+    TeacherSettings,
+)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How one network is trained.
+
+    ``steps`` counts batches; where it is 0, ``epochs`` passes over the goods decide, the last batch of a pass left out where
+    ``drop_last``. ``drop_at`` is the share of the steps after which the rate falls to a tenth (0: cosine with warm-up).
+    ``floor`` is the rate at which the warm-up begins and the cosine ends (0: a step's share, and 2 % of the peak), and
+    ``fading_decay`` takes the weight decay down to 0 along a cosine. ``validate_every`` steps the unseen goods are asked
+    and the best state is kept (0: the last one).
+    """
+
+    steps: int
+    batch: int
+    rate: float
+    epochs: int = 0
+    weight_decay: float = 1e-4
+    clip: float = 1.0
+    drop_at: float = 0.0
+    warm_up: float = 0.1
+    validate_every: int = 0
+    adam_w: bool = True
+    drop_last: bool = False
+    floor: float = 0.0
+    fading_decay: bool = False
+
+    def steps_for(self, goods: int) -> int:
+        """Return the number of batches for a training set of ``goods`` pictures."""
+        batches = goods // self.batch if self.drop_last else -(-goods // self.batch)
+        return self.steps or max(1, self.epochs * max(1, batches))
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Small movements of the whole picture in training: degrees, share of the side, share of scale and of brightness."""
+
+    rotate: float = 2.0
+    shift: float = 4 / 256
+    scale: float = 0.02
+    gain: float = 0.0
+    copies: int = 0
+
+
+@dataclass(frozen=True)
+class ViewSettings:
+    """Disturbed views of goods: how many of each, noise in grey levels and blur in shares of the side, both at most."""
+
+    copies: int = 3
+    noise: float = 2.0
+    blur: float = 0.7 / 256
+
+
+@dataclass(frozen=True)
+class FusionSettings:
+    """How maps become raw scores: HVQ-Trans' upsampling and mean, the rim of a PDN, cells in the mean of the highest."""
+
+    structure_side: int = 0
+    structure_pool: int = 1
+    border: int = 0
+    top: int = 10
+    structure_top: int = 3
+
+
+@dataclass(frozen=True)
+class Preset:
+    """All settings of one training; ``anomalies`` is how many synthetic anomalies choose the branch weights.
+
+    ``token_augmentation`` makes moved copies of the goods for the tokenizer; LAViT sees only the originals unless
+    ``lavit_on_originals`` is off, since copies made its histograms harder to predict and its scores worse. The Gaussians
+    of composition and surprise learn from goods, copies and ``views``, copies that are blurred and noisy as well.
+    """
+
+    name: str
+    image_side: int = 256
+    teacher: TeacherSettings = TeacherSettings()
+    hvq: HvqSettings = HvqSettings()
+    lavit: LavitSettings = LavitSettings()
+    masks: MaskSettings = MaskSettings()
+    efficientad: EfficientADSettings = EfficientADSettings()
+    fusion: FusionSettings = FusionSettings()
+    tokenizer_schedule: Schedule = Schedule(600, 16, 2e-3, validate_every=120)
+    lavit_schedule: Schedule = Schedule(1200, 16, 1e-3, weight_decay=1e-2, validate_every=200)
+    efficientad_schedule: Schedule = Schedule(600, 8, 1.5e-3, weight_decay=1e-5, validate_every=120)
+    augmentation: Augmentation = Augmentation()
+    token_augmentation: Augmentation = Augmentation(gain=0.08, copies=3)
+    views: ViewSettings = ViewSettings()
+    lavit_on_originals: bool = True
+    penalty: bool = True
+    anomalies: int = 160
+    low_precision: bool = True
+
+    def settings(self) -> dict[str, Any]:
+        """Return every value as plain JSON data, for the bundle and for the fingerprint of a run."""
+        found: dict[str, Any] = _plain(asdict(self))
+        return found
+
+
+FAST = Preset(
+    name="fast",
+    masks=MaskSettings(count=10),
+    hvq=HvqSettings(codes=256, heads=4, feed_forward=256, dropout=0.0, seed_from_data=True, softness=1.0),
+    lavit=LavitSettings(
+        width=192, heads=6, layer_scale=0.1, attention_dropout=0.0, drop_masked=True, surprise="mahalanobis"
+    ),
+)
+
+DEMO = replace(
+    FAST,
+    name="demo",
+    masks=MaskSettings(count=4),
+    tokenizer_schedule=Schedule(300, 16, 3e-3, validate_every=150),
+    lavit_schedule=Schedule(200, 16, 2e-3, weight_decay=1e-2, validate_every=100),
+    efficientad_schedule=Schedule(600, 8, 2e-3, weight_decay=1e-5, validate_every=200),
+    token_augmentation=Augmentation(gain=0.08, copies=1),
+    views=ViewSettings(copies=1),
+    anomalies=96,
+)
+
+PAPER = Preset(
+    name="paper",
+    teacher=TeacherSettings(
+        kind="pdn_small", taps=(), pooled_taps=(), regions=0, grid=56, token_grid=24, token_side=224
+    ),
+    hvq=HvqSettings(),
+    lavit=LavitSettings(),
+    masks=MaskSettings(
+        train_shares=(130 / 576,), share=230 / 576, least_share=92 / 576, train_least_share=46 / 576, count=10
+    ),
+    efficientad=EfficientADSettings(
+        student="pdn_small",
+        decoder_sizes=(),
+        hard_quantile=0.999,
+        shared_jitter=False,
+        cropped_penalty=True,
+        dfsc=DfscSettings(quantile=0.99, margin=2.0),
+    ),
+    fusion=FusionSettings(structure_side=224, structure_pool=16, border=4, top=1, structure_top=1),
+    tokenizer_schedule=Schedule(0, 8, 1e-4, epochs=1000, clip=0.1, drop_at=0.8),
+    lavit_schedule=Schedule(
+        0, 32, 1e-4, epochs=1000, weight_decay=1e-6, warm_up=0.04, drop_last=True, floor=1e-6, fading_decay=True
+    ),
+    efficientad_schedule=Schedule(70_000, 1, 1e-4, weight_decay=1e-5, drop_at=0.95, clip=0.0, adam_w=False),
+    augmentation=Augmentation(rotate=0.0, shift=0.0, scale=0.0),
+    token_augmentation=Augmentation(rotate=0.0, shift=0.0, scale=0.0),
+    views=ViewSettings(copies=0),
+    low_precision=False,
+)
+
+PAPER_M = replace(
+    PAPER,
+    name="paper-m",
+    teacher=replace(PAPER.teacher, kind="pdn_medium"),
+    efficientad=replace(PAPER.efficientad, student="pdn_medium"),
+)
+
+PRESETS: dict[str, Preset] = {preset.name: preset for preset in (DEMO, FAST, PAPER, PAPER_M)}
+
+
+def preset_named(name: str) -> Preset:
+    """Return a preset; BadInput lists the names for an unknown one."""
+    if name not in PRESETS:
+        raise BadInput(f"preset {name!r} is unknown: choose one of {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
+def with_teacher(preset: Preset, kind: TeacherKind) -> Preset:
+    """Return the preset with another teacher on the same grids; BadInput where the preset's networks do not fit it."""
+    if kind == preset.teacher.kind:
+        return preset
+    if preset.teacher.token_side:
+        if kind == "efficientnet_lite0":
+            raise BadInput(
+                f"preset {preset.name} is published with a PDN and cannot use {kind}: "
+                "choose pdn_small or pdn_medium, or preset fast"
+            )
+        return replace(preset, teacher=replace(preset.teacher, kind=kind))
+    if kind == "efficientnet_lite0":
+        return replace(preset, teacher=TeacherSettings(grid=preset.teacher.grid, token_grid=preset.teacher.token_grid))
+    return replace(preset, teacher=replace(preset.teacher, kind=kind, taps=(), pooled_taps=(), regions=0))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (tuple, list)) else value

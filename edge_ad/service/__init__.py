@@ -1,1 +1,0 @@
-"""The systemd unit of a station: what it may open, its text, its installation."""

@@ -1,0 +1,210 @@
+"""The goods of a data set in memory, at the size the networks see, and anomalies made from the unseen ones.
+
+Photographs of anything, and the random crops of them that a teacher learns from.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_ad.data.datasets import DataSet
+from edge_ad.data.folders import is_normal_name, list_nested, relative
+from edge_ad.data.images import list_images, read_image, resize
+from edge_ad.data.synthetic_anomalies import KINDS, make_anomaly
+from edge_ad.errors import BadInput
+
+Images = NDArray[np.uint8]
+
+FADES = (0.5, 0.25)
+"""Synthetic anomalies are also shown at these shares of their difference from the good: most of them are plain to every
+branch at full strength, and then say nothing about which branch sees more."""
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """u8 [N, S, S, 3] each: goods to learn, unseen goods to normalise and stop by, goods for the threshold, anomalies.
+
+    ``origins`` are the indices of the ``normalise`` goods that synthetic anomalies were made from; labelled defects have
+    none.
+    """
+
+    fit: Images
+    normalise: Images
+    threshold: Images
+    anomalies: Images
+    kinds: tuple[str, ...]
+    origins: tuple[int, ...] = ()
+
+    def faded(self, share: float) -> Images:
+        """Return the synthetic anomalies with ``share`` (0 to 1) of their difference from their goods; else none."""
+        found = np.empty((len(self.origins), *self.normalise.shape[1:]), np.uint8)
+        for row, origin in enumerate(self.origins):
+            good = self.normalise[origin].astype(np.float32)
+            found[row] = np.rint(good + share * (self.anomalies[row] - good))
+        return found
+
+
+def load_pictures(dataset: DataSet, side: int, anomalies: int, seed: int, defects: Path | None = None) -> Pictures:
+    """Read and resize every good; make ``anomalies`` synthetic ones, or read labelled defects from a folder instead."""
+    goods, bits = dataset.goods, dataset.bits
+    normalise = read_all(goods.normalise, side, bits)
+    found, kinds = synthetic(normalise, anomalies, seed) if defects is None else labelled(defects, side, bits)
+    origins = tuple(_origin(number, normalise) for number in range(anomalies)) if defects is None else ()
+    fit, threshold = read_all(goods.fit, side, bits), read_all(goods.threshold, side, bits)
+    return Pictures(fit, normalise, threshold, found, kinds, origins)
+
+
+def read_all(paths: Sequence[Path], side: int, bits: int = 16) -> Images:
+    """Read pictures in order as u8 [N, side, side, 3]; ``bits`` as for ``read_image``."""
+    with ThreadPoolExecutor(4) as pool:
+        return np.stack(list(pool.map(lambda path: resize(read_image(path, bits), (side, side)), paths)))
+
+
+def read_centres(paths: Sequence[Path], side: int) -> Images:
+    """Read pictures at twice ``side`` and keep their centre, u8 [N, side, side, 3], as EfficientAD's penalty takes them."""
+    start = side // 2
+
+    def centre(path: Path) -> Images:
+        whole = resize(read_image(path), (2 * side, 2 * side))
+        return whole[start : start + side, start : start + side].copy()
+
+    with ThreadPoolExecutor(4) as pool:
+        return np.stack(list(pool.map(centre, paths)))
+
+
+def _kind(parent: Path, folder: Path) -> str:
+    return folder.name if parent == folder else relative(parent, folder)
+
+
+def synthetic(goods: Images, count: int, seed: int) -> tuple[Images, tuple[str, ...]]:
+    """Return ``count`` anomalies, the kinds in turn, each made from one good with patches of eight others."""
+    rng = np.random.default_rng([seed, 7])
+    found, kinds = [], []
+    for number in range(count):
+        index, kind = _origin(number, goods), KINDS[(number // len(goods) + number) % len(KINDS)]
+        others = [goods[other] for other in rng.permutation(len(goods))[:9] if other != index]
+        found.append(make_anomaly(goods[index], others, rng, kind)[0])
+        kinds.append(kind)
+    return np.stack(found), tuple(kinds)
+
+
+def _origin(number: int, goods: Images) -> int:
+    return number % len(goods)
+
+
+def labelled(folder: Path, side: int, bits: int = 16) -> tuple[Images, tuple[str, ...]]:
+    """Read a folder of labelled defects with all folders below it, whose paths name the kinds.
+
+    BadInput when it holds no picture, and when a folder in it is named as one of normal images.
+    """
+    if not folder.is_dir():
+        raise BadInput(f"--defects {folder} is not a folder: name one with pictures of defects, or leave it out")
+    listed = [(path, _kind(path.parent, folder)) for path in list_nested(folder)]
+    normal = next((path.parent for path, _ in listed if is_normal_name(path.parent.name) and path.parent != folder), None)
+    if normal is not None:
+        raise BadInput(f"--defects {folder} holds normal images in {normal}: name a folder of defects alone")
+    if not listed:
+        raise BadInput(f"--defects {folder} holds no picture: name a folder with pictures of defects, or leave it out")
+    return read_all([path for path, _ in listed], side, bits), tuple(kind for _, kind in listed)
+
+
+Image = NDArray[np.uint8]
+GREY_SHARE = 0.1
+AREA = (0.2, 1.0)
+ASPECT = (3 / 4, 4 / 3)
+MEMORY = 3 << 30
+READERS = 8
+
+
+class Photographs:
+    """Pictures read on demand and kept while they fit in memory; crops are u8 [N, side, side, 3]."""
+
+    def __init__(self, paths: Sequence[Path], memory: int = MEMORY) -> None:
+        self.paths = tuple(paths)
+        self.memory = memory
+        self.kept: dict[int, Image] = {}
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def random_crops(self, count: int, side: int, rng: np.random.Generator) -> Image:
+        """Draw photographs, and of each a random part of 20 to 100 % of its area, mirrored or grey by chance."""
+        chosen = rng.integers(0, len(self), count)
+        seeds = rng.integers(0, 2**63, count)
+
+        def crop(pair: tuple[int, int]) -> Image:
+            return random_crop(self._read(int(pair[0])), side, np.random.default_rng(int(pair[1])))
+
+        with ThreadPoolExecutor(READERS) as pool:
+            return np.stack(list(pool.map(crop, zip(chosen, seeds, strict=True))))
+
+    def central_crops(self, side: int) -> Image:
+        """Return the largest central square of every photograph."""
+        with ThreadPoolExecutor(READERS) as pool:
+            return np.stack(list(pool.map(lambda i: central_crop(self._read(i), side), range(len(self)))))
+
+    def _read(self, index: int) -> Image:
+        found = self.kept.get(index)
+        if found is None:
+            found = read_image(self.paths[index])
+            self.memory -= found.nbytes
+            if self.memory > 0:
+                self.kept[index] = found
+        return found
+
+
+def random_crop(image: Image, side: int, rng: np.random.Generator) -> Image:
+    """Return u8 [side, side, 3]: a random part, resized; mirrored half of the time, grey one time in ten (methods 4.2)."""
+    height, width = image.shape[:2]
+    area = height * width * rng.uniform(*AREA)
+    aspect = math.exp(rng.uniform(math.log(ASPECT[0]), math.log(ASPECT[1])))
+    w = min(width, max(1, round(math.sqrt(area * aspect))))
+    h = min(height, max(1, round(math.sqrt(area / aspect))))
+    top, left = int(rng.integers(0, height - h + 1)), int(rng.integers(0, width - w + 1))
+    part = resize(np.ascontiguousarray(image[top : top + h, left : left + w]), (side, side))
+    if rng.random() < 0.5:
+        part = part[:, ::-1]
+    if rng.random() < GREY_SHARE:
+        part = np.repeat(cv2.cvtColor(np.ascontiguousarray(part), cv2.COLOR_RGB2GRAY)[:, :, None], 3, axis=2)
+    return np.ascontiguousarray(part).astype(np.uint8)
+
+
+def central_crop(image: Image, side: int) -> Image:
+    """Return the largest central square, resized to u8 [side, side, 3]."""
+    height, width = image.shape[:2]
+    edge = min(height, width)
+    top, left = (height - edge) // 2, (width - edge) // 2
+    return resize(np.ascontiguousarray(image[top : top + edge, left : left + edge]), (side, side))
+
+
+def find_photographs(roots: Sequence[Path]) -> list[Path]:
+    """List every picture in the folders and below them, and files named themselves; BadInput for one that holds none."""
+    found: list[Path] = []
+    for root in roots:
+        if root.is_file():
+            found.append(root)
+            continue
+        folders = [root, *sorted(path for path in root.rglob("*") if path.is_dir())] if root.is_dir() else []
+        below = [path for folder in folders for path in list_images(folder)]
+        if not below:
+            raise BadInput(f"{root} holds no photograph: name folders of pictures (PNG, JPEG, BMP, TIFF, WebP)")
+        found += below
+    return found
+
+
+def split_photographs(paths: Sequence[Path], seed: int, held_out: int) -> tuple[list[Path], list[Path]]:
+    """Return photographs to learn and ``held_out`` others, by a seeded draw; BadInput when too few are left to learn."""
+    if len(paths) < 2 * held_out:
+        raise BadInput(
+            f"{len(paths)} photographs are too few: name at least {2 * held_out}; a teacher wants a few thousand of many things"
+        )
+    order = np.random.default_rng([seed, 11]).permutation(len(paths))
+    return [paths[i] for i in sorted(order[held_out:])], [paths[i] for i in sorted(order[:held_out])]

@@ -1,0 +1,292 @@
+"""From exported graphs to a finished bundle: the edge pipeline itself scores the goods that its statistics come from.
+
+How trained networks err on goods, where their settings want errors standardised.
+
+Gaussians that allow for noise and for INT8 (ours): disturbed views of goods, some in FP32 and some through rounded graphs.
+
+A Mahalanobis distance magnifies what goods never show, and goods in FP32 never show an error of rounding. Learned from
+rounded views too, composition and surprise err less in INT8, and find synthetic anomalies no worse.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+from torch import Tensor
+
+from calibration.placement import DIALECTS
+from edge_ad.bundle import Bundle, BundleContents, Golden, open_bundle, write_bundle
+from edge_ad.deployment.calibrate import CalibrateOptions, with_quantisation
+from edge_ad.deployment.int8 import derive_int8, measuring_backend, recipe_of
+from edge_ad.deployment.validation_images import evenly, spread
+from edge_ad.engines.pipeline import Pipeline
+from edge_ad.models.build import AnyTeacher
+from edge_ad.models.efficientad import EfficientAD
+from edge_ad.models.hvq import HvqTokenizer
+from edge_ad.scoring import (
+    BRANCHES,
+    Statistics,
+    choose_thresholds,
+    choose_weights,
+    fit_gaussian,
+    fuse,
+    map_quantiles,
+    normalise_statistics,
+)
+from edge_ad.training.augment import to_pixels
+from edge_ad.training.device import Arithmetic
+from edge_ad.training.images import FADES, Images, Pictures
+from edge_ad.utils.progress import Progress
+
+GOLDEN = 8
+MAP_NAMES = ("map_structure", "map_local", "map_global")
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Raw scores f32 [N, 5] and the three maps of every picture, one array a map."""
+
+    raw: NDArray[np.float32]
+    maps: tuple[NDArray[np.float32], ...]
+
+
+def blank_statistics(pooled: NDArray[np.float32]) -> Statistics:
+    """Return statistics that leave raw scores as they are, with the Gaussian of the pooled features of goods f32 [N, D]."""
+    centre, precision = fit_gaussian(pooled)
+    return Statistics(
+        quantiles=np.tile(np.array([0.0, 1.0], np.float32), (3, 1)),
+        centre=centre,
+        precision=precision,
+        mean=np.zeros(5, np.float32),
+        std=np.ones(5, np.float32),
+        weight=np.full(5, 0.2, np.float32),
+    )
+
+
+def finish_contents(
+    contents: BundleContents,
+    pictures: Pictures,
+    scratch: Path,
+    targets: tuple[float, float],
+    seed: int,
+    progress: Progress,
+) -> BundleContents:
+    """Return ``contents`` with statistics, weights, thresholds, raw scores and golden pictures measured by the pipeline.
+
+    ``contents`` carries the exported graphs with ``blank_statistics``; ``targets`` are the rates of goods called NG and
+    called WARN or NG. A preliminary bundle is written to ``scratch`` so that the very code of the edge does the scoring.
+    """
+    write_bundle(scratch, contents)
+    with Pipeline(open_bundle(scratch), all_branches=True) as pipeline:
+        normalise = score_all(pipeline, pictures.normalise, "scoring goods", progress)
+        threshold = score_all(pipeline, pictures.threshold, "scoring threshold goods", progress)
+        anomalies = score_all(pipeline, pictures.anomalies, "scoring synthetic anomalies", progress)
+        faded = _score_faded(pipeline, pictures, progress)
+    scratch.unlink()
+    shown = np.concatenate([anomalies.raw, *faded.values()])
+    kinds = (*pictures.kinds, *(f"{kind} at {share:g}" for share in faded for kind in pictures.kinds))
+    statistics = measure(contents.statistics, normalise, shown, kinds, seed)
+    thresholds = choose_thresholds(fuse(threshold.raw, statistics)[1], *targets)
+    golden = _golden(pictures, threshold.raw, anomalies.raw)
+    raw = {"normalise": normalise.raw, "threshold": threshold.raw, "synthetic": anomalies.raw}
+    raw |= {f"synthetic_{100 * share:.0f}": scores for share, scores in faded.items()}
+    branches = branch_report(normalise.raw, anomalies.raw, shown[len(anomalies.raw) :], statistics)
+    report = {**contents.report, "branches": branches}
+    return replace(contents, statistics=statistics, thresholds=thresholds, raw_scores=raw, golden=golden, report=report)
+
+
+def _score_faded(pipeline: Pipeline, pictures: Pictures, progress: Progress) -> dict[float, NDArray[np.float32]]:
+    """Return the raw scores of the synthetic anomalies at each of the FADES; none where defects are labelled."""
+    shares = FADES if pictures.origins else ()
+    told = "scoring anomalies at {:.0%} of their strength"
+    return {share: score_all(pipeline, pictures.faded(share), told.format(share), progress).raw for share in shares}
+
+
+def measure(
+    blank: Statistics, goods: Scored, anomalies: NDArray[np.float32], kinds: tuple[str, ...], seed: int
+) -> Statistics:
+    """Return mean, deviation, map quantiles and branch weights from unseen goods and synthetic anomalies."""
+    mean, std = normalise_statistics(goods.raw)
+    quantiles = np.array([_quantile_pair(maps) for maps in goods.maps], np.float32)
+    flat = replace(blank, mean=mean, std=std, quantiles=quantiles)
+    weight = choose_weights(fuse(goods.raw, flat)[0], fuse(anomalies, flat)[0], kinds, seed)
+    return replace(flat, weight=weight)
+
+
+def score_all(pipeline: Pipeline, images: Images, stage: str, progress: Progress) -> Scored:
+    """Run every picture through the pipeline."""
+    import time
+
+    began = time.monotonic()
+    raw, maps = [], []
+    for number, image in enumerate(images):
+        raw.append(pipeline.infer(image).raw)
+        maps.append([pipeline.tensor(name).reshape(-1) for name in MAP_NAMES])
+        progress.step(stage, number + 1, len(images), began)
+    stacked = tuple(np.stack([row[index] for row in maps]) for index in range(len(MAP_NAMES)))
+    return Scored(np.stack(raw).astype(np.float32), stacked)
+
+
+def branch_report(
+    goods: NDArray[np.float32], anomalies: NDArray[np.float32], faded: NDArray[np.float32], statistics: Statistics
+) -> dict[str, dict[str, Any]]:
+    """Return weight and AUROC of each branch on unseen goods against synthetic anomalies, and against faded ones."""
+    from edge_ad.scoring.auroc import auroc
+
+    def against(index: int, found: NDArray[np.float32]) -> float | None:
+        value = auroc(goods[:, index], found[:, index])
+        return None if value is None else round(value, 4)
+
+    return {
+        branch: {
+            "weight": round(float(statistics.weight[index]), 4),
+            "auroc_synthetic": against(index, anomalies),
+            "auroc_faded": against(index, faded),
+        }
+        for index, branch in enumerate(BRANCHES)
+    }
+
+
+def _quantile_pair(maps: NDArray[np.float32]) -> tuple[float, float]:
+    low, high = map_quantiles(maps)
+    return low, max(high, low + 1e-6)
+
+
+def _golden(pictures: Pictures, goods: NDArray[np.float32], anomalies: NDArray[np.float32]) -> Golden:
+    """Keep a few threshold goods and anomalies, spread over the set, as proof data."""
+    half = GOLDEN // 2
+    good, bad = evenly(len(goods), half), evenly(len(anomalies), half)
+    images = np.concatenate([pictures.threshold[good], pictures.anomalies[bad]])
+    return Golden(images, np.concatenate([goods[good], anomalies[bad]]))
+
+
+GOODS = 128  # each gives hundreds of cells
+CHUNK = 16
+
+
+def learn_tokenizer_errors(tokenizer: HvqTokenizer, tokens: Tensor, arithmetic: Arithmetic) -> None:
+    """Tell a trained tokenizer how it draws tokens f32 (N, C, n, n) of learned goods; nothing where it need not know."""
+    chosen = tokens[evenly(len(tokens), GOODS)]
+    tokenizer.eval().learn_errors(_parts(chosen, arithmetic))
+
+
+def _parts(tokens: Tensor, arithmetic: Arithmetic) -> list[Tensor]:
+    return [tokens[start : start + CHUNK].to(arithmetic.device) for start in range(0, len(tokens), CHUNK)]
+
+
+def learn_student_errors(model: EfficientAD, teacher: AnyTeacher, goods: Images, arithmetic: Arithmetic) -> None:
+    """Tell a trained EfficientAD how its student errs on learned goods u8 [N, S, S, 3]; nothing where it need not know."""
+
+    def pairs() -> Iterator[tuple[Tensor, Tensor]]:
+        chosen = spread(goods, GOODS)
+        for start in range(0, len(chosen), CHUNK):
+            pixels = to_pixels(chosen[start : start + CHUNK], arithmetic.device)
+            with torch.no_grad():
+                yield pixels, teacher(pixels).features
+
+    model.eval().learn_errors(pairs())
+
+
+CENTRE, PRECISION = "model.surprise.centre", "model.surprise.precision"  # constants of the graph of LAViT
+TURNS = (None, *DIALECTS)
+
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Described:
+    """What the Gaussians learn from: pooled features f32 [N, D] of goods, and their surprise f32 [N, E] where it has one."""
+
+    pooled: Array
+    surprise: Array | None
+
+    def joined(self, other: Described) -> Described:
+        """Return both."""
+        surprise = self.surprise
+        if surprise is not None and other.surprise is not None:
+            surprise = np.concatenate([surprise, other.surprise])
+        return Described(np.concatenate([self.pooled, other.pooled]), surprise)
+
+
+def learn_rounding(
+    contents: BundleContents,
+    exact: Described,
+    pictures: Pictures,
+    views: Images,
+    scratch: Path,
+    options: CalibrateOptions,
+    progress: Progress,
+) -> tuple[BundleContents, CalibrateOptions]:
+    """Return ``contents`` with Gaussians of ``exact`` goods and of ``views`` u8 [N, S, S, 3], and ``options`` with the bias
+    corrections that were measured on the way; both as they are without views.
+    """
+    if not len(views):
+        return contents, options
+    calibrated = with_quantisation(contents, scratch, pictures.fit, pictures.threshold, options, progress.say)
+    assert calibrated.quantisation is not None
+    write_bundle(scratch, calibrated)
+    described = exact.joined(describe_views(open_bundle(scratch), views, progress))
+    scratch.unlink()
+    graphs = dict(contents.graphs)
+    if described.surprise is not None:
+        graphs["lavit"] = with_surprise(graphs["lavit"], *fit_gaussian(described.surprise))
+    found = replace(contents, graphs=graphs, statistics=blank_statistics(described.pooled))
+    return found, replace(options, corrections=calibrated.quantisation.plan["corrections"])
+
+
+def describe_views(bundle: Bundle, views: Images, progress: Progress) -> Described:
+    """Describe ``views`` by the graphs of a calibrated bundle: a third in FP32, a third by each dialect of INT8."""
+    recipe, began = recipe_of(bundle), time.monotonic()
+    surprising = _constant(_parsed(bundle.graph("lavit")), CENTRE) is not None
+    pooled: list[Array] = []
+    surprise: list[Array] = []
+    for turn, dialect in enumerate(TURNS):
+        graphs = {} if dialect is None else derive_int8(bundle, recipe, dialect)
+        if surprising:
+            graphs["lavit"], name = _tapped(graphs.get("lavit") or bundle.graph("lavit"))
+        backend = measuring_backend(graphs.values())
+        with Pipeline(bundle, backend=backend, graphs=graphs, all_branches=True) as pipeline:
+            for view in views[turn :: len(TURNS)]:
+                pipeline.infer(view)
+                pooled.append(pipeline.tensor("pooled")[0])
+                if surprising:
+                    surprise.append(pipeline.tensor(name))
+                progress.step("views", len(pooled), len(views), began)
+    return Described(np.stack(pooled), np.stack(surprise) if surprise else None)
+
+
+def with_surprise(lavit: bytes, centre: Array, precision: Array) -> bytes:
+    """Return the graph of LAViT with another Gaussian of the surprise: ``centre`` f32 [E], ``precision`` f32 [E, E]."""
+    model = _parsed(lavit)
+    for name, value in ((CENTRE, centre), (PRECISION, precision)):
+        held = _constant(model, name)
+        if held is None or tuple(held.dims) != value.shape:
+            raise ValueError(f"the graph of LAViT has no constant {name} of shape {list(value.shape)}")
+        held.CopyFrom(numpy_helper.from_array(value.astype(np.float32), name))
+    return bytes(model.SerializeToString())
+
+
+def _tapped(lavit: bytes) -> tuple[bytes, str]:
+    """Return the graph with one more output, the surprise before its centre is taken off, and that output's name."""
+    model = _parsed(lavit)
+    name = next(node.input[0] for node in model.graph.node if node.op_type == "Sub" and node.input[1] == CENTRE)
+    width = _constant(model, CENTRE).dims[0]  # type: ignore[union-attr]
+    model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, [width]))
+    return bytes(model.SerializeToString()), name
+
+
+def _constant(model: ModelProto, name: str) -> TensorProto | None:
+    return next((held for held in model.graph.initializer if held.name == name), None)
+
+
+def _parsed(data: bytes) -> ModelProto:
+    return onnx.load_model_from_string(data)
