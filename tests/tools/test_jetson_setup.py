@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.doctor.recorded import lay_out
+from tests.system.recorded import lay_out
 
 SCRIPT = Path(__file__).parents[2] / "tools" / "jetson_setup.sh"
 

@@ -11,7 +11,7 @@ from edge_ad.system.examine import CHECKS, examine
 from edge_ad.system.findings import Finding, exit_code, lines, to_json, verdict
 from edge_ad.system.machine import Package
 from edge_ad.system.software import cuda
-from tests.doctor.recorded import GONE, lay_out, workstation
+from tests.system.recorded import GONE, lay_out, workstation
 
 NANO, THOR = "orin_nano_jetpack6", "thor_jetpack7"
 RELEASE = "etc/nv_tegra_release"

@@ -101,7 +101,7 @@ def test_paper_m_is_paper_with_the_medium_network() -> None:
     assert replace(PAPER_M, name="paper", teacher=medium[0], efficientad=medium[1]) == PAPER
 
 
-METHODS = Path(__file__).parents[1] / "docs" / "methods.md"
+METHODS = Path(__file__).parents[2] / "docs" / "methods.md"
 ROW = re.compile(r"^\| `([a-z_.]+)` \| ([^|]+) \| ([^|]+) \| ([^|]+) \|", re.MULTILINE)
 
 

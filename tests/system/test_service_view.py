@@ -13,8 +13,8 @@ from edge_ad.system.devices import device_access
 from edge_ad.system.machine import Machine, Package
 from edge_ad.system.service import make_unit
 from edge_ad.system.service_view import UNIT, service_view, transient
-from tests.doctor.recorded import lay_out
-from tests.service.test_unit import someone
+from tests.system.recorded import lay_out
+from tests.system.test_unit import someone
 
 ORIN = "orin_nano_jetpack6"
 

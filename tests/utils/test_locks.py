@@ -30,7 +30,7 @@ time.sleep(60)
 
 def test_a_second_process_is_told_who_holds_it_and_gets_it_when_that_one_is_killed(tmp_path: Path) -> None:
     path, name = tmp_path / "line.sqlite.lock", f"test {os.getpid()}"
-    root = str(Path(__file__).parents[1])
+    root = str(Path(__file__).parents[2])
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(path), name],
         cwd=tmp_path,

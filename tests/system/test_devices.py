@@ -9,8 +9,8 @@ import pytest
 
 from edge_ad.system.devices import DeviceAccess, device_access, missing_devices, uses_argus
 from edge_ad.system.service import make_unit
-from tests.doctor.recorded import lay_out
-from tests.service.test_unit import someone
+from tests.system.recorded import lay_out
+from tests.system.test_unit import someone
 
 ORIN_6, ORIN_7, CARD, PLAIN = "orin_nano_jetpack6", "orin_nano_jetpack7", "x86_nvidia", "x86_plain"
 # Opened by cuInit and by a first kernel on an Orin, from traces that owners published.

@@ -16,7 +16,7 @@ from edge_ad.cli.app import main
 from edge_ad.errors import BadInput, DeviceFault
 from edge_ad.system.devices import device_access
 from edge_ad.system.service import describe, install, make_unit, status, uninstall, verify
-from tests.doctor.recorded import lay_out
+from tests.system.recorded import lay_out
 
 
 def someone() -> str:

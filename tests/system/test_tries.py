@@ -21,8 +21,8 @@ from edge_ad.system.trial import TRIALS, outcome, trial_graph
 from edge_ad.system.tries import CameraTarget, attempt, camera_targets, try_backends, try_cameras
 from tests.camera.test_gstreamer import LAUNCHER, TEST
 from tests.camera.test_pipeline_end import stand_in
-from tests.doctor.recorded import GONE, lay_out, workstation
 from tests.fixtures.fake_gpu import fake_gpu
+from tests.system.recorded import GONE, lay_out, workstation
 
 real = pytest.mark.skipif(shutil.which(LAUNCHER) is None, reason=f"{LAUNCHER} is not installed")
 
