@@ -17,8 +17,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from calibration.cross_layer_equalization import equalise
-from calibration.graph_view import View
+from calibration.cross_layer_equalization import equalize_across_layers
+from calibration.graph_view import GraphView
 from calibration.pictures import read_bytes
 from calibration.placement import Operator, place
 from calibration.quantise import greatest_weight, output_key, quantise_view
@@ -44,16 +44,16 @@ def corrections(
     ``keep`` is the plan. ``feeds`` are a few inputs of the graph, 8 to 16. Means for TensorRT are those of exact sums (see
     ``open_session``). Matrix products are left out: LayerNorm takes their shifts back.
     """
-    exact = View(model)
+    exact = GraphView(model)
     if dialect == "cpu":
         exact, ranges = read_bytes(exact, ranges, keep)
     placed = place(exact, dialect, keep).operators
-    changed = equalise(exact, ranges, {item.position for item in placed})
+    changed = equalize_across_layers(exact, ranges, {item.position for item in placed})
     chosen = [item for item in placed if item.kind == "Conv"]
     outputs = {item.key: exact.node(item.position).output[0] for item in chosen}
     wanted = _means(ModelProto.FromString(exact.model.SerializeToString()), outputs, feeds, threads)
     levels = _levels(exact, chosen)
-    rounded = View(exact.model.SerializeToString())
+    rounded = GraphView(exact.model.SerializeToString())
     limit = greatest_weight(dialect) if weight_limit is None else weight_limit
     biases = quantise_view(rounded, changed, dialect, keep, limit)
     held = {tensor.name: tensor for tensor in rounded.graph.initializer}
@@ -70,7 +70,7 @@ def corrections(
     return found | {key: _short(wanted[key] - means[key]) for key in vectors}
 
 
-def _vectors(view: View) -> list[str]:
+def _vectors(view: GraphView) -> list[str]:
     """Return the computed outputs that are vectors of features."""
     outputs = (item for item in view.graph.output if item.name in view.producer)
     return [item.name for item in outputs if len(item.type.tensor_type.shape.dim) == 2]
@@ -80,7 +80,7 @@ def _short(values: NDArray[np.float64]) -> list[float]:
     return [float(f"{value:.6g}") for value in values]
 
 
-def _levels(view: View, chosen: Sequence[Operator]) -> list[list[Operator]]:
+def _levels(view: GraphView, chosen: Sequence[Operator]) -> list[list[Operator]]:
     """Group operators that do not feed one another, in the order of the graph."""
     depth: dict[str, int] = {}
     groups: dict[int, list[Operator]] = {}

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper
 
-from calibration.graph_view import View, all_names, free_name
+from calibration.graph_view import GraphView, all_names, free_name
 from calibration.placement import CONVOLUTIONS, watched
 from calibration.ranges import PERCENTILE, Histogram, Ranges, TensorRange, graph_hash, saturation
 from calibration.session import open_session
@@ -29,7 +29,7 @@ class Collector:
 
     def __init__(self, model: bytes, threads: int | None = None) -> None:
         self._hash = graph_hash(model)
-        view = View(model)
+        view = GraphView(model)
         if view.opset < 13:
             raise ValueError(f"the graph has opset {view.opset}, but 8-bit channels need 13 or newer; export it again")
         weights = set(view.weights)
@@ -98,11 +98,11 @@ def collect(
     return collector.ranges(method, percentile)
 
 
-def _inputs(view: View) -> set[str]:
+def _inputs(view: GraphView) -> set[str]:
     return {value.name for value in view.graph.input}
 
 
-def _others(view: View) -> list[str]:
+def _others(view: GraphView) -> list[str]:
     """Return the computed FP32 tensors in the order of the graph."""
     return [name for node in view.graph.node for name in node.output if name in view.floats]
 
@@ -114,7 +114,7 @@ def _sample(values: NDArray[Any]) -> NDArray[Any]:
     return flat[::stride]
 
 
-def _augment(view: View, names: list[str], others: list[str]) -> tuple[ModelProto, dict[str, tuple[str, str]]]:
+def _augment(view: GraphView, names: list[str], others: list[str]) -> tuple[ModelProto, dict[str, tuple[str, str]]]:
     """Add ``names`` to the outputs, and the least and greatest value of each of ``others``."""
     model = ModelProto.FromString(view.model.SerializeToString())
     graph, taken = model.graph, all_names(view.graph)

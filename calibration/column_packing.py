@@ -18,14 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
-from calibration.graph_view import View, Writer, attribute, drop_idle, drop_unused, replace_nodes
+from calibration.graph_view import GraphView, Writer, attribute, drop_idle, drop_unused, replace_nodes
 from calibration.placement import FEW_CHANNELS
 from calibration.session import open_session
 
 TO_PLANES, TO_PIXELS = [0, 3, 1, 2], [0, 2, 3, 1]
 _ALIGNMENT = 4
 _DARKEST = (255, 128, 0, 0)  # the darkest value of each picture that the numbers are compared on
-_MOST_WASTE = 3  # products with weights and with the zeros between them, to those with weights alone
+_MAX_WASTE = 3  # products with weights and with the zeros between them, to those with weights alone
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def packing(channels: int, kernel: int, stride: int, width: int, wide: int) -> P
     columns = pixels // stride
     reach = -(-((columns - 1) * stride + kernel) // pixels)
     groups = wide // columns + reach - 1
-    pays = channels < FEW_CHANNELS and pixels > 1 and reach * pixels <= _MOST_WASTE * kernel
+    pays = channels < FEW_CHANNELS and pixels > 1 and reach * pixels <= _MAX_WASTE * kernel
     return Packing(pixels, columns, reach, groups) if pays and not wide % columns and groups * pixels >= width else None
 
 
@@ -72,7 +72,7 @@ def pack_columns(model: bytes) -> bytes:
     S32 bias or none and no padding at the sides, and feeds one QuantizeLinear. Others are left as they are, and so is a
     model whose numbers would not stay the same to the bit in ONNX Runtime on this processor.
     """
-    view = View(model)
+    view = GraphView(model)
     writer, nodes, moved = _Writer(view), list[NodeProto](), set[str]()
     for position, node in enumerate(view.graph.node):
         found = _find(view, position)
@@ -128,16 +128,16 @@ def _cut(model: bytes, names: Sequence[str]) -> ModelProto:
     return held
 
 
-def _find(view: View, position: int) -> _Found | None:
+def _find(view: GraphView, position: int) -> _Found | None:
     conv = view.node(position)
     if conv.op_type != "Conv" or not plain_window(conv):
         return None
-    data, weight, *rest = (view.maker(name) for name in conv.input if name)
+    data, weight, *rest = (view.producer_of(name) for name in conv.input if name)
     reader = view.only_reader(conv.output[0])
     if data is None or weight is None or reader is None or None in rest:
         return None
     quantiser, bias = view.node(reader), rest[0] if rest else None
-    turn = view.maker(data.input[0])
+    turn = view.producer_of(data.input[0])
     if turn is None or turn.op_type != "Transpose" or attribute(turn, "perm") != TO_PLANES:
         return None
     kinds = [data.op_type, weight.op_type, bias.op_type if bias else "DequantizeLinear", quantiser.op_type]
@@ -160,7 +160,7 @@ def plain_window(conv: NodeProto) -> bool:
 
 
 def _steps_fit(
-    view: View, data: NodeProto, weight: NodeProto, bias: NodeProto | None, quantiser: NodeProto, channels: int
+    view: GraphView, data: NodeProto, weight: NodeProto, bias: NodeProto | None, quantiser: NodeProto, channels: int
 ) -> bool:
     """Whether tensors have one scale, weights and bias one a channel, all constant and with zero points."""
     if any(len(node.input) < 3 or not set(node.input[1:]) <= view.weights.keys() for node in (data, quantiser)):
@@ -177,7 +177,7 @@ def _steps_fit(
 class _Writer:
     """Writes packed convolutions; those that read the same picture alike share their input."""
 
-    def __init__(self, view: View) -> None:
+    def __init__(self, view: GraphView) -> None:
         self._view, self._new = view, Writer(view.graph)
         self._inputs: dict[tuple[str, ...], str] = {}
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from calibration.graph_view import View, attribute
+from calibration.graph_view import GraphView, attribute
 from calibration.placement import starts_at_zero
 from calibration.precision_sensitive import asked
 from calibration.ranges import Ranges, TensorRange
@@ -24,7 +24,7 @@ MARGIN = 2.0  # of the greatest number seen in a channel: anomalies reach beyond
 LARGEST_FACTOR = 64.0
 
 
-def equalise(view: View, ranges: Ranges, quantised: Collection[int]) -> Ranges:
+def equalize_across_layers(view: GraphView, ranges: Ranges, quantised: Collection[int]) -> Ranges:
     """Rescale, in place, channels before the depthwise convolutions among ``quantised``; return the ranges that fit.
 
     ``quantised`` holds positions of nodes; a graph without any is left as it is.
@@ -48,7 +48,7 @@ def equalise(view: View, ranges: Ranges, quantised: Collection[int]) -> Ranges:
     return replace(ranges, tensors=tensors)
 
 
-def _before(view: View, name: str) -> int | None:
+def _before(view: GraphView, name: str) -> int | None:
     """Return the convolution whose output, past activations that start at zero, is read by one node alone."""
     current, passed = name, False
     while (position := view.producer.get(current)) is not None and view.only_reader(current) is not None:
@@ -61,7 +61,7 @@ def _before(view: View, name: str) -> int | None:
     return None
 
 
-def _factors(view: View, position: int, held: TensorRange) -> NDArray[np.float64] | None:
+def _factors(view: GraphView, position: int, held: TensorRange) -> NDArray[np.float64] | None:
     """Return a factor of 1 or more for each channel, None where the next convolution is not depthwise."""
     node = view.node(position)
     dims = view.weights[node.input[1]].dims if node.input[1] in view.weights else []
@@ -72,7 +72,7 @@ def _factors(view: View, position: int, held: TensorRange) -> NDArray[np.float64
     return np.clip(factors, 1.0, LARGEST_FACTOR)
 
 
-def _scale_outputs(view: View, position: int, factors: NDArray[np.float64]) -> bool:
+def _scale_outputs(view: GraphView, position: int, factors: NDArray[np.float64]) -> bool:
     node = view.node(position)
     names = [name for name in node.input[1:] if name]
     if any(name not in view.weights or len(view.readers[name]) != 1 for name in names):
@@ -85,11 +85,11 @@ def _scale_outputs(view: View, position: int, factors: NDArray[np.float64]) -> b
     return True
 
 
-def _scale_inputs(view: View, position: int, factors: NDArray[np.float64]) -> None:
+def _scale_inputs(view: GraphView, position: int, factors: NDArray[np.float64]) -> None:
     name = view.node(position).input[1]
     exact = view.array(name)
     _write(view, name, exact / factors.reshape([-1] + [1] * (exact.ndim - 1)))
 
 
-def _write(view: View, name: str, values: NDArray[np.float64]) -> None:
+def _write(view: GraphView, name: str, values: NDArray[np.float64]) -> None:
     view.weights[name].CopyFrom(numpy_helper.from_array(values.astype(np.float32), name))

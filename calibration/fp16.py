@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from calibration.graph_view import View, all_names, drop_unused, free_name, reads, replace_nodes
+from calibration.graph_view import GraphView, all_names, drop_unused, free_name, reads, replace_nodes
 from calibration.precision_sensitive import HEAVY, LIGHT, METADATA_KEY, asked, distances
 from calibration.ranges import Ranges
 from calibration.weights import nearest, sum_preserving
@@ -42,7 +42,7 @@ def to_half(
     reads or gives a tensor whose magnitude in ``ranges`` is beyond half of that range. Raises
     ``onnx.checker.ValidationError`` or ``onnx.shape_inference.InferenceError`` for an invalid model.
     """
-    view = View(model)
+    view = GraphView(model)
     half = choose_half(view, frozenset(keep_fp32_ops), frozenset(keep_fp32_nodes), large_tensors(ranges))
     _Rewriter(view, half).run()
     del view.graph.value_info[:]
@@ -56,7 +56,7 @@ def large_tensors(ranges: Ranges | None) -> set[str]:
 
 
 def choose_half(
-    view: View, keep_ops: Collection[str] = (), keep_nodes: Collection[str] = (), large: Collection[str] = ()
+    view: GraphView, keep_ops: Collection[str] = (), keep_nodes: Collection[str] = (), large: Collection[str] = ()
 ) -> set[int]:
     """Return the positions of the nodes (sorted, types inferred) that can be FP16."""
     nodes = view.graph.node
@@ -71,7 +71,7 @@ def choose_half(
     return chosen
 
 
-def _can_be_half(view: View, position: int, halves: set[str], barred: set[int]) -> bool:
+def _can_be_half(view: GraphView, position: int, halves: set[str], barred: set[int]) -> bool:
     node = view.node(position)
     if node.op_type == "QuantizeLinear":
         return node.input[0] in halves or (node.input[0] in view.weights and _wanted(view, node.output[0], barred, 2))
@@ -85,7 +85,7 @@ def _can_be_half(view: View, position: int, halves: set[str], barred: set[int]) 
     return node.op_type in HEAVY or bool(follows)
 
 
-def _wanted(view: View, name: str, barred: set[int], steps: int) -> bool:
+def _wanted(view: GraphView, name: str, barred: set[int], steps: int) -> bool:
     """Whether an operator that can be FP16 reads a tensor, directly or through the DequantizeLinear behind it."""
     for position, _ in view.readers.get(name, []):
         node = view.node(position)
@@ -96,7 +96,7 @@ def _wanted(view: View, name: str, barred: set[int], steps: int) -> bool:
     return False
 
 
-def _kept(view: View, node: NodeProto, ops: Collection[str], names: Collection[str], large: Collection[str]) -> bool:
+def _kept(view: GraphView, node: NodeProto, ops: Collection[str], names: Collection[str], large: Collection[str]) -> bool:
     if node.op_type in ops or node.name in names or node.domain not in ("", "ai.onnx"):
         return True
     if any(name in large for name in (*node.input, *node.output)):
@@ -124,7 +124,7 @@ def _castable(node: NodeProto) -> Iterator[str]:
 class _Rewriter:
     """Writes the nodes out again, with each tensor cast at most once in each direction."""
 
-    def __init__(self, view: View, half: set[int]) -> None:
+    def __init__(self, view: GraphView, half: set[int]) -> None:
         self._graph = view.graph
         self._half = half
         self._floats = view.floats

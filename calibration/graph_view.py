@@ -16,7 +16,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_h
 Place = tuple[int, int]  # position of a node, index of one of its inputs
 
 
-class View:
+class GraphView:
     """A checked copy of a model with inferred types, constants as initializers, and its links.
 
     ``keys`` names every node: its own name where that is given and unique, else the name of its first output. Raises
@@ -51,7 +51,7 @@ class View:
         found: NodeProto = self.graph.node[position]
         return found
 
-    def maker(self, name: str) -> NodeProto | None:
+    def producer_of(self, name: str) -> NodeProto | None:
         """Return the node that makes a tensor; None for inputs and initializers."""
         position = self.producer.get(name)
         return None if position is None else self.graph.node[position]

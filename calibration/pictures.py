@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper
 
 from calibration.column_packing import TO_PLANES, packing, plain_window
-from calibration.graph_view import View, Writer, attribute, drop_idle, drop_unused, replace_nodes
+from calibration.graph_view import GraphView, Writer, attribute, drop_idle, drop_unused, replace_nodes
 from calibration.placement import FEW_CHANNELS, Operator, Placement, place_stems
 from calibration.ranges import Ranges, TensorRange
 
@@ -36,7 +36,7 @@ class _Stem:
     pads: tuple[int, int, int, int]
 
 
-def read_bytes(view: View, ranges: Ranges, keep: Collection[str] = ()) -> tuple[View, Ranges]:
+def read_bytes(view: GraphView, ranges: Ranges, keep: Collection[str] = ()) -> tuple[GraphView, Ranges]:
     """Return a view whose first convolutions read their picture's bytes by a DequantizeLinear, with ranges that fit it.
 
     Only such convolutions are changed whose columns can be packed (see ``calibration.column_packing``), that are not in ``keep``
@@ -57,10 +57,10 @@ def read_bytes(view: View, ranges: Ranges, keep: Collection[str] = ()) -> tuple[
     drop_idle(view.graph)
     drop_unused(view.graph)
     del view.graph.value_info[:]
-    return View(view.model), replace(ranges, tensors=writer.tensors)
+    return GraphView(view.model), replace(ranges, tensors=writer.tensors)
 
 
-def _stem(view: View, item: Operator) -> _Stem | None:
+def _stem(view: GraphView, item: Operator) -> _Stem | None:
     """Return what a weighted operator reads, None where it is no convolution of a scaled picture that can be packed."""
     node, shape = view.node(item.position), view.shape(item.data)
     given = view.shape(node.output[0])
@@ -82,11 +82,11 @@ def _byte(values: Any) -> NDArray[np.uint8]:
     return np.asarray(np.clip(np.rint(values), 0, 255), np.uint8)
 
 
-def _scaled(view: View, name: str, channels: int) -> tuple[str, NDArray[np.float64], NDArray[np.float64]] | None:
+def _scaled(view: GraphView, name: str, channels: int) -> tuple[str, NDArray[np.float64], NDArray[np.float64]] | None:
     """Return the picture u8 [N, H, W, C] that a tensor is made of, and slope and offset of each channel."""
     steps: list[tuple[NodeProto, int]] = []
     while name in view.floats:
-        node = view.maker(name)
+        node = view.producer_of(name)
         index = None if node is None else _passed(view, node)
         if node is None or index is None:
             return None
@@ -101,7 +101,7 @@ def _scaled(view: View, name: str, channels: int) -> tuple[str, NDArray[np.float
     return name, (high - low).reshape(-1), low.reshape(-1)
 
 
-def _passed(view: View, node: NodeProto) -> int | None:
+def _passed(view: GraphView, node: NodeProto) -> int | None:
     """Return which input a step that scales or moves numbers passes on, None for any other node."""
     if node.op_type in ("Cast", "Transpose"):
         return 0
@@ -111,12 +111,12 @@ def _passed(view: View, node: NodeProto) -> int | None:
     return passed[0] if len(passed) == 1 and (node.op_type != "Div" or passed == [0]) else None
 
 
-def _is_bytes(view: View, name: str) -> bool:
+def _is_bytes(view: GraphView, name: str) -> bool:
     declared = [*view.graph.input, *view.graph.value_info]
     return any(held.name == name and held.type.tensor_type.elem_type == TensorProto.UINT8 for held in declared)
 
 
-def _through(view: View, steps: list[tuple[NodeProto, int]], number: float, channels: int) -> NDArray[np.float64]:
+def _through(view: GraphView, steps: list[tuple[NodeProto, int]], number: float, channels: int) -> NDArray[np.float64]:
     """Return what the steps, the last first, make of a number in every channel."""
     value = np.full((1, 1, 1, channels), number)
     for node, _ in reversed(steps):
@@ -128,7 +128,7 @@ def _through(view: View, steps: list[tuple[NodeProto, int]], number: float, chan
     return value
 
 
-def _stays_in_bytes(view: View, placement: Placement, ranges: Ranges, item: Operator) -> bool:
+def _stays_in_bytes(view: GraphView, placement: Placement, ranges: Ranges, item: Operator) -> bool:
     """Whether only 8-bit operators read a convolution's output, past its activation, and its range is known."""
     name = view.node(item.position).output[0]
     while (reader := view.only_reader(name)) in placement.covered and reader is not None:
@@ -147,7 +147,7 @@ def _stays_in_bytes(view: View, placement: Placement, ranges: Ranges, item: Oper
 class _Writer:
     """Writes what stems read; stems that read the same picture alike share it."""
 
-    def __init__(self, view: View, ranges: Ranges) -> None:
+    def __init__(self, view: GraphView, ranges: Ranges) -> None:
         self.tensors: dict[str, TensorRange] = dict(ranges.tensors)
         self._view, self._new = view, Writer(view.graph)
         self._inputs: dict[tuple[object, ...], str] = {}

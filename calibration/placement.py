@@ -19,7 +19,7 @@ from onnx import NodeProto
 
 from calibration import precision_sensitive
 from calibration.cpu import rounds_resized_bytes
-from calibration.graph_view import Place, View, attribute
+from calibration.graph_view import GraphView, Place, attribute
 
 DIALECTS = ("tensorrt", "cpu")
 CONVOLUTIONS = ("Conv", "ConvTranspose")
@@ -57,7 +57,7 @@ class Placement:
     covered: set[int] = field(default_factory=set)
 
 
-def operators(view: View, keep: Collection[str] = ()) -> list[Operator]:
+def operators(view: GraphView, keep: Collection[str] = ()) -> list[Operator]:
     """Return the weighted operators that may be quantised, in the order of the graph, without those in ``keep``.
 
     A weight is a constant; attention products have none and are left alone. So are products before an arg-min, nodes
@@ -68,7 +68,7 @@ def operators(view: View, keep: Collection[str] = ()) -> list[Operator]:
     return [operator for operator in found if operator is not None]
 
 
-def place(view: View, dialect: str, keep: Collection[str] = ()) -> Placement:
+def place(view: GraphView, dialect: str, keep: Collection[str] = ()) -> Placement:
     """Return the placement of a dialect with the nodes named in ``keep`` left in FP32."""
     if dialect not in DIALECTS:
         raise ValueError(f"dialect {dialect!r} is unknown; allowed are {' and '.join(DIALECTS)}")
@@ -76,12 +76,12 @@ def place(view: View, dialect: str, keep: Collection[str] = ()) -> Placement:
     return _tensorrt(view, chosen) if dialect == "tensorrt" else _cpu(view, chosen)
 
 
-def place_stems(view: View, keep: Collection[str] = ()) -> Placement:
+def place_stems(view: GraphView, keep: Collection[str] = ()) -> Placement:
     """Return the placement of ``cpu`` as if convolutions of few channels ran in 8 bits there too."""
     return _cpu(view, operators(view, keep), stems=True)
 
 
-def watched(view: View) -> dict[str, str]:
+def watched(view: GraphView) -> dict[str, str]:
     """Return the tensors whose distribution any dialect needs, each with the kind of its reader where it is weighted."""
     chosen = operators(view)
     found = {operator.data: operator.kind for operator in chosen}
@@ -92,7 +92,7 @@ def watched(view: View) -> dict[str, str]:
     return found
 
 
-def _tensorrt(view: View, chosen: list[Operator]) -> Placement:
+def _tensorrt(view: GraphView, chosen: list[Operator]) -> Placement:
     """Quantise what weighted operators read, and the identity branches of residual Adds between convolutions."""
     placement = Placement(chosen, [(operator.position, 0) for operator in chosen])
     convolutions = {view.node(item.position).output[0] for item in chosen if item.kind == "Conv"}
@@ -104,7 +104,7 @@ def _tensorrt(view: View, chosen: list[Operator]) -> Placement:
     return placement
 
 
-def _cpu(view: View, chosen: list[Operator], stems: bool = False) -> Placement:
+def _cpu(view: GraphView, chosen: list[Operator], stems: bool = False) -> Placement:
     """Quantise what convolutions give and products read, and keep sums and resizings between them in 8 bits."""
     placement = Placement([item for item in chosen if _runs_on_cpu(view, item, stems)])
     for item in placement.operators:
@@ -131,7 +131,7 @@ def _moves_bytes(node: NodeProto) -> bool:
     return node.op_type in ("MaxPool", "Resize") and (not linear or rounds_resized_bytes())
 
 
-def _give(view: View, placement: Placement, name: str) -> None:
+def _give(view: GraphView, placement: Placement, name: str) -> None:
     """Make a tensor 8-bit, after the activations that 8-bit numbers cover by saturating."""
     while (reader := view.only_reader(name)) is not None and view.node(reader).op_type in _COVERED:
         if not starts_at_zero(view, reader):
@@ -141,7 +141,7 @@ def _give(view: View, placement: Placement, name: str) -> None:
     placement.outputs[name] = name
 
 
-def starts_at_zero(view: View, position: int) -> bool:
+def starts_at_zero(view: GraphView, position: int) -> bool:
     """Whether an activation cuts at 0 below, and above (if at all) at a constant: its range then says it all."""
     node = view.node(position)
     if node.op_type == "Relu":
@@ -152,16 +152,16 @@ def starts_at_zero(view: View, position: int) -> bool:
     return float(view.array(node.input[1]).reshape(-1)[0]) == 0.0
 
 
-def dequantised(view: View, name: str) -> bool:
+def dequantised(view: GraphView, name: str) -> bool:
     """Whether the graph itself has a tensor in bytes with one constant scale and zero point, and only dequantises it."""
-    maker = view.maker(name)
-    if maker is None or maker.op_type != "DequantizeLinear" or not set(maker.input[1:]) <= view.weights.keys():
+    producer = view.producer_of(name)
+    if producer is None or producer.op_type != "DequantizeLinear" or not set(producer.input[1:]) <= view.weights.keys():
         return False
-    steps = [view.array(held) for held in maker.input[1:]]
+    steps = [view.array(held) for held in producer.input[1:]]
     return len(steps) == 2 and steps[0].size == 1 and steps[1].size == 1 and steps[1].dtype == np.uint8
 
 
-def _runs_on_cpu(view: View, item: Operator, stems: bool) -> bool:
+def _runs_on_cpu(view: GraphView, item: Operator, stems: bool) -> bool:
     """Whether ONNX Runtime has a fast 8-bit kernel: none for ConvTranspose, nor without a constant bias.
 
     A convolution of very few channels, such as the first one on a picture, is faster in FP32, unless ``stems`` or a
@@ -174,7 +174,7 @@ def _runs_on_cpu(view: View, item: Operator, stems: bool) -> bool:
     return not few or stems or dequantised(view, item.data)
 
 
-def _operator(view: View, position: int) -> Operator | None:
+def _operator(view: GraphView, position: int) -> Operator | None:
     node = view.node(position)
     if node.op_type not in precision_sensitive.HEAVY or len(node.input) < 2:
         return None
@@ -187,7 +187,7 @@ def _operator(view: View, position: int) -> Operator | None:
     return Operator(position, view.keys[position], node.op_type, data, weight, bias, _axis(view, position))
 
 
-def _plain_form(view: View, position: int) -> bool:
+def _plain_form(view: GraphView, position: int) -> bool:
     """Whether kernels exist: products of two matrices without factors, and weights that are not a single row."""
     node = view.node(position)
     dims = view.weights[node.input[1]].dims
@@ -197,14 +197,14 @@ def _plain_form(view: View, position: int) -> bool:
     return plain and len(dims) == 2 and min(dims) > 1
 
 
-def _axis(view: View, position: int) -> int | None:
+def _axis(view: GraphView, position: int) -> int | None:
     node = view.node(position)
     if node.op_type == "ConvTranspose":  # scales a channel are fragile in TensorRT where channels are in groups
         return 1 if attribute(node, "group", 1) == 1 else None
     return 0 if node.op_type == "Conv" or attribute(node, "transB", 0) else 1
 
 
-def _identity(view: View, position: int, convolutions: set[str], depths: dict[str, int]) -> int | None:
+def _identity(view: GraphView, position: int, convolutions: set[str], depths: dict[str, int]) -> int | None:
     """Return which input of an Add is the identity branch of a residual block of convolutions, None for other Adds."""
     node = view.node(position)
     names = list(node.input)
@@ -222,7 +222,7 @@ def _identity(view: View, position: int, convolutions: set[str], depths: dict[st
     return free[0] if free else min((0, 1), key=lambda index: depths.get(names[index], 0))
 
 
-def _depths(view: View) -> dict[str, int]:
+def _depths(view: GraphView) -> dict[str, int]:
     """Return the greatest number of heavy operators on a way from an input to each tensor."""
     depths: dict[str, int] = {}
     for node in view.graph.node:
@@ -241,7 +241,7 @@ class Plan:
     graph_sha256: str
     keep: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
-    def kept(self, dialect: str, view: View) -> tuple[str, ...]:
+    def kept(self, dialect: str, view: GraphView) -> tuple[str, ...]:
         """Return the nodes of ``view`` that stay in floating point."""
         named = self.keep.get(dialect, ())
         return tuple(item.key for item in operators(view)) if ALL in named else named

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from calibration.graph_view import View
+from calibration.graph_view import GraphView
 
 HEAVY = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _ACTIVATIONS = {"Clip", "Elu", "Erf", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "PRelu", "Relu", "Sigmoid"}
@@ -25,7 +25,7 @@ _TRANSPARENT = {"Relu", "Clip", "Identity", "Reshape", "Transpose", "Flatten", "
 METADATA_KEY = "fp32_nodes"
 
 
-def distances(view: View) -> set[int]:
+def distances(view: GraphView) -> set[int]:
     """Return the nodes between each decision and, including it, the nearest heavy operator on every path before it.
 
     The product that mixes constants by the weights of a soft decision is among them.
@@ -46,7 +46,7 @@ def distances(view: View) -> set[int]:
     return found
 
 
-def soft_choices(view: View) -> dict[int, int]:
+def soft_choices(view: GraphView) -> dict[int, int]:
     """Return the products of a softmax with constants, each with the position of its softmax."""
     found: dict[int, int] = {}
     for position, node in enumerate(view.graph.node):
@@ -60,7 +60,7 @@ def soft_choices(view: View) -> dict[int, int]:
     return found
 
 
-def asked(view: View) -> set[int]:
+def asked(view: GraphView) -> set[int]:
     """Return the nodes that the model itself wants in FP32.
 
     These have ``/fp32/`` in their name, or are named, one a line, in its metadata under ``fp32_nodes``.
@@ -71,7 +71,7 @@ def asked(view: View) -> set[int]:
     return {i for i, node in nodes if "/fp32/" in f"/{node.name}/" or node.name in names or view.keys[i] in names}
 
 
-def positions(view: View, keys: Iterable[str]) -> set[int]:
+def positions(view: GraphView, keys: Iterable[str]) -> set[int]:
     """Return the positions of the nodes with these keys; ValueError names a key that the graph does not have."""
     table = {key: position for position, key in enumerate(view.keys)}
     unknown = sorted(set(keys) - set(table))
@@ -82,7 +82,7 @@ def positions(view: View, keys: Iterable[str]) -> set[int]:
     return {table[key] for key in keys}
 
 
-def normalised(view: View, name: str) -> bool:
+def normalised(view: GraphView, name: str) -> bool:
     """Whether a tensor is what a normalisation reads, directly or past operators that change no magnitude.
 
     Such a tensor is the residual stream of a transformer: a few of its channels are a thousand times as large as the
@@ -101,9 +101,9 @@ def normalised(view: View, name: str) -> bool:
     return False
 
 
-def _subtracts_mean(view: View, position: int, name: str) -> bool:
+def _subtracts_mean(view: GraphView, position: int, name: str) -> bool:
     node = view.node(position)
     if node.op_type != "Sub" or node.input[0] != name:
         return False
-    maker = view.maker(node.input[1])
-    return maker is not None and maker.op_type == "ReduceMean" and maker.input[0] == name
+    producer = view.producer_of(node.input[1])
+    return producer is not None and producer.op_type == "ReduceMean" and producer.input[0] == name

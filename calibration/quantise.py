@@ -17,16 +17,16 @@ from onnx import NodeProto, helper, numpy_helper
 
 from calibration import cpu, weights
 from calibration.column_packing import pack_columns
-from calibration.cross_layer_equalization import equalise
+from calibration.cross_layer_equalization import equalize_across_layers
 from calibration.fp16 import to_half
-from calibration.graph_view import View, Writer, all_names, attribute, drop_unused, free_name, replace_nodes
+from calibration.graph_view import GraphView, Writer, all_names, attribute, drop_unused, free_name, replace_nodes
 from calibration.pictures import read_bytes
 from calibration.placement import FEW_CHANNELS, Operator, dequantised, place
 from calibration.ranges import Ranges, TensorRange, graph_hash
 from calibration.weights import for_pictures
 
 
-def means_as_convolutions(view: View) -> None:
+def means_as_convolutions(view: GraphView) -> None:
     """Turn a mean over the channels of a picture, [N, C, H, W] to [N, 1, H, W], into a 1 x 1 convolution in FP32.
 
     ONNX Runtime walks such a mean with strides of a whole plane: on 176 x 32 x 32 it took ten times as long as the
@@ -39,7 +39,7 @@ def means_as_convolutions(view: View) -> None:
     replace_nodes(view.graph, nodes)
 
 
-def _channels(view: View, position: int) -> int | None:
+def _channels(view: GraphView, position: int) -> int | None:
     """Return the number of channels of a node that is such a mean."""
     node = view.node(position)
     if node.op_type != "ReduceMean" or attribute(node, "keepdims", 1) != 1 or node.input[0] not in view.floats:
@@ -51,7 +51,7 @@ def _channels(view: View, position: int) -> int | None:
     return shape[1] if shape is not None and len(shape) == 4 and axes in ([1], [-3]) else None
 
 
-def _convolution(view: View, node: NodeProto, channels: int, taken: set[str]) -> NodeProto:
+def _convolution(view: GraphView, node: NodeProto, channels: int, taken: set[str]) -> NodeProto:
     name = free_name(f"{node.output[0]}/mean", taken)
     values = np.full((1, channels, 1, 1), 1.0 / channels, np.float32)
     view.graph.initializer.append(numpy_helper.from_array(values, name))
@@ -66,7 +66,7 @@ class Step:
     zero: int
 
 
-def step_of(view: View, ranges: Ranges, name: str, signed: bool) -> Step:
+def step_of(view: GraphView, ranges: Ranges, name: str, signed: bool) -> Step:
     """Return the step of a tensor: its own where the graph holds it in bytes, else one that its range asks for.
 
     ``signed`` is symmetric S8, else U8. Raises ValueError for a tensor without a range.
@@ -91,7 +91,7 @@ def _asymmetric(held: TensorRange) -> Step:
 
 
 TYPINGS = ("fp32", "fp16")
-_LEAST_OPSET = {"fp32": 13, "fp16": 19}  # 8-bit channels; FP16 scales
+_MIN_OPSET = {"fp32": 13, "fp16": 19}  # 8-bit channels; FP16 scales
 
 
 def quantise(
@@ -109,7 +109,7 @@ def quantise(
 
     ``dialect`` ``tensorrt`` is symmetric S8 throughout (zero points present and 0, weights as floats with Q and DQ, FP32
     bias); ``typing`` ``fp16`` writes the rest in FP16, for strongly typed builds. ``cpu`` is U8 activations with zero
-    points and S8 weights, stored as such; it has typing fp32 only. ``keep``: keys of nodes (see ``View.keys``) that are
+    points and S8 weights, stored as such; it has typing fp32 only. ``keep``: keys of nodes (see ``GraphView.keys``) that are
     not quantised. ``weight_limit``: the greatest weight, by default ``greatest_weight`` of the dialect.
     ``correct_bias`` adds to each bias what rounding the weights takes from the mean output; ``equalised`` first makes
     channels before depthwise convolutions alike; ``corrections`` (see ``calibration.bias_correction``) are added to the
@@ -122,13 +122,13 @@ def quantise(
         )
     if ranges.graph_sha256 != graph_hash(model):
         raise ValueError("these ranges were measured on another graph: calibrate again")
-    view = source = View(model)
-    if view.opset < _LEAST_OPSET[typing]:
-        raise ValueError(f"the graph has opset {view.opset}, but {typing} Q/DQ needs {_LEAST_OPSET[typing]} or newer")
+    view = source = GraphView(model)
+    if view.opset < _MIN_OPSET[typing]:
+        raise ValueError(f"the graph has opset {view.opset}, but {typing} Q/DQ needs {_MIN_OPSET[typing]} or newer")
     if dialect == "cpu":
         view, ranges = read_bytes(source, ranges, keep)
     if equalised:
-        ranges = equalise(view, ranges, {item.position for item in place(view, dialect, keep).operators})
+        ranges = equalize_across_layers(view, ranges, {item.position for item in place(view, dialect, keep).operators})
     limit = greatest_weight(dialect) if weight_limit is None else weight_limit
     quantise_view(view, ranges, dialect, keep, limit, correct_bias, corrections)
     data = bytes(view.model.SerializeToString())
@@ -157,7 +157,7 @@ class Biases:
 
 
 def quantise_view(
-    view: View,
+    view: GraphView,
     ranges: Ranges,
     dialect: str,
     keep: Collection[str] = (),
@@ -174,7 +174,7 @@ class _Quantiser:
 
     def __init__(
         self,
-        view: View,
+        view: GraphView,
         ranges: Ranges,
         dialect: str,
         limit: int,
@@ -219,10 +219,10 @@ class _Quantiser:
     def _bypass(self, position: int) -> None:
         """Let the operator before an activation make the activation's output; the Q behind it saturates likewise."""
         node = self._view.node(position)
-        maker = self._view.producer[node.input[0]]
-        held = self._view.node(maker)
+        producer = self._view.producer[node.input[0]]
+        held = self._view.node(producer)
         held.output[:] = [node.output[0] if name == node.input[0] else name for name in held.output]
-        self._view.producer[node.output[0]] = maker
+        self._view.producer[node.output[0]] = producer
 
     def _output(self, name: str, step: Step) -> None:
         """Quantise a tensor where it is made: the maker's own result gets another name."""
@@ -251,12 +251,12 @@ class _Quantiser:
         name = node.input[index]
         if name not in self._pairs:
             self._pairs[name] = self._new.free(f"{name}/8bit")
-            maker = self._view.producer.get(name)
+            producer = self._view.producer.get(name)
             pair = self._pair(name, self._pairs[name], self._step(name))
-            if maker is None:
+            if producer is None:
                 self._start.extend(pair)
             else:
-                self._after.setdefault(maker, []).extend(pair)
+                self._after.setdefault(producer, []).extend(pair)
         node.input[index] = self._pairs[name]
 
     def _pair(self, source: str, target: str, step: Step) -> list[NodeProto]:

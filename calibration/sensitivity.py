@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from calibration.graph_view import View
+from calibration.graph_view import GraphView
 from calibration.placement import Operator, operators
 
 Part = tuple[str, ...]
@@ -43,14 +43,14 @@ class Cost:
         return self.loss**2 / max(self.unit.macs, 1)
 
 
-def units(name: str, view: View, most: int = SINGLE) -> list[Unit]:
+def units(name: str, view: GraphView, most: int = SINGLE) -> list[Unit]:
     """Return the weighted operators of a graph in order, one a unit, or at most ``most`` units of neighbours."""
     found = operators(view)
     parts = [list(part) for part in np.array_split(np.arange(len(found)), max(1, min(len(found), most))) if len(part)]
     return [_unit(name, view, [found[index] for index in part]) for part in parts]
 
 
-def macs(view: View, operator: Operator) -> int:
+def macs(view: GraphView, operator: Operator) -> int:
     """Return the multiplications of one run of a weighted operator, 0 where a shape is not known."""
     output = view.shape(view.node(operator.position).output[0])
     dims = [int(size) for size in view.weights[operator.weight].dims]
@@ -98,5 +98,5 @@ def _doubling(most: int) -> Iterator[int]:
         yield most
 
 
-def _unit(name: str, view: View, found: Sequence[Operator]) -> Unit:
+def _unit(name: str, view: GraphView, found: Sequence[Operator]) -> Unit:
     return Unit(name, tuple(item.key for item in found), sum(macs(view, item) for item in found))

@@ -19,13 +19,13 @@ Floats = NDArray[np.float32]
 
 INT8_LIMIT = 127
 INT7_LIMIT = 63  # of CPUs without VNNI: the sum of two products of u8 and s8 must fit into 16 bits there
-_LEAST_SCALE = 2.0**-24  # the smallest number of FP16
+_MIN_SCALE = 2.0**-24  # the smallest number of FP16
 _BIAS_LIMIT = 2.0**30  # of an int32 bias, with room for the sum that it is added to
 
 
 def half_scale(scale: NDArray[Any]) -> Floats:
     """Return the next FP16 numbers at or above ``scale``, as f32: FP32 and FP16 graphs then hold the same scales."""
-    wanted = np.maximum(np.asarray(scale, np.float64), _LEAST_SCALE)
+    wanted = np.maximum(np.asarray(scale, np.float64), _MIN_SCALE)
     near = wanted.astype(np.float16)
     above = np.where(near.astype(np.float64) < wanted, np.nextafter(near, np.float16(np.inf)), near)
     return above.astype(np.float32)
@@ -36,7 +36,7 @@ def weight_scale(weight: NDArray[Any], axis: int | None, limit: int) -> Floats:
     magnitude = np.abs(np.asarray(weight, np.float64))
     others = tuple(i for i in range(magnitude.ndim) if i != axis)
     greatest = magnitude.max(axis=others if axis is not None else None)
-    return np.maximum(np.atleast_1d(greatest) / limit, _LEAST_SCALE).astype(np.float32)
+    return np.maximum(np.atleast_1d(greatest) / limit, _MIN_SCALE).astype(np.float32)
 
 
 def room_for_bias(scale: Floats, bias: NDArray[Any], data_scale: float) -> Floats:
@@ -78,7 +78,7 @@ def lost_mean(kind: str, error: NDArray[Any], mean: tuple[float, ...], axis: int
 
 
 _NEIGHBOURS, _COLOURS = 0.95, 0.9
-_MOST_PASSES = 30
+_MAX_PASSES = 30
 
 
 def nearest(weights: NDArray[Any]) -> NDArray[np.float16]:
@@ -120,7 +120,7 @@ def for_pictures(exact: NDArray[Any], limit: int) -> NDArray[np.int8]:
     low, high = np.floor(wanted), np.ceil(wanted)
     alike = _alike(*exact.shape[1:])
     steps = np.rint(wanted)
-    for _ in range(_MOST_PASSES):
+    for _ in range(_MAX_PASSES):
         before = steps.copy()
         for index in range(steps.shape[1]):
             others = (steps - wanted) @ alike[:, index] - (steps - wanted)[:, index]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from edge_ad.camera.driver import Failure, Grab, Shot
+from edge_ad.camera.driver import Failure, Grab, RawFrame
 from edge_ad.camera.genicam import set_up
 from edge_ad.camera.pixels import to_picture
 from edge_ad.camera.settings import CameraSettings
@@ -20,7 +20,7 @@ _INSTALL = "apt-get install gir1.2-aravis-0.8 python3-gi, in a virtual environme
 _FLOATS = ("ExposureTime", "ExposureTimeAbs", "Gain", "AcquisitionFrameRate", "AcquisitionFrameRateAbs")
 
 
-class AravisHandle:
+class AravisDriver:
     """An open camera by its Aravis id (as ``arv-tool-0.8`` lists it), the first one for an empty id.
 
     ``Fake_1`` is the pretend camera of Aravis. BadInput when Aravis is missing, DeviceFault when the camera is.
@@ -45,14 +45,14 @@ class AravisHandle:
             return None if self._present() else Failure(f"{self._name} does not answer")
         try:
             if buffer.get_status() != self._arv.BufferStatus.SUCCESS:
-                return Shot(None, now, wall, None, f"the buffer is {buffer.get_status().value_nick}")
+                return RawFrame(None, now, wall, None, f"the buffer is {buffer.get_status().value_nick}")
             raw = np.frombuffer(buffer.get_data(), np.uint8)
             stamp, number = float(buffer.get_timestamp()) / 1e9, int(buffer.get_frame_id())
             size = int(buffer.get_image_width()), int(buffer.get_image_height())
             try:
-                return Shot(to_picture(raw, *size, self._format), now, wall, stamp or None, number=number)
+                return RawFrame(to_picture(raw, *size, self._format), now, wall, stamp or None, number=number)
             except ValueError as error:
-                return Shot(None, now, wall, None, str(error))
+                return RawFrame(None, now, wall, None, str(error))
         finally:
             self._stream.push_buffer(buffer)
 

@@ -25,7 +25,7 @@ import numpy as np
 
 from edge_ad.camera.capture_record import CameraRecord, read_record, write_record
 from edge_ad.camera.frames import BadFrame, End, Frame, Image, Source, SourceError, SourceKind
-from edge_ad.camera.health import CameraHealth, HealthLimits, Likeness
+from edge_ad.camera.health import CameraHealth, HealthLimits, ReferenceCheck
 from edge_ad.camera.measure import grey, measure_reference, sharpness
 from edge_ad.camera.settings import difference, settings_of
 from edge_ad.data.images import list_images, read_image
@@ -50,7 +50,7 @@ figcaption {{ font-size: 11px; overflow-wrap: anywhere; }}
 """
 
 
-class Contact:
+class ContactSheet:
     """Collects small pictures of what was kept, at most MOST, and some examples of what was skipped, by reason."""
 
     def __init__(self) -> None:
@@ -137,14 +137,14 @@ def _chunk(kind: bytes, body: bytes) -> bytes:
 
 SIZE = (256, 256)
 FIRST_REFERENCE = 20
-MOST_REMEMBERED = 160
+MAX_REMEMBERED = 160
 REASONS = ("unreadable", "dark", "blown out", "frozen", "resolution", "blurred", "moved", "alike")
 
 _ENOUGH = 5
 _SOFT = 0.6
 
 
-class Sieve:
+class CaptureFilter:
     """Judges the pictures of one camera in their order against those kept before.
 
     Dark, blown out, frozen and of another size: as in the loop. Blurred: less than 0.6 times as sharp as the median of
@@ -160,7 +160,7 @@ class Sieve:
         self._names: list[str] = []
         self._remembered: list[Image] = []
         self._sharp: list[tuple[float, float]] = []
-        self._likeness: Likeness | None = None
+        self._likeness: ReferenceCheck | None = None
 
     def __len__(self) -> int:
         return len(self._gallery)
@@ -179,10 +179,10 @@ class Sieve:
         self._names.append(name)
         small = frame.resized(SIZE)
         self._sharp.append(sharpness(grey(small)))
-        if len(self._remembered) < MOST_REMEMBERED:
+        if len(self._remembered) < MAX_REMEMBERED:
             self._remembered.append(small)
             if len(self._remembered) in _REFERENCES:
-                self._likeness = Likeness(measure_reference(self._remembered), self._limits)
+                self._likeness = ReferenceCheck(measure_reference(self._remembered), self._limits)
 
     def _blurred(self, small: Image) -> str | None:
         if len(self._sharp) < _ENOUGH:
@@ -238,9 +238,9 @@ class Capture:
         self._folder = folder
         self._wanted = wanted
         self._every_s = every_s
-        self._sieve = Sieve(source.kind)
+        self._sieve = CaptureFilter(source.kind)
         self._record = read_record(folder) if folder.exists() else None
-        self._contact = Contact()
+        self._contact = ContactSheet()
         self._skipped: collections.Counter[str] = collections.Counter(self._record.skipped if self._record else {})
         self._next = 1
         self._seen = False

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from edge_ad.camera.driver import Failure, Grab, Shot
+from edge_ad.camera.driver import Failure, Grab, RawFrame
 from edge_ad.camera.opencv import MJPEG, build_facts, decode_frame, quiet
 from edge_ad.camera.settings import CameraSettings, difference
 from edge_ad.errors import DeviceFault
@@ -34,7 +34,7 @@ _SWITCHES: tuple[tuple[str, int, float, float], ...] = (
 )
 
 
-class DeviceHandle:
+class DeviceDriver:
     """An open ``/dev/video*`` device with its settings applied and read back.
 
     Raises DeviceFault, with all that was tried, when the device cannot be opened or does not take a setting. Its stamps are
@@ -72,8 +72,8 @@ class DeviceHandle:
         if not grabbed:
             return Failure(f"{self._device} gave no frame")
         stamp = float(self._capture.get(cv2.CAP_PROP_POS_MSEC)) / 1000.0
-        picture, spoiled = decode_frame(image)
-        return Shot(picture, now, wall, stamp if stamp > 0 else None, spoiled)
+        picture, corrupt = decode_frame(image)
+        return RawFrame(picture, now, wall, stamp if stamp > 0 else None, corrupt)
 
     def abort(self) -> None:
         """Nothing: a read that hangs in the driver cannot be ended."""

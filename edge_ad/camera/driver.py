@@ -11,10 +11,10 @@ from edge_ad.camera.settings import CameraSettings
 
 
 @dataclass(frozen=True, eq=False)
-class Shot:
+class RawFrame:
     """One picture from a driver: u8[H,W,3] RGB, monotonic and wall seconds, the camera's own clock in seconds.
 
-    ``spoiled`` tells why there is no picture although the camera sent one; ``image`` is None then. ``number`` is the
+    ``corrupt`` tells why there is no picture although the camera sent one; ``image`` is None then. ``number`` is the
     camera's own count of frames.
     """
 
@@ -22,7 +22,7 @@ class Shot:
     captured_at: float
     captured_wall: float
     stamp: float | None = None
-    spoiled: str | None = None
+    corrupt: str | None = None
     number: int | None = None
 
 
@@ -33,10 +33,10 @@ class Failure:
     reason: str
 
 
-Grab = Shot | Failure | None
+Grab = RawFrame | Failure | None
 
 
-class Handle(Protocol):
+class Driver(Protocol):
     """An open camera; one thread owns it."""
 
     @property
@@ -57,5 +57,5 @@ class Handle(Protocol):
         """Release the camera."""
 
 
-Opener = Callable[[], Handle]
+Opener = Callable[[], Driver]
 """Opens a camera; raises BadInput or DeviceFault with the reason."""

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from edge_ad.camera.driver import Failure, Grab, Shot
+from edge_ad.camera.driver import Failure, Grab, RawFrame
 from edge_ad.camera.pixels import to_picture
 from edge_ad.camera.settings import CameraSettings, difference
 from edge_ad.errors import BadInput, DeviceFault, require
@@ -96,7 +96,7 @@ FETCH_S = 1.0
 _PATH = "GENICAM_GENTL64_PATH"
 
 
-class HarvesterHandle:
+class HarvesterDriver:
     """An open GenICam camera, the first one or that of a serial number.
 
     The producer is ``cti``, or every ``*.cti`` in the folders of GENICAM_GENTL64_PATH. BadInput when the package or a
@@ -133,8 +133,8 @@ class HarvesterHandle:
                         np.asarray(component.data), int(component.width), int(component.height), component.data_format
                     )
                 except ValueError as error:
-                    return Shot(None, now, wall, stamp, str(error))
-                return Shot(picture, now, wall, stamp, number=number)
+                    return RawFrame(None, now, wall, stamp, str(error))
+                return RawFrame(picture, now, wall, stamp, number=number)
         except timeout:
             return None
         except Exception as error:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import threading
 import time
 
-from edge_ad.camera.driver import Failure, Handle, Opener, Shot
+from edge_ad.camera.driver import Driver, Failure, Opener, RawFrame
 from edge_ad.errors import EdgeAdError, is_out_of_memory
 from edge_ad.utils.supervision import SupervisedThread
 
 
-class Pump:
+class GrabThread:
     """Opens a camera and grabs in a thread of its own until it fails or is abandoned; then it closes the handle.
 
     The picture is handed over, not replaced: the thread waits until it was taken. ``busy_s`` tells for how long the
@@ -20,10 +20,10 @@ class Pump:
     def __init__(self, opener: Opener, name: str) -> None:
         self._opener = opener
         self._changed = threading.Condition()
-        self._item: Shot | Failure | None = None
+        self._item: RawFrame | Failure | None = None
         self._abandoned = False
         self._asked_at: float | None = time.monotonic()
-        self.handle: Handle | None = None
+        self.handle: Driver | None = None
         self.failure: Exception | None = None
         # A daemon, because a driver that hangs cannot be ended.
         self._thread = SupervisedThread(f"camera {name}", self._run, restart=False)
@@ -45,7 +45,7 @@ class Pump:
         with self._changed:
             return self._changed.wait_for(lambda: self.handle is not None or self._item is not None, timeout_s)
 
-    def take(self, timeout_s: float) -> Shot | Failure | None:
+    def take(self, timeout_s: float) -> RawFrame | Failure | None:
         """Return the next picture or the failure; None when nothing came within ``timeout_s`` seconds."""
         with self._changed:
             if self._item is None:
@@ -85,7 +85,7 @@ class Pump:
         finally:
             handle.close()
 
-    def _step(self, handle: Handle) -> bool:
+    def _step(self, handle: Driver) -> bool:
         self._asked_at = time.monotonic()
         item = handle.grab()
         self._asked_at = None
@@ -93,7 +93,7 @@ class Pump:
             self._offer(item)
         return not isinstance(item, Failure)
 
-    def _offer(self, item: Shot | Failure) -> None:
+    def _offer(self, item: RawFrame | Failure) -> None:
         with self._changed:
             self._changed.wait_for(lambda: self._item is None or self._abandoned)
             if not self._abandoned:

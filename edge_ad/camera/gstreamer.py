@@ -24,7 +24,7 @@ from typing import IO
 
 import numpy as np
 
-from edge_ad.camera.driver import Failure, Grab, Handle, Shot
+from edge_ad.camera.driver import Driver, Failure, Grab, RawFrame
 from edge_ad.camera.frames import Image
 from edge_ad.camera.settings import CameraSettings
 from edge_ad.errors import BadInput, DeviceFault
@@ -39,12 +39,12 @@ STOP_S = 3.0
 _TAIL = "queue leaky=downstream max-size-buffers=1 ! videoconvert ! video/x-raw,format=RGB ! pnmenc ! fdsink sync=false"
 _OPENCV_TAIL = "videoconvert ! video/x-raw,format=BGR ! appsink drop=true max-buffers=1 sync=false"
 _SINK = re.compile(r"!\s*(?:appsink|fakesink|autovideosink)\b[^!]*$")
-_MOST_BYTES = 200_000_000 * 3
+_MAX_BYTES = 200_000_000 * 3
 
 
 def open_pipeline(
     pipeline: str, name: str, settings: CameraSettings | None = None, *, open_s: float = OPEN_S
-) -> Handle:
+) -> Driver:
     """Open a pipeline that ends in raw video; a sink at its end is replaced by ours.
 
     ``open_s`` is how long its first picture may take.
@@ -124,7 +124,7 @@ class PipelineProcess:
             image = self._read()
         if image is None:
             return Failure(f"{self._name}: {self._ended()}")
-        return Shot(image, time.monotonic(), time.time())
+        return RawFrame(image, time.monotonic(), time.time())
 
     def abort(self) -> None:
         """Interrupt the process: the read of its pipe ends, after ``STOP_S`` at the latest."""
@@ -162,7 +162,7 @@ class PipelineProcess:
             width, height = (int(word) for word in header[1].split())
         except ValueError:
             return None
-        if not 0 < width * height * 3 <= _MOST_BYTES:
+        if not 0 < width * height * 3 <= _MAX_BYTES:
             return None
         image = np.empty((height, width, 3), np.uint8)
         view, done = memoryview(image.data).cast("B"), 0
@@ -254,7 +254,7 @@ class OpenCvPipeline:
         now, wall = time.monotonic(), time.time()
         if not grabbed:
             return Failure(f"{self._name}: the pipeline gave no frame")
-        return Shot(to_rgb(image) if image is not None and image.size else None, now, wall)
+        return RawFrame(to_rgb(image) if image is not None and image.size else None, now, wall)
 
     def abort(self) -> None:
         """Nothing: the pipeline runs in this process."""

@@ -10,12 +10,12 @@ from typing import NamedTuple
 import numpy as np
 
 from edge_ad.camera.frames import Frame, Image, SourceKind
-from edge_ad.camera.measure import Finder, Light, Place, edge_field, grey, light, sharpness
+from edge_ad.camera.measure import Light, Place, TemplateMatcher, edge_field, grey, light, sharpness
 from edge_ad.camera.reference import HealthReference
 
 _SAMPLE = 160  # about this many rows are enough for a histogram
 _REMEMBERED = 16  # a driver with stale buffers gives them in turn
-_LEAST_REGION = 64 * 64  # pixels; a smaller region may well look the same twice
+_MIN_REGION = 64 * 64  # pixels; a smaller region may well look the same twice
 _CLIPPED = 0.9  # of a region black or saturated: it looks the same however well the camera is
 
 Region = tuple[int, int, int, int]
@@ -91,7 +91,7 @@ class CameraHealth:
         self._opening = 0
         self._different = 0
         self._stuck = 0
-        self._likeness = Likeness(reference, self.limits) if reference is not None else None
+        self._likeness = ReferenceCheck(reference, self.limits) if reference is not None else None
 
     def check(self, image: Image | Frame, stamp: float | None = None, placed: bool = True) -> Health:
         """Judge the health of one picture u8[H,W,3], or of a frame with its picture and stamp.
@@ -106,7 +106,7 @@ class CameraHealth:
         opening = frame.opening if frame is not None else 0
         if opening != self._opening:
             self._opening, self._different = opening, 0
-        seen = glance_of(frame, self._region) if frame is not None else _glance(picture, self._region)
+        seen = quick_stats(frame, self._region) if frame is not None else _glance(picture, self._region)
         self._count_repeats((seen.whole, seen.digest), frame.stamp if frame is not None else stamp, index)
         fault = self._resolution(picture) or self._light(seen.light) or self._frozen()
         if fault is None and placed and self._likeness is not None:
@@ -154,7 +154,7 @@ class CameraHealth:
         return None
 
 
-class Glance(NamedTuple):
+class QuickStats(NamedTuple):
     """What a healthy camera is told by first: the light of a picture, and a digest of its region, or of the ``whole``."""
 
     light: Light
@@ -162,20 +162,20 @@ class Glance(NamedTuple):
     digest: bytes
 
 
-def glance_of(frame: Frame, region: Region | None = None) -> Glance:
+def quick_stats(frame: Frame, region: Region | None = None) -> QuickStats:
     """Return what a first look at a frame's picture finds; made once for all who ask."""
     return frame.once(("glance", region), lambda: _glance(frame.image, region))
 
 
-def _glance(image: Image, region: Region | None) -> Glance:
+def _glance(image: Image, region: Region | None) -> QuickStats:
     sampled = image[:: max(1, min(image.shape[:2]) // _SAMPLE)]
     looked, whole = image, True
     if region is not None:
         x, y, width, height = region
         cut = image[y : y + height, x : x + width]
-        if cut.shape[0] * cut.shape[1] >= _LEAST_REGION and not _clipped(cut):
+        if cut.shape[0] * cut.shape[1] >= _MIN_REGION and not _clipped(cut):
             looked, whole = cut, False
-    return Glance(light(grey(sampled)), whole, digest(looked))
+    return QuickStats(light(grey(sampled)), whole, digest(looked))
 
 
 def _clipped(region: Image) -> bool:
@@ -194,13 +194,13 @@ def digest(image: Image) -> bytes:
     return b"".join(zlib.crc32(part).to_bytes(4, "little") for part in (joined, rest, few.tobytes()))
 
 
-class Likeness:
+class ReferenceCheck:
     """Compares pictures with a reference of goods: light, sharpness, place."""
 
     def __init__(self, reference: HealthReference, limits: HealthLimits) -> None:
         self._reference = reference
         self._limits = limits
-        self._finder = Finder(reference.template)
+        self._finder = TemplateMatcher(reference.template)
         self._sharp = tuple(
             _sharp_limit(low, middle, limits.blurred)
             for low, middle in zip(reference.sharp_low, reference.sharp_median, strict=True)

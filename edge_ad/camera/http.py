@@ -13,7 +13,7 @@ import urllib.request
 from collections.abc import Iterator
 from typing import IO
 
-from edge_ad.camera.driver import Failure, Grab, Shot
+from edge_ad.camera.driver import Failure, Grab, RawFrame
 from edge_ad.camera.settings import CameraSettings
 from edge_ad.data.images import HeaderError, decode_jpeg
 from edge_ad.errors import DeviceFault
@@ -29,7 +29,7 @@ class StreamError(Exception):
     """The stream is not what it should be; the message completes "camera NAME ..."."""
 
 
-class HttpHandle:
+class HttpDriver:
     """An open MJPEG stream; ``url`` may hold user and password (Basic or Digest), ``name`` may not.
 
     User and password may be given as ``${NAME}`` of the environment. Proxies of the environment are not used. The header
@@ -61,9 +61,9 @@ class HttpHandle:
             return Failure(f"{self._name} gave no frame: {_reason(error)}")
         now, wall = time.monotonic(), time.time()
         try:
-            return Shot(decode_jpeg(data), now, wall, _stamp(headers))
+            return RawFrame(decode_jpeg(data), now, wall, _stamp(headers))
         except HeaderError as error:
-            return Shot(None, now, wall, spoiled=str(error))
+            return RawFrame(None, now, wall, corrupt=str(error))
 
     def abort(self) -> None:
         """Nothing: a read ends by itself after TIMEOUT_S."""

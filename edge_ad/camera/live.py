@@ -11,14 +11,14 @@ import time
 import zlib
 from dataclasses import dataclass
 
-from edge_ad.camera.driver import Failure, Opener, Shot
+from edge_ad.camera.driver import Failure, Opener, RawFrame
 from edge_ad.camera.frames import BadFrame, End, Frame, Read, SourceError, SourceKind, Timeout
-from edge_ad.camera.grab_thread import Pump
+from edge_ad.camera.grab_thread import GrabThread
 from edge_ad.camera.settings import CameraSettings
 from edge_ad.errors import DeviceFault, EdgeAdError
 from edge_ad.utils.backoff import Backoff
 
-MOST_ABANDONED = 3
+MAX_ABANDONED = 3
 
 
 @dataclass
@@ -36,7 +36,7 @@ class Restarts:
     @property
     def stuck(self) -> bool:
         """Whether so many calls hang that no further one is begun: only a new process frees them."""
-        return self.abandoned >= MOST_ABANDONED
+        return self.abandoned >= MAX_ABANDONED
 
 
 DRIFT = 200e-6
@@ -139,7 +139,7 @@ class Live:
     """A live camera. Its driver runs in a thread of its own, which is left behind when a call takes too long.
 
     A camera that fails or stalls is opened again after 0.2, 0.4 ... at most 1.5 s (with jitter), without end;
-    ``restarts`` counts it. While ``MOST_ABANDONED`` calls hang in the driver no further one is begun. The numbers of
+    ``restarts`` counts it. While ``MAX_ABANDONED`` calls hang in the driver no further one is begun. The numbers of
     the frames go on over a restart. ``lag_s`` is how late the last picture arrived, by the camera's own clock; frames count
     as captured so much earlier.
     """
@@ -155,8 +155,8 @@ class Live:
         self._patience = patience or Patience()
         seed = zlib.crc32(name.encode())
         self._backoff = Backoff(self._patience.retry_first_s, self._patience.retry_cap_s, seed)
-        self._pump: Pump | None = None
-        self._hanging: list[Pump] = []
+        self._pump: GrabThread | None = None
+        self._hanging: list[GrabThread] = []
         self._index = 0
         self._openings = 0
         self._first = True
@@ -211,9 +211,9 @@ class Live:
         if pump is not None:
             pump.abandon(wait_s=0.5)
 
-    def _start(self) -> Pump:
+    def _start(self) -> GrabThread:
         self.restarts.attempts += 1
-        self._pump = Pump(self._opener, self.name)
+        self._pump = GrabThread(self._opener, self.name)
         return self._pump
 
     def _may_start(self) -> bool:
@@ -224,7 +224,7 @@ class Live:
         self._reason = f"camera lost: {len(self._hanging)} calls hang in the driver; end the program to free them"
         return False
 
-    def _adopt(self, pump: Pump) -> None:
+    def _adopt(self, pump: GrabThread) -> None:
         """Take over what the camera says of itself, once after each opening."""
         if pump.handle is None or self._was_open:
             return
@@ -241,7 +241,7 @@ class Live:
         assert pump is not None
         item = pump.take(min(timeout_s, max(self._limit_s(pump) - pump.busy_s, 0.0) + 0.01))
         self._adopt(pump)
-        if isinstance(item, Shot):
+        if isinstance(item, RawFrame):
             return self._behind(pump, item) or self._frame(item)
         if isinstance(item, Failure):
             return self._lost(pump, item.reason, hanging=False)
@@ -251,7 +251,7 @@ class Live:
             return self._lost(pump, f"{self.name} {told} within {limit:g} s", hanging=True)
         return Timeout(timeout_s)
 
-    def _behind(self, pump: Pump, shot: Shot) -> Read | None:
+    def _behind(self, pump: GrabThread, shot: RawFrame) -> Read | None:
         """Measure how late a picture is; give the camera up when that has been too much for a while."""
         lag = self._meter.see(shot.stamp, shot.captured_at) if self._meter is not None else None
         allowed = self._patience.lag_s
@@ -277,21 +277,21 @@ class Live:
             return None
         return f"frozen: the camera's frame number is {number} after {before}: a picture that was there before"
 
-    def _limit_s(self, pump: Pump) -> float:
+    def _limit_s(self, pump: GrabThread) -> float:
         if pump.handle is None:
             return self._patience.open_s
         if self._first:
             return self._patience.first_s
         return max(self._patience.read_s, 2.0 / self.fps if self.fps else 0.0)
 
-    def _lost(self, pump: Pump, reason: str, hanging: bool) -> Read:
+    def _lost(self, pump: GrabThread, reason: str, hanging: bool) -> Read:
         if self._was_open and not self._first and time.monotonic() - self._since > self._patience.stable_s:
             self._backoff.reset()
         self._drop(pump, hanging)
         self._reason = f"camera lost: {reason}"
         return SourceError(self._reason)
 
-    def _drop(self, pump: Pump, hanging: bool) -> None:
+    def _drop(self, pump: GrabThread, hanging: bool) -> None:
         self._pump, self._was_open = None, False
         self._next_try = time.monotonic() + self._backoff.next_s()
         self.restarts.stalls += hanging
@@ -299,7 +299,7 @@ class Live:
             self._hanging.append(pump)
         self.restarts.abandoned = len(self._hanging)
 
-    def _frame(self, shot: Shot) -> Read:
+    def _frame(self, shot: RawFrame) -> Read:
         if self._first and self._index:
             self.restarts.reconnects += 1
         self._first = False
@@ -308,7 +308,7 @@ class Live:
         captured_at, wall = shot.captured_at - (lag or 0.0), shot.captured_wall - (lag or 0.0)
         stale = self._stale(shot.number)
         if shot.image is None or stale:
-            reason = stale or f"corrupt: {shot.spoiled or 'the camera gave an empty frame'}"
+            reason = stale or f"corrupt: {shot.corrupt or 'the camera gave an empty frame'}"
             return BadFrame(reason, index, captured_at, wall, self.name, str(index))
         return Frame(
             shot.image, index, captured_at, wall, self.name, str(index), shot.stamp,

@@ -16,7 +16,7 @@ from edge_ad.camera.frames import BadFrame, Delivered, End, Frame, Source, Sourc
 from edge_ad.errors import is_out_of_memory
 from edge_ad.utils.supervision import SupervisedThread
 
-MOST_WAITING = 1024
+MAX_WAITING = 1024
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,8 +98,8 @@ class Mailbox:
         if self._deadline_s is None or len(self._queue) < self._depth:
             return None
         place = len(self._queue) - self._depth
-        self._queue[place] = _spoiled(self._queue[place], f"late: {self._depth} parts that came after it were waiting")
-        if len(self._queue) >= MOST_WAITING:
+        self._queue[place] = _corrupted(self._queue[place], f"late: {self._depth} parts that came after it were waiting")
+        if len(self._queue) >= MAX_WAITING:
             self._queue.popleft()
             self.overwritten += 1
         return None
@@ -138,7 +138,7 @@ class Mailbox:
         waited = time.monotonic() - delivery.frame.captured_at
         if self._deadline_s is None or waited <= self._deadline_s:
             return delivery
-        return _spoiled(
+        return _corrupted(
             delivery, f"late: taken {waited * 1000:.0f} ms after the capture, {self._deadline_s * 1000:g} ms allowed"
         )
 
@@ -160,7 +160,7 @@ class Mailbox:
             self.changed.notify_all()
 
 
-def _spoiled(delivery: Delivery, reason: str) -> Delivery:
+def _corrupted(delivery: Delivery, reason: str) -> Delivery:
     """Return the delivery without its picture; one that has none already keeps its reason."""
     frame = delivery.frame
     if isinstance(frame, BadFrame):

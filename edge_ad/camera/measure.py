@@ -30,7 +30,7 @@ from edge_ad.errors import BadInput
 
 CELLS = 64
 SATURATED = 250
-LEAST_CONTRAST = 12.0
+MIN_CONTRAST = 12.0
 """Coarse steps below this many grey levels are too little to tell sharp from blurred."""
 
 _SHARES = np.array([0.01, 0.5, 0.99])
@@ -92,7 +92,7 @@ def edge_field(picture: Grey) -> Field:
     return np.asarray(found / (strength + strength.mean() + _FLOOR), np.complex64)
 
 
-class Finder:
+class TemplateMatcher:
     """Finds a template, complex64[h,w] of unit norm, in edge fields of the same size."""
 
     def __init__(self, template: Field) -> None:
@@ -161,7 +161,7 @@ def _sharp_limits(sharp: list[tuple[float, float]]) -> dict[str, Any]:
 def _places(fields: list[Field]) -> dict[str, Any]:
     """Find every good with the template of the others, as a picture at the run is none of them."""
     total = np.sum(fields, axis=0)
-    places = [Finder(_unit(total - one)).find(one) for one in fields]
+    places = [TemplateMatcher(_unit(total - one)).find(one) for one in fields]
     return {
         "match_low": min(place.match for place in places),
         "shift_x": (min(place.x for place in places), max(place.x for place in places)),
@@ -191,7 +191,7 @@ def _steps(one: Grey, other: Grey) -> Grey:
 
 def _ratio(fine: npt.NDArray[np.uint8], coarse: npt.NDArray[np.uint8]) -> float:
     strong = _steep(coarse)
-    return _steep(fine) / strong if strong >= LEAST_CONTRAST else math.nan
+    return _steep(fine) / strong if strong >= MIN_CONTRAST else math.nan
 
 
 def _steep(steps: npt.NDArray[np.uint8]) -> float:

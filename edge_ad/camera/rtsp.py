@@ -8,7 +8,7 @@ import socket
 import time
 import urllib.parse
 
-from edge_ad.camera.driver import Failure, Grab, Shot
+from edge_ad.camera.driver import Failure, Grab, RawFrame
 from edge_ad.camera.opencv import (
     build_facts,
     decode_frame,
@@ -48,7 +48,7 @@ _OPTIONS = {
 _VARIABLE = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
 
 
-class RtspHandle:
+class RtspDriver:
     """An open RTSP stream; ``url`` may hold user and password, ``name`` may not.
 
     User and password may be given as ``${NAME}`` of the environment. Raises DeviceFault that tells an unknown host, a
@@ -88,8 +88,8 @@ class RtspHandle:
         if not grabbed:
             return Failure(f"{self._name} gave no frame")
         stamp = float(self._capture.get(cv2.CAP_PROP_POS_MSEC)) / 1000.0
-        picture, spoiled = decode_frame(image)
-        return Shot(picture, now, wall, stamp if stamp > 0 else None, spoiled)
+        picture, corrupt = decode_frame(image)
+        return RawFrame(picture, now, wall, stamp if stamp > 0 else None, corrupt)
 
     def _caught_up(self) -> bool:
         """Throw away what was buffered while FFmpeg learned the format: it is old, and would pass for new.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from edge_ad.camera.driver import Handle, Opener
+from edge_ad.camera.driver import Driver, Opener
 from edge_ad.camera.frames import Source
 from edge_ad.camera.live import Live, Patience
 from edge_ad.camera.settings import CameraSettings, parse_settings
@@ -70,33 +70,33 @@ def _opener(address: Address, settings: CameraSettings) -> Opener:
     asked = parse_settings(query, address.name)
     wanted = CameraSettings(**{**settings.to_json(), **asked.to_json()})
 
-    def opened() -> Handle:
+    def opened() -> Driver:
         if address.kind == "rtsp":
-            from edge_ad.camera.rtsp import RtspHandle
+            from edge_ad.camera.rtsp import RtspDriver
 
-            return RtspHandle(address.secret, address.name)
+            return RtspDriver(address.secret, address.name)
         if address.kind == "http":
-            from edge_ad.camera.http import HttpHandle
+            from edge_ad.camera.http import HttpDriver
 
-            return HttpHandle(address.secret, address.name)
+            return HttpDriver(address.secret, address.name)
         if address.kind in ("gst", "csi"):
             return _pipeline(address, wanted)
         if address.kind == "genicam":
-            from edge_ad.camera.genicam import HarvesterHandle
+            from edge_ad.camera.genicam import HarvesterDriver
 
-            return HarvesterHandle(address.target, address.name, wanted, cti)
+            return HarvesterDriver(address.target, address.name, wanted, cti)
         if address.kind == "aravis":
-            from edge_ad.camera.aravis import AravisHandle
+            from edge_ad.camera.aravis import AravisDriver
 
-            return AravisHandle(address.target, address.name, wanted)
-        from edge_ad.camera.device import DeviceHandle
+            return AravisDriver(address.target, address.name, wanted)
+        from edge_ad.camera.device import DeviceDriver
 
-        return DeviceHandle(address.target, address.name, wanted)
+        return DeviceDriver(address.target, address.name, wanted)
 
     return opened
 
 
-def _pipeline(address: Address, wanted: CameraSettings) -> Handle:
+def _pipeline(address: Address, wanted: CameraSettings) -> Driver:
     from edge_ad.camera.gstreamer import open_pipeline
 
     open_s = _pipeline_open_s(address)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from edge_ad.store.outbox import Standing
+    from edge_ad.store.outbox import DeliveryStats
 
 ACTION = (
     "list: what is set and how many events wait; reject: show a reject on Modbus and GPIO, once; drop NAME: give up what "
@@ -49,7 +49,7 @@ def _list(uris: list[str], path: Path) -> None:
     from edge_ad.outputs.delivery import is_fast, make_output
     from edge_ad.outputs.probe import probe
     from edge_ad.outputs.targets import targets_of
-    from edge_ad.store.outbox import Standing, standings
+    from edge_ad.store.outbox import DeliveryStats, standings
 
     fast = [uri for uri in uris if is_fast(uri)]
     addresses = [parse_output(uri) for uri in fast]
@@ -59,7 +59,7 @@ def _list(uris: list[str], path: Path) -> None:
     for uri, address in zip(fast, addresses, strict=True):
         rows.append((uri, "", "", "", "", probe(address, targets_of([uri]))))
     for uri, output in slow.items():
-        found = kept.pop(output.name, Standing(output.name))
+        found = kept.pop(output.name, DeliveryStats(output.name))
         rows.append(_row(found, "") if output.spooled else (output.name, "", "", "", "", _shown(uri)))
     rows += [_row(found, "not set now") for found in kept.values()]
     if len(rows) == 1:
@@ -85,7 +85,7 @@ def _shown(uri: str) -> str:
     return f"{kept}; {probe_port(endpoint.host, endpoint.port, targets_of([uri]))}"
 
 
-def _row(found: Standing, remark: str) -> tuple[str, ...]:
+def _row(found: DeliveryStats, remark: str) -> tuple[str, ...]:
     counts = (found.waiting, found.delivered, found.refused, found.dropped)
     return (found.output, *map(str, counts), remark)
 

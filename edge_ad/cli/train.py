@@ -80,9 +80,9 @@ def command(
     values = tuple(setting or ())
     options = TrainOptions(preset, teacher, defects, penalty, steps, seed, target_ng, target_warn, masks, values)
     reports = {name: _train_one(path, target, options, each) for name, path, target in _jobs(folder, out, each, part)}
-    from edge_ad.training.distributed import leads
+    from edge_ad.training.distributed import is_main_process
 
-    if json_file is not None and leads():
+    if json_file is not None and is_main_process():
         from edge_ad.utils.files import atomic_write
 
         found: Any = {"categories": reports} if each else next(iter(reports.values()))
@@ -116,11 +116,11 @@ def _part_of(categories: list[Path], part: str | None) -> list[Path]:
 
 def _train_one(folder: Path, out: Path | None, options: Any, each: bool) -> dict[str, Any]:
     from edge_ad.bundle import open_bundle
-    from edge_ad.training.distributed import leads
+    from edge_ad.training.distributed import is_main_process
     from edge_ad.training.train import train
 
     path = train(folder, out=out, options=options, keep_finished=each)
-    if not leads():
+    if not is_main_process():
         return {}
     bundle = open_bundle(path)
     typer.echo(path)

@@ -109,10 +109,10 @@ def on_canvas(image: Image, parts: Sequence[tuple[Box, Alpha]]) -> Alpha:
 
 
 COLOURS = 5
-LEAST_AREA, MOST_AREA = 0.015, 0.5  # shares of the picture that a part may have
-LEAST_CHANGE = 12.0  # distance in CIE L*a*b*: clearly another colour
-MOST_SPREAD = 12.0  # of the other good's colour within the part; above it the part is not one thing there
-LEAST_CORE = 12  # cells of the small picture
+MIN_AREA, MAX_AREA = 0.015, 0.5  # shares of the picture that a part may have
+MIN_CHANGE = 12.0  # distance in CIE L*a*b*: clearly another colour
+MAX_SPREAD = 12.0  # of the other good's colour within the part; above it the part is not one thing there
+MIN_CORE = 12  # cells of the small picture
 
 Float = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
@@ -163,19 +163,19 @@ def _parts(labels: npt.NDArray[np.int32]) -> list[Mask]:
     for colour in range(COLOURS):
         count, pieces, facts, _ = cv2.connectedComponentsWithStats((labels == colour).astype(np.uint8), connectivity=4)
         shares = facts[:, cv2.CC_STAT_AREA] / labels.size
-        found += [pieces == piece for piece in range(1, count) if LEAST_AREA <= shares[piece] <= MOST_AREA]
+        found += [pieces == piece for piece in range(1, count) if MIN_AREA <= shares[piece] <= MAX_AREA]
     return found
 
 
 def _shift_colours(part: Mask, here: Float, other: Float) -> Float | None:
     """Return the step in L*a*b* from the part's colour to the other good's in its place, if that is clear."""
     inside = cv2.erode(resize(part.astype(np.uint8) * np.uint8(255), (64, 64)), np.ones((3, 3), np.uint8)) > 127
-    if inside.sum() < LEAST_CORE:
+    if inside.sum() < MIN_CORE:
         return None
     there = other[inside]
     colour = np.median(there, axis=0)
     shift = colour - np.median(here[inside], axis=0)
-    clear = float(np.linalg.norm(shift)) >= LEAST_CHANGE and float(np.abs(there - colour).mean()) < MOST_SPREAD
+    clear = float(np.linalg.norm(shift)) >= MIN_CHANGE and float(np.abs(there - colour).mean()) < MAX_SPREAD
     return np.asarray(shift, dtype=np.float32) if clear else None
 
 

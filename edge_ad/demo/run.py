@@ -22,7 +22,7 @@ from edge_ad.deployment.build import BuildReport, build
 from edge_ad.engines.selection import open_pipeline
 from edge_ad.errors import BadInput, GateRefused
 from edge_ad.inspection.events import EventWriter
-from edge_ad.inspection.judge import Judge, Judgement
+from edge_ad.inspection.judge import InspectionResult, Judge
 from edge_ad.inspection.loop import Loop
 from edge_ad.inspection.settings import LoopSettings
 from edge_ad.inspection.verdict import VERDICTS, Verdict
@@ -46,7 +46,7 @@ class _Record:
         self.verdicts: dict[int, Verdict] = {}
         self._writer = EventWriter(str(events))
 
-    def take(self, judgement: Judgement, source: Source) -> None:
+    def take(self, judgement: InspectionResult, source: Source) -> None:
         """Write the event and keep its verdict."""
         event = judgement.event
         self._writer.write(event)

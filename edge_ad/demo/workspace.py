@@ -31,7 +31,7 @@ from edge_ad.utils.files import atomic_write
 _LEVELS = 8
 _SHRINKAGE = 0.01
 _WINDOW = 9
-_LEAST_DEVIATION = 5.0
+_MIN_DEVIATION = 5.0
 
 
 def colour_histogram_auroc(train: NDArray[np.uint8], goods: NDArray[np.uint8], anomalies: NDArray[np.uint8]) -> float:
@@ -55,7 +55,7 @@ def mean_difference_auroc(train: NDArray[np.uint8], goods: NDArray[np.uint8], an
         total += pixels
         squares += pixels * pixels
     mean = total / len(train)
-    deviation = np.sqrt(np.maximum(squares / len(train) - mean * mean, 0)) + _LEAST_DEVIATION
+    deviation = np.sqrt(np.maximum(squares / len(train) - mean * mean, 0)) + _MIN_DEVIATION
     good, bad = (np.array([_worst_spot(image, mean, deviation) for image in images]) for images in (goods, anomalies))
     return _auroc(good, bad)
 

@@ -31,7 +31,7 @@ from edge_ad.engines.tensorrt.versions import strongly_typed
 from edge_ad.errors import BadInput
 
 
-class Maker(Protocol):
+class EngineFactory(Protocol):
     """What a build needs to know of a backend."""
 
     @property
@@ -57,7 +57,7 @@ class Maker(Protocol):
         ...
 
 
-class OrtMaker:
+class OrtEngineFactory:
     """Engines of onnxruntime are graphs; those that stay FP32 are the bundle's own."""
 
     def __init__(
@@ -82,7 +82,7 @@ class OrtMaker:
         return {} if self._precision == "fp32" else dict(engines)
 
 
-class TrtMaker:
+class TrtEngineFactory:
     """Engines of TensorRT are compiled for the device of ``backend``, with a timing cache of that device."""
 
     def __init__(
@@ -133,11 +133,11 @@ def open_maker(
     threads: int | None = None,
     level: int | None = None,
     say: Say = lambda text: None,
-) -> Maker:
+) -> EngineFactory:
     """Return what makes engines for ``backend``; its packages and its device are asked for at once."""
     if backend == "tensorrt":
-        return TrtMaker(bundle, precision, keep_fp32, recipe, TrtBackend(), level, say)
-    return OrtMaker(bundle, precision, keep_fp32, recipe, threads)
+        return TrtEngineFactory(bundle, precision, keep_fp32, recipe, TrtBackend(), level, say)
+    return OrtEngineFactory(bundle, precision, keep_fp32, recipe, threads)
 
 
 _NARROW = 7  # bits of a weight where sums saturate
@@ -246,7 +246,7 @@ def build(
     return BuildReport(backend, precision, bundle.path, maker.precisions, parity, latency, refusal, folder, gate, bits)
 
 
-def explain(bundle: Bundle, precision: str, maker: Maker, engines: Mapping[str, bytes]) -> str:
+def explain(bundle: Bundle, precision: str, maker: EngineFactory, engines: Mapping[str, bytes]) -> str:
     """Say which graphs of a refused engine to keep in FP32, found by restoring the most helpful one first."""
     restored: dict[str, bytes] = {}
     lowered = {name for name, held in maker.precisions.items() if held != "fp32"}
@@ -272,11 +272,11 @@ def explain(bundle: Bundle, precision: str, maker: Maker, engines: Mapping[str, 
     )
 
 
-def _open(bundle: Bundle, precision: str, maker: Maker, engines: Mapping[str, bytes]) -> Pipeline:
+def _open(bundle: Bundle, precision: str, maker: EngineFactory, engines: Mapping[str, bytes]) -> Pipeline:
     return Pipeline(bundle, precision=precision, backend=maker.backend, graphs=engines)
 
 
-def _parity(bundle: Bundle, precision: str, maker: Maker, engines: Mapping[str, bytes]) -> Parity:
+def _parity(bundle: Bundle, precision: str, maker: EngineFactory, engines: Mapping[str, bytes]) -> Parity:
     with _open(bundle, precision, maker, engines) as pipeline:
         return compare(pipeline, bundle)
 

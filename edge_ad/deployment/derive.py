@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from calibration.fp16 import choose_half, large_tensors, to_half
-from calibration.graph_view import View
+from calibration.graph_view import GraphView
 from calibration.ranges import Ranges
 from edge_ad.bundle import Bundle
 from edge_ad.deployment.int8 import DIALECT, Recipe, derive_int8, ranges_of, recipe_of
@@ -69,7 +69,7 @@ def typed_graphs(
 
 def fp32_nodes(graph: bytes, ranges: Ranges | None = None) -> frozenset[str]:
     """Return the names of the nodes that an FP16 cast of the graph would leave in FP32, as TensorRT's parser names them."""
-    view = View(graph)
+    view = GraphView(graph)
     half = choose_half(view, large=large_tensors(ranges))
     return frozenset(
         node.name or f"node_of_{node.output[0]}"

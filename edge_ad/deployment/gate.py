@@ -14,7 +14,7 @@ from edge_ad.bundle import Bundle
 from edge_ad.deployment.int8 import SCHEMA, Recipe
 from edge_ad.deployment.loss import Loss, check_finite, loss
 from edge_ad.deployment.precision_search import MAX_AUROC, MAX_ERROR, MAX_FLIP, Search, Searcher, worst_nodes
-from edge_ad.deployment.validation_images import Proof, labelled_proof, make_proof, spread
+from edge_ad.deployment.validation_images import ValidationImages, labelled_proof, make_proof, spread
 from edge_ad.engines import engine_store
 from edge_ad.engines.pipeline import Pipeline
 from edge_ad.errors import BadInput
@@ -77,7 +77,7 @@ def measure_gate(
     return Gate(losses, max_flip)
 
 
-def proof_of(bundle: Bundle, goods: int | None = None, seed: int = 0) -> Proof:
+def proof_of(bundle: Bundle, goods: int | None = None, seed: int = 0) -> ValidationImages:
     """Return the proof images of a bundle, made from ``goods`` of its goods (all by default); BadInput without any."""
     if bundle.quantisation is None:
         raise BadInput(f"{bundle.path} holds no proof images: run `edge-ad calibrate {bundle.path} GOODS` first")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from calibration.bias_correction import Corrections
-from calibration.graph_view import View
+from calibration.graph_view import GraphView
 from calibration.placement import Plan
 from calibration.quantise import quantise
 from calibration.ranges import Ranges
@@ -132,9 +132,9 @@ def read_plan(path: Path) -> dict[str, Any]:
     return value
 
 
-def view_of(bundle: Bundle, name: str) -> View:
+def view_of(bundle: Bundle, name: str) -> GraphView:
     """Return the graph of a bundle with its links."""
-    return View(bundle.graph(name))
+    return GraphView(bundle.graph(name))
 
 
 def _parsed(table: Mapping[str, Any], parse: Any, where: str) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from edge_ad.engines.protocol import Engine, Tensor
 Images = NDArray[np.uint8]
 
 
-class Staged:
+class PartialPipeline:
     """Remembers, for each of ``images`` u8 [N, H, W, 3], every tensor of an FP32 ``pipeline``, which must stay open.
 
     ``reference`` holds its raw scores f32 [N, 5]. ``raw`` gives those of a pipeline with other graphs in some places, each

@@ -22,15 +22,15 @@ from calibration.sensitivity import Cost, Unit, rank, shortest_prefix, units
 from edge_ad.bundle import Bundle, open_bundle
 from edge_ad.deployment.int8 import NEVER, Recipe, derive_int8, view_of
 from edge_ad.deployment.loss import Loss, check_finite, loss, weighted_error
-from edge_ad.deployment.partial_pipeline import Staged
-from edge_ad.deployment.validation_images import Proof, spread
+from edge_ad.deployment.partial_pipeline import PartialPipeline
+from edge_ad.deployment.validation_images import ValidationImages, spread
 from edge_ad.engines.pipeline import Pipeline
 from edge_ad.errors import BadInput, require
 from edge_ad.scoring import fuse
 from edge_ad.utils.files import atomic_write
 
 SWAPPED = 3  # pairs of a good and an anomaly that may change their order while a plan is searched
-SLOW = ("lavit",)  # held at its FP32 outputs while nodes before it are looked at: it takes most of a frame
+EXPENSIVE = ("lavit",)  # held at its FP32 outputs while nodes before it are looked at: it takes most of a frame
 CORRECTED = 12  # goods that bias corrections are measured on
 RANKED = 16  # images that single units are looked at on
 MARGIN = 0.5  # of the budget: a plan must be better on the pictures that chose it than it must be on others
@@ -58,17 +58,17 @@ class Search:
 class Searcher:
     """Measures plans of one dialect on the images of a ``proof``. ``pipeline`` is FP32 and stays open meanwhile."""
 
-    def __init__(self, bundle: Bundle, recipe: Recipe, dialect: str, proof: Proof, pipeline: Pipeline) -> None:
+    def __init__(self, bundle: Bundle, recipe: Recipe, dialect: str, proof: ValidationImages, pipeline: Pipeline) -> None:
         self._bundle, self._recipe, self._dialect = bundle, recipe, dialect
         self._proof = proof
         self._names = [name for name in pipeline.engines if name in recipe.ranges and name not in NEVER]
-        self._staged = Staged(pipeline, proof.images)
-        self._ranking = Staged(pipeline, spread(proof.images, RANKED))
+        self._staged = PartialPipeline(pipeline, proof.images)
+        self._ranking = PartialPipeline(pipeline, spread(proof.images, RANKED))
         check_finite(fuse(self._staged.reference, bundle.statistics)[1], f"{bundle.path} in FP32")
         self._units: list[Unit] = []
         self._corrected: dict[tuple[str, tuple[str, ...]], Corrections] = {}
         for name in self._names:
-            most = 12 if name in SLOW or name == "tokenizer" else 64
+            most = 12 if name in EXPENSIVE or name == "tokenizer" else 64
             self._units += units(name, view_of(bundle, name), most)
 
     def search(self, max_flip: float = MAX_FLIP, say: Say = lambda text: None) -> Search:
@@ -99,7 +99,7 @@ class Searcher:
         measured = []
         for number, unit in enumerate(self._units):
             alone = {name: Plan(self._hash(name), {self._dialect: self._others(name, unit)}) for name in self._names}
-            raw = self._raw(self._ranking, alone, hold=SLOW)
+            raw = self._raw(self._ranking, alone, hold=EXPENSIVE)
             measured.append(Cost(unit, *self._alone(raw)))
             error = measured[-1].loss
             say(f"{self._dialect}: {number + 1} of {len(self._units)} units looked at, {unit.name}: {error:.4f} z")
@@ -140,7 +140,7 @@ class Searcher:
 
     def _raw(
         self,
-        staged: Staged,
+        staged: PartialPipeline,
         plans: Mapping[str, Plan],
         hold: tuple[str, ...] = (),
         biases: Mapping[str, Corrections] | None = None,

@@ -13,7 +13,7 @@ from edge_ad.errors import BadInput
 from edge_ad.scoring import Thresholds
 
 REPORT = "rethreshold"
-MOST_CHANGES = 100
+MAX_CHANGES = 100
 
 
 def rethreshold(bundle_path: Path | str, warn: float, ng: float, reason: str = "", by: str = "") -> Path:
@@ -39,7 +39,7 @@ def rethreshold(bundle_path: Path | str, warn: float, ng: float, reason: str = "
         "from": {"warn": now.warn, "ng": now.ng},
         "to": {"warn": warn, "ng": ng},
     }
-    changes = [*bundle.report.get(REPORT, []), change][-MOST_CHANGES:]
+    changes = [*bundle.report.get(REPORT, []), change][-MAX_CHANGES:]
     target = bundle.path if is_child else _target(bundle)
     child = replace(bundle.contents(), parent=parent, thresholds=changed, report={**bundle.report, REPORT: changes})
     held = _current_engine(bundle)

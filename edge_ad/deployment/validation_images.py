@@ -17,32 +17,32 @@ SHIFT, GAIN, NOISE = 2, 0.03, 1.5  # pixels; share of brightness; grey levels
 
 
 @dataclass(frozen=True, eq=False)
-class Proof:
+class ValidationImages:
     """``images`` u8 [N, H, W, 3] and, for each, whether it is ``anomalous``."""
 
     images: Images
     anomalous: NDArray[np.bool_]
 
-    def joined(self, other: Proof) -> Proof:
+    def joined(self, other: ValidationImages) -> ValidationImages:
         """Return both."""
         images = np.concatenate([self.images, other.images])
-        return Proof(images, np.concatenate([self.anomalous, other.anomalous]))
+        return ValidationImages(images, np.concatenate([self.anomalous, other.anomalous]))
 
 
-def make_proof(goods: Images, copies: int = 2, anomalies: int = 3, seed: int = 0) -> Proof:
+def make_proof(goods: Images, copies: int = 2, anomalies: int = 3, seed: int = 0) -> ValidationImages:
     """Return ``goods``, ``copies`` jittered views and ``anomalies`` synthetic anomalies of each, seeded."""
     rng = np.random.default_rng([seed, 11])
     views = [jitter(image, rng) for image in goods for _ in range(copies)]
     bad = [_anomaly(goods, index, turn, rng) for index in range(len(goods)) for turn in range(anomalies)]
     images = np.stack([*goods, *views, *bad])
-    return Proof(images, np.arange(len(images)) >= len(goods) + len(views))
+    return ValidationImages(images, np.arange(len(images)) >= len(goods) + len(views))
 
 
-def labelled_proof(data: Path, size: tuple[int, int], bits: int = 16) -> Proof:
+def labelled_proof(data: Path, size: tuple[int, int], bits: int = 16) -> ValidationImages:
     """Read a labelled test set, resized to ``size``; ``bits`` and BadInput as for ``load_test``."""
     items = load_test(data, bits).test
     images = np.stack([resize(read_image(item.path, item.bits), size) for item in items])
-    return Proof(images, np.array([item.kind != "good" for item in items]))
+    return ValidationImages(images, np.array([item.kind != "good" for item in items]))
 
 
 def jitter(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:

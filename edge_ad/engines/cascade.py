@@ -19,7 +19,7 @@ from edge_ad.engines.pipeline import RESULTS, Inference, Pipeline
 from edge_ad.errors import BadInput
 from edge_ad.scoring import BRANCHES, Statistics, Thresholds, fuse
 
-DEAR = "lavit"
+EXPENSIVE = "lavit"
 SKIPPED = ("logic",)
 USUAL = 0.95  # of the goods: what is less usual than these is judged in full
 
@@ -65,7 +65,7 @@ class Cascade:
     """
 
     def __init__(self, pipeline: Pipeline, bundle: Bundle, rate: float, thresholds: Callable[[], Thresholds]) -> None:
-        if DEAR not in pipeline.engines:
+        if EXPENSIVE not in pipeline.engines:
             raise BadInput("--cascade has nothing to leave out: the branch logic has weight 0 in this bundle")
         if pipeline.backend.name != "onnxruntime":
             raise BadInput(f"--cascade runs on onnxruntime, not on {pipeline.backend.name}: leave it out")
@@ -75,9 +75,9 @@ class Cascade:
         engines = pipeline.engines
         image = engines["teacher"].bound("image")
         results = [engines["fusion"].bound(name) for name in RESULTS]
-        self._dear = [engines[DEAR].bound(name) for name in engines[DEAR].outputs]
-        cheap = {name: engine for name, engine in engines.items() if name != DEAR}
-        rest = {name: engines[name] for name in (DEAR, "fusion")}
+        self._dear = [engines[EXPENSIVE].bound(name) for name in engines[EXPENSIVE].outputs]
+        cheap = {name: engine for name, engine in engines.items() if name != EXPENSIVE}
+        rest = {name: engines[name] for name in (EXPENSIVE, "fusion")}
         self._cheap = pipeline.backend.frame(cheap, image, results)
         self._rest = pipeline.backend.frame(rest, image, results)
 

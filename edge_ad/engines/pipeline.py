@@ -15,7 +15,7 @@ from edge_ad.bundle import Bundle
 from edge_ad.bundle import graphs as wiring
 from edge_ad.engines import engine_store
 from edge_ad.engines.backends import open_backend
-from edge_ad.engines.protocol import Backend, Engine, Frame, Tensor, TensorSpec, check_image
+from edge_ad.engines.protocol import Backend, Engine, FrameExecutor, Tensor, TensorSpec, check_image
 from edge_ad.errors import BadInput, DeviceFault
 from edge_ad.scoring import BRANCHES
 
@@ -65,7 +65,7 @@ class Pipeline:
         if graphs is None:
             graphs = engine_store.load(bundle, self.backend, precision, names)
         self._tensors: dict[str, Tensor] = {}
-        self._frame: Frame | None = None
+        self._frame: FrameExecutor | None = None
         self._engines: dict[str, Engine] = {}
         self._constants = {"masks": bundle.masks, **bundle.statistics.arrays()}
         try:

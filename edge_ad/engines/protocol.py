@@ -109,7 +109,7 @@ class Engine(ABC):
     def _close_impl(self) -> None: ...
 
 
-class Frame(Protocol):
+class FrameExecutor(Protocol):
     """Everything of one frame, wired for good: upload, every engine, download."""
 
     def run(self, image: NDArray[np.uint8]) -> dict[str, float]:
@@ -151,7 +151,7 @@ class Backend(Protocol):
         """Return zero-filled tensors that the host writes or reads every frame, in one piece of memory."""
         ...
 
-    def frame(self, engines: Mapping[str, Engine], image: Tensor, results: Sequence[Tensor]) -> Frame:
+    def frame(self, engines: Mapping[str, Engine], image: Tensor, results: Sequence[Tensor]) -> FrameExecutor:
         """Return a frame over bound ``engines`` in their order; ``image`` and ``results`` are of ``exchange``."""
         ...
 

@@ -18,7 +18,7 @@ Floats = npt.NDArray[np.float32]
 Progress = Callable[[int, int], None]
 
 
-class Judgement(Protocol):
+class ImageResult(Protocol):
     """What one inference gives, as far as it matters here."""
 
     @property
@@ -36,7 +36,7 @@ class Judge(Protocol):
     def image_size(self) -> tuple[int, int]: ...
     @property
     def branches(self) -> Sequence[str]: ...
-    def infer(self, image: Image) -> Judgement: ...
+    def infer(self, image: Image) -> ImageResult: ...
     def tensor(self, name: str) -> npt.NDArray[Any]: ...
 
 

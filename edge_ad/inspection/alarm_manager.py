@@ -9,14 +9,14 @@ from typing import Any, Protocol
 
 from edge_ad.camera.frames import Source
 from edge_ad.inspection.alarm import AlarmRule, AlarmState, on_acknowledge, on_part, on_time
-from edge_ad.inspection.judge import Judgement
+from edge_ad.inspection.judge import InspectionResult
 from edge_ad.inspection.part_tracking import CycleState
 from edge_ad.outputs.guard_state import Message
 
 SaveLatch = Callable[[str, Mapping[str, Any]], None]
 
 
-class Wires(Protocol):
+class OutputGuard(Protocol):
     """What the desk needs of a guard."""
 
     def send(self, message: Message) -> None:
@@ -29,7 +29,7 @@ class Wires(Protocol):
         """Raise DeviceFault when the outputs cannot be held any more."""
 
 
-class Desk:
+class AlarmManager:
     """Sits first in the order of effects: the outputs get every verdict straight from memory.
 
     Each camera has an alarm of its own; the lamp is on while any of them is lit. Alarms are numbered over all cameras,
@@ -41,7 +41,7 @@ class Desk:
         self,
         cameras: Sequence[str],
         rule: AlarmRule,
-        wires: Wires | None,
+        wires: OutputGuard | None,
         latches: Mapping[str, Mapping[str, Any]] | None = None,
         save: SaveLatch | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -71,7 +71,7 @@ class Desk:
         """All alarms up to ``number`` were seen; from any thread, done with the next tick."""
         self._acknowledged.append(number)
 
-    def take(self, judgement: Judgement, source: Source) -> None:
+    def take(self, judgement: InspectionResult, source: Source) -> None:
         """Bring out a verdict, then what it means for the alarm."""
         event, now = judgement.event, self._clock()
         if self._wires is not None:

@@ -19,7 +19,7 @@ COLOURS: dict[Verdict, tuple[int, int, int]] = {  # RGB, told apart by colour-bl
     "NG": (213, 50, 0),
     "NONE": (120, 120, 140),
 }
-LEAST_SIDE = 360
+MIN_SIDE = 360
 MAX_SIDE = 8192  # JPEG ends at 65,535
 MAX_PIXELS = 2**24
 BLOCK = 256
@@ -61,8 +61,8 @@ def annotate(image: Image | None, event: Event, heat: NDArray[np.float32] | None
     ``heat`` f32[h,w] holds 0 to 1 (see HeatScale), of any size, and is laid over the whole picture. The text stands
     above the picture, so nothing of it is hidden; pictures of one size give results of one size.
     """
-    canvas = np.full((LEAST_SIDE, LEAST_SIDE, 3), GREY, np.uint8) if image is None else bounded(image)
-    factor = max(1, min(-(-LEAST_SIDE // min(canvas.shape[:2])), MAX_SIDE // max(canvas.shape[:2])))
+    canvas = np.full((MIN_SIDE, MIN_SIDE, 3), GREY, np.uint8) if image is None else bounded(image)
+    factor = max(1, min(-(-MIN_SIDE // min(canvas.shape[:2])), MAX_SIDE // max(canvas.shape[:2])))
     canvas = resize(canvas, (canvas.shape[0] * factor, canvas.shape[1] * factor)).copy()
     if heat is not None:
         canvas = overlay(canvas, heat)
@@ -99,8 +99,8 @@ def bounded(image: Image) -> Image:
 
 
 def _padded(canvas: Image) -> Image:
-    """Return the picture with grey beside it where a side is shorter than LEAST_SIDE."""
-    short = [max(0, LEAST_SIDE - side) for side in canvas.shape[:2]]
+    """Return the picture with grey beside it where a side is shorter than MIN_SIDE."""
+    short = [max(0, MIN_SIDE - side) for side in canvas.shape[:2]]
     if not any(short):
         return canvas
     half = [side // 2 for side in short]

@@ -22,29 +22,29 @@ from edge_ad.engines.cascade import SKIPPED, Cascade, least_scores, limit_of
 from edge_ad.engines.parity import TOLERANCE_SHARE, TOLERANCE_Z
 from edge_ad.engines.pipeline import Pipeline
 from edge_ad.errors import BadInput, DeviceFault
-from edge_ad.inspection.alarm_manager import Desk
-from edge_ad.inspection.drift import LEAST_REFERENCE, Drift
+from edge_ad.inspection.alarm_manager import AlarmManager
+from edge_ad.inspection.drift import MIN_REFERENCE, Drift
 from edge_ad.inspection.judge import Combine, Inferring
-from edge_ad.inspection.part_tracking import CalledParts, Calls, Parting, SeenParts
-from edge_ad.inspection.presence import Eye, LikeGoods, Matcher, UnlikeEmpty
+from edge_ad.inspection.part_tracking import CalledParts, Calls, PartDetector, SeenParts
+from edge_ad.inspection.presence import LikeGoods, Matcher, PresenceDetector, UnlikeEmpty
 from edge_ad.inspection.settings import LoopSettings
 from edge_ad.inspection.triggers import open_trigger, parse_trigger
 from edge_ad.inspection.view import TileStatistics, View, combine, load_tiles
 from edge_ad.inspection.watchdog import SelfTest, golden_test
 from edge_ad.outputs.delivery import is_fast, make_output
 from edge_ad.outputs.dispatcher import LIMIT, Dispatcher
-from edge_ad.outputs.guard_client import GuardLink
+from edge_ad.outputs.guard_client import GuardClient
 from edge_ad.outputs.states import ChannelState
 from edge_ad.outputs.targets import ADVICE, targets_of
 from edge_ad.scoring import BRANCHES, Thresholds, fuse
 from edge_ad.store import RecordSettings, Store
-from edge_ad.store.maintenance import Keeper
+from edge_ad.store.maintenance import MaintenanceThread
 from edge_ad.utils.locks import Targets, lock_file
 from edge_ad.utils.supervision import ThreadFaults, tell
 from edge_ad.utils.text import part_id, storable
 
 WARM_UP = 4
-MOST_EMPTY = 50
+MAX_EMPTY = 50
 PROVE_S = 10.0
 
 AdjustThresholds = Callable[[Thresholds], Thresholds]
@@ -181,7 +181,7 @@ def good_pictures(bundle: Bundle) -> list[Image]:
 
 def make_partings(
     bundle: Bundle, settings: LoopSettings, cameras: int, calls: Calls | None, first: Sequence[int]
-) -> list[Parting] | None:
+) -> list[PartDetector] | None:
     """Return what gathers frames to parts, one for each camera; None where every frame is a part.
 
     ``first`` is the number of the next part of each camera.
@@ -196,11 +196,11 @@ def make_partings(
     matcher: Matcher
     if part.presence == "learned":
         assert part.empty is not None
-        paths = list_images(part.empty)[:MOST_EMPTY]
+        paths = list_images(part.empty)[:MAX_EMPTY]
         matcher = UnlikeEmpty([settings.view.crop(read_image(path, bundle.image_bits)) for path in paths], goods)
     else:
         matcher = LikeGoods(goods)
-    return [SeenParts(Eye(matcher, part.motion_limit), part.rule, settings.view, number) for number in first]
+    return [SeenParts(PresenceDetector(matcher, part.motion_limit), part.rule, settings.view, number) for number in first]
 
 
 def make_cascade(
@@ -232,7 +232,7 @@ def make_drift(bundle: Bundle, cascade: bool = False) -> Drift | None:
     With a cascade ``logic`` and ``score`` are not watched: they are known of the doubtful parts alone.
     """
     raw = bundle.raw_scores.get("threshold")
-    if raw is None or len(raw) < LEAST_REFERENCE:
+    if raw is None or len(raw) < MIN_REFERENCE:
         return None
     z, score = fuse(raw, bundle.statistics)
     watched = {**{name: z[:, BRANCHES.index(name)] for name in bundle.statistics.active}, "score": score}
@@ -291,21 +291,21 @@ class Wiring:
         folder = line.record.prepare(line.store)
         store = Store(line.store, self.dispatcher.committed, self.dispatcher.outbox.add, folder, self.faults)
         self._stack.callback(store.close)
-        self.keeper = Keeper(line.store, folder, line.record.limits, self.faults)
+        self.keeper = MaintenanceThread(line.store, folder, line.record.limits, self.faults)
         self._stack.callback(self.keeper.close)
         self._stack.callback(self.dispatcher.close)
         self.dispatcher.start(line.store)
         return store
 
     def _wire(self, names: Sequence[str], settings: LoopSettings, line: LineSettings) -> None:
-        self.guard: GuardLink | None = None
+        self.guard: GuardClient | None = None
         address = None if line.trigger is None else parse_trigger(line.trigger, line.alarm)
         self._trigger = address.kind if address is not None else ""
         fast = [uri for uri in line.alarm if is_fast(uri)]
         if fast:
             calls = self._trigger not in ("", "camera")
             through = self._trigger if self._trigger in ("modbus", "gpio") else ""
-            self.guard = GuardLink(
+            self.guard = GuardClient(
                 fast, line.hold_ms, len(names), self._heard, calls=calls, trigger=through, faults=self.faults
             )
             self._stack.callback(self.guard.close)
@@ -316,7 +316,7 @@ class Wiring:
         if line.require_alarms:
             self._prove()
         store = self.store
-        self.desk = Desk(
+        self.desk = AlarmManager(
             names,
             settings.alarm,
             self.guard,

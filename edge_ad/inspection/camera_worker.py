@@ -9,15 +9,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from edge_ad.camera.frames import BadFrame, Delivered, End, Frame, Source, SourceError
-from edge_ad.camera.health import CameraHealth, Likeness
+from edge_ad.camera.health import CameraHealth, ReferenceCheck
 from edge_ad.camera.liveness import Liveness, LivenessCheck
 from edge_ad.camera.mailbox import Delivery, Mailbox, Reader
 from edge_ad.camera.settings import CameraSettings, difference, settings_of
 from edge_ad.inspection.counters import Counters
-from edge_ad.inspection.part_tracking import CycleState, Judgeable, Parting, PartReady, frames_of
+from edge_ad.inspection.part_tracking import CycleState, Judgeable, PartDetector, PartReady, frames_of
 from edge_ad.inspection.settings import LoopSettings
 
-LONGEST_SILENCE_S = 60.0
+MAX_SILENCE_S = 60.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +52,7 @@ class Passed:
 Outcome = Judgeable | Faulted | Outage | Passed
 
 
-class Station:
+class CameraWorker:
     """Turns what a source gives into outcomes: frames to judge, frames at fault, outages.
 
     With ``parting`` frames are gathered to parts, and only those that a part is judged from come out. ``prepare`` is done
@@ -64,7 +64,7 @@ class Station:
         source: Source,
         settings: LoopSettings,
         changed: threading.Condition,
-        parting: Parting | None = None,
+        parting: PartDetector | None = None,
         prepare: Callable[[Frame], object] | None = None,
     ) -> None:
         self.source = source
@@ -80,7 +80,7 @@ class Station:
         self._settings = settings
         self._health = CameraHealth(source.kind, settings.health, region=settings.view.region)
         self._liveness = LivenessCheck(settings.liveness if source.kind == "live" else Liveness())
-        self._likeness = Likeness(settings.reference, settings.health) if settings.reference else None
+        self._likeness = ReferenceCheck(settings.reference, settings.health) if settings.reference else None
         self._heard = time.monotonic()
         self._first = True
         self._told: str | None = None  # the first word of the outage told since the last frame
@@ -89,7 +89,7 @@ class Station:
         self._duplicates = 0
         self._passed_over = 0
         self._found: CameraSettings | None = None
-        self._misset: str | None = None
+        self._settings_mismatch: str | None = None
         self._parting = parting
         self._view = settings.view
         self._waiting: deque[Judgeable] = deque()  # frames of complete parts
@@ -246,8 +246,8 @@ class Station:
         if found is not self._found:
             self._found = found
             told = difference(stored, found)
-            self._misset = f"settings: {'; '.join(told)}" if told else None
-        return self._misset
+            self._settings_mismatch = f"settings: {'; '.join(told)}" if told else None
+        return self._settings_mismatch
 
     def _unlike(self, frame: Frame) -> str | None:
         """Return why a frame that should show a part at rest cannot come from a healthy camera."""
@@ -298,7 +298,7 @@ class Station:
         word = reason.split(":")[0]
         if self._told and now < self._next_alarm and word in (self._told, "stalled"):
             return []
-        self._backoff = min(self._backoff * 2, LONGEST_SILENCE_S) if self._told else 1.0
+        self._backoff = min(self._backoff * 2, MAX_SILENCE_S) if self._told else 1.0
         self._told, self._next_alarm = word, now + self._backoff
         self._interrupt()
         return [Outage(reason)]

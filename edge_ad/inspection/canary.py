@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from edge_ad.bundle import Bundle
 from edge_ad.camera.frames import Source
 from edge_ad.errors import DeviceFault
-from edge_ad.inspection.judge import Inferring, Judgement
+from edge_ad.inspection.judge import Inferring, InspectionResult
 from edge_ad.inspection.part_tracking import CycleState
 from edge_ad.scoring import fuse
 
@@ -66,7 +66,7 @@ class Canary:
         """Seconds from one known picture to the next."""
         return max(self._every_s, self._took_s / SHARE)
 
-    def take(self, judgement: Judgement, source: Source) -> None:
+    def take(self, judgement: InspectionResult, source: Source) -> None:
         """Suspect the engine when a verdict does."""
         event = judgement.event
         self._suspected |= event.verdict == "NONE" and (event.reason or "").startswith("engine:")

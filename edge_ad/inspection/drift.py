@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from edge_ad.errors import BadInput
 
 WARNING = "lighting or lot changed: recalibrate or retrain"
-LEAST_REFERENCE = 10
+MIN_REFERENCE = 10
 
 
 @dataclass(frozen=True)
@@ -142,9 +142,9 @@ def two_sample_p(first: ArrayLike, second: ArrayLike) -> float:
 
 def _stream(name: str, values: ArrayLike) -> _Stream:
     reference = np.sort(np.asarray(values, np.float64).ravel())
-    if reference.size < LEAST_REFERENCE or not np.isfinite(reference).all():
+    if reference.size < MIN_REFERENCE or not np.isfinite(reference).all():
         raise BadInput(
-            f"drift needs the scores of at least {LEAST_REFERENCE} goods, but {name!r} has {reference.size}; "
+            f"drift needs the scores of at least {MIN_REFERENCE} goods, but {name!r} has {reference.size}; "
             "recalibrate with more goods"
         )
     centre, spread = float(reference.mean()), float(reference.std(ddof=1))

@@ -22,7 +22,7 @@ from edge_ad.camera.frames import Image, Source
 from edge_ad.errors import BadInput
 from edge_ad.inspection.annotate import HeatScale, bounded, overlay
 from edge_ad.inspection.counters import Counters
-from edge_ad.inspection.judge import Judgement
+from edge_ad.inspection.judge import InspectionResult
 from edge_ad.inspection.recorder import safe_name
 from edge_ad.inspection.view import View
 from edge_ad.store import EventRow, Picture, RecordSettings, Store
@@ -35,7 +35,7 @@ from edge_ad.utils.supervision import SupervisedThread, ThreadFaults, tell
 
 CROP_QUALITY = 90  # of JPEG, 0 to 100
 MAP_QUALITY = 80
-MOST_BYTES = 64 * 2**20  # of pictures that wait
+MAX_BYTES = 64 * 2**20  # of pictures that wait
 CLOSE_S = 1.0
 
 
@@ -94,7 +94,7 @@ class Evidence:
         every = self._settings.ok_every
         return event.verdict != "OK" or (every > 0 and zlib.crc32(event.id.encode()) % every == 0)
 
-    def offer(self, event: EventRow, judgement: Judgement) -> None:
+    def offer(self, event: EventRow, judgement: InspectionResult) -> None:
         """Hand over what an event was made from, before the event goes to the store."""
         image = judgement.image
         if image is None or not self.wants(event):
@@ -103,7 +103,7 @@ class Evidence:
         with self._changed:
             self._held[event.id] = item
             self._bytes += item.bytes
-            while self._bytes > MOST_BYTES and len(self._held) + len(self._ready) > 1:
+            while self._bytes > MAX_BYTES and len(self._held) + len(self._ready) > 1:
                 self._drop_one()
 
     def committed(self, rows: Sequence[EventRow]) -> None:
@@ -230,7 +230,7 @@ class StoreSink:
         self._cameras: set[str] = set()
         self._told: str | None = None
 
-    def take(self, judgement: Judgement, source: Source) -> None:
+    def take(self, judgement: InspectionResult, source: Source) -> None:
         """Hand over one event."""
         self._cameras.add(source.name)
         row = EventRow(**asdict(judgement.event))

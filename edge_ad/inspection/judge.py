@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_ad.camera.frames import Delivered, Frame, Image
-from edge_ad.camera.health import glance_of
+from edge_ad.camera.health import quick_stats
 from edge_ad.engines.pipeline import Inference
 from edge_ad.engines.selection import Streams
 from edge_ad.inspection.camera_worker import Faulted, Outage
@@ -38,7 +38,7 @@ class Inferring(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class Judgement:
+class InspectionResult:
     """An event with what it was made from; ``broken`` is the engine's exception, after which nothing can be judged.
 
     ``called_at``: the monotonic second of the trigger that called for the part, None without one.
@@ -102,24 +102,24 @@ class Judge:
 
     def prepare(self, frame: Frame) -> None:
         """Do what a frame needs before the engines, ahead of its turn: first look and resize; from any thread."""
-        glance_of(frame, self._view.region)
+        quick_stats(frame, self._view.region)
         if self._view.fault(frame.image) is None:
             self._tiles(frame)
 
-    def outage(self, camera: str, outage: Outage) -> Judgement:
+    def outage(self, camera: str, outage: Outage) -> InspectionResult:
         """Return NONE for an outage, timed now."""
         event = Event(camera, outage.frame, outage.part, time.time(), "NONE", None, {}, None, outage.reason)
-        return Judgement(event, called_at=outage.called_at)
+        return InspectionResult(event, called_at=outage.called_at)
 
-    def faulted(self, camera: str, found: Faulted) -> Judgement:
+    def faulted(self, camera: str, found: Faulted) -> InspectionResult:
         """Return NONE for a frame that must not be judged."""
         return _judgement(camera, found.frame, found.since, fault(found.reason), None, {})
 
-    def judge(self, camera: str, found: Judgeable, checks_age: bool) -> Judgement:
+    def judge(self, camera: str, found: Judgeable, checks_age: bool) -> InspectionResult:
         """Return the verdict on a healthy frame; NONE when it is too old, before the engines run or after."""
         return replace(self._verdict(camera, found, checks_age), called_at=found.called_at)
 
-    def _verdict(self, camera: str, found: Judgeable, checks_age: bool) -> Judgement:
+    def _verdict(self, camera: str, found: Judgeable, checks_age: bool) -> InspectionResult:
         late = fault(found.fault) if found.fault else self._late(found) if checks_age else None
         if late:
             self._begun.pop(found, None)
@@ -179,7 +179,7 @@ def _judgement(
     z: dict[str, float],
     broken: Exception | None = None,
     part: str | None = None,
-) -> Judgement:
+) -> InspectionResult:
     latency_ms = (time.monotonic() - since) * 1000.0
     judged = decision.verdict != "NONE" and inference is not None
     score = inference.score if inference is not None and judged else None
@@ -194,10 +194,10 @@ def _judgement(
         latency_ms,
         decision.reason,
     )
-    return Judgement(event, frame, inference if judged else None, broken)
+    return InspectionResult(event, frame, inference if judged else None, broken)
 
 
-def middle(judgements: Sequence[Judgement]) -> Judgement:
+def median_result(judgements: Sequence[InspectionResult]) -> InspectionResult:
     """Return the verdict on a part from those on its frames: the one with the median score, the upper of two.
 
     Frames without a score do not count; if none has one, the last of them stands. At least one judgement.

@@ -11,10 +11,10 @@ from typing import Protocol
 from edge_ad.camera.frames import Source
 from edge_ad.camera.opencv import one_thread
 from edge_ad.errors import DeviceFault, is_out_of_memory
-from edge_ad.inspection.camera_worker import Faulted, Outage, Outcome, Passed, Station
+from edge_ad.inspection.camera_worker import CameraWorker, Faulted, Outage, Outcome, Passed
 from edge_ad.inspection.counters import Counters, Latencies
-from edge_ad.inspection.judge import Judge, Judgement, middle
-from edge_ad.inspection.part_tracking import CycleState, Judgeable, Parting
+from edge_ad.inspection.judge import InspectionResult, Judge, median_result
+from edge_ad.inspection.part_tracking import CycleState, Judgeable, PartDetector
 from edge_ad.inspection.settings import LoopSettings
 
 TICK_S = 0.02
@@ -23,7 +23,7 @@ TICK_S = 0.02
 class Sink(Protocol):
     """Takes every judgement of a run, in order."""
 
-    def take(self, judgement: Judgement, source: Source) -> None:
+    def take(self, judgement: InspectionResult, source: Source) -> None:
         """Take one judgement made on ``source``."""
 
     def close(self) -> None:
@@ -55,7 +55,7 @@ class Loop:
         sinks: Sequence[Sink],
         settings: LoopSettings,
         listeners: Sequence[Listener] = (),
-        partings: Sequence[Parting] | None = None,
+        partings: Sequence[PartDetector] | None = None,
         changed: threading.Condition | None = None,
     ) -> None:
         self._judge = judge
@@ -64,13 +64,13 @@ class Loop:
         self._settings = settings
         self._changed = changed or threading.Condition()
         self._stopping = threading.Event()
-        gathered: Sequence[Parting | None] = partings or [None] * len(sources)
+        gathered: Sequence[PartDetector | None] = partings or [None] * len(sources)
         self.stations = [
-            Station(source, settings, self._changed, parting, judge.prepare)
+            CameraWorker(source, settings, self._changed, parting, judge.prepare)
             for source, parting in zip(sources, gathered, strict=True)
         ]
-        self._under_way: dict[Station, Judgeable] = {}
-        self._open_parts: dict[str, list[Judgement]] = {}
+        self._under_way: dict[CameraWorker, Judgeable] = {}
+        self._open_parts: dict[str, list[InspectionResult]] = {}
         self.latencies = Latencies()
         self.none_reasons: Counter[str] = Counter()  # verdicts NONE by the word that their reason begins with
         self.elapsed_s = 0.0
@@ -125,7 +125,7 @@ class Loop:
             self._close_if_done(station)
         return served
 
-    def _take(self, station: Station, outcome: Outcome) -> None:
+    def _take(self, station: CameraWorker, outcome: Outcome) -> None:
         """Handle an outcome, or let its frame be inferred beside those of other stations until its next turn."""
         if not isinstance(outcome, Judgeable) or not self._judge.begin(outcome, station.checks_age):
             self._handle(station, outcome)
@@ -134,7 +134,7 @@ class Loop:
         if len(self._under_way) > self._judge.at_once:
             self._finish(next(iter(self._under_way)))
 
-    def _finish(self, station: Station) -> bool:
+    def _finish(self, station: CameraWorker) -> bool:
         """Handle the frame of a station that is under way; False without one."""
         outcome = self._under_way.pop(station, None)
         if outcome is None:
@@ -143,7 +143,7 @@ class Loop:
         self._close_if_done(station)
         return True
 
-    def _close_if_done(self, station: Station) -> None:
+    def _close_if_done(self, station: CameraWorker) -> None:
         if not station.ended and station not in self._under_way and station.limit_reached():
             station.close()
 
@@ -162,7 +162,7 @@ class Loop:
             for outcome in station.drain():
                 self._handle(station, outcome)
 
-    def _handle(self, station: Station, outcome: Outcome) -> None:
+    def _handle(self, station: CameraWorker, outcome: Outcome) -> None:
         if isinstance(outcome, Passed):
             for listener in self._listeners:
                 listener.cycle(station.name, outcome.state)
@@ -189,15 +189,15 @@ class Loop:
                 "rebuild it with `edge-ad build-engine` or start again"
             ) from judgement.broken
 
-    def _of_part(self, station: Station, outcome: Outcome, judgement: Judgement) -> Judgement | None:
+    def _of_part(self, station: CameraWorker, outcome: Outcome, judgement: InspectionResult) -> InspectionResult | None:
         """Return the verdict to tell; None while frames of the part are missing."""
         if not isinstance(outcome, Judgeable) or outcome.part is None or judgement.broken is not None:
             return judgement
         gathered = self._open_parts.setdefault(station.name, [])
         gathered.append(judgement)
-        return middle(self._open_parts.pop(station.name)) if outcome.last else None
+        return median_result(self._open_parts.pop(station.name)) if outcome.last else None
 
-    def _tell(self, station: Station, judgement: Judgement) -> None:
+    def _tell(self, station: CameraWorker, judgement: InspectionResult) -> None:
         event = judgement.event
         station.counters.verdicts[event.verdict] += 1
         station.counters.parts += judgement.frame is not None and event.part is not None
@@ -208,7 +208,7 @@ class Loop:
         for sink in self._sinks:
             sink.take(judgement, station.source)
 
-    def _judgement(self, station: Station, outcome: Judgeable | Faulted | Outage) -> Judgement:
+    def _judgement(self, station: CameraWorker, outcome: Judgeable | Faulted | Outage) -> InspectionResult:
         if isinstance(outcome, Outage):
             return self._judge.outage(station.name, outcome)
         if isinstance(outcome, Faulted):

@@ -13,7 +13,7 @@ from typing import Generic, Literal, Protocol, TypeVar
 
 from edge_ad.camera.frames import Frame
 from edge_ad.errors import BadInput
-from edge_ad.inspection.presence import Eye, Sight, Thumb, difference
+from edge_ad.inspection.presence import Observation, PresenceDetector, Thumb, difference
 from edge_ad.inspection.view import View
 
 T = TypeVar("T")
@@ -94,7 +94,7 @@ class PartTracker(Generic[T]):
         self._judged: Thumb | None = None
         self.state: CycleState = "idle"
 
-    def see(self, frame: T, sight: Sight) -> tuple[CycleState, PartReady[T] | None]:
+    def see(self, frame: T, sight: Observation) -> tuple[CycleState, PartReady[T] | None]:
         """Take in one frame and return what it is: part of nothing, of a part on its way, or of one already judged.
 
         A frame that was kept as a candidate is ``busy`` and comes back in a PartReady, now or later.
@@ -222,7 +222,7 @@ class Missed:
 
 
 @dataclass(frozen=True)
-class Looked:
+class FrameOutcome:
     """What one frame came to: ``kept`` as a candidate or of no use, and what is now to be judged."""
 
     state: CycleState
@@ -230,10 +230,10 @@ class Looked:
     ready: tuple[PartReady[Judgeable], ...] = ()
 
 
-class Parting(Protocol):
+class PartDetector(Protocol):
     """Makes parts of frames."""
 
-    def look(self, found: Judgeable) -> Looked:
+    def look(self, found: Judgeable) -> FrameOutcome:
         """Take in a healthy frame."""
 
     def time(self, now: float) -> tuple[list[PartReady[Judgeable]], list[Missed]]:
@@ -252,17 +252,17 @@ class Parting(Protocol):
 class SeenParts:
     """Parts that an eye sees come to rest in the region of interest."""
 
-    def __init__(self, eye: Eye, rule: PartRule, view: View, first: int = 1) -> None:
+    def __init__(self, eye: PresenceDetector, rule: PartRule, view: View, first: int = 1) -> None:
         self._eye = eye
         self._view = view
         self._tracker: PartTracker[Judgeable] = PartTracker(rule, first)
 
-    def look(self, found: Judgeable) -> Looked:
+    def look(self, found: Judgeable) -> FrameOutcome:
         """Take in a healthy frame."""
         before = self._tracker.keeps()
         state, ready = self._tracker.see(found, self._eye.look(self._view.crop(found.frame.image)))
         after = self._tracker.keeps() + (len(ready.frames) + ready.passed_over if ready else 0)
-        return Looked(state, after > before, (ready,) if ready else ())
+        return FrameOutcome(state, after > before, (ready,) if ready else ())
 
     def time(self, now: float) -> tuple[list[PartReady[Judgeable]], list[Missed]]:
         """Nothing is decided by time alone."""
@@ -318,11 +318,11 @@ class CalledParts:
         self._deadline_s = deadline_s
         self._tracker: TriggerTracker[Judgeable] = TriggerTracker(rule, deadline_s)
 
-    def look(self, found: Judgeable) -> Looked:
+    def look(self, found: Judgeable) -> FrameOutcome:
         """Take in a healthy frame; sharpness is not compared, the first frames after the call count."""
         self._hear()
         kept, ready = self._tracker.see(found, found.frame.captured_at, 0.0)
-        return Looked(self._tracker.state, kept, tuple(ready))
+        return FrameOutcome(self._tracker.state, kept, tuple(ready))
 
     def time(self, now: float) -> tuple[list[PartReady[Judgeable]], list[Missed]]:
         """Return parts whose time is over."""

@@ -16,7 +16,7 @@ from edge_ad.scoring import BRANCHES, Array, fuse
 GOODS = ("normalise", "threshold")
 SPREADS = 4.0
 FEW, FEW_SPREADS = 20, 8.0
-LEAST_SPREAD = 1.0
+MIN_SPREAD = 1.0
 UNKNOWN = -12.0
 REMEMBERED = 4
 DIFFERENT = 0.25
@@ -36,7 +36,7 @@ def floors_of(bundle: Bundle) -> Floors:
     """Derive the floors from the raw scores of normal images in the bundle.
 
     A floor lies ``SPREADS`` times as far below the median as the least normal image does, which counts as at least
-    ``LEAST_SPREAD`` standard deviations away. With fewer than ``FEW`` images it is ``FEW_SPREADS`` times as far, because
+    ``MIN_SPREAD`` standard deviations away. With fewer than ``FEW`` images it is ``FEW_SPREADS`` times as far, because
     their least says less. A bundle without such scores gets ``UNKNOWN`` standard deviations.
     """
     raw = [bundle.raw_scores[split] for split in GOODS if split in bundle.raw_scores]
@@ -48,7 +48,7 @@ def floors_of(bundle: Bundle) -> Floors:
     spreads = FEW_SPREADS if len(known) < FEW else SPREADS
     both = np.column_stack([z, score])
     middle, least = np.median(both, axis=0), both.min(axis=0)
-    floors = (middle - spreads * np.maximum(middle - least, LEAST_SPREAD)).astype(np.float32)
+    floors = (middle - spreads * np.maximum(middle - least, MIN_SPREAD)).astype(np.float32)
     return Floors(float(floors[-1]), floors[:-1], float(least[-1]))
 
 

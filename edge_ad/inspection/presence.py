@@ -17,8 +17,8 @@ PresenceMode = Literal["none", "settled", "learned", "trigger"]
 PRESENCE: tuple[PresenceMode, ...] = ("none", "settled", "learned", "trigger")
 
 SIDE = 32
-LEAST_LIKENESS = 0.45
-LEAST_FOREGROUND = 0.02
+MIN_LIKENESS = 0.45
+MIN_FOREGROUND = 0.02
 _MATCH_SIDE = 16
 _NEAR = 7
 _LUMA = (0.299, 0.587, 0.114)
@@ -27,7 +27,7 @@ Thumb = NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
-class Sight:
+class Observation:
     """What one frame shows: a part or not, at rest or not; ``thumb`` f32[32,32] grey, ``sharpness`` for comparing."""
 
     present: bool
@@ -54,7 +54,7 @@ def difference(first: Thumb, second: Thumb) -> float:
     return float(np.abs((first - first.mean()) - (second - second.mean())).mean())
 
 
-class Eye:
+class PresenceDetector:
     """Looks at the frames of one camera in their order.
 
     A frame is still when it and the ``rest - 1`` frames before it differ by at most ``motion_limit`` grey levels (mean
@@ -68,7 +68,7 @@ class Eye:
         self._last: Thumb | None = None
         self._quiet = 0
 
-    def look(self, image: Image) -> Sight:
+    def look(self, image: Image) -> Observation:
         """Return what a picture u8[H,W,3] (the region of interest) shows."""
         thumb = thumbnail(image)
         if self._last is None or difference(thumb, self._last) > self._limit:
@@ -77,7 +77,7 @@ class Eye:
             self._quiet += 1
         self._last = thumb
         still = self._quiet >= self._rest
-        return Sight(self._matcher.present(thumb), still, thumb, _sharpness(image) if still else 0.0)
+        return Observation(self._matcher.present(thumb), still, thumb, _sharpness(image) if still else 0.0)
 
     def forget(self) -> None:
         """Start again after frames were missed: what is seen next may have moved."""
@@ -101,10 +101,10 @@ class LikeGoods:
         alike = self._goods @ self._goods.T
         np.fill_diagonal(alike, -1.0)
         likeness = float(np.median(alike.max(axis=1)))
-        if likeness < LEAST_LIKENESS:
+        if likeness < MIN_LIKENESS:
             raise BadInput(
                 f"presence = settled cannot work here: the goods resemble each other by {likeness:.2f} only, at least "
-                f"{LEAST_LIKENESS} is needed; use learned (pictures of the empty station) or trigger"
+                f"{MIN_LIKENESS} is needed; use learned (pictures of the empty station) or trigger"
             )
         self.limit = 0.4 * likeness
 
@@ -127,8 +127,8 @@ class UnlikeEmpty:
         table = np.stack([_bright(thumbnail(picture)) for picture in empty])
         self._low, self._high = table.min(axis=0) - margin, table.max(axis=0) + margin
         covered = [self._share(thumbnail(good)) for good in goods]
-        self.limit = max(float(np.median(covered)) / 4, LEAST_FOREGROUND)
-        if float(np.median(covered)) < 4 * LEAST_FOREGROUND:
+        self.limit = max(float(np.median(covered)) / 4, MIN_FOREGROUND)
+        if float(np.median(covered)) < 4 * MIN_FOREGROUND:
             raise BadInput(
                 f"presence = learned cannot work here: goods differ from the empty station in {np.median(covered):.1%} "
                 "of the picture only; choose a smaller region of interest (roi) or another ground"

@@ -18,7 +18,7 @@ from edge_ad.camera.frames import Image, Source
 from edge_ad.data.images import resize
 from edge_ad.errors import BadInput, DeviceFault
 from edge_ad.inspection.annotate import HeatScale, annotate
-from edge_ad.inspection.judge import Judgement
+from edge_ad.inspection.judge import InspectionResult
 from edge_ad.inspection.view import View
 from edge_ad.utils.files import atomic_write
 from edge_ad.utils.text import is_utf8
@@ -64,7 +64,7 @@ class Recorder:
         self._count = 0
         self._full = False
 
-    def take(self, judgement: Judgement, source: Source) -> None:
+    def take(self, judgement: InspectionResult, source: Source) -> None:
         """Write one annotated frame."""
         if judgement.frame is None or not self._room():
             return

@@ -17,8 +17,8 @@ from edge_ad.inspection.part_tracking import PartRule
 from edge_ad.inspection.presence import PRESENCE, PresenceMode
 from edge_ad.inspection.view import View
 
-LONGEST_AGE_MS = 60_000.0
-LONGEST_WAIT_S = 7 * 86_400.0
+MAX_AGE_MS = 60_000.0
+MAX_WAIT_S = 7 * 86_400.0
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class PartSettings:
     """What is a part.
 
     ``presence``: every frame (none), what rests and looks like goods (settled), what rests and is not the empty station
-    of the pictures in ``empty`` (learned), or what a trigger calls. ``motion_limit`` in grey levels, see Eye. A call of
-    a trigger without a frame after ``trigger_deadline_ms`` is NONE. ``queued``: the camera itself is triggered, so every
+    of the pictures in ``empty`` (learned), or what a trigger calls. ``motion_limit`` in grey levels, see PresenceDetector. A
+    call of a trigger without a frame after ``trigger_deadline_ms`` is NONE. ``queued``: the camera itself is triggered, so every
     frame is a part: first in, first out, NONE beyond the deadline, and silence is no fault.
     """
 
@@ -80,10 +80,10 @@ class LoopSettings:
     def __post_init__(self) -> None:
         if self.max_frames is not None and self.max_frames < 1:
             raise BadInput(f"--max-frames is {self.max_frames}: it must be 1 or more")
-        if not 0 < self.max_age_ms <= LONGEST_AGE_MS or not 0 < self.give_up_s <= LONGEST_WAIT_S:
+        if not 0 < self.max_age_ms <= MAX_AGE_MS or not 0 < self.give_up_s <= MAX_WAIT_S:
             raise BadInput(
                 f"max_age_ms is {self.max_age_ms:g} and give_up_s {self.give_up_s:g}: allowed are above 0, up to "
-                f"{LONGEST_AGE_MS:g} ms and up to {LONGEST_WAIT_S:g} s"
+                f"{MAX_AGE_MS:g} ms and up to {MAX_WAIT_S:g} s"
             )
 
     @property

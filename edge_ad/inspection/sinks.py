@@ -10,7 +10,7 @@ from typing import TextIO
 from edge_ad.camera.frames import Source
 from edge_ad.inspection.drift import Drift
 from edge_ad.inspection.events import Event, EventWriter
-from edge_ad.inspection.judge import Judgement
+from edge_ad.inspection.judge import InspectionResult
 from edge_ad.inspection.verdict import VERDICTS
 
 REFRESH_S = 0.2
@@ -22,7 +22,7 @@ class EventSink:
     def __init__(self, writer: EventWriter) -> None:
         self._writer = writer
 
-    def take(self, judgement: Judgement, source: Source) -> None:
+    def take(self, judgement: InspectionResult, source: Source) -> None:
         """Write the event."""
         self._writer.write(judgement.event)
 
@@ -37,7 +37,7 @@ class CallSink:
     def __init__(self, function: Callable[[Event], None]) -> None:
         self._function = function
 
-    def take(self, judgement: Judgement, source: Source) -> None:
+    def take(self, judgement: InspectionResult, source: Source) -> None:
         """Call the function."""
         self._function(judgement.event)
 
@@ -53,7 +53,7 @@ class DriftSink:
         self._drifted = False
         self.warnings: list[str] = []
 
-    def take(self, judgement: Judgement, source: Source) -> None:
+    def take(self, judgement: InspectionResult, source: Source) -> None:
         """Look at the part; every window has its test."""
         event = judgement.event
         if self.drift is None or not self.drift.add(event.verdict, event.score, event.z):
@@ -79,7 +79,7 @@ class StatusLine:
         self._shown = 0.0
         self._started = time.monotonic()
 
-    def take(self, judgement: Judgement, source: Source) -> None:
+    def take(self, judgement: InspectionResult, source: Source) -> None:
         """Count the event and refresh the line when it is time."""
         event = judgement.event
         self._counts[event.verdict] += 1

@@ -20,7 +20,7 @@ from edge_ad.data.images import resize
 from edge_ad.engines.benchmark import CAMERA_SIZE, quantiles
 from edge_ad.engines.pipeline import Inference, Pipeline
 from edge_ad.engines.selection import Streams
-from edge_ad.inspection.judge import Judge, Judgement
+from edge_ad.inspection.judge import InspectionResult, Judge
 from edge_ad.inspection.loop import Loop, Sink
 from edge_ad.inspection.settings import LoopSettings
 
@@ -95,7 +95,7 @@ class _Times:
     def __init__(self) -> None:
         self.pairs: list[tuple[float, float]] = []
 
-    def take(self, judgement: Judgement, source: Source) -> None:
+    def take(self, judgement: InspectionResult, source: Source) -> None:
         if judgement.inference is not None and judgement.event.latency_ms is not None:
             self.pairs.append((judgement.event.latency_ms, sum(judgement.inference.stages_ms.values())))
 
@@ -167,7 +167,7 @@ class _Clock:
     def __init__(self) -> None:
         self.times: list[float] = []
 
-    def take(self, judgement: Judgement, source: Source) -> None:
+    def take(self, judgement: InspectionResult, source: Source) -> None:
         """Note a verdict."""
         if judgement.inference is not None:
             self.times.append(time.perf_counter())
@@ -217,7 +217,7 @@ class _Willing:
         self._room.put(None)
         return self._pipeline.infer(image)
 
-    def take(self, judgement: Judgement, source: Source) -> None:
+    def take(self, judgement: InspectionResult, source: Source) -> None:
         """Note a verdict; a picture that was not inferred makes room now."""
         if judgement.inference is None:
             self._room.put(None)

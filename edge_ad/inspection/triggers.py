@@ -109,7 +109,7 @@ ALLOWED = (
     "software (a part id a line on standard input), software:SOCKET, mqtt://BROKER/TOPIC, modbus or gpio (through "
     "--alarm), or camera (a hardware trigger: every frame is a part)"
 )
-LONGEST_LINE = 4096
+MAX_LINE = 4096
 
 
 class Trigger(Protocol):
@@ -182,7 +182,7 @@ class LineTrigger:
     def _run(self) -> None:
         try:
             whole = True
-            while line := self._stream.readline(LONGEST_LINE):
+            while line := self._stream.readline(MAX_LINE):
                 if self._closed:
                     return
                 if whole:  # the rest of an endless line is no part
@@ -224,7 +224,7 @@ class SocketTrigger:
     def _run(self) -> None:
         try:
             while True:
-                data = self._socket.recv(LONGEST_LINE)
+                data = self._socket.recv(MAX_LINE)
                 if self._closed:
                     return
                 self._put(part_id(data), time.monotonic())

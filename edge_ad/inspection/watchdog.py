@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from edge_ad.camera.frames import Source
 from edge_ad.errors import DeviceFault
 from edge_ad.inspection.counters import Latencies
-from edge_ad.inspection.judge import Judgement
+from edge_ad.inspection.judge import InspectionResult
 from edge_ad.inspection.part_tracking import CycleState
 from edge_ad.utils.supervision import ThreadFaults
 
@@ -98,7 +98,7 @@ class Watchdog:
         self._notifier.send("READY=1", "STATUS=ready; no verdict yet")
         self._completed()
 
-    def take(self, judgement: Judgement, source: Source) -> None:
+    def take(self, judgement: InspectionResult, source: Source) -> None:
         """A verdict is out."""
         self._moments.append(self._clock())
         if judgement.event.latency_ms is not None and judgement.event.verdict != "NONE":

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from edge_ad.errors import BadInput
-from edge_ad.outputs.signals import Lines, OnRequest, Standing
+from edge_ad.outputs.signals import ChannelHealth, OnRequest, OutputSignals
 from edge_ad.utils.redaction import redact_uri
 
 
@@ -60,7 +60,7 @@ class Channel(Protocol):
     def look(self) -> None:
         """Take in requests that wait, before a pass is shown."""
 
-    def show(self, lines: Lines) -> None:
+    def show(self, lines: OutputSignals) -> None:
         """Bring the lines out; called again and again with the same ones, and never raises for a wire that fails."""
 
     async def close(self) -> None:
@@ -132,7 +132,7 @@ def address_names(addresses: Sequence[OutputAddress]) -> list[str]:
 
 
 def make_channel(
-    address: OutputAddress, on_request: OnRequest, standing: Standing, look: Callable[[], None] = lambda: None
+    address: OutputAddress, on_request: OnRequest, standing: ChannelHealth, look: Callable[[], None] = lambda: None
 ) -> Channel:
     """Return the channel of an address, not opened yet; call it inside the event loop.
 

@@ -19,7 +19,7 @@ from edge_ad.errors import BadInput, DeviceFault
 from edge_ad.outputs.delivery import NotNow, Output, Pipelined, Refused
 from edge_ad.outputs.payload import payload
 from edge_ad.outputs.states import ChannelState
-from edge_ad.store.outbox import Backlog, Letter, Outbox, Standing, standings
+from edge_ad.store.outbox import Backlog, DeliveryStats, Outbox, QueuedMessage, standings
 from edge_ad.store.rows import EventRow
 from edge_ad.utils.backoff import Backoff
 from edge_ad.utils.redaction import redact
@@ -27,37 +27,37 @@ from edge_ad.utils.supervision import SupervisedThread, ThreadFaults, tell
 
 BATCH = 50
 FIRST_PAUSE_S = 0.5
-LONGEST_PAUSE_S = 30.0
-LONGEST_ASKED_S = 300.0
+MAX_PAUSE_S = 30.0
+MAX_ASKED_S = 300.0
 SETTLE_S = 0.25
-MOST_REASONS = 20
+MAX_REASONS = 20
 
 Tell = Callable[[str], None]
 
 
-class Letters(Protocol):
+class QueuedMessages(Protocol):
     """A backlog, in the store or in memory."""
 
-    def next(self, count: int) -> list[Letter]:
+    def next(self, count: int) -> list[QueuedMessage]:
         """Return at most ``count`` letters, oldest first."""
 
-    def delivered(self, letters: Sequence[Letter]) -> None:
+    def delivered(self, letters: Sequence[QueuedMessage]) -> None:
         """Take out what was confirmed."""
 
-    def refuse(self, letter: Letter, reason: str) -> None:
+    def refuse(self, letter: QueuedMessage, reason: str) -> None:
         """Set a letter aside."""
 
-    def standing(self) -> Standing:
+    def standing(self) -> DeliveryStats:
         """Return how the output stands."""
 
     def close(self) -> None:
         """Let go."""
 
 
-class Outlet:
+class DeliveryWorker:
     """Delivers until it is closed. ``state`` tells whether it works; any thread may read it."""
 
-    def __init__(self, output: Output, letters: Letters, tell: Tell, faults: ThreadFaults | None = None) -> None:
+    def __init__(self, output: Output, letters: QueuedMessages, tell: Tell, faults: ThreadFaults | None = None) -> None:
         self._output = output
         self._letters = letters
         self._tell = tell
@@ -66,9 +66,9 @@ class Outlet:
         self._ends: float | None = None
         self._opened = False
         self._refusals: set[str] = set()  # reasons that were told
-        self._confirmed: list[Letter] = []
+        self._confirmed: list[QueuedMessage] = []
         self._settled = 0.0
-        self._backoff = Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S, seed=None)  # stations differ
+        self._backoff = Backoff(FIRST_PAUSE_S, MAX_PAUSE_S, seed=None)  # stations differ
         self.name = output.name
         self.state = ChannelState(self.name)
         self._thread = SupervisedThread(f"output {self.name}", self._run, faults)
@@ -106,7 +106,7 @@ class Outlet:
                     break
             except NotNow as error:
                 self._failed(error)
-                self._pause(min(max(error.seconds, FIRST_PAUSE_S), LONGEST_ASKED_S))
+                self._pause(min(max(error.seconds, FIRST_PAUSE_S), MAX_ASKED_S))
             except Exception as error:  # an output is foreign code: whatever it does, the next letter is tried again
                 self._failed(error)
                 self._close_output()
@@ -136,7 +136,7 @@ class Outlet:
             self._news = False
         return True
 
-    def _deliver(self, letters: Sequence[Letter]) -> None:
+    def _deliver(self, letters: Sequence[QueuedMessage]) -> None:
         if isinstance(self._output, Pipelined):
             self._output.deliver_all([letter.line for letter in letters])
             self._confirmed += letters
@@ -152,13 +152,13 @@ class Outlet:
         finally:
             self._settle()
 
-    def _deliver_one(self, letter: Letter) -> None:
+    def _deliver_one(self, letter: QueuedMessage) -> None:
         try:
             self._output.deliver(letter.line)
         except Refused as error:
             reason = redact(str(error))
             self._letters.refuse(letter, reason)
-            if reason not in self._refusals and len(self._refusals) < MOST_REASONS:
+            if reason not in self._refusals and len(self._refusals) < MAX_REASONS:
                 self._refusals.add(reason)
                 self._tell(
                     f"output {self.name} refuses event {letter.id}: {reason}; such events are set aside and counted"
@@ -207,7 +207,7 @@ class Transient:
     def __init__(self, output: str, size: int = 100) -> None:
         self._output = output
         self._size = size
-        self._letters: list[Letter] = []
+        self._letters: list[QueuedMessage] = []
         self._lock = threading.Lock()
         self._counts = {"delivered": 0, "refused": 0, "dropped": 0}
         self._sequence = 0
@@ -217,33 +217,33 @@ class Transient:
         with self._lock:
             for values in rows:
                 self._sequence += 1
-                self._letters.append(Letter(self._sequence, *values))
+                self._letters.append(QueuedMessage(self._sequence, *values))
             excess = max(0, len(self._letters) - self._size)
             del self._letters[:excess]
             self._counts["dropped"] += excess
 
-    def next(self, count: int) -> list[Letter]:
+    def next(self, count: int) -> list[QueuedMessage]:
         """Return at most ``count`` letters, oldest first."""
         with self._lock:
             return self._letters[:count]
 
-    def delivered(self, letters: Sequence[Letter]) -> None:
+    def delivered(self, letters: Sequence[QueuedMessage]) -> None:
         """Forget what was shown."""
         self._forget("delivered", letters)
 
-    def refuse(self, letter: Letter, reason: str) -> None:
+    def refuse(self, letter: QueuedMessage, reason: str) -> None:
         """Forget what cannot be shown."""
         self._forget("refused", [letter])
 
-    def standing(self) -> Standing:
+    def standing(self) -> DeliveryStats:
         """Return how the output stands since the start of this process."""
         with self._lock:
-            return Standing(self._output, waiting=len(self._letters), **self._counts)
+            return DeliveryStats(self._output, waiting=len(self._letters), **self._counts)
 
     def close(self) -> None:
         """Nothing is held."""
 
-    def _forget(self, counter: str, letters: Sequence[Letter]) -> None:
+    def _forget(self, counter: str, letters: Sequence[QueuedMessage]) -> None:
         with self._lock:
             self._counts[counter] += len(letters)
             last = letters[-1].sequence if letters else 0
@@ -258,7 +258,7 @@ DRAIN_S = 1.0
 class OutputState:
     """How an output of this run stands, and what keeps it from delivering (None: nothing)."""
 
-    standing: Standing
+    standing: DeliveryStats
     fault: str | None
 
 
@@ -282,7 +282,7 @@ class Dispatcher:
             raise BadInput(f"the output {repeated} is named twice: name every output once")
         self._outputs = list(outputs)
         self._transient = {output.name: Transient(output.name) for output in outputs if not output.spooled}
-        self._outlets: list[Outlet] = []
+        self._outlets: list[DeliveryWorker] = []
         self._tell = tell
         self._faults = faults
         self._limit = limit
@@ -295,7 +295,7 @@ class Dispatcher:
         self._path = path
         for output in self._outputs:
             letters = self._transient.get(output.name) or Backlog(path, output.name)
-            self._outlets.append(Outlet(output, letters, self._tell, self._faults))
+            self._outlets.append(DeliveryWorker(output, letters, self._tell, self._faults))
         mine = {output.name for output in self._outputs}
         for found in self._on_disk():
             if found.waiting and found.output not in mine:
@@ -324,7 +324,7 @@ class Dispatcher:
         found: list[OutputState] = []
         for outlet in self._outlets:
             shown = self._transient.get(outlet.name)
-            standing = shown.standing() if shown else on_disk.get(outlet.name, Standing(outlet.name))
+            standing = shown.standing() if shown else on_disk.get(outlet.name, DeliveryStats(outlet.name))
             found.append(OutputState(standing, outlet.fault))
         return found
 
@@ -343,7 +343,7 @@ class Dispatcher:
                 )
             time.sleep(0.02)
 
-    def _on_disk(self) -> list[Standing]:
+    def _on_disk(self) -> list[DeliveryStats]:
         """A store that cannot be read now is the store's affair, and told there."""
         with contextlib.suppress(BadInput):
             return standings(self._path) if self._path else []

@@ -11,16 +11,16 @@ from datetime import timedelta
 from typing import Any
 
 from edge_ad.errors import DeviceFault, require
-from edge_ad.outputs.signals import Acknowledge, Lines, Lost, OnRequest, Released, Standing, Trigger
+from edge_ad.outputs.signals import Acknowledge, ChannelHealth, Lost, OnRequest, OutputSignals, Released, Trigger
 
 OUTPUTS = ("pass", "fault", "alarm", "ready", "result_valid", "busy", "heartbeat", "strobe")
 INPUTS = ("acknowledge", "trigger")
-MOST_EVENTS = 64
+MAX_EVENTS = 64
 AGAIN_S = 0.5
 BUSY_FOR_S = 4.0
 
 
-def line_values(lines: Lines) -> dict[str, bool]:
+def line_values(lines: OutputSignals) -> dict[str, bool]:
     """Return the outputs by name, in the order in which they must be set: `pass` stands before it is said to be valid."""
     return {
         "pass": lines.passed,
@@ -43,17 +43,17 @@ class Gpio:
     """
 
     def __init__(
-        self, chip: str, pins: Mapping[str, int], on_request: OnRequest, standing: Standing | None = None
+        self, chip: str, pins: Mapping[str, int], on_request: OnRequest, standing: ChannelHealth | None = None
     ) -> None:
         self._chip = chip
         self._pins = dict(pins)
         self._on_request = on_request
-        self._standing = standing or Standing(lambda fault: None)
+        self._standing = standing or ChannelHealth(lambda fault: None)
         self._gpiod: Any = None
         self._line: Any = None
         self._outputs: Any = None
         self._inputs: Any = None
-        self._lines = Lines()
+        self._lines = OutputSignals()
         self._passed = False  # whether the pin may be energised
         self._next_try = 0.0
 
@@ -82,11 +82,11 @@ class Gpio:
             return
         try:
             while self._inputs.wait_edge_events(timedelta(0)):
-                self._take_edges(self._inputs.read_edge_events(MOST_EVENTS))
+                self._take_edges(self._inputs.read_edge_events(MAX_EVENTS))
         except OSError as error:
             self._input_failed(error)
 
-    def show(self, lines: Lines) -> None:
+    def show(self, lines: OutputSignals) -> None:
         """Set all lines and read them back; never raises for a line that fails."""
         self._lines = lines
         if self._outputs is None and not self._ask_again():
@@ -110,7 +110,7 @@ class Gpio:
             self._inputs.release()
             self._inputs = None
         if self._outputs is not None:
-            self.show(Lines())
+            self.show(OutputSignals())
         if self._outputs is not None:
             self._outputs.release()
             self._outputs = None
@@ -191,7 +191,7 @@ class Gpio:
 
     def _readable(self) -> None:
         try:
-            self._take_edges(self._inputs.read_edge_events(MOST_EVENTS))
+            self._take_edges(self._inputs.read_edge_events(MAX_EVENTS))
         except OSError as error:
             self._input_failed(error)
 

@@ -21,14 +21,14 @@ from typing import Any
 
 from edge_ad.errors import DeviceFault, EdgeAdError
 from edge_ad.outputs.channels import Channel, OutputAddress, address_names, make_channel, parse_output
-from edge_ad.outputs.guard_state import KINDS, Hold, Message
-from edge_ad.outputs.signals import Acknowledge, Lines, Lost, Released, Request, Standing
+from edge_ad.outputs.guard_state import KINDS, GuardState, Message
+from edge_ad.outputs.signals import Acknowledge, ChannelHealth, Lost, OutputSignals, Released, Request
 
 LINGER_S = 1.0
 REFRESH_S = 0.05
-MOST_REQUESTS = 100  # told in a second
-LONGEST_TOLD = 500
-_LEAST_WAIT_S = 0.0005
+MAX_REQUESTS = 100  # told in a second
+MAX_TOLD = 500
+_MIN_WAIT_S = 0.0005
 
 Tell = Callable[[dict[str, Any]], None]
 CallLater = Callable[[float, Callable[[], None]], Any]
@@ -43,7 +43,7 @@ class Guard:
 
     def __init__(
         self,
-        hold: Hold,
+        hold: GuardState,
         addresses: Sequence[OutputAddress],
         tell: Tell,
         *,
@@ -101,14 +101,14 @@ class Guard:
             if self._hold.lines(self._clock()).passed:
                 self._each(lambda channel: channel.look())
             now = self._clock()
-            lines = Lines(alarm=self._hold.alarm) if self._ended else self._hold.lines(now)
-            self._due = now + max(min(self._hold.next_change(now), REFRESH_S), _LEAST_WAIT_S)
+            lines = OutputSignals(alarm=self._hold.alarm) if self._ended else self._hold.lines(now)
+            self._due = now + max(min(self._hold.next_change(now), REFRESH_S), _MIN_WAIT_S)
             self._each(lambda channel: channel.show(lines))
         finally:
             self._refreshing = False
         if not self._ended:
             later = self._call_later or asyncio.get_running_loop().call_later
-            self._timer = later(max(self._due - self._clock(), _LEAST_WAIT_S), self.refresh)
+            self._timer = later(max(self._due - self._clock(), _MIN_WAIT_S), self.refresh)
 
     async def close(self, linger_s: float) -> None:
         """Show a reject, leave it standing for a moment for those who only read, and let go."""
@@ -126,10 +126,10 @@ class Guard:
             with contextlib.suppress(Exception):
                 await channel.close()
 
-    def _standing(self, name: str) -> Standing:
-        return Standing(lambda fault: self._tell(_bounded({"kind": "channel", "name": name, "fault": fault})))
+    def _standing(self, name: str) -> ChannelHealth:
+        return ChannelHealth(lambda fault: self._tell(_bounded({"kind": "channel", "name": name, "fault": fault})))
 
-    def _channel(self, address: OutputAddress, standing: Standing) -> Channel:
+    def _channel(self, address: OutputAddress, standing: ChannelHealth) -> Channel:
         calls = address.kind.startswith("modbus") if self._trigger == "modbus" else self._trigger == "gpio"
         return make_channel(address, lambda request: self._request(request, calls), standing, self.look)
 
@@ -166,7 +166,7 @@ class Guard:
         if int(now) != self._second:
             self._second, self._requests = int(now), 0
         self._requests += 1
-        if self._requests <= MOST_REQUESTS:
+        if self._requests <= MAX_REQUESTS:
             self._tell(record)
 
 
@@ -180,7 +180,7 @@ async def serve() -> None:
     if not first:
         return  # the inspector died before its first word
     settings = json.loads(first)
-    hold = Hold(settings["hold_ms"] / 1000.0, settings["cameras"], bool(settings.get("calls")))
+    hold = GuardState(settings["hold_ms"] / 1000.0, settings["cameras"], bool(settings.get("calls")))
     addresses = [parse_output(uri) for uri in settings["outputs"]]
     guard = Guard(hold, addresses, tell, trigger=str(settings.get("trigger") or ""))
     try:
@@ -213,7 +213,7 @@ async def _rejected(address: OutputAddress, seconds: float) -> str | None:
     """Show a reject on one output; return why it did not take it, None when it did."""
     if address.kind == "modbus-server":
         return None
-    standing = Standing(lambda fault: None)
+    standing = ChannelHealth(lambda fault: None)
     channel = make_channel(address, lambda request: None, standing)
     deadline = time.monotonic() + seconds
     while True:
@@ -224,7 +224,7 @@ async def _rejected(address: OutputAddress, seconds: float) -> str | None:
             if time.monotonic() > deadline:
                 return str(error)
             await asyncio.sleep(0.1)
-    channel.show(Lines())
+    channel.show(OutputSignals())
     confirmed = getattr(channel, "confirmed", None)
     taken = await confirmed(seconds) if confirmed is not None else standing.fault is None
     await channel.close()
@@ -238,7 +238,7 @@ def tell(record: dict[str, Any]) -> None:
 
 
 def _bounded(record: dict[str, Any]) -> dict[str, Any]:
-    return {key: value[:LONGEST_TOLD] if isinstance(value, str) else value for key, value in record.items()}
+    return {key: value[:MAX_TOLD] if isinstance(value, str) else value for key, value in record.items()}
 
 
 def _words(context: dict[str, Any]) -> str:

@@ -16,7 +16,7 @@ from edge_ad.errors import DeviceFault
 from edge_ad.outputs.channels import address_names, parse_output
 from edge_ad.outputs.guard_state import Message
 from edge_ad.outputs.states import ChannelState
-from edge_ad.utils.backoff import MOST_RESTARTS, RESTART_WINDOW_S, Ends
+from edge_ad.utils.backoff import MAX_RESTARTS, RESTART_WINDOW_S, Ends
 from edge_ad.utils.supervision import SupervisedThread, ThreadFaults
 
 OPEN_S = 15.0
@@ -26,7 +26,7 @@ PINGS = 10  # in ECHO_S
 OnRecord = Callable[[dict[str, Any]], None]
 
 
-class GuardLink:
+class GuardClient:
     """A running guard. Every method returns at once; a guard that died, hangs or does not read any more is replaced.
 
     ``on_record`` gets what the guard tells, in a thread of its own: ``{"kind": "trigger", "part", "at"}``,
@@ -222,7 +222,7 @@ class GuardLink:
         self.restarts += 1
         os.close(self._pipe)
         self._process.kill()
-        if ended > MOST_RESTARTS:
+        if ended > MAX_RESTARTS:
             self._closed.set()
             self._fault = DeviceFault(
                 f"the output guard ended {ended} times within {RESTART_WINDOW_S:g} s: check the outputs {self._outputs}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from edge_ad.outputs.signals import Lines
+from edge_ad.outputs.signals import OutputSignals
 
 Kind = Literal["verdict", "idle", "busy", "held", "alarm"]
 KINDS: frozenset[str] = frozenset({"verdict", "idle", "busy", "held", "alarm"})
@@ -39,7 +39,7 @@ class _Camera:
 
 
 @dataclass
-class Hold:
+class GuardState:
     """Turns messages, triggers and the time into lines.
 
     A pass stands for ``hold_s`` seconds after its verdict at most, and falls at once when its camera sees no part or
@@ -94,13 +94,13 @@ class Hold:
         """Set the alarm lines."""
         self.alarm, self.alarm_waiting, self.alarm_number = lit, waiting, number
 
-    def lines(self, now: float) -> Lines:
+    def lines(self, now: float) -> OutputSignals:
         """Return what must stand on the lines at ``now``."""
         alive = all(self._fresh(state.alive_at, now) for state in self._states)
         valid = alive and all(self._fresh(state.verdict_at, now) for state in self._states)
         told_fault = any(self._fresh(state.fault_at, now) for state in self._states)
         pending = self.calls and self.call is not None and any(s.answered != self.call for s in self._states)
-        return Lines(
+        return OutputSignals(
             passed=valid and all(state.passed for state in self._states),
             fault=not alive or told_fault,
             result_valid=valid,

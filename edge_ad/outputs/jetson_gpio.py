@@ -10,7 +10,7 @@ from typing import Any
 
 from edge_ad.errors import DeviceFault, require
 from edge_ad.outputs.gpio import AGAIN_S, INPUTS, OUTPUTS, line_values
-from edge_ad.outputs.signals import Acknowledge, Lines, OnRequest, Released, Standing, Trigger
+from edge_ad.outputs.signals import Acknowledge, ChannelHealth, OnRequest, OutputSignals, Released, Trigger
 
 BOUNCE_MS = 5
 
@@ -25,11 +25,11 @@ class JetsonGpio:
 
     name = "gpio://jetson"
 
-    def __init__(self, pins: Mapping[str, int], on_request: OnRequest, standing: Standing | None = None) -> None:
+    def __init__(self, pins: Mapping[str, int], on_request: OnRequest, standing: ChannelHealth | None = None) -> None:
         self._pins = dict(pins)
         self._on_request = on_request
-        self._standing = standing or Standing(lambda fault: None)
-        self._lines = Lines()
+        self._standing = standing or ChannelHealth(lambda fault: None)
+        self._lines = OutputSignals()
         self._gpio: Any = None
         self._taken = False
         self._next_try = 0.0
@@ -53,7 +53,7 @@ class JetsonGpio:
     def look(self) -> None:
         """Edges come from a thread of the library, by themselves."""
 
-    def show(self, lines: Lines) -> None:
+    def show(self, lines: OutputSignals) -> None:
         """Set all pins and read them back; never raises for a pin that fails."""
         self._lines = lines
         if not self._taken and not self._take_again():
@@ -75,7 +75,7 @@ class JetsonGpio:
         """De-energise and let go of the pins."""
         if self._gpio is not None:
             if self._taken:
-                self.show(Lines())
+                self.show(OutputSignals())
             with contextlib.suppress(Exception):
                 self._gpio.cleanup()
 

@@ -24,18 +24,18 @@ from edge_ad.outputs.signals import (
     PART_COUNT,
     REGISTERS,
     REQUEST_BITS,
+    ChannelHealth,
     Edges,
-    Lines,
     Lost,
     OnRequest,
-    Standing,
+    OutputSignals,
 )
 
 CYCLE_S = 0.05
 ANSWER_S = 0.5
 FIRST_PAUSE_S = 0.1
-LONGEST_PAUSE_S = 2.0
-MOST_MISREADS = 3
+MAX_PAUSE_S = 2.0
+MAX_MISREADS = 3
 _PASS = BITS.index("pass")
 
 
@@ -50,13 +50,13 @@ class ModbusClient:
     """
 
     def __init__(
-        self, host: str, port: int, unit: int, base: int, on_request: OnRequest, standing: Standing | None = None
+        self, host: str, port: int, unit: int, base: int, on_request: OnRequest, standing: ChannelHealth | None = None
     ) -> None:
         self._host, self._port, self._unit, self._base = host, port, unit, base
         self._on_request = on_request
-        self._standing = standing or Standing(lambda fault: None)
+        self._standing = standing or ChannelHealth(lambda fault: None)
         self._edges = Edges()
-        self._lines = Lines()
+        self._lines = OutputSignals()
         self._changed = asyncio.Event()
         self._written = asyncio.Event()
         self._transaction = 0
@@ -80,7 +80,7 @@ class ModbusClient:
     def look(self) -> None:
         """The cycle looks by itself before it writes a pass."""
 
-    def show(self, lines: Lines) -> None:
+    def show(self, lines: OutputSignals) -> None:
         """Write the lines as soon as the wire is free."""
         if lines != self._lines:
             self._lines = lines
@@ -108,12 +108,12 @@ class ModbusClient:
         while not self._closing:
             try:
                 reader, writer = await asyncio.wait_for(
-                    asyncio.open_connection(self._host, self._port), LONGEST_PAUSE_S
+                    asyncio.open_connection(self._host, self._port), MAX_PAUSE_S
                 )
             except (OSError, asyncio.TimeoutError) as error:
-                self._failed(f"it cannot be reached ({_words(error, LONGEST_PAUSE_S)})")
+                self._failed(f"it cannot be reached ({_words(error, MAX_PAUSE_S)})")
                 await asyncio.sleep(pause)
-                pause = min(2 * pause, LONGEST_PAUSE_S)
+                pause = min(2 * pause, MAX_PAUSE_S)
                 continue
             self.connections += 1
             self._edges = Edges()  # what the request bits show now may be older than the connection
@@ -128,7 +128,7 @@ class ModbusClient:
                 writer.transport.abort()
                 self._on_request(Lost())
             steady = self._standing.proven and self._standing.failures == written + 1
-            pause = FIRST_PAUSE_S if steady and self._standing.fault is None else min(2 * pause, LONGEST_PAUSE_S)
+            pause = FIRST_PAUSE_S if steady and self._standing.fault is None else min(2 * pause, MAX_PAUSE_S)
             await asyncio.sleep(pause)
 
     async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -159,7 +159,7 @@ class ModbusClient:
             raise ValueError("it confirms something else than was written")
 
     async def _requests(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, shown: Lines | None = None
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, shown: OutputSignals | None = None
     ) -> None:
         """Read what the PLC shows (compared with ``shown``) and asks; one without such addresses is not asked again."""
         if not self._reads:
@@ -192,10 +192,10 @@ class ModbusClient:
         for found in self._edges.look([bits[bit] for bit in REQUEST_BITS], part, self._lines.alarm_number):
             self._on_request(found)
 
-    def _compare(self, shown: Lines, bits: tuple[int, ...]) -> None:
+    def _compare(self, shown: OutputSignals, bits: tuple[int, ...]) -> None:
         wrong = [name for name, bit, found in zip(BITS, shown.bits(), bits, strict=False) if bool(found) != bit]
         self._misreads = self._misreads + 1 if wrong else 0
-        if self._misreads >= MOST_MISREADS or (bits[_PASS] and not shown.passed):
+        if self._misreads >= MAX_MISREADS or (bits[_PASS] and not shown.passed):
             self._failed(f"it shows another {' and '.join(wrong)} than was written: somebody else writes there")
         elif not wrong:
             self._standing.well()

@@ -33,14 +33,14 @@ from edge_ad.outputs.signals import (
     REQUEST_BITS,
     TRIGGER_BIT,
     Edges,
-    Lines,
     OnRequest,
+    OutputSignals,
 )
 
 BITS_LIMIT = 32
 REGISTERS_LIMIT = PART_ADDRESS + PART_COUNT
-MOST_CLIENTS = 16
-MOST_OF_A_PEER = 8
+MAX_CLIENTS = 16
+MAX_OF_A_PEER = 8
 IDLE_S = 60.0
 BIND_FOR_S = 6.0
 _KEEPALIVE = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 2, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 11_000}
@@ -60,7 +60,7 @@ class ModbusServer:
     Bits 0 to 7 and registers 0 to 23 are the lines and cannot be written. Bits 16 (acknowledge) and 17 (trigger) and
     registers 32 to 47 (part id) belong to the PLC. Everything else reads 0 up to bit 31 and register 47; further
     addresses are answered with exception 2. ``look`` is called before each answer: lines that have run out are not read,
-    however late the timer is. A connection that asks nothing for a minute is ended, and at MOST_CLIENTS (MOST_OF_A_PEER of
+    however late the timer is. A connection that asks nothing for a minute is ended, and at MAX_CLIENTS (MAX_OF_A_PEER of
     one address) the one that has been silent for longest makes room.
     """
 
@@ -77,7 +77,7 @@ class ModbusServer:
         self._look = look
         self._idle_s = idle_s
         self._edges = Edges()
-        self._lines = Lines()
+        self._lines = OutputSignals()
         self._bits = [0] * BITS_LIMIT
         self._registers = [0] * REGISTERS_LIMIT
         self._server: asyncio.Server | None = None
@@ -117,7 +117,7 @@ class ModbusServer:
         assert self._server is not None
         return int(self._server.sockets[0].getsockname()[1])
 
-    def show(self, lines: Lines) -> None:
+    def show(self, lines: OutputSignals) -> None:
         """Put the lines where the next read finds them."""
         self._lines = lines
         self._bits[: len(lines.bits())] = [int(bit) for bit in lines.bits()]
@@ -157,8 +157,8 @@ class ModbusServer:
         """Take in a connection; where there is no room, the one that was silent for longest goes."""
         peer = str((writer.get_extra_info("peername") or ("",))[0])
         mine = [client for client in self._clients if client.peer == peer]
-        crowd = mine if len(mine) >= MOST_OF_A_PEER else self._clients
-        if crowd is mine or len(self._clients) >= MOST_CLIENTS:
+        crowd = mine if len(mine) >= MAX_OF_A_PEER else self._clients
+        if crowd is mine or len(self._clients) >= MAX_CLIENTS:
             self._end(min(crowd, key=lambda client: client.asked_at), abort=True)
         link = writer.get_extra_info("socket")
         link.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

@@ -18,7 +18,7 @@ BITS = ("pass", "fault", "result_valid", "ready", "busy", "alarm", "alarm_waitin
 
 
 @dataclass(frozen=True)
-class Lines:
+class OutputSignals:
     """The output lines. The default is what a dead inspector shows: reject, fault, not ready.
 
     ``passed``: a fresh verdict lets the part pass (energised = good). ``fault``: the inspector cannot judge.
@@ -144,7 +144,7 @@ class Edges:
 SETTLE_S = 1.0
 
 
-class Standing:
+class ChannelHealth:
     """The state of one output: proven by the first success, at fault from a failure until it has been well for a second.
 
     ``tell`` is called with the fault (None: well) whenever that changes, and with the first success.

@@ -21,7 +21,7 @@ from edge_ad.utils.redaction import HIDDEN, redact_uri
 TOKEN = "EDGE_AD_WEBHOOK_TOKEN"
 TIMEOUT_S = 10.0
 PAUSE_S = 5.0  # asked for by a receiver that does not say how long
-MOST_TOLD = 200
+MAX_TOLD = 200
 # The receiver does not know us or this address now: no fault of the event, so it waits.
 OF_ADDRESS = (401, 403, 404, 407, 410)
 LATER = (408, 425, 429)
@@ -123,7 +123,7 @@ class Webhook:
             self._used = False
         self._connection.request("POST", self._address.target, line.encode(), headers)
         answer = self._connection.getresponse()
-        text = answer.read(MOST_TOLD).decode("utf-8", "replace")
+        text = answer.read(MAX_TOLD).decode("utf-8", "replace")
         if answer.read(65_536) and not answer.isclosed():
             self.close()  # it says more than we want to hear
         self._used = True

@@ -13,7 +13,7 @@ from edge_ad.errors import BadInput
 from edge_ad.presets.presets import Preset
 
 FIXED = ("name",)
-AT_LEAST_ONE = (
+AT_MIN_ONE = (
     "batch", "codes", "count", "depth", "feed_forward", "grid", "heads", "image_side", "layers", "student_width",
     "structure_pool", "structure_top", "token_grid", "top", "width",
 )  # fmt: skip
@@ -75,7 +75,7 @@ def _checked(hint: Any, found: object, key: str, text: str) -> Any:
         return found
     value: Any = found
     name = key.rsplit(".", 1)[-1]
-    least = 1 if name in AT_LEAST_ONE else 0
+    least = 1 if name in AT_MIN_ONE else 0
     most = 1 if name in SHARES else math.inf
     if not (math.isfinite(value) and least <= value <= most):
         limit = f"from {least} to {most}" if name in SHARES else f"{least} or more"

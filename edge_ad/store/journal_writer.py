@@ -23,7 +23,7 @@ PAGE = 1000
 _AFTER = f"SELECT sequence, {', '.join(COLUMNS)} FROM event WHERE sequence > ? ORDER BY sequence LIMIT {PAGE}"
 
 
-class Follower:
+class JournalWriter:
     """Copies events from the index to the journal after their commit; for one thread.
 
     A line is handed to the operating system at once and synced to the disk within a second: a power cut can cost the

@@ -17,7 +17,7 @@ from edge_ad.store.schema import connect
 from edge_ad.utils.supervision import SupervisedThread, ThreadFaults, tell
 
 EVERY_S = 60.0
-LEAST_S = 2.0
+MIN_S = 2.0
 CHECK_EVERY_S = 3600.0
 CLOSE_S = 1.0
 STRAY_DAYS = 2  # a kill can leave pictures behind that the index does not know yet, or half written ones
@@ -30,7 +30,7 @@ def yield_to_others() -> None:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
 
 
-class Keeper:
+class MaintenanceThread:
     """Looks after a store beside the thread that writes it, once a minute and when it is woken.
 
     What it cannot do is in ``fault`` and told once on stderr; then nothing is deleted, and it tries again.
@@ -73,7 +73,7 @@ class Keeper:
             self.fault = fault
             self.rounds += 1
             self._wake.wait(EVERY_S)
-            self._stop.wait(LEAST_S)
+            self._stop.wait(MIN_S)
 
     def _round(self) -> str | None:
         with contextlib.closing(connect(self._path)) as connection:

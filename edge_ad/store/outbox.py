@@ -17,7 +17,7 @@ from edge_ad.store.rows import EventRow
 from edge_ad.store.schema import identity, open_existing, transaction
 
 FIRST_TO_GO = ("OK", "WARN", "NONE", "NG")
-MOST_REFUSED = 1000  # set aside for each output; the counter goes on
+MAX_REFUSED = 1000  # set aside for each output; the counter goes on
 
 _LETTER = "sequence, id, verdict, line"
 _ADD = (
@@ -29,7 +29,7 @@ _OLDEST = "SELECT sequence FROM outbox WHERE output = ? AND verdict = ? ORDER BY
 
 
 @dataclass(frozen=True)
-class Letter:
+class QueuedMessage:
     """One event on its way to one output; ``sequence`` is its place in the order of commits."""
 
     sequence: int
@@ -39,7 +39,7 @@ class Letter:
 
 
 @dataclass(frozen=True)
-class Standing:
+class DeliveryStats:
     """How an output stands: letters ``waiting``, and counts over all runs."""
 
     output: str
@@ -99,19 +99,19 @@ class Backlog:
         self._connection: sqlite3.Connection | None = None
         self._identity: tuple[int, int] | None = None
 
-    def next(self, count: int) -> list[Letter]:
+    def next(self, count: int) -> list[QueuedMessage]:
         """Return at most ``count`` letters, oldest first; they stay until they are delivered or refused."""
         query = f"SELECT {_LETTER} FROM outbox WHERE output = ? ORDER BY sequence LIMIT ?"
         with self._open() as connection:
-            return [Letter(*values) for values in connection.execute(query, (self._output, count))]
+            return [QueuedMessage(*values) for values in connection.execute(query, (self._output, count))]
 
-    def delivered(self, letters: Sequence[Letter]) -> None:
+    def delivered(self, letters: Sequence[QueuedMessage]) -> None:
         """Take out what the receiver has confirmed."""
         with self._open() as connection, transaction(connection):
             gone = _take_out(connection, self._output, letters)
             _count(connection, self._output, waiting=-gone, delivered=len(letters))
 
-    def refuse(self, letter: Letter, reason: str) -> None:
+    def refuse(self, letter: QueuedMessage, reason: str) -> None:
         """Set a letter aside that the receiver will never take."""
         with self._open() as connection, transaction(connection):
             values = (self._output, letter.sequence, letter.id, letter.verdict, letter.line, reason)
@@ -119,16 +119,16 @@ class Backlog:
             connection.execute(
                 "DELETE FROM refused WHERE output = ? AND sequence IN "
                 "(SELECT sequence FROM refused WHERE output = ? ORDER BY sequence DESC LIMIT -1 OFFSET ?)",
-                (self._output, self._output, MOST_REFUSED),
+                (self._output, self._output, MAX_REFUSED),
             )
             gone = _take_out(connection, self._output, [letter])
             _count(connection, self._output, waiting=-gone, refused=1)
 
-    def standing(self) -> Standing:
+    def standing(self) -> DeliveryStats:
         """Return how the output stands."""
         with self._open() as connection:
             found = _standings(connection, "WHERE output = ?", (self._output,))
-        return found[0] if found else Standing(self._output)
+        return found[0] if found else DeliveryStats(self._output)
 
     def close(self) -> None:
         """Let go of the file."""
@@ -151,7 +151,7 @@ class Backlog:
             raise
 
 
-def standings(path: Path) -> list[Standing]:
+def standings(path: Path) -> list[DeliveryStats]:
     """Return how every output stands that this store has ever known, by name; BadInput when it cannot be read."""
     with _told(path) as connection:
         return _standings(connection)
@@ -193,7 +193,7 @@ def _told(path: Path) -> Iterator[sqlite3.Connection]:
         ) from error
 
 
-def _take_out(connection: sqlite3.Connection, output: str, letters: Sequence[Letter]) -> int:
+def _take_out(connection: sqlite3.Connection, output: str, letters: Sequence[QueuedMessage]) -> int:
     gone: int = connection.executemany(_REMOVE, [(output, letter.sequence) for letter in letters]).rowcount
     return gone
 
@@ -206,7 +206,7 @@ def _count(connection: sqlite3.Connection, output: str, **changes: int) -> None:
         connection.execute(f"UPDATE outlet SET {sums} WHERE output = ?", (*changes.values(), output))
 
 
-def _standings(connection: sqlite3.Connection, where: str = "", values: Sequence[str] = ()) -> list[Standing]:
+def _standings(connection: sqlite3.Connection, where: str = "", values: Sequence[str] = ()) -> list[DeliveryStats]:
     dropped = " + ".join(f"dropped_{verdict}" for verdict in FIRST_TO_GO)
     query = f"SELECT output, waiting, delivered, refused, {dropped} FROM outlet {where} ORDER BY output"
-    return [Standing(*row) for row in connection.execute(query, values)]
+    return [DeliveryStats(*row) for row in connection.execute(query, values)]

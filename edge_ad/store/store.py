@@ -16,13 +16,13 @@ from typing import Any
 
 from edge_ad.errors import DeviceFault, EdgeAdError
 from edge_ad.store.journal import tail
-from edge_ad.store.journal_writer import Follower
+from edge_ad.store.journal_writer import JournalWriter
 from edge_ad.store.recovery import fact, is_damage, open_store, set_fact
 from edge_ad.store.rows import COLUMNS, EventRow, Picture
 from edge_ad.store.schema import identity
 from edge_ad.utils.supervision import SupervisedThread, ThreadFaults, tell
 
-MOST_WAITING = 20_000
+MAX_WAITING = 20_000
 RETRY_S = 0.5
 CLOSE_S = 1.0
 
@@ -73,7 +73,7 @@ class Store:
     Everything that waits is committed in one transaction, events in the order of ``record``; ``on_commit`` is called
     with the events of each transaction once they are on the disk, in the thread of the store; ``with_commit`` may write
     more into the same transaction (see ``Outbox.add``). With ``evidence``, a folder, every committed event also goes
-    into the journal there (see Follower). While the disk refuses, ``fault`` says why, up to 20,000 events wait, and
+    into the journal there (see JournalWriter). While the disk refuses, ``fault`` says why, up to 20,000 events wait, and
     beyond that the oldest OK (else the oldest) is dropped and counted. A disk that is full from the start is such a
     fault, not an error. An event that can never be stored is left out, counted and told to ``faults``; so is every other
     exception that nobody foresaw. An index that is damaged or removed while it is in use is replaced as at the start, said on
@@ -98,7 +98,7 @@ class Store:
         self._under_way = _Batch()  # kept here, so that a thread that is started again goes on with it
         self._closing = False
         self._refused: str | None = None
-        self._follower = Follower(evidence) if evidence is not None else None
+        self._follower = JournalWriter(evidence) if evidence is not None else None
         self.dropped_of: Counter[str] = Counter()  # by camera
         self.committed = 0
         self.latches: dict[str, dict[str, Any]] = {}
@@ -133,7 +133,7 @@ class Store:
     def record(self, row: EventRow, counters: Mapping[str, int] | None = None) -> None:
         """Hand over an event, and the counters of its camera as they stand with it."""
         with self._changed:
-            if len(self._waiting.events) >= MOST_WAITING:
+            if len(self._waiting.events) >= MAX_WAITING:
                 self._drop()
             self._waiting.events.append(row)
             if counters is not None:

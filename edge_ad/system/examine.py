@@ -13,7 +13,7 @@ import os
 import re
 from collections.abc import Callable
 
-from edge_ad.engines.tensorrt.build import LEAST_FREE
+from edge_ad.engines.tensorrt.build import MIN_FREE
 from edge_ad.system.board import board, release
 from edge_ad.system.findings import UNWELL, Finding
 from edge_ad.system.machine import Machine
@@ -98,7 +98,7 @@ def memory(machine: Machine) -> Finding:
     free = fields["MemAvailable"]
     told = f"{free / _GIB:.1f} of {fields['MemTotal'] / _GIB:.1f} GiB free"
     advice = "end other programs, or leave the desktop: sudo systemctl isolate multi-user.target"
-    if free < LEAST_FREE:
+    if free < MIN_FREE:
         return Finding("memory", "fail", told, advice, code=UNWELL)
     if free < LOW_MEMORY:
         return Finding("memory", "warn", f"{told}; the build of an engine may use half of it", advice)

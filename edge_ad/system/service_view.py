@@ -14,7 +14,7 @@ from edge_ad.system.machine import Machine
 from edge_ad.system.tries import Tried, try_backends
 
 UNIT = "etc/systemd/system/edge-ad.service"
-LONGEST_S = 400  # systemd ends a trial that hangs, after those that wait for it have given up
+MAX_S = 400  # systemd ends a trial that hangs, after those that wait for it have given up
 # What makes the unit a service rather than a place to work in; a trial has these of its own.
 _OF_THE_SERVICE = re.compile(r"Type|NotifyAccess|Exec\w+|Timeout\w+|Watchdog\w+|Restart\w*|KillMode|OOMPolicy")
 
@@ -67,7 +67,7 @@ def transient(unit: str, name: str) -> list[str]:
         # A transient unit has another name, so what %N and %t stand for is written out.
         value = value.replace("%N", f"{name}-doctor").replace("%t", "/run")
         properties += ["-p", f"{key}={value}"]
-    limits = ["-p", f"RuntimeMaxSec={LONGEST_S}"]
+    limits = ["-p", f"RuntimeMaxSec={MAX_S}"]
     return ["systemd-run", "--quiet", "--wait", "--pipe", "--collect", *limits, *properties, "--"]
 
 

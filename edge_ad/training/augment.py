@@ -19,7 +19,7 @@ from edge_ad.training.distributed import Shard
 from edge_ad.training.images import Images
 
 Image = NDArray[np.uint8]
-LEAST_BLUR = 0.2  # pixels: below it the kernel is a single one
+MIN_BLUR = 0.2  # pixels: below it the kernel is a single one
 GREY = (0.299, 0.587, 0.114)
 
 
@@ -41,7 +41,7 @@ def disturb(image: Image, settings: ViewSettings, rng: np.random.Generator) -> I
     """Blur u8 [S, S, 3] and add the noise of a sensor, each by a draw up to what ``settings`` allow."""
     blur = rng.uniform(0.0, settings.blur * image.shape[0])
     noise = rng.normal(0.0, rng.uniform(0.0, settings.noise), image.shape)
-    soft = cv2.GaussianBlur(image, (0, 0), blur) if blur > LEAST_BLUR else image
+    soft = cv2.GaussianBlur(image, (0, 0), blur) if blur > MIN_BLUR else image
     return np.clip(np.rint(soft + noise), 0, 255).astype(np.uint8)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from edge_ad.training.distributed import ALONE, Team, join
+from edge_ad.training.distributed import ALONE, ProcessGroup, join
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Arithmetic:
 
     device: torch.device
     low_precision: bool
-    team: Team = ALONE
+    team: ProcessGroup = ALONE
 
     def autocast(self) -> AbstractContextManager[object]:
         """Return a context in which matrix products and convolutions use the cheaper type."""

@@ -71,7 +71,7 @@ class Shard:
 
 
 @dataclass(frozen=True)
-class Team:
+class ProcessGroup:
     """The processes of one training. Every method but ``shard`` must be called by all of them; alone it costs nothing."""
 
     rank: int = 0
@@ -79,7 +79,7 @@ class Team:
     device: torch.device = field(default=_CPU)
 
     @property
-    def leads(self) -> bool:
+    def is_main_process(self) -> bool:
         """Whether this process writes the log, the checkpoints and the bundle."""
         return self.rank == 0
 
@@ -124,7 +124,7 @@ class Team:
             return ask()
         fault: BadInput | None = None
         answer: bytes | None = None
-        if self.leads:
+        if self.is_main_process:
             try:
                 answer = ask()
             except BadInput as error:
@@ -161,17 +161,17 @@ class Team:
         return [int(number) for number in tensor]
 
     def _sent(self, data: bytes, length: int) -> bytes:
-        own = data if self.leads else bytes(length)
+        own = data if self.is_main_process else bytes(length)
         tensor = torch.frombuffer(bytearray(own), dtype=torch.uint8).to(self.device) if length else torch.empty(0)
         if length:
             dist.broadcast(tensor, src=0)
         return tensor.cpu().numpy().tobytes()
 
 
-ALONE = Team()
+ALONE = ProcessGroup()
 
 
-def join() -> Team:
+def join() -> ProcessGroup:
     """Return this process' place among those that were started together; ``ALONE`` where nothing says so.
 
     Processes with GPUs take one each and speak NCCL, others gloo. BadInput for more processes than GPUs.
@@ -184,10 +184,10 @@ def join() -> Team:
     if not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
         atexit.register(_leave)
-    return Team(dist.get_rank(), dist.get_world_size(), device)
+    return ProcessGroup(dist.get_rank(), dist.get_world_size(), device)
 
 
-def leads() -> bool:
+def is_main_process() -> bool:
     """Whether this process is the only one or the first of its training."""
     return not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0
 
@@ -212,7 +212,7 @@ def _leave() -> None:
 class TeamFolder(RunFolder):
     """A RunFolder that only the first process of ``team`` reads and writes."""
 
-    team: Team = ALONE
+    team: ProcessGroup = ALONE
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
@@ -229,12 +229,12 @@ class TeamFolder(RunFolder):
 
     def log(self, entry: Mapping[str, Any]) -> None:
         """Append one object to train.jsonl."""
-        if self.team.leads:
+        if self.team.is_main_process:
             super().log(entry)
 
     def save(self, name: str, state: Mapping[str, Any]) -> None:
         """Write tensors and plain values under ``name``."""
-        if self.team.leads:
+        if self.team.is_main_process:
             super().save(name, state)
 
     def load(self, name: str) -> dict[str, Any] | None:
@@ -248,11 +248,11 @@ class TeamFolder(RunFolder):
 
     def finish(self) -> None:
         """Remove the checkpoints."""
-        if self.team.leads:
+        if self.team.is_main_process:
             super().finish()
 
 
-def team_folder(team: Team, out: Path | None, mark: str) -> RunFolder:
+def team_folder(team: ProcessGroup, out: Path | None, mark: str) -> RunFolder:
     """Return the folder of the training with this ``mark``; BadInput where the processes see different goods or settings."""
     if team.size == 1:
         return choose_folder(out, mark)
@@ -280,7 +280,7 @@ Losses = dict[str, Tensor]
 class SharedDropout(nn.Dropout):
     """Dropout that draws for the whole batch and keeps its own rows, so that the draws are those of one process."""
 
-    team: Team
+    team: ProcessGroup
     shard: Shard
 
     def forward(self, x: Tensor) -> Tensor:
@@ -298,7 +298,7 @@ class SharedDropout(nn.Dropout):
 class SharedQuantiser(VectorQuantiser):
     """A codebook that sees what all processes see, so that it moves like one: not at once, but when the step is settled."""
 
-    team: Team
+    team: ProcessGroup
     shard: Shard
     seen: list[tuple[SharedQuantiser, Tensor, Tensor]]
 
@@ -314,7 +314,7 @@ class SharedQuantiser(VectorQuantiser):
         return self.team.gather(rows.reshape(-1, cells, rows.shape[1]), self.shard).flatten(0, 1)
 
 
-def begin_move(seen: list[tuple[SharedQuantiser, Tensor, Tensor]], losses: Losses, team: Team) -> Callable[[], Losses]:
+def begin_move(seen: list[tuple[SharedQuantiser, Tensor, Tensor]], losses: Losses, team: ProcessGroup) -> Callable[[], Losses]:
     """Tell all processes in one message what codebooks have ``seen`` and the ``losses``, while the step goes on.
 
     What is returned waits for it, moves the codebooks, and gives the mean of each loss over the processes. Every message that
@@ -349,7 +349,7 @@ _SHARED: dict[type[nn.Module], type[nn.Module]] = {nn.Dropout: SharedDropout, Ve
 class _OwnShare(nn.Module):
     """How a recipe learns as a module, each value weighted so that the mean over the processes is the whole batch's."""
 
-    def __init__(self, module: nn.Module, learn: Callable[[Any], Losses], team: Team, shard: Shard) -> None:
+    def __init__(self, module: nn.Module, learn: Callable[[Any], Losses], team: ProcessGroup, shard: Shard) -> None:
         super().__init__()
         self.module, self.learn, self.team = module, learn, team
         self.weight = shard.share * team.size
@@ -373,7 +373,7 @@ class Step(NamedTuple):
 
 
 @contextmanager
-def shared(recipe: Any, team: Team) -> Iterator[Step]:
+def shared(recipe: Any, team: ProcessGroup) -> Iterator[Step]:
     """Yield the recipe's own step, or in a team one that averages gradients and losses over the processes."""
     if team.size == 1:
         yield Step(recipe.learn, lambda losses: losses)

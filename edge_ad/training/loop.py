@@ -27,13 +27,13 @@ from torch import Tensor, nn
 
 from edge_ad.camera.opencv import one_thread
 from edge_ad.presets.presets import Schedule
-from edge_ad.training.distributed import ALONE, Step, Team, shared
+from edge_ad.training.distributed import ALONE, ProcessGroup, Step, shared
 from edge_ad.training.run_folder import RunFolder, to_cpu
 from edge_ad.utils.progress import Progress
 
 
 @contextmanager
-def held_back(team: Team = ALONE) -> Iterator[Callable[[], None]]:
+def held_back(team: ProcessGroup = ALONE) -> Iterator[Callable[[], None]]:
     """Hold Ctrl-C and SIGTERM back and yield a function that raises KeyboardInterrupt if one came to any of the team.
 
     A second Ctrl-C raises at once, unless there is a team: torchrun passes on a signal that its processes had already.
@@ -184,7 +184,7 @@ def decay_at(schedule: Schedule, step: int, steps: int) -> float:
     return schedule.weight_decay * share
 
 
-def fit(recipe: Recipe, steps: int, folder: RunFolder, seed: int, progress: Progress, team: Team = ALONE) -> Trace:
+def fit(recipe: Recipe, steps: int, folder: RunFolder, seed: int, progress: Progress, team: ProcessGroup = ALONE) -> Trace:
     """Train ``recipe`` for ``steps`` batches, or load it if a former run finished it, and return the trace.
 
     Every step draws from a generator seeded by (seed, name, step), so a resumed training is the same training, and the next
@@ -211,7 +211,7 @@ def fit(recipe: Recipe, steps: int, folder: RunFolder, seed: int, progress: Prog
 
 class _Runner:
     def __init__(
-        self, recipe: Recipe, steps: int, folder: RunFolder, seed: int, progress: Progress, team: Team
+        self, recipe: Recipe, steps: int, folder: RunFolder, seed: int, progress: Progress, team: ProcessGroup
     ) -> None:
         self.recipe, self.steps, self.folder, self.seed, self.progress = recipe, steps, folder, seed, progress
         self.team = team

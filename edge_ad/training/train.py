@@ -86,7 +86,7 @@ class _Training:
         self.penalty = penalty_paths(options.penalty)
         self.dataset = load_dataset(data, options.seed)
         self.arithmetic: Arithmetic = choose_arithmetic(self.preset.low_precision)
-        progress.shown &= self.arithmetic.team.leads
+        progress.shown &= self.arithmetic.team.is_main_process
         self.teacher = load_teacher(self.preset, teacher_file(options.teacher), self.arithmetic.device)
         mark = fingerprint(self._facts())
         self.folder: RunFolder = team_folder(self.arithmetic.team, out, mark)
@@ -126,7 +126,7 @@ class _Training:
         self.progress.say(f"teacher {preset.teacher.kind}: channel statistics of {len(pictures.fit)} goods")
         measure_channels(teacher, pictures.fit, self.arithmetic.device)
         networks, described = self._learn(teacher, pictures)
-        if not self.arithmetic.team.leads:
+        if not self.arithmetic.team.is_main_process:
             return self.target
         write_bundle(self.target, self._contents(networks, described, pictures))
         self.folder.finish()

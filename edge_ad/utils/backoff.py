@@ -34,7 +34,7 @@ class Backoff:
         self._tries = 0
 
 
-MOST_RESTARTS = 5
+MAX_RESTARTS = 5
 RESTART_WINDOW_S = 60.0
 
 

@@ -20,7 +20,7 @@ from typing import Any, Literal
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from edge_ad.utils.supervision import describe, tell
-from edge_ad.web.address import TOKEN, Keys, Names
+from edge_ad.web.address import TOKEN, Names, Tokens
 from edge_ad.web.sessions import Sessions
 
 Role = Literal["full", "read"]
@@ -29,11 +29,11 @@ ROLES: tuple[Role, ...] = ("full", "read")
 COOKIE = "edge_ad_session"
 HEADER = "x-edge-ad"
 SESSION_S = 7 * 24 * 3600
-MOST_FAILURES = 10
+MAX_FAILURES = 10
 FAILURES_OVER_S = 60.0
-MOST_CLIENTS = 1024
-MOST_COOKIES = 50
-MOST_BODY = 64 * 1024
+MAX_CLIENTS = 1024
+MAX_COOKIES = 50
+MAX_BODY = 64 * 1024
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/login", "/static/style.css", "/static/icon.svg"})
 SAFE = frozenset({"GET", "HEAD"})
 FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via")  # what a reverse proxy adds
@@ -72,15 +72,15 @@ class Throttle:
             found = self._failures.get(client)
             while found and self._clock() - found[0] > FAILURES_OVER_S:
                 found.popleft()
-            return bool(found) and len(found or ()) >= MOST_FAILURES
+            return bool(found) and len(found or ()) >= MAX_FAILURES
 
     def failed(self, client: str) -> None:
         """Count a wrong token."""
         with self._lock:
-            found = self._failures.setdefault(client, deque(maxlen=MOST_FAILURES))
+            found = self._failures.setdefault(client, deque(maxlen=MAX_FAILURES))
             found.append(self._clock())
             self._failures.move_to_end(client)
-            while len(self._failures) > MOST_CLIENTS:
+            while len(self._failures) > MAX_CLIENTS:
                 self._failures.popitem(last=False)
 
 
@@ -88,7 +88,7 @@ class Access:
     """Decides about requests: their Host, their Origin, their path, their token or session, and the role that needs."""
 
     def __init__(
-        self, keys: Keys, names: Names, clock: Callable[[], float] = time.time, sessions: Sessions | None = None
+        self, keys: Tokens, names: Names, clock: Callable[[], float] = time.time, sessions: Sessions | None = None
     ) -> None:
         self._keys = keys
         self._names = names
@@ -158,7 +158,7 @@ class Access:
 
     def _open_sessions(self, cookies: str) -> Iterator[tuple[Role, int, str]]:
         """Yield role, end and name of the sessions in a Cookie header that hold."""
-        for part in cookies.split(";")[:MOST_COOKIES]:
+        for part in cookies.split(";")[:MAX_COOKIES]:
             name, _, value = part.strip().partition("=")
             text, _, seal = value.rpartition(".")
             if name != COOKIE or not hmac.compare_digest(seal.encode(), self._sessions.seal(text).encode()):
@@ -202,8 +202,8 @@ class Access:
         if any(trick in raw for trick in tricks) or any(ord(letter) < 32 for letter in request.path):
             return Refusal(400, "there is no such path")
         length = request.headers.get("content-length") or "0"
-        if not (length.isascii() and length.isdigit()) or int(length[:12]) > MOST_BODY:
-            return Refusal(413, f"at most {MOST_BODY // 1024} KiB are taken")
+        if not (length.isascii() and length.isdigit()) or int(length[:12]) > MAX_BODY:
+            return Refusal(413, f"at most {MAX_BODY // 1024} KiB are taken")
         return None
 
 
@@ -236,7 +236,7 @@ HEADERS = (
 )
 
 
-class Gate:
+class AuthMiddleware:
     """Refuses before any route is looked at; what passes has ``scope["role"]``."""
 
     def __init__(self, app: ASGIApp, access: Access) -> None:
@@ -303,7 +303,7 @@ def _dressed(send: Send) -> Send:
 
 def _limited(receive: Receive) -> Receive:
     """Cut a body off that is longer than it may be, whatever its headers said; one that does not come in time ends."""
-    left, whole = MOST_BODY, False
+    left, whole = MAX_BODY, False
     ends = asyncio.get_running_loop().time() + BODY_S
 
     async def receiving() -> Message:

@@ -15,7 +15,7 @@ from edge_ad.outputs.channels import bracketed
 
 TOKEN = "EDGE_AD_WEB_TOKEN"
 READ_TOKEN = "EDGE_AD_WEB_READ_TOKEN"
-LEAST_TOKEN = 16
+MIN_TOKEN = 16
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Address:
 
 
 @dataclass(frozen=True)
-class Keys:
+class Tokens:
     """The tokens: ``full`` may change things, ``read`` may look. Without both everybody may do everything."""
 
     full: str | None = None
@@ -79,7 +79,7 @@ def listen(address: Address) -> socket.socket:
     return listener
 
 
-def find_keys(address: Address, environment: Mapping[str, str], names: Sequence[str] = ()) -> tuple[Keys, bool]:
+def find_keys(address: Address, environment: Mapping[str, str], names: Sequence[str] = ()) -> tuple[Tokens, bool]:
     """Return the tokens of the environment, and whether the full one was made here and must be told.
 
     One is made where the network could reach the address, directly or through a reverse proxy (``names`` are given for
@@ -87,15 +87,15 @@ def find_keys(address: Address, environment: Mapping[str, str], names: Sequence[
     """
     full, read = environment.get(TOKEN) or None, environment.get(READ_TOKEN) or None
     for name, token in ((TOKEN, full), (READ_TOKEN, read)):
-        if token is not None and (len(token) < LEAST_TOKEN or not token.isascii() or not token.isprintable()):
+        if token is not None and (len(token) < MIN_TOKEN or not token.isascii() or not token.isprintable()):
             raise BadInput(
-                f"{name} is no good token: give at least {LEAST_TOKEN} printable ASCII characters, "
+                f"{name} is no good token: give at least {MIN_TOKEN} printable ASCII characters, "
                 "such as those of `openssl rand -hex 16`"
             )
     if full is not None and full == read:
         raise BadInput(f"{TOKEN} and {READ_TOKEN} are equal: the second one must not open what the first one does")
     made = full is None and (read is not None or bool(names) or not address.loopback)
-    return Keys(secrets.token_urlsafe(18) if made else full, read), made
+    return Tokens(secrets.token_urlsafe(18) if made else full, read), made
 
 
 def tell_address(address: Address, listener: socket.socket, made: str | None) -> None:

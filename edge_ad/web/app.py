@@ -21,13 +21,13 @@ from starlette.types import ASGIApp
 
 from edge_ad import __version__
 from edge_ad.errors import DeviceFault, EdgeAdError
-from edge_ad.web.access import COOKIE, SESSION_S, Access, Gate, Refusal
+from edge_ad.web.access import COOKIE, SESSION_S, Access, AuthMiddleware, Refusal
 from edge_ad.web.live import live_routes
 from edge_ad.web.metrics import metrics_text
-from edge_ad.web.mirror import Mirror
+from edge_ad.web.mirror import DashboardState
 from edge_ad.web.record import Record, record_routes
 from edge_ad.web.schemas import Life, Told
-from edge_ad.web.thresholds import Tuning, tuning_routes
+from edge_ad.web.thresholds import ThresholdService, tuning_routes
 
 KINDS = {
     "html": "text/html; charset=utf-8",
@@ -123,23 +123,23 @@ REFUSED: dict[int | str, dict[str, Any]] = {
 }
 
 
-def make_app(mirror: Mirror, access: Access, store: Path | None, ask: Callable[[dict[str, Any]], None]) -> ASGIApp:
+def make_app(mirror: DashboardState, access: Access, store: Path | None, ask: Callable[[dict[str, Any]], None]) -> ASGIApp:
     """Return the server; ``ask`` sends a wish to the run and may be called from any thread."""
     app = FastAPI(
         title="edge-ad", version=__version__, description=ABOUT, docs_url=None, redoc_url=None, responses=REFUSED
     )
     record = Record(store)
-    tuning = Tuning(mirror, record, ask)
+    tuning = ThresholdService(mirror, record, ask)
     app.include_router(page_routes(access))
     app.include_router(live_routes(mirror, ask, access.wanted))
     app.include_router(record_routes(record, tuning.forget))
     app.include_router(tuning_routes(tuning, lambda: bool(mirror.hello.get("about", {}).get("warn_rejects"))))
     _service_routes(app, mirror)
     _errors(app)
-    return Gate(app, access)
+    return AuthMiddleware(app, access)
 
 
-def _service_routes(app: FastAPI, mirror: Mirror) -> None:
+def _service_routes(app: FastAPI, mirror: DashboardState) -> None:
     def tell(good: bool, told: str) -> JSONResponse:
         return JSONResponse(
             {"status": "ok" if good else "failed", "told": told}, 200 if good else 503, {"cache-control": "no-store"}

@@ -27,7 +27,7 @@ from edge_ad.bundle import Bundle
 from edge_ad.camera.frames import Image
 from edge_ad.engines.pipeline import Pipeline
 from edge_ad.errors import BadInput
-from edge_ad.inspection.alarm_manager import Desk
+from edge_ad.inspection.alarm_manager import AlarmManager
 from edge_ad.inspection.annotate import HeatScale
 from edge_ad.inspection.assembly import LineSettings, Wiring
 from edge_ad.inspection.judge import Judge
@@ -39,12 +39,12 @@ from edge_ad.inspection.watchdog import Watchdog
 from edge_ad.outputs.states import ChannelState
 from edge_ad.scoring import BRANCHES, Thresholds
 from edge_ad.store import Store
-from edge_ad.utils.backoff import MOST_RESTARTS, Ends
+from edge_ad.utils.backoff import MAX_RESTARTS, Ends
 from edge_ad.utils.supervision import SupervisedThread, ThreadFaults, tell
 from edge_ad.web import wire
 from edge_ad.web.address import READ_TOKEN, TOKEN, find_keys, listen, parse_address, tell_address
-from edge_ad.web.panel import Panel, Shot
-from edge_ad.web.snapshot import Snapshots, Watched, told
+from edge_ad.web.panel import DashboardFeed, PendingImage
+from edge_ad.web.snapshot import StatusReporter, Watched, told
 
 BEAT_S = 0.05
 WATCHED_EVERY_S = 0.2
@@ -77,7 +77,7 @@ class WebLink:
         names: Sequence[str],
         hello: Mapping[str, Any],
         asked: Asked,
-        panel: Panel,
+        panel: DashboardFeed,
         faults: ThreadFaults | None = None,
         outputs: Callable[[], list[ChannelState]] = list,
     ) -> None:
@@ -102,7 +102,7 @@ class WebLink:
         self,
         loop: Loop,
         judge: Judge,
-        desk: Desk,
+        desk: AlarmManager,
         watchdog: Watchdog,
         drift: DriftSink,
         store: Store | None,
@@ -110,7 +110,7 @@ class WebLink:
     ) -> None:
         """Begin to feed the dashboard; ``reference`` f32[h,w] is the heat map of a good part."""
         watched = Watched(loop, judge, desk, watchdog, drift, store, self._faults, self._outputs)
-        snapshots = Snapshots(watched, self.panel)
+        snapshots = StatusReporter(watched, self.panel)
         SupervisedThread("web", lambda: self._feed(snapshots, reference), self._faults).start()
 
     def close(self) -> None:
@@ -155,7 +155,7 @@ class WebLink:
         elif record["kind"] == "take_over":
             self._asked.take_over(str(record["path"]))
 
-    def _feed(self, snapshots: Snapshots, reference: NDArray[np.float32]) -> None:
+    def _feed(self, snapshots: StatusReporter, reference: NDArray[np.float32]) -> None:
         panel = self.panel
         scales = [HeatScale(reference) for _ in panel.cameras]
         told_at = -float("inf")
@@ -185,7 +185,7 @@ class WebLink:
         if not self._up or self._silence * BEAT_S > ANSWER_S:
             raise TimeoutError("the dashboard does not answer")
 
-    def _show(self, shot: Shot, scale: HeatScale) -> None:
+    def _show(self, shot: PendingImage, scale: HeatScale) -> None:
         judgement = shot.judgement
         blobs: list[memoryview] = []
         record: dict[str, Any] = {
@@ -214,7 +214,7 @@ class WebLink:
         with contextlib.suppress(OSError):
             self._stdin.stream.close()
         self.panel.watching = False
-        if ended > MOST_RESTARTS:
+        if ended > MAX_RESTARTS:
             told = f"the dashboard ended {ended} times within a minute and stays away"
             tell(told)
             self._faults.lose("dashboard", told)
@@ -289,7 +289,7 @@ def open_web(
             "require_alarms": line.require_alarms,
         },
     }
-    panel = Panel(cameras, None if store is None else lambda: store.committed + store.dropped, view=settings.view)
+    panel = DashboardFeed(cameras, None if store is None else lambda: store.committed + store.dropped, view=settings.view)
     asked = Asked(wiring.desk.acknowledge, reloader.take_over)
     return WebLink(line.web, line.web_names, hello, asked, panel, wiring.faults, wiring.outputs)
 

@@ -10,18 +10,18 @@ from typing import Annotated, Any
 from fastapi import APIRouter, HTTPException, Path, Query, Request, Response
 from starlette.responses import StreamingResponse
 
-from edge_ad.web.mirror import Mirror, Picture
+from edge_ad.web.mirror import DashboardState, Picture
 from edge_ad.web.schemas import State, Told
 
-MOST_PAGES = 32
-LONGEST_QUIET_S = 1.0
+MAX_PAGES = 32
+MAX_QUIET_S = 1.0
 
 Ask = Callable[[dict[str, Any]], None]
 Place = Annotated[int, Path(ge=0, le=1000)]
 Wanted = Annotated[int | None, Query(ge=1, le=2**53)]
 
 
-def live_routes(mirror: Mirror, ask: Ask, wanted: bool) -> APIRouter:
+def live_routes(mirror: DashboardState, ask: Ask, wanted: bool) -> APIRouter:
     """Return the routes; ``ask`` sends a wish to the run, ``wanted`` tells whether a token is needed here."""
     router = APIRouter(prefix="/api", tags=["now"])
 
@@ -33,8 +33,8 @@ def live_routes(mirror: Mirror, ask: Ask, wanted: bool) -> APIRouter:
     @router.get("/stream", response_class=StreamingResponse, responses={503: {"model": Told}})
     async def stream(request: Request) -> StreamingResponse:
         """Send the state as server-sent events, at least once a second, as long as the page is open."""
-        if mirror.pages >= MOST_PAGES:
-            raise HTTPException(503, f"{MOST_PAGES} pages are open already: close one")
+        if mirror.pages >= MAX_PAGES:
+            raise HTTPException(503, f"{MAX_PAGES} pages are open already: close one")
         states = _states(mirror, ask, request.scope["role"], wanted)
         return StreamingResponse(states, media_type="text/event-stream", headers={"cache-control": "no-store"})
 
@@ -59,7 +59,7 @@ def live_routes(mirror: Mirror, ask: Ask, wanted: bool) -> APIRouter:
     return router
 
 
-def state_of(mirror: Mirror, role: str, wanted: bool, since: int) -> dict[str, Any]:
+def state_of(mirror: DashboardState, role: str, wanted: bool, since: int) -> dict[str, Any]:
     """Return the state for one page."""
     count, events = mirror.events_since(since)
     return {
@@ -76,7 +76,7 @@ def state_of(mirror: Mirror, role: str, wanted: bool, since: int) -> dict[str, A
     }
 
 
-async def _states(mirror: Mirror, ask: Ask, role: str, wanted: bool) -> AsyncIterator[str]:
+async def _states(mirror: DashboardState, ask: Ask, role: str, wanted: bool) -> AsyncIterator[str]:
     news, since = mirror.enter(), 0
     mirror.pages += 1
     ask({"kind": "watching", "pages": mirror.pages})
@@ -87,7 +87,7 @@ async def _states(mirror: Mirror, ask: Ask, role: str, wanted: bool) -> AsyncIte
             yield f"data: {json.dumps(found, allow_nan=False, separators=(',', ':'))}\n\n"
             news.clear()
             try:
-                await asyncio.wait_for(news.wait(), LONGEST_QUIET_S)
+                await asyncio.wait_for(news.wait(), MAX_QUIET_S)
             except asyncio.TimeoutError:
                 continue
     finally:

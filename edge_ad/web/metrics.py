@@ -10,7 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from edge_ad.store.rows import VERDICTS
-from edge_ad.web.mirror import Mirror
+from edge_ad.web.mirror import DashboardState
 from edge_ad.web.panel import BOUNDS_S
 
 PHASES = ("quiet", "pending", "alarm", "acknowledged", "latched", "held")
@@ -31,7 +31,7 @@ COUNTERS = (
 FRAMES = ("judged", "faulted", "idle")
 
 
-def metrics_text(mirror: Mirror) -> bytes:
+def metrics_text(mirror: DashboardState) -> bytes:
     """Return the metrics in the text format of Prometheus."""
     registry = CollectorRegistry()
     registry.register(_Run(mirror))
@@ -41,7 +41,7 @@ def metrics_text(mirror: Mirror) -> bytes:
 class _Run(Collector):
     """Turns the newest state of a run into metrics."""
 
-    def __init__(self, mirror: Mirror) -> None:
+    def __init__(self, mirror: DashboardState) -> None:
         self._mirror = mirror
 
     def describe(self) -> Iterable[Metric]:

@@ -78,7 +78,7 @@ def _encode(suffix: str, image: Any, settings: list[int]) -> bytes:
     return bytes(data)
 
 
-MOST_EVENTS = 600
+MAX_EVENTS = 600
 KEPT_PICTURES = 5  # a page asks for one a moment after it heard of it
 SILENT_S = 5.0
 BEFORE_FIRST_S = 60.0
@@ -93,7 +93,7 @@ class Life:
     told: str
 
 
-class Mirror:
+class DashboardState:
     """Takes the messages of the run, in one thread, and tells those who wait in the event loop.
 
     ``attached`` is False for a dashboard that shows a record without a run.
@@ -106,7 +106,7 @@ class Mirror:
         self.count = 0  # events taken since the start
         self.pages = 0
         self._heard_at = time.monotonic()
-        self._events: deque[dict[str, Any]] = deque(maxlen=MOST_EVENTS)
+        self._events: deque[dict[str, Any]] = deque(maxlen=MAX_EVENTS)
         self._pictures: dict[int, deque[Picture]] = {}
         self._lock = threading.Lock()
         self._waiting: set[asyncio.Event] = set()

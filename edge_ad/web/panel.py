@@ -13,13 +13,13 @@ from typing import Any
 
 from edge_ad.camera.frames import Source
 from edge_ad.inspection.events import Event
-from edge_ad.inspection.judge import Judgement
+from edge_ad.inspection.judge import InspectionResult
 from edge_ad.inspection.part_tracking import CycleState
 from edge_ad.inspection.view import View
 
 PICTURES_A_SECOND = 5.0
-MOST_WAITING = 5000
-LONGEST_WAIT_S = 1.0
+MAX_WAITING = 5000
+MAX_WAIT_S = 1.0
 BOUNDS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 
 
@@ -51,17 +51,17 @@ class Seen:
 
 
 @dataclass(frozen=True, eq=False)
-class Shot:
+class PendingImage:
     """A judgement whose picture is to be shown, of the camera at ``place``."""
 
     place: int
-    judgement: Judgement
+    judgement: InspectionResult
 
 
 @dataclass
 class _Slot:
     kept_at: float = -math.inf
-    held: tuple[int, Judgement] | None = None
+    held: tuple[int, InspectionResult] | None = None
 
 
 @dataclass
@@ -69,10 +69,10 @@ class Released:
     """What may be shown now: events in order, and at most one picture a camera."""
 
     events: list[tuple[int, Event]] = field(default_factory=list)
-    shots: list[Shot] = field(default_factory=list)
+    shots: list[PendingImage] = field(default_factory=list)
 
 
-class Panel:
+class DashboardFeed:
     """A sink and listener of the loop; ``release`` gives what may be shown, in the thread of the link.
 
     An event is shown only when it is on the disk: ``settled`` counts the events that are, or are lost for good. Where
@@ -99,10 +99,10 @@ class Panel:
         self._every_s = len(self.cameras) / PICTURES_A_SECOND
         self._lock = threading.Lock()
         self._taken = 0
-        self._waiting: deque[tuple[int, float, int, Event]] = deque(maxlen=MOST_WAITING)
+        self._waiting: deque[tuple[int, float, int, Event]] = deque(maxlen=MAX_WAITING)
         self._slots = [_Slot() for _ in cameras]
 
-    def take(self, judgement: Judgement, source: Source) -> None:
+    def take(self, judgement: InspectionResult, source: Source) -> None:
         """Keep the event, and the picture when it is time for one."""
         now, place, event = self._clock(), self._places[source.name], judgement.event
         with self._lock:
@@ -141,7 +141,7 @@ class Panel:
                 seen.bad = event if event.verdict != "OK" else seen.bad
             for place, slot in enumerate(self._slots):
                 if slot.held is not None and slot.held[0] <= last:
-                    found.shots.append(Shot(place, slot.held[1]))
+                    found.shots.append(PendingImage(place, slot.held[1]))
                     slot.held = None
         return found
 
@@ -149,7 +149,7 @@ class Panel:
         """Return the number of the newest event that may be shown."""
         if self._settled is None:
             return self._taken
-        overdue = [number for number, since, _, _ in self._waiting if now - since > LONGEST_WAIT_S]
+        overdue = [number for number, since, _, _ in self._waiting if now - since > MAX_WAIT_S]
         return max(self._settled(), overdue[-1] if overdue else 0)
 
     def _time(self, name: str, spent_ms: float) -> None:

@@ -25,9 +25,9 @@ from edge_ad.store.reader import Reader
 from edge_ad.utils.supervision import SupervisedThread
 from edge_ad.web import wire
 from edge_ad.web.access import HEADERS, Access
-from edge_ad.web.address import Address, Keys, find_keys, listen, names_for, parse_address, tell_address
+from edge_ad.web.address import Address, Tokens, find_keys, listen, names_for, parse_address, tell_address
 from edge_ad.web.app import make_app
-from edge_ad.web.mirror import Mirror
+from edge_ad.web.mirror import DashboardState
 from edge_ad.web.sessions import Sessions, sessions_file
 
 REQUEST_S = 10.0  # for the head of a request, and for an idle connection
@@ -111,7 +111,7 @@ Ask = Callable[[dict[str, Any]], None]
 class Server(uvicorn.Server):
     """Serves one socket; takes the messages of the run in a thread and ends when they end."""
 
-    def __init__(self, app: Any, mirror: Mirror, feed: IO[bytes] | None, ask: Ask | None = None) -> None:
+    def __init__(self, app: Any, mirror: DashboardState, feed: IO[bytes] | None, ask: Ask | None = None) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
@@ -167,12 +167,12 @@ def main(arguments: list[str]) -> None:
     first = wire.read(feed)
     if first is None:
         return
-    mirror = Mirror()
+    mirror = DashboardState()
     mirror.take(*first)
     hello = mirror.hello
     address = Address(hello["host"], 0)
     store = None if hello["store"] is None else Path(hello["store"])
-    access = _access(Keys(**hello.pop("keys")), address, hello["names"], store)
+    access = _access(Tokens(**hello.pop("keys")), address, hello["names"], store)
     ask = teller(sys.stdout.buffer)
     app = make_app(mirror, access, store, ask)
     Server(app, mirror, feed, ask).run([socket.socket(fileno=int(arguments[0]))])
@@ -186,12 +186,12 @@ def serve_record(address: str, store: Path, names: Sequence[str]) -> None:
     listener = listen(place)
     tell_address(place, listener, keys.full if made else None)
     access = _access(keys, place, names, store)
-    mirror = Mirror(attached=False)
+    mirror = DashboardState(attached=False)
     app = make_app(mirror, access, store, lambda record: None)
     Server(app, mirror, None).run([listener])
 
 
-def _access(keys: Keys, address: Address, names: Sequence[str], store: Path | None) -> Access:
+def _access(keys: Tokens, address: Address, names: Sequence[str], store: Path | None) -> Access:
     sessions = Sessions(keys, sessions_file(store) if store is not None and keys.wanted else None)
     return Access(keys, names_for(address, names), sessions=sessions)
 

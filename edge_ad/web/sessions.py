@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from edge_ad.web.address import Keys
+from edge_ad.web.address import Tokens
 
 SECRET_BYTES = 32
 MAX_ENDED = 4096
@@ -29,7 +29,7 @@ class Sessions:
     are bound to the tokens too: other tokens end all sessions.
     """
 
-    def __init__(self, keys: Keys, path: Path | None = None, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, keys: Tokens, path: Path | None = None, clock: Callable[[], float] = time.time) -> None:
         self._tokens = f"{keys.full}\0{keys.read}".encode()
         self._path = path
         self._clock = clock

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edge_ad.inspection.alarm_manager import Desk
+from edge_ad.inspection.alarm_manager import AlarmManager
 from edge_ad.inspection.events import Event
 from edge_ad.inspection.judge import Judge
 from edge_ad.inspection.loop import Loop
@@ -25,11 +25,11 @@ from edge_ad.store import Store
 from edge_ad.utils.redaction import redact
 from edge_ad.utils.supervision import ThreadFaults
 from edge_ad.utils.text import storable
-from edge_ad.web.panel import Panel, Seen
+from edge_ad.web.panel import DashboardFeed, Seen
 from edge_ad.web.schemas import finite, plain
 
-LONGEST_NAME = 200
-LONGEST_FAULT = 500
+MAX_NAME = 200
+MAX_FAULT = 500
 # Folders of an absolute path, in quotes (with blanks) and without; not what follows the host of a URL.
 _QUOTED = re.compile(r"(?<=['\"])/[^'\"]*/")
 _PLAIN = re.compile(r"(?<![\w/…])/(?:[^\s'\"/]+/)+")
@@ -46,7 +46,7 @@ def outputs_told(states: Sequence[ChannelState]) -> list[dict[str, Any]]:
             {
                 "name": name if names.count(name) == 1 else f"{name} ({seen[name]})",
                 "up": state.up,
-                "fault": None if state.fault is None else storable(without_folders(redact(state.fault)), LONGEST_FAULT),
+                "fault": None if state.fault is None else storable(without_folders(redact(state.fault)), MAX_FAULT),
                 "faults": state.faults,
                 "since": state.since,
             }
@@ -62,12 +62,12 @@ def without_folders(text: str) -> str:
 def _name(name: str) -> str:
     if name.startswith("file:/"):
         name = f"file:…/{name.rpartition('/')[2]}"
-    return storable(redact(name), LONGEST_NAME)
+    return storable(redact(name), MAX_NAME)
 
 
 FRESH_S = 5.0  # after so long without a part a verdict is history
 RATE_OVER_S = 5.0
-MOST_ALARMS = 100
+MAX_ALARMS = 100
 PAGE_SIZE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -77,7 +77,7 @@ class Watched:
 
     loop: Loop
     judge: Judge
-    desk: Desk
+    desk: AlarmManager
     watchdog: Watchdog
     drift: DriftSink
     store: Store | None
@@ -85,15 +85,15 @@ class Watched:
     outputs: Callable[[], list[ChannelState]] = list
 
 
-class Snapshots:
+class StatusReporter:
     """Takes snapshots of a run; remembers what is needed for rates and for the list of alarms."""
 
-    def __init__(self, watched: Watched, panel: Panel) -> None:
+    def __init__(self, watched: Watched, panel: DashboardFeed) -> None:
         self._watched = watched
         self._panel = panel
         self._started = time.monotonic()
         self._rates: deque[tuple[float, list[int]]] = deque()
-        self._alarms: deque[dict[str, Any]] = deque(maxlen=MOST_ALARMS)
+        self._alarms: deque[dict[str, Any]] = deque(maxlen=MAX_ALARMS)
 
     def take(self) -> dict[str, Any]:
         """Return the state as it stands."""

@@ -18,7 +18,7 @@ from edge_ad import scoring
 from edge_ad.deployment.thresholds import rethreshold
 from edge_ad.errors import BadInput
 from edge_ad.store.reader import EventFilter
-from edge_ad.web.mirror import Mirror
+from edge_ad.web.mirror import DashboardState
 from edge_ad.web.record import Record
 from edge_ad.web.schemas import Applied, Preview, Score, ThresholdRequest, Thresholds, Told
 
@@ -136,17 +136,17 @@ def _short(rate: float) -> str:
     return f"{rate:,.0f}" if rate >= 10 or abs(rate - round(rate)) < 0.05 else f"{rate:.1f}"
 
 
-MOST_EVENTS = 10_000
+MAX_EVENTS = 10_000
 KEPT_S = 10.0
 TAKEN_OVER_S = 8.0
 
 Ask = Callable[[dict[str, Any]], None]
 
 
-class Tuning:
+class ThresholdService:
     """Keeps the recent events of one question for a few seconds, because a slider asks often."""
 
-    def __init__(self, mirror: Mirror, record: Record, ask: Ask) -> None:
+    def __init__(self, mirror: DashboardState, record: Record, ask: Ask) -> None:
         self._mirror = mirror
         self._record = record
         self._ask = ask
@@ -159,9 +159,9 @@ class Tuning:
             now = time.monotonic()
             if self._kept is None or self._kept[0] != hours or now - self._kept[1] > KEPT_S:
                 wall = time.time()
-                events = self._record.reader().every(EventFilter(since=wall - hours * 3600.0), MOST_EVENTS + 1)
+                events = self._record.reader().every(EventFilter(since=wall - hours * 3600.0), MAX_EVENTS + 1)
                 scored = (Scored(event.time, event.score, event.verdict, event.mark) for event in events)
-                self._kept = (hours, now, recent_of(scored, MOST_EVENTS, wall, hours))
+                self._kept = (hours, now, recent_of(scored, MAX_EVENTS, wall, hours))
             return self._kept[2]
 
     def forget(self) -> None:
@@ -197,7 +197,7 @@ class Tuning:
         return False
 
 
-def tuning_routes(tuning: Tuning, warn_rejects: Callable[[], bool]) -> APIRouter:
+def tuning_routes(tuning: ThresholdService, warn_rejects: Callable[[], bool]) -> APIRouter:
     """Return the routes; ``warn_rejects`` says whether a WARN is rejected on this line."""
     router = APIRouter(prefix="/api/thresholds", tags=["thresholds"], responses={400: {"model": Told}})
 

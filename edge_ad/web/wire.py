@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import IO, Any, Protocol
 
-LONGEST_LINE = 64 * 2**20
+MAX_LINE = 64 * 2**20
 
 
 class Writable(Protocol):
@@ -27,7 +27,7 @@ def write(stream: Writable, record: dict[str, Any], blobs: Sequence[bytes | memo
 
 def read(stream: IO[bytes]) -> tuple[dict[str, Any], list[bytes]] | None:
     """Return the next message and its bytes; None at the end, also where the end cuts a message off."""
-    line = stream.readline(LONGEST_LINE)
+    line = stream.readline(MAX_LINE)
     if not line.endswith(b"\n"):
         return None
     record = json.loads(line)

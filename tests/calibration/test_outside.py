@@ -10,7 +10,7 @@ import pytest
 
 from calibration.collect import collect
 from calibration.fp16 import to_half
-from calibration.graph_view import View
+from calibration.graph_view import GraphView
 from calibration.placement import operators
 from calibration.quantise import quantise
 from calibration.verify import relative_errors
@@ -53,7 +53,7 @@ def test_nodes_without_names(name: str) -> None:
     make, channels, output = NETS[name]
     data = nameless(make())
     ranges = collect(data, feeds(channels, 8), "percentile", threads=1)
-    first = operators(View(data))[0].key
+    first = operators(GraphView(data))[0].key
     for dialect in ("tensorrt", "cpu"):
         found = quantise(data, ranges, dialect, keep=[first])
         assert relative_errors(data, found, feeds(channels, 3, seed=4), threads=1)[output] < 0.2
@@ -119,5 +119,5 @@ def run_input(seed: int) -> Array:
 
 def test_an_attention_product_is_left_alone() -> None:
     assert run(vit(), feeds(3, 1)[0], ["code"])[0].shape == (1, 16)
-    kinds = [item.kind for item in operators(View(vit()))]
+    kinds = [item.kind for item in operators(GraphView(vit()))]
     assert (kinds.count("MatMul"), kinds.count("Gemm"), kinds.count("Conv")) == (11, 2, 1)

@@ -12,7 +12,7 @@ from onnx import TensorProto
 
 from calibration.bias_correction import corrections
 from calibration.collect import collect
-from calibration.graph_view import View
+from calibration.graph_view import GraphView
 from calibration.pictures import read_bytes
 from calibration.quantise import quantise
 from calibration.ranges import Ranges
@@ -108,7 +108,7 @@ def test_the_same_but_for_half_a_grey_level_at_the_border(
 ) -> None:
     model = build(normalise, kernel, pads)
     ranges = collect(model, pictures(2))
-    view, changed = read_bytes(View(model), ranges)
+    view, changed = read_bytes(GraphView(model), ranges)
     assert {"Cast", "Sub", "Mul", "Div", "Add"}.isdisjoint(kinds(view.model))
     assert kinds(view.model).count("DequantizeLinear") == 1  # both stems read it
     feed = pictures(1, seed=5)[0]
@@ -193,7 +193,7 @@ def dark(net: Net) -> str:
 )
 def test_others_are_left_alone(model: bytes, keep: list[str], change: Callable[[Ranges], Ranges] | None) -> None:
     width = onnx.load_model_from_string(model).graph.input[0].type.tensor_type.shape.dim[2].dim_value
-    view, ranges = View(model), collect(model, pictures(1, width))
+    view, ranges = GraphView(model), collect(model, pictures(1, width))
     ranges = change(ranges) if change else ranges
     found, same = read_bytes(view, ranges, keep)
     assert found is view

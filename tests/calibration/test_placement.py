@@ -9,23 +9,23 @@ import pytest
 
 from calibration import placement as placement_module
 from calibration.cpu import rounds_resized_bytes
-from calibration.graph_view import View
+from calibration.graph_view import GraphView
 from calibration.placement import DIALECTS, Placement, operators, place, watched
 from calibration.precision_sensitive import normalised
 from tests.calibration.nets import Net, cnn, vit
 
 
-def tensors(view: View, placement: Placement) -> set[str]:
+def tensors(view: GraphView, placement: Placement) -> set[str]:
     """Return the tensors that are read as 8-bit numbers, or made as such."""
     return {view.node(p).input[i] for p, i in placement.inputs} | set(placement.outputs)
 
 
-def edges(view: View, placement: Placement) -> set[tuple[str, int]]:
+def edges(view: GraphView, placement: Placement) -> set[tuple[str, int]]:
     return {(view.keys[position], index) for position, index in placement.inputs}
 
 
 def test_tensorrt_quantises_what_convolutions_read_and_the_identity_branch() -> None:
-    view = View(cnn())
+    view = GraphView(cnn())
     placement = place(view, "tensorrt")
     weighted = {(item.key, 0) for item in operators(view)}
     assert len(weighted) == 9
@@ -36,7 +36,7 @@ def test_tensorrt_quantises_what_convolutions_read_and_the_identity_branch() -> 
 
 
 def test_cpu_quantises_what_convolutions_give_past_their_activation() -> None:
-    view = View(cnn())
+    view = GraphView(cnn())
     placement = place(view, "cpu")
     assert {"stem_act", "depth_act", "branch1", "sum1_act", "shortcut", "branch2", "sum2_act", "mixed"} <= set(
         placement.outputs
@@ -51,7 +51,7 @@ def test_cpu_quantises_what_convolutions_give_past_their_activation() -> None:
 @pytest.mark.parametrize("decomposed", [False, True])
 def test_a_transformer_keeps_its_stream(dialect: str, decomposed: bool) -> None:
     """Only what products with a constant read is 8-bit: no Add, LayerNorm, softmax, attention product or distance."""
-    view = View(vit(decomposed=decomposed))
+    view = GraphView(vit(decomposed=decomposed))
     placement = place(view, dialect)
     quantised = {view.node(position).op_type for position, _ in placement.inputs}
     assert quantised <= {"MatMul", "Gemm", "Conv"}
@@ -74,12 +74,12 @@ def test_the_identity_branch_of_a_normalised_stream_is_no_residual_of_convolutio
             scale, bias = net.const([1.0] * 8), net.const([0.0] * 8)
             after = net.op("Transpose", net.op("LayerNormalization", flat, scale, bias, axis=-1), perm=[0, 3, 1, 2])
         net.conv(after, 8, 8, out="y")
-        view = View(net.model([1, 8, 6, 6], {"y": [1, 8, 6, 6]}))
+        view = GraphView(net.model([1, 8, 6, 6], {"y": [1, 8, 6, 6]}))
         assert (("n_total", 0) in edges(view, place(view, "tensorrt"))) is not normal
 
 
 def test_kept_nodes_are_left_out() -> None:
-    view = View(cnn())
+    view = GraphView(cnn())
     for dialect in DIALECTS:
         placement = place(view, dialect, ["n_stem", "n_logits"])
         assert {"n_stem", "n_logits"}.isdisjoint(item.key for item in placement.operators)
@@ -94,7 +94,7 @@ def test_what_the_model_itself_wants_in_fp32() -> None:
     model = onnx.load_model_from_string(cnn())
     model.graph.node[0].name = "/stem/fp32/conv"
     onnx.helper.set_model_props(model, {"fp32_nodes": "n_logits"})
-    keys = {item.key for item in operators(View(model))}
+    keys = {item.key for item in operators(GraphView(model))}
     assert {"/stem/fp32/conv", "n_logits"}.isdisjoint(keys)
     assert len(keys) == 7
 
@@ -103,12 +103,12 @@ def test_nodes_without_names_are_called_by_their_output() -> None:
     model = onnx.load_model_from_string(cnn())
     for node in model.graph.node:
         node.name = ""
-    assert operators(View(model))[0].key == "stem"
+    assert operators(GraphView(model))[0].key == "stem"
 
 
 def test_what_is_watched_covers_every_dialect() -> None:
     for model in (cnn(), vit(), vit(decomposed=True)):
-        view = View(model)
+        view = GraphView(model)
         for dialect in DIALECTS:
             placement = place(view, dialect)
             needed = {view.node(p).input[i] for p, i in placement.inputs} | set(placement.outputs.values())
@@ -124,7 +124,7 @@ def test_cpu_resizes_bytes_where_the_runtime_rounds_them(
     net = Net(0)
     small = net.conv("x", 8, 16, out="small")
     large = net.op("Resize", small, "", net.const([1, 1, 2, 2]), mode=mode, out="large")
-    view = View(net.model([1, 8, 8, 8], {net.conv(large, 16, 16, out="y"): [1, 16, 16, 16]}))
+    view = GraphView(net.model([1, 8, 8, 8], {net.conv(large, 16, 16, out="y"): [1, 16, 16, 16]}))
     monkeypatch.setattr(placement_module, "rounds_resized_bytes", lambda: rounds)
     assert ("large" in place(view, "cpu").outputs) == moved
 

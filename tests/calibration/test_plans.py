@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from calibration.cpu import limit_by_flags, rounds_resized_bytes
-from calibration.graph_view import View
+from calibration.graph_view import GraphView
 from calibration.placement import Plan
 from calibration.sensitivity import Cost, Unit, rank, shortest_prefix, units
 from tests.calibration.nets import cnn, vit
@@ -21,7 +21,7 @@ def test_a_plan_passes_through_json() -> None:
     assert Plan.from_json(plan.to_json()) == plan
     assert plan.skips("tensorrt")
     assert not plan.skips("cpu")
-    view = View(cnn())
+    view = GraphView(cnn())
     assert plan.kept("cpu", view) == ("n_stem",)
     assert len(plan.kept("tensorrt", view)) == 9
 
@@ -45,15 +45,15 @@ def test_no_plan(value: object) -> None:
 
 
 def test_units_cover_every_weighted_operator_once() -> None:
-    found = units("net", View(cnn()))
+    found = units("net", GraphView(cnn()))
     assert [len(unit.nodes) for unit in found] == [1] * 9
     assert found[0].macs == 16 * 16 * 16 * 8 * 9  # cells x outputs x inputs x kernel
     assert found[1].macs == 16 * 16 * 16 * 9  # depthwise
     assert found[-1].macs == 10 * 16
-    few = units("net", View(vit()), 4)
+    few = units("net", GraphView(vit()), 4)
     assert len(few) == 4
     assert sum(len(unit.nodes) for unit in few) == 14
-    assert sum(unit.macs for unit in few) == sum(unit.macs for unit in units("net", View(vit())))
+    assert sum(unit.macs for unit in few) == sum(unit.macs for unit in units("net", GraphView(vit())))
 
 
 def cost(name: str, macs: int, loss: float) -> Cost:

@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, numpy_helper
 
 from calibration.collect import collect
-from calibration.graph_view import View
+from calibration.graph_view import GraphView
 from calibration.placement import operators
 from calibration.quantise import quantise
 from calibration.ranges import Ranges
@@ -53,7 +53,7 @@ def test_rules_of_tensorrt(name: str, typing: str, measured: dict[str, Ranges]) 
         assert scale.shape == zero.shape
         if node.op_type == "DequantizeLinear":
             assert makers[node.input[0]].op_type == "QuantizeLinear"  # weights too: FP32 + Q + DQ
-    weighted = {operator.kind for operator in operators(View(make()))}
+    weighted = {operator.kind for operator in operators(GraphView(make()))}
     for node in graph.node:
         sources = [makers[item].op_type if item in makers else "" for item in node.input]
         if node.op_type in weighted and "DequantizeLinear" in sources:
@@ -167,7 +167,7 @@ def test_equalised_channels_before_a_depthwise_convolution() -> None:
         held[name].CopyFrom(numpy_helper.from_array(values, name))
     data = model.SerializeToString()
     ranges = collect(data, feeds(8, 16), threads=1)
-    keep = [item.key for item in operators(View(data)) if item.key != "n_depth"]
+    keep = [item.key for item in operators(GraphView(data)) if item.key != "n_depth"]
     shown = onnx.load_model_from_string(data)
     shown.graph.output.append(onnx.helper.make_tensor_value_info("depth", TensorProto.FLOAT, None))
     errors = []

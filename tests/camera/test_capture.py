@@ -69,7 +69,7 @@ def test_good_pictures_are_kept_lossless_with_time_and_camera(tmp_path: Path) ->
 
 def test_what_is_skipped_and_why(tmp_path: Path) -> None:
     goods = [tray(seed) for seed in range(8)]
-    spoiled: list[Image | str] = [
+    corrupt: list[Image | str] = [
         np.zeros_like(goods[0]),
         np.full_like(goods[0], 255),
         np.asarray(cv2.GaussianBlur(tray(20), (0, 0), 3.0), np.uint8),
@@ -78,7 +78,7 @@ def test_what_is_skipped_and_why(tmp_path: Path) -> None:
         "away",
         tray(21)[:64],
     ]
-    running = capture(tmp_path / "good", *goods, *spoiled, tray(22))
+    running = capture(tmp_path / "good", *goods, *corrupt, tray(22))
     assert running.progress.kept == 9
     assert running.progress.skipped == collections.Counter(
         {"dark": 1, "blown out": 1, "blurred": 1, "alike": 1, "unreadable": 1, "resolution": 1}

@@ -8,7 +8,7 @@ import cv2
 import pytest
 
 from edge_ad.camera import rtsp
-from edge_ad.camera.rtsp import CATCH_UP_S, RtspHandle
+from edge_ad.camera.rtsp import CATCH_UP_S, RtspDriver
 from edge_ad.errors import DeviceFault
 
 PERIOD_S = 0.04
@@ -55,7 +55,7 @@ class Backlog:
 
 
 def caught_up(capture: Backlog) -> bool:
-    handle = object.__new__(RtspHandle)
+    handle = object.__new__(RtspDriver)
     handle._name, handle._capture, handle.fps = "cam", capture, 1.0 / PERIOD_S  # type: ignore[assignment]
     return handle._caught_up()
 

@@ -17,8 +17,8 @@ JPEG = np.frombuffer(cv2.imencode(".jpg", NOISE)[1].tobytes(), np.uint8)
 def test_the_bytes_of_a_whole_jpeg_are_decoded(shape: tuple[int, int], padding: int) -> None:
     """A driver's buffer may be longer than the image in it."""
     data = np.concatenate([JPEG, np.zeros(padding, np.uint8)]).reshape(shape)
-    image, spoiled = decode_frame(data)
-    assert spoiled is None
+    image, corrupt = decode_frame(data)
+    assert corrupt is None
     assert image is not None
     assert (image == cv2.imdecode(JPEG, cv2.IMREAD_COLOR)[:, :, ::-1]).all()
 
@@ -27,14 +27,14 @@ def test_the_bytes_of_a_whole_jpeg_are_decoded(shape: tuple[int, int], padding: 
 def test_a_damaged_jpeg_is_told_and_gives_no_picture(place: float) -> None:
     data = JPEG.copy()
     data[int(place * len(data)) : int(place * len(data)) + 400] = 0
-    image, spoiled = decode_frame(data[None])
+    image, corrupt = decode_frame(data[None])
     assert image is None
-    assert "damaged" in (spoiled or "")
+    assert "damaged" in (corrupt or "")
 
 
 def test_a_jpeg_that_breaks_off_is_told() -> None:
-    image, spoiled = decode_frame(JPEG[None, : len(JPEG) // 2])
-    assert (image, spoiled) == (None, "it is truncated")
+    image, corrupt = decode_frame(JPEG[None, : len(JPEG) // 2])
+    assert (image, corrupt) == (None, "it is truncated")
 
 
 @pytest.mark.parametrize("frame", [None, np.zeros((0, 0), np.uint8)])
@@ -44,8 +44,8 @@ def test_nothing_is_no_picture_without_a_reason(frame: np.ndarray | None) -> Non
 
 @pytest.mark.parametrize("frame", [NOISE, NOISE[:, :, 0], NOISE[:, :, :1]])
 def test_decoded_pictures_pass_as_rgb(frame: np.ndarray) -> None:
-    image, spoiled = decode_frame(frame)
-    assert spoiled is None
+    image, corrupt = decode_frame(frame)
+    assert corrupt is None
     assert image is not None
     assert image.shape == (64, 48, 3)
     assert (image[:, :, 0] == (frame[:, :, 2] if frame.shape[-1:] == (3,) and frame.ndim == 3 else frame.reshape(64, 48))).all()

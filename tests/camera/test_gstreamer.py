@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_ad.camera.driver import Failure, Shot
+from edge_ad.camera.driver import Failure, RawFrame
 from edge_ad.camera.frames import Frame, SourceError
 from edge_ad.camera.gstreamer import LAUNCHER, PipelineProcess, open_pipeline
 from edge_ad.camera.live import Live, Patience
@@ -48,7 +48,7 @@ def test_pictures_in_rgb(tail: str) -> None:
     handle.close()
     assert gone(number)
     for shot in shots:
-        assert isinstance(shot, Shot)
+        assert isinstance(shot, RawFrame)
         assert shot.image is not None
         assert shot.image.shape == (48, 64, 3)
         red, green, blue = shot.image.reshape(-1, 3).mean(axis=0)
@@ -61,7 +61,7 @@ def test_the_end_of_a_pipeline_is_a_failure_that_says_so() -> None:
     handle = open_pipeline("videotestsrc num-buffers=2 ! video/x-raw,width=64,height=48", "gst")
     results = [handle.grab() for _ in range(3)]
     handle.close()
-    assert [type(result) for result in results[:2]] == [Shot, Shot] or isinstance(results[1], Failure)
+    assert [type(result) for result in results[:2]] == [RawFrame, RawFrame] or isinstance(results[1], Failure)
     assert isinstance(results[-1], Failure)
     assert "the pipeline ended" in results[-1].reason
 
@@ -158,7 +158,7 @@ def test_no_process_shows_a_password(pipeline: str) -> None:
     handle = open_pipeline(pipeline, "gst")
     assert isinstance(handle, PipelineProcess)
     shot = handle.grab()
-    assert isinstance(shot, Shot)
+    assert isinstance(shot, RawFrame)
     assert shot.image is not None
     assert shot.image.shape == (48, 64, 3)
     number = pid(handle)

@@ -17,9 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_ad.camera import http as http_module
-from edge_ad.camera.driver import Failure, Shot
+from edge_ad.camera.driver import Failure, RawFrame
 from edge_ad.camera.frames import BadFrame, Frame
-from edge_ad.camera.http import HttpHandle, StreamError, _parts
+from edge_ad.camera.http import HttpDriver, StreamError, _parts
 from edge_ad.camera.sources import open_source
 from edge_ad.errors import DeviceFault
 from tests.data.folders import picture
@@ -96,9 +96,9 @@ def test_images_come_in_order_whatever_the_form_of_the_stream(server: Server, le
     images = [jpeg(seed) for seed in range(4)]
     server.content_type = f"multipart/x-mixed-replace; {boundary}"
     server.body = b"preamble\r\n" + b"".join(part(image, length=length) for image in images) + b"--frame--\r\n"
-    handle = HttpHandle(server.url, "camera")
+    handle = HttpDriver(server.url, "camera")
     shots = [handle.grab() for _ in images]
-    assert all(isinstance(shot, Shot) for shot in shots)
+    assert all(isinstance(shot, RawFrame) for shot in shots)
     for shot, image in zip(shots, images, strict=True):
         assert (shot.image == shown(image)).all()  # type: ignore[union-attr]
     assert handle.grab() == Failure("camera ended its stream")
@@ -111,14 +111,14 @@ def test_a_damaged_image_is_corrupt_and_the_stream_goes_on(server: Server) -> No
     third = len(damaged) // 3
     damaged = damaged[:third] + bytes(third) + damaged[2 * third :]
     server.body = part(damaged) + part(b"no jpeg") + part(jpeg(1)) + b"--frame--\r\n"
-    handle = HttpHandle(server.url, "camera")
+    handle = HttpDriver(server.url, "camera")
     first, second, third_shot = handle.grab(), handle.grab(), handle.grab()
-    assert isinstance(first, Shot)
+    assert isinstance(first, RawFrame)
     assert first.image is None
-    assert "JPEG data are damaged" in (first.spoiled or "")
-    assert isinstance(second, Shot)
-    assert second.spoiled == "it is not a JPEG image"
-    assert isinstance(third_shot, Shot)
+    assert "JPEG data are damaged" in (first.corrupt or "")
+    assert isinstance(second, RawFrame)
+    assert second.corrupt == "it is not a JPEG image"
+    assert isinstance(third_shot, RawFrame)
     assert third_shot.image is not None
 
 
@@ -136,8 +136,8 @@ def test_the_cameras_own_clock_is_taken_where_it_sends_one(
     server: Server, headers: list[str], stamp: float | None
 ) -> None:
     server.body = part(jpeg(0), *headers)
-    shot = HttpHandle(server.url, "camera").grab()
-    assert isinstance(shot, Shot)
+    shot = HttpDriver(server.url, "camera").grab()
+    assert isinstance(shot, RawFrame)
     assert shot.stamp == stamp
 
 
@@ -169,25 +169,25 @@ def test_why_a_camera_cannot_be_opened(server: Server, change: dict[str, object]
     for key, value in change.items():
         setattr(server, key, value)
     with pytest.raises(DeviceFault, match=sentence):
-        HttpHandle(server.url, "camera")
+        HttpDriver(server.url, "camera")
 
 
 def test_a_wrong_password_and_a_dead_port_are_told_apart(server: Server) -> None:
     server.authorization = "Basic x"
     with pytest.raises(DeviceFault, match="it refuses the user name or the password") as caught:
-        HttpHandle(server.url.replace("http://", "http://user:secret@"), "camera")
+        HttpDriver(server.url.replace("http://", "http://user:secret@"), "camera")
     assert "secret" not in str(caught.value)
     server.close()
     with pytest.raises(DeviceFault, match=r"Connection refused; is it on, and on this network\?"):
-        HttpHandle(server.url, "camera")
+        HttpDriver(server.url, "camera")
 
 
 def test_a_silent_camera_is_given_up(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_module, "TIMEOUT_S", 0.2)
     server.body = part(jpeg(0))
     server.hang = True
-    handle = HttpHandle(server.url, "camera")
-    assert isinstance(handle.grab(), Shot)
+    handle = HttpDriver(server.url, "camera")
+    assert isinstance(handle.grab(), RawFrame)
     assert handle.grab() == Failure("camera gave no frame: no answer within 0.2 s")
 
 
@@ -202,7 +202,7 @@ def test_a_silent_camera_is_given_up(server: Server, monkeypatch: pytest.MonkeyP
 )
 def test_streams_that_are_wrong_are_failures(server: Server, body: bytes, sentence: str) -> None:
     server.body = body
-    found = HttpHandle(server.url, "camera").grab()
+    found = HttpDriver(server.url, "camera").grab()
     assert isinstance(found, Failure)
     assert sentence in found.reason
 

@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from edge_ad.camera.driver import Failure, Grab, Shot
+from edge_ad.camera.driver import Failure, Grab, RawFrame
 from edge_ad.camera.frames import Frame, SourceError
 from edge_ad.camera.live import LagMeter, Live, Patience
 from edge_ad.camera.settings import CameraSettings
@@ -102,7 +102,7 @@ class Delayed:
         time.sleep(0.002)
         self._count += 1
         # Clocks of the script: 0.02 s a picture, and arrival as late as the script says.
-        return Shot(noise(self._count), 100.0 + 0.02 * self._count + delay, 1e9, 0.02 * self._count)
+        return RawFrame(noise(self._count), 100.0 + 0.02 * self._count + delay, 1e9, 0.02 * self._count)
 
     def abort(self) -> None:
         pass

@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 import pytest
 
-from edge_ad.camera.driver import Failure, Grab, Shot
+from edge_ad.camera.driver import Failure, Grab, RawFrame
 from edge_ad.camera.frames import BadFrame, End, Frame, Read, SourceError, Timeout
-from edge_ad.camera.live import MOST_ABANDONED, Live, Patience
+from edge_ad.camera.live import MAX_ABANDONED, Live, Patience
 from edge_ad.camera.settings import CameraSettings
 from edge_ad.errors import BadInput, DeviceFault
 from tests.camera.pictures import noise
@@ -40,8 +40,8 @@ class Scripted:
             time.sleep(0.01)
             return None
         if word == "empty":
-            return Shot(None, 1.0, 2.0)
-        return Shot(noise(1), 1.0, 2.0, 3.0) if word == "shot" else Failure("the cable is out")
+            return RawFrame(None, 1.0, 2.0)
+        return RawFrame(noise(1), 1.0, 2.0, 3.0) if word == "shot" else Failure("the cable is out")
 
     def abort(self) -> None:
         pass
@@ -128,10 +128,10 @@ def test_no_more_than_a_few_threads_are_left_behind() -> None:
     source = Live(shelf, "cam", QUICK)
     source.open()
     read_until(source, lambda result: isinstance(result, SourceError) and "hang in the driver" in result.reason)
-    assert shelf.opened == MOST_ABANDONED == source.restarts.abandoned
+    assert shelf.opened == MAX_ABANDONED == source.restarts.abandoned
     stuck[0].released.set()
     read_until(source, is_frame)
-    assert shelf.opened == MOST_ABANDONED + 1
+    assert shelf.opened == MAX_ABANDONED + 1
     source.close()
     for driver in stuck:
         driver.released.set()

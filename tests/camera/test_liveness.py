@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from edge_ad.camera.driver import Grab, Shot
+from edge_ad.camera.driver import Grab, RawFrame
 from edge_ad.camera.frames import BadFrame, Frame
 from edge_ad.camera.live import Live, Patience
 from edge_ad.camera.liveness import Blinking, Light, Liveness, LivenessCheck, parse_liveness
@@ -207,8 +207,8 @@ class Numbered(Delayed):
     def grab(self) -> Grab:
         shot = super().grab()
         return (
-            Shot(shot.image, shot.captured_at, 0.0, shot.stamp, number=next(self._numbers))
-            if isinstance(shot, Shot)
+            RawFrame(shot.image, shot.captured_at, 0.0, shot.stamp, number=next(self._numbers))
+            if isinstance(shot, RawFrame)
             else shot
         )
 

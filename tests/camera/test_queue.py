@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_ad.camera.frames import BadFrame, End, Frame
-from edge_ad.camera.mailbox import MOST_WAITING, Delivery, Mailbox
+from edge_ad.camera.mailbox import MAX_WAITING, Delivery, Mailbox
 
 PICTURE = np.zeros((2, 2, 3), np.uint8)
 
@@ -57,11 +57,11 @@ def test_without_room_the_oldest_picture_goes_but_not_its_part() -> None:
 
 def test_memory_is_bounded_even_if_nobody_takes() -> None:
     mailbox = Mailbox(freshest=False, deadline_s=60.0, depth=2)
-    for index in range(MOST_WAITING + 100):
+    for index in range(MAX_WAITING + 100):
         mailbox.put(called(index))
     mailbox.finish(End())
     found = taken(mailbox)
-    assert len(found) == MOST_WAITING
+    assert len(found) == MAX_WAITING
     assert mailbox.overwritten == 100
     assert mailbox.captured == len(found) + mailbox.overwritten
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from edge_ad.camera.rtsp import RtspHandle
+from edge_ad.camera.rtsp import RtspDriver
 from edge_ad.camera.sources import open_source
 from edge_ad.camera.uri import parse_uri
 from edge_ad.cli.app import main
@@ -83,4 +83,4 @@ def test_the_command_line_never_tells_credentials(tmp_path: Path, capfd: pytest.
 
 
 def test_a_handle_with_credentials_has_no_telling_repr() -> None:
-    assert "Zq" not in told(lambda: RtspHandle("rtsp://Zqa:Zqb@127.0.0.1:1/x", "rtsp://***@127.0.0.1:1/x"))
+    assert "Zq" not in told(lambda: RtspDriver("rtsp://Zqa:Zqb@127.0.0.1:1/x", "rtsp://***@127.0.0.1:1/x"))

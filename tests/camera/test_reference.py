@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_ad.camera.frames import Frame
-from edge_ad.camera.health import CameraHealth, HealthLimits, Likeness
-from edge_ad.camera.measure import Finder, edge_field, grey, light, measure_reference, sharpness
+from edge_ad.camera.health import CameraHealth, HealthLimits, ReferenceCheck
+from edge_ad.camera.measure import TemplateMatcher, edge_field, grey, light, measure_reference, sharpness
 from edge_ad.camera.reference import MIN_PICTURES, HealthReference
 from edge_ad.errors import BadInput
 from edge_ad.synthetic.tray import LOGICAL, STRUCTURAL, render_tray
@@ -44,21 +44,21 @@ def reference() -> HealthReference:
 
 
 @pytest.fixture(scope="module")
-def likeness(reference: HealthReference) -> Likeness:
-    return Likeness(HealthReference.from_json(json.loads(json.dumps(reference.to_json()))), HealthLimits())
+def likeness(reference: HealthReference) -> ReferenceCheck:
+    return ReferenceCheck(HealthReference.from_json(json.loads(json.dumps(reference.to_json()))), HealthLimits())
 
 
-def faults(likeness: Likeness, pictures: Iterator[Image]) -> list[str]:
+def faults(likeness: ReferenceCheck, pictures: Iterator[Image]) -> list[str]:
     return [fault for picture in pictures if (fault := likeness.fault(picture))]
 
 
-def test_other_goods_and_all_anomalies_are_healthy(likeness: Likeness) -> None:
+def test_other_goods_and_all_anomalies_are_healthy(likeness: ReferenceCheck) -> None:
     assert faults(likeness, (tray(1000 + seed) for seed in range(60))) == []
     assert faults(likeness, (tray(2000 + n, defect) for defect in LOGICAL + STRUCTURAL for n in range(3))) == []
 
 
 @pytest.mark.slow
-def test_two_thousand_goods_under_changing_light_are_healthy(likeness: Likeness) -> None:
+def test_two_thousand_goods_under_changing_light_are_healthy(likeness: ReferenceCheck) -> None:
     """Trays vary their light by themselves (gain, slope, corners, colour); here the lamp changes by 15 % on top."""
     rng = np.random.default_rng(5)
     pictures = (brighter(tray(10_000 + seed), rng.uniform(0.85, 1.15)) for seed in range(2000))
@@ -81,7 +81,7 @@ def test_two_thousand_goods_under_changing_light_are_healthy(likeness: Likeness)
         (lambda image: brighter(image, 4.0), "blown out"),
     ],
 )
-def test_a_changed_camera_is_a_fault(likeness: Likeness, change: Callable[[Image], Image], word: str) -> None:
+def test_a_changed_camera_is_a_fault(likeness: ReferenceCheck, change: Callable[[Image], Image], word: str) -> None:
     """At least 19 of 20: a tray that lies off by itself may make up for a small move."""
     told = [likeness.fault(np.asarray(change(tray(3000 + seed)), np.uint8)) for seed in range(20)]
     assert sum(fault is not None for fault in told) >= 19
@@ -89,7 +89,7 @@ def test_a_changed_camera_is_a_fault(likeness: Likeness, change: Callable[[Image
 
 
 @pytest.mark.parametrize("factor", [0.6, 0.8, 1.2, 1.5])
-def test_moderate_light_is_no_camera_fault(likeness: Likeness, factor: float) -> None:
+def test_moderate_light_is_no_camera_fault(likeness: ReferenceCheck, factor: float) -> None:
     assert faults(likeness, (brighter(tray(4000 + seed), factor) for seed in range(10))) == []
 
 
@@ -165,7 +165,7 @@ def test_flat_goods_have_no_sharpness_and_fault_nothing_for_it() -> None:
     reference = measure_reference(goods)
     assert np.isnan(reference.sharp_low).all()
     again = HealthReference.from_json(json.loads(json.dumps(reference.to_json()))) if reference.match_low else reference
-    assert not (Likeness(again, HealthLimits()).fault(goods[3]) or "").startswith("blurred")
+    assert not (ReferenceCheck(again, HealthLimits()).fault(goods[3]) or "").startswith("blurred")
 
 
 def test_light_by_hand() -> None:
@@ -190,7 +190,7 @@ def test_a_shift_is_found_where_it_is(across: int, down: int) -> None:
     """A picture rolled by whole pixels: its place is that share of the size, to half a cell."""
     shades = grey(tray(6))
     template = edge_field(shades)
-    finder = Finder(np.asarray(template / np.linalg.norm(template), np.complex64))
+    finder = TemplateMatcher(np.asarray(template / np.linalg.norm(template), np.complex64))
     place = finder.find(edge_field(np.ascontiguousarray(np.roll(shades, (down, across), (0, 1)))))
     assert place.x == pytest.approx(across / SIDE, abs=0.5 / 64)
     assert place.y == pytest.approx(down / SIDE, abs=0.5 / 64)

@@ -12,7 +12,7 @@ import pytest
 from edge_ad.camera.frames import BadFrame, Frame, Read, Source, SourceError
 from edge_ad.camera.live import Live, Patience
 from edge_ad.camera.opencv import undecoded_images_have_times
-from edge_ad.camera.rtsp import RtspHandle, set_options
+from edge_ad.camera.rtsp import RtspDriver, set_options
 from edge_ad.camera.sources import open_source
 from edge_ad.errors import DeviceFault
 from tests.camera.rtsp import RtspServer, server_missing
@@ -129,7 +129,7 @@ def test_the_server_killed_and_started_again(capfd: pytest.CaptureFixture[str]) 
 def test_a_server_that_stands_still_is_a_stall_and_comes_back(server: RtspServer) -> None:
     # Well below the driver's own limit of 1 s, which would end the read as a failure instead.
     patience = Patience(read_s=0.4, first_s=3.0)
-    source = Live(lambda: RtspHandle(server.url, "rtsp://test"), "rtsp://test", patience)
+    source = Live(lambda: RtspDriver(server.url, "rtsp://test"), "rtsp://test", patience)
     source.open()
     next_frame(source)
     server.signal(signal.SIGSTOP)

@@ -17,7 +17,7 @@ from tests.inspection.line import Arithmetic, make_loop
 
 MISSING = server_missing()
 pytestmark = [pytest.mark.skipif(MISSING is not None, reason=str(MISSING)), pytest.mark.slow]
-MOST_S = 4.0
+MAX_S = 4.0
 SLACK_S = 0.1  # the proxy's steps, and what a picture needs besides
 
 
@@ -31,7 +31,7 @@ class Ramp:
         passed = now - self.start
         if passed < 4.0 or passed > 19.0:
             return 0.0
-        return min((passed - 4.0) * 0.4, MOST_S)
+        return min((passed - 4.0) * 0.4, MAX_S)
 
 
 def judged_for(port: int, seconds: float, max_age_ms: float = 1000.0) -> list[tuple[float, Event]]:

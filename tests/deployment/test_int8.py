@@ -21,7 +21,7 @@ from edge_ad.deployment.build import Int8Options, build
 from edge_ad.deployment.derive import check_compiles, derive, typed_graphs
 from edge_ad.deployment.gate import measure_gate
 from edge_ad.deployment.int8 import derive_int8, measuring_backend, recipe_of
-from edge_ad.deployment.partial_pipeline import Staged
+from edge_ad.deployment.partial_pipeline import PartialPipeline
 from edge_ad.engines import engine_store
 from edge_ad.engines.onnxruntime import OrtBackend
 from edge_ad.engines.pipeline import Pipeline
@@ -281,7 +281,7 @@ def test_only_what_follows_a_change_runs_again(calibrated: Path) -> None:
     bundle = open_bundle(calibrated)
     changed = derive_int8(bundle, recipe_of(bundle), "cpu")
     with Pipeline(bundle, threads=1) as full, Pipeline(bundle, threads=1, graphs=changed) as small:
-        staged = Staged(full, images(5))
+        staged = PartialPipeline(full, images(5))
         np.testing.assert_array_equal(staged.reference, np.stack([full.infer(image).raw for image in images(5)]))
         wanted = np.stack([small.infer(image).raw for image in images(5)])
         np.testing.assert_allclose(staged.raw(changed), wanted, rtol=1e-6)
@@ -304,7 +304,7 @@ def test_graphs_of_each_target_are_measured_in_its_arithmetic(calibrated: Path, 
         Pipeline(bundle, backend=OrtBackend(1, as_written=dialect == "tensorrt"), graphs=graphs) as alone,
         Pipeline(bundle, backend=OrtBackend(1, as_written=dialect != "tensorrt"), graphs=graphs) as other,
     ):
-        found = Staged(full, images(4)).raw(graphs)
+        found = PartialPipeline(full, images(4)).raw(graphs)
         wanted, otherwise = (np.stack([one.infer(image).raw for image in images(4)]) for one in (alone, other))
     np.testing.assert_array_equal(found, wanted)
     assert (found != otherwise).any()

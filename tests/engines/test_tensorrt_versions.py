@@ -17,7 +17,7 @@ import pytest
 
 from edge_ad.engines.backends import default_backend
 from edge_ad.engines.tensorrt import versions
-from edge_ad.engines.tensorrt.build import LEAST_FREE, WORKSPACE, free_memory, workspace
+from edge_ad.engines.tensorrt.build import MIN_FREE, WORKSPACE, free_memory, workspace
 from edge_ad.engines.tensorrt.log import logger_for, reason
 from edge_ad.engines.tensorrt.progress import Phases, Progress, run_interruptibly, told_seconds
 from edge_ad.errors import BadInput, DeviceFault
@@ -111,14 +111,14 @@ def test_what_is_built_for_without_asking(tmp_path: Path, monkeypatch: pytest.Mo
     assert (l4t(tmp_path), board(tmp_path)) == ("36.4.3", "")
 
 
-@pytest.mark.parametrize(("free", "bytes_"), [(LEAST_FREE, LEAST_FREE // 2), (1 << 30, 1 << 29), (1 << 34, WORKSPACE)])
+@pytest.mark.parametrize(("free", "bytes_"), [(MIN_FREE, MIN_FREE // 2), (1 << 30, 1 << 29), (1 << 34, WORKSPACE)])
 def test_the_workspace_is_capped_by_what_is_free(free: int, bytes_: int) -> None:
     assert workspace(free) == bytes_
 
 
 def test_too_little_memory() -> None:
     with pytest.raises(DeviceFault, match="only 255 MiB of memory are free, but a build needs 256 MiB"):
-        workspace(LEAST_FREE - 1)
+        workspace(MIN_FREE - 1)
 
 
 def test_free_memory_is_read_from_the_kernel(tmp_path: Path) -> None:

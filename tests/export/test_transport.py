@@ -9,7 +9,7 @@ import torch
 
 from calibration import precision_sensitive
 from calibration.fp16 import choose_half
-from calibration.graph_view import View
+from calibration.graph_view import GraphView
 from calibration.placement import operators
 from calibration.precision_sensitive import HEAVY
 from edge_ad.export.graphs import TokenizerGraph
@@ -41,8 +41,9 @@ def test_the_graphs_of_a_soft_choice_hand_its_shares_over_and_keep_it_from_round
     names = ["codes", "map_structure", "shares"]
     exported = export_graph("tokenizer", TokenizerGraph(model), [tokens], ["tokens"], names)
     assert exported.relative_error < 1e-3
-    products = [node for node in View(exported.model).graph.node if node.op_type in HEAVY]
-    kept = [View(exported.model).node(position).output[0] for position in precision_sensitive.distances(View(exported.model))]
+    view = GraphView(exported.model)
+    products = [node for node in view.graph.node if node.op_type in HEAVY]
+    kept = [view.node(position).output[0] for position in precision_sensitive.distances(view)]
     # Top and two levels: a product for the distances and one for the mix each.
     assert len([node for node in products if node.output[0] in kept]) == 6
 
@@ -55,7 +56,7 @@ def test_the_product_that_standardises_errors_stays_in_fp32() -> None:
     model.learn_errors([tokens])
     exported = export_graph("tokenizer", TokenizerGraph(model), [tokens[:1]], ["tokens"], ["codes", "map_structure"])
     assert exported.relative_error < 1e-3
-    view = View(exported.model)
+    view = GraphView(exported.model)
     (whitening,) = (i for i, node in enumerate(view.graph.node) if any("fp32_whitening" in name for name in node.input))
     assert view.node(whitening).op_type == "Conv"
     assert precision_sensitive.asked(view) == {whitening}

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from edge_ad.camera.frames import Image
-from edge_ad.inspection.annotate import LEAST_SIDE, MAX_PIXELS, MAX_SIDE, annotate, bounded, overlay
+from edge_ad.inspection.annotate import MAX_PIXELS, MAX_SIDE, MIN_SIDE, annotate, bounded, overlay
 from edge_ad.inspection.api import inspect
 from edge_ad.inspection.events import Event
 from edge_ad.inspection.recorder import Recorder, safe_name
@@ -31,7 +31,7 @@ HEAT = np.linspace(0, 1, 64 * 64, dtype=np.float32).reshape(64, 64)
 def test_what_is_drawn_is_bounded_and_can_be_encoded(shape: tuple[int, int]) -> None:
     picture = annotate(np.zeros((*shape, 3), np.uint8), EVENT, HEAT)
     height, width = picture.shape[:2]
-    assert min(height, width) >= LEAST_SIDE
+    assert min(height, width) >= MIN_SIDE
     # A border of a sixtieth of the shorter side, and the bar of text above.
     assert max(height, width) <= MAX_SIDE * 1.2
     assert height * width <= 2 * MAX_PIXELS

@@ -13,7 +13,7 @@ from edge_ad.engines.pipeline import Pipeline
 from edge_ad.errors import DeviceFault
 from edge_ad.inspection.canary import Canary, Known, known_pictures
 from edge_ad.inspection.events import Event
-from edge_ad.inspection.judge import Judgement
+from edge_ad.inspection.judge import InspectionResult
 from tests.fixtures.tiny_bundle import make_tiny_bundle
 from tests.inspection.line import Script
 
@@ -43,8 +43,8 @@ class Line:
             self.canary.tick()
 
 
-def verdict(name: str, reason: str | None) -> Judgement:
-    return Judgement(Event("cam", 1, "1", 0.0, name, None, {}, 1.0, reason))  # type: ignore[arg-type]
+def verdict(name: str, reason: str | None) -> InspectionResult:
+    return InspectionResult(Event("cam", 1, "1", 0.0, name, None, {}, 1.0, reason))  # type: ignore[arg-type]
 
 
 def test_both_are_judged_in_turn_while_verdicts_flow() -> None:

@@ -10,10 +10,10 @@ import pytest
 
 from edge_ad.camera.frames import Source
 from edge_ad.inspection.alarm import AlarmRule
-from edge_ad.inspection.alarm_manager import Desk
+from edge_ad.inspection.alarm_manager import AlarmManager
 from edge_ad.inspection.assembly import LineSettings, Wiring
 from edge_ad.inspection.events import Event
-from edge_ad.inspection.judge import Judgement
+from edge_ad.inspection.judge import InspectionResult
 from edge_ad.inspection.settings import LoopSettings
 from edge_ad.inspection.verdict import Verdict
 from edge_ad.outputs.guard_state import Message
@@ -47,14 +47,14 @@ class Bench:
         self.now = 100.0
         self.board = Board()
         self.saved: dict[str, Any] = {}
-        self.desk = Desk(["a", "b"], rule, self.board, latches, self.saved.__setitem__, lambda: self.now)
+        self.desk = AlarmManager(["a", "b"], rule, self.board, latches, self.saved.__setitem__, lambda: self.now)
         self._sources: dict[str, Source] = {name: Script([], name=name) for name in "ab"}
 
     def part(self, camera: str, verdict: Verdict, times: int = 1) -> None:
         score = None if verdict == "NONE" else 1.0
         event = Event(camera, 1, "7", 0.0, verdict, score, {}, 1.0, None)
         for _ in range(times):
-            self.desk.take(Judgement(event), self._sources[camera])
+            self.desk.take(InspectionResult(event), self._sources[camera])
 
 
 @pytest.mark.parametrize(
@@ -114,10 +114,10 @@ def test_nothing_passes_while_it_is_withheld() -> None:
     """A record that is required and cannot be written holds every pass back, and no longer than that."""
     board = Board()
     fault: list[str | None] = [None]
-    desk = Desk(["a"], AlarmRule(), board, withheld=lambda: fault[0])
+    desk = AlarmManager(["a"], AlarmRule(), board, withheld=lambda: fault[0])
     for reason in (None, "the disk is full", None):
         fault[0] = reason
-        desk.take(Judgement(Event("a", 0, "0", 0.0, "OK", 0.0, {}, 1.0, None)), Script([], name="a"))
+        desk.take(InspectionResult(Event("a", 0, "0", 0.0, "OK", 0.0, {}, 1.0, None)), Script([], name="a"))
     assert [message.passed for message in board.messages] == [True, False, True]
 
 

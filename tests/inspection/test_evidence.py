@@ -17,7 +17,7 @@ from edge_ad.engines.pipeline import Inference
 from edge_ad.inspection import evidence as module
 from edge_ad.inspection.events import Event
 from edge_ad.inspection.evidence import Evidence, picture_name
-from edge_ad.inspection.judge import Judgement
+from edge_ad.inspection.judge import InspectionResult
 from edge_ad.inspection.verdict import VERDICTS
 from edge_ad.inspection.view import Roi, View
 from edge_ad.store import EventRow, RecordSettings, Store
@@ -33,17 +33,17 @@ HEAT = np.zeros((256, 256), np.float32)
 HEAT[:128] = 5.0
 
 
-def judgement(number: int, verdict: Any = "NG", map_: bool = True, **changes: Any) -> Judgement:
+def judgement(number: int, verdict: Any = "NG", map_: bool = True, **changes: Any) -> InspectionResult:
     """Return a judgement on a picture of noise."""
     values = {"id": f"{number:036d}", "time": 1_772_323_200.25 + number, "camera": "rtsp://cam/1?a=b"}
     event = Event(**{"frame": number, "part": str(number), "verdict": verdict, "score": 1.0, "z": {"logic": 0.5},
                      "latency_ms": 3.0, "reason": None, **values, **changes})  # fmt: skip
     z = np.zeros(5, np.float32)
     inference = Inference(z, z, 1.0, HEAT, {}) if map_ else None
-    return Judgement(event, Frame(noise(number), number, time.monotonic(), event.time, "cam", "0"), inference)
+    return InspectionResult(event, Frame(noise(number), number, time.monotonic(), event.time, "cam", "0"), inference)
 
 
-def keep(store: Store, evidence: Evidence, *judgements: Judgement) -> list[EventRow]:
+def keep(store: Store, evidence: Evidence, *judgements: InspectionResult) -> list[EventRow]:
     """Hand over as the line does."""
     rows = [EventRow(**asdict(one.event)) for one in judgements]
     for row, one in zip(rows, judgements, strict=True):
@@ -92,7 +92,7 @@ def test_what_is_kept(tmp_path: Path) -> None:
     store, evidence = opened(tmp_path, ok_every=4)
     goods = [judgement(number, "OK") for number in range(100)]
     others = [judgement(400, "NG"), judgement(401, "WARN"), judgement(402, "NONE", map_=False)]
-    outage = Judgement(judgement(403, "NONE").event)
+    outage = InspectionResult(judgement(403, "NONE").event)
     keep(store, evidence, *goods, *others, outage)
     assert until(lambda: store.committed == 104)
     evidence.close(20.0)
@@ -122,7 +122,7 @@ def test_pictures_wait_for_the_commit_and_the_oldest_ok_goes_first(
 ) -> None:
     one = judgement(0)
     assert one.image is not None
-    monkeypatch.setattr(module, "MOST_BYTES", 3 * (one.image.nbytes + HEAT.nbytes))
+    monkeypatch.setattr(module, "MAX_BYTES", 3 * (one.image.nbytes + HEAT.nbytes))
     store, evidence = opened(tmp_path, ok_every=1)
     rows = []
     for number, verdict in enumerate(["NG", "OK", "NG", "NG", "OK", "NG"]):

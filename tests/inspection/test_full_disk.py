@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from edge_ad.inspection.alarm import AlarmRule
-from edge_ad.inspection.alarm_manager import Desk
+from edge_ad.inspection.alarm_manager import AlarmManager
 from edge_ad.inspection.events import Event
 from edge_ad.inspection.evidence import Evidence, StoreSink
 from edge_ad.inspection.judge import Judge
@@ -120,7 +120,7 @@ def test_a_disk_that_fills_up_and_is_freed_again(disk: Path, capsys: pytest.Capt
             assert until(lambda: store.fault is not None and "full" in store.fault)
 
     sink = StoreSink(store, lambda name: loop.account(name), evidence)
-    desk = Desk(["cam"], AlarmRule(), wires, store.latches, store.save_latch)
+    desk = AlarmManager(["cam"], AlarmRule(), wires, store.latches, store.save_latch)
     judge = Judge(Arithmetic(lambda _: 5.0), THRESHOLDS, WEIGHT, 1000.0)
     loop = Loop(judge, [Script(range(FRAMES))], [desk, sink, CallSink(heard)], LoopSettings())
     loop.run()

@@ -19,20 +19,20 @@ from edge_ad.camera.settings import CameraSettings
 from edge_ad.camera.synthetic import SyntheticBelt
 from edge_ad.inspection.assembly import with_record
 from edge_ad.inspection.events import Event
-from edge_ad.inspection.judge import Judge, Judgement, middle
+from edge_ad.inspection.judge import InspectionResult, Judge, median_result
 from edge_ad.inspection.loop import Loop
 from edge_ad.inspection.part_tracking import (
     CalledParts,
     Calls,
     CycleState,
     Judgeable,
-    Parting,
+    PartDetector,
     PartReady,
     PartRule,
     SeenParts,
     frames_of,
 )
-from edge_ad.inspection.presence import Eye, LikeGoods
+from edge_ad.inspection.presence import LikeGoods, PresenceDetector
 from edge_ad.inspection.settings import LoopSettings, PartSettings
 from edge_ad.inspection.sinks import CallSink
 from edge_ad.inspection.view import View
@@ -62,7 +62,7 @@ class Notes:
 
 def run(
     source: object,
-    parting: Parting,
+    parting: PartDetector,
     pipeline: Arithmetic,
     settings: LoopSettings | None = None,
     changed: threading.Condition | None = None,
@@ -79,7 +79,7 @@ def run(
 
 
 def seen(rule: PartRule = RULE, first: int = 1) -> SeenParts:
-    return SeenParts(Eye(LikeGoods(GOODS)), rule, View(), first)
+    return SeenParts(PresenceDetector(LikeGoods(GOODS)), rule, View(), first)
 
 
 def test_as_many_events_as_trays_and_none_on_the_empty_belt() -> None:
@@ -189,8 +189,8 @@ def test_the_age_of_a_part_counts_from_its_newest_frame() -> None:
 )
 def test_middle(scores: list[float | None], chosen: float | None) -> None:
     event = Event("cam", 0, "1", 0.0, "NONE", None, {}, None, "late")
-    judgements = [Judgement(replace(event, score=score)) for score in scores]
-    assert middle(judgements).event.score == chosen
+    judgements = [InspectionResult(replace(event, score=score)) for score in scores]
+    assert median_result(judgements).event.score == chosen
 
 
 def test_a_triggered_camera_loses_no_part_and_may_be_silent() -> None:

@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 
 from edge_ad.errors import BadInput
 from edge_ad.inspection.part_tracking import Call, PartRule, PartTracker, TriggerTracker
-from edge_ad.inspection.presence import Eye, LikeGoods, Matcher, Sight, UnlikeEmpty, difference, thumbnail
+from edge_ad.inspection.presence import (
+    LikeGoods,
+    Matcher,
+    Observation,
+    PresenceDetector,
+    UnlikeEmpty,
+    difference,
+    thumbnail,
+)
 from edge_ad.synthetic.belt import Belt
 from edge_ad.synthetic.tray import render_tray
 from tests.camera.pictures import noise
@@ -18,10 +26,10 @@ SIZE = 96
 GOODS = [render_tray(5 * 2**32 + seed, None, SIZE).image for seed in range(8)]
 
 
-def sight(present: bool, still: bool, level: float = 0.0, sharpness: float = 1.0) -> Sight:
+def sight(present: bool, still: bool, level: float = 0.0, sharpness: float = 1.0) -> Observation:
     thumb = np.zeros((32, 32), np.float32)
     thumb[:16] = level
-    return Sight(present, still, thumb, sharpness)
+    return Observation(present, still, thumb, sharpness)
 
 
 def matcher(mode: str) -> Matcher:
@@ -36,7 +44,7 @@ def matcher(mode: str) -> Matcher:
 @pytest.mark.parametrize("seed", [99, 3])
 def test_as_many_parts_as_trays_and_each_from_frames_of_one_tray_at_rest(mode: str, seed: int) -> None:
     belt = Belt(12, seed if mode == "settled" else 99, SIZE)
-    eye, tracker = Eye(matcher(mode)), PartTracker[int](PartRule())
+    eye, tracker = PresenceDetector(matcher(mode)), PartTracker[int](PartRule())
     parts: list[set[int | None]] = []
     for index in range(len(belt)):
         image, truth = belt.frame(index)
@@ -75,7 +83,7 @@ def test_light_alone_is_neither_motion_nor_a_part() -> None:
 
 
 def test_a_frame_is_still_after_the_third_like_it() -> None:
-    eye = Eye(LikeGoods(GOODS))
+    eye = PresenceDetector(LikeGoods(GOODS))
     still = GOODS[0].astype(np.int16)
     pictures = [np.clip(still + np.random.default_rng(n).integers(-3, 4, still.shape), 0, 255) for n in range(5)]
     assert [eye.look(p.astype(np.uint8)).still for p in pictures] == [False, False, True, True, True]

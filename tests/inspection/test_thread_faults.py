@@ -21,14 +21,14 @@ from edge_ad.inspection import triggers
 from edge_ad.inspection.evidence import Evidence
 from edge_ad.inspection.reload import Reloader
 from edge_ad.inspection.triggers import MqttTrigger
-from edge_ad.outputs.dispatcher import Outlet
-from edge_ad.outputs.guard_client import GuardLink
+from edge_ad.outputs.dispatcher import DeliveryWorker
+from edge_ad.outputs.guard_client import GuardClient
 from edge_ad.outputs.opcua import OpcUaServer
 from edge_ad.store import Store
-from edge_ad.store.maintenance import Keeper
+from edge_ad.store.maintenance import MaintenanceThread
 from edge_ad.store.reader import EventFilter, Reader
 from edge_ad.web.link import WebLink
-from edge_ad.web.panel import Panel
+from edge_ad.web.panel import DashboardFeed
 from tests.fixtures.loopback import free_port
 from tests.fixtures.tiny_bundle import make_tiny_bundle
 
@@ -91,13 +91,13 @@ def asking(monkeypatch: pytest.MonkeyPatch) -> None:
 THREADS: tuple[tuple[str, Any, str, list[str]], ...] = (
     ("store", Store, "_follow", []),
     ("store", Store, "_usable", []),
-    ("keeper", Keeper, "_round", []),
+    ("keeper", MaintenanceThread, "_round", []),
     ("evidence", Evidence, "_write", []),
-    ("output file:", Outlet, "_over", ["--alarm", "file:out.jsonl"]),
+    ("output file:", DeliveryWorker, "_over", ["--alarm", "file:out.jsonl"]),
     ("reload", Reloader, "_load", []),
-    ("web", Panel, "release", ["--web", "127.0.0.1:0"]),
+    ("web", DashboardFeed, "release", ["--web", "127.0.0.1:0"]),
     ("web-listen", WebLink, "_listen", ["--web", "127.0.0.1:0"]),
-    ("guard", GuardLink, "_listen", ["--alarm", "modbus-server://127.0.0.1:{port}"]),
+    ("guard", GuardClient, "_listen", ["--alarm", "modbus-server://127.0.0.1:{port}"]),
     ("trigger", triggers, "part_id", ["--trigger", "software"]),
     ("trigger", MqttTrigger, "_run", ["--trigger", "mqtt://127.0.0.1:{port}/t"]),
 )
@@ -148,9 +148,9 @@ def test_an_essential_thread_that_keeps_ending_ends_the_run(
 ) -> None:
     monkeypatch.setattr("edge_ad.utils.supervision.RESTART_PAUSE_S", 0.01)
     if name == "_listen":  # the guard's outputs must open first
-        real, calls = GuardLink._listen, []
+        real, calls = GuardClient._listen, []
 
-        def broken(self: GuardLink, process: Any, opened: Any) -> None:
+        def broken(self: GuardClient, process: Any, opened: Any) -> None:
             if not calls:
                 calls.append(process)
                 record = json.loads(process.stdout.readline())

@@ -10,14 +10,14 @@ import pytest
 
 from edge_ad.errors import DeviceFault
 from edge_ad.inspection.events import Event
-from edge_ad.inspection.judge import Judgement
+from edge_ad.inspection.judge import InspectionResult
 from edge_ad.inspection.watchdog import Notifier, Watchdog, golden_test
 from tests.inspection.line import Script
 from tests.inspection.manager import Manager
 
 SOURCE = Script([])
-OK = Judgement(Event("cam", 1, "1", 0.0, "OK", 1.0, {}, 12.5, None))
-NONE = Judgement(Event("cam", None, None, 0.0, "NONE", None, {}, None, "stalled: no frame"))
+OK = InspectionResult(Event("cam", 1, "1", 0.0, "OK", 1.0, {}, 12.5, None))
+NONE = InspectionResult(Event("cam", None, None, 0.0, "NONE", None, {}, None, "stalled: no frame"))
 
 
 @pytest.fixture(params=["path", "abstract"])

@@ -13,12 +13,12 @@ import sys
 import threading
 import time
 
-from edge_ad.outputs.guard_client import GuardLink
+from edge_ad.outputs.guard_client import GuardClient
 from edge_ad.outputs.guard_state import Message
 from edge_ad.outputs.targets import ADVICE, targets_of
 from edge_ad.utils.locks import Targets
 
-SHORTEST_S, LONGEST_S = 0.02, 0.6
+MIN_S, MAX_S = 0.02, 0.6
 
 
 def main() -> None:
@@ -30,10 +30,10 @@ def main() -> None:
     def heard(record: dict[str, object]) -> None:
         if record["kind"] == "trigger":
             with lock:
-                latency = chance.uniform(SHORTEST_S, LONGEST_S)
+                latency = chance.uniform(MIN_S, MAX_S)
                 heapq.heappush(due, (time.monotonic() + latency, str(record["part"]), float(str(record["at"]))))
 
-    link = GuardLink(uris, hold_ms, 1, heard, calls=True, trigger="modbus")
+    link = GuardClient(uris, hold_ms, 1, heard, calls=True, trigger="modbus")
     guard = 0
     while True:
         if link.pid != guard:

@@ -11,13 +11,13 @@ import sys
 import threading
 import time
 
-from edge_ad.outputs.guard_client import GuardLink
+from edge_ad.outputs.guard_client import GuardClient
 from edge_ad.outputs.guard_state import Message
 
 
 def main() -> None:
     uri, hold_ms = sys.argv[1], float(sys.argv[2])
-    link = GuardLink([uri], hold_ms, 1, lambda record: print(json.dumps(record), flush=True))
+    link = GuardClient([uri], hold_ms, 1, lambda record: print(json.dumps(record), flush=True))
     print(json.dumps({"port": next(iter(link.ports.values()), 0), "guard": link.pid}), flush=True)
     hang = threading.Event()
     threading.Thread(target=lambda: (sys.stdin.readline(), hang.set()), daemon=True).start()

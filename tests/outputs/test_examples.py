@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from edge_ad.outputs.guard_client import GuardLink
+from edge_ad.outputs.guard_client import GuardClient
 from edge_ad.outputs.guard_state import Message
 from edge_ad.outputs.opcua import OpcUaServer
 from edge_ad.outputs.payload import payload
@@ -39,7 +39,7 @@ def start(code: str) -> subprocess.Popen[str]:
 
 def test_a_plc_waits_for_a_pass() -> None:
     port = free_port()
-    link = GuardLink([f"modbus-server://127.0.0.1:{port}"], 10_000.0, 1, lambda record: None)
+    link = GuardClient([f"modbus-server://127.0.0.1:{port}"], 10_000.0, 1, lambda record: None)
     process = start(example("### Modbus map", _5020=str(port)))
     link.send(Message("busy", time.monotonic()))
     assert process.communicate(timeout=60)[0] == "reject\n"

@@ -15,11 +15,11 @@ import pytest
 from edge_ad.errors import BadInput, DeviceFault
 from edge_ad.outputs.gpio import Gpio
 from edge_ad.outputs.jetson_gpio import JetsonGpio
-from edge_ad.outputs.signals import Acknowledge, Lines, Lost, Released, Request, Standing, Trigger
+from edge_ad.outputs.signals import Acknowledge, ChannelHealth, Lost, OutputSignals, Released, Request, Trigger
 from tests.outputs.board import STANDIN, Board
 
 PINS = {"pass": 29, "fault": 31, "acknowledge": 33, "trigger": 35}
-GOOD = Lines(passed=True, fault=False, alarm_number=7)
+GOOD = OutputSignals(passed=True, fault=False, alarm_number=7)
 
 
 class Header:
@@ -86,7 +86,7 @@ def test_the_header_of_a_jetson(header: Header) -> None:
         await asyncio.to_thread(header.inputs[33], 33)
         await asyncio.to_thread(header.inputs[35], 35)
         await asyncio.sleep(0)
-        channel.show(Lines())
+        channel.show(OutputSignals())
         assert header.pins == {29: 0, 31: 1}
         channel.show(GOOD)
         await channel.close()
@@ -104,7 +104,7 @@ def test_a_pin_of_a_jetson_that_cannot_be_set_low_is_let_go_and_taken_again(head
         await channel.open()
         channel.show(GOOD)
         header.broken = True
-        channel.show(Lines())
+        channel.show(OutputSignals())
         assert header.pins == {}
         header.broken = False
         deadline = time.monotonic() + 20
@@ -154,7 +154,7 @@ class Told:
 
     def __init__(self) -> None:
         self.faults: list[str | None] = []
-        self.standing = Standing(self.faults.append)
+        self.standing = ChannelHealth(self.faults.append)
 
 
 @pytest.fixture
@@ -202,7 +202,7 @@ def test_a_line_that_cannot_be_set_low_is_let_go_told_and_taken_again(fault: str
         channel.show(GOOD)
         assert board.level(17)
         board.fail(fault, -1)
-        channel.show(Lines())
+        channel.show(OutputSignals())
         assert not board.level(17)  # nothing drives it any more
         channel.show(GOOD)
         assert not board.level(17)
@@ -225,7 +225,7 @@ def test_lines_stay_let_go_while_the_chip_refuses_everything(board: Board) -> No
         for fault in ("set", "get", "request", "reconfigure"):
             board.fail(fault, -1)
         for _ in range(3):
-            channel.show(Lines())
+            channel.show(OutputSignals())
             assert not board.level(17)
 
     drive({"pass": 17}, act)
@@ -233,9 +233,9 @@ def test_lines_stay_let_go_while_the_chip_refuses_everything(board: Board) -> No
 
 def test_a_level_that_changed_by_itself_is_set_right_by_the_next_show(board: Board) -> None:
     def act(channel: Gpio) -> None:
-        channel.show(Lines())
+        channel.show(OutputSignals())
         board.force(17, True)
-        channel.show(Lines())  # the same lines as before
+        channel.show(OutputSignals())  # the same lines as before
         assert not board.level(17)
 
     drive({"pass": 17}, act)

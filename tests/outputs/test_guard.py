@@ -17,7 +17,7 @@ import pytest
 from pymodbus.exceptions import ModbusException
 
 from edge_ad.errors import BadInput, DeviceFault
-from edge_ad.outputs.guard_client import GuardLink
+from edge_ad.outputs.guard_client import GuardClient
 from edge_ad.outputs.guard_state import Message
 from tests.fixtures.loopback import free_port, until
 from tests.outputs.peers import ReadingPlc, WrittenPlc
@@ -128,16 +128,16 @@ def test_the_guard_loads_nothing_heavy() -> None:
 
 def test_outputs_that_cannot_be_opened_are_told() -> None:
     with pytest.raises(BadInput, match="--alarm"):
-        GuardLink(["mqtt://x"], HOLD_MS, 1, lambda record: None)
+        GuardClient(["mqtt://x"], HOLD_MS, 1, lambda record: None)
     with pytest.raises(DeviceFault, match="cannot be opened"):
-        GuardLink(["modbus-server://203.0.113.1:0"], HOLD_MS, 1, lambda record: None)
+        GuardClient(["modbus-server://203.0.113.1:0"], HOLD_MS, 1, lambda record: None)
     with pytest.raises(DeviceFault, match="gpiochip99"):
-        GuardLink(["gpio:///dev/gpiochip99?pass=1"], HOLD_MS, 1, lambda record: None)
+        GuardClient(["gpio:///dev/gpiochip99?pass=1"], HOLD_MS, 1, lambda record: None)
 
 
 def test_a_closed_link_rejects_at_once() -> None:
     plc = WrittenPlc()
-    link = GuardLink([f"modbus://127.0.0.1:{plc.port}"], 60_000.0, 1, lambda record: None)
+    link = GuardClient([f"modbus://127.0.0.1:{plc.port}"], 60_000.0, 1, lambda record: None)
     link.send(Message("verdict", time.monotonic(), 0, "OK", True, "1"))
     assert until(lambda: plc.bits()[0])
     link.close()

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 from pymodbus.exceptions import ModbusException
 
-from edge_ad.outputs.guard_client import GuardLink
+from edge_ad.outputs.guard_client import GuardClient
 from edge_ad.outputs.guard_state import Message
-from edge_ad.outputs.modbus_server import MOST_CLIENTS
+from edge_ad.outputs.modbus_server import MAX_CLIENTS
 from tests.fixtures.loopback import free_port, until
 from tests.outputs.board import CHIP, Board
 from tests.outputs.peers import ReadingPlc, WrittenPlc
@@ -37,9 +37,9 @@ def board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Board]:
 
 
 @contextlib.contextmanager
-def linked(uri: str, hold_ms: float = FOR_EVER_MS, **options: Any) -> Iterator[tuple[GuardLink, list[dict[str, Any]]]]:
+def linked(uri: str, hold_ms: float = FOR_EVER_MS, **options: Any) -> Iterator[tuple[GuardClient, list[dict[str, Any]]]]:
     told: list[dict[str, Any]] = []
-    link = GuardLink([uri], hold_ms, 1, told.append, **options)
+    link = GuardClient([uri], hold_ms, 1, told.append, **options)
     try:
         yield link, told
     finally:
@@ -175,7 +175,7 @@ def test_silent_connections_do_not_lock_the_plc_out() -> None:
     port = free_port()
     with linked(f"modbus-server://127.0.0.1:{port}"):
         plc = ReadingPlc(port)
-        silent = [socket.create_connection(("127.0.0.1", port), timeout=5) for _ in range(3 * MOST_CLIENTS)]
+        silent = [socket.create_connection(("127.0.0.1", port), timeout=5) for _ in range(3 * MAX_CLIENTS)]
         plc.close()
         again = ReadingPlc(port)
         assert again.bits()[1]
@@ -189,7 +189,7 @@ def test_a_plc_that_polls_keeps_its_connection_while_silent_ones_come_and_go() -
     with linked(f"modbus-server://127.0.0.1:{port}"):
         plc = ReadingPlc(port)
         silent = []
-        for _ in range(3 * MOST_CLIENTS):
+        for _ in range(3 * MAX_CLIENTS):
             silent.append(socket.create_connection(("127.0.0.1", port), timeout=5))
             assert plc.client.connected
             plc.bits()

@@ -29,7 +29,7 @@ from hypothesis.stateful import (
 from edge_ad.outputs import gpio as gpio_channel
 from edge_ad.outputs.channels import parse_output
 from edge_ad.outputs.guard import REFRESH_S, Guard
-from edge_ad.outputs.guard_state import Hold
+from edge_ad.outputs.guard_state import GuardState
 from edge_ad.outputs.modbus_codec import read_request, write_bits_request, write_registers_request
 from edge_ad.outputs.signals import text_registers
 from tests.outputs.board import FAULTS, STANDIN, Board
@@ -104,7 +104,7 @@ class GuardMachine(RuleBasedStateMachine):
             parse_output("modbus-server://127.0.0.1:0"),
             parse_output(f"gpio:///dev/gpiochip0?pass={PASS}&strobe={STROBE}&trigger={TRIGGER}"),
         ]
-        hold = Hold(HOLD_S, cameras, calls=bool(trigger))
+        hold = GuardState(HOLD_S, cameras, calls=bool(trigger))
         through = trigger if trigger in ("modbus", "gpio") else ""
         self.guard = Guard(
             hold, addresses, self.pipe.tell, trigger=through, clock=self.time.clock, call_later=self.time.later

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from edge_ad.outputs.guard_client import GuardLink
+from edge_ad.outputs.guard_client import GuardClient
 from edge_ad.outputs.guard_state import Kind, Message
 from edge_ad.outputs.signals import BITS, registers_text
 from tests.fixtures.loopback import free_port, until
@@ -21,17 +21,17 @@ Registers = Callable[[], list[int]]
 
 
 @contextlib.contextmanager
-def peer(how: str) -> Iterator[tuple[GuardLink, Bits, Registers]]:
+def peer(how: str) -> Iterator[tuple[GuardClient, Bits, Registers]]:
     """A guard with one PLC, and how to look at what that PLC holds."""
     if how == "client":
         written = WrittenPlc()
-        link = GuardLink([f"modbus://127.0.0.1:{written.port}"], HOLD_MS, 1, lambda record: None)
+        link = GuardClient([f"modbus://127.0.0.1:{written.port}"], HOLD_MS, 1, lambda record: None)
         yield link, written.bits, written.registers
         link.close()
         written.close()
         return
     port = free_port()
-    link = GuardLink([f"modbus-server://127.0.0.1:{port}"], HOLD_MS, 1, lambda record: None)
+    link = GuardClient([f"modbus-server://127.0.0.1:{port}"], HOLD_MS, 1, lambda record: None)
     reading = ReadingPlc(port)
     yield link, reading.bits, reading.registers
     link.close()

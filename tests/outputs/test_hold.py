@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_ad.outputs.guard_state import Hold, Message
-from edge_ad.outputs.signals import REGISTERS, Lines, registers_text, text_registers
+from edge_ad.outputs.guard_state import GuardState, Message
+from edge_ad.outputs.signals import REGISTERS, OutputSignals, registers_text, text_registers
 
 HOLD = 0.5
 
@@ -41,7 +41,7 @@ def bad(at: float, camera: int = 0, verdict: str = "NG") -> Message:
 def test_lines(
     messages: list[Message], now: float, passed: bool, fault: bool, valid: bool, ready: bool, busy: bool
 ) -> None:
-    hold = Hold(HOLD)
+    hold = GuardState(HOLD)
     for message in messages:
         hold.take(message)
     lines = hold.lines(now)
@@ -55,7 +55,7 @@ def test_lines(
 
 
 def test_all_cameras_must_live_and_pass() -> None:
-    hold = Hold(HOLD, cameras=2)
+    hold = GuardState(HOLD, cameras=2)
     hold.take(good(1.0, 0))
     assert not hold.lines(1.0).passed
     hold.take(good(1.1, 1))
@@ -66,7 +66,7 @@ def test_all_cameras_must_live_and_pass() -> None:
 
 
 def test_the_result_is_told_with_its_part_and_a_number_that_changes() -> None:
-    hold = Hold(HOLD)
+    hold = GuardState(HOLD)
     hold.take(good(1.0, part="A-1"))
     first = hold.lines(1.0)
     hold.take(bad(1.1))
@@ -76,7 +76,7 @@ def test_the_result_is_told_with_its_part_and_a_number_that_changes() -> None:
 
 
 def test_the_alarm_is_only_passed_on() -> None:
-    hold = Hold(HOLD)
+    hold = GuardState(HOLD)
     hold.lamp(True, True, 5)
     lines = hold.lines(0.0)
     assert (lines.alarm, lines.alarm_waiting, lines.alarm_number) == (True, True, 5)
@@ -88,7 +88,7 @@ STEP = st.tuples(KIND, st.integers(0, 2), st.booleans(), st.floats(0.0, 0.8))
 
 @given(st.lists(STEP, max_size=40), st.integers(1, 3))
 def test_good_never_outlives_its_verdict(steps: list[tuple[str, int, bool, float]], cameras: int) -> None:
-    hold, now = Hold(HOLD, cameras), 10.0
+    hold, now = GuardState(HOLD, cameras), 10.0
     last: dict[int, tuple[str, bool, float]] = {}
     for kind, camera, passed, wait in steps:
         hold.take(Message(kind, now, camera, "OK" if passed else "NG", passed))  # type: ignore[arg-type]
@@ -105,11 +105,11 @@ def test_good_never_outlives_its_verdict(steps: list[tuple[str, int, bool, float
 
 
 def test_a_dead_inspector_rejects() -> None:
-    assert Lines().bits() == (False, True, False, False, False, False, False, False)
+    assert OutputSignals().bits() == (False, True, False, False, False, False, False, False)
 
 
 def test_registers_carry_the_bits_and_the_part() -> None:
-    lines = Lines(passed=True, fault=False, ready=True, verdict="WARN", sequence=70_000, part="tray 7")
+    lines = OutputSignals(passed=True, fault=False, ready=True, verdict="WARN", sequence=70_000, part="tray 7")
     registers = lines.registers()
     assert len(registers) == REGISTERS == 24
     assert registers[:4] == (0b1001, 2, 70_000 & 0xFFFF, 0)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from edge_ad.outputs.guard_client import GuardLink
+from edge_ad.outputs.guard_client import GuardClient
 from edge_ad.outputs.guard_state import Message
 from edge_ad.outputs.signals import registers_text, text_registers
 from tests.fixtures.loopback import free_port, until
@@ -41,7 +41,7 @@ class Inspector:
     def __init__(self, uri: str, trigger: str, latency: Callable[[int], float]) -> None:
         self._latency = latency
         self._count = 0
-        self.link = GuardLink([uri], 5000.0, 1, self._heard, calls=True, trigger=trigger)
+        self.link = GuardClient([uri], 5000.0, 1, self._heard, calls=True, trigger=trigger)
         self._alive = threading.Event()
         threading.Thread(target=self._live, daemon=True).start()
 
@@ -152,7 +152,7 @@ def test_a_strobe_rises_for_the_part_whose_trigger_is_up_alone(tmp_path: Path, m
 
 def test_a_software_call_takes_back_what_stands() -> None:
     plc = WrittenPlc()
-    link = GuardLink([f"modbus://127.0.0.1:{plc.port}"], 60_000.0, 1, lambda record: None, calls=True)
+    link = GuardClient([f"modbus://127.0.0.1:{plc.port}"], 60_000.0, 1, lambda record: None, calls=True)
 
     def verdict(call: float | None) -> None:
         link.send(Message("verdict", time.monotonic(), 0, "OK", True, "1", call))

@@ -13,15 +13,15 @@ import pytest
 
 from edge_ad.outputs.modbus_client import ModbusClient
 from edge_ad.outputs.modbus_server import ModbusServer
-from edge_ad.outputs.signals import Acknowledge, Edges, Lines, Request, Trigger, text_registers
+from edge_ad.outputs.signals import Acknowledge, Edges, OutputSignals, Request, Trigger, text_registers
 from tests.fixtures.loopback import free_port, until
 from tests.outputs.peers import ReadingPlc, WrittenPlc
 
-GOOD = Lines(passed=True, fault=False, result_valid=True, ready=True, verdict="OK", sequence=3, part="A7")
+GOOD = OutputSignals(passed=True, fault=False, result_valid=True, ready=True, verdict="OK", sequence=3, part="A7")
 
 
 @contextlib.contextmanager
-def running(make: Callable[[], Any]) -> Iterator[tuple[Any, Callable[[Lines], None]]]:
+def running(make: Callable[[], Any]) -> Iterator[tuple[Any, Callable[[OutputSignals], None]]]:
     """Run a channel in an event loop of its own; give the channel and a function that shows lines."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
@@ -34,7 +34,7 @@ def running(make: Callable[[], Any]) -> Iterator[tuple[Any, Callable[[Lines], No
 
     channel = asyncio.run_coroutine_threadsafe(start(), loop).result(20)
 
-    def show(lines: Lines) -> None:
+    def show(lines: OutputSignals) -> None:
         done = threading.Event()
         loop.call_soon_threadsafe(lambda: (channel.show(lines), done.set()))
         assert done.wait(5)
@@ -50,7 +50,7 @@ def running(make: Callable[[], Any]) -> Iterator[tuple[Any, Callable[[Lines], No
 def test_a_plc_reads_the_lines_by_every_function() -> None:
     with running(lambda: ModbusServer("127.0.0.1", 0, lambda request: None)) as (server, show):
         plc = ReadingPlc(server.port)
-        assert plc.bits() == list(Lines().bits())
+        assert plc.bits() == list(OutputSignals().bits())
         show(GOOD)
         assert plc.bits() == list(GOOD.bits())
         assert plc.client.read_coils(0, count=8).bits == list(GOOD.bits())
@@ -63,7 +63,7 @@ def test_a_plc_acknowledges_and_triggers_once_an_edge() -> None:
     found: list[Request] = []
     with running(lambda: ModbusServer("127.0.0.1", 0, found.append)) as (server, show):
         plc = ReadingPlc(server.port)
-        show(Lines(alarm_number=9))
+        show(OutputSignals(alarm_number=9))
         plc.client.write_registers(32, list(text_registers("tray 12", 16)))
         for value in (True, True, False, True):
             assert not plc.client.write_coil(17, value).isError()
@@ -85,7 +85,7 @@ def test_the_lines_cannot_be_written_and_strange_requests_get_an_exception() -> 
             assert answer.isError()
             assert answer.exception_code == 2
         assert plc.client.read_exception_status().exception_code == 1
-        assert plc.bits() == list(Lines().bits())
+        assert plc.bits() == list(OutputSignals().bits())
         plc.close()
 
 
@@ -95,14 +95,14 @@ def test_rubbish_ends_one_connection_and_nothing_else() -> None:
             rude.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
             assert rude.recv(100) == b""
         plc = ReadingPlc(server.port)
-        assert plc.bits() == list(Lines().bits())
+        assert plc.bits() == list(OutputSignals().bits())
         plc.close()
 
 
 def test_the_client_writes_into_a_plc_and_comes_back_to_it() -> None:
     plc = WrittenPlc()
     with running(lambda: ModbusClient("127.0.0.1", plc.port, 1, 0, lambda request: None)) as (client, show):
-        assert until(lambda: plc.bits() == list(Lines().bits()) and plc.registers()[0] != 0)
+        assert until(lambda: plc.bits() == list(OutputSignals().bits()) and plc.registers()[0] != 0)
         show(GOOD)
         assert until(lambda: plc.bits() == list(GOOD.bits()) and plc.registers() == list(GOOD.registers()))
         plc.close()
@@ -122,7 +122,7 @@ def test_the_client_reads_what_the_plc_asks() -> None:
     found: list[Request] = []
     plc = WrittenPlc()
     with running(lambda: ModbusClient("127.0.0.1", plc.port, 1, 0, found.append)) as (_, show):
-        show(Lines(alarm_number=4))
+        show(OutputSignals(alarm_number=4))
         assert until(lambda: plc.asked >= 3)
         plc.set_registers(32, list(text_registers("B2", 16)))
         plc.set_coil(17, True)

@@ -15,7 +15,7 @@ from edge_ad.outputs import dispatcher as outlet_module
 from edge_ad.outputs.delivery import NotNow, Refused
 from edge_ad.outputs.dispatcher import Dispatcher, Transient
 from edge_ad.store import Store
-from edge_ad.store.outbox import Backlog, Standing, standings
+from edge_ad.store.outbox import Backlog, DeliveryStats, standings
 from tests.fixtures.loopback import until
 from tests.outputs.events import event, frames
 
@@ -81,7 +81,7 @@ class Line:
         for number in numbers:
             self.store.record(event(number, verdict))
 
-    def standing(self) -> Standing:
+    def standing(self) -> DeliveryStats:
         return self.dispatcher.states()[0].standing
 
     def close(self) -> None:

@@ -12,7 +12,7 @@ from edge_ad.inspection.api import LineSettings, inspect
 from edge_ad.inspection.settings import LoopSettings
 from edge_ad.outputs.channels import address_names, parse_output
 from edge_ad.outputs.guard import Guard
-from edge_ad.outputs.guard_state import Hold
+from edge_ad.outputs.guard_state import GuardState
 from edge_ad.outputs.states import ChannelState
 from edge_ad.outputs.targets import targets_of
 from edge_ad.utils.locks import Targets
@@ -97,7 +97,7 @@ def test_a_channel_that_breaks_in_every_cycle_is_told_once_and_when_it_works_aga
     """The guard's server broke at every refresh, 20 times a second, and each was a line on the terminal."""
     told: list[dict[str, Any]] = []
     address = parse_output("modbus-server://127.0.0.1:0")
-    guard = Guard(Hold(1.0, 1), [address], told.append, call_later=lambda seconds, act: None)
+    guard = Guard(GuardState(1.0, 1), [address], told.append, call_later=lambda seconds, act: None)
     real = guard._channels[0].show
     monkeypatch.setattr("edge_ad.outputs.signals.SETTLE_S", 0.0)
 
@@ -106,10 +106,10 @@ def test_a_channel_that_breaks_in_every_cycle_is_told_once_and_when_it_works_aga
 
     monkeypatch.setattr(guard._channels[0], "show", broken)
     for _ in range(5):
-        guard._each(lambda channel: channel.show(Hold(1.0, 1).lines(0.0)))
+        guard._each(lambda channel: channel.show(GuardState(1.0, 1).lines(0.0)))
     monkeypatch.setattr(guard._channels[0], "show", real)
     for _ in range(3):
-        guard._each(lambda channel: channel.show(Hold(1.0, 1).lines(0.0)))
+        guard._each(lambda channel: channel.show(GuardState(1.0, 1).lines(0.0)))
     assert [record["fault"] for record in told] == ["RuntimeError: no lines", None]
 
 

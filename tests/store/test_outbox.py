@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from edge_ad.errors import BadInput
 from edge_ad.store import EventRow, Store
-from edge_ad.store.outbox import MOST_REFUSED, Backlog, Letter, Outbox, Standing, drop, retry, standings
+from edge_ad.store.outbox import MAX_REFUSED, Backlog, DeliveryStats, Outbox, QueuedMessage, drop, retry, standings
 from edge_ad.store.schema import connect
 
 RANK = {"OK": 0, "WARN": 1, "NONE": 2, "NG": 3}
@@ -149,8 +149,8 @@ def test_a_refused_letter_is_set_aside_and_can_be_tried_again_at_its_place(tmp_p
 
 
 def test_what_is_set_aside_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edge_ad.store.outbox.MOST_REFUSED", 2)
-    assert MOST_REFUSED > 2
+    monkeypatch.setattr("edge_ad.store.outbox.MAX_REFUSED", 2)
+    assert MAX_REFUSED > 2
     path = tmp_path / "line.sqlite"
     put(path, ("a",), [row(number) for number in range(4)])
     backlog = Backlog(path, "a")
@@ -180,7 +180,7 @@ def test_letters_that_were_dropped_on_the_way_do_no_harm(tmp_path: Path) -> None
     letters = backlog.next(10)
     drop(path, "a")
     backlog.delivered(letters)
-    backlog.refuse(Letter(letters[0].sequence, "id-0", "OK", "x"), "no")
+    backlog.refuse(QueuedMessage(letters[0].sequence, "id-0", "OK", "x"), "no")
     assert backlog.standing().waiting == 0
     backlog.close()
 
@@ -200,5 +200,5 @@ def test_a_store_that_is_not_there_yet_or_was_replaced(tmp_path: Path) -> None:
         path.with_name(path.name + part).unlink(missing_ok=True)
     put(path, ("a",), [row(1)])
     assert [one.id for one in backlog.next(9)] == ["id-1"]
-    assert Backlog(path, "unknown").standing() == Standing("unknown")
+    assert Backlog(path, "unknown").standing() == DeliveryStats("unknown")
     backlog.close()

@@ -17,7 +17,7 @@ from edge_ad.errors import BadInput, DeviceFault
 from edge_ad.store import EventRow, Picture, Store
 from edge_ad.store.journal import event_line, files, parse
 from edge_ad.store.jpeg import with_comment
-from edge_ad.store.maintenance import Keeper
+from edge_ad.store.maintenance import MaintenanceThread
 from edge_ad.store.reader import EventFilter, Reader, set_mark
 from edge_ad.store.rebuild import rebuild, remake
 from edge_ad.store.recovery import MARGIN, damage_of, is_ours
@@ -104,7 +104,7 @@ def test_a_run_goes_on_and_the_keeper_brings_all_back(
     new = row(1000, id="new")
     store.record(new)
     assert until(lambda: store.committed == 1)
-    keeper = Keeper(path, evidence, Limits(keep_days=1e6, free_gb=0.0))
+    keeper = MaintenanceThread(path, evidence, Limits(keep_days=1e6, free_gb=0.0))
     assert until(lambda: keeper.rounds)
     keeper.close()
     assert store.close()
@@ -140,7 +140,7 @@ def test_a_rebuild_that_was_cut_off_goes_on(line: Path) -> None:
     path.unlink()
     for _ in range(2):  # begun, then killed before the keeper came to it
         assert Store(path, evidence=evidence).close()
-    keeper = Keeper(path, evidence, Limits(keep_days=1e6, free_gb=0.0))
+    keeper = MaintenanceThread(path, evidence, Limits(keep_days=1e6, free_gb=0.0))
     assert until(lambda: keeper.rounds)
     keeper.close()
     with Reader(path) as reader:
@@ -155,7 +155,7 @@ def test_what_a_kill_left_behind_is_taken_in_or_cleared(line: Path) -> None:
     for name in (half, fresh):
         name.write_bytes(JPEG[:20])
     os.utime(half, (1e9, 1e9))
-    keeper = Keeper(path, evidence, Limits(keep_days=1e6, free_gb=0.0))
+    keeper = MaintenanceThread(path, evidence, Limits(keep_days=1e6, free_gb=0.0))
     assert until(lambda: keeper.rounds)
     keeper.close()
     assert keeper.fault is None

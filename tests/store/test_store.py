@@ -150,7 +150,7 @@ def test_a_locked_file_is_waited_for_and_nothing_is_lost(tmp_path: Path) -> None
 
 
 def test_while_the_disk_refuses_ok_goes_first_and_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_module, "MOST_WAITING", 4)
+    monkeypatch.setattr(store_module, "MAX_WAITING", 4)
     path = tmp_path / "line.sqlite"
     store = Store(path)
     gate = threading.Event()

@@ -19,7 +19,16 @@ from torch import Tensor, nn
 from edge_ad.bundle import open_bundle
 from edge_ad.errors import BadInput, DeviceFault
 from edge_ad.models.vector_quantiser import VectorQuantiser
-from edge_ad.training.distributed import ALONE, Shard, SharedDropout, SharedQuantiser, Team, begin_move, join, shared
+from edge_ad.training.distributed import (
+    ALONE,
+    ProcessGroup,
+    Shard,
+    SharedDropout,
+    SharedQuantiser,
+    begin_move,
+    join,
+    shared,
+)
 from edge_ad.training.loop import held_back
 from edge_ad.training.run_folder import LOCK
 from tests.fixtures.loopback import free_port
@@ -85,7 +94,7 @@ def test_more_processes_than_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_only_the_loss_of_a_process_is_told_as_one() -> None:
-    two = Team(1, 2)
+    two = ProcessGroup(1, 2)
     told = "process 1 of 2 lost the others while training lavit .*the same command goes on"
     with pytest.raises(DeviceFault, match=told), two.together("lavit"):
         raise RuntimeError("[gloo/transport/tcp/pair.cc:544] Connection closed by peer [127.0.0.1]:1")
@@ -94,7 +103,7 @@ def test_only_the_loss_of_a_process_is_told_as_one() -> None:
             raise RuntimeError(text)
 
 
-class Pair(Team):
+class Pair(ProcessGroup):
     """Two of whom the other one says no."""
 
     def begin_any(self, flag: bool) -> Callable[[], bool]:
@@ -124,7 +133,7 @@ def test_a_team_stops_at_the_second_signal_too() -> None:
 
 
 @pytest.mark.parametrize("team", [ALONE, Pair(0, 2)], ids=["alone", "team"])
-def test_a_signal_in_the_last_step_is_not_lost(team: Team) -> None:
+def test_a_signal_in_the_last_step_is_not_lost(team: ProcessGroup) -> None:
     def train() -> None:
         with held_back(team) as check:
             check()
@@ -143,7 +152,7 @@ def test_dropout_of_the_shards_is_that_of_the_batch(last: bool) -> None:
     parts = []
     for rank in range(3):
         layer = SharedDropout(0.3)
-        layer.team, layer.shard = Team(rank, 3), Shard(5, rank, 3)
+        layer.team, layer.shard = ProcessGroup(rank, 3), Shard(5, rank, 3)
         torch.manual_seed(1)
         parts.append(layer(x[layer.shard.rows]))
         assert layer.eval()(x) is x
@@ -152,7 +161,7 @@ def test_dropout_of_the_shards_is_that_of_the_batch(last: bool) -> None:
         layer.train()(x)
 
 
-class Whole(Team):
+class Whole(ProcessGroup):
     """Knows beforehand what other processes see and tell."""
 
     rows: Tensor
@@ -208,7 +217,7 @@ def test_a_codebook_moves_by_what_all_processes_see(dead: bool) -> None:
 def test_a_process_without_rows_tells_nothing() -> None:
     told: list[Tensor] = []
 
-    class Listening(Team):
+    class Listening(ProcessGroup):
         def begin_sum(self, own: Tensor) -> Callable[[], Tensor]:
             told.append(own.clone())
             return lambda: own

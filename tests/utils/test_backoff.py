@@ -5,12 +5,12 @@ from __future__ import annotations
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from edge_ad.outputs.dispatcher import FIRST_PAUSE_S, LONGEST_PAUSE_S
+from edge_ad.outputs.dispatcher import FIRST_PAUSE_S, MAX_PAUSE_S
 from edge_ad.utils.backoff import Backoff
 
 
 @given(st.floats(0.01, 1.0), st.floats(1.0, 60.0), st.none() | st.integers(0, 2**32), st.integers(1, 60))
-@example(FIRST_PAUSE_S, LONGEST_PAUSE_S, None, 60)
+@example(FIRST_PAUSE_S, MAX_PAUSE_S, None, 60)
 def test_back_off_grows_is_bounded_jitters_and_begins_anew(
     first_s: float, cap_s: float, seed: int | None, tries: int
 ) -> None:

@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_ad.errors import BadInput
-from edge_ad.web.access import COOKIE, MOST_FAILURES, SESSION_S, Access, Refusal, Request
-from edge_ad.web.address import Address, Keys, Names, find_keys, names_for, parse_address
+from edge_ad.web.access import COOKIE, MAX_FAILURES, SESSION_S, Access, Refusal, Request
+from edge_ad.web.address import Address, Names, Tokens, find_keys, names_for, parse_address
 from tests.web.conftest import READ_TOKEN, TOKEN
 from tests.web.running import Line
 
 HOST = {"host": "127.0.0.1:8080"}
-KEYS = Keys(TOKEN, READ_TOKEN)
+KEYS = Tokens(TOKEN, READ_TOKEN)
 
 
 class Clock:
@@ -26,7 +26,7 @@ class Clock:
         return self.now
 
 
-def access(keys: Keys = KEYS, names: Names | None = None, clock: Callable[[], float] | None = None) -> Access:
+def access(keys: Tokens = KEYS, names: Names | None = None, clock: Callable[[], float] | None = None) -> Access:
     return Access(keys, names or Names(True), clock or Clock())
 
 
@@ -148,7 +148,7 @@ def test_requests(asked: Request, expected: int) -> None:
 
 
 def test_without_tokens_only_foreign_pages_are_refused() -> None:
-    free = access(Keys())
+    free = access(Tokens())
     assert free.check(request()) == "full"
     assert status(free.check(request("/api/thresholds", "POST", x_edge_ad="1"))) == 200
     assert status(free.check(request("/api/thresholds", "POST"))) == 403
@@ -166,7 +166,7 @@ def test_a_session_keeps_its_role_until_it_ends_or_the_tokens_change() -> None:
     assert door.check(request("/api/thresholds", "POST", x_edge_ad="1", cookie=f"{COOKIE}={full}")) == "full"
     assert status(door.check(request("/api/thresholds", "POST", x_edge_ad="1", cookie=f"{COOKIE}={read}"))) == 403
     assert status(door.check(request(cookie=f"{COOKIE}={read.replace('read', 'full')}"))) == 401
-    assert status(access(Keys("another token of the line")).check(request(cookie=f"{COOKIE}={full}"))) == 401
+    assert status(access(Tokens("another token of the line")).check(request(cookie=f"{COOKIE}={full}"))) == 401
     clock.now += SESSION_S + 1
     assert status(door.check(request(cookie=f"{COOKIE}={full}"))) == 401
 
@@ -174,7 +174,7 @@ def test_a_session_keeps_its_role_until_it_ends_or_the_tokens_change() -> None:
 def test_too_many_wrong_tokens_have_to_wait_but_sessions_go_on() -> None:
     door = access()
     cookie = f"{COOKIE}={door.session('full')}"
-    for _ in range(MOST_FAILURES):
+    for _ in range(MAX_FAILURES):
         assert status(door.check(request(authorization="Bearer wrong"))) == 401
     assert status(door.check(request(authorization=f"Bearer {TOKEN}"))) == 429
     assert door.check(request(cookie=cookie)) == "full"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from edge_ad.web.mirror import Mirror
+from edge_ad.web.mirror import DashboardState
 from tests.fixtures.loopback import free_port
 from tests.fixtures.tiny_bundle import make_tiny_bundle
 from tests.outputs.peers import WrittenPlc
@@ -79,7 +79,7 @@ def test_health_follows_an_output_only_where_it_is_required(tmp_path: Path) -> N
 def test_only_a_fault_of_a_required_output_is_a_fault_of_the_run(
     required: bool, fault: str | None, healthy: bool
 ) -> None:
-    mirror = Mirror()
+    mirror = DashboardState()
     mirror.take({"kind": "hello", "about": {"require_alarms": required}}, [])
     outputs = [{"name": "modbus://plc:502", "up": fault is None, "fault": fault, "faults": 1, "since": 0.0}]
     state = {"cycle_age_s": 1.0, "cycle_limit_s": 10.0, "cameras": [], "outputs": outputs}

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_ad.inspection.events import Event
-from edge_ad.inspection.judge import Judgement
+from edge_ad.inspection.judge import InspectionResult
 from edge_ad.web import wire
 from edge_ad.web.metrics import metrics_text
-from edge_ad.web.mirror import Mirror
-from edge_ad.web.panel import BOUNDS_S, Histogram, Panel, Seen
+from edge_ad.web.mirror import DashboardState
+from edge_ad.web.panel import BOUNDS_S, DashboardFeed, Histogram, Seen
 from edge_ad.web.snapshot import FRESH_S, showing
 from tests.inspection.line import Script, bad
 
@@ -29,13 +29,13 @@ class Clock:
         return self.now
 
 
-def judgement(number: int = 1, verdict: str = "OK") -> Judgement:
-    return Judgement(replace(EVENT, frame=number, verdict=verdict), frame=bad(number))
+def judgement(number: int = 1, verdict: str = "OK") -> InspectionResult:
+    return InspectionResult(replace(EVENT, frame=number, verdict=verdict), frame=bad(number))
 
 
 def test_events_are_shown_when_they_are_on_the_disk() -> None:
     clock, settled = Clock(), [0]
-    panel = Panel(["cam"], lambda: settled[0], clock)
+    panel = DashboardFeed(["cam"], lambda: settled[0], clock)
     for number in (1, 2, 3):
         panel.take(judgement(number), CAMERA)
     assert panel.release().events == []
@@ -47,14 +47,14 @@ def test_events_are_shown_when_they_are_on_the_disk() -> None:
 
 
 def test_without_a_store_events_are_shown_at_once() -> None:
-    panel = Panel(["cam"], None, Clock())
+    panel = DashboardFeed(["cam"], None, Clock())
     panel.take(judgement(), CAMERA)
     assert len(panel.release().events) == 1
 
 
 def test_pictures_are_held_only_while_a_page_watches_and_at_most_five_a_second() -> None:
     clock = Clock()
-    panel = Panel(["cam"], None, clock)
+    panel = DashboardFeed(["cam"], None, clock)
     panel.take(judgement(), CAMERA)
     assert panel.release().shots == []
     panel.watching = True
@@ -68,7 +68,7 @@ def test_pictures_are_held_only_while_a_page_watches_and_at_most_five_a_second()
 
 def test_a_picture_is_not_shown_before_its_event() -> None:
     settled = [0]
-    panel = Panel(["cam"], lambda: settled[0], Clock())
+    panel = DashboardFeed(["cam"], lambda: settled[0], Clock())
     panel.watching = True
     panel.take(judgement(), CAMERA)
     assert panel.release().shots == []
@@ -123,13 +123,13 @@ def test_messages_come_out_as_they_went_in_and_a_torn_one_not_at_all(
 
 
 def test_before_the_first_state_nothing_is_ready_and_metrics_say_so() -> None:
-    mirror = Mirror()
+    mirror = DashboardState()
     assert not mirror.life().ready
     assert b"edge_ad_up 0.0" in metrics_text(mirror)
 
 
 def test_life_follows_the_rule_of_the_watchdog() -> None:
-    mirror = Mirror()
+    mirror = DashboardState()
     state = {"cycle_age_s": 1.0, "cycle_limit_s": 10.0, "cameras": []}
     mirror.take({"kind": "state", "state": state, "events": []}, [])
     assert mirror.life().healthy

@@ -36,7 +36,7 @@ from tools.soak.trial import Inspector, begin, bundle_for
 
 MAX_AGE_S, HOLD_S = 0.5, 0.3
 LIMIT_S = MAX_AGE_S + HOLD_S + 0.05
-LEAST_DELAY_S = 0.1  # the steps of the proxy, and the encoder
+MIN_DELAY_S = 0.1  # the steps of the proxy, and the encoder
 SAMPLE_S = 0.006
 PATIENCE_S = 5.0  # a fault waits so long for a pass that it could hold
 LETTERS = {"zeros": "z", "near zero": "l", "stuck result": "s"}
@@ -132,7 +132,7 @@ class Trial:
         for track, due in list(self._next.items()):
             if now > due and (track in self._active or self._passing or now > due + PATIENCE_S):
                 getattr(self, "_" + track)(now)
-        self.truth.set("network delay", self.delay(now) > MAX_AGE_S + LEAST_DELAY_S, now)
+        self.truth.set("network delay", self.delay(now) > MAX_AGE_S + MIN_DELAY_S, now)
         if (code := self.inspector.process.poll()) is not None:
             self.truth.counts[f"runs ended with {code}"] += 1
             if code != 3:  # a device fault: the self-test found the engine out

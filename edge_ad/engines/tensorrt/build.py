@@ -68,7 +68,7 @@ _NODE = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
 _REPEATED = re.compile(r"_\d+$")  # the parser numbers the layers of a node that needs several
 MIB = 1 << 20
 WORKSPACE = 1024 * MIB
-LEAST_FREE = 256 * MIB
+MIN_FREE = 256 * MIB
 WEAK_FLAGS: dict[str, tuple[str, ...]] = {"fp32": (), "fp16": ("FP16",), "int8": ("FP16", "INT8")}
 
 
@@ -167,9 +167,9 @@ def workspace(free: int) -> int:
 
     On a Jetson the GPU takes its memory from the same place as everything else.
     """
-    if free < LEAST_FREE:
+    if free < MIN_FREE:
         raise DeviceFault(
-            f"only {free // MIB} MiB of memory are free, but a build needs {LEAST_FREE // MIB} MiB or more: {MEMORY_ADVICE}"
+            f"only {free // MIB} MiB of memory are free, but a build needs {MIN_FREE // MIB} MiB or more: {MEMORY_ADVICE}"
         )
     return min(WORKSPACE, free // 2)
 
