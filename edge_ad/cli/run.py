@@ -65,8 +65,8 @@ def command(
     from edge_ad.utils.files import newest_bundle
 
     require("cv2", extra="cpu", needed_by="edge-ad run")
-    from edge_ad.inspection.api import inspect
     from edge_ad.inspection.from_config import line_settings, loop_settings, trial
+    from edge_ad.inspection.inspector import RunOptions, inspect
 
     _check_bundle(bundle)
     config = load_config()
@@ -96,9 +96,12 @@ def command(
     if not run.outputs:
         run, events = trial(run, config.run), None if events == str(config.run.events) else events
     target = events or (str(run.events) if run.events else None)
-    summary = inspect(
-        bundle or newest_bundle(),
-        run.camera,
+    dashboard = None
+    if run.web is not None:
+        from edge_ad.web.link import open_web
+
+        dashboard = open_web
+    options = RunOptions(
         settings=loop_settings(run, config.alarm, config.camera),
         line=line_settings(run, with_flags(config.record, {"evidence": evidence})),
         backend=backend or config.engine.backend,
@@ -107,7 +110,9 @@ def command(
         save=run.save,
         status=sys.stderr if sys.stderr.isatty() else None,
         signals=True,
+        dashboard=dashboard,
     )
+    summary = inspect(bundle or newest_bundle(), run.camera, options)
     typer.echo(summary.table(), err=target == "-" or "stdout:" in run.alarm)
     if summary.faults:
         raise DeviceFault(f"{'; '.join(summary.faults)}; the messages above tell more")

@@ -24,6 +24,7 @@ from edge_ad.errors import BadInput, GateRefused
 from edge_ad.inspection.events import EventWriter
 from edge_ad.inspection.judge import InspectionResult, Judge
 from edge_ad.inspection.loop import Loop
+from edge_ad.inspection.observers import Observer
 from edge_ad.inspection.settings import LoopSettings
 from edge_ad.inspection.verdict import VERDICTS, Verdict
 from edge_ad.synthetic.line import GOOD, LOGICAL, STRUCTURAL, TRUTH_NAME, VIDEO_NAME, Progress
@@ -39,16 +40,16 @@ class Judged:
     verdict: Verdict
 
 
-class _Record:
-    """A sink that writes events and keeps the verdict of every frame."""
+class _Record(Observer):
+    """An observer that writes events and keeps the verdict of every frame."""
 
     def __init__(self, events: Path) -> None:
         self.verdicts: dict[int, Verdict] = {}
         self._writer = EventWriter(str(events))
 
-    def take(self, judgement: InspectionResult, source: Source) -> None:
+    def on_result(self, result: InspectionResult, source: Source) -> None:
         """Write the event and keep its verdict."""
-        event = judgement.event
+        event = result.event
         self._writer.write(event)
         if event.frame is not None:
             self.verdicts[event.frame] = event.verdict

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from edge_ad.camera.frames import Source
 from edge_ad.inspection.alarm import AlarmRule, AlarmState, on_acknowledge, on_part, on_time
 from edge_ad.inspection.judge import InspectionResult
+from edge_ad.inspection.observers import Observer
 from edge_ad.inspection.part_tracking import CycleState
 from edge_ad.outputs.guard_state import Message
 
@@ -29,7 +30,7 @@ class OutputGuard(Protocol):
         """Raise DeviceFault when the outputs cannot be held any more."""
 
 
-class AlarmManager:
+class AlarmManager(Observer):
     """Sits first in the order of effects: the outputs get every verdict straight from memory.
 
     Each camera has an alarm of its own; the lamp is on while any of them is lit. Alarms are numbered over all cameras,
@@ -71,24 +72,24 @@ class AlarmManager:
         """All alarms up to ``number`` were seen; from any thread, done with the next tick."""
         self._acknowledged.append(number)
 
-    def take(self, judgement: InspectionResult, source: Source) -> None:
+    def on_result(self, result: InspectionResult, source: Source) -> None:
         """Bring out a verdict, then what it means for the alarm."""
-        event, now = judgement.event, self._clock()
+        event, now = result.event, self._clock()
         if self._wires is not None:
             passed = not self._rule.rejects(event.verdict) and self._withheld() is None
             place = self._places[source.name]
             self._wires.send(
-                Message("verdict", now, place, event.verdict, passed, event.part or "", judgement.called_at)
+                Message("verdict", now, place, event.verdict, passed, event.part or "", result.called_at)
             )
         sign = self._rule.sign(event.verdict, event.score)
         self._set(source.name, on_part(self.states[source.name], self._rule, sign, now, self.number + 1))
 
-    def cycle(self, camera: str, state: CycleState) -> None:
+    def on_cycle(self, camera: str, state: CycleState) -> None:
         """Tell that a camera sees frames but nothing to judge."""
         if self._wires is not None:
             self._wires.send(Message(state, self._clock(), self._places[camera]))
 
-    def tick(self) -> None:
+    def on_tick(self) -> None:
         """Let time pass and take in acknowledges; DeviceFault when the outputs cannot be held any more."""
         if self._wires is not None:
             self._wires.check()

@@ -179,7 +179,7 @@ def good_pictures(bundle: Bundle) -> list[Image]:
     return [image for image, score in zip(bundle.golden.images, scores, strict=True) if score <= bundle.thresholds.ng]
 
 
-def make_partings(
+def make_part_detectors(
     bundle: Bundle, settings: LoopSettings, cameras: int, calls: Calls | None, first: Sequence[int]
 ) -> list[PartDetector] | None:
     """Return what gathers frames to parts, one for each camera; None where every frame is a part.
@@ -316,7 +316,7 @@ class Wiring:
         if line.require_alarms:
             self._prove()
         store = self.store
-        self.desk = AlarmManager(
+        self.alarm_manager = AlarmManager(
             names,
             settings.alarm,
             self.guard,
@@ -335,7 +335,7 @@ class Wiring:
             if self._trigger in ("modbus", "gpio"):
                 self.calls.put(part_id(str(record["part"])), float(record["at"]))
         elif record["kind"] == "acknowledge":
-            self.desk.acknowledge(int(record["number"]))
+            self.alarm_manager.acknowledge(int(record["number"]))
         elif record["kind"] == "channel":
             name, fault = record["name"], record["fault"]
             if fault is not None:

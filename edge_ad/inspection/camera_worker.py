@@ -55,7 +55,7 @@ Outcome = Judgeable | Faulted | Outage | Passed
 class CameraWorker:
     """Turns what a source gives into outcomes: frames to judge, frames at fault, outages.
 
-    With ``parting`` frames are gathered to parts, and only those that a part is judged from come out. ``prepare`` is done
+    With ``detector`` frames are gathered to parts, and only those that a part is judged from come out. ``prepare`` is done
     to frames that wait, in the camera's thread, where every frame is judged.
     """
 
@@ -64,7 +64,7 @@ class CameraWorker:
         source: Source,
         settings: LoopSettings,
         changed: threading.Condition,
-        parting: PartDetector | None = None,
+        detector: PartDetector | None = None,
         prepare: Callable[[Frame], object] | None = None,
     ) -> None:
         self.source = source
@@ -76,7 +76,7 @@ class CameraWorker:
         self._timed = part.queued and settings.drops(source.kind)
         deadline_s = part.trigger_deadline_ms / 1000.0 if self._timed else None
         self.mailbox = Mailbox(settings.drops(source.kind), changed, deadline_s=deadline_s)
-        self._reader = Reader(source, self.mailbox, prepare if parting is None else None)
+        self._reader = Reader(source, self.mailbox, prepare if detector is None else None)
         self._settings = settings
         self._health = CameraHealth(source.kind, settings.health, region=settings.view.region)
         self._liveness = LivenessCheck(settings.liveness if source.kind == "live" else Liveness())
@@ -90,7 +90,7 @@ class CameraWorker:
         self._passed_over = 0
         self._found: CameraSettings | None = None
         self._settings_mismatch: str | None = None
-        self._parting = parting
+        self._detector = detector
         self._view = settings.view
         self._waiting: deque[Judgeable] = deque()  # frames of complete parts
 
@@ -153,7 +153,7 @@ class CameraWorker:
         while self._waiting:
             yield self._waiting.popleft()
         yield from self.poll()
-        part = self._parting.finish() if self._parting else None
+        part = self._detector.finish() if self._detector else None
         if part:
             self._queue(part)
         while self._waiting:
@@ -172,7 +172,7 @@ class CameraWorker:
         """Stop, throw untaken frames away and complete the account."""
         self.stop_reading()
         self.mailbox.discard()
-        self._passed_over += len(self._waiting) + (self._parting.keeps() if self._parting and not self.ended else 0)
+        self._passed_over += len(self._waiting) + (self._detector.keeps() if self._detector and not self.ended else 0)
         self._waiting.clear()
         self.ended = True
         self.account()
@@ -220,7 +220,7 @@ class CameraWorker:
         fault = health.fault or unproved or self._view.fault(frame.image) or self._set_differently()
         if fault is None and uncompared:
             fault = "frozen: nothing is known yet that tells this picture from one before the camera was opened"
-        if fault is None and self._parting is None:
+        if fault is None and self._detector is None:
             fault = self._unlike(frame)
         if fault:
             self._interrupt()
@@ -229,9 +229,9 @@ class CameraWorker:
 
     def _gathered(self, found: Judgeable) -> Outcome:
         """Return the frame itself where every frame counts, else what it means for the parts."""
-        if self._parting is None:
+        if self._detector is None:
             return found
-        looked = self._parting.look(found)
+        looked = self._detector.look(found)
         self.counters.idle += not looked.kept
         for part in looked.ready:
             self._queue(part)
@@ -262,16 +262,16 @@ class CameraWorker:
 
     def _called(self) -> list[Outcome]:
         """Return the parts that a trigger called for in vain."""
-        if self._parting is None:
+        if self._detector is None:
             return []
-        ready, missed = self._parting.time(time.monotonic())
+        ready, missed = self._detector.time(time.monotonic())
         for part in ready:
             self._queue(part)
         return [Outage(one.reason, part=one.part, called_at=one.called_at) for one in missed]
 
     def _interrupt(self) -> None:
-        if self._parting is not None:
-            self._parting.interrupt()
+        if self._detector is not None:
+            self._detector.interrupt()
 
     def _since(self, delivery: Delivery) -> float:
         """The capture; but a frame that waited for us, not we for it, is only as old as its way to us was long."""
@@ -282,7 +282,7 @@ class CameraWorker:
     def _finished(self, end: End) -> list[Outcome]:
         self.ended = True
         self.broken = end.reason if end.broken else None
-        part = self._parting.finish() if self._parting else None
+        part = self._detector.finish() if self._detector else None
         if part:
             self._queue(part)
         return [Outage(end.reason)] if end.reason else []

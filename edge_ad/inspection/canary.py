@@ -14,6 +14,7 @@ from edge_ad.bundle import Bundle
 from edge_ad.camera.frames import Source
 from edge_ad.errors import DeviceFault
 from edge_ad.inspection.judge import Inferring, InspectionResult
+from edge_ad.inspection.observers import Observer
 from edge_ad.inspection.part_tracking import CycleState
 from edge_ad.scoring import fuse
 
@@ -34,7 +35,7 @@ class Known:
     tolerance: float
 
 
-class Canary:
+class Canary(Observer):
     """Judges known pictures in turn every ``every_s`` seconds, and at once after a verdict that blames the engine.
 
     A sink and a listener of the loop. DeviceFault when a score is not what it was. It takes at most ``SHARE`` of the time: the
@@ -66,15 +67,15 @@ class Canary:
         """Seconds from one known picture to the next."""
         return max(self._every_s, self._took_s / SHARE)
 
-    def take(self, judgement: InspectionResult, source: Source) -> None:
+    def on_result(self, result: InspectionResult, source: Source) -> None:
         """Suspect the engine when a verdict does."""
-        event = judgement.event
+        event = result.event
         self._suspected |= event.verdict == "NONE" and (event.reason or "").startswith("engine:")
 
-    def cycle(self, camera: str, state: CycleState) -> None:
+    def on_cycle(self, camera: str, state: CycleState) -> None:
         """Nothing to do with a frame."""
 
-    def tick(self) -> None:
+    def on_tick(self) -> None:
         """Judge the next known picture when it is time; all of them when the engine is suspected."""
         waited = self._clock() - self._done_at
         if self._suspected:

@@ -23,6 +23,7 @@ from edge_ad.errors import BadInput
 from edge_ad.inspection.annotate import HeatScale, bounded, overlay
 from edge_ad.inspection.counters import Counters
 from edge_ad.inspection.judge import InspectionResult
+from edge_ad.inspection.observers import Observer
 from edge_ad.inspection.recorder import safe_name
 from edge_ad.inspection.view import View
 from edge_ad.store import EventRow, Picture, RecordSettings, Store
@@ -94,12 +95,12 @@ class Evidence:
         every = self._settings.ok_every
         return event.verdict != "OK" or (every > 0 and zlib.crc32(event.id.encode()) % every == 0)
 
-    def offer(self, event: EventRow, judgement: InspectionResult) -> None:
+    def offer(self, event: EventRow, result: InspectionResult) -> None:
         """Hand over what an event was made from, before the event goes to the store."""
-        image = judgement.image
+        image = result.image
         if image is None or not self.wants(event):
             return
-        item = _Item(event, image, None if judgement.inference is None else judgement.inference.map)
+        item = _Item(event, image, None if result.inference is None else result.inference.map)
         with self._changed:
             self._held[event.id] = item
             self._bytes += item.bytes
@@ -215,7 +216,7 @@ def picture_name(event: EventRow, ending: str = "") -> str:
 Account = Callable[[str], Counters]
 
 
-class StoreSink:
+class StoreObserver(Observer):
     """Hands every event to the store, with the counters of its camera over all runs, and its pictures to ``evidence``.
 
     ``account`` gives the counters of a camera in this run; to them come the events and pictures that were not kept, and
@@ -230,12 +231,12 @@ class StoreSink:
         self._cameras: set[str] = set()
         self._told: str | None = None
 
-    def take(self, judgement: InspectionResult, source: Source) -> None:
+    def on_result(self, result: InspectionResult, source: Source) -> None:
         """Hand over one event."""
         self._cameras.add(source.name)
-        row = EventRow(**asdict(judgement.event))
+        row = EventRow(**asdict(result.event))
         if self._evidence is not None:
-            self._evidence.offer(row, judgement)
+            self._evidence.offer(row, result)
         self._store.record(row, self._totals(source.name))
         fault = self._store.fault
         if fault != self._told:

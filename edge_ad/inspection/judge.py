@@ -113,7 +113,7 @@ class Judge:
 
     def faulted(self, camera: str, found: Faulted) -> InspectionResult:
         """Return NONE for a frame that must not be judged."""
-        return _judgement(camera, found.frame, found.since, fault(found.reason), None, {})
+        return _result(camera, found.frame, found.since, fault(found.reason), None, {})
 
     def judge(self, camera: str, found: Judgeable, checks_age: bool) -> InspectionResult:
         """Return the verdict on a healthy frame; NONE when it is too old, before the engines run or after."""
@@ -123,18 +123,18 @@ class Judge:
         late = fault(found.fault) if found.fault else self._late(found) if checks_age else None
         if late:
             self._begun.pop(found, None)
-            return _judgement(camera, found.frame, found.since, late, None, {}, part=found.part)
+            return _result(camera, found.frame, found.since, late, None, {}, part=found.part)
         try:
             tiles = self._infer(found)
             inference = tiles[0] if self._combine is None else self._combine(tiles)
         except Exception as error:
             decision = fault(f"engine: {type(error).__name__}: {' '.join(str(error).split())}")
-            return _judgement(camera, found.frame, found.since, decision, None, {}, error, found.part)
+            return _result(camera, found.frame, found.since, decision, None, {}, error, found.part)
         nonsense = self._nonsense(found.frame, tiles)
         late = self._late(found) if checks_age else None
         decision = late or nonsense or decide(inference.score, inference.z, self._weight, self.thresholds)
         values = self._values(inference)
-        return _judgement(camera, found.frame, found.since, decision, inference, values, part=found.part)
+        return _result(camera, found.frame, found.since, decision, inference, values, part=found.part)
 
     def _infer(self, found: Judgeable) -> list[Inference]:
         if self._streams is None:
@@ -170,7 +170,7 @@ class Judge:
         return {name: z[place] for place, name in self._computed if name not in skipped}
 
 
-def _judgement(
+def _result(
     camera: str,
     frame: Delivered,
     since: float,
@@ -197,12 +197,12 @@ def _judgement(
     return InspectionResult(event, frame, inference if judged else None, broken)
 
 
-def median_result(judgements: Sequence[InspectionResult]) -> InspectionResult:
+def median_result(results: Sequence[InspectionResult]) -> InspectionResult:
     """Return the verdict on a part from those on its frames: the one with the median score, the upper of two.
 
     Frames without a score do not count; if none has one, the last of them stands. At least one judgement.
     """
-    scored = [one for one in judgements if one.event.score is not None]
+    scored = [one for one in results if one.event.score is not None]
     if not scored:
-        return judgements[-1]
+        return results[-1]
     return sorted(scored, key=lambda one: one.event.score or 0.0)[len(scored) // 2]

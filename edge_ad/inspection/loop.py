@@ -6,7 +6,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
-from typing import Protocol
 
 from edge_ad.camera.frames import Source
 from edge_ad.camera.opencv import one_thread
@@ -14,60 +13,40 @@ from edge_ad.errors import DeviceFault, is_out_of_memory
 from edge_ad.inspection.camera_worker import CameraWorker, Faulted, Outage, Outcome, Passed
 from edge_ad.inspection.counters import Counters, Latencies
 from edge_ad.inspection.judge import InspectionResult, Judge, median_result
-from edge_ad.inspection.part_tracking import CycleState, Judgeable, PartDetector
+from edge_ad.inspection.observers import Observer
+from edge_ad.inspection.part_tracking import Judgeable, PartDetector
 from edge_ad.inspection.settings import LoopSettings
 
 TICK_S = 0.02
-
-
-class Sink(Protocol):
-    """Takes every judgement of a run, in order."""
-
-    def take(self, judgement: InspectionResult, source: Source) -> None:
-        """Take one judgement made on ``source``."""
-
-    def close(self) -> None:
-        """Write out what is pending."""
-
-
-class Listener(Protocol):
-    """Follows the cycles of a run that bring no verdict."""
-
-    def cycle(self, camera: str, state: CycleState) -> None:
-        """A frame was looked at and needs no verdict by itself."""
-
-    def tick(self) -> None:
-        """A round is over; comes at least every 0.02 s while the loop is alive."""
 
 
 class Loop:
     """Judges what the sources give until all have ended, ``max_frames`` are done or ``stop`` is called.
 
     Sources share the pipeline fairly: each gives at most one frame a round. Every frame ends as judged, dropped,
-    faulted or idle. ``partings`` (one for each source, or None) gather frames to parts: a part gives one judgement.
-    The loop closes the sources; the caller closes the sinks.
+    faulted or idle. ``detectors`` (one for each source, or None) gather frames to parts: a part gives one judgement.
+    The loop closes the sources; the caller closes the observers.
     """
 
     def __init__(
         self,
         judge: Judge,
         sources: Sequence[Source],
-        sinks: Sequence[Sink],
+        observers: Sequence[Observer],
         settings: LoopSettings,
-        listeners: Sequence[Listener] = (),
-        partings: Sequence[PartDetector] | None = None,
+        *,
+        detectors: Sequence[PartDetector] | None = None,
         changed: threading.Condition | None = None,
     ) -> None:
         self._judge = judge
-        self._sinks = sinks
-        self._listeners = listeners
+        self._observers = observers
         self._settings = settings
         self._changed = changed or threading.Condition()
         self._stopping = threading.Event()
-        gathered: Sequence[PartDetector | None] = partings or [None] * len(sources)
-        self.stations = [
-            CameraWorker(source, settings, self._changed, parting, judge.prepare)
-            for source, parting in zip(sources, gathered, strict=True)
+        gathered: Sequence[PartDetector | None] = detectors or [None] * len(sources)
+        self.workers = [
+            CameraWorker(source, settings, self._changed, detector, judge.prepare)
+            for source, detector in zip(sources, gathered, strict=True)
         ]
         self._under_way: dict[CameraWorker, Judgeable] = {}
         self._open_parts: dict[str, list[InspectionResult]] = {}
@@ -81,7 +60,7 @@ class Loop:
 
     def account(self, camera: str) -> Counters:
         """Return the counters of a camera as they stand."""
-        return next(station for station in self.stations if station.name == camera).account()
+        return next(worker for worker in self.workers if worker.name == camera).account()
 
     def run(self) -> None:
         """Run to the end; DeviceFault when the engine breaks or every camera is lost, after a NONE event."""
@@ -92,23 +71,23 @@ class Loop:
     def _run(self) -> None:
         started = time.monotonic()
         try:
-            for station in self.stations:
-                station.start()
+            for worker in self.workers:
+                worker.start()
             while not self._stopping.is_set() and self._alive():
                 if not self._round():
                     self._wait()
-                for listener in self._listeners:
-                    listener.tick()
+                for observer in self._observers:
+                    observer.on_tick()
             self._drain()
         finally:
             self.elapsed_s = time.monotonic() - started
-            for station in self.stations:
-                station.close()
+            for worker in self.workers:
+                worker.close()
 
     def _alive(self) -> bool:
-        running = [station for station in self.stations if not station.ended or station.ready]
-        if running and all(station.lost for station in running):
-            names = ", ".join(station.name for station in running)
+        running = [worker for worker in self.workers if not worker.ended or worker.ready]
+        if running and all(worker.lost for worker in running):
+            names = ", ".join(worker.name for worker in running)
             limit = self._settings.give_up_s
             raise DeviceFault(f"no frame from {names} for {limit:g} s: check the camera and its cable")
         return bool(running)
@@ -116,107 +95,107 @@ class Loop:
     def _round(self) -> bool:
         """Give every station its turn; False when none had anything."""
         served = False
-        for station in self.stations:
-            served = self._finish(station) or served
-            outcomes = station.poll()
-            served = served or bool(outcomes) or station.ready
+        for worker in self.workers:
+            served = self._finish(worker) or served
+            outcomes = worker.poll()
+            served = served or bool(outcomes) or worker.ready
             for outcome in outcomes:
-                self._take(station, outcome)
-            self._close_if_done(station)
+                self._take(worker, outcome)
+            self._close_if_done(worker)
         return served
 
-    def _take(self, station: CameraWorker, outcome: Outcome) -> None:
+    def _take(self, worker: CameraWorker, outcome: Outcome) -> None:
         """Handle an outcome, or let its frame be inferred beside those of other stations until its next turn."""
-        if not isinstance(outcome, Judgeable) or not self._judge.begin(outcome, station.checks_age):
-            self._handle(station, outcome)
+        if not isinstance(outcome, Judgeable) or not self._judge.begin(outcome, worker.checks_age):
+            self._handle(worker, outcome)
             return
-        self._under_way[station] = outcome
+        self._under_way[worker] = outcome
         if len(self._under_way) > self._judge.at_once:
             self._finish(next(iter(self._under_way)))
 
-    def _finish(self, station: CameraWorker) -> bool:
+    def _finish(self, worker: CameraWorker) -> bool:
         """Handle the frame of a station that is under way; False without one."""
-        outcome = self._under_way.pop(station, None)
+        outcome = self._under_way.pop(worker, None)
         if outcome is None:
             return False
-        self._handle(station, outcome)
-        self._close_if_done(station)
+        self._handle(worker, outcome)
+        self._close_if_done(worker)
         return True
 
-    def _close_if_done(self, station: CameraWorker) -> None:
-        if not station.ended and station not in self._under_way and station.limit_reached():
-            station.close()
+    def _close_if_done(self, worker: CameraWorker) -> None:
+        if not worker.ended and worker not in self._under_way and worker.limit_reached():
+            worker.close()
 
     def _wait(self) -> None:
         with self._changed:
-            if not any(station.ready for station in self.stations):
+            if not any(worker.ready for worker in self.workers):
                 self._changed.wait(TICK_S)
 
     def _drain(self) -> None:
         """Judge what has already arrived, then nothing more."""
-        for station in self.stations:
-            self._finish(station)
-            if station.ended:
+        for worker in self.workers:
+            self._finish(worker)
+            if worker.ended:
                 continue
-            station.stop_reading()
-            for outcome in station.drain():
-                self._handle(station, outcome)
+            worker.stop_reading()
+            for outcome in worker.drain():
+                self._handle(worker, outcome)
 
-    def _handle(self, station: CameraWorker, outcome: Outcome) -> None:
+    def _handle(self, worker: CameraWorker, outcome: Outcome) -> None:
         if isinstance(outcome, Passed):
-            for listener in self._listeners:
-                listener.cycle(station.name, outcome.state)
+            for observer in self._observers:
+                observer.on_cycle(worker.name, outcome.state)
             return
-        judgement = self._judgement(station, outcome)
-        counters = station.counters
+        result = self._result(worker, outcome)
+        counters = worker.counters
         if isinstance(outcome, Outage):
             counters.outages += 1
-        elif judgement.event.verdict == "NONE":
+        elif result.event.verdict == "NONE":
             counters.faulted += 1
         else:
             counters.judged += 1
-        verdict = self._of_part(station, outcome, judgement)
+        verdict = self._of_part(worker, outcome, result)
         if verdict is not None:
-            self._tell(station, verdict)
-        if judgement.broken is not None and is_out_of_memory(judgement.broken):
+            self._tell(worker, verdict)
+        if result.broken is not None and is_out_of_memory(result.broken):
             raise DeviceFault(
-                f"the engine failed on frame {judgement.event.frame} of {station.name}: out of memory "
-                f"({judgement.broken}): close other programs, or choose a smaller preset"
-            ) from judgement.broken
-        if judgement.broken is not None:
+                f"the engine failed on frame {result.event.frame} of {worker.name}: out of memory "
+                f"({result.broken}): close other programs, or choose a smaller preset"
+            ) from result.broken
+        if result.broken is not None:
             raise DeviceFault(
-                f"the engine failed on frame {judgement.event.frame} of {station.name}: {judgement.broken}; "
+                f"the engine failed on frame {result.event.frame} of {worker.name}: {result.broken}; "
                 "rebuild it with `edge-ad build-engine` or start again"
-            ) from judgement.broken
+            ) from result.broken
 
-    def _of_part(self, station: CameraWorker, outcome: Outcome, judgement: InspectionResult) -> InspectionResult | None:
+    def _of_part(self, worker: CameraWorker, outcome: Outcome, result: InspectionResult) -> InspectionResult | None:
         """Return the verdict to tell; None while frames of the part are missing."""
-        if not isinstance(outcome, Judgeable) or outcome.part is None or judgement.broken is not None:
-            return judgement
-        gathered = self._open_parts.setdefault(station.name, [])
-        gathered.append(judgement)
-        return median_result(self._open_parts.pop(station.name)) if outcome.last else None
+        if not isinstance(outcome, Judgeable) or outcome.part is None or result.broken is not None:
+            return result
+        gathered = self._open_parts.setdefault(worker.name, [])
+        gathered.append(result)
+        return median_result(self._open_parts.pop(worker.name)) if outcome.last else None
 
-    def _tell(self, station: CameraWorker, judgement: InspectionResult) -> None:
-        event = judgement.event
-        station.counters.verdicts[event.verdict] += 1
-        station.counters.parts += judgement.frame is not None and event.part is not None
+    def _tell(self, worker: CameraWorker, result: InspectionResult) -> None:
+        event = result.event
+        worker.counters.verdicts[event.verdict] += 1
+        worker.counters.parts += result.frame is not None and event.part is not None
         if event.verdict != "NONE":
             self.latencies.add(event.latency_ms or 0.0)
         else:
             self.none_reasons[(event.reason or "unknown").split(":")[0]] += 1
-        for sink in self._sinks:
-            sink.take(judgement, station.source)
+        for observer in self._observers:
+            observer.on_result(result, worker.source)
 
-    def _judgement(self, station: CameraWorker, outcome: Judgeable | Faulted | Outage) -> InspectionResult:
+    def _result(self, worker: CameraWorker, outcome: Judgeable | Faulted | Outage) -> InspectionResult:
         if isinstance(outcome, Outage):
-            return self._judge.outage(station.name, outcome)
+            return self._judge.outage(worker.name, outcome)
         if isinstance(outcome, Faulted):
-            return self._judge.faulted(station.name, outcome)
-        return self._judge.judge(station.name, outcome, station.checks_age)
+            return self._judge.faulted(worker.name, outcome)
+        return self._judge.judge(worker.name, outcome, worker.checks_age)
 
     def _raise_if_broken(self) -> None:
-        broken = [f"{station.name}: {station.broken}" for station in self.stations if station.broken]
+        broken = [f"{worker.name}: {worker.broken}" for worker in self.workers if worker.broken]
         if broken:
             advice = "give smaller pictures, or close other programs" if "out of memory" in str(broken) else "check the camera"
             raise DeviceFault("; ".join(broken) + f"; {advice}")

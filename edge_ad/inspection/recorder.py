@@ -19,6 +19,7 @@ from edge_ad.data.images import resize
 from edge_ad.errors import BadInput, DeviceFault
 from edge_ad.inspection.annotate import HeatScale, annotate
 from edge_ad.inspection.judge import InspectionResult
+from edge_ad.inspection.observers import Observer
 from edge_ad.inspection.view import View
 from edge_ad.utils.files import atomic_write
 from edge_ad.utils.text import is_utf8
@@ -29,7 +30,7 @@ FREE_FLOOR = 500 * 2**20
 CHECK_EVERY = 50
 
 
-class Recorder:
+class Recorder(Observer):
     """Writes every judged or faulted frame, annotated, under ``folder``; outages have no picture.
 
     Names are made of the camera's name with everything but letters, digits, ``.``, ``_`` and ``-`` replaced; a video
@@ -64,20 +65,20 @@ class Recorder:
         self._count = 0
         self._full = False
 
-    def take(self, judgement: InspectionResult, source: Source) -> None:
+    def on_result(self, result: InspectionResult, source: Source) -> None:
         """Write one annotated frame."""
-        if judgement.frame is None or not self._room():
+        if result.frame is None or not self._room():
             return
         heat = None
-        if judgement.inference is not None:
+        if result.inference is not None:
             scale = self._scales.setdefault(source.name, HeatScale(self._reference))
-            heat = scale.strength(judgement.inference.map, judgement.event.verdict)
-            if judgement.image is not None:
-                heat = self._view.spread(heat, judgement.image)
-        picture = annotate(judgement.image, judgement.event, heat)
+            heat = scale.strength(result.inference.map, result.event.verdict)
+            if result.image is not None:
+                heat = self._view.spread(heat, result.image)
+        picture = annotate(result.image, result.event, heat)
         if source.kind in ("images", "watch"):
             folder = self._folder / self._stem(source) if self._several else self._folder
-            self._write_image(folder, picture, judgement.frame.index, judgement.frame.part)
+            self._write_image(folder, picture, result.frame.index, result.frame.part)
         else:
             self._video(source).write(picture)
 

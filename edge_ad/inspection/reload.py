@@ -8,6 +8,7 @@ from pathlib import Path
 
 from edge_ad.errors import EdgeAdError
 from edge_ad.inspection.judge import Judge
+from edge_ad.inspection.observers import Observer
 from edge_ad.inspection.part_tracking import CycleState
 from edge_ad.scoring import Thresholds
 from edge_ad.utils.supervision import SupervisedThread, ThreadFaults, tell
@@ -15,7 +16,7 @@ from edge_ad.utils.supervision import SupervisedThread, ThreadFaults, tell
 LoadThresholds = Callable[[Path], Thresholds]
 
 
-class Reloader:
+class Reloader(Observer):
     """On ``ask`` reads the thresholds in a bundle's file again, in a thread, and gives them to the judge between two frames.
 
     What cannot be read changes nothing; both are told on stderr.
@@ -39,10 +40,10 @@ class Reloader:
         self._path = Path(path)
         self.ask()
 
-    def cycle(self, camera: str, state: CycleState) -> None:
+    def on_cycle(self, camera: str, state: CycleState) -> None:
         """Nothing to do with a frame."""
 
-    def tick(self) -> None:
+    def on_tick(self) -> None:
         """Start reading when asked, and take over what was read."""
         if self._thread is None and self._asked.is_set():
             self._asked.clear()

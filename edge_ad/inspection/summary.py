@@ -60,7 +60,7 @@ class Summary:
 
 def summarise(loop: Loop, backend: str, precision: str, interrupted: bool, warnings: Sequence[str] = ()) -> Summary:
     """Sum up a loop that has ended."""
-    cameras = {station.name: station.account() for station in loop.stations}
+    cameras = {worker.name: worker.account() for worker in loop.workers}
     total = sum(cameras.values(), Counters())
     seconds = loop.elapsed_s
     return Summary(

@@ -21,7 +21,8 @@ from edge_ad.engines.benchmark import CAMERA_SIZE, quantiles
 from edge_ad.engines.pipeline import Inference, Pipeline
 from edge_ad.engines.selection import Streams
 from edge_ad.inspection.judge import InspectionResult, Judge
-from edge_ad.inspection.loop import Loop, Sink
+from edge_ad.inspection.loop import Loop
+from edge_ad.inspection.observers import Observer
 from edge_ad.inspection.settings import LoopSettings
 
 WARM_UP = 20
@@ -91,24 +92,24 @@ def shown(pictures: Sequence[Image], index: int, name: str) -> Frame:
     return Frame(image, index, time.monotonic(), time.time(), name, str(index))
 
 
-class _Times:
+class _Times(Observer):
     def __init__(self) -> None:
         self.pairs: list[tuple[float, float]] = []
 
-    def take(self, judgement: InspectionResult, source: Source) -> None:
-        if judgement.inference is not None and judgement.event.latency_ms is not None:
-            self.pairs.append((judgement.event.latency_ms, sum(judgement.inference.stages_ms.values())))
+    def on_result(self, result: InspectionResult, source: Source) -> None:
+        if result.inference is not None and result.event.latency_ms is not None:
+            self.pairs.append((result.event.latency_ms, sum(result.inference.stages_ms.values())))
 
     def close(self) -> None:
         pass
 
 
 def measure_overhead(
-    bundle: Bundle, pipeline: Pipeline, frames: int = 500, sinks: Sequence[Sink] = ()
+    bundle: Bundle, pipeline: Pipeline, frames: int = 500, observers: Sequence[Observer] = ()
 ) -> Overhead | None:
     """Run ``frames`` pictures of 640 x 480 through the loop, at half the rate that the engines reach.
 
-    The pictures are the golden images, enlarged beforehand. ``sinks`` come after the verdict and cost it nothing.
+    The pictures are the golden images, enlarged beforehand. ``observers`` come after the verdict and cost it nothing.
     None when the machine is so busy that the loop judged no frame after the first ones.
     """
     pictures = [resize(image, CAMERA_SIZE) for image in bundle.golden.images[:8]]
@@ -119,7 +120,7 @@ def measure_overhead(
     times = _Times()
     settings = LoopSettings(max_age_ms=60_000.0)
     judge = Judge(pipeline, bundle.thresholds, bundle.statistics.weight, settings.max_age_ms)
-    Loop(judge, [Still(pictures, frames + WARM_UP, fps)], [times, *sinks], settings).run()
+    Loop(judge, [Still(pictures, frames + WARM_UP, fps)], [times, *observers], settings).run()
     judged = times.pairs[WARM_UP:]
     if not judged:
         return None
@@ -161,15 +162,15 @@ class Minute:
         return {"second": self.second, "fps": self.fps, "end_to_end_ms": self.end_to_end, "device": self.device}
 
 
-class _Clock:
+class _Clock(Observer):
     """Notes when verdicts came."""
 
     def __init__(self) -> None:
         self.times: list[float] = []
 
-    def take(self, judgement: InspectionResult, source: Source) -> None:
+    def on_result(self, result: InspectionResult, source: Source) -> None:
         """Note a verdict."""
-        if judgement.inference is not None:
+        if result.inference is not None:
             self.times.append(time.perf_counter())
 
     def close(self) -> None:
@@ -181,7 +182,7 @@ class _Clock:
         return (len(self.times) - 1) / (self.times[-1] - self.times[0]) if len(self.times) > 1 else 0.0
 
 
-class _Willing:
+class _Willing(Observer):
     """A camera of 640 x 480 whose next picture comes while one is inferred, for so many frames or seconds.
 
     It stands between judge and pipeline as well, to know when a picture was taken: an earlier one would be overwritten.
@@ -217,12 +218,12 @@ class _Willing:
         self._room.put(None)
         return self._pipeline.infer(image)
 
-    def take(self, judgement: InspectionResult, source: Source) -> None:
+    def on_result(self, result: InspectionResult, source: Source) -> None:
         """Note a verdict; a picture that was not inferred makes room now."""
-        if judgement.inference is None:
+        if result.inference is None:
             self._room.put(None)
-        elif judgement.event.latency_ms is not None:
-            self.latencies.append(judgement.event.latency_ms)
+        elif result.event.latency_ms is not None:
+            self.latencies.append(result.event.latency_ms)
 
     def close(self) -> None:
         """Nothing is held."""

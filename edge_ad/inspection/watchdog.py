@@ -16,6 +16,7 @@ from edge_ad.camera.frames import Source
 from edge_ad.errors import DeviceFault
 from edge_ad.inspection.counters import Latencies
 from edge_ad.inspection.judge import InspectionResult
+from edge_ad.inspection.observers import Observer
 from edge_ad.inspection.part_tracking import CycleState
 from edge_ad.utils.supervision import ThreadFaults
 
@@ -60,7 +61,7 @@ RATE_OVER_S = 10.0
 SelfTest = Callable[[], None]
 
 
-class Watchdog:
+class Watchdog(Observer):
     """Feeds the manager's watchdog from verdicts, NONE included, and when there are none from a self-test.
 
     ``self_test`` judges a golden image on the engines and raises DeviceFault when its score is not what it was. It runs
@@ -98,18 +99,18 @@ class Watchdog:
         self._notifier.send("READY=1", "STATUS=ready; no verdict yet")
         self._completed()
 
-    def take(self, judgement: InspectionResult, source: Source) -> None:
+    def on_result(self, result: InspectionResult, source: Source) -> None:
         """A verdict is out."""
         self._moments.append(self._clock())
-        if judgement.event.latency_ms is not None and judgement.event.verdict != "NONE":
-            self._latencies.add(judgement.event.latency_ms)
+        if result.event.latency_ms is not None and result.event.verdict != "NONE":
+            self._latencies.add(result.event.latency_ms)
         self._completed()
-        self._status(judgement.event.verdict)
+        self._status(result.event.verdict)
 
-    def cycle(self, camera: str, state: CycleState) -> None:
+    def on_cycle(self, camera: str, state: CycleState) -> None:
         """A frame without a verdict proves nothing about the engines."""
 
-    def tick(self) -> None:
+    def on_tick(self) -> None:
         """Prove the engines when there is nothing else to do."""
         if self._period is not None and self._clock() - self._done_at >= self._period:
             self._self_test()
@@ -141,16 +142,16 @@ class Watchdog:
         self._notifier.send(f"STATUS={what}; {len(self._moments) / span:.1f} fps, p99 {latency}")
 
 
-class ThreadWatch:
+class ThreadWatch(Observer):
     """Ends the run when a thread that it cannot do without has ended for good: the outputs reject, the exit code is 3."""
 
     def __init__(self, faults: ThreadFaults) -> None:
         self._faults = faults
 
-    def cycle(self, camera: str, state: CycleState) -> None:
+    def on_cycle(self, camera: str, state: CycleState) -> None:
         """Nothing to do with a frame."""
 
-    def tick(self) -> None:
+    def on_tick(self) -> None:
         """Raise DeviceFault where such a thread has ended."""
         if self._faults.fatal is not None:
             raise DeviceFault(f"{self._faults.fatal}; without it nothing may pass, so start the run again")

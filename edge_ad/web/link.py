@@ -27,18 +27,12 @@ from edge_ad.bundle import Bundle
 from edge_ad.camera.frames import Image
 from edge_ad.engines.pipeline import Pipeline
 from edge_ad.errors import BadInput
-from edge_ad.inspection.alarm_manager import AlarmManager
 from edge_ad.inspection.annotate import HeatScale
-from edge_ad.inspection.assembly import LineSettings, Wiring
-from edge_ad.inspection.judge import Judge
-from edge_ad.inspection.loop import Loop
-from edge_ad.inspection.reload import Reloader
+from edge_ad.inspection.inspector import Inspector
+from edge_ad.inspection.observers import Observer
 from edge_ad.inspection.settings import LoopSettings
-from edge_ad.inspection.sinks import DriftSink
-from edge_ad.inspection.watchdog import Watchdog
 from edge_ad.outputs.states import ChannelState
 from edge_ad.scoring import BRANCHES, Thresholds
-from edge_ad.store import Store
 from edge_ad.utils.backoff import MAX_RESTARTS, Ends
 from edge_ad.utils.supervision import SupervisedThread, ThreadFaults, tell
 from edge_ad.web import wire
@@ -98,20 +92,25 @@ class WebLink:
         self._process = self._start()
         tell_address(place, self._listener, keys.full if made else None)
 
-    def begin(
-        self,
-        loop: Loop,
-        judge: Judge,
-        desk: AlarmManager,
-        watchdog: Watchdog,
-        drift: DriftSink,
-        store: Store | None,
-        reference: NDArray[np.float32],
-    ) -> None:
-        """Begin to feed the dashboard; ``reference`` f32[h,w] is the heat map of a good part."""
-        watched = Watched(loop, judge, desk, watchdog, drift, store, self._faults, self._outputs)
+    @property
+    def observer(self) -> Observer:
+        """What follows the run for the dashboard."""
+        return self.panel
+
+    def begin(self, inspector: Inspector) -> None:
+        """Begin to feed the dashboard."""
+        watched = Watched(
+            inspector.loop,
+            inspector.judge,
+            inspector.wiring.alarm_manager,
+            inspector.watchdog,
+            inspector.drift,
+            inspector.wiring.store,
+            self._faults,
+            self._outputs,
+        )
         snapshots = StatusReporter(watched, self.panel)
-        SupervisedThread("web", lambda: self._feed(snapshots, reference), self._faults).start()
+        SupervisedThread("web", lambda: self._feed(snapshots, inspector.reference), self._faults).start()
 
     def close(self) -> None:
         """End the dashboard; open pages say since when there is no inspector. It keeps nothing that could be lost."""
@@ -186,20 +185,20 @@ class WebLink:
             raise TimeoutError("the dashboard does not answer")
 
     def _show(self, shot: PendingImage, scale: HeatScale) -> None:
-        judgement = shot.judgement
+        result = shot.result
         blobs: list[memoryview] = []
         record: dict[str, Any] = {
             "kind": "picture",
-            "event": told(shot.place, judgement.event),
+            "event": told(shot.place, result.event),
             "image": None,
             "heat": None,
         }
-        if judgement.image is not None:
-            picture = np.ascontiguousarray(smaller(self.panel.view.seen(judgement.image)))
+        if result.image is not None:
+            picture = np.ascontiguousarray(smaller(self.panel.view.seen(result.image)))
             record["image"] = list(picture.shape)
             blobs.append(picture.data.cast("B"))
-        if judgement.inference is not None:
-            strength = scale.strength(judgement.inference.map, judgement.event.verdict)
+        if result.inference is not None:
+            strength = scale.strength(result.inference.map, result.event.verdict)
             heat = np.ascontiguousarray((strength * 255.0).astype(np.uint8))
             record["heat"] = list(heat.shape)
             blobs.append(heat.data.cast("B"))
@@ -267,30 +266,23 @@ def smaller(image: Image) -> Image:
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
 
 
-def open_web(
-    line: LineSettings,
-    bundle: Bundle,
-    pipeline: Pipeline,
-    cameras: Sequence[str],
-    settings: LoopSettings,
-    wiring: Wiring,
-    tiled: bool,
-    thresholds: Thresholds,
-    reloader: Reloader,
-) -> WebLink:
-    """Start the dashboard of a run that begins with ``thresholds``; the page may change them through ``reloader``."""
+def open_web(inspector: Inspector) -> WebLink:
+    """Start the dashboard that the line of a run asks for; the page may change its thresholds through the reloader."""
+    line, bundle, wiring = inspector.line, inspector.bundle, inspector.wiring
     assert line.web is not None
     store = wiring.store
+    why_locked = locked(inspector.thresholds, bundle, inspector.tiled)
     hello = {
         "store": None if store is None else str(store.path.resolve()),
         "bundle_path": str(bundle.path.resolve()),
         "about": {
-            **about(bundle, pipeline, settings, locked(thresholds, bundle, tiled)),
+            **about(bundle, inspector.pipeline, inspector.settings, why_locked),
             "require_alarms": line.require_alarms,
         },
     }
-    panel = DashboardFeed(cameras, None if store is None else lambda: store.committed + store.dropped, view=settings.view)
-    asked = Asked(wiring.desk.acknowledge, reloader.take_over)
+    settled = None if store is None else lambda: store.committed + store.dropped
+    panel = DashboardFeed(inspector.names, settled, view=inspector.settings.view)
+    asked = Asked(wiring.alarm_manager.acknowledge, inspector.reloader.take_over)
     return WebLink(line.web, line.web_names, hello, asked, panel, wiring.faults, wiring.outputs)
 
 

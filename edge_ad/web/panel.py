@@ -14,6 +14,7 @@ from typing import Any
 from edge_ad.camera.frames import Source
 from edge_ad.inspection.events import Event
 from edge_ad.inspection.judge import InspectionResult
+from edge_ad.inspection.observers import Observer
 from edge_ad.inspection.part_tracking import CycleState
 from edge_ad.inspection.view import View
 
@@ -55,7 +56,7 @@ class PendingImage:
     """A judgement whose picture is to be shown, of the camera at ``place``."""
 
     place: int
-    judgement: InspectionResult
+    result: InspectionResult
 
 
 @dataclass
@@ -72,7 +73,7 @@ class Released:
     shots: list[PendingImage] = field(default_factory=list)
 
 
-class DashboardFeed:
+class DashboardFeed(Observer):
     """A sink and listener of the loop; ``release`` gives what may be shown, in the thread of the link.
 
     An event is shown only when it is on the disk: ``settled`` counts the events that are, or are lost for good. Where
@@ -102,26 +103,26 @@ class DashboardFeed:
         self._waiting: deque[tuple[int, float, int, Event]] = deque(maxlen=MAX_WAITING)
         self._slots = [_Slot() for _ in cameras]
 
-    def take(self, judgement: InspectionResult, source: Source) -> None:
+    def on_result(self, result: InspectionResult, source: Source) -> None:
         """Keep the event, and the picture when it is time for one."""
-        now, place, event = self._clock(), self._places[source.name], judgement.event
+        now, place, event = self._clock(), self._places[source.name], result.event
         with self._lock:
             self._taken += 1
             self._waiting.append((self._taken, now, place, event))
             slot = self._slots[place]
-            if self.watching and judgement.frame is not None and now - slot.kept_at >= self._every_s:
-                slot.kept_at, slot.held = now, (self._taken, judgement)
+            if self.watching and result.frame is not None and now - slot.kept_at >= self._every_s:
+                slot.kept_at, slot.held = now, (self._taken, result)
         self.seen[place].state = None
         if event.latency_ms is not None and event.verdict != "NONE":
             self._time("total", event.latency_ms)
-        for name, spent in judgement.inference.stages_ms.items() if judgement.inference else ():
+        for name, spent in result.inference.stages_ms.items() if result.inference else ():
             self._time(name, spent)
 
-    def cycle(self, camera: str, state: CycleState) -> None:
+    def on_cycle(self, camera: str, state: CycleState) -> None:
         """Keep where the parts of a camera stand."""
         self.seen[self._places[camera]].state = state
 
-    def tick(self) -> None:
+    def on_tick(self) -> None:
         """Nothing to do."""
 
     def close(self) -> None:

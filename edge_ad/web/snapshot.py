@@ -18,7 +18,7 @@ from edge_ad.inspection.alarm_manager import AlarmManager
 from edge_ad.inspection.events import Event
 from edge_ad.inspection.judge import Judge
 from edge_ad.inspection.loop import Loop
-from edge_ad.inspection.sinks import DriftSink
+from edge_ad.inspection.observers import DriftObserver
 from edge_ad.inspection.watchdog import Watchdog
 from edge_ad.outputs.states import ChannelState
 from edge_ad.store import Store
@@ -77,9 +77,9 @@ class Watched:
 
     loop: Loop
     judge: Judge
-    desk: AlarmManager
+    alarm_manager: AlarmManager
     watchdog: Watchdog
-    drift: DriftSink
+    drift: DriftObserver
     store: Store | None
     faults: ThreadFaults
     outputs: Callable[[], list[ChannelState]] = list
@@ -100,7 +100,7 @@ class StatusReporter:
         watched, now = self._watched, time.monotonic()
         self._follow_alarms()
         cameras = self._cameras(now)
-        desk = watched.desk
+        alarm_manager = watched.alarm_manager
         return {
             "at": time.time(),
             "uptime_s": now - self._started,
@@ -108,9 +108,9 @@ class StatusReporter:
             "cycle_limit_s": watched.watchdog.limit_s,
             "cameras": cameras,
             "lamp": {
-                "lit": desk.lit,
-                "waiting": any(state.waiting for state in desk.states.values()),
-                "number": desk.number,
+                "lit": alarm_manager.lit,
+                "waiting": any(state.waiting for state in alarm_manager.states.values()),
+                "number": alarm_manager.number,
             },
             "alarms": list(self._alarms)[::-1],
             "thresholds": {
@@ -130,32 +130,32 @@ class StatusReporter:
         }
 
     def _cameras(self, now: float) -> list[dict[str, Any]]:
-        counters = [station.account() for station in self._watched.loop.stations]
+        counters = [worker.account() for worker in self._watched.loop.workers]
         self._rates.append((now, [found.captured for found in counters]))
         while now - self._rates[0][0] > RATE_OVER_S and len(self._rates) > 2:
             self._rates.popleft()
         since, before = self._rates[0]
         found = []
-        for place, station in enumerate(self._watched.loop.stations):
+        for place, worker in enumerate(self._watched.loop.workers):
             seen = self._panel.seen[place]
             span = now - since
             found.append(
                 {
-                    "name": station.name,
-                    "kind": station.source.kind,
+                    "name": worker.name,
+                    "kind": worker.source.kind,
                     **showing(seen, now),
                     "event": None if seen.event is None else told(place, seen.event),
                     "fps": (counters[place].captured - before[place]) / span if span > 0 else None,
                     "counters": counters[place].numbers(),
-                    "lag_s": getattr(station.source, "lag_s", None),
-                    "alarm": self._watched.desk.states[station.name].phase,
+                    "lag_s": getattr(worker.source, "lag_s", None),
+                    "alarm": self._watched.alarm_manager.states[worker.name].phase,
                 }
             )
         return found
 
     def _follow_alarms(self) -> None:
         """Keep the list of alarms: one entry a number, brought up to date while it is lit."""
-        for place, (camera, state) in enumerate(self._watched.desk.states.items()):
+        for place, (camera, state) in enumerate(self._watched.alarm_manager.states.items()):
             entry = next((one for one in self._alarms if one["camera"] == place and one["open"]), None)
             if entry is not None and (not state.lit or entry["number"] != state.number):
                 entry.update(open=False, waiting=False, phase="over", ended=time.time())

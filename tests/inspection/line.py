@@ -14,8 +14,8 @@ from edge_ad.engines.pipeline import Inference
 from edge_ad.inspection.events import Event
 from edge_ad.inspection.judge import Judge
 from edge_ad.inspection.loop import Loop
+from edge_ad.inspection.observers import EventCallback
 from edge_ad.inspection.settings import LoopSettings
-from edge_ad.inspection.sinks import CallSink
 from edge_ad.scoring import BRANCHES, Thresholds
 from tests.camera.pictures import noise
 
@@ -88,7 +88,7 @@ class Lockstep(Script):
 
     def read(self, timeout_s: float) -> Read:
         deadline = time.monotonic() + 5.0
-        while self.loop is not None and self.loop.stations[0].mailbox.ready and time.monotonic() < deadline:
+        while self.loop is not None and self.loop.workers[0].mailbox.ready and time.monotonic() < deadline:
             time.sleep(0.0005)
         return super().read(timeout_s)
 
@@ -113,7 +113,7 @@ def make_loop(
     chosen = settings or LoopSettings()
     events: list[Event] = []
     judge = Judge(pipeline, THRESHOLDS, WEIGHT, chosen.max_age_ms)
-    return Loop(judge, sources, [CallSink(events.append)], chosen), events
+    return Loop(judge, sources, [EventCallback(events.append)], chosen), events
 
 
 def run_loop(
@@ -127,7 +127,7 @@ def run_loop(
 
 def check_account(loop: Loop) -> None:
     """captured = judged + dropped + faulted for every camera, and one verdict for each event."""
-    for station in loop.stations:
+    for station in loop.workers:
         counters = station.counters
         assert counters.captured == counters.judged + counters.dropped + counters.faulted
         assert counters.verdicts["NONE"] == counters.faulted + counters.outages

@@ -13,8 +13,8 @@ import pytest
 
 from edge_ad.camera.frames import Image
 from edge_ad.inspection.annotate import MAX_PIXELS, MAX_SIDE, MIN_SIDE, annotate, bounded, overlay
-from edge_ad.inspection.api import inspect
 from edge_ad.inspection.events import Event
+from edge_ad.inspection.inspector import RunOptions, inspect
 from edge_ad.inspection.recorder import Recorder, safe_name
 from edge_ad.inspection.view import Roi, View
 from tests.camera.pictures import noise, write_image
@@ -71,7 +71,7 @@ def test_pictures_of_two_cameras_with_equal_names_are_all_kept(tmp_path: Path) -
         for number in range(4):
             write_image(tmp_path / folder / f"part{number}.png", tiny_image(9000 + number))
     cameras = [str(tmp_path / folder) for folder in ("a b", "a_b")]
-    inspect(bundle, cameras, backend="onnxruntime", precision="fp32", save=tmp_path / "saved")
+    inspect(bundle, cameras, RunOptions(backend="onnxruntime", precision="fp32", save=tmp_path / "saved"))
     saved = list((tmp_path / "saved").rglob("*.jpg"))
     assert len(saved) == 8
     assert len({path.parent for path in saved}) == 2

@@ -40,7 +40,7 @@ class Line:
     def run(self, seconds: float, step: float = 0.5) -> None:
         for _ in range(round(seconds / step)):
             self.now += step
-            self.canary.tick()
+            self.canary.on_tick()
 
 
 def verdict(name: str, reason: str | None) -> InspectionResult:
@@ -79,10 +79,10 @@ def test_a_wrong_score_ends_the_run(which: int, score: float) -> None:
 
 def test_an_engine_that_a_verdict_blames_is_tried_at_once() -> None:
     line = Line()
-    line.canary.take(verdict("NONE", "dark: nothing to see"), SOURCE)
+    line.canary.on_result(verdict("NONE", "dark: nothing to see"), SOURCE)
     line.run(0.5)
     assert line.judged == []
-    line.canary.take(verdict("NONE", "engine: every raw score is exactly 0"), SOURCE)
+    line.canary.on_result(verdict("NONE", "engine: every raw score is exactly 0"), SOURCE)
     line.run(0.5)
     assert [which for _, which in line.judged] == [0, 1]
     line.run(5.0)

@@ -63,7 +63,7 @@ def measure(bundle: Bundle, seconds: float, rates: Sequence[float], engine_s: fl
         loop = Loop(judge, sources, [], LoopSettings(max_age_ms=60_000.0))
         threading.Timer(seconds, loop.stop).start()
         loop.run()
-    counters = [station.counters for station in loop.stations]
+    counters = [station.counters for station in loop.workers]
     shares = fair_shares(float(sum(one.judged for one in counters)), [float(one.captured) for one in counters])
     return [one.judged / share for one, share in zip(counters, shares, strict=True)]
 

@@ -12,11 +12,11 @@ import pytest
 from edge_ad.inspection.alarm import AlarmRule
 from edge_ad.inspection.alarm_manager import AlarmManager
 from edge_ad.inspection.events import Event
-from edge_ad.inspection.evidence import Evidence, StoreSink
+from edge_ad.inspection.evidence import Evidence, StoreObserver
 from edge_ad.inspection.judge import Judge
 from edge_ad.inspection.loop import Loop
+from edge_ad.inspection.observers import EventCallback
 from edge_ad.inspection.settings import LoopSettings
-from edge_ad.inspection.sinks import CallSink
 from edge_ad.inspection.view import View
 from edge_ad.outputs.guard_state import Message
 from edge_ad.store import RecordSettings, Store
@@ -119,10 +119,10 @@ def test_a_disk_that_fills_up_and_is_freed_again(disk: Path, capsys: pytest.Capt
         if len(told) == 120:
             assert until(lambda: store.fault is not None and "full" in store.fault)
 
-    sink = StoreSink(store, lambda name: loop.account(name), evidence)
+    sink = StoreObserver(store, lambda name: loop.account(name), evidence)
     desk = AlarmManager(["cam"], AlarmRule(), wires, store.latches, store.save_latch)
     judge = Judge(Arithmetic(lambda _: 5.0), THRESHOLDS, WEIGHT, 1000.0)
-    loop = Loop(judge, [Script(range(FRAMES))], [desk, sink, CallSink(heard)], LoopSettings())
+    loop = Loop(judge, [Script(range(FRAMES))], [desk, sink, EventCallback(heard)], LoopSettings())
     loop.run()
     assert until(lambda: store.committed == FRAMES)
     assert until(lambda: evidence.written + sum(evidence.dropped.values()) == FRAMES)

@@ -21,6 +21,7 @@ from edge_ad.inspection.assembly import with_record
 from edge_ad.inspection.events import Event
 from edge_ad.inspection.judge import InspectionResult, Judge, median_result
 from edge_ad.inspection.loop import Loop
+from edge_ad.inspection.observers import EventCallback, Observer
 from edge_ad.inspection.part_tracking import (
     CalledParts,
     Calls,
@@ -34,7 +35,6 @@ from edge_ad.inspection.part_tracking import (
 )
 from edge_ad.inspection.presence import LikeGoods, PresenceDetector
 from edge_ad.inspection.settings import LoopSettings, PartSettings
-from edge_ad.inspection.sinks import CallSink
 from edge_ad.inspection.view import View
 from edge_ad.synthetic.belt import Belt
 from edge_ad.synthetic.tray import render_tray
@@ -47,17 +47,14 @@ GOODS = [render_tray(5 * 2**32 + seed, None, SIZE).image for seed in range(8)]
 RULE = PartRule()
 
 
-class Notes:
-    """A listener that counts cycles by state."""
+class Notes(Observer):
+    """An observer that counts cycles by state."""
 
     def __init__(self) -> None:
         self.states: Counter[CycleState] = Counter()
 
-    def cycle(self, camera: str, state: CycleState) -> None:
+    def on_cycle(self, camera: str, state: CycleState) -> None:
         self.states[state] += 1
-
-    def tick(self) -> None:
-        pass
 
 
 def run(
@@ -71,9 +68,10 @@ def run(
     events: list[Event] = []
     notes = Notes()
     judge = Judge(pipeline, THRESHOLDS, WEIGHT, chosen.max_age_ms)
-    loop = Loop(judge, [source], [CallSink(events.append)], chosen, [notes], [parting], changed)  # type: ignore[list-item]
+    observers = [EventCallback(events.append), notes]
+    loop = Loop(judge, [source], observers, chosen, detectors=[parting], changed=changed)  # type: ignore[list-item]
     loop.run()
-    counters = loop.stations[0].counters
+    counters = loop.workers[0].counters
     assert counters.captured == counters.judged + counters.dropped + counters.faulted + counters.idle
     return loop, events, notes
 
@@ -89,8 +87,8 @@ def test_as_many_events_as_trays_and_none_on_the_empty_belt() -> None:
     assert [one["part"] for one in truth] == list(range(15))
     assert {one["state"] for one in truth} == {"settled"}
     assert [event.part for event in events] == [str(number) for number in range(1, 16)]
-    assert loop.stations[0].counters.judged == 3 * 15
-    assert loop.stations[0].counters.parts == 15
+    assert loop.workers[0].counters.judged == 3 * 15
+    assert loop.workers[0].counters.parts == 15
     empty = sum(belt.belt.truth(index)["state"] == "empty" for index in range(len(belt.belt)))
     assert notes.states["idle"] >= empty
 
@@ -110,14 +108,14 @@ def test_frames_without_a_score_do_not_count_and_without_any_the_part_is_none() 
     scores = iter([float("nan"), 5.0, float("nan")] + [float("nan")] * 3)
     loop, events, _ = run(SyntheticBelt("belt", 2, 7, 30.0, SIZE), seen(), Arithmetic(lambda call: next(scores)))
     assert [event.verdict for event in events] == ["NG", "NONE"]
-    assert loop.stations[0].counters.faulted == 5
+    assert loop.workers[0].counters.faulted == 5
 
 
 def test_better_frames_push_others_out() -> None:
     loop, events, _ = run(SyntheticBelt("belt", 3, 7, 30.0, SIZE), seen(PartRule(1, 4)), Arithmetic())
     assert len(events) == 3
-    assert loop.stations[0].counters.judged == 3
-    assert loop.stations[0].counters.dropped == 3 * 3
+    assert loop.workers[0].counters.judged == 3
+    assert loop.workers[0].counters.dropped == 3 * 3
 
 
 def test_a_fault_between_parts_is_told_and_costs_no_part() -> None:
@@ -143,7 +141,7 @@ def test_a_part_under_way_at_the_end_is_judged() -> None:
     ]
     loop, events, _ = run(Script(frames), seen(), Arithmetic())
     assert len(events) == 1
-    assert loop.stations[0].counters.judged == 1
+    assert loop.workers[0].counters.judged == 1
 
 
 def moving(index: int, at: float) -> Frame:
@@ -200,7 +198,7 @@ def test_a_triggered_camera_loses_no_part_and_may_be_silent() -> None:
     source = Script([*range(6), None], kind="live", fps=100.0)
     events: list[Event] = []
     judge = Judge(Arithmetic(lambda call: (time.sleep(0.02), 0.0)[1]), THRESHOLDS, WEIGHT, 60_000)
-    loop = Loop(judge, [source], [CallSink(events.append)], settings)
+    loop = Loop(judge, [source], [EventCallback(events.append)], settings)
     timer = threading.Timer(1.5, source.release.set)
     timer.start()
     loop.run()
@@ -250,7 +248,7 @@ def test_a_camera_that_is_set_differently_is_a_fault() -> None:
     settings = LoopSettings(camera=CameraSettings(exposure_us=8000.0), max_age_ms=60_000)
     events: list[Event] = []
     judge = Judge(Arithmetic(), THRESHOLDS, WEIGHT, 60_000)
-    Loop(judge, [Misset(events)], [CallSink(events.append)], settings).run()
+    Loop(judge, [Misset(events)], [EventCallback(events.append)], settings).run()
     assert [event.verdict for event in events] == ["OK", "OK", "NONE", "NONE"]
     assert (events[2].reason or "").startswith("settings: ")
 

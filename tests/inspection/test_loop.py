@@ -25,7 +25,7 @@ def test_one_event_a_frame_in_order_with_its_verdict() -> None:
     assert [event.frame for event in events] == list(range(9))
     assert [event.verdict for event in events] == ["OK", "WARN", "NG"] * 3
     assert events[2].z == {"logic": 5.0, "local": 5.0}
-    assert loop.stations[0].counters.verdicts == {"OK": 3, "WARN": 3, "NG": 3, "NONE": 0}
+    assert loop.workers[0].counters.verdicts == {"OK": 3, "WARN": 3, "NG": 3, "NONE": 0}
     assert loop.latencies.count == 9
     check_account(loop)
 
@@ -73,7 +73,7 @@ def test_a_gap_in_the_frames_is_told_with_its_first_frame() -> None:
     told = [(event.frame, event.verdict, event.reason) for event in events]
     assert told[2] == (2, "NONE", "lost: 3 frames before 5 never arrived")
     assert told[5] == (7, "NONE", "lost: frame 7 never arrived")
-    assert (loop.stations[0].counters.lost, loop.stations[0].counters.outages) == (4, 2)
+    assert (loop.workers[0].counters.lost, loop.workers[0].counters.outages) == (4, 2)
     check_account(loop)
 
 
@@ -81,7 +81,7 @@ def test_an_error_is_told_once_and_explains_the_gap_after_it() -> None:
     steps = [0, SourceError("camera lost: gone"), SourceError("camera lost: gone"), 3]
     loop, events = run_loop(Arithmetic(), [Script(steps)])
     assert [event.reason for event in events] == [None, "camera lost: gone", None]
-    assert loop.stations[0].mailbox.errors == 2
+    assert loop.workers[0].mailbox.errors == 2
     check_account(loop)
 
 
@@ -139,7 +139,7 @@ def test_repetitions_of_a_live_camera_are_dropped_until_it_counts_as_frozen() ->
 
         def read(self, timeout_s: float) -> Frame | End:  # type: ignore[override]
             deadline = time.monotonic() + 5.0
-            while loop.stations[0].mailbox.ready and time.monotonic() < deadline:
+            while loop.workers[0].mailbox.ready and time.monotonic() < deadline:
                 time.sleep(0.001)
             index = next(self.indices, None)
             if index is None:
@@ -153,7 +153,7 @@ def test_repetitions_of_a_live_camera_are_dropped_until_it_counts_as_frozen() ->
     )
     loop.run()
     assert [(event.frame, event.verdict) for event in events] == [(0, "OK"), (3, "NONE"), (4, "NONE"), (5, "NONE")]
-    assert loop.stations[0].counters.dropped == 2
+    assert loop.workers[0].counters.dropped == 2
     check_account(loop)
 
 
@@ -174,7 +174,7 @@ def test_a_frozen_camera_is_not_judged_however_it_hides(made: Callable[[int], Fr
     loop, events = run_lockstep((made(tick) for tick in range(60)), LoopSettings(max_age_ms=60_000, view=view))
     assert [event.verdict for event in events] == ["OK"] * new + ["NONE"] * (58 - new)
     assert {event.reason.split(":")[0] for event in events if event.reason} == {"frozen"}
-    assert loop.stations[0].counters.dropped == 2
+    assert loop.workers[0].counters.dropped == 2
     check_account(loop)
 
 
@@ -193,7 +193,7 @@ def test_cameras_share_fairly() -> None:
     class Ready(Arithmetic):
         def infer(self, image: np.ndarray) -> object:  # type: ignore[override]
             deadline = time.monotonic() + 5.0
-            while not all(s.mailbox.ready for s in loop.stations if not s.ended) and time.monotonic() < deadline:
+            while not all(s.mailbox.ready for s in loop.workers if not s.ended) and time.monotonic() < deadline:
                 time.sleep(0.0005)
             return super().infer(image)
 
@@ -221,7 +221,7 @@ def test_drops_of_a_live_camera_are_counted() -> None:
         [Script(range(500), kind="live")],
         LoopSettings(max_age_ms=60_000),
     )
-    counters = loop.stations[0].counters
+    counters = loop.workers[0].counters
     assert counters.captured == 500
     assert counters.dropped > 0
     assert counters.judged == len(events)

@@ -9,8 +9,8 @@ import pytest
 
 from edge_ad.camera.live import Restarts
 from edge_ad.errors import DeviceFault
-from edge_ad.inspection.api import inspect
 from edge_ad.inspection.events import Event
+from edge_ad.inspection.inspector import RunOptions, inspect
 from edge_ad.inspection.settings import LoopSettings
 from edge_ad.inspection.summary import Summary
 from tests.camera.rtsp import RtspServer, server_missing
@@ -44,7 +44,7 @@ def test_a_service_is_ready_without_its_camera_and_judges_when_it_comes(
     def run() -> None:
         # A camera that was there would be given up after half a second.
         settings = LoopSettings(max_frames=3, max_age_ms=60_000.0, give_up_s=0.5)
-        summaries.append(inspect(bundle, server.url, settings=settings, backend="onnxruntime", on_event=events.append))
+        summaries.append(inspect(bundle, server.url, RunOptions(settings=settings, backend="onnxruntime", on_event=events.append)))
 
     thread = threading.Thread(target=run)
     thread.start()

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from edge_ad.bundle import Bundle, open_bundle
 from edge_ad.engines.pipeline import Inference, Pipeline
 from edge_ad.errors import DeviceFault
-from edge_ad.inspection.api import inspect
 from edge_ad.inspection.events import Event
+from edge_ad.inspection.inspector import RunOptions, inspect
 from edge_ad.inspection.plausibility import SPREADS, UNKNOWN, Floors, Plausibility, floors_of
 from edge_ad.scoring import BRANCHES, fuse
 from tests.camera.pictures import noise, write_image
@@ -97,7 +97,7 @@ def judged(bundle: Bundle, folder: Path, monkeypatch: pytest.MonkeyPatch, wrong:
 
     monkeypatch.setattr(Pipeline, "infer", spoilt)
     try:
-        inspect(bundle, str(folder), backend="onnxruntime", precision="fp32", on_event=events.append)
+        inspect(bundle, str(folder), RunOptions(backend="onnxruntime", precision="fp32", on_event=events.append))
     except DeviceFault as error:
         assert "self-test failed while running" in str(error)  # noqa: PT017 (only where the canary was quick)
     return events

@@ -113,7 +113,7 @@ def test_signals_end_in_good_order(station: Path, tmp_path: Path, number: signal
 
 def test_the_loop_imports_no_training_code() -> None:
     code = (
-        "import sys, edge_ad.inspection.loop, edge_ad.inspection.api, edge_ad.cli.run;"
+        "import sys, edge_ad.inspection.loop, edge_ad.inspection.inspector, edge_ad.cli.run;"
         "print([name for name in ('torch', 'matplotlib', 'sklearn', 'onnx') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True)

@@ -22,8 +22,8 @@ from edge_ad.errors import DeviceFault
 from edge_ad.inspection.events import Event
 from edge_ad.inspection.judge import Judge
 from edge_ad.inspection.loop import Loop
+from edge_ad.inspection.observers import EventCallback
 from edge_ad.inspection.settings import LoopSettings
-from edge_ad.inspection.sinks import CallSink
 from edge_ad.inspection.view import Grid, View
 from tests.engines.test_streams import Meeting
 from tests.fixtures.tiny_bundle import make_tiny_bundle, tiny_image
@@ -43,7 +43,7 @@ def loop_of(
     streams = Streams(pipelines)  # type: ignore[arg-type]
     combine = brightest if len(chosen.view.grid) > 1 else None
     judge = Judge(streams, THRESHOLDS, WEIGHT, chosen.max_age_ms, chosen.view, combine)
-    return Loop(judge, sources, [CallSink(events.append)], chosen), events
+    return Loop(judge, sources, [EventCallback(events.append)], chosen), events
 
 
 class Watched(Arithmetic):

@@ -115,7 +115,7 @@ def test_one_exception_is_told_and_counted_and_the_run_goes_on(
 ) -> None:
     if name == "_load":
         asking(monkeypatch)
-        monkeypatch.setattr("edge_ad.inspection.api.reload_thresholds", _raise)
+        monkeypatch.setattr("edge_ad.inspection.inspector.reload_thresholds", _raise)
     else:
         breaking(monkeypatch, owner, name)
     port = free_port()

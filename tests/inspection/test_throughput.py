@@ -66,7 +66,7 @@ def test_the_loop_counts_from_its_first_verdict_to_its_last(monkeypatch: pytest.
     clock, judged = throughput._Clock(), SimpleNamespace(inference=1)
     assert clock.fps == 0.0
     for one in (judged, SimpleNamespace(inference=None), judged, judged, judged):
-        clock.take(one, None)  # type: ignore[arg-type]
+        clock.on_result(one, None)  # type: ignore[arg-type]
     assert clock.fps == 1.5
 
 

@@ -45,12 +45,12 @@ def test_verdicts_feed_and_nothing_else_does(manager: Manager, address: str) -> 
     assert manager.told() == ["READY=1", "STATUS=ready; no verdict yet", "WATCHDOG=1"]
     for _ in range(5):
         clock[0] += 0.125
-        watchdog.take(OK, SOURCE)
+        watchdog.on_result(OK, SOURCE)
     assert manager.told() == []  # once in an eighth of the time is enough
     clock[0] += 1.0
-    watchdog.cycle("cam", "idle")
+    watchdog.on_cycle("cam", "idle")
     assert manager.told() == []
-    watchdog.take(NONE, SOURCE)
+    watchdog.on_result(NONE, SOURCE)
     assert manager.told() == ["WATCHDOG=1", "STATUS=NONE; 4.0 fps, p99 12.5 ms"]
     assert tests == []
     watchdog.close()
@@ -63,7 +63,7 @@ def test_when_idle_the_engines_are_proved(manager: Manager, address: str) -> Non
     watchdog = make(address, tests, clock)
     for _ in range(40):
         clock[0] += 0.125
-        watchdog.tick()
+        watchdog.on_tick()
     assert tests == pytest.approx([102.0, 104.0])  # a quarter of 8 s
     assert [line for line in manager.told() if line == "WATCHDOG=1"] == ["WATCHDOG=1"] * 2
 
@@ -74,7 +74,7 @@ def test_a_failed_self_test_feeds_nothing(manager: Manager, address: str) -> Non
     watchdog = Watchdog(notifier, golden_test(lambda: 1.1, 1.0, 0.01), lambda: clock[0])
     clock[0] = 3.0
     with pytest.raises(DeviceFault, match=r"1\.1000 instead of 1\.0000"):
-        watchdog.tick()
+        watchdog.on_tick()
     assert "WATCHDOG=1" not in manager.told()
 
 
@@ -110,4 +110,4 @@ def test_without_a_manager_there_is_no_self_test() -> None:
     clock = [0.0]
     watchdog = Watchdog(Notifier({}), lambda: pytest.fail("nobody asked"), lambda: clock[0])
     clock[0] = 1e6
-    watchdog.tick()
+    watchdog.on_tick()

@@ -10,7 +10,8 @@ import pytest
 
 from edge_ad.cli.app import main
 from edge_ad.errors import BadInput
-from edge_ad.inspection.api import LineSettings, inspect
+from edge_ad.inspection.assembly import LineSettings
+from edge_ad.inspection.inspector import RunOptions, inspect
 from edge_ad.outputs.payload import schema
 from tests.fixtures.loopback import free_port
 from tests.fixtures.tiny_bundle import make_tiny_bundle
@@ -89,4 +90,4 @@ def test_nothing_is_set_and_the_schema(station: Path, capsys: pytest.CaptureFixt
 
 def test_an_output_needs_a_store(station: Path) -> None:
     with pytest.raises(BadInput, match="needs a store"):
-        inspect(station / "runs" / "tiny.edgead", "synthetic://line?frames=1", line=LineSettings(alarm=("stdout:",)))
+        inspect(station / "runs" / "tiny.edgead", "synthetic://line?frames=1", RunOptions(line=LineSettings(alarm=("stdout:",))))

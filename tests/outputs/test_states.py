@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from edge_ad.cli.app import main
-from edge_ad.inspection.api import LineSettings, inspect
+from edge_ad.inspection.assembly import LineSettings
+from edge_ad.inspection.inspector import RunOptions, inspect
 from edge_ad.inspection.settings import LoopSettings
 from edge_ad.outputs.channels import address_names, parse_output
 from edge_ad.outputs.guard import Guard
@@ -127,15 +128,8 @@ def test_the_table_of_a_run_counts_the_faults_of_outputs(tmp_path: Path, capfd: 
     plc = WrittenPlc()
     refusing, away = f"modbus://127.0.0.1:{plc.port}", f"mqtt://127.0.0.1:{free_port()}/line"
     line = LineSettings(alarm=(f"{refusing}?base=40001", away, f"file:{tmp_path / 'o.jsonl'}"), store=tmp_path / "s")
-    summary = inspect(
-        make_tiny_bundle(tmp_path / "tiny.edgead"),
-        "synthetic://line?frames=3",
-        settings=LoopSettings(),
-        line=line,
-        backend="onnxruntime",
-        precision="fp32",
-        on_event=wait,
-    )
+    options = RunOptions(settings=LoopSettings(), line=line, backend="onnxruntime", precision="fp32", on_event=wait)
+    summary = inspect(make_tiny_bundle(tmp_path / "tiny.edgead"), "synthetic://line?frames=3", options)
     plc.close()
     rows = [row for row in summary.table().splitlines() if row.startswith("output ")]
     assert len(rows) == 2

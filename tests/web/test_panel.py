@@ -37,7 +37,7 @@ def test_events_are_shown_when_they_are_on_the_disk() -> None:
     clock, settled = Clock(), [0]
     panel = DashboardFeed(["cam"], lambda: settled[0], clock)
     for number in (1, 2, 3):
-        panel.take(judgement(number), CAMERA)
+        panel.on_result(judgement(number), CAMERA)
     assert panel.release().events == []
     settled[0] = 2
     assert [event.frame for _, event in panel.release().events] == [1, 2]
@@ -48,20 +48,20 @@ def test_events_are_shown_when_they_are_on_the_disk() -> None:
 
 def test_without_a_store_events_are_shown_at_once() -> None:
     panel = DashboardFeed(["cam"], None, Clock())
-    panel.take(judgement(), CAMERA)
+    panel.on_result(judgement(), CAMERA)
     assert len(panel.release().events) == 1
 
 
 def test_pictures_are_held_only_while_a_page_watches_and_at_most_five_a_second() -> None:
     clock = Clock()
     panel = DashboardFeed(["cam"], None, clock)
-    panel.take(judgement(), CAMERA)
+    panel.on_result(judgement(), CAMERA)
     assert panel.release().shots == []
     panel.watching = True
     shots = 0
     for step in range(1000):  # ten seconds of a line with 100 parts a second
         clock.now = step / 100
-        panel.take(judgement(step), CAMERA)
+        panel.on_result(judgement(step), CAMERA)
         shots += len(panel.release().shots)
     assert 48 <= shots <= 51
 
@@ -70,7 +70,7 @@ def test_a_picture_is_not_shown_before_its_event() -> None:
     settled = [0]
     panel = DashboardFeed(["cam"], lambda: settled[0], Clock())
     panel.watching = True
-    panel.take(judgement(), CAMERA)
+    panel.on_result(judgement(), CAMERA)
     assert panel.release().shots == []
     settled[0] = 1
     assert len(panel.release().shots) == 1

@@ -253,6 +253,7 @@ def test_a_record_is_shown_without_a_line(open_line: Line) -> None:
 
 def test_the_run_loads_nothing_of_the_server() -> None:
     """Not without a dashboard, and not with one either: it is another process."""
-    check = "import sys, edge_ad.inspection.api, edge_ad.web.link; print({'fastapi', 'uvicorn', 'starlette'} & set(sys.modules))"
+    modules = "sys, edge_ad.inspection.inspector, edge_ad.web.link"
+    check = f"import {modules}; print({{'fastapi', 'uvicorn', 'starlette'}} & set(sys.modules))"
     found = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "set()"

@@ -31,8 +31,8 @@ from edge_ad.inspection.counters import Counters
 from edge_ad.inspection.events import Event
 from edge_ad.inspection.judge import Judge
 from edge_ad.inspection.loop import Loop
+from edge_ad.inspection.observers import EventCallback
 from edge_ad.inspection.settings import LoopSettings
-from edge_ad.inspection.sinks import CallSink
 from edge_ad.synthetic.line import write_line
 from tools.soak.trial import Health, Record, begin, bundle_for, facts
 
@@ -191,9 +191,9 @@ def run_leg(
 
     settings = LoopSettings(realtime=paced, max_age_ms=700.0)
     judge = Judge(pipeline, bundle.thresholds, bundle.statistics.weight, settings.max_age_ms)
-    loop = Loop(judge, [FaultInjector(timed, faults, fps)], [CallSink(note)], settings)
+    loop = Loop(judge, [FaultInjector(timed, faults, fps)], [EventCallback(note)], settings)
     loop.run()
-    counters = loop.stations[0].counters
+    counters = loop.workers[0].counters
     episodes, unseen = faults.episodes(), 0
     if paced and counters.dropped:
         looked = {event.frame for _, event in seen}

@@ -1,4 +1,4 @@
-"""Where judgements go: a file of events, a function, a line on the terminal."""
+"""Who follows a run: the base of all observers, and those that write a file, call a function, watch drift, show a line."""
 
 from __future__ import annotations
 
@@ -11,41 +11,59 @@ from edge_ad.camera.frames import Source
 from edge_ad.inspection.drift import Drift
 from edge_ad.inspection.events import Event, EventWriter
 from edge_ad.inspection.judge import InspectionResult
+from edge_ad.inspection.part_tracking import CycleState
 from edge_ad.inspection.verdict import VERDICTS
 
 REFRESH_S = 0.2
 
 
-class EventSink:
+class Observer:
+    """Follows a run; what it does not override does nothing.
+
+    Results come in the order of the observers, one after the other, in the thread of the loop.
+    """
+
+    def on_result(self, result: InspectionResult, source: Source) -> None:
+        """Take one result made on ``source``."""
+
+    def on_cycle(self, camera: str, state: CycleState) -> None:
+        """A frame was looked at and needs no verdict by itself."""
+
+    def on_tick(self) -> None:
+        """A round is over; comes at least every 0.02 s while the loop is alive."""
+
+    def close(self) -> None:
+        """Write out what is pending."""
+
+
+class EventFile(Observer):
     """Writes every event through an EventWriter."""
 
     def __init__(self, writer: EventWriter) -> None:
         self._writer = writer
 
-    def take(self, judgement: InspectionResult, source: Source) -> None:
+    def on_result(self, result: InspectionResult, source: Source) -> None:
         """Write the event."""
-        self._writer.write(judgement.event)
+        self._writer.write(result.event)
 
     def close(self) -> None:
         """Sync and close the file."""
         self._writer.close()
 
 
-class CallSink:
+class EventCallback(Observer):
     """Hands every event to a function."""
 
     def __init__(self, function: Callable[[Event], None]) -> None:
         self._function = function
 
-    def take(self, judgement: InspectionResult, source: Source) -> None:
+    def on_result(self, result: InspectionResult, source: Source) -> None:
         """Call the function."""
-        self._function(judgement.event)
-
-    def close(self) -> None:
-        """Nothing is pending."""
+        self._function(result.event)
 
 
-class DriftSink:
+
+class DriftObserver(Observer):
     """Watches all parts for drift; tells on stderr when it begins and when it is over. None watches nothing."""
 
     def __init__(self, drift: Drift | None) -> None:
@@ -53,9 +71,9 @@ class DriftSink:
         self._drifted = False
         self.warnings: list[str] = []
 
-    def take(self, judgement: InspectionResult, source: Source) -> None:
+    def on_result(self, result: InspectionResult, source: Source) -> None:
         """Look at the part; every window has its test."""
-        event = judgement.event
+        event = result.event
         if self.drift is None or not self.drift.add(event.verdict, event.score, event.z):
             return
         warning = self.drift.report().warning
@@ -66,11 +84,9 @@ class DriftSink:
             print("drift: the parts are like the goods again", file=sys.stderr)
         self._drifted = warning is not None
 
-    def close(self) -> None:
-        """Nothing is pending."""
 
 
-class StatusLine:
+class StatusLine(Observer):
     """One line on a terminal, rewritten five times a second: the last verdict and the counts."""
 
     def __init__(self, stream: TextIO) -> None:
@@ -79,9 +95,9 @@ class StatusLine:
         self._shown = 0.0
         self._started = time.monotonic()
 
-    def take(self, judgement: InspectionResult, source: Source) -> None:
+    def on_result(self, result: InspectionResult, source: Source) -> None:
         """Count the event and refresh the line when it is time."""
-        event = judgement.event
+        event = result.event
         self._counts[event.verdict] += 1
         now = time.monotonic()
         if now - self._shown >= REFRESH_S:

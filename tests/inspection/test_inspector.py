@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from edge_ad.errors import BadInput
-from edge_ad.inspection.api import inspect
 from edge_ad.inspection.events import Event
+from edge_ad.inspection.inspector import RunOptions, inspect
 from edge_ad.inspection.settings import LoopSettings
 from edge_ad.inspection.summary import Summary
 from tests.camera.pictures import write_image, write_video
@@ -25,7 +25,9 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def judged(bundle: Path, uri: str, settings: LoopSettings | None = None) -> tuple[list[Event], Summary]:
     events: list[Event] = []
-    summary = inspect(bundle, uri, settings=settings, backend="onnxruntime", precision="fp32", on_event=events.append)
+    chosen = settings or LoopSettings()
+    options = RunOptions(settings=chosen, backend="onnxruntime", precision="fp32", on_event=events.append)
+    summary = inspect(bundle, uri, options)
     total = summary.total
     assert total.captured == total.judged + total.dropped + total.faulted
     assert len(events) == total.judged + total.faulted + total.outages
@@ -105,7 +107,7 @@ def test_several_cameras(bundle: Path, tmp_path: Path) -> None:
             write_image(tmp_path / name / f"{index}.png", tiny_image(index))
     events: list[Event] = []
     uris = [str(tmp_path / "one"), str(tmp_path / "two")]
-    summary = inspect(bundle, uris, backend="onnxruntime", precision="fp32", on_event=events.append)
+    summary = inspect(bundle, uris, RunOptions(backend="onnxruntime", precision="fp32", on_event=events.append))
     for uri in uris:
         assert [event.frame for event in events if event.camera == uri] == [0, 1, 2]
     assert "all" in summary.table()
@@ -124,7 +126,7 @@ def test_saved_images_have_safe_names_and_show_the_verdict(bundle: Path, tmp_pat
     write_image(parts / "bad.png", tiny_image(2, blob=True))
     (parts / "c.png").write_bytes(b"broken")
     out = tmp_path / "out"
-    inspect(bundle, str(parts), backend="onnxruntime", precision="fp32", save=out)
+    inspect(bundle, str(parts), RunOptions(backend="onnxruntime", precision="fp32", save=out))
     assert sorted(path.name for path in out.iterdir()) == ["000000_a_b_x.jpg", "000001_bad.jpg", "000002_c.jpg"]
     borders = {}
     for path in sorted(out.iterdir()):
@@ -137,7 +139,7 @@ def test_saved_images_have_safe_names_and_show_the_verdict(bundle: Path, tmp_pat
 def test_saved_video_has_every_frame(bundle: Path, tmp_path: Path) -> None:
     video = write_video(tmp_path / "clip.mkv", [tiny_image(index, size=(100, 130)) for index in range(9)], fps=12.0)
     out = tmp_path / "out"
-    inspect(bundle, str(video), backend="onnxruntime", precision="fp32", save=out, events=str(out / "events.jsonl"))
+    inspect(bundle, str(video), RunOptions(backend="onnxruntime", precision="fp32", save=out, events=str(out / "events.jsonl")))
     assert sorted(path.name for path in out.iterdir()) == ["clip.mp4", "events.jsonl"]
     capture = cv2.VideoCapture(str(out / "clip.mp4"))
     count = 0
@@ -151,4 +153,4 @@ def test_saved_video_has_every_frame(bundle: Path, tmp_path: Path) -> None:
 def test_save_into_a_file_is_refused(bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(BadInput, match="--save"):
-        inspect(bundle, "synthetic://line?frames=1", backend="onnxruntime", precision="fp32", save=tmp_path / "file")
+        inspect(bundle, "synthetic://line?frames=1", RunOptions(backend="onnxruntime", precision="fp32", save=tmp_path / "file"))

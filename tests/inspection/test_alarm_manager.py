@@ -54,7 +54,7 @@ class Bench:
         score = None if verdict == "NONE" else 1.0
         event = Event(camera, 1, "7", 0.0, verdict, score, {}, 1.0, None)
         for _ in range(times):
-            self.desk.take(InspectionResult(event), self._sources[camera])
+            self.desk.on_result(InspectionResult(event), self._sources[camera])
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_what_passes(verdict: Verdict, warn_rejects: bool, passed: bool) -> None
 
 def test_cycles_are_passed_on() -> None:
     bench = Bench()
-    bench.desk.cycle("b", "busy")
+    bench.desk.on_cycle("b", "busy")
     assert bench.board.messages == [Message("busy", 100.0, 1)]
 
 
@@ -81,10 +81,10 @@ def test_the_lamp_follows_all_cameras_and_numbers_count_over_them() -> None:
     bench.part("a", "OK", 2)
     bench.part("b", "OK", 2)
     bench.now += 60
-    bench.desk.tick()
+    bench.desk.on_tick()
     assert bench.desk.lit  # latched
     bench.desk.acknowledge(2)
-    bench.desk.tick()
+    bench.desk.on_tick()
     assert bench.board.lamps[-1] == (False, False, 2)
 
 
@@ -94,7 +94,7 @@ def test_an_acknowledge_of_an_older_alarm_leaves_the_newer_one() -> None:
     shown = bench.desk.number
     bench.part("b", "NG", 2)
     bench.desk.acknowledge(shown)
-    bench.desk.tick()
+    bench.desk.on_tick()
     assert [bench.desk.states[name].phase for name in "ab"] == ["acknowledged", "alarm"]
     assert bench.board.lamps[-1] == (True, True, 2)
 
@@ -117,7 +117,7 @@ def test_nothing_passes_while_it_is_withheld() -> None:
     desk = AlarmManager(["a"], AlarmRule(), board, withheld=lambda: fault[0])
     for reason in (None, "the disk is full", None):
         fault[0] = reason
-        desk.take(InspectionResult(Event("a", 0, "0", 0.0, "OK", 0.0, {}, 1.0, None)), Script([], name="a"))
+        desk.on_result(InspectionResult(Event("a", 0, "0", 0.0, "OK", 0.0, {}, 1.0, None)), Script([], name="a"))
     assert [message.passed for message in board.messages] == [True, False, True]
 
 
@@ -128,6 +128,6 @@ def test_a_required_record_withholds_the_pass(tmp_path: Path, required: bool) ->
     try:
         assert wiring.store is not None
         wiring.store._refused = "the disk is full"
-        assert wiring.desk._withheld() == ("the disk is full" if required else None)
+        assert wiring.alarm_manager._withheld() == ("the disk is full" if required else None)
     finally:
         wiring.close()

@@ -1,0 +1,322 @@
+"""One run from a bundle and cameras to verdicts: what `edge-ad run` does, for programs too.
+
+An ``Inspector`` is built, run and closed. Observers get every result in the order of effects: outputs, record, evidence,
+terminal, dashboard.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import FrameType
+from typing import Protocol, TextIO
+
+from edge_ad.bundle import Bundle, open_bundle
+from edge_ad.camera.frames import Source
+from edge_ad.camera.sources import open_source
+from edge_ad.engines.selection import Streams, open_pipelines
+from edge_ad.errors import BadInput
+from edge_ad.inspection.assembly import (
+    LineSettings,
+    Wiring,
+    lock_line,
+    make_cascade,
+    make_drift,
+    make_part_detectors,
+    reload_thresholds,
+    thresholds_of,
+    tile_combiner,
+    warm_up,
+    with_record,
+    with_trigger,
+)
+from edge_ad.inspection.canary import make_canary
+from edge_ad.inspection.events import Event, EventWriter
+from edge_ad.inspection.evidence import Evidence, StoreObserver
+from edge_ad.inspection.judge import Judge
+from edge_ad.inspection.loop import Loop
+from edge_ad.inspection.observers import DriftObserver, EventCallback, EventFile, Observer, StatusLine
+from edge_ad.inspection.plausibility import Plausibility, floors_of
+from edge_ad.inspection.reload import Reloader
+from edge_ad.inspection.settings import LoopSettings
+from edge_ad.inspection.summary import Summary, summarise
+from edge_ad.inspection.watchdog import Notifier, ThreadWatch, Watchdog
+from edge_ad.utils.redaction import redact
+from edge_ad.utils.supervision import ThreadFaults
+
+DRAIN_S = 2.0
+
+
+class Stop:
+    """Turns the first SIGTERM or Ctrl-C into an orderly end; a second Ctrl-C ends at once.
+
+    A run that is not over 2 s after SIGTERM, because an engine or a disk hangs, is ended the hard way (exit 3); its
+    outputs reject by themselves. SIGHUP calls ``on_reload``.
+    """
+
+    def __init__(self) -> None:
+        self.interrupted = False
+        self.on_reload: Callable[[], None] | None = None
+        self._asked = False
+        self._loop: Loop | None = None
+        self._timer: threading.Timer | None = None
+
+    def attach(self, loop: Loop) -> None:
+        """Name the loop to stop; one that is asked for already stops before its first frame."""
+        self._loop = loop
+        if self._asked:
+            loop.stop()
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """Handle the signals inside this context; elsewhere than in the main thread do nothing."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        handlers = {signal.SIGTERM: self._handle, signal.SIGINT: self._handle, signal.SIGHUP: self._reload}
+        kept = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+        try:
+            yield
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+            for number, handler in kept.items():
+                signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self.interrupted:
+            raise KeyboardInterrupt
+        self.interrupted = self.interrupted or number == signal.SIGINT
+        self._asked = True
+        if number == signal.SIGTERM and self._timer is None:
+            self._timer = threading.Timer(DRAIN_S, _end)
+            self._timer.daemon = True
+            self._timer.start()
+        if self._loop is not None:
+            self._loop.stop()
+
+    def _reload(self, number: int, frame: FrameType | None) -> None:
+        if self.on_reload is not None:
+            self.on_reload()
+
+
+def _end() -> None:
+    print(f"error: the run did not end within {DRAIN_S:g} s of SIGTERM and was cut off", file=sys.stderr, flush=True)
+    os._exit(3)
+
+
+PROOF_S = 10.0  # a dashboard asks for a completed cycle within so many seconds where no service manager does
+
+
+class Dashboard(Protocol):
+    """A dashboard of a run; it shows, and hands over what a page asks for."""
+
+    @property
+    def observer(self) -> Observer:
+        """What follows the run for it."""
+
+    def begin(self, inspector: Inspector) -> None:
+        """Begin to show the run, which is about to start."""
+
+    def close(self) -> None:
+        """End it."""
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a run differs from judging every frame of its cameras and returning the counts.
+
+    ``line`` adds outputs, a trigger and a store. ``events`` names a file for JSON lines (``-``: standard output),
+    ``save`` a folder for annotated images; ``on_event`` is called with every event in order; ``status`` is a terminal
+    for a live line. With ``signals`` (main thread only) SIGTERM and Ctrl-C end the run in good order and SIGHUP reads
+    the thresholds again. ``dashboard`` opens the page that ``line.web`` asks for (``edge_ad.web.link.open_web``).
+    """
+
+    settings: LoopSettings = LoopSettings()
+    line: LineSettings = LineSettings()
+    backend: str | None = None
+    precision: str | None = None
+    events: str | None = None
+    save: Path | None = None
+    on_event: Callable[[Event], None] | None = None
+    status: TextIO | None = None
+    signals: bool = False
+    dashboard: Callable[[Inspector], Dashboard] | None = None
+
+
+def inspect(bundle: Bundle | Path | str, cameras: str | Sequence[str], options: RunOptions | None = None) -> Summary:
+    """Judge what one camera URI shows, or several in turn, and return the counts; BadInput and DeviceFault as the parts do."""
+    with contextlib.closing(Inspector(bundle, cameras, options)) as inspector:
+        summary = inspector.run()
+    # With what came at the end: the record was still being written, and outputs still delivered.
+    return inspector.completed(summary)
+
+
+class Inspector:
+    """Everything of one run. The constructor opens all of it and proves the engines; ``run`` judges; ``close`` lets go.
+
+    Raises BadInput and DeviceFault as the parts do; what was opened by then is closed again.
+    """
+
+    loop: Loop
+
+    def __init__(
+        self, bundle: Bundle | Path | str, cameras: str | Sequence[str], options: RunOptions | None = None
+    ) -> None:
+        self.options = options or RunOptions()
+        self.line = self.options.line
+        if self.line.web is not None and self.options.dashboard is None:
+            raise BadInput("web is set without a dashboard: give dashboard=edge_ad.web.link.open_web")
+        self.bundle = bundle if isinstance(bundle, Bundle) else open_bundle(Path(bundle))
+        self._notifier = Notifier()
+        settings = with_record(with_trigger(self.options.settings, self.line), self.bundle)
+        self.settings = replace(settings, patient=settings.patient or self._notifier.managed)
+        self.faults = ThreadFaults()
+        self._changed = threading.Condition()
+        self._stop = Stop()
+        self._stack = contextlib.ExitStack()
+        try:
+            self._build([cameras] if isinstance(cameras, str) else list(cameras))
+        except BaseException:
+            self._stack.close()
+            raise
+
+    def run(self) -> Summary:
+        """Judge until the sources end or the run is stopped, and return the counts."""
+        self.watchdog.ready()
+        if self._dashboard is not None:
+            self._dashboard.begin(self)
+        self.loop.run()
+        return summarise(
+            self.loop, self.pipeline.backend.name, self.pipeline.precision, self._stop.interrupted, self.drift.warnings
+        )
+
+    def close(self) -> None:
+        """Let go of everything; the outputs reject first."""
+        self._stack.close()
+
+    def completed(self, summary: Summary) -> Summary:
+        """Return a summary with the faults of threads and the states of outputs up to now."""
+        return replace(summary, faults=self.faults.summary(), outputs=tuple(self.wiring.outputs()))
+
+    def _build(self, cameras: Sequence[str]) -> None:
+        lock_line(self.line, self._stack)
+        if self.options.signals:
+            self._stack.enter_context(self._stop.listening())
+        opened = self._stack.enter_context(contextlib.ExitStack())
+        sources = _open_sources(cameras, self.settings, opened, self.bundle.image_bits)
+        self.names = [source.name for source in sources]
+        self._open_engines()
+        self.wiring = Wiring(self.names, self.settings, self.line, self._changed, self.faults)
+        self._stack.callback(self.wiring.close)
+        self._make_judge()
+        observers = self._observers()
+        detectors = make_part_detectors(
+            self.bundle, self.settings, len(sources), self.wiring.calls, self.wiring.first_parts(self.names)
+        )
+        self.loop = Loop(self.judge, sources, observers, self.settings, detectors=detectors, changed=self._changed)
+        self._stack.callback(self.watchdog.close)
+        if self._record is not None:
+            self._stack.callback(self._record.close)
+        self._stack.callback(self.wiring.reject)  # whatever ends the run, the outputs come first
+        self._stop.attach(self.loop)
+        opened.pop_all()  # from here on the loop closes the sources
+
+    def _open_engines(self) -> None:
+        options = self.options
+        pipelines = open_pipelines(self.bundle, options.backend, options.precision, self.line.streams)
+        self.pipeline, *more = [self._stack.enter_context(one) for one in pipelines]
+        self._streams: Streams | None = None
+        if more:
+            self._streams = self._stack.enter_context(contextlib.closing(Streams([self.pipeline, *more])))
+        self.reference, self._self_test = warm_up(self._streams or self.pipeline, self.bundle)
+
+    def _make_judge(self) -> None:
+        bundle, line, settings = self.bundle, self.line, self.settings
+        tiles, combine = tile_combiner(self.pipeline, bundle, settings.view, line.tile_goods)
+        self.tiled = tiles is not None
+        self.thresholds = thresholds_of(bundle, line, tiles)
+        cascade = make_cascade(self.pipeline, bundle, line, self.tiled, self.thresholds, lambda: self.judge.thresholds)
+        plausibility = Plausibility(None if tiles else floors_of(bundle), self.pipeline.branches)
+        self.judge = Judge(
+            self._streams or cascade,
+            self.thresholds,
+            bundle.statistics.weight,
+            settings.max_age_ms,
+            settings.view,
+            combine,
+            plausibility,
+        )
+        self.reloader = Reloader(
+            self.judge, lambda path: reload_thresholds(bundle, line, tiles, path), bundle.path, self.faults
+        )
+        self._stop.on_reload = self.reloader.ask
+
+    def _observers(self) -> list[Observer]:
+        """Return who follows the run, in the order of effects: the outputs first, then the record, then what shows."""
+        self.watchdog = Watchdog(self._notifier, self._self_test, limit_s=PROOF_S if self.line.web else None)
+        self.drift = DriftObserver(None if self.tiled else make_drift(self.bundle, self.line.cascade is not None))
+        self._record = self._make_record()
+        observers: list[Observer] = [self.wiring.alarm_manager]
+        observers += [] if self._record is None else [self._record]
+        observers += self._writers()
+        self._dashboard = None if self.options.dashboard is None else self.options.dashboard(self)
+        if self._dashboard is not None:
+            self._stack.callback(self._dashboard.close)
+            observers.append(self._dashboard.observer)
+        canary = make_canary(self._streams or self.pipeline, self.bundle, self._is_busy)
+        return [*observers, self.drift, self.watchdog, canary, self.reloader, ThreadWatch(self.faults)]
+
+    def _make_record(self) -> StoreObserver | None:
+        store = self.wiring.store
+        if store is None:
+            return None
+        view, wake = self.settings.view, self.wiring.keeper.wake
+        evidence = Evidence(store, self.line.record, view, self.reference, wake, self.faults)
+        return StoreObserver(store, lambda name: self.loop.account(name), evidence)
+
+    def _writers(self) -> list[Observer]:
+        """Open what follows outputs and store: the file of events first, images and the terminal after it."""
+        options = self.options
+        writers: list[Observer] = []
+        if options.events is not None:
+            writers.append(EventFile(EventWriter(options.events)))
+        if options.on_event is not None:
+            writers.append(EventCallback(options.on_event))
+        if options.save is not None:
+            from edge_ad.inspection.recorder import Recorder
+
+            writers.append(Recorder(options.save, self.reference, self.settings.view, len(self.names) > 1))
+        if options.status is not None:
+            writers.append(StatusLine(options.status))
+        for writer in reversed(writers):
+            self._stack.callback(writer.close)
+        return writers
+
+    def _is_busy(self) -> bool:
+        """Whether a frame waits to be judged."""
+        return any(worker.ready for worker in self.loop.workers)
+
+
+def _open_sources(
+    uris: Sequence[str], settings: LoopSettings, stack: contextlib.ExitStack, image_bits: int
+) -> list[Source]:
+    if not uris:
+        raise BadInput("no camera is named: give --camera URI, or `camera` under [run] in edge-ad.toml")
+    repeated = next((uri for uri in uris if uris.count(uri) > 1), None)
+    if repeated is not None:
+        raise BadInput(f"--camera {redact(repeated)} is given twice: name every camera once")
+    sources = []
+    for uri in uris:
+        source = open_source(
+            uri, settings.realtime, patient=settings.patient, lag_s=settings.lag_s, image_bits=image_bits
+        )
+        stack.callback(source.close)
+        sources.append(source)
+    return sources
