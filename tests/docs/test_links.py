@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -50,6 +52,32 @@ def test_the_architecture_names_every_package() -> None:
     ]
     missing = [path.name for path in there if f"`edge_ad/{path.name}`" not in text]
     assert not missing
+
+
+def test_every_file_that_the_pages_name_exists() -> None:
+    missing = {}
+    for page in sorted((ROOT / "docs").glob("*.md")) + sorted((ROOT / "docs").glob("howto/*.md")) + [ROOT / "CONTRIBUTING.md"]:
+        named = re.findall(r"`((?:edge_ad|calibration|tests|tools)/[\w/]+\.\w+)`", page.read_text(encoding="utf-8"))
+        if gone := [name for name in named if not (ROOT / name).exists()]:
+            missing[page.name] = gone
+    assert not missing
+
+
+def package(path: str) -> str:
+    """Return the package of a file as the architecture has it."""
+    return path.split("/")[0] if path.startswith("calibration/") else "/".join(path.split("/")[:2])
+
+
+@pytest.mark.parametrize("walk", ["A frame", "A folder", "A bundle", "An event"])
+def test_a_walk_through_the_files_crosses_between_two_packages_at_most_once_in_each_direction(walk: str) -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    section = re.search(rf"^### {walk}.*?(?=^##)", text, re.M | re.S)
+    assert section is not None
+    steps = re.findall(r"^\d\. .*?(?=^\d\. |^$)", section[0], re.M | re.S)
+    packages = [package(path) for step in steps for path in re.findall(r"`((?:edge_ad|calibration)/[\w/]+\.py)`", step)]
+    crossings = [pair for pair in itertools.pairwise(packages) if pair[0] != pair[1]]
+    assert len(crossings) >= 2
+    assert len(crossings) == len(set(crossings)), crossings
 
 
 @pytest.mark.parametrize(
