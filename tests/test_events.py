@@ -1,0 +1,176 @@
+"""One event on every channel: the exact text that files, outputs, the index, pictures and the dashboard get."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from edge_ad.inspection.events import Event, EventWriter
+from edge_ad.outputs.payload import payload
+from edge_ad.store import EventRow, Store
+from edge_ad.store.export import write_csv, write_json
+from edge_ad.store.journal import event_line, files
+from edge_ad.store.jpeg import comment_of, with_comment
+from edge_ad.store.outbox import Outbox
+from edge_ad.store.reader import Reader, set_mark
+
+ID = "6ba7b810-9dad-11d1-80b4-00c04fd430c8"
+EVENT = Event(
+    camera="rtsp://cam.local/übersicht",
+    frame=7,
+    part="A-17",
+    time=1_000_000_000.25,
+    verdict="NG",
+    score=5.123456789,
+    z={"structure": 0.1, "logic": 6.000049},
+    latency_ms=12.34567,
+    reason='logic: z 6.0; "score" 5.12\nabove 3.00',
+    id=ID,
+)
+TEXTS = r'"reason":"logic: z 6.0; \"score\" 5.12\\x0aabove 3.00"'
+HEAD = rf'"id":"{ID}","camera":"rtsp://cam.local/\u00fcbersicht","frame":7,"part":"A-17"'
+LINE = (
+    rf'{HEAD},"time":"2001-09-09T01:46:40.250Z","verdict":"NG","score":5.123457,'
+    rf'"z":{{"structure":0.1,"logic":6.0}},"latency_ms":12.346,{TEXTS}'
+)
+JOURNAL = (
+    rf'{HEAD},"time":1000000000.25,"verdict":"NG","score":5.123456789,"latency_ms":12.34567,{TEXTS},'
+    r'"z":{"structure":0.1,"logic":6.0}'
+)
+PICTURE = JOURNAL.replace("6.0}", "6.000049}")  # from the event itself; the journal is a copy of the index
+EXPORT = (
+    f'{HEAD},"time":"2001-09-09T01:46:40.250Z","verdict":"NG","score":5.123456789,'
+    rf'"z":{{"structure":0.1,"logic":6.0}},"latency_ms":12.34567,{TEXTS},"mark":"bad","images":[]'
+)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """A store that has committed the event, with journal and one output."""
+    path = tmp_path / "line.sqlite"
+    writer = Store(path, with_commit=Outbox(["mqtt://broker"], 10, payload).add, evidence=tmp_path / "evidence")
+    writer.record(stored(EVENT))
+    assert writer.close(10)
+    return path
+
+
+def stored(event: Event) -> EventRow:
+    return EventRow(**asdict(event))
+
+
+def test_a_line_of_the_event_file(tmp_path: Path) -> None:
+    writer = EventWriter(str(tmp_path / "events.jsonl"))
+    writer.write(EVENT)
+    writer.close()
+    assert (tmp_path / "events.jsonl").read_text() == f"{{{LINE}}}\n"
+
+
+def test_the_message_of_an_output(store: Path) -> None:
+    with sqlite3.connect(store) as connection:
+        found = connection.execute("SELECT output, id, verdict, line FROM outbox").fetchall()
+    assert found == [("mqtt://broker", ID, "NG", f'{{"schema":1,{LINE}}}')]
+
+
+def test_the_row_of_the_index(store: Path) -> None:
+    with sqlite3.connect(store) as connection:
+        found = connection.execute("SELECT * FROM event").fetchall()
+    z = '{"structure":0.1,"logic":6.0}'
+    reason = r'logic: z 6.0; "score" 5.12\x0aabove 3.00'
+    head = (1, ID, "rtsp://cam.local/übersicht", 7, "A-17", 1_000_000_000.25, "NG")
+    assert found == [(*head, 5.123456789, z, 12.34567, reason)]
+
+
+def test_a_line_of_the_journal(store: Path) -> None:
+    (journal,) = files(store.parent / "evidence")
+    assert journal.read_text().splitlines()[0] == f'{{"sequence":1,{JOURNAL}}}'
+
+
+def test_the_comment_of_a_picture() -> None:
+    jpeg = cv2.imencode(".jpg", np.zeros((8, 8, 3), np.uint8))[1].tobytes()
+    assert comment_of(with_comment(jpeg, event_line(0, stored(EVENT)))) == f'{{"sequence":0,{PICTURE}}}'
+
+
+def test_exports(store: Path, tmp_path: Path) -> None:
+    set_mark(store, ID, "bad", "test")
+    with Reader(store) as reader:
+        write_json(tmp_path / "out.json", reader.every())
+        write_csv(tmp_path / "out.csv", reader.every(), ("structure", "logic"))
+    (row,) = (tmp_path / "out.json").read_text().splitlines()[1:-1]
+    assert row == json.dumps(json.loads(f"{{{EXPORT}}}"))
+    assert (tmp_path / "out.csv").read_text().splitlines() == [
+        "id,time,camera,frame,part,verdict,score,latency_ms,reason,mark,images,z_structure,z_logic",
+        f"{ID},2001-09-09T01:46:40.250Z,rtsp://cam.local/übersicht,7,A-17,NG,5.123456789,12.34567,"
+        r'"logic: z 6.0; ""score"" 5.12\x0aabove 3.00",bad,,0.1,6.0',
+    ]
+
+
+def test_the_record_api(store: Path) -> None:
+    pytest.importorskip("fastapi")
+    from edge_ad.web.record import shown
+    from edge_ad.web.schemas import Event as WebEvent
+
+    set_mark(store, ID, "bad", "test")
+    with Reader(store) as reader:
+        found = WebEvent.model_validate(shown(reader.events()[0]))
+    head = HEAD.replace("\\u00fc", "ü").replace(",", ',"sequence":1,', 1)
+    expected = (
+        rf'{{{head},"time":1000000000.25,"verdict":"NG","score":5.123457,"z":{{"structure":0.1,"logic":6.0}},'
+        rf'"latency_ms":12.34567,{TEXTS},"mark":"bad","images":0}}'
+    )
+    assert found.model_dump_json() == expected
+
+
+def test_the_schema_of_the_record_api() -> None:
+    pytest.importorskip("fastapi")
+    from edge_ad.web.schemas import Event as WebEvent
+
+    def either(kind: str) -> dict[str, Any]:
+        return {"anyOf": [{"type": kind}, {"type": "null"}]}
+
+    expected = {
+        "id": {"type": "string"},
+        "sequence": {"type": "integer"},
+        "camera": {"type": "string"},
+        "frame": either("integer"),
+        "part": either("string"),
+        "time": {"type": "number"},
+        "verdict": {"enum": ["OK", "WARN", "NG", "NONE"], "type": "string"},
+        "score": either("number"),
+        "z": {"additionalProperties": either("number"), "type": "object"},
+        "latency_ms": either("number"),
+        "reason": either("string"),
+        "mark": {"anyOf": [{"enum": ["good", "bad"], "type": "string"}, {"type": "null"}]},
+        "images": {"type": "integer"},
+    }
+    schema = WebEvent.model_json_schema()
+    without_titles = {key: {k: v for k, v in one.items() if k != "title"} for key, one in schema["properties"].items()}
+    assert (schema["title"], list(without_titles), schema["required"]) == ("Event", list(expected), list(expected))
+    assert without_titles == expected
+
+
+def test_a_live_event_of_the_dashboard() -> None:
+    pytest.importorskip("fastapi")
+    from edge_ad.web.snapshot import told
+
+    expected = (
+        rf'{{"id":"{ID}","camera":3,"frame":7,"part":"A-17","time":1000000000.25,"verdict":"NG","score":5.123457,'
+        rf'"z":{{"structure":0.1,"logic":6.000049}},"latency_ms":12.34567,{TEXTS}}}'
+    )
+    assert json.dumps(told(3, EVENT), separators=(",", ":")) == expected
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_number_that_is_not_finite_is_null_where_it_must_not_stop_the_channel(value: float) -> None:
+    pytest.importorskip("fastapi")
+    from edge_ad.web.snapshot import told
+
+    odd = Event(**{**asdict(EVENT), "score": value, "z": {"logic": value}, "latency_ms": value})
+    for record in (json.loads(payload(odd)), json.loads(event_line(1, stored(odd))), told(0, odd)):
+        assert (record["score"], record["z"], record["latency_ms"]) == (None, {"logic": None}, None)
