@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -24,6 +25,15 @@ CONFIG_NAME = "edge-ad.toml"
 Precision = Literal["fp32", "fp16", "int8"]
 Backend = Literal["onnxruntime", "tensorrt"]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
+
+
+@dataclass(frozen=True)
+class Flag:
+    """The flag of a key: its ``help``, and where they do not follow from the key, its ``metavar`` and ``names``."""
+
+    help: str
+    metavar: str | None = None
+    names: tuple[str, ...] = ()
 
 
 def _cameras(value: object) -> object:
@@ -125,35 +135,75 @@ class BenchmarkTable(Table):
 class RunTable(Table):
     """What `edge-ad run` looks at, what is a part, and where it writes."""
 
-    camera: Annotated[list[str], BeforeValidator(_cameras)] = Field(default_factory=list)
-    events: Path | None = None
-    save: Path | None = None
-    max_frames: Annotated[int, Field(ge=1)] | None = None
-    realtime: bool = False
-    alarm: Annotated[list[str], BeforeValidator(_cameras)] = Field(default_factory=list)
-    outputs: bool = True
-    require_alarms: bool = False
-    hold_ms: Annotated[float, Field(ge=10, le=60_000)] = 500.0
+    camera: Annotated[
+        list[str],
+        BeforeValidator(_cameras),
+        Flag(
+            "A camera number (0), a device (/dev/video0), rtsp://, http://, csi://0, a video, an image, a folder of images, "
+            "watch:FOLDER, file://PATH or synthetic://line?frames=300&seed=1&fps=10; repeat it for several."
+        ),
+    ] = Field(default_factory=list)
+    alarm: Annotated[
+        list[str],
+        BeforeValidator(_cameras),
+        Flag(
+            "An output (repeats): modbus://PLC, gpio:///dev/gpiochip0?pass=17, mqtt://HOST, opcua://0.0.0.0, https://...",
+            "URI",
+            ("--output", "--alarm"),
+        ),
+    ] = Field(default_factory=list)
+    outputs: Annotated[
+        bool,
+        Flag(
+            "--no-outputs: a trial beside a run: nothing of edge-ad.toml drives an output, writes a record or serves a page.",
+            names=("--outputs/--no-outputs",),
+        ),
+    ] = True
+    require_alarms: Annotated[bool, Flag("Refuse to start (exit 3) before every output has taken something.")] = False
+    hold_ms: Annotated[float, Field(ge=10, le=60_000), Flag("Outputs reject so long after the last verdict.")] = 500.0
     backlog: Annotated[int, Field(ge=1)] = 100_000
-    trigger: str | None = None
+    presence: Annotated[
+        Literal["none", "settled", "learned", "trigger"],
+        Flag("What is a part: none (every frame), settled, learned (needs --empty) or trigger."),
+    ] = "none"
+    empty: Annotated[Path | None, Flag("Folder with a few images of the empty station.")] = None
+    trigger: Annotated[
+        str | None,
+        Flag("Calls for parts: software (ids on stdin), software:SOCKET, mqtt://BROKER/TOPIC, modbus, gpio or camera."),
+    ] = None
     trigger_deadline_ms: Annotated[float, Field(ge=1, le=60_000)] = 1000.0
-    presence: Literal["none", "settled", "learned", "trigger"] = "none"
-    empty: Path | None = None
     part_frames: Annotated[int, Field(ge=1, le=100)] = 3
     part_candidates: Annotated[int, Field(ge=1, le=100)] | None = None
     motion_limit: Annotated[float, Field(gt=0, le=255)] = 1.0
-    roi: str | None = None
-    tiles: str | None = None
-    tile_goods: Path | None = None
-    store: Path | None = None
+    warn_above: Annotated[float | None, Flag("WARN above this score [the bundle's].")] = None
+    ng_above: Annotated[float | None, Flag("NG above this score [the bundle's].")] = None
+    roi: Annotated[str | None, Flag("Look at this rectangle (pixels) alone.", "X,Y,W,H")] = None
+    tiles: Annotated[str | None, Flag("Cut it into tiles, the worst one counts.", "RxC")] = None
+    tile_goods: Annotated[Path | None, Flag("Folder of normal images for the statistics of each tile.")] = None
+    store: Annotated[Path | None, Flag("Keep events, counters and alarms in this SQLite file.")] = None
+    events: Annotated[Path | None, Flag("Append one JSON object a verdict to this file; - prints them.", "FILE")] = None
+    web: Annotated[
+        str | None,
+        Flag("Serve the dashboard here, such as 127.0.0.1:8080; an address of the network needs a token.", "HOST:PORT"),
+    ] = None
+    web_names: list[str] = Field(default_factory=list)
+    save: Annotated[Path | None, Flag("Write annotated images or videos into this folder.")] = None
+    cascade: Annotated[
+        Fraction | None,
+        Flag(
+            "Leave LAViT out where the other branches leave no doubt; at most this share of anomalies may come out OK so.",
+            "RATE",
+        ),
+    ] = None
+    streams: Annotated[
+        int,
+        Field(ge=1, le=64),
+        Flag("Infer so many images side by side, of cameras or tiles: more a second, each a little later (CPU)."),
+    ] = 1
+    max_frames: Annotated[Annotated[int, Field(ge=1)] | None, Flag("Stop after so many frames of each camera.")] = None
+    realtime: Annotated[bool, Flag("Play files at their own speed and drop frames that come too fast.")] = False
     max_age_ms: Annotated[float, Field(gt=0, le=60_000)] = 1000.0
     give_up_s: Annotated[float, Field(gt=0, le=604_800)] = 30.0
-    warn_above: float | None = None
-    ng_above: float | None = None
-    web: str | None = None
-    web_names: list[str] = Field(default_factory=list)
-    cascade: Fraction | None = None
-    streams: Annotated[int, Field(ge=1, le=64)] = 1
 
 
 class CameraTable(Table):
@@ -183,7 +233,9 @@ class RecordTable(Table):
     ``required``: nothing passes while events cannot be stored.
     """
 
-    evidence: Path | None = None
+    evidence: Annotated[
+        Path | None, Flag("Folder of the images and the journal that belong to the store [beside it].")
+    ] = None
     required: bool = False
     ok_every: Annotated[int, Field(ge=0)] = 100
     keep_days: Annotated[float, Field(gt=0)] = 90.0
@@ -264,7 +316,8 @@ T = TypeVar("T", bound=Table)
 
 def with_flags(table: T, flags: Mapping[str, object]) -> T:
     """Return ``table`` with the flags that were given (not None) in the place of its keys; BadInput as in the file."""
-    given = {key: value for key, value in flags.items() if value is not None}
+    keys = type(table).model_fields
+    given = {key: value for key, value in flags.items() if value is not None and key in keys}
     try:
         return type(table).model_validate({**table.model_dump(exclude_unset=True), **given})
     except ValidationError as error:

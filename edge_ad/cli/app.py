@@ -10,6 +10,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from functools import cache
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -19,7 +20,7 @@ from edge_ad import __version__
 from edge_ad.errors import BadInput, EdgeAdError, is_out_of_memory, missing_package
 from edge_ad.utils.supervision import leave
 
-# Name, module in edge_ad.cli and what `edge-ad --help` says. The modules import only typer and the standard library.
+# Name, module in edge_ad.cli and what `edge-ad --help` says. A module is imported when its command is asked for.
 COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("init", "init", "Write edge-ad.toml with your answers."),
     ("capture", "capture", "Collect pictures of good parts from a camera."),
@@ -70,7 +71,18 @@ REFUSED_PATHS = (errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM, err
 
 
 class _Commands(TyperGroup):
-    """The commands, with an unknown name answered by the known ones."""
+    """The commands, each imported when it is asked for, with an unknown name answered by the known ones."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [*(name for name, *_ in COMMANDS), *super().list_commands(ctx)]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        entry = next((entry for entry in COMMANDS if entry[0] == cmd_name), None)
+        return super().get_command(ctx, cmd_name) if entry is None else _command(*entry)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, _, summary in COMMANDS])
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
@@ -121,10 +133,11 @@ def _options(
         context.default_map = dict(command_defaults(load_config()))
 
 
-def _register() -> None:
-    for name, module, summary in COMMANDS:
-        command = importlib.import_module(f"edge_ad.cli.{module}").command
-        app.command(name, short_help=summary)(command)
+@cache
+def _command(name: str, module: str, summary: str) -> Any:
+    alone = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+    alone.command(name, short_help=summary)(importlib.import_module(f"edge_ad.cli.{module}").command)
+    return typer.main.get_command(alone)
 
 
 def _fail(message: str, exit_code: int) -> int:
@@ -201,5 +214,3 @@ def entry() -> NoReturn:
         code = 1
     leave(code)
 
-
-_register()

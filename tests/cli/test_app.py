@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -186,5 +187,8 @@ def test_the_installed_command_ends_with_the_exit_code(tmp_path: Path) -> None:
 
 
 def test_commands_are_all_registered() -> None:
-    registered = [command.name for command in app.registered_commands]
-    assert registered == [name for name, _, _ in COMMANDS]
+    group: Any = typer.main.get_command(app)
+    assert group.list_commands(None) == [name for name, _, _ in COMMANDS]
+    for name, _, summary in COMMANDS:
+        command = group.get_command(None, name)
+        assert (command.name, command.short_help) == (name, summary)

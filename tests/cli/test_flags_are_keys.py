@@ -19,7 +19,7 @@ OUT_OF_ONE_CALL = {"recalibrate"}
 
 def flags(command: str) -> dict[str, str]:
     """Return the long flags of a command with the names of their parameters."""
-    parameters = typer.main.get_command(app).commands[command].params  # type: ignore[attr-defined]
+    parameters = typer.main.get_command(app).get_command(None, command).params  # type: ignore[attr-defined]
     return {name: parameter.name for parameter in parameters for name in parameter.opts if name.startswith("--")}
 
 

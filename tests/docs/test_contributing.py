@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+import typer
 
 from edge_ad.bundle import open_bundle
+from edge_ad.cli.options import options_of
+from edge_ad.config import with_flags
 from edge_ad.engines.pipeline import Pipeline
+from edge_ad.errors import BadInput
 from edge_ad.outputs import delivery
 from tests.docs.documents import ROOT, blocks
 from tests.fixtures.tiny_bundle import make_tiny_bundle, tiny_image
@@ -25,7 +30,7 @@ def example(name: str) -> Any:
     """Run the block that defines ``name`` and return it."""
     (text,) = [block.text for block in blocks(PAGE) if re.search(rf"^(class|def) {name}\b", block.text, re.M)]
     space: dict[str, Any] = {"__name__": "example"}
-    exec(compile(text, f"CONTRIBUTING.md: {name}", "exec"), space)
+    exec(compile(text, f"CONTRIBUTING.md: {name}", "exec", dont_inherit=True), space)
     return space[name]
 
 
@@ -51,6 +56,25 @@ def test_the_output_is_found_by_its_scheme_and_counts(tmp_path: Path, monkeypatc
     assert json.loads((tmp_path / "counts.json").read_text()) == {"OK": 2, "NG": 1}
     (table,) = [block.text for block in blocks(PAGE) if block.language == "toml"]
     assert f'"{delivery.GROUP}"' in table
+
+
+def test_an_option_is_one_line_and_checked_wherever_it_stands() -> None:
+    table = example("PressTable")
+    app = typer.Typer(add_completion=False, rich_markup_mode=None)
+    made = []
+
+    @app.command()
+    @options_of(table)
+    def command(flags: Mapping[str, object]) -> None:
+        made.append(with_flags(table(label="from the file"), flags))
+
+    call = typer.main.get_command(app)
+    call(["--force-kn", "35"], standalone_mode=False)
+    assert made == [table(force_kn=35.0, label="from the file")]
+    with pytest.raises(BadInput, match="--force-kn is .*600.*less than or equal to 500"):
+        call(["--force-kn", "600"], standalone_mode=False)
+    (option,) = [one for one in call.params if one.name == "force_kn"]
+    assert option.help == "Force of the press in kilonewton [20]."  # type: ignore[attr-defined]
 
 
 def test_the_trial_of_a_branch_tells_a_useful_one_from_noise() -> None:

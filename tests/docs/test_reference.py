@@ -27,9 +27,10 @@ def reference() -> ModuleType:
 def test_every_flag_of_every_command_is_there(reference: ModuleType) -> None:
     sections = {part.splitlines()[0]: part for part in reference.flags_page().split("\n## edge-ad ")[1:]}
     group: Any = typer.main.get_command(app)
-    assert list(sections) == list(group.commands)
-    for name, command in group.commands.items():
-        flags = [flag for parameter in command.params for flag in parameter.opts if flag.startswith("--")]
+    names = group.list_commands(None)
+    assert list(sections) == names
+    for name in names:
+        flags = [flag for parameter in group.get_command(None, name).params for flag in parameter.opts if flag.startswith("--")]
         missing = [flag for flag in flags if flag != "--help" and f"{flag}" not in sections[name]]
         assert not missing, name
 
