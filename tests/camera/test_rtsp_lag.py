@@ -8,8 +8,11 @@ import time
 
 import pytest
 
+from edge_ad.camera.frames import Source
 from edge_ad.camera.sources import open_source
 from edge_ad.inspection.events import Event
+from edge_ad.inspection.judge import InspectionResult
+from edge_ad.inspection.observers import Observer
 from edge_ad.inspection.settings import LoopSettings
 from tests.camera.delay_proxy import DelayProxy
 from tests.camera.rtsp import RtspServer, server_missing
@@ -40,14 +43,11 @@ def judged_for(port: int, seconds: float, max_age_ms: float = 1000.0) -> list[tu
     loop, _ = make_loop(Arithmetic(), [source], LoopSettings(max_age_ms=max_age_ms))
     told: list[tuple[float, Event]] = []
 
-    class Keeps:
-        def take(self, judgement: object, source: object) -> None:
-            told.append((time.monotonic(), judgement.event))  # type: ignore[attr-defined]
+    class Keeps(Observer):
+        def on_result(self, result: InspectionResult, source: Source) -> None:
+            told.append((time.monotonic(), result.event))
 
-        def close(self) -> None:
-            pass
-
-    loop._sinks = [Keeps()]
+    loop._observers = [Keeps()]
     threading.Timer(seconds, loop.stop).start()
     loop.run()
     return told
