@@ -62,22 +62,39 @@ class DataTable(Table):
 class TrainTable(Table):
     """How to train; ``steps``, ``masks`` and ``teacher`` are the preset's own when absent, ``setting`` changes any value."""
 
-    preset: str = "fast"
-    teacher: str | None = None
-    steps: Annotated[int, Field(ge=1)] | None = None
-    masks: Annotated[int, Field(ge=1)] | None = None
-    setting: list[str] = Field(default_factory=list)
-    seed: Annotated[int, Field(ge=0)] = 0
-    out: Path | None = None
-    defects: Path | None = None
-    penalty: Path | None = None
+    out: Annotated[Path | None, Flag("Write OUT/<name>.edgead (default: runs/<time>/).")] = None
+    preset: Annotated[
+        str,
+        Flag(
+            "demo (a first look: 6 minutes on 2 CPU cores with AVX-512, 16 with AVX2), fast (11 to 13 minutes, an hour with AVX2), "
+            "paper or paper-m (as published: a GPU)."
+        ),
+    ] = "fast"
+    teacher: Annotated[
+        str | None,
+        Flag("efficientnet_lite0, pdn_small, pdn_medium, or a PDN's weights (default: the preset's).", "NAME|FILE"),
+    ] = None
+    defects: Annotated[
+        Path | None, Flag("Labelled defects that choose the branch weights instead of synthetic anomalies.")
+    ] = None
+    penalty: Annotated[Path | None, Flag("Images of other things, on which the student learns silence.")] = None
+    steps: Annotated[Annotated[int, Field(ge=1)] | None, Flag("Batches for every network (default: the preset's).")] = (
+        None
+    )
+    masks: Annotated[
+        Annotated[int, Field(ge=1)] | None, Flag("Masks that LAViT looks through (default: the preset's).")
+    ] = None
+    setting: Annotated[
+        list[str], Flag("Change a value of the preset: efficientad.dfsc.mode=off. Repeats.", "KEY=VALUE")
+    ] = Field(default_factory=list)
+    seed: Annotated[int, Field(ge=0), Flag("Seed of splits, networks and masks.")] = 0
 
 
 class ThresholdsTable(Table):
     """Which rates of goods may be NG, and WARN or worse (fractions, not percent)."""
 
-    target_ng: Fraction = 0.01
-    target_warn: Fraction = 0.05
+    target_ng: Annotated[Fraction, Flag("Share of normal images that may be called NG.")] = 0.01
+    target_warn: Annotated[Fraction, Flag("Share of normal images that may be called WARN or NG.")] = 0.05
 
 
 class EngineTable(Table):
@@ -105,9 +122,9 @@ class EvaluateTable(Table):
 
 
 class RecalibrateTable(Table):
-    """The seed of the split of the goods."""
+    """The seed of the split of the normal images."""
 
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0), Flag("The seed of the split of the normal images into two halves.")] = 0
 
 
 class CalibrateTable(Table):

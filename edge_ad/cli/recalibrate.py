@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from edge_ad.cli.options import options_of
+from edge_ad.config import RecalibrateTable, ThresholdsTable, load_config, with_flags
 
+
+@options_of(RecalibrateTable, ThresholdsTable)
 def command(
+    flags: Mapping[str, object],
     paths: Annotated[
         list[Path],
         typer.Argument(
@@ -22,18 +28,17 @@ def command(
         Path | None,
         typer.Option(help="The file to write; without it, <name>-recalibrated-<n>.edgead beside the bundle."),
     ] = None,
-    target_ng: Annotated[float, typer.Option(help="The fraction of goods that may be judged NG.")] = 0.01,
-    target_warn: Annotated[float, typer.Option(help="The fraction of goods that may be judged WARN or NG.")] = 0.05,
-    seed: Annotated[int, typer.Option(min=0, help="The seed of the split of the goods into two halves.")] = 0,
 ) -> None:
     """Write a new bundle whose score statistics and thresholds come from GOODS; networks and weights stay."""
     from edge_ad.bundle import open_bundle
     from edge_ad.cli.arguments import bundle_and_folder
     from edge_ad.deployment.recalibration import adopt, recalibrate
 
+    config = load_config()
+    table, targets = with_flags(config.recalibrate, flags), with_flags(config.thresholds, flags)
     bundle, goods = bundle_and_folder(paths, "recalibrate")
     progress = _show if sys.stderr.isatty() else None
-    path = recalibrate(bundle, goods, out, target_ng, target_warn, seed, progress)
+    path = recalibrate(bundle, goods, out, targets.target_ng, targets.target_warn, table.seed, progress)
     written = open_bundle(path)
     told = written.report["recalibration"]
     counts = told["goods"]

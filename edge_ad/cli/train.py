@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from edge_ad.cli.options import options_of
+from edge_ad.config import ThresholdsTable, TrainTable, load_config, with_flags
+
 DATA = (
     "Folder of good images, or a set in MVTec AD or MVTec LOCO layout. PNG, JPEG, BMP, TIFF, WebP, PPM of 8 or 16 bits; at "
     "least 10 of 32 x 32 pixels or more, better 100. Without it `path` under [data] in edge-ad.toml."
 )
-PRESET = (
-    "demo (a first look: 6 minutes on 2 CPU cores with AVX-512, 16 with AVX2), fast (11 to 13 minutes, an hour with AVX2), "
-    "paper or paper-m (as published: a GPU)."
-)
 
 
+@options_of(TrainTable, ThresholdsTable)
 def command(
+    flags: Mapping[str, object],
     data: Annotated[
         Path | None,
         typer.Argument(help=DATA, show_default=False),
@@ -26,33 +28,6 @@ def command(
     data_option: Annotated[
         Path | None, typer.Option("--data", metavar="DATA", help="The same as the argument DATA.", show_default=False)
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Write OUT/<name>.edgead (default: runs/<time>/).")] = None,
-    preset: Annotated[str, typer.Option(help=PRESET)] = "fast",
-    teacher: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME|FILE",
-            help="efficientnet_lite0, pdn_small, pdn_medium, or a PDN's weights (default: the preset's).",
-        ),
-    ] = None,
-    defects: Annotated[
-        Path | None,
-        typer.Option(help="Labelled defects that choose the branch weights instead of synthetic anomalies."),
-    ] = None,
-    penalty: Annotated[
-        Path | None, typer.Option(help="Pictures of other things, on which the student learns silence.")
-    ] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Batches for every network (default: the preset's).")] = None,
-    masks: Annotated[
-        int | None, typer.Option(min=1, help="Masks that LAViT looks through (default: the preset's).")
-    ] = None,
-    setting: Annotated[
-        list[str] | None,
-        typer.Option(metavar="KEY=VALUE", help="Change a value of the preset: efficientad.dfsc.mode=off. Repeats."),
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of splits, networks and masks.")] = 0,
-    target_ng: Annotated[float, typer.Option(help="Rate of goods that may be called NG.")] = 0.01,
-    target_warn: Annotated[float, typer.Option(help="Rate of goods that may be called WARN or NG.")] = 0.05,
     each: Annotated[bool, typer.Option("--each", help="DATA is a root: train every category under it.")] = False,
     part: Annotated[
         str | None,
@@ -63,13 +38,14 @@ def command(
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the report as JSON.")] = None,
 ) -> None:
     """Train all three methods on pictures of good parts; Ctrl-C is safe, the same command goes on."""
-    from edge_ad.config import load_config
     from edge_ad.errors import BadInput, require
     from edge_ad.utils.files import require_writable
 
+    config = load_config()
+    table, targets = with_flags(config.train, flags), with_flags(config.thresholds, flags)
     if data is not None and data_option is not None and data != data_option:
         raise BadInput(f"DATA is {data} and --data is {data_option}: name one of them")
-    folder = data or data_option or load_config().data.path
+    folder = data or data_option or config.data.path
     if folder is None:
         raise BadInput("no data: name a folder of good parts, or set path under [data] in edge-ad.toml (edge-ad init)")
     require_writable(json_file)
@@ -77,9 +53,20 @@ def command(
         require(module, extra="train", needed_by="edge-ad train")
     from edge_ad.training.options import TrainOptions
 
-    values = tuple(setting or ())
-    options = TrainOptions(preset, teacher, defects, penalty, steps, seed, target_ng, target_warn, masks, values)
-    reports = {name: _train_one(path, target, options, each) for name, path, target in _jobs(folder, out, each, part)}
+    options = TrainOptions(
+        preset=table.preset,
+        teacher=table.teacher,
+        defects=table.defects,
+        penalty=table.penalty,
+        steps=table.steps,
+        seed=table.seed,
+        target_ng=targets.target_ng,
+        target_warn=targets.target_warn,
+        masks=table.masks,
+        values=tuple(table.setting),
+    )
+    jobs = _jobs(folder, table.out, each, part)
+    reports = {name: _train_one(path, target, options, each) for name, path, target in jobs}
     from edge_ad.training.distributed import is_main_process
 
     if json_file is not None and is_main_process():
