@@ -11,16 +11,20 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from edge_ad.inspection.events import Event, EventWriter
-from edge_ad.outputs.payload import payload
-from edge_ad.store import EventRow, Store
+from edge_ad.events import VERSION, Event, schema
+from edge_ad.inspection.events import EventWriter
+from edge_ad.store import Store
 from edge_ad.store.export import write_csv, write_json
 from edge_ad.store.journal import event_line, files
 from edge_ad.store.jpeg import comment_of, with_comment
 from edge_ad.store.outbox import Outbox
 from edge_ad.store.reader import Reader, set_mark
+from tests.outputs.events import event
 
+DOCS = Path(__file__).parents[1] / "docs"
 ID = "6ba7b810-9dad-11d1-80b4-00c04fd430c8"
 EVENT = Event(
     camera="rtsp://cam.local/übersicht",
@@ -55,14 +59,10 @@ EXPORT = (
 def store(tmp_path: Path) -> Path:
     """A store that has committed the event, with journal and one output."""
     path = tmp_path / "line.sqlite"
-    writer = Store(path, with_commit=Outbox(["mqtt://broker"], 10, payload).add, evidence=tmp_path / "evidence")
-    writer.record(stored(EVENT))
+    writer = Store(path, with_commit=Outbox(["mqtt://broker"], 10, Event.message).add, evidence=tmp_path / "evidence")
+    writer.record(EVENT)
     assert writer.close(10)
     return path
-
-
-def stored(event: Event) -> EventRow:
-    return EventRow(**asdict(event))
 
 
 def test_a_line_of_the_event_file(tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_a_line_of_the_journal(store: Path) -> None:
 
 def test_the_comment_of_a_picture() -> None:
     jpeg = cv2.imencode(".jpg", np.zeros((8, 8, 3), np.uint8))[1].tobytes()
-    assert comment_of(with_comment(jpeg, event_line(0, stored(EVENT)))) == f'{{"sequence":0,{PICTURE}}}'
+    assert comment_of(with_comment(jpeg, event_line(0, EVENT))) == f'{{"sequence":0,{PICTURE}}}'
 
 
 def test_exports(store: Path, tmp_path: Path) -> None:
@@ -172,5 +172,39 @@ def test_a_number_that_is_not_finite_is_null_where_it_must_not_stop_the_channel(
     from edge_ad.web.snapshot import told
 
     odd = Event(**{**asdict(EVENT), "score": value, "z": {"logic": value}, "latency_ms": value})
-    for record in (json.loads(payload(odd)), json.loads(event_line(1, stored(odd))), told(0, odd)):
+    for record in (json.loads(odd.message()), json.loads(event_line(1, odd)), told(0, odd)):
         assert (record["score"], record["z"], record["latency_ms"]) == (None, {"logic": None}, None)
+
+
+def test_a_message_is_the_line_of_the_event_file_with_a_version_before_it() -> None:
+    assert json.loads(EVENT.message()) == {"schema": VERSION, **json.loads(EVENT.line())}
+    assert EVENT.message().startswith('{"schema":1,"id":')
+
+
+def test_the_published_schema_is_the_one_of_the_code() -> None:
+    assert json.loads((DOCS / "event.schema.json").read_text()) == schema()
+
+
+NUMBER = st.none() | st.floats()
+
+
+@given(
+    st.builds(
+        event,
+        frame=st.none() | st.integers(0, 10**9),
+        part=st.none() | st.text(max_size=20),
+        time=st.floats(0, 4e9),
+        verdict=st.sampled_from(["OK", "WARN", "NG", "NONE"]),
+        score=NUMBER,
+        z=st.dictionaries(st.text(max_size=8), st.floats(), max_size=3),
+        latency_ms=NUMBER,
+        reason=st.none() | st.text(max_size=20),
+    )
+)
+def test_every_event_keeps_to_the_schema(one: Any) -> None:
+    validator = pytest.importorskip("jsonschema_rs").validator_for(schema(), validate_formats=True)
+    found = json.loads(one.message())
+    validator.validate(found)
+    for key in found:
+        with pytest.raises(Exception, match="required"):
+            validator.validate({name: value for name, value in found.items() if name != key})

@@ -85,9 +85,9 @@ def _filter(
     import time
 
     from edge_ad.errors import BadInput
+    from edge_ad.events import VERDICTS
     from edge_ad.store.export import moment
     from edge_ad.store.reader import EventFilter
-    from edge_ad.store.rows import VERDICTS
 
     verdicts = tuple(name.upper() for name in verdict or ())
     unknown = next((name for name in verdicts if name not in VERDICTS), None)

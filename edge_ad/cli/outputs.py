@@ -128,6 +128,6 @@ def _change(action: str, name: str | None, path: Path) -> None:
 def _schema() -> None:
     import json
 
-    from edge_ad.outputs.payload import schema
+    from edge_ad.events import schema
 
     typer.echo(json.dumps(schema(), indent=2))

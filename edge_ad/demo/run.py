@@ -21,12 +21,12 @@ from edge_ad.demo.workspace import FULL, MARKER, Plan, difficulty, open_workplac
 from edge_ad.deployment.build import BuildReport, build
 from edge_ad.engines.selection import open_pipeline
 from edge_ad.errors import BadInput, GateRefused
+from edge_ad.events import VERDICTS, Verdict
 from edge_ad.inspection.events import EventWriter
 from edge_ad.inspection.judge import InspectionResult, Judge
 from edge_ad.inspection.loop import Loop
 from edge_ad.inspection.observers import Observer
 from edge_ad.inspection.settings import LoopSettings
-from edge_ad.inspection.verdict import VERDICTS, Verdict
 from edge_ad.synthetic.line import GOOD, LOGICAL, STRUCTURAL, TRUTH_NAME, VIDEO_NAME, Progress
 from edge_ad.synthetic.sequence import FrameTruth
 from edge_ad.utils.files import atomic_write

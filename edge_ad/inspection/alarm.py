@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from edge_ad.errors import BadInput
-from edge_ad.inspection.verdict import Verdict
+from edge_ad.events import Verdict
 
 Phase = Literal["quiet", "pending", "alarm", "acknowledged", "latched", "held"]
 PHASES: tuple[Phase, ...] = ("quiet", "pending", "alarm", "acknowledged", "latched", "held")

@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from edge_ad.camera.frames import Image
 from edge_ad.data.images import resize
-from edge_ad.inspection.events import Event
-from edge_ad.inspection.verdict import Verdict
+from edge_ad.events import Event, Verdict
 
 COLOURS: dict[Verdict, tuple[int, int, int]] = {  # RGB, told apart by colour-blind people too
     "OK": (0, 158, 115),

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields
 
 import numpy as np
 
-from edge_ad.inspection.verdict import VERDICTS, Verdict
+from edge_ad.events import VERDICTS, Verdict
 
 
 class Latencies:

@@ -1,64 +1,22 @@
-"""Events: one verdict as one JSON line."""
+"""The file of events, one JSON line each."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
 import sys
 import time
-import uuid
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
 from edge_ad.errors import BadInput, DeviceFault
-from edge_ad.inspection.verdict import Verdict
-from edge_ad.outputs.payload import event_record
+from edge_ad.events import Event
 from edge_ad.utils.files import is_at
 from edge_ad.utils.supervision import tell
-from edge_ad.utils.text import MAX_NAME, MAX_REASON, storable
+from edge_ad.utils.text import storable
 
 SYNC_EVERY_S = 1.0
-
-
-def new_id() -> str:
-    """Return an id that no other event has, on any machine."""
-    return str(uuid.uuid4())
-
-
-@dataclass(frozen=True)
-class Event:
-    """One verdict.
-
-    ``time`` is the capture in wall-clock seconds since 1970 UTC; ``latency_ms`` runs from the capture to the verdict,
-    for files from the moment the frame was taken up. ``frame`` and ``part`` are None for an outage without a frame;
-    ``score`` is None and ``z`` empty when the verdict is NONE; ``reason`` is None when it is OK. Texts are made
-    ``storable`` here, whatever a file name, a trigger or a driver gave: every record and output gets them from an event.
-    """
-
-    camera: str
-    frame: int | None
-    part: str | None
-    time: float
-    verdict: Verdict
-    score: float | None
-    z: Mapping[str, float]
-    latency_ms: float | None
-    reason: str | None
-    id: str = field(default_factory=new_id)
-
-    def __post_init__(self) -> None:
-        for name, longest in (("camera", MAX_NAME), ("part", MAX_NAME), ("reason", MAX_REASON)):
-            text = getattr(self, name)
-            if text is not None:
-                object.__setattr__(self, name, storable(text, longest))
-
-    def line(self) -> str:
-        """Return the event as one JSON object without a newline; keys in the documented order."""
-        return json.dumps(event_record(self), allow_nan=False, separators=(",", ":"))
 
 
 class EventWriter:

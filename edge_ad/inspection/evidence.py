@@ -12,7 +12,7 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -20,13 +20,14 @@ from numpy.typing import NDArray
 
 from edge_ad.camera.frames import Image, Source
 from edge_ad.errors import BadInput
+from edge_ad.events import Event
 from edge_ad.inspection.annotate import HeatScale, bounded, overlay
 from edge_ad.inspection.counters import Counters
 from edge_ad.inspection.judge import InspectionResult
 from edge_ad.inspection.observers import Observer
 from edge_ad.inspection.recorder import safe_name
 from edge_ad.inspection.view import View
-from edge_ad.store import EventRow, Picture, RecordSettings, Store
+from edge_ad.store import Picture, RecordSettings, Store
 from edge_ad.store.journal import day_of, event_line
 from edge_ad.store.jpeg import with_comment
 from edge_ad.store.maintenance import yield_to_others
@@ -42,7 +43,7 @@ CLOSE_S = 1.0
 
 @dataclass(frozen=True, eq=False)
 class _Item:
-    event: EventRow
+    event: Event
     image: Image
     map: NDArray[np.float32] | None
 
@@ -90,12 +91,12 @@ class Evidence:
         self._thread.start()
         store.listen(self.committed)
 
-    def wants(self, event: EventRow) -> bool:
+    def wants(self, event: Event) -> bool:
         """Whether this event keeps its pictures."""
         every = self._settings.ok_every
         return event.verdict != "OK" or (every > 0 and zlib.crc32(event.id.encode()) % every == 0)
 
-    def offer(self, event: EventRow, result: InspectionResult) -> None:
+    def offer(self, event: Event, result: InspectionResult) -> None:
         """Hand over what an event was made from, before the event goes to the store."""
         image = result.image
         if image is None or not self.wants(event):
@@ -107,7 +108,7 @@ class Evidence:
             while self._bytes > MAX_BYTES and len(self._held) + len(self._ready) > 1:
                 self._drop_one()
 
-    def committed(self, rows: Sequence[EventRow]) -> None:
+    def committed(self, rows: Sequence[Event]) -> None:
         """Let the pictures of events go to the disk; called by the store."""
         with self._changed:
             for row in rows:
@@ -177,14 +178,14 @@ class Evidence:
             self._write_one(item.event, crop, "", CROP_QUALITY)
             if item.map is not None:
                 scale = self._scales.setdefault(item.event.camera, HeatScale(self._reference))
-                heat = scale.strength(item.map, item.event.verdict)  # type: ignore[arg-type]  # checked by the table
+                heat = scale.strength(item.map, item.event.verdict)
                 self._write_one(item.event, overlay(crop, heat), "_map", MAP_QUALITY)
         except (OSError, BadInput, cv2.error) as error:
             return " ".join(str(error).split())
         self.written += 1
         return None
 
-    def _write_one(self, event: EventRow, picture: Image, ending: str, quality: int) -> None:
+    def _write_one(self, event: Event, picture: Image, ending: str, quality: int) -> None:
         done, data = cv2.imencode(
             ".jpg", cv2.cvtColor(np.ascontiguousarray(picture), cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality]
         )
@@ -205,7 +206,7 @@ class Evidence:
         self.dropped[item.event.camera] += 1
 
 
-def picture_name(event: EventRow, ending: str = "") -> str:
+def picture_name(event: Event, ending: str = "") -> str:
     """Return the path of a picture below the evidence folder: day, camera, then time (UTC), verdict and id."""
     moment = time.strftime("%H%M%S", time.gmtime(event.time))
     thousandths = int(event.time % 1 * 1000)
@@ -234,10 +235,10 @@ class StoreObserver(Observer):
     def on_result(self, result: InspectionResult, source: Source) -> None:
         """Hand over one event."""
         self._cameras.add(source.name)
-        row = EventRow(**asdict(result.event))
+        event = result.event
         if self._evidence is not None:
-            self._evidence.offer(row, result)
-        self._store.record(row, self._totals(source.name))
+            self._evidence.offer(event, result)
+        self._store.record(event, self._totals(source.name))
         fault = self._store.fault
         if fault != self._told:
             print(fault or "events are stored again", file=sys.stderr)

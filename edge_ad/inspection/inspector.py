@@ -22,6 +22,7 @@ from edge_ad.camera.frames import Source
 from edge_ad.camera.sources import open_source
 from edge_ad.engines.selection import Streams, open_pipelines
 from edge_ad.errors import BadInput
+from edge_ad.events import Event
 from edge_ad.inspection.assembly import (
     LineSettings,
     Wiring,
@@ -37,7 +38,7 @@ from edge_ad.inspection.assembly import (
     with_trigger,
 )
 from edge_ad.inspection.canary import make_canary
-from edge_ad.inspection.events import Event, EventWriter
+from edge_ad.inspection.events import EventWriter
 from edge_ad.inspection.evidence import Evidence, StoreObserver
 from edge_ad.inspection.judge import Judge
 from edge_ad.inspection.loop import Loop

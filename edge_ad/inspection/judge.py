@@ -16,8 +16,8 @@ from edge_ad.camera.frames import Delivered, Frame, Image
 from edge_ad.camera.health import quick_stats
 from edge_ad.engines.pipeline import Inference
 from edge_ad.engines.selection import Streams
+from edge_ad.events import Event
 from edge_ad.inspection.camera_worker import Faulted, Outage
-from edge_ad.inspection.events import Event
 from edge_ad.inspection.part_tracking import Judgeable
 from edge_ad.inspection.plausibility import Plausibility
 from edge_ad.inspection.verdict import Decision, decide, fault

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from typing import TextIO
 
 from edge_ad.camera.frames import Source
+from edge_ad.events import VERDICTS, Event
 from edge_ad.inspection.drift import Drift
-from edge_ad.inspection.events import Event, EventWriter
+from edge_ad.inspection.events import EventWriter
 from edge_ad.inspection.judge import InspectionResult
 from edge_ad.inspection.part_tracking import CycleState
-from edge_ad.inspection.verdict import VERDICTS
 
 REFRESH_S = 0.2
 

@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from edge_ad.events import VERDICTS
 from edge_ad.inspection.counters import Counters, Latencies
 from edge_ad.inspection.loop import Loop
-from edge_ad.inspection.verdict import VERDICTS
 from edge_ad.outputs.states import ChannelState
 from edge_ad.utils.text import storable
 

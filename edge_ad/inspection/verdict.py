@@ -8,10 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_ad.events import Verdict
 from edge_ad.scoring import BRANCHES, Thresholds
-from edge_ad.store.rows import VERDICTS, Verdict
-
-__all__ = ["VERDICTS", "Decision", "Verdict", "decide", "fault"]
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ BUILT_IN = {
 
 
 class Output(Protocol):
-    """Takes events, one JSON object a line (see ``payload``), in a thread of its own; every method may block.
+    """Takes events, one JSON object a line (see ``Event.message``), in a thread of its own; every method may block.
 
     Methods are called by one thread, ``open`` before the first ``deliver`` and again after a ``close``. Anything but
     ``Refused`` and ``NotNow`` that they raise means: close, wait (0.5 s and more, 30 s at most), open, deliver again.

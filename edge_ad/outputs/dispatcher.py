@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import Protocol
 
 from edge_ad.errors import BadInput, DeviceFault
+from edge_ad.events import Event
 from edge_ad.outputs.delivery import NotNow, Output, Pipelined, Refused
-from edge_ad.outputs.payload import payload
 from edge_ad.outputs.states import ChannelState
 from edge_ad.store.outbox import Backlog, DeliveryStats, Outbox, QueuedMessage, standings
-from edge_ad.store.rows import EventRow
 from edge_ad.utils.backoff import Backoff
 from edge_ad.utils.redaction import redact
 from edge_ad.utils.supervision import SupervisedThread, ThreadFaults, tell
@@ -288,7 +287,7 @@ class Dispatcher:
         self._limit = limit
         self._path: Path | None = None
         self._told: set[str] = set()
-        self.outbox = Outbox([name for name in names if name not in self._transient], limit, payload)
+        self.outbox = Outbox([name for name in names if name not in self._transient], limit, Event.message)
 
     def start(self, path: Path) -> None:
         """Begin to deliver from the store at ``path``, first what earlier runs left."""
@@ -306,10 +305,10 @@ class Dispatcher:
         for outlet in self._outlets:
             outlet.start()
 
-    def committed(self, rows: Sequence[EventRow]) -> None:
+    def committed(self, rows: Sequence[Event]) -> None:
         """The store has committed these events."""
         for letters in self._transient.values():
-            letters.put([(row.id, row.verdict, payload(row)) for row in rows])
+            letters.put([(row.id, row.verdict, row.message()) for row in rows])
         for outlet in self._outlets:
             outlet.wake()
         for name in self.outbox.full - self._told:

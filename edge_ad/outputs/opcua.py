@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from edge_ad.errors import BadInput, require
+from edge_ad.events import VERDICTS
 from edge_ad.outputs.channels import bracketed, check_port, first_missing, settings_of
-from edge_ad.store.rows import VERDICTS
 from edge_ad.utils.redaction import redact_uri
 from edge_ad.utils.supervision import SupervisedThread
 

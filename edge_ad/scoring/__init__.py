@@ -11,7 +11,7 @@ from edge_ad.scoring.statistics import (
     map_quantiles,
     normalise_statistics,
 )
-from edge_ad.scoring.thresholds import Thresholds, Verdict, choose_thresholds
+from edge_ad.scoring.thresholds import Thresholds, choose_thresholds
 from edge_ad.scoring.weights import choose_weights
 
 __all__ = [
@@ -20,7 +20,6 @@ __all__ = [
     "Array",
     "Statistics",
     "Thresholds",
-    "Verdict",
     "choose_thresholds",
     "choose_weights",
     "fit_gaussian",

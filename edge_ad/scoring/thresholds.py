@@ -8,14 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from edge_ad.errors import BadInput, DeviceFault
-
-Verdict = Literal["OK", "WARN", "NG"]
+from edge_ad.events import Verdict
 
 _LARGEST = 1.7e308  # about the largest float; a whole number may be larger
 _COUNTS = ("goods", "goods_warn", "goods_ng")

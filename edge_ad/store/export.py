@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from edge_ad.errors import BadInput
-from edge_ad.store.reader import StoredEvent
+from edge_ad.events import FIELDS
+from edge_ad.store.rows import StoredEvent
 from edge_ad.utils.text import told_time
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -84,8 +85,8 @@ def write_json(path: Path, events: Iterable[StoredEvent]) -> int:
 
 def as_json(event: StoredEvent) -> dict[str, Any]:
     """Return an event as plain values, its time as in `edge-ad run --events`."""
-    found = {name: value for name, value in vars(event).items() if name != "sequence"}
-    return {**found, "time": told_time(event.time), "z": dict(event.z), "images": list(event.images)}
+    values = {name: getattr(event, name) for name in FIELDS}
+    return {**values, "time": told_time(event.time), "mark": event.mark, "images": list(event.images)}
 
 
 def _cell(name: str, value: Any) -> Any:

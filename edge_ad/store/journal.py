@@ -1,6 +1,6 @@
 """The journal: every event once more as a JSON line, one file a day, so that the index can be lost and made anew.
 
-Lines are of three kinds: an event (the fields of EventRow and its ``sequence``), a mark (``event``, ``mark``, ``by``,
+Lines are of three kinds: an event (the fields of Event and its ``sequence``), a mark (``event``, ``mark``, ``by``,
 ``at``) and a state (``counters`` and ``latches`` of all cameras as they stood). A line that cannot be read is passed
 over: an append that a power cut tore costs itself alone.
 """
@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
-import math
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edge_ad.store.rows import COLUMNS, VERDICTS, EventRow
+from edge_ad.events import FIELDS, MARKS, VERDICTS, Event, compact
 from edge_ad.utils.files import is_at, sync_folder
 
 FOLDER = "journal"
@@ -29,7 +28,7 @@ TAIL_BYTES = 1 << 20
 class Entry:
     """One line: an event with its sequence (0 where it has none), or a mark, or a state, or nothing that can be read."""
 
-    event: EventRow | None = None
+    event: Event | None = None
     sequence: int = 0
     mark: Mapping[str, Any] | None = None
     state: Mapping[str, Any] | None = None
@@ -165,21 +164,21 @@ def files(evidence: Path) -> list[Path]:
     return sorted((evidence / FOLDER).glob("????-??-??.jsonl"), reverse=True)
 
 
-def event_line(sequence: int, row: EventRow) -> str:
-    """Return the line of an event; a number that is not finite becomes null."""
-    values = {name: _finite(getattr(row, name)) for name in COLUMNS if name != "z"}
-    z = {name: _finite(value) for name, value in row.z.items()}
-    return json.dumps({"sequence": sequence, **values, "z": z}, allow_nan=False, separators=(",", ":"))
+def event_line(sequence: int, event: Event) -> str:
+    """Return the line of an event, z at its end; a number that is not finite becomes null."""
+    record = event.record()
+    z = record.pop("z")
+    return compact({"sequence": sequence, **record, "z": z})
 
 
 def mark_line(event: str, mark: str | None, by: str, at: float) -> str:
     """Return the line of a mark."""
-    return json.dumps({"event": event, "mark": mark, "by": by, "at": at}, separators=(",", ":"))
+    return compact({"event": event, "mark": mark, "by": by, "at": at})
 
 
 def state_line(counters: Mapping[str, Mapping[str, int]], latches: Mapping[str, Any], at: float) -> str:
     """Return the line of a state."""
-    return json.dumps({"counters": counters, "latches": latches, "at": at}, separators=(",", ":"))
+    return compact({"counters": counters, "latches": latches, "at": at})
 
 
 def parse(line: bytes) -> Entry:
@@ -188,7 +187,7 @@ def parse(line: bytes) -> Entry:
         found = json.loads(line)
         if "sequence" in found:
             return Entry(_event(found), int(found["sequence"]))
-        if "mark" in found and isinstance(found["event"], str) and found["mark"] in ("good", "bad", None):
+        if "mark" in found and isinstance(found["event"], str) and found["mark"] in (*MARKS, None):
             return Entry(
                 mark={"event": found["event"], "mark": found["mark"], "by": str(found["by"]), "at": found["at"]}
             )
@@ -199,7 +198,7 @@ def parse(line: bytes) -> Entry:
     return Entry()
 
 
-def event_from_text(text: str) -> EventRow | None:
+def event_from_text(text: str) -> Event | None:
     """Return the event in a line or in the comment of a picture; None for anything else."""
     return parse(text.encode()).event
 
@@ -222,9 +221,9 @@ def tail(evidence: Path) -> Tail | None:
     return found
 
 
-def _event(found: Mapping[str, Any]) -> EventRow:
+def _event(found: Mapping[str, Any]) -> Event:
     z = {name: value for name, value in found["z"].items() if value is not None}
-    row = EventRow(**{**{name: found[name] for name in COLUMNS}, "z": z})
+    row = Event(**{**{name: found[name] for name in FIELDS}, "z": z})
     numbers = (row.time, *z.values())
     optional = (row.score, row.latency_ms)
     texts = (row.id, row.camera, row.verdict)
@@ -237,10 +236,6 @@ def _event(found: Mapping[str, Any]) -> EventRow:
     if row.verdict not in VERDICTS:
         raise ValueError("no event")
     return row
-
-
-def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _last_lines(path: Path) -> list[bytes]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from edge_ad.store.journal import Journal, event_line, files, mark_line, state_line
 from edge_ad.store.recovery import fact
-from edge_ad.store.rows import COLUMNS, EventRow
+from edge_ad.store.rows import COLUMNS, event_of
 from edge_ad.utils.supervision import tell
 
 SYNC_S = 1.0
@@ -127,6 +127,6 @@ class JournalWriter:
 def _line(row: tuple[Any, ...]) -> str | None:
     """Return the line of an event; None where the index holds what is no event: it must not hold up those behind it."""
     try:
-        return event_line(row[0], EventRow.from_values(row[1:]))
+        return event_line(row[0], event_of(row[1:]))
     except (ValueError, TypeError):
         return None

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_ad.errors import BadInput
-from edge_ad.store.rows import EventRow
+from edge_ad.events import Event
 from edge_ad.store.schema import identity, open_existing, transaction
 
 FIRST_TO_GO = ("OK", "WARN", "NONE", "NG")
@@ -56,13 +56,13 @@ class Outbox:
     counted. ``line`` makes the text of an event.
     """
 
-    def __init__(self, outputs: Sequence[str], limit: int, line: Callable[[EventRow], str]) -> None:
+    def __init__(self, outputs: Sequence[str], limit: int, line: Callable[[Event], str]) -> None:
         self._outputs = tuple(outputs)
         self._limit = limit
         self._line = line
         self.full: set[str] = set()  # outputs that had no room at some time
 
-    def add(self, connection: sqlite3.Connection, rows: Sequence[EventRow]) -> None:
+    def add(self, connection: sqlite3.Connection, rows: Sequence[Event]) -> None:
         """Put in what the open transaction of the store has just inserted; sqlite3.Error when that cannot be."""
         if not rows:
             return

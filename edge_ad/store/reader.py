@@ -16,13 +16,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edge_ad.errors import BadInput, DeviceFault
+from edge_ad.events import MARKS, Mark
 from edge_ad.store.journal import journalise, mark_line
 from edge_ad.store.recovery import fact
-from edge_ad.store.rows import COLUMNS, EventRow
+from edge_ad.store.rows import COLUMNS, StoredEvent, fields_of
 from edge_ad.store.schema import connect, identity, open_existing
 
-Mark = Literal["good", "bad"]
-MARKS: tuple[Mark, ...] = ("good", "bad")
 PAGE = 500
 
 _FIELDS = ", ".join(f"event.{name}" for name in COLUMNS)
@@ -42,20 +41,8 @@ class EventFilter:
     since: float | None = None
     until: float | None = None
     part: str | None = None
-    mark: Literal["good", "bad", "any"] | None = None
+    mark: Mark | Literal["any"] | None = None
     least_score: float | None = None
-
-
-@dataclass(frozen=True)
-class StoredEvent(EventRow):
-    """An event as it was stored, and what was added to it since.
-
-    ``sequence`` grows with every event; ``images`` are paths of pictures below the evidence folder, the crop first.
-    """
-
-    sequence: int = 0
-    mark: Mark | None = None
-    images: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -164,9 +151,7 @@ class Reader:
             rows = self._ask(query, values)
             images = self._images([row[2] for row in rows])
         return [
-            StoredEvent(
-                **vars(EventRow.from_values(row[2:])), sequence=row[0], mark=row[1], images=images.get(row[2], ())
-            )
+            StoredEvent(**fields_of(row[2:]), sequence=row[0], mark=row[1], images=images.get(row[2], ()))
             for row in rows
         ]
 

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from edge_ad.errors import BadInput, DeviceFault
+from edge_ad.events import Event
 from edge_ad.store.journal import Entry, event_from_text, files, locked, parse
 from edge_ad.store.jpeg import LONGEST, comment_of
 from edge_ad.store.recovery import damage_of, open_store
-from edge_ad.store.rows import COLUMNS, EventRow
+from edge_ad.store.rows import COLUMNS, row_of
 from edge_ad.store.schema import connect, transaction
 
 BATCH = 500
@@ -110,12 +111,12 @@ def _store_pictures(connection: sqlite3.Connection, evidence: Path, names: Seque
     with transaction(connection):
         for name, event, size in read:
             if event is not None:
-                found.events += connection.execute(_AT_END, event.values()).rowcount
+                found.events += connection.execute(_AT_END, row_of(event)).rowcount
                 values = (name, event.id, event.verdict, event.time, size)
                 found.pictures += connection.execute(_PICTURE, values).rowcount
 
 
-def _picture_event(path: Path) -> tuple[EventRow | None, int]:
+def _picture_event(path: Path) -> tuple[Event | None, int]:
     try:
         with path.open("rb") as stream:
             return event_from_text(comment_of(stream.read(HEADER_BYTES)) or ""), path.stat().st_size
@@ -144,7 +145,7 @@ def _events_and_marks(connection: sqlite3.Connection, evidence: Path, found: Reb
 
 
 def _store_events(connection: sqlite3.Connection, entries: Sequence[Entry]) -> int:
-    rows = [(entry.sequence, entry.event.values()) for entry in entries if entry.event is not None]
+    rows = [(entry.sequence, row_of(entry.event)) for entry in entries if entry.event is not None]
     added = 0
     for sequence, values in rows:
         if sequence > 0:

@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 from edge_ad.errors import BadInput, DeviceFault
 from edge_ad.store.journal import day_of, event_line, files, journalise, mark_line, parse
 from edge_ad.store.recovery import damage_of, fact, set_fact
-from edge_ad.store.rows import COLUMNS, EventRow
+from edge_ad.store.rows import COLUMNS, event_of
 from edge_ad.store.schema import connect, transaction
 
 DAY_S = 86_400.0
@@ -258,7 +258,7 @@ class _Sweeper:
         names = ", ".join(COLUMNS)
         rows = self._connection.execute(f"SELECT sequence, {names} FROM event WHERE id IN ({holders})", ids).fetchall()
         marks = self._connection.execute(f"SELECT event, mark, by, time FROM mark WHERE event IN ({holders})", ids)
-        events = [event_line(row[0], EventRow.from_values(row[1:])) for row in rows]
+        events = [event_line(row[0], event_of(row[1:])) for row in rows]
         return events + [mark_line(*mark) for mark in marks.fetchall()]
 
     def _used(self) -> float:

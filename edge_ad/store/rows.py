@@ -1,53 +1,26 @@
-"""What the store keeps of an event."""
+"""An event and its images as rows of the index."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-Verdict = Literal["OK", "WARN", "NG", "NONE"]
-VERDICTS: tuple[Verdict, ...] = ("OK", "WARN", "NG", "NONE")
-COLUMNS = ("id", "camera", "frame", "part", "time", "verdict", "score", "z", "latency_ms", "reason")
+from edge_ad.events import DIGITS, FIELDS, Event, Mark
+
+COLUMNS = FIELDS
 
 
 @dataclass(frozen=True)
-class EventRow:
-    """One event; fields as in the JSON lines of `edge-ad run --events`, ``time`` in seconds since 1970 UTC."""
+class StoredEvent(Event):
+    """An event as it was stored, and what was added to it since.
 
-    id: str
-    camera: str
-    frame: int | None
-    part: str | None
-    time: float
-    verdict: str
-    score: float | None
-    z: Mapping[str, float]
-    latency_ms: float | None
-    reason: str | None
+    ``sequence`` grows with every event; ``images`` are paths of pictures below the evidence folder, the crop first.
+    """
 
-    def values(self) -> tuple[Any, ...]:
-        """Return the values of COLUMNS."""
-        z = json.dumps({name: round(value, 4) for name, value in self.z.items()}, separators=(",", ":"))
-        return (
-            self.id,
-            self.camera,
-            self.frame,
-            self.part,
-            self.time,
-            self.verdict,
-            self.score,
-            z,
-            self.latency_ms,
-            self.reason,
-        )
-
-    @classmethod
-    def from_values(cls, values: tuple[Any, ...]) -> EventRow:
-        """Build from the values of COLUMNS."""
-        named = dict(zip(COLUMNS, values, strict=True))
-        return cls(**{**named, "z": json.loads(named["z"])})
+    sequence: int = 0
+    mark: Mark | None = None
+    images: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -59,3 +32,21 @@ class Picture:
     verdict: str
     time: float
     bytes: int
+
+
+def row_of(event: Event) -> tuple[Any, ...]:
+    """Return the values of COLUMNS."""
+    z = {name: round(value, DIGITS["z"]) for name, value in event.z.items()}
+    text = json.dumps(z, separators=(",", ":"))
+    return tuple(text if name == "z" else getattr(event, name) for name in COLUMNS)
+
+
+def event_of(row: tuple[Any, ...]) -> Event:
+    """Build the event from the values of COLUMNS."""
+    return Event(**fields_of(row))
+
+
+def fields_of(row: tuple[Any, ...]) -> dict[str, Any]:
+    """Return the fields of an event from the values of COLUMNS."""
+    values = dict(zip(COLUMNS, row, strict=True))
+    return {**values, "z": json.loads(values["z"])}

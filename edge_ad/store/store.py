@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from edge_ad.errors import DeviceFault, EdgeAdError
+from edge_ad.events import Event
 from edge_ad.store.journal import tail
 from edge_ad.store.journal_writer import JournalWriter
 from edge_ad.store.recovery import fact, is_damage, open_store, set_fact
-from edge_ad.store.rows import COLUMNS, EventRow, Picture
+from edge_ad.store.rows import COLUMNS, Picture, row_of
 from edge_ad.store.schema import identity
 from edge_ad.utils.supervision import SupervisedThread, ThreadFaults, tell
 
@@ -26,8 +27,8 @@ MAX_WAITING = 20_000
 RETRY_S = 0.5
 CLOSE_S = 1.0
 
-OnCommit = Callable[[list[EventRow]], None]
-WithCommit = Callable[[sqlite3.Connection, list[EventRow]], None]
+OnCommit = Callable[[list[Event]], None]
+WithCommit = Callable[[sqlite3.Connection, list[Event]], None]
 
 _INSERT = f"INSERT OR IGNORE INTO event ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"
 _COUNT = "INSERT INTO counter VALUES (?, ?, ?) ON CONFLICT (camera, name) DO UPDATE SET value = excluded.value"
@@ -42,7 +43,7 @@ _PICTURE = "INSERT OR REPLACE INTO image (path, event, verdict, time, bytes) VAL
 class _Batch:
     """What goes into one transaction."""
 
-    events: list[EventRow] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
     counters: dict[str, Mapping[str, int]] = field(default_factory=dict)
     latches: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     pictures: list[Picture] = field(default_factory=list)
@@ -130,14 +131,14 @@ class Store:
         """Have one more function called as ``on_commit``."""
         self._on_commit.append(function)
 
-    def record(self, row: EventRow, counters: Mapping[str, int] | None = None) -> None:
+    def record(self, event: Event, counters: Mapping[str, int] | None = None) -> None:
         """Hand over an event, and the counters of its camera as they stand with it."""
         with self._changed:
             if len(self._waiting.events) >= MAX_WAITING:
                 self._drop()
-            self._waiting.events.append(row)
+            self._waiting.events.append(event)
             if counters is not None:
-                self._waiting.counters[row.camera] = dict(counters)
+                self._waiting.counters[event.camera] = dict(counters)
             self._changed.notify()
 
     def count(self, camera: str, counters: Mapping[str, int]) -> None:
@@ -261,7 +262,7 @@ class Store:
         return True
 
     def _write(self, connection: sqlite3.Connection, batch: _Batch, with_hook: bool = True) -> None:
-        connection.executemany(_INSERT, [row.values() for row in batch.events])
+        connection.executemany(_INSERT, [row_of(event) for event in batch.events])
         if self._with_commit is not None and with_hook:
             self._with_commit(connection, batch.events)
         counts = [(camera, name, value) for camera, named in batch.counters.items() for name, value in named.items()]

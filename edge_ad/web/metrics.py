@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from edge_ad.store.rows import VERDICTS
+from edge_ad.events import VERDICTS
 from edge_ad.web.mirror import DashboardState
 from edge_ad.web.panel import BOUNDS_S
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from edge_ad.camera.frames import Source
-from edge_ad.inspection.events import Event
+from edge_ad.events import Event
 from edge_ad.inspection.judge import InspectionResult
 from edge_ad.inspection.observers import Observer
 from edge_ad.inspection.part_tracking import CycleState

@@ -11,8 +11,10 @@ from fastapi import APIRouter, HTTPException, Path, Query, Request
 from starlette.responses import FileResponse
 
 from edge_ad.errors import BadInput
-from edge_ad.store.reader import EventFilter, Reader, StoredEvent, set_mark
-from edge_ad.web.schemas import Event, EventPage, Hour, Mark, MarkRequest, Moment, Number, Text, Told, Verdict, plain
+from edge_ad.events import Mark, Verdict
+from edge_ad.store.reader import EventFilter, Reader, set_mark
+from edge_ad.store.rows import StoredEvent
+from edge_ad.web.schemas import DIGITS, Event, EventPage, Hour, MarkRequest, Moment, Number, Text, Told
 
 KINDS = {".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".png": "image/png"}
 EventId = Annotated[str, Path(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9\-]+$")]
@@ -101,7 +103,7 @@ def record_routes(record: Record, marked: Callable[[], None]) -> APIRouter:
 
 def shown(event: StoredEvent) -> dict[str, Any]:
     """Return an event as the API gives it."""
-    return {**plain(event), "sequence": event.sequence, "mark": event.mark, "images": len(event.images)}
+    return {**event.record(DIGITS), "sequence": event.sequence, "mark": event.mark, "images": len(event.images)}
 
 
 def evidence(reader: Reader, event: StoredEvent, number: int) -> File | None:

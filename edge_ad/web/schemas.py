@@ -1,19 +1,15 @@
-"""What the API takes and gives, for the OpenAPI document.
-
-Numbers and events on their way into JSON.
-"""
+"""What the API takes and gives, for the OpenAPI document."""
 
 from __future__ import annotations
 
-import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from edge_ad.outputs.payload import EventLike
+from edge_ad import events
+from edge_ad.events import FIELDS, Mark
 
-Verdict = Literal["OK", "WARN", "NG", "NONE"]
-Mark = Literal["good", "bad"]
+DIGITS = {"score": 6, "z": 6, "latency_ms": 6}
 # Numbers that SQLite and JSON can hold.
 Moment = Annotated[float, Field(ge=0, le=1e11, allow_inf_nan=False)]
 Score = Annotated[float, Field(ge=-1e9, le=1e9, allow_inf_nan=False)]
@@ -27,25 +23,17 @@ class Told(BaseModel):
     error: str
 
 
-class Event(BaseModel):
-    """One verdict; fields as in the lines of `edge-ad run --events`, ``time`` in seconds since 1970 UTC.
+# The fields of an event in the order of its lines, and what the record adds; a z that is not finite is null.
+_HINTS = {**get_type_hints(events.Event), "z": dict[str, float | None]}
+_ADDED: dict[str, Any] = {"sequence": int, "mark": Mark | None, "images": int}
+_DEFINITIONS: dict[str, Any] = {
+    name: (_HINTS.get(name) or _ADDED[name], ...) for name in ("id", "sequence", *FIELDS[1:], "mark", "images")
+}
+Event = create_model("Event", **_DEFINITIONS)
+Event.__doc__ = """One verdict; fields as in the lines of `edge-ad run --events`, ``time`` in seconds since 1970 UTC.
 
-    ``sequence`` grows with every event; ``images`` counts its pictures.
-    """
-
-    id: str
-    sequence: int
-    camera: str
-    frame: int | None
-    part: str | None
-    time: float
-    verdict: Verdict
-    score: float | None
-    z: dict[str, float | None]
-    latency_ms: float | None
-    reason: str | None
-    mark: Mark | None
-    images: int
+``sequence`` grows with every event; ``images`` counts its pictures.
+"""
 
 
 class EventPage(BaseModel):
@@ -141,23 +129,3 @@ class State(BaseModel):
     events: list[dict[str, Any]]
     pictures: list[dict[str, Any] | None]
 
-
-def finite(value: float | None) -> float | None:
-    """Return the number with six decimals, None for one that is not finite."""
-    return None if value is None or not math.isfinite(value) else round(float(value), 6)
-
-
-def plain(event: EventLike) -> dict[str, Any]:
-    """Return an event as plain values, ``time`` in seconds; numbers that are not finite become None."""
-    return {
-        "id": event.id,
-        "camera": event.camera,
-        "frame": event.frame,
-        "part": event.part,
-        "time": event.time,
-        "verdict": event.verdict,
-        "score": finite(event.score),
-        "z": {name: finite(value) for name, value in event.z.items()},
-        "latency_ms": finite(event.latency_ms),
-        "reason": event.reason,
-    }

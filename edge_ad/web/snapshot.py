@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edge_ad.events import Event, finite
 from edge_ad.inspection.alarm_manager import AlarmManager
-from edge_ad.inspection.events import Event
 from edge_ad.inspection.judge import Judge
 from edge_ad.inspection.loop import Loop
 from edge_ad.inspection.observers import DriftObserver
@@ -26,7 +26,7 @@ from edge_ad.utils.redaction import redact
 from edge_ad.utils.supervision import ThreadFaults
 from edge_ad.utils.text import storable
 from edge_ad.web.panel import DashboardFeed, Seen
-from edge_ad.web.schemas import finite, plain
+from edge_ad.web.schemas import DIGITS
 
 MAX_NAME = 200
 MAX_FAULT = 500
@@ -177,7 +177,7 @@ class StatusReporter:
             return None
         report = drift.report()
         streams = {
-            name: {"mean": finite(report.mean[name]), "shift": finite(report.shift[name]), "p": report.p_value[name]}
+            name: {"mean": finite(report.mean[name], 6), "shift": finite(report.shift[name], 6), "p": report.p_value[name]}
             for name in report.mean
         }
         return {"parts": report.parts, "streams": streams, "drifted": list(report.drifted), "warning": report.warning}
@@ -212,7 +212,7 @@ def showing(seen: Seen, now: float) -> dict[str, Any]:
 
 def told(place: int, event: Event) -> dict[str, Any]:
     """Return an event as the page gets it: the camera by its place, a part's id shortened."""
-    return {**plain(event), "camera": place, "part": None if event.part is None else event.part[:120]}
+    return {**event.record(DIGITS), "camera": place, "part": None if event.part is None else event.part[:120]}
 
 
 def resident_mb() -> float:

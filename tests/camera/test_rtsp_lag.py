@@ -10,7 +10,7 @@ import pytest
 
 from edge_ad.camera.frames import Source
 from edge_ad.camera.sources import open_source
-from edge_ad.inspection.events import Event
+from edge_ad.events import Event
 from edge_ad.inspection.judge import InspectionResult
 from edge_ad.inspection.observers import Observer
 from edge_ad.inspection.settings import LoopSettings

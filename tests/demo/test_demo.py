@@ -20,7 +20,7 @@ from edge_ad.demo.run import (
 )
 from edge_ad.demo.workspace import FULL, MARKER, QUICK, Plan, clear, difficulty, open_workplace
 from edge_ad.errors import BadInput
-from edge_ad.inspection.verdict import Verdict
+from edge_ad.events import Verdict
 from edge_ad.synthetic.line import kind_of, write_line
 from edge_ad.synthetic.sequence import FrameTruth
 from tests.fixtures.tiny_bundle import make_tiny_bundle

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from edge_ad.camera.frames import BadFrame, End, Frame, Read, Source, SourceKind
 from edge_ad.engines.pipeline import Inference
-from edge_ad.inspection.events import Event
+from edge_ad.events import Event
 from edge_ad.inspection.judge import Judge
 from edge_ad.inspection.loop import Loop
 from edge_ad.inspection.observers import EventCallback

@@ -9,13 +9,12 @@ from typing import Any
 import pytest
 
 from edge_ad.camera.frames import Source
+from edge_ad.events import Event, Verdict
 from edge_ad.inspection.alarm import AlarmRule
 from edge_ad.inspection.alarm_manager import AlarmManager
 from edge_ad.inspection.assembly import LineSettings, Wiring
-from edge_ad.inspection.events import Event
 from edge_ad.inspection.judge import InspectionResult
 from edge_ad.inspection.settings import LoopSettings
-from edge_ad.inspection.verdict import Verdict
 from edge_ad.outputs.guard_state import Message
 from edge_ad.store import RecordSettings
 from tests.inspection.line import Script

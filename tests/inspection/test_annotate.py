@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from edge_ad.camera.frames import Image
+from edge_ad.events import Event
 from edge_ad.inspection.annotate import MAX_PIXELS, MAX_SIDE, MIN_SIDE, annotate, bounded, overlay
-from edge_ad.inspection.events import Event
 from edge_ad.inspection.inspector import RunOptions, inspect
 from edge_ad.inspection.recorder import Recorder, safe_name
 from edge_ad.inspection.view import Roi, View

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from edge_ad.bundle import open_bundle
 from edge_ad.engines.pipeline import Pipeline
 from edge_ad.errors import DeviceFault
+from edge_ad.events import Event
 from edge_ad.inspection.canary import Canary, Known, known_pictures
-from edge_ad.inspection.events import Event
 from edge_ad.inspection.judge import InspectionResult
 from tests.fixtures.tiny_bundle import make_tiny_bundle
 from tests.inspection.line import Script

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from edge_ad.errors import BadInput, DeviceFault
-from edge_ad.inspection.events import Event, EventWriter
+from edge_ad.events import Event
+from edge_ad.inspection.events import EventWriter
 
 NG = Event("cam", 7, "7", 1_000_000_000.25, "NG", 5.5, {"logic": 6.0}, 12.34567, "logic: z 6.0")
 NONE = Event("cam", None, None, 0.0, "NONE", None, {}, None, 'stalled: "no" frame\nfor 2 s')

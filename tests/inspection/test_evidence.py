@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,12 @@ import pytest
 from edge_ad.camera.frames import Frame
 from edge_ad.data.images import read_image
 from edge_ad.engines.pipeline import Inference
+from edge_ad.events import VERDICTS, Event
 from edge_ad.inspection import evidence as module
-from edge_ad.inspection.events import Event
 from edge_ad.inspection.evidence import Evidence, picture_name
 from edge_ad.inspection.judge import InspectionResult
-from edge_ad.inspection.verdict import VERDICTS
 from edge_ad.inspection.view import Roi, View
-from edge_ad.store import EventRow, RecordSettings, Store
+from edge_ad.store import RecordSettings, Store
 from edge_ad.store.journal import event_from_text
 from edge_ad.store.jpeg import comment_of
 from edge_ad.store.reader import Reader
@@ -43,9 +41,9 @@ def judgement(number: int, verdict: Any = "NG", map_: bool = True, **changes: An
     return InspectionResult(event, Frame(noise(number), number, time.monotonic(), event.time, "cam", "0"), inference)
 
 
-def keep(store: Store, evidence: Evidence, *judgements: InspectionResult) -> list[EventRow]:
+def keep(store: Store, evidence: Evidence, *judgements: InspectionResult) -> list[Event]:
     """Hand over as the line does."""
-    rows = [EventRow(**asdict(one.event)) for one in judgements]
+    rows = [one.event for one in judgements]
     for row, one in zip(rows, judgements, strict=True):
         evidence.offer(row, one)
         store.record(row)
@@ -127,7 +125,7 @@ def test_pictures_wait_for_the_commit_and_the_oldest_ok_goes_first(
     rows = []
     for number, verdict in enumerate(["NG", "OK", "NG", "NG", "OK", "NG"]):
         found = judgement(number, verdict)
-        rows.append(EventRow(**asdict(found.event)))
+        rows.append(found.event)
         evidence.offer(rows[-1], found)
     time.sleep(0.1)
     assert not list(tmp_path.rglob("*.jpg"))  # no event is committed yet

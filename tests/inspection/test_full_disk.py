@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from edge_ad.events import Event
 from edge_ad.inspection.alarm import AlarmRule
 from edge_ad.inspection.alarm_manager import AlarmManager
-from edge_ad.inspection.events import Event
 from edge_ad.inspection.evidence import Evidence, StoreObserver
 from edge_ad.inspection.judge import Judge
 from edge_ad.inspection.loop import Loop

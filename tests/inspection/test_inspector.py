@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from edge_ad.errors import BadInput
-from edge_ad.inspection.events import Event
+from edge_ad.events import Event
 from edge_ad.inspection.inspector import RunOptions, inspect
 from edge_ad.inspection.settings import LoopSettings
 from edge_ad.inspection.summary import Summary

@@ -17,8 +17,8 @@ from edge_ad.camera.frames import BadFrame, End, Frame, Image, Read, SourceKind
 from edge_ad.camera.measure import measure_reference
 from edge_ad.camera.settings import CameraSettings
 from edge_ad.camera.synthetic import SyntheticBelt
+from edge_ad.events import Event
 from edge_ad.inspection.assembly import with_record
-from edge_ad.inspection.events import Event
 from edge_ad.inspection.judge import InspectionResult, Judge, median_result
 from edge_ad.inspection.loop import Loop
 from edge_ad.inspection.observers import EventCallback, Observer

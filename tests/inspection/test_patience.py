@@ -9,7 +9,7 @@ import pytest
 
 from edge_ad.camera.live import Restarts
 from edge_ad.errors import DeviceFault
-from edge_ad.inspection.events import Event
+from edge_ad.events import Event
 from edge_ad.inspection.inspector import RunOptions, inspect
 from edge_ad.inspection.settings import LoopSettings
 from edge_ad.inspection.summary import Summary

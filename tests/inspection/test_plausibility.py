@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from edge_ad.bundle import Bundle, open_bundle
 from edge_ad.engines.pipeline import Inference, Pipeline
 from edge_ad.errors import DeviceFault
-from edge_ad.inspection.events import Event
+from edge_ad.events import Event
 from edge_ad.inspection.inspector import RunOptions, inspect
 from edge_ad.inspection.plausibility import SPREADS, UNKNOWN, Floors, Plausibility, floors_of
 from edge_ad.scoring import BRANCHES, fuse

@@ -19,7 +19,7 @@ from edge_ad.engines import selection as module
 from edge_ad.engines.pipeline import Inference
 from edge_ad.engines.selection import Streams
 from edge_ad.errors import DeviceFault
-from edge_ad.inspection.events import Event
+from edge_ad.events import Event
 from edge_ad.inspection.judge import Judge
 from edge_ad.inspection.loop import Loop
 from edge_ad.inspection.observers import EventCallback

@@ -194,14 +194,13 @@ def test_a_server_whose_thread_ends_is_opened_again(
 def test_an_event_that_cannot_be_stored_holds_up_no_other(
     station: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    from edge_ad.store.rows import EventRow
+    from edge_ad.events import Event
+    from edge_ad.store.rows import row_of
 
-    real = EventRow.values
+    def spoilt_row(event: Event) -> tuple[Any, ...]:
+        return (event.id, "cam \udce4", *row_of(event)[2:]) if event.frame == 7 else row_of(event)
 
-    def values(self: EventRow) -> tuple[Any, ...]:
-        return (self.id, "cam \udce4", *real(self)[2:]) if self.frame == 7 else real(self)
-
-    monkeypatch.setattr(EventRow, "values", values)
+    monkeypatch.setattr("edge_ad.store.store.row_of", spoilt_row)
     run = [argument for argument in RUN if argument != "--realtime"]  # every frame is judged, however slow the machine
     assert main([*run, "--camera", CAMERA, "--alarm", "file:out.jsonl"]) == 3
     told = capfd.readouterr().err

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from edge_ad.errors import DeviceFault
-from edge_ad.inspection.events import Event
+from edge_ad.events import Event
 from edge_ad.inspection.judge import InspectionResult
 from edge_ad.inspection.watchdog import Notifier, Watchdog, golden_test
 from tests.inspection.line import Script

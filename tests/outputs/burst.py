@@ -8,12 +8,12 @@ from __future__ import annotations
 import sys
 import threading
 import time
-import uuid
 from pathlib import Path
 
+from edge_ad.events import Event
 from edge_ad.outputs.delivery import make_output
 from edge_ad.outputs.dispatcher import Dispatcher
-from edge_ad.store import EventRow, Store
+from edge_ad.store import Store
 
 VERDICTS = ("OK", "OK", "WARN", "NG", "NONE")
 
@@ -33,7 +33,7 @@ def main() -> None:
         time.sleep(max(0.0, due - time.monotonic()))
         number += 1
         verdict = VERDICTS[number % len(VERDICTS)]
-        row = EventRow(str(uuid.uuid4()), "cam", number, str(number), time.time(), verdict, 1.0, {}, 1.0, None)
+        row = Event("cam", number, str(number), time.time(), verdict, 1.0, {}, 1.0, None)
         store.record(row, {"recorded": number})
     store.close(20)
     dispatcher.close(120)

@@ -7,11 +7,10 @@ import uuid
 from collections.abc import Iterable
 from typing import Any
 
-from edge_ad.outputs.payload import payload
-from edge_ad.store import EventRow
+from edge_ad.events import Event
 
 
-def event(number: int = 0, verdict: str = "OK", **changes: Any) -> EventRow:
+def event(number: int = 0, verdict: str = "OK", **changes: Any) -> Event:
     """Return an event of part ``number``; its id follows from the number."""
     values: dict[str, Any] = {
         "id": str(uuid.uuid5(uuid.NAMESPACE_OID, str(number))),
@@ -25,12 +24,12 @@ def event(number: int = 0, verdict: str = "OK", **changes: Any) -> EventRow:
         "latency_ms": 12.5,
         "reason": None if verdict == "OK" else "logic: z 4.0",
     }
-    return EventRow(**{**values, **changes})
+    return Event(**{**values, **changes})
 
 
 def lines(count: int) -> list[str]:
     """Return so many payloads."""
-    return [payload(event(number)) for number in range(count)]
+    return [Event.message(event(number)) for number in range(count)]
 
 
 def frames(texts: Iterable[str | bytes]) -> list[int]:

@@ -9,10 +9,10 @@ import sys
 import time
 from pathlib import Path
 
+from edge_ad.events import Event
 from edge_ad.outputs.guard_client import GuardClient
 from edge_ad.outputs.guard_state import Message
 from edge_ad.outputs.opcua import OpcUaServer
-from edge_ad.outputs.payload import payload
 from edge_ad.outputs.webhook import Webhook
 from tests.fixtures.loopback import free_port, listens, until
 from tests.outputs.events import event, lines
@@ -67,7 +67,7 @@ def test_a_client_reads_the_last_result() -> None:
     port = free_port()
     server = OpcUaServer(f"opcua://127.0.0.1:{port}")
     server.open()
-    server.deliver(payload(event(5, "NG")))
+    server.deliver(Event.message(event(5, "NG")))
     told = start(example("## OPC UA", _4840=str(port))).communicate(timeout=120)[0]
     server.close()
     assert told.splitlines()[:2] == ["PartId 5", "Verdict NG"]

@@ -18,8 +18,8 @@ from asyncua.crypto.security_policies import SecurityPolicyBasic256Sha256
 from asyncua.ua.uaerrors import BadUserAccessDenied
 
 from edge_ad.errors import BadInput
+from edge_ad.events import Event
 from edge_ad.outputs.opcua import EVENT_FIELDS, NAMESPACE, NODES, OpcUaServer
-from edge_ad.outputs.payload import payload
 from tests.fixtures.loopback import free_port
 from tests.outputs.events import event
 
@@ -51,19 +51,19 @@ async def values(server: OpcUaServer) -> dict[str, Any]:
 
 def test_every_node_shows_the_last_result(server: OpcUaServer) -> None:
     for one in (event(1), event(2, "WARN"), event(3, "NG", part="A-3", score=7.5)):
-        server.deliver(payload(one))
+        server.deliver(Event.message(one))
     found = asyncio.run(values(server))
     last = event(3, "NG", part="A-3", score=7.5)
     assert found[f"{RESULT}.ResultId"] == last.id
     assert found[f"{RESULT}.PartId"] == "A-3"
     assert found[f"{RESULT}.ResultState"] == 1
     assert found[f"{RESULT}.CreationTime"] == datetime.datetime.fromtimestamp(last.time, datetime.timezone.utc)
-    assert json.loads(found[f"{RESULT}.ResultContent"]) == json.loads(payload(last))
+    assert json.loads(found[f"{RESULT}.ResultContent"]) == json.loads(Event.message(last))
     assert (found[f"{RESULT}.Verdict"], found[f"{RESULT}.Passed"]) == ("NG", False)
     assert (found[f"{RESULT}.Score"], found[f"{RESULT}.ProcessingTime"]) == (7.5, 12.5)
     assert found["VisionStateMachine.CurrentState"] == "Operational"
     assert [found[f"Counters.{name}"] for name in ("OK", "WARN", "NG", "NONE")] == [1, 1, 1, 0]
-    server.deliver(payload(event(4, "NONE", part=None, frame=None, score=None, z={}, latency_ms=None, reason="camera")))
+    server.deliver(Event.message(event(4, "NONE", part=None, frame=None, score=None, z={}, latency_ms=None, reason="camera")))
     found = asyncio.run(values(server))
     assert found["VisionStateMachine.CurrentState"] == "Error"
     assert (found[f"{RESULT}.ResultState"], found[f"{RESULT}.PartId"], found[f"{RESULT}.Reason"]) == (4, "", "camera")
@@ -95,7 +95,7 @@ def test_every_result_is_an_event(server: OpcUaServer) -> None:
             subscription = await client.create_subscription(20, handler)
             await subscription.subscribe_events(ua.NodeId("VisionSystem", space), kind)
             for one in (event(7, "NG"), event(8)):
-                await asyncio.to_thread(server.deliver, payload(one))
+                await asyncio.to_thread(server.deliver, Event.message(one))
             for _ in range(1000):
                 if len(handler.got) == 2:
                     break
@@ -103,7 +103,7 @@ def test_every_result_is_an_event(server: OpcUaServer) -> None:
         return handler.got
 
     first, second = asyncio.run(listen())
-    assert [getattr(first, name) for name in EVENT_FIELDS] == [event(7).id, "7", "NG", 1.25, payload(event(7, "NG"))]
+    assert [getattr(first, name) for name in EVENT_FIELDS] == [event(7).id, "7", "NG", 1.25, Event.message(event(7, "NG"))]
     assert (first.Severity, first.Message.Text) == (900, "NG 7 logic: z 4.0")
     assert (second.PartId, second.Severity) == ("8", 100)
 
@@ -144,7 +144,7 @@ def test_an_address_in_use_is_an_error_to_try_again() -> None:
         with pytest.raises(OSError, match="in use"):
             server.open()
     with pytest.raises(ConnectionError):
-        server.deliver(payload(event(2)))
+        server.deliver(Event.message(event(2)))
     server.close()
 
 
@@ -157,7 +157,7 @@ def test_with_a_certificate_every_connection_is_encrypted(tmp_path: Path) -> Non
         f"opcua://127.0.0.1:{free_port()}?cert={tmp_path / 'server.pem'}&key={tmp_path / 'server_key.pem'}"
     )
     server.open()
-    server.deliver(payload(event(5)))
+    server.deliver(Event.message(event(5)))
 
     async def read(encrypted: bool) -> str:
         client = Client(address(server), timeout=20)

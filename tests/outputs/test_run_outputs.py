@@ -10,9 +10,9 @@ import pytest
 
 from edge_ad.cli.app import main
 from edge_ad.errors import BadInput
+from edge_ad.events import schema
 from edge_ad.inspection.assembly import LineSettings
 from edge_ad.inspection.inspector import RunOptions, inspect
-from edge_ad.outputs.payload import schema
 from tests.fixtures.loopback import free_port
 from tests.fixtures.tiny_bundle import make_tiny_bundle
 from tests.outputs.events import frames

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_ad.store import EventRow
+from edge_ad.events import Event
 from edge_ad.store.journal import (
     Entry,
     Journal,
@@ -31,7 +31,7 @@ from tests.store.test_store import row
 numbers = st.floats(allow_nan=False, allow_infinity=False)
 texts = st.text(max_size=30)
 rows = st.builds(
-    EventRow,
+    Event,
     id=texts,
     camera=texts,
     frame=st.none() | st.integers(0, 10**9),
@@ -46,7 +46,7 @@ rows = st.builds(
 
 
 @given(st.integers(0, 2**62), rows)
-def test_an_event_is_read_as_it_was_written(sequence: int, one: EventRow) -> None:
+def test_an_event_is_read_as_it_was_written(sequence: int, one: Event) -> None:
     assert parse(event_line(sequence, one).encode()) == Entry(one, sequence)
 
 

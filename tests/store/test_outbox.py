@@ -11,18 +11,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_ad.errors import BadInput
-from edge_ad.store import EventRow, Store
+from edge_ad.events import Event
+from edge_ad.store import Store
 from edge_ad.store.outbox import MAX_REFUSED, Backlog, DeliveryStats, Outbox, QueuedMessage, drop, retry, standings
 from edge_ad.store.schema import connect
 
 RANK = {"OK": 0, "WARN": 1, "NONE": 2, "NG": 3}
 
 
-def row(number: int, verdict: str = "OK") -> EventRow:
-    return EventRow(f"id-{number}", "cam", number, str(number), 1e9, verdict, 1.0, {}, 2.0, None)
+def row(number: int, verdict: str = "OK") -> Event:
+    return Event("cam", number, str(number), 1e9, verdict, 1.0, {}, 2.0, None, f"id-{number}")
 
 
-def line(event: EventRow) -> str:
+def line(event: Event) -> str:
     return f"line {event.id}"
 
 
@@ -30,7 +31,7 @@ def store_with(path: Path, outputs: tuple[str, ...], limit: int = 1000, **option
     return Store(path, with_commit=Outbox(outputs, limit, line).add, **options)
 
 
-def put(path: Path, outputs: tuple[str, ...], rows: list[EventRow], limit: int = 1000) -> None:
+def put(path: Path, outputs: tuple[str, ...], rows: list[Event], limit: int = 1000) -> None:
     store = store_with(path, outputs, limit)
     for one in rows:
         store.record(one)
@@ -81,7 +82,7 @@ def test_a_commit_that_fails_and_comes_again_leaves_one_letter(tmp_path: Path, m
     outbox = Outbox(("a",), 10, line)
     faults = [sqlite3.OperationalError("disk full")] * 2
 
-    def add(connection: sqlite3.Connection, rows: list[EventRow]) -> None:
+    def add(connection: sqlite3.Connection, rows: list[Event]) -> None:
         outbox.add(connection, rows)
         if faults:
             raise faults.pop()

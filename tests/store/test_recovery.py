@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from edge_ad.errors import BadInput, DeviceFault
-from edge_ad.store import EventRow, Picture, Store
+from edge_ad.events import Event
+from edge_ad.store import Picture, Store
 from edge_ad.store.journal import event_line, files, parse
 from edge_ad.store.jpeg import with_comment
 from edge_ad.store.maintenance import MaintenanceThread
@@ -29,7 +30,7 @@ JPEG = cv2.imencode(".jpg", np.zeros((8, 8, 3), np.uint8))[1].tobytes()
 EVENTS = 300
 
 
-def picture(evidence: Path, event: EventRow, ending: str = "") -> Picture:
+def picture(evidence: Path, event: Event, ending: str = "") -> Picture:
     """Write a picture of an event as `edge-ad run` does."""
     name = f"2026-03-01/cam/{event.frame or 0:06d}{ending}.jpg"
     (evidence / name).parent.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,8 @@ from typing import NamedTuple
 import pytest
 
 from edge_ad.errors import BadInput, DeviceFault
-from edge_ad.store import EventRow, Store
+from edge_ad.events import Event
+from edge_ad.store import Store
 from edge_ad.store.journal import event_line, files, parse
 from edge_ad.store.reader import Reader, set_mark
 from edge_ad.store.rebuild import rebuild
@@ -25,7 +26,7 @@ DAY = 86_400.0
 NO_LIMIT = Limits(keep_days=1e6, keep_gb=1e6, free_gb=0.0)
 
 
-def make(folder: Path, events: list[EventRow]) -> Path:
+def make(folder: Path, events: list[Event]) -> Path:
     """Store the events, each with a picture."""
     path, evidence = folder / "line.sqlite", folder / "line.evidence"
     store = Store(path, evidence=evidence)
@@ -47,7 +48,7 @@ def left(path: Path) -> tuple[list[str], list[str]]:
     return [event.id for event in events], [event.id for event in events if event.images]
 
 
-def aged(number: int, verdict: str, days: float) -> EventRow:
+def aged(number: int, verdict: str, days: float) -> Event:
     return row(number, verdict, id=f"{verdict}{number}", time=time.time() - days * DAY)
 
 

@@ -11,13 +11,15 @@ from typing import Any
 import pytest
 
 from edge_ad.errors import BadInput
-from edge_ad.store import EventRow, Store
+from edge_ad.events import Event
+from edge_ad.store import Store
 from edge_ad.store import store as store_module
+from edge_ad.store.rows import event_of
 from edge_ad.store.schema import MIGRATIONS, connect, version_of
 from tests.fixtures.loopback import until
 
 
-def row(number: int = 0, verdict: str = "OK", **changes: Any) -> EventRow:
+def row(number: int = 0, verdict: str = "OK", **changes: Any) -> Event:
     values: dict[str, Any] = {
         "id": str(uuid.uuid4()),
         "camera": "cam",
@@ -30,14 +32,14 @@ def row(number: int = 0, verdict: str = "OK", **changes: Any) -> EventRow:
         "latency_ms": 12.5,
         "reason": None,
     }
-    return EventRow(**{**values, **changes})
+    return Event(**{**values, **changes})
 
 
-def rows_in(path: Path) -> list[EventRow]:
+def rows_in(path: Path) -> list[Event]:
     with sqlite3.connect(path) as connection:
         names = "id, camera, frame, part, time, verdict, score, z, latency_ms, reason"
         found = connection.execute(f"SELECT {names} FROM event ORDER BY sequence").fetchall()
-    return [EventRow.from_values(values) for values in found]
+    return [event_of(values) for values in found]
 
 
 def test_events_counters_and_alarms_are_there_again(tmp_path: Path) -> None:

@@ -9,10 +9,10 @@ import itertools
 import os
 import sys
 import time
-import uuid
 from pathlib import Path
 
-from edge_ad.store import EventRow, Picture, Store
+from edge_ad.events import Event
+from edge_ad.store import Picture, Store
 
 VERDICTS = ("OK", "OK", "OK", "WARN", "NG", "NONE")
 
@@ -25,18 +25,7 @@ def main() -> None:
     assert store._connection is not None
     store._connection.execute(f"PRAGMA wal_autocheckpoint = {pages}")
     for number in events:
-        row = EventRow(
-            str(uuid.uuid4()),
-            "cam",
-            number,
-            str(number),
-            time.time(),
-            VERDICTS[number % 6],
-            1.5,
-            {"logic": 0.25},
-            2.0,
-            None,
-        )
+        row = Event("cam", number, str(number), time.time(), VERDICTS[number % 6], 1.5, {"logic": 0.25}, 2.0, None)
         store.record(row, {"captured": number})
         if number % 7 == 0:
             store.add_picture(Picture(f"day/{row.id}.jpg", row.id, row.verdict, row.time, 1000))
@@ -45,7 +34,7 @@ def main() -> None:
     store.close(30.0)
 
 
-def tell(rows: list[EventRow]) -> None:
+def tell(rows: list[Event]) -> None:
     os.write(1, "".join(f"{row.id}\n" for row in rows).encode())
 
 

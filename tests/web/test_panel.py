@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_ad.inspection.events import Event
+from edge_ad.events import Event
 from edge_ad.inspection.judge import InspectionResult
 from edge_ad.web import wire
 from edge_ad.web.metrics import metrics_text

@@ -1,0 +1,117 @@
+"""The event: one verdict on one part, and the one way it becomes JSON.
+
+The index, the outputs and the dashboard extend this event or view it; standard library only.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from edge_ad.utils.text import MAX_NAME, MAX_REASON, storable, told_time
+
+Verdict = Literal["OK", "WARN", "NG", "NONE"]
+VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
+Mark = Literal["good", "bad"]  # what a person says about the part of an event
+MARKS: tuple[Mark, ...] = get_args(Mark)
+
+FIELDS = ("id", "camera", "frame", "part", "time", "verdict", "score", "z", "latency_ms", "reason")  # as documented
+VERSION = 1  # of ``schema``; grows when a field goes or changes its meaning, not for a new one alone
+DIGITS = {"score": 6, "z": 4, "latency_ms": 3}  # of files and outputs
+_TEXTS = (("camera", MAX_NAME), ("part", MAX_NAME), ("reason", MAX_REASON))
+
+
+@dataclass(frozen=True)
+class Event:
+    """One verdict.
+
+    ``time`` is the capture in wall-clock seconds since 1970 UTC; ``latency_ms`` runs from the capture to the verdict,
+    for files from the moment the frame was taken up. ``frame`` and ``part`` are None for an outage without a frame;
+    ``score`` is None and ``z`` empty when the verdict is NONE; ``reason`` is None when it is OK. Texts are made
+    ``storable`` here, whatever a file name, a trigger or a driver gave: every record and output gets them from an event.
+    """
+
+    camera: str
+    frame: int | None
+    part: str | None
+    time: float
+    verdict: Verdict
+    score: float | None
+    z: Mapping[str, float]
+    latency_ms: float | None
+    reason: str | None
+    id: str = field(default_factory=lambda: str(uuid.uuid4()))
+
+    def __post_init__(self) -> None:
+        for name, max_length in _TEXTS:
+            text = getattr(self, name)
+            if isinstance(text, str):
+                object.__setattr__(self, name, storable(text, max_length))
+
+    def record(self, digits: Mapping[str, int] | None = None) -> dict[str, Any]:
+        """Return FIELDS as plain values, numbers rounded to ``digits``; one that is not finite becomes None."""
+        digits = digits or {}
+        values = {name: getattr(self, name) for name in FIELDS}
+        for name in ("time", "score", "latency_ms"):
+            values[name] = finite(values[name], digits.get(name))
+        values["z"] = {name: finite(value, digits.get("z")) for name, value in self.z.items()}
+        return values
+
+    def line(self) -> str:
+        """Return the line of `edge-ad run --events`; ValueError for a number that is not finite."""
+        numbers = (self.score, self.latency_ms, *self.z.values())
+        if not all(value is None or math.isfinite(value) for value in numbers):
+            raise ValueError(f"event {self.id} has a number that JSON does not know")
+        return compact(self._public())
+
+    def message(self) -> str:
+        """Return what an output delivers: the line of `edge-ad run --events` with the version of its schema before it.
+
+        A number that is not finite becomes null: one odd value must not hold up what comes behind it.
+        """
+        return compact({"schema": VERSION, **self._public()})
+
+    def _public(self) -> dict[str, Any]:
+        return {**self.record(DIGITS), "time": told_time(self.time)}
+
+
+def finite(value: float | None, digits: int | None = None) -> float | None:
+    """Return the number, rounded where ``digits`` are given; None for one that is not finite."""
+    if value is None or not math.isfinite(value):
+        return None
+    return value if digits is None else round(value, digits)
+
+
+def compact(record: Mapping[str, Any]) -> str:
+    """Return JSON on one line without blanks."""
+    return json.dumps(record, allow_nan=False, separators=(",", ":"))
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON Schema (draft 2020-12) of ``Event.message``."""
+    number = {"type": ["number", "null"]}
+    fields: dict[str, dict[str, Any]] = {
+        "schema": {"const": VERSION, "description": "version of this schema"},
+        "id": {"type": "string", "format": "uuid", "description": "the same id again is the same event again"},
+        "camera": {"type": "string", "description": "as given to --camera, without credentials"},
+        "frame": {"type": ["integer", "null"], "minimum": 0, "description": "null for an outage without a frame"},
+        "part": {"type": ["string", "null"], "description": "id or number of the part; null without one"},
+        "time": {"type": "string", "format": "date-time", "description": "capture, UTC, milliseconds"},
+        "verdict": {"enum": list(VERDICTS), "description": "NONE: nothing can be said; treat it as NG"},
+        "score": {**number, "description": "fused z; null when the verdict is NONE"},
+        "z": {"type": "object", "additionalProperties": number, "description": "score of each branch in z"},
+        "latency_ms": {**number, "description": "capture to verdict"},
+        "reason": {"type": ["string", "null"], "description": "why it is not OK; null for OK"},
+    }
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "edge-ad event",
+        "type": "object",
+        "properties": fields,
+        "required": list(fields),
+        "additionalProperties": True,
+    }
