@@ -106,19 +106,26 @@ class EngineTable(Table):
 
     precision: Precision | None = None
     backend: Backend | None = None
-    keep_fp32: list[str] = Field(default_factory=list)
-    plan: Path | None = None
-    labelled: Path | None = None
-    max_flip: Annotated[float, Field(ge=0, le=1)] = 0.005
-    optimisation_level: Annotated[int, Field(ge=0, le=5)] | None = None
-    compile_check: bool = False
+    keep_fp32: Annotated[list[str], Flag("A graph that stays FP32; can be repeated.", "GRAPH")] = Field(
+        default_factory=list
+    )
+    plan: Annotated[Path | None, Flag("INT8: a plan file instead of the bundle's plan.")] = None
+    labelled: Annotated[Path | None, Flag("INT8: a labelled test set that the gate judges too.")] = None
+    max_flip: Annotated[float, Field(ge=0, le=1), Flag("INT8: the share of verdicts that may change.")] = 0.005
+    optimisation_level: Annotated[
+        Annotated[int, Field(ge=0, le=5)] | None, Flag("TensorRT: how long it looks for fast kernels.")
+    ] = None
+    compile_check: Annotated[
+        bool,
+        Flag("Compile every graph with TensorRT for RTX too; it needs no GPU.", names=("--compile-check",)),
+    ] = False
 
 
 class EvaluateTable(Table):
     """Where the report goes, and the seed of its bootstrap intervals."""
 
-    report: Path | None = None
-    seed: Annotated[int, Field(ge=0)] = 0
+    report: Annotated[Path | None, Flag("Write a page with images, report.html, into this folder.")] = None
+    seed: Annotated[int, Field(ge=0), Flag("The seed of the bootstrap intervals.")] = 0
 
 
 class RecalibrateTable(Table):
@@ -130,23 +137,35 @@ class RecalibrateTable(Table):
 class CalibrateTable(Table):
     """How `edge-ad calibrate` measures; ``plan`` stands in for a search, ``table`` is a folder for what was found."""
 
-    out: Path | None = None
-    method: Literal["mse", "percentile", "entropy", "minmax"] = "mse"
-    percentile: Annotated[float, Field(ge=50, le=100)] = 99.99
-    images: Annotated[int, Field(ge=1)] = 128
-    max_flip: Annotated[float, Field(ge=0, le=1)] = 0.005
-    seed: Annotated[int, Field(ge=0)] = 0
-    plan: Path | None = None
-    table: Path | None = None
+    out: Annotated[
+        Path | None, Flag("The file to write; without it, <name>-calibrated-<n>.edgead beside the bundle.")
+    ] = None
+    method: Annotated[
+        Literal["mse", "percentile", "entropy", "minmax"],
+        Flag("How ranges are chosen: mse, percentile, entropy or minmax."),
+    ] = "mse"
+    percentile: Annotated[
+        float, Field(ge=50, le=100), Flag("Share of values that method percentile keeps, in percent.")
+    ] = 99.99
+    images: Annotated[int, Field(ge=1), Flag("How many normal images the ranges are measured on, at most.")] = 128
+    max_flip: Annotated[float, Field(ge=0, le=1), Flag("The share of verdicts that INT8 may change.")] = 0.005
+    seed: Annotated[int, Field(ge=0), Flag("The seed of jittered views and synthetic anomalies.")] = 0
+    plan: Annotated[Path | None, Flag("A plan file, perhaps edited, to store instead of searching one.")] = None
+    table: Annotated[
+        Path | None, Flag("Write the plan, the table and the plot of loss against cost to this folder.")
+    ] = None
 
 
 class BenchmarkTable(Table):
     """How many frames to time, how many not to count before, and for how many minutes to let the line run afterwards."""
 
-    frames: Annotated[int, Field(ge=1)] = 200
-    warm_up: Annotated[int, Field(ge=0)] = 10
-    soak: Annotated[float, Field(gt=0)] | None = None
-    streams: Annotated[int, Field(ge=1, le=64)] = 1
+    frames: Annotated[int, Field(ge=1), Flag("How many frames to time after the warm-up.")] = 200
+    warm_up: Annotated[int, Field(ge=0), Flag("Frames that do not count, before those that do.")] = 10
+    soak: Annotated[
+        Annotated[float, Field(gt=0)] | None,
+        Flag("Then let the line run as fast as it goes, and print every minute how it is.", "MINUTES"),
+    ] = None
+    streams: Annotated[int, Field(ge=1, le=64), Flag("Then let so many cameras share the engines, side by side.")] = 1
 
 
 class RunTable(Table):
@@ -263,24 +282,33 @@ class RecordTable(Table):
 class DistillTable(Table):
     """How to make a teacher; steps, batch, side and rate are the device's own when absent."""
 
-    size: Literal["small", "medium"] = "small"
-    source: str = "lite0"
-    out: Path | None = None
-    steps: Annotated[int, Field(ge=1)] | None = None
-    batch: Annotated[int, Field(ge=2)] | None = None
-    side: Annotated[int, Field(ge=64)] | None = None
-    rate: Annotated[float, Field(gt=0)] | None = None
-    seed: Annotated[int, Field(ge=0)] = 0
-    terms: str = ""
+    size: Annotated[Literal["small", "medium"], Flag("small or medium.")] = "small"
+    source: Annotated[str, Flag("The network to learn from: lite0, lite1, lite2, or package.module:callable.")] = (
+        "lite0"
+    )
+    out: Annotated[Path | None, Flag("Write OUT/teacher_<size>.safetensors (default: runs/<time>/).")] = None
+    steps: Annotated[Annotated[int, Field(ge=1)] | None, Flag("Batches (default: GPU 60000, CPU 4800).")] = None
+    batch: Annotated[Annotated[int, Field(ge=2)] | None, Flag("Crops in a batch (default: GPU 16, CPU 8).")] = None
+    side: Annotated[
+        Annotated[int, Field(ge=64, multiple_of=32)] | None,
+        Flag("Side of a crop in pixels, a multiple of 32 (default: GPU 256, CPU 128)."),
+    ] = None
+    rate: Annotated[Annotated[float, Field(gt=0)] | None, Flag("Learning rate (default: GPU 0.001, CPU 0.002).")] = None
+    seed: Annotated[int, Field(ge=0), Flag("Seed of the split, the crops and the network.")] = 0
+    terms: Annotated[str, Flag("The terms of the photographs, for the model card.")] = ""
 
 
 class CaptureTable(Table):
     """How `edge-ad capture` collects goods; without ``camera`` it takes the first one of [run]."""
 
-    camera: Annotated[str, BeforeValidator(lambda value: str(value) if type(value) is int else value)] | None = None
-    out: Path = Path("data/good")
-    count: Annotated[int, Field(ge=1)] = 300
-    every: Annotated[float, Field(ge=0)] = 0.0
+    camera: Annotated[
+        str | None,
+        BeforeValidator(lambda value: str(value) if type(value) is int else value),
+        Flag("The camera (any source that `edge-ad run` takes); without it the first one under [run] in edge-ad.toml."),
+    ] = None
+    out: Annotated[Path, Flag("The folder of images; it is made, or filled up [data/good].")] = Path("data/good")
+    count: Annotated[int, Field(ge=1), Flag("How many images the folder shall hold.")] = 300
+    every: Annotated[float, Field(ge=0), Flag("At least so many seconds between two images.")] = 0.0
 
 
 class Config(Table):

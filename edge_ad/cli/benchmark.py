@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from edge_ad.cli.options import options_of
+from edge_ad.config import BenchmarkTable, load_config, with_flags
 
 if TYPE_CHECKING:
     from edge_ad.engines.benchmark import BenchmarkReport
@@ -17,25 +20,18 @@ if TYPE_CHECKING:
 LOOP_FRAMES = 200  # the loop runs at half the rate of the engines, so more would only take long
 
 
+@options_of(BenchmarkTable)
 def command(
+    flags: Mapping[str, object],
     bundle: Annotated[
         Path | None, typer.Argument(help="The bundle; without it, the newest one under runs/.", show_default=False)
     ] = None,
-    frames: Annotated[int, typer.Option(min=1, help="How many frames to time after the warm-up.")] = 200,
     precision: Annotated[
         str | None, typer.Option(help="fp32, fp16 or int8; without it, the current engine.", show_default=False)
     ] = None,
     backend: Annotated[
         str | None, typer.Option(help="onnxruntime or tensorrt; without it, the current engine.", show_default=False)
     ] = None,
-    warm_up: Annotated[int, typer.Option(min=0, help="Frames that do not count, before those that do.")] = 10,
-    soak: Annotated[
-        float | None,
-        typer.Option(
-            metavar="MINUTES", help="Then let the line run as fast as it goes, and tell every minute how it is."
-        ),
-    ] = None,
-    streams: Annotated[int, typer.Option(min=1, help="Then let so many cameras share the engines, side by side.")] = 1,
     out: Annotated[Path | None, typer.Option("--json", help="Write the figures as JSON to this file.")] = None,
 ) -> None:
     """Time the whole road of a frame, from a camera picture of 640 x 480 to its verdict."""
@@ -48,6 +44,8 @@ def command(
     from edge_ad.system.facts import device_facts, device_state
     from edge_ad.utils.files import atomic_write, newest_bundle, require_writable
 
+    table = with_flags(load_config().benchmark, flags)
+    frames, streams = table.frames, table.streams
     require_writable(out)
     opened = open_bundle(bundle or newest_bundle())
     more: dict[str, Any] = {"bundle": {"name": opened.name, "sha256": opened.sha256}}
@@ -57,12 +55,12 @@ def command(
         more["throughput"] = line.measure_throughput(opened, pipeline, frames).to_json()
         more["device"] = device_state()
         more["machine"] = device_facts()
-        if soak is not None:
-            minutes = line.soak(opened, pipeline, soak, device_state, lambda one: typer.echo(tell_minute(one)))
+        if table.soak is not None:
+            minutes = line.soak(opened, pipeline, table.soak, device_state, lambda one: typer.echo(tell_minute(one)))
             more["soak"] = [one.to_json() for one in minutes]
         return found.overhead if found else None
 
-    report = benchmark(opened, lambda: open_pipeline(opened, backend, precision), frames, in_loop, warm_up)
+    report = benchmark(opened, lambda: open_pipeline(opened, backend, precision), frames, in_loop, table.warm_up)
     if streams > 1:
         with contextlib.ExitStack() as stack:
             pipelines = open_pipelines(opened, report.backend, report.precision, streams)

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from edge_ad.cli.options import options_of
+from edge_ad.config import EngineTable, load_config, with_flags
 
 if TYPE_CHECKING:
     from edge_ad.deployment.build import BuildReport
     from edge_ad.deployment.gate import Gate
 
 
+@options_of(EngineTable)
 def command(
+    flags: Mapping[str, object],
     bundle: Annotated[
         Path | None, typer.Argument(help="The bundle; without it, the newest one under runs/.", show_default=False)
     ] = None,
@@ -25,47 +30,29 @@ def command(
         str | None,
         typer.Option(help="tensorrt (default on a Jetson and where it is installed) or onnxruntime.", show_default=False),
     ] = None,
-    keep_fp32: Annotated[
-        list[str] | None, typer.Option("--keep-fp32", metavar="GRAPH", help="A graph that stays FP32; can be repeated.")
-    ] = None,
-    plan: Annotated[
-        Path | None, typer.Option(help="INT8: a plan file instead of the bundle's plan.", show_default=False)
-    ] = None,
-    labelled: Annotated[
-        Path | None, typer.Option(help="INT8: a labelled test set that the gate judges too.", show_default=False)
-    ] = None,
-    max_flip: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="INT8: the fraction of verdicts that may change.")
-    ] = 0.005,
-    optimisation_level: Annotated[
-        int | None, typer.Option(min=0, max=5, help="TensorRT: how long it looks for fast kernels.", show_default=False)
-    ] = None,
-    compile_check: Annotated[
-        bool, typer.Option("--compile-check", help="Compile every graph with TensorRT for RTX too; it needs no GPU.")
-    ] = False,
     out: Annotated[Path | None, typer.Option("--json", help="Write the parity report as JSON to this file.")] = None,
 ) -> None:
     """Derive engines from BUNDLE for this device and prove them on its images; beyond tolerance they are refused."""
-    from edge_ad.config import load_config
     from edge_ad.errors import GateRefused
     from edge_ad.utils.files import atomic_write, newest_bundle, require_writable
 
     require_writable(out)
-    precision = chosen_precision({"fp16": fp16, "fp32": fp32, "int8": int8}, load_config().engine.precision)
+    table = with_flags(load_config().engine, flags)
+    precision = chosen_precision({"fp16": fp16, "fp32": fp32, "int8": int8}, table.precision)
     from edge_ad.bundle import open_bundle
     from edge_ad.engines.backends import check_backend, check_precision, default_backend
 
     check_precision(precision)
-    chosen = check_backend(backend or default_backend())
+    chosen = check_backend(backend or table.backend or default_backend())
     opened = open_bundle(bundle or newest_bundle())
     from edge_ad.deployment.build import Int8Options, build
     from edge_ad.deployment.derive import check_compiles
 
-    if compile_check:
+    if table.compile_check:
         for name, size in check_compiles(opened, precision).items():
             typer.echo(f"TensorRT for RTX compiles {name}: {size / 2**20:.1f} MiB")
-    options = Int8Options(plan, labelled, max_flip)
-    report = build(opened, precision, chosen, keep_fp32 or (), None, options, optimisation_level, _say)
+    options = Int8Options(table.plan, table.labelled, table.max_flip)
+    report = build(opened, precision, chosen, table.keep_fp32, None, options, table.optimisation_level, _say)
     for line in describe(report):
         typer.echo(line)
     if out is not None:

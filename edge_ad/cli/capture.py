@@ -3,40 +3,39 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import typer
+
+from edge_ad.cli.options import options_of
+from edge_ad.config import CaptureTable, load_config, with_flags
 
 if TYPE_CHECKING:
     from edge_ad.camera.capture import Progress
 
-CAMERA = "The camera (any source that `edge-ad run` takes); without it the first one under [run] in edge-ad.toml."
-EVERY = "At least so many seconds between two pictures."
-
-
+@options_of(CaptureTable)
 def command(
-    camera: Annotated[str | None, typer.Option(help=CAMERA)] = None,
-    out: Annotated[Path, typer.Option(help="The folder of pictures; it is made, or filled up.")] = Path("data/good"),
-    count: Annotated[int, typer.Option(min=1, help="How many pictures the folder shall hold.")] = 300,
-    every: Annotated[float, typer.Option(min=0.0, help=EVERY)] = 0.0,
+    flags: Mapping[str, object],
 ) -> None:
     """Collect goods; blurred, dark, moved and nearly equal pictures are skipped, and the reason is told."""
-    from edge_ad.config import load_config
     from edge_ad.errors import BadInput, require
 
     require("cv2", extra="cpu", needed_by="edge-ad capture")
     from edge_ad.camera.capture import Capture
     from edge_ad.camera.sources import open_source
 
-    uri = camera or next(iter(load_config().run.camera), None)
+    config = load_config()
+    table = with_flags(config.capture, flags)
+    out, count = table.out, table.count
+    uri = table.camera or next(iter(config.run.camera), None)
     if uri is None:
         raise BadInput("no camera is named: give --camera URI, or `camera` under [run] in edge-ad.toml")
     source = open_source(uri)
     try:
         stopped = _Stop()
         with stopped:
-            progress = Capture(source, out, count, every).run(lambda: stopped.asked, _shown())
+            progress = Capture(source, out, count, table.every).run(lambda: stopped.asked, _shown())
     finally:
         source.close()
     typer.echo(progress.line())

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from edge_ad.cli.options import options_of
+from edge_ad.config import EvaluateTable, load_config, with_flags
+
 if TYPE_CHECKING:
     from edge_ad.evaluation.scores import Progress
 
 
+@options_of(EvaluateTable)
 def command(
+    flags: Mapping[str, object],
     paths: Annotated[
         list[Path] | None,
         typer.Argument(
@@ -29,21 +35,18 @@ def command(
         str | None, typer.Option(help="onnxruntime or tensorrt; without it, the engine built last.")
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
-    report: Annotated[
-        Path | None, typer.Option(help="Write a page with pictures, report.html, into this folder.")
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="The seed of the bootstrap intervals.")] = 0,
 ) -> None:
     """Measure a bundle: AUROC per kind of anomaly and branch, AU-sPRO, rejected goods, drift, pictures."""
-    from edge_ad.config import load_config
     from edge_ad.evaluation.evaluate import evaluate, evaluate_each
     from edge_ad.evaluation.report import categories_table, figures_table
     from edge_ad.utils.files import atomic_write, require_writable
 
+    config = load_config()
+    table = with_flags(config.evaluate, flags)
+    report, seed = table.report, table.seed
     require_writable(json_file)
     require_writable(None if report is None else report / "report.html")
-    engine = load_config().engine
-    backend, precision = backend or engine.backend, precision or engine.precision
+    backend, precision = backend or config.engine.backend, precision or config.engine.precision
     bundle, data = _bundle_and_data(paths or [])
     if bundle.is_dir():
         figures = evaluate_each(bundle, data, backend, precision, report, _progress, seed)

@@ -144,8 +144,8 @@ def test_the_weights_serve_as_a_teacher(whole: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["photographs", "--size", "large"], "--size large is unknown: choose small or medium"),
-        (["photographs", "--side", "100"], "--side 100 is no multiple of 32"),
+        (["photographs", "--size", "large"], "--size is 'large': input should be 'small' or 'medium'"),
+        (["photographs", "--side", "100"], "--side is 100: input should be a multiple of 32"),
         (["nowhere"], "nowhere holds no photograph"),
         (["photographs", "--source", "resnet"], "the source network 'resnet' is unknown"),
     ],
