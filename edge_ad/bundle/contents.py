@@ -15,12 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_ad import __version__
+from edge_ad.bundle.graphs import GRAPHS, REQUIRED_GRAPHS
 from edge_ad.errors import BadInput
 from edge_ad.scoring import BRANCHES, Array, Statistics, Thresholds
 from edge_ad.utils.files import sha256_bytes
-
-GRAPHS = ("teacher", "teacher_tokens", "efficientad", "tokenizer", "lavit", "fusion")
-REQUIRED_GRAPHS = ("teacher", "fusion")
 
 SIDE_LIMIT = 4096  # pixels
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -30,7 +28,7 @@ _SPLIT = re.compile(r"[A-Za-z0-9_\-]{1,100}")
 
 @dataclass(frozen=True, eq=False)
 class Golden:
-    """Proof data: ``images`` u8 [G, H, W, 3] RGB and the ``raw`` f32 [G, 5] scores the FP32 graphs gave them."""
+    """Proof data: ``images`` u8 [G, H, W, 3] RGB and the ``raw`` f32 [G, B] scores of B branches the FP32 graphs gave them."""
 
     images: NDArray[np.uint8]
     raw: Array
@@ -52,7 +50,7 @@ class BundleContents:
     """Everything a bundle holds.
 
     ``image_size`` is (height, width) in pixels; ``parent`` the sha256 of the bundle this one was recalibrated from;
-    ``graphs`` ONNX bytes by name (see ``GRAPHS``); ``masks`` f32 [R, n*n] of 0 and 1; ``raw_scores`` f32 [N, 5] by
+    ``graphs`` ONNX bytes by name (see `edge_ad.bundle.graphs`); ``masks`` f32 [R, n*n] of 0 and 1; ``raw_scores`` f32 [N, B] by
     split of the goods (normalise, threshold) or synthetic; ``settings`` and ``report`` are JSON objects;
     ``quantisation`` is None in a bundle that was never calibrated.
     """

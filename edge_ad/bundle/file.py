@@ -19,7 +19,6 @@ from typing import IO, Any
 from numpy.typing import NDArray
 
 from edge_ad.bundle.contents import (
-    GRAPHS,
     MANIFEST,
     OPTIONAL_PARTS,
     PARTS,
@@ -31,6 +30,7 @@ from edge_ad.bundle.contents import (
     graph_member,
     make_manifest,
 )
+from edge_ad.bundle.graphs import GRAPHS
 from edge_ad.bundle.safe_zip import (
     MEMBER_LIMIT,
     MIB,

@@ -1,28 +1,120 @@
-"""Which graph feeds which, and which graphs a set of branch weights needs."""
+"""The contract of the graphs and branches: what every graph reads and gives, and how each may be built.
+
+Everything that depends on the set of graphs follows from the two tables here: the running order, which graphs a branch
+needs, what is zero while a branch is left out, and which precision a graph may have. The order of the branches is that of
+`edge_ad.scoring.BRANCHES`: the columns of scores and weights are arrays of `scoring`, which lies below this package.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from types import MappingProxyType
 
-from edge_ad.scoring import BRANCHES
+from edge_ad.scoring import BRANCHES, MAPS, Array, Statistics
 
-# In the order they run. ``teacher_tokens`` exists in bundles whose tokens come from a second pass of the teacher.
-ORDER = ("teacher", "teacher_tokens", "efficientad", "tokenizer", "lavit", "fusion")
+# Graphs that code of the product names by itself.
+TEACHER, LAVIT, FUSION = "teacher", "lavit", "fusion"
 
-# The graphs that a branch needs; codes for ``logic`` come from the tokenizer.
-NEEDS: dict[str, tuple[str, ...]] = {
-    "structure": ("teacher", "teacher_tokens", "tokenizer", "fusion"),
-    "logic": ("teacher", "teacher_tokens", "tokenizer", "lavit", "fusion"),
-    "local": ("teacher", "efficientad", "fusion"),
-    "global": ("teacher", "efficientad", "fusion"),
-    "composition": ("teacher", "fusion"),
-}
+IMAGE = "image"  # u8 [1, H, W, 3], the only tensor that comes from outside
+CONSTANTS = ("masks", *(field.name for field in fields(Statistics)))  # bound once from the bundle
+RESULTS = ("raw", "z", "score", "map")  # what a frame gives
+MAP_SIDE = 256  # cells of the fused map
 
-# Inputs bound once from the bundle; everything else is an output of an earlier graph or the image.
-CONSTANTS = ("masks", "quantiles", "centre", "precision", "mean", "std", "weight")
 
-# Inputs of ``fusion`` that are zeros while the graph that makes them is not loaded.
-BRANCH_OUTPUTS = ("map_structure", "map_logic", "map_local", "map_global", "raw_logic")
+@dataclass(frozen=True)
+class GraphSpec:
+    """One graph: ``inputs`` and ``outputs`` by tensor name, and how it may be built.
+
+    An input is the image, a constant of the bundle, or an output of an earlier graph of the same name. A graph that is not
+    ``required`` may be missing from a bundle or not be loaded. ``replaces`` are outputs of an earlier graph which that one does
+    not have where this graph exists. ``omittable`` are tensors that only some settings have.
+    """
+
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    required: bool = False
+    replaces: tuple[str, ...] = ()
+    omittable: tuple[str, ...] = ()
+    always_fp32: bool = False  # in every precision
+    int8_by_default: bool = True  # in the plan that training writes; `calibrate` searches anew
+    expensive: bool = False  # takes most of a frame: left out by a cascade, held while a search looks at others
+    max_units: int = 64  # parts of it that a search for a plan looks at
+
+
+@dataclass(frozen=True)
+class BranchSpec:
+    """One branch: the inputs of the fusion that it alone reads, and which of them is its map, None without a map."""
+
+    name: str
+    inputs: tuple[str, ...]
+    map: str | None = None
+
+
+_GRAPHS = (
+    # Every branch reads the two passes of the teacher, and they take little of a frame: INT8 would gain little.
+    GraphSpec(TEACHER, (IMAGE,), ("features", "tokens", "pooled"), required=True, int8_by_default=False),
+    GraphSpec("teacher_tokens", (IMAGE,), ("tokens",), replaces=("tokens",), int8_by_default=False),
+    GraphSpec("efficientad", (IMAGE, "features"), ("map_local", "map_global")),
+    GraphSpec("tokenizer", ("tokens",), ("codes", "map_structure", "shares"), omittable=("shares",), max_units=12),
+    GraphSpec(
+        LAVIT,
+        ("tokens", "codes", "masks", "shares"),
+        ("raw_logic", "map_logic"),
+        omittable=("shares",),
+        expensive=True,
+        max_units=12,
+    ),
+    # The arithmetic of scores stays FP32.
+    GraphSpec(
+        FUSION,
+        (
+            *("map_structure", "map_logic", "map_local", "map_global", "raw_logic", "pooled"),
+            *("quantiles", "centre", "precision", "mean", "std", "weight"),
+        ),
+        RESULTS,
+        required=True,
+        always_fp32=True,
+    ),
+)
+
+_BRANCHES = (
+    BranchSpec("structure", ("map_structure",), map="map_structure"),
+    BranchSpec("logic", ("raw_logic", "map_logic"), map="map_logic"),
+    BranchSpec("local", ("map_local",), map="map_local"),
+    BranchSpec("global", ("map_global",), map="map_global"),
+    BranchSpec("composition", ("pooled",)),
+)
+
+GRAPHS: Mapping[str, GraphSpec] = MappingProxyType({spec.name: spec for spec in _GRAPHS})  # in the order they run
+BRANCH_SPECS: Mapping[str, BranchSpec] = MappingProxyType({spec.name: spec for spec in _BRANCHES})
+
+REQUIRED_GRAPHS = tuple(spec.name for spec in _GRAPHS if spec.required)
+FP32_GRAPHS = tuple(spec.name for spec in _GRAPHS if spec.always_fp32)
+FLOAT_BY_DEFAULT = tuple(spec.name for spec in _GRAPHS if not (spec.int8_by_default or spec.always_fp32))
+EXPENSIVE = tuple(spec.name for spec in _GRAPHS if spec.expensive)
+_SECOND_PASSES = frozenset(spec.name for spec in _GRAPHS if spec.replaces)
+
+# Inputs of the fusion that are zeros while the graph that gives them is not loaded.
+DROPPABLE = tuple(
+    name
+    for name in GRAPHS[FUSION].inputs
+    if any(name in spec.outputs for spec in _GRAPHS if not spec.required) and name not in CONSTANTS
+)
+
+# The maps whose quantiles a bundle holds, in the order of ``MAPS``.
+MAP_TENSORS = tuple(spec.map for spec in (BRANCH_SPECS[branch] for branch in MAPS) if spec.map is not None)
+
+
+def graphs_of(branch: str) -> frozenset[str]:
+    """Return the graphs that a branch needs: those that give its inputs, what they read in turn, and the required ones."""
+    needed, wanted = set(REQUIRED_GRAPHS), set(BRANCH_SPECS[branch].inputs)
+    for spec in reversed(_GRAPHS):  # a graph reads only what earlier ones give
+        if spec.name != FUSION and wanted.intersection(spec.outputs):
+            needed.add(spec.name)
+            wanted.update(spec.inputs)
+    return frozenset(needed)
 
 
 def needed_graphs(available: Iterable[str], active: Iterable[str]) -> tuple[str, ...]:
@@ -30,12 +122,21 @@ def needed_graphs(available: Iterable[str], active: Iterable[str]) -> tuple[str,
 
     The teacher and the fusion are always needed.
     """
-    wanted = {"teacher", "fusion"}.union(*(NEEDS[branch] for branch in active))
-    have = set(available)
-    return tuple(name for name in ORDER if name in wanted and name in have)
+    wanted = set(REQUIRED_GRAPHS).union(*map(graphs_of, active)).intersection(available)
+    return tuple(name for name in GRAPHS if name in wanted)
 
 
 def computed_branches(graphs: Iterable[str]) -> tuple[str, ...]:
     """Return the branches whose own graphs are all among ``graphs``, in branch order."""
-    have = set(graphs) | {"teacher_tokens"}
-    return tuple(branch for branch in BRANCHES if have.issuperset(NEEDS[branch]))
+    have = _SECOND_PASSES.union(graphs)
+    return tuple(branch for branch in BRANCHES if have >= graphs_of(branch))
+
+
+def expensive_branches() -> tuple[str, ...]:
+    """Return the branches that need an expensive graph, in branch order."""
+    return tuple(branch for branch in BRANCHES if graphs_of(branch).intersection(EXPENSIVE))
+
+
+def bound_constants(masks: Array, statistics: Statistics) -> dict[str, Array]:
+    """Return the tensors that are bound once from a bundle, by name, in the order of ``CONSTANTS``."""
+    return dict(zip(CONSTANTS, (masks, *statistics.arrays().values()), strict=True))

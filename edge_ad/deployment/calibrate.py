@@ -15,10 +15,10 @@ from calibration.collect import Collector
 from calibration.placement import ALL, DIALECTS, Plan
 from calibration.ranges import METHODS, PERCENTILE, Ranges
 from edge_ad.bundle import Bundle, BundleContents, Quantisation, child_path, open_bundle, write_bundle
-from edge_ad.bundle import graphs as wiring
+from edge_ad.bundle.graphs import FP32_GRAPHS, GRAPHS, IMAGE, bound_constants
 from edge_ad.data.datasets import load_dataset
 from edge_ad.data.images import read_image, resize
-from edge_ad.deployment.int8 import NEVER, SCHEMA, Recipe, parse_plans
+from edge_ad.deployment.int8 import SCHEMA, Recipe, parse_plans
 from edge_ad.deployment.precision_search import CORRECTED, MAX_FLIP, Search, Searcher
 from edge_ad.deployment.validation_images import evenly, make_proof, spread
 from edge_ad.engines.pipeline import Pipeline
@@ -110,11 +110,12 @@ def measure_ranges(
     bundle: Bundle, goods: Images, options: CalibrateOptions, say: Say = lambda text: None
 ) -> dict[str, Ranges]:
     """Run every graph but the fusion over ``goods`` u8 [N, H, W, 3] in one pass and return its ranges by name."""
-    names = [name for name in wiring.ORDER if name in bundle.graphs and name not in NEVER]
+    names = [name for name in GRAPHS if name in bundle.graphs and name not in FP32_GRAPHS]
     collectors = {name: Collector(bundle.graph(name)) for name in names}
+    constants = bound_constants(bundle.masks, bundle.statistics)
     try:
         for number, image in enumerate(goods):
-            known: dict[str, NDArray[Any]] = {"image": image[None], "masks": bundle.masks}
+            known: dict[str, NDArray[Any]] = {IMAGE: image[None], **constants}
             for collector in collectors.values():
                 known.update(collector.update({name: known[name] for name in collector.inputs}))
             if number % 16 == 15 or number + 1 == len(goods):

@@ -10,12 +10,12 @@ from calibration.fp16 import choose_half, large_tensors, to_half
 from calibration.graph_view import GraphView
 from calibration.ranges import Ranges
 from edge_ad.bundle import Bundle
+from edge_ad.bundle.graphs import FP32_GRAPHS
 from edge_ad.deployment.int8 import DIALECT, Recipe, derive_int8, ranges_of, recipe_of
 from edge_ad.engines.tensorrt.build import BuildOptions, build_engine, rtx
 from edge_ad.engines.tensorrt.progress import Progress, Say, run_interruptibly
 from edge_ad.engines.tensorrt.versions import check_version
 
-ALWAYS_FP32 = ("fusion",)  # score arithmetic stays FP32 in every precision
 _FREE_KINDS = frozenset({"Cast", "Constant", "DequantizeLinear", "QuantizeLinear"})  # their types are their own
 
 
@@ -40,7 +40,7 @@ def derive(
         return {}
     if precision == "int8":
         return derive_int8(bundle, recipe or recipe_of(bundle), DIALECT["onnxruntime"], keep_fp32=keep_fp32)
-    kept, ranges = {*ALWAYS_FP32, *keep_fp32}, ranges_of(bundle)
+    kept, ranges = {*FP32_GRAPHS, *keep_fp32}, ranges_of(bundle)
     return {name: to_half(bundle.graph(name), ranges=ranges.get(name)) for name in bundle.graphs if name not in kept}
 
 
@@ -58,7 +58,7 @@ def typed_graphs(
     if strong:
         lower = {name: TypedGraph(data, "fp16") for name, data in derive(bundle, "fp16", keep_fp32).items()}
     else:
-        halves = [name for name in graphs if name not in {*ALWAYS_FP32, *keep_fp32}]
+        halves = [name for name in graphs if name not in {*FP32_GRAPHS, *keep_fp32}]
         lower = {name: _weak(graphs[name].data, "fp16", ranges.get(name)) for name in halves}
     if precision == "int8":
         typing = "fp16" if strong else "fp32"

@@ -16,12 +16,12 @@ from calibration.quantise import quantise
 from calibration.ranges import Ranges
 from calibration.session import is_symmetric
 from edge_ad.bundle import Bundle
+from edge_ad.bundle.graphs import FP32_GRAPHS
 from edge_ad.engines.onnxruntime import OrtBackend
 from edge_ad.errors import BadInput
 from edge_ad.utils.files import read_regular
 
 SCHEMA = 1
-NEVER = ("fusion",)  # score arithmetic stays FP32 in every precision
 DIALECT = {"onnxruntime": "cpu", "tensorrt": "tensorrt"}  # by backend
 
 Plans = Mapping[str, Plan]
@@ -75,7 +75,7 @@ def derive_int8(
     derived: dict[str, bytes] = {}
     for name, ranges in recipe.ranges.items():
         plan = recipe.plans.get(name)
-        if name in (*NEVER, *keep_fp32) or (plan is not None and plan.skips(dialect)):
+        if name in (*FP32_GRAPHS, *keep_fp32) or (plan is not None and plan.skips(dialect)):
             continue
         keep = plan.keep.get(dialect, ()) if plan is not None else ()
         biases = recipe.corrections.get(dialect, {}).get(name, {})

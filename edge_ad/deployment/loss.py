@@ -93,7 +93,7 @@ def loss(
     thresholds: Thresholds,
     everyone: bool = False,
 ) -> Loss:
-    """Compare raw scores f32 [N, 5] with the ``reference``; ``anomalous`` bool [N] says which images are no goods.
+    """Compare raw scores f32 [N, B] with the ``reference``; ``anomalous`` bool [N] says which images are no goods.
 
     Branches of weight 0 are left out unless ``everyone``.
     """

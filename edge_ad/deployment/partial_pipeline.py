@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_ad.bundle.graphs import IMAGE
 from edge_ad.deployment.int8 import measuring_backend
 from edge_ad.engines.pipeline import Pipeline
 from edge_ad.engines.protocol import Engine, Tensor
@@ -18,7 +19,7 @@ Images = NDArray[np.uint8]
 class PartialPipeline:
     """Remembers, for each of ``images`` u8 [N, H, W, 3], every tensor of an FP32 ``pipeline``, which must stay open.
 
-    ``reference`` holds its raw scores f32 [N, 5]. ``raw`` gives those of a pipeline with other graphs in some places, each
+    ``reference`` holds its raw scores f32 [N, B]. ``raw`` gives those of a pipeline with other graphs in some places, each
     computed as on its target (``measuring_backend``). The pipeline runs on onnxruntime.
     """
 
@@ -33,7 +34,7 @@ class PartialPipeline:
         raw = []
         for image in images:
             raw.append(pipeline.infer(image).raw)
-            self._known.append({"image": image[None], **{name: pipeline.tensor(name) for name in made}})
+            self._known.append({IMAGE: image[None], **{name: pipeline.tensor(name) for name in made}})
         self.reference: NDArray[np.float32] = np.stack(raw)
 
     def feeds(self, name: str, count: int) -> list[dict[str, NDArray[Any]]]:
@@ -43,7 +44,7 @@ class PartialPipeline:
         return [{key: known.get(key, fixed.get(key)) for key in names} for known in self._known[:count]]  # type: ignore[misc]
 
     def raw(self, graphs: Mapping[str, bytes], hold: Collection[str] = ()) -> NDArray[np.float32]:
-        """Return raw scores f32 [N, 5] with ``graphs`` (ONNX bytes by name) in the place of the pipeline's own.
+        """Return raw scores f32 [N, B] with ``graphs`` (ONNX bytes by name) in the place of the pipeline's own.
 
         Graphs named in ``hold`` keep the outputs of the reference, unless they are exchanged themselves.
         """

@@ -20,7 +20,8 @@ from calibration.bias_correction import Corrections, corrections
 from calibration.placement import ALL, Plan
 from calibration.sensitivity import Cost, Unit, rank, shortest_prefix, units
 from edge_ad.bundle import Bundle, open_bundle
-from edge_ad.deployment.int8 import NEVER, Recipe, derive_int8, view_of
+from edge_ad.bundle.graphs import EXPENSIVE, FP32_GRAPHS, GRAPHS
+from edge_ad.deployment.int8 import Recipe, derive_int8, view_of
 from edge_ad.deployment.loss import Loss, check_finite, loss, weighted_error
 from edge_ad.deployment.partial_pipeline import PartialPipeline
 from edge_ad.deployment.validation_images import ValidationImages, spread
@@ -30,7 +31,6 @@ from edge_ad.scoring import fuse
 from edge_ad.utils.files import atomic_write
 
 SWAPPED = 3  # pairs of a good and an anomaly that may change their order while a plan is searched
-EXPENSIVE = ("lavit",)  # held at its FP32 outputs while nodes before it are looked at: it takes most of a frame
 CORRECTED = 12  # goods that bias corrections are measured on
 RANKED = 16  # images that single units are looked at on
 MARGIN = 0.5  # of the budget: a plan must be better on the pictures that chose it than it must be on others
@@ -61,15 +61,14 @@ class Searcher:
     def __init__(self, bundle: Bundle, recipe: Recipe, dialect: str, proof: ValidationImages, pipeline: Pipeline) -> None:
         self._bundle, self._recipe, self._dialect = bundle, recipe, dialect
         self._proof = proof
-        self._names = [name for name in pipeline.engines if name in recipe.ranges and name not in NEVER]
+        self._names = [name for name in pipeline.engines if name in recipe.ranges and name not in FP32_GRAPHS]
         self._staged = PartialPipeline(pipeline, proof.images)
         self._ranking = PartialPipeline(pipeline, spread(proof.images, RANKED))
         check_finite(fuse(self._staged.reference, bundle.statistics)[1], f"{bundle.path} in FP32")
         self._units: list[Unit] = []
         self._corrected: dict[tuple[str, tuple[str, ...]], Corrections] = {}
         for name in self._names:
-            most = 12 if name in EXPENSIVE or name == "tokenizer" else 64
-            self._units += units(name, view_of(bundle, name), most)
+            self._units += units(name, view_of(bundle, name), GRAPHS[name].max_units)
 
     def search(self, max_flip: float = MAX_FLIP, say: Say = lambda text: None) -> Search:
         """Return the cheapest plan found that stays within ``max_flip``, MAX_ERROR and MAX_AUROC, with some margin.
@@ -99,7 +98,7 @@ class Searcher:
         measured = []
         for number, unit in enumerate(self._units):
             alone = {name: Plan(self._hash(name), {self._dialect: self._others(name, unit)}) for name in self._names}
-            raw = self._raw(self._ranking, alone, hold=EXPENSIVE)
+            raw = self._raw(self._ranking, alone, hold=EXPENSIVE)  # they take most of a frame
             measured.append(Cost(unit, *self._alone(raw)))
             error = measured[-1].loss
             say(f"{self._dialect}: {number + 1} of {len(self._units)} units looked at, {unit.name}: {error:.4f} z")

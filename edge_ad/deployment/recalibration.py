@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from edge_ad.bundle import Bundle, child_path, open_bundle, write_bundle
+from edge_ad.bundle.graphs import MAP_TENSORS
 from edge_ad.camera.measure import camera_report
 from edge_ad.data.datasets import load_dataset
 from edge_ad.data.images import read_image, resize
@@ -48,7 +49,7 @@ Skipped = list[tuple[Path, str]]
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """What the model says of some goods: raw scores f32 [N, 5], and by branch the maps of at most MAPS_LIMIT."""
+    """What the model says of some goods: raw scores f32 [N, B], and by branch the maps of at most MAPS_LIMIT."""
 
     raw: Array
     maps: dict[str, list[Array]]
@@ -117,6 +118,7 @@ def _measure(
     pipeline: Pipeline, bundle: Bundle, paths: Sequence[Path], skipped: Skipped, tell: Callable[[], None]
 ) -> Measured:
     raw: list[Array] = []
+    tensors = dict(zip(MAPS, MAP_TENSORS, strict=True))
     maps: dict[str, list[Array]] = {branch: [] for branch in MAPS if branch in pipeline.branches}
     for path in paths:
         tell()
@@ -131,7 +133,7 @@ def _measure(
         raw.append(scores.copy())
         if len(raw) <= MAPS_LIMIT:
             for branch, kept in maps.items():
-                kept.append(pipeline.tensor(f"map_{branch}").astype(np.float32))
+                kept.append(pipeline.tensor(tensors[branch]).astype(np.float32))
     return Measured(np.array(raw, dtype=np.float32).reshape(-1, len(BRANCHES)), maps)
 
 

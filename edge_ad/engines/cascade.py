@@ -15,19 +15,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_ad.bundle import Bundle
-from edge_ad.engines.pipeline import RESULTS, Inference, Pipeline
+from edge_ad.bundle.graphs import EXPENSIVE, FUSION, IMAGE, RESULTS, TEACHER, expensive_branches
+from edge_ad.engines.pipeline import Inference, Pipeline
 from edge_ad.errors import BadInput
 from edge_ad.scoring import BRANCHES, Statistics, Thresholds, fuse
 
-EXPENSIVE = "lavit"
-SKIPPED = ("logic",)
+SKIPPED = expensive_branches()  # none of their raw scores may lie below 0
 USUAL = 0.95  # of the goods: what is less usual than these is judged in full
 
 
 def least_scores(raw: NDArray[np.float32], statistics: Statistics) -> NDArray[np.float32]:
-    """Return the least that the scores f32 [N] of ``raw`` f32 [N, 5] can be before LAViT has run."""
+    """Return the least that the scores f32 [N] of ``raw`` f32 [N, B] can be before LAViT has run."""
     without = raw.copy()
-    without[:, BRANCHES.index("logic")] = 0.0
+    without[:, [BRANCHES.index(branch) for branch in SKIPPED]] = 0.0
     return fuse(without, statistics)[1]
 
 
@@ -38,7 +38,7 @@ def limit_of(bundle: Bundle, thresholds: Thresholds, rate: float) -> float:
     come out as OK: m known ones support no rate below 1 / (m + 1) (split conformal), and less is refused with BadInput.
     Real anomalies may be unlike them, so the limit is never above what ``USUAL`` of the threshold's goods reach.
     """
-    raw = bundle.raw_scores["synthetic"] if "synthetic" in bundle.raw_scores else np.zeros((0, 5), np.float32)
+    raw = bundle.raw_scores["synthetic"] if "synthetic" in bundle.raw_scores else np.zeros((0, len(BRANCHES)), np.float32)
     found = raw[fuse(raw, bundle.statistics)[1] > thresholds.warn] if len(raw) else raw
     allowed = math.floor(rate * (len(found) + 1)) - 1
     if allowed < 0:
@@ -51,7 +51,7 @@ def limit_of(bundle: Bundle, thresholds: Thresholds, rate: float) -> float:
 
 
 def _usual(bundle: Bundle) -> float:
-    goods = bundle.raw_scores["threshold"] if "threshold" in bundle.raw_scores else np.zeros((0, 5), np.float32)
+    goods = bundle.raw_scores["threshold"] if "threshold" in bundle.raw_scores else np.zeros((0, len(BRANCHES)), np.float32)
     if not len(goods):
         return math.inf
     return float(np.sort(least_scores(goods, bundle.statistics))[math.ceil(USUAL * len(goods)) - 1])
@@ -65,19 +65,21 @@ class Cascade:
     """
 
     def __init__(self, pipeline: Pipeline, bundle: Bundle, rate: float, thresholds: Callable[[], Thresholds]) -> None:
-        if EXPENSIVE not in pipeline.engines:
-            raise BadInput("--cascade has nothing to leave out: the branch logic has weight 0 in this bundle")
+        engines, left_out = pipeline.engines, [name for name in EXPENSIVE if name in pipeline.engines]
+        if not left_out:
+            raise BadInput(
+                f"--cascade has nothing to leave out: the branch {' and '.join(SKIPPED)} has weight 0 in this bundle"
+            )
         if pipeline.backend.name != "onnxruntime":
             raise BadInput(f"--cascade runs on onnxruntime, not on {pipeline.backend.name}: leave it out")
         self._pipeline, self._bundle, self._rate, self._thresholds = pipeline, bundle, rate, thresholds
         self._known: tuple[Thresholds, float] | None = None
         self.image_size, self.branches = pipeline.image_size, pipeline.branches
-        engines = pipeline.engines
-        image = engines["teacher"].bound("image")
-        results = [engines["fusion"].bound(name) for name in RESULTS]
-        self._dear = [engines[EXPENSIVE].bound(name) for name in engines[EXPENSIVE].outputs]
-        cheap = {name: engine for name, engine in engines.items() if name != EXPENSIVE}
-        rest = {name: engines[name] for name in (EXPENSIVE, "fusion")}
+        image = engines[TEACHER].bound(IMAGE)
+        results = [engines[FUSION].bound(name) for name in RESULTS]
+        self._expensive = [engines[name].bound(output) for name in left_out for output in engines[name].outputs]
+        cheap = {name: engine for name, engine in engines.items() if name not in left_out}
+        rest = {name: engines[name] for name in (*left_out, FUSION)}
         self._cheap = pipeline.backend.frame(cheap, image, results)
         self._rest = pipeline.backend.frame(rest, image, results)
 
@@ -94,7 +96,7 @@ class Cascade:
 
     def infer(self, image: NDArray[np.uint8]) -> Inference:
         """Judge ``image`` as the pipeline does, or without LAViT; then ``skipped`` names its branch."""
-        for tensor in self._dear:
+        for tensor in self._expensive:
             tensor.write(np.zeros(tensor.spec.shape, tensor.spec.dtype))
         stages = self._cheap.run(image[None])
         found = self._pipeline.collect(stages)

@@ -12,21 +12,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_ad.bundle import Bundle
-from edge_ad.bundle import graphs as wiring
+from edge_ad.bundle.graphs import (
+    DROPPABLE,
+    FUSION,
+    IMAGE,
+    MAP_SIDE,
+    RESULTS,
+    bound_constants,
+    computed_branches,
+    needed_graphs,
+)
 from edge_ad.engines import engine_store
 from edge_ad.engines.backends import open_backend
 from edge_ad.engines.protocol import Backend, Engine, FrameExecutor, Tensor, TensorSpec, check_image
 from edge_ad.errors import BadInput, DeviceFault
 from edge_ad.scoring import BRANCHES
 
-RESULTS = ("raw", "z", "score", "map")  # what a frame gives, downloaded in one piece
-
 
 @dataclass(frozen=True, eq=False)
 class Inference:
     """What one frame gives.
 
-    ``raw`` and ``z`` f32 [5] in branch order (a branch that is not computed has raw 0 and weight 0), the fused
+    ``raw`` and ``z`` f32 [B] in branch order (a branch that is not computed has raw 0 and weight 0), the fused
     ``score``, the anomaly ``map`` f32 [256, 256], and ``stages_ms``: milliseconds of upload, every graph, download.
     ``skipped`` are branches that a cascade left out this time: their raw is 0 and ``score`` is the least it can be.
     """
@@ -61,23 +68,23 @@ class Pipeline:
         self.precision = precision
         self.backend: Backend = open_backend(backend, threads) if isinstance(backend, str) else backend
         self.image_size = bundle.image_size
-        names = wiring.needed_graphs(bundle.graphs, BRANCHES if all_branches else bundle.statistics.active)
+        names = needed_graphs(bundle.graphs, BRANCHES if all_branches else bundle.statistics.active)
         if graphs is None:
             graphs = engine_store.load(bundle, self.backend, precision, names)
         self._tensors: dict[str, Tensor] = {}
         self._frame: FrameExecutor | None = None
         self._engines: dict[str, Engine] = {}
-        self._constants = {"masks": bundle.masks, **bundle.statistics.arrays()}
+        self._constants = bound_constants(bundle.masks, bundle.statistics)
         try:
             for name in names:
                 self._add(name, graphs[name] if name in graphs else bundle.graph(name))
             self._check_ends()
             results = [self._tensors[name] for name in RESULTS]
-            self._frame = self.backend.frame(self._engines, self._tensors["image"], results)
+            self._frame = self.backend.frame(self._engines, self._tensors[IMAGE], results)
         except BaseException:
             self.close()
             raise
-        self.branches = wiring.computed_branches(self._engines)
+        self.branches = computed_branches(self._engines)
 
     @property
     def engines(self) -> Mapping[str, Engine]:
@@ -144,15 +151,15 @@ class Pipeline:
 
     def _source(self, graph: str, spec: TensorSpec) -> Tensor:
         """Make an input that no graph gives: the image, a constant of the bundle, or zeros of a dropped branch."""
-        dropped = graph == "fusion" and spec.name in wiring.BRANCH_OUTPUTS
-        if spec.name != "image" and spec.name not in self._constants and not dropped:
+        dropped = graph == FUSION and spec.name in DROPPABLE
+        if spec.name != IMAGE and spec.name not in self._constants and not dropped:
             raise BadInput(f"graph {graph!r} needs {spec.name!r}, which no graph gives; train the bundle again")
         value = self._constants.get(spec.name)
         if value is not None and (value.shape != spec.shape or str(value.dtype) != spec.dtype):
             raise BadInput(
                 f"graph {graph!r} wants {spec}, but the bundle holds {value.dtype} {list(value.shape)}; train it again"
             )
-        if spec.name == "image":
+        if spec.name == IMAGE:
             return self._exchange([spec])[0]
         tensor = self._new(spec)
         if value is not None:
@@ -173,11 +180,11 @@ class Pipeline:
         """Check the image and the results against the contract, so that ``infer`` need not."""
         height, width = self.image_size
         ends = (
-            TensorSpec("image", "uint8", (1, height, width, 3)),
+            TensorSpec(IMAGE, "uint8", (1, height, width, 3)),
             TensorSpec("raw", "float32", (len(BRANCHES),)),
             TensorSpec("z", "float32", (len(BRANCHES),)),
             TensorSpec("score", "float32", (1,)),
-            TensorSpec("map", "float32", (1, 1, 256, 256)),
+            TensorSpec("map", "float32", (1, 1, MAP_SIDE, MAP_SIDE)),
         )
         for wanted in ends:
             found = self._tensors.get(wanted.name)

@@ -1,4 +1,4 @@
-"""The torch side of the five graphs: names, shapes and dtypes at the door of every ONNX file.
+"""The torch side of the graphs: names, shapes and dtypes at the door of every ONNX file.
 
 Pixels arrive as u8 and are cast before they are transposed, since TensorRT transposes no u8.
 
@@ -14,11 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from edge_ad.bundle.graphs import FUSION, GRAPHS, IMAGE, LAVIT, MAP_SIDE, TEACHER
 from edge_ad.export.onnx_export import ExportedGraph, export_graph
 from edge_ad.models.efficientad import EfficientAD
 from edge_ad.models.hvq import HvqTokenizer
 from edge_ad.models.lavit import LaViT
 from edge_ad.presets.presets import FusionSettings, Preset
+from edge_ad.scoring import BRANCHES, MAPS
 
 
 def pixels_of(image: Tensor) -> Tensor:
@@ -29,7 +31,7 @@ def pixels_of(image: Tensor) -> Tensor:
 class TeacherGraph(nn.Module):
     """image u8 -> features, tokens, pooled (each only if asked for)."""
 
-    def __init__(self, teacher: nn.Module, outputs: tuple[str, ...] = ("features", "tokens", "pooled")) -> None:
+    def __init__(self, teacher: nn.Module, outputs: tuple[str, ...] = GRAPHS[TEACHER].outputs) -> None:
         super().__init__()
         self.teacher, self.outputs = teacher, outputs
 
@@ -103,7 +105,7 @@ class FusionGraph(nn.Module):
     ``border`` is the rim of cells that an unpadded PDN cannot see.
     """
 
-    def __init__(self, settings: FusionSettings, side: int = 256) -> None:
+    def __init__(self, settings: FusionSettings, side: int = MAP_SIDE) -> None:
         super().__init__()
         self.settings, self.side = settings, side
 
@@ -122,7 +124,7 @@ class FusionGraph(nn.Module):
         std: Tensor,
         weight: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return raw f32 [5], z f32 [5], score f32 [1], map f32 [1, 1, side, side]."""
+        """Return raw f32 [B], z f32 [B], score f32 [1], map f32 [1, 1, side, side]."""
         away = pooled - centre
         distance = ((away @ precision) * away).sum().clamp_min(0.0).sqrt().reshape(1)
         top, border = self.settings.top, self.settings.border
@@ -170,22 +172,6 @@ def _weighted(value: Tensor, weight: Tensor) -> Tensor:
     return torch.where(weight > 0, value * weight, torch.zeros_like(value))
 
 
-FUSION_INPUTS = (
-    "map_structure",
-    "map_logic",
-    "map_local",
-    "map_global",
-    "raw_logic",
-    "pooled",
-    "quantiles",
-    "centre",
-    "precision",
-    "mean",
-    "std",
-    "weight",
-)
-
-
 @dataclass(frozen=True)
 class Networks:
     """The four trained modules of a bundle."""
@@ -208,10 +194,10 @@ def export_all(networks: Networks, preset: Preset, masks: Tensor, picture: Tenso
     """Export every graph for masks f32 (R, n * n) and check it on a random picture and on ``picture`` u8 [1, S, S, 3]."""
     generator = torch.Generator().manual_seed(0)
     noise = torch.randint(0, 256, tuple(picture.shape), generator=generator, dtype=torch.uint8)
-    cases = [{"image": image, "masks": masks} for image in (picture, noise)]
+    cases = [{IMAGE: image, "masks": masks} for image in (picture, noise)]
     exported = []
     for plan in _plans(networks, preset):
-        if plan.name == "fusion":
+        if plan.name == FUSION:
             for case in cases:
                 case.update(_statistics(case["pooled"].shape[1], generator))
         examples = [[case[name] for name in plan.inputs] for case in cases]
@@ -222,29 +208,28 @@ def export_all(networks: Networks, preset: Preset, masks: Tensor, picture: Tenso
 
 
 def _plans(networks: Networks, preset: Preset) -> list[_Plan]:
-    second = preset.teacher.token_side
-    soft = ("shares",) if networks.tokenizer.top.temperature else ()
-    plans = [
-        _Plan(
-            "teacher",
-            *_teacher(networks.teacher, ("features", "pooled") if second else ("features", "tokens", "pooled")),
-        )
-    ]
+    second, soft = preset.teacher.token_side, bool(networks.tokenizer.top.temperature)
+    modules: dict[str, nn.Module] = {}
     if second:
-        plans.append(_Plan("teacher_tokens", TokenPassGraph(networks.teacher, second), ("image",), ("tokens",)))
-    return [
-        *plans,
-        _Plan(
-            "efficientad", EfficientADGraph(networks.efficientad), ("image", "features"), ("map_local", "map_global")
-        ),
-        _Plan("tokenizer", TokenizerGraph(networks.tokenizer), ("tokens",), ("codes", "map_structure", *soft)),
-        _Plan("lavit", LavitGraph(networks.lavit), ("tokens", "codes", "masks", *soft), ("raw_logic", "map_logic")),
-        _Plan("fusion", FusionGraph(preset.fusion), FUSION_INPUTS, ("raw", "z", "score", "map")),
-    ]
-
-
-def _teacher(module: nn.Module, outputs: tuple[str, ...]) -> tuple[nn.Module, tuple[str, ...], tuple[str, ...]]:
-    return TeacherGraph(module, outputs), ("image",), outputs
+        modules["teacher_tokens"] = TokenPassGraph(networks.teacher, second)
+    modules |= {
+        "efficientad": EfficientADGraph(networks.efficientad),
+        "tokenizer": TokenizerGraph(networks.tokenizer),
+        LAVIT: LavitGraph(networks.lavit),
+        FUSION: FusionGraph(preset.fusion),
+    }
+    replaced = {tensor for name in modules for tensor in GRAPHS[name].replaces}
+    teacher = tuple(name for name in GRAPHS[TEACHER].outputs if name not in replaced)
+    modules[TEACHER] = TeacherGraph(networks.teacher, teacher)
+    plans = []
+    for name, spec in GRAPHS.items():
+        if name in modules:
+            left_out = {*(() if soft else spec.omittable), *(replaced if name == TEACHER else ())}
+            inputs, outputs = (
+                tuple(tensor for tensor in tensors if tensor not in left_out) for tensors in (spec.inputs, spec.outputs)
+            )
+            plans.append(_Plan(name, modules[name], inputs, outputs))
+    return plans
 
 
 def _run(module: nn.Module, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -257,10 +242,10 @@ def _statistics(width: int, generator: torch.Generator) -> dict[str, Tensor]:
     """Return random statistics of the right shapes: the graph is checked for any values."""
     half = torch.rand(width, width, generator=generator) / width
     return {
-        "quantiles": torch.tensor([[0.0, 1.0]] * 3),
+        "quantiles": torch.tensor([[0.0, 1.0]] * len(MAPS)),
         "centre": torch.rand(width, generator=generator),
         "precision": half @ half.t() + torch.eye(width),
-        "mean": torch.rand(5, generator=generator),
-        "std": torch.rand(5, generator=generator) + 0.5,
-        "weight": torch.full((5,), 0.2),
+        "mean": torch.rand(len(BRANCHES), generator=generator),
+        "std": torch.rand(len(BRANCHES), generator=generator) + 0.5,
+        "weight": torch.full((len(BRANCHES),), 1 / len(BRANCHES)),
     }

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from calibration.placement import DIALECTS
 from edge_ad.bundle import Bundle, BundleContents, Golden, open_bundle, write_bundle
+from edge_ad.bundle.graphs import LAVIT, MAP_TENSORS
 from edge_ad.deployment.calibrate import CalibrateOptions, with_quantisation
 from edge_ad.deployment.int8 import derive_int8, measuring_backend, recipe_of
 from edge_ad.deployment.validation_images import evenly, spread
@@ -34,6 +35,7 @@ from edge_ad.models.efficientad import EfficientAD
 from edge_ad.models.hvq import HvqTokenizer
 from edge_ad.scoring import (
     BRANCHES,
+    MAPS,
     Statistics,
     choose_thresholds,
     choose_weights,
@@ -48,12 +50,11 @@ from edge_ad.training.images import FADES, Images, Pictures
 from edge_ad.utils.progress import Progress
 
 GOLDEN = 8
-MAP_NAMES = ("map_structure", "map_local", "map_global")
 
 
 @dataclass(frozen=True)
 class Scored:
-    """Raw scores f32 [N, 5] and the three maps of every picture, one array a map."""
+    """Raw scores f32 [N, B] and the maps that have quantiles of every picture, one array a map."""
 
     raw: NDArray[np.float32]
     maps: tuple[NDArray[np.float32], ...]
@@ -63,12 +64,12 @@ def blank_statistics(pooled: NDArray[np.float32]) -> Statistics:
     """Return statistics that leave raw scores as they are, with the Gaussian of the pooled features of goods f32 [N, D]."""
     centre, precision = fit_gaussian(pooled)
     return Statistics(
-        quantiles=np.tile(np.array([0.0, 1.0], np.float32), (3, 1)),
+        quantiles=np.tile(np.array([0.0, 1.0], np.float32), (len(MAPS), 1)),
         centre=centre,
         precision=precision,
-        mean=np.zeros(5, np.float32),
-        std=np.ones(5, np.float32),
-        weight=np.full(5, 0.2, np.float32),
+        mean=np.zeros(len(BRANCHES), np.float32),
+        std=np.ones(len(BRANCHES), np.float32),
+        weight=np.full(len(BRANCHES), 1 / len(BRANCHES), np.float32),
     )
 
 
@@ -130,9 +131,9 @@ def score_all(pipeline: Pipeline, images: Images, stage: str, progress: Progress
     raw, maps = [], []
     for number, image in enumerate(images):
         raw.append(pipeline.infer(image).raw)
-        maps.append([pipeline.tensor(name).reshape(-1) for name in MAP_NAMES])
+        maps.append([pipeline.tensor(name).reshape(-1) for name in MAP_TENSORS])
         progress.step(stage, number + 1, len(images), began)
-    stacked = tuple(np.stack([row[index] for row in maps]) for index in range(len(MAP_NAMES)))
+    stacked = tuple(np.stack([row[index] for row in maps]) for index in range(len(MAP_TENSORS)))
     return Scored(np.stack(raw).astype(np.float32), stacked)
 
 
@@ -238,7 +239,7 @@ def learn_rounding(
     scratch.unlink()
     graphs = dict(contents.graphs)
     if described.surprise is not None:
-        graphs["lavit"] = with_surprise(graphs["lavit"], *fit_gaussian(described.surprise))
+        graphs[LAVIT] = with_surprise(graphs[LAVIT], *fit_gaussian(described.surprise))
     found = replace(contents, graphs=graphs, statistics=blank_statistics(described.pooled))
     return found, replace(options, corrections=calibrated.quantisation.plan["corrections"])
 
@@ -246,13 +247,13 @@ def learn_rounding(
 def describe_views(bundle: Bundle, views: Images, progress: Progress) -> Described:
     """Describe ``views`` by the graphs of a calibrated bundle: a third in FP32, a third by each dialect of INT8."""
     recipe, began = recipe_of(bundle), time.monotonic()
-    surprising = _constant(_parsed(bundle.graph("lavit")), CENTRE) is not None
+    surprising = _constant(_parsed(bundle.graph(LAVIT)), CENTRE) is not None
     pooled: list[Array] = []
     surprise: list[Array] = []
     for turn, dialect in enumerate(TURNS):
         graphs = {} if dialect is None else derive_int8(bundle, recipe, dialect)
         if surprising:
-            graphs["lavit"], name = _tapped(graphs.get("lavit") or bundle.graph("lavit"))
+            graphs[LAVIT], name = _tapped(graphs.get(LAVIT) or bundle.graph(LAVIT))
         backend = measuring_backend(graphs.values())
         with Pipeline(bundle, backend=backend, graphs=graphs, all_branches=True) as pipeline:
             for view in views[turn :: len(TURNS)]:

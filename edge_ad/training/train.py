@@ -12,6 +12,7 @@ import torch
 
 from edge_ad import __version__
 from edge_ad.bundle import BundleContents, Golden, open_bundle, write_bundle
+from edge_ad.bundle.graphs import FLOAT_BY_DEFAULT
 from edge_ad.camera.measure import camera_report
 from edge_ad.data.datasets import load_dataset
 from edge_ad.data.folders import folders_table
@@ -21,7 +22,7 @@ from edge_ad.export.graphs import Networks, export_all
 from edge_ad.export.onnx_export import ExportedGraph
 from edge_ad.models.build import build_efficientad, build_lavit, build_tokenizer
 from edge_ad.models.masking import bank_of
-from edge_ad.scoring import Thresholds, choose_thresholds
+from edge_ad.scoring import BRANCHES, Thresholds, choose_thresholds
 from edge_ad.training.augment import disturbed, with_moved
 from edge_ad.training.device import Arithmetic, choose_arithmetic
 from edge_ad.training.distributed import team_folder
@@ -52,7 +53,6 @@ from edge_ad.training.token_recipes import (
 from edge_ad.utils.progress import Progress, clock
 
 INT8_IMAGES = 64  # goods that the INT8 ranges are measured on at the end
-INT8_KEPT = ("teacher", "teacher_tokens")  # every branch reads them, and they take little of a frame
 
 
 def train(
@@ -202,7 +202,7 @@ class _Training:
         """Report the loss of predictors that see nothing: the mean histogram of goods, and the one behind each mask."""
         whole, by_mask = round(recipe.constant_loss(), 4), round(recipe.constant_loss_by_mask(), 4)
         self.report["lavit_constant_loss"], self.report["lavit_constant_loss_by_mask"] = whole, by_mask
-        reached = min((loss for _, loss in self.report["lavit"]["unseen_goods"]), default=None)
+        reached = min((loss for _, loss in self.report[recipe.name]["unseen_goods"]), default=None)
         told = "" if reached is None else f"; lavit on unseen goods {reached:.3f}"
         self.progress.say(f"loss of a constant histogram {whole:.3f}, of a constant one a mask {by_mask:.3f}{told}")
         self.folder.log({"stage": "lavit_baseline", "constant_loss": whole, "constant_loss_by_mask": by_mask})
@@ -223,8 +223,8 @@ class _Training:
             masks=masks,
             statistics=blank_statistics(described.pooled),
             thresholds=Thresholds(warn=0.0, ng=0.0),
-            raw_scores={"threshold": np.zeros((1, 5), np.float32)},
-            golden=Golden(pictures.threshold[:1], np.zeros((1, 5), np.float32)),
+            raw_scores={"threshold": np.zeros((1, len(BRANCHES)), np.float32)},
+            golden=Golden(pictures.threshold[:1], np.zeros((1, len(BRANCHES)), np.float32)),
             report=self.report,
         )
         targets = (self.options.target_ng, self.options.target_warn)
@@ -236,7 +236,7 @@ class _Training:
         blank, options = learn_rounding(blank, described, pictures, views, scratch, options, self.progress)
         contents = finish_contents(blank, pictures, scratch, targets, self.options.seed, self.progress)
         self._tell_scores(contents)
-        options = replace(options, keep=INT8_KEPT)
+        options = replace(options, keep=FLOAT_BY_DEFAULT)
         contents = with_quantisation(contents, scratch, pictures.fit, pictures.threshold, options, self.progress.say)
         return replace(contents, report={**contents.report, **self._data_report(), **self._camera_report(pictures)})
 

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from calibration.fp16 import to_half
+from edge_ad.bundle.graphs import FUSION, GRAPHS
 from edge_ad.engines.tensorrt.build import compile_check
-from edge_ad.export.graphs import FUSION_INPUTS, export_all
+from edge_ad.export.graphs import export_all
 from edge_ad.export.onnx_export import ExportedGraph
 from edge_ad.models.masking import mask_bank
 from edge_ad.presets.presets import FAST, Preset
@@ -89,7 +90,7 @@ class TestEveryGraph:
         graph, expected = models[key].graph, DOORS[key[0]][key[1]]
         assert facts([*graph.input, *graph.output]) == expected
         if key[1] == "fusion":
-            assert [value.name for value in graph.input] == list(FUSION_INPUTS)
+            assert [value.name for value in graph.input] == list(GRAPHS[FUSION].inputs)
             assert [value.name for value in graph.output] == ["raw", "z", "score", "map"]
 
     def test_static_shapes_inside(self, models: dict[tuple[str, str], onnx.ModelProto], key: tuple[str, str]) -> None:

@@ -9,7 +9,8 @@ import onnxruntime
 import pytest
 import torch
 
-from edge_ad.export.graphs import FUSION_INPUTS, FusionGraph
+from edge_ad.bundle.graphs import FUSION, GRAPHS
+from edge_ad.export.graphs import FusionGraph
 from edge_ad.export.onnx_export import export_graph
 from edge_ad.presets.presets import FusionSettings
 
@@ -37,7 +38,7 @@ def case(seed: int = 0) -> dict[str, np.ndarray[Any, Any]]:
         "std": rng.uniform(0.5, 2, 5),
         "weight": np.array([0.1, 0.2, 0.3, 0.15, 0.25]),
     }
-    return {name: found[name].astype(np.float32) for name in FUSION_INPUTS}
+    return {name: found[name].astype(np.float32) for name in GRAPHS[FUSION].inputs}
 
 
 def enlarge(picture: np.ndarray[Any, Any], side: int, corners: bool) -> np.ndarray[Any, Any]:
@@ -81,7 +82,7 @@ def graph(request: pytest.FixtureRequest) -> tuple[FusionSettings, onnxruntime.I
     settings = SETTINGS[request.param]
     examples = [torch.from_numpy(value) for value in case().values()]
     outputs = ("raw", "z", "score", "map")
-    exported = export_graph("fusion", FusionGraph(settings, SIDE), examples, FUSION_INPUTS, outputs)
+    exported = export_graph("fusion", FusionGraph(settings, SIDE), examples, GRAPHS[FUSION].inputs, outputs)
     return settings, onnxruntime.InferenceSession(exported.model, providers=["CPUExecutionProvider"])
 
 

@@ -1,0 +1,93 @@
+"""The contract of graphs and branches: what follows from its two tables, against what the design says."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from pathlib import Path
+
+import pytest
+
+import edge_ad
+from edge_ad.bundle import graphs
+from edge_ad.bundle.graphs import BRANCH_SPECS, CONSTANTS, FUSION, GRAPHS, IMAGE
+from edge_ad.scoring import BRANCHES, MAPS
+
+TOKENS = {"teacher", "teacher_tokens"}
+
+PRODUCT = Path(edge_ad.__file__).parent
+
+# Who else may write the name of a graph, a branch or a tensor of a branch as text, and why.
+NAMERS = {
+    "bundle/graphs.py": "the contract",
+    "scoring/statistics.py": "the order of the columns of scores",
+    "export/graphs.py": "the module behind each graph",
+    "models/build.py": "names networks in the report of their sizes",
+    "training/distillation.py": "names its stage in the journal of a training",
+    "training/efficientad_recipe.py": "names its stage",
+    "training/teacher.py": "names its stage",
+    "training/token_recipes.py": "names its stages",
+    "evaluation/figures.py": "compares published subsets of branches",
+    "evaluation/scores.py": "looks at the map of one branch",
+}
+
+
+@pytest.mark.parametrize(
+    ("branch", "needed"),
+    [
+        ("structure", {*TOKENS, "tokenizer", "fusion"}),
+        ("logic", {*TOKENS, "tokenizer", "lavit", "fusion"}),
+        ("local", {"teacher", "efficientad", "fusion"}),
+        ("global", {"teacher", "efficientad", "fusion"}),
+        ("composition", {"teacher", "fusion"}),
+    ],
+)
+def test_a_branch_needs_what_its_tensors_are_made_of(branch: str, needed: set[str]) -> None:
+    assert graphs.graphs_of(branch) == needed
+
+
+def test_what_follows_from_the_tables() -> None:
+    assert tuple(GRAPHS) == ("teacher", "teacher_tokens", "efficientad", "tokenizer", "lavit", "fusion")
+    assert graphs.REQUIRED_GRAPHS == ("teacher", "fusion")
+    assert graphs.FP32_GRAPHS == ("fusion",)
+    assert graphs.FLOAT_BY_DEFAULT == ("teacher", "teacher_tokens")
+    assert graphs.EXPENSIVE == ("lavit",)
+    assert graphs.expensive_branches() == ("logic",)
+    assert graphs.DROPPABLE == ("map_structure", "map_logic", "map_local", "map_global", "raw_logic")
+    assert graphs.MAP_TENSORS == ("map_structure", "map_local", "map_global")
+    assert CONSTANTS == ("masks", "quantiles", "centre", "precision", "mean", "std", "weight")
+
+
+def test_branches_are_described_in_the_order_of_their_scores() -> None:
+    assert tuple(BRANCH_SPECS) == BRANCHES
+    assert all(BRANCH_SPECS[branch].map for branch in MAPS)
+
+
+def test_every_input_is_there_before_its_graph_runs() -> None:
+    known = {IMAGE, *CONSTANTS}
+    for spec in GRAPHS.values():
+        assert known >= set(spec.inputs), spec.name
+        assert set(spec.omittable) <= {*spec.inputs, *spec.outputs}
+        assert set(spec.replaces) == known.intersection(spec.outputs), "an output is made twice"
+        known.update(spec.outputs)
+
+
+def test_the_fusion_reads_every_branch_and_the_constants_of_scores() -> None:
+    of_branches = {name for spec in BRANCH_SPECS.values() for name in spec.inputs}
+    assert set(GRAPHS[FUSION].inputs) == of_branches | set(CONSTANTS[1:])
+
+
+def test_the_exported_fusion_takes_its_inputs_in_the_order_of_the_contract() -> None:
+    torch_side = pytest.importorskip("edge_ad.export.graphs")
+    assert tuple(inspect.signature(torch_side.FusionGraph.forward).parameters)[1:] == GRAPHS[FUSION].inputs
+
+
+def test_graphs_and_branches_are_named_in_few_places() -> None:
+    branches = set(BRANCHES) - {"local", "global"}  # these are words for other things too
+    names = {*GRAPHS, *branches, *(name for spec in BRANCH_SPECS.values() for name in spec.inputs)} - {"pooled"}
+    namers = set()
+    for path in PRODUCT.rglob("*.py"):
+        texts = {node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)}
+        if names.intersection(texts):
+            namers.add(path.relative_to(PRODUCT).as_posix())
+    assert namers == set(NAMERS)
