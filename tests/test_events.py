@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_ad.events import VERSION, Event, schema
-from edge_ad.inspection.events import EventWriter
+from edge_ad.inspection.observers import EventFile
 from edge_ad.store import Store
 from edge_ad.store.export import write_csv, write_json
 from edge_ad.store.journal import event_line, files
@@ -66,7 +66,7 @@ def store(tmp_path: Path) -> Path:
 
 
 def test_a_line_of_the_event_file(tmp_path: Path) -> None:
-    writer = EventWriter(str(tmp_path / "events.jsonl"))
+    writer = EventFile(str(tmp_path / "events.jsonl"))
     writer.write(EVENT)
     writer.close()
     assert (tmp_path / "events.jsonl").read_text() == f"{{{LINE}}}\n"

@@ -22,10 +22,9 @@ from edge_ad.deployment.build import BuildReport, build
 from edge_ad.engines.selection import open_pipeline
 from edge_ad.errors import BadInput, GateRefused
 from edge_ad.events import VERDICTS, Verdict
-from edge_ad.inspection.events import EventWriter
 from edge_ad.inspection.judge import InspectionResult, Judge
 from edge_ad.inspection.loop import Loop
-from edge_ad.inspection.observers import Observer
+from edge_ad.inspection.observers import EventFile
 from edge_ad.inspection.settings import LoopSettings
 from edge_ad.synthetic.line import GOOD, LOGICAL, STRUCTURAL, TRUTH_NAME, VIDEO_NAME, Progress
 from edge_ad.synthetic.sequence import FrameTruth
@@ -40,23 +39,19 @@ class Judged:
     verdict: Verdict
 
 
-class _Record(Observer):
-    """An observer that writes events and keeps the verdict of every frame."""
+class _Record(EventFile):
+    """A file of events that keeps the verdict of every frame."""
 
     def __init__(self, events: Path) -> None:
+        super().__init__(str(events))
         self.verdicts: dict[int, Verdict] = {}
-        self._writer = EventWriter(str(events))
 
     def on_result(self, result: InspectionResult, source: Source) -> None:
         """Write the event and keep its verdict."""
+        super().on_result(result, source)
         event = result.event
-        self._writer.write(event)
         if event.frame is not None:
             self.verdicts[event.frame] = event.verdict
-
-    def close(self) -> None:
-        """Write out what is pending."""
-        self._writer.close()
 
 
 def judge_video(bundle: Bundle, line: Path, events: Path) -> tuple[list[Judged], float]:

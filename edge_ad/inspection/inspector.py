@@ -38,7 +38,6 @@ from edge_ad.inspection.assembly import (
     with_trigger,
 )
 from edge_ad.inspection.canary import make_canary
-from edge_ad.inspection.events import EventWriter
 from edge_ad.inspection.evidence import Evidence, StoreObserver
 from edge_ad.inspection.judge import Judge
 from edge_ad.inspection.loop import Loop
@@ -287,7 +286,7 @@ class Inspector:
         options = self.options
         writers: list[Observer] = []
         if options.events is not None:
-            writers.append(EventFile(EventWriter(options.events)))
+            writers.append(EventFile(options.events))
         if options.on_event is not None:
             writers.append(EventCallback(options.on_event))
         if options.save is not None:

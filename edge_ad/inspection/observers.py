@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TextIO
 
 from edge_ad.camera.frames import Source
+from edge_ad.errors import BadInput, DeviceFault
 from edge_ad.events import VERDICTS, Event
 from edge_ad.inspection.drift import Drift
-from edge_ad.inspection.events import EventWriter
 from edge_ad.inspection.judge import InspectionResult
 from edge_ad.inspection.part_tracking import CycleState
+from edge_ad.utils.files import is_at
+from edge_ad.utils.supervision import tell
+from edge_ad.utils.text import storable
 
 REFRESH_S = 0.2
+SYNC_EVERY_S = 1.0
 
 
 class Observer:
@@ -37,18 +45,71 @@ class Observer:
 
 
 class EventFile(Observer):
-    """Writes every event through an EventWriter."""
+    """Appends events to a file, or to standard output for ``-``.
 
-    def __init__(self, writer: EventWriter) -> None:
-        self._writer = writer
+    Every line goes to the operating system at once, so it survives the end of this process however it comes. A file is
+    also synced to the disk once a second and at the end: a power cut can cost the last second. A line that an earlier
+    power cut tore is closed first, so that it spoils no other. Raises BadInput when the file cannot be opened and
+    DeviceFault when it cannot be written: inspection without a record must not go on.
+    """
+
+    def __init__(self, target: str) -> None:
+        self._name = "standard output" if target == "-" else target
+        self._file = target != "-"
+        self._stream: TextIO = _open(Path(target)) if self._file else sys.stdout
+        self._synced = time.monotonic()
 
     def on_result(self, result: InspectionResult, source: Source) -> None:
-        """Write the event."""
-        self._writer.write(result.event)
+        """Append the event of a result."""
+        self.write(result.event)
+
+    def write(self, event: Event) -> None:
+        """Append one event; into a new file where somebody has removed or rotated the one that is open."""
+        try:
+            if self._file and not is_at(self._stream.fileno(), Path(self._name)):
+                self._reopen()
+            self._stream.write(event.line() + "\n")
+            self._stream.flush()
+            if self._file and time.monotonic() - self._synced >= SYNC_EVERY_S:
+                self._sync()
+        except OSError as error:
+            raise self._abandon(error) from error
 
     def close(self) -> None:
-        """Sync and close the file."""
-        self._writer.close()
+        """Sync and close the file; standard output stays open."""
+        if not self._file or self._stream.closed:
+            return
+        try:
+            self._sync()
+            self._stream.close()
+        except OSError as error:
+            raise self._abandon(error) from error
+
+    def _reopen(self) -> None:
+        self._stream.close()
+        try:
+            self._stream = _open(Path(self._name))
+        except BadInput as error:
+            raise DeviceFault(str(error)) from error
+        tell(storable(f"the file of events {self._name} was removed or renamed: events go on in a new one"))
+
+    def _sync(self) -> None:
+        self._synced = time.monotonic()
+        try:
+            os.fsync(self._stream.fileno())
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EROFS):  # pipes and devices have nothing to sync
+                raise
+
+    def _abandon(self, error: OSError) -> DeviceFault:
+        """Let go of the stream, so that what it still holds cannot fail a second time, and tell the fault."""
+        if self._file:
+            with contextlib.suppress(OSError):
+                self._stream.close()
+        else:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        reason = error.strerror or error
+        return DeviceFault(f"events cannot be written to {self._name}: {reason}; free it and start again")
 
 
 class EventCallback(Observer):
@@ -60,7 +121,6 @@ class EventCallback(Observer):
     def on_result(self, result: InspectionResult, source: Source) -> None:
         """Call the function."""
         self._function(result.event)
-
 
 
 class DriftObserver(Observer):
@@ -83,7 +143,6 @@ class DriftObserver(Observer):
         elif self._drifted and not warning:
             print("drift: the parts are like the goods again", file=sys.stderr)
         self._drifted = warning is not None
-
 
 
 class StatusLine(Observer):
@@ -117,3 +176,23 @@ class StatusLine(Observer):
         text = f"frame {frame}  {event.verdict:4}  {counts}  {rate:.1f}/s{latency}  {event.reason or ''}"
         self._stream.write(f"\r\x1b[K{text[:118]}")
         self._stream.flush()
+
+
+def _open(path: Path) -> TextIO:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        stream = path.open("a", encoding="utf-8")
+        if _torn(path):
+            stream.write("\n")
+            stream.flush()
+    except OSError as error:
+        raise BadInput(f"events cannot be written to {path}: {error.strerror or error}; name another file") from error
+    return stream
+
+
+def _torn(path: Path) -> bool:
+    if not path.is_file() or path.stat().st_size == 0:
+        return False
+    with path.open("rb") as stream:
+        stream.seek(-1, os.SEEK_END)
+        return stream.read(1) != b"\n"

@@ -10,7 +10,7 @@ import pytest
 
 from edge_ad.errors import BadInput, DeviceFault
 from edge_ad.events import Event
-from edge_ad.inspection.events import EventWriter
+from edge_ad.inspection.observers import EventFile
 
 NG = Event("cam", 7, "7", 1_000_000_000.25, "NG", 5.5, {"logic": 6.0}, 12.34567, "logic: z 6.0")
 NONE = Event("cam", None, None, 0.0, "NONE", None, {}, None, 'stalled: "no" frame\nfor 2 s')
@@ -52,7 +52,7 @@ def test_ids_differ() -> None:
 def test_events_are_appended_and_readable_at_once(tmp_path: Path) -> None:
     path = tmp_path / "new" / "events.jsonl"
     for _ in range(2):
-        writer = EventWriter(str(path))
+        writer = EventFile(str(path))
         writer.write(NG)
         assert path.read_text().endswith("}\n")
         writer.close()
@@ -63,7 +63,7 @@ def test_events_are_appended_and_readable_at_once(tmp_path: Path) -> None:
 def test_a_torn_line_spoils_no_other(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     path.write_text('{"id": "torn')
-    writer = EventWriter(str(path))
+    writer = EventFile(str(path))
     writer.write(NG)
     writer.close()
     torn, whole = path.read_text().splitlines()
@@ -72,7 +72,7 @@ def test_a_torn_line_spoils_no_other(tmp_path: Path) -> None:
 
 
 def test_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
-    writer = EventWriter("-")
+    writer = EventFile("-")
     writer.write(NG)
     writer.close()
     assert json.loads(capsys.readouterr().out)["verdict"] == "NG"
@@ -80,12 +80,12 @@ def test_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_file_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=str(tmp_path)):
-        EventWriter(str(tmp_path))
+        EventFile(str(tmp_path))
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
 def test_a_full_disk_stops_the_inspection() -> None:
-    writer = EventWriter("/dev/full")
+    writer = EventFile("/dev/full")
     with pytest.raises(DeviceFault, match="/dev/full"):
         writer.write(NG)
 
@@ -93,7 +93,7 @@ def test_a_full_disk_stops_the_inspection() -> None:
 @pytest.mark.parametrize("how", ["removed", "renamed", "folder removed"])
 def test_a_file_that_is_taken_away_is_made_again(tmp_path: Path, how: str, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "new" / "events.jsonl"
-    writer = EventWriter(str(path))
+    writer = EventFile(str(path))
     writer.write(NG)
     if how == "removed":
         path.unlink()
