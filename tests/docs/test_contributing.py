@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -86,6 +90,34 @@ def test_the_trial_of_a_branch_tells_a_useful_one_from_noise() -> None:
     assert useful > max(noise, 0.01)
     useless, _ = gain(z_goods, z_anomalies, kinds, rng.normal(size=60), rng.normal(size=80))
     assert useless < 0.01
+
+
+def apply(diff: str, root: Path) -> None:
+    """Change files under ``root``: the lines before a change must stand in their file exactly once."""
+    for part in re.split(r"^--- ", diff, flags=re.M)[1:]:
+        name, text = part.split("\n", 1)
+        path = root / name
+        for hunk in text.split("@@\n"):
+            lines = hunk.splitlines(keepends=True)
+            old, new = ("".join(line[1:] for line in lines if line[0] in signs) for signs in (" -", " +"))
+            content = path.read_text(encoding="utf-8")
+            assert content.count(old) == 1, f"{name}: {old}"
+            path.write_text(content.replace(old, new), encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_a_sixth_branch_needs_only_the_places_of_the_page(tmp_path: Path) -> None:
+    for name in ("edge_ad", "calibration", "tests"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    (diff,) = [block.text for block in blocks(PAGE) if block.language == "diff"]
+    apply(diff, tmp_path)
+    old = make_tiny_bundle(tmp_path / "five.edgead")
+    command = [sys.executable, "-m", "tests.docs.sixth_branch", str(old)]
+    done = subprocess.run(
+        command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1] == "six branches"
 
 
 def test_the_places_that_the_page_names_exist() -> None:

@@ -1,0 +1,97 @@
+"""Run in a copy of the product that has the branch of CONTRIBUTING.md: export untrained networks, write a bundle, run it."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from calibration.placement import DIALECTS
+from edge_ad.bundle import Bundle, BundleContents, Golden, open_bundle, write_bundle
+from edge_ad.deployment.build import build
+from edge_ad.deployment.calibrate import CalibrateOptions, with_quantisation
+from edge_ad.deployment.derive import derive
+from edge_ad.engines.pipeline import Pipeline
+from edge_ad.errors import BadInput
+from edge_ad.export.graphs import export_all
+from edge_ad.models.masking import bank_of
+from edge_ad.scoring import BRANCHES, Thresholds
+from edge_ad.training.statistics import blank_statistics
+from tests.fixtures.tiny_bundle import tiny_image
+from tests.fixtures.tiny_presets import TINY, untrained
+
+SIDE = TINY.image_side
+IMAGES = np.stack([tiny_image(seed, blob=seed > 2, size=(SIDE, SIDE)) for seed in range(4)])
+BRIGHTNESS = IMAGES.mean(axis=(1, 2, 3), dtype=np.float64)
+
+
+def untrained_contents() -> BundleContents:
+    """Return a bundle of random networks whose branches count equally."""
+    masks = bank_of(TINY.masks, TINY.teacher.token_grid)
+    networks = untrained(TINY)
+    with torch.no_grad():
+        pixels = torch.from_numpy(IMAGES).permute(0, 3, 1, 2).float()
+        pooled = networks.teacher(pixels).pooled.numpy()
+    exported = export_all(networks, TINY, torch.from_numpy(masks), torch.from_numpy(IMAGES[:1]))
+    return BundleContents(
+        name="sixth",
+        preset=TINY.name,
+        settings={},
+        image_size=(SIDE, SIDE),
+        parent=None,
+        graphs={graph.name: graph.model for graph in exported},
+        masks=masks,
+        statistics=blank_statistics(pooled),
+        thresholds=Thresholds(warn=1e6, ng=2e6),
+        raw_scores={"threshold": np.zeros((1, len(BRANCHES)), np.float32)},
+        golden=Golden(IMAGES[:1], np.zeros((1, len(BRANCHES)), np.float32)),
+        report={},
+    )
+
+
+def scored(bundle: Bundle, **options: bool) -> tuple[np.ndarray, tuple[str, ...], list[str]]:
+    """Return the raw scores of the images, the branches and the graphs that are run."""
+    with Pipeline(bundle, **options) as pipeline:
+        raw = np.stack([pipeline.infer(image).raw for image in IMAGES])
+        return raw, pipeline.branches, list(pipeline.engines)
+
+
+def main(old: Path) -> None:
+    """Check a bundle with the sixth branch, one whose weight of it is 0, and the ``old`` one of five branches."""
+    contents = untrained_contents()
+    write_bundle(Path("six.edgead"), contents)
+    raw, branches, graphs = scored(open_bundle("six.edgead"))
+    assert branches == (*BRANCHES[:5], "brightness")
+    assert "brightness" in graphs
+    np.testing.assert_allclose(raw[:, 5], BRIGHTNESS, rtol=1e-5)
+
+    weight = np.array([0.2] * 5 + [0.0], np.float32)
+    dropped = replace(contents, statistics=replace(contents.statistics, weight=weight))
+    write_bundle(Path("dropped.edgead"), dropped)
+    without, branches, graphs = scored(open_bundle("dropped.edgead"))
+    assert branches == BRANCHES[:5]
+    assert "brightness" not in graphs
+    np.testing.assert_array_equal(without[:, 5], 0.0)
+    np.testing.assert_array_equal(without[:, :5], raw[:, :5])
+
+    proven = replace(contents, golden=Golden(IMAGES[:1], raw[:1]))
+    options = CalibrateOptions(images=2, search=False, corrections={dialect: {} for dialect in DIALECTS})
+    six = with_quantisation(proven, Path("scratch.edgead"), IMAGES, IMAGES, options, lambda text: None)
+    write_bundle(Path("six.edgead"), six)
+    bundle = open_bundle("six.edgead")
+    assert bundle.quantisation is not None
+    assert "brightness" in bundle.quantisation.ranges
+    assert "brightness" in derive(bundle, "fp16")
+    assert build(bundle, "fp32").refusal is None
+
+    with pytest.raises(BadInput, match="schema 1, .* reads schema 2"):
+        open_bundle(old)
+    print("six branches")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
