@@ -57,17 +57,17 @@ def corrections(
     limit = greatest_weight(dialect) if weight_limit is None else weight_limit
     biases = quantise_view(rounded, changed, dialect, keep, limit)
     held = {tensor.name: tensor for tensor in rounded.graph.initializer}
-    found: Corrections = {}
+    result: Corrections = {}
     for level in levels:
         names = {item.key: biases.outputs[item.key] for item in level if item.key in biases.names}
         means = _means(rounded.model, names, feeds, threads)
         for key, mean in means.items():
             error = wanted[key] - mean
             _add(held[biases.names[key]], error, biases.steps.get(key))
-            found[key] = _short(error)
+            result[key] = _short(error)
     vectors = {output_key(name): name for name in _vectors(exact)} if chosen else {}
     wanted, means = (_means(held.model, vectors, feeds, threads) for held in (exact, rounded))
-    return found | {key: _short(wanted[key] - means[key]) for key in vectors}
+    return result | {key: _short(wanted[key] - means[key]) for key in vectors}
 
 
 def _vectors(view: GraphView) -> list[str]:

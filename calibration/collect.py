@@ -49,13 +49,13 @@ class Collector:
     def update(self, feed: Feed) -> dict[str, NDArray[Any]]:
         """Measure one run and return the outputs of the graph."""
         wanted = [*self._outputs, *self._names, *(name for pair in self._guards.values() for name in pair)]
-        found = {**feed, **dict(zip(wanted, self._session.run(wanted, dict(feed)), strict=True))}
+        results = {**feed, **dict(zip(wanted, self._session.run(wanted, dict(feed)), strict=True))}
         for name, kind in self._kinds.items():
-            self._measure(name, kind, found[name])
+            self._measure(name, kind, results[name])
         for name, (low, high) in self._guards.items():
-            self._spans[name].widen(float(found[low]), float(found[high]))
+            self._spans[name].widen(float(results[low]), float(results[high]))
         self.images += 1
-        return {name: found[name] for name in self._outputs}
+        return {name: results[name] for name in self._outputs}
 
     def ranges(self, method: str = "mse", percentile: float = PERCENTILE) -> Ranges:
         """Return the ranges by ``method``; ValueError for an unknown one and before the first picture."""

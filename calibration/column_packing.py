@@ -75,10 +75,10 @@ def pack_columns(model: bytes) -> bytes:
     view = GraphView(model)
     writer, nodes, moved = _Writer(view), list[NodeProto](), set[str]()
     for position, node in enumerate(view.graph.node):
-        found = _find(view, position)
-        if found is not None:
-            nodes += writer.write(found)
-            moved.update(found.quantiser.output)
+        result = _find(view, position)
+        if result is not None:
+            nodes += writer.write(result)
+            moved.update(result.quantiser.output)
         elif moved.isdisjoint(node.output):
             nodes.append(node)
     if not moved:
@@ -107,7 +107,7 @@ def _same_numbers(model: bytes, packed: bytes, names: Sequence[str]) -> bool:
     for lowest in _DARKEST:
         feed = {item.name: rng.integers(lowest, 256, item.shape, dtype=np.uint8) for item in pictures}
         pairs = zip(plain.run(names, feed), changed.run(names, feed), strict=True)
-        if not all(np.array_equal(exact, found) for exact, found in pairs):
+        if not all(np.array_equal(exact, result) for exact, result in pairs):
             return False
     return True
 
@@ -202,11 +202,11 @@ class _Writer:
         self._new.nodes.append(helper.make_node("Transpose", [held], [name], name=f"{name}/planes", perm=TO_PLANES))
         return self._new.nodes
 
-    def _input(self, found: _Found) -> str:
+    def _input(self, result: _Found) -> str:
         """Return the picture with ``pixels`` columns in one, filled up on the right where nothing is read."""
-        batch, channels, height, width = found.shape
-        packed, name = found.packing, found.picture
-        key = (name, *found.data.input[1:], str(packed.pixels), str(packed.groups))
+        batch, channels, height, width = result.shape
+        packed, name = result.packing, result.picture
+        key = (name, *result.data.input[1:], str(packed.pixels), str(packed.groups))
         if key in self._inputs:
             return self._inputs[key]
         missing = packed.groups * packed.pixels - width
@@ -216,12 +216,12 @@ class _Writer:
         shape = self._new.constant(f"{name}/shape", np.array([batch, height, packed.groups, packed.pixels * channels]))
         held = self._new.op("Reshape", [name, shape], f"{name}/packed")
         held = self._new.op("Transpose", [held], f"{held}/planes", perm=TO_PLANES)
-        self._inputs[key] = self._new.op("DequantizeLinear", [held, *found.data.input[1:]], f"{held}/float")
+        self._inputs[key] = self._new.op("DequantizeLinear", [held, *result.data.input[1:]], f"{held}/float")
         return self._inputs[key]
 
-    def _weight(self, found: _Found) -> NDArray[Any]:
+    def _weight(self, result: _Found) -> NDArray[Any]:
         """Return weights [columns x O, pixels x C, rows, groups]: those of each column, as far to the right as it begins."""
-        exact, packed = self._view.array(found.weight.input[0]), found.packing
+        exact, packed = self._view.array(result.weight.input[0]), result.packing
         outputs, channels, rows, kernel = exact.shape
         stride = packed.pixels // packed.columns
         wide = np.zeros((packed.columns, outputs, rows, packed.kernel * packed.pixels, channels), exact.dtype)

@@ -75,8 +75,8 @@ def _product_is_exact() -> bool:
     weight = np.full((_CHANNELS, _OUTPUTS), INT8_LIMIT, np.int8)
     node = helper.make_node("MatMulInteger", ["x", "w"], ["y"])
     model = _model([node], {"w": weight}, [8, _CHANNELS], TensorProto.INT32)
-    found = _run(model, np.full((8, _CHANNELS), 255, np.uint8))
-    return bool((found == 255 * INT8_LIMIT * _CHANNELS).all())
+    result = _run(model, np.full((8, _CHANNELS), 255, np.uint8))
+    return bool((result == 255 * INT8_LIMIT * _CHANNELS).all())
 
 
 def _convolution_is_exact() -> bool:
@@ -93,8 +93,8 @@ def _convolution_is_exact() -> bool:
     names = ["x", "one", "no", "w", "one", "whole", "step", "no"]
     node = helper.make_node("QLinearConv", names, ["y"], kernel_shape=[1, 1])
     model = _model([node], constants, [1, _CHANNELS, 8, 8], TensorProto.UINT8)
-    found = _run(model, np.full((1, _CHANNELS, 8, 8), 255, np.uint8))
-    return bool((found == 200).all())
+    result = _run(model, np.full((1, _CHANNELS, 8, 8), 255, np.uint8))
+    return bool((result == 200).all())
 
 
 def _model(nodes: list[NodeProto], constants: Mapping[str, Any], shape: list[int], kind: int) -> ModelProto:

@@ -48,8 +48,8 @@ class GraphView:
 
     def node(self, position: int) -> NodeProto:
         """Return the node at a position."""
-        found: NodeProto = self.graph.node[position]
-        return found
+        result: NodeProto = self.graph.node[position]
+        return result
 
     def producer_of(self, name: str) -> NodeProto | None:
         """Return the node that makes a tensor; None for inputs and initializers."""
@@ -62,10 +62,10 @@ class GraphView:
 
     def only_reader(self, name: str) -> int | None:
         """Return the position of the one node that reads a tensor; None for several, an output or a sub-graph."""
-        found = self.readers.get(name, [])
-        if len(found) != 1 or name in self.outputs or name in self.inner:
+        result = self.readers.get(name, [])
+        if len(result) != 1 or name in self.outputs or name in self.inner:
             return None
-        return found[0][0]
+        return result[0][0]
 
     def shape(self, name: str) -> tuple[int, ...] | None:
         """Return the static shape of a tensor, None where a length is not known."""

@@ -43,8 +43,8 @@ def read_bytes(view: GraphView, ranges: Ranges, keep: Collection[str] = ()) -> t
     and whose outputs only other 8-bit operators read. Without one, ``view`` and ``ranges`` themselves are returned.
     """
     placement = place_stems(view, keep)
-    found = [_stem(view, item) for item in placement.operators]
-    stems = [stem for stem in found if stem is not None and _stays_in_bytes(view, placement, ranges, stem.operator)]
+    results = [_stem(view, item) for item in placement.operators]
+    stems = [stem for stem in results if stem is not None and _stays_in_bytes(view, placement, ranges, stem.operator)]
     if not stems:
         return view, ranges
     writer = _Writer(view, ranges)

@@ -64,8 +64,8 @@ def operators(view: GraphView, keep: Collection[str] = ()) -> list[Operator]:
     that the model wants in FP32, and forms that no kernel takes. An unknown key in ``keep`` raises ValueError.
     """
     barred = precision_sensitive.distances(view) | precision_sensitive.asked(view) | precision_sensitive.positions(view, keep)
-    found = (_operator(view, position) for position in range(len(view.graph.node)) if position not in barred)
-    return [operator for operator in found if operator is not None]
+    result = (_operator(view, position) for position in range(len(view.graph.node)) if position not in barred)
+    return [operator for operator in result if operator is not None]
 
 
 def place(view: GraphView, dialect: str, keep: Collection[str] = ()) -> Placement:
@@ -84,12 +84,12 @@ def place_stems(view: GraphView, keep: Collection[str] = ()) -> Placement:
 def watched(view: GraphView) -> dict[str, str]:
     """Return the tensors whose distribution any dialect needs, each with the kind of its reader where it is weighted."""
     chosen = operators(view)
-    found = {operator.data: operator.kind for operator in chosen}
+    results = {operator.data: operator.kind for operator in chosen}
     for placement in (_tensorrt(view, chosen), _cpu(view, chosen, stems=True)):
         names = [view.node(position).input[index] for position, index in placement.inputs]
         for name in [*names, *placement.outputs.values()]:
-            found.setdefault(name, "")
-    return found
+            results.setdefault(name, "")
+    return results
 
 
 def _tensorrt(view: GraphView, chosen: list[Operator]) -> Placement:

@@ -31,24 +31,24 @@ def distances(view: GraphView) -> set[int]:
     The product that mixes constants by the weights of a soft decision is among them.
     """
     soft = soft_choices(view)
-    found = set(soft)
+    results = set(soft)
     queue = [i for i, node in enumerate(view.graph.node) if node.op_type in DECISIONS] + list(soft.values())
     while queue:
         for name in view.node(queue.pop()).input:
             before = view.producer.get(name)
-            if before is None or before in found:
+            if before is None or before in results:
                 continue
             kind = view.node(before).op_type
             if kind in HEAVY or kind in _BETWEEN:
-                found.add(before)
+                results.add(before)
             if kind in _BETWEEN:
                 queue.append(before)
-    return found
+    return results
 
 
 def soft_choices(view: GraphView) -> dict[int, int]:
     """Return the products of a softmax with constants, each with the position of its softmax."""
-    found: dict[int, int] = {}
+    results: dict[int, int] = {}
     for position, node in enumerate(view.graph.node):
         if node.op_type not in HEAVY or len(node.input) < 2 or node.input[1] not in view.weights:
             continue
@@ -56,8 +56,8 @@ def soft_choices(view: GraphView) -> dict[int, int]:
         while before is not None and view.node(before).op_type in _TRANSPARENT:
             before = view.producer.get(view.node(before).input[0])
         if before is not None and view.node(before).op_type == "Softmax":
-            found[position] = before
-    return found
+            results[position] = before
+    return results
 
 
 def asked(view: GraphView) -> set[int]:

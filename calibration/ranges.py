@@ -222,9 +222,9 @@ def graph_hash(model: bytes) -> str:
 
 
 def _plain(held: TensorRange) -> dict[str, Any]:
-    told: dict[str, Any] = {key: _digits(getattr(held, key)) for key in ("low", "high", "minimum", "maximum")}
+    messages: dict[str, Any] = {key: _digits(getattr(held, key)) for key in ("low", "high", "minimum", "maximum")}
     channels = {key: [_digits(value) for value in getattr(held, key)] for key in ("mean", "peak") if getattr(held, key)}
-    return {**told, **channels}
+    return {**messages, **channels}
 
 
 def _digits(value: float) -> float:

@@ -45,9 +45,9 @@ class Cost:
 
 def units(name: str, view: GraphView, most: int = SINGLE) -> list[Unit]:
     """Return the weighted operators of a graph in order, one a unit, or at most ``most`` units of neighbours."""
-    found = operators(view)
-    parts = [list(part) for part in np.array_split(np.arange(len(found)), max(1, min(len(found), most))) if len(part)]
-    return [_unit(name, view, [found[index] for index in part]) for part in parts]
+    result = operators(view)
+    parts = [list(part) for part in np.array_split(np.arange(len(result)), max(1, min(len(result), most))) if len(part)]
+    return [_unit(name, view, [result[index] for index in part]) for part in parts]
 
 
 def macs(view: GraphView, operator: Operator) -> int:
@@ -98,5 +98,5 @@ def _doubling(most: int) -> Iterator[int]:
         yield most
 
 
-def _unit(name: str, view: GraphView, found: Sequence[Operator]) -> Unit:
-    return Unit(name, tuple(item.key for item in found), sum(macs(view, item) for item in found))
+def _unit(name: str, view: GraphView, result: Sequence[Operator]) -> Unit:
+    return Unit(name, tuple(item.key for item in result), sum(macs(view, item) for item in result))

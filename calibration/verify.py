@@ -27,8 +27,8 @@ def relative_errors(
     seen = False
     for feed in feeds:
         seen = True
-        exact, found = (session.run(names, dict(feed)) for session in sessions)
-        for name, a, b in zip(names, exact, found, strict=True):
+        exact, result = (session.run(names, dict(feed)) for session in sessions)
+        for name, a, b in zip(names, exact, result, strict=True):
             difference = np.abs(np.asarray(a, np.float64) - np.asarray(b, np.float64))
             worst = float(difference.max()) if difference.size else 0.0
             errors[name] = max(errors[name], worst if np.isfinite(difference).all() else np.inf)

@@ -19,9 +19,9 @@ def child_path(parent: Bundle, out: Path | None, word: str, verb: str) -> Path:
     if out is None or out.is_dir():
         folder = parent.path.parent if out is None else out
         names = (folder / f"{parent.name}-{word}-{number}{SUFFIX}" for number in count(1))
-        found = next(path for path in names if not path.exists())
-        require_writable(found)
-        return found
+        result = next(path for path in names if not path.exists())
+        require_writable(result)
+        return result
     if out.suffix != SUFFIX:
         raise BadInput(f"{out} must end in {SUFFIX}, because that is how the other commands find a bundle; rename it")
     if out.exists() and out.samefile(parent.path):

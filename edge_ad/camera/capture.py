@@ -167,9 +167,9 @@ class CaptureFilter:
 
     def fault(self, frame: Frame) -> str | None:
         """Return why a frame is not worth keeping (the reason begins with a word of REASONS), or None."""
-        found = self._health.check(frame).fault
-        if found is not None:
-            return found
+        result = self._health.check(frame).fault
+        if result is not None:
+            return result
         small = frame.resized(SIZE)
         return self._blurred(small) or (self._likeness.fault(small) if self._likeness else None) or self._alike(frame)
 
@@ -291,11 +291,11 @@ class Capture:
             self._contact.add(path.name, image)
             if path.stem.isdigit():
                 self._next = max(self._next, int(path.stem) + 1)
-        found = settings_of(self._source)
-        told = difference(self._record.settings, found) if self._record is not None else []
-        if told:
+        result = settings_of(self._source)
+        message = difference(self._record.settings, result) if self._record is not None else []
+        if message:
             raise BadInput(
-                f"the pictures in {self._folder} were taken with other settings: {'; '.join(told)}; set the camera back "
+                f"the pictures in {self._folder} were taken with other settings: {'; '.join(message)}; set the camera back "
                 "or name another folder"
             )
 

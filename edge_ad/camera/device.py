@@ -105,17 +105,17 @@ def _set_number(capture: Any, key: str, wanted: dict[str, Any]) -> None:
 
 def read_back(capture: Any) -> CameraSettings:
     """Return what an OpenCV capture says it is set to; what it does not know (-1, or 0 where 0 is no value) is None."""
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     for key, code, unit in _NUMBERS:
         value = float(capture.get(code))
         if value > 0 or (value == 0 and key in ("gain", "focus")):
-            found[key] = int(value) if key in ("width", "height") else value * unit
+            results[key] = int(value) if key in ("width", "height") else value * unit
     for key, code, on, _ in _SWITCHES:
         value = float(capture.get(code))
         if value >= 0:
-            found[key] = value == on
-    found["pixel_format"] = _fourcc(capture)
-    return CameraSettings(**found)
+            results[key] = value == on
+    results["pixel_format"] = _fourcc(capture)
+    return CameraSettings(**results)
 
 
 def _fourcc(capture: Any) -> str | None:
@@ -126,7 +126,7 @@ def _fourcc(capture: Any) -> str | None:
 
 def _explain(device: str, name: str) -> str:
     path = Path(device)
-    present = ", ".join(sorted(str(found) for found in Path("/dev").glob("video*"))) or "none"
+    present = ", ".join(sorted(str(result) for result in Path("/dev").glob("video*"))) or "none"
     if not path.exists():
         state = f"{device} does not exist"
     elif not os.access(path, os.R_OK | os.W_OK):

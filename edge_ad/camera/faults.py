@@ -51,8 +51,8 @@ class Faults:
 
     def episodes(self) -> list[Episode]:
         """Return all faults in the order of their first frames."""
-        found = [Episode(fault, span.start, span.stop - 1) for fault, spans in self.ranges.items() for span in spans]
-        return sorted(found, key=lambda episode: (episode.first, episode.last, episode.fault))
+        results = [Episode(fault, span.start, span.stop - 1) for fault, spans in self.ranges.items() for span in spans]
+        return sorted(results, key=lambda episode: (episode.first, episode.last, episode.fault))
 
 
 @dataclass(frozen=True)

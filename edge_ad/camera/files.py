@@ -95,12 +95,12 @@ class VideoFile:
 
     def read(self, timeout_s: float) -> Read:
         """Return the next frame; End after the last one."""
-        found, self._pending = self._pending, None
-        found = found or self._next()
-        if found is None:
+        result, self._pending = self._pending, None
+        result = result or self._next()
+        if result is None:
             return End(self._short())
         index, self._index = self._index, self._index + 1
-        image, reason = found
+        image, reason = result
         now, wall = time.monotonic(), time.time()
         if image is None:
             return BadFrame(f"corrupt: {reason}", index, now, wall, self.name, str(index))
@@ -214,10 +214,10 @@ class WatchedFolder:
 def _stat(path: Path) -> Stat:
     """Return size and time of change; (-1, 0) for a file that has just gone."""
     try:
-        found = path.stat()
+        result = path.stat()
     except OSError:
         return -1, 0
-    return found.st_size, found.st_mtime_ns
+    return result.st_size, result.st_mtime_ns
 
 
 def _is_whole(path: Path, stat: Stat) -> bool:

@@ -47,10 +47,10 @@ def set_up(nodes: Nodes, asked: CameraSettings | None, name: str) -> CameraSetti
     """Set what was asked for and return what the camera is set to; DeviceFault where the two differ."""
     wanted = asked or CameraSettings()
     apply_nodes(nodes, wanted, name)
-    found = read_nodes(nodes)
-    if refused := difference(wanted, found):
+    result = read_nodes(nodes)
+    if refused := difference(wanted, result):
         raise DeviceFault(f"camera {name!r} does not take its settings: {'; '.join(refused)}")
-    return found
+    return result
 
 
 def apply_nodes(nodes: Nodes, asked: CameraSettings, name: str) -> None:
@@ -74,18 +74,18 @@ def apply_nodes(nodes: Nodes, asked: CameraSettings, name: str) -> None:
 
 def read_nodes(nodes: Nodes) -> CameraSettings:
     """Return what the camera is set to; what it does not have is None."""
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     for key, names in _NODES:
         value = next((value for node in names if (value := nodes.get(node)) is not None), None)
         if value is None:
             continue
         if key.startswith("auto_"):
-            found[key] = str(value) != "Off"
+            results[key] = str(value) != "Off"
         elif key == "pixel_format":
-            found[key] = str(value)
+            results[key] = str(value)
         else:
-            found[key] = int(value) if key in ("width", "height") else float(value)
-    return CameraSettings(**found)
+            results[key] = int(value) if key in ("width", "height") else float(value)
+    return CameraSettings(**results)
 
 
 def _known() -> tuple[str, ...]:
@@ -152,9 +152,9 @@ class HarvesterDriver:
             self._harvester.reset()
 
     def _create(self, serial: str) -> Any:
-        found = [info.serial_number for info in self._harvester.device_info_list]
-        if not found or (serial and serial not in found):
-            listed = ", ".join(found) or "none"
+        results = [info.serial_number for info in self._harvester.device_info_list]
+        if not results or (serial and serial not in results):
+            listed = ", ".join(results) or "none"
             raise DeviceFault(f"camera {self._name!r} is not there: the GenTL producer sees {listed}; check the cable")
         return self._harvester.create({"serial_number": serial} if serial else 0)
 
@@ -199,10 +199,10 @@ def _producers(cti: str | None, name: str) -> list[Path]:
             raise BadInput(f"camera {name!r}: there is no GenTL producer {cti}; install the vendor's and name its .cti")
         return [Path(cti)]
     folders = [Path(folder) for folder in os.environ.get(_PATH, "").split(os.pathsep) if folder]
-    found = sorted(file for folder in folders for file in folder.glob("*.cti"))
-    if not found:
+    results = sorted(file for folder in folders for file in folder.glob("*.cti"))
+    if not results:
         raise BadInput(
             f"camera {name!r} needs a GenTL producer: install the vendor's (it sets {_PATH}), or write "
             "genicam://SERIAL?cti=/path/to/producer.cti"
         )
-    return found
+    return results

@@ -105,8 +105,8 @@ class PipelineProcess:
         finally:
             os.close(writing)
         if self._process.stdin is not None:
-            with contextlib.suppress(BrokenPipeError), self._process.stdin as told:
-                told.write(json.dumps(words).encode())
+            with contextlib.suppress(BrokenPipeError), self._process.stdin as message:
+                message.write(json.dumps(words).encode())
         self._pipe = os.fdopen(reading, "rb", buffering=1 << 16)
         # Threads that hold cameras are daemons, so an exit does not wait for their close.
         atexit.register(self._end)
@@ -190,8 +190,8 @@ class PipelineProcess:
         self._log.seek(0)
         lines = [line.strip() for line in self._log.read(65536).decode("utf-8", "replace").splitlines() if line.strip()]
         errors = [line for line in lines if "ERROR" in line or "error" in line or "WARNING" in line] or lines
-        told = redact_values(errors[0], self._secrets) if errors else "it ended without a word"
-        return f"the pipeline ended: {told[:300]}"
+        message = redact_values(errors[0], self._secrets) if errors else "it ended without a word"
+        return f"the pipeline ended: {message[:300]}"
 
 
 def _argus_hint(pipeline: str, reason: str) -> str:
@@ -202,11 +202,11 @@ def _argus_hint(pipeline: str, reason: str) -> str:
 
 def _secrets(pipeline: str) -> tuple[str, ...]:
     """Return what must not be shown of a pipeline: credentials of URLs and values of properties such as user-pw."""
-    found = re.findall(r"(?i)(?:user-?(?:id|name)?|user-pw|pass\w*|pw|token)\s*=\s*\"?([^\s\"!]+)", pipeline)
+    result = re.findall(r"(?i)(?:user-?(?:id|name)?|user-pw|pass\w*|pw|token)\s*=\s*\"?([^\s\"!]+)", pipeline)
     for url in re.findall(r"\w+://[^\s\"!]+", pipeline):
         user, password, _ = split_credentials(url)
-        found += [user, password]
-    return tuple(value for value in found if value)
+        result += [user, password]
+    return tuple(value for value in result if value)
 
 
 def registry_place() -> dict[str, str]:

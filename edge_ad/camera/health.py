@@ -146,11 +146,11 @@ class CameraHealth:
             return None
         return f"resolution: {width} x {height} pixels instead of {self._size[1]} x {self._size[0]}"
 
-    def _light(self, found: Light) -> str | None:
-        if found.brightest < self.limits.dark:
-            return f"dark: 99 % of the picture has a brightness of at most {found.brightest:.0f} of 255"
-        if found.darkest > self.limits.blown_out:
-            return f"blown out: 99 % of the picture has a brightness of at least {found.darkest:.0f} of 255"
+    def _light(self, result: Light) -> str | None:
+        if result.brightest < self.limits.dark:
+            return f"dark: 99 % of the picture has a brightness of at most {result.brightest:.0f} of 255"
+        if result.darkest > self.limits.blown_out:
+            return f"blown out: 99 % of the picture has a brightness of at least {result.darkest:.0f} of 255"
         return None
 
 
@@ -220,22 +220,22 @@ class ReferenceCheck:
             or self._moved(self._finder.find(edge_field(shades)))
         )
 
-    def _light(self, found: Light) -> str | None:
+    def _light(self, result: Light) -> str | None:
         goods, limits = self._reference, self._limits
-        if found.brightest < limits.dim * goods.bright_low and found.median < limits.dimmer * goods.median_low:
+        if result.brightest < limits.dim * goods.bright_low and result.median < limits.dimmer * goods.median_low:
             return (
-                f"dark: median brightness {found.median:.0f}, brightest hundredth {found.brightest:.0f}; "
+                f"dark: median brightness {result.median:.0f}, brightest hundredth {result.brightest:.0f}; "
                 f"goods have at least {goods.median_low:.0f} and {goods.bright_low:.0f}"
             )
-        if found.saturated > goods.saturated_high + limits.saturated and found.median > goods.median_high:
+        if result.saturated > goods.saturated_high + limits.saturated and result.median > goods.median_high:
             return (
-                f"blown out: {found.saturated:.0%} of the picture is saturated; "
+                f"blown out: {result.saturated:.0%} of the picture is saturated; "
                 f"goods have at most {goods.saturated_high:.0%}"
             )
         return None
 
-    def _blurred(self, found: tuple[float, float]) -> str | None:
-        for axis, value, limit in zip("xy", found, self._sharp, strict=True):
+    def _blurred(self, result: tuple[float, float]) -> str | None:
+        for axis, value, limit in zip("xy", result, self._sharp, strict=True):
             if value < limit:  # false for NaN: too little contrast to tell
                 return f"blurred: sharpness {value:.2f} along {axis}; goods have at least {limit:.2f} with allowance"
         return None

@@ -158,13 +158,13 @@ def _skip_to(stream: IO[bytes], boundary: bytes) -> bool:
 
 
 def _headers(stream: IO[bytes]) -> dict[str, str]:
-    found: dict[str, str] = {}
+    results: dict[str, str] = {}
     for _ in range(MAX_HEADER_LINES):
         line = stream.readline(MAX_LINE_BYTES).decode("latin-1")
         if not line.strip():
-            return found
+            return results
         key, _, value = line.partition(":")
-        found[key.strip().lower()] = value.strip()
+        results[key.strip().lower()] = value.strip()
     raise StreamError(f"sent more than {MAX_HEADER_LINES} header lines for one image")
 
 

@@ -247,8 +247,8 @@ class Live:
             return self._lost(pump, item.reason, hanging=False)
         limit = self._limit_s(pump)
         if pump.busy_s > limit:
-            told = "gave no frame" if pump.handle is not None else "did not open"
-            return self._lost(pump, f"{self.name} {told} within {limit:g} s", hanging=True)
+            message = "gave no frame" if pump.handle is not None else "did not open"
+            return self._lost(pump, f"{self.name} {message} within {limit:g} s", hanging=True)
         return Timeout(timeout_s)
 
     def _behind(self, pump: GrabThread, shot: RawFrame) -> Read | None:

@@ -80,8 +80,8 @@ class LivenessCheck:
         """Return why a frame is no proof of life, or None."""
         if self._counter and frame.number is None:
             return "frozen: the camera does not number its frames; take 'counter' out of [camera] liveness"
-        found = [light.fault(frame) for light in self._lights]
-        return next((fault for fault in found if fault is not None), None)
+        results = [light.fault(frame) for light in self._lights]
+        return next((fault for fault in results if fault is not None), None)
 
 
 class Light:

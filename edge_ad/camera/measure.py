@@ -85,11 +85,11 @@ def sharpness(picture: Grey) -> tuple[float, float]:
 def edge_field(picture: Grey) -> Field:
     """Return the compressed gradients complex64[h,w] of u8[H,W] in about CELLS x CELLS cells."""
     cells = _shrunk(picture, max(1, min(picture.shape) // CELLS)).astype(np.float32)
-    found = np.zeros(cells.shape, np.complex64)
-    found.real[:, 1:-1] = cells[:, 2:] - cells[:, :-2]
-    found.imag[1:-1] = cells[2:] - cells[:-2]
-    strength = np.abs(found)
-    return np.asarray(found / (strength + strength.mean() + _FLOOR), np.complex64)
+    result = np.zeros(cells.shape, np.complex64)
+    result.real[:, 1:-1] = cells[:, 2:] - cells[:, :-2]
+    result.imag[1:-1] = cells[2:] - cells[:-2]
+    strength = np.abs(result)
+    return np.asarray(result / (strength + strength.mean() + _FLOOR), np.complex64)
 
 
 class TemplateMatcher:
@@ -124,10 +124,10 @@ def measure_reference(images: Iterable[Image]) -> HealthReference:
     sharp: list[tuple[float, float]] = []
     size: tuple[int, int] | None = None
     for image in images:
-        found = (image.shape[0], image.shape[1])
-        size = size or found
-        if found != size:
-            raise BadInput(f"goods of {found} and {size} pixels: a health reference needs one size; resize them first")
+        results = (image.shape[0], image.shape[1])
+        size = size or results
+        if results != size:
+            raise BadInput(f"goods of {results} and {size} pixels: a health reference needs one size; resize them first")
         picture = grey(image)
         fields.append(edge_field(picture))
         lights.append(light(picture))

@@ -54,7 +54,7 @@ class CameraSettings:
         unknown = sorted(set(value) - set(KEYS))
         if unknown:
             raise BadInput(f"{where}: unknown setting {unknown[0]!r}; allowed are {', '.join(KEYS)}")
-        return cls(**{key: _checked(key, found, where) for key, found in value.items()})
+        return cls(**{key: _checked(key, result, where) for key, result in value.items()})
 
     def asked(self) -> dict[str, Any]:
         """Return what was asked for, with every automatic switched off whose value is given."""
@@ -77,8 +77,8 @@ def parse_settings(query: str, where: str) -> CameraSettings:
 
 def settings_of(source: object) -> CameraSettings:
     """Return what a source was found to be set to when it was last opened; empty for one that has no settings."""
-    found = getattr(source, "settings", None)
-    return found if isinstance(found, CameraSettings) else CameraSettings()
+    result = getattr(source, "settings", None)
+    return result if isinstance(result, CameraSettings) else CameraSettings()
 
 
 def difference(stored: CameraSettings, found: CameraSettings) -> list[str]:
@@ -87,7 +87,7 @@ def difference(stored: CameraSettings, found: CameraSettings) -> list[str]:
     Numbers may differ by 2 % (the rate by 5 %). What one side does not know is not compared, nor is a value that the
     camera sets itself on both sides.
     """
-    told = []
+    messages = []
     for key in KEYS:
         before, now = getattr(stored, key), getattr(found, key)
         if before is None or now is None:
@@ -96,8 +96,8 @@ def difference(stored: CameraSettings, found: CameraSettings) -> list[str]:
         if switch and getattr(stored, switch) and getattr(found, switch):
             continue
         if not _same(key, before, now):
-            told.append(f"{key} is {_text(now)} instead of {_text(before)}")
-    return told
+            messages.append(f"{key} is {_text(now)} instead of {_text(before)}")
+    return messages
 
 
 def _same(key: str, before: Any, now: Any) -> bool:

@@ -185,12 +185,12 @@ def parse_number(key: str, text: str, least: float, most: float, whole: bool, wh
 
 def existing(path: Path) -> Path:
     """Return ``path`` when something is there; else raise BadInput that lists what a camera URI may be."""
-    told = redact(str(path))
+    message = redact(str(path))
     try:
         if path.is_file() or path.is_dir():
             return path
         if path.exists():
-            raise BadInput(f"{told} is neither a file nor a folder but a pipe, a socket or a device: name {ALLOWED}")
+            raise BadInput(f"{message} is neither a file nor a folder but a pipe, a socket or a device: name {ALLOWED}")
     except OSError as error:
-        raise BadInput(f"{told} cannot be opened: {error.strerror or error}; check the path") from error
-    raise BadInput(f"{told} does not exist: name {ALLOWED}")
+        raise BadInput(f"{message} cannot be opened: {error.strerror or error}; check the path") from error
+    raise BadInput(f"{message} does not exist: name {ALLOWED}")

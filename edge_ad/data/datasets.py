@@ -174,7 +174,7 @@ def load_test(path: Path | str, bits: int = 16) -> DataSet:
             f"{root} holds no images to evaluate: name {LAYOUTS_HELP} with a test folder, in which sub-folders say what "
             "the images are (test/good, test/scratch)"
         )
-    found = DataSet(
+    result = DataSet(
         name=root.name,
         layout=layout,
         root=root,
@@ -183,13 +183,13 @@ def load_test(path: Path | str, bits: int = 16) -> DataSet:
         saturation=_saturation(root / "defects_config.json"),
         folders=(*_item_uses(root, items), *_unlabelled(root)),
     )
-    missing = [item.path for item in items if found.has_masks and item.kind != "good" and not item.masks]
+    missing = [item.path for item in items if result.has_masks and item.kind != "good" and not item.masks]
     if missing:
         raise BadInput(
             f"{missing[0]} has no mask under {root / 'ground_truth'} ({len(missing)} such images): add "
             f"{_mask_name(root, layout, missing[0])}, or take the ground_truth folder away"
         )
-    return found
+    return result
 
 
 def find_categories(root: Path) -> list[Path]:

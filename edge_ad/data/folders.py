@@ -86,11 +86,11 @@ def list_nested(folder: Path) -> list[Path]:
     def refuse(error: OSError) -> None:
         raise BadInput(f"cannot list {error.filename}: {error.strerror}; name a folder that you may read") from error
 
-    found: list[Path] = []
+    results: list[Path] = []
     for parent, folders, files in os.walk(folder, onerror=refuse):
         folders[:] = sorted(name for name in folders if name[0] != ".")
-        found += [Path(parent, name) for name in files if name[0] != "." and Path(name).suffix.lower() in SUFFIXES]
-    return sorted(path for path in found if path.is_file())
+        results += [Path(parent, name) for name in files if name[0] != "." and Path(name).suffix.lower() in SUFFIXES]
+    return sorted(path for path in results if path.is_file())
 
 
 def unread_folders(root: Path, read: Sequence[Path]) -> list[FolderUse]:
@@ -99,15 +99,15 @@ def unread_folders(root: Path, read: Sequence[Path]) -> list[FolderUse]:
     At most MAX_FOLDERS folders are looked at.
     """
     taken = {path.parent for path in read}
-    found: list[FolderUse] = []
+    results: list[FolderUse] = []
     for number, (parent, folders, files) in enumerate(os.walk(root)):
         if number >= MAX_FOLDERS:
             break
         folders[:] = sorted(name for name in folders if name[0] != "." and name.casefold() != "ground_truth")
         count = sum(name[0] != "." and Path(name).suffix.lower() in SUFFIXES for name in files)
         if count and Path(parent) not in taken:
-            found.append(FolderUse(relative(Path(parent), root), count, LEFT_OUT))
-    return found
+            results.append(FolderUse(relative(Path(parent), root), count, LEFT_OUT))
+    return results
 
 
 def relative(folder: Path, root: Path) -> str:

@@ -159,12 +159,12 @@ def _colours(lab: Float, rng: np.random.Generator) -> npt.NDArray[np.int32]:
 
 def _parts(labels: npt.NDArray[np.int32]) -> list[Mask]:
     """Return the connected areas bool[H,W] of one colour that are neither specks nor the whole picture."""
-    found = []
+    results = []
     for colour in range(COLOURS):
         count, pieces, facts, _ = cv2.connectedComponentsWithStats((labels == colour).astype(np.uint8), connectivity=4)
         shares = facts[:, cv2.CC_STAT_AREA] / labels.size
-        found += [pieces == piece for piece in range(1, count) if MIN_AREA <= shares[piece] <= MAX_AREA]
-    return found
+        results += [pieces == piece for piece in range(1, count) if MIN_AREA <= shares[piece] <= MAX_AREA]
+    return results
 
 
 def _shift_colours(part: Mask, here: Float, other: Float) -> Float | None:

@@ -86,7 +86,7 @@ def evaluate_each(
             f"{root} holds no categories: name a folder whose folders have train/good, or a bundle and a test set"
         )
     bundles = {category.name: bundle_of(runs, category.name) for category in categories}
-    found = {
+    results = {
         category.name: evaluate(
             bundles[category.name],
             category,
@@ -98,9 +98,9 @@ def evaluate_each(
         )
         for category in categories
     }
-    values = list(found.values())
+    values = list(results.values())
     same = {key: values[0][key] if len({v[key] for v in values}) == 1 else "mixed" for key in ("backend", "precision")}
-    return {**same, "categories": found, "mean": mean_figures(values)}
+    return {**same, "categories": results, "mean": mean_figures(values)}
 
 
 def bundle_of(runs: Path, category: str) -> Path:

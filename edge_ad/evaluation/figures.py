@@ -49,9 +49,9 @@ def read_channels(item: TestItem, size: tuple[int, int], saturation: Mapping[int
             values = np.unique(mask[pixels]).tolist()
             if len(values) != 1 or values[0] not in saturation:
                 known = ", ".join(map(str, sorted(saturation)))
-                told = ", ".join(map(str, values[:5]))
+                message = ", ".join(map(str, values[:5]))
                 raise BadInput(
-                    f"{path} holds the values {told}: one of {known} is allowed, as defects_config.json lists them"
+                    f"{path} holds the values {message}: one of {known} is allowed, as defects_config.json lists them"
                 )
             rule = saturation[values[0]]
         channels.append(Channel(pixels, saturated_area(rule, area)))
@@ -191,15 +191,15 @@ def _intervals(
     scores: TestScores, values: npt.NDArray[Any] | None, less: npt.NDArray[Any] | None, seed: int
 ) -> dict[str, dict[str, float] | None]:
     """Return the interval of the AUROC of ``values`` by kind, or of its lead over that of ``less``."""
-    told: dict[str, dict[str, float] | None] = {}
+    messages: dict[str, dict[str, float] | None] = {}
     for kind in ANOMALIES:
         interval = None
         if values is not None and less is None:
             interval = auroc_interval(*_sides(scores, values, kind), seed)
         elif values is not None and less is not None:
             interval = auroc_difference(_sides(scores, values, kind), _sides(scores, less, kind), seed)
-        told[kind] = None if interval is None else asdict(interval)
-    return told
+        messages[kind] = None if interval is None else asdict(interval)
+    return messages
 
 
 def logic_figures(scores: TestScores) -> Figures:
@@ -208,15 +208,15 @@ def logic_figures(scores: TestScores) -> Figures:
     The map holds what stands out from goods, so a picture in which nothing does points nowhere and counts 0; 1 is
     chance. None for a kind without masks, or when the branch was not computed.
     """
-    found: Figures = {}
+    result: Figures = {}
     for kind in ANOMALIES:
         factors = []
         for index in scores.of(kind) if scores.logic else ():
             item = scores.items[index]
             if item.masks:
                 factors.append(mass_factor(np.maximum(scores.logic[index], 0.0), union(item)))
-        found[kind] = float(np.mean(factors)) if factors else None
-    return with_mean(found)
+        result[kind] = float(np.mean(factors)) if factors else None
+    return with_mean(result)
 
 
 def suspect_masks(scores: TestScores) -> list[str]:
@@ -224,14 +224,14 @@ def suspect_masks(scores: TestScores) -> list[str]:
 
     Such a mask is likely to be inverted: 0 on the defect.
     """
-    found = []
+    results = []
     for item, heat in zip(scores.items, scores.maps, strict=True):
         if not item.masks:
             continue
         defect = union(item)
         if 0.5 < defect.mean() < 1.0 and mass_factor(heat - heat.min(), defect) < 1.0:
-            found.append(str(item.path))
-    return found
+            results.append(str(item.path))
+    return results
 
 
 def mass_factor(heat: Floats, defect: npt.NDArray[np.bool_]) -> float:

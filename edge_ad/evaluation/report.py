@@ -32,9 +32,9 @@ def figures_table(figures: dict[str, Any]) -> str:
     rows += [[f"  without {branch}", *_cells(values, kinds), ""] for branch, values in figures["without"].items()]
     rows.append(["recall at 1 % false rejects", *_cells(figures["recall_at_1_percent"], kinds), ""])
     rows.append(["logic map inside defects, times chance", *_cells(figures["logic_map"], kinds), ""])
-    told = ", ".join(f"{count} {kind}" for kind, count in images.items())
+    message = ", ".join(f"{count} {kind}" for kind, count in images.items())
     lines = [
-        f"{figures['bundle']['name']} on {figures['data']}: {told}; {figures['backend']} {figures['precision']}",
+        f"{figures['bundle']['name']} on {figures['data']}: {message}; {figures['backend']} {figures['precision']}",
         folders_table([FolderUse(**use) for use in figures["folders"]]),
         "",
         *_why_empty(images),
@@ -64,30 +64,30 @@ def drift_rows(drift: dict[str, Any]) -> list[list[str]]:
     rows = [["goods when disturbed", "score", *branches, "NG", "before"]]
     for name, values in drift.items():
         changes = [values["score"], *values["z"].values()]
-        told = ["-" if value is None else f"{value:+.2f}" for value in changes]
-        rows.append([name, *told, f"{values['count']} of {values['of']}", str(values["before"]["count"])])
+        messages = ["-" if value is None else f"{value:+.2f}" for value in changes]
+        rows.append([name, *messages, f"{values['count']} of {values['of']}", str(values["before"]["count"])])
     return rows
 
 
 def counts_told(figures: dict[str, Any]) -> list[str]:
     """Return sentences that tell rejected goods and found anomalies in counts."""
     goods, thresholds = figures["false_reject"], figures["thresholds"]
-    told = [
+    messages = [
         f"goods: {goods['count']} of {goods['of']} NG (above {thresholds['ng']:.3g}), "
         f"{goods['warn_count']} of {goods['of']} NG or WARN (above {thresholds['warn']:.3g})"
     ]
-    for kind, found in figures["found"].items():
-        if found is not None:
-            told.append(
-                f"{kind} anomalies: {found['count']} of {found['of']} NG, "
-                f"{found['warn_count']} of {found['of']} NG or WARN"
+    for kind, result in figures["found"].items():
+        if result is not None:
+            messages.append(
+                f"{kind} anomalies: {result['count']} of {result['of']} NG, "
+                f"{result['warn_count']} of {result['of']} NG or WARN"
             )
     if suspects := figures["suspect_masks"]:
-        told.append(
+        messages.append(
             f"masks that look inverted (they mark more than half, and the map is lower there): {len(suspects)}, the first "
             f"{suspects[0]}; a mask must be above 0 on the defect and 0 elsewhere"
         )
-    return told
+    return messages
 
 
 def categories_table(each: dict[str, Any]) -> str:
@@ -194,8 +194,8 @@ def _with_interval(name: str, values: dict[str, float | None], intervals: dict[s
     cells = [name]
     for kind in ANOMALIES:
         interval = intervals.get(kind)
-        told = f" [{interval['low']:.3f}, {interval['high']:.3f}]" if interval else ""
-        cells.append(number(values[kind]) + told)
+        message = f" [{interval['low']:.3f}, {interval['high']:.3f}]" if interval else ""
+        cells.append(number(values[kind]) + message)
     return [*cells, number(values["mean"])]
 
 

@@ -45,9 +45,9 @@ def _change(
     thresholds: Thresholds,
     before: dict[str, int],
 ) -> dict[str, Any]:
-    found = [judge.infer(image) for image in images]
-    score = np.array([one.score for one in found])
-    moved = (np.stack([one.raw for one in found]) - scores.raw[chosen]) / statistics.std
+    results = [judge.infer(image) for image in images]
+    score = np.array([one.score for one in results])
+    moved = (np.stack([one.raw for one in results]) - scores.raw[chosen]) / statistics.std
     known = [branch in judge.branches for branch in BRANCHES]
     return {
         "of": len(images),

@@ -72,13 +72,13 @@ def judge_all(judge: Judge, items: Sequence[TestItem], progress: Progress | None
     logic: list[Floats] = []
     for index, item in enumerate(items):
         image = read_image(item.path, item.bits)
-        found = judge.infer(resize(image, judge.image_size))
-        if not (np.isfinite(found.score) and np.isfinite(found.map).all()):
+        result = judge.infer(resize(image, judge.image_size))
+        if not (np.isfinite(result.score) and np.isfinite(result.map).all()):
             raise DeviceFault(
                 f"the score or map of {item.path} is not a finite number: the engine is faulty; rebuild it"
             )
-        raw[index], score[index] = found.raw, found.score
-        maps.append(np.array(found.map, np.float32))
+        raw[index], score[index] = result.raw, result.score
+        maps.append(np.array(result.map, np.float32))
         sizes.append((image.shape[0], image.shape[1]))
         if "logic" in judge.branches:
             logic.append(np.array(judge.tensor("map_logic")[0, 0], np.float32))

@@ -96,9 +96,9 @@ class _Overlap:
             for channel in channels:
                 assert full is not None
                 # Beyond the saturation no further pixel of a channel counts.
-                found = np.sort(full[channel.pixels])[::-1][: channel.saturation]
-                scores.append(found)
-                weights.append(np.full(found.size, 1.0 / channel.saturation))
+                result = np.sort(full[channel.pixels])[::-1][: channel.saturation]
+                scores.append(result)
+                weights.append(np.full(result.size, 1.0 / channel.saturation))
         if not scores:
             return None
         together = np.concatenate(scores)

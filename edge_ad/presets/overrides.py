@@ -67,13 +67,13 @@ def _parsed(hint: Any, text: str, key: str) -> Any:
     return _checked(hint, value, key, text)
 
 
-def _checked(hint: Any, found: object, key: str, text: str) -> Any:
+def _checked(hint: Any, result: object, key: str, text: str) -> Any:
     kinds: tuple[type, ...] = (int, float) if hint is float else (hint,)
-    if not isinstance(found, kinds) or (hint is not bool and isinstance(found, bool)):
+    if not isinstance(result, kinds) or (hint is not bool and isinstance(result, bool)):
         raise BadInput(f"--setting {key}={text}: {text!r} is not {_told(hint)}")
     if hint is bool:
-        return found
-    value: Any = found
+        return result
+    value: Any = result
     name = key.rsplit(".", 1)[-1]
     least = 1 if name in AT_MIN_ONE else 0
     most = 1 if name in SHARES else math.inf

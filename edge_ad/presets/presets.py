@@ -109,8 +109,8 @@ class Preset:
 
     def settings(self) -> dict[str, Any]:
         """Return every value as plain JSON data, for the bundle and for the fingerprint of a run."""
-        found: dict[str, Any] = _plain(asdict(self))
-        return found
+        results: dict[str, Any] = _plain(asdict(self))
+        return results
 
 
 FAST = Preset(

@@ -63,13 +63,13 @@ class Thresholds:
         """Tell the promise in counts, and each target that so few goods cannot support."""
         if not self.goods:
             return f"NG above {self.ng:.4g}, WARN above {self.warn:.4g}; set by hand, so no rate of goods is promised"
-        told = [
+        messages = [
             f"{self.goods_ng} of {self.goods} goods would be rejected (NG above {self.ng:.4g}) and "
             f"{self.goods_warn} of {self.goods} would be at least WARN (above {self.warn:.4g})"
         ]
-        told += self._unsupported("NG", self.target_ng, self.supported_ng)
-        told += self._unsupported("WARN", self.target_warn, self.supported_warn)
-        return "; ".join(told)
+        messages += self._unsupported("NG", self.target_ng, self.supported_ng)
+        messages += self._unsupported("WARN", self.target_warn, self.supported_warn)
+        return "; ".join(messages)
 
     def _unsupported(self, name: str, target: float, supported: float) -> list[str]:
         if supported <= target:
@@ -102,8 +102,8 @@ def _check_number(name: str, value: object) -> None:
     allowed: tuple[type, ...] = (int,) if name in _COUNTS else (int, float)
     if isinstance(value, bool) or not isinstance(value, allowed) or not -_LARGEST <= value <= _LARGEST:  # type: ignore[operator]
         kind = "a whole number" if name in _COUNTS else "a finite number"
-        told = "a number without end" if isinstance(value, int) and value.bit_length() > 64 else f"{value!r:.40}"
-        raise BadInput(f"thresholds: {name!r} must be {kind}, but is {told}")
+        message = "a number without end" if isinstance(value, int) and value.bit_length() > 64 else f"{value!r:.40}"
+        raise BadInput(f"thresholds: {name!r} must be {kind}, but is {message}")
 
 
 def choose_thresholds(scores: ArrayLike, target_ng: float = 0.01, target_warn: float = 0.05) -> Thresholds:

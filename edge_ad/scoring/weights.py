@@ -165,8 +165,8 @@ def _worth(gained: float, noise: float) -> bool:
 def _tune(trial: Trial, weight: Float) -> Float:
     """Return the mean over the draws of the factors that are best in each; where several are, the mean of these."""
     candidates = _candidates(weight)
-    found = np.stack([trial.draws(candidate) for candidate in candidates])
-    best = found >= found.max(axis=0) - TIE
+    result = np.stack([trial.draws(candidate) for candidate in candidates])
+    best = result >= result.max(axis=0) - TIE
     mean: Float = ((best / best.sum(axis=0)).mean(axis=1)) @ candidates
     return mean
 
@@ -174,6 +174,6 @@ def _tune(trial: Trial, weight: Float) -> Float:
 def _candidates(weight: Float) -> Float:
     """Return ``weight`` with every combination of factors on its branches [C, 5], each of sum 1, none twice."""
     kept = np.flatnonzero(weight)
-    found = np.tile(weight, (len(FACTORS) ** len(kept), 1))
-    found[:, kept] *= list(product(FACTORS, repeat=len(kept)))
-    return np.unique(np.round(found / found.sum(axis=1, keepdims=True), 12), axis=0)
+    result = np.tile(weight, (len(FACTORS) ** len(kept), 1))
+    result[:, kept] *= list(product(FACTORS, repeat=len(kept)))
+    return np.unique(np.round(result / result.sum(axis=1, keepdims=True), 12), axis=0)

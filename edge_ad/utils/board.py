@@ -40,8 +40,8 @@ def board(root: Path = Path("/")) -> str:
 
 def l4t(root: Path = Path("/")) -> str:
     """Return the release of Jetson Linux, such as ``36.4.3``; empty elsewhere."""
-    found = _RELEASE.search(_text(root / "etc/nv_tegra_release"))
-    return f"{found[1]}.{found[2]}" if found else ""
+    result = _RELEASE.search(_text(root / "etc/nv_tegra_release"))
+    return f"{result[1]}.{result[2]}" if result else ""
 
 
 def is_jetson(root: Path = Path("/")) -> bool:

@@ -95,7 +95,7 @@ class Targets:
 
 def target_holder(names: Iterable[tuple[str, str]]) -> str | None:
     """Return who holds the first target that is locked, for people; None where nobody answers for one."""
-    return next((words(found) for name, _ in names if (found := _ask(name))), None)
+    return next((words(result) for name, _ in names if (result := _ask(name))), None)
 
 
 def _address(name: str) -> bytes:
@@ -103,12 +103,12 @@ def _address(name: str) -> bytes:
 
 
 def _answer(taken: socket.socket) -> None:
-    told = json.dumps(holder()).encode()
+    message = json.dumps(holder()).encode()
     with contextlib.suppress(OSError):
         while True:
             asking, _ = taken.accept()
             with contextlib.suppress(OSError), asking:
-                asking.sendall(told)
+                asking.sendall(message)
 
 
 def _ask(name: str) -> dict[str, Any]:
@@ -121,7 +121,7 @@ def _ask(name: str) -> dict[str, Any]:
 
 def _parsed(text: str) -> dict[str, Any]:
     with contextlib.suppress(ValueError):
-        found = json.loads(text)
-        if isinstance(found, dict):
-            return found
+        result = json.loads(text)
+        if isinstance(result, dict):
+            return result
     return {}

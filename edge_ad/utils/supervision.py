@@ -58,13 +58,13 @@ class ThreadFaults:
     def down(self, name: str, error: BaseException, *, for_good: bool, essential: bool) -> None:
         """Count and tell that a thread has ended: it is started again, unless ``for_good``."""
         what = "it stays away" if for_good else "it is started again"
-        told = f"the thread {name} ended ({describe(error)}); {what}"
+        message = f"the thread {name} ended ({describe(error)}); {what}"
         with self._lock:
             self.counts[name] += 1
-            self._down[name] = told
+            self._down[name] = message
             if for_good and essential and self.fatal is None:
-                self.fatal = told
-        tell(told)
+                self.fatal = message
+        tell(message)
 
     def lose(self, name: str, told: str) -> None:
         """Count and keep that something beside the threads has ended for good; it was told already."""
