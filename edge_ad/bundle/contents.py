@@ -158,7 +158,6 @@ _NEEDED = (
     *("name", "created", "edge_ad", "preset", "settings", "image_size"),
     *("parent", "thresholds", "branches", "members"),
 )
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def graph_member(name: str) -> str:

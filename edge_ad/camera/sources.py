@@ -111,9 +111,8 @@ def _pipeline(address: Address, wanted: CameraSettings) -> Driver:
 def _pipeline_open_s(address: Address) -> float:
     """Return how long the first picture of a pipeline may take: longer where Argus is in it."""
     from edge_ad.camera import gstreamer
-    from edge_ad.camera import gstreamer as csi
 
-    return csi.OPEN_S if address.kind == "csi" or csi.SOURCE in address.secret else gstreamer.OPEN_S
+    return gstreamer.CSI_OPEN_S if address.kind == "csi" or gstreamer.SOURCE in address.secret else gstreamer.OPEN_S
 
 
 def _producer(address: Address) -> tuple[str, str | None]:

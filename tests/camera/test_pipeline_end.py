@@ -140,7 +140,7 @@ def test_a_sensor_may_take_longer_to_start_than_another_pipeline(
 
 def test_a_sensor_that_gives_nothing_is_told_with_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stand_in(tmp_path, monkeypatch, wait=60.0)
-    monkeypatch.setattr("edge_ad.camera.gstreamer.OPEN_S", 0.5)
+    monkeypatch.setattr(gstreamer, "CSI_OPEN_S", 0.5)
     monkeypatch.setattr(gstreamer, "STOP_S", 0.2)
     with pytest.raises(DeviceFault, match=r"no picture within 0.5 s.*systemctl restart nvargus-daemon"):
         open_source("csi://0")
