@@ -17,6 +17,7 @@ from fastapi import APIRouter, HTTPException, Query, Request
 from edge_ad import scoring
 from edge_ad.deployment.thresholds import rethreshold
 from edge_ad.errors import BadInput
+from edge_ad.events import Mark, Verdict
 from edge_ad.store.reader import EventFilter
 from edge_ad.web.mirror import DashboardState
 from edge_ad.web.record import Record
@@ -32,8 +33,8 @@ class Scored:
 
     time: float
     score: float | None
-    verdict: str
-    mark: str | None
+    verdict: Verdict
+    mark: Mark | None
 
 
 @dataclass(frozen=True)
