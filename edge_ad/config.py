@@ -36,8 +36,8 @@ class Flag:
     names: tuple[str, ...] = ()
 
 
-def _cameras(value: object) -> object:
-    """One camera may stand alone, and an index may be a number: ``camera = 0``."""
+def _name_list(value: object) -> object:
+    """Return a list of names: one may stand alone, and an index may be a number, as in ``camera = 0``."""
     if isinstance(value, bool):
         return value
     if isinstance(value, (str, int)):
@@ -173,7 +173,7 @@ class RunTable(Table):
 
     camera: Annotated[
         list[str],
-        BeforeValidator(_cameras),
+        BeforeValidator(_name_list),
         Flag(
             "A camera number (0), a device (/dev/video0), rtsp://, http://, csi://0, a video, an image, a folder of images, "
             "watch:FOLDER, file://PATH or synthetic://line?frames=300&seed=1&fps=10; repeat it for several."
@@ -181,7 +181,7 @@ class RunTable(Table):
     ] = Field(default_factory=list)
     alarm: Annotated[
         list[str],
-        BeforeValidator(_cameras),
+        BeforeValidator(_name_list),
         Flag(
             "An output (repeats): modbus://PLC, gpio:///dev/gpiochip0?pass=17, mqtt://HOST, opcua://0.0.0.0, https://...",
             "URI",

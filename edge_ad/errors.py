@@ -50,7 +50,7 @@ def require(module: str, extra: str, needed_by: str) -> ModuleType:
 EXTRAS = {
     **dict.fromkeys(("cv2", "onnx", "onnxruntime", "simplejpeg"), "cpu"),
     **dict.fromkeys(("torch", "onnxscript", "onnxsim", "safetensors", "sklearn", "scipy", "matplotlib"), "train"),
-    **dict.fromkeys(("paho", "pymodbus", "asyncua", "gpiod", "fastapi", "starlette", "uvicorn", "prometheus_client"), "line"),
+    **dict.fromkeys(("paho", "asyncua", "gpiod", "fastapi", "starlette", "uvicorn", "prometheus_client"), "line"),
     **dict.fromkeys(("tensorrt", "pycuda"), "gpu"),
 }
 

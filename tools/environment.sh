@@ -106,7 +106,7 @@ prepare_set() {
     "$2" -m venv --clear "$venv"
     set_constraints "$1" >"$venv/constraints.txt"
     "$venv/bin/python" -m pip install --disable-pip-version-check -qq -c "$venv/constraints.txt" \
-        -e ".[cpu,line]" pytest hypothesis
+        -e ".[cpu,line]" pytest hypothesis pymodbus
     echo "$hash" >"$venv/edge-ad.stamp"
 }
 

@@ -152,7 +152,7 @@ class Int8Options:
     max_flip: float = MAX_FLIP
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BuildReport:
     """What a build came to.
 
@@ -243,7 +243,18 @@ def build(
         folder = engine_store.store(bundle, maker.backend, precision, maker.files(engines), sorted(keep_fp32))
         engine_store.make_current(bundle, backend, precision)
     bits = greatest_weight(DIALECT[backend]).bit_length() + 1 if recipe is not None else None
-    return BuildReport(backend, precision, bundle.path, maker.precisions, parity, latency, refusal, folder, gate, bits)
+    return BuildReport(
+        backend=backend,
+        precision=precision,
+        bundle=bundle.path,
+        precisions=maker.precisions,
+        parity=parity,
+        latency_ms=latency,
+        refusal=refusal,
+        folder=folder,
+        gate=gate,
+        weight_bits=bits,
+    )
 
 
 def explain(bundle: Bundle, precision: str, maker: EngineFactory, engines: Mapping[str, bytes]) -> str:

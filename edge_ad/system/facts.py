@@ -24,7 +24,7 @@ from edge_ad.system.power import clocks, power_mode, temperatures, throttling
 from edge_ad.system.tries import Tried
 from edge_ad.utils.board import board, is_jetson, l4t
 
-_OTHERS = ("numpy", "onnx", "paho-mqtt", "pymodbus", "asyncua", "gpiod", "Jetson.GPIO", "harvesters")
+_OTHERS = ("numpy", "onnx", "paho-mqtt", "asyncua", "gpiod", "Jetson.GPIO", "harvesters")
 
 
 def machine_facts(machine: Machine) -> dict[str, Any]:

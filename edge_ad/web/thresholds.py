@@ -151,12 +151,13 @@ class ThresholdService:
         self._mirror = mirror
         self._record = record
         self._ask = ask
-        self._lock = threading.Lock()
+        self._recent_lock = threading.Lock()
+        self._apply_lock = threading.Lock()  # of its own: it is held while the line takes over, and previews must go on
         self._kept: tuple[float, float, Recent] | None = None
 
     def recent(self, hours: float) -> Recent:
         """Return the events of the last hours."""
-        with self._lock:
+        with self._recent_lock:
             now = time.monotonic()
             if self._kept is None or self._kept[0] != hours or now - self._kept[1] > KEPT_S:
                 wall = time.time()
@@ -181,7 +182,7 @@ class ThresholdService:
         now = self.now()
         if now["locked"]:
             raise HTTPException(409, f"thresholds cannot be changed here: {now['locked']}")
-        with self._lock:
+        with self._apply_lock:
             path = rethreshold(Path(self._mirror.hello["bundle_path"]), warn, ng, reason, by)
             self._ask({"kind": "take_over", "path": str(path)})
             running = self._taken_over(warn, ng)

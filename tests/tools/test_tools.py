@@ -76,7 +76,7 @@ def test_markers_are_those_of_the_jetson(check: ModuleType, python: str, old: bo
     names = [requirement.name for requirement in asked]
     assert ("tomli" in names) == old
     assert "numpy<2" in map(str, asked)  # the OpenCV of Ubuntu 22.04 and of 24.04
-    assert {"numpy", "onnx", "pycuda", "pymodbus", "gpiod"} <= set(names)
+    assert {"numpy", "onnx", "pycuda", "paho-mqtt", "gpiod"} <= set(names)
     assert "onnxruntime" not in names  # comes beside the extras, see ALSO
     pins = check.pins(place)
     assert pins["numpy"] == "numpy==1.26.4"

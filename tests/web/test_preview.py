@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import threading
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_ad.errors import BadInput
-from edge_ad.web.thresholds import Recent, Scored, preview, recent_of
+from edge_ad.store.store import Store
+from edge_ad.web import thresholds
+from edge_ad.web.mirror import DashboardState
+from edge_ad.web.record import Record
+from edge_ad.web.thresholds import Recent, Scored, ThresholdService, preview, recent_of
 
 EVENTS = (
     Scored(100.0, 0.5, "OK", None),
@@ -75,3 +82,26 @@ def test_the_time_covered_is_that_of_the_events() -> None:
     assert (len(found.events), found.limited) == (30, True)
     assert found.hours == pytest.approx(29 / 60)
     assert recent_of(iter(events), 100, 7200.0, 8.0).limited is False
+
+
+def test_a_preview_does_not_wait_for_a_line_that_takes_thresholds_over(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(thresholds, "TAKEN_OVER_S", 30.0)
+    monkeypatch.setattr(thresholds, "rethreshold", lambda path, *rest: path)
+    store = Store(tmp_path / "record.db")
+    store.close()
+    mirror = DashboardState()
+    mirror.hello = {"about": {"bundle": "a.edgead", "locked": None}, "bundle_path": str(tmp_path / "a.edgead")}
+    mirror.state = {"thresholds": {"warn": 1.0, "ng": 2.0, "told": ""}}
+    asked = threading.Event()
+    service = ThresholdService(mirror, Record(store.path), lambda record: asked.set())
+    answers: list[dict[str, object]] = []
+    applying = threading.Thread(target=lambda: answers.append(service.apply(3.0, 4.0, "a test", "nobody")))
+    applying.start()
+    assert asked.wait(30)
+    service.recent(1.0)  # before the line has taken them over
+    assert answers == []
+    mirror.state = {"thresholds": {"warn": 3.0, "ng": 4.0, "told": ""}}
+    applying.join(30)
+    assert answers[0]["running"] is True

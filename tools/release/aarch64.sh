@@ -144,7 +144,7 @@ if [ "$(cat "$work/installed" 2>/dev/null)" != "$stamp" ]; then
     for minor in $(seq 17 36); do platforms+=(--platform "manylinux_2_${minor}_aarch64"); done
     [ -e "$wheels/complete" ] || "$python" -m pip download --disable-pip-version-check -q --only-binary=:all: --python-version "$version" \
         --implementation cp --abi "cp${version/./}" --abi abi3 --abi none "${platforms[@]}" \
-        -c "$constraints" -d "$wheels" "$(echo "$wheels"/edge_ad-*.whl)[cpu,line]" pytest hypothesis
+        -c "$constraints" -d "$wheels" "$(echo "$wheels"/edge_ad-*.whl)[cpu,line]" pytest hypothesis pymodbus
     touch "$wheels/complete"
     echo "== installing edge-ad[cpu,line] in the root"
     emulated bash -c '
