@@ -13,14 +13,19 @@ DEFAULT_OUT = Path("runs/demo")
 
 
 def command(
-    out: Annotated[Path, typer.Option(help="Work folder; what an earlier demo left there is replaced.")] = DEFAULT_OUT,
+    out: Annotated[
+        Path, typer.Option(help="Work folder; an interrupted demo goes on there, a finished one is replaced.")
+    ] = DEFAULT_OUT,
     data_only: Annotated[
         Path | None, typer.Option(help="Write the synthetic line (LOCO layout, video, truth) here and stop.")
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Few trays and steps, poor figures.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the line and of the training.")] = 0,
 ) -> None:
-    """Render a synthetic line, train on its goods, build engines, judge its video and evaluate: minutes on 2 cores."""
+    """Render a synthetic line, train on its goods, build engines, judge its video and evaluate: minutes on 2 cores.
+
+    Ctrl-C is safe: the same command goes on. After the end it starts a new demonstration in the place of the old one.
+    """
     from edge_ad.errors import require
 
     require("cv2", extra="cpu", needed_by="edge-ad demo")

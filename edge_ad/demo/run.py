@@ -17,7 +17,7 @@ from typing import Any
 from edge_ad.bundle import Bundle, open_bundle
 from edge_ad.camera.frames import Source
 from edge_ad.camera.sources import open_source
-from edge_ad.demo.workspace import FULL, MARKER, Plan, difficulty, open_workplace, write_data
+from edge_ad.demo.workspace import FULL, MARKER, Plan, difficulty, line_folder, make_line, open_workplace
 from edge_ad.deployment.build import BuildReport, build
 from edge_ad.engines.selection import open_pipeline
 from edge_ad.errors import BadInput, GateRefused
@@ -137,14 +137,16 @@ class Voice:
 def run_demo(folder: Path, voice: Voice, plan: Plan = FULL, seed: int = 0) -> dict[str, Any]:
     """Go the whole road below ``folder`` and return its figures, which also go to ``folder``/demo.json.
 
-    What an earlier demonstration left in ``folder`` is replaced; BadInput when it holds anything else, GateRefused when
-    the engine is too far from the bundle.
+    An interrupted demonstration of the same plan and seed in ``folder`` goes on, any other one is replaced; BadInput when
+    it holds anything else, GateRefused when the engine is too far from the bundle.
     """
     started = time.monotonic()
-    open_workplace(folder, plan, seed)
+    resumed = open_workplace(folder, plan, seed)
     figures: dict[str, Any] = {"seed": seed, "plan": plan.to_json()}
     with _step(1, "a synthetic line", voice.say):
-        line = write_data(folder / "line", plan, seed, voice.progress("trays"))
+        if resumed:
+            voice.say(f"going on with the interrupted demonstration in {folder}: its line is there")
+        line = line_folder(folder) if resumed else make_line(folder, plan, seed, voice.progress("trays"))
         figures["difficulty"] = difficulty(line)
         _tell_line(line, plan, figures["difficulty"], voice.say)
     with _step(2, f"training all three methods, preset {PRESET}", voice.say):
@@ -186,7 +188,7 @@ def _tell_line(line: Path, plan: Plan, hardness: dict[str, float], say: Say) -> 
 def _train(line: Path, out: Path, plan: Plan, seed: int) -> Bundle:
     from edge_ad.training.train import train
 
-    return open_bundle(train(data=line, preset=PRESET, out=out, seed=seed, steps=plan.steps, progress=True))
+    return open_bundle(train(data=line, preset=PRESET, out=out, seed=seed, steps=plan.steps, keep_finished=True))
 
 
 def _build(bundle: Bundle, voice: Voice) -> dict[str, Any]:

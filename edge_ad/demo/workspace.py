@@ -7,13 +7,14 @@ ROC curve of goods against anomalies: 0.5 is guessing, 1 is perfect. BadInput wh
 
 How large a demonstration is.
 
-The folder of a demonstration: what an earlier one left there is replaced, anything else is never touched.
+The folder of a demonstration: an interrupted one goes on, a finished one is replaced, anything else is never touched.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_ad import __version__
 from edge_ad.data.images import read_image
 from edge_ad.errors import BadInput
 from edge_ad.scoring.auroc import auroc
-from edge_ad.synthetic.line import Progress, write_line
+from edge_ad.synthetic.line import CATEGORY, Progress, write_line
 from edge_ad.utils.files import atomic_write
 
 _LEVELS = 8
@@ -113,7 +115,8 @@ QUICK = Plan(
 
 
 MARKER = "demo.json"
-PARTS = ("line", "training", "report", "events.jsonl", MARKER)
+RESULTS = ("report", "events.jsonl")
+PARTS = ("line", "training", *RESULTS, MARKER)
 
 
 def clear(folder: Path) -> None:
@@ -124,7 +127,11 @@ def clear(folder: Path) -> None:
     if strangers and MARKER not in strangers:
         raise BadInput(f"{folder} holds {strangers[0]!r}, not an earlier demonstration: name another folder with --out")
     # The marker goes last, so that an interrupted clean-up can be repeated.
-    for name in PARTS:
+    _remove(folder, PARTS)
+
+
+def _remove(folder: Path, names: Iterable[str]) -> None:
+    for name in names:
         path = folder / name
         if path.is_dir():
             shutil.rmtree(path)
@@ -132,10 +139,38 @@ def clear(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def open_workplace(folder: Path, plan: Plan, seed: int) -> None:
-    """Clear ``folder`` and mark it as a demonstration's."""
+def open_workplace(folder: Path, plan: Plan, seed: int) -> bool:
+    """Mark ``folder`` as a demonstration's; return whether an interrupted one of the same plan and seed goes on there.
+
+    It goes on once its line is complete, and keeps line and training. Whatever else was there is cleared.
+    """
+    state = {"version": __version__, "seed": seed, **plan.to_json()}
+    if _read_marker(folder) == {**state, "line": "complete"}:
+        _remove(folder, RESULTS)
+        return True
     clear(folder)
-    atomic_write(folder / MARKER, json.dumps({"seed": seed, **plan.to_json()}) + "\n")
+    atomic_write(folder / MARKER, json.dumps(state) + "\n")
+    return False
+
+
+def make_line(folder: Path, plan: Plan, seed: int, progress: Progress | None = None) -> Path:
+    """Write the line of a demonstration in ``folder``, note that it is complete, and return its folder."""
+    line = write_data(folder / "line", plan, seed, progress)
+    atomic_write(folder / MARKER, json.dumps({**_read_marker(folder), "line": "complete"}) + "\n")
+    return line
+
+
+def line_folder(folder: Path) -> Path:
+    """Return where the line of a demonstration in ``folder`` lies."""
+    return folder / "line" / CATEGORY
+
+
+def _read_marker(folder: Path) -> dict[str, Any]:
+    try:
+        marker = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return marker if isinstance(marker, dict) else {}
 
 
 def write_data(folder: Path, plan: Plan, seed: int, progress: Progress | None = None) -> Path:

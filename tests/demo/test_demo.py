@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -18,7 +22,7 @@ from edge_ad.demo.run import (
     tell_counts,
     verdict_table,
 )
-from edge_ad.demo.workspace import FULL, MARKER, QUICK, Plan, clear, difficulty, open_workplace
+from edge_ad.demo.workspace import FULL, MARKER, QUICK, Plan, clear, difficulty, make_line, open_workplace
 from edge_ad.errors import BadInput
 from edge_ad.events import Verdict
 from edge_ad.synthetic.line import kind_of, write_line
@@ -116,6 +120,63 @@ def test_an_earlier_demonstration_is_replaced_and_nothing_else(tmp_path: Path) -
     open_workplace(folder, Plan(), 1)
     assert sorted(path.name for path in folder.iterdir()) == [MARKER, "mine.txt"]
     assert json.loads((folder / MARKER).read_text())["seed"] == 1
+
+
+@pytest.mark.parametrize(
+    ("left", "seed", "resumed"),
+    [
+        ("complete line", 0, True),
+        ("complete line", 1, False),
+        ("part of a line", 0, False),
+        ("finished", 0, False),
+        ("damaged marker", 0, False),
+    ],
+)
+def test_only_an_interrupted_demonstration_with_a_complete_line_goes_on(
+    tmp_path: Path, left: str, seed: int, resumed: bool
+) -> None:
+    plan = Plan(**SMALL, video_frames=2, steps=1)
+    assert open_workplace(tmp_path, plan, 0) is False
+    tray = make_line(tmp_path, plan, 0) / "train" / "good" / "000.png"
+    checkpoint = tmp_path / "training" / "state" / "tokenizer.pt"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.touch()
+    (tmp_path / "events.jsonl").touch()
+    marker = tmp_path / MARKER
+    if left == "part of a line":
+        state = json.loads(marker.read_text())
+        del state["line"]
+        marker.write_text(json.dumps(state))
+    elif left != "complete line":
+        marker.write_text(json.dumps({"seed": 0, "plan": plan.to_json(), "seconds": 1.0}) if left == "finished" else "{")
+    assert tray.exists()
+    assert open_workplace(tmp_path, plan, seed) is resumed
+    assert (tray.exists(), checkpoint.exists(), (tmp_path / "events.jsonl").exists()) == (resumed, resumed, False)
+
+
+@pytest.mark.slow
+def test_the_same_command_goes_on_after_ctrl_c_in_the_training(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "demo"
+    arguments = ["demo", "--quick", "--out", str(out)]
+    process = subprocess.Popen([sys.executable, "-m", "edge_ad", *arguments], stderr=subprocess.DEVNULL)
+    checkpoint = out / "training" / "state" / "tokenizer-finished.pt"
+    while process.poll() is None and not checkpoint.exists():
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(120) == 130
+    trays = {path: path.stat().st_mtime_ns for path in (out / "line").rglob("*.png")}
+    before = (out / "training" / "train.jsonl").read_text()
+    capfd.readouterr()
+    assert main(arguments) == 0
+    printed = capfd.readouterr()
+    assert f"going on with the unfinished training in {out / 'training'}" in printed.err
+    assert {path: path.stat().st_mtime_ns for path in (out / "line").rglob("*.png")} == trays
+    log = (out / "training" / "train.jsonl").read_text()
+    assert log.startswith(before)
+    assert '"tokenizer"' not in log[len(before) :]
+    assert "evaluation" in json.loads((out / MARKER).read_text())
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
