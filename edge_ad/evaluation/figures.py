@@ -125,7 +125,7 @@ def image_figures(
 def subset_score(
     z: npt.NDArray[np.float32], statistics: Statistics, branches: Sequence[str]
 ) -> npt.NDArray[np.float64] | None:
-    """Return the scores f64[N] fused from some branches only, from ``z`` f32[N,5]; None for no branches.
+    """Return the scores f64[N] fused from some branches only, from ``z`` f32[N,B]; None for no branches.
 
     The bundle's weights of these branches are scaled to sum 1; where all of them are 0 the branches count equally.
     """

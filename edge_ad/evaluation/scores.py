@@ -42,7 +42,7 @@ class Judge(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class TestScores:
-    """Per image: its item, ``raw`` f32[N,5], fused ``score`` f32[N], ``maps`` f32[h,w] each, ``sizes`` (H, W) of the
+    """Per image: its item, ``raw`` f32[N,B], fused ``score`` f32[N], ``maps`` f32[h,w] each, ``sizes`` (H, W) of the
     file, and the ``logic`` maps f32[n,n], none when that branch was not computed.
     """
 

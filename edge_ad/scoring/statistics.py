@@ -27,7 +27,7 @@ class Statistics:
     """Score statistics of goods, all float32.
 
     ``quantiles`` [3, 2]: lower and upper quantile of the maps ``structure``, ``local``, ``global``, lower < upper;
-    ``centre`` [D] and ``precision`` [D, D]: the Gaussian of pooled features; ``mean``, ``std`` and ``weight`` [5] in
+    ``centre`` [D] and ``precision`` [D, D]: the Gaussian of pooled features; ``mean``, ``std`` and ``weight`` [B] in
     the order of ``BRANCHES``, std > 0, weights >= 0 that sum to 1. Anything else raises BadInput.
     """
 
@@ -98,7 +98,7 @@ RELATIVE_STD_FLOOR = 1e-3  # of |mean|: a branch that hardly varies must not tur
 
 
 def normalise_statistics(raw: ArrayLike) -> tuple[Array, Array]:
-    """Return ``mean`` and ``std`` [5] (float32) of the ``raw`` scores [N, 5] of goods, N >= 2, with a floor on std.
+    """Return ``mean`` and ``std`` [B] (float32) of the ``raw`` scores [N, B] of goods, N >= 2, with a floor on std.
 
     A branch with a score that is not finite gets mean 0 and std 1: its weight is 0 then (``choose_weights``).
     """
@@ -113,7 +113,7 @@ def normalise_statistics(raw: ArrayLike) -> tuple[Array, Array]:
 
 
 def fuse(raw: ArrayLike, statistics: Statistics) -> tuple[Array, Array]:
-    """Return z = (raw - mean) / std [N, 5] and score = sum of weight * z [N], both float32, of ``raw`` [N, 5].
+    """Return z = (raw - mean) / std [N, B] and score = sum of weight * z [N], both float32, of ``raw`` [N, B].
 
     A branch with weight 0 takes no part in the score, whatever its value.
     """

@@ -42,7 +42,7 @@ TIE = 1e-9  # AUROCs that differ by less are the same
 
 
 def choose_weights(z_goods: ArrayLike, z_anomalies: ArrayLike, kinds: Sequence[str], seed: int = 0) -> Array:
-    """Return the weights [5] (float32, >= 0, sum 1) for ``z_goods`` [N, 5] and ``z_anomalies`` [M, 5] of ``kinds`` [M].
+    """Return the weights [B] (float32, >= 0, sum 1) for ``z_goods`` [N, B] and ``z_anomalies`` [M, B] of ``kinds`` [M].
 
     Without anomalies all usable branches get equal weights. Deterministic for a given ``seed``. Raises BadInput for
     wrong shapes, no goods, or when no branch is usable.
