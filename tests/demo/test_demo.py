@@ -29,6 +29,9 @@ from edge_ad.synthetic.line import kind_of, write_line
 from edge_ad.synthetic.sequence import FrameTruth
 from tests.fixtures.tiny_bundle import make_tiny_bundle
 
+SMALLEST = Plan(
+    train=20, validation=10, test_good=6, test_logical=4, test_structural=3, video_frames=8, steps=2
+)  # fmt: skip
 SMALL = {"train": 12, "validation": 2, "test_good": 6, "test_logical": 6, "test_structural": 4}
 
 
@@ -202,12 +205,14 @@ def test_data_only_writes_the_line_and_stops(tmp_path: Path, capsys: pytest.Capt
 
 
 @pytest.mark.slow
-def test_the_whole_road(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_whole_road(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The preset of the demonstration on few images and in few steps: the figures are not looked at, only that they are."""
+    monkeypatch.setattr("edge_ad.demo.workspace.QUICK", SMALLEST)
     assert main(["demo", "--quick", "--out", str(tmp_path / "demo")]) == 0
     printed = capsys.readouterr().out
     for words in ("colour histogram", "tolerance", "goods NG or WARN", "AUROC", "report.html"):
         assert words in printed
     figures = json.loads((tmp_path / "demo" / MARKER).read_text())
-    assert figures["video"]["goods"] + figures["video"]["anomalies"] == QUICK.video_frames
-    assert figures["evaluation"]["counts"]["goods"] == QUICK.test_good
+    assert figures["video"]["goods"] + figures["video"]["anomalies"] == SMALLEST.video_frames
+    assert figures["evaluation"]["counts"]["goods"] == SMALLEST.test_good
     assert (tmp_path / "demo" / "report" / "report.html").stat().st_size > 10_000
