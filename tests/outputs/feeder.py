@@ -10,15 +10,22 @@ import json
 import sys
 import threading
 import time
+from collections.abc import Mapping
 
 from edge_ad.outputs.guard_client import GuardClient
 from edge_ad.outputs.guard_state import Message
 
 
+def say(record: Mapping[str, object]) -> None:
+    """Write one line at once: print writes its end by itself, and two threads speak here."""
+    sys.stdout.write(f"{json.dumps(record)}\n")
+    sys.stdout.flush()
+
+
 def main() -> None:
     uri, hold_ms = sys.argv[1], float(sys.argv[2])
-    link = GuardClient([uri], hold_ms, 1, lambda record: print(json.dumps(record), flush=True))
-    print(json.dumps({"port": next(iter(link.ports.values()), 0), "guard": link.pid}), flush=True)
+    link = GuardClient([uri], hold_ms, 1, say)
+    say({"port": next(iter(link.ports.values()), 0), "guard": link.pid})
     hang = threading.Event()
     threading.Thread(target=lambda: (sys.stdin.readline(), hang.set()), daemon=True).start()
     count = 0
