@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.fixtures.extras import NEED_RTX, NEED_TRAINING
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:
@@ -49,3 +51,8 @@ def test_no_function_is_longer_than_a_page() -> None:
         if node.end_lineno - node.lineno >= MAX_FUNCTION_LINES
     ]
     assert not long
+
+
+@pytest.mark.parametrize("name", [*NEED_TRAINING, *NEED_RTX])
+def test_what_is_left_out_without_an_extra_exists(name: str) -> None:
+    assert (ROOT / "tests" / name).exists()
