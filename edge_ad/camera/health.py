@@ -106,7 +106,7 @@ class CameraHealth:
         opening = frame.opening if frame is not None else 0
         if opening != self._opening:
             self._opening, self._different = opening, 0
-        seen = quick_stats(frame, self._region) if frame is not None else _glance(picture, self._region)
+        seen = quick_stats(frame, self._region) if frame is not None else _stats_of(picture, self._region)
         self._count_repeats((seen.whole, seen.digest), frame.stamp if frame is not None else stamp, index)
         fault = self._resolution(picture) or self._light(seen.light) or self._frozen()
         if fault is None and placed and self._likeness is not None:
@@ -164,10 +164,10 @@ class QuickStats(NamedTuple):
 
 def quick_stats(frame: Frame, region: Region | None = None) -> QuickStats:
     """Return what a first look at a frame's picture finds; made once for all who ask."""
-    return frame.once(("glance", region), lambda: _glance(frame.image, region))
+    return frame.once(("glance", region), lambda: _stats_of(frame.image, region))
 
 
-def _glance(image: Image, region: Region | None) -> QuickStats:
+def _stats_of(image: Image, region: Region | None) -> QuickStats:
     sampled = image[:: max(1, min(image.shape[:2]) // _SAMPLE)]
     looked, whole = image, True
     if region is not None:

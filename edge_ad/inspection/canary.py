@@ -15,7 +15,6 @@ from edge_ad.camera.frames import Source
 from edge_ad.errors import DeviceFault
 from edge_ad.inspection.judge import Inferring, InspectionResult
 from edge_ad.inspection.observers import Observer
-from edge_ad.inspection.part_tracking import CycleState
 from edge_ad.scoring import fuse
 
 EVERY_S = 10.0
@@ -72,9 +71,6 @@ class Canary(Observer):
         event = result.event
         self._suspected |= event.verdict == "NONE" and (event.reason or "").startswith("engine:")
 
-    def on_cycle(self, camera: str, state: CycleState) -> None:
-        """Nothing to do with a frame."""
-
     def on_tick(self) -> None:
         """Judge the next known picture when it is time; all of them when the engine is suspected."""
         waited = self._clock() - self._done_at
@@ -84,9 +80,6 @@ class Canary(Observer):
                 self._test()
         elif waited >= self.period_s and (waited >= FORCED * self.period_s or not self._busy()):
             self._test()
-
-    def close(self) -> None:
-        """Nothing is pending."""
 
     def _test(self) -> None:
         one, began = next(self._known), self._clock()

@@ -9,7 +9,6 @@ from pathlib import Path
 from edge_ad.errors import EdgeAdError
 from edge_ad.inspection.judge import Judge
 from edge_ad.inspection.observers import Observer
-from edge_ad.inspection.part_tracking import CycleState
 from edge_ad.scoring import Thresholds
 from edge_ad.utils.supervision import SupervisedThread, ThreadFaults, tell
 
@@ -39,9 +38,6 @@ class Reloader(Observer):
         """Ask for the thresholds of another file, from now on."""
         self._path = Path(path)
         self.ask()
-
-    def on_cycle(self, camera: str, state: CycleState) -> None:
-        """Nothing to do with a frame."""
 
     def on_tick(self) -> None:
         """Start reading when asked, and take over what was read."""

@@ -100,9 +100,6 @@ class _Times(Observer):
         if result.inference is not None and result.event.latency_ms is not None:
             self.pairs.append((result.event.latency_ms, sum(result.inference.stages_ms.values())))
 
-    def close(self) -> None:
-        pass
-
 
 def measure_overhead(
     bundle: Bundle, pipeline: Pipeline, frames: int = 500, observers: Sequence[Observer] = ()
@@ -173,9 +170,6 @@ class _Clock(Observer):
         if result.inference is not None:
             self.times.append(time.perf_counter())
 
-    def close(self) -> None:
-        """Nothing is held."""
-
     @property
     def fps(self) -> float:
         """Verdicts a second from the first to the last; 0 with fewer than two."""
@@ -224,9 +218,6 @@ class _Willing(Observer):
             self._room.put(None)
         elif result.event.latency_ms is not None:
             self.latencies.append(result.event.latency_ms)
-
-    def close(self) -> None:
-        """Nothing is held."""
 
 
 class _Pile:

@@ -148,9 +148,6 @@ class ThreadWatch(Observer):
     def __init__(self, faults: ThreadFaults) -> None:
         self._faults = faults
 
-    def on_cycle(self, camera: str, state: CycleState) -> None:
-        """Nothing to do with a frame."""
-
     def on_tick(self) -> None:
         """Raise DeviceFault where such a thread has ended."""
         if self._faults.fatal is not None:

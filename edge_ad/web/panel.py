@@ -122,12 +122,6 @@ class DashboardFeed(Observer):
         """Keep where the parts of a camera stand."""
         self.seen[self._places[camera]].state = state
 
-    def on_tick(self) -> None:
-        """Nothing to do."""
-
-    def close(self) -> None:
-        """Nothing is pending."""
-
     def release(self) -> Released:
         """Return what may be shown now and was not returned before."""
         now = self._clock()
