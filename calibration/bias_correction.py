@@ -33,7 +33,7 @@ def corrections(
     model: bytes,
     ranges: Ranges,
     feeds: Sequence[Feed],
-    dialect: str = "tensorrt",
+    target: str = "tensorrt",
     keep: Collection[str] = (),
     weight_limit: int | None = None,
     threads: int | None = None,
@@ -45,28 +45,28 @@ def corrections(
     ``open_session``). Matrix products are left out: LayerNorm takes their shifts back.
     """
     exact = GraphView(model)
-    if dialect == "cpu":
+    if target == "cpu":
         exact, ranges = read_bytes(exact, ranges, keep)
-    placed = place(exact, dialect, keep).operators
+    placed = place(exact, target, keep).operators
     changed = equalize_across_layers(exact, ranges, {item.position for item in placed})
     chosen = [item for item in placed if item.kind == "Conv"]
     outputs = {item.key: exact.node(item.position).output[0] for item in chosen}
     wanted = _means(ModelProto.FromString(exact.model.SerializeToString()), outputs, feeds, threads)
     levels = _levels(exact, chosen)
     rounded = GraphView(exact.model.SerializeToString())
-    limit = greatest_weight(dialect) if weight_limit is None else weight_limit
-    biases = quantise_view(rounded, changed, dialect, keep, limit)
-    held = {tensor.name: tensor for tensor in rounded.graph.initializer}
+    limit = greatest_weight(target) if weight_limit is None else weight_limit
+    biases = quantise_view(rounded, changed, target, keep, limit)
+    variant = {tensor.name: tensor for tensor in rounded.graph.initializer}
     result: Corrections = {}
     for level in levels:
         names = {item.key: biases.outputs[item.key] for item in level if item.key in biases.names}
         means = _means(rounded.model, names, feeds, threads)
         for key, mean in means.items():
             error = wanted[key] - mean
-            _add(held[biases.names[key]], error, biases.steps.get(key))
+            _add(variant[biases.names[key]], error, biases.steps.get(key))
             result[key] = _short(error)
     vectors = {output_key(name): name for name in _vectors(exact)} if chosen else {}
-    wanted, means = (_means(held.model, vectors, feeds, threads) for held in (exact, rounded))
+    wanted, means = (_means(variant.model, vectors, feeds, threads) for variant in (exact, rounded))
     return result | {key: _short(wanted[key] - means[key]) for key in vectors}
 
 

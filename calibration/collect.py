@@ -68,17 +68,17 @@ class Collector:
         return Ranges(self._hash, method, self.images, dict(sorted(tensors.items())))
 
     def _range(self, name: str, method: str, percentile: float) -> TensorRange:
-        held = self._histograms[name]
-        end = saturation(held, method, percentile)
+        histogram = self._histograms[name]
+        end = saturation(histogram, method, percentile)
         mean = tuple(float(value) for value in self._sums.get(name, np.zeros(0)) / self.images)
-        low, high = max(min(held.minimum, 0.0), -end), min(max(held.maximum, 0.0), end)
+        low, high = max(min(histogram.minimum, 0.0), -end), min(max(histogram.maximum, 0.0), end)
         peak = tuple(float(value) for value in self._peaks.get(name, ()))
-        return TensorRange(low, high, held.minimum, held.maximum, mean, peak)
+        return TensorRange(low, high, histogram.minimum, histogram.maximum, mean, peak)
 
     def _measure(self, name: str, kind: str, values: NDArray[Any]) -> None:
-        held = self._histograms[name]
-        held.widen(float(values.min()), float(values.max()))
-        held.update(_sample(values))
+        histogram = self._histograms[name]
+        histogram.widen(float(values.min()), float(values.max()))
+        histogram.update(_sample(values))
         if kind:
             axis = 1 if kind in CONVOLUTIONS else values.ndim - 1
             others = tuple(i for i in range(values.ndim) if i != axis)

@@ -51,7 +51,7 @@ def packing(channels: int, kernel: int, stride: int, width: int, wide: int) -> P
 
 
 @dataclass(frozen=True)
-class _Found:
+class _PackedConv:
     """A convolution to pack: its node, what it reads, its Q, the picture in bytes, and both shapes [N, C, H, W]."""
 
     conv: NodeProto
@@ -97,15 +97,15 @@ def _same_numbers(model: bytes, packed: bytes, names: Sequence[str]) -> bool:
     Without ONNX Runtime nothing runs here, and the answer is yes.
     """
     try:
-        plain, changed = (open_session(_cut(held, names), 1) for held in (model, packed))
+        plain, changed = (open_session(_cut(output, names), 1) for output in (model, packed))
     except ImportError:
         return True
-    pictures = plain.get_inputs()
-    if any(item.type != "tensor(uint8)" or not all(isinstance(n, int) for n in item.shape) for item in pictures):
+    images = plain.get_inputs()
+    if any(item.type != "tensor(uint8)" or not all(isinstance(n, int) for n in item.shape) for item in images):
         return False
     rng = np.random.default_rng(0)
     for lowest in _DARKEST:
-        feed = {item.name: rng.integers(lowest, 256, item.shape, dtype=np.uint8) for item in pictures}
+        feed = {item.name: rng.integers(lowest, 256, item.shape, dtype=np.uint8) for item in images}
         pairs = zip(plain.run(names, feed), changed.run(names, feed), strict=True)
         if not all(np.array_equal(exact, result) for exact, result in pairs):
             return False
@@ -114,8 +114,8 @@ def _same_numbers(model: bytes, packed: bytes, names: Sequence[str]) -> bool:
 
 def _cut(model: bytes, names: Sequence[str]) -> ModelProto:
     """Return the part of a model that makes the tensors ``names`` u8."""
-    held: ModelProto = ModelProto.FromString(model)
-    graph = held.graph
+    output: ModelProto = ModelProto.FromString(model)
+    graph = output.graph
     del graph.output[:]
     del graph.value_info[:]
     graph.output.extend(helper.make_tensor_value_info(name, TensorProto.UINT8, None) for name in names)
@@ -125,10 +125,10 @@ def _cut(model: bytes, names: Sequence[str]) -> ModelProto:
     inputs = [item for item in graph.input if item.name in read]
     del graph.input[:]
     graph.input.extend(inputs)
-    return held
+    return output
 
 
-def _find(view: GraphView, position: int) -> _Found | None:
+def _find(view: GraphView, position: int) -> _PackedConv | None:
     conv = view.node(position)
     if conv.op_type != "Conv" or not plain_window(conv):
         return None
@@ -148,8 +148,8 @@ def _find(view: GraphView, position: int) -> _Found | None:
     if not _steps_fit(view, data, weight, bias, quantiser, given[1]):
         return None
     sides = view.array(weight.input[0]).shape[3], attribute(conv, "strides", [1, 1])[1]
-    held = packing(shape[1], *sides, shape[3], given[3])
-    return None if held is None else _Found(conv, data, weight, bias, quantiser, turn.input[0], shape, given, held)
+    output = packing(shape[1], *sides, shape[3], given[3])
+    return None if output is None else _PackedConv(conv, data, weight, bias, quantiser, turn.input[0], shape, given, output)
 
 
 def plain_window(conv: NodeProto) -> bool:
@@ -181,28 +181,28 @@ class _Writer:
         self._view, self._new = view, Writer(view.graph)
         self._inputs: dict[tuple[str, ...], str] = {}
 
-    def write(self, found: _Found) -> list[NodeProto]:
+    def write(self, result: _PackedConv) -> list[NodeProto]:
         """Return the nodes in the place of a convolution and of its Q."""
         self._new.nodes = []
-        columns, (batch, channels, height, width) = found.packing.columns, found.given
-        inputs = [self._input(found), self._operand(found.weight, self._weight(found), columns)]
-        if found.bias is not None:
-            values = np.tile(self._view.array(found.bias.input[0]), columns)
-            inputs.append(self._operand(found.bias, values, columns))
-        kernel = self._view.array(found.weight.input[0]).shape[2]
-        strides, pads = attribute(found.conv, "strides", [1, 1]), attribute(found.conv, "pads", [0] * 4)
-        window = {"kernel_shape": [kernel, found.packing.kernel], "strides": [strides[0], 1], "pads": pads}
-        rows = [attribute(found.conv, "dilations", [1, 1])[0], 1]
-        held = self._new.op("Conv", inputs, found.conv.output[0], name=found.conv.name, dilations=rows, **window)
-        name = found.quantiser.output[0]
-        held = self._new.op("QuantizeLinear", [held, *found.quantiser.input[1:]], f"{name}/packed")
-        held = self._new.op("Transpose", [held], f"{name}/packed/pixels", perm=TO_PIXELS)
+        columns, (batch, channels, height, width) = result.packing.columns, result.given
+        inputs = [self._input(result), self._operand(result.weight, self._weight(result), columns)]
+        if result.bias is not None:
+            values = np.tile(self._view.array(result.bias.input[0]), columns)
+            inputs.append(self._operand(result.bias, values, columns))
+        kernel = self._view.array(result.weight.input[0]).shape[2]
+        strides, pads = attribute(result.conv, "strides", [1, 1]), attribute(result.conv, "pads", [0] * 4)
+        window = {"kernel_shape": [kernel, result.packing.kernel], "strides": [strides[0], 1], "pads": pads}
+        rows = [attribute(result.conv, "dilations", [1, 1])[0], 1]
+        output = self._new.op("Conv", inputs, result.conv.output[0], name=result.conv.name, dilations=rows, **window)
+        name = result.quantiser.output[0]
+        output = self._new.op("QuantizeLinear", [output, *result.quantiser.input[1:]], f"{name}/packed")
+        output = self._new.op("Transpose", [output], f"{name}/packed/pixels", perm=TO_PIXELS)
         shape = self._new.constant(f"{name}/shape", np.array([batch, height, width, channels]))
-        held = self._new.op("Reshape", [held, shape], f"{name}/pixels")
-        self._new.nodes.append(helper.make_node("Transpose", [held], [name], name=f"{name}/planes", perm=TO_PLANES))
+        output = self._new.op("Reshape", [output, shape], f"{name}/pixels")
+        self._new.nodes.append(helper.make_node("Transpose", [output], [name], name=f"{name}/planes", perm=TO_PLANES))
         return self._new.nodes
 
-    def _input(self, result: _Found) -> str:
+    def _input(self, result: _PackedConv) -> str:
         """Return the picture with ``pixels`` columns in one, filled up on the right where nothing is read."""
         batch, channels, height, width = result.shape
         packed, name = result.packing, result.picture
@@ -214,12 +214,12 @@ class _Writer:
             fill = self._new.constant(f"{name}/fill", np.zeros((batch, height, missing, channels), np.uint8))
             name = self._new.op("Concat", [name, fill], f"{name}/filled", axis=2)
         shape = self._new.constant(f"{name}/shape", np.array([batch, height, packed.groups, packed.pixels * channels]))
-        held = self._new.op("Reshape", [name, shape], f"{name}/packed")
-        held = self._new.op("Transpose", [held], f"{held}/planes", perm=TO_PLANES)
-        self._inputs[key] = self._new.op("DequantizeLinear", [held, *result.data.input[1:]], f"{held}/float")
+        output = self._new.op("Reshape", [name, shape], f"{name}/packed")
+        output = self._new.op("Transpose", [output], f"{output}/planes", perm=TO_PLANES)
+        self._inputs[key] = self._new.op("DequantizeLinear", [output, *result.data.input[1:]], f"{output}/float")
         return self._inputs[key]
 
-    def _weight(self, result: _Found) -> NDArray[Any]:
+    def _weight(self, result: _PackedConv) -> NDArray[Any]:
         """Return weights [columns x O, pixels x C, rows, groups]: those of each column, as far to the right as it begins."""
         exact, packed = self._view.array(result.weight.input[0]), result.packing
         outputs, channels, rows, kernel = exact.shape
@@ -235,6 +235,6 @@ class _Writer:
         """Write a constant with its DQ, whose scales and zero points are those of ``source``, ``times`` in a row."""
         name = f"{source.output[0]}/packed"
         inputs = [self._new.constant(f"{name}/q", values)]
-        for part, held in zip("sz", source.input[1:], strict=True):
-            inputs.append(self._new.constant(f"{name}/{part}", np.tile(self._view.array(held), times)))
+        for part, output in zip("sz", source.input[1:], strict=True):
+            inputs.append(self._new.constant(f"{name}/{part}", np.tile(self._view.array(output), times)))
         return self._new.op("DequantizeLinear", inputs, name, axis=0)

@@ -100,10 +100,10 @@ def _convolution_is_exact() -> bool:
 def _model(nodes: list[NodeProto], constants: Mapping[str, Any], shape: list[int], kind: int) -> ModelProto:
     ends = [helper.make_tensor_value_info("x", TensorProto.UINT8, shape)]
     outs = [helper.make_tensor_value_info("y", kind, None)]
-    held = [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
-    graph = helper.make_graph(nodes, "probe", ends, outs, held)
+    current = [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
+    graph = helper.make_graph(nodes, "probe", ends, outs, current)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
 
 
-def _run(model: ModelProto, picture: NDArray[np.uint8]) -> NDArray[Any]:
-    return np.asarray(open_session(model, 1).run(None, {"x": picture})[0])
+def _run(model: ModelProto, image: NDArray[np.uint8]) -> NDArray[Any]:
+    return np.asarray(open_session(model, 1).run(None, {"x": image})[0])

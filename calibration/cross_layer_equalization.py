@@ -34,17 +34,17 @@ def equalize_across_layers(view: GraphView, ranges: Ranges, quantised: Collectio
     for position, node in enumerate(view.graph.node):
         if node.op_type != "Conv" or position in barred or position not in quantised:
             continue
-        held = tensors.get(node.input[0])
+        tensor_range = tensors.get(node.input[0])
         first = _before(view, node.input[0])
-        if held is None or first is None or first in barred or not held.peak or held.high <= 0.0:
+        if tensor_range is None or first is None or first in barred or not tensor_range.peak or tensor_range.high <= 0.0:
             continue
-        factors = _factors(view, position, held)
+        factors = _factors(view, position, tensor_range)
         if factors is None or not _scale_outputs(view, first, factors):
             continue
         _scale_inputs(view, position, factors)
-        mean = tuple(float(value) for value in np.asarray(held.mean) * factors) if held.mean else ()
-        peak = tuple(float(value) for value in np.asarray(held.peak) * factors)
-        tensors[node.input[0]] = replace(held, mean=mean, peak=peak)
+        mean = tuple(float(value) for value in np.asarray(tensor_range.mean) * factors) if tensor_range.mean else ()
+        peak = tuple(float(value) for value in np.asarray(tensor_range.peak) * factors)
+        tensors[node.input[0]] = replace(tensor_range, mean=mean, peak=peak)
     return replace(ranges, tensors=tensors)
 
 
@@ -61,14 +61,14 @@ def _before(view: GraphView, name: str) -> int | None:
     return None
 
 
-def _factors(view: GraphView, position: int, held: TensorRange) -> NDArray[np.float64] | None:
+def _factors(view: GraphView, position: int, tensor_range: TensorRange) -> NDArray[np.float64] | None:
     """Return a factor of 1 or more for each channel, None where the next convolution is not depthwise."""
     node = view.node(position)
     dims = view.weights[node.input[1]].dims if node.input[1] in view.weights else []
-    if len(dims) < 3 or dims[1] != 1 or attribute(node, "group", 1) != dims[0] or len(held.peak) != dims[0]:
+    if len(dims) < 3 or dims[1] != 1 or attribute(node, "group", 1) != dims[0] or len(tensor_range.peak) != dims[0]:
         return None
-    peak = np.asarray(held.peak, np.float64) * MARGIN
-    factors = np.divide(held.high, peak, out=np.ones_like(peak), where=peak > 0)
+    peak = np.asarray(tensor_range.peak, np.float64) * MARGIN
+    factors = np.divide(tensor_range.high, peak, out=np.ones_like(peak), where=peak > 0)
     return np.clip(factors, 1.0, LARGEST_FACTOR)
 
 

@@ -20,7 +20,7 @@ from calibration.precision_sensitive import HEAVY, LIGHT, METADATA_KEY, asked, d
 from calibration.ranges import Ranges
 from calibration.weights import nearest, sum_preserving
 
-__all__ = ["HEAVY", "LIGHT", "METADATA_KEY", "choose_half", "large_tensors", "to_half"]
+__all__ = ["HEAVY", "LIGHT", "METADATA_KEY", "choose_fp16", "large_tensors", "to_fp16"]
 
 GUARD = 0.5  # of the range of FP16: a tensor that went beyond it in calibration stays FP32
 _FLOAT_INPUTS = {"Resize": (0,)}  # the scales of Resize are FP32 by definition
@@ -28,7 +28,7 @@ _SUFFIX = "_fp16"
 _LARGEST = float(np.finfo(np.float16).max)
 
 
-def to_half(
+def to_fp16(
     model: ModelProto | bytes,
     keep_fp32_ops: Collection[str] = (),
     keep_fp32_nodes: Collection[str] = (),
@@ -43,8 +43,8 @@ def to_half(
     ``onnx.checker.ValidationError`` or ``onnx.shape_inference.InferenceError`` for an invalid model.
     """
     view = GraphView(model)
-    half = choose_half(view, frozenset(keep_fp32_ops), frozenset(keep_fp32_nodes), large_tensors(ranges))
-    _Rewriter(view, half).run()
+    fp16 = choose_fp16(view, frozenset(keep_fp32_ops), frozenset(keep_fp32_nodes), large_tensors(ranges))
+    _Rewriter(view, fp16).run()
     del view.graph.value_info[:]
     onnx.checker.check_model(view.model, full_check=True)
     return bytes(view.model.SerializeToString())
@@ -52,26 +52,26 @@ def to_half(
 
 def large_tensors(ranges: Ranges | None) -> set[str]:
     """Return the names of the tensors whose magnitude in ``ranges`` is beyond half the range of FP16."""
-    return {name for name, held in ranges.tensors.items() if held.magnitude > GUARD * _LARGEST} if ranges else set()
+    return {name for name, tensor_range in ranges.tensors.items() if tensor_range.magnitude > GUARD * _LARGEST} if ranges else set()
 
 
-def choose_half(
+def choose_fp16(
     view: GraphView, keep_ops: Collection[str] = (), keep_nodes: Collection[str] = (), large: Collection[str] = ()
 ) -> set[int]:
     """Return the positions of the nodes (sorted, types inferred) that can be FP16."""
     nodes = view.graph.node
     barred = distances(view) | asked(view)
-    barred |= {i for i, node in enumerate(nodes) if _kept(view, node, keep_ops, keep_nodes, large)}
+    barred |= {i for i, node in enumerate(nodes) if _stays_fp32(view, node, keep_ops, keep_nodes, large)}
     chosen: set[int] = set()
     halves: set[str] = set()
     for position, node in enumerate(nodes):
-        if position not in barred and _can_be_half(view, position, halves, barred):
+        if position not in barred and _can_be_fp16(view, position, halves, barred):
             chosen.add(position)
             halves.update(name for name in node.output if name in view.floats)
     return chosen
 
 
-def _can_be_half(view: GraphView, position: int, halves: set[str], barred: set[int]) -> bool:
+def _can_be_fp16(view: GraphView, position: int, halves: set[str], barred: set[int]) -> bool:
     node = view.node(position)
     if node.op_type == "QuantizeLinear":
         return node.input[0] in halves or (node.input[0] in view.weights and _wanted(view, node.output[0], barred, 2))
@@ -96,7 +96,7 @@ def _wanted(view: GraphView, name: str, barred: set[int], steps: int) -> bool:
     return False
 
 
-def _kept(view: GraphView, node: NodeProto, ops: Collection[str], names: Collection[str], large: Collection[str]) -> bool:
+def _stays_fp32(view: GraphView, node: NodeProto, ops: Collection[str], names: Collection[str], large: Collection[str]) -> bool:
     if node.op_type in ops or node.name in names or node.domain not in ("", "ai.onnx"):
         return True
     if any(name in large for name in (*node.input, *node.output)):
@@ -124,9 +124,9 @@ def _castable(node: NodeProto) -> Iterator[str]:
 class _Rewriter:
     """Writes the nodes out again, with each tensor cast at most once in each direction."""
 
-    def __init__(self, view: GraphView, half: set[int]) -> None:
+    def __init__(self, view: GraphView, fp16: set[int]) -> None:
         self._graph = view.graph
-        self._half = half
+        self._fp16 = fp16
         self._floats = view.floats
         self._weights = dict(view.weights)
         self._taken = all_names(view.graph)
@@ -137,11 +137,11 @@ class _Rewriter:
     def run(self) -> None:
         full = self._full_readers()
         for position, node in enumerate(self._graph.node):
-            if position not in self._half:
+            if position not in self._fp16:
                 self._nodes.append(node)
                 continue
             castable = set(_castable(node))
-            inputs = [self._half_of(name) if name in castable & self._floats else name for name in node.input]
+            inputs = [self._fp16_of(name) if name in castable & self._floats else name for name in node.input]
             outputs = list(node.output)
             node.input[:] = inputs
             node.output[:] = [self._fresh(name) if name in self._floats else name for name in outputs]
@@ -156,13 +156,13 @@ class _Rewriter:
         """Return the tensors that something in FP32 reads: other nodes, sub-graphs and the outputs of the graph."""
         names = {value.name for value in self._graph.output}
         for position, node in enumerate(self._graph.node):
-            if position not in self._half:
+            if position not in self._fp16:
                 names.update(reads(node))
             else:
                 names.update(set(node.input) - set(_castable(node)))
         return names
 
-    def _half_of(self, name: str) -> str:
+    def _fp16_of(self, name: str) -> str:
         if name in self._names:
             return self._names[name]
         fresh = self._fresh(name)

@@ -13,7 +13,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-Place = tuple[int, int]  # position of a node, index of one of its inputs
+InputIndex = tuple[int, int]  # position of a node, index of one of its inputs
 
 
 class GraphView:
@@ -33,7 +33,7 @@ class GraphView:
         self.floats = float_tensors(graph)
         self.outputs = {value.name for value in graph.output}
         self.producer = {name: i for i, node in enumerate(graph.node) for name in node.output if name}
-        self.readers: dict[str, list[Place]] = {}
+        self.readers: dict[str, list[InputIndex]] = {}
         self.inner: set[str] = set()
         for position, node in enumerate(graph.node):
             for index, name in enumerate(node.input):
@@ -82,17 +82,17 @@ class GraphView:
 
 def attribute(node: NodeProto, name: str, default: Any = None) -> Any:
     """Return the value of an attribute, ``default`` where it is absent."""
-    for held in node.attribute:
-        if held.name == name:
-            return onnx.helper.get_attribute_value(held)
+    for entry in node.attribute:
+        if entry.name == name:
+            return onnx.helper.get_attribute_value(entry)
     return default
 
 
 def reads(node: NodeProto) -> Iterator[str]:
     """Yield the names that a node reads, those of its sub-graphs included."""
     yield from (name for name in node.input if name)
-    for held in node.attribute:
-        for graph in [held.g, *held.graphs]:
+    for entry in node.attribute:
+        for graph in [entry.g, *entry.graphs]:
             yield from (name for inner in graph.node for name in reads(inner))
             yield from (value.name for value in graph.output)
 
@@ -108,7 +108,7 @@ def constants_to_initializers(graph: GraphProto) -> None:
     """Turn Constant nodes with a tensor into initializers, which can be converted once and for all."""
     rest = []
     for node in graph.node:
-        value = [held for held in node.attribute if held.name == "value"]
+        value = [entry for entry in node.attribute if entry.name == "value"]
         if node.op_type == "Constant" and value:
             tensor = graph.initializer.add()
             tensor.CopyFrom(value[0].t)
@@ -138,9 +138,9 @@ def drop_idle(graph: GraphProto) -> None:
 def drop_unused(graph: GraphProto) -> None:
     """Remove initializers that nothing reads."""
     used = {name for node in graph.node for name in reads(node)} | {value.name for value in graph.output}
-    kept = [TensorProto.FromString(tensor.SerializeToString()) for tensor in graph.initializer if tensor.name in used]
+    retained = [TensorProto.FromString(tensor.SerializeToString()) for tensor in graph.initializer if tensor.name in used]
     del graph.initializer[:]
-    graph.initializer.extend(kept)
+    graph.initializer.extend(retained)
 
 
 def all_names(graph: GraphProto) -> set[str]:

@@ -71,11 +71,11 @@ def _stem(view: GraphView, item: Operator) -> _Stem | None:
     scaled = _scaled(view, item.data, shape[1])
     if scaled is None or min(pads) < 0 or packing(shape[1], *sides, left + shape[3] + right, given[3]) is None:
         return None
-    picture, slope, offset = scaled
+    image, slope, offset = scaled
     border = -offset / slope
     if any(pads) and not ((border >= -0.5) & (border <= 255.5)).all():
         return None
-    return _Stem(item, picture, slope, offset, _byte(border), (top, left, bottom, right))
+    return _Stem(item, image, slope, offset, _byte(border), (top, left, bottom, right))
 
 
 def _byte(values: Any) -> NDArray[np.uint8]:
@@ -113,7 +113,7 @@ def _passed(view: GraphView, node: NodeProto) -> int | None:
 
 def _is_bytes(view: GraphView, name: str) -> bool:
     declared = [*view.graph.input, *view.graph.value_info]
-    return any(held.name == name and held.type.tensor_type.elem_type == TensorProto.UINT8 for held in declared)
+    return any(output.name == name and output.type.tensor_type.elem_type == TensorProto.UINT8 for output in declared)
 
 
 def _through(view: GraphView, steps: list[tuple[NodeProto, int]], number: float, channels: int) -> NDArray[np.float64]:
@@ -166,9 +166,9 @@ class _Writer:
             self._new.constant(f"{item.weight}/bytes/bias", bias.astype(np.float32)),
         ]
         node.input[:] = [self._input(stem, zero), *names]
-        kept = [held for held in node.attribute if held.name not in ("pads", "auto_pad")]
+        retained = [output for output in node.attribute if output.name not in ("pads", "auto_pad")]
         del node.attribute[:]
-        node.attribute.extend([*kept, helper.make_attribute("pads", [0] * 4)])
+        node.attribute.extend([*retained, helper.make_attribute("pads", [0] * 4)])
         return self._new.nodes
 
     def _input(self, stem: _Stem, zero: int) -> str:
@@ -176,18 +176,18 @@ class _Writer:
         key = (stem.picture, stem.slope.tobytes(), stem.offset.tobytes(), stem.pads)
         if key not in self._inputs:
             top, left, bottom, right = stem.pads
-            held = self._padded(stem.picture, stem, 2, left, right)
-            held = self._padded(held, stem, 1, top, bottom)
-            held = self._new.op("Transpose", [held], f"{held}/planes", perm=TO_PLANES)
+            output = self._padded(stem.picture, stem, 2, left, right)
+            output = self._padded(output, stem, 1, top, bottom)
+            output = self._new.op("Transpose", [output], f"{output}/planes", perm=TO_PLANES)
             steps = [self._new.constant("one", np.float32(1.0)), self._new.constant("zero", np.uint8(zero))]
-            self._inputs[key] = self._new.op("DequantizeLinear", [held, *steps], f"{held}/float")
+            self._inputs[key] = self._new.op("DequantizeLinear", [output, *steps], f"{output}/float")
             self.tensors[self._inputs[key]] = self._range(stem, zero)
         return self._inputs[key]
 
     def _range(self, stem: _Stem, zero: int) -> TensorRange:
-        held = self.tensors.get(stem.operator.data)
-        known = held is not None and len(held.mean) == len(stem.slope)
-        mean = (np.asarray(held.mean) - stem.offset) / stem.slope - zero if held is not None and known else np.zeros(0)
+        output = self.tensors.get(stem.operator.data)
+        known = output is not None and len(output.mean) == len(stem.slope)
+        mean = (np.asarray(output.mean) - stem.offset) / stem.slope - zero if output is not None and known else np.zeros(0)
         low, high = float(-zero), float(255 - zero)
         return TensorRange(low, high, low, high, tuple(map(float, mean)))
 

@@ -19,7 +19,7 @@ from onnx import NodeProto
 
 from calibration import precision_sensitive
 from calibration.cpu import rounds_resized_bytes
-from calibration.graph_view import GraphView, Place, attribute
+from calibration.graph_view import GraphView, InputIndex, attribute
 
 DIALECTS = ("tensorrt", "cpu")
 CONVOLUTIONS = ("Conv", "ConvTranspose")
@@ -52,7 +52,7 @@ class Placement:
     """
 
     operators: list[Operator] = field(default_factory=list)
-    inputs: list[Place] = field(default_factory=list)
+    inputs: list[InputIndex] = field(default_factory=list)
     outputs: dict[str, str] = field(default_factory=dict)
     covered: set[int] = field(default_factory=set)
 
@@ -68,12 +68,12 @@ def operators(view: GraphView, keep: Collection[str] = ()) -> list[Operator]:
     return [operator for operator in result if operator is not None]
 
 
-def place(view: GraphView, dialect: str, keep: Collection[str] = ()) -> Placement:
+def place(view: GraphView, target: str, keep: Collection[str] = ()) -> Placement:
     """Return the placement of a dialect with the nodes named in ``keep`` left in FP32."""
-    if dialect not in DIALECTS:
-        raise ValueError(f"dialect {dialect!r} is unknown; allowed are {' and '.join(DIALECTS)}")
+    if target not in DIALECTS:
+        raise ValueError(f"dialect {target!r} is unknown; allowed are {' and '.join(DIALECTS)}")
     chosen = operators(view, keep)
-    return _tensorrt(view, chosen) if dialect == "tensorrt" else _cpu(view, chosen)
+    return _tensorrt(view, chosen) if target == "tensorrt" else _cpu(view, chosen)
 
 
 def place_stems(view: GraphView, keep: Collection[str] = ()) -> Placement:
@@ -157,7 +157,7 @@ def dequantised(view: GraphView, name: str) -> bool:
     producer = view.producer_of(name)
     if producer is None or producer.op_type != "DequantizeLinear" or not set(producer.input[1:]) <= view.weights.keys():
         return False
-    steps = [view.array(held) for held in producer.input[1:]]
+    steps = [view.array(entry) for entry in producer.input[1:]]
     return len(steps) == 2 and steps[0].size == 1 and steps[1].size == 1 and steps[1].dtype == np.uint8
 
 
@@ -241,14 +241,14 @@ class Plan:
     graph_sha256: str
     keep: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
-    def kept(self, dialect: str, view: GraphView) -> tuple[str, ...]:
+    def kept(self, target: str, view: GraphView) -> tuple[str, ...]:
         """Return the nodes of ``view`` that stay in floating point."""
-        named = self.keep.get(dialect, ())
+        named = self.keep.get(target, ())
         return tuple(item.key for item in operators(view)) if ALL in named else named
 
-    def skips(self, dialect: str) -> bool:
+    def skips(self, target: str) -> bool:
         """Whether the whole graph stays in floating point."""
-        return ALL in self.keep.get(dialect, ())
+        return ALL in self.keep.get(target, ())
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -262,7 +262,7 @@ class Plan:
         sha256, keep = value["graph_sha256"], value["keep"]
         if not isinstance(sha256, str) or not isinstance(keep, Mapping) or not set(keep) <= set(DIALECTS):
             raise ValueError(f"a plan must name the hash of a graph, and keep only for {' and '.join(DIALECTS)}")
-        for dialect, keys in keep.items():
+        for target, keys in keep.items():
             if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
-                raise ValueError(f'keep for {dialect} must be a list of names of nodes, or ["*"] for all')
-        return cls(sha256, {dialect: tuple(keys) for dialect, keys in keep.items()})
+                raise ValueError(f'keep for {target} must be a list of names of nodes, or ["*"] for all')
+        return cls(sha256, {target: tuple(keys) for target, keys in keep.items()})

@@ -65,8 +65,8 @@ def asked(view: GraphView) -> set[int]:
 
     These have ``/fp32/`` in their name, or are named, one a line, in its metadata under ``fp32_nodes``.
     """
-    held = [entry.value for entry in view.model.metadata_props if entry.key == METADATA_KEY]
-    names = {name for value in held for name in value.splitlines()}
+    entries = [entry.value for entry in view.model.metadata_props if entry.key == METADATA_KEY]
+    names = {name for value in entries for name in value.splitlines()}
     nodes = enumerate(view.graph.node)
     return {i for i, node in nodes if "/fp32/" in f"/{node.name}/" or node.name in names or view.keys[i] in names}
 

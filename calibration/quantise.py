@@ -18,7 +18,7 @@ from onnx import NodeProto, helper, numpy_helper
 from calibration import cpu, weights
 from calibration.column_packing import pack_columns
 from calibration.cross_layer_equalization import equalize_across_layers
-from calibration.fp16 import to_half
+from calibration.fp16 import to_fp16
 from calibration.graph_view import GraphView, Writer, all_names, attribute, drop_unused, free_name, replace_nodes
 from calibration.pictures import read_bytes
 from calibration.placement import FEW_CHANNELS, Operator, dequantised, place
@@ -72,22 +72,22 @@ def step_of(view: GraphView, ranges: Ranges, name: str, signed: bool) -> Step:
     ``signed`` is symmetric S8, else U8. Raises ValueError for a tensor without a range.
     """
     if not signed and dequantised(view, name):
-        scale, zero = (view.array(held).item() for held in view.node(view.producer[name]).input[1:3])
+        scale, zero = (view.array(tensor).item() for tensor in view.node(view.producer[name]).input[1:3])
         return Step(float(scale), int(zero))
-    held = ranges.tensors.get(name)
-    if held is None:
+    tensor = ranges.tensors.get(name)
+    if tensor is None:
         raise ValueError(f"the ranges lack the tensor {name!r}: calibrate again")
-    return _symmetric(held) if signed else _asymmetric(held)
+    return _symmetric(tensor) if signed else _asymmetric(tensor)
 
 
-def _symmetric(held: TensorRange) -> Step:
-    return Step(float(weights.half_scale(np.array(held.bound / weights.INT8_LIMIT))), 0)
+def _symmetric(tensor_range: TensorRange) -> Step:
+    return Step(float(weights.half_scale(np.array(tensor_range.bound / weights.INT8_LIMIT))), 0)
 
 
-def _asymmetric(held: TensorRange) -> Step:
-    span = max(held.high - held.low, 1e-8)
+def _asymmetric(tensor_range: TensorRange) -> Step:
+    span = max(tensor_range.high - tensor_range.low, 1e-8)
     scale = float(np.float32(span / 255.0))
-    return Step(scale, int(np.clip(round(-held.low / scale), 0, 255)))
+    return Step(scale, int(np.clip(round(-tensor_range.low / scale), 0, 255)))
 
 
 TYPINGS = ("fp32", "fp16")
@@ -97,7 +97,7 @@ _MIN_OPSET = {"fp32": 13, "fp16": 19}  # 8-bit channels; FP16 scales
 def quantise(
     model: bytes,
     ranges: Ranges,
-    dialect: str = "tensorrt",
+    target: str = "tensorrt",
     keep: Collection[str] = (),
     typing: str = "fp32",
     weight_limit: int | None = None,
@@ -116,30 +116,30 @@ def quantise(
     biases of the nodes and to the outputs they name. Raises ValueError for ranges of another graph, an unknown dialect,
     typing or node, and an opset that is too old.
     """
-    if typing not in TYPINGS or (dialect == "cpu" and typing != "fp32"):
+    if typing not in TYPINGS or (target == "cpu" and typing != "fp32"):
         raise ValueError(
-            f"typing {typing!r} is not available in dialect {dialect!r}; cpu has fp32, tensorrt fp32 and fp16"
+            f"typing {typing!r} is not available in dialect {target!r}; cpu has fp32, tensorrt fp32 and fp16"
         )
     if ranges.graph_sha256 != graph_hash(model):
         raise ValueError("these ranges were measured on another graph: calibrate again")
     view = source = GraphView(model)
     if view.opset < _MIN_OPSET[typing]:
         raise ValueError(f"the graph has opset {view.opset}, but {typing} Q/DQ needs {_MIN_OPSET[typing]} or newer")
-    if dialect == "cpu":
+    if target == "cpu":
         view, ranges = read_bytes(source, ranges, keep)
     if equalised:
-        ranges = equalize_across_layers(view, ranges, {item.position for item in place(view, dialect, keep).operators})
-    limit = greatest_weight(dialect) if weight_limit is None else weight_limit
-    quantise_view(view, ranges, dialect, keep, limit, correct_bias, corrections)
+        ranges = equalize_across_layers(view, ranges, {item.position for item in place(view, target, keep).operators})
+    limit = greatest_weight(target) if weight_limit is None else weight_limit
+    quantise_view(view, ranges, target, keep, limit, correct_bias, corrections)
     data = bytes(view.model.SerializeToString())
     if view is not source:
         return pack_columns(data)
-    return to_half(data, ranges=ranges) if typing == "fp16" else data
+    return to_fp16(data, ranges=ranges) if typing == "fp16" else data
 
 
-def greatest_weight(dialect: str) -> int:
+def greatest_weight(target: str) -> int:
     """Return the greatest weight of a dialect: 127, but 63 in that of a CPU where sums saturate on this one."""
-    return cpu.weight_limit() if dialect == "cpu" else weights.INT8_LIMIT
+    return cpu.weight_limit() if target == "cpu" else weights.INT8_LIMIT
 
 
 def output_key(name: str) -> str:
@@ -159,14 +159,14 @@ class Biases:
 def quantise_view(
     view: GraphView,
     ranges: Ranges,
-    dialect: str,
+    target: str,
     keep: Collection[str] = (),
     weight_limit: int = weights.INT8_LIMIT,
     correct_bias: bool = True,
     corrections: Mapping[str, Sequence[float]] | None = None,
 ) -> Biases:
     """Write Q and DQ into the graph of ``view`` itself, as ``quantise`` does, and tell where its biases are."""
-    return _Quantiser(view, ranges, dialect, weight_limit, correct_bias, corrections or {}).run(keep)
+    return _Quantiser(view, ranges, target, weight_limit, correct_bias, corrections or {}).run(keep)
 
 
 class _Quantiser:
@@ -176,15 +176,15 @@ class _Quantiser:
         self,
         view: GraphView,
         ranges: Ranges,
-        dialect: str,
+        target: str,
         limit: int,
         correct: bool,
         corrections: Mapping[str, Sequence[float]],
     ) -> None:
-        self._view, self._ranges, self._dialect = view, ranges, dialect
+        self._view, self._ranges, self._target = view, ranges, target
         self._limit, self._correct, self._corrections = limit, correct, corrections
         self._biases = Biases()
-        self._signed = dialect == "tensorrt"
+        self._signed = target == "tensorrt"
         self._new = Writer(view.graph)
         self._pairs: dict[str, str] = {}  # tensor -> its dequantised copy
         self._before: dict[int, list[NodeProto]] = {}
@@ -192,7 +192,7 @@ class _Quantiser:
         self._start: list[NodeProto] = []
 
     def run(self, keep: Collection[str]) -> Biases:
-        placement = place(self._view, self._dialect, keep)
+        placement = place(self._view, self._target, keep)
         for position in sorted(placement.covered):
             self._bypass(position)
         for name, source in placement.outputs.items():
@@ -220,8 +220,8 @@ class _Quantiser:
         """Let the operator before an activation make the activation's output; the Q behind it saturates likewise."""
         node = self._view.node(position)
         producer = self._view.producer[node.input[0]]
-        held = self._view.node(producer)
-        held.output[:] = [node.output[0] if name == node.input[0] else name for name in held.output]
+        tensor = self._view.node(producer)
+        tensor.output[:] = [node.output[0] if name == node.input[0] else name for name in tensor.output]
         self._view.producer[node.output[0]] = producer
 
     def _output(self, name: str, step: Step) -> None:
@@ -229,7 +229,7 @@ class _Quantiser:
         position = self._view.producer[name]
         node = self._view.node(position)
         raw = self._new.free(f"{name}/raw")
-        node.output[:] = [raw if held == name else held for held in node.output]
+        node.output[:] = [raw if tensor == name else tensor for tensor in node.output]
         self._after.setdefault(position, []).extend(self._pair(raw, name, step))
         self._pairs[name] = name
 
@@ -241,7 +241,7 @@ class _Quantiser:
             return
         raw = self._new.free(f"{name}/raw")
         for node in (self._view.node(position), *self._after.get(position, [])):
-            node.output[:] = [raw if held == name else held for held in node.output]
+            node.output[:] = [raw if tensor == name else tensor for tensor in node.output]
         constant = self._new.constant(f"{name}/offset", np.asarray(offset, np.float32))
         self._after.setdefault(position, []).append(self._node("Add", [raw, constant], name))
 
@@ -281,9 +281,9 @@ class _Quantiser:
             scale = weights.half_scale(scale)
         elif bias is not None and bias.size == scale.size:
             scale = weights.room_for_bias(scale, bias.reshape(-1), data.scale)
-        picture = not self._signed and dequantised(view, operator.data) and exact.shape[1] < FEW_CHANNELS
+        image = not self._signed and dequantised(view, operator.data) and exact.shape[1] < FEW_CHANNELS
         unit = weights.spread(scale, operator.axis, exact.ndim)
-        if picture and exact.ndim == 4:
+        if image and exact.ndim == 4:
             steps = for_pictures(exact / unit, self._limit)
         else:
             steps = weights.rounded(exact, scale, operator.axis, self._limit)
@@ -301,7 +301,7 @@ class _Quantiser:
             return bias
         if self._correct:
             mean = self._ranges.tensors[operator.data].mean
-            lost = weights.lost_mean(operator.kind, error, mean, operator.axis)
+            lost = weights.mean_error(operator.kind, error, mean, operator.axis)
         measured = np.asarray(self._corrections.get(operator.key, ()), np.float64)
         parts = [part.reshape(-1) for part in (bias, lost, measured) if part is not None and part.size]
         if not parts:
@@ -314,12 +314,12 @@ class _Quantiser:
     ) -> str:
         """Write the weight: for TensorRT floats on the grid with Q and DQ, for a CPU the steps with DQ alone."""
         single = operator.axis is None
-        held = scale.reshape(()) if single else scale
+        tensor = scale.reshape(()) if single else scale
         name = operator.weight
         target = self._new.free(f"{name}/8bit")
         operands = [
-            self._new.constant(f"{target}/scale", held),
-            self._new.constant(f"{target}/zero", np.zeros_like(held, np.int8)),
+            self._new.constant(f"{target}/scale", tensor),
+            self._new.constant(f"{target}/zero", np.zeros_like(tensor, np.int8)),
         ]
         options = {} if single else {"axis": operator.axis}
         before = self._before.setdefault(operator.position, [])

@@ -39,8 +39,8 @@ class Histogram:
         if not flat.size:
             return
         self.widen(float(np.min(values)), float(np.max(values)))
-        places = (flat * np.float32(1.0 / self.width)).astype(np.int32)
-        self.counts += np.bincount(np.minimum(places, len(self.counts) - 1), minlength=len(self.counts))
+        indices = (flat * np.float32(1.0 / self.width)).astype(np.int32)
+        self.counts += np.bincount(np.minimum(indices, len(self.counts) - 1), minlength=len(self.counts))
 
     def widen(self, low: float, high: float) -> None:
         """Make room for values from ``low`` to ``high``, and remember that they occur."""
@@ -130,9 +130,9 @@ def _divergence(counts: Floats, end: int) -> float:
     return float((p[used] * np.log(p[used] / q[used])).sum())
 
 
-def _edges(counts: Floats, width: float, least: int) -> Floats:
+def _edges(counts: Floats, width: float, minimum: int) -> Floats:
     last = len(counts)
-    ends = np.unique(np.linspace(min(least, last), last, _CANDIDATES).round().astype(int))
+    ends = np.unique(np.linspace(min(minimum, last), last, _CANDIDATES).round().astype(int))
     return ends[ends > 0] * width
 
 
@@ -189,7 +189,8 @@ class Ranges:
     def scaled(self, factor: float) -> Ranges:
         """Return ranges whose 8-bit ends are ``factor`` times as far; what was seen stays."""
         wider = {
-            name: replace(held, low=held.low * factor, high=held.high * factor) for name, held in self.tensors.items()
+            name: replace(tensor_range, low=tensor_range.low * factor, high=tensor_range.high * factor)
+            for name, tensor_range in self.tensors.items()
         }
         return replace(self, tensors=wider)
 
@@ -200,7 +201,7 @@ class Ranges:
             "graph_sha256": self.graph_sha256,
             "method": self.method,
             "images": self.images,
-            "tensors": {name: _plain(held) for name, held in self.tensors.items()},
+            "tensors": {name: _plain(tensor_range) for name, tensor_range in self.tensors.items()},
         }
 
     @classmethod
@@ -213,7 +214,7 @@ class Ranges:
             raise ValueError(f"ranges must name the hash of a graph and one of the methods {', '.join(METHODS)}")
         if not isinstance(images, int) or isinstance(images, bool) or images < 1 or not isinstance(tensors, Mapping):
             raise ValueError("ranges must hold a number of images, 1 or more, and an object of tensors")
-        return cls(sha256, method, images, {str(name): _parse(str(name), held) for name, held in tensors.items()})
+        return cls(sha256, method, images, {str(name): _parse(str(name), tensor_range) for name, tensor_range in tensors.items()})
 
 
 def graph_hash(model: bytes) -> str:
@@ -221,9 +222,10 @@ def graph_hash(model: bytes) -> str:
     return hashlib.sha256(model).hexdigest()
 
 
-def _plain(held: TensorRange) -> dict[str, Any]:
-    messages: dict[str, Any] = {key: _digits(getattr(held, key)) for key in ("low", "high", "minimum", "maximum")}
-    channels = {key: [_digits(value) for value in getattr(held, key)] for key in ("mean", "peak") if getattr(held, key)}
+def _plain(tensor_range: TensorRange) -> dict[str, Any]:
+    messages: dict[str, Any] = {key: _digits(getattr(tensor_range, key)) for key in ("low", "high", "minimum", "maximum")}
+    per_channel = (key for key in ("mean", "peak") if getattr(tensor_range, key))
+    channels = {key: [_digits(value) for value in getattr(tensor_range, key)] for key in per_channel}
     return {**messages, **channels}
 
 

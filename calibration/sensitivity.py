@@ -43,10 +43,10 @@ class Cost:
         return self.loss**2 / max(self.unit.macs, 1)
 
 
-def units(name: str, view: GraphView, most: int = SINGLE) -> list[Unit]:
+def units(name: str, view: GraphView, maximum: int = SINGLE) -> list[Unit]:
     """Return the weighted operators of a graph in order, one a unit, or at most ``most`` units of neighbours."""
     result = operators(view)
-    parts = [list(part) for part in np.array_split(np.arange(len(result)), max(1, min(len(result), most))) if len(part)]
+    parts = [list(part) for part in np.array_split(np.arange(len(result)), max(1, min(len(result), maximum))) if len(part)]
     return [_unit(name, view, [result[index] for index in part]) for part in parts]
 
 
@@ -83,19 +83,19 @@ def shortest_prefix(ranked: Sequence[Unit], passes: Callable[[Sequence[Unit]], b
     if high is None:
         return None
     while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if passes(ranked[:middle]) else (middle, high)
+        median = (low + high) // 2
+        low, high = (low, median) if passes(ranked[:median]) else (median, high)
     return list(ranked[:high])
 
 
-def _doubling(most: int) -> Iterator[int]:
+def _doubling(maximum: int) -> Iterator[int]:
     length = 1
     yield 0
-    while length < most:
+    while length < maximum:
         yield length
         length *= 2
-    if most:
-        yield most
+    if maximum:
+        yield maximum
 
 
 def _unit(name: str, view: GraphView, result: Sequence[Operator]) -> Unit:

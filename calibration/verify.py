@@ -44,19 +44,19 @@ def exact_quantisers(model: bytes) -> bytes:
     By definition it rounds to the nearest step, and on FP16 onnxruntime before 1.30 cuts off, on a CPU; every FP16
     value is also one of FP32, so the copies change nothing else. Ours.
     """
-    held = onnx.load_model_from_string(model)
-    scales = {tensor.name: tensor for tensor in held.graph.initializer if tensor.data_type == TensorProto.FLOAT16}
-    taken = all_names(held.graph)
+    loaded = onnx.load_model_from_string(model)
+    scales = {tensor.name: tensor for tensor in loaded.graph.initializer if tensor.data_type == TensorProto.FLOAT16}
+    taken = all_names(loaded.graph)
     nodes: list[NodeProto] = []
-    for node in held.graph.node:
+    for node in loaded.graph.node:
         if node.op_type == "QuantizeLinear" and node.input[1] in scales:
             copy, scale = (free_name(f"{node.output[0]}/fp32{part}", taken) for part in ("", "/scale"))
             array = numpy_helper.to_array(scales[node.input[1]]).astype(np.float32)
-            held.graph.initializer.append(numpy_helper.from_array(array, scale))
+            loaded.graph.initializer.append(numpy_helper.from_array(array, scale))
             nodes.append(helper.make_node("Cast", [node.input[0]], [copy], to=TensorProto.FLOAT))
             node.input[:] = [copy, scale, *node.input[2:]]
         nodes.append(node)
-    if len(nodes) == len(held.graph.node):
+    if len(nodes) == len(loaded.graph.node):
         return model
-    replace_nodes(held.graph, nodes)
-    return bytes(held.SerializeToString())
+    replace_nodes(loaded.graph, nodes)
+    return bytes(loaded.SerializeToString())

@@ -41,8 +41,8 @@ def weight_scale(weight: NDArray[Any], axis: int | None, limit: int) -> Floats:
 
 def room_for_bias(scale: Floats, bias: NDArray[Any], data_scale: float) -> Floats:
     """Return scales large enough that ``bias`` fits into an int32 in steps of ``data_scale`` x scale."""
-    least = np.abs(np.asarray(bias, np.float64)) / (data_scale * _BIAS_LIMIT)
-    return np.maximum(scale, least).astype(np.float32)
+    minimum = np.abs(np.asarray(bias, np.float64)) / (data_scale * _BIAS_LIMIT)
+    return np.maximum(scale, minimum).astype(np.float32)
 
 
 def rounded(weight: NDArray[Any], scale: Floats, axis: int | None, limit: int) -> NDArray[np.int8]:
@@ -56,7 +56,7 @@ def spread(scale: Floats, axis: int | None, ndim: int) -> Floats:
     return scale.reshape([-1 if i == axis else 1 for i in range(ndim)]) if axis is not None else scale.reshape(())
 
 
-def lost_mean(kind: str, error: NDArray[Any], mean: tuple[float, ...], axis: int | None) -> NDArray[np.float64]:
+def mean_error(kind: str, error: NDArray[Any], mean: tuple[float, ...], axis: int | None) -> NDArray[np.float64]:
     """Return what rounding takes from the mean of each output channel: ``error`` (exact less rounded) times ``mean``.
 
     ``error`` is shaped like the weight of a Conv, Gemm or MatMul (output channels along ``axis``), ``mean`` holds the mean

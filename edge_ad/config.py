@@ -366,8 +366,8 @@ def with_flags(table: T, flags: Mapping[str, object]) -> T:
     try:
         return type(table).model_validate({**table.model_dump(exclude_unset=True), **given})
     except ValidationError as error:
-        told = (f"--{str(fault['loc'][0]).replace('_', '-')} {_judged(dict(fault))}" for fault in error.errors())
-        raise BadInput("; ".join(told)) from error
+        message = (f"--{str(fault['loc'][0]).replace('_', '-')} {_judged(dict(fault))}" for fault in error.errors())
+        raise BadInput("; ".join(message)) from error
 
 
 def load_config(path: Path = Path(CONFIG_NAME)) -> Config:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from edge_ad.utils.text import MAX_NAME, MAX_REASON, storable, told_time
+from edge_ad.utils.text import MAX_NAME, MAX_REASON, format_time, storable
 
 Verdict = Literal["OK", "WARN", "NG", "NONE"]
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
@@ -76,7 +76,7 @@ class Event:
         return compact({"schema": VERSION, **self._public()})
 
     def _public(self) -> dict[str, Any]:
-        return {**self.record(DIGITS), "time": told_time(self.time)}
+        return {**self.record(DIGITS), "time": format_time(self.time)}
 
 
 def finite(value: float | None, digits: int | None = None) -> float | None:

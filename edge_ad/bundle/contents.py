@@ -121,12 +121,12 @@ def check_graph_names(names: Mapping[str, object] | tuple[str, ...], where: str)
 
 
 def _check_quantisation(
-    held: Quantisation, graphs: Mapping[str, object], image_size: tuple[int, int], where: str
+    quantisation: Quantisation, graphs: Mapping[str, object], image_size: tuple[int, int], where: str
 ) -> None:
-    _check_array("proof.npz: images", held.proof, np.uint8, (None, *image_size, 3), where)
-    if not len(held.proof):
+    _check_array("proof.npz: images", quantisation.proof, np.uint8, (None, *image_size, 3), where)
+    if not len(quantisation.proof):
         raise BadInput(f"{where}: proof.npz holds no images; run `edge-ad calibrate` again")
-    for name, table in (("ranges.json", held.ranges), ("plan.json", held.plan.get("graphs"))):
+    for name, table in (("ranges.json", quantisation.ranges), ("plan.json", quantisation.plan.get("graphs"))):
         if not isinstance(table, dict) or not set(table) <= set(graphs):
             raise BadInput(
                 f"{where}: {name} must hold one object for graphs of this bundle; run `edge-ad calibrate` again"

@@ -90,32 +90,32 @@ def _nodes(graph: memoryview, field: int) -> Iterator[tuple[str, bool]]:
 
 def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
     """Yield the number and the bytes of every field with a length; numbers are passed over."""
-    place = 0
-    while place < len(message):
-        key, place = _varint(message, place)
+    offset = 0
+    while offset < len(message):
+        key, offset = _varint(message, offset)
         kind = key & 7
         if kind == _VARINT:
-            _, place = _varint(message, place)
+            _, offset = _varint(message, offset)
         elif kind in (_EIGHT_BYTES, _FOUR_BYTES):
-            place += 8 if kind == _EIGHT_BYTES else 4
+            offset += 8 if kind == _EIGHT_BYTES else 4
         elif kind == _LENGTH:
-            size, place = _varint(message, place)
-            if place + size > len(message):
+            size, offset = _varint(message, offset)
+            if offset + size > len(message):
                 raise ValueError("a field is longer than what holds it")
-            yield key >> 3, message[place : place + size]
-            place += size
+            yield key >> 3, message[offset : offset + size]
+            offset += size
         else:
             raise ValueError(f"wire type {kind}")
 
 
-def _varint(message: memoryview, place: int) -> tuple[int, int]:
+def _varint(message: memoryview, offset: int) -> tuple[int, int]:
     value = shift = 0
     while True:
-        octet = message[place]
+        octet = message[offset]
         value |= (octet & 127) << shift
-        place, shift = place + 1, shift + 7
+        offset, shift = offset + 1, shift + 7
         if octet < 128:
-            return value, place
+            return value, offset
         if shift > 63:
             raise ValueError("a number of more than 64 bits")
 
@@ -133,7 +133,7 @@ PART_LIMITS = {
     "raw_scores.npz": 64 * MIB,
 }
 """What parts of a bundle may hold at most, so that a small file cannot take much memory; others have the limit of a member."""
-_KEPT = (*PARTS, *OPTIONAL_PARTS)
+_MEMBERS = (*PARTS, *OPTIONAL_PARTS)
 
 
 class Bundle:
@@ -173,8 +173,8 @@ class Bundle:
     @cached_property
     def quantisation(self) -> Quantisation | None:
         """Ranges, plan and proof images, None in a bundle that was never calibrated; BadInput as for ``graph``."""
-        held = [name for name in OPTIONAL_PARTS if name in self.manifest["members"]]
-        return _quantisation({name: self._read(name) for name in held}, self.path)
+        present = [name for name in OPTIONAL_PARTS if name in self.manifest["members"]]
+        return _quantisation({name: self._read(name) for name in present}, self.path)
 
     def graph(self, name: str) -> bytes:
         """Return the ONNX bytes of one graph; BadInput if there is none or the file was changed meanwhile."""
@@ -304,18 +304,18 @@ def _verify(archive: SafeZip, members: Mapping[str, dict[str, Any]], path: Path)
     """Check the hash and size of every member; return the bytes of all but the graphs."""
     parts: dict[str, bytes] = {}
     for name, entry in members.items():
-        digest, size, kept = hashlib.sha256(), 0, []
+        digest, size, chunks = hashlib.sha256(), 0, []
         for block in archive.blocks(name, PART_LIMITS.get(name, MEMBER_LIMIT)):
             digest.update(block)
             size += len(block)
-            if name in _KEPT:
-                kept.append(block)
+            if name in _MEMBERS:
+                chunks.append(block)
         if size != entry["bytes"] or digest.hexdigest() != entry["sha256"]:
             raise BadInput(
                 f"{path}: member {name!r} does not match its hash in the manifest; copy or train the bundle again"
             )
-        if name in _KEPT:
-            parts[name] = b"".join(kept)
+        if name in _MEMBERS:
+            parts[name] = b"".join(chunks)
     return parts
 
 

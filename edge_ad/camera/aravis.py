@@ -10,7 +10,7 @@ import numpy as np
 
 from edge_ad.camera.driver import Failure, Grab, RawFrame
 from edge_ad.camera.genicam import set_up
-from edge_ad.camera.pixels import to_picture
+from edge_ad.camera.pixels import to_image
 from edge_ad.camera.settings import CameraSettings
 from edge_ad.errors import BadInput, DeviceFault, require
 
@@ -50,7 +50,7 @@ class AravisDriver:
             stamp, number = float(buffer.get_timestamp()) / 1e9, int(buffer.get_frame_id())
             size = int(buffer.get_image_width()), int(buffer.get_image_height())
             try:
-                return RawFrame(to_picture(raw, *size, self._format), now, wall, stamp or None, number=number)
+                return RawFrame(to_image(raw, *size, self._format), now, wall, stamp or None, number=number)
             except ValueError as error:
                 return RawFrame(None, now, wall, None, str(error))
         finally:
@@ -69,7 +69,7 @@ class AravisDriver:
         try:
             camera = self._arv.Camera.new(device or None)
         except Exception as error:
-            raise DeviceFault(f"camera {self._name!r} cannot be opened: {_told(error)}; check the cable") from error
+            raise DeviceFault(f"camera {self._name!r} cannot be opened: {_error_text(error)}; check the cable") from error
         if camera is None:
             raise DeviceFault(f"camera {self._name!r} is not there: Aravis sees no such camera; check the cable")
         return camera
@@ -82,7 +82,7 @@ class AravisDriver:
                 stream.push_buffer(self._arv.Buffer.new_allocate(payload))
             self._camera.start_acquisition()
         except Exception as error:
-            raise DeviceFault(f"camera {self._name!r} does not start: {_told(error)}") from error
+            raise DeviceFault(f"camera {self._name!r} does not start: {_error_text(error)}") from error
         return stream
 
     def _present(self) -> bool:
@@ -137,5 +137,5 @@ def _load(name: str) -> Any:
     return Aravis
 
 
-def _told(error: Exception) -> str:
+def _error_text(error: Exception) -> str:
     return " ".join(str(getattr(error, "message", error)).split())[:200]

@@ -32,12 +32,12 @@ from edge_ad.data.images import list_images, read_image
 from edge_ad.data.near_duplicates import CLOSE, Gallery, thumbnail
 from edge_ad.errors import BadInput, DeviceFault
 from edge_ad.utils.files import atomic_write
-from edge_ad.utils.text import told_time
+from edge_ad.utils.text import format_time
 
 NAME = "contact.html"
 LONG_SIDE = 120
 EXAMPLES = 3
-MOST = 2000
+MAX_SHOWN = 2000
 
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>
@@ -54,13 +54,13 @@ class ContactSheet:
     """Collects small pictures of what was kept, at most MOST, and some examples of what was skipped, by reason."""
 
     def __init__(self) -> None:
-        self._kept: list[tuple[str, bytes]] = []
+        self._saved: list[tuple[str, bytes]] = []
         self.skipped: dict[str, list[tuple[str, bytes | None]]] = {}
 
     def add(self, name: str, image: Image) -> None:
         """Add a picture u8[H,W,3] that was kept."""
-        if len(self._kept) < MOST:
-            self._kept.append((name, _small(image)))
+        if len(self._saved) < MAX_SHOWN:
+            self._saved.append((name, _small(image)))
 
     def skip(self, word: str, reason: str, image: Image | None) -> None:
         """Add an example of what was skipped, as long as there are few of its kind."""
@@ -71,15 +71,15 @@ class ContactSheet:
     def write(self, folder: Path, record: CameraRecord) -> None:
         """Write the page into a folder."""
         counts = ", ".join(f"{count} {reason}" for reason, count in record.skipped.items()) or "none"
-        facts = (
+        table = (
             f"{record.pictures} pictures of {record.size[1]} x {record.size[0]} pixels, begun {record.created}; "
             f"skipped: {counts}. Delete what is no good part, then run the same command again."
         )
         examples = [entry for entries in self.skipped.values() for entry in entries]
         page = _PAGE.format(
             title=html.escape(record.camera),
-            facts=html.escape(facts),
-            kept="".join(_figure(name, data) for name, data in self._kept),
+            facts=html.escape(table),
+            kept="".join(_figure(name, data) for name, data in self._saved),
             skipped="".join(_figure(reason, data) for reason, data in examples) or "<p>none</p>",
         )
         atomic_write(folder / NAME, page)
@@ -94,8 +94,8 @@ def _small(image: Image) -> bytes:
 
 
 def _figure(caption: str, data: bytes | None) -> str:
-    picture = f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(data).decode("ascii")}">' if data else ""
-    return f"<figure>{picture}<figcaption>{html.escape(caption)}</figcaption></figure>"
+    image = f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(data).decode("ascii")}">' if data else ""
+    return f"<figure>{image}<figcaption>{html.escape(caption)}</figcaption></figure>"
 
 
 _IHDR_END = 8 + 4 + 4 + 13 + 4
@@ -160,7 +160,7 @@ class CaptureFilter:
         self._names: list[str] = []
         self._remembered: list[Image] = []
         self._sharp: list[tuple[float, float]] = []
-        self._likeness: ReferenceCheck | None = None
+        self._reference_check: ReferenceCheck | None = None
 
     def __len__(self) -> int:
         return len(self._gallery)
@@ -171,7 +171,7 @@ class CaptureFilter:
         if result is not None:
             return result
         small = frame.resized(SIZE)
-        return self._blurred(small) or (self._likeness.fault(small) if self._likeness else None) or self._alike(frame)
+        return self._blurred(small) or (self._reference_check.fault(small) if self._reference_check else None) or self._alike(frame)
 
     def keep(self, frame: Frame, name: str) -> None:
         """Take in a picture that is kept, under the name that later ones are compared with."""
@@ -182,15 +182,15 @@ class CaptureFilter:
         if len(self._remembered) < MAX_REMEMBERED:
             self._remembered.append(small)
             if len(self._remembered) in _REFERENCES:
-                self._likeness = ReferenceCheck(measure_reference(self._remembered), self._limits)
+                self._reference_check = ReferenceCheck(measure_reference(self._remembered), self._limits)
 
     def _blurred(self, small: Image) -> str | None:
         if len(self._sharp) < _ENOUGH:
             return None
         for axis, value, known in zip("xy", sharpness(grey(small)), zip(*self._sharp, strict=True), strict=True):
-            middle = float(np.nanmedian(known)) if not all(map(math.isnan, known)) else math.nan
-            if value < _SOFT * middle:
-                return f"blurred: sharpness {value:.2f} along {axis}; the pictures kept have {middle:.2f}"
+            median = float(np.nanmedian(known)) if not all(map(math.isnan, known)) else math.nan
+            if value < _SOFT * median:
+                return f"blurred: sharpness {value:.2f} along {axis}; the pictures kept have {median:.2f}"
         return None
 
     def _alike(self, frame: Frame) -> str | None:
@@ -238,20 +238,20 @@ class Capture:
         self._folder = folder
         self._wanted = wanted
         self._every_s = every_s
-        self._sieve = CaptureFilter(source.kind)
+        self._filter = CaptureFilter(source.kind)
         self._record = read_record(folder) if folder.exists() else None
-        self._contact = ContactSheet()
+        self._contact_sheet = ContactSheet()
         self._skipped: collections.Counter[str] = collections.Counter(self._record.skipped if self._record else {})
         self._next = 1
         self._seen = False
-        self._last_kept = -float("inf")
+        self._last_saved = -float("inf")
         self._last: str | None = None
         self._load()
 
     @property
     def progress(self) -> Progress:
         """How far it is."""
-        return Progress(len(self._sieve), self._wanted, dict(self._skipped), self._last)
+        return Progress(len(self._filter), self._wanted, dict(self._skipped), self._last)
 
     def run(self, stop: Callable[[], bool], show: Callable[[Progress], None] | None = None) -> Progress:
         """Collect until there are enough, the source ends or ``stop`` says so; DeviceFault when the camera is lost.
@@ -260,7 +260,7 @@ class Capture:
         """
         heard, error = time.monotonic(), ""
         try:
-            while len(self._sieve) < self._wanted and not stop():
+            while len(self._filter) < self._wanted and not stop():
                 result = self._source.read(READ_S)
                 if isinstance(result, End):
                     break
@@ -287,8 +287,8 @@ class Capture:
                 raise BadInput(
                     f"{self._folder} holds pictures that `edge-ad capture` did not take (no camera.json): name another"
                 )
-            self._sieve.keep(Frame(image, 0, 0.0, 0.0, "", path.name), path.name)
-            self._contact.add(path.name, image)
+            self._filter.keep(Frame(image, 0, 0.0, 0.0, "", path.name), path.name)
+            self._contact_sheet.add(path.name, image)
             if path.stem.isdigit():
                 self._next = max(self._next, int(path.stem) + 1)
         result = settings_of(self._source)
@@ -303,11 +303,11 @@ class Capture:
         if isinstance(frame, BadFrame):
             self._skip(f"unreadable: {frame.reason}", None)
             return
-        if frame.captured_at - self._last_kept < self._every_s:
+        if frame.captured_at - self._last_saved < self._every_s:
             return
         self._check_size(frame)
         self._seen = True
-        reason = self._sieve.fault(frame)
+        reason = self._filter.fault(frame)
         if reason is None:
             self._keep(frame)
         else:
@@ -317,7 +317,7 @@ class Capture:
         size = (frame.image.shape[0], frame.image.shape[1])
         if self._record is None:
             self._record = CameraRecord(
-                self._source.name, settings_of(self._source), size, _conversion(self._source), told_time(time.time())
+                self._source.name, settings_of(self._source), size, _conversion(self._source), format_time(time.time())
             )
         elif size != self._record.size and not self._seen and self._source.kind not in ("images", "watch"):
             height, width = self._record.size
@@ -330,34 +330,34 @@ class Capture:
         name = f"{self._next:06d}.png"
         texts = {
             "Software": SOFTWARE,
-            "Creation Time": told_time(frame.captured_wall),
+            "Creation Time": format_time(frame.captured_wall),
             "Camera": self._source.name,
             "Frame": str(frame.index),
         }
         atomic_write(self._folder / name, encode_png(frame.image, texts))
         self._next += 1
-        self._last_kept = frame.captured_at
+        self._last_saved = frame.captured_at
         self._last = None
-        self._sieve.keep(frame, name)
-        self._contact.add(name, frame.image)
-        if len(self._sieve) % SAVE_EVERY == 0:
+        self._filter.keep(frame, name)
+        self._contact_sheet.add(name, frame.image)
+        if len(self._filter) % SAVE_EVERY == 0:
             self._save()
 
     def _skip(self, reason: str, frame: Frame | None) -> None:
         word = reason.partition(":")[0]
         self._skipped[word] += 1
         self._last = reason
-        self._contact.skip(word, reason, frame.image if frame is not None else None)
+        self._contact_sheet.skip(word, reason, frame.image if frame is not None else None)
 
     def _save(self) -> None:
         if self._record is not None:
-            self._record = replace(self._record, pictures=len(self._sieve), skipped=dict(sorted(self._skipped.items())))
+            self._record = replace(self._record, pictures=len(self._filter), skipped=dict(sorted(self._skipped.items())))
             write_record(self._folder, self._record)
 
     def _finish(self) -> None:
         self._save()
         if self._record is not None:
-            self._contact.write(self._folder, self._record)
+            self._contact_sheet.write(self._folder, self._record)
 
 
 def _conversion(source: Source) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_ad.camera.driver import Failure, Grab, RawFrame
-from edge_ad.camera.opencv import MJPEG, build_facts, decode_frame, quiet
+from edge_ad.camera.opencv import MJPEG, build_details, decode_frame, quiet
 from edge_ad.camera.settings import CameraSettings, difference
 from edge_ad.errors import DeviceFault
 
@@ -72,8 +72,8 @@ class DeviceDriver:
         if not grabbed:
             return Failure(f"{self._device} gave no frame")
         stamp = float(self._capture.get(cv2.CAP_PROP_POS_MSEC)) / 1000.0
-        picture, corrupt = decode_frame(image)
-        return RawFrame(picture, now, wall, stamp if stamp > 0 else None, corrupt)
+        pixels, corrupt = decode_frame(image)
+        return RawFrame(pixels, now, wall, stamp if stamp > 0 else None, corrupt)
 
     def abort(self) -> None:
         """Nothing: a read that hangs in the driver cannot be ended."""
@@ -134,6 +134,6 @@ def _explain(device: str, name: str) -> str:
     else:
         state = f"{device} exists but did not open (in use, or no capture device)"
     return (
-        f"camera {name!r} cannot be opened: {state}; tried Video4Linux ({build_facts()}); "
+        f"camera {name!r} cannot be opened: {state}; tried Video4Linux ({build_details()}); "
         f"cameras on this machine: {present}; plug one in, or give a video file, a folder of images or synthetic://line"
     )

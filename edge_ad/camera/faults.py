@@ -75,8 +75,8 @@ class RandomFaults(Faults):
     def hit(self, fault: str, index: int) -> range | None:
         """Return the range of ``fault`` that holds frame ``index``, or None."""
         spans = self.ranges.get(fault, ())
-        place = bisect.bisect_right(spans, index, key=lambda span: span.start) - 1
-        return spans[place] if place >= 0 and index in spans[place] else None
+        position = bisect.bisect_right(spans, index, key=lambda span: span.start) - 1
+        return spans[position] if position >= 0 and index in spans[position] else None
 
 
 def random_faults(
@@ -96,8 +96,8 @@ def random_faults(
         if index >= frames:
             break
         kind = next(turns)
-        least, most = _LENGTHS.get(kind, _USUAL_LENGTH)
-        stop = min(index + int(rng.integers(least, most + 1)), frames)
+        minimum, maximum = _LENGTHS.get(kind, _USUAL_LENGTH)
+        stop = min(index + int(rng.integers(minimum, maximum + 1)), frames)
         ranges[kind].append(range(index, stop))
         index = stop + _GAP
     return RandomFaults({kind: tuple(spans) for kind, spans in ranges.items() if spans}, slow_s)
@@ -105,7 +105,7 @@ def random_faults(
 
 def _turns(rng: np.random.Generator, kinds: tuple[str, ...]) -> Iterator[str]:
     while True:
-        yield from (kinds[place] for place in rng.permutation(len(kinds)))
+        yield from (kinds[index] for index in rng.permutation(len(kinds)))
 
 
 def write_truth(path: Path, faults: Faults) -> None:

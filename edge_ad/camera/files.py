@@ -114,8 +114,8 @@ class VideoFile:
     def _next(self) -> tuple[Image | None, str | None] | None:
         """Return the next picture, or why there is none; None at the end."""
         grabbed, image = self._capture.read()
-        picture, reason = decode_frame(image) if grabbed else (None, None)
-        return None if picture is None and reason is None else (picture, reason)
+        pixels, reason = decode_frame(image) if grabbed else (None, None)
+        return None if pixels is None and reason is None else (pixels, reason)
 
     def _short(self) -> str | None:
         """Tell a file that broke off; headers miscount by a few frames, so only a real gap counts."""

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from edge_ad.camera.driver import Failure, Grab, RawFrame
-from edge_ad.camera.pixels import to_picture
+from edge_ad.camera.pixels import to_image
 from edge_ad.camera.settings import CameraSettings, difference
 from edge_ad.errors import BadInput, DeviceFault, require
 
@@ -129,12 +129,12 @@ class HarvesterDriver:
                 stamp = float(buffer.timestamp_ns) / 1e9
                 number = _frame_number(buffer)
                 try:
-                    picture = to_picture(
+                    image = to_image(
                         np.asarray(component.data), int(component.width), int(component.height), component.data_format
                     )
                 except ValueError as error:
                     return RawFrame(None, now, wall, stamp, str(error))
-                return RawFrame(picture, now, wall, stamp, number=number)
+                return RawFrame(image, now, wall, stamp, number=number)
         except timeout:
             return None
         except Exception as error:

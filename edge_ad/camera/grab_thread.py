@@ -72,7 +72,7 @@ class GrabThread:
             self._fail(error, str(error))
             return
         except Exception as error:
-            self._fail(error, _told(error))
+            self._fail(error, _error_text(error))
             return
         try:
             with self._changed:
@@ -81,7 +81,7 @@ class GrabThread:
             while not self._abandoned and self._step(handle):
                 pass
         except Exception as error:
-            self._fail(error, _told(error))
+            self._fail(error, _error_text(error))
         finally:
             handle.close()
 
@@ -106,5 +106,5 @@ class GrabThread:
         self._offer(Failure(reason))
 
 
-def _told(error: Exception) -> str:
+def _error_text(error: Exception) -> str:
     return f"{'out of memory' if is_out_of_memory(error) else 'the driver broke'} ({type(error).__name__})"

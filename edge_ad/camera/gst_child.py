@@ -35,7 +35,7 @@ def main() -> int:
     error = ctypes.POINTER(_GError)()
     pipeline = gst.gst_parse_launchv((ctypes.c_char_p * (len(words) + 1))(*words, None), ctypes.byref(error))
     if error:
-        return _told(error)
+        return _error_text(error)
     try:
         gst.gst_element_set_state(pipeline, _PLAYING)
         return _follow(gst, gst.gst_element_get_bus(pipeline), asked)
@@ -52,11 +52,11 @@ def _follow(gst: ctypes.CDLL, bus: int, asked: list[int]) -> int:
             return 0
         error, debug = ctypes.POINTER(_GError)(), ctypes.c_char_p()
         gst.gst_message_parse_error(message, ctypes.byref(error), ctypes.byref(debug))
-        return _told(error)
+        return _error_text(error)
     return 0
 
 
-def _told(error: ctypes._Pointer[_GError]) -> int:
+def _error_text(error: ctypes._Pointer[_GError]) -> int:
     text = error.contents.message or b"the pipeline failed"
     print(f"ERROR: {text.decode('utf-8', 'replace')}", file=sys.stderr, flush=True)
     return 1

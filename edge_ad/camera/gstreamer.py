@@ -53,12 +53,12 @@ def open_pipeline(
     body = _SINK.sub("", pipeline.strip()).rstrip("! ")
     if shutil.which(LAUNCHER):
         return PipelineProcess(body, name, settings, open_s=open_s)
-    from edge_ad.camera.opencv import build_facts, has_gstreamer
+    from edge_ad.camera.opencv import build_details, has_gstreamer
 
     if has_gstreamer():
         return OpenCvPipeline(body, name, settings)
     raise BadInput(
-        f"camera {name!r} needs GStreamer, which is not here: {build_facts()}, and there is no {LAUNCHER}; "
+        f"camera {name!r} needs GStreamer, which is not here: {build_details()}, and there is no {LAUNCHER}; "
         "apt-get install gstreamer1.0-tools gstreamer1.0-plugins-good gstreamer1.0-plugins-bad, or use JetPack's OpenCV"
     )
 
@@ -92,7 +92,7 @@ class PipelineProcess:
                 stdout=self._log,
                 stderr=self._log,
                 pass_fds=(writing,),
-                env={**os.environ, **registry_place()},
+                env={**os.environ, **registry_path()},
                 # A Ctrl-C of the terminal must not reach it besides ours: gst-launch dies at a second SIGINT.
                 start_new_session=True,
                 # SIGPIPE stays ignored, as in Python: when we were killed, the sink fails and the pipeline is taken down.
@@ -209,7 +209,7 @@ def _secrets(pipeline: str) -> tuple[str, ...]:
     return tuple(value for value in result if value)
 
 
-def registry_place() -> dict[str, str]:
+def registry_path() -> dict[str, str]:
     """Return ``GST_REGISTRY`` in the working folder where GStreamer cannot write its own, else nothing.
 
     A registry that cannot be kept is made anew at every start, which takes seconds on a Jetson. The home folder of a
@@ -238,7 +238,7 @@ class OpenCvPipeline:
 
         self._name = name
         self.settings = settings or CameraSettings()
-        os.environ.update(registry_place())
+        os.environ.update(registry_path())
         with quiet():
             self._capture = cv2.VideoCapture(f"{pipeline} ! {_OPENCV_TAIL}", cv2.CAP_GSTREAMER)
         if not self._capture.isOpened():

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from edge_ad.camera.frames import Frame, Image, SourceKind
-from edge_ad.camera.measure import Light, Place, TemplateMatcher, edge_field, grey, light, sharpness
+from edge_ad.camera.measure import Light, Shift, TemplateMatcher, edge_field, grey, light, sharpness
 from edge_ad.camera.reference import HealthReference
 
 _SAMPLE = 160  # about this many rows are enough for a histogram
@@ -91,7 +91,7 @@ class CameraHealth:
         self._opening = 0
         self._different = 0
         self._stuck = 0
-        self._likeness = ReferenceCheck(reference, self.limits) if reference is not None else None
+        self._reference_check = ReferenceCheck(reference, self.limits) if reference is not None else None
 
     def check(self, image: Image | Frame, stamp: float | None = None, placed: bool = True) -> Health:
         """Judge the health of one picture u8[H,W,3], or of a frame with its picture and stamp.
@@ -101,16 +101,16 @@ class CameraHealth:
         station differs from them without any fault.
         """
         frame = image if isinstance(image, Frame) else None
-        picture = image.image if isinstance(image, Frame) else image
+        pixels = image.image if isinstance(image, Frame) else image
         index = frame.index if frame is not None else self._index + 1
         opening = frame.opening if frame is not None else 0
         if opening != self._opening:
             self._opening, self._different = opening, 0
-        seen = quick_stats(frame, self._region) if frame is not None else _stats_of(picture, self._region)
+        seen = quick_stats(frame, self._region) if frame is not None else _stats_of(pixels, self._region)
         self._count_repeats((seen.whole, seen.digest), frame.stamp if frame is not None else stamp, index)
-        fault = self._resolution(picture) or self._light(seen.light) or self._frozen()
-        if fault is None and placed and self._likeness is not None:
-            fault = self._likeness.fault(self._likeness.view(image))
+        fault = self._resolution(pixels) or self._light(seen.light) or self._frozen()
+        if fault is None and placed and self._reference_check is not None:
+            fault = self._reference_check.fault(self._reference_check.view(image))
         return Health(fault, self._repeats, self._different if opening else None)
 
     def _count_repeats(self, seen: tuple[bool, bytes], stamp: float | None, index: int) -> None:
@@ -200,10 +200,10 @@ class ReferenceCheck:
     def __init__(self, reference: HealthReference, limits: HealthLimits) -> None:
         self._reference = reference
         self._limits = limits
-        self._finder = TemplateMatcher(reference.template)
+        self._matcher = TemplateMatcher(reference.template)
         self._sharp = tuple(
-            _sharp_limit(low, middle, limits.blurred)
-            for low, middle in zip(reference.sharp_low, reference.sharp_median, strict=True)
+            _sharp_limit(low, median, limits.blurred)
+            for low, median in zip(reference.sharp_low, reference.sharp_median, strict=True)
         )
 
     def view(self, image: Image | Frame) -> Image:
@@ -211,26 +211,26 @@ class ReferenceCheck:
         frame = image if isinstance(image, Frame) else Frame(image, 0, 0.0, 0.0, "", "")
         return frame.resized(self._reference.size)
 
-    def fault(self, picture: Image) -> str | None:
+    def fault(self, image: Image) -> str | None:
         """Return what is wrong with u8[H,W,3] at the size of the reference, or None."""
-        shades = grey(picture)
+        shades = grey(image)
         return (
             self._light(light(shades))
             or self._blurred(sharpness(shades))
-            or self._moved(self._finder.find(edge_field(shades)))
+            or self._moved(self._matcher.find(edge_field(shades)))
         )
 
     def _light(self, result: Light) -> str | None:
-        goods, limits = self._reference, self._limits
-        if result.brightest < limits.dim * goods.bright_low and result.median < limits.dimmer * goods.median_low:
+        reference, limits = self._reference, self._limits
+        if result.brightest < limits.dim * reference.bright_low and result.median < limits.dimmer * reference.median_low:
             return (
                 f"dark: median brightness {result.median:.0f}, brightest hundredth {result.brightest:.0f}; "
-                f"goods have at least {goods.median_low:.0f} and {goods.bright_low:.0f}"
+                f"goods have at least {reference.median_low:.0f} and {reference.bright_low:.0f}"
             )
-        if result.saturated > goods.saturated_high + limits.saturated and result.median > goods.median_high:
+        if result.saturated > reference.saturated_high + limits.saturated and result.median > reference.median_high:
             return (
                 f"blown out: {result.saturated:.0%} of the picture is saturated; "
-                f"goods have at most {goods.saturated_high:.0%}"
+                f"goods have at most {reference.saturated_high:.0%}"
             )
         return None
 
@@ -240,24 +240,24 @@ class ReferenceCheck:
                 return f"blurred: sharpness {value:.2f} along {axis}; goods have at least {limit:.2f} with allowance"
         return None
 
-    def _moved(self, place: Place) -> str | None:
-        goods, limits = self._reference, self._limits
-        if place.match < limits.resembles * goods.match_low:
+    def _moved(self, shift: Shift) -> str | None:
+        reference, limits = self._reference, self._limits
+        if shift.match < limits.resembles * reference.match_low:
             return (
-                f"moved: the picture has little of the goods' layout (correlation {place.match:.2f}; "
-                f"goods have at least {goods.match_low:.2f})"
+                f"moved: the picture has little of the goods' layout (correlation {shift.match:.2f}; "
+                f"goods have at least {reference.match_low:.2f})"
             )
-        if _outside(place.x, goods.shift_x, limits.moved) or _outside(place.y, goods.shift_y, limits.moved):
-            return f"moved: the picture is shifted by {place.x:+.1%} across and {place.y:+.1%} down from the goods"
+        if _outside(shift.x, reference.shift_x, limits.moved) or _outside(shift.y, reference.shift_y, limits.moved):
+            return f"moved: the picture is shifted by {shift.x:+.1%} across and {shift.y:+.1%} down from the goods"
         return None
 
 
-def _sharp_limit(low: float, middle: float, span: tuple[float, float]) -> float:
+def _sharp_limit(low: float, median: float, span: tuple[float, float]) -> float:
     """Twice as far below the least sharp good as that is below the median, within ``span`` times its sharpness."""
-    return low * min(max(1.0 - 2.0 * (middle - low) / max(low, 1e-6), span[0]), span[1])
+    return low * min(max(1.0 - 2.0 * (median - low) / max(low, 1e-6), span[0]), span[1])
 
 
-def _outside(value: float, goods: tuple[float, float], margin: float) -> bool:
+def _outside(value: float, reference: tuple[float, float], margin: float) -> bool:
     """Whether a shift lies beyond those of the goods by ``margin`` and a quarter of their spread."""
-    allowance = margin + 0.25 * (goods[1] - goods[0])
-    return not goods[0] - allowance <= value <= goods[1] + allowance
+    allowance = margin + 0.25 * (reference[1] - reference[0])
+    return not reference[0] - allowance <= value <= reference[1] + allowance

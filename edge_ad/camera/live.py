@@ -71,7 +71,7 @@ class LagMeter:
         self._least = 0.0
         self._began: float | None = None
         self._last: tuple[float, float] = (0.0, 0.0)
-        self._steps = self._slow = 0
+        self._steps = self._slow_steps = 0
 
     def see(self, stamp: float | None, arrived: float) -> float | None:
         """Take in a frame by its ``stamp`` and its arrival, in seconds; return its lag, or None without a clock.
@@ -94,11 +94,11 @@ class LagMeter:
 
     def _follow(self, stamp: float, arrived: float) -> None:
         offset, before = arrived - stamp, self._last
-        least = self._least + DRIFT * max(arrived - before[1], 0.0)
+        minimum = self._least + DRIFT * max(arrived - before[1], 0.0)
         if stamp < before[0] or offset < self._least - JUMP_S:
             self.jumps += 1
-            least = offset - max(self.lag_s or 0.0, 0.0)
-        self._least = min(least, offset - self._known_s)
+            minimum = offset - max(self.lag_s or 0.0, 0.0)
+        self._least = min(minimum, offset - self._known_s)
 
     def _probe(self, advanced: float, passed: float) -> None:
         """Count the first steps of a clock that hardly advances; one that stands still is a fault of its own."""
@@ -106,9 +106,9 @@ class LagMeter:
         if self._last[1] - self._began > PROBE_S and self._steps >= PROBE_FRAMES:
             return
         self._steps += 1
-        self._slow += 0.0 < advanced < NO_CLOCK * passed
+        self._slow_steps += 0.0 < advanced < NO_CLOCK * passed
         if self._last[1] + passed - self._began > PROBE_S and self._steps >= PROBE_FRAMES:
-            self.usable = self._slow < 0.9 * self._steps
+            self.usable = self._slow_steps < 0.9 * self._steps
 
 
 _HALF_OF_16_BITS = 1 << 15
@@ -155,7 +155,7 @@ class Live:
         self._patience = patience or Patience()
         seed = zlib.crc32(name.encode())
         self._backoff = Backoff(self._patience.retry_first_s, self._patience.retry_cap_s, seed)
-        self._pump: GrabThread | None = None
+        self._grab_thread: GrabThread | None = None
         self._hanging: list[GrabThread] = []
         self._index = 0
         self._openings = 0
@@ -177,15 +177,15 @@ class Live:
 
     def open(self) -> None:
         """Open the camera now; BadInput or DeviceFault when it cannot be opened in time."""
-        pump = self._start()
-        opened = pump.wait_open(self._patience.open_s)
-        if pump.handle is not None:
-            self._adopt(pump)
+        grab_thread = self._start()
+        opened = grab_thread.wait_open(self._patience.open_s)
+        if grab_thread.handle is not None:
+            self._take_over(grab_thread)
             return
-        self._drop(pump, hanging=not opened)
-        if isinstance(pump.failure, EdgeAdError):
-            raise pump.failure
-        why = f"the driver broke: {type(pump.failure).__name__}" if pump.failure else "it did not open in time"
+        self._drop(grab_thread, hanging=not opened)
+        if isinstance(grab_thread.failure, EdgeAdError):
+            raise grab_thread.failure
+        why = f"the driver broke: {type(grab_thread.failure).__name__}" if grab_thread.failure else "it did not open in time"
         raise DeviceFault(f"camera {self.name!r} cannot be opened: {why} ({self._patience.open_s:g} s allowed)")
 
     def read(self, timeout_s: float) -> Read:
@@ -193,7 +193,7 @@ class Live:
         if self._closed:
             return End()
         timeout_s = min(timeout_s, SLICE_S)
-        if self._pump is None:
+        if self._grab_thread is None:
             wait = self._next_try - time.monotonic()
             if wait > 0:
                 time.sleep(min(wait, timeout_s))
@@ -207,62 +207,62 @@ class Live:
     def close(self) -> None:
         """Release the camera; a driver that hangs is left behind."""
         self._closed = True
-        pump, self._pump = self._pump, None
-        if pump is not None:
-            pump.abandon(wait_s=0.5)
+        grab_thread, self._grab_thread = self._grab_thread, None
+        if grab_thread is not None:
+            grab_thread.abandon(wait_s=0.5)
 
     def _start(self) -> GrabThread:
         self.restarts.attempts += 1
-        self._pump = GrabThread(self._opener, self.name)
-        return self._pump
+        self._grab_thread = GrabThread(self._opener, self.name)
+        return self._grab_thread
 
     def _may_start(self) -> bool:
-        self._hanging = [pump for pump in self._hanging if pump.alive]
+        self._hanging = [grab_thread for grab_thread in self._hanging if grab_thread.alive]
         self.restarts.abandoned = len(self._hanging)
         if not self.restarts.stuck:
             return True
         self._reason = f"camera lost: {len(self._hanging)} calls hang in the driver; end the program to free them"
         return False
 
-    def _adopt(self, pump: GrabThread) -> None:
+    def _take_over(self, grab_thread: GrabThread) -> None:
         """Take over what the camera says of itself, once after each opening."""
-        if pump.handle is None or self._was_open:
+        if grab_thread.handle is None or self._was_open:
             return
         self._was_open, self._first, self._since = True, True, time.monotonic()
         self._openings += 1
-        self.fps, self.settings = pump.handle.fps, pump.handle.settings
+        self.fps, self.settings = grab_thread.handle.fps, grab_thread.handle.settings
         self._late_since, self._number, self._counts = None, None, False
         if self._patience.lag_s is not None:
-            known, shared = getattr(pump.handle, "delay_s", 0.0), getattr(pump.handle, "shared_clock", False)
+            known, shared = getattr(grab_thread.handle, "delay_s", 0.0), getattr(grab_thread.handle, "shared_clock", False)
             self._meter = LagMeter(known, shared=shared)
 
     def _take(self, timeout_s: float) -> Read:
-        pump = self._pump
-        assert pump is not None
-        item = pump.take(min(timeout_s, max(self._limit_s(pump) - pump.busy_s, 0.0) + 0.01))
-        self._adopt(pump)
+        grab_thread = self._grab_thread
+        assert grab_thread is not None
+        item = grab_thread.take(min(timeout_s, max(self._limit_s(grab_thread) - grab_thread.busy_s, 0.0) + 0.01))
+        self._take_over(grab_thread)
         if isinstance(item, RawFrame):
-            return self._behind(pump, item) or self._frame(item)
+            return self._behind(grab_thread, item) or self._frame(item)
         if isinstance(item, Failure):
-            return self._lost(pump, item.reason, hanging=False)
-        limit = self._limit_s(pump)
-        if pump.busy_s > limit:
-            message = "gave no frame" if pump.handle is not None else "did not open"
-            return self._lost(pump, f"{self.name} {message} within {limit:g} s", hanging=True)
+            return self._lost(grab_thread, item.reason, hanging=False)
+        limit = self._limit_s(grab_thread)
+        if grab_thread.busy_s > limit:
+            message = "gave no frame" if grab_thread.handle is not None else "did not open"
+            return self._lost(grab_thread, f"{self.name} {message} within {limit:g} s", hanging=True)
         return Timeout(timeout_s)
 
-    def _behind(self, pump: GrabThread, shot: RawFrame) -> Read | None:
+    def _behind(self, grab_thread: GrabThread, raw: RawFrame) -> Read | None:
         """Measure how late a picture is; give the camera up when that has been too much for a while."""
-        lag = self._meter.see(shot.stamp, shot.captured_at) if self._meter is not None else None
+        lag = self._meter.see(raw.stamp, raw.captured_at) if self._meter is not None else None
         allowed = self._patience.lag_s
         if lag is None or allowed is None or lag <= allowed:
             self._late_since = None
             return None
-        self._late_since = shot.captured_at if self._late_since is None else self._late_since
-        if shot.captured_at - self._late_since < LAG_HOLD_S:
+        self._late_since = raw.captured_at if self._late_since is None else self._late_since
+        if raw.captured_at - self._late_since < LAG_HOLD_S:
             return None
         self.restarts.lags += 1
-        return self._lost(pump, f"its pictures arrive {lag:.1f} s late; it is opened again to drop what waits", False)
+        return self._lost(grab_thread, f"its pictures arrive {lag:.1f} s late; it is opened again to drop what waits", False)
 
     def _stale(self, number: int | None) -> str | None:
         """Return why the camera's own number tells that a picture is not new, or None."""
@@ -277,40 +277,40 @@ class Live:
             return None
         return f"frozen: the camera's frame number is {number} after {before}: a picture that was there before"
 
-    def _limit_s(self, pump: GrabThread) -> float:
-        if pump.handle is None:
+    def _limit_s(self, grab_thread: GrabThread) -> float:
+        if grab_thread.handle is None:
             return self._patience.open_s
         if self._first:
             return self._patience.first_s
         return max(self._patience.read_s, 2.0 / self.fps if self.fps else 0.0)
 
-    def _lost(self, pump: GrabThread, reason: str, hanging: bool) -> Read:
+    def _lost(self, grab_thread: GrabThread, reason: str, hanging: bool) -> Read:
         if self._was_open and not self._first and time.monotonic() - self._since > self._patience.stable_s:
             self._backoff.reset()
-        self._drop(pump, hanging)
+        self._drop(grab_thread, hanging)
         self._reason = f"camera lost: {reason}"
         return SourceError(self._reason)
 
-    def _drop(self, pump: GrabThread, hanging: bool) -> None:
-        self._pump, self._was_open = None, False
+    def _drop(self, grab_thread: GrabThread, hanging: bool) -> None:
+        self._grab_thread, self._was_open = None, False
         self._next_try = time.monotonic() + self._backoff.next_s()
         self.restarts.stalls += hanging
-        if not pump.abandon(wait_s=0.05 if hanging else 1.0):
-            self._hanging.append(pump)
+        if not grab_thread.abandon(wait_s=0.05 if hanging else 1.0):
+            self._hanging.append(grab_thread)
         self.restarts.abandoned = len(self._hanging)
 
-    def _frame(self, shot: RawFrame) -> Read:
+    def _frame(self, raw: RawFrame) -> Read:
         if self._first and self._index:
             self.restarts.reconnects += 1
         self._first = False
         index, self._index = self._index, self._index + 1
         lag = self.lag_s
-        captured_at, wall = shot.captured_at - (lag or 0.0), shot.captured_wall - (lag or 0.0)
-        stale = self._stale(shot.number)
-        if shot.image is None or stale:
-            reason = stale or f"corrupt: {shot.corrupt or 'the camera gave an empty frame'}"
+        captured_at, wall = raw.captured_at - (lag or 0.0), raw.captured_wall - (lag or 0.0)
+        stale = self._stale(raw.number)
+        if raw.image is None or stale:
+            reason = stale or f"corrupt: {raw.corrupt or 'the camera gave an empty frame'}"
             return BadFrame(reason, index, captured_at, wall, self.name, str(index))
         return Frame(
-            shot.image, index, captured_at, wall, self.name, str(index), shot.stamp,
-            lag_s=lag, number=shot.number, opening=self._openings,
+            raw.image, index, captured_at, wall, self.name, str(index), raw.stamp,
+            lag_s=lag, number=raw.number, opening=self._openings,
         )  # fmt: skip

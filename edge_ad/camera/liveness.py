@@ -62,7 +62,7 @@ def parse_liveness(texts: Sequence[str]) -> Liveness:
             continue
         match = _BLINK.fullmatch(text.replace(" ", ""))
         if match is not None and int(match[3]) and int(match[4]) and 0.1 <= float(match[5]) <= 20.0:
-            x, y, width, height = (int(match[place]) for place in range(1, 5))
+            x, y, width, height = (int(match[index]) for index in range(1, 5))
             lights.append(Blinking(x, y, width, height, float(match[5])))
         elif text.strip() != COUNTER:
             raise BadInput(f"liveness is {text!r}: write {_ALLOWED}")
@@ -95,7 +95,7 @@ class Light:
 
     def __init__(self, blinking: Blinking) -> None:
         self._where = blinking
-        self._half = 0.5 / blinking.hz
+        self._half_period = 0.5 / blinking.hz
         self._seen: deque[tuple[float, float]] = deque()
         self._on: bool | None = None
         self._edge: tuple[float, float] | None = None  # when it last changed, and how exactly that is known
@@ -114,21 +114,21 @@ class Light:
         """Take in the brightness of the light at monotonic second ``now``; return why it proves nothing, or None."""
         name = f"the light at {self._where.x},{self._where.y}"
         gap = now - self._seen[-1][0] if self._seen else math.inf
-        if not 0 <= gap <= self._half:
+        if not 0 <= gap <= self._half_period:
             self._begin(now)
             gap = 0.0
         self._seen.append((now, brightness))
-        while now - self._seen[0][0] > 5 * self._half:
+        while now - self._seen[0][0] > 5 * self._half_period:
             self._seen.popleft()
         low, high = (pick(value for _, value in self._seen) for pick in (min, max))
-        if now - self._since < 3 * self._half:
+        if now - self._since < 3 * self._half_period:
             if high - low >= CONTRAST:
                 self._follow(now, gap, brightness > (low + high) / 2.0)
             return f"frozen: {name} was not seen long enough to prove that the picture is new"
         if high - low < CONTRAST:
             return f"frozen: {name} does not blink"
         self._follow(now, gap, brightness > (low + high) / 2.0)
-        if self._edge is None or now - self._edge[0] > self._half * (1 + LOOSE) + gap + self._edge[1]:
+        if self._edge is None or now - self._edge[0] > self._half_period * (1 + LOOSE) + gap + self._edge[1]:
             return f"frozen: {name} stopped blinking"
         return f"frozen: {name} blinks out of step" if now < self._bad_until else None
 
@@ -140,7 +140,7 @@ class Light:
         if on == self._on:
             return
         if self._on is not None:
-            if self._edge is not None and now - self._edge[0] < self._half * (1 - LOOSE) - gap - self._edge[1]:
-                self._bad_until = now + 2 * self._half
+            if self._edge is not None and now - self._edge[0] < self._half_period * (1 - LOOSE) - gap - self._edge[1]:
+                self._bad_until = now + 2 * self._half_period
             self._edge = (now - gap / 2, gap / 2)
         self._on = on

@@ -97,8 +97,8 @@ class Mailbox:
             return self._queue.popleft()
         if self._deadline_s is None or len(self._queue) < self._depth:
             return None
-        place = len(self._queue) - self._depth
-        self._queue[place] = _corrupted(self._queue[place], f"late: {self._depth} parts that came after it were waiting")
+        index = len(self._queue) - self._depth
+        self._queue[index] = _corrupted(self._queue[index], f"late: {self._depth} parts that came after it were waiting")
         if len(self._queue) >= MAX_WAITING:
             self._queue.popleft()
             self.overwritten += 1

@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from edge_ad.camera.capture_record import read_record
 from edge_ad.camera.frames import Image
-from edge_ad.camera.reference import MIN_PICTURES, Field, HealthReference
+from edge_ad.camera.reference import MIN_IMAGES, Field, HealthReference
 from edge_ad.errors import BadInput
 
 CELLS = 64
@@ -51,7 +51,7 @@ class Light:
 
 
 @dataclass(frozen=True)
-class Place:
+class Shift:
     """Where the template fits best: ``match`` is the correlation there (1: identical), shifts are shares of the size."""
 
     match: float
@@ -64,27 +64,27 @@ def grey(image: Image) -> Grey:
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.uint8)
 
 
-def light(picture: Grey) -> Light:
+def light(image: Grey) -> Light:
     """Measure the brightness of u8[H,W]."""
-    total = np.cumsum(_histogram(picture))
-    first, middle, last = np.searchsorted(total, _SHARES * total[-1])
-    return Light(float(first), float(middle), float(last), float((total[-1] - total[SATURATED - 1]) / total[-1]))
+    total = np.cumsum(_histogram(image))
+    first, median, last = np.searchsorted(total, _SHARES * total[-1])
+    return Light(float(first), float(median), float(last), float((total[-1] - total[SATURATED - 1]) / total[-1]))
 
 
-def sharpness(picture: Grey) -> tuple[float, float]:
+def sharpness(image: Grey) -> tuple[float, float]:
     """Measure the sharpness of u8[H,W] along x and y; NaN where there is too little contrast to tell."""
-    height, width = picture.shape
+    height, width = image.shape
     if min(height, width) < 8 * _BLOCK:
         return math.nan, math.nan
-    coarse = _shrunk(picture, _BLOCK)
-    along_x = _ratio(_steps(picture[:, 2:], picture[:, :-2]), _steps(coarse[:, _SPAN:], coarse[:, :-_SPAN]))
-    along_y = _ratio(_steps(picture[2:], picture[:-2]), _steps(coarse[_SPAN:], coarse[:-_SPAN]))
+    coarse = _shrunk(image, _BLOCK)
+    along_x = _ratio(_steps(image[:, 2:], image[:, :-2]), _steps(coarse[:, _SPAN:], coarse[:, :-_SPAN]))
+    along_y = _ratio(_steps(image[2:], image[:-2]), _steps(coarse[_SPAN:], coarse[:-_SPAN]))
     return along_x, along_y
 
 
-def edge_field(picture: Grey) -> Field:
+def edge_field(image: Grey) -> Field:
     """Return the compressed gradients complex64[h,w] of u8[H,W] in about CELLS x CELLS cells."""
-    cells = _shrunk(picture, max(1, min(picture.shape) // CELLS)).astype(np.float32)
+    cells = _shrunk(image, max(1, min(image.shape) // CELLS)).astype(np.float32)
     result = np.zeros(cells.shape, np.complex64)
     result.real[:, 1:-1] = cells[:, 2:] - cells[:, :-2]
     result.imag[1:-1] = cells[2:] - cells[:-2]
@@ -99,25 +99,25 @@ class TemplateMatcher:
         self._shape = template.shape
         self._spectrum = np.conj(np.fft.fft2(template))
 
-    def find(self, found: Field) -> Place:
+    def find(self, field: Field) -> Shift:
         """Return the best place, to a fraction of a cell."""
-        if found.shape != self._shape:
-            return Place(0.0, 0.0, 0.0)
-        norm = float(np.linalg.norm(found))
-        fit = np.fft.ifft2(self._spectrum * np.fft.fft2(found)).real / max(norm, 1e-6)
+        if field.shape != self._shape:
+            return Shift(0.0, 0.0, 0.0)
+        norm = float(np.linalg.norm(field))
+        fit = np.fft.ifft2(self._spectrum * np.fft.fft2(field)).real / max(norm, 1e-6)
         row, column = np.unravel_index(int(np.argmax(fit)), fit.shape)
         rows, columns = self._shape
         y = _centred(int(row), rows) + _between(fit[row - 1, column], fit[row, column], fit[(row + 1) % rows, column])
         x = _centred(int(column), columns) + _between(
             fit[row, column - 1], fit[row, column], fit[row, (column + 1) % columns]
         )
-        return Place(float(fit[row, column]), x / columns, y / rows)
+        return Shift(float(fit[row, column]), x / columns, y / rows)
 
 
 def measure_reference(images: Iterable[Image]) -> HealthReference:
     """Measure goods, u8[H,W,3] RGB all of one size (that of the bundle), one after the other.
 
-    BadInput for fewer than MIN_PICTURES pictures, or for different sizes.
+    BadInput for fewer than MIN_IMAGES pictures, or for different sizes.
     """
     fields: list[Field] = []
     lights: list[Light] = []
@@ -128,13 +128,13 @@ def measure_reference(images: Iterable[Image]) -> HealthReference:
         size = size or results
         if results != size:
             raise BadInput(f"goods of {results} and {size} pixels: a health reference needs one size; resize them first")
-        picture = grey(image)
-        fields.append(edge_field(picture))
-        lights.append(light(picture))
-        sharp.append(sharpness(picture))
-    if size is None or len(fields) < MIN_PICTURES:
-        raise BadInput(f"{len(fields)} goods are too few for a health reference: give {MIN_PICTURES} or more")
-    return HealthReference(size, len(fields), **_light_limits(lights), **_sharp_limits(sharp), **_places(fields))
+        pixels = grey(image)
+        fields.append(edge_field(pixels))
+        lights.append(light(pixels))
+        sharp.append(sharpness(pixels))
+    if size is None or len(fields) < MIN_IMAGES:
+        raise BadInput(f"{len(fields)} goods are too few for a health reference: give {MIN_IMAGES} or more")
+    return HealthReference(size, len(fields), **_light_limits(lights), **_sharp_limits(sharp), **_shifts(fields))
 
 
 def _light_limits(lights: list[Light]) -> dict[str, Any]:
@@ -148,24 +148,24 @@ def _light_limits(lights: list[Light]) -> dict[str, Any]:
 
 def _sharp_limits(sharp: list[tuple[float, float]]) -> dict[str, Any]:
     """An axis along which one good of twenty has too little contrast is not looked at."""
-    low, middle = [], []
+    low, median = [], []
     for axis in (0, 1):
         values = np.array([pair[axis] for pair in sharp])
         known = values[np.isfinite(values)]
         enough = len(known) >= 0.95 * len(values)
         low.append(float(known.min()) if enough else math.nan)
-        middle.append(float(np.median(known)) if enough else math.nan)
-    return {"sharp_low": tuple(low), "sharp_median": tuple(middle)}
+        median.append(float(np.median(known)) if enough else math.nan)
+    return {"sharp_low": tuple(low), "sharp_median": tuple(median)}
 
 
-def _places(fields: list[Field]) -> dict[str, Any]:
+def _shifts(fields: list[Field]) -> dict[str, Any]:
     """Find every good with the template of the others, as a picture at the run is none of them."""
     total = np.sum(fields, axis=0)
-    places = [TemplateMatcher(_unit(total - one)).find(one) for one in fields]
+    shifts = [TemplateMatcher(_unit(total - one)).find(one) for one in fields]
     return {
-        "match_low": min(place.match for place in places),
-        "shift_x": (min(place.x for place in places), max(place.x for place in places)),
-        "shift_y": (min(place.y for place in places), max(place.y for place in places)),
+        "match_low": min(shift.match for shift in shifts),
+        "shift_x": (min(shift.x for shift in shifts), max(shift.x for shift in shifts)),
+        "shift_y": (min(shift.y for shift in shifts), max(shift.y for shift in shifts)),
         "template": _unit(total),
     }
 
@@ -174,10 +174,10 @@ def _unit(total: Field) -> Field:
     return np.asarray(total / max(float(np.linalg.norm(total)), 1e-12), np.complex64)
 
 
-def _shrunk(picture: Grey, block: int) -> Grey:
+def _shrunk(image: Grey, block: int) -> Grey:
     """Average blocks of ``block`` x ``block`` pixels; what is over at the right and below is left out."""
-    rows, columns = picture.shape[0] // block, picture.shape[1] // block
-    whole = picture[: rows * block, : columns * block]
+    rows, columns = image.shape[0] // block, image.shape[1] // block
+    whole = image[: rows * block, : columns * block]
     return np.asarray(cv2.resize(whole, (columns, rows), interpolation=cv2.INTER_AREA), np.uint8)
 
 
@@ -213,16 +213,16 @@ def _between(before: float, peak: float, after: float) -> float:
     return float(np.clip(0.5 * (before - after) / bend, -0.5, 0.5)) if bend < 0 else 0.0
 
 
-def camera_report(goods: Iterable[Image], folder: Path) -> dict[str, Any]:
+def camera_report(normal_images: Iterable[Image], folder: Path) -> dict[str, Any]:
     """Return ``health_reference``, how goods look, and ``camera``, the settings that `edge-ad capture` noted in a folder.
 
-    None stands for what cannot be told: fewer than MIN_PICTURES goods, or pictures of another origin.
+    None stands for what cannot be told: fewer than MIN_IMAGES goods, or pictures of another origin.
     """
-    pictures = iter(goods)
-    first = list(islice(pictures, MIN_PICTURES))
-    enough = len(first) == MIN_PICTURES
+    images = iter(normal_images)
+    first = list(islice(images, MIN_IMAGES))
+    enough = len(first) == MIN_IMAGES
     record = read_record(folder)
     return {
-        "health_reference": measure_reference(chain(first, pictures)).to_json() if enough else None,
+        "health_reference": measure_reference(chain(first, images)).to_json() if enough else None,
         "camera": None if record is None else record.to_json(),
     }

@@ -79,7 +79,7 @@ def has_ffmpeg() -> bool:
     return bool(cv2.videoio_registry.hasBackend(cv2.CAP_FFMPEG))
 
 
-def build_facts() -> str:
+def build_details() -> str:
     """Return in words what this OpenCV can open."""
     registry = cv2.videoio_registry
     codes = {*registry.getCameraBackends(), *registry.getStreamBackends()}

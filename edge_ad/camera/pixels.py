@@ -26,7 +26,7 @@ FORMATS: tuple[str, ...] = (
 
 
 def conversion(pixel_format: str) -> str:
-    """Return in words what ``to_picture`` does with a format; ValueError for one it does not know."""
+    """Return in words what ``to_image`` does with a format; ValueError for one it does not know."""
     if pixel_format in _COLOUR:
         return f"{pixel_format}: 8 bits a channel, taken as they are, in RGB order"
     bits = _bits(pixel_format)
@@ -36,7 +36,7 @@ def conversion(pixel_format: str) -> str:
     return f"{pixel_format}: {bits}-bit grey values {depth}, copied into three equal channels"
 
 
-def to_picture(raw: npt.NDArray[Any], width: int, height: int, pixel_format: str) -> Image:
+def to_image(raw: npt.NDArray[Any], width: int, height: int, pixel_format: str) -> Image:
     """Return u8[height,width,3] RGB from the values of one picture as the camera sent them.
 
     ``raw`` is flat: u8 (also for packed formats and, in pairs of bytes with the lower first, for deeper ones) or u16.

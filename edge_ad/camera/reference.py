@@ -14,7 +14,7 @@ import numpy.typing as npt
 from edge_ad.errors import BadInput
 
 FORMAT = 1
-MIN_PICTURES = 8
+MIN_IMAGES = 8
 """Fewer goods than this tell too little of how goods vary."""
 
 Field = npt.NDArray[np.complex64]

@@ -10,7 +10,7 @@ import urllib.parse
 
 from edge_ad.camera.driver import Failure, Grab, RawFrame
 from edge_ad.camera.opencv import (
-    build_facts,
+    build_details,
     decode_frame,
     hand_over_jpeg,
     has_ffmpeg,
@@ -60,7 +60,7 @@ class RtspDriver:
 
     def __init__(self, url: str, name: str) -> None:
         if not has_ffmpeg():
-            raise BadInput(f"camera {name!r} needs OpenCV with FFmpeg: {build_facts()}; pip install 'edge-ad[cpu]'")
+            raise BadInput(f"camera {name!r} needs OpenCV with FFmpeg: {build_details()}; pip install 'edge-ad[cpu]'")
         self._name = name
         user, password, bare = split_credentials(url)
         self.delay_s = _reach(bare, name)
@@ -88,8 +88,8 @@ class RtspDriver:
         if not grabbed:
             return Failure(f"{self._name} gave no frame")
         stamp = float(self._capture.get(cv2.CAP_PROP_POS_MSEC)) / 1000.0
-        picture, corrupt = decode_frame(image)
-        return RawFrame(picture, now, wall, stamp if stamp > 0 else None, corrupt)
+        pixels, corrupt = decode_frame(image)
+        return RawFrame(pixels, now, wall, stamp if stamp > 0 else None, corrupt)
 
     def _caught_up(self) -> bool:
         """Throw away what was buffered while FFmpeg learned the format: it is old, and would pass for new.
@@ -99,7 +99,7 @@ class RtspDriver:
         a clock has caught up when two frames in a row had to be waited for. DeviceFault when old frames do not end.
         """
         began = least_at = time.monotonic()
-        least, waited, frames = math.inf, 0, 0
+        minimum, waited, frames = math.inf, 0, 0
         with quiet():
             while (asked := time.monotonic()) - began < CATCH_UP_S:
                 if not self._capture.grab():
@@ -109,11 +109,11 @@ class RtspDriver:
                 if stamp <= 0:
                     if waited == 2 and frames > 2:
                         return True
-                elif now - stamp < least - SAME_S:
-                    least, least_at, frames = now - stamp, now, 0
+                elif now - stamp < minimum - SAME_S:
+                    minimum, least_at, frames = now - stamp, now, 0
                 elif now - least_at >= SETTLED_S and frames >= 2:
                     return True
-        if math.isfinite(least) and time.monotonic() - least_at < SETTLED_S and waited == 0:
+        if math.isfinite(minimum) and time.monotonic() - least_at < SETTLED_S and waited == 0:
             raise DeviceFault(
                 f"camera {self._name!r} cannot be opened: it sends old pictures for {CATCH_UP_S:g} s and more"
             )
@@ -134,7 +134,7 @@ def set_options() -> None:
     os.environ[_VARIABLE] = "|".join(f"{key};{value}" for key, value in merged.items())
 
 
-def _place(bare: str) -> tuple[str, int]:
+def _host_and_port(bare: str) -> tuple[str, int]:
     parts = urllib.parse.urlsplit(bare)
     try:
         port = parts.port
@@ -148,7 +148,7 @@ def _place(bare: str) -> tuple[str, int]:
 
 def _reach(bare: str, name: str) -> float:
     """Connect once, which fails fast and says why, while FFmpeg would only say no; return the seconds to an answer."""
-    host, port = _place(bare)
+    host, port = _host_and_port(bare)
     try:
         with socket.create_connection((host, port), CONNECT_S) as connection:
             return _answering_s(connection, bare, name)
@@ -169,15 +169,15 @@ def _answering_s(connection: socket.socket, bare: str, name: str) -> float:
     if bare.startswith("rtsps"):
         return 0.0
     connection.settimeout(ANSWER_S)
-    least, first = math.inf, time.monotonic()
+    minimum, first = math.inf, time.monotonic()
     try:
         for count in range(1, ANSWERS + 1):
             began = time.monotonic()
             connection.sendall(f"OPTIONS {bare} RTSP/1.0\r\nCSeq: {count}\r\nUser-Agent: edge-ad\r\n\r\n".encode())
             if not connection.recv(4096):
                 break
-            least = min(least, time.monotonic() - began)
-            if least < QUICK_S or time.monotonic() - first > ANSWERS_S:
+            minimum = min(minimum, time.monotonic() - began)
+            if minimum < QUICK_S or time.monotonic() - first > ANSWERS_S:
                 break
     except TimeoutError:
         raise DeviceFault(
@@ -185,7 +185,7 @@ def _answering_s(connection: socket.socket, bare: str, name: str) -> float:
         ) from None
     except OSError:
         pass
-    return least if math.isfinite(least) else 0.0
+    return minimum if math.isfinite(minimum) else 0.0
 
 
 def _refusal(bare: str, named: bool) -> str:
@@ -205,7 +205,7 @@ def _refusal(bare: str, named: bool) -> str:
 def _describe(bare: str) -> int | None:
     request = f"DESCRIBE {bare} RTSP/1.0\r\nCSeq: 1\r\nAccept: application/sdp\r\nUser-Agent: edge-ad\r\n\r\n"
     try:
-        with socket.create_connection(_place(bare), CONNECT_S) as connection:
+        with socket.create_connection(_host_and_port(bare), CONNECT_S) as connection:
             connection.settimeout(CONNECT_S)
             connection.sendall(request.encode())
             words = connection.recv(512).decode("ascii", "replace").split()

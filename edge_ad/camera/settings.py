@@ -81,7 +81,7 @@ def settings_of(source: object) -> CameraSettings:
     return result if isinstance(result, CameraSettings) else CameraSettings()
 
 
-def difference(stored: CameraSettings, found: CameraSettings) -> list[str]:
+def difference(stored: CameraSettings, actual: CameraSettings) -> list[str]:
     """Return one sentence for each setting that is not as stored; empty when all that both know agrees.
 
     Numbers may differ by 2 % (the rate by 5 %). What one side does not know is not compared, nor is a value that the
@@ -89,11 +89,11 @@ def difference(stored: CameraSettings, found: CameraSettings) -> list[str]:
     """
     messages = []
     for key in KEYS:
-        before, now = getattr(stored, key), getattr(found, key)
+        before, now = getattr(stored, key), getattr(actual, key)
         if before is None or now is None:
             continue
         switch = _AUTOMATIC.get(key)
-        if switch and getattr(stored, switch) and getattr(found, switch):
+        if switch and getattr(stored, switch) and getattr(actual, switch):
             continue
         if not _same(key, before, now):
             messages.append(f"{key} is {_text(now)} instead of {_text(before)}")

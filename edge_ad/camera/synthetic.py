@@ -40,7 +40,7 @@ class SyntheticLine:
         self._size = size
         self._anomalies = anomalies
         self._trays = trays
-        self._kept: dict[int, tuple[Image, int]] = {}
+        self._drawn_trays: dict[int, tuple[Image, int]] = {}
         self._index = 0
 
     def read(self, timeout_s: float) -> Read:
@@ -64,10 +64,10 @@ class SyntheticLine:
     def _tray(self, index: int) -> tuple[Image, int]:
         if not self._trays:
             return self._drawn(index)
-        place = index % self._trays
-        if place not in self._kept:
-            self._kept[place] = self._drawn(place)
-        image, _ = self._kept[place]
+        tray = index % self._trays
+        if tray not in self._drawn_trays:
+            self._drawn_trays[tray] = self._drawn(tray)
+        image, _ = self._drawn_trays[tray]
         return _with_noise(image, self._seed, index), index
 
     def _drawn(self, index: int) -> tuple[Image, int]:
@@ -144,9 +144,9 @@ def _line(settings: dict[str, str], name: str, frames: int, where: str) -> tuple
 
 
 def _number(
-    settings: dict[str, str], key: str, default: float, least: float, most: float, whole: bool, where: str
+    settings: dict[str, str], key: str, default: float, minimum: float, maximum: float, whole: bool, where: str
 ) -> float:
-    return parse_number(key, settings[key], least, most, whole, where) if key in settings else default
+    return parse_number(key, settings[key], minimum, maximum, whole, where) if key in settings else default
 
 
 WHERE = "synthetic://belt"
@@ -185,8 +185,8 @@ def open_belt(query: str, name: str, realtime: bool) -> Source:
     """Build the source of ``synthetic://belt?parts=50&seed=1&fps=30``; a setting that is not allowed raises BadInput."""
     settings = parse_query(query, BELT_SETTINGS, WHERE)
 
-    def number(key: str, default: float, least: float, most: float, whole: bool = True) -> float:
-        return parse_number(key, settings[key], least, most, whole, WHERE) if key in settings else default
+    def number(key: str, default: float, minimum: float, maximum: float, whole: bool = True) -> float:
+        return parse_number(key, settings[key], minimum, maximum, whole, WHERE) if key in settings else default
 
     fps = number("fps", 30.0, 0.01, 1000.0, whole=False)
     belt = SyntheticBelt(

@@ -94,16 +94,16 @@ def _with_scheme(scheme: str, rest: str, text: str) -> Address:
         return _synthetic(rest, text)
     if scheme in ("rtsp", "rtsps", "http", "https"):
         return _network(scheme, rest, text)
-    place, _, query = rest.partition("?")
-    place = urllib.parse.unquote(place.rstrip("/"))
+    location, _, query = rest.partition("?")
+    location = urllib.parse.unquote(location.rstrip("/"))
     if scheme == "csi":
-        if not (place.isascii() and place.isdigit() and len(place) < 4):
+        if not (location.isascii() and location.isdigit() and len(location) < 4):
             raise BadInput(f"{redact(text)!r} names no sensor: write csi://0 for the first one, csi://1 for the second")
-        return Address("csi", str(int(place)), redact(text), query)
+        return Address("csi", str(int(location)), redact(text), query)
     if scheme in ("genicam", "aravis"):
         if "@" in rest:
             raise BadInput(f"{redact(text)!r} has an @: write {scheme}://SERIAL alone, these cameras have no passwords")
-        return Address("genicam" if scheme == "genicam" else "aravis", place, text, query)
+        return Address("genicam" if scheme == "genicam" else "aravis", location, text, query)
     raise BadInput(f"{redact(text)!r} has the unknown scheme {scheme!r}: allowed are {ALLOWED}")
 
 
@@ -119,9 +119,9 @@ def _file(rest: str, text: str) -> Address:
 
 
 def _synthetic(rest: str, text: str) -> Address:
-    place, _, query = rest.partition("?")
+    location, _, query = rest.partition("?")
     kinds: dict[str, Kind] = {"line": "synthetic", "faults": "faults", "belt": "belt"}
-    kind = kinds.get(place.rstrip("/"))
+    kind = kinds.get(location.rstrip("/"))
     if kind is None:
         raise BadInput(
             f"{redact(text)!r} names no synthetic source: there are synthetic://line, synthetic://faults and synthetic://belt"
@@ -171,15 +171,15 @@ def parse_ranges(key: str, text: str) -> tuple[range, ...]:
     return tuple(ranges)
 
 
-def parse_number(key: str, text: str, least: float, most: float, whole: bool, where: str = "synthetic://line") -> float:
+def parse_number(key: str, text: str, minimum: float, maximum: float, whole: bool, where: str = "synthetic://line") -> float:
     """Return a number within ``least`` to ``most``; anything else raises BadInput."""
     kind = "a whole number" if whole else "a number"
     try:
         value = float(int(text)) if whole else float(text)
     except ValueError:
         value = float("nan")
-    if not least <= value <= most:
-        raise BadInput(f"{where}: {key}={text!r} must be {kind} from {least:g} to {most:g}")
+    if not minimum <= value <= maximum:
+        raise BadInput(f"{where}: {key}={text!r} must be {kind} from {minimum:g} to {maximum:g}")
     return value
 
 

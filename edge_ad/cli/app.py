@@ -186,10 +186,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(_explain_usage(error), 2)
     except ModuleNotFoundError as error:
         given = sys.argv[1:] if arguments is None else arguments
-        told = missing_package(error, " ".join(["edge-ad", *given[:1]]))
-        if told is None:
+        message = missing_package(error, " ".join(["edge-ad", *given[:1]]))
+        if message is None:
             raise
-        return _fail(str(told), told.exit_code)
+        return _fail(str(message), message.exit_code)
     except OSError as error:
         if is_out_of_memory(error):
             return _fail(f"out of memory ({error}): close other programs", 3)

@@ -41,7 +41,7 @@ def command(
     from edge_ad.engines.selection import Streams, open_pipeline, open_pipelines
     from edge_ad.inspection import throughput as line
     from edge_ad.inspection.throughput import measure_overhead
-    from edge_ad.system.facts import device_facts, device_state
+    from edge_ad.system.facts import device_details, device_state
     from edge_ad.utils.files import atomic_write, newest_bundle, require_writable
 
     table = with_flags(load_config().benchmark, flags)
@@ -51,14 +51,14 @@ def command(
     more: dict[str, Any] = {"bundle": {"name": opened.name, "sha256": opened.sha256}}
 
     def in_loop(pipeline: Pipeline) -> dict[str, float] | None:
-        found = measure_overhead(opened, pipeline, min(frames, LOOP_FRAMES))
+        result = measure_overhead(opened, pipeline, min(frames, LOOP_FRAMES))
         more["throughput"] = line.measure_throughput(opened, pipeline, frames).to_json()
         more["device"] = device_state()
-        more["machine"] = device_facts()
+        more["machine"] = device_details()
         if table.soak is not None:
-            minutes = line.soak(opened, pipeline, table.soak, device_state, lambda one: typer.echo(tell_minute(one)))
+            minutes = line.soak(opened, pipeline, table.soak, device_state, lambda one: typer.echo(report_minute(one)))
             more["soak"] = [one.to_json() for one in minutes]
-        return found.overhead if found else None
+        return result.overhead if result else None
 
     report = benchmark(opened, lambda: open_pipeline(opened, backend, precision), frames, in_loop, table.warm_up)
     if streams > 1:
@@ -66,15 +66,15 @@ def command(
             pipelines = open_pipelines(opened, report.backend, report.precision, streams)
             shared = Streams([stack.enter_context(one) for one in pipelines])
             stack.callback(shared.close)
-            found = line.measure_streams(opened, shared, frames)
-        more["streams"] = {"count": streams, **found.to_json(), "rss_mb": round(peak_rss_mb(), 1)}
+            result = line.measure_streams(opened, shared, frames)
+        more["streams"] = {"count": streams, **result.to_json(), "rss_mb": round(peak_rss_mb(), 1)}
     for text in (*describe(report), *describe_more(more)):
         typer.echo(text)
     if out is not None:
         atomic_write(out, json.dumps({**report.to_json(), **more}, indent=2) + "\n")
 
 
-def tell_minute(minute: Minute) -> str:
+def report_minute(minute: Minute) -> str:
     """Return the line of one minute of a soak."""
     times, device = minute.end_to_end, minute.device
     return (
@@ -85,9 +85,9 @@ def tell_minute(minute: Minute) -> str:
 
 def describe_more(more: dict[str, Any]) -> Iterator[str]:
     """Yield the lines about throughput and device."""
-    found = more["throughput"]
+    result = more["throughput"]
     yield (
-        f"the line judges {found['loop_fps']:.2f} frames a second, {found['share']:.1%} of the {found['engines_fps']:.2f} "
+        f"the line judges {result['loop_fps']:.2f} frames a second, {result['share']:.1%} of the {result['engines_fps']:.2f} "
         "that the engines alone allow"
     )
     if side := more.get("streams"):

@@ -52,7 +52,7 @@ def command(
         for name, size in check_compiles(opened, precision).items():
             typer.echo(f"TensorRT for RTX compiles {name}: {size / 2**20:.1f} MiB")
     options = Int8Options(table.plan, table.labelled, table.max_flip)
-    report = build(opened, precision, chosen, table.keep_fp32, None, options, table.optimisation_level, _say)
+    report = build(opened, precision, chosen, table.keep_fp32, None, options, table.optimisation_level, _report)
     for line in describe(report):
         typer.echo(line)
     if out is not None:
@@ -61,7 +61,7 @@ def command(
         raise GateRefused(report.refusal)
 
 
-def _say(text: str) -> None:
+def _report(text: str) -> None:
     typer.echo(text, err=True)
 
 
@@ -81,8 +81,8 @@ def chosen_precision(flags: dict[str, bool], configured: str | None) -> str:
 
 def describe(report: BuildReport) -> Iterator[str]:
     """Yield the lines of the table of errors."""
-    kept = [name for name, precision in report.precisions.items() if precision != report.precision]
-    yield f"{report.backend} {report.precision} of {report.bundle}" + (f" (fp32: {', '.join(kept)})" if kept else "")
+    others = [name for name, precision in report.precisions.items() if precision != report.precision]
+    yield f"{report.backend} {report.precision} of {report.bundle}" + (f" (fp32: {', '.join(others)})" if others else "")
     yield from _parity(report) if report.gate is None else _gate(report.gate)
     yield "latency p50: " + ", ".join(f"{name} {value:.2f} ms" for name, value in report.latency_ms.items())
     yield from (f"note: {note}" for note in report.notes)
@@ -102,15 +102,15 @@ def _parity(report: BuildReport) -> Iterator[str]:
 
 
 def _gate(gate: Gate) -> Iterator[str]:
-    for name, found in gate.losses.items():
-        yield f"{name} images: {found.images}"
+    for name, loss in gate.losses.items():
+        yield f"{name} images: {loss.images}"
         yield f"{'branch':<12} {'rms z':>8} {'bias z':>8} {'largest':>8} {'AUROC fp32':>11} {'AUROC int8':>11}"
-        for row in found.rows:
+        for row in loss.rows:
             aurocs = (
                 f"{value:>11.4f}" if value is not None else f"{'-':>11}" for value in (row.auroc_reference, row.auroc)
             )
             yield f"{row.branch:<12} {row.rms:>8.4f} {row.bias:>8.4f} {row.largest:>8.4f} {' '.join(aurocs)}"
         yield (
-            f"verdict flips: {found.flips}, {found.far_flips} of them farther than 0.05 z from a threshold "
-            f"({found.rate:.2%}, allowed {gate.max_flip:.2%})"
+            f"verdict flips: {loss.flips}, {loss.far_flips} of them farther than 0.05 z from a threshold "
+            f"({loss.rate:.2%}, allowed {gate.max_flip:.2%})"
         )

@@ -29,20 +29,20 @@ def command(
     from edge_ad.cli.arguments import bundle_and_folder
     from edge_ad.deployment.calibrate import CalibrateOptions, calibrate
     from edge_ad.deployment.int8 import read_plan
-    from edge_ad.deployment.precision_search import require_plots, told, write_report
+    from edge_ad.deployment.precision_search import describe_loss, require_plots, write_report
 
-    bundle, goods = bundle_and_folder(paths, "calibrate")
+    bundle, normal = bundle_and_folder(paths, "calibrate")
     table = with_flags(load_config().calibrate, flags)
     if table.table is not None:
         require_plots()
     edited = None if table.plan is None else read_plan(table.plan)
     options = CalibrateOptions(table.method, table.percentile, table.images, table.max_flip, table.seed, edited)
-    path, searches = calibrate(bundle, goods, table.out, options, _show if sys.stderr.isatty() else _quiet)
-    for dialect, found in searches.items():
-        kept = ", ".join(unit.name for unit in found.kept) or "nothing"
-        typer.echo(f"{dialect}: {told(found.loss)}; in floating point: {kept}")
-        if not found.passed:
-            typer.echo(f"{dialect}: no plan keeps verdicts within {table.max_flip:.2%}; use --fp16 there")
+    path, searches = calibrate(bundle, normal, table.out, options, _show if sys.stderr.isatty() else _quiet)
+    for target, result in searches.items():
+        retained = ", ".join(unit.name for unit in result.kept) or "nothing"
+        typer.echo(f"{target}: {describe_loss(result.loss)}; in floating point: {retained}")
+        if not result.passed:
+            typer.echo(f"{target}: no plan keeps verdicts within {table.max_flip:.2%}; use --fp16 there")
     if table.table is not None:
         typer.echo(f"plan, table and plot: {write_report(table.table, path)}")
     typer.echo(str(path))

@@ -61,15 +61,15 @@ class _Stop:
         import threading
 
         if threading.current_thread() is threading.main_thread():
-            self._kept = {number: signal.signal(number, self._handle) for number in (signal.SIGTERM, signal.SIGINT)}
+            self._progress = {number: signal.signal(number, self._handle) for number in (signal.SIGTERM, signal.SIGINT)}
         else:
-            self._kept = {}
+            self._progress = {}
         return self
 
     def __exit__(self, *_: object) -> None:
         import signal
 
-        for number, handler in self._kept.items():
+        for number, handler in self._progress.items():
             signal.signal(number, handler)
 
     def _handle(self, number: int, _: object) -> None:

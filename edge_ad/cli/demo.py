@@ -42,10 +42,10 @@ def command(
     from edge_ad.cli.build_engine import describe
     from edge_ad.demo.run import Voice, run_demo
 
-    run_demo(out, Voice(_say, describe, _progress), plan, seed)
+    run_demo(out, Voice(_report, describe, _progress), plan, seed)
 
 
-def _say(line: str) -> None:
+def _report(line: str) -> None:
     print(line, flush=True)
 
 

@@ -56,7 +56,7 @@ def command(
         typer.echo(figures_table(figures))
     if json_file is not None:
         atomic_write(json_file, json.dumps(figures, indent=2, allow_nan=False) + "\n")
-    _tell_report(report, figures)
+    _report_evaluation(report, figures)
 
 
 def _bundle_and_data(paths: list[Path]) -> tuple[Path, Path]:
@@ -87,7 +87,7 @@ def _progress(name: str) -> Progress | None:
     return show
 
 
-def _tell_report(report: Path | None, figures: dict[str, Any]) -> None:
+def _report_evaluation(report: Path | None, figures: dict[str, Any]) -> None:
     if report is not None:
         names = list(figures.get("categories", {})) or ["."]
         for name in names:

@@ -67,10 +67,10 @@ def _list(reader: Reader, wanted: EventFilter, limit: int | None, csv: Path | No
     if csv is not None or out is not None:
         return
     shown = limit or SHOWN
-    found = list(reader.every(wanted, shown + 1))
-    for line in table(found[:shown]) if found else ["no event fits"]:
+    stats = list(reader.every(wanted, shown + 1))
+    for line in table(stats[:shown]) if stats else ["no event fits"]:
         typer.echo(line)
-    if len(found) > shown:
+    if len(stats) > shown:
         typer.echo(f"the newest {shown} are shown; --limit shows more, --csv and --json take all")
 
 
@@ -110,8 +110,8 @@ def _mark(reader: Reader, event: str | None, mark: str | None) -> None:
         raise BadInput("`edge-ad events mark` needs an ID and good, bad or none: `edge-ad events` lists the ids")
     ids = reader.ids(event, 2)
     if len(ids) != 1:
-        found = "no event has" if not ids else "more than one event has"
-        raise BadInput(f"{found} an id that begins with {event!r}: `edge-ad events` lists the ids")
+        result = "no event has" if not ids else "more than one event has"
+        raise BadInput(f"{result} an id that begins with {event!r}: `edge-ad events` lists the ids")
     set_mark(reader.path, ids[0], None if mark == "none" else mark, getpass.getuser())  # type: ignore[arg-type]
     typer.echo(f"{ids[0]} is marked {mark}" if mark != "none" else f"{ids[0]} has no mark any more")
 
@@ -124,9 +124,9 @@ def _rebuild(path: Path, evidence: Path | None) -> None:
     from edge_ad.store.rebuild import remake
 
     try:
-        told, done = remake(path, RecordSettings(evidence).folder(path))
+        message, done = remake(path, RecordSettings(evidence).folder(path))
     except (sqlite3.Error, OSError) as error:
         raise DeviceFault(f"the index {path} cannot be made anew: {error}; free some space and try again") from error
-    if told is not None:
-        typer.echo(told, err=True)
+    if message is not None:
+        typer.echo(message, err=True)
     typer.echo(str(done))

@@ -44,7 +44,7 @@ def command(
     else:
         from edge_ad.bundle import open_bundle
 
-        table = bundle_facts(open_bundle(bundle or newest_bundle()))
+        table = bundle_details(open_bundle(bundle or newest_bundle()))
         lines = describe_bundle(table)
     for line in lines:
         typer.echo(line)
@@ -67,8 +67,8 @@ def describe_networks(table: Mapping[str, Mapping[str, Mapping[str, float]]]) ->
     """Yield one line a network: preset, name, parameters, GMAC (multiply-accumulates of one frame, in 10^9)."""
     yield f"{'preset':<8} {'network':<24} {'parameters':>12} {'GMAC':>8}"
     for preset, networks in table.items():
-        for name, facts in networks.items():
-            yield f"{preset:<8} {name:<24} {int(facts['params']):>12,} {facts['gmac']:>8.3f}"
+        for name, details in networks.items():
+            yield f"{preset:<8} {name:<24} {int(details['params']):>12,} {details['gmac']:>8.3f}"
 
 
 def teacher_cards() -> dict[str, dict[str, Any]]:
@@ -85,7 +85,7 @@ def describe_teachers(cards: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
         yield from (f"  {line}" for line in _flat(card))
 
 
-def bundle_facts(bundle: Bundle) -> dict[str, Any]:
+def bundle_details(bundle: Bundle) -> dict[str, Any]:
     """Return what `info` tells of a bundle, as JSON values; sizes in bytes."""
     from edge_ad.scoring import BRANCHES
 
@@ -114,30 +114,30 @@ def bundle_facts(bundle: Bundle) -> dict[str, Any]:
     }
 
 
-def describe_bundle(facts: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the lines that `info` prints for ``bundle_facts``."""
-    height, width = facts["image_size"]
-    yield f"{facts['name']}  ({facts['path']}, {_size(facts['bytes'])})"
-    yield f"  sha256      {facts['sha256']}"
-    yield f"  preset      {facts['preset']}, images {height} x {width}, {facts['views']} masked views"
-    yield f"  created     {facts['created']}"
-    yield f"  parent      {facts['parent'] or 'none: trained, not recalibrated'}"
+def describe_bundle(details: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the lines that `info` prints for ``bundle_details``."""
+    height, width = details["image_size"]
+    yield f"{details['name']}  ({details['path']}, {_size(details['bytes'])})"
+    yield f"  sha256      {details['sha256']}"
+    yield f"  preset      {details['preset']}, images {height} x {width}, {details['views']} masked views"
+    yield f"  created     {details['created']}"
+    yield f"  parent      {details['parent'] or 'none: trained, not recalibrated'}"
     yield "graphs"
-    for name, graph in facts["graphs"].items():
+    for name, graph in details["graphs"].items():
         yield f"  {name:<14} {_size(graph['bytes']):>10}  sha256 {graph['sha256']}"
     yield "weights of the branches"
-    for name, weight in facts["weights"].items():
+    for name, weight in details["weights"].items():
         yield f"  {name:<14} {weight:.3f}" + ("" if weight else "  (not used)")
     yield "thresholds"
-    for part in facts["promise"].split("; "):
+    for part in details["promise"].split("; "):
         yield f"  {part}"
-    yield f"  proof: {facts['golden_images']} golden images; raw scores: " + ", ".join(
-        f"{count} {split}" for split, count in facts["raw_scores"].items()
+    yield f"  proof: {details['golden_images']} golden images; raw scores: " + ", ".join(
+        f"{count} {split}" for split, count in details["raw_scores"].items()
     )
     for title in ("settings", "report"):
-        if facts[title]:
+        if details[title]:
             yield title
-            yield from (f"  {line}" for line in _flat(facts[title]))
+            yield from (f"  {line}" for line in _flat(details[title]))
 
 
 def _flat(value: Any, key: str = "") -> Iterator[str]:

@@ -41,7 +41,7 @@ def options_of(*tables: type[Table]) -> Callable[[Command], Command]:
 
 def _options(table: type[Table]) -> Iterator[inspect.Parameter]:
     for key, field in table.model_fields.items():
-        flag = next((fact for fact in field.metadata if isinstance(fact, Flag)), None)
+        flag = next((entry for entry in field.metadata if isinstance(entry, Flag)), None)
         if flag is None:
             continue
         option = typer.Option(*flag.names, help=_help(flag, field.default), metavar=flag.metavar)

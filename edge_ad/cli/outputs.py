@@ -53,15 +53,15 @@ def _list(uris: list[str], path: Path) -> None:
 
     fast = [uri for uri in uris if is_fast(uri)]
     addresses = [parse_output(uri) for uri in fast]
-    slow = {uri: make_output(uri) for uri in uris if not is_fast(uri)}
-    kept = {found.output: found for found in standings(path)} if path.exists() else {}
+    expensive = {uri: make_output(uri) for uri in uris if not is_fast(uri)}
+    retained = {stats.output: stats for stats in standings(path)} if path.exists() else {}
     rows: list[tuple[str, ...]] = [("output", "waiting", "delivered", "set aside", "dropped", "")]
     for uri, address in zip(fast, addresses, strict=True):
         rows.append((uri, "", "", "", "", probe(address, targets_of([uri]))))
-    for uri, output in slow.items():
-        found = kept.pop(output.name, DeliveryStats(output.name))
-        rows.append(_row(found, "") if output.spooled else (output.name, "", "", "", "", _shown(uri)))
-    rows += [_row(found, "not set now") for found in kept.values()]
+    for uri, output in expensive.items():
+        stats = retained.pop(output.name, DeliveryStats(output.name))
+        rows.append(_row(stats, "") if output.spooled else (output.name, "", "", "", "", _shown(uri)))
+    rows += [_row(stats, "not set now") for stats in retained.values()]
     if len(rows) == 1:
         typer.echo(f"none; allowed are {ALLOWED}")
         return
@@ -78,16 +78,16 @@ def _shown(uri: str) -> str:
     from edge_ad.outputs.probe import probe_port
     from edge_ad.outputs.targets import targets_of
 
-    kept = "the latest, not kept"
+    retained = "the latest, not kept"
     if scheme_of(uri) != "opcua":
-        return kept
+        return retained
     endpoint = parse_endpoint(uri.strip())
-    return f"{kept}; {probe_port(endpoint.host, endpoint.port, targets_of([uri]))}"
+    return f"{retained}; {probe_port(endpoint.host, endpoint.port, targets_of([uri]))}"
 
 
-def _row(found: DeliveryStats, remark: str) -> tuple[str, ...]:
-    counts = (found.waiting, found.delivered, found.refused, found.dropped)
-    return (found.output, *map(str, counts), remark)
+def _row(stats: DeliveryStats, remark: str) -> tuple[str, ...]:
+    counts = (stats.waiting, stats.delivered, stats.refused, stats.dropped)
+    return (stats.output, *map(str, counts), remark)
 
 
 def _reject(uris: list[str]) -> None:
@@ -114,10 +114,10 @@ def _change(action: str, name: str | None, path: Path) -> None:
     from edge_ad.errors import BadInput
     from edge_ad.store.outbox import drop, retry, standings
 
-    known = {found.output for found in standings(path)} if path.exists() else set()
+    known = {stats.output for stats in standings(path)} if path.exists() else set()
     if name not in known:
-        told = f"known are {', '.join(sorted(known))}" if known else f"no output is known in {path}"
-        raise BadInput(f"outputs {action} {name or 'NAME'}: there is no such output; {told}")
+        message = f"known are {', '.join(sorted(known))}" if known else f"no output is known in {path}"
+        raise BadInput(f"outputs {action} {name or 'NAME'}: there is no such output; {message}")
     assert name is not None
     if action == "drop":
         typer.echo(f"{drop(path, name)} events are given up; they stay in the record")

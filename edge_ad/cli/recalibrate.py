@@ -32,23 +32,23 @@ def command(
     """Write a new bundle whose score statistics and thresholds come from GOODS; networks and weights stay."""
     from edge_ad.bundle import open_bundle
     from edge_ad.cli.arguments import bundle_and_folder
-    from edge_ad.deployment.recalibration import adopt, recalibrate
+    from edge_ad.deployment.recalibration import recalibrate, reuse_engine
 
     config = load_config()
     table, targets = with_flags(config.recalibrate, flags), with_flags(config.thresholds, flags)
-    bundle, goods = bundle_and_folder(paths, "recalibrate")
+    bundle, normal = bundle_and_folder(paths, "recalibrate")
     progress = _show if sys.stderr.isatty() else None
-    path = recalibrate(bundle, goods, out, targets.target_ng, targets.target_warn, table.seed, progress)
+    path = recalibrate(bundle, normal, out, targets.target_ng, targets.target_warn, table.seed, progress)
     written = open_bundle(path)
-    told = written.report["recalibration"]
-    counts = told["goods"]
+    report = written.report["recalibration"]
+    counts = report["goods"]
     normalise, threshold = counts["normalise"], counts["threshold"]
     typer.echo(f"{normalise + threshold} goods: {normalise} normalise the scores, {threshold} set the thresholds")
-    if told["skipped"]:
-        typer.echo(f"{len(told['skipped'])} images that cannot be read were skipped")
+    if report["skipped"]:
+        typer.echo(f"{len(report['skipped'])} images that cannot be read were skipped")
     typer.echo(written.thresholds.describe())
     typer.echo(f"parent {written.parent}")
-    if engine := adopt(bundle, written):
+    if engine := reuse_engine(bundle, written):
         typer.echo(engine)
     typer.echo(str(path))
 

@@ -71,9 +71,9 @@ def _check_bundle(bundle: Path | None) -> None:
         return
     shown = bundle.suffix.lower() in SUFFIXES or bundle.suffix.lower() in VIDEOS
     text = str(bundle).replace(":/", "://", 1)  # a path folds the two slashes of a URI into one
-    told = redact(text)
+    message = redact(text)
     if bundle.is_dir() or shown or "://" in text or text.isdigit():
         raise BadInput(
-            f"{told} is not a bundle but something to judge: write `edge-ad run --camera {told}` (a bundle can be named "
+            f"{message} is not a bundle but something to judge: write `edge-ad run --camera {message}` (a bundle can be named "
             "before it; without one the newest under runs/ is taken)"
         )

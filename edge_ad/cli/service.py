@@ -27,14 +27,14 @@ def command(
     if action not in ACTIONS:
         raise BadInput(f"unknown action {action!r}: choose one of {', '.join(ACTIONS)}")
     if action in ("install", "print"):
-        place = (folder or Path()).resolve()
-        access = device_access(cameras=_cameras(place))
-        unit = make_unit(place, (bundle or newest_bundle(place / "runs")).resolve(), user, access)
+        location = (folder or Path()).resolve()
+        access = device_access(cameras=_cameras(location))
+        unit = make_unit(location, (bundle or newest_bundle(location / "runs")).resolve(), user, access)
         if action == "print":
             typer.echo(unit)
             return
-        told = install(unit, name, root)
-        for line in (*describe(access), told):
+        message = install(unit, name, root)
+        for line in (*describe(access), message):
             typer.echo(line)
         return
     typer.echo(status(name, root) if action == "status" else uninstall(name, root))

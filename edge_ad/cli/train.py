@@ -72,8 +72,8 @@ def command(
     if json_file is not None and is_main_process():
         from edge_ad.utils.files import atomic_write
 
-        found: Any = {"categories": reports} if each else next(iter(reports.values()))
-        atomic_write(json_file, json.dumps(found, indent=2) + "\n")
+        result: Any = {"categories": reports} if each else next(iter(reports.values()))
+        atomic_write(json_file, json.dumps(result, indent=2) + "\n")
 
 
 def _jobs(folder: Path, out: Path | None, each: bool, part: str | None) -> list[tuple[str, Path, Path | None]]:

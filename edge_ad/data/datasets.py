@@ -27,10 +27,10 @@ from edge_ad.data.folders import (
 )
 from edge_ad.data.images import check_image, list_images, significant_bits
 from edge_ad.data.near_duplicates import near_duplicate_groups, thumbnails
-from edge_ad.data.splits import MINIMUM_GOODS, GoodsSplit, split_all, split_training
+from edge_ad.data.splits import MIN_NORMAL_IMAGES, NormalSplit, split_all, split_training
 from edge_ad.errors import BadInput
 
-__all__ = ["DataSet", "GoodsSplit", "Saturation", "TestItem", "find_categories", "load_dataset", "load_test"]
+__all__ = ["DataSet", "NormalSplit", "Saturation", "TestItem", "find_categories", "load_dataset", "load_test"]
 
 Layout = Literal["flat", "mvtec", "loco"]
 Kind = Literal["good", "logical", "structural"]
@@ -84,7 +84,7 @@ class DataSet:
     name: str
     layout: Layout
     root: Path
-    goods: GoodsSplit
+    goods: NormalSplit
     test: tuple[TestItem, ...]
     skipped: tuple[tuple[Path, str], ...] = ()
     sizes: dict[str, int] = field(default_factory=dict)
@@ -112,7 +112,7 @@ def load_dataset(path: Path | str, seed: int = 0) -> DataSet:
     root = _existing(Path(path))
     layout = _layout(root)
     if layout is None:
-        raise BadInput(_why_no_goods(root))
+        raise BadInput(_why_no_normal_images(root))
     folder, listed = _training_images(root, layout)
     validation = [] if layout == "flat" else _normal_images(root / "validation")
     train, skipped, sizes = _readable(listed)
@@ -126,7 +126,7 @@ def load_dataset(path: Path | str, seed: int = 0) -> DataSet:
     train, own = ([path for path in paths if path not in left_out] for paths in (train, own))
     _enough(folder, len(train) + len(own), skipped)
     _different(folder, table)
-    goods = _split(train, own, table, seed)
+    split = _split(train, own, table, seed)
     for file, reason in skipped:
         logging.getLogger(__name__).warning("skipped %s: %s", file, reason)
     test = _test_items(root) if layout != "flat" and (root / "test").is_dir() else ()
@@ -139,7 +139,7 @@ def load_dataset(path: Path | str, seed: int = 0) -> DataSet:
         name=root.name,
         layout=layout,
         root=root,
-        goods=goods,
+        goods=split,
         test=test,
         skipped=tuple(skipped),
         sizes=dict(sizes.most_common()),
@@ -178,7 +178,7 @@ def load_test(path: Path | str, bits: int = 16) -> DataSet:
         name=root.name,
         layout=layout,
         root=root,
-        goods=GoodsSplit((), (), ()),
+        goods=NormalSplit((), (), ()),
         test=items,
         saturation=_saturation(root / "defects_config.json"),
         folders=(*_item_uses(root, items), *_unlabelled(root)),
@@ -218,7 +218,7 @@ def _layout(root: Path) -> Layout | None:
     return "flat" if list_images(root) or normal_folders(root) else None
 
 
-def _why_no_goods(root: Path) -> str:
+def _why_no_normal_images(root: Path) -> str:
     folders = sub_folders(root)
     categories = [entry.name for entry in find_categories(root)]
     if categories:
@@ -254,10 +254,10 @@ def _normal_images(parent: Path) -> list[Path]:
 def _enough(folder: Path, count: int, skipped: Sequence[tuple[Path, str]]) -> None:
     if count == 0 and not skipped:
         raise BadInput(f"{folder} holds no images: name {LAYOUTS_HELP}")
-    if count < MINIMUM_GOODS:
+    if count < MIN_NORMAL_IMAGES:
         more = f" ({len(skipped)} more cannot be used; the first: {skipped[0][1]})" if skipped else ""
         raise BadInput(
-            f"{folder} holds {count} good images{more}; at least {MINIMUM_GOODS} are needed and 100 or more are "
+            f"{folder} holds {count} good images{more}; at least {MIN_NORMAL_IMAGES} are needed and 100 or more are "
             "advised, so photograph more good parts"
         )
 
@@ -265,10 +265,10 @@ def _enough(folder: Path, count: int, skipped: Sequence[tuple[Path, str]]) -> No
 def _different(folder: Path, table: npt.NDArray[np.float32]) -> None:
     """Refuse copies of a few images: their scores would not vary, so that no threshold could come of them."""
     distinct = len(np.unique(table, axis=0))
-    if distinct < MINIMUM_GOODS:
+    if distinct < MIN_NORMAL_IMAGES:
         raise BadInput(
             f"{folder} holds {len(table)} good images, but only {distinct} that differ from each other; at least "
-            f"{MINIMUM_GOODS} are needed, so photograph different good parts"
+            f"{MIN_NORMAL_IMAGES} are needed, so photograph different good parts"
         )
 
 
@@ -304,9 +304,9 @@ def _readable(paths: Sequence[Path]) -> tuple[list[Path], list[tuple[Path, str]]
     return good, bad, Counter(f"{result[0]}x{result[1]}" for result in results if not isinstance(result, str))
 
 
-def _split(train: list[Path], own: list[Path], table: npt.NDArray[np.float32], seed: int) -> GoodsSplit:
+def _split(train: list[Path], own: list[Path], table: npt.NDArray[np.float32], seed: int) -> NormalSplit:
     """Return the split; ``table`` f32 [N, P] holds the thumbnails of ``train``, then those of ``own``."""
-    apart = len(own) >= MINIMUM_VALIDATION and len(train) >= MINIMUM_GOODS
+    apart = len(own) >= MINIMUM_VALIDATION and len(train) >= MIN_NORMAL_IMAGES
     pooled = train if apart else train + own
     files = [[pooled[index] for index in group] for group in near_duplicate_groups(table[: len(pooled)])]
     return split_training(files, own, seed) if apart else split_all(files, seed)

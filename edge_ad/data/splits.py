@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import numpy as np
 
-MINIMUM_GOODS = 10
+MIN_NORMAL_IMAGES = 10
 """Fewer goods than this are refused: no part of the split would say anything."""
 
 SHARES = (0.70, 0.15, 0.15)
@@ -22,7 +22,7 @@ Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
-class GoodsSplit:
+class NormalSplit:
     """Three disjoint sets of good images.
 
     ``fit`` trains; ``normalise`` gives mean, standard deviation, weights and the moment to stop; ``threshold`` takes
@@ -46,8 +46,8 @@ def split_groups(groups: Sequence[Sequence[Item]], wanted: Sequence[int], seed: 
     rest: list[Sequence[Item]] = []
     for index in order:
         group = groups[int(index)]
-        room = (k for k, size in enumerate(wanted) if _count(dealt[k]) + len(group) <= size)
-        target = next(room, None)
+        fitting = (k for k, size in enumerate(wanted) if _count(dealt[k]) + len(group) <= size)
+        target = next(fitting, None)
         (rest if target is None else dealt[target]).append(group)
     for k, size in enumerate(wanted):
         if size > 0 and not dealt[k] and len(rest) > 1:
@@ -59,7 +59,7 @@ def split_groups(groups: Sequence[Sequence[Item]], wanted: Sequence[int], seed: 
     return tuple([item for group in part for item in group] for part in [rest, *dealt])
 
 
-def split_all(groups: Sequence[Sequence[Path]], seed: int) -> GoodsSplit:
+def split_all(groups: Sequence[Sequence[Path]], seed: int) -> NormalSplit:
     """Return a seeded split of all goods by SHARES (at least 2 in each small part), near-duplicate groups kept
     whole.
     """
@@ -69,7 +69,7 @@ def split_all(groups: Sequence[Sequence[Path]], seed: int) -> GoodsSplit:
     return _sorted_split(fit, normalise, threshold)
 
 
-def split_training(groups: Sequence[Sequence[Path]], threshold: Sequence[Path], seed: int) -> GoodsSplit:
+def split_training(groups: Sequence[Sequence[Path]], threshold: Sequence[Path], seed: int) -> NormalSplit:
     """Return a split whose ``threshold`` is given and whose ``normalise`` is HELD_BACK of the training goods (at
     least 2).
     """
@@ -81,5 +81,5 @@ def _count(groups: Sequence[Sequence[Item]]) -> int:
     return sum(len(group) for group in groups)
 
 
-def _sorted_split(fit: Sequence[Path], normalise: Sequence[Path], threshold: Sequence[Path]) -> GoodsSplit:
-    return GoodsSplit(tuple(sorted(fit)), tuple(sorted(normalise)), tuple(sorted(threshold)))
+def _sorted_split(fit: Sequence[Path], normalise: Sequence[Path], threshold: Sequence[Path]) -> NormalSplit:
+    return NormalSplit(tuple(sorted(fit)), tuple(sorted(normalise)), tuple(sorted(threshold)))

@@ -161,8 +161,8 @@ def _parts(labels: npt.NDArray[np.int32]) -> list[Mask]:
     """Return the connected areas bool[H,W] of one colour that are neither specks nor the whole picture."""
     results = []
     for colour in range(COLOURS):
-        count, pieces, facts, _ = cv2.connectedComponentsWithStats((labels == colour).astype(np.uint8), connectivity=4)
-        shares = facts[:, cv2.CC_STAT_AREA] / labels.size
+        count, pieces, details, _ = cv2.connectedComponentsWithStats((labels == colour).astype(np.uint8), connectivity=4)
+        shares = details[:, cv2.CC_STAT_AREA] / labels.size
         results += [pieces == piece for piece in range(1, count) if MIN_AREA <= shares[piece] <= MAX_AREA]
     return results
 

@@ -70,8 +70,8 @@ def judge_video(bundle: Bundle, line: Path, events: Path) -> tuple[list[Judged],
         record.close()
     truth = read_truth(line / TRUTH_NAME)
     if sorted(record.verdicts) != [frame["frame"] for frame in truth]:
-        told = f"{line / VIDEO_NAME} has {len(record.verdicts)} frames, but its truth has {len(truth)}"
-        raise BadInput(f"{told}: write the line again with `edge-ad demo --data-only`")
+        message = f"{line / VIDEO_NAME} has {len(record.verdicts)} frames, but its truth has {len(truth)}"
+        raise BadInput(f"{message}: write the line again with `edge-ad demo --data-only`")
     return [Judged(frame, record.verdicts[frame["frame"]]) for frame in truth], loop.latencies.percentile(50) or 0.0
 
 
@@ -94,18 +94,18 @@ def verdict_table(judged: Iterable[Judged]) -> list[str]:
 
 def count_verdicts(judged: Sequence[Judged]) -> dict[str, int]:
     """Return how many goods and anomalies there are, and how many of each are NG, and NG or WARN."""
-    found: dict[str, int] = {}
+    counts: dict[str, int] = {}
     for name, trays in (
         ("goods", [tray for tray in judged if tray.truth["kind"] == "good"]),
         ("anomalies", [tray for tray in judged if tray.truth["kind"] != "good"]),
     ):
-        found[name] = len(trays)
-        found[f"{name}_ng"] = sum(tray.verdict == "NG" for tray in trays)
-        found[f"{name}_ng_or_warn"] = sum(tray.verdict in ("NG", "WARN") for tray in trays)
-    return found
+        counts[name] = len(trays)
+        counts[f"{name}_ng"] = sum(tray.verdict == "NG" for tray in trays)
+        counts[f"{name}_ng_or_warn"] = sum(tray.verdict in ("NG", "WARN") for tray in trays)
+    return counts
 
 
-def tell_counts(counts: dict[str, int]) -> list[str]:
+def report_counts(counts: dict[str, int]) -> list[str]:
     """Return the two sentences a person wants to know: anomalies found, goods bothered."""
     return [
         f"anomalies NG or WARN: {_share(counts['anomalies_ng_or_warn'], counts['anomalies'])}",
@@ -122,14 +122,14 @@ PRESET = "demo"
 PRECISION = "fp16"
 STEPS = 5
 
-Say = Callable[[str], None]
+Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Voice:
     """How a demonstration talks: whole lines, the lines of a parity table, and the progress of a named task."""
 
-    say: Say
+    say: Report
     parity: Callable[[BuildReport], Iterable[str]]
     progress: Callable[[str], Progress | None]
 
@@ -148,7 +148,7 @@ def run_demo(folder: Path, voice: Voice, plan: Plan = FULL, seed: int = 0) -> di
             voice.say(f"going on with the interrupted demonstration in {folder}: its line is there")
         line = line_folder(folder) if resumed else make_line(folder, plan, seed, voice.progress("trays"))
         figures["difficulty"] = difficulty(line)
-        _tell_line(line, plan, figures["difficulty"], voice.say)
+        _report_line(line, plan, figures["difficulty"], voice.say)
     with _step(2, f"training all three methods, preset {PRESET}", voice.say):
         bundle = _train(line, folder / "training", plan, seed)
         voice.say(f"bundle: {bundle.path}")
@@ -168,18 +168,18 @@ def run_demo(folder: Path, voice: Voice, plan: Plan = FULL, seed: int = 0) -> di
 
 
 @contextmanager
-def _step(number: int, title: str, say: Say) -> Iterator[None]:
-    say(f"\n== {number}/{STEPS} {title}")
+def _step(number: int, title: str, report: Report) -> Iterator[None]:
+    report(f"\n== {number}/{STEPS} {title}")
     started = time.monotonic()
     yield
-    say(f"({time.monotonic() - started:.0f} s)")
+    report(f"({time.monotonic() - started:.0f} s)")
 
 
-def _tell_line(line: Path, plan: Plan, hardness: dict[str, float], say: Say) -> None:
-    goods, anomalies = plan.train + plan.validation, plan.test_logical + plan.test_structural
-    say(f"{goods} good trays to train on, {plan.test_good} good and {anomalies} anomalous ones to test on,")
-    say(f"a video of {plan.video_frames} more trays with its truth; no two trays are alike: {line}")
-    say(
+def _report_line(line: Path, plan: Plan, hardness: dict[str, float], report: Report) -> None:
+    normal, anomalies = plan.train + plan.validation, plan.test_logical + plan.test_structural
+    report(f"{normal} good trays to train on, {plan.test_good} good and {anomalies} anomalous ones to test on,")
+    report(f"a video of {plan.video_frames} more trays with its truth; no two trays are alike: {line}")
+    report(
         f"how far simple detectors get (AUROC, 0.5 is guessing): colour histogram {hardness['colour_histogram']:.2f}, "
         f"difference to the mean image {hardness['mean_difference']:.2f}"
     )
@@ -200,13 +200,13 @@ def _build(bundle: Bundle, voice: Voice) -> dict[str, Any]:
     return report.to_json()
 
 
-def _judge(bundle: Bundle, line: Path, folder: Path, say: Say) -> dict[str, Any]:
+def _judge(bundle: Bundle, line: Path, folder: Path, report: Report) -> dict[str, Any]:
     events = folder / "events.jsonl"
     judged, latency_ms = judge_video(bundle, line, events)
     counts = count_verdicts(judged)
-    for text in [*verdict_table(judged), *tell_counts(counts)]:
-        say(text)
-    say(f"median latency {latency_ms:.1f} ms; events: {events}")
+    for text in [*verdict_table(judged), *report_counts(counts)]:
+        report(text)
+    report(f"median latency {latency_ms:.1f} ms; events: {events}")
     return {**counts, "latency_ms_p50": latency_ms}
 
 
@@ -217,14 +217,14 @@ def _evaluate(bundle: Bundle, line: Path, report: Path, voice: Voice) -> dict[st
     figures = evaluate(bundle.path, line, report_dir=report, progress=voice.progress("images"))
     voice.say(figures_table(figures))
     counts = evaluation_counts(figures)
-    voice.say(tell_counts(counts)[0])
+    voice.say(report_counts(counts)[0])
     return {**figures, "counts": counts}
 
 
 def evaluation_counts(figures: dict[str, Any]) -> dict[str, int]:
     """Return the counts of goods and anomalies of an evaluation, named like those of ``count_verdicts``."""
-    goods, kinds = figures["false_reject"], [found for found in figures["found"].values() if found is not None]
-    counts = {"goods": goods["of"], "goods_ng": goods["count"], "goods_ng_or_warn": goods["warn_count"]}
+    normal, kinds = figures["false_reject"], [result for result in figures["found"].values() if result is not None]
+    counts = {"goods": normal["of"], "goods_ng": normal["count"], "goods_ng_or_warn": normal["warn_count"]}
     for name, key in (("anomalies", "of"), ("anomalies_ng", "count"), ("anomalies_ng_or_warn", "warn_count")):
-        counts[name] = sum(found[key] for found in kinds)
+        counts[name] = sum(result[key] for result in kinds)
     return counts

@@ -36,10 +36,10 @@ _WINDOW = 9
 _MIN_DEVIATION = 5.0
 
 
-def colour_histogram_auroc(train: NDArray[np.uint8], goods: NDArray[np.uint8], anomalies: NDArray[np.uint8]) -> float:
+def colour_histogram_auroc(train: NDArray[np.uint8], normal: NDArray[np.uint8], anomalies: NDArray[np.uint8]) -> float:
     """Return the AUROC of the Mahalanobis distance between square roots of 8 x 8 x 8 colour histograms."""
-    _check(train, goods, anomalies)
-    fit, good, bad = (np.stack([_histogram(image) for image in images]) for images in (train, goods, anomalies))
+    _check(train, normal, anomalies)
+    fit, good, bad = (np.stack([_histogram(image) for image in images]) for images in (train, normal, anomalies))
     centre = fit.mean(axis=0)
     spread = (fit - centre).T @ (fit - centre) / len(fit)
     floor = max(float(np.trace(spread)) / len(spread), 1e-9)
@@ -48,9 +48,9 @@ def colour_histogram_auroc(train: NDArray[np.uint8], goods: NDArray[np.uint8], a
     return _auroc(*(np.einsum("nd,de,ne->n", x - centre, precision, x - centre) for x in (good, bad)))
 
 
-def mean_difference_auroc(train: NDArray[np.uint8], goods: NDArray[np.uint8], anomalies: NDArray[np.uint8]) -> float:
+def mean_difference_auroc(train: NDArray[np.uint8], normal: NDArray[np.uint8], anomalies: NDArray[np.uint8]) -> float:
     """Return the AUROC of the largest 9 x 9 average of |image - mean image|, in standard deviations of each pixel."""
-    _check(train, goods, anomalies)
+    _check(train, normal, anomalies)
     total, squares = np.zeros(train.shape[1:]), np.zeros(train.shape[1:])
     for image in train:
         pixels = image.astype(np.float64)
@@ -58,7 +58,7 @@ def mean_difference_auroc(train: NDArray[np.uint8], goods: NDArray[np.uint8], an
         squares += pixels * pixels
     mean = total / len(train)
     deviation = np.sqrt(np.maximum(squares / len(train) - mean * mean, 0)) + _MIN_DEVIATION
-    good, bad = (np.array([_worst_spot(image, mean, deviation) for image in images]) for images in (goods, anomalies))
+    good, bad = (np.array([_worst_spot(image, mean, deviation) for image in images]) for images in (normal, anomalies))
     return _auroc(good, bad)
 
 
@@ -180,12 +180,12 @@ def write_data(folder: Path, plan: Plan, seed: int, progress: Progress | None = 
 
 def difficulty(line: Path) -> dict[str, float]:
     """Return the AUROC of two simple detectors on the test trays: 0.5 is guessing, so low figures mean a hard line."""
-    train, goods = _images(line / "train" / "good"), _images(line / "test" / "good")
+    train, normal = _images(line / "train" / "good"), _images(line / "test" / "good")
     kinds = ("logical_anomalies", "structural_anomalies")
     anomalies = np.concatenate([_images(line / "test" / kind) for kind in kinds])
     return {
-        "colour_histogram": colour_histogram_auroc(train, goods, anomalies),
-        "mean_difference": mean_difference_auroc(train, goods, anomalies),
+        "colour_histogram": colour_histogram_auroc(train, normal, anomalies),
+        "mean_difference": mean_difference_auroc(train, normal, anomalies),
     }
 
 

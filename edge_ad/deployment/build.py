@@ -16,7 +16,7 @@ from calibration.quantise import greatest_weight
 from edge_ad.bundle import Bundle, graphs
 from edge_ad.deployment.derive import TypedGraph, compile_typed, derive, typed_graphs
 from edge_ad.deployment.gate import Gate, explain_int8, measure_gate
-from edge_ad.deployment.int8 import DIALECT, Recipe, recipe_of
+from edge_ad.deployment.int8 import TARGET, Recipe, recipe_of
 from edge_ad.deployment.precision_search import MAX_FLIP
 from edge_ad.engines import engine_store
 from edge_ad.engines.backends import check_backend, check_precision, open_backend
@@ -26,7 +26,7 @@ from edge_ad.engines.pipeline import Pipeline
 from edge_ad.engines.protocol import Backend
 from edge_ad.engines.tensorrt.backend import TrtBackend
 from edge_ad.engines.tensorrt.build import BuildOptions, TimingCache, free_memory
-from edge_ad.engines.tensorrt.progress import Say
+from edge_ad.engines.tensorrt.progress import Report
 from edge_ad.engines.tensorrt.versions import strongly_typed
 from edge_ad.errors import BadInput
 
@@ -93,24 +93,24 @@ class TrtEngineFactory:
         recipe: Recipe | None,
         backend: TrtBackend,
         level: int | None,
-        say: Say,
+        report: Report,
     ) -> None:
         self.backend = backend
         self.precisions: dict[str, str] = {}
         self._bundle, self._precision, self._keep, self._recipe = bundle, precision, keep_fp32, recipe
-        self._level, self._say = level, say
+        self._level, self._report = level, report
 
     def make(self) -> dict[str, bytes]:
         """Return the serialised engines of all graphs by name."""
         strong = strongly_typed(self.backend.trt)
         graphs = typed_graphs(self._bundle, self._precision, strong, self._keep, self._recipe)
         self.precisions = {name: graph.precision for name, graph in graphs.items()}
-        return compile_typed(self.backend.trt, graphs, self._options(), self._say)
+        return compile_typed(self.backend.trt, graphs, self._options(), self._report)
 
     def full(self, name: str) -> bytes:
         """Return the serialised engine of one graph in FP32."""
         graphs = {name: TypedGraph(self._bundle.graph(name), "fp32")}
-        return compile_typed(self.backend.trt, graphs, self._options(), self._say)[name]
+        return compile_typed(self.backend.trt, graphs, self._options(), self._report)[name]
 
     def files(self, engines: Mapping[str, bytes]) -> dict[str, bytes]:
         """Return all engines."""
@@ -124,7 +124,7 @@ class TrtEngineFactory:
         return BuildOptions(self._level, free, TimingCache(self.backend.version, f"{device.name}-sm{device.sm}"))
 
 
-def open_maker(
+def open_factory(
     bundle: Bundle,
     precision: str,
     backend: str,
@@ -132,11 +132,11 @@ def open_maker(
     recipe: Recipe | None,
     threads: int | None = None,
     level: int | None = None,
-    say: Say = lambda text: None,
+    report: Report = lambda text: None,
 ) -> EngineFactory:
     """Return what makes engines for ``backend``; its packages and its device are asked for at once."""
     if backend == "tensorrt":
-        return TrtEngineFactory(bundle, precision, keep_fp32, recipe, TrtBackend(), level, say)
+        return TrtEngineFactory(bundle, precision, keep_fp32, recipe, TrtBackend(), level, report)
     return OrtEngineFactory(bundle, precision, keep_fp32, recipe, threads)
 
 
@@ -175,12 +175,12 @@ class BuildReport:
     @property
     def notes(self) -> tuple[str, ...]:
         """What the owner should know of this processor: weights of fewer bits, and a precision that gains no time."""
-        found = []
+        results = []
         if self.weight_bits == _NARROW:
-            found.append("weights have 7 bits: on this processor sums of 8-bit products saturate (x86 without VNNI)")
+            results.append("weights have 7 bits: on this processor sums of 8-bit products saturate (x86 without VNNI)")
         if self.backend == "onnxruntime" and self.precision in self.latency_ms:
-            found += slower(self.precision, self.latency_ms[self.precision], self.latency_ms["fp32"])
-        return tuple(found)
+            results += slower(self.precision, self.latency_ms[self.precision], self.latency_ms["fp32"])
+        return tuple(results)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values for JSON; an error that is not a finite number becomes null."""
@@ -211,7 +211,7 @@ def build(
     threads: int | None = None,
     options: Int8Options | None = None,
     level: int | None = None,
-    say: Say = lambda text: None,
+    report: Report = lambda text: None,
 ) -> BuildReport:
     """Derive the graphs, replay the golden images, and make the engine current if its gate accepts it.
 
@@ -225,29 +225,29 @@ def build(
     _check_graph_names(bundle, keep_fp32)
     chosen = options or Int8Options()
     recipe = recipe_of(bundle, chosen.plan) if precision == "int8" else None
-    maker = open_maker(bundle, precision, backend, keep_fp32, recipe, threads, level, say)
-    engines = maker.make()
+    factory = open_factory(bundle, precision, backend, keep_fp32, recipe, threads, level, report)
+    engines = factory.make()
     gate, refusal = None, None
-    with Pipeline(bundle, threads=threads) as reference, _open(bundle, precision, maker, engines) as candidate:
+    with Pipeline(bundle, threads=threads) as reference, _open(bundle, precision, factory, engines) as candidate:
         parity = compare(candidate, bundle)
         latency = side_by_side(bundle, {"fp32": reference, precision: candidate})
         if recipe is not None:
             gate = measure_gate(candidate, reference, bundle, chosen.max_flip, chosen.labelled)
             refusal = gate.refused and explain_int8(
-                bundle, recipe, DIALECT[backend], gate.refused, reference, chosen.max_flip
+                bundle, recipe, TARGET[backend], gate.refused, reference, chosen.max_flip
             )
     if recipe is None and not parity.accepted:
-        refusal = explain(bundle, precision, maker, engines)
+        refusal = explain(bundle, precision, factory, engines)
     folder = None
     if refusal is None:
-        folder = engine_store.store(bundle, maker.backend, precision, maker.files(engines), sorted(keep_fp32))
+        folder = engine_store.store(bundle, factory.backend, precision, factory.files(engines), sorted(keep_fp32))
         engine_store.make_current(bundle, backend, precision)
-    bits = greatest_weight(DIALECT[backend]).bit_length() + 1 if recipe is not None else None
+    bits = greatest_weight(TARGET[backend]).bit_length() + 1 if recipe is not None else None
     return BuildReport(
         backend=backend,
         precision=precision,
         bundle=bundle.path,
-        precisions=maker.precisions,
+        precisions=factory.precisions,
         parity=parity,
         latency_ms=latency,
         refusal=refusal,
@@ -257,15 +257,15 @@ def build(
     )
 
 
-def explain(bundle: Bundle, precision: str, maker: EngineFactory, engines: Mapping[str, bytes]) -> str:
+def explain(bundle: Bundle, precision: str, factory: EngineFactory, engines: Mapping[str, bytes]) -> str:
     """Say which graphs of a refused engine to keep in FP32, found by restoring the most helpful one first."""
     restored: dict[str, bytes] = {}
-    lowered = {name for name, held in maker.precisions.items() if held != "fp32"}
+    lowered = {name for name, value in factory.precisions.items() if value != "fp32"}
     suspects = [name for name in graphs.needed_graphs(bundle.graphs, bundle.statistics.active) if name in lowered]
-    full = {name: maker.full(name) for name in suspects}
+    full = {name: factory.full(name) for name in suspects}
     while suspects:
         trials = {
-            name: _parity(bundle, precision, maker, {**engines, **restored, name: full[name]}) for name in suspects
+            name: _parity(bundle, precision, factory, {**engines, **restored, name: full[name]}) for name in suspects
         }
         best = min(suspects, key=lambda name: trials[name].badness)
         restored[best] = full[best]
@@ -283,12 +283,12 @@ def explain(bundle: Bundle, precision: str, maker: EngineFactory, engines: Mappi
     )
 
 
-def _open(bundle: Bundle, precision: str, maker: EngineFactory, engines: Mapping[str, bytes]) -> Pipeline:
-    return Pipeline(bundle, precision=precision, backend=maker.backend, graphs=engines)
+def _open(bundle: Bundle, precision: str, factory: EngineFactory, engines: Mapping[str, bytes]) -> Pipeline:
+    return Pipeline(bundle, precision=precision, backend=factory.backend, graphs=engines)
 
 
-def _parity(bundle: Bundle, precision: str, maker: EngineFactory, engines: Mapping[str, bytes]) -> Parity:
-    with _open(bundle, precision, maker, engines) as pipeline:
+def _parity(bundle: Bundle, precision: str, factory: EngineFactory, engines: Mapping[str, bytes]) -> Parity:
+    with _open(bundle, precision, factory, engines) as pipeline:
         return compare(pipeline, bundle)
 
 

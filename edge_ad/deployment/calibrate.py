@@ -20,7 +20,7 @@ from edge_ad.data.datasets import load_dataset
 from edge_ad.data.images import read_image, resize
 from edge_ad.deployment.int8 import SCHEMA, Recipe, parse_plans
 from edge_ad.deployment.precision_search import CORRECTED, MAX_FLIP, Search, Searcher
-from edge_ad.deployment.validation_images import evenly, make_proof, spread
+from edge_ad.deployment.validation_images import evenly, make_validation_images, spread
 from edge_ad.engines.pipeline import Pipeline
 from edge_ad.errors import BadInput, DeviceFault
 
@@ -30,7 +30,7 @@ SEARCHED = 12  # of those, the goods that the plan is chosen on
 FEWEST = 10
 
 Images = NDArray[np.uint8]
-Say = Callable[[str], None]
+Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,10 @@ class CalibrateOptions:
 
 def calibrate(
     bundle_path: Path | str,
-    goods: Path | str,
+    normal: Path | str,
     out: Path | str | None = None,
     options: CalibrateOptions | None = None,
-    say: Say = lambda text: None,
+    report: Report = lambda text: None,
 ) -> tuple[Path, dict[str, Search]]:
     """Write a child of a bundle with INT8 ranges and a plan measured on a folder of goods; return its path and searches.
 
@@ -68,59 +68,61 @@ def calibrate(
     chosen = options or CalibrateOptions()
     bundle = open_bundle(bundle_path)
     target = child_path(bundle, Path(out) if out is not None else None, "calibrated", "calibrate")
-    found = load_dataset(Path(goods), chosen.seed)
-    seen = _read([*found.goods.fit, *found.goods.normalise], chosen.images, bundle)
-    held_back = _read(found.goods.threshold, PROOF, bundle)
-    if len(seen) + len(held_back) < FEWEST:
-        raise BadInput(f"{goods} holds {len(seen) + len(held_back)} readable goods, but {FEWEST} are needed; add more")
-    quantisation, searches = measure(bundle, seen, held_back if len(held_back) else spread(seen, PROOF), chosen, say)
+    result = load_dataset(Path(normal), chosen.seed)
+    seen = _read([*result.goods.fit, *result.goods.normalise], chosen.images, bundle)
+    defer_interrupt = _read(result.goods.threshold, PROOF, bundle)
+    if len(seen) + len(defer_interrupt) < FEWEST:
+        raise BadInput(f"{normal} holds {len(seen) + len(defer_interrupt)} readable goods, but {FEWEST} are needed; add more")
+    quantisation, searches = measure(bundle, seen, defer_interrupt if len(defer_interrupt) else spread(seen, PROOF), chosen, report)
     write_bundle(target, replace(bundle.contents(), parent=bundle.sha256, quantisation=quantisation))
     return target, searches
 
 
 def with_quantisation(
-    contents: BundleContents, scratch: Path, goods: Images, proof: Images, options: CalibrateOptions, say: Say
+    contents: BundleContents, scratch: Path, normal_images: Images, validation: Images, options: CalibrateOptions, report: Report
 ) -> BundleContents:
     """Return ``contents`` calibrated on ``goods`` and with ``proof``, both u8 [N, H, W, 3]; ``scratch`` is written and removed."""
     write_bundle(scratch, contents)
     try:
-        held, _ = measure(open_bundle(scratch), spread(goods, options.images), spread(proof, PROOF), options, say)
+        quantisation, _ = measure(
+            open_bundle(scratch), spread(normal_images, options.images), spread(validation, PROOF), options, report
+        )
     finally:
         scratch.unlink(missing_ok=True)
-    return replace(contents, quantisation=held)
+    return replace(contents, quantisation=quantisation)
 
 
 def measure(
-    bundle: Bundle, goods: Images, proof: Images, options: CalibrateOptions, say: Say = lambda text: None
+    bundle: Bundle, normal_images: Images, validation: Images, options: CalibrateOptions, report: Report = lambda text: None
 ) -> tuple[Quantisation, dict[str, Search]]:
     """Return ranges measured on ``goods`` and a plan chosen on pictures made from ``proof``, with the searches by dialect."""
     if options.method not in METHODS:
         raise BadInput(f"method {options.method!r} is unknown; allowed are {', '.join(METHODS)}")
-    ranges = measure_ranges(bundle, goods, options, say)
+    ranges = measure_ranges(bundle, normal_images, options, report)
     searches: dict[str, Search] = {}
     if options.plan is None and options.search:
-        searches = _search(bundle, Recipe(ranges, {}), proof, options, say)
+        searches = _search(bundle, Recipe(ranges, {}), validation, options, report)
     plan = plan_of(bundle, ranges, searches, options) if options.plan is None else options.plan
     if not searches:
-        plan = {**plan, "corrections": options.corrections or _corrections(bundle, ranges, goods, plan)}
-    return Quantisation({name: held.to_json() for name, held in ranges.items()}, plan, proof), searches
+        plan = {**plan, "corrections": options.corrections or _corrections(bundle, ranges, normal_images, plan)}
+    return Quantisation({name: tensor_range.to_json() for name, tensor_range in ranges.items()}, plan, validation), searches
 
 
 def measure_ranges(
-    bundle: Bundle, goods: Images, options: CalibrateOptions, say: Say = lambda text: None
+    bundle: Bundle, normal_images: Images, options: CalibrateOptions, report: Report = lambda text: None
 ) -> dict[str, Ranges]:
     """Run every graph but the fusion over ``goods`` u8 [N, H, W, 3] in one pass and return its ranges by name."""
     names = [name for name in GRAPHS if name in bundle.graphs and name not in FP32_GRAPHS]
     collectors = {name: Collector(bundle.graph(name)) for name in names}
     constants = bound_constants(bundle.masks, bundle.statistics)
     try:
-        for number, image in enumerate(goods):
+        for number, image in enumerate(normal_images):
             known: dict[str, NDArray[Any]] = {IMAGE: image[None], **constants}
             for collector in collectors.values():
                 known.update(collector.update({name: known[name] for name in collector.inputs}))
-            if number % 16 == 15 or number + 1 == len(goods):
-                say(f"ranges: {number + 1} of {len(goods)} goods")
-        return {name: held.ranges(options.method, options.percentile) for name, held in collectors.items()}
+            if number % 16 == 15 or number + 1 == len(normal_images):
+                report(f"ranges: {number + 1} of {len(normal_images)} goods")
+        return {name: current.ranges(options.method, options.percentile) for name, current in collectors.items()}
     except ValueError as error:
         raise DeviceFault(f"the ranges of {bundle.path} cannot be measured: {error}") from error
 
@@ -133,24 +135,24 @@ def plan_of(
     for name in ranges:
         whole = name in options.keep and not searches
         keep: dict[str, tuple[str, ...]] = dict.fromkeys(DIALECTS, (ALL,)) if whole else {}
-        for found in searches.values():
-            keep.update(found.plans[name].keep if name in found.plans else {})
+        for result in searches.values():
+            keep.update(result.plans[name].keep if name in result.plans else {})
         graphs[name] = Plan(bundle.graph_sha256(name), keep).to_json()
-    measured = {dialect: sensitivity_json(found) for dialect, found in searches.items()}
-    biases = {dialect: dict(found.corrections) for dialect, found in searches.items()}
-    told = {"schema": SCHEMA, "max_flip": options.max_flip, "graphs": graphs}
-    return {**told, "sensitivity": measured, "corrections": biases}
+    measured = {target: sensitivity_json(result) for target, result in searches.items()}
+    biases = {target: dict(result.corrections) for target, result in searches.items()}
+    messages = {"schema": SCHEMA, "max_flip": options.max_flip, "graphs": graphs}
+    return {**messages, "sensitivity": measured, "corrections": biases}
 
 
-def sensitivity_json(found: Search) -> dict[str, Any]:
+def sensitivity_json(search: Search) -> dict[str, Any]:
     """Return what a search measured as plain values."""
-    score = found.loss.rows[-1]
+    score = search.loss.rows[-1]
     return {
-        "passed": found.passed,
-        "images": found.loss.images,
+        "passed": search.passed,
+        "images": search.loss.images,
         "score_rms_z": score.rms if np.isfinite(score.rms) else None,
-        "expected_flips": found.loss.expected,
-        "auroc_change": found.loss.auroc_change,
+        "expected_flips": search.loss.expected,
+        "auroc_change": search.loss.auroc_change,
         "units": [
             {
                 "graph": cost.unit.graph,
@@ -158,38 +160,38 @@ def sensitivity_json(found: Search) -> dict[str, Any]:
                 "macs": cost.unit.macs,
                 "loss_z": cost.loss if np.isfinite(cost.loss) else None,
                 "flips": cost.flips,
-                "kept": cost.unit in found.kept,
+                "kept": cost.unit in search.kept,
             }
-            for cost in found.costs
+            for cost in search.costs
         ],
     }
 
 
-def _search(bundle: Bundle, recipe: Recipe, proof: Images, options: CalibrateOptions, say: Say) -> dict[str, Search]:
-    pictures = make_proof(spread(proof, SEARCHED), copies=1, anomalies=2, seed=options.seed + 1)
-    found = {}
+def _search(bundle: Bundle, recipe: Recipe, validation: Images, options: CalibrateOptions, report: Report) -> dict[str, Search]:
+    images = make_validation_images(spread(validation, SEARCHED), copies=1, anomalies=2, seed=options.seed + 1)
+    results = {}
     with Pipeline(bundle) as pipeline:
-        for dialect in DIALECTS:
-            found[dialect] = Searcher(bundle, recipe, dialect, pictures, pipeline).search(options.max_flip, say)
-    return found
+        for target in DIALECTS:
+            results[target] = Searcher(bundle, recipe, target, images, pipeline).search(options.max_flip, report)
+    return results
 
 
 def _corrections(
-    bundle: Bundle, ranges: Mapping[str, Ranges], goods: Images, plan: dict[str, Any]
+    bundle: Bundle, ranges: Mapping[str, Ranges], normal_images: Images, plan: dict[str, Any]
 ) -> dict[str, dict[str, Corrections]]:
     """Return by dialect and graph the bias corrections that fit a plan which nothing was searched for."""
-    plans = {name: held for name, held in parse_plans(plan, "the plan").items() if name in ranges}
-    pictures = make_proof(spread(goods, CORRECTED), copies=0, anomalies=0)
+    plans = {name: graph_plan for name, graph_plan in parse_plans(plan, "the plan").items() if name in ranges}
+    images = make_validation_images(spread(normal_images, CORRECTED), copies=0, anomalies=0)
     with Pipeline(bundle, all_branches=True) as pipeline:
         recipe = Recipe(ranges, plans)
         return {
-            dialect: Searcher(bundle, recipe, dialect, pictures, pipeline).corrections(plans) for dialect in DIALECTS
+            target: Searcher(bundle, recipe, target, images, pipeline).corrections(plans) for target in DIALECTS
         }
 
 
-def _read(paths: Sequence[Path], most: int, bundle: Bundle) -> Images:
+def _read(paths: Sequence[Path], maximum: int, bundle: Bundle) -> Images:
     """Read at most ``most`` pictures, evenly spread, resized; those that cannot be read are skipped."""
-    picked = [paths[i] for i in evenly(len(paths), most)]
+    picked = [paths[i] for i in evenly(len(paths), maximum)]
     images = []
     for path in picked:
         try:

@@ -6,14 +6,14 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from calibration.fp16 import choose_half, large_tensors, to_half
+from calibration.fp16 import choose_fp16, large_tensors, to_fp16
 from calibration.graph_view import GraphView
 from calibration.ranges import Ranges
 from edge_ad.bundle import Bundle
 from edge_ad.bundle.graphs import FP32_GRAPHS
-from edge_ad.deployment.int8 import DIALECT, Recipe, derive_int8, ranges_of, recipe_of
+from edge_ad.deployment.int8 import TARGET, Recipe, derive_int8, ranges_of, recipe_of
 from edge_ad.engines.tensorrt.build import BuildOptions, build_engine, rtx
-from edge_ad.engines.tensorrt.progress import Progress, Say, run_interruptibly
+from edge_ad.engines.tensorrt.progress import Progress, Report, run_interruptibly
 from edge_ad.engines.tensorrt.versions import check_version
 
 _FREE_KINDS = frozenset({"Cast", "Constant", "DequantizeLinear", "QuantizeLinear"})  # their types are their own
@@ -39,9 +39,9 @@ def derive(
     if precision == "fp32":
         return {}
     if precision == "int8":
-        return derive_int8(bundle, recipe or recipe_of(bundle), DIALECT["onnxruntime"], keep_fp32=keep_fp32)
-    kept, ranges = {*FP32_GRAPHS, *keep_fp32}, ranges_of(bundle)
-    return {name: to_half(bundle.graph(name), ranges=ranges.get(name)) for name in bundle.graphs if name not in kept}
+        return derive_int8(bundle, recipe or recipe_of(bundle), TARGET["onnxruntime"], keep_fp32=keep_fp32)
+    fp32, ranges = {*FP32_GRAPHS, *keep_fp32}, ranges_of(bundle)
+    return {name: to_fp16(bundle.graph(name), ranges=ranges.get(name)) for name in bundle.graphs if name not in fp32}
 
 
 def typed_graphs(
@@ -70,16 +70,16 @@ def typed_graphs(
 def fp32_nodes(graph: bytes, ranges: Ranges | None = None) -> frozenset[str]:
     """Return the names of the nodes that an FP16 cast of the graph would leave in FP32, as TensorRT's parser names them."""
     view = GraphView(graph)
-    half = choose_half(view, large=large_tensors(ranges))
+    half = choose_fp16(view, large=large_tensors(ranges))
     return frozenset(
         node.name or f"node_of_{node.output[0]}"
-        for place, node in enumerate(view.graph.node)
-        if place not in half and node.op_type not in _FREE_KINDS and view.floats.intersection(node.output)
+        for index, node in enumerate(view.graph.node)
+        if index not in half and node.op_type not in _FREE_KINDS and view.floats.intersection(node.output)
     )
 
 
 def compile_typed(
-    trt: Any, graphs: Mapping[str, TypedGraph], options: BuildOptions | None = None, say: Say = lambda text: None
+    trt: Any, graphs: Mapping[str, TypedGraph], options: BuildOptions | None = None, report: Report = lambda text: None
 ) -> dict[str, bytes]:
     """Return the serialised engine of every graph by name, built with the module ``trt``; Ctrl-C ends it cleanly.
 
@@ -87,7 +87,7 @@ def compile_typed(
     compile.
     """
     check_version(trt)
-    progress = Progress(float(sum(len(graph.data) for graph in graphs.values())), say)
+    progress = Progress(float(sum(len(graph.data) for graph in graphs.values())), report)
 
     def one(name: str, graph: TypedGraph) -> Callable[[], bytes]:
         return lambda: build_engine(trt, graph.data, graph.precision, name, options, progress, graph.fp32_nodes)

@@ -14,7 +14,12 @@ from edge_ad.bundle import Bundle
 from edge_ad.deployment.int8 import SCHEMA, Recipe
 from edge_ad.deployment.loss import Loss, check_finite, loss
 from edge_ad.deployment.precision_search import MAX_AUROC, MAX_ERROR, MAX_FLIP, Search, Searcher, worst_nodes
-from edge_ad.deployment.validation_images import ValidationImages, labelled_proof, make_proof, spread
+from edge_ad.deployment.validation_images import (
+    ValidationImages,
+    labelled_validation_images,
+    make_validation_images,
+    spread,
+)
 from edge_ad.engines import engine_store
 from edge_ad.engines.pipeline import Pipeline
 from edge_ad.errors import BadInput
@@ -34,15 +39,16 @@ class Gate:
     @property
     def refused(self) -> str | None:
         """The first thing that is beyond the budget, None when all is within it."""
-        for name, held in self.losses.items():
-            if not held.finite:
+        for name, current in self.losses.items():
+            if not current.finite:
                 return f"scores on the {name} images are not finite numbers"
-            if held.rate > self.max_flip:
-                return f"{held.far_flips} of {held.images} {name} verdicts flip ({held.rate:.2%}, allowed {self.max_flip:.2%})"
-            worst = max(held.rows, key=lambda row: row.rms)
+            if current.rate > self.max_flip:
+                flips = f"{current.far_flips} of {current.images} {name} verdicts flip"
+                return f"{flips} ({current.rate:.2%}, allowed {self.max_flip:.2%})"
+            worst = max(current.rows, key=lambda row: row.rms)
             if worst.rms > MAX_ERROR:
                 return f"{worst.branch} errs by {worst.rms:.2f} z on the {name} images (rms, allowed {MAX_ERROR:g})"
-            worst = max(held.rows, key=lambda row: row.auroc_loss)
+            worst = max(current.rows, key=lambda row: row.auroc_loss)
             if worst.auroc_loss > MAX_AUROC:
                 return f"AUROC of {worst.branch} on the {name} images falls by {worst.auroc_loss:.4f} (allowed {MAX_AUROC})"
         return None
@@ -53,7 +59,7 @@ class Gate:
             "max_flip": self.max_flip,
             "max_error_z": MAX_ERROR,
             "max_auroc_loss": MAX_AUROC,
-            **{name: _plain(held) for name, held in self.losses.items()},
+            **{name: _plain(tensor_range) for name, tensor_range in self.losses.items()},
         }
 
 
@@ -66,60 +72,60 @@ def measure_gate(
     seed: int = 0,
 ) -> Gate:
     """Judge every proof image with both pipelines; BadInput for a bundle without proof images or a bad labelled set."""
-    sets = {"proof": proof_of(bundle, seed=seed)}
+    sets = {"proof": validation_images_of(bundle, seed=seed)}
     if labelled is not None:
-        sets["labelled"] = labelled_proof(labelled, bundle.image_size, bundle.image_bits)
+        sets["labelled"] = labelled_validation_images(labelled, bundle.image_size, bundle.image_bits)
     losses = {}
-    for name, proof in sets.items():
-        exact, found = (np.stack([p.infer(image).raw for image in proof.images]) for p in (reference, candidate))
+    for name, validation in sets.items():
+        exact, result = (np.stack([p.infer(image).raw for image in validation.images]) for p in (reference, candidate))
         check_finite(fuse(exact, bundle.statistics)[1], f"{bundle.path} in FP32")
-        losses[name] = loss(exact, found, proof.anomalous, bundle.statistics, bundle.thresholds)
+        losses[name] = loss(exact, result, validation.anomalous, bundle.statistics, bundle.thresholds)
     return Gate(losses, max_flip)
 
 
-def proof_of(bundle: Bundle, goods: int | None = None, seed: int = 0) -> ValidationImages:
+def validation_images_of(bundle: Bundle, normal_count: int | None = None, seed: int = 0) -> ValidationImages:
     """Return the proof images of a bundle, made from ``goods`` of its goods (all by default); BadInput without any."""
     if bundle.quantisation is None:
         raise BadInput(f"{bundle.path} holds no proof images: run `edge-ad calibrate {bundle.path} GOODS` first")
-    held = bundle.quantisation.proof
-    return make_proof(held if goods is None else spread(held, goods), seed=seed)
+    stored = bundle.quantisation.proof
+    return make_validation_images(stored if normal_count is None else spread(stored, normal_count), seed=seed)
 
 
 def explain_int8(
-    bundle: Bundle, recipe: Recipe, dialect: str, reason: str, reference: Pipeline, max_flip: float
+    bundle: Bundle, recipe: Recipe, target: str, reason: str, reference: Pipeline, max_flip: float
 ) -> str:
     """Say why an INT8 engine is refused, which nodes are worst, and where the plan lies that would pass, if there is one."""
-    proof = proof_of(bundle, SEARCHED, seed=1)
-    found = Searcher(bundle, recipe, dialect, proof, reference).search(max_flip)
-    worst = worst_nodes(found.costs)
-    if not found.passed:
+    validation = validation_images_of(bundle, SEARCHED, seed=1)
+    result = Searcher(bundle, recipe, target, validation, reference).search(max_flip)
+    worst = worst_nodes(result.costs)
+    if not result.passed:
         return f"the int8 engine is refused: {reason}; worst are {worst}; no plan passes, so use --fp16"
-    path = engine_store.engines_folder(bundle.path) / f"plan-{dialect}.json"
-    write_plan(path, found, dialect)
+    path = engine_store.engines_folder(bundle.path) / f"plan-{target}.json"
+    write_plan(path, result, target)
     return (
-        f"the int8 engine is refused: {reason}; worst are {worst}; a plan with {len(found.kept)} of {len(found.costs)} "
-        f"parts in floating point passes on {found.loss.images} images: "
+        f"the int8 engine is refused: {reason}; worst are {worst}; a plan with {len(result.kept)} of {len(result.costs)} "
+        f"parts in floating point passes on {result.loss.images} images: "
         f"`edge-ad build-engine {bundle.path} --int8 --plan {path}`"
     )
 
 
-def write_plan(path: Path, found: Search, dialect: str) -> None:
+def write_plan(path: Path, search: Search, target: str) -> None:
     """Write the plan of a search as a file that build-engine takes with --plan."""
-    plans: dict[str, Plan] = dict(found.plans)
+    plans: dict[str, Plan] = dict(search.plans)
     value = {
         "schema": SCHEMA,
         "graphs": {name: plan.to_json() for name, plan in plans.items()},
-        "corrections": {dialect: dict(found.corrections)},
+        "corrections": {target: dict(search.corrections)},
     }
     atomic_write(path, json.dumps(value, indent=1) + "\n")
 
 
-def _plain(held: Loss) -> dict[str, Any]:
+def _plain(current: Loss) -> dict[str, Any]:
     return {
-        "images": held.images,
-        "flips": held.flips,
-        "far_flips": held.far_flips,
-        "expected_flips": held.expected,
+        "images": current.images,
+        "flips": current.flips,
+        "far_flips": current.far_flips,
+        "expected_flips": current.expected,
         "branches": {
             row.branch: {
                 "bias_z": _finite(row.bias),
@@ -128,7 +134,7 @@ def _plain(held: Loss) -> dict[str, Any]:
                 "auroc_fp32": row.auroc_reference,
                 "auroc": row.auroc,
             }
-            for row in held.rows
+            for row in current.rows
         },
     }
 

@@ -22,7 +22,7 @@ from edge_ad.errors import BadInput
 from edge_ad.utils.files import read_regular
 
 SCHEMA = 1
-DIALECT = {"onnxruntime": "cpu", "tensorrt": "tensorrt"}  # by backend
+TARGET = {"onnxruntime": "cpu", "tensorrt": "tensorrt"}  # by backend
 
 Plans = Mapping[str, Plan]
 
@@ -41,14 +41,14 @@ def recipe_of(bundle: Bundle, plan: Path | None = None) -> Recipe:
 
     BadInput for a bundle that was never calibrated, a file that is no plan, and ranges or plans of other graphs.
     """
-    held = bundle.quantisation
-    if held is None:
+    stored = bundle.quantisation
+    if stored is None:
         raise BadInput(
             f"{bundle.path} holds no INT8 ranges: run `edge-ad calibrate {bundle.path} GOODS` and build from the new bundle"
         )
     where = f"{bundle.path}: plan.json" if plan is None else str(plan)
-    ranges = _parsed(held.ranges, Ranges.from_json, f"{bundle.path}: ranges.json")
-    source = held.plan if plan is None else read_plan(plan)
+    ranges = _parsed(stored.ranges, Ranges.from_json, f"{bundle.path}: ranges.json")
+    source = stored.plan if plan is None else read_plan(plan)
     plans = parse_plans(source, where)
     corrections = parse_corrections(source.get("corrections", {}), where)
     recipe = Recipe(ranges, plans, corrections)
@@ -66,7 +66,7 @@ def ranges_of(bundle: Bundle) -> Mapping[str, Ranges]:
 
 
 def derive_int8(
-    bundle: Bundle, recipe: Recipe, dialect: str, typing: str = "fp32", keep_fp32: Collection[str] = ()
+    bundle: Bundle, recipe: Recipe, target: str, typing: str = "fp32", keep_fp32: Collection[str] = ()
 ) -> dict[str, bytes]:
     """Return the INT8 graphs of a bundle by name; those that the plan or ``keep_fp32`` leaves in FP32 are absent.
 
@@ -75,12 +75,12 @@ def derive_int8(
     derived: dict[str, bytes] = {}
     for name, ranges in recipe.ranges.items():
         plan = recipe.plans.get(name)
-        if name in (*FP32_GRAPHS, *keep_fp32) or (plan is not None and plan.skips(dialect)):
+        if name in (*FP32_GRAPHS, *keep_fp32) or (plan is not None and plan.skips(target)):
             continue
-        keep = plan.keep.get(dialect, ()) if plan is not None else ()
-        biases = recipe.corrections.get(dialect, {}).get(name, {})
+        keep = plan.keep.get(target, ()) if plan is not None else ()
+        biases = recipe.corrections.get(target, {}).get(name, {})
         try:
-            derived[name] = quantise(bundle.graph(name), ranges, dialect, keep, typing, corrections=biases)
+            derived[name] = quantise(bundle.graph(name), ranges, target, keep, typing, corrections=biases)
         except ValueError as error:
             raise BadInput(f"graph {name!r} of {bundle.path} cannot be quantised: {error}") from error
     return derived

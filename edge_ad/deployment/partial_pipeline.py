@@ -65,12 +65,12 @@ class PartialPipeline:
     def _after(self, changed: Collection[str], hold: Collection[str]) -> list[str]:
         """Return the unchanged graphs that read, directly or not, what a changed one gives."""
         touched = {output for name in changed for output in self._pipeline.engines[name].outputs}
-        found = []
+        results = []
         for name, engine in self._pipeline.engines.items():
             if name not in changed and name not in hold and touched.intersection(engine.inputs):
-                found.append(name)
+                results.append(name)
                 touched.update(engine.outputs)
-        return found
+        return results
 
     def _run(self, engines: Mapping[str, Engine]) -> NDArray[np.float32]:
         order = [engines[name] for name in self._pipeline.engines if name in engines]

@@ -38,7 +38,7 @@ MAX_FLIP = 0.005
 MAX_AUROC = 0.005
 MAX_ERROR = 1.0  # rms of z: as much as goods differ among themselves
 
-Say = Callable[[str], None]
+Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -58,78 +58,78 @@ class Search:
 class Searcher:
     """Measures plans of one dialect on the images of a ``proof``. ``pipeline`` is FP32 and stays open meanwhile."""
 
-    def __init__(self, bundle: Bundle, recipe: Recipe, dialect: str, proof: ValidationImages, pipeline: Pipeline) -> None:
-        self._bundle, self._recipe, self._dialect = bundle, recipe, dialect
-        self._proof = proof
+    def __init__(self, bundle: Bundle, recipe: Recipe, target: str, validation: ValidationImages, pipeline: Pipeline) -> None:
+        self._bundle, self._recipe, self._target = bundle, recipe, target
+        self._validation = validation
         self._names = [name for name in pipeline.engines if name in recipe.ranges and name not in FP32_GRAPHS]
-        self._staged = PartialPipeline(pipeline, proof.images)
-        self._ranking = PartialPipeline(pipeline, spread(proof.images, RANKED))
-        check_finite(fuse(self._staged.reference, bundle.statistics)[1], f"{bundle.path} in FP32")
+        self._partial = PartialPipeline(pipeline, validation.images)
+        self._ranking = PartialPipeline(pipeline, spread(validation.images, RANKED))
+        check_finite(fuse(self._partial.reference, bundle.statistics)[1], f"{bundle.path} in FP32")
         self._units: list[Unit] = []
         self._corrected: dict[tuple[str, tuple[str, ...]], Corrections] = {}
         for name in self._names:
             self._units += units(name, view_of(bundle, name), GRAPHS[name].max_units)
 
-    def search(self, max_flip: float = MAX_FLIP, say: Say = lambda text: None) -> Search:
+    def search(self, max_flip: float = MAX_FLIP, report: Report = lambda text: None) -> Search:
         """Return the cheapest plan found that stays within ``max_flip``, MAX_ERROR and MAX_AUROC, with some margin.
 
         ``passed`` is False where even everything in FP32 is not within it.
         """
-        costs = self.costs(say)
+        costs = self.costs(report)
         ranked = [cost.unit for cost in rank(costs)]
-        found: dict[int, Loss] = {}
+        results: dict[int, Loss] = {}
 
-        def passes(kept: Sequence[Unit]) -> bool:
-            measured = self.measure(self.plans(kept))
-            found[len(kept)] = measured
-            say(f"{self._dialect}: {len(kept)} of {len(ranked)} units in floating point: {told(measured)}")
+        def passes(retained: Sequence[Unit]) -> bool:
+            measured = self.measure(self.plans(retained))
+            results[len(retained)] = measured
+            report(f"{self._target}: {len(retained)} of {len(ranked)} units in floating point: {describe_loss(measured)}")
             within = measured.expected <= MARGIN * max_flip and measured.auroc_loss <= self._auroc_limit()
             return measured.finite and within and measured.error <= MARGIN * MAX_ERROR
 
-        kept = shortest_prefix(ranked, passes)
-        chosen = ranked if kept is None else kept
+        retained = shortest_prefix(ranked, passes)
+        chosen = ranked if retained is None else retained
         plans = self.plans(chosen)
         return Search(
-            plans, self.corrections(plans), found[len(chosen)], tuple(rank(costs)), tuple(chosen), kept is not None
+            plans, self.corrections(plans), results[len(chosen)], tuple(rank(costs)), tuple(chosen), retained is not None
         )
 
-    def costs(self, say: Say = lambda text: None) -> list[Cost]:
+    def costs(self, report: Report = lambda text: None) -> list[Cost]:
         """Return what each unit costs when it is quantised alone."""
         measured = []
         for number, unit in enumerate(self._units):
-            alone = {name: Plan(self._hash(name), {self._dialect: self._others(name, unit)}) for name in self._names}
+            alone = {name: Plan(self._hash(name), {self._target: self._others(name, unit)}) for name in self._names}
             raw = self._raw(self._ranking, alone, hold=EXPENSIVE)  # they take most of a frame
             measured.append(Cost(unit, *self._alone(raw)))
             error = measured[-1].loss
-            say(f"{self._dialect}: {number + 1} of {len(self._units)} units looked at, {unit.name}: {error:.4f} z")
+            report(f"{self._target}: {number + 1} of {len(self._units)} units looked at, {unit.name}: {error:.4f} z")
         return measured
 
     def measure(self, plans: Mapping[str, Plan]) -> Loss:
         """Return what the plans lose on all images, with biases corrected for them."""
-        return self._loss(self._raw(self._staged, plans, biases=self.corrections(plans)))
+        return self._loss(self._raw(self._partial, plans, biases=self.corrections(plans)))
 
     def corrections(self, plans: Mapping[str, Plan]) -> dict[str, Corrections]:
         """Return bias corrections by graph that fit the plans, measured on the goods among the images."""
-        found: dict[str, Corrections] = {}
+        results: dict[str, Corrections] = {}
         for name, plan in plans.items():
-            keep = plan.keep.get(self._dialect, ())
-            if plan.skips(self._dialect):
+            keep = plan.keep.get(self._target, ())
+            if plan.skips(self._target):
                 continue
             if (name, keep) not in self._corrected:
-                feeds = self._staged.feeds(name, min(CORRECTED, int((~self._proof.anomalous).sum())))
+                feeds = self._partial.feeds(name, min(CORRECTED, int((~self._validation.anomalous).sum())))
                 model, ranges = self._bundle.graph(name), self._recipe.ranges[name]
-                self._corrected[name, keep] = corrections(model, ranges, feeds, self._dialect, keep)
-            found[name] = self._corrected[name, keep]
-        return found
+                self._corrected[name, keep] = corrections(model, ranges, feeds, self._target, keep)
+            results[name] = self._corrected[name, keep]
+        return results
 
-    def plans(self, kept: Sequence[Unit]) -> dict[str, Plan]:
+    def plans(self, retained: Sequence[Unit]) -> dict[str, Plan]:
         """Return the plans that leave these units in floating point."""
         table: dict[str, Plan] = {}
         for name in self._names:
             own = [unit for unit in self._units if unit.graph == name]
-            nodes = tuple(node for unit in own if unit in kept for node in unit.nodes)
-            everything = bool(own) and all(unit in kept for unit in own)
-            table[name] = Plan(self._hash(name), {self._dialect: (ALL,) if everything else nodes})
+            nodes = tuple(node for unit in own if unit in retained for node in unit.nodes)
+            everything = bool(own) and all(unit in retained for unit in own)
+            table[name] = Plan(self._hash(name), {self._target: (ALL,) if everything else nodes})
         return table
 
     def _others(self, name: str, unit: Unit) -> tuple[str, ...]:
@@ -144,31 +144,31 @@ class Searcher:
         hold: tuple[str, ...] = (),
         biases: Mapping[str, Corrections] | None = None,
     ) -> NDArray[np.float32]:
-        recipe = Recipe(self._recipe.ranges, plans, {self._dialect: biases or {}})
-        graphs = derive_int8(self._bundle, recipe, self._dialect)
+        recipe = Recipe(self._recipe.ranges, plans, {self._target: biases or {}})
+        graphs = derive_int8(self._bundle, recipe, self._target)
         return staged.raw(graphs, hold)
 
     def _alone(self, raw: NDArray[np.float32]) -> tuple[float, int]:
         """Return the error of the score, in z, and the flips on the images that units are ranked on."""
-        reference, held = self._ranking.reference, self._bundle
-        flips = loss(reference, raw, np.zeros(len(raw), bool), held.statistics, held.thresholds).flips
-        return weighted_error(reference, raw, held.statistics), flips
+        reference, bundle = self._ranking.reference, self._bundle
+        flips = loss(reference, raw, np.zeros(len(raw), bool), bundle.statistics, bundle.thresholds).flips
+        return weighted_error(reference, raw, bundle.statistics), flips
 
     def _loss(self, raw: NDArray[np.float32]) -> Loss:
-        held = self._bundle
-        return loss(self._staged.reference, raw, self._proof.anomalous, held.statistics, held.thresholds)
+        bundle = self._bundle
+        return loss(self._partial.reference, raw, self._validation.anomalous, bundle.statistics, bundle.thresholds)
 
     def _auroc_limit(self) -> float:
         """Return the loss of AUROC that is allowed here; a few swapped pairs always are, where there are few pairs."""
-        anomalies = int(self._proof.anomalous.sum())
-        pairs = anomalies * (len(self._proof.anomalous) - anomalies)
+        anomalies = int(self._validation.anomalous.sum())
+        pairs = anomalies * (len(self._validation.anomalous) - anomalies)
         return max(MARGIN * MAX_AUROC, SWAPPED / max(pairs, 1))
 
     def _hash(self, name: str) -> str:
         return self._bundle.graph_sha256(name)
 
 
-def told(measured: Loss) -> str:
+def describe_loss(measured: Loss) -> str:
     """Tell a loss in a few words."""
     score = measured.rows[-1]
     return (
@@ -197,9 +197,9 @@ def write_report(folder: Path, bundle_path: Path) -> Path:
         raise BadInput(f"{bundle_path} holds no plan: run `edge-ad calibrate {bundle_path} GOODS` first")
     plan = bundle.quantisation.plan
     atomic_write(folder / "plan.json", json.dumps(plan, indent=1) + "\n")
-    for dialect, found in plan.get("sensitivity", {}).items():
-        atomic_write(folder / f"sensitivity-{dialect}.csv", table(found["units"]))
-        atomic_write(folder / f"sensitivity-{dialect}.png", plot(found["units"], dialect))
+    for target, result in plan.get("sensitivity", {}).items():
+        atomic_write(folder / f"sensitivity-{target}.csv", table(result["units"]))
+        atomic_write(folder / f"sensitivity-{target}.png", plot(result["units"], target))
     return folder
 
 
@@ -224,8 +224,8 @@ def plot(units: list[dict[str, Any]], title: str) -> bytes:
     figure = Figure(figsize=(7.0, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    for kept, marker, label in ((True, "s", "stays in floating point"), (False, "o", "8 bits")):
-        chosen = [unit for unit in units if unit["kept"] is kept and unit["loss_z"] is not None]
+    for in_float, marker, label in ((True, "s", "stays in floating point"), (False, "o", "8 bits")):
+        chosen = [unit for unit in units if unit["kept"] is in_float and unit["loss_z"] is not None]
         x, y = [max(unit["macs"], 1) / 1e6 for unit in chosen], [max(unit["loss_z"], 1e-5) for unit in chosen]
         axes.scatter(x, y, marker=marker, label=label, alpha=0.8)
     axes.set(xscale="log", yscale="log", xlabel="million multiplications", ylabel="score error alone, z", title=title)

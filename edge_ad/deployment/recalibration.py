@@ -23,7 +23,7 @@ from edge_ad.camera.measure import camera_report
 from edge_ad.data.datasets import load_dataset
 from edge_ad.data.images import read_image, resize
 from edge_ad.data.near_duplicates import near_duplicate_groups, thumbnails
-from edge_ad.data.splits import MINIMUM_GOODS, split_groups
+from edge_ad.data.splits import MIN_NORMAL_IMAGES, split_groups
 from edge_ad.deployment.gate import measure_gate
 from edge_ad.engines import engine_store
 from edge_ad.engines.parity import compare
@@ -57,7 +57,7 @@ class Measured:
 
 def recalibrate(
     bundle_path: Path | str,
-    goods_folder: Path | str,
+    normal_folder: Path | str,
     out: Path | str | None = None,
     target_ng: float = 0.01,
     target_warn: float = 0.05,
@@ -76,7 +76,7 @@ def recalibrate(
     bundle = open_bundle(bundle_path)
     target = child_path(bundle, Path(out) if out is not None else None, "recalibrated", "recalibrate")
     choose_thresholds([0.0], target_ng, target_warn)  # bad targets are told before the work, not after it
-    halves, skipped = _split(Path(goods_folder), seed)
+    halves, skipped = _split(Path(normal_folder), seed)
     total, turn = sum(map(len, halves)), count(1)
 
     def tell() -> None:
@@ -85,27 +85,27 @@ def recalibrate(
 
     with Pipeline(bundle, all_branches=True) as pipeline:
         measured = [_measure(pipeline, bundle, half, skipped, tell) for half in halves]
-    _enough(sum(len(half.raw) for half in measured), len(skipped), Path(goods_folder))
+    _enough(sum(len(half.raw) for half in measured), len(skipped), Path(normal_folder))
     statistics = _statistics(bundle, measured[0])
     thresholds = choose_thresholds(_scores(measured[1], statistics), target_ng, target_warn)
-    camera = _camera_report(bundle, Path(goods_folder), [path for half in halves for path in half], skipped)
+    camera = _camera_report(bundle, Path(normal_folder), [path for half in halves for path in half], skipped)
     _write(bundle, target, statistics, thresholds, measured, skipped, seed, camera)
     return target
 
 
-def _camera_report(bundle: Bundle, folder: Path, goods: Sequence[Path], skipped: Skipped) -> dict[str, Any]:
+def _camera_report(bundle: Bundle, folder: Path, normal_images: Sequence[Path], skipped: Skipped) -> dict[str, Any]:
     """Return what the loop compares its camera with, as training does: the new goods may show another camera or light."""
     left_out = {path for path, _ in skipped}
-    shown = [path for path in goods if path not in left_out][:MAPS_LIMIT]
+    shown = [path for path in normal_images if path not in left_out][:MAPS_LIMIT]
     images = (resize(read_image(path, bundle.image_bits), bundle.image_size) for path in shown)
     return camera_report(images, folder)
 
 
 def _split(folder: Path, seed: int) -> tuple[tuple[list[Path], list[Path]], Skipped]:
     """Return the goods for normalising and for the thresholds, and what cannot be read."""
-    found = load_dataset(folder, seed)
-    skipped = list(found.skipped)
-    paths = sorted((*found.goods.fit, *found.goods.normalise, *found.goods.threshold))
+    result = load_dataset(folder, seed)
+    skipped = list(result.skipped)
+    paths = sorted((*result.goods.fit, *result.goods.normalise, *result.goods.threshold))
     table, failed = thumbnails(paths)
     skipped += [(paths[index], reason) for index, reason in sorted(failed.items())]
     groups = [[paths[index] for index in group if index not in failed] for group in near_duplicate_groups(table)]
@@ -115,13 +115,13 @@ def _split(folder: Path, seed: int) -> tuple[tuple[list[Path], list[Path]], Skip
 
 
 def _measure(
-    pipeline: Pipeline, bundle: Bundle, paths: Sequence[Path], skipped: Skipped, tell: Callable[[], None]
+    pipeline: Pipeline, bundle: Bundle, paths: Sequence[Path], skipped: Skipped, report: Callable[[], None]
 ) -> Measured:
     raw: list[Array] = []
     tensors = dict(zip(MAPS, MAP_TENSORS, strict=True))
     maps: dict[str, list[Array]] = {branch: [] for branch in MAPS if branch in pipeline.branches}
     for path in paths:
-        tell()
+        report()
         try:
             image = read_image(path, bundle.image_bits)
         except BadInput as error:
@@ -132,8 +132,8 @@ def _measure(
         _check_finite(scores, bundle, path)
         raw.append(scores.copy())
         if len(raw) <= MAPS_LIMIT:
-            for branch, kept in maps.items():
-                kept.append(pipeline.tensor(tensors[branch]).astype(np.float32))
+            for branch, values in maps.items():
+                values.append(pipeline.tensor(tensors[branch]).astype(np.float32))
     return Measured(np.array(raw, dtype=np.float32).reshape(-1, len(BRANCHES)), maps)
 
 
@@ -146,11 +146,11 @@ def _check_finite(scores: Array, bundle: Bundle, path: Path) -> None:
             )
 
 
-def _enough(goods: int, skipped: int, folder: Path) -> None:
-    if goods < MINIMUM_GOODS:
+def _enough(normal_count: int, skipped: int, folder: Path) -> None:
+    if normal_count < MIN_NORMAL_IMAGES:
         raise BadInput(
-            f"{folder} holds {goods} readable good images ({skipped} cannot be read); "
-            f"at least {MINIMUM_GOODS} are needed, so add more"
+            f"{folder} holds {normal_count} readable good images ({skipped} cannot be read); "
+            f"at least {MIN_NORMAL_IMAGES} are needed, so add more"
         )
 
 
@@ -178,7 +178,7 @@ def _write(
     camera: dict[str, Any],
 ) -> None:
     normalise, threshold = (half.raw for half in measured)
-    told: dict[str, Any] = {
+    messages: dict[str, Any] = {
         "parent": bundle.sha256,
         "goods": {"normalise": len(normalise), "threshold": len(threshold)},
         "skipped": [{"file": path.name, "reason": reason} for path, reason in skipped],
@@ -191,45 +191,45 @@ def _write(
         statistics=statistics,
         thresholds=thresholds,
         raw_scores={**bundle.raw_scores, "normalise": normalise, "threshold": threshold},
-        report={**bundle.report, **camera, "recalibration": told},
+        report={**bundle.report, **camera, "recalibration": messages},
     )
     write_bundle(target, child)
 
 
-def adopt(parent_path: Path, child: Bundle) -> str | None:
+def reuse_engine(parent_path: Path, child: Bundle) -> str | None:
     """Make the parent's current engine that of ``child`` if it fits and passes; return a sentence, None without an engine."""
     try:
         parent = open_bundle(parent_path)
-        held = engine_store.current(parent)
-        if held is None or parent.path == child.path:
+        current = engine_store.current(parent)
+        if current is None or parent.path == child.path:
             return None
-        reason = _take_over(parent, child, held)
+        reason = _take_over(parent, child, current)
     except EdgeAdError as error:
-        held, reason = None, str(error)
-    if held is not None and reason is None:
+        current, reason = None, str(error)
+    if current is not None and reason is None:
         images = len(child.golden.images)
-        return f"engine: {held.backend} {held.precision} of the parent, proven again on {images} golden images"
+        return f"engine: {current.backend} {current.precision} of the parent, proven again on {images} golden images"
     return f"no engine was taken over from the parent ({reason}); run `edge-ad build-engine`"
 
 
-def _take_over(parent: Bundle, child: Bundle, held: engine_store.Current) -> str | None:
+def _take_over(parent: Bundle, child: Bundle, current: engine_store.Current) -> str | None:
     """Copy, prove, and make current; return why not, and leave nothing then."""
-    engine_store.copy(parent, child, held)
+    engine_store.copy(parent, child, current)
     try:
-        reason = _refusal(child, held)
+        reason = _refusal(child, current)
         if reason is None:
-            engine_store.make_current(child, held.backend, held.precision)
+            engine_store.make_current(child, current.backend, current.precision)
             return None
     except BaseException:
-        engine_store.remove(child, held)
+        engine_store.remove(child, current)
         raise
-    engine_store.remove(child, held)
+    engine_store.remove(child, current)
     return reason
 
 
-def _refusal(child: Bundle, held: engine_store.Current) -> str | None:
-    with Pipeline(child, precision=held.precision, backend=held.backend) as engine:
-        if held.precision != "int8":
+def _refusal(child: Bundle, current: engine_store.Current) -> str | None:
+    with Pipeline(child, precision=current.precision, backend=current.backend) as engine:
+        if current.precision != "int8":
             return None if compare(engine, child).accepted else "it is too far from the reference in the new scores"
         with Pipeline(child) as reference:
             return measure_gate(engine, reference, child).refused

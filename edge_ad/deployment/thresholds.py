@@ -42,10 +42,10 @@ def rethreshold(bundle_path: Path | str, warn: float, ng: float, reason: str = "
     changes = [*bundle.report.get(REPORT, []), change][-MAX_CHANGES:]
     target = bundle.path if is_child else _target(bundle)
     child = replace(bundle.contents(), parent=parent, thresholds=changed, report={**bundle.report, REPORT: changes})
-    held = _current_engine(bundle)
+    current = _current_engine(bundle)
     write_bundle(target, child)
-    if held is not None:
-        _hand_over(bundle, target, held)
+    if current is not None:
+        _hand_over(bundle, target, current)
     return target
 
 
@@ -58,10 +58,10 @@ def _target(bundle: Bundle) -> Path:
 
 def _is_child(path: Path, bundle: Bundle) -> bool:
     try:
-        found = open_bundle(path)
+        result = open_bundle(path)
     except BadInput:
         return False
-    return REPORT in found.report and found.parent == bundle.sha256
+    return REPORT in result.report and result.parent == bundle.sha256
 
 
 def _current_engine(bundle: Bundle) -> engine_store.Current | None:
@@ -71,9 +71,9 @@ def _current_engine(bundle: Bundle) -> engine_store.Current | None:
         return None
 
 
-def _hand_over(bundle: Bundle, target: Path, held: engine_store.Current) -> None:
+def _hand_over(bundle: Bundle, target: Path, current: engine_store.Current) -> None:
     """Let the engine of a bundle serve its child; with the same graphs and statistics its proof holds."""
     child = open_bundle(target)
     if child.path != bundle.path:
-        engine_store.copy(bundle, child, held)
-    engine_store.make_current(child, held.backend, held.precision)
+        engine_store.copy(bundle, child, current)
+    engine_store.make_current(child, current.backend, current.precision)

@@ -29,16 +29,16 @@ class ValidationImages:
         return ValidationImages(images, np.concatenate([self.anomalous, other.anomalous]))
 
 
-def make_proof(goods: Images, copies: int = 2, anomalies: int = 3, seed: int = 0) -> ValidationImages:
+def make_validation_images(normal_images: Images, copies: int = 2, anomalies: int = 3, seed: int = 0) -> ValidationImages:
     """Return ``goods``, ``copies`` jittered views and ``anomalies`` synthetic anomalies of each, seeded."""
     rng = np.random.default_rng([seed, 11])
-    views = [jitter(image, rng) for image in goods for _ in range(copies)]
-    bad = [_anomaly(goods, index, turn, rng) for index in range(len(goods)) for turn in range(anomalies)]
-    images = np.stack([*goods, *views, *bad])
-    return ValidationImages(images, np.arange(len(images)) >= len(goods) + len(views))
+    views = [jitter(image, rng) for image in normal_images for _ in range(copies)]
+    bad = [_anomaly(normal_images, index, turn, rng) for index in range(len(normal_images)) for turn in range(anomalies)]
+    images = np.stack([*normal_images, *views, *bad])
+    return ValidationImages(images, np.arange(len(images)) >= len(normal_images) + len(views))
 
 
-def labelled_proof(data: Path, size: tuple[int, int], bits: int = 16) -> ValidationImages:
+def labelled_validation_images(data: Path, size: tuple[int, int], bits: int = 16) -> ValidationImages:
     """Read a labelled test set, resized to ``size``; ``bits`` and BadInput as for ``load_test``."""
     items = load_test(data, bits).test
     images = np.stack([resize(read_image(item.path, item.bits), size) for item in items])
@@ -68,6 +68,6 @@ def evenly(total: int, count: int) -> NDArray[np.intp]:
     return np.unique(np.linspace(0, total - 1, min(count, total)).astype(np.intp))
 
 
-def _anomaly(goods: Images, index: int, turn: int, rng: np.random.Generator) -> NDArray[np.uint8]:
-    others = [goods[other] for other in rng.permutation(len(goods))[:9] if other != index] or [goods[index]]
-    return make_anomaly(goods[index], others, rng, KINDS[(index + 3 * turn) % len(KINDS)])[0]
+def _anomaly(normal_images: Images, index: int, turn: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+    others = [normal_images[other] for other in rng.permutation(len(normal_images))[:9] if other != index] or [normal_images[index]]
+    return make_anomaly(normal_images[index], others, rng, KINDS[(index + 3 * turn) % len(KINDS)])[0]

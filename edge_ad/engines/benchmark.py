@@ -55,8 +55,8 @@ class BenchmarkReport:
     @property
     def notes(self) -> list[str]:
         """A sentence where the precision gains no time over FP32."""
-        held = self.beside_fp32
-        return slower(self.precision, held[self.precision], held["fp32"]) if held else []
+        latencies = self.beside_fp32
+        return slower(self.precision, latencies[self.precision], latencies["fp32"]) if latencies else []
 
     def to_json(self) -> dict[str, Any]:
         """Return the object that ``benchmark --json`` writes."""
@@ -94,14 +94,14 @@ def benchmark(
 
     if frames < 1:
         raise BadInput(f"--frames is {frames}, but must be 1 or more")
-    pictures = [resize(image, CAMERA_SIZE) for image in bundle.golden.images[:_FRAMES]]
+    images = [resize(image, CAMERA_SIZE) for image in bundle.golden.images[:_FRAMES]]
     start = perf_counter()
     with open_engine() as pipeline:
-        _judge(pipeline, bundle, pictures[0], resize)
+        _judge(pipeline, bundle, images[0], resize)
         first = perf_counter() - start
         for turn in range(warm_up):
-            _judge(pipeline, bundle, pictures[turn % len(pictures)], resize)
-        laps = [_judge(pipeline, bundle, pictures[turn % len(pictures)], resize) for turn in range(frames)]
+            _judge(pipeline, bundle, images[turn % len(images)], resize)
+        laps = [_judge(pipeline, bundle, images[turn % len(images)], resize) for turn in range(frames)]
         backend, precision = pipeline.backend.name, pipeline.precision
         threads: int | None = getattr(pipeline.backend, "threads", None)
         memory = round(peak_rss_mb(), 1)
@@ -140,15 +140,15 @@ def _beside_fp32(bundle: Bundle, pipeline: Pipeline, threads: int | None) -> dic
     if pipeline.backend.name != "onnxruntime" or pipeline.precision == "fp32":
         return None
     with Pipeline(bundle, threads=threads) as full:
-        held = side_by_side(bundle, {pipeline.precision: pipeline, "fp32": full})
-    return {name: round(value, 3) for name, value in held.items()}
+        latencies = side_by_side(bundle, {pipeline.precision: pipeline, "fp32": full})
+    return {name: round(value, 3) for name, value in latencies.items()}
 
 
 def quantiles(times: Sequence[float]) -> dict[str, float]:
     """Return p50, p90, p99 and max of times in milliseconds, each rounded to a microsecond."""
     values = np.asarray(times, dtype=np.float64)
-    found = {f"p{share}": float(np.percentile(values, share)) for share in (50, 90, 99)}
-    return {name: round(value, 3) for name, value in {**found, "max": float(values.max())}.items()}
+    results = {f"p{share}": float(np.percentile(values, share)) for share in (50, 90, 99)}
+    return {name: round(value, 3) for name, value in {**results, "max": float(values.max())}.items()}
 
 
 def peak_rss_mb(status: Path = Path("/proc/self/status")) -> float:

@@ -24,7 +24,7 @@ SKIPPED = expensive_branches()  # none of their raw scores may lie below 0
 USUAL = 0.95  # of the goods: what is less usual than these is judged in full
 
 
-def least_scores(raw: NDArray[np.float32], statistics: Statistics) -> NDArray[np.float32]:
+def min_scores(raw: NDArray[np.float32], statistics: Statistics) -> NDArray[np.float32]:
     """Return the least that the scores f32 [N] of ``raw`` f32 [N, B] can be before LAViT has run."""
     without = raw.copy()
     without[:, [BRANCHES.index(branch) for branch in SKIPPED]] = 0.0
@@ -39,22 +39,22 @@ def limit_of(bundle: Bundle, thresholds: Thresholds, rate: float) -> float:
     Real anomalies may be unlike them, so the limit is never above what ``USUAL`` of the threshold's goods reach.
     """
     raw = bundle.raw_scores["synthetic"] if "synthetic" in bundle.raw_scores else np.zeros((0, len(BRANCHES)), np.float32)
-    found = raw[fuse(raw, bundle.statistics)[1] > thresholds.warn] if len(raw) else raw
-    allowed = math.floor(rate * (len(found) + 1)) - 1
+    result = raw[fuse(raw, bundle.statistics)[1] > thresholds.warn] if len(raw) else raw
+    allowed = math.floor(rate * (len(result) + 1)) - 1
     if allowed < 0:
         raise BadInput(
-            f"--cascade is {rate:g}, but the {len(found)} anomalies that the bundle knows support no rate below "
-            f"{1 / (len(found) + 1):.2g}: allow more, or leave --cascade out"
+            f"--cascade is {rate:g}, but the {len(result)} anomalies that the bundle knows support no rate below "
+            f"{1 / (len(result) + 1):.2g}: allow more, or leave --cascade out"
         )
-    by_anomalies = float(np.sort(least_scores(found, bundle.statistics))[allowed])
+    by_anomalies = float(np.sort(min_scores(result, bundle.statistics))[allowed])
     return min(by_anomalies, _usual(bundle), thresholds.warn)
 
 
 def _usual(bundle: Bundle) -> float:
-    goods = bundle.raw_scores["threshold"] if "threshold" in bundle.raw_scores else np.zeros((0, len(BRANCHES)), np.float32)
-    if not len(goods):
+    normal = bundle.raw_scores["threshold"] if "threshold" in bundle.raw_scores else np.zeros((0, len(BRANCHES)), np.float32)
+    if not len(normal):
         return math.inf
-    return float(np.sort(least_scores(goods, bundle.statistics))[math.ceil(USUAL * len(goods)) - 1])
+    return float(np.sort(min_scores(normal, bundle.statistics))[math.ceil(USUAL * len(normal)) - 1])
 
 
 class Cascade:
@@ -99,9 +99,9 @@ class Cascade:
         for tensor in self._expensive:
             tensor.write(np.zeros(tensor.spec.shape, tensor.spec.dtype))
         stages = self._cheap.run(image[None])
-        found = self._pipeline.collect(stages)
-        if found.score < self.limit:
-            return replace(found, skipped=SKIPPED)
+        result = self._pipeline.collect(stages)
+        if result.score < self.limit:
+            return replace(result, skipped=SKIPPED)
         more = self._rest.run(image[None])
         both = {name: stages.get(name, 0.0) + more.get(name, 0.0) for name in {**stages, **more}}
         return self._pipeline.collect(both)

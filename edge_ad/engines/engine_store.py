@@ -78,12 +78,12 @@ def read(path: Path, rebuild: str) -> dict[str, Any]:
     return value
 
 
-def check(signature: Mapping[str, Any], bundle: Bundle, backend: Backend, precision: str, told: str) -> None:
+def check(signature: Mapping[str, Any], bundle: Bundle, backend: Backend, precision: str, message: str) -> None:
     """Raise BadInput for the first field that does not agree; ``told`` is what the sentence says after it."""
     for key, here in wanted(bundle, backend, precision).items():
         if key not in signature or signature[key] != here:
-            found = signature.get(key)
-            raise BadInput(f"the engine was made for {key} {found!r}, but here it is {here!r}; {told}")
+            actual = signature.get(key)
+            raise BadInput(f"the engine was made for {key} {actual!r}, but here it is {here!r}; {message}")
 
 
 def check_engine(signature: Mapping[str, Any], bundle: Bundle, name: str, path: Path, rebuild: str) -> bytes:
@@ -138,11 +138,11 @@ def store(
 def make_current(bundle: Bundle, backend: str, precision: str) -> Path:
     """Write ``current.json`` atomically: from now on this engine is used unless another one is asked for."""
     folder = engine_folder(bundle.path, backend, precision)
-    held = read(folder / FILE, _rebuild(precision))
+    made = read(folder / FILE, _rebuild(precision))
     files = {
-        path.name: held["graphs"][path.stem]["sha256"]
+        path.name: made["graphs"][path.stem]["sha256"]
         for path in sorted(folder.iterdir())
-        if path.stem in held["graphs"]
+        if path.stem in made["graphs"]
     }
     current = {"schema": _SCHEMA, "backend": backend, "precision": precision, "bundle": bundle.sha256, "files": files}
     path = engines_folder(bundle.path) / _CURRENT
@@ -152,23 +152,23 @@ def make_current(bundle: Bundle, backend: str, precision: str) -> Path:
     return path
 
 
-def copy(parent: Bundle, child: Bundle, held: Current) -> Path:
+def copy(parent: Bundle, child: Bundle, value: Current) -> Path:
     """Copy the files of a parent's engine to the place of the child's; whether they fit is seen when they are loaded."""
-    source = engine_folder(parent.path, held.backend, held.precision)
-    target = engine_folder(child.path, held.backend, held.precision)
+    source = engine_folder(parent.path, value.backend, value.precision)
+    target = engine_folder(child.path, value.backend, value.precision)
     try:
         members = {path.name: path.read_bytes() for path in source.iterdir()}
     except OSError as error:
         raise BadInput(
-            f"cannot read the engine {source}: {error.strerror or error}; {_rebuild(held.precision)}"
+            f"cannot read the engine {source}: {error.strerror or error}; {_rebuild(value.precision)}"
         ) from error
     _swap_in(target, members)
     return target
 
 
-def remove(bundle: Bundle, held: Current) -> None:
+def remove(bundle: Bundle, value: Current) -> None:
     """Remove an engine that was not accepted, and the folder of engines if nothing else is in it."""
-    shutil.rmtree(engine_folder(bundle.path, held.backend, held.precision), ignore_errors=True)
+    shutil.rmtree(engine_folder(bundle.path, value.backend, value.precision), ignore_errors=True)
     with suppress(OSError):
         engines_folder(bundle.path).rmdir()
 
@@ -200,10 +200,10 @@ def load(bundle: Bundle, backend: Backend, precision: str, names: Sequence[str])
             f"{bundle.path} has no {precision} engine for {backend.name}: run `edge-ad build-engine --{precision}`"
         )
     rebuild = _rebuild(precision)
-    held = read(folder / FILE, rebuild)
-    check(held, bundle, backend, precision, f"{rebuild} ({folder})")
+    made = read(folder / FILE, rebuild)
+    check(made, bundle, backend, precision, f"{rebuild} ({folder})")
     return {
-        name: check_engine(held, bundle, name, folder / f"{name}{backend.suffix}", rebuild) for name in names
+        name: check_engine(made, bundle, name, folder / f"{name}{backend.suffix}", rebuild) for name in names
     }
 
 

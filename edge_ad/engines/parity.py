@@ -91,8 +91,8 @@ def _row(name: str, value: NDArray[Any], reference: NDArray[Any], weight: float 
 def _flips(reference: NDArray[Any], score: NDArray[Any], thresholds: Thresholds) -> tuple[int, int]:
     flipped = [
         float(wanted)
-        for wanted, found in zip(reference, score, strict=True)
-        if _verdict(thresholds, float(wanted)) != _verdict(thresholds, float(found))
+        for wanted, actual in zip(reference, score, strict=True)
+        if _verdict(thresholds, float(wanted)) != _verdict(thresholds, float(actual))
     ]
     far = [value for value in flipped if min(abs(value - thresholds.warn), abs(value - thresholds.ng)) > TOLERANCE_Z]
     return len(flipped), len(far)

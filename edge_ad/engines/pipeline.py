@@ -187,7 +187,7 @@ class Pipeline:
             TensorSpec("map", "float32", (1, 1, MAP_SIDE, MAP_SIDE)),
         )
         for wanted in ends:
-            found = self._tensors.get(wanted.name)
-            if found is None or found.spec != wanted:
-                told = "nothing of that name" if found is None else str(found.spec)
-                raise BadInput(f"the graphs of a bundle must have the tensor {wanted}, but have {told}; train it again")
+            actual = self._tensors.get(wanted.name)
+            if actual is None or actual.spec != wanted:
+                message = "nothing of that name" if actual is None else str(actual.spec)
+                raise BadInput(f"the graphs of a bundle must have the tensor {wanted}, but have {message}; train it again")

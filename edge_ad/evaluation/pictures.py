@@ -42,9 +42,9 @@ def beside(item: TestItem, heat: Map, limits: tuple[float, float]) -> str:
     weight = (0.15 + 0.6 * strength)[..., None]
     overlay = np.ascontiguousarray((small * (1 - weight) + colours * weight).astype(np.uint8))
     contours, _ = cv2.findContours(outline, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-    for picture in (small, overlay):
-        cv2.drawContours(picture, contours, -1, (0, 0, 0), 3)  # dark below white: seen on any ground
-        cv2.drawContours(picture, contours, -1, (255, 255, 255), 1)
+    for pixels in (small, overlay):
+        cv2.drawContours(pixels, contours, -1, (0, 0, 0), 3)  # dark below white: seen on any ground
+        cv2.drawContours(pixels, contours, -1, (255, 255, 255), 1)
     gap = np.full((size[0], 4, 3), 255, np.uint8)
     return jpeg(np.hstack([small, gap, overlay]))
 

@@ -50,7 +50,7 @@ def measure(draws: Sequence[tuple[npt.ArrayLike, npt.ArrayLike]], target: float)
     sizes = {(np.size(threshold), np.size(unseen)) for threshold, unseen in draws}
     if len(sizes) != 1:
         raise ValueError(f"draws must have the same numbers of goods, but have {sorted(sizes)}")
-    goods, unseen = next(iter(sizes))
+    normal, unseen = next(iter(sizes))
     counts, supported = [], target
     for threshold_scores, unseen_scores in draws:
         chosen = choose_thresholds(threshold_scores, target, target)
@@ -58,18 +58,18 @@ def measure(draws: Sequence[tuple[npt.ArrayLike, npt.ArrayLike]], target: float)
         counts.append(sum(chosen.verdict(float(score)) == "NG" for score in np.ravel(np.asarray(unseen_scores))))
     rates = np.array(counts) / unseen
     error = float(rates.std(ddof=1) / math.sqrt(len(rates))) if len(rates) > 1 else math.inf
-    low, high = count_interval(goods, unseen, supported)
+    low, high = count_interval(normal, unseen, supported)
     inside = sum(low <= count <= high for count in counts)
     return Promise(target, supported, tuple(counts), unseen, float(rates.mean()), error, (low, high), inside)
 
 
-def count_interval(goods: int, unseen: int, rate: float, level: float = LEVEL) -> tuple[int, int]:
+def count_interval(normal_count: int, unseen: int, rate: float, level: float = LEVEL) -> tuple[int, int]:
     """Return the least and greatest count of ``unseen`` above a threshold for ``rate`` from ``goods``, tails left out.
 
     At most (1 - ``level``) / 2 of the beta-binomial lies below the one and above the other.
     """
-    above = max(1, math.floor(rate * (goods + 1) + 1e-9))
-    shares = np.cumsum([_share(count, unseen, above, goods + 1 - above) for count in range(unseen + 1)])
+    above = max(1, math.floor(rate * (normal_count + 1) + 1e-9))
+    shares = np.cumsum([_share(count, unseen, above, normal_count + 1 - above) for count in range(unseen + 1)])
     tail = (1 - level) / 2
     low = int(np.searchsorted(shares, tail, "right"))
     high = int(np.searchsorted(shares, 1 - tail, "left"))

@@ -46,7 +46,7 @@ def figures_table(figures: dict[str, Any]) -> str:
         lines += [_aligned(spro), ""]
     if figures["drift"]:
         lines += [_aligned(drift_rows(figures["drift"])), ""]
-    return "\n".join(lines + counts_told(figures))
+    return "\n".join(lines + describe_counts(figures))
 
 
 def _why_empty(images: dict[str, int]) -> list[str]:
@@ -69,12 +69,12 @@ def drift_rows(drift: dict[str, Any]) -> list[list[str]]:
     return rows
 
 
-def counts_told(figures: dict[str, Any]) -> list[str]:
+def describe_counts(figures: dict[str, Any]) -> list[str]:
     """Return sentences that tell rejected goods and found anomalies in counts."""
-    goods, thresholds = figures["false_reject"], figures["thresholds"]
+    rejects, thresholds = figures["false_reject"], figures["thresholds"]
     messages = [
-        f"goods: {goods['count']} of {goods['of']} NG (above {thresholds['ng']:.3g}), "
-        f"{goods['warn_count']} of {goods['of']} NG or WARN (above {thresholds['warn']:.3g})"
+        f"goods: {rejects['count']} of {rejects['of']} NG (above {thresholds['ng']:.3g}), "
+        f"{rejects['warn_count']} of {rejects['of']} NG or WARN (above {thresholds['warn']:.3g})"
     ]
     for kind, result in figures["found"].items():
         if result is not None:
@@ -94,14 +94,14 @@ def categories_table(each: dict[str, Any]) -> str:
     """Return the text that `edge-ad evaluate RUNS ROOT` prints: one line a category, and the means."""
     rows = [["category", "logical", "structural", "mean", "without composition", "AU-sPRO 0.05", "goods NG"]]
     for name, figures in [*each["categories"].items(), ("mean", each["mean"])]:
-        goods = figures["false_reject"]
+        rejects = figures["false_reject"]
         rows.append(
             [
                 name,
                 *_cells(figures["image_auroc"], ("logical", "structural", "mean")),
                 *_cells(figures["auroc_without_composition"], ("mean",)),
                 *_cells(figures["au_spro"]["0.05"], ("mean",)),
-                f"{goods['count']} of {goods['of']}",
+                f"{rejects['count']} of {rejects['of']}",
             ]
         )
     return _aligned(rows)
@@ -159,7 +159,7 @@ def write_report(
         f"bundle {escape(bundle['path'])}, sha256 {escape(bundle['sha256'][:16])}; "
         + ", ".join(f"{count} {kind}" for kind, count in figures["images"].items())
         + ".</p>",
-        "".join(f"<p>{escape(sentence)}.</p>" for sentence in counts_told(figures)),
+        "".join(f"<p>{escape(sentence)}.</p>" for sentence in describe_counts(figures)),
         "<h2>Image AUROC</h2>" + _auroc_table(figures),
         "<p class=note>In brackets: 95 % bootstrap interval over images. Mean: of logical and structural.</p>",
         f'<div class=row><img alt="ROC curves" src="{roc_plot(by_kind)}">'
@@ -281,6 +281,6 @@ def _figure(
     item, score = scores.items[index], float(scores.score[index])
     parts = ", ".join(f"{branch} {z[index, k]:+.1f}" for k, branch in enumerate(BRANCHES) if statistics.weight[k] > 0)
     caption = f"{item.defect}/{item.path.name}: {thresholds.verdict(score)}, score {score:.2f} ({parts})"
-    picture = beside(item, scores.maps[index], limits)
-    image = f'<img alt="{escape(item.path.name)}" src="{picture}">'
+    pixels = beside(item, scores.maps[index], limits)
+    image = f'<img alt="{escape(item.path.name)}" src="{pixels}">'
     return f"<figure>{image}<figcaption>{escape(caption)}</figcaption></figure>"

@@ -23,10 +23,10 @@ def drift(judge: Judge, scores: TestScores, statistics: Statistics, thresholds: 
     {name: {"of", "score" (mean change), "z" (the same by branch), "warn_count", "count" (goods that are then WARN or NG,
     and NG), "before" (those counts of the same goods undisturbed)}}. At most ``GOODS`` goods are taken, spread evenly.
     """
-    goods = scores.of("good")
-    if not goods.size:
+    normal = scores.of("good")
+    if not normal.size:
         return None
-    chosen = goods[np.unique(np.linspace(0, goods.size - 1, min(GOODS, goods.size)).round().astype(int))]
+    chosen = normal[np.unique(np.linspace(0, normal.size - 1, min(GOODS, normal.size)).round().astype(int))]
     items = [scores.items[index] for index in chosen]
     images = [resize(read_image(item.path, item.bits), judge.image_size) for item in items]
     before = _counts(scores.score[chosen], thresholds)

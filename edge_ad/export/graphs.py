@@ -139,13 +139,13 @@ class FusionGraph(nn.Module):
         )
         z = (raw - mean) / std
         score = _weighted(z, weight).sum().reshape(1)
-        pictures = [
-            _weighted(self._picture(map_structure, quantiles[0], 0), weight[0]),
+        images = [
+            _weighted(self._image_input(map_structure, quantiles[0], 0), weight[0]),
             _weighted(self._draw(0.1 * map_logic), weight[1]),
-            _weighted(self._picture(map_local, quantiles[1], border), weight[2]),
-            _weighted(self._picture(map_global, quantiles[2], border), weight[3]),
+            _weighted(self._image_input(map_local, quantiles[1], border), weight[2]),
+            _weighted(self._image_input(map_global, quantiles[2], border), weight[3]),
         ]
-        return raw, z, score, pictures[0] + pictures[1] + pictures[2] + pictures[3]
+        return raw, z, score, images[0] + images[1] + images[2] + images[3]
 
     def _structure(self, error: Tensor) -> Tensor:
         side, pool = self.settings.structure_side, self.settings.structure_pool
@@ -159,12 +159,12 @@ class FusionGraph(nn.Module):
         flat = error.reshape(-1)
         return flat.max().reshape(1) if top == 1 else torch.topk(flat, top).values.mean().reshape(1)
 
-    def _picture(self, error: Tensor, quantiles: Tensor, border: int) -> Tensor:
+    def _image_input(self, error: Tensor, quantiles: Tensor, border: int) -> Tensor:
         scaled = 0.1 * (error - quantiles[0]) / (quantiles[1] - quantiles[0]).clamp_min(1e-6)
         return self._draw(F.pad(scaled, (border, border, border, border)) if border else scaled)
 
-    def _draw(self, picture: Tensor) -> Tensor:
-        return F.interpolate(picture, size=(self.side, self.side), mode="bilinear", align_corners=False)
+    def _draw(self, image: Tensor) -> Tensor:
+        return F.interpolate(image, size=(self.side, self.side), mode="bilinear", align_corners=False)
 
 
 def _weighted(value: Tensor, weight: Tensor) -> Tensor:
@@ -190,11 +190,11 @@ class _Plan:
     outputs: tuple[str, ...]
 
 
-def export_all(networks: Networks, preset: Preset, masks: Tensor, picture: Tensor) -> list[ExportedGraph]:
+def export_all(networks: Networks, preset: Preset, masks: Tensor, pixels: Tensor) -> list[ExportedGraph]:
     """Export every graph for masks f32 (R, n * n) and check it on a random picture and on ``picture`` u8 [1, S, S, 3]."""
     generator = torch.Generator().manual_seed(0)
-    noise = torch.randint(0, 256, tuple(picture.shape), generator=generator, dtype=torch.uint8)
-    cases = [{IMAGE: image, "masks": masks} for image in (picture, noise)]
+    noise = torch.randint(0, 256, tuple(pixels.shape), generator=generator, dtype=torch.uint8)
+    cases = [{IMAGE: image, "masks": masks} for image in (pixels, noise)]
     exported = []
     for plan in _plans(networks, preset):
         if plan.name == FUSION:
@@ -234,8 +234,8 @@ def _plans(networks: Networks, preset: Preset) -> list[_Plan]:
 
 def _run(module: nn.Module, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
     with torch.no_grad():
-        found = module.eval()(*inputs)
-    return (found,) if isinstance(found, Tensor) else found
+        result = module.eval()(*inputs)
+    return (result,) if isinstance(result, Tensor) else result
 
 
 def _statistics(width: int, generator: torch.Generator) -> dict[str, Tensor]:

@@ -84,11 +84,11 @@ def compare(
     session = load_session(onnxruntime, payload, onnxruntime.SessionOptions())
     known = {entry.name for entry in session.get_inputs()}
     feed = {key: value.numpy() for key, value in zip(inputs, case, strict=True) if key in known}
-    found = session.run(None, feed)
+    outputs = session.run(None, feed)
     with torch.no_grad():
         expected = module(*case)
     expected = (expected,) if isinstance(expected, Tensor) else expected
-    errors = [_error(name, want.numpy(), np.asarray(got)) for want, got in zip(expected, found, strict=True)]
+    errors = [_error(name, want.numpy(), np.asarray(got)) for want, got in zip(expected, outputs, strict=True)]
     return max(error[0] for error in errors), max(error[1] for error in errors)
 
 

@@ -14,7 +14,7 @@ from edge_ad.inspection.observers import Observer
 from edge_ad.inspection.part_tracking import CycleState
 from edge_ad.outputs.guard_state import Message
 
-SaveLatch = Callable[[str, Mapping[str, Any]], None]
+SaveAlarmState = Callable[[str, Mapping[str, Any]], None]
 
 
 class OutputGuard(Protocol):
@@ -44,16 +44,16 @@ class AlarmManager(Observer):
         rule: AlarmRule,
         wires: OutputGuard | None,
         latches: Mapping[str, Mapping[str, Any]] | None = None,
-        save: SaveLatch | None = None,
+        save: SaveAlarmState | None = None,
         clock: Callable[[], float] = time.monotonic,
         withheld: Callable[[], str | None] = lambda: None,
     ) -> None:
         self._withheld = withheld
         self._rule = rule
-        self._wires = wires
+        self._guard = wires
         self._save = save
         self._clock = clock
-        self._places = {name: place for place, name in enumerate(cameras)}
+        self._indices = {name: index for index, name in enumerate(cameras)}
         known = latches or {}
         self.states = {
             name: AlarmState.from_json(known[name], clock()) if name in known else AlarmState() for name in cameras
@@ -75,24 +75,24 @@ class AlarmManager(Observer):
     def on_result(self, result: InspectionResult, source: Source) -> None:
         """Bring out a verdict, then what it means for the alarm."""
         event, now = result.event, self._clock()
-        if self._wires is not None:
+        if self._guard is not None:
             passed = not self._rule.rejects(event.verdict) and self._withheld() is None
-            place = self._places[source.name]
-            self._wires.send(
-                Message("verdict", now, place, event.verdict, passed, event.part or "", result.called_at)
+            index = self._indices[source.name]
+            self._guard.send(
+                Message("verdict", now, index, event.verdict, passed, event.part or "", result.called_at)
             )
         sign = self._rule.sign(event.verdict, event.score)
         self._set(source.name, on_part(self.states[source.name], self._rule, sign, now, self.number + 1))
 
     def on_cycle(self, camera: str, state: CycleState) -> None:
         """Tell that a camera sees frames but nothing to judge."""
-        if self._wires is not None:
-            self._wires.send(Message(state, self._clock(), self._places[camera]))
+        if self._guard is not None:
+            self._guard.send(Message(state, self._clock(), self._indices[camera]))
 
     def on_tick(self) -> None:
         """Let time pass and take in acknowledges; DeviceFault when the outputs cannot be held any more."""
-        if self._wires is not None:
-            self._wires.check()
+        if self._guard is not None:
+            self._guard.check()
         now = self._clock()
         while self._acknowledged:
             number = self._acknowledged.popleft()
@@ -117,6 +117,6 @@ class AlarmManager(Observer):
 
     def _show(self) -> None:
         lamp = (self.lit, any(state.waiting for state in self.states.values()), self.number)
-        if self._wires is not None and lamp != self._lamp:
-            self._wires.lamp(*lamp)
+        if self._guard is not None and lamp != self._lamp:
+            self._guard.lamp(*lamp)
         self._lamp = lamp

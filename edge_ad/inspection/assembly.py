@@ -18,7 +18,7 @@ from edge_ad.camera.capture_record import CameraRecord
 from edge_ad.camera.frames import Image
 from edge_ad.camera.reference import HealthReference
 from edge_ad.data.images import list_images, read_image
-from edge_ad.engines.cascade import SKIPPED, Cascade, least_scores, limit_of
+from edge_ad.engines.cascade import SKIPPED, Cascade, limit_of, min_scores
 from edge_ad.engines.parity import TOLERANCE_SHARE, TOLERANCE_Z
 from edge_ad.engines.pipeline import Pipeline
 from edge_ad.errors import BadInput, DeviceFault
@@ -26,7 +26,7 @@ from edge_ad.inspection.alarm_manager import AlarmManager
 from edge_ad.inspection.drift import MIN_REFERENCE, Drift
 from edge_ad.inspection.judge import Combine, Inferring
 from edge_ad.inspection.part_tracking import CalledParts, Calls, PartDetector, SeenParts
-from edge_ad.inspection.presence import LikeGoods, Matcher, PresenceDetector, UnlikeEmpty
+from edge_ad.inspection.presence import LikeNormal, Matcher, PresenceDetector, UnlikeEmpty
 from edge_ad.inspection.settings import LoopSettings
 from edge_ad.inspection.triggers import open_trigger, parse_trigger
 from edge_ad.inspection.view import TileStatistics, View, combine, load_tiles
@@ -116,18 +116,18 @@ def warm_up(pipeline: Inferring, bundle: Bundle) -> tuple[NDArray[np.float32], S
     """
     images = bundle.golden.images[:WARM_UP]
     expected = fuse(bundle.golden.raw[:WARM_UP], bundle.statistics)[1]
-    found = [pipeline.infer(image) for image in images]
-    for inference, score in zip(found, expected, strict=True):
+    results = [pipeline.infer(image) for image in images]
+    for inference, score in zip(results, expected, strict=True):
         allowed = max(TOLERANCE_Z, TOLERANCE_SHARE * abs(float(score))) * 2
         if not abs(inference.score - float(score)) <= allowed:
             raise DeviceFault(
                 f"a golden image scores {inference.score:.3f} on these engines and {float(score):.3f} in the bundle: "
                 "rebuild them with `edge-ad build-engine`"
             )
-    best = min(found, key=lambda inference: inference.score)
+    best = min(results, key=lambda inference: inference.score)
     # The same engine on the same picture: only threads may change the last digits.
-    tolerance = 1e-3 * max(1.0, abs(found[0].score))
-    return best.map, golden_test(lambda: pipeline.infer(images[0]).score, found[0].score, tolerance)
+    tolerance = 1e-3 * max(1.0, abs(results[0].score))
+    return best.map, golden_test(lambda: pipeline.infer(images[0]).score, results[0].score, tolerance)
 
 
 def with_record(settings: LoopSettings, bundle: Bundle) -> LoopSettings:
@@ -145,8 +145,8 @@ def with_record(settings: LoopSettings, bundle: Bundle) -> LoopSettings:
 
 def thresholds_of(bundle: Bundle, line: LineSettings, tiles: TileStatistics | None) -> Thresholds:
     """Return the thresholds to judge by, changed as the settings say."""
-    found = bundle.thresholds if tiles is None else tiles.thresholds
-    return found if line.adjust is None else line.adjust(found)
+    result = bundle.thresholds if tiles is None else tiles.thresholds
+    return result if line.adjust is None else line.adjust(result)
 
 
 def reload_thresholds(bundle: Bundle, line: LineSettings, tiles: TileStatistics | None, path: Path) -> Thresholds:
@@ -155,8 +155,8 @@ def reload_thresholds(bundle: Bundle, line: LineSettings, tiles: TileStatistics 
     same_graphs = fresh.graphs == bundle.graphs and all(
         fresh.graph_sha256(name) == bundle.graph_sha256(name) for name in bundle.graphs
     )
-    arrays, kept = fresh.statistics.arrays(), bundle.statistics.arrays()
-    if not same_graphs or any(not np.array_equal(arrays[name], kept[name]) for name in kept):
+    arrays, stored = fresh.statistics.arrays(), bundle.statistics.arrays()
+    if not same_graphs or any(not np.array_equal(arrays[name], stored[name]) for name in stored):
         raise BadInput(f"{path} is another model now: restart to use it")
     return thresholds_of(fresh, line, tiles)
 
@@ -173,7 +173,7 @@ def tile_combiner(
     return tiles, lambda inferences: combine(inferences, view, tiles, bundle.statistics)
 
 
-def good_pictures(bundle: Bundle) -> list[Image]:
+def golden_images(bundle: Bundle) -> list[Image]:
     """Return the golden images that are not NG: what good parts look like."""
     scores = fuse(bundle.golden.raw, bundle.statistics)[1]
     return [image for image, score in zip(bundle.golden.images, scores, strict=True) if score <= bundle.thresholds.ng]
@@ -192,14 +192,14 @@ def make_part_detectors(
     if part.presence == "trigger":
         assert calls is not None
         return [CalledParts(calls, part.rule, part.trigger_deadline_ms / 1000.0) for _ in range(cameras)]
-    goods = good_pictures(bundle)
+    normal = golden_images(bundle)
     matcher: Matcher
     if part.presence == "learned":
         assert part.empty is not None
         paths = list_images(part.empty)[:MAX_EMPTY]
-        matcher = UnlikeEmpty([settings.view.crop(read_image(path, bundle.image_bits)) for path in paths], goods)
+        matcher = UnlikeEmpty([settings.view.crop(read_image(path, bundle.image_bits)) for path in paths], normal)
     else:
-        matcher = LikeGoods(goods)
+        matcher = LikeNormal(normal)
     return [SeenParts(PresenceDetector(matcher, part.motion_limit), part.rule, settings.view, number) for number in first]
 
 
@@ -221,7 +221,7 @@ def make_cascade(
         raise BadInput("--cascade and --tiles exclude each other: leave one out")
     cascade = Cascade(pipeline, bundle, line.cascade, now)
     limit = limit_of(bundle, first, line.cascade)
-    share = float((least_scores(bundle.raw_scores["threshold"], bundle.statistics) < limit).mean())
+    share = float((min_scores(bundle.raw_scores["threshold"], bundle.statistics) < limit).mean())
     print(f"cascade: LAViT is left out below {limit:.2f}, as for {share:.0%} of the bundle's goods", file=sys.stderr)
     return cascade
 
@@ -282,17 +282,17 @@ class Wiring:
         self._stack.close()
 
     def _open_store(self, line: LineSettings) -> Store | None:
-        slow = [make_output(uri) for uri in line.alarm if not is_fast(uri)]
-        self.dispatcher = Dispatcher(slow, line.backlog, faults=self.faults)
+        expensive = [make_output(uri) for uri in line.alarm if not is_fast(uri)]
+        self.dispatcher = Dispatcher(expensive, line.backlog, faults=self.faults)
         if line.store is None:
-            if slow:
-                raise BadInput(f"the output {slow[0].name} needs a store: name a file for it with --store")
+            if expensive:
+                raise BadInput(f"the output {expensive[0].name} needs a store: name a file for it with --store")
             return None
         folder = line.record.prepare(line.store)
         store = Store(line.store, self.dispatcher.committed, self.dispatcher.outbox.add, folder, self.faults)
         self._stack.callback(store.close)
-        self.keeper = MaintenanceThread(line.store, folder, line.record.limits, self.faults)
-        self._stack.callback(self.keeper.close)
+        self.maintenance = MaintenanceThread(line.store, folder, line.record.limits, self.faults)
+        self._stack.callback(self.maintenance.close)
         self._stack.callback(self.dispatcher.close)
         self.dispatcher.start(line.store)
         return store
@@ -321,7 +321,7 @@ class Wiring:
             settings.alarm,
             self.guard,
             store.latches if store else None,
-            store.save_latch if store else None,
+            store.save_alarm_state if store else None,
             withheld=self._withheld if line.record.required else lambda: None,
         )
 

@@ -80,15 +80,15 @@ class CameraWorker:
         self._settings = settings
         self._health = CameraHealth(source.kind, settings.health, region=settings.view.region)
         self._liveness = LivenessCheck(settings.liveness if source.kind == "live" else Liveness())
-        self._likeness = ReferenceCheck(settings.reference, settings.health) if settings.reference else None
+        self._reference_check = ReferenceCheck(settings.reference, settings.health) if settings.reference else None
         self._heard = time.monotonic()
         self._first = True
-        self._told: str | None = None  # the first word of the outage told since the last frame
+        self._outage_word: str | None = None  # the first word of the outage told since the last frame
         self._next_alarm = 0.0
         self._backoff = 1.0
         self._duplicates = 0
         self._passed_over = 0
-        self._found: CameraSettings | None = None
+        self._camera_settings: CameraSettings | None = None
         self._settings_mismatch: str | None = None
         self._detector = detector
         self._view = settings.view
@@ -188,17 +188,17 @@ class CameraWorker:
         return self.counters
 
     def _delivered(self, delivery: Delivery) -> list[Outcome]:
-        told, self._told = self._told, None
+        delivered, self._outage_word = self._outage_word, None
         # Where the reader waits for us, the time that we took is not the camera's silence.
         self._heard = delivery.arrived_at if self.mailbox.freshest else time.monotonic()
         self._first = False
         outcomes: list[Outcome] = []
-        if delivery.missing and not told:
+        if delivery.missing and not delivered:
             outcomes.append(_gap(delivery))
             self._interrupt()
-        found = self._examine(delivery)
-        if found:
-            outcomes.append(found)
+        result = self._examine(delivery)
+        if result:
+            outcomes.append(result)
         return outcomes
 
     def _examine(self, delivery: Delivery) -> Outcome | None:
@@ -227,11 +227,11 @@ class CameraWorker:
             return Faulted(frame, since, fault)
         return self._gathered(Judgeable(frame, since))
 
-    def _gathered(self, found: Judgeable) -> Outcome:
+    def _gathered(self, candidate: Judgeable) -> Outcome:
         """Return the frame itself where every frame counts, else what it means for the parts."""
         if self._detector is None:
-            return found
-        looked = self._detector.look(found)
+            return candidate
+        looked = self._detector.look(candidate)
         self.counters.idle += not looked.kept
         for part in looked.ready:
             self._queue(part)
@@ -242,23 +242,23 @@ class CameraWorker:
         stored = self._settings.camera
         if stored is None or self.source.kind != "live":
             return None
-        found = settings_of(self.source)
-        if found is not self._found:
-            self._found = found
-            told = difference(stored, found)
-            self._settings_mismatch = f"settings: {'; '.join(told)}" if told else None
+        actual = settings_of(self.source)
+        if actual is not self._camera_settings:
+            self._camera_settings = actual
+            message = difference(stored, actual)
+            self._settings_mismatch = f"settings: {'; '.join(message)}" if message else None
         return self._settings_mismatch
 
     def _unlike(self, frame: Frame) -> str | None:
         """Return why a frame that should show a part at rest cannot come from a healthy camera."""
-        if self._likeness is None:
+        if self._reference_check is None:
             return None
         whole = self._view.roi is None
-        return self._likeness.fault(self._likeness.view(frame if whole else self._view.crop(frame.image)))
+        return self._reference_check.fault(self._reference_check.view(frame if whole else self._view.crop(frame.image)))
 
     def _queue(self, part: PartReady[Judgeable]) -> None:
         self._passed_over += part.passed_over
-        self._waiting.extend(replace(found, fault=self._unlike(found.frame)) for found in frames_of(part))
+        self._waiting.extend(replace(candidate, fault=self._unlike(candidate.frame)) for candidate in frames_of(part))
 
     def _called(self) -> list[Outcome]:
         """Return the parts that a trigger called for in vain."""
@@ -296,10 +296,10 @@ class CameraWorker:
         """Tell an outage at once, then again after 1, 2, 4 ... 60 s while it lasts; a better reason than before at once."""
         now = time.monotonic()
         word = reason.split(":")[0]
-        if self._told and now < self._next_alarm and word in (self._told, "stalled"):
+        if self._outage_word and now < self._next_alarm and word in (self._outage_word, "stalled"):
             return []
-        self._backoff = min(self._backoff * 2, MAX_SILENCE_S) if self._told else 1.0
-        self._told, self._next_alarm = word, now + self._backoff
+        self._backoff = min(self._backoff * 2, MAX_SILENCE_S) if self._outage_word else 1.0
+        self._outage_word, self._next_alarm = word, now + self._backoff
         self._interrupt()
         return [Outage(reason)]
 

@@ -100,10 +100,10 @@ def make_canary(pipeline: Inferring, bundle: Bundle, busy: Callable[[], bool]) -
     def infer(image: NDArray[np.uint8]) -> float:
         return pipeline.infer(image).score
 
-    return Canary(infer, known_pictures(infer, bundle), busy)
+    return Canary(infer, known_images(infer, bundle), busy)
 
 
-def known_pictures(infer: Callable[[NDArray[np.uint8]], float], bundle: Bundle) -> list[Known]:
+def known_images(infer: Callable[[NDArray[np.uint8]], float], bundle: Bundle) -> list[Known]:
     """Return the golden image that scores least and a known anomaly, with what they score on these engines.
 
     The anomaly is the golden image that scores most; where that is not NG, the other one with its middle turned upside down
@@ -112,10 +112,10 @@ def known_pictures(infer: Callable[[NDArray[np.uint8]], float], bundle: Bundle) 
     scores = fuse(bundle.golden.raw, bundle.statistics)[1]
     good, bad = bundle.golden.images[int(np.argmin(scores))], bundle.golden.images[int(np.argmax(scores))]
     if scores.max() <= bundle.thresholds.ng:
-        bad = _spoiled(good)
-    found = [_measured("a golden image", good, infer)]
+        bad = _corrupted(good)
+    images = [_measured("a golden image", good, infer)]
     anomaly = _measured("a known anomaly", bad, infer)
-    return [*found, anomaly] if anomaly.score > max(bundle.thresholds.ng, found[0].score) else found
+    return [*images, anomaly] if anomaly.score > max(bundle.thresholds.ng, images[0].score) else images
 
 
 def _measured(name: str, image: NDArray[np.uint8], infer: Callable[[NDArray[np.uint8]], float]) -> Known:
@@ -123,7 +123,7 @@ def _measured(name: str, image: NDArray[np.uint8], infer: Callable[[NDArray[np.u
     return Known(name, image, score, TOLERANCE * max(1.0, abs(score)))
 
 
-def _spoiled(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _corrupted(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     spoiled = image.copy()
     rows, columns = (slice(side // 4, side - side // 4) for side in image.shape[:2])
     spoiled[rows, columns] = 255 - image[rows, columns][::-1]

@@ -20,9 +20,9 @@ class Latencies:
 
     def add(self, value: float) -> None:
         """Take in one value."""
-        place = self.count if self.count < len(self._sample) else int(self._rng.integers(0, self.count + 1))
-        if place < len(self._sample):
-            self._sample[place] = value
+        index = self.count if self.count < len(self._sample) else int(self._rng.integers(0, self.count + 1))
+        if index < len(self._sample):
+            self._sample[index] = value
         self.count += 1
         self.max = max(self.max, value)
 

@@ -34,8 +34,8 @@ class DriftReport:
         """One sentence when the parts are no longer like the goods, else None."""
         if not self.drifted:
             return None
-        told = ", ".join(f"{name} (z {self.mean[name]:+.1f} on average)" for name in self.drifted)
-        return f"{WARNING}; no longer like the goods: {told}"
+        message = ", ".join(f"{name} (z {self.mean[name]:+.1f} on average)" for name in self.drifted)
+        return f"{WARNING}; no longer like the goods: {message}"
 
 
 @dataclass

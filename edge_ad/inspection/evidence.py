@@ -27,7 +27,7 @@ from edge_ad.inspection.judge import InspectionResult
 from edge_ad.inspection.observers import Observer
 from edge_ad.inspection.recorder import safe_name
 from edge_ad.inspection.view import View
-from edge_ad.store import Picture, RecordSettings, Store
+from edge_ad.store import RecordSettings, Store, StoredImage
 from edge_ad.store.journal import day_of, event_line
 from edge_ad.store.jpeg import with_comment
 from edge_ad.store.maintenance import yield_to_others
@@ -79,7 +79,7 @@ class Evidence:
         self._short = short
         self._scales: dict[str, HeatScale] = {}
         self._changed = threading.Condition()
-        self._held: dict[str, _Item] = {}  # by id, until their event is committed
+        self._waiting: dict[str, _Item] = {}  # by id, until their event is committed
         self._ready: dict[str, _Item] = {}
         self._bytes = 0
         self._closing: float | None = None
@@ -103,17 +103,17 @@ class Evidence:
             return
         item = _Item(event, image, None if result.inference is None else result.inference.map)
         with self._changed:
-            self._held[event.id] = item
+            self._waiting[event.id] = item
             self._bytes += item.bytes
-            while self._bytes > MAX_BYTES and len(self._held) + len(self._ready) > 1:
+            while self._bytes > MAX_BYTES and len(self._waiting) + len(self._ready) > 1:
                 self._drop_one()
 
     def committed(self, rows: Sequence[Event]) -> None:
         """Let the pictures of events go to the disk; called by the store."""
         with self._changed:
             for row in rows:
-                if row.id in self._held:
-                    self._ready[row.id] = self._held.pop(row.id)
+                if row.id in self._waiting:
+                    self._ready[row.id] = self._waiting.pop(row.id)
             self._changed.notify()
 
     def close(self, wait_s: float = CLOSE_S) -> None:
@@ -124,9 +124,9 @@ class Evidence:
         self._thread.join(wait_s + CLOSE_S)
         with self._changed:
             if self._thread.is_alive():  # the disk, or the picture, is too slow: what waits is given up
-                left = [*self._held.values(), *self._ready.values()]
+                left = [*self._waiting.values(), *self._ready.values()]
                 self.dropped.update([self._at_work_on, *(item.event.camera for item in left)])
-                self._held, self._ready = {}, {}
+                self._waiting, self._ready = {}, {}
         lost = sum(self.dropped.values())
         if lost:
             tell(f"{lost} pictures were not kept in {self._folder}")
@@ -138,7 +138,7 @@ class Evidence:
                 while not self._ready and not self._ended():
                     self._changed.wait(0.05 if self._closing is not None else None)
                 if self._ended():
-                    self.dropped.update(item.event.camera for item in (*self._held.values(), *self._ready.values()))
+                    self.dropped.update(item.event.camera for item in (*self._waiting.values(), *self._ready.values()))
                     return
                 item = self._ready.pop(next(iter(self._ready)))
                 self._bytes -= item.bytes
@@ -153,7 +153,7 @@ class Evidence:
     def _ended(self) -> bool:
         if self._closing is None:
             return False
-        return not (self._held or self._ready) or time.monotonic() > self._closing
+        return not (self._waiting or self._ready) or time.monotonic() > self._closing
 
     def _keep(self, item: _Item) -> None:
         fault = self._write(item)
@@ -185,28 +185,28 @@ class Evidence:
         self.written += 1
         return None
 
-    def _write_one(self, event: Event, picture: Image, ending: str, quality: int) -> None:
+    def _write_one(self, event: Event, image: Image, ending: str, quality: int) -> None:
         done, data = cv2.imencode(
-            ".jpg", cv2.cvtColor(np.ascontiguousarray(picture), cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality]
+            ".jpg", cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality]
         )
         if not done:
             raise BadInput("this OpenCV cannot encode JPEG")
-        name = picture_name(event, ending)
+        name = image_name(event, ending)
         jpeg = with_comment(data.tobytes(), event_line(0, event))
         atomic_write(self._folder / name, jpeg)
-        self._store.add_picture(Picture(name, event.id, event.verdict, event.time, len(jpeg)))
+        self._store.add_image(StoredImage(name, event.id, event.verdict, event.time, len(jpeg)))
 
     def _drop_one(self) -> None:
         """Throw away the oldest OK that waits, else the oldest."""
-        waiting = [*self._ready.values(), *self._held.values()]
+        waiting = [*self._ready.values(), *self._waiting.values()]
         item = next((item for item in waiting if item.event.verdict == "OK"), waiting[0])
-        for items in (self._ready, self._held):
+        for items in (self._ready, self._waiting):
             if items.pop(item.event.id, None) is not None:
                 self._bytes -= item.bytes
         self.dropped[item.event.camera] += 1
 
 
-def picture_name(event: Event, ending: str = "") -> str:
+def image_name(event: Event, ending: str = "") -> str:
     """Return the path of a picture below the evidence folder: day, camera, then time (UTC), verdict and id."""
     moment = time.strftime("%H%M%S", time.gmtime(event.time))
     thousandths = int(event.time % 1 * 1000)
@@ -228,9 +228,9 @@ class StoreObserver(Observer):
         self._store = store
         self._account = account
         self._evidence = evidence
-        self._before: Mapping[str, Mapping[str, int]] = {name: dict(found) for name, found in store.counters.items()}
+        self._before: Mapping[str, Mapping[str, int]] = {name: dict(result) for name, result in store.counters.items()}
         self._cameras: set[str] = set()
-        self._told: str | None = None
+        self._reported: str | None = None
 
     def on_result(self, result: InspectionResult, source: Source) -> None:
         """Hand over one event."""
@@ -240,9 +240,9 @@ class StoreObserver(Observer):
             self._evidence.offer(event, result)
         self._store.record(event, self._totals(source.name))
         fault = self._store.fault
-        if fault != self._told:
+        if fault != self._reported:
             print(fault or "events are stored again", file=sys.stderr)
-            self._told = fault
+            self._reported = fault
 
     def close(self) -> None:
         """Write the pictures that wait, hand over the last counters and wait for the disk, a few seconds at most."""

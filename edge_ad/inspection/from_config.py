@@ -95,16 +95,16 @@ def record_settings(table: RecordTable) -> RecordSettings:
 def hand_set(read: Callable[[], RunTable]) -> Callable[[Thresholds], Thresholds]:
     """Return what puts ``warn_above`` and ``ng_above``, read again each time, in the place of the bundle's thresholds."""
 
-    def adjust(found: Thresholds) -> Thresholds:
+    def adjust(thresholds: Thresholds) -> Thresholds:
         run = read()
         if run.warn_above is None and run.ng_above is None:
-            return found
-        warn = found.warn if run.warn_above is None else run.warn_above
-        ng = found.ng if run.ng_above is None else run.ng_above
+            return thresholds
+        warn = thresholds.warn if run.warn_above is None else run.warn_above
+        ng = thresholds.ng if run.ng_above is None else run.ng_above
         if warn > ng:
             raise BadInput(f"warn_above is {warn:g} and ng_above {ng:g}: WARN must not lie above NG")
         # Set by hand they promise no rate of goods.
-        return replace(Thresholds(warn, ng), target_warn=found.target_warn, target_ng=found.target_ng)
+        return replace(Thresholds(warn, ng), target_warn=thresholds.target_warn, target_ng=thresholds.target_ng)
 
     return adjust
 

@@ -80,13 +80,13 @@ class Stop:
             yield
             return
         handlers = {signal.SIGTERM: self._handle, signal.SIGINT: self._handle, signal.SIGHUP: self._reload}
-        kept = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+        previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
         try:
             yield
         finally:
             if self._timer is not None:
                 self._timer.cancel()
-            for number, handler in kept.items():
+            for number, handler in previous.items():
                 signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
@@ -111,7 +111,7 @@ def _end() -> None:
     os._exit(3)
 
 
-PROOF_S = 10.0  # a dashboard asks for a completed cycle within so many seconds where no service manager does
+SELF_TEST_S = 10.0  # a dashboard asks for a completed cycle within so many seconds where no service manager does
 
 
 class Dashboard(Protocol):
@@ -260,7 +260,7 @@ class Inspector:
 
     def _observers(self) -> list[Observer]:
         """Return who follows the run, in the order of effects: the outputs first, then the record, then what shows."""
-        self.watchdog = Watchdog(self._notifier, self._self_test, limit_s=PROOF_S if self.line.web else None)
+        self.watchdog = Watchdog(self._notifier, self._self_test, limit_s=SELF_TEST_S if self.line.web else None)
         self.drift = DriftObserver(None if self.tiled else make_drift(self.bundle, self.line.cascade is not None))
         self._record = self._make_record()
         observers: list[Observer] = [self.wiring.alarm_manager]
@@ -277,7 +277,7 @@ class Inspector:
         store = self.wiring.store
         if store is None:
             return None
-        view, wake = self.settings.view, self.wiring.keeper.wake
+        view, wake = self.settings.view, self.wiring.maintenance.wake
         evidence = Evidence(store, self.line.record, view, self.reference, wake, self.faults)
         return StoreObserver(store, lambda name: self.loop.account(name), evidence)
 

@@ -24,7 +24,7 @@ from edge_ad.inspection.verdict import Decision, decide, fault
 from edge_ad.inspection.view import View
 from edge_ad.scoring import BRANCHES, Thresholds
 
-LAG_TOLD_MS = 50.0
+LAG_REPORTED_MS = 50.0
 
 
 class Inferring(Protocol):
@@ -84,7 +84,7 @@ class Judge:
         self._view = view or View()
         self._combine = combine
         self._plausibility = plausibility
-        self._computed = [(place, name) for place, name in enumerate(BRANCHES) if name in pipeline.branches]
+        self._computed = [(index, name) for index, name in enumerate(BRANCHES) if name in pipeline.branches]
         self._streams = pipeline if isinstance(pipeline, Streams) else None
         self._begun: dict[Judgeable, list[Future[Inference]]] = {}
 
@@ -93,12 +93,12 @@ class Judge:
         """How many frames are inferred side by side."""
         return 1 if self._streams is None else self._streams.count
 
-    def begin(self, found: Judgeable, checks_age: bool) -> bool:
+    def begin(self, candidate: Judgeable, checks_age: bool) -> bool:
         """Let the engines have a frame that is judged later; False without streams, or where it is at fault."""
-        if self._streams is not None and not found.fault and not (checks_age and self._late(found)):
+        if self._streams is not None and not candidate.fault and not (checks_age and self._late(candidate)):
             with contextlib.suppress(Exception):  # `judge` meets it again, and tells it
-                self._begun[found] = self._submitted(found.frame, self._streams)
-        return found in self._begun
+                self._begun[candidate] = self._submitted(candidate.frame, self._streams)
+        return candidate in self._begun
 
     def prepare(self, frame: Frame) -> None:
         """Do what a frame needs before the engines, ahead of its turn: first look and resize; from any thread."""
@@ -111,35 +111,35 @@ class Judge:
         event = Event(camera, outage.frame, outage.part, time.time(), "NONE", None, {}, None, outage.reason)
         return InspectionResult(event, called_at=outage.called_at)
 
-    def faulted(self, camera: str, found: Faulted) -> InspectionResult:
+    def faulted(self, camera: str, result: Faulted) -> InspectionResult:
         """Return NONE for a frame that must not be judged."""
-        return _result(camera, found.frame, found.since, fault(found.reason), None, {})
+        return _result(camera, result.frame, result.since, fault(result.reason), None, {})
 
-    def judge(self, camera: str, found: Judgeable, checks_age: bool) -> InspectionResult:
+    def judge(self, camera: str, candidate: Judgeable, checks_age: bool) -> InspectionResult:
         """Return the verdict on a healthy frame; NONE when it is too old, before the engines run or after."""
-        return replace(self._verdict(camera, found, checks_age), called_at=found.called_at)
+        return replace(self._verdict(camera, candidate, checks_age), called_at=candidate.called_at)
 
-    def _verdict(self, camera: str, found: Judgeable, checks_age: bool) -> InspectionResult:
-        late = fault(found.fault) if found.fault else self._late(found) if checks_age else None
+    def _verdict(self, camera: str, candidate: Judgeable, checks_age: bool) -> InspectionResult:
+        late = fault(candidate.fault) if candidate.fault else self._late(candidate) if checks_age else None
         if late:
-            self._begun.pop(found, None)
-            return _result(camera, found.frame, found.since, late, None, {}, part=found.part)
+            self._begun.pop(candidate, None)
+            return _result(camera, candidate.frame, candidate.since, late, None, {}, part=candidate.part)
         try:
-            tiles = self._infer(found)
+            tiles = self._infer(candidate)
             inference = tiles[0] if self._combine is None else self._combine(tiles)
         except Exception as error:
             decision = fault(f"engine: {type(error).__name__}: {' '.join(str(error).split())}")
-            return _result(camera, found.frame, found.since, decision, None, {}, error, found.part)
-        nonsense = self._nonsense(found.frame, tiles)
-        late = self._late(found) if checks_age else None
+            return _result(camera, candidate.frame, candidate.since, decision, None, {}, error, candidate.part)
+        nonsense = self._nonsense(candidate.frame, tiles)
+        late = self._late(candidate) if checks_age else None
         decision = late or nonsense or decide(inference.score, inference.z, self._weight, self.thresholds)
         values = self._values(inference)
-        return _result(camera, found.frame, found.since, decision, inference, values, part=found.part)
+        return _result(camera, candidate.frame, candidate.since, decision, inference, values, part=candidate.part)
 
-    def _infer(self, found: Judgeable) -> list[Inference]:
+    def _infer(self, candidate: Judgeable) -> list[Inference]:
         if self._streams is None:
-            return [self._pipeline.infer(tile) for tile in self._tiles(found.frame)]
-        begun = self._begun.pop(found, None) or self._submitted(found.frame, self._streams)
+            return [self._pipeline.infer(tile) for tile in self._tiles(candidate.frame)]
+        begun = self._begun.pop(candidate, None) or self._submitted(candidate.frame, self._streams)
         return [one.result() for one in begun]
 
     def _nonsense(self, frame: Frame, inferences: Sequence[Inference]) -> Decision | None:
@@ -147,8 +147,8 @@ class Judge:
             return None
         check, ng = self._plausibility.fault, self.thresholds.ng
         # Every inference is looked at, because the next ones are compared with it.
-        found = [check(tile, inference, ng) for tile, inference in zip(self._tiles(frame), inferences, strict=True)]
-        reason = next((one for one in found if one is not None), None)
+        results = [check(tile, inference, ng) for tile, inference in zip(self._tiles(frame), inferences, strict=True)]
+        reason = next((one for one in results if one is not None), None)
         return None if reason is None else fault(reason)
 
     def _submitted(self, frame: Frame, streams: Streams) -> list[Future[Inference]]:
@@ -157,17 +157,17 @@ class Judge:
     def _tiles(self, frame: Frame) -> list[NDArray[np.uint8]]:
         return self._view.tiles(frame, self._pipeline.image_size)
 
-    def _late(self, found: Judgeable) -> Decision | None:
-        age_ms = (time.monotonic() - found.since) * 1000.0
+    def _late(self, candidate: Judgeable) -> Decision | None:
+        age_ms = (time.monotonic() - candidate.since) * 1000.0
         if age_ms <= self._max_age_ms:
             return None
-        lag_ms = (found.frame.lag_s or 0.0) * 1000.0
-        way = f", {lag_ms:.0f} ms of them on the way from the camera" if lag_ms > LAG_TOLD_MS else ""
+        lag_ms = (candidate.frame.lag_s or 0.0) * 1000.0
+        way = f", {lag_ms:.0f} ms of them on the way from the camera" if lag_ms > LAG_REPORTED_MS else ""
         return fault(f"late: {age_ms:.0f} ms after the capture{way}; {self._max_age_ms:g} ms allowed")
 
     def _values(self, inference: Inference) -> dict[str, float]:
         z, skipped = inference.z.tolist(), inference.skipped
-        return {name: z[place] for place, name in self._computed if name not in skipped}
+        return {name: z[index] for index, name in self._computed if name not in skipped}
 
 
 def _result(

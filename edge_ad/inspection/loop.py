@@ -156,7 +156,7 @@ class Loop:
             counters.judged += 1
         verdict = self._of_part(worker, outcome, result)
         if verdict is not None:
-            self._tell(worker, verdict)
+            self._report(worker, verdict)
         if result.broken is not None and is_out_of_memory(result.broken):
             raise DeviceFault(
                 f"the engine failed on frame {result.event.frame} of {worker.name}: out of memory "
@@ -176,7 +176,7 @@ class Loop:
         gathered.append(result)
         return median_result(self._open_parts.pop(worker.name)) if outcome.last else None
 
-    def _tell(self, worker: CameraWorker, result: InspectionResult) -> None:
+    def _report(self, worker: CameraWorker, result: InspectionResult) -> None:
         event = result.event
         worker.counters.verdicts[event.verdict] += 1
         worker.counters.parts += result.frame is not None and event.part is not None

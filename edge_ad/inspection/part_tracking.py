@@ -60,22 +60,22 @@ class Chooser(Generic[T]):
 
     def __init__(self, rule: PartRule) -> None:
         self._rule = rule
-        self._kept: list[tuple[float, T]] = []
+        self._best: list[tuple[float, T]] = []
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self._best)
 
     def add(self, frame: T, sharpness: float) -> bool:
         """Keep a frame; True when there are enough."""
-        self._kept.append((sharpness, frame))
-        return len(self._kept) >= self._rule.candidates
+        self._best.append((sharpness, frame))
+        return len(self._best) >= self._rule.candidates
 
     def take(self, part: str) -> PartReady[T]:
         """Return the sharpest frames and begin anew."""
-        order = sorted(range(len(self._kept)), key=lambda place: -self._kept[place][0])[: self._rule.frames]
-        chosen = tuple(self._kept[place][1] for place in sorted(order))
-        passed_over = len(self._kept) - len(chosen)
-        self._kept.clear()
+        order = sorted(range(len(self._best)), key=lambda index: -self._best[index][0])[: self._rule.frames]
+        chosen = tuple(self._best[index][1] for index in sorted(order))
+        passed_over = len(self._best) - len(chosen)
+        self._best.clear()
         return PartReady(part, chosen, passed_over)
 
 
@@ -94,27 +94,27 @@ class PartTracker(Generic[T]):
         self._judged: Thumb | None = None
         self.state: CycleState = "idle"
 
-    def see(self, frame: T, sight: Observation) -> tuple[CycleState, PartReady[T] | None]:
+    def see(self, frame: T, observation: Observation) -> tuple[CycleState, PartReady[T] | None]:
         """Take in one frame and return what it is: part of nothing, of a part on its way, or of one already judged.
 
         A frame that was kept as a candidate is ``busy`` and comes back in a PartReady, now or later.
         """
         ready: PartReady[T] | None = None
-        if not sight.present:
+        if not observation.present:
             ready, self._judged = self._finish(), None
             self.state = "idle"
-        elif not sight.still:
+        elif not observation.still:
             ready = self._finish()
             self.state = "busy" if self._judged is None else "held"
-        elif self._judged is not None and difference(sight.thumb, self._judged) <= self._rule.swap_limit:
+        elif self._judged is not None and difference(observation.thumb, self._judged) <= self._rule.swap_limit:
             self.state = "held"
         else:
             self.state = "busy"
             if not self._chooser:
                 self._number += 1
                 self._judged = None
-            self._last = sight.thumb
-            if self._chooser.add(frame, sight.sharpness):
+            self._last = observation.thumb
+            if self._chooser.add(frame, observation.sharpness):
                 ready = self._finish()
         return self.state, ready
 
@@ -233,7 +233,7 @@ class FrameOutcome:
 class PartDetector(Protocol):
     """Makes parts of frames."""
 
-    def look(self, found: Judgeable) -> FrameOutcome:
+    def look(self, candidate: Judgeable) -> FrameOutcome:
         """Take in a healthy frame."""
 
     def time(self, now: float) -> tuple[list[PartReady[Judgeable]], list[Missed]]:
@@ -253,14 +253,14 @@ class SeenParts:
     """Parts that an eye sees come to rest in the region of interest."""
 
     def __init__(self, eye: PresenceDetector, rule: PartRule, view: View, first: int = 1) -> None:
-        self._eye = eye
+        self._detector = eye
         self._view = view
         self._tracker: PartTracker[Judgeable] = PartTracker(rule, first)
 
-    def look(self, found: Judgeable) -> FrameOutcome:
+    def look(self, candidate: Judgeable) -> FrameOutcome:
         """Take in a healthy frame."""
         before = self._tracker.keeps()
-        state, ready = self._tracker.see(found, self._eye.look(self._view.crop(found.frame.image)))
+        state, ready = self._tracker.see(candidate, self._detector.look(self._view.crop(candidate.frame.image)))
         after = self._tracker.keeps() + (len(ready.frames) + ready.passed_over if ready else 0)
         return FrameOutcome(state, after > before, (ready,) if ready else ())
 
@@ -270,7 +270,7 @@ class SeenParts:
 
     def interrupt(self) -> None:
         """What is seen next may be another part: it must come to rest again."""
-        self._eye.forget()
+        self._detector.forget()
 
     def finish(self) -> PartReady[Judgeable] | None:
         """Return the part that waits for more frames."""
@@ -318,11 +318,11 @@ class CalledParts:
         self._deadline_s = deadline_s
         self._tracker: TriggerTracker[Judgeable] = TriggerTracker(rule, deadline_s)
 
-    def look(self, found: Judgeable) -> FrameOutcome:
+    def look(self, candidate: Judgeable) -> FrameOutcome:
         """Take in a healthy frame; sharpness is not compared, the first frames after the call count."""
         self._hear()
-        kept, ready = self._tracker.see(found, found.frame.captured_at, 0.0)
-        return FrameOutcome(self._tracker.state, kept, tuple(ready))
+        state, ready = self._tracker.see(candidate, candidate.frame.captured_at, 0.0)
+        return FrameOutcome(self._tracker.state, state, tuple(ready))
 
     def time(self, now: float) -> tuple[list[PartReady[Judgeable]], list[Missed]]:
         """Return parts whose time is over."""
@@ -349,9 +349,9 @@ class CalledParts:
 
 def frames_of(ready: PartReady[Judgeable]) -> list[Judgeable]:
     """Return the frames of a part to judge, marked with it; their age counts from the newest of them."""
-    since = max(found.since for found in ready.frames)
+    since = max(candidate.since for candidate in ready.frames)
     last = len(ready.frames) - 1
     return [
-        replace(found, since=since, part=ready.part, last=place == last, called_at=ready.called_at)
-        for place, found in enumerate(ready.frames)
+        replace(candidate, since=since, part=ready.part, last=index == last, called_at=ready.called_at)
+        for index, candidate in enumerate(ready.frames)
     ]

@@ -47,9 +47,9 @@ def floors_of(bundle: Bundle) -> Floors:
     z, score = fuse(known, bundle.statistics)
     spreads = FEW_SPREADS if len(known) < FEW else SPREADS
     both = np.column_stack([z, score])
-    middle, least = np.median(both, axis=0), both.min(axis=0)
-    floors = (middle - spreads * np.maximum(middle - least, MIN_SPREAD)).astype(np.float32)
-    return Floors(float(floors[-1]), floors[:-1], float(least[-1]))
+    median, minimum = np.median(both, axis=0), both.min(axis=0)
+    floors = (median - spreads * np.maximum(median - minimum, MIN_SPREAD)).astype(np.float32)
+    return Floors(float(floors[-1]), floors[:-1], float(minimum[-1]))
 
 
 class Plausibility:
@@ -62,7 +62,7 @@ class Plausibility:
 
     def __init__(self, floors: Floors | None, branches: tuple[str, ...]) -> None:
         self._floors = floors
-        self._computed = [(place, name) for place, name in enumerate(BRANCHES) if name in branches]
+        self._computed = [(index, name) for index, name in enumerate(BRANCHES) if name in branches]
         self._last: deque[tuple[bytes, NDArray[np.uint8], Inference]] = deque(maxlen=REMEMBERED)
 
     def fault(self, image: NDArray[np.uint8], inference: Inference, ng: float = math.inf) -> str | None:
@@ -74,22 +74,22 @@ class Plausibility:
         return self._zero(inference) or (None if inference.score > ng else self._low(inference)) or repeated
 
     def _asked(self, inference: Inference) -> list[tuple[int, str]]:
-        return [(place, name) for place, name in self._computed if name not in inference.skipped]
+        return [(index, name) for index, name in self._computed if name not in inference.skipped]
 
     def _zero(self, inference: Inference) -> str | None:
         asked = self._asked(inference)
-        if asked and all(inference.raw[place] == 0.0 for place, _ in asked):
+        if asked and all(inference.raw[index] == 0.0 for index, _ in asked):
             return "engine: every raw score is exactly 0; no picture gives that"
         return None
 
     def _low(self, inference: Inference) -> str | None:
         if self._floors is None:
             return None
-        for place, name in self._asked(inference):
-            if inference.z[place] < self._floors.z[place]:
+        for index, name in self._asked(inference):
+            if inference.z[index] < self._floors.z[index]:
                 return (
-                    f"engine: {name} is {float(inference.z[place]):.1f}, far below every normal image; at least "
-                    f"{float(self._floors.z[place]):.1f} is plausible"
+                    f"engine: {name} is {float(inference.z[index]):.1f}, far below every normal image; at least "
+                    f"{float(self._floors.z[index]):.1f} is plausible"
                 )
         if not inference.skipped and inference.score < self._floors.score:
             return (
@@ -100,12 +100,12 @@ class Plausibility:
 
     def _repeated(self, image: NDArray[np.uint8], inference: Inference) -> str | None:
         key = inference.raw.tobytes()
-        found = None
+        match = None
         for before, other, result in self._last:
             if before == key and np.array_equal(result.map, inference.map) and _differ(image, other):
-                found = "engine: all scores and the map are those of another picture to the last bit"
+                match = "engine: all scores and the map are those of another picture to the last bit"
         self._last.append((key, image, inference))
-        return found
+        return match
 
 
 def _differ(image: NDArray[np.uint8], other: NDArray[np.uint8]) -> bool:

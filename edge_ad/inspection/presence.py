@@ -17,7 +17,7 @@ PresenceMode = Literal["none", "settled", "learned", "trigger"]
 PRESENCE: tuple[PresenceMode, ...] = ("none", "settled", "learned", "trigger")
 
 SIDE = 32
-MIN_LIKENESS = 0.45
+MIN_SIMILARITY = 0.45
 MIN_FOREGROUND = 0.02
 _MATCH_SIDE = 16
 _NEAR = 7
@@ -84,33 +84,33 @@ class PresenceDetector:
         self._last, self._quiet = None, 0
 
 
-class LikeGoods:
+class LikeNormal:
     """A part is what looks like one of the goods: their thumbnails of local contrast correlate well enough.
 
     ``goods`` are pictures u8[H,W,3] of good parts. The limit is 0.4 times the median correlation of a good with the
     good most like it. BadInput when goods resemble each other too little to be told from an empty station.
     """
 
-    def __init__(self, goods: Sequence[Image]) -> None:
-        if len(goods) < 2:
+    def __init__(self, normal_images: Sequence[Image]) -> None:
+        if len(normal_images) < 2:
             raise BadInput(
-                f"presence = settled needs at least 2 good golden images, but the bundle has {len(goods)}; train it "
+                f"presence = settled needs at least 2 good golden images, but the bundle has {len(normal_images)}; train it "
                 "again or use learned or trigger"
             )
-        self._goods = np.stack([_contrast(thumbnail(good)) for good in goods])
-        alike = self._goods @ self._goods.T
+        self._normal = np.stack([_contrast(thumbnail(good)) for good in normal_images])
+        alike = self._normal @ self._normal.T
         np.fill_diagonal(alike, -1.0)
         likeness = float(np.median(alike.max(axis=1)))
-        if likeness < MIN_LIKENESS:
+        if likeness < MIN_SIMILARITY:
             raise BadInput(
                 f"presence = settled cannot work here: the goods resemble each other by {likeness:.2f} only, at least "
-                f"{MIN_LIKENESS} is needed; use learned (pictures of the empty station) or trigger"
+                f"{MIN_SIMILARITY} is needed; use learned (pictures of the empty station) or trigger"
             )
         self.limit = 0.4 * likeness
 
     def present(self, thumb: Thumb) -> bool:
         """Whether the thumbnail resembles a good."""
-        return float((self._goods @ _contrast(thumb)).max()) >= self.limit
+        return float((self._normal @ _contrast(thumb)).max()) >= self.limit
 
 
 class UnlikeEmpty:
@@ -121,12 +121,12 @@ class UnlikeEmpty:
     matched; a part covers at least a quarter of the cells that goods cover. BadInput when goods do not stand out.
     """
 
-    def __init__(self, empty: Sequence[Image], goods: Sequence[Image], margin: float = 12.0) -> None:
-        if not empty or not goods:
+    def __init__(self, empty: Sequence[Image], normal_images: Sequence[Image], margin: float = 12.0) -> None:
+        if not empty or not normal_images:
             raise BadInput("presence = learned needs at least one picture of the empty station and one good")
-        table = np.stack([_bright(thumbnail(picture)) for picture in empty])
+        table = np.stack([_bright(thumbnail(image)) for image in empty])
         self._low, self._high = table.min(axis=0) - margin, table.max(axis=0) + margin
-        covered = [self._share(thumbnail(good)) for good in goods]
+        covered = [self._share(thumbnail(good)) for good in normal_images]
         self.limit = max(float(np.median(covered)) / 4, MIN_FOREGROUND)
         if float(np.median(covered)) < 4 * MIN_FOREGROUND:
             raise BadInput(

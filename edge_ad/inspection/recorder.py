@@ -75,20 +75,20 @@ class Recorder(Observer):
             heat = scale.strength(result.inference.map, result.event.verdict)
             if result.image is not None:
                 heat = self._view.spread(heat, result.image)
-        picture = annotate(result.image, result.event, heat)
+        image = annotate(result.image, result.event, heat)
         if source.kind in ("images", "watch"):
             folder = self._folder / self._stem(source) if self._several else self._folder
-            self._write_image(folder, picture, result.frame.index, result.frame.part)
+            self._write_image(folder, image, result.frame.index, result.frame.part)
         else:
-            self._video(source).write(picture)
+            self._video(source).write(image)
 
     def close(self) -> None:
         """Complete the videos."""
         for video in self._videos.values():
             video.close()
 
-    def _write_image(self, folder: Path, picture: Image, index: int, part: str) -> None:
-        done, data = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 90])
+    def _write_image(self, folder: Path, image: Image, index: int, part: str) -> None:
+        done, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 90])
         if not done:
             raise DeviceFault(f"the annotated picture of {part} cannot be encoded as JPEG by this OpenCV")
         atomic_write(folder / f"{index:06d}_{safe_name(Path(part).stem)}.jpg", data.tobytes())
@@ -128,12 +128,12 @@ class _Video:
         self._partial = self._final = folder / stem
         self._size = (0, 0)
 
-    def write(self, picture: Image) -> None:
+    def write(self, image: Image) -> None:
         if self._writer is None:
             # Encoders want even sides.
-            self._size = (picture.shape[0] // 2 * 2, picture.shape[1] // 2 * 2)
+            self._size = (image.shape[0] // 2 * 2, image.shape[1] // 2 * 2)
             self._writer = self._open()
-        self._writer.write(np.ascontiguousarray(cv2.cvtColor(resize(picture, self._size), cv2.COLOR_RGB2BGR)))
+        self._writer.write(np.ascontiguousarray(cv2.cvtColor(resize(image, self._size), cv2.COLOR_RGB2BGR)))
 
     def close(self) -> None:
         if self._writer is not None:

@@ -27,7 +27,7 @@ class Reloader(Observer):
         self._path = path
         self._faults = faults
         self._asked = threading.Event()
-        self._found: Thresholds | None = None
+        self._fresh: Thresholds | None = None
         self._thread: SupervisedThread | None = None
 
     def ask(self) -> None:
@@ -47,13 +47,13 @@ class Reloader(Observer):
             self._thread.start()
         elif self._thread is not None and not self._thread.is_alive():
             self._thread = None
-            if self._found is not None:
-                self._judge.thresholds, self._found = self._found, None
-                told = self._judge.thresholds
-                tell(f"thresholds reloaded: WARN above {told.warn:.4g}, NG above {told.ng:.4g}")
+            if self._fresh is not None:
+                self._judge.thresholds, self._fresh = self._fresh, None
+                previous = self._judge.thresholds
+                tell(f"thresholds reloaded: WARN above {previous.warn:.4g}, NG above {previous.ng:.4g}")
 
     def _read(self) -> None:
         try:
-            self._found = self._load(self._path)
+            self._fresh = self._load(self._path)
         except EdgeAdError as error:
             tell(f"the thresholds stay as they are: {error}")

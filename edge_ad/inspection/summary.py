@@ -91,9 +91,9 @@ def _latency(latencies: Latencies) -> dict[str, float | None]:
 
 
 def _row(name: str, counters: Counters) -> tuple[str, ...]:
-    told = name if len(name) <= 48 else f"...{name[-45:]}"
+    label = name if len(name) <= 48 else f"...{name[-45:]}"
     numbers = [*(counters.verdicts[verdict] for verdict in VERDICTS), counters.captured, counters.dropped]
-    return (told, *(str(number) for number in [*numbers, counters.faulted + counters.outages, counters.lost]))
+    return (label, *(str(number) for number in [*numbers, counters.faulted + counters.outages, counters.lost]))
 
 
 def _align(rows: Sequence[tuple[str, ...]]) -> list[str]:

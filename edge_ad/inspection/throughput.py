@@ -56,10 +56,10 @@ class Still:
 
     kind: SourceKind = "live"
 
-    def __init__(self, pictures: Sequence[Image], frames: int, fps: float) -> None:
+    def __init__(self, images: Sequence[Image], frames: int, fps: float) -> None:
         self.name = "overhead"
         self.fps: float | None = fps
-        self._pictures = [self._noisy(picture, number) for number, picture in enumerate(pictures)]
+        self._images = [self._noisy(image, number) for number, image in enumerate(images)]
         self._frames = frames
         self._index = 0
         self._closed = threading.Event()
@@ -69,25 +69,25 @@ class Still:
         if self._index >= self._frames or self._closed.wait(1.0 / (self.fps or 1.0)):
             return End()
         index, self._index = self._index, self._index + 1
-        return shown(self._pictures, index, self.name)
+        return shown(self._images, index, self.name)
 
     def close(self) -> None:
         """Give no more."""
         self._closed.set()
 
     @staticmethod
-    def _noisy(picture: Image, seed: int) -> Image:
-        noise = np.random.default_rng(seed).integers(-2, 3, picture.shape)
-        noisy: Image = np.clip(picture.astype(np.int16) + noise, 0, 255).astype(np.uint8)
+    def _noisy(image: Image, seed: int) -> Image:
+        noise = np.random.default_rng(seed).integers(-2, 3, image.shape)
+        noisy: Image = np.clip(image.astype(np.int16) + noise, 0, 255).astype(np.uint8)
         return noisy
 
 
-def shown(pictures: Sequence[Image], index: int, name: str) -> Frame:
+def shown(images: Sequence[Image], index: int, name: str) -> Frame:
     """Return the picture whose turn it is as the frame ``index`` that a camera took just now.
 
     Its first pixel holds the index, because a camera that gives one of its last pictures again counts as frozen.
     """
-    image = pictures[index % len(pictures)].copy()
+    image = images[index % len(images)].copy()
     image[0, 0] = [index >> shift & 255 for shift in (0, 8, 16)]
     return Frame(image, index, time.monotonic(), time.time(), name, str(index))
 
@@ -109,15 +109,15 @@ def measure_overhead(
     The pictures are the golden images, enlarged beforehand. ``observers`` come after the verdict and cost it nothing.
     None when the machine is so busy that the loop judged no frame after the first ones.
     """
-    pictures = [resize(image, CAMERA_SIZE) for image in bundle.golden.images[:8]]
+    images = [resize(image, CAMERA_SIZE) for image in bundle.golden.images[:8]]
     started = time.perf_counter()
     for _ in range(WARM_UP):
-        pipeline.infer(resize(pictures[0], pipeline.image_size))
+        pipeline.infer(resize(images[0], pipeline.image_size))
     fps = min(0.5 * WARM_UP / (time.perf_counter() - started), 60.0)
     times = _Times()
     settings = LoopSettings(max_age_ms=60_000.0)
     judge = Judge(pipeline, bundle.thresholds, bundle.statistics.weight, settings.max_age_ms)
-    Loop(judge, [Still(pictures, frames + WARM_UP, fps)], [times, *observers], settings).run()
+    Loop(judge, [Still(images, frames + WARM_UP, fps)], [times, *observers], settings).run()
     judged = times.pairs[WARM_UP:]
     if not judged:
         return None
@@ -185,13 +185,13 @@ class _Willing(Observer):
     kind: SourceKind = "live"
 
     def __init__(
-        self, pipeline: Pipeline, pictures: Sequence[Image], frames: int | None, seconds: float | None
+        self, pipeline: Pipeline, images: Sequence[Image], frames: int | None, seconds: float | None
     ) -> None:
         self._pipeline, self.image_size, self.branches = pipeline, pipeline.image_size, pipeline.branches
         self.name, self.fps = "throughput", None
-        self._pictures, self._frames, self._seconds = pictures, frames, seconds
-        self._room: SimpleQueue[None] = SimpleQueue()  # cheaper to wake by than a semaphore
-        self._room.put(None)
+        self._images, self._frames, self._seconds = images, frames, seconds
+        self._memory: SimpleQueue[None] = SimpleQueue()  # cheaper to wake by than a semaphore
+        self._memory.put(None)
         self._index, self._began = 0, time.monotonic()
         self.latencies: list[float] = []
 
@@ -201,21 +201,21 @@ class _Willing(Observer):
         if over or self._index == self._frames:
             return End()
         try:
-            self._room.get(timeout=timeout_s)
+            self._memory.get(timeout=timeout_s)
         except Empty:
             return End()
         index, self._index = self._index, self._index + 1
-        return shown(self._pictures, index, self.name)
+        return shown(self._images, index, self.name)
 
     def infer(self, image: Image) -> Inference:
         """Let the next picture come and infer this one."""
-        self._room.put(None)
+        self._memory.put(None)
         return self._pipeline.infer(image)
 
     def on_result(self, result: InspectionResult, source: Source) -> None:
         """Note a verdict; a picture that was not inferred makes room now."""
         if result.inference is None:
-            self._room.put(None)
+            self._memory.put(None)
         elif result.event.latency_ms is not None:
             self.latencies.append(result.event.latency_ms)
 
@@ -225,16 +225,16 @@ class _Pile:
 
     kind: SourceKind = "images"
 
-    def __init__(self, name: str, pictures: Sequence[Image], frames: int) -> None:
+    def __init__(self, name: str, images: Sequence[Image], frames: int) -> None:
         self.name, self.fps = name, None
-        self._pictures, self._frames, self._index = pictures, frames, 0
+        self._images, self._frames, self._index = images, frames, 0
 
     def read(self, timeout_s: float) -> Read:
         """Return the next picture."""
         if self._index == self._frames:
             return End()
         index, self._index = self._index, self._index + 1
-        return shown(self._pictures, index, self.name)
+        return shown(self._images, index, self.name)
 
     def close(self) -> None:
         """Nothing is held."""
@@ -242,22 +242,22 @@ class _Pile:
 
 def measure_throughput(bundle: Bundle, pipeline: Pipeline, frames: int = 200) -> Throughput:
     """Judge ``frames`` pictures a side, in turns; the pictures are the golden images, enlarged beforehand."""
-    pictures = _pictures(bundle)
-    small = [resize(picture, pipeline.image_size) for picture in pictures]
+    images = _images(bundle)
+    small = [resize(image, pipeline.image_size) for image in images]
     engines, loops = [], []
     for number in _turns(frames):
         began = time.perf_counter()
         for turn in range(number):
             pipeline.infer(small[turn % len(small)])
         engines.append(number / (time.perf_counter() - began))
-        loops.append(_loop(bundle, _Willing(pipeline, pictures, number, None)))
+        loops.append(_loop(bundle, _Willing(pipeline, images, number, None)))
     return _throughput(engines, loops)
 
 
 def measure_streams(bundle: Bundle, streams: Streams, frames: int = 200) -> Throughput:
     """Judge ``frames`` pictures of as many cameras as there are streams, beside the engines fed without a pause."""
-    pictures = _pictures(bundle)
-    small = [resize(picture, streams.image_size) for picture in pictures]
+    images = _images(bundle)
+    small = [resize(image, streams.image_size) for image in images]
     engines, loops = [], []
     for each in _turns(frames // streams.count):
         began = time.perf_counter()
@@ -265,7 +265,7 @@ def measure_streams(bundle: Bundle, streams: Streams, frames: int = 200) -> Thro
             one.result()
         engines.append(each * streams.count / (time.perf_counter() - began))
         judge = Judge(streams, bundle.thresholds, bundle.statistics.weight, 60_000.0)
-        cameras = [_Pile(f"camera {number}", pictures, each) for number in range(streams.count)]
+        cameras = [_Pile(f"camera {number}", images, each) for number in range(streams.count)]
         clock = _Clock()
         Loop(judge, cameras, [clock], LoopSettings()).run()
         loops.append(clock.fps)
@@ -287,23 +287,23 @@ def soak(
     pipeline: Pipeline,
     minutes: float,
     device: Callable[[], dict[str, str]],
-    tell: Callable[[Minute], None],
+    report: Callable[[Minute], None],
     piece_s: float = 60.0,
 ) -> list[Minute]:
     """Let the loop run as fast as it goes for ``minutes``; ``tell`` hears of every piece of ``piece_s`` seconds.
 
     ``device`` says how the machine is after each piece: a board that grows hot slows its clocks.
     """
-    pictures, found = _pictures(bundle), []
+    images, result = _images(bundle), []
     began = time.monotonic()
     while (left := 60.0 * minutes - (time.monotonic() - began)) > 0:
-        camera = _Willing(pipeline, pictures, None, min(piece_s, left))
+        camera = _Willing(pipeline, images, None, min(piece_s, left))
         fps = _loop(bundle, camera)
         if fps:
             second = round(time.monotonic() - began, 1)
-            found.append(Minute(second, round(fps, 3), quantiles(camera.latencies), device()))
-            tell(found[-1])
-    return found
+            result.append(Minute(second, round(fps, 3), quantiles(camera.latencies), device()))
+            report(result[-1])
+    return result
 
 
 def _loop(bundle: Bundle, camera: _Willing) -> float:
@@ -314,7 +314,7 @@ def _loop(bundle: Bundle, camera: _Willing) -> float:
     return clock.fps
 
 
-def _pictures(bundle: Bundle) -> list[Image]:
+def _images(bundle: Bundle) -> list[Image]:
     """Return golden images at camera size, each with noise of its own, since no two pictures of a camera are equal."""
     rng = np.random.default_rng(0)
     large = [resize(image, CAMERA_SIZE) for image in bundle.golden.images[:8]]

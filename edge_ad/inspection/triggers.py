@@ -46,7 +46,7 @@ class MqttTrigger:
         self._broker = broker
         self._heard = heard
         self._faults = faults or ThreadFaults()
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
         self._closed = False
         self._client = client = broker.client(broker.trust())
         client.connect_timeout = CONNECT_S
@@ -81,12 +81,12 @@ class MqttTrigger:
     def _subscribed(self, client: Client, data: Any, number: int, codes: Any, properties: Any) -> None:
         if any(code.is_failure for code in codes):
             self._fault(f"it does not let us read the topic {self._broker.topic}")
-        elif self._told:
+        elif self._reported:
             tell(f"trigger: {self._broker.name} is back")
-            self._told.clear()
+            self._reported.clear()
 
     def _disconnected(self, client: Client, data: Any, flags: Any, code: Any, properties: Any) -> None:
-        if not self._told:
+        if not self._reported:
             self._fault("the connection was lost")
 
     def _unreachable(self, client: Client, data: Any) -> None:
@@ -99,9 +99,9 @@ class MqttTrigger:
 
     def _fault(self, why: str) -> None:
         """Tell why no part is called for, each reason once until the broker is back."""
-        if why in self._told or self._closed:
+        if why in self._reported or self._closed:
             return
-        self._told.add(why)
+        self._reported.add(why)
         tell(f"trigger fault: {self._broker.name}: {why}; no part is called for until it is back")
 
 

@@ -148,7 +148,7 @@ def parse_grid(text: str) -> Grid:
     return grid
 
 
-MINIMUM_GOODS = 10
+MIN_NORMAL_IMAGES = 10
 _MAP_SIDE = 256
 
 
@@ -200,30 +200,30 @@ def combine(inferences: Sequence[Inference], view: View, tiles: TileStatistics, 
 
 
 def measure_tiles(
-    pipeline: Pipeline, bundle: Bundle, view: View, goods: Sequence[Image], seed: int = 0
+    pipeline: Pipeline, bundle: Bundle, view: View, normal_images: Sequence[Image], seed: int = 0
 ) -> TileStatistics:
     """Measure every tile of goods u8[H,W,3]: a seeded half gives mean and deviation, the other half the thresholds.
 
     The weights stay those of the bundle. BadInput for fewer than 10 goods or a region that does not fit them.
     """
-    if len(goods) < MINIMUM_GOODS:
+    if len(normal_images) < MIN_NORMAL_IMAGES:
         raise BadInput(
-            f"per-tile statistics need at least {MINIMUM_GOODS} pictures of goods, but there are {len(goods)}"
+            f"per-tile statistics need at least {MIN_NORMAL_IMAGES} pictures of goods, but there are {len(normal_images)}"
         )
-    for image in goods:
+    for image in normal_images:
         if fault := view.fault(image):
             raise BadInput(f"a picture of a good does not fit: {fault}")
     raw = np.stack(
-        [np.stack([pipeline.infer(tile).raw for tile in view.cut(image, bundle.image_size)]) for image in goods]
+        [np.stack([pipeline.infer(tile).raw for tile in view.cut(image, bundle.image_size)]) for image in normal_images]
     )
-    order = np.random.default_rng(seed).permutation(len(goods))
-    fit, hold = raw[order[: len(goods) // 2]], raw[order[len(goods) // 2 :]]
+    order = np.random.default_rng(seed).permutation(len(normal_images))
+    fit, hold = raw[order[: len(normal_images) // 2]], raw[order[len(normal_images) // 2 :]]
     pairs = [normalise_statistics(fit[:, tile]) for tile in range(raw.shape[1])]
     mean, std = np.stack([pair[0] for pair in pairs]), np.stack([pair[1] for pair in pairs])
-    found = TileStatistics(mean, std, bundle.thresholds)
-    worst = [float(found.judge(part, bundle.statistics)[1].max()) for part in hold]
+    statistics = TileStatistics(mean, std, bundle.thresholds)
+    worst = [float(statistics.judge(part, bundle.statistics)[1].max()) for part in hold]
     old = bundle.thresholds
-    return replace(found, thresholds=choose_thresholds(worst, old.target_ng, old.target_warn))
+    return replace(statistics, thresholds=choose_thresholds(worst, old.target_ng, old.target_warn))
 
 
 def load_tiles(pipeline: Pipeline, bundle: Bundle, view: View, folder: Path) -> TileStatistics:
@@ -232,19 +232,19 @@ def load_tiles(pipeline: Pipeline, bundle: Bundle, view: View, folder: Path) -> 
     They are kept in ``<bundle>.tiles/<key>.json``, where the key is a hash of all that decides them.
     """
     paths = list_images(folder)
-    facts = {
+    details = {
         "bundle": bundle.sha256,
         "engine": [pipeline.backend.name, pipeline.precision],
         **view.describe(),
         "goods": [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in paths],
     }
-    key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
-    kept = bundle.path.with_name(f"{bundle.path.name}.tiles") / f"{key}.json"
-    if kept.exists():
+    key = hashlib.sha256(json.dumps(details).encode()).hexdigest()[:16]
+    stored = bundle.path.with_name(f"{bundle.path.name}.tiles") / f"{key}.json"
+    if stored.exists():
         try:
-            return TileStatistics.from_json(json.loads(kept.read_text()))
+            return TileStatistics.from_json(json.loads(stored.read_text()))
         except (OSError, ValueError, KeyError, TypeError, BadInput):
             pass  # damaged: measured again
-    found = measure_tiles(pipeline, bundle, view, [read_image(path, bundle.image_bits) for path in paths])
-    atomic_write(kept, json.dumps({**facts, **found.to_json()}, indent=1) + "\n")
-    return found
+    statistics = measure_tiles(pipeline, bundle, view, [read_image(path, bundle.image_bits) for path in paths])
+    atomic_write(stored, json.dumps({**details, **statistics.to_json()}, indent=1) + "\n")
+    return statistics

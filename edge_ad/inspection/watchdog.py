@@ -28,14 +28,14 @@ class Notifier:
     """
 
     def __init__(self, environment: Mapping[str, str] | None = None) -> None:
-        found = os.environ if environment is None else environment
-        address = found.get("NOTIFY_SOCKET", "")
+        result = os.environ if environment is None else environment
+        address = result.get("NOTIFY_SOCKET", "")
         self._address = "\0" + address[1:] if address.startswith("@") else address
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) if address else None
         if self._socket is not None:
             self._socket.setblocking(False)
-        microseconds = found.get("WATCHDOG_USEC", "")
-        for_us = found.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
+        microseconds = result.get("WATCHDOG_USEC", "")
+        for_us = result.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
         self.watchdog_s = int(microseconds) / 1e6 if microseconds.isdigit() and for_us and address else None
 
     @property
@@ -84,7 +84,7 @@ class Watchdog(Observer):
         self._period = self.limit_s / 4.0 if self.limit_s else None
         self._done_at = clock()
         self._fed_at = -float("inf")
-        self._told_at = clock()
+        self._reported_at = clock()
         self._moments: deque[float] = deque(maxlen=10_000)
         self._latencies = Latencies(size=1024)
         self.self_tests = 0
@@ -131,9 +131,9 @@ class Watchdog(Observer):
 
     def _status(self, what: str) -> None:
         now = self._clock()
-        if now - self._told_at < STATUS_EVERY_S:
+        if now - self._reported_at < STATUS_EVERY_S:
             return
-        self._told_at = now
+        self._reported_at = now
         while self._moments and now - self._moments[0] > RATE_OVER_S:
             self._moments.popleft()
         span = max(now - self._moments[0], 1e-3) if self._moments else 1.0

@@ -72,7 +72,7 @@ def networks(preset: Preset) -> dict[str, dict[str, Any]]:
         image = torch.zeros(1, 3, side, side)
         tokens = torch.zeros(1, teacher.token_channels, grid, grid)
         masks = torch.zeros(preset.masks.count, grid * grid)
-        found = {
+        modules = {
             "teacher": count(teacher, image),
             "student": count(efficientad.student, image),
             "autoencoder": count(efficientad.autoencoder, image),
@@ -81,8 +81,8 @@ def networks(preset: Preset) -> dict[str, dict[str, Any]]:
         }
         if preset.teacher.token_side:
             smaller = torch.zeros(1, 3, preset.teacher.token_side, preset.teacher.token_side)
-            found["teacher_tokens"] = count(teacher, smaller)
-    return found
+            modules["teacher_tokens"] = count(teacher, smaller)
+    return modules
 
 
 def count(module: nn.Module, *inputs: Tensor) -> dict[str, Any]:

@@ -148,8 +148,8 @@ class EfficientAD(nn.Module):
         if self.standardise is None:
             return
         with torch.no_grad():
-            found = [self._errors(pixels, features) for pixels, features in pairs]
-        for module, errors in zip(self.standardise, zip(*found, strict=True), strict=True):
+            pair_errors = [self._errors(pixels, features) for pixels, features in pairs]
+        for module, errors in zip(self.standardise, zip(*pair_errors, strict=True), strict=True):
             assert isinstance(module, Standardise)
             module.learn(torch.cat(errors))
 

@@ -57,15 +57,15 @@ VARIANTS: dict[LiteVariant, tuple[float, float]] = {"lite0": (1.0, 1.0), "lite1"
 def blocks_of(variant: LiteVariant) -> tuple[Block, ...]:
     """Return every block of a network; the first and the last stage keep their depth, channels are multiples of eight."""
     width, depth = VARIANTS[variant]
-    found: list[Block] = []
+    blocks: list[Block] = []
     previous = STEM_CHANNELS
     for number, stage in enumerate(STAGES):
         fixed = number in (0, len(STAGES) - 1)
         channels = _multiple_of_eight(stage.channels * width)
         for repeat in range(stage.repeats if fixed else math.ceil(stage.repeats * depth)):
-            found.append(Block(stage.kernel, 1 if repeat else stage.stride, stage.expand, previous, channels))
+            blocks.append(Block(stage.kernel, 1 if repeat else stage.stride, stage.expand, previous, channels))
             previous = channels
-    return tuple(found)
+    return tuple(blocks)
 
 
 def stage_ends(variant: LiteVariant) -> tuple[int, ...]:
@@ -134,12 +134,12 @@ class EfficientNetLite(nn.Module):
     def forward(self, pixels: Tensor) -> list[Tensor]:
         """Return one f32 (B, C_i, H/s_i, W/s_i) per tapped block, in the order of the taps."""
         x = F.relu6(self.stem((pixels - PIXEL_MEAN) / PIXEL_SCALE))
-        found: dict[int, Tensor] = {}
+        stages: dict[int, Tensor] = {}
         for index, block in enumerate(self.blocks):
             x = block(x)
             if index in self.taps:
-                found[index] = x
-        return [found[index] for index in self.taps]
+                stages[index] = x
+        return [stages[index] for index in self.taps]
 
     def load_published(self, state: Mapping[str, Tensor]) -> None:
         """Load the published state dict (keys ``_conv_stem``, ``_blocks.N._expand_conv``, ...), folding its batch norms."""

@@ -120,11 +120,11 @@ class HvqTokenizer(nn.Module):
         joint = x
         for state, level in zip(reversed(states), reversed(list(self.levels)), strict=True):
             joint = torch.cat([state, top], dim=-1)
-            found = level(joint)
-            quants.append(found.values)
-            ids.append(found.ids)
-            shares.append(found.shares)
-            commitment = commitment + found.commitment
+            stages = level(joint)
+            quants.append(stages.values)
+            ids.append(stages.ids)
+            shares.append(stages.shares)
+            commitment = commitment + stages.commitment
         x = quants[0]
         wide = torch.cat([position, position], dim=-1)
         for memory, layer in zip(quants, self.decoder, strict=True):
@@ -142,9 +142,9 @@ class HvqTokenizer(nn.Module):
             self(batch)
         for hook in hooks:
             hook.remove()
-        for module, found in leads.items():
+        for module, result in leads.items():
             assert isinstance(module, VectorQuantiser)
-            module.temperature = self.settings.softness * sum(found) / len(found)
+            module.temperature = self.settings.softness * sum(result) / len(result)
 
     def structure_map(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return ids i64 (B, 4, n * n), the error map f32 (B, 1, n, n) and the shares of codes, see ``HvqOutput``.

@@ -68,7 +68,7 @@ class Surprise(nn.Module):
 CLEAR = 2.0  # deviations of goods that a cell of the logic map must exceed to be shown
 RARE = 0.02  # the weight that an excess still has in a cell where its code always stands
 NEVER = 1e-3  # the share that a missing code has where it never stands
-LEAST = 0.2  # of the mean deviation: the least deviation of a cell, since a few dozen goods measure it
+MIN_DEVIATION = 0.2  # of the mean deviation: the least deviation of a cell, since a few dozen goods measure it
 
 
 class PreNormBlock(nn.Module):
@@ -181,7 +181,7 @@ class LaViT(nn.Module):
         """Learn mean and deviation of every cell from plain maps f32 (goods, N) of unseen goods; one good gives no deviation."""
         std = maps.std(dim=0) if len(maps) > 1 else torch.ones_like(maps[0])
         self.cell_mean.copy_(maps.mean(dim=0))
-        self.cell_std.copy_(torch.maximum(std, LEAST * std.mean()).clamp_min(1e-3))
+        self.cell_std.copy_(torch.maximum(std, MIN_DEVIATION * std.mean()).clamp_min(1e-3))
 
     def _visible(self, cells: Tensor, masks: Tensor, masked: int) -> Tensor:
         """Return [CLS, HIST, visible cells] f32 (B, 2 + n * n - masked, D) from embedded cells (1 or B, n * n, D)."""
@@ -242,12 +242,12 @@ def logic_map(ids: Tensor, masks: Tensor, predicted: Tensor, target: Tensor, usu
     over the masks that hide it, times the cells of a mask.
     """
     one_hot = F.one_hot(ids, predicted.shape[-1]).to(masks.dtype)
-    place = torch.full_like(one_hot, 1.0 / one_hot.shape[-1]) if usual is None else usual
-    odd, place = one_hot * (1.0 + RARE - place), place + NEVER
+    prior = torch.full_like(one_hot, 1.0 / one_hot.shape[-1]) if usual is None else usual
+    odd, prior = one_hot * (1.0 + RARE - prior), prior + NEVER
     shown = torch.einsum("rn,lnk->rlk", masks, odd)
     share = F.relu(target - predicted) / shown.clamp_min(0.5 * RARE)  # a code that is there weighs RARE or more
     excess = torch.einsum("rlk,lnk->rn", share, odd)
-    share = F.relu(predicted - target) / torch.einsum("rn,lnk->rlk", masks, place)
-    deficit = torch.einsum("rlk,lnk->rn", share, place)
+    share = F.relu(predicted - target) / torch.einsum("rn,lnk->rlk", masks, prior)
+    deficit = torch.einsum("rlk,lnk->rn", share, prior)
     blame = (excess + deficit) * masks
     return blame.sum(dim=0) / masks.sum(dim=0).clamp_min(1.0) * masks.sum(dim=1).mean()

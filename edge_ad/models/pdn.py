@@ -72,11 +72,11 @@ def _published_prefixes(state: dict[str, Tensor], count: int) -> list[str]:
     last = {name: name.rsplit(".", 1)[-1] for name in prefixes}
     numbered = [name for name in prefixes if last[name].startswith("conv") and last[name][4:].isdigit()]
     indexed = [name for name in prefixes if last[name].isdigit()]
-    found = sorted(numbered or indexed, key=lambda name: int(last[name].removeprefix("conv")))
-    complete = all(f"{name}.{part}" in state for name in found for part in ("weight", "bias"))
-    if len(found) != count or not complete:
+    results = sorted(numbered or indexed, key=lambda name: int(last[name].removeprefix("conv")))
+    complete = all(f"{name}.{part}" in state for name in results for part in ("weight", "bias"))
+    if len(results) != count or not complete:
         raise ValueError(f"keys {sorted(state)[:6]} are neither conv1..conv{count} nor the indices of a Sequential")
-    return found
+    return results
 
 
 LAST_DEVIATION = 0.005

@@ -179,11 +179,11 @@ def projections(widths: Sequence[int], channels: int, per_layer: int) -> list[Te
     Averaging is applied to unit vectors: entry (c, y, x) of a neighbourhood stands at (3 c + y) 3 + x of its patch vector,
     which is averaged to ``per_layer`` values; the layers' values one after the other are averaged to ``channels``.
     """
-    found = []
+    layers = []
     for number, width in enumerate(widths):
         entries = width * KERNEL**2
         stacked = torch.zeros(entries, len(widths), per_layer)
         stacked[:, number] = F.adaptive_avg_pool1d(torch.eye(entries), per_layer)
         joint = F.adaptive_avg_pool1d(stacked.flatten(1), channels)
-        found.append(joint.T.reshape(channels, width, KERNEL, KERNEL).contiguous())
-    return found
+        layers.append(joint.T.reshape(channels, width, KERNEL, KERNEL).contiguous())
+    return layers

@@ -60,7 +60,7 @@ class Channel(Protocol):
     def look(self) -> None:
         """Take in requests that wait, before a pass is shown."""
 
-    def show(self, lines: OutputSignals) -> None:
+    def show(self, signals: OutputSignals) -> None:
         """Bring the lines out; called again and again with the same ones, and never raises for a wire that fails."""
 
     async def close(self) -> None:
@@ -81,38 +81,38 @@ class OutputAddress:
 
 def parse_output(uri: str) -> OutputAddress:
     """Check an output URI; anything else than ALLOWED raises BadInput, which repeats no user, password or unknown value."""
-    told = f"--alarm {redact_uri(uri, ('unit', 'base', *PINS))!r}"
+    prefix = f"--alarm {redact_uri(uri, ('unit', 'base', *PINS))!r}"
     if "@" in uri:
-        raise BadInput(f"{told} has an @: PLCs and pins have no users and passwords; allowed are {ALLOWED}")
+        raise BadInput(f"{prefix} has an @: PLCs and pins have no users and passwords; allowed are {ALLOWED}")
     try:
         parts = urllib.parse.urlsplit(uri.strip())
         port = parts.port
         settings = settings_of(parts.query)
     except ValueError as error:  # whose words repeat parts of the address
         raise BadInput(
-            f"{told}: a port is a number from 0 to 65535, a setting NAME=VALUE; allowed are {ALLOWED}"
+            f"{prefix}: a port is a number from 0 to 65535, a setting NAME=VALUE; allowed are {ALLOWED}"
         ) from error
     if parts.scheme in ("modbus", "modbus-server"):
         known = {"unit", "base"} if parts.scheme == "modbus" else set()
         if parts.path.strip("/") or not parts.hostname or set(settings) - known:
-            raise BadInput(f"{told} is no Modbus address; allowed are {ALLOWED}")
-        numbers = _numbers(told, settings)
+            raise BadInput(f"{prefix} is no Modbus address; allowed are {ALLOWED}")
+        numbers = _numbers(prefix, settings)
         if numbers.get("unit", 1) > 255:
-            raise BadInput(f"{told}: unit is {numbers['unit']}, allowed are 0 to 255")
+            raise BadInput(f"{prefix}: unit is {numbers['unit']}, allowed are 0 to 255")
         kind: Literal["modbus", "modbus-server"] = "modbus" if parts.scheme == "modbus" else "modbus-server"
         unit, base = numbers.get("unit", 1), numbers.get("base", 0)
         return OutputAddress(kind, parts.hostname, 502 if port is None else port, unit, base)
     if parts.scheme == "gpio":
-        pins = {} if set(settings) - set(PINS) else _numbers(told, settings)
+        pins = {} if set(settings) - set(PINS) else _numbers(prefix, settings)
         if "pass" not in pins or len(set(pins.values())) < len(pins):
-            raise BadInput(f"{told} needs pass=LINE and may have one line each for {', '.join(PINS[1:])}")
+            raise BadInput(f"{prefix} needs pass=LINE and may have one line each for {', '.join(PINS[1:])}")
         if "strobe" in pins and "trigger" not in pins:
-            raise BadInput(f"{told}: strobe answers a trigger: name its line too, trigger=LINE")
+            raise BadInput(f"{prefix}: strobe answers a trigger: name its line too, trigger=LINE")
         if parts.netloc == "jetson" and not parts.path.strip("/"):
             return OutputAddress("jetson", "", pins=pins)
         chip = parts.path if not parts.netloc else f"/dev/{parts.netloc}"
         return OutputAddress("gpio", chip, pins=pins)
-    raise BadInput(f"{told} is no output; allowed are {ALLOWED}")
+    raise BadInput(f"{prefix} is no output; allowed are {ALLOWED}")
 
 
 def address_name(address: OutputAddress) -> str:
@@ -126,13 +126,13 @@ def address_names(addresses: Sequence[OutputAddress]) -> list[str]:
     """Return the addresses for people, told apart where two outputs share a PLC or a chip."""
     names = [address_name(address) for address in addresses]
     return [
-        name if names.count(name) == 1 else f"{name}?{_told_apart(address)}"
+        name if names.count(name) == 1 else f"{name}?{_distinct(address)}"
         for name, address in zip(names, addresses, strict=True)
     ]
 
 
 def make_channel(
-    address: OutputAddress, on_request: OnRequest, standing: ChannelHealth, look: Callable[[], None] = lambda: None
+    address: OutputAddress, on_request: OnRequest, stats: ChannelHealth, look: Callable[[], None] = lambda: None
 ) -> Channel:
     """Return the channel of an address, not opened yet; call it inside the event loop.
 
@@ -141,7 +141,7 @@ def make_channel(
     if address.kind == "modbus":
         from edge_ad.outputs.modbus_client import ModbusClient
 
-        return ModbusClient(address.host, address.port, address.unit, address.base, on_request, standing)
+        return ModbusClient(address.host, address.port, address.unit, address.base, on_request, stats)
     if address.kind == "modbus-server":
         from edge_ad.outputs.modbus_server import ModbusServer
 
@@ -149,18 +149,18 @@ def make_channel(
     if address.kind == "jetson":
         from edge_ad.outputs.jetson_gpio import JetsonGpio
 
-        return JetsonGpio(address.pins, on_request, standing)
+        return JetsonGpio(address.pins, on_request, stats)
     from edge_ad.outputs.gpio import Gpio
 
-    return Gpio(address.host, address.pins, on_request, standing)
+    return Gpio(address.host, address.pins, on_request, stats)
 
 
-def _told_apart(address: OutputAddress) -> str:
+def _distinct(address: OutputAddress) -> str:
     return f"pass={address.pins['pass']}" if address.pins else f"unit={address.unit}&base={address.base}"
 
 
-def _numbers(told: str, settings: Mapping[str, str]) -> dict[str, int]:
+def _numbers(prefix: str, settings: Mapping[str, str]) -> dict[str, int]:
     for key, text in settings.items():
         if not (text.isascii() and text.isdigit() and int(text) <= 65_000):
-            raise BadInput(f"{told}: {key} must be a whole number from 0 to 65000")
+            raise BadInput(f"{prefix}: {key} must be a whole number from 0 to 65000")
     return {key: int(text) for key, text in settings.items()}

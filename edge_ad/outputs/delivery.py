@@ -79,8 +79,8 @@ def is_fast(uri: str) -> bool:
 
 def scheme_of(uri: str) -> str:
     """Return what stands before the first colon, in small letters; '' where that is no scheme."""
-    found = re.match(r"\s*([A-Za-z][A-Za-z0-9+.-]*):", uri)
-    return found.group(1).lower() if found else ""
+    match = re.match(r"\s*([A-Za-z][A-Za-z0-9+.-]*):", uri)
+    return match.group(1).lower() if match else ""
 
 
 def make_output(uri: str) -> Output:
@@ -94,12 +94,12 @@ def make_output(uri: str) -> Output:
         module, _, attribute = BUILT_IN[scheme].partition(":")
         built_in: Factory = getattr(importlib.import_module(module), attribute)
         return built_in(uri.strip())
-    found = {entry.name: entry for entry in importlib.metadata.entry_points(group=GROUP)}
-    if scheme not in found:
-        others = f"; installed packages add {', '.join(f'{name}:' for name in sorted(found))}" if found else ""
+    entries = {entry.name: entry for entry in importlib.metadata.entry_points(group=GROUP)}
+    if scheme not in entries:
+        others = f"; installed packages add {', '.join(f'{name}:' for name in sorted(entries))}" if entries else ""
         raise BadInput(f"--alarm {redact_uri(uri)!r} is no output; allowed are {ALLOWED}{others}")
     try:
-        factory: Factory = found[scheme].load()
+        factory: Factory = entries[scheme].load()
     except Exception as error:  # whatever another package does when it is imported
         raise BadInput(
             f"--alarm {scheme}: the package that brings it cannot be loaded ({type(error).__name__}: {error}): install it again"

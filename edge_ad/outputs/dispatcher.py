@@ -31,7 +31,7 @@ MAX_ASKED_S = 300.0
 SETTLE_S = 0.25
 MAX_REASONS = 20
 
-Tell = Callable[[str], None]
+Report = Callable[[str], None]
 
 
 class QueuedMessages(Protocol):
@@ -40,10 +40,10 @@ class QueuedMessages(Protocol):
     def next(self, count: int) -> list[QueuedMessage]:
         """Return at most ``count`` letters, oldest first."""
 
-    def delivered(self, letters: Sequence[QueuedMessage]) -> None:
+    def delivered(self, queued_messages: Sequence[QueuedMessage]) -> None:
         """Take out what was confirmed."""
 
-    def refuse(self, letter: QueuedMessage, reason: str) -> None:
+    def refuse(self, queued: QueuedMessage, reason: str) -> None:
         """Set a letter aside."""
 
     def standing(self) -> DeliveryStats:
@@ -56,10 +56,10 @@ class QueuedMessages(Protocol):
 class DeliveryWorker:
     """Delivers until it is closed. ``state`` tells whether it works; any thread may read it."""
 
-    def __init__(self, output: Output, letters: QueuedMessages, tell: Tell, faults: ThreadFaults | None = None) -> None:
+    def __init__(self, output: Output, queued_messages: QueuedMessages, report: Report, faults: ThreadFaults | None = None) -> None:
         self._output = output
-        self._letters = letters
-        self._tell = tell
+        self._letters = queued_messages
+        self._report = report
         self._changed = threading.Condition()
         self._news = True
         self._ends: float | None = None
@@ -122,11 +122,11 @@ class DeliveryWorker:
         if not self._opened:
             self._output.open()
             self._opened = True
-        letters = self._letters.next(BATCH)
-        if letters:
-            self._deliver(letters)
+        queued_messages = self._letters.next(BATCH)
+        if queued_messages:
+            self._deliver(queued_messages)
         self._well()
-        if letters:
+        if queued_messages:
             return True
         with self._changed:
             if self._ends is not None:
@@ -135,35 +135,35 @@ class DeliveryWorker:
             self._news = False
         return True
 
-    def _deliver(self, letters: Sequence[QueuedMessage]) -> None:
+    def _deliver(self, queued_messages: Sequence[QueuedMessage]) -> None:
         if isinstance(self._output, Pipelined):
-            self._output.deliver_all([letter.line for letter in letters])
-            self._confirmed += letters
+            self._output.deliver_all([queued.line for queued in queued_messages])
+            self._confirmed += queued_messages
             self._settle()
             return
         try:
-            for letter in letters:
+            for queued in queued_messages:
                 if self._over():
                     break
-                self._deliver_one(letter)
+                self._deliver_one(queued)
                 if time.monotonic() - self._settled > SETTLE_S:
                     self._settle()
         finally:
             self._settle()
 
-    def _deliver_one(self, letter: QueuedMessage) -> None:
+    def _deliver_one(self, queued: QueuedMessage) -> None:
         try:
-            self._output.deliver(letter.line)
+            self._output.deliver(queued.line)
         except Refused as error:
             reason = redact(str(error))
-            self._letters.refuse(letter, reason)
+            self._letters.refuse(queued, reason)
             if reason not in self._refusals and len(self._refusals) < MAX_REASONS:
                 self._refusals.add(reason)
-                self._tell(
-                    f"output {self.name} refuses event {letter.id}: {reason}; such events are set aside and counted"
+                self._report(
+                    f"output {self.name} refuses event {queued.id}: {reason}; such events are set aside and counted"
                 )
             return
-        self._confirmed.append(letter)
+        self._confirmed.append(queued)
 
     def _settle(self) -> None:
         """Take confirmed letters out of the backlog; while that fails they are kept in mind and not delivered again."""
@@ -173,17 +173,17 @@ class DeliveryWorker:
             self._confirmed = []
 
     def _failed(self, error: Exception) -> None:
-        told = redact(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
+        message = redact(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
         if self.fault is None:
-            self._tell(f"output {self.name}: {told}; events wait and are tried again")
-        self.state = self.state.after(told, time.time())
+            self._report(f"output {self.name}: {message}; events wait and are tried again")
+        self.state = self.state.after(message, time.time())
 
     def _well(self) -> None:
         self._backoff.reset()
         again = self.fault is not None
         self.state = self.state.after(None, time.time())
         if again:
-            self._tell(f"output {self.name} delivers again")
+            self._report(f"output {self.name} delivers again")
 
     def _pause(self, seconds: float) -> None:
         with self._changed:
@@ -226,13 +226,13 @@ class Transient:
         with self._lock:
             return self._letters[:count]
 
-    def delivered(self, letters: Sequence[QueuedMessage]) -> None:
+    def delivered(self, queued_messages: Sequence[QueuedMessage]) -> None:
         """Forget what was shown."""
-        self._forget("delivered", letters)
+        self._forget("delivered", queued_messages)
 
-    def refuse(self, letter: QueuedMessage, reason: str) -> None:
+    def refuse(self, queued: QueuedMessage, reason: str) -> None:
         """Forget what cannot be shown."""
-        self._forget("refused", [letter])
+        self._forget("refused", [queued])
 
     def standing(self) -> DeliveryStats:
         """Return how the output stands since the start of this process."""
@@ -242,11 +242,11 @@ class Transient:
     def close(self) -> None:
         """Nothing is held."""
 
-    def _forget(self, counter: str, letters: Sequence[QueuedMessage]) -> None:
+    def _forget(self, counter: str, queued_messages: Sequence[QueuedMessage]) -> None:
         with self._lock:
-            self._counts[counter] += len(letters)
-            last = letters[-1].sequence if letters else 0
-            self._letters = [letter for letter in self._letters if letter.sequence > last]
+            self._counts[counter] += len(queued_messages)
+            last = queued_messages[-1].sequence if queued_messages else 0
+            self._letters = [queued for queued in self._letters if queued.sequence > last]
 
 
 LIMIT = 100_000
@@ -272,7 +272,7 @@ class Dispatcher:
         self,
         outputs: Sequence[Output],
         limit: int = LIMIT,
-        tell: Tell = tell,
+        report: Report = tell,
         faults: ThreadFaults | None = None,
     ) -> None:
         names = [output.name for output in outputs]
@@ -281,64 +281,64 @@ class Dispatcher:
             raise BadInput(f"the output {repeated} is named twice: name every output once")
         self._outputs = list(outputs)
         self._transient = {output.name: Transient(output.name) for output in outputs if not output.spooled}
-        self._outlets: list[DeliveryWorker] = []
-        self._tell = tell
+        self._workers: list[DeliveryWorker] = []
+        self._report = report
         self._faults = faults
         self._limit = limit
         self._path: Path | None = None
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
         self.outbox = Outbox([name for name in names if name not in self._transient], limit, Event.message)
 
     def start(self, path: Path) -> None:
         """Begin to deliver from the store at ``path``, first what earlier runs left."""
         self._path = path
         for output in self._outputs:
-            letters = self._transient.get(output.name) or Backlog(path, output.name)
-            self._outlets.append(DeliveryWorker(output, letters, self._tell, self._faults))
+            queued_messages = self._transient.get(output.name) or Backlog(path, output.name)
+            self._workers.append(DeliveryWorker(output, queued_messages, self._report, self._faults))
         mine = {output.name for output in self._outputs}
-        for found in self._on_disk():
-            if found.waiting and found.output not in mine:
-                self._tell(
-                    f"{found.waiting} events wait for {found.output}, which is no output of this run: "
-                    f"`edge-ad outputs drop '{found.output}'` gives them up"
+        for stats in self._on_disk():
+            if stats.waiting and stats.output not in mine:
+                self._report(
+                    f"{stats.waiting} events wait for {stats.output}, which is no output of this run: "
+                    f"`edge-ad outputs drop '{stats.output}'` gives them up"
                 )
-        for outlet in self._outlets:
-            outlet.start()
+        for worker in self._workers:
+            worker.start()
 
     def committed(self, rows: Sequence[Event]) -> None:
         """The store has committed these events."""
-        for letters in self._transient.values():
-            letters.put([(row.id, row.verdict, row.message()) for row in rows])
-        for outlet in self._outlets:
-            outlet.wake()
-        for name in self.outbox.full - self._told:
-            self._told.add(name)
-            self._tell(
+        for queued_messages in self._transient.values():
+            queued_messages.put([(row.id, row.verdict, row.message()) for row in rows])
+        for worker in self._workers:
+            worker.wake()
+        for name in self.outbox.full - self._reported:
+            self._reported.add(name)
+            self._report(
                 f"output {name}: {self._limit} events wait for it, so the oldest are dropped, OK before WARN, NONE and NG"
             )
 
     def states(self) -> list[OutputState]:
         """Return how every output of this run stands; reads the store, so not for the loop."""
-        on_disk = {found.output: found for found in self._on_disk()}
-        found: list[OutputState] = []
-        for outlet in self._outlets:
-            shown = self._transient.get(outlet.name)
-            standing = shown.standing() if shown else on_disk.get(outlet.name, DeliveryStats(outlet.name))
-            found.append(OutputState(standing, outlet.fault))
-        return found
+        on_disk = {results.output: results for results in self._on_disk()}
+        results: list[OutputState] = []
+        for worker in self._workers:
+            shown = self._transient.get(worker.name)
+            stats = shown.standing() if shown else on_disk.get(worker.name, DeliveryStats(worker.name))
+            results.append(OutputState(stats, worker.fault))
+        return results
 
     def channels(self) -> list[ChannelState]:
         """Return whether every output of this run works; reads nothing from the disk."""
-        return [outlet.state for outlet in self._outlets]
+        return [worker.state for worker in self._workers]
 
     def prove(self, seconds: float) -> None:
         """Wait until every output is open and without a fault; DeviceFault names those that are not in time."""
         deadline = time.monotonic() + seconds
-        while waiting := [outlet for outlet in self._outlets if not outlet.state.up]:
+        while waiting := [worker for worker in self._workers if not worker.state.up]:
             if time.monotonic() > deadline:
-                told = "; ".join(f"{outlet.name}: {outlet.fault or 'not open yet'}" for outlet in waiting)
+                message = "; ".join(f"{worker.name}: {worker.fault or 'not open yet'}" for worker in waiting)
                 raise DeviceFault(
-                    f"an output does not work within {seconds:g} s: {told}; mend it, or drop --require-alarms"
+                    f"an output does not work within {seconds:g} s: {message}; mend it, or drop --require-alarms"
                 )
             time.sleep(0.02)
 
@@ -351,7 +351,7 @@ class Dispatcher:
     def close(self, drain_s: float = DRAIN_S) -> None:
         """Deliver what waits for ``drain_s`` seconds at most; the rest stays for the next run."""
         ends = time.monotonic() + drain_s
-        for outlet in self._outlets:
-            outlet.finish(ends)
-        for outlet in self._outlets:
-            outlet.join(ends - time.monotonic())
+        for worker in self._workers:
+            worker.finish(ends)
+        for worker in self._workers:
+            worker.join(ends - time.monotonic())

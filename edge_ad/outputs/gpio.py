@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import Any
 
 from edge_ad.errors import DeviceFault, require
-from edge_ad.outputs.signals import Acknowledge, ChannelHealth, Lost, OnRequest, OutputSignals, Released, Trigger
+from edge_ad.outputs.signals import Acknowledge, ChannelHealth, OnRequest, OutputSignals, Released, Trigger, Unavailable
 
 OUTPUTS = ("pass", "fault", "alarm", "ready", "result_valid", "busy", "heartbeat", "strobe")
 INPUTS = ("acknowledge", "trigger")
@@ -20,17 +20,17 @@ AGAIN_S = 0.5
 BUSY_FOR_S = 4.0
 
 
-def line_values(lines: OutputSignals) -> dict[str, bool]:
+def line_values(signals: OutputSignals) -> dict[str, bool]:
     """Return the outputs by name, in the order in which they must be set: `pass` stands before it is said to be valid."""
     return {
-        "pass": lines.passed,
-        "fault": lines.fault,
-        "alarm": lines.alarm,
-        "ready": lines.ready,
-        "busy": lines.busy,
-        "heartbeat": lines.heartbeat,
-        "result_valid": lines.result_valid,
-        "strobe": lines.strobe,
+        "pass": signals.passed,
+        "fault": signals.fault,
+        "alarm": signals.alarm,
+        "ready": signals.ready,
+        "busy": signals.busy,
+        "heartbeat": signals.heartbeat,
+        "result_valid": signals.result_valid,
+        "strobe": signals.strobe,
     }
 
 
@@ -43,17 +43,17 @@ class Gpio:
     """
 
     def __init__(
-        self, chip: str, pins: Mapping[str, int], on_request: OnRequest, standing: ChannelHealth | None = None
+        self, chip: str, pins: Mapping[str, int], on_request: OnRequest, stats: ChannelHealth | None = None
     ) -> None:
         self._chip = chip
         self._pins = dict(pins)
         self._on_request = on_request
-        self._standing = standing or ChannelHealth(lambda fault: None)
+        self._health = stats or ChannelHealth(lambda fault: None)
         self._gpiod: Any = None
         self._line: Any = None
         self._outputs: Any = None
         self._inputs: Any = None
-        self._lines = OutputSignals()
+        self._signals = OutputSignals()
         self._passed = False  # whether the pin may be energised
         self._next_try = 0.0
 
@@ -74,7 +74,7 @@ class Gpio:
                 f"{self.name}: {error.strerror or error}; `gpioinfo` lists the chips and lines, and the user needs the "
                 "group that may use them"
             ) from error
-        self.show(self._lines)
+        self.show(self._signals)
 
     def look(self) -> None:
         """Take in the edges that wait, so that no verdict is shown after a call that it is not about."""
@@ -86,12 +86,12 @@ class Gpio:
         except OSError as error:
             self._input_failed(error)
 
-    def show(self, lines: OutputSignals) -> None:
+    def show(self, signals: OutputSignals) -> None:
         """Set all lines and read them back; never raises for a line that fails."""
-        self._lines = lines
+        self._signals = signals
         if self._outputs is None and not self._ask_again():
             return
-        values = {self._pins[name]: value for name, value in line_values(lines).items() if name in self._pins}
+        values = {self._pins[name]: value for name, value in line_values(signals).items() if name in self._pins}
         try:
             self._set(values)
             wrong = self._misread(values)
@@ -101,7 +101,7 @@ class Gpio:
         if wrong:
             self._let_go(f"{wrong}: the lines are let go")
         else:
-            self._standing.well()
+            self._health.well()
 
     async def close(self) -> None:
         """De-energise and let go of the lines."""
@@ -147,14 +147,14 @@ class Gpio:
         pins = list(values)
         names = {self._pins[name]: name for name in OUTPUTS if name in self._pins}
         read = self._outputs.get_values(pins)
-        for pin, found in zip(pins, read, strict=True):
-            if (found == self._line.Value.ACTIVE) != values[pin]:
-                return f"line {pin} ({names[pin]}) reads {found.value} where {int(values[pin])} was set"
+        for pin, value in zip(pins, read, strict=True):
+            if (value == self._line.Value.ACTIVE) != values[pin]:
+                return f"line {pin} ({names[pin]}) reads {value.value} where {int(values[pin])} was set"
         return None
 
     def _let_go(self, why: str) -> None:
         """A line that cannot be set must not stay as it is: as an input, or unused, it drives nothing."""
-        self._standing.failed(why)
+        self._health.failed(why)
         outputs, self._outputs = self._outputs, None
         self._next_try = time.monotonic() + AGAIN_S
         settings = self._gpiod.LineSettings(direction=self._line.Direction.INPUT)
@@ -171,7 +171,7 @@ class Gpio:
         try:
             self._outputs = self._request_outputs()
         except OSError as error:
-            self._standing.failed(f"{error.strerror or error}: the lines cannot be had")
+            self._health.failed(f"{error.strerror or error}: the lines cannot be had")
             return False
         return True
 
@@ -199,7 +199,7 @@ class Gpio:
         rising = self._gpiod.EdgeEvent.Type.RISING_EDGE
         for event in events:
             if event.line_offset == self._pins.get("acknowledge"):
-                self._on_request(Acknowledge(self._lines.alarm_number))
+                self._on_request(Acknowledge(self._signals.alarm_number))
             elif event.event_type == rising:  # the kernel's stamp: an edge may have waited for us
                 self._on_request(Trigger("", event.timestamp_ns / 1e9))
             else:
@@ -207,9 +207,9 @@ class Gpio:
 
     def _input_failed(self, error: OSError) -> None:
         """Inputs that cannot be read call for nothing any more; a loop that is woken by them again and again is blocked."""
-        self._standing.failed(f"{error.strerror or error}: the inputs cannot be read, no part is called for any more")
+        self._health.failed(f"{error.strerror or error}: the inputs cannot be read, no part is called for any more")
         inputs, self._inputs = self._inputs, None
         asyncio.get_running_loop().remove_reader(inputs.fd)
         with contextlib.suppress(OSError):
             inputs.release()
-        self._on_request(Lost())
+        self._on_request(Unavailable())

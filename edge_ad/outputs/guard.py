@@ -22,15 +22,15 @@ from typing import Any
 from edge_ad.errors import DeviceFault, EdgeAdError
 from edge_ad.outputs.channels import Channel, OutputAddress, address_names, make_channel, parse_output
 from edge_ad.outputs.guard_state import KINDS, GuardState, Message
-from edge_ad.outputs.signals import Acknowledge, ChannelHealth, Lost, OutputSignals, Released, Request
+from edge_ad.outputs.signals import Acknowledge, ChannelHealth, OutputSignals, Released, Request, Unavailable
 
 LINGER_S = 1.0
 REFRESH_S = 0.05
 MAX_REQUESTS = 100  # told in a second
-MAX_TOLD = 500
+MAX_MESSAGE = 500
 _MIN_WAIT_S = 0.0005
 
-Tell = Callable[[dict[str, Any]], None]
+Report = Callable[[dict[str, Any]], None]
 CallLater = Callable[[float, Callable[[], None]], Any]
 
 
@@ -45,20 +45,20 @@ class Guard:
         self,
         hold: GuardState,
         addresses: Sequence[OutputAddress],
-        tell: Tell,
+        report: Report,
         *,
         trigger: str = "",
         clock: Callable[[], float] = time.monotonic,
         call_later: CallLater | None = None,
     ) -> None:
-        self._hold = hold
-        self._tell = tell
+        self._guard_state = hold
+        self._report = report
         self._trigger = trigger
         self._clock = clock
         self._call_later = call_later
-        self._standings = [self._standing(name) for name in address_names(addresses)]
+        self._channel_health = [self._health(name) for name in address_names(addresses)]
         self._serves = [address.kind == "modbus-server" for address in addresses]
-        self._channels: list[Channel] = [self._channel(*pair) for pair in zip(addresses, self._standings, strict=True)]
+        self._channels: list[Channel] = [self._channel(*pair) for pair in zip(addresses, self._channel_health, strict=True)]
         self._timer: Any = None
         self._due = 0.0
         self._refreshing = False
@@ -76,13 +76,13 @@ class Guard:
         """Take in one message from the inspector."""
         kind = record.get("kind")
         if kind == "ping":
-            self._tell({"kind": "pong", "number": int(record["number"])})
+            self._report({"kind": "pong", "number": int(record["number"])})
         elif kind == "alarm":
-            self._hold.lamp(bool(record["lit"]), bool(record["waiting"]), int(record["number"]))
+            self._guard_state.lamp(bool(record["lit"]), bool(record["waiting"]), int(record["number"]))
         elif kind == "called":
-            self._hold.trigger(float(record["at"]))
+            self._guard_state.trigger(float(record["at"]))
         elif kind in KINDS:
-            self._hold.take(Message(**record))
+            self._guard_state.take(Message(**record))
         self.refresh()
 
     def look(self) -> None:
@@ -98,12 +98,12 @@ class Guard:
         try:
             if self._timer is not None:
                 self._timer.cancel()
-            if self._hold.lines(self._clock()).passed:
+            if self._guard_state.signals(self._clock()).passed:
                 self._each(lambda channel: channel.look())
             now = self._clock()
-            lines = OutputSignals(alarm=self._hold.alarm) if self._ended else self._hold.lines(now)
-            self._due = now + max(min(self._hold.next_change(now), REFRESH_S), _MIN_WAIT_S)
-            self._each(lambda channel: channel.show(lines))
+            signals = OutputSignals(alarm=self._guard_state.alarm) if self._ended else self._guard_state.signals(now)
+            self._due = now + max(min(self._guard_state.next_change(now), REFRESH_S), _MIN_WAIT_S)
+            self._each(lambda channel: channel.show(signals))
         finally:
             self._refreshing = False
         if not self._ended:
@@ -126,48 +126,48 @@ class Guard:
             with contextlib.suppress(Exception):
                 await channel.close()
 
-    def _standing(self, name: str) -> ChannelHealth:
-        return ChannelHealth(lambda fault: self._tell(_bounded({"kind": "channel", "name": name, "fault": fault})))
+    def _health(self, name: str) -> ChannelHealth:
+        return ChannelHealth(lambda fault: self._report(_bounded({"kind": "channel", "name": name, "fault": fault})))
 
-    def _channel(self, address: OutputAddress, standing: ChannelHealth) -> Channel:
+    def _channel(self, address: OutputAddress, stats: ChannelHealth) -> Channel:
         calls = address.kind.startswith("modbus") if self._trigger == "modbus" else self._trigger == "gpio"
-        return make_channel(address, lambda request: self._request(request, calls), standing, self.look)
+        return make_channel(address, lambda request: self._request(request, calls), stats, self.look)
 
     def _each(self, act: Callable[[Channel], None]) -> None:
         """One broken channel must not keep the others from rejecting."""
-        for channel, standing, serves in zip(self._channels, self._standings, self._serves, strict=True):
+        for channel, stats, serves in zip(self._channels, self._channel_health, self._serves, strict=True):
             try:
                 act(channel)
             except Exception as error:
-                standing.failed(f"{type(error).__name__}: {error}")
+                stats.failed(f"{type(error).__name__}: {error}")
             else:
-                if serves and standing.fault:  # what writes or sets tells itself that it is well
-                    standing.well()
+                if serves and stats.fault:  # what writes or sets tells itself that it is well
+                    stats.well()
 
     def _request(self, request: Request, calls: bool) -> None:
         """Act on a request at once; the inspector is told of so many a second."""
         now = self._clock()
         if isinstance(request, Released):
-            self._hold.level = self._hold.level and not calls
-        elif isinstance(request, Lost):
-            if calls and self._hold.calls:
-                self._hold.forget()
+            self._guard_state.level = self._guard_state.level and not calls
+        elif isinstance(request, Unavailable):
+            if calls and self._guard_state.calls:
+                self._guard_state.forget()
         elif isinstance(request, Acknowledge):
-            self._tell_request({"kind": "acknowledge", "at": now, **asdict(request)}, now)
+            self._report_request({"kind": "acknowledge", "at": now, **asdict(request)}, now)
         elif calls or not self._trigger:  # a trigger elsewhere than where parts are called for calls for nothing
             at = min(now if request.at is None else request.at, now)
             if calls:
-                self._hold.level = True
-                self._hold.trigger(at)
-            self._tell_request({"kind": "trigger", "part": request.part, "at": at}, now)
+                self._guard_state.level = True
+                self._guard_state.trigger(at)
+            self._report_request({"kind": "trigger", "part": request.part, "at": at}, now)
         self.refresh()
 
-    def _tell_request(self, record: dict[str, Any], now: float) -> None:
+    def _report_request(self, record: dict[str, Any], now: float) -> None:
         if int(now) != self._second:
             self._second, self._requests = int(now), 0
         self._requests += 1
         if self._requests <= MAX_REQUESTS:
-            self._tell(record)
+            self._report(record)
 
 
 async def serve() -> None:
@@ -213,8 +213,8 @@ async def _rejected(address: OutputAddress, seconds: float) -> str | None:
     """Show a reject on one output; return why it did not take it, None when it did."""
     if address.kind == "modbus-server":
         return None
-    standing = ChannelHealth(lambda fault: None)
-    channel = make_channel(address, lambda request: None, standing)
+    stats = ChannelHealth(lambda fault: None)
+    channel = make_channel(address, lambda request: None, stats)
     deadline = time.monotonic() + seconds
     while True:
         try:
@@ -226,9 +226,9 @@ async def _rejected(address: OutputAddress, seconds: float) -> str | None:
             await asyncio.sleep(0.1)
     channel.show(OutputSignals())
     confirmed = getattr(channel, "confirmed", None)
-    taken = await confirmed(seconds) if confirmed is not None else standing.fault is None
+    taken = await confirmed(seconds) if confirmed is not None else stats.fault is None
     await channel.close()
-    return None if taken else f"{channel.name}: {standing.fault or f'no answer within {seconds:g} s'}"
+    return None if taken else f"{channel.name}: {stats.fault or f'no answer within {seconds:g} s'}"
 
 
 def tell(record: dict[str, Any]) -> None:
@@ -238,7 +238,7 @@ def tell(record: dict[str, Any]) -> None:
 
 
 def _bounded(record: dict[str, Any]) -> dict[str, Any]:
-    return {key: value[:MAX_TOLD] if isinstance(value, str) else value for key, value in record.items()}
+    return {key: value[:MAX_MESSAGE] if isinstance(value, str) else value for key, value in record.items()}
 
 
 def _words(context: dict[str, Any]) -> str:

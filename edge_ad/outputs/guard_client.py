@@ -89,9 +89,9 @@ class GuardClient:
             if not open_:
                 return
             if time.monotonic() > deadline:
-                told = "; ".join(f"{state.name}: {state.fault or 'no answer'}" for state in open_)
+                message = "; ".join(f"{state.name}: {state.fault or 'no answer'}" for state in open_)
                 raise DeviceFault(
-                    f"an output does not work within {seconds:g} s: {told}; mend it, or drop --require-alarms"
+                    f"an output does not work within {seconds:g} s: {message}; mend it, or drop --require-alarms"
                 )
             time.sleep(0.02)
 

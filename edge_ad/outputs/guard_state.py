@@ -94,7 +94,7 @@ class GuardState:
         """Set the alarm lines."""
         self.alarm, self.alarm_waiting, self.alarm_number = lit, waiting, number
 
-    def lines(self, now: float) -> OutputSignals:
+    def signals(self, now: float) -> OutputSignals:
         """Return what must stand on the lines at ``now``."""
         alive = all(self._fresh(state.alive_at, now) for state in self._states)
         valid = alive and all(self._fresh(state.verdict_at, now) for state in self._states)

@@ -25,11 +25,11 @@ class JetsonGpio:
 
     name = "gpio://jetson"
 
-    def __init__(self, pins: Mapping[str, int], on_request: OnRequest, standing: ChannelHealth | None = None) -> None:
+    def __init__(self, pins: Mapping[str, int], on_request: OnRequest, stats: ChannelHealth | None = None) -> None:
         self._pins = dict(pins)
         self._on_request = on_request
-        self._standing = standing or ChannelHealth(lambda fault: None)
-        self._lines = OutputSignals()
+        self._health = stats or ChannelHealth(lambda fault: None)
+        self._signals = OutputSignals()
         self._gpio: Any = None
         self._taken = False
         self._next_try = 0.0
@@ -48,17 +48,17 @@ class JetsonGpio:
                 f"{self.name}: {error}; is this a Jetson, is the user in the group gpio, and is the pin set to GPIO in the "
                 "device tree (`sudo /opt/nvidia/jetson-io/jetson-io.py`)? Other boards: gpio:///dev/gpiochip0"
             ) from error
-        self.show(self._lines)
+        self.show(self._signals)
 
     def look(self) -> None:
         """Edges come from a thread of the library, by themselves."""
 
-    def show(self, lines: OutputSignals) -> None:
+    def show(self, signals: OutputSignals) -> None:
         """Set all pins and read them back; never raises for a pin that fails."""
-        self._lines = lines
+        self._signals = signals
         if not self._taken and not self._take_again():
             return
-        values = {name: value for name, value in line_values(lines).items() if name in self._pins}
+        values = {name: value for name, value in line_values(signals).items() if name in self._pins}
         try:
             for name in sorted(values, key=lambda name: values[name]):  # what falls goes first
                 self._gpio.output(self._pins[name], self._gpio.HIGH if values[name] else self._gpio.LOW)
@@ -69,7 +69,7 @@ class JetsonGpio:
         if wrong:
             self._let_go(f"pin {self._pins[wrong[0]]} ({wrong[0]}) does not read as it was set: the pins are let go")
         else:
-            self._standing.well()
+            self._health.well()
 
     async def close(self) -> None:
         """De-energise and let go of the pins."""
@@ -83,7 +83,7 @@ class JetsonGpio:
         return [self._pins[name] for name in OUTPUTS if name in self._pins]
 
     def _let_go(self, why: str) -> None:
-        self._standing.failed(why)
+        self._health.failed(why)
         self._taken = False
         self._next_try = time.monotonic() + AGAIN_S
         for pin in self._output_pins():  # one by one: a pin that fails must not keep the others
@@ -97,7 +97,7 @@ class JetsonGpio:
         try:
             self._gpio.setup(self._output_pins(), self._gpio.OUT, initial=self._gpio.LOW)
         except Exception as error:
-            self._standing.failed(f"{type(error).__name__}: {error}: the pins cannot be had")
+            self._health.failed(f"{type(error).__name__}: {error}: the pins cannot be had")
             return False
         self._taken = True
         return True
@@ -118,7 +118,7 @@ class JetsonGpio:
 
     def _edge(self, name: str, at: float) -> None:
         if name == "acknowledge":
-            self._on_request(Acknowledge(self._lines.alarm_number))
+            self._on_request(Acknowledge(self._signals.alarm_number))
             return
         if "strobe" not in self._pins:
             self._on_request(Trigger("", at))
@@ -126,6 +126,6 @@ class JetsonGpio:
         try:
             up = bool(self._gpio.input(self._pins[name]))
         except Exception as error:
-            self._standing.failed(f"{type(error).__name__}: {error}: the trigger cannot be read")
+            self._health.failed(f"{type(error).__name__}: {error}: the trigger cannot be read")
             return
         self._on_request(Trigger("", at) if up else Released())

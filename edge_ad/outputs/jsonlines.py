@@ -23,9 +23,9 @@ class JsonLines:
     spooled = True
 
     def __init__(self, uri: str) -> None:
-        scheme, _, place = uri.partition(":")
-        self._path = Path(place.removeprefix("//")) if scheme.lower() == "file" else None
-        if (place.strip() == "") == (self._path is not None):
+        scheme, _, location = uri.partition(":")
+        self._path = Path(location.removeprefix("//")) if scheme.lower() == "file" else None
+        if (location.strip() == "") == (self._path is not None):
             raise BadInput(f"--alarm {redact_uri(uri)!r}: write stdout: or file:PATH")
         if self._path is not None and self._path.is_dir():
             raise BadInput(f"--alarm {redact_uri(uri)!r} is a folder; name a file")

@@ -26,9 +26,9 @@ from edge_ad.outputs.signals import (
     REQUEST_BITS,
     ChannelHealth,
     Edges,
-    Lost,
     OnRequest,
     OutputSignals,
+    Unavailable,
 )
 
 CYCLE_S = 0.05
@@ -50,13 +50,13 @@ class ModbusClient:
     """
 
     def __init__(
-        self, host: str, port: int, unit: int, base: int, on_request: OnRequest, standing: ChannelHealth | None = None
+        self, host: str, port: int, unit: int, base: int, on_request: OnRequest, stats: ChannelHealth | None = None
     ) -> None:
         self._host, self._port, self._unit, self._base = host, port, unit, base
         self._on_request = on_request
-        self._standing = standing or ChannelHealth(lambda fault: None)
+        self._health = stats or ChannelHealth(lambda fault: None)
         self._edges = Edges()
-        self._lines = OutputSignals()
+        self._signals = OutputSignals()
         self._changed = asyncio.Event()
         self._written = asyncio.Event()
         self._transaction = 0
@@ -80,10 +80,10 @@ class ModbusClient:
     def look(self) -> None:
         """The cycle looks by itself before it writes a pass."""
 
-    def show(self, lines: OutputSignals) -> None:
+    def show(self, signals: OutputSignals) -> None:
         """Write the lines as soon as the wire is free."""
-        if lines != self._lines:
-            self._lines = lines
+        if signals != self._signals:
+            self._signals = signals
             self._changed.set()
 
     async def confirmed(self, seconds: float) -> bool:
@@ -117,7 +117,7 @@ class ModbusClient:
                 continue
             self.connections += 1
             self._edges = Edges()  # what the request bits show now may be older than the connection
-            written = self._standing.failures
+            written = self._health.failures
             try:
                 await self._talk(reader, writer)
             except ModbusError as error:
@@ -126,24 +126,24 @@ class ModbusClient:
                 self._failed(f"the connection broke ({_words(error, ANSWER_S)})")
             finally:
                 writer.transport.abort()
-                self._on_request(Lost())
-            steady = self._standing.proven and self._standing.failures == written + 1
-            pause = FIRST_PAUSE_S if steady and self._standing.fault is None else min(2 * pause, MAX_PAUSE_S)
+                self._on_request(Unavailable())
+            steady = self._health.proven and self._health.failures == written + 1
+            pause = FIRST_PAUSE_S if steady and self._health.fault is None else min(2 * pause, MAX_PAUSE_S)
             await asyncio.sleep(pause)
 
     async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while not self._closing:
-            if self._lines.passed:
+            if self._signals.passed:
                 await self._requests(reader, writer)  # a new call takes the pass back before it is written
             self._changed.clear()
-            lines = self._lines
-            await self._write(reader, writer, "coils", write_bits_request(self._base, lines.bits()))
-            if self._changed.is_set() and not self._lines.passed:
+            signals = self._signals
+            await self._write(reader, writer, "coils", write_bits_request(self._base, signals.bits()))
+            if self._changed.is_set() and not self._signals.passed:
                 continue  # a pass that falls waits for nothing
-            await self._write(reader, writer, "registers", write_registers_request(self._base, lines.registers()))
+            await self._write(reader, writer, "registers", write_registers_request(self._base, signals.registers()))
             if not self._changed.is_set():
                 self._written.set()
-                await self._requests(reader, writer, lines)
+                await self._requests(reader, writer, signals)
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), CYCLE_S)
 
@@ -164,7 +164,7 @@ class ModbusClient:
         """Read what the PLC shows (compared with ``shown``) and asks; one without such addresses is not asked again."""
         if not self._reads:
             if shown is not None:
-                self._standing.well()
+                self._health.well()
             return
         last = REQUEST_BITS[1] if self._asks else len(BITS) - 1
         try:
@@ -189,20 +189,20 @@ class ModbusClient:
             pdu = await self._ask(reader, writer, read_request(READ_HOLDING, self._base + PART_ADDRESS, PART_COUNT))
             with contextlib.suppress(ModbusError):  # it gives no ids
                 part = read_values(READ_HOLDING, PART_COUNT, pdu)
-        for found in self._edges.look([bits[bit] for bit in REQUEST_BITS], part, self._lines.alarm_number):
-            self._on_request(found)
+        for request in self._edges.look([bits[bit] for bit in REQUEST_BITS], part, self._signals.alarm_number):
+            self._on_request(request)
 
     def _compare(self, shown: OutputSignals, bits: tuple[int, ...]) -> None:
-        wrong = [name for name, bit, found in zip(BITS, shown.bits(), bits, strict=False) if bool(found) != bit]
+        wrong = [name for name, bit, request in zip(BITS, shown.bits(), bits, strict=False) if bool(request) != bit]
         self._misreads = self._misreads + 1 if wrong else 0
         if self._misreads >= MAX_MISREADS or (bits[_PASS] and not shown.passed):
             self._failed(f"it shows another {' and '.join(wrong)} than was written: somebody else writes there")
         elif not wrong:
-            self._standing.well()
+            self._health.well()
 
     def _failed(self, why: str) -> None:
         self.failures += 1
-        self._standing.failed(why)
+        self._health.failed(why)
 
     async def _ask(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, pdu: bytes) -> bytes:
         self._transaction = (self._transaction + 1) & 0xFFFF

@@ -6,7 +6,7 @@ import struct
 from dataclasses import dataclass
 
 HEADER = 7
-LONGEST = 260
+MAX_LENGTH = 260
 READ_COILS, READ_DISCRETE, READ_HOLDING, READ_INPUT = 1, 2, 3, 4
 WRITE_COIL, WRITE_REGISTER, WRITE_COILS, WRITE_REGISTERS = 5, 6, 15, 16
 ILLEGAL_FUNCTION, ILLEGAL_ADDRESS, ILLEGAL_VALUE = 1, 2, 3
@@ -56,7 +56,7 @@ def frame(transaction: int, unit: int, pdu: bytes) -> bytes:
 def split_header(header: bytes) -> tuple[int, int, int]:
     """Return transaction, unit and the length of the PDU that follows; ValueError for what is no Modbus TCP header."""
     transaction, protocol, length, unit = struct.unpack(">HHHB", header)
-    if protocol != 0 or not 2 <= length <= LONGEST - 6:
+    if protocol != 0 or not 2 <= length <= MAX_LENGTH - 6:
         raise ValueError("not a Modbus TCP frame")
     return transaction, unit, length - 1
 
@@ -86,8 +86,8 @@ def _single(function: int, address: int, number: int, length: int) -> Write:
 
 def _multiple(function: int, address: int, number: int, rest: bytes) -> Write:
     size = (number + 7) // 8 if function == WRITE_COILS else 2 * number
-    most = 1968 if function == WRITE_COILS else 123
-    if not 1 <= number <= most or len(rest) != 1 + size or rest[0] != size:
+    maximum = 1968 if function == WRITE_COILS else 123
+    if not 1 <= number <= maximum or len(rest) != 1 + size or rest[0] != size:
         raise ModbusError(ILLEGAL_VALUE)
     data = rest[1:]
     if function == WRITE_COILS:
@@ -144,11 +144,11 @@ def read_values(function: int, count: int, pdu: bytes) -> tuple[int, ...]:
 def pack_bits(bits: tuple[int, ...] | tuple[bool, ...]) -> bytes:
     """Return bits as bytes, the first bit lowest."""
     data = bytearray((len(bits) + 7) // 8)
-    for place, bit in enumerate(bits):
-        data[place // 8] |= bool(bit) << place % 8
+    for index, bit in enumerate(bits):
+        data[index // 8] |= bool(bit) << index % 8
     return bytes(data)
 
 
 def unpack_bits(data: bytes, count: int) -> tuple[int, ...]:
     """Return the first ``count`` bits of bytes."""
-    return tuple(data[place // 8] >> place % 8 & 1 for place in range(count))
+    return tuple(data[index // 8] >> index % 8 & 1 for index in range(count))

@@ -77,7 +77,7 @@ class ModbusServer:
         self._look = look
         self._idle_s = idle_s
         self._edges = Edges()
-        self._lines = OutputSignals()
+        self._signals = OutputSignals()
         self._bits = [0] * BITS_LIMIT
         self._registers = [0] * REGISTERS_LIMIT
         self._server: asyncio.Server | None = None
@@ -85,7 +85,7 @@ class ModbusServer:
         self._edges.look((0, 0), (), 0)
         self._part: list[int] = []  # of the last call
         self._caller: _Client | None = None  # who wrote the request bits last
-        self.show(self._lines)
+        self.show(self._signals)
 
     @property
     def name(self) -> str:
@@ -117,11 +117,11 @@ class ModbusServer:
         assert self._server is not None
         return int(self._server.sockets[0].getsockname()[1])
 
-    def show(self, lines: OutputSignals) -> None:
+    def show(self, signals: OutputSignals) -> None:
         """Put the lines where the next read finds them."""
-        self._lines = lines
-        self._bits[: len(lines.bits())] = [int(bit) for bit in lines.bits()]
-        self._registers[:REGISTERS] = lines.registers()
+        self._signals = signals
+        self._bits[: len(signals.bits())] = [int(bit) for bit in signals.bits()]
+        self._registers[:REGISTERS] = signals.registers()
 
     async def close(self) -> None:
         """Stop listening and end all connections."""
@@ -201,18 +201,18 @@ class ModbusServer:
     def _write(self, request: Write) -> bytes:
         bits = request.function in (WRITE_COIL, WRITE_COILS)
         allowed = range(16, BITS_LIMIT) if bits else range(PART_ADDRESS, REGISTERS_LIMIT)
-        places = range(request.address, request.address + len(request.values))
-        if places[0] not in allowed or places[-1] not in allowed:
+        indices = range(request.address, request.address + len(request.values))
+        if indices[0] not in allowed or indices[-1] not in allowed:
             raise ModbusError(ILLEGAL_ADDRESS)
         table = self._bits if bits else self._registers
-        table[places.start : places.stop] = request.values
+        table[indices.start : indices.stop] = request.values
         part = self._registers[PART_ADDRESS : PART_ADDRESS + PART_COUNT]
         looks = [[self._bits[bit] for bit in REQUEST_BITS]]
-        if bits and TRIGGER_BIT in places and self._bits[TRIGGER_BIT]:
+        if bits and TRIGGER_BIT in indices and self._bits[TRIGGER_BIT]:
             if part != self._part:  # another part, though the bit was not seen to fall in between
                 looks.insert(0, [self._bits[ACKNOWLEDGE_BIT], 0])
             self._part = part
         for look in looks:
-            for found in self._edges.look(look, part, self._lines.alarm_number):
-                self._on_request(found)
+            for event in self._edges.look(look, part, self._signals.alarm_number):
+                self._on_request(event)
         return write_answer(request)

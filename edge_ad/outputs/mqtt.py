@@ -79,10 +79,10 @@ class Broker:
 
 def parse_broker(uri: str, flag: str = "--alarm", topic: str = "edge-ad") -> Broker:
     """Check a URI as in ``WRITTEN``, ``topic`` where it has none; BadInput for anything else, and for one with a password."""
-    told = f"{flag} {redact_uri(uri, ('ca', 'cert', 'key'))}"
+    prefix = f"{flag} {redact_uri(uri, ('ca', 'cert', 'key'))}"
     if "@" in uri.partition("?")[0]:
         raise BadInput(
-            f"{told}: a user or password does not belong in an address, which lists and logs show; set {USER} and "
+            f"{prefix}: a user or password does not belong in an address, which lists and logs show; set {USER} and "
             f"{PASSWORD} in the environment"
         )
     try:
@@ -90,15 +90,15 @@ def parse_broker(uri: str, flag: str = "--alarm", topic: str = "edge-ad") -> Bro
         port = parts.port or PORTS[parts.scheme]
         files = settings_of(parts.query)
     except (ValueError, KeyError) as error:  # whose words repeat parts of the address
-        raise BadInput(f"{told} is no broker with a valid port and settings; write {WRITTEN}") from error
+        raise BadInput(f"{prefix} is no broker with a valid port and settings; write {WRITTEN}") from error
     tls, topic = parts.scheme == "mqtts", urllib.parse.unquote(parts.path).strip("/") or topic
     wild = "#" in uri or set("+#\0") & set(topic)
     if not parts.hostname or not topic or wild or set(files) - ({"ca", "cert", "key"} if tls else set()):
-        raise BadInput(f"{told} is no broker with a topic: write {WRITTEN}, without wildcards")
+        raise BadInput(f"{prefix} is no broker with a topic: write {WRITTEN}, without wildcards")
     missing = first_missing(files.values())
     if missing is not None or ("key" in files and "cert" not in files):
         what = f"there is no file {missing}" if missing is not None else "key= needs cert="
-        raise BadInput(f"{told}: {what}; name PEM files")
+        raise BadInput(f"{prefix}: {what}; name PEM files")
     return Broker(parts.hostname, port, topic, tls, files, flag)
 
 
@@ -198,14 +198,14 @@ class MqttOutput:
             self._acknowledged.add(number)
             self._changed.notify_all()
 
-    def _wait(self, condition: Callable[[], bool], seconds: float, told: str) -> None:
+    def _wait(self, condition: Callable[[], bool], seconds: float, prefix: str) -> None:
         """Wait in the thread of the output for what the thread of the client brings."""
         with self._changed:
             came = self._changed.wait_for(lambda: self._trouble or condition(), seconds)
         if self._trouble:
             raise ConnectionError(self._trouble)
         if not came:
-            raise TimeoutError(f"{told} within {seconds:g} s")
+            raise TimeoutError(f"{prefix} within {seconds:g} s")
 
     def _drop_client(self) -> None:
         """End a client for good: what it still holds must not be sent behind our back."""

@@ -60,18 +60,18 @@ class Endpoint:
 
 def parse_endpoint(uri: str) -> Endpoint:
     """Check a URI as in ``WRITTEN``; BadInput for anything else."""
-    told = f"--alarm {redact_uri(uri, ('cert', 'key'))!r}"
+    prefix = f"--alarm {redact_uri(uri, ('cert', 'key'))!r}"
     try:
         parts = urllib.parse.urlsplit(uri)
         port = PORT if parts.port is None else parts.port
         files = settings_of(parts.query)
     except ValueError as error:  # whose words repeat parts of the address
-        raise BadInput(f"{told} has no valid port or settings; write {WRITTEN}") from error
+        raise BadInput(f"{prefix} has no valid port or settings; write {WRITTEN}") from error
     if not parts.hostname or parts.path.strip("/") or "@" in parts.netloc or set(files) not in (set(), {"cert", "key"}):
-        raise BadInput(f"{told} is no address to listen on; write {WRITTEN}")
+        raise BadInput(f"{prefix} is no address to listen on; write {WRITTEN}")
     missing = first_missing(files.values())
     if missing is not None:
-        raise BadInput(f"{told}: there is no file {missing}; name the certificate and the key of this server")
+        raise BadInput(f"{prefix}: there is no file {missing}; name the certificate and the key of this server")
     return Endpoint(parts.hostname, port, files.get("cert", ""), files.get("key", ""))
 
 
@@ -195,9 +195,9 @@ class OpcUaServer:
         try:
             asyncio.run(self._identify(Server()))
         except (OSError, ValueError) as error:
-            told = f"{self._endpoint.cert} or {self._endpoint.key} cannot be used: {str(error)[:120]}"
+            message = f"{self._endpoint.cert} or {self._endpoint.key} cannot be used: {str(error)[:120]}"
             raise BadInput(
-                f"--alarm opcua: {told}; name a certificate and a key without password, PEM or DER"
+                f"--alarm opcua: {message}; name a certificate and a key without password, PEM or DER"
             ) from error
 
     async def _build(self, server: Any, ua: Any) -> None:
@@ -226,10 +226,10 @@ class OpcUaServer:
         for path, value in values.items():
             kind = ua.VariantType[NODES[path][0]]
             await self._server.write_attribute_value(self._nodes[path].nodeid, ua.DataValue(ua.Variant(value, kind)))
-        told = self._event.event
+        shown = self._event.event
         for name in EVENT_FIELDS:
-            setattr(told, name, values[f"ResultManagement.Result.{name}"])
-        told.Severity = SEVERITY[event["verdict"]]
+            setattr(shown, name, values[f"ResultManagement.Result.{name}"])
+        shown.Severity = SEVERITY[event["verdict"]]
         text = f"{event['verdict']} {event['part'] or ''} {event['reason'] or ''}"
         await self._event.trigger(message=" ".join(text.split()))
         self._counts[event["verdict"]] += 1

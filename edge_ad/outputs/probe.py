@@ -39,9 +39,9 @@ def probe(address: OutputAddress, targets: Sequence[tuple[str, str]] = ()) -> st
 
 def probe_port(host: str, port: int, targets: Sequence[tuple[str, str]]) -> str:
     """Return whether a server could listen on the port: a run holds it, it is free, or why it cannot be had."""
-    held = target_holder(targets)
-    if held is not None:
-        return f"served by {held}"
+    holder = target_holder(targets)
+    if holder is not None:
+        return f"served by {holder}"
     try:
         check_port(host, port)
     except (OSError, UnicodeError) as error:

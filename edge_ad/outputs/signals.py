@@ -57,7 +57,7 @@ class OutputSignals:
 
     def registers(self) -> tuple[int, ...]:
         """Return 24 registers: the bits as a word, verdict code, sequence, alarm number, four spare, 32 letters."""
-        word = sum(1 << place for place, bit in enumerate(self.bits()) if bit)
+        word = sum(1 << index for index, bit in enumerate(self.bits()) if bit)
         head = (
             word,
             VERDICT_CODES.get(self.verdict, 4),
@@ -74,7 +74,7 @@ class OutputSignals:
 def text_registers(text: str, count: int) -> tuple[int, ...]:
     """Return ASCII text as registers, high byte first, cut or filled with zeros."""
     raw = text.encode("ascii", "replace")[: 2 * count].ljust(2 * count, b"\0")
-    return tuple(raw[place] << 8 | raw[place + 1] for place in range(0, 2 * count, 2))
+    return tuple(raw[index] << 8 | raw[index + 1] for index in range(0, 2 * count, 2))
 
 
 def registers_text(registers: tuple[int, ...] | list[int]) -> str:
@@ -110,11 +110,11 @@ class Released:
 
 
 @dataclass(frozen=True)
-class Lost:
+class Unavailable:
     """The wire that calls for parts was cut: calls may have been missed."""
 
 
-Request = Acknowledge | Trigger | Released | Lost
+Request = Acknowledge | Trigger | Released | Unavailable
 OnRequest = Callable[[Request], None]
 
 
@@ -133,12 +133,12 @@ class Edges:
         last, self._last = self._last, now
         if last is None:
             return []
-        found: list[Request] = []
+        results: list[Request] = []
         if now[0] and not last[0]:
-            found.append(Acknowledge(alarm_number))
+            results.append(Acknowledge(alarm_number))
         if now[1] and not last[1]:
-            found.append(Trigger(registers_text(list(part))))
-        return found
+            results.append(Trigger(registers_text(list(part))))
+        return results
 
 
 SETTLE_S = 1.0
@@ -150,8 +150,8 @@ class ChannelHealth:
     ``tell`` is called with the fault (None: well) whenever that changes, and with the first success.
     """
 
-    def __init__(self, tell: Callable[[str | None], None], clock: Callable[[], float] = time.monotonic) -> None:
-        self._tell = tell
+    def __init__(self, report: Callable[[str | None], None], clock: Callable[[], float] = time.monotonic) -> None:
+        self._report = report
         self._clock = clock
         self._failed_at = 0.0
         self.fault: str | None = None
@@ -164,7 +164,7 @@ class ChannelHealth:
         self._failed_at = self._clock()
         if why != self.fault:
             self.fault = why
-            self._tell(why)
+            self._report(why)
 
     def well(self) -> None:
         """Take note of a success."""
@@ -172,4 +172,4 @@ class ChannelHealth:
         recovered = self.fault is not None and self._clock() - self._failed_at >= SETTLE_S
         if recovered or (first and self.fault is None):
             self.fault = None
-            self._tell(None)
+            self._report(None)

@@ -25,16 +25,16 @@ def targets_of(uris: Sequence[str]) -> list[tuple[str, str]]:
     Lines are counted one by one; of a PLC the unit and the addresses that are used. Webhooks and standard output bear
     several writers.
     """
-    found: dict[str, str] = {}
+    targets: dict[str, str] = {}
     for uri in uris:
         if is_fast(uri):
             address = parse_output(uri)
-            found.update(dict.fromkeys(_fast(address), address_name(address)))
+            targets.update(dict.fromkeys(_fast(address), address_name(address)))
         elif scheme_of(uri) in ("mqtt", "mqtts", "opcua", "file"):
             output = make_output(uri)
             name = f"file {os.path.realpath(uri.strip()[5:])}" if scheme_of(uri) == "file" else output.name
-            found[_short(name)] = output.name
-    return list(found.items())
+            targets[_short(name)] = output.name
+    return list(targets.items())
 
 
 def _fast(address: OutputAddress) -> list[str]:
@@ -53,16 +53,16 @@ def _host(host: str) -> str:
     """Return the first IP address of a host, so that two spellings are one; its name where it cannot be looked up."""
     with contextlib.suppress(ValueError):
         return str(ipaddress.ip_address(host))
-    found: list[str] = []
+    hosts: list[str] = []
 
     def look_up() -> None:
         with contextlib.suppress(OSError, UnicodeError):
-            found.extend(sorted({str(one[4][0]) for one in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)}))
+            hosts.extend(sorted({str(one[4][0]) for one in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)}))
 
     thread = SupervisedThread("look up", look_up, restart=False)
     thread.start()
     thread.join(LOOK_UP_S)
-    addresses = sorted(found, key=lambda text: (":" in text, text))  # IPv4 first
+    addresses = sorted(hosts, key=lambda text: (":" in text, text))  # IPv4 first
     return addresses[0] if addresses else host.lower()
 
 

@@ -21,7 +21,7 @@ from edge_ad.utils.redaction import HIDDEN, redact_uri
 TOKEN = "EDGE_AD_WEBHOOK_TOKEN"
 TIMEOUT_S = 10.0
 PAUSE_S = 5.0  # asked for by a receiver that does not say how long
-MAX_TOLD = 200
+MAX_MESSAGE = 200
 # The receiver does not know us or this address now: no fault of the event, so it waits.
 OF_ADDRESS = (401, 403, 404, 407, 410)
 LATER = (408, 425, 429)
@@ -41,19 +41,19 @@ class Address:
 def parse_address(uri: str) -> Address:
     """Check an http or https URI; BadInput for anything else, and for one with a user or password in it."""
     # What follows the host may be a secret too, as with chat services.
-    told = "--alarm " + re.sub(r"(:/{0,2}[^/?#]*)[/?#].*", rf"\1/{HIDDEN}", redact_uri(uri), count=1, flags=re.DOTALL)
+    prefix = "--alarm " + re.sub(r"(:/{0,2}[^/?#]*)[/?#].*", rf"\1/{HIDDEN}", redact_uri(uri), count=1, flags=re.DOTALL)
     try:
         parts = urllib.parse.urlsplit(uri)
         port = parts.port
     except ValueError as error:  # whose words repeat parts of the address
-        raise BadInput(f"{told} has no valid port: write https://HOST/PATH or https://HOST:PORT/PATH") from error
+        raise BadInput(f"{prefix} has no valid port: write https://HOST/PATH or https://HOST:PORT/PATH") from error
     if parts.username is not None or "@" in parts.netloc:
         raise BadInput(
-            f"{told}: a user or password does not belong in an address, which lists and logs show; set "
+            f"{prefix}: a user or password does not belong in an address, which lists and logs show; set "
             f"{TOKEN} in the environment"
         )
     if not parts.hostname or parts.fragment or not uri.isascii() or re.search(r"[\s\x00-\x1f]", uri):
-        raise BadInput(f"{told} is no web address: write https://HOST/PATH in ASCII, without blanks")
+        raise BadInput(f"{prefix} is no web address: write https://HOST/PATH in ASCII, without blanks")
     tls = parts.scheme == "https"
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     return Address(tls, parts.hostname, port or (443 if tls else 80), target, _name(parts))
@@ -82,12 +82,12 @@ class Webhook:
         status, reason, headers, text = self._post(line)
         if 200 <= status < 300:
             return
-        told = f"{status} {reason} {text}".strip()
+        answer = f"{status} {reason} {text}".strip()
         if status in LATER or (status == 503 and "retry-after" in headers):
             raise NotNow(_seconds(headers.get("retry-after", ""))) from None
         if 400 <= status < 500 and status not in OF_ADDRESS:
-            raise Refused(f"it answers {told}")
-        raise ConnectionError(f"it answers {told}")
+            raise Refused(f"it answers {answer}")
+        raise ConnectionError(f"it answers {answer}")
 
     def close(self) -> None:
         """Hang up."""
@@ -123,12 +123,12 @@ class Webhook:
             self._used = False
         self._connection.request("POST", self._address.target, line.encode(), headers)
         answer = self._connection.getresponse()
-        text = answer.read(MAX_TOLD).decode("utf-8", "replace")
+        text = answer.read(MAX_MESSAGE).decode("utf-8", "replace")
         if answer.read(65_536) and not answer.isclosed():
             self.close()  # it says more than we want to hear
         self._used = True
-        found = {name.lower(): value for name, value in answer.getheaders()}
-        return answer.status, answer.reason, found, "".join(char if char.isprintable() else " " for char in text)
+        results = {name.lower(): value for name, value in answer.getheaders()}
+        return answer.status, answer.reason, results, "".join(char if char.isprintable() else " " for char in text)
 
 
 def _seconds(text: str) -> float:

@@ -59,10 +59,10 @@ def _parsed(hint: Any, text: str, key: str) -> Any:
     try:
         value = json.loads(text)
     except ValueError as error:
-        raise BadInput(f"--setting {key}={text}: {text!r} is not {_told(hint)}") from error
+        raise BadInput(f"--setting {key}={text}: {text!r} is not {_reported(hint)}") from error
     if get_origin(hint) is tuple:
         if not isinstance(value, list):
-            raise BadInput(f"--setting {key}={text}: {text!r} is not {_told(hint)}")
+            raise BadInput(f"--setting {key}={text}: {text!r} is not {_reported(hint)}")
         return tuple(_checked(get_args(hint)[0], item, key, text) for item in value)
     return _checked(hint, value, key, text)
 
@@ -70,20 +70,20 @@ def _parsed(hint: Any, text: str, key: str) -> Any:
 def _checked(hint: Any, result: object, key: str, text: str) -> Any:
     kinds: tuple[type, ...] = (int, float) if hint is float else (hint,)
     if not isinstance(result, kinds) or (hint is not bool and isinstance(result, bool)):
-        raise BadInput(f"--setting {key}={text}: {text!r} is not {_told(hint)}")
+        raise BadInput(f"--setting {key}={text}: {text!r} is not {_reported(hint)}")
     if hint is bool:
         return result
     value: Any = result
     name = key.rsplit(".", 1)[-1]
-    least = 1 if name in AT_MIN_ONE else 0
-    most = 1 if name in SHARES else math.inf
-    if not (math.isfinite(value) and least <= value <= most):
-        limit = f"from {least} to {most}" if name in SHARES else f"{least} or more"
+    minimum = 1 if name in AT_MIN_ONE else 0
+    maximum = 1 if name in SHARES else math.inf
+    if not (math.isfinite(value) and minimum <= value <= maximum):
+        limit = f"from {minimum} to {maximum}" if name in SHARES else f"{minimum} or more"
         raise BadInput(f"--setting {key}={text}: the value must be {limit}")
     return hint(value)
 
 
-def _told(hint: Any) -> str:
+def _reported(hint: Any) -> str:
     if get_origin(hint) is tuple:
-        return f"a list in brackets, each {_told(get_args(hint)[0])}"
+        return f"a list in brackets, each {_reported(get_args(hint)[0])}"
     return {bool: "true or false", int: "a whole number", float: "a number"}[hint]

@@ -42,9 +42,9 @@ class Schedule:
     floor: float = 0.0
     fading_decay: bool = False
 
-    def steps_for(self, goods: int) -> int:
+    def steps_for(self, normal_count: int) -> int:
         """Return the number of batches for a training set of ``goods`` pictures."""
-        batches = goods // self.batch if self.drop_last else -(-goods // self.batch)
+        batches = normal_count // self.batch if self.drop_last else -(-normal_count // self.batch)
         return self.steps or max(1, self.epochs * max(1, batches))
 
 

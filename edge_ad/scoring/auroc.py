@@ -18,12 +18,12 @@ Scores = npt.ArrayLike
 Floats = npt.NDArray[np.float64]
 
 
-def auroc(goods: Scores, anomalies: Scores) -> float | None:
+def auroc(normal: Scores, anomalies: Scores) -> float | None:
     """Return the share of pairs (good, anomaly) in which the anomaly scores higher, a tie counting half.
 
     ``goods`` [N] and ``anomalies`` [M] are finite scores, higher meaning less normal. None when either is empty.
     """
-    low, high = np.sort(np.asarray(goods).ravel()), np.asarray(anomalies).ravel()
+    low, high = np.sort(np.asarray(normal).ravel()), np.asarray(anomalies).ravel()
     if not low.size or not high.size:
         return None
     doubled = np.searchsorted(low, high, "left").sum(dtype=np.int64) + np.searchsorted(low, high, "right").sum(
@@ -32,20 +32,20 @@ def auroc(goods: Scores, anomalies: Scores) -> float | None:
     return int(doubled) / (2 * low.size * high.size)
 
 
-def roc_curve(goods: Scores, anomalies: Scores) -> tuple[Floats, Floats]:
+def roc_curve(normal: Scores, anomalies: Scores) -> tuple[Floats, Floats]:
     """Return the false and true positive rates [T] at every distinct score, from (0, 0) to (1, 1)."""
-    low, high = np.sort(np.asarray(goods).ravel()), np.sort(np.asarray(anomalies).ravel())
+    low, high = np.sort(np.asarray(normal).ravel()), np.sort(np.asarray(anomalies).ravel())
     thresholds = np.unique(np.concatenate([low, high]))[::-1]
     rates = [1.0 - np.searchsorted(side, thresholds, "left") / max(side.size, 1) for side in (low, high)]
     return np.concatenate([[0.0], rates[0]]), np.concatenate([[0.0], rates[1]])
 
 
-def recall_at(goods: Scores, anomalies: Scores, rate: float = 0.01) -> float | None:
+def recall_at(normal: Scores, anomalies: Scores, rate: float = 0.01) -> float | None:
     """Return the share of anomalies above all goods but the highest floor(``rate`` N) of them; None when either is empty.
 
     So at most ``rate`` of the N ``goods`` lie above the threshold, which is the score of a good and must be exceeded.
     """
-    low, high = np.sort(np.asarray(goods).ravel()), np.asarray(anomalies).ravel()
+    low, high = np.sort(np.asarray(normal).ravel()), np.asarray(anomalies).ravel()
     if not low.size or not high.size:
         return None
     threshold = low[low.size - 1 - min(math.floor(rate * low.size + 1e-9), low.size - 1)]
@@ -66,13 +66,13 @@ class Interval:
     high: float
 
 
-def auroc_interval(goods: Scores, anomalies: Scores, seed: int = 0, draws: int = DRAWS) -> Interval | None:
+def auroc_interval(normal: Scores, anomalies: Scores, seed: int = 0, draws: int = DRAWS) -> Interval | None:
     """Return the AUROC with its percentile bootstrap interval; goods and anomalies are drawn separately, seeded.
 
     None when either is empty.
     """
-    value = auroc(goods, anomalies)
-    return None if value is None else _interval(value, _resampled(goods, anomalies, seed, draws))
+    value = auroc(normal, anomalies)
+    return None if value is None else _interval(value, _resampled(normal, anomalies, seed, draws))
 
 
 def auroc_difference(
@@ -91,9 +91,9 @@ def auroc_difference(
     return _interval(values[0] - values[1], _resampled(*first, seed, draws) - _resampled(*second, seed, draws))
 
 
-def _resampled(goods: Scores, anomalies: Scores, seed: int, draws: int) -> Floats:
+def _resampled(normal: Scores, anomalies: Scores, seed: int, draws: int) -> Floats:
     """Return the AUROC of each bootstrap draw [draws]; the drawn indices depend on the counts and the seed alone."""
-    low, high = np.asarray(goods, np.float64).ravel(), np.asarray(anomalies, np.float64).ravel()
+    low, high = np.asarray(normal, np.float64).ravel(), np.asarray(anomalies, np.float64).ravel()
     random = np.random.default_rng(seed)
     low_share = random.multinomial(low.size, np.full(low.size, 1 / low.size), draws) / low.size
     high_share = random.multinomial(high.size, np.full(high.size, 1 / high.size), draws) / high.size

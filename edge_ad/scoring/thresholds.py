@@ -74,10 +74,10 @@ class Thresholds:
     def _unsupported(self, name: str, target: float, supported: float) -> list[str]:
         if supported <= target:
             return []
-        least = percent(supported)
+        minimum = percent(supported)
         return [
-            f"{self.goods} goods cannot promise less than {least}: the {name} target of {percent(target)} "
-            f"becomes {least}"
+            f"{self.goods} goods cannot promise less than {minimum}: the {name} target of {percent(target)} "
+            f"becomes {minimum}"
         ]
 
     def to_json(self) -> dict[str, Any]:
@@ -124,8 +124,8 @@ def choose_thresholds(scores: ArrayLike, target_ng: float = 0.01, target_warn: f
             f"the target rates must be 0 < NG <= WARN < 1 (fractions of goods), but are NG {target_ng:g} and "
             f"WARN {target_warn:g}"
         )
-    least = 1.0 / (ordered.size + 1)
-    supported_ng, supported_warn = max(target_ng, least), max(target_warn, least)
+    minimum = 1.0 / (ordered.size + 1)
+    supported_ng, supported_warn = max(target_ng, minimum), max(target_warn, minimum)
     ng, warn = (float(ordered[_rank(rate, ordered.size) - 1]) for rate in (supported_ng, supported_warn))
     return Thresholds(
         warn=warn,
@@ -140,6 +140,6 @@ def choose_thresholds(scores: ArrayLike, target_ng: float = 0.01, target_warn: f
     )
 
 
-def _rank(rate: float, goods: int) -> int:
+def _rank(rate: float, normal_count: int) -> int:
     """ceil((1 - rate)(goods + 1)), robust against rounding: 0.29 * 100 is 28.999999999999996 in floating point."""
-    return max(1, goods + 1 - math.floor(rate * (goods + 1) + 1e-9))
+    return max(1, normal_count + 1 - math.floor(rate * (normal_count + 1) + 1e-9))

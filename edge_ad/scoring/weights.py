@@ -41,21 +41,21 @@ CLEAR = 2.0  # standard errors that part a branch alone from chance
 TIE = 1e-9  # AUROCs that differ by less are the same
 
 
-def choose_weights(z_goods: ArrayLike, z_anomalies: ArrayLike, kinds: Sequence[str], seed: int = 0) -> Array:
-    """Return the weights [B] (float32, >= 0, sum 1) for ``z_goods`` [N, B] and ``z_anomalies`` [M, B] of ``kinds`` [M].
+def choose_weights(z_normal: ArrayLike, z_anomalies: ArrayLike, kinds: Sequence[str], seed: int = 0) -> Array:
+    """Return the weights [B] (float32, >= 0, sum 1) for ``z_normal`` [N, B] and ``z_anomalies`` [M, B] of ``kinds`` [M].
 
     Without anomalies all usable branches get equal weights. Deterministic for a given ``seed``. Raises BadInput for
     wrong shapes, no goods, or when no branch is usable.
     """
-    goods, anomalies = (np.asarray(z, dtype=np.float64) for z in (z_goods, z_anomalies))
+    normal, anomalies = (np.asarray(z, dtype=np.float64) for z in (z_normal, z_anomalies))
     if anomalies.size == 0:
         anomalies = np.zeros((0, len(BRANCHES)))
-    _check_shapes(goods, anomalies, kinds)
-    weight = np.where(_usable(goods, anomalies), 1.0, 0.0)
+    _check_shapes(normal, anomalies, kinds)
+    weight = np.where(_usable(normal, anomalies), 1.0, 0.0)
     if not weight.any():
         raise BadInput("no branch gives scores that vary and are finite, so none can be weighed; see the raw scores")
     if len(anomalies):
-        trial = Trial(goods, anomalies, kinds, seed)
+        trial = Trial(normal, anomalies, kinds, seed)
         weight = _tune(trial, _eliminate(trial, weight))
     chosen: Array = (weight / weight.sum()).astype(np.float32)
     return chosen
@@ -64,13 +64,13 @@ def choose_weights(z_goods: ArrayLike, z_anomalies: ArrayLike, kinds: Sequence[s
 class Trial:
     """The macro AUROC of weights on fixed goods and anomalies, and its paired bootstrap over fixed draws."""
 
-    def __init__(self, goods: Float, anomalies: Float, kinds: Sequence[str], seed: int) -> None:
-        finite = np.isfinite(goods).all(axis=0) & np.isfinite(anomalies).all(axis=0)
-        self._goods, self._anomalies = (np.where(finite, z, 0.0) for z in (goods, anomalies))
+    def __init__(self, normal: Float, anomalies: Float, kinds: Sequence[str], seed: int) -> None:
+        finite = np.isfinite(normal).all(axis=0) & np.isfinite(anomalies).all(axis=0)
+        self._normal, self._anomalies = (np.where(finite, z, 0.0) for z in (normal, anomalies))
         names = np.asarray(kinds)
         self._kinds = [np.flatnonzero(names == name) for name in sorted(set(kinds))]
         random = np.random.default_rng(seed)
-        self._goods_draws = random.multinomial(len(goods), np.full(len(goods), 1 / len(goods)), DRAWS) / len(goods)
+        self._normal_draws = random.multinomial(len(normal), np.full(len(normal), 1 / len(normal)), DRAWS) / len(normal)
         self._draws = np.zeros((DRAWS, len(anomalies)))
         for members in self._kinds:
             count = len(members)
@@ -80,10 +80,10 @@ class Trial:
 
     def by_kind(self, weight: Float) -> Float:
         """The AUROC of every kind [kinds]."""
-        goods = np.sort(self._goods @ weight)
+        normal = np.sort(self._normal @ weight)
         scores = self._anomalies @ weight
-        below = np.searchsorted(goods, scores, "left") + np.searchsorted(goods, scores, "right")
-        wins = below / (2 * len(goods))
+        below = np.searchsorted(normal, scores, "left") + np.searchsorted(normal, scores, "right")
+        wins = below / (2 * len(normal))
         return np.array([wins[members].mean() for members in self._kinds])
 
     def macro(self, weight: Float) -> float:
@@ -94,9 +94,9 @@ class Trial:
         """The macro AUROC in every bootstrap draw [DRAWS]; all weights see the same draws."""
         key = weight.tobytes()
         if key not in self._cache:
-            goods, scores = (self._goods @ weight)[:, None], (self._anomalies @ weight)[None, :]
-            wins = (goods < scores) + 0.5 * (goods == scores)
-            self._cache[key] = np.einsum("dm,dm->d", self._goods_draws @ wins, self._draws)
+            normal, scores = (self._normal @ weight)[:, None], (self._anomalies @ weight)[None, :]
+            wins = (normal < scores) + 0.5 * (normal == scores)
+            self._cache[key] = np.einsum("dm,dm->d", self._normal_draws @ wins, self._draws)
         return self._cache[key]
 
     def gain(self, new: Float, old: Float) -> tuple[float, float]:
@@ -104,19 +104,19 @@ class Trial:
         return self.macro(new) - self.macro(old), float((self.draws(new) - self.draws(old)).std(ddof=1))
 
 
-def _check_shapes(goods: Float, anomalies: Float, kinds: Sequence[str]) -> None:
-    for name, z in (("goods", goods), ("anomalies", anomalies)):
+def _check_shapes(normal: Float, anomalies: Float, kinds: Sequence[str]) -> None:
+    for name, z in (("goods", normal), ("anomalies", anomalies)):
         if z.ndim != 2 or z.shape[1] != len(BRANCHES):
             raise BadInput(f"z of {name} must have shape [N, {len(BRANCHES)}], but has {list(z.shape)}")
-    if not len(goods):
+    if not len(normal):
         raise BadInput("choosing weights needs goods, but there are none")
     if len(kinds) != len(anomalies):
         raise BadInput(f"every anomaly needs a kind, but there are {len(anomalies)} anomalies and {len(kinds)} kinds")
 
 
-def _usable(goods: Float, anomalies: Float) -> NDArray[np.bool_]:
+def _usable(normal: Float, anomalies: Float) -> NDArray[np.bool_]:
     """Finite everywhere, and not the same value for all pictures."""
-    values = np.concatenate([goods, anomalies])
+    values = np.concatenate([normal, anomalies])
     finite = np.isfinite(values).all(axis=0)
     safe = np.where(finite, values, 0.0)
     return np.asarray(safe.max(axis=0) > safe.min(axis=0))
@@ -173,7 +173,7 @@ def _tune(trial: Trial, weight: Float) -> Float:
 
 def _candidates(weight: Float) -> Float:
     """Return ``weight`` with every combination of factors on its branches [C, 5], each of sum 1, none twice."""
-    kept = np.flatnonzero(weight)
-    result = np.tile(weight, (len(FACTORS) ** len(kept), 1))
-    result[:, kept] *= list(product(FACTORS, repeat=len(kept)))
+    retained = np.flatnonzero(weight)
+    result = np.tile(weight, (len(FACTORS) ** len(retained), 1))
+    result[:, retained] *= list(product(FACTORS, repeat=len(retained)))
     return np.unique(np.round(result / result.sum(axis=1, keepdims=True), 12), axis=0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edge_ad.store.retention import RecordSettings
-from edge_ad.store.rows import Picture, StoredEvent
+from edge_ad.store.rows import StoredEvent, StoredImage
 from edge_ad.store.store import Store
 
-__all__ = ["Picture", "RecordSettings", "Store", "StoredEvent"]
+__all__ = ["RecordSettings", "Store", "StoredEvent", "StoredImage"]

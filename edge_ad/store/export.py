@@ -16,7 +16,7 @@ from typing import Any, TextIO
 from edge_ad.errors import BadInput
 from edge_ad.events import FIELDS
 from edge_ad.store.rows import StoredEvent
-from edge_ad.utils.text import told_time
+from edge_ad.utils.text import format_time
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _TEXTS = ("camera", "part", "reason")
@@ -86,7 +86,7 @@ def write_json(path: Path, events: Iterable[StoredEvent]) -> int:
 def as_json(event: StoredEvent) -> dict[str, Any]:
     """Return an event as plain values, its time as in `edge-ad run --events`."""
     values = {name: getattr(event, name) for name in FIELDS}
-    return {**values, "time": told_time(event.time), "mark": event.mark, "images": list(event.images)}
+    return {**values, "time": format_time(event.time), "mark": event.mark, "images": list(event.images)}
 
 
 def _cell(name: str, value: Any) -> Any:
@@ -104,7 +104,7 @@ def is_formula(text: str) -> bool:
 
 
 def _short(text: str, width: int) -> str:
-    plain = "".join(letter if letter.isprintable() else "?" for letter in text)
+    plain = "".join(queued if queued.isprintable() else "?" for queued in text)
     return plain if len(plain) <= width else f"{plain[: width - 1]}…"
 
 

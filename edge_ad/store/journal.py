@@ -184,15 +184,15 @@ def state_line(counters: Mapping[str, Mapping[str, int]], latches: Mapping[str, 
 def parse(line: bytes) -> Entry:
     """Return what a line says; an empty Entry for one that is damaged or of another program."""
     try:
-        found = json.loads(line)
-        if "sequence" in found:
-            return Entry(_event(found), int(found["sequence"]))
-        if "mark" in found and isinstance(found["event"], str) and found["mark"] in (*MARKS, None):
+        entry = json.loads(line)
+        if "sequence" in entry:
+            return Entry(_event(entry), int(entry["sequence"]))
+        if "mark" in entry and isinstance(entry["event"], str) and entry["mark"] in (*MARKS, None):
             return Entry(
-                mark={"event": found["event"], "mark": found["mark"], "by": str(found["by"]), "at": found["at"]}
+                mark={"event": entry["event"], "mark": entry["mark"], "by": str(entry["by"]), "at": entry["at"]}
             )
-        if isinstance(found["counters"], dict) and isinstance(found["latches"], dict):
-            return Entry(state=found)
+        if isinstance(entry["counters"], dict) and isinstance(entry["latches"], dict):
+            return Entry(state=entry)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         pass
     return Entry()
@@ -205,7 +205,7 @@ def event_from_text(text: str) -> Event | None:
 
 def tail(evidence: Path) -> Tail | None:
     """Read the end of the newest files of the journal; None where there is no journal."""
-    found = Tail()
+    result = Tail()
     days = files(evidence)
     if not any(path.stat().st_size for path in days):
         return None
@@ -213,17 +213,17 @@ def tail(evidence: Path) -> Tail | None:
         states: Mapping[str, Any] = {}
         for line in _last_lines(path):
             entry = parse(line)
-            found.sequence = max(found.sequence, entry.sequence)
+            result.sequence = max(result.sequence, entry.sequence)
             states = entry.state or states
-        if states and not found.counters:
-            found.counters = dict(states["counters"])
-            found.latches = dict(states["latches"])
-    return found
+        if states and not result.counters:
+            result.counters = dict(states["counters"])
+            result.latches = dict(states["latches"])
+    return result
 
 
-def _event(found: Mapping[str, Any]) -> Event:
-    z = {name: value for name, value in found["z"].items() if value is not None}
-    row = Event(**{**{name: found[name] for name in FIELDS}, "z": z})
+def _event(entry: Mapping[str, Any]) -> Event:
+    z = {name: value for name, value in entry["z"].items() if value is not None}
+    row = Event(**{**{name: entry[name] for name in FIELDS}, "z": z})
     numbers = (row.time, *z.values())
     optional = (row.score, row.latency_ms)
     texts = (row.id, row.camera, row.verdict)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_ad.store.journal import Journal, event_line, files, mark_line, state_line
-from edge_ad.store.recovery import fact
+from edge_ad.store.recovery import metadata
 from edge_ad.store.rows import COLUMNS, event_of
 from edge_ad.utils.supervision import tell
 
@@ -38,16 +38,16 @@ class JournalWriter:
         self.written = self.synced = 0
         self.fault: str | None = None
         self._synced_at = time.monotonic()
-        self._told_at = -STATE_S
+        self._reported_at = -STATE_S
         self._alarms: Mapping[str, Any] = {}
         self._behind = True
         self._marks_due = False  # they are in the journal from elsewhere, so only a new journal lacks them
 
     def begin(self, connection: sqlite3.Connection) -> None:
         """Go on where the journal ended for this index; from the beginning where there is no journal any more."""
-        kept = bool(files(self._evidence))
-        self.written = self.synced = int(fact(connection, "journalled") or 0) if kept else 0
-        self._behind, self._marks_due = True, self._marks_due or not kept
+        existing = bool(files(self._evidence))
+        self.written = self.synced = int(metadata(connection, "journalled") or 0) if existing else 0
+        self._behind, self._marks_due = True, self._marks_due or not existing
 
     def wait_s(self) -> float:
         """Return in how many seconds there is something to do."""
@@ -69,7 +69,7 @@ class JournalWriter:
             lines += [mark_line(*mark) for mark in connection.execute("SELECT event, mark, by, time FROM mark")]
         now = time.monotonic()
         alarms = {camera: (state.get("phase"), state.get("number")) for camera, state in latches.items()}
-        telling = bool(counters or latches) and (now - self._told_at >= STATE_S or alarms != self._alarms)
+        telling = bool(counters or latches) and (now - self._reported_at >= STATE_S or alarms != self._alarms)
         if telling:
             lines.append(state_line(counters, latches, time.time()))
         try:
@@ -77,7 +77,7 @@ class JournalWriter:
                 self._journal.append(lines)
             self.written, self._marks_due = rows[-1][0] if rows else self.written, False
             if telling:
-                self._told_at, self._alarms = now, alarms
+                self._reported_at, self._alarms = now, alarms
             if now - self._synced_at >= SYNC_S:
                 self._journal.sync()
                 self.synced, self._synced_at = self.written, now
@@ -98,7 +98,7 @@ class JournalWriter:
         lost_from = 0.0 if before is None else time.time() // DAY_S * DAY_S
         first = connection.execute("SELECT min(sequence) FROM event WHERE time >= ?", (lost_from,)).fetchone()[0]
         self.written = self.synced = 0 if before is None else min(self.written, (first or self.written + 1) - 1)
-        self._told_at, self._behind, self._marks_due = -STATE_S, True, True
+        self._reported_at, self._behind, self._marks_due = -STATE_S, True, True
         tell(
             f"the journal in {self._journal.folder} was removed while it was in use: it is made again from the index; "
             "pictures that were removed with it are gone"

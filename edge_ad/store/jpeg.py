@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from edge_ad.errors import BadInput
 
-LONGEST = 65_533  # bytes: the length of a segment has 16 bits and counts itself
+MAX_LENGTH = 65_533  # bytes: the length of a segment has 16 bits and counts itself
 
 _START, _COMMENT, _SCAN = b"\xff\xd8", 0xFE, 0xDA
 
@@ -12,22 +12,22 @@ _START, _COMMENT, _SCAN = b"\xff\xd8", 0xFE, 0xDA
 def with_comment(jpeg: bytes, text: str) -> bytes:
     """Return the JPEG file with ``text`` as its first segment; BadInput for no JPEG or more than 65,533 bytes of UTF-8."""
     data = text.encode()
-    if not jpeg.startswith(_START) or len(data) > LONGEST:
-        raise BadInput(f"a comment of {len(data)} bytes needs a JPEG file and at most {LONGEST} bytes")
+    if not jpeg.startswith(_START) or len(data) > MAX_LENGTH:
+        raise BadInput(f"a comment of {len(data)} bytes needs a JPEG file and at most {MAX_LENGTH} bytes")
     return _START + bytes((0xFF, _COMMENT)) + (len(data) + 2).to_bytes(2, "big") + data + jpeg[2:]
 
 
 def comment_of(jpeg: bytes) -> str | None:
     """Return the first comment before the picture itself; None without one, and for a damaged or cut off beginning."""
-    place = 2 if jpeg.startswith(_START) else len(jpeg)
-    while place + 4 <= len(jpeg) and jpeg[place] == 0xFF and jpeg[place + 1] != _SCAN:
-        length = int.from_bytes(jpeg[place + 2 : place + 4], "big")
-        if length < 2 or place + 2 + length > len(jpeg):
+    offset = 2 if jpeg.startswith(_START) else len(jpeg)
+    while offset + 4 <= len(jpeg) and jpeg[offset] == 0xFF and jpeg[offset + 1] != _SCAN:
+        length = int.from_bytes(jpeg[offset + 2 : offset + 4], "big")
+        if length < 2 or offset + 2 + length > len(jpeg):
             return None
-        if jpeg[place + 1] == _COMMENT:
+        if jpeg[offset + 1] == _COMMENT:
             try:
-                return jpeg[place + 4 : place + 2 + length].decode()
+                return jpeg[offset + 4 : offset + 2 + length].decode()
             except UnicodeDecodeError:
                 return None
-        place += 2 + length
+        offset += 2 + length
     return None

@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 
 from edge_ad.errors import EdgeAdError
-from edge_ad.store.rebuild import Rebuilt, adopt, picture_days, rebuild
-from edge_ad.store.recovery import fact
+from edge_ad.store.rebuild import Rebuilt, image_days, insert_day, rebuild
+from edge_ad.store.recovery import metadata
 from edge_ad.store.retention import Limits, steady_s, sweep
 from edge_ad.store.schema import connect
 from edge_ad.utils.supervision import SupervisedThread, ThreadFaults, tell
@@ -77,11 +77,11 @@ class MaintenanceThread:
 
     def _round(self) -> str | None:
         with contextlib.closing(connect(self._path)) as connection:
-            incomplete = fact(connection, "rebuild") is not None
+            incomplete = metadata(connection, "rebuild") is not None
             if not incomplete and self.rounds == 0:
-                found = Rebuilt()
-                for day in reversed(picture_days(self._evidence)[:STRAY_DAYS]):
-                    adopt(connection, self._evidence, day, found, self._stop)
+                result = Rebuilt()
+                for day in reversed(image_days(self._evidence)[:STRAY_DAYS]):
+                    insert_day(connection, self._evidence, day, result, self._stop)
                     _clear(day)
         if incomplete:
             rebuilt = rebuild(self._path, self._evidence, self._stop)

@@ -19,7 +19,7 @@ from edge_ad.store.schema import identity, open_existing, transaction
 FIRST_TO_GO = ("OK", "WARN", "NONE", "NG")
 MAX_REFUSED = 1000  # set aside for each output; the counter goes on
 
-_LETTER = "sequence, id, verdict, line"
+_QUEUED = "sequence, id, verdict, line"
 _ADD = (
     "INSERT OR IGNORE INTO outbox (output, sequence, id, verdict, line) "
     "SELECT ?, sequence, id, verdict, ? FROM event WHERE id = ?"
@@ -66,9 +66,9 @@ class Outbox:
         """Put in what the open transaction of the store has just inserted; sqlite3.Error when that cannot be."""
         if not rows:
             return
-        letters = [(self._line(row), row.id) for row in rows] if self._outputs else []
+        queued_messages = [(self._line(row), row.id) for row in rows] if self._outputs else []
         for output in self._outputs:
-            added = connection.executemany(_ADD, [(output, *letter) for letter in letters]).rowcount
+            added = connection.executemany(_ADD, [(output, *queued) for queued in queued_messages]).rowcount
             _count(connection, output, waiting=added)
             (waiting,) = connection.execute("SELECT waiting FROM outlet WHERE output = ?", (output,)).fetchone()
             if waiting > self._limit:
@@ -77,11 +77,11 @@ class Outbox:
 
     def _make_room(self, connection: sqlite3.Connection, output: str, excess: int) -> None:
         for verdict in FIRST_TO_GO:
-            places = connection.execute(_OLDEST, (output, verdict, excess)).fetchall()
-            connection.executemany(_REMOVE, [(output, *place) for place in places])
-            if places:
-                _count(connection, output, waiting=-len(places), **{f"dropped_{verdict}": len(places)})
-            excess -= len(places)
+            rows = connection.execute(_OLDEST, (output, verdict, excess)).fetchall()
+            connection.executemany(_REMOVE, [(output, *row) for row in rows])
+            if rows:
+                _count(connection, output, waiting=-len(rows), **{f"dropped_{verdict}": len(rows)})
+            excess -= len(rows)
             if not excess:
                 return
 
@@ -101,34 +101,34 @@ class Backlog:
 
     def next(self, count: int) -> list[QueuedMessage]:
         """Return at most ``count`` letters, oldest first; they stay until they are delivered or refused."""
-        query = f"SELECT {_LETTER} FROM outbox WHERE output = ? ORDER BY sequence LIMIT ?"
+        query = f"SELECT {_QUEUED} FROM outbox WHERE output = ? ORDER BY sequence LIMIT ?"
         with self._open() as connection:
             return [QueuedMessage(*values) for values in connection.execute(query, (self._output, count))]
 
-    def delivered(self, letters: Sequence[QueuedMessage]) -> None:
+    def delivered(self, queued_messages: Sequence[QueuedMessage]) -> None:
         """Take out what the receiver has confirmed."""
         with self._open() as connection, transaction(connection):
-            gone = _take_out(connection, self._output, letters)
-            _count(connection, self._output, waiting=-gone, delivered=len(letters))
+            gone = _take_out(connection, self._output, queued_messages)
+            _count(connection, self._output, waiting=-gone, delivered=len(queued_messages))
 
-    def refuse(self, letter: QueuedMessage, reason: str) -> None:
+    def refuse(self, queued: QueuedMessage, reason: str) -> None:
         """Set a letter aside that the receiver will never take."""
         with self._open() as connection, transaction(connection):
-            values = (self._output, letter.sequence, letter.id, letter.verdict, letter.line, reason)
+            values = (self._output, queued.sequence, queued.id, queued.verdict, queued.line, reason)
             connection.execute("INSERT OR REPLACE INTO refused VALUES (?, ?, ?, ?, ?, ?)", values)
             connection.execute(
                 "DELETE FROM refused WHERE output = ? AND sequence IN "
                 "(SELECT sequence FROM refused WHERE output = ? ORDER BY sequence DESC LIMIT -1 OFFSET ?)",
                 (self._output, self._output, MAX_REFUSED),
             )
-            gone = _take_out(connection, self._output, [letter])
+            gone = _take_out(connection, self._output, [queued])
             _count(connection, self._output, waiting=-gone, refused=1)
 
     def standing(self) -> DeliveryStats:
         """Return how the output stands."""
         with self._open() as connection:
-            found = _standings(connection, "WHERE output = ?", (self._output,))
-        return found[0] if found else DeliveryStats(self._output)
+            result = _delivery_stats(connection, "WHERE output = ?", (self._output,))
+        return result[0] if result else DeliveryStats(self._output)
 
     def close(self) -> None:
         """Let go of the file."""
@@ -153,28 +153,28 @@ class Backlog:
 
 def standings(path: Path) -> list[DeliveryStats]:
     """Return how every output stands that this store has ever known, by name; BadInput when it cannot be read."""
-    with _told(path) as connection:
-        return _standings(connection)
+    with _error_text(path) as connection:
+        return _delivery_stats(connection)
 
 
 def drop(path: Path, output: str) -> int:
     """Empty the backlog of an output for good, what was set aside too; returns how many letters went, each counted."""
-    with _told(path) as connection, transaction(connection):
-        found: dict[str, int] = dict(
+    with _error_text(path) as connection, transaction(connection):
+        results: dict[str, int] = dict(
             connection.execute("SELECT verdict, count(*) FROM outbox WHERE output = ? GROUP BY verdict", (output,))
         )
         connection.execute("DELETE FROM outbox WHERE output = ?", (output,))
         connection.execute("DELETE FROM refused WHERE output = ?", (output,))
-        gone = sum(found.values())
-        _count(connection, output, waiting=-gone, **{f"dropped_{verdict}": count for verdict, count in found.items()})
+        gone = sum(results.values())
+        _count(connection, output, waiting=-gone, **{f"dropped_{verdict}": count for verdict, count in results.items()})
     return gone
 
 
 def retry(path: Path, output: str) -> int:
     """Put what was set aside back into the backlog, at its old place; returns how many letters."""
-    with _told(path) as connection, transaction(connection):
+    with _error_text(path) as connection, transaction(connection):
         back: int = connection.execute(
-            f"INSERT OR IGNORE INTO outbox SELECT output, {_LETTER} FROM refused WHERE output = ?", (output,)
+            f"INSERT OR IGNORE INTO outbox SELECT output, {_QUEUED} FROM refused WHERE output = ?", (output,)
         ).rowcount
         connection.execute("DELETE FROM refused WHERE output = ?", (output,))
         _count(connection, output, waiting=back, refused=-back)
@@ -182,7 +182,7 @@ def retry(path: Path, output: str) -> int:
 
 
 @contextmanager
-def _told(path: Path) -> Iterator[sqlite3.Connection]:
+def _error_text(path: Path) -> Iterator[sqlite3.Connection]:
     try:
         with closing(open_existing(path, "mode=rw")) as connection:
             yield connection
@@ -193,8 +193,8 @@ def _told(path: Path) -> Iterator[sqlite3.Connection]:
         ) from error
 
 
-def _take_out(connection: sqlite3.Connection, output: str, letters: Sequence[QueuedMessage]) -> int:
-    gone: int = connection.executemany(_REMOVE, [(output, letter.sequence) for letter in letters]).rowcount
+def _take_out(connection: sqlite3.Connection, output: str, queued_messages: Sequence[QueuedMessage]) -> int:
+    gone: int = connection.executemany(_REMOVE, [(output, queued.sequence) for queued in queued_messages]).rowcount
     return gone
 
 
@@ -206,7 +206,7 @@ def _count(connection: sqlite3.Connection, output: str, **changes: int) -> None:
         connection.execute(f"UPDATE outlet SET {sums} WHERE output = ?", (*changes.values(), output))
 
 
-def _standings(connection: sqlite3.Connection, where: str = "", values: Sequence[str] = ()) -> list[DeliveryStats]:
+def _delivery_stats(connection: sqlite3.Connection, where: str = "", values: Sequence[str] = ()) -> list[DeliveryStats]:
     dropped = " + ".join(f"dropped_{verdict}" for verdict in FIRST_TO_GO)
     query = f"SELECT output, waiting, delivered, refused, {dropped} FROM outlet {where} ORDER BY output"
     return [DeliveryStats(*row) for row in connection.execute(query, values)]

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from edge_ad.errors import BadInput, DeviceFault
 from edge_ad.events import MARKS, Mark
 from edge_ad.store.journal import journalise, mark_line
-from edge_ad.store.recovery import fact
+from edge_ad.store.recovery import metadata
 from edge_ad.store.rows import COLUMNS, StoredEvent, fields_of
 from edge_ad.store.schema import connect, identity, open_existing
 
@@ -33,7 +33,7 @@ class EventFilter:
     """Which events are wanted; what is left out does not matter.
 
     ``verdicts``: any of these. ``since`` <= time < ``until`` in seconds since 1970 UTC. ``mark``: good, bad, or any of
-    the two. ``least_score``: at least this score (an event without a score has none).
+    the two. ``min_score``: at least this score (an event without a score has none).
     """
 
     camera: str | None = None
@@ -42,7 +42,7 @@ class EventFilter:
     until: float | None = None
     part: str | None = None
     mark: Mark | Literal["any"] | None = None
-    least_score: float | None = None
+    min_score: float | None = None
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,8 @@ class Reader:
     @property
     def evidence(self) -> Path | None:
         """The folder of pictures and journal, None where no run has kept one."""
-        found = self._all("SELECT value FROM fact WHERE name = 'evidence'")
-        return self.path.parent / found[0][0] if found else None  # an absolute path stays what it is
+        result = self._all("SELECT value FROM fact WHERE name = 'evidence'")
+        return self.path.parent / result[0][0] if result else None  # an absolute path stays what it is
 
     def events(
         self, wanted: EventFilter | None = None, limit: int = 100, before: int | None = None
@@ -111,13 +111,13 @@ class Reader:
 
     def event(self, event_id: str) -> StoredEvent | None:
         """Return one event, None when there is none of this id."""
-        found = self._stored(f"{_SELECT} WHERE event.id = ?", (event_id,))
-        return found[0] if found else None
+        result = self._stored(f"{_SELECT} WHERE event.id = ?", (event_id,))
+        return result[0] if result else None
 
     def ids(self, beginning: str, limit: int = 10) -> list[str]:
         """Return the ids that begin so, at most ``limit``."""
         values = (beginning, beginning + "\U0010ffff", limit)
-        return [found for (found,) in self._all("SELECT id FROM event WHERE id >= ? AND id < ? LIMIT ?", values)]
+        return [result for (result,) in self._all("SELECT id FROM event WHERE id >= ? AND id < ? LIMIT ?", values)]
 
     def counts(self, bucket_s: float, since: float, until: float) -> list[Bucket]:
         """Return the events of each verdict from ``since`` to before ``until``, in buckets of ``bucket_s`` seconds.
@@ -137,10 +137,10 @@ class Reader:
 
     def counters(self) -> dict[str, dict[str, int]]:
         """Return the counters of every camera over all runs, by name."""
-        found: dict[str, dict[str, int]] = {}
+        results: dict[str, dict[str, int]] = {}
         for camera, name, value in self._all("SELECT camera, name, value FROM counter"):
-            found.setdefault(camera, {})[name] = int(value)
-        return found
+            results.setdefault(camera, {})[name] = int(value)
+        return results
 
     def latches(self) -> dict[str, dict[str, Any]]:
         """Return the state of every camera's alarm."""
@@ -156,13 +156,13 @@ class Reader:
         ]
 
     def _images(self, ids: Sequence[str]) -> dict[str, tuple[str, ...]]:
-        found: dict[str, tuple[str, ...]] = {}
+        images: dict[str, tuple[str, ...]] = {}
         for first in range(0, len(ids), PAGE):
             some = ids[first : first + PAGE]
             query = f"SELECT event, path FROM image WHERE event IN ({', '.join('?' * len(some))}) ORDER BY path"
             for event, path in self._ask(query, some):
-                found[event] = (*found.get(event, ()), path)
-        return found
+                images[event] = (*images.get(event, ()), path)
+        return images
 
     def _all(self, query: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         with self._lock:
@@ -192,14 +192,14 @@ class Reader:
         return not log.exists() or log.stat().st_size == 0
 
     def _connected(self) -> sqlite3.Connection:
-        found = identity(self.path)
-        if found is None:
+        file_identity = identity(self.path)
+        if file_identity is None:
             self._forget()
             raise BadInput(f"there is no store at {self.path}: `edge-ad run --store FILE` makes one, so name its file")
-        if self._connection is None or found != self._identity:
+        if self._connection is None or file_identity != self._identity:
             self._forget()
             self._connection = open_existing(self.path, "mode=ro")
-            self._identity = found
+            self._identity = file_identity
         return self._connection
 
     def _forget(self) -> None:
@@ -215,7 +215,7 @@ def _conditions(wanted: EventFilter) -> tuple[list[str], list[object]]:
         ("event.time >= ?", wanted.since),
         ("event.time < ?", wanted.until),
         ("event.part = ?", wanted.part),
-        ("event.score >= ?", wanted.least_score),
+        ("event.score >= ?", wanted.min_score),
         ("mark.mark = ?", None if wanted.mark == "any" else wanted.mark),
     ]
     conditions = [condition for condition, value in pairs if value is not None]
@@ -247,7 +247,7 @@ def set_mark(path: Path, event_id: str, mark: Mark | None, by: str) -> None:
         connection.execute("DELETE FROM mark WHERE event = ?", (event_id,))
         if mark is not None:
             connection.execute("INSERT INTO mark VALUES (?, ?, ?, ?)", (event_id, mark, by, now))
-        evidence = fact(connection, "evidence")
+        evidence = metadata(connection, "evidence")
         if evidence is not None:  # before the commit: a mark that is told as stored is in both places
             journalise(path.parent / evidence, [mark_line(event_id, mark, by, now)])
         connection.execute("COMMIT")

@@ -13,14 +13,14 @@ from typing import TypeVar
 from edge_ad.errors import BadInput, DeviceFault
 from edge_ad.events import Event
 from edge_ad.store.journal import Entry, event_from_text, files, locked, parse
-from edge_ad.store.jpeg import LONGEST, comment_of
+from edge_ad.store.jpeg import MAX_LENGTH, comment_of
 from edge_ad.store.recovery import damage_of, open_store
 from edge_ad.store.rows import COLUMNS, row_of
 from edge_ad.store.schema import connect, transaction
 
 BATCH = 500
 WHOLE_CHECK_S = 24 * 3600.0
-HEADER_BYTES = LONGEST + 64
+HEADER_BYTES = MAX_LENGTH + 64
 
 T = TypeVar("T")
 
@@ -29,7 +29,7 @@ _HOLDERS = ", ".join("?" * len(COLUMNS))
 _IN_PLACE = f"INSERT OR IGNORE INTO event (sequence, {_NAMES}) VALUES (?, {_HOLDERS})"
 _AT_END = f"INSERT OR IGNORE INTO event ({_NAMES}) VALUES ({_HOLDERS})"
 _MARK = "INSERT OR IGNORE INTO mark SELECT ?, ?, ?, ? WHERE EXISTS (SELECT 1 FROM event WHERE id = ?)"
-_PICTURE = "INSERT OR IGNORE INTO image (path, event, verdict, time, bytes) VALUES (?, ?, ?, ?, ?)"
+_INSERT_IMAGE = "INSERT OR IGNORE INTO image (path, event, verdict, time, bytes) VALUES (?, ?, ?, ?, ?)"
 
 
 @dataclass
@@ -42,8 +42,8 @@ class Rebuilt:
     unreadable: int = 0
 
     def __str__(self) -> str:
-        told = f"{self.events} events, {self.marks} marks and {self.pictures} pictures brought back"
-        return f"{told}; {self.unreadable} lines or files could not be read" if self.unreadable else told
+        message = f"{self.events} events, {self.marks} marks and {self.pictures} pictures brought back"
+        return f"{message}; {self.unreadable} lines or files could not be read" if self.unreadable else message
 
 
 def rebuild(path: Path, evidence: Path, stop: threading.Event | None = None) -> Rebuilt:
@@ -54,15 +54,15 @@ def rebuild(path: Path, evidence: Path, stop: threading.Event | None = None) -> 
     again. Raises sqlite3.Error and OSError when the disk refuses.
     """
     stop = stop or threading.Event()
-    found = Rebuilt()
+    result = Rebuilt()
     with contextlib.closing(connect(path)) as connection:
         connection.execute("PRAGMA synchronous = NORMAL")  # what a power cut undoes is done again
-        _events_and_marks(connection, evidence, found, stop)
-        for day in reversed(picture_days(evidence)):
-            adopt(connection, evidence, day, found, stop)
+        _events_and_marks(connection, evidence, result, stop)
+        for day in reversed(image_days(evidence)):
+            insert_day(connection, evidence, day, result, stop)
         if not stop.is_set():
             connection.execute("DELETE FROM fact WHERE name = 'rebuild'")
-    return found
+    return result
 
 
 def remake(path: Path, evidence: Path) -> tuple[str | None, Rebuilt]:
@@ -70,12 +70,12 @@ def remake(path: Path, evidence: Path) -> tuple[str | None, Rebuilt]:
 
     BadInput where there is nothing to make it from; DeviceFault when it is damaged while `edge-ad run` has it open.
     """
-    if not files(evidence) and not picture_days(evidence):
+    if not files(evidence) and not image_days(evidence):
         raise BadInput(f"there is neither journal nor picture in {evidence}: name the folder with --evidence")
     damage = damage_of(path, WHOLE_CHECK_S)
     with locked(evidence) as alone:
         if alone:
-            connection, told = open_store(path, evidence, damage)
+            connection, message = open_store(path, evidence, damage)
             connection.close()
         elif damage is not None or not path.exists():
             raise DeviceFault(
@@ -83,17 +83,17 @@ def remake(path: Path, evidence: Path) -> tuple[str | None, Rebuilt]:
                 "then it makes the index anew by itself"
             )
         else:
-            told = None
-    return told, rebuild(path, evidence)
+            message = None
+    return message, rebuild(path, evidence)
 
 
-def picture_days(evidence: Path) -> list[Path]:
+def image_days(evidence: Path) -> list[Path]:
     """Return the folders of pictures, the newest day first."""
     return sorted((day for day in evidence.glob("????-??-??") if day.is_dir()), reverse=True)
 
 
-def adopt(
-    connection: sqlite3.Connection, evidence: Path, day: Path, found: Rebuilt, stop: threading.Event | None = None
+def insert_day(
+    connection: sqlite3.Connection, evidence: Path, day: Path, rebuilt: Rebuilt, stop: threading.Event | None = None
 ) -> None:
     """Bring the pictures of one day into the index that it lacks, and their events."""
     for paths in _batches(sorted(day.rglob("*.jpg"), key=lambda path: path.name)):  # a name begins with the time
@@ -102,21 +102,21 @@ def adopt(
         names = [str(path.relative_to(evidence)) for path in paths]
         holders = ", ".join("?" * len(names))
         known = {name for (name,) in connection.execute(f"SELECT path FROM image WHERE path IN ({holders})", names)}
-        _store_pictures(connection, evidence, [name for name in names if name not in known], found)
+        _store_images(connection, evidence, [name for name in names if name not in known], rebuilt)
 
 
-def _store_pictures(connection: sqlite3.Connection, evidence: Path, names: Sequence[str], found: Rebuilt) -> None:
-    read = [(name, *_picture_event(evidence / name)) for name in names]
-    found.unreadable += sum(event is None for _, event, _ in read)
+def _store_images(connection: sqlite3.Connection, evidence: Path, names: Sequence[str], rebuilt: Rebuilt) -> None:
+    read = [(name, *_image_event(evidence / name)) for name in names]
+    rebuilt.unreadable += sum(event is None for _, event, _ in read)
     with transaction(connection):
         for name, event, size in read:
             if event is not None:
-                found.events += connection.execute(_AT_END, row_of(event)).rowcount
+                rebuilt.events += connection.execute(_AT_END, row_of(event)).rowcount
                 values = (name, event.id, event.verdict, event.time, size)
-                found.pictures += connection.execute(_PICTURE, values).rowcount
+                rebuilt.pictures += connection.execute(_INSERT_IMAGE, values).rowcount
 
 
-def _picture_event(path: Path) -> tuple[Event | None, int]:
+def _image_event(path: Path) -> tuple[Event | None, int]:
     try:
         with path.open("rb") as stream:
             return event_from_text(comment_of(stream.read(HEADER_BYTES)) or ""), path.stat().st_size
@@ -124,24 +124,24 @@ def _picture_event(path: Path) -> tuple[Event | None, int]:
         return None, 0
 
 
-def _events_and_marks(connection: sqlite3.Connection, evidence: Path, found: Rebuilt, stop: threading.Event) -> None:
+def _events_and_marks(connection: sqlite3.Connection, evidence: Path, rebuilt: Rebuilt, stop: threading.Event) -> None:
     """Read the journal, the newest day first; of an event's marks the last one counts."""
     marks: dict[str, tuple[object, ...] | None] = {}
     for path in files(evidence):
         of_day: dict[str, tuple[object, ...] | None] = {}
-        for entries in _batches(_entries(path, found)):
+        for entries in _batches(_entries(path, rebuilt)):
             if stop.is_set():
                 return
             with transaction(connection):
-                found.events += _store_events(connection, entries)
+                rebuilt.events += _store_events(connection, entries)
             for entry in entries:
                 if entry.mark is not None:
-                    told = entry.mark
-                    values = (told["event"], told["mark"], told["by"], told["at"], told["event"])
-                    of_day[told["event"]] = values if told["mark"] is not None else None
+                    mark = entry.mark
+                    values = (mark["event"], mark["mark"], mark["by"], mark["at"], mark["event"])
+                    of_day[mark["event"]] = values if mark["mark"] is not None else None
         marks = {**of_day, **marks}
     with transaction(connection):
-        found.marks += sum(connection.execute(_MARK, values).rowcount for values in marks.values() if values)
+        rebuilt.marks += sum(connection.execute(_MARK, values).rowcount for values in marks.values() if values)
 
 
 def _store_events(connection: sqlite3.Connection, entries: Sequence[Entry]) -> int:
@@ -155,12 +155,12 @@ def _store_events(connection: sqlite3.Connection, entries: Sequence[Entry]) -> i
     return added
 
 
-def _entries(path: Path, found: Rebuilt) -> Iterator[Entry]:
+def _entries(path: Path, rebuilt: Rebuilt) -> Iterator[Entry]:
     with path.open("rb") as stream:
         for line in stream:
             entry = parse(line)
             if entry == Entry() and line.strip():
-                found.unreadable += 1
+                rebuilt.unreadable += 1
             yield entry
 
 

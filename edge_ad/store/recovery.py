@@ -16,7 +16,7 @@ from edge_ad.store.schema import APPLICATION, connect, transaction
 CHECK_S = 2.0
 MARGIN = 100_000  # events that the end of the journal may not tell of
 
-_FACT = "INSERT INTO fact VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value"
+_METADATA = "INSERT INTO fact VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value"
 
 
 def open_store(path: Path, evidence: Path | None, damage: str | None = None) -> tuple[sqlite3.Connection, str | None]:
@@ -26,22 +26,22 @@ def open_store(path: Path, evidence: Path | None, damage: str | None = None) -> 
     counters and alarms at the end of the journal; its fact ``rebuild`` stays until ``rebuild`` has brought in the rest.
     ``damage``: what is known already; else SQLite's quick check tells, as far as it comes in 2 s. Raises as ``connect``.
     """
-    kept = tail(evidence) if evidence is not None else None
+    stored = tail(evidence) if evidence is not None else None
     damage = damage or damage_of(path)
-    told = None
-    if damage is not None and (kept is not None or is_ours(path)):
+    message = None
+    if damage is not None and (stored is not None or is_ours(path)):
         moved = move_aside(path)
-        told = f"the index {path} is damaged ({damage}): it was moved to {moved.name}"
-    elif not _filled(path) and kept is not None:
-        told = f"the index {path} is lost"
+        message = f"the index {path} is damaged ({damage}): it was moved to {moved.name}"
+    elif not _filled(path) and stored is not None:
+        message = f"the index {path} is lost"
         if _beside(path, "-wal").exists():  # SQLite would delete what may hold the last events
             move_aside(path)
     connection = connect(path)
-    if fact(connection, "journalled") is None and kept is not None:
-        told = told or f"the index {path} was begun anew and is not complete"
-        _go_on(connection, kept)
-        told += f"; it is being made anew from {evidence}"
-    return connection, told
+    if metadata(connection, "journalled") is None and stored is not None:
+        message = message or f"the index {path} was begun anew and is not complete"
+        _go_on(connection, stored)
+        message += f"; it is being made anew from {evidence}"
+    return connection, message
 
 
 def damage_of(path: Path, seconds: float = CHECK_S) -> str | None:
@@ -56,8 +56,8 @@ def damage_of(path: Path, seconds: float = CHECK_S) -> str | None:
     timer.daemon = True
     timer.start()
     try:
-        found = str(connection.execute("PRAGMA quick_check(1)").fetchone()[0])
-        return None if found == "ok" else " ".join(found.split())
+        answer = str(connection.execute("PRAGMA quick_check(1)").fetchone()[0])
+        return None if answer == "ok" else " ".join(answer.split())
     except sqlite3.Error as error:
         return str(error) if is_damage(error) else None
     finally:
@@ -95,29 +95,29 @@ def move_aside(path: Path) -> Path:
     return target
 
 
-def fact(connection: sqlite3.Connection, name: str) -> str | None:
+def metadata(connection: sqlite3.Connection, name: str) -> str | None:
     """Return what the store knows by this name."""
-    found = connection.execute("SELECT value FROM fact WHERE name = ?", (name,)).fetchone()
-    return found[0] if found else None
+    result = connection.execute("SELECT value FROM fact WHERE name = ?", (name,)).fetchone()
+    return result[0] if result else None
 
 
-def set_fact(connection: sqlite3.Connection, name: str, value: str) -> None:
+def set_metadata(connection: sqlite3.Connection, name: str, value: str) -> None:
     """Store a value by name."""
-    connection.execute(_FACT, (name, value))
+    connection.execute(_METADATA, (name, value))
 
 
-def _go_on(connection: sqlite3.Connection, kept: Tail) -> None:
+def _go_on(connection: sqlite3.Connection, stored: Tail) -> None:
     """Let a new index go on where the journal ends."""
-    last = kept.sequence + MARGIN
+    last = stored.sequence + MARGIN
     with transaction(connection):
         fresh = not connection.execute("SELECT 1 FROM sqlite_sequence WHERE name = 'event'").fetchone()
         if fresh:
             connection.execute("INSERT INTO sqlite_sequence VALUES ('event', ?)", (last,))
-        set_fact(connection, "journalled", str(last if fresh else 0))
-        set_fact(connection, "rebuild", "1")
-        counters = [(camera, name, value) for camera, named in kept.counters.items() for name, value in named.items()]
+        set_metadata(connection, "journalled", str(last if fresh else 0))
+        set_metadata(connection, "rebuild", "1")
+        counters = [(camera, name, value) for camera, named in stored.counters.items() for name, value in named.items()]
         connection.executemany("INSERT OR IGNORE INTO counter VALUES (?, ?, ?)", counters)
-        latches = [(camera, json.dumps(state), time.time()) for camera, state in kept.latches.items()]
+        latches = [(camera, json.dumps(state), time.time()) for camera, state in stored.latches.items()]
         connection.executemany("INSERT OR IGNORE INTO latch VALUES (?, ?, ?)", latches)
 
 

@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 
 from edge_ad.errors import BadInput, DeviceFault
 from edge_ad.store.journal import day_of, event_line, files, journalise, mark_line, parse
-from edge_ad.store.recovery import damage_of, fact, set_fact
+from edge_ad.store.recovery import damage_of, metadata, set_metadata
 from edge_ad.store.rows import COLUMNS, event_of
 from edge_ad.store.schema import connect, transaction
 
@@ -28,7 +28,7 @@ CLOCK_SET = 1_577_836_800.0  # 2020: an earlier time is that of a clock which wa
 MAX_STANDSTILL_S = 30 * DAY_S
 STEP_S = 3600.0  # by which a clock may be set while a process watches it
 
-_FACT = "age_clock"
+_METADATA = "age_clock"
 
 
 def steady_s() -> float:
@@ -55,19 +55,19 @@ def record_time(
     if known is None:
         known = _newest(connection, now + DAY_S)
         allowed = min(MAX_STANDSTILL_S, keep_s / 4.0)
-    told = None
+    message = None
     if known is None:  # an empty record: nothing can be lost
         known = now
     elif now > known + allowed:
-        told = (
+        message = (
             f"the clock is {(now - known) / DAY_S:.0f} days beyond the time of the record: check it; until the record's own "
             "time has passed, nothing is deleted for its age"
         )
         known += elapsed_s or 0.0
     elif now > known or (elapsed_s is not None and known - now > MAX_STANDSTILL_S):  # it had been ahead, and was set right
         known = now
-    set_fact(connection, _FACT, repr(known))
-    return min(now, known), told
+    set_metadata(connection, _METADATA, repr(known))
+    return min(now, known), message
 
 
 def newest_before(connection: sqlite3.Connection, limit: float) -> float | None:
@@ -77,21 +77,21 @@ def newest_before(connection: sqlite3.Connection, limit: float) -> float | None:
 
 def _known(connection: sqlite3.Connection) -> float | None:
     with contextlib.suppress(ValueError):
-        found = float(fact(connection, _FACT) or "nan")
-        return found if math.isfinite(found) else None
+        known = float(metadata(connection, _METADATA) or "nan")
+        return known if math.isfinite(known) else None
     return None
 
 
 def _newest(connection: sqlite3.Connection, limit: float) -> float | None:
     query = "SELECT max(time) FROM event WHERE time >= ? AND time <= ?"
-    found = connection.execute(query, (CLOCK_SET, limit)).fetchone()[0]
-    return None if found is None else float(found)
+    result = connection.execute(query, (CLOCK_SET, limit)).fetchone()[0]
+    return None if result is None else float(result)
 
 
 GB = 1e9
 BATCH = 200
 
-_PICTURES = "SELECT path, bytes FROM image WHERE (verdict = 'OK') = ? AND event {} IN (SELECT event FROM mark)"
+_SELECT_IMAGES = "SELECT path, bytes FROM image WHERE (verdict = 'OK') = ? AND event {} IN (SELECT event FROM mark)"
 _FREE = "id NOT IN (SELECT event FROM mark)"
 
 
@@ -141,7 +141,7 @@ def sweep(
     with contextlib.closing(connect(path)) as connection:
         connection.execute("PRAGMA synchronous = NORMAL")  # what a power cut undoes is done again
         swept = Swept()
-        if fact(connection, "rebuild") is None:
+        if metadata(connection, "rebuild") is None:
             sweeper = _Sweeper(connection, evidence, swept)
             keep_s = limits.keep_days * DAY_S
             now, swept.clock = record_time(connection, time.time(), keep_s, elapsed_s)
@@ -161,7 +161,7 @@ class _Sweeper:
 
     def by_age(self, limit: float) -> None:
         for ok in (1, 0):
-            self._pictures(ok, marked=False, enough=lambda: False, older_than=limit)
+            self._images(ok, marked=False, enough=lambda: False, older_than=limit)
         condition = f"{_FREE} AND time < ? AND time >= {CLOCK_SET}"
         while self._events(f"SELECT sequence FROM event WHERE {condition} ORDER BY time LIMIT {BATCH}", (limit,)):
             pass
@@ -176,7 +176,7 @@ class _Sweeper:
         if enough():
             return
         for ok in (1, 0):
-            self._pictures(ok, marked=False, enough=enough)
+            self._images(ok, marked=False, enough=enough)
         for path in reversed(files(self._evidence)[1:]):  # today's stays
             if enough():
                 return
@@ -184,7 +184,7 @@ class _Sweeper:
             self._events_of(ids)
             self._journal_day(path, ids)
         for ok in (1, 0):
-            self._pictures(ok, marked=True, enough=enough)
+            self._images(ok, marked=True, enough=enough)
         if not enough():
             self._swept.short = f"the record takes {self._used() / GB:.2f} GB, but {limit / GB:g} GB are allowed"
 
@@ -195,43 +195,43 @@ class _Sweeper:
         if enough():
             return
         for ok in (1, 0):
-            self._pictures(ok, marked=False, enough=enough)
+            self._images(ok, marked=False, enough=enough)
         if not enough():
             free = shutil.disk_usage(self._evidence).free
             self._swept.short = (
                 f"{free / GB:.2f} GB are free for {self._evidence}, but {floor / GB:g} GB must stay free"
             )
 
-    def _pictures(self, ok: int, marked: bool, enough: Callable[[], bool], older_than: float | None = None) -> None:
+    def _images(self, ok: int, marked: bool, enough: Callable[[], bool], older_than: float | None = None) -> None:
         """Delete pictures of one rank, the oldest first, until it is enough or none is left."""
         age = "" if older_than is None else f" AND time >= {CLOCK_SET} AND time < {older_than!r}"
-        query = f"{_PICTURES.format('' if marked else 'NOT')}{age} ORDER BY time LIMIT {BATCH}"
+        query = f"{_SELECT_IMAGES.format('' if marked else 'NOT')}{age} ORDER BY time LIMIT {BATCH}"
         while not enough():
-            found = self._connection.execute(query, (ok,)).fetchall()
-            if not found:
+            result = self._connection.execute(query, (ok,)).fetchall()
+            if not result:
                 return
-            self._delete_pictures(found)
+            self._delete_images(result)
 
-    def _delete_pictures(self, found: Sequence[tuple[str, int]]) -> None:
-        for name, _ in found:
+    def _delete_images(self, results: Sequence[tuple[str, int]]) -> None:
+        for name, _ in results:
             # A damaged index must not name a file of somebody else.
-            place = PurePosixPath(name)
-            if not place.is_absolute() and ".." not in place.parts and place.suffix == ".jpg":
-                (self._evidence / place).unlink(missing_ok=True)
-                for folder in (self._evidence / place).parents[: len(place.parts) - 1]:
+            location = PurePosixPath(name)
+            if not location.is_absolute() and ".." not in location.parts and location.suffix == ".jpg":
+                (self._evidence / location).unlink(missing_ok=True)
+                for folder in (self._evidence / location).parents[: len(location.parts) - 1]:
                     with contextlib.suppress(OSError):  # it is not empty
                         folder.rmdir()
         with transaction(self._connection):
-            self._connection.executemany("DELETE FROM image WHERE path = ?", [(name,) for name, _ in found])
-        self._swept.pictures += len(found)
-        self._swept.bytes += sum(size for _, size in found)
+            self._connection.executemany("DELETE FROM image WHERE path = ?", [(name,) for name, _ in results])
+        self._swept.pictures += len(results)
+        self._swept.bytes += sum(size for _, size in results)
 
     def _events(self, query: str, values: Sequence[object]) -> int:
         """Delete events and what is left of their pictures; returns how many."""
         sequences = self._connection.execute(query, values).fetchall()
         of_events = "SELECT path, bytes FROM image WHERE event = (SELECT id FROM event WHERE sequence = ?)"
         for sequence in sequences:
-            self._delete_pictures(self._connection.execute(of_events, sequence).fetchall())
+            self._delete_images(self._connection.execute(of_events, sequence).fetchall())
         with transaction(self._connection):
             self._connection.executemany("DELETE FROM event WHERE sequence = ?", sequences)
         self._swept.events += len(sequences)
@@ -247,13 +247,13 @@ class _Sweeper:
     def _journal_day(self, path: Path, ids: Sequence[str]) -> None:
         """Delete a file of the journal after what the index keeps of its ``ids`` was written into today's."""
         for first in range(0, len(ids), BATCH):
-            lines = self._kept_lines(ids[first : first + BATCH])
+            lines = self._retained_lines(ids[first : first + BATCH])
             if lines:
                 journalise(self._evidence, lines)
         self._swept.bytes += path.stat().st_size
         path.unlink()
 
-    def _kept_lines(self, ids: Sequence[str]) -> list[str]:
+    def _retained_lines(self, ids: Sequence[str]) -> list[str]:
         holders = ", ".join("?" * len(ids))
         names = ", ".join(COLUMNS)
         rows = self._connection.execute(f"SELECT sequence, {names} FROM event WHERE id IN ({holders})", ids).fetchall()
@@ -264,10 +264,10 @@ class _Sweeper:
     def _used(self) -> float:
         """Return the bytes of pictures, journal and the used pages of the index."""
         names = ("page_count", "freelist_count", "page_size")
-        (pictures,) = self._connection.execute("SELECT coalesce(sum(bytes), 0) FROM image").fetchone()
+        (images,) = self._connection.execute("SELECT coalesce(sum(bytes), 0) FROM image").fetchone()
         pages, free, size = (int(self._connection.execute(f"PRAGMA {name}").fetchone()[0]) for name in names)
         journal = sum(path.stat().st_size for path in files(self._evidence))
-        return float(pictures + journal + (pages - free) * size)
+        return float(images + journal + (pages - free) * size)
 
 
 def _ids_of(path: Path) -> list[str]:

@@ -24,7 +24,7 @@ class StoredEvent(Event):
 
 
 @dataclass(frozen=True)
-class Picture:
+class StoredImage:
     """A picture of an event: ``path`` below the evidence folder, ``bytes`` of its file, verdict and time of the event."""
 
     path: str

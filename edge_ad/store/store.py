@@ -18,8 +18,8 @@ from edge_ad.errors import DeviceFault, EdgeAdError
 from edge_ad.events import Event
 from edge_ad.store.journal import tail
 from edge_ad.store.journal_writer import JournalWriter
-from edge_ad.store.recovery import fact, is_damage, open_store, set_fact
-from edge_ad.store.rows import COLUMNS, Picture, row_of
+from edge_ad.store.recovery import is_damage, metadata, open_store, set_metadata
+from edge_ad.store.rows import COLUMNS, StoredImage, row_of
 from edge_ad.store.schema import identity
 from edge_ad.utils.supervision import SupervisedThread, ThreadFaults, tell
 
@@ -32,11 +32,11 @@ WithCommit = Callable[[sqlite3.Connection, list[Event]], None]
 
 _INSERT = f"INSERT OR IGNORE INTO event ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"
 _COUNT = "INSERT INTO counter VALUES (?, ?, ?) ON CONFLICT (camera, name) DO UPDATE SET value = excluded.value"
-_LATCH = (
+_SAVE_ALARM = (
     "INSERT INTO latch VALUES (?, ?, ?) "
     "ON CONFLICT (camera) DO UPDATE SET state = excluded.state, changed = excluded.changed"
 )
-_PICTURE = "INSERT OR REPLACE INTO image (path, event, verdict, time, bytes) VALUES (?, ?, ?, ?, ?)"
+_INSERT_IMAGE = "INSERT OR REPLACE INTO image (path, event, verdict, time, bytes) VALUES (?, ?, ?, ?, ?)"
 
 
 @dataclass
@@ -46,7 +46,7 @@ class _Batch:
     events: list[Event] = field(default_factory=list)
     counters: dict[str, Mapping[str, int]] = field(default_factory=dict)
     latches: dict[str, Mapping[str, Any]] = field(default_factory=dict)
-    pictures: list[Picture] = field(default_factory=list)
+    pictures: list[StoredImage] = field(default_factory=list)
 
     def __bool__(self) -> bool:
         return bool(self.events or self.counters or self.latches or self.pictures)
@@ -56,12 +56,12 @@ class _Batch:
         yield from (_Batch(events=[event]) for event in self.events)
         yield from (_Batch(counters={camera: counts}) for camera, counts in self.counters.items())
         yield from (_Batch(latches={camera: state}) for camera, state in self.latches.items())
-        yield from (_Batch(pictures=[picture]) for picture in self.pictures)
+        yield from (_Batch(pictures=[image]) for image in self.pictures)
 
     def remove(self, piece: _Batch) -> None:
         """Take a piece out."""
         self.events = [event for event in self.events if event not in piece.events]
-        self.pictures = [picture for picture in self.pictures if picture not in piece.pictures]
+        self.pictures = [image for image in self.pictures if image not in piece.pictures]
         for camera in piece.counters:
             self.counters.pop(camera, None)
         for camera in piece.latches:
@@ -99,7 +99,7 @@ class Store:
         self._under_way = _Batch()  # kept here, so that a thread that is started again goes on with it
         self._closing = False
         self._refused: str | None = None
-        self._follower = JournalWriter(evidence) if evidence is not None else None
+        self._journal_writer = JournalWriter(evidence) if evidence is not None else None
         self.dropped_of: Counter[str] = Counter()  # by camera
         self.committed = 0
         self.latches: dict[str, dict[str, Any]] = {}
@@ -120,7 +120,7 @@ class Store:
     @property
     def fault(self) -> str | None:
         """Why events or the journal cannot be written now, None while they can."""
-        return self._refused or (self._follower.fault if self._follower is not None else None)
+        return self._refused or (self._journal_writer.fault if self._journal_writer is not None else None)
 
     @property
     def dropped(self) -> int:
@@ -147,16 +147,16 @@ class Store:
             self._waiting.counters[camera] = dict(counters)
             self._changed.notify()
 
-    def save_latch(self, camera: str, state: Mapping[str, Any]) -> None:
+    def save_alarm_state(self, camera: str, state: Mapping[str, Any]) -> None:
         """Hand over the state of an alarm; the newest counts."""
         with self._changed:
             self._waiting.latches[camera] = dict(state)
             self._changed.notify()
 
-    def add_picture(self, picture: Picture) -> None:
+    def add_image(self, image: StoredImage) -> None:
         """Hand over that a picture is on the disk."""
         with self._changed:
-            self._waiting.pictures.append(picture)
+            self._waiting.pictures.append(image)
             self._changed.notify()
 
     def close(self, wait_s: float = CLOSE_S) -> bool:
@@ -269,9 +269,9 @@ class Store:
         connection.executemany(_COUNT, counts)
         now = time.time()
         latches = [(camera, json.dumps(state, separators=(",", ":")), now) for camera, state in batch.latches.items()]
-        connection.executemany(_LATCH, latches)
-        connection.executemany(_PICTURE, [astuple(picture) for picture in batch.pictures])
-        self._tell_journalled(connection)
+        connection.executemany(_SAVE_ALARM, latches)
+        connection.executemany(_INSERT_IMAGE, [astuple(image) for image in batch.pictures])
+        self._report_journalled(connection)
 
     def _broke(self, error: BaseException) -> None:
         """Begin with a fresh connection after an exception that nobody foresaw."""
@@ -293,31 +293,31 @@ class Store:
         return self._connection or self._open()
 
     def _open(self, damage: str | None = None) -> sqlite3.Connection:
-        connection, told = open_store(self.path, self.evidence, damage)
-        if told is not None:
-            tell(told)
+        connection, message = open_store(self.path, self.evidence, damage)
+        if message is not None:
+            tell(message)
         try:
-            self._tell_evidence(connection)
+            self._report_evidence(connection)
         except sqlite3.Error as error:
             connection.close()
             raise DeviceFault(f"the store {self.path} cannot be used: {error}") from error
         self._connection, self._identity = connection, identity(self.path)
         return connection
 
-    def _tell_evidence(self, connection: sqlite3.Connection) -> None:
+    def _report_evidence(self, connection: sqlite3.Connection) -> None:
         """Tell the index where its evidence is, and the follower where the journal stands."""
-        if self._follower is None or self.evidence is None:
+        if self._journal_writer is None or self.evidence is None:
             return
-        self._follower.begin(connection)
+        self._journal_writer.begin(connection)
         self._journalled = None
         folder = os.path.relpath(self.evidence, self.path.parent)
-        if fact(connection, "evidence") != folder:
-            set_fact(connection, "evidence", folder)
+        if metadata(connection, "evidence") != folder:
+            set_metadata(connection, "evidence", folder)
 
-    def _tell_journalled(self, connection: sqlite3.Connection) -> None:
-        if self._follower is not None and self._follower.synced != self._journalled:
-            set_fact(connection, "journalled", str(self._follower.synced))
-            self._journalled = self._follower.synced
+    def _report_journalled(self, connection: sqlite3.Connection) -> None:
+        if self._journal_writer is not None and self._journal_writer.synced != self._journalled:
+            set_metadata(connection, "journalled", str(self._journal_writer.synced))
+            self._journalled = self._journal_writer.synced
 
     def _remember(self, connection: sqlite3.Connection) -> None:
         """Read what the last run left."""
@@ -327,28 +327,28 @@ class Store:
             self.counters.setdefault(camera, {})[name] = int(value)
 
     def _remember_from_journal(self) -> None:
-        kept = tail(self.evidence) if self.evidence is not None else None
-        if kept is not None:
-            self.latches, self.counters = kept.latches, kept.counters
+        stored = tail(self.evidence) if self.evidence is not None else None
+        if stored is not None:
+            self.latches, self.counters = stored.latches, stored.counters
 
     def _idle_s(self) -> float | None:
         """Return how long the thread may sleep when nothing comes."""
-        return self._follower.wait_s() if self._follower is not None and self._connection is not None else None
+        return self._journal_writer.wait_s() if self._journal_writer is not None and self._connection is not None else None
 
     def _follow(self) -> None:
-        if self._follower is None or self._connection is None:
+        if self._journal_writer is None or self._connection is None:
             return
         try:
-            self._follower.follow(self._connection, self._last_counters, self._last_latches)
+            self._journal_writer.follow(self._connection, self._last_counters, self._last_latches)
         except (sqlite3.Error, OSError) as error:
             self._give_up(error)
 
     def _end(self) -> None:
-        if self._follower is not None:
-            self._follower.end(self._last_counters, self._last_latches)
+        if self._journal_writer is not None:
+            self._journal_writer.end(self._last_counters, self._last_latches)
             with contextlib.suppress(sqlite3.Error):
                 if self._connection is not None:
-                    self._tell_journalled(self._connection)
+                    self._report_journalled(self._connection)
         self._let_go()
 
     def _let_go(self) -> None:
@@ -358,8 +358,8 @@ class Store:
 
     def _drop(self) -> None:
         events = self._waiting.events
-        place = next((place for place, row in enumerate(events) if row.verdict == "OK"), 0)
-        self.dropped_of[events.pop(place).camera] += 1
+        index = next((index for index, row in enumerate(events) if row.verdict == "OK"), 0)
+        self.dropped_of[events.pop(index).camera] += 1
 
 
 def is_refusal(error: Exception) -> bool:

@@ -17,7 +17,7 @@ BeltState = Literal["empty", "entering", "settled", "leaving"]
 
 _TIMES, _BELT, _NOISE = 21, 22, 23
 _COLOUR = (66, 74, 70)
-_KEPT = 3  # drawn trays that are kept
+_MAX_TRAYS = 3  # drawn trays that are kept
 
 
 class BeltTruth(TypedDict):
@@ -59,7 +59,7 @@ class Belt:
 
     def truth(self, index: int) -> BeltTruth:
         """Return what frame ``index`` shows."""
-        part, state, _ = self._place(index)
+        part, state, _ = self._position(index)
         if state == "empty":
             return BeltTruth(frame=index, part=None, state=state, kind=GOOD, defect=GOOD)
         defect = part_defect(part, self._seed, self._rate)
@@ -67,20 +67,20 @@ class Belt:
 
     def frame(self, index: int) -> tuple[NDArray[np.uint8], BeltTruth]:
         """Return frame ``index`` (below ``len``): the picture u8[size,size,3] RGB and its truth."""
-        part, state, share = self._place(index)
+        part, state, share = self._position(index)
         size = self._size
         way = {"empty": -size, "entering": round((share - 1) * size), "settled": 0, "leaving": round(share * size)}
         offset = way[state]
-        picture = self._empty(part, state, share, offset)
+        pixels = self._empty(part, state, share, offset)
         if state != "empty":
             tray = self._tray(part)
             left, right = max(offset, 0), min(offset + size, size)
-            picture[:, left:right] = tray[:, left - offset : right - offset]
-        noise = np.random.default_rng([self._seed, _NOISE, index]).normal(0.0, 1.6, picture.shape)
-        image = np.clip(np.rint(picture + noise), 0, 255).astype(np.uint8)
+            pixels[:, left:right] = tray[:, left - offset : right - offset]
+        noise = np.random.default_rng([self._seed, _NOISE, index]).normal(0.0, 1.6, pixels.shape)
+        image = np.clip(np.rint(pixels + noise), 0, 255).astype(np.uint8)
         return image, self.truth(index)
 
-    def _place(self, index: int) -> tuple[int, BeltState, float]:
+    def _position(self, index: int) -> tuple[int, BeltState, float]:
         """Return the part, its state and how much of that state is over (0 to 1)."""
         if not 0 <= index < len(self):
             raise BadInput(f"frame {index} of a belt of {len(self)} frames: choose 0 to {len(self) - 1}")
@@ -110,6 +110,6 @@ class Belt:
         if part not in self._drawn:
             seed = self._seed * SEEDS_PER_LINE + VIDEO_START + part
             self._drawn[part] = render_tray(seed, part_defect(part, self._seed, self._rate), self._size).image
-            while len(self._drawn) > _KEPT:
+            while len(self._drawn) > _MAX_TRAYS:
                 self._drawn.popitem(last=False)
         return self._drawn[part]

@@ -97,8 +97,8 @@ def _moved_to(part: Part, there: Part) -> Part:
 
 
 def _upside_down(scene: Scene, rng: np.random.Generator) -> Broken:
-    place = PAIRS[int(rng.integers(len(PAIRS)))]
-    connector, cap = (next(part for part in scene.of(kind) if part.place == place) for kind in _PAIR_KINDS)
+    location = PAIRS[int(rng.integers(len(PAIRS)))]
+    connector, cap = (next(part for part in scene.of(kind) if part.place == location) for kind in _PAIR_KINDS)
     # The cap is the taller of the two: both move down a little to keep clear of the walls.
     moved = replace(connector, y=CAP_Y + 2.5), replace(cap, y=CONNECTOR_Y + 2.5)
     return scene.without(connector, cap).plus(*moved), [outline(part) for part in moved]
@@ -112,22 +112,22 @@ def _misplaced(scene: Scene, rng: np.random.Generator) -> Broken:
     kinds: tuple[Kind, ...] = ("nut", "washer", "pin")
     part = _pick(rng, scene.of(kinds[int(rng.integers(3))]))
     if part.kind == "pin":
-        place = ("nuts", "washers")[int(rng.integers(2))]
-        x, y = COMPARTMENTS[place].centre
-        moved = replace(part, place=place, x=x + float(rng.uniform(-3, 3)), y=y + float(rng.uniform(-8, 8)),
+        location = ("nuts", "washers")[int(rng.integers(2))]
+        x, y = COMPARTMENTS[location].centre
+        moved = replace(part, place=location, x=x + float(rng.uniform(-3, 3)), y=y + float(rng.uniform(-8, 8)),
                         angle=math.radians(float(rng.uniform(-50, 50))))
     else:
-        place = ("screws", "pins", *PAIRS)[int(rng.integers(4))]
-        moved = _strayed(part, place, rng)
+        location = ("screws", "pins", *PAIRS)[int(rng.integers(4))]
+        moved = _strayed(part, location, rng)
     return scene.without(part).plus(moved), [outline(moved), outline(part)]
 
 
-def _strayed(part: Part, place: str, rng: np.random.Generator) -> Part:
+def _strayed(part: Part, location: str, rng: np.random.Generator) -> Part:
     """Return a part moved into another compartment, on top of what lies there."""
-    room = COMPARTMENTS[place]
-    x = float(rng.uniform(room.left + 18, room.right - 18))
-    y = float(rng.uniform(room.top + 18, room.bottom - 18))
-    return replace(part, place=place, x=x, y=y, angle=free_angle(rng))
+    compartment = COMPARTMENTS[location]
+    x = float(rng.uniform(compartment.left + 18, compartment.right - 18))
+    y = float(rng.uniform(compartment.top + 18, compartment.bottom - 18))
+    return replace(part, place=location, x=x, y=y, angle=free_angle(rng))
 
 
 def _wrong_pairing(scene: Scene, rng: np.random.Generator) -> Broken:

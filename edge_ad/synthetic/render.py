@@ -50,8 +50,8 @@ def sensor_noise(rng: np.random.Generator, size: int) -> NDArray[np.float32]:
 def expose(drawing: Canvas, light: NDArray[np.float32], rough: NDArray[np.float32],
            noise: NDArray[np.float32]) -> Canvas:
     """Return the picture of a drawing u8[H,W,3] under a light, with grain and noise, u8[H,W,3]."""
-    picture = (drawing + rough) * light + noise
-    return np.asarray(np.clip(np.rint(picture), 0, 255), dtype=np.uint8)
+    image = (drawing + rough) * light + noise
+    return np.asarray(np.clip(np.rint(image), 0, 255), dtype=np.uint8)
 
 
 UNITS = 256
@@ -92,8 +92,8 @@ def render_scene(scene: Scene, regions: list[Points], mark: Mark | None, size: i
     return image, np.where(np.asarray(small) >= 96, 255, 0).astype(np.uint8)
 
 
-def _rectangle(room: Compartment, inset: float = 0.0) -> Points:
-    left, top, right, bottom = room.left + inset, room.top + inset, room.right - inset, room.bottom - inset
+def _rectangle(box: Compartment, inset: float = 0.0) -> Points:
+    left, top, right, bottom = box.left + inset, box.top + inset, box.right - inset, box.bottom - inset
     return np.array([(left, top), (right, top), (right, bottom), (left, bottom)], dtype=np.float64)
 
 
@@ -104,10 +104,10 @@ def _draw_tray(pen: Pen, tone: float) -> None:
     pen.polygon(_rectangle(body), shaded(_RIM, tone * 0.7))
     pen.polygon(_rectangle(body, 1.5), shaded(_RIM, tone))
     pen.polygon(_rectangle(body, 5), shaded(_WALL, tone))
-    for room in COMPARTMENTS.values():
-        pen.polygon(_rectangle(room), shaded(_FLOOR, tone * 0.62))
+    for box in COMPARTMENTS.values():
+        pen.polygon(_rectangle(box), shaded(_FLOOR, tone * 0.62))
         # The upper and left walls throw a narrow shadow on the floor.
-        floor = _rectangle(Compartment(room.left + 2.5, room.top + 3, room.right - 0.8, room.bottom - 0.8))
+        floor = _rectangle(Compartment(box.left + 2.5, box.top + 3, box.right - 0.8, box.bottom - 0.8))
         pen.polygon(floor, shaded(_FLOOR, tone))
     for slot in range(SLOTS):
         x = slot_x(slot)

@@ -116,10 +116,10 @@ def slot_x(slot: int) -> float:
     return pins.left + (pins.right - pins.left) * (slot + 0.5) / SLOTS
 
 
-def new_part(rng: np.random.Generator, kind: Kind, place: str, x: float, y: float, angle: float,
+def new_part(rng: np.random.Generator, kind: Kind, location: str, x: float, y: float, angle: float,
              colour: Colour | None = None) -> Part:
     """Return a part with a random tone and surface."""
-    return Part(kind, place, x, y, angle, float(rng.uniform(0.93, 1.07)), int(rng.integers(1 << 30)), colour)
+    return Part(kind, location, x, y, angle, float(rng.uniform(0.93, 1.07)), int(rng.integers(1 << 30)), colour)
 
 
 def good_scene(rng: np.random.Generator) -> Scene:
@@ -139,11 +139,11 @@ def free_angle(rng: np.random.Generator) -> float:
     return float(rng.uniform(0, 2 * math.pi))
 
 
-def _loose(rng: np.random.Generator, kind: Kind, place: str) -> list[Part]:
+def _loose(rng: np.random.Generator, kind: Kind, location: str) -> list[Part]:
     """Return two parts that lie side by side in their compartment, anywhere in their half."""
-    x, y = COMPARTMENTS[place].centre
+    x, y = COMPARTMENTS[location].centre
     return [
-        new_part(rng, kind, place, x + side * 25 + float(rng.uniform(-5, 5)), y + float(rng.uniform(-10, 10)),
+        new_part(rng, kind, location, x + side * 25 + float(rng.uniform(-5, 5)), y + float(rng.uniform(-10, 10)),
                  free_angle(rng))
         for side in (-1, 1)
     ]
@@ -165,12 +165,12 @@ def _pairs(rng: np.random.Generator) -> list[Part]:
     """Return two connectors, each above a cap of its own colour; the two colours differ."""
     order = rng.permutation(len(COLOURS))
     parts: list[Part] = []
-    for place, index in zip(PAIRS, order, strict=False):
-        x, _ = COMPARTMENTS[place].centre
+    for location, index in zip(PAIRS, order, strict=False):
+        x, _ = COMPARTMENTS[location].centre
         tilt = math.radians(float(rng.uniform(-5, 5)))
-        parts.append(new_part(rng, "connector", place, x + float(rng.uniform(-1.5, 1.5)),
+        parts.append(new_part(rng, "connector", location, x + float(rng.uniform(-1.5, 1.5)),
                               CONNECTOR_Y + float(rng.uniform(-1.5, 1.5)), tilt, COLOURS[index]))
-        parts.append(new_part(rng, "cap", place, x + float(rng.uniform(-3, 3)), CAP_Y + float(rng.uniform(-1.5, 1.5)),
+        parts.append(new_part(rng, "cap", location, x + float(rng.uniform(-3, 3)), CAP_Y + float(rng.uniform(-1.5, 1.5)),
                               free_angle(rng), COLOURS[index]))
     return parts
 

@@ -47,10 +47,10 @@ def part_defect(part: int, line_seed: int, anomaly_rate: float) -> str:
     once in ten anomalies: 400 parts at a rate of 0.5 are 200 good ones and 20 of each of the ten defects.
     """
     _check_rate(anomaly_rate)
-    block, place = divmod(part, _BLOCK)
+    block, index = divmod(part, _BLOCK)
     before, after = (int(np.floor(start * _BLOCK * anomaly_rate + 1e-9)) for start in (block, block + 1))
     order = np.random.default_rng([_line_start(line_seed), _ORDER_STREAM, block]).permutation(_BLOCK)
-    rank = int(order[place])
+    rank = int(order[index])
     if rank >= after - before:
         return GOOD
     turn, position = divmod(before + rank, len(DEFECTS))

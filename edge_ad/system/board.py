@@ -48,8 +48,8 @@ def board(machine: Machine) -> Finding:
             f"{model} ({_CHIPS[chip]})",
             "use an Orin or a Thor: the last JetPack for this chip has TensorRT 8, and 10.3 is needed",
         )
-    place = ", in a container" if in_container(machine) else ""
-    return Finding("board", "ok", f"{model}{f' ({_CHIPS[chip]})' if chip else ''}{place}")
+    where = ", in a container" if in_container(machine) else ""
+    return Finding("board", "ok", f"{model}{f' ({_CHIPS[chip]})' if chip else ''}{where}")
 
 
 def _chip(machine: Machine) -> str | None:
@@ -71,20 +71,20 @@ def release(machine: Machine) -> Finding:
             "unknown: /etc/nv_tegra_release is not there",
             f"in a container give it that of the board: docker run {MOUNTS}",
         )
-    found = jetpack(machine)
-    if found is None:
+    result = jetpack(machine)
+    if result is None:
         return Finding("jetpack", "fail", f"unknown: {said}", UPGRADE)
-    told = f"JetPack {found.name} (L4T {found.l4t})"
-    if not found.supported:
-        return Finding("jetpack", "fail", f"{told} with TensorRT {found.tensorrt[0]}.{found.tensorrt[1]}", UPGRADE)
-    if not found.known:
+    message = f"JetPack {result.name} (L4T {result.l4t})"
+    if not result.supported:
+        return Finding("jetpack", "fail", f"{message} with TensorRT {result.tensorrt[0]}.{result.tensorrt[1]}", UPGRADE)
+    if not result.known:
         return Finding(
             "jetpack",
             "warn",
-            f"L4T {found.l4t}, newer than this version of edge-ad knows",
+            f"L4T {result.l4t}, newer than this version of edge-ad knows",
             "go on: build-engine proves its engines on this board; an update of edge-ad may know it",
         )
-    return Finding("jetpack", "ok", told)
+    return Finding("jetpack", "ok", message)
 
 
 def _cores() -> int:

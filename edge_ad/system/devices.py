@@ -129,19 +129,19 @@ def missing_devices(unit: str, root: Path = Path("/")) -> list[str]:
 
 
 def _allowed(root: Path, rules: Sequence[_Rule], classes: set[str]) -> tuple[tuple[Access, ...], list[Path]]:
-    found: dict[str, Access] = {}
+    results: dict[str, Access] = {}
     nodes: list[Path] = []
     for rule in rules:
         here = _nodes(root, rule.pattern)
         nodes += here
         if rule.device_class in classes or rule.later:
             target = f"char-{rule.device_class}"
-            found.setdefault(target, Access(target, rule.reason))
+            results.setdefault(target, Access(target, rule.reason))
             continue
         for node in here:
             target = f"/{node.relative_to(root)}"
-            found.setdefault(target, Access(target, rule.reason))
-    return tuple(found.values()), nodes
+            results.setdefault(target, Access(target, rule.reason))
+    return tuple(results.values()), nodes
 
 
 def _nodes(root: Path, pattern: str) -> list[Path]:

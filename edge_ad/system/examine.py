@@ -72,8 +72,8 @@ def clock(machine: Machine) -> Finding:
     The kernel's own word counts; where it cannot be asked, what systemd-timesyncd left behind.
     """
     running = [name for name, files in _SERVICES.items() if any(map(machine.exists, files))]
-    kept = machine.clock if machine.clock is not None else machine.exists("run/systemd/timesync/synchronized")
-    if kept:
+    synchronised = machine.clock if machine.clock is not None else machine.exists("run/systemd/timesync/synchronized")
+    if synchronised:
         return Finding("clock", "ok", f"synchronised{f' by {running[0]}' if running else ''}")
     return Finding(
         "clock",
@@ -96,24 +96,24 @@ def memory(machine: Machine) -> Finding:
     if "MemAvailable" not in fields or "MemTotal" not in fields:
         return Finding("memory", "warn", "unknown: /proc/meminfo does not tell", "look at it with: free -h")
     free = fields["MemAvailable"]
-    told = f"{free / _GIB:.1f} of {fields['MemTotal'] / _GIB:.1f} GiB free"
+    message = f"{free / _GIB:.1f} of {fields['MemTotal'] / _GIB:.1f} GiB free"
     advice = "end other programs, or leave the desktop: sudo systemctl isolate multi-user.target"
     if free < MIN_FREE:
-        return Finding("memory", "fail", told, advice, code=UNWELL)
+        return Finding("memory", "fail", message, advice, code=UNWELL)
     if free < LOW_MEMORY:
-        return Finding("memory", "warn", f"{told}; the build of an engine may use half of it", advice)
-    return Finding("memory", "ok", told)
+        return Finding("memory", "warn", f"{message}; the build of an engine may use half of it", advice)
+    return Finding("memory", "ok", message)
 
 
 def disk(machine: Machine) -> Finding:
     """Tell free disk in the working folder: engines, events and pictures are written there."""
-    told = f"{machine.free_disk / _GIB:.1f} GiB free in this folder"
+    message = f"{machine.free_disk / _GIB:.1f} GiB free in this folder"
     advice = "remove old pictures and engines, or keep fewer of them"
     if machine.free_disk < NO_DISK:
-        return Finding("disk", "fail", told, advice, code=UNWELL)
+        return Finding("disk", "fail", message, advice, code=UNWELL)
     if machine.free_disk < LOW_DISK:
-        return Finding("disk", "warn", told, advice)
-    return Finding("disk", "ok", told)
+        return Finding("disk", "warn", message, advice)
+    return Finding("disk", "ok", message)
 
 
 CHECKS: tuple[Callable[[Machine], Finding], ...] = (

@@ -27,11 +27,11 @@ from edge_ad.utils.board import board, is_jetson, l4t
 _OTHERS = ("numpy", "onnx", "paho-mqtt", "asyncua", "gpiod", "Jetson.GPIO", "harvesters")
 
 
-def machine_facts(machine: Machine) -> dict[str, Any]:
+def machine_details(machine: Machine) -> dict[str, Any]:
     """Return what machine this is: board, JetPack, processor, memory, kernel, Python and the version of edge-ad."""
     from edge_ad import __version__
 
-    found = jetpack(machine)
+    result = jetpack(machine)
     total = re.search(r"^MemTotal:\s+(\d+) kB", machine.text("proc/meminfo"), re.MULTILINE)
     system = re.search(r'^PRETTY_NAME="?([^"\n]*)', machine.text("etc/os-release"), re.MULTILINE)
     processor = re.search(r"^model name\s*:\s*(.+)$", machine.text("proc/cpuinfo"), re.MULTILINE)
@@ -40,7 +40,7 @@ def machine_facts(machine: Machine) -> dict[str, Any]:
         "jetson": is_jetson(machine.root),
         "board": board(machine.root),
         "l4t": l4t(machine.root),
-        "jetpack": found.name if found else "",
+        "jetpack": result.name if result else "",
         "container": in_container(machine),
         "architecture": platform.machine(),
         "processor": processor[1] if processor else "",
@@ -52,11 +52,11 @@ def machine_facts(machine: Machine) -> dict[str, Any]:
     }
 
 
-def package_facts(packages: Mapping[str, Package]) -> dict[str, Any]:
+def package_details(packages: Mapping[str, Package]) -> dict[str, Any]:
     """Return version, error and facts of what was imported, and the versions of other packages that are installed."""
     imported = {name: {"version": one.version, "error": one.error, **one.facts} for name, one in packages.items()}
     others = {name: {"version": _installed(name)} for name in _OTHERS}
-    return {**imported, **{name: facts for name, facts in others.items() if facts["version"]}}
+    return {**imported, **{name: details for name, details in others.items() if details["version"]}}
 
 
 def _installed(name: str) -> str | None:
@@ -73,9 +73,9 @@ def device_state(root: Path = Path("/")) -> dict[str, str]:
     return {finding.name: finding.found for finding in checks}
 
 
-def device_facts(root: Path = Path("/")) -> dict[str, Any]:
+def device_details(root: Path = Path("/")) -> dict[str, Any]:
     """Return which machine this is, as `edge-ad doctor --json` has it under ``machine``."""
-    return machine_facts(_machine(root))
+    return machine_details(_machine(root))
 
 
 def _machine(root: Path) -> Machine:
@@ -90,7 +90,7 @@ def report(machine: Machine, findings: Sequence[Finding], tried: Sequence[Tried]
     return {
         **to_json(findings),
         "tried": [one.to_json() for one in tried],
-        "machine": machine_facts(machine),
-        "packages": package_facts(machine.packages),
+        "machine": machine_details(machine),
+        "packages": package_details(machine.packages),
         "made": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }

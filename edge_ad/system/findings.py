@@ -45,12 +45,12 @@ def verdict(findings: Sequence[Finding]) -> str:
 def lines(findings: Sequence[Finding]) -> list[str]:
     """Return what is printed: one line a check, and under it what to do."""
     width = max(len(finding.name) for finding in findings)
-    told = []
+    messages = []
     for finding in findings:
-        told.append(f"{finding.status:<4}  {finding.name:<{width}}  {finding.found}")
+        messages.append(f"{finding.status:<4}  {finding.name:<{width}}  {finding.found}")
         if finding.advice:
-            told.append(f"{'':<{width + 6}}  -> {finding.advice}")
-    return [*told, verdict(findings)]
+            messages.append(f"{'':<{width + 6}}  -> {finding.advice}")
+    return [*messages, verdict(findings)]
 
 
 def to_json(findings: Sequence[Finding]) -> dict[str, object]:

@@ -50,7 +50,7 @@ def kernel_clock() -> bool | None:
 
 TIMEOUT_S = 60.0
 
-_TELL = "import json; tell = lambda version, **facts: print('\\n' + json.dumps([str(version), facts]))\n"
+_PRINT = "import json; tell = lambda version, **facts: print('\\n' + json.dumps([str(version), facts]))\n"
 _SCRIPTS = {
     "tensorrt": "import tensorrt; tell(tensorrt.__version__)",
     "pycuda": """
@@ -94,7 +94,7 @@ def probe() -> dict[str, Package]:
 
 def _start(script: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", _TELL + script],
+        [sys.executable, "-c", _PRINT + script],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -115,8 +115,8 @@ def _finish(process: subprocess.Popen[str]) -> Package:
     if process.returncode:
         last = [line for line in errors.splitlines() if line.strip()]
         return Package(None, " ".join(last[-1].split()) if last else f"its import left with {process.returncode}")
-    version, facts = json.loads(output.splitlines()[-1])
-    return Package(version, facts=facts)
+    version, details = json.loads(output.splitlines()[-1])
+    return Package(version, facts=details)
 
 
 @dataclass(frozen=True)
@@ -219,10 +219,10 @@ def jetpack(machine: Machine) -> JetPack | None:
 
     A release newer than the table is taken for the last one in it, with ``known`` False.
     """
-    told = l4t(machine.root)
-    version = tuple(int(part) for part in told.split(".") if part)
+    message = l4t(machine.root)
+    version = tuple(int(part) for part in message.split(".") if part)
     rows = [row for row in _TABLE if row[0] <= version]
     if not rows:
         return None
     _, name, python, cuda, tensorrt = rows[-1]
-    return JetPack(name, told, python, cuda, tensorrt, known=version <= _TABLE[-1][0])
+    return JetPack(name, message, python, cuda, tensorrt, known=version <= _TABLE[-1][0])

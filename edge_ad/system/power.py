@@ -27,8 +27,8 @@ def power_mode(machine: Machine) -> Finding:
         return Finding("power mode", "ok", "none: not a Jetson")
     table = machine.text("etc/nvpmodel.conf")
     modes = {int(number): name for number, name in _MODE.findall(table)}
-    kept = _STATUS.search(machine.text("var/lib/nvpmodel/status")) or _DEFAULT.search(table)
-    current = int(kept[1]) if kept else None
+    selected = _STATUS.search(machine.text("var/lib/nvpmodel/status")) or _DEFAULT.search(table)
+    current = int(selected[1]) if selected else None
     if current not in modes:
         return Finding("power mode", "warn", "unknown: nvpmodel has kept none", "ask it: sudo nvpmodel -q")
     best = max(modes, key=lambda number: _speed(modes[number]))
@@ -51,10 +51,10 @@ def clocks(machine: Machine) -> Finding:
         low, high, now = (machine.number(f"{folder}/{name}_freq") for name in ("min", "max", "cur"))
         if low is None or high is None:
             continue
-        told = f"GPU {low / 1e6:.0f} to {high / 1e6:.0f} MHz" + (f", now {now / 1e6:.0f}" if now else "")
+        message = f"GPU {low / 1e6:.0f} to {high / 1e6:.0f} MHz" + (f", now {now / 1e6:.0f}" if now else "")
         if low < high:
             return Finding(
-                "clocks", "warn", told, "sudo jetson_clocks, for even times; the set-up makes a service of it"
+                "clocks", "warn", message, "sudo jetson_clocks, for even times; the set-up makes a service of it"
             )
         return Finding("clocks", "ok", f"GPU held at {high / 1e6:.0f} MHz")
     return Finding("clocks", "warn", "the GPU shows no clock", "show it with: sudo jetson_clocks --show")
@@ -87,7 +87,7 @@ def temperatures(machine: Machine) -> Finding:
     for degrees, name, folder in zones:
         trips = _trip_points(machine, folder)
         off = min((point for kind, point in trips if kind == "critical"), default=float("inf"))
-        slow = max((point for kind, point in trips if kind in ("passive", "hot")), default=float("inf"))
+        expensive = max((point for kind, point in trips if kind in ("passive", "hot")), default=float("inf"))
         if degrees >= off - CLOSE_C:
             return Finding(
                 "temperature",
@@ -96,11 +96,11 @@ def temperatures(machine: Machine) -> Finding:
                 "let it cool down, then clear or add cooling, or choose a lower power mode",
                 code=UNWELL,
             )
-        if degrees >= slow - CLOSE_C:
+        if degrees >= expensive - CLOSE_C:
             return Finding(
                 "temperature",
                 "warn",
-                f"{name} {degrees:.0f} C, and from {slow:g} C on clocks are slowed",
+                f"{name} {degrees:.0f} C, and from {expensive:g} C on clocks are slowed",
                 "clear or add cooling, or choose a lower power mode: a slowed board gives its verdicts late",
             )
     return Finding("temperature", "ok", ", ".join(f"{name} {degrees:.0f}" for degrees, name, _ in zones) + " C")

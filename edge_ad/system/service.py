@@ -172,8 +172,8 @@ def install(unit: str, name: str, root: Path) -> str:
     path = _path(name, root)
     faults = _verify_text(unit, path.name)
     if faults:
-        kept = f"; {path} stays as it was" if path.exists() else ""
-        raise DeviceFault(f"systemd does not accept the unit: {faults}{kept}")
+        retained = f"; {path} stays as it was" if path.exists() else ""
+        raise DeviceFault(f"systemd does not accept the unit: {faults}{retained}")
     replaced = path.exists()
     atomic_write(path, unit)
     reloaded = _systemctl("daemon-reload")
@@ -189,14 +189,14 @@ def describe(access: DeviceAccess) -> list[str]:
     reasons: dict[str, list[str]] = {}
     for one in access.allowed:
         reasons.setdefault(one.reason, []).append(one.target)
-    told = [f"opens {' '.join(targets)}: {reason}" for reason, targets in reasons.items()]
+    messages = [f"opens {' '.join(targets)}: {reason}" for reason, targets in reasons.items()]
     if access.policy == "auto":
-        told.append("opens every device that the user may open")
+        messages.append("opens every device that the user may open")
     if access.argus:
-        told.append("sees /tmp, read-only: Argus, which serves CSI cameras, listens in /tmp/argus_socket")
+        messages.append("sees /tmp, read-only: Argus, which serves CSI cameras, listens in /tmp/argus_socket")
     if access.groups:
-        told.append(f"joins the groups {' '.join(access.groups)}: they own these devices")
-    return [*told, *(f"note: {note}" for note in access.notes)]
+        messages.append(f"joins the groups {' '.join(access.groups)}: they own these devices")
+    return [*messages, *(f"note: {note}" for note in access.notes)]
 
 
 def uninstall(name: str, root: Path) -> str:
@@ -213,14 +213,14 @@ def uninstall(name: str, root: Path) -> str:
 def status(name: str, root: Path) -> str:
     """Return where the unit is and what systemd says of it."""
     path = _path(name, root)
-    told = f"{path}: {'installed' if path.exists() else 'not installed'}"
+    message = f"{path}: {'installed' if path.exists() else 'not installed'}"
     if shutil.which("systemctl") is None:
-        return f"{told}; there is no systemctl here"
+        return f"{message}; there is no systemctl here"
     fields = "ActiveState,SubState,StatusText,NRestarts,MainPID,Result"
     done = subprocess.run(
         ["systemctl", "show", f"{name}.service", "-p", fields], capture_output=True, text=True, check=False
     )
-    return "\n".join([told, *(done.stdout or done.stderr).strip().splitlines()])
+    return "\n".join([message, *(done.stdout or done.stderr).strip().splitlines()])
 
 
 def verify(path: Path) -> str:

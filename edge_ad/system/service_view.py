@@ -82,5 +82,5 @@ def _why_not(machine: Machine, user_id: int) -> str:
     return ""
 
 
-def _plain(found: str) -> Tried:
-    return Tried(Finding("service", "ok", found))
+def _plain(result: str) -> Tried:
+    return Tried(Finding("service", "ok", result))

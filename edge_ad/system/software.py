@@ -16,19 +16,19 @@ _NOT_ASKED = Package(None, "it was not asked")
 
 def python(machine: Machine) -> Finding:
     """Tell the Python; JetPack's bindings of TensorRT are made for one version only."""
-    told = _dotted(machine.python)
-    found = jetpack(machine)
-    if found is not None and found.supported and machine.python != found.python:
-        wanted = _dotted(found.python)
+    message = _dotted(machine.python)
+    result = jetpack(machine)
+    if result is not None and result.supported and machine.python != result.python:
+        wanted = _dotted(result.python)
         return Finding(
             "python",
             "fail",
-            f"{told}, but the TensorRT of JetPack {found.name} is made for Python {wanted}",
+            f"{message}, but the TensorRT of JetPack {result.name} is made for Python {wanted}",
             f"make the environment again: python{wanted} -m venv --system-site-packages .venv",
         )
     if not (3, 10) <= machine.python < (3, 14):
-        return Finding("python", "fail", f"{told}, but 3.10 to 3.13 are supported", "install one of these versions")
-    return Finding("python", "ok", told)
+        return Finding("python", "fail", f"{message}, but 3.10 to 3.13 are supported", "install one of these versions")
+    return Finding("python", "ok", message)
 
 
 def cuda(machine: Machine) -> Finding:
@@ -128,12 +128,12 @@ def onnxruntime(machine: Machine) -> Finding:
     package = machine.packages.get("onnxruntime", _NOT_ASKED)
     if package.version is not None:
         return Finding("onnxruntime", "ok", package.version)
-    found = _why(package)
+    result = _why(package)
     if is_jetson(machine.root):
         return Finding(
-            "onnxruntime", "warn", found, "pip install onnxruntime, to compare engines with the reference on this board"
+            "onnxruntime", "warn", result, "pip install onnxruntime, to compare engines with the reference on this board"
         )
-    return Finding("onnxruntime", "fail", found, "pip install 'edge-ad[cpu]'")
+    return Finding("onnxruntime", "fail", result, "pip install 'edge-ad[cpu]'")
 
 
 def opencv(machine: Machine) -> Finding:
@@ -146,16 +146,16 @@ def opencv(machine: Machine) -> Finding:
         )
     inside = bool(package.facts.get("gstreamer"))
     beside = machine.exists("usr/bin/gst-launch-1.0")
-    told = f"{package.version} with{'' if inside else 'out'} GStreamer{', gst-launch-1.0 is there' if beside else ''}"
+    message = f"{package.version} with{'' if inside else 'out'} GStreamer{', gst-launch-1.0 is there' if beside else ''}"
     if is_jetson(machine.root) and not inside and not beside:
         return Finding(
             "opencv",
             "warn",
-            told,
+            message,
             "for CSI cameras: sudo apt-get install gstreamer1.0-tools gstreamer1.0-plugins-good gstreamer1.0-plugins-bad, "
             "or pip uninstall opencv-python-headless to get JetPack's OpenCV",
         )
-    return Finding("opencv", "ok", told)
+    return Finding("opencv", "ok", message)
 
 
 def _why(package: Package) -> str:

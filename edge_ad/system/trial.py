@@ -30,7 +30,7 @@ def opencv(target: str) -> tuple[str, dict[str, Any]]:
     """Silence OpenCV as every camera does, open a file that is no video, and turn a picture of it into RGB."""
     import numpy as np
 
-    from edge_ad.camera.opencv import build_facts, quiet, to_rgb
+    from edge_ad.camera.opencv import build_details, quiet, to_rgb
 
     import cv2  # isort: skip  (after edge_ad.camera.opencv, which sets what OpenCV reads once)
 
@@ -42,7 +42,7 @@ def opencv(target: str) -> tuple[str, dict[str, Any]]:
     decoded = cv2.imdecode(data, cv2.IMREAD_COLOR) if encoded else None
     if decoded is None or to_rgb(decoded)[0, 0].tolist() != [0, 0, 255]:
         raise BadInput(f"OpenCV {cv2.__version__} gave a wrong picture back: install it again")
-    return build_facts(), {"version": cv2.__version__}
+    return build_details(), {"version": cv2.__version__}
 
 
 def camera(target: str) -> tuple[str, dict[str, Any]]:
@@ -68,7 +68,7 @@ def _frame_facts(source: Any, frame: Any, seconds: float) -> tuple[str, dict[str
     height, width = frame.image.shape[:2]
     settings = getattr(source, "settings", None)
     pixels = getattr(settings, "pixel_format", None)
-    facts = {
+    details = {
         "width": width,
         "height": height,
         "pixel_format": pixels,
@@ -76,7 +76,7 @@ def _frame_facts(source: Any, frame: Any, seconds: float) -> tuple[str, dict[str
         "first_frame_s": round(seconds, 3),
     }
     rate = f", {source.fps:g} a second" if source.fps else ""
-    return f"{width} x {height}{f' {pixels}' if pixels else ''}{rate}, first frame after {seconds:.2f} s", facts
+    return f"{width} x {height}{f' {pixels}' if pixels else ''}{rate}, first frame after {seconds:.2f} s", details
 
 
 def gpu(target: str) -> tuple[str, dict[str, Any]]:
@@ -99,8 +99,8 @@ def gpu(target: str) -> tuple[str, dict[str, Any]]:
             piece.free()
     if not same:
         raise DeviceFault("a MiB came back from the GPU changed: see `sudo dmesg`")
-    facts = {"device": device.name, "sm": device.sm, "cuda": device.cuda, "integrated": device.integrated, "free": free}
-    return f"a MiB to {device.name} and back, {free / 2**30:.1f} GiB free", facts
+    details = {"device": device.name, "sm": device.sm, "cuda": device.cuda, "integrated": device.integrated, "free": free}
+    return f"a MiB to {device.name} and back, {free / 2**30:.1f} GiB free", details
 
 
 def graph_onnxruntime(target: str) -> tuple[str, dict[str, Any]]:
@@ -121,8 +121,8 @@ def graph_tensorrt(target: str) -> tuple[str, dict[str, Any]]:
     with backend.device.active():
         plan = build_engine(backend.trt, trial_graph(), "fp32", "trial")
     built = time.monotonic() - began
-    found, facts = _judge_graph(backend, backend.load("trial", plan))
-    return f"{found}, built in {built:.1f} s", {**facts, "build_s": round(built, 2)}
+    result, details = _judge_graph(backend, backend.load("trial", plan))
+    return f"{result}, built in {built:.1f} s", {**details, "build_s": round(built, 2)}
 
 
 def trial_graph() -> bytes:
@@ -155,25 +155,25 @@ def _judge_graph(backend: Backend, engine: Engine) -> tuple[str, dict[str, Any]]
     """Run the graph on a picture and compare with NumPy."""
     import numpy as np
 
-    picture = (np.arange(192) * 37 % 256).astype(np.uint8).reshape(1, 8, 8, 3)
+    pixels = (np.arange(192) * 37 % 256).astype(np.uint8).reshape(1, 8, 8, 3)
     image = backend.allocate(engine.inputs["image"])
     score = backend.allocate(engine.outputs["score"])
     engine.bind("image", image)
     engine.bind("score", score)
-    image.write(picture)
+    image.write(pixels)
     began = time.perf_counter()
     engine.run()
     took = (time.perf_counter() - began) * 1000.0
-    found = score.read().reshape(4)
-    mixed = picture.reshape(64, 3).astype(np.float64) @ _weight().reshape(4, 3).astype(np.float64).T
+    result = score.read().reshape(4)
+    mixed = pixels.reshape(64, 3).astype(np.float64) @ _weight().reshape(4, 3).astype(np.float64).T
     expected = np.maximum(mixed, 0.0).mean(axis=0)
-    off = float(np.abs(found - expected).max() / np.abs(expected).max())
+    off = float(np.abs(result - expected).max() / np.abs(expected).max())
     engine.close()
     backend.close()
     if not off <= _TOLERANCE:
         raise DeviceFault(f"{backend.name} {backend.version} computes a small graph wrong, by {off:.2g} of its range")
-    facts = {"backend": backend.name, "version": backend.version, "difference": off, "run_ms": round(took, 3)}
-    return f"{backend.version} ran a small graph, {off:.1g} from NumPy", facts
+    details = {"backend": backend.name, "version": backend.version, "difference": off, "run_ms": round(took, 3)}
+    return f"{backend.version} ran a small graph, {off:.1g} from NumPy", details
 
 
 TRIALS: Mapping[str, Callable[[str], tuple[str, dict[str, Any]]]] = {
@@ -188,17 +188,17 @@ TRIALS: Mapping[str, Callable[[str], tuple[str, dict[str, Any]]]] = {
 def outcome(name: str, target: str) -> dict[str, Any]:
     """Return what came of a trial: ``ok``, ``found``, ``code`` (2 or 3 where it is not ok), ``facts``."""
     try:
-        found, facts = TRIALS[name](target)
+        result, details = TRIALS[name](target)
     except EdgeAdError as error:
         return {"ok": False, "found": str(error), "code": error.exit_code, "facts": {}}
     except ImportError as error:
         return {"ok": False, "found": f"{type(error).__name__}: {error}", "code": 2, "facts": {}}
     except Exception as error:
-        told = " ".join(str(error).split())
+        message = " ".join(str(error).split())
         # OpenCV needs no device: what it lacks has to be installed.
         code = 2 if name == "opencv" else 3
-        return {"ok": False, "found": f"{type(error).__name__}: {told}", "code": code, "facts": {}}
-    return {"ok": True, "found": found, "code": 0, "facts": facts}
+        return {"ok": False, "found": f"{type(error).__name__}: {message}", "code": code, "facts": {}}
+    return {"ok": True, "found": result, "code": 0, "facts": details}
 
 
 def main() -> None:

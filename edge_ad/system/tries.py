@@ -65,8 +65,8 @@ def attempt(name: str, target: str = "", timeout_s: float = 60.0, prefix: Sequen
 def _outcome(code: int, output: str, errors: str, seconds: float) -> Attempt:
     lines = [line for line in output.splitlines() if line.startswith("{")]
     try:
-        told = json.loads(lines[-1])
-        return Attempt(bool(told["ok"]), str(told["found"]), seconds, int(told["code"]), told["facts"])
+        message = json.loads(lines[-1])
+        return Attempt(bool(message["ok"]), str(message["found"]), seconds, int(message["code"]), message["facts"])
     except (IndexError, KeyError, TypeError, ValueError):
         pass
     if code < 0:
@@ -155,12 +155,12 @@ def try_cameras(cameras: Sequence[CameraTarget], prefix: Sequence[str] = ()) -> 
 
 def _try_camera(camera: CameraTarget, prefix: Sequence[str]) -> Tried:
     done = attempt("camera", camera.uri, CAMERA_S, prefix)
-    found = f"{camera.name}: {done.found}"
+    result = f"{camera.name}: {done.found}"
     if done.ok:
-        return Tried(Finding("frame", "ok", found), camera.name, done.seconds, done.facts)
+        return Tried(Finding("frame", "ok", result), camera.name, done.seconds, done.facts)
     advice = "end what uses it (systemctl stop edge-ad), look at cable and power, then ask again"
     status, code = ("fail", done.code or UNWELL) if camera.wanted else ("warn", UNWELL)
-    finding = Finding("frame", "fail" if status == "fail" else "warn", found, advice, code)
+    finding = Finding("frame", "fail" if status == "fail" else "warn", result, advice, code)
     return Tried(finding, camera.name, done.seconds)
 
 

@@ -55,11 +55,11 @@ def scramble(image: Image, rng: np.random.Generator) -> Image:
     tiles = int(rng.choice([2, 4, 8]))
     side = image.shape[0] // tiles
     out = np.empty_like(image)
-    for place, source in enumerate(rng.permutation(tiles * tiles)):
+    for index, source in enumerate(rng.permutation(tiles * tiles)):
         row, column = divmod(int(source), tiles)
         tile = image[row * side : (row + 1) * side, column * side : (column + 1) * side]
         tile = np.rot90(tile, int(rng.integers(4)))[:, :, rng.permutation(3)]
-        row, column = divmod(place, tiles)
+        row, column = divmod(index, tiles)
         out[row * side : (row + 1) * side, column * side : (column + 1) * side] = tile
     return out
 
@@ -96,15 +96,15 @@ def to_pixels(images: NDArray[np.uint8], device: torch.device) -> Tensor:
 VIEWED = 400  # goods that views are made of
 
 
-def with_moved(goods: Images, preset: Preset, seed: int) -> Images:
+def with_moved(normal_images: Images, preset: Preset, seed: int) -> Images:
     """Return ``goods`` u8 [N, S, S, 3] followed by moved copies of them."""
     settings = preset.token_augmentation
     rng = np.random.default_rng([seed, 3])
-    copies = [np.stack([move(image, settings, rng) for image in goods]) for _ in range(settings.copies)]
-    return np.concatenate([goods, *copies])
+    copies = [np.stack([move(image, settings, rng) for image in normal_images]) for _ in range(settings.copies)]
+    return np.concatenate([normal_images, *copies])
 
 
-def disturbed(goods: Images, preset: Preset, seed: int) -> Images:
+def disturbed(normal_images: Images, preset: Preset, seed: int) -> Images:
     """Return moved copies of ``goods`` u8 [N, S, S, 3] with blur and noise; of many goods only of some, since a Gaussian
     needs no more.
     """
@@ -113,5 +113,5 @@ def disturbed(goods: Images, preset: Preset, seed: int) -> Images:
     def view(image: Image) -> Image:
         return disturb(move(image, preset.token_augmentation, rng), preset.views, rng)
 
-    views = [view(image) for _ in range(preset.views.copies) for image in spread(goods, VIEWED)]
-    return np.stack(views) if views else goods[:0]
+    views = [view(image) for _ in range(preset.views.copies) for image in spread(normal_images, VIEWED)]
+    return np.stack(views) if views else normal_images[:0]

@@ -33,11 +33,11 @@ class Arithmetic:
 
 def choose_arithmetic(low_precision: bool) -> Arithmetic:
     """Take a CUDA GPU if there is one, each process of a team its own; bfloat16 only if asked for and native to it."""
-    team = join()
+    group = join()
     if torch.cuda.is_available():
-        device = team.device if team.size > 1 else torch.device("cuda")
-        return Arithmetic(device, low_precision and torch.cuda.is_bf16_supported(), team)
-    return Arithmetic(torch.device("cpu"), low_precision and _cpu_has_bfloat16(), team)
+        device = group.device if group.size > 1 else torch.device("cuda")
+        return Arithmetic(device, low_precision and torch.cuda.is_bf16_supported(), group)
+    return Arithmetic(torch.device("cpu"), low_precision and _cpu_has_bfloat16(), group)
 
 
 def _cpu_has_bfloat16() -> bool:

@@ -166,14 +166,14 @@ class _Distillation:
         self.roots, paths = roots, find_photographs(roots)
         self.learned, self.held_out = split_photographs(paths, options.seed, HELD_OUT)
         self.source = load_source(options.source)
-        facts = {
+        details = {
             "version": __version__,
             "options": asdict(options),
             "plan": self.plan,
             "photographs": [[str(path), path.stat().st_size] for path in paths],
             "arithmetic": self.arithmetic.name,
         }
-        self.mark = fingerprint(facts)
+        self.mark = fingerprint(details)
         self.folder: RunFolder = choose_folder(out, self.mark)
 
     def run(self) -> Path:
@@ -182,10 +182,10 @@ class _Distillation:
             return self._run()
 
     def _run(self) -> Path:
-        plan, say = self.plan, self.progress.say
+        plan, report = self.plan, self.progress.say
         if self.folder.begin(self.mark):
-            say(f"going on with the unfinished distillation in {self.folder.path}")
-        say(
+            report(f"going on with the unfinished distillation in {self.folder.path}")
+        report(
             f"{len(self.learned)} photographs to learn from, {len(self.held_out)} held out; source {self.options.source}, "
             f"{plan['steps']} steps of {plan['batch']} crops of {plan['side']} pixels ({self.arithmetic.name})"
         )
@@ -198,7 +198,7 @@ class _Distillation:
         write_weights(target, pdn, card)
         self._report(recipe, trace, card)
         self.folder.finish()
-        say(
+        report(
             f"held-out error {trace.best:.4f} after {trace.best_step} steps, {clock(time.monotonic() - self.began)}: {target}"
         )
         return target
@@ -304,20 +304,20 @@ def neighbour_rows(recipe: DistillationRecipe) -> list[str]:
     cells = features.shape[1]
     rng = np.random.default_rng(0)
     rows = []
-    for picture in rng.permutation(len(features))[:QUERIES]:
+    for image in rng.permutation(len(features))[:QUERIES]:
         cell = int(rng.integers(cells))
-        found = [_patch(recipe.held_out, int(picture), cell, cells)]
+        results = [_patch(recipe.held_out, int(image), cell, cells)]
         for bank in (features, targets):
-            found += [_patch(recipe.held_out, *place, cells) for place in nearest(bank, int(picture), cell)]
+            results += [_patch(recipe.held_out, *cell_index, cells) for cell_index in nearest(bank, int(image), cell)]
         gap = np.full((SHOWN, 12, 3), 255, np.uint8)
-        rows.append(jpeg(np.hstack([found[0], gap, *found[1 : NEIGHBOURS + 1], gap, *found[NEIGHBOURS + 1 :]])))
+        rows.append(jpeg(np.hstack([results[0], gap, *results[1 : NEIGHBOURS + 1], gap, *results[NEIGHBOURS + 1 :]])))
     return rows
 
 
-def nearest(bank: Tensor, picture: int, cell: int) -> list[tuple[int, int]]:
+def nearest(bank: Tensor, image: int, cell: int) -> list[tuple[int, int]]:
     """Return the (picture, cell) nearest to one cell of f32 (N, cells, C), one of each other picture."""
-    distances = (bank - bank[picture, cell]).square().sum(dim=2)
-    distances[picture] = torch.inf
+    distances = (bank - bank[image, cell]).square().sum(dim=2)
+    distances[image] = torch.inf
     best, cells = distances.min(dim=1)
     order = best.argsort()[: min(NEIGHBOURS, len(bank) - 1)]
     return [(int(index), int(cells[index])) for index in order]
@@ -327,12 +327,12 @@ def _candidates(maps: Tensor) -> Tensor:
     return maps[:, :, ::EVERY, ::EVERY].flatten(2).transpose(1, 2).cpu()
 
 
-def _patch(pictures: NDArray[np.uint8], picture: int, cell: int, cells: int) -> NDArray[np.uint8]:
+def _patch(images: NDArray[np.uint8], pixels: int, cell: int, cells: int) -> NDArray[np.uint8]:
     from edge_ad.data.images import resize
 
     across = round(cells**0.5)
     row, column = divmod(cell, across)
-    image = pictures[picture]
+    image = images[pixels]
     # A cell of the target stands every eight pixels; the PDN's first cell is the target's fifth.
     top, left = (min(max(0, 8 * (RIM + EVERY * at) + 4 - PATCH // 2), image.shape[0] - PATCH) for at in (row, column))
     return resize(np.ascontiguousarray(image[top : top + PATCH, left : left + PATCH]), (SHOWN, SHOWN))

@@ -35,7 +35,7 @@ from edge_ad.errors import BadInput, DeviceFault
 from edge_ad.models.vector_quantiser import VectorQuantiser
 from edge_ad.training.run_folder import RunFolder, choose_folder
 
-PLACE = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+GROUP_VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 PATIENCE = timedelta(hours=1)  # the first process may still be exporting one category when the others begin the next
 _CPU = torch.device("cpu")
 _TORN = ("gloo", "nccl", "connection", "peer", "socket", "timed out", "timeout")
@@ -129,7 +129,7 @@ class ProcessGroup:
                 answer = ask()
             except BadInput as error:
                 fault, answer = error, str(error).encode()
-        refused, absent, length = self._told([fault is not None, answer is None, len(answer or b"")])
+        refused, absent, length = self._reported([fault is not None, answer is None, len(answer or b"")])
         if not absent:
             answer = self._sent(answer or b"", length)
         if refused:
@@ -151,11 +151,11 @@ class ProcessGroup:
             ) from error
 
     def _all(self, own: Tensor) -> list[Tensor]:
-        found = [torch.empty_like(own) for _ in range(self.size)]
-        dist.all_gather(found, own.contiguous())
-        return found
+        tensors = [torch.empty_like(own) for _ in range(self.size)]
+        dist.all_gather(tensors, own.contiguous())
+        return tensors
 
-    def _told(self, numbers: list[int]) -> list[int]:
+    def _reported(self, numbers: list[int]) -> list[int]:
         tensor = torch.tensor(numbers, dtype=torch.int64, device=self.device)
         dist.broadcast(tensor, src=0)
         return [int(number) for number in tensor]
@@ -176,7 +176,7 @@ def join() -> ProcessGroup:
 
     Processes with GPUs take one each and speak NCCL, others gloo. BadInput for more processes than GPUs.
     """
-    if not all(name in os.environ for name in PLACE) or os.environ["WORLD_SIZE"] == "1":
+    if not all(name in os.environ for name in GROUP_VARIABLES) or os.environ["WORLD_SIZE"] == "1":
         return ALONE
     if not dist.is_available():
         raise BadInput("this torch was built without torch.distributed: train in one process, or install another build")
@@ -209,7 +209,7 @@ def _leave() -> None:
 
 
 @dataclass(frozen=True)
-class TeamFolder(RunFolder):
+class GroupFolder(RunFolder):
     """A RunFolder that only the first process of ``team`` reads and writes."""
 
     team: ProcessGroup = ALONE
@@ -217,9 +217,9 @@ class TeamFolder(RunFolder):
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
         """Keep other trainings from this folder: the first process does; its BadInput is raised in all."""
-        held = super().held
+        owner = super().held
         with contextlib.ExitStack() as stack:
-            self.team.from_lead(lambda: stack.enter_context(held()))
+            self.team.from_lead(lambda: stack.enter_context(owner()))
             yield
 
     def begin(self, mark: str) -> bool:
@@ -243,8 +243,8 @@ class TeamFolder(RunFolder):
         data = self.team.from_lead(lambda: _packed(load(name)))
         if data is None:
             return None
-        found: dict[str, Any] = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
-        return found
+        state: dict[str, Any] = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
+        return state
 
     def finish(self) -> None:
         """Remove the checkpoints."""
@@ -252,18 +252,18 @@ class TeamFolder(RunFolder):
             super().finish()
 
 
-def team_folder(team: ProcessGroup, out: Path | None, mark: str) -> RunFolder:
+def group_folder(group: ProcessGroup, out: Path | None, mark: str) -> RunFolder:
     """Return the folder of the training with this ``mark``; BadInput where the processes see different goods or settings."""
-    if team.size == 1:
+    if group.size == 1:
         return choose_folder(out, mark)
-    told = team.from_lead(lambda: f"{mark} {choose_folder(out, mark).path}".encode())
-    theirs, _, path = (told or b"").decode().partition(" ")
+    message = group.from_lead(lambda: f"{mark} {choose_folder(out, mark).path}".encode())
+    theirs, _, path = (message or b"").decode().partition(" ")
     if theirs != mark:
         raise BadInput(
-            f"process {team.rank} sees other goods, settings or hardware than process 0: "
+            f"process {group.rank} sees other goods, settings or hardware than process 0: "
             "give every machine the same folder of goods, options and version"
         )
-    return TeamFolder(Path(path), team)
+    return GroupFolder(Path(path), group)
 
 
 def _packed(state: dict[str, Any] | None) -> bytes | None:
@@ -314,7 +314,7 @@ class SharedQuantiser(VectorQuantiser):
         return self.team.gather(rows.reshape(-1, cells, rows.shape[1]), self.shard).flatten(0, 1)
 
 
-def begin_move(seen: list[tuple[SharedQuantiser, Tensor, Tensor]], losses: Losses, team: ProcessGroup) -> Callable[[], Losses]:
+def begin_move(seen: list[tuple[SharedQuantiser, Tensor, Tensor]], losses: Losses, group: ProcessGroup) -> Callable[[], Losses]:
     """Tell all processes in one message what codebooks have ``seen`` and the ``losses``, while the step goes on.
 
     What is returned waits for it, moves the codebooks, and gives the mean of each loss over the processes. Every message that
@@ -322,21 +322,21 @@ def begin_move(seen: list[tuple[SharedQuantiser, Tensor, Tensor]], losses: Losse
     """
     tallies = [torch.cat([hits[:, None], total], dim=1) for hits, total in (one.tally(*rest) for one, *rest in seen)]
     rows_count = bool(seen and seen[0][0].shard.share)
-    parts = [value.detach().flatten().to(team.device, torch.float32) for value in losses.values()]
+    parts = [value.detach().flatten().to(group.device, torch.float32) for value in losses.values()]
     parts += [tally.flatten() * rows_count for tally in tallies]
-    sum_of = team.begin_sum(torch.cat(parts))
+    sum_of = group.begin_sum(torch.cat(parts))
 
     def settle() -> Losses:
-        told = torch.split(sum_of(), [part.numel() for part in parts])
-        _move(seen, told[len(losses) :])
-        means = zip(losses.items(), told, strict=False)
-        return {name: total.view_as(value) / team.size for (name, value), total in means}
+        message = torch.split(sum_of(), [part.numel() for part in parts])
+        _move(seen, message[len(losses) :])
+        means = zip(losses.items(), message, strict=False)
+        return {name: total.view_as(value) / group.size for (name, value), total in means}
 
     return settle
 
 
-def _move(seen: list[tuple[SharedQuantiser, Tensor, Tensor]], told: Sequence[Tensor]) -> None:
-    for (layer, rows, _), part in zip(seen, told, strict=True):
+def _move(seen: list[tuple[SharedQuantiser, Tensor, Tensor]], messages: Sequence[Tensor]) -> None:
+    for (layer, rows, _), part in zip(seen, messages, strict=True):
         both = part.view(len(layer.codebook), -1)
         layer.follow(both[:, 0], both[:, 1:])
         if bool((dead := layer.dead()).any()):
@@ -349,10 +349,10 @@ _SHARED: dict[type[nn.Module], type[nn.Module]] = {nn.Dropout: SharedDropout, Ve
 class _OwnShare(nn.Module):
     """How a recipe learns as a module, each value weighted so that the mean over the processes is the whole batch's."""
 
-    def __init__(self, module: nn.Module, learn: Callable[[Any], Losses], team: ProcessGroup, shard: Shard) -> None:
+    def __init__(self, module: nn.Module, learn: Callable[[Any], Losses], group: ProcessGroup, shard: Shard) -> None:
         super().__init__()
-        self.module, self.learn, self.team = module, learn, team
-        self.weight = shard.share * team.size
+        self.module, self.learn, self.team = module, learn, group
+        self.weight = shard.share * group.size
         self.seen: list[tuple[SharedQuantiser, Tensor, Tensor]] = []
 
     def forward(self, batch: Any) -> Losses:
@@ -373,17 +373,17 @@ class Step(NamedTuple):
 
 
 @contextmanager
-def shared(recipe: Any, team: ProcessGroup) -> Iterator[Step]:
+def shared(recipe: Any, group: ProcessGroup) -> Iterator[Step]:
     """Yield the recipe's own step, or in a team one that averages gradients and losses over the processes."""
-    if team.size == 1:
+    if group.size == 1:
         yield Step(recipe.learn, lambda losses: losses)
         return
-    shard = team.shard(recipe.schedule.batch)
+    shard = group.shard(recipe.schedule.batch)
     changed = [(layer, type(layer)) for layer in recipe.module.modules() if type(layer) in _SHARED]
-    own = _OwnShare(recipe.module, recipe.learn, team, shard)
+    own = _OwnShare(recipe.module, recipe.learn, group, shard)
     for layer, kind in changed:
         layer.__class__ = _SHARED[kind]
-        layer.team, layer.shard = team, shard
+        layer.team, layer.shard = group, shard
         if isinstance(layer, SharedQuantiser):
             layer.seen = own.seen
     try:

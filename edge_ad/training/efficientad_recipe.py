@@ -44,7 +44,7 @@ class EfficientADRecipe:
         model: EfficientAD,
         teacher: AnyTeacher,
         preset: Preset,
-        goods: Images,
+        normal_images: Images,
         unseen: Images,
         others: Images | None,
         arithmetic: Arithmetic,
@@ -53,7 +53,7 @@ class EfficientADRecipe:
         self.module: nn.Module = model.to(arithmetic.device)
         self.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.model, self.teacher, self.preset = model, teacher, preset
-        self.goods, self.unseen, self.others = goods, unseen, others
+        self.goods, self.unseen, self.others = normal_images, unseen, others
         self.settings = preset.efficientad
         self.beyond = 0
         self.cache = self._cached_features()
@@ -97,10 +97,10 @@ class EfficientADRecipe:
 
     def watch(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
         """Raise Diverged when the hinge drives the novel features ever further from the teacher."""
-        kept = {name: value for name, value in losses.items() if name != "bound"}
+        shown = {name: value for name, value in losses.items() if name != "bound"}
         dfsc = self.settings.dfsc
         if dfsc.mode == "off":
-            return kept
+            return shown
         bound, distance, total = (float(losses[name].detach()) for name in ("bound", "novel_distance", "loss"))
         self.beyond = 0 if distance <= bound else self.beyond + 1
         if self.beyond >= PATIENCE or not np.isfinite(total):
@@ -109,7 +109,7 @@ class EfficientADRecipe:
                 f"the DFSC hinge diverges: novel features are {distance:.3g} from the teacher, whose range allows "
                 f"{bound:.3g} (mode {dfsc.mode}, margin {margin}); beginning again as plain EfficientAD, without the hinge"
             )
-        return kept
+        return shown
 
     def validate(self) -> float:
         """Return how far local and global maps of unseen goods peak, in log units: it rises when goods are learned by heart."""

@@ -29,7 +29,7 @@ branch at full strength, and then say nothing about which branch sees more."""
 
 
 @dataclass(frozen=True)
-class Pictures:
+class ScoringImages:
     """u8 [N, S, S, 3] each: goods to learn, unseen goods to normalise and stop by, goods for the threshold, anomalies.
 
     ``origins`` are the indices of the ``normalise`` goods that synthetic anomalies were made from; labelled defects have
@@ -45,21 +45,21 @@ class Pictures:
 
     def faded(self, share: float) -> Images:
         """Return the synthetic anomalies with ``share`` (0 to 1) of their difference from their goods; else none."""
-        found = np.empty((len(self.origins), *self.normalise.shape[1:]), np.uint8)
+        result = np.empty((len(self.origins), *self.normalise.shape[1:]), np.uint8)
         for row, origin in enumerate(self.origins):
             good = self.normalise[origin].astype(np.float32)
-            found[row] = np.rint(good + share * (self.anomalies[row] - good))
-        return found
+            result[row] = np.rint(good + share * (self.anomalies[row] - good))
+        return result
 
 
-def load_pictures(dataset: DataSet, side: int, anomalies: int, seed: int, defects: Path | None = None) -> Pictures:
+def load_images(dataset: DataSet, side: int, anomalies: int, seed: int, defects: Path | None = None) -> ScoringImages:
     """Read and resize every good; make ``anomalies`` synthetic ones, or read labelled defects from a folder instead."""
-    goods, bits = dataset.goods, dataset.bits
-    normalise = read_all(goods.normalise, side, bits)
-    found, kinds = synthetic(normalise, anomalies, seed) if defects is None else labelled(defects, side, bits)
+    normal, bits = dataset.goods, dataset.bits
+    normalise = read_all(normal.normalise, side, bits)
+    result, kinds = synthetic(normalise, anomalies, seed) if defects is None else labelled(defects, side, bits)
     origins = tuple(_origin(number, normalise) for number in range(anomalies)) if defects is None else ()
-    fit, threshold = read_all(goods.fit, side, bits), read_all(goods.threshold, side, bits)
-    return Pictures(fit, normalise, threshold, found, kinds, origins)
+    fit, threshold = read_all(normal.fit, side, bits), read_all(normal.threshold, side, bits)
+    return ScoringImages(fit, normalise, threshold, result, kinds, origins)
 
 
 def read_all(paths: Sequence[Path], side: int, bits: int = 16) -> Images:
@@ -84,20 +84,20 @@ def _kind(parent: Path, folder: Path) -> str:
     return folder.name if parent == folder else relative(parent, folder)
 
 
-def synthetic(goods: Images, count: int, seed: int) -> tuple[Images, tuple[str, ...]]:
+def synthetic(normal_images: Images, count: int, seed: int) -> tuple[Images, tuple[str, ...]]:
     """Return ``count`` anomalies, the kinds in turn, each made from one good with patches of eight others."""
     rng = np.random.default_rng([seed, 7])
-    found, kinds = [], []
+    result, kinds = [], []
     for number in range(count):
-        index, kind = _origin(number, goods), KINDS[(number // len(goods) + number) % len(KINDS)]
-        others = [goods[other] for other in rng.permutation(len(goods))[:9] if other != index]
-        found.append(make_anomaly(goods[index], others, rng, kind)[0])
+        index, kind = _origin(number, normal_images), KINDS[(number // len(normal_images) + number) % len(KINDS)]
+        others = [normal_images[other] for other in rng.permutation(len(normal_images))[:9] if other != index]
+        result.append(make_anomaly(normal_images[index], others, rng, kind)[0])
         kinds.append(kind)
-    return np.stack(found), tuple(kinds)
+    return np.stack(result), tuple(kinds)
 
 
-def _origin(number: int, goods: Images) -> int:
-    return number % len(goods)
+def _origin(number: int, normal_images: Images) -> int:
+    return number % len(normal_images)
 
 
 def labelled(folder: Path, side: int, bits: int = 16) -> tuple[Images, tuple[str, ...]]:
@@ -152,13 +152,13 @@ class Photographs:
             return np.stack(list(pool.map(lambda i: central_crop(self._read(i), side), range(len(self)))))
 
     def _read(self, index: int) -> Image:
-        found = self.kept.get(index)
-        if found is None:
-            found = read_image(self.paths[index])
-            self.memory -= found.nbytes
+        result = self.kept.get(index)
+        if result is None:
+            result = read_image(self.paths[index])
+            self.memory -= result.nbytes
             if self.memory > 0:
-                self.kept[index] = found
-        return found
+                self.kept[index] = result
+        return result
 
 
 def random_crop(image: Image, side: int, rng: np.random.Generator) -> Image:
@@ -187,17 +187,17 @@ def central_crop(image: Image, side: int) -> Image:
 
 def find_photographs(roots: Sequence[Path]) -> list[Path]:
     """List every picture in the folders and below them, and files named themselves; BadInput for one that holds none."""
-    found: list[Path] = []
+    paths: list[Path] = []
     for root in roots:
         if root.is_file():
-            found.append(root)
+            paths.append(root)
             continue
         folders = [root, *sorted(path for path in root.rglob("*") if path.is_dir())] if root.is_dir() else []
         below = [path for folder in folders for path in list_images(folder)]
         if not below:
             raise BadInput(f"{root} holds no photograph: name folders of pictures (PNG, JPEG, BMP, TIFF, WebP)")
-        found += below
-    return found
+        paths += below
+    return paths
 
 
 def split_photographs(paths: Sequence[Path], seed: int, held_out: int) -> tuple[list[Path], list[Path]]:

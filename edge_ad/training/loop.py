@@ -33,7 +33,7 @@ from edge_ad.utils.progress import Progress
 
 
 @contextmanager
-def held_back(team: ProcessGroup = ALONE) -> Iterator[Callable[[], None]]:
+def defer_interrupt(group: ProcessGroup = ALONE) -> Iterator[Callable[[], None]]:
     """Hold Ctrl-C and SIGTERM back and yield a function that raises KeyboardInterrupt if one came to any of the team.
 
     A second Ctrl-C raises at once, unless there is a team: torchrun passes on a signal that its processes had already.
@@ -44,15 +44,15 @@ def held_back(team: ProcessGroup = ALONE) -> Iterator[Callable[[], None]]:
 
     def handle(number: int, frame: FrameType | None) -> None:
         nonlocal came
-        if came and number == signal.SIGINT and team.size == 1:
+        if came and number == signal.SIGINT and group.size == 1:
             raise KeyboardInterrupt
         came = True
 
     def check(last: bool = False) -> None:
         nonlocal asked
-        before, asked = asked, team.begin_any(came)
+        before, asked = asked, group.begin_any(came)
         # A team learns the answer a step later, so that nobody waits for it.
-        if (asked if team.size == 1 or last else before)():
+        if (asked if group.size == 1 or last else before)():
             raise KeyboardInterrupt
 
     if threading.current_thread() is not threading.main_thread():
@@ -184,7 +184,7 @@ def decay_at(schedule: Schedule, step: int, steps: int) -> float:
     return schedule.weight_decay * share
 
 
-def fit(recipe: Recipe, steps: int, folder: RunFolder, seed: int, progress: Progress, team: ProcessGroup = ALONE) -> Trace:
+def fit(recipe: Recipe, steps: int, folder: RunFolder, seed: int, progress: Progress, group: ProcessGroup = ALONE) -> Trace:
     """Train ``recipe`` for ``steps`` batches, or load it if a former run finished it, and return the trace.
 
     Every step draws from a generator seeded by (seed, name, step), so a resumed training is the same training, and the next
@@ -196,10 +196,10 @@ def fit(recipe: Recipe, steps: int, folder: RunFolder, seed: int, progress: Prog
     if finished is not None:
         recipe.module.load_state_dict(finished["module"])
         return Trace(**finished["trace"])
-    runner = _Runner(recipe, steps, folder, seed, progress, team)
+    runner = _Runner(recipe, steps, folder, seed, progress, group)
     runner.resume()
     try:
-        with team.together(recipe.name):
+        with group.together(recipe.name):
             runner.run()
     except KeyboardInterrupt:
         if runner.whole:
@@ -211,10 +211,10 @@ def fit(recipe: Recipe, steps: int, folder: RunFolder, seed: int, progress: Prog
 
 class _Runner:
     def __init__(
-        self, recipe: Recipe, steps: int, folder: RunFolder, seed: int, progress: Progress, team: ProcessGroup
+        self, recipe: Recipe, steps: int, folder: RunFolder, seed: int, progress: Progress, group: ProcessGroup
     ) -> None:
         self.recipe, self.steps, self.folder, self.seed, self.progress = recipe, steps, folder, seed, progress
-        self.team = team
+        self.team = group
         self.step: Step
         self.batch: Callable[[int], tuple[int, Any]] = self._draw
         self.optimiser = make_optimiser(recipe.module, recipe.schedule)
@@ -241,7 +241,7 @@ class _Runner:
         self.recipe.module.train()
         with (
             shared(self.recipe, self.team) as self.step,
-            held_back(self.team) as check,
+            defer_interrupt(self.team) as check,
             prefetched(self._draw, self.steps) as self.batch,
         ):
             while self.done < self.steps:

@@ -26,9 +26,9 @@ LOCK = ".training.lock"
 ADVICE = "wait for it, end it, or choose another --out"
 
 
-def fingerprint(facts: Mapping[str, Any]) -> str:
+def fingerprint(details: Mapping[str, Any]) -> str:
     """Return the SHA-256 of everything that decides a training's result."""
-    return sha256_bytes(json.dumps(facts, sort_keys=True).encode())
+    return sha256_bytes(json.dumps(details, sort_keys=True).encode())
 
 
 @dataclass(frozen=True)
@@ -89,12 +89,12 @@ class RunFolder:
         if not target.exists():
             return None
         try:
-            found: dict[str, Any] = torch.load(target, weights_only=True, map_location="cpu")
+            state: dict[str, Any] = torch.load(target, weights_only=True, map_location="cpu")
         except Exception as error:
             raise BadInput(
                 f"the checkpoint {target} cannot be read ({reason_of(error)}): delete it to start that stage again"
             ) from error
-        return found
+        return state
 
     def finish(self) -> None:
         """Remove the checkpoints."""

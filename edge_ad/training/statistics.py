@@ -46,7 +46,7 @@ from edge_ad.scoring import (
 )
 from edge_ad.training.augment import to_pixels
 from edge_ad.training.device import Arithmetic
-from edge_ad.training.images import FADES, Images, Pictures
+from edge_ad.training.images import FADES, Images, ScoringImages
 from edge_ad.utils.progress import Progress
 
 GOLDEN = 8
@@ -75,7 +75,7 @@ def blank_statistics(pooled: NDArray[np.float32]) -> Statistics:
 
 def finish_contents(
     contents: BundleContents,
-    pictures: Pictures,
+    images: ScoringImages,
     scratch: Path,
     targets: tuple[float, float],
     seed: int,
@@ -88,16 +88,16 @@ def finish_contents(
     """
     write_bundle(scratch, contents)
     with Pipeline(open_bundle(scratch), all_branches=True) as pipeline:
-        normalise = score_all(pipeline, pictures.normalise, "scoring goods", progress)
-        threshold = score_all(pipeline, pictures.threshold, "scoring threshold goods", progress)
-        anomalies = score_all(pipeline, pictures.anomalies, "scoring synthetic anomalies", progress)
-        faded = _score_faded(pipeline, pictures, progress)
+        normalise = score_all(pipeline, images.normalise, "scoring goods", progress)
+        threshold = score_all(pipeline, images.threshold, "scoring threshold goods", progress)
+        anomalies = score_all(pipeline, images.anomalies, "scoring synthetic anomalies", progress)
+        faded = _score_faded(pipeline, images, progress)
     scratch.unlink()
     shown = np.concatenate([anomalies.raw, *faded.values()])
-    kinds = (*pictures.kinds, *(f"{kind} at {share:g}" for share in faded for kind in pictures.kinds))
+    kinds = (*images.kinds, *(f"{kind} at {share:g}" for share in faded for kind in images.kinds))
     statistics = measure(contents.statistics, normalise, shown, kinds, seed)
     thresholds = choose_thresholds(fuse(threshold.raw, statistics)[1], *targets)
-    golden = _golden(pictures, threshold.raw, anomalies.raw)
+    golden = _golden(images, threshold.raw, anomalies.raw)
     raw = {"normalise": normalise.raw, "threshold": threshold.raw, "synthetic": anomalies.raw}
     raw |= {f"synthetic_{100 * share:.0f}": scores for share, scores in faded.items()}
     branches = branch_report(normalise.raw, anomalies.raw, shown[len(anomalies.raw) :], statistics)
@@ -105,21 +105,21 @@ def finish_contents(
     return replace(contents, statistics=statistics, thresholds=thresholds, raw_scores=raw, golden=golden, report=report)
 
 
-def _score_faded(pipeline: Pipeline, pictures: Pictures, progress: Progress) -> dict[float, NDArray[np.float32]]:
+def _score_faded(pipeline: Pipeline, images: ScoringImages, progress: Progress) -> dict[float, NDArray[np.float32]]:
     """Return the raw scores of the synthetic anomalies at each of the FADES; none where defects are labelled."""
-    shares = FADES if pictures.origins else ()
-    told = "scoring anomalies at {:.0%} of their strength"
-    return {share: score_all(pipeline, pictures.faded(share), told.format(share), progress).raw for share in shares}
+    shares = FADES if images.origins else ()
+    message = "scoring anomalies at {:.0%} of their strength"
+    return {share: score_all(pipeline, images.faded(share), message.format(share), progress).raw for share in shares}
 
 
 def measure(
-    blank: Statistics, goods: Scored, anomalies: NDArray[np.float32], kinds: tuple[str, ...], seed: int
+    blank: Statistics, normal: Scored, anomalies: NDArray[np.float32], kinds: tuple[str, ...], seed: int
 ) -> Statistics:
     """Return mean, deviation, map quantiles and branch weights from unseen goods and synthetic anomalies."""
-    mean, std = normalise_statistics(goods.raw)
-    quantiles = np.array([_quantile_pair(maps) for maps in goods.maps], np.float32)
+    mean, std = normalise_statistics(normal.raw)
+    quantiles = np.array([_quantile_pair(maps) for maps in normal.maps], np.float32)
     flat = replace(blank, mean=mean, std=std, quantiles=quantiles)
-    weight = choose_weights(fuse(goods.raw, flat)[0], fuse(anomalies, flat)[0], kinds, seed)
+    weight = choose_weights(fuse(normal.raw, flat)[0], fuse(anomalies, flat)[0], kinds, seed)
     return replace(flat, weight=weight)
 
 
@@ -138,13 +138,13 @@ def score_all(pipeline: Pipeline, images: Images, stage: str, progress: Progress
 
 
 def branch_report(
-    goods: NDArray[np.float32], anomalies: NDArray[np.float32], faded: NDArray[np.float32], statistics: Statistics
+    normal: NDArray[np.float32], anomalies: NDArray[np.float32], faded: NDArray[np.float32], statistics: Statistics
 ) -> dict[str, dict[str, Any]]:
     """Return weight and AUROC of each branch on unseen goods against synthetic anomalies, and against faded ones."""
     from edge_ad.scoring.auroc import auroc
 
-    def against(index: int, found: NDArray[np.float32]) -> float | None:
-        value = auroc(goods[:, index], found[:, index])
+    def against(index: int, results: NDArray[np.float32]) -> float | None:
+        value = auroc(normal[:, index], results[:, index])
         return None if value is None else round(value, 4)
 
     return {
@@ -162,12 +162,12 @@ def _quantile_pair(maps: NDArray[np.float32]) -> tuple[float, float]:
     return low, max(high, low + 1e-6)
 
 
-def _golden(pictures: Pictures, goods: NDArray[np.float32], anomalies: NDArray[np.float32]) -> Golden:
+def _golden(frames: ScoringImages, normal: NDArray[np.float32], anomalies: NDArray[np.float32]) -> Golden:
     """Keep a few threshold goods and anomalies, spread over the set, as proof data."""
     half = GOLDEN // 2
-    good, bad = evenly(len(goods), half), evenly(len(anomalies), half)
-    images = np.concatenate([pictures.threshold[good], pictures.anomalies[bad]])
-    return Golden(images, np.concatenate([goods[good], anomalies[bad]]))
+    good, bad = evenly(len(normal), half), evenly(len(anomalies), half)
+    images = np.concatenate([frames.threshold[good], frames.anomalies[bad]])
+    return Golden(images, np.concatenate([normal[good], anomalies[bad]]))
 
 
 GOODS = 128  # each gives hundreds of cells
@@ -184,11 +184,11 @@ def _parts(tokens: Tensor, arithmetic: Arithmetic) -> list[Tensor]:
     return [tokens[start : start + CHUNK].to(arithmetic.device) for start in range(0, len(tokens), CHUNK)]
 
 
-def learn_student_errors(model: EfficientAD, teacher: AnyTeacher, goods: Images, arithmetic: Arithmetic) -> None:
+def learn_student_errors(model: EfficientAD, teacher: AnyTeacher, normal_images: Images, arithmetic: Arithmetic) -> None:
     """Tell a trained EfficientAD how its student errs on learned goods u8 [N, S, S, 3]; nothing where it need not know."""
 
     def pairs() -> Iterator[tuple[Tensor, Tensor]]:
-        chosen = spread(goods, GOODS)
+        chosen = spread(normal_images, GOODS)
         for start in range(0, len(chosen), CHUNK):
             pixels = to_pixels(chosen[start : start + CHUNK], arithmetic.device)
             with torch.no_grad():
@@ -218,10 +218,10 @@ class Described:
         return Described(np.concatenate([self.pooled, other.pooled]), surprise)
 
 
-def learn_rounding(
+def learn_quantization_statistics(
     contents: BundleContents,
     exact: Described,
-    pictures: Pictures,
+    images: ScoringImages,
     views: Images,
     scratch: Path,
     options: CalibrateOptions,
@@ -232,7 +232,7 @@ def learn_rounding(
     """
     if not len(views):
         return contents, options
-    calibrated = with_quantisation(contents, scratch, pictures.fit, pictures.threshold, options, progress.say)
+    calibrated = with_quantisation(contents, scratch, images.fit, images.threshold, options, progress.say)
     assert calibrated.quantisation is not None
     write_bundle(scratch, calibrated)
     described = exact.joined(describe_views(open_bundle(scratch), views, progress))
@@ -240,8 +240,8 @@ def learn_rounding(
     graphs = dict(contents.graphs)
     if described.surprise is not None:
         graphs[LAVIT] = with_surprise(graphs[LAVIT], *fit_gaussian(described.surprise))
-    found = replace(contents, graphs=graphs, statistics=blank_statistics(described.pooled))
-    return found, replace(options, corrections=calibrated.quantisation.plan["corrections"])
+    result = replace(contents, graphs=graphs, statistics=blank_statistics(described.pooled))
+    return result, replace(options, corrections=calibrated.quantisation.plan["corrections"])
 
 
 def describe_views(bundle: Bundle, views: Images, progress: Progress) -> Described:
@@ -250,8 +250,8 @@ def describe_views(bundle: Bundle, views: Images, progress: Progress) -> Describ
     surprising = _constant(_parsed(bundle.graph(LAVIT)), CENTRE) is not None
     pooled: list[Array] = []
     surprise: list[Array] = []
-    for turn, dialect in enumerate(TURNS):
-        graphs = {} if dialect is None else derive_int8(bundle, recipe, dialect)
+    for turn, target in enumerate(TURNS):
+        graphs = {} if target is None else derive_int8(bundle, recipe, target)
         if surprising:
             graphs[LAVIT], name = _tapped(graphs.get(LAVIT) or bundle.graph(LAVIT))
         backend = measuring_backend(graphs.values())
@@ -269,10 +269,10 @@ def with_surprise(lavit: bytes, centre: Array, precision: Array) -> bytes:
     """Return the graph of LAViT with another Gaussian of the surprise: ``centre`` f32 [E], ``precision`` f32 [E, E]."""
     model = _parsed(lavit)
     for name, value in ((CENTRE, centre), (PRECISION, precision)):
-        held = _constant(model, name)
-        if held is None or tuple(held.dims) != value.shape:
+        tensor = _constant(model, name)
+        if tensor is None or tuple(tensor.dims) != value.shape:
             raise ValueError(f"the graph of LAViT has no constant {name} of shape {list(value.shape)}")
-        held.CopyFrom(numpy_helper.from_array(value.astype(np.float32), name))
+        tensor.CopyFrom(numpy_helper.from_array(value.astype(np.float32), name))
     return bytes(model.SerializeToString())
 
 
@@ -286,7 +286,7 @@ def _tapped(lavit: bytes) -> tuple[bytes, str]:
 
 
 def _constant(model: ModelProto, name: str) -> TensorProto | None:
-    return next((held for held in model.graph.initializer if held.name == name), None)
+    return next((tensor for tensor in model.graph.initializer if tensor.name == name), None)
 
 
 def _parsed(data: bytes) -> ModelProto:

@@ -86,16 +86,16 @@ def _dotted(name: str) -> nn.Module:
         )
     sys.path.insert(0, str(Path.cwd()))  # a module beside the photographs, as with `python -m`
     try:
-        found = getattr(importlib.import_module(module), attribute)()
+        result = getattr(importlib.import_module(module), attribute)()
     except Exception as error:
         raise BadInput(f"the source network {name!r} cannot be made: {reason_of(error)}") from error
     finally:
         sys.path.remove(str(Path.cwd()))
-    if not isinstance(found, nn.Module):
+    if not isinstance(result, nn.Module):
         raise BadInput(
-            f"the source network {name!r} is a {type(found).__name__}: the callable must return a torch module"
+            f"the source network {name!r} is a {type(result).__name__}: the callable must return a torch module"
         )
-    return found
+    return result
 
 
 def _probe(source: Source, name: str) -> tuple[int, ...]:
@@ -180,13 +180,13 @@ def _read_safetensors(path: Path) -> Any:
     return load_file(path)
 
 
-def measure_channels(teacher: AnyTeacher, goods: Images, device: torch.device) -> None:
+def measure_channels(teacher: AnyTeacher, normal_images: Images, device: torch.device) -> None:
     """Set the teacher's channel mean and deviation from all cells of all goods, in double precision, streaming."""
     total = square = torch.zeros(teacher.channels, dtype=torch.float64)
     cells = 0
-    for start in range(0, len(goods), CHUNK):
+    for start in range(0, len(normal_images), CHUNK):
         with torch.no_grad():
-            raw = teacher.raw(to_pixels(goods[start : start + CHUNK], device)).double().cpu()
+            raw = teacher.raw(to_pixels(normal_images[start : start + CHUNK], device)).double().cpu()
         total = total + raw.sum(dim=(0, 2, 3))
         square = square + raw.square().sum(dim=(0, 2, 3))
         cells += raw.numel() // raw.shape[1]

@@ -48,8 +48,8 @@ class TokenizerRecipe:
 
     def watch(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
         """Tell of the use of codes how many are in use."""
-        kept = {name: value for name, value in losses.items() if name != "use"}
-        return {**kept, "perplexity": torch.tensor(perplexity(losses["use"]))}
+        shown = {name: value for name, value in losses.items() if name != "use"}
+        return {**shown, "perplexity": torch.tensor(perplexity(losses["use"]))}
 
     def validate(self) -> float:
         """Return the mean loss over unseen goods."""
@@ -82,12 +82,12 @@ def soften(model: HvqTokenizer, tokens: Tensor, arithmetic: Arithmetic) -> None:
 def codebook_report(model: HvqTokenizer, ids: Tensor, top: Tensor) -> dict[str, dict[str, float | int]]:
     """Return how goods use each codebook, by level: ``top``, then 3 to 0 as in ``ids`` i64 (N, 4, n * n)."""
     levels = list(model.levels)
-    found = {"top": code_use(top, model.top)}
+    results = {"top": code_use(top, model.top)}
     for position, number in enumerate(range(len(levels) - 1, -1, -1)):
         level = levels[number]
         assert isinstance(level, VectorQuantiser)
-        found[str(number)] = code_use(ids[:, position], level)
-    return found
+        results[str(number)] = code_use(ids[:, position], level)
+    return results
 
 
 class Masked(NamedTuple):
@@ -107,13 +107,13 @@ class LavitRecipe:
         self,
         model: LaViT,
         preset: Preset,
-        goods: tuple[Tensor, Tensor],
+        normal: tuple[Tensor, Tensor],
         unseen: tuple[Tensor, Tensor],
         arithmetic: Arithmetic,
     ) -> None:
         self.module, self.schedule, self.arithmetic = model.to(arithmetic.device), preset.lavit_schedule, arithmetic
         self.model, self.masks = model, preset.masks
-        self.tokens, self.codes = goods
+        self.tokens, self.codes = normal
         self.unseen_tokens, self.unseen_codes = unseen
         self.bank = torch.from_numpy(bank_of(self.masks, model.grid, VALIDATION_MASKS))
 
@@ -171,12 +171,12 @@ class LavitRecipe:
 
     def _mask(self, rng: np.random.Generator, cells: int) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
         grid = self.model.grid
-        least = round(self.masks.train_least_share * grid * grid)
-        return block_mask(rng, grid, cells, least).reshape(-1).astype(np.float32)
+        minimum = round(self.masks.train_least_share * grid * grid)
+        return block_mask(rng, grid, cells, minimum).reshape(-1).astype(np.float32)
 
 
 def learn_cells(
-    model: LaViT, masks: Tensor, goods: Tensor, unseen: tuple[Tensor, Tensor], arithmetic: Arithmetic
+    model: LaViT, masks: Tensor, normal_cells: Tensor, unseen: tuple[Tensor, Tensor], arithmetic: Arithmetic
 ) -> None:
     """Tell ``model`` where codes usually stand and what its map looks like on unseen goods.
 
@@ -184,7 +184,7 @@ def learn_cells(
     ``masks`` f32 (R, n * n) the bank.
     """
     model.eval()
-    model.set_usual(goods)
+    model.set_usual(normal_cells)
     tokens, codes = unseen
     device = arithmetic.device
     with torch.no_grad():
@@ -212,14 +212,14 @@ def learn_surprise(
     model.eval()
     surprise.set_features(tokens, codes)
     device = arithmetic.device
-    found = []
+    results = []
     with torch.no_grad():
         for one, ids in zip(tokens, codes, strict=True):
-            picture = one[None].to(device)
-            shares = None if tokenizer is None else tokenizer(picture).shares
-            excess = model.compare(picture, ids.to(device), masks.to(device), None if shares is None else shares[0])[2]
-            found.append(surprise.describe(excess.mean(dim=0)).cpu())
-    described: NDArray[np.float32] = torch.stack(found).numpy()
+            image = one[None].to(device)
+            shares = None if tokenizer is None else tokenizer(image).shares
+            excess = model.compare(image, ids.to(device), masks.to(device), None if shares is None else shares[0])[2]
+            results.append(surprise.describe(excess.mean(dim=0)).cpu())
+    described: NDArray[np.float32] = torch.stack(results).numpy()
     centre, precision = fit_gaussian(described)
     surprise.set_goods(torch.from_numpy(centre), torch.from_numpy(precision))
     return described

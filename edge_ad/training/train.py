@@ -25,9 +25,9 @@ from edge_ad.models.masking import bank_of
 from edge_ad.scoring import BRANCHES, Thresholds, choose_thresholds
 from edge_ad.training.augment import disturbed, with_moved
 from edge_ad.training.device import Arithmetic, choose_arithmetic
-from edge_ad.training.distributed import team_folder
+from edge_ad.training.distributed import group_folder
 from edge_ad.training.efficientad_recipe import EfficientADRecipe
-from edge_ad.training.images import Images, Pictures, load_pictures, read_all, read_centres
+from edge_ad.training.images import Images, ScoringImages, load_images, read_all, read_centres
 from edge_ad.training.loop import Trace, fit
 from edge_ad.training.options import TrainOptions, chosen_preset, penalty_paths, teacher_file
 from edge_ad.training.run_folder import RunFolder, fingerprint
@@ -35,7 +35,7 @@ from edge_ad.training.statistics import (
     Described,
     blank_statistics,
     finish_contents,
-    learn_rounding,
+    learn_quantization_statistics,
     learn_student_errors,
     learn_tokenizer_errors,
 )
@@ -88,8 +88,8 @@ class _Training:
         self.arithmetic: Arithmetic = choose_arithmetic(self.preset.low_precision)
         progress.shown &= self.arithmetic.team.is_main_process
         self.teacher = load_teacher(self.preset, teacher_file(options.teacher), self.arithmetic.device)
-        mark = fingerprint(self._facts())
-        self.folder: RunFolder = team_folder(self.arithmetic.team, out, mark)
+        mark = fingerprint(self._details())
+        self.folder: RunFolder = group_folder(self.arithmetic.team, out, mark)
         self.target = self.folder.path / f"{self.dataset.name}.edgead"
         self.mark = mark
         self.report: dict[str, Any] = {"arithmetic": self.arithmetic.name, "fingerprint": mark, "seconds": {}}
@@ -119,63 +119,63 @@ class _Training:
     def _run(self) -> Path:
         if self.folder.begin(self.mark):
             self.progress.say(f"going on with the unfinished training in {self.folder.path}")
-        self._tell_data()
+        self._report_data()
         preset, side = self.preset, self.preset.image_side
-        pictures = load_pictures(self.dataset, side, preset.anomalies, self.options.seed, self.options.defects)
+        images = load_images(self.dataset, side, preset.anomalies, self.options.seed, self.options.defects)
         teacher = self.teacher
-        self.progress.say(f"teacher {preset.teacher.kind}: channel statistics of {len(pictures.fit)} goods")
-        measure_channels(teacher, pictures.fit, self.arithmetic.device)
-        networks, described = self._learn(teacher, pictures)
+        self.progress.say(f"teacher {preset.teacher.kind}: channel statistics of {len(images.fit)} goods")
+        measure_channels(teacher, images.fit, self.arithmetic.device)
+        networks, described = self._learn(teacher, images)
         if not self.arithmetic.team.is_main_process:
             return self.target
-        write_bundle(self.target, self._contents(networks, described, pictures))
+        write_bundle(self.target, self._contents(networks, described, images))
         self.folder.finish()
         self.progress.say(f"trained in {clock(time.monotonic() - self.began)}: {self.target}")
         return self.target
 
-    def _learn(self, teacher: Any, pictures: Pictures) -> tuple[Networks, Described]:
+    def _learn(self, teacher: Any, images: ScoringImages) -> tuple[Networks, Described]:
         preset, arithmetic = self.preset, self.arithmetic
-        copies = with_moved(pictures.fit, preset, self.options.seed)
+        copies = with_moved(images.fit, preset, self.options.seed)
         tokens, pooled = describe(teacher, copies, preset, arithmetic.device, self.progress)
-        unseen, _ = describe(teacher, pictures.normalise, preset, arithmetic.device)
+        unseen, _ = describe(teacher, images.normalise, preset, arithmetic.device)
         channels = teacher.token_channels
 
         # Every network starts from its own seed: a resumed training skips what drew numbers before it.
         torch.manual_seed(self.options.seed)
         tokenizer = build_tokenizer(preset, channels)
-        self._fit(TokenizerRecipe(tokenizer, preset.tokenizer_schedule, tokens, unseen, arithmetic), len(pictures.fit))
-        originals = slice(len(pictures.fit))
+        self._fit(TokenizerRecipe(tokenizer, preset.tokenizer_schedule, tokens, unseen, arithmetic), len(images.fit))
+        originals = slice(len(images.fit))
         soften(tokenizer, tokens[originals], arithmetic)
         learn_tokenizer_errors(tokenizer, tokens[originals], arithmetic)
         codes, top = encode_all(tokenizer, tokens, arithmetic)
         unseen_codes = encode(tokenizer, unseen, arithmetic)
-        self._tell_codebooks(codebook_report(tokenizer, codes, top))
+        self._report_codebooks(codebook_report(tokenizer, codes, top))
 
         torch.manual_seed(self.options.seed)
         lavit = build_lavit(preset, channels)
-        goods = len(pictures.fit) if preset.lavit_on_originals else len(tokens)
-        recipe = LavitRecipe(lavit, preset, (tokens[:goods], codes[:goods]), (unseen, unseen_codes), arithmetic)
-        self._fit(recipe, len(pictures.fit))
-        self._tell_baseline(recipe)
+        normal = len(images.fit) if preset.lavit_on_originals else len(tokens)
+        recipe = LavitRecipe(lavit, preset, (tokens[:normal], codes[:normal]), (unseen, unseen_codes), arithmetic)
+        self._fit(recipe, len(images.fit))
+        self._report_baseline(recipe)
         bank = torch.from_numpy(bank_of(preset.masks, preset.teacher.token_grid))
         surprise = learn_surprise(lavit, bank, tokens, codes, arithmetic, tokenizer)
         learn_cells(lavit, bank, codes[originals], (unseen, unseen_codes), arithmetic)
 
         torch.manual_seed(self.options.seed)
         efficientad = build_efficientad(preset, teacher.channels)
-        others = self._penalty_pictures()
+        others = self._penalty_images()
         self._fit(
-            EfficientADRecipe(efficientad, teacher, preset, pictures.fit, pictures.normalise, others, arithmetic),
-            len(pictures.fit),
+            EfficientADRecipe(efficientad, teacher, preset, images.fit, images.normalise, others, arithmetic),
+            len(images.fit),
         )
-        learn_student_errors(efficientad, teacher, pictures.fit, arithmetic)
+        learn_student_errors(efficientad, teacher, images.fit, arithmetic)
         modules = (module.cpu().eval() for module in (teacher, efficientad, tokenizer, lavit))
         return Networks(*modules), Described(pooled.numpy(), surprise)  # type: ignore[arg-type]
 
-    def _fit(self, recipe: Any, goods: int) -> None:
+    def _fit(self, recipe: Any, normal_count: int) -> None:
         started = time.monotonic()
-        steps, team = recipe.schedule.steps_for(goods), self.arithmetic.team
-        trace: Trace = fit(recipe, steps, self.folder, self.options.seed, self.progress, team)
+        steps, group = recipe.schedule.steps_for(normal_count), self.arithmetic.team
+        trace: Trace = fit(recipe, steps, self.folder, self.options.seed, self.progress, group)
         self.report["seconds"][recipe.name] = round(time.monotonic() - started, 1)
         self.report[recipe.name] = {
             "steps": trace.steps,
@@ -187,32 +187,32 @@ class _Training:
             "fell_back": trace.fell_back or None,
         }
 
-    def _tell_codebooks(self, codebooks: dict[str, dict[str, float | int]]) -> None:
+    def _report_codebooks(self, codebooks: dict[str, dict[str, float | int]]) -> None:
         """Report how goods use the codes of each level; ``perplexity`` holds the four target levels in their order."""
         self.report["codebooks"] = codebooks
         self.report["perplexity"] = [use["perplexity"] for level, use in codebooks.items() if level != "top"]
-        told = "; ".join(
+        message = "; ".join(
             f"{level}: perplexity {use['perplexity']:g}, {use['unused']} unused, {use['revived']} revived"
             for level, use in codebooks.items()
         )
-        self.progress.say(f"codebooks of {self.preset.hvq.codes} codes, by level: {told}")
+        self.progress.say(f"codebooks of {self.preset.hvq.codes} codes, by level: {message}")
         self.folder.log({"stage": "codebooks", **codebooks})
 
-    def _tell_baseline(self, recipe: LavitRecipe) -> None:
+    def _report_baseline(self, recipe: LavitRecipe) -> None:
         """Report the loss of predictors that see nothing: the mean histogram of goods, and the one behind each mask."""
         whole, by_mask = round(recipe.constant_loss(), 4), round(recipe.constant_loss_by_mask(), 4)
         self.report["lavit_constant_loss"], self.report["lavit_constant_loss_by_mask"] = whole, by_mask
         reached = min((loss for _, loss in self.report[recipe.name]["unseen_goods"]), default=None)
-        told = "" if reached is None else f"; lavit on unseen goods {reached:.3f}"
-        self.progress.say(f"loss of a constant histogram {whole:.3f}, of a constant one a mask {by_mask:.3f}{told}")
+        message = "" if reached is None else f"; lavit on unseen goods {reached:.3f}"
+        self.progress.say(f"loss of a constant histogram {whole:.3f}, of a constant one a mask {by_mask:.3f}{message}")
         self.folder.log({"stage": "lavit_baseline", "constant_loss": whole, "constant_loss_by_mask": by_mask})
 
-    def _contents(self, networks: Networks, described: Described, pictures: Pictures) -> BundleContents:
+    def _contents(self, networks: Networks, described: Described, images: ScoringImages) -> BundleContents:
         preset = self.preset
         masks = bank_of(preset.masks, preset.teacher.token_grid)
         self.progress.say("exporting the graphs and checking each against torch")
-        graphs = export_all(networks, preset, torch.from_numpy(masks), torch.from_numpy(pictures.threshold[:1]))
-        self._tell_export(graphs)
+        graphs = export_all(networks, preset, torch.from_numpy(masks), torch.from_numpy(images.threshold[:1]))
+        self._report_export(graphs)
         blank = BundleContents(
             name=self.dataset.name,
             preset=preset.name,
@@ -224,73 +224,73 @@ class _Training:
             statistics=blank_statistics(described.pooled),
             thresholds=Thresholds(warn=0.0, ng=0.0),
             raw_scores={"threshold": np.zeros((1, len(BRANCHES)), np.float32)},
-            golden=Golden(pictures.threshold[:1], np.zeros((1, len(BRANCHES)), np.float32)),
+            golden=Golden(images.threshold[:1], np.zeros((1, len(BRANCHES)), np.float32)),
             report=self.report,
         )
         targets = (self.options.target_ng, self.options.target_warn)
         scratch = self.folder.state / "preliminary.edgead"
         options = CalibrateOptions(images=INT8_IMAGES, seed=self.options.seed, search=False)
-        views = disturbed(pictures.fit, preset, self.options.seed)
-        goods, copies = len(pictures.fit), len(described.pooled) - len(pictures.fit)
-        self.report["gaussians"] = {"goods": goods, "copies": copies, "views": len(views)}
-        blank, options = learn_rounding(blank, described, pictures, views, scratch, options, self.progress)
-        contents = finish_contents(blank, pictures, scratch, targets, self.options.seed, self.progress)
-        self._tell_scores(contents)
+        views = disturbed(images.fit, preset, self.options.seed)
+        normal, copies = len(images.fit), len(described.pooled) - len(images.fit)
+        self.report["gaussians"] = {"goods": normal, "copies": copies, "views": len(views)}
+        blank, options = learn_quantization_statistics(blank, described, images, views, scratch, options, self.progress)
+        contents = finish_contents(blank, images, scratch, targets, self.options.seed, self.progress)
+        self._report_scores(contents)
         options = replace(options, keep=FLOAT_BY_DEFAULT)
-        contents = with_quantisation(contents, scratch, pictures.fit, pictures.threshold, options, self.progress.say)
-        return replace(contents, report={**contents.report, **self._data_report(), **self._camera_report(pictures)})
+        contents = with_quantisation(contents, scratch, images.fit, images.threshold, options, self.progress.say)
+        return replace(contents, report={**contents.report, **self._data_report(), **self._camera_report(images)})
 
-    def _penalty_pictures(self) -> Images | None:
+    def _penalty_images(self) -> Images | None:
         if not self.penalty:
             return None
         read = read_centres if self.preset.efficientad.cropped_penalty else read_all
         return read(self.penalty[:4096], self.preset.image_side)
 
-    def _facts(self) -> dict[str, Any]:
-        goods = self.dataset.goods
+    def _details(self) -> dict[str, Any]:
+        normal = self.dataset.goods
         return {
             "version": __version__,
             "settings": self.preset.settings(),
             "options": {name: str(value) for name, value in vars(self.options).items()},
-            "goods": [[str(path), path.stat().st_size] for path in (*goods.fit, *goods.normalise, *goods.threshold)],
+            "goods": [[str(path), path.stat().st_size] for path in (*normal.fit, *normal.normalise, *normal.threshold)],
             "arithmetic": self.arithmetic.name,
         }
 
     def _data_report(self) -> dict[str, Any]:
-        goods = self.dataset.goods
+        normal = self.dataset.goods
         return {
             "layout": self.dataset.layout,
             "image_bits": self.dataset.bits,
             "folders": [vars(use) for use in self.dataset.folders],
-            "goods": {"fit": len(goods.fit), "normalise": len(goods.normalise), "threshold": len(goods.threshold)},
+            "goods": {"fit": len(normal.fit), "normalise": len(normal.normalise), "threshold": len(normal.threshold)},
             "sizes": dict(self.dataset.sizes),
             "skipped": [[path.name, reason] for path, reason in self.dataset.skipped],
             "seed": self.options.seed,
             "changed": list(self.options.values),
         }
 
-    def _camera_report(self, pictures: Pictures) -> dict[str, Any]:
-        found = camera_report((*pictures.fit, *pictures.normalise), self.dataset.root)
-        return {key: value for key, value in found.items() if value is not None}
+    def _camera_report(self, images: ScoringImages) -> dict[str, Any]:
+        result = camera_report((*images.fit, *images.normalise), self.dataset.root)
+        return {key: value for key, value in result.items() if value is not None}
 
-    def _tell_data(self) -> None:
-        say, goods = self.progress.say, self.dataset.goods
-        say(
-            f"{self.dataset.name}: {len(goods.fit)} goods to learn, {len(goods.normalise)} to normalise, "
-            f"{len(goods.threshold)} for the threshold ({self.dataset.layout} layout), preset {self.preset.name}"
+    def _report_data(self) -> None:
+        report, normal = self.progress.say, self.dataset.goods
+        report(
+            f"{self.dataset.name}: {len(normal.fit)} goods to learn, {len(normal.normalise)} to normalise, "
+            f"{len(normal.threshold)} for the threshold ({self.dataset.layout} layout), preset {self.preset.name}"
         )
-        say(f"images in {self.dataset.root}:\n{folders_table(self.dataset.folders)}")
+        report(f"images in {self.dataset.root}:\n{folders_table(self.dataset.folders)}")
         if self.dataset.bits < 16:
-            say(
+            report(
                 f"no value of the 16-bit images is above {(1 << self.dataset.bits) - 1}: they are read as {self.dataset.bits} "
                 f"bits, and so will evaluate and run read the 16-bit images of this product"
             )
         if len(self.dataset.sizes) > 1:
             mixed = ", ".join(f"{count} of {size}" for size, count in self.dataset.sizes.items())
-            say(f"pictures have several sizes and are all resized to {self.preset.image_side} pixels: {mixed}")
-        say(f"training in {self.folder.path} ({self.arithmetic.name}); Ctrl-C is safe, the same command goes on")
+            report(f"pictures have several sizes and are all resized to {self.preset.image_side} pixels: {mixed}")
+        report(f"training in {self.folder.path} ({self.arithmetic.name}); Ctrl-C is safe, the same command goes on")
 
-    def _tell_export(self, graphs: list[ExportedGraph]) -> None:
+    def _report_export(self, graphs: list[ExportedGraph]) -> None:
         self.report["export"] = {
             graph.name: {"relative_error": graph.relative_error, "absolute_error": graph.absolute_error}
             for graph in graphs
@@ -301,7 +301,7 @@ class _Training:
                 f"{graph.relative_error:.1e} of its range"
             )
 
-    def _tell_scores(self, contents: BundleContents) -> None:
+    def _report_scores(self, contents: BundleContents) -> None:
         self.progress.say("branch        weight  AUROC on unseen goods and synthetic anomalies, and on faded ones")
         for branch, row in contents.report["branches"].items():
             values = ("    -" if row[key] is None else f"{row[key]:.3f}" for key in ("auroc_synthetic", "auroc_faded"))

@@ -31,8 +31,8 @@ def board(root: Path = Path("/")) -> str:
     Docker masks /proc/device-tree. In a container it is looked for where docker/inspector.yaml mounts it, and in what the
     kernel says of the chip, which carries the same name.
     """
-    places = ("proc/device-tree/model", "run/device-tree/model")
-    models = [_text(root / place).strip("\0 \n") for place in places]
+    locations = ("proc/device-tree/model", "run/device-tree/model")
+    models = [_text(root / location).strip("\0 \n") for location in locations]
     if _text(root / "sys/devices/soc0/family").strip() == "Tegra":
         models.append(_text(root / "sys/devices/soc0/machine").strip("\0 \n"))
     return next(filter(None, models), "")

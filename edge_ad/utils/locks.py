@@ -18,7 +18,7 @@ from typing import Any
 from edge_ad.errors import BadInput
 from edge_ad.utils.supervision import SupervisedThread
 
-MAX_TOLD = 2000
+MAX_MESSAGE = 2000
 _ANSWER_S = 0.5
 
 
@@ -27,11 +27,11 @@ def holder() -> dict[str, Any]:
     return {"host": socket.gethostname(), "pid": os.getpid(), "folder": os.getcwd()}
 
 
-def words(found: dict[str, Any]) -> str:
+def words(results: dict[str, Any]) -> str:
     """Return the holder of a lock for people."""
-    if not found:
+    if not results:
         return "another process"
-    return f"process {found.get('pid')} on {found.get('host')} in {found.get('folder')}"
+    return f"process {results.get('pid')} on {results.get('host')} in {results.get('folder')}"
 
 
 def lock_file(path: Path, what: str, advice: str) -> Callable[[], None]:
@@ -49,7 +49,7 @@ def lock_file(path: Path, what: str, advice: str) -> Callable[[], None]:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        text = os.pread(descriptor, MAX_TOLD, 0).decode("utf-8", "replace")
+        text = os.pread(descriptor, MAX_MESSAGE, 0).decode("utf-8", "replace")
         os.close(descriptor)
         raise BadInput(f"{what} is in use by {words(_parsed(text))}: {advice}") from None
     except BaseException:
@@ -115,7 +115,7 @@ def _ask(name: str) -> dict[str, Any]:
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking:
         asking.settimeout(_ANSWER_S)
         asking.connect(_address(name))
-        return _parsed(asking.recv(MAX_TOLD).decode("utf-8", "replace"))
+        return _parsed(asking.recv(MAX_MESSAGE).decode("utf-8", "replace"))
     return {}
 
 

@@ -34,12 +34,12 @@ def redact_uri(uri: str, plain: Collection[str] = ()) -> str:
     if at:
         scheme = _SCHEME.match(before)
         uri = f"{scheme[0] if scheme else ''}{HIDDEN}@{after}"
-    place, mark, query = uri.partition("?")
+    location, mark, query = uri.partition("?")
     shown = []
     for item in query.split("&") if mark else ():
         name, equals, _ = item.partition("=")
         shown.append(item if name in plain else f"{name}={HIDDEN}" if equals else HIDDEN)
-    return f"{redact(place)}{mark}{'&'.join(shown)}"
+    return f"{redact(location)}{mark}{'&'.join(shown)}"
 
 
 def redact_values(text: str, secrets: tuple[str, ...]) -> str:
@@ -56,9 +56,9 @@ def split_credentials(url: str) -> tuple[str, str, str]:
     HOST or HOST:PORT is taken for one whose password holds an unescaped slash, and they end at the last ``@`` of all.
     """
     scheme, mark, rest = url.partition("://")
-    place = re.split(r"[/?#]", rest, maxsplit=1)[0]
-    end = place.rfind("@")
-    if end < 0 and not _PLAIN_HOST.fullmatch(place):
+    authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    end = authority.rfind("@")
+    if end < 0 and not _PLAIN_HOST.fullmatch(authority):
         end = rest.rfind("@")
     if not mark or end < 0:
         return "", "", url

@@ -66,11 +66,11 @@ class ThreadFaults:
                 self.fatal = message
         tell(message)
 
-    def lose(self, name: str, told: str) -> None:
+    def lose(self, name: str, message: str) -> None:
         """Count and keep that something beside the threads has ended for good; it was told already."""
         with self._lock:
             self.counts[name] += 1
-            self._down[name] = told
+            self._down[name] = message
 
     def up(self, name: str) -> None:
         """A thread works again."""

@@ -69,16 +69,16 @@ class Throttle:
     def blocked(self, client: str) -> bool:
         """Whether this client has to wait."""
         with self._lock:
-            found = self._failures.get(client)
-            while found and self._clock() - found[0] > FAILURES_OVER_S:
-                found.popleft()
-            return bool(found) and len(found or ()) >= MAX_FAILURES
+            failures = self._failures.get(client)
+            while failures and self._clock() - failures[0] > FAILURES_OVER_S:
+                failures.popleft()
+            return bool(failures) and len(failures or ()) >= MAX_FAILURES
 
     def failed(self, client: str) -> None:
         """Count a wrong token."""
         with self._lock:
-            found = self._failures.setdefault(client, deque(maxlen=MAX_FAILURES))
-            found.append(self._clock())
+            failures = self._failures.setdefault(client, deque(maxlen=MAX_FAILURES))
+            failures.append(self._clock())
             self._failures.move_to_end(client)
             while len(self._failures) > MAX_CLIENTS:
                 self._failures.popitem(last=False)
@@ -90,7 +90,7 @@ class Access:
     def __init__(
         self, keys: Tokens, names: Names, clock: Callable[[], float] = time.time, sessions: Sessions | None = None
     ) -> None:
-        self._keys = keys
+        self._tokens = keys
         self._names = names
         self._clock = clock
         self._throttle = Throttle()
@@ -99,11 +99,11 @@ class Access:
     @property
     def wanted(self) -> bool:
         """Whether a token is needed."""
-        return self._keys.wanted
+        return self._tokens.wanted
 
     def check(self, request: Request) -> Role | Refusal | None:
         """Return the role of a request, None for one that may do without, or why it is refused."""
-        refusal = self._place(request) or self._origin(request) or self._path(request) or self._proxy(request)
+        refusal = self._position(request) or self._origin(request) or self._path(request) or self._proxy(request)
         if refusal is not None:
             return refusal
         role = self._role(request)
@@ -121,14 +121,14 @@ class Access:
         """Return the role of a token; wrong ones are counted."""
         if self._throttle.blocked(client):
             return Refusal(429, f"too many wrong tokens: wait {FAILURES_OVER_S:g} s")
-        found: Role | None = None
+        result: Role | None = None
         for role in ROLES:  # always all of them, so that the time tells nothing
-            if _equal(token, getattr(self._keys, role)):
-                found = role
-        if found is None:
+            if _equal(token, getattr(self._tokens, role)):
+                result = role
+        if result is None:
             self._throttle.failed(client)
             return Refusal(401, "the token is wrong")
-        return found
+        return result
 
     def session(self, role: Role) -> str:
         """Return the value of a session's cookie."""
@@ -141,11 +141,11 @@ class Access:
             self._sessions.end(session, until)
 
     def _role(self, request: Request) -> Role | Refusal | None:
-        if not self._keys.wanted:
+        if not self._tokens.wanted:
             return "full"
-        found = self._session_role(request.headers.get("cookie", ""))
-        if found is not None:
-            return found
+        role = self._session_role(request.headers.get("cookie", ""))
+        if role is not None:
+            return role
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         if not token:
             return None
@@ -169,11 +169,11 @@ class Access:
 
     def _proxy(self, request: Request) -> Refusal | None:
         """Refuse what comes from the network through a proxy where everybody of this machine may do everything."""
-        if self._keys.wanted or request.path in OPEN_PATHS or not any(name in request.headers for name in FORWARDED):
+        if self._tokens.wanted or request.path in OPEN_PATHS or not any(name in request.headers for name in FORWARDED):
             return None
         return Refusal(403, f"behind a reverse proxy a token is needed: give web_names, or set {TOKEN}")
 
-    def _place(self, request: Request) -> Refusal | None:
+    def _position(self, request: Request) -> Refusal | None:
         if self._names.allows(request.headers.get("host", "")):
             return None
         return Refusal(
@@ -184,7 +184,7 @@ class Access:
         """Refuse what another page sent; what changes something must come from our page or not from a page at all."""
         headers, origin = request.headers, request.headers.get("origin")
         foreign = Refusal(403, "requests of other pages are refused")
-        if origin is not None and _place_of(origin) != headers.get("host", "").lower():
+        if origin is not None and _authority_of(origin) != headers.get("host", "").lower():
             return foreign
         site = headers.get("sec-fetch-site", "none")
         visit = headers.get("sec-fetch-mode") == "navigate" and request.method in SAFE
@@ -199,7 +199,7 @@ class Access:
     def _path(self, request: Request) -> Refusal | None:
         raw = request.raw_path.lower()
         tricks = ("..", "//", "\\", "%2e", "%2f", "%5c", "%00", "%25", ";")
-        if any(trick in raw for trick in tricks) or any(ord(letter) < 32 for letter in request.path):
+        if any(trick in raw for trick in tricks) or any(ord(queued) < 32 for queued in request.path):
             return Refusal(400, "there is no such path")
         length = request.headers.get("content-length") or "0"
         if not (length.isascii() and length.isdigit()) or int(length[:12]) > MAX_BODY:
@@ -207,7 +207,7 @@ class Access:
         return None
 
 
-def _place_of(origin: str) -> str | None:
+def _authority_of(origin: str) -> str | None:
     """Return host and port of an Origin header; None for one that names none."""
     try:
         return urllib.parse.urlsplit(origin).netloc.lower()
@@ -254,14 +254,14 @@ class AuthMiddleware:
             return
         request = request_of(scope)
         try:
-            found = self._access.check(request)
+            result = self._access.check(request)
         except Exception as error:  # whatever a header holds, the answer is a refusal with all its headers
             tell(f"dashboard: a request was refused: {describe(error)}")
-            found = Refusal(400, "the request cannot be understood")
-        if isinstance(found, Refusal):
-            await _refuse(found, request, sending)
+            result = Refusal(400, "the request cannot be understood")
+        if isinstance(result, Refusal):
+            await _refuse(result, request, sending)
             return
-        scope["role"] = found
+        scope["role"] = result
         scope["client_name"] = request.client
         await self._app(scope, _limited(receive), sending)
 

@@ -62,14 +62,14 @@ def parse_address(text: str) -> Address:
 def listen(address: Address) -> socket.socket:
     """Return a listening socket; BadInput where the address cannot be had."""
     try:
-        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, kind, protocol, _, place = found[0]
+        addresses = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, location = addresses[0]
         listener = socket.socket(family, kind, protocol)
     except OSError as error:
         raise BadInput(f"--web {address}: {error.strerror or error}; name an address of this machine") from error
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(place)
+        listener.bind(location)
         listener.listen(128)
     except OSError as error:
         listener.close()
@@ -79,7 +79,7 @@ def listen(address: Address) -> socket.socket:
     return listener
 
 
-def find_keys(address: Address, environment: Mapping[str, str], names: Sequence[str] = ()) -> tuple[Tokens, bool]:
+def find_tokens(address: Address, environment: Mapping[str, str], names: Sequence[str] = ()) -> tuple[Tokens, bool]:
     """Return the tokens of the environment, and whether the full one was made here and must be told.
 
     One is made where the network could reach the address, directly or through a reverse proxy (``names`` are given for
@@ -98,7 +98,7 @@ def find_keys(address: Address, environment: Mapping[str, str], names: Sequence[
     return Tokens(secrets.token_urlsafe(18) if made else full, read), made
 
 
-def tell_address(address: Address, listener: socket.socket, made: str | None) -> None:
+def print_address(address: Address, listener: socket.socket, made: str | None) -> None:
     """Tell on stderr where the dashboard is, and once the token that was made for it."""
     shown = address.host if address.host not in ("0.0.0.0", "::") else socket.gethostname()
     print(f"dashboard: http://{Address(shown, listener.getsockname()[1])}/", file=sys.stderr)

@@ -26,8 +26,8 @@ from edge_ad.web.live import live_routes
 from edge_ad.web.metrics import metrics_text
 from edge_ad.web.mirror import DashboardState
 from edge_ad.web.record import Record, record_routes
-from edge_ad.web.schemas import Life, Told
-from edge_ad.web.thresholds import ThresholdService, tuning_routes
+from edge_ad.web.schemas import Life, Message
+from edge_ad.web.thresholds import ThresholdService, thresholds_routes
 
 KINDS = {
     "html": "text/html; charset=utf-8",
@@ -49,13 +49,13 @@ class Page:
 
 def load_pages() -> dict[str, Page]:
     """Return all files of the dashboard by name."""
-    found: dict[str, Page] = {}
+    pages: dict[str, Page] = {}
     for file in resources.files("edge_ad.web").joinpath("static").iterdir():
         suffix = file.name.rpartition(".")[2]
         if suffix in KINDS:
             data = file.read_bytes()
-            found[file.name] = Page(KINDS[suffix], data, f'"{hashlib.sha256(data).hexdigest()[:16]}"')
-    return found
+            pages[file.name] = Page(KINDS[suffix], data, f'"{hashlib.sha256(data).hexdigest()[:16]}"')
+    return pages
 
 
 def page_routes(access: Access) -> APIRouter:
@@ -83,11 +83,11 @@ def page_routes(access: Access) -> APIRouter:
         token = urllib.parse.parse_qs(body, max_num_fields=4).get("token", [""])[0] if len(body) < 4096 else ""
         if not access.wanted:
             return RedirectResponse("/", 303)
-        found = access.login(token.strip(), request.scope["client_name"])
-        if isinstance(found, Refusal):
-            return _login(pages["login.html"], found.told, found.status)
+        result = access.login(token.strip(), request.scope["client_name"])
+        if isinstance(result, Refusal):
+            return _login(pages["login.html"], result.told, result.status)
         answer = RedirectResponse("/", 303)
-        answer.set_cookie(COOKIE, access.session(found), max_age=SESSION_S, httponly=True, samesite="strict", path="/")
+        answer.set_cookie(COOKIE, access.session(result), max_age=SESSION_S, httponly=True, samesite="strict", path="/")
         return answer
 
     @router.post("/logout")
@@ -107,8 +107,8 @@ def _page(page: Page, request: Request) -> Response:
     return Response(page.data, media_type=page.kind, headers=headers)
 
 
-def _login(page: Page, told: str | None, status: int) -> Response:
-    alert = ALERT.format(told=told.capitalize()) if told else ""
+def _login(page: Page, message: str | None, status: int) -> Response:
+    alert = ALERT.format(told=message.capitalize()) if message else ""
     text = page.data.decode().replace("<!-- alert -->", alert)
     return Response(text, status, {"cache-control": "no-store"}, page.kind)
 
@@ -118,31 +118,31 @@ ABOUT = (
     "something needs the header `X-Edge-Ad: 1`."
 )
 REFUSED: dict[int | str, dict[str, Any]] = {
-    status: {"model": Told, "description": told}
+    status: {"model": Message, "description": told}
     for status, told in ((400, "Bad request"), (401, "A token is needed"), (403, "Refused"), (422, "A value is wrong"))
 }
 
 
-def make_app(mirror: DashboardState, access: Access, store: Path | None, ask: Callable[[dict[str, Any]], None]) -> ASGIApp:
+def make_app(dashboard: DashboardState, access: Access, store: Path | None, ask: Callable[[dict[str, Any]], None]) -> ASGIApp:
     """Return the server; ``ask`` sends a wish to the run and may be called from any thread."""
     app = FastAPI(
         title="edge-ad", version=__version__, description=ABOUT, docs_url=None, redoc_url=None, responses=REFUSED
     )
     record = Record(store)
-    tuning = ThresholdService(mirror, record, ask)
+    thresholds_api = ThresholdService(dashboard, record, ask)
     app.include_router(page_routes(access))
-    app.include_router(live_routes(mirror, ask, access.wanted))
-    app.include_router(record_routes(record, tuning.forget))
-    app.include_router(tuning_routes(tuning, lambda: bool(mirror.hello.get("about", {}).get("warn_rejects"))))
-    _service_routes(app, mirror)
+    app.include_router(live_routes(dashboard, ask, access.wanted))
+    app.include_router(record_routes(record, thresholds_api.forget))
+    app.include_router(thresholds_routes(thresholds_api, lambda: bool(dashboard.hello.get("about", {}).get("warn_rejects"))))
+    _service_routes(app, dashboard)
     _errors(app)
     return AuthMiddleware(app, access)
 
 
-def _service_routes(app: FastAPI, mirror: DashboardState) -> None:
-    def tell(good: bool, told: str) -> JSONResponse:
+def _service_routes(app: FastAPI, dashboard: DashboardState) -> None:
+    def tell(good: bool, message: str) -> JSONResponse:
         return JSONResponse(
-            {"status": "ok" if good else "failed", "told": told}, 200 if good else 503, {"cache-control": "no-store"}
+            {"status": "ok" if good else "failed", "told": message}, 200 if good else 503, {"cache-control": "no-store"}
         )
 
     dead: dict[int | str, dict[str, Any]] = {503: {"model": Life, "description": "It does not"}}
@@ -150,19 +150,19 @@ def _service_routes(app: FastAPI, mirror: DashboardState) -> None:
     @app.get("/healthz", tags=["service"], response_model=Life, responses=dead)
     async def healthz() -> JSONResponse:  # in the event loop: it must not wait for a free thread
         """Tell whether cycles complete, by the rule of the watchdog; needs no token."""
-        life = mirror.life()
+        life = dashboard.life()
         return tell(life.healthy, life.told)
 
     @app.get("/readyz", tags=["service"], response_model=Life, responses=dead)
     async def readyz() -> JSONResponse:
         """Tell whether the inspector has given its first proof and lives; needs no token."""
-        life = mirror.life()
+        life = dashboard.life()
         return tell(life.ready, life.told)
 
     @app.get("/metrics", tags=["service"], response_class=Response)
     def metrics() -> Response:
         """Return the metrics for Prometheus."""
-        return Response(metrics_text(mirror), media_type="text/plain; version=0.0.4; charset=utf-8")
+        return Response(metrics_text(dashboard), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 def _errors(app: FastAPI) -> None:
@@ -177,8 +177,8 @@ def _errors(app: FastAPI) -> None:
 
     async def wrong(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
-        told = "; ".join(f"{'.'.join(map(str, fault['loc'][1:]))}: {fault['msg']}" for fault in error.errors()[:3])
-        return JSONResponse({"error": told.encode("ascii", "replace").decode()}, 422)
+        message = "; ".join(f"{'.'.join(map(str, fault['loc'][1:]))}: {fault['msg']}" for fault in error.errors()[:3])
+        return JSONResponse({"error": message.encode("ascii", "replace").decode()}, 422)
 
     app.add_exception_handler(EdgeAdError, ours)
     app.add_exception_handler(HTTPException, http)

@@ -36,9 +36,9 @@ from edge_ad.scoring import BRANCHES, Thresholds
 from edge_ad.utils.backoff import MAX_RESTARTS, Ends
 from edge_ad.utils.supervision import SupervisedThread, ThreadFaults, tell
 from edge_ad.web import wire
-from edge_ad.web.address import READ_TOKEN, TOKEN, find_keys, listen, parse_address, tell_address
+from edge_ad.web.address import READ_TOKEN, TOKEN, find_tokens, listen, parse_address, print_address
 from edge_ad.web.panel import DashboardFeed, PendingImage
-from edge_ad.web.snapshot import StatusReporter, Watched, told
+from edge_ad.web.snapshot import StatusReporter, Watched, event_row
 
 BEAT_S = 0.05
 WATCHED_EVERY_S = 0.2
@@ -71,17 +71,17 @@ class WebLink:
         names: Sequence[str],
         hello: Mapping[str, Any],
         asked: Asked,
-        panel: DashboardFeed,
+        feed: DashboardFeed,
         faults: ThreadFaults | None = None,
         outputs: Callable[[], list[ChannelState]] = list,
     ) -> None:
         check_packages()
-        place = parse_address(address)
-        keys, made = find_keys(place, os.environ, names)
-        self._listener = listen(place)
-        self.panel = panel
+        index = parse_address(address)
+        keys, made = find_tokens(index, os.environ, names)
+        self._listener = listen(index)
+        self.panel = feed
         self._asked = asked
-        self._hello = {"kind": "hello", "host": place.host, "names": list(names), "keys": asdict(keys), **hello}
+        self._hello = {"kind": "hello", "host": index.host, "names": list(names), "keys": asdict(keys), **hello}
         self._faults = faults or ThreadFaults()
         self._outputs = outputs
         self._started_at = time.monotonic()
@@ -90,7 +90,7 @@ class WebLink:
         self._closing = threading.Event()
         self._ends = Ends()
         self._process = self._start()
-        tell_address(place, self._listener, keys.full if made else None)
+        print_address(index, self._listener, keys.full if made else None)
 
     @property
     def observer(self) -> Observer:
@@ -155,24 +155,24 @@ class WebLink:
             self._asked.take_over(str(record["path"]))
 
     def _feed(self, snapshots: StatusReporter, reference: NDArray[np.float32]) -> None:
-        panel = self.panel
-        scales = [HeatScale(reference) for _ in panel.cameras]
-        told_at = -float("inf")
+        feed = self.panel
+        scales = [HeatScale(reference) for _ in feed.cameras]
+        state_at = -float("inf")
         events: deque[dict[str, Any]] = deque(maxlen=1000)
         while not self._closing.wait(BEAT_S):
-            released = panel.release()
-            events += [told(place, event) for place, event in released.events]
+            released = feed.release()
+            events += [event_row(index, event) for index, event in released.events]
             self._silence += 1
             loading = not self._up and time.monotonic() - self._started_at < START_S
             if loading and self._process.poll() is None:
                 continue  # what came meanwhile is shown later
             try:
                 self._expect_answer()
-                for shot in released.shots:
-                    self._show(shot, scales[shot.place])
+                for raw in released.shots:
+                    self._show(raw, scales[raw.place])
                 now = time.monotonic()
-                if now - told_at >= (WATCHED_EVERY_S if panel.watching else UNWATCHED_EVERY_S):
-                    told_at = now
+                if now - state_at >= (WATCHED_EVERY_S if feed.watching else UNWATCHED_EVERY_S):
+                    state_at = now
                     wire.write(self._stdin, {"kind": "state", "state": snapshots.take(), "events": list(events)})
                     events.clear()
             except (OSError, ValueError):  # the pipe is closed or full: the process is gone or stopped
@@ -184,19 +184,19 @@ class WebLink:
         if not self._up or self._silence * BEAT_S > ANSWER_S:
             raise TimeoutError("the dashboard does not answer")
 
-    def _show(self, shot: PendingImage, scale: HeatScale) -> None:
-        result = shot.result
+    def _show(self, raw: PendingImage, scale: HeatScale) -> None:
+        result = raw.result
         blobs: list[memoryview] = []
         record: dict[str, Any] = {
             "kind": "picture",
-            "event": told(shot.place, result.event),
+            "event": event_row(raw.place, result.event),
             "image": None,
             "heat": None,
         }
         if result.image is not None:
-            picture = np.ascontiguousarray(smaller(self.panel.view.seen(result.image)))
-            record["image"] = list(picture.shape)
-            blobs.append(picture.data.cast("B"))
+            image = np.ascontiguousarray(smaller(self.panel.view.seen(result.image)))
+            record["image"] = list(image.shape)
+            blobs.append(image.data.cast("B"))
         if result.inference is not None:
             strength = scale.strength(result.inference.map, result.event.verdict)
             heat = np.ascontiguousarray((strength * 255.0).astype(np.uint8))
@@ -214,9 +214,9 @@ class WebLink:
             self._stdin.stream.close()
         self.panel.watching = False
         if ended > MAX_RESTARTS:
-            told = f"the dashboard ended {ended} times within a minute and stays away"
-            tell(told)
-            self._faults.lose("dashboard", told)
+            message = f"the dashboard ended {ended} times within a minute and stays away"
+            tell(message)
+            self._faults.lose("dashboard", message)
             self._listener.close()  # a connection that nobody would answer is refused
             return False
         tell(f"the dashboard {what} and is started again")
@@ -281,9 +281,9 @@ def open_web(inspector: Inspector) -> WebLink:
         },
     }
     settled = None if store is None else lambda: store.committed + store.dropped
-    panel = DashboardFeed(inspector.names, settled, view=inspector.settings.view)
+    feed = DashboardFeed(inspector.names, settled, view=inspector.settings.view)
     asked = Asked(wiring.alarm_manager.acknowledge, inspector.reloader.take_over)
-    return WebLink(line.web, line.web_names, hello, asked, panel, wiring.faults, wiring.outputs)
+    return WebLink(line.web, line.web_names, hello, asked, feed, wiring.faults, wiring.outputs)
 
 
 def about(bundle: Bundle, pipeline: Pipeline, settings: LoopSettings, why_locked: str | None) -> dict[str, Any]:
@@ -310,7 +310,7 @@ def locked(thresholds: Thresholds, bundle: Bundle, tiled: bool) -> str | None:
     """Return why the page cannot change the ``thresholds`` of this run, None when it can."""
     if tiled:
         return "with tiles the thresholds come from --tile-goods"
-    found = bundle.thresholds
-    if (thresholds.warn, thresholds.ng) != (found.warn, found.ng):
+    result = bundle.thresholds
+    if (thresholds.warn, thresholds.ng) != (result.warn, result.ng):
         return "warn_above or ng_above of edge-ad.toml count before the bundle's; remove them and start again"
     return None

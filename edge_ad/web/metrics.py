@@ -31,36 +31,36 @@ COUNTERS = (
 FRAMES = ("judged", "faulted", "idle")
 
 
-def metrics_text(mirror: DashboardState) -> bytes:
+def metrics_text(dashboard: DashboardState) -> bytes:
     """Return the metrics in the text format of Prometheus."""
     registry = CollectorRegistry()
-    registry.register(_Run(mirror))
+    registry.register(_Run(dashboard))
     return generate_latest(registry)
 
 
 class _Run(Collector):
     """Turns the newest state of a run into metrics."""
 
-    def __init__(self, mirror: DashboardState) -> None:
-        self._mirror = mirror
+    def __init__(self, dashboard: DashboardState) -> None:
+        self._dashboard = dashboard
 
     def describe(self) -> Iterable[Metric]:
         return ()
 
     def collect(self) -> Iterable[Metric]:
-        life, state = self._mirror.life(), self._mirror.state
+        life, state = self._dashboard.life(), self._dashboard.state
         yield _gauge("up", "1 while cycles complete, else 0.", float(life.healthy and life.ready and state is not None))
-        yield _gauge("pages", "Open pages of the dashboard.", float(self._mirror.pages))
+        yield _gauge("pages", "Open pages of the dashboard.", float(self._dashboard.pages))
         if state is None:
             return
-        about = self._mirror.hello.get("about", {})
+        about = self._dashboard.hello.get("about", {})
         labels = {name: str(about.get(name) or "") for name in ("version", "backend", "precision", "bundle")}
         yield _labelled("info", "What runs.", tuple(labels), [(tuple(labels.values()), 1.0)])
         yield _gauge("uptime_seconds", "Seconds since the run began.", state["uptime_s"])
-        age = state["cycle_age_s"] + self._mirror.silent_s
+        age = state["cycle_age_s"] + self._dashboard.silent_s
         yield _gauge("last_cycle_age_seconds", "Seconds since the last completed cycle.", age)
         yield _gauge("resident_memory_bytes", "Memory that the run holds.", state["memory_mb"] * 2**20)
-        yield from _cameras(state["cameras"], self._mirror.silent_s)
+        yield from _cameras(state["cameras"], self._dashboard.silent_s)
         yield _stages(state["stages"])
         yield from _threads(state["faults"])
         yield from _outputs(state["outputs"])
@@ -80,8 +80,8 @@ def _cameras(cameras: list[dict[str, Any]], silent_s: float) -> Iterable[Metric]
             verdicts.add_metric((name, verdict), counted[f"verdict_{verdict}"])
     yield frames
     yield verdicts
-    for metric, told, key in COUNTERS:
-        family = CounterMetricFamily(f"edge_ad_{metric}", told, labels=("camera",))
+    for metric, help_text, key in COUNTERS:
+        family = CounterMetricFamily(f"edge_ad_{metric}", help_text, labels=("camera",))
         for name, counted in numbers:
             family.add_metric((name,), counted[key])
         yield family
@@ -118,12 +118,12 @@ def _stages(stages: dict[str, Any]) -> Metric:
     family = HistogramMetricFamily(
         "edge_ad_latency_seconds", "Time from the capture to the verdict (total), and of each stage.", labels=("stage",)
     )
-    for name, found in stages.items():
+    for name, histogram in stages.items():
         below, buckets = 0, []
-        for bound, count in zip((*map(str, BOUNDS_S), "+Inf"), found["counts"], strict=True):
+        for bound, count in zip((*map(str, BOUNDS_S), "+Inf"), histogram["counts"], strict=True):
             below += count
             buckets.append((bound, below))
-        family.add_metric((name,), buckets, sum_value=found["sum"])
+        family.add_metric((name,), buckets, sum_value=histogram["sum"])
     return family
 
 
@@ -135,7 +135,7 @@ def _rest(state: dict[str, Any]) -> Iterable[Metric]:
     drift = state["drift"]
     if drift is not None:
         yield _gauge("drifted", "1 when parts are no longer like the goods.", float(bool(drift["drifted"])))
-        shifts = [((name,), found["shift"]) for name, found in drift["streams"].items() if found["shift"] is not None]
+        shifts = [((name,), stream["shift"]) for name, stream in drift["streams"].items() if stream["shift"] is not None]
         yield _labelled("drift_shift", "Distance from the goods in standard errors.", ("stream",), shifts)
     store = state["store"]
     if store is not None:
@@ -144,16 +144,16 @@ def _rest(state: dict[str, Any]) -> Iterable[Metric]:
         yield _counter("store_dropped_events", "Events that could not be stored.", store["dropped"])
 
 
-def _gauge(name: str, told: str, value: float) -> Metric:
-    return GaugeMetricFamily(f"edge_ad_{name}", told, value=value)
+def _gauge(name: str, help_text: str, value: float) -> Metric:
+    return GaugeMetricFamily(f"edge_ad_{name}", help_text, value=value)
 
 
-def _counter(name: str, told: str, value: float) -> Metric:
-    return CounterMetricFamily(f"edge_ad_{name}", told, value=value)
+def _counter(name: str, help_text: str, value: float) -> Metric:
+    return CounterMetricFamily(f"edge_ad_{name}", help_text, value=value)
 
 
-def _labelled(name: str, told: str, labels: tuple[str, ...], values: Sequence[tuple[tuple[str, ...], float]]) -> Metric:
-    family = GaugeMetricFamily(f"edge_ad_{name}", told, labels=labels)
-    for found, value in values:
-        family.add_metric(found, value)
+def _labelled(name: str, help_text: str, labels: tuple[str, ...], values: Sequence[tuple[tuple[str, ...], float]]) -> Metric:
+    family = GaugeMetricFamily(f"edge_ad_{name}", help_text, labels=labels)
+    for result, value in values:
+        family.add_metric(result, value)
     return family

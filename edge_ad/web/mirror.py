@@ -23,7 +23,7 @@ SHOWN = ("verdict", "part", "frame", "time", "score")
 
 
 @dataclass(eq=False)
-class Picture:
+class DashboardImage:
     """A picture u8[H,W,3] RGB and its heat u8[h,w] (0 as on goods, 255 twice as high), each may be missing."""
 
     number: int
@@ -63,12 +63,12 @@ class Picture:
         return _encode(".png", np.dstack([colours, opacity]), [cv2.IMWRITE_PNG_COMPRESSION, 1])
 
 
-def picture_of(number: int, record: dict[str, Any], blobs: list[bytes]) -> Picture:
+def image_of(number: int, record: dict[str, Any], blobs: list[bytes]) -> DashboardImage:
     """Return the picture of a message."""
     rest = list(blobs)
     image = None if record["image"] is None else np.frombuffer(rest.pop(0), np.uint8).reshape(record["image"])
     heat = None if record["heat"] is None else np.frombuffer(rest.pop(0), np.uint8).reshape(record["heat"])
-    return Picture(number, record["event"], image, heat)
+    return DashboardImage(number, record["event"], image, heat)
 
 
 def _encode(suffix: str, image: Any, settings: list[int]) -> bytes:
@@ -79,7 +79,7 @@ def _encode(suffix: str, image: Any, settings: list[int]) -> bytes:
 
 
 MAX_EVENTS = 600
-KEPT_PICTURES = 5  # a page asks for one a moment after it heard of it
+MAX_IMAGES = 5  # a page asks for one a moment after it heard of it
 SILENT_S = 5.0
 BEFORE_FIRST_S = 60.0
 
@@ -107,7 +107,7 @@ class DashboardState:
         self.pages = 0
         self._heard_at = time.monotonic()
         self._events: deque[dict[str, Any]] = deque(maxlen=MAX_EVENTS)
-        self._pictures: dict[int, deque[Picture]] = {}
+        self._images: dict[int, deque[DashboardImage]] = {}
         self._lock = threading.Lock()
         self._waiting: set[asyncio.Event] = set()
 
@@ -122,9 +122,9 @@ class DashboardState:
                 self.count += len(record["events"])
                 self._events.extend(record["events"])
             elif record["kind"] == "picture":
-                place = int(record["event"]["camera"])
-                kept = self._pictures.setdefault(place, deque(maxlen=KEPT_PICTURES))
-                kept.append(picture_of(kept[-1].number + 1 if kept else 1, record, blobs))
+                index = int(record["event"]["camera"])
+                images = self._images.setdefault(index, deque(maxlen=MAX_IMAGES))
+                images.append(image_of(images[-1].number + 1 if images else 1, record, blobs))
 
     @property
     def silent_s(self) -> float:
@@ -137,16 +137,16 @@ class DashboardState:
             wanted = min(max(self.count - count, 0), len(self._events))
             return self.count, list(self._events)[len(self._events) - wanted :]
 
-    def picture(self, place: int, number: int | None = None) -> Picture | None:
+    def picture(self, index: int, number: int | None = None) -> DashboardImage | None:
         """Return the newest picture of a camera, or the one of this number; None when it is not kept."""
         with self._lock:
-            kept = list(self._pictures.get(place, ()))
-        return next((picture for picture in reversed(kept) if number in (None, picture.number)), None)
+            images = list(self._images.get(index, ()))
+        return next((image for image in reversed(images) if number in (None, image.number)), None)
 
     def pictures(self) -> list[dict[str, Any] | None]:
         """Return the number of the newest picture of each camera with what it shows, None where there is none."""
-        found = [self.picture(place) for place in range(len(self.state["cameras"]) if self.state else 0)]
-        return [None if picture is None else picture.told() for picture in found]
+        images = [self.picture(index) for index in range(len(self.state["cameras"]) if self.state else 0)]
+        return [None if image is None else image.told() for image in images]
 
     def life(self) -> Life:
         """Tell whether the inspector lives, by the rule of the watchdog."""

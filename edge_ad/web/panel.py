@@ -18,7 +18,7 @@ from edge_ad.inspection.observers import Observer
 from edge_ad.inspection.part_tracking import CycleState
 from edge_ad.inspection.view import View
 
-PICTURES_A_SECOND = 5.0
+IMAGES_PER_SECOND = 5.0
 MAX_WAITING = 5000
 MAX_WAIT_S = 1.0
 BOUNDS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
@@ -47,7 +47,7 @@ class Seen:
 
     event: Event | None = None
     bad: Event | None = None
-    told_at: float = 0.0
+    reported_at: float = 0.0
     state: CycleState | None = None
 
 
@@ -61,8 +61,8 @@ class PendingImage:
 
 @dataclass
 class _Slot:
-    kept_at: float = -math.inf
-    held: tuple[int, InspectionResult] | None = None
+    shown_at: float = -math.inf
+    pending: tuple[int, InspectionResult] | None = None
 
 
 @dataclass
@@ -78,7 +78,7 @@ class DashboardFeed(Observer):
 
     An event is shown only when it is on the disk: ``settled`` counts the events that are, or are lost for good. Where
     the disk does not answer for a second they are shown without it. Without a store they are shown at once. ``watching``
-    says whether a page is open: only then pictures are held, one for each camera, at most PICTURES_A_SECOND of all.
+    says whether a page is open: only then pictures are held, one for each camera, at most IMAGES_PER_SECOND of all.
     ``view`` is the piece of them that is judged.
     """
 
@@ -94,10 +94,10 @@ class DashboardFeed(Observer):
         self.cameras = tuple(cameras)
         self.seen = [Seen() for _ in cameras]
         self.stages: dict[str, Histogram] = {"total": Histogram()}
-        self._places = {name: place for place, name in enumerate(cameras)}
+        self._indices = {name: index for index, name in enumerate(cameras)}
         self._settled = settled
         self._clock = clock
-        self._every_s = len(self.cameras) / PICTURES_A_SECOND
+        self._every_s = len(self.cameras) / IMAGES_PER_SECOND
         self._lock = threading.Lock()
         self._taken = 0
         self._waiting: deque[tuple[int, float, int, Event]] = deque(maxlen=MAX_WAITING)
@@ -105,14 +105,14 @@ class DashboardFeed(Observer):
 
     def on_result(self, result: InspectionResult, source: Source) -> None:
         """Keep the event, and the picture when it is time for one."""
-        now, place, event = self._clock(), self._places[source.name], result.event
+        now, index, event = self._clock(), self._indices[source.name], result.event
         with self._lock:
             self._taken += 1
-            self._waiting.append((self._taken, now, place, event))
-            slot = self._slots[place]
-            if self.watching and result.frame is not None and now - slot.kept_at >= self._every_s:
-                slot.kept_at, slot.held = now, (self._taken, result)
-        self.seen[place].state = None
+            self._waiting.append((self._taken, now, index, event))
+            slot = self._slots[index]
+            if self.watching and result.frame is not None and now - slot.shown_at >= self._every_s:
+                slot.shown_at, slot.pending = now, (self._taken, result)
+        self.seen[index].state = None
         if event.latency_ms is not None and event.verdict != "NONE":
             self._time("total", event.latency_ms)
         for name, spent in result.inference.stages_ms.items() if result.inference else ():
@@ -120,25 +120,25 @@ class DashboardFeed(Observer):
 
     def on_cycle(self, camera: str, state: CycleState) -> None:
         """Keep where the parts of a camera stand."""
-        self.seen[self._places[camera]].state = state
+        self.seen[self._indices[camera]].state = state
 
     def release(self) -> Released:
         """Return what may be shown now and was not returned before."""
         now = self._clock()
-        found = Released()
+        result = Released()
         with self._lock:
             last = self._last(now)
             while self._waiting and self._waiting[0][0] <= last:
-                _, _, place, event = self._waiting.popleft()
-                found.events.append((place, event))
-                seen = self.seen[place]
-                seen.event, seen.told_at = event, now
+                _, _, index, event = self._waiting.popleft()
+                result.events.append((index, event))
+                seen = self.seen[index]
+                seen.event, seen.reported_at = event, now
                 seen.bad = event if event.verdict != "OK" else seen.bad
-            for place, slot in enumerate(self._slots):
-                if slot.held is not None and slot.held[0] <= last:
-                    found.shots.append(PendingImage(place, slot.held[1]))
-                    slot.held = None
-        return found
+            for index, slot in enumerate(self._slots):
+                if slot.pending is not None and slot.pending[0] <= last:
+                    result.shots.append(PendingImage(index, slot.pending[1]))
+                    slot.pending = None
+        return result
 
     def _last(self, now: float) -> int:
         """Return the number of the newest event that may be shown."""
@@ -148,7 +148,7 @@ class DashboardFeed(Observer):
         return max(self._settled(), overdue[-1] if overdue else 0)
 
     def _time(self, name: str, spent_ms: float) -> None:
-        found = self.stages.get(name)
-        if found is None:
-            found = self.stages[name] = Histogram()
-        found.add(spent_ms / 1000.0)
+        histogram = self.stages.get(name)
+        if histogram is None:
+            histogram = self.stages[name] = Histogram()
+        histogram.add(spent_ms / 1000.0)

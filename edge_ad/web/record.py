@@ -14,7 +14,7 @@ from edge_ad.errors import BadInput
 from edge_ad.events import Mark, Verdict
 from edge_ad.store.reader import EventFilter, Reader, set_mark
 from edge_ad.store.rows import StoredEvent
-from edge_ad.web.schemas import DIGITS, Event, EventPage, Hour, MarkRequest, Moment, Number, Text, Told
+from edge_ad.web.schemas import DIGITS, Event, EventPage, Hour, MarkRequest, Message, Moment, Number, Text
 
 KINDS = {".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".png": "image/png"}
 EventId = Annotated[str, Path(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9\-]+$")]
@@ -40,15 +40,15 @@ class Record:
 
     def event(self, event_id: str) -> StoredEvent:
         """Return one event; HTTPException 404 when there is none."""
-        found = self.reader().event(event_id)
-        if found is None:
+        result = self.reader().event(event_id)
+        if result is None:
             raise HTTPException(404, f"there is no event {event_id}")
-        return found
+        return result
 
 
 def record_routes(record: Record, marked: Callable[[], None]) -> APIRouter:
     """Return the routes; ``marked`` is called after a mark was set."""
-    router = APIRouter(prefix="/api", tags=["record"], responses={404: {"model": Told}})
+    router = APIRouter(prefix="/api", tags=["record"], responses={404: {"model": Message}})
 
     @router.get("/events", response_model=EventPage)
     def events(
@@ -63,11 +63,11 @@ def record_routes(record: Record, marked: Callable[[], None]) -> APIRouter:
     ) -> dict[str, Any]:
         """Return events, newest first; ``verdict`` repeats; ``before`` is that of the page before."""
         wanted = EventFilter(camera, tuple(verdict or ()), since, until, part, mark)
-        found = record.reader().events(wanted, limit + 1, before)
-        more = len(found) > limit
+        found_events = record.reader().events(wanted, limit + 1, before)
+        more = len(found_events) > limit
         return {
-            "events": [shown(event) for event in found[:limit]],
-            "before": found[limit - 1].sequence if more else None,
+            "events": [shown(event) for event in found_events[:limit]],
+            "before": found_events[limit - 1].sequence if more else None,
         }
 
     @router.get("/events/{event_id}", response_model=Event)
@@ -86,8 +86,8 @@ def record_routes(record: Record, marked: Callable[[], None]) -> APIRouter:
     @router.post("/events/{event_id}/mark", response_model=Event)
     def mark_event(event_id: EventId, wanted: MarkRequest, request: Request) -> dict[str, Any]:
         """Say that a part was good, or bad, or take that back."""
-        found, path = record.event(event_id), record.reader().path
-        set_mark(path, found.id, wanted.mark, f"dashboard {request.scope['client_name']}")
+        found_events, path = record.event(event_id), record.reader().path
+        set_mark(path, found_events.id, wanted.mark, f"dashboard {request.scope['client_name']}")
         marked()
         return shown(record.event(event_id))
 

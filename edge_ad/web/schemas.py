@@ -17,7 +17,7 @@ Number = Annotated[int, Field(ge=0, le=2**53)]
 Text = Annotated[str, Field(min_length=1, max_length=300, pattern=r"^[^\x00-\x1f\x7f]+$")]
 
 
-class Told(BaseModel):
+class Message(BaseModel):
     """One sentence: what went wrong, or what was done."""
 
     error: str

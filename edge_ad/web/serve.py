@@ -25,7 +25,7 @@ from edge_ad.store.reader import Reader
 from edge_ad.utils.supervision import SupervisedThread
 from edge_ad.web import wire
 from edge_ad.web.access import HEADERS, Access
-from edge_ad.web.address import Address, Tokens, find_keys, listen, names_for, parse_address, tell_address
+from edge_ad.web.address import Address, Tokens, find_tokens, listen, names_for, parse_address, print_address
 from edge_ad.web.app import make_app
 from edge_ad.web.mirror import DashboardState
 from edge_ad.web.sessions import Sessions, sessions_file
@@ -111,7 +111,7 @@ Ask = Callable[[dict[str, Any]], None]
 class Server(uvicorn.Server):
     """Serves one socket; takes the messages of the run in a thread and ends when they end."""
 
-    def __init__(self, app: Any, mirror: DashboardState, feed: IO[bytes] | None, ask: Ask | None = None) -> None:
+    def __init__(self, app: Any, dashboard: DashboardState, feed: IO[bytes] | None, ask: Ask | None = None) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
@@ -126,7 +126,7 @@ class Server(uvicorn.Server):
                 timeout_graceful_shutdown=1,
             )
         )
-        self._mirror = mirror
+        self._dashboard = dashboard
         self._feed = feed
         self._ask = ask
         self._answered_at = -float("inf")
@@ -145,14 +145,14 @@ class Server(uvicorn.Server):
 
     def _follow(self, feed: IO[bytes], loop: asyncio.AbstractEventLoop) -> None:
         while (message := wire.read(feed)) is not None:
-            self._mirror.take(*message)
+            self._dashboard.take(*message)
             with contextlib.suppress(RuntimeError):  # the event loop is closed
                 loop.call_soon_threadsafe(self._news)
         os._exit(0)  # the run is gone; nothing here is worth waiting for
 
     def _news(self) -> None:
         """Tell the pages, and once a second the run: in the event loop, so that it proves that requests are served."""
-        self._mirror.wake()
+        self._dashboard.wake()
         now = time.monotonic()
         if self._ask is not None and now - self._answered_at >= ALIVE_EVERY_S:
             self._answered_at = now
@@ -167,28 +167,28 @@ def main(arguments: list[str]) -> None:
     first = wire.read(feed)
     if first is None:
         return
-    mirror = DashboardState()
-    mirror.take(*first)
-    hello = mirror.hello
+    dashboard = DashboardState()
+    dashboard.take(*first)
+    hello = dashboard.hello
     address = Address(hello["host"], 0)
     store = None if hello["store"] is None else Path(hello["store"])
     access = _access(Tokens(**hello.pop("keys")), address, hello["names"], store)
     ask = teller(sys.stdout.buffer)
-    app = make_app(mirror, access, store, ask)
-    Server(app, mirror, feed, ask).run([socket.socket(fileno=int(arguments[0]))])
+    app = make_app(dashboard, access, store, ask)
+    Server(app, dashboard, feed, ask).run([socket.socket(fileno=int(arguments[0]))])
 
 
 def serve_record(address: str, store: Path, names: Sequence[str]) -> None:
     """Serve a record that no run feeds here, until Ctrl-C; BadInput as for a run, and where there is no record."""
     Reader(store).close()
-    place = parse_address(address)
-    keys, made = find_keys(place, os.environ, names)
-    listener = listen(place)
-    tell_address(place, listener, keys.full if made else None)
-    access = _access(keys, place, names, store)
-    mirror = DashboardState(attached=False)
-    app = make_app(mirror, access, store, lambda record: None)
-    Server(app, mirror, None).run([listener])
+    location = parse_address(address)
+    keys, made = find_tokens(location, os.environ, names)
+    listener = listen(location)
+    print_address(location, listener, keys.full if made else None)
+    access = _access(keys, location, names, store)
+    dashboard = DashboardState(attached=False)
+    app = make_app(dashboard, access, store, lambda record: None)
+    Server(app, dashboard, None).run([listener])
 
 
 def _access(keys: Tokens, address: Address, names: Sequence[str], store: Path | None) -> Access:

@@ -75,9 +75,9 @@ class Sessions:
             if changed == self._read_at:
                 return
             with self._path.open("rb") as stream:
-                found = json.loads(stream.read(LARGEST_FILE))
-            secret = bytes.fromhex(found["secret"])
-            ended = {str(name): int(end) for name, end in found["ended"].items()}
+                result = json.loads(stream.read(LARGEST_FILE))
+            secret = bytes.fromhex(result["secret"])
+            ended = {str(name): int(end) for name, end in result["ended"].items()}
             if len(secret) == SECRET_BYTES:
                 self._secret, self._ended, self._read_at = secret, ended, changed
 

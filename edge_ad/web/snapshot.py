@@ -35,14 +35,14 @@ _QUOTED = re.compile(r"(?<=['\"])/[^'\"]*/")
 _PLAIN = re.compile(r"(?<![\w/…])/(?:[^\s'\"/]+/)+")
 
 
-def outputs_told(states: Sequence[ChannelState]) -> list[dict[str, Any]]:
+def output_rows(states: Sequence[ChannelState]) -> list[dict[str, Any]]:
     """Return the outputs as plain values; names are unique, because a metric must not come twice with one label."""
     names = [_name(state.name) for state in states]
     seen: Counter[str] = Counter()
-    found = []
+    results = []
     for state, name in zip(states, names, strict=True):
         seen[name] += 1
-        found.append(
+        results.append(
             {
                 "name": name if names.count(name) == 1 else f"{name} ({seen[name]})",
                 "up": state.up,
@@ -51,7 +51,7 @@ def outputs_told(states: Sequence[ChannelState]) -> list[dict[str, Any]]:
                 "since": state.since,
             }
         )
-    return found
+    return results
 
 
 def without_folders(text: str) -> str:
@@ -88,9 +88,9 @@ class Watched:
 class StatusReporter:
     """Takes snapshots of a run; remembers what is needed for rates and for the list of alarms."""
 
-    def __init__(self, watched: Watched, panel: DashboardFeed) -> None:
+    def __init__(self, watched: Watched, feed: DashboardFeed) -> None:
         self._watched = watched
-        self._panel = panel
+        self._feed = feed
         self._started = time.monotonic()
         self._rates: deque[tuple[float, list[int]]] = deque()
         self._alarms: deque[dict[str, Any]] = deque(maxlen=MAX_ALARMS)
@@ -121,54 +121,54 @@ class StatusReporter:
                 **{f"p{percent}": watched.loop.latencies.percentile(percent) for percent in (50, 99)},
                 "max": watched.loop.latencies.max,
             },
-            "stages": {name: found.to_json() for name, found in list(self._panel.stages.items())},
+            "stages": {name: histogram.to_json() for name, histogram in list(self._feed.stages.items())},
             "memory_mb": resident_mb(),
             "drift": self._drift(),
             "store": self._store(),
-            "outputs": outputs_told(watched.outputs()),
+            "outputs": output_rows(watched.outputs()),
             "faults": {"down": watched.faults.fault, "counts": dict(watched.faults.counts)},
         }
 
     def _cameras(self, now: float) -> list[dict[str, Any]]:
         counters = [worker.account() for worker in self._watched.loop.workers]
-        self._rates.append((now, [found.captured for found in counters]))
+        self._rates.append((now, [results.captured for results in counters]))
         while now - self._rates[0][0] > RATE_OVER_S and len(self._rates) > 2:
             self._rates.popleft()
         since, before = self._rates[0]
-        found = []
-        for place, worker in enumerate(self._watched.loop.workers):
-            seen = self._panel.seen[place]
+        results = []
+        for index, worker in enumerate(self._watched.loop.workers):
+            seen = self._feed.seen[index]
             span = now - since
-            found.append(
+            results.append(
                 {
                     "name": worker.name,
                     "kind": worker.source.kind,
                     **showing(seen, now),
-                    "event": None if seen.event is None else told(place, seen.event),
-                    "fps": (counters[place].captured - before[place]) / span if span > 0 else None,
-                    "counters": counters[place].numbers(),
+                    "event": None if seen.event is None else event_row(index, seen.event),
+                    "fps": (counters[index].captured - before[index]) / span if span > 0 else None,
+                    "counters": counters[index].numbers(),
                     "lag_s": getattr(worker.source, "lag_s", None),
                     "alarm": self._watched.alarm_manager.states[worker.name].phase,
                 }
             )
-        return found
+        return results
 
     def _follow_alarms(self) -> None:
         """Keep the list of alarms: one entry a number, brought up to date while it is lit."""
-        for place, (camera, state) in enumerate(self._watched.alarm_manager.states.items()):
-            entry = next((one for one in self._alarms if one["camera"] == place and one["open"]), None)
+        for index, (camera, state) in enumerate(self._watched.alarm_manager.states.items()):
+            entry = next((one for one in self._alarms if one["camera"] == index and one["open"]), None)
             if entry is not None and (not state.lit or entry["number"] != state.number):
                 entry.update(open=False, waiting=False, phase="over", ended=time.time())
                 entry = None
             if entry is None and state.lit:
-                entry = {"number": state.number, "camera": place, "name": camera, "raised": time.time(), "ended": None}
+                entry = {"number": state.number, "camera": index, "name": camera, "raised": time.time(), "ended": None}
                 self._alarms.append(entry)
             if entry is not None and state.lit:
-                entry.update(open=True, waiting=state.waiting, phase=state.phase, reason=self._cause(place, entry))
+                entry.update(open=True, waiting=state.waiting, phase=state.phase, reason=self._cause(index, entry))
 
-    def _cause(self, place: int, entry: Mapping[str, Any]) -> str | None:
+    def _cause(self, index: int, entry: Mapping[str, Any]) -> str | None:
         """Return the reason of the newest bad part when the alarm was first seen; it may come a moment after the alarm."""
-        bad = self._panel.seen[place].bad
+        bad = self._feed.seen[index].bad
         return entry.get("reason") or (None if bad is None else bad.reason)
 
     def _drift(self) -> dict[str, Any] | None:
@@ -196,7 +196,7 @@ def showing(seen: Seen, now: float) -> dict[str, Any]:
     comes, and after five seconds without a part.
     """
     event, state = seen.event, seen.state
-    age = None if event is None else now - seen.told_at
+    age = None if event is None else now - seen.reported_at
     if event is None or age is None:
         return {"show": "IDLE", "why": "no part was judged yet", "age_s": None}
     if event.verdict == "NONE" and state is None:
@@ -210,9 +210,9 @@ def showing(seen: Seen, now: float) -> dict[str, Any]:
     return {"show": event.verdict, "why": event.reason, "age_s": age}
 
 
-def told(place: int, event: Event) -> dict[str, Any]:
+def event_row(index: int, event: Event) -> dict[str, Any]:
     """Return an event as the page gets it: the camera by its place, a part's id shortened."""
-    return {**event.record(DIGITS), "camera": place, "part": None if event.part is None else event.part[:120]}
+    return {**event.record(DIGITS), "camera": index, "part": None if event.part is None else event.part[:120]}
 
 
 def resident_mb() -> float:

@@ -21,7 +21,7 @@ from edge_ad.events import Mark, Verdict
 from edge_ad.store.reader import EventFilter
 from edge_ad.web.mirror import DashboardState
 from edge_ad.web.record import Record
-from edge_ad.web.schemas import Applied, Preview, Score, ThresholdRequest, Thresholds, Told
+from edge_ad.web.schemas import Applied, Message, Preview, Score, ThresholdRequest, Thresholds
 
 BINS = 48
 NOTHING = "No part with a score in this time."
@@ -83,25 +83,25 @@ def tell(rejects: int, hours: float, rejected_good: int, passed_bad: int) -> str
     else:
         minutes = max(1, round(hours * 60))
         number, span = str(rejects), "in a minute" if minutes == 1 else f"in {minutes} minutes"
-    told = f"At this threshold: {number} {'reject' if number == '1' else 'rejects'} {span}"
+    message = f"At this threshold: {number} {'reject' if number == '1' else 'rejects'} {span}"
     if rejected_good:
-        told += f", {rejected_good} {'was' if rejected_good == 1 else 'were'} marked good"
+        message += f", {rejected_good} {'was' if rejected_good == 1 else 'were'} marked good"
     if passed_bad:
-        told += f"; {passed_bad} marked bad would pass"
-    return f"{told}."
+        message += f"; {passed_bad} marked bad would pass"
+    return f"{message}."
 
 
 def recent_of(events: Iterable[Scored], limit: int, now: float, hours: float) -> Recent:
     """Return the newest ``limit`` events and the time they cover: from the oldest of them to ``now``."""
-    kept: list[Scored] = []
+    retained: list[Scored] = []
     limited = False
     for event in events:
-        if len(kept) == limit:
+        if len(retained) == limit:
             limited = True
             break
-        kept.append(event)
-    covered = (now - min(event.time for event in kept)) / 3600.0 if kept else 0.0
-    return Recent(tuple(kept), min(max(covered, 1.0 / 3600.0), hours) if kept else 0.0, limited)
+        retained.append(event)
+    covered = (now - min(event.time for event in retained)) / 3600.0 if retained else 0.0
+    return Recent(tuple(retained), min(max(covered, 1.0 / 3600.0), hours) if retained else 0.0, limited)
 
 
 def check_order(warn: float, ng: float) -> None:
@@ -138,7 +138,7 @@ def _short(rate: float) -> str:
 
 
 MAX_EVENTS = 10_000
-KEPT_S = 10.0
+CACHE_S = 10.0
 TAKEN_OVER_S = 8.0
 
 Ask = Callable[[dict[str, Any]], None]
@@ -147,35 +147,35 @@ Ask = Callable[[dict[str, Any]], None]
 class ThresholdService:
     """Keeps the recent events of one question for a few seconds, because a slider asks often."""
 
-    def __init__(self, mirror: DashboardState, record: Record, ask: Ask) -> None:
-        self._mirror = mirror
+    def __init__(self, dashboard: DashboardState, record: Record, ask: Ask) -> None:
+        self._dashboard = dashboard
         self._record = record
         self._ask = ask
         self._recent_lock = threading.Lock()
         self._apply_lock = threading.Lock()  # of its own: it is held while the line takes over, and previews must go on
-        self._kept: tuple[float, float, Recent] | None = None
+        self._cached: tuple[float, float, Recent] | None = None
 
     def recent(self, hours: float) -> Recent:
         """Return the events of the last hours."""
         with self._recent_lock:
             now = time.monotonic()
-            if self._kept is None or self._kept[0] != hours or now - self._kept[1] > KEPT_S:
+            if self._cached is None or self._cached[0] != hours or now - self._cached[1] > CACHE_S:
                 wall = time.time()
                 events = self._record.reader().every(EventFilter(since=wall - hours * 3600.0), MAX_EVENTS + 1)
                 scored = (Scored(event.time, event.score, event.verdict, event.mark) for event in events)
-                self._kept = (hours, now, recent_of(scored, MAX_EVENTS, wall, hours))
-            return self._kept[2]
+                self._cached = (hours, now, recent_of(scored, MAX_EVENTS, wall, hours))
+            return self._cached[2]
 
     def forget(self) -> None:
         """Read the events again next time: a mark was set."""
-        self._kept = None
+        self._cached = None
 
     def now(self) -> dict[str, Any]:
         """Return the thresholds by which the run judges; see schemas.Thresholds."""
-        state, about = self._mirror.state, self._mirror.hello.get("about", {})
-        found = state["thresholds"] if state else {"warn": None, "ng": None, "told": "no inspector is connected"}
+        state, about = self._dashboard.state, self._dashboard.hello.get("about", {})
+        current = state["thresholds"] if state else {"warn": None, "ng": None, "told": "no inspector is connected"}
         locked = "no inspector is connected" if state is None else about.get("locked")
-        return {**{key: found[key] for key in ("warn", "ng", "told")}, "bundle": about.get("bundle"), "locked": locked}
+        return {**{key: current[key] for key in ("warn", "ng", "told")}, "bundle": about.get("bundle"), "locked": locked}
 
     def apply(self, warn: float, ng: float, reason: str, by: str) -> dict[str, Any]:
         """Write the child bundle, have the run take it over, and wait until it did; see schemas.Applied."""
@@ -183,41 +183,41 @@ class ThresholdService:
         if now["locked"]:
             raise HTTPException(409, f"thresholds cannot be changed here: {now['locked']}")
         with self._apply_lock:
-            path = rethreshold(Path(self._mirror.hello["bundle_path"]), warn, ng, reason, by)
+            path = rethreshold(Path(self._dashboard.hello["bundle_path"]), warn, ng, reason, by)
             self._ask({"kind": "take_over", "path": str(path)})
             running = self._taken_over(warn, ng)
-        told = "the line judges by them now" if running else "the line has not taken them over: see its messages"
-        return {"bundle": path.name, "running": running, "told": f"{told}; written to {path.name}"}
+        message = "the line judges by them now" if running else "the line has not taken them over: see its messages"
+        return {"bundle": path.name, "running": running, "told": f"{message}; written to {path.name}"}
 
     def _taken_over(self, warn: float, ng: float) -> bool:
         until = time.monotonic() + TAKEN_OVER_S
         while time.monotonic() < until:
-            found = (self._mirror.state or {}).get("thresholds", {})
-            if (found.get("warn"), found.get("ng")) == (warn, ng):
+            current = (self._dashboard.state or {}).get("thresholds", {})
+            if (current.get("warn"), current.get("ng")) == (warn, ng):
                 return True
             time.sleep(0.05)
         return False
 
 
-def tuning_routes(tuning: ThresholdService, warn_rejects: Callable[[], bool]) -> APIRouter:
+def thresholds_routes(thresholds_api: ThresholdService, warn_rejects: Callable[[], bool]) -> APIRouter:
     """Return the routes; ``warn_rejects`` says whether a WARN is rejected on this line."""
-    router = APIRouter(prefix="/api/thresholds", tags=["thresholds"], responses={400: {"model": Told}})
+    router = APIRouter(prefix="/api/thresholds", tags=["thresholds"], responses={400: {"model": Message}})
 
     @router.get("", response_model=Thresholds)
     def thresholds() -> dict[str, Any]:
         """Return the thresholds of now."""
-        return tuning.now()
+        return thresholds_api.now()
 
-    @router.get("/preview", response_model=Preview, responses={404: {"model": Told}})
+    @router.get("/preview", response_model=Preview, responses={404: {"model": Message}})
     def try_out(warn: Score, ng: Score, hours: Annotated[float, Query(ge=0.1, le=24 * 31)] = 8.0) -> dict[str, Any]:
         """Tell what these thresholds would have made of the events of the last hours; nothing changes."""
         check_order(warn, ng)
-        return preview(tuning.recent(hours), warn, ng, warn_rejects())
+        return preview(thresholds_api.recent(hours), warn, ng, warn_rejects())
 
-    @router.post("", response_model=Applied, responses={409: {"model": Told}})
+    @router.post("", response_model=Applied, responses={409: {"model": Message}})
     def apply(wanted: ThresholdRequest, request: Request) -> dict[str, Any]:
         """Judge by these thresholds from now on: they go into a child of the bundle, and the line does not stop."""
         check_order(wanted.warn, wanted.ng)
-        return tuning.apply(wanted.warn, wanted.ng, wanted.reason, f"dashboard {request.scope['client_name']}")
+        return thresholds_api.apply(wanted.warn, wanted.ng, wanted.reason, f"dashboard {request.scope['client_name']}")
 
     return router

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from calibration.fp16 import METADATA_KEY, to_half
+from calibration.fp16 import METADATA_KEY, to_fp16
 from tests.fixtures.tiny_bundle import Reference, tiny_image, tiny_masks
 from tests.fixtures.tiny_graphs import tiny_graphs
 
@@ -74,7 +74,7 @@ def test_a_chain_is_cast_once_at_each_end() -> None:
         node("Conv", "c k", "y", pads=[1, 1, 1, 1]),
     ]
     source = model(nodes, [1, 4, 8, 8], {"y": [1, 4, 4, 4]}, {"k": KERNEL, "zero": np.float32(0), "six": np.float32(6)})
-    data = to_half(source)
+    data = to_fp16(source)
     assert halves(data) == {"/a", "/b", "/c", "/y"}
     assert casts(data) == 2
     found = types(data)
@@ -98,7 +98,7 @@ def test_the_residual_stream_and_normalisation_stay_fp32() -> None:
         node("Add", "x weighed", "y"),
     ]
     weights = {"w": WEIGHT, "scale": np.ones(4, np.float32), "bias": np.full(4, 0.1, np.float32)}
-    data = to_half(model(nodes, [1, 5, 4], {"y": [1, 5, 4]}, weights))
+    data = to_fp16(model(nodes, [1, 5, 4], {"y": [1, 5, 4]}, weights))
     assert halves(data) == {"/h", "/hb", "/o"}
     found = types(data)
     assert found["bias"] == TensorProto.FLOAT
@@ -117,7 +117,7 @@ def test_the_product_of_a_distance_stays_fp32() -> None:
         node("MatMul", "x w", "y"),
     ]
     weights = {"w": WEIGHT, "two": np.float32(2), "norms": np.ones(4, np.float32)}
-    data = to_half(model(nodes, [3, 4], {"code": [3], "y": [3, 4]}, weights))
+    data = to_fp16(model(nodes, [3, 4], {"code": [3], "y": [3, 4]}, weights))
     assert halves(data) == {"/y"}
 
 
@@ -133,7 +133,7 @@ def test_what_chooses_codes_softly_stays_fp32() -> None:
         node("MatMul", "attention x", "y"),  # the softmax of attention weighs what is no constant
     ]
     weights = {"w": WEIGHT, "book": WEIGHT, "shape": np.array([4, 4], np.int64)}
-    data = to_half(model(nodes, [4, 4], {"mixed": [4, 4], "y": [4, 4]}, weights))
+    data = to_fp16(model(nodes, [4, 4], {"mixed": [4, 4], "y": [4, 4]}, weights))
     assert halves(data) == {"/q", "/y"}
 
 
@@ -155,19 +155,19 @@ def test_delicate_operators_stay_fp32(kind: str, attributes: dict[str, int], ext
     nodes = [node("Conv", "x k", "a"), node(kind, f"a{extra}", "b", **attributes), node("Relu", "b", "y")]
     shapes = {"ReduceMean": [1, 1, 1, 1], "ReduceMax": [1, 1, 1, 1], "GlobalAveragePool": [1, 4, 1, 1]}
     weights = {"k": KERNEL, "c": np.float32(2)}
-    data = to_half(model(nodes, [1, 4, 6, 6], {"y": shapes.get(kind, [1, 4, 4, 4])}, weights))
+    data = to_fp16(model(nodes, [1, 4, 6, 6], {"y": shapes.get(kind, [1, 4, 4, 4])}, weights))
     assert halves(data) == {"/a"}
 
 
 def test_a_square_leaves_half_precision() -> None:
     nodes = [node("Conv", "x k", "a"), node("Mul", "a a", "y")]
-    assert halves(to_half(model(nodes, [1, 4, 6, 6], {"y": [1, 4, 4, 4]}, {"k": KERNEL}))) == {"/a"}
+    assert halves(to_fp16(model(nodes, [1, 4, 6, 6], {"y": [1, 4, 4, 4]}, {"k": KERNEL}))) == {"/a"}
 
 
 def test_resize_keeps_its_scales() -> None:
     nodes = [node("Conv", "x k", "a"), node("Resize", "a - scales", "y", mode="linear")]
     weights = {"k": KERNEL, "scales": np.array([1, 1, 2, 2], np.float32)}
-    data = to_half(model(nodes, [1, 4, 6, 6], {"y": [1, 4, 8, 8]}, weights))
+    data = to_fp16(model(nodes, [1, 4, 6, 6], {"y": [1, 4, 8, 8]}, weights))
     assert halves(data) == {"/a", "/y"}
     assert types(data)["scales"] == TensorProto.FLOAT
     x = RNG.normal(0, 1, (1, 4, 6, 6)).astype(np.float32)
@@ -180,31 +180,31 @@ def test_what_can_be_kept() -> None:
         nodes[1].name = "/block/fp32/product"
         return model(nodes, [3, 4], {"y": [3, 4]}, {"w": WEIGHT})
 
-    assert halves(to_half(source())) == {"/a"}
-    assert halves(to_half(source(), keep_fp32_nodes=["/a"])) == set()
-    assert halves(to_half(source(), keep_fp32_ops=["MatMul"])) == set()
+    assert halves(to_fp16(source())) == {"/a"}
+    assert halves(to_fp16(source(), keep_fp32_nodes=["/a"])) == set()
+    assert halves(to_fp16(source(), keep_fp32_ops=["MatMul"])) == set()
     asking = source()
     helper.set_model_props(asking, {METADATA_KEY: "/other\n/a"})
-    assert halves(to_half(asking)) == set()
+    assert halves(to_fp16(asking)) == set()
 
 
 def test_a_weight_beyond_the_range_keeps_its_node() -> None:
     nodes = [node("MatMul", "x w", "a"), node("MatMul", "a large", "y")]
     weights = {"w": WEIGHT, "large": WEIGHT * 1e6}
-    assert halves(to_half(model(nodes, [3, 4], {"y": [3, 4]}, weights))) == {"/a"}
+    assert halves(to_fp16(model(nodes, [3, 4], {"y": [3, 4]}, weights))) == {"/a"}
 
 
 def test_names_that_are_taken_are_left_alone() -> None:
     nodes = [node("Relu", "x", "a_fp16"), node("MatMul", "a_fp16 w", "a"), node("Sub", "a a_fp16", "y")]
     source = model(nodes, [3, 4], {"y": [3, 4]}, {"w": WEIGHT})
     x = RNG.normal(0, 1, (3, 4)).astype(np.float32)
-    np.testing.assert_allclose(run(to_half(source), x)[0], np.maximum(x, 0) @ WEIGHT - np.maximum(x, 0), atol=5e-3)
+    np.testing.assert_allclose(run(to_fp16(source), x)[0], np.maximum(x, 0) @ WEIGHT - np.maximum(x, 0), atol=5e-3)
 
 
 def test_constants_and_an_output_that_is_read_inside() -> None:
     constant = helper.make_node("Constant", [], ["w"], name="/w", value=numpy_helper.from_array(WEIGHT))
     nodes = [constant, node("MatMul", "x w", "y"), node("Relu", "y", "z")]
-    data = to_half(model(nodes, [3, 4], {"y": [3, 4], "z": [3, 4]}, {}))
+    data = to_fp16(model(nodes, [3, 4], {"y": [3, 4], "z": [3, 4]}, {}))
     assert halves(data) == {"/y", "/z"}
     x = RNG.normal(0, 1, (3, 4)).astype(np.float32)
     y, z = run(data, x)
@@ -221,25 +221,25 @@ def test_a_branch_of_control_flow_reads_the_fp32_value() -> None:
     choice = helper.make_node("If", ["yes"], ["y"], name="/y", then_branch=bodies[0], else_branch=bodies[1])
     source = model([node("MatMul", "x w", "a"), choice], [3, 4], {"y": [3, 4]}, {"w": WEIGHT, "yes": np.array(True)})
     x = RNG.normal(0, 1, (3, 4)).astype(np.float32)
-    np.testing.assert_allclose(run(to_half(source), x)[0], -(x @ WEIGHT), atol=5e-3)
+    np.testing.assert_allclose(run(to_fp16(source), x)[0], -(x @ WEIGHT), atol=5e-3)
 
 
 def test_the_source_is_not_changed() -> None:
     source = model([node("MatMul", "x w", "y")], [3, 4], {"y": [3, 4]}, {"w": WEIGHT})
     before = source.SerializeToString()
-    assert to_half(source) == to_half(before)
+    assert to_fp16(source) == to_fp16(before)
     assert source.SerializeToString() == before
 
 
 def test_an_invalid_model_is_refused() -> None:
     with pytest.raises((onnx.checker.ValidationError, onnx.shape_inference.InferenceError)):
-        to_half(model([node("MatMul", "x missing", "y")], [3, 4], {"y": [3, 4]}, {}))
+        to_fp16(model([node("MatMul", "x missing", "y")], [3, 4], {"y": [3, 4]}, {}))
 
 
 @pytest.mark.parametrize("name", ["teacher", "efficientad", "tokenizer", "lavit"])
 def test_bundle_graphs_keep_their_contract_and_results(name: str) -> None:
     graphs = tiny_graphs()
-    cast = graphs | {name: to_half(graphs[name])}
+    cast = graphs | {name: to_fp16(graphs[name])}
     before, after = (onnx.load_model_from_string(data[name]).graph for data in (graphs, cast))
     assert list(before.input) == list(after.input)
     assert list(before.output) == list(after.output)

@@ -7,7 +7,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from calibration.collect import collect
-from calibration.fp16 import to_half
+from calibration.fp16 import to_fp16
 from calibration.quantise import quantise
 from calibration.verify import relative_errors
 from tests.calibration.nets import Net, cnn, feeds, vit
@@ -58,9 +58,9 @@ def test_tensors_near_the_end_of_the_range_stay_fp32() -> None:
         model = net.model([1, 8, 6, 6], {"y": [1, 8, 6, 6]})
         pictures = [{"x": np.random.default_rng(i).normal(0, 1, (1, 8, 6, 6)).astype(np.float32)} for i in range(4)]
         ranges = collect(model, pictures, threads=1)
-        assert ("n_a" in halves(to_half(model, ranges=ranges))) is not stays
-        assert "n_a" in halves(to_half(model)) or stays
-        assert relative_errors(model, to_half(model, ranges=ranges), pictures, threads=1)["y"] < 5e-3
+        assert ("n_a" in halves(to_fp16(model, ranges=ranges))) is not stays
+        assert "n_a" in halves(to_fp16(model)) or stays
+        assert relative_errors(model, to_fp16(model, ranges=ranges), pictures, threads=1)["y"] < 5e-3
 
 
 def test_the_guard_is_needed_because_a_cpu_does_not_overflow() -> None:
@@ -70,9 +70,9 @@ def test_the_guard_is_needed_because_a_cpu_does_not_overflow() -> None:
     model = net.model([2, 4], {"y": [2, 4]})
     feed = {"x": np.full((2, 4), 100.0, np.float32)}
     assert (
-        "n_y" in halves(to_half(model)) or onnx.load_model_from_string(to_half(model)).graph.node[-1].op_type == "Cast"
+        "n_y" in halves(to_fp16(model)) or onnx.load_model_from_string(to_fp16(model)).graph.node[-1].op_type == "Cast"
     )
-    guarded = to_half(model, ranges=collect(model, [feed], threads=1))
+    guarded = to_fp16(model, ranges=collect(model, [feed], threads=1))
     assert [node.op_type for node in onnx.load_model_from_string(guarded).graph.node] == ["MatMul"]
     assert relative_errors(model, guarded, [feed], threads=1)["y"] == 0.0
 

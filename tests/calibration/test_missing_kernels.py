@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper
 from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NoKernel
 
-from calibration.fp16 import to_half
+from calibration.fp16 import to_fp16
 from calibration.session import open_session
 from edge_ad.engines.onnxruntime import OrtBackend
 from edge_ad.errors import BadInput
@@ -83,7 +83,7 @@ def picture() -> Any:
 
 @RUNS
 def test_a_layout_without_a_kernel_is_left_out(run: Callable[[bytes, Any], Any], without_kernel: list[Any]) -> None:
-    found = run(to_half(pooling()), picture())
+    found = run(to_fp16(pooling()), picture())
     assert without_kernel == [LEVEL.ORT_ENABLE_ALL, LEVEL.ORT_ENABLE_EXTENDED]
     np.testing.assert_allclose(found, by_calibration(pooling(), picture()), atol=0.01)
 
@@ -130,7 +130,7 @@ def test_pooling_in_half_precision_is_that_of_single(
     op: str, attributes: dict[str, Any], run: Callable[[bytes, Any], Any]
 ) -> None:
     """On this processor as it is. Rounding of picture, kernel, products and sums, each by 2^-11, four products a sum."""
-    single, half = pooling(op, **attributes), to_half(pooling(op, **attributes))
+    single, half = pooling(op, **attributes), to_fp16(pooling(op, **attributes))
     sums = np.einsum("oi,bihw->bohw", np.abs(kernel()[:, :, 0, 0]), np.abs(picture()))
     found, expected = run(half, picture()), by_calibration(single, picture())
     np.testing.assert_allclose(found, expected, atol=8 * 2**-11 * float(sums.max()))

@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 from calibration.collect import collect
-from calibration.fp16 import to_half
+from calibration.fp16 import to_fp16
 from calibration.graph_view import GraphView
 from calibration.placement import operators
 from calibration.quantise import quantise
@@ -40,7 +40,7 @@ def test_every_precision_and_typing_compiles(name: str) -> None:
     ranges = collect(make(), feeds(channels, 6), threads=1)
     variants = {
         "fp32": make(),
-        "fp16": to_half(make(), ranges=ranges),
+        "fp16": to_fp16(make(), ranges=ranges),
         "int8 strong": quantise(make(), ranges, typing="fp16"),
         "int8 weak": quantise(make(), ranges, typing="fp32"),
     }

@@ -103,7 +103,7 @@ def test_a_killed_pipeline_starts_again() -> None:
     source.close()
     for handle in handles:
         wait_gone(pid(handle))
-    assert source.restarts.abandoned == 0 or not any(pump.alive for pump in source._hanging)
+    assert source.restarts.abandoned == 0 or not any(grab_thread.alive for grab_thread in source._hanging)
 
 
 def frame_of(source: Live, limit_s: float = 20.0) -> object:

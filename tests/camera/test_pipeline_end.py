@@ -15,7 +15,7 @@ import pytest
 
 from edge_ad.camera import gstreamer
 from edge_ad.camera.frames import Frame
-from edge_ad.camera.gstreamer import LAUNCHER, PipelineProcess, registry_place
+from edge_ad.camera.gstreamer import LAUNCHER, PipelineProcess, registry_path
 from edge_ad.camera.sources import open_source
 from edge_ad.errors import DeviceFault
 from tests.camera.test_gstreamer import TEST, frame_of, gone, pid, wait_gone
@@ -152,12 +152,12 @@ def test_a_registry_that_cannot_be_kept_at_home_goes_into_the_working_folder(
     monkeypatch.delenv("GST_REGISTRY", raising=False)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home" / "cache"))
-    assert registry_place() == {}, "a cache that can be made is left to GStreamer"
+    assert registry_path() == {}, "a cache that can be made is left to GStreamer"
     (tmp_path / "file").touch()  # no folder can be made below a file, not even by root
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file" / "cache"))
-    assert registry_place() == {"GST_REGISTRY": str(tmp_path / ".cache/gstreamer-1.0/registry.bin")}
+    assert registry_path() == {"GST_REGISTRY": str(tmp_path / ".cache/gstreamer-1.0/registry.bin")}
     monkeypatch.setenv("GST_REGISTRY", "/elsewhere")
-    assert registry_place() == {}
+    assert registry_path() == {}
 
 
 @real

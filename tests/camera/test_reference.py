@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from edge_ad.camera.frames import Frame
 from edge_ad.camera.health import CameraHealth, HealthLimits, ReferenceCheck
 from edge_ad.camera.measure import TemplateMatcher, edge_field, grey, light, measure_reference, sharpness
-from edge_ad.camera.reference import MIN_PICTURES, HealthReference
+from edge_ad.camera.reference import MIN_IMAGES, HealthReference
 from edge_ad.errors import BadInput
 from edge_ad.synthetic.tray import LOGICAL, STRUCTURAL, render_tray
 from tests.camera.pictures import Image, noise
@@ -155,7 +155,7 @@ def test_damaged_json_is_bad_input(reference: HealthReference, change: dict[str,
 
 def test_too_few_or_different_goods_are_refused() -> None:
     with pytest.raises(BadInput, match="too few"):
-        measure_reference(tray(seed) for seed in range(MIN_PICTURES - 1))
+        measure_reference(tray(seed) for seed in range(MIN_IMAGES - 1))
     with pytest.raises(BadInput, match="one size"):
         measure_reference([noise(1), noise(2, 32, 32)])
 

@@ -13,7 +13,7 @@ import pytest
 
 from edge_ad.cli.app import main
 from edge_ad.errors import BadInput
-from edge_ad.store import Picture, Store
+from edge_ad.store import Store, StoredImage
 from edge_ad.store.export import moment
 from edge_ad.store.journal import files
 from edge_ad.store.reader import Reader
@@ -37,7 +37,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
     written = Store(Path("runs/line.sqlite"), evidence=Path("runs/line.evidence"))
     for event in EVENTS:
         written.record(event)
-    written.add_picture(Picture("2026-03-01/cam/a.jpg", "aa11", "NG", START, 10))
+    written.add_image(StoredImage("2026-03-01/cam/a.jpg", "aa11", "NG", START, 10))
     assert until(lambda: written.committed == len(EVENTS))
     yield written
     written.close()

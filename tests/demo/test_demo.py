@@ -19,7 +19,7 @@ from edge_ad.demo.run import (
     evaluation_counts,
     judge_video,
     read_truth,
-    tell_counts,
+    report_counts,
     verdict_table,
 )
 from edge_ad.demo.workspace import FULL, MARKER, QUICK, Plan, clear, difficulty, make_line, open_workplace
@@ -72,11 +72,11 @@ def test_none_counts_as_neither_found_nor_bothered() -> None:
     assert counts == {
         "goods": 5, "goods_ng": 1, "goods_ng_or_warn": 2, "anomalies": 4, "anomalies_ng": 1, "anomalies_ng_or_warn": 2,
     }  # fmt: skip
-    assert tell_counts(counts) == [
+    assert report_counts(counts) == [
         "anomalies NG or WARN: 2 of 4 (50.0%)",
         "goods NG: 1 of 5 (20.0%); goods NG or WARN: 2 of 5 (40.0%)",
     ]
-    assert tell_counts(count_verdicts([]))[0] == "anomalies NG or WARN: none shown"
+    assert report_counts(count_verdicts([]))[0] == "anomalies NG or WARN: none shown"
 
 
 def test_the_counts_of_an_evaluation_add_both_kinds() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from edge_ad.deployment.gate import Gate
 from edge_ad.deployment.loss import loss, weighted_error
-from edge_ad.deployment.validation_images import jitter, make_proof, spread
+from edge_ad.deployment.validation_images import jitter, make_validation_images, spread
 from edge_ad.scoring import Statistics, Thresholds
 from tests.fixtures.tiny_bundle import tiny_image
 
@@ -115,18 +115,18 @@ def test_the_gate(moved: tuple[float, ...], told: str | None) -> None:
 
 def test_proof_pictures() -> None:
     goods = np.stack([tiny_image(number) for number in range(4)])
-    proof = make_proof(goods, copies=2, anomalies=3)
+    proof = make_validation_images(goods, copies=2, anomalies=3)
     assert len(proof.images) == 4 * 6
     assert proof.anomalous.sum() == 12
     np.testing.assert_array_equal(proof.images[:4], goods)
-    np.testing.assert_array_equal(make_proof(goods, 2, 3).images, proof.images)
-    assert (make_proof(goods, 2, 3, seed=1).images != proof.images).any()
+    np.testing.assert_array_equal(make_validation_images(goods, 2, 3).images, proof.images)
+    assert (make_validation_images(goods, 2, 3, seed=1).images != proof.images).any()
     for good, bad in zip(np.repeat(goods, 3, axis=0), proof.images[12:], strict=True):
         assert (good != bad).any()
 
 
 def test_one_good_is_enough() -> None:
-    assert len(make_proof(tiny_image(0)[None]).images) == 6
+    assert len(make_validation_images(tiny_image(0)[None]).images) == 6
 
 
 def test_jitter_is_small() -> None:

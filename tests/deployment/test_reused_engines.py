@@ -13,7 +13,7 @@ import pytest
 from edge_ad.bundle import Bundle, open_bundle, write_bundle
 from edge_ad.cli.app import main
 from edge_ad.deployment.build import build
-from edge_ad.deployment.recalibration import adopt
+from edge_ad.deployment.recalibration import reuse_engine
 from edge_ad.engines import engine_store
 from edge_ad.engines.selection import open_pipeline
 from tests.fixtures.fake_gpu import fake_gpu
@@ -38,7 +38,7 @@ def child_of(parent: Bundle, std: float = 1.0, **changes: Any) -> Bundle:
 
 def test_the_parents_engine_runs_the_child(parent: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
     child = child_of(parent)
-    assert adopt(parent.path, child) == "engine: onnxruntime fp16 of the parent, proven again on 6 golden images"
+    assert reuse_engine(parent.path, child) == "engine: onnxruntime fp16 of the parent, proven again on 6 golden images"
     assert engine_store.current(child) == engine_store.Current("onnxruntime", "fp16")
     with open_pipeline(child) as pipeline, open_pipeline(parent) as before:
         assert pipeline.precision == "fp16"
@@ -49,7 +49,7 @@ def test_the_parents_engine_runs_the_child(parent: Bundle, capsys: pytest.Captur
 def test_the_proof_is_made_in_the_childs_units(parent: Bundle) -> None:
     """With a thousandth of the deviation, what FP16 rounds is beyond the tolerance."""
     child = child_of(parent, std=1e-3)
-    told = adopt(parent.path, child)
+    told = reuse_engine(parent.path, child)
     assert told is not None
     assert "too far from the reference in the new scores); run `edge-ad build-engine`" in told
     assert not engine_store.engines_folder(child.path).exists()
@@ -57,7 +57,7 @@ def test_the_proof_is_made_in_the_childs_units(parent: Bundle) -> None:
 
 def test_other_graphs_are_another_engine(parent: Bundle, tmp_path: Path) -> None:
     other = open_bundle(make_tiny_bundle(tmp_path / "other.edgead", seed=1))
-    told = adopt(parent.path, other)
+    told = reuse_engine(parent.path, other)
     assert told is not None
     assert "was not made from the graph 'teacher'" in told
     assert not engine_store.engines_folder(other.path).exists()
@@ -65,14 +65,14 @@ def test_other_graphs_are_another_engine(parent: Bundle, tmp_path: Path) -> None
 
 def test_a_parent_without_an_engine(tmp_path: Path) -> None:
     parent = open_bundle(make_tiny_bundle(tmp_path / "tiny.edgead"))
-    assert adopt(parent.path, child_of(parent)) is None
+    assert reuse_engine(parent.path, child_of(parent)) is None
 
 
 def test_a_damaged_engine_is_not_taken_over(parent: Bundle) -> None:
     path = engine_store.engine_folder(parent.path, "onnxruntime", "fp16") / "lavit.onnx"
     path.write_bytes(path.read_bytes()[:-1])
     child = child_of(parent)
-    told = adopt(parent.path, child)
+    told = reuse_engine(parent.path, child)
     assert told is not None
     assert "is not the file that build-engine wrote" in told
     assert not engine_store.engines_folder(child.path).exists()
@@ -86,7 +86,7 @@ def test_engines_of_tensorrt(parent: Bundle, tmp_path: Path, monkeypatch: pytest
         trt = gpu.trt
         trt.built.clear()
         child = child_of(parent)
-        assert adopt(parent.path, child) == "engine: tensorrt fp16 of the parent, proven again on 6 golden images"
+        assert reuse_engine(parent.path, child) == "engine: tensorrt fp16 of the parent, proven again on 6 golden images"
         assert not trt.built
         assert engine_store.current(child) == engine_store.Current("tensorrt", "fp16")
 

@@ -84,11 +84,11 @@ def test_an_option_is_one_line_and_checked_wherever_it_stands() -> None:
 def test_the_trial_of_a_branch_tells_a_useful_one_from_noise() -> None:
     gain = example("earns_its_place")
     rng = np.random.default_rng(0)
-    z_goods, z_anomalies = rng.normal(size=(60, 2)), rng.normal(1.0, 1.0, (80, 2))
+    z_normal, z_anomalies = rng.normal(size=(60, 2)), rng.normal(1.0, 1.0, (80, 2))
     kinds = ["dent", "scratch"] * 40
-    useful, noise = gain(z_goods, z_anomalies, kinds, rng.normal(size=60), rng.normal(3.0, 1.0, 80))
+    useful, noise = gain(z_normal, z_anomalies, kinds, rng.normal(size=60), rng.normal(3.0, 1.0, 80))
     assert useful > max(noise, 0.01)
-    useless, _ = gain(z_goods, z_anomalies, kinds, rng.normal(size=60), rng.normal(size=80))
+    useless, _ = gain(z_normal, z_anomalies, kinds, rng.normal(size=60), rng.normal(size=80))
     assert useless < 0.01
 
 

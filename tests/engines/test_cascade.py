@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from edge_ad.bundle import Bundle, open_bundle, write_bundle
-from edge_ad.engines.cascade import Cascade, least_scores, limit_of
+from edge_ad.engines.cascade import Cascade, limit_of, min_scores
 from edge_ad.engines.pipeline import Pipeline
 from edge_ad.errors import BadInput
 from edge_ad.inspection.assembly import make_drift
@@ -57,7 +57,7 @@ def test_the_limit_lets_no_part_pass_that_is_less_usual_than_the_goods(
 
 def test_the_least_score_is_a_bound(tiny_bundle: Bundle) -> None:
     raw = np.abs(np.random.default_rng(0).normal(0, 50, (200, 5))).astype(np.float32)
-    assert (least_scores(raw, tiny_bundle.statistics) <= fuse(raw, tiny_bundle.statistics)[1] + 1e-4).all()
+    assert (min_scores(raw, tiny_bundle.statistics) <= fuse(raw, tiny_bundle.statistics)[1] + 1e-4).all()
 
 
 def test_what_is_judged_in_full_is_what_the_full_run_says(tiny_bundle: Bundle, tiny_pipeline: Pipeline) -> None:

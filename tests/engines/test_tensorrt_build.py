@@ -12,7 +12,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from calibration.fp16 import to_half
+from calibration.fp16 import to_fp16
 from edge_ad.engines.tensorrt.backend import deserialise, open_runtime
 from edge_ad.engines.tensorrt.build import build_engine, compile_check, strongly_typed
 from edge_ad.engines.tensorrt.log import logger_for
@@ -34,7 +34,7 @@ def no_garbage() -> Iterator[None]:
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("name", sorted(GRAPHS))
 def test_every_graph_compiles(name: str, precision: str) -> None:
-    graph = to_half(GRAPHS[name]) if precision == "fp16" and name != "fusion" else GRAPHS[name]
+    graph = to_fp16(GRAPHS[name]) if precision == "fp16" and name != "fusion" else GRAPHS[name]
     plan = build_engine(tensorrt_rtx, graph, precision, name)
     assert len(plan) > 10_000
     assert compile_check(graph, precision, name) > 10_000

@@ -19,7 +19,7 @@ from edge_ad.engines.backends import default_backend
 from edge_ad.engines.tensorrt import versions
 from edge_ad.engines.tensorrt.build import MIN_FREE, WORKSPACE, free_memory, workspace
 from edge_ad.engines.tensorrt.log import logger_for, reason
-from edge_ad.engines.tensorrt.progress import Phases, Progress, run_interruptibly, told_seconds
+from edge_ad.engines.tensorrt.progress import Phases, Progress, duration_text, run_interruptibly
 from edge_ad.errors import BadInput, DeviceFault
 from edge_ad.utils.board import board, l4t
 from tests.fixtures.tensorrt_double import make_tensorrt
@@ -163,7 +163,7 @@ def test_the_time_left() -> None:
 
 @pytest.mark.parametrize(("seconds", "told"), [(0.4, "0 s"), (99.4, "99 s"), (100, "2 min"), (600, "10 min")])
 def test_durations(seconds: float, told: str) -> None:
-    assert told_seconds(seconds) == told
+    assert duration_text(seconds) == told
 
 
 def test_work_in_a_thread_gives_its_result_or_its_error() -> None:

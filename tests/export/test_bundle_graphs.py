@@ -7,7 +7,7 @@ import onnx
 import pytest
 import torch
 
-from calibration.fp16 import to_half
+from calibration.fp16 import to_fp16
 from edge_ad.bundle.graphs import FUSION, GRAPHS
 from edge_ad.engines.tensorrt.build import compile_check
 from edge_ad.export.graphs import export_all
@@ -115,7 +115,7 @@ class TestEveryGraph:
     ) -> None:
         pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is made for x86-64 alone")
         graph = exported[key].model
-        assert compile_check(to_half(graph) if precision == "fp16" else graph, precision, key[1]) > 5_000
+        assert compile_check(to_fp16(graph) if precision == "fp16" else graph, precision, key[1]) > 5_000
 
 
 def test_no_random_numbers_are_left_in_a_graph(models: dict[tuple[str, str], onnx.ModelProto]) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from calibration import precision_sensitive
-from calibration.fp16 import choose_half
+from calibration.fp16 import choose_fp16
 from calibration.graph_view import GraphView
 from calibration.placement import operators
 from calibration.precision_sensitive import HEAVY
@@ -61,4 +61,4 @@ def test_the_product_that_standardises_errors_stays_in_fp32() -> None:
     assert view.node(whitening).op_type == "Conv"
     assert precision_sensitive.asked(view) == {whitening}
     assert whitening not in [operator.position for operator in operators(view)]
-    assert whitening not in choose_half(view)
+    assert whitening not in choose_fp16(view)

@@ -12,7 +12,7 @@ from edge_ad.bundle import open_bundle
 from edge_ad.engines.pipeline import Pipeline
 from edge_ad.errors import DeviceFault
 from edge_ad.events import Event
-from edge_ad.inspection.canary import Canary, Known, known_pictures
+from edge_ad.inspection.canary import Canary, Known, known_images
 from edge_ad.inspection.judge import InspectionResult
 from tests.fixtures.tiny_bundle import make_tiny_bundle
 from tests.inspection.line import Script
@@ -92,6 +92,6 @@ def test_an_engine_that_a_verdict_blames_is_tried_at_once() -> None:
 def test_what_a_bundle_gives(tmp_path: Path) -> None:
     bundle = open_bundle(make_tiny_bundle(tmp_path / "tiny.edgead"))
     with Pipeline(bundle) as pipeline:
-        good, bad = known_pictures(lambda image: pipeline.infer(image).score, bundle)
+        good, bad = known_images(lambda image: pipeline.infer(image).score, bundle)
     assert good.score <= bundle.thresholds.warn
     assert bad.score > bundle.thresholds.ng

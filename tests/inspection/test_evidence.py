@@ -15,7 +15,7 @@ from edge_ad.data.images import read_image
 from edge_ad.engines.pipeline import Inference
 from edge_ad.events import VERDICTS, Event
 from edge_ad.inspection import evidence as module
-from edge_ad.inspection.evidence import Evidence, picture_name
+from edge_ad.inspection.evidence import Evidence, image_name
 from edge_ad.inspection.judge import InspectionResult
 from edge_ad.inspection.view import Roi, View
 from edge_ad.store import RecordSettings, Store
@@ -68,7 +68,7 @@ def test_the_pictures_show_the_region_and_hold_their_event(tmp_path: Path) -> No
         assert event is not None
         folder = reader.evidence
         assert folder is not None
-    assert event.images == (picture_name(row), picture_name(row, "_map"))
+    assert event.images == (image_name(row), image_name(row, "_map"))
     assert event.images[0] == f"2026-03-01/rtsp_cam_1_a_b/000001.250_NG_{row.id}.jpg"
     crop, overlay = (read_image(folder / name) for name in event.images)
     image = found.image

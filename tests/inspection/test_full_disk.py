@@ -120,7 +120,7 @@ def test_a_disk_that_fills_up_and_is_freed_again(disk: Path, capsys: pytest.Capt
             assert until(lambda: store.fault is not None and "full" in store.fault)
 
     sink = StoreObserver(store, lambda name: loop.account(name), evidence)
-    desk = AlarmManager(["cam"], AlarmRule(), wires, store.latches, store.save_latch)
+    desk = AlarmManager(["cam"], AlarmRule(), wires, store.latches, store.save_alarm_state)
     judge = Judge(Arithmetic(lambda _: 5.0), THRESHOLDS, WEIGHT, 1000.0)
     loop = Loop(judge, [Script(range(FRAMES))], [desk, sink, EventCallback(heard)], LoopSettings())
     loop.run()
@@ -153,7 +153,7 @@ def test_a_disk_that_is_full_from_the_start(disk: Path) -> None:
     path, ballast = disk / "line.sqlite", Ballast(disk)
     first = Store(path, evidence=disk / "line.evidence")
     first.record(row(1), {"captured": 5})
-    first.save_latch("cam", {"phase": "latched"})
+    first.save_alarm_state("cam", {"phase": "latched"})
     assert until(lambda: first.committed == 1)
     assert first.close()
     ballast.leave(0)

@@ -33,7 +33,7 @@ from edge_ad.inspection.part_tracking import (
     SeenParts,
     frames_of,
 )
-from edge_ad.inspection.presence import LikeGoods, PresenceDetector
+from edge_ad.inspection.presence import LikeNormal, PresenceDetector
 from edge_ad.inspection.settings import LoopSettings, PartSettings
 from edge_ad.inspection.view import View
 from edge_ad.synthetic.belt import Belt
@@ -77,7 +77,7 @@ def run(
 
 
 def seen(rule: PartRule = RULE, first: int = 1) -> SeenParts:
-    return SeenParts(PresenceDetector(LikeGoods(GOODS)), rule, View(), first)
+    return SeenParts(PresenceDetector(LikeNormal(GOODS)), rule, View(), first)
 
 
 def test_as_many_events_as_trays_and_none_on_the_empty_belt() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from edge_ad.errors import BadInput
 from edge_ad.inspection.part_tracking import Call, PartRule, PartTracker, TriggerTracker
 from edge_ad.inspection.presence import (
-    LikeGoods,
+    LikeNormal,
     Matcher,
     Observation,
     PresenceDetector,
@@ -34,7 +34,7 @@ def sight(present: bool, still: bool, level: float = 0.0, sharpness: float = 1.0
 
 def matcher(mode: str) -> Matcher:
     if mode == "settled":
-        return LikeGoods(GOODS)
+        return LikeNormal(GOODS)
     belt = Belt(3, 99, SIZE)
     empty = [belt.frame(index)[0] for index in range(len(belt)) if belt.truth(index)["state"] == "empty"]
     return UnlikeEmpty(empty[:6], GOODS)
@@ -62,9 +62,9 @@ def test_as_many_parts_as_trays_and_each_from_frames_of_one_tray_at_rest(mode: s
 
 def test_goods_that_do_not_resemble_each_other_are_refused() -> None:
     with pytest.raises(BadInput, match="learned"):
-        LikeGoods([noise(seed) for seed in range(6)])
+        LikeNormal([noise(seed) for seed in range(6)])
     with pytest.raises(BadInput, match="at least 2"):
-        LikeGoods(GOODS[:1])
+        LikeNormal(GOODS[:1])
 
 
 def test_goods_that_look_like_the_empty_station_are_refused() -> None:
@@ -83,7 +83,7 @@ def test_light_alone_is_neither_motion_nor_a_part() -> None:
 
 
 def test_a_frame_is_still_after_the_third_like_it() -> None:
-    eye = PresenceDetector(LikeGoods(GOODS))
+    eye = PresenceDetector(LikeNormal(GOODS))
     still = GOODS[0].astype(np.int16)
     pictures = [np.clip(still + np.random.default_rng(n).integers(-3, 4, still.shape), 0, 255) for n in range(5)]
     assert [eye.look(p.astype(np.uint8)).still for p in pictures] == [False, False, True, True, True]

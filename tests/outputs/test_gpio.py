@@ -15,7 +15,7 @@ import pytest
 from edge_ad.errors import BadInput, DeviceFault
 from edge_ad.outputs.gpio import Gpio
 from edge_ad.outputs.jetson_gpio import JetsonGpio
-from edge_ad.outputs.signals import Acknowledge, ChannelHealth, Lost, OutputSignals, Released, Request, Trigger
+from edge_ad.outputs.signals import Acknowledge, ChannelHealth, OutputSignals, Released, Request, Trigger, Unavailable
 from tests.outputs.board import STANDIN, Board
 
 PINS = {"pass": 29, "fault": 31, "acknowledge": 33, "trigger": 35}
@@ -273,7 +273,7 @@ def test_inputs_that_cannot_be_read_call_for_nothing_and_are_told(board: Board) 
         channel.look()
         channel.look()
 
-    assert drive({"pass": 17, "trigger": 4}, act, told) == [Lost()]
+    assert drive({"pass": 17, "trigger": 4}, act, told) == [Unavailable()]
     assert [fault for fault in told.faults if fault] == [
         "Input/output error: the inputs cannot be read, no part is called for any more"
     ]

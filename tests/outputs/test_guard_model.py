@@ -277,9 +277,9 @@ class GuardMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.trigger == "modbus")
     @rule()
     def the_wire_is_cut(self) -> None:
-        from edge_ad.outputs.signals import Lost
+        from edge_ad.outputs.signals import Unavailable
 
-        self.guard._request(Lost(), True)
+        self.guard._request(Unavailable(), True)
         self.call = None
         self.supersede()
 

@@ -44,8 +44,8 @@ def test_lines(
     hold = GuardState(HOLD)
     for message in messages:
         hold.take(message)
-    lines = hold.lines(now)
-    assert (lines.passed, lines.fault, lines.result_valid, lines.ready, lines.busy) == (
+    signals = hold.signals(now)
+    assert (signals.passed, signals.fault, signals.result_valid, signals.ready, signals.busy) == (
         passed,
         fault,
         valid,
@@ -57,20 +57,20 @@ def test_lines(
 def test_all_cameras_must_live_and_pass() -> None:
     hold = GuardState(HOLD, cameras=2)
     hold.take(good(1.0, 0))
-    assert not hold.lines(1.0).passed
+    assert not hold.signals(1.0).passed
     hold.take(good(1.1, 1))
-    assert hold.lines(1.1).passed
-    assert not hold.lines(1.55).passed  # the first one is old
+    assert hold.signals(1.1).passed
+    assert not hold.signals(1.55).passed  # the first one is old
     hold.take(bad(1.2, 0))
-    assert not hold.lines(1.2).passed
+    assert not hold.signals(1.2).passed
 
 
 def test_the_result_is_told_with_its_part_and_a_number_that_changes() -> None:
     hold = GuardState(HOLD)
     hold.take(good(1.0, part="A-1"))
-    first = hold.lines(1.0)
+    first = hold.signals(1.0)
     hold.take(bad(1.1))
-    second = hold.lines(9.0)
+    second = hold.signals(9.0)
     assert (first.part, first.verdict, second.part, second.verdict) == ("A-1", "OK", "8", "NG")
     assert second.sequence == first.sequence + 1
 
@@ -78,8 +78,8 @@ def test_the_result_is_told_with_its_part_and_a_number_that_changes() -> None:
 def test_the_alarm_is_only_passed_on() -> None:
     hold = GuardState(HOLD)
     hold.lamp(True, True, 5)
-    lines = hold.lines(0.0)
-    assert (lines.alarm, lines.alarm_waiting, lines.alarm_number) == (True, True, 5)
+    signals = hold.signals(0.0)
+    assert (signals.alarm, signals.alarm_waiting, signals.alarm_number) == (True, True, 5)
 
 
 KIND = st.sampled_from(["verdict", "idle", "busy", "held"])
@@ -98,10 +98,10 @@ def test_good_never_outlives_its_verdict(steps: list[tuple[str, int, bool, float
         due = len(last) == cameras and all(
             kind == "verdict" and passed and now - at <= HOLD for kind, passed, at in last.values()
         )
-        lines = hold.lines(now)
-        assert lines.passed == due
+        signals = hold.signals(now)
+        assert signals.passed == due
         later = now + hold.next_change(now) / 2
-        assert hold.lines(later).bits() == lines.bits()  # nothing changes before it is said to
+        assert hold.signals(later).bits() == signals.bits()  # nothing changes before it is said to
 
 
 def test_a_dead_inspector_rejects() -> None:
@@ -109,8 +109,8 @@ def test_a_dead_inspector_rejects() -> None:
 
 
 def test_registers_carry_the_bits_and_the_part() -> None:
-    lines = OutputSignals(passed=True, fault=False, ready=True, verdict="WARN", sequence=70_000, part="tray 7")
-    registers = lines.registers()
+    signals = OutputSignals(passed=True, fault=False, ready=True, verdict="WARN", sequence=70_000, part="tray 7")
+    registers = signals.registers()
     assert len(registers) == REGISTERS == 24
     assert registers[:4] == (0b1001, 2, 70_000 & 0xFFFF, 0)
     assert registers_text(registers[8:]) == "tray 7"

@@ -190,10 +190,10 @@ def test_letters_that_cannot_be_taken_out_are_not_delivered_again(
     faults = [sqlite3.OperationalError("disk full")] * 3
     real = Backlog.delivered
 
-    def delivered(self: Backlog, letters: Sequence[object]) -> None:
-        if letters and faults:
+    def delivered(self: Backlog, queued_messages: Sequence[object]) -> None:
+        if queued_messages and faults:
             raise faults.pop()
-        real(self, letters)  # type: ignore[arg-type]
+        real(self, queued_messages)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Backlog, "delivered", delivered)
     receiver = Receiver()
@@ -240,15 +240,15 @@ def test_a_state_is_shown_after_the_commit_and_not_kept(tmp_path: Path) -> None:
 
 
 def test_a_state_that_cannot_follow_forgets_the_oldest() -> None:
-    letters = Transient("state:", size=3)
-    letters.put([(str(number), "OK", "") for number in range(5)])
-    first = letters.next(2)
+    queued_messages = Transient("state:", size=3)
+    queued_messages.put([(str(number), "OK", "") for number in range(5)])
+    first = queued_messages.next(2)
     assert [letter.id for letter in first] == ["2", "3"]
-    letters.put([("5", "OK", "")])
-    letters.delivered(first)
-    letters.refuse(letters.next(1)[0], "no")
-    assert [letter.id for letter in letters.next(9)] == ["5"]
-    found = letters.standing()
+    queued_messages.put([("5", "OK", "")])
+    queued_messages.delivered(first)
+    queued_messages.refuse(queued_messages.next(1)[0], "no")
+    assert [letter.id for letter in queued_messages.next(9)] == ["5"]
+    found = queued_messages.standing()
     assert (found.waiting, found.delivered, found.refused, found.dropped) == (1, 2, 1, 3)
 
 

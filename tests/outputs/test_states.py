@@ -17,7 +17,7 @@ from edge_ad.outputs.guard_state import GuardState
 from edge_ad.outputs.states import ChannelState
 from edge_ad.outputs.targets import targets_of
 from edge_ad.utils.locks import Targets
-from edge_ad.web.snapshot import outputs_told, without_folders
+from edge_ad.web.snapshot import output_rows, without_folders
 from tests.fixtures.loopback import free_port, until
 from tests.fixtures.tiny_bundle import make_tiny_bundle
 from tests.outputs.peers import WrittenPlc
@@ -75,7 +75,7 @@ def test_folders_of_this_machine_are_left_out(text: str, shown: str) -> None:
 
 
 def test_what_pages_get_has_unique_names_and_no_secrets_and_is_bounded() -> None:
-    told = outputs_told(
+    told = output_rows(
         [
             ChannelState("file:/srv/a/events.jsonl"),
             ChannelState("file:/srv/b/events.jsonl"),
@@ -107,10 +107,10 @@ def test_a_channel_that_breaks_in_every_cycle_is_told_once_and_when_it_works_aga
 
     monkeypatch.setattr(guard._channels[0], "show", broken)
     for _ in range(5):
-        guard._each(lambda channel: channel.show(GuardState(1.0, 1).lines(0.0)))
+        guard._each(lambda channel: channel.show(GuardState(1.0, 1).signals(0.0)))
     monkeypatch.setattr(guard._channels[0], "show", real)
     for _ in range(3):
-        guard._each(lambda channel: channel.show(GuardState(1.0, 1).lines(0.0)))
+        guard._each(lambda channel: channel.show(GuardState(1.0, 1).signals(0.0)))
     assert [record["fault"] for record in told] == ["RuntimeError: no lines", None]
 
 

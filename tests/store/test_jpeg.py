@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_ad.errors import BadInput
-from edge_ad.store.jpeg import LONGEST, comment_of, with_comment
+from edge_ad.store.jpeg import MAX_LENGTH, comment_of, with_comment
 
 PICTURE = np.random.default_rng(0).integers(0, 255, (24, 32, 3), np.uint8)
 JPEG = cv2.imencode(".jpg", PICTURE)[1].tobytes()
@@ -24,9 +24,9 @@ def test_the_text_is_there_again_and_the_picture_unchanged(text: str) -> None:
 
 
 def test_limits() -> None:
-    assert comment_of(with_comment(JPEG, "x" * LONGEST)) == "x" * LONGEST
+    assert comment_of(with_comment(JPEG, "x" * MAX_LENGTH)) == "x" * MAX_LENGTH
     with pytest.raises(BadInput, match="65534 bytes"):
-        with_comment(JPEG, "x" * (LONGEST + 1))
+        with_comment(JPEG, "x" * (MAX_LENGTH + 1))
     with pytest.raises(BadInput, match="JPEG"):
         with_comment(b"\x89PNG", "text")
 

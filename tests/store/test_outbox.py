@@ -44,10 +44,10 @@ def test_every_output_gets_every_event_in_the_order_of_commits(tmp_path: Path) -
     put(path, ("b",), [row(5)])
     for output, count in (("a", 5), ("b", 6)):
         backlog = Backlog(path, output)
-        letters = backlog.next(100)
-        assert [(one.id, one.line) for one in letters] == [(f"id-{n}", f"line id-{n}") for n in range(count)]
-        assert [one.sequence for one in letters] == sorted(one.sequence for one in letters)
-        assert backlog.next(2) == letters[:2]
+        queued_messages = backlog.next(100)
+        assert [(one.id, one.line) for one in queued_messages] == [(f"id-{n}", f"line id-{n}") for n in range(count)]
+        assert [one.sequence for one in queued_messages] == sorted(one.sequence for one in queued_messages)
+        assert backlog.next(2) == queued_messages[:2]
         backlog.close()
 
 
@@ -178,10 +178,10 @@ def test_letters_that_were_dropped_on_the_way_do_no_harm(tmp_path: Path) -> None
     path = tmp_path / "line.sqlite"
     put(path, ("a",), [row(0), row(1)])
     backlog = Backlog(path, "a")
-    letters = backlog.next(10)
+    queued_messages = backlog.next(10)
     drop(path, "a")
-    backlog.delivered(letters)
-    backlog.refuse(QueuedMessage(letters[0].sequence, "id-0", "OK", "x"), "no")
+    backlog.delivered(queued_messages)
+    backlog.refuse(QueuedMessage(queued_messages[0].sequence, "id-0", "OK", "x"), "no")
     assert backlog.standing().waiting == 0
     backlog.close()
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from edge_ad.errors import BadInput
-from edge_ad.store import Picture, Store
+from edge_ad.store import Store, StoredImage
 from edge_ad.store.reader import Bucket, EventFilter, Reader, set_mark
 from tests.fixtures.loopback import until
 from tests.store.test_store import row
@@ -30,9 +30,9 @@ def path(tmp_path: Path) -> Iterator[Path]:
     store = Store(name, evidence=tmp_path / "evidence")
     for event in EVENTS:
         store.record(event, {"captured": event.frame or 0})
-    store.save_latch("left", {"phase": "alarm"})
-    store.add_picture(Picture("day/b_map.jpg", "a1", "NG", 1.0, 10))
-    store.add_picture(Picture("day/b.jpg", "a1", "NG", 1.0, 10))
+    store.save_alarm_state("left", {"phase": "alarm"})
+    store.add_image(StoredImage("day/b_map.jpg", "a1", "NG", 1.0, 10))
+    store.add_image(StoredImage("day/b.jpg", "a1", "NG", 1.0, 10))
     assert until(lambda: store.committed == len(EVENTS))
     yield name
     store.close()
@@ -47,7 +47,7 @@ def path(tmp_path: Path) -> Iterator[Path]:
         (EventFilter(verdicts=("NG", "WARN"), camera="right"), ["c4", "b3"]),
         (EventFilter(since=1e9 + 1, until=1e9 + 3), ["b2", "a1"]),
         (EventFilter(part="3"), ["b3"]),
-        (EventFilter(least_score=3.0), ["c4", "b3", "a1"]),
+        (EventFilter(min_score=3.0), ["c4", "b3", "a1"]),
         (EventFilter(mark="good"), ["a1"]),
         (EventFilter(mark="bad"), ["b2"]),
         (EventFilter(mark="any"), ["b2", "a1"]),

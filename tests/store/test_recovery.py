@@ -15,7 +15,7 @@ import pytest
 
 from edge_ad.errors import BadInput, DeviceFault
 from edge_ad.events import Event
-from edge_ad.store import Picture, Store
+from edge_ad.store import Store, StoredImage
 from edge_ad.store.journal import event_line, files, parse
 from edge_ad.store.jpeg import with_comment
 from edge_ad.store.maintenance import MaintenanceThread
@@ -30,13 +30,13 @@ JPEG = cv2.imencode(".jpg", np.zeros((8, 8, 3), np.uint8))[1].tobytes()
 EVENTS = 300
 
 
-def picture(evidence: Path, event: Event, ending: str = "") -> Picture:
+def picture(evidence: Path, event: Event, ending: str = "") -> StoredImage:
     """Write a picture of an event as `edge-ad run` does."""
     name = f"2026-03-01/cam/{event.frame or 0:06d}{ending}.jpg"
     (evidence / name).parent.mkdir(parents=True, exist_ok=True)
     data = with_comment(JPEG, event_line(0, event))
     (evidence / name).write_bytes(data)
-    return Picture(name, event.id, event.verdict, event.time, len(data))
+    return StoredImage(name, event.id, event.verdict, event.time, len(data))
 
 
 @pytest.fixture
@@ -48,8 +48,8 @@ def line(tmp_path: Path) -> Path:
         event = row(number, ("OK", "NG")[number % 2], id=f"event-{number}")
         store.record(event, {"captured": number})
         if number < 10:
-            store.add_picture(picture(evidence, event))
-    store.save_latch("cam", {"phase": "latched", "number": 7})
+            store.add_image(picture(evidence, event))
+    store.save_alarm_state("cam", {"phase": "latched", "number": 7})
     assert until(lambda: store.committed == EVENTS)
     assert store.close()
     set_mark(path, "event-5", "bad", "somebody")
@@ -105,9 +105,9 @@ def test_a_run_goes_on_and_the_keeper_brings_all_back(
     new = row(1000, id="new")
     store.record(new)
     assert until(lambda: store.committed == 1)
-    keeper = MaintenanceThread(path, evidence, Limits(keep_days=1e6, free_gb=0.0))
-    assert until(lambda: keeper.rounds)
-    keeper.close()
+    maintenance = MaintenanceThread(path, evidence, Limits(keep_days=1e6, free_gb=0.0))
+    assert until(lambda: maintenance.rounds)
+    maintenance.close()
     assert store.close()
     events, counters, latches = facts(path)
     assert isinstance(events, list)
@@ -141,9 +141,9 @@ def test_a_rebuild_that_was_cut_off_goes_on(line: Path) -> None:
     path.unlink()
     for _ in range(2):  # begun, then killed before the keeper came to it
         assert Store(path, evidence=evidence).close()
-    keeper = MaintenanceThread(path, evidence, Limits(keep_days=1e6, free_gb=0.0))
-    assert until(lambda: keeper.rounds)
-    keeper.close()
+    maintenance = MaintenanceThread(path, evidence, Limits(keep_days=1e6, free_gb=0.0))
+    assert until(lambda: maintenance.rounds)
+    maintenance.close()
     with Reader(path) as reader:
         assert len(reader.events(limit=1000)) == EVENTS
 
@@ -156,10 +156,10 @@ def test_what_a_kill_left_behind_is_taken_in_or_cleared(line: Path) -> None:
     for name in (half, fresh):
         name.write_bytes(JPEG[:20])
     os.utime(half, (1e9, 1e9))
-    keeper = MaintenanceThread(path, evidence, Limits(keep_days=1e6, free_gb=0.0))
-    assert until(lambda: keeper.rounds)
-    keeper.close()
-    assert keeper.fault is None
+    maintenance = MaintenanceThread(path, evidence, Limits(keep_days=1e6, free_gb=0.0))
+    assert until(lambda: maintenance.rounds)
+    maintenance.close()
+    assert maintenance.fault is None
     with Reader(path) as reader:
         found = reader.event("event-42")
     assert found is not None

@@ -16,7 +16,7 @@ from edge_ad.store import Store
 from edge_ad.store.journal import event_line, files, parse
 from edge_ad.store.reader import Reader, set_mark
 from edge_ad.store.rebuild import rebuild
-from edge_ad.store.recovery import set_fact
+from edge_ad.store.recovery import set_metadata
 from edge_ad.store.retention import GB, Limits, sweep
 from tests.fixtures.loopback import until
 from tests.store.test_recovery import page, picture
@@ -32,7 +32,7 @@ def make(folder: Path, events: list[Event]) -> Path:
     store = Store(path, evidence=evidence)
     for event in events:
         store.record(event)
-        store.add_picture(picture(evidence, event))
+        store.add_image(picture(evidence, event))
     assert until(lambda: store.committed == len(events))
     assert store.close()
     return path
@@ -162,7 +162,7 @@ def test_nothing_goes_while_the_index_is_lost_damaged_or_being_made_anew(tmp_pat
     evidence = path.with_suffix(".evidence")
     before = sorted(evidence.rglob("*"))
     with sqlite3.connect(path) as connection:
-        set_fact(connection, "rebuild", "1")
+        set_metadata(connection, "rebuild", "1")
     connection.close()
     assert sweep(path, evidence, STRICT).pictures == 0
     copy = path.read_bytes()

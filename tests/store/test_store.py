@@ -48,8 +48,8 @@ def test_events_counters_and_alarms_are_there_again(tmp_path: Path) -> None:
     written = [row(1), row(2, "NG", reason="logic: z 4"), row(3, "NONE", frame=None, part=None, score=None, z={})]
     for number, one in enumerate(written):
         store.record(one, {"captured": number + 1})
-    store.save_latch("cam", {"phase": "quiet"})
-    store.save_latch("cam", {"phase": "latched", "number": 3})
+    store.save_alarm_state("cam", {"phase": "quiet"})
+    store.save_alarm_state("cam", {"phase": "latched", "number": 3})
     assert store.close()
     assert rows_in(path) == written
     again = Store(path)

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from edge_ad.events import Event
-from edge_ad.store import Picture, Store
+from edge_ad.store import Store, StoredImage
 
 VERDICTS = ("OK", "OK", "OK", "WARN", "NG", "NONE")
 
@@ -28,8 +28,8 @@ def main() -> None:
         row = Event("cam", number, str(number), time.time(), VERDICTS[number % 6], 1.5, {"logic": 0.25}, 2.0, None)
         store.record(row, {"captured": number})
         if number % 7 == 0:
-            store.add_picture(Picture(f"day/{row.id}.jpg", row.id, row.verdict, row.time, 1000))
-            store.save_latch("cam", {"phase": "alarm", "number": number})
+            store.add_image(StoredImage(f"day/{row.id}.jpg", row.id, row.verdict, row.time, 1000))
+            store.save_alarm_state("cam", {"phase": "alarm", "number": number})
         time.sleep(0.001 if number % 5 else 0.004)
     store.close(30.0)
 

@@ -29,7 +29,7 @@ from edge_ad.training.distributed import (
     join,
     shared,
 )
-from edge_ad.training.loop import held_back
+from edge_ad.training.loop import defer_interrupt
 from edge_ad.training.run_folder import LOCK
 from tests.fixtures.loopback import free_port
 from tests.fixtures.trained import Trained
@@ -117,7 +117,7 @@ def test_a_team_stops_at_the_second_signal_too() -> None:
 
     def train() -> None:
         nonlocal checks
-        with held_back(Pair(0, 2)) as check:
+        with defer_interrupt(Pair(0, 2)) as check:
             check()
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGINT):
                 signal.raise_signal(number)
@@ -135,7 +135,7 @@ def test_a_team_stops_at_the_second_signal_too() -> None:
 @pytest.mark.parametrize("team", [ALONE, Pair(0, 2)], ids=["alone", "team"])
 def test_a_signal_in_the_last_step_is_not_lost(team: ProcessGroup) -> None:
     def train() -> None:
-        with held_back(team) as check:
+        with defer_interrupt(team) as check:
             check()
             signal.raise_signal(signal.SIGTERM)
 

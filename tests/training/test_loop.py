@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edge_ad.presets.presets import Schedule
-from edge_ad.training.loop import COURSE, Diverged, fit, held_back
+from edge_ad.training.loop import COURSE, Diverged, defer_interrupt, fit
 from edge_ad.training.run_folder import RunFolder
 from edge_ad.utils.progress import Progress
 
@@ -267,7 +267,7 @@ def test_gradients_are_clipped(tmp_path: Path) -> None:
 
 def test_ctrl_c_is_held_back_once_and_the_handler_comes_back() -> None:
     before = signal.getsignal(signal.SIGINT)
-    with contextlib.suppress(KeyboardInterrupt), held_back() as check:
+    with contextlib.suppress(KeyboardInterrupt), defer_interrupt() as check:
         check()
         signal.raise_signal(signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):

@@ -11,7 +11,7 @@ from edge_ad.data.datasets import load_dataset
 from edge_ad.data.images import read_image, resize
 from edge_ad.data.synthetic_anomalies import KINDS
 from edge_ad.errors import BadInput
-from edge_ad.training.images import Pictures, labelled, load_pictures, read_all, synthetic
+from edge_ad.training.images import ScoringImages, labelled, load_images, read_all, synthetic
 from tests.data.folders import goods, picture, save
 
 GOODS = np.stack([picture(seed, (64, 64)) for seed in range(4)])
@@ -42,16 +42,16 @@ def test_faded_anomalies_lie_between_their_good_and_themselves() -> None:
     """A quarter of the way from 100 to 201 is 125.25, from 100 to 0 is 75."""
     good = np.full((2, 1, 1, 3), 100, np.uint8)
     anomalies = np.array([201, 0, 100], np.uint8).reshape(3, 1, 1, 1).repeat(3, axis=3)
-    pictures = Pictures(good, good, good, anomalies, ("a", "b", "c"), (0, 1, 0))
+    pictures = ScoringImages(good, good, good, anomalies, ("a", "b", "c"), (0, 1, 0))
     np.testing.assert_array_equal(pictures.faded(0.25)[:, 0, 0, 0], [125, 75, 100])
     np.testing.assert_array_equal(pictures.faded(1.0), anomalies)
-    assert len(Pictures(good, good, good, anomalies, ("a", "b", "c")).faded(0.25)) == 0
+    assert len(ScoringImages(good, good, good, anomalies, ("a", "b", "c")).faded(0.25)) == 0
 
 
 def test_a_flat_folder_becomes_pictures(tmp_path: Path) -> None:
     goods(tmp_path, 20)
     dataset = load_dataset(tmp_path)
-    pictures = load_pictures(dataset, 64, 8, 0)
+    pictures = load_images(dataset, 64, 8, 0)
     counts = (len(pictures.fit), len(pictures.normalise), len(pictures.threshold), len(pictures.anomalies))
     assert counts == (len(dataset.goods.fit), len(dataset.goods.normalise), len(dataset.goods.threshold), 8)
     assert sum(counts[:3]) == 20
@@ -71,7 +71,7 @@ def test_labelled_defects_replace_synthetic_ones(tmp_path: Path) -> None:
     found, kinds = labelled(tmp_path / "defects", 32)
     assert kinds == ("defects", "missing", "scratch")
     np.testing.assert_array_equal(found[2], resize(picture(91), (32, 32)))
-    pictures = load_pictures(load_dataset(tmp_path / "goods"), 32, 8, 0, tmp_path / "defects")
+    pictures = load_images(load_dataset(tmp_path / "goods"), 32, 8, 0, tmp_path / "defects")
     np.testing.assert_array_equal(pictures.anomalies, found)
     assert pictures.kinds == kinds
     assert not len(pictures.faded(0.5))

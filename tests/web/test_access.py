@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from edge_ad.errors import BadInput
 from edge_ad.web.access import COOKIE, MAX_FAILURES, SESSION_S, Access, Refusal, Request
-from edge_ad.web.address import Address, Names, Tokens, find_keys, names_for, parse_address
+from edge_ad.web.address import Address, Names, Tokens, find_tokens, names_for, parse_address
 from tests.web.conftest import READ_TOKEN, TOKEN
 from tests.web.running import Line
 
@@ -74,7 +74,7 @@ def test_wrong_addresses(text: str) -> None:
     ],
 )
 def test_which_addresses_need_a_token(host: str, environment: dict[str, str], wanted: bool, made: bool) -> None:
-    keys, told = find_keys(Address(host, 80), environment)
+    keys, told = find_tokens(Address(host, 80), environment)
     assert (keys.wanted, told) == (wanted, made)
     assert not made or (keys.full is not None and len(keys.full) >= 16)
 
@@ -90,7 +90,7 @@ def test_which_addresses_need_a_token(host: str, environment: dict[str, str], wa
 )
 def test_weak_tokens_are_refused(environment: dict[str, str]) -> None:
     with pytest.raises(BadInput):
-        find_keys(Address("0.0.0.0", 80), environment)
+        find_tokens(Address("0.0.0.0", 80), environment)
 
 
 @pytest.mark.parametrize(

@@ -80,17 +80,17 @@ def test_a_picture_is_not_shown_before_its_event() -> None:
     ("seen", "now", "show"),
     [
         (Seen(), 0.0, "IDLE"),
-        (Seen(EVENT, told_at=0.0), 1.0, "OK"),
-        (Seen(EVENT, told_at=0.0), FRESH_S + 0.1, "IDLE"),
-        (Seen(EVENT, told_at=0.0, state="idle"), 1.0, "IDLE"),
-        (Seen(EVENT, told_at=0.0, state="busy"), 1.0, "IDLE"),
-        (Seen(EVENT, told_at=0.0, state="held"), FRESH_S * 9, "OK"),  # the part is still there
+        (Seen(EVENT, reported_at=0.0), 1.0, "OK"),
+        (Seen(EVENT, reported_at=0.0), FRESH_S + 0.1, "IDLE"),
+        (Seen(EVENT, reported_at=0.0, state="idle"), 1.0, "IDLE"),
+        (Seen(EVENT, reported_at=0.0, state="busy"), 1.0, "IDLE"),
+        (Seen(EVENT, reported_at=0.0, state="held"), FRESH_S * 9, "OK"),  # the part is still there
         (
-            Seen(replace(EVENT, verdict="NONE"), told_at=0.0),
+            Seen(replace(EVENT, verdict="NONE"), reported_at=0.0),
             FRESH_S * 9,
             "NONE",
         ),  # a fault stands until a verdict comes
-        (Seen(replace(EVENT, verdict="NG"), told_at=0.0), 1.0, "NG"),
+        (Seen(replace(EVENT, verdict="NG"), reported_at=0.0), 1.0, "NG"),
     ],
 )
 def test_what_the_lamp_shows(seen: Seen, now: float, show: str) -> None:

@@ -81,8 +81,8 @@ class TrtBackend:
 
     def identity(self) -> dict[str, Any]:
         """Return CUDA, compute capability, name of the GPU, board and release of Jetson Linux."""
-        held = self.device
-        return {"cuda": held.cuda, "sm": held.sm, "device": held.name, "board": board(), "l4t": l4t()}
+        device = self.device
+        return {"cuda": device.cuda, "sm": device.sm, "device": device.name, "board": board(), "l4t": l4t()}
 
     def load(self, name: str, graph: bytes) -> TrtEngine:
         """Deserialise an engine; BadInput where TensorRT gives none, DeviceFault where there is no memory for it."""
@@ -93,8 +93,8 @@ class TrtBackend:
             engine = deserialise(self.trt, self._runtime, self._logger, name, graph)
             context = engine.create_execution_context()
             if context is None:
-                told = reason(self._logger, "it gave no reason")
-                raise DeviceFault(f"TensorRT cannot make room to run the engine {name!r}: {told}")
+                message = reason(self._logger, "it gave no reason")
+                raise DeviceFault(f"TensorRT cannot make room to run the engine {name!r}: {message}")
             return TrtEngine(self.trt, name, engine, context, self.device)
 
     def allocate(self, spec: TensorSpec) -> DeviceTensor:
@@ -145,13 +145,13 @@ def deserialise(trt: Any, runtime: Any, logger: Any, name: str, plan: bytes) -> 
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is not None:
         return engine
-    told = reason(logger, "it gave no reason")
+    message = reason(logger, "it gave no reason")
     start = f"TensorRT {trt.__version__} cannot load the engine {name!r}"
-    if told == MEMORY_ADVICE:
-        raise DeviceFault(f"{start}: {told}")
+    if message == MEMORY_ADVICE:
+        raise DeviceFault(f"{start}: {message}")
     if device_broke(logger):
-        raise DeviceFault(f"{start}: {told}; `sudo dmesg` may tell why")
-    raise BadInput(f"{start}: {told}; build it again with `edge-ad build-engine`")
+        raise DeviceFault(f"{start}: {message}; `sudo dmesg` may tell why")
+    raise BadInput(f"{start}: {message}; build it again with `edge-ad build-engine`")
 
 
 def _specs(trt: Any, name: str, engine: Any) -> tuple[dict[str, TensorSpec], dict[str, TensorSpec]]:

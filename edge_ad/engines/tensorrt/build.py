@@ -145,8 +145,8 @@ def _build(
         _attach(config, cache)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        told = reason(logger, f"it gave no reason; perhaps {MEMORY_ADVICE}")
-        raise DeviceFault(f"TensorRT {trt.__version__} cannot build the graph {name!r} in {precision}: {told}")
+        message = reason(logger, f"it gave no reason; perhaps {MEMORY_ADVICE}")
+        raise DeviceFault(f"TensorRT {trt.__version__} cannot build the graph {name!r} in {precision}: {message}")
     if cache is not None and (filled := config.get_timing_cache()) is not None:
         cache.write(bytes(filled.serialize()))
     return bytes(plan)
@@ -201,8 +201,8 @@ def _cannot(trt: Any, logger: Any, what: str) -> DeviceFault:
 
 def _attach(config: Any, cache: TimingCache) -> None:
     """Attach the stored timing cache, or an empty one where it does not fit this device."""
-    held = config.create_timing_cache(cache.read())
-    if held is None or not config.set_timing_cache(held, False):
+    timing_cache = config.create_timing_cache(cache.read())
+    if timing_cache is None or not config.set_timing_cache(timing_cache, False):
         config.set_timing_cache(config.create_timing_cache(b""), False)
 
 
@@ -215,11 +215,11 @@ def _type_weakly(trt: Any, network: Any, config: Any, precision: str, fp32_nodes
     config.set_flag(trt.BuilderFlag.PREFER_PRECISION_CONSTRAINTS)
     for index in range(network.num_layers):
         layer = network.get_layer(index)
-        floats = [place for place in range(layer.num_outputs) if layer.get_output(place).dtype == trt.DataType.FLOAT]
+        floats = [position for position in range(layer.num_outputs) if layer.get_output(position).dtype == trt.DataType.FLOAT]
         if floats and not _nodes_of(layer).isdisjoint(fp32_nodes):
             layer.precision = trt.DataType.FLOAT
-            for place in floats:
-                layer.set_output_type(place, trt.DataType.FLOAT)
+            for position in floats:
+                layer.set_output_type(position, trt.DataType.FLOAT)
 
 
 def _nodes_of(layer: Any) -> set[str]:

@@ -47,9 +47,9 @@ class DeviceMemory:
 
     def free(self) -> None:
         """Give the memory back; calling it again does nothing."""
-        held, self._memory = self._memory, None
-        if held is not None:
-            held.free()
+        memory, self._memory = self._memory, None
+        if memory is not None:
+            memory.free()
 
 
 class PinnedMemory:
@@ -70,9 +70,9 @@ class PinnedMemory:
 
     def free(self) -> None:
         """Give the memory back; calling it again does nothing."""
-        held, self._memory, self.array = self._memory, None, np.empty(0, np.uint8)
-        if held is not None:
-            held.free()
+        memory, self._memory, self.array = self._memory, None, np.empty(0, np.uint8)
+        if memory is not None:
+            memory.free()
 
 
 class Device:

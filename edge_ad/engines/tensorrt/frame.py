@@ -202,9 +202,9 @@ class TrtFrame:
         for block in self._uploads:
             block.upload()
         _mark(events, 1, self._device)
-        for place, engine in enumerate(self._engines.values(), 2):
+        for index, engine in enumerate(self._engines.values(), 2):
             engine.enqueue()
-            _mark(events, place, self._device)
+            _mark(events, index, self._device)
         for block in self._downloads:
             block.download()
         _mark(events, -1, self._device)
@@ -261,15 +261,15 @@ def _noise(seed: int, spec: TensorSpec) -> NDArray[Any]:
 
 def _blocks(tensors: Sequence[Tensor]) -> list[Block]:
     """Return the blocks that the tensors lie in, each once."""
-    found: list[Block] = []
+    results: list[Block] = []
     for tensor in tensors:
         if not isinstance(tensor, ExchangeTensor):
             raise BadInput(f"{tensor.spec.name!r} is memory of another backend; open the pipeline again")
-        if tensor.block not in found:
-            found.append(tensor.block)
-    return found
+        if tensor.block not in results:
+            results.append(tensor.block)
+    return results
 
 
-def _mark(events: Sequence[Any], place: int, device: Device) -> None:
+def _mark(events: Sequence[Any], index: int, device: Device) -> None:
     if events:
-        events[place].record(device.stream)
+        events[index].record(device.stream)

@@ -6,7 +6,7 @@ import re
 from functools import cache
 from typing import Any
 
-_KEPT = 20
+_MAX_ERRORS = 20
 _MEMORY = re.compile(
     r"out ?of ?memory|insufficient memory|memoryallocation|could not allocate|cudaError(_t)? ?2\b", re.I
 )
@@ -44,7 +44,7 @@ def _process_logger(trt: Any) -> Any:
         def log(self, severity: Any, message: str) -> None:
             if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
                 self.errors.append(" ".join(message.split()))
-                del self.errors[:-_KEPT]
+                del self.errors[:-_MAX_ERRORS]
 
     return Logger()
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any, TypeVar
 
-Say = Callable[[str], None]
+Report = Callable[[str], None]
 T = TypeVar("T")
 
 _TICK_S = 0.2
@@ -61,14 +61,14 @@ class Progress:
     """
 
     total: float
-    say: Say
+    say: Report
     cancelled: threading.Event = field(default_factory=threading.Event)
     phases: Phases = field(default_factory=Phases)
     _name: str = ""
     _work: float = 0.0
     _before: float = 0.0
     _since: float = field(default_factory=monotonic)
-    _told: float = field(default_factory=monotonic)
+    _printed: float = field(default_factory=monotonic)
 
     def begin(self, name: str, work: float) -> None:
         """The graph ``name`` comes next."""
@@ -83,17 +83,17 @@ class Progress:
     def tick(self, now: float | None = None) -> None:
         """Say how far it is, if that was not said for a while."""
         moment = monotonic() if now is None else now
-        if moment - self._told < _EVERY_S:
+        if moment - self._printed < _EVERY_S:
             return
-        self._told = moment
+        self._printed = moment
         passed, share = moment - self._since, self.share
         left = (
-            f"about {told_seconds(passed / share - passed)} left" if share > 0.01 else f"{told_seconds(passed)} so far"
+            f"about {duration_text(passed / share - passed)} left" if share > 0.01 else f"{duration_text(passed)} so far"
         )
         self.say(f"building {self._name}: {share:.0%} of all graphs, {left}")
 
 
-def told_seconds(seconds: float) -> str:
+def duration_text(seconds: float) -> str:
     """Return a duration in words of a few letters, such as ``45 s`` or ``12 min``."""
     return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
 
@@ -125,7 +125,7 @@ def run_interruptibly(work: Callable[[], T], progress: Progress) -> T:
     The first Ctrl-C cancels and waits for the end of the current step, then KeyboardInterrupt goes on; a second one ends
     the process at once. Both are safe: files are only written when everything is built.
     """
-    found: list[T] = []
+    results: list[T] = []
     failed: list[BaseException] = []
     begun, done = threading.Event(), threading.Event()
 
@@ -133,7 +133,7 @@ def run_interruptibly(work: Callable[[], T], progress: Progress) -> T:
         begun.set()
         try:
             if not progress.cancelled.is_set():
-                found.append(work())
+                results.append(work())
         except BaseException as error:
             failed.append(error)
         finally:
@@ -153,4 +153,4 @@ def run_interruptibly(work: Callable[[], T], progress: Progress) -> T:
         raise
     if failed:
         raise failed[0]
-    return found[0]
+    return results[0]

@@ -25,19 +25,19 @@ class DeviceTensor:
 
     def write(self, value: NDArray[Any]) -> None:
         """Copy ``value`` to the device."""
-        held = np.empty(self.spec.shape, self.spec.dtype)
-        np.copyto(held, value, casting="no")
+        array = np.empty(self.spec.shape, self.spec.dtype)
+        np.copyto(array, value, casting="no")
         with self._device.active():
-            self._device.upload(self.address, held.reshape(-1).view(np.uint8))
+            self._device.upload(self.address, array.reshape(-1).view(np.uint8))
             self._device.synchronize()
 
     def read(self) -> NDArray[Any]:
         """Return a copy of what is on the device."""
-        held = np.empty(self.spec.shape, self.spec.dtype)
+        array = np.empty(self.spec.shape, self.spec.dtype)
         with self._device.active():
-            self._device.download(held.reshape(-1).view(np.uint8), self.address)
+            self._device.download(array.reshape(-1).view(np.uint8), self.address)
             self._device.synchronize()
-        return held
+        return array
 
 
 class Block:
@@ -77,13 +77,13 @@ class ExchangeTensor:
 
     def write(self, value: NDArray[Any]) -> None:
         """Copy ``value`` into the block without allocating; DeviceFault once the block is freed."""
-        np.copyto(self._held(), value, casting="no")
+        np.copyto(self._host_copy(), value, casting="no")
 
     def read(self) -> NDArray[Any]:
         """Return a copy of what the last frame left; DeviceFault once the block is freed."""
-        return self._held().copy()
+        return self._host_copy().copy()
 
-    def _held(self) -> NDArray[Any]:
+    def _host_copy(self) -> NDArray[Any]:
         if self.block.pinned.freed:
             raise DeviceFault(f"the memory of {self.spec.name!r} was given back; open the pipeline again")
         return self._array

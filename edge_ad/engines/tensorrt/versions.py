@@ -78,11 +78,11 @@ def import_tensorrt(root: Path = Path("/")) -> Any:
 
 def _missing(root: Path, error: ImportError) -> str:
     here = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    found = sorted(path.parts[-3] for path in root.glob(_JETPACK_PYTHON))
-    if found and here not in found:
+    results = sorted(path.parts[-3] for path in root.glob(_JETPACK_PYTHON))
+    if results and here not in results:
         return (
-            f"JetPack's TensorRT is made for {' and '.join(found)}, but this is {here}: "
-            f"make the venv again with `/usr/bin/{found[-1]} -m venv --system-site-packages`"
+            f"JetPack's TensorRT is made for {' and '.join(results)}, but this is {here}: "
+            f"make the venv again with `/usr/bin/{results[-1]} -m venv --system-site-packages`"
         )
     if isinstance(error, ModuleNotFoundError) and error.name == "tensorrt":
         return (

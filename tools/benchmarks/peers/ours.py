@@ -30,7 +30,7 @@ def _learn_efficientad(options):
     from edge_ad.presets.presets import preset_named
     from edge_ad.training.device import choose_arithmetic
     from edge_ad.training.efficientad_recipe import EfficientADRecipe
-    from edge_ad.training.images import load_pictures
+    from edge_ad.training.images import load_images
     from edge_ad.training.loop import fit
     from edge_ad.training.run_folder import RunFolder
     from edge_ad.training.teacher import load_teacher, measure_channels
@@ -38,7 +38,7 @@ def _learn_efficientad(options):
 
     preset = preset_named(PRESET)
     arithmetic = choose_arithmetic(preset.low_precision)
-    pictures = load_pictures(load_dataset(Path(options.data), 0), preset.image_side, 1, 0)
+    pictures = load_images(load_dataset(Path(options.data), 0), preset.image_side, 1, 0)
     paths = splits(options.data)
     test = {kind: read(paths[kind], preset.image_side) for kind in ("good", "bad")}
     course = Course(options.minutes)
