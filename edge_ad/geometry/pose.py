@@ -1,0 +1,134 @@
+"""Where a part lies in an image, how it is said that it could not be located, and the poses that are expected.
+
+Coordinates are pixels of the original image, x to the right and y down; whole numbers are the centres of pixels, as in
+OpenCV. Angles are degrees, clockwise as one sees the image.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Points: TypeAlias = NDArray[np.float64]
+Image: TypeAlias = NDArray[np.uint8]
+
+
+def wrap(angle: float, period: float = 360.0) -> float:
+    """Return an angle in degrees within [-period / 2, period / 2)."""
+    return (angle + period / 2) % period - period / 2
+
+
+@dataclass(frozen=True)
+class Pose:
+    """A located part: centre and angle of its box, the box's size, and how well the part agrees with the template.
+
+    ``width`` and ``height`` are pixels of this image with ``scale`` (1: as in the normal images) in them already.
+    ``residual`` is the share of the template that the image does not confirm, 0 to 1. ``symmetric`` says that the part
+    looks the same at several angles; the angle is then the one nearest to 0.
+    """
+
+    x: float
+    y: float
+    angle: float
+    width: float
+    height: float
+    scale: float = 1.0
+    residual: float = 0.0
+    symmetric: bool = False
+
+    def matrix(self) -> Points:
+        """Return f64[2,3] from the part's frame (origin in the middle of the box, image pixels) to the image."""
+        cos, sin = math.cos(math.radians(self.angle)), math.sin(math.radians(self.angle))
+        return np.array([[cos, -sin, self.x], [sin, cos, self.y]])
+
+    def corners(self) -> Points:
+        """Return the corners of the box in the image, f64[4,2], clockwise from the part's upper left."""
+        half = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)]) * (self.width / 2, self.height / 2)
+        matrix = self.matrix()
+        return np.asarray(half @ matrix[:, :2].T + matrix[:, 2])
+
+    def inside(self, shape: Sequence[int], overhang: float = 0.0) -> bool:
+        """Whether the box lies in an image of ``shape`` (height, width), but for ``overhang`` pixels."""
+        corners, (height, width) = self.corners(), shape[:2]
+        low, high = -0.5 - overhang, overhang - 0.5
+        return bool((corners >= low).all() and (corners <= (width + high, height + high)).all())
+
+    def grown(self, share: float) -> Pose:
+        """Return the pose with a margin of ``share`` of the box's shorter side around the box."""
+        margin = 2 * share * min(self.width, self.height)
+        return replace(self, width=self.width + margin, height=self.height + margin)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values for a record, rounded to what can be measured."""
+        numbers = {name: round(float(getattr(self, name)), 2) for name in ("x", "y", "angle", "width", "height")}
+        fine = {"scale": round(float(self.scale), 4), "residual": round(float(self.residual), 4)}
+        return {**numbers, **fine, "symmetric": self.symmetric}
+
+
+@dataclass(frozen=True)
+class NotLocated:
+    """No pose, and why, in one sentence."""
+
+    reason: str
+
+
+Location: TypeAlias = Pose | NotLocated
+
+
+@dataclass(frozen=True)
+class PoseRange:
+    """The poses that the normal images showed: centres and scales from least to greatest, angles within ``turn`` of ``angle``."""
+
+    x: tuple[float, float]
+    y: tuple[float, float]
+    angle: float
+    turn: float
+    scale: tuple[float, float]
+
+    @classmethod
+    def of(cls, poses: Sequence[Pose]) -> PoseRange:
+        """Return the range of the poses of normal images, a tenth of each extent wider, and at least by a pixel or degree."""
+        angle = mean_angle([pose.angle for pose in poses])
+        turn = max(abs(wrap(pose.angle - angle)) for pose in poses)
+        turn = 180.0 if turn > 90 else turn * 1.1 + 1.0
+        x, y = (_widened([getattr(pose, name) for pose in poses], 1.0) for name in ("x", "y"))
+        return cls(x, y, angle, turn, _widened([pose.scale for pose in poses], 0.01))
+
+    def outside(self, pose: Pose) -> str | None:
+        """Return in a sentence how a pose leaves the range; None where it does not."""
+        for name, (low, high) in (("x", self.x), ("y", self.y), ("scale", self.scale)):
+            value = getattr(pose, name)
+            if not low <= value <= high:
+                return f"the part's {name} is {value:.4g}, and the normal images had {low:.4g} to {high:.4g}"
+        turn = abs(wrap(pose.angle - self.angle))
+        if not pose.symmetric and turn > self.turn:
+            return (f"the part is turned by {pose.angle:.1f} degrees, and the normal images by "
+                    f"{self.angle - self.turn:.1f} to {self.angle + self.turn:.1f}")
+        return None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return {"x": list(self.x), "y": list(self.y), "angle": self.angle, "turn": self.turn, "scale": list(self.scale)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> PoseRange:
+        """Return the range that ``as_dict`` described."""
+        x, y, scale = ((float(low), float(high)) for low, high in (values["x"], values["y"], values["scale"]))
+        return cls(x, y, float(values["angle"]), float(values["turn"]), scale)
+
+
+def mean_angle(angles: Sequence[float]) -> float:
+    """Return the mean direction of angles in degrees (the mean of unit vectors), so that 179 and -179 give 180."""
+    radians = np.radians(np.asarray(angles, np.float64))
+    return math.degrees(math.atan2(np.sin(radians).mean(), np.cos(radians).mean()))
+
+
+def _widened(values: Sequence[float], least: float) -> tuple[float, float]:
+    low, high = float(min(values)), float(max(values))
+    margin = max(least, (high - low) / 10)
+    return low - margin, high + margin
