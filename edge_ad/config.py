@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -21,9 +21,11 @@ else:
     import tomli as tomllib
 
 CONFIG_NAME = "edge-ad.toml"
+DEFAULT_STORE = Path("runs/line.sqlite")
 
 Precision = Literal["fp32", "fp16", "int8"]
 Backend = Literal["onnxruntime", "tensorrt"]
+Presence = Literal["none", "settled", "learned", "trigger"]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -104,8 +106,11 @@ class EngineTable(Table):
     verdicts that may change. ``optimisation_level`` is TensorRT's. ``compile_check``: compile with TensorRT for RTX too.
     """
 
-    precision: Precision | None = None
-    backend: Backend | None = None
+    precision: Annotated[Precision | None, Flag("fp32, fp16 or int8 [what was built here].")] = None
+    backend: Annotated[
+        Backend | None,
+        Flag("onnxruntime or tensorrt [what was built here; build-engine: tensorrt where it is installed]."),
+    ] = None
     keep_fp32: Annotated[list[str], Flag("A graph that stays FP32; can be repeated.", "GRAPH")] = Field(
         default_factory=list
     )
@@ -199,7 +204,7 @@ class RunTable(Table):
     hold_ms: Annotated[float, Field(ge=10, le=60_000), Flag("Outputs reject so long after the last verdict.")] = 500.0
     backlog: Annotated[int, Field(ge=1)] = 100_000
     presence: Annotated[
-        Literal["none", "settled", "learned", "trigger"],
+        Presence,
         Flag("What is a part: none (every frame), settled, learned (needs --empty) or trigger."),
     ] = "none"
     empty: Annotated[Path | None, Flag("Folder with a few images of the empty station.")] = None
@@ -253,7 +258,13 @@ class CameraTable(Table):
 
 
 class AlarmTable(Table):
-    """When parts raise the alarm of `edge-ad run`; ``raise_parts`` is N/M: N bad ones among the last M."""
+    """When parts raise the alarm of `edge-ad run`, and when it ends.
+
+    ``raise_parts`` is N/M: N bad ones among the last M. NG and NONE are bad, with ``warn_rejects`` WARN too. The cause is
+    gone after ``clear_after`` clear parts in a row: OK with a score of at most ``clear_below`` (default: any OK), so that
+    scores just below the threshold end nothing. The alarm stays on for ``min_on_s`` seconds at least and, with ``latch``,
+    until it is acknowledged.
+    """
 
     raise_parts: Annotated[str, Field(pattern=r"^[1-9]\d{0,3}/[1-9]\d{0,3}$")] = "1/1"
     clear_after: Annotated[int, Field(ge=1, le=1000)] = 1
@@ -330,44 +341,22 @@ class Config(Table):
     distill_teacher: DistillTable = Field(default_factory=DistillTable)
 
 
-# The tables whose keys are the flags of a command.
-COMMAND_TABLES: dict[str, tuple[str, ...]] = {
-    "capture": ("capture",),
-    "train": ("train", "thresholds"),
-    "evaluate": ("evaluate", "engine"),
-    "recalibrate": ("recalibrate", "thresholds"),
-    "calibrate": ("calibrate",),
-    "build-engine": ("engine",),
-    "run": ("run", "record", "engine"),
-    "benchmark": ("benchmark", "engine"),
-    "distill-teacher": ("distill_teacher",),
-}
+def with_flags(config: Config, flags: Mapping[str, Mapping[str, object]]) -> Config:
+    """Return ``config`` with the flags that were given (not None), by table, in the place of its keys.
+
+    BadInput as in the file.
+    """
+    tables = {name: _replaced(getattr(config, name), values) for name, values in flags.items()}
+    return config.model_copy(update=tables)
 
 
-def command_defaults(config: Config) -> dict[str, dict[str, object]]:
-    """Return, by command and flag, the values that the file sets; a key that is absent leaves a flag's own default."""
-    return {
-        command: {
-            key: str(value) if isinstance(value, Path) else value
-            for table in tables
-            for key, value in getattr(config, table).model_dump(exclude_unset=True).items()
-        }
-        for command, tables in COMMAND_TABLES.items()
-    }
-
-
-T = TypeVar("T", bound=Table)
-
-
-def with_flags(table: T, flags: Mapping[str, object]) -> T:
-    """Return ``table`` with the flags that were given (not None) in the place of its keys; BadInput as in the file."""
-    keys = type(table).model_fields
-    given = {key: value for key, value in flags.items() if value is not None and key in keys}
+def _replaced(table: Table, flags: Mapping[str, object]) -> Table:
+    given = {key: value for key, value in flags.items() if value is not None}
     try:
         return type(table).model_validate({**table.model_dump(exclude_unset=True), **given})
     except ValidationError as error:
-        message = (f"--{str(fault['loc'][0]).replace('_', '-')} {_judged(dict(fault))}" for fault in error.errors())
-        raise BadInput("; ".join(message)) from error
+        faults = (f"--{str(fault['loc'][0]).replace('_', '-')} {_judged(dict(fault))}" for fault in error.errors())
+        raise BadInput("; ".join(faults)) from error
 
 
 def load_config(path: Path = Path(CONFIG_NAME)) -> Config:

@@ -32,7 +32,7 @@ def flags_page() -> str:
         command = importlib.import_module(f"edge_ad.cli.{module}").command
         hints = typing.get_type_hints(command, include_extras=True)
         lines += ["", f"## edge-ad {name}", "", summary, "", "| flag | default | meaning |", "|---|---|---|"]
-        for parameter in inspect.signature(command).parameters.values():
+        for parameter in [one for one in inspect.signature(command).parameters.values() if one.name != "context"]:
             lines.append(_row(parameter, *typing.get_args(_annotated(hints[parameter.name]))))
     return "\n".join(lines) + "\n"
 

@@ -128,9 +128,9 @@ def _options(
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
     elif context.invoked_subcommand != "init" and os.path.exists("edge-ad.toml"):
-        from edge_ad.config import command_defaults, load_config
+        from edge_ad.config import load_config
 
-        context.default_map = dict(command_defaults(load_config()))
+        context.obj = load_config()
 
 
 @cache

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from edge_ad.cli.options import options_of
-from edge_ad.config import BenchmarkTable, load_config, with_flags
+from edge_ad.config import Config
 
 if TYPE_CHECKING:
     from edge_ad.engines.benchmark import BenchmarkReport
@@ -20,17 +20,11 @@ if TYPE_CHECKING:
 LOOP_FRAMES = 200  # the loop runs at half the rate of the engines, so more would only take long
 
 
-@options_of(BenchmarkTable)
+@options_of("benchmark", "engine.precision", "engine.backend")
 def command(
-    flags: Mapping[str, object],
+    settings: Config,
     bundle: Annotated[
         Path | None, typer.Argument(help="The bundle; without it, the newest one under runs/.", show_default=False)
-    ] = None,
-    precision: Annotated[
-        str | None, typer.Option(help="fp32, fp16 or int8; without it, the current engine.", show_default=False)
-    ] = None,
-    backend: Annotated[
-        str | None, typer.Option(help="onnxruntime or tensorrt; without it, the current engine.", show_default=False)
     ] = None,
     out: Annotated[Path | None, typer.Option("--json", help="Write the figures as JSON to this file.")] = None,
 ) -> None:
@@ -44,7 +38,7 @@ def command(
     from edge_ad.system.facts import device_details, device_state
     from edge_ad.utils.files import atomic_write, newest_bundle, require_writable
 
-    table = with_flags(load_config().benchmark, flags)
+    table, engine = settings.benchmark, settings.engine
     frames, streams = table.frames, table.streams
     require_writable(out)
     opened = open_bundle(bundle or newest_bundle())
@@ -60,7 +54,7 @@ def command(
             more["soak"] = [one.to_json() for one in minutes]
         return result.overhead if result else None
 
-    report = benchmark(opened, lambda: open_pipeline(opened, backend, precision), frames, in_loop, table.warm_up)
+    report = benchmark(opened, lambda: open_pipeline(opened, engine.backend, engine.precision), frames, in_loop, table.warm_up)
     if streams > 1:
         with contextlib.ExitStack() as stack:
             pipelines = open_pipelines(opened, report.backend, report.precision, streams)

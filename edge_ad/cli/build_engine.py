@@ -3,33 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from edge_ad.cli.options import options_of
-from edge_ad.config import EngineTable, load_config, with_flags
+from edge_ad.config import Config
 
 if TYPE_CHECKING:
     from edge_ad.deployment.build import BuildReport
     from edge_ad.deployment.gate import Gate
 
 
-@options_of(EngineTable)
+@options_of("engine", without=["precision"])
 def command(
-    flags: Mapping[str, object],
+    settings: Config,
     bundle: Annotated[
         Path | None, typer.Argument(help="The bundle; without it, the newest one under runs/.", show_default=False)
     ] = None,
     fp16: Annotated[bool, typer.Option("--fp16", help="Half precision; what is delicate stays FP32.")] = False,
     fp32: Annotated[bool, typer.Option("--fp32", help="Single precision throughout.")] = False,
     int8: Annotated[bool, typer.Option("--int8", help="8-bit integers by the bundle's ranges and plan.")] = False,
-    backend: Annotated[
-        str | None,
-        typer.Option(help="tensorrt (default on a Jetson and where it is installed) or onnxruntime.", show_default=False),
-    ] = None,
     out: Annotated[Path | None, typer.Option("--json", help="Write the parity report as JSON to this file.")] = None,
 ) -> None:
     """Derive engines from BUNDLE for this device and prove them on its images; beyond tolerance they are refused."""
@@ -37,13 +33,13 @@ def command(
     from edge_ad.utils.files import atomic_write, newest_bundle, require_writable
 
     require_writable(out)
-    table = with_flags(load_config().engine, flags)
+    table = settings.engine
     precision = chosen_precision({"fp16": fp16, "fp32": fp32, "int8": int8}, table.precision)
     from edge_ad.bundle import open_bundle
     from edge_ad.engines.backends import check_backend, check_precision, default_backend
 
     check_precision(precision)
-    chosen = check_backend(backend or table.backend or default_backend())
+    chosen = check_backend(table.backend or default_backend())
     opened = open_bundle(bundle or newest_bundle())
     from edge_ad.deployment.build import Int8Options, build
     from edge_ad.deployment.derive import check_compiles

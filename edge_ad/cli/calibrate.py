@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from edge_ad.cli.options import options_of
-from edge_ad.config import CalibrateTable, load_config, with_flags
+from edge_ad.config import Config
 
 
-@options_of(CalibrateTable)
+@options_of("calibrate")
 def command(
-    flags: Mapping[str, object],
+    settings: Config,
     paths: Annotated[
         list[Path],
         typer.Argument(
@@ -32,7 +31,7 @@ def command(
     from edge_ad.deployment.precision_search import describe_loss, require_plots, write_report
 
     bundle, normal = bundle_and_folder(paths, "calibrate")
-    table = with_flags(load_config().calibrate, flags)
+    table = settings.calibrate
     if table.table is not None:
         require_plots()
     edited = None if table.plan is None else read_plan(table.plan)

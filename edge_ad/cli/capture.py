@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import typer
 
 from edge_ad.cli.options import options_of
-from edge_ad.config import CaptureTable, load_config, with_flags
+from edge_ad.config import Config
 
 if TYPE_CHECKING:
     from edge_ad.camera.capture import Progress
 
-@options_of(CaptureTable)
-def command(
-    flags: Mapping[str, object],
-) -> None:
+@options_of("capture")
+def command(settings: Config) -> None:
     """Collect goods; blurred, dark, moved and nearly equal pictures are skipped, and the reason is told."""
     from edge_ad.errors import BadInput, require
 
@@ -25,10 +22,9 @@ def command(
     from edge_ad.camera.capture import Capture
     from edge_ad.camera.sources import open_source
 
-    config = load_config()
-    table = with_flags(config.capture, flags)
+    table = settings.capture
     out, count = table.out, table.count
-    uri = table.camera or next(iter(config.run.camera), None)
+    uri = table.camera or next(iter(settings.run.camera), None)
     if uri is None:
         raise BadInput("no camera is named: give --camera URI, or `camera` under [run] in edge-ad.toml")
     source = open_source(uri)

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from edge_ad.cli.options import options_of
-from edge_ad.config import DistillTable, load_config, with_flags
+from edge_ad.config import Config
 
 
-@options_of(DistillTable)
+@options_of("distill_teacher")
 def command(
-    flags: Mapping[str, object],
+    settings: Config,
     images: Annotated[list[Path], typer.Argument(help="Folders of photographs, a few thousand of many things.")],
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the model card as JSON.")] = None,
 ) -> None:
@@ -26,7 +25,7 @@ def command(
     require_writable(json_file)
     for module in ("torch", "cv2", "safetensors", "matplotlib"):
         require(module, extra="train", needed_by="edge-ad distill-teacher")
-    table = with_flags(load_config().distill_teacher, flags)
+    table = settings.distill_teacher
     from edge_ad.training.distillation import DistillOptions, distill
     from edge_ad.utils.progress import Progress
 

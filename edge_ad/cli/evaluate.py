@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from edge_ad.cli.options import options_of
-from edge_ad.config import EvaluateTable, load_config, with_flags
+from edge_ad.config import Config
 
 if TYPE_CHECKING:
     from edge_ad.evaluation.scores import Progress
 
 
-@options_of(EvaluateTable)
+@options_of("evaluate", "engine.precision", "engine.backend")
 def command(
-    flags: Mapping[str, object],
+    settings: Config,
     paths: Annotated[
         list[Path] | None,
         typer.Argument(
@@ -28,12 +27,6 @@ def command(
             "or a folder of bundles and a root of categories.",
         ),
     ] = None,
-    precision: Annotated[
-        str | None, typer.Option(help="fp32, fp16 or int8; without it, the engine built last.")
-    ] = None,
-    backend: Annotated[
-        str | None, typer.Option(help="onnxruntime or tensorrt; without it, the engine built last.")
-    ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
 ) -> None:
     """Measure a bundle: AUROC per kind of anomaly and branch, AU-sPRO, rejected goods, drift, pictures."""
@@ -41,13 +34,11 @@ def command(
     from edge_ad.evaluation.report import categories_table, figures_table
     from edge_ad.utils.files import atomic_write, require_writable
 
-    config = load_config()
-    table = with_flags(config.evaluate, flags)
-    report, seed = table.report, table.seed
+    report, seed = settings.evaluate.report, settings.evaluate.seed
+    backend, precision = settings.engine.backend, settings.engine.precision
     require_writable(json_file)
     require_writable(None if report is None else report / "report.html")
-    backend, precision = backend or config.engine.backend, precision or config.engine.precision
-    bundle, data = _bundle_and_data(paths or [])
+    bundle, data = _bundle_and_data(paths or [], settings.data.path)
     if bundle.is_dir():
         figures = evaluate_each(bundle, data, backend, precision, report, _progress, seed)
         typer.echo(categories_table(figures))
@@ -59,9 +50,8 @@ def command(
     _report_evaluation(report, figures)
 
 
-def _bundle_and_data(paths: list[Path]) -> tuple[Path, Path]:
+def _bundle_and_data(paths: list[Path], configured: Path | None) -> tuple[Path, Path]:
     """Sort the arguments: both given, or one of them with the other from runs/ or edge-ad.toml."""
-    from edge_ad.config import load_config
     from edge_ad.errors import BadInput
     from edge_ad.utils.files import newest_bundle
 
@@ -71,10 +61,9 @@ def _bundle_and_data(paths: list[Path]) -> tuple[Path, Path]:
         return paths[0], paths[1]
     if paths and not paths[0].is_file() and paths[0].suffix != ".edgead":
         return newest_bundle(), paths[0]
-    data = load_config().data.path
-    if data is None:
+    if configured is None:
         raise BadInput("there is no test set to evaluate on: name one, or put `path` under [data] in edge-ad.toml")
-    return (paths[0] if paths else newest_bundle()), data
+    return (paths[0] if paths else newest_bundle()), configured
 
 
 def _progress(name: str) -> Progress | None:

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from edge_ad.cli.options import options_of
+from edge_ad.config import DEFAULT_STORE, Config, RecordTable
+
 if TYPE_CHECKING:
     from edge_ad.store.reader import EventFilter, Reader
 
@@ -17,7 +20,9 @@ ACTION = "list; mark: then an ID and good, bad or none; rebuild: make the index 
 SINCE = "From this time on: 2026-03-01, 2026-03-01T06:00 (local time), or how long ago: 2h, 30m, 7d."
 
 
+@options_of()
 def command(
+    settings: Config,
     action: Annotated[str, typer.Argument(help=ACTION)] = "list",
     event: Annotated[str | None, typer.Argument(metavar="[ID]", help="mark: the event, or how its id begins.")] = None,
     mark: Annotated[str | None, typer.Argument(metavar="[MARK]", help="mark: good, bad or none.")] = None,
@@ -34,19 +39,16 @@ def command(
     out: Annotated[Path | None, typer.Option("--json", help="Write them as JSON to this file.")] = None,
 ) -> None:
     """List what was recorded, the newest first; mark an event; or make a lost index anew."""
-    from edge_ad.config import load_config
     from edge_ad.errors import BadInput
-    from edge_ad.inspection.from_config import DEFAULT_STORE
     from edge_ad.store.reader import Reader
 
-    config = load_config()
-    path = store or config.run.store or DEFAULT_STORE
+    path = store or settings.run.store or DEFAULT_STORE
     if action not in ACTIONS:
         raise BadInput(f"unknown action {action!r}: choose one of {', '.join(ACTIONS)}")
     if action != "mark" and event is not None:
         raise BadInput(f"`edge-ad events {action}` takes no further word, but got {event!r}")
     if action == "rebuild":
-        _rebuild(path, evidence or config.record.evidence)
+        _rebuild(path, settings.record if evidence is None else RecordTable(evidence=evidence))
         return
     with Reader(path) as reader:
         if action == "mark":
@@ -116,15 +118,15 @@ def _mark(reader: Reader, event: str | None, mark: str | None) -> None:
     typer.echo(f"{ids[0]} is marked {mark}" if mark != "none" else f"{ids[0]} has no mark any more")
 
 
-def _rebuild(path: Path, evidence: Path | None) -> None:
+def _rebuild(path: Path, record: RecordTable) -> None:
     import sqlite3
 
     from edge_ad.errors import DeviceFault
-    from edge_ad.store import RecordSettings
     from edge_ad.store.rebuild import remake
+    from edge_ad.store.retention import evidence_folder
 
     try:
-        message, done = remake(path, RecordSettings(evidence).folder(path))
+        message, done = remake(path, evidence_folder(record, path))
     except (sqlite3.Error, OSError) as error:
         raise DeviceFault(f"the index {path} cannot be made anew: {error}; free some space and try again") from error
     if message is not None:

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from edge_ad.cli.options import options_of
+from edge_ad.config import DEFAULT_STORE, Config
+
 if TYPE_CHECKING:
     from edge_ad.store.outbox import DeliveryStats
 
@@ -16,7 +19,9 @@ ACTION = (
 )
 
 
+@options_of()
 def command(
+    settings: Config,
     action: Annotated[str, typer.Argument(help=ACTION)],
     name: Annotated[str | None, typer.Argument(help="An output as `list` writes it, for drop and retry.")] = None,
     alarm: Annotated[list[str] | None, typer.Option(metavar="URI", help="Outputs; default: `alarm` of [run].")] = None,
@@ -25,11 +30,9 @@ def command(
     ] = None,
 ) -> None:
     """List the outputs of this station, reject on them, or manage what waits for them."""
-    from edge_ad.config import load_config
     from edge_ad.errors import BadInput
-    from edge_ad.inspection.from_config import DEFAULT_STORE
 
-    run = load_config().run
+    run = settings.run
     uris, path = alarm or run.alarm, store or run.store or DEFAULT_STORE
     if action == "list":
         _list(uris, path)

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from edge_ad.cli.options import options_of
-from edge_ad.config import RecalibrateTable, ThresholdsTable, load_config, with_flags
+from edge_ad.config import Config
 
 
-@options_of(RecalibrateTable, ThresholdsTable)
+@options_of("recalibrate", "thresholds")
 def command(
-    flags: Mapping[str, object],
+    settings: Config,
     paths: Annotated[
         list[Path],
         typer.Argument(
@@ -34,8 +33,7 @@ def command(
     from edge_ad.cli.arguments import bundle_and_folder
     from edge_ad.deployment.recalibration import recalibrate, reuse_engine
 
-    config = load_config()
-    table, targets = with_flags(config.recalibrate, flags), with_flags(config.thresholds, flags)
+    table, targets = settings.recalibrate, settings.thresholds
     bundle, normal = bundle_and_folder(paths, "recalibrate")
     progress = _show if sys.stderr.isatty() else None
     path = recalibrate(bundle, normal, out, targets.target_ng, targets.target_warn, table.seed, progress)

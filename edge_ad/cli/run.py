@@ -10,51 +10,44 @@ from typing import Annotated
 import typer
 
 from edge_ad.cli.options import options_of
-from edge_ad.config import RecordTable, RunTable, load_config, with_flags
+from edge_ad.config import Config, load_config, with_flags
 
 VIDEOS = (".mp4", ".avi", ".mkv", ".mov", ".webm")
 
 
-@options_of(RunTable, RecordTable)
+@options_of("run", "record", "engine.precision", "engine.backend")
 def command(
-    flags: Mapping[str, object],
+    settings: Config,
+    flags: Mapping[str, Mapping[str, object]],
     bundle: Annotated[
         Path | None, typer.Argument(help="The bundle (*.edgead); without it the newest one under runs/.")
     ] = None,
-    precision: Annotated[str | None, typer.Option(help="fp32, fp16 or int8; default: what was built here.")] = None,
-    backend: Annotated[str | None, typer.Option(help="onnxruntime or tensorrt; default: what was built here.")] = None,
 ) -> None:
     """Judge parts OK, WARN or NG, or NONE where nothing can be said, until the source ends or Ctrl-C."""
     from edge_ad.errors import DeviceFault, require
     from edge_ad.utils.files import newest_bundle
 
     require("cv2", extra="cpu", needed_by="edge-ad run")
-    from edge_ad.inspection.from_config import line_settings, loop_settings, trial
     from edge_ad.inspection.inspector import RunOptions, inspect
+    from edge_ad.inspection.settings import trial
 
     _check_bundle(bundle)
-    config = load_config()
-    run = with_flags(config.run, flags)
-    if not run.outputs:
-        run = trial(run, config.run)
-    dashboard = None
+    if not settings.run.outputs:
+        settings = trial(settings, flags["run"])
+    run, dashboard = settings.run, None
     if run.web is not None:
         from edge_ad.web.link import open_web
 
         dashboard = open_web
     options = RunOptions(
-        settings=loop_settings(run, config.alarm, config.camera),
-        line=line_settings(run, with_flags(config.record, flags)),
-        backend=backend or config.engine.backend,
-        precision=precision or config.engine.precision,
-        events=None if run.events is None else str(run.events),
-        save=run.save,
+        settings,
+        read_again=lambda: with_flags(load_config(), flags),
         status=sys.stderr if sys.stderr.isatty() else None,
         signals=True,
         dashboard=dashboard,
     )
     summary = inspect(bundle or newest_bundle(), run.camera, options)
-    typer.echo(summary.table(), err=options.events == "-" or "stdout:" in run.alarm)
+    typer.echo(summary.table(), err=str(run.events) == "-" or "stdout:" in run.alarm)
     if summary.faults:
         raise DeviceFault(f"{'; '.join(summary.faults)}; the messages above tell more")
     if summary.interrupted:

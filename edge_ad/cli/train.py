@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from edge_ad.cli.options import options_of
-from edge_ad.config import ThresholdsTable, TrainTable, load_config, with_flags
+from edge_ad.config import Config
 
 DATA = (
     "Folder of good images, or a set in MVTec AD or MVTec LOCO layout. PNG, JPEG, BMP, TIFF, WebP, PPM of 8 or 16 bits; at "
@@ -18,9 +17,9 @@ DATA = (
 )
 
 
-@options_of(TrainTable, ThresholdsTable)
+@options_of("train", "thresholds")
 def command(
-    flags: Mapping[str, object],
+    settings: Config,
     data: Annotated[
         Path | None,
         typer.Argument(help=DATA, show_default=False),
@@ -41,11 +40,10 @@ def command(
     from edge_ad.errors import BadInput, require
     from edge_ad.utils.files import require_writable
 
-    config = load_config()
-    table, targets = with_flags(config.train, flags), with_flags(config.thresholds, flags)
+    table, targets = settings.train, settings.thresholds
     if data is not None and data_option is not None and data != data_option:
         raise BadInput(f"DATA is {data} and --data is {data_option}: name one of them")
-    folder = data or data_option or config.data.path
+    folder = data or data_option or settings.data.path
     if folder is None:
         raise BadInput("no data: name a folder of good parts, or set path under [data] in edge-ad.toml (edge-ad init)")
     require_writable(json_file)

@@ -7,18 +7,21 @@ from typing import Annotated
 
 import typer
 
+from edge_ad.cli.options import options_of
+from edge_ad.config import DEFAULT_STORE, Config
 
+
+@options_of()
 def command(
+    settings: Config,
     address: Annotated[str, typer.Argument(metavar="[HOST:PORT]", help="Where to serve.")] = "127.0.0.1:8080",
     store: Annotated[Path | None, typer.Option(help="The SQLite file; default: `store` of [run].")] = None,
 ) -> None:
     """Serve events, pictures and marks of a record; a running line serves its own dashboard with `run --web`."""
-    from edge_ad.config import load_config
-    from edge_ad.inspection.from_config import DEFAULT_STORE
     from edge_ad.web.link import check_packages
 
     check_packages()
     from edge_ad.web.serve import serve_record
 
-    run = load_config().run
+    run = settings.run
     serve_record(address, store or run.store or DEFAULT_STORE, run.web_names)

@@ -17,6 +17,7 @@ from typing import Any
 from edge_ad.bundle import Bundle, open_bundle
 from edge_ad.camera.frames import Source
 from edge_ad.camera.sources import open_source
+from edge_ad.config import Config
 from edge_ad.demo.workspace import FULL, MARKER, Plan, difficulty, line_folder, make_line, open_workplace
 from edge_ad.deployment.build import BuildReport, build
 from edge_ad.engines.selection import open_pipeline
@@ -25,7 +26,6 @@ from edge_ad.events import VERDICTS, Verdict
 from edge_ad.inspection.judge import InspectionResult, Judge
 from edge_ad.inspection.loop import Loop
 from edge_ad.inspection.observers import EventFile
-from edge_ad.inspection.settings import LoopSettings
 from edge_ad.synthetic.line import GOOD, LOGICAL, STRUCTURAL, TRUTH_NAME, VIDEO_NAME, Progress
 from edge_ad.synthetic.sequence import FrameTruth
 from edge_ad.utils.files import atomic_write
@@ -62,8 +62,8 @@ def judge_video(bundle: Bundle, line: Path, events: Path) -> tuple[list[Judged],
     record = _Record(events)
     try:
         with open_pipeline(bundle) as pipeline:
-            settings = LoopSettings()
-            judge = Judge(pipeline, bundle.thresholds, bundle.statistics.weight, settings.max_age_ms)
+            settings = Config()
+            judge = Judge(pipeline, bundle.thresholds, bundle.statistics.weight, settings.run.max_age_ms)
             loop = Loop(judge, [open_source(str(line / VIDEO_NAME))], [record], settings)
             loop.run()
     finally:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from edge_ad.config import AlarmTable
 from edge_ad.errors import BadInput
 from edge_ad.events import Verdict
 
@@ -17,43 +18,25 @@ LIT: frozenset[Phase] = frozenset({"alarm", "acknowledged", "latched", "held"})
 Sign = Literal["bad", "between", "clear"]
 
 
-@dataclass(frozen=True)
-class AlarmRule:
-    """How parts become an alarm.
+def raise_counts(rule: AlarmTable) -> tuple[int, int]:
+    """Return N and M of ``raise_parts``; BadInput unless 1 <= N <= M <= 1000."""
+    count, _, of = rule.raise_parts.partition("/")
+    if not 1 <= int(count) <= int(of) <= 1000:
+        raise BadInput(f"alarm raise is {rule.raise_parts}: write N/M with 1 <= N <= M <= 1000")
+    return int(count), int(of)
 
-    The alarm is raised when ``raise_n`` of the last ``raise_m`` parts are bad, and its cause is gone after
-    ``clear_after`` clear parts in a row. It stays lit for ``min_on_s`` seconds at least and, when ``latch``, until it is
-    acknowledged. NG and NONE are bad, with ``warn_rejects`` WARN too; an OK part is clear when its score is at most
-    ``clear_below`` (default: any OK), so that scores just below the threshold end nothing. BadInput for other values.
-    """
 
-    raise_n: int = 1
-    raise_m: int = 1
-    clear_after: int = 1
-    clear_below: float | None = None
-    min_on_s: float = 1.0
-    latch: bool = False
-    warn_rejects: bool = False
+def rejects(rule: AlarmTable, verdict: Verdict) -> bool:
+    """Whether a part with this verdict is to be rejected."""
+    return verdict in ("NG", "NONE") or (verdict == "WARN" and rule.warn_rejects)
 
-    def __post_init__(self) -> None:
-        if not 1 <= self.raise_n <= self.raise_m <= 1000:
-            raise BadInput(f"alarm raise is {self.raise_n}/{self.raise_m}: write N/M with 1 <= N <= M <= 1000")
-        if not 1 <= self.clear_after <= 1000 or not 0 <= self.min_on_s <= 3600:
-            raise BadInput(
-                f"alarm clear_after is {self.clear_after} and min_on_s {self.min_on_s:g}: allowed are 1 to 1000 parts "
-                "and 0 to 3600 s"
-            )
 
-    def rejects(self, verdict: Verdict) -> bool:
-        """Whether a part with this verdict is to be rejected."""
-        return verdict in ("NG", "NONE") or (verdict == "WARN" and self.warn_rejects)
-
-    def sign(self, verdict: Verdict, score: float | None) -> Sign:
-        """Return what a part says."""
-        if self.rejects(verdict):
-            return "bad"
-        low = self.clear_below is None or (score is not None and score <= self.clear_below)
-        return "clear" if verdict == "OK" and low else "between"
+def sign_of(rule: AlarmTable, verdict: Verdict, score: float | None) -> Sign:
+    """Return what a part says."""
+    if rejects(rule, verdict):
+        return "bad"
+    low = rule.clear_below is None or (score is not None and score <= rule.clear_below)
+    return "clear" if verdict == "OK" and low else "between"
 
 
 @dataclass(frozen=True)
@@ -101,12 +84,13 @@ class AlarmState:
         return cls(phase, number, recent, streak, now)
 
 
-def on_part(state: AlarmState, rule: AlarmRule, sign: Sign, now: float, number: int | None = None) -> AlarmState:
+def on_part(state: AlarmState, rule: AlarmTable, sign: Sign, now: float, number: int | None = None) -> AlarmState:
     """Return the state after one part. ``number`` is the one a new alarm gets (default: the next)."""
-    recent = (*state.recent, sign == "bad")[-rule.raise_m :]
+    raise_n, raise_m = raise_counts(rule)
+    recent = (*state.recent, sign == "bad")[-raise_m:]
     streak = state.streak + 1 if sign == "clear" else 0 if sign == "bad" else state.streak
     state = replace(state, recent=recent, streak=streak)
-    if sign == "bad" and sum(recent) >= rule.raise_n:
+    if sign == "bad" and sum(recent) >= raise_n:
         return _raised(state, now, state.number + 1 if number is None else number)
     if state.phase in ("quiet", "pending"):
         return replace(state, phase="pending" if any(recent) else "quiet")
@@ -116,7 +100,7 @@ def on_part(state: AlarmState, rule: AlarmRule, sign: Sign, now: float, number: 
     return on_time(state, rule, now)
 
 
-def on_acknowledge(state: AlarmState, rule: AlarmRule, number: int, now: float) -> AlarmState:
+def on_acknowledge(state: AlarmState, rule: AlarmTable, number: int, now: float) -> AlarmState:
     """Return the state after somebody acknowledged all alarms up to ``number``; a newer one is not touched.
 
     The parts that raised the alarm are forgotten: what is bad from now on counts towards a new alarm.
@@ -127,7 +111,7 @@ def on_acknowledge(state: AlarmState, rule: AlarmRule, number: int, now: float) 
     return on_time(replace(state, phase=phase, recent=()), rule, now)
 
 
-def on_time(state: AlarmState, rule: AlarmRule, now: float) -> AlarmState:
+def on_time(state: AlarmState, rule: AlarmTable, now: float) -> AlarmState:
     """Return the state at ``now``: an alarm that is only held goes out after its minimum on-time."""
     if state.phase == "held" and now - state.lit_at >= rule.min_on_s:
         return replace(state, phase="pending" if any(state.recent) else "quiet")

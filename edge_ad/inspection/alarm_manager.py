@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from edge_ad.camera.frames import Source
-from edge_ad.inspection.alarm import AlarmRule, AlarmState, on_acknowledge, on_part, on_time
+from edge_ad.config import AlarmTable
+from edge_ad.inspection.alarm import AlarmState, on_acknowledge, on_part, on_time, rejects, sign_of
 from edge_ad.inspection.judge import InspectionResult
 from edge_ad.inspection.observers import Observer
 from edge_ad.inspection.part_tracking import CycleState
@@ -41,7 +42,7 @@ class AlarmManager(Observer):
     def __init__(
         self,
         cameras: Sequence[str],
-        rule: AlarmRule,
+        rule: AlarmTable,
         wires: OutputGuard | None,
         latches: Mapping[str, Mapping[str, Any]] | None = None,
         save: SaveAlarmState | None = None,
@@ -76,12 +77,12 @@ class AlarmManager(Observer):
         """Bring out a verdict, then what it means for the alarm."""
         event, now = result.event, self._clock()
         if self._guard is not None:
-            passed = not self._rule.rejects(event.verdict) and self._withheld() is None
+            passed = not rejects(self._rule, event.verdict) and self._withheld() is None
             index = self._indices[source.name]
             self._guard.send(
                 Message("verdict", now, index, event.verdict, passed, event.part or "", result.called_at)
             )
-        sign = self._rule.sign(event.verdict, event.score)
+        sign = sign_of(self._rule, event.verdict, event.score)
         self._set(source.name, on_part(self.states[source.name], self._rule, sign, now, self.number + 1))
 
     def on_cycle(self, camera: str, state: CycleState) -> None:

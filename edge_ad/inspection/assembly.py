@@ -6,7 +6,6 @@ import contextlib
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_ad.bundle import Bundle, open_bundle
-from edge_ad.camera.capture_record import CameraRecord
 from edge_ad.camera.frames import Image
-from edge_ad.camera.reference import HealthReference
+from edge_ad.config import Config, RunTable
 from edge_ad.data.images import list_images, read_image
 from edge_ad.engines.cascade import SKIPPED, Cascade, limit_of, min_scores
 from edge_ad.engines.parity import TOLERANCE_SHARE, TOLERANCE_Z
@@ -27,18 +25,19 @@ from edge_ad.inspection.drift import MIN_REFERENCE, Drift
 from edge_ad.inspection.judge import Combine, Inferring
 from edge_ad.inspection.part_tracking import CalledParts, Calls, PartDetector, SeenParts
 from edge_ad.inspection.presence import LikeNormal, Matcher, PresenceDetector, UnlikeEmpty
-from edge_ad.inspection.settings import LoopSettings
+from edge_ad.inspection.settings import presence_of, set_by_hand, store_of
 from edge_ad.inspection.triggers import open_trigger, parse_trigger
-from edge_ad.inspection.view import TileStatistics, View, combine, load_tiles
+from edge_ad.inspection.view import TileStatistics, View, combine, load_tiles, view_of
 from edge_ad.inspection.watchdog import SelfTest, golden_test
 from edge_ad.outputs.delivery import is_fast, make_output
-from edge_ad.outputs.dispatcher import LIMIT, Dispatcher
+from edge_ad.outputs.dispatcher import Dispatcher
 from edge_ad.outputs.guard_client import GuardClient
 from edge_ad.outputs.states import ChannelState
 from edge_ad.outputs.targets import ADVICE, targets_of
 from edge_ad.scoring import BRANCHES, Thresholds, fuse
-from edge_ad.store import RecordSettings, Store
+from edge_ad.store import Store
 from edge_ad.store.maintenance import MaintenanceThread
+from edge_ad.store.retention import prepare_evidence
 from edge_ad.utils.locks import Targets, lock_file
 from edge_ad.utils.supervision import ThreadFaults, tell
 from edge_ad.utils.text import part_id, storable
@@ -47,65 +46,16 @@ WARM_UP = 4
 MAX_EMPTY = 50
 PROVE_S = 10.0
 
-AdjustThresholds = Callable[[Thresholds], Thresholds]
 
-
-@dataclass(frozen=True)
-class LineSettings:
-    """What a line has besides cameras and engines.
-
-    ``alarm``: output URIs; Modbus and GPIO are held by a guard that rejects ``hold_ms`` after the last verdict, the others
-    (see ``make_output``) get events from the store, which keeps at most ``backlog`` events for each of them.
-    ``trigger``: see ``parse_trigger``. ``store``: the SQLite file of events, counters and alarms. ``tile_goods``: a
-    folder of goods for per-tile statistics. ``adjust``: changes the bundle's thresholds, at the start and on reload.
-    ``web``: HOST:PORT of the dashboard, ``web_names``: further names it answers to. ``record``: the pictures and the
-    journal beside the store. ``cascade``: see ``edge_ad.engines.cascade.limit_of``. ``streams``: so many pictures are
-    inferred side by side. ``require_alarms``: refuse to start before every output works.
-    """
-
-    alarm: tuple[str, ...] = ()
-    hold_ms: float = 500.0
-    trigger: str | None = None
-    store: Path | None = None
-    tile_goods: Path | None = None
-    adjust: AdjustThresholds | None = None
-    backlog: int = LIMIT
-    web: str | None = None
-    web_names: tuple[str, ...] = ()
-    record: RecordSettings = RecordSettings()
-    cascade: float | None = None
-    streams: int = 1
-    require_alarms: bool = False
-
-    def __post_init__(self) -> None:
-        if self.cascade is not None and self.streams != 1:
-            raise BadInput("--cascade and --streams exclude each other: leave one out")
-        if not 10 <= self.hold_ms <= 60_000:
-            raise BadInput(f"hold_ms is {self.hold_ms:g}: allowed are 10 to 60000")
-
-
-def lock_line(line: LineSettings, stack: contextlib.ExitStack) -> None:
+def lock_line(run: RunTable, stack: contextlib.ExitStack) -> None:
     """Keep other runs from the store and the outputs until ``stack`` closes; BadInput names the run that has them."""
-    if line.store is not None:
-        path = line.store.with_name(f"{line.store.name}.lock")
-        stack.callback(lock_file(path, f"the store {line.store}", ADVICE))
+    store = store_of(run)
+    if store is not None:
+        path = store.with_name(f"{store.name}.lock")
+        stack.callback(lock_file(path, f"the store {store}", ADVICE))
     targets = Targets()
     stack.callback(targets.close)
-    targets.lock(targets_of(line.alarm), ADVICE)
-
-
-def with_trigger(settings: LoopSettings, line: LineSettings) -> LoopSettings:
-    """Return the settings with presence = trigger where there is a trigger; BadInput where they contradict."""
-    if line.trigger is None:
-        if settings.part.presence == "trigger":
-            raise BadInput("presence = trigger needs --trigger software, mqtt://BROKER/TOPIC, modbus or gpio")
-        return settings
-    kind = parse_trigger(line.trigger, line.alarm).kind
-    if settings.part.presence not in ("none", "trigger"):
-        raise BadInput(f"--trigger {kind} and presence = {settings.part.presence} exclude each other: drop one")
-    if kind == "camera":
-        return replace(settings, part=replace(settings.part, presence="none", queued=True))
-    return replace(settings, part=replace(settings.part, presence="trigger"))
+    targets.lock(targets_of(run.alarm), ADVICE)
 
 
 def warm_up(pipeline: Inferring, bundle: Bundle) -> tuple[NDArray[np.float32], SelfTest]:
@@ -130,26 +80,12 @@ def warm_up(pipeline: Inferring, bundle: Bundle) -> tuple[NDArray[np.float32], S
     return best.map, golden_test(lambda: pipeline.infer(images[0]).score, results[0].score, tolerance)
 
 
-def with_record(settings: LoopSettings, bundle: Bundle) -> LoopSettings:
-    """Return the settings with what the bundle's report tells of its goods: ``health_reference`` and ``camera``.
-
-    Both are as ``HealthReference.to_json`` and ``CameraRecord.to_json`` give them, and may be absent.
-    """
-    reference, camera = bundle.report.get("health_reference"), bundle.report.get("camera")
-    if reference is not None and settings.reference is None:
-        settings = replace(settings, reference=HealthReference.from_json(reference))
-    if camera is not None and settings.camera is None:
-        settings = replace(settings, camera=CameraRecord.from_json(camera, str(bundle.path)).settings)
-    return settings
-
-
-def thresholds_of(bundle: Bundle, line: LineSettings, tiles: TileStatistics | None) -> Thresholds:
+def thresholds_of(bundle: Bundle, run: RunTable, tiles: TileStatistics | None) -> Thresholds:
     """Return the thresholds to judge by, changed as the settings say."""
-    result = bundle.thresholds if tiles is None else tiles.thresholds
-    return result if line.adjust is None else line.adjust(result)
+    return set_by_hand(run, bundle.thresholds if tiles is None else tiles.thresholds)
 
 
-def reload_thresholds(bundle: Bundle, line: LineSettings, tiles: TileStatistics | None, path: Path) -> Thresholds:
+def reload_thresholds(bundle: Bundle, run: RunTable, tiles: TileStatistics | None, path: Path) -> Thresholds:
     """Read the bundle's file again, or its child at ``path``; other graphs or statistics need a restart (BadInput)."""
     fresh = open_bundle(path)  # BadInput where it is gone: thresholds set by hand must not be replaced in silence
     same_graphs = fresh.graphs == bundle.graphs and all(
@@ -158,7 +94,7 @@ def reload_thresholds(bundle: Bundle, line: LineSettings, tiles: TileStatistics 
     arrays, stored = fresh.statistics.arrays(), bundle.statistics.arrays()
     if not same_graphs or any(not np.array_equal(arrays[name], stored[name]) for name in stored):
         raise BadInput(f"{path} is another model now: restart to use it")
-    return thresholds_of(fresh, line, tiles)
+    return thresholds_of(fresh, run, tiles)
 
 
 def tile_combiner(
@@ -180,47 +116,48 @@ def golden_images(bundle: Bundle) -> list[Image]:
 
 
 def make_part_detectors(
-    bundle: Bundle, settings: LoopSettings, cameras: int, calls: Calls | None, first: Sequence[int]
+    bundle: Bundle, run: RunTable, cameras: int, *, calls: Calls | None, first: Sequence[int]
 ) -> list[PartDetector] | None:
     """Return what gathers frames to parts, one for each camera; None where every frame is a part.
 
     ``first`` is the number of the next part of each camera.
     """
-    part = settings.part
-    if part.presence == "none":
+    presence = presence_of(run)
+    if presence == "none":
         return None
-    if part.presence == "trigger":
+    if presence == "trigger":
         assert calls is not None
-        return [CalledParts(calls, part.rule, part.trigger_deadline_ms / 1000.0) for _ in range(cameras)]
+        return [CalledParts(calls, run) for _ in range(cameras)]
     normal = golden_images(bundle)
     matcher: Matcher
-    if part.presence == "learned":
-        assert part.empty is not None
-        paths = list_images(part.empty)[:MAX_EMPTY]
-        matcher = UnlikeEmpty([settings.view.crop(read_image(path, bundle.image_bits)) for path in paths], normal)
+    if presence == "learned":
+        assert run.empty is not None
+        paths, view = list_images(run.empty)[:MAX_EMPTY], view_of(run)
+        matcher = UnlikeEmpty([view.crop(read_image(path, bundle.image_bits)) for path in paths], normal)
     else:
         matcher = LikeNormal(normal)
-    return [SeenParts(PresenceDetector(matcher, part.motion_limit), part.rule, settings.view, number) for number in first]
+    return [SeenParts(PresenceDetector(matcher, run.motion_limit), run, number) for number in first]
 
 
 def make_cascade(
     pipeline: Pipeline,
     bundle: Bundle,
-    line: LineSettings,
+    rate: float | None,
+    *,
     tiled: bool,
     first: Thresholds,
     now: Callable[[], Thresholds],
 ) -> Pipeline | Cascade:
-    """Return what judges the frames: the pipeline, or the cascade that the line asks for.
+    """Return what judges the frames: the pipeline, or the cascade in which at most ``rate`` of anomalies may come out OK.
 
     ``first`` are the thresholds that the run begins with, ``now`` gives those in force.
     """
-    if line.cascade is None:
+    if rate is None:
         return pipeline
     if tiled:
         raise BadInput("--cascade and --tiles exclude each other: leave one out")
-    cascade = Cascade(pipeline, bundle, line.cascade, now)
-    limit = limit_of(bundle, first, line.cascade)
+    cascade = Cascade(pipeline, bundle, rate, now)
+    limit = limit_of(bundle, first, rate)
     share = float((min_scores(bundle.raw_scores["threshold"], bundle.statistics) < limit).mean())
     print(f"cascade: LAViT is left out below {limit:.2f}, as for {share:.0%} of the bundle's goods", file=sys.stderr)
     return cascade
@@ -247,8 +184,7 @@ class Wiring:
     def __init__(
         self,
         names: Sequence[str],
-        settings: LoopSettings,
-        line: LineSettings,
+        settings: Config,
         changed: threading.Condition,
         faults: ThreadFaults | None = None,
     ) -> None:
@@ -257,8 +193,8 @@ class Wiring:
         self._faulty: set[str] = set()
         self._stack = contextlib.ExitStack()
         try:
-            self.store = self._open_store(line)
-            self._wire(names, settings, line)
+            self.store = self._open_store(settings)
+            self._wire(names, settings)
         except BaseException:
             self._stack.close()
             raise
@@ -281,39 +217,39 @@ class Wiring:
         """Let go of everything; the outputs reject first."""
         self._stack.close()
 
-    def _open_store(self, line: LineSettings) -> Store | None:
-        expensive = [make_output(uri) for uri in line.alarm if not is_fast(uri)]
-        self.dispatcher = Dispatcher(expensive, line.backlog, faults=self.faults)
-        if line.store is None:
-            if expensive:
-                raise BadInput(f"the output {expensive[0].name} needs a store: name a file for it with --store")
+    def _open_store(self, settings: Config) -> Store | None:
+        run, path = settings.run, store_of(settings.run)
+        expensive = [make_output(uri) for uri in run.alarm if not is_fast(uri)]
+        self.dispatcher = Dispatcher(expensive, run.backlog, faults=self.faults)
+        if path is None:
             return None
-        folder = line.record.prepare(line.store)
-        store = Store(line.store, self.dispatcher.committed, self.dispatcher.outbox.add, folder, self.faults)
+        folder = prepare_evidence(settings.record, path)
+        store = Store(path, self.dispatcher.committed, self.dispatcher.outbox.add, folder, self.faults)
         self._stack.callback(store.close)
-        self.maintenance = MaintenanceThread(line.store, folder, line.record.limits, self.faults)
+        self.maintenance = MaintenanceThread(path, folder, settings.record, self.faults)
         self._stack.callback(self.maintenance.close)
         self._stack.callback(self.dispatcher.close)
-        self.dispatcher.start(line.store)
+        self.dispatcher.start(path)
         return store
 
-    def _wire(self, names: Sequence[str], settings: LoopSettings, line: LineSettings) -> None:
+    def _wire(self, names: Sequence[str], settings: Config) -> None:
+        run = settings.run
         self.guard: GuardClient | None = None
-        address = None if line.trigger is None else parse_trigger(line.trigger, line.alarm)
+        address = None if run.trigger is None else parse_trigger(run.trigger, run.alarm)
         self._trigger = address.kind if address is not None else ""
-        fast = [uri for uri in line.alarm if is_fast(uri)]
+        fast = [uri for uri in run.alarm if is_fast(uri)]
         if fast:
             calls = self._trigger not in ("", "camera")
             through = self._trigger if self._trigger in ("modbus", "gpio") else ""
             self.guard = GuardClient(
-                fast, line.hold_ms, len(names), self._heard, calls=calls, trigger=through, faults=self.faults
+                fast, run.hold_ms, len(names), self._heard, calls=calls, trigger=through, faults=self.faults
             )
             self._stack.callback(self.guard.close)
             self.calls.on_call = self.guard.called
         trigger = None if address is None else open_trigger(address, self.calls, self.faults)
         if trigger is not None:
             self._stack.callback(trigger.close)
-        if line.require_alarms:
+        if run.require_alarms:
             self._prove()
         store = self.store
         self.alarm_manager = AlarmManager(
@@ -322,7 +258,7 @@ class Wiring:
             self.guard,
             store.latches if store else None,
             store.save_alarm_state if store else None,
-            withheld=self._withheld if line.record.required else lambda: None,
+            withheld=self._withheld if settings.record.required else lambda: None,
         )
 
     def _withheld(self) -> str | None:

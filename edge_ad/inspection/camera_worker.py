@@ -10,12 +10,14 @@ from dataclasses import dataclass, replace
 
 from edge_ad.camera.frames import BadFrame, Delivered, End, Frame, Source, SourceError
 from edge_ad.camera.health import CameraHealth, ReferenceCheck
-from edge_ad.camera.liveness import Liveness, LivenessCheck
+from edge_ad.camera.liveness import Liveness, LivenessCheck, parse_liveness
 from edge_ad.camera.mailbox import Delivery, Mailbox, Reader
 from edge_ad.camera.settings import CameraSettings, difference, settings_of
+from edge_ad.config import Config
 from edge_ad.inspection.counters import Counters
 from edge_ad.inspection.part_tracking import CycleState, Judgeable, PartDetector, PartReady, frames_of
-from edge_ad.inspection.settings import LoopSettings
+from edge_ad.inspection.settings import CaptureConditions, drops, is_queued, stall_s
+from edge_ad.inspection.view import view_of
 
 MAX_SILENCE_S = 60.0
 
@@ -56,14 +58,18 @@ class CameraWorker:
     """Turns what a source gives into outcomes: frames to judge, frames at fault, outages.
 
     With ``detector`` frames are gathered to parts, and only those that a part is judged from come out. ``prepare`` is done
-    to frames that wait, in the camera's thread, where every frame is judged.
+    to frames that wait, in the camera's thread, where every frame is judged. ``conditions``: what frames are compared with.
+    ``patient`` (a service): a live camera that was not there yet is waited for without end.
     """
 
     def __init__(
         self,
         source: Source,
-        settings: LoopSettings,
+        settings: Config,
         changed: threading.Condition,
+        *,
+        conditions: CaptureConditions = CaptureConditions(),
+        patient: bool = False,
         detector: PartDetector | None = None,
         prepare: Callable[[Frame], object] | None = None,
     ) -> None:
@@ -71,16 +77,22 @@ class CameraWorker:
         self.counters = Counters()
         self.ended = False
         self.broken: str | None = None
-        part = settings.part
+        self._run = run = settings.run
+        self._queued = is_queued(run)
+        may_drop = drops(run, source.kind)
         # A folder's pictures wait for us, so they cannot be late.
-        self._timed = part.queued and settings.drops(source.kind)
-        deadline_s = part.trigger_deadline_ms / 1000.0 if self._timed else None
-        self.mailbox = Mailbox(settings.drops(source.kind), changed, deadline_s=deadline_s)
+        self._timed = self._queued and may_drop
+        deadline_s = run.trigger_deadline_ms / 1000.0 if self._timed else None
+        self.mailbox = Mailbox(may_drop, changed, deadline_s=deadline_s)
         self._reader = Reader(source, self.mailbox, prepare if detector is None else None)
-        self._settings = settings
-        self._health = CameraHealth(source.kind, settings.health, region=settings.view.region)
-        self._liveness = LivenessCheck(settings.liveness if source.kind == "live" else Liveness())
-        self._reference_check = ReferenceCheck(settings.reference, settings.health) if settings.reference else None
+        self._patient = patient
+        self._conditions = conditions
+        self._view = view_of(run)
+        self._limits = limits = conditions.limits
+        self._health = CameraHealth(source.kind, limits, region=self._view.region)
+        self._live = parse_liveness(settings.camera.liveness)
+        self._liveness = LivenessCheck(self._live if source.kind == "live" else Liveness())
+        self._reference_check = ReferenceCheck(conditions.reference, limits) if conditions.reference else None
         self._heard = time.monotonic()
         self._first = True
         self._outage_word: str | None = None  # the first word of the outage told since the last frame
@@ -91,7 +103,6 @@ class CameraWorker:
         self._camera_settings: CameraSettings | None = None
         self._settings_mismatch: str | None = None
         self._detector = detector
-        self._view = settings.view
         self._waiting: deque[Judgeable] = deque()  # frames of complete parts
 
     @property
@@ -102,15 +113,15 @@ class CameraWorker:
     @property
     def silent_s(self) -> float:
         """Seconds since the last frame, or since the start; 0 where frames come only when a part does."""
-        return 0.0 if self._settings.part.queued else time.monotonic() - self._heard
+        return 0.0 if self._queued else time.monotonic() - self._heard
 
     @property
     def lost(self) -> bool:
         """Whether the camera is given up: silent for too long, and not one that patience still waits for."""
-        if self.silent_s <= self._settings.give_up_s:
+        if self.silent_s <= self._run.give_up_s:
             return False
         stuck = getattr(getattr(self.source, "restarts", None), "stuck", False)
-        return not (self._settings.patient and self._first and not stuck)
+        return not (self._patient and self._first and not stuck)
 
     @property
     def ready(self) -> bool:
@@ -161,7 +172,7 @@ class CameraWorker:
 
     def limit_reached(self) -> bool:
         """Whether the frames asked for of this camera are done."""
-        limit, counters = self._settings.max_frames, self.counters
+        limit, counters = self._run.max_frames, self.counters
         return limit is not None and counters.judged + counters.faulted + counters.idle >= limit
 
     def stop_reading(self) -> bool:
@@ -207,11 +218,11 @@ class CameraWorker:
             self._interrupt()
             return Faulted(frame, since, frame.reason)
         health = self._health.check(frame)
-        if self.mailbox.freshest and 0 < health.repeats < self._settings.health.frozen_after:
+        if self.mailbox.freshest and 0 < health.repeats < self._limits.frozen_after:
             # The same picture again is nothing new to judge; only when it goes on is the camera frozen.
             self._duplicates += 1
             return None
-        uncompared = health.different is not None and health.different < self._settings.liveness.different
+        uncompared = health.different is not None and health.different < self._live.different
         if uncompared and health.fault is None and self.mailbox.freshest:
             # It may be an old one. The next is a frame time away, and outputs stay as they are until then.
             self._duplicates += 1
@@ -239,7 +250,7 @@ class CameraWorker:
 
     def _set_differently(self) -> str | None:
         """Return how the camera is set other than when the goods were taken; looked at after each opening."""
-        stored = self._settings.camera
+        stored = self._conditions.camera
         if stored is None or self.source.kind != "live":
             return None
         actual = settings_of(self.source)
@@ -288,7 +299,7 @@ class CameraWorker:
         return [Outage(end.reason)] if end.reason else []
 
     def _stalled(self) -> list[Outcome]:
-        limit = self._settings.stall_s(self.source.kind, self.source.fps, self._first)
+        limit = stall_s(self.source.kind, self.source.fps, self._first)
         silent = self.silent_s
         return self._outage(f"stalled: no frame for {silent:.1f} s") if silent > limit else []
 

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_ad.camera.frames import Image, Source
+from edge_ad.config import RecordTable
 from edge_ad.errors import BadInput
 from edge_ad.events import Event
 from edge_ad.inspection.annotate import HeatScale, bounded, overlay
@@ -27,11 +28,11 @@ from edge_ad.inspection.judge import InspectionResult
 from edge_ad.inspection.observers import Observer
 from edge_ad.inspection.recorder import safe_name
 from edge_ad.inspection.view import View
-from edge_ad.store import RecordSettings, Store, StoredImage
+from edge_ad.store import Store, StoredImage
 from edge_ad.store.journal import day_of, event_line
 from edge_ad.store.jpeg import with_comment
 from edge_ad.store.maintenance import yield_to_others
-from edge_ad.store.retention import GB
+from edge_ad.store.retention import GB, evidence_folder
 from edge_ad.utils.files import atomic_write
 from edge_ad.utils.supervision import SupervisedThread, ThreadFaults, tell
 
@@ -65,14 +66,15 @@ class Evidence:
     def __init__(
         self,
         store: Store,
-        settings: RecordSettings,
+        settings: RecordTable,
         view: View,
+        *,
         reference: NDArray[np.float32] | None = None,
         short: Callable[[], None] = lambda: None,
         faults: ThreadFaults | None = None,
     ) -> None:
         self._store = store
-        self._folder = settings.folder(store.path)
+        self._folder = evidence_folder(settings, store.path)
         self._settings = settings
         self._view = view
         self._reference = reference
@@ -169,7 +171,7 @@ class Evidence:
 
     def _write(self, item: _Item) -> str | None:
         """Write both pictures; returns why that cannot be."""
-        floor = self._settings.limits.free_gb
+        floor = self._settings.free_gb
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             if shutil.disk_usage(self._folder).free < floor * GB:

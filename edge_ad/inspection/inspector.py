@@ -12,19 +12,20 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import Protocol, TextIO
 
 from edge_ad.bundle import Bundle, open_bundle
 from edge_ad.camera.frames import Source
+from edge_ad.camera.health import HealthLimits
 from edge_ad.camera.sources import open_source
+from edge_ad.config import Config
 from edge_ad.engines.selection import Streams, open_pipelines
 from edge_ad.errors import BadInput
 from edge_ad.events import Event
 from edge_ad.inspection.assembly import (
-    LineSettings,
     Wiring,
     lock_line,
     make_cascade,
@@ -34,8 +35,6 @@ from edge_ad.inspection.assembly import (
     thresholds_of,
     tile_combiner,
     warm_up,
-    with_record,
-    with_trigger,
 )
 from edge_ad.inspection.canary import make_canary
 from edge_ad.inspection.evidence import Evidence, StoreObserver
@@ -44,8 +43,9 @@ from edge_ad.inspection.loop import Loop
 from edge_ad.inspection.observers import DriftObserver, EventCallback, EventFile, Observer, StatusLine
 from edge_ad.inspection.plausibility import Plausibility, floors_of
 from edge_ad.inspection.reload import Reloader
-from edge_ad.inspection.settings import LoopSettings
+from edge_ad.inspection.settings import check_settings, conditions_of, lag_s
 from edge_ad.inspection.summary import Summary, summarise
+from edge_ad.inspection.view import view_of
 from edge_ad.inspection.watchdog import Notifier, ThreadWatch, Watchdog
 from edge_ad.utils.redaction import redact
 from edge_ad.utils.supervision import ThreadFaults
@@ -130,20 +130,18 @@ class Dashboard(Protocol):
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How a run differs from judging every frame of its cameras and returning the counts.
+    """The settings of a run, and what a program adds to them.
 
-    ``line`` adds outputs, a trigger and a store. ``events`` names a file for JSON lines (``-``: standard output),
-    ``save`` a folder for annotated images; ``on_event`` is called with every event in order; ``status`` is a terminal
-    for a live line. With ``signals`` (main thread only) SIGTERM and Ctrl-C end the run in good order and SIGHUP reads
-    the thresholds again. ``dashboard`` opens the page that ``line.web`` asks for (``edge_ad.web.link.open_web``).
+    ``settings`` are those of edge-ad.toml: the tables run, alarm, camera, record, and backend and precision of engine.
+    The cameras are named beside them. ``read_again`` reads them anew when the thresholds are reloaded (None: they stay).
+    ``limits`` are those of a healthy image. ``on_event`` is called with every event in order; ``status`` is a terminal
+    for a live line. With ``signals`` (main thread only) SIGTERM and Ctrl-C end the run in good order and SIGHUP reloads
+    the thresholds. ``dashboard`` opens the page that ``web`` asks for (``edge_ad.web.link.open_web``).
     """
 
-    settings: LoopSettings = LoopSettings()
-    line: LineSettings = LineSettings()
-    backend: str | None = None
-    precision: str | None = None
-    events: str | None = None
-    save: Path | None = None
+    settings: Config = field(default_factory=Config)
+    read_again: Callable[[], Config] | None = None
+    limits: HealthLimits = HealthLimits()
     on_event: Callable[[Event], None] | None = None
     status: TextIO | None = None
     signals: bool = False
@@ -170,13 +168,12 @@ class Inspector:
         self, bundle: Bundle | Path | str, cameras: str | Sequence[str], options: RunOptions | None = None
     ) -> None:
         self.options = options or RunOptions()
-        self.line = self.options.line
-        if self.line.web is not None and self.options.dashboard is None:
+        self.settings = self.options.settings
+        check_settings(self.settings)
+        if self.settings.run.web is not None and self.options.dashboard is None:
             raise BadInput("web is set without a dashboard: give dashboard=edge_ad.web.link.open_web")
         self.bundle = bundle if isinstance(bundle, Bundle) else open_bundle(Path(bundle))
         self._notifier = Notifier()
-        settings = with_record(with_trigger(self.options.settings, self.line), self.bundle)
-        self.settings = replace(settings, patient=settings.patient or self._notifier.managed)
         self.faults = ThreadFaults()
         self._changed = threading.Condition()
         self._stop = Stop()
@@ -206,21 +203,34 @@ class Inspector:
         return replace(summary, faults=self.faults.summary(), outputs=tuple(self.wiring.outputs()))
 
     def _build(self, cameras: Sequence[str]) -> None:
-        lock_line(self.line, self._stack)
+        lock_line(self.settings.run, self._stack)
         if self.options.signals:
             self._stack.enter_context(self._stop.listening())
         opened = self._stack.enter_context(contextlib.ExitStack())
-        sources = _open_sources(cameras, self.settings, opened, self.bundle.image_bits)
+        sources = self._open_sources(cameras, opened)
         self.names = [source.name for source in sources]
         self._open_engines()
-        self.wiring = Wiring(self.names, self.settings, self.line, self._changed, self.faults)
+        self.wiring = Wiring(self.names, self.settings, self._changed, self.faults)
         self._stack.callback(self.wiring.close)
         self._make_judge()
         observers = self._observers()
         detectors = make_part_detectors(
-            self.bundle, self.settings, len(sources), self.wiring.calls, self.wiring.first_parts(self.names)
+            self.bundle,
+            self.settings.run,
+            len(sources),
+            calls=self.wiring.calls,
+            first=self.wiring.first_parts(self.names),
         )
-        self.loop = Loop(self.judge, sources, observers, self.settings, detectors=detectors, changed=self._changed)
+        self.loop = Loop(
+            self.judge,
+            sources,
+            observers,
+            self.settings,
+            conditions=conditions_of(self.bundle, self.options.limits),
+            patient=self._notifier.managed,
+            detectors=detectors,
+            changed=self._changed,
+        )
         self._stack.callback(self.watchdog.close)
         if self._record is not None:
             self._stack.callback(self._record.close)
@@ -228,9 +238,28 @@ class Inspector:
         self._stop.attach(self.loop)
         opened.pop_all()  # from here on the loop closes the sources
 
+    def _open_sources(self, uris: Sequence[str], stack: contextlib.ExitStack) -> list[Source]:
+        if not uris:
+            raise BadInput("no camera is named: give --camera URI, or `camera` under [run] in edge-ad.toml")
+        repeated = next((uri for uri in uris if uris.count(uri) > 1), None)
+        if repeated is not None:
+            raise BadInput(f"--camera {redact(repeated)} is given twice: name every camera once")
+        sources = []
+        for uri in uris:
+            source = open_source(
+                uri,
+                self.settings.run.realtime,
+                patient=self._notifier.managed,
+                lag_s=lag_s(self.settings),
+                image_bits=self.bundle.image_bits,
+            )
+            stack.callback(source.close)
+            sources.append(source)
+        return sources
+
     def _open_engines(self) -> None:
-        options = self.options
-        pipelines = open_pipelines(self.bundle, options.backend, options.precision, self.line.streams)
+        engine = self.settings.engine
+        pipelines = open_pipelines(self.bundle, engine.backend, engine.precision, self.settings.run.streams)
         self.pipeline, *more = [self._stack.enter_context(one) for one in pipelines]
         self._streams: Streams | None = None
         if more:
@@ -238,30 +267,40 @@ class Inspector:
         self.reference, self._self_test = warm_up(self._streams or self.pipeline, self.bundle)
 
     def _make_judge(self) -> None:
-        bundle, line, settings = self.bundle, self.line, self.settings
-        tiles, combine = tile_combiner(self.pipeline, bundle, settings.view, line.tile_goods)
+        bundle, run = self.bundle, self.settings.run
+        self.view = view_of(run)
+        tiles, combine = tile_combiner(self.pipeline, bundle, self.view, run.tile_goods)
         self.tiled = tiles is not None
-        self.thresholds = thresholds_of(bundle, line, tiles)
-        cascade = make_cascade(self.pipeline, bundle, line, self.tiled, self.thresholds, lambda: self.judge.thresholds)
+        self.thresholds = thresholds_of(bundle, run, tiles)
+        cascade = make_cascade(
+            self.pipeline,
+            bundle,
+            run.cascade,
+            tiled=self.tiled,
+            first=self.thresholds,
+            now=lambda: self.judge.thresholds,
+        )
         plausibility = Plausibility(None if tiles else floors_of(bundle), self.pipeline.branches)
         self.judge = Judge(
             self._streams or cascade,
             self.thresholds,
             bundle.statistics.weight,
-            settings.max_age_ms,
-            settings.view,
+            run.max_age_ms,
+            self.view,
             combine,
             plausibility,
         )
+        read_again = self.options.read_again or (lambda: self.settings)
         self.reloader = Reloader(
-            self.judge, lambda path: reload_thresholds(bundle, line, tiles, path), bundle.path, self.faults
+            self.judge, lambda path: reload_thresholds(bundle, read_again().run, tiles, path), bundle.path, self.faults
         )
         self._stop.on_reload = self.reloader.ask
 
     def _observers(self) -> list[Observer]:
         """Return who follows the run, in the order of effects: the outputs first, then the record, then what shows."""
-        self.watchdog = Watchdog(self._notifier, self._self_test, limit_s=SELF_TEST_S if self.line.web else None)
-        self.drift = DriftObserver(None if self.tiled else make_drift(self.bundle, self.line.cascade is not None))
+        run = self.settings.run
+        self.watchdog = Watchdog(self._notifier, self._self_test, limit_s=SELF_TEST_S if run.web else None)
+        self.drift = DriftObserver(None if self.tiled else make_drift(self.bundle, run.cascade is not None))
         self._record = self._make_record()
         observers: list[Observer] = [self.wiring.alarm_manager]
         observers += [] if self._record is None else [self._record]
@@ -277,22 +316,24 @@ class Inspector:
         store = self.wiring.store
         if store is None:
             return None
-        view, wake = self.settings.view, self.wiring.maintenance.wake
-        evidence = Evidence(store, self.line.record, view, self.reference, wake, self.faults)
+        wake = self.wiring.maintenance.wake
+        evidence = Evidence(
+            store, self.settings.record, self.view, reference=self.reference, short=wake, faults=self.faults
+        )
         return StoreObserver(store, lambda name: self.loop.account(name), evidence)
 
     def _writers(self) -> list[Observer]:
         """Open what follows outputs and store: the file of events first, images and the terminal after it."""
-        options = self.options
+        options, run = self.options, self.settings.run
         writers: list[Observer] = []
-        if options.events is not None:
-            writers.append(EventFile(options.events))
+        if run.events is not None:
+            writers.append(EventFile(str(run.events)))
         if options.on_event is not None:
             writers.append(EventCallback(options.on_event))
-        if options.save is not None:
+        if run.save is not None:
             from edge_ad.inspection.recorder import Recorder
 
-            writers.append(Recorder(options.save, self.reference, self.settings.view, len(self.names) > 1))
+            writers.append(Recorder(run.save, self.reference, self.view, len(self.names) > 1))
         if options.status is not None:
             writers.append(StatusLine(options.status))
         for writer in reversed(writers):
@@ -302,21 +343,3 @@ class Inspector:
     def _is_busy(self) -> bool:
         """Whether a frame waits to be judged."""
         return any(worker.ready for worker in self.loop.workers)
-
-
-def _open_sources(
-    uris: Sequence[str], settings: LoopSettings, stack: contextlib.ExitStack, image_bits: int
-) -> list[Source]:
-    if not uris:
-        raise BadInput("no camera is named: give --camera URI, or `camera` under [run] in edge-ad.toml")
-    repeated = next((uri for uri in uris if uris.count(uri) > 1), None)
-    if repeated is not None:
-        raise BadInput(f"--camera {redact(repeated)} is given twice: name every camera once")
-    sources = []
-    for uri in uris:
-        source = open_source(
-            uri, settings.realtime, patient=settings.patient, lag_s=settings.lag_s, image_bits=image_bits
-        )
-        stack.callback(source.close)
-        sources.append(source)
-    return sources

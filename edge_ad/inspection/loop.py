@@ -9,13 +9,14 @@ from collections.abc import Sequence
 
 from edge_ad.camera.frames import Source
 from edge_ad.camera.opencv import one_thread
+from edge_ad.config import Config
 from edge_ad.errors import DeviceFault, is_out_of_memory
 from edge_ad.inspection.camera_worker import CameraWorker, Faulted, Outage, Outcome, Passed
 from edge_ad.inspection.counters import Counters, Latencies
 from edge_ad.inspection.judge import InspectionResult, Judge, median_result
 from edge_ad.inspection.observers import Observer
 from edge_ad.inspection.part_tracking import Judgeable, PartDetector
-from edge_ad.inspection.settings import LoopSettings
+from edge_ad.inspection.settings import CaptureConditions
 
 TICK_S = 0.02
 
@@ -25,7 +26,7 @@ class Loop:
 
     Sources share the pipeline fairly: each gives at most one frame a round. Every frame ends as judged, dropped,
     faulted or idle. ``detectors`` (one for each source, or None) gather frames to parts: a part gives one judgement.
-    The loop closes the sources; the caller closes the observers.
+    ``conditions`` and ``patient`` as for CameraWorker. The loop closes the sources; the caller closes the observers.
     """
 
     def __init__(
@@ -33,19 +34,29 @@ class Loop:
         judge: Judge,
         sources: Sequence[Source],
         observers: Sequence[Observer],
-        settings: LoopSettings,
+        settings: Config,
         *,
+        conditions: CaptureConditions = CaptureConditions(),
+        patient: bool = False,
         detectors: Sequence[PartDetector] | None = None,
         changed: threading.Condition | None = None,
     ) -> None:
         self._judge = judge
         self._observers = observers
-        self._settings = settings
+        self._give_up_s = settings.run.give_up_s
         self._changed = changed or threading.Condition()
         self._stopping = threading.Event()
         gathered: Sequence[PartDetector | None] = detectors or [None] * len(sources)
         self.workers = [
-            CameraWorker(source, settings, self._changed, detector, judge.prepare)
+            CameraWorker(
+                source,
+                settings,
+                self._changed,
+                conditions=conditions,
+                patient=patient,
+                detector=detector,
+                prepare=judge.prepare,
+            )
             for source, detector in zip(sources, gathered, strict=True)
         ]
         self._under_way: dict[CameraWorker, Judgeable] = {}
@@ -88,7 +99,7 @@ class Loop:
         running = [worker for worker in self.workers if not worker.ended or worker.ready]
         if running and all(worker.lost for worker in running):
             names = ", ".join(worker.name for worker in running)
-            limit = self._settings.give_up_s
+            limit = self._give_up_s
             raise DeviceFault(f"no frame from {names} for {limit:g} s: check the camera and its cable")
         return bool(running)
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from typing import Generic, Literal, Protocol, TypeVar
 
 from edge_ad.camera.frames import Frame
-from edge_ad.errors import BadInput
+from edge_ad.config import RunTable
 from edge_ad.inspection.presence import Observation, PresenceDetector, Thumb, difference
-from edge_ad.inspection.view import View
+from edge_ad.inspection.view import view_of
 
 T = TypeVar("T")
 
@@ -22,24 +22,14 @@ T = TypeVar("T")
 CycleState = Literal["idle", "busy", "held"]
 
 
-@dataclass(frozen=True)
-class PartRule:
-    """How a part is judged: from the sharpest ``frames`` of its first ``candidates`` frames at rest.
+# A part that comes to rest again and differs from the one judged before by more than so many grey levels (mean over the
+# thumbnail) is another part.
+SWAP_LIMIT = 3.0
 
-    A part that comes to rest again and differs from the one judged before by more than ``swap_limit`` grey levels
-    (mean over the thumbnail) is another part. BadInput for values out of range.
-    """
 
-    frames: int = 3
-    candidates: int = 3
-    swap_limit: float = 3.0
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.frames <= self.candidates <= 100:
-            raise BadInput(
-                f"part_frames is {self.frames} and part_candidates {self.candidates}: allowed are 1 to 100, and not "
-                "more frames than candidates"
-            )
+def candidates_of(run: RunTable) -> int:
+    """Return among how many first frames at rest the sharpest ``part_frames`` are chosen."""
+    return run.part_frames if run.part_candidates is None else run.part_candidates
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,8 +48,8 @@ class PartReady(Generic[T]):
 class Chooser(Generic[T]):
     """Keeps the candidates of one part and gives the best of them."""
 
-    def __init__(self, rule: PartRule) -> None:
-        self._rule = rule
+    def __init__(self, run: RunTable) -> None:
+        self._frames, self._candidates = run.part_frames, candidates_of(run)
         self._best: list[tuple[float, T]] = []
 
     def __len__(self) -> int:
@@ -68,11 +58,11 @@ class Chooser(Generic[T]):
     def add(self, frame: T, sharpness: float) -> bool:
         """Keep a frame; True when there are enough."""
         self._best.append((sharpness, frame))
-        return len(self._best) >= self._rule.candidates
+        return len(self._best) >= self._candidates
 
     def take(self, part: str) -> PartReady[T]:
         """Return the sharpest frames and begin anew."""
-        order = sorted(range(len(self._best)), key=lambda index: -self._best[index][0])[: self._rule.frames]
+        order = sorted(range(len(self._best)), key=lambda index: -self._best[index][0])[: self._frames]
         chosen = tuple(self._best[index][1] for index in sorted(order))
         passed_over = len(self._best) - len(chosen)
         self._best.clear()
@@ -86,10 +76,9 @@ class PartTracker(Generic[T]):
     soon as its candidates are complete, or when it moves away before that. One that rests again unchanged is the same.
     """
 
-    def __init__(self, rule: PartRule, first: int = 1) -> None:
-        self._rule = rule
+    def __init__(self, run: RunTable, first: int = 1) -> None:
         self._number = first - 1
-        self._chooser: Chooser[T] = Chooser(rule)
+        self._chooser: Chooser[T] = Chooser(run)
         self._last: Thumb | None = None
         self._judged: Thumb | None = None
         self.state: CycleState = "idle"
@@ -106,7 +95,7 @@ class PartTracker(Generic[T]):
         elif not observation.still:
             ready = self._finish()
             self.state = "busy" if self._judged is None else "held"
-        elif self._judged is not None and difference(observation.thumb, self._judged) <= self._rule.swap_limit:
+        elif self._judged is not None and difference(observation.thumb, self._judged) <= SWAP_LIMIT:
             self.state = "held"
         else:
             self.state = "busy"
@@ -144,14 +133,13 @@ class Call:
 class TriggerTracker(Generic[T]):
     """Gives each call the frames captured after it and before the next one.
 
-    A call that has no frame ``deadline_s`` after it is missed. Calls are served first in, first out.
+    A call that has no frame ``trigger_deadline_ms`` after it is missed. Calls are served first in, first out.
     """
 
-    def __init__(self, rule: PartRule, deadline_s: float) -> None:
-        self._rule = rule
-        self._deadline = deadline_s
+    def __init__(self, run: RunTable) -> None:
+        self._deadline = run.trigger_deadline_ms / 1000.0
         self._calls: deque[Call] = deque()
-        self._chooser: Chooser[T] = Chooser(rule)
+        self._chooser: Chooser[T] = Chooser(run)
         self.state: CycleState = "idle"
 
     def call(self, call: Call) -> None:
@@ -252,10 +240,10 @@ class PartDetector(Protocol):
 class SeenParts:
     """Parts that an eye sees come to rest in the region of interest."""
 
-    def __init__(self, eye: PresenceDetector, rule: PartRule, view: View, first: int = 1) -> None:
+    def __init__(self, eye: PresenceDetector, run: RunTable, first: int = 1) -> None:
         self._detector = eye
-        self._view = view
-        self._tracker: PartTracker[Judgeable] = PartTracker(rule, first)
+        self._view = view_of(run)
+        self._tracker: PartTracker[Judgeable] = PartTracker(run, first)
 
     def look(self, candidate: Judgeable) -> FrameOutcome:
         """Take in a healthy frame."""
@@ -313,10 +301,10 @@ class Calls:
 class CalledParts:
     """Parts that a trigger calls for."""
 
-    def __init__(self, calls: Calls, rule: PartRule, deadline_s: float) -> None:
+    def __init__(self, calls: Calls, run: RunTable) -> None:
         self._queue = calls.subscribe()
-        self._deadline_s = deadline_s
-        self._tracker: TriggerTracker[Judgeable] = TriggerTracker(rule, deadline_s)
+        self._deadline_ms = run.trigger_deadline_ms
+        self._tracker: TriggerTracker[Judgeable] = TriggerTracker(run)
 
     def look(self, candidate: Judgeable) -> FrameOutcome:
         """Take in a healthy frame; sharpness is not compared, the first frames after the call count."""
@@ -328,7 +316,7 @@ class CalledParts:
         """Return parts whose time is over."""
         self._hear()
         ready, missed = self._tracker.late(now)
-        reason = f"late: no frame within {self._deadline_s * 1000:g} ms after the trigger"
+        reason = f"late: no frame within {self._deadline_ms:g} ms after the trigger"
         return ready, [Missed(call.part, reason, call.at) for call in missed]
 
     def interrupt(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import cv2
 import numpy as np
@@ -12,9 +12,6 @@ from numpy.typing import NDArray
 
 from edge_ad.camera.frames import Image
 from edge_ad.errors import BadInput
-
-PresenceMode = Literal["none", "settled", "learned", "trigger"]
-PRESENCE: tuple[PresenceMode, ...] = ("none", "settled", "learned", "trigger")
 
 SIDE = 32
 MIN_SIMILARITY = 0.45

@@ -16,6 +16,7 @@ import numpy as np
 
 from edge_ad.bundle import Bundle
 from edge_ad.camera.frames import End, Frame, Image, Read, Source, SourceKind
+from edge_ad.config import Config, RunTable
 from edge_ad.data.images import resize
 from edge_ad.engines.benchmark import CAMERA_SIZE, quantiles
 from edge_ad.engines.pipeline import Inference, Pipeline
@@ -23,7 +24,6 @@ from edge_ad.engines.selection import Streams
 from edge_ad.inspection.judge import InspectionResult, Judge
 from edge_ad.inspection.loop import Loop
 from edge_ad.inspection.observers import Observer
-from edge_ad.inspection.settings import LoopSettings
 
 WARM_UP = 20
 
@@ -115,8 +115,8 @@ def measure_overhead(
         pipeline.infer(resize(images[0], pipeline.image_size))
     fps = min(0.5 * WARM_UP / (time.perf_counter() - started), 60.0)
     times = _Times()
-    settings = LoopSettings(max_age_ms=60_000.0)
-    judge = Judge(pipeline, bundle.thresholds, bundle.statistics.weight, settings.max_age_ms)
+    settings = Config(run=RunTable(max_age_ms=60_000.0))
+    judge = Judge(pipeline, bundle.thresholds, bundle.statistics.weight, settings.run.max_age_ms)
     Loop(judge, [Still(images, frames + WARM_UP, fps)], [times, *observers], settings).run()
     judged = times.pairs[WARM_UP:]
     if not judged:
@@ -267,7 +267,7 @@ def measure_streams(bundle: Bundle, streams: Streams, frames: int = 200) -> Thro
         judge = Judge(streams, bundle.thresholds, bundle.statistics.weight, 60_000.0)
         cameras = [_Pile(f"camera {number}", images, each) for number in range(streams.count)]
         clock = _Clock()
-        Loop(judge, cameras, [clock], LoopSettings()).run()
+        Loop(judge, cameras, [clock], Config()).run()
         loops.append(clock.fps)
     return _throughput(engines, loops)
 
@@ -307,8 +307,8 @@ def soak(
 
 
 def _loop(bundle: Bundle, camera: _Willing) -> float:
-    settings = LoopSettings(max_age_ms=60_000.0)
-    judge = Judge(camera, bundle.thresholds, bundle.statistics.weight, settings.max_age_ms)
+    settings = Config(run=RunTable(max_age_ms=60_000.0))
+    judge = Judge(camera, bundle.thresholds, bundle.statistics.weight, settings.run.max_age_ms)
     clock = _Clock()
     Loop(judge, [camera], [camera, clock], settings).run()
     return clock.fps

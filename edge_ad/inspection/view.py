@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from edge_ad.bundle import Bundle
 from edge_ad.camera.frames import Frame, Image
+from edge_ad.config import RunTable
 from edge_ad.data.images import list_images, read_image, resize
 from edge_ad.engines.pipeline import Inference, Pipeline
 from edge_ad.errors import BadInput
@@ -128,6 +129,13 @@ class View:
         """Return the view as plain values for JSON."""
         roi = None if self.roi is None else [self.roi.x, self.roi.y, self.roi.width, self.roi.height]
         return {"roi": roi, "grid": [self.grid.rows, self.grid.columns]}
+
+
+def view_of(run: RunTable) -> View:
+    """Return the region and the tiles that ``roi`` and ``tiles`` set; BadInput for texts that are neither."""
+    return View(
+        None if run.roi is None else parse_roi(run.roi), Grid() if run.tiles is None else parse_grid(run.tiles)
+    )
 
 
 def parse_roi(text: str) -> Roi:

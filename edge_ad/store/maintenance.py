@@ -9,10 +9,11 @@ import threading
 import time
 from pathlib import Path
 
+from edge_ad.config import RecordTable
 from edge_ad.errors import EdgeAdError
 from edge_ad.store.rebuild import Rebuilt, image_days, insert_day, rebuild
 from edge_ad.store.recovery import metadata
-from edge_ad.store.retention import Limits, steady_s, sweep
+from edge_ad.store.retention import steady_s, sweep
 from edge_ad.store.schema import connect
 from edge_ad.utils.supervision import SupervisedThread, ThreadFaults, tell
 
@@ -36,7 +37,7 @@ class MaintenanceThread:
     What it cannot do is in ``fault`` and told once on stderr; then nothing is deleted, and it tries again.
     """
 
-    def __init__(self, path: Path, evidence: Path, limits: Limits, faults: ThreadFaults | None = None) -> None:
+    def __init__(self, path: Path, evidence: Path, limits: RecordTable, faults: ThreadFaults | None = None) -> None:
         self._path = path
         self._evidence = evidence
         self._limits = limits
@@ -93,7 +94,7 @@ class MaintenanceThread:
         check = self._checked_at is None or time.monotonic() - self._checked_at >= CHECK_EVERY_S
         self._checked_at = None if check else self._checked_at
         now, before = steady_s(), self._swept_at
-        swept = sweep(self._path, self._evidence, self._limits, check, None if before is None else now - before)
+        swept = sweep(self._path, self._evidence, self._limits, check=check, elapsed_s=None if before is None else now - before)
         self._swept_at = now
         self._checked_at = self._checked_at or time.monotonic()
         return swept.short or swept.clock

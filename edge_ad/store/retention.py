@@ -1,8 +1,6 @@
 """What goes when there is too much: by days, by gigabytes, and by the space that is left on the disk.
 
 How old the record is, by a wall clock that may be wrong: time counts only where it is seen to pass.
-
-What a person may set about the record.
 """
 
 from __future__ import annotations
@@ -17,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from edge_ad.config import RecordTable
 from edge_ad.errors import BadInput, DeviceFault
 from edge_ad.store.journal import day_of, event_line, files, journalise, mark_line, parse
 from edge_ad.store.recovery import damage_of, metadata, set_metadata
@@ -95,22 +94,6 @@ _SELECT_IMAGES = "SELECT path, bytes FROM image WHERE (verdict = 'OK') = ? AND e
 _FREE = "id NOT IN (SELECT event FROM mark)"
 
 
-@dataclass(frozen=True)
-class Limits:
-    """How much is kept: days, gigabytes (10^9 bytes) of pictures, journal and index together, and how many stay free."""
-
-    keep_days: float = 90.0
-    keep_gb: float = 10.0
-    free_gb: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.keep_days <= 0 or self.keep_gb <= 0 or self.free_gb < 0:
-            raise BadInput(
-                f"keep_days is {self.keep_days:g}, keep_gb {self.keep_gb:g} and free_gb {self.free_gb:g}: the first two "
-                "must be above 0, the third 0 or more"
-            )
-
-
 @dataclass
 class Swept:
     """What went; ``short`` says what could not be kept to because nothing was left that may go, ``clock`` why no age counts."""
@@ -123,7 +106,7 @@ class Swept:
 
 
 def sweep(
-    path: Path, evidence: Path, limits: Limits, check: bool = True, elapsed_s: float | None = None
+    path: Path, evidence: Path, limits: RecordTable, *, check: bool = True, elapsed_s: float | None = None
 ) -> Swept:
     """Delete what the limits do not allow: by age, then by size, then for free space.
 
@@ -276,37 +259,20 @@ def _ids_of(path: Path) -> list[str]:
         return [entry.event.id for entry in map(parse, stream) if entry.event is not None]
 
 
-@dataclass(frozen=True)
-class RecordSettings:
-    """Where pictures and journal go, which pictures are kept and for how long.
+def evidence_folder(record: RecordTable, store: Path) -> Path:
+    """Return the folder of images and journal that belongs to a store."""
+    return record.evidence if record.evidence is not None else store.with_suffix(".evidence")
 
-    ``evidence``: the folder, None for one beside the store (``line.evidence`` for ``line.sqlite``). ``ok_every``: one
-    in so many OK events keeps its pictures, chosen by its id; 0 keeps none. WARN, NG and NONE always do. ``required``:
-    nothing passes while events cannot be stored.
-    """
 
-    evidence: Path | None = None
-    ok_every: int = 100
-    limits: Limits = Limits()
-    required: bool = False
-
-    def __post_init__(self) -> None:
-        if self.ok_every < 0:
-            raise BadInput(f"ok_every is {self.ok_every}: allowed are 1 and more, and 0 for no pictures of OK")
-
-    def folder(self, store: Path) -> Path:
-        """Return the folder of evidence that belongs to a store."""
-        return self.evidence if self.evidence is not None else store.with_suffix(".evidence")
-
-    def prepare(self, store: Path) -> Path:
-        """Return the folder, made where there is none; BadInput when it cannot be. A full disk is told later."""
-        folder = self.folder(store)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                reason = error.strerror or error
-                raise BadInput(
-                    f"evidence cannot be kept in {folder}: {reason}; name a folder that can be written with --evidence"
-                ) from error
-        return folder
+def prepare_evidence(record: RecordTable, store: Path) -> Path:
+    """Return the folder, made where there is none; BadInput when it cannot be. A full disk is reported later."""
+    folder = evidence_folder(record, store)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            reason = error.strerror or error
+            raise BadInput(
+                f"evidence cannot be kept in {folder}: {reason}; name a folder that can be written with --evidence"
+            ) from error
+    return folder

@@ -25,12 +25,13 @@ from numpy.typing import NDArray
 from edge_ad import __version__
 from edge_ad.bundle import Bundle
 from edge_ad.camera.frames import Image
+from edge_ad.config import Config
 from edge_ad.engines.pipeline import Pipeline
 from edge_ad.errors import BadInput
 from edge_ad.inspection.annotate import HeatScale
 from edge_ad.inspection.inspector import Inspector
 from edge_ad.inspection.observers import Observer
-from edge_ad.inspection.settings import LoopSettings
+from edge_ad.inspection.settings import presence_of
 from edge_ad.outputs.states import ChannelState
 from edge_ad.scoring import BRANCHES, Thresholds
 from edge_ad.utils.backoff import MAX_RESTARTS, Ends
@@ -268,8 +269,8 @@ def smaller(image: Image) -> Image:
 
 def open_web(inspector: Inspector) -> WebLink:
     """Start the dashboard that the line of a run asks for; the page may change its thresholds through the reloader."""
-    line, bundle, wiring = inspector.line, inspector.bundle, inspector.wiring
-    assert line.web is not None
+    run, bundle, wiring = inspector.settings.run, inspector.bundle, inspector.wiring
+    assert run.web is not None
     store = wiring.store
     why_locked = locked(inspector.thresholds, bundle, inspector.tiled)
     hello = {
@@ -277,16 +278,16 @@ def open_web(inspector: Inspector) -> WebLink:
         "bundle_path": str(bundle.path.resolve()),
         "about": {
             **about(bundle, inspector.pipeline, inspector.settings, why_locked),
-            "require_alarms": line.require_alarms,
+            "require_alarms": run.require_alarms,
         },
     }
     settled = None if store is None else lambda: store.committed + store.dropped
-    feed = DashboardFeed(inspector.names, settled, view=inspector.settings.view)
+    feed = DashboardFeed(inspector.names, settled, view=inspector.view)
     asked = Asked(wiring.alarm_manager.acknowledge, inspector.reloader.take_over)
-    return WebLink(line.web, line.web_names, hello, asked, feed, wiring.faults, wiring.outputs)
+    return WebLink(run.web, run.web_names, hello, asked, feed, wiring.faults, wiring.outputs)
 
 
-def about(bundle: Bundle, pipeline: Pipeline, settings: LoopSettings, why_locked: str | None) -> dict[str, Any]:
+def about(bundle: Bundle, pipeline: Pipeline, settings: Config, why_locked: str | None) -> dict[str, Any]:
     """Return what a page tells of a run and does not change; no paths, no addresses."""
     weights = dict(zip(BRANCHES, map(float, bundle.statistics.weight), strict=True))
     return {
@@ -298,7 +299,7 @@ def about(bundle: Bundle, pipeline: Pipeline, settings: LoopSettings, why_locked
         "backend": pipeline.backend.name,
         "precision": pipeline.precision,
         "weights": {name: weight for name, weight in weights.items() if name in pipeline.branches},
-        "presence": settings.part.presence,
+        "presence": presence_of(settings.run),
         "warn_rejects": settings.alarm.warn_rejects,
         "latch": settings.alarm.latch,
         "locked": why_locked,

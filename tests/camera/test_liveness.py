@@ -12,8 +12,8 @@ from edge_ad.camera.driver import Grab, RawFrame
 from edge_ad.camera.frames import BadFrame, Frame
 from edge_ad.camera.live import Live, Patience
 from edge_ad.camera.liveness import Blinking, Light, Liveness, LivenessCheck, parse_liveness
+from edge_ad.config import CameraTable, Config, RunTable
 from edge_ad.errors import BadInput
-from edge_ad.inspection.settings import LoopSettings
 from tests.camera.pictures import noise
 from tests.camera.test_lag import Delayed
 from tests.inspection.line import run_lockstep
@@ -106,7 +106,7 @@ def test_a_frozen_camera_with_fresh_noise_is_none_in_the_loop() -> None:
     for index in range(100):
         made = frame(index, blink(min(index, 40) / FPS))
         frames.append(Frame(made.image, index, start + index / FPS, 0.0, "cam", str(index)))
-    settings = LoopSettings(liveness=parse_liveness([f"blink:4,4,16,16@{HZ:g}"]), max_age_ms=60_000)
+    settings = Config(run=RunTable(max_age_ms=60_000), camera=CameraTable(liveness=[f"blink:4,4,16,16@{HZ:g}"]))
     _, events = run_lockstep(frames, settings)
     verdicts = {event.frame: event.verdict for event in events}
     assert [verdicts[index] for index in range(22, 40)] == ["OK"] * 18
@@ -122,7 +122,7 @@ def judged_after_an_opening(buffers: int, liveness: list[str], count: int = 60) 
         seed, opening = (index, 1) if index < 10 else (100 + index % buffers, 2)
         made = noise(seed)
         frames.append(Frame(made, index, start + index / FPS, 0.0, "cam", str(index), opening=opening))
-    _, events = run_lockstep(frames, LoopSettings(liveness=parse_liveness(liveness), max_age_ms=60_000))
+    _, events = run_lockstep(frames, Config(run=RunTable(max_age_ms=60_000), camera=CameraTable(liveness=liveness)))
     assert {event.verdict for event in events} <= {"OK", "NONE"}
     assert {(event.reason or "frozen").split(":")[0] for event in events} == {"frozen"}
     return [event.frame for event in events if event.verdict == "OK" and event.frame is not None]
@@ -149,8 +149,8 @@ def test_a_light_sees_through_old_buffers_in_turn() -> None:
     start = time.monotonic() - 30.0 / FPS
     old = [frame(index, blink(index / FPS)).image for index in range(3)]
     frames = [Frame(old[index % 3], index, start + index / FPS, 0.0, "cam", str(index)) for index in range(30)]
-    liveness = parse_liveness([f"blink:4,4,16,16@{HZ:g}"])
-    _, events = run_lockstep(frames, LoopSettings(liveness=liveness, max_age_ms=60_000))
+    settings = Config(run=RunTable(max_age_ms=60_000), camera=CameraTable(liveness=[f"blink:4,4,16,16@{HZ:g}"]))
+    _, events = run_lockstep(frames, settings)
     assert {event.verdict for event in events} == {"NONE"}
 
 

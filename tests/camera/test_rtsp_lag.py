@@ -13,10 +13,9 @@ from edge_ad.camera.sources import open_source
 from edge_ad.events import Event
 from edge_ad.inspection.judge import InspectionResult
 from edge_ad.inspection.observers import Observer
-from edge_ad.inspection.settings import LoopSettings
 from tests.camera.delay_proxy import DelayProxy
 from tests.camera.rtsp import RtspServer, server_missing
-from tests.inspection.line import Arithmetic, make_loop
+from tests.inspection.line import Arithmetic, make_loop, settings_of
 
 MISSING = server_missing()
 pytestmark = [pytest.mark.skipif(MISSING is not None, reason=str(MISSING)), pytest.mark.slow]
@@ -40,7 +39,7 @@ class Ramp:
 def judged_for(port: int, seconds: float, max_age_ms: float = 1000.0) -> list[tuple[float, Event]]:
     """Run a loop that finds everything OK over rtsp://127.0.0.1:PORT/line; return its events with their moments."""
     source = open_source(f"rtsp://127.0.0.1:{port}/line")
-    loop, _ = make_loop(Arithmetic(), [source], LoopSettings(max_age_ms=max_age_ms))
+    loop, _ = make_loop(Arithmetic(), [source], settings_of(max_age_ms=max_age_ms))
     told: list[tuple[float, Event]] = []
 
     class Keeps(Observer):

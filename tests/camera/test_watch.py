@@ -11,8 +11,9 @@ import pytest
 from edge_ad.camera.files import SETTLED_S, WatchedFolder
 from edge_ad.camera.frames import BadFrame, End, Frame, SourceError, Timeout
 from edge_ad.camera.sources import open_source
+from edge_ad.config import RunTable
 from edge_ad.errors import BadInput
-from edge_ad.inspection.settings import LoopSettings
+from edge_ad.inspection.settings import drops, stall_s
 from tests.data.folders import picture, save
 
 
@@ -118,8 +119,8 @@ def test_a_folder_that_goes_away_is_a_lost_camera_until_it_is_back(folder: Path)
 
 
 def test_nothing_new_is_no_stall_and_close_ends_it(folder: Path) -> None:
-    assert LoopSettings().stall_s("watch", None, True) == float("inf")
-    assert not LoopSettings().drops("watch")
+    assert stall_s("watch", None, True) == float("inf")
+    assert not drops(RunTable(), "watch")
     source = WatchedFolder(folder, "w")
     source.close()
     assert source.read(1.0) == End()

@@ -8,20 +8,15 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-import typer
 
 from edge_ad.bundle import open_bundle
-from edge_ad.cli.options import options_of
-from edge_ad.config import with_flags
 from edge_ad.engines.pipeline import Pipeline
-from edge_ad.errors import BadInput
 from edge_ad.outputs import delivery
 from tests.docs.documents import ROOT, blocks
 from tests.fixtures.tiny_bundle import make_tiny_bundle, tiny_image
@@ -62,25 +57,6 @@ def test_the_output_is_found_by_its_scheme_and_counts(tmp_path: Path, monkeypatc
     assert f'"{delivery.GROUP}"' in table
 
 
-def test_an_option_is_one_line_and_checked_wherever_it_stands() -> None:
-    table = example("PressTable")
-    app = typer.Typer(add_completion=False, rich_markup_mode=None)
-    made = []
-
-    @app.command()
-    @options_of(table)
-    def command(flags: Mapping[str, object]) -> None:
-        made.append(with_flags(table(label="from the file"), flags))
-
-    call = typer.main.get_command(app)
-    call(["--force-kn", "35"], standalone_mode=False)
-    assert made == [table(force_kn=35.0, label="from the file")]
-    with pytest.raises(BadInput, match="--force-kn is .*600.*less than or equal to 500"):
-        call(["--force-kn", "600"], standalone_mode=False)
-    (option,) = [one for one in call.params if one.name == "force_kn"]
-    assert option.help == "Force of the press in kilonewton [20]."  # type: ignore[attr-defined]
-
-
 def test_the_trial_of_a_branch_tells_a_useful_one_from_noise() -> None:
     gain = example("earns_its_place")
     rng = np.random.default_rng(0)
@@ -105,12 +81,47 @@ def apply(diff: str, root: Path) -> None:
             path.write_text(content.replace(old, new), encoding="utf-8")
 
 
+def patch(word: str) -> str:
+    """Return the change on the page that has this word in it."""
+    (diff,) = [block.text for block in blocks(PAGE) if block.language == "diff" and word in block.text]
+    return diff
+
+
+OPTION = """
+import sys
+from edge_ad.cli.app import main
+codes = [main(words.split()) for words in sys.argv[1:]]
+print(codes)
+"""
+
+
+def test_an_option_is_one_line_beside_its_use(tmp_path: Path) -> None:
+    for name in ("edge_ad", "calibration"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    apply(patch("shift"), tmp_path)
+    bundle = make_tiny_bundle(tmp_path / "tiny.edgead")
+    (tmp_path / "edge-ad.toml").write_text('[run]\nshift = "early"\ncamera = "synthetic://line?frames=1&size=64"\n')
+    calls = [f"run {bundle}", f"run {bundle} --shift late", "run --shift " + 21 * "x", "run --help"]
+    done = subprocess.run(
+        [sys.executable, "-c", OPTION, *calls],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert [line for line in lines if line.startswith("shift ")] == ["shift early", "shift late"]
+    assert "Name of the shift, printed first." in " ".join(done.stdout.split())
+    assert "error: --shift is 'xxxxxxxxxxxxxxxxxxxxx': string should have at most 20 characters" in done.stderr
+    assert lines[-1] == "[0, 0, 2, 0]"
+
+
 @pytest.mark.slow
 def test_a_sixth_branch_needs_only_the_places_of_the_page(tmp_path: Path) -> None:
     for name in ("edge_ad", "calibration", "tests"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
-    (diff,) = [block.text for block in blocks(PAGE) if block.language == "diff"]
-    apply(diff, tmp_path)
+    apply(patch("brightness"), tmp_path)
     old = make_tiny_bundle(tmp_path / "five.edgead")
     command = [sys.executable, "-m", "tests.docs.sixth_branch", str(old)]
     done = subprocess.run(

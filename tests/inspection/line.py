@@ -5,17 +5,18 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_ad.camera.frames import BadFrame, End, Frame, Read, Source, SourceKind
+from edge_ad.config import Config, EngineTable, RunTable
 from edge_ad.engines.pipeline import Inference
 from edge_ad.events import Event
 from edge_ad.inspection.judge import Judge
 from edge_ad.inspection.loop import Loop
 from edge_ad.inspection.observers import EventCallback
-from edge_ad.inspection.settings import LoopSettings
 from edge_ad.scoring import BRANCHES, Thresholds
 from tests.camera.pictures import noise
 
@@ -31,6 +32,14 @@ THRESHOLDS = Thresholds(
     supported_ng=0.01,
 )
 WEIGHT = np.array([0.0, 0.5, 0.5, 0.0, 0.0], np.float32)
+
+
+ENGINE = EngineTable(precision="fp32", backend="onnxruntime")
+
+
+def settings_of(**run: Any) -> Config:
+    """Return the settings of a run on ONNX Runtime with these keys of [run]."""
+    return Config(run=RunTable(**run), engine=ENGINE)
 
 
 class Arithmetic:
@@ -93,7 +102,7 @@ class Lockstep(Script):
         return super().read(timeout_s)
 
 
-def run_lockstep(frames: Iterable[Read], settings: LoopSettings) -> tuple[Loop, list[Event]]:
+def run_lockstep(frames: Iterable[Read], settings: Config) -> tuple[Loop, list[Event]]:
     """Run a loop that finds everything OK over all frames of one live camera."""
     source = Lockstep(frames, kind="live")
     loop, events = make_loop(Arithmetic(), [source], settings)
@@ -107,17 +116,17 @@ def bad(index: int) -> BadFrame:
 
 
 def make_loop(
-    pipeline: Arithmetic, sources: Sequence[Source], settings: LoopSettings | None = None
+    pipeline: Arithmetic, sources: Sequence[Source], settings: Config | None = None, **more: Any
 ) -> tuple[Loop, list[Event]]:
     """Return a loop over the sources and the list that its events go to."""
-    chosen = settings or LoopSettings()
+    chosen = settings or Config()
     events: list[Event] = []
-    judge = Judge(pipeline, THRESHOLDS, WEIGHT, chosen.max_age_ms)
-    return Loop(judge, sources, [EventCallback(events.append)], chosen), events
+    judge = Judge(pipeline, THRESHOLDS, WEIGHT, chosen.run.max_age_ms)
+    return Loop(judge, sources, [EventCallback(events.append)], chosen, **more), events
 
 
 def run_loop(
-    pipeline: Arithmetic, sources: Sequence[Source], settings: LoopSettings | None = None
+    pipeline: Arithmetic, sources: Sequence[Source], settings: Config | None = None
 ) -> tuple[Loop, list[Event]]:
     """Run such a loop to its end."""
     loop, events = make_loop(pipeline, sources, settings)

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edge_ad.config import AlarmTable
 from edge_ad.errors import BadInput
-from edge_ad.inspection.alarm import PHASES, AlarmRule, AlarmState, Phase, Sign, on_acknowledge, on_part, on_time
+from edge_ad.inspection.alarm import (
+    PHASES,
+    AlarmState,
+    Phase,
+    Sign,
+    on_acknowledge,
+    on_part,
+    on_time,
+    raise_counts,
+    sign_of,
+)
 
 # Two of three parts raise, two clear ones in a row end; the lamp burns for 10 s at least.
-PLAIN = AlarmRule(raise_n=2, raise_m=3, clear_after=2, min_on_s=10.0)
-LATCHED = replace(PLAIN, latch=True)
+PLAIN = AlarmTable(raise_parts="2/3", clear_after=2, min_on_s=10.0)
+LATCHED = PLAIN.model_copy(update={"latch": True})
 
 START = {  # each phase as it is reached, lit at second 100
     "quiet": AlarmState("quiet", 7),
@@ -72,7 +81,7 @@ TABLE: list[tuple[Phase, str, Phase, Phase, Phase, Phase]] = [
 TIMES = {"": 1, "twice": 2, "three times": 3}
 
 
-def apply(state: AlarmState, rule: AlarmRule, what: str, now: float) -> AlarmState:
+def apply(state: AlarmState, rule: AlarmTable, what: str, now: float) -> AlarmState:
     if what == "time":
         return on_time(state, rule, now)
     if what.startswith("acknowledge"):
@@ -113,16 +122,14 @@ def test_only_a_new_alarm_gets_a_new_number() -> None:
     ],
 )
 def test_what_a_part_says(verdict: str, score: float | None, warn_rejects: bool, sign: str) -> None:
-    rule = AlarmRule(clear_below=1.5, warn_rejects=warn_rejects)
-    assert rule.sign(verdict, score) == sign  # type: ignore[arg-type]
+    rule = AlarmTable(clear_below=1.5, warn_rejects=warn_rejects)
+    assert sign_of(rule, verdict, score) == sign  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(
-    "change", [{"raise_n": 0}, {"raise_n": 3, "raise_m": 2}, {"clear_after": 0}, {"min_on_s": -1.0}]
-)
-def test_rules_refused(change: dict[str, float]) -> None:
-    with pytest.raises(BadInput):
-        replace(PLAIN, **change)  # type: ignore[arg-type]
+@pytest.mark.parametrize("parts", ["3/2", "1/1001"])
+def test_rules_refused(parts: str) -> None:
+    with pytest.raises(BadInput, match="write N/M"):
+        raise_counts(AlarmTable(raise_parts=parts))
 
 
 def test_an_alarm_comes_back_after_a_restart() -> None:
@@ -146,7 +153,9 @@ STEP = st.tuples(
     st.floats(0.0, 20.0),
 )
 RULE = st.builds(
-    lambda n, extra, clear, on, latch: AlarmRule(n, n + extra, clear, None, on, latch),
+    lambda n, extra, clear, on, latch: AlarmTable(
+        raise_parts=f"{n}/{n + extra}", clear_after=clear, min_on_s=on, latch=latch
+    ),
     st.integers(1, 4),
     st.integers(0, 4),
     st.integers(1, 4),
@@ -156,7 +165,7 @@ RULE = st.builds(
 
 
 @given(RULE, st.lists(STEP, max_size=60))
-def test_no_lamp_flickers_and_no_acknowledge_hides_a_new_alarm(rule: AlarmRule, steps: list[tuple[str, float]]) -> None:
+def test_no_lamp_flickers_and_no_acknowledge_hides_a_new_alarm(rule: AlarmTable, steps: list[tuple[str, float]]) -> None:
     state, now = AlarmState(), 0.0
     acknowledged, lit_since = 0, None
     for what, wait in steps:
@@ -179,13 +188,14 @@ def test_no_lamp_flickers_and_no_acknowledge_hides_a_new_alarm(rule: AlarmRule, 
 
 
 @given(RULE, st.lists(SIGNS, min_size=1, max_size=80))
-def test_an_alarm_is_raised_exactly_when_n_of_m_are_bad(rule: AlarmRule, signs: list[Sign]) -> None:
+def test_an_alarm_is_raised_exactly_when_n_of_m_are_bad(rule: AlarmTable, signs: list[Sign]) -> None:
     """Until the first alarm the machine agrees with counting by hand."""
     state = AlarmState()
+    raise_n, raise_m = raise_counts(rule)
     for place, sign in enumerate(signs):
         state = on_part(state, rule, sign, float(place))
-        last = signs[max(0, place + 1 - rule.raise_m) : place + 1]
-        due = sign == "bad" and last.count("bad") >= rule.raise_n
+        last = signs[max(0, place + 1 - raise_m) : place + 1]
+        due = sign == "bad" and last.count("bad") >= raise_n
         assert state.lit == due
         if due:
             break

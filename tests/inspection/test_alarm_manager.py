@@ -9,17 +9,15 @@ from typing import Any
 import pytest
 
 from edge_ad.camera.frames import Source
+from edge_ad.config import AlarmTable, Config, RecordTable, RunTable
 from edge_ad.events import Event, Verdict
-from edge_ad.inspection.alarm import AlarmRule
 from edge_ad.inspection.alarm_manager import AlarmManager
-from edge_ad.inspection.assembly import LineSettings, Wiring
+from edge_ad.inspection.assembly import Wiring
 from edge_ad.inspection.judge import InspectionResult
-from edge_ad.inspection.settings import LoopSettings
 from edge_ad.outputs.guard_state import Message
-from edge_ad.store import RecordSettings
 from tests.inspection.line import Script
 
-RULE = AlarmRule(raise_n=2, raise_m=3, clear_after=2, min_on_s=5.0, latch=True)
+RULE = AlarmTable(raise_parts="2/3", clear_after=2, min_on_s=5.0, latch=True)
 
 
 class Board:
@@ -42,7 +40,7 @@ class Board:
 class Bench:
     """A desk of two cameras with a clock that stands still and a store that is a dictionary."""
 
-    def __init__(self, rule: AlarmRule = RULE, latches: dict[str, Any] | None = None) -> None:
+    def __init__(self, rule: AlarmTable = RULE, latches: dict[str, Any] | None = None) -> None:
         self.now = 100.0
         self.board = Board()
         self.saved: dict[str, Any] = {}
@@ -61,7 +59,7 @@ class Bench:
     [("OK", False, True), ("WARN", False, True), ("WARN", True, False), ("NG", False, False), ("NONE", False, False)],
 )
 def test_what_passes(verdict: Verdict, warn_rejects: bool, passed: bool) -> None:
-    bench = Bench(AlarmRule(warn_rejects=warn_rejects))
+    bench = Bench(AlarmTable(warn_rejects=warn_rejects))
     bench.part("b", verdict)
     assert bench.board.messages == [Message("verdict", 100.0, 1, verdict, passed, "7")]
 
@@ -113,7 +111,7 @@ def test_nothing_passes_while_it_is_withheld() -> None:
     """A record that is required and cannot be written holds every pass back, and no longer than that."""
     board = Board()
     fault: list[str | None] = [None]
-    desk = AlarmManager(["a"], AlarmRule(), board, withheld=lambda: fault[0])
+    desk = AlarmManager(["a"], AlarmTable(), board, withheld=lambda: fault[0])
     for reason in (None, "the disk is full", None):
         fault[0] = reason
         desk.on_result(InspectionResult(Event("a", 0, "0", 0.0, "OK", 0.0, {}, 1.0, None)), Script([], name="a"))
@@ -122,8 +120,8 @@ def test_nothing_passes_while_it_is_withheld() -> None:
 
 @pytest.mark.parametrize("required", [False, True])
 def test_a_required_record_withholds_the_pass(tmp_path: Path, required: bool) -> None:
-    line = LineSettings(store=tmp_path / "line.sqlite", record=RecordSettings(required=required))
-    wiring = Wiring(["a"], LoopSettings(), line, threading.Condition())
+    settings = Config(run=RunTable(store=tmp_path / "line.sqlite"), record=RecordTable(required=required))
+    wiring = Wiring(["a"], settings, threading.Condition())
     try:
         assert wiring.store is not None
         wiring.store._refused = "the disk is full"

@@ -19,7 +19,7 @@ from edge_ad.inspection.recorder import Recorder, safe_name
 from edge_ad.inspection.view import Roi, View
 from tests.camera.pictures import noise, write_image
 from tests.fixtures.tiny_bundle import make_tiny_bundle, tiny_image
-from tests.inspection.line import Script
+from tests.inspection.line import Script, settings_of
 
 EVENT = Event("cam", 0, "0", 0.0, "NG", 7.0, {"local": 5.0}, 1.0, "local: z 5")
 HEAT = np.linspace(0, 1, 64 * 64, dtype=np.float32).reshape(64, 64)
@@ -71,7 +71,7 @@ def test_pictures_of_two_cameras_with_equal_names_are_all_kept(tmp_path: Path) -
         for number in range(4):
             write_image(tmp_path / folder / f"part{number}.png", tiny_image(9000 + number))
     cameras = [str(tmp_path / folder) for folder in ("a b", "a_b")]
-    inspect(bundle, cameras, RunOptions(backend="onnxruntime", precision="fp32", save=tmp_path / "saved"))
+    inspect(bundle, cameras, RunOptions(settings_of(save=tmp_path / "saved")))
     saved = list((tmp_path / "saved").rglob("*.jpg"))
     assert len(saved) == 8
     assert len({path.parent for path in saved}) == 2

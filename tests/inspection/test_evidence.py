@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from edge_ad.camera.frames import Frame
+from edge_ad.config import RecordTable
 from edge_ad.data.images import read_image
 from edge_ad.engines.pipeline import Inference
 from edge_ad.events import VERDICTS, Event
@@ -18,15 +19,15 @@ from edge_ad.inspection import evidence as module
 from edge_ad.inspection.evidence import Evidence, image_name
 from edge_ad.inspection.judge import InspectionResult
 from edge_ad.inspection.view import Roi, View
-from edge_ad.store import RecordSettings, Store
+from edge_ad.store import Store
 from edge_ad.store.journal import event_from_text
 from edge_ad.store.jpeg import comment_of
 from edge_ad.store.reader import Reader
-from edge_ad.store.retention import Limits
+from edge_ad.store.retention import evidence_folder
 from tests.camera.pictures import noise
 from tests.fixtures.loopback import until
 
-NO_FLOOR = Limits(free_gb=0.0)
+NO_FLOOR = RecordTable(free_gb=0.0)
 HEAT = np.zeros((256, 256), np.float32)
 HEAT[:128] = 5.0
 
@@ -52,9 +53,9 @@ def keep(store: Store, evidence: Evidence, *judgements: InspectionResult) -> lis
 
 def opened(folder: Path, view: View | None = None, **settings: Any) -> tuple[Store, Evidence]:
     path = folder / "line.sqlite"
-    chosen = RecordSettings(limits=NO_FLOOR, **settings)
-    store = Store(path, evidence=chosen.folder(path))
-    return store, Evidence(store, chosen, view or View(), np.zeros((4, 4), np.float32))
+    chosen = NO_FLOOR.model_copy(update=settings)
+    store = Store(path, evidence=evidence_folder(chosen, path))
+    return store, Evidence(store, chosen, view or View(), reference=np.zeros((4, 4), np.float32))
 
 
 def test_the_pictures_show_the_region_and_hold_their_event(tmp_path: Path) -> None:
@@ -145,7 +146,7 @@ def test_a_folder_that_cannot_be_written_is_told_once_and_tried_again(
 ) -> None:
     calls: list[int] = []
     path = tmp_path / "line.sqlite"
-    settings = RecordSettings(evidence=tmp_path / "taken", limits=NO_FLOOR)
+    settings = RecordTable(evidence=tmp_path / "taken", free_gb=0.0)
     store = Store(path)
     evidence = Evidence(store, settings, View(), short=lambda: calls.append(1))
     (tmp_path / "taken").write_text("a file")

@@ -14,9 +14,9 @@ from edge_ad.bundle import Bundle, open_bundle
 from edge_ad.engines.pipeline import Inference, Pipeline
 from edge_ad.inspection.judge import Judge
 from edge_ad.inspection.loop import Loop
-from edge_ad.inspection.settings import LoopSettings
 from edge_ad.inspection.throughput import Still
 from tests.fixtures.tiny_bundle import make_tiny_bundle, tiny_image
+from tests.inspection.line import settings_of
 
 
 class Slowed:
@@ -60,7 +60,7 @@ def measure(bundle: Bundle, seconds: float, rates: Sequence[float], engine_s: fl
             source.name = f"camera {number}"
             sources.append(source)
         judge = Judge(Slowed(pipeline, engine_s), bundle.thresholds, bundle.statistics.weight, 60_000.0)
-        loop = Loop(judge, sources, [], LoopSettings(max_age_ms=60_000.0))
+        loop = Loop(judge, sources, [], settings_of(max_age_ms=60_000.0))
         threading.Timer(seconds, loop.stop).start()
         loop.run()
     counters = [station.counters for station in loop.workers]

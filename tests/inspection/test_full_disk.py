@@ -9,20 +9,19 @@ from pathlib import Path
 
 import pytest
 
+from edge_ad.config import AlarmTable, Config, RecordTable
 from edge_ad.events import Event
-from edge_ad.inspection.alarm import AlarmRule
 from edge_ad.inspection.alarm_manager import AlarmManager
 from edge_ad.inspection.evidence import Evidence, StoreObserver
 from edge_ad.inspection.judge import Judge
 from edge_ad.inspection.loop import Loop
 from edge_ad.inspection.observers import EventCallback
-from edge_ad.inspection.settings import LoopSettings
 from edge_ad.inspection.view import View
 from edge_ad.outputs.guard_state import Message
-from edge_ad.store import RecordSettings, Store
+from edge_ad.store import Store
 from edge_ad.store.journal import files, parse
 from edge_ad.store.reader import Reader
-from edge_ad.store.retention import Limits
+from edge_ad.store.retention import evidence_folder
 from tests.fixtures.loopback import until
 from tests.inspection.line import THRESHOLDS, WEIGHT, Arithmetic, Script
 from tests.store.test_store import row
@@ -85,8 +84,8 @@ class Wires:
 
 def test_a_disk_that_fills_up_and_is_freed_again(disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path, ballast, wires = disk / "line.sqlite", Ballast(disk), Wires()
-    settings = RecordSettings(limits=Limits(free_gb=0.004))
-    store = Store(path, evidence=settings.folder(path))
+    settings = RecordTable(free_gb=0.004)
+    store = Store(path, evidence=evidence_folder(settings, path))
     evidence = Evidence(store, settings, View())
     told: list[Event] = []
     pictures_at: dict[str, int] = {}
@@ -120,9 +119,9 @@ def test_a_disk_that_fills_up_and_is_freed_again(disk: Path, capsys: pytest.Capt
             assert until(lambda: store.fault is not None and "full" in store.fault)
 
     sink = StoreObserver(store, lambda name: loop.account(name), evidence)
-    desk = AlarmManager(["cam"], AlarmRule(), wires, store.latches, store.save_alarm_state)
+    desk = AlarmManager(["cam"], AlarmTable(), wires, store.latches, store.save_alarm_state)
     judge = Judge(Arithmetic(lambda _: 5.0), THRESHOLDS, WEIGHT, 1000.0)
-    loop = Loop(judge, [Script(range(FRAMES))], [desk, sink, EventCallback(heard)], LoopSettings())
+    loop = Loop(judge, [Script(range(FRAMES))], [desk, sink, EventCallback(heard)], Config())
     loop.run()
     assert until(lambda: store.committed == FRAMES)
     assert until(lambda: evidence.written + sum(evidence.dropped.values()) == FRAMES)

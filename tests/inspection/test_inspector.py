@@ -9,13 +9,14 @@ import cv2
 import numpy as np
 import pytest
 
+from edge_ad.config import Config
 from edge_ad.errors import BadInput
 from edge_ad.events import Event
 from edge_ad.inspection.inspector import RunOptions, inspect
-from edge_ad.inspection.settings import LoopSettings
 from edge_ad.inspection.summary import Summary
 from tests.camera.pictures import write_image, write_video
 from tests.fixtures.tiny_bundle import make_tiny_bundle, tiny_image
+from tests.inspection.line import settings_of
 
 
 @pytest.fixture(scope="module")
@@ -23,10 +24,9 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tiny_bundle(tmp_path_factory.mktemp("bundle") / "tiny.edgead")
 
 
-def judged(bundle: Path, uri: str, settings: LoopSettings | None = None) -> tuple[list[Event], Summary]:
+def judged(bundle: Path, uri: str, settings: Config | None = None) -> tuple[list[Event], Summary]:
     events: list[Event] = []
-    chosen = settings or LoopSettings()
-    options = RunOptions(settings=chosen, backend="onnxruntime", precision="fp32", on_event=events.append)
+    options = RunOptions(settings or settings_of(), on_event=events.append)
     summary = inspect(bundle, uri, options)
     total = summary.total
     assert total.captured == total.judged + total.dropped + total.faulted
@@ -65,7 +65,7 @@ FAULTS = {"freeze": "frozen", "black": "dark", "slow": "late", "corrupt": "corru
 @pytest.mark.parametrize(("fault", "reason"), FAULTS.items())
 def test_a_faulty_frame_is_none_with_its_reason_and_no_other_is(bundle: Path, fault: str, reason: str) -> None:
     uri = f"synthetic://line?frames=8&fps=50&slow_ms=600&{fault}=3-4"
-    events, summary = judged(bundle, uri, LoopSettings(max_age_ms=550))
+    events, summary = judged(bundle, uri, settings_of(max_age_ms=550))
     on_frames = [event for event in events if event.part is not None]
     assert [event.frame for event in on_frames] == list(range(8))
     faulty = {event.frame: (event.reason or "").split(":")[0] for event in on_frames if event.verdict == "NONE"}
@@ -93,7 +93,7 @@ def test_a_long_hang_is_told_while_it_lasts(bundle: Path) -> None:
 
 def test_real_time_may_drop_but_loses_count_of_nothing(bundle: Path) -> None:
     events, summary = judged(
-        bundle, "synthetic://line?frames=40&fps=200&black=10-12", LoopSettings(realtime=True, max_age_ms=60_000)
+        bundle, "synthetic://line?frames=40&fps=200&black=10-12", settings_of(realtime=True, max_age_ms=60_000)
     )
     frames = [event.frame for event in events if event.frame is not None]
     assert frames == sorted(set(frames))
@@ -107,7 +107,7 @@ def test_several_cameras(bundle: Path, tmp_path: Path) -> None:
             write_image(tmp_path / name / f"{index}.png", tiny_image(index))
     events: list[Event] = []
     uris = [str(tmp_path / "one"), str(tmp_path / "two")]
-    summary = inspect(bundle, uris, RunOptions(backend="onnxruntime", precision="fp32", on_event=events.append))
+    summary = inspect(bundle, uris, RunOptions(settings_of(), on_event=events.append))
     for uri in uris:
         assert [event.frame for event in events if event.camera == uri] == [0, 1, 2]
     assert "all" in summary.table()
@@ -126,7 +126,7 @@ def test_saved_images_have_safe_names_and_show_the_verdict(bundle: Path, tmp_pat
     write_image(parts / "bad.png", tiny_image(2, blob=True))
     (parts / "c.png").write_bytes(b"broken")
     out = tmp_path / "out"
-    inspect(bundle, str(parts), RunOptions(backend="onnxruntime", precision="fp32", save=out))
+    inspect(bundle, str(parts), RunOptions(settings_of(save=out)))
     assert sorted(path.name for path in out.iterdir()) == ["000000_a_b_x.jpg", "000001_bad.jpg", "000002_c.jpg"]
     borders = {}
     for path in sorted(out.iterdir()):
@@ -139,7 +139,7 @@ def test_saved_images_have_safe_names_and_show_the_verdict(bundle: Path, tmp_pat
 def test_saved_video_has_every_frame(bundle: Path, tmp_path: Path) -> None:
     video = write_video(tmp_path / "clip.mkv", [tiny_image(index, size=(100, 130)) for index in range(9)], fps=12.0)
     out = tmp_path / "out"
-    inspect(bundle, str(video), RunOptions(backend="onnxruntime", precision="fp32", save=out, events=str(out / "events.jsonl")))
+    inspect(bundle, str(video), RunOptions(settings_of(save=out, events=out / "events.jsonl")))
     assert sorted(path.name for path in out.iterdir()) == ["clip.mp4", "events.jsonl"]
     capture = cv2.VideoCapture(str(out / "clip.mp4"))
     count = 0
@@ -153,4 +153,4 @@ def test_saved_video_has_every_frame(bundle: Path, tmp_path: Path) -> None:
 def test_save_into_a_file_is_refused(bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(BadInput, match="--save"):
-        inspect(bundle, "synthetic://line?frames=1", RunOptions(backend="onnxruntime", precision="fp32", save=tmp_path / "file"))
+        inspect(bundle, "synthetic://line?frames=1", RunOptions(settings_of(save=tmp_path / "file")))

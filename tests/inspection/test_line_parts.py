@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,8 +18,8 @@ from edge_ad.camera.frames import BadFrame, End, Frame, Image, Read, SourceKind
 from edge_ad.camera.measure import measure_reference
 from edge_ad.camera.settings import CameraSettings
 from edge_ad.camera.synthetic import SyntheticBelt
+from edge_ad.config import Config, RunTable
 from edge_ad.events import Event
-from edge_ad.inspection.assembly import with_record
 from edge_ad.inspection.judge import InspectionResult, Judge, median_result
 from edge_ad.inspection.loop import Loop
 from edge_ad.inspection.observers import EventCallback, Observer
@@ -29,22 +30,29 @@ from edge_ad.inspection.part_tracking import (
     Judgeable,
     PartDetector,
     PartReady,
-    PartRule,
     SeenParts,
     frames_of,
 )
 from edge_ad.inspection.presence import LikeNormal, PresenceDetector
-from edge_ad.inspection.settings import LoopSettings, PartSettings
-from edge_ad.inspection.view import View
+from edge_ad.inspection.settings import CaptureConditions, conditions_of
 from edge_ad.synthetic.belt import Belt
 from edge_ad.synthetic.tray import render_tray
 from tests.camera.pictures import noise
 from tests.fixtures.plain_bundle import plain_contents
-from tests.inspection.line import THRESHOLDS, WEIGHT, Arithmetic, Script, check_account, make_loop, run_loop
+from tests.inspection.line import (
+    THRESHOLDS,
+    WEIGHT,
+    Arithmetic,
+    Script,
+    check_account,
+    make_loop,
+    run_loop,
+    settings_of,
+)
 
 SIZE = 96
 GOODS = [render_tray(5 * 2**32 + seed, None, SIZE).image for seed in range(8)]
-RULE = PartRule()
+RULE = RunTable(trigger_deadline_ms=200.0)
 
 
 class Notes(Observer):
@@ -61,23 +69,23 @@ def run(
     source: object,
     parting: PartDetector,
     pipeline: Arithmetic,
-    settings: LoopSettings | None = None,
-    changed: threading.Condition | None = None,
+    settings: Config | None = None,
+    **more: Any,
 ) -> tuple[Loop, list[Event], Notes]:
-    chosen = settings or LoopSettings()
+    chosen = settings or Config()
     events: list[Event] = []
     notes = Notes()
-    judge = Judge(pipeline, THRESHOLDS, WEIGHT, chosen.max_age_ms)
+    judge = Judge(pipeline, THRESHOLDS, WEIGHT, chosen.run.max_age_ms)
     observers = [EventCallback(events.append), notes]
-    loop = Loop(judge, [source], observers, chosen, detectors=[parting], changed=changed)  # type: ignore[list-item]
+    loop = Loop(judge, [source], observers, chosen, detectors=[parting], **more)  # type: ignore[list-item]
     loop.run()
     counters = loop.workers[0].counters
     assert counters.captured == counters.judged + counters.dropped + counters.faulted + counters.idle
     return loop, events, notes
 
 
-def seen(rule: PartRule = RULE, first: int = 1) -> SeenParts:
-    return SeenParts(PresenceDetector(LikeNormal(GOODS)), rule, View(), first)
+def seen(rule: RunTable = RULE, first: int = 1) -> SeenParts:
+    return SeenParts(PresenceDetector(LikeNormal(GOODS)), rule, first)
 
 
 def test_as_many_events_as_trays_and_none_on_the_empty_belt() -> None:
@@ -112,7 +120,7 @@ def test_frames_without_a_score_do_not_count_and_without_any_the_part_is_none() 
 
 
 def test_better_frames_push_others_out() -> None:
-    loop, events, _ = run(SyntheticBelt("belt", 3, 7, 30.0, SIZE), seen(PartRule(1, 4)), Arithmetic())
+    loop, events, _ = run(SyntheticBelt("belt", 3, 7, 30.0, SIZE), seen(RunTable(part_frames=1, part_candidates=4)), Arithmetic())
     assert len(events) == 3
     assert loop.workers[0].counters.judged == 3
     assert loop.workers[0].counters.dropped == 3 * 3
@@ -151,7 +159,7 @@ def moving(index: int, at: float) -> Frame:
 
 def test_a_trigger_gets_its_part_with_its_id() -> None:
     calls = Calls()
-    parting = CalledParts(calls, PartRule(2, 2), 60.0)
+    parting = CalledParts(calls, RunTable(part_frames=2, trigger_deadline_ms=60_000.0))
     now = time.monotonic()
     calls.put("A", now + 1.5)
     calls.put("", now + 3.5)
@@ -164,7 +172,7 @@ def test_a_trigger_gets_its_part_with_its_id() -> None:
 def test_a_trigger_without_a_frame_is_none_with_its_id() -> None:
     changed = threading.Condition()
     calls = Calls(changed)
-    parting = CalledParts(calls, RULE, 0.2)
+    parting = CalledParts(calls, RULE)
     source = Script([None], kind="live", fps=1.0)
     calls.put("B7", time.monotonic())
     timer = threading.Timer(1.0, source.release.set)
@@ -192,9 +200,7 @@ def test_middle(scores: list[float | None], chosen: float | None) -> None:
 
 
 def test_a_triggered_camera_loses_no_part_and_may_be_silent() -> None:
-    settings = LoopSettings(
-        part=PartSettings(queued=True, trigger_deadline_ms=60_000), max_age_ms=60_000, give_up_s=0.3
-    )
+    settings = settings_of(trigger="camera", trigger_deadline_ms=60_000, max_age_ms=60_000, give_up_s=0.3)
     source = Script([*range(6), None], kind="live", fps=100.0)
     events: list[Event] = []
     judge = Judge(Arithmetic(lambda call: (time.sleep(0.02), 0.0)[1]), THRESHOLDS, WEIGHT, 60_000)
@@ -207,7 +213,7 @@ def test_a_triggered_camera_loses_no_part_and_may_be_silent() -> None:
 
 @pytest.mark.parametrize(("kind", "late"), [("live", True), ("images", False)])
 def test_a_called_frame_has_a_deadline_but_a_folder_waits_for_us(kind: SourceKind, late: bool) -> None:
-    settings = LoopSettings(part=PartSettings(queued=True, trigger_deadline_ms=300.0), max_age_ms=60_000)
+    settings = settings_of(trigger="camera", trigger_deadline_ms=300.0, max_age_ms=60_000)
     old = [
         Frame(noise(number), number, time.monotonic() - 9.0, time.time(), "cam", str(number)) for number in range(12)
     ]
@@ -219,7 +225,7 @@ def test_a_called_frame_has_a_deadline_but_a_folder_waits_for_us(kind: SourceKin
 
 
 def test_a_called_frame_whose_verdict_comes_too_late_is_none() -> None:
-    settings = LoopSettings(part=PartSettings(queued=True, trigger_deadline_ms=60_000.0), max_age_ms=30.0)
+    settings = settings_of(trigger="camera", trigger_deadline_ms=60_000.0, max_age_ms=30.0)
     slow = Arithmetic(lambda call: (time.sleep(0.05), 0.0)[1])
     _, events = run_loop(slow, [Script([0], kind="live")], settings)
     assert [event.verdict for event in events] == ["NONE"]
@@ -245,10 +251,10 @@ class Misset(Script):
 
 
 def test_a_camera_that_is_set_differently_is_a_fault() -> None:
-    settings = LoopSettings(camera=CameraSettings(exposure_us=8000.0), max_age_ms=60_000)
+    settings, conditions = settings_of(max_age_ms=60_000), CaptureConditions(camera=CameraSettings(exposure_us=8000.0))
     events: list[Event] = []
     judge = Judge(Arithmetic(), THRESHOLDS, WEIGHT, 60_000)
-    Loop(judge, [Misset(events)], [EventCallback(events.append)], settings).run()
+    Loop(judge, [Misset(events)], [EventCallback(events.append)], settings, conditions=conditions).run()
     assert [event.verdict for event in events] == ["OK", "OK", "NONE", "NONE"]
     assert (events[2].reason or "").startswith("settings: ")
 
@@ -258,28 +264,28 @@ def test_what_a_bundle_tells_of_its_goods_is_used(tmp_path: Path) -> None:
     record = CameraRecord("cam", CameraSettings(exposure_us=8000.0), (128, 128), "none", "2026-01-01T00:00:00Z")
     report = {"health_reference": measure_reference(goods).to_json(), "camera": record.to_json()}
     write_bundle(tmp_path / "x.edgead", replace(plain_contents(), report=report))
-    found = with_record(LoopSettings(), open_bundle(tmp_path / "x.edgead"))
+    found = conditions_of(open_bundle(tmp_path / "x.edgead"))
     assert found.camera == record.settings
     assert found.reference is not None
     assert found.reference.count == 10
     write_bundle(tmp_path / "y.edgead", plain_contents())
-    assert with_record(LoopSettings(), open_bundle(tmp_path / "y.edgead")) == LoopSettings()
+    assert conditions_of(open_bundle(tmp_path / "y.edgead")) == CaptureConditions()
 
 
 def test_pictures_unlike_the_goods_are_a_fault_only_where_a_part_should_be() -> None:
     goods = [render_tray(5 * 2**32 + seed, None, SIZE).image for seed in range(10)]
-    settings = LoopSettings(reference=measure_reference(goods))
+    conditions = CaptureConditions(reference=measure_reference(goods))
     belt = SyntheticBelt("belt", 4, 7, 30.0, SIZE)
-    _, events, _ = run(belt, seen(), Arithmetic(), settings)
+    _, events, _ = run(belt, seen(), Arithmetic(), conditions=conditions)
     assert len(events) == 4  # no fault on the empty belt
-    _, events, _ = run_frames([goods[0], np.roll(goods[0], 40, axis=1)], settings)
+    _, events, _ = run_frames([goods[0], np.roll(goods[0], 40, axis=1)], conditions)
     assert [event.verdict for event in events] == ["OK", "NONE"]
     assert (events[1].reason or "").startswith("moved")
 
 
-def run_frames(pictures: list[Image], settings: LoopSettings) -> tuple[Loop, list[Event], None]:
+def run_frames(pictures: list[Image], conditions: CaptureConditions) -> tuple[Loop, list[Event], None]:
     frames = [Frame(image, n, time.monotonic(), time.time(), "cam", str(n)) for n, image in enumerate(pictures)]
-    loop, events = make_loop(Arithmetic(), [Script(frames)], settings)
+    loop, events = make_loop(Arithmetic(), [Script(frames)], conditions=conditions)
     loop.run()
     return loop, events, None
 

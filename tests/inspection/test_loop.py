@@ -6,18 +6,17 @@ import math
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from edge_ad.camera.frames import End, Frame, SourceError
-from edge_ad.camera.health import HealthLimits
-from edge_ad.errors import BadInput, DeviceFault
-from edge_ad.inspection.settings import LoopSettings
-from edge_ad.inspection.view import Roi, View
+from edge_ad.config import RunTable
+from edge_ad.errors import DeviceFault
+from edge_ad.inspection.settings import stall_s
 from tests.camera.pictures import noise
-from tests.inspection.line import Arithmetic, Script, bad, check_account, make_loop, run_lockstep, run_loop
+from tests.inspection.line import Arithmetic, Script, bad, check_account, make_loop, run_lockstep, run_loop, settings_of
 
 
 def test_one_event_a_frame_in_order_with_its_verdict() -> None:
@@ -92,7 +91,7 @@ def test_a_file_that_broke_off_is_told() -> None:
 
 def test_a_silent_camera_is_told_and_given_up() -> None:
     source = Script([0, None], kind="live", fps=100.0)
-    loop, events = make_loop(Arithmetic(), [source], LoopSettings(give_up_s=1.5))
+    loop, events = make_loop(Arithmetic(), [source], settings_of(give_up_s=1.5))
     with pytest.raises(DeviceFault, match=r"no frame from cam for 1.5 s"):
         loop.run()
     source.release.set()
@@ -115,7 +114,7 @@ def test_a_source_that_crashes_is_a_device_fault() -> None:
 def test_late_frames_of_a_camera_are_none_and_not_inferred() -> None:
     old = Frame(noise(0), 0, time.monotonic() - 9.0, time.time(), "cam", "0")
     pipeline = Arithmetic()
-    loop, events = run_loop(pipeline, [Script([old], kind="live")], LoopSettings(max_age_ms=5000))
+    loop, events = run_loop(pipeline, [Script([old], kind="live")], settings_of(max_age_ms=5000))
     assert pipeline.calls == 0
     assert events[0].verdict == "NONE"
     assert events[0].reason is not None
@@ -129,7 +128,7 @@ def test_a_slow_inference_makes_a_live_verdict_late_but_not_a_file() -> None:
         return 0.0
 
     for kind, verdict in (("live", "NONE"), ("video", "OK")):
-        _, events = run_loop(Arithmetic(score), [Script([0], kind=kind)], LoopSettings(max_age_ms=30))  # type: ignore[arg-type]
+        _, events = run_loop(Arithmetic(score), [Script([0], kind=kind)], settings_of(max_age_ms=30))  # type: ignore[arg-type]
         assert [event.verdict for event in events] == [verdict]
 
 
@@ -149,7 +148,7 @@ def test_repetitions_of_a_live_camera_are_dropped_until_it_counts_as_frozen() ->
         indices = iter(range(6))
 
     loop, events = make_loop(
-        Arithmetic(), [Lockstep([], kind="live")], LoopSettings(health=HealthLimits(frozen_after=3), max_age_ms=60_000)
+        Arithmetic(), [Lockstep([], kind="live")], settings_of(max_age_ms=60_000)
     )
     loop.run()
     assert [(event.frame, event.verdict) for event in events] == [(0, "OK"), (3, "NONE"), (4, "NONE"), (5, "NONE")]
@@ -170,8 +169,8 @@ def alternating(tick: int) -> Frame:
 @pytest.mark.parametrize(("made", "new"), [(frozen_with_a_clock, 1), (alternating, 2)])
 def test_a_frozen_camera_is_not_judged_however_it_hides(made: Callable[[int], Frame], new: int) -> None:
     """60 frames: a clock beside the judged region goes on, or two stale buffers come in turn."""
-    view = View(Roi(64, 32, 100, 80)) if made is frozen_with_a_clock else View()
-    loop, events = run_lockstep((made(tick) for tick in range(60)), LoopSettings(max_age_ms=60_000, view=view))
+    roi = "64,32,100,80" if made is frozen_with_a_clock else None
+    loop, events = run_lockstep((made(tick) for tick in range(60)), settings_of(max_age_ms=60_000, roi=roi))
     assert [event.verdict for event in events] == ["OK"] * new + ["NONE"] * (58 - new)
     assert {event.reason.split(":")[0] for event in events if event.reason} == {"frozen"}
     assert loop.workers[0].counters.dropped == 2
@@ -180,7 +179,7 @@ def test_a_frozen_camera_is_not_judged_however_it_hides(made: Callable[[int], Fr
 
 def test_max_frames_stops_every_camera_at_its_own_count() -> None:
     sources = [Script(range(50), name="a"), Script(range(3), name="b"), Script(range(50), name="c")]
-    loop, events = run_loop(Arithmetic(), sources, LoopSettings(max_frames=5))
+    loop, events = run_loop(Arithmetic(), sources, settings_of(max_frames=5))
     counts = {name: sum(event.camera == name for event in events) for name in "abc"}
     assert counts == {"a": 5, "b": 3, "c": 5}
     assert all(source.closed for source in sources)
@@ -219,7 +218,7 @@ def test_drops_of_a_live_camera_are_counted() -> None:
     loop, events = run_loop(
         Arithmetic(lambda call: (time.sleep(0.01), 0.0)[1]),
         [Script(range(500), kind="live")],
-        LoopSettings(max_age_ms=60_000),
+        settings_of(max_age_ms=60_000),
     )
     counters = loop.workers[0].counters
     assert counters.captured == 500
@@ -238,8 +237,8 @@ def test_drops_of_a_live_camera_are_counted() -> None:
     ],
 )
 def test_settings_refused(change: dict[str, float]) -> None:
-    with pytest.raises(BadInput):
-        replace(LoopSettings(), **change)  # type: ignore[arg-type]
+    with pytest.raises(ValidationError):
+        RunTable(**change)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -255,4 +254,4 @@ def test_settings_refused(change: dict[str, float]) -> None:
     ],
 )
 def test_when_a_source_counts_as_stalled(kind: str, fps: float | None, first: bool, seconds: float) -> None:
-    assert LoopSettings().stall_s(kind, fps, first) == seconds  # type: ignore[arg-type]
+    assert stall_s(kind, fps, first) == seconds  # type: ignore[arg-type]

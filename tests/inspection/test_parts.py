@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
+from edge_ad.config import RunTable
 from edge_ad.errors import BadInput
-from edge_ad.inspection.part_tracking import Call, PartRule, PartTracker, TriggerTracker
+from edge_ad.inspection.part_tracking import Call, PartTracker, TriggerTracker
 from edge_ad.inspection.presence import (
     LikeNormal,
     Matcher,
@@ -44,7 +46,7 @@ def matcher(mode: str) -> Matcher:
 @pytest.mark.parametrize("seed", [99, 3])
 def test_as_many_parts_as_trays_and_each_from_frames_of_one_tray_at_rest(mode: str, seed: int) -> None:
     belt = Belt(12, seed if mode == "settled" else 99, SIZE)
-    eye, tracker = PresenceDetector(matcher(mode)), PartTracker[int](PartRule())
+    eye, tracker = PresenceDetector(matcher(mode)), PartTracker[int](RunTable())
     parts: list[set[int | None]] = []
     for index in range(len(belt)):
         image, truth = belt.frame(index)
@@ -114,13 +116,13 @@ STEPS = {
     ],
 )
 def test_what_is_one_part(steps: str, parts: list[list[int]]) -> None:
-    tracker = PartTracker[int](PartRule())
+    tracker = PartTracker[int](RunTable())
     found = [tracker.see(place, STEPS[name])[1] for place, name in enumerate(steps.split())]
     assert [list(ready.frames) for ready in found if ready] == parts
 
 
 def test_the_sharpest_frames_are_judged_in_their_order() -> None:
-    tracker = PartTracker[int](PartRule(frames=2, candidates=4))
+    tracker = PartTracker[int](RunTable(part_frames=2, part_candidates=4))
     found = [tracker.see(n, sight(True, True, 50.0, sharp))[1] for n, sharp in enumerate([5.0, 1.0, 2.0, 9.0])]
     assert found[:3] == [None] * 3
     assert found[3] is not None
@@ -129,7 +131,7 @@ def test_the_sharpest_frames_are_judged_in_their_order() -> None:
 
 @given(st.lists(st.sampled_from(sorted(STEPS)), max_size=60))
 def test_no_frame_is_lost_or_used_twice(steps: list[str]) -> None:
-    tracker = PartTracker[int](PartRule(frames=2, candidates=3))
+    tracker = PartTracker[int](RunTable(part_frames=2, part_candidates=3))
     busy, given_out, numbers = [], [], []
     for place, name in enumerate([*steps, "empty"]):
         before = tracker.keeps()
@@ -148,7 +150,7 @@ def test_no_frame_is_lost_or_used_twice(steps: list[str]) -> None:
 
 
 def test_calls_get_the_frames_after_them() -> None:
-    tracker = TriggerTracker[str](PartRule(frames=2, candidates=2), 1.0)
+    tracker = TriggerTracker[str](RunTable(part_frames=2))
     assert tracker.see("early", 0.5, 1.0) == (False, [])
     tracker.call(Call("A", 1.0))
     tracker.call(Call("B", 2.0))
@@ -164,7 +166,7 @@ def test_calls_get_the_frames_after_them() -> None:
 
 
 def test_a_call_without_frames_is_missed_and_one_with_too_few_makes_do() -> None:
-    tracker = TriggerTracker[str](PartRule(frames=3, candidates=3), 1.0)
+    tracker = TriggerTracker[str](RunTable())
     tracker.call(Call("A", 0.0))
     tracker.see("a1", 0.5, 1.0)
     tracker.call(Call("B", 0.9))
@@ -176,7 +178,7 @@ def test_a_call_without_frames_is_missed_and_one_with_too_few_makes_do() -> None
     assert tracker.state == "idle"
 
 
-@pytest.mark.parametrize("change", [{"frames": 0}, {"frames": 4}, {"candidates": 101}])
+@pytest.mark.parametrize("change", [{"part_frames": 0}, {"part_frames": 101}, {"part_candidates": 101}])
 def test_rules_refused(change: dict[str, int]) -> None:
-    with pytest.raises(BadInput):
-        PartRule(**change)
+    with pytest.raises(ValidationError):
+        RunTable(**change)

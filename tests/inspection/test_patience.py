@@ -11,12 +11,11 @@ from edge_ad.camera.live import Restarts
 from edge_ad.errors import DeviceFault
 from edge_ad.events import Event
 from edge_ad.inspection.inspector import RunOptions, inspect
-from edge_ad.inspection.settings import LoopSettings
 from edge_ad.inspection.summary import Summary
 from tests.camera.rtsp import RtspServer, server_missing
 from tests.fixtures.loopback import free_port, until
 from tests.fixtures.tiny_bundle import make_tiny_bundle
-from tests.inspection.line import Arithmetic, Script, make_loop
+from tests.inspection.line import Arithmetic, Script, make_loop, settings_of
 from tests.inspection.manager import Manager
 
 MISSING = server_missing()
@@ -43,8 +42,8 @@ def test_a_service_is_ready_without_its_camera_and_judges_when_it_comes(
 
     def run() -> None:
         # A camera that was there would be given up after half a second.
-        settings = LoopSettings(max_frames=3, max_age_ms=60_000.0, give_up_s=0.5)
-        summaries.append(inspect(bundle, server.url, RunOptions(settings=settings, backend="onnxruntime", on_event=events.append)))
+        settings = settings_of(max_frames=3, max_age_ms=60_000.0, give_up_s=0.5)
+        summaries.append(inspect(bundle, server.url, RunOptions(settings, on_event=events.append)))
 
     thread = threading.Thread(target=run)
     thread.start()
@@ -82,7 +81,7 @@ def test_without_a_manager_a_camera_that_is_not_there_ends_the_run(
 def test_whom_patience_waits_for(steps: list[int | None], abandoned: int, waited_for: bool) -> None:
     source = Script(steps, kind="live", fps=100.0)
     source.restarts = Restarts(abandoned=abandoned)  # type: ignore[attr-defined]
-    loop, _ = make_loop(Arithmetic(), [source], LoopSettings(give_up_s=0.3, patient=True))
+    loop, _ = make_loop(Arithmetic(), [source], settings_of(give_up_s=0.3), patient=True)
     timer = threading.Timer(1.0, source.release.set)
     timer.start()
     if waited_for:

@@ -19,6 +19,7 @@ from edge_ad.inspection.plausibility import SPREADS, UNKNOWN, Floors, Plausibili
 from edge_ad.scoring import BRANCHES, fuse
 from tests.camera.pictures import noise, write_image
 from tests.fixtures.tiny_bundle import make_tiny_bundle, tiny_image
+from tests.inspection.line import settings_of
 
 DEFECTIVE = 121
 
@@ -97,7 +98,7 @@ def judged(bundle: Bundle, folder: Path, monkeypatch: pytest.MonkeyPatch, wrong:
 
     monkeypatch.setattr(Pipeline, "infer", spoilt)
     try:
-        inspect(bundle, str(folder), RunOptions(backend="onnxruntime", precision="fp32", on_event=events.append))
+        inspect(bundle, str(folder), RunOptions(settings_of(), on_event=events.append))
     except DeviceFault as error:
         assert "self-test failed while running" in str(error)  # noqa: PT017 (only where the canary was quick)
     return events

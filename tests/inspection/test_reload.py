@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from edge_ad.bundle import open_bundle
+from edge_ad.config import RunTable
 from edge_ad.errors import BadInput
-from edge_ad.inspection.assembly import LineSettings, reload_thresholds
+from edge_ad.inspection.assembly import reload_thresholds
 from tests.fixtures.tiny_bundle import make_tiny_bundle
 
 
@@ -18,8 +19,8 @@ def test_a_bundle_that_is_gone_changes_no_threshold(tmp_path: Path) -> None:
     child = tmp_path / "child.edgead"
     shutil.copy(path, child)
     bundle = open_bundle(path)
-    assert reload_thresholds(bundle, LineSettings(), None, child) == bundle.thresholds
+    assert reload_thresholds(bundle, RunTable(), None, child) == bundle.thresholds
     for gone in (path, child):
         gone.unlink()
         with pytest.raises(BadInput, match=gone.name):
-            reload_thresholds(bundle, LineSettings(), None, gone)
+            reload_thresholds(bundle, RunTable(), None, gone)

@@ -6,7 +6,6 @@ import json
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -15,6 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from edge_ad.cli.app import main
+from edge_ad.config import Config
 from edge_ad.engines import selection as module
 from edge_ad.engines.pipeline import Inference
 from edge_ad.engines.selection import Streams
@@ -23,11 +23,10 @@ from edge_ad.events import Event
 from edge_ad.inspection.judge import Judge
 from edge_ad.inspection.loop import Loop
 from edge_ad.inspection.observers import EventCallback
-from edge_ad.inspection.settings import LoopSettings
-from edge_ad.inspection.view import Grid, View
+from edge_ad.inspection.view import view_of
 from tests.engines.test_streams import Meeting
 from tests.fixtures.tiny_bundle import make_tiny_bundle, tiny_image
-from tests.inspection.line import THRESHOLDS, WEIGHT, Arithmetic, Script, bad, check_account
+from tests.inspection.line import THRESHOLDS, WEIGHT, Arithmetic, Script, bad, check_account, settings_of
 
 
 def brightest(inferences: Sequence[Inference]) -> Inference:
@@ -35,14 +34,14 @@ def brightest(inferences: Sequence[Inference]) -> Inference:
 
 
 def loop_of(
-    pipelines: Sequence[Arithmetic], sources: Sequence[Script], settings: LoopSettings | None = None
+    pipelines: Sequence[Arithmetic], sources: Sequence[Script], settings: Config | None = None
 ) -> tuple[Loop, list[Event]]:
     """Return a loop over the sources on as many streams as there are pipelines, and the list of its events."""
-    chosen = settings or LoopSettings()
+    chosen = settings or Config()
     events: list[Event] = []
     streams = Streams(pipelines)  # type: ignore[arg-type]
-    combine = brightest if len(chosen.view.grid) > 1 else None
-    judge = Judge(streams, THRESHOLDS, WEIGHT, chosen.max_age_ms, chosen.view, combine)
+    combine = brightest if len(view_of(chosen.run).grid) > 1 else None
+    judge = Judge(streams, THRESHOLDS, WEIGHT, chosen.run.max_age_ms, view_of(chosen.run), combine)
     return Loop(judge, sources, [EventCallback(events.append)], chosen), events
 
 
@@ -90,7 +89,7 @@ def test_no_frame_beyond_those_asked_for() -> None:
     loop, events = loop_of(
         [Arithmetic(), Arithmetic()],
         [Script(range(9), name="a"), Script(range(9), name="b")],
-        LoopSettings(max_frames=3),
+        settings_of(max_frames=3),
     )
     loop.run()
     assert sorted((event.camera, event.frame) for event in events) == [(name, n) for name in "ab" for n in range(3)]
@@ -109,7 +108,7 @@ def test_a_broken_engine_tells_none_and_ends_the_run() -> None:
 
 def test_the_tiles_of_a_picture_are_inferred_at_the_same_time() -> None:
     barrier = threading.Barrier(2)
-    settings = replace(LoopSettings(), view=View(None, Grid(1, 2)))
+    settings = settings_of(tiles="1x2")
     loop, events = loop_of([Meeting(barrier), Meeting(barrier)], [Script(range(3))], settings)
     loop.run()
     assert [event.verdict for event in events] == ["OK"] * 3

@@ -9,12 +9,11 @@ from pathlib import Path
 import pytest
 
 from edge_ad.cli.app import main
-from edge_ad.errors import BadInput
 from edge_ad.events import schema
-from edge_ad.inspection.assembly import LineSettings
 from edge_ad.inspection.inspector import RunOptions, inspect
 from tests.fixtures.loopback import free_port
 from tests.fixtures.tiny_bundle import make_tiny_bundle
+from tests.inspection.line import settings_of
 from tests.outputs.events import frames
 
 RUN = ["run", "--camera", "synthetic://line?frames=6&fps=50", "--backend", "onnxruntime", "--precision", "fp32"]
@@ -88,6 +87,8 @@ def test_nothing_is_set_and_the_schema(station: Path, capsys: pytest.CaptureFixt
     assert not (station / "runs" / "line.sqlite").exists()
 
 
-def test_an_output_needs_a_store(station: Path) -> None:
-    with pytest.raises(BadInput, match="needs a store"):
-        inspect(station / "runs" / "tiny.edgead", "synthetic://line?frames=1", RunOptions(line=LineSettings(alarm=("stdout:",))))
+def test_an_output_brings_a_store(station: Path) -> None:
+    options = RunOptions(settings_of(alarm=["file:events.jsonl"]))
+    inspect(station / "runs" / "tiny.edgead", "synthetic://line?frames=1", options)
+    assert (station / "runs" / "line.sqlite").exists()
+    assert len((station / "events.jsonl").read_text().splitlines()) == 1

@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 
 from edge_ad.cli.app import main
-from edge_ad.inspection.assembly import LineSettings
+from edge_ad.config import Config, RunTable
 from edge_ad.inspection.inspector import RunOptions, inspect
-from edge_ad.inspection.settings import LoopSettings
 from edge_ad.outputs.channels import address_names, parse_output
 from edge_ad.outputs.guard import Guard
 from edge_ad.outputs.guard_state import GuardState
@@ -20,6 +19,7 @@ from edge_ad.utils.locks import Targets
 from edge_ad.web.snapshot import output_rows, without_folders
 from tests.fixtures.loopback import free_port, until
 from tests.fixtures.tiny_bundle import make_tiny_bundle
+from tests.inspection.line import ENGINE
 from tests.outputs.peers import WrittenPlc
 
 
@@ -127,8 +127,8 @@ def test_the_table_of_a_run_counts_the_faults_of_outputs(tmp_path: Path, capfd: 
 
     plc = WrittenPlc()
     refusing, away = f"modbus://127.0.0.1:{plc.port}", f"mqtt://127.0.0.1:{free_port()}/line"
-    line = LineSettings(alarm=(f"{refusing}?base=40001", away, f"file:{tmp_path / 'o.jsonl'}"), store=tmp_path / "s")
-    options = RunOptions(settings=LoopSettings(), line=line, backend="onnxruntime", precision="fp32", on_event=wait)
+    run = RunTable(alarm=[f"{refusing}?base=40001", away, f"file:{tmp_path / 'o.jsonl'}"], store=tmp_path / "s")
+    options = RunOptions(Config(run=run, engine=ENGINE), on_event=wait)
     summary = inspect(make_tiny_bundle(tmp_path / "tiny.edgead"), "synthetic://line?frames=3", options)
     plc.close()
     rows = [row for row in summary.table().splitlines() if row.startswith("output ")]

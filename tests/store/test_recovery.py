@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
+from edge_ad.config import RecordTable
 from edge_ad.errors import BadInput, DeviceFault
 from edge_ad.events import Event
 from edge_ad.store import Store, StoredImage
@@ -22,7 +23,6 @@ from edge_ad.store.maintenance import MaintenanceThread
 from edge_ad.store.reader import EventFilter, Reader, set_mark
 from edge_ad.store.rebuild import rebuild, remake
 from edge_ad.store.recovery import MARGIN, damage_of, is_ours
-from edge_ad.store.retention import Limits
 from tests.fixtures.loopback import until
 from tests.store.test_store import row
 
@@ -105,7 +105,7 @@ def test_a_run_goes_on_and_the_keeper_brings_all_back(
     new = row(1000, id="new")
     store.record(new)
     assert until(lambda: store.committed == 1)
-    maintenance = MaintenanceThread(path, evidence, Limits(keep_days=1e6, free_gb=0.0))
+    maintenance = MaintenanceThread(path, evidence, RecordTable(keep_days=1e6, free_gb=0.0))
     assert until(lambda: maintenance.rounds)
     maintenance.close()
     assert store.close()
@@ -139,9 +139,9 @@ def test_pictures_alone_bring_their_events_back(line: Path) -> None:
 def test_a_rebuild_that_was_cut_off_goes_on(line: Path) -> None:
     path, evidence = line / "line.sqlite", line / "line.evidence"
     path.unlink()
-    for _ in range(2):  # begun, then killed before the keeper came to it
+    for _ in range(2):  # begun, then killed before the maintenance thread came to it
         assert Store(path, evidence=evidence).close()
-    maintenance = MaintenanceThread(path, evidence, Limits(keep_days=1e6, free_gb=0.0))
+    maintenance = MaintenanceThread(path, evidence, RecordTable(keep_days=1e6, free_gb=0.0))
     assert until(lambda: maintenance.rounds)
     maintenance.close()
     with Reader(path) as reader:
@@ -156,7 +156,7 @@ def test_what_a_kill_left_behind_is_taken_in_or_cleared(line: Path) -> None:
     for name in (half, fresh):
         name.write_bytes(JPEG[:20])
     os.utime(half, (1e9, 1e9))
-    maintenance = MaintenanceThread(path, evidence, Limits(keep_days=1e6, free_gb=0.0))
+    maintenance = MaintenanceThread(path, evidence, RecordTable(keep_days=1e6, free_gb=0.0))
     assert until(lambda: maintenance.rounds)
     maintenance.close()
     assert maintenance.fault is None

@@ -9,21 +9,23 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from pydantic import ValidationError
 
-from edge_ad.errors import BadInput, DeviceFault
+from edge_ad.config import RecordTable
+from edge_ad.errors import DeviceFault
 from edge_ad.events import Event
 from edge_ad.store import Store
 from edge_ad.store.journal import event_line, files, parse
 from edge_ad.store.reader import Reader, set_mark
 from edge_ad.store.rebuild import rebuild
 from edge_ad.store.recovery import set_metadata
-from edge_ad.store.retention import GB, Limits, sweep
+from edge_ad.store.retention import GB, sweep
 from tests.fixtures.loopback import until
 from tests.store.test_recovery import page, picture
 from tests.store.test_store import row
 
 DAY = 86_400.0
-NO_LIMIT = Limits(keep_days=1e6, keep_gb=1e6, free_gb=0.0)
+NO_LIMIT = RecordTable(keep_days=1e6, keep_gb=1e6, free_gb=0.0)
 
 
 def make(folder: Path, events: list[Event]) -> Path:
@@ -58,14 +60,14 @@ AGED = [aged(0, "OK", 9), aged(1, "NG", 8), aged(2, "NG", 7), aged(3, "OK", 2), 
 def test_age(tmp_path: Path) -> None:
     path = make(tmp_path, AGED)
     set_mark(path, "NG1", "good", "test")
-    swept = sweep(path, path.with_suffix(".evidence"), Limits(keep_days=3, keep_gb=1e6, free_gb=0.0))
+    swept = sweep(path, path.with_suffix(".evidence"), RecordTable(keep_days=3, keep_gb=1e6, free_gb=0.0))
     assert left(path) == (["NG1", "OK3", "NG4", "OK5"], ["NG1", "OK3", "NG4", "OK5"])
     assert (swept.events, swept.pictures, swept.short) == (2, 2, None)
 
 
 def test_a_clock_that_was_never_set_tells_no_age(tmp_path: Path) -> None:
     path = make(tmp_path, [row(0, id="early", time=1000.0), aged(1, "OK", 9), aged(2, "OK", 0)])
-    sweep(path, path.with_suffix(".evidence"), Limits(keep_days=3, keep_gb=1e6, free_gb=0.0))
+    sweep(path, path.with_suffix(".evidence"), RecordTable(keep_days=3, keep_gb=1e6, free_gb=0.0))
     assert left(path) == (["early", "OK2"], ["early", "OK2"])
 
 
@@ -74,7 +76,7 @@ def test_what_an_output_has_not_got_yet_keeps_its_letter_but_not_its_event(tmp_p
     with sqlite3.connect(path) as connection:
         connection.execute("INSERT INTO outbox SELECT 'mqtt', sequence, id, verdict, 'text' FROM event WHERE id = 'NG1'")
     connection.close()
-    sweep(path, path.with_suffix(".evidence"), Limits(keep_days=3, keep_gb=1e6, free_gb=0.0))
+    sweep(path, path.with_suffix(".evidence"), RecordTable(keep_days=3, keep_gb=1e6, free_gb=0.0))
     assert left(path)[0] == ["OK3", "NG4", "OK5"]
     with sqlite3.connect(path) as connection:
         assert connection.execute("SELECT id, line FROM outbox").fetchall() == [("NG1", "text")]
@@ -101,7 +103,7 @@ def test_size_takes_pictures_of_ok_first_then_the_oldest_and_marked_ones_last(
     evidence = path.with_suffix(".evidence")
     size = max(name.stat().st_size for name in evidence.rglob("*.jpg"))
     rest = used(path) - size * len(AGED)
-    sweep(path, evidence, Limits(keep_days=1e6, keep_gb=(rest + size * (pictures + 0.5)) / GB, free_gb=0.0))
+    sweep(path, evidence, RecordTable(keep_days=1e6, keep_gb=(rest + size * (pictures + 0.5)) / GB, free_gb=0.0))
     assert left(path) == ([event.id for event in AGED], expected)
 
 
@@ -119,7 +121,7 @@ def test_beyond_pictures_whole_days_go_and_todays_and_marked_events_stay(tmp_pat
     old = [line for line in lines if '"sequence"' in line][:4]
     (today.parent / "2026-01-01.jsonl").write_text("\n".join(old) + "\n")
     today.write_text("\n".join(line for line in lines if line not in old) + "\n")
-    swept = sweep(path, evidence, Limits(keep_days=1e6, keep_gb=1e-9, free_gb=0.0))
+    swept = sweep(path, evidence, RecordTable(keep_days=1e6, keep_gb=1e-9, free_gb=0.0))
     assert left(path) == (["NG1", "NG4", "OK5"], [])
     assert "allowed" in (swept.short or "")
     assert files(evidence) == [today]
@@ -146,15 +148,15 @@ def test_for_free_space_pictures_go_and_events_stay(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(
         shutil, "disk_usage", lambda _: Usage(0, 0, int((2 + 6 - len(list(evidence.rglob("*.jpg")))) * 1e9))
     )
-    swept = sweep(path, evidence, Limits(keep_days=1e6, keep_gb=1e6, free_gb=6.0))
+    swept = sweep(path, evidence, RecordTable(keep_days=1e6, keep_gb=1e6, free_gb=6.0))
     assert left(path) == ([event.id for event in AGED], ["NG1", "NG4"])
     assert swept.short is None
-    swept = sweep(path, evidence, Limits(keep_days=1e6, keep_gb=1e6, free_gb=60.0))
+    swept = sweep(path, evidence, RecordTable(keep_days=1e6, keep_gb=1e6, free_gb=60.0))
     assert left(path)[1] == ["NG1"]
     assert "must stay free" in (swept.short or "")
 
 
-STRICT = Limits(keep_days=1e-9, keep_gb=1e-9, free_gb=1e6)
+STRICT = RecordTable(keep_days=1e-9, keep_gb=1e-9, free_gb=1e6)
 
 
 def test_nothing_goes_while_the_index_is_lost_damaged_or_being_made_anew(tmp_path: Path) -> None:
@@ -206,8 +208,8 @@ def test_without_need_nothing_goes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("changes", [{"keep_days": 0}, {"keep_gb": -1}, {"free_gb": -0.1}])
 def test_limits_that_make_no_sense(changes: dict[str, float]) -> None:
-    with pytest.raises(BadInput, match="must be above 0"):
-        Limits(**changes)
+    with pytest.raises(ValidationError, match="greater than"):
+        RecordTable(**changes)
 
 
 def test_a_line_of_the_journal_is_what_the_index_has(tmp_path: Path) -> None:
@@ -227,7 +229,7 @@ def shifted(monkeypatch: pytest.MonkeyPatch, days: float) -> None:
     monkeypatch.setattr(time, "time", lambda: real() + days * DAY)
 
 
-STEADY = Limits(keep_days=90, keep_gb=1e6, free_gb=0.0)
+STEADY = RecordTable(keep_days=90, keep_gb=1e6, free_gb=0.0)
 
 
 @pytest.mark.parametrize("elapsed_s", [None, 60.0], ids=["at a start", "while it runs"])
@@ -280,7 +282,7 @@ def test_the_last_day_of_a_record_never_goes_for_its_age(tmp_path: Path, monkeyp
     evidence = path.with_suffix(".evidence")
     monkeypatch.setattr("edge_ad.store.retention.MAX_STANDSTILL_S", 1e9)
     shifted(monkeypatch, 20)
-    limits = Limits(keep_days=10, keep_gb=1e6, free_gb=0.0)
+    limits = RecordTable(keep_days=10, keep_gb=1e6, free_gb=0.0)
     for _ in range(12):  # a day more each time, as while the machine runs
         sweep(path, evidence, limits, elapsed_s=2 * DAY)
     assert left(path)[0] == ["NG1", "NG2"]

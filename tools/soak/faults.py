@@ -24,6 +24,7 @@ from edge_ad.bundle import Bundle, open_bundle
 from edge_ad.camera.faults import Episode, FaultInjector
 from edge_ad.camera.frames import Frame, Paced, Read, Source, SourceKind
 from edge_ad.camera.synthetic import SyntheticLine, plan
+from edge_ad.config import Config, RunTable
 from edge_ad.data.images import resize
 from edge_ad.deployment.recalibration import recalibrate
 from edge_ad.engines.pipeline import Pipeline
@@ -32,7 +33,6 @@ from edge_ad.inspection.counters import Counters
 from edge_ad.inspection.judge import Judge
 from edge_ad.inspection.loop import Loop
 from edge_ad.inspection.observers import EventCallback
-from edge_ad.inspection.settings import LoopSettings
 from edge_ad.synthetic.line import write_line
 from tools.soak.trial import Health, Record, begin, bundle_for, facts
 
@@ -189,8 +189,8 @@ def run_leg(
         seen.append((time.time(), Seen(event.frame, event.part, event.time, event.verdict, word, event.score)))
         sample()
 
-    settings = LoopSettings(realtime=paced, max_age_ms=700.0)
-    judge = Judge(pipeline, bundle.thresholds, bundle.statistics.weight, settings.max_age_ms)
+    settings = Config(run=RunTable(realtime=paced, max_age_ms=700.0))
+    judge = Judge(pipeline, bundle.thresholds, bundle.statistics.weight, settings.run.max_age_ms)
     loop = Loop(judge, [FaultInjector(timed, faults, fps)], [EventCallback(note)], settings)
     loop.run()
     counters = loop.workers[0].counters
