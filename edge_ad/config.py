@@ -77,9 +77,12 @@ class TrainTable(Table):
         Flag("efficientnet_lite0, pdn_small, pdn_medium, or a PDN's weights (default: the preset's).", "NAME|FILE"),
     ] = None
     defects: Annotated[
-        Path | None, Flag("Labelled defects that choose the branch weights instead of synthetic anomalies.")
+        Path | None,
+        Flag("Labelled defects, a folder a kind, that choose the branch weights instead of synthetic anomalies."),
     ] = None
-    penalty: Annotated[Path | None, Flag("Images of other things, on which the student learns silence.")] = None
+    penalty: Annotated[
+        Path | None, Flag("Images of other things, on which the student learns silence; the first 4,096 are used.")
+    ] = None
     steps: Annotated[Annotated[int, Field(ge=1)] | None, Flag("Batches for every network (default: the preset's).")] = (
         None
     )
@@ -89,7 +92,7 @@ class TrainTable(Table):
     setting: Annotated[
         list[str], Flag("Change a value of the preset: efficientad.dfsc.mode=off. Repeats.", "KEY=VALUE")
     ] = Field(default_factory=list)
-    seed: Annotated[int, Field(ge=0), Flag("Seed of splits, networks and masks.")] = 0
+    seed: Annotated[int, Field(ge=0), Flag("Seed of splits, networks and synthetic anomalies.")] = 0
 
 
 class ThresholdsTable(Table):
@@ -118,7 +121,7 @@ class EngineTable(Table):
     labelled: Annotated[Path | None, Flag("INT8: a labelled test set that the gate judges too.")] = None
     max_flip: Annotated[float, Field(ge=0, le=1), Flag("INT8: the share of verdicts that may change.")] = 0.005
     optimisation_level: Annotated[
-        Annotated[int, Field(ge=0, le=5)] | None, Flag("TensorRT: how long it looks for fast kernels.")
+        Annotated[int, Field(ge=0, le=5)] | None, Flag("TensorRT: how long it looks for fast kernels, 0 to 5 [3].")
     ] = None
     compile_check: Annotated[
         bool,
@@ -221,14 +224,19 @@ class RunTable(Table):
     roi: Annotated[str | None, Flag("Look at this rectangle (pixels) alone.", "X,Y,W,H")] = None
     tiles: Annotated[str | None, Flag("Cut it into tiles, the worst one counts.", "RxC")] = None
     tile_goods: Annotated[Path | None, Flag("Folder of normal images for the statistics of each tile.")] = None
-    store: Annotated[Path | None, Flag("Keep events, counters and alarms in this SQLite file.")] = None
+    store: Annotated[
+        Path | None,
+        Flag("Keep events, counters and alarms in this SQLite file [with outputs or --web runs/line.sqlite]."),
+    ] = None
     events: Annotated[Path | None, Flag("Append one JSON object a verdict to this file; - prints them.", "FILE")] = None
     web: Annotated[
         str | None,
         Flag("Serve the dashboard here, such as 127.0.0.1:8080; an address of the network needs a token.", "HOST:PORT"),
     ] = None
     web_names: list[str] = Field(default_factory=list)
-    save: Annotated[Path | None, Flag("Write annotated images or videos into this folder.")] = None
+    save: Annotated[
+        Path | None, Flag("Write annotated images, or a video for each video or camera, into this folder.")
+    ] = None
     cascade: Annotated[
         Fraction | None,
         Flag(
@@ -293,7 +301,7 @@ class RecordTable(Table):
 class DistillTable(Table):
     """How to make a teacher; steps, batch, side and rate are the device's own when absent."""
 
-    size: Annotated[Literal["small", "medium"], Flag("small or medium.")] = "small"
+    size: Annotated[Literal["small", "medium"], Flag("small (PDN-S) or medium (PDN-M).")] = "small"
     source: Annotated[str, Flag("The network to learn from: lite0, lite1, lite2, or package.module:callable.")] = (
         "lite0"
     )

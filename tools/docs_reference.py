@@ -1,40 +1,47 @@
 #!/usr/bin/env python3
-"""Write the reference pages that come from the code: every flag of every command, every key of edge-ad.toml.
+"""Write what the documentation takes from the code: the options of every command, the keys of edge-ad.toml.
 
-    python tools/docs_reference.py [--out DIR]
+    python tools/docs_reference.py
 
-MkDocs calls it as a hook while it builds the site (mkdocs.yml), so these two pages are never out of date.
+The first go into docs/commands.md, between its marks; a test says when they are out of date. MkDocs takes the page of
+keys by a hook while it builds the site (mkdocs.yml).
 """
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import inspect
+import re
 import sys
 import typing
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-PAGES = ("reference/flags.md", "reference/keys.md")
+ROOT = Path(__file__).resolve().parents[1]
+COMMANDS_PAGE = ROOT / "docs" / "commands.md"
+KEYS_PAGE = "reference/keys.md"
+BLOCK = re.compile(r"^(<!-- options of ([a-z-]+): .*? -->)$.*?^(<!-- end -->)$", re.MULTILINE | re.DOTALL)
+sys.path.insert(0, str(ROOT))
 WORDS = {Path: "PATH", int: "N", float: "X", str: "TEXT"}
 
 
-def flags_page() -> str:
-    """Return the page of all commands, from the functions that they are."""
+def commands_page(page: str) -> str:
+    """Return the page of commands with the tables of their options, from the functions that they are."""
+    return BLOCK.sub(lambda match: f"{match[1]}\n{_options_table(match[2])}\n{match[3]}", page)
+
+
+def _options_table(name: str) -> str:
     from edge_ad.cli.app import COMMANDS
 
-    lines = ["# All flags", "", "Made from the commands themselves. [Commands](../commands.md) explains them."]
-    for name, module, summary in COMMANDS:
-        command = importlib.import_module(f"edge_ad.cli.{module}").command
-        hints = typing.get_type_hints(command, include_extras=True)
-        lines += ["", f"## edge-ad {name}", "", summary, "", "| flag | default | meaning |", "|---|---|---|"]
-        for parameter in [one for one in inspect.signature(command).parameters.values() if one.name != "context"]:
+    modules = {command: module for command, module, _ in COMMANDS}
+    command = importlib.import_module(f"edge_ad.cli.{modules[name]}").command
+    hints = typing.get_type_hints(command, include_extras=True)
+    lines = ["| option | meaning [default] |", "|---|---|"]
+    for parameter in inspect.signature(command).parameters.values():
+        if parameter.name != "context":
             lines.append(_row(parameter, *typing.get_args(_annotated(hints[parameter.name]))))
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
 
 
 def _annotated(hint: Any) -> Any:
@@ -42,19 +49,22 @@ def _annotated(hint: Any) -> Any:
     return hint if hasattr(hint, "__metadata__") else typing.get_args(hint)[0]
 
 
-def _row(parameter: inspect.Parameter, kind: Any, facts: Any) -> str:
-    kinds = [inner for inner in (kind, *typing.get_args(kind)) if isinstance(inner, type)]
-    word = next((WORDS[inner] for inner in kinds if inner in WORDS), "")
+def _row(parameter: inspect.Parameter, kind: Any, option: Any) -> str:
+    inner = [kind, *typing.get_args(kind)]
+    kinds = [one for outer in inner for one in (outer, *typing.get_args(outer)) if isinstance(one, type)]
+    word = next((WORDS[one] for one in kinds if one in WORDS), "")
     # With Annotated, typer keeps the first name given by hand as the default.
-    given = [name for name in (facts.default, *(facts.param_decls or ())) if str(name).startswith("-")]
-    names = ", ".join(name.replace("/", ", ") for name in given)
-    if type(facts).__name__ == "ArgumentInfo":
-        told = facts.metavar or parameter.name.upper()
+    names = [name for name in (option.default, *(option.param_decls or ())) if str(name).startswith("-")]
+    own = parameter.name.replace("_", "-")
+    names = names or [f"--{own}/--no-{own}" if bool in kinds else f"--{own}"]
+    if type(option).__name__ == "ArgumentInfo":
+        shown = f"`{option.metavar or parameter.name.upper()}`"
     else:
-        told = f"{names or '--' + parameter.name.replace('_', '-')} {facts.metavar or word}".strip()
-    default = parameter.default
-    shown = "" if default is None or default is False or default is inspect.Parameter.empty else f"`{default}`"
-    return f"| `{_cell(told)}` | {_cell(shown)} | {_cell(facts.help or '')} |"
+        shown = ", ".join(f"`{f'{name} {option.metavar or word}'.strip()}`" for given in names for name in given.split("/"))
+    default, text = parameter.default, option.help or ""
+    if isinstance(default, (str, int, float, Path)) and default not in ("", False) and not text.endswith(("]", "].")):
+        text = f"{text.rstrip('.')} [{default}]."
+    return f"| {_cell(shown)} | {_cell(text)} |".replace("<", "\\<")
 
 
 def keys_page() -> str:
@@ -116,23 +126,17 @@ def _cell(text: str) -> str:
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """Hook of MkDocs: add both pages to the site."""
+    """Hook of MkDocs: add the page of keys to the site."""
     from mkdocs.structure.files import File
 
-    for name, text in zip(PAGES, (flags_page(), keys_page()), strict=True):
-        files.append(File.generated(config, name, content=text))
+    files.append(File.generated(config, KEYS_PAGE, content=keys_page()))
     return files
 
 
 def main() -> int:
-    """Write both pages into a folder."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("runs/reference"))
-    out = parser.parse_args().out
-    for name, text in zip(PAGES, (flags_page(), keys_page()), strict=True):
-        (out / name).parent.mkdir(parents=True, exist_ok=True)
-        (out / name).write_text(text, encoding="utf-8")
-        print(out / name)
+    """Bring the page of commands up to date."""
+    COMMANDS_PAGE.write_text(commands_page(COMMANDS_PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    print(COMMANDS_PAGE)
     return 0
 
 
