@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 
-def bundle_and_folder(paths: list[Path], command: str) -> tuple[Path, Path]:
-    """Return the bundle and the folder of ``[BUNDLE] FOLDER``; a bundle that is not named is the newest one under runs/.
+def bundle_and_folder(
+    paths: Sequence[Path], command: str, folder: str = "folder of good images", configured: Path | None = None
+) -> tuple[Path, Path]:
+    """Return the bundle and the folder of ``[BUNDLE] [FOLDER]``.
 
-    Raises BadInput for more than two paths, and when the two are the wrong way round.
+    One that is not named is the newest bundle under runs/, or the ``configured`` folder; a single path that is a file or
+    ends in .edgead is the bundle. Raises BadInput for more than two paths, two the wrong way round, and no folder.
     """
     from edge_ad.errors import BadInput
     from edge_ad.utils.files import newest_bundle
 
     if len(paths) > 2:
-        raise BadInput(f"edge-ad {command} takes a bundle and a folder of good images, but {len(paths)} paths were given")
-    if len(paths) == 1 and paths[0].suffix == ".edgead":
-        raise BadInput(f"{paths[0]} is a bundle: add the folder of good images, `edge-ad {command} {paths[0]} FOLDER`")
-    if len(paths) == 2 and paths[0].is_dir() and paths[1].is_file():
-        raise BadInput(f"{paths[0]} is a folder: the bundle comes first, `edge-ad {command} {paths[1]} {paths[0]}`")
-    return (newest_bundle(), paths[0]) if len(paths) == 1 else (paths[0], paths[1])
+        raise BadInput(f"edge-ad {command} takes a bundle and a {folder}, but {len(paths)} paths were given")
+    if len(paths) == 2:
+        if paths[0].is_dir() and paths[1].is_file():
+            raise BadInput(f"{paths[0]} is a folder: the bundle comes first, `edge-ad {command} {paths[1]} {paths[0]}`")
+        return paths[0], paths[1]
+    if paths and not paths[0].is_file() and paths[0].suffix != ".edgead":
+        return newest_bundle(), paths[0]
+    if configured is None and paths:
+        raise BadInput(f"{paths[0]} is a bundle: add the {folder}, `edge-ad {command} {paths[0]} FOLDER`")
+    if configured is None:
+        raise BadInput(f"there is no {folder}: name one, or put `path` under [data] in edge-ad.toml")
+    return paths[0] if paths else newest_bundle(), configured

@@ -30,6 +30,7 @@ def command(
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
 ) -> None:
     """Measure a bundle: AUROC per kind of anomaly and branch, AU-sPRO, rejected goods, drift, pictures."""
+    from edge_ad.cli.arguments import bundle_and_folder
     from edge_ad.evaluation.evaluate import evaluate, evaluate_each
     from edge_ad.evaluation.report import categories_table, figures_table
     from edge_ad.utils.files import atomic_write, require_writable
@@ -38,7 +39,7 @@ def command(
     backend, precision = settings.engine.backend, settings.engine.precision
     require_writable(json_file)
     require_writable(None if report is None else report / "report.html")
-    bundle, data = _bundle_and_data(paths or [], settings.data.path)
+    bundle, data = bundle_and_folder(paths or [], "evaluate", "test set", settings.data.path)
     if bundle.is_dir():
         figures = evaluate_each(bundle, data, backend, precision, report, _progress, seed)
         typer.echo(categories_table(figures))
@@ -48,22 +49,6 @@ def command(
     if json_file is not None:
         atomic_write(json_file, json.dumps(figures, indent=2, allow_nan=False) + "\n")
     _report_evaluation(report, figures)
-
-
-def _bundle_and_data(paths: list[Path], configured: Path | None) -> tuple[Path, Path]:
-    """Sort the arguments: both given, or one of them with the other from runs/ or edge-ad.toml."""
-    from edge_ad.errors import BadInput
-    from edge_ad.utils.files import newest_bundle
-
-    if len(paths) > 2:
-        raise BadInput(f"evaluate takes a bundle and a test set, but {len(paths)} paths were given")
-    if len(paths) == 2:
-        return paths[0], paths[1]
-    if paths and not paths[0].is_file() and paths[0].suffix != ".edgead":
-        return newest_bundle(), paths[0]
-    if configured is None:
-        raise BadInput("there is no test set to evaluate on: name one, or put `path` under [data] in edge-ad.toml")
-    return (paths[0] if paths else newest_bundle()), configured
 
 
 def _progress(name: str) -> Progress | None:
