@@ -18,7 +18,7 @@ from typer.core import TyperGroup
 
 from edge_ad import __version__
 from edge_ad.errors import BadInput, EdgeAdError, is_out_of_memory, missing_package
-from edge_ad.utils.supervision import leave
+from edge_ad.utils.supervision import leave, tell
 
 # Name, module in edge_ad.cli and what `edge-ad --help` says. A module is imported when its command is asked for.
 COMMANDS: tuple[tuple[str, str, str], ...] = (
@@ -66,6 +66,7 @@ STEPS = """The usual order:
 
 `edge-ad COMMAND --help` tells more. The first three and the last two need no arguments once edge-ad.toml is there."""
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # The system says no to a path that a person gave: never a fault of the program.
 REFUSED_PATHS = (errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR)
 
@@ -141,7 +142,7 @@ def _command(name: str, module: str, summary: str) -> Any:
 
 
 def _fail(message: str, exit_code: int) -> int:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    tell(f"error: {' '.join(message.split())}")
     return exit_code
 
 
@@ -153,6 +154,8 @@ def _explain_usage(error: typer.TyperException) -> str:
         return message
     if " extra argument" in message and (images := _image_files(message)):
         return f"{message}; to judge or read several images name their folder, not the files (the shell made {images} of *)"
+    if " extra argument" in message and context.info_name == "run":
+        return f"{message}; what is to be judged follows --camera: `{context.command_path} BUNDLE --camera FOLDER`"
     if hasattr(error, "possibilities"):
         options = sorted(name for parameter in context.command.params for name in parameter.opts if name[:2] == "--")
         return f"{message}; `{context.command_path}` takes {', '.join(options)}"
@@ -193,6 +196,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         if is_out_of_memory(error):
             return _fail(f"out of memory ({error}): close other programs", 3)
+        if error.errno in FULL:
+            where = "standard output" if error.filename is None else str(error.filename)[:200]
+            return _fail(f"cannot write to {where}: {error.strerror}; make room, then run the command again", 3)
         if error.errno not in REFUSED_PATHS or error.filename is None:
             raise
         return _fail(f"cannot use {str(error.filename)[:200]!r}: {error.strerror}; name a path that you may use", 2)
@@ -205,8 +211,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return result if isinstance(result, int) else 0
 
 
+def _open_closed_streams() -> None:
+    """Open what the parent has closed of the first three files.
+
+    A file of ours, such as the record, would get its number, and libraries and children would write messages into it.
+    """
+    while (handle := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(handle, True)
+    os.close(handle)
+    for name, handle, mode in (("stdin", 0, "r"), ("stdout", 1, "w"), ("stderr", 2, "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(handle, mode, encoding="utf-8", closefd=False))
+
+
 def entry() -> NoReturn:
     """Run the command line of this process and leave it; an internal error with its traceback and exit code 1."""
+    _open_closed_streams()
     try:
         code = main()
     except Exception:

@@ -37,7 +37,7 @@ def command(
     if action == "list":
         _list(uris, path)
     elif action == "reject":
-        _reject(uris)
+        _reject(uris, named=bool(alarm))
     elif action in ("drop", "retry"):
         _change(action, name, path)
     elif action == "schema":
@@ -93,24 +93,30 @@ def _row(stats: DeliveryStats, remark: str) -> tuple[str, ...]:
     return (stats.output, *map(str, counts), remark)
 
 
-def _reject(uris: list[str]) -> None:
-    """Show a reject; DeviceFault when an output did not take it, BadInput while a run drives one."""
+def _reject(uris: list[str], named: bool) -> None:
+    """Show a reject; DeviceFault when an output did not take it, BadInput while a run drives one.
+
+    Those that only tell events have nothing to show it on: one that was ``named`` by the call is a mistake.
+    """
     import asyncio
     import contextlib
 
+    from edge_ad.errors import BadInput
     from edge_ad.outputs.channels import parse_output
     from edge_ad.outputs.delivery import is_fast, make_output
     from edge_ad.outputs.guard import reject
     from edge_ad.outputs.targets import targets_of
     from edge_ad.utils.locks import Targets
 
-    for uri in uris:
-        if not is_fast(uri):
-            make_output(uri)  # a wrong address is told; there is nothing to reject on it
+    slow = [make_output(uri).name for uri in uris if not is_fast(uri)]  # a wrong address is told
     fast = [uri for uri in uris if is_fast(uri)]
     with contextlib.closing(Targets()) as targets:
         targets.lock(targets_of(fast), "end that run, on which its outputs reject")
         asyncio.run(reject([parse_output(uri) for uri in fast]))
+    if slow and named:
+        raise BadInput(f"{', '.join(slow)} only tells events, so no reject can be shown there: name Modbus or GPIO outputs")
+    if not fast:
+        typer.echo("no Modbus or GPIO output is set: nothing shows a reject", err=True)
 
 
 def _change(action: str, name: str | None, path: Path) -> None:

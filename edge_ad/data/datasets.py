@@ -15,8 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_ad.data.folders import (
+    LEFT_OUT,
     UNLABELLED,
     FolderUse,
+    check_nested,
     is_normal_name,
     list_nested,
     named_as_anomalies,
@@ -25,7 +27,7 @@ from edge_ad.data.folders import (
     sub_folders,
     unread_folders,
 )
-from edge_ad.data.images import check_image, list_images, significant_bits
+from edge_ad.data.images import check_image, list_images, significant_bits, warn_depth
 from edge_ad.data.near_duplicates import near_duplicate_groups, thumbnails
 from edge_ad.data.splits import MIN_NORMAL_IMAGES, NormalSplit, split_all, split_training
 from edge_ad.errors import BadInput
@@ -131,8 +133,9 @@ def load_dataset(path: Path | str, seed: int = 0) -> DataSet:
         logging.getLogger(__name__).warning("skipped %s: %s", file, reason)
     test = _test_items(root) if layout != "flat" and (root / "test").is_dir() else ()
     uses = [
-        *_uses(root, listed, "normal images for training"),
-        *_uses(root, validation, "normal images for the threshold" if own else "normal images"),
+        *_uses(root, train, "normal images for training"),
+        *_uses(root, own, "normal images for the threshold" if own else "normal images"),
+        *_uses(root, [path for path, _ in skipped], f"{LEFT_OUT}: cannot be used"),
         *_item_uses(root, test),
     ]
     return DataSet(
@@ -168,6 +171,7 @@ def load_test(path: Path | str, bits: int = 16) -> DataSet:
     else:
         listed = _training_images(root, layout)[1] if layout else list_images(root)
         items, layout = tuple(TestItem(file, "good", "good") for file in listed), "flat"
+    warn_depth(significant_bits([item.path for item in items]), bits, root)
     items = tuple(replace(item, bits=bits) for item in items)
     if not items:
         raise BadInput(
@@ -248,7 +252,12 @@ def _training_images(root: Path, layout: Layout) -> tuple[Path, list[Path]]:
 
 
 def _normal_images(parent: Path) -> list[Path]:
-    return sorted(path for folder in normal_folders(parent) for path in list_nested(folder))
+    results: list[Path] = []
+    for folder in normal_folders(parent):
+        images = list_nested(folder)
+        check_nested(parent, folder, images)
+        results += images
+    return sorted(results)
 
 
 def _enough(folder: Path, count: int, skipped: Sequence[tuple[Path, str]]) -> None:
@@ -324,7 +333,9 @@ def _labelled_items(root: Path, parent: Path) -> tuple[TestItem, ...]:
             continue
         normal = is_normal_name(folder.name)
         kind: Kind = "good" if normal else "logical" if folder.name.casefold().startswith("logical") else "structural"
-        for path in list_nested(folder):
+        images = list_nested(folder)
+        check_nested(parent, folder, images)
+        for path in images:
             defect = relative(path.parent, parent)
             items.append(TestItem(path, kind, defect, () if normal else _masks(root, defect, path.stem)))
     return tuple(items)

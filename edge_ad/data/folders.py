@@ -93,6 +93,19 @@ def list_nested(folder: Path) -> list[Path]:
     return sorted(path for path in results if path.is_file())
 
 
+def check_nested(parent: Path, folder: Path, images: Sequence[Path]) -> None:
+    """Raise BadInput for an image in a folder whose name contradicts that of ``folder``, a sub-folder of ``parent``."""
+    normal = is_normal_name(folder.name)
+    contradicts = is_anomaly_name if normal else is_normal_name
+    for path in images:
+        inner = next((one for one in path.relative_to(folder).parts[:-1] if contradicts(one)), None)
+        if inner is not None:
+            raise BadInput(
+                f"{path.parent} is named as {'anomalies' if normal else 'normal images'}, but {folder} stands for "
+                f"{'normal images' if normal else 'anomalies'}: move {inner} into {parent}, or name {folder} by itself"
+            )
+
+
 def unread_folders(root: Path, read: Sequence[Path]) -> list[FolderUse]:
     """Return the folders under ``root`` that hold images none of which is in ``read``; masks do not count.
 

@@ -5,6 +5,8 @@ What the bytes of an image file say about it, without decoding: its size, and wh
 
 from __future__ import annotations
 
+import logging
+import re
 import struct
 import zlib
 from collections.abc import Sequence
@@ -15,7 +17,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from edge_ad.errors import BadInput, require
+from edge_ad.errors import BadInput, is_out_of_memory, require
 from edge_ad.utils.files import read_regular
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -59,6 +61,15 @@ def inspect(data: bytes) -> tuple[int, int] | None:
     if data[:2] in (b"P2", b"P3", b"P5", b"P6"):
         return None
     raise HeaderError(UNKNOWN)
+
+
+def _stated_size(data: bytes) -> tuple[int, int] | None:
+    """Return (width, height), as stored, that a TIFF or PPM states; None for a damaged one and any other format."""
+    if data[:2] in TIFF_SIGNATURES:
+        tags = _tags(data)
+        return (tags[0x100], tags[0x101]) if {0x100, 0x101} <= tags.keys() else None
+    numbers = PNM_SIZE.match(data[:1000])
+    return None if numbers is None else (int(numbers[1]), int(numbers[2]))
 
 
 def png_orientation(data: bytes) -> int:
@@ -129,19 +140,25 @@ def _jpeg_end(data: bytes, scan: int, size: tuple[int, int] | None) -> tuple[int
 
 def _orientation(tiff: bytes) -> int:
     """Return the orientation 1 to 8 that EXIF data give, 1 where they give none (TIFF 6.0, tag 0x112)."""
+    return _tags(tiff).get(0x112, 1)
+
+
+def _tags(tiff: bytes) -> dict[int, int]:
+    """Return the single whole numbers of the first directory of a TIFF, up to one that is damaged."""
+    result: dict[int, int] = {}
     order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
     if order is None:
-        return 1
+        return result
     try:
         (first,) = struct.unpack_from(order + "I", tiff, 4)
         (entries,) = struct.unpack_from(order + "H", tiff, first)
-        for entry in range(entries):
-            tag, kind, count, value = struct.unpack_from(order + "HHIH", tiff, first + 2 + 12 * entry)
-            if (tag, kind, count) == (0x0112, 3, 1):
-                return int(value)
-    except struct.error:  # a damaged tag: OpenCV leaves such an image as it is, too
-        return 1
-    return 1
+        for place in range(first + 2, first + 2 + 12 * entries, 12):
+            tag, kind, count = struct.unpack_from(order + "HHI", tiff, place)
+            if count == 1 and kind in (3, 4):  # SHORT or LONG
+                (result[tag],) = struct.unpack_from(order + ("H" if kind == 3 else "I"), tiff, place + 8)
+    except struct.error:  # OpenCV leaves such an image as it is, too
+        pass
+    return result
 
 
 def _bmp(data: bytes) -> tuple[int, int]:
@@ -164,6 +181,7 @@ DEPTHS = (10, 12, 14, 16)
 HEAD_BYTES = 32  # enough for the signature of every format and the bit depth of a PNG
 JPEG_SIGNATURE = b"\xff\xd8"
 TIFF_SIGNATURES = (b"II", b"MM")
+PNM_SIZE = re.compile(rb"P[2356]\s+(?:#[^\n]*\n\s*)*(\d{1,9})\s+(?:#[^\n]*\n\s*)*(\d{1,9})\s")
 READABLE = (np.uint8, np.uint16)
 OPENCV = tuple(int(part) for part in cv2.__version__.split(".")[:2])
 
@@ -234,6 +252,18 @@ def significant_bits(paths: Sequence[Path]) -> int:
         if decoded.dtype == np.uint16:
             greatest = max(greatest, int(decoded.max()))
     return next(bits for bits in DEPTHS if greatest < 1 << bits) if greatest else 16
+
+
+def warn_depth(bits: int, expected: int, folder: Path) -> None:
+    """Warn where 16-bit images of a folder use fewer ``bits`` than a bundle reads: they are dark to it."""
+    if bits < expected:
+        logging.getLogger(__name__).warning(
+            "no value of the 16-bit images in %s is above %d, but the bundle reads %d bits, so they are dark to it: store them "
+            "as the images of the training were, or train on them",
+            folder,
+            (1 << bits) - 1,
+            expected,
+        )
 
 
 def read_mask(path: Path) -> Image:
@@ -319,9 +349,10 @@ def _load(path: Path) -> tuple[bytes, tuple[int, int] | None]:
         ) from error
     except HeaderError as error:
         raise BadInput(f"{path} cannot be read: {error}; replace the file or take it out of the folder") from error
-    if size is not None and not 0 < size[0] * size[1] <= MAX_PIXELS:
+    stated = size or _stated_size(data)
+    if stated is not None and not 0 < stated[0] * stated[1] <= MAX_PIXELS:
         raise BadInput(
-            f"{path} is {size[0]} x {size[1]} pixels; 1 to {MAX_PIXELS:,} pixels are allowed, so shrink it first"
+            f"{path} is {stated[0]} x {stated[1]} pixels; 1 to {MAX_PIXELS:,} pixels are allowed, so shrink it first"
         )
     return data, size
 
@@ -371,12 +402,26 @@ def _pixels(data: bytes, flags: int) -> Image | None:
         if data[:2] in TIFF_SIGNATURES and _stored(data).dtype not in READABLE:
             return None
         decoded: Any = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except cv2.error:
-        return None
+    except cv2.error as error:
+        if is_out_of_memory(error):
+            raise MemoryError(f"for an image: {error}") from error
+        decoded = None
+    if decoded is None:
+        _check_memory(data)
     # OpenCV 4.5 applies the EXIF orientation of a JPEG, but not of a PNG.
     if decoded is not None and OPENCV < (4, 6) and data.startswith(PNG_SIGNATURE) and flags != cv2.IMREAD_UNCHANGED:
         return turn(decoded, png_orientation(data))
     return None if decoded is None else np.asarray(decoded)
+
+
+def _check_memory(data: bytes) -> None:
+    """Raise MemoryError where the pixels of an image have no room.
+
+    OpenCV gives nothing back then, as for a damaged image: a whole one would be told as corrupt, and left out of a training.
+    """
+    size = inspect(data) or _stated_size(data)
+    if size is not None:
+        np.empty((size[1], size[0], 8), np.uint8)  # colours as stored, of 16 bits at most, and as they are wanted
 
 
 def _check_pixels(path: Path, shape: tuple[int, ...]) -> None:

@@ -21,7 +21,7 @@ from edge_ad.bundle import Bundle, child_path, open_bundle, write_bundle
 from edge_ad.bundle.graphs import MAP_TENSORS
 from edge_ad.camera.measure import camera_report
 from edge_ad.data.datasets import load_dataset
-from edge_ad.data.images import read_image, resize
+from edge_ad.data.images import read_image, resize, warn_depth
 from edge_ad.data.near_duplicates import near_duplicate_groups, thumbnails
 from edge_ad.data.splits import MIN_NORMAL_IMAGES, split_groups
 from edge_ad.deployment.gate import measure_gate
@@ -76,7 +76,7 @@ def recalibrate(
     bundle = open_bundle(bundle_path)
     target = child_path(bundle, Path(out) if out is not None else None, "recalibrated", "recalibrate")
     choose_thresholds([0.0], target_ng, target_warn)  # bad targets are told before the work, not after it
-    halves, skipped = _split(Path(normal_folder), seed)
+    halves, skipped = _split(Path(normal_folder), seed, bundle.image_bits)
     total, turn = sum(map(len, halves)), count(1)
 
     def tell() -> None:
@@ -101,12 +101,13 @@ def _camera_report(bundle: Bundle, folder: Path, normal_images: Sequence[Path], 
     return camera_report(images, folder)
 
 
-def _split(folder: Path, seed: int) -> tuple[tuple[list[Path], list[Path]], Skipped]:
+def _split(folder: Path, seed: int, bits: int = 16) -> tuple[tuple[list[Path], list[Path]], Skipped]:
     """Return the goods for normalising and for the thresholds, and what cannot be read."""
     result = load_dataset(folder, seed)
     skipped = list(result.skipped)
+    warn_depth(result.bits, bits, folder)
     paths = sorted((*result.goods.fit, *result.goods.normalise, *result.goods.threshold))
-    table, failed = thumbnails(paths)
+    table, failed = thumbnails(paths, bits)
     skipped += [(paths[index], reason) for index, reason in sorted(failed.items())]
     groups = [[paths[index] for index in group if index not in failed] for group in near_duplicate_groups(table)]
     groups = [group for group in groups if group]

@@ -8,7 +8,6 @@ several pictures side by side, as of cameras or tiles, take less time than the s
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -24,6 +23,7 @@ from edge_ad.engines.onnxruntime import OrtBackend, physical_cores
 from edge_ad.engines.pipeline import Inference, Pipeline
 from edge_ad.errors import BadInput
 from edge_ad.utils.board import is_jetson
+from edge_ad.utils.supervision import tell
 
 
 class Streams:
@@ -111,9 +111,8 @@ def choose(bundle: Bundle, backend: str | None, precision: str | None, root: Pat
         raise BadInput(f"{bundle.path} has no engine for this Jetson: run `edge-ad build-engine --fp16`")
     chosen = engine_store.Current(backend or "onnxruntime", precision or "fp32")
     if precision is None:
-        print(
+        tell(
             f"no finished engine of {bundle.path.name} fits: running {chosen.backend} {chosen.precision}; "
-            "`edge-ad build-engine --fp16` makes one",
-            file=sys.stderr,
+            "`edge-ad build-engine --fp16` makes one"
         )
     return chosen

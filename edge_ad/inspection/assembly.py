@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -159,7 +158,7 @@ def make_cascade(
     cascade = Cascade(pipeline, bundle, rate, now)
     limit = limit_of(bundle, first, rate)
     share = float((min_scores(bundle.raw_scores["threshold"], bundle.statistics) < limit).mean())
-    print(f"cascade: LAViT is left out below {limit:.2f}, as for {share:.0%} of the bundle's goods", file=sys.stderr)
+    tell(f"cascade: LAViT is left out below {limit:.2f}, as for {share:.0%} of the bundle's goods")
     return cascade
 
 

@@ -6,7 +6,6 @@ Events, their counters and their pictures on their way into the record.
 from __future__ import annotations
 
 import shutil
-import sys
 import threading
 import time
 import zlib
@@ -243,7 +242,7 @@ class StoreObserver(Observer):
         self._store.record(event, self._totals(source.name))
         fault = self._store.fault
         if fault != self._reported:
-            print(fault or "events are stored again", file=sys.stderr)
+            tell(fault or "events are stored again")
             self._reported = fault
 
     def close(self) -> None:
@@ -254,7 +253,7 @@ class StoreObserver(Observer):
             self._store.count(camera, self._totals(camera))
         if not self._store.close() or self._store.dropped:
             lost = f"{self._store.dropped} events" if self._store.dropped else "the last events"
-            print(f"{self._store.path} is slow or full: {lost} were not stored", file=sys.stderr)
+            tell(f"{self._store.path} is slow or full: {lost} were not stored")
 
     def _totals(self, camera: str) -> dict[str, int]:
         counted = self._account(camera).numbers()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -48,7 +47,7 @@ from edge_ad.inspection.summary import Summary, summarise
 from edge_ad.inspection.view import view_of
 from edge_ad.inspection.watchdog import Notifier, ThreadWatch, Watchdog
 from edge_ad.utils.redaction import redact
-from edge_ad.utils.supervision import ThreadFaults
+from edge_ad.utils.supervision import ThreadFaults, tell
 
 DRAIN_S = 2.0
 
@@ -107,7 +106,7 @@ class Stop:
 
 
 def _end() -> None:
-    print(f"error: the run did not end within {DRAIN_S:g} s of SIGTERM and was cut off", file=sys.stderr, flush=True)
+    tell(f"error: the run did not end within {DRAIN_S:g} s of SIGTERM and was cut off")
     os._exit(3)
 
 

@@ -139,9 +139,9 @@ class DriftObserver(Observer):
         warning = self.drift.report().warning
         if warning and not self._drifted:
             self.warnings.append(warning)
-            print(f"warning: {warning}", file=sys.stderr)
+            tell(f"warning: {warning}")
         elif self._drifted and not warning:
-            print("drift: the parts are like the goods again", file=sys.stderr)
+            tell("drift: the parts are like the goods again")
         self._drifted = warning is not None
 
 
@@ -165,8 +165,7 @@ class StatusLine(Observer):
 
     def close(self) -> None:
         """Clear the line."""
-        self._stream.write("\r\x1b[K")
-        self._stream.flush()
+        self._write("\r\x1b[K")
 
     def _show(self, event: Event, now: float) -> None:
         counts = "  ".join(f"{name} {count}" for name, count in self._counts.items())
@@ -174,8 +173,12 @@ class StatusLine(Observer):
         latency = "" if event.latency_ms is None else f"  {event.latency_ms:.0f} ms"
         frame = "-" if event.frame is None else event.frame
         text = f"frame {frame}  {event.verdict:4}  {counts}  {rate:.1f}/s{latency}  {event.reason or ''}"
-        self._stream.write(f"\r\x1b[K{text[:118]}")
-        self._stream.flush()
+        self._write(f"\r\x1b[K{text[:118]}")
+
+    def _write(self, text: str) -> None:
+        with contextlib.suppress(OSError, ValueError):  # a terminal that is gone ends no run
+            self._stream.write(text)
+            self._stream.flush()
 
 
 def _open(path: Path) -> TextIO:

@@ -6,7 +6,6 @@ import itertools
 import os
 import re
 import shutil
-import sys
 from pathlib import Path
 
 import cv2
@@ -22,6 +21,7 @@ from edge_ad.inspection.judge import InspectionResult
 from edge_ad.inspection.observers import Observer
 from edge_ad.inspection.view import View
 from edge_ad.utils.files import atomic_write
+from edge_ad.utils.supervision import tell
 from edge_ad.utils.text import is_utf8
 
 CODECS = (("mp4v", ".mp4"), ("MJPG", ".avi"))  # the first one this OpenCV can write
@@ -112,7 +112,7 @@ class Recorder(Observer):
     def _room(self) -> bool:
         if not self._full and self._count % CHECK_EVERY == 0 and shutil.disk_usage(self._folder).free < FREE_FLOOR:
             self._full = True
-            print(f"less than 500 MiB free for {self._folder}: no more pictures are saved", file=sys.stderr)
+            tell(f"less than 500 MiB free for {self._folder}: no more pictures are saved")
         self._count += 1
         return not self._full
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 import contextlib
 import os
 import socket
+import stat
 import sys
 import time
 from collections.abc import Sequence
@@ -195,6 +196,20 @@ class LineTrigger:
             tell("trigger: standard input has ended; no more parts are called for")
 
 
+def _is_left_behind(path: str) -> bool:
+    """Whether ``path`` is a socket of an ended run: nothing else may be taken away, nor one that somebody reads."""
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            return False
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as asking:
+            asking.connect(path)
+    except ConnectionRefusedError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
 class SocketTrigger:
     """Every datagram to a Unix socket is the id of a part; BadInput when the socket cannot be made."""
 
@@ -204,8 +219,8 @@ class SocketTrigger:
         self._closed = False
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         try:
-            if os.path.exists(path) and not os.path.isfile(path):
-                os.unlink(path)  # left behind by an earlier run
+            if _is_left_behind(path):
+                os.unlink(path)
             self._socket.bind(path)
         except OSError as error:
             raise BadInput(f"--trigger software:{path}: {error.strerror or error}; name another path") from error

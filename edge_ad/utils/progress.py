@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ class Progress:
     def say(self, text: str) -> None:
         """Print a line of its own."""
         if self.shown:
-            print(text, file=self.stream, flush=True)
+            self._print(text)
 
     def step(self, stage: str, done: int, total: int, began: float, first: int = 0, note: str = "") -> None:
         """Report step ``done`` of ``total``; ``began`` is the monotonic time at step ``first``."""
@@ -33,7 +34,11 @@ class Progress:
         if done == total:
             line = f"{stage}: {total} of {total}{', ' + note if note else ''}, took {clock(now - began)}"
         end = "\n" if done == total or not live else ""
-        print(f"\r\033[K{line}" if live else line, end=end, file=self.stream, flush=True)
+        self._print(f"\r\033[K{line}" if live else line, end)
+
+    def _print(self, text: str, end: str = "\n") -> None:
+        with contextlib.suppress(OSError, ValueError):  # hours of work must not end with the terminal that shows them
+            print(text, end=end, file=self.stream, flush=True)
 
 
 def clock(seconds: float) -> str:

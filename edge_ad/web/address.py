@@ -6,12 +6,12 @@ import ipaddress
 import re
 import secrets
 import socket
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from edge_ad.errors import BadInput
 from edge_ad.outputs.channels import bracketed
+from edge_ad.utils.supervision import tell
 
 TOKEN = "EDGE_AD_WEB_TOKEN"
 READ_TOKEN = "EDGE_AD_WEB_READ_TOKEN"
@@ -101,9 +101,9 @@ def find_tokens(address: Address, environment: Mapping[str, str], names: Sequenc
 def print_address(address: Address, listener: socket.socket, made: str | None) -> None:
     """Tell on stderr where the dashboard is, and once the token that was made for it."""
     shown = address.host if address.host not in ("0.0.0.0", "::") else socket.gethostname()
-    print(f"dashboard: http://{Address(shown, listener.getsockname()[1])}/", file=sys.stderr)
+    tell(f"dashboard: http://{Address(shown, listener.getsockname()[1])}/")
     if made is not None:
-        print(f"dashboard token (set {TOKEN} to choose your own): {made}", file=sys.stderr)
+        tell(f"dashboard token (set {TOKEN} to choose your own): {made}")
 
 
 @dataclass(frozen=True)

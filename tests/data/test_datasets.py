@@ -335,7 +335,7 @@ def test_the_table_says_what_was_read_from_which_folder_and_what_was_not(tmp_pat
 
 
 @pytest.mark.parametrize("name", ["test/station1", "test/line"])
-def test_a_folder_below_one_named_test_may_hold_normal_images(tmp_path: Path, name: str) -> None:
+def test_a_folder_below_one_named_test_may_hold_goods(tmp_path: Path, name: str) -> None:
     goods(tmp_path / name, 12)
     assert load_dataset(tmp_path / name).layout == "flat"
 
@@ -389,3 +389,44 @@ def test_12_bit_values_are_scaled_everywhere(tmp_path: Path) -> None:
 def test_a_test_folder_that_begins_with_logical_holds_logical_anomalies(tmp_path: Path, name: str, kind: str) -> None:
     goods(tmp_path / "test" / name, 1)
     assert [item.kind for item in load_test(tmp_path).test] == [kind]
+
+
+@pytest.mark.parametrize(
+    ("folder", "inner", "sentence"),
+    [
+        ("test/line1", "good", "good is named as normal images, but .*line1 stands for anomalies"),
+        ("test/bad", "a/OK", "OK is named as normal images, but .*bad stands for anomalies"),
+        ("test/good", "defects/a", "a is named as anomalies, but .*good stands for normal images"),
+    ],
+)
+def test_a_folder_that_contradicts_the_one_above_is_refused(tmp_path: Path, folder: str, inner: str, sentence: str) -> None:
+    """Good parts of test/line1/good counted as anomalies."""
+    goods(tmp_path / folder / inner, 2)
+    with pytest.raises(BadInput, match=sentence):
+        load_test(tmp_path)
+
+
+@pytest.mark.parametrize("folder", ["good/bad", "train/good/a/ng"])
+def test_no_anomaly_inside_a_folder_of_normal_images_is_trained_on(tmp_path: Path, folder: str) -> None:
+    goods(tmp_path / folder, 12)
+    with pytest.raises(BadInput, match="is named as anomalies, but .*good stands for normal images"):
+        load_dataset(tmp_path)
+
+
+def test_the_table_counts_what_was_read_and_what_was_not(tmp_path: Path) -> None:
+    goods(tmp_path, 12)
+    (tmp_path / "900.png").write_bytes(b"no image")
+    save(tmp_path / "901.png", np.zeros((40, 60, 3), np.uint8))
+    assert load_dataset(tmp_path).folders == (
+        FolderUse(".", 12, "normal images for training"),
+        FolderUse(".", 2, "left out: cannot be used"),
+    )
+
+
+@pytest.mark.parametrize(("bits", "warned"), [(16, True), (14, True), (12, False)])
+def test_images_of_another_depth_than_the_bundle_reads_are_told(
+    tmp_path: Path, bits: int, warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    save(tmp_path / "test" / "good" / "a.png", picture(1)[:, :, 0].astype(np.uint16) * 16)
+    load_test(tmp_path, bits)
+    assert any(f"above 4095, but the bundle reads {bits} bits" in text for text in caplog.messages) is warned

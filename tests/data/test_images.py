@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -328,3 +330,42 @@ def test_values_beyond_the_bits_of_the_training_are_refused(tmp_path: Path) -> N
     cv2.imwrite(str(tmp_path / "a.png"), np.full((6, 8), 5000, np.uint16))
     with pytest.raises(BadInput, match=r"a\.png holds values up to 5000 where 12 bits allow 4095"):
         read_image(tmp_path / "a.png", 12)
+
+
+DECODE = """
+import resource, sys
+from pathlib import Path
+import cv2
+from edge_ad.data.images import read_image
+used = int(open("/proc/self/statm").read().split()[0]) * 4096
+resource.setrlimit(resource.RLIMIT_AS, (used + 40_000_000, used + 40_000_000))
+try:
+    read_image(Path(sys.argv[1]))
+except BaseException as error:
+    print(type(error).__name__)
+"""
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.bmp", "a.tif", "a.ppm"])
+def test_an_image_for_which_there_is_no_memory_is_not_told_as_damaged(tmp_path: Path, name: str) -> None:
+    """OpenCV returns nothing for both, so a training would leave out whole images and a run ask for other files."""
+    plain = np.tile(np.arange(6000, dtype=np.uint8)[:, None], (4000, 1, 3))
+    assert cv2.imwrite(str(tmp_path / name), plain)  # 72 MB of pixels
+    done = subprocess.run([sys.executable, "-c", DECODE, str(tmp_path / name)], capture_output=True, text=True)
+    assert (done.stdout.strip(), done.returncode) == ("MemoryError", 0), done.stderr
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"P6\n# a comment\n100000 # another\n100000\n255\n",
+        b"P5 100000 100000 255 ",
+        b"II*\x00" + struct.pack("<IHHHIIHHII", 8, 2, 0x100, 4, 1, 100_000, 0x101, 4, 1, 100_000),
+        b"MM\x00*" + struct.pack(">IHHHIIHHII", 8, 2, 0x100, 4, 1, 100_000, 0x101, 4, 1, 100_000),
+    ],
+    ids=["ppm", "pgm", "little-endian tiff", "big-endian tiff"],
+)
+def test_a_size_bomb_of_a_format_that_tells_its_size_late_is_refused_too(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "a.tif").write_bytes(data + bytes(100))
+    with pytest.raises(BadInput, match="is 100000 x 100000 pixels; 1 to 200,000,000 pixels are allowed"):
+        check_image(tmp_path / "a.tif")

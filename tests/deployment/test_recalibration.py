@@ -220,3 +220,14 @@ def test_the_camera_is_compared_with_the_new_goods(goods: Path, tmp_path: Path) 
     assert (found.count, found.size) == (len(images), child.image_size)
     assert found.median_low == pytest.approx(expected.median_low)
     assert child.report["camera"] is None
+
+
+def test_images_of_another_depth_than_the_training_are_told(
+    parent: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The values of a 12-bit camera in 16-bit files are nearly black to a bundle that was trained on 8-bit files."""
+    (tmp_path / "deep").mkdir()
+    for index in range(12):
+        assert cv2.imwrite(str(tmp_path / "deep" / f"{index}.png"), tiny_image(index).astype(np.uint16) * 16)
+    recalibrate(parent, tmp_path / "deep", tmp_path / "child.edgead")
+    assert any("no value of the 16-bit images" in text and "above 4095" in text for text in caplog.messages)

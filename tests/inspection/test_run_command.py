@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.camera.pictures import write_video
+from tests.fixtures.loopback import free_port
 from tests.fixtures.tiny_bundle import make_tiny_bundle, tiny_image
 
 ROOT = Path(__file__).parents[2]
@@ -124,3 +125,57 @@ def test_the_loop_imports_no_training_code() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_thresholds_of_the_call_decide(station: Path) -> None:
+    done = run(station, "--warn-above", "-100", "--ng-above", "-99", "--events", "-")
+    assert [json.loads(line)["verdict"] for line in done.stdout.splitlines()] == ["NG"] * 6
+    done = run(station, "--warn-above", "5", "--ng-above", "1")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "warn_above is 5 and ng_above 1: WARN must not lie above NG" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "closed", ["2>&-", "1>&- 2>&-", "0<&- 1>&- 2>&-", "2>/dev/full", "2> >(:)"], ids=lambda text: text.replace("/", "-")
+)
+def test_a_run_whose_messages_nobody_reads_judges_all_the_same(station: Path, tmp_path: Path, closed: str) -> None:
+    """Its first message ended the run, or was written into the record where a closed stream had left its number."""
+    options = f"--events e.jsonl --store s.sqlite --alarm modbus://127.0.0.1:{free_port()}"
+    uri = "synthetic://line?frames=6&seed=1&black=0-3"
+    line = f'"{sys.executable}" -m edge_ad run "{station}/runs/one/tiny.edgead" --camera "{uri}" {options} {closed}'
+    done = subprocess.run(["bash", "-c", line], cwd=tmp_path, env=environment(), timeout=120, check=False)
+    assert done.returncode == 0
+    assert len((tmp_path / "e.jsonl").read_text().splitlines()) == 6
+    assert all(json.loads(event)["frame"] is not None for event in (tmp_path / "e.jsonl").read_text().splitlines())
+
+
+def test_a_table_that_cannot_be_written_is_told(station: Path) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            command(), cwd=station, env=environment(), stdout=full, stderr=subprocess.PIPE, text=True, timeout=120
+        )
+    assert done.returncode == 3
+    assert "cannot write to standard output: No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_standstill_after_sigterm_is_cut_off_though_stderr_is_gone(station: Path, tmp_path: Path) -> None:
+    script = (
+        "import time\n"
+        "from edge_ad.cli.app import main\n"
+        "from edge_ad.inspection import inspector\n"
+        "inspector.DRAIN_S = 0.2\n"
+        "inspector.Loop.run = lambda self: (print('up', flush=True), time.sleep(300))\n"
+        "main(['run'])\n"
+    )
+    reading, writing = os.pipe()
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], cwd=station, env=environment(), stdout=subprocess.PIPE, stderr=writing
+    )
+    os.close(writing)
+    with process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"up\n"
+        os.close(reading)  # from here on each message fails
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 3

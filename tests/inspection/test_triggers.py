@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import socket
 import time
 from pathlib import Path
@@ -91,3 +92,27 @@ def test_a_socket_that_cannot_be_made_is_told(tmp_path: Path) -> None:
 )
 def test_ids_are_printable_and_short(text: str, clean: str) -> None:
     assert part_id(text) == clean
+
+
+def test_only_a_socket_of_an_ended_run_is_replaced(tmp_path: Path) -> None:
+    """A pipe, a device or another program's socket in its place was taken away."""
+
+    def opened(path: Path) -> None:
+        trigger = open_trigger(TriggerAddress("software", str(path)), Calls())
+        assert trigger is not None
+        trigger.close()
+
+    pipe, kept, link = tmp_path / "pipe", tmp_path / "kept", tmp_path / "link"
+    os.mkfifo(pipe)
+    link.symlink_to(pipe)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
+        other.bind(str(kept))
+        for path in (pipe, kept, link):
+            with pytest.raises(BadInput, match="name another path"):
+                opened(path)
+            assert path.exists()
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+            sender.sendto(b"still mine", str(kept))
+        assert other.recv(100) == b"still mine"
+    opened(kept)  # nobody reads it any more
+    assert not kept.exists()

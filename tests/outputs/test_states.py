@@ -161,3 +161,27 @@ def test_the_list_says_whether_the_port_of_a_server_can_be_had(
     assert f"served by process {os.getpid()} on " in listed()
     targets.close()
     assert until(lambda: "the port is free" in listed())
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments", "code", "sentence"),
+    [
+        ('alarm = "opcua://127.0.0.1:4850"', [], 0, "no Modbus or GPIO output is set: nothing shows a reject"),
+        ("", [], 0, "no Modbus or GPIO output is set"),
+        ("", ["--alarm", "opcua://127.0.0.1:4850"], 2, "no reject can be shown there: name Modbus or GPIO outputs"),
+        ("", ["--alarm", "file:o.jsonl"], 2, "only tells events"),
+    ],
+)
+def test_a_reject_that_nothing_shows_is_told(
+    text: str,
+    arguments: list[str],
+    code: int,
+    sentence: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "edge-ad.toml").write_text(f"[run]\n{text}\n")
+    assert main(["outputs", "reject", *arguments]) == code
+    assert sentence in capsys.readouterr().err
