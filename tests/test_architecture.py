@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[1]
 FILES = sorted(path for package in ("edge_ad", "calibration") for path in (ROOT / package).rglob("*.py"))
 MAX_LINES = 500
 MAX_FUNCTION_LINES = 60
+MAX_POSITIONAL = 4
 
 
 def layers() -> list[str]:
@@ -31,6 +32,19 @@ def layers() -> list[str]:
 def test_every_package_has_its_layer() -> None:
     there = [path for path in (ROOT / "edge_ad").iterdir() if not path.name.startswith("_") and path.suffix in ("", ".py")]
     assert sorted(layers()) == sorted(["calibration", *(f"edge_ad.{path.stem}" for path in there)])
+
+
+@pytest.mark.parametrize("package", ["cli", "config.py", "inspection", "web"])
+def test_a_call_names_what_is_beyond_four_arguments(package: str) -> None:
+    """Except callbacks of paho, which passes five by position."""
+    long = []
+    for path in (path for path in FILES if path.is_relative_to(ROOT / "edge_ad" / package)):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                names = [one.arg for one in (*node.args.posonlyargs, *node.args.args) if one.arg not in ("self", "cls")]
+                if len(names) > MAX_POSITIONAL and names[:2] != ["client", "data"]:
+                    long.append(f"{path.name}:{node.lineno} {node.name}")
+    assert not long
 
 
 @pytest.mark.parametrize("path", [path for path in FILES if path.name == "__init__.py"], ids=lambda path: path.parent.name)

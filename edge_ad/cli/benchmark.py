@@ -50,7 +50,9 @@ def command(
         more["device"] = device_state()
         more["machine"] = device_details()
         if table.soak is not None:
-            minutes = line.soak(opened, pipeline, table.soak, device_state, lambda one: typer.echo(report_minute(one)))
+            minutes = line.soak(
+                opened, pipeline, table.soak, device=device_state, report=lambda one: typer.echo(report_minute(one))
+            )
             more["soak"] = [one.to_json() for one in minutes]
         return result.overhead if result else None
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 @options_of("engine", without=["precision"])
 def command(
     settings: Config,
+    *,
     bundle: Annotated[
         Path | None, typer.Argument(help="The bundle; without it, the newest one under runs/.", show_default=False)
     ] = None,

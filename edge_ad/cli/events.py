@@ -23,6 +23,7 @@ SINCE = "From this time on: 2026-03-01, 2026-03-01T06:00 (local time), or how lo
 @options_of()
 def command(
     settings: Config,
+    *,
     action: Annotated[str, typer.Argument(help=ACTION)] = "list",
     event: Annotated[str | None, typer.Argument(metavar="[ID]", help="mark: the event, or how its id begins.")] = None,
     mark: Annotated[str | None, typer.Argument(metavar="[MARK]", help="mark: good, bad or none.")] = None,
@@ -54,11 +55,13 @@ def command(
         if action == "mark":
             _mark(reader, event, mark)
         else:
-            wanted = _filter(camera, verdict, since, until, part, marked)
-            _list(reader, wanted, limit, csv, out)
+            wanted = _filter(
+                camera=camera, verdict=verdict, since=since, until=until, part=part, marked=marked
+            )
+            _list(reader, wanted, limit, csv=csv, out=out)
 
 
-def _list(reader: Reader, wanted: EventFilter, limit: int | None, csv: Path | None, out: Path | None) -> None:
+def _list(reader: Reader, wanted: EventFilter, limit: int | None, *, csv: Path | None, out: Path | None) -> None:
     from edge_ad.scoring import BRANCHES
     from edge_ad.store.export import table, write_csv, write_json
 
@@ -77,6 +80,7 @@ def _list(reader: Reader, wanted: EventFilter, limit: int | None, csv: Path | No
 
 
 def _filter(
+    *,
     camera: str | None,
     verdict: list[str] | None,
     since: str | None,

@@ -13,6 +13,7 @@ DEFAULT_DATA, DEFAULT_CAMERA, DEFAULT_PRESET = "data/good", "0", "fast"
 
 
 def command(
+    *,
     data: Annotated[str | None, typer.Option(help="Folder with pictures of good parts.")] = None,
     camera: Annotated[str | None, typer.Option(help="Camera index, video file, picture folder or URI.")] = None,
     preset: Annotated[str | None, typer.Option(help="demo, fast, paper or paper-m.")] = None,

@@ -22,6 +22,7 @@ ACTION = (
 @options_of()
 def command(
     settings: Config,
+    *,
     action: Annotated[str, typer.Argument(help=ACTION)],
     name: Annotated[str | None, typer.Argument(help="An output as `list` writes it, for drop and retry.")] = None,
     alarm: Annotated[list[str] | None, typer.Option(metavar="URI", help="Outputs; default: `alarm` of [run].")] = None,

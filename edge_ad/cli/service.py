@@ -11,6 +11,7 @@ ACTIONS = ("install", "status", "uninstall", "print")
 
 
 def command(
+    *,
     action: Annotated[str, typer.Argument(help="install, status, uninstall or print.")],
     bundle: Annotated[Path | None, typer.Option(help="The bundle to run; default: the newest one under runs/.")] = None,
     name: Annotated[str, typer.Option(help="Name of the unit.")] = "edge-ad",

@@ -20,6 +20,7 @@ DATA = (
 @options_of("train", "thresholds")
 def command(
     settings: Config,
+    *,
     data: Annotated[
         Path | None,
         typer.Argument(help=DATA, show_default=False),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any, Literal
 
 from edge_ad.config import AlarmTable
@@ -53,6 +53,7 @@ class AlarmState:
     number: int = 0
     recent: tuple[bool, ...] = ()
     streak: int = 0
+    _: KW_ONLY
     lit_at: float = 0.0
 
     @property
@@ -81,10 +82,10 @@ class AlarmState:
             ) from error
         if phase not in PHASES:
             raise BadInput(f"the stored alarm has the unknown phase {phase!r}; allowed are {', '.join(PHASES)}")
-        return cls(phase, number, recent, streak, now)
+        return cls(phase, number, recent, streak, lit_at=now)
 
 
-def on_part(state: AlarmState, rule: AlarmTable, sign: Sign, now: float, number: int | None = None) -> AlarmState:
+def on_part(state: AlarmState, rule: AlarmTable, sign: Sign, now: float, *, number: int | None = None) -> AlarmState:
     """Return the state after one part. ``number`` is the one a new alarm gets (default: the next)."""
     raise_n, raise_m = raise_counts(rule)
     recent = (*state.recent, sign == "bad")[-raise_m:]

@@ -43,7 +43,8 @@ class AlarmManager(Observer):
         self,
         cameras: Sequence[str],
         rule: AlarmTable,
-        wires: OutputGuard | None,
+        guard: OutputGuard | None,
+        *,
         latches: Mapping[str, Mapping[str, Any]] | None = None,
         save: SaveAlarmState | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -51,7 +52,7 @@ class AlarmManager(Observer):
     ) -> None:
         self._withheld = withheld
         self._rule = rule
-        self._guard = wires
+        self._guard = guard
         self._save = save
         self._clock = clock
         self._indices = {name: index for index, name in enumerate(cameras)}
@@ -83,7 +84,7 @@ class AlarmManager(Observer):
                 Message("verdict", now, index, event.verdict, passed, event.part or "", result.called_at)
             )
         sign = sign_of(self._rule, event.verdict, event.score)
-        self._set(source.name, on_part(self.states[source.name], self._rule, sign, now, self.number + 1))
+        self._set(source.name, on_part(self.states[source.name], self._rule, sign, now, number=self.number + 1))
 
     def on_cycle(self, camera: str, state: CycleState) -> None:
         """Tell that a camera sees frames but nothing to judge."""

@@ -255,8 +255,8 @@ class Wiring:
             names,
             settings.alarm,
             self.guard,
-            store.latches if store else None,
-            store.save_alarm_state if store else None,
+            latches=store.latches if store else None,
+            save=store.save_alarm_state if store else None,
             withheld=self._withheld if settings.record.required else lambda: None,
         )
 

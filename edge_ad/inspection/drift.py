@@ -15,7 +15,7 @@ WARNING = "lighting or lot changed: recalibrate or retrain"
 MIN_REFERENCE = 10
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DriftReport:
     """What is known now.
 
@@ -38,7 +38,7 @@ class DriftReport:
         return f"{WARNING}; no longer like the goods: {message}"
 
 
-@dataclass
+@dataclass(kw_only=True)
 class _Stream:
     reference: NDArray[np.float64]
     centre: float
@@ -102,11 +102,11 @@ class Drift:
             for name, stream in self._streams.items()
         }
         return DriftReport(
-            self._parts,
-            {name: stream.ewma for name, stream in self._streams.items()},
-            shift,
-            {name: stream.p_value for name, stream in self._streams.items()},
-            self._drifted,
+            parts=self._parts,
+            mean={name: stream.ewma for name, stream in self._streams.items()},
+            shift=shift,
+            p_value={name: stream.p_value for name, stream in self._streams.items()},
+            drifted=self._drifted,
         )
 
     def _test(self) -> None:
@@ -148,4 +148,4 @@ def _stream(name: str, values: ArrayLike) -> _Stream:
             "recalibrate with more goods"
         )
     centre, spread = float(reference.mean()), float(reference.std(ddof=1))
-    return _Stream(reference, centre, max(spread, 1e-6), centre)
+    return _Stream(reference=reference, centre=centre, spread=max(spread, 1e-6), ewma=centre)

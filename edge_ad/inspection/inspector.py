@@ -11,7 +11,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import Protocol, TextIO
@@ -139,6 +139,7 @@ class RunOptions:
     """
 
     settings: Config = field(default_factory=Config)
+    _: KW_ONLY
     read_again: Callable[[], Config] | None = None
     limits: HealthLimits = HealthLimits()
     on_event: Callable[[Event], None] | None = None
@@ -190,7 +191,11 @@ class Inspector:
             self._dashboard.begin(self)
         self.loop.run()
         return summarise(
-            self.loop, self.pipeline.backend.name, self.pipeline.precision, self._stop.interrupted, self.drift.warnings
+            self.loop,
+            self.pipeline.backend.name,
+            self.pipeline.precision,
+            interrupted=self._stop.interrupted,
+            warnings=self.drift.warnings,
         )
 
     def close(self) -> None:
@@ -285,9 +290,9 @@ class Inspector:
             self.thresholds,
             bundle.statistics.weight,
             run.max_age_ms,
-            self.view,
-            combine,
-            plausibility,
+            view=self.view,
+            combine=combine,
+            plausibility=plausibility,
         )
         read_again = self.options.read_again or (lambda: self.settings)
         self.reloader = Reloader(

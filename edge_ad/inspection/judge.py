@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -47,6 +47,7 @@ class InspectionResult:
     event: Event
     frame: Delivered | None = None
     inference: Inference | None = None
+    _: KW_ONLY
     broken: Exception | None = None
     called_at: float | None = None
 
@@ -73,6 +74,7 @@ class Judge:
         thresholds: Thresholds,
         weight: NDArray[np.float32],
         max_age_ms: float,
+        *,
         view: View | None = None,
         combine: Combine | None = None,
         plausibility: Plausibility | None = None,
@@ -113,7 +115,7 @@ class Judge:
 
     def faulted(self, camera: str, result: Faulted) -> InspectionResult:
         """Return NONE for a frame that must not be judged."""
-        return _result(camera, result.frame, result.since, fault(result.reason), None, {})
+        return _result(camera, result.frame, result.since, fault(result.reason))
 
     def judge(self, camera: str, candidate: Judgeable, checks_age: bool) -> InspectionResult:
         """Return the verdict on a healthy frame; NONE when it is too old, before the engines run or after."""
@@ -123,18 +125,20 @@ class Judge:
         late = fault(candidate.fault) if candidate.fault else self._late(candidate) if checks_age else None
         if late:
             self._begun.pop(candidate, None)
-            return _result(camera, candidate.frame, candidate.since, late, None, {}, part=candidate.part)
+            return _result(camera, candidate.frame, candidate.since, late, part=candidate.part)
         try:
             tiles = self._infer(candidate)
             inference = tiles[0] if self._combine is None else self._combine(tiles)
         except Exception as error:
             decision = fault(f"engine: {type(error).__name__}: {' '.join(str(error).split())}")
-            return _result(camera, candidate.frame, candidate.since, decision, None, {}, error, candidate.part)
+            return _result(camera, candidate.frame, candidate.since, decision, broken=error, part=candidate.part)
         nonsense = self._nonsense(candidate.frame, tiles)
         late = self._late(candidate) if checks_age else None
         decision = late or nonsense or decide(inference.score, inference.z, self._weight, self.thresholds)
         values = self._values(inference)
-        return _result(camera, candidate.frame, candidate.since, decision, inference, values, part=candidate.part)
+        return _result(
+            camera, candidate.frame, candidate.since, decision, inference=inference, z=values, part=candidate.part
+        )
 
     def _infer(self, candidate: Judgeable) -> list[Inference]:
         if self._streams is None:
@@ -175,8 +179,9 @@ def _result(
     frame: Delivered,
     since: float,
     decision: Decision,
-    inference: Inference | None,
-    z: dict[str, float],
+    *,
+    inference: Inference | None = None,
+    z: dict[str, float] | None = None,
     broken: Exception | None = None,
     part: str | None = None,
 ) -> InspectionResult:
@@ -190,11 +195,11 @@ def _result(
         frame.captured_wall,
         decision.verdict,
         score,
-        z if judged else {},
+        z if z and judged else {},
         latency_ms,
         decision.reason,
     )
-    return InspectionResult(event, frame, inference if judged else None, broken)
+    return InspectionResult(event, frame, inference if judged else None, broken=broken)
 
 
 def median_result(results: Sequence[InspectionResult]) -> InspectionResult:

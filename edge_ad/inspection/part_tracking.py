@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Generic, Literal, Protocol, TypeVar
 
 from edge_ad.camera.frames import Frame
@@ -194,6 +194,7 @@ class Judgeable:
 
     frame: Frame
     since: float
+    _: KW_ONLY
     part: str | None = None
     last: bool = True
     fault: str | None = None

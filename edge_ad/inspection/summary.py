@@ -14,7 +14,7 @@ from edge_ad.outputs.states import ChannelState
 from edge_ad.utils.text import storable
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Summary:
     """Counters of all cameras together and by name, latency in milliseconds (None without a verdict), and the engine.
 
@@ -58,7 +58,9 @@ class Summary:
         )
 
 
-def summarise(loop: Loop, backend: str, precision: str, interrupted: bool, warnings: Sequence[str] = ()) -> Summary:
+def summarise(
+    loop: Loop, backend: str, precision: str, *, interrupted: bool, warnings: Sequence[str] = ()
+) -> Summary:
     """Sum up a loop that has ended."""
     cameras = {worker.name: worker.account() for worker in loop.workers}
     total = sum(cameras.values(), Counters())

@@ -286,11 +286,12 @@ def soak(
     bundle: Bundle,
     pipeline: Pipeline,
     minutes: float,
+    *,
     device: Callable[[], dict[str, str]],
     report: Callable[[Minute], None],
     piece_s: float = 60.0,
 ) -> list[Minute]:
-    """Let the loop run as fast as it goes for ``minutes``; ``tell`` hears of every piece of ``piece_s`` seconds.
+    """Let the loop run as fast as it goes for ``minutes``; ``report`` gets every piece of ``piece_s`` seconds.
 
     ``device`` says how the machine is after each piece: a board that grows hot slows its clocks.
     """

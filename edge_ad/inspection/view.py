@@ -208,7 +208,7 @@ def combine(inferences: Sequence[Inference], view: View, tiles: TileStatistics, 
 
 
 def measure_tiles(
-    pipeline: Pipeline, bundle: Bundle, view: View, normal_images: Sequence[Image], seed: int = 0
+    pipeline: Pipeline, bundle: Bundle, view: View, normal_images: Sequence[Image], *, seed: int = 0
 ) -> TileStatistics:
     """Measure every tile of goods u8[H,W,3]: a seeded half gives mean and deviation, the other half the thresholds.
 

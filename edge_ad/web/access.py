@@ -14,7 +14,7 @@ import time
 import urllib.parse
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -54,6 +54,7 @@ class Request:
     method: str
     path: str
     raw_path: str
+    _: KW_ONLY
     headers: Mapping[str, str]
     client: str
 
@@ -274,7 +275,7 @@ def request_of(scope: Scope) -> Request:
         headers[key] = f"{headers[key]};{value.decode('latin-1')}" if key in headers else value.decode("latin-1")
     client = scope.get("client")
     raw = (scope.get("raw_path") or scope["path"].encode()).decode("latin-1").partition("?")[0]
-    return Request(scope["method"], scope["path"], raw, headers, client[0] if client else "local")
+    return Request(scope["method"], scope["path"], raw, headers=headers, client=client[0] if client else "local")
 
 
 async def _refuse(refusal: Refusal, request: Request, send: Send) -> None:

@@ -71,18 +71,19 @@ class WebLink:
         address: str,
         names: Sequence[str],
         hello: Mapping[str, Any],
-        asked: Asked,
         feed: DashboardFeed,
+        *,
+        asked: Asked,
         faults: ThreadFaults | None = None,
         outputs: Callable[[], list[ChannelState]] = list,
     ) -> None:
         check_packages()
-        index = parse_address(address)
-        keys, made = find_tokens(index, os.environ, names)
-        self._listener = listen(index)
+        where = parse_address(address)
+        keys, made = find_tokens(where, os.environ, names)
+        self._listener = listen(where)
         self.panel = feed
         self._asked = asked
-        self._hello = {"kind": "hello", "host": index.host, "names": list(names), "keys": asdict(keys), **hello}
+        self._hello = {"kind": "hello", "host": where.host, "names": list(names), "keys": asdict(keys), **hello}
         self._faults = faults or ThreadFaults()
         self._outputs = outputs
         self._started_at = time.monotonic()
@@ -91,7 +92,7 @@ class WebLink:
         self._closing = threading.Event()
         self._ends = Ends()
         self._process = self._start()
-        print_address(index, self._listener, keys.full if made else None)
+        print_address(where, self._listener, keys.full if made else None)
 
     @property
     def observer(self) -> Observer:
@@ -101,14 +102,14 @@ class WebLink:
     def begin(self, inspector: Inspector) -> None:
         """Begin to feed the dashboard."""
         watched = Watched(
-            inspector.loop,
-            inspector.judge,
-            inspector.wiring.alarm_manager,
-            inspector.watchdog,
-            inspector.drift,
-            inspector.wiring.store,
-            self._faults,
-            self._outputs,
+            loop=inspector.loop,
+            judge=inspector.judge,
+            alarm_manager=inspector.wiring.alarm_manager,
+            watchdog=inspector.watchdog,
+            drift=inspector.drift,
+            store=inspector.wiring.store,
+            faults=self._faults,
+            outputs=self._outputs,
         )
         snapshots = StatusReporter(watched, self.panel)
         SupervisedThread("web", lambda: self._feed(snapshots, inspector.reference), self._faults).start()
@@ -284,7 +285,7 @@ def open_web(inspector: Inspector) -> WebLink:
     settled = None if store is None else lambda: store.committed + store.dropped
     feed = DashboardFeed(inspector.names, settled, view=inspector.view)
     asked = Asked(wiring.alarm_manager.acknowledge, inspector.reloader.take_over)
-    return WebLink(run.web, run.web_names, hello, asked, feed, wiring.faults, wiring.outputs)
+    return WebLink(run.web, run.web_names, hello, feed, asked=asked, faults=wiring.faults, outputs=wiring.outputs)
 
 
 def about(bundle: Bundle, pipeline: Pipeline, settings: Config, why_locked: str | None) -> dict[str, Any]:

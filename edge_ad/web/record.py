@@ -52,6 +52,7 @@ def record_routes(record: Record, marked: Callable[[], None]) -> APIRouter:
 
     @router.get("/events", response_model=EventPage)
     def events(
+        *,
         verdict: Annotated[list[Verdict] | None, Query(max_length=4)] = None,
         camera: Annotated[Text | None, Query()] = None,
         part: Annotated[Text | None, Query()] = None,

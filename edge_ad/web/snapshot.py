@@ -71,7 +71,7 @@ MAX_ALARMS = 100
 PAGE_SIZE = os.sysconf("SC_PAGE_SIZE")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Watched:
     """The parts of a run that a snapshot is taken of."""
 

@@ -168,7 +168,8 @@ class ThresholdService:
 
     def forget(self) -> None:
         """Read the events again next time: a mark was set."""
-        self._cached = None
+        with self._recent_lock:  # or what is being read now, from before the mark, would stay
+            self._cached = None
 
     def now(self) -> dict[str, Any]:
         """Return the thresholds by which the run judges; see schemas.Thresholds."""

@@ -27,10 +27,10 @@ LATCHED = PLAIN.model_copy(update={"latch": True})
 START = {  # each phase as it is reached, lit at second 100
     "quiet": AlarmState("quiet", 7),
     "pending": AlarmState("pending", 7, (True,)),
-    "alarm": AlarmState("alarm", 7, (True, True), 0, 100.0),
-    "acknowledged": AlarmState("acknowledged", 7, (), 0, 100.0),
-    "latched": AlarmState("latched", 7, (), 2, 100.0),
-    "held": AlarmState("held", 7, (), 2, 100.0),
+    "alarm": AlarmState("alarm", 7, (True, True), 0, lit_at=100.0),
+    "acknowledged": AlarmState("acknowledged", 7, (), 0, lit_at=100.0),
+    "latched": AlarmState("latched", 7, (), 2, lit_at=100.0),
+    "held": AlarmState("held", 7, (), 2, lit_at=100.0),
 }
 
 # Every phase against every input. `one more` means: the same kind of part for the second time in a row.

@@ -44,7 +44,7 @@ class Bench:
         self.now = 100.0
         self.board = Board()
         self.saved: dict[str, Any] = {}
-        self.desk = AlarmManager(["a", "b"], rule, self.board, latches, self.saved.__setitem__, lambda: self.now)
+        self.desk = AlarmManager(["a", "b"], rule, self.board, latches=latches, save=self.saved.__setitem__, clock=lambda: self.now)
         self._sources: dict[str, Source] = {name: Script([], name=name) for name in "ab"}
 
     def part(self, camera: str, verdict: Verdict, times: int = 1) -> None:

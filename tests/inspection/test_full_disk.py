@@ -119,7 +119,7 @@ def test_a_disk_that_fills_up_and_is_freed_again(disk: Path, capsys: pytest.Capt
             assert until(lambda: store.fault is not None and "full" in store.fault)
 
     sink = StoreObserver(store, lambda name: loop.account(name), evidence)
-    desk = AlarmManager(["cam"], AlarmTable(), wires, store.latches, store.save_alarm_state)
+    desk = AlarmManager(["cam"], AlarmTable(), wires, latches=store.latches, save=store.save_alarm_state)
     judge = Judge(Arithmetic(lambda _: 5.0), THRESHOLDS, WEIGHT, 1000.0)
     loop = Loop(judge, [Script(range(FRAMES))], [desk, sink, EventCallback(heard)], Config())
     loop.run()

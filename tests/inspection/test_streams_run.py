@@ -41,7 +41,7 @@ def loop_of(
     events: list[Event] = []
     streams = Streams(pipelines)  # type: ignore[arg-type]
     combine = brightest if len(view_of(chosen.run).grid) > 1 else None
-    judge = Judge(streams, THRESHOLDS, WEIGHT, chosen.run.max_age_ms, view_of(chosen.run), combine)
+    judge = Judge(streams, THRESHOLDS, WEIGHT, chosen.run.max_age_ms, view=view_of(chosen.run), combine=combine)
     return Loop(judge, sources, [EventCallback(events.append)], chosen), events
 
 

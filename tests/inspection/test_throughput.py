@@ -37,7 +37,7 @@ def test_every_picture_is_judged_and_the_share_is_that_of_the_turns(
 
 def test_a_soak_tells_every_piece(tiny_bundle: Bundle, tiny_pipeline: Pipeline) -> None:
     told: list[Minute] = []
-    found = soak(tiny_bundle, tiny_pipeline, 0.6 / 60, lambda: {"temperature": "41 C"}, told.append, piece_s=0.25)
+    found = soak(tiny_bundle, tiny_pipeline, 0.6 / 60, device=lambda: {"temperature": "41 C"}, report=told.append, piece_s=0.25)
     assert found == told
     assert len(found) >= 2
     assert [one.second for one in found] == sorted(one.second for one in found)

@@ -34,7 +34,7 @@ def request(
     path: str = "/api/state", method: str = "GET", raw: str | None = None, client: str = "1.2.3.4", **headers: str
 ) -> Request:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return Request(method, path, raw or path, {**HOST, **named}, client)
+    return Request(method, path, raw or path, headers={**HOST, **named}, client=client)
 
 
 def status(found: object) -> int:

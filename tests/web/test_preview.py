@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,35 @@ def test_the_time_covered_is_that_of_the_events() -> None:
     assert (len(found.events), found.limited) == (30, True)
     assert found.hours == pytest.approx(29 / 60)
     assert recent_of(iter(events), 100, 7200.0, 8.0).limited is False
+
+
+def test_a_mark_that_is_set_while_events_are_read_shows_in_the_next_preview() -> None:
+    reading, marked = threading.Event(), threading.Event()
+
+    class Events:
+        """A record whose first reading lasts until its one event was marked, and does not see the mark."""
+
+        def reader(self) -> Events:
+            return self
+
+        def every(self, wanted: object, limit: int) -> list[Scored]:
+            before = Scored(time.time(), 1.0, "OK", "bad" if marked.is_set() else None)
+            reading.set()
+            forgetting.join(0.5)  # one that waits for this reading ends later
+            return [before]
+
+    service = ThresholdService(DashboardState(), Events(), lambda record: None)  # type: ignore[arg-type]
+
+    def mark() -> None:
+        assert reading.wait(30)
+        marked.set()
+        service.forget()
+
+    forgetting = threading.Thread(target=mark)
+    forgetting.start()
+    service.recent(1.0)
+    forgetting.join(30)
+    assert [event.mark for event in service.recent(1.0).events] == ["bad"]
 
 
 def test_a_preview_does_not_wait_for_a_line_that_takes_thresholds_over(
