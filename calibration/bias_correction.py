@@ -1,10 +1,11 @@
-"""Biases that make up for what rounding does to the mean of every channel, measured on pictures, layer after layer.
+"""Biases that make up for what rounding does to the mean of every channel, measured on images, layer after layer.
 
 Rounding numbers that are small against their scale, such as the many zeros behind a ReLU, shifts the mean of a channel,
 and a later layer multiplies the shift. Going through the graph in its order, each convolution's mean output is brought
 to that of the FP32 graph while everything before it is already corrected (Nagel et al., ICCV 2019, section 4.2.2).
 Noise that passes a ReLU shifts means as well, so corrections fit the plan they were measured with and no other.
-What is left in an output that is a vector of features, such as means over regions, is taken back number by number (ours).
+What is left in an output that is a vector of features, such as means over regions, is taken back number by number
+(ours).
 """
 
 from __future__ import annotations
@@ -38,11 +39,11 @@ def corrections(
     weight_limit: int | None = None,
     threads: int | None = None,
 ) -> Corrections:
-    """Return, by key of each quantised convolution, what ``quantise`` should add to its bias, a number a channel, and by
-    ``output_key`` of each output f32 [N, D] what it should add to that, a number a feature.
+    """Return, by key of each quantised convolution, what ``quantise`` should add to its bias, a number a channel, and
+    by ``output_key`` of each output f32 [N, D] what it should add to that, a number a feature.
 
-    ``keep`` is the plan. ``feeds`` are a few inputs of the graph, 8 to 16. Means for TensorRT are those of exact sums (see
-    ``open_session``). Matrix products are left out: LayerNorm takes their shifts back.
+    ``keep`` is the plan. ``feeds`` are a few inputs of the graph, 8 to 16. Means for TensorRT are those of exact sums
+    (see ``open_session``). Matrix products are left out: LayerNorm takes their shifts back.
     """
     exact = GraphView(model)
     if target == "cpu":
@@ -97,7 +98,8 @@ def _levels(view: GraphView, chosen: Sequence[Operator]) -> list[list[Operator]]
 def _means(
     model: ModelProto, outputs: Mapping[str, str], feeds: Sequence[Feed], threads: int | None
 ) -> dict[str, NDArray[np.float64]]:
-    """Return the mean of each channel of tensors [N, C, ...], by key, over ``feeds``; the rest of the graph is cut off."""
+    """Return the mean of each channel of tensors [N, C, ...], by key, over ``feeds``; the rest of the graph is cut off.
+    """
     if not outputs:
         return {}
     cut = ModelProto.FromString(model.SerializeToString())

@@ -1,4 +1,4 @@
-"""One pass over pictures, constant memory: ranges of every tensor that any precision will ask about."""
+"""One pass over images, constant memory: ranges of every tensor that any precision will ask about."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from calibration.ranges import PERCENTILE, Histogram, Ranges, TensorRange, graph
 from calibration.session import open_session
 
 Feed = Mapping[str, NDArray[Any]]
-SAMPLE = 1 << 17  # values of a tensor that are counted in its histogram for each picture; ends and means use them all
+SAMPLE = 1 << 17  # values of a tensor that are counted in its histogram for each image; ends and means use them all
 
 
 class Collector:
-    """Runs an FP32 graph picture by picture and measures it.
+    """Runs an FP32 graph image by image and measures it.
 
     Tensors that may become 8-bit numbers get a histogram; of all other floating-point tensors only the least and the
     greatest value are measured, inside the graph, to guard FP16 against overflow. ``update`` takes the graph's inputs
@@ -58,9 +58,9 @@ class Collector:
         return {name: results[name] for name in self._outputs}
 
     def ranges(self, method: str = "mse", percentile: float = PERCENTILE) -> Ranges:
-        """Return the ranges by ``method``; ValueError for an unknown one and before the first picture."""
+        """Return the ranges by ``method``; ValueError for an unknown one and before the first image."""
         if not self.images:
-            raise ValueError("ranges need at least one picture, but none was given")
+            raise ValueError("ranges need at least one image, but none was given")
         tensors = {name: self._range(name, method, percentile) for name in self._histograms}
         for name, span in self._spans.items():
             low, high = min(span.minimum, 0.0), max(span.maximum, 0.0)
@@ -91,7 +91,7 @@ class Collector:
 def collect(
     model: bytes, feeds: Iterable[Feed], method: str = "mse", percentile: float = PERCENTILE, threads: int | None = None
 ) -> Ranges:
-    """Return the ranges of ``model`` over ``feeds``, one dictionary of inputs a picture, each looked at once."""
+    """Return the ranges of ``model`` over ``feeds``, one dictionary of inputs an image, each looked at once."""
     collector = Collector(model, threads)
     for feed in feeds:
         collector.update(feed)

@@ -1,11 +1,13 @@
-"""Convolutions of few 8-bit channels read several columns of the picture as one, so that ONNX Runtime has a kernel for them.
+"""Convolutions of few 8-bit channels read several columns of the image as one, so that ONNX Runtime has a kernel for
+them.
 
-Its 8-bit convolution without copies (``ConvSym`` in MLAS) takes channels by the four; for the three of a colour picture
-it copies every window first, which costs more than the products. In a picture [N, H, W, C] neighbouring columns lie side
-by side, so [N, H, W / 4, 4 C] is the same memory. A convolution of that picture gives all outputs that begin in the same
-four columns as so many times more channels, and [N, H, W / 2, 2 C] to [N, H, W, C] is the same memory again. Weights that
-a window does not reach are 0: about twice the products, at a fifth of the time. Sums of whole numbers do not depend on
-their order, so the numbers stay the same to the bit, unless a kernel saturates on the way: both are run and compared. Ours.
+Its 8-bit convolution without copies (``ConvSym`` in MLAS) takes channels by the four; for the three of a colour image
+it copies every window first, which costs more than the products. In an image [N, H, W, C] neighbouring columns lie side
+by side, so [N, H, W / 4, 4 C] is the same memory. A convolution of that image gives all outputs that begin in the same
+four columns as so many times more channels, and [N, H, W / 2, 2 C] to [N, H, W, C] is the same memory again. Weights
+that a window does not reach are 0: about twice the products, at a fifth of the time. Sums of whole numbers do not
+depend on their order, so the numbers stay the same to the bit, unless a kernel saturates on the way: both are run and
+compared. Ours.
 """
 
 from __future__ import annotations
@@ -24,13 +26,14 @@ from calibration.session import open_session
 
 TO_PLANES, TO_PIXELS = [0, 3, 1, 2], [0, 2, 3, 1]
 _ALIGNMENT = 4
-_DARKEST = (255, 128, 0, 0)  # the darkest value of each picture that the numbers are compared on
+_DARKEST = (255, 128, 0, 0)  # the darkest value of each image that the numbers are compared on
 _MAX_WASTE = 3  # products with weights and with the zeros between them, to those with weights alone
 
 
 @dataclass(frozen=True)
 class Packing:
-    """``pixels`` columns are read as one, ``groups`` of them, ``kernel`` in a window; it gives ``columns`` at a time."""
+    """``pixels`` columns are read as one, ``groups`` of them, ``kernel`` in a window; it gives ``columns`` at a time.
+    """
 
     pixels: int
     columns: int
@@ -39,7 +42,8 @@ class Packing:
 
 
 def packing(channels: int, kernel: int, stride: int, width: int, wide: int) -> Packing | None:
-    """Return how to pack a convolution without padding from ``width`` to ``wide`` columns; None where it does not pay."""
+    """Return how to pack a convolution without padding from ``width`` to ``wide`` columns; None where it does not pay.
+    """
     pixels = stride
     while pixels * channels % _ALIGNMENT:
         pixels += stride
@@ -52,7 +56,7 @@ def packing(channels: int, kernel: int, stride: int, width: int, wide: int) -> P
 
 @dataclass(frozen=True)
 class _PackedConv:
-    """A convolution to pack: its node, what it reads, its Q, the picture in bytes, and both shapes [N, C, H, W]."""
+    """A convolution to pack: its node, what it reads, its Q, the image in bytes, and both shapes [N, C, H, W]."""
 
     conv: NodeProto
     data: NodeProto
@@ -66,11 +70,12 @@ class _PackedConv:
 
 
 def pack_columns(model: bytes) -> bytes:
-    """Return ``model`` with the columns packed of all Q/DQ convolutions of few channels that read a picture u8 [N, H, W, C].
+    """Return ``model`` with the columns packed of all Q/DQ convolutions of few channels that read an image u8 [N, H, W,
+    C].
 
-    Such a convolution reads it through Transpose and DequantizeLinear, has constant S8 weights with a scale a channel, an
-    S32 bias or none and no padding at the sides, and feeds one QuantizeLinear. Others are left as they are, and so is a
-    model whose numbers would not stay the same to the bit in ONNX Runtime on this processor.
+    Such a convolution reads it through Transpose and DequantizeLinear, has constant S8 weights with a scale a channel,
+    an S32 bias or none and no padding at the sides, and feeds one QuantizeLinear. Others are left as they are, and so
+    is a model whose numbers would not stay the same to the bit in ONNX Runtime on this processor.
     """
     view = GraphView(model)
     writer, nodes, moved = _Writer(view), list[NodeProto](), set[str]()
@@ -92,7 +97,7 @@ def pack_columns(model: bytes) -> bytes:
 
 
 def _same_numbers(model: bytes, packed: bytes, names: Sequence[str]) -> bool:
-    """Whether both give the same tensors ``names`` u8 here, for the brightest picture and for random ones.
+    """Whether both give the same tensors ``names`` u8 here, for the brightest image and for random ones.
 
     Without ONNX Runtime nothing runs here, and the answer is yes.
     """
@@ -153,7 +158,7 @@ def _find(view: GraphView, position: int) -> _PackedConv | None:
 
 
 def plain_window(conv: NodeProto) -> bool:
-    """Whether a convolution of pictures has one group, no dilation across columns, and its padding in numbers."""
+    """Whether a convolution of images has one group, no dilation across columns, and its padding in numbers."""
     strides, dilations = (attribute(conv, name, [1, 1]) for name in ("strides", "dilations"))
     automatic = attribute(conv, "auto_pad", b"NOTSET") not in (b"NOTSET", b"")
     return len(strides) == 2 and dilations[-1] == 1 and attribute(conv, "group", 1) == 1 and not automatic
@@ -175,7 +180,7 @@ def _steps_fit(
 
 
 class _Writer:
-    """Writes packed convolutions; those that read the same picture alike share their input."""
+    """Writes packed convolutions; those that read the same image alike share their input."""
 
     def __init__(self, view: GraphView) -> None:
         self._view, self._new = view, Writer(view.graph)
@@ -203,7 +208,7 @@ class _Writer:
         return self._new.nodes
 
     def _input(self, result: _PackedConv) -> str:
-        """Return the picture with ``pixels`` columns in one, filled up on the right where nothing is read."""
+        """Return the image with ``pixels`` columns in one, filled up on the right where nothing is read."""
         batch, channels, height, width = result.shape
         packed, name = result.packing, result.picture
         key = (name, *result.data.input[1:], str(packed.pixels), str(packed.groups))
@@ -220,7 +225,9 @@ class _Writer:
         return self._inputs[key]
 
     def _weight(self, result: _PackedConv) -> NDArray[Any]:
-        """Return weights [columns x O, pixels x C, rows, groups]: those of each column, as far to the right as it begins."""
+        """Return weights [columns x O, pixels x C, rows, groups]: those of each column, as far to the right as it
+        begins.
+        """
         exact, packed = self._view.array(result.weight.input[0]), result.packing
         outputs, channels, rows, kernel = exact.shape
         stride = packed.pixels // packed.columns

@@ -25,7 +25,8 @@ def weight_limit() -> int:
     """Return the greatest 8-bit weight that ONNX Runtime may be given here: 127, or 63 where sums saturate.
 
     An x86 processor without VNNI adds two products of U8 and S8 in 16 bits, which overflow with weights beyond 63. ARM
-    and x86 with VNNI add in 32 bits. The kernels themselves are tried; without ONNX Runtime the flags of the processor decide.
+    and x86 with VNNI add in 32 bits. The kernels themselves are tried; without ONNX Runtime the flags of the processor
+    decide.
     """
     try:
         return INT7_LIMIT if sums_saturate() else INT8_LIMIT
@@ -56,10 +57,11 @@ def limit_by_flags(machine: str | None = None, cpuinfo: Path = Path("/proc/cpuin
 
 @functools.cache
 def rounds_resized_bytes(version: str | None = None) -> bool:
-    """Whether ONNX Runtime (``version``; by default the one installed) rounds what linear Resize makes of 8-bit numbers.
+    """Whether ONNX Runtime (``version``; by default the one installed) rounds what linear Resize makes of 8-bit
+    numbers.
 
-    1.23 to 1.26 were seen to cut the decimals, a bias of half a step; 1.28, 1.30 and 1.31 to round. Without ONNX Runtime
-    the answer is yes.
+    1.23 to 1.26 were seen to cut the decimals, a bias of half a step; 1.28, 1.30 and 1.31 to round. Without ONNX
+    Runtime the answer is yes.
     """
     if version is None:
         try:

@@ -20,7 +20,7 @@ from calibration.placement import starts_at_zero
 from calibration.precision_sensitive import asked
 from calibration.ranges import Ranges, TensorRange
 
-MARGIN = 2.0  # of the greatest number seen in a channel: anomalies reach beyond what goods show
+MARGIN = 2.0  # of the greatest number seen in a channel: anomalies reach beyond what normal images show
 LARGEST_FACTOR = 64.0
 
 

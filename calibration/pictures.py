@@ -1,9 +1,9 @@
-"""First convolutions read the bytes of a picture: what the graph makes of its numbers goes into weights and biases.
+"""First convolutions read the bytes of an image: what the graph makes of its numbers goes into weights and biases.
 
-A picture u8 [N, H, W, C] is 8-bit numbers already, so quantising it loses nothing. Where a graph casts it, brings it to
-[N, C, H, W] and scales every channel, z = a x + b, a convolution of z is one of x with weights a times as large and another
-bias. Padding with z = 0 becomes padding with x = -b / a, the mean colour in most models, rounded to a whole number: at the
-border, and nowhere else, inputs change by up to half a grey level. Ours.
+An image u8 [N, H, W, C] is 8-bit numbers already, so quantising it loses nothing. Where a graph casts it, brings it to
+[N, C, H, W] and scales every channel, z = a x + b, a convolution of z is one of x with weights a times as large and
+another bias. Padding with z = 0 becomes padding with x = -b / a, the mean colour in most models, rounded to a whole
+number: at the border, and nowhere else, inputs change by up to half a grey level. Ours.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _AFFINE: dict[str, Any] = {"Add": np.add, "Sub": np.subtract, "Mul": np.multiply
 
 @dataclass(frozen=True)
 class _Stem:
-    """A convolution of ``slope`` x picture + ``offset``, one of each a channel; ``border`` is what padding stands for."""
+    """A convolution of ``slope`` x image + ``offset``, one of each a channel; ``border`` is what padding stands for."""
 
     operator: Operator
     picture: str
@@ -37,10 +37,11 @@ class _Stem:
 
 
 def read_bytes(view: GraphView, ranges: Ranges, keep: Collection[str] = ()) -> tuple[GraphView, Ranges]:
-    """Return a view whose first convolutions read their picture's bytes by a DequantizeLinear, with ranges that fit it.
+    """Return a view whose first convolutions read their image's bytes by a DequantizeLinear, with ranges that fit it.
 
-    Only such convolutions are changed whose columns can be packed (see ``calibration.column_packing``), that are not in ``keep``
-    and whose outputs only other 8-bit operators read. Without one, ``view`` and ``ranges`` themselves are returned.
+    Only such convolutions are changed whose columns can be packed (see ``calibration.column_packing``), that are not in
+    ``keep`` and whose outputs only other 8-bit operators read. Without one, ``view`` and ``ranges`` themselves are
+    returned.
     """
     placement = place_stems(view, keep)
     results = [_stem(view, item) for item in placement.operators]
@@ -61,7 +62,7 @@ def read_bytes(view: GraphView, ranges: Ranges, keep: Collection[str] = ()) -> t
 
 
 def _stem(view: GraphView, item: Operator) -> _Stem | None:
-    """Return what a weighted operator reads, None where it is no convolution of a scaled picture that can be packed."""
+    """Return what a weighted operator reads, None where it is no convolution of a scaled image that can be packed."""
     node, shape = view.node(item.position), view.shape(item.data)
     given = view.shape(node.output[0])
     if item.kind != "Conv" or not plain_window(node) or shape is None or given is None or shape[1] >= FEW_CHANNELS:
@@ -83,7 +84,7 @@ def _byte(values: Any) -> NDArray[np.uint8]:
 
 
 def _scaled(view: GraphView, name: str, channels: int) -> tuple[str, NDArray[np.float64], NDArray[np.float64]] | None:
-    """Return the picture u8 [N, H, W, C] that a tensor is made of, and slope and offset of each channel."""
+    """Return the image u8 [N, H, W, C] that a tensor is made of, and slope and offset of each channel."""
     steps: list[tuple[NodeProto, int]] = []
     while name in view.floats:
         node = view.producer_of(name)
@@ -145,7 +146,7 @@ def _stays_in_bytes(view: GraphView, placement: Placement, ranges: Ranges, item:
 
 
 class _Writer:
-    """Writes what stems read; stems that read the same picture alike share it."""
+    """Writes what stems read; stems that read the same image alike share it."""
 
     def __init__(self, view: GraphView, ranges: Ranges) -> None:
         self.tensors: dict[str, TensorRange] = dict(ranges.tensors)
@@ -153,7 +154,7 @@ class _Writer:
         self._inputs: dict[tuple[object, ...], str] = {}
 
     def write(self, stem: _Stem) -> list[NodeProto]:
-        """Let a stem read the bytes of its picture, and return the nodes that it needs before it."""
+        """Let a stem read the bytes of its image, and return the nodes that it needs before it."""
         self._new.nodes = []
         view, item = self._view, stem.operator
         node = view.node(item.position)
@@ -172,7 +173,7 @@ class _Writer:
         return self._new.nodes
 
     def _input(self, stem: _Stem, zero: int) -> str:
-        """Return the picture f32 [N, C, H, W] less ``zero``, with its border."""
+        """Return the image f32 [N, C, H, W] less ``zero``, with its border."""
         key = (stem.picture, stem.slope.tobytes(), stem.offset.tobytes(), stem.pads)
         if key not in self._inputs:
             top, left, bottom, right = stem.pads
@@ -192,7 +193,7 @@ class _Writer:
         return TensorRange(low, high, low, high, tuple(map(float, mean)))
 
     def _padded(self, name: str, stem: _Stem, axis: int, before: int, behind: int) -> str:
-        """Lay ``border`` before and behind a picture along an axis."""
+        """Lay ``border`` before and behind an image along an axis."""
         if not before and not behind:
             return name
         shape = list(self._view.shape(stem.picture) or ())

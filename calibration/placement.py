@@ -82,7 +82,8 @@ def place_stems(view: GraphView, keep: Collection[str] = ()) -> Placement:
 
 
 def watched(view: GraphView) -> dict[str, str]:
-    """Return the tensors whose distribution any dialect needs, each with the kind of its reader where it is weighted."""
+    """Return the tensors whose distribution any dialect needs, each with the kind of its reader where it is weighted.
+    """
     chosen = operators(view)
     results = {operator.data: operator.kind for operator in chosen}
     for placement in (_tensorrt(view, chosen), _cpu(view, chosen, stems=True)):
@@ -153,7 +154,8 @@ def starts_at_zero(view: GraphView, position: int) -> bool:
 
 
 def dequantised(view: GraphView, name: str) -> bool:
-    """Whether the graph itself has a tensor in bytes with one constant scale and zero point, and only dequantises it."""
+    """Whether the graph itself has a tensor in bytes with one constant scale and zero point, and only dequantises it.
+    """
     producer = view.producer_of(name)
     if producer is None or producer.op_type != "DequantizeLinear" or not set(producer.input[1:]) <= view.weights.keys():
         return False
@@ -164,8 +166,8 @@ def dequantised(view: GraphView, name: str) -> bool:
 def _runs_on_cpu(view: GraphView, item: Operator, stems: bool) -> bool:
     """Whether ONNX Runtime has a fast 8-bit kernel: none for ConvTranspose, nor without a constant bias.
 
-    A convolution of very few channels, such as the first one on a picture, is faster in FP32, unless ``stems`` or a
-    picture in bytes says otherwise (see ``calibration.pictures``).
+    A convolution of very few channels, such as the first one on an image, is faster in FP32, unless ``stems`` or a
+    image in bytes says otherwise (see ``calibration.pictures``).
     """
     if item.kind == "ConvTranspose" or (item.bias and item.bias not in view.weights):
         return False

@@ -27,7 +27,7 @@ from calibration.weights import for_pictures
 
 
 def means_as_convolutions(view: GraphView) -> None:
-    """Turn a mean over the channels of a picture, [N, C, H, W] to [N, 1, H, W], into a 1 x 1 convolution in FP32.
+    """Turn a mean over the channels of an image, [N, C, H, W] to [N, 1, H, W], into a 1 x 1 convolution in FP32.
 
     ONNX Runtime walks such a mean with strides of a whole plane: on 176 x 32 x 32 it took ten times as long as the
     convolution, and a fifth of all time of an 8-bit graph.
@@ -107,10 +107,10 @@ def quantise(
 ) -> bytes:
     """Return the serialised INT8 variant of ``model``; inputs and outputs keep their names and types.
 
-    ``dialect`` ``tensorrt`` is symmetric S8 throughout (zero points present and 0, weights as floats with Q and DQ, FP32
+    ``target`` ``tensorrt`` is symmetric S8 throughout (zero points present and 0, weights as floats with Q and DQ, FP32
     bias); ``typing`` ``fp16`` writes the rest in FP16, for strongly typed builds. ``cpu`` is U8 activations with zero
-    points and S8 weights, stored as such; it has typing fp32 only. ``keep``: keys of nodes (see ``GraphView.keys``) that are
-    not quantised. ``weight_limit``: the greatest weight, by default ``greatest_weight`` of the dialect.
+    points and S8 weights, stored as such; it has typing fp32 only. ``keep``: keys of nodes (see ``GraphView.keys``)
+    that are not quantised. ``weight_limit``: the greatest weight, by default ``greatest_weight`` of the dialect.
     ``correct_bias`` adds to each bias what rounding the weights takes from the mean output; ``equalised`` first makes
     channels before depthwise convolutions alike; ``corrections`` (see ``calibration.bias_correction``) are added to the
     biases of the nodes and to the outputs they name. Raises ValueError for ranges of another graph, an unknown dialect,
@@ -149,7 +149,8 @@ def output_key(name: str) -> str:
 
 @dataclass
 class Biases:
-    """Where the biases of quantised operators are, by key: initializers, their steps where whole, and tensors shifted."""
+    """Where the biases of quantised operators are, by key: initializers, their steps where whole, and tensors shifted.
+    """
 
     names: dict[str, str] = field(default_factory=dict)
     steps: dict[str, NDArray[np.float64]] = field(default_factory=dict)

@@ -25,7 +25,7 @@ class Histogram:
 
     The width is a power of two and doubles, neighbours being merged, whenever a value lies beyond the last bin. So the
     counts do not depend on the order in which values came, at least half of the bins are in use, and nothing is kept
-    of the values themselves. onnxruntime's histogram calibrators keep every activation of every picture instead.
+    of the values themselves. onnxruntime's histogram calibrators keep every activation of every image instead.
     """
 
     def __init__(self, bins: int = BINS) -> None:
@@ -155,8 +155,8 @@ SCHEMA = 1
 class TensorRange:
     """``minimum`` and ``maximum`` were seen; from ``low`` to ``high`` an 8-bit tensor should reach (0 lies between).
 
-    ``mean`` and ``peak`` are the mean and the greatest magnitude of each channel of the input of a convolution or matrix
-    product, and empty for other tensors.
+    ``mean`` and ``peak`` are the mean and the greatest magnitude of each channel of the input of a convolution or
+    matrix product, and empty for other tensors.
     """
 
     low: float
@@ -179,7 +179,8 @@ class TensorRange:
 
 @dataclass(frozen=True)
 class Ranges:
-    """Ranges by tensor name, with the ``method`` that chose them, the number of ``images`` and the hash of the graph."""
+    """Ranges by tensor name, with the ``method`` that chose them, the number of ``images`` and the hash of the graph.
+    """
 
     graph_sha256: str
     method: str

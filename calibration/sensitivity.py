@@ -44,7 +44,7 @@ class Cost:
 
 
 def units(name: str, view: GraphView, maximum: int = SINGLE) -> list[Unit]:
-    """Return the weighted operators of a graph in order, one a unit, or at most ``most`` units of neighbours."""
+    """Return the weighted operators of a graph in order, one a unit, or at most ``maximum`` units of neighbours."""
     result = operators(view)
     parts = [list(part) for part in np.array_split(np.arange(len(result)), max(1, min(len(result), maximum))) if len(part)]
     return [_unit(name, view, [result[index] for index in part]) for part in parts]

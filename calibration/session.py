@@ -1,9 +1,10 @@
 """Run a graph on the CPU.
 
-A graph for TensorRT is computed as it is written: numbers are rounded to 8 bits where it has Q and DQ, and products are summed
-in FP32. ONNX Runtime would fuse them into kernels of 8 bits, whose sums saturate at 16 bits on x86 processors without VNNI,
-and would round FP32 biases to whole steps; TensorRT does neither. So what is measured of such a graph is the same on every
-processor, but for the rounding of FP32 sums, which now and then lifts a number over the edge of a step.
+A graph for TensorRT is computed as it is written: numbers are rounded to 8 bits where it has Q and DQ, and products are
+summed in FP32. ONNX Runtime would fuse them into kernels of 8 bits, whose sums saturate at 16 bits on x86 processors
+without VNNI, and would round FP32 biases to whole steps; TensorRT does neither. So what is measured of such a graph is
+the same on every processor, but for the rounding of FP32 sums, which now and then lifts a number over the edge of a
+step.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ _AS_WRITTEN = ("session.disable_quant_qdq", "1")
 def open_session(model: ModelProto | bytes, threads: int | None) -> Any:
     """Return an onnxruntime session of a model that prints nothing; ``threads`` None leaves their number to it.
 
-    A graph for TensorRT is computed in FP32 as it is written, every other one by the kernels that the runtime has for it.
+    A graph for TensorRT is computed in FP32 as it is written, every other one by the kernels that the runtime has for
+    it.
     """
     import onnxruntime
 

@@ -1,11 +1,11 @@
 """Weights as 8-bit numbers, one scale a channel, and the bias that makes up for their rounding.
 
-Rounding weights together, so that a filter answers what pictures are made of as before.
+Rounding weights together, so that a filter answers what images are made of as before.
 
-For FP16, filters keep their sum. Rounding each weight to the nearest value changes the gain of a small filter for good: all
-places of a picture err alike, and the errors do not average out. In a depthwise layer nothing else makes up for it. Rounding
-a few weights the other way keeps the sum of the filter, at no cost when running. In 8 bits, filters on pictures err least
-where pictures have most, in what is alike from pixel to pixel.
+For FP16, filters keep their sum. Rounding each weight to the nearest value changes the gain of a small filter for good:
+all places of an image err alike, and the errors do not average out. In a depthwise layer nothing else makes up for it.
+Rounding a few weights the other way keeps the sum of the filter, at no cost when running. In 8 bits, filters on images
+err least where images have most, in what is alike from pixel to pixel.
 """
 
 from __future__ import annotations
@@ -59,9 +59,9 @@ def spread(scale: Floats, axis: int | None, ndim: int) -> Floats:
 def mean_error(kind: str, error: NDArray[Any], mean: tuple[float, ...], axis: int | None) -> NDArray[np.float64]:
     """Return what rounding takes from the mean of each output channel: ``error`` (exact less rounded) times ``mean``.
 
-    ``error`` is shaped like the weight of a Conv, Gemm or MatMul (output channels along ``axis``), ``mean`` holds the mean
-    of each input channel. Added to the bias, it leaves no channel with a shift (Nagel et al., ICCV 2019, section 4.2).
-    Padding is taken to hold the mean too. Zeros where shapes do not fit or the channel axis is not known.
+    ``error`` is shaped like the weight of a Conv, Gemm or MatMul (output channels along ``axis``), ``mean`` holds the
+    mean of each input channel. Added to the bias, it leaves no channel with a shift (Nagel et al., ICCV 2019, section
+    4.2). Padding is taken to hold the mean too. Zeros where shapes do not fit or the channel axis is not known.
     """
     inputs = np.asarray(mean, np.float64)
     if axis is None or kind == "ConvTranspose":
@@ -109,12 +109,12 @@ def sum_preserving(weights: NDArray[Any]) -> NDArray[np.float16]:
 
 
 def for_pictures(exact: NDArray[Any], limit: int) -> NDArray[np.int8]:
-    """Round weights [O, C, H, W], in steps, to one of the two whole numbers beside each, for a filter on pictures.
+    """Round weights [O, C, H, W], in steps, to one of the two whole numbers beside each, for a filter on images.
 
-    Neighbouring pixels and colours of a picture are alike, so errors of neighbouring weights should cancel: of the error
-    r of a filter, r' S r is made small, where S is how pixels of natural pictures go together, 0.95 to the power of their
+    Neighbouring pixels and colours of an image are alike, so errors of neighbouring weights should cancel: of the error
+    r of a filter, r' S r is made small, where S is how pixels of natural images go together, 0.95 to the power of their
     distance, times 0.9 between colours. Starting from the nearest numbers, weight after weight takes the better of its
-    two until none changes. Ours, after adaptive rounding (Nagel et al., ICML 2020), with a prior in place of pictures.
+    two until none changes. Ours, after adaptive rounding (Nagel et al., ICML 2020), with a prior in place of images.
     """
     wanted = np.asarray(exact, np.float64).reshape(len(exact), -1)
     low, high = np.floor(wanted), np.ceil(wanted)

@@ -56,13 +56,15 @@ class Table(BaseModel):
 
 
 class DataTable(Table):
-    """Where the pictures are; ``path`` is a folder as `edge-ad train` takes it."""
+    """Where the images are; ``path`` is a folder as `edge-ad train` takes it."""
 
     path: Path | None = None
 
 
 class TrainTable(Table):
-    """How to train; ``steps``, ``masks`` and ``teacher`` are the preset's own when absent, ``setting`` changes any value."""
+    """How to train; ``steps``, ``masks`` and ``teacher`` are the preset's own when absent, ``setting`` changes any
+    value.
+    """
 
     out: Annotated[Path | None, Flag("Write OUT/<name>.edgead (default: runs/<time>/).")] = None
     preset: Annotated[
@@ -96,7 +98,7 @@ class TrainTable(Table):
 
 
 class ThresholdsTable(Table):
-    """Which rates of goods may be NG, and WARN or worse (fractions, not percent)."""
+    """Which rates of normal images may be NG, and WARN or worse (fractions, not percent)."""
 
     target_ng: Annotated[Fraction, Flag("Share of normal images that may be called NG.")] = 0.01
     target_warn: Annotated[Fraction, Flag("Share of normal images that may be called WARN or NG.")] = 0.05
@@ -106,7 +108,8 @@ class EngineTable(Table):
     """Which engine to use; absent means the last one built for this device. ``keep_fp32``: graphs left in FP32.
 
     ``plan``, ``labelled`` and ``max_flip`` are of int8: a plan file, a labelled test set for the gate, and the share of
-    verdicts that may change. ``optimisation_level`` is TensorRT's. ``compile_check``: compile with TensorRT for RTX too.
+    verdicts that may change. ``optimisation_level`` is TensorRT's. ``compile_check``: compile with TensorRT for RTX
+    too.
     """
 
     precision: Annotated[Precision | None, Flag("fp32, fp16 or int8 [what was built here].")] = None
@@ -165,7 +168,8 @@ class CalibrateTable(Table):
 
 
 class BenchmarkTable(Table):
-    """How many frames to time, how many not to count before, and for how many minutes to let the line run afterwards."""
+    """How many frames to time, how many not to count before, and for how many minutes to let the line run afterwards.
+    """
 
     frames: Annotated[int, Field(ge=1), Flag("How many frames to time after the warm-up.")] = 200
     warm_up: Annotated[int, Field(ge=0), Flag("Frames that do not count, before those that do.")] = 10
@@ -256,9 +260,10 @@ class RunTable(Table):
 
 
 class CameraTable(Table):
-    """How live cameras are watched; ``clock``: by their own clock, which tells how late their pictures arrive.
+    """How live cameras are watched; ``clock``: by their own clock, which tells how late their images arrive.
 
-    ``liveness``: what proves besides that a picture is new, ``counter``, ``blink:X,Y,WIDTH,HEIGHT@HZ`` or ``different:N``.
+    ``liveness``: what proves besides that an image is new, ``counter``, ``blink:X,Y,WIDTH,HEIGHT@HZ`` or
+    ``different:N``.
     """
 
     clock: bool = True
@@ -283,7 +288,7 @@ class AlarmTable(Table):
 
 
 class RecordTable(Table):
-    """What `edge-ad run` keeps beside the store: the folder of pictures and journal, one in ``ok_every`` OK, and limits.
+    """What `edge-ad run` keeps beside the store: the folder of images and journal, one in ``ok_every`` OK, and limits.
 
     ``required``: nothing passes while events cannot be stored.
     """
@@ -318,7 +323,7 @@ class DistillTable(Table):
 
 
 class CaptureTable(Table):
-    """How `edge-ad capture` collects goods; without ``camera`` it takes the first one of [run]."""
+    """How `edge-ad capture` collects normal images; without ``camera`` it takes the first one of [run]."""
 
     camera: Annotated[
         str | None,

@@ -32,7 +32,8 @@ class Event:
     ``time`` is the capture in wall-clock seconds since 1970 UTC; ``latency_ms`` runs from the capture to the verdict,
     for files from the moment the frame was taken up. ``frame`` and ``part`` are None for an outage without a frame;
     ``score`` is None and ``z`` empty when the verdict is NONE; ``reason`` is None when it is OK. Texts are made
-    ``storable`` here, whatever a file name, a trigger or a driver gave: every record and output gets them from an event.
+    ``storable`` here, whatever a file name, a trigger or a driver gave: every record and output gets them from an
+    event.
     """
 
     camera: str

@@ -1,4 +1,4 @@
-"""One event on every channel: the exact text that files, outputs, the index, pictures and the dashboard get."""
+"""One event on every channel: the exact text that files, outputs, the index, images and the dashboard get."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ SHOTS = (("dashboard.png", 1280, 860, 1.0), ("dashboard-phone.png", 360, 740, 2.
 
 
 def shoot(started: Any, url: str, path: Path, width: int, height: int, scale: float) -> None:
-    """Take one picture of the page at a moment when a rejected part is shown with its heat map."""
+    """Take one image of the page at a moment when a rejected part is shown with its heat map."""
     page = started.new_page(viewport={"width": width, "height": height}, device_scale_factor=scale)
     page.goto(url)
     page.wait_for_selector('body[data-link="live"]')
@@ -35,12 +35,12 @@ def shoot(started: Any, url: str, path: Path, width: int, height: int, scale: fl
 
 
 def main() -> None:
-    """Take all pictures."""
+    """Take all images."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("bundle", nargs="?", type=Path)
     parser.add_argument("--out", type=Path, default=Path("docs/images"))
     parser.add_argument("--camera", default=CAMERA)
-    parser.add_argument("--parts", type=int, default=60, help="parts to judge before the first picture")
+    parser.add_argument("--parts", type=int, default=60, help="parts to judge before the first image")
     arguments = parser.parse_args()
     bundle = (arguments.bundle or newest_bundle()).resolve()
     arguments.out.mkdir(parents=True, exist_ok=True)

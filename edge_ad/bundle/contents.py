@@ -28,7 +28,9 @@ _SPLIT = re.compile(r"[A-Za-z0-9_\-]{1,100}")
 
 @dataclass(frozen=True, eq=False)
 class Golden:
-    """Proof data: ``images`` u8 [G, H, W, 3] RGB and the ``raw`` f32 [G, B] scores of B branches the FP32 graphs gave them."""
+    """Proof data: ``images`` u8 [G, H, W, 3] RGB and the ``raw`` f32 [G, B] scores of B branches the FP32 graphs gave
+    them.
+    """
 
     images: NDArray[np.uint8]
     raw: Array
@@ -36,8 +38,8 @@ class Golden:
 
 @dataclass(frozen=True, eq=False)
 class Quantisation:
-    """What INT8 needs: ``ranges`` by graph and the ``plan``, both JSON objects as `calibration` writes them, and ``proof``,
-    goods u8 [P, H, W, 3] RGB on which an engine is measured before it is accepted.
+    """What INT8 needs: ``ranges`` by graph and the ``plan``, both JSON objects as `calibration` writes them, and
+    ``proof``, normal images u8 [P, H, W, 3] RGB on which an engine is measured before it is accepted.
     """
 
     ranges: dict[str, Any]
@@ -50,9 +52,9 @@ class BundleContents:
     """Everything a bundle holds.
 
     ``image_size`` is (height, width) in pixels; ``parent`` the sha256 of the bundle this one was recalibrated from;
-    ``graphs`` ONNX bytes by name (see `edge_ad.bundle.graphs`); ``masks`` f32 [R, n*n] of 0 and 1; ``raw_scores`` f32 [N, B] by
-    split of the goods (normalise, threshold) or synthetic; ``settings`` and ``report`` are JSON objects;
-    ``quantisation`` is None in a bundle that was never calibrated.
+    ``graphs`` ONNX bytes by name (see `edge_ad.bundle.graphs`); ``masks`` f32 [R, n*n] of 0 and 1; ``raw_scores`` f32
+    [N, B] by split of the normal images (normalise, threshold) or synthetic; ``settings`` and ``report`` are JSON
+    objects; ``quantisation`` is None in a bundle that was never calibrated.
     """
 
     name: str
@@ -80,7 +82,7 @@ def check_contents(contents: BundleContents, where: str) -> None:
         raise BadInput(f"{where}: masks.npy must hold only 0 and 1; train the bundle again")
     if not contents.raw_scores:
         raise BadInput(
-            f"{where}: raw_scores.npz is empty, but must hold the raw scores of the goods; train the bundle again"
+            f"{where}: raw_scores.npz is empty, but must hold the raw scores of the normal images; train the bundle again"
         )
     for split, raw in contents.raw_scores.items():
         if not _SPLIT.fullmatch(split):

@@ -55,7 +55,9 @@ _VARINT, _EIGHT_BYTES, _LENGTH, _FOUR_BYTES = 0, 1, 2, 5
 
 
 def check_operators(graph: bytes, where: str) -> None:
-    """Raise BadInput for a graph with control flow (Loop, Scan, If), which may never end, and for bytes that are no graph."""
+    """Raise BadInput for a graph with control flow (Loop, Scan, If), which may never end, and for bytes that are no
+    graph.
+    """
     try:
         for name, has_graph in _operators(memoryview(graph)):
             if has_graph:

@@ -1,8 +1,8 @@
 """The contract of the graphs and branches: what every graph reads and gives, and how each may be built.
 
 Everything that depends on the set of graphs follows from the two tables here: the running order, which graphs a branch
-needs, what is zero while a branch is left out, and which precision a graph may have. The order of the branches is that of
-`edge_ad.scoring.BRANCHES`: the columns of scores and weights are arrays of `scoring`, which lies below this package.
+needs, what is zero while a branch is left out, and which precision a graph may have. The order of the branches is that
+of `edge_ad.scoring.BRANCHES`: the columns of scores and weights are arrays of `scoring`, which lies below this package.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ MAP_SIDE = 256  # cells of the fused map
 class GraphSpec:
     """One graph: ``inputs`` and ``outputs`` by tensor name, and how it may be built.
 
-    An input is the image, a constant of the bundle, or an output of an earlier graph of the same name. A graph that is not
-    ``required`` may be missing from a bundle or not be loaded. ``replaces`` are outputs of an earlier graph which that one does
-    not have where this graph exists. ``omittable`` are tensors that only some settings have.
+    An input is the image, a constant of the bundle, or an output of an earlier graph of the same name. A graph that is
+    not ``required`` may be missing from a bundle or not be loaded. ``replaces`` are outputs of an earlier graph which
+    that one does not have where this graph exists. ``omittable`` are tensors that only some settings have.
     """
 
     name: str
@@ -108,7 +108,8 @@ MAP_TENSORS = tuple(spec.map for spec in (BRANCH_SPECS[branch] for branch in MAP
 
 
 def graphs_of(branch: str) -> frozenset[str]:
-    """Return the graphs that a branch needs: those that give its inputs, what they read in turn, and the required ones."""
+    """Return the graphs that a branch needs: those that give its inputs, what they read in turn, and the required ones.
+    """
     needed, wanted = set(REQUIRED_GRAPHS), set(BRANCH_SPECS[branch].inputs)
     for spec in reversed(_GRAPHS):  # a graph reads only what earlier ones give
         if spec.name != FUSION and wanted.intersection(spec.outputs):

@@ -26,7 +26,7 @@ from edge_ad.errors import BadInput
 MIB = 1 << 20
 MEMBER_LIMIT = 512 * MIB
 TOTAL_LIMIT = 2048 * MIB
-RATIO_LIMIT = 200  # deflate reaches 1,032 on zeros; weights and pictures stay below 20
+RATIO_LIMIT = 200  # deflate reaches 1,032 on zeros; weights and images stay below 20
 RATIO_FREE = 16 * MIB  # up to this size any ratio is harmless
 MEMBERS_LIMIT = 1000
 BLOCK = MIB
@@ -204,8 +204,8 @@ def dump_npz(arrays: Mapping[str, NDArray[Any]]) -> bytes:
 
 
 def load_npz(data: bytes, where: str, limit: int = MEMBER_LIMIT) -> dict[str, NDArray[Any]]:
-    """Return the named arrays in the bytes of a .npz file, each of ``limit`` bytes at most; BadInput as ``load_npy`` and
-    ``SafeZip``.
+    """Return the named arrays in the bytes of a .npz file, each of ``limit`` bytes at most; BadInput as ``load_npy``
+    and ``SafeZip``.
     """
     archive = SafeZip(io.BytesIO(data), where)
     strange = [name for name in archive.names if not name.endswith(".npy") or "/" in name]

@@ -38,7 +38,7 @@ class AravisDriver:
         self._stream = self._start()
 
     def grab(self) -> Grab:
-        """Return the next picture; None while a triggered camera waits."""
+        """Return the next image; None while a triggered camera waits."""
         buffer = self._stream.timeout_pop_buffer(WAIT_US)
         now, wall = time.monotonic(), time.time()
         if buffer is None:

@@ -1,10 +1,10 @@
-"""Collecting goods: from a source into a folder of lossless pictures, leaving out what would teach nothing.
+"""Collecting normal images: from a source into a folder of lossless images, leaving out what would teach nothing.
 
-The contact sheet of a capture: every picture small, on one page that any browser shows.
+The contact sheet of a capture: every image small, on one page that any browser shows.
 
-Lossless pictures that say when and by which camera they were taken.
+Lossless images that say when and by which camera they were taken.
 
-Which pictures are worth keeping as goods, and why the others are not.
+Which images are worth keeping as normal images, and why the others are not.
 """
 
 from __future__ import annotations
@@ -51,14 +51,14 @@ figcaption {{ font-size: 11px; overflow-wrap: anywhere; }}
 
 
 class ContactSheet:
-    """Collects small pictures of what was kept, at most MOST, and some examples of what was skipped, by reason."""
+    """Collects small images of what was kept, at most MOST, and some examples of what was skipped, by reason."""
 
     def __init__(self) -> None:
         self._saved: list[tuple[str, bytes]] = []
         self.skipped: dict[str, list[tuple[str, bytes | None]]] = {}
 
     def add(self, name: str, image: Image) -> None:
-        """Add a picture u8[H,W,3] that was kept."""
+        """Add an image u8[H,W,3] that was kept."""
         if len(self._saved) < MAX_SHOWN:
             self._saved.append((name, _small(image)))
 
@@ -72,7 +72,7 @@ class ContactSheet:
         """Write the page into a folder."""
         counts = ", ".join(f"{count} {reason}" for reason, count in record.skipped.items()) or "none"
         table = (
-            f"{record.pictures} pictures of {record.size[1]} x {record.size[0]} pixels, begun {record.created}; "
+            f"{record.pictures} images of {record.size[1]} x {record.size[0]} pixels, begun {record.created}; "
             f"skipped: {counts}. Delete what is no good part, then run the same command again."
         )
         examples = [entry for entries in self.skipped.values() for entry in entries]
@@ -105,7 +105,7 @@ def encode_png(image: Image, texts: Mapping[str, str]) -> bytes:
     """Return u8[H,W,3] RGB as a PNG with ``texts`` as UTF-8 text chunks (iTXt), keyword by keyword."""
     done, data = cv2.imencode(".png", np.ascontiguousarray(image[:, :, ::-1]), [cv2.IMWRITE_PNG_COMPRESSION, 3])
     if not done:
-        raise DeviceFault("the picture cannot be encoded as PNG by this OpenCV; install opencv-python-headless")
+        raise DeviceFault("the image cannot be encoded as PNG by this OpenCV; install opencv-python-headless")
     plain = data.tobytes()
     chunks = b"".join(_chunk(b"iTXt", _text(key, value)) for key, value in texts.items())
     return plain[:_IHDR_END] + chunks + plain[_IHDR_END:]
@@ -145,11 +145,11 @@ _SOFT = 0.6
 
 
 class CaptureFilter:
-    """Judges the pictures of one camera in their order against those kept before.
+    """Judges the images of one camera in their order against those kept before.
 
     Dark, blown out, frozen and of another size: as in the loop. Blurred: less than 0.6 times as sharp as the median of
-    the pictures kept, once there are 5. From 20 kept pictures on they make a reference (measured anew at 40, 80 and
-    160), and what differs from it as in the loop is blurred or moved. Alike: nearly the same picture as one kept.
+    the images kept, once there are 5. From 20 kept images on they make a reference (measured anew at 40, 80 and
+    160), and what differs from it as in the loop is blurred or moved. Alike: nearly the same image as one kept.
     """
 
     def __init__(self, kind: SourceKind, close: float = CLOSE) -> None:
@@ -174,7 +174,7 @@ class CaptureFilter:
         return self._blurred(small) or (self._reference_check.fault(small) if self._reference_check else None) or self._alike(frame)
 
     def keep(self, frame: Frame, name: str) -> None:
-        """Take in a picture that is kept, under the name that later ones are compared with."""
+        """Take in an image that is kept, under the name that later ones are compared with."""
         self._gallery.add(thumbnail(frame.image))
         self._names.append(name)
         small = frame.resized(SIZE)
@@ -190,7 +190,7 @@ class CaptureFilter:
         for axis, value, known in zip("xy", sharpness(grey(small)), zip(*self._sharp, strict=True), strict=True):
             median = float(np.nanmedian(known)) if not all(map(math.isnan, known)) else math.nan
             if value < _SOFT * median:
-                return f"blurred: sharpness {value:.2f} along {axis}; the pictures kept have {median:.2f}"
+                return f"blurred: sharpness {value:.2f} along {axis}; the images kept have {median:.2f}"
         return None
 
     def _alike(self, frame: Frame) -> str | None:
@@ -211,7 +211,7 @@ SOFTWARE = "edge-ad capture"
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a capture is: pictures in the folder, pictures wanted, skipped so far by reason, the last reason."""
+    """How far a capture is: images in the folder, images wanted, skipped so far by reason, the last reason."""
 
     kept: int
     wanted: int
@@ -221,13 +221,13 @@ class Progress:
     def line(self) -> str:
         """Return one line for a terminal."""
         left_out = ", ".join(f"{count} {reason}" for reason, count in sorted(self.skipped.items()))
-        return f"{self.kept} of {self.wanted} pictures; skipped: {left_out or 'none'}"
+        return f"{self.kept} of {self.wanted} images; skipped: {left_out or 'none'}"
 
 
 class Capture:
-    """Fills ``folder`` up to ``wanted`` pictures from ``source``; pictures already there count and are compared with.
+    """Fills ``folder`` up to ``wanted`` images from ``source``; images already there count and are compared with.
 
-    ``every_s`` is the least time between two kept pictures. Raises BadInput when the folder's pictures came from a
+    ``every_s`` is the least time between two kept images. Raises BadInput when the folder's images came from a
     camera with other settings or of another size.
     """
 
@@ -278,14 +278,14 @@ class Capture:
         return self.progress
 
     def _load(self) -> None:
-        """Take in the pictures of an earlier run."""
+        """Take in the images of an earlier run."""
         if not self._folder.exists():
             return
         for path in list_images(self._folder):
             image = read_image(path)
             if self._record is None:
                 raise BadInput(
-                    f"{self._folder} holds pictures that `edge-ad capture` did not take (no camera.json): name another"
+                    f"{self._folder} holds images that `edge-ad capture` did not take (no camera.json): name another"
                 )
             self._filter.keep(Frame(image, 0, 0.0, 0.0, "", path.name), path.name)
             self._contact_sheet.add(path.name, image)
@@ -295,7 +295,7 @@ class Capture:
         message = difference(self._record.settings, result) if self._record is not None else []
         if message:
             raise BadInput(
-                f"the pictures in {self._folder} were taken with other settings: {'; '.join(message)}; set the camera back "
+                f"the images in {self._folder} were taken with other settings: {'; '.join(message)}; set the camera back "
                 "or name another folder"
             )
 
@@ -322,7 +322,7 @@ class Capture:
         elif size != self._record.size and not self._seen and self._source.kind not in ("images", "watch"):
             height, width = self._record.size
             raise BadInput(
-                f"{self._source.name} gives {size[1]} x {size[0]} pixels, the pictures in {self._folder} have "
+                f"{self._source.name} gives {size[1]} x {size[0]} pixels, the images in {self._folder} have "
                 f"{width} x {height}: set the camera back or name another folder"
             )
 

@@ -1,4 +1,4 @@
-"""camera.json: with which camera, set to what, the pictures beside it were taken."""
+"""camera.json: with which camera, set to what, the images beside it were taken."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class CameraRecord:
-    """The camera's name (free of credentials), its settings as read back, the size (height, width) of its pictures,
+    """The camera's name (free of credentials), its settings as read back, the size (height, width) of its images,
     which conversion they got, when the first was taken, and how many were kept and skipped, by reason.
     """
 
@@ -66,7 +66,7 @@ class CameraRecord:
 
 
 def read_record(folder: Path) -> CameraRecord | None:
-    """Return the record of a folder of pictures, None where there is none; BadInput for a damaged one."""
+    """Return the record of a folder of images, None where there is none; BadInput for a damaged one."""
     path = folder / NAME
     try:
         value = json.loads(read_regular(path))

@@ -37,8 +37,8 @@ _SWITCHES: tuple[tuple[str, int, float, float], ...] = (
 class DeviceDriver:
     """An open ``/dev/video*`` device with its settings applied and read back.
 
-    Raises DeviceFault, with all that was tried, when the device cannot be opened or does not take a setting. Its stamps are
-    those that the driver gave the buffers, by our own monotonic clock.
+    Raises DeviceFault, with all that was tried, when the device cannot be opened or does not take a setting. Its stamps
+    are those that the driver gave the buffers, by our own monotonic clock.
     """
 
     shared_clock = True
@@ -66,7 +66,7 @@ class DeviceDriver:
         self.fps = rate if rate and 0.01 < rate < 1000.0 else None
 
     def grab(self) -> Grab:
-        """Return the next picture."""
+        """Return the next image."""
         grabbed, image = self._capture.read()
         now, wall = time.monotonic(), time.time()
         if not grabbed:

@@ -12,9 +12,9 @@ from edge_ad.camera.settings import CameraSettings
 
 @dataclass(frozen=True, eq=False)
 class RawFrame:
-    """One picture from a driver: u8[H,W,3] RGB, monotonic and wall seconds, the camera's own clock in seconds.
+    """One image from a driver: u8[H,W,3] RGB, monotonic and wall seconds, the camera's own clock in seconds.
 
-    ``corrupt`` tells why there is no picture although the camera sent one; ``image`` is None then. ``number`` is the
+    ``corrupt`` tells why there is no image although the camera sent one; ``image`` is None then. ``number`` is the
     camera's own count of frames.
     """
 
@@ -48,7 +48,7 @@ class Driver(Protocol):
         """What the camera was found to be set to when it was opened."""
 
     def grab(self) -> Grab:
-        """Block for the next picture; None when nothing came but the camera is well (it waits for a trigger)."""
+        """Block for the next image; None when nothing came but the camera is well (it waits for a trigger)."""
 
     def abort(self) -> None:
         """End a ``grab`` that hangs, if that can be done from another thread; else do nothing."""

@@ -125,7 +125,7 @@ class FaultInjector:
 
     ``gone``: every read is an error. ``hang``: the read blocks for as long as the frames of the range last, whatever
     its timeout, and they are lost. ``drop``: the frames never arrive. ``corrupt``: delivered, not decodable.
-    ``freeze``: the last picture before the range again and again. ``black``: all zero. ``resize``: half the size.
+    ``freeze``: the last image before the range again and again. ``black``: all zero. ``resize``: half the size.
     ``slow``: delivered ``slow_s`` after the capture. ``faults`` tells the truth to whoever checks.
     """
 
@@ -177,7 +177,7 @@ class FaultInjector:
     def _spoil(self, frame: Frame) -> Frame | BadFrame:
         index = frame.index
         if self.faults.hit("corrupt", index):
-            reason = "corrupt: the picture cannot be decoded"
+            reason = "corrupt: the image cannot be decoded"
             return BadFrame(reason, index, frame.captured_at, frame.captured_wall, frame.source, frame.part)
         image = frame.image
         if self.faults.hit("freeze", index) and self._last is not None:

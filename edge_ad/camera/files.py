@@ -112,7 +112,7 @@ class VideoFile:
         self._capture.release()
 
     def _next(self) -> tuple[Image | None, str | None] | None:
-        """Return the next picture, or why there is none; None at the end."""
+        """Return the next image, or why there is none; None at the end."""
         grabbed, image = self._capture.read()
         pixels, reason = decode_frame(image) if grabbed else (None, None)
         return None if pixels is None and reason is None else (pixels, reason)
@@ -148,9 +148,10 @@ Stat = tuple[int, int]
 class WatchedFolder:
     """The images that appear in a folder after it was opened, in the order of their times of change; it never ends.
 
-    An image is taken when its bytes are whole (PNG, JPEG, BMP), which holds at once for a file that was renamed into the
-    folder, or when nothing changed for SETTLED_S; one that is still not whole then is a BadFrame. A file that changes after it
-    was taken is another image. A folder that is gone is a SourceError until it is back. Raises BadInput when it cannot be read.
+    An image is taken when its bytes are whole (PNG, JPEG, BMP), which holds at once for a file that was renamed into
+    the folder, or when nothing changed for SETTLED_S; one that is still not whole then is a BadFrame. A file that
+    changes after it was taken is another image. A folder that is gone is a SourceError until it is back. Raises
+    BadInput when it cannot be read.
     """
 
     kind: SourceKind = "watch"

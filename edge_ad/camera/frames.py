@@ -22,14 +22,14 @@ SourceKind = Literal["live", "synthetic", "video", "images", "watch"]
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """One picture: ``image`` u8[H,W,3] RGB, its ``index`` at the source (from 0), and when it was captured.
+    """One image: ``image`` u8[H,W,3] RGB, its ``index`` at the source (from 0), and when it was captured.
 
     ``captured_at`` is in monotonic seconds (ages, timeouts), ``captured_wall`` in seconds since 1970 UTC (records).
-    ``part`` names what is on the picture: the id that came with the trigger, the file name of an image, else a number
-    as text. ``stamp`` is the camera's own clock in seconds, None where it has none. ``lag_s`` is how late the picture
-    arrived by that clock, already taken off ``captured_at``; None where it cannot be told. ``number`` is the camera's own
-    count of frames, None where it gives none. ``opening`` counts how often the camera was opened, from 1; 0 where nothing
-    is opened that could hold an old picture.
+    ``part`` names what is on the image: the id that came with the trigger, the file name of an image, else a number
+    as text. ``stamp`` is the camera's own clock in seconds, None where it has none. ``lag_s`` is how late the image
+    arrived by that clock, already taken off ``captured_at``; None where it cannot be told. ``number`` is the camera's
+    own count of frames, None where it gives none. ``opening`` counts how often the camera was opened, from 1; 0 where
+    nothing is opened that could hold an old image.
     """
 
     image: Image
@@ -53,7 +53,7 @@ class Frame:
             return cast(Made, self._made[key])
 
     def resized(self, size: tuple[int, int]) -> Image:
-        """Return the picture at ``size`` = (height, width), u8[H,W,3]; computed once for all who ask."""
+        """Return the image at ``size`` = (height, width), u8[H,W,3]; computed once for all who ask."""
         return self.once(size, lambda: _resized(self.image, size))
 
 
@@ -65,7 +65,7 @@ def _resized(image: Image, size: tuple[int, int]) -> Image:
 
 @dataclass(frozen=True)
 class BadFrame:
-    """A frame that was delivered but holds no usable picture; ``reason`` says why. Other fields as for Frame."""
+    """A frame that was delivered but holds no usable image; ``reason`` says why. Other fields as for Frame."""
 
     reason: str
     index: int
@@ -107,8 +107,8 @@ Read = Frame | BadFrame | Timeout | End | SourceError
 class Source(Protocol):
     """A source of frames; one thread at a time owns it.
 
-    ``kind`` is ``live`` (a camera), ``synthetic`` (a pretend camera), ``video``, ``images`` or ``watch`` (images that come
-    now and then). ``fps`` is the nominal frame rate, None where there is none.
+    ``kind`` is ``live`` (a camera), ``synthetic`` (a pretend camera), ``video``, ``images`` or ``watch`` (images that
+    come now and then). ``fps`` is the nominal frame rate, None where there is none.
     """
 
     @property

@@ -120,7 +120,7 @@ class HarvesterDriver:
             raise
 
     def grab(self) -> Grab:
-        """Return the next picture; None while a triggered camera waits."""
+        """Return the next image; None while a triggered camera waits."""
         timeout = type(self)._timeout_error()
         try:
             with self._acquirer.fetch(timeout=FETCH_S) as buffer:

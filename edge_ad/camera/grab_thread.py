@@ -1,4 +1,4 @@
-"""One thread that opens a camera and hands over its pictures one by one; it can be left behind."""
+"""One thread that opens a camera and hands over its images one by one; it can be left behind."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from edge_ad.utils.supervision import SupervisedThread
 class GrabThread:
     """Opens a camera and grabs in a thread of its own until it fails or is abandoned; then it closes the handle.
 
-    The picture is handed over, not replaced: the thread waits until it was taken. ``busy_s`` tells for how long the
+    The image is handed over, not replaced: the thread waits until it was taken. ``busy_s`` tells for how long the
     driver has not answered.
     """
 
@@ -46,7 +46,7 @@ class GrabThread:
             return self._changed.wait_for(lambda: self.handle is not None or self._item is not None, timeout_s)
 
     def take(self, timeout_s: float) -> RawFrame | Failure | None:
-        """Return the next picture or the failure; None when nothing came within ``timeout_s`` seconds."""
+        """Return the next image or the failure; None when nothing came within ``timeout_s`` seconds."""
         with self._changed:
             if self._item is None:
                 self._changed.wait_for(lambda: self._item is not None, timeout_s)

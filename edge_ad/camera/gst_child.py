@@ -1,7 +1,7 @@
 """What gst-launch-1.0 does, for a pipeline that holds a password: its words come on standard input as a JSON list.
 
-Run as a program of its own. Arguments of a process can be read by every user of the machine, standard input cannot. It needs
-GStreamer's C library and the standard library of Python alone.
+Run as a program of its own. Arguments of a process can be read by every user of the machine, standard input cannot. It
+needs GStreamer's C library and the standard library of Python alone.
 """
 
 from __future__ import annotations

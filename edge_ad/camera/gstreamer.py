@@ -47,7 +47,7 @@ def open_pipeline(
 ) -> Driver:
     """Open a pipeline that ends in raw video; a sink at its end is replaced by ours.
 
-    ``open_s`` is how long its first picture may take.
+    ``open_s`` is how long its first image may take.
     BadInput when there is neither gst-launch-1.0 nor an OpenCV with GStreamer, DeviceFault when it does not start.
     """
     body = _SINK.sub("", pipeline.strip()).rstrip("! ")
@@ -64,10 +64,10 @@ def open_pipeline(
 
 
 class PipelineProcess:
-    """A pipeline in a process: its pictures come through a pipe as PNM, and ending it ends a read that hangs.
+    """A pipeline in a process: its images come through a pipe as PNM, and ending it ends a read that hangs.
 
-    It is ended by SIGINT, at which gst-launch takes the pipeline down element by element, and killed only when it has not
-    gone after ``STOP_S``: a killed client can leave Argus without cameras until its daemon is started again.
+    It is ended by SIGINT, at which gst-launch takes the pipeline down element by element, and killed only when it has
+    not gone after ``STOP_S``: a killed client can leave Argus without cameras until its daemon is started again.
     """
 
     fps: float | None = None
@@ -113,12 +113,12 @@ class PipelineProcess:
         begun = bool(select.select([self._pipe], [], [], open_s)[0])
         self._pending = self._read() if begun else None
         if self._pending is None:
-            reason = self._ended() if begun else f"the pipeline gave no picture within {open_s:g} s"
+            reason = self._ended() if begun else f"the pipeline gave no image within {open_s:g} s"
             self.close()
             raise DeviceFault(f"camera {name!r} cannot be opened: {reason}{_argus_hint(pipeline, reason)}")
 
     def grab(self) -> Grab:
-        """Return the next picture."""
+        """Return the next image."""
         image, self._pending = self._pending, None
         if image is None:
             image = self._read()
@@ -186,7 +186,7 @@ class PipelineProcess:
         try:
             self._process.wait(END_S)
         except subprocess.TimeoutExpired:
-            return "the pipeline sent something that is no picture"
+            return "the pipeline sent something that is no image"
         self._log.seek(0)
         lines = [line.strip() for line in self._log.read(65536).decode("utf-8", "replace").splitlines() if line.strip()]
         errors = [line for line in lines if "ERROR" in line or "error" in line or "WARNING" in line] or lines
@@ -247,7 +247,7 @@ class OpenCvPipeline:
         self.fps: float | None = rate if 0.01 < rate < 1000.0 else self.settings.rate
 
     def grab(self) -> Grab:
-        """Return the next picture."""
+        """Return the next image."""
         from edge_ad.camera.opencv import to_rgb
 
         grabbed, image = self._capture.read()
@@ -266,7 +266,7 @@ class OpenCvPipeline:
 
 SOURCE = "nvarguscamerasrc"
 CSI_OPEN_S = 20.0
-"""The first picture of a sensor may take so long: Argus starts it, and the first GStreamer on a board scans all plugins."""
+"""The first image of a sensor may take so long: Argus starts it, and the first GStreamer on a board scans all plugins."""
 _DEFAULTS = CameraSettings(rate=30.0, width=1920, height=1080)
 _TAKEN = ("exposure_us", "auto_exposure", "gain", "rate", "width", "height", "auto_white_balance")
 

@@ -1,4 +1,4 @@
-"""Can this picture be judged at all? A camera that is frozen, dark, blown out or changed is a fault, not an anomaly."""
+"""Can this image be judged at all? A camera that is frozen, dark, blown out or changed is a fault, not an anomaly."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ _MIN_REGION = 64 * 64  # pixels; a smaller region may well look the same twice
 _CLIPPED = 0.9  # of a region black or saturated: it looks the same however well the camera is
 
 Region = tuple[int, int, int, int]
-"""The judged piece of a picture: x, y, width, height in pixels."""
+"""The judged piece of an image: x, y, width, height in pixels."""
 
 
 @dataclass(frozen=True)
 class HealthLimits:
-    """Limits of a healthy picture, luminance on a scale of 0 to 255.
+    """Limits of a healthy image, luminance on a scale of 0 to 255.
 
-    The first two hold always, and are wide on purpose: a dark picture has its brightest hundredth below ``dark``, a
+    The first two hold always, and are wide on purpose: a dark image has its brightest hundredth below ``dark``, a
     blown-out one its darkest hundredth above ``blown_out``. From ``frozen_after`` repetitions on a camera counts as
     frozen, or when so many frames bear one time stamp.
 
-    The others are relative to the goods, where a reference is there: a picture is dark when its median is below
+    The others are relative to the normal images, where a reference is there: an image is dark when its median is below
     ``dimmer`` of the darkest good's and its brightest hundredth below ``dim`` of the dimmest one's; blown out when
     ``saturated`` more of it is saturated than of any good and its median is above all of theirs; ``blurred`` is the
     least and the greatest share of the least sharp good's sharpness that may be asked for; moved when it lies further
-    off than any good by ``moved`` of the picture's size and a quarter of the goods' spread, or when it resembles the
-    goods less than ``resembles`` times as much as the least typical of them.
+    off than any good by ``moved`` of the image's size and a quarter of the normal images' spread, or when it resembles
+    the normal images less than ``resembles`` times as much as the least typical of them.
     """
 
     dark: float = 12.0
@@ -51,10 +51,10 @@ class HealthLimits:
 
 @dataclass(frozen=True)
 class Health:
-    """What a check found: ``fault`` is a reason or None; ``repeats`` counts exact repetitions of pictures, in a row.
+    """What a check found: ``fault`` is a reason or None; ``repeats`` counts exact repetitions of images, in a row.
 
     Frames that were not looked at, between two that show the same to the last bit, count as repetitions. ``different``
-    counts the pictures since the camera was opened that repeat none before them; None where nothing is opened.
+    counts the images since the camera was opened that repeat none before them; None where nothing is opened.
     """
 
     fault: str | None
@@ -63,12 +63,13 @@ class Health:
 
 
 class CameraHealth:
-    """Checks the pictures of one source in their order.
+    """Checks the images of one source in their order.
 
-    Cameras (live and synthetic) must never repeat one of their last pictures to the last bit: sensors have noise. Video
-    files may, so they are not checked for it; images of a folder may also differ in size. With a ``reference`` pictures
-    are compared with the goods as well. With a ``region`` that is what must not repeat: a clock that the camera writes
-    beside it is no sign of life. One that is too small, black or saturated may repeat; then the whole picture must not.
+    Cameras (live and synthetic) must never repeat one of their last images to the last bit: sensors have noise. Video
+    files may, so they are not checked for it; images of a folder may also differ in size. With a ``reference`` images
+    are compared with the normal images as well. With a ``region`` that is what must not repeat: a clock that the camera
+    writes beside it is no sign of life. One that is too small, black or saturated may repeat; then the whole image must
+    not.
     """
 
     def __init__(
@@ -94,10 +95,10 @@ class CameraHealth:
         self._reference_check = ReferenceCheck(reference, self.limits) if reference is not None else None
 
     def check(self, image: Image | Frame, stamp: float | None = None, placed: bool = True) -> Health:
-        """Judge the health of one picture u8[H,W,3], or of a frame with its picture and stamp.
+        """Judge the health of one image u8[H,W,3], or of a frame with its image and stamp.
 
         ``stamp`` is the camera's own time in seconds; a camera's must increase. ``placed`` says that a part is meant to
-        be in view and at rest: without it the picture is not compared with the goods, because an empty or moving
+        be in view and at rest: without it the image is not compared with the normal images, because an empty or moving
         station differs from them without any fault.
         """
         frame = image if isinstance(image, Frame) else None
@@ -148,14 +149,15 @@ class CameraHealth:
 
     def _light(self, result: Light) -> str | None:
         if result.brightest < self.limits.dark:
-            return f"dark: 99 % of the picture has a brightness of at most {result.brightest:.0f} of 255"
+            return f"dark: 99 % of the image has a brightness of at most {result.brightest:.0f} of 255"
         if result.darkest > self.limits.blown_out:
-            return f"blown out: 99 % of the picture has a brightness of at least {result.darkest:.0f} of 255"
+            return f"blown out: 99 % of the image has a brightness of at least {result.darkest:.0f} of 255"
         return None
 
 
 class QuickStats(NamedTuple):
-    """What a healthy camera is told by first: the light of a picture, and a digest of its region, or of the ``whole``."""
+    """What a healthy camera is told by first: the light of an image, and a digest of its region, or of the ``whole``.
+    """
 
     light: Light
     whole: bool
@@ -163,7 +165,7 @@ class QuickStats(NamedTuple):
 
 
 def quick_stats(frame: Frame, region: Region | None = None) -> QuickStats:
-    """Return what a first look at a frame's picture finds; made once for all who ask."""
+    """Return what a first look at a frame's image finds; made once for all who ask."""
     return frame.once(("glance", region), lambda: _stats_of(frame.image, region))
 
 
@@ -185,7 +187,9 @@ def _clipped(region: Image) -> bool:
 
 
 def digest(image: Image) -> bytes:
-    """Return 12 bytes that differ for pictures u8[H,W,3] that differ in a value: columns joined by XOR, and 16 whole rows."""
+    """Return 12 bytes that differ for images u8[H,W,3] that differ in a value: columns joined by XOR, and 16 whole
+    rows.
+    """
     rows = np.ascontiguousarray(image).reshape(image.shape[0], -1)
     even = rows.shape[1] // 8 * 8
     joined = np.bitwise_xor.reduce(rows[:, :even].view(np.uint64), axis=0)
@@ -195,7 +199,7 @@ def digest(image: Image) -> bytes:
 
 
 class ReferenceCheck:
-    """Compares pictures with a reference of goods: light, sharpness, place."""
+    """Compares images with a reference of normal images: light, sharpness, place."""
 
     def __init__(self, reference: HealthReference, limits: HealthLimits) -> None:
         self._reference = reference
@@ -207,7 +211,7 @@ class ReferenceCheck:
         )
 
     def view(self, image: Image | Frame) -> Image:
-        """Return the picture at the size of the reference."""
+        """Return the image at the size of the reference."""
         frame = image if isinstance(image, Frame) else Frame(image, 0, 0.0, 0.0, "", "")
         return frame.resized(self._reference.size)
 
@@ -225,30 +229,30 @@ class ReferenceCheck:
         if result.brightest < limits.dim * reference.bright_low and result.median < limits.dimmer * reference.median_low:
             return (
                 f"dark: median brightness {result.median:.0f}, brightest hundredth {result.brightest:.0f}; "
-                f"goods have at least {reference.median_low:.0f} and {reference.bright_low:.0f}"
+                f"normal images have at least {reference.median_low:.0f} and {reference.bright_low:.0f}"
             )
         if result.saturated > reference.saturated_high + limits.saturated and result.median > reference.median_high:
             return (
-                f"blown out: {result.saturated:.0%} of the picture is saturated; "
-                f"goods have at most {reference.saturated_high:.0%}"
+                f"blown out: {result.saturated:.0%} of the image is saturated; "
+                f"normal images have at most {reference.saturated_high:.0%}"
             )
         return None
 
     def _blurred(self, result: tuple[float, float]) -> str | None:
         for axis, value, limit in zip("xy", result, self._sharp, strict=True):
             if value < limit:  # false for NaN: too little contrast to tell
-                return f"blurred: sharpness {value:.2f} along {axis}; goods have at least {limit:.2f} with allowance"
+                return f"blurred: sharpness {value:.2f} along {axis}; normal images have at least {limit:.2f} with allowance"
         return None
 
     def _moved(self, shift: Shift) -> str | None:
         reference, limits = self._reference, self._limits
         if shift.match < limits.resembles * reference.match_low:
             return (
-                f"moved: the picture has little of the goods' layout (correlation {shift.match:.2f}; "
-                f"goods have at least {reference.match_low:.2f})"
+                f"moved: the image has little of the normal images' layout (correlation {shift.match:.2f}; "
+                f"normal images have at least {reference.match_low:.2f})"
             )
         if _outside(shift.x, reference.shift_x, limits.moved) or _outside(shift.y, reference.shift_y, limits.moved):
-            return f"moved: the picture is shifted by {shift.x:+.1%} across and {shift.y:+.1%} down from the goods"
+            return f"moved: the image is shifted by {shift.x:+.1%} across and {shift.y:+.1%} down from the normal images"
         return None
 
 
@@ -258,6 +262,6 @@ def _sharp_limit(low: float, median: float, span: tuple[float, float]) -> float:
 
 
 def _outside(value: float, reference: tuple[float, float], margin: float) -> bool:
-    """Whether a shift lies beyond those of the goods by ``margin`` and a quarter of their spread."""
+    """Whether a shift lies beyond those of the normal images by ``margin`` and a quarter of their spread."""
     allowance = margin + 0.25 * (reference[1] - reference[0])
     return not reference[0] - allowance <= value <= reference[1] + allowance

@@ -32,9 +32,10 @@ class StreamError(Exception):
 class HttpDriver:
     """An open MJPEG stream; ``url`` may hold user and password (Basic or Digest), ``name`` may not.
 
-    User and password may be given as ``${NAME}`` of the environment. Proxies of the environment are not used. The header
-    ``X-Timestamp`` of an image, which mjpg-streamer and ustreamer send, is the camera's clock. Raises DeviceFault that tells
-    an unknown host, a refused connection, refused credentials, a wrong path and another kind of answer apart.
+    User and password may be given as ``${NAME}`` of the environment. Proxies of the environment are not used. The
+    header ``X-Timestamp`` of an image, which mjpg-streamer and ustreamer send, is the camera's clock. Raises
+    DeviceFault that tells an unknown host, a refused connection, refused credentials, a wrong path and another kind of
+    answer apart.
     """
 
     settings = CameraSettings()

@@ -2,7 +2,7 @@
 
 How often a lost camera was tried again, and what hangs.
 
-How late pictures arrive, told by the camera's own clock: the network, a driver's queue or a slow decoder hold them back.
+How late images arrive, told by the camera's own clock: the network, a driver's queue or a slow decoder hold them back.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ MAX_ABANDONED = 3
 @dataclass
 class Restarts:
     """Counts of one camera: ``attempts`` to open it, ``reconnects`` after a loss, ``stalls`` (reads given up because
-    they took too long), ``lags`` (opened again because pictures came too late) and ``abandoned`` reads that still hang now.
+    they took too long), ``lags`` (opened again because images came too late) and ``abandoned`` reads that still hang
+    now.
     """
 
     attempts: int = 0
@@ -51,15 +52,16 @@ PROBE_FRAMES = 8
 class LagMeter:
     """Compares the advance of a camera's clock with ours, from the frame that came with the least delay so far.
 
-    The stamp of a frame subtracted from the time of its arrival is an offset; the least offset is that of the frame with
-    the least delay, and the lag of a frame is how far its offset lies above. The least offset may rise by ``DRIFT``, so that
-    clocks which run apart do not add up. ``known_s`` is a delay that the best frame is known to have had, such as the
-    answering time of the camera. With ``shared`` stamps are of our own monotonic clock, and the lag is absolute.
+    The stamp of a frame subtracted from the time of its arrival is an offset; the least offset is that of the frame
+    with the least delay, and the lag of a frame is how far its offset lies above. The least offset may rise by
+    ``DRIFT``, so that clocks which run apart do not add up. ``known_s`` is a delay that the best frame is known to have
+    had, such as the answering time of the camera. With ``shared`` stamps are of our own monotonic clock, and the lag is
+    absolute.
 
-    A stamp that goes back, or ahead by more than ``JUMP_S`` of what is possible, is a jump of the camera's clock (a reset, a
-    wrap, another time base): the lag before it is kept, because nothing says that it has gone. A clock that advances less
-    than ``NO_CLOCK`` of ours from nearly every frame to the next, over three seconds, is none: ``usable`` is False from then
-    on and no lag is told.
+    A stamp that goes back, or ahead by more than ``JUMP_S`` of what is possible, is a jump of the camera's clock (a
+    reset, a wrap, another time base): the lag before it is kept, because nothing says that it has gone. A clock that
+    advances less than ``NO_CLOCK`` of ours from nearly every frame to the next, over three seconds, is none: ``usable``
+    is False from then on and no lag is told.
     """
 
     def __init__(self, known_s: float = 0.0, *, shared: bool = False) -> None:
@@ -119,11 +121,12 @@ SLICE_S = 0.25
 
 @dataclass(frozen=True)
 class Patience:
-    """How long a driver may take, in seconds: to open, to give its first picture, and to give each later one.
+    """How long a driver may take, in seconds: to open, to give its first image, and to give each later one.
 
     ``read_s`` is the least limit of a read; with a known rate it is two frame times if they are longer. A camera that
-    gave pictures for ``stable_s`` starts at the bottom of the ladder when it is lost again. A camera whose pictures arrive
-    more than ``lag_s`` late for a second is opened again, which drops what waits on the way; None: its clock is not used.
+    gave images for ``stable_s`` starts at the bottom of the ladder when it is lost again. A camera whose images arrive
+    more than ``lag_s`` late for a second is opened again, which drops what waits on the way; None: its clock is not
+    used.
     """
 
     open_s: float = 10.0
@@ -140,8 +143,8 @@ class Live:
 
     A camera that fails or stalls is opened again after 0.2, 0.4 ... at most 1.5 s (with jitter), without end;
     ``restarts`` counts it. While ``MAX_ABANDONED`` calls hang in the driver no further one is begun. The numbers of
-    the frames go on over a restart. ``lag_s`` is how late the last picture arrived, by the camera's own clock; frames count
-    as captured so much earlier.
+    the frames go on over a restart. ``lag_s`` is how late the last image arrived, by the camera's own clock; frames
+    count as captured so much earlier.
     """
 
     kind: SourceKind = "live"
@@ -172,7 +175,7 @@ class Live:
 
     @property
     def lag_s(self) -> float | None:
-        """How late the last picture arrived, in seconds; None where the camera has no clock."""
+        """How late the last image arrived, in seconds; None where the camera has no clock."""
         return self._meter.lag_s if self._meter is not None else None
 
     def open(self) -> None:
@@ -252,7 +255,7 @@ class Live:
         return Timeout(timeout_s)
 
     def _behind(self, grab_thread: GrabThread, raw: RawFrame) -> Read | None:
-        """Measure how late a picture is; give the camera up when that has been too much for a while."""
+        """Measure how late an image is; give the camera up when that has been too much for a while."""
         lag = self._meter.see(raw.stamp, raw.captured_at) if self._meter is not None else None
         allowed = self._patience.lag_s
         if lag is None or allowed is None or lag <= allowed:
@@ -262,10 +265,10 @@ class Live:
         if raw.captured_at - self._late_since < LAG_HOLD_S:
             return None
         self.restarts.lags += 1
-        return self._lost(grab_thread, f"its pictures arrive {lag:.1f} s late; it is opened again to drop what waits", False)
+        return self._lost(grab_thread, f"its images arrive {lag:.1f} s late; it is opened again to drop what waits", False)
 
     def _stale(self, number: int | None) -> str | None:
-        """Return why the camera's own number tells that a picture is not new, or None."""
+        """Return why the camera's own number tells that an image is not new, or None."""
         before, self._number = self._number, number
         if number is None or before is None:
             return None
@@ -275,7 +278,7 @@ class Live:
             return None
         if not self._counts:
             return None
-        return f"frozen: the camera's frame number is {number} after {before}: a picture that was there before"
+        return f"frozen: the camera's frame number is {number} after {before}: an image that was there before"
 
     def _limit_s(self, grab_thread: GrabThread) -> float:
         if grab_thread.handle is None:

@@ -1,4 +1,4 @@
-"""Active proof that a camera shows what is now: a light that blinks in the picture, a count of frames that goes on."""
+"""Active proof that a camera shows what is now: a light that blinks in the image, a count of frames that goes on."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ LOOSE = 0.25
 COUNTER = "counter"
 DIFFERENT = 2
 MAX_DIFFERENT = 17
-"""One more than a driver was seen to hold of old pictures, and than ``CameraHealth`` remembers."""
+"""One more than a driver was seen to hold of old images, and than ``CameraHealth`` remembers."""
 _DIFFERENT = re.compile(r"different:(\d{1,2})", re.ASCII)
 _BLINK = re.compile(r"blink:(\d{1,5}),(\d{1,5}),(\d{1,5}),(\d{1,5})@(\d{1,2}(?:\.\d{1,3})?)", re.ASCII)
 _ALLOWED = (
-    "'counter' (the camera numbers its frames), 'blink:X,Y,WIDTH,HEIGHT@HZ' (a light in the picture, 0.1 to 20 Hz) or "
-    f"'different:N' (so many different pictures before the first verdict, {DIFFERENT} to {MAX_DIFFERENT})"
+    "'counter' (the camera numbers its frames), 'blink:X,Y,WIDTH,HEIGHT@HZ' (a light in the image, 0.1 to 20 Hz) or "
+    f"'different:N' (so many different images before the first verdict, {DIFFERENT} to {MAX_DIFFERENT})"
 )
 
 
 @dataclass(frozen=True)
 class Blinking:
-    """A light in the rectangle ``x``, ``y``, ``width``, ``height`` of the picture, ``hz`` times a second on and off."""
+    """A light in the rectangle ``x``, ``y``, ``width``, ``height`` of the image, ``hz`` times a second on and off."""
 
     x: int
     y: int
@@ -41,8 +41,8 @@ class Blinking:
 class Liveness:
     """Which proofs a camera must give.
 
-    By default ``different`` alone: so many pictures that differ must have been seen since the camera was opened, before one
-    of them is judged. The first may be what the driver or the camera has held since before; equality has nothing to
+    By default ``different`` alone: so many images that differ must have been seen since the camera was opened, before
+    one of them is judged. The first may be what the driver or the camera has held since before; equality has nothing to
     compare it with.
     """
 
@@ -87,10 +87,10 @@ class LivenessCheck:
 class Light:
     """Follows a light that blinks.
 
-    It must change within half a period, and not earlier, each by a quarter more or less and by the time between two frames.
-    So a picture that stands still is noticed within about a period, with whatever noise or clock on it; buffers that
-    alternate change too early; a recording that is played again stumbles where it begins anew. Until the light was seen
-    over a period and a half there is no proof.
+    It must change within half a period, and not earlier, each by a quarter more or less and by the time between two
+    frames. So an image that stands still is noticed within about a period, with whatever noise or clock on it; buffers
+    that alternate change too early; a recording that is played again stumbles where it begins anew. Until the light was
+    seen over a period and a half there is no proof.
     """
 
     def __init__(self, blinking: Blinking) -> None:
@@ -106,7 +106,7 @@ class Light:
         """Take in a frame; return why the light proves nothing, or None."""
         where, image = self._where, frame.image
         if where.y + where.height > image.shape[0] or where.x + where.width > image.shape[1]:
-            return f"frozen: the light at {where.x},{where.y} lies outside the picture; correct [camera] liveness"
+            return f"frozen: the light at {where.x},{where.y} lies outside the image; correct [camera] liveness"
         region = image[where.y : where.y + where.height, where.x : where.x + where.width]
         return self.see(frame.captured_at, float(region.mean()))
 
@@ -124,7 +124,7 @@ class Light:
         if now - self._since < 3 * self._half_period:
             if high - low >= CONTRAST:
                 self._follow(now, gap, brightness > (low + high) / 2.0)
-            return f"frozen: {name} was not seen long enough to prove that the picture is new"
+            return f"frozen: {name} was not seen long enough to prove that the image is new"
         if high - low < CONTRAST:
             return f"frozen: {name} does not blink"
         self._follow(now, gap, brightness > (low + high) / 2.0)

@@ -21,7 +21,8 @@ MAX_WAITING = 1024
 
 @dataclass(frozen=True, eq=False)
 class Delivery:
-    """A frame, the monotonic time at which it reached the mailbox, how many frames went missing before it, and the first.
+    """A frame, the monotonic time at which it reached the mailbox, how many frames went missing before it, and the
+    first.
 
     Frames that were overwritten may lie between the missing ones and this one.
     """
@@ -37,8 +38,8 @@ class Mailbox:
     waits until there is room.
 
     With ``deadline_s`` (a line where every frame is a part that was called for) frames come out in their order, up to
-    ``depth`` pictures wait and the writer never does: a frame that waited longer than ``deadline_s`` since its capture,
-    or whose picture had to make room, comes out as a BadFrame with its part, so that the part gets a NONE in its turn.
+    ``depth`` images wait and the writer never does: a frame that waited longer than ``deadline_s`` since its capture,
+    or whose image had to make room, comes out as a BadFrame with its part, so that the part gets a NONE in its turn.
 
     No frame comes out twice: one whose index is not above the last one's is counted as overwritten. Errors and the end
     have places of their own: they never replace a frame, and all come out in the order they happened; of several errors
@@ -161,7 +162,7 @@ class Mailbox:
 
 
 def _corrupted(delivery: Delivery, reason: str) -> Delivery:
-    """Return the delivery without its picture; one that has none already keeps its reason."""
+    """Return the delivery without its image; one that has none already keeps its reason."""
     frame = delivery.frame
     if isinstance(frame, BadFrame):
         return delivery

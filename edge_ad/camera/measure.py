@@ -1,13 +1,13 @@
-"""What is measured on a picture to tell whether the camera is well. Ours.
+"""What is measured on an image to tell whether the camera is well. Ours.
 
 Sharpness along one axis: the 99th percentile of brightness steps over 2 pixels, divided by that of steps over 16 pixels
 on 4 x 4 averages. Contrast and gain of the light cancel; a blur takes the fine steps away and leaves the coarse ones.
 
 Place: brightness averaged to about 64 x 64 cells has a gradient in every cell, a complex number that is compressed so
-that no edge outweighs the rest. The goods' mean of these fields is the template: what moves from good to good averages
-out of it, what stands still stays. The peak of the correlation (by FFT) tells by how much a picture is shifted.
+that no edge outweighs the rest. The normal images' mean of these fields is the template: what moves from good to good
+averages out of it, what stands still stays. The peak of the correlation (by FFT) tells by how much an image is shifted.
 
-What a bundle keeps of the camera that took its goods, for the loop to compare its own camera with.
+What a bundle keeps of the camera that took its normal images, for the loop to compare its own camera with.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Grey = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Light:
-    """Brightness of one picture: 1st, 50th and 99th percentile of luminance, and the share of saturated pixels."""
+    """Brightness of one image: 1st, 50th and 99th percentile of luminance, and the share of saturated pixels."""
 
     darkest: float
     median: float
@@ -52,7 +52,8 @@ class Light:
 
 @dataclass(frozen=True)
 class Shift:
-    """Where the template fits best: ``match`` is the correlation there (1: identical), shifts are shares of the size."""
+    """Where the template fits best: ``match`` is the correlation there (1: identical), shifts are shares of the size.
+    """
 
     match: float
     x: float
@@ -115,9 +116,9 @@ class TemplateMatcher:
 
 
 def measure_reference(images: Iterable[Image]) -> HealthReference:
-    """Measure goods, u8[H,W,3] RGB all of one size (that of the bundle), one after the other.
+    """Measure normal images, u8[H,W,3] RGB all of one size (that of the bundle), one after the other.
 
-    BadInput for fewer than MIN_IMAGES pictures, or for different sizes.
+    BadInput for fewer than MIN_IMAGES images, or for different sizes.
     """
     fields: list[Field] = []
     lights: list[Light] = []
@@ -127,13 +128,13 @@ def measure_reference(images: Iterable[Image]) -> HealthReference:
         results = (image.shape[0], image.shape[1])
         size = size or results
         if results != size:
-            raise BadInput(f"goods of {results} and {size} pixels: a health reference needs one size; resize them first")
+            raise BadInput(f"normal images of {results} and {size} pixels: a health reference needs one size; resize them first")
         pixels = grey(image)
         fields.append(edge_field(pixels))
         lights.append(light(pixels))
         sharp.append(sharpness(pixels))
     if size is None or len(fields) < MIN_IMAGES:
-        raise BadInput(f"{len(fields)} goods are too few for a health reference: give {MIN_IMAGES} or more")
+        raise BadInput(f"{len(fields)} normal images are too few for a health reference: give {MIN_IMAGES} or more")
     return HealthReference(size, len(fields), **_light_limits(lights), **_sharp_limits(sharp), **_shifts(fields))
 
 
@@ -159,7 +160,7 @@ def _sharp_limits(sharp: list[tuple[float, float]]) -> dict[str, Any]:
 
 
 def _shifts(fields: list[Field]) -> dict[str, Any]:
-    """Find every good with the template of the others, as a picture at the run is none of them."""
+    """Find every good with the template of the others, as an image at the run is none of them."""
     total = np.sum(fields, axis=0)
     shifts = [TemplateMatcher(_unit(total - one)).find(one) for one in fields]
     return {
@@ -214,9 +215,10 @@ def _between(before: float, peak: float, after: float) -> float:
 
 
 def camera_report(normal_images: Iterable[Image], folder: Path) -> dict[str, Any]:
-    """Return ``health_reference``, how goods look, and ``camera``, the settings that `edge-ad capture` noted in a folder.
+    """Return ``health_reference``, how normal images look, and ``camera``, the settings that `edge-ad capture` noted in
+    a folder.
 
-    None stands for what cannot be told: fewer than MIN_IMAGES goods, or pictures of another origin.
+    None stands for what cannot be told: fewer than MIN_IMAGES normal images, or images of another origin.
     """
     images = iter(normal_images)
     first = list(islice(images, MIN_IMAGES))

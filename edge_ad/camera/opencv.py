@@ -1,4 +1,4 @@
-"""OpenCV as a reader of pictures: what this build can do, its silence, its colours.
+"""OpenCV as a reader of images: what this build can do, its silence, its colours.
 
 What the OpenCVs in use name differently: 4.5.4 (Ubuntu 22.04), 4.6 (Ubuntu 24.04, Debian 12), 4.8 (JetPack 6), 5.0.
 
@@ -89,7 +89,7 @@ def build_details() -> str:
 
 
 def to_rgb(image: npt.NDArray[Any]) -> Image:
-    """Return OpenCV's BGR, BGRA or grey picture as u8[H,W,3] RGB."""
+    """Return OpenCV's BGR, BGRA or grey image as u8[H,W,3] RGB."""
     if image.ndim == 2 or image.shape[2] == 1:
         code = cv2.COLOR_GRAY2RGB
     else:
@@ -107,7 +107,7 @@ def hand_over_jpeg(capture: cv2.VideoCapture) -> None:
 
 
 def decode_frame(image: Any) -> tuple[Image | None, str | None]:
-    """Return the picture u8[H,W,3] RGB of what OpenCV read, or why there is none.
+    """Return the image u8[H,W,3] RGB of what OpenCV read, or why there is none.
 
     ``image`` is BGR or grey [H,W,...], or the bytes of a JPEG as one row u8[1,N] or u8[N,1].
     """

@@ -37,7 +37,7 @@ def conversion(pixel_format: str) -> str:
 
 
 def to_image(raw: npt.NDArray[Any], width: int, height: int, pixel_format: str) -> Image:
-    """Return u8[height,width,3] RGB from the values of one picture as the camera sent them.
+    """Return u8[height,width,3] RGB from the values of one image as the camera sent them.
 
     ``raw`` is flat: u8 (also for packed formats and, in pairs of bytes with the lower first, for deeper ones) or u16.
     More than 8 bits are divided to 8; one mosaic is interpolated bilinearly. ValueError tells an unknown format or a

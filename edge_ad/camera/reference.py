@@ -1,4 +1,4 @@
-"""How healthy pictures of one station look: measured on the goods, kept in the bundle, asked at the run."""
+"""How healthy images of one station look: measured on the normal images, kept in the bundle, asked at the run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from edge_ad.errors import BadInput
 
 FORMAT = 1
 MIN_IMAGES = 8
-"""Fewer goods than this tell too little of how goods vary."""
+"""Fewer normal images than this tell too little of how normal images vary."""
 
 Field = npt.NDArray[np.complex64]
 
@@ -25,13 +25,15 @@ _PAIRS = ("sharp_low", "sharp_median", "shift_x", "shift_y")
 
 @dataclass(frozen=True, eq=False)
 class HealthReference:
-    """What was measured on goods at ``size`` = (height, width) pixels; brightness is luminance from 0 to 255.
+    """What was measured on normal images at ``size`` = (height, width) pixels; brightness is luminance from 0 to 255.
 
-    ``median_low`` and ``median_high``: the least and greatest median brightness of a picture; ``bright_low``: the least
+    ``median_low`` and ``median_high``: the least and greatest median brightness of an image; ``bright_low``: the least
     99th percentile; ``saturated_high``: the greatest share of saturated pixels. ``sharp_low`` and ``sharp_median``:
-    least and median sharpness along x and y (see ``edge_ad.camera.measure``), NaN where goods have too little contrast.
-    ``template``: complex64[h,w] of unit norm, the mean of the goods' edge fields; ``match_low``: the least correlation
-    of a good with it; ``shift_x``, ``shift_y``: least and greatest place of best correlation, as shares of the size.
+    least and median sharpness along x and y (see ``edge_ad.camera.measure``), NaN where normal images have too little
+    contrast.
+    ``template``: complex64[h,w] of unit norm, the mean of the normal images' edge fields; ``match_low``: the least
+    correlation of a good with it; ``shift_x``, ``shift_y``: least and greatest place of best correlation, as shares of
+    the size.
     """
 
     size: tuple[int, int]

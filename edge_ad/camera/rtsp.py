@@ -37,7 +37,7 @@ USUAL_FPS = 25.0
 READ_MS = 1_000
 PORTS = {"rtsp": 554, "rtsps": 322}
 
-# TCP: a lost packet must not become a smeared picture. Half a second is enough to learn the format. The variable holds
+# TCP: a lost packet must not become a smeared image. Half a second is enough to learn the format. The variable holds
 # for the whole process, so nothing may stand here that harms a file (fflags;nobuffer loses the frames of short ones).
 _OPTIONS = {
     "rtsp_transport": "tcp",
@@ -80,7 +80,7 @@ class RtspDriver:
         self._grabbed = self._caught_up()
 
     def grab(self) -> Grab:
-        """Return the next picture."""
+        """Return the next image."""
         with quiet():
             grabbed, image = self._capture.retrieve() if self._grabbed else self._capture.read()
         self._grabbed = False
@@ -94,9 +94,10 @@ class RtspDriver:
     def _caught_up(self) -> bool:
         """Throw away what was buffered while FFmpeg learned the format: it is old, and would pass for new.
 
-        Buffered frames come faster than the stream's clock advances. Half a second without a frame that had less delay than
-        those before means that the rest is as fresh as the camera gives it; True when such a frame is held. A stream without
-        a clock has caught up when two frames in a row had to be waited for. DeviceFault when old frames do not end.
+        Buffered frames come faster than the stream's clock advances. Half a second without a frame that had less delay
+        than those before means that the rest is as fresh as the camera gives it; True when such a frame is held. A
+        stream without a clock has caught up when two frames in a row had to be waited for. DeviceFault when old frames
+        do not end.
         """
         began = least_at = time.monotonic()
         minimum, waited, frames = math.inf, 0, 0
@@ -115,7 +116,7 @@ class RtspDriver:
                     return True
         if math.isfinite(minimum) and time.monotonic() - least_at < SETTLED_S and waited == 0:
             raise DeviceFault(
-                f"camera {self._name!r} cannot be opened: it sends old pictures for {CATCH_UP_S:g} s and more"
+                f"camera {self._name!r} cannot be opened: it sends old images for {CATCH_UP_S:g} s and more"
             )
         return False
 
@@ -162,7 +163,7 @@ def _reach(bare: str, name: str) -> float:
 
 
 def _answering_s(connection: socket.socket, bare: str, name: str) -> float:
-    """Ask what the camera can do, and time the quickest of a few answers: they take the same way as the pictures.
+    """Ask what the camera can do, and time the quickest of a few answers: they take the same way as the images.
 
     0 where the camera ends the connection without an answer, and under TLS, where no plain question can be asked.
     """
@@ -199,7 +200,7 @@ def _refusal(bare: str, named: bool) -> str:
         return "it has no stream of this path; check the path"
     if status is None:
         return f"it accepts connections but gave no stream within {OPEN_MS / 1000:g} s"
-    return f"it answers {status} but gives no picture that can be decoded; set it to H.264, H.265 or MJPEG"
+    return f"it answers {status} but gives no image that can be decoded; set it to H.264, H.265 or MJPEG"
 
 
 def _describe(bare: str) -> int | None:

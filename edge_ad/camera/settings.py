@@ -1,4 +1,4 @@
-"""What a camera is set to: asked for, read back, stored with the goods, compared at the run."""
+"""What a camera is set to: asked for, read back, stored with the normal images, compared at the run."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class CameraSettings:
     def from_json(cls, value: Any, where: str = "camera settings") -> CameraSettings:
         """Read what ``to_json`` wrote; BadInput names an unknown key or a wrong value."""
         if not isinstance(value, Mapping):
-            raise BadInput(f"{where}: {value!r} is no table of settings; capture the goods again")
+            raise BadInput(f"{where}: {value!r} is no table of settings; capture the normal images again")
         unknown = sorted(set(value) - set(KEYS))
         if unknown:
             raise BadInput(f"{where}: unknown setting {unknown[0]!r}; allowed are {', '.join(KEYS)}")

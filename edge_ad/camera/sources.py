@@ -30,9 +30,9 @@ def open_source(
 
     With ``realtime`` files and synthetic sources come at their nominal rate (images: 10 a second), as from a camera.
     ``settings`` are applied to a live camera where its URI does not say otherwise. A live camera that does not open
-    raises DeviceFault; with ``patient`` it is returned nevertheless and tried again at every read. One whose pictures
-    arrive more than ``lag_s`` late is opened again; None: its clock is not looked at. ``image_bits`` is how 16-bit files
-    are read, see ``read_image``. Raises BadInput for a URI, file or folder that cannot be a source.
+    raises DeviceFault; with ``patient`` it is returned nevertheless and tried again at every read. One whose images
+    arrive more than ``lag_s`` late is opened again; None: its clock is not looked at. ``image_bits`` is how 16-bit
+    files are read, see ``read_image``. Raises BadInput for a URI, file or folder that cannot be a source.
     """
     address = parse_uri(uri)
     address = replace(address, name=storable(address.name, MAX_NAME))
@@ -109,7 +109,7 @@ def _pipeline(address: Address, wanted: CameraSettings) -> Driver:
 
 
 def _pipeline_open_s(address: Address) -> float:
-    """Return how long the first picture of a pipeline may take: longer where Argus is in it."""
+    """Return how long the first image of a pipeline may take: longer where Argus is in it."""
     from edge_ad.camera import gstreamer
 
     return gstreamer.CSI_OPEN_S if address.kind == "csi" or gstreamer.SOURCE in address.secret else gstreamer.OPEN_S

@@ -22,7 +22,7 @@ _NOISE = 2.0
 
 
 class SyntheticLine:
-    """Frame ``i`` is tray ``i`` of the synthetic line with this seed; the same arguments give the same pictures.
+    """Frame ``i`` is tray ``i`` of the synthetic line with this seed; the same arguments give the same images.
 
     ``trays`` above 0 repeats so many trays with fresh noise, which costs a tenth of drawing new ones; ``size`` is the
     side in pixels, ``anomalies`` the share of trays with a defect.
@@ -78,7 +78,7 @@ class SyntheticLine:
 
 
 def _with_noise(image: Image, seed: int, index: int) -> Image:
-    """Add noise of two grey levels to every fourth row: enough that no two pictures are equal to the last bit."""
+    """Add noise of two grey levels to every fourth row: enough that no two images are equal to the last bit."""
     rng = np.random.default_rng([seed, index])
     fresh = image.copy()
     rows = fresh[::4]
@@ -182,7 +182,8 @@ class SyntheticBelt:
 
 
 def open_belt(query: str, name: str, realtime: bool) -> Source:
-    """Build the source of ``synthetic://belt?parts=50&seed=1&fps=30``; a setting that is not allowed raises BadInput."""
+    """Build the source of ``synthetic://belt?parts=50&seed=1&fps=30``; a setting that is not allowed raises BadInput.
+    """
     settings = parse_query(query, BELT_SETTINGS, WHERE)
 
     def number(key: str, default: float, minimum: float, maximum: float, whole: bool = True) -> float:

@@ -172,7 +172,7 @@ def parse_ranges(key: str, text: str) -> tuple[range, ...]:
 
 
 def parse_number(key: str, text: str, minimum: float, maximum: float, whole: bool, where: str = "synthetic://line") -> float:
-    """Return a number within ``least`` to ``most``; anything else raises BadInput."""
+    """Return a number within ``minimum`` to ``maximum``; anything else raises BadInput."""
     kind = "a whole number" if whole else "a number"
     try:
         value = float(int(text)) if whole else float(text)

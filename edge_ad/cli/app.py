@@ -23,11 +23,11 @@ from edge_ad.utils.supervision import leave, tell
 # Name, module in edge_ad.cli and what `edge-ad --help` says. A module is imported when its command is asked for.
 COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("init", "init", "Write edge-ad.toml with your answers."),
-    ("capture", "capture", "Collect pictures of good parts from a camera."),
-    ("train", "train", "Train on pictures of good parts and write a bundle."),
+    ("capture", "capture", "Collect images of good parts from a camera."),
+    ("train", "train", "Train on images of good parts and write a bundle."),
     ("evaluate", "evaluate", "Measure a bundle on a test set: AUROC, sPRO, false rejects, report."),
-    ("recalibrate", "recalibrate", "Give a bundle new statistics and thresholds from new goods, in seconds."),
-    ("calibrate", "calibrate", "Measure INT8 ranges on goods and plan what stays in floating point."),
+    ("recalibrate", "recalibrate", "Give a bundle new statistics and thresholds from new normal images, in seconds."),
+    ("calibrate", "calibrate", "Measure INT8 ranges on normal images and plan what stays in floating point."),
     ("build-engine", "build_engine", "Build engines for this device and prove them against the bundle."),
     ("run", "run", "Judge every part that a camera, a video or a folder shows."),
     ("service", "service", "Install, show or remove the systemd unit of this station."),
@@ -125,7 +125,7 @@ def _options(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
     ] = False,
 ) -> None:
-    """Train an inspector from pictures of good parts only and run it beside the line."""
+    """Train an inspector from images of good parts only and run it beside the line."""
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
     elif context.invoked_subcommand != "init" and os.path.exists("edge-ad.toml"):
@@ -207,7 +207,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        return _fail(f"out of memory ({error}): close other programs, give smaller pictures or choose a smaller preset", 3)
+        return _fail(f"out of memory ({error}): close other programs, give smaller images or choose a smaller preset", 3)
     return result if isinstance(result, int) else 0
 
 

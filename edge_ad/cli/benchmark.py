@@ -28,7 +28,7 @@ def command(
     ] = None,
     out: Annotated[Path | None, typer.Option("--json", help="Write the figures as JSON to this file.")] = None,
 ) -> None:
-    """Time the whole road of a frame, from a camera picture of 640 x 480 to its verdict."""
+    """Time the whole road of a frame, from a camera image of 640 x 480 to its verdict."""
     from edge_ad.bundle import open_bundle
     from edge_ad.engines.benchmark import benchmark, peak_rss_mb
     from edge_ad.engines.pipeline import Pipeline

@@ -1,4 +1,4 @@
-"""`edge-ad calibrate`: INT8 ranges and a plan of what stays in floating point, measured on goods."""
+"""`edge-ad calibrate`: INT8 ranges and a plan of what stays in floating point, measured on normal images."""
 
 from __future__ import annotations
 

@@ -22,7 +22,8 @@ def command(
     quick: Annotated[bool, typer.Option("--quick", help="Few trays and steps, poor figures.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the line and of the training.")] = 0,
 ) -> None:
-    """Render a synthetic line, train on its goods, build engines, judge its video and evaluate: minutes on 2 cores.
+    """Render a synthetic line, train on its normal images, build engines, judge its video and evaluate: minutes on 2
+    cores.
 
     Ctrl-C is safe: the same command goes on. After the end it starts a new demonstration in the place of the old one.
     """

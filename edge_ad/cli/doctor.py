@@ -19,7 +19,9 @@ def command(
     ] = None,
     out: Annotated[Path | None, typer.Option("--json", help="Write the same as JSON to this file.")] = None,
 ) -> None:
-    """Examine this machine, and try what a run will do: OpenCV, GPU memory, a graph on each backend, cameras, the service."""
+    """Examine this machine, and try what a run will do: OpenCV, GPU memory, a graph on each backend, cameras, the
+    service.
+    """
     from edge_ad.system.examine import examine
     from edge_ad.system.facts import report
     from edge_ad.system.findings import exit_code, lines

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 ACTIONS = ("list", "mark", "rebuild")
 MARKED = ("good", "bad", "any")
 SHOWN = 50
-ACTION = "list; mark: then an ID and good, bad or none; rebuild: make the index anew from journal and pictures."
+ACTION = "list; mark: then an ID and good, bad or none; rebuild: make the index anew from journal and images."
 SINCE = "From this time on: 2026-03-01, 2026-03-01T06:00 (local time), or how long ago: 2h, 30m, 7d."
 
 
@@ -28,7 +28,7 @@ def command(
     event: Annotated[str | None, typer.Argument(metavar="[ID]", help="mark: the event, or how its id begins.")] = None,
     mark: Annotated[str | None, typer.Argument(metavar="[MARK]", help="mark: good, bad or none.")] = None,
     store: Annotated[Path | None, typer.Option(help="The SQLite file; default: `store` of [run].")] = None,
-    evidence: Annotated[Path | None, typer.Option(help="rebuild: the folder of pictures and journal.")] = None,
+    evidence: Annotated[Path | None, typer.Option(help="rebuild: the folder of images and journal.")] = None,
     camera: Annotated[str | None, typer.Option(help="Of this camera alone.")] = None,
     verdict: Annotated[list[str] | None, typer.Option(help="OK, WARN, NG or NONE; repeats.")] = None,
     since: Annotated[str | None, typer.Option(metavar="TIME", help=SINCE)] = None,

@@ -1,4 +1,4 @@
-"""`edge-ad recalibrate`: new statistics and thresholds from fresh goods, in seconds."""
+"""`edge-ad recalibrate`: new statistics and thresholds from fresh normal images, in seconds."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def command(
     report = written.report["recalibration"]
     counts = report["goods"]
     normalise, threshold = counts["normalise"], counts["threshold"]
-    typer.echo(f"{normalise + threshold} goods: {normalise} normalise the scores, {threshold} set the thresholds")
+    typer.echo(f"{normalise + threshold} normal images: {normalise} normalise the scores, {threshold} set the thresholds")
     if report["skipped"]:
         typer.echo(f"{len(report['skipped'])} images that cannot be read were skipped")
     typer.echo(written.thresholds.describe())
@@ -52,4 +52,4 @@ def command(
 
 
 def _show(done: int, total: int) -> None:
-    typer.echo(f"\r{done} of {total} goods", err=True, nl=done == total)
+    typer.echo(f"\r{done} of {total} normal images", err=True, nl=done == total)

@@ -37,7 +37,7 @@ def command(
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the report as JSON.")] = None,
 ) -> None:
-    """Train all three methods on pictures of good parts; Ctrl-C is safe, the same command goes on."""
+    """Train all three methods on images of good parts; Ctrl-C is safe, the same command goes on."""
     from edge_ad.errors import BadInput, require
     from edge_ad.utils.files import require_writable
 

@@ -38,7 +38,7 @@ Layout = Literal["flat", "mvtec", "loco"]
 Kind = Literal["good", "logical", "structural"]
 
 MINIMUM_VALIDATION = 20
-"""Validation folders with fewer goods than this are too small for a threshold: all goods are split anew instead."""
+"""Validation folders with fewer normal images than this are too small for a threshold: all normal images are split anew instead."""
 
 MIN_SIDE = 32
 """Shorter sides than this, in pixels, are refused: a network's cell would see a pixel or less."""
@@ -77,9 +77,9 @@ class TestItem:
 class DataSet:
     """What a folder holds.
 
-    ``skipped`` lists goods that cannot be read, each with the reason. ``sizes`` counts the goods by "WIDTHxHEIGHT" in
-    pixels. ``saturation`` maps a pixel value of the masks to its saturation threshold (empty: every defect must be
-    found whole). ``folders`` says what was read from which folder as what, left-out folders included.
+    ``skipped`` lists normal images that cannot be read, each with the reason. ``sizes`` counts the normal images by
+    "WIDTHxHEIGHT" in pixels. ``saturation`` maps a pixel value of the masks to its saturation threshold (empty: every
+    defect must be found whole). ``folders`` says what was read from which folder as what, left-out folders included.
     ``bits``: how many bits the values of its 16-bit files use, see ``significant_bits``.
     """
 
@@ -101,15 +101,15 @@ class DataSet:
 
 
 def load_dataset(path: Path | str, seed: int = 0) -> DataSet:
-    """Return the goods under ``path``, split by ``seed`` with near-duplicates on one side, and its labelled test
-    images.
+    """Return the normal images under ``path``, split by ``seed`` with near-duplicates on one side, and its labelled
+    test images.
 
     A flat folder and the MVTec AD layout are split 70 / 15 / 15 into fit, normalise and threshold. In the LOCO layout
-    the threshold goods are validation/good, and 12 % of train/good are held back for normalising; where
+    the threshold normal images are validation/good, and 12 % of train/good are held back for normalising; where
     validation/good holds fewer than 20 readable images or train/good fewer than 10, both folders are pooled and split
-    70 / 15 / 15. Goods that cannot be read are left out and listed in ``skipped``. Raises BadInput for a missing or
-    empty folder, a folder of anomalies only, a folder of categories, fewer than 10 readable goods, and a
-    defects_config.json that is not as MVTec LOCO AD defines it.
+    70 / 15 / 15. Normal images that cannot be read are left out and listed in ``skipped``. Raises BadInput for a
+    missing or empty folder, a folder of anomalies only, a folder of categories, fewer than 10 readable normal images,
+    and a defects_config.json that is not as MVTec LOCO AD defines it.
     """
     root = _existing(Path(path))
     layout = _layout(root)
@@ -153,7 +153,7 @@ def load_dataset(path: Path | str, seed: int = 0) -> DataSet:
 
 
 def load_test(path: Path | str, bits: int = 16) -> DataSet:
-    """Return the labelled images under ``path`` without looking at its training goods (``goods`` is empty).
+    """Return the labelled images under ``path`` without looking at its training normal images (``goods`` is empty).
 
     ``bits`` is how the bundle reads 16-bit files.
 

@@ -115,7 +115,7 @@ def _jpeg(data: bytes) -> tuple[int, int]:
             position += 2
             continue
         if marker == 0xD9:
-            raise HeaderError("it holds no picture")
+            raise HeaderError("it holds no image")
         (length,) = struct.unpack_from(">H", data, position + 2)
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             height, width = struct.unpack_from(">HH", data, position + 5)
@@ -215,10 +215,10 @@ def check_image(path: Path) -> tuple[int, int]:
 def read_image(path: Path, bits: int = 16) -> Image:
     """Return the image in ``path`` as u8[H,W,3] in RGB order.
 
-    Grey becomes three equal channels, alpha is dropped, EXIF orientation is applied. The values of a file of 16 bits are
-    divided by 2^(``bits`` - 8): cameras of 10, 12 or 14 bits are often stored that way without being scaled up. Raises
-    BadInput naming the file when it is unreadable, truncated, corrupt, larger than MAX_PIXELS or holds values beyond
-    ``bits``.
+    Grey becomes three equal channels, alpha is dropped, EXIF orientation is applied. The values of a file of 16 bits
+    are divided by 2^(``bits`` - 8): cameras of 10, 12 or 14 bits are often stored that way without being scaled up.
+    Raises BadInput naming the file when it is unreadable, truncated, corrupt, larger than MAX_PIXELS or holds values
+    beyond ``bits``.
     """
     data, _ = _load(path)
     if bits == 16:
@@ -322,9 +322,9 @@ def decode_jpeg(data: bytes) -> Image:
 def check_jpeg(data: bytes) -> None:
     """Raise HeaderError when the entropy-coded data of a JPEG are damaged anywhere.
 
-    OpenCV's decoder only warns of that, on stderr, and fills the rest with grey. Here every bit is decoded, at an eighth
-    of the size (4 ms for 1920 x 1080 where the full decoding takes 16). What still decodes cannot be seen: a few changed
-    bytes after which the code words happen to fall into step again.
+    OpenCV's decoder only warns of that, on stderr, and fills the rest with grey. Here every bit is decoded, at an
+    eighth of the size (4 ms for 1920 x 1080 where the full decoding takes 16). What still decodes cannot be seen: a few
+    changed bytes after which the code words happen to fall into step again.
     """
     simplejpeg = require("simplejpeg", extra="cpu", needed_by="reading a JPEG image")
     scaled = {"min_height": 1, "min_width": 1, "min_factor": 8}

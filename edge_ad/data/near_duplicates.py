@@ -1,4 +1,4 @@
-"""Groups of pictures that show the same thing, so that a split never puts one of them on each side."""
+"""Groups of images that show the same thing, so that a split never puts one of them on each side."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SIDE = 32
 """Side of the grey thumbnails that are compared, in pixels."""
 
 CLOSE = 1.0
-"""Two pictures are near-duplicates when the root mean square difference of their thumbnails (each less its own mean,
+"""Two images are near-duplicates when the root mean square difference of their thumbnails (each less its own mean,
 so that flicker of the light does not count) is below this many grey levels of 255. Camera noise averages out to some
 tenths; two different good parts under a fixed camera were 1.8 or more apart in every real set this was tried on.
 """
@@ -42,7 +42,7 @@ def thumbnails(paths: Sequence[Path], bits: int = 16, threads: int = 2) -> tuple
 
 
 def thumbnail(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    """Return the thumbnail f32[SIDE*SIDE] with zero mean of a picture u8[H,W,3] RGB."""
+    """Return the thumbnail f32[SIDE*SIDE] with zero mean of an image u8[H,W,3] RGB."""
     small = resize(np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.uint8), (SIDE, SIDE))
     values = small.reshape(-1).astype(np.float32)
     return np.asarray(values - values.mean(), np.float32)
@@ -91,7 +91,7 @@ def near_duplicate_groups(
     """Return the indices of the thumbnails f32[N,P] in groups of near-duplicates; every index is in exactly one group.
 
     Groups are closed: whoever is near a member is a member. Where good parts look so much alike that a group would hold
-    more than ``largest`` of all pictures, the limit is halved until none does or only identical pictures remain.
+    more than ``largest`` of all images, the limit is halved until none does or only identical images remain.
     """
     apart = distances(table)
     limit = close

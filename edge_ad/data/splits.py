@@ -10,13 +10,13 @@ from typing import TypeVar
 import numpy as np
 
 MIN_NORMAL_IMAGES = 10
-"""Fewer goods than this are refused: no part of the split would say anything."""
+"""Fewer normal images than this are refused: no part of the split would say anything."""
 
 SHARES = (0.70, 0.15, 0.15)
 """Shares of fit, normalise and threshold where a folder brings no split of its own."""
 
 HELD_BACK = 0.12
-"""Share of the training goods held back for normalising where the folder brings its own validation goods."""
+"""Share of the training normal images held back for normalising where the folder brings its own validation normal images."""
 
 Item = TypeVar("Item")
 
@@ -60,7 +60,7 @@ def split_groups(groups: Sequence[Sequence[Item]], wanted: Sequence[int], seed: 
 
 
 def split_all(groups: Sequence[Sequence[Path]], seed: int) -> NormalSplit:
-    """Return a seeded split of all goods by SHARES (at least 2 in each small part), near-duplicate groups kept
+    """Return a seeded split of all normal images by SHARES (at least 2 in each small part), near-duplicate groups kept
     whole.
     """
     count = _count(groups)
@@ -70,8 +70,8 @@ def split_all(groups: Sequence[Sequence[Path]], seed: int) -> NormalSplit:
 
 
 def split_training(groups: Sequence[Sequence[Path]], threshold: Sequence[Path], seed: int) -> NormalSplit:
-    """Return a split whose ``threshold`` is given and whose ``normalise`` is HELD_BACK of the training goods (at
-    least 2).
+    """Return a split whose ``threshold`` is given and whose ``normalise`` is HELD_BACK of the training normal images
+    (at least 2).
     """
     fit, normalise = split_groups(groups, [max(2, round(HELD_BACK * _count(groups)))], seed)
     return _sorted_split(fit, normalise, threshold)

@@ -1,8 +1,8 @@
 """Anomalies made from the user's own good images: to choose weights and the moment to stop, never to train on.
 
-Regions of a picture: where it has detail, boxes on it, and blending a patch in without a seam.
+Regions of an image: where it has detail, boxes on it, and blending a patch in without a seam.
 
-Give one coloured part of a picture the colour that another good has there: a wrong combination without a seam.
+Give one coloured part of an image the colour that another good has there: a wrong combination without a seam.
 """
 
 from __future__ import annotations
@@ -48,20 +48,20 @@ def detail_of(image: Image) -> npt.NDArray[np.float64]:
     small = resize(image, (64, 64)).astype(np.float32)
     across, down = cv2.Sobel(small, cv2.CV_32F, 1, 0), cv2.Sobel(small, cv2.CV_32F, 0, 1)
     energy = cv2.GaussianBlur(np.sqrt(across**2 + down**2).sum(axis=2), (0, 0), 2.0).astype(np.float64)
-    energy[energy < np.quantile(energy, 0.5)] *= 0.1  # the quiet half of the picture is rarely the object
+    energy[energy < np.quantile(energy, 0.5)] *= 0.1  # the quiet half of the image is rarely the object
     energy += 1e-6
     return np.asarray(energy / energy.sum(), dtype=np.float64)
 
 
 def random_size(image: Image, rng: np.random.Generator, low: float = 0.08, high: float = 0.30) -> tuple[int, int]:
-    """Return a random (height, width) in pixels, each side drawn between two shares of the picture\'s."""
+    """Return a random (height, width) in pixels, each side drawn between two shares of the image\'s."""
     shares = low * (high / low) ** rng.random(2)  # log-uniform: small anomalies are the ones that tell methods apart
     height, width = (max(2, round(float(share) * side)) for share, side in zip(shares, image.shape[:2], strict=True))
     return height, width
 
 
 def place(image: Image, size: tuple[int, int], rng: np.random.Generator, detail: npt.NDArray[np.float64]) -> Box:
-    """Return a box of ``size`` whose centre falls on detail, moved inside the picture."""
+    """Return a box of ``size`` whose centre falls on detail, moved inside the image."""
     row, column = divmod(int(rng.choice(detail.size, p=detail.ravel())), detail.shape[1])
     height, width = image.shape[:2]
     top = round((row + float(rng.random())) / detail.shape[0] * height - size[0] / 2)
@@ -101,7 +101,7 @@ def blend(target: Image, patch: Image, box: Box, alpha: Alpha) -> None:
 
 
 def on_canvas(image: Image, parts: Sequence[tuple[Box, Alpha]]) -> Alpha:
-    """Return the weights of all boxes f32[H,W] on an empty picture of the size of ``image``; the larger one counts."""
+    """Return the weights of all boxes f32[H,W] on an empty image of the size of ``image``; the larger one counts."""
     full = np.zeros(image.shape[:2], np.float32)
     for box, alpha in parts:
         np.maximum(full[box.window], alpha, out=full[box.window])
@@ -109,10 +109,10 @@ def on_canvas(image: Image, parts: Sequence[tuple[Box, Alpha]]) -> Alpha:
 
 
 COLOURS = 5
-MIN_AREA, MAX_AREA = 0.015, 0.5  # shares of the picture that a part may have
+MIN_AREA, MAX_AREA = 0.015, 0.5  # shares of the image that a part may have
 MIN_CHANGE = 12.0  # distance in CIE L*a*b*: clearly another colour
 MAX_SPREAD = 12.0  # of the other good's colour within the part; above it the part is not one thing there
-MIN_CORE = 12  # cells of the small picture
+MIN_CORE = 12  # cells of the small image
 
 Float = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
@@ -121,8 +121,9 @@ Mask = npt.NDArray[np.bool_]
 def recolour(image: Image, others: Sequence[Image], rng: np.random.Generator) -> tuple[Image, Alpha] | None:
     """Return a copy of ``image`` u8[H,W,3] with one part in the colour it has in one of ``others``, and where f32[H,W].
 
-    Parts are connected areas of one of five colours (k-means in L*a*b*). Light and shade inside the part stay. None when no
-    other good has a clearly different colour in the place of a part, as where all goods are of one colour. Ours.
+    Parts are connected areas of one of five colours (k-means in L*a*b*). Light and shade inside the part stay. None
+    when no other good has a clearly different colour in the place of a part, as where all normal images are of one
+    colour. Ours.
     """
     lab = _lab(image)
     labels = _colours(lab, rng)
@@ -146,7 +147,7 @@ def _lab(image: Image) -> Float:
 
 
 def _colours(lab: Float, rng: np.random.Generator) -> npt.NDArray[np.int32]:
-    """Return for each pixel which of the picture's main colours it has, i32[H,W]."""
+    """Return for each pixel which of the image's main colours it has, i32[H,W]."""
     calm = cv2.GaussianBlur(lab, (0, 0), max(0.8, min(lab.shape[:2]) / 128))
     sample = cv2.resize(calm, (64, 64), interpolation=cv2.INTER_AREA).reshape(-1, 3)
     cv2.setRNGSeed(int(rng.integers(2**31)))
@@ -158,7 +159,7 @@ def _colours(lab: Float, rng: np.random.Generator) -> npt.NDArray[np.int32]:
 
 
 def _parts(labels: npt.NDArray[np.int32]) -> list[Mask]:
-    """Return the connected areas bool[H,W] of one colour that are neither specks nor the whole picture."""
+    """Return the connected areas bool[H,W] of one colour that are neither specks nor the whole image."""
     results = []
     for colour in range(COLOURS):
         count, pieces, details, _ = cv2.connectedComponentsWithStats((labels == colour).astype(np.uint8), connectivity=4)
@@ -195,8 +196,8 @@ def make_anomaly(image: Image, others: Sequence[Image], rng: np.random.Generator
 
     ``others`` are other good images (any size; at least one), from which ``cutpaste`` and ``replace`` take their
     patches and ``recolour`` its colours. Logical kinds keep every part intact and blend its border; structural kinds
-    damage the surface. Regions lie where the picture has detail, and are 8 to 30 % of its sides (``replace``: up to
-    45 %). ``recolour`` is the same as ``replace`` where goods do not differ in colour. Raises ValueError for an
+    damage the surface. Regions lie where the image has detail, and are 8 to 30 % of its sides (``replace``: up to
+    45 %). ``recolour`` is the same as ``replace`` where normal images do not differ in colour. Raises ValueError for an
     unknown kind.
     """
     if kind not in KINDS:

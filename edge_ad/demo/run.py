@@ -81,7 +81,7 @@ def read_truth(path: Path) -> list[FrameTruth]:
 
 
 def verdict_table(judged: Iterable[Judged]) -> list[str]:
-    """Return the lines of a table: one row a defect (goods first), one column a verdict."""
+    """Return the lines of a table: one row a defect (normal images first), one column a verdict."""
     counts = Counter((tray.truth["defect"], tray.verdict) for tray in judged)
     lines = [f"{'truth':<18}{'kind':<12}{'trays':>6}" + "".join(f"{verdict:>6}" for verdict in VERDICTS)]
     for defect in (GOOD, *LOGICAL, *STRUCTURAL):
@@ -93,7 +93,7 @@ def verdict_table(judged: Iterable[Judged]) -> list[str]:
 
 
 def count_verdicts(judged: Sequence[Judged]) -> dict[str, int]:
-    """Return how many goods and anomalies there are, and how many of each are NG, and NG or WARN."""
+    """Return how many normal images and anomalies there are, and how many of each are NG, and NG or WARN."""
     counts: dict[str, int] = {}
     for name, trays in (
         ("goods", [tray for tray in judged if tray.truth["kind"] == "good"]),
@@ -106,11 +106,11 @@ def count_verdicts(judged: Sequence[Judged]) -> dict[str, int]:
 
 
 def report_counts(counts: dict[str, int]) -> list[str]:
-    """Return the two sentences a person wants to know: anomalies found, goods bothered."""
+    """Return the two sentences a person wants to know: anomalies found, normal images bothered."""
     return [
         f"anomalies NG or WARN: {_share(counts['anomalies_ng_or_warn'], counts['anomalies'])}",
-        f"goods NG: {_share(counts['goods_ng'], counts['goods'])}; "
-        f"goods NG or WARN: {_share(counts['goods_ng_or_warn'], counts['goods'])}",
+        f"normal images NG: {_share(counts['goods_ng'], counts['goods'])}; "
+        f"normal images NG or WARN: {_share(counts['goods_ng_or_warn'], counts['goods'])}",
     ]
 
 
@@ -137,8 +137,8 @@ class Voice:
 def run_demo(folder: Path, voice: Voice, plan: Plan = FULL, seed: int = 0) -> dict[str, Any]:
     """Go the whole road below ``folder`` and return its figures, which also go to ``folder``/demo.json.
 
-    An interrupted demonstration of the same plan and seed in ``folder`` goes on, any other one is replaced; BadInput when
-    it holds anything else, GateRefused when the engine is too far from the bundle.
+    An interrupted demonstration of the same plan and seed in ``folder`` goes on, any other one is replaced; BadInput
+    when it holds anything else, GateRefused when the engine is too far from the bundle.
     """
     started = time.monotonic()
     resumed = open_workplace(folder, plan, seed)
@@ -222,7 +222,7 @@ def _evaluate(bundle: Bundle, line: Path, report: Path, voice: Voice) -> dict[st
 
 
 def evaluation_counts(figures: dict[str, Any]) -> dict[str, int]:
-    """Return the counts of goods and anomalies of an evaluation, named like those of ``count_verdicts``."""
+    """Return the counts of normal images and anomalies of an evaluation, named like those of ``count_verdicts``."""
     normal, kinds = figures["false_reject"], [result for result in figures["found"].values() if result is not None]
     counts = {"goods": normal["of"], "goods_ng": normal["count"], "goods_ng_or_warn": normal["warn_count"]}
     for name, key in (("anomalies", "of"), ("anomalies_ng", "count"), ("anomalies_ng_or_warn", "warn_count")):

@@ -2,8 +2,9 @@
 
 Of the variants tried on the synthetic line (nearest neighbour, distance to the mean, other bins, windows and colour
 spaces) these are among the strongest, so that a low figure says something about the line. Images are u8[N,H,W,3];
-``train`` and ``goods`` are good parts, ``anomalies`` bad ones, all of one size. Both return the area under the
-ROC curve of goods against anomalies: 0.5 is guessing, 1 is perfect. BadInput when a stack is empty or sizes differ.
+``train`` and ``normal`` are good parts, ``anomalies`` bad ones, all of one size. Both return the area under the
+ROC curve of normal images against anomalies: 0.5 is guessing, 1 is perfect. BadInput when a stack is empty or sizes
+differ.
 
 How large a demonstration is.
 
@@ -43,7 +44,7 @@ def colour_histogram_auroc(train: NDArray[np.uint8], normal: NDArray[np.uint8], 
     centre = fit.mean(axis=0)
     spread = (fit - centre).T @ (fit - centre) / len(fit)
     floor = max(float(np.trace(spread)) / len(spread), 1e-9)
-    # With fewer pictures than bins the covariance is singular; pulling it towards a sphere makes it invertible.
+    # With fewer images than bins the covariance is singular; pulling it towards a sphere makes it invertible.
     precision = np.linalg.inv((1 - _SHRINKAGE) * spread + _SHRINKAGE * floor * np.eye(len(spread)))
     return _auroc(*(np.einsum("nd,de,ne->n", x - centre, precision, x - centre) for x in (good, bad)))
 

@@ -145,7 +145,9 @@ _NARROW = 7  # bits of a weight where sums saturate
 
 @dataclass(frozen=True)
 class Int8Options:
-    """A plan file instead of the bundle's plan, a labelled test set for the gate, and the share of verdicts that may flip."""
+    """A plan file instead of the bundle's plan, a labelled test set for the gate, and the share of verdicts that may
+    flip.
+    """
 
     plan: Path | None = None
     labelled: Path | None = None
@@ -157,8 +159,8 @@ class BuildReport:
     """What a build came to.
 
     ``precisions`` by graph; ``latency_ms`` p50 of a whole frame by precision; ``refusal`` says which graph to change,
-    and is None when the engine was accepted; ``folder`` is where it lies, None when it was refused. ``gate`` is what was
-    measured of an int8 engine, which it alone decides about; ``weight_bits`` are those of its weights on a CPU.
+    and is None when the engine was accepted; ``folder`` is where it lies, None when it was refused. ``gate`` is what
+    was measured of an int8 engine, which it alone decides about; ``weight_bits`` are those of its weights on a CPU.
     """
 
     backend: str
@@ -215,10 +217,10 @@ def build(
 ) -> BuildReport:
     """Derive the graphs, replay the golden images, and make the engine current if its gate accepts it.
 
-    ``keep_fp32`` names graphs that stay FP32; ``level`` is TensorRT's optimisation level; ``say`` gets the progress of a
-    long build. fp16 and fp32 are accepted by parity on the golden images, int8 by the gate on the bundle's proof images.
-    An unknown name, precision or backend, and int8 from a bundle that was never calibrated raise BadInput, a device that
-    does not build DeviceFault. Nothing is written unless the engine is accepted.
+    ``keep_fp32`` names graphs that stay FP32; ``level`` is TensorRT's optimisation level; ``report`` gets the progress
+    of a long build. fp16 and fp32 are accepted by parity on the golden images, int8 by the gate on the bundle's proof
+    images. An unknown name, precision or backend, and int8 from a bundle that was never calibrated raise BadInput, a
+    device that does not build DeviceFault. Nothing is written unless the engine is accepted.
     """
     check_precision(precision)
     check_backend(backend)

@@ -24,9 +24,9 @@ from edge_ad.deployment.validation_images import evenly, make_validation_images,
 from edge_ad.engines.pipeline import Pipeline
 from edge_ad.errors import BadInput, DeviceFault
 
-IMAGES = 128  # pictures that ranges are measured on
-PROOF = 32  # goods that travel in the bundle to prove engines on
-SEARCHED = 12  # of those, the goods that the plan is chosen on
+IMAGES = 128  # images that ranges are measured on
+PROOF = 32  # normal images that travel in the bundle to prove engines on
+SEARCHED = 12  # of those, the normal images that the plan is chosen on
 FEWEST = 10
 
 Images = NDArray[np.uint8]
@@ -37,8 +37,8 @@ Report = Callable[[str], None]
 class CalibrateOptions:
     """What a person may set: see `edge-ad calibrate --help`. ``plan`` None: search one.
 
-    Without ``search`` the plan keeps the graphs of ``keep`` whole in floating point, and ``corrections``, by dialect and
-    graph, are those that were measured before.
+    Without ``search`` the plan keeps the graphs of ``keep`` whole in floating point, and ``corrections``, by dialect
+    and graph, are those that were measured before.
     """
 
     method: str = "mse"
@@ -59,21 +59,22 @@ def calibrate(
     options: CalibrateOptions | None = None,
     report: Report = lambda text: None,
 ) -> tuple[Path, dict[str, Search]]:
-    """Write a child of a bundle with INT8 ranges and a plan measured on a folder of goods; return its path and searches.
+    """Write a child of a bundle with INT8 ranges and a plan measured on a folder of normal images; return its path and
+    searches.
 
-    ``goods`` is read like a training folder; the pictures that training held back prove the engine. Networks, statistics
+    ``normal`` is read like a training folder; the images that training held back prove the engine. Networks, statistics
     and thresholds stay. ``out`` is a file or an existing folder; without it the child lies beside its parent as
-    ``<name>-calibrated-<n>.edgead``. Raises BadInput for fewer than 10 readable goods and bad options.
+    ``<name>-calibrated-<n>.edgead``. Raises BadInput for fewer than 10 readable normal images and bad options.
     """
     chosen = options or CalibrateOptions()
     bundle = open_bundle(bundle_path)
     target = child_path(bundle, Path(out) if out is not None else None, "calibrated", "calibrate")
     result = load_dataset(Path(normal), chosen.seed)
     seen = _read([*result.goods.fit, *result.goods.normalise], chosen.images, bundle)
-    defer_interrupt = _read(result.goods.threshold, PROOF, bundle)
-    if len(seen) + len(defer_interrupt) < FEWEST:
-        raise BadInput(f"{normal} holds {len(seen) + len(defer_interrupt)} readable goods, but {FEWEST} are needed; add more")
-    quantisation, searches = measure(bundle, seen, defer_interrupt if len(defer_interrupt) else spread(seen, PROOF), chosen, report)
+    held_back = _read(result.goods.threshold, PROOF, bundle)
+    if len(seen) + len(held_back) < FEWEST:
+        raise BadInput(f"{normal} holds {len(seen) + len(held_back)} readable normal images, but {FEWEST} are needed; add more")
+    quantisation, searches = measure(bundle, seen, held_back if len(held_back) else spread(seen, PROOF), chosen, report)
     write_bundle(target, replace(bundle.contents(), parent=bundle.sha256, quantisation=quantisation))
     return target, searches
 
@@ -81,7 +82,9 @@ def calibrate(
 def with_quantisation(
     contents: BundleContents, scratch: Path, normal_images: Images, validation: Images, options: CalibrateOptions, report: Report
 ) -> BundleContents:
-    """Return ``contents`` calibrated on ``goods`` and with ``proof``, both u8 [N, H, W, 3]; ``scratch`` is written and removed."""
+    """Return ``contents`` calibrated on ``normal_images`` and with ``validation``, both u8 [N, H, W, 3]; ``scratch`` is
+    written and removed.
+    """
     write_bundle(scratch, contents)
     try:
         quantisation, _ = measure(
@@ -95,7 +98,9 @@ def with_quantisation(
 def measure(
     bundle: Bundle, normal_images: Images, validation: Images, options: CalibrateOptions, report: Report = lambda text: None
 ) -> tuple[Quantisation, dict[str, Search]]:
-    """Return ranges measured on ``goods`` and a plan chosen on pictures made from ``proof``, with the searches by dialect."""
+    """Return ranges measured on ``normal_images`` and a plan chosen on images made from ``validation``, with the
+    searches by dialect.
+    """
     if options.method not in METHODS:
         raise BadInput(f"method {options.method!r} is unknown; allowed are {', '.join(METHODS)}")
     ranges = measure_ranges(bundle, normal_images, options, report)
@@ -111,7 +116,8 @@ def measure(
 def measure_ranges(
     bundle: Bundle, normal_images: Images, options: CalibrateOptions, report: Report = lambda text: None
 ) -> dict[str, Ranges]:
-    """Run every graph but the fusion over ``goods`` u8 [N, H, W, 3] in one pass and return its ranges by name."""
+    """Run every graph but the fusion over ``normal_images`` u8 [N, H, W, 3] in one pass and return its ranges by name.
+    """
     names = [name for name in GRAPHS if name in bundle.graphs and name not in FP32_GRAPHS]
     collectors = {name: Collector(bundle.graph(name)) for name in names}
     constants = bound_constants(bundle.masks, bundle.statistics)
@@ -121,7 +127,7 @@ def measure_ranges(
             for collector in collectors.values():
                 known.update(collector.update({name: known[name] for name in collector.inputs}))
             if number % 16 == 15 or number + 1 == len(normal_images):
-                report(f"ranges: {number + 1} of {len(normal_images)} goods")
+                report(f"ranges: {number + 1} of {len(normal_images)} normal images")
         return {name: current.ranges(options.method, options.percentile) for name, current in collectors.items()}
     except ValueError as error:
         raise DeviceFault(f"the ranges of {bundle.path} cannot be measured: {error}") from error
@@ -190,7 +196,7 @@ def _corrections(
 
 
 def _read(paths: Sequence[Path], maximum: int, bundle: Bundle) -> Images:
-    """Read at most ``most`` pictures, evenly spread, resized; those that cannot be read are skipped."""
+    """Read at most ``maximum`` images, evenly spread, resized; those that cannot be read are skipped."""
     picked = [paths[i] for i in evenly(len(paths), maximum)]
     images = []
     for path in picked:

@@ -21,7 +21,8 @@ _FREE_KINDS = frozenset({"Cast", "Constant", "DequantizeLinear", "QuantizeLinear
 
 @dataclass(frozen=True)
 class TypedGraph:
-    """A graph as TensorRT wants it: ONNX bytes, the precision to build it in, and nodes that weak typing holds in FP32."""
+    """A graph as TensorRT wants it: ONNX bytes, the precision to build it in, and nodes that weak typing holds in FP32.
+    """
 
     data: bytes
     precision: str
@@ -68,7 +69,9 @@ def typed_graphs(
 
 
 def fp32_nodes(graph: bytes, ranges: Ranges | None = None) -> frozenset[str]:
-    """Return the names of the nodes that an FP16 cast of the graph would leave in FP32, as TensorRT's parser names them."""
+    """Return the names of the nodes that an FP16 cast of the graph would leave in FP32, as TensorRT's parser names
+    them.
+    """
     view = GraphView(graph)
     half = choose_fp16(view, large=large_tensors(ranges))
     return frozenset(
@@ -83,7 +86,7 @@ def compile_typed(
 ) -> dict[str, bytes]:
     """Return the serialised engine of every graph by name, built with the module ``trt``; Ctrl-C ends it cleanly.
 
-    ``say`` gets a sentence on the progress every few seconds. BadInput or DeviceFault names the graph that does not
+    ``report`` gets a sentence on the progress every few seconds. BadInput or DeviceFault names the graph that does not
     compile.
     """
     check_version(trt)
@@ -100,7 +103,8 @@ def compile_typed(
 
 
 def check_compiles(bundle: Bundle, precision: str, recipe: Recipe | None = None, trt: Any = None) -> dict[str, int]:
-    """Compile all graphs as ``build-engine`` does, in both typings, by default with TensorRT for RTX, which needs no GPU.
+    """Compile all graphs as ``build-engine`` does, in both typings, by default with TensorRT for RTX, which needs no
+    GPU.
 
     Returns sizes in bytes by name; in FP32 both typings are one. BadInput or DeviceFault names the graph that does not
     compile.

@@ -1,4 +1,6 @@
-"""The INT8 gate: an engine against its FP32 reference on many pictures, refused when verdicts flip, scores err or AUROC falls."""
+"""The INT8 gate: an engine against its FP32 reference on many images, refused when verdicts flip, scores err or AUROC
+falls.
+"""
 
 from __future__ import annotations
 
@@ -26,12 +28,12 @@ from edge_ad.errors import BadInput
 from edge_ad.scoring import fuse
 from edge_ad.utils.files import atomic_write
 
-SEARCHED = 8  # goods that the search for a better plan looks at, with their views and anomalies
+SEARCHED = 8  # normal images that the search for a better plan looks at, with their views and anomalies
 
 
 @dataclass(frozen=True)
 class Gate:
-    """What the gate measured, by set of pictures (``proof``, and ``labelled`` if one was given), and its budget."""
+    """What the gate measured, by set of images (``proof``, and ``labelled`` if one was given), and its budget."""
 
     losses: dict[str, Loss]
     max_flip: float
@@ -84,7 +86,9 @@ def measure_gate(
 
 
 def validation_images_of(bundle: Bundle, normal_count: int | None = None, seed: int = 0) -> ValidationImages:
-    """Return the proof images of a bundle, made from ``goods`` of its goods (all by default); BadInput without any."""
+    """Return the proof images of a bundle, made from ``normal_count`` of its normal images (all by default); BadInput
+    without any.
+    """
     if bundle.quantisation is None:
         raise BadInput(f"{bundle.path} holds no proof images: run `edge-ad calibrate {bundle.path} GOODS` first")
     stored = bundle.quantisation.proof
@@ -94,7 +98,9 @@ def validation_images_of(bundle: Bundle, normal_count: int | None = None, seed: 
 def explain_int8(
     bundle: Bundle, recipe: Recipe, target: str, reason: str, reference: Pipeline, max_flip: float
 ) -> str:
-    """Say why an INT8 engine is refused, which nodes are worst, and where the plan lies that would pass, if there is one."""
+    """Say why an INT8 engine is refused, which nodes are worst, and where the plan lies that would pass, if there is
+    one.
+    """
     validation = validation_images_of(bundle, SEARCHED, seed=1)
     result = Searcher(bundle, recipe, target, validation, reference).search(max_flip)
     worst = worst_nodes(result.costs)

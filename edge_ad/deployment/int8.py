@@ -37,7 +37,8 @@ class Recipe:
 
 
 def recipe_of(bundle: Bundle, plan: Path | None = None) -> Recipe:
-    """Return what a bundle says of INT8, with the plan of a file, and its corrections, instead of its own if one is given.
+    """Return what a bundle says of INT8, with the plan of a file, and its corrections, instead of its own if one is
+    given.
 
     BadInput for a bundle that was never calibrated, a file that is no plan, and ranges or plans of other graphs.
     """
@@ -89,8 +90,8 @@ def derive_int8(
 def measuring_backend(graphs: Iterable[bytes], threads: int | None = None) -> OrtBackend:
     """Return an onnxruntime that gives the numbers which the target of ``graphs`` will give.
 
-    Graphs of the CPU's own dialect run in its own kernels, which are what is measured. As soon as one is for TensorRT, all
-    are computed as they are written, with sums in FP32: the CPU's kernels may saturate, and TensorRT's do not.
+    Graphs of the CPU's own dialect run in its own kernels, which are what is measured. As soon as one is for TensorRT,
+    all are computed as they are written, with sums in FP32: the CPU's kernels may saturate, and TensorRT's do not.
     """
     return OrtBackend(threads, as_written=any(is_symmetric(graph) for graph in graphs))
 

@@ -20,7 +20,7 @@ Array = NDArray[np.float32]
 class BranchLoss:
     """Error of one branch, or of the fused ``score``: mean, root mean square and greatest in z, and both AUROCs.
 
-    AUROC separates goods from anomalies; None where one of the two is missing.
+    AUROC separates normal images from anomalies; None where one of the two is missing.
     """
 
     branch: str
@@ -47,7 +47,8 @@ class BranchLoss:
 
 @dataclass(frozen=True)
 class Loss:
-    """Rows of all branches in use and of the score over ``images``; ``flips`` of verdicts, ``far_flips`` those that count.
+    """Rows of all branches in use and of the score over ``images``; ``flips`` of verdicts, ``far_flips`` those that
+    count.
 
     ``expected`` is the share of far flips if every measured error could befall every measured score: with few images it
     tells more than the count of flips, which is mostly 0.
@@ -93,7 +94,8 @@ def loss(
     thresholds: Thresholds,
     everyone: bool = False,
 ) -> Loss:
-    """Compare raw scores f32 [N, B] with the ``reference``; ``anomalous`` bool [N] says which images are no goods.
+    """Compare raw scores f32 [N, B] with the ``reference``; ``anomalous`` bool [N] says which images are no normal
+    images.
 
     Branches of weight 0 are left out unless ``everyone``.
     """
@@ -150,7 +152,8 @@ def _near(scores: Array, thresholds: Thresholds) -> NDArray[np.bool_]:
 def _expected(scores: Array, errors: Array, thresholds: Thresholds) -> float:
     """Return the share of far flips over all pairs of a score and an error.
 
-    Errors grow with the score of an anomaly, so those of images beyond NG by more than the goods' spread are left out.
+    Errors grow with the score of an anomaly, so those of images beyond NG by more than the normal images' spread are
+    left out.
     """
     if not np.isfinite(errors).all():
         return 1.0

@@ -19,8 +19,8 @@ Images = NDArray[np.uint8]
 class PartialPipeline:
     """Remembers, for each of ``images`` u8 [N, H, W, 3], every tensor of an FP32 ``pipeline``, which must stay open.
 
-    ``reference`` holds its raw scores f32 [N, B]. ``raw`` gives those of a pipeline with other graphs in some places, each
-    computed as on its target (``measuring_backend``). The pipeline runs on onnxruntime.
+    ``reference`` holds its raw scores f32 [N, B]. ``raw`` gives those of a pipeline with other graphs in some places,
+    each computed as on its target (``measuring_backend``). The pipeline runs on onnxruntime.
     """
 
     def __init__(self, pipeline: Pipeline, images: Sequence[NDArray[np.uint8]] | Images) -> None:

@@ -31,20 +31,20 @@ from edge_ad.scoring import fuse
 from edge_ad.utils.files import atomic_write
 
 SWAPPED = 3  # pairs of a good and an anomaly that may change their order while a plan is searched
-CORRECTED = 12  # goods that bias corrections are measured on
+CORRECTED = 12  # normal images that bias corrections are measured on
 RANKED = 16  # images that single units are looked at on
-MARGIN = 0.5  # of the budget: a plan must be better on the pictures that chose it than it must be on others
+MARGIN = 0.5  # of the budget: a plan must be better on the images that chose it than it must be on others
 MAX_FLIP = 0.005
 MAX_AUROC = 0.005
-MAX_ERROR = 1.0  # rms of z: as much as goods differ among themselves
+MAX_ERROR = 1.0  # rms of z: as much as normal images differ among themselves
 
 Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Search:
-    """A plan for each graph with the bias corrections that fit it, what it loses, the cost of every unit alone and the units
-    kept, in the order chosen.
+    """A plan for each graph with the bias corrections that fit it, what it loses, the cost of every unit alone and the
+    units kept, in the order chosen.
     """
 
     plans: Mapping[str, Plan]
@@ -56,7 +56,8 @@ class Search:
 
 
 class Searcher:
-    """Measures plans of one dialect on the images of a ``proof``. ``pipeline`` is FP32 and stays open meanwhile."""
+    """Measures plans of one dialect on the images of a ``validation``. ``pipeline`` is FP32 and stays open meanwhile.
+    """
 
     def __init__(self, bundle: Bundle, recipe: Recipe, target: str, validation: ValidationImages, pipeline: Pipeline) -> None:
         self._bundle, self._recipe, self._target = bundle, recipe, target
@@ -109,7 +110,7 @@ class Searcher:
         return self._loss(self._raw(self._partial, plans, biases=self.corrections(plans)))
 
     def corrections(self, plans: Mapping[str, Plan]) -> dict[str, Corrections]:
-        """Return bias corrections by graph that fit the plans, measured on the goods among the images."""
+        """Return bias corrections by graph that fit the plans, measured on the normal images among the images."""
         results: dict[str, Corrections] = {}
         for name, plan in plans.items():
             keep = plan.keep.get(self._target, ())

@@ -20,10 +20,10 @@ def rethreshold(bundle_path: Path | str, warn: float, ng: float, reason: str = "
     """Write the child ``<name>-thresholds.edgead`` beside a bundle, with other thresholds, and return its path.
 
     Graphs, statistics and golden images stay, and the engine built for the parent serves the child. Thresholds set by
-    hand promise no rate of goods, so the counts of goods are dropped. ``parent`` is the sha256 of the bundle that was
-    trained or recalibrated; a child is changed in place, and ``report["rethreshold"]`` lists its changes (the last 100)
-    with ``reason`` and ``by``. Raises BadInput for thresholds that are not finite or WARN above NG, and where the file
-    cannot be written.
+    hand promise no rate of normal images, so the counts of normal images are dropped. ``parent`` is the sha256 of the
+    bundle that was trained or recalibrated; a child is changed in place, and ``report["rethreshold"]`` lists its
+    changes (the last 100) with ``reason`` and ``by``. Raises BadInput for thresholds that are not finite or WARN above
+    NG, and where the file cannot be written.
     """
     if not (math.isfinite(warn) and math.isfinite(ng)):
         raise BadInput(f"the thresholds are {warn:g} and {ng:g}: both must be finite numbers")

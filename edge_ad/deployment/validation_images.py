@@ -1,4 +1,6 @@
-"""Pictures to prove an engine on, made from the few goods that a bundle carries: later views of them, and anomalies."""
+"""Images to prove an engine on, made from the few normal images that a bundle carries: later views of them, and
+anomalies.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,7 @@ class ValidationImages:
 
 
 def make_validation_images(normal_images: Images, copies: int = 2, anomalies: int = 3, seed: int = 0) -> ValidationImages:
-    """Return ``goods``, ``copies`` jittered views and ``anomalies`` synthetic anomalies of each, seeded."""
+    """Return ``normal_images``, ``copies`` jittered views and ``anomalies`` synthetic anomalies of each, seeded."""
     rng = np.random.default_rng([seed, 11])
     views = [jitter(image, rng) for image in normal_images for _ in range(copies)]
     bad = [_anomaly(normal_images, index, turn, rng) for index in range(len(normal_images)) for turn in range(anomalies)]

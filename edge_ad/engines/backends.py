@@ -32,13 +32,16 @@ def check_backend(backend: str) -> str:
 
 
 def default_backend(root: Path = Path("/")) -> str:
-    """Return the backend that ``build-engine`` builds for: tensorrt on a Jetson and where it and pycuda are installed."""
+    """Return the backend that ``build-engine`` builds for: tensorrt on a Jetson and where it and pycuda are installed.
+    """
     installed = all(importlib.util.find_spec(name) is not None for name in ("tensorrt", "pycuda"))
     return "tensorrt" if installed or is_jetson(root) else "onnxruntime"
 
 
 def open_backend(backend: str, threads: int | None = None) -> Backend:
-    """Return a backend that can run engines; BadInput where this machine lacks its packages, DeviceFault for its device."""
+    """Return a backend that can run engines; BadInput where this machine lacks its packages, DeviceFault for its
+    device.
+    """
     check_backend(backend)
     if backend == "tensorrt":
         from edge_ad.engines.tensorrt.backend import TrtBackend

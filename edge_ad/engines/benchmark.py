@@ -33,9 +33,9 @@ class BenchmarkReport:
     ``engine`` is upload, graphs and download; ``end_to_end`` adds the resize from a camera frame of 640 x 480 and the
     verdict. ``threads`` are those of each graph on a CPU. ``loop_overhead`` is what the loop of `run` costs beyond the
     engines, camera to verdict: threads, health, resize, judgement (see ``measure_overhead``); None where it was not
-    measured. ``rss_mb`` is the largest resident memory of this process so far, ``first_verdict_s`` the time from the start
-    of opening the engines to the first verdict. ``beside_fp32`` are median milliseconds of a frame in this precision and in
-    FP32, taken in turns on a CPU; None for FP32 itself and on a GPU.
+    measured. ``rss_mb`` is the largest resident memory of this process so far, ``first_verdict_s`` the time from the
+    start of opening the engines to the first verdict. ``beside_fp32`` are median milliseconds of a frame in this
+    precision and in FP32, taken in turns on a CPU; None for FP32 itself and on a GPU.
     """
 
     backend: str
@@ -87,7 +87,7 @@ def benchmark(
 ) -> BenchmarkReport:
     """Time ``frames`` frames after ``warm_up`` others on the pipeline that ``open_engine`` opens (its time counts too).
 
-    The pictures are the golden images, enlarged to camera size before the clock starts. ``in_loop`` measures the loop's
+    The images are the golden images, enlarged to camera size before the clock starts. ``in_loop`` measures the loop's
     overhead on the same engines. BadInput for no frames.
     """
     from edge_ad.data.images import resize
@@ -127,7 +127,8 @@ def side_by_side(bundle: Bundle, pipelines: Mapping[str, Pipeline]) -> dict[str,
 
 
 def slower(precision: str, own: float, full: float) -> list[str]:
-    """Return a sentence if a precision takes as long a frame as FP32 or longer, on this processor and in milliseconds."""
+    """Return a sentence if a precision takes as long a frame as FP32 or longer, on this processor and in milliseconds.
+    """
     if precision == "fp32" or own < full:
         return []
     return [

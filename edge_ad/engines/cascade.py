@@ -1,8 +1,8 @@
 """Cheap branches first: LAViT is left out while the others alone leave no doubt that a part is OK (ours).
 
-No raw score of LAViT lies below 0, so the score with a raw score of 0 in its place is the least that the whole can be. Below a
-limit on that least score a part is called OK and LAViT, the dearest graph, does not run. Every other part is judged in
-full, so a part that the cascade calls WARN or NG is called so by the full run too.
+No raw score of LAViT lies below 0, so the score with a raw score of 0 in its place is the least that the whole can be.
+Below a limit on that least score a part is called OK and LAViT, the dearest graph, does not run. Every other part is
+judged in full, so a part that the cascade calls WARN or NG is called so by the full run too.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from edge_ad.errors import BadInput
 from edge_ad.scoring import BRANCHES, Statistics, Thresholds, fuse
 
 SKIPPED = expensive_branches()  # none of their raw scores may lie below 0
-USUAL = 0.95  # of the goods: what is less usual than these is judged in full
+USUAL = 0.95  # of the normal images: what is less usual than these is judged in full
 
 
 def min_scores(raw: NDArray[np.float32], statistics: Statistics) -> NDArray[np.float32]:
@@ -36,7 +36,8 @@ def limit_of(bundle: Bundle, thresholds: Thresholds, rate: float) -> float:
 
     Of anomalies like the synthetic ones of the training that the full run calls WARN or NG, on average at most ``rate``
     come out as OK: m known ones support no rate below 1 / (m + 1) (split conformal), and less is refused with BadInput.
-    Real anomalies may be unlike them, so the limit is never above what ``USUAL`` of the threshold's goods reach.
+    Real anomalies may be unlike them, so the limit is never above what ``USUAL`` of the threshold's normal images
+    reach.
     """
     raw = bundle.raw_scores["synthetic"] if "synthetic" in bundle.raw_scores else np.zeros((0, len(BRANCHES)), np.float32)
     result = raw[fuse(raw, bundle.statistics)[1] > thresholds.warn] if len(raw) else raw
@@ -60,8 +61,8 @@ def _usual(bundle: Bundle) -> float:
 class Cascade:
     """A pipeline that runs LAViT only where the verdict is open. It closes nothing: the pipeline is the caller's.
 
-    ``thresholds`` gives those in force; the limit follows them. BadInput for a pipeline without LAViT or on a GPU, where the
-    whole frame is one recorded graph.
+    ``thresholds`` gives those in force; the limit follows them. BadInput for a pipeline without LAViT or on a GPU,
+    where the whole frame is one recorded graph.
     """
 
     def __init__(self, pipeline: Pipeline, bundle: Bundle, rate: float, thresholds: Callable[[], Thresholds]) -> None:

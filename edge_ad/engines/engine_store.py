@@ -79,7 +79,7 @@ def read(path: Path, rebuild: str) -> dict[str, Any]:
 
 
 def check(signature: Mapping[str, Any], bundle: Bundle, backend: Backend, precision: str, message: str) -> None:
-    """Raise BadInput for the first field that does not agree; ``told`` is what the sentence says after it."""
+    """Raise BadInput for the first field that does not agree; ``message`` is what the sentence says after it."""
     for key, here in wanted(bundle, backend, precision).items():
         if key not in signature or signature[key] != here:
             actual = signature.get(key)
@@ -153,7 +153,8 @@ def make_current(bundle: Bundle, backend: str, precision: str) -> Path:
 
 
 def copy(parent: Bundle, child: Bundle, value: Current) -> Path:
-    """Copy the files of a parent's engine to the place of the child's; whether they fit is seen when they are loaded."""
+    """Copy the files of a parent's engine to the place of the child's; whether they fit is seen when they are loaded.
+    """
     source = engine_folder(parent.path, value.backend, value.precision)
     target = engine_folder(child.path, value.backend, value.precision)
     try:

@@ -137,10 +137,11 @@ class OrtFrame:
 class OrtBackend:
     """Makes sessions with an explicit number of threads (default: the physical cores) that rest between frames.
 
-    All sessions of a process take their scratch memory from one arena: graphs run one after the other and need it in turn.
+    All sessions of a process take their scratch memory from one arena: graphs run one after the other and need it in
+    turn.
     ``shared``: a graph that is loaded again gets the session that it has already, with a binding of its own, so that
-    several pipelines run side by side on one set of weights. ``as_written``: Q/DQ graphs are computed in FP32 between Q and
-    DQ instead of by 8-bit kernels (see ``measuring_backend``).
+    several pipelines run side by side on one set of weights. ``as_written``: Q/DQ graphs are computed in FP32 between Q
+    and DQ instead of by 8-bit kernels (see ``measuring_backend``).
     """
 
     name = "onnxruntime"

@@ -13,9 +13,9 @@ from edge_ad.engines.pipeline import Pipeline
 from edge_ad.errors import DeviceFault
 from edge_ad.scoring import BRANCHES, Thresholds, fuse
 
-# An error of 0.05 standard deviations of goods in what a branch adds to the score (its weight times its z) changes no
+# An error of 0.05 standard deviations of normal images in what a branch adds to the score (its weight times its z) changes no
 # verdict that was not open anyway; the branch itself, which events report, may be four times as far off. Far away from
-# the goods, beyond |z| = 5, the verdict is certain and the same shares of 1 % of z are allowed.
+# the normal images, beyond |z| = 5, the verdict is certain and the same shares of 1 % of z are allowed.
 TOLERANCE_Z = 0.05
 TOLERANCE_SHARE = 0.01
 BRANCH_FACTOR = 4.0

@@ -49,9 +49,9 @@ class Inference:
 class Pipeline:
     """The graphs of a bundle on one backend. Use it with ``with``, or ``close`` it; not for several threads at a time.
 
-    ``precision`` other than fp32, and tensorrt, need engines that ``build-engine`` made, unless ``graphs`` gives them (by
-    graph name; on onnxruntime ONNX bytes, and the bundle's own where a name is absent). Graphs whose branches all have
-    weight 0 are not loaded unless ``all_branches``. ``backend`` is a name, or a backend that this pipeline closes.
+    ``precision`` other than fp32, and tensorrt, need engines that ``build-engine`` made, unless ``graphs`` gives them
+    (by graph name; on onnxruntime ONNX bytes, and the bundle's own where a name is absent). Graphs whose branches all
+    have weight 0 are not loaded unless ``all_branches``. ``backend`` is a name, or a backend that this pipeline closes.
     ``threads`` defaults to the physical cores. Anything that does not fit raises BadInput.
     """
 

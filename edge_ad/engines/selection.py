@@ -1,9 +1,9 @@
 """Which engine runs: what is asked for, else the last one that build-engine finished here; never a silent fall-back.
 
-Several pictures at a time on one CPU: pipelines over the same sessions, each on its share of the cores (ours).
+Several images at a time on one CPU: pipelines over the same sessions, each on its share of the cores (ours).
 
-A picture on one core takes longer than on all of them, but graphs as small as ours leave cores waiting for each other:
-several pictures side by side, as of cameras or tiles, take less time than the same ones in turn.
+An image on one core takes longer than on all of them, but graphs as small as ours leave cores waiting for each other:
+several images side by side, as of cameras or tiles, take less time than the same ones in turn.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from edge_ad.utils.supervision import tell
 
 
 class Streams:
-    """Infers pictures side by side, one on each of ``pipelines`` at a time; ``close`` waits for those under way.
+    """Infers images side by side, one on each of ``pipelines`` at a time; ``close`` waits for those under way.
 
     The pipelines are the caller's to close, after the streams.
     """
@@ -41,11 +41,13 @@ class Streams:
         self._pool = ThreadPoolExecutor(self.count, thread_name_prefix="stream")
 
     def submit(self, image: NDArray[np.uint8]) -> Future[Inference]:
-        """Begin with ``image`` u8 [H, W, 3] as soon as a stream is free; the result raises what ``Pipeline.infer`` does."""
+        """Begin with ``image`` u8 [H, W, 3] as soon as a stream is free; the result raises what ``Pipeline.infer``
+        does.
+        """
         return self._pool.submit(self._infer, image)
 
     def infer(self, image: NDArray[np.uint8]) -> Inference:
-        """Run one picture and wait for it."""
+        """Run one image and wait for it."""
         return self.submit(image).result()
 
     def close(self) -> None:

@@ -38,7 +38,7 @@ def evaluate(
     again), "confidence" (95 % bootstrap intervals, seeded by ``seed``), "thresholds", "found" (anomalies above the
     thresholds), "without" (AUROC of the fusion that lacks one branch), "recall_at_1_percent", "logic_map" (how many
     times more of its mass than chance falls inside the defects), "suspect_masks" (masks that look inverted) and "drift"
-    (what light, blur and shift do to goods). A kind without images, or without masks, is None. With
+    (what light, blur and shift do to normal images). A kind without images, or without masks, is None. With
     ``report_dir`` a self-contained page report.html is written there. Raises BadInput for bad
     data, BadInput or DeviceFault from the engine.
     """
@@ -116,7 +116,8 @@ def bundle_of(runs: Path, category: str) -> Path:
 
 
 def mean_figures(figures: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the plain means over categories of the AUROC and AU-sPRO figures, and the sums of the counts of goods.
+    """Return the plain means over categories of the AUROC and AU-sPRO figures, and the sums of the counts of normal
+    images.
 
     A mean that lacks a category's value is None.
     """

@@ -1,4 +1,4 @@
-"""The figures of a test set: AUROC per kind, branch and subset of branches, AU-sPRO, rejected goods, found
+"""The figures of a test set: AUROC per kind, branch and subset of branches, AU-sPRO, rejected normal images, found
 anomalies.
 
 Defect channels from mask files, with the saturation that a set's defects_config.json gives them.
@@ -140,7 +140,9 @@ def subset_score(
 
 
 def auroc_by_kind(scores: TestScores, values: npt.NDArray[Any] | None) -> Figures:
-    """Return {"logical", "structural"}: the AUROC of ``values`` [N] against the goods, None where there is nothing."""
+    """Return {"logical", "structural"}: the AUROC of ``values`` [N] against the normal images, None where there is
+    nothing.
+    """
     return {kind: None if values is None else auroc(*_sides(scores, values, kind)) for kind in ANOMALIES}
 
 
@@ -205,8 +207,8 @@ def _intervals(
 def logic_figures(scores: TestScores) -> Figures:
     """Return {"logical", "structural", "mean"}: the mean over images with masks of ``mass_factor`` of the logic map.
 
-    The map holds what stands out from goods, so a picture in which nothing does points nowhere and counts 0; 1 is
-    chance. None for a kind without masks, or when the branch was not computed.
+    The map holds what stands out from normal images, so an image in which nothing does points nowhere and counts 0; 1
+    is chance. None for a kind without masks, or when the branch was not computed.
     """
     result: Figures = {}
     for kind in ANOMALIES:

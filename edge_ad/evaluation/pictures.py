@@ -1,4 +1,4 @@
-"""Pictures for the report: heat maps beside their images, and plots of curves and scores, as embedded PNG or JPEG."""
+"""Images for the report: heat maps beside their images, and plots of curves and scores, as embedded PNG or JPEG."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ COLOURS = {"good": "#2a7f3f", "logical": "#c2410c", "structural": "#1d4ed8"}
 
 
 def heat_range(maps: Sequence[Map]) -> tuple[float, float]:
-    """Return the map values shown as no colour and as full colour, common to all pictures of a report."""
+    """Return the map values shown as no colour and as full colour, common to all images of a report."""
     values = np.concatenate([np.asarray(one)[::4, ::4].ravel() for one in maps])
     low, high = np.quantile(values, [0.5, 0.999])
     return float(low), float(max(high, low + 1e-6))
@@ -66,7 +66,8 @@ def jpeg(image: Image) -> str:
 
 
 def roc_plot(values: Mapping[str, npt.NDArray[Any]]) -> str:
-    """Return a data URI of the ROC curve of each kind against the goods; ``values`` holds the scores by kind."""
+    """Return a data URI of the ROC curve of each kind against the normal images; ``values`` holds the scores by kind.
+    """
     figure, axes = empty_figure(4.2, 4.2)
     axes.plot([0, 1], [0, 1], color="#999999", linewidth=0.8, linestyle=":")
     for kind, scores in values.items():
@@ -74,7 +75,7 @@ def roc_plot(values: Mapping[str, npt.NDArray[Any]]) -> str:
         if kind != "good" and area is not None:
             axes.plot(*roc_curve(values["good"], scores), color=COLOURS[kind], label=f"{kind}: {area:.3f}")
             axes.legend(loc="lower right", frameon=False)
-    axes.set(xlabel="goods called anomalous", ylabel="anomalies found", xlim=(-0.01, 1), ylim=(0, 1.01))
+    axes.set(xlabel="normal images called anomalous", ylabel="anomalies found", xlim=(-0.01, 1), ylim=(0, 1.01))
     return png(figure)
 
 
@@ -98,7 +99,7 @@ def histogram(values: Mapping[str, npt.NDArray[Any]], thresholds: Thresholds | N
 
 
 def _squeeze(scores: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    # A symmetric logarithm shows anomalies a hundred times beyond the goods without squeezing the goods into one bar.
+    # A symmetric logarithm shows anomalies a hundred times beyond the normal images without squeezing these into one bar.
     return np.asarray(np.arcsinh(np.asarray(scores, np.float64) / 2) * 2)
 
 

@@ -1,8 +1,8 @@
-"""Whether thresholds keep their promise: how many unseen goods lie above one, against what chance allows.
+"""Whether thresholds keep their promise: how many unseen normal images lie above one, against what chance allows.
 
-With n goods for the threshold and the rank k of the score that is taken, the rate of an exchangeable new good above it is
-Beta(n + 1 - k, k), so the count among m unseen goods is beta-binomial. (Vovk, Conditional validity of inductive conformal
-predictors, 2012.)
+With n normal images for the threshold and the rank k of the score that is taken, the rate of an exchangeable new good
+above it is Beta(n + 1 - k, k), so the count among m unseen normal images is beta-binomial. (Vovk, Conditional validity
+of inductive conformal predictors, 2012.)
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Promise:
-    """What came of one target over several draws of goods.
+    """What came of one target over several draws of normal images.
 
-    ``counts`` are unseen goods above the threshold, one a draw, of ``unseen`` each; ``mean`` and ``error`` the mean rate
-    and its standard error; ``inside`` the counts within ``interval`` (95 % of the beta-binomial, ends included).
+    ``counts`` are unseen normal images above the threshold, one a draw, of ``unseen`` each; ``mean`` and ``error`` the
+    mean rate and its standard error; ``inside`` the counts within ``interval`` (95 % of the beta-binomial, ends
+    included).
     """
 
     target: float
@@ -38,18 +39,20 @@ class Promise:
 
     @property
     def kept(self) -> bool:
-        """Whether the mean is within two standard errors of the rate, and at least 17 of 20 counts within the interval."""
+        """Whether the mean is within two standard errors of the rate, and at least 17 of 20 counts within the interval.
+        """
         return self.mean <= self.supported + 2 * self.error and self.inside * 20 >= 17 * len(self.counts)
 
 
 def measure(draws: Sequence[tuple[npt.ArrayLike, npt.ArrayLike]], target: float) -> Promise:
-    """Return what thresholds for ``target`` do: each draw is the fused scores (threshold goods [n], unseen goods [m]).
+    """Return what thresholds for ``target`` do: each draw is the fused scores (threshold normal images [n], unseen
+    normal images [m]).
 
     All draws must have the same counts, or ValueError. The thresholds are those of `edge-ad train`.
     """
     sizes = {(np.size(threshold), np.size(unseen)) for threshold, unseen in draws}
     if len(sizes) != 1:
-        raise ValueError(f"draws must have the same numbers of goods, but have {sorted(sizes)}")
+        raise ValueError(f"draws must have the same numbers of normal images, but have {sorted(sizes)}")
     normal, unseen = next(iter(sizes))
     counts, supported = [], target
     for threshold_scores, unseen_scores in draws:
@@ -64,7 +67,8 @@ def measure(draws: Sequence[tuple[npt.ArrayLike, npt.ArrayLike]], target: float)
 
 
 def count_interval(normal_count: int, unseen: int, rate: float, level: float = LEVEL) -> tuple[int, int]:
-    """Return the least and greatest count of ``unseen`` above a threshold for ``rate`` from ``goods``, tails left out.
+    """Return the least and greatest count of ``unseen`` above a threshold for ``rate`` from ``normal_count``, tails
+    left out.
 
     At most (1 - ``level``) / 2 of the beta-binomial lies below the one and above the other.
     """

@@ -1,4 +1,4 @@
-"""The report of an evaluation: one HTML page that carries its pictures in itself.
+"""The report of an evaluation: one HTML page that carries its images in itself.
 
 The figures of a test set as plain text tables.
 """
@@ -59,9 +59,9 @@ def _why_empty(images: dict[str, int]) -> list[str]:
 
 
 def drift_rows(drift: dict[str, Any]) -> list[list[str]]:
-    """Return a head and one row a disturbance: change of the score, of z by branch, and goods then NG."""
+    """Return a head and one row a disturbance: change of the score, of z by branch, and normal images then NG."""
     branches = list(next(iter(drift.values()))["z"])
-    rows = [["goods when disturbed", "score", *branches, "NG", "before"]]
+    rows = [["normal images when disturbed", "score", *branches, "NG", "before"]]
     for name, values in drift.items():
         changes = [values["score"], *values["z"].values()]
         messages = ["-" if value is None else f"{value:+.2f}" for value in changes]
@@ -70,10 +70,10 @@ def drift_rows(drift: dict[str, Any]) -> list[list[str]]:
 
 
 def describe_counts(figures: dict[str, Any]) -> list[str]:
-    """Return sentences that tell rejected goods and found anomalies in counts."""
+    """Return sentences that tell rejected normal images and found anomalies in counts."""
     rejects, thresholds = figures["false_reject"], figures["thresholds"]
     messages = [
-        f"goods: {rejects['count']} of {rejects['of']} NG (above {thresholds['ng']:.3g}), "
+        f"normal images: {rejects['count']} of {rejects['of']} NG (above {thresholds['ng']:.3g}), "
         f"{rejects['warn_count']} of {rejects['of']} NG or WARN (above {thresholds['warn']:.3g})"
     ]
     for kind, result in figures["found"].items():
@@ -92,7 +92,7 @@ def describe_counts(figures: dict[str, Any]) -> list[str]:
 
 def categories_table(each: dict[str, Any]) -> str:
     """Return the text that `edge-ad evaluate RUNS ROOT` prints: one line a category, and the means."""
-    rows = [["category", "logical", "structural", "mean", "without composition", "AU-sPRO 0.05", "goods NG"]]
+    rows = [["category", "logical", "structural", "mean", "without composition", "AU-sPRO 0.05", "normal images NG"]]
     for name, figures in [*each["categories"].items(), ("mean", each["mean"])]:
         rejects = figures["false_reject"]
         rows.append(
@@ -128,7 +128,7 @@ def _aligned(rows: Sequence[Sequence[str]]) -> str:
 
 
 SHOWN = 8
-"""Pictures in each gallery."""
+"""Images in each gallery."""
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; color: #1c1917; }
@@ -220,7 +220,7 @@ def _drift_section(figures: dict[str, Any]) -> str:
         return ""
     head, *rows = drift_rows(figures["drift"])
     note = (
-        "<p class=note>Mean change of the score, and of z by branch, when goods are disturbed; NG then and before.</p>"
+        "<p class=note>Mean change of the score, and of z by branch, when normal images are disturbed; NG then and before.</p>"
     )
     return "<h2>Drift</h2>" + note + _table(head, rows)
 
@@ -252,7 +252,7 @@ def _galleries(scores: TestScores, z: Any, statistics: Statistics, thresholds: T
     caught = [int(i) for i in order[::-1] if not good[i] and scores.score[i] > thresholds.ng]
     sections = (
         ("Worst misses", "Anomalies that are not NG, the least suspicious first.", missed),
-        ("Worst false alarms", "Goods that are NG or WARN, the most suspicious first.", alarms),
+        ("Worst false alarms", "Normal images that are NG or WARN, the most suspicious first.", alarms),
         ("Found anomalies", "Spread evenly from the highest score down.", _spread(caught)),
         ("Goods", "The least suspicious first.", [int(i) for i in order if good[i]][:2]),
     )

@@ -1,4 +1,4 @@
-"""What a little more light, a soft lens or a moved camera does to the scores of goods."""
+"""What a little more light, a soft lens or a moved camera does to the scores of normal images."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from edge_ad.data.images import Image, read_image, resize
 from edge_ad.evaluation.scores import Judge, TestScores
 from edge_ad.scoring import BRANCHES, Statistics, Thresholds
 
-GOODS = 32  # at most so many goods are disturbed: five more inferences each
+GOODS = 32  # at most so many normal images are disturbed: five more inferences each
 SHIFT = 0.02  # of the side
 
 
 def drift(judge: Judge, scores: TestScores, statistics: Statistics, thresholds: Thresholds) -> dict[str, Any] | None:
-    """Return, by disturbance, how the fused score of goods changes; None without goods.
+    """Return, by disturbance, how the fused score of normal images changes; None without normal images.
 
-    {name: {"of", "score" (mean change), "z" (the same by branch), "warn_count", "count" (goods that are then WARN or NG,
-    and NG), "before" (those counts of the same goods undisturbed)}}. At most ``GOODS`` goods are taken, spread evenly.
+    {name: {"of", "score" (mean change), "z" (the same by branch), "warn_count", "count" (normal images that are then
+    WARN or NG, and NG), "before" (those counts of the same normal images undisturbed)}}. At most ``GOODS`` normal
+    images are taken, spread evenly.
     """
     normal = scores.of("good")
     if not normal.size:

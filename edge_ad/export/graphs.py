@@ -2,7 +2,7 @@
 
 Pixels arrive as u8 and are cast before they are transposed, since TensorRT transposes no u8.
 
-All graphs of a bundle, exported from trained networks and checked against torch on random and on real pictures.
+All graphs of a bundle, exported from trained networks and checked against torch on random and on real images.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ class TeacherGraph(nn.Module):
 
 
 class TokenPassGraph(nn.Module):
-    """image u8 -> tokens from the same teacher on a smaller picture, as the publications have it (224 beside 256 pixels)."""
+    """image u8 -> tokens from the same teacher on a smaller image, as the publications have it (224 beside 256 pixels).
+    """
 
     def __init__(self, teacher: nn.Module, side: int) -> None:
         super().__init__()
@@ -91,7 +92,8 @@ class LavitGraph(nn.Module):
     def forward(
         self, tokens: Tensor, codes: Tensor, masks: Tensor, shares: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Compare predicted with found histograms behind every mask; the map holds what stands out from goods."""
+        """Compare predicted with found histograms behind every mask; the map holds what stands out from normal images.
+        """
         ids = codes[0].to(torch.int64)
         raw, cells = self.model.judge(tokens, ids, masks, None if shares is None else shares[0])
         grid = self.model.grid
@@ -99,10 +101,10 @@ class LavitGraph(nn.Module):
 
 
 class FusionGraph(nn.Module):
-    """Maps and descriptions to raw, z, score and one picture of suspicion; every statistic is an input.
+    """Maps and descriptions to raw, z, score and one image of suspicion; every statistic is an input.
 
-    In the paper preset ``structure_side`` and ``structure_pool`` follow HVQ-Trans (upsample to 224, 16 x 16 mean, maximum) and
-    ``border`` is the rim of cells that an unpadded PDN cannot see.
+    In the paper preset ``structure_side`` and ``structure_pool`` follow HVQ-Trans (upsample to 224, 16 x 16 mean,
+    maximum) and ``border`` is the rim of cells that an unpadded PDN cannot see.
     """
 
     def __init__(self, settings: FusionSettings, side: int = MAP_SIDE) -> None:
@@ -168,7 +170,7 @@ class FusionGraph(nn.Module):
 
 
 def _weighted(value: Tensor, weight: Tensor) -> Tensor:
-    """Scale by a weight; a dropped branch may hold anything, even NaN, and must reach neither score nor picture."""
+    """Scale by a weight; a dropped branch may hold anything, even NaN, and must reach neither score nor image."""
     return torch.where(weight > 0, value * weight, torch.zeros_like(value))
 
 
@@ -191,7 +193,7 @@ class _Plan:
 
 
 def export_all(networks: Networks, preset: Preset, masks: Tensor, pixels: Tensor) -> list[ExportedGraph]:
-    """Export every graph for masks f32 (R, n * n) and check it on a random picture and on ``picture`` u8 [1, S, S, 3]."""
+    """Export every graph for masks f32 (R, n * n) and check it on a random image and on ``pixels`` u8 [1, S, S, 3]."""
     generator = torch.Generator().manual_seed(0)
     noise = torch.randint(0, 256, tuple(pixels.shape), generator=generator, dtype=torch.uint8)
     cases = [{IMAGE: image, "masks": masks} for image in (pixels, noise)]

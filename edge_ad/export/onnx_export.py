@@ -26,7 +26,8 @@ TOLERANCE = 1e-3
 
 @dataclass(frozen=True)
 class ExportedGraph:
-    """One FP32 master graph and how far it is from torch: the largest error relative to the output's largest magnitude."""
+    """One FP32 master graph and how far it is from torch: the largest error relative to the output's largest magnitude.
+    """
 
     name: str
     model: bytes
@@ -44,8 +45,8 @@ def export_graph(
 ) -> ExportedGraph:
     """Export ``module`` with static shapes at opset 20, simplify, check on the examples and on ``others``.
 
-    Raises GateRefused when an output differs from torch by more than 1e-3 of its range; integer outputs must be equal on all
-    but 1 % of their elements (a nearest code may tie).
+    Raises GateRefused when an output differs from torch by more than 1e-3 of its range; integer outputs must be equal
+    on all but 1 % of their elements (a nearest code may tie).
     """
     module = module.eval()
     model = _export(module, tuple(examples), inputs, outputs)

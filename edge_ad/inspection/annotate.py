@@ -1,4 +1,4 @@
-"""A picture that shows its verdict: coloured border, score, reason and heat map."""
+"""An image that shows its verdict: coloured border, score, reason and heat map."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ HEAT_OPACITY = 0.55
 
 
 class HeatScale:
-    """The scale of heat maps, learned from what was judged OK: heat begins where the usual peak of goods ends.
+    """The scale of heat maps, learned from what was judged OK: heat begins where the usual peak of normal images ends.
 
     ``reference`` f32[h,w] is the map of a good part to start from; without one the first map serves.
     """
@@ -40,7 +40,7 @@ class HeatScale:
             self.strength(reference, "OK")
 
     def strength(self, heat: NDArray[np.float32], verdict: Verdict) -> NDArray[np.float32]:
-        """Return f32 of the same shape, 0 (as on goods) to 1 (a peak twice as high as on goods)."""
+        """Return f32 of the same shape, 0 (as on normal images) to 1 (a peak twice as high as on normal images)."""
         base, peak = float(np.median(heat)), float(heat.max())
         if self._base is None:
             self._base, self._span = base, peak - base
@@ -57,8 +57,8 @@ def annotate(image: Image | None, event: Event, heat: NDArray[np.float32] | None
     """Return u8[H,W,3] RGB: ``image`` (grey where there is none), enlarged where small, shrunk where it is larger than
     ``bounded`` allows, framed in the verdict's colour; a strip that stays thin gets grey beside it.
 
-    ``heat`` f32[h,w] holds 0 to 1 (see HeatScale), of any size, and is laid over the whole picture. The text stands
-    above the picture, so nothing of it is hidden; pictures of one size give results of one size.
+    ``heat`` f32[h,w] holds 0 to 1 (see HeatScale), of any size, and is laid over the whole image. The text stands
+    above the image, so nothing of it is hidden; images of one size give results of one size.
     """
     canvas = np.full((MIN_SIDE, MIN_SIDE, 3), GREY, np.uint8) if image is None else bounded(image)
     factor = max(1, min(-(-MIN_SIDE // min(canvas.shape[:2])), MAX_SIDE // max(canvas.shape[:2])))
@@ -76,10 +76,10 @@ def annotate(image: Image | None, event: Event, heat: NDArray[np.float32] | None
 
 
 def overlay(canvas: Image, heat: NDArray[np.float32]) -> Image:
-    """Return the picture u8[H,W,3] RGB with ``heat`` f32[h,w], 0 to 1 (see HeatScale), of any size, laid over it."""
+    """Return the image u8[H,W,3] RGB with ``heat`` f32[h,w], 0 to 1 (see HeatScale), of any size, laid over it."""
     strength = cv2.resize(heat, (canvas.shape[1], canvas.shape[0]), interpolation=cv2.INTER_LINEAR)
     blended = np.empty_like(canvas)
-    for top in range(0, len(canvas), BLOCK):  # in blocks: the arithmetic takes 30 times the memory of the picture
+    for top in range(0, len(canvas), BLOCK):  # in blocks: the arithmetic takes 30 times the memory of the image
         rows = slice(top, top + BLOCK)
         levels = (strength[rows] * 255).astype(np.uint8)
         colours = cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
@@ -89,7 +89,7 @@ def overlay(canvas: Image, heat: NDArray[np.float32]) -> Image:
 
 
 def bounded(image: Image) -> Image:
-    """Return the picture, shrunk to at most MAX_SIDE pixels a side and MAX_PIXELS in all where it is larger."""
+    """Return the image, shrunk to at most MAX_SIDE pixels a side and MAX_PIXELS in all where it is larger."""
     height, width = image.shape[:2]
     factor = min(1.0, MAX_SIDE / max(height, width), math.sqrt(MAX_PIXELS / (height * width)))
     if factor == 1.0:
@@ -98,7 +98,7 @@ def bounded(image: Image) -> Image:
 
 
 def _padded(canvas: Image) -> Image:
-    """Return the picture with grey beside it where a side is shorter than MIN_SIDE."""
+    """Return the image with grey beside it where a side is shorter than MIN_SIDE."""
     short = [max(0, MIN_SIDE - side) for side in canvas.shape[:2]]
     if not any(short):
         return canvas

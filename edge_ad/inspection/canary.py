@@ -1,4 +1,4 @@
-"""Known pictures judged between the parts: proof that the engines still tell good from bad while verdicts flow."""
+"""Known images judged between the parts: proof that the engines still tell good from bad while verdicts flow."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ EVERY_S = 10.0
 SHARE = 0.01
 TOLERANCE = 0.01
 FORCED = 3.0
-"""A canary waits for a moment without a picture for so many of its periods, then it goes first."""
+"""A canary waits for a moment without an image for so many of its periods, then it goes first."""
 
 
 @dataclass(frozen=True, eq=False)
 class Known:
-    """A picture u8[H,W,3], what it scores on these engines, and how far the score may be off."""
+    """An image u8[H,W,3], what it scores on these engines, and how far the score may be off."""
 
     name: str
     image: NDArray[np.uint8]
@@ -35,10 +35,11 @@ class Known:
 
 
 class Canary(Observer):
-    """Judges known pictures in turn every ``every_s`` seconds, and at once after a verdict that blames the engine.
+    """Judges known images in turn every ``every_s`` seconds, and at once after a verdict that blames the engine.
 
-    A sink and a listener of the loop. DeviceFault when a score is not what it was. It takes at most ``SHARE`` of the time: the
-    period grows with the duration of an inference. It waits while pictures wait (``busy``), unless it is long overdue.
+    A sink and a listener of the loop. DeviceFault when a score is not what it was. It takes at most ``SHARE`` of the
+    time: the period grows with the duration of an inference. It waits while images wait (``busy``), unless it is long
+    overdue.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class Canary(Observer):
 
     @property
     def period_s(self) -> float:
-        """Seconds from one known picture to the next."""
+        """Seconds from one known image to the next."""
         return max(self._every_s, self._took_s / SHARE)
 
     def on_result(self, result: InspectionResult, source: Source) -> None:
@@ -72,7 +73,7 @@ class Canary(Observer):
         self._suspected |= event.verdict == "NONE" and (event.reason or "").startswith("engine:")
 
     def on_tick(self) -> None:
-        """Judge the next known picture when it is time; all of them when the engine is suspected."""
+        """Judge the next known image when it is time; all of them when the engine is suspected."""
         waited = self._clock() - self._done_at
         if self._suspected:
             self._suspected = False
@@ -95,7 +96,7 @@ class Canary(Observer):
 
 
 def make_canary(pipeline: Inferring, bundle: Bundle, busy: Callable[[], bool]) -> Canary:
-    """Return the canary of a run; ``busy`` tells whether pictures wait."""
+    """Return the canary of a run; ``busy`` tells whether images wait."""
 
     def infer(image: NDArray[np.uint8]) -> float:
         return pipeline.infer(image).score
@@ -106,8 +107,8 @@ def make_canary(pipeline: Inferring, bundle: Bundle, busy: Callable[[], bool]) -
 def known_images(infer: Callable[[NDArray[np.uint8]], float], bundle: Bundle) -> list[Known]:
     """Return the golden image that scores least and a known anomaly, with what they score on these engines.
 
-    The anomaly is the golden image that scores most; where that is not NG, the other one with its middle turned upside down
-    and inverted. One that does not score above the NG threshold either is left out.
+    The anomaly is the golden image that scores most; where that is not NG, the other one with its middle turned upside
+    down and inverted. One that does not score above the NG threshold either is left out.
     """
     scores = fuse(bundle.golden.raw, bundle.statistics)[1]
     good, bad = bundle.golden.images[int(np.argmin(scores))], bundle.golden.images[int(np.argmax(scores))]

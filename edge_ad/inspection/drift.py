@@ -1,4 +1,4 @@
-"""Have the goods changed? Running statistics of z against the goods the thresholds were made from."""
+"""Have the normal images changed? Running statistics of z against the normal images the thresholds were made from."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ MIN_REFERENCE = 10
 class DriftReport:
     """What is known now.
 
-    ``mean`` (EWMA of z) and ``shift`` (its distance from the goods in standard errors) by branch and for ``score``;
-    ``drifted`` names the branches whose last window differs, with their ``p_value``; ``parts`` counts what went in.
+    ``mean`` (EWMA of z) and ``shift`` (its distance from the normal images in standard errors) by branch and for
+    ``score``; ``drifted`` names the branches whose last window differs, with their ``p_value``; ``parts`` counts what
+    went in.
     """
 
     parts: int
@@ -31,11 +32,11 @@ class DriftReport:
 
     @property
     def warning(self) -> str | None:
-        """One sentence when the parts are no longer like the goods, else None."""
+        """One sentence when the parts are no longer like the normal images, else None."""
         if not self.drifted:
             return None
         message = ", ".join(f"{name} (z {self.mean[name]:+.1f} on average)" for name in self.drifted)
-        return f"{WARNING}; no longer like the goods: {message}"
+        return f"{WARNING}; no longer like the normal images: {message}"
 
 
 @dataclass(kw_only=True)
@@ -49,14 +50,14 @@ class _Stream:
 
 
 class Drift:
-    """Compares parts that were not rejected with the goods, branch by branch and as a whole.
+    """Compares parts that were not rejected with the normal images, branch by branch and as a whole.
 
-    ``reference`` holds z of goods that set the thresholds, f32 [N] by branch, and ``score``. After every ``window``
-    parts each stream is tested once with the two-sample Kolmogorov-Smirnov test (exact size for any continuous
-    distribution; p by Stephens' approximation, 1970), at a level of ``alpha`` divided by the number of streams
-    (Bonferroni), so that on average at most a share ``alpha`` of windows warns falsely. NG parts are left out: a line
-    that makes scrap has not drifted. The EWMA (weight ``memory`` for the past) tells how far; it decides nothing.
-    Thresholds are never touched.
+    ``reference`` holds z of normal images that set the thresholds, f32 [N] by branch, and ``score``. After every
+    ``window`` parts each stream is tested once with the two-sample Kolmogorov-Smirnov test (exact size for any
+    continuous distribution; p by Stephens' approximation, 1970), at a level of ``alpha`` divided by the number of
+    streams (Bonferroni), so that on average at most a share ``alpha`` of windows warns falsely. NG parts are left out:
+    a line that makes scrap has not drifted. The EWMA (weight ``memory`` for the past) tells how far; it decides
+    nothing. Thresholds are never touched.
     """
 
     def __init__(
@@ -69,7 +70,7 @@ class Drift:
         self._streams = {name: _stream(name, values) for name, values in reference.items()}
         if not self._streams or window < 10 or not 0 < alpha < 1 or not 0 < memory < 1:
             raise BadInput(
-                f"drift needs goods, a window of 10 or more (got {window}) and 0 < alpha < 1 (got {alpha:g})"
+                f"drift needs normal images, a window of 10 or more (got {window}) and 0 < alpha < 1 (got {alpha:g})"
             )
         self._window = window
         self._level = alpha / len(self._streams)
@@ -95,7 +96,7 @@ class Drift:
 
     def report(self) -> DriftReport:
         """Return what is known now."""
-        # Variance of an EWMA of independent values, and that of the mean of the goods.
+        # Variance of an EWMA of independent values, and that of the mean of the normal images.
         share = (1 - self._memory) / (1 + self._memory)
         shift = {
             name: (stream.ewma - stream.centre) / (stream.spread * math.sqrt(share + 1 / len(stream.reference)))
@@ -144,8 +145,8 @@ def _stream(name: str, values: ArrayLike) -> _Stream:
     reference = np.sort(np.asarray(values, np.float64).ravel())
     if reference.size < MIN_REFERENCE or not np.isfinite(reference).all():
         raise BadInput(
-            f"drift needs the scores of at least {MIN_REFERENCE} goods, but {name!r} has {reference.size}; "
-            "recalibrate with more goods"
+            f"drift needs the scores of at least {MIN_REFERENCE} normal images, but {name!r} has {reference.size}; "
+            "recalibrate with more normal images"
         )
     centre, spread = float(reference.mean()), float(reference.std(ddof=1))
     return _Stream(reference=reference, centre=centre, spread=max(spread, 1e-6), ewma=centre)

@@ -1,7 +1,7 @@
 """One run from a bundle and cameras to verdicts: what `edge-ad run` does, for programs too.
 
-An ``Inspector`` is built, run and closed. Observers get every result in the order of effects: outputs, record, evidence,
-terminal, dashboard.
+An ``Inspector`` is built, run and closed. Observers get every result in the order of effects: outputs, record,
+evidence, terminal, dashboard.
 """
 
 from __future__ import annotations
@@ -149,7 +149,9 @@ class RunOptions:
 
 
 def inspect(bundle: Bundle | Path | str, cameras: str | Sequence[str], options: RunOptions | None = None) -> Summary:
-    """Judge what one camera URI shows, or several in turn, and return the counts; BadInput and DeviceFault as the parts do."""
+    """Judge what one camera URI shows, or several in turn, and return the counts; BadInput and DeviceFault as the parts
+    do.
+    """
     with contextlib.closing(Inspector(bundle, cameras, options)) as inspector:
         summary = inspector.run()
     # With what came at the end: the record was still being written, and outputs still delivered.

@@ -34,7 +34,7 @@ class Inferring(Protocol):
     branches: tuple[str, ...]
 
     def infer(self, image: NDArray[np.uint8]) -> Inference:
-        """Return the scores of one resized picture u8[H,W,3] RGB."""
+        """Return the scores of one resized image u8[H,W,3] RGB."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +53,7 @@ class InspectionResult:
 
     @property
     def image(self) -> Image | None:
-        """The picture u8[H,W,3] RGB, if there is one."""
+        """The image u8[H,W,3] RGB, if there is one."""
         return self.frame.image if isinstance(self.frame, Frame) else None
 
 
@@ -64,8 +64,9 @@ class Judge:
     """Runs the pipeline and turns scores, faults and lateness into events. ``weight`` f32[5] in branch order.
 
     ``view`` says which piece of a frame is judged; where it has several tiles, ``combine`` makes one inference of
-    theirs. ``plausibility`` looks for finite nonsense of the engines. ``thresholds`` may be replaced between two frames.
-    Where the pipeline is ``Streams`` tiles run side by side, and ``begin`` lets frames of several cameras do so.
+    theirs. ``plausibility`` looks for finite nonsense of the engines. ``thresholds`` may be replaced between two
+    frames. Where the pipeline is ``Streams`` tiles run side by side, and ``begin`` lets frames of several cameras do
+    so.
     """
 
     def __init__(

@@ -208,5 +208,5 @@ class Loop:
     def _raise_if_broken(self) -> None:
         broken = [f"{worker.name}: {worker.broken}" for worker in self.workers if worker.broken]
         if broken:
-            advice = "give smaller pictures, or close other programs" if "out of memory" in str(broken) else "check the camera"
+            advice = "give smaller images, or close other programs" if "out of memory" in str(broken) else "check the camera"
             raise DeviceFault("; ".join(broken) + f"; {advice}")

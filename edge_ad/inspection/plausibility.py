@@ -20,7 +20,7 @@ MIN_SPREAD = 1.0
 UNKNOWN = -12.0
 REMEMBERED = 4
 DIFFERENT = 0.25
-"""Grey levels, on average over the picture: less than sensor noise that was resized."""
+"""Grey levels, on average over the image: less than sensor noise that was resized."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,9 +55,9 @@ def floors_of(bundle: Bundle) -> Floors:
 class Plausibility:
     """Looks at every inference of one judge, in any order of cameras and tiles.
 
-    Not plausible: every raw score exactly 0; a score or a branch below its floor (``floors`` None: not asked); raw scores and
-    map equal to the last bit to those of one of the last ``REMEMBERED`` pictures although the pictures differ, as of a
-    result or an image that was never written. Branches that did not run are not asked.
+    Not plausible: every raw score exactly 0; a score or a branch below its floor (``floors`` None: not asked); raw
+    scores and map equal to the last bit to those of one of the last ``REMEMBERED`` images although the images differ,
+    as of a result or an image that was never written. Branches that did not run are not asked.
     """
 
     def __init__(self, floors: Floors | None, branches: tuple[str, ...]) -> None:
@@ -79,7 +79,7 @@ class Plausibility:
     def _zero(self, inference: Inference) -> str | None:
         asked = self._asked(inference)
         if asked and all(inference.raw[index] == 0.0 for index, _ in asked):
-            return "engine: every raw score is exactly 0; no picture gives that"
+            return "engine: every raw score is exactly 0; no image gives that"
         return None
 
     def _low(self, inference: Inference) -> str | None:
@@ -103,7 +103,7 @@ class Plausibility:
         match = None
         for before, other, result in self._last:
             if before == key and np.array_equal(result.map, inference.map) and _differ(image, other):
-                match = "engine: all scores and the map are those of another picture to the last bit"
+                match = "engine: all scores and the map are those of another image to the last bit"
         self._last.append((key, image, inference))
         return match
 

@@ -41,7 +41,7 @@ class Matcher(Protocol):
 
 
 def thumbnail(image: Image) -> Thumb:
-    """Return the grey thumbnail f32[32,32] of a picture u8[H,W,3] by area averaging."""
+    """Return the grey thumbnail f32[32,32] of an image u8[H,W,3] by area averaging."""
     small = cv2.resize(image, (SIDE, SIDE), interpolation=cv2.INTER_AREA).astype(np.float32)
     return np.asarray(small @ np.array(_LUMA, np.float32), np.float32)
 
@@ -66,7 +66,7 @@ class PresenceDetector:
         self._quiet = 0
 
     def look(self, image: Image) -> Observation:
-        """Return what a picture u8[H,W,3] (the region of interest) shows."""
+        """Return what an image u8[H,W,3] (the region of interest) shows."""
         thumb = thumbnail(image)
         if self._last is None or difference(thumb, self._last) > self._limit:
             self._quiet = 1
@@ -82,10 +82,10 @@ class PresenceDetector:
 
 
 class LikeNormal:
-    """A part is what looks like one of the goods: their thumbnails of local contrast correlate well enough.
+    """A part is what looks like one of the normal images: their thumbnails of local contrast correlate well enough.
 
-    ``goods`` are pictures u8[H,W,3] of good parts. The limit is 0.4 times the median correlation of a good with the
-    good most like it. BadInput when goods resemble each other too little to be told from an empty station.
+    ``normal_images`` are images u8[H,W,3] of good parts. The limit is 0.4 times the median correlation of a good with
+    the good most like it. BadInput when normal images resemble each other too little to be told from an empty station.
     """
 
     def __init__(self, normal_images: Sequence[Image]) -> None:
@@ -100,8 +100,8 @@ class LikeNormal:
         likeness = float(np.median(alike.max(axis=1)))
         if likeness < MIN_SIMILARITY:
             raise BadInput(
-                f"presence = settled cannot work here: the goods resemble each other by {likeness:.2f} only, at least "
-                f"{MIN_SIMILARITY} is needed; use learned (pictures of the empty station) or trigger"
+                f"presence = settled cannot work here: the normal images resemble each other by {likeness:.2f} only, at least "
+                f"{MIN_SIMILARITY} is needed; use learned (images of the empty station) or trigger"
             )
         self.limit = 0.4 * likeness
 
@@ -113,22 +113,23 @@ class LikeNormal:
 class UnlikeEmpty:
     """A part is what differs from the empty station, whatever it looks like.
 
-    ``empty`` are pictures u8[H,W,3] of the empty station, ``goods`` of good parts. A cell of the thumbnail is
-    foreground when it lies outside the range of the empty pictures by 12 grey levels or more, after its brightness was
-    matched; a part covers at least a quarter of the cells that goods cover. BadInput when goods do not stand out.
+    ``empty`` are images u8[H,W,3] of the empty station, ``normal_images`` of good parts. A cell of the thumbnail is
+    foreground when it lies outside the range of the empty images by 12 grey levels or more, after its brightness was
+    matched; a part covers at least a quarter of the cells that normal images cover. BadInput when normal images do not
+    stand out.
     """
 
     def __init__(self, empty: Sequence[Image], normal_images: Sequence[Image], margin: float = 12.0) -> None:
         if not empty or not normal_images:
-            raise BadInput("presence = learned needs at least one picture of the empty station and one good")
+            raise BadInput("presence = learned needs at least one image of the empty station and one good")
         table = np.stack([_bright(thumbnail(image)) for image in empty])
         self._low, self._high = table.min(axis=0) - margin, table.max(axis=0) + margin
         covered = [self._share(thumbnail(good)) for good in normal_images]
         self.limit = max(float(np.median(covered)) / 4, MIN_FOREGROUND)
         if float(np.median(covered)) < 4 * MIN_FOREGROUND:
             raise BadInput(
-                f"presence = learned cannot work here: goods differ from the empty station in {np.median(covered):.1%} "
-                "of the picture only; choose a smaller region of interest (roi) or another ground"
+                f"presence = learned cannot work here: normal images differ from the empty station in {np.median(covered):.1%} "
+                "of the image only; choose a smaller region of interest (roi) or another ground"
             )
 
     def present(self, thumb: Thumb) -> bool:

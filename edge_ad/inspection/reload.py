@@ -16,7 +16,8 @@ LoadThresholds = Callable[[Path], Thresholds]
 
 
 class Reloader(Observer):
-    """On ``ask`` reads the thresholds in a bundle's file again, in a thread, and gives them to the judge between two frames.
+    """On ``ask`` reads the thresholds in a bundle's file again, in a thread, and gives them to the judge between two
+    frames.
 
     What cannot be read changes nothing; both are told on stderr.
     """

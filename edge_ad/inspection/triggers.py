@@ -122,7 +122,8 @@ class Trigger(Protocol):
 
 @dataclass(frozen=True)
 class TriggerAddress:
-    """A checked trigger: its kind, the socket of a software trigger ('' is standard input), the broker of an MQTT one."""
+    """A checked trigger: its kind, the socket of a software trigger ('' is standard input), the broker of an MQTT one.
+    """
 
     kind: Literal["software", "mqtt", "modbus", "gpio", "camera"]
     path: str = ""

@@ -1,4 +1,4 @@
-"""Which piece of the picture is looked at: a region of interest, cut into fixed tiles.
+"""Which piece of the image is looked at: a region of interest, cut into fixed tiles.
 
 Per-tile statistics: what is usual in each tile, and thresholds on the worst tile of a part.
 """
@@ -31,7 +31,7 @@ MAX_MAP_SIDE = 4096
 
 @dataclass(frozen=True)
 class Roi:
-    """A rectangle in pixels of the camera's picture, from its upper left corner."""
+    """A rectangle in pixels of the camera's image, from its upper left corner."""
 
     x: int
     y: int
@@ -50,7 +50,7 @@ class Grid:
         return self.rows * self.columns
 
     def boxes(self, height: int, width: int) -> list[tuple[slice, slice]]:
-        """Return the rows and columns of every tile; together they cover the picture once."""
+        """Return the rows and columns of every tile; together they cover the image once."""
         tops = [height * row // self.rows for row in range(self.rows + 1)]
         lefts = [width * column // self.columns for column in range(self.columns + 1)]
         return [
@@ -62,36 +62,36 @@ class Grid:
 
 @dataclass(frozen=True)
 class View:
-    """A region of interest (None: the whole picture) and its tiles."""
+    """A region of interest (None: the whole image) and its tiles."""
 
     roi: Roi | None = None
     grid: Grid = Grid()
 
     @property
     def region(self) -> tuple[int, int, int, int] | None:
-        """The region of interest as x, y, width, height; None for the whole picture."""
+        """The region of interest as x, y, width, height; None for the whole image."""
         return None if self.roi is None else (self.roi.x, self.roi.y, self.roi.width, self.roi.height)
 
     def crop(self, image: Image) -> Image:
-        """Return the region of interest of a picture u8[H,W,3]; see ``fault`` for one that has no such region."""
+        """Return the region of interest of an image u8[H,W,3]; see ``fault`` for one that has no such region."""
         if self.roi is None:
             return image
         roi = self.roi
         return image[roi.y : roi.y + roi.height, roi.x : roi.x + roi.width]
 
     def seen(self, image: Image) -> Image:
-        """Return the region that is judged and that the heat map covers; the whole picture where there is none."""
+        """Return the region that is judged and that the heat map covers; the whole image where there is none."""
         return image if self.fault(image) else self.crop(image)
 
     def fault(self, image: Image) -> str | None:
-        """Return why the region cannot be cut out of this picture, None when it can."""
+        """Return why the region cannot be cut out of this image, None when it can."""
         if self.roi is None and len(self.grid) == 1:
             return None
         height, width = image.shape[:2]
         roi = self.roi or Roi(0, 0, width, height)
         if roi.x + roi.width > width or roi.y + roi.height > height:
             return (
-                f"roi: the region {roi.x},{roi.y},{roi.width},{roi.height} reaches beyond the picture of {width} x "
+                f"roi: the region {roi.x},{roi.y},{roi.width},{roi.height} reaches beyond the image of {width} x "
                 f"{height} pixels"
             )
         if roi.height < self.grid.rows or roi.width < self.grid.columns:
@@ -105,14 +105,14 @@ class View:
         return frame.once((self, size), lambda: self.cut(frame.image, size))
 
     def cut(self, image: Image, size: tuple[int, int]) -> list[NDArray[np.uint8]]:
-        """Return every tile of a picture u8[H,W,3] resized to ``size``."""
+        """Return every tile of an image u8[H,W,3] resized to ``size``."""
         region = self.crop(image)
         return [resize(np.ascontiguousarray(region[box]), size) for box in self.grid.boxes(*region.shape[:2])]
 
     def spread(self, heat: NDArray[np.float32], image: Image) -> NDArray[np.float32]:
-        """Return a map f32[h,w] of what is looked at as one of the whole picture u8[H,W,3], 0 beside the region.
+        """Return a map f32[h,w] of what is looked at as one of the whole image u8[H,W,3], 0 beside the region.
 
-        It has the sides of the picture, or of a smaller one of the same shape: a map is coarse.
+        It has the sides of the image, or of a smaller one of the same shape: a map is coarse.
         """
         if self.roi is None or self.fault(image):
             return heat
@@ -162,7 +162,9 @@ _MAP_SIDE = 256
 
 @dataclass(frozen=True, eq=False)
 class TileStatistics:
-    """``mean`` and ``std`` f32[T,5] of the raw scores of goods by tile, and thresholds on the worst tile of a part."""
+    """``mean`` and ``std`` f32[T,5] of the raw scores of normal images by tile, and thresholds on the worst tile of a
+    part.
+    """
 
     mean: Array
     std: Array
@@ -210,17 +212,18 @@ def combine(inferences: Sequence[Inference], view: View, tiles: TileStatistics, 
 def measure_tiles(
     pipeline: Pipeline, bundle: Bundle, view: View, normal_images: Sequence[Image], *, seed: int = 0
 ) -> TileStatistics:
-    """Measure every tile of goods u8[H,W,3]: a seeded half gives mean and deviation, the other half the thresholds.
+    """Measure every tile of normal images u8[H,W,3]: a seeded half gives mean and deviation, the other half the
+    thresholds.
 
-    The weights stay those of the bundle. BadInput for fewer than 10 goods or a region that does not fit them.
+    The weights stay those of the bundle. BadInput for fewer than 10 normal images or a region that does not fit them.
     """
     if len(normal_images) < MIN_NORMAL_IMAGES:
         raise BadInput(
-            f"per-tile statistics need at least {MIN_NORMAL_IMAGES} pictures of goods, but there are {len(normal_images)}"
+            f"per-tile statistics need at least {MIN_NORMAL_IMAGES} normal images, but there are {len(normal_images)}"
         )
     for image in normal_images:
         if fault := view.fault(image):
-            raise BadInput(f"a picture of a good does not fit: {fault}")
+            raise BadInput(f"an image of a good does not fit: {fault}")
     raw = np.stack(
         [np.stack([pipeline.infer(tile).raw for tile in view.cut(image, bundle.image_size)]) for image in normal_images]
     )
@@ -235,7 +238,8 @@ def measure_tiles(
 
 
 def load_tiles(pipeline: Pipeline, bundle: Bundle, view: View, folder: Path) -> TileStatistics:
-    """Return the statistics for this bundle, view, engine and folder of goods, measured once and kept beside the bundle.
+    """Return the statistics for this bundle, view, engine and folder of normal images, measured once and kept beside
+    the bundle.
 
     They are kept in ``<bundle>.tiles/<key>.json``, where the key is a hash of all that decides them.
     """

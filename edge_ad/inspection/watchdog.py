@@ -143,7 +143,8 @@ class Watchdog(Observer):
 
 
 class ThreadWatch(Observer):
-    """Ends the run when a thread that it cannot do without has ended for good: the outputs reject, the exit code is 3."""
+    """Ends the run when a thread that it cannot do without has ended for good: the outputs reject, the exit code is 3.
+    """
 
     def __init__(self, faults: ThreadFaults) -> None:
         self._faults = faults

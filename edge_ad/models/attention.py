@@ -1,4 +1,5 @@
-"""Multi-head attention with separate positions for queries and keys, written so that it exports to plain MatMul and Softmax.
+"""Multi-head attention with separate positions for queries and keys, written so that it exports to plain MatMul and
+Softmax.
 
 While training without dropout the fused kernel computes the same, faster.
 """
@@ -11,7 +12,8 @@ from torch.nn import functional as F
 
 
 class Attention(nn.Module):
-    """Attention over f32 (B, N, D); queries, keys and values are projected with biases that can be left out for keys."""
+    """Attention over f32 (B, N, D); queries, keys and values are projected with biases that can be left out for keys.
+    """
 
     def __init__(self, width: int, heads: int, key_bias: bool = True, dropout: float = 0.0) -> None:
         super().__init__()

@@ -1,23 +1,25 @@
-"""EfficientAD: a student and an autoencoder that learn a frozen teacher's features of goods.
+"""EfficientAD: a student and an autoencoder that learn a frozen teacher's features of normal images.
 
-Batzner, Heckler and König, EfficientAD (arXiv 2303.14535), section 3. The student's first half imitates the teacher (local
-branch), its second half the autoencoder (global branch).
+Batzner, Heckler and König, EfficientAD (arXiv 2303.14535), section 3. The student's first half imitates the teacher
+(local branch), its second half the autoencoder (global branch).
 
 Row-wise quantiles of large tensors by k-th value, without torch.quantile's limit of 2**24 elements.
 
 The Distinctive Feature Separation Constraint on EfficientAD's autoencoder.
 
-Lee and Kim, Separating Novel Features for Logical Anomaly Detection (arXiv 2407.17909). The equations below are our reading of
-its figures and captions: features that the autoencoder reproduces are imitated, the worst reproduced ("novel") ones are kept
-at least a margin away from the teacher, so that student and autoencoder part on unseen patterns.
+Lee and Kim, Separating Novel Features for Logical Anomaly Detection (arXiv 2407.17909). The equations below are our
+reading of its figures and captions: features that the autoencoder reproduces are imitated, the worst reproduced
+("novel") ones are kept at least a margin away from the teacher, so that student and autoencoder part on unseen
+patterns.
 
 The autoencoder of EfficientAD: an image through a bottleneck of 64 numbers to a feature map.
 
-EfficientAD (arXiv 2303.14535), table 8. It has no skip connections, so it can only draw what follows from the whole picture.
+EfficientAD (arXiv 2303.14535), table 8. It has no skip connections, so it can only draw what follows from the whole
+image.
 
 A compact student for CPUs and small GPUs (ours): strided convolutions that see 38 pixels.
 
-A small field of view keeps a student from learning a few hundred goods by heart, as the 33 pixels of a PDN do.
+A small field of view keeps a student from learning a few hundred normal images by heart, as the 33 pixels of a PDN do.
 """
 
 from __future__ import annotations
@@ -48,10 +50,12 @@ WITH_HINGE = ("split", "additive", "location")
 
 @dataclass(frozen=True)
 class DfscLoss:
-    """Loss of the autoencoder, the share of novel features whose hinge is active, their mean distance and its ``bound``.
+    """Loss of the autoencoder, the share of novel features whose hinge is active, their mean distance and its
+    ``bound``.
 
-    An autoencoder that stays within the teacher's range cannot be further away than 4 max(T^2), for (t - a)^2 <= 4 max(t^2, a^2);
-    a hinge pushes no further than its margin. A mean distance beyond ``bound`` means that the hinge diverges (ours).
+    An autoencoder that stays within the teacher's range cannot be further away than 4 max(T^2), for (t - a)^2 <= 4
+    max(t^2, a^2); a hinge pushes no further than its margin. A mean distance beyond ``bound`` means that the hinge
+    diverges (ours).
     """
 
     loss: Tensor
@@ -63,9 +67,9 @@ class DfscLoss:
 def dfsc_loss(teacher: Tensor, autoencoder: Tensor, settings: DfscSettings) -> DfscLoss:
     """Return the autoencoder's loss for features f32 (B, C, h, w); the teacher carries no gradient.
 
-    ``split`` replaces the plain loss by similar + hinge, ``additive`` keeps the plain loss, ``location`` splits positions
-    instead of elements, ``drop`` imitates the similar features only, ``off`` is plain EfficientAD. The margin is
-    ``margin``, or ``kappa`` times the quantile of each picture without gradient.
+    ``split`` replaces the plain loss by similar + hinge, ``additive`` keeps the plain loss, ``location`` splits
+    positions instead of elements, ``drop`` imitates the similar features only, ``off`` is plain EfficientAD. The margin
+    is ``margin``, or ``kappa`` times the quantile of each image without gradient.
     """
     distance = (teacher.detach() - autoencoder).square()
     nothing = torch.zeros((), device=distance.device)
@@ -93,7 +97,7 @@ def _mean(values: Tensor) -> Tensor:
 class EfficientADLosses:
     """The three losses of one batch, their sum, and what DFSC's hinge does (see DfscLoss).
 
-    ``silence`` is the part of ``student`` that comes from pictures of other things.
+    ``silence`` is the part of ``student`` that comes from images of other things.
     """
 
     student: Tensor
@@ -108,7 +112,8 @@ class EfficientADLosses:
         return self.student + self.autoencoder + self.pair
 
     def with_silence(self, weight: float) -> EfficientADLosses:
-        """Return the losses with silence counted ``weight`` times, for a process with a larger share of other things."""
+        """Return the losses with silence counted ``weight`` times, for a process with a larger share of other things.
+        """
         if self.silence is None or weight == 1.0:
             return self
         return replace(self, student=self.student + (weight - 1.0) * self.silence)
@@ -117,7 +122,8 @@ class EfficientADLosses:
 class EfficientAD(nn.Module):
     """Student (2C channels) and autoencoder (C channels) over RGB pixels in [0, 255].
 
-    ``standardise`` measures the errors of the local and of the global branch against those on goods, once they are learned.
+    ``standardise`` measures the errors of the local and of the global branch against those on normal images, once they
+    are learned.
     """
 
     def __init__(
@@ -130,7 +136,8 @@ class EfficientAD(nn.Module):
         self.standardise = None if standardise is None else nn.ModuleList(standardise)
 
     def forward(self, pixels: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Return map_local and map_global, f32 (B, 1, h, w), for pixels (B, 3, H, W) and teacher features (B, C, h, w)."""
+        """Return map_local and map_global, f32 (B, 1, h, w), for pixels (B, 3, H, W) and teacher features (B, C, h, w).
+        """
         errors = self._errors(pixels, features)
         if self.standardise is not None:
             errors = [standardise(one) for standardise, one in zip(self.standardise, errors, strict=True)]
@@ -138,13 +145,17 @@ class EfficientAD(nn.Module):
         return map_local, map_global
 
     def _errors(self, pixels: Tensor, features: Tensor) -> list[Tensor]:
-        """Return how the student errs beside the teacher, and its second half beside the autoencoder, f32 (B, C, h, w) each."""
+        """Return how the student errs beside the teacher, and its second half beside the autoencoder, f32 (B, C, h, w)
+        each.
+        """
         image = self.normalise(pixels)
         local, paired = self.student(image).chunk(2, dim=1)
         return [features - local, self.autoencoder(image) - paired]
 
     def learn_errors(self, pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
-        """Learn from batches of goods, (pixels, teacher features), how both branches err, where errors are standardised."""
+        """Learn from batches of normal images, (pixels, teacher features), how both branches err, where errors are
+        standardised.
+        """
         if self.standardise is None:
             return
         with torch.no_grad():
@@ -162,9 +173,9 @@ class EfficientAD(nn.Module):
     ) -> EfficientADLosses:
         """Return the losses of methods section 4.5 with the DFSC term in place of the plain autoencoder loss.
 
-        Each pair is (pixels f32 (B, 3, H, W), teacher features f32 (B, C, h, w)); ``jittered`` are the same pictures after
-        a colour jitter, seen by the autoencoder's branch, and by the student too where ``plain`` is None. ``penalty`` are
-        pictures of other things, on which the student is asked for silence.
+        Each pair is (pixels f32 (B, 3, H, W), teacher features f32 (B, C, h, w)); ``jittered`` are the same images
+        after a colour jitter, seen by the autoencoder's branch, and by the student too where ``plain`` is None.
+        ``penalty`` are images of other things, on which the student is asked for silence.
         """
         pixels, features = jittered
         image = self.normalise(pixels)

@@ -1,7 +1,7 @@
 """EfficientNet-Lite trunks with batch normalisation folded into the convolutions.
 
-Tan and Le, EfficientNet (arXiv 1905.11946), in the "Lite" form: ReLU6, no squeeze-and-excitation, a stem that never widens.
-TensorFlow's "same" padding is asymmetric for strided layers, and the published weights expect it.
+Tan and Le, EfficientNet (arXiv 1905.11946), in the "Lite" form: ReLU6, no squeeze-and-excitation, a stem that never
+widens. TensorFlow's "same" padding is asymmetric for strided layers, and the published weights expect it.
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ VARIANTS: dict[LiteVariant, tuple[float, float]] = {"lite0": (1.0, 1.0), "lite1"
 
 
 def blocks_of(variant: LiteVariant) -> tuple[Block, ...]:
-    """Return every block of a network; the first and the last stage keep their depth, channels are multiples of eight."""
+    """Return every block of a network; the first and the last stage keep their depth, channels are multiples of eight.
+    """
     width, depth = VARIANTS[variant]
     blocks: list[Block] = []
     previous = STEM_CHANNELS
@@ -81,7 +82,8 @@ def _multiple_of_eight(channels: float) -> int:
 
 
 class SameConv(nn.Module):
-    """Convolution with TensorFlow "same" padding for sides divisible by the stride; (B, C, H, W) -> (B, O, H/s, W/s)."""
+    """Convolution with TensorFlow "same" padding for sides divisible by the stride; (B, C, H, W) -> (B, O, H/s, W/s).
+    """
 
     def __init__(self, channels_in: int, channels_out: int, kernel: int, stride: int = 1, groups: int = 1) -> None:
         super().__init__()
@@ -121,7 +123,9 @@ class InvertedBottleneck(nn.Module):
 
 
 class EfficientNetLite(nn.Module):
-    """Trunk that returns the outputs of chosen blocks for RGB pixels in [0, 255], f32 (B, 3, H, W), sides multiple of 32."""
+    """Trunk that returns the outputs of chosen blocks for RGB pixels in [0, 255], f32 (B, 3, H, W), sides multiple of
+    32.
+    """
 
     def __init__(self, taps: Sequence[int], variant: LiteVariant = "lite0") -> None:
         super().__init__()
@@ -142,7 +146,9 @@ class EfficientNetLite(nn.Module):
         return [stages[index] for index in self.taps]
 
     def load_published(self, state: Mapping[str, Tensor]) -> None:
-        """Load the published state dict (keys ``_conv_stem``, ``_blocks.N._expand_conv``, ...), folding its batch norms."""
+        """Load the published state dict (keys ``_conv_stem``, ``_blocks.N._expand_conv``, ...), folding its batch
+        norms.
+        """
         _fold(self.stem.conv, state, "_conv_stem", "_bn0")
         for index, block in enumerate(self.blocks):
             assert isinstance(block, InvertedBottleneck)

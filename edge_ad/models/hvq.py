@@ -22,8 +22,9 @@ from edge_ad.presets.networks import HvqSettings
 class HvqOutput(NamedTuple):
     """Reconstruction f32 (B, N, C), target ids i64 (B, 4, N) in the order [id3, id2, id1, id0], commitment loss.
 
-    ``top_ids`` i64 (B, N) are the codes of the last encoder state, ``finest`` f32 (B, N, 2D) the first state joined with them.
-    ``shares`` f32 (B, 4, N, K), in the order of ``ids``, are the weights of a soft choice, None where each cell has one code.
+    ``top_ids`` i64 (B, N) are the codes of the last encoder state, ``finest`` f32 (B, N, 2D) the first state joined
+    with them. ``shares`` f32 (B, 4, N, K), in the order of ``ids``, are the weights of a soft choice, None where each
+    cell has one code.
     """
 
     reconstruction: Tensor
@@ -134,7 +135,9 @@ class HvqTokenizer(nn.Module):
 
     @torch.no_grad()
     def soften(self, features: Sequence[Tensor]) -> None:
-        """Let near codes share a cell from now on, as ``settings.softness`` says, by batches of goods f32 (B, C, n, n)."""
+        """Let near codes share a cell from now on, as ``settings.softness`` says, by batches of normal images f32 (B,
+        C, n, n).
+        """
         quantisers = [self.top, *self.levels] if self.settings.softness else []
         leads: dict[nn.Module, list[float]] = {module: [] for module in quantisers}
         hooks = [module.register_forward_pre_hook(lambda m, z: leads[m].append(m.lead(*z))) for module in quantisers]
@@ -149,8 +152,8 @@ class HvqTokenizer(nn.Module):
     def structure_map(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return ids i64 (B, 4, n * n), the error map f32 (B, 1, n, n) and the shares of codes, see ``HvqOutput``.
 
-        The error is the distance of drawn and true features. With ``transport`` in the settings the weighted transport cost
-        on the finest codebook is added to each cell.
+        The error is the distance of drawn and true features. With ``transport`` in the settings the weighted transport
+        cost on the finest codebook is added to each cell.
         """
         out = self.forward(features)
         errors = out.reconstruction - features.flatten(2).transpose(1, 2)
@@ -165,7 +168,7 @@ class HvqTokenizer(nn.Module):
 
     @torch.no_grad()
     def learn_errors(self, features: Sequence[Tensor]) -> None:
-        """Learn how goods are drawn wrongly, from batches f32 (B, C, n, n), where errors are standardised."""
+        """Learn how normal images are drawn wrongly, from batches f32 (B, C, n, n), where errors are standardised."""
         if self.standardise is not None:
             errors = [self(batch).reconstruction - batch.flatten(2).transpose(1, 2) for batch in features]
             self.standardise.learn(_on_grid(torch.cat(errors), torch.cat(list(features))))
@@ -174,7 +177,8 @@ class HvqTokenizer(nn.Module):
 def transport_cost(states: Tensor, codes: Tensor) -> Tensor:
     """Return how far states f32 (B, N, D) are from what codes f32 (K, D) can stand for, f32 (B, N) in [0, 2].
 
-    The plan is p = softmax(<u, e> / K) over the codes, the cost 1 - cos(u, e), as in HVQ-Trans' code (methods section 2.6).
+    The plan is p = softmax(<u, e> / K) over the codes, the cost 1 - cos(u, e), as in HVQ-Trans' code (methods section
+    2.6).
     """
     states, codes = states.float(), codes.float()
     plan = torch.softmax(states @ codes.t() / codes.shape[0], dim=-1)

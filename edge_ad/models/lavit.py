@@ -1,9 +1,11 @@
 """LAViT: predict which codes stand behind a mask, as one histogram a level.
 
-LADMIM, Logical Anomaly Detection with Masked Image Modeling (arXiv 2410.10234), as its released code does it (methods sections
-3.3 to 3.6). The order inside the mask is discarded: where a part lies is free, that it is there is not. The logic map is ours.
+LADMIM, Logical Anomaly Detection with Masked Image Modeling (arXiv 2410.10234), as its released code does it (methods
+sections
+3.3 to 3.6). The order inside the mask is discarded: where a part lies is free, that it is there is not. The logic map
+is ours.
 
-How much a picture surprises LAViT, in units of how much goods do (ours).
+How much an image surprises LAViT, in units of how much normal images do (ours).
 """
 
 from __future__ import annotations
@@ -21,10 +23,11 @@ from edge_ad.presets.networks import LavitSettings
 class Surprise(nn.Module):
     """Excess and deficit of codes to a distance.
 
-    The L1 distance of histograms takes any two codes for equally different and any surprise for equally grave. Here each
-    code stands for the mean features of the cells that have it, so that exchanging two alike codes weighs little, and the
-    surprise is measured by its Mahalanobis distance from those of goods, so that what also varies in goods weighs little.
-    Products are written element by element: as matrix products they would be quantised, and these distances stay FP32.
+    The L1 distance of histograms takes any two codes for equally different and any surprise for equally grave. Here
+    each code stands for the mean features of the cells that have it, so that exchanging two alike codes weighs little,
+    and the surprise is measured by its Mahalanobis distance from those of normal images, so that what also varies in
+    normal images weighs little. Products are written element by element: as matrix products they would be quantised,
+    and these distances stay FP32.
     """
 
     def __init__(self, levels: int, codes: int, channels: int) -> None:
@@ -38,17 +41,21 @@ class Surprise(nn.Module):
         self.precision: Tensor
 
     def describe(self, surprise: Tensor) -> Tensor:
-        """Return found minus expected mean features f32 (levels * C,) from found minus predicted shares f32 (levels, codes)."""
+        """Return found minus expected mean features f32 (levels * C,) from found minus predicted shares f32 (levels,
+        codes).
+        """
         return (surprise.unsqueeze(-1) * self.features).sum(dim=1).flatten()
 
     def forward(self, surprise: Tensor) -> Tensor:
-        """Return the distance f32 (1,) of shares f32 (levels, codes), meaned over masks, from those of goods."""
+        """Return the distance f32 (1,) of shares f32 (levels, codes), meaned over masks, from those of normal images.
+        """
         away = self.describe(surprise) - self.centre
         turned = (away.unsqueeze(1) * self.precision).sum(dim=0)
         return (turned * away).sum().clamp_min(0.0).sqrt().reshape(1)
 
     def set_features(self, tokens: Tensor, ids: Tensor) -> None:
-        """Learn the mean features of each code from goods: tokens f32 (M, C, n, n) and their codes i64 (M, levels, n * n).
+        """Learn the mean features of each code from normal images: tokens f32 (M, C, n, n) and their codes i64 (M,
+        levels, n * n).
 
         Features are brought to mean 0 and deviation 1 a channel first; a code that no good has stands for their mean.
         """
@@ -60,15 +67,17 @@ class Surprise(nn.Module):
             features.copy_(total / torch.bincount(codes, minlength=len(features)).clamp_min(1)[:, None])
 
     def set_goods(self, centre: Tensor, precision: Tensor) -> None:
-        """Set centre f32 (levels * C,) and inverse covariance f32 (levels * C, levels * C) of what ``describe`` says of goods."""
+        """Set centre f32 (levels * C,) and inverse covariance f32 (levels * C, levels * C) of what ``describe`` says of
+        normal images.
+        """
         self.centre.copy_(centre)
         self.precision.copy_(precision)
 
 
-CLEAR = 2.0  # deviations of goods that a cell of the logic map must exceed to be shown
+CLEAR = 2.0  # deviations of normal images that a cell of the logic map must exceed to be shown
 RARE = 0.02  # the weight that an excess still has in a cell where its code always stands
 NEVER = 1e-3  # the share that a missing code has where it never stands
-MIN_DEVIATION = 0.2  # of the mean deviation: the least deviation of a cell, since a few dozen goods measure it
+MIN_DEVIATION = 0.2  # of the mean deviation: the least deviation of a cell, since a few dozen normal images measure it
 
 
 class PreNormBlock(nn.Module):
@@ -95,9 +104,9 @@ class PreNormBlock(nn.Module):
 class LaViT(nn.Module):
     """Masked features f32 (B, C, n, n) to log-probabilities of codes; sequence = [CLS, HIST, n * n cells].
 
-    With ``settings.drop_masked`` the sequence holds visible cells alone (as in MAE, arXiv 2111.06377) and HIST is told where
-    the others lie: a third of the work less with 40 % masked, and better histograms after as many steps (ours). ``masked``
-    is how many cells each mask of the bank hides; the graph needs it as a constant.
+    With ``settings.drop_masked`` the sequence holds visible cells alone (as in MAE, arXiv 2111.06377) and HIST is told
+    where the others lie: a third of the work less with 40 % masked, and better histograms after as many steps (ours).
+    ``masked`` is how many cells each mask of the bank hides; the graph needs it as a constant.
     """
 
     def __init__(
@@ -128,8 +137,8 @@ class LaViT(nn.Module):
     def forward(self, tokens: Tensor, masks: Tensor, masked: int | None = None) -> Tensor:
         """Return probabilities f32 (B, levels, codes) for tokens (B, C, n, n) and masks f32 (B, n * n) of 0 and 1.
 
-        Both may have a batch of 1, which is repeated for the other's. ``masked`` is how many cells each mask hides, if not
-        as many as those of the bank; only ``drop_masked`` needs it.
+        Both may have a batch of 1, which is repeated for the other's. ``masked`` is how many cells each mask hides, if
+        not as many as those of the bank; only ``drop_masked`` needs it.
         """
         cells = self.embed(tokens.flatten(2).transpose(1, 2))
         if self.settings.drop_masked:
@@ -147,9 +156,9 @@ class LaViT(nn.Module):
     def judge(self, tokens: Tensor, ids: Tensor, masks: Tensor, shares: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return the score f32 (1,) and the plain map f32 (N,) of one image through R masks.
 
-        ``tokens`` f32 (1, C, n, n), ``ids`` i64 (levels, N), ``masks`` f32 (R, N) of 0 and 1, ``shares`` f32 (levels, N, codes)
-        of a soft choice, which the score then counts in place of ``ids``. The score is the L1 distance of the histograms, at
-        most 2 a level, or what ``Surprise`` makes of them.
+        ``tokens`` f32 (1, C, n, n), ``ids`` i64 (levels, N), ``masks`` f32 (R, N) of 0 and 1, ``shares`` f32 (levels,
+        N, codes) of a soft choice, which the score then counts in place of ``ids``. The score is the L1 distance of the
+        histograms, at most 2 a level, or what ``Surprise`` makes of them.
         """
         predicted, target, excess = self.compare(tokens, ids, masks, shares)
         if self.surprise is None:
@@ -161,24 +170,31 @@ class LaViT(nn.Module):
     def compare(
         self, tokens: Tensor, ids: Tensor, masks: Tensor, shares: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return histograms f32 (R, levels, codes) of one image, see ``judge``: predicted, of ``ids``, and what is in excess."""
+        """Return histograms f32 (R, levels, codes) of one image, see ``judge``: predicted, of ``ids``, and what is in
+        excess.
+        """
         target = code_histograms(ids, masks, self.codes)
         predicted = self(tokens, masks)
         return predicted, target, (target if shares is None else share_histograms(shares, masks)) - predicted
 
     def stand_out(self, cells: Tensor) -> Tensor:
-        """Return by how much each cell of a plain map f32 (N,) exceeds what goods have there, in deviations above CLEAR."""
+        """Return by how much each cell of a plain map f32 (N,) exceeds what normal images have there, in deviations
+        above CLEAR.
+        """
         return F.relu((cells - self.cell_mean) / self.cell_std - CLEAR)
 
     def set_usual(self, ids: Tensor) -> None:
-        """Learn how often each code stands in each cell from the codes i64 (goods, levels, N) of goods."""
+        """Learn how often each code stands in each cell from the codes i64 (normal images, levels, N) of normal images.
+        """
         counts = torch.zeros_like(self.usual)
         for one in ids.to(counts.device):
             counts.scatter_add_(2, one[..., None], torch.ones_like(one[..., None], dtype=counts.dtype))
         self.usual.copy_(counts / len(ids))
 
     def set_cells(self, maps: Tensor) -> None:
-        """Learn mean and deviation of every cell from plain maps f32 (goods, N) of unseen goods; one good gives no deviation."""
+        """Learn mean and deviation of every cell from plain maps f32 (normal images, N) of unseen normal images; one
+        good gives no deviation.
+        """
         std = maps.std(dim=0) if len(maps) > 1 else torch.ones_like(maps[0])
         self.cell_mean.copy_(maps.mean(dim=0))
         self.cell_std.copy_(torch.maximum(std, MIN_DEVIATION * std.mean()).clamp_min(1e-3))
@@ -217,7 +233,8 @@ def code_histograms(ids: Tensor, masks: Tensor, codes: int) -> Tensor:
 
 
 def share_histograms(shares: Tensor, masks: Tensor) -> Tensor:
-    """Return the share of each code behind each mask, f32 (R, levels, codes), from each cell's f32 (levels, N, codes)."""
+    """Return the share of each code behind each mask, f32 (R, levels, codes), from each cell's f32 (levels, N, codes).
+    """
     return torch.einsum("rn,lnk->rlk", masks, shares) / masks.sum(dim=1)[:, None, None]
 
 
@@ -234,12 +251,13 @@ def lavit_loss(predicted: Tensor, target: Tensor) -> Tensor:
 
 
 def logic_map(ids: Tensor, masks: Tensor, predicted: Tensor, target: Tensor, usual: Tensor | None = None) -> Tensor:
-    """Project surprises back onto cells (ours): f32 (N,) from ids (levels, N), masks (R, N), histograms (R, levels, codes).
+    """Project surprises back onto cells (ours): f32 (N,) from ids (levels, N), masks (R, N), histograms (R, levels,
+    codes).
 
-    A code in excess behind a mask is blamed on the cells that show it, most where it is unusual; a code that is missing on
-    the cells where it usually stands. ``usual`` f32 (levels, N, codes) is how often goods have each code in each cell;
-    without it all cells share alike. Over the cells of a mask the blame sums to the L1 distance; a cell carries the mean
-    over the masks that hide it, times the cells of a mask.
+    A code in excess behind a mask is blamed on the cells that show it, most where it is unusual; a code that is missing
+    on the cells where it usually stands. ``usual`` f32 (levels, N, codes) is how often normal images have each code in
+    each cell; without it all cells share alike. Over the cells of a mask the blame sums to the L1 distance; a cell
+    carries the mean over the masks that hide it, times the cells of a mask.
     """
     one_hot = F.one_hot(ids, predicted.shape[-1]).to(masks.dtype)
     prior = torch.full_like(one_hot, 1.0 / one_hot.shape[-1]) if usual is None else usual

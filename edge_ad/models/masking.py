@@ -17,7 +17,8 @@ CANDIDATES = 128
 
 
 def block_mask(rng: np.random.Generator, grid: int, cells: int, minimum: int) -> NDArray[np.bool_]:
-    """Return a bool (grid, grid) mask with exactly ``cells`` true cells made of blocks of at least ``least`` cells."""
+    """Return a bool (grid, grid) mask with exactly ``cells`` true cells made of blocks of at least ``minimum`` cells.
+    """
     mask = np.zeros((grid, grid), dtype=bool)
     missing = cells
     while missing > 0:
@@ -29,7 +30,8 @@ def block_mask(rng: np.random.Generator, grid: int, cells: int, minimum: int) ->
 
 
 def mask_bank(seed: int, count: int, grid: int, cells: int, minimum: int) -> NDArray[np.float32]:
-    """Return ``count`` seeded masks as f32 (count, grid * grid) of 0 and 1, kept in the bundle and used for every frame.
+    """Return ``count`` seeded masks as f32 (count, grid * grid) of 0 and 1, kept in the bundle and used for every
+    frame.
 
     Each is the one of CANDIDATES draws that hides most cells hidden least often so far: what no mask hides, LAViT never
     judges.

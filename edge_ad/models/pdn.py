@@ -1,11 +1,12 @@
 """Patch description networks PDN-S and PDN-M of EfficientAD.
 
-Batzner, Heckler and König, EfficientAD (arXiv 2303.14535), tables 6 and 7: plain convolutions whose output sees a patch of
-33 x 33 pixels. 256 x 256 pixels give 56 x 56 without padding and 64 x 64 with it.
+Batzner, Heckler and König, EfficientAD (arXiv 2303.14535), tables 6 and 7: plain convolutions whose output sees a patch
+of 33 x 33 pixels. 256 x 256 pixels give 56 x 56 without padding and 64 x 64 with it.
 
 A PDN while it learns: batch normalisation between convolution and ReLU, folded away afterwards (ours).
 
-A PDN as published has none and learns slowly: after 150 small batches the error on held-out photographs was 0.93 without and
+A PDN as published has none and learns slowly: after 150 small batches the error on held-out photographs was 0.93
+without and
 0.76 with it. Folding gives a plain PDN with the same outputs, so nothing changes on the edge.
 """
 
@@ -51,7 +52,9 @@ class PatchDescriptionNetwork(nn.Module):
         return [layer for layer in self.layers if isinstance(layer, nn.Conv2d)]
 
     def load_published(self, state: dict[str, Tensor]) -> None:
-        """Load ``conv1..convN`` keys or ``nn.Sequential`` indices; ValueError names the first key or shape that differs."""
+        """Load ``conv1..convN`` keys or ``nn.Sequential`` indices; ValueError names the first key or shape that
+        differs.
+        """
         convolutions = self.convolutions()
         by_name = {f"conv{number + 1}": conv for number, conv in enumerate(convolutions)}
         prefixes = _published_prefixes(state, len(convolutions))

@@ -1,9 +1,10 @@
-"""Errors of a network in units of how goods err (ours).
+"""Errors of a network in units of how normal images err (ours).
 
-A student, or a tokenizer, does not learn all channels and all places equally well: on a texture it errs most where goods vary most,
-and a sum of squares sees little else. Here errors are whitened over the channels by their covariance on goods, so that an
-error of an unusual kind counts, and divided by how much is usual at the place. Where two learned networks are compared
-(autoencoder and student), whitening made anomalies harder to tell: their errors are only divided.
+A student, or a tokenizer, does not learn all channels and all places equally well: on a texture it errs most where
+normal images vary most, and a sum of squares sees little else. Here errors are whitened over the channels by their
+covariance on normal images, so that an error of an unusual kind counts, and divided by how much is usual at the place.
+Where two learned networks are compared (autoencoder and student), whitening made anomalies harder to tell: their errors
+are only divided.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-SHRINKAGE = 0.1  # of the covariance towards equal channels: what goods never show must not weigh without bound
+SHRINKAGE = 0.1  # of the covariance towards equal channels: what normal images never show must not weigh without bound
 FLOOR = 1.0  # of what is usual at a place, in units of its mean: a place without errors must not, either
 
 
@@ -36,7 +37,7 @@ class Standardise(nn.Module):
 
     @torch.no_grad()
     def learn(self, errors: Tensor) -> None:
-        """Learn from errors f32 (N, C, h, w) on goods."""
+        """Learn from errors f32 (N, C, h, w) on normal images."""
         if self.fp32_whitening is not None:
             self.fp32_whitening.copy_(_whitening(errors)[:, :, None, None])
         usual = torch.stack([self._whitened(one[None]).square().mean(dim=(0, 1)) for one in errors])

@@ -1,13 +1,13 @@
 """Frozen teachers: one pass over an image gives features for EfficientAD, tokens for LADMIM and a pooled description.
 
-``efficientnet_lite0`` brings three stages to one grid (HVQ-Trans was published on EfficientNet features); ``pdn_small`` and
-``pdn_medium`` are the teachers of EfficientAD, with LADMIM's raw, pooled features as tokens.
+``efficientnet_lite0`` brings three stages to one grid (HVQ-Trans was published on EfficientNet features); ``pdn_small``
+and ``pdn_medium`` are the teachers of EfficientAD, with LADMIM's raw, pooled features as tokens.
 
 The features that a teacher learns: every patch of a source network's layers as one short vector.
 
 Distillation of EfficientAD (arXiv 2303.14535, section 3.1) after PatchCore (arXiv 2106.08265, section 3.1): 3 x 3
-neighbourhoods of each layer, averaged to 1,024 values a layer and to 384 over the layers. All of this is linear, so here it
-is one 3 x 3 convolution with fixed weights a layer; coarser layers are resized after it, which gives the same.
+neighbourhoods of each layer, averaged to 1,024 values a layer and to 384 over the layers. All of this is linear, so
+here it is one 3 x 3 convolution with fixed weights a layer; coarser layers are resized after it, which gives the same.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Teacher(Protocol):
 
 
 class ChannelNormalise(nn.Module):
-    """Subtract a mean and divide by a deviation per channel, measured on goods (methods section 4.4)."""
+    """Subtract a mean and divide by a deviation per channel, measured on normal images (methods section 4.4)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -176,8 +176,9 @@ class PatchFeatures(nn.Module):
 def projections(widths: Sequence[int], channels: int, per_layer: int) -> list[Tensor]:
     """Return the fixed weight f32 (channels, C_i, 3, 3) of each layer.
 
-    Averaging is applied to unit vectors: entry (c, y, x) of a neighbourhood stands at (3 c + y) 3 + x of its patch vector,
-    which is averaged to ``per_layer`` values; the layers' values one after the other are averaged to ``channels``.
+    Averaging is applied to unit vectors: entry (c, y, x) of a neighbourhood stands at (3 c + y) 3 + x of its patch
+    vector, which is averaged to ``per_layer`` values; the layers' values one after the other are averaged to
+    ``channels``.
     """
     layers = []
     for number, width in enumerate(widths):

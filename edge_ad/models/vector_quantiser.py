@@ -1,8 +1,9 @@
 """A codebook learned by exponential moving averages.
 
-van den Oord et al., VQ-VAE (arXiv 1711.00937), appendix A; values as in HVQ-Trans (methods section 2.3). Seeding the codes from
-data and reviving dead ones are ours: with a few hundred goods most normally drawn codes never win. So is the soft choice: where
-two codes are equally near, FP16 or INT8 decide which is taken, and a score that counts codes jumps.
+van den Oord et al., VQ-VAE (arXiv 1711.00937), appendix A; values as in HVQ-Trans (methods section 2.3). Seeding the
+codes from data and reviving dead ones are ours: with a few hundred normal images most normally drawn codes never win.
+So is the soft choice: where two codes are equally near, FP16 or INT8 decide which is taken, and a score that counts
+codes jumps.
 """
 
 from __future__ import annotations
@@ -100,7 +101,8 @@ class VectorQuantiser(nn.Module):
         self.codebook.copy_(self.sums / smooth[:, None])
 
     def dead(self) -> Tensor:
-        """Return which codes to revive, bool (K,): those that no batch chose for long, if codes are seeded from data."""
+        """Return which codes to revive, bool (K,): those that no batch chose for long, if codes are seeded from data.
+        """
         return (self.counts < 0.01) & self.seed_from_data
 
     def revive(self, dead: Tensor, rows: Tensor) -> None:
@@ -124,7 +126,9 @@ def perplexity(shares: Tensor) -> float:
 
 
 def code_use(ids: Tensor, quantiser: VectorQuantiser) -> dict[str, float | int]:
-    """Tell how a codebook is used by ids i64 of any shape: perplexity, codes that occur and never do, codes revived so far."""
+    """Tell how a codebook is used by ids i64 of any shape: perplexity, codes that occur and never do, codes revived so
+    far.
+    """
     codes = len(quantiser.codebook)
     used = int((torch.bincount(ids.flatten(), minlength=codes) > 0).sum())
     return {

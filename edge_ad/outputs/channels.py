@@ -80,7 +80,9 @@ class OutputAddress:
 
 
 def parse_output(uri: str) -> OutputAddress:
-    """Check an output URI; anything else than ALLOWED raises BadInput, which repeats no user, password or unknown value."""
+    """Check an output URI; anything else than ALLOWED raises BadInput, which repeats no user, password or unknown
+    value.
+    """
     prefix = f"--alarm {redact_uri(uri, ('unit', 'base', *PINS))!r}"
     if "@" in uri:
         raise BadInput(f"{prefix} has an @: PLCs and pins have no users and passwords; allowed are {ALLOWED}")

@@ -21,7 +21,8 @@ BUSY_FOR_S = 4.0
 
 
 def line_values(signals: OutputSignals) -> dict[str, bool]:
-    """Return the outputs by name, in the order in which they must be set: `pass` stands before it is said to be valid."""
+    """Return the outputs by name, in the order in which they must be set: `pass` stands before it is said to be valid.
+    """
     return {
         "pass": signals.passed,
         "fault": signals.fault,
@@ -206,7 +207,9 @@ class Gpio:
                 self._on_request(Released())
 
     def _input_failed(self, error: OSError) -> None:
-        """Inputs that cannot be read call for nothing any more; a loop that is woken by them again and again is blocked."""
+        """Inputs that cannot be read call for nothing any more; a loop that is woken by them again and again is
+        blocked.
+        """
         self._health.failed(f"{error.strerror or error}: the inputs cannot be read, no part is called for any more")
         inputs, self._inputs = self._inputs, None
         asyncio.get_running_loop().remove_reader(inputs.fd)

@@ -37,8 +37,8 @@ CallLater = Callable[[float, Callable[[], None]], Any]
 class Guard:
     """Keeps the channels at what the hold says, whoever is silent.
 
-    ``trigger`` is the kind of channel that calls for parts ("modbus", "gpio", else ""). ``clock`` and ``call_later`` are
-    those of the event loop unless a test brings its own.
+    ``trigger`` is the kind of channel that calls for parts ("modbus", "gpio", else ""). ``clock`` and ``call_later``
+    are those of the event loop unless a test brings its own.
     """
 
     def __init__(

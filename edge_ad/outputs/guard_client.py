@@ -30,10 +30,10 @@ class GuardClient:
     """A running guard. Every method returns at once; a guard that died, hangs or does not read any more is replaced.
 
     ``on_record`` gets what the guard tells, in a thread of its own: ``{"kind": "trigger", "part", "at"}``,
-    ``{"kind": "acknowledge", "number", "at"}``, ``{"kind": "channel", "name", "fault"}`` when an output fails (fault None:
-    works) and ``{"kind": "error", "text"}``. With ``calls`` a trigger calls for parts and only a verdict on the latest call
-    passes; ``trigger`` says which outputs call ("modbus", "gpio", else ""). BadInput for a wrong URI, DeviceFault when an
-    output cannot be opened or the guard ends more than five times a minute.
+    ``{"kind": "acknowledge", "number", "at"}``, ``{"kind": "channel", "name", "fault"}`` when an output fails (fault
+    None: works) and ``{"kind": "error", "text"}``. With ``calls`` a trigger calls for parts and only a verdict on the
+    latest call passes; ``trigger`` says which outputs call ("modbus", "gpio", else ""). BadInput for a wrong URI,
+    DeviceFault when an output cannot be opened or the guard ends more than five times a minute.
     """
 
     def __init__(
@@ -82,7 +82,8 @@ class GuardClient:
             return list(self._states.values())
 
     def prove(self, seconds: float) -> None:
-        """Wait until every output has taken what the guard brings out; DeviceFault names those that have not in time."""
+        """Wait until every output has taken what the guard brings out; DeviceFault names those that have not in time.
+        """
         deadline = time.monotonic() + seconds
         while True:
             open_ = [state for state in self.states() if not state.up]

@@ -45,8 +45,8 @@ class GuardState:
     A pass stands for ``hold_s`` seconds after its verdict at most, and falls at once when its camera sees no part or
     the next one. Any message keeps its camera alive for ``hold_s``. With several cameras all must be alive and pass.
 
-    Where a trigger calls for parts (``calls``), the call takes back whatever stands, and only a verdict on the latest call
-    counts: one on an earlier call is too late, whatever it says.
+    Where a trigger calls for parts (``calls``), the call takes back whatever stands, and only a verdict on the latest
+    call counts: one on an earlier call is too late, whatever it says.
     """
 
     hold_s: float

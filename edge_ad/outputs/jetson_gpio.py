@@ -18,9 +18,9 @@ BOUNCE_MS = 5
 class JetsonGpio:
     """Drives named pins by their numbers on the header; energised means good, and the pins fall back on exit.
 
-    ``pins`` maps names of OUTPUTS and INPUTS to pin numbers (BOARD). Inputs count at their rising edge. Every ``show`` sets
-    all pins and reads them back; when that fails the pins are let go and taken again twice a second. DeviceFault when this
-    is no Jetson or a pin cannot be had at the start.
+    ``pins`` maps names of OUTPUTS and INPUTS to pin numbers (BOARD). Inputs count at their rising edge. Every ``show``
+    sets all pins and reads them back; when that fails the pins are let go and taken again twice a second. DeviceFault
+    when this is no Jetson or a pin cannot be had at the start.
     """
 
     name = "gpio://jetson"

@@ -51,7 +51,8 @@ class JsonLines:
         self.deliver_all([line])
 
     def deliver_all(self, lines: Sequence[str]) -> None:
-        """Write lines, and sync them once; into a new file where somebody has removed or rotated the one that is open."""
+        """Write lines, and sync them once; into a new file where somebody has removed or rotated the one that is open.
+        """
         if (
             self._path is not None
             and self._handle is not None

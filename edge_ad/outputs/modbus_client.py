@@ -43,10 +43,11 @@ class ModbusClient:
     """Writes coils ``base`` to ``base + 7`` and holding registers ``base`` to ``base + 23`` of a PLC.
 
     Changes go out at once, and everything is written every 50 ms. In the same cycle the coils are read back, and the
-    request bits ``base + 16`` and ``base + 17`` and, on a trigger, registers ``base + 32`` on are read; before a pass is
-    written the request bits are read first, so that it cannot follow a call that it is not about. A lost connection is
-    built again after 0.1 s, then 0.2 s and so on up to 2 s; what the PLC shows meanwhile is its own affair (watch the
-    heartbeat bit). ``standing`` is told of a PLC that cannot be reached, refuses, or shows other coils than were written.
+    request bits ``base + 16`` and ``base + 17`` and, on a trigger, registers ``base + 32`` on are read; before a pass
+    is written the request bits are read first, so that it cannot follow a call that it is not about. A lost connection
+    is built again after 0.1 s, then 0.2 s and so on up to 2 s; what the PLC shows meanwhile is its own affair (watch
+    the heartbeat bit). ``stats`` is told of a PLC that cannot be reached, refuses, or shows other coils than were
+    written.
     """
 
     def __init__(

@@ -1,4 +1,5 @@
-"""Modbus TCP on the wire: requests and answers as bytes (Modbus Application Protocol V1.1b3, Messaging on TCP V1.0b)."""
+"""Modbus TCP on the wire: requests and answers as bytes (Modbus Application Protocol V1.1b3, Messaging on TCP V1.0b).
+"""
 
 from __future__ import annotations
 

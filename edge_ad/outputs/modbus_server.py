@@ -59,9 +59,9 @@ class ModbusServer:
 
     Bits 0 to 7 and registers 0 to 23 are the lines and cannot be written. Bits 16 (acknowledge) and 17 (trigger) and
     registers 32 to 47 (part id) belong to the PLC. Everything else reads 0 up to bit 31 and register 47; further
-    addresses are answered with exception 2. ``look`` is called before each answer: lines that have run out are not read,
-    however late the timer is. A connection that asks nothing for a minute is ended, and at MAX_CLIENTS (MAX_OF_A_PEER of
-    one address) the one that has been silent for longest makes room.
+    addresses are answered with exception 2. ``look`` is called before each answer: lines that have run out are not
+    read, however late the timer is. A connection that asks nothing for a minute is ended, and at MAX_CLIENTS
+    (MAX_OF_A_PEER of one address) the one that has been silent for longest makes room.
     """
 
     def __init__(

@@ -34,7 +34,8 @@ PORTS = {"mqtt": 1883, "mqtts": 8883}
 
 @dataclass(frozen=True)
 class Broker:
-    """A checked address with a topic; ``files`` are those of TLS, by ca, cert and key, ``flag`` is where it was given."""
+    """A checked address with a topic; ``files`` are those of TLS, by ca, cert and key, ``flag`` is where it was given.
+    """
 
     host: str
     port: int
@@ -78,7 +79,9 @@ class Broker:
 
 
 def parse_broker(uri: str, flag: str = "--alarm", topic: str = "edge-ad") -> Broker:
-    """Check a URI as in ``WRITTEN``, ``topic`` where it has none; BadInput for anything else, and for one with a password."""
+    """Check a URI as in ``WRITTEN``, ``topic`` where it has none; BadInput for anything else, and for one with a
+    password.
+    """
     prefix = f"{flag} {redact_uri(uri, ('ca', 'cert', 'key'))}"
     if "@" in uri.partition("?")[0]:
         raise BadInput(
@@ -109,7 +112,8 @@ CLOSE_S = 0.3
 
 
 class MqttOutput:
-    """Publishes every event on PREFIX/event, the last one retained on PREFIX/state, and online or offline on PREFIX/status.
+    """Publishes every event on PREFIX/event, the last one retained on PREFIX/state, and online or offline on
+    PREFIX/status.
 
     The last will says offline when this process dies. User and password come from the environment.
     """

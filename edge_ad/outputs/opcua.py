@@ -76,7 +76,8 @@ def parse_endpoint(uri: str) -> Endpoint:
 
 
 class OpcUaServer:
-    """Shows a state, not a history: after a fault the latest results count. Event loop and server in a thread of its own.
+    """Shows a state, not a history: after a fault the latest results count. Event loop and server in a thread of its
+    own.
 
     Anybody who reaches the port may read, nobody may write. With a certificate every connection must be signed or
     encrypted (Basic256Sha256); which clients are trusted is left to the network.

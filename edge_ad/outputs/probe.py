@@ -24,7 +24,8 @@ ANSWER_S = 2.0
 
 
 def probe(address: OutputAddress, targets: Sequence[tuple[str, str]] = ()) -> str:
-    """Return how the target stands, for people: reads a PLC's coils and registers, or looks whether lines or a port are free.
+    """Return how the target stands, for people: reads a PLC's coils and registers, or looks whether lines or a port are
+    free.
 
     ``targets`` are the names of ``targets_of`` for this address.
     """

@@ -145,9 +145,10 @@ SETTLE_S = 1.0
 
 
 class ChannelHealth:
-    """The state of one output: proven by the first success, at fault from a failure until it has been well for a second.
+    """The state of one output: proven by the first success, at fault from a failure until it has been well for a
+    second.
 
-    ``tell`` is called with the fault (None: well) whenever that changes, and with the first success.
+    ``report`` is called with the fault (None: well) whenever that changes, and with the first success.
     """
 
     def __init__(self, report: Callable[[str | None], None], clock: Callable[[], float] = time.monotonic) -> None:

@@ -13,12 +13,12 @@ StudentKind = Literal["compact", "pdn_small", "pdn_medium"]
 
 @dataclass(frozen=True)
 class TeacherSettings:
-    """Which frozen network describes the pictures.
+    """Which frozen network describes the images.
 
-    ``taps`` are the EfficientNet blocks behind features and tokens, ``pooled_taps`` those behind the composition branch.
-    The composition branch also sees the means of ``regions`` x ``regions`` parts of the picture at ``region_tap``, so that a
-    part in the wrong place counts. ``token_side`` is the side in pixels of a second pass for tokens; 0 takes them from the
-    first pass.
+    ``taps`` are the EfficientNet blocks behind features and tokens, ``pooled_taps`` those behind the composition
+    branch. The composition branch also sees the means of ``regions`` x ``regions`` parts of the image at
+    ``region_tap``, so that a part in the wrong place counts. ``token_side`` is the side in pixels of a second pass for
+    tokens; 0 takes them from the first pass.
     """
 
     kind: TeacherKind = "efficientnet_lite0"
@@ -35,10 +35,10 @@ class TeacherSettings:
 class HvqSettings:
     """Sizes of the tokenizer; the defaults are LADMIM's.
 
-    ``transport`` is the weight of the optimal-transport term in the map of structure: 80 in HVQ-Trans, 0 (left out) in LADMIM.
-    ``softness`` above 0 lets codes share a cell after training (ours): two of them about equally where one is nearer than
-    the other by less than this many times what it is nearer on average. 0 is the nearest code alone, as published.
-    ``standardise`` measures the errors of the drawing in units of how goods err (ours).
+    ``transport`` is the weight of the optimal-transport term in the map of structure: 80 in HVQ-Trans, 0 (left out) in
+    LADMIM. ``softness`` above 0 lets codes share a cell after training (ours): two of them about equally where one is
+    nearer than the other by less than this many times what it is nearer on average. 0 is the nearest code alone, as
+    published. ``standardise`` measures the errors of the drawing in units of how normal images err (ours).
     """
 
     width: int = 64
@@ -57,8 +57,9 @@ class HvqSettings:
 class LavitSettings:
     """Sizes of the masked-image transformer; the defaults are LADMIM's.
 
-    ``drop_masked`` leaves the masked cells out of the sequence instead of putting a mask token there. ``surprise`` is how far
-    predicted and found histograms lie apart: ``l1`` as published, ``mahalanobis`` in units of how goods surprise (ours).
+    ``drop_masked`` leaves the masked cells out of the sequence instead of putting a mask token there. ``surprise`` is
+    how far predicted and found histograms lie apart: ``l1`` as published, ``mahalanobis`` in units of how normal images
+    surprise (ours).
     """
 
     width: int = 512
@@ -75,10 +76,10 @@ class LavitSettings:
 class DfscSettings:
     """``quantile`` separates similar from novel features, ``margin`` is in units of the teacher's channel variance.
 
-    ``kappa`` above 0 puts a margin of ``kappa`` times the quantile itself (without gradient) in place of ``margin``. The
-    default is absolute on purpose: a margin that follows the quantile grows with the distance that it enlarges, and may
-    diverge. Modes: ``split`` is our reading, ``additive`` keeps the plain loss beside the hinge, ``location`` parts places
-    instead of elements, ``drop`` leaves the novel features out and has no hinge, ``off`` is plain EfficientAD.
+    ``kappa`` above 0 puts a margin of ``kappa`` times the quantile itself (without gradient) in place of ``margin``.
+    The default is absolute on purpose: a margin that follows the quantile grows with the distance that it enlarges, and
+    may diverge. Modes: ``split`` is our reading, ``additive`` keeps the plain loss beside the hinge, ``location`` parts
+    places instead of elements, ``drop`` leaves the novel features out and has no hinge, ``off`` is plain EfficientAD.
     """
 
     mode: DfscMode = "split"
@@ -92,9 +93,9 @@ class DfscSettings:
 class EfficientADSettings:
     """Student, autoencoder and loss; ``decoder_sizes`` empty means the published ones.
 
-    ``shared_jitter`` shows the student the colour-jittered picture too, which saves one pass of teacher and student.
-    ``cropped_penalty`` takes pictures of other things as published: twice the side, three in ten grey, their centre cut out.
-    ``standardise`` measures the errors of both branches in units of how goods err (ours).
+    ``shared_jitter`` shows the student the colour-jittered image too, which saves one pass of teacher and student.
+    ``cropped_penalty`` takes images of other things as published: twice the side, three in ten grey, their centre cut
+    out. ``standardise`` measures the errors of both branches in units of how normal images err (ours).
     """
 
     student: StudentKind = "compact"
@@ -110,7 +111,8 @@ class EfficientADSettings:
 
 @dataclass(frozen=True)
 class MaskSettings:
-    """Block masks: shares of cells masked in training (one is drawn a picture) and in use, and the bank's size and seed."""
+    """Block masks: shares of cells masked in training (one is drawn an image) and in use, and the bank's size and seed.
+    """
 
     train_shares: tuple[float, ...] = (0.226, 0.4)
     share: float = 0.4

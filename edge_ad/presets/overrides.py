@@ -23,8 +23,8 @@ SHARES = ("attention_dropout", "dropout", "hard_quantile", "least_share", "quant
 def with_values(preset: Preset, texts: Sequence[str]) -> Preset:
     """Return ``preset`` with every ``key=value`` applied, such as ``efficientad.dfsc.mode=off`` or ``lavit.width=256``.
 
-    Values are JSON, or plain text for names. BadInput names an unknown key with those that exist, and a value of another
-    kind or outside what is allowed.
+    Values are JSON, or plain text for names. BadInput names an unknown key with those that exist, and a value of
+    another kind or outside what is allowed.
     """
     for text in texts:
         key, equals, value = text.partition("=")

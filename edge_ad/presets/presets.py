@@ -21,11 +21,11 @@ from edge_ad.presets.networks import (
 class Schedule:
     """How one network is trained.
 
-    ``steps`` counts batches; where it is 0, ``epochs`` passes over the goods decide, the last batch of a pass left out where
-    ``drop_last``. ``drop_at`` is the share of the steps after which the rate falls to a tenth (0: cosine with warm-up).
-    ``floor`` is the rate at which the warm-up begins and the cosine ends (0: a step's share, and 2 % of the peak), and
-    ``fading_decay`` takes the weight decay down to 0 along a cosine. ``validate_every`` steps the unseen goods are asked
-    and the best state is kept (0: the last one).
+    ``steps`` counts batches; where it is 0, ``epochs`` passes over the normal images decide, the last batch of a pass
+    left out where ``drop_last``. ``drop_at`` is the share of the steps after which the rate falls to a tenth (0: cosine
+    with warm-up). ``floor`` is the rate at which the warm-up begins and the cosine ends (0: a step's share, and 2 % of
+    the peak), and ``fading_decay`` takes the weight decay down to 0 along a cosine. ``validate_every`` steps the unseen
+    normal images are asked and the best state is kept (0: the last one).
     """
 
     steps: int
@@ -43,14 +43,14 @@ class Schedule:
     fading_decay: bool = False
 
     def steps_for(self, normal_count: int) -> int:
-        """Return the number of batches for a training set of ``goods`` pictures."""
+        """Return the number of batches for a training set of ``normal_count`` images."""
         batches = normal_count // self.batch if self.drop_last else -(-normal_count // self.batch)
         return self.steps or max(1, self.epochs * max(1, batches))
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Small movements of the whole picture in training: degrees, share of the side, share of scale and of brightness."""
+    """Small movements of the whole image in training: degrees, share of the side, share of scale and of brightness."""
 
     rotate: float = 2.0
     shift: float = 4 / 256
@@ -61,7 +61,9 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class ViewSettings:
-    """Disturbed views of goods: how many of each, noise in grey levels and blur in shares of the side, both at most."""
+    """Disturbed views of normal images: how many of each, noise in grey levels and blur in shares of the side, both at
+    most.
+    """
 
     copies: int = 3
     noise: float = 2.0
@@ -70,7 +72,8 @@ class ViewSettings:
 
 @dataclass(frozen=True)
 class FusionSettings:
-    """How maps become raw scores: HVQ-Trans' upsampling and mean, the rim of a PDN, cells in the mean of the highest."""
+    """How maps become raw scores: HVQ-Trans' upsampling and mean, the rim of a PDN, cells in the mean of the highest.
+    """
 
     structure_side: int = 0
     structure_pool: int = 1
@@ -83,9 +86,10 @@ class FusionSettings:
 class Preset:
     """All settings of one training; ``anomalies`` is how many synthetic anomalies choose the branch weights.
 
-    ``token_augmentation`` makes moved copies of the goods for the tokenizer; LAViT sees only the originals unless
-    ``lavit_on_originals`` is off, since copies made its histograms harder to predict and its scores worse. The Gaussians
-    of composition and surprise learn from goods, copies and ``views``, copies that are blurred and noisy as well.
+    ``token_augmentation`` makes moved copies of the normal images for the tokenizer; LAViT sees only the originals
+    unless ``lavit_on_originals`` is off, since copies made its histograms harder to predict and its scores worse. The
+    Gaussians of composition and surprise learn from normal images, copies and ``views``, copies that are blurred and
+    noisy as well.
     """
 
     name: str

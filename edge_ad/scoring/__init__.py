@@ -1,4 +1,6 @@
-"""From raw branch scores to a verdict: statistics of goods, normalised scores, fused score, thresholds (numpy only)."""
+"""From raw branch scores to a verdict: statistics of normal images, normalised scores, fused score, thresholds (numpy
+only).
+"""
 
 from edge_ad.scoring.statistics import (
     BRANCHES,

@@ -2,8 +2,8 @@
 
 How sure one can be of an AUROC, and of the difference of two: the bootstrap over images.
 
-Efron and Tibshirani, An Introduction to the Bootstrap (1993), percentile intervals. Goods and anomalies are drawn again
-separately, so that every draw has both.
+Efron and Tibshirani, An Introduction to the Bootstrap (1993), percentile intervals. Normal images and anomalies are
+drawn again separately, so that every draw has both.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Floats = npt.NDArray[np.float64]
 def auroc(normal: Scores, anomalies: Scores) -> float | None:
     """Return the share of pairs (good, anomaly) in which the anomaly scores higher, a tie counting half.
 
-    ``goods`` [N] and ``anomalies`` [M] are finite scores, higher meaning less normal. None when either is empty.
+    ``normal`` [N] and ``anomalies`` [M] are finite scores, higher meaning less normal. None when either is empty.
     """
     low, high = np.sort(np.asarray(normal).ravel()), np.asarray(anomalies).ravel()
     if not low.size or not high.size:
@@ -41,9 +41,10 @@ def roc_curve(normal: Scores, anomalies: Scores) -> tuple[Floats, Floats]:
 
 
 def recall_at(normal: Scores, anomalies: Scores, rate: float = 0.01) -> float | None:
-    """Return the share of anomalies above all goods but the highest floor(``rate`` N) of them; None when either is empty.
+    """Return the share of anomalies above all normal images but the highest floor(``rate`` N) of them; None when either
+    is empty.
 
-    So at most ``rate`` of the N ``goods`` lie above the threshold, which is the score of a good and must be exceeded.
+    So at most ``rate`` of the N ``normal`` lie above the threshold, which is the score of a good and must be exceeded.
     """
     low, high = np.sort(np.asarray(normal).ravel()), np.asarray(anomalies).ravel()
     if not low.size or not high.size:
@@ -67,7 +68,8 @@ class Interval:
 
 
 def auroc_interval(normal: Scores, anomalies: Scores, seed: int = 0, draws: int = DRAWS) -> Interval | None:
-    """Return the AUROC with its percentile bootstrap interval; goods and anomalies are drawn separately, seeded.
+    """Return the AUROC with its percentile bootstrap interval; normal images and anomalies are drawn separately,
+    seeded.
 
     None when either is empty.
     """
@@ -80,8 +82,8 @@ def auroc_difference(
 ) -> Interval | None:
     """Return AUROC(first) - AUROC(second) with its paired bootstrap interval; None when there is nothing to compare.
 
-    Both are (goods [N], anomalies [M]): two scores of the same images in the same order, so the same images are drawn
-    for both.
+    Both are (normal images [N], anomalies [M]): two scores of the same images in the same order, so the same images are
+    drawn for both.
     """
     if np.shape(first[0]) != np.shape(second[0]) or np.shape(first[1]) != np.shape(second[1]):
         raise ValueError("the two sets of scores are not of the same images")

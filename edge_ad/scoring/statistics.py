@@ -1,6 +1,6 @@
 """The numbers that turn raw branch scores into one score; they are inputs of the fusion graph.
 
-Statistics of goods and the fusion they feed; the same arithmetic as the fusion graph.
+Statistics of normal images and the fusion they feed; the same arithmetic as the fusion graph.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ WEIGHT_SUM_TOLERANCE = 1e-4
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """Score statistics of goods, all float32.
+    """Score statistics of normal images, all float32.
 
     ``quantiles`` [3, 2]: lower and upper quantile of the maps ``structure``, ``local``, ``global``, lower < upper;
     ``centre`` [D] and ``precision`` [D, D]: the Gaussian of pooled features; ``mean``, ``std`` and ``weight`` [B] in
@@ -78,7 +78,7 @@ def _check_array(name: str, array: NDArray[Any], shape: tuple[int, ...]) -> None
     if array.shape != shape:
         raise BadInput(f"statistics {name!r} has shape {list(array.shape)}, but must have {list(shape)}")
     if not np.isfinite(array).all():
-        raise BadInput(f"statistics {name!r} holds a value that is not finite; compute the statistics of goods again")
+        raise BadInput(f"statistics {name!r} holds a value that is not finite; compute the statistics of normal images again")
 
 
 def _check_values(statistics: Statistics) -> None:
@@ -98,13 +98,14 @@ RELATIVE_STD_FLOOR = 1e-3  # of |mean|: a branch that hardly varies must not tur
 
 
 def normalise_statistics(raw: ArrayLike) -> tuple[Array, Array]:
-    """Return ``mean`` and ``std`` [B] (float32) of the ``raw`` scores [N, B] of goods, N >= 2, with a floor on std.
+    """Return ``mean`` and ``std`` [B] (float32) of the ``raw`` scores [N, B] of normal images, N >= 2, with a floor on
+    std.
 
     A branch with a score that is not finite gets mean 0 and std 1: its weight is 0 then (``choose_weights``).
     """
     values = _scores(raw, "raw scores")
     if len(values) < 2:
-        raise BadInput(f"normalising scores needs at least 2 goods, but got {len(values)}")
+        raise BadInput(f"normalising scores needs at least 2 normal images, but got {len(values)}")
     usable = np.isfinite(values).all(axis=0)
     values = np.where(usable, values, 0.0)
     mean = values.mean(axis=0)
@@ -125,7 +126,7 @@ def fuse(raw: ArrayLike, statistics: Statistics) -> tuple[Array, Array]:
 
 
 def map_quantiles(maps: NDArray[np.floating] | Iterable[NDArray[np.floating]]) -> tuple[float, float]:
-    """Return the 0.9 and 0.995 quantile over all cells of the maps of goods, exact, upper strictly above lower.
+    """Return the 0.9 and 0.995 quantile over all cells of the maps of normal images, exact, upper strictly above lower.
 
     ``maps`` is one array of any shape or any number of them, one after the other. BadInput when there are no values or
     one is not finite.
@@ -140,10 +141,11 @@ def map_quantiles(maps: NDArray[np.floating] | Iterable[NDArray[np.floating]]) -
 
 
 def fit_gaussian(pooled: ArrayLike) -> tuple[Array, Array]:
-    """Return the ``centre`` [D] and ``precision`` [D, D] (float32) of ``pooled`` features [N, D] of goods, N >= 2.
+    """Return the ``centre`` [D] and ``precision`` [D, D] (float32) of ``pooled`` features [N, D] of normal images, N >=
+    2.
 
     The covariance is shrunk towards a multiple of the identity (Ledoit and Wolf, 2004) and inverted in float64, so it
-    is usable with fewer goods than features. Features that do not vary at all give the identity.
+    is usable with fewer normal images than features. Features that do not vary at all give the identity.
     """
     values = np.asarray(pooled, dtype=np.float64)
     if values.ndim != 2 or len(values) < 2 or not values.shape[1] or not np.isfinite(values).all():
@@ -172,7 +174,9 @@ def ledoit_wolf(centred: NDArray[np.float64]) -> tuple[NDArray[np.float64], floa
 
 
 def mahalanobis(pooled: ArrayLike, centre: Array, precision: Array) -> Array:
-    """Return the distance [N] (float32) of ``pooled`` [N, D] from the goods: the raw score of branch composition."""
+    """Return the distance [N] (float32) of ``pooled`` [N, D] from the normal images: the raw score of branch
+    composition.
+    """
     offset = np.atleast_2d(np.asarray(pooled, dtype=np.float64)) - centre
     squared = np.einsum("nd,de,ne->n", offset, precision.astype(np.float64), offset, optimize=True)
     distance: Array = np.sqrt(np.maximum(squared, 0.0)).astype(np.float32)

@@ -1,6 +1,6 @@
-"""Two thresholds on the fused score, with the promise they make in counts of goods.
+"""Two thresholds on the fused score, with the promise they make in counts of normal images.
 
-Thresholds from goods alone, by split conformal prediction.
+Thresholds from normal images alone, by split conformal prediction.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ _COUNTS = ("goods", "goods_warn", "goods_ng")
 class Thresholds:
     """Thresholds on the fused score and what they were chosen from.
 
-    A score above ``ng`` is NG, else above ``warn`` WARN, else OK. ``goods`` unseen goods set them; ``goods_warn`` of
-    those lie above ``warn`` (NG included) and ``goods_ng`` above ``ng``. ``target_*`` are the rates of goods asked for,
-    ``supported_*`` the rates promised: the target, or 1 / (goods + 1) where so few goods cannot support the target.
-    Rates are fractions, not percent. With ``goods`` 0 the thresholds were set by hand and promise nothing.
+    A score above ``ng`` is NG, else above ``warn`` WARN, else OK. ``goods`` unseen normal images set them;
+    ``goods_warn`` of those lie above ``warn`` (NG included) and ``goods_ng`` above ``ng``. ``target_*`` are the rates
+    of normal images asked for, ``supported_*`` the rates promised: the target, or 1 / (normal images + 1) where so few
+    normal images cannot support the target. Rates are fractions, not percent. With ``goods`` 0 the thresholds were set
+    by hand and promise nothing.
     """
 
     warn: float
@@ -47,7 +48,7 @@ class Thresholds:
             raise BadInput(f"the WARN threshold {self.warn:g} lies above the NG threshold {self.ng:g}; it must not")
         if not 0 <= self.goods_ng <= self.goods_warn <= self.goods:
             raise BadInput(
-                f"thresholds count {self.goods_ng} NG and {self.goods_warn} WARN or NG among {self.goods} goods; "
+                f"thresholds count {self.goods_ng} NG and {self.goods_warn} WARN or NG among {self.goods} normal images; "
                 "these must rise from left to right"
             )
 
@@ -60,11 +61,11 @@ class Thresholds:
         return "WARN" if score > self.warn else "OK"
 
     def describe(self) -> str:
-        """Tell the promise in counts, and each target that so few goods cannot support."""
+        """Tell the promise in counts, and each target that so few normal images cannot support."""
         if not self.goods:
-            return f"NG above {self.ng:.4g}, WARN above {self.warn:.4g}; set by hand, so no rate of goods is promised"
+            return f"NG above {self.ng:.4g}, WARN above {self.warn:.4g}; set by hand, so no rate of normal images is promised"
         messages = [
-            f"{self.goods_ng} of {self.goods} goods would be rejected (NG above {self.ng:.4g}) and "
+            f"{self.goods_ng} of {self.goods} normal images would be rejected (NG above {self.ng:.4g}) and "
             f"{self.goods_warn} of {self.goods} would be at least WARN (above {self.warn:.4g})"
         ]
         messages += self._unsupported("NG", self.target_ng, self.supported_ng)
@@ -76,7 +77,7 @@ class Thresholds:
             return []
         minimum = percent(supported)
         return [
-            f"{self.goods} goods cannot promise less than {minimum}: the {name} target of {percent(target)} "
+            f"{self.goods} normal images cannot promise less than {minimum}: the {name} target of {percent(target)} "
             f"becomes {minimum}"
         ]
 
@@ -107,21 +108,21 @@ def _check_number(name: str, value: object) -> None:
 
 
 def choose_thresholds(scores: ArrayLike, target_ng: float = 0.01, target_warn: float = 0.05) -> Thresholds:
-    """Choose both thresholds from the fused ``scores`` [N] of goods that took no part in anything before.
+    """Choose both thresholds from the fused ``scores`` [N] of normal images that took no part in anything before.
 
     The threshold for a rate a is the ceil((1 - a)(N + 1))-th smallest score, so an exchangeable new good lies strictly
-    above it with probability at most a, on average over draws of the N goods. A target below 1 / (N + 1) is replaced
-    by that rate. Raises BadInput for no goods, a score that is not finite, or targets that are not
-    0 < target_ng <= target_warn < 1.
+    above it with probability at most a, on average over draws of the N normal images. A target below 1 / (N + 1) is
+    replaced by that rate. Raises BadInput for no normal images, a score that is not finite, or targets that are not 0 <
+    target_ng <= target_warn < 1.
     """
     ordered = np.sort(np.asarray(scores, dtype=np.float64).ravel())
     if not ordered.size:
-        raise BadInput("a threshold needs the scores of goods, but there are none; give more goods")
+        raise BadInput("a threshold needs the scores of normal images, but there are none; give more normal images")
     if not np.isfinite(ordered).all():
         raise BadInput("the score of a good is not a finite number; look at the branches' raw scores")
     if not 0 < target_ng <= target_warn < 1:
         raise BadInput(
-            f"the target rates must be 0 < NG <= WARN < 1 (fractions of goods), but are NG {target_ng:g} and "
+            f"the target rates must be 0 < NG <= WARN < 1 (fractions of normal images), but are NG {target_ng:g} and "
             f"WARN {target_warn:g}"
         )
     minimum = 1.0 / (ordered.size + 1)
@@ -141,5 +142,6 @@ def choose_thresholds(scores: ArrayLike, target_ng: float = 0.01, target_warn: f
 
 
 def _rank(rate: float, normal_count: int) -> int:
-    """ceil((1 - rate)(goods + 1)), robust against rounding: 0.29 * 100 is 28.999999999999996 in floating point."""
+    """ceil((1 - rate)(normal images + 1)), robust against rounding: 0.29 * 100 is 28.999999999999996 in floating point.
+    """
     return max(1, normal_count + 1 - math.floor(rate * (normal_count + 1) + 1e-9))

@@ -1,9 +1,10 @@
-"""Choose one weight a branch from goods and (synthetic or labelled) anomalies; a branch that does not help gets 0.
+"""Choose one weight a branch from normal images and (synthetic or labelled) anomalies; a branch that does not help gets
+0.
 
 The criterion is the macro AUROC: the mean over kinds of anomaly of the AUROC of the weighted sum of z, so that one easy
-or frequent kind does not decide. With about 40 goods and 200 anomalies its standard error is some 0.02, hence no departure
-from equal weights may rest on noise, measured by a paired bootstrap (goods, and anomalies within each kind, are drawn
-again with replacement; all candidates see the same draws):
+or frequent kind does not decide. With about 40 normal images and 200 anomalies its standard error is some 0.02, hence
+no departure from equal weights may rest on noise, measured by a paired bootstrap (normal images, and anomalies within
+each kind, are drawn again with replacement; all candidates see the same draws):
 
 1. Branches that are constant or not finite are out.
 2. Backward elimination from equal weights. A branch goes when the criterion without it is higher by more than one
@@ -13,11 +14,12 @@ again with replacement; all candidates see the same draws):
    the best set seen. No branch goes that is missed at half its weight (by two standard errors): a weak but independent
    branch can hurt an equal sum and help a lighter one. Branches that merely repeat each other stay: they average out
    noise, and real defects are more varied than synthetic ones.
-3. Multiplicative weights 0.5, 1 or 2 for the branches that are left: every bootstrap draw names the set that is best for
+3. Multiplicative weights 0.5, 1 or 2 for the branches that are left: every bootstrap draw names the set that is best
+for
    it, and the weights are the mean of these (bagging: Breiman, Bagging Predictors, 1996; its use here is ours). Where
    noise decides, draws contradict each other and the mean stays near equal weights; where one set is better, most draws
-   agree on it. A single best set instead jumped by a factor of 4 between two trainings on the same goods. No branch is
-   lost by this.
+   agree on it. A single best set instead jumped by a factor of 4 between two trainings on the same normal images. No
+   branch is lost by this.
 """
 
 from __future__ import annotations
@@ -42,10 +44,11 @@ TIE = 1e-9  # AUROCs that differ by less are the same
 
 
 def choose_weights(z_normal: ArrayLike, z_anomalies: ArrayLike, kinds: Sequence[str], seed: int = 0) -> Array:
-    """Return the weights [B] (float32, >= 0, sum 1) for ``z_normal`` [N, B] and ``z_anomalies`` [M, B] of ``kinds`` [M].
+    """Return the weights [B] (float32, >= 0, sum 1) for ``z_normal`` [N, B] and ``z_anomalies`` [M, B] of ``kinds``
+    [M].
 
     Without anomalies all usable branches get equal weights. Deterministic for a given ``seed``. Raises BadInput for
-    wrong shapes, no goods, or when no branch is usable.
+    wrong shapes, no normal images, or when no branch is usable.
     """
     normal, anomalies = (np.asarray(z, dtype=np.float64) for z in (z_normal, z_anomalies))
     if anomalies.size == 0:
@@ -62,7 +65,7 @@ def choose_weights(z_normal: ArrayLike, z_anomalies: ArrayLike, kinds: Sequence[
 
 
 class Trial:
-    """The macro AUROC of weights on fixed goods and anomalies, and its paired bootstrap over fixed draws."""
+    """The macro AUROC of weights on fixed normal images and anomalies, and its paired bootstrap over fixed draws."""
 
     def __init__(self, normal: Float, anomalies: Float, kinds: Sequence[str], seed: int) -> None:
         finite = np.isfinite(normal).all(axis=0) & np.isfinite(anomalies).all(axis=0)
@@ -109,13 +112,13 @@ def _check_shapes(normal: Float, anomalies: Float, kinds: Sequence[str]) -> None
         if z.ndim != 2 or z.shape[1] != len(BRANCHES):
             raise BadInput(f"z of {name} must have shape [N, {len(BRANCHES)}], but has {list(z.shape)}")
     if not len(normal):
-        raise BadInput("choosing weights needs goods, but there are none")
+        raise BadInput("choosing weights needs normal images, but there are none")
     if len(kinds) != len(anomalies):
         raise BadInput(f"every anomaly needs a kind, but there are {len(anomalies)} anomalies and {len(kinds)} kinds")
 
 
 def _usable(normal: Float, anomalies: Float) -> NDArray[np.bool_]:
-    """Finite everywhere, and not the same value for all pictures."""
+    """Finite everywhere, and not the same value for all images."""
     values = np.concatenate([normal, anomalies])
     finite = np.isfinite(values).all(axis=0)
     safe = np.where(finite, values, 0.0)

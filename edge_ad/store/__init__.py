@@ -1,4 +1,4 @@
-"""The record on disk: events, counters and alarms in SQLite, a journal and pictures beside it."""
+"""The record on disk: events, counters and alarms in SQLite, a journal and images beside it."""
 
 from __future__ import annotations
 

@@ -26,8 +26,8 @@ _BLANKS = " \t\r\n\v\f\x00\u00a0\u200b\u2060\ufeff"
 def moment(text: str, now: float) -> float:
     """Return the seconds since 1970 UTC that a person means.
 
-    ``2h`` or ``30m`` or ``7d`` is so long ago; ``2026-03-01`` and ``2026-03-01T06:00`` are local time unless they end in
-    an offset or Z. BadInput for anything else.
+    ``2h`` or ``30m`` or ``7d`` is so long ago; ``2026-03-01`` and ``2026-03-01T06:00`` are local time unless they end
+    in an offset or Z. BadInput for anything else.
     """
     ago = re.fullmatch(r"(\d{1,6})([smhd])", text.strip(), re.ASCII)
     if ago:
@@ -54,7 +54,8 @@ def table(events: Iterable[StoredEvent]) -> Iterator[str]:
 
 
 def write_csv(path: Path, events: Iterable[StoredEvent], branches: Iterable[str]) -> int:
-    """Write one row an event, z in a column for each branch; returns how many. BadInput when the file cannot be written.
+    """Write one row an event, z in a column for each branch; returns how many. BadInput when the file cannot be
+    written.
 
     A text that a spreadsheet would take for a formula gets an apostrophe before it.
     """

@@ -26,7 +26,8 @@ TAIL_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Entry:
-    """One line: an event with its sequence (0 where it has none), or a mark, or a state, or nothing that can be read."""
+    """One line: an event with its sequence (0 where it has none), or a mark, or a state, or nothing that can be read.
+    """
 
     event: Event | None = None
     sequence: int = 0
@@ -44,7 +45,8 @@ class Tail:
 
 
 class Journal:
-    """Appends lines to the file of the day (UTC) under ``evidence``/journal. For one thread; OSError when the disk refuses.
+    """Appends lines to the file of the day (UTC) under ``evidence``/journal. For one thread; OSError when the disk
+    refuses.
 
     While it is open no other process may move the index aside (``locked``).
     """
@@ -199,7 +201,7 @@ def parse(line: bytes) -> Entry:
 
 
 def event_from_text(text: str) -> Event | None:
-    """Return the event in a line or in the comment of a picture; None for anything else."""
+    """Return the event in a line or in the comment of an image; None for anything else."""
     return parse(text.encode()).event
 
 

@@ -101,7 +101,7 @@ class JournalWriter:
         self._reported_at, self._behind, self._marks_due = -STATE_S, True, True
         tell(
             f"the journal in {self._journal.folder} was removed while it was in use: it is made again from the index; "
-            "pictures that were removed with it are gone"
+            "images that were removed with it are gone"
         )
 
     def end(self, counters: Mapping[str, Mapping[str, int]], latches: Mapping[str, Any]) -> None:

@@ -10,7 +10,8 @@ _START, _COMMENT, _SCAN = b"\xff\xd8", 0xFE, 0xDA
 
 
 def with_comment(jpeg: bytes, text: str) -> bytes:
-    """Return the JPEG file with ``text`` as its first segment; BadInput for no JPEG or more than 65,533 bytes of UTF-8."""
+    """Return the JPEG file with ``text`` as its first segment; BadInput for no JPEG or more than 65,533 bytes of UTF-8.
+    """
     data = text.encode()
     if not jpeg.startswith(_START) or len(data) > MAX_LENGTH:
         raise BadInput(f"a comment of {len(data)} bytes needs a JPEG file and at most {MAX_LENGTH} bytes")
@@ -18,7 +19,7 @@ def with_comment(jpeg: bytes, text: str) -> bytes:
 
 
 def comment_of(jpeg: bytes) -> str | None:
-    """Return the first comment before the picture itself; None without one, and for a damaged or cut off beginning."""
+    """Return the first comment before the image itself; None without one, and for a damaged or cut off beginning."""
     offset = 2 if jpeg.startswith(_START) else len(jpeg)
     while offset + 4 <= len(jpeg) and jpeg[offset] == 0xFF and jpeg[offset + 1] != _SCAN:
         length = int.from_bytes(jpeg[offset + 2 : offset + 4], "big")

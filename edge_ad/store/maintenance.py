@@ -1,4 +1,4 @@
-"""The keeper: a thread that makes a lost index anew, takes in stray pictures and keeps to the limits."""
+"""The keeper: a thread that makes a lost index anew, takes in stray images and keeps to the limits."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EVERY_S = 60.0
 MIN_S = 2.0
 CHECK_EVERY_S = 3600.0
 CLOSE_S = 1.0
-STRAY_DAYS = 2  # a kill can leave pictures behind that the index does not know yet, or half written ones
+STRAY_DAYS = 2  # a kill can leave images behind that the index does not know yet, or half written ones
 HALF_WRITTEN_S = 3600.0
 
 

@@ -47,7 +47,8 @@ class EventFilter:
 
 @dataclass(frozen=True)
 class Bucket:
-    """How many events of each verdict there were from ``start`` (seconds since 1970 UTC) on, for one bucket's length."""
+    """How many events of each verdict there were from ``start`` (seconds since 1970 UTC) on, for one bucket's length.
+    """
 
     start: float
     verdicts: dict[str, int]
@@ -82,7 +83,7 @@ class Reader:
 
     @property
     def evidence(self) -> Path | None:
-        """The folder of pictures and journal, None where no run has kept one."""
+        """The folder of images and journal, None where no run has kept one."""
         result = self._all("SELECT value FROM fact WHERE name = 'evidence'")
         return self.path.parent / result[0][0] if result else None  # an absolute path stays what it is
 

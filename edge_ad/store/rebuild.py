@@ -1,4 +1,4 @@
-"""Makes the index anew from journal and pictures; harmless, and does nothing, where it is complete."""
+"""Makes the index anew from journal and images; harmless, and does nothing, where it is complete."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _INSERT_IMAGE = "INSERT OR IGNORE INTO image (path, event, verdict, time, bytes)
 
 @dataclass
 class Rebuilt:
-    """What was brought into the index, and how many lines and pictures could not be read."""
+    """What was brought into the index, and how many lines and images could not be read."""
 
     events: int = 0
     marks: int = 0
@@ -42,12 +42,12 @@ class Rebuilt:
     unreadable: int = 0
 
     def __str__(self) -> str:
-        message = f"{self.events} events, {self.marks} marks and {self.pictures} pictures brought back"
+        message = f"{self.events} events, {self.marks} marks and {self.pictures} images brought back"
         return f"{message}; {self.unreadable} lines or files could not be read" if self.unreadable else message
 
 
 def rebuild(path: Path, evidence: Path, stop: threading.Event | None = None) -> Rebuilt:
-    """Bring into the index what the journal has and it lacks, the newest day first, then what pictures alone tell.
+    """Bring into the index what the journal has and it lacks, the newest day first, then what images alone tell.
 
     `edge-ad run` may write the same index meanwhile: each transaction holds at most 500 rows. Events keep their old
     sequence, so that they stand in their old order. With ``stop`` set it ends early and goes on where it was called
@@ -66,12 +66,13 @@ def rebuild(path: Path, evidence: Path, stop: threading.Event | None = None) -> 
 
 
 def remake(path: Path, evidence: Path) -> tuple[str | None, Rebuilt]:
-    """Check the whole index, move it aside where it is damaged, and rebuild it; returns what was found and what was done.
+    """Check the whole index, move it aside where it is damaged, and rebuild it; returns what was found and what was
+    done.
 
     BadInput where there is nothing to make it from; DeviceFault when it is damaged while `edge-ad run` has it open.
     """
     if not files(evidence) and not image_days(evidence):
-        raise BadInput(f"there is neither journal nor picture in {evidence}: name the folder with --evidence")
+        raise BadInput(f"there is neither journal nor image in {evidence}: name the folder with --evidence")
     damage = damage_of(path, WHOLE_CHECK_S)
     with locked(evidence) as alone:
         if alone:
@@ -88,14 +89,14 @@ def remake(path: Path, evidence: Path) -> tuple[str | None, Rebuilt]:
 
 
 def image_days(evidence: Path) -> list[Path]:
-    """Return the folders of pictures, the newest day first."""
+    """Return the folders of images, the newest day first."""
     return sorted((day for day in evidence.glob("????-??-??") if day.is_dir()), reverse=True)
 
 
 def insert_day(
     connection: sqlite3.Connection, evidence: Path, day: Path, rebuilt: Rebuilt, stop: threading.Event | None = None
 ) -> None:
-    """Bring the pictures of one day into the index that it lacks, and their events."""
+    """Bring the images of one day into the index that it lacks, and their events."""
     for paths in _batches(sorted(day.rglob("*.jpg"), key=lambda path: path.name)):  # a name begins with the time
         if stop is not None and stop.is_set():
             return

@@ -24,7 +24,8 @@ def open_store(path: Path, evidence: Path | None, damage: str | None = None) -> 
 
     Returns the connection and what a person should know, None when all is well. A new index goes on with the numbers,
     counters and alarms at the end of the journal; its fact ``rebuild`` stays until ``rebuild`` has brought in the rest.
-    ``damage``: what is known already; else SQLite's quick check tells, as far as it comes in 2 s. Raises as ``connect``.
+    ``damage``: what is known already; else SQLite's quick check tells, as far as it comes in 2 s. Raises as
+    ``connect``.
     """
     stored = tail(evidence) if evidence is not None else None
     damage = damage or damage_of(path)

@@ -15,7 +15,7 @@ COLUMNS = FIELDS
 class StoredEvent(Event):
     """An event as it was stored, and what was added to it since.
 
-    ``sequence`` grows with every event; ``images`` are paths of pictures below the evidence folder, the crop first.
+    ``sequence`` grows with every event; ``images`` are paths of images below the evidence folder, the crop first.
     """
 
     sequence: int = 0
@@ -25,7 +25,8 @@ class StoredEvent(Event):
 
 @dataclass(frozen=True)
 class StoredImage:
-    """A picture of an event: ``path`` below the evidence folder, ``bytes`` of its file, verdict and time of the event."""
+    """An image of an event: ``path`` below the evidence folder, ``bytes`` of its file, verdict and time of the event.
+    """
 
     path: str
     event: str

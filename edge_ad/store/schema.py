@@ -135,7 +135,8 @@ def connect(path: Path) -> sqlite3.Connection:
 
 
 def open_existing(path: Path, options: str) -> sqlite3.Connection:
-    """Open a store that is there, as SQLite's URI ``options`` say: making and mending one is left to the store itself."""
+    """Open a store that is there, as SQLite's URI ``options`` say: making and mending one is left to the store itself.
+    """
     address = f"file:{quote(str(path))}?{options}"  # quote: a question mark in the path would begin the options
     return sqlite3.connect(address, uri=True, isolation_level=None, timeout=5.0, check_same_thread=False)
 

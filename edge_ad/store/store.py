@@ -74,11 +74,11 @@ class Store:
     Everything that waits is committed in one transaction, events in the order of ``record``; ``on_commit`` is called
     with the events of each transaction once they are on the disk, in the thread of the store; ``with_commit`` may write
     more into the same transaction (see ``Outbox.add``). With ``evidence``, a folder, every committed event also goes
-    into the journal there (see JournalWriter). While the disk refuses, ``fault`` says why, up to 20,000 events wait, and
-    beyond that the oldest OK (else the oldest) is dropped and counted. A disk that is full from the start is such a
-    fault, not an error. An event that can never be stored is left out, counted and told to ``faults``; so is every other
-    exception that nobody foresaw. An index that is damaged or removed while it is in use is replaced as at the start, said on
-    stderr.
+    into the journal there (see JournalWriter). While the disk refuses, ``fault`` says why, up to 20,000 events wait,
+    and beyond that the oldest OK (else the oldest) is dropped and counted. A disk that is full from the start is such a
+    fault, not an error. An event that can never be stored is left out, counted and told to ``faults``; so is every
+    other exception that nobody foresaw. An index that is damaged or removed while it is in use is replaced as at the
+    start, said on stderr.
     """
 
     def __init__(
@@ -154,7 +154,7 @@ class Store:
             self._changed.notify()
 
     def add_image(self, image: StoredImage) -> None:
-        """Hand over that a picture is on the disk."""
+        """Hand over that an image is on the disk."""
         with self._changed:
             self._waiting.pictures.append(image)
             self._changed.notify()

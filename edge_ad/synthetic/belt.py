@@ -66,7 +66,7 @@ class Belt:
         return BeltTruth(frame=index, part=part, state=state, kind=kind_of(defect), defect=defect)
 
     def frame(self, index: int) -> tuple[NDArray[np.uint8], BeltTruth]:
-        """Return frame ``index`` (below ``len``): the picture u8[size,size,3] RGB and its truth."""
+        """Return frame ``index`` (below ``len``): the image u8[size,size,3] RGB and its truth."""
         part, state, share = self._position(index)
         size = self._size
         way = {"empty": -size, "entering": round((share - 1) * size), "settled": 0, "leaving": round(share * size)}

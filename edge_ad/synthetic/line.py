@@ -43,11 +43,11 @@ __all__ = [
 ]
 
 CATEGORY = "kit_tray"
-# FFV1 keeps every pixel: a lossy codec would smooth the trays, and they would no longer look like the goods of train.
+# FFV1 keeps every pixel: a lossy codec would smooth the trays, and they would no longer look like the normal images of train.
 VIDEO_NAME = "video.mkv"
 _VIDEO_CODEC = "FFV1"
 TRUTH_NAME = "video_truth.jsonl"
-# Pixels of one part in a picture of 256 x 256: finding that much of a logical defect counts as finding all of it.
+# Pixels of one part in an image of 256 x 256: finding that much of a logical defect counts as finding all of it.
 _ONE_OBJECT = 450
 
 _FOLDERS = {
@@ -68,7 +68,7 @@ def write_line(out: Path, *, train: int = 240, validation: int = 40, test_good: 
 
     Counts are trays a split; anomalies take the defects in turn. ``video_frames`` frames (0: no video) go to
     ``video.mkv`` and their truth, one JSON object a line, to ``video_truth.jsonl``. ``progress(done, total)`` is called
-    after each picture. A folder that already holds pictures is refused (BadInput): old and new trays would mix.
+    after each image. A folder that already holds images is refused (BadInput): old and new trays would mix.
     """
     counts = dict(zip(SPLITS, (train, validation, test_good, test_logical, test_structural), strict=True))
     _check_counts({**counts, "video": video_frames})
@@ -76,7 +76,7 @@ def write_line(out: Path, *, train: int = 240, validation: int = 40, test_good: 
         raise BadInput(f"{fps} frames a second: choose a rate above 0, such as 10")
     root = Path(out) / CATEGORY
     if any(root.rglob("*.png")):
-        raise BadInput(f"{root} already holds pictures: choose another folder or delete it first")
+        raise BadInput(f"{root} already holds images: choose another folder or delete it first")
     total, done = sum(counts.values()) + video_frames, 0
     for split, count in counts.items():
         for index in range(count):
@@ -114,7 +114,7 @@ def _pixel_value(defect: str) -> int:
 def _check_counts(counts: dict[str, int]) -> None:
     for name, count in counts.items():
         if count < 0:
-            raise BadInput(f"{count} pictures for {name}: choose 0 or more")
+            raise BadInput(f"{count} images for {name}: choose 0 or more")
 
 
 def _split_defect(split: str, index: int) -> str:
@@ -126,7 +126,7 @@ def _split_defect(split: str, index: int) -> str:
 
 
 def _write_tray(root: Path, split: str, index: int, size: int, seed: int) -> None:
-    """Write one picture and, for an anomaly, its mask with the pixel value of its defect."""
+    """Write one image and, for an anomaly, its mask with the pixel value of its defect."""
     tray = render_tray(split_seed(seed, split, index), _split_defect(split, index), size)
     name = f"{index:03d}"
     folder = Path(_FOLDERS[split])

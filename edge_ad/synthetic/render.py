@@ -1,4 +1,4 @@
-"""From a scene to a picture: table, tray, shadows, parts, damage, light.
+"""From a scene to an image: table, tray, shadows, parts, damage, light.
 
 Light, surface grain and sensor noise over a drawn tray.
 """
@@ -49,7 +49,7 @@ def sensor_noise(rng: np.random.Generator, size: int) -> NDArray[np.float32]:
 
 def expose(drawing: Canvas, light: NDArray[np.float32], rough: NDArray[np.float32],
            noise: NDArray[np.float32]) -> Canvas:
-    """Return the picture of a drawing u8[H,W,3] under a light, with grain and noise, u8[H,W,3]."""
+    """Return the image of a drawing u8[H,W,3] under a light, with grain and noise, u8[H,W,3]."""
     image = (drawing + rough) * light + noise
     return np.asarray(np.clip(np.rint(image), 0, 255), dtype=np.uint8)
 
@@ -66,7 +66,7 @@ Mark = Callable[[Canvas, Canvas, NDArray[np.float64]], None]
 
 def render_scene(scene: Scene, regions: list[Points], mark: Mark | None, size: int,
                  surface: np.random.Generator, exposure: np.random.Generator) -> tuple[Canvas, Canvas]:
-    """Return the picture u8[size,size,3] of a scene and the mask u8[size,size] (0 or 255) of its defect.
+    """Return the image u8[size,size,3] of a scene and the mask u8[size,size] (0 or 255) of its defect.
 
     ``regions`` are polygons in tray units that belong to the mask; ``mark`` draws damage on the large canvas and its
     mask. Shapes are drawn at two to three times the size and averaged down, which smooths their edges.

@@ -1,6 +1,6 @@
 """What lies on a kit tray, and where: the rules that every good tray keeps.
 
-All coordinates are tray units: the origin is the centre of the tray, x points right, y points down, and a picture shows
+All coordinates are tray units: the origin is the centre of the tray, x points right, y points down, and an image shows
 256 x 256 units. A good tray holds, in fixed compartments, two nuts, two washers, a long and a short screw, two pairs
 of a connector above a cap of the same colour (the two pairs differ), and one pin in each of six slots.
 """
@@ -79,7 +79,7 @@ class Pose:
     scale: float
 
     def matrix(self, pixels_per_unit: float, size: float) -> np.ndarray:
-        """Return the 2 x 3 matrix from tray units to pixels of a square picture ``size`` pixels wide."""
+        """Return the 2 x 3 matrix from tray units to pixels of a square image ``size`` pixels wide."""
         factor = self.scale * pixels_per_unit
         cos, sin = factor * math.cos(self.angle), factor * math.sin(self.angle)
         shift_x, shift_y = size / 2 + self.dx * pixels_per_unit, size / 2 + self.dy * pixels_per_unit

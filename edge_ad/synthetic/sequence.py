@@ -60,7 +60,7 @@ def part_defect(part: int, line_seed: int, anomaly_rate: float) -> str:
 
 def line_frame(index: int, seed: int, size: int = 256, anomaly_rate: float = 0.5,
                hold: int = 1) -> tuple[NDArray[np.uint8], FrameTruth]:
-    """Return frame ``index`` of the endless video of line ``seed``: the picture u8[size,size,3] RGB and its truth.
+    """Return frame ``index`` of the endless video of line ``seed``: the image u8[size,size,3] RGB and its truth.
 
     Each tray stays still for ``hold`` frames, which differ by sensor noise. Equal arguments give equal frames.
     """

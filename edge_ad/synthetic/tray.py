@@ -27,7 +27,7 @@ _SCENE, _DEFECT, _SURFACE, _EXPOSURE = range(4)
 
 @dataclass(frozen=True)
 class Tray:
-    """A picture u8[size,size,3] RGB, its mask u8[size,size] (255 on the defect, else 0), its kind and its defect.
+    """An image u8[size,size,3] RGB, its mask u8[size,size] (255 on the defect, else 0), its kind and its defect.
 
     A good tray has the defect ``"good"`` and an empty mask.
     """
@@ -61,7 +61,7 @@ def tray_scene(seed: int, defect: str | None = None) -> Broken:
 def render_tray(seed: int, defect: str | None = None, size: int = 256, exposure: int = 0) -> Tray:
     """Render the tray of ``seed`` (0 or more), good or with one defect of LOGICAL or STRUCTURAL.
 
-    ``size`` is the side of the picture, 64 to 2048 pixels. Pictures of the same tray with another ``exposure``
+    ``size`` is the side of the image, 64 to 2048 pixels. Images of the same tray with another ``exposure``
     differ by sensor noise only, as frames of a part that lies still do. BadInput for any other value.
     """
     if not SIZES[0] <= size <= SIZES[1]:

@@ -1,8 +1,8 @@
 """Which devices a station's service may open, and why: found out on the machine that it is installed on.
 
-systemd takes a device as a path or as a class (``char-NAME``) of /proc/devices. A path holds whatever numbers the node has
-when the service starts, and suits what is there from boot on. A class also covers what is plugged in later. Much of a
-Jetson's GPU has no class of a fixed name: /dev/nvmap is a misc device, and nvgpu registers as ``17000000.gpu``.
+systemd takes a device as a path or as a class (``char-NAME``) of /proc/devices. A path holds whatever numbers the node
+has when the service starts, and suits what is there from boot on. A class also covers what is plugged in later. Much of
+a Jetson's GPU has no class of a fixed name: /dev/nvmap is a misc device, and nvgpu registers as ``17000000.gpu``.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class Access:
 class DeviceAccess:
     """What a service may open.
 
-    ``policy`` is systemd's ``DevicePolicy``: ``closed`` with ``allowed``, or ``auto`` (everything) where the nodes cannot
-    be known. ``groups`` own these nodes. ``argus``: a CSI camera is used, whose daemon listens in /tmp. ``notes`` are what
-    the owner should know.
+    ``policy`` is systemd's ``DevicePolicy``: ``closed`` with ``allowed``, or ``auto`` (everything) where the nodes
+    cannot be known. ``groups`` own these nodes. ``argus``: a CSI camera is used, whose daemon listens in /tmp.
+    ``notes`` are what the owner should know.
     """
 
     policy: str
@@ -48,8 +48,8 @@ class DeviceAccess:
 class _Rule:
     """Nodes under /dev, the class that covers them where /proc/devices has it (None: by path), and why.
 
-    ``later``: the class has one name in every kernel and its module may come with the first device that is plugged in, so
-    it is opened before it is there.
+    ``later``: the class has one name in every kernel and its module may come with the first device that is plugged in,
+    so it is opened before it is there.
     """
 
     pattern: str

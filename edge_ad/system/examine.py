@@ -26,7 +26,7 @@ _BY_ID = "dev/v4l/by-id"
 def cameras(machine: Machine) -> Finding:
     """Tell USB cameras by their stable name and others by their device; none at all is a warning.
 
-    A USB camera shows several devices: ``index0`` gives the pictures, the others its metadata.
+    A USB camera shows several devices: ``index0`` gives the images, the others its metadata.
     """
     devices = [path for path in machine.find("dev/video*") if re.fullmatch(r"dev/video\d+", path)]
     stable = {
@@ -106,9 +106,9 @@ def memory(machine: Machine) -> Finding:
 
 
 def disk(machine: Machine) -> Finding:
-    """Tell free disk in the working folder: engines, events and pictures are written there."""
+    """Tell free disk in the working folder: engines, events and images are written there."""
     message = f"{machine.free_disk / _GIB:.1f} GiB free in this folder"
-    advice = "remove old pictures and engines, or keep fewer of them"
+    advice = "remove old images and engines, or keep fewer of them"
     if machine.free_disk < NO_DISK:
         return Finding("disk", "fail", message, advice, code=UNWELL)
     if machine.free_disk < LOW_DISK:

@@ -31,7 +31,8 @@ _STRUCT_BYTES = 512  # timex is 208 bytes on 64-bit Linux
 
 
 def kernel_clock() -> bool | None:
-    """Return whether the kernel's clock is disciplined, by ``adjtimex`` asked to change nothing; None where it is not there.
+    """Return whether the kernel's clock is disciplined, by ``adjtimex`` asked to change nothing; None where it is not
+    there.
 
     Every time service (chrony, systemd-timesyncd, ntpd, a PTP client) tells the kernel through this call.
     """

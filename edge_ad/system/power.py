@@ -77,9 +77,9 @@ _NO_SENSOR = Finding("temperature", "warn", "no sensor answers", "look at /sys/c
 def temperatures(machine: Machine) -> Finding:
     """Tell the temperatures, and whether one is close to where the kernel acts on it.
 
-    Within 5 degrees of the highest passive trip point, where clocks are slowed, is a warning, and so near to the critical
-    one, where the machine is switched off, a fail. Lower passive points only raise an alert: an Orin has one at 70 C. A
-    sensor that is switched off does not answer and is left out.
+    Within 5 degrees of the highest passive trip point, where clocks are slowed, is a warning, and so near to the
+    critical one, where the machine is switched off, a fail. Lower passive points only raise an alert: an Orin has one
+    at 70 C. A sensor that is switched off does not answer and is left out.
     """
     zones = sorted(_zones(machine), reverse=True)
     if not zones:

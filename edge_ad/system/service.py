@@ -167,7 +167,8 @@ VERIFY_S = 60.0
 def install(unit: str, name: str, root: Path) -> str:
     """Check the unit with ``systemd-analyze verify``, write it, and return what to do next.
 
-    It is checked under a temporary name: one that systemd does not accept (DeviceFault) leaves the installed one as it is.
+    It is checked under a temporary name: one that systemd does not accept (DeviceFault) leaves the installed one as it
+    is.
     """
     path = _path(name, root)
     faults = _verify_text(unit, path.name)

@@ -1,7 +1,7 @@
 """What the doctor tries, each in a process of its own: the same calls that `edge-ad run` will make.
 
-Run as ``python -m edge_ad.system.trial NAME`` with the target, a JSON string, on stdin, so that the credentials of a camera
-are in no process list. The last line of stdout is the outcome as JSON.
+Run as ``python -m edge_ad.system.trial NAME`` with the target, a JSON string, on stdin, so that the credentials of a
+camera are in no process list. The last line of stdout is the outcome as JSON.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _TOLERANCE = 1e-3
 
 
 def opencv(target: str) -> tuple[str, dict[str, Any]]:
-    """Silence OpenCV as every camera does, open a file that is no video, and turn a picture of it into RGB."""
+    """Silence OpenCV as every camera does, open a file that is no video, and turn an image of it into RGB."""
     import numpy as np
 
     from edge_ad.camera.opencv import build_details, quiet, to_rgb
@@ -41,7 +41,7 @@ def opencv(target: str) -> tuple[str, dict[str, Any]]:
     encoded, data = cv2.imencode(".png", blue)
     decoded = cv2.imdecode(data, cv2.IMREAD_COLOR) if encoded else None
     if decoded is None or to_rgb(decoded)[0, 0].tolist() != [0, 0, 255]:
-        raise BadInput(f"OpenCV {cv2.__version__} gave a wrong picture back: install it again")
+        raise BadInput(f"OpenCV {cv2.__version__} gave a wrong image back: install it again")
     return build_details(), {"version": cv2.__version__}
 
 
@@ -152,7 +152,7 @@ def _weight() -> npt.NDArray[np.float32]:
 
 
 def _judge_graph(backend: Backend, engine: Engine) -> tuple[str, dict[str, Any]]:
-    """Run the graph on a picture and compare with NumPy."""
+    """Run the graph on an image and compare with NumPy."""
     import numpy as np
 
     pixels = (np.arange(192) * 37 % 256).astype(np.uint8).reshape(1, 8, 8, 3)

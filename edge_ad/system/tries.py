@@ -1,4 +1,5 @@
-"""Tries what a run will do: OpenCV, the GPU's memory, a graph on every backend, a frame of each camera, the service's view.
+"""Tries what a run will do: OpenCV, the GPU's memory, a graph on every backend, a frame of each camera, the service's
+view.
 
 Runs one trial in a process of its own and waits for a limited time: a driver that hangs or crashes ends only that one.
 """
@@ -39,7 +40,8 @@ class Attempt:
 
 
 def attempt(name: str, target: str = "", timeout_s: float = 60.0, prefix: Sequence[str] = ()) -> Attempt:
-    """Try ``name`` (a key of ``edge_ad.system.trial.TRIALS``) on ``target``; ``prefix`` is a command to run it under."""
+    """Try ``name`` (a key of ``edge_ad.system.trial.TRIALS``) on ``target``; ``prefix`` is a command to run it under.
+    """
     began = time.monotonic()
     command = [*prefix, sys.executable, "-m", "edge_ad.system.trial", name]
     try:
@@ -172,8 +174,8 @@ def no_cameras() -> Tried:
 def camera_targets(machine: Machine, named: Sequence[str], search: bool = True) -> list[CameraTarget]:
     """Return the cameras that are named and, with ``search``, those that the machine shows besides, each device once.
 
-    A sensor that the image processor of a Jetson serves (``vi-output``) is asked through Argus: what Video4Linux gives of
-    it are raw values.
+    A sensor that the image processor of a Jetson serves (``vi-output``) is asked through Argus: what Video4Linux gives
+    of it are raw values.
     """
     from edge_ad.camera.uri import parse_uri
 
@@ -193,7 +195,7 @@ def camera_targets(machine: Machine, named: Sequence[str], search: bool = True) 
             uri, device = f"csi://{sensors}", f"csi:{sensors}"
             sensors += 1
         elif machine.number(f"sys/class/video4linux/{node}/index"):
-            continue  # index 0 gives the pictures, the others metadata
+            continue  # index 0 gives the images, the others metadata
         if device not in devices:
             targets.append(CameraTarget(uri, uri, wanted=False))
     return targets

@@ -1,6 +1,7 @@
-"""Pictures of the same good part a little later: small movements, light, colour jitter; and pictures of nothing known.
+"""Images of the same good part a little later: small movements, light, colour jitter; and images of nothing known.
 
-Copies of the goods to learn from: moved ones for the networks, disturbed ones for what only measures how goods vary.
+Copies of the normal images to learn from: moved ones for the networks, disturbed ones for what only measures how normal
+images vary.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def is_still(settings: Augmentation) -> bool:
 
 
 def scramble(image: Image, rng: np.random.Generator) -> Image:
-    """Return u8 [S, S, 3] with its tiles shuffled, turned and recoloured: a penalty picture that shows no part."""
+    """Return u8 [S, S, 3] with its tiles shuffled, turned and recoloured: a penalty image that shows no part."""
     tiles = int(rng.choice([2, 4, 8]))
     side = image.shape[0] // tiles
     out = np.empty_like(image)
@@ -65,7 +66,9 @@ def scramble(image: Image, rng: np.random.Generator) -> Image:
 
 
 class Colours(NamedTuple):
-    """How the colours of a batch change: by picture brightness, contrast or saturation (i64 [B]), and its factor (f32 [B])."""
+    """How the colours of a batch change: by image brightness, contrast or saturation (i64 [B]), and its factor (f32
+    [B]).
+    """
 
     kinds: NDArray[np.int64]
     factors: NDArray[np.float32]
@@ -93,11 +96,11 @@ def to_pixels(images: NDArray[np.uint8], device: torch.device) -> Tensor:
     return tensor.permute(0, 3, 1, 2).to(torch.float32)
 
 
-VIEWED = 400  # goods that views are made of
+VIEWED = 400  # normal images that views are made of
 
 
 def with_moved(normal_images: Images, preset: Preset, seed: int) -> Images:
-    """Return ``goods`` u8 [N, S, S, 3] followed by moved copies of them."""
+    """Return ``normal_images`` u8 [N, S, S, 3] followed by moved copies of them."""
     settings = preset.token_augmentation
     rng = np.random.default_rng([seed, 3])
     copies = [np.stack([move(image, settings, rng) for image in normal_images]) for _ in range(settings.copies)]
@@ -105,8 +108,8 @@ def with_moved(normal_images: Images, preset: Preset, seed: int) -> Images:
 
 
 def disturbed(normal_images: Images, preset: Preset, seed: int) -> Images:
-    """Return moved copies of ``goods`` u8 [N, S, S, 3] with blur and noise; of many goods only of some, since a Gaussian
-    needs no more.
+    """Return moved copies of ``normal_images`` u8 [N, S, S, 3] with blur and noise; of many normal images only of some,
+    since a Gaussian needs no more.
     """
     rng = np.random.default_rng([seed, 4])
 

@@ -13,7 +13,8 @@ from edge_ad.training.distributed import ALONE, ProcessGroup, join
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """The device, whether matrix products may run in bfloat16 (only where the hardware has it), and who trains along."""
+    """The device, whether matrix products may run in bfloat16 (only where the hardware has it), and who trains along.
+    """
 
     device: torch.device
     low_precision: bool

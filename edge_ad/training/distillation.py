@@ -2,8 +2,9 @@
 
 Recipe of a teacher: a PDN learns the patch features of a source network on random crops of photographs.
 
-Batzner, Heckler and König, EfficientAD (arXiv 2303.14535), section 3.1 and the appendix on pretraining. Ours: crops instead of
-whole pictures, so that a few thousand photographs give millions of patches, and the PDN without padding, as it is used later.
+Batzner, Heckler and König, EfficientAD (arXiv 2303.14535), section 3.1 and the appendix on pretraining. Ours: crops
+instead of whole images, so that a few thousand photographs give millions of patches, and the PDN without padding, as it
+is used later.
 
 The report of a distillation: error on held-out photographs over the steps, and nearest neighbours of patches.
 """
@@ -41,7 +42,7 @@ from edge_ad.utils.files import atomic_write, sha256_bytes
 from edge_ad.utils.progress import Progress, clock
 
 CHUNK = 16
-RIM = 4  # cells of the target's grid that no patch inside the picture describes
+RIM = 4  # cells of the target's grid that no patch inside the image describes
 
 
 class DistillationRecipe:
@@ -145,10 +146,11 @@ CPU = {"steps": 4_800, "batch": 8, "side": 128, "rate": 2e-3}
 
 
 def distill(roots: list[Path], out: Path | None, options: DistillOptions, progress: Progress) -> Path:
-    """Train a teacher on the photographs under ``roots`` and return the weights' path, ``out``/teacher_<size>.safetensors.
+    """Train a teacher on the photographs under ``roots`` and return the weights' path,
+    ``out``/teacher_<size>.safetensors.
 
-    Beside it stand the model card (JSON) and a report (HTML). The same call after a kill goes on where it stopped. Raises
-    BadInput for photographs, a source or options that cannot be used.
+    Beside it stand the model card (JSON) and a report (HTML). The same call after a kill goes on where it stopped.
+    Raises BadInput for photographs, a source or options that cannot be used.
     """
     return _Distillation(roots, out, options, progress).run()
 
@@ -259,7 +261,7 @@ def write_weights(target: Path, pdn: PatchDescriptionNetwork, card: dict[str, An
 
 QUERIES = 8
 NEIGHBOURS = 5
-PATCH = 66  # pixels of the source's picture that one cell of a PDN sees
+PATCH = 66  # pixels of the source's image that one cell of a PDN sees
 SHOWN = 88
 EVERY = 4  # cells between candidates
 
@@ -292,7 +294,7 @@ def _curve(folder: Path, trace: Trace) -> str:
 
 
 def neighbour_rows(recipe: DistillationRecipe) -> list[str]:
-    """Return one picture a query: the patch, its neighbours by the teacher, its neighbours by the source."""
+    """Return one image a query: the patch, its neighbours by the teacher, its neighbours by the source."""
     recipe.module.eval()
     taught, sought = [], []
     with torch.no_grad():
@@ -315,7 +317,7 @@ def neighbour_rows(recipe: DistillationRecipe) -> list[str]:
 
 
 def nearest(bank: Tensor, image: int, cell: int) -> list[tuple[int, int]]:
-    """Return the (picture, cell) nearest to one cell of f32 (N, cells, C), one of each other picture."""
+    """Return the (image, cell) nearest to one cell of f32 (N, cells, C), one of each other image."""
     distances = (bank - bank[image, cell]).square().sum(dim=2)
     distances[image] = torch.inf
     best, cells = distances.min(dim=1)

@@ -1,8 +1,8 @@
 """One training over several processes: which of them this is, which rows of a batch are its own, what all of them know.
 
-torchrun starts the processes (so does anything else that sets RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT). All draw the
-same whole batch from the same generator and each learns from its own rows of it, so that the sum over the processes is
-the step of one.
+torchrun starts the processes (so does anything else that sets RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT). All draw
+the same whole batch from the same generator and each learns from its own rows of it, so that the sum over the processes
+is the step of one.
 
 The run folder of a training over several processes: the first one alone touches it, the others are told.
 
@@ -72,7 +72,8 @@ class Shard:
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """The processes of one training. Every method but ``shard`` must be called by all of them; alone it costs nothing."""
+    """The processes of one training. Every method but ``shard`` must be called by all of them; alone it costs nothing.
+    """
 
     rank: int = 0
     size: int = 1
@@ -210,7 +211,7 @@ def _leave() -> None:
 
 @dataclass(frozen=True)
 class GroupFolder(RunFolder):
-    """A RunFolder that only the first process of ``team`` reads and writes."""
+    """A RunFolder that only the first process of ``group`` reads and writes."""
 
     team: ProcessGroup = ALONE
 
@@ -253,15 +254,17 @@ class GroupFolder(RunFolder):
 
 
 def group_folder(group: ProcessGroup, out: Path | None, mark: str) -> RunFolder:
-    """Return the folder of the training with this ``mark``; BadInput where the processes see different goods or settings."""
+    """Return the folder of the training with this ``mark``; BadInput where the processes see different normal images or
+    settings.
+    """
     if group.size == 1:
         return choose_folder(out, mark)
     message = group.from_lead(lambda: f"{mark} {choose_folder(out, mark).path}".encode())
     theirs, _, path = (message or b"").decode().partition(" ")
     if theirs != mark:
         raise BadInput(
-            f"process {group.rank} sees other goods, settings or hardware than process 0: "
-            "give every machine the same folder of goods, options and version"
+            f"process {group.rank} sees other normal images, settings or hardware than process 0: "
+            "give every machine the same folder of normal images, options and version"
         )
     return GroupFolder(Path(path), group)
 
@@ -296,7 +299,9 @@ class SharedDropout(nn.Dropout):
 
 
 class SharedQuantiser(VectorQuantiser):
-    """A codebook that sees what all processes see, so that it moves like one: not at once, but when the step is settled."""
+    """A codebook that sees what all processes see, so that it moves like one: not at once, but when the step is
+    settled.
+    """
 
     team: ProcessGroup
     shard: Shard
@@ -317,8 +322,8 @@ class SharedQuantiser(VectorQuantiser):
 def begin_move(seen: list[tuple[SharedQuantiser, Tensor, Tensor]], losses: Losses, group: ProcessGroup) -> Callable[[], Losses]:
     """Tell all processes in one message what codebooks have ``seen`` and the ``losses``, while the step goes on.
 
-    What is returned waits for it, moves the codebooks, and gives the mean of each loss over the processes. Every message that
-    is waited for at once has all processes wait for the slowest. A share of 0 counts nothing.
+    What is returned waits for it, moves the codebooks, and gives the mean of each loss over the processes. Every
+    message that is waited for at once has all processes wait for the slowest. A share of 0 counts nothing.
     """
     tallies = [torch.cat([hits[:, None], total], dim=1) for hits, total in (one.tally(*rest) for one, *rest in seen)]
     rows_count = bool(seen and seen[0][0].shard.share)

@@ -1,4 +1,4 @@
-"""Recipe of EfficientAD with DFSC: student and autoencoder learn the frozen teacher's features of goods."""
+"""Recipe of EfficientAD with DFSC: student and autoencoder learn the frozen teacher's features of normal images."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ GREY_SHARE = 0.3
 
 
 class Batch(NamedTuple):
-    """What this process learns from in one step: goods (their numbers i64 [B], pictures, colours) and pictures of no part."""
+    """What this process learns from in one step: normal images (their numbers i64 [B], images, colours) and images of
+    no part.
+    """
 
     chosen: NDArray[np.int64]
     goods: Images
@@ -35,7 +37,8 @@ class Batch(NamedTuple):
 
 
 class EfficientADRecipe:
-    """Goods, slightly moved, for all losses; scrambled goods or pictures of other things for the penalty."""
+    """Normal images, slightly moved, for all losses; scrambled normal images or images of other things for the penalty.
+    """
 
     name = "efficientad"
 
@@ -59,7 +62,7 @@ class EfficientADRecipe:
         self.cache = self._cached_features()
 
     def draw(self, rng: np.random.Generator) -> Batch:
-        """Choose goods and move them, draw their colours, and show other pictures."""
+        """Choose normal images and move them, draw their colours, and show other images."""
         chosen = rng.integers(0, len(self.goods), self.schedule.batch)
         still = is_still(self.preset.augmentation)
         images = (
@@ -112,7 +115,9 @@ class EfficientADRecipe:
         return shown
 
     def validate(self) -> float:
-        """Return how far local and global maps of unseen goods peak, in log units: it rises when goods are learned by heart."""
+        """Return how far local and global maps of unseen normal images peak, in log units: it rises when normal images
+        are learned by heart.
+        """
         peaks = []
         for start in range(0, len(self.unseen), CHUNK):
             pixels = to_pixels(self.unseen[start : start + CHUNK], self.arithmetic.device)
@@ -132,7 +137,7 @@ class EfficientADRecipe:
         return self.arithmetic.team.shard(self.schedule.batch)
 
     def _others(self) -> Shard:
-        """Half as many pictures of other things as goods, at least one."""
+        """Half as many images of other things as normal images, at least one."""
         return self.arithmetic.team.shard(max(1, self.schedule.batch // 2))
 
     def _draw_others(self, rng: np.random.Generator) -> Images | None:
@@ -147,7 +152,7 @@ class EfficientADRecipe:
         return np.stack([scramble(self.goods[i], rng) for i in chosen])[own.rows]
 
     def _cached_features(self) -> Tensor | None:
-        """Keep the features of pictures that never move, in half precision, when they fit."""
+        """Keep the features of images that never move, in half precision, when they fit."""
         cells = self.preset.teacher.grid**2 * self.teacher.channels
         fixed = is_still(self.preset.augmentation) and not self.preset.efficientad.shared_jitter
         if not fixed or len(self.goods) * cells * 2 > CACHE_BYTES:

@@ -1,4 +1,4 @@
-"""The goods of a data set in memory, at the size the networks see, and anomalies made from the unseen ones.
+"""The normal images of a data set in memory, at the size the networks see, and anomalies made from the unseen ones.
 
 Photographs of anything, and the random crops of them that a teacher learns from.
 """
@@ -30,10 +30,11 @@ branch at full strength, and then say nothing about which branch sees more."""
 
 @dataclass(frozen=True)
 class ScoringImages:
-    """u8 [N, S, S, 3] each: goods to learn, unseen goods to normalise and stop by, goods for the threshold, anomalies.
+    """u8 [N, S, S, 3] each: normal images to learn, unseen normal images to normalise and stop by, normal images for
+    the threshold, anomalies.
 
-    ``origins`` are the indices of the ``normalise`` goods that synthetic anomalies were made from; labelled defects have
-    none.
+    ``origins`` are the indices of the ``normalise`` normal images that synthetic anomalies were made from; labelled
+    defects have none.
     """
 
     fit: Images
@@ -44,7 +45,9 @@ class ScoringImages:
     origins: tuple[int, ...] = ()
 
     def faded(self, share: float) -> Images:
-        """Return the synthetic anomalies with ``share`` (0 to 1) of their difference from their goods; else none."""
+        """Return the synthetic anomalies with ``share`` (0 to 1) of their difference from their normal images; else
+        none.
+        """
         result = np.empty((len(self.origins), *self.normalise.shape[1:]), np.uint8)
         for row, origin in enumerate(self.origins):
             good = self.normalise[origin].astype(np.float32)
@@ -63,13 +66,14 @@ def load_images(dataset: DataSet, side: int, anomalies: int, seed: int, defects:
 
 
 def read_all(paths: Sequence[Path], side: int, bits: int = 16) -> Images:
-    """Read pictures in order as u8 [N, side, side, 3]; ``bits`` as for ``read_image``."""
+    """Read images in order as u8 [N, side, side, 3]; ``bits`` as for ``read_image``."""
     with ThreadPoolExecutor(4) as pool:
         return np.stack(list(pool.map(lambda path: resize(read_image(path, bits), (side, side)), paths)))
 
 
 def read_centres(paths: Sequence[Path], side: int) -> Images:
-    """Read pictures at twice ``side`` and keep their centre, u8 [N, side, side, 3], as EfficientAD's penalty takes them."""
+    """Read images at twice ``side`` and keep their centre, u8 [N, side, side, 3], as EfficientAD's penalty takes them.
+    """
     start = side // 2
 
     def centre(path: Path) -> Images:
@@ -103,16 +107,16 @@ def _origin(number: int, normal_images: Images) -> int:
 def labelled(folder: Path, side: int, bits: int = 16) -> tuple[Images, tuple[str, ...]]:
     """Read a folder of labelled defects with all folders below it, whose paths name the kinds.
 
-    BadInput when it holds no picture, and when a folder in it is named as one of normal images.
+    BadInput when it holds no image, and when a folder in it is named as one of normal images.
     """
     if not folder.is_dir():
-        raise BadInput(f"--defects {folder} is not a folder: name one with pictures of defects, or leave it out")
+        raise BadInput(f"--defects {folder} is not a folder: name one with images of defects, or leave it out")
     listed = [(path, _kind(path.parent, folder)) for path in list_nested(folder)]
     normal = next((path.parent for path, _ in listed if is_normal_name(path.parent.name) and path.parent != folder), None)
     if normal is not None:
         raise BadInput(f"--defects {folder} holds normal images in {normal}: name a folder of defects alone")
     if not listed:
-        raise BadInput(f"--defects {folder} holds no picture: name a folder with pictures of defects, or leave it out")
+        raise BadInput(f"--defects {folder} holds no image: name a folder with images of defects, or leave it out")
     return read_all([path for path, _ in listed], side, bits), tuple(kind for _, kind in listed)
 
 
@@ -125,7 +129,7 @@ READERS = 8
 
 
 class Photographs:
-    """Pictures read on demand and kept while they fit in memory; crops are u8 [N, side, side, 3]."""
+    """Images read on demand and kept while they fit in memory; crops are u8 [N, side, side, 3]."""
 
     def __init__(self, paths: Sequence[Path], memory: int = MEMORY) -> None:
         self.paths = tuple(paths)
@@ -162,7 +166,8 @@ class Photographs:
 
 
 def random_crop(image: Image, side: int, rng: np.random.Generator) -> Image:
-    """Return u8 [side, side, 3]: a random part, resized; mirrored half of the time, grey one time in ten (methods 4.2)."""
+    """Return u8 [side, side, 3]: a random part, resized; mirrored half of the time, grey one time in ten (methods 4.2).
+    """
     height, width = image.shape[:2]
     area = height * width * rng.uniform(*AREA)
     aspect = math.exp(rng.uniform(math.log(ASPECT[0]), math.log(ASPECT[1])))
@@ -186,7 +191,7 @@ def central_crop(image: Image, side: int) -> Image:
 
 
 def find_photographs(roots: Sequence[Path]) -> list[Path]:
-    """List every picture in the folders and below them, and files named themselves; BadInput for one that holds none."""
+    """List every image in the folders and below them, and files named themselves; BadInput for one that holds none."""
     paths: list[Path] = []
     for root in roots:
         if root.is_file():
@@ -195,13 +200,14 @@ def find_photographs(roots: Sequence[Path]) -> list[Path]:
         folders = [root, *sorted(path for path in root.rglob("*") if path.is_dir())] if root.is_dir() else []
         below = [path for folder in folders for path in list_images(folder)]
         if not below:
-            raise BadInput(f"{root} holds no photograph: name folders of pictures (PNG, JPEG, BMP, TIFF, WebP)")
+            raise BadInput(f"{root} holds no photograph: name folders of images (PNG, JPEG, BMP, TIFF, WebP)")
         paths += below
     return paths
 
 
 def split_photographs(paths: Sequence[Path], seed: int, held_out: int) -> tuple[list[Path], list[Path]]:
-    """Return photographs to learn and ``held_out`` others, by a seeded draw; BadInput when too few are left to learn."""
+    """Return photographs to learn and ``held_out`` others, by a seeded draw; BadInput when too few are left to learn.
+    """
     if len(paths) < 2 * held_out:
         raise BadInput(
             f"{len(paths)} photographs are too few: name at least {2 * held_out}; a teacher wants a few thousand of many things"

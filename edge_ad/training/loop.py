@@ -1,8 +1,10 @@
-"""One training loop for all networks: it steps, logs, validates on unseen goods, keeps the best, survives a stop.
+"""One training loop for all networks: it steps, logs, validates on unseen normal images, keeps the best, survives a
+stop.
 
 A recipe may say that its loss diverges. Then the loop starts that network again in the recipe's safe form, once.
 
-Ctrl-C and SIGTERM between two steps, never inside one: codebooks move in the forward pass, so half a step cannot be repeated.
+Ctrl-C and SIGTERM between two steps, never inside one: codebooks move in the forward pass, so half a step cannot be
+repeated.
 
 The next batch is drawn in a thread of its own while the network learns from this one.
 """
@@ -97,14 +99,15 @@ COURSE = 20  # points of a training that the bundle's report keeps
 
 
 class Recipe(Protocol):
-    """What the loop trains: a module, its schedule, a step in two halves, and a question to unseen goods."""
+    """What the loop trains: a module, its schedule, a step in two halves, and a question to unseen normal images."""
 
     name: str
     module: nn.Module
     schedule: Schedule
 
     def draw(self, rng: np.random.Generator) -> Any:
-        """Return one batch, without torch and without a change of the recipe: another thread calls it beside ``learn``."""
+        """Return one batch, without torch and without a change of the recipe: another thread calls it beside ``learn``.
+        """
         ...
 
     def learn(self, batch: Any) -> dict[str, Tensor]:
@@ -112,7 +115,7 @@ class Recipe(Protocol):
         ...
 
     def validate(self) -> float:
-        """Return the loss of goods that the network never learned from."""
+        """Return the loss of normal images that the network never learned from."""
         ...
 
 
@@ -187,10 +190,10 @@ def decay_at(schedule: Schedule, step: int, steps: int) -> float:
 def fit(recipe: Recipe, steps: int, folder: RunFolder, seed: int, progress: Progress, group: ProcessGroup = ALONE) -> Trace:
     """Train ``recipe`` for ``steps`` batches, or load it if a former run finished it, and return the trace.
 
-    Every step draws from a generator seeded by (seed, name, step), so a resumed training is the same training, and the next
-    batch can be drawn while the network learns from this one. Ctrl-C and SIGTERM end the step and write a checkpoint before
-    they go on up; a second Ctrl-C goes up at once, without one. The processes of a ``team`` share every batch; DeviceFault
-    when one of them is lost.
+    Every step draws from a generator seeded by (seed, name, step), so a resumed training is the same training, and the
+    next batch can be drawn while the network learns from this one. Ctrl-C and SIGTERM end the step and write a
+    checkpoint before they go on up; a second Ctrl-C goes up at once, without one. The processes of a ``group`` share
+    every batch; DeviceFault when one of them is lost.
     """
     finished = folder.load(f"{recipe.name}-finished")
     if finished is not None:

@@ -30,12 +30,12 @@ class TrainOptions:
 
 
 def penalty_paths(folder: Path | None) -> list[Path]:
-    """Return the pictures of other things in a folder, if one is named; BadInput when it holds none."""
+    """Return the images of other things in a folder, if one is named; BadInput when it holds none."""
     if folder is None:
         return []
     paths = list_nested(folder)
     if not paths:
-        raise BadInput(f"--penalty {folder} holds no picture: name a folder of pictures of other things")
+        raise BadInput(f"--penalty {folder} holds no image: name a folder of images of other things")
     return paths
 
 

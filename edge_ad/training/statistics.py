@@ -1,11 +1,14 @@
-"""From exported graphs to a finished bundle: the edge pipeline itself scores the goods that its statistics come from.
+"""From exported graphs to a finished bundle: the edge pipeline itself scores the normal images that its statistics come
+from.
 
-How trained networks err on goods, where their settings want errors standardised.
+How trained networks err on normal images, where their settings want errors standardised.
 
-Gaussians that allow for noise and for INT8 (ours): disturbed views of goods, some in FP32 and some through rounded graphs.
+Gaussians that allow for noise and for INT8 (ours): disturbed views of normal images, some in FP32 and some through
+rounded graphs.
 
-A Mahalanobis distance magnifies what goods never show, and goods in FP32 never show an error of rounding. Learned from
-rounded views too, composition and surprise err less in INT8, and find synthetic anomalies no worse.
+A Mahalanobis distance magnifies what normal images never show, and normal images in FP32 never show an error of
+rounding. Learned from rounded views too, composition and surprise err less in INT8, and find synthetic anomalies no
+worse.
 """
 
 from __future__ import annotations
@@ -54,14 +57,16 @@ GOLDEN = 8
 
 @dataclass(frozen=True)
 class Scored:
-    """Raw scores f32 [N, B] and the maps that have quantiles of every picture, one array a map."""
+    """Raw scores f32 [N, B] and the maps that have quantiles of every image, one array a map."""
 
     raw: NDArray[np.float32]
     maps: tuple[NDArray[np.float32], ...]
 
 
 def blank_statistics(pooled: NDArray[np.float32]) -> Statistics:
-    """Return statistics that leave raw scores as they are, with the Gaussian of the pooled features of goods f32 [N, D]."""
+    """Return statistics that leave raw scores as they are, with the Gaussian of the pooled features of normal images
+    f32 [N, D].
+    """
     centre, precision = fit_gaussian(pooled)
     return Statistics(
         quantiles=np.tile(np.array([0.0, 1.0], np.float32), (len(MAPS), 1)),
@@ -81,15 +86,16 @@ def finish_contents(
     seed: int,
     progress: Progress,
 ) -> BundleContents:
-    """Return ``contents`` with statistics, weights, thresholds, raw scores and golden pictures measured by the pipeline.
+    """Return ``contents`` with statistics, weights, thresholds, raw scores and golden images measured by the pipeline.
 
-    ``contents`` carries the exported graphs with ``blank_statistics``; ``targets`` are the rates of goods called NG and
-    called WARN or NG. A preliminary bundle is written to ``scratch`` so that the very code of the edge does the scoring.
+    ``contents`` carries the exported graphs with ``blank_statistics``; ``targets`` are the rates of normal images
+    called NG and called WARN or NG. A preliminary bundle is written to ``scratch`` so that the very code of the edge
+    does the scoring.
     """
     write_bundle(scratch, contents)
     with Pipeline(open_bundle(scratch), all_branches=True) as pipeline:
-        normalise = score_all(pipeline, images.normalise, "scoring goods", progress)
-        threshold = score_all(pipeline, images.threshold, "scoring threshold goods", progress)
+        normalise = score_all(pipeline, images.normalise, "scoring normal images", progress)
+        threshold = score_all(pipeline, images.threshold, "scoring threshold normal images", progress)
         anomalies = score_all(pipeline, images.anomalies, "scoring synthetic anomalies", progress)
         faded = _score_faded(pipeline, images, progress)
     scratch.unlink()
@@ -115,7 +121,7 @@ def _score_faded(pipeline: Pipeline, images: ScoringImages, progress: Progress) 
 def measure(
     blank: Statistics, normal: Scored, anomalies: NDArray[np.float32], kinds: tuple[str, ...], seed: int
 ) -> Statistics:
-    """Return mean, deviation, map quantiles and branch weights from unseen goods and synthetic anomalies."""
+    """Return mean, deviation, map quantiles and branch weights from unseen normal images and synthetic anomalies."""
     mean, std = normalise_statistics(normal.raw)
     quantiles = np.array([_quantile_pair(maps) for maps in normal.maps], np.float32)
     flat = replace(blank, mean=mean, std=std, quantiles=quantiles)
@@ -124,7 +130,7 @@ def measure(
 
 
 def score_all(pipeline: Pipeline, images: Images, stage: str, progress: Progress) -> Scored:
-    """Run every picture through the pipeline."""
+    """Run every image through the pipeline."""
     import time
 
     began = time.monotonic()
@@ -140,7 +146,9 @@ def score_all(pipeline: Pipeline, images: Images, stage: str, progress: Progress
 def branch_report(
     normal: NDArray[np.float32], anomalies: NDArray[np.float32], faded: NDArray[np.float32], statistics: Statistics
 ) -> dict[str, dict[str, Any]]:
-    """Return weight and AUROC of each branch on unseen goods against synthetic anomalies, and against faded ones."""
+    """Return weight and AUROC of each branch on unseen normal images against synthetic anomalies, and against faded
+    ones.
+    """
     from edge_ad.scoring.auroc import auroc
 
     def against(index: int, results: NDArray[np.float32]) -> float | None:
@@ -163,7 +171,7 @@ def _quantile_pair(maps: NDArray[np.float32]) -> tuple[float, float]:
 
 
 def _golden(frames: ScoringImages, normal: NDArray[np.float32], anomalies: NDArray[np.float32]) -> Golden:
-    """Keep a few threshold goods and anomalies, spread over the set, as proof data."""
+    """Keep a few threshold normal images and anomalies, spread over the set, as proof data."""
     half = GOLDEN // 2
     good, bad = evenly(len(normal), half), evenly(len(anomalies), half)
     images = np.concatenate([frames.threshold[good], frames.anomalies[bad]])
@@ -175,7 +183,9 @@ CHUNK = 16
 
 
 def learn_tokenizer_errors(tokenizer: HvqTokenizer, tokens: Tensor, arithmetic: Arithmetic) -> None:
-    """Tell a trained tokenizer how it draws tokens f32 (N, C, n, n) of learned goods; nothing where it need not know."""
+    """Tell a trained tokenizer how it draws tokens f32 (N, C, n, n) of learned normal images; nothing where it need not
+    know.
+    """
     chosen = tokens[evenly(len(tokens), GOODS)]
     tokenizer.eval().learn_errors(_parts(chosen, arithmetic))
 
@@ -185,7 +195,9 @@ def _parts(tokens: Tensor, arithmetic: Arithmetic) -> list[Tensor]:
 
 
 def learn_student_errors(model: EfficientAD, teacher: AnyTeacher, normal_images: Images, arithmetic: Arithmetic) -> None:
-    """Tell a trained EfficientAD how its student errs on learned goods u8 [N, S, S, 3]; nothing where it need not know."""
+    """Tell a trained EfficientAD how its student errs on learned normal images u8 [N, S, S, 3]; nothing where it need
+    not know.
+    """
 
     def pairs() -> Iterator[tuple[Tensor, Tensor]]:
         chosen = spread(normal_images, GOODS)
@@ -205,7 +217,9 @@ Array = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Described:
-    """What the Gaussians learn from: pooled features f32 [N, D] of goods, and their surprise f32 [N, E] where it has one."""
+    """What the Gaussians learn from: pooled features f32 [N, D] of normal images, and their surprise f32 [N, E] where
+    it has one.
+    """
 
     pooled: Array
     surprise: Array | None
@@ -227,8 +241,8 @@ def learn_quantization_statistics(
     options: CalibrateOptions,
     progress: Progress,
 ) -> tuple[BundleContents, CalibrateOptions]:
-    """Return ``contents`` with Gaussians of ``exact`` goods and of ``views`` u8 [N, S, S, 3], and ``options`` with the bias
-    corrections that were measured on the way; both as they are without views.
+    """Return ``contents`` with Gaussians of ``exact`` normal images and of ``views`` u8 [N, S, S, 3], and ``options``
+    with the bias corrections that were measured on the way; both as they are without views.
     """
     if not len(views):
         return contents, options

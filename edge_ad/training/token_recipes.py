@@ -33,7 +33,7 @@ class TokenizerRecipe:
         self.model, self.tokens, self.unseen = model, tokens, unseen
 
     def draw(self, rng: np.random.Generator) -> NDArray[np.int64]:
-        """Choose pictures."""
+        """Choose images."""
         chosen = rng.integers(0, len(self.tokens), self.schedule.batch)
         return chosen[self.arithmetic.team.shard(self.schedule.batch).rows]
 
@@ -52,7 +52,7 @@ class TokenizerRecipe:
         return {**shown, "perplexity": torch.tensor(perplexity(losses["use"]))}
 
     def validate(self) -> float:
-        """Return the mean loss over unseen goods."""
+        """Return the mean loss over unseen normal images."""
         losses = [float(hvq_loss(part, self.model(part))) * len(part) for part in _parts(self.unseen, self.arithmetic)]
         return sum(losses) / len(self.unseen)
 
@@ -63,7 +63,8 @@ def encode(model: HvqTokenizer, tokens: Tensor, arithmetic: Arithmetic) -> Tenso
 
 
 def encode_all(model: HvqTokenizer, tokens: Tensor, arithmetic: Arithmetic) -> tuple[Tensor, Tensor]:
-    """Return the codes i64 (N, 4, n * n) of tokens (N, C, n, n), and those of the top level i64 (N, n * n), on the CPU."""
+    """Return the codes i64 (N, 4, n * n) of tokens (N, C, n, n), and those of the top level i64 (N, n * n), on the CPU.
+    """
     model.eval()
     ids, top = [], []
     with torch.no_grad():
@@ -75,12 +76,14 @@ def encode_all(model: HvqTokenizer, tokens: Tensor, arithmetic: Arithmetic) -> t
 
 
 def soften(model: HvqTokenizer, tokens: Tensor, arithmetic: Arithmetic) -> None:
-    """Let the codes of a trained tokenizer share cells, if its settings say so, by what tokens f32 (N, C, n, n) of goods show."""
+    """Let the codes of a trained tokenizer share cells, if its settings say so, by what tokens f32 (N, C, n, n) of
+    normal images show.
+    """
     model.eval().soften(_parts(tokens, arithmetic))
 
 
 def codebook_report(model: HvqTokenizer, ids: Tensor, top: Tensor) -> dict[str, dict[str, float | int]]:
-    """Return how goods use each codebook, by level: ``top``, then 3 to 0 as in ``ids`` i64 (N, 4, n * n)."""
+    """Return how normal images use each codebook, by level: ``top``, then 3 to 0 as in ``ids`` i64 (N, 4, n * n)."""
     levels = list(model.levels)
     results = {"top": code_use(top, model.top)}
     for position, number in enumerate(range(len(levels) - 1, -1, -1)):
@@ -91,7 +94,7 @@ def codebook_report(model: HvqTokenizer, ids: Tensor, top: Tensor) -> dict[str, 
 
 
 class Masked(NamedTuple):
-    """Pictures, by number (i64 [B]), the masks before them (f32 [B, n * n]), and how many cells each mask hides."""
+    """Images, by number (i64 [B]), the masks before them (f32 [B, n * n]), and how many cells each mask hides."""
 
     chosen: NDArray[np.int64]
     masks: NDArray[np.float32]
@@ -99,7 +102,7 @@ class Masked(NamedTuple):
 
 
 class LavitRecipe:
-    """LAViT predicts code histograms behind one fresh block mask a picture (methods sections 3.5 to 3.7)."""
+    """LAViT predicts code histograms behind one fresh block mask an image (methods sections 3.5 to 3.7)."""
 
     name = "lavit"
 
@@ -118,7 +121,7 @@ class LavitRecipe:
         self.bank = torch.from_numpy(bank_of(self.masks, model.grid, VALIDATION_MASKS))
 
     def draw(self, rng: np.random.Generator) -> Masked:
-        """Choose pictures and a mask for each."""
+        """Choose images and a mask for each."""
         chosen = rng.integers(0, len(self.tokens), self.schedule.batch)
         # One count a batch, since sequences without masked cells must be of equal length.
         cells = round(float(rng.choice(self.masks.train_shares)) * self.model.grid**2)
@@ -136,7 +139,7 @@ class LavitRecipe:
         return {"loss": lavit_loss(predicted, target)}
 
     def validate(self) -> float:
-        """Return the loss of unseen goods under four fixed masks."""
+        """Return the loss of unseen normal images under four fixed masks."""
         total = 0.0
         for mask in self.bank:
             for start in range(0, len(self.unseen_tokens), CHUNK):
@@ -149,13 +152,15 @@ class LavitRecipe:
         return total / (len(self.bank) * len(self.unseen_tokens))
 
     def constant_loss(self) -> float:
-        """Return the loss of always predicting the goods' mean histogram: the baseline to beat."""
+        """Return the loss of always predicting the normal images' mean histogram: the baseline to beat."""
         whole = torch.ones(self.codes.shape[2])
         constant = self._mean_histogram(whole)
         return float(np.mean([self._loss_of(constant, mask) for mask in self.bank]))
 
     def constant_loss_by_mask(self) -> float:
-        """Return the loss of predicting, behind each mask, the goods' mean histogram behind it: a harder baseline."""
+        """Return the loss of predicting, behind each mask, the normal images' mean histogram behind it: a harder
+        baseline.
+        """
         return float(np.mean([self._loss_of(self._mean_histogram(mask), mask) for mask in self.bank]))
 
     def _mean_histogram(self, mask: Tensor) -> Tensor:
@@ -178,10 +183,10 @@ class LavitRecipe:
 def learn_cells(
     model: LaViT, masks: Tensor, normal_cells: Tensor, unseen: tuple[Tensor, Tensor], arithmetic: Arithmetic
 ) -> None:
-    """Tell ``model`` where codes usually stand and what its map looks like on unseen goods.
+    """Tell ``model`` where codes usually stand and what its map looks like on unseen normal images.
 
-    ``goods`` are codes i64 (N, levels, n * n) of learned goods, ``unseen`` tokens f32 (M, C, n, n) and codes of others,
-    ``masks`` f32 (R, n * n) the bank.
+    ``normal_cells`` are codes i64 (N, levels, n * n) of learned normal images, ``unseen`` tokens f32 (M, C, n, n) and
+    codes of others, ``masks`` f32 (R, n * n) the bank.
     """
     model.eval()
     model.set_usual(normal_cells)
@@ -201,10 +206,11 @@ def learn_surprise(
     arithmetic: Arithmetic,
     tokenizer: HvqTokenizer | None = None,
 ) -> NDArray[np.float32] | None:
-    """Tell ``model`` how learned goods surprise it: tokens f32 (N, C, n, n), codes i64 (N, levels, n * n), the bank f32 (R, n * n).
+    """Tell ``model`` how learned normal images surprise it: tokens f32 (N, C, n, n), codes i64 (N, levels, n * n), the
+    bank f32 (R, n * n).
 
-    ``tokenizer`` tells which codes share each cell; without it each has one. Returns what the Gaussian was fitted to, f32
-    [N, levels * C]; without ``surprise = mahalanobis`` there is nothing to learn, and None is returned.
+    ``tokenizer`` tells which codes share each cell; without it each has one. Returns what the Gaussian was fitted to,
+    f32 [N, levels * C]; without ``surprise = mahalanobis`` there is nothing to learn, and None is returned.
     """
     surprise = model.surprise
     if surprise is None:

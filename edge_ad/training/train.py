@@ -52,7 +52,7 @@ from edge_ad.training.token_recipes import (
 )
 from edge_ad.utils.progress import Progress, clock
 
-INT8_IMAGES = 64  # goods that the INT8 ranges are measured on at the end
+INT8_IMAGES = 64  # normal images that the INT8 ranges are measured on at the end
 
 
 def train(
@@ -65,11 +65,11 @@ def train(
     options: TrainOptions | None = None,
     keep_finished: bool = False,
 ) -> Path:
-    """Train on the goods in ``data`` and return the path of the bundle, ``out``/<name>.edgead.
+    """Train on the normal images in ``data`` and return the path of the bundle, ``out``/<name>.edgead.
 
-    Processes that torchrun started train together; the first one writes the bundle, the others return before it is there.
-    The same call after a kill or Ctrl-C goes on where it stopped; with ``keep_finished`` a bundle that it already made in
-    ``out`` is returned as it is. Raises BadInput for data or options that cannot be used.
+    Processes that torchrun started train together; the first one writes the bundle, the others return before it is
+    there. The same call after a kill or Ctrl-C goes on where it stopped; with ``keep_finished`` a bundle that it
+    already made in ``out`` is returned as it is. Raises BadInput for data or options that cannot be used.
     """
     chosen = options or TrainOptions(preset=preset, seed=seed, steps=steps)
     training = _Training(Path(data), out, chosen, Progress(shown=progress))
@@ -95,7 +95,7 @@ class _Training:
         self.report: dict[str, Any] = {"arithmetic": self.arithmetic.name, "fingerprint": mark, "seconds": {}}
 
     def is_finished(self) -> bool:
-        """Whether the bundle is there already, from the same goods, settings and version."""
+        """Whether the bundle is there already, from the same normal images, settings and version."""
         return self.arithmetic.team.from_lead(lambda: b"yes" if self._bundle_is_there() else None) is not None
 
     def _bundle_is_there(self) -> bool:
@@ -123,7 +123,7 @@ class _Training:
         preset, side = self.preset, self.preset.image_side
         images = load_images(self.dataset, side, preset.anomalies, self.options.seed, self.options.defects)
         teacher = self.teacher
-        self.progress.say(f"teacher {preset.teacher.kind}: channel statistics of {len(images.fit)} goods")
+        self.progress.say(f"teacher {preset.teacher.kind}: channel statistics of {len(images.fit)} normal images")
         measure_channels(teacher, images.fit, self.arithmetic.device)
         networks, described = self._learn(teacher, images)
         if not self.arithmetic.team.is_main_process:
@@ -188,7 +188,9 @@ class _Training:
         }
 
     def _report_codebooks(self, codebooks: dict[str, dict[str, float | int]]) -> None:
-        """Report how goods use the codes of each level; ``perplexity`` holds the four target levels in their order."""
+        """Report how normal images use the codes of each level; ``perplexity`` holds the four target levels in their
+        order.
+        """
         self.report["codebooks"] = codebooks
         self.report["perplexity"] = [use["perplexity"] for level, use in codebooks.items() if level != "top"]
         message = "; ".join(
@@ -199,11 +201,13 @@ class _Training:
         self.folder.log({"stage": "codebooks", **codebooks})
 
     def _report_baseline(self, recipe: LavitRecipe) -> None:
-        """Report the loss of predictors that see nothing: the mean histogram of goods, and the one behind each mask."""
+        """Report the loss of predictors that see nothing: the mean histogram of normal images, and the one behind each
+        mask.
+        """
         whole, by_mask = round(recipe.constant_loss(), 4), round(recipe.constant_loss_by_mask(), 4)
         self.report["lavit_constant_loss"], self.report["lavit_constant_loss_by_mask"] = whole, by_mask
         reached = min((loss for _, loss in self.report[recipe.name]["unseen_goods"]), default=None)
-        message = "" if reached is None else f"; lavit on unseen goods {reached:.3f}"
+        message = "" if reached is None else f"; lavit on unseen normal images {reached:.3f}"
         self.progress.say(f"loss of a constant histogram {whole:.3f}, of a constant one a mask {by_mask:.3f}{message}")
         self.folder.log({"stage": "lavit_baseline", "constant_loss": whole, "constant_loss_by_mask": by_mask})
 
@@ -276,7 +280,7 @@ class _Training:
     def _report_data(self) -> None:
         report, normal = self.progress.say, self.dataset.goods
         report(
-            f"{self.dataset.name}: {len(normal.fit)} goods to learn, {len(normal.normalise)} to normalise, "
+            f"{self.dataset.name}: {len(normal.fit)} normal images to learn, {len(normal.normalise)} to normalise, "
             f"{len(normal.threshold)} for the threshold ({self.dataset.layout} layout), preset {self.preset.name}"
         )
         report(f"images in {self.dataset.root}:\n{folders_table(self.dataset.folders)}")
@@ -287,7 +291,7 @@ class _Training:
             )
         if len(self.dataset.sizes) > 1:
             mixed = ", ".join(f"{count} of {size}" for size, count in self.dataset.sizes.items())
-            report(f"pictures have several sizes and are all resized to {self.preset.image_side} pixels: {mixed}")
+            report(f"images have several sizes and are all resized to {self.preset.image_side} pixels: {mixed}")
         report(f"training in {self.folder.path} ({self.arithmetic.name}); Ctrl-C is safe, the same command goes on")
 
     def _report_export(self, graphs: list[ExportedGraph]) -> None:
@@ -302,7 +306,7 @@ class _Training:
             )
 
     def _report_scores(self, contents: BundleContents) -> None:
-        self.progress.say("branch        weight  AUROC on unseen goods and synthetic anomalies, and on faded ones")
+        self.progress.say("branch        weight  AUROC on unseen normal images and synthetic anomalies, and on faded ones")
         for branch, row in contents.report["branches"].items():
             values = ("    -" if row[key] is None else f"{row[key]:.3f}" for key in ("auroc_synthetic", "auroc_faded"))
             self.progress.say(f"  {branch:<12} {row['weight']:5.2f}  {'  '.join(values)}")

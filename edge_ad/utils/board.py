@@ -15,10 +15,11 @@ _RELEASE = re.compile(r"R(\d+).*?REVISION:\s*([\d.]+)")
 
 
 def machine(root: Path = Path("/")) -> dict[str, str]:
-    """Return what identifies this machine for graphs on a CPU: system, architecture, processor and its ``instructions``.
+    """Return what identifies this machine for graphs on a CPU: system, architecture, processor and its
+    ``instructions``.
 
-    The last are those instruction sets that decide which kernels ONNX Runtime has here: virtual machines of one name may
-    have them or not, and an INT8 graph that was made with VNNI saturates without.
+    The last are those instruction sets that decide which kernels ONNX Runtime has here: virtual machines of one name
+    may have them or not, and an INT8 graph that was made with VNNI saturates without.
     """
     text = _text(root / "proc/cpuinfo")
     names = {"system": platform.system(), "architecture": platform.machine(), "processor": _processor(text)}
@@ -28,8 +29,8 @@ def machine(root: Path = Path("/")) -> dict[str, str]:
 def board(root: Path = Path("/")) -> str:
     """Return the model of the board as its device tree has it, empty where there is no device tree.
 
-    Docker masks /proc/device-tree. In a container it is looked for where docker/inspector.yaml mounts it, and in what the
-    kernel says of the chip, which carries the same name.
+    Docker masks /proc/device-tree. In a container it is looked for where docker/inspector.yaml mounts it, and in what
+    the kernel says of the chip, which carries the same name.
     """
     locations = ("proc/device-tree/model", "run/device-tree/model")
     models = [_text(root / location).strip("\0 \n") for location in locations]
@@ -56,7 +57,8 @@ def is_jetson(root: Path = Path("/")) -> bool:
 
 
 def _instructions(cpuinfo: str) -> str:
-    """Return the flags (x86) or features (ARM) of ``_KERNELS`` that /proc/cpuinfo lists for the first core, in a row."""
+    """Return the flags (x86) or features (ARM) of ``_KERNELS`` that /proc/cpuinfo lists for the first core, in a row.
+    """
     lines = [line for line in cpuinfo.splitlines() if line.lower().startswith(("flags", "features"))]
     listed = set(lines[0].split(":", 1)[-1].split()) if lines else set()
     return " ".join(name for name in _KERNELS if name in listed)

@@ -70,7 +70,8 @@ def require_writable(path: Path | None) -> None:
 
 
 def is_at(handle: int, path: Path) -> bool:
-    """Whether ``path`` leads to the file that is open: a file that was removed or renamed takes what nobody will find."""
+    """Whether ``path`` leads to the file that is open: a file that was removed or renamed takes what nobody will find.
+    """
     try:
         there = os.stat(path)
     except OSError:

@@ -63,8 +63,8 @@ def lock_file(path: Path, what: str, advice: str) -> Callable[[], None]:
 class Targets:
     """Locks on names that count for the whole machine, whoever the user and whatever the folder.
 
-    Each is a Unix socket in the abstract name space: the kernel gives a name to one process only, and nothing is left in
-    the file system. A thread answers who asks with the holder. Machines, and containers without the network of their
+    Each is a Unix socket in the abstract name space: the kernel gives a name to one process only, and nothing is left
+    in the file system. A thread answers who asks with the holder. Machines, and containers without the network of their
     host, do not see each other.
     """
 

@@ -27,8 +27,8 @@ def redact(text: str) -> str:
 
 
 def redact_uri(uri: str, plain: Collection[str] = ()) -> str:
-    """Return a single URI redacted, wrong ones too: all before the last ``@`` even where the slashes are missing, and every
-    value of its query but those of the names in ``plain``.
+    """Return a single URI redacted, wrong ones too: all before the last ``@`` even where the slashes are missing, and
+    every value of its query but those of the names in ``plain``.
     """
     before, at, after = uri.rpartition("@")
     if at:

@@ -98,8 +98,8 @@ class SupervisedThread:
     """A daemon thread that does ``work``; an exception in it is a fault of the run.
 
     With ``restart`` the work begins again after half a second, at most 5 times a minute; a thread that ends for good is
-    down for the rest of the run, and ends the run where it is ``essential``. ``on_fault`` is called with each exception,
-    in the thread, before that.
+    down for the rest of the run, and ends the run where it is ``essential``. ``on_fault`` is called with each
+    exception, in the thread, before that.
     """
 
     def __init__(
@@ -166,8 +166,8 @@ def leave(code: int) -> NoReturn:
     """End this process, at once where a thread was left behind.
 
     A thread that is inside a library of C++ when Python takes itself down would end the process with SIGABRT, after all
-    is done, and one that waits for standard input with a fatal error. The threads of torch's process group, which Python
-    does not know, live on when it is destroyed.
+    is done, and one that waits for standard input with a fatal error. The threads of torch's process group, which
+    Python does not know, live on when it is destroyed.
     """
     left_behind = any(thread is not threading.current_thread() and thread.daemon for thread in threading.enumerate())
     if not left_behind and not _is_in_process_group():

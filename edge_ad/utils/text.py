@@ -39,7 +39,8 @@ def part_id(received: str | bytes) -> str:
 
 
 def is_utf8(text: str) -> bool:
-    """Whether UTF-8 can hold the text: a file name with other bytes can be opened by Python, but not by every library."""
+    """Whether UTF-8 can hold the text: a file name with other bytes can be opened by Python, but not by every library.
+    """
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -268,7 +268,8 @@ class AuthMiddleware:
 
 
 def request_of(scope: Scope) -> Request:
-    """Return what the checks need of an ASGI request; a header that comes twice counts as joined, so it fits nothing."""
+    """Return what the checks need of an ASGI request; a header that comes twice counts as joined, so it fits nothing.
+    """
     headers: dict[str, str] = {}
     for name, value in scope["headers"]:
         key = name.decode("latin-1").lower()

@@ -59,8 +59,8 @@ class Asked:
 
 
 class WebLink:
-    """A running dashboard. Nothing here stops the line: one that dies, or is stopped or hangs and so does not answer for
-    10 s, is started again, five times a minute at most.
+    """A running dashboard. Nothing here stops the line: one that dies, or is stopped or hangs and so does not answer
+    for 10 s, is started again, five times a minute at most.
 
     ``hello`` holds what does not change during the run. BadInput when a package is missing, an address cannot be had
     or a token is no good.
@@ -257,7 +257,7 @@ def check_packages() -> None:
 
 
 def smaller(image: Image) -> Image:
-    """Return the picture with at most LARGEST_SIDE pixels a side."""
+    """Return the image with at most LARGEST_SIDE pixels a side."""
     height, width = image.shape[:2]
     factor = LARGEST_SIDE / max(height, width)
     if factor >= 1.0:

@@ -1,4 +1,4 @@
-"""Routes of what is now: the state, its stream, pictures, acknowledges."""
+"""Routes of what is now: the state, its stream, images, acknowledges."""
 
 from __future__ import annotations
 
@@ -40,12 +40,13 @@ def live_routes(dashboard: DashboardState, ask: Ask, wanted: bool) -> APIRouter:
 
     @router.get("/cameras/{index}/picture", response_class=Response, responses={404: {"model": Message}})
     def picture(index: CameraIndex, number: Wanted = None) -> Response:
-        """Return the newest picture of a camera as JPEG, or one of the last five (204: gone); `X-Picture` is its number."""
+        """Return the newest image of a camera as JPEG, or one of the last five (204: gone); `X-Picture` is its number.
+        """
         return _image(dashboard.picture(index, number), number, "image/jpeg", DashboardImage.jpeg)
 
     @router.get("/cameras/{index}/heat", response_class=Response, responses={404: {"model": Message}})
     def heat(index: CameraIndex, number: Wanted = None) -> Response:
-        """Return the heat map of such a picture as PNG, transparent where the part is like the goods."""
+        """Return the heat map of such an image as PNG, transparent where the part is like the normal images."""
         return _image(dashboard.picture(index, number), number, "image/png", DashboardImage.overlay)
 
     @router.post("/alarms/{number}/acknowledge", status_code=202, responses={409: {"model": Message}})
@@ -103,6 +104,6 @@ def _image(
     if data is None and wanted is not None:
         return Response(status_code=204)
     if result is None or data is None:
-        raise HTTPException(404, "there is no such picture now")
+        raise HTTPException(404, "there is no such image now")
     headers = {"cache-control": "no-store", "x-picture": str(result.number)}
     return Response(data, media_type=kind, headers=headers)

@@ -90,7 +90,7 @@ def _cameras(cameras: list[dict[str, Any]], silent_s: float) -> Iterable[Metric]
     rates = [((camera["name"],), camera["fps"]) for camera in cameras if camera["fps"] is not None]
     yield _labelled("frames_per_second", "Frames a second that reached this machine.", ("camera",), rates)
     lags = [((camera["name"],), camera["lag_s"]) for camera in cameras if camera.get("lag_s") is not None]
-    yield _labelled("camera_lag_seconds", "How late pictures arrive, by the camera's own clock.", ("camera",), lags)
+    yield _labelled("camera_lag_seconds", "How late images arrive, by the camera's own clock.", ("camera",), lags)
     phases = [((camera["name"], phase), float(camera["alarm"] == phase)) for camera in cameras for phase in PHASES]
     yield _labelled("alarm_phase", "1 for the phase of the alarm.", ("camera", "phase"), phases)
 
@@ -134,9 +134,9 @@ def _rest(state: dict[str, Any]) -> Iterable[Metric]:
     yield _gauge("alarm_waiting", "1 while an alarm waits for an acknowledge.", float(state["lamp"]["waiting"]))
     drift = state["drift"]
     if drift is not None:
-        yield _gauge("drifted", "1 when parts are no longer like the goods.", float(bool(drift["drifted"])))
+        yield _gauge("drifted", "1 when parts are no longer like the normal images.", float(bool(drift["drifted"])))
         shifts = [((name,), stream["shift"]) for name, stream in drift["streams"].items() if stream["shift"] is not None]
-        yield _labelled("drift_shift", "Distance from the goods in standard errors.", ("stream",), shifts)
+        yield _labelled("drift_shift", "Distance from the normal images in standard errors.", ("stream",), shifts)
     store = state["store"]
     if store is not None:
         yield _gauge("store_fault", "1 while events cannot be stored.", float(store["fault"] is not None))

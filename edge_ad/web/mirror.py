@@ -1,6 +1,6 @@
-"""What the dashboard's process knows of the run: the newest state, the last events, the last pictures.
+"""What the dashboard's process knows of the run: the newest state, the last events, the last images.
 
-Live pictures: kept as they came, encoded when a page asks.
+Live images: kept as they came, encoded when a page asks.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SHOWN = ("verdict", "part", "frame", "time", "score")
 
 @dataclass(eq=False)
 class DashboardImage:
-    """A picture u8[H,W,3] RGB and its heat u8[h,w] (0 as on goods, 255 twice as high), each may be missing."""
+    """An image u8[H,W,3] RGB and its heat u8[h,w] (0 as on normal images, 255 twice as high), each may be missing."""
 
     number: int
     event: dict[str, Any]
@@ -39,11 +39,11 @@ class DashboardImage:
         return {"number": self.number, **has, **{key: self.event[key] for key in SHOWN}}
 
     def jpeg(self) -> bytes | None:
-        """Return the picture as JPEG, encoded once for all pages."""
+        """Return the image as JPEG, encoded once for all pages."""
         return None if self.image is None else self._once("jpeg")
 
     def overlay(self) -> bytes | None:
-        """Return the heat as PNG with an alpha channel, to be laid over the picture."""
+        """Return the heat as PNG with an alpha channel, to be laid over the image."""
         return None if self.heat is None else self._once("overlay")
 
     def _once(self, what: str) -> bytes:
@@ -64,7 +64,7 @@ class DashboardImage:
 
 
 def image_of(number: int, record: dict[str, Any], blobs: list[bytes]) -> DashboardImage:
-    """Return the picture of a message."""
+    """Return the image of a message."""
     rest = list(blobs)
     image = None if record["image"] is None else np.frombuffer(rest.pop(0), np.uint8).reshape(record["image"])
     heat = None if record["heat"] is None else np.frombuffer(rest.pop(0), np.uint8).reshape(record["heat"])
@@ -74,7 +74,7 @@ def image_of(number: int, record: dict[str, Any], blobs: list[bytes]) -> Dashboa
 def _encode(suffix: str, image: Any, settings: list[int]) -> bytes:
     done, data = cv2.imencode(suffix, image, settings)
     if not done:
-        raise DeviceFault(f"a picture cannot be encoded as {suffix} by this OpenCV")
+        raise DeviceFault(f"an image cannot be encoded as {suffix} by this OpenCV")
     return bytes(data)
 
 
@@ -138,13 +138,13 @@ class DashboardState:
             return self.count, list(self._events)[len(self._events) - wanted :]
 
     def picture(self, index: int, number: int | None = None) -> DashboardImage | None:
-        """Return the newest picture of a camera, or the one of this number; None when it is not kept."""
+        """Return the newest image of a camera, or the one of this number; None when it is not kept."""
         with self._lock:
             images = list(self._images.get(index, ()))
         return next((image for image in reversed(images) if number in (None, image.number)), None)
 
     def pictures(self) -> list[dict[str, Any] | None]:
-        """Return the number of the newest picture of each camera with what it shows, None where there is none."""
+        """Return the number of the newest image of each camera with what it shows, None where there is none."""
         images = [self.picture(index) for index in range(len(self.state["cameras"]) if self.state else 0)]
         return [None if image is None else image.told() for image in images]
 

@@ -1,4 +1,4 @@
-"""What the loop leaves for the dashboard: a few assignments a part, and one picture a camera now and then."""
+"""What the loop leaves for the dashboard: a few assignments a part, and one image a camera now and then."""
 
 from __future__ import annotations
 
@@ -43,7 +43,9 @@ class Histogram:
 
 @dataclass
 class Seen:
-    """What was last seen of a camera: its newest event that is on the disk, the newest bad one, and where its parts stand."""
+    """What was last seen of a camera: its newest event that is on the disk, the newest bad one, and where its parts
+    stand.
+    """
 
     event: Event | None = None
     bad: Event | None = None
@@ -53,7 +55,7 @@ class Seen:
 
 @dataclass(frozen=True, eq=False)
 class PendingImage:
-    """A judgement whose picture is to be shown, of the camera at ``place``."""
+    """A judgement whose image is to be shown, of the camera at ``place``."""
 
     place: int
     result: InspectionResult
@@ -67,7 +69,7 @@ class _Slot:
 
 @dataclass
 class Released:
-    """What may be shown now: events in order, and at most one picture a camera."""
+    """What may be shown now: events in order, and at most one image a camera."""
 
     events: list[tuple[int, Event]] = field(default_factory=list)
     shots: list[PendingImage] = field(default_factory=list)
@@ -77,9 +79,9 @@ class DashboardFeed(Observer):
     """A sink and listener of the loop; ``release`` gives what may be shown, in the thread of the link.
 
     An event is shown only when it is on the disk: ``settled`` counts the events that are, or are lost for good. Where
-    the disk does not answer for a second they are shown without it. Without a store they are shown at once. ``watching``
-    says whether a page is open: only then pictures are held, one for each camera, at most IMAGES_PER_SECOND of all.
-    ``view`` is the piece of them that is judged.
+    the disk does not answer for a second they are shown without it. Without a store they are shown at once.
+    ``watching`` says whether a page is open: only then images are held, one for each camera, at most IMAGES_PER_SECOND
+    of all. ``view`` is the piece of them that is judged.
     """
 
     def __init__(
@@ -104,7 +106,7 @@ class DashboardFeed(Observer):
         self._slots = [_Slot() for _ in cameras]
 
     def on_result(self, result: InspectionResult, source: Source) -> None:
-        """Keep the event, and the picture when it is time for one."""
+        """Keep the event, and the image when it is time for one."""
         now, index, event = self._clock(), self._indices[source.name], result.event
         with self._lock:
             self._taken += 1

@@ -1,4 +1,4 @@
-"""Routes of the record: events, their pictures, marks, counts per hour."""
+"""Routes of the record: events, their images, marks, counts per hour."""
 
 from __future__ import annotations
 
@@ -78,10 +78,10 @@ def record_routes(record: Record, marked: Callable[[], None]) -> APIRouter:
 
     @router.get("/events/{event_id}/images/{number}", response_class=FileResponse)
     def image(event_id: EventId, number: Annotated[int, Path(ge=0, le=100)]) -> FileResponse:
-        """Return a picture of an event: 0 is what was judged, 1 with its heat map."""
+        """Return an image of an event: 0 is what was judged, 1 with its heat map."""
         path = evidence(record.reader(), record.event(event_id), number)
         if path is None:
-            raise HTTPException(404, "there is no such picture, or it was cleared away")
+            raise HTTPException(404, "there is no such image, or it was cleared away")
         return FileResponse(path, media_type=KINDS[path.suffix], headers={"cache-control": "private, max-age=3600"})
 
     @router.post("/events/{event_id}/mark", response_model=Event)
@@ -108,9 +108,9 @@ def shown(event: StoredEvent) -> dict[str, Any]:
 
 
 def evidence(reader: Reader, event: StoredEvent, number: int) -> File | None:
-    """Return the file of a picture of an event; None unless it is a plain picture inside the evidence folder.
+    """Return the file of an image of an event; None unless it is a plain image inside the evidence folder.
 
-    No piece of a URL becomes a path: a request gives the number of a picture, the store its name.
+    No piece of a URL becomes a path: a request gives the number of an image, the store its name.
     """
     folder = reader.evidence
     if folder is None or number >= len(event.images):

@@ -32,7 +32,7 @@ _DEFINITIONS: dict[str, Any] = {
 Event = create_model("Event", **_DEFINITIONS)
 Event.__doc__ = """One verdict; fields as in the lines of `edge-ad run --events`, ``time`` in seconds since 1970 UTC.
 
-``sequence`` grows with every event; ``images`` counts its pictures.
+``sequence`` grows with every event; ``images`` counts its images.
 """
 
 
@@ -116,7 +116,7 @@ class Life(BaseModel):
 
 
 class State(BaseModel):
-    """The state of the run; ``run`` is what changes with every picture, None before the first."""
+    """The state of the run; ``run`` is what changes with every image, None before the first."""
 
     role: Literal["full", "read"]
     login: bool

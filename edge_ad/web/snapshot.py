@@ -167,7 +167,8 @@ class StatusReporter:
                 entry.update(open=True, waiting=state.waiting, phase=state.phase, reason=self._cause(index, entry))
 
     def _cause(self, index: int, entry: Mapping[str, Any]) -> str | None:
-        """Return the reason of the newest bad part when the alarm was first seen; it may come a moment after the alarm."""
+        """Return the reason of the newest bad part when the alarm was first seen; it may come a moment after the alarm.
+        """
         bad = self._feed.seen[index].bad
         return entry.get("reason") or (None if bad is None else bad.reason)
 

@@ -22,7 +22,8 @@ def weights_of(kind: str) -> Path | None:
 
 
 def card_of(kind: str) -> dict[str, Any]:
-    """Return the model card of a teacher in the package, with ``intact``: whether its weights have the card's SHA-256."""
+    """Return the model card of a teacher in the package, with ``intact``: whether its weights have the card's SHA-256.
+    """
     weights = FOLDER / f"{kind}.safetensors"
     card: dict[str, Any] = json.loads(weights.with_suffix(".json").read_text(encoding="utf-8"))
     return {**card, "intact": sha256_file(weights) == card["sha256"]}

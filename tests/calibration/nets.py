@@ -126,7 +126,7 @@ def vit(seed: int = 0, decomposed: bool = False, outlier: float = 200.0) -> byte
 
 
 def feeds(channels: int, count: int, seed: int = 0) -> list[dict[str, Array]]:
-    """Return smooth random pictures f32 [1, channels, 16, 16]."""
+    """Return smooth random images f32 [1, channels, 16, 16]."""
     rng = np.random.default_rng(seed)
     found = []
     for _ in range(count):

@@ -20,7 +20,7 @@ def shift(data: bytes, pictures: list[dict[str, Array]]) -> float:
 @pytest.mark.parametrize("dialect", ["tensorrt", "cpu"])
 @pytest.mark.parametrize("keep", [(), ("n_stem", "n_branch1")])
 def test_means_come_back(dialect: str, keep: tuple[str, ...]) -> None:
-    """With 5-bit weights everything shifts; on unseen pictures two thirds of it or more are taken back."""
+    """With 5-bit weights everything shifts; on unseen images two thirds of it or more are taken back."""
     ranges = collect(cnn(), feeds(8, 16), threads=1)
     held = corrections(cnn(), ranges, feeds(8, 16), dialect, keep, weight_limit=15, threads=1)
     unseen = feeds(8, 16, seed=7)
@@ -32,14 +32,14 @@ def test_means_come_back(dialect: str, keep: tuple[str, ...]) -> None:
 
 
 def alike(count: int) -> list[dict[str, Array]]:
-    """Return pictures of one part: the same content, a tenth of it noise."""
+    """Return images of one part: the same content, a tenth of it noise."""
     rng = np.random.default_rng(3)
     part = rng.normal(size=(1, 8, SIDE, SIDE))
     return [{"x": (part + 0.1 * rng.normal(size=part.shape)).astype(np.float32)} for _ in range(count)]
 
 
 def test_a_vector_of_features_comes_back_number_by_number() -> None:
-    """Pictures of one part look alike, so rounding shifts every place in its own way: a number a channel cannot undo that."""
+    """Images of one part look alike, so rounding shifts every place in its own way: a number a channel cannot undo that."""
     net = Net()
     mixed = net.op("Relu", net.conv(net.op("Relu", net.conv("x", 8, 16)), 16, 16), out="mixed")
     cells = net.op("AveragePool", mixed, kernel_shape=[4, 4], strides=[4, 4])

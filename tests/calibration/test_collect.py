@@ -1,4 +1,4 @@
-"""Ranges: what they hold, that they pass through JSON, and that memory does not grow with the number of pictures."""
+"""Ranges: what they hold, that they pass through JSON, and that memory does not grow with the number of images."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_json_that_is_no_ranges(change: dict[str, object]) -> None:
 
 
 def test_refusals() -> None:
-    with pytest.raises(ValueError, match="at least one picture"):
+    with pytest.raises(ValueError, match="at least one image"):
         collect(cnn(), [])
     bad = feeds(8, 1)[0]
     bad["x"][0, 0, 0, 0] = np.nan
@@ -101,7 +101,7 @@ def test_refusals() -> None:
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_pictures() -> None:
-    """2,000 pictures take no more memory than 50, in Python's own account (the runtime keeps nothing between runs)."""
+    """2,000 images take no more memory than 50, in Python's own account (the runtime keeps nothing between runs)."""
     pictures = feeds(8, 8)
 
     def stream(count: int) -> Iterator[dict[str, Array]]:

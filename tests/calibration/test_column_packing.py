@@ -39,7 +39,7 @@ def test_packing_by_hand(
 
 @dataclass(frozen=True)
 class Stem:
-    """A Q/DQ convolution of a picture u8 [N, H, W, C], and what is odd about it."""
+    """A Q/DQ convolution of an image u8 [N, H, W, C], and what is odd about it."""
 
     size: tuple[int, int, int, int] = (1, 9, 18, 3)
     kernel: tuple[int, int] = (4, 4)
@@ -137,7 +137,7 @@ def test_convolutions_of_one_picture_share_what_they_read() -> None:
     kinds = [node.op_type for node in onnx.load_model_from_string(pack_columns(build(Stem(copies=2)))).graph.node]
     assert kinds.count("Conv") == 2
     assert kinds.count("Concat") == 1
-    assert kinds.count("Reshape") == 1 + 2  # the picture, and each output
+    assert kinds.count("Reshape") == 1 + 2  # the image, and each output
 
 
 PLAIN = Stem()

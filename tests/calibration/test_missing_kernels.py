@@ -129,7 +129,7 @@ def test_the_error_of_a_missing_kernel_is_the_one_that_is_looked_for() -> None:
 def test_pooling_in_half_precision_is_that_of_single(
     op: str, attributes: dict[str, Any], run: Callable[[bytes, Any], Any]
 ) -> None:
-    """On this processor as it is. Rounding of picture, kernel, products and sums, each by 2^-11, four products a sum."""
+    """On this processor as it is. Rounding of image, kernel, products and sums, each by 2^-11, four products a sum."""
     single, half = pooling(op, **attributes), to_fp16(pooling(op, **attributes))
     sums = np.einsum("oi,bihw->bohw", np.abs(kernel()[:, :, 0, 0]), np.abs(picture()))
     found, expected = run(half, picture()), by_calibration(single, picture())

@@ -71,10 +71,10 @@ def test_a_quantised_stream_collapses() -> None:
         insert_pair(bad, name, scale)
     pictures = feeds(3, 4, seed=6)
     exact = np.stack([run(vit(), feed, ["head"])[0] for feed in pictures])
-    spread = exact.std(axis=0).mean()  # what differs from picture to picture
+    spread = exact.std(axis=0).mean()  # what differs from image to image
     found = [np.stack([run(data, feed, ["head"])[0] for feed in pictures]) for data in (good, bad.SerializeToString())]
     errors = [float(np.sqrt(((values - exact) ** 2).mean()) / spread) for values in found]
-    assert errors[1] > 1.0  # nothing is left of what the pictures differ in
+    assert errors[1] > 1.0  # nothing is left of what the images differ in
     assert errors[1] > 1.5 * errors[0]
 
 
@@ -113,7 +113,7 @@ def test_a_transposed_convolution_keeps_fp32_on_a_cpu_only() -> None:
 
 
 def run_input(seed: int) -> Array:
-    """Return a random picture."""
+    """Return a random image."""
     return np.random.default_rng(seed).normal(0, 1, (1, 8, 6, 6)).astype(np.float32)
 
 

@@ -1,4 +1,4 @@
-"""First convolutions that read a picture's bytes: as before but for half a grey level at the border, or left alone."""
+"""First convolutions that read an image's bytes: as before but for half a grey level at the border, or left alone."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def negative(net: Net) -> str:
 
 
 def build(normalise: Normalise, kernel: int = 4, pads: int = 1, width: int = WIDTH, middle: str = "Relu") -> bytes:
-    """Return two branches whose stems read the same picture, and a layer behind each."""
+    """Return two branches whose stems read the same image, and a layer behind each."""
     net = Net(3)
     z = normalise(net)
     for branch in "ab":

@@ -1,4 +1,4 @@
-"""Weights rounded together: to FP16 neighbours, filters keep their sum; to 8 bits, filters on pictures err least."""
+"""Weights rounded together: to FP16 neighbours, filters keep their sum; to 8 bits, filters on images err least."""
 
 from __future__ import annotations
 

@@ -27,16 +27,16 @@ class PartCamera:
     """Shows good and bad parts by turns in a thread of its own, or what it showed before.
 
     Above the part, outside ``ROI``, are a blinking light, which stands in the scene, and a clock, which the camera writes into
-    every picture, be it old or new.
+    every image, be it old or new.
 
-    ``told`` is called with "bad part", "frozen" or "old pictures", whether that is so, and since which monotonic second.
+    ``told`` is called with "bad part", "frozen" or "old images", whether that is so, and since which monotonic second.
     """
 
     def __init__(self, chance: random.Random, told: Callable[[str, bool, float], None]) -> None:
         self.server = RtspServer(size=(SIDE, CLOCK + SIDE))
         self.server.start()
         self.frames = 0
-        self.stale = 0  # so many old pictures in turn
+        self.stale = 0  # so many old images in turn
         self._chance, self._told = chance, told
         self._shown: deque[NDArray[np.uint8]] = deque(maxlen=8)
         self._ring: list[NDArray[np.uint8]] = []
@@ -68,9 +68,9 @@ class PartCamera:
             strip[:, :CLOCK] = 200 if now * LIGHT_HZ % 1.0 < 0.5 else 20
             picture = np.concatenate([strip, part])
             self._shown.append(picture)
-        # What becomes wrong was so before the picture is out, and what becomes right is so only after it.
-        states = {"bad part": self._bad, "frozen" if self.stale == 1 else "old pictures": bool(self._ring)}
-        states.update({what: False for what in ("frozen", "old pictures") if what not in states})
+        # What becomes wrong was so before the image is out, and what becomes right is so only after it.
+        states = {"bad part": self._bad, "frozen" if self.stale == 1 else "old images": bool(self._ring)}
+        states.update({what: False for what in ("frozen", "old images") if what not in states})
         for what in [what for what, wrong in states.items() if wrong]:
             self._told(what, True, now)
         at = self.server.show(_with_clock(picture, self.frames))
@@ -85,7 +85,7 @@ class PartCamera:
 
 
 def _with_clock(picture: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
-    """Return the picture with a number written above its part as 16 bars."""
+    """Return the image with a number written above its part as 16 bars."""
     written = picture.copy()
     for bit in range(16):
         left = CLOCK + 6 * bit

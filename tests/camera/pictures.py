@@ -1,4 +1,4 @@
-"""Real files for the tests: videos written by OpenCV, pictures with noise."""
+"""Real files for the tests: videos written by OpenCV, images with noise."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Image = NDArray[np.uint8]
 
 
 def noise(seed: int, height: int = 48, width: int = 64, level: float = 110.0) -> Image:
-    """Return a grey picture u8[height,width,3] with noise."""
+    """Return a grey image u8[height,width,3] with noise."""
     rng = np.random.default_rng(seed)
     return np.clip(rng.normal(level, 12.0, (height, width, 3)), 0, 255).astype(np.uint8)
 
@@ -29,6 +29,6 @@ def write_video(path: Path, frames: list[Image], fps: float = 25.0, codec: str =
 
 
 def write_image(path: Path, image: Image) -> Path:
-    """Write an RGB picture in the format of its suffix."""
+    """Write an RGB image in the format of its suffix."""
     assert cv2.imwrite(str(path), np.ascontiguousarray(image[:, :, ::-1]))
     return path

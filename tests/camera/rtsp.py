@@ -60,7 +60,7 @@ class RtspServer:
         return time.monotonic()
 
     def show(self, image: NDArray[np.uint8]) -> float:
-        """Send a picture u8[H,W,3] RGB as captured now; return that moment in monotonic seconds."""
+        """Send an image u8[H,W,3] RGB as captured now; return that moment in monotonic seconds."""
         assert self._process is not None
         assert self._process.stdin is not None
         now = time.monotonic_ns()

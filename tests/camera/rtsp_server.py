@@ -1,7 +1,7 @@
 """A real RTSP server on loopback, run by the system's Python: rtsp_server.py PORT [USER:PASSWORD [CODEC]]. Prints `ready`.
 
 The codec is h264, jpeg, or broken: JPEG images of which a few bytes are changed now and then. With WIDTHxHEIGHT in its place
-the pictures are those of standard input, in H.264 without loss: each is 8 bytes, the nanoseconds of CLOCK_MONOTONIC at its
+the images are those of standard input, in H.264 without loss: each is 8 bytes, the nanoseconds of CLOCK_MONOTONIC at its
 capture, little-endian, and then its RGB values.
 """
 
@@ -34,7 +34,7 @@ ROLE = "viewer"
 
 
 class Feed:
-    """Gives the pictures of standard input to the stream that is being watched; without one they are lost."""
+    """Gives the images of standard input to the stream that is being watched; without one they are lost."""
 
     def __init__(self, width: int, height: int) -> None:
         self.launch = FED.format(width=width, height=height)

@@ -1,4 +1,4 @@
-"""Collecting goods: what is kept, what is skipped and why, and going on where it stopped."""
+"""Collecting normal images: what is kept, what is skipped and why, and going on where it stopped."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.camera.pictures import Image, noise, write_image
 
 
 class Reel:
-    """Gives pictures and other results as listed."""
+    """Gives images and other results as listed."""
 
     kind: SourceKind = "live"
     fps: float | None = 25.0
@@ -163,7 +163,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     monkeypatch.chdir(tmp_path)
     Path("edge-ad.toml").write_text('[run]\ncamera = "synthetic://line?frames=30&anomalies=0&size=128&black=3-4"\n')
     assert main(["capture", "--out", "goods", "--count", "10"]) == 0
-    assert "10 of 10 pictures; skipped: 2 dark" in capsys.readouterr().out
+    assert "10 of 10 images; skipped: 2 dark" in capsys.readouterr().out
     assert len(list_images(Path("goods"))) == 10
     Path("edge-ad.toml").write_text('[capture]\ncamera = "goods"\nout = "again"\ncount = 4\n')
     assert main(["capture"]) == 0
@@ -177,8 +177,8 @@ def test_a_source_that_ends_too_early_is_told_and_what_it_gave_is_kept(
     camera = "synthetic://line?frames=5&anomalies=0&size=128"
     assert main(["capture", "--camera", camera, "--out", "goods", "--count", "10"]) == 2
     stdout, stderr = capsys.readouterr()
-    assert "5 of 10 pictures" in stdout
-    assert "ended when goods held 5 of 10 pictures" in stderr
+    assert "5 of 10 images" in stdout
+    assert "ended when normal images held 5 of 10 images" in stderr
     assert "--count 5" in stderr
     assert len(list_images(Path("goods"))) == 5
 

@@ -33,7 +33,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 class Backlog:
-    """A capture that begins ``behind_s`` late and takes ``cost_s`` for every picture that waits already."""
+    """A capture that begins ``behind_s`` late and takes ``cost_s`` for every image that waits already."""
 
     def __init__(self, clock: Clock, behind_s: float, cost_s: float, stamped: bool = True) -> None:
         self._clock = clock
@@ -42,7 +42,7 @@ class Backlog:
 
     @property
     def behind_s(self) -> float:
-        """How old the picture is that was grabbed last."""
+        """How old the image is that was grabbed last."""
         return self._clock.now - self._began - self._count * PERIOD_S
 
     def grab(self) -> bool:
@@ -62,7 +62,7 @@ def caught_up(capture: Backlog) -> bool:
 
 @pytest.mark.parametrize("cost_s", [0.0, 0.02, 0.03])
 def test_old_pictures_are_dropped_on_a_busy_machine(clock: Clock, cost_s: float) -> None:
-    """With 20 ms of work a picture looks as if it had been waited for; a second of old ones is dropped all the same."""
+    """With 20 ms of work an image looks as if it had been waited for; a second of old ones is dropped all the same."""
     capture = Backlog(clock, 0.4 if cost_s > 0.02 else 1.0, cost_s)
     assert caught_up(capture)
     assert capture.behind_s < 0.05
@@ -79,5 +79,5 @@ def test_a_stream_without_a_clock_is_taken_when_pictures_are_waited_for(clock: C
 
 
 def test_old_pictures_without_end_are_refused(clock: Clock) -> None:
-    with pytest.raises(DeviceFault, match="old pictures"):
+    with pytest.raises(DeviceFault, match="old images"):
         caught_up(Backlog(clock, 60.0, 0.002))

@@ -1,4 +1,4 @@
-"""What a Video4Linux camera delivers: pictures, and the bytes of MJPEG ones, whole or damaged."""
+"""What a Video4Linux camera delivers: images, and the bytes of MJPEG ones, whole or damaged."""
 
 from __future__ import annotations
 

@@ -154,7 +154,7 @@ SECRET = "zq-Secret-7"
 @real
 @pytest.mark.parametrize("pipeline", [TEST.replace("videotestsrc", f"videotestsrc name=password={SECRET}"), TEST])
 def test_no_process_shows_a_password(pipeline: str) -> None:
-    """A pipeline with a password gives pictures as any other, and ends as it does."""
+    """A pipeline with a password gives images as any other, and ends as it does."""
     handle = open_pipeline(pipeline, "gst")
     assert isinstance(handle, PipelineProcess)
     shot = handle.grab()

@@ -17,7 +17,7 @@ def flat(value: int, height: int = 48, width: int = 64) -> Image:
 
 
 def with_part(ground: int, part: int) -> Image:
-    """A flat ground of which a part covers a quarter of each side, so 1/16 of the picture."""
+    """A flat ground of which a part covers a quarter of each side, so 1/16 of the image."""
     image = flat(ground)
     image[:12, :16] = part
     return image
@@ -61,7 +61,7 @@ def test_repetition_is_a_fault_of_cameras_only(kind: SourceKind, frozen: bool) -
 def test_frames_between_two_that_are_the_same_were_the_same() -> None:
     """A loop that is slower than the camera sees few frames of a frozen one."""
     health = CameraHealth("live")
-    seen = [(0, 1), (5, 2), (6, 2), (9, 2), (10, 3)]  # index and picture
+    seen = [(0, 1), (5, 2), (6, 2), (9, 2), (10, 3)]  # index and image
     found = [health.check(Frame(noise(seed), index, 0.0, 0.0, "cam", "")).repeats for index, seed in seen]
     assert found == [0, 0, 1, 4, 0]
 
@@ -75,7 +75,7 @@ def test_one_changed_pixel_is_no_repetition() -> None:
 
 
 def with_clock(picture: Image, tick: int) -> Image:
-    """The picture with a clock that the camera writes into its upper left corner."""
+    """The image with a clock that the camera writes into its upper left corner."""
     image = picture.copy()
     image[:8, :16] = tick
     return image
@@ -89,7 +89,7 @@ def test_a_clock_beside_the_judged_region_is_no_sign_of_life() -> None:
     still = noise(1, 128, 192)
     whole, judged = CameraHealth("live"), CameraHealth("live", region=REGION)
     frames = [Frame(with_clock(still, tick), tick, 0.0, 0.0, "cam", "") for tick in range(60)]
-    assert sum(whole.check(frame).fault is None for frame in frames) == 60, "the whole picture changes"
+    assert sum(whole.check(frame).fault is None for frame in frames) == 60, "the whole image changes"
     found = [judged.check(frame) for frame in frames]
     assert sum(health.fault is None for health in found) == 1
     assert found[1].fault == "frozen: the judged region repeats an earlier one to the last bit (1 in a row)"
@@ -126,7 +126,7 @@ def test_a_region_that_is_black_or_saturated_says_nothing(value: int) -> None:
         picture = noise(seed, 128, 192)
         picture[32:112, 64:164] = value
         assert health.check(picture).repeats == 0
-    assert health.check(picture).repeats == 1, "the whole picture repeats"
+    assert health.check(picture).repeats == 1, "the whole image repeats"
 
 
 def test_a_small_region_says_nothing() -> None:

@@ -19,7 +19,7 @@ def lags(meter: LagMeter, pairs: list[tuple[float, float]]) -> list[float]:
 
 
 def test_a_delay_that_grows_without_a_gap_is_seen() -> None:
-    # 10 pictures a second, each 0.05 s later than it should be: the tenth is 0.45 s late.
+    # 10 images a second, each 0.05 s later than it should be: the tenth is 0.45 s late.
     found = lags(LagMeter(), [(0.1 * step, 1000.0 + 0.15 * step) for step in range(10)])
     assert found == pytest.approx([0.05 * step for step in range(10)], abs=2e-3)
 
@@ -86,7 +86,7 @@ def test_stamps_of_our_own_clock_tell_the_whole_age() -> None:
 
 
 class Delayed:
-    """A driver with a clock: 50 pictures a second, whose way takes ``delay`` seconds of what was opened first."""
+    """A driver with a clock: 50 images a second, whose way takes ``delay`` seconds of what was opened first."""
 
     fps: float | None = 50.0
     settings = CameraSettings()
@@ -101,7 +101,7 @@ class Delayed:
             return Failure("the script is over")
         time.sleep(0.002)
         self._count += 1
-        # Clocks of the script: 0.02 s a picture, and arrival as late as the script says.
+        # Clocks of the script: 0.02 s an image, and arrival as late as the script says.
         return RawFrame(noise(self._count), 100.0 + 0.02 * self._count + delay, 1e9, 0.02 * self._count)
 
     def abort(self) -> None:
@@ -124,12 +124,12 @@ def test_late_pictures_count_as_captured_earlier_and_a_lasting_lag_opens_the_cam
     while not isinstance(result := source.read(0.2), SourceError):
         if isinstance(result, Frame):
             frames.append(result)
-    assert result.reason == "camera lost: its pictures arrive 1.5 s late; it is opened again to drop what waits"
+    assert result.reason == "camera lost: its images arrive 1.5 s late; it is opened again to drop what waits"
     assert [frame.captured_at for frame in frames[:60]] == pytest.approx(
         [100.0 + 0.02 * count for count in range(1, 61)], abs=0.01
     )
     assert [round(frame.lag_s or 0.0, 1) for frame in frames[9:11]] == [0.0, 1.5]
-    assert 50 <= len(frames) <= 62, "a second of late pictures, then the camera is opened again"
+    assert 50 <= len(frames) <= 62, "a second of late images, then the camera is opened again"
     while not isinstance(result := source.read(0.2), Frame):
         pass
     assert (result.index, result.lag_s) == (len(frames), 0.0)

@@ -1,4 +1,4 @@
-"""Proofs that a picture is new: a light that blinks in it, and the camera's own numbers."""
+"""Proofs that an image is new: a light that blinks in it, and the camera's own numbers."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def frame(index: int, brightness: float, number: int | None = None) -> Frame:
 
 def test_a_light_outside_the_picture_is_told() -> None:
     check = LivenessCheck(Liveness(lights=(Blinking(60, 0, 16, 16, 2.0),)))
-    assert "outside the picture" in (check.fault(frame(0, 20.0)) or "")
+    assert "outside the image" in (check.fault(frame(0, 20.0)) or "")
 
 
 def test_a_camera_without_numbers_is_told() -> None:
@@ -133,7 +133,7 @@ def judged_after_an_opening(buffers: int, liveness: list[str], count: int = 60) 
     [
         (1000, [], 1, range(11, 60)),  # a camera that lives
         (1, [], 1, ()),
-        (3, [], 1, (11, 12)),  # the second and the third: seen through by more pictures alone
+        (3, [], 1, (11, 12)),  # the second and the third: seen through by more images alone
         (3, ["different:4"], 3, ()),
         (16, ["different:17"], 10, ()),
         (1000, ["different:17"], 10, range(26, 60)),

@@ -22,7 +22,7 @@ from tests.camera.test_gstreamer import TEST, frame_of, gone, pid, wait_gone
 
 real = pytest.mark.skipif(shutil.which(LAUNCHER) is None, reason=f"{LAUNCHER} is not installed")
 
-# Stands in where Argus is needed: gives pictures, and writes down which signals it got. Like gst-launch it takes its
+# Stands in where Argus is needed: gives images, and writes down which signals it got. Like gst-launch it takes its
 # pipeline down at the first SIGINT and dies at the second.
 STAND_IN = """#!{python}
 import os, signal, sys, time
@@ -133,7 +133,7 @@ def test_a_sensor_may_take_longer_to_start_than_another_pipeline(
 ) -> None:
     stand_in(tmp_path, monkeypatch, wait=1.5)
     monkeypatch.setattr(gstreamer, "OPEN_S", 0.5)
-    with pytest.raises(DeviceFault, match="no picture within 0.5 s"):
+    with pytest.raises(DeviceFault, match="no image within 0.5 s"):
         open_source("gst:videotestsrc")
     open_source("csi://0").close()
 
@@ -142,7 +142,7 @@ def test_a_sensor_that_gives_nothing_is_told_with_what_to_do(tmp_path: Path, mon
     stand_in(tmp_path, monkeypatch, wait=60.0)
     monkeypatch.setattr(gstreamer, "CSI_OPEN_S", 0.5)
     monkeypatch.setattr(gstreamer, "STOP_S", 0.2)
-    with pytest.raises(DeviceFault, match=r"no picture within 0.5 s.*systemctl restart nvargus-daemon"):
+    with pytest.raises(DeviceFault, match=r"no image within 0.5 s.*systemctl restart nvargus-daemon"):
         open_source("csi://0")
 
 

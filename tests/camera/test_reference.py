@@ -1,4 +1,4 @@
-"""Health against the goods: goods are healthy, anomalies are no faults, a changed camera is one."""
+"""Health against the normal images: normal images are healthy, anomalies are no faults, a changed camera is one."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def tray(seed: int, defect: str | None = None) -> Image:
 
 
 def moved(image: Image, across: float = 0.0, down: float = 0.0, degrees: float = 0.0, zoom: float = 1.0) -> Image:
-    """The picture of a camera that was moved: shares of the size, degrees, a factor."""
+    """The image of a camera that was moved: shares of the size, degrees, a factor."""
     height, width = image.shape[:2]
     matrix = cv2.getRotationMatrix2D((width / 2, height / 2), degrees, zoom)
     matrix[:, 2] += (across * width, down * height)
@@ -187,7 +187,7 @@ def test_sharpness_does_not_follow_gain_and_falls_with_blur() -> None:
 @settings(max_examples=20, deadline=None)
 @given(st.integers(-12, 12), st.integers(-12, 12))
 def test_a_shift_is_found_where_it_is(across: int, down: int) -> None:
-    """A picture rolled by whole pixels: its place is that share of the size, to half a cell."""
+    """An image rolled by whole pixels: its place is that share of the size, to half a cell."""
     shades = grey(tray(6))
     template = edge_field(shades)
     finder = TemplateMatcher(np.asarray(template / np.linalg.norm(template), np.complex64))

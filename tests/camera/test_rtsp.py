@@ -1,4 +1,4 @@
-"""RTSP against a real server: pictures, refusals in words, and the server killed, stopped and back."""
+"""RTSP against a real server: images, refusals in words, and the server killed, stopped and back."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_pictures_with_the_camera_s_own_time(server: RtspServer) -> None:
     assert frames[0].image.shape == (240, 320, 3)
     stamps = [frame.stamp or 0.0 for frame in frames]
     assert stamps == sorted(set(stamps))
-    # What was buffered while the stream was opened was thrown away: pictures come as time goes by, not in a burst.
+    # What was buffered while the stream was opened was thrown away: images come as time goes by, not in a burst.
     assert frames[-1].captured_at - frames[0].captured_at > 0.5 * (stamps[-1] - stamps[0])
 
 

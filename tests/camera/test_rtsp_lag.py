@@ -1,4 +1,4 @@
-"""A network whose delay grows without a gap: late pictures of a real RTSP server are never judged; punctual ones are."""
+"""A network whose delay grows without a gap: late images of a real RTSP server are never judged; punctual ones are."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.inspection.line import Arithmetic, make_loop, settings_of
 MISSING = server_missing()
 pytestmark = [pytest.mark.skipif(MISSING is not None, reason=str(MISSING)), pytest.mark.slow]
 MAX_S = 4.0
-SLACK_S = 0.1  # the proxy's steps, and what a picture needs besides
+SLACK_S = 0.1  # the proxy's steps, and what an image needs besides
 
 
 class Ramp:
@@ -66,7 +66,7 @@ def test_no_picture_that_is_late_is_judged() -> None:
     late = [event for at, event in told if min(ramp(at), ramp(at - 0.3)) > 1.0 + SLACK_S]
     assert late, "events come while the delay is long"
     wrong = [event for event in late if event.verdict != "NONE"]
-    assert not wrong, f"{len(wrong)} of {len(late)} late pictures were judged, first {wrong[0]}"
+    assert not wrong, f"{len(wrong)} of {len(late)} late images were judged, first {wrong[0]}"
     assert any(event.reason and event.reason.startswith("late") for event in late)
     end = [event for at, event in told if at > ramp.start + 25.0]
     assert end
@@ -74,7 +74,7 @@ def test_no_picture_that_is_late_is_judged() -> None:
 
 
 def test_a_camera_behind_a_long_way_is_late_from_the_start() -> None:
-    """Every answer takes 0.7 s: the pictures do too, though their clock advances as ours does."""
+    """Every answer takes 0.7 s: the images do too, though their clock advances as ours does."""
     server = RtspServer()
     server.start()
     proxy = DelayProxy(server.port, lambda now: 0.7)
@@ -95,6 +95,6 @@ def test_a_steady_stream_is_never_late() -> None:
     finally:
         server.kill()
     assert {event.verdict for _, event in told} >= {"OK"}
-    if os.getloadavg()[0] <= 2 * (os.cpu_count() or 1):  # on a starved machine pictures are late indeed
+    if os.getloadavg()[0] <= 2 * (os.cpu_count() or 1):  # on a starved machine images are late indeed
         assert len(told) > 100
         assert [event.reason for _, event in told if event.verdict == "NONE"] == []

@@ -81,7 +81,7 @@ def test_folder_in_order_of_names_with_a_truncated_jpeg(tmp_path: Path) -> None:
     for number, name in enumerate(["b.png", "a.jpg", "c.jpg"]):
         write_image(tmp_path / name, noise(number))
     (tmp_path / "c.jpg").write_bytes((tmp_path / "c.jpg").read_bytes()[:-200])
-    (tmp_path / "notes.txt").write_text("not a picture")
+    (tmp_path / "notes.txt").write_text("not an image")
     (tmp_path / ".hidden.png").write_bytes(b"x")
     source = open_source(str(tmp_path))
     assert (source.kind, source.fps) == ("images", None)

@@ -136,7 +136,7 @@ def test_rebuild(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
         (["--marked", "yes"], "good, bad, any"),
         (["--since", "yesterday"], "2h, 30m or 7d"),
         (["--store", "none.sqlite"], "no store at none.sqlite"),
-        (["rebuild", "--store", "none.sqlite"], "neither journal nor picture"),
+        (["rebuild", "--store", "none.sqlite"], "neither journal nor image"),
         (["--csv", "/proc/nowhere/e.csv"], "cannot write /proc/nowhere/e.csv"),
     ],
 )

@@ -39,7 +39,7 @@ def test_json_holds_the_facts_of_the_file(tiny: Path, tmp_path: Path, capsys: py
     assert facts["thresholds"]["goods"] == bundle.thresholds.goods
     printed = capsys.readouterr().out
     assert facts["sha256"] in printed
-    assert f"of {bundle.thresholds.goods} goods would be rejected" in printed
+    assert f"of {bundle.thresholds.goods} normal images would be rejected" in printed
     assert "0.000  (not used)" in printed
 
 

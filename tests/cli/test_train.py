@@ -39,8 +39,11 @@ BAD: dict[str, tuple[list[str], list[str]]] = {
     "a missing folder": (["nowhere"], ["nowhere does not exist"]),
     "a file": (["note.txt"], ["note.txt is a file"]),
     "an empty folder": (["empty"], ["holds no images"]),
-    "nine goods": (["nine"], ["holds 9 good images", "at least 10"]),
-    "nine goods and a broken one": (["nearly"], ["holds 9 good images", "1 more cannot be used; the first:", "at least 10"]),
+    "nine normal images": (["nine"], ["holds 9 good images", "at least 10"]),
+    "nine normal images and a broken one": (
+        ["nearly"],
+        ["holds 9 good images", "1 more cannot be used; the first:", "at least 10"],
+    ),
     "anomalies only": (["set/test/logical_anomalies"], ["anomalies only", "good parts"]),
     "an unknown preset": (["twelve", "--preset", "quick"], ["'quick' is unknown", "demo, fast, paper"]),
     "rates the wrong way round": (["twelve", "--target-ng", "0.2"], ["0 < NG <= WARN < 1", "NG 0.2"]),
@@ -76,7 +79,7 @@ def test_bad_input_is_one_sentence(case: str, tmp_path: Path, capsys: pytest.Cap
 
 @pytest.mark.slow
 def test_a_category_as_published(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """--each over a root of one category; a PDN teacher from a file, labelled defects, pictures for the penalty."""
+    """--each over a root of one category; a PDN teacher from a file, labelled defects, images for the penalty."""
     goods(tmp_path / "root" / "cable" / "train" / "good", 16)
     goods(tmp_path / "others", 3, 400)
     for kind, first in (("bent", 700), ("missing", 800)):

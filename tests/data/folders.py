@@ -1,4 +1,4 @@
-"""Folders of small pictures in the three layouts."""
+"""Folders of small images in the three layouts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DEFECTS = [{"defect_name": "spot", "pixel_value": 255, "saturation_threshold": 1
 
 
 def picture(seed: int, size: tuple[int, int] = (40, 60)) -> NDArray[np.uint8]:
-    """Return a smooth random picture u8 [h, w, 3]; two seeds are far from near-duplicates."""
+    """Return a smooth random image u8 [h, w, 3]; two seeds are far from near-duplicates."""
     rng = np.random.default_rng(seed)
     coarse = rng.uniform(40, 220, (5, 5, 3)).astype(np.float32)
     return cv2.resize(coarse, size[::-1], interpolation=cv2.INTER_LINEAR).astype(np.uint8)
@@ -28,7 +28,7 @@ def save(path: Path, image: NDArray[Any]) -> Path:
 
 
 def goods(folder: Path, count: int, first: int = 0, suffix: str = ".png") -> list[Path]:
-    """Write ``count`` different pictures named by number."""
+    """Write ``count`` different images named by number."""
     return [save(folder / f"{index:03}{suffix}", picture(first + index)) for index in range(count)]
 
 

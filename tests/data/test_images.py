@@ -172,7 +172,7 @@ def test_shrinking_averages_areas() -> None:
 
 def test_growing_is_linear_and_keeps_the_range() -> None:
     image = np.array([[[0] * 3, [200] * 3]], np.uint8)
-    # Pixel centres of the wide picture lie at 0, 0.25, 0.75 and 1 between the two centres of the small one.
+    # Pixel centres of the wide image lie at 0, 0.25, 0.75 and 1 between the two centres of the small one.
     assert resize(image, (1, 4))[0, :, 0].tolist() == [0, 50, 150, 200]
 
 

@@ -81,7 +81,7 @@ def test_what_cannot_be_made_is_told() -> None:
 
 
 def _bottle(juice: tuple[int, int, int]) -> np.ndarray:
-    """A grey picture with a coloured half and a white label in it."""
+    """A grey image with a coloured half and a white label in it."""
     image = np.full((96, 96, 3), 60, np.uint8)
     image[40:90, 10:86] = juice
     image[55:70, 30:60] = 250

@@ -1,4 +1,4 @@
-"""Simple detectors: right on pictures whose answer is known, and defeated by the synthetic line."""
+"""Simple detectors: right on images whose answer is known, and defeated by the synthetic line."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_a_histogram_is_blind_to_places_and_a_mean_image_is_not() -> None:
     left[:, :, :16] //= 4
     right[:, :, 16:] //= 4
     assert mean_difference_auroc(left[:40], left[40:], right[:40]) == 1.0
-    # Mirrored pictures have the very same histograms as their originals.
+    # Mirrored images have the very same histograms as their originals.
     assert colour_histogram_auroc(left[:40], left[40:], left[40:, :, ::-1]) == 0.5
 
 

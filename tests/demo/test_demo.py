@@ -74,7 +74,7 @@ def test_none_counts_as_neither_found_nor_bothered() -> None:
     }  # fmt: skip
     assert report_counts(counts) == [
         "anomalies NG or WARN: 2 of 4 (50.0%)",
-        "goods NG: 1 of 5 (20.0%); goods NG or WARN: 2 of 5 (40.0%)",
+        "normal images NG: 1 of 5 (20.0%); normal images NG or WARN: 2 of 5 (40.0%)",
     ]
     assert report_counts(count_verdicts([]))[0] == "anomalies NG or WARN: none shown"
 
@@ -201,7 +201,7 @@ def test_data_only_writes_the_line_and_stops(tmp_path: Path, capsys: pytest.Capt
     assert len(list((root / "test" / "good").glob("*.png"))) == QUICK.test_good
     assert len(read_truth(root / "video_truth.jsonl")) == QUICK.video_frames
     assert main(arguments) == 2
-    assert "already holds pictures" in capsys.readouterr().err
+    assert "already holds images" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -210,7 +210,7 @@ def test_the_whole_road(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     monkeypatch.setattr("edge_ad.demo.workspace.QUICK", SMALLEST)
     assert main(["demo", "--quick", "--out", str(tmp_path / "demo")]) == 0
     printed = capsys.readouterr().out
-    for words in ("colour histogram", "tolerance", "goods NG or WARN", "AUROC", "report.html"):
+    for words in ("colour histogram", "tolerance", "normal images NG or WARN", "AUROC", "report.html"):
         assert words in printed
     figures = json.loads((tmp_path / "demo" / MARKER).read_text())
     assert figures["video"]["goods"] + figures["video"]["anomalies"] == SMALLEST.video_frames

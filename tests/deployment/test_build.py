@@ -212,7 +212,7 @@ def test_a_folder_that_cannot_be_written(bundle: Bundle) -> None:
         (1.05, 1.0, 1.0, 0.05, 1.0),
         (1.05, 1.0, 0.5, 0.05, 0.5),
         (1.2, 1.0, 0.1, 0.2, 1.0),  # a small weight allows four times as much, not more
-        (101.0, 100.0, 1.0, 1.0, 1.0),  # far from the goods: 1 % of z
+        (101.0, 100.0, 1.0, 1.0, 1.0),  # far from the normal images: 1 % of z
         (-8.04, -8.0, 1.0, 0.04, 0.5),
         (np.nan, 1.0, 1.0, np.inf, np.inf),
         (np.inf, 1.0, 0.5, np.inf, np.inf),

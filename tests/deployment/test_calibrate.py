@@ -1,4 +1,4 @@
-"""`edge-ad calibrate`: a folder of goods in, a calibrated child out, with table and plot."""
+"""`edge-ad calibrate`: a folder of normal images in, a calibrated child out, with table and plot."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_calibrate_then_build(station: Path, capsys: pytest.CaptureFixture[str])
     assert rows[0] == "graph,first_node,nodes,macs,loss_z,flips,kept"
     assert len(rows) == 1 + len(child.quantisation.plan["sensitivity"]["cpu"]["units"])
 
-    # Four goods prove little and one swapped pair is too much for the gate; both answers come with the whole table.
+    # Four normal images prove little and one swapped pair is too much for the gate; both answers come with the whole table.
     code = main(["build-engine", str(child.path), "--int8", "--json", "gate.json"])
     told = capsys.readouterr()
     assert code in (0, 4)

@@ -1,4 +1,4 @@
-"""Flips, errors in z and AUROC by hand, and the pictures that engines are proven on."""
+"""Flips, errors in z and AUROC by hand, and the images that engines are proven on."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ GOODS = 40
 
 
 def write_goods(folder: Path, count: int = GOODS, light: float = 0.8, first: int = 7000) -> Path:
-    """Goods under other light and of another size than those of the tiny bundle."""
+    """Normal images under other light and of another size than those of the tiny bundle."""
     folder.mkdir(parents=True)
     for index in range(count):
         image = (tiny_image(first + index, size=(96, 80)) * light).clip(0, 255).astype(np.uint8)
@@ -81,11 +81,11 @@ def test_statistics_and_thresholds_come_from_the_two_halves(parent: Path, goods:
     np.testing.assert_allclose(child.statistics.mean, first.mean(axis=0), rtol=1e-5)
     np.testing.assert_allclose(child.statistics.std, first.std(axis=0, ddof=1), rtol=1e-4)
     scores = np.sort(fuse(second, child.statistics)[1])
-    # 20 goods: NG at 1 % is unsupported, so the largest; WARN at 10 % is rank ceil(0.9 * 21) = 19
+    # 20 normal images: NG at 1 % is unsupported, so the largest; WARN at 10 % is rank ceil(0.9 * 21) = 19
     assert child.thresholds.ng == scores[-1]
     assert child.thresholds.warn == scores[18]
     assert child.thresholds.supported_ng == pytest.approx(1 / 21)
-    assert "20 goods cannot promise less than 4.8 %" in child.report["recalibration"]["thresholds"]
+    assert "20 normal images cannot promise less than 4.8 %" in child.report["recalibration"]["thresholds"]
 
 
 def test_quantiles_come_from_the_maps_of_the_normalising_goods(parent: Path, goods: Path, child: Bundle) -> None:
@@ -100,7 +100,7 @@ def test_quantiles_come_from_the_maps_of_the_normalising_goods(parent: Path, goo
 
 
 def test_the_new_light_is_good_again(parent: Path, tmp_path: Path) -> None:
-    """Goods far brighter than before score high on the old bundle, and as usual on the new one."""
+    """Normal images far brighter than before score high on the old bundle, and as usual on the new one."""
     bright = write_goods(tmp_path / "bright", light=1.7)
     path = recalibrate(parent, bright, tmp_path / "bright.edgead", target_ng=0.05, target_warn=0.1)
     files = sorted(write_goods(tmp_path / "unseen", first=9000, light=1.7).iterdir())
@@ -194,8 +194,8 @@ def test_the_command(parent: Path, goods: Path, tmp_path: Path, capsys: pytest.C
     targets = ["--target-ng", "0.05", "--target-warn", "0.1"]
     assert main(["recalibrate", str(parent), str(goods), "--out", str(out), *targets]) == 0
     told = capsys.readouterr().out
-    assert "40 goods: 20 normalise the scores, 20 set the thresholds" in told
-    assert "of 20 goods would be rejected" in told
+    assert "40 normal images: 20 normalise the scores, 20 set the thresholds" in told
+    assert "of 20 normal images would be rejected" in told
     assert told.splitlines()[-1] == str(out)
     assert open_bundle(out).thresholds.target_ng == 0.05
     assert main(["recalibrate", str(parent), str(tmp_path / "none")]) == 2
@@ -211,7 +211,7 @@ def test_a_report_of_the_training_is_kept(goods: Path, tmp_path: Path) -> None:
 
 
 def test_the_camera_is_compared_with_the_new_goods(goods: Path, tmp_path: Path) -> None:
-    old = {"health_reference": {"of": "the old goods"}, "camera": {"of": "the old camera"}}
+    old = {"health_reference": {"of": "the old normal images"}, "camera": {"of": "the old camera"}}
     write_bundle(tmp_path / "b.edgead", replace(tiny_contents(), report=old))
     child = open_bundle(recalibrate(tmp_path / "b.edgead", goods, tmp_path / "c.edgead"))
     images = [resize(read_image(path), child.image_size) for path in sorted(goods.iterdir())]

@@ -30,7 +30,7 @@ def test_only_the_thresholds_change(bundle: Path) -> None:
     assert child.parent == parent.sha256
     assert (child.thresholds.warn, child.thresholds.ng) == (3.0, 5.0)
     assert (child.thresholds.goods, child.thresholds.goods_ng) == (0, 0)
-    assert "no rate of goods is promised" in child.thresholds.describe()
+    assert "no rate of normal images is promised" in child.thresholds.describe()
     assert all(child.graph_sha256(name) == parent.graph_sha256(name) for name in parent.graphs)
     kept = parent.statistics.arrays()
     assert all(np.array_equal(value, kept[name]) for name, value in child.statistics.arrays().items())

@@ -104,7 +104,7 @@ def _command(where: str, text: str) -> Command | None:
 
 
 def links(text: str) -> Iterator[str]:
-    """Yield the targets of links and pictures outside of code."""
+    """Yield the targets of links and images outside of code."""
     prose = re.sub(r"^(\s*)(`{3,}).*?^\s*\2\s*$", "", text, flags=re.S | re.M)
     prose = re.sub(r"`[^`\n]*`", "", prose)
     for match in re.finditer(r"!?\[[^\]]*\]\(([^)\s]+)(?:\s+\"[^\"]*\")?\)", prose):

@@ -21,9 +21,9 @@ from tests.docs.station import CAMERA, SETTINGS, make_template, quick_training, 
 CANNOT_RUN = (
     (r"edge-ad distill-teacher", "trains for half an hour; tests/training runs it in small"),
     (r"--trigger (modbus|gpio|mqtt)|--presence trigger", "waits for a PLC; tests/inspection runs it"),
-    (r"--presence (settled|learned)", "the miniature goods are noise and resemble each other too little"),
+    (r"--presence (settled|learned)", "the miniature normal images are noise and resemble each other too little"),
     (r"edge-ad web", "serves until it is stopped; tests/web runs it"),
-    (r"--(roi|tiles)", "the miniature goods are smaller than the region; tests/inspection runs it"),
+    (r"--(roi|tiles)", "the miniature normal images are smaller than the region; tests/inspection runs it"),
 )
 # What it finds depends on the machine; the miniature networks lose too much in 8 bits.
 ALLOWED = {r"edge-ad doctor": {0, 2, 3}, r"edge-ad build-engine.* --int8": {0, 4}}

@@ -18,7 +18,7 @@ from tests.fixtures.tiny_bundle import tiny_contents, tiny_image
 
 
 def with_known(bundle: Bundle, anomalies: np.ndarray, goods: np.ndarray | None = None) -> Bundle:
-    """Return the bundle with anomalies and goods of known scores: only the branch local speaks."""
+    """Return the bundle with anomalies and normal images of known scores: only the branch local speaks."""
 
     def raw(scores: np.ndarray) -> np.ndarray:
         rows = np.tile(bundle.statistics.mean, (len(scores), 1)).astype(np.float32)
@@ -49,7 +49,7 @@ def test_the_limit_is_a_rank_among_the_anomalies_that_are_found(tiny_bundle: Bun
 def test_the_limit_lets_no_part_pass_that_is_less_usual_than_the_goods(
     tiny_bundle: Bundle, goods: np.ndarray, limit: float
 ) -> None:
-    """Of 40 goods 38 are 95 %, of 41 it is 39; where the goods lie higher the anomalies decide, the lowest of which is 100."""
+    """Of 40 normal images 38 are 95 %, of 41 it is 39; where they lie higher the anomalies decide, the lowest of which is 100."""
     known = with_known(tiny_bundle, np.arange(100, 200, dtype=np.float32), goods.astype(np.float32))
     logic = float(tiny_bundle.statistics.mean[1] / tiny_bundle.statistics.std[1] * tiny_bundle.statistics.weight[1])
     assert limit_of(known, Thresholds(99.0, 1000.0), 0.0101) == pytest.approx(min(limit - logic, 99.0), rel=1e-4, abs=1e-4)

@@ -72,7 +72,7 @@ def gpu(station: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGpu]:
 
 
 def run() -> list[float]:
-    """Open what is current, judge two pictures, close."""
+    """Open what is current, judge two images, close."""
     with open_pipeline(open_bundle(Path("tiny.edgead"))) as pipeline:
         return [pipeline.infer(tiny_image(seed)).score for seed in range(2)]
 

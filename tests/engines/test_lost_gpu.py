@@ -26,7 +26,7 @@ PASS, REJECT = 0, 1
 
 @pytest.fixture(scope="module")
 def station(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a bundle, its engines and pictures of good parts."""
+    """A folder with a bundle, its engines and images of good parts."""
     folder = tmp_path_factory.mktemp("lost")
     bundle = open_bundle(make_tiny_bundle(folder / "tiny.edgead"))
     patch = pytest.MonkeyPatch()

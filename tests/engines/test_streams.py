@@ -1,4 +1,4 @@
-"""Pictures inferred side by side: the same results, shared sessions, and a sentence where it cannot be."""
+"""Images inferred side by side: the same results, shared sessions, and a sentence where it cannot be."""
 
 from __future__ import annotations
 

@@ -161,7 +161,7 @@ def test_the_command_prints_a_table_and_writes_json(
     assert code == 0
     printed = capsys.readouterr().out
     assert re.search(r"all branches +1\.000 +1\.000 +1\.000", printed)
-    assert "goods: 0 of 4 NG" in printed
+    assert "normal images: 0 of 4 NG" in printed
     assert re.search(r"test/good +4  test: normal images", printed)
     assert re.search(r"train/good +4  left out", printed) is None  # training images are no part of this
     assert json.loads((tmp_path / "out.json").read_text())["image_auroc"]["mean"] == 1.0

@@ -53,7 +53,7 @@ def test_every_figure_by_hand() -> None:
     )
     found = image_figures(scores, STATISTICS, THRESHOLDS)
     assert found["image_auroc"] == {"logical": 0.75, "structural": 1.0, "mean": 0.875}
-    # logic/2 + local/2: goods 0, 2; logical 4, 0; structural 4.5. A tie of 0 and 0 counts half.
+    # logic/2 + local/2: normal images 0, 2; logical 4, 0; structural 4.5. A tie of 0 and 0 counts half.
     assert found["auroc_without_composition"] == {"logical": 0.625, "structural": 1.0, "mean": 0.8125}
     assert found["branches"]["structure"] == {"logical": 0.625, "structural": 0.25}
     assert found["branches"]["global"] == {"logical": 0.5, "structural": 0.5}
@@ -61,7 +61,7 @@ def test_every_figure_by_hand() -> None:
     # structure has weight 0, so structure + logic is logic alone; local + global is local alone.
     assert found["subsets"]["structure+logic"] == {"logical": 0.625, "structural": 0.25, "mean": 0.4375}
     assert found["subsets"]["local+global"] == {"logical": 0.5, "structural": 1.0, "mean": 0.75}
-    # Goods 0 and 2; without logic: local/3 + 2 composition/3, so goods 0, 4/3, logical 4/3, 2, structural 13/3.
+    # Normal images 0 and 2; without logic: local/3 + 2 composition/3, so normal images 0, 4/3, logical 4/3, 2, structural 13/3.
     assert found["without"]["logic"] == {"logical": 0.875, "structural": 1.0, "mean": 0.9375}
     assert found["without"]["structure"] == found["image_auroc"]  # it has weight 0
     assert found["without"]["composition"] == found["auroc_without_composition"]

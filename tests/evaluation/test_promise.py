@@ -24,7 +24,7 @@ def test_the_interval_is_that_of_the_beta_binomial(goods: int, unseen: int, rate
 
 
 def test_the_interval_of_the_measurement() -> None:
-    """400 goods at 1 %: the fifth highest score is the threshold, Beta(4, 397), mean 4/401 of 2,000 = 20."""
+    """400 normal images at 1 %: the fifth highest score is the threshold, Beta(4, 397), mean 4/401 of 2,000 = 20."""
     low, high = count_interval(400, 2000, 0.01)
     assert 0 < low < 20 < high < 60
 
@@ -51,7 +51,7 @@ def test_goods_that_drifted_do_not() -> None:
 
 
 def test_by_hand() -> None:
-    """Nine goods support 1/10: the threshold is the highest, 9. Of 10, 8, 9 and 12 two lie above it."""
+    """Nine normal images support 1/10: the threshold is the highest, 9. Of 10, 8, 9 and 12 two lie above it."""
     found = measure([(range(1, 10), [10, 8, 9, 12]), (range(1, 10), [0, 0, 0, 0])], 0.01)
     assert found.supported == pytest.approx(0.1)
     assert found.counts == (2, 0)
@@ -59,5 +59,5 @@ def test_by_hand() -> None:
 
 
 def test_draws_of_different_sizes_are_refused() -> None:
-    with pytest.raises(ValueError, match="same numbers of goods"):
+    with pytest.raises(ValueError, match="same numbers of normal images"):
         measure([([1, 2], [3]), ([1, 2, 3], [4])], 0.1)

@@ -1,4 +1,4 @@
-"""Drift of goods, with a judge whose scores are known."""
+"""Drift of normal images, with a judge whose scores are known."""
 
 from __future__ import annotations
 

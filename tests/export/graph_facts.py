@@ -1,4 +1,4 @@
-"""Reading exported graphs: what goes in and out, and what happens to the picture first."""
+"""Reading exported graphs: what goes in and out, and what happens to the image first."""
 
 from __future__ import annotations
 

@@ -101,7 +101,7 @@ def test_numpy_says_the_same(graph: tuple[FusionSettings, onnxruntime.InferenceS
 def test_a_dropped_branch_may_hold_anything(
     graph: tuple[FusionSettings, onnxruntime.InferenceSession], dropped: int
 ) -> None:
-    """With weight 0 a branch that is not a number reaches neither the score nor the picture."""
+    """With weight 0 a branch that is not a number reaches neither the score nor the image."""
     settings, session = graph
     inputs = case()
     inputs["weight"][dropped] = 0.0

@@ -1,4 +1,4 @@
-"""What settings add to a network goes through the exported graph: the transport term, the soft choice, errors in goods' units."""
+"""What settings add to a network goes through the exported graph: transport, soft choice, errors in units of normal images."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The real `edge-ad run` on engines that can be spoilt: `python -m tests.inspection.spoilt_run FILE BUNDLE ARGUMENTS...`.
 
 The first letter of FILE says how: `n` not at all, `z` every score is zero, `l` scores far below those of normal images, `s`
-the result of the picture before is given again and again. A capital letter spares the known pictures of the self-test.
+the result of the image before is given again and again. A capital letter spares the known images of the self-test.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Spoiler:
         self._last: Inference | None = None
 
     def __call__(self, pipeline: Pipeline, image: NDArray[np.uint8]) -> Inference:
-        """Return the scores of a picture, or nonsense."""
+        """Return the scores of an image, or nonsense."""
         mode = os.pread(self._file, 1, 0).decode()
         right = self._infer(pipeline, image)
         known = any(np.array_equal(image, one) for one in self._known)

@@ -1,4 +1,4 @@
-"""Pictures with their verdict drawn on them: of any shape they stay bounded, and names of several cameras stay apart."""
+"""Images with their verdict drawn on them: of any shape they stay bounded, and names of several cameras stay apart."""
 
 from __future__ import annotations
 

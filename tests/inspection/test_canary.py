@@ -1,4 +1,4 @@
-"""Known pictures between the parts: when they are judged, and what a wrong score does."""
+"""Known images between the parts: when they are judged, and what a wrong score does."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from tests.fixtures.tiny_bundle import make_tiny_bundle, tiny_image
 
 @pytest.fixture
 def station(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A bundle that knows 60 anomalies like those that it will see, and a folder of goods and anomalies."""
+    """A bundle that knows 60 anomalies like those that it will see, and a folder of normal images and anomalies."""
     from dataclasses import replace
 
     from edge_ad.engines.pipeline import Pipeline

@@ -53,7 +53,7 @@ def test_the_p_value_is_symmetric_and_a_probability(first: list[float], second: 
 
 
 def test_the_false_alarm_rate_is_what_was_asked_for() -> None:
-    """Many bundles with goods of their own, one window each: at alpha = 5 % at most about 5 % of windows warn."""
+    """Many bundles with normal images of their own, one window each: at alpha = 5 % at most about 5 % of windows warn."""
     rng, warned, windows = np.random.default_rng(1), 0, 1500
     for _ in range(windows):
         logic, local = rng.normal(size=(2, 60))
@@ -102,7 +102,7 @@ def test_a_branch_that_is_missing_is_not_tested() -> None:
 def test_refused(change: dict[str, float]) -> None:
     with pytest.raises(BadInput):
         Drift({"score": np.arange(20.0)}, **change)  # type: ignore[arg-type]
-    with pytest.raises(BadInput, match="at least 10 goods"):
+    with pytest.raises(BadInput, match="at least 10 normal images"):
         Drift({"score": np.arange(9.0)})
     with pytest.raises(BadInput):
         Drift({})

@@ -1,4 +1,4 @@
-"""Pictures kept as evidence: which, where, what is in them, and what happens when there are too many."""
+"""Images kept as evidence: which, where, what is in them, and what happens when there are too many."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ HEAT[:128] = 5.0
 
 
 def judgement(number: int, verdict: Any = "NG", map_: bool = True, **changes: Any) -> InspectionResult:
-    """Return a judgement on a picture of noise."""
+    """Return a judgement on an image of noise."""
     values = {"id": f"{number:036d}", "time": 1_772_323_200.25 + number, "camera": "rtsp://cam/1?a=b"}
     event = Event(**{"frame": number, "part": str(number), "verdict": verdict, "score": 1.0, "z": {"logic": 0.5},
                      "latency_ms": 3.0, "reason": None, **values, **changes})  # fmt: skip
@@ -138,7 +138,7 @@ def test_pictures_wait_for_the_commit_and_the_oldest_ok_goes_first(
     with Reader(tmp_path / "line.sqlite") as reader:
         assert [event.frame for event in reversed(reader.events()) if event.images] == [2, 3, 5]
     assert evidence.dropped == {"rtsp://cam/1?a=b": 3}
-    assert "3 pictures were not kept" in capsys.readouterr().err
+    assert "3 images were not kept" in capsys.readouterr().err
 
 
 def test_a_folder_that_cannot_be_written_is_told_once_and_tried_again(
@@ -158,5 +158,5 @@ def test_a_folder_that_cannot_be_written_is_told_once_and_tried_again(
     evidence.close(20.0)
     store.close()
     said = capsys.readouterr().err
-    assert said.count("no pictures are kept, events go on") == 1
-    assert "pictures are kept again; 2 were not" in said
+    assert said.count("no images are kept, events go on") == 1
+    assert "images are kept again; 2 were not" in said

@@ -1,4 +1,4 @@
-"""A disk that fills up, on a real small one: verdicts and outputs go on, pictures stop first, events last, all resumes."""
+"""A disk that fills up, on a real small one: verdicts and outputs go on, images stop first, events last, all resumes."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_a_disk_that_fills_up_and_is_freed_again(disk: Path, capsys: pytest.Capt
         ballast.leave(int(3.5 * MEGABYTE))
 
     def none_left() -> None:
-        assert until(lambda: store.committed == 80)  # events are stored while pictures are not
+        assert until(lambda: store.committed == 80)  # events are stored while images are not
         assert until(lambda: evidence.fault is not None)
         assert store.fault is None
         pictures_at["full"] = evidence.written
@@ -141,11 +141,11 @@ def test_a_disk_that_fills_up_and_is_freed_again(disk: Path, capsys: pytest.Capt
     entries = [parse(line) for name in files(disk / "line.evidence") for line in name.read_bytes().splitlines()]
     assert {entry.event.id for entry in entries if entry.event} == {event.id for event in told}
     said = capsys.readouterr().err
-    order = ["no pictures are kept, events go on", "events cannot be stored", "events are stored again"]
+    order = ["no images are kept, events go on", "events cannot be stored", "events are stored again"]
     places = [said.find(words) for words in order]
     assert -1 not in places
     assert places == sorted(places)
-    assert "pictures are kept again" in said
+    assert "images are kept again" in said
 
 
 def test_a_disk_that_is_full_from_the_start(disk: Path) -> None:

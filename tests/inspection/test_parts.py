@@ -1,4 +1,4 @@
-"""Presence and parts: by hand, on drawn pictures, and the whole belt: as many events as trays."""
+"""Presence and parts: by hand, on drawn images, and the whole belt: as many events as trays."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finite nonsense: engines that give zeros, or the result of another picture, never let a part pass."""
+"""Finite nonsense: engines that give zeros, or the result of another image, never let a part pass."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def zeros(pipeline: Pipeline, right: Inference, bundle: Bundle) -> Inference:
 
 
 def nearly_zeros(pipeline: Pipeline, right: Inference, bundle: Bundle) -> Inference:
-    """Every picture gives other scores, all far below those of normal images."""
+    """Every image gives other scores, all far below those of normal images."""
     raw = (right.raw * np.float32(1e-3))[None]
     z, score = fuse(raw, bundle.statistics)
     return replace(right, raw=raw[0], z=z[0], score=float(score[0]))
@@ -81,7 +81,7 @@ def test_a_result_that_is_never_written_again_lets_no_part_pass(
     events = judged(bundle, folder, monkeypatch, stuck)
     assert [event.verdict for event in events[:1]] == ["OK"]
     assert [event.reason for event in events[1:] if event.verdict != "NONE"] == []
-    assert "another picture to the last bit" in (events[1].reason or "")
+    assert "another image to the last bit" in (events[1].reason or "")
 
 
 def judged(bundle: Bundle, folder: Path, monkeypatch: pytest.MonkeyPatch, wrong: Wrong) -> list[Event]:

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def station(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a bundle and goods as a camera would show them again and again."""
+    """A folder with a bundle and normal images as a camera would show them again and again."""
     folder = tmp_path_factory.mktemp("station")
     (folder / "runs").mkdir()
     make_tiny_bundle(folder / "runs" / "tiny.edgead")

@@ -116,7 +116,7 @@ def test_the_tiles_of_a_picture_are_inferred_at_the_same_time() -> None:
 
 @pytest.fixture
 def station(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A bundle and two folders of goods and anomalies, on a machine that passes for one of two cores."""
+    """A bundle and two folders of normal images and anomalies, on a machine that passes for one of two cores."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(module, "physical_cores", lambda: 2)
     make_tiny_bundle(tmp_path / "part.edgead")

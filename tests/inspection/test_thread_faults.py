@@ -237,7 +237,7 @@ def test_health_and_metrics_show_a_thread_that_stays_away(
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    # Dark frames: every NONE has pictures, so the thread has work.
+    # Dark frames: every NONE has images, so the thread has work.
     camera = "synthetic://line?frames=400&seed=1&fps=20&black=0-400"
     assert main([*RUN, "--camera", camera, "--web", f"127.0.0.1:{port}"]) == 3
     watcher.join()

@@ -38,7 +38,7 @@ def test_sides_through_the_network() -> None:
 
 
 def test_everything_passes_the_bottleneck() -> None:
-    """Pictures with the same 64 numbers are drawn alike: there is no way around them."""
+    """Images with the same 64 numbers are drawn alike: there is no way around them."""
     torch.manual_seed(0)
     network = AutoEncoder(8, 16, side=128, sizes=(3, 8)).eval()
     network.encoder[-1].weight.data.zero_()

@@ -95,7 +95,7 @@ def test_location_splits_the_mean_over_channels() -> None:
 
 
 def test_each_picture_has_its_own_limit() -> None:
-    """Distances of the second picture are 100 times the first's: with one limit for both, only they would be novel."""
+    """Distances of the second image are 100 times the first's: with one limit for both, only they would be novel."""
     teacher, drawn = pair([0, 1, 4, 9, 0, 100, 400, 900], (2, 1, 2, 2))
     found = dfsc_loss(teacher, drawn, DfscSettings("split", quantile=0.7, margin=10.0, weight=1.0))
     assert found.loss.item() == pytest.approx((0 + 1 + 0 + 100) / 4 + (6 + 1 + 0 + 0) / 4, rel=1e-6)
@@ -143,7 +143,7 @@ def test_hard_loss_against_numpy(quantile: float) -> None:
 
 
 class Constant(torch.nn.Module):
-    """Answers every picture with the same features, one learned number a channel."""
+    """Answers every image with the same features, one learned number a channel."""
 
     def __init__(self, values: list[float]) -> None:
         super().__init__()
@@ -169,9 +169,9 @@ def test_maps_by_hand() -> None:
 @pytest.mark.parametrize(
     ("plain", "penalty", "student"),
     [
-        (None, False, 9.0),  # features of the jittered picture: differences 1 and 3; hard: the half of 9
-        (2.0, False, 1.0),  # features 2, 2 of the plain picture: differences 1 and 0; hard: the half of 1
-        (2.0, True, 1.0 + (1 + 4) / 2),  # and the first half on pictures of other things
+        (None, False, 9.0),  # features of the jittered image: differences 1 and 3; hard: the half of 9
+        (2.0, False, 1.0),  # features 2, 2 of the plain image: differences 1 and 0; hard: the half of 1
+        (2.0, True, 1.0 + (1 + 4) / 2),  # and the first half on images of other things
     ],
 )
 def test_losses_by_hand(plain: float | None, penalty: bool, student: float) -> None:

@@ -149,7 +149,7 @@ def test_codes_and_reconstruction_have_their_shapes() -> None:
 
 
 def test_the_decoder_sees_codes_only() -> None:
-    """Where all codebooks answer with the same codes, very different pictures are redrawn alike."""
+    """Where all codebooks answer with the same codes, very different images are redrawn alike."""
     model = tokenizer()
     for quantiser in (model.top, *model.levels):
         quantiser.codebook[1:] = 1e4  # out of reach: code 0 always wins
@@ -224,7 +224,7 @@ def test_parameters_of_ladmims_tokenizer() -> None:
 
 
 def test_soft_codes_do_not_jump_where_hard_ones_do() -> None:
-    """Between two pictures there is a point where codes change: a step of 1e-4 across it moves a soft choice as little."""
+    """Between two images there is a point where codes change: a step of 1e-4 across it moves a soft choice as little."""
     one, other = torch.randn(2, 1, CHANNELS, GRID, GRID)
     hard, soft = tokenizer(), tokenizer(replace(SMALL, softness=0.3))
     soft.load_state_dict(hard.state_dict())

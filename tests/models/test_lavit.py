@@ -183,7 +183,7 @@ def test_logic_map_averages_over_the_masks_that_cover_a_cell() -> None:
 
 
 def test_what_is_missing_is_blamed_on_its_usual_place_and_what_is_too_much_on_an_unusual_one() -> None:
-    """All four cells are hidden and show code 0; half of them should show code 1, which goods have in cells 2 and 3.
+    """All four cells are hidden and show code 0; half of them should show code 1, which normal images have in cells 2 and 3.
 
     Code 1 is missed by 1/2: cells 2 and 3 carry 1/4 each of the four cells' worth. Code 0 is in excess by 1/2: it is usual
     in cells 0 and 1 (weight 0.02 each) and unheard of in cells 2 and 3 (weight 1.02 each).

@@ -29,7 +29,7 @@ def test_errors_stay_as_they_are_until_goods_are_known() -> None:
 
 def test_two_channels_by_hand() -> None:
     """Variances 4 and 1 become 0.9 * 4 + 0.1 * 2.5 = 3.85 and 1.15; an even grid halves all squares."""
-    signs = torch.tensor([[1.0, 1.0, -1.0, -1.0], [1.0, -1.0, 1.0, -1.0]])  # uncorrelated, as over the four pictures
+    signs = torch.tensor([[1.0, 1.0, -1.0, -1.0], [1.0, -1.0, 1.0, -1.0]])  # uncorrelated, as over the four images
     errors = (signs * torch.tensor([[2.0], [1.0]])).t()[:, :, None, None].expand(4, 2, 3, 3)
     squares = learned(errors)(errors).square()
     torch.testing.assert_close(squares[:, 0], torch.full((4, 3, 3), 4 / 3.85 / 2))
@@ -69,7 +69,7 @@ def test_a_network_that_never_errs_gives_finite_numbers() -> None:
 
 
 class Fixed(nn.Module):
-    """Gives the same features for any picture."""
+    """Gives the same features for any image."""
 
     def __init__(self, value: Tensor) -> None:
         super().__init__()

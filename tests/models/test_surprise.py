@@ -13,7 +13,7 @@ from tests.training.test_recipes import CPU, lavit_recipe
 
 
 def test_features_of_a_code_are_the_mean_of_its_cells() -> None:
-    """Two pictures of one channel and four cells, 1 level, 3 codes; mean 3, deviation by hand."""
+    """Two images of one channel and four cells, 1 level, 3 codes; mean 3, deviation by hand."""
     surprise = Surprise(levels=1, codes=3, channels=1)
     tokens = torch.tensor([[[[1.0, 3.0], [3.0, 5.0]]], [[[1.0, 1.0], [5.0, 5.0]]]])
     ids = torch.tensor([[[0, 1, 1, 1]], [[0, 0, 1, 1]]])
@@ -38,7 +38,7 @@ def test_the_distance_is_mahalanobis() -> None:
 
 
 def test_what_goods_do_is_learned_from_goods() -> None:
-    """Learned goods lie around the centre: their mean squared distance is about the number of directions they vary in."""
+    """Learned normal images lie around the centre: their mean squared distance is about the number of directions they vary in."""
     recipe = lavit_recipe()
     model = recipe.model
     model.settings = replace(model.settings, surprise="mahalanobis")

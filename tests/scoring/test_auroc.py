@@ -49,12 +49,12 @@ def test_the_curve_has_that_area(goods: list[float], anomalies: list[float]) -> 
 @pytest.mark.parametrize(
     ("goods", "anomalies", "rate", "expected"),
     [
-        (range(10), [9, 9.5, 10, 3], 0.01, 0.5),  # none of ten goods may lie above: the threshold is 9
+        (range(10), [9, 9.5, 10, 3], 0.01, 0.5),  # none of ten normal images may lie above: the threshold is 9
         (range(100), [97.5, 98.5, 99.5], 0.01, 2 / 3),  # one may: the threshold is 98
         (range(100), [97.5, 98.5, 99.5], 0.02, 1.0),
         (range(300), [296.5, 295.5], 0.01, 0.5),  # 0.01 * 300 is 3, whatever the rounding: the threshold is 296
         ([1, 1, 1], [1, 1], 0.01, 0.0),
-        ([5], [6], 1.0, 1.0),  # all goods may: the threshold stays the lowest good
+        ([5], [6], 1.0, 1.0),  # all normal images may: the threshold stays the lowest good
         ([], [1], 0.01, None),
         ([1], [], 0.01, None),
     ],

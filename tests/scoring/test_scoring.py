@@ -1,4 +1,4 @@
-"""Statistics of goods, fusion, and thresholds against ranks and formulas worked out by hand."""
+"""Statistics of normal images, fusion, and thresholds against ranks and formulas worked out by hand."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_normalise_statistics_by_hand_and_floors() -> None:
     mean, std = normalise_statistics(raw)
     np.testing.assert_allclose(mean, [2, 7, 0, 0, 0])
     np.testing.assert_allclose(std, [1, 0.007, 1e-6, 1, 1], rtol=1e-6)
-    with pytest.raises(BadInput, match="at least 2 goods"):
+    with pytest.raises(BadInput, match="at least 2 normal images"):
         normalise_statistics(raw[:1])
 
 
@@ -145,7 +145,7 @@ def test_gaussian_of_features_that_do_not_vary() -> None:
             fit_gaussian(refused)
 
 
-# goods, target NG, target WARN -> rank of NG, rank of WARN among scores 1..N: ceil((1 - a)(N + 1))
+# normal images, target NG, target WARN -> rank of NG, rank of WARN among scores 1..N: ceil((1 - a)(N + 1))
 RANKS = [
     (99, 0.01, 0.05, 99, 95),
     (100, 0.01, 0.05, 100, 96),  # ceil(99.99), ceil(95.95)
@@ -172,11 +172,11 @@ def test_the_promise_is_told_in_counts() -> None:
     few = choose_thresholds(np.arange(54), 0.01, 0.05)
     assert few.supported_ng == pytest.approx(1 / 55)
     assert few.supported_warn == 0.05
-    assert "0 of 54 goods would be rejected" in few.describe()
-    assert "54 goods cannot promise less than 1.8 %: the NG target of 1 % becomes 1.8 %" in few.describe()
+    assert "0 of 54 normal images would be rejected" in few.describe()
+    assert "54 normal images cannot promise less than 1.8 %: the NG target of 1 % becomes 1.8 %" in few.describe()
     assert "WARN target" not in few.describe()
     enough = choose_thresholds(np.arange(199), 0.01, 0.05)
-    assert "1 of 199 goods would be rejected (NG above 197)" in enough.describe()
+    assert "1 of 199 normal images would be rejected (NG above 197)" in enough.describe()
     assert "9 of 199 would be at least WARN (above 189)" in enough.describe()
     assert "cannot promise" not in enough.describe()
     assert "set by hand" in Thresholds(warn=1, ng=2).describe()
@@ -261,7 +261,7 @@ def test_the_promised_rate_holds_on_unseen_goods(goods: int, target: float) -> N
     promised = max(target, 1 / (goods + 1))
     standard_error = np.std(rates, ddof=1) / np.sqrt(len(rates))
     assert np.mean(rates) <= promised + 2 * standard_error
-    # Not idle either: continuous scores exceed it with probability 1 - rank / (goods + 1), by symmetry of all ranks.
+    # Not idle either: continuous scores exceed it with probability 1 - rank / (normal images + 1), by symmetry of all ranks.
     exact = np.floor(promised * (goods + 1) + 1e-9) / (goods + 1)
     assert abs(np.mean(rates) - exact) <= 4 * standard_error
 

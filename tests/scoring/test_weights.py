@@ -1,4 +1,4 @@
-"""Weights of branches, on goods and anomalies whose separation is known by construction."""
+"""Weights of branches, on normal images and anomalies whose separation is known by construction."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Shift = Callable[[NDArray[Any], NDArray[Any]], None]
 
 
 def draw(seed: int, shift: Shift) -> tuple[NDArray[Any], NDArray[Any], list[str]]:
-    """Standard normal goods, and anomalies that ``shift`` moves by their kind 0..4."""
+    """Standard normal normal images, and anomalies that ``shift`` moves by their kind 0..4."""
     random = np.random.default_rng(seed)
     goods, anomalies = random.normal(size=(GOODS, 5)), random.normal(size=(ANOMALIES, 5))
     kinds = np.arange(ANOMALIES) % KINDS
@@ -85,13 +85,13 @@ def test_branches_alike_get_nearly_the_same_weight() -> None:
 
 
 def test_weights_on_which_no_draw_depends_are_equal() -> None:
-    """Every combination parts all goods from all anomalies: all tie in all draws, and their mean is symmetric."""
+    """Every combination parts all normal images from all anomalies: all tie in all draws, and their mean is symmetric."""
     goods, anomalies = np.random.default_rng(0).normal(size=(2, 40, 5))
     np.testing.assert_allclose(choose_weights(goods, anomalies + 50.0, ["one"] * 40), 0.2, atol=1e-6)
 
 
 def test_weights_hardly_change_from_sample_to_sample() -> None:
-    """Branch 0 sees more than the others; another 40 goods and 200 anomalies of the same kind say nearly the same."""
+    """Branch 0 sees more than the others; another 40 normal images and 200 anomalies of the same kind say nearly the same."""
 
     def first_sees_more(z: NDArray[Any], kinds: NDArray[Any]) -> None:
         z += (2.0, 1.0, 1.0, 1.0, 1.0)
@@ -112,7 +112,7 @@ def test_an_uneven_pair_gets_uneven_weights() -> None:
 
 
 def test_macro_auroc_counts_every_kind_alike() -> None:
-    """A kind of 2 pictures weighs as much as one of 190; the reference counts pairs, ties half."""
+    """A kind of 2 images weighs as much as one of 190; the reference counts pairs, ties half."""
     random = np.random.default_rng(0)
     goods = np.round(random.normal(size=(30, 5)), 1)
     anomalies = np.round(random.normal(size=(192, 5)) + 0.5, 1)
@@ -170,7 +170,7 @@ def test_weights_are_deterministic() -> None:
 
 REFUSED = [
     (np.zeros((0, 5)), np.ones((2, 5)), ["a", "b"], "there are none"),
-    (np.zeros((3, 4)), np.ones((2, 5)), ["a", "b"], "z of goods"),
+    (np.zeros((3, 4)), np.ones((2, 5)), ["a", "b"], "z of normal images"),
     (np.zeros((3, 5)), np.ones((2, 4)), ["a", "b"], "z of anomalies"),
     (np.zeros((3, 5)), np.ones((2, 5)), ["a"], "2 anomalies and 1 kinds"),
     (np.zeros((3, 5)), np.zeros((2, 5)), ["a", "b"], "no branch gives scores that vary"),

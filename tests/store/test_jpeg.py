@@ -1,4 +1,4 @@
-"""Text inside a JPEG file: there again, and the picture is the same."""
+"""Text inside a JPEG file: there again, and the image is the same."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ EVENTS = 300
 
 
 def picture(evidence: Path, event: Event, ending: str = "") -> StoredImage:
-    """Write a picture of an event as `edge-ad run` does."""
+    """Write an image of an event as `edge-ad run` does."""
     name = f"2026-03-01/cam/{event.frame or 0:06d}{ending}.jpg"
     (evidence / name).parent.mkdir(parents=True, exist_ok=True)
     data = with_comment(JPEG, event_line(0, event))
@@ -41,7 +41,7 @@ def picture(evidence: Path, event: Event, ending: str = "") -> StoredImage:
 
 @pytest.fixture
 def line(tmp_path: Path) -> Path:
-    """A record of 300 events, one marked, ten with a picture; returns its folder."""
+    """A record of 300 events, one marked, ten with an image; returns its folder."""
     path, evidence = tmp_path / "line.sqlite", tmp_path / "line.evidence"
     store = Store(path, evidence=evidence)
     for number in range(EVENTS):
@@ -117,7 +117,7 @@ def test_a_run_goes_on_and_the_keeper_brings_all_back(
     assert moved == [left] or (not left and moved in ([], [b""]))
     told = capsys.readouterr().err
     assert ("damaged" if left else "lost") in told
-    assert "complete again: 300 events, 1 marks and 10 pictures brought back" in told
+    assert "complete again: 300 events, 1 marks and 10 images brought back" in told
     quiet = Store(path, evidence=evidence)
     assert quiet.close()
     assert capsys.readouterr().err == ""
@@ -197,7 +197,7 @@ def test_a_damaged_index_in_use_is_not_moved(line: Path) -> None:
     with pytest.raises(DeviceFault, match="damaged and in use"):
         remake(path, evidence)
     store.close()
-    with pytest.raises(BadInput, match="neither journal nor picture"):
+    with pytest.raises(BadInput, match="neither journal nor image"):
         remake(path, line / "elsewhere")
 
 

@@ -29,7 +29,7 @@ NO_LIMIT = RecordTable(keep_days=1e6, keep_gb=1e6, free_gb=0.0)
 
 
 def make(folder: Path, events: list[Event]) -> Path:
-    """Store the events, each with a picture."""
+    """Store the events, each with an image."""
     path, evidence = folder / "line.sqlite", folder / "line.evidence"
     store = Store(path, evidence=evidence)
     for event in events:
@@ -41,7 +41,7 @@ def make(folder: Path, events: list[Event]) -> Path:
 
 
 def left(path: Path) -> tuple[list[str], list[str]]:
-    """The ids of events and of events with pictures that are still there, oldest first; index and files agree."""
+    """The ids of events and of events with images that are still there, oldest first; index and files agree."""
     evidence = path.with_suffix(".evidence")
     with Reader(path) as reader:
         events = list(reversed(reader.events(limit=10_000)))
@@ -144,7 +144,7 @@ def test_for_free_space_pictures_go_and_events_stay(tmp_path: Path, monkeypatch:
     set_mark(path, "NG1", "bad", "test")
     evidence = path.with_suffix(".evidence")
     monkeypatch.setattr("edge_ad.store.retention.BATCH", 1)
-    # A disk of which each picture takes 1 GB; 2 GB are free beside them.
+    # A disk of which each image takes 1 GB; 2 GB are free beside them.
     monkeypatch.setattr(
         shutil, "disk_usage", lambda _: Usage(0, 0, int((2 + 6 - len(list(evidence.rglob("*.jpg")))) * 1e9))
     )

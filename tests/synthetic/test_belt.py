@@ -1,4 +1,4 @@
-"""The belt: its truth, its pictures, and that frames can be had in any order."""
+"""The belt: its truth, its images, and that frames can be had in any order."""
 
 from __future__ import annotations
 

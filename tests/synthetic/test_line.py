@@ -93,11 +93,11 @@ def test_video_keeps_every_pixel_and_its_truth(written: tuple[Path, list[tuple[i
 
 def test_a_folder_with_pictures_is_refused(written: tuple[Path, list[tuple[int, int]]]) -> None:
     root, _ = written
-    with pytest.raises(BadInput, match="already holds pictures"):
+    with pytest.raises(BadInput, match="already holds images"):
         line.write_line(root.parent, train=1)
 
 
-@pytest.mark.parametrize(("arguments", "message"), [({"train": -1}, "-1 pictures for train"), ({"fps": 0}, "above 0")])
+@pytest.mark.parametrize(("arguments", "message"), [({"train": -1}, "-1 images for train"), ({"fps": 0}, "above 0")])
 def test_bad_counts_are_told(tmp_path: Path, arguments: dict[str, int], message: str) -> None:
     with pytest.raises(BadInput, match=message):
         line.write_line(tmp_path, **arguments)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Kit trays: the rules good ones keep, the defects that break them, masks, and pictures given by their seeds."""
+"""Kit trays: the rules good ones keep, the defects that break them, masks, and images given by their seeds."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def test_the_time_of_a_step_comes_from_the_log(epoch: ModuleType, tmp_path: Path
 
 
 def test_an_epoch_is_the_sum_over_the_networks(epoch: ModuleType) -> None:
-    """1,000 goods in batches of 16, 16 and 8: 62.5, 62.5 and 125 steps."""
+    """1,000 normal images in batches of 16, 16 and 8: 62.5, 62.5 and 125 steps."""
     rows = [
         {"processes": 1, "step_s": {"tokenizer": 0.8, "lavit": 0.4, "efficientad": 0.4}},
         {"processes": 2, "step_s": {"tokenizer": 0.4, "lavit": 0.25, "efficientad": 0.2}},
@@ -44,4 +44,4 @@ def test_an_epoch_is_the_sum_over_the_networks(epoch: ModuleType) -> None:
     assert found["tokenizer"]["ratio"] == 2.0
     assert found["epoch"]["one_s"] == pytest.approx(50 + 25 + 50)
     assert found["epoch"]["ratio"] == pytest.approx(125 / (25 + 15.625 + 25), abs=1e-4)
-    assert epoch.table(found, 2)[-1] == "| 1,000 goods once, all networks | 125 | 66 | 1.90 |"
+    assert epoch.table(found, 2)[-1] == "| 1,000 normal images once, all networks | 125 | 66 | 1.90 |"

@@ -35,7 +35,7 @@ def tool() -> ModuleType:
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eight goods to learn, four to judge, and four that are black where a part should be."""
+    """Eight normal images to learn, four to judge, and four that are black where a part should be."""
     folder = tmp_path_factory.mktemp("set")
     for name, count, first in (("train/good", 8, 0), ("test/good", 4, 40), ("test/dark", 4, 80)):
         (write_goods(folder / name, count, first) / CORRUPT).unlink()
@@ -47,7 +47,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _means(images: Images) -> NDArray[np.float64]:
-    """Means over the picture of the blocks at strides 4, 8 and 16."""
+    """Means over the image of the blocks at strides 4, 8 and 16."""
     trunk = EfficientNetLite((2, 4, 10))
     trunk.load_published(lite_weights("lite0", "a test"))
     with torch.no_grad():
@@ -56,7 +56,7 @@ def _means(images: Images) -> NDArray[np.float64]:
 
 
 def _slow_distance(learned: NDArray[np.float64], tested: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Ledoit and Wolf (2004), written out over the samples, and the distance by solving for each picture."""
+    """Ledoit and Wolf (2004), written out over the samples, and the distance by solving for each image."""
     centred = learned - learned.mean(axis=0)
     count, width = centred.shape
     outer = [np.outer(row, row) for row in centred]
@@ -84,7 +84,7 @@ def test_the_table_compares_bundle_and_distances(
     monkeypatch.setattr(sys, "argv", ["plain_distance.py", str(bundle), str(root)])
     assert tool.main() == 0
     heading, _, _, own, *rows = capsys.readouterr().out.splitlines()
-    assert heading == f"{root.name}: 8 goods to learn, 4 goods and 4 anomalies to judge"
+    assert heading == f"{root.name}: 8 normal images to learn, 4 normal images and 4 anomalies to judge"
     with Pipeline(open_bundle(bundle)) as pipeline:
         goods, bad = (
             [pipeline.infer(resize(read_image(path), pipeline.image_size)).score for path in list_images(root / part)]
@@ -107,4 +107,4 @@ def test_a_set_without_anomalies_is_told(
         shutil.copytree(root / part, tmp_path / "goods" / part)
     monkeypatch.setattr(sys, "argv", ["plain_distance.py", str(bundle), str(tmp_path / "goods")])
     assert tool.main() == 2
-    assert "goods needs train/good, test/good and a folder of anomalies" in capsys.readouterr().err
+    assert "normal images needs train/good, test/good and a folder of anomalies" in capsys.readouterr().err

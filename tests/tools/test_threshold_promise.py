@@ -36,10 +36,10 @@ def test_a_bundle_scores_two_small_lines_and_they_are_kept(
     code = tool.main(arguments)
     printed = capsys.readouterr()
     assert printed.out.count("target") == 2
-    assert printed.err.count("30 + 20 goods scored") == 2
+    assert printed.err.count("30 + 20 normal images scored") == 2
     found = json.loads((tmp_path / "out.json").read_text())["targets"]
     assert [row["target"] for row in found] == [0.01, 0.05]
-    assert found[0]["supported"] == pytest.approx(1 / 31)  # 30 goods support no less
+    assert found[0]["supported"] == pytest.approx(1 / 31)  # 30 normal images support no less
     assert code == (0 if all(row["kept"] for row in found) else 4)
     monkeypatch.setattr(tool, "bundle_scores", lambda *_: pytest.fail("computed again"))
     assert tool.main(arguments) == code

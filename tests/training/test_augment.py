@@ -1,4 +1,4 @@
-"""Movements, scrambles and colour jitter of training pictures."""
+"""Movements, scrambles and colour jitter of training images."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_a_scramble_keeps_every_pixel_and_destroys_the_picture() -> None:
 @pytest.mark.parametrize("factor", [0.8, 1.0, 1.2])
 @pytest.mark.parametrize("kind", ["brightness", "contrast", "saturation"])
 def test_colour_jitter_by_hand(kind: str, factor: float) -> None:
-    """The picture goes away from black, from the mean grey of the picture, or from each pixel's own grey."""
+    """The image goes away from black, from the mean grey of the image, or from each pixel's own grey."""
     pixels = torch.tensor([[100.0, 50.0], [20.0, 60.0], [30.0, 200.0]]).reshape(1, 3, 1, 2)
     grey = 0.299 * pixels[:, :1] + 0.587 * pixels[:, 1:2] + 0.114 * pixels[:, 2:]
     towards = {"brightness": 0.0, "contrast": grey.mean(), "saturation": grey}[kind]

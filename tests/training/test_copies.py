@@ -1,4 +1,4 @@
-"""What the networks and the Gaussians learn from besides the goods."""
+"""What the networks and the Gaussians learn from besides the normal images."""
 
 from __future__ import annotations
 

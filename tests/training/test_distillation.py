@@ -163,6 +163,6 @@ def test_bad_input_in_one_sentence(
 def test_nearest_takes_one_cell_of_each_other_picture() -> None:
     bank = torch.zeros(7, 3, 2)
     bank[:, :, 0] = torch.arange(21.0).view(7, 3)
-    found = nearest(bank, 3, 1)  # the value 10; pictures hold 3 i to 3 i + 2
+    found = nearest(bank, 3, 1)  # the value 10; images hold 3 i to 3 i + 2
     assert found == [(2, 2), (4, 0), (1, 2), (5, 0), (0, 2)]
     assert np.unique([picture for picture, _ in found]).size == 5

@@ -43,7 +43,7 @@ from edge_ad.utils.supervision import leave
 from edge_ad.training import loop
 from tests.fixtures.tiny_presets import TINY, known
 
-goods, out, stage, number = sys.argv[1:]
+normal images, out, stage, number = sys.argv[1:]
 loop.CHECKPOINT_SECONDS = 0.0
 step = loop._Runner._step
 
@@ -54,7 +54,7 @@ def watched(self):
 
 loop._Runner._step = watched
 with known(TINY):
-    leave(main(["train", goods, "--preset", "tiny", "--out", out, "--json", out + "/facts.json"]))
+    leave(main(["train", normal images, "--preset", "tiny", "--out", out, "--json", out + "/facts.json"]))
 """
 
 
@@ -289,7 +289,7 @@ def two_processes(goods: Path, out: Path, stage: str, number: int) -> list[tuple
 
 
 def assert_same_training(found: Path, trained: Trained) -> None:
-    """The scores that the two bundles gave to the same pictures agree, and so do their weights of branches."""
+    """The scores that the two bundles gave to the same images agree, and so do their weights of branches."""
     bundle, expected = open_bundle(found), open_bundle(trained.bundle)
     for split, rows in expected.raw_scores.items():
         np.testing.assert_allclose(bundle.raw_scores[split], rows, rtol=2e-3, atol=2e-3, err_msg=split)

@@ -68,7 +68,7 @@ def test_the_central_square() -> None:
 def test_photographs_are_found_below_folders_and_by_name(tmp_path: Path) -> None:
     for name in ("b/2.png", "a/deep/1.png", "c.png"):
         save(tmp_path / name, picture(1))
-    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "notes.txt").write_text("no image")
     found = find_photographs([tmp_path / "a", tmp_path / "b", tmp_path / "c.png"])
     assert [path.name for path in found] == ["1.png", "2.png", "c.png"]
 

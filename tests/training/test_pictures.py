@@ -1,4 +1,4 @@
-"""Goods in memory and the anomalies that choose weights."""
+"""Normal images in memory and the anomalies that choose weights."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_labelled_defects_replace_synthetic_ones(tmp_path: Path) -> None:
     assert not len(pictures.faded(0.5))
 
 
-@pytest.mark.parametrize(("make", "words"), [("nothing", "is not a folder"), ("folder", "holds no picture")])
+@pytest.mark.parametrize(("make", "words"), [("nothing", "is not a folder"), ("folder", "holds no image")])
 def test_defects_that_are_not_there(tmp_path: Path, make: str, words: str) -> None:
     folder = tmp_path / "defects"
     if make == "folder":

@@ -35,7 +35,7 @@ from tests.training.test_recipes import CHANNELS, CPU, efficientad_recipe, lavit
 
 STEPS, STOPPED = 4, 2
 QUIET = Progress(shown=False)
-# Features of the teacher kept, other pictures for the penalty, and some of them grey.
+# Features of the teacher kept, other images for the penalty, and some of them grey.
 STILL = replace(
     TINY,
     augmentation=Augmentation(0.0, 0.0, 0.0),
@@ -64,7 +64,7 @@ RECIPES: dict[str, Callable[[Path], Any]] = {
     "tokenizer": tokenizer_recipe,
     "lavit": lambda folder: lavit_recipe(),
     "efficientad": lambda folder: efficientad_recipe(TINY),
-    "efficientad of still pictures": lambda folder: efficientad_recipe(STILL, np.stack([picture(7, (128, 128))] * 2)),
+    "efficientad of still images": lambda folder: efficientad_recipe(STILL, np.stack([picture(7, (128, 128))] * 2)),
     "teacher": distillation_recipe,
 }
 

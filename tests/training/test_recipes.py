@@ -1,4 +1,4 @@
-"""What one step of each recipe asks of its network, and what it asks of unseen goods."""
+"""What one step of each recipe asks of its network, and what it asks of unseen normal images."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def test_the_surprise_of_a_view_has_the_distance_that_the_graph_tells(bundle: Bu
 
 @pytest.mark.slow
 def test_training_learns_from_goods_copies_and_views(bundle: Bundle) -> None:
-    """24 goods: 4 normalise, 4 set thresholds, 16 are learned; with a copy and a view of each the Gaussian has 48."""
+    """24 normal images: 4 normalise, 4 set thresholds, 16 are learned; with a copy and a view of each the Gaussian has 48."""
     learned = GOODS - 2 * round(0.15 * GOODS)
     assert learned == bundle.report["goods"]["fit"]
     assert bundle.report["gaussians"] == {"goods": learned, "copies": learned, "views": learned}

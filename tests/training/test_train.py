@@ -121,7 +121,7 @@ def test_golden_pictures_replay_to_their_raw_scores(bundle: Bundle) -> None:
 
 @slow
 def test_statistics_come_from_the_right_goods(bundle: Bundle) -> None:
-    """Mean and deviation from the normalising goods, thresholds from others, anomalies from the preset's number."""
+    """Mean and deviation from the normalising normal images, thresholds from others, anomalies from the preset's number."""
     raw, statistics = bundle.raw_scores, bundle.statistics
     assert {name: len(rows) for name, rows in raw.items()} == {
         "normalise": bundle.report["goods"]["normalise"],
@@ -226,7 +226,7 @@ class TestEarlyRefusals:
 
     def test_an_empty_penalty_folder(self, goods: Path, tmp_path: Path) -> None:
         (tmp_path / "others").mkdir()
-        with pytest.raises(BadInput, match="--penalty .*others holds no picture"):
+        with pytest.raises(BadInput, match="--penalty .*others holds no image"):
             train(goods, out=tmp_path / "run", options=TrainOptions("demo", penalty=tmp_path / "others"))
 
     def test_an_unfinished_run_of_other_settings(self, goods: Path, tmp_path: Path) -> None:

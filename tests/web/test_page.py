@@ -101,7 +101,7 @@ def test_live_pictures_arrive_and_the_lamp_follows_the_line(watch: Watch, open_l
         "() => { const c = document.getElementById('picture'); "
         "return new Set(c.getContext('2d').getImageData(0, 0, c.width, c.height).data).size }"
     )
-    assert drawn > 20  # a picture, not a blank
+    assert drawn > 20  # an image, not a blank
     wait(page, "document.getElementById('lamp-word').textContent === 'NG'")
     assert page.get_attribute("#lamp", "data-show") == "NG"
     assert "NG" in page.title()

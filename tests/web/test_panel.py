@@ -1,4 +1,4 @@
-"""What the loop leaves for the page: committed events only, few pictures, and a lamp that never outlives its verdict."""
+"""What the loop leaves for the page: committed events only, few images, and a lamp that never outlives its verdict."""
 
 from __future__ import annotations
 

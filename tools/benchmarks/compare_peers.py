@@ -4,7 +4,7 @@
 
 Each peer gets an environment of its own under DIR/venvs, made once: anomalib 2.7 (EfficientAD-S in torch and as ONNX in
 onnxruntime, PatchCore) and anomavision 3.6 (PaDiM). DATA is a set in MVTec LOCO AD or MVTec AD layout; PHOTOS are the
-pictures of other things that anomalib's EfficientAD needs. The capped training takes --minutes. It wants an idle machine.
+images of other things that anomalib's EfficientAD needs. The capped training takes --minutes. It wants an idle machine.
 What is measured is kept as JSON under DIR: the same command again goes on from there and ends with the table in
 DIR/table.md, the plot in DIR/peers.png and everything in DIR/peers.json.
 """
@@ -152,7 +152,7 @@ class Comparison:
         self.call(contender, self.command(contender, "learn", contender.learns))
 
     def speed(self, contender: Contender, form: str, turn: str) -> None:
-        """Time pictures, once more in every turn since a machine's clock moves by a tenth or two within minutes."""
+        """Time images, once more in every turn since a machine's clock moves by a tenth or two within minutes."""
         self.call(contender, self.command(contender, "speed", form))
         folder = self.out / contender.name
         os.replace(folder / f"speed-{form}.json", folder / f"speed-{form}.{turn}.json")
@@ -235,7 +235,7 @@ class Comparison:
                 path for path in self.options.photos.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png")
             )
             if not photos:
-                raise SystemExit(f"error: --photos {self.options.photos} holds no picture: name a folder of pictures")
+                raise SystemExit(f"error: --photos {self.options.photos} holds no image: name a folder of images")
             target.mkdir(parents=True)
             for number, path in enumerate(photos[:4096]):
                 (target / f"{number:04}{path.suffix.lower()}").symlink_to(path.resolve())
@@ -266,10 +266,10 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument(
-        "--photos", type=Path, required=True, help="pictures of other things, for anomalib's EfficientAD"
+        "--photos", type=Path, required=True, help="images of other things, for anomalib's EfficientAD"
     )
     parser.add_argument("--minutes", type=float, default=120.0, help="of the capped training")
-    parser.add_argument("--frames", type=int, default=200, help="pictures that are timed")
+    parser.add_argument("--frames", type=int, default=200, help="images that are timed")
     parser.add_argument("--steps", type=int, default=0, help="a trial: so few steps of our own trainings")
     parser.add_argument("--only", nargs="+", choices=[one.name for one in CONTENDERS], help="measure only these now")
     options = parser.parse_args()

@@ -1,6 +1,6 @@
 """Write the solar cells of the package elpv-dataset as folders that `edge-ad train` and `evaluate` read.
 
-Good is probability 0, anomalous is 1; the two labels between are left out. `shuffled` draws 60 % of the goods for training
+Good is probability 0, anomalous is 1; the two labels between are left out. `shuffled` draws 60 % of the normal images for training
 with a fixed seed, `early` takes the first 60 % by file number, so that what came later is tested. The photographs are for
 non-commercial use (CC BY-NC-SA 4.0).
 
@@ -21,7 +21,7 @@ SHARE = 0.6
 
 
 def training_goods(goods: NDArray[np.intp], split: str, seed: int = 0) -> NDArray[np.intp]:
-    """Return the indices, in order, of the goods that train: a seeded draw, or the first ones."""
+    """Return the indices, in order, of the normal images that train: a seeded draw, or the first ones."""
     count = round(SHARE * len(goods))
     chosen = np.random.default_rng(seed).permutation(goods)[:count] if split == "shuffled" else np.sort(goods)[:count]
     return np.sort(chosen)

@@ -1,4 +1,4 @@
-"""How much faster is a pass over the goods with two processes?
+"""How much faster is a pass over the normal images with two processes?
 
     python tools/benchmarks/epoch_speed.py --json speed.json [--turns 3]
 
@@ -32,7 +32,7 @@ GOODS = 60
 def main() -> None:
     """Read the command line, measure what is missing and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", nargs="?", type=Path, help="folder of goods (default: synthetic trays)")
+    parser.add_argument("data", nargs="?", type=Path, help="folder of normal images (default: synthetic trays)")
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("--preset", default="fast")
     parser.add_argument("--steps", type=int, default=60, help=f"of each network, the first {WARM} for warming up")
@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def trays(folder: Path) -> Path:
-    """Write synthetic goods, whose pixels do not matter here."""
+    """Write synthetic normal images, whose pixels do not matter here."""
     import cv2
 
     from edge_ad.synthetic.line import render_tray
@@ -118,7 +118,7 @@ def step_seconds(log: list[dict[str, Any]], network: str) -> float:
 
 
 def summary(rows: list[dict[str, Any]], preset: Preset) -> dict[str, Any]:
-    """Return the median seconds a step of both, their ratio a network, and the ratio of a pass over 1,000 goods."""
+    """Return the median seconds a step of both, their ratio a network, and the ratio of a pass over 1,000 normal images."""
     found: dict[str, Any] = {}
     passes = [0.0, 0.0]
     most = max(row["processes"] for row in rows)
@@ -139,7 +139,7 @@ def table(found: dict[str, Any], processes: int) -> list[str]:
     row = found["epoch"]
     return [
         *lines,
-        f"| 1,000 goods once, all networks | {row['one_s']:.0f} | {row['several_s']:.0f} | {row['ratio']:.2f} |",
+        f"| 1,000 normal images once, all networks | {row['one_s']:.0f} | {row['several_s']:.0f} | {row['ratio']:.2f} |",
     ]
 
 

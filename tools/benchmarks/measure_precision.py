@@ -1,8 +1,8 @@
-"""Measure what FP16 and INT8 change in the verdicts of a bundle: flips, z errors and AUROC over thousands of pictures, and speed.
+"""Measure what FP16 and INT8 change in the verdicts of a bundle: flips, z errors and AUROC over thousands of images, and speed.
 
     python tools/benchmarks/measure_precision.py BUNDLE GOODS --count 2000 --out precision.json [--labelled DATA] [--timed 60]
 
-Pictures are the goods in GOODS, jittered views of them and synthetic anomalies, half and half, made one by one from their
+Images are the normal images in GOODS, jittered views of them and synthetic anomalies, half and half, made one by one from their
 number and the seed. Raw scores go to <out>.made.jsonl as they are measured; the same command goes on where it stopped.
 `int8-tensorrt` is the graph that TensorRT compiles, computed as it is written with sums in FP32: its numbers, not its speed.
 """
@@ -33,11 +33,11 @@ from edge_ad.errors import BadInput, EdgeAdError
 from edge_ad.utils.files import atomic_write
 
 Image = NDArray[np.uint8]
-OTHERS = 32  # goods that stay in memory to take patches from
+OTHERS = 32  # normal images that stay in memory to take patches from
 
 
 class Pictures:
-    """Picture number n of ``count``: a good, a jittered view or an anomaly, always the same for the same seed."""
+    """Image number n of ``count``: a good, a jittered view or an anomaly, always the same for the same seed."""
 
     def __init__(self, folder: Path, size: tuple[int, int], count: int, seed: int) -> None:
         goods = load_dataset(folder, 0).goods
@@ -50,7 +50,7 @@ class Pictures:
         return number >= self.count - self.count // 2
 
     def make(self, number: int) -> Image:
-        """Return the picture u8 [H, W, 3]."""
+        """Return the image u8 [H, W, 3]."""
         rng = np.random.default_rng([self.seed, number])
         good = self._good(number % len(self.paths))
         if self.anomalous(number):
@@ -104,7 +104,7 @@ def measured(path: Path, header: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def score(path: Path, opened: Mapping[str, Pipeline], images: Iterator[tuple[str, bool, Image]], skip: int) -> None:
-    """Append a line of raw scores for every picture beyond the first ``skip``."""
+    """Append a line of raw scores for every image beyond the first ``skip``."""
     began, done = time.monotonic(), 0
     with path.open("a") as stream:
         for number, (name, anomalous, image) in enumerate(images):
@@ -115,7 +115,7 @@ def score(path: Path, opened: Mapping[str, Pipeline], images: Iterator[tuple[str
             stream.flush()
             done += 1
             if done % 20 == 0:
-                print(f"{number + 1} pictures, {(time.monotonic() - began) / done:.2f} s each", file=sys.stderr)
+                print(f"{number + 1} images, {(time.monotonic() - began) / done:.2f} s each", file=sys.stderr)
 
 
 def figures(rows: list[dict[str, Any]], bundle: Bundle) -> dict[str, Any]:
@@ -171,7 +171,7 @@ def speed(opened: Mapping[str, Pipeline], image: Image, times: int) -> dict[str,
 
 
 def labelled(folder: Path, size: tuple[int, int]) -> Iterator[tuple[str, bool, Image]]:
-    """Yield the pictures of a labelled test set."""
+    """Yield the images of a labelled test set."""
     for item in load_test(folder).test:
         yield item.path.name, item.kind != "good", resize(read_image(item.path), size)
 

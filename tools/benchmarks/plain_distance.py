@@ -1,8 +1,8 @@
 """Does a bundle beat a distance that needs no training? `python tools/benchmarks/plain_distance.py BUNDLE ROOT`
 
-Fits a Gaussian (Ledoit-Wolf) to pooled features of EfficientNet-Lite0 for every picture of ROOT/train/good and judges
+Fits a Gaussian (Ledoit-Wolf) to pooled features of EfficientNet-Lite0 for every image of ROOT/train/good and judges
 ROOT/test by the Mahalanobis distance to it, beside the bundle in FP32. Prints AUROC of both with 95 % bootstrap intervals
-and, over the same draws of pictures, the difference. Three choices of features: means over the picture of the stages that
+and, over the same draws of images, the difference. Three choices of features: means over the image of the stages that
 the networks of `fast` see, those of all stages of the branch `composition`, and these with its regions.
 """
 
@@ -50,7 +50,7 @@ def main() -> int:
 
 
 def table(bundle_path: Path, root: Path) -> list[str]:
-    """Return a heading, the row of the bundle and a row for each distance; BadInput where goods or anomalies lack."""
+    """Return a heading, the row of the bundle and a row for each distance; BadInput where normal images or anomalies lack."""
     bundle, test = open_bundle(bundle_path), load_test(root).test
     goods = list_images(root / "train" / "good") if (root / "train" / "good").is_dir() else []
     bad = np.array([item.kind != "good" for item in test])
@@ -62,11 +62,11 @@ def table(bundle_path: Path, root: Path) -> list[str]:
     fused = scores[~bad], scores[bad]
     learned, tested = (read_all(paths, FAST.image_side) for paths in (goods, [item.path for item in test]))
     rows = [
-        f"{root.name}: {len(goods)} goods to learn, {(~bad).sum()} goods and {bad.sum()} anomalies to judge",
+        f"{root.name}: {len(goods)} normal images to learn, {(~bad).sum()} normal images and {bad.sum()} anomalies to judge",
         "| score | width | AUROC | bundle minus it |\n|---|--:|--:|--:|",
         f"| bundle | | {words(auroc_interval(*fused))} | |",
     ]
-    progress.say("describing the pictures")
+    progress.say("describing the images")
     for name, (one, other) in features(learned, tested).items():
         distances = mahalanobis(other, *fit_gaussian(one))
         plain: tuple[Scores, Scores] = distances[~bad], distances[bad]
@@ -76,7 +76,7 @@ def table(bundle_path: Path, root: Path) -> list[str]:
 
 
 def features(learned: Images, tested: Images) -> dict[str, tuple[Floats, Floats]]:
-    """Return each of the FEATURES f32 [N, D] and [M, D] of ``learned`` [N, S, S, 3] and ``tested`` pictures [M, S, S, 3].
+    """Return each of the FEATURES f32 [N, D] and [M, D] of ``learned`` [N, S, S, 3] and ``tested`` images [M, S, S, 3].
 
     One pass gives all: what is pooled begins with the means of the stages, the finest first, and ends with the regions.
     """
@@ -92,7 +92,7 @@ def features(learned: Images, tested: Images) -> dict[str, tuple[Floats, Floats]
 
 def words(interval: Interval | None, sign: str = "") -> str:
     """Return "value [low, high]" with three decimals."""
-    assert interval is not None  # there are goods and anomalies
+    assert interval is not None  # there are normal images and anomalies
     value, low, high = (f"{one:{sign}.3f}" for one in (interval.value, interval.low, interval.high))
     return f"{value} [{low}, {high}]"
 

@@ -1,6 +1,6 @@
-"""Measure the promise of the thresholds on the synthetic line: 20 lines, each with goods of its own.
+"""Measure the promise of the thresholds on the synthetic line: 20 lines, each with normal images of its own.
 
-For every line: goods to fit, goods to normalise, 400 goods for the threshold and 2,000 that nothing has seen. By default
+For every line: normal images to fit and to normalise, 400 for the threshold and 2,000 that nothing has seen. By default
 the scorer is the branch composition alone (the teacher's pooled features and a Mahalanobis distance), which trains in
 seconds; with --bundle a trained bundle gives the fused score. Statistics, fusion, thresholds and verdicts are those of
 edge-ad. Scores are kept in --cache, so that a stopped measurement goes on.
@@ -40,7 +40,7 @@ CHUNK = 16
 
 @dataclass(frozen=True)
 class Plan:
-    """How many goods a line gives to each purpose, the side of a picture in pixels, and the bundle that scores, if any."""
+    """How many normal images a line gives to each purpose, the side of an image in pixels, and the bundle that scores, if any."""
 
     fit: int = 200
     normalise: int = 40
@@ -84,7 +84,7 @@ def pooled_goods(line: int, plan: Plan) -> Scores:
 
 
 def composition_scores(line: int, plan: Plan) -> tuple[Scores, Scores]:
-    """Fit the branch composition on a line and return the fused scores of threshold goods and of unseen goods."""
+    """Fit the branch composition on a line and return the fused scores of threshold normal images and of unseen normal images."""
     rows = pooled_goods(line, plan)
     cuts = np.cumsum([plan.fit, plan.normalise, plan.threshold])
     fit, normalise, threshold, unseen = np.split(rows, cuts)
@@ -103,7 +103,7 @@ def composition_scores(line: int, plan: Plan) -> tuple[Scores, Scores]:
 
 
 def bundle_scores(line: int, plan: Plan) -> tuple[Scores, Scores]:
-    """Return the fused scores that a bundle gives to threshold goods and to unseen goods of a line."""
+    """Return the fused scores that a bundle gives to threshold normal images and to unseen normal images of a line."""
     from edge_ad.engines.pipeline import Pipeline
 
     found = []
@@ -123,7 +123,7 @@ def line_scores(line: int, plan: Plan, cache: Path) -> tuple[Scores, Scores]:
     threshold, unseen = (bundle_scores if plan.bundle else composition_scores)(line, plan)
     cache.mkdir(parents=True, exist_ok=True)
     atomic_write(path, dump_npz({"threshold": threshold, "unseen": unseen}))
-    print(f"line {line}: {len(threshold)} + {len(unseen)} goods scored", file=sys.stderr, flush=True)
+    print(f"line {line}: {len(threshold)} + {len(unseen)} normal images scored", file=sys.stderr, flush=True)
     return threshold, unseen
 
 
@@ -140,7 +140,7 @@ def describe_promise(found: Promise) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print a sentence a target, and return 0 when both promises are kept, else 4."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--seeds", type=int, default=20, help="lines, each one draw of goods")
+    parser.add_argument("--seeds", type=int, default=20, help="lines, each one draw of normal images")
     parser.add_argument("--first", type=int, default=1000, help="seed of the first line")
     for name in ("fit", "normalise", "threshold", "unseen", "size"):
         parser.add_argument(f"--{name}", type=int, default=getattr(Plan, name))

@@ -48,7 +48,7 @@ ILLEGAL_KERNEL = b""".version 7.0
 
 
 class Slice:
-    """The checks and what they found. ``frames``: how many pictures are compared in each of the long checks."""
+    """The checks and what they found. ``frames``: how many images are compared in each of the long checks."""
 
     def __init__(self, bundle: Bundle, frames: int, fake: bool) -> None:
         self.bundle, self.frames, self.fake = bundle, frames, fake
@@ -70,7 +70,7 @@ class Slice:
         print(f"{result:8}{name}: {told} ({seconds} s)", flush=True)
 
     def picture(self, seed: int) -> NDArray[np.uint8]:
-        """Return a picture of noise and light of the bundle's size."""
+        """Return an image of noise and light of the bundle's size."""
         rng = np.random.default_rng(seed)
         height, width = self.bundle.image_size
         ground = rng.integers(0, 200, (1, width, 3)) + rng.integers(0, 56, (height, width, 3))
@@ -244,7 +244,7 @@ def resident() -> int:
 
 
 def child(held: Slice, what: str) -> int:
-    """Judge 20 pictures; ``illegal`` breaks the device in the midst of them."""
+    """Judge 20 images; ``illegal`` breaks the device in the midst of them."""
     try:
         with held.opened() as pipeline:
             for seed in range(20):

@@ -15,7 +15,7 @@ from edge_ad.system.service_view import transient
 EDGE_AD = "/opt/edge-ad/bin/edge-ad"
 UNIT = Path("/etc/systemd/system/edge-ad.service")
 SIGNALS = Path("/station/signals.log")
-# gives pictures as a sensor would, writes down what ended it, and dies at a second SIGINT as gst-launch does
+# gives images as a sensor would, writes down what ended it, and dies at a second SIGINT as gst-launch does
 LAUNCHER = """#!/usr/bin/python3
 import os, signal, sys, time
 log, stop = open("/station/signals.log", "a", buffering=1), []

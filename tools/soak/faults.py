@@ -93,8 +93,8 @@ def check_faulty_frames(
 ) -> list[str]:
     """No frame that a fault spoilt is judged.
 
-    A frame that came late may be judged where it was not too late; and where frames may be dropped, a frozen picture is
-    news to a loop that has not seen it before, so its verdict is that of a picture that was really there.
+    A frame that came late may be judged where it was not too late; and where frames may be dropped, a frozen image is
+    news to a loop that has not seen it before, so its verdict is that of an image that was really there.
     """
     excused = ("slow", "freeze") if paced else ("slow",)
     spoilt = {f: one for one in episodes if one.fault not in excused for f in range(one.first, one.last + 1)}

@@ -2,9 +2,9 @@
 
 `python tools/soak/line.py --json FILE [--resume] [--minutes 30] [--seed 0] [--no-light]`. GStreamer's RTSP server shows good
 and bad parts, each for 1 to 3.5 s, behind a proxy; a PLC reads `pass` over Modbus. Mixed at random: the delay of the network
-grows without a gap, the camera shows one old picture or a few in turn while a clock beside the judged region goes on, and
-the engine gives zeros, scores near zero or its last result again. A light that blinks in the picture proves that it is new;
-with --no-light equality does, where 17 different pictures must be seen before the first verdict. A
+grows without a gap, the camera shows one old image or a few in turn while a clock beside the judged region goes on, and
+the engine gives zeros, scores near zero or its last result again. A light that blinks in the image proves that it is new;
+with --no-light equality does, where 17 different images must be seen before the first verdict. A
 pass is wrong when something has been wrong without a break for longer than max_age + hold + 50 ms: the part in place, the
 camera, the network or the engine. Ends with 1 when a pass was wrong.
 """
@@ -190,7 +190,7 @@ class Trial:
         self._next["engine"] = now + self.chance.uniform(2.0, 6.0)
 
     def _spoil(self, letter: str) -> None:
-        with self._mode.open("r+b") as file:  # at once: the inspector reads it before each picture
+        with self._mode.open("r+b") as file:  # at once: the inspector reads it before each image
             file.write(letter.encode())
 
     def reasons(self) -> dict[str, int]:

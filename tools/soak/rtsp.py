@@ -52,7 +52,7 @@ class Line(Inspector):
 
 
 def judged(event: dict[str, Any]) -> bool:
-    """Whether an event is a verdict on a picture."""
+    """Whether an event is a verdict on an image."""
     return str(event["verdict"]) != "NONE"
 
 

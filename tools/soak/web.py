@@ -99,7 +99,7 @@ def watch(run: Line, started: Any, record: Record) -> float:
 
 
 class FarPage:
-    """Asks for what an open page asks for, as one on another computer does: the stream, each picture and its heat map."""
+    """Asks for what an open page asks for, as one on another computer does: the stream, each image and its heat map."""
 
     def __init__(self, run: Line) -> None:
         self._run = run

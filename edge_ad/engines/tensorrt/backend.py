@@ -62,7 +62,9 @@ class TrtEngine(Engine):
 
 
 class TrtBackend:
-    """Opens engines that ``build-engine`` made on this device. ``trt`` and ``device`` default to what is installed here."""
+    """Opens engines that ``build-engine`` made on this device. ``trt`` and ``device`` default to what is installed
+    here.
+    """
 
     name = "tensorrt"
     suffix = ".engine"

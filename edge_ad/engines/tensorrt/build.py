@@ -95,10 +95,10 @@ def build_engine(
 ) -> bytes:
     """Return the serialised engine of an ONNX model with static shapes.
 
-    ``precision`` is fp32, fp16 or int8. With strong typing the graph itself carries the types (an FP16 cast for fp16, Q/DQ
-    and an FP16 cast for int8); else give the FP32 graph, for int8 with Q/DQ in FP32, and in ``fp32_nodes`` the names of
-    the nodes that must not become FP16. A graph that the parser refuses raises BadInput with the names of the nodes; a
-    failed build raises DeviceFault with TensorRT's last error.
+    ``precision`` is fp32, fp16 or int8. With strong typing the graph itself carries the types (an FP16 cast for fp16,
+    Q/DQ and an FP16 cast for int8); else give the FP32 graph, for int8 with Q/DQ in FP32, and in ``fp32_nodes`` the
+    names of the nodes that must not become FP16. A graph that the parser refuses raises BadInput with the names of the
+    nodes; a failed build raises DeviceFault with TensorRT's last error.
     """
     check_version(trt)
     try:
@@ -163,7 +163,8 @@ def rtx() -> Any:
 
 
 def workspace(free: int) -> int:
-    """Return the bytes that tactics may use: half of what is free, 1 GiB at most; DeviceFault for less than 256 MiB free.
+    """Return the bytes that tactics may use: half of what is free, 1 GiB at most; DeviceFault for less than 256 MiB
+    free.
 
     On a Jetson the GPU takes its memory from the same place as everything else.
     """

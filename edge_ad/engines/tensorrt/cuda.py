@@ -53,7 +53,8 @@ class DeviceMemory:
 
 
 class PinnedMemory:
-    """Bytes of the host that cannot be paged out, zero-filled, as ``array``; ``address`` is where the device sees them."""
+    """Bytes of the host that cannot be paged out, zero-filled, as ``array``; ``address`` is where the device sees them.
+    """
 
     def __init__(self, device: Device, size: int) -> None:
         mapped = device.driver.host_alloc_flags.DEVICEMAP
@@ -119,8 +120,8 @@ class Device:
         """Call ``free``, which gives things back, once nothing uses them any more; errors of CUDA are let pass.
 
         Whoever lost the device was told so by the call that met it; what cannot be freed then ends with the process.
-        pycuda's objects must be dropped in here: elsewhere their destructors make the context current by themselves, and
-        end the process where that fails.
+        pycuda's objects must be dropped in here: elsewhere their destructors make the context current by themselves,
+        and end the process where that fails.
         """
         try:
             with self.active():

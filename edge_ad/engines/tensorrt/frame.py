@@ -107,7 +107,8 @@ def load_driver() -> GraphDriver | None:
 
 
 def record(driver: GraphDriver, device: Device, enqueue: Callable[[], None]) -> CudaGraph:
-    """Record what ``enqueue`` puts into the stream of ``device``, which has run it before; DeviceFault where that fails.
+    """Record what ``enqueue`` puts into the stream of ``device``, which has run it before; DeviceFault where that
+    fails.
 
     A recording that fails is ended and freed, so that the stream can be used as before.
     """

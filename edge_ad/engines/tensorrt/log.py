@@ -24,9 +24,9 @@ MEMORY_ADVICE = (
 def logger_for(trt: Any) -> Any:
     """Return the logger of this process, emptied of earlier messages.
 
-    Its list ``errors`` holds the last error messages, one line each; nothing is printed. TensorRT keeps the first logger
-    that it is given, for good and for everything that is opened later: a second one would hear nothing, and the first
-    one must never be freed.
+    Its list ``errors`` holds the last error messages, one line each; nothing is printed. TensorRT keeps the first
+    logger that it is given, for good and for everything that is opened later: a second one would hear nothing, and the
+    first one must never be freed.
     """
     logger = _process_logger(trt)
     logger.errors.clear()

@@ -56,8 +56,8 @@ class Phases:
 class Progress:
     """Progress over the graphs of a bundle; ``total`` is the work in all, in any unit that ``begin`` uses too.
 
-    ``say`` gets a sentence every few seconds. The time left is told as soon as anything is done: within a graph where
-    the builder tells its phases, else after the first graph.
+    ``report`` gets a sentence every few seconds. The time left is told as soon as anything is done: within a graph
+    where the builder tells its phases, else after the first graph.
     """
 
     total: float
@@ -122,8 +122,8 @@ def make_monitor(trt: Any, progress: Progress) -> Any:
 def run_interruptibly(work: Callable[[], T], progress: Progress) -> T:
     """Return what ``work`` returns, run in a thread of its own so that Ctrl-C is heard while it is inside TensorRT.
 
-    The first Ctrl-C cancels and waits for the end of the current step, then KeyboardInterrupt goes on; a second one ends
-    the process at once. Both are safe: files are only written when everything is built.
+    The first Ctrl-C cancels and waits for the end of the current step, then KeyboardInterrupt goes on; a second one
+    ends the process at once. Both are safe: files are only written when everything is built.
     """
     results: list[T] = []
     failed: list[BaseException] = []

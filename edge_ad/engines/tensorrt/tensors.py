@@ -16,7 +16,8 @@ _ALIGNMENT = 256  # as cudaMalloc aligns
 
 
 class DeviceTensor:
-    """A tensor in device memory. ``write`` and ``read`` copy and wait: for constants and for looking, not for frames."""
+    """A tensor in device memory. ``write`` and ``read`` copy and wait: for constants and for looking, not for frames.
+    """
 
     def __init__(self, spec: TensorSpec, address: int, device: Device) -> None:
         self.spec = spec

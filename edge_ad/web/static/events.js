@@ -97,7 +97,7 @@ function choose(event) {
 function detail(event) {
   const names = ["As judged", "Heat map", "More", "More"];
   const pictures = Array.from({ length: event.images }, (_, index) =>
-    el("figure", {}, el("img", { src: `/api/events/${event.id}/images/${index}`, alt: `${names[index] || "Picture"} of part ${event.part ?? ""}`, loading: "lazy" }),
+    el("figure", {}, el("img", { src: `/api/events/${event.id}/images/${index}`, alt: `${names[index] || "Image"} of part ${event.part ?? ""}`, loading: "lazy" }),
       el("figcaption", {}, names[index] || "")));
   const marks = [["good", "Was good", "G"], ["bad", "Was bad", "B"], [null, "No mark", "U"]].map(([mark, label, key]) =>
     el("button", { "aria-pressed": String(event.mark === mark), disabled: role !== "full", title: `${label} (${key})`, onclick: () => setMark(mark) }, label));
@@ -107,7 +107,7 @@ function detail(event) {
     ...Object.entries(event.z).map(([name, value]) => [`z ${name}`, figure(value)])];
   $("detail").replaceChildren(
     el("div", { class: "head" }, el("h2", {}, chip(event.verdict), ` part ${event.part ?? "–"}`)),
-    event.images ? el("div", { class: "pictures" }, ...pictures) : el("p", { class: "empty" }, "No picture was kept of this event"),
+    event.images ? el("div", { class: "pictures" }, ...pictures) : el("p", { class: "empty" }, "No image was kept of this event"),
     el("div", { class: "buttons", role: "group", "aria-label": "Mark" }, ...marks),
     el("dl", { class: "facts" }, ...facts.flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, String(value))])));
 }

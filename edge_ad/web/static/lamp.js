@@ -28,7 +28,7 @@ export function showLamp(run) {
   const why = [run.cameras.length > 1 ? `camera ${run.cameras.indexOf(camera) + 1}` : "", camera.why, REJECTS[camera.show]].filter(Boolean).join(" · ");
   const since = camera.age_s === null ? "" :
     camera.show === "IDLE" ? `last verdict ${camera.event.verdict}, ${span(camera.age_s)} ago` : `${span(camera.age_s)} ago`;
-  paint(camera.show, why || "like the goods", since);
+  paint(camera.show, why || "like the normal images", since);
 }
 
 export function lampLost(why, since) {

@@ -103,7 +103,7 @@ function draw() {
   const canvas = $("picture");
   $("no-picture").hidden = base !== null;
   canvas.hidden = base === null;
-  put($("no-picture"), shown === null ? "No picture yet" : "No picture of this part");
+  put($("no-picture"), shown === null ? "No image yet" : "No image of this part");
   $("figure").dataset.show = shown === null ? "" : shown.verdict;
   if (base === null) return;
   const { width, height } = base.bitmap;
@@ -114,7 +114,7 @@ function draw() {
     pen.imageSmoothingEnabled = true;
     pen.drawImage(over.bitmap, 0, 0, width, height);
   }
-  canvas.setAttribute("aria-label", `Picture of part ${shown.part ?? ""}, ${shown.verdict}`);
+  canvas.setAttribute("aria-label", `Image of part ${shown.part ?? ""}, ${shown.verdict}`);
 }
 
 function caption() {

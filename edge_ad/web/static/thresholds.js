@@ -108,7 +108,7 @@ function drawHistogram(warn = Number($("warn").value), ng = Number($("ng").value
 function ask() {
   if ($("apply").disabled) return;
   const [warn, ng] = [Number($("warn").value), Number($("ng").value)];
-  put($("confirm-told"), `WARN above ${figure(warn)}, NG above ${figure(ng)}. ${last ? last.told : ""} The line goes on meanwhile; set by hand, they promise no rate of goods.`);
+  put($("confirm-told"), `WARN above ${figure(warn)}, NG above ${figure(ng)}. ${last ? last.told : ""} The line goes on meanwhile; set by hand, they promise no rate of normal images.`);
   const dialog = $("confirm");
   dialog.returnValue = "no";
   dialog.onclose = () => dialog.returnValue === "yes" && apply(warn, ng);

@@ -1,6 +1,6 @@
 """anomalib's EfficientAD-S, trained by its own engine with batches of 1 as published; runs in anomalib's environment.
 
-The teacher is our `pdn_small` (its own weights are not on the package index); pictures of other things come from --photos.
+The teacher is our `pdn_small` (its own weights are not on the package index); images of other things come from --photos.
 """
 
 import os
@@ -22,7 +22,7 @@ def _model(**options):
 
 
 def _measure(model, paths):
-    """Set the quantiles of the maps from unseen goods and return the AUROC of the test pictures, by anomalib's own score."""
+    """Set the quantiles of the maps from unseen normal images and return the AUROC of the test images, by anomalib's own score."""
     import torch
 
     model.eval()
@@ -95,7 +95,7 @@ def learn(options):
 
 
 def scorer(out, form):
-    """Return a function from a picture to its score, by the torch module or by its ONNX graph in onnxruntime."""
+    """Return a function from an image to its score, by the torch module or by its ONNX graph in onnxruntime."""
     if form == "onnx":
         import numpy as np
         import onnxruntime

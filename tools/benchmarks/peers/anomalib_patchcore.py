@@ -28,7 +28,7 @@ def _load_backbone(model, weights):
 
 
 def learn(options):
-    """Gather the memory of goods and thin it out to a hundredth."""
+    """Gather the memory of normal images and thin it out to a hundredth."""
     import torch
 
     model = _model()
@@ -46,7 +46,7 @@ def learn(options):
 
 
 def scorer(out, form):
-    """Return a function from a picture to its score."""
+    """Return a function from an image to its score."""
     import torch
 
     state = torch.load(out / STATE, weights_only=True)

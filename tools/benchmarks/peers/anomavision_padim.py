@@ -35,7 +35,7 @@ def learn(options):
 
 
 def scorer(out, form):
-    """Return a function from a picture to its score."""
+    """Return a function from an image to its score."""
     import torch
     from anomavision.algorithm.common.mahalanobis import MahalanobisDistance
 

@@ -1,4 +1,4 @@
-"""What every contender's script shares: the pictures, AUROC, clocks and memory. NumPy and Pillow, and torch in `tensor` alone."""
+"""What every contender's script shares: the images, AUROC, clocks and memory. NumPy and Pillow, and torch in `tensor` alone."""
 
 import argparse
 import json
@@ -15,13 +15,13 @@ BRIGHT = (".png", ".jpg", ".jpeg", ".bmp")
 
 
 def pictures(folder):
-    """Return the paths of the pictures directly in a folder, sorted; none where there is no folder."""
+    """Return the paths of the images directly in a folder, sorted; none where there is no folder."""
     folder = Path(folder)
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in BRIGHT) if folder.is_dir() else []
 
 
 def splits(data):
-    """Return the paths of a set in LOCO or MVTec layout: train, unseen (goods beside the test), good and bad."""
+    """Return the paths of a set in LOCO or MVTec layout: train, unseen (normal images beside the test), good and bad."""
     data = Path(data)
     bad = [path for kind in sorted((data / "test").iterdir()) if kind.name != "good" for path in pictures(kind)]
     train, unseen = pictures(data / "train" / "good"), pictures(data / "validation" / "good")
@@ -31,7 +31,7 @@ def splits(data):
 
 
 def read(paths, side=SIDE):
-    """Return pictures as u8 [N, side, side, 3] RGB."""
+    """Return images as u8 [N, side, side, 3] RGB."""
     from PIL import Image
 
     resized = (Image.open(path).convert("RGB").resize((side, side), Image.Resampling.BILINEAR) for path in paths)
@@ -39,7 +39,7 @@ def read(paths, side=SIDE):
 
 
 def tensor(image, normalised=False):
-    """Return a picture u8 [H, W, 3] as f32 [1, 3, H, W] of 0 to 1, or ``normalised`` by ImageNet's mean and deviation."""
+    """Return an image u8 [H, W, 3] as f32 [1, 3, H, W] of 0 to 1, or ``normalised`` by ImageNet's mean and deviation."""
     import torch
 
     pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255.0
@@ -50,7 +50,7 @@ def tensor(image, normalised=False):
 
 
 def auroc(good, bad):
-    """Return the chance that a bad picture scores higher than a good one, ties by half."""
+    """Return the chance that a bad image scores higher than a good one, ties by half."""
     good, bad = np.asarray(good, float)[None, :], np.asarray(bad, float)[:, None]
     return float((bad > good).mean() + 0.5 * (bad == good).mean())
 
@@ -73,7 +73,7 @@ def quantiles(milliseconds):
 
 
 def timed(score, images, frames, warm=10):
-    """Return the milliseconds of ``score(image)`` over ``frames`` pictures in turn, after ``warm`` that do not count."""
+    """Return the milliseconds of ``score(image)`` over ``frames`` images in turn, after ``warm`` that do not count."""
     times = []
     for turn in range(warm + frames):
         started = time.perf_counter()
@@ -141,7 +141,7 @@ def main(learn, scorer):
     """Run the command of a contender.
 
     ``learn --data D --out O --minutes M`` trains and writes O/learn.json; ``speed --out O --form F --data D
-    --frames N`` times ``scorer(out, form)``, a function from a u8 [256, 256, 3] picture to its score, and writes
+    --frames N`` times ``scorer(out, form)``, a function from a u8 [256, 256, 3] image to its score, and writes
     O/speed-F.json; ``start --out O --form F --data D`` prints one score as soon as it can.
     """
     parser = argparse.ArgumentParser()

@@ -68,7 +68,7 @@ def _learn_efficientad(options):
 
 
 def _measure(recipe, unseen, test):
-    """Return the AUROC of local + global, each normalised by unseen goods."""
+    """Return the AUROC of local + global, each normalised by unseen normal images."""
     import torch
 
     from edge_ad.training.augment import to_pixels
@@ -130,7 +130,7 @@ def _edge_ad(*words, allowed=(0,)):
 
 
 def scorer(out, form):
-    """Return a function from a picture to its score by the engines of the bundle, as `edge-ad run` would ask them."""
+    """Return a function from an image to its score by the engines of the bundle, as `edge-ad run` would ask them."""
     from edge_ad.bundle import open_bundle
     from edge_ad.engines.pipeline import Pipeline
     from edge_ad.scoring import BRANCHES

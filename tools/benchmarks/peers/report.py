@@ -123,7 +123,7 @@ def _training_table(found: dict[str, Any]) -> list[str]:
     learned = {name: found.get(name, {}).get("learn") for name in ("anomalib-efficientad", "ours-efficientad")}
     target = best(learned["anomalib-efficientad"])
     lines = [
-        "| training of EfficientAD | batch | step ms | ms a picture | time s | AUROC at the end | "
+        "| training of EfficientAD | batch | step ms | ms an image | time s | AUROC at the end | "
         f"s to anomalib's best ({_number(target, 3)}) |",
         "|---|--:|--:|--:|--:|--:|--:|",
     ]
@@ -170,7 +170,7 @@ def plot(found: dict[str, Any], target: Path) -> None:
     names = [row["name"] for row in measured][::-1]
     ours = [row["key"][0] == "ours" for row in measured][::-1]
     left.barh(names, [row["p50"] for row in measured][::-1], color=["#1d4ed8" if own else "#a8a29e" for own in ours])
-    left.set(xscale="log", xlim=(1, None), xlabel="milliseconds a picture (p50)")
+    left.set(xscale="log", xlim=(1, None), xlabel="milliseconds an image (p50)")
     for name, colour, title in (
         ("anomalib-efficientad", "#a8a29e", "anomalib"),
         ("ours-efficientad", "#1d4ed8", "edge-ad"),
