@@ -63,7 +63,7 @@ class _PackedConv:
     weight: NodeProto
     bias: NodeProto | None
     quantiser: NodeProto
-    picture: str
+    image: str
     shape: tuple[int, ...]
     given: tuple[int, ...]
     packing: Packing
@@ -210,7 +210,7 @@ class _Writer:
     def _input(self, result: _PackedConv) -> str:
         """Return the image with ``pixels`` columns in one, filled up on the right where nothing is read."""
         batch, channels, height, width = result.shape
-        packed, name = result.packing, result.picture
+        packed, name = result.packing, result.image
         key = (name, *result.data.input[1:], str(packed.pixels), str(packed.groups))
         if key in self._inputs:
             return self._inputs[key]

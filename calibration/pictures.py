@@ -29,7 +29,7 @@ class _Stem:
     """A convolution of ``slope`` x image + ``offset``, one of each a channel; ``border`` is what padding stands for."""
 
     operator: Operator
-    picture: str
+    image: str
     slope: NDArray[np.float64]
     offset: NDArray[np.float64]
     border: NDArray[np.uint8]
@@ -174,10 +174,10 @@ class _Writer:
 
     def _input(self, stem: _Stem, zero: int) -> str:
         """Return the image f32 [N, C, H, W] less ``zero``, with its border."""
-        key = (stem.picture, stem.slope.tobytes(), stem.offset.tobytes(), stem.pads)
+        key = (stem.image, stem.slope.tobytes(), stem.offset.tobytes(), stem.pads)
         if key not in self._inputs:
             top, left, bottom, right = stem.pads
-            output = self._padded(stem.picture, stem, 2, left, right)
+            output = self._padded(stem.image, stem, 2, left, right)
             output = self._padded(output, stem, 1, top, bottom)
             output = self._new.op("Transpose", [output], f"{output}/planes", perm=TO_PLANES)
             steps = [self._new.constant("one", np.float32(1.0)), self._new.constant("zero", np.uint8(zero))]
@@ -196,7 +196,7 @@ class _Writer:
         """Lay ``border`` before and behind an image along an axis."""
         if not before and not behind:
             return name
-        shape = list(self._view.shape(stem.picture) or ())
+        shape = list(self._view.shape(stem.image) or ())
         shape[2] += (stem.pads[1] + stem.pads[3]) * (axis == 1)
         parts = [name]
         for before_it, count in ((True, before), (False, behind)):
@@ -204,4 +204,4 @@ class _Writer:
             if count:
                 border = self._new.constant("border", np.broadcast_to(stem.border, shape))
                 parts = [border, *parts] if before_it else [*parts, border]
-        return self._new.op("Concat", parts, f"{stem.picture}/bordered", axis=axis)
+        return self._new.op("Concat", parts, f"{stem.image}/bordered", axis=axis)

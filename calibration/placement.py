@@ -243,7 +243,7 @@ class Plan:
     graph_sha256: str
     keep: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
-    def kept(self, target: str, view: GraphView) -> tuple[str, ...]:
+    def unquantised(self, target: str, view: GraphView) -> tuple[str, ...]:
         """Return the nodes of ``view`` that stay in floating point."""
         named = self.keep.get(target, ())
         return tuple(item.key for item in operators(view)) if ALL in named else named

@@ -297,14 +297,14 @@ class _Quantiser:
 
     def _bias(self, operator: Operator, error: NDArray[Any], bias: NDArray[Any] | None) -> NDArray[Any] | None:
         """Return the new bias, None where there is none and none is needed or possible."""
-        lost = np.zeros(0)
+        mean_shift = np.zeros(0)
         if operator.kind == "MatMul" or (operator.bias and bias is None):
             return bias
         if self._correct:
             mean = self._ranges.tensors[operator.data].mean
-            lost = weights.mean_error(operator.kind, error, mean, operator.axis)
+            mean_shift = weights.mean_error(operator.kind, error, mean, operator.axis)
         measured = np.asarray(self._corrections.get(operator.key, ()), np.float64)
-        parts = [part.reshape(-1) for part in (bias, lost, measured) if part is not None and part.size]
+        parts = [part.reshape(-1) for part in (bias, mean_shift, measured) if part is not None and part.size]
         if not parts:
             return None
         wide = max(len(part) for part in parts)

@@ -72,14 +72,14 @@ class ContactSheet:
         """Write the page into a folder."""
         counts = ", ".join(f"{count} {reason}" for reason, count in record.skipped.items()) or "none"
         table = (
-            f"{record.pictures} images of {record.size[1]} x {record.size[0]} pixels, begun {record.created}; "
+            f"{record.images} images of {record.size[1]} x {record.size[0]} pixels, begun {record.created}; "
             f"skipped: {counts}. Delete what is no good part, then run the same command again."
         )
         examples = [entry for entries in self.skipped.values() for entry in entries]
         page = _PAGE.format(
             title=html.escape(record.camera),
             facts=html.escape(table),
-            kept="".join(_figure(name, data) for name, data in self._saved),
+            saved="".join(_figure(name, data) for name, data in self._saved),
             skipped="".join(_figure(reason, data) for reason, data in examples) or "<p>none</p>",
         )
         atomic_write(folder / NAME, page)
@@ -213,7 +213,7 @@ SOFTWARE = "edge-ad capture"
 class Progress:
     """How far a capture is: images in the folder, images wanted, skipped so far by reason, the last reason."""
 
-    kept: int
+    saved: int
     wanted: int
     skipped: dict[str, int]
     last: str | None = None
@@ -221,7 +221,7 @@ class Progress:
     def line(self) -> str:
         """Return one line for a terminal."""
         left_out = ", ".join(f"{count} {reason}" for reason, count in sorted(self.skipped.items()))
-        return f"{self.kept} of {self.wanted} images; skipped: {left_out or 'none'}"
+        return f"{self.saved} of {self.wanted} images; skipped: {left_out or 'none'}"
 
 
 class Capture:
@@ -351,7 +351,7 @@ class Capture:
 
     def _save(self) -> None:
         if self._record is not None:
-            self._record = replace(self._record, pictures=len(self._filter), skipped=dict(sorted(self._skipped.items())))
+            self._record = replace(self._record, images=len(self._filter), skipped=dict(sorted(self._skipped.items())))
             write_record(self._folder, self._record)
 
     def _finish(self) -> None:

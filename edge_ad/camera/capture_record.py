@@ -27,7 +27,7 @@ class CameraRecord:
     size: tuple[int, int]
     conversion: str
     created: str
-    pictures: int = 0
+    images: int = 0
     skipped: Mapping[str, int] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -39,7 +39,7 @@ class CameraRecord:
             "size": list(self.size),
             "conversion": self.conversion,
             "created": self.created,
-            "pictures": self.pictures,
+            "pictures": self.images,
             "skipped": dict(self.skipped),
         }
 

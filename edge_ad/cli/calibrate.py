@@ -38,7 +38,7 @@ def command(
     options = CalibrateOptions(table.method, table.percentile, table.images, table.max_flip, table.seed, edited)
     path, searches = calibrate(bundle, normal, table.out, options, _show if sys.stderr.isatty() else _quiet)
     for target, result in searches.items():
-        retained = ", ".join(unit.name for unit in result.kept) or "nothing"
+        retained = ", ".join(unit.name for unit in result.in_float) or "nothing"
         typer.echo(f"{target}: {describe_loss(result.loss)}; in floating point: {retained}")
         if not result.passed:
             typer.echo(f"{target}: no plan keeps verdicts within {table.max_flip:.2%}; use --fp16 there")

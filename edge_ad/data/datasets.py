@@ -86,7 +86,7 @@ class DataSet:
     name: str
     layout: Layout
     root: Path
-    goods: NormalSplit
+    normal: NormalSplit
     test: tuple[TestItem, ...]
     skipped: tuple[tuple[Path, str], ...] = ()
     sizes: dict[str, int] = field(default_factory=dict)
@@ -142,7 +142,7 @@ def load_dataset(path: Path | str, seed: int = 0) -> DataSet:
         name=root.name,
         layout=layout,
         root=root,
-        goods=split,
+        normal=split,
         test=test,
         skipped=tuple(skipped),
         sizes=dict(sizes.most_common()),
@@ -182,7 +182,7 @@ def load_test(path: Path | str, bits: int = 16) -> DataSet:
         name=root.name,
         layout=layout,
         root=root,
-        goods=NormalSplit((), (), ()),
+        normal=NormalSplit((), (), ()),
         test=items,
         saturation=_saturation(root / "defects_config.json"),
         folders=(*_item_uses(root, items), *_unlabelled(root)),

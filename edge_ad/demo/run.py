@@ -129,7 +129,7 @@ Report = Callable[[str], None]
 class Voice:
     """How a demonstration talks: whole lines, the lines of a parity table, and the progress of a named task."""
 
-    say: Report
+    report: Report
     parity: Callable[[BuildReport], Iterable[str]]
     progress: Callable[[str], Progress | None]
 
@@ -143,27 +143,27 @@ def run_demo(folder: Path, voice: Voice, plan: Plan = FULL, seed: int = 0) -> di
     started = time.monotonic()
     resumed = open_workplace(folder, plan, seed)
     figures: dict[str, Any] = {"seed": seed, "plan": plan.to_json()}
-    with _step(1, "a synthetic line", voice.say):
+    with _step(1, "a synthetic line", voice.report):
         if resumed:
-            voice.say(f"going on with the interrupted demonstration in {folder}: its line is there")
+            voice.report(f"going on with the interrupted demonstration in {folder}: its line is there")
         line = line_folder(folder) if resumed else make_line(folder, plan, seed, voice.progress("trays"))
         figures["difficulty"] = difficulty(line)
-        _report_line(line, plan, figures["difficulty"], voice.say)
-    with _step(2, f"training all three methods, preset {PRESET}", voice.say):
+        _report_line(line, plan, figures["difficulty"], voice.report)
+    with _step(2, f"training all three methods, preset {PRESET}", voice.report):
         bundle = _train(line, folder / "training", plan, seed)
-        voice.say(f"bundle: {bundle.path}")
-    with _step(3, f"engines in {PRECISION}, proven on the golden images of the bundle", voice.say):
+        voice.report(f"bundle: {bundle.path}")
+    with _step(3, f"engines in {PRECISION}, proven on the golden images of the bundle", voice.report):
         figures["parity"] = _build(bundle, voice)
-    with _step(4, "the loop over the video of the line", voice.say):
-        figures["video"] = _judge(bundle, line, folder, voice.say)
-    with _step(5, "evaluation on test trays that no training saw", voice.say):
+    with _step(4, "the loop over the video of the line", voice.report):
+        figures["video"] = _judge(bundle, line, folder, voice.report)
+    with _step(5, "evaluation on test trays that no training saw", voice.report):
         figures["evaluation"] = _evaluate(bundle, line, folder / "report", voice)
     figures["seconds"] = round(time.monotonic() - started, 1)
     atomic_write(folder / MARKER, json.dumps(figures, indent=2) + "\n")
-    voice.say(f"\ndone in {figures['seconds'] / 60:.1f} minutes; figures: {folder / MARKER}")
-    voice.say(f"report with heat maps: {folder / 'report' / 'report.html'}")
+    voice.report(f"\ndone in {figures['seconds'] / 60:.1f} minutes; figures: {folder / MARKER}")
+    voice.report(f"report with heat maps: {folder / 'report' / 'report.html'}")
     if plan.steps is not None:
-        voice.say(f"{plan.steps} steps a network show that everything works, not how well: for that, leave --quick out")
+        voice.report(f"{plan.steps} steps a network show that everything works, not how well: for that, leave --quick out")
     return figures
 
 
@@ -194,7 +194,7 @@ def _train(line: Path, out: Path, plan: Plan, seed: int) -> Bundle:
 def _build(bundle: Bundle, voice: Voice) -> dict[str, Any]:
     report = build(bundle, PRECISION)
     for text in voice.parity(report):
-        voice.say(text)
+        voice.report(text)
     if report.refusal is not None:
         raise GateRefused(report.refusal)
     return report.to_json()
@@ -215,9 +215,9 @@ def _evaluate(bundle: Bundle, line: Path, report: Path, voice: Voice) -> dict[st
     from edge_ad.evaluation.report import figures_table
 
     figures = evaluate(bundle.path, line, report_dir=report, progress=voice.progress("images"))
-    voice.say(figures_table(figures))
+    voice.report(figures_table(figures))
     counts = evaluation_counts(figures)
-    voice.say(report_counts(counts)[0])
+    voice.report(report_counts(counts)[0])
     return {**figures, "counts": counts}
 
 

@@ -25,7 +25,7 @@ from edge_ad.engines.pipeline import Pipeline
 from edge_ad.errors import BadInput, DeviceFault
 
 IMAGES = 128  # images that ranges are measured on
-PROOF = 32  # normal images that travel in the bundle to prove engines on
+VALIDATION_IMAGES = 32  # normal images that travel in the bundle to prove engines on
 SEARCHED = 12  # of those, the normal images that the plan is chosen on
 FEWEST = 10
 
@@ -70,11 +70,11 @@ def calibrate(
     bundle = open_bundle(bundle_path)
     target = child_path(bundle, Path(out) if out is not None else None, "calibrated", "calibrate")
     result = load_dataset(Path(normal), chosen.seed)
-    seen = _read([*result.goods.fit, *result.goods.normalise], chosen.images, bundle)
-    held_back = _read(result.goods.threshold, PROOF, bundle)
+    seen = _read([*result.normal.fit, *result.normal.normalise], chosen.images, bundle)
+    held_back = _read(result.normal.threshold, VALIDATION_IMAGES, bundle)
     if len(seen) + len(held_back) < FEWEST:
         raise BadInput(f"{normal} holds {len(seen) + len(held_back)} readable normal images, but {FEWEST} are needed; add more")
-    quantisation, searches = measure(bundle, seen, held_back if len(held_back) else spread(seen, PROOF), chosen, report)
+    quantisation, searches = measure(bundle, seen, held_back if len(held_back) else spread(seen, VALIDATION_IMAGES), chosen, report)
     write_bundle(target, replace(bundle.contents(), parent=bundle.sha256, quantisation=quantisation))
     return target, searches
 
@@ -88,7 +88,7 @@ def with_quantisation(
     write_bundle(scratch, contents)
     try:
         quantisation, _ = measure(
-            open_bundle(scratch), spread(normal_images, options.images), spread(validation, PROOF), options, report
+            open_bundle(scratch), spread(normal_images, options.images), spread(validation, VALIDATION_IMAGES), options, report
         )
     finally:
         scratch.unlink(missing_ok=True)
@@ -166,7 +166,7 @@ def sensitivity_json(search: Search) -> dict[str, Any]:
                 "macs": cost.unit.macs,
                 "loss_z": cost.loss if np.isfinite(cost.loss) else None,
                 "flips": cost.flips,
-                "kept": cost.unit in search.kept,
+                "kept": cost.unit in search.in_float,
             }
             for cost in search.costs
         ],

@@ -73,11 +73,11 @@ def fp32_nodes(graph: bytes, ranges: Ranges | None = None) -> frozenset[str]:
     them.
     """
     view = GraphView(graph)
-    half = choose_fp16(view, large=large_tensors(ranges))
+    fp16 = choose_fp16(view, large=large_tensors(ranges))
     return frozenset(
         node.name or f"node_of_{node.output[0]}"
         for index, node in enumerate(view.graph.node)
-        if index not in half and node.op_type not in _FREE_KINDS and view.floats.intersection(node.output)
+        if index not in fp16 and node.op_type not in _FREE_KINDS and view.floats.intersection(node.output)
     )
 
 

@@ -109,7 +109,7 @@ def explain_int8(
     path = engine_store.engines_folder(bundle.path) / f"plan-{target}.json"
     write_plan(path, result, target)
     return (
-        f"the int8 engine is refused: {reason}; worst are {worst}; a plan with {len(result.kept)} of {len(result.costs)} "
+        f"the int8 engine is refused: {reason}; worst are {worst}; a plan with {len(result.in_float)} of {len(result.costs)} "
         f"parts in floating point passes on {result.loss.images} images: "
         f"`edge-ad build-engine {bundle.path} --int8 --plan {path}`"
     )

@@ -51,7 +51,7 @@ class Search:
     corrections: Mapping[str, Corrections]
     loss: Loss
     costs: tuple[Cost, ...]
-    kept: tuple[Unit, ...]
+    in_float: tuple[Unit, ...]
     passed: bool
 
 
@@ -140,14 +140,14 @@ class Searcher:
 
     def _raw(
         self,
-        staged: PartialPipeline,
+        partial: PartialPipeline,
         plans: Mapping[str, Plan],
         hold: tuple[str, ...] = (),
         biases: Mapping[str, Corrections] | None = None,
     ) -> NDArray[np.float32]:
         recipe = Recipe(self._recipe.ranges, plans, {self._target: biases or {}})
         graphs = derive_int8(self._bundle, recipe, self._target)
-        return staged.raw(graphs, hold)
+        return partial.raw(graphs, hold)
 
     def _alone(self, raw: NDArray[np.float32]) -> tuple[float, int]:
         """Return the error of the score, in z, and the flips on the images that units are ranked on."""

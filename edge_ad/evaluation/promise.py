@@ -38,7 +38,7 @@ class Promise:
     inside: int
 
     @property
-    def kept(self) -> bool:
+    def holds(self) -> bool:
         """Whether the mean is within two standard errors of the rate, and at least 17 of 20 counts within the interval.
         """
         return self.mean <= self.supported + 2 * self.error and self.inside * 20 >= 17 * len(self.counts)

@@ -13,7 +13,7 @@ from edge_ad.data.images import Image, read_image, resize
 from edge_ad.evaluation.scores import Judge, TestScores
 from edge_ad.scoring import BRANCHES, Statistics, Thresholds
 
-GOODS = 32  # at most so many normal images are disturbed: five more inferences each
+MAX_NORMAL_IMAGES = 32  # at most so many normal images are disturbed: five more inferences each
 SHIFT = 0.02  # of the side
 
 
@@ -27,7 +27,7 @@ def drift(judge: Judge, scores: TestScores, statistics: Statistics, thresholds: 
     normal = scores.of("good")
     if not normal.size:
         return None
-    chosen = normal[np.unique(np.linspace(0, normal.size - 1, min(GOODS, normal.size)).round().astype(int))]
+    chosen = normal[np.unique(np.linspace(0, normal.size - 1, min(MAX_NORMAL_IMAGES, normal.size)).round().astype(int))]
     items = [scores.items[index] for index in chosen]
     images = [resize(read_image(item.path, item.bits), judge.image_size) for item in items]
     before = _counts(scores.score[chosen], thresholds)

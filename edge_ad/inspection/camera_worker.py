@@ -242,11 +242,11 @@ class CameraWorker:
         """Return the frame itself where every frame counts, else what it means for the parts."""
         if self._detector is None:
             return candidate
-        looked = self._detector.look(candidate)
-        self.counters.idle += not looked.kept
-        for part in looked.ready:
+        outcome = self._detector.look(candidate)
+        self.counters.idle += not outcome.useful
+        for part in outcome.ready:
             self._queue(part)
-        return Passed(looked.state)
+        return Passed(outcome.state)
 
     def _set_differently(self) -> str | None:
         """Return how the camera is set other than when the goods were taken; looked at after each opening."""

@@ -125,7 +125,7 @@ def _measured(name: str, image: NDArray[np.uint8], infer: Callable[[NDArray[np.u
 
 
 def _corrupted(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    spoiled = image.copy()
+    corrupted = image.copy()
     rows, columns = (slice(side // 4, side - side // 4) for side in image.shape[:2])
-    spoiled[rows, columns] = 255 - image[rows, columns][::-1]
-    return spoiled
+    corrupted[rows, columns] = 255 - image[rows, columns][::-1]
+    return corrupted

@@ -13,7 +13,7 @@ from edge_ad.bundle import Bundle
 from edge_ad.engines.pipeline import Inference
 from edge_ad.scoring import BRANCHES, Array, fuse
 
-GOODS = ("normalise", "threshold")
+NORMAL_SPLITS = ("normalise", "threshold")
 SPREADS = 4.0
 FEW, FEW_SPREADS = 20, 8.0
 MIN_SPREAD = 1.0
@@ -39,7 +39,7 @@ def floors_of(bundle: Bundle) -> Floors:
     ``MIN_SPREAD`` standard deviations away. With fewer than ``FEW`` images it is ``FEW_SPREADS`` times as far, because
     their least says less. A bundle without such scores gets ``UNKNOWN`` standard deviations.
     """
-    raw = [bundle.raw_scores[split] for split in GOODS if split in bundle.raw_scores]
+    raw = [bundle.raw_scores[split] for split in NORMAL_SPLITS if split in bundle.raw_scores]
     known = np.concatenate(raw) if raw else np.zeros((0, len(BRANCHES)), np.float32)
     known = known[np.isfinite(known).all(axis=1)]
     if not len(known):

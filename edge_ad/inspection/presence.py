@@ -97,13 +97,13 @@ class LikeNormal:
         self._normal = np.stack([_contrast(thumbnail(good)) for good in normal_images])
         alike = self._normal @ self._normal.T
         np.fill_diagonal(alike, -1.0)
-        likeness = float(np.median(alike.max(axis=1)))
-        if likeness < MIN_SIMILARITY:
+        similarity = float(np.median(alike.max(axis=1)))
+        if similarity < MIN_SIMILARITY:
             raise BadInput(
-                f"presence = settled cannot work here: the normal images resemble each other by {likeness:.2f} only, at least "
+                f"presence = settled cannot work here: the normal images resemble each other by {similarity:.2f} only, at least "
                 f"{MIN_SIMILARITY} is needed; use learned (images of the empty station) or trigger"
             )
-        self.limit = 0.4 * likeness
+        self.limit = 0.4 * similarity
 
     def present(self, thumb: Thumb) -> bool:
         """Whether the thumbnail resembles a good."""

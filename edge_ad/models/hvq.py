@@ -139,13 +139,13 @@ class HvqTokenizer(nn.Module):
         C, n, n).
         """
         quantisers = [self.top, *self.levels] if self.settings.softness else []
-        leads: dict[nn.Module, list[float]] = {module: [] for module in quantisers}
-        hooks = [module.register_forward_pre_hook(lambda m, z: leads[m].append(m.lead(*z))) for module in quantisers]
+        lead_values: dict[nn.Module, list[float]] = {module: [] for module in quantisers}
+        hooks = [module.register_forward_pre_hook(lambda m, z: lead_values[m].append(m.lead(*z))) for module in quantisers]
         for batch in features:
             self(batch)
         for hook in hooks:
             hook.remove()
-        for module, result in leads.items():
+        for module, result in lead_values.items():
             assert isinstance(module, VectorQuantiser)
             module.temperature = self.settings.softness * sum(result) / len(result)
 

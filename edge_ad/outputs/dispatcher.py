@@ -46,7 +46,7 @@ class QueuedMessages(Protocol):
     def refuse(self, queued: QueuedMessage, reason: str) -> None:
         """Set a letter aside."""
 
-    def standing(self) -> DeliveryStats:
+    def stats(self) -> DeliveryStats:
         """Return how the output stands."""
 
     def close(self) -> None:
@@ -234,7 +234,7 @@ class Transient:
         """Forget what cannot be shown."""
         self._forget("refused", [queued])
 
-    def standing(self) -> DeliveryStats:
+    def stats(self) -> DeliveryStats:
         """Return how the output stands since the start of this process."""
         with self._lock:
             return DeliveryStats(self._output, waiting=len(self._letters), **self._counts)
@@ -257,7 +257,7 @@ DRAIN_S = 1.0
 class OutputState:
     """How an output of this run stands, and what keeps it from delivering (None: nothing)."""
 
-    standing: DeliveryStats
+    stats: DeliveryStats
     fault: str | None
 
 
@@ -323,7 +323,7 @@ class Dispatcher:
         results: list[OutputState] = []
         for worker in self._workers:
             shown = self._transient.get(worker.name)
-            stats = shown.standing() if shown else on_disk.get(worker.name, DeliveryStats(worker.name))
+            stats = shown.stats() if shown else on_disk.get(worker.name, DeliveryStats(worker.name))
             results.append(OutputState(stats, worker.fault))
         return results
 

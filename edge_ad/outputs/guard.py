@@ -174,7 +174,7 @@ async def serve() -> None:
     """Run until the pipe closes. The first line is ``{"outputs", "hold_ms", "cameras", "calls", "trigger"}``."""
     reader = asyncio.StreamReader()
     loop = asyncio.get_running_loop()
-    loop.set_exception_handler(lambda _, context: tell(_bounded({"kind": "error", "text": _words(context)})))
+    loop.set_exception_handler(lambda _, context: write_record(_bounded({"kind": "error", "text": _words(context)})))
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     first = await reader.readline()
     if not first:
@@ -182,13 +182,13 @@ async def serve() -> None:
     settings = json.loads(first)
     hold = GuardState(settings["hold_ms"] / 1000.0, settings["cameras"], bool(settings.get("calls")))
     addresses = [parse_output(uri) for uri in settings["outputs"]]
-    guard = Guard(hold, addresses, tell, trigger=str(settings.get("trigger") or ""))
+    guard = Guard(hold, addresses, write_record, trigger=str(settings.get("trigger") or ""))
     try:
         ports = await guard.open()
     except (EdgeAdError, OSError) as error:
-        tell(_bounded({"kind": "failed", "text": str(error)}))
+        write_record(_bounded({"kind": "failed", "text": str(error)}))
         return
-    tell({"kind": "open", "ports": ports, "pid": os.getpid()})
+    write_record({"kind": "open", "ports": ports, "pid": os.getpid()})
     while line := await reader.readline():
         with contextlib.suppress(ValueError, TypeError, KeyError):  # a torn line is no message
             guard.take(json.loads(line))
@@ -231,7 +231,7 @@ async def _rejected(address: OutputAddress, seconds: float) -> str | None:
     return None if taken else f"{channel.name}: {stats.fault or f'no answer within {seconds:g} s'}"
 
 
-def tell(record: dict[str, Any]) -> None:
+def write_record(record: dict[str, Any]) -> None:
     """Tell the inspector something; what it does not read is dropped, because nothing may block here."""
     with contextlib.suppress(OSError, ValueError):
         os.write(1, (json.dumps(record) + "\n").encode())  # shorter than PIPE_BUF: all or nothing

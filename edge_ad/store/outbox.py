@@ -124,7 +124,7 @@ class Backlog:
             gone = _take_out(connection, self._output, [queued])
             _count(connection, self._output, waiting=-gone, refused=1)
 
-    def standing(self) -> DeliveryStats:
+    def stats(self) -> DeliveryStats:
         """Return how the output stands."""
         with self._open() as connection:
             result = _delivery_stats(connection, "WHERE output = ?", (self._output,))

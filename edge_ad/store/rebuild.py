@@ -38,11 +38,11 @@ class Rebuilt:
 
     events: int = 0
     marks: int = 0
-    pictures: int = 0
+    images: int = 0
     unreadable: int = 0
 
     def __str__(self) -> str:
-        message = f"{self.events} events, {self.marks} marks and {self.pictures} images brought back"
+        message = f"{self.events} events, {self.marks} marks and {self.images} images brought back"
         return f"{message}; {self.unreadable} lines or files could not be read" if self.unreadable else message
 
 
@@ -114,7 +114,7 @@ def _store_images(connection: sqlite3.Connection, evidence: Path, names: Sequenc
             if event is not None:
                 rebuilt.events += connection.execute(_AT_END, row_of(event)).rowcount
                 values = (name, event.id, event.verdict, event.time, size)
-                rebuilt.pictures += connection.execute(_INSERT_IMAGE, values).rowcount
+                rebuilt.images += connection.execute(_INSERT_IMAGE, values).rowcount
 
 
 def _image_event(path: Path) -> tuple[Event | None, int]:

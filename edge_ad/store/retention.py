@@ -98,7 +98,7 @@ _FREE = "id NOT IN (SELECT event FROM mark)"
 class Swept:
     """What went; ``short`` says what could not be kept to because nothing was left that may go, ``clock`` why no age counts."""
 
-    pictures: int = 0
+    images: int = 0
     events: int = 0
     bytes: int = 0
     short: str | None = None
@@ -206,7 +206,7 @@ class _Sweeper:
                         folder.rmdir()
         with transaction(self._connection):
             self._connection.executemany("DELETE FROM image WHERE path = ?", [(name,) for name, _ in results])
-        self._swept.pictures += len(results)
+        self._swept.images += len(results)
         self._swept.bytes += sum(size for _, size in results)
 
     def _events(self, query: str, values: Sequence[object]) -> int:

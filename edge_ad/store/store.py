@@ -46,22 +46,22 @@ class _Batch:
     events: list[Event] = field(default_factory=list)
     counters: dict[str, Mapping[str, int]] = field(default_factory=dict)
     latches: dict[str, Mapping[str, Any]] = field(default_factory=dict)
-    pictures: list[StoredImage] = field(default_factory=list)
+    images: list[StoredImage] = field(default_factory=list)
 
     def __bool__(self) -> bool:
-        return bool(self.events or self.counters or self.latches or self.pictures)
+        return bool(self.events or self.counters or self.latches or self.images)
 
     def pieces(self) -> Iterator[_Batch]:
         """Yield everything in a batch of its own."""
         yield from (_Batch(events=[event]) for event in self.events)
         yield from (_Batch(counters={camera: counts}) for camera, counts in self.counters.items())
         yield from (_Batch(latches={camera: state}) for camera, state in self.latches.items())
-        yield from (_Batch(pictures=[image]) for image in self.pictures)
+        yield from (_Batch(images=[image]) for image in self.images)
 
     def remove(self, piece: _Batch) -> None:
         """Take a piece out."""
         self.events = [event for event in self.events if event not in piece.events]
-        self.pictures = [image for image in self.pictures if image not in piece.pictures]
+        self.images = [image for image in self.images if image not in piece.images]
         for camera in piece.counters:
             self.counters.pop(camera, None)
         for camera in piece.latches:
@@ -156,7 +156,7 @@ class Store:
     def add_image(self, image: StoredImage) -> None:
         """Hand over that an image is on the disk."""
         with self._changed:
-            self._waiting.pictures.append(image)
+            self._waiting.images.append(image)
             self._changed.notify()
 
     def close(self, wait_s: float = CLOSE_S) -> bool:
@@ -270,7 +270,7 @@ class Store:
         now = time.time()
         latches = [(camera, json.dumps(state, separators=(",", ":")), now) for camera, state in batch.latches.items()]
         connection.executemany(_SAVE_ALARM, latches)
-        connection.executemany(_INSERT_IMAGE, [astuple(image) for image in batch.pictures])
+        connection.executemany(_INSERT_IMAGE, [astuple(image) for image in batch.images])
         self._report_journalled(connection)
 
     def _broke(self, error: BaseException) -> None:

@@ -67,13 +67,13 @@ def _third_screw(scene: Scene, rng: np.random.Generator) -> tuple[Scene, Part]:
 def _squeezed_in(scene: Scene, kind: Kind, rng: np.random.Generator) -> tuple[Scene, Part]:
     """Return the scene with a third nut or washer; the two others make room for it."""
     first, second = scene.of(kind)
-    x, y = COMPARTMENTS[first.place].centre
+    x, y = COMPARTMENTS[first.compartment].centre
     flip = 1 if rng.random() < 0.5 else -1
     moved = (
         replace(first, x=x - 31, y=y + flip * float(rng.uniform(6, 13))),
         replace(second, x=x + 31, y=y + flip * float(rng.uniform(6, 13))),
     )
-    more = new_part(rng, kind, first.place, x + float(rng.uniform(-3, 3)), y - flip * float(rng.uniform(6, 13)),
+    more = new_part(rng, kind, first.compartment, x + float(rng.uniform(-3, 3)), y - flip * float(rng.uniform(6, 13)),
                     free_angle(rng))
     return scene.without(first, second).plus(*moved, more), more
 
@@ -93,12 +93,12 @@ def _swapped(scene: Scene, rng: np.random.Generator) -> Broken:
 
 
 def _moved_to(part: Part, there: Part) -> Part:
-    return replace(part, place=there.place, x=there.x, y=there.y)
+    return replace(part, compartment=there.compartment, x=there.x, y=there.y)
 
 
 def _upside_down(scene: Scene, rng: np.random.Generator) -> Broken:
     location = PAIRS[int(rng.integers(len(PAIRS)))]
-    connector, cap = (next(part for part in scene.of(kind) if part.place == location) for kind in _PAIR_KINDS)
+    connector, cap = (next(part for part in scene.of(kind) if part.compartment == location) for kind in _PAIR_KINDS)
     # The cap is the taller of the two: both move down a little to keep clear of the walls.
     moved = replace(connector, y=CAP_Y + 2.5), replace(cap, y=CONNECTOR_Y + 2.5)
     return scene.without(connector, cap).plus(*moved), [outline(part) for part in moved]
@@ -114,7 +114,7 @@ def _misplaced(scene: Scene, rng: np.random.Generator) -> Broken:
     if part.kind == "pin":
         location = ("nuts", "washers")[int(rng.integers(2))]
         x, y = COMPARTMENTS[location].centre
-        moved = replace(part, place=location, x=x + float(rng.uniform(-3, 3)), y=y + float(rng.uniform(-8, 8)),
+        moved = replace(part, compartment=location, x=x + float(rng.uniform(-3, 3)), y=y + float(rng.uniform(-8, 8)),
                         angle=math.radians(float(rng.uniform(-50, 50))))
     else:
         location = ("screws", "pins", *PAIRS)[int(rng.integers(4))]
@@ -127,7 +127,7 @@ def _strayed(part: Part, location: str, rng: np.random.Generator) -> Part:
     compartment = COMPARTMENTS[location]
     x = float(rng.uniform(compartment.left + 18, compartment.right - 18))
     y = float(rng.uniform(compartment.top + 18, compartment.bottom - 18))
-    return replace(part, place=location, x=x, y=y, angle=free_angle(rng))
+    return replace(part, compartment=location, x=x, y=y, angle=free_angle(rng))
 
 
 def _wrong_pairing(scene: Scene, rng: np.random.Generator) -> Broken:

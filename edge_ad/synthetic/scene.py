@@ -60,7 +60,7 @@ class Part:
     """
 
     kind: Kind
-    place: str
+    compartment: str
     x: float
     y: float
     angle: float
@@ -95,7 +95,7 @@ class Scene:
 
     def counts(self) -> Counter[tuple[str, str]]:
         """Return how many parts of each kind lie in each compartment, keyed by (place, kind)."""
-        return Counter((part.place, part.kind) for part in self.parts)
+        return Counter((part.compartment, part.kind) for part in self.parts)
 
     def of(self, kind: Kind) -> list[Part]:
         """Return the parts of one kind."""

@@ -63,8 +63,8 @@ def release(machine: Machine) -> Finding:
     """Tell JetPack and L4T; one that is too old fails, one newer than the table is a warning."""
     if not this.is_jetson(machine.root):
         return Finding("jetpack", "ok", "none, and none needed: not a Jetson")
-    said = machine.text("etc/nv_tegra_release").partition("\n")[0]
-    if not said:
+    text = machine.text("etc/nv_tegra_release").partition("\n")[0]
+    if not text:
         return Finding(
             "jetpack",
             "warn",
@@ -73,7 +73,7 @@ def release(machine: Machine) -> Finding:
         )
     result = jetpack(machine)
     if result is None:
-        return Finding("jetpack", "fail", f"unknown: {said}", UPGRADE)
+        return Finding("jetpack", "fail", f"unknown: {text}", UPGRADE)
     message = f"JetPack {result.name} (L4T {result.l4t})"
     if not result.supported:
         return Finding("jetpack", "fail", f"{message} with TensorRT {result.tensorrt[0]}.{result.tensorrt[1]}", UPGRADE)

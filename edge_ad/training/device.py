@@ -18,7 +18,7 @@ class Arithmetic:
 
     device: torch.device
     low_precision: bool
-    team: ProcessGroup = ALONE
+    group: ProcessGroup = ALONE
 
     def autocast(self) -> AbstractContextManager[object]:
         """Return a context in which matrix products and convolutions use the cheaper type."""
@@ -33,7 +33,7 @@ class Arithmetic:
 
 
 def choose_arithmetic(low_precision: bool) -> Arithmetic:
-    """Take a CUDA GPU if there is one, each process of a team its own; bfloat16 only if asked for and native to it."""
+    """Take a CUDA GPU if there is one, each process of a group its own; bfloat16 only if asked for and native to it."""
     group = join()
     if torch.cuda.is_available():
         device = group.device if group.size > 1 else torch.device("cuda")

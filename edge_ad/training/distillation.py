@@ -159,7 +159,7 @@ class _Distillation:
     def __init__(self, roots: list[Path], out: Path | None, options: DistillOptions, progress: Progress) -> None:
         self.began, self.options, self.progress = time.monotonic(), options, progress
         self.arithmetic: Arithmetic = choose_arithmetic(True)
-        if self.arithmetic.team.size > 1:
+        if self.arithmetic.group.size > 1:
             # Its batch normalisation sees one process' crops only.
             raise BadInput("a teacher is distilled by one process: start edge-ad distill-teacher without torchrun")
         defaults = GPU if self.arithmetic.device.type == "cuda" else CPU
@@ -180,11 +180,11 @@ class _Distillation:
 
     def run(self) -> Path:
         """Distil, and return the weights; BadInput while another process distils into the same folder."""
-        with self.folder.held():
+        with self.folder.locked():
             return self._run()
 
     def _run(self) -> Path:
-        plan, report = self.plan, self.progress.say
+        plan, report = self.plan, self.progress.log
         if self.folder.begin(self.mark):
             report(f"going on with the unfinished distillation in {self.folder.path}")
         report(

@@ -213,35 +213,35 @@ def _leave() -> None:
 class GroupFolder(RunFolder):
     """A RunFolder that only the first process of ``group`` reads and writes."""
 
-    team: ProcessGroup = ALONE
+    group: ProcessGroup = ALONE
 
     @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
+    def locked(self) -> Iterator[None]:
         """Keep other trainings from this folder: the first process does; its BadInput is raised in all."""
-        owner = super().held
+        owner = super().locked
         with contextlib.ExitStack() as stack:
-            self.team.from_lead(lambda: stack.enter_context(owner()))
+            self.group.from_lead(lambda: stack.enter_context(owner()))
             yield
 
     def begin(self, mark: str) -> bool:
         """Start or resume, and tell all processes which it is."""
         begin = super().begin
-        return self.team.from_lead(lambda: b"resumed" if begin(mark) else b"new") == b"resumed"
+        return self.group.from_lead(lambda: b"resumed" if begin(mark) else b"new") == b"resumed"
 
     def log(self, entry: Mapping[str, Any]) -> None:
         """Append one object to train.jsonl."""
-        if self.team.is_main_process:
+        if self.group.is_main_process:
             super().log(entry)
 
     def save(self, name: str, state: Mapping[str, Any]) -> None:
         """Write tensors and plain values under ``name``."""
-        if self.team.is_main_process:
+        if self.group.is_main_process:
             super().save(name, state)
 
     def load(self, name: str) -> dict[str, Any] | None:
         """Read what ``save`` wrote, in all processes, wherever they run."""
         load = super().load
-        data = self.team.from_lead(lambda: _packed(load(name)))
+        data = self.group.from_lead(lambda: _packed(load(name)))
         if data is None:
             return None
         state: dict[str, Any] = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
@@ -249,7 +249,7 @@ class GroupFolder(RunFolder):
 
     def finish(self) -> None:
         """Remove the checkpoints."""
-        if self.team.is_main_process:
+        if self.group.is_main_process:
             super().finish()
 
 
@@ -283,7 +283,7 @@ Losses = dict[str, Tensor]
 class SharedDropout(nn.Dropout):
     """Dropout that draws for the whole batch and keeps its own rows, so that the draws are those of one process."""
 
-    team: ProcessGroup
+    group: ProcessGroup
     shard: Shard
 
     def forward(self, x: Tensor) -> Tensor:
@@ -303,12 +303,12 @@ class SharedQuantiser(VectorQuantiser):
     settled.
     """
 
-    team: ProcessGroup
+    group: ProcessGroup
     shard: Shard
     seen: list[tuple[SharedQuantiser, Tensor, Tensor]]
 
     def _seed(self, z: Tensor) -> None:
-        super()._seed(self.team.gather(z, self.shard))
+        super()._seed(self.group.gather(z, self.shard))
 
     def _move(self, rows: Tensor, ids: Tensor) -> None:
         self.seen.append((self, rows, ids))
@@ -316,7 +316,7 @@ class SharedQuantiser(VectorQuantiser):
     def whole(self, rows: Tensor) -> Tensor:
         """Return the rows f32 (M, D) of all processes from this one's, in the order of the batch."""
         cells = len(rows) // len(range(*self.shard.rows.indices(self.shard.total)))
-        return self.team.gather(rows.reshape(-1, cells, rows.shape[1]), self.shard).flatten(0, 1)
+        return self.group.gather(rows.reshape(-1, cells, rows.shape[1]), self.shard).flatten(0, 1)
 
 
 def begin_move(seen: list[tuple[SharedQuantiser, Tensor, Tensor]], losses: Losses, group: ProcessGroup) -> Callable[[], Losses]:
@@ -356,18 +356,18 @@ class _OwnShare(nn.Module):
 
     def __init__(self, module: nn.Module, learn: Callable[[Any], Losses], group: ProcessGroup, shard: Shard) -> None:
         super().__init__()
-        self.module, self.learn, self.team = module, learn, group
+        self.module, self.learn, self.group = module, learn, group
         self.weight = shard.share * group.size
         self.seen: list[tuple[SharedQuantiser, Tensor, Tensor]] = []
 
     def forward(self, batch: Any) -> Losses:
         self.seen.clear()  # of the step before
         losses = {name: value * self.weight for name, value in self.learn(batch).items()}
-        self.told = begin_move(self.seen, losses, self.team)
+        self.move_means = begin_move(self.seen, losses, self.group)
         return losses
 
     def settle(self, losses: Losses) -> Losses:
-        return self.told()
+        return self.move_means()
 
 
 class Step(NamedTuple):
@@ -379,7 +379,7 @@ class Step(NamedTuple):
 
 @contextmanager
 def shared(recipe: Any, group: ProcessGroup) -> Iterator[Step]:
-    """Yield the recipe's own step, or in a team one that averages gradients and losses over the processes."""
+    """Yield the recipe's own step, or in a group one that averages gradients and losses over the processes."""
     if group.size == 1:
         yield Step(recipe.learn, lambda losses: losses)
         return
@@ -388,7 +388,7 @@ def shared(recipe: Any, group: ProcessGroup) -> Iterator[Step]:
     own = _OwnShare(recipe.module, recipe.learn, group, shard)
     for layer, kind in changed:
         layer.__class__ = _SHARED[kind]
-        layer.team, layer.shard = group, shard
+        layer.group, layer.shard = group, shard
         if isinstance(layer, SharedQuantiser):
             layer.seen = own.seen
     try:
@@ -402,4 +402,4 @@ def shared(recipe: Any, group: ProcessGroup) -> Iterator[Step]:
             if isinstance(layer, SharedQuantiser):
                 del layer.seen
             layer.__class__ = kind
-            del layer.team, layer.shard
+            del layer.group, layer.shard

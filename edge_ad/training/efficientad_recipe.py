@@ -31,7 +31,7 @@ class Batch(NamedTuple):
     """
 
     chosen: NDArray[np.int64]
-    goods: Images
+    normal_images: Images
     colours: Colours
     others: Images | None
 
@@ -56,19 +56,19 @@ class EfficientADRecipe:
         self.module: nn.Module = model.to(arithmetic.device)
         self.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.model, self.teacher, self.preset = model, teacher, preset
-        self.goods, self.unseen, self.others = normal_images, unseen, others
+        self.normal_images, self.unseen, self.others = normal_images, unseen, others
         self.settings = preset.efficientad
         self.beyond = 0
         self.cache = self._cached_features()
 
     def draw(self, rng: np.random.Generator) -> Batch:
         """Choose normal images and move them, draw their colours, and show other images."""
-        chosen = rng.integers(0, len(self.goods), self.schedule.batch)
+        chosen = rng.integers(0, len(self.normal_images), self.schedule.batch)
         still = is_still(self.preset.augmentation)
         images = (
-            self.goods[chosen]
+            self.normal_images[chosen]
             if still
-            else np.stack([move(self.goods[i], self.preset.augmentation, rng) for i in chosen])
+            else np.stack([move(self.normal_images[i], self.preset.augmentation, rng) for i in chosen])
         )
         shard = self._shard()
         return Batch(chosen[shard.rows], images[shard.rows], draw_colours(rng, shard), self._draw_others(rng))
@@ -76,7 +76,7 @@ class EfficientADRecipe:
     def learn(self, batch: Batch) -> dict[str, Tensor]:
         """Compute the losses of one batch."""
         device, settings, shard = self.arithmetic.device, self.settings, self._shard()
-        pixels = to_pixels(batch.goods, device)
+        pixels = to_pixels(batch.normal_images, device)
         jittered = colour_jitter(pixels, batch.colours)
         plain = None if settings.shared_jitter else (pixels, self._features(pixels, batch.chosen))
         pair = (jittered, self._features(jittered))
@@ -134,11 +134,11 @@ class EfficientADRecipe:
         return features.float()
 
     def _shard(self) -> Shard:
-        return self.arithmetic.team.shard(self.schedule.batch)
+        return self.arithmetic.group.shard(self.schedule.batch)
 
     def _others(self) -> Shard:
         """Half as many images of other things as normal images, at least one."""
-        return self.arithmetic.team.shard(max(1, self.schedule.batch // 2))
+        return self.arithmetic.group.shard(max(1, self.schedule.batch // 2))
 
     def _draw_others(self, rng: np.random.Generator) -> Images | None:
         if not self.preset.penalty:
@@ -148,18 +148,18 @@ class EfficientADRecipe:
             others = self.others[rng.integers(0, len(self.others), own.total)]
             shown = _some_grey(others, rng) if self.settings.cropped_penalty else others
             return shown[own.rows]
-        chosen = rng.integers(0, len(self.goods), own.total)
-        return np.stack([scramble(self.goods[i], rng) for i in chosen])[own.rows]
+        chosen = rng.integers(0, len(self.normal_images), own.total)
+        return np.stack([scramble(self.normal_images[i], rng) for i in chosen])[own.rows]
 
     def _cached_features(self) -> Tensor | None:
         """Keep the features of images that never move, in half precision, when they fit."""
         cells = self.preset.teacher.grid**2 * self.teacher.channels
         fixed = is_still(self.preset.augmentation) and not self.preset.efficientad.shared_jitter
-        if not fixed or len(self.goods) * cells * 2 > CACHE_BYTES:
+        if not fixed or len(self.normal_images) * cells * 2 > CACHE_BYTES:
             return None
         parts = []
-        for start in range(0, len(self.goods), CHUNK):
-            pixels = to_pixels(self.goods[start : start + CHUNK], self.arithmetic.device)
+        for start in range(0, len(self.normal_images), CHUNK):
+            pixels = to_pixels(self.normal_images[start : start + CHUNK], self.arithmetic.device)
             with torch.no_grad():
                 parts.append(self.teacher(pixels).features.half().cpu())
         return torch.cat(parts)

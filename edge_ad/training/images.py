@@ -57,7 +57,7 @@ class ScoringImages:
 
 def load_images(dataset: DataSet, side: int, anomalies: int, seed: int, defects: Path | None = None) -> ScoringImages:
     """Read and resize every good; make ``anomalies`` synthetic ones, or read labelled defects from a folder instead."""
-    normal, bits = dataset.goods, dataset.bits
+    normal, bits = dataset.normal, dataset.bits
     normalise = read_all(normal.normalise, side, bits)
     result, kinds = synthetic(normalise, anomalies, seed) if defects is None else labelled(defects, side, bits)
     origins = tuple(_origin(number, normalise) for number in range(anomalies)) if defects is None else ()
@@ -134,7 +134,7 @@ class Photographs:
     def __init__(self, paths: Sequence[Path], memory: int = MEMORY) -> None:
         self.paths = tuple(paths)
         self.memory = memory
-        self.kept: dict[int, Image] = {}
+        self.cache: dict[int, Image] = {}
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -156,12 +156,12 @@ class Photographs:
             return np.stack(list(pool.map(lambda i: central_crop(self._read(i), side), range(len(self)))))
 
     def _read(self, index: int) -> Image:
-        result = self.kept.get(index)
+        result = self.cache.get(index)
         if result is None:
             result = read_image(self.paths[index])
             self.memory -= result.nbytes
             if self.memory > 0:
-                self.kept[index] = result
+                self.cache[index] = result
         return result
 
 

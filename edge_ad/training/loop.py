@@ -36,9 +36,9 @@ from edge_ad.utils.progress import Progress
 
 @contextmanager
 def defer_interrupt(group: ProcessGroup = ALONE) -> Iterator[Callable[[], None]]:
-    """Hold Ctrl-C and SIGTERM back and yield a function that raises KeyboardInterrupt if one came to any of the team.
+    """Hold Ctrl-C and SIGTERM back and yield a function that raises KeyboardInterrupt if one came to any of the group.
 
-    A second Ctrl-C raises at once, unless there is a team: torchrun passes on a signal that its processes had already.
+    A second Ctrl-C raises at once, unless there is a group: torchrun passes on a signal that its processes had already.
     Outside the main thread, where Python delivers no signal, nothing is held back.
     """
     came = False
@@ -53,7 +53,7 @@ def defer_interrupt(group: ProcessGroup = ALONE) -> Iterator[Callable[[], None]]
     def check(last: bool = False) -> None:
         nonlocal asked
         before, asked = asked, group.begin_any(came)
-        # A team learns the answer a step later, so that nobody waits for it.
+        # A group learns the answer a step later, so that nobody waits for it.
         if (asked if group.size == 1 or last else before)():
             raise KeyboardInterrupt
 
@@ -207,7 +207,7 @@ def fit(recipe: Recipe, steps: int, folder: RunFolder, seed: int, progress: Prog
     except KeyboardInterrupt:
         if runner.whole:
             runner.save()
-        progress.say(f"\nstopped at step {runner.done} of {recipe.name}: the same command goes on from there")
+        progress.log(f"\nstopped at step {runner.done} of {recipe.name}: the same command goes on from there")
         raise
     return runner.finish()
 
@@ -217,7 +217,7 @@ class _Runner:
         self, recipe: Recipe, steps: int, folder: RunFolder, seed: int, progress: Progress, group: ProcessGroup
     ) -> None:
         self.recipe, self.steps, self.folder, self.seed, self.progress = recipe, steps, folder, seed, progress
-        self.team = group
+        self.group = group
         self.step: Step
         self.batch: Callable[[int], tuple[int, Any]] = self._draw
         self.optimiser = make_optimiser(recipe.module, recipe.schedule)
@@ -236,15 +236,15 @@ class _Runner:
         self.trace, self.best_state, self.done = Trace(**state["trace"]), state["best"], state["done"]
         if self.trace.fell_back and isinstance(self.recipe, CanFallBack):
             self.recipe.fall_back()
-        self.progress.say(f"{self.recipe.name}: resumed at step {self.done}")
+        self.progress.log(f"{self.recipe.name}: resumed at step {self.done}")
 
     def run(self) -> None:
         began = saved = time.monotonic()
         first = self.done
         self.recipe.module.train()
         with (
-            shared(self.recipe, self.team) as self.step,
-            defer_interrupt(self.team) as check,
+            shared(self.recipe, self.group) as self.step,
+            defer_interrupt(self.group) as check,
             prefetched(self._draw, self.steps) as self.batch,
         ):
             while self.done < self.steps:
@@ -278,7 +278,7 @@ class _Runner:
         self.optimiser = make_optimiser(self.recipe.module, self.recipe.schedule)
         self.trace, self.best_state, self.done = Trace(self.steps, fell_back=str(fault)), None, 0
         self.folder.log({"stage": self.recipe.name, "step": 0, "fell_back": str(fault)})
-        self.progress.say(f"{self.recipe.name}: {fault}")
+        self.progress.log(f"{self.recipe.name}: {fault}")
         self.whole = True
         self.save()
 
@@ -323,7 +323,7 @@ class _Runner:
             return
         self.recipe.module.eval()
         with torch.no_grad():
-            value = float(self.team.values([self.recipe.validate()])[0, 0])
+            value = float(self.group.values([self.recipe.validate()])[0, 0])
         self.recipe.module.train()
         self.trace.validations.append((self.done, round(value, 6)))
         self.folder.log({"stage": self.recipe.name, "step": self.done, "unseen_goods": round(value, 6)})

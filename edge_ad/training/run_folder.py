@@ -43,7 +43,7 @@ class RunFolder:
         return self.path / STATE
 
     @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
+    def locked(self) -> Iterator[None]:
         """Keep other trainings from this folder; BadInput names the process that has it.
 
         Two of them would write the same checkpoints, and the first to finish would remove those of the other.

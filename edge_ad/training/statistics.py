@@ -178,7 +178,7 @@ def _golden(frames: ScoringImages, normal: NDArray[np.float32], anomalies: NDArr
     return Golden(images, np.concatenate([normal[good], anomalies[bad]]))
 
 
-GOODS = 128  # each gives hundreds of cells
+MAX_NORMAL_IMAGES = 128  # each gives hundreds of cells
 CHUNK = 16
 
 
@@ -186,7 +186,7 @@ def learn_tokenizer_errors(tokenizer: HvqTokenizer, tokens: Tensor, arithmetic: 
     """Tell a trained tokenizer how it draws tokens f32 (N, C, n, n) of learned normal images; nothing where it need not
     know.
     """
-    chosen = tokens[evenly(len(tokens), GOODS)]
+    chosen = tokens[evenly(len(tokens), MAX_NORMAL_IMAGES)]
     tokenizer.eval().learn_errors(_parts(chosen, arithmetic))
 
 
@@ -200,7 +200,7 @@ def learn_student_errors(model: EfficientAD, teacher: AnyTeacher, normal_images:
     """
 
     def pairs() -> Iterator[tuple[Tensor, Tensor]]:
-        chosen = spread(normal_images, GOODS)
+        chosen = spread(normal_images, MAX_NORMAL_IMAGES)
         for start in range(0, len(chosen), CHUNK):
             pixels = to_pixels(chosen[start : start + CHUNK], arithmetic.device)
             with torch.no_grad():
@@ -246,7 +246,7 @@ def learn_quantization_statistics(
     """
     if not len(views):
         return contents, options
-    calibrated = with_quantisation(contents, scratch, images.fit, images.threshold, options, progress.say)
+    calibrated = with_quantisation(contents, scratch, images.fit, images.threshold, options, progress.log)
     assert calibrated.quantisation is not None
     write_bundle(scratch, calibrated)
     described = exact.joined(describe_views(open_bundle(scratch), views, progress))

@@ -35,7 +35,7 @@ class TokenizerRecipe:
     def draw(self, rng: np.random.Generator) -> NDArray[np.int64]:
         """Choose images."""
         chosen = rng.integers(0, len(self.tokens), self.schedule.batch)
-        return chosen[self.arithmetic.team.shard(self.schedule.batch).rows]
+        return chosen[self.arithmetic.group.shard(self.schedule.batch).rows]
 
     def learn(self, chosen: NDArray[np.int64]) -> dict[str, Tensor]:
         """Redraw one batch; also report the commitment and how often each code of the top target level is used."""
@@ -126,7 +126,7 @@ class LavitRecipe:
         # One count a batch, since sequences without masked cells must be of equal length.
         cells = round(float(rng.choice(self.masks.train_shares)) * self.model.grid**2)
         drawn = np.stack([self._mask(rng, cells) for _ in chosen])
-        rows = self.arithmetic.team.shard(self.schedule.batch).rows
+        rows = self.arithmetic.group.shard(self.schedule.batch).rows
         return Masked(chosen[rows], drawn[rows], cells)
 
     def learn(self, batch: Masked) -> dict[str, Tensor]:

@@ -86,17 +86,17 @@ class _Training:
         self.penalty = penalty_paths(options.penalty)
         self.dataset = load_dataset(data, options.seed)
         self.arithmetic: Arithmetic = choose_arithmetic(self.preset.low_precision)
-        progress.shown &= self.arithmetic.team.is_main_process
+        progress.shown &= self.arithmetic.group.is_main_process
         self.teacher = load_teacher(self.preset, teacher_file(options.teacher), self.arithmetic.device)
         mark = fingerprint(self._details())
-        self.folder: RunFolder = group_folder(self.arithmetic.team, out, mark)
+        self.folder: RunFolder = group_folder(self.arithmetic.group, out, mark)
         self.target = self.folder.path / f"{self.dataset.name}.edgead"
         self.mark = mark
         self.report: dict[str, Any] = {"arithmetic": self.arithmetic.name, "fingerprint": mark, "seconds": {}}
 
     def is_finished(self) -> bool:
         """Whether the bundle is there already, from the same normal images, settings and version."""
-        return self.arithmetic.team.from_lead(lambda: b"yes" if self._bundle_is_there() else None) is not None
+        return self.arithmetic.group.from_lead(lambda: b"yes" if self._bundle_is_there() else None) is not None
 
     def _bundle_is_there(self) -> bool:
         if not self.target.exists():
@@ -108,29 +108,29 @@ class _Training:
 
     def finished(self) -> Path:
         """Say that there is nothing to do, and return the bundle."""
-        self.progress.say(f"{self.dataset.name}: already trained, {self.target}")
+        self.progress.log(f"{self.dataset.name}: already trained, {self.target}")
         return self.target
 
     def run(self) -> Path:
         """Train, and return the bundle; BadInput while another process trains in the same folder."""
-        with self.folder.held():
+        with self.folder.locked():
             return self._run()
 
     def _run(self) -> Path:
         if self.folder.begin(self.mark):
-            self.progress.say(f"going on with the unfinished training in {self.folder.path}")
+            self.progress.log(f"going on with the unfinished training in {self.folder.path}")
         self._report_data()
         preset, side = self.preset, self.preset.image_side
         images = load_images(self.dataset, side, preset.anomalies, self.options.seed, self.options.defects)
         teacher = self.teacher
-        self.progress.say(f"teacher {preset.teacher.kind}: channel statistics of {len(images.fit)} normal images")
+        self.progress.log(f"teacher {preset.teacher.kind}: channel statistics of {len(images.fit)} normal images")
         measure_channels(teacher, images.fit, self.arithmetic.device)
         networks, described = self._learn(teacher, images)
-        if not self.arithmetic.team.is_main_process:
+        if not self.arithmetic.group.is_main_process:
             return self.target
         write_bundle(self.target, self._contents(networks, described, images))
         self.folder.finish()
-        self.progress.say(f"trained in {clock(time.monotonic() - self.began)}: {self.target}")
+        self.progress.log(f"trained in {clock(time.monotonic() - self.began)}: {self.target}")
         return self.target
 
     def _learn(self, teacher: Any, images: ScoringImages) -> tuple[Networks, Described]:
@@ -174,7 +174,7 @@ class _Training:
 
     def _fit(self, recipe: Any, normal_count: int) -> None:
         started = time.monotonic()
-        steps, group = recipe.schedule.steps_for(normal_count), self.arithmetic.team
+        steps, group = recipe.schedule.steps_for(normal_count), self.arithmetic.group
         trace: Trace = fit(recipe, steps, self.folder, self.options.seed, self.progress, group)
         self.report["seconds"][recipe.name] = round(time.monotonic() - started, 1)
         self.report[recipe.name] = {
@@ -197,7 +197,7 @@ class _Training:
             f"{level}: perplexity {use['perplexity']:g}, {use['unused']} unused, {use['revived']} revived"
             for level, use in codebooks.items()
         )
-        self.progress.say(f"codebooks of {self.preset.hvq.codes} codes, by level: {message}")
+        self.progress.log(f"codebooks of {self.preset.hvq.codes} codes, by level: {message}")
         self.folder.log({"stage": "codebooks", **codebooks})
 
     def _report_baseline(self, recipe: LavitRecipe) -> None:
@@ -208,13 +208,13 @@ class _Training:
         self.report["lavit_constant_loss"], self.report["lavit_constant_loss_by_mask"] = whole, by_mask
         reached = min((loss for _, loss in self.report[recipe.name]["unseen_goods"]), default=None)
         message = "" if reached is None else f"; lavit on unseen normal images {reached:.3f}"
-        self.progress.say(f"loss of a constant histogram {whole:.3f}, of a constant one a mask {by_mask:.3f}{message}")
+        self.progress.log(f"loss of a constant histogram {whole:.3f}, of a constant one a mask {by_mask:.3f}{message}")
         self.folder.log({"stage": "lavit_baseline", "constant_loss": whole, "constant_loss_by_mask": by_mask})
 
     def _contents(self, networks: Networks, described: Described, images: ScoringImages) -> BundleContents:
         preset = self.preset
         masks = bank_of(preset.masks, preset.teacher.token_grid)
-        self.progress.say("exporting the graphs and checking each against torch")
+        self.progress.log("exporting the graphs and checking each against torch")
         graphs = export_all(networks, preset, torch.from_numpy(masks), torch.from_numpy(images.threshold[:1]))
         self._report_export(graphs)
         blank = BundleContents(
@@ -241,7 +241,7 @@ class _Training:
         contents = finish_contents(blank, images, scratch, targets, self.options.seed, self.progress)
         self._report_scores(contents)
         options = replace(options, keep=FLOAT_BY_DEFAULT)
-        contents = with_quantisation(contents, scratch, images.fit, images.threshold, options, self.progress.say)
+        contents = with_quantisation(contents, scratch, images.fit, images.threshold, options, self.progress.log)
         return replace(contents, report={**contents.report, **self._data_report(), **self._camera_report(images)})
 
     def _penalty_images(self) -> Images | None:
@@ -251,7 +251,7 @@ class _Training:
         return read(self.penalty[:4096], self.preset.image_side)
 
     def _details(self) -> dict[str, Any]:
-        normal = self.dataset.goods
+        normal = self.dataset.normal
         return {
             "version": __version__,
             "settings": self.preset.settings(),
@@ -261,7 +261,7 @@ class _Training:
         }
 
     def _data_report(self) -> dict[str, Any]:
-        normal = self.dataset.goods
+        normal = self.dataset.normal
         return {
             "layout": self.dataset.layout,
             "image_bits": self.dataset.bits,
@@ -278,7 +278,7 @@ class _Training:
         return {key: value for key, value in result.items() if value is not None}
 
     def _report_data(self) -> None:
-        report, normal = self.progress.say, self.dataset.goods
+        report, normal = self.progress.log, self.dataset.normal
         report(
             f"{self.dataset.name}: {len(normal.fit)} normal images to learn, {len(normal.normalise)} to normalise, "
             f"{len(normal.threshold)} for the threshold ({self.dataset.layout} layout), preset {self.preset.name}"
@@ -300,14 +300,14 @@ class _Training:
             for graph in graphs
         }
         for graph in graphs:
-            self.progress.say(
+            self.progress.log(
                 f"  {graph.name:<15} {len(graph.model) / 2**20:6.1f} MiB, max abs error {graph.absolute_error:.1e}, "
                 f"{graph.relative_error:.1e} of its range"
             )
 
     def _report_scores(self, contents: BundleContents) -> None:
-        self.progress.say("branch        weight  AUROC on unseen normal images and synthetic anomalies, and on faded ones")
+        self.progress.log("branch        weight  AUROC on unseen normal images and synthetic anomalies, and on faded ones")
         for branch, row in contents.report["branches"].items():
             values = ("    -" if row[key] is None else f"{row[key]:.3f}" for key in ("auroc_synthetic", "auroc_faded"))
-            self.progress.say(f"  {branch:<12} {row['weight']:5.2f}  {'  '.join(values)}")
-        self.progress.say(contents.thresholds.describe())
+            self.progress.log(f"  {branch:<12} {row['weight']:5.2f}  {'  '.join(values)}")
+        self.progress.log(contents.thresholds.describe())

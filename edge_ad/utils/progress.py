@@ -17,7 +17,7 @@ class Progress:
     stream: TextIO = field(default_factory=lambda: sys.stderr)
     _last: float = 0.0
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         """Print a line of its own."""
         if self.shown:
             self._print(text)

@@ -191,5 +191,5 @@ def describe(error: BaseException) -> str:
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
     where = "" if trace is None else f" in {trace.tb_frame.f_code.co_name}, line {trace.tb_lineno}"
-    said = " ".join(str(error).split())
-    return storable(f"{type(error).__name__}{': ' * bool(said)}{said}{where}", 300)
+    text = " ".join(str(error).split())
+    return storable(f"{type(error).__name__}{': ' * bool(text)}{text}{where}", 300)

@@ -140,7 +140,7 @@ def make_app(dashboard: DashboardState, access: Access, store: Path | None, ask:
 
 
 def _service_routes(app: FastAPI, dashboard: DashboardState) -> None:
-    def tell(good: bool, message: str) -> JSONResponse:
+    def answer(good: bool, message: str) -> JSONResponse:
         return JSONResponse(
             {"status": "ok" if good else "failed", "told": message}, 200 if good else 503, {"cache-control": "no-store"}
         )
@@ -151,13 +151,13 @@ def _service_routes(app: FastAPI, dashboard: DashboardState) -> None:
     async def healthz() -> JSONResponse:  # in the event loop: it must not wait for a free thread
         """Tell whether cycles complete, by the rule of the watchdog; needs no token."""
         life = dashboard.life()
-        return tell(life.healthy, life.told)
+        return answer(life.healthy, life.told)
 
     @app.get("/readyz", tags=["service"], response_model=Life, responses=dead)
     async def readyz() -> JSONResponse:
         """Tell whether the inspector has given its first proof and lives; needs no token."""
         life = dashboard.life()
-        return tell(life.ready, life.told)
+        return answer(life.ready, life.told)
 
     @app.get("/metrics", tags=["service"], response_class=Response)
     def metrics() -> Response:

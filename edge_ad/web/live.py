@@ -39,15 +39,15 @@ def live_routes(dashboard: DashboardState, ask: Ask, wanted: bool) -> APIRouter:
         return StreamingResponse(states, media_type="text/event-stream", headers={"cache-control": "no-store"})
 
     @router.get("/cameras/{index}/picture", response_class=Response, responses={404: {"model": Message}})
-    def picture(index: CameraIndex, number: Wanted = None) -> Response:
+    def image(index: CameraIndex, number: Wanted = None) -> Response:
         """Return the newest image of a camera as JPEG, or one of the last five (204: gone); `X-Picture` is its number.
         """
-        return _image(dashboard.picture(index, number), number, "image/jpeg", DashboardImage.jpeg)
+        return _image(dashboard.image(index, number), number, "image/jpeg", DashboardImage.jpeg)
 
     @router.get("/cameras/{index}/heat", response_class=Response, responses={404: {"model": Message}})
     def heat(index: CameraIndex, number: Wanted = None) -> Response:
         """Return the heat map of such an image as PNG, transparent where the part is like the normal images."""
-        return _image(dashboard.picture(index, number), number, "image/png", DashboardImage.overlay)
+        return _image(dashboard.image(index, number), number, "image/png", DashboardImage.overlay)
 
     @router.post("/alarms/{number}/acknowledge", status_code=202, responses={409: {"model": Message}})
     def acknowledge(number: Annotated[int, Path(ge=0, le=2**53)]) -> dict[str, int]:
@@ -73,7 +73,7 @@ def state_of(dashboard: DashboardState, role: str, wanted: bool, since: int) -> 
         "run": dashboard.state,
         "count": count,
         "events": events,
-        "pictures": dashboard.pictures(),
+        "pictures": dashboard.images(),
     }
 
 

@@ -33,7 +33,7 @@ class DashboardImage:
     _done: dict[str, bytes] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def told(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Return its number, whether there is an image and a heat map, and what it shows."""
         has = {"image": self.image is not None, "heat": self.heat is not None}
         return {"number": self.number, **has, **{key: self.event[key] for key in SHOWN}}
@@ -137,16 +137,16 @@ class DashboardState:
             wanted = min(max(self.count - count, 0), len(self._events))
             return self.count, list(self._events)[len(self._events) - wanted :]
 
-    def picture(self, index: int, number: int | None = None) -> DashboardImage | None:
+    def image(self, index: int, number: int | None = None) -> DashboardImage | None:
         """Return the newest image of a camera, or the one of this number; None when it is not kept."""
         with self._lock:
             images = list(self._images.get(index, ()))
         return next((image for image in reversed(images) if number in (None, image.number)), None)
 
-    def pictures(self) -> list[dict[str, Any] | None]:
+    def images(self) -> list[dict[str, Any] | None]:
         """Return the number of the newest image of each camera with what it shows, None where there is none."""
-        images = [self.picture(index) for index in range(len(self.state["cameras"]) if self.state else 0)]
-        return [None if image is None else image.told() for image in images]
+        images = [self.image(index) for index in range(len(self.state["cameras"]) if self.state else 0)]
+        return [None if image is None else image.to_json() for image in images]
 
     def life(self) -> Life:
         """Tell whether the inspector lives, by the rule of the watchdog."""

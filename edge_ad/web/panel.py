@@ -57,7 +57,7 @@ class Seen:
 class PendingImage:
     """A judgement whose image is to be shown, of the camera at ``place``."""
 
-    place: int
+    index: int
     result: InspectionResult
 
 

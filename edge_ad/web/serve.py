@@ -200,12 +200,12 @@ def teller(stream: IO[bytes]) -> Ask:
     """Return what sends a wish to the run, one JSON line each, from any thread."""
     lock = threading.Lock()
 
-    def tell(record: dict[str, Any]) -> None:
+    def write_record(record: dict[str, Any]) -> None:
         with lock, contextlib.suppress(OSError, ValueError):
             stream.write(json.dumps(record).encode() + b"\n")
             stream.flush()
 
-    return tell
+    return write_record
 
 
 if __name__ == "__main__":

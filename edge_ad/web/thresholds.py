@@ -69,14 +69,14 @@ def preview(recent: Recent, warn: float, ng: float, warn_rejects: bool) -> dict[
         "passed_marked_bad": passed_bad,
         "before": _counts(event.verdict for event in judged),
         "limited": recent.limited,
-        "told": tell(len(rejects), recent.hours, rejected_good, passed_bad) if judged else NOTHING,
+        "told": describe_rejects(len(rejects), recent.hours, rejected_good, passed_bad) if judged else NOTHING,
         "low": low,
         "high": high,
         "histogram": histogram,
     }
 
 
-def tell(rejects: int, hours: float, rejected_good: int, passed_bad: int) -> str:
+def describe_rejects(rejects: int, hours: float, rejected_good: int, passed_bad: int) -> str:
     """Return the preview as a sentence: a rate where an hour or more was seen, else the bare count."""
     if hours >= 1.0:
         number, span = _short(rejects / hours), "an hour"

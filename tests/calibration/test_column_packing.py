@@ -56,9 +56,9 @@ class Stem:
 
 def build(stem: Stem) -> bytes:
     net, rng = Net(), np.random.default_rng(1)
-    picture = "x" if stem.odd == "planes" else net.op("Transpose", "x", perm=[0, 3, 1, 2])
+    image = "x" if stem.odd == "planes" else net.op("Transpose", "x", perm=[0, 3, 1, 2])
     scale, zero = net.const(0.5), net.const(120, np.uint8)
-    data = net.op("DequantizeLinear", picture, scale, zero)
+    data = net.op("DequantizeLinear", image, scale, zero)
     outputs = {}
     for copy in range(stem.copies):
         shape = (stem.outputs, stem.size[3] // stem.group, *stem.kernel)
@@ -127,8 +127,8 @@ def test_where_sums_saturate_packing_never_changes_a_number(stem: Stem) -> None:
 
 
 def assert_equal(model: bytes, packed: bytes, stem: Stem) -> None:
-    picture: Array = np.random.default_rng(2).integers(0, 256, stem.size, dtype=np.uint8)
-    for exact, found in zip(run(model, {"x": picture}), run(packed, {"x": picture}), strict=True):
+    image: Array = np.random.default_rng(2).integers(0, 256, stem.size, dtype=np.uint8)
+    for exact, found in zip(run(model, {"x": image}), run(packed, {"x": image}), strict=True):
         assert exact.std() > 1.0
         assert np.array_equal(exact, found)
 

@@ -18,15 +18,15 @@ def test_weights_within_the_limit_are_summed_exactly(depth: int) -> None:
     limit, rng = weight_limit(), np.random.default_rng(depth)
     weight = rng.choice(np.array([-limit, limit], np.int8), (depth, 32))
     weight[:, 0] = limit
-    picture = rng.choice(np.array([0, 255], np.uint8), (16, depth), p=[0.1, 0.9])
-    picture[0] = 255
+    image = rng.choice(np.array([0, 255], np.uint8), (16, depth), p=[0.1, 0.9])
+    image[0] = 255
     node = helper.make_node("MatMulInteger", ["x", "w"], ["y"])
     make = helper.make_tensor_value_info
     ends = [make("x", TensorProto.UINT8, [16, depth])], [make("y", TensorProto.INT32, [16, 32])]
     graph = helper.make_graph([node], "g", *ends, [numpy_helper.from_array(weight, "w")])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
-    found = open_session(model, 1).run(None, {"x": picture})[0]
-    np.testing.assert_array_equal(found, picture.astype(np.int64) @ weight.astype(np.int64))
+    found = open_session(model, 1).run(None, {"x": image})[0]
+    np.testing.assert_array_equal(found, image.astype(np.int64) @ weight.astype(np.int64))
 
 
 def test_a_weight_of_8_bits_is_used_where_its_sums_are_exact() -> None:

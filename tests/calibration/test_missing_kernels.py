@@ -59,17 +59,17 @@ def without_kernel(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return asked
 
 
-def by_calibration(data: bytes, picture: Any) -> Any:
-    return open_session(data, 1).run(None, {"x": picture})[0]
+def by_calibration(data: bytes, image: Any) -> Any:
+    return open_session(data, 1).run(None, {"x": image})[0]
 
 
-def by_engine(data: bytes, picture: Any) -> Any:
+def by_engine(data: bytes, image: Any) -> Any:
     backend = OrtBackend(threads=1)
     engine = backend.load("pooling", data)
     tensors = {spec.name: backend.allocate(spec) for spec in (*engine.inputs.values(), *engine.outputs.values())}
     for name, tensor in tensors.items():
         engine.bind(name, tensor)
-    tensors["x"].write(picture)
+    tensors["x"].write(image)
     engine.run()
     return tensors["y"].read()
 
@@ -77,15 +77,15 @@ def by_engine(data: bytes, picture: Any) -> Any:
 RUNS = pytest.mark.parametrize("run", [by_calibration, by_engine])
 
 
-def picture() -> Any:
+def image() -> Any:
     return np.random.default_rng(1).normal(size=(1, 4, SIDE, SIDE)).astype(np.float32)
 
 
 @RUNS
 def test_a_layout_without_a_kernel_is_left_out(run: Callable[[bytes, Any], Any], without_kernel: list[Any]) -> None:
-    found = run(to_fp16(pooling()), picture())
+    found = run(to_fp16(pooling()), image())
     assert without_kernel == [LEVEL.ORT_ENABLE_ALL, LEVEL.ORT_ENABLE_EXTENDED]
-    np.testing.assert_allclose(found, by_calibration(pooling(), picture()), atol=0.01)
+    np.testing.assert_allclose(found, by_calibration(pooling(), image()), atol=0.01)
 
 
 @RUNS
@@ -100,7 +100,7 @@ def test_other_graphs_are_optimised_as_a_whole(
         return whole(data, options, **more)
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", session)
-    run(pooling(), picture())
+    run(pooling(), image())
     assert asked == [LEVEL.ORT_ENABLE_ALL]
 
 
@@ -131,6 +131,6 @@ def test_pooling_in_half_precision_is_that_of_single(
 ) -> None:
     """On this processor as it is. Rounding of image, kernel, products and sums, each by 2^-11, four products a sum."""
     single, half = pooling(op, **attributes), to_fp16(pooling(op, **attributes))
-    sums = np.einsum("oi,bihw->bohw", np.abs(kernel()[:, :, 0, 0]), np.abs(picture()))
-    found, expected = run(half, picture()), by_calibration(single, picture())
+    sums = np.einsum("oi,bihw->bohw", np.abs(kernel()[:, :, 0, 0]), np.abs(image()))
+    found, expected = run(half, image()), by_calibration(single, image())
     np.testing.assert_allclose(found, expected, atol=8 * 2**-11 * float(sums.max()))

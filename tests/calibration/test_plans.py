@@ -22,8 +22,8 @@ def test_a_plan_passes_through_json() -> None:
     assert plan.skips("tensorrt")
     assert not plan.skips("cpu")
     view = GraphView(cnn())
-    assert plan.kept("cpu", view) == ("n_stem",)
-    assert len(plan.kept("tensorrt", view)) == 9
+    assert plan.unquantised("cpu", view) == ("n_stem",)
+    assert len(plan.unquantised("tensorrt", view)) == 9
 
 
 @pytest.mark.parametrize(
@@ -70,9 +70,9 @@ def test_the_shortest_prefix_that_passes(length: int, needed: int) -> None:
     ranked = [Unit("g", (str(number),), 1) for number in range(length)]
     tried: list[int] = []
 
-    def passes(kept: Sequence[Unit]) -> bool:
-        tried.append(len(kept))
-        return len(kept) >= needed
+    def passes(unquantised: Sequence[Unit]) -> bool:
+        tried.append(len(unquantised))
+        return len(unquantised) >= needed
 
     found = shortest_prefix(ranked, passes)
     assert found == (ranked[:needed] if needed <= length else None)

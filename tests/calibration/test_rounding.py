@@ -38,11 +38,11 @@ ROWS = hnp.arrays(np.float32, hnp.array_shapes(min_dims=2, max_dims=2, max_side=
 @given(ROWS)
 def test_neighbours_and_a_better_sum(weights: NDArray[np.float32]) -> None:
     exact = weights.astype(np.float64)
-    near, kept = nearest(weights).astype(np.float64), sum_preserving(weights).astype(np.float64)
-    spacing = np.spacing(np.maximum(np.abs(near), np.abs(kept)).astype(np.float16)).astype(np.float64)
-    assert (np.abs(kept - exact) <= spacing).all()
-    assert (kept[near == exact] == near[near == exact]).all()
-    before, after = (np.abs((value - exact).sum(axis=1)) for value in (near, kept))
+    near, unquantised = nearest(weights).astype(np.float64), sum_preserving(weights).astype(np.float64)
+    spacing = np.spacing(np.maximum(np.abs(near), np.abs(unquantised)).astype(np.float16)).astype(np.float64)
+    assert (np.abs(unquantised - exact) <= spacing).all()
+    assert (unquantised[near == exact] == near[near == exact]).all()
+    before, after = (np.abs((value - exact).sum(axis=1)) for value in (near, unquantised))
     assert (after <= before + 1e-12).all()
 
 
@@ -65,8 +65,8 @@ def test_filters_on_pictures_take_neighbours_and_answer_grey_as_before() -> None
     assert steps.dtype == np.int8
     assert (np.abs(steps - FILTERS) < 1.0).all()
     for axes, share in (((1, 2, 3), 0.3), ((2, 3), 1.05)):  # a flat area of grey, and of one colour
-        kept, plain = (np.abs((held - FILTERS).sum(axis=axes)).mean() for held in (steps, near))
-        assert kept < share * plain
+        unquantised, plain = (np.abs((held - FILTERS).sum(axis=axes)).mean() for held in (steps, near))
+        assert unquantised < share * plain
 
 
 def test_filters_on_smooth_pictures_err_less() -> None:

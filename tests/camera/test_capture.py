@@ -64,7 +64,7 @@ def test_good_pictures_are_kept_lossless_with_time_and_camera(tmp_path: Path) ->
     assert texts["Camera"] == "reel"
     assert texts["Creation Time"] == "2001-09-09T01:46:41.000Z"
     assert texts["Frame"] == "1"
-    assert running.progress.kept == 3
+    assert running.progress.saved == 3
 
 
 def test_what_is_skipped_and_why(tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ def test_what_is_skipped_and_why(tmp_path: Path) -> None:
         tray(21)[:64],
     ]
     running = capture(tmp_path / "good", *goods, *corrupt, tray(22))
-    assert running.progress.kept == 9
+    assert running.progress.saved == 9
     assert running.progress.skipped == collections.Counter(
         {"dark": 1, "blown out": 1, "blurred": 1, "alike": 1, "unreadable": 1, "resolution": 1}
     )
@@ -89,7 +89,7 @@ def test_what_is_skipped_and_why(tmp_path: Path) -> None:
 def test_a_moved_camera_is_noticed_after_twenty_pictures(tmp_path: Path) -> None:
     shifted = [np.roll(tray(100 + seed), 20, axis=1) for seed in range(5)]
     running = capture(tmp_path / "good", *(tray(seed) for seed in range(30)), *shifted)
-    assert running.progress.kept == 30
+    assert running.progress.saved == 30
     assert running.progress.skipped == {"moved": 5}
 
 
@@ -102,7 +102,7 @@ def test_a_second_run_goes_on(tmp_path: Path) -> None:
     assert running.progress.skipped == {"alike": 1, "dark": 1}
     record = read_record(folder)
     assert record is not None
-    assert (record.pictures, record.camera, record.size) == (5, "reel", (128, 128))
+    assert (record.images, record.camera, record.size) == (5, "reel", (128, 128))
     assert record.settings.exposure_us == 8000.0
     assert "RG mosaic" in record.conversion
     assert CameraRecord.from_json(record.to_json()) == record
@@ -119,7 +119,7 @@ def test_the_contact_sheet_shows_kept_and_skipped(tmp_path: Path) -> None:
 
 def test_the_folder_trains_as_it_is(tmp_path: Path) -> None:
     capture(tmp_path / "good", *(tray(seed) for seed in range(20)))
-    goods = load_dataset(tmp_path / "good").goods
+    goods = load_dataset(tmp_path / "good").normal
     assert sum(len(part) for part in (goods.fit, goods.normalise, goods.threshold)) == 20
 
 
@@ -141,7 +141,7 @@ def test_other_settings_or_another_size_are_refused(tmp_path: Path) -> None:
 def test_pictures_can_be_spread_over_time(tmp_path: Path) -> None:
     running = capture(tmp_path / "good", *(tray(seed) for seed in range(25)), every_s=0.4)  # 25 a second: each tenth
     assert [path.name for path in list_images(tmp_path / "good")] == ["000001.png", "000002.png", "000003.png"]
-    assert running.progress.kept == 3
+    assert running.progress.saved == 3
 
 
 @pytest.mark.parametrize("text", ["", "Grüße → 你好", "a" * 5000, "rtsp://***@host/1"])

@@ -24,8 +24,8 @@ def test_a_flat_folder_is_split(tmp_path: Path) -> None:
     paths = goods(tmp_path / "caps", 40, suffix=".jpg")
     found = load_dataset(tmp_path / "caps")
     assert (found.name, found.layout, found.test, found.skipped) == ("caps", "flat", (), ())
-    assert sorted(_all(found.goods)) == sorted(path.resolve() for path in paths)
-    assert (len(found.goods.fit), len(found.goods.normalise), len(found.goods.threshold)) == (28, 6, 6)
+    assert sorted(_all(found.normal)) == sorted(path.resolve() for path in paths)
+    assert (len(found.normal.fit), len(found.normal.normalise), len(found.normal.threshold)) == (28, 6, 6)
     assert found.sizes == {"60x40": 40}
 
 
@@ -37,7 +37,7 @@ def test_a_folder_named_good_inside_is_found(tmp_path: Path) -> None:
 def test_mvtec_defects_are_structural(tmp_path: Path) -> None:
     found = load_dataset(mvtec(tmp_path / "bottle"))
     assert found.layout == "mvtec"
-    assert len(_all(found.goods)) == 30
+    assert len(_all(found.normal)) == 30
     kinds = [(item.defect, item.kind, len(item.masks)) for item in found.test]
     assert kinds == [("broken", "structural", 1)] * 3 + [("dirt", "structural", 1)] * 3 + [("good", "good", 0)] * 4
     assert found.test[0].masks[0].name == "000_mask.png"
@@ -47,15 +47,15 @@ def test_mvtec_defects_are_structural(tmp_path: Path) -> None:
 def test_goods_without_a_test_folder_are_enough(tmp_path: Path) -> None:
     goods(tmp_path / "train" / "good", 20)
     found = load_dataset(tmp_path)
-    assert (found.layout, found.test, len(_all(found.goods))) == ("mvtec", (), 20)
+    assert (found.layout, found.test, len(_all(found.normal))) == ("mvtec", (), 20)
 
 
 def test_loco_takes_its_validation_goods_for_the_threshold(tmp_path: Path) -> None:
     root = loco(tmp_path / "juice")
     found = load_dataset(root)
     assert found.layout == "loco"
-    assert all(path.parent.parent.name == "validation" for path in found.goods.threshold)
-    assert (len(found.goods.fit), len(found.goods.normalise), len(found.goods.threshold)) == (26, 4, 24)
+    assert all(path.parent.parent.name == "validation" for path in found.normal.threshold)
+    assert (len(found.normal.fit), len(found.normal.normalise), len(found.normal.threshold)) == (26, 4, 24)
     assert [item.kind for item in found.test] == ["good"] * 4 + ["logical"] * 3 + ["structural"] * 3
     assert found.saturation == {255: Saturation(1.0, True)}
     assert found.sizes == {"60x40": 54}
@@ -63,7 +63,7 @@ def test_loco_takes_its_validation_goods_for_the_threshold(tmp_path: Path) -> No
 
 def test_few_validation_goods_are_pooled_with_the_training_goods(tmp_path: Path) -> None:
     found = load_dataset(loco(tmp_path / "juice", train=30, validation=19))
-    assert (len(found.goods.fit), len(found.goods.normalise), len(found.goods.threshold)) == (35, 7, 7)
+    assert (len(found.normal.fit), len(found.normal.normalise), len(found.normal.threshold)) == (35, 7, 7)
 
 
 def test_several_channels_of_one_image(tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_near_duplicates_stay_on_one_side(tmp_path: Path) -> None:
     for path in paths[:6]:
         shutil.copy(path, tmp_path / f"copy_of_{path.name}")
     for seed in range(5):
-        split = load_dataset(tmp_path, seed).goods
+        split = load_dataset(tmp_path, seed).normal
         for path in paths[:6]:
             pair = {path.resolve(), (tmp_path / f"copy_of_{path.name}").resolve()}
             assert [len(pair & set(part)) for part in (split.fit, split.normalise, split.threshold)].count(0) == 2
@@ -91,7 +91,7 @@ def test_broken_goods_are_named_skipped_and_counted(tmp_path: Path) -> None:
     found = load_dataset(tmp_path)
     assert [path.name for path, _ in found.skipped] == ["007.jpg", "011.jpg"]
     assert "truncated" in found.skipped[0][1]
-    assert len(_all(found.goods)) == 18
+    assert len(_all(found.normal)) == 18
     assert found.sizes == {"60x40": 18}
 
 
@@ -243,7 +243,7 @@ def test_a_test_set_needs_no_training_goods(tmp_path: Path) -> None:
     found = load_test(root)
     assert found.layout == "loco"
     assert len(found.test) == 10
-    assert found.goods.fit == ()
+    assert found.normal.fit == ()
 
 
 def test_a_flat_folder_is_a_test_set_of_goods(tmp_path: Path) -> None:
@@ -284,7 +284,7 @@ def test_every_usual_name_of_a_normal_folder_is_recognised(tmp_path: Path, name:
     goods(root / "train" / name, 12)
     goods(root / "test" / name, 3, 100)
     goods(root / "test" / "ko", 2, 200)
-    assert len(_all(load_dataset(root).goods)) == 12
+    assert len(_all(load_dataset(root).normal)) == 12
     assert sorted(item.kind for item in load_test(root).test) == ["good"] * 3 + ["structural"] * 2
     assert find_categories(tmp_path) == [root]
 
@@ -309,13 +309,13 @@ def test_a_good_and_a_bad_folder_side_by_side_are_a_test_set(tmp_path: Path) -> 
     goods(tmp_path / "good", 12)
     goods(tmp_path / "bad", 3, 100)
     assert [item.kind for item in load_test(tmp_path).test] == ["structural"] * 3 + ["good"] * 12
-    assert len(_all(load_dataset(tmp_path).goods)) == 12
+    assert len(_all(load_dataset(tmp_path).normal)) == 12
 
 
 def test_folders_below_the_normal_images_are_read(tmp_path: Path) -> None:
     goods(tmp_path / "good" / "monday", 8)
     goods(tmp_path / "good" / "tuesday", 8, 100)
-    assert len(_all(load_dataset(tmp_path).goods)) == 16
+    assert len(_all(load_dataset(tmp_path).normal)) == 16
 
 
 def test_the_table_says_what_was_read_from_which_folder_and_what_was_not(tmp_path: Path) -> None:
@@ -345,7 +345,7 @@ def test_images_that_show_nothing_are_left_out_by_name(tmp_path: Path) -> None:
     save(tmp_path / "covered.png", np.zeros((40, 60, 3), np.uint8))
     found = load_dataset(tmp_path)
     assert [path.name for path, _ in found.skipped] == ["covered.png"]
-    assert len(_all(found.goods)) == 12
+    assert len(_all(found.normal)) == 12
 
 
 def test_validation_images_that_do_not_decode_are_left_out(tmp_path: Path) -> None:
@@ -356,7 +356,7 @@ def test_validation_images_that_do_not_decode_are_left_out(tmp_path: Path) -> No
     damaged.write_bytes(data[:third] + bytes(third) + data[2 * third :])
     found = load_dataset(root)
     assert [path.name for path, _ in found.skipped] == ["900.jpg"]
-    assert len(found.goods.threshold) == 24
+    assert len(found.normal.threshold) == 24
 
 
 @pytest.mark.parametrize("name", ["001.png", "001_mask.png", "001.bmp"])
@@ -382,7 +382,7 @@ def test_12_bit_values_are_scaled_everywhere(tmp_path: Path) -> None:
     found = load_dataset(tmp_path)
     assert found.bits == 12
     assert {item.bits for item in load_test(tmp_path, 12).test} == {12}
-    assert (read_image(found.goods.fit[0], found.bits)[:, :, 0] == picture(int(found.goods.fit[0].stem))[:, :, 0]).all()
+    assert (read_image(found.normal.fit[0], found.bits)[:, :, 0] == picture(int(found.normal.fit[0].stem))[:, :, 0]).all()
 
 
 @pytest.mark.parametrize(("name", "kind"), [("logical", "logical"), ("Logical_anomalies", "logical"), ("illogical", "structural")])

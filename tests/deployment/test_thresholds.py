@@ -32,8 +32,8 @@ def test_only_the_thresholds_change(bundle: Path) -> None:
     assert (child.thresholds.goods, child.thresholds.goods_ng) == (0, 0)
     assert "no rate of normal images is promised" in child.thresholds.describe()
     assert all(child.graph_sha256(name) == parent.graph_sha256(name) for name in parent.graphs)
-    kept = parent.statistics.arrays()
-    assert all(np.array_equal(value, kept[name]) for name, value in child.statistics.arrays().items())
+    in_float = parent.statistics.arrays()
+    assert all(np.array_equal(value, in_float[name]) for name, value in child.statistics.arrays().items())
     change = child.report["rethreshold"][0]
     assert (change["by"], change["reason"], change["to"]) == ("anna", "lot 7 is rough", {"warn": 3.0, "ng": 5.0})
     assert change["from"] == {"warn": parent.thresholds.warn, "ng": parent.thresholds.ng}

@@ -37,7 +37,7 @@ def draws(shift: float, seeds: int = 20, goods: int = 400, unseen: int = 2000) -
 @pytest.mark.parametrize("target", [0.01, 0.05])
 def test_goods_of_the_same_kind_keep_it(target: float) -> None:
     found = measure(draws(0.0), target)
-    assert found.kept
+    assert found.holds
     assert found.supported == target
     assert found.inside >= 17
     assert found.mean == pytest.approx(np.mean(found.counts) / 2000)
@@ -46,7 +46,7 @@ def test_goods_of_the_same_kind_keep_it(target: float) -> None:
 
 def test_goods_that_drifted_do_not() -> None:
     found = measure(draws(0.7), 0.05)
-    assert not found.kept
+    assert not found.holds
     assert found.inside < 17
 
 

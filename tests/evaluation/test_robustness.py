@@ -10,7 +10,7 @@ import pytest
 
 from edge_ad.data.datasets import TestItem
 from edge_ad.data.images import Image
-from edge_ad.evaluation.robustness import DISTURBANCES, GOODS, blur, brighten, drift, shift
+from edge_ad.evaluation.robustness import DISTURBANCES, MAX_NORMAL_IMAGES, blur, brighten, drift, shift
 from edge_ad.evaluation.scores import TestScores, judge_all
 from edge_ad.scoring import Thresholds
 from tests.data.folders import save
@@ -69,9 +69,9 @@ def test_changes_by_hand(tmp_path: Path) -> None:
 
 
 def test_at_most_so_many_goods_are_disturbed(tmp_path: Path) -> None:
-    found = drift(Judge(), _goods(tmp_path, GOODS + 9), STATISTICS, Thresholds(warn=1.0, ng=2.0))
+    found = drift(Judge(), _goods(tmp_path, MAX_NORMAL_IMAGES + 9), STATISTICS, Thresholds(warn=1.0, ng=2.0))
     assert found is not None
-    assert {values["of"] for values in found.values()} == {GOODS}
+    assert {values["of"] for values in found.values()} == {MAX_NORMAL_IMAGES}
 
 
 def test_without_goods_there_is_no_drift() -> None:

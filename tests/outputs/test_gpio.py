@@ -100,7 +100,7 @@ def test_a_pin_of_a_jetson_that_cannot_be_set_low_is_let_go_and_taken_again(head
     told = Told()
 
     async def cycle() -> None:
-        channel = JetsonGpio({"pass": 29}, lambda request: None, told.standing)
+        channel = JetsonGpio({"pass": 29}, lambda request: None, told.stats)
         await channel.open()
         channel.show(GOOD)
         header.broken = True
@@ -154,7 +154,7 @@ class Told:
 
     def __init__(self) -> None:
         self.faults: list[str | None] = []
-        self.standing = ChannelHealth(self.faults.append)
+        self.stats = ChannelHealth(self.faults.append)
 
 
 @pytest.fixture
@@ -175,7 +175,7 @@ def drive(pins: dict[str, int], act: Callable[[Gpio], None], told: Told | None =
     found: list[Request] = []
 
     async def cycle() -> None:
-        channel = Gpio("/dev/gpiochip0", pins, found.append, (told or Told()).standing)
+        channel = Gpio("/dev/gpiochip0", pins, found.append, (told or Told()).stats)
         await channel.open()
         act(channel)
         await channel.close()

@@ -81,8 +81,8 @@ class Line:
         for number in numbers:
             self.store.record(event(number, verdict))
 
-    def standing(self) -> DeliveryStats:
-        return self.dispatcher.states()[0].standing
+    def stats(self) -> DeliveryStats:
+        return self.dispatcher.states()[0].stats
 
     def close(self) -> None:
         assert self.store.close(10)
@@ -107,7 +107,7 @@ def test_every_event_arrives_in_order_whatever_fails(
     line = Line(tmp_path / "line.sqlite", receiver)
     line.record(*range(120))
     assert until(lambda: len(receiver.got) >= 120)
-    assert until(lambda: line.standing().delivered == 120)
+    assert until(lambda: line.stats().delivered == 120)
     line.close()
     assert frames(receiver.got) == list(range(120))  # nothing twice: each fault came before the receiver had it
     failed = any(isinstance(error, Exception) for error in [*opens, *delivers])
@@ -164,9 +164,9 @@ def test_a_poisoned_event_is_set_aside_told_once_and_the_others_pass(tmp_path: P
     line = Line(tmp_path / "line.sqlite", receiver)
     line.record(*range(8))
     assert until(lambda: len(receiver.got) == 5)
-    assert until(lambda: line.dispatcher.states()[0].standing.waiting == 0)
+    assert until(lambda: line.dispatcher.states()[0].stats.waiting == 0)
     found = line.dispatcher.states()[0]
-    assert (found.standing.delivered, found.standing.refused, found.fault) == (5, 3, None)
+    assert (found.stats.delivered, found.stats.refused, found.fault) == (5, 3, None)
     line.close()
     assert frames(receiver.got) == [0, 3, 5, 6, 7]
     assert len(line.told) == 2
@@ -199,7 +199,7 @@ def test_letters_that_cannot_be_taken_out_are_not_delivered_again(
     receiver = Receiver()
     line = Line(tmp_path / "line.sqlite", receiver)
     line.record(*range(5))
-    assert until(lambda: line.standing().delivered == 5)
+    assert until(lambda: line.stats().delivered == 5)
     line.close()
     assert sorted(frames(receiver.got)) == list(range(5))
 
@@ -211,7 +211,7 @@ def test_a_full_backlog_is_told_once_and_ng_stays(tmp_path: Path) -> None:
     line.close()
     backlog = Backlog(line.path, "receiver:")
     assert frames(letter.line for letter in backlog.next(10)) == [0, 5, 10, 15]
-    assert backlog.standing().dropped == 16
+    assert backlog.stats().dropped == 16
     backlog.close()
     assert sum("4 events wait" in text for text in line.told) == 1
 
@@ -233,7 +233,7 @@ def test_a_state_is_shown_after_the_commit_and_not_kept(tmp_path: Path) -> None:
     line = Line(tmp_path / "line.sqlite", shown)
     line.record(*range(20))
     assert until(lambda: len(shown.got) == 20)
-    assert line.dispatcher.states()[0].standing.delivered == 20
+    assert line.dispatcher.states()[0].stats.delivered == 20
     line.close()
     assert frames(shown.got) == list(range(20))
     assert standings(line.path) == []
@@ -248,7 +248,7 @@ def test_a_state_that_cannot_follow_forgets_the_oldest() -> None:
     queued_messages.delivered(first)
     queued_messages.refuse(queued_messages.next(1)[0], "no")
     assert [letter.id for letter in queued_messages.next(9)] == ["5"]
-    found = queued_messages.standing()
+    found = queued_messages.stats()
     assert (found.waiting, found.delivered, found.refused, found.dropped) == (1, 2, 1, 3)
 
 

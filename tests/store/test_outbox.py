@@ -58,7 +58,7 @@ def test_delivered_letters_go_and_are_counted(tmp_path: Path) -> None:
     backlog.delivered(backlog.next(3))
     backlog.delivered([])
     assert [one.id for one in backlog.next(10)] == ["id-3", "id-4"]
-    assert (backlog.standing().waiting, backlog.standing().delivered) == (2, 3)
+    assert (backlog.stats().waiting, backlog.stats().delivered) == (2, 3)
     backlog.close()
     assert {found.output: found.waiting for found in standings(path)} == {"a": 2, "b": 5}
 
@@ -94,7 +94,7 @@ def test_a_commit_that_fails_and_comes_again_leaves_one_letter(tmp_path: Path, m
     assert store.close()
     backlog = Backlog(path, "a")
     assert [one.id for one in backlog.next(10)] == ["id-1"]
-    assert backlog.standing().waiting == 1
+    assert backlog.stats().waiting == 1
     backlog.close()
 
 
@@ -141,11 +141,11 @@ def test_a_refused_letter_is_set_aside_and_can_be_tried_again_at_its_place(tmp_p
     backlog = Backlog(path, "a")
     backlog.refuse(backlog.next(1)[0], "400 Bad Request")
     assert [one.id for one in backlog.next(10)] == ["id-1", "id-2"]
-    found = backlog.standing()
+    found = backlog.stats()
     assert (found.waiting, found.refused, found.dropped) == (2, 1, 0)
     assert retry(path, "a") == 1
     assert [one.id for one in backlog.next(10)] == ["id-0", "id-1", "id-2"]
-    assert (backlog.standing().waiting, backlog.standing().refused) == (3, 0)
+    assert (backlog.stats().waiting, backlog.stats().refused) == (3, 0)
     backlog.close()
 
 
@@ -157,7 +157,7 @@ def test_what_is_set_aside_is_bounded(tmp_path: Path, monkeypatch: pytest.Monkey
     backlog = Backlog(path, "a")
     for letter in backlog.next(4):
         backlog.refuse(letter, "no")
-    assert backlog.standing().refused == 4
+    assert backlog.stats().refused == 4
     assert retry(path, "a") == 2
     assert [one.id for one in backlog.next(10)] == ["id-2", "id-3"]
     backlog.close()
@@ -182,7 +182,7 @@ def test_letters_that_were_dropped_on_the_way_do_no_harm(tmp_path: Path) -> None
     drop(path, "a")
     backlog.delivered(queued_messages)
     backlog.refuse(QueuedMessage(queued_messages[0].sequence, "id-0", "OK", "x"), "no")
-    assert backlog.standing().waiting == 0
+    assert backlog.stats().waiting == 0
     backlog.close()
 
 
@@ -201,5 +201,5 @@ def test_a_store_that_is_not_there_yet_or_was_replaced(tmp_path: Path) -> None:
         path.with_name(path.name + part).unlink(missing_ok=True)
     put(path, ("a",), [row(1)])
     assert [one.id for one in backlog.next(9)] == ["id-1"]
-    assert Backlog(path, "unknown").standing() == DeliveryStats("unknown")
+    assert Backlog(path, "unknown").stats() == DeliveryStats("unknown")
     backlog.close()

@@ -130,7 +130,7 @@ def test_pictures_alone_bring_their_events_back(line: Path) -> None:
         name.unlink()
     (evidence / "2026-03-01" / "cam" / "torn.jpg").write_bytes(JPEG[:30])
     _, done = remake(path, evidence)
-    assert (done.events, done.pictures, done.unreadable) == (10, 10, 1)
+    assert (done.events, done.images, done.unreadable) == (10, 10, 1)
     with Reader(path) as reader:
         assert [event.id for event in reader.events()] == [f"event-{number}" for number in reversed(range(10))]
         assert reader.events()[0].images == ("2026-03-01/cam/000009.jpg",)
@@ -171,7 +171,7 @@ def test_a_complete_index_is_left_as_it_is(line: Path) -> None:
     before = facts(line / "line.sqlite")
     told, done = remake(line / "line.sqlite", line / "line.evidence")
     assert told is None
-    assert (done.events, done.marks, done.pictures) == (0, 0, 0)
+    assert (done.events, done.marks, done.images) == (0, 0, 0)
     assert facts(line / "line.sqlite") == before
 
 

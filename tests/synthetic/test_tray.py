@@ -40,7 +40,7 @@ def scene_of(seed: int, defect: str | None = None) -> Scene:
 
 
 def pair_colours(scene: Scene) -> dict[str, dict[str, str | None]]:
-    return {place: {p.kind: p.colour for p in scene.parts if p.place == place} for place in PAIRS}
+    return {compartment: {p.kind: p.colour for p in scene.parts if p.compartment == compartment} for compartment in PAIRS}
 
 
 def kinds(scene: Scene) -> Counter[str]:
@@ -72,7 +72,7 @@ def test_good_scene_keeps_every_rule(seed: int) -> None:
 @settings(max_examples=200, deadline=None)
 def test_good_parts_lie_inside_their_compartments(seed: int) -> None:
     for part in scene_of(seed).parts:
-        room, shape = COMPARTMENTS[part.place], outline(part)
+        room, shape = COMPARTMENTS[part.compartment], outline(part)
         assert room.left <= shape[:, 0].min(), part
         assert shape[:, 0].max() <= room.right, part
         assert room.top <= shape[:, 1].min(), part
@@ -96,7 +96,7 @@ def test_swapped_and_misplaced_keep_the_kinds_but_not_the_places(seed: int) -> N
     assert sorted(difference(misplaced, good).values()) == [-1, 1]
     swapped = scene_of(seed, "swapped")
     assert kinds(swapped) == kinds(good)
-    height = {place: {p.kind: p.y for p in swapped.parts if p.place == place} for place in PAIRS}
+    height = {compartment: {p.kind: p.y for p in swapped.parts if p.compartment == compartment} for compartment in PAIRS}
     turned_over = any(pair["cap"] < pair["connector"] for pair in height.values())
     assert turned_over != bool(difference(swapped, good))
 

@@ -98,8 +98,8 @@ def test_only_the_loss_of_a_process_is_told_as_one() -> None:
     told = "process 1 of 2 lost the others while training lavit .*the same command goes on"
     with pytest.raises(DeviceFault, match=told), two.together("lavit"):
         raise RuntimeError("[gloo/transport/tcp/pair.cc:544] Connection closed by peer [127.0.0.1]:1")
-    for team, text in ((two, "mat1 and mat2 shapes cannot be multiplied"), (ALONE, "Connection closed by peer")):
-        with pytest.raises(RuntimeError, match=text), team.together("lavit"):
+    for group, text in ((two, "mat1 and mat2 shapes cannot be multiplied"), (ALONE, "Connection closed by peer")):
+        with pytest.raises(RuntimeError, match=text), group.together("lavit"):
             raise RuntimeError(text)
 
 
@@ -132,10 +132,10 @@ def test_a_team_stops_at_the_second_signal_too() -> None:
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-@pytest.mark.parametrize("team", [ALONE, Pair(0, 2)], ids=["alone", "team"])
-def test_a_signal_in_the_last_step_is_not_lost(team: ProcessGroup) -> None:
+@pytest.mark.parametrize("group", [ALONE, Pair(0, 2)], ids=["alone", "group"])
+def test_a_signal_in_the_last_step_is_not_lost(group: ProcessGroup) -> None:
     def train() -> None:
-        with defer_interrupt(team) as check:
+        with defer_interrupt(group) as check:
             check()
             signal.raise_signal(signal.SIGTERM)
 
@@ -152,7 +152,7 @@ def test_dropout_of_the_shards_is_that_of_the_batch(last: bool) -> None:
     parts = []
     for rank in range(3):
         layer = SharedDropout(0.3)
-        layer.team, layer.shard = ProcessGroup(rank, 3), Shard(5, rank, 3)
+        layer.group, layer.shard = ProcessGroup(rank, 3), Shard(5, rank, 3)
         torch.manual_seed(1)
         parts.append(layer(x[layer.shard.rows]))
         assert layer.eval()(x) is x
@@ -198,16 +198,16 @@ def test_a_codebook_moves_by_what_all_processes_see(dead: bool) -> None:
     for rank in range(2):
         layer = layer_of(SharedQuantiser)
         assert isinstance(layer, SharedQuantiser)
-        team, layer.seen = Whole(rank, 2), []
-        object.__setattr__(team, "rows", z)
-        object.__setattr__(team, "told", torch.cat([torch.tensor([3.0]), told.flatten()]))
-        layer.team, layer.shard = team, Shard(6, rank, 2)
+        group, layer.seen = Whole(rank, 2), []
+        object.__setattr__(group, "rows", z)
+        object.__setattr__(group, "told", torch.cat([torch.tensor([3.0]), told.flatten()]))
+        layer.group, layer.shard = group, Shard(6, rank, 2)
         torch.manual_seed(2)
         found = layer(z[layer.shard.rows])
         assert torch.equal(found.ids, ids[layer.shard.rows])
         assert len(layer.seen) == 1
         before = layer.codebook.clone()
-        settle = begin_move(layer.seen, {"loss": torch.tensor(1.0)}, team)
+        settle = begin_move(layer.seen, {"loss": torch.tensor(1.0)}, group)
         assert torch.equal(layer.codebook, before)
         assert settle() == {"loss": torch.tensor(1.5)}  # the mean of two
         for name, value in alone.state_dict().items():
@@ -223,10 +223,10 @@ def test_a_process_without_rows_tells_nothing() -> None:
             return lambda: own
 
     for rank, share in ((0, 1.0), (1, 0.0)):
-        layer, team = SharedQuantiser(8, 4), Listening(rank, 2)
-        layer.team, layer.shard, layer.seen = team, Shard(1, rank, 2), []
+        layer, group = SharedQuantiser(8, 4), Listening(rank, 2)
+        layer.group, layer.shard, layer.seen = group, Shard(1, rank, 2), []
         layer(torch.randn(1, 5, 4))
-        begin_move(layer.seen, {}, team)()
+        begin_move(layer.seen, {}, group)()
         assert told[rank].view(8, 5)[:, 0].sum() == 5 * share
 
 

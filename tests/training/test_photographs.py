@@ -98,4 +98,4 @@ def test_crops_do_not_depend_on_what_is_kept_in_memory(tmp_path: Path) -> None:
     paths = [save(tmp_path / f"{number}.png", picture(number, (40, 50))) for number in range(4)]
     crops = [Photographs(paths, memory).random_crops(6, 16, np.random.default_rng(2)) for memory in (0, 1 << 20)]
     np.testing.assert_array_equal(crops[0], crops[1])
-    assert not Photographs(paths, 0).kept
+    assert not Photographs(paths, 0).cache

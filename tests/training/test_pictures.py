@@ -53,7 +53,7 @@ def test_a_flat_folder_becomes_pictures(tmp_path: Path) -> None:
     dataset = load_dataset(tmp_path)
     pictures = load_images(dataset, 64, 8, 0)
     counts = (len(pictures.fit), len(pictures.normalise), len(pictures.threshold), len(pictures.anomalies))
-    assert counts == (len(dataset.goods.fit), len(dataset.goods.normalise), len(dataset.goods.threshold), 8)
+    assert counts == (len(dataset.normal.fit), len(dataset.normal.normalise), len(dataset.normal.threshold), 8)
     assert sum(counts[:3]) == 20
     assert pictures.origins == tuple(number % counts[1] for number in range(8))
     own = pictures.normalise[list(pictures.origins)]

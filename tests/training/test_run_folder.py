@@ -117,7 +117,7 @@ HOLD = """
 import sys, time
 from pathlib import Path
 from edge_ad.training.run_folder import RunFolder
-with RunFolder(Path(sys.argv[1])).held():
+with RunFolder(Path(sys.argv[1])).locked():
     print("held", flush=True)
     time.sleep(600)
 """
@@ -129,16 +129,16 @@ def test_a_second_training_in_a_folder_is_refused_and_names_the_first(tmp_path: 
         assert first.stdout is not None
         assert first.stdout.readline() == "held\n"
         with pytest.raises(BadInput, match=rf"is in use by process {first.pid} on .*: wait for it, end it, or choose"):
-            RunFolder(tmp_path / "run").held().__enter__()
+            RunFolder(tmp_path / "run").locked().__enter__()
     finally:
         first.kill()
         first.wait()
-    with RunFolder(tmp_path / "run").held():  # nothing that a killed training leaves behind keeps the next one out
+    with RunFolder(tmp_path / "run").locked():  # nothing that a killed training leaves behind keeps the next one out
         pass
 
 
 def test_a_folder_is_free_again_after_a_training_that_failed(tmp_path: Path) -> None:
-    with contextlib.suppress(ZeroDivisionError), RunFolder(tmp_path).held():
+    with contextlib.suppress(ZeroDivisionError), RunFolder(tmp_path).locked():
         raise ZeroDivisionError
-    with RunFolder(tmp_path).held(), pytest.raises(BadInput, match="is in use by process"):
-        RunFolder(tmp_path).held().__enter__()
+    with RunFolder(tmp_path).locked(), pytest.raises(BadInput, match="is in use by process"):
+        RunFolder(tmp_path).locked().__enter__()

@@ -40,7 +40,7 @@ class Pictures:
     """Image number n of ``count``: a good, a jittered view or an anomaly, always the same for the same seed."""
 
     def __init__(self, folder: Path, size: tuple[int, int], count: int, seed: int) -> None:
-        goods = load_dataset(folder, 0).goods
+        goods = load_dataset(folder, 0).normal
         self.paths = sorted((*goods.fit, *goods.normalise, *goods.threshold))
         self.size, self.count, self.seed = size, count, seed
         self.others = [self._good(int(index)) for index in evenly(len(self.paths), OTHERS)]

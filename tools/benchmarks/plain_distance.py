@@ -66,7 +66,7 @@ def table(bundle_path: Path, root: Path) -> list[str]:
         "| score | width | AUROC | bundle minus it |\n|---|--:|--:|--:|",
         f"| bundle | | {words(auroc_interval(*fused))} | |",
     ]
-    progress.say("describing the images")
+    progress.log("describing the images")
     for name, (one, other) in features(learned, tested).items():
         distances = mahalanobis(other, *fit_gaussian(one))
         plain: tuple[Scores, Scores] = distances[~bad], distances[bad]

@@ -118,8 +118,8 @@ def line_scores(line: int, plan: Plan, cache: Path) -> tuple[Scores, Scores]:
     """Return the scores of a line from the cache, or compute and keep them."""
     path = cache / f"{plan.mark}-{line:04d}.npz"
     if path.exists():
-        kept = load_npz(path.read_bytes(), str(path))
-        return kept["threshold"], kept["unseen"]
+        holds = load_npz(path.read_bytes(), str(path))
+        return holds["threshold"], holds["unseen"]
     threshold, unseen = (bundle_scores if plan.bundle else composition_scores)(line, plan)
     cache.mkdir(parents=True, exist_ok=True)
     atomic_write(path, dump_npz({"threshold": threshold, "unseen": unseen}))
@@ -133,7 +133,7 @@ def describe_promise(found: Promise) -> str:
     return (
         f"target {found.target:.0%}: mean rate {found.mean:.3%} +- {2 * found.error:.3%} (2 standard errors), "
         f"{found.inside} of {len(found.counts)} counts within {low} to {high} of {found.unseen}: "
-        f"{'kept' if found.kept else 'NOT KEPT'}"
+        f"{'kept' if found.holds else 'NOT KEPT'}"
     )
 
 
@@ -165,11 +165,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for result in results:
         print(describe_promise(result))
     if chosen.json:
-        rows = [{**asdict(result), "kept": result.kept} for result in results]
+        rows = [{**asdict(result), "kept": result.holds} for result in results]
         atomic_write(
             chosen.json, json.dumps({"plan": asdict(plan), "lines": list(lines), "targets": rows}, indent=2) + "\n"
         )
-    return 0 if all(result.kept for result in results) else 4
+    return 0 if all(result.holds for result in results) else 4
 
 
 if __name__ == "__main__":

@@ -61,7 +61,7 @@ class Progress:
     """
 
     total: float
-    say: Report
+    report: Report
     cancelled: threading.Event = field(default_factory=threading.Event)
     phases: Phases = field(default_factory=Phases)
     _name: str = ""
@@ -90,7 +90,7 @@ class Progress:
         left = (
             f"about {duration_text(passed / share - passed)} left" if share > 0.01 else f"{duration_text(passed)} so far"
         )
-        self.say(f"building {self._name}: {share:.0%} of all graphs, {left}")
+        self.report(f"building {self._name}: {share:.0%} of all graphs, {left}")
 
 
 def duration_text(seconds: float) -> str:
@@ -146,7 +146,7 @@ def run_interruptibly(work: Callable[[], T], progress: Progress) -> T:
     except KeyboardInterrupt:
         progress.cancelled.set()
         before = signal.signal(signal.SIGINT, signal.SIG_DFL)
-        progress.say("stopping after this step; press Ctrl-C again to stop at once")
+        progress.report("stopping after this step; press Ctrl-C again to stop at once")
         if begun.is_set():
             done.wait()
         signal.signal(signal.SIGINT, before)
