@@ -273,10 +273,10 @@ class CameraTable(Table):
 class AlarmTable(Table):
     """When parts raise the alarm of `edge-ad run`, and when it ends.
 
-    ``raise_parts`` is N/M: N bad ones among the last M. NG and NONE are bad, with ``warn_rejects`` WARN too. The cause is
-    gone after ``clear_after`` clear parts in a row: OK with a score of at most ``clear_below`` (default: any OK), so that
-    scores just below the threshold end nothing. The alarm stays on for ``min_on_s`` seconds at least and, with ``latch``,
-    until it is acknowledged.
+    ``raise_parts`` is N/M: N bad ones among the last M. NG and NONE are bad, with ``warn_rejects`` WARN too. The cause
+    is gone after ``clear_after`` clear parts in a row: OK with a score of at most ``clear_below`` (default: any OK), so
+    that scores just below the threshold end nothing. The alarm stays on for ``min_on_s`` seconds at least and, with
+    ``latch``, until it is acknowledged.
     """
 
     raise_parts: Annotated[str, Field(pattern=r"^[1-9]\d{0,3}/[1-9]\d{0,3}$")] = "1/1"

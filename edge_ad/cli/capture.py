@@ -1,4 +1,4 @@
-"""`edge-ad capture`: collect pictures of good parts from a camera."""
+"""`edge-ad capture`: collect images of good parts from a camera."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @options_of("capture")
 def command(settings: Config) -> None:
-    """Collect goods; blurred, dark, moved and nearly equal pictures are skipped, and the reason is told."""
+    """Collect normal images; blurred, dark, moved and nearly equal images are skipped, and the reason is told."""
     from edge_ad.errors import BadInput, require
 
     require("cv2", extra="cpu", needed_by="edge-ad capture")
@@ -38,10 +38,10 @@ def command(settings: Config) -> None:
     typer.echo(f"{out}  (look at {out / 'contact.html'} before you train)")
     if stopped.interrupted:
         raise KeyboardInterrupt
-    if progress.kept < count and not stopped.asked:
+    if progress.saved < count and not stopped.asked:
         raise BadInput(
-            f"{uri} ended when {out} held {progress.kept} of {count} pictures: run the same command again with more of "
-            f"them, or ask for less with --count {max(progress.kept, 1)}"
+            f"{uri} ended when {out} held {progress.saved} of {count} images: run the same command again with more of "
+            f"them, or ask for less with --count {max(progress.saved, 1)}"
         )
 
 
@@ -91,10 +91,10 @@ class _Line:
         import time
 
         now = time.monotonic()
-        if now >= self._next or progress.kept == progress.wanted:
+        if now >= self._next or progress.saved == progress.wanted:
             self._next = now + 0.1
             why = f"  [{progress.last}]" if progress.last else ""
             sys.stderr.write(f"\r\x1b[K{progress.line()}{why}"[:200])
-            if progress.kept == progress.wanted:
+            if progress.saved == progress.wanted:
                 sys.stderr.write("\n")
             sys.stderr.flush()

@@ -17,7 +17,7 @@ def command(
     address: Annotated[str, typer.Argument(metavar="[HOST:PORT]", help="Where to serve.")] = "127.0.0.1:8080",
     store: Annotated[Path | None, typer.Option(help="The SQLite file; default: `store` of [run].")] = None,
 ) -> None:
-    """Serve events, pictures and marks of a record; a running line serves its own dashboard with `run --web`."""
+    """Serve events, images and marks of a record; a running line serves its own dashboard with `run --web`."""
     from edge_ad.web.link import check_packages
 
     check_packages()

@@ -57,9 +57,9 @@ Outcome = Judgeable | Faulted | Outage | Passed
 class CameraWorker:
     """Turns what a source gives into outcomes: frames to judge, frames at fault, outages.
 
-    With ``detector`` frames are gathered to parts, and only those that a part is judged from come out. ``prepare`` is done
-    to frames that wait, in the camera's thread, where every frame is judged. ``conditions``: what frames are compared with.
-    ``patient`` (a service): a live camera that was not there yet is waited for without end.
+    With ``detector`` frames are gathered to parts, and only those that a part is judged from come out. ``prepare`` is
+    done to frames that wait, in the camera's thread, where every frame is judged. ``conditions``: what frames are
+    compared with. ``patient`` (a service): a live camera that was not there yet is waited for without end.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class CameraWorker:
         self._run = run = settings.run
         self._queued = is_queued(run)
         may_drop = drops(run, source.kind)
-        # A folder's pictures wait for us, so they cannot be late.
+        # A folder's images wait for us, so they cannot be late.
         self._timed = self._queued and may_drop
         deadline_s = run.trigger_deadline_ms / 1000.0 if self._timed else None
         self.mailbox = Mailbox(may_drop, changed, deadline_s=deadline_s)
@@ -219,7 +219,7 @@ class CameraWorker:
             return Faulted(frame, since, frame.reason)
         health = self._health.check(frame)
         if self.mailbox.freshest and 0 < health.repeats < self._limits.frozen_after:
-            # The same picture again is nothing new to judge; only when it goes on is the camera frozen.
+            # The same image again is nothing new to judge; only when it goes on is the camera frozen.
             self._duplicates += 1
             return None
         uncompared = health.different is not None and health.different < self._live.different
@@ -230,7 +230,7 @@ class CameraWorker:
         unproved = self._liveness.fault(frame)
         fault = health.fault or unproved or self._view.fault(frame.image) or self._set_differently()
         if fault is None and uncompared:
-            fault = "frozen: nothing is known yet that tells this picture from one before the camera was opened"
+            fault = "frozen: nothing is known yet that tells this image from one before the camera was opened"
         if fault is None and self._detector is None:
             fault = self._unlike(frame)
         if fault:
@@ -249,7 +249,7 @@ class CameraWorker:
         return Passed(outcome.state)
 
     def _set_differently(self) -> str | None:
-        """Return how the camera is set other than when the goods were taken; looked at after each opening."""
+        """Return how the camera is set other than when the normal images were taken; looked at after each opening."""
         stored = self._conditions.camera
         if stored is None or self.source.kind != "live":
             return None
@@ -304,7 +304,9 @@ class CameraWorker:
         return self._outage(f"stalled: no frame for {silent:.1f} s") if silent > limit else []
 
     def _outage(self, reason: str) -> list[Outcome]:
-        """Tell an outage at once, then again after 1, 2, 4 ... 60 s while it lasts; a better reason than before at once."""
+        """Tell an outage at once, then again after 1, 2, 4 ... 60 s while it lasts; a better reason than before at
+        once.
+        """
         now = time.monotonic()
         word = reason.split(":")[0]
         if self._outage_word and now < self._next_alarm and word in (self._outage_word, "stalled"):

@@ -132,10 +132,10 @@ class RunOptions:
     """The settings of a run, and what a program adds to them.
 
     ``settings`` are those of edge-ad.toml: the tables run, alarm, camera, record, and backend and precision of engine.
-    The cameras are named beside them. ``read_again`` reads them anew when the thresholds are reloaded (None: they stay).
-    ``limits`` are those of a healthy image. ``on_event`` is called with every event in order; ``status`` is a terminal
-    for a live line. With ``signals`` (main thread only) SIGTERM and Ctrl-C end the run in good order and SIGHUP reloads
-    the thresholds. ``dashboard`` opens the page that ``web`` asks for (``edge_ad.web.link.open_web``).
+    The cameras are named beside them. ``read_again`` reads them anew when the thresholds are reloaded (None: they
+    stay). ``limits`` are those of a healthy image. ``on_event`` is called with every event in order; ``status`` is a
+    terminal for a live line. With ``signals`` (main thread only) SIGTERM and Ctrl-C end the run in good order and
+    SIGHUP reloads the thresholds. ``dashboard`` opens the page that ``web`` asks for (``edge_ad.web.link.open_web``).
     """
 
     settings: Config = field(default_factory=Config)

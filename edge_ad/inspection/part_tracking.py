@@ -215,7 +215,7 @@ class FrameOutcome:
     """What one frame came to: ``kept`` as a candidate or of no use, and what is now to be judged."""
 
     state: CycleState
-    kept: bool
+    useful: bool
     ready: tuple[PartReady[Judgeable], ...] = ()
 
 
@@ -241,8 +241,8 @@ class PartDetector(Protocol):
 class SeenParts:
     """Parts that an eye sees come to rest in the region of interest."""
 
-    def __init__(self, eye: PresenceDetector, run: RunTable, first: int = 1) -> None:
-        self._detector = eye
+    def __init__(self, detector: PresenceDetector, run: RunTable, first: int = 1) -> None:
+        self._detector = detector
         self._view = view_of(run)
         self._tracker: PartTracker[Judgeable] = PartTracker(run, first)
 

@@ -80,12 +80,14 @@ def is_queued(run: RunTable) -> bool:
 
 
 def store_of(run: RunTable) -> Path | None:
-    """Return the file of the record; with outputs or a dashboard there is one, because an alarm must outlive a restart."""
+    """Return the file of the record; with outputs or a dashboard there is one, because an alarm must outlive a restart.
+    """
     return run.store or (DEFAULT_STORE if run.alarm or run.web else None)
 
 
 def lag_s(settings: Config) -> float | None:
-    """Return how late a live camera's images may arrive before it is opened again; None where its clock is not asked."""
+    """Return how late a live camera's images may arrive before it is opened again; None where its clock is not asked.
+    """
     return settings.run.max_age_ms / 1000.0 if settings.camera.clock else None
 
 
@@ -97,8 +99,8 @@ def drops(run: RunTable, kind: SourceKind) -> bool:
 def stall_s(kind: SourceKind, fps: float | None, first: bool) -> float:
     """Return after how many seconds without a frame a source counts as stalled.
 
-    A camera: nine tenths of two frame times, at least 0.9 s, so that the fault is reported within 1 s or two frame times
-    (2 s where the rate is unknown); 10 s for its first frame, which needs the exposure to settle. Files: 30 s,
+    A camera: nine tenths of two frame times, at least 0.9 s, so that the fault is reported within 1 s or two frame
+    times (2 s where the rate is unknown); 10 s for its first frame, which needs the exposure to settle. Files: 30 s,
     because a slow disk is no fault. A watched folder never.
     """
     if kind == "watch":  # nobody knows when the next image will be there
@@ -123,7 +125,8 @@ def set_by_hand(run: RunTable, thresholds: Thresholds) -> Thresholds:
 
 
 def trial(settings: Config, flags: Mapping[str, object]) -> Config:
-    """Return the settings of a run that leaves a running one alone: what writes, drives or listens counts as a flag only.
+    """Return the settings of a run that leaves a running one alone: what writes, drives or listens counts as a flag
+    only.
 
     Without outputs nothing is to be required of them. BadInput for outputs among the ``flags`` of [run].
     """

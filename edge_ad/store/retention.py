@@ -43,9 +43,10 @@ def record_time(
     """Return the time that ages count from, and what a person should know about the clock (None: all is well).
 
     The record keeps a time of its own (its fact ``age_clock``). It follows the wall clock as far as the time in between
-    is accounted for: ``elapsed_s`` by the steady clock since the last call of this process, with an hour for a clock that
-    is set; or with None, between two processes, a standstill of a quarter of ``keep_s`` and at most 30 days. Beyond that
-    the clock has jumped: then only the time counts that passes while a process runs. None: no age can be told.
+    is accounted for: ``elapsed_s`` by the steady clock since the last call of this process, with an hour for a clock
+    that is set; or with None, between two processes, a standstill of a quarter of ``keep_s`` and at most 30 days.
+    Beyond that the clock has jumped: then only the time counts that passes while a process runs. None: no age can be
+    told.
     """
     if now < CLOCK_SET:
         return None, None
@@ -96,7 +97,9 @@ _FREE = "id NOT IN (SELECT event FROM mark)"
 
 @dataclass
 class Swept:
-    """What went; ``short`` says what could not be kept to because nothing was left that may go, ``clock`` why no age counts."""
+    """What went; ``short`` says what could not be kept to because nothing was left that may go, ``clock`` why no age
+    counts.
+    """
 
     images: int = 0
     events: int = 0
@@ -111,8 +114,8 @@ def sweep(
     """Delete what the limits do not allow: by age, then by size, then for free space.
 
     Age counts by ``record_time`` with ``elapsed_s``, and the last day of the record never goes for its age: a clock
-    that is wrong must not delete what it took. Pictures go before events, those of OK before the others, the oldest
-    first; for free space pictures alone. Marked events have no age, and their pictures go last and by size only. What
+    that is wrong must not delete what it took. Images go before events, those of OK before the others, the oldest
+    first; for free space images alone. Marked events have no age, and their images go last and by size only. What
     an output has not delivered yet is in the outbox whole, so its event may go: an output that nobody reads any more
     must not fill the disk. Only what the index knows is deleted, and nothing while it is being made anew, is damaged
     as far as 2 s of SQLite's quick check tell (without ``check`` it is not looked at), or cannot be read
@@ -186,7 +189,7 @@ class _Sweeper:
             )
 
     def _images(self, ok: int, marked: bool, enough: Callable[[], bool], older_than: float | None = None) -> None:
-        """Delete pictures of one rank, the oldest first, until it is enough or none is left."""
+        """Delete images of one rank, the oldest first, until it is enough or none is left."""
         age = "" if older_than is None else f" AND time >= {CLOCK_SET} AND time < {older_than!r}"
         query = f"{_SELECT_IMAGES.format('' if marked else 'NOT')}{age} ORDER BY time LIMIT {BATCH}"
         while not enough():
@@ -210,7 +213,7 @@ class _Sweeper:
         self._swept.bytes += sum(size for _, size in results)
 
     def _events(self, query: str, values: Sequence[object]) -> int:
-        """Delete events and what is left of their pictures; returns how many."""
+        """Delete events and what is left of their images; returns how many."""
         sequences = self._connection.execute(query, values).fetchall()
         of_events = "SELECT path, bytes FROM image WHERE event = (SELECT id FROM event WHERE sequence = ?)"
         for sequence in sequences:
@@ -245,7 +248,7 @@ class _Sweeper:
         return events + [mark_line(*mark) for mark in marks.fetchall()]
 
     def _used(self) -> float:
-        """Return the bytes of pictures, journal and the used pages of the index."""
+        """Return the bytes of images, journal and the used pages of the index."""
         names = ("page_count", "freelist_count", "page_size")
         (images,) = self._connection.execute("SELECT coalesce(sum(bytes), 0) FROM image").fetchone()
         pages, free, size = (int(self._connection.execute(f"PRAGMA {name}").fetchone()[0]) for name in names)

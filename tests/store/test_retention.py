@@ -62,7 +62,7 @@ def test_age(tmp_path: Path) -> None:
     set_mark(path, "NG1", "good", "test")
     swept = sweep(path, path.with_suffix(".evidence"), RecordTable(keep_days=3, keep_gb=1e6, free_gb=0.0))
     assert left(path) == (["NG1", "OK3", "NG4", "OK5"], ["NG1", "OK3", "NG4", "OK5"])
-    assert (swept.events, swept.pictures, swept.short) == (2, 2, None)
+    assert (swept.events, swept.images, swept.short) == (2, 2, None)
 
 
 def test_a_clock_that_was_never_set_tells_no_age(tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_what_an_output_has_not_got_yet_keeps_its_letter_but_not_its_event(tmp_p
     ],
 )
 def test_size_takes_pictures_of_ok_first_then_the_oldest_and_marked_ones_last(
-    tmp_path: Path, pictures: int, expected: list[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, images: int, expected: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("edge_ad.store.retention.BATCH", 1)
     path = make(tmp_path, AGED)
@@ -103,7 +103,7 @@ def test_size_takes_pictures_of_ok_first_then_the_oldest_and_marked_ones_last(
     evidence = path.with_suffix(".evidence")
     size = max(name.stat().st_size for name in evidence.rglob("*.jpg"))
     rest = used(path) - size * len(AGED)
-    sweep(path, evidence, RecordTable(keep_days=1e6, keep_gb=(rest + size * (pictures + 0.5)) / GB, free_gb=0.0))
+    sweep(path, evidence, RecordTable(keep_days=1e6, keep_gb=(rest + size * (images + 0.5)) / GB, free_gb=0.0))
     assert left(path) == ([event.id for event in AGED], expected)
 
 
@@ -166,7 +166,7 @@ def test_nothing_goes_while_the_index_is_lost_damaged_or_being_made_anew(tmp_pat
     with sqlite3.connect(path) as connection:
         set_metadata(connection, "rebuild", "1")
     connection.close()
-    assert sweep(path, evidence, STRICT).pictures == 0
+    assert sweep(path, evidence, STRICT).images == 0
     copy = path.read_bytes()
     for damage in (page, lambda name: name.write_bytes(b"rubbish" * 1000)):
         path.write_bytes(copy)
@@ -203,7 +203,7 @@ def test_folders_of_pictures_go_when_they_are_empty(tmp_path: Path) -> None:
 def test_without_need_nothing_goes(tmp_path: Path) -> None:
     path = make(tmp_path, AGED)
     swept = sweep(path, path.with_suffix(".evidence"), NO_LIMIT)
-    assert (swept.pictures, swept.events, swept.bytes, swept.short) == (0, 0, 0, None)
+    assert (swept.images, swept.events, swept.bytes, swept.short) == (0, 0, 0, None)
 
 
 @pytest.mark.parametrize("changes", [{"keep_days": 0}, {"keep_gb": -1}, {"free_gb": -0.1}])
@@ -245,7 +245,7 @@ def test_a_clock_ten_years_ahead_deletes_nothing(
     shifted(monkeypatch, 3650)
     for _ in range(3):
         swept = sweep(path, evidence, STEADY, elapsed_s=elapsed_s)
-        assert (swept.pictures, swept.events, swept.bytes) == (0, 0, 0)
+        assert (swept.images, swept.events, swept.bytes) == (0, 0, 0)
         assert swept.clock is not None
         assert "3650 days" in swept.clock
     store = Store(path, evidence=evidence)  # the line goes on, with the wrong time in its events
