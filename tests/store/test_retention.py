@@ -84,7 +84,7 @@ def test_what_an_output_has_not_got_yet_keeps_its_letter_but_not_its_event(tmp_p
 
 
 @pytest.mark.parametrize(
-    ("pictures", "expected"),
+    ("images", "expected"),
     [
         (6, ["OK0", "NG1", "NG2", "OK3", "NG4", "OK5"]),
         (5, ["NG1", "NG2", "OK3", "NG4", "OK5"]),
