@@ -14,8 +14,8 @@ DEFAULT_DATA, DEFAULT_CAMERA, DEFAULT_PRESET = "data/good", "0", "fast"
 
 def command(
     *,
-    data: Annotated[str | None, typer.Option(help="Folder with pictures of good parts.")] = None,
-    camera: Annotated[str | None, typer.Option(help="Camera index, video file, picture folder or URI.")] = None,
+    data: Annotated[str | None, typer.Option(help="Folder with images of good parts.")] = None,
+    camera: Annotated[str | None, typer.Option(help="Camera index, video file, image folder or URI.")] = None,
     preset: Annotated[str | None, typer.Option(help="demo, fast, paper or paper-m.")] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing: take the defaults.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite an edge-ad.toml.")] = False,
@@ -29,8 +29,8 @@ def command(
     path = Path(CONFIG_NAME)
     if path.exists() and not force:
         raise BadInput(f"{path} exists already: edit it, or overwrite it with --force")
-    data = data or _ask("Folder with pictures of good parts", DEFAULT_DATA, yes)
-    camera = camera or _ask("Camera (index, video file, picture folder or URI)", DEFAULT_CAMERA, yes)
+    data = data or _ask("Folder with images of good parts", DEFAULT_DATA, yes)
+    camera = camera or _ask("Camera (index, video file, image folder or URI)", DEFAULT_CAMERA, yes)
     preset = preset or _ask(f"Preset ({', '.join(PRESETS)})", DEFAULT_PRESET, yes)
     if preset not in PRESETS:
         raise BadInput(f"unknown preset {preset!r}: choose one of {', '.join(PRESETS)}")
@@ -38,7 +38,7 @@ def command(
     typer.echo(f"wrote {path}")
     if not Path(data).is_dir():
         typer.echo(
-            f"{data} is not there yet: put pictures of good parts into it, or `edge-ad capture --out {data}` takes them"
+            f"{data} is not there yet: put images of good parts into it, or `edge-ad capture --out {data}` takes them"
         )
     typer.echo("next: edge-ad train, then edge-ad build-engine --fp16, then edge-ad run")
 

@@ -1,9 +1,9 @@
-"""New statistics and thresholds for an existing bundle from fresh goods, without training: weights and graphs stay.
+"""New statistics and thresholds for an existing bundle from fresh normal images, without training: weights and graphs stay.
 
 A child bundle with the graphs of its parent takes over the parent's engine, once it is proven on the child's scores.
 
 Statistics and weights are inputs of the fusion graph, so new ones need no new engine; but the tolerance is in standard
-deviations of goods, which are new, so the proof is made again.
+deviations of normal images, which are new, so the proof is made again.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from edge_ad.scoring import (
     normalise_statistics,
 )
 
-MAPS_LIMIT = 1000  # goods whose maps are kept for the quantiles; more would only cost memory
+MAPS_LIMIT = 1000  # normal images whose maps are kept for the quantiles; more would only cost memory
 
 Progress = Callable[[int, int], None]
 Skipped = list[tuple[Path, str]]
@@ -49,7 +49,7 @@ Skipped = list[tuple[Path, str]]
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """What the model says of some goods: raw scores f32 [N, B], and by branch the maps of at most MAPS_LIMIT."""
+    """What the model says of some normal images: raw scores f32 [N, B], and by branch the maps of at most MAPS_LIMIT."""
 
     raw: Array
     maps: dict[str, list[Array]]
@@ -64,14 +64,14 @@ def recalibrate(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Path:
-    """Write a child of a bundle whose statistics and thresholds come from the goods in a folder; return its path.
+    """Write a child of a bundle whose statistics and thresholds come from the normal images in a folder; return its path.
 
-    The goods (a flat folder, or train/good and validation/good of an MVTec layout) should be ones the model was not
+    The normal images (a flat folder, or train/good and validation/good of an MVTec layout) should be ones the model was not
     trained on. All are run at FP32; a seeded half (near-duplicates on one side) gives mean, std and map quantiles, the
     other half the thresholds. Weights, Gaussian, graphs and golden images stay; ``parent`` is the sha256 of the old
     file. ``out`` is a file or an existing folder; without it the child lies beside its parent as
     ``<name>-recalibrated-<n>.edgead``. Images that cannot be read are skipped and listed in the report. Raises BadInput
-    for fewer than 10 readable goods and bad targets, DeviceFault when the model gives scores that are not finite.
+    for fewer than 10 readable normal images and bad targets, DeviceFault when the model gives scores that are not finite.
     """
     bundle = open_bundle(bundle_path)
     target = child_path(bundle, Path(out) if out is not None else None, "recalibrated", "recalibrate")
@@ -79,12 +79,12 @@ def recalibrate(
     halves, skipped = _split(Path(normal_folder), seed, bundle.image_bits)
     total, turn = sum(map(len, halves)), count(1)
 
-    def tell() -> None:
+    def count_one() -> None:
         if progress:
             progress(next(turn), total)
 
     with Pipeline(bundle, all_branches=True) as pipeline:
-        measured = [_measure(pipeline, bundle, half, skipped, tell) for half in halves]
+        measured = [_measure(pipeline, bundle, half, skipped, count_one) for half in halves]
     _enough(sum(len(half.raw) for half in measured), len(skipped), Path(normal_folder))
     statistics = _statistics(bundle, measured[0])
     thresholds = choose_thresholds(_scores(measured[1], statistics), target_ng, target_warn)
@@ -94,7 +94,7 @@ def recalibrate(
 
 
 def _camera_report(bundle: Bundle, folder: Path, normal_images: Sequence[Path], skipped: Skipped) -> dict[str, Any]:
-    """Return what the loop compares its camera with, as training does: the new goods may show another camera or light."""
+    """Return what the loop compares its camera with, as training does: the new normal images may show another camera or light."""
     left_out = {path for path, _ in skipped}
     shown = [path for path in normal_images if path not in left_out][:MAPS_LIMIT]
     images = (resize(read_image(path, bundle.image_bits), bundle.image_size) for path in shown)
@@ -102,11 +102,11 @@ def _camera_report(bundle: Bundle, folder: Path, normal_images: Sequence[Path], 
 
 
 def _split(folder: Path, seed: int, bits: int = 16) -> tuple[tuple[list[Path], list[Path]], Skipped]:
-    """Return the goods for normalising and for the thresholds, and what cannot be read."""
+    """Return the normal images for normalising and for the thresholds, and what cannot be read."""
     result = load_dataset(folder, seed)
     skipped = list(result.skipped)
     warn_depth(result.bits, bits, folder)
-    paths = sorted((*result.goods.fit, *result.goods.normalise, *result.goods.threshold))
+    paths = sorted((*result.normal.fit, *result.normal.normalise, *result.normal.threshold))
     table, failed = thumbnails(paths, bits)
     skipped += [(paths[index], reason) for index, reason in sorted(failed.items())]
     groups = [[paths[index] for index in group if index not in failed] for group in near_duplicate_groups(table)]

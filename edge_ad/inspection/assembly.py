@@ -74,7 +74,7 @@ def warm_up(pipeline: Inferring, bundle: Bundle) -> tuple[NDArray[np.float32], S
                 "rebuild them with `edge-ad build-engine`"
             )
     best = min(results, key=lambda inference: inference.score)
-    # The same engine on the same picture: only threads may change the last digits.
+    # The same engine on the same image: only threads may change the last digits.
     tolerance = 1e-3 * max(1.0, abs(results[0].score))
     return best.map, golden_test(lambda: pipeline.infer(images[0]).score, results[0].score, tolerance)
 
@@ -103,7 +103,7 @@ def tile_combiner(
     if len(view.grid) == 1:
         return None, None
     if folder is None:
-        raise BadInput("tiles need --tile-goods DIR, a folder of goods as the camera sees them (at least 10)")
+        raise BadInput("tiles need --tile-goods DIR, a folder of normal images as the camera sees them (at least 10)")
     tiles = load_tiles(pipeline, bundle, view, folder)
     return tiles, lambda inferences: combine(inferences, view, tiles, bundle.statistics)
 
@@ -158,12 +158,12 @@ def make_cascade(
     cascade = Cascade(pipeline, bundle, rate, now)
     limit = limit_of(bundle, first, rate)
     share = float((min_scores(bundle.raw_scores["threshold"], bundle.statistics) < limit).mean())
-    tell(f"cascade: LAViT is left out below {limit:.2f}, as for {share:.0%} of the bundle's goods")
+    tell(f"cascade: LAViT is left out below {limit:.2f}, as for {share:.0%} of the bundle's normal images")
     return cascade
 
 
 def make_drift(bundle: Bundle, cascade: bool = False) -> Drift | None:
-    """Return the watch over drift; None for a bundle with too few goods in its record.
+    """Return the watch over drift; None for a bundle with too few normal images in its record.
 
     With a cascade ``logic`` and ``score`` are not watched: they are known of the doubtful parts alone.
     """

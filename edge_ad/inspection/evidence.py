@@ -1,6 +1,6 @@
-"""Pictures of what was judged, kept as evidence by a thread of their own.
+"""Images of what was judged, kept as evidence by a thread of their own.
 
-Events, their counters and their pictures on their way into the record.
+Events, their counters and their images on their way into the record.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from edge_ad.utils.supervision import SupervisedThread, ThreadFaults, tell
 
 CROP_QUALITY = 90  # of JPEG, 0 to 100
 MAP_QUALITY = 80
-MAX_BYTES = 64 * 2**20  # of pictures that wait
+MAX_BYTES = 64 * 2**20  # of images that wait
 CLOSE_S = 1.0
 
 
@@ -55,7 +55,7 @@ class _Item:
 class Evidence:
     """Writes the judged region, and the same with the heat map over it, of every NG, WARN and NONE and of some OK.
 
-    ``offer`` costs the loop next to nothing: at most 64 MiB of pictures wait, first for the commit of their event, then
+    ``offer`` costs the loop next to nothing: at most 64 MiB of images wait, first for the commit of their event, then
     for the thread. Beyond that the oldest OK goes, else the oldest, counted in ``dropped`` by camera; so does everything
     while less than ``free_gb`` are free or the disk refuses, which is told once on stderr when it begins and when it is
     over. Files are JPEG of quality 90 and 80 with the event as JSON in their comment; they are synced to the disk before
@@ -93,7 +93,7 @@ class Evidence:
         store.listen(self.committed)
 
     def wants(self, event: Event) -> bool:
-        """Whether this event keeps its pictures."""
+        """Whether this event keeps its images."""
         every = self._settings.ok_every
         return event.verdict != "OK" or (every > 0 and zlib.crc32(event.id.encode()) % every == 0)
 
@@ -110,7 +110,7 @@ class Evidence:
                 self._drop_one()
 
     def committed(self, rows: Sequence[Event]) -> None:
-        """Let the pictures of events go to the disk; called by the store."""
+        """Let the images of events go to the disk; called by the store."""
         with self._changed:
             for row in rows:
                 if row.id in self._waiting:
@@ -124,13 +124,13 @@ class Evidence:
             self._changed.notify()
         self._thread.join(wait_s + CLOSE_S)
         with self._changed:
-            if self._thread.is_alive():  # the disk, or the picture, is too slow: what waits is given up
+            if self._thread.is_alive():  # the disk, or the image, is too slow: what waits is given up
                 left = [*self._waiting.values(), *self._ready.values()]
                 self.dropped.update([self._at_work_on, *(item.event.camera for item in left)])
                 self._waiting, self._ready = {}, {}
-        lost = sum(self.dropped.values())
-        if lost:
-            tell(f"{lost} pictures were not kept in {self._folder}")
+        dropped = sum(self.dropped.values())
+        if dropped:
+            tell(f"{dropped} images were not kept in {self._folder}")
 
     def _run(self) -> None:
         yield_to_others()
@@ -147,7 +147,7 @@ class Evidence:
             self._keep(item)
 
     def _broke(self, error: BaseException) -> None:
-        """Count the picture that was under way; the next one is tried when the thread is started again."""
+        """Count the image that was under way; the next one is tried when the thread is started again."""
         with self._changed:
             self.dropped[self._at_work_on] += 1
 
@@ -163,13 +163,13 @@ class Evidence:
                 self.dropped[item.event.camera] += 1
             self._short()
         if fault is not None and self.fault is None:
-            tell(f"no pictures are kept, events go on: {fault}")
+            tell(f"no images are kept, events go on: {fault}")
         elif fault is None and self.fault is not None:
-            tell(f"pictures are kept again; {sum(self.dropped.values())} were not")
+            tell(f"images are kept again; {sum(self.dropped.values())} were not")
         self.fault = fault
 
     def _write(self, item: _Item) -> str | None:
-        """Write both pictures; returns why that cannot be."""
+        """Write both images; returns why that cannot be."""
         floor = self._settings.free_gb
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -208,7 +208,7 @@ class Evidence:
 
 
 def image_name(event: Event, ending: str = "") -> str:
-    """Return the path of a picture below the evidence folder: day, camera, then time (UTC), verdict and id."""
+    """Return the path of an image below the evidence folder: day, camera, then time (UTC), verdict and id."""
     moment = time.strftime("%H%M%S", time.gmtime(event.time))
     thousandths = int(event.time % 1 * 1000)
     camera = safe_name(event.camera)
@@ -219,9 +219,9 @@ Account = Callable[[str], Counters]
 
 
 class StoreObserver(Observer):
-    """Hands every event to the store, with the counters of its camera over all runs, and its pictures to ``evidence``.
+    """Hands every event to the store, with the counters of its camera over all runs, and its images to ``evidence``.
 
-    ``account`` gives the counters of a camera in this run; to them come the events and pictures that were not kept, and
+    ``account`` gives the counters of a camera in this run; to them come the events and images that were not kept, and
     what earlier runs left in the store. A store that cannot write is told once on stderr each time it begins.
     """
 
@@ -246,14 +246,14 @@ class StoreObserver(Observer):
             self._reported = fault
 
     def close(self) -> None:
-        """Write the pictures that wait, hand over the last counters and wait for the disk, a few seconds at most."""
+        """Write the images that wait, hand over the last counters and wait for the disk, a few seconds at most."""
         if self._evidence is not None:
             self._evidence.close()
         for camera in self._cameras:
             self._store.count(camera, self._totals(camera))
         if not self._store.close() or self._store.dropped:
-            lost = f"{self._store.dropped} events" if self._store.dropped else "the last events"
-            tell(f"{self._store.path} is slow or full: {lost} were not stored")
+            dropped = f"{self._store.dropped} events" if self._store.dropped else "the last events"
+            tell(f"{self._store.path} is slow or full: {dropped} were not stored")
 
     def _totals(self, camera: str) -> dict[str, int]:
         counted = self._account(camera).numbers()

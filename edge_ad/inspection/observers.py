@@ -141,7 +141,7 @@ class DriftObserver(Observer):
             self.warnings.append(warning)
             tell(f"warning: {warning}")
         elif self._drifted and not warning:
-            tell("drift: the parts are like the goods again")
+            tell("drift: the parts are like the normal images again")
         self._drifted = warning is not None
 
 

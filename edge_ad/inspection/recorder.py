@@ -1,4 +1,4 @@
-"""Annotated pictures on disk: one JPEG for an image, one video for a video or camera."""
+"""Annotated images on disk: one JPEG for an image, one video for a video or camera."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ CHECK_EVERY = 50
 
 
 class Recorder(Observer):
-    """Writes every judged or faulted frame, annotated, under ``folder``; outages have no picture.
+    """Writes every judged or faulted frame, annotated, under ``folder``; outages have no image.
 
     Names are made of the camera's name with everything but letters, digits, ``.``, ``_`` and ``-`` replaced; a video
-    gets its name when it is complete. With ``several`` cameras the pictures of each go into a folder of its own. With
-    less than 500 MiB free on the disk no more pictures are written, said once on stderr: events matter more. Memory does
+    gets its name when it is complete. With ``several`` cameras the images of each go into a folder of its own. With
+    less than 500 MiB free on the disk no more images are written, said once on stderr: events matter more. Memory does
     not grow with the number of frames. ``reference`` is the heat map of a good part (see HeatScale), ``view`` the piece
-    of the picture that is judged.
+    of the image that is judged.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Recorder(Observer):
     def _write_image(self, folder: Path, image: Image, index: int, part: str) -> None:
         done, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 90])
         if not done:
-            raise DeviceFault(f"the annotated picture of {part} cannot be encoded as JPEG by this OpenCV")
+            raise DeviceFault(f"the annotated image of {part} cannot be encoded as JPEG by this OpenCV")
         atomic_write(folder / f"{index:06d}_{safe_name(Path(part).stem)}.jpg", data.tobytes())
 
     def _video(self, source: Source) -> _Video:
@@ -112,7 +112,7 @@ class Recorder(Observer):
     def _room(self) -> bool:
         if not self._full and self._count % CHECK_EVERY == 0 and shutil.disk_usage(self._folder).free < FREE_FLOOR:
             self._full = True
-            tell(f"less than 500 MiB free for {self._folder}: no more pictures are saved")
+            tell(f"less than 500 MiB free for {self._folder}: no more images are saved")
         self._count += 1
         return not self._full
 

@@ -52,7 +52,7 @@ class Overhead:
 
 
 class Still:
-    """A camera that shows pictures in turn with fresh noise, paced so that the loop is never behind."""
+    """A camera that shows images in turn with fresh noise, paced so that the loop is never behind."""
 
     kind: SourceKind = "live"
 
@@ -65,7 +65,7 @@ class Still:
         self._closed = threading.Event()
 
     def read(self, timeout_s: float) -> Read:
-        """Return the next picture when it is due."""
+        """Return the next image when it is due."""
         if self._index >= self._frames or self._closed.wait(1.0 / (self.fps or 1.0)):
             return End()
         index, self._index = self._index, self._index + 1
@@ -83,9 +83,9 @@ class Still:
 
 
 def shown(images: Sequence[Image], index: int, name: str) -> Frame:
-    """Return the picture whose turn it is as the frame ``index`` that a camera took just now.
+    """Return the image whose turn it is as the frame ``index`` that a camera took just now.
 
-    Its first pixel holds the index, because a camera that gives one of its last pictures again counts as frozen.
+    Its first pixel holds the index, because a camera that gives one of its last images again counts as frozen.
     """
     image = images[index % len(images)].copy()
     image[0, 0] = [index >> shift & 255 for shift in (0, 8, 16)]
@@ -104,9 +104,9 @@ class _Times(Observer):
 def measure_overhead(
     bundle: Bundle, pipeline: Pipeline, frames: int = 500, observers: Sequence[Observer] = ()
 ) -> Overhead | None:
-    """Run ``frames`` pictures of 640 x 480 through the loop, at half the rate that the engines reach.
+    """Run ``frames`` images of 640 x 480 through the loop, at half the rate that the engines reach.
 
-    The pictures are the golden images, enlarged beforehand. ``observers`` come after the verdict and cost it nothing.
+    The images are the golden images, enlarged beforehand. ``observers`` come after the verdict and cost it nothing.
     None when the machine is so busy that the loop judged no frame after the first ones.
     """
     images = [resize(image, CAMERA_SIZE) for image in bundle.golden.images[:8]]
@@ -177,9 +177,9 @@ class _Clock(Observer):
 
 
 class _Willing(Observer):
-    """A camera of 640 x 480 whose next picture comes while one is inferred, for so many frames or seconds.
+    """A camera of 640 x 480 whose next image comes while one is inferred, for so many frames or seconds.
 
-    It stands between judge and pipeline as well, to know when a picture was taken: an earlier one would be overwritten.
+    It stands between judge and pipeline as well, to know when an image was taken: an earlier one would be overwritten.
     """
 
     kind: SourceKind = "live"
@@ -196,7 +196,7 @@ class _Willing(Observer):
         self.latencies: list[float] = []
 
     def read(self, timeout_s: float) -> Read:
-        """Return the next picture as soon as there is room for it."""
+        """Return the next image as soon as there is room for it."""
         over = self._seconds is not None and time.monotonic() - self._began >= self._seconds
         if over or self._index == self._frames:
             return End()
@@ -208,12 +208,12 @@ class _Willing(Observer):
         return shown(self._images, index, self.name)
 
     def infer(self, image: Image) -> Inference:
-        """Let the next picture come and infer this one."""
+        """Let the next image come and infer this one."""
         self._memory.put(None)
         return self._pipeline.infer(image)
 
     def on_result(self, result: InspectionResult, source: Source) -> None:
-        """Note a verdict; a picture that was not inferred makes room now."""
+        """Note a verdict; an image that was not inferred makes room now."""
         if result.inference is None:
             self._memory.put(None)
         elif result.event.latency_ms is not None:
@@ -221,7 +221,7 @@ class _Willing(Observer):
 
 
 class _Pile:
-    """So many pictures of 640 x 480, each there as soon as the one before is taken."""
+    """So many images of 640 x 480, each there as soon as the one before is taken."""
 
     kind: SourceKind = "images"
 
@@ -230,7 +230,7 @@ class _Pile:
         self._images, self._frames, self._index = images, frames, 0
 
     def read(self, timeout_s: float) -> Read:
-        """Return the next picture."""
+        """Return the next image."""
         if self._index == self._frames:
             return End()
         index, self._index = self._index, self._index + 1
@@ -241,7 +241,7 @@ class _Pile:
 
 
 def measure_throughput(bundle: Bundle, pipeline: Pipeline, frames: int = 200) -> Throughput:
-    """Judge ``frames`` pictures a side, in turns; the pictures are the golden images, enlarged beforehand."""
+    """Judge ``frames`` images a side, in turns; the images are the golden images, enlarged beforehand."""
     images = _images(bundle)
     small = [resize(image, pipeline.image_size) for image in images]
     engines, loops = [], []
@@ -255,7 +255,7 @@ def measure_throughput(bundle: Bundle, pipeline: Pipeline, frames: int = 200) ->
 
 
 def measure_streams(bundle: Bundle, streams: Streams, frames: int = 200) -> Throughput:
-    """Judge ``frames`` pictures of as many cameras as there are streams, beside the engines fed without a pause."""
+    """Judge ``frames`` images of as many cameras as there are streams, beside the engines fed without a pause."""
     images = _images(bundle)
     small = [resize(image, streams.image_size) for image in images]
     engines, loops = [], []
@@ -316,7 +316,7 @@ def _loop(bundle: Bundle, camera: _Willing) -> float:
 
 
 def _images(bundle: Bundle) -> list[Image]:
-    """Return golden images at camera size, each with noise of its own, since no two pictures of a camera are equal."""
+    """Return golden images at camera size, each with noise of its own, since no two images of a camera are equal."""
     rng = np.random.default_rng(0)
     large = [resize(image, CAMERA_SIZE) for image in bundle.golden.images[:8]]
     return [np.clip(one + rng.integers(-2, 3, one.shape), 0, 255).astype(np.uint8) for one in large for _ in range(2)]

@@ -81,7 +81,7 @@ class WebLink:
         where = parse_address(address)
         keys, made = find_tokens(where, os.environ, names)
         self._listener = listen(where)
-        self.panel = feed
+        self.feed = feed
         self._asked = asked
         self._hello = {"kind": "hello", "host": where.host, "names": list(names), "keys": asdict(keys), **hello}
         self._faults = faults or ThreadFaults()
@@ -97,7 +97,7 @@ class WebLink:
     @property
     def observer(self) -> Observer:
         """What follows the run for the dashboard."""
-        return self.panel
+        return self.feed
 
     def begin(self, inspector: Inspector) -> None:
         """Begin to feed the dashboard."""
@@ -111,8 +111,8 @@ class WebLink:
             faults=self._faults,
             outputs=self._outputs,
         )
-        snapshots = StatusReporter(watched, self.panel)
-        SupervisedThread("web", lambda: self._feed(snapshots, inspector.reference), self._faults).start()
+        reporter = StatusReporter(watched, self.feed)
+        SupervisedThread("web", lambda: self._feed(reporter, inspector.reference), self._faults).start()
 
     def close(self) -> None:
         """End the dashboard; open pages say since when there is no inspector. It keeps nothing that could be lost."""
@@ -150,14 +150,14 @@ class WebLink:
 
     def _do(self, record: Mapping[str, Any]) -> None:
         if record["kind"] == "watching":
-            self.panel.watching = int(record["pages"]) > 0
+            self.feed.watching = int(record["pages"]) > 0
         elif record["kind"] == "acknowledge":
             self._asked.acknowledge(int(record["number"]))
         elif record["kind"] == "take_over":
             self._asked.take_over(str(record["path"]))
 
-    def _feed(self, snapshots: StatusReporter, reference: NDArray[np.float32]) -> None:
-        feed = self.panel
+    def _feed(self, reporter: StatusReporter, reference: NDArray[np.float32]) -> None:
+        feed = self.feed
         scales = [HeatScale(reference) for _ in feed.cameras]
         state_at = -float("inf")
         events: deque[dict[str, Any]] = deque(maxlen=1000)
@@ -171,11 +171,11 @@ class WebLink:
             try:
                 self._expect_answer()
                 for raw in released.shots:
-                    self._show(raw, scales[raw.place])
+                    self._show(raw, scales[raw.index])
                 now = time.monotonic()
                 if now - state_at >= (WATCHED_EVERY_S if feed.watching else UNWATCHED_EVERY_S):
                     state_at = now
-                    wire.write(self._stdin, {"kind": "state", "state": snapshots.take(), "events": list(events)})
+                    wire.write(self._stdin, {"kind": "state", "state": reporter.take(), "events": list(events)})
                     events.clear()
             except (OSError, ValueError):  # the pipe is closed or full: the process is gone or stopped
                 if not self._closing.is_set() and not self._restart():
@@ -191,12 +191,12 @@ class WebLink:
         blobs: list[memoryview] = []
         record: dict[str, Any] = {
             "kind": "picture",
-            "event": event_row(raw.place, result.event),
+            "event": event_row(raw.index, result.event),
             "image": None,
             "heat": None,
         }
         if result.image is not None:
-            image = np.ascontiguousarray(smaller(self.panel.view.seen(result.image)))
+            image = np.ascontiguousarray(smaller(self.feed.view.seen(result.image)))
             record["image"] = list(image.shape)
             blobs.append(image.data.cast("B"))
         if result.inference is not None:
@@ -214,7 +214,7 @@ class WebLink:
         self._process.wait()
         with contextlib.suppress(OSError):
             self._stdin.stream.close()
-        self.panel.watching = False
+        self.feed.watching = False
         if ended > MAX_RESTARTS:
             message = f"the dashboard ended {ended} times within a minute and stays away"
             tell(message)
