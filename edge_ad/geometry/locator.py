@@ -7,7 +7,7 @@ import json
 import zipfile
 import zlib
 from collections.abc import Mapping
-from typing import Any, Protocol, TypeAlias
+from typing import Any, ClassVar, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +22,11 @@ _HEADER = "header"
 class Locator(Protocol):
     """Finds parts in images u8[H,W,3] (RGB) of the size it was fitted to."""
 
-    kind: str
-    box: tuple[float, float]  # width and height of the part's box in pixels of the original, at scale 1
+    kind: ClassVar[str]
+
+    @property
+    def box(self) -> tuple[float, float]:
+        """Width and height of the part's box in pixels of the original, at scale 1."""
 
     def locate(self, image: Image) -> Location:
         """Return the pose of the one part that is expected, or why there is none."""

@@ -1,0 +1,143 @@
+"""The choice of a method: none where parts are aligned, the one that applies where they are not, and its reasons."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from edge_ad.errors import BadInput
+from edge_ad.geometry.contact_sheet import contact_sheet
+from edge_ad.geometry.fit import Geometry, Trial, _best, fit_geometry
+from edge_ad.geometry.locator import pack, unpack
+from edge_ad.geometry.pose import NotLocated, Pose
+from edge_ad.synthetic.single_part import PartOptions, render_part
+from tests.geometry import test_anchors
+from tests.geometry.rendered import LENGTH, normal_parts
+from tests.geometry.scenes import SIZE, shot, shots
+
+
+def test_parts_at_any_angle_are_located_by_their_foreground_and_cut_out_in_their_aspect_ratio() -> None:
+    fit = fit_geometry([part.image for part in normal_parts("key")])
+    geometry = fit.geometry
+    assert geometry.method == "foreground"
+    assert "foreground: residual" in fit.reason
+    assert geometry.size[1] > 2 * geometry.size[0]
+    assert geometry.size[0] * geometry.size[1] <= 1.02 * 65536
+    pose = geometry.locate(normal_parts("key")[0].image)
+    assert isinstance(pose, Pose)
+    assert geometry.expected is not None
+    assert geometry.expected.outside(pose) is None
+    assert geometry.transform(pose).cut(normal_parts("key")[0].image).shape == (*geometry.size, 3)
+
+
+def test_aligned_parts_cost_nothing() -> None:
+    images = [render_part(seed, PartOptions(kind="key", length=LENGTH, max_angle=0, max_shift=0)).image for seed in range(12)]
+    fit = fit_geometry(images)
+    assert fit.geometry.method == "none"
+    assert "aligned already" in fit.reason
+    assert fit.geometry.locator is None
+    assert isinstance(fit.geometry.locate(images[0]), Pose)
+
+
+@pytest.mark.parametrize(("how", "method"), [({"shift": 20}, "shift"), ({"shift": 15, "turn": 8}, "rigid")])
+def test_scenes_are_located_by_the_simplest_template_that_aligns_them(how: dict[str, float], method: str) -> None:
+    fit = fit_geometry([one.image for one in shots(12, **how)])
+    assert fit.geometry.method == method
+
+
+def test_textures_are_left_as_they_are() -> None:
+    images = [shot(seed, plate_seed=seed).image for seed in range(9)]
+    fit = fit_geometry(images)
+    assert fit.geometry.method == "none"
+    assert "no method locates the part in nearly all images" in fit.reason
+    assert fit.geometry.size == (224, 288)
+
+
+def test_drawn_anchors_are_tried_alone() -> None:
+    images = [test_anchors.scene(seed)[0] for seed in range(9)]
+    fit = fit_geometry(images, anchors=[test_anchors.LEFT, test_anchors.RIGHT], box=test_anchors.BOX)
+    assert [trial.method for trial in fit.trials] == ["anchors"]
+    assert fit.geometry.method == "anchors"
+
+
+def trial(method: str, residual: float, unaligned: float, spread: float, unlocated: int = 0) -> Trial:
+    return Trial(method, residual, unaligned, spread, unlocated, 10)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("trials", "method", "words"),
+    [
+        # A round part: turning it removes nothing that a still box has not.
+        ([trial("foreground", 0.04, 0.03, 0.02), trial("rigid", 0.07, 0.08, 0.09)], "none", "nearer to each other"),
+        ([trial("foreground", 0.02, 0.03, 0.005), trial("rigid", 0.02, 0.3, 0.09)], "none", "aligned already"),
+        ([trial("foreground", 0.105, 0.5, 0.2), trial("scaled", 0.10, 0.5, 0.2)], "foreground", "2 methods that apply"),
+        ([trial("foreground", 0.105, 0.5, 0.2, 2), trial("scaled", 0.10, 0.5, 0.2, 1)], "scaled", "1 methods that apply"),
+        ([Trial("foreground", refused="nothing stands out")], "none", "nothing stands out"),
+    ],
+)
+def test_the_rule_of_the_choice(trials: list[Trial], method: str, words: str) -> None:
+    best, reason = _best(trials)
+    assert best == method
+    assert words in reason
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({"images": []}, "no images were given"),
+        ({"images": [np.zeros((60, 80, 3), np.uint8), np.zeros((60, 90, 3), np.uint8)]}, r"2 sizes \(80 x 60 to 90 x 60\)"),
+        ({"images": [np.zeros((60, 80, 3), np.uint8)], "method": "affine"}, "method 'affine' is not known: use one of auto, none"),
+        ({"images": [np.zeros((60, 80, 3), np.uint8)], "method": "anchors"}, "anchors need one or two regions"),
+        ({"images": [np.zeros((60, 800, 3), np.uint8)], "method": "none"}, r"800 x 60 pixels \(13.3:1\), and up to 8:1"),
+        ({"images": [np.zeros((60, 80, 3), np.uint8)], "method": "foreground"}, "parts do not stand out"),
+    ],
+)
+def test_bad_input_is_said_in_a_sentence(arguments: dict[str, object], expected: str) -> None:
+    with pytest.raises(BadInput, match=expected):
+        fit_geometry(**arguments)  # type: ignore[arg-type]
+
+
+def test_normal_images_without_a_pose_are_named() -> None:
+    images = [part.image for part in normal_parts("key")]
+    images[3] = render_part(6, PartOptions(kind="key", mirrored=True, length=LENGTH)).image
+    fit = fit_geometry(images, [f"{index}.png" for index in range(len(images))], method="foreground")
+    assert [name for name, _ in fit.unlocated] == ["3.png"]
+    assert "mirrored" in fit.unlocated[0][1]
+
+
+def test_a_magnified_part_is_said() -> None:
+    fit = fit_geometry([part.image for part in normal_parts("key")], method="foreground", pixels=262144)
+    assert "far fewer than the input's" in fit.reason
+
+
+@pytest.mark.parametrize("method", ["none", "foreground", "rigid_any"])
+def test_a_geometry_is_data(method: str) -> None:
+    images = [render_part(seed, PartOptions(kind="bracket", length=LENGTH, max_shift=0.1)).image for seed in range(8)]
+    geometry = fit_geometry(images, method=method).geometry  # type: ignore[arg-type]
+    again = Geometry.from_state(*unpack(pack(*geometry.state())))
+    assert again.size == geometry.size
+    assert again.expected == geometry.expected
+    assert again.locate(images[0]) == geometry.locate(images[0])
+
+
+def test_the_same_images_and_seed_give_the_same_geometry() -> None:
+    images = [one.image for one in shots(9, turn=5)]
+    first, second = (pack(*fit_geometry(images, seed=4).geometry.state()) for _ in range(2))
+    assert first == second
+
+
+def test_an_image_of_another_size_is_no_pose_without_a_locator_either() -> None:
+    geometry = Geometry("none", SIZE, (224, 288))
+    location = geometry.locate(np.zeros((64, 64, 3), np.uint8))
+    assert isinstance(location, NotLocated)
+    assert "64 x 64 pixels, and the training's were 320 x 240" in location.reason
+
+
+def test_the_contact_sheet_shows_the_mean_first_and_what_was_not_located_in_red() -> None:
+    cuts = [np.full((40, 80, 3), level, np.uint8) for level in (100, 200)]
+    sheet = contact_sheet([cuts[0], None, cuts[1]], columns=2)
+    assert sheet.shape == (2 * 44, 2 * 84, 3)
+    assert sheet[20, 30].tolist() == [150, 150, 150]
+    assert sheet[20, 84 + 30].tolist() == [100, 100, 100]
+    assert sheet[44 + 20, 30].tolist() == [200, 40, 40]
+    assert sheet[44 + 20, 84 + 30].tolist() == [200, 200, 200]
