@@ -27,8 +27,25 @@ class Quantised(NamedTuple):
     shares: Tensor | None = None
 
 
+class CodebookUpdate:
+    """How a codebook follows what it quantises in training: at once, by the rows of this process."""
+
+    def seed_rows(self, z: Tensor) -> Tensor:
+        """Return the vectors f32 (B, N, D) to seed the codes from, given those of this process."""
+        return z
+
+    def move(self, layer: VectorQuantiser, rows: Tensor, ids: Tensor) -> None:
+        """Move the codes of ``layer`` by rows f32 (M, D) and the codes i64 (M,) that they chose."""
+        layer.follow(*layer.tally(rows, ids))
+        if bool((dead := layer.dead()).any()):
+            layer.revive(dead, rows)
+
+
 class VectorQuantiser(nn.Module):
-    """Replace each vector of f32 (B, N, D) by its nearest of K codes; ids are i64 (B, N)."""
+    """Replace each vector of f32 (B, N, D) by its nearest of K codes; ids are i64 (B, N).
+
+    ``update`` says how the codes move in training; distributed training sets its own.
+    """
 
     def __init__(
         self, codes: int, width: int, decay: float = 0.99, eps: float = 1e-5, seed_from_data: bool = False
@@ -37,6 +54,7 @@ class VectorQuantiser(nn.Module):
         self.decay, self.eps, self.seed_from_data = decay, eps, seed_from_data
         # Of the soft choice outside training, in squared distance; 0 takes the nearest code alone.
         self.temperature = 0.0
+        self.update = CodebookUpdate()
         self.register_buffer("codebook", torch.randn(codes, width))
         self.register_buffer("counts", torch.zeros(codes))
         self.register_buffer("sums", torch.zeros(codes, width))
@@ -62,12 +80,12 @@ class VectorQuantiser(nn.Module):
         """Quantise in FP32; in training also move the codes."""
         z = z.float()
         if self.training and not bool(self.seeded):
-            self._seed(z.detach())
+            self._seed(self.update.seed_rows(z.detach()))
         away = self.distances(z.detach())
         ids = away.argmin(dim=-1)
         codes = F.embedding(ids, self.codebook)
         if self.training:
-            self._move(z.detach().flatten(0, 1), ids.flatten())
+            self.update.move(self, z.detach().flatten(0, 1), ids.flatten())
         commitment = (codes.detach() - z).square().mean()
         if self.temperature and not self.training:
             shares = torch.softmax(-away / self.temperature, dim=-1)
@@ -81,11 +99,6 @@ class VectorQuantiser(nn.Module):
         self.sums.copy_(self.codebook)
         self.counts.fill_(1.0)
         self.seeded.fill_(True)
-
-    def _move(self, rows: Tensor, ids: Tensor) -> None:
-        self.follow(*self.tally(rows, ids))
-        if bool((dead := self.dead()).any()):
-            self.revive(dead, rows)
 
     def tally(self, rows: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Return how often each code was chosen, f32 (K,), and the sum of f32 rows (M, D) that chose it, f32 (K, D)."""

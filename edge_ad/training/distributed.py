@@ -16,7 +16,7 @@ import contextlib
 import io
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -28,11 +28,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch import distributed as dist
-from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from edge_ad.errors import BadInput, DeviceFault
-from edge_ad.models.vector_quantiser import VectorQuantiser
+from edge_ad.models.vector_quantiser import CodebookUpdate, VectorQuantiser
 from edge_ad.training.run_folder import RunFolder, choose_folder
 
 GROUP_VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -280,38 +279,57 @@ def _packed(state: dict[str, Any] | None) -> bytes | None:
 Losses = dict[str, Tensor]
 
 
-class SharedDropout(nn.Dropout):
-    """Dropout that draws for the whole batch and keeps its own rows, so that the draws are those of one process."""
+class SharedDropout:
+    """Hooks by which a dropout draws for the whole batch, so that its draws are those of one process.
 
-    group: ProcessGroup
-    shard: Shard
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Drop elements of this process' rows."""
-        if not self.training or self.p == 0.0:
-            return x
-        if len(x) != len(range(*self.shard.rows.indices(self.shard.total))):
-            raise ValueError(f"a batch of {len(x)} rows reached a dropout that expects {self.shard.rows}")
-        ones = torch.ones(self.shard.total, *x.shape[1:], dtype=x.dtype, device=x.device)
-        if x.dim() == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
-            ones = ones.contiguous(memory_format=torch.channels_last)  # the order in which numbers are drawn
-        return x * F.dropout(ones, self.p)[self.shard.rows]
-
-
-class SharedQuantiser(VectorQuantiser):
-    """A codebook that sees what all processes see, so that it moves like one: not at once, but when the step is
-    settled.
+    Before the layer the rows of this process are put into a batch of zeros, behind it they are cut out again.
     """
 
+    def __init__(self, layer: nn.Dropout, shard: Shard) -> None:
+        self._shard = shard
+        self._handles = [layer.register_forward_pre_hook(self._fill), layer.register_forward_hook(self._cut)]
+
+    def remove(self) -> None:
+        """Leave the layer as it was."""
+        for handle in self._handles:
+            handle.remove()
+
+    @staticmethod
+    def _drops(layer: nn.Dropout) -> bool:
+        return layer.training and layer.p > 0.0
+
+    def _fill(self, layer: nn.Dropout, inputs: tuple[Tensor]) -> tuple[Tensor]:
+        (x,) = inputs
+        if not self._drops(layer):
+            return inputs
+        first, last, _ = self._shard.rows.indices(self._shard.total)
+        if len(x) != last - first:
+            raise ValueError(f"a batch of {len(x)} rows reached a dropout that expects {self._shard.rows}")
+        before, behind = x.new_zeros(first, *x.shape[1:]), x.new_zeros(self._shard.total - last, *x.shape[1:])
+        whole = torch.cat([before, x, behind])
+        if x.dim() == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
+            whole = whole.contiguous(memory_format=torch.channels_last)  # the order in which numbers are drawn
+        return (whole,)
+
+    def _cut(self, layer: nn.Dropout, inputs: tuple[Tensor], output: Tensor) -> Tensor:
+        return output[self._shard.rows] if self._drops(layer) else output
+
+
+@dataclass
+class SharedUpdate(CodebookUpdate):
+    """Lets a codebook see what all processes see: it moves like one, not at once, but when the step is settled."""
+
     group: ProcessGroup
     shard: Shard
-    seen: list[tuple[SharedQuantiser, Tensor, Tensor]]
+    seen: list[tuple[VectorQuantiser, Tensor, Tensor]] = field(default_factory=list)
 
-    def _seed(self, z: Tensor) -> None:
-        super()._seed(self.group.gather(z, self.shard))
+    def seed_rows(self, z: Tensor) -> Tensor:
+        """Return the vectors of all processes."""
+        return self.group.gather(z, self.shard)
 
-    def _move(self, rows: Tensor, ids: Tensor) -> None:
-        self.seen.append((self, rows, ids))
+    def move(self, layer: VectorQuantiser, rows: Tensor, ids: Tensor) -> None:
+        """Remember what the layer saw until the step is settled."""
+        self.seen.append((layer, rows, ids))
 
     def whole(self, rows: Tensor) -> Tensor:
         """Return the rows f32 (M, D) of all processes from this one's, in the order of the batch."""
@@ -319,36 +337,32 @@ class SharedQuantiser(VectorQuantiser):
         return self.group.gather(rows.reshape(-1, cells, rows.shape[1]), self.shard).flatten(0, 1)
 
 
-def begin_move(seen: list[tuple[SharedQuantiser, Tensor, Tensor]], losses: Losses, group: ProcessGroup) -> Callable[[], Losses]:
-    """Tell all processes in one message what codebooks have ``seen`` and the ``losses``, while the step goes on.
+def begin_move(update: SharedUpdate, losses: Losses) -> Callable[[], Losses]:
+    """Send all processes in one message what the codebooks saw and the ``losses``, while the step goes on.
 
     What is returned waits for it, moves the codebooks, and gives the mean of each loss over the processes. Every
     message that is waited for at once has all processes wait for the slowest. A share of 0 counts nothing.
     """
+    group, seen = update.group, list(update.seen)
     tallies = [torch.cat([hits[:, None], total], dim=1) for hits, total in (one.tally(*rest) for one, *rest in seen)]
-    rows_count = bool(seen and seen[0][0].shard.share)
     parts = [value.detach().flatten().to(group.device, torch.float32) for value in losses.values()]
-    parts += [tally.flatten() * rows_count for tally in tallies]
+    parts += [tally.flatten() * bool(update.shard.share) for tally in tallies]
     sum_of = group.begin_sum(torch.cat(parts))
 
     def settle() -> Losses:
-        message = torch.split(sum_of(), [part.numel() for part in parts])
-        _move(seen, message[len(losses) :])
-        means = zip(losses.items(), message, strict=False)
+        sums = torch.split(sum_of(), [part.numel() for part in parts])
+        for (layer, rows, _), part in zip(seen, sums[len(losses) :], strict=True):
+            _move(update, layer, rows, part.view(len(layer.codebook), -1))
+        means = zip(losses.items(), sums, strict=False)
         return {name: total.view_as(value) / group.size for (name, value), total in means}
 
     return settle
 
 
-def _move(seen: list[tuple[SharedQuantiser, Tensor, Tensor]], messages: Sequence[Tensor]) -> None:
-    for (layer, rows, _), part in zip(seen, messages, strict=True):
-        both = part.view(len(layer.codebook), -1)
-        layer.follow(both[:, 0], both[:, 1:])
-        if bool((dead := layer.dead()).any()):
-            layer.revive(dead, layer.whole(rows))
-
-
-_SHARED: dict[type[nn.Module], type[nn.Module]] = {nn.Dropout: SharedDropout, VectorQuantiser: SharedQuantiser}
+def _move(update: SharedUpdate, layer: VectorQuantiser, rows: Tensor, tally: Tensor) -> None:
+    layer.follow(tally[:, 0], tally[:, 1:])
+    if bool((dead := layer.dead()).any()):
+        layer.revive(dead, update.whole(rows))
 
 
 class _OwnShare(nn.Module):
@@ -356,14 +370,14 @@ class _OwnShare(nn.Module):
 
     def __init__(self, module: nn.Module, learn: Callable[[Any], Losses], group: ProcessGroup, shard: Shard) -> None:
         super().__init__()
-        self.module, self.learn, self.group = module, learn, group
+        self.module, self.learn = module, learn
         self.weight = shard.share * group.size
-        self.seen: list[tuple[SharedQuantiser, Tensor, Tensor]] = []
+        self.update = SharedUpdate(group, shard)
 
     def forward(self, batch: Any) -> Losses:
-        self.seen.clear()  # of the step before
+        self.update.seen.clear()  # of the step before
         losses = {name: value * self.weight for name, value in self.learn(batch).items()}
-        self.move_means = begin_move(self.seen, losses, self.group)
+        self.move_means = begin_move(self.update, losses)
         return losses
 
     def settle(self, losses: Losses) -> Losses:
@@ -384,13 +398,12 @@ def shared(recipe: Any, group: ProcessGroup) -> Iterator[Step]:
         yield Step(recipe.learn, lambda losses: losses)
         return
     shard = group.shard(recipe.schedule.batch)
-    changed = [(layer, type(layer)) for layer in recipe.module.modules() if type(layer) in _SHARED]
     own = _OwnShare(recipe.module, recipe.learn, group, shard)
-    for layer, kind in changed:
-        layer.__class__ = _SHARED[kind]
-        layer.group, layer.shard = group, shard
-        if isinstance(layer, SharedQuantiser):
-            layer.seen = own.seen
+    layers = list(recipe.module.modules())
+    quantisers = [layer for layer in layers if isinstance(layer, VectorQuantiser)]
+    dropouts = [SharedDropout(layer, shard) for layer in layers if isinstance(layer, nn.Dropout)]
+    for layer in quantisers:
+        layer.update = own.update
     try:
         with warnings.catch_warnings():
             # The name of 2.13 for what all versions allowed here know as broadcast_buffers.
@@ -398,8 +411,7 @@ def shared(recipe: Any, group: ProcessGroup) -> Iterator[Step]:
             learn = DistributedDataParallel(own, broadcast_buffers=False, gradient_as_bucket_view=True)
         yield Step(learn, own.settle)
     finally:
-        for layer, kind in changed:
-            if isinstance(layer, SharedQuantiser):
-                del layer.seen
-            layer.__class__ = kind
-            del layer.group, layer.shard
+        for layer in quantisers:
+            layer.update = CodebookUpdate()
+        for dropout in dropouts:
+            dropout.remove()

@@ -21,7 +21,7 @@ Shift = Callable[[NDArray[Any], NDArray[Any]], None]
 
 
 def draw(seed: int, shift: Shift) -> tuple[NDArray[Any], NDArray[Any], list[str]]:
-    """Standard normal normal images, and anomalies that ``shift`` moves by their kind 0..4."""
+    """Standard normal scores, and anomalies that ``shift`` moves by their kind 0..4."""
     random = np.random.default_rng(seed)
     goods, anomalies = random.normal(size=(GOODS, 5)), random.normal(size=(ANOMALIES, 5))
     kinds = np.arange(ANOMALIES) % KINDS

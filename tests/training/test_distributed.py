@@ -24,7 +24,7 @@ from edge_ad.training.distributed import (
     ProcessGroup,
     Shard,
     SharedDropout,
-    SharedQuantiser,
+    SharedUpdate,
     begin_move,
     join,
     shared,
@@ -43,7 +43,7 @@ from edge_ad.utils.supervision import leave
 from edge_ad.training import loop
 from tests.fixtures.tiny_presets import TINY, known
 
-normal images, out, stage, number = sys.argv[1:]
+goods, out, stage, number = sys.argv[1:]
 loop.CHECKPOINT_SECONDS = 0.0
 step = loop._Runner._step
 
@@ -54,7 +54,7 @@ def watched(self):
 
 loop._Runner._step = watched
 with known(TINY):
-    leave(main(["train", normal images, "--preset", "tiny", "--out", out, "--json", out + "/facts.json"]))
+    leave(main(["train", goods, "--preset", "tiny", "--out", out, "--json", out + "/facts.json"]))
 """
 
 
@@ -151,14 +151,27 @@ def test_dropout_of_the_shards_is_that_of_the_batch(last: bool) -> None:
     expected = nn.Dropout(0.3)(x)
     parts = []
     for rank in range(3):
-        layer = SharedDropout(0.3)
-        layer.group, layer.shard = ProcessGroup(rank, 3), Shard(5, rank, 3)
+        layer, shard = nn.Dropout(0.3), Shard(5, rank, 3)
+        hooks = SharedDropout(layer, shard)
         torch.manual_seed(1)
-        parts.append(layer(x[layer.shard.rows]))
+        parts.append(layer(x[shard.rows]))
         assert layer.eval()(x) is x
     assert torch.equal(torch.cat(parts), expected)
     with pytest.raises(ValueError, match="a batch of 5 rows"):
         layer.train()(x)
+    hooks.remove()
+    assert layer(x).shape == x.shape
+
+
+def test_gradients_pass_through_a_shared_dropout_only_where_it_did_not_drop() -> None:
+    layer, shard = nn.Dropout(0.5), Shard(5, 1, 3)
+    SharedDropout(layer, shard)
+    x = torch.ones(2, 50, requires_grad=True)
+    out = layer(x)
+    out.sum().backward()
+    assert x.grad is not None
+    assert set(x.grad.unique().tolist()) == {0.0, 2.0}
+    assert torch.equal(x.grad, out.detach())
 
 
 class Whole(ProcessGroup):
@@ -177,16 +190,16 @@ class Whole(ProcessGroup):
 
 @pytest.mark.parametrize("dead", [False, True], ids=["all alive", "two dead"])
 def test_a_codebook_moves_by_what_all_processes_see(dead: bool) -> None:
-    def layer_of(kind: type[VectorQuantiser]) -> VectorQuantiser:
+    def make_layer() -> VectorQuantiser:
         torch.manual_seed(0)
-        layer = kind(8, 4, seed_from_data=True)
+        layer = VectorQuantiser(8, 4, seed_from_data=True)
         if dead:
             layer.seeded.fill_(True)
             layer.counts[2:4] = 0.001
             layer.codebook[2:4] = 1e3  # nothing is near
         return layer
 
-    alone = layer_of(VectorQuantiser)
+    alone = make_layer()
     torch.manual_seed(0)
     z = torch.randn(6, 5, 4)
     torch.manual_seed(2)
@@ -196,18 +209,16 @@ def test_a_codebook_moves_by_what_all_processes_see(dead: bool) -> None:
     for row, code in zip(z.flatten(0, 1), ids.flatten(), strict=True):
         told[code] += torch.cat([torch.ones(1), row])
     for rank in range(2):
-        layer = layer_of(SharedQuantiser)
-        assert isinstance(layer, SharedQuantiser)
-        group, layer.seen = Whole(rank, 2), []
+        layer, group, shard = make_layer(), Whole(rank, 2), Shard(6, rank, 2)
         object.__setattr__(group, "rows", z)
         object.__setattr__(group, "told", torch.cat([torch.tensor([3.0]), told.flatten()]))
-        layer.group, layer.shard = group, Shard(6, rank, 2)
+        layer.update = SharedUpdate(group, shard)
         torch.manual_seed(2)
-        found = layer(z[layer.shard.rows])
-        assert torch.equal(found.ids, ids[layer.shard.rows])
-        assert len(layer.seen) == 1
+        result = layer(z[shard.rows])
+        assert torch.equal(result.ids, ids[shard.rows])
+        assert len(layer.update.seen) == 1
         before = layer.codebook.clone()
-        settle = begin_move(layer.seen, {"loss": torch.tensor(1.0)}, group)
+        settle = begin_move(layer.update, {"loss": torch.tensor(1.0)})
         assert torch.equal(layer.codebook, before)
         assert settle() == {"loss": torch.tensor(1.5)}  # the mean of two
         for name, value in alone.state_dict().items():
@@ -223,10 +234,10 @@ def test_a_process_without_rows_tells_nothing() -> None:
             return lambda: own
 
     for rank, share in ((0, 1.0), (1, 0.0)):
-        layer, group = SharedQuantiser(8, 4), Listening(rank, 2)
-        layer.group, layer.shard, layer.seen = group, Shard(1, rank, 2), []
+        layer, group = VectorQuantiser(8, 4), Listening(rank, 2)
+        layer.update = SharedUpdate(group, Shard(1, rank, 2))
         layer(torch.randn(1, 5, 4))
-        begin_move(layer.seen, {}, group)()
+        begin_move(layer.update, {})()
         assert told[rank].view(8, 5)[:, 0].sum() == 5 * share
 
 
