@@ -45,7 +45,7 @@ body {{ font: 14px sans-serif; margin: 1.5em; }}
 figure {{ display: inline-block; margin: 4px; vertical-align: top; width: 124px; }}
 figcaption {{ font-size: 11px; overflow-wrap: anywhere; }}
 </style></head><body><h1>{title}</h1>
-<p>{facts}</p>{kept}
+<p>{facts}</p>{saved}
 <h2>Skipped</h2>{skipped}</body></html>
 """
 

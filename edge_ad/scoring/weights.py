@@ -108,7 +108,7 @@ class Trial:
 
 
 def _check_shapes(normal: Float, anomalies: Float, kinds: Sequence[str]) -> None:
-    for name, z in (("goods", normal), ("anomalies", anomalies)):
+    for name, z in (("normal images", normal), ("anomalies", anomalies)):
         if z.ndim != 2 or z.shape[1] != len(BRANCHES):
             raise BadInput(f"z of {name} must have shape [N, {len(BRANCHES)}], but has {list(z.shape)}")
     if not len(normal):

@@ -178,7 +178,7 @@ def test_a_source_that_ends_too_early_is_told_and_what_it_gave_is_kept(
     assert main(["capture", "--camera", camera, "--out", "goods", "--count", "10"]) == 2
     stdout, stderr = capsys.readouterr()
     assert "5 of 10 images" in stdout
-    assert "ended when normal images held 5 of 10 images" in stderr
+    assert "ended when goods held 5 of 10 images" in stderr
     assert "--count 5" in stderr
     assert len(list_images(Path("goods"))) == 5
 

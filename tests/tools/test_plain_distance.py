@@ -107,4 +107,4 @@ def test_a_set_without_anomalies_is_told(
         shutil.copytree(root / part, tmp_path / "goods" / part)
     monkeypatch.setattr(sys, "argv", ["plain_distance.py", str(bundle), str(tmp_path / "goods")])
     assert tool.main() == 2
-    assert "normal images needs train/good, test/good and a folder of anomalies" in capsys.readouterr().err
+    assert "goods needs train/good, test/good and a folder of anomalies" in capsys.readouterr().err
