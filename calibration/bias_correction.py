@@ -20,7 +20,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from calibration.cross_layer_equalization import equalize_across_layers
 from calibration.graph_view import GraphView
-from calibration.pictures import read_bytes
+from calibration.image_input import read_bytes
 from calibration.placement import Operator, place
 from calibration.quantise import greatest_weight, output_key, quantise_view
 from calibration.ranges import Ranges

@@ -167,7 +167,7 @@ def _runs_on_cpu(view: GraphView, item: Operator, stems: bool) -> bool:
     """Whether ONNX Runtime has a fast 8-bit kernel: none for ConvTranspose, nor without a constant bias.
 
     A convolution of very few channels, such as the first one on an image, is faster in FP32, unless ``stems`` or a
-    image in bytes says otherwise (see ``calibration.pictures``).
+    image in bytes says otherwise (see ``calibration.image_input``).
     """
     if item.kind == "ConvTranspose" or (item.bias and item.bias not in view.weights):
         return False

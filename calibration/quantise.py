@@ -1,28 +1,25 @@
-"""An FP32 graph and its ranges become an explicit Q/DQ graph, in the dialect of TensorRT or of ONNX Runtime on a CPU.
-
-Rewrites that ONNX Runtime's CPU kernels thank for; the numbers stay the same.
-
-Scale and zero point of a tensor of 8-bit numbers.
-"""
+"""An FP32 graph and its ranges become an explicit Q/DQ graph, for TensorRT or for ONNX Runtime on a CPU."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
-from onnx import NodeProto, helper, numpy_helper
+from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from calibration import cpu, weights
 from calibration.column_packing import pack_columns
 from calibration.cross_layer_equalization import equalize_across_layers
 from calibration.fp16 import to_fp16
 from calibration.graph_view import GraphView, Writer, all_names, attribute, drop_unused, free_name, replace_nodes
-from calibration.pictures import read_bytes
+from calibration.image_input import read_bytes
 from calibration.placement import FEW_CHANNELS, Operator, dequantised, place
 from calibration.ranges import Ranges, TensorRange, graph_hash
+from calibration.session import open_session
 from calibration.weights import for_pictures
 
 
@@ -358,3 +355,51 @@ class _Quantiser:
 
     def _node(self, kind: str, inputs: list[str], output: str, **options: Any) -> NodeProto:
         return helper.make_node(kind, inputs, [output], name=self._new.free(f"{output}/{kind}"), **options)
+
+
+def relative_errors(
+    reference: bytes, variant: bytes, feeds: Iterable[Mapping[str, NDArray[Any]]], threads: int | None = None
+) -> dict[str, float]:
+    """Return by output the greatest difference over all ``feeds``, as a share of the greatest magnitude in FP32.
+
+    An output that is not finite gives infinity. Raises ImportError without onnxruntime, ValueError without feeds.
+    """
+    sessions = [open_session(exact_quantisers(model), threads) for model in (reference, variant)]
+    names = [node.name for node in sessions[0].get_outputs()]
+    errors, sizes = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
+    seen = False
+    for feed in feeds:
+        seen = True
+        exact, result = (session.run(names, dict(feed)) for session in sessions)
+        for name, a, b in zip(names, exact, result, strict=True):
+            difference = np.abs(np.asarray(a, np.float64) - np.asarray(b, np.float64))
+            worst = float(difference.max()) if difference.size else 0.0
+            errors[name] = max(errors[name], worst if np.isfinite(difference).all() else np.inf)
+            sizes[name] = max(sizes[name], float(np.abs(np.asarray(a, np.float64)).max()) if a.size else 0.0)
+    if not seen:
+        raise ValueError("verifying needs at least one set of inputs")
+    return {name: errors[name] / max(sizes[name], 1e-12) for name in names}
+
+
+def exact_quantisers(model: bytes) -> bytes:
+    """Return ``model`` with a QuantizeLinear that reads FP16 reading FP32 copies of it and of its scale instead.
+
+    By definition it rounds to the nearest step, and on FP16 onnxruntime before 1.30 cuts off, on a CPU; every FP16
+    value is also one of FP32, so the copies change nothing else. Ours.
+    """
+    loaded = onnx.load_model_from_string(model)
+    scales = {tensor.name: tensor for tensor in loaded.graph.initializer if tensor.data_type == TensorProto.FLOAT16}
+    taken = all_names(loaded.graph)
+    nodes: list[NodeProto] = []
+    for node in loaded.graph.node:
+        if node.op_type == "QuantizeLinear" and node.input[1] in scales:
+            copy, scale = (free_name(f"{node.output[0]}/fp32{part}", taken) for part in ("", "/scale"))
+            array = numpy_helper.to_array(scales[node.input[1]]).astype(np.float32)
+            loaded.graph.initializer.append(numpy_helper.from_array(array, scale))
+            nodes.append(helper.make_node("Cast", [node.input[0]], [copy], to=TensorProto.FLOAT))
+            node.input[:] = [copy, scale, *node.input[2:]]
+        nodes.append(node)
+    if len(nodes) == len(loaded.graph.node):
+        return model
+    replace_nodes(loaded.graph, nodes)
+    return bytes(loaded.SerializeToString())

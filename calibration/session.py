@@ -1,4 +1,4 @@
-"""Run a graph on the CPU.
+"""Open and run a graph on the CPU; importing this module loads nothing heavy.
 
 A graph for TensorRT is computed as it is written: numbers are rounded to 8 bits where it has Q and DQ, and products are
 summed in FP32. ONNX Runtime would fuse them into kernels of 8 bits, whose sums saturate at 16 bits on x86 processors
@@ -14,7 +14,21 @@ from typing import Any
 import onnx
 from onnx import ModelProto, TensorProto
 
-from calibration.loading import load_session
+
+def load_session(runtime: Any, data: bytes, options: Any) -> Any:
+    """Return a session on the CPU, fully optimised, or without the change of layout where that leads to no kernel.
+
+    On 64-bit ARM onnxruntime (1.23.2 and 1.31.1) moves FP16 pooling to NHWC, where AveragePool has no kernel, and says
+    so only then. The level below leaves the layout alone. Asking for it first would slow down every other graph.
+    """
+    try:
+        return runtime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime raises plain Exception subclasses of its own
+        if type(error).__name__ != "NotImplemented":
+            raise
+    options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    return runtime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+
 
 _AS_WRITTEN = ("session.disable_quant_qdq", "1")
 

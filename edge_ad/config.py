@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from edge_ad.errors import BadInput
 from edge_ad.utils.files import open_regular
-from edge_ad.utils.redaction import redact
+from edge_ad.utils.text import redact
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -1,8 +1,7 @@
 """The .edgead file, the only door between training and the edge: graphs, statistics and proof, every member hashed."""
 
-from edge_ad.bundle.child import child_path
 from edge_ad.bundle.contents import SCHEMA, BundleContents, Golden, Quantisation
-from edge_ad.bundle.file import SUFFIX, Bundle, open_bundle, write_bundle
+from edge_ad.bundle.file import SUFFIX, Bundle, child_path, open_bundle, write_bundle
 from edge_ad.bundle.graphs import GRAPHS
 
 __all__ = [

@@ -1,8 +1,7 @@
 """Open, verify and write a bundle file.
 
-What a graph of a bundle may not do: run for as long as it likes.
-
-ONNX is a protocol buffer; only operators are read, tensors are passed over, so that nothing needs the package ``onnx``.
+Operators of a graph are read from its protocol buffer and tensors are passed over, so that nothing needs the package
+``onnx``, and no graph can run for as long as it likes.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timezone
 from functools import cached_property
+from itertools import count
 from pathlib import Path
 from typing import IO, Any
 
@@ -45,7 +45,7 @@ from edge_ad.bundle.safe_zip import (
 )
 from edge_ad.errors import BadInput
 from edge_ad.scoring import Array, Statistics, Thresholds
-from edge_ad.utils.files import atomic_write, open_regular, sha256_bytes
+from edge_ad.utils.files import atomic_write, open_regular, require_writable, sha256_bytes
 
 _GRAPH, _FUNCTION = 7, 25  # of a model
 _NODE, _FUNCTION_NODE = 1, 7  # of a graph, of a function
@@ -351,3 +351,23 @@ def _quantisation(parts: Mapping[str, bytes], path: Path) -> Quantisation | None
         raise BadInput(f"{path}: proof.npz must hold 'images', but holds {', '.join(sorted(arrays)) or 'nothing'}")
     ranges, plan = (load_json(parts[name], f"{path}: {name}") for name in ("ranges.json", "plan.json"))
     return Quantisation(ranges, plan, arrays["images"])
+
+
+def child_path(parent: Bundle, out: Path | None, word: str, verb: str) -> Path:
+    """Return the file to write, never the parent itself: ``out``, or a free ``<name>-<word>-<number>`` in a folder.
+
+    The folder is ``out`` or that of the parent. BadInput, with the ``verb`` of the command, for a file that no command
+    would find and for the parent.
+    """
+    if out is None or out.is_dir():
+        folder = parent.path.parent if out is None else out
+        names = (folder / f"{parent.name}-{word}-{number}{SUFFIX}" for number in count(1))
+        result = next(path for path in names if not path.exists())
+        require_writable(result)
+        return result
+    if out.suffix != SUFFIX:
+        raise BadInput(f"{out} must end in {SUFFIX}, because that is how the other commands find a bundle; rename it")
+    if out.exists() and out.samefile(parent.path):
+        raise BadInput(f"{out} is the bundle to {verb}, and a parent is never overwritten; give another --out")
+    require_writable(out)
+    return out

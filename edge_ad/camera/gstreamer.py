@@ -28,7 +28,7 @@ from edge_ad.camera.driver import Driver, Failure, Grab, RawFrame
 from edge_ad.camera.frames import Image
 from edge_ad.camera.settings import CameraSettings
 from edge_ad.errors import BadInput, DeviceFault
-from edge_ad.utils.redaction import redact_values, split_credentials
+from edge_ad.utils.text import redact_values, split_credentials
 
 LAUNCHER = "gst-launch-1.0"
 _CHILD = Path(__file__).with_name("gst_child.py")

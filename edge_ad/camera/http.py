@@ -17,7 +17,7 @@ from edge_ad.camera.driver import Failure, Grab, RawFrame
 from edge_ad.camera.settings import CameraSettings
 from edge_ad.data.images import HeaderError, decode_jpeg
 from edge_ad.errors import DeviceFault
-from edge_ad.utils.redaction import split_credentials
+from edge_ad.utils.text import split_credentials
 
 TIMEOUT_S = 2.0
 MAX_IMAGE_BYTES = 64 << 20

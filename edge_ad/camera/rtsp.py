@@ -20,7 +20,7 @@ from edge_ad.camera.opencv import (
 )
 from edge_ad.camera.settings import CameraSettings
 from edge_ad.errors import BadInput, DeviceFault
-from edge_ad.utils.redaction import join_credentials, redact, split_credentials
+from edge_ad.utils.text import join_credentials, redact, split_credentials
 
 import cv2  # isort: skip  (after edge_ad.camera.opencv, which sets what OpenCV reads once)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from edge_ad.errors import BadInput
-from edge_ad.utils.redaction import redact, split_credentials
+from edge_ad.utils.text import redact, split_credentials
 
 __all__ = [
     "ALLOWED",

@@ -30,11 +30,11 @@ def command(
     from edge_ad.errors import require
 
     require("cv2", extra="cpu", needed_by="edge-ad demo")
-    from edge_ad.demo.workspace import FULL, QUICK
+    from edge_ad.demo.run import FULL, QUICK
 
     plan = QUICK if quick else FULL
     if data_only is not None:
-        from edge_ad.demo.workspace import write_data
+        from edge_ad.demo.run import write_data
 
         typer.echo(f"wrote {write_data(data_only, plan, seed, _progress('trays'))}")
         return

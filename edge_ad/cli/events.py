@@ -126,7 +126,7 @@ def _rebuild(path: Path, record: RecordTable) -> None:
     import sqlite3
 
     from edge_ad.errors import DeviceFault
-    from edge_ad.store.rebuild import remake
+    from edge_ad.store.recovery import remake
     from edge_ad.store.retention import evidence_folder
 
     try:

@@ -58,7 +58,7 @@ def _check_bundle(bundle: Path | None) -> None:
     """Point at --camera where the argument is what a camera shows, not what judges it."""
     from edge_ad.data.images import SUFFIXES
     from edge_ad.errors import BadInput
-    from edge_ad.utils.redaction import redact
+    from edge_ad.utils.text import redact
 
     if bundle is None or bundle.suffix == ".edgead":
         return

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration.loading import load_session
+from calibration.session import load_session
 from edge_ad.engines.protocol import Engine, Tensor, TensorSpec
 from edge_ad.errors import BadInput, DeviceFault, require
 from edge_ad.utils.board import machine

@@ -29,9 +29,9 @@ from edge_ad.inspection.recorder import safe_name
 from edge_ad.inspection.view import View
 from edge_ad.store import Store, StoredImage
 from edge_ad.store.journal import day_of, event_line
-from edge_ad.store.jpeg import with_comment
 from edge_ad.store.maintenance import yield_to_others
 from edge_ad.store.retention import GB, evidence_folder
+from edge_ad.store.rows import with_comment
 from edge_ad.utils.files import atomic_write
 from edge_ad.utils.supervision import SupervisedThread, ThreadFaults, tell
 

@@ -46,8 +46,8 @@ from edge_ad.inspection.settings import check_settings, conditions_of, lag_s
 from edge_ad.inspection.summary import Summary, summarise
 from edge_ad.inspection.view import view_of
 from edge_ad.inspection.watchdog import Notifier, ThreadWatch, Watchdog
-from edge_ad.utils.redaction import redact
 from edge_ad.utils.supervision import ThreadFaults, tell
+from edge_ad.utils.text import redact
 
 DRAIN_S = 2.0
 

@@ -26,8 +26,7 @@ from typing import IO, Literal, Protocol
 from edge_ad.errors import BadInput
 from edge_ad.inspection.part_tracking import Calls
 from edge_ad.outputs.mqtt import PORTS, parse_broker
-from edge_ad.utils.redaction import redact_uri
-from edge_ad.utils.text import part_id
+from edge_ad.utils.text import part_id, redact_uri
 
 KEEP_ALIVE_S = 5
 RETRY_S = (1, 5)

@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 
 from edge_ad.errors import BadInput
 from edge_ad.outputs.signals import ChannelHealth, OnRequest, OutputSignals
-from edge_ad.utils.redaction import redact_uri
+from edge_ad.utils.text import redact_uri
 
 
 def settings_of(query: str) -> dict[str, str]:

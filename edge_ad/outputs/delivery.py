@@ -10,7 +10,7 @@ from typing import Protocol, runtime_checkable
 
 from edge_ad.errors import BadInput
 from edge_ad.outputs.channels import ALLOWED, FAST
-from edge_ad.utils.redaction import redact_uri
+from edge_ad.utils.text import redact_uri
 
 GROUP = "edge_ad.outputs"
 BUILT_IN = {

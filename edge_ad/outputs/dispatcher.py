@@ -21,8 +21,8 @@ from edge_ad.outputs.delivery import NotNow, Output, Pipelined, Refused
 from edge_ad.outputs.states import ChannelState
 from edge_ad.store.outbox import Backlog, DeliveryStats, Outbox, QueuedMessage, standings
 from edge_ad.utils.backoff import Backoff
-from edge_ad.utils.redaction import redact
 from edge_ad.utils.supervision import SupervisedThread, ThreadFaults, tell
+from edge_ad.utils.text import redact
 
 BATCH = 50
 FIRST_PAUSE_S = 0.5

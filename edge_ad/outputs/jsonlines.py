@@ -11,7 +11,7 @@ from pathlib import Path
 
 from edge_ad.errors import BadInput
 from edge_ad.utils.files import is_at
-from edge_ad.utils.redaction import redact_uri
+from edge_ad.utils.text import redact_uri
 
 
 class JsonLines:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from edge_ad.errors import BadInput, require
 from edge_ad.outputs.channels import bracketed, first_missing, settings_of
-from edge_ad.utils.redaction import redact_uri
+from edge_ad.utils.text import redact_uri
 
 if TYPE_CHECKING:
     from paho.mqtt.client import Client

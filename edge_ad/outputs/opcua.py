@@ -17,8 +17,8 @@ from typing import Any
 from edge_ad.errors import BadInput, require
 from edge_ad.events import VERDICTS
 from edge_ad.outputs.channels import bracketed, check_port, first_missing, settings_of
-from edge_ad.utils.redaction import redact_uri
 from edge_ad.utils.supervision import SupervisedThread
+from edge_ad.utils.text import redact_uri
 
 NAMESPACE = "urn:edge-ad:inspection"
 WRITTEN = "opcua://ADDRESS:4840 or opcua://ADDRESS:4840?cert=FILE&key=FILE"

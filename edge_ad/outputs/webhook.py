@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import edge_ad
 from edge_ad.errors import BadInput
 from edge_ad.outputs.delivery import NotNow, Refused
-from edge_ad.utils.redaction import HIDDEN, redact_uri
+from edge_ad.utils.text import HIDDEN, redact_uri
 
 TOKEN = "EDGE_AD_WEBHOOK_TOKEN"
 TIMEOUT_S = 10.0

@@ -11,8 +11,7 @@ from pathlib import Path
 
 from edge_ad.config import RecordTable
 from edge_ad.errors import EdgeAdError
-from edge_ad.store.rebuild import Rebuilt, image_days, insert_day, rebuild
-from edge_ad.store.recovery import metadata
+from edge_ad.store.recovery import Rebuilt, image_days, insert_day, metadata, rebuild
 from edge_ad.store.retention import steady_s, sweep
 from edge_ad.store.schema import connect
 from edge_ad.utils.supervision import SupervisedThread, ThreadFaults, tell

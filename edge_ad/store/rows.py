@@ -1,4 +1,4 @@
-"""An event and its images as rows of the index."""
+"""An event and its images as rows of the index, and as text inside a JPEG file (ISO/IEC 10918-1, comment segment)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from edge_ad.errors import BadInput
 from edge_ad.events import DIGITS, FIELDS, Event, Mark
 
 COLUMNS = FIELDS
@@ -51,3 +52,33 @@ def fields_of(row: tuple[Any, ...]) -> dict[str, Any]:
     """Return the fields of an event from the values of COLUMNS."""
     values = dict(zip(COLUMNS, row, strict=True))
     return {**values, "z": json.loads(values["z"])}
+
+
+MAX_LENGTH = 65_533  # bytes: the length of a segment has 16 bits and counts itself
+
+_START, _COMMENT, _SCAN = b"\xff\xd8", 0xFE, 0xDA
+
+
+def with_comment(jpeg: bytes, text: str) -> bytes:
+    """Return the JPEG file with ``text`` as its first segment; BadInput for no JPEG or more than 65,533 bytes of UTF-8.
+    """
+    data = text.encode()
+    if not jpeg.startswith(_START) or len(data) > MAX_LENGTH:
+        raise BadInput(f"a comment of {len(data)} bytes needs a JPEG file and at most {MAX_LENGTH} bytes")
+    return _START + bytes((0xFF, _COMMENT)) + (len(data) + 2).to_bytes(2, "big") + data + jpeg[2:]
+
+
+def comment_of(jpeg: bytes) -> str | None:
+    """Return the first comment before the image itself; None without one, and for a damaged or cut off beginning."""
+    offset = 2 if jpeg.startswith(_START) else len(jpeg)
+    while offset + 4 <= len(jpeg) and jpeg[offset] == 0xFF and jpeg[offset + 1] != _SCAN:
+        length = int.from_bytes(jpeg[offset + 2 : offset + 4], "big")
+        if length < 2 or offset + 2 + length > len(jpeg):
+            return None
+        if jpeg[offset + 1] == _COMMENT:
+            try:
+                return jpeg[offset + 4 : offset + 2 + length].decode()
+            except UnicodeDecodeError:
+                return None
+        offset += 2 + length
+    return None

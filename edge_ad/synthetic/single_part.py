@@ -14,8 +14,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_ad.synthetic.drawing import Canvas, Pen, Points, Rgb, circle, moved, shaded, turned
-from edge_ad.synthetic.render import sensor_noise
+from edge_ad.synthetic.parts import Canvas, Pen, Points, Rgb, circle, moved, shaded, turned
+from edge_ad.synthetic.tray import sensor_noise
 
 Kind: TypeAlias = Literal["bracket", "key", "plate", "lever"]
 KINDS: tuple[Kind, ...] = ("bracket", "key", "plate", "lever")

@@ -1,24 +1,195 @@
-"""All checks, in the order in which they are told.
-
-The check of the cameras: which there are, under a name that survives a restart.
-
-The check of the clock: whether the times in the records can be trusted.
-
-Checks of free memory and free disk.
-"""
+"""All checks of `edge-ad doctor` in their order, with those of cameras, clock, memory, disk and installed software."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Callable
 
 from edge_ad.engines.tensorrt.build import MIN_FREE
-from edge_ad.system.board import board, release
+from edge_ad.engines.tensorrt.versions import LOWEST
+from edge_ad.system.board import board, clocks, has_gpu, power_mode, release, temperatures, throttling
 from edge_ad.system.findings import UNWELL, Finding
-from edge_ad.system.machine import Machine
-from edge_ad.system.power import clocks, power_mode, temperatures, throttling
-from edge_ad.system.software import cuda, onnxruntime, opencv, pycuda, python, tensorrt
+from edge_ad.system.machine import UPGRADE, Machine, Package, jetpack
+from edge_ad.utils.board import is_jetson
+
+_NOT_ASKED = Package(None, "it was not asked")
+
+
+def python(machine: Machine) -> Finding:
+    """Tell the Python; JetPack's bindings of TensorRT are made for one version only."""
+    message = _dotted(machine.python)
+    result = jetpack(machine)
+    if result is not None and result.supported and machine.python != result.python:
+        wanted = _dotted(result.python)
+        return Finding(
+            "python",
+            "fail",
+            f"{message}, but the TensorRT of JetPack {result.name} is made for Python {wanted}",
+            f"make the environment again: python{wanted} -m venv --system-site-packages .venv",
+        )
+    if not (3, 10) <= machine.python < (3, 14):
+        return Finding("python", "fail", f"{message}, but 3.10 to 3.13 are supported", "install one of these versions")
+    return Finding("python", "ok", message)
+
+
+def cuda(machine: Machine) -> Finding:
+    """Tell the CUDA toolkit under ``usr/local/cuda``; pycuda is compiled with it."""
+    if not has_gpu(machine):
+        return Finding("cuda", "ok", "none, and none needed: no NVIDIA GPU")
+    version = _toolkit(machine)
+    expected = jetpack(machine)
+    if version is None and machine.packages.get("pycuda", _NOT_ASKED).version is not None:
+        return Finding("cuda", "ok", "no toolkit in /usr/local/cuda, but pycuda is compiled already")
+    if version is None:
+        advice = "sudo apt-get install nvidia-jetpack" if is_jetson(machine.root) else "install the CUDA toolkit"
+        return Finding("cuda", "fail" if is_jetson(machine.root) else "warn", "no toolkit in /usr/local/cuda", advice)
+    if expected is not None and expected.known and _pair(version)[:1] != expected.cuda[:1]:
+        return Finding(
+            "cuda",
+            "warn",
+            f"{version}, but JetPack {expected.name} comes with {_dotted(expected.cuda)}",
+            "let /usr/local/cuda lead to JetPack's own toolkit: sudo update-alternatives --config cuda",
+        )
+    return Finding("cuda", "ok", version)
+
+
+def tensorrt(machine: Machine) -> Finding:
+    """Tell the TensorRT that this Python sees, and the one that apt installed."""
+    package = machine.packages.get("tensorrt", _NOT_ASKED)
+    system = _debian_version(machine, "libnvinfer10") or _debian_version(machine, "libnvinfer8")
+    if package.version is None:
+        return _no_tensorrt(machine, package, system)
+    if _pair(package.version) < LOWEST:
+        return Finding(
+            "tensorrt", "fail", f"{package.version} is too old", UPGRADE if is_jetson(machine.root) else _GPU
+        )
+    if is_jetson(machine.root) and system and _pair(system)[0] != _pair(package.version)[0]:
+        return Finding(
+            "tensorrt",
+            "fail",
+            f"Python sees {package.version}, but JetPack installed {system}",
+            "pip uninstall tensorrt tensorrt-cu12 tensorrt-cu13: the one of PyPI is not made for this JetPack",
+        )
+    return Finding("tensorrt", "ok", package.version)
+
+
+_GPU = "pip install 'edge-ad[gpu]' for TensorRT engines; without it ONNX Runtime judges on the CPU"
+
+
+def _no_tensorrt(machine: Machine, package: Package, system: str | None) -> Finding:
+    if not is_jetson(machine.root):
+        if not has_gpu(machine):
+            return Finding("tensorrt", "ok", "none, and none needed: no NVIDIA GPU, ONNX Runtime judges on the CPU")
+        return Finding("tensorrt", "warn", _why(package), _GPU)
+    if system and _pair(system) < LOWEST:
+        return Finding("tensorrt", "fail", f"{system} is too old", UPGRADE)
+    if system is None:
+        return Finding("tensorrt", "fail", "not installed", "sudo apt-get install nvidia-jetpack")
+    if not package.absent:
+        return Finding(
+            "tensorrt",
+            "fail",
+            f"{system} is installed, but its import fails: {package.error}",
+            "sudo apt-get install --reinstall python3-libnvinfer libnvinfer10",
+        )
+    return Finding(
+        "tensorrt",
+        "fail",
+        f"{system} is installed, but this Python does not see it",
+        "sudo apt-get install python3-libnvinfer, and make the environment with --system-site-packages",
+    )
+
+
+def pycuda(machine: Machine) -> Finding:
+    """Tell pycuda and the device that it opens."""
+    package = machine.packages.get("pycuda", _NOT_ASKED)
+    if package.version is None and not has_gpu(machine):
+        return Finding("pycuda", "ok", "none, and none needed: no NVIDIA GPU")
+    extra = "jetson" if is_jetson(machine.root) else "gpu"
+    if package.version is None:
+        return Finding(
+            "pycuda",
+            "fail" if is_jetson(machine.root) else "warn",
+            _why(package),
+            f"PATH=/usr/local/cuda/bin:$PATH pip install 'edge-ad[{extra}]' (it is compiled, which takes minutes)",
+        )
+    if package.facts.get("error"):
+        return Finding(
+            "pycuda",
+            "fail" if is_jetson(machine.root) else "warn",
+            f"{package.version} finds no device: {package.facts['error']}",
+            "add the user to the groups video and render, log in again, and look at the driver: nvidia-smi",
+            code=UNWELL,
+        )
+    return Finding("pycuda", "ok", f"{package.version} on {package.facts.get('device')}, SM {package.facts.get('sm')}")
+
+
+def onnxruntime(machine: Machine) -> Finding:
+    """Tell ONNX Runtime: what judges without a GPU, and the reference on a Jetson."""
+    package = machine.packages.get("onnxruntime", _NOT_ASKED)
+    if package.version is not None:
+        return Finding("onnxruntime", "ok", package.version)
+    result = _why(package)
+    if is_jetson(machine.root):
+        return Finding(
+            "onnxruntime", "warn", result, "pip install onnxruntime, to compare engines with the reference on this board"
+        )
+    return Finding("onnxruntime", "fail", result, "pip install 'edge-ad[cpu]'")
+
+
+def opencv(machine: Machine) -> Finding:
+    """Tell OpenCV, and whether GStreamer is there: in it, or as gst-launch-1.0 beside it."""
+    package = machine.packages.get("cv2", _NOT_ASKED)
+    if package.version is None:
+        jetson = "sudo apt-get install python3-opencv, and make the environment with --system-site-packages"
+        return Finding(
+            "opencv", "fail", _why(package), jetson if is_jetson(machine.root) else "pip install 'edge-ad[cpu]'"
+        )
+    inside = bool(package.facts.get("gstreamer"))
+    beside = machine.exists("usr/bin/gst-launch-1.0")
+    message = f"{package.version} with{'' if inside else 'out'} GStreamer{', gst-launch-1.0 is there' if beside else ''}"
+    if is_jetson(machine.root) and not inside and not beside:
+        return Finding(
+            "opencv",
+            "warn",
+            message,
+            "for CSI cameras: sudo apt-get install gstreamer1.0-tools gstreamer1.0-plugins-good gstreamer1.0-plugins-bad, "
+            "or pip uninstall opencv-python-headless to get JetPack's OpenCV",
+        )
+    return Finding("opencv", "ok", message)
+
+
+def _why(package: Package) -> str:
+    return "not installed" if package.absent else f"it cannot be imported: {package.error}"
+
+
+def _toolkit(machine: Machine) -> str | None:
+    try:
+        version = json.loads(machine.text("usr/local/cuda/version.json"))["cuda"]["version"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return str(version)
+
+
+def _debian_version(machine: Machine, package: str) -> str | None:
+    """Return the version of an installed Debian package without its revision."""
+    for entry in machine.text("var/lib/dpkg/status").split("\n\n"):
+        fields: dict[str, str] = dict(re.findall(r"^(Package|Status|Version): (.*)$", entry, flags=re.MULTILINE))
+        if fields.get("Package") == package and fields.get("Status") == "install ok installed":
+            return fields.get("Version", "").split("-")[0]
+    return None
+
+
+def _pair(version: str) -> tuple[int, int]:
+    numbers = [int(number) for number in re.findall(r"\d+", version)[:2]]
+    return (numbers[0], numbers[1]) if len(numbers) == 2 else (0, 0)
+
+
+def _dotted(version: tuple[int, int]) -> str:
+    return f"{version[0]}.{version[1]}"
+
 
 _BY_ID = "dev/v4l/by-id"
 

@@ -26,16 +26,15 @@ from torch.nn import functional as F
 
 from edge_ad import __version__
 from edge_ad.errors import BadInput
-from edge_ad.evaluation.pictures import empty_figure, jpeg, png
+from edge_ad.evaluation.plots import empty_figure, jpeg, png
 from edge_ad.evaluation.report import STYLE
 from edge_ad.models.pdn import LearningPdn, PatchDescriptionNetwork, PdnSize
 from edge_ad.models.pixels import ImageNetNormalise
 from edge_ad.models.teachers import PatchFeatures
 from edge_ad.presets.presets import Schedule
 from edge_ad.training.augment import to_pixels
-from edge_ad.training.device import Arithmetic, choose_arithmetic
 from edge_ad.training.images import Photographs, find_photographs, split_photographs
-from edge_ad.training.loop import Trace, fit
+from edge_ad.training.loop import Arithmetic, Trace, choose_arithmetic, fit
 from edge_ad.training.run_folder import RunFolder, choose_folder, fingerprint
 from edge_ad.training.teacher import Source, load_source
 from edge_ad.utils.files import atomic_write, sha256_bytes

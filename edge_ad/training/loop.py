@@ -1,12 +1,8 @@
-"""One training loop for all networks: it steps, logs, validates on unseen normal images, keeps the best, survives a
-stop.
+"""One training loop for all networks: it steps, logs, validates on unseen normal images, keeps the best, survives a stop.
 
-A recipe may say that its loss diverges. Then the loop starts that network again in the recipe's safe form, once.
-
-Ctrl-C and SIGTERM between two steps, never inside one: codebooks move in the forward pass, so half a step cannot be
-repeated.
-
-The next batch is drawn in a thread of its own while the network learns from this one.
+A recipe may say that its loss diverges. Then the loop starts that network again in the recipe's safe form, once. Ctrl-C
+and SIGTERM act between two steps, never inside one: codebooks move in the forward pass, so half a step cannot be
+repeated. The next batch is drawn in a thread of its own while the network learns from this one.
 """
 
 from __future__ import annotations
@@ -18,8 +14,9 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -29,7 +26,7 @@ from torch import Tensor, nn
 
 from edge_ad.camera.opencv import one_thread
 from edge_ad.presets.presets import Schedule
-from edge_ad.training.distributed import ALONE, ProcessGroup, Step, shared
+from edge_ad.training.distributed import ALONE, ProcessGroup, Step, join, shared
 from edge_ad.training.run_folder import RunFolder, to_cpu
 from edge_ad.utils.progress import Progress
 
@@ -356,3 +353,41 @@ def make_optimiser(module: nn.Module, schedule: Schedule) -> torch.optim.Optimiz
     """Return AdamW, or Adam with its coupled decay as EfficientAD was published."""
     kind = torch.optim.AdamW if schedule.adam_w else torch.optim.Adam
     return kind(module.parameters(), lr=schedule.rate, weight_decay=schedule.weight_decay)
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """The device, whether matrix products may run in bfloat16 (only where the hardware has it), and who trains along.
+    """
+
+    device: torch.device
+    low_precision: bool
+    group: ProcessGroup = ALONE
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """Return a context in which matrix products and convolutions use the cheaper type."""
+        if not self.low_precision:
+            return nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16)
+
+    @property
+    def name(self) -> str:
+        """Short description for reports, for example ``cpu bfloat16``."""
+        return f"{self.device.type} {'bfloat16' if self.low_precision else 'float32'}"
+
+
+def choose_arithmetic(low_precision: bool) -> Arithmetic:
+    """Take a CUDA GPU if there is one, each process of a group its own; bfloat16 only if asked for and native to it."""
+    group = join()
+    if torch.cuda.is_available():
+        device = group.device if group.size > 1 else torch.device("cuda")
+        return Arithmetic(device, low_precision and torch.cuda.is_bf16_supported(), group)
+    return Arithmetic(torch.device("cpu"), low_precision and _cpu_has_bfloat16(), group)
+
+
+def _cpu_has_bfloat16() -> bool:
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags

@@ -9,8 +9,7 @@ from typing import get_args
 from edge_ad.data.folders import list_nested
 from edge_ad.errors import BadInput
 from edge_ad.presets.networks import TeacherKind
-from edge_ad.presets.overrides import with_values
-from edge_ad.presets.presets import Preset, preset_named, with_teacher
+from edge_ad.presets.presets import Preset, preset_named, with_teacher, with_values
 
 
 @dataclass(frozen=True)

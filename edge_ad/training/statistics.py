@@ -48,8 +48,8 @@ from edge_ad.scoring import (
     normalise_statistics,
 )
 from edge_ad.training.augment import to_pixels
-from edge_ad.training.device import Arithmetic
 from edge_ad.training.images import FADES, Images, ScoringImages
+from edge_ad.training.loop import Arithmetic
 from edge_ad.utils.progress import Progress
 
 GOLDEN = 8

@@ -18,18 +18,26 @@ from edge_ad.data.datasets import load_dataset
 from edge_ad.data.folders import folders_table
 from edge_ad.deployment.calibrate import CalibrateOptions, with_quantisation
 from edge_ad.errors import BadInput
-from edge_ad.export.graphs import Networks, export_all
-from edge_ad.export.onnx_export import ExportedGraph
+from edge_ad.export.graphs import ExportedGraph, Networks, export_all
 from edge_ad.models.build import build_efficientad, build_lavit, build_tokenizer
-from edge_ad.models.masking import bank_of
+from edge_ad.models.lavit import bank_of
 from edge_ad.scoring import BRANCHES, Thresholds, choose_thresholds
 from edge_ad.training.augment import disturbed, with_moved
-from edge_ad.training.device import Arithmetic, choose_arithmetic
 from edge_ad.training.distributed import group_folder
-from edge_ad.training.efficientad_recipe import EfficientADRecipe
 from edge_ad.training.images import Images, ScoringImages, load_images, read_all, read_centres
-from edge_ad.training.loop import Trace, fit
+from edge_ad.training.loop import Arithmetic, Trace, choose_arithmetic, fit
 from edge_ad.training.options import TrainOptions, chosen_preset, penalty_paths, teacher_file
+from edge_ad.training.recipes import (
+    EfficientADRecipe,
+    LavitRecipe,
+    TokenizerRecipe,
+    codebook_report,
+    encode,
+    encode_all,
+    learn_cells,
+    learn_surprise,
+    soften,
+)
 from edge_ad.training.run_folder import RunFolder, fingerprint
 from edge_ad.training.statistics import (
     Described,
@@ -40,16 +48,6 @@ from edge_ad.training.statistics import (
     learn_tokenizer_errors,
 )
 from edge_ad.training.teacher import describe, load_teacher, measure_channels
-from edge_ad.training.token_recipes import (
-    LavitRecipe,
-    TokenizerRecipe,
-    codebook_report,
-    encode,
-    encode_all,
-    learn_cells,
-    learn_surprise,
-    soften,
-)
 from edge_ad.utils.progress import Progress, clock
 
 INT8_IMAGES = 64  # normal images that the INT8 ranges are measured on at the end

@@ -22,9 +22,8 @@ from edge_ad.inspection.observers import DriftObserver
 from edge_ad.inspection.watchdog import Watchdog
 from edge_ad.outputs.states import ChannelState
 from edge_ad.store import Store
-from edge_ad.utils.redaction import redact
 from edge_ad.utils.supervision import ThreadFaults
-from edge_ad.utils.text import storable
+from edge_ad.utils.text import redact, storable
 from edge_ad.web.panel import DashboardFeed, Seen
 from edge_ad.web.schemas import DIGITS
 

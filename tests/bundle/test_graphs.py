@@ -24,9 +24,8 @@ NAMERS = {
     "export/graphs.py": "the module behind each graph",
     "models/build.py": "names networks in the report of their sizes",
     "training/distillation.py": "names its stage in the journal of a training",
-    "training/efficientad_recipe.py": "names its stage",
+    "training/recipes.py": "names its stage",
     "training/teacher.py": "names its stage",
-    "training/token_recipes.py": "names its stages",
     "evaluation/figures.py": "compares published subsets of branches",
     "evaluation/scores.py": "looks at the map of one branch",
 }

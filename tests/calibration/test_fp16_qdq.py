@@ -8,8 +8,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from calibration.collect import collect
 from calibration.fp16 import to_fp16
-from calibration.quantise import quantise
-from calibration.verify import relative_errors
+from calibration.quantise import quantise, relative_errors
 from tests.calibration.nets import Net, cnn, feeds, vit
 
 

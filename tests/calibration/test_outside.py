@@ -12,8 +12,7 @@ from calibration.collect import collect
 from calibration.fp16 import to_fp16
 from calibration.graph_view import GraphView
 from calibration.placement import operators
-from calibration.quantise import quantise
-from calibration.verify import relative_errors
+from calibration.quantise import quantise, relative_errors
 from edge_ad.engines.tensorrt.build import compile_check
 from tests.calibration.nets import Array, Net, cnn, feeds, run, vit
 

@@ -13,7 +13,7 @@ from onnx import TensorProto
 from calibration.bias_correction import corrections
 from calibration.collect import collect
 from calibration.graph_view import GraphView
-from calibration.pictures import read_bytes
+from calibration.image_input import read_bytes
 from calibration.quantise import quantise
 from calibration.ranges import Ranges
 from tests.calibration.nets import Array, Net, run

@@ -12,9 +12,8 @@ from onnx import TensorProto, numpy_helper
 from calibration.collect import collect
 from calibration.graph_view import GraphView
 from calibration.placement import operators
-from calibration.quantise import quantise
+from calibration.quantise import exact_quantisers, quantise, relative_errors
 from calibration.ranges import Ranges
-from calibration.verify import exact_quantisers, relative_errors
 from tests.calibration.nets import cnn, feeds, run, vit
 
 MODELS: dict[str, tuple[Callable[[], bytes], int, str]] = {

@@ -13,7 +13,7 @@ from edge_ad.camera.sources import open_source
 from edge_ad.camera.uri import parse_uri
 from edge_ad.cli.app import main
 from edge_ad.errors import EdgeAdError
-from edge_ad.utils.redaction import HIDDEN
+from edge_ad.utils.text import HIDDEN
 
 # Marked, so that a secret that comes through cannot be mistaken for a word of ours.
 # No text of a command line or a file of settings can hold a NUL.

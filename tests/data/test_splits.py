@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from edge_ad.data.splits import split_all, split_groups, split_training
+from edge_ad.data.datasets import split_all, split_groups, split_training
 
 
 def _singles(count: int) -> list[list[Path]]:

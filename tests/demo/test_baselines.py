@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edge_ad.demo.workspace import colour_histogram_auroc, mean_difference_auroc
+from edge_ad.demo.run import colour_histogram_auroc, mean_difference_auroc
 from edge_ad.errors import BadInput
 from edge_ad.synthetic import line
 

@@ -14,15 +14,22 @@ import pytest
 from edge_ad.bundle import open_bundle
 from edge_ad.cli.app import main
 from edge_ad.demo.run import (
+    FULL,
+    MARKER,
+    QUICK,
     Judged,
+    Plan,
+    clear,
     count_verdicts,
+    difficulty,
     evaluation_counts,
     judge_video,
+    make_line,
+    open_workplace,
     read_truth,
     report_counts,
     verdict_table,
 )
-from edge_ad.demo.workspace import FULL, MARKER, QUICK, Plan, clear, difficulty, make_line, open_workplace
 from edge_ad.errors import BadInput
 from edge_ad.events import Verdict
 from edge_ad.synthetic.line import kind_of, write_line
@@ -207,7 +214,7 @@ def test_data_only_writes_the_line_and_stops(tmp_path: Path, capsys: pytest.Capt
 @pytest.mark.slow
 def test_the_whole_road(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """The preset of the demonstration on few images and in few steps: the figures are not looked at, only that they are."""
-    monkeypatch.setattr("edge_ad.demo.workspace.QUICK", SMALLEST)
+    monkeypatch.setattr("edge_ad.demo.run.QUICK", SMALLEST)
     assert main(["demo", "--quick", "--out", str(tmp_path / "demo")]) == 0
     printed = capsys.readouterr().out
     for words in ("colour histogram", "tolerance", "normal images NG or WARN", "AUROC", "report.html"):

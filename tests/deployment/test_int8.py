@@ -21,7 +21,7 @@ from edge_ad.deployment.build import Int8Options, build
 from edge_ad.deployment.derive import check_compiles, derive, typed_graphs
 from edge_ad.deployment.gate import measure_gate
 from edge_ad.deployment.int8 import derive_int8, measuring_backend, recipe_of
-from edge_ad.deployment.partial_pipeline import PartialPipeline
+from edge_ad.deployment.precision_search import PartialPipeline
 from edge_ad.engines import engine_store
 from edge_ad.engines.onnxruntime import OrtBackend
 from edge_ad.engines.pipeline import Pipeline

@@ -18,7 +18,7 @@ from edge_ad.deployment.derive import derive
 from edge_ad.engines.pipeline import Pipeline
 from edge_ad.errors import BadInput
 from edge_ad.export.graphs import export_all
-from edge_ad.models.masking import bank_of
+from edge_ad.models.lavit import bank_of
 from edge_ad.scoring import BRANCHES, Thresholds
 from edge_ad.training.statistics import blank_statistics
 from tests.fixtures.tiny_bundle import tiny_image

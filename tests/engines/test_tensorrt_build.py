@@ -15,8 +15,7 @@ from onnx import TensorProto, helper
 from calibration.fp16 import to_fp16
 from edge_ad.engines.tensorrt.backend import deserialise, open_runtime
 from edge_ad.engines.tensorrt.build import build_engine, compile_check, strongly_typed
-from edge_ad.engines.tensorrt.log import logger_for
-from edge_ad.engines.tensorrt.progress import Progress
+from edge_ad.engines.tensorrt.progress import Progress, logger_for
 from edge_ad.errors import BadInput, DeviceFault
 from tests.fixtures.tiny_graphs import tiny_graphs
 

@@ -18,8 +18,7 @@ import pytest
 from edge_ad.engines.backends import default_backend
 from edge_ad.engines.tensorrt import versions
 from edge_ad.engines.tensorrt.build import MIN_FREE, WORKSPACE, free_memory, workspace
-from edge_ad.engines.tensorrt.log import logger_for, reason
-from edge_ad.engines.tensorrt.progress import Phases, Progress, duration_text, run_interruptibly
+from edge_ad.engines.tensorrt.progress import Phases, Progress, duration_text, logger_for, reason, run_interruptibly
 from edge_ad.errors import BadInput, DeviceFault
 from edge_ad.utils.board import board, l4t
 from tests.fixtures.tensorrt_double import make_tensorrt

@@ -10,9 +10,8 @@ import torch
 from calibration.fp16 import to_fp16
 from edge_ad.bundle.graphs import FUSION, GRAPHS
 from edge_ad.engines.tensorrt.build import compile_check
-from edge_ad.export.graphs import export_all
-from edge_ad.export.onnx_export import ExportedGraph
-from edge_ad.models.masking import mask_bank
+from edge_ad.export.graphs import ExportedGraph, export_all
+from edge_ad.models.lavit import mask_bank
 from edge_ad.presets.presets import FAST, Preset
 from tests.data.folders import picture
 from tests.export.graph_facts import Facts, facts, first_steps, inner_shapes, readers_of

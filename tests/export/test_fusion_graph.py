@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from edge_ad.bundle.graphs import FUSION, GRAPHS
-from edge_ad.export.graphs import FusionGraph
-from edge_ad.export.onnx_export import export_graph
+from edge_ad.export.graphs import FusionGraph, export_graph
 from edge_ad.presets.presets import FusionSettings
 
 WIDTH = 6

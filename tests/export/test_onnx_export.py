@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from edge_ad.errors import GateRefused
-from edge_ad.export.onnx_export import compare, export_graph
+from edge_ad.export.graphs import compare, export_graph
 
 
 class Twice(nn.Module):

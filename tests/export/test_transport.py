@@ -12,8 +12,7 @@ from calibration.fp16 import choose_fp16
 from calibration.graph_view import GraphView
 from calibration.placement import operators
 from calibration.precision_sensitive import HEAVY
-from edge_ad.export.graphs import TokenizerGraph
-from edge_ad.export.onnx_export import compare, export_graph
+from edge_ad.export.graphs import TokenizerGraph, compare, export_graph
 from edge_ad.models.hvq import HvqTokenizer
 from edge_ad.presets.networks import HvqSettings
 

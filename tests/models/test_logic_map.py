@@ -12,11 +12,10 @@ import torch
 from torch import Tensor
 
 from edge_ad.evaluation.figures import mass_factor
-from edge_ad.models.lavit import LaViT
-from edge_ad.models.masking import bank_of, block_mask
+from edge_ad.models.lavit import LaViT, bank_of, block_mask
 from edge_ad.presets.networks import LavitSettings, MaskSettings
-from edge_ad.training.device import Arithmetic
-from edge_ad.training.token_recipes import batch_histograms, lavit_loss, learn_cells
+from edge_ad.training.loop import Arithmetic
+from edge_ad.training.recipes import batch_histograms, lavit_loss, learn_cells
 
 GRID, CODES, LEVELS = 8, 4, 2
 CPU = Arithmetic(torch.device("cpu"), low_precision=False)

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_ad.models.masking import block_mask, mask_bank
+from edge_ad.models.lavit import block_mask, mask_bank
 
 
 @st.composite

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from edge_ad.models.lavit import Surprise
-from edge_ad.training.token_recipes import learn_surprise
+from edge_ad.training.recipes import learn_surprise
 from tests.training.test_recipes import CPU, lavit_recipe
 
 

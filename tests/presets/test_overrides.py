@@ -7,8 +7,7 @@ from dataclasses import replace
 import pytest
 
 from edge_ad.errors import BadInput
-from edge_ad.presets.overrides import with_values
-from edge_ad.presets.presets import FAST
+from edge_ad.presets.presets import FAST, with_values
 
 
 def test_values_of_every_kind() -> None:

@@ -17,8 +17,7 @@ from edge_ad.events import Event
 from edge_ad.store import Store
 from edge_ad.store.journal import event_line, files, parse
 from edge_ad.store.reader import Reader, set_mark
-from edge_ad.store.rebuild import rebuild
-from edge_ad.store.recovery import set_metadata
+from edge_ad.store.recovery import rebuild, set_metadata
 from edge_ad.store.retention import GB, sweep
 from tests.fixtures.loopback import until
 from tests.store.test_recovery import page, picture

@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 
 from edge_ad.errors import BadInput
 from edge_ad.synthetic import line
-from edge_ad.synthetic.drawing import Pen
-from edge_ad.synthetic.parts import area, draw, outline
+from edge_ad.synthetic.parts import Pen, area, draw, outline
 from edge_ad.synthetic.scene import COMPARTMENTS, PAIRS, Part, Scene
 
 SEEDS = st.integers(0, 2**53)

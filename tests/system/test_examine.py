@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 
-from edge_ad.system.examine import CHECKS, examine
+from edge_ad.system.examine import CHECKS, cuda, examine
 from edge_ad.system.findings import Finding, exit_code, lines, to_json, verdict
 from edge_ad.system.machine import Package
-from edge_ad.system.software import cuda
 from tests.system.recorded import GONE, lay_out, workstation
 
 NANO, THOR = "orin_nano_jetpack6", "thor_jetpack7"

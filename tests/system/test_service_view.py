@@ -11,8 +11,7 @@ import pytest
 
 from edge_ad.system.devices import device_access
 from edge_ad.system.machine import Machine, Package
-from edge_ad.system.service import make_unit
-from edge_ad.system.service_view import UNIT, service_view, transient
+from edge_ad.system.service import UNIT, make_unit, service_view, transient
 from tests.system.recorded import lay_out
 from tests.system.test_unit import someone
 

@@ -148,7 +148,7 @@ ON_REAL_CLASSES = """
 import tensorrt_bindings as trt
 trt.__name__ = "tensorrt"
 from edge_ad.engines.tensorrt.build import WEAK_FLAGS, build_engine
-from edge_ad.engines.tensorrt.log import logger_for
+from edge_ad.engines.tensorrt.progress import logger_for
 from edge_ad.engines.tensorrt.progress import Progress, make_monitor
 from edge_ad.engines.tensorrt.versions import network_flags, strongly_typed
 from edge_ad.errors import DeviceFault

@@ -25,9 +25,9 @@ from edge_ad.training import loop
 from edge_ad.training.distillation import DistillationRecipe
 from edge_ad.training.images import Photographs
 from edge_ad.training.loop import prefetched
+from edge_ad.training.recipes import TokenizerRecipe
 from edge_ad.training.run_folder import RunFolder
 from edge_ad.training.teacher import Source
-from edge_ad.training.token_recipes import TokenizerRecipe
 from edge_ad.utils.progress import Progress
 from tests.data.folders import picture, save
 from tests.fixtures.tiny_presets import TINY

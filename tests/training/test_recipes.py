@@ -15,11 +15,9 @@ from edge_ad.models.build import build_lavit, build_tokenizer
 from edge_ad.models.lavit import lavit_loss
 from edge_ad.presets.presets import Augmentation, Preset
 from edge_ad.training.augment import to_pixels
-from edge_ad.training.device import Arithmetic, choose_arithmetic
-from edge_ad.training.efficientad_recipe import EfficientADRecipe
-from edge_ad.training.loop import Diverged, fit
-from edge_ad.training.run_folder import RunFolder
-from edge_ad.training.token_recipes import (
+from edge_ad.training.loop import Arithmetic, Diverged, choose_arithmetic, fit
+from edge_ad.training.recipes import (
+    EfficientADRecipe,
     LavitRecipe,
     TokenizerRecipe,
     codebook_report,
@@ -27,6 +25,7 @@ from edge_ad.training.token_recipes import (
     encode_all,
     learn_cells,
 )
+from edge_ad.training.run_folder import RunFolder
 from edge_ad.utils.progress import Progress
 from tests.data.folders import picture
 from tests.fixtures.tiny_presets import TINY, TINY_PAPER, untrained

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from edge_ad.utils.redaction import join_credentials, redact, redact_uri, redact_values, split_credentials
+from edge_ad.utils.text import join_credentials, redact, redact_uri, redact_values, split_credentials
 
 
 @given(st.text(alphabet=string.ascii_letters + ":@/%", max_size=20))

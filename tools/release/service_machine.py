@@ -10,7 +10,7 @@ import threading
 import time
 from pathlib import Path
 
-from edge_ad.system.service_view import transient
+from edge_ad.system.service import transient
 
 EDGE_AD = "/opt/edge-ad/bin/edge-ad"
 UNIT = Path("/etc/systemd/system/edge-ad.service")

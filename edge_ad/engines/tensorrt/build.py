@@ -17,8 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edge_ad.engines.tensorrt.log import MEMORY_ADVICE, logger_for, parser_errors, reason
-from edge_ad.engines.tensorrt.progress import Progress, make_monitor
+from edge_ad.engines.tensorrt.progress import MEMORY_ADVICE, Progress, logger_for, make_monitor, parser_errors, reason
 from edge_ad.engines.tensorrt.versions import (
     check_version,
     is_rtx,

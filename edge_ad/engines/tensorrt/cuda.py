@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_ad.engines.tensorrt.log import MEMORY_ADVICE
+from edge_ad.engines.tensorrt.progress import MEMORY_ADVICE
 from edge_ad.errors import DeviceFault, require
 from edge_ad.utils.board import is_jetson
 

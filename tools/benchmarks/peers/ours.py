@@ -28,10 +28,9 @@ def _learn_efficientad(options):
     from edge_ad.data.datasets import load_dataset
     from edge_ad.models.build import build_efficientad
     from edge_ad.presets.presets import preset_named
-    from edge_ad.training.device import choose_arithmetic
-    from edge_ad.training.efficientad_recipe import EfficientADRecipe
     from edge_ad.training.images import load_images
-    from edge_ad.training.loop import fit
+    from edge_ad.training.loop import choose_arithmetic, fit
+    from edge_ad.training.recipes import EfficientADRecipe
     from edge_ad.training.run_folder import RunFolder
     from edge_ad.training.teacher import load_teacher, measure_channels
     from edge_ad.utils.progress import Progress
