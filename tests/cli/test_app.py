@@ -88,7 +88,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["xyzzy"], ["unknown command 'xyzzy': Choose one of init, capture"]),
         (["run", "b.edgead", "one.png", "two.png"], ["name their folder", "the shell made"]),
         (["run", "b.edgead", "goods/"], ["extra", "follows --camera: `edge-ad run BUNDLE --camera FOLDER`"]),
-        (["run", "goods/"], ["goods is not a bundle but something to judge", "edge-ad run --camera normal images"]),
+        (["run", "goods/"], ["goods is not a bundle but something to judge", "edge-ad run --camera goods"]),
         (["run", "0"], ["edge-ad run --camera 0"]),
         (["run", "rtsp://camera/1"], ["edge-ad run --camera rtsp://camera/1"]),
         (["run", "film.mp4"], ["edge-ad run --camera film.mp4"]),
