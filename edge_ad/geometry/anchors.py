@@ -26,7 +26,7 @@ STRETCH = 0.03
 WINDOW = 0.08
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Anchor:
     """A feature: its template, the window (left, top) of the image it is looked for in, and its middle in the part's frame."""
 
@@ -44,7 +44,7 @@ class Anchor:
         return replace(location, x=location.x + left, y=location.y + top)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class AnchorLocator:
     """One or two anchors of a part of ``box`` (width, height)."""
 
@@ -69,7 +69,7 @@ class AnchorLocator:
         return self._of_one(poses[0]) if len(poses) == 1 else self._of_two(poses[0], poses[1])
 
     def locate_all(self, image: Image) -> list[Location]:
-        """Return the one part: anchors tell no two parts apart."""
+        """Return the one part: anchors cannot distinguish two parts."""
         return [self.locate(image)]
 
     def _of_one(self, pose: Pose) -> Pose:
@@ -130,7 +130,7 @@ def fit_anchors(images: Sequence[Image], names: Sequence[str], regions: Sequence
     middle = np.array([box[0] + box[2], box[1] + box[3]]) / 2
     anchors = [_anchor(images, names, region, middle, turn, allow_scale) for region in regions]
     if len(anchors) == MAX_ANCHORS and math.dist(anchors[0].at, anchors[1].at) < 0.2 * max(box[2] - box[0], box[3] - box[1]):
-        raise BadInput("the two anchors lie too near each other to tell the part's angle: draw them at its two ends")
+        raise BadInput("the two anchors lie too near each other to measure the part's angle: draw them at its two ends")
     size = (images[0].shape[0], images[0].shape[1])
     return AnchorLocator(tuple(anchors), size, (box[2] - box[0], box[3] - box[1]), allow_scale)
 
@@ -141,8 +141,8 @@ def _anchor(images: Sequence[Image], names: Sequence[str], region: Region, middl
     poses = [location for location in map(template.locate, images) if isinstance(location, Pose)]
     first = template.locate(images[0])
     if not isinstance(first, Pose):
-        raise BadInput(f"the anchor at {tuple(round(side) for side in region)} cannot be told from its surroundings: draw it "
-                       "around a feature with edges in two directions")
+        raise BadInput(f"the anchor at {tuple(round(side) for side in region)} cannot be distinguished from its "
+                       "surroundings: draw it around a feature with edges in two directions")
     window, size = _window(template, poses)
     at = np.array([first.x, first.y]) - middle
     return Anchor(replace(template, image_size=size), window, (float(at[0]), float(at[1])))

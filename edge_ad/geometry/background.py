@@ -20,8 +20,8 @@ from edge_ad.geometry.pose import Image
 
 RING = 3
 NOISE_FACTOR = 6.0
-LEAST_CONTRAST = 10.0
-# Added to brightness before a ratio is taken: a black background says nothing of the light.
+MIN_CONTRAST = 10.0
+# Added to brightness before a ratio is taken: a black background does not show the light.
 DARK = 32.0
 
 
@@ -35,7 +35,7 @@ def reduce(image: Image, level: int) -> Image:
     return image
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Background:
     """A background of reduced images: its brightness when it was learned, the contrast that makes foreground, the empty station."""
 
@@ -90,7 +90,7 @@ def learn_background(reduced: Sequence[Image], empty: Sequence[Image] = ()) -> B
     differences = [probe.difference(image)[0] for image in reduced]
     pooled = np.bincount(np.concatenate([difference.ravel() for difference in differences]), minlength=256)
     noise = float(np.median([np.percentile(_ring(difference), 75) for difference in differences]))
-    least = max(LEAST_CONTRAST, NOISE_FACTOR * noise)
+    least = max(MIN_CONTRAST, NOISE_FACTOR * noise)
     upper, _ = _otsu(pooled)
     contrast = float(np.average(np.arange(256), weights=pooled * (np.arange(256) > upper) + 1e-9))
     if contrast < 1.5 * least or not pooled[upper + 1 :].sum():

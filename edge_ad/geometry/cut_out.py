@@ -1,4 +1,4 @@
-"""Cut a part out of an image, upright and in its own aspect ratio, and draw what was found there back into the image.
+"""Cut a part out of an image, upright and in its own aspect ratio, and draw results back into the image.
 
 A cut-out is sampled once: one linear interpolation, with the turn, the scale and the shift in one matrix. Where the
 cut-out has less than half of the image's resolution, whole blocks of pixels are averaged first (exact means, no
@@ -28,7 +28,7 @@ BUDGET = 65_536
 OVER_BUDGET = 1.02
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Transform:
     """The way between an original image of ``source`` (height, width) and a cut-out of ``target`` (height, width).
 
@@ -99,8 +99,8 @@ def transform_of(pose: Pose, source: tuple[int, int], target: tuple[int, int]) -
     factor = min(target[1] / pose.width, target[0] / pose.height)
     to_frame = np.linalg.inv(np.vstack([pose.matrix(), (0, 0, 1)]))
     middle_x, middle_y = (target[1] - 1) / 2, (target[0] - 1) / 2
-    place = np.array([[factor, 0, middle_x], [0, factor, middle_y], [0, 0, 1]])
-    return Transform(np.asarray(place @ to_frame), source, target)
+    centring = np.array([[factor, 0, middle_x], [0, factor, middle_y], [0, 0, 1]])
+    return Transform(np.asarray(centring @ to_frame), source, target)
 
 
 def cut_out(image: Image, pose: Pose, size: tuple[int, int]) -> Image:

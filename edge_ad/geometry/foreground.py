@@ -31,7 +31,7 @@ ROUND = 0
 WHOLE = 0.985
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class View:
     """A reduced image with its foreground: ``difference`` u8[h,w] above ``threshold``, and its contours, largest first."""
 
@@ -63,7 +63,7 @@ def view_of(image: Image, background: Background, level: int) -> View:
     return View(np.asarray(grey, np.uint8), difference, threshold, pieces, [float(area) for area, _ in pairs])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ForegroundLocator:
     """A background, an outline and the surface within it, all at 1 / 2^level of the images' size.
 

@@ -18,10 +18,12 @@ from edge_ad.geometry.pose import Image, Points, mean_angle, wrap
 
 WORKING_DIAGONAL = 130.0
 MAX_WORKING_PIXELS = 350_000
-LEAST_DIAGONAL = 24.0
+MIN_DIAGONAL = 24.0
 COMMON_RESIDUAL = 0.25
 COMMON_SHARE = 0.8
 ALIKE = 0.1
+# Enough for a mean outline; more images only take time.
+MAX_AVERAGED = 32
 UPRIGHT_SPREAD = 30.0
 
 
@@ -75,7 +77,7 @@ def _level(images: Sequence[Image], empty: Sequence[Image]) -> int:
     level = first + math.floor(math.log2(diagonal / WORKING_DIAGONAL) + 0.5)
     pixels = images[0].shape[0] * images[0].shape[1]
     level = max(0, level, math.ceil(math.log2(max(1.0, pixels / MAX_WORKING_PIXELS)) / 2))
-    if diagonal * 2.0 ** (first - level) < LEAST_DIAGONAL:
+    if diagonal * 2.0 ** (first - level) < MIN_DIAGONAL:
         raise BadInput("the part is too small in the images to be located by its outline: come nearer or set a region")
     return level
 
@@ -119,9 +121,10 @@ def _averaged(locator: ForegroundLocator, samples: Sequence[_Sample]) -> Foregro
         names = ", ".join(samples[index].name for index in worst)
         raise BadInput(f"the images have no part in common: {len(samples) - sum(agree)} of {len(samples)} differ in outline, "
                        f"most of all {names}; sort them or draw anchors")
-    fields, surfaces = [], []
+    fields: list[NDArray[np.float32]] = []
+    surfaces: list[Image] = []
     for match, sample, good in zip(matches, samples, agree, strict=True):
-        if good:
+        if good and len(fields) < MAX_AVERAGED:
             fields.append(_field_in_frame(locator, sample, match))
             surfaces.append(locator.seen(sample.view, match))
     # The median outlasts single specks that touch a part.
@@ -136,7 +139,7 @@ def _averaged(locator: ForegroundLocator, samples: Sequence[_Sample]) -> Foregro
 def _field_in_frame(locator: ForegroundLocator, sample: _Sample, match: Match) -> NDArray[np.float32]:
     """Return the signed distance of a sample's own contour in the frame."""
     contour = sample.contour @ match.matrix[:, :2].T + match.matrix[:, 2] + locator.origin
-    fine = 4
+    fine = 2
     mask = np.zeros((locator.field.shape[0] * fine, locator.field.shape[1] * fine), np.uint8)
     # fillPoly takes whole numbers for centres of pixels; those of the fine grid lie at (u + 0.5) / fine - 0.5.
     fixed = np.rint(((contour + 0.5) * fine - 0.5) * 16).astype(np.int32)
@@ -198,7 +201,7 @@ def _turned(locator: ForegroundLocator, centre: tuple[float, float], turn: float
 
 
 def _symmetry(locator: ForegroundLocator, samples: Sequence[_Sample], matches: Sequence[Match]) -> int:
-    """Return at how many angles the part looks alike: 1 where outline or surface tell them apart, ROUND for all."""
+    """Return at how many angles the part looks alike: 1 where outline or surface distinguish them, ROUND for all."""
     outline = locator.outline
     turns = [turn for turn in range(10, 360, 5) if _fits_itself(outline, turn)]
     alike = [turn for turn in turns if _surfaces_alike(locator, samples, matches, turn)]

@@ -32,7 +32,7 @@ class Locator(Protocol):
         """Return the pose of the one part that is expected, or why there is none."""
 
     def locate_all(self, image: Image) -> list[Location]:
-        """Return every part in view, from left to right; a reason in the place of a part that could not be posed."""
+        """Return every part in view, from left to right; a reason for each part that could not be posed."""
 
     def state(self) -> tuple[dict[str, Any], Arrays]:
         """Return plain values and arrays from which the same locator can be made again."""

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from edge_ad.geometry.pose import Image, Points
 
 # Longer side of the image in which the start is looked for; with few turns to try there is time for more pixels.
-COARSE_SIDE, FINER_SIDE, FEW_TURNS, LEAST_PATCH = 48, 72, 7, 14
+COARSE_SIDE, FINER_SIDE, FEW_TURNS, MIN_PATCH = 48, 72, 7, 14
 TURN_STEP = 7.5
 SHIFT, RIGID, SCALED = 2, 3, 4
 CANDIDATES = 5
@@ -32,8 +32,8 @@ _TUKEY = 4.685
 Grey = NDArray[np.float32]
 
 
-@dataclass(frozen=True)
-class Found:
+@dataclass(frozen=True, eq=False)
+class PatchMatch:
     """A patch found in an image: f64[2,3] from the patch's frame to the image, and the correlation, -1 to 1."""
 
     matrix: Points
@@ -73,15 +73,15 @@ class Matcher:
             self._steps.insert(0, _Level(patch, mask, 0.5, 160))
         turns = _turns(angle, turn)
         side = COARSE_SIDE if len(turns) > FEW_TURNS else FINER_SIDE
-        self._shrink = min(1.0, max(side / max(size), LEAST_PATCH / min(patch.shape)))
+        self._shrink = min(1.0, max(side / max(size), MIN_PATCH / min(patch.shape)))
         self._bank = _Bank(patch, mask, self._shrink, size, turns)
 
-    def find(self, image: Grey, count: int = CANDIDATES) -> list[Found]:
-        """Return the best places of the patch in an image f32[h,w] (as ``structure`` gives it), best first."""
+    def find(self, image: Grey, count: int = CANDIDATES) -> list[PatchMatch]:
+        """Return the best matches of the patch in an image f32[h,w] (as ``structure`` gives it), best first."""
         return self.refine(image, self._bank.search(_shrunk(image, self._shrink), count))
 
-    def refine(self, image: Grey, starts: Points) -> list[Found]:
-        """Return what f64[n,2,3] become when they are refined, best first, one for each place and turn."""
+    def refine(self, image: Grey, starts: Points) -> list[PatchMatch]:
+        """Return what f64[n,2,3] become when they are refined, best first, one for each position and turn."""
         matrices, apart = starts, 0.1 * math.hypot(*self.patch.shape)
         for index, level in enumerate(self._steps):
             seen = image if level.shrink == 1.0 else _shrunk(image, level.shrink)
@@ -94,7 +94,7 @@ class Matcher:
                 chosen = [one for one in chosen if correlations[one] > correlations[0] - RIVAL]
                 placed, correlations = placed[chosen], correlations[chosen]
             matrices = _scaled(placed, 1 / level.shrink)
-        return [Found(matrix, float(value)) for matrix, value in zip(matrices, correlations, strict=True)]
+        return [PatchMatch(matrix, float(value)) for matrix, value in zip(matrices, correlations, strict=True)]
 
 
 class _Level:
@@ -188,7 +188,7 @@ class _Bank:
         return self._peaks(scores, count)
 
     def _peaks(self, scores: NDArray[np.float64], count: int) -> Points:
-        """Return the best places, none near a better one of a like turn."""
+        """Return the best positions, none near a better one of a like turn."""
         starts: list[Points] = []
         best = scores.max()
         while len(starts) < count:
@@ -263,12 +263,12 @@ def _scaled(matrices: Points, shrink: float) -> Points:
 
 def _distinct(matrices: Points, least: float) -> list[int]:
     """Return indices of matrices that are no repetition of an earlier one."""
-    kept: list[int] = []
+    chosen: list[int] = []
     for index, matrix in enumerate(matrices):
         if all(np.linalg.norm(matrix[:, 2] - matrices[other][:, 2]) > least
-               or float(matrix[0, :2] @ matrices[other][0, :2]) < math.cos(math.radians(8)) for other in kept):
-            kept.append(index)
-    return kept
+               or float(matrix[0, :2] @ matrices[other][0, :2]) < math.cos(math.radians(8)) for other in chosen):
+            chosen.append(index)
+    return chosen
 
 
 def _undone(matrices: Points, step: NDArray[np.float64], radius: float) -> Points:

@@ -25,11 +25,12 @@ _REACH = 0.15
 _STEPS = 9
 _FINE = (6.0, 5.0, 4.0, 3.0, 2.0, 1.5, 1.5, 1.5)
 _DAMPING = 1e-4
-# Shifts of the start as shares of the diagonal: eight directions at two distances.
-_AROUND = np.array([(0.0, 0.0), *((r * math.cos(a), r * math.sin(a)) for r in (0.07, 0.14) for a in np.arange(8) * math.pi / 4)])
+# Shifts of the start as shares of the diagonal: eight directions at three distances.
+_DIRECTIONS = np.arange(8) * math.pi / 4
+_AROUND = np.array([(0.0, 0.0), *((r * math.cos(a), r * math.sin(a)) for r in (0.07, 0.14, 0.21) for a in _DIRECTIONS)])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Match:
     """A registration: f64[2,3] from the image to the part's frame, and the share of contour and outline that disagrees."""
 

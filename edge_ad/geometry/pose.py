@@ -1,4 +1,4 @@
-"""Where a part lies in an image, how it is said that it could not be located, and the poses that are expected.
+"""Where a part lies in an image, why it could not be located, and the poses that are expected.
 
 Coordinates are pixels of the original image, x to the right and y down; whole numbers are the centres of pixels, as in
 OpenCV. Angles are degrees, clockwise as one sees the image.

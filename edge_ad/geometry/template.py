@@ -11,22 +11,24 @@ import numpy as np
 
 from edge_ad.geometry.background import reduce
 from edge_ad.geometry.locator import Arrays
-from edge_ad.geometry.matching import RIGID, SCALED, SHIFT, Found, Grey, Matcher, structure
+from edge_ad.geometry.matching import RIGID, SCALED, SHIFT, Grey, Matcher, PatchMatch, structure
 from edge_ad.geometry.pose import Image, Location, NotLocated, Pose, wrap
 
 Method: TypeAlias = Literal["shift", "rigid", "scaled"]
 FREEDOM: dict[Method, int] = {"shift": SHIFT, "rigid": RIGID, "scaled": SCALED}
-# A second place with this share of the best one's correlation is a second part.
+# A second position with this share of the best one's correlation is a second part.
 EQUAL = 0.9
 MANY = 16
+# By so much the mirror image must agree better before a part is called mirrored.
+CLEARLY = 0.2
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TemplateLocator:
     """A patch of structure f32[h,w] with a mask u8[h,w] at 1 / 2^level of the images' size; its middle is the part's.
 
     ``box`` is what is cut out, in pixels of the original. Turns within ``turn`` degrees of ``angle`` are searched; a
-    correlation below ``least`` is no part, nor is one that is out of view by more than ``overhang`` of its longer side.
+    correlation below ``min_correlation`` is no part, nor is one that is out of view by more than ``overhang`` of its longer side.
     """
 
     kind: ClassVar[str] = "template"
@@ -38,7 +40,7 @@ class TemplateLocator:
     box: tuple[float, float]
     angle: float = 0.0
     turn: float = 180.0
-    least: float = 0.5
+    min_correlation: float = 0.5
     overhang: float = 0.02
 
     @cached_property
@@ -53,15 +55,17 @@ class TemplateLocator:
         if isinstance(view, NotLocated):
             return view
         best, *others = self.matcher.find(view)
-        if best.correlation < self.least:
+        if best.correlation < self.min_correlation:
             best, *others = self.matcher.find(view, MANY)
         location = self._location(best)
         if isinstance(location, Pose):
-            rival = [other for other in others if other.correlation > EQUAL * best.correlation and self._apart(best, other)]
-            if rival:
+            rivals = [other for other in others if other.correlation > EQUAL * best.correlation]
+            if any(self._apart(best, other) for other in rivals):
                 return NotLocated("two parts are in view where one is expected: part them, or have all of them located")
-        elif best.correlation < self.least and self.matcher.find(view[:, ::-1].copy())[0].correlation > self.least:
-            return NotLocated("the part lies mirrored: it was turned over")
+        elif best.correlation < self.min_correlation:
+            mirrored = self.matcher.find(view[:, ::-1].copy())[0]
+            if mirrored.correlation > max(self.min_correlation, best.correlation + CLEARLY):
+                return NotLocated("the part lies mirrored: it was turned over")
         return location
 
     def locate_all(self, image: Image) -> list[Location]:
@@ -69,11 +73,11 @@ class TemplateLocator:
         view = self._view(image)
         if isinstance(view, NotLocated):
             return [view]
-        kept: list[Found] = []
-        for found in self.matcher.find(view, MANY):
-            if found.correlation >= self.least and all(self._apart(found, other) for other in kept):
-                kept.append(found)
-        return [self._location(found) for found in sorted(kept, key=lambda found: float(found.matrix[0, 2]))]
+        parts: list[PatchMatch] = []
+        for match in self.matcher.find(view, MANY):
+            if match.correlation >= self.min_correlation and all(self._apart(match, other) for other in parts):
+                parts.append(match)
+        return [self._location(match) for match in sorted(parts, key=lambda match: float(match.matrix[0, 2]))]
 
     def _view(self, image: Image) -> Grey | NotLocated:
         size = (int(image.shape[0]), int(image.shape[1]))
@@ -82,15 +86,15 @@ class TemplateLocator:
             return NotLocated(f"the image is {size[1]} x {size[0]} pixels, and the part was learned in images of {wide} x {high}")
         return structure_of(image, self.level)
 
-    def _apart(self, first: Found, second: Found) -> bool:
+    def _apart(self, first: PatchMatch, second: PatchMatch) -> bool:
         """Whether two matches are of two parts: their middles are farther apart than half of the patch's shorter side."""
         return bool(np.linalg.norm(first.matrix[:, 2] - second.matrix[:, 2]) > min(self.patch.shape) / 2)
 
-    def _location(self, found: Found) -> Location:
-        if found.correlation < self.least:
-            return NotLocated(f"the image agrees with the template by {found.correlation:.2f}, and {self.least:.2f} is needed: "
-                              "no part is in view, or another one")
-        pose = pose_of(found, self.level, self.box)
+    def _location(self, match: PatchMatch) -> Location:
+        if match.correlation < self.min_correlation:
+            return NotLocated(f"the image agrees with the template by {match.correlation:.2f}, and {self.min_correlation:.2f} is "
+                              "needed: no part is in view, or another one")
+        pose = pose_of(match, self.level, self.box)
         unit = 1 << self.level
         patch = Pose(pose.x, pose.y, pose.angle, self.patch.shape[1] * unit * pose.scale, self.patch.shape[0] * unit * pose.scale)
         if not patch.inside(self.image_size, overhang=self.overhang * max(patch.width, patch.height)):
@@ -101,7 +105,7 @@ class TemplateLocator:
         """Return plain values and arrays; see ``from_state``."""
         values: dict[str, Any] = {
             "kind": self.kind, "method": self.method, "level": self.level, "image_size": list(self.image_size),
-            "box": list(self.box), "angle": self.angle, "turn": self.turn, "least": self.least,
+            "box": list(self.box), "angle": self.angle, "turn": self.turn, "min_correlation": self.min_correlation,
             "overhang": self.overhang,
         }
         return values, {"patch": self.patch, "mask": self.mask}
@@ -112,7 +116,7 @@ class TemplateLocator:
         (high, wide), (width, height) = values["image_size"], values["box"]
         return cls(values["method"], int(values["level"]), (int(high), int(wide)), np.asarray(arrays["patch"], np.float32),
                    np.asarray(arrays["mask"], np.uint8), (float(width), float(height)), float(values["angle"]),
-                   float(values["turn"]), float(values["least"]), float(values["overhang"]))
+                   float(values["turn"]), float(values["min_correlation"]), float(values["overhang"]))
 
 
 def structure_of(image: Image, level: int) -> Grey:
@@ -121,10 +125,10 @@ def structure_of(image: Image, level: int) -> Grey:
     return structure(np.asarray(cv2.cvtColor(reduced, cv2.COLOR_RGB2GRAY) if reduced.ndim == 3 else reduced, np.uint8))
 
 
-def pose_of(found: Found, level: int, box: tuple[float, float]) -> Pose:
+def pose_of(match: PatchMatch, level: int, box: tuple[float, float]) -> Pose:
     """Return a match in a reduced image as a pose in the original."""
     unit = 1 << level
-    x, y = found.matrix[:, 2] * unit + (unit - 1) / 2
-    width, height = box[0] * found.scale, box[1] * found.scale
-    residual = min(1.0, max(0.0, 1 - found.correlation))
-    return Pose(float(x), float(y), wrap(found.angle), width, height, found.scale, residual)
+    x, y = match.matrix[:, 2] * unit + (unit - 1) / 2
+    width, height = box[0] * match.scale, box[1] * match.scale
+    residual = min(1.0, max(0.0, 1 - match.correlation))
+    return Pose(float(x), float(y), wrap(match.angle), width, height, match.scale, residual)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from edge_ad.errors import BadInput
 from edge_ad.geometry.foreground_fit import COMMON_SHARE, MAX_WORKING_PIXELS
-from edge_ad.geometry.matching import Found, Grey
+from edge_ad.geometry.matching import Grey, PatchMatch
 from edge_ad.geometry.pose import Image, wrap
 from edge_ad.geometry.template import Method, TemplateLocator, pose_of, structure_of
 
@@ -21,7 +21,7 @@ WORKING_DIAGONAL = 150.0
 COMMON, COMMON_WITH_ONE = 0.5, 0.3
 INSET, OVERHANG = 0.12, 0.12
 DISC = 0.62
-LEAST_SIDE = 16
+MIN_SIDE = 16
 
 Region = tuple[float, float, float, float]
 
@@ -44,25 +44,25 @@ def fit_template(images: Sequence[Image], names: Sequence[str], method: Method =
     reference = 0 if drawn else _medoid(views)
     locator = replace(locator, patch=_piece(views[reference], region, level, mask.shape))
     if not drawn:  # the frame is that of an image in the middle of all poses, which shows least of what others do not
-        founds = [locator.matcher.find(view)[0] for view in views]
-        _require_common(founds, names, COMMON_WITH_ONE)
-        locator = replace(locator, patch=_piece(views[_middle_one(founds, turn)], region, level, mask.shape))
+        matches = [locator.matcher.find(view)[0] for view in views]
+        _require_common(matches, names, COMMON_WITH_ONE)
+        locator = replace(locator, patch=_piece(views[_middle_one(matches, turn)], region, level, mask.shape))
     for least in (COMMON_WITH_ONE, COMMON, COMMON):
-        founds = [locator.matcher.find(view)[0] for view in views]
-        _require_common(founds, names, least)
-        locator = replace(locator, patch=_mean(locator, views, founds, least))
+        matches = [locator.matcher.find(view)[0] for view in views]
+        _require_common(matches, names, least)
+        locator = replace(locator, patch=_mean(locator, views, matches, least))
     return _bounded(locator, [locator.matcher.find(view)[0] for view in views], fixed_box=drawn)
 
 
-def _middle_one(founds: Sequence[Found], turn: float) -> int:
-    """Return which image shows the scene nearest to the middle of all its places and, where they are few, turns."""
-    places = np.array([found.matrix[:, 2] for found in founds])
+def _middle_one(matches: Sequence[PatchMatch], turn: float) -> int:
+    """Return which image shows the scene nearest to the median position and, where turns are few, angle."""
+    places = np.array([match.matrix[:, 2] for match in matches])
     away = np.linalg.norm(places - np.median(places, axis=0), axis=1)
-    angles = np.array([wrap(found.angle) for found in founds])
+    angles = np.array([wrap(match.angle) for match in matches])
     reach = float(np.median(np.linalg.norm(places - places.mean(axis=0), axis=1))) + 1.0
     spread = float(np.median(np.abs(angles - np.median(angles)))) + 0.5
-    turned = np.zeros(len(founds)) if turn >= 180 else np.abs(angles - np.median(angles)) / spread
-    poor = np.array([found.correlation < COMMON_WITH_ONE for found in founds])
+    turned = np.zeros(len(matches)) if turn >= 180 else np.abs(angles - np.median(angles)) / spread
+    poor = np.array([match.correlation < COMMON_WITH_ONE for match in matches])
     return int(np.argmin(away / reach + turned + 1e3 * poor))
 
 
@@ -80,9 +80,9 @@ def _level(region: Region, size: tuple[int, int]) -> int:
     level = math.floor(math.log2(diagonal / WORKING_DIAGONAL) + 0.5)
     least = math.ceil(math.log2(max(1.0, size[0] * size[1] / MAX_WORKING_PIXELS)) / 2)
     level = max(0, level, least)
-    if min(region[2] - region[0], region[3] - region[1]) / 2**level < LEAST_SIDE:
+    if min(region[2] - region[0], region[3] - region[1]) / 2**level < MIN_SIDE:
         raise BadInput(f"the region {tuple(round(side) for side in region)} is too small to be found again: draw one of at least "
-                       f"{LEAST_SIDE * 2**level} pixels a side")
+                       f"{MIN_SIDE * 2**level} pixels a side")
     return level
 
 
@@ -108,22 +108,22 @@ def _medoid(views: Sequence[Grey]) -> int:
     return int(np.argmax((small @ small.T).sum(axis=1)))
 
 
-def _require_common(founds: Sequence[Found], names: Sequence[str], least: float) -> None:
-    differ = sum(found.correlation < least for found in founds)
-    if differ > (1 - COMMON_SHARE) * len(founds):
-        worst = ", ".join(names[index] for index in sorted(range(len(founds)), key=lambda index: founds[index].correlation)[:3])
-        raise BadInput(f"the images have nothing in common that can be found again: {differ} of {len(founds)} differ, most of "
+def _require_common(matches: Sequence[PatchMatch], names: Sequence[str], least: float) -> None:
+    differ = sum(match.correlation < least for match in matches)
+    if differ > (1 - COMMON_SHARE) * len(matches):
+        worst = ", ".join(names[index] for index in sorted(range(len(matches)), key=lambda index: matches[index].correlation)[:3])
+        raise BadInput(f"the images have nothing in common that can be found again: {differ} of {len(matches)} differ, most of "
                        f"all {worst}; sort them or draw anchors")
 
 
-def _mean(locator: TemplateLocator, views: Sequence[Grey], founds: Sequence[Found], least: float) -> Grey:
+def _mean(locator: TemplateLocator, views: Sequence[Grey], matches: Sequence[PatchMatch], least: float) -> Grey:
     """Return the mean structure in the patch's frame, each view brought to the same contrast."""
     high, wide = locator.patch.shape
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     pieces = []
-    for view, found in zip(views, founds, strict=True):
-        if found.correlation >= least:
-            matrix = found.matrix.copy()
+    for view, match in zip(views, matches, strict=True):
+        if match.correlation >= least:
+            matrix = match.matrix.copy()
             matrix[:, 2] -= matrix[:, :2] @ ((wide - 1) / 2, (high - 1) / 2)
             piece = cv2.warpAffine(view, matrix, (wide, high), flags=flags, borderMode=cv2.BORDER_REPLICATE)
             pieces.append(piece / (float(piece.std()) + 1e-6))
@@ -131,28 +131,28 @@ def _mean(locator: TemplateLocator, views: Sequence[Grey], founds: Sequence[Foun
     return np.asarray(np.mean(np.stack(pieces), axis=0) * contrast, np.float32)
 
 
-def _bounded(locator: TemplateLocator, founds: Sequence[Found], fixed_box: bool) -> TemplateLocator:
+def _bounded(locator: TemplateLocator, matches: Sequence[PatchMatch], fixed_box: bool) -> TemplateLocator:
     """Return the locator with its expected turns, its least correlation and the largest box that all images show."""
-    correlations = np.array([found.correlation for found in founds])
+    correlations = np.array([match.correlation for match in matches])
     least = float(np.clip(0.5 * np.percentile(correlations, 5), 0.25, 0.8))
-    common = [found for found in founds if found.correlation >= least]
-    angles = np.array([wrap(found.angle) for found in common])
+    common = [match for match in matches if match.correlation >= least]
+    angles = np.array([wrap(match.angle) for match in common])
     if locator.turn < 180:
         middle = float((angles.max() + angles.min()) / 2)
         turn = min(locator.turn, float(np.ptp(angles)) / 2 * 1.2 + 5.0)
         locator = replace(locator, angle=middle, turn=turn)
     box = locator.box if fixed_box else _largest_box(locator, common)
-    return replace(locator, least=least, box=box)
+    return replace(locator, min_correlation=least, box=box)
 
 
-def _largest_box(locator: TemplateLocator, founds: Sequence[Found]) -> tuple[float, float]:
+def _largest_box(locator: TemplateLocator, matches: Sequence[PatchMatch]) -> tuple[float, float]:
     """Return the largest box around the patch's middle that lies within nearly every image, of the images' proportions."""
     high, wide = locator.image_size
     if locator.turn >= 180:
         return locator.box
 
     def shown(share: float) -> float:
-        poses = [pose_of(found, locator.level, (share * wide, share * high)) for found in founds]
+        poses = [pose_of(match, locator.level, (share * wide, share * high)) for match in matches]
         inside: NDArray[np.bool_] = np.array([pose.inside(locator.image_size) for pose in poses])
         return float(inside.mean())
 
