@@ -65,6 +65,15 @@ def tiny_pipeline(tiny_bundle: Bundle) -> Iterator[Pipeline]:
 
 
 @pytest.fixture
+def stderr_log() -> Iterator[None]:
+    """The log as the command line sets it up."""
+    from edge_ad.utils.logs import log_to_stderr
+
+    with log_to_stderr():
+        yield
+
+
+@pytest.fixture
 def mosquitto(tmp_path: Path) -> Iterator[Callable[..., Mosquitto]]:
     """Starts real MQTT brokers, `mosquitto(users=..., tls=...)`, that end with the test; skips where there is none."""
     from tests.fixtures.mosquitto import Mosquitto, mosquitto_missing

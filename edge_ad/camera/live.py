@@ -7,6 +7,7 @@ How late images arrive, told by the camera's own clock: the network, a driver's 
 
 from __future__ import annotations
 
+import logging
 import time
 import zlib
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from edge_ad.camera.grab_thread import GrabThread
 from edge_ad.camera.settings import CameraSettings
 from edge_ad.errors import DeviceFault, EdgeAdError
 from edge_ad.utils.backoff import Backoff
+
+_log = logging.getLogger(__name__)
 
 MAX_ABANDONED = 3
 
@@ -233,6 +236,7 @@ class Live:
             return
         self._was_open, self._first, self._since = True, True, time.monotonic()
         self._openings += 1
+        _log.debug("camera %s: opened (%d so far)", self.name, self._openings)
         self.fps, self.settings = grab_thread.handle.fps, grab_thread.handle.settings
         self._late_since, self._number, self._counts = None, None, False
         if self._patience.lag_s is not None:
@@ -291,6 +295,7 @@ class Live:
         if self._was_open and not self._first and time.monotonic() - self._since > self._patience.stable_s:
             self._backoff.reset()
         self._drop(grab_thread, hanging)
+        _log.debug("camera %s: lost: %s", self.name, reason)
         self._reason = f"camera lost: {reason}"
         return SourceError(self._reason)
 

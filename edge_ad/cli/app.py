@@ -6,6 +6,7 @@ import difflib
 import errno
 import importlib
 import io
+import logging
 import os
 import sys
 import traceback
@@ -17,8 +18,12 @@ import typer
 from typer.core import TyperGroup
 
 from edge_ad import __version__
+from edge_ad.cli.arguments import LogFormat, Quiet, Verbose, set_log_options
 from edge_ad.errors import BadInput, EdgeAdError, is_out_of_memory, missing_package
-from edge_ad.utils.supervision import leave, tell
+from edge_ad.utils.logs import log_handler, log_to_stderr, print_message
+from edge_ad.utils.supervision import leave
+
+_log = logging.getLogger(__name__)
 
 # Name, module in edge_ad.cli and what `edge-ad --help` says. A module is imported when its command is asked for.
 COMMANDS: tuple[tuple[str, str, str], ...] = (
@@ -121,11 +126,16 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def _options(
     context: typer.Context,
+    *,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
     ] = False,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+    log_format: LogFormat = None,
 ) -> None:
     """Train an inspector from images of good parts only and run it beside the line."""
+    set_log_options(verbose, quiet, log_format)
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
     elif context.invoked_subcommand != "init" and os.path.exists("edge-ad.toml"):
@@ -142,8 +152,17 @@ def _command(name: str, module: str, summary: str) -> Any:
 
 
 def _fail(message: str, exit_code: int) -> int:
-    tell(f"error: {' '.join(message.split())}")
+    line = " ".join(message.split())
+    if _logs_json():
+        _log.error("%s", line)
+    else:
+        print_message(f"error: {line}")
     return exit_code
+
+
+def _logs_json() -> bool:
+    handler = log_handler()
+    return handler is not None and handler.log_format == "json"
 
 
 def _explain_usage(error: typer.TyperException) -> str:
@@ -179,8 +198,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     A user's mistake ends in one sentence on stderr: 2 bad input, 3 device fault, 4 refused by a gate, 130 Ctrl-C.
     Any other exception is a fault of the program and stays loud: it leaves with its traceback (exit code 1).
+    Where the log is JSON, these are records of it.
     """
     _print_any_text()
+    with log_to_stderr():
+        return _main(arguments)
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     try:
         result = app(args=None if arguments is None else list(arguments), prog_name="edge-ad", standalone_mode=False)
     except EdgeAdError as error:
@@ -206,7 +231,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except Exception as error:
         if not is_out_of_memory(error):
-            raise
+            if not _logs_json():
+                raise
+            _log.critical("the program failed", exc_info=error)
+            return 1
         return _fail(f"out of memory ({error}): close other programs, give smaller images or choose a smaller preset", 3)
     return result if isinstance(result, int) else 0
 

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from edge_ad.cli.arguments import LogFormat, Quiet, Verbose, set_log_options
 from edge_ad.cli.options import options_of
 from edge_ad.config import Config, load_config, with_flags
 
@@ -19,11 +20,16 @@ VIDEOS = (".mp4", ".avi", ".mkv", ".mov", ".webm")
 def command(
     settings: Config,
     flags: Mapping[str, Mapping[str, object]],
+    *,
     bundle: Annotated[
         Path | None, typer.Argument(help="The bundle (*.edgead); without it the newest one under runs/.")
     ] = None,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+    log_format: LogFormat = None,
 ) -> None:
     """Judge parts OK, WARN or NG, or NONE where nothing can be said, until the source ends or Ctrl-C."""
+    set_log_options(verbose, quiet, log_format)
     from edge_ad.errors import DeviceFault, require
     from edge_ad.utils.files import newest_bundle
 

@@ -8,6 +8,7 @@ several images side by side, as of cameras or tiles, take less time than the sam
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -23,7 +24,8 @@ from edge_ad.engines.onnxruntime import OrtBackend, physical_cores
 from edge_ad.engines.pipeline import Inference, Pipeline
 from edge_ad.errors import BadInput
 from edge_ad.utils.board import is_jetson
-from edge_ad.utils.supervision import tell
+
+_log = logging.getLogger(__name__)
 
 
 class Streams:
@@ -89,13 +91,14 @@ def open_pipelines(
 ) -> Iterator[Pipeline]:
     """Yield ``count`` pipelines that run side by side (see ``Streams``); one alone is that of ``open_pipeline``."""
     chosen = choose(bundle, backend, precision)
+    _log.debug("engines: %s %s, %d side by side", chosen.backend, chosen.precision, count)
     shared = shared_backend(chosen.backend, count) if count != 1 else None
     for _ in range(count):
         yield Pipeline(bundle, precision=chosen.precision, backend=shared or chosen.backend)
 
 
 def choose(bundle: Bundle, backend: str | None, precision: str | None, root: Path = Path("/")) -> engine_store.Current:
-    """Return backend and precision: as asked, else of ``current.json``, else onnxruntime fp32 (said on stderr).
+    """Return backend and precision: as asked, else of ``current.json``, else onnxruntime fp32 (logged).
 
     A Jetson without a finished engine, an unknown name, a missing package and int8 raise BadInput. ``root`` is the root
     of the file system that is looked at for signs of a Jetson.
@@ -113,8 +116,10 @@ def choose(bundle: Bundle, backend: str | None, precision: str | None, root: Pat
         raise BadInput(f"{bundle.path} has no engine for this Jetson: run `edge-ad build-engine --fp16`")
     chosen = engine_store.Current(backend or "onnxruntime", precision or "fp32")
     if precision is None:
-        tell(
-            f"no finished engine of {bundle.path.name} fits: running {chosen.backend} {chosen.precision}; "
-            "`edge-ad build-engine --fp16` makes one"
+        _log.warning(
+            "no finished engine of %s fits: running %s %s; `edge-ad build-engine --fp16` makes one",
+            bundle.path.name,
+            chosen.backend,
+            chosen.precision,
         )
     return chosen

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -38,8 +39,10 @@ from edge_ad.store import Store
 from edge_ad.store.maintenance import MaintenanceThread
 from edge_ad.store.retention import prepare_evidence
 from edge_ad.utils.locks import Targets, lock_file
-from edge_ad.utils.supervision import ThreadFaults, tell
+from edge_ad.utils.supervision import ThreadFaults
 from edge_ad.utils.text import part_id, storable
+
+_log = logging.getLogger(__name__)
 
 WARM_UP = 4
 MAX_EMPTY = 50
@@ -158,7 +161,7 @@ def make_cascade(
     cascade = Cascade(pipeline, bundle, rate, now)
     limit = limit_of(bundle, first, rate)
     share = float((min_scores(bundle.raw_scores["threshold"], bundle.statistics) < limit).mean())
-    tell(f"cascade: LAViT is left out below {limit:.2f}, as for {share:.0%} of the bundle's normal images")
+    _log.info("cascade: LAViT is left out below %.2f, as for %.0f%% of the bundle's normal images", limit, 100.0 * share)
     return cascade
 
 
@@ -274,13 +277,13 @@ class Wiring:
         elif record["kind"] == "channel":
             name, fault = record["name"], record["fault"]
             if fault is not None:
-                tell(storable(f"output fault: {name}: {fault}"))
+                _log.error("output fault: %s: %s", name, storable(fault))
                 self._faulty.add(name)
             elif name in self._faulty:
-                tell(storable(f"output {name} works again"))
+                _log.info("output %s works again", name)
                 self._faulty.discard(name)
         elif record["kind"] == "error":
-            tell(storable(f"output fault: {record['text']}"))
+            _log.error("output fault: %s", storable(record["text"]))
 
     def _prove(self) -> None:
         """Wait until every output works; DeviceFault names those that do not."""

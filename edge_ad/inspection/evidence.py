@@ -5,6 +5,7 @@ Events, their counters and their images on their way into the record.
 
 from __future__ import annotations
 
+import logging
 import shutil
 import threading
 import time
@@ -33,7 +34,9 @@ from edge_ad.store.maintenance import yield_to_others
 from edge_ad.store.retention import GB, evidence_folder
 from edge_ad.store.rows import with_comment
 from edge_ad.utils.files import atomic_write
-from edge_ad.utils.supervision import SupervisedThread, ThreadFaults, tell
+from edge_ad.utils.supervision import SupervisedThread, ThreadFaults
+
+_log = logging.getLogger(__name__)
 
 CROP_QUALITY = 90  # of JPEG, 0 to 100
 MAP_QUALITY = 80
@@ -57,7 +60,7 @@ class Evidence:
 
     ``offer`` costs the loop next to nothing: at most 64 MiB of images wait, first for the commit of their event, then
     for the thread. Beyond that the oldest OK goes, else the oldest, counted in ``dropped`` by camera; so does everything
-    while less than ``free_gb`` are free or the disk refuses, which is told once on stderr when it begins and when it is
+    while less than ``free_gb`` are free or the disk refuses, which is logged once when it begins and when it is
     over. Files are JPEG of quality 90 and 80 with the event as JSON in their comment; they are synced to the disk before
     the store is told of them. ``short`` is called when space is short. ``reference`` as for HeatScale.
     """
@@ -130,7 +133,7 @@ class Evidence:
                 self._waiting, self._ready = {}, {}
         dropped = sum(self.dropped.values())
         if dropped:
-            tell(f"{dropped} images were not kept in {self._folder}")
+            _log.warning("%d images were not kept in %s", dropped, self._folder)
 
     def _run(self) -> None:
         yield_to_others()
@@ -163,9 +166,9 @@ class Evidence:
                 self.dropped[item.event.camera] += 1
             self._short()
         if fault is not None and self.fault is None:
-            tell(f"no images are kept, events go on: {fault}")
+            _log.warning("no images are kept, events go on: %s", fault)
         elif fault is None and self.fault is not None:
-            tell(f"images are kept again; {sum(self.dropped.values())} were not")
+            _log.info("images are kept again; %d were not", sum(self.dropped.values()))
         self.fault = fault
 
     def _write(self, item: _Item) -> str | None:
@@ -222,7 +225,7 @@ class StoreObserver(Observer):
     """Hands every event to the store, with the counters of its camera over all runs, and its images to ``evidence``.
 
     ``account`` gives the counters of a camera in this run; to them come the events and images that were not kept, and
-    what earlier runs left in the store. A store that cannot write is told once on stderr each time it begins.
+    what earlier runs left in the store. A store that cannot write is logged once each time it begins.
     """
 
     def __init__(self, store: Store, account: Account, evidence: Evidence | None = None) -> None:
@@ -242,7 +245,7 @@ class StoreObserver(Observer):
         self._store.record(event, self._totals(source.name))
         fault = self._store.fault
         if fault != self._reported:
-            tell(fault or "events are stored again")
+            _log.log(logging.INFO if fault is None else logging.ERROR, "%s", fault or "events are stored again")
             self._reported = fault
 
     def close(self) -> None:
@@ -253,7 +256,7 @@ class StoreObserver(Observer):
             self._store.count(camera, self._totals(camera))
         if not self._store.close() or self._store.dropped:
             dropped = f"{self._store.dropped} events" if self._store.dropped else "the last events"
-            tell(f"{self._store.path} is slow or full: {dropped} were not stored")
+            _log.warning("%s is slow or full: %s were not stored", self._store.path, dropped)
 
     def _totals(self, camera: str) -> dict[str, int]:
         counted = self._account(camera).numbers()

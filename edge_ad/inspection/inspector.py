@@ -7,6 +7,7 @@ evidence, terminal, dashboard.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import threading
@@ -46,8 +47,10 @@ from edge_ad.inspection.settings import check_settings, conditions_of, lag_s
 from edge_ad.inspection.summary import Summary, summarise
 from edge_ad.inspection.view import view_of
 from edge_ad.inspection.watchdog import Notifier, ThreadWatch, Watchdog
-from edge_ad.utils.supervision import ThreadFaults, tell
+from edge_ad.utils.supervision import ThreadFaults
 from edge_ad.utils.text import redact
+
+_log = logging.getLogger(__name__)
 
 DRAIN_S = 2.0
 
@@ -106,7 +109,7 @@ class Stop:
 
 
 def _end() -> None:
-    tell(f"error: the run did not end within {DRAIN_S:g} s of SIGTERM and was cut off")
+    _log.critical("the run did not end within %g s of SIGTERM and was cut off", DRAIN_S)
     os._exit(3)
 
 

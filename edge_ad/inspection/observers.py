@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import sys
 import time
@@ -18,8 +19,9 @@ from edge_ad.inspection.drift import Drift
 from edge_ad.inspection.judge import InspectionResult
 from edge_ad.inspection.part_tracking import CycleState
 from edge_ad.utils.files import is_at
-from edge_ad.utils.supervision import tell
 from edge_ad.utils.text import storable
+
+_log = logging.getLogger(__name__)
 
 REFRESH_S = 0.2
 SYNC_EVERY_S = 1.0
@@ -91,7 +93,7 @@ class EventFile(Observer):
             self._stream = _open(Path(self._name))
         except BadInput as error:
             raise DeviceFault(str(error)) from error
-        tell(storable(f"the file of events {self._name} was removed or renamed: events go on in a new one"))
+        _log.warning("the file of events %s was removed or renamed: events go on in a new one", storable(self._name))
 
     def _sync(self) -> None:
         self._synced = time.monotonic()
@@ -124,7 +126,7 @@ class EventCallback(Observer):
 
 
 class DriftObserver(Observer):
-    """Watches all parts for drift; tells on stderr when it begins and when it is over. None watches nothing."""
+    """Watches all parts for drift; logs when it begins and when it is over. None watches nothing."""
 
     def __init__(self, drift: Drift | None) -> None:
         self.drift = drift
@@ -139,9 +141,9 @@ class DriftObserver(Observer):
         warning = self.drift.report().warning
         if warning and not self._drifted:
             self.warnings.append(warning)
-            tell(f"warning: {warning}")
+            _log.warning("%s", warning)
         elif self._drifted and not warning:
-            tell("drift: the parts are like the normal images again")
+            _log.info("drift: the parts are like the normal images again")
         self._drifted = warning is not None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import re
 import shutil
@@ -21,8 +22,9 @@ from edge_ad.inspection.judge import InspectionResult
 from edge_ad.inspection.observers import Observer
 from edge_ad.inspection.view import View
 from edge_ad.utils.files import atomic_write
-from edge_ad.utils.supervision import tell
 from edge_ad.utils.text import is_utf8
+
+_log = logging.getLogger(__name__)
 
 CODECS = (("mp4v", ".mp4"), ("MJPG", ".avi"))  # the first one this OpenCV can write
 DEFAULT_FPS = 10.0
@@ -35,7 +37,7 @@ class Recorder(Observer):
 
     Names are made of the camera's name with everything but letters, digits, ``.``, ``_`` and ``-`` replaced; a video
     gets its name when it is complete. With ``several`` cameras the images of each go into a folder of its own. With
-    less than 500 MiB free on the disk no more images are written, said once on stderr: events matter more. Memory does
+    less than 500 MiB free on the disk no more images are written, logged once: events matter more. Memory does
     not grow with the number of frames. ``reference`` is the heat map of a good part (see HeatScale), ``view`` the piece
     of the image that is judged.
     """
@@ -112,7 +114,7 @@ class Recorder(Observer):
     def _room(self) -> bool:
         if not self._full and self._count % CHECK_EVERY == 0 and shutil.disk_usage(self._folder).free < FREE_FLOOR:
             self._full = True
-            tell(f"less than 500 MiB free for {self._folder}: no more images are saved")
+            _log.warning("less than 500 MiB free for %s: no more images are saved", self._folder)
         self._count += 1
         return not self._full
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,9 @@ from edge_ad.errors import EdgeAdError
 from edge_ad.inspection.judge import Judge
 from edge_ad.inspection.observers import Observer
 from edge_ad.scoring import Thresholds
-from edge_ad.utils.supervision import SupervisedThread, ThreadFaults, tell
+from edge_ad.utils.supervision import SupervisedThread, ThreadFaults
+
+_log = logging.getLogger(__name__)
 
 LoadThresholds = Callable[[Path], Thresholds]
 
@@ -19,7 +22,7 @@ class Reloader(Observer):
     """On ``ask`` reads the thresholds in a bundle's file again, in a thread, and gives them to the judge between two
     frames.
 
-    What cannot be read changes nothing; both are told on stderr.
+    What cannot be read changes nothing; both are logged.
     """
 
     def __init__(self, judge: Judge, load: LoadThresholds, path: Path, faults: ThreadFaults | None = None) -> None:
@@ -50,11 +53,11 @@ class Reloader(Observer):
             self._thread = None
             if self._fresh is not None:
                 self._judge.thresholds, self._fresh = self._fresh, None
-                previous = self._judge.thresholds
-                tell(f"thresholds reloaded: WARN above {previous.warn:.4g}, NG above {previous.ng:.4g}")
+                limits = self._judge.thresholds
+                _log.info("thresholds reloaded: WARN above %.4g, NG above %.4g", limits.warn, limits.ng)
 
     def _read(self) -> None:
         try:
             self._fresh = self._load(self._path)
         except EdgeAdError as error:
-            tell(f"the thresholds stay as they are: {error}")
+            _log.warning("the thresholds stay as they are: %s", error)

@@ -9,11 +9,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from edge_ad.outputs.mqtt import Broker
-from edge_ad.utils.supervision import SupervisedThread, ThreadFaults, tell
+from edge_ad.utils.supervision import SupervisedThread, ThreadFaults
 
 if TYPE_CHECKING:
     from paho.mqtt.client import Client, MQTTMessage
 import contextlib
+import logging
 import os
 import socket
 import stat
@@ -28,6 +29,8 @@ from edge_ad.inspection.part_tracking import Calls
 from edge_ad.outputs.mqtt import PORTS, parse_broker
 from edge_ad.utils.text import part_id, redact_uri
 
+_log = logging.getLogger(__name__)
+
 KEEP_ALIVE_S = 5
 RETRY_S = (1, 5)
 CONNECT_S = 3.0
@@ -38,7 +41,7 @@ Heard = Callable[[bytes], None]
 class MqttTrigger:
     """Calls ``heard`` with the payload of each message, and connects again by itself, after 1, 2, 4 and 5 s.
 
-    A broker that is away is told on stderr, once, and so is its return. What was published meanwhile, and messages that
+    A broker that is away is logged, once, and so is its return. What was published meanwhile, and messages that
     the broker has retained, call for nothing: their parts are gone.
     """
 
@@ -82,7 +85,7 @@ class MqttTrigger:
         if any(code.is_failure for code in codes):
             self._fault(f"it does not let us read the topic {self._broker.topic}")
         elif self._reported:
-            tell(f"trigger: {self._broker.name} is back")
+            _log.info("trigger: %s is back", self._broker.name)
             self._reported.clear()
 
     def _disconnected(self, client: Client, data: Any, flags: Any, code: Any, properties: Any) -> None:
@@ -98,11 +101,11 @@ class MqttTrigger:
                 self._heard(bytes(message.payload))
 
     def _fault(self, why: str) -> None:
-        """Tell why no part is called for, each reason once until the broker is back."""
+        """Log why no part is called for, each reason once until the broker is back."""
         if why in self._reported or self._closed:
             return
         self._reported.add(why)
-        tell(f"trigger fault: {self._broker.name}: {why}; no part is called for until it is back")
+        _log.error("trigger fault: %s: %s; no part is called for until it is back", self._broker.name, why)
 
 
 ALLOWED = (
@@ -193,7 +196,7 @@ class LineTrigger:
             if not self._closed and not self._stream.closed:
                 raise
         if not self._closed:
-            tell("trigger: standard input has ended; no more parts are called for")
+            _log.warning("trigger: standard input has ended; no more parts are called for")
 
 
 def _is_left_behind(path: str) -> bool:

@@ -8,9 +8,10 @@ Letters in memory, for an output that shows the state of things and keeps nothin
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -21,8 +22,10 @@ from edge_ad.outputs.delivery import NotNow, Output, Pipelined, Refused
 from edge_ad.outputs.states import ChannelState
 from edge_ad.store.outbox import Backlog, DeliveryStats, Outbox, QueuedMessage, standings
 from edge_ad.utils.backoff import Backoff
-from edge_ad.utils.supervision import SupervisedThread, ThreadFaults, tell
+from edge_ad.utils.supervision import SupervisedThread, ThreadFaults
 from edge_ad.utils.text import redact
+
+_log = logging.getLogger(__name__)
 
 BATCH = 50
 FIRST_PAUSE_S = 0.5
@@ -30,8 +33,6 @@ MAX_PAUSE_S = 30.0
 MAX_ASKED_S = 300.0
 SETTLE_S = 0.25
 MAX_REASONS = 20
-
-Report = Callable[[str], None]
 
 
 class QueuedMessages(Protocol):
@@ -56,10 +57,9 @@ class QueuedMessages(Protocol):
 class DeliveryWorker:
     """Delivers until it is closed. ``state`` tells whether it works; any thread may read it."""
 
-    def __init__(self, output: Output, queued_messages: QueuedMessages, report: Report, faults: ThreadFaults | None = None) -> None:
+    def __init__(self, output: Output, queued_messages: QueuedMessages, faults: ThreadFaults | None = None) -> None:
         self._output = output
         self._letters = queued_messages
-        self._report = report
         self._changed = threading.Condition()
         self._news = True
         self._ends: float | None = None
@@ -159,8 +159,8 @@ class DeliveryWorker:
             self._letters.refuse(queued, reason)
             if reason not in self._refusals and len(self._refusals) < MAX_REASONS:
                 self._refusals.add(reason)
-                self._report(
-                    f"output {self.name} refuses event {queued.id}: {reason}; such events are set aside and counted"
+                _log.warning(
+                    "output %s refuses event %s: %s; such events are set aside and counted", self.name, queued.id, reason
                 )
             return
         self._confirmed.append(queued)
@@ -175,7 +175,7 @@ class DeliveryWorker:
     def _failed(self, error: Exception) -> None:
         message = redact(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
         if self.fault is None:
-            self._report(f"output {self.name}: {message}; events wait and are tried again")
+            _log.warning("output %s: %s; events wait and are tried again", self.name, message)
         self.state = self.state.after(message, time.time())
 
     def _well(self) -> None:
@@ -183,7 +183,7 @@ class DeliveryWorker:
         again = self.fault is not None
         self.state = self.state.after(None, time.time())
         if again:
-            self._report(f"output {self.name} delivers again")
+            _log.info("output %s delivers again", self.name)
 
     def _pause(self, seconds: float) -> None:
         with self._changed:
@@ -272,7 +272,6 @@ class Dispatcher:
         self,
         outputs: Sequence[Output],
         limit: int = LIMIT,
-        report: Report = tell,
         faults: ThreadFaults | None = None,
     ) -> None:
         names = [output.name for output in outputs]
@@ -282,7 +281,6 @@ class Dispatcher:
         self._outputs = list(outputs)
         self._transient = {output.name: Transient(output.name) for output in outputs if not output.spooled}
         self._workers: list[DeliveryWorker] = []
-        self._report = report
         self._faults = faults
         self._limit = limit
         self._path: Path | None = None
@@ -294,13 +292,15 @@ class Dispatcher:
         self._path = path
         for output in self._outputs:
             queued_messages = self._transient.get(output.name) or Backlog(path, output.name)
-            self._workers.append(DeliveryWorker(output, queued_messages, self._report, self._faults))
+            self._workers.append(DeliveryWorker(output, queued_messages, self._faults))
         mine = {output.name for output in self._outputs}
         for stats in self._on_disk():
             if stats.waiting and stats.output not in mine:
-                self._report(
-                    f"{stats.waiting} events wait for {stats.output}, which is no output of this run: "
-                    f"`edge-ad outputs drop '{stats.output}'` gives them up"
+                _log.warning(
+                    "%d events wait for %s, which is no output of this run: `edge-ad outputs drop '%s'` gives them up",
+                    stats.waiting,
+                    stats.output,
+                    stats.output,
                 )
         for worker in self._workers:
             worker.start()
@@ -313,8 +313,8 @@ class Dispatcher:
             worker.wake()
         for name in self.outbox.full - self._reported:
             self._reported.add(name)
-            self._report(
-                f"output {name}: {self._limit} events wait for it, so the oldest are dropped, OK before WARN, NONE and NG"
+            _log.warning(
+                "output %s: %d events wait for it, so the oldest are dropped, OK before WARN, NONE and NG", name, self._limit
             )
 
     def states(self) -> list[OutputState]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -18,6 +19,8 @@ from edge_ad.outputs.guard_state import Message
 from edge_ad.outputs.states import ChannelState
 from edge_ad.utils.backoff import MAX_RESTARTS, RESTART_WINDOW_S, Ends
 from edge_ad.utils.supervision import SupervisedThread, ThreadFaults
+
+_log = logging.getLogger(__name__)
 
 OPEN_S = 15.0
 ECHO_S = 1.0
@@ -229,6 +232,7 @@ class GuardClient:
                 f"the output guard ended {ended} times within {RESTART_WINDOW_S:g} s: check the outputs {self._outputs}"
             )
             raise self._fault
+        _log.warning("the output guard ended or does not answer and is started again")
         self._process = self._start()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import sqlite3
 import time
 from collections.abc import Mapping
@@ -12,7 +13,8 @@ from typing import Any
 from edge_ad.store.journal import Journal, event_line, files, mark_line, state_line
 from edge_ad.store.recovery import metadata
 from edge_ad.store.rows import COLUMNS, event_of
-from edge_ad.utils.supervision import tell
+
+_log = logging.getLogger(__name__)
 
 SYNC_S = 1.0
 LOOK_S = 5.0  # between two looks whether the journal is still there
@@ -99,9 +101,10 @@ class JournalWriter:
         first = connection.execute("SELECT min(sequence) FROM event WHERE time >= ?", (lost_from,)).fetchone()[0]
         self.written = self.synced = 0 if before is None else min(self.written, (first or self.written + 1) - 1)
         self._reported_at, self._behind, self._marks_due = -STATE_S, True, True
-        tell(
-            f"the journal in {self._journal.folder} was removed while it was in use: it is made again from the index; "
-            "images that were removed with it are gone"
+        _log.warning(
+            "the journal in %s was removed while it was in use: it is made again from the index; "
+            "images that were removed with it are gone",
+            self._journal.folder,
         )
 
     def end(self, counters: Mapping[str, Mapping[str, int]], latches: Mapping[str, Any]) -> None:

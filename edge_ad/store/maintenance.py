@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sqlite3
 import threading
@@ -14,7 +15,9 @@ from edge_ad.errors import EdgeAdError
 from edge_ad.store.recovery import Rebuilt, image_days, insert_day, metadata, rebuild
 from edge_ad.store.retention import steady_s, sweep
 from edge_ad.store.schema import connect
-from edge_ad.utils.supervision import SupervisedThread, ThreadFaults, tell
+from edge_ad.utils.supervision import SupervisedThread, ThreadFaults
+
+_log = logging.getLogger(__name__)
 
 EVERY_S = 60.0
 MIN_S = 2.0
@@ -33,7 +36,7 @@ def yield_to_others() -> None:
 class MaintenanceThread:
     """Looks after a store beside the thread that writes it, once a minute and when it is woken.
 
-    What it cannot do is in ``fault`` and told once on stderr; then nothing is deleted, and it tries again.
+    What it cannot do is in ``fault`` and logged once; then nothing is deleted, and it tries again.
     """
 
     def __init__(self, path: Path, evidence: Path, limits: RecordTable, faults: ThreadFaults | None = None) -> None:
@@ -69,7 +72,7 @@ class MaintenanceThread:
             except (sqlite3.Error, OSError, EdgeAdError) as error:
                 fault = f"the record cannot be tidied up: {error}"
             if fault is not None and fault != self.fault:
-                tell(fault)
+                _log.warning("%s", fault)
             self.fault = fault
             self.rounds += 1
             self._wake.wait(EVERY_S)
@@ -86,7 +89,7 @@ class MaintenanceThread:
         if incomplete:
             rebuilt = rebuild(self._path, self._evidence, self._stop)
             if not self._stop.is_set():
-                tell(f"the index {self._path} is complete again: {rebuilt}")
+                _log.info("the index %s is complete again: %s", self._path, rebuilt)
         if self._stop.is_set():
             return None
         # A check reads much: once an hour, and until it is passed.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import sqlite3
 import threading
@@ -21,7 +22,9 @@ from edge_ad.store.journal_writer import JournalWriter
 from edge_ad.store.recovery import is_damage, metadata, open_store, set_metadata
 from edge_ad.store.rows import COLUMNS, StoredImage, row_of
 from edge_ad.store.schema import identity
-from edge_ad.utils.supervision import SupervisedThread, ThreadFaults, tell
+from edge_ad.utils.supervision import SupervisedThread, ThreadFaults
+
+_log = logging.getLogger(__name__)
 
 MAX_WAITING = 20_000
 RETRY_S = 0.5
@@ -74,11 +77,11 @@ class Store:
     Everything that waits is committed in one transaction, events in the order of ``record``; ``on_commit`` is called
     with the events of each transaction once they are on the disk, in the thread of the store; ``with_commit`` may write
     more into the same transaction (see ``Outbox.add``). With ``evidence``, a folder, every committed event also goes
-    into the journal there (see JournalWriter). While the disk refuses, ``fault`` says why, up to 20,000 events wait,
-    and beyond that the oldest OK (else the oldest) is dropped and counted. A disk that is full from the start is such a
-    fault, not an error. An event that can never be stored is left out, counted and told to ``faults``; so is every
-    other exception that nobody foresaw. An index that is damaged or removed while it is in use is replaced as at the
-    start, said on stderr.
+    into the journal there (see JournalWriter). While the disk refuses, ``fault`` says why, up to 20,000 events wait, and
+    beyond that the oldest OK (else the oldest) is dropped and counted. A disk that is full from the start is such a
+    fault, not an error. An event that can never be stored is left out, counted and told to ``faults``; so is every other
+    exception that nobody foresaw. An index that is damaged or removed while it is in use is replaced as at the start, and
+    logged.
     """
 
     def __init__(
@@ -295,7 +298,7 @@ class Store:
     def _open(self, damage: str | None = None) -> sqlite3.Connection:
         connection, message = open_store(self.path, self.evidence, damage)
         if message is not None:
-            tell(message)
+            _log.warning("%s", message)
         try:
             self._report_evidence(connection)
         except sqlite3.Error as error:

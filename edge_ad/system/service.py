@@ -34,7 +34,7 @@ Type=notify
 NotifyAccess=main
 User={user}
 WorkingDirectory={folder}
-ExecStart={program} run {bundle}
+ExecStart={program} --log-format json run {bundle}
 ExecReload=/bin/kill -HUP $MAINPID
 ExecStopPost={program} outputs reject
 # Engines may be built or loaded for minutes before the first golden verdict.

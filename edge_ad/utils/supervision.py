@@ -1,4 +1,4 @@
-"""Threads whose death is a fault of the run: told, counted, and started again where that is safe.
+"""Threads whose death is a fault of the run: logged, counted, and started again where that is safe.
 
 Needs the standard library only, so that every package may use it.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import logging
 import os
 import sys
 import threading
@@ -21,11 +22,7 @@ MAX_RESTARTS = 5
 RESTART_WINDOW_S = 60.0
 RESTART_PAUSE_S = 0.5
 
-
-def tell(text: str) -> None:
-    """Print one line on stderr; a stderr that is closed, full or gone must not end a thread or a run."""
-    with contextlib.suppress(OSError, ValueError):
-        print(text, file=sys.stderr, flush=True)
+_log = logging.getLogger(__name__)
 
 
 class ThreadFaults:
@@ -48,15 +45,15 @@ class ThreadFaults:
             return next(iter(self._down.values()), None)
 
     def note(self, name: str, error: BaseException) -> None:
-        """Count and tell an unforeseen exception after which the thread goes on."""
+        """Count and log an unforeseen exception after which the thread goes on."""
         with self._lock:
             self.counts[name] += 1
             count = self.counts[name]
         if count & (count - 1) == 0:  # the 1st, 2nd, 4th, 8th: a fault in every event must not flood the log
-            tell(f"fault of the thread {name} (number {count}): {describe(error)}")
+            _log.error("fault of the thread %s (number %d): %s", name, count, describe(error), exc_info=error)
 
     def down(self, name: str, error: BaseException, *, for_good: bool, essential: bool) -> None:
-        """Count and tell that a thread has ended: it is started again, unless ``for_good``."""
+        """Count and log that a thread has ended: it is started again, unless ``for_good``."""
         what = "it stays away" if for_good else "it is started again"
         message = f"the thread {name} ended ({describe(error)}); {what}"
         with self._lock:
@@ -64,7 +61,7 @@ class ThreadFaults:
             self._down[name] = message
             if for_good and essential and self.fatal is None:
                 self.fatal = message
-        tell(message)
+        _log.error("%s", message, exc_info=error)
 
     def lose(self, name: str, message: str) -> None:
         """Count and keep that something beside the threads has ended for good; it was told already."""
@@ -123,6 +120,7 @@ class SupervisedThread:
 
     def start(self) -> None:
         """Start the work."""
+        _log.debug("the thread %s starts", self.name)
         self._thread.start()
 
     def join(self, timeout_s: float | None = None) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
+import logging
 import secrets
 import threading
 import time
@@ -19,9 +20,11 @@ from typing import Any, Literal
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from edge_ad.utils.supervision import describe, tell
+from edge_ad.utils.supervision import describe
 from edge_ad.web.address import TOKEN, Names, Tokens
 from edge_ad.web.sessions import Sessions
+
+_log = logging.getLogger(__name__)
 
 Role = Literal["full", "read"]
 ROLES: tuple[Role, ...] = ("full", "read")
@@ -257,7 +260,7 @@ class AuthMiddleware:
         try:
             result = self._access.check(request)
         except Exception as error:  # whatever a header holds, the answer is a refusal with all its headers
-            tell(f"dashboard: a request was refused: {describe(error)}")
+            _log.warning("dashboard: a request was refused: %s", describe(error))
             result = Refusal(400, "the request cannot be understood")
         if isinstance(result, Refusal):
             await _refuse(result, request, sending)

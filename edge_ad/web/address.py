@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from edge_ad.errors import BadInput
 from edge_ad.outputs.channels import bracketed
-from edge_ad.utils.supervision import tell
+from edge_ad.utils.logs import print_message
 
 TOKEN = "EDGE_AD_WEB_TOKEN"
 READ_TOKEN = "EDGE_AD_WEB_READ_TOKEN"
@@ -99,11 +99,11 @@ def find_tokens(address: Address, environment: Mapping[str, str], names: Sequenc
 
 
 def print_address(address: Address, listener: socket.socket, made: str | None) -> None:
-    """Tell on stderr where the dashboard is, and once the token that was made for it."""
+    """Print on stderr where the dashboard is, and once the token that was made for it."""
     shown = address.host if address.host not in ("0.0.0.0", "::") else socket.gethostname()
-    tell(f"dashboard: http://{Address(shown, listener.getsockname()[1])}/")
+    print_message(f"dashboard: http://{Address(shown, listener.getsockname()[1])}/")
     if made is not None:
-        tell(f"dashboard token (set {TOKEN} to choose your own): {made}")
+        print_message(f"dashboard token (set {TOKEN} to choose your own): {made}")
 
 
 @dataclass(frozen=True)

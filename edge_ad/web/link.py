@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
+import logging
 import os
 import select
 import subprocess
@@ -35,11 +36,14 @@ from edge_ad.inspection.settings import presence_of
 from edge_ad.outputs.states import ChannelState
 from edge_ad.scoring import BRANCHES, Thresholds
 from edge_ad.utils.backoff import MAX_RESTARTS, Ends
-from edge_ad.utils.supervision import SupervisedThread, ThreadFaults, tell
+from edge_ad.utils.logs import log_arguments
+from edge_ad.utils.supervision import SupervisedThread, ThreadFaults
 from edge_ad.web import wire
 from edge_ad.web.address import READ_TOKEN, TOKEN, find_tokens, listen, parse_address, print_address
 from edge_ad.web.panel import DashboardFeed, PendingImage
 from edge_ad.web.snapshot import StatusReporter, Watched, event_row
+
+_log = logging.getLogger(__name__)
 
 BEAT_S = 0.05
 WATCHED_EVERY_S = 0.2
@@ -124,7 +128,7 @@ class WebLink:
     def _start(self) -> subprocess.Popen[bytes]:
         """Start the process; the tokens go through the pipe, so that neither arguments nor environment show them."""
         process = subprocess.Popen(
-            [sys.executable, "-m", "edge_ad.web.serve", str(self._listener.fileno())],
+            [sys.executable, "-m", "edge_ad.web.serve", str(self._listener.fileno()), *log_arguments()],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             pass_fds=(self._listener.fileno(),),
@@ -217,11 +221,11 @@ class WebLink:
         self.feed.watching = False
         if ended > MAX_RESTARTS:
             message = f"the dashboard ended {ended} times within a minute and stays away"
-            tell(message)
+            _log.error("%s", message)
             self._faults.lose("dashboard", message)
             self._listener.close()  # a connection that nobody would answer is refused
             return False
-        tell(f"the dashboard {what} and is started again")
+        _log.warning("the dashboard %s and is started again", what)
         self._process = self._start()
         return True
 

@@ -22,6 +22,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from edge_ad.store.reader import Reader
+from edge_ad.utils.logs import log_to_stderr
 from edge_ad.utils.supervision import SupervisedThread
 from edge_ad.web import wire
 from edge_ad.web.access import HEADERS, Access
@@ -117,6 +118,7 @@ class Server(uvicorn.Server):
                 app,
                 http=TimedProtocol,
                 access_log=False,
+                log_config=None,
                 log_level="warning",
                 server_header=False,
                 proxy_headers=False,
@@ -209,4 +211,5 @@ def teller(stream: IO[bytes]) -> Ask:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    with log_to_stderr(*sys.argv[2:]):
+        main(sys.argv[1:])

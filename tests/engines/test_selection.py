@@ -28,6 +28,7 @@ def jetson(tmp_path: Path) -> Path:
     return tmp_path / "jetson"
 
 
+@pytest.mark.usefixtures("stderr_log")
 def test_without_an_engine_fp32_runs_and_says_so(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
     with open_pipeline(bundle) as pipeline:
         assert (pipeline.backend.name, pipeline.precision) == ("onnxruntime", "fp32")
@@ -37,6 +38,7 @@ def test_without_an_engine_fp32_runs_and_says_so(bundle: Bundle, capsys: pytest.
     assert "running onnxruntime fp32" in told.err
 
 
+@pytest.mark.usefixtures("stderr_log")
 def test_the_current_engine_runs_in_silence(bundle: Bundle, capsys: pytest.CaptureFixture[str], jetson: Path) -> None:
     build(bundle, "fp16", threads=1)
     with open_pipeline(bundle) as pipeline:
@@ -47,6 +49,7 @@ def test_the_current_engine_runs_in_silence(bundle: Bundle, capsys: pytest.Captu
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.usefixtures("stderr_log")
 def test_what_is_asked_for_is_what_runs(bundle: Bundle, jetson: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert choose(bundle, "onnxruntime", "fp32", jetson) == Current("onnxruntime", "fp32")
     assert capsys.readouterr().err == ""

@@ -233,7 +233,7 @@ CAPTURE_CALLS = ["cuStreamBeginCapture_v2", "cuStreamEndCapture", "cuGraphInstan
 
 @pytest.mark.parametrize("call", CAPTURE_CALLS)
 def test_a_graph_that_cannot_be_recorded_falls_back(
-    bundle: Bundle, gpu: FakeGpu, call: str, capsys: pytest.CaptureFixture[str]
+    bundle: Bundle, gpu: FakeGpu, call: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     gpu.fail(call, code=NOT_CAPTURED)
     with opened(bundle) as pipeline, Pipeline(bundle, threads=1) as reference:
@@ -243,7 +243,7 @@ def test_a_graph_that_cannot_be_recorded_falls_back(
             f"recording failed: the GPU refuses a CUDA graph: {call} answers 900 "
             "(operation not permitted when stream is capturing)"
         )
-        assert capsys.readouterr().err == f"note: no CUDA graph, engines start one by one: {frame.why_not}\n"
+        assert caplog.messages == [f"no CUDA graph, engines start one by one: {frame.why_not}"]
         assert pipeline.infer(tiny_image(5)).score == reference.infer(tiny_image(5)).score
 
 

@@ -90,6 +90,7 @@ def test_a_full_disk_stops_the_inspection() -> None:
         writer.write(NG)
 
 
+@pytest.mark.usefixtures("stderr_log")
 @pytest.mark.parametrize("how", ["removed", "renamed", "folder removed"])
 def test_a_file_that_is_taken_away_is_made_again(tmp_path: Path, how: str, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "new" / "events.jsonl"

@@ -116,6 +116,7 @@ def test_none_or_all_of_the_goods(tmp_path: Path, every: int, kept: int) -> None
     assert evidence.written == kept
 
 
+@pytest.mark.usefixtures("stderr_log")
 def test_pictures_wait_for_the_commit_and_the_oldest_ok_goes_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -141,6 +142,7 @@ def test_pictures_wait_for_the_commit_and_the_oldest_ok_goes_first(
     assert "3 images were not kept" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("stderr_log")
 def test_a_folder_that_cannot_be_written_is_told_once_and_tried_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -82,6 +82,7 @@ class Wires:
         pass
 
 
+@pytest.mark.usefixtures("stderr_log")
 def test_a_disk_that_fills_up_and_is_freed_again(disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path, ballast, wires = disk / "line.sqlite", Ballast(disk), Wires()
     settings = RecordTable(free_gb=0.004)

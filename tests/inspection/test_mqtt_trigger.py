@@ -116,6 +116,7 @@ def test_every_message_calls_for_a_part(mosquitto: Start, opened: Callable[[str]
     plc.close()
 
 
+@pytest.mark.usefixtures("stderr_log")
 def test_a_broker_with_tls_and_passwords(
     mosquitto: Start,
     opened: Callable[[str], Sequence[Call]],
@@ -169,6 +170,7 @@ def test_a_broker_that_is_away_dies_or_hangs_is_told_and_comes_back(
     assert told.count("was lost") == 2
 
 
+@pytest.mark.usefixtures("stderr_log")
 def test_closing_never_waits_for_a_broker(capfd: pytest.CaptureFixture[str]) -> None:
     trigger = open_trigger(parse_trigger(f"mqtt://127.0.0.1:{free_port()}/t", []), Calls())
     assert trigger is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 import threading
 import time
@@ -67,13 +68,32 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outlet_module, "FIRST_PAUSE_S", 0.01)
 
 
+class Messages(logging.Handler):
+    """Collects what is logged from INFO on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.messages: list[str] = []
+        self.logger = logging.getLogger("edge_ad.outputs.dispatcher")
+        self.logger.setLevel(logging.INFO)
+        self.logger.addHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage())
+
+    def close(self) -> None:
+        self.logger.removeHandler(self)
+        super().close()
+
+
 class Line:
     """A store with a dispatcher."""
 
     def __init__(self, path: Path, *outputs: Receiver, limit: int = 1000) -> None:
-        self.told: list[str] = []
+        self._log = Messages()
+        self.messages = self._log.messages
         self.path = path
-        self.dispatcher = Dispatcher(outputs, limit, self.told.append)
+        self.dispatcher = Dispatcher(outputs, limit)
         self.store = Store(path, self.dispatcher.committed, self.dispatcher.outbox.add)
         self.dispatcher.start(path)
 
@@ -87,6 +107,7 @@ class Line:
     def close(self) -> None:
         assert self.store.close(10)
         self.dispatcher.close()
+        self._log.close()
 
 
 @pytest.mark.parametrize("kind", [Receiver, Wide])
@@ -111,10 +132,10 @@ def test_every_event_arrives_in_order_whatever_fails(
     line.close()
     assert frames(receiver.got) == list(range(120))  # nothing twice: each fault came before the receiver had it
     failed = any(isinstance(error, Exception) for error in [*opens, *delivers])
-    assert len(line.told) == 2 * failed or len(line.told) % 2 == 0
+    assert len(line.messages) == 2 * failed or len(line.messages) % 2 == 0
     if failed:
-        assert "events wait and are tried again" in line.told[0]
-        assert line.told[-1] == "output receiver: delivers again"
+        assert "events wait and are tried again" in line.messages[0]
+        assert line.messages[-1] == "output receiver: delivers again"
 
 
 def test_what_waits_is_delivered_by_the_next_run(tmp_path: Path) -> None:
@@ -169,16 +190,16 @@ def test_a_poisoned_event_is_set_aside_told_once_and_the_others_pass(tmp_path: P
     assert (found.stats.delivered, found.stats.refused, found.fault) == (5, 3, None)
     line.close()
     assert frames(receiver.got) == [0, 3, 5, 6, 7]
-    assert len(line.told) == 2
-    assert "400 token=***; such events are set aside" in line.told[0]
+    assert len(line.messages) == 2
+    assert "400 token=***; such events are set aside" in line.messages[0]
 
 
 def test_the_state_of_a_fault_is_there_to_be_read(tmp_path: Path) -> None:
     receiver = Receiver(opens=[OSError("mqtt://me:pw@host is away")] * 3)
     line = Line(tmp_path / "line.sqlite", receiver)
     line.record(0)
-    assert until(lambda: line.told)
-    assert "pw" not in line.told[0]
+    assert until(lambda: line.messages)
+    assert "pw" not in line.messages[0]
     assert until(lambda: receiver.got)
     assert until(lambda: line.dispatcher.states()[0].fault is None)
     line.close()
@@ -213,7 +234,7 @@ def test_a_full_backlog_is_told_once_and_ng_stays(tmp_path: Path) -> None:
     assert frames(letter.line for letter in backlog.next(10)) == [0, 5, 10, 15]
     assert backlog.stats().dropped == 16
     backlog.close()
-    assert sum("4 events wait" in text for text in line.told) == 1
+    assert sum("4 events wait" in text for text in line.messages) == 1
 
 
 def test_an_output_that_is_not_set_any_more_is_told(tmp_path: Path) -> None:
@@ -223,7 +244,7 @@ def test_an_output_that_is_not_set_any_more_is_told(tmp_path: Path) -> None:
     before.close()
     after = Line(path, Receiver("new:"))
     after.close()
-    assert after.told == [
+    assert after.messages == [
         "2 events wait for old:, which is no output of this run: `edge-ad outputs drop 'old:'` gives them up"
     ]
 

@@ -114,6 +114,7 @@ def test_a_channel_that_breaks_in_every_cycle_is_told_once_and_when_it_works_aga
     assert [record["fault"] for record in told] == ["RuntimeError: no lines", None]
 
 
+@pytest.mark.usefixtures("stderr_log")
 def test_the_table_of_a_run_counts_the_faults_of_outputs(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     said = ""
 

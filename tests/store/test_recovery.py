@@ -89,6 +89,7 @@ def facts(path: Path) -> tuple[object, ...]:
         return events, reader.counters(), reader.latches()
 
 
+@pytest.mark.usefixtures("stderr_log")
 @pytest.mark.parametrize("damage", WAYS)
 def test_a_run_goes_on_and_the_keeper_brings_all_back(
     line: Path, damage: Callable[[Path], None], capsys: pytest.CaptureFixture[str]
@@ -274,6 +275,7 @@ def day_removed(evidence: Path) -> None:
 REMOVALS: list[Callable[[Path], None]] = [folder_removed, folder_moved, folder_replaced, journal_removed, day_removed]
 
 
+@pytest.mark.usefixtures("stderr_log")
 @pytest.mark.parametrize("remove", REMOVALS)
 @pytest.mark.parametrize("events", [0, 1], ids=["while nothing comes", "while events come"])
 def test_a_journal_that_is_removed_while_it_is_used_is_made_again(

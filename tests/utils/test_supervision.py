@@ -10,12 +10,15 @@ from pathlib import Path
 import pytest
 
 from edge_ad.utils import supervision
-from edge_ad.utils.supervision import MAX_RESTARTS, SupervisedThread, ThreadFaults, describe, tell
+from edge_ad.utils.supervision import MAX_RESTARTS, SupervisedThread, ThreadFaults, describe
 from tests.fixtures.loopback import until
 
 PACKAGE = Path(supervision.__file__).parents[1]
 # Where a thread may be made: here, and around TensorRT's builder, which hands every exception to its caller.
 ALLOWED = {"utils/supervision.py", "engines/tensorrt/progress.py"}
+
+
+pytestmark = pytest.mark.usefixtures("stderr_log")
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +50,9 @@ def test_a_thread_is_started_again_and_its_fault_is_counted(capsys: pytest.Captu
     assert faults.fault is None
     assert faults.fatal is None
     assert faults.summary() == ("the thread worker had 2 unforeseen faults and went on",)
-    assert "the thread worker ended (RuntimeError: injected in __call__" in capsys.readouterr().err
+    log = capsys.readouterr().err
+    assert " ERROR the thread worker ended (RuntimeError: injected in __call__" in log
+    assert log.count("Traceback (most recent call last):") == 2
 
 
 @pytest.mark.parametrize("essential", [False, True])
@@ -89,10 +94,10 @@ def test_a_stderr_that_is_gone_ends_no_thread(monkeypatch: pytest.MonkeyPatch) -
             raise BrokenPipeError
 
     monkeypatch.setattr(sys, "stderr", Broken())
-    tell("told")
     faults, work = ThreadFaults(), Failing(1)
     SupervisedThread("worker", work, faults).start()
     assert until(work.done.is_set)
+    assert faults.counts == {"worker": 1}
 
 
 def test_a_fault_in_every_event_does_not_flood_the_log(capsys: pytest.CaptureFixture[str]) -> None:
@@ -101,7 +106,7 @@ def test_a_fault_in_every_event_does_not_flood_the_log(capsys: pytest.CaptureFix
         with faults.caught("worker"):
             raise ValueError("again")
     assert faults.counts["worker"] == 1000
-    assert len(capsys.readouterr().err.splitlines()) == 10  # the 1st, 2nd, 4th, ... 512th
+    assert capsys.readouterr().err.count(" ERROR fault of the thread worker") == 10  # the 1st, 2nd, 4th, ... 512th
 
 
 def test_an_exception_is_told_in_one_line_that_can_be_stored() -> None:

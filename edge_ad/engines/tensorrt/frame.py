@@ -6,6 +6,7 @@ A frame recorded once and replayed with one call: CUDA graphs by the driver's ow
 from __future__ import annotations
 
 import ctypes
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
 from typing import Any
@@ -17,7 +18,8 @@ from edge_ad.engines.protocol import Engine, Tensor, TensorSpec
 from edge_ad.engines.tensorrt.cuda import Device
 from edge_ad.engines.tensorrt.tensors import Block, ExchangeTensor
 from edge_ad.errors import BadInput, DeviceFault
-from edge_ad.utils.supervision import tell
+
+_log = logging.getLogger(__name__)
 
 _THREAD_LOCAL = 1  # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL: other threads may allocate while this one records
 _HANDLE = ctypes.c_void_p
@@ -253,7 +255,7 @@ class TrtFrame:
         if self._graph is not None:
             self._graph.close()
         self._graph, self.why_not = None, why
-        tell(f"note: no CUDA graph, engines start one by one: {why}")
+        _log.warning("no CUDA graph, engines start one by one: %s", why)
 
 
 def _noise(seed: int, spec: TensorSpec) -> NDArray[Any]:
