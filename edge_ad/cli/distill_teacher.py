@@ -25,12 +25,10 @@ def command(
     require_writable(json_file)
     for module in ("torch", "cv2", "safetensors", "matplotlib"):
         require(module, extra="train", needed_by="edge-ad distill-teacher")
-    table = settings.distill_teacher
-    from edge_ad.training.distillation import DistillOptions, distill
+    from edge_ad.training.distillation import distill
     from edge_ad.utils.progress import Progress
 
-    options = DistillOptions(**table.model_dump(exclude={"out"}))
-    target = distill(images, table.out, options, Progress())
+    target = distill(images, settings.distill_teacher, Progress())
     typer.echo(target)
     if json_file is not None:
         from edge_ad.utils.files import atomic_write

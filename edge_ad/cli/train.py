@@ -41,7 +41,6 @@ def command(
     from edge_ad.errors import BadInput, require
     from edge_ad.utils.files import require_writable
 
-    table, targets = settings.train, settings.thresholds
     if data is not None and data_option is not None and data != data_option:
         raise BadInput(f"DATA is {data} and --data is {data_option}: name one of them")
     folder = data or data_option or settings.data.path
@@ -50,22 +49,8 @@ def command(
     require_writable(json_file)
     for module in ("torch", "onnx", "onnxruntime", "onnxscript", "onnxsim", "cv2", "sklearn"):
         require(module, extra="train", needed_by="edge-ad train")
-    from edge_ad.training.options import TrainOptions
-
-    options = TrainOptions(
-        preset=table.preset,
-        teacher=table.teacher,
-        defects=table.defects,
-        penalty=table.penalty,
-        steps=table.steps,
-        seed=table.seed,
-        target_ng=targets.target_ng,
-        target_warn=targets.target_warn,
-        masks=table.masks,
-        values=tuple(table.setting),
-    )
-    jobs = _jobs(folder, table.out, each, part)
-    reports = {name: _train_one(path, target, options, each) for name, path, target in jobs}
+    jobs = _jobs(folder, settings.train.out, each, part)
+    reports = {name: _train_one(path, target, settings, each) for name, path, target in jobs}
     from edge_ad.training.distributed import is_main_process
 
     if json_file is not None and is_main_process():
@@ -100,12 +85,12 @@ def _part_of(categories: list[Path], part: str | None) -> list[Path]:
     return categories[int(first) - 1 :: int(step)]
 
 
-def _train_one(folder: Path, out: Path | None, options: Any, each: bool) -> dict[str, Any]:
+def _train_one(folder: Path, out: Path | None, settings: Config, each: bool) -> dict[str, Any]:
     from edge_ad.bundle import open_bundle
     from edge_ad.training.distributed import is_main_process
     from edge_ad.training.train import train
 
-    path = train(folder, out=out, options=options, keep_finished=each)
+    path = train(folder, out, settings, keep_finished=each)
     if not is_main_process():
         return {}
     bundle = open_bundle(path)

@@ -25,7 +25,7 @@ from edge_ad import __version__
 from edge_ad.bundle import Bundle, open_bundle
 from edge_ad.camera.frames import Source
 from edge_ad.camera.sources import open_source
-from edge_ad.config import Config
+from edge_ad.config import Config, TrainTable
 from edge_ad.data.images import read_image
 from edge_ad.deployment.build import BuildReport, build
 from edge_ad.engines.selection import open_pipeline
@@ -359,7 +359,8 @@ def _report_line(line: Path, plan: Plan, hardness: dict[str, float], report: Rep
 def _train(line: Path, out: Path, plan: Plan, seed: int) -> Bundle:
     from edge_ad.training.train import train
 
-    return open_bundle(train(data=line, preset=PRESET, out=out, seed=seed, steps=plan.steps, keep_finished=True))
+    settings = Config(train=TrainTable(preset=PRESET, seed=seed, steps=plan.steps))
+    return open_bundle(train(line, out, settings, keep_finished=True))
 
 
 def _build(bundle: Bundle, voice: Voice) -> dict[str, Any]:

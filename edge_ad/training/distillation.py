@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict, dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -25,10 +24,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edge_ad import __version__
+from edge_ad.config import DistillTable
 from edge_ad.errors import BadInput
 from edge_ad.evaluation.plots import empty_figure, jpeg, png
 from edge_ad.evaluation.report import STYLE
-from edge_ad.models.pdn import LearningPdn, PatchDescriptionNetwork, PdnSize
+from edge_ad.models.pdn import LearningPdn, PatchDescriptionNetwork
 from edge_ad.models.pixels import ImageNetNormalise
 from edge_ad.models.teachers import PatchFeatures
 from edge_ad.presets.presets import Schedule
@@ -125,37 +125,22 @@ HELD_OUT = 64
 MEASURE_CROPS = 512
 
 
-@dataclass(frozen=True)
-class DistillOptions:
-    """What a person may set; ``steps``, ``batch``, ``side`` and ``rate`` are the device's own when None."""
-
-    size: PdnSize = "small"
-    source: str = "lite0"
-    steps: int | None = None
-    batch: int | None = None
-    side: int | None = None
-    rate: float | None = None
-    seed: int = 0
-    terms: str = ""
-
-
 # The published schedule for a GPU; a CPU takes smaller crops, fewer steps and a higher rate.
 GPU = {"steps": 60_000, "batch": 16, "side": 256, "rate": 1e-3}
 CPU = {"steps": 4_800, "batch": 8, "side": 128, "rate": 2e-3}
 
 
-def distill(roots: list[Path], out: Path | None, options: DistillOptions, progress: Progress) -> Path:
-    """Train a teacher on the photographs under ``roots`` and return the weights' path,
-    ``out``/teacher_<size>.safetensors.
+def distill(roots: list[Path], options: DistillTable, progress: Progress) -> Path:
+    """Train a teacher on the photographs under ``roots`` and return the weights' path, <out>/teacher_<size>.safetensors.
 
     Beside it stand the model card (JSON) and a report (HTML). The same call after a kill goes on where it stopped.
     Raises BadInput for photographs, a source or options that cannot be used.
     """
-    return _Distillation(roots, out, options, progress).run()
+    return _Distillation(roots, options, progress).run()
 
 
 class _Distillation:
-    def __init__(self, roots: list[Path], out: Path | None, options: DistillOptions, progress: Progress) -> None:
+    def __init__(self, roots: list[Path], options: DistillTable, progress: Progress) -> None:
         self.began, self.options, self.progress = time.monotonic(), options, progress
         self.arithmetic: Arithmetic = choose_arithmetic(True)
         if self.arithmetic.group.size > 1:
@@ -169,13 +154,13 @@ class _Distillation:
         self.source = load_source(options.source)
         details = {
             "version": __version__,
-            "options": asdict(options),
+            "options": options.model_dump(exclude={"out"}),
             "plan": self.plan,
             "photographs": [[str(path), path.stat().st_size] for path in paths],
             "arithmetic": self.arithmetic.name,
         }
         self.mark = fingerprint(details)
-        self.folder: RunFolder = choose_folder(out, self.mark)
+        self.folder: RunFolder = choose_folder(options.out, self.mark)
 
     def run(self) -> Path:
         """Distil, and return the weights; BadInput while another process distils into the same folder."""

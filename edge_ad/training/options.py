@@ -1,31 +1,16 @@
-"""What a person may set beside the data, and the preset that comes of it."""
+"""The preset that the settings of a training come to, and the files that they name."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
+from edge_ad.config import TrainTable
 from edge_ad.data.folders import list_nested
 from edge_ad.errors import BadInput
 from edge_ad.presets.networks import TeacherKind
 from edge_ad.presets.presets import Preset, preset_named, with_teacher, with_values
-
-
-@dataclass(frozen=True)
-class TrainOptions:
-    """What a person may set beside the data: see `edge-ad train --help`."""
-
-    preset: str = "fast"
-    teacher: str | None = None
-    defects: Path | None = None
-    penalty: Path | None = None
-    steps: int | None = None
-    seed: int = 0
-    target_ng: float = 0.01
-    target_warn: float = 0.05
-    masks: int | None = None
-    values: tuple[str, ...] = ()
 
 
 def penalty_paths(folder: Path | None) -> list[Path]:
@@ -38,11 +23,11 @@ def penalty_paths(folder: Path | None) -> list[Path]:
     return paths
 
 
-def chosen_preset(options: TrainOptions) -> Preset:
+def chosen_preset(options: TrainTable) -> Preset:
     """Return the named preset with the single values, the number of masks and of steps that the options give."""
     named = preset_named(options.preset)
     kind = teacher_kind(options.teacher)
-    preset = with_steps(with_values(with_teacher(named, kind) if kind else named, options.values), options.steps)
+    preset = with_steps(with_values(with_teacher(named, kind) if kind else named, options.setting), options.steps)
     return preset if options.masks is None else replace(preset, masks=replace(preset.masks, count=options.masks))
 
 

@@ -14,6 +14,7 @@ from edge_ad import __version__
 from edge_ad.bundle import BundleContents, Golden, open_bundle, write_bundle
 from edge_ad.bundle.graphs import FLOAT_BY_DEFAULT
 from edge_ad.camera.measure import camera_report
+from edge_ad.config import Config
 from edge_ad.data.datasets import load_dataset
 from edge_ad.data.folders import folders_table
 from edge_ad.deployment.calibrate import CalibrateOptions, with_quantisation
@@ -26,7 +27,7 @@ from edge_ad.training.augment import disturbed, with_moved
 from edge_ad.training.distributed import group_folder
 from edge_ad.training.images import Images, ScoringImages, load_images, read_all, read_centres
 from edge_ad.training.loop import Arithmetic, Trace, choose_arithmetic, fit
-from edge_ad.training.options import TrainOptions, chosen_preset, penalty_paths, teacher_file
+from edge_ad.training.options import chosen_preset, penalty_paths, teacher_file
 from edge_ad.training.recipes import (
     EfficientADRecipe,
     LavitRecipe,
@@ -55,32 +56,31 @@ INT8_IMAGES = 64  # normal images that the INT8 ranges are measured on at the en
 
 def train(
     data: Path,
-    preset: str = "fast",
     out: Path | None = None,
-    seed: int = 0,
-    steps: int | None = None,
+    settings: Config | None = None,
+    *,
     progress: bool = True,
-    options: TrainOptions | None = None,
     keep_finished: bool = False,
 ) -> Path:
     """Train on the normal images in ``data`` and return the path of the bundle, ``out``/<name>.edgead.
 
+    ``settings`` are those of edge-ad.toml: the tables train, without its ``out``, and thresholds.
     Processes that torchrun started train together; the first one writes the bundle, the others return before it is
     there. The same call after a kill or Ctrl-C goes on where it stopped; with ``keep_finished`` a bundle that it
     already made in ``out`` is returned as it is. Raises BadInput for data or options that cannot be used.
     """
-    chosen = options or TrainOptions(preset=preset, seed=seed, steps=steps)
-    training = _Training(Path(data), out, chosen, Progress(shown=progress))
+    training = _Training(Path(data), out, settings or Config(), Progress(shown=progress))
     return training.finished() if keep_finished and training.is_finished() else training.run()
 
 
 class _Training:
-    def __init__(self, data: Path, out: Path | None, options: TrainOptions, progress: Progress) -> None:
+    def __init__(self, data: Path, out: Path | None, settings: Config, progress: Progress) -> None:
         self.began = time.monotonic()
-        self.options, self.progress = options, progress
+        self.options, self.thresholds, self.progress = settings.train, settings.thresholds, progress
+        options = settings.train
         self.preset = chosen_preset(options)
         # Wrong rates and an empty penalty folder are refused now, not after an hour of training.
-        choose_thresholds(np.zeros(1), options.target_ng, options.target_warn)
+        choose_thresholds(np.zeros(1), self.thresholds.target_ng, self.thresholds.target_warn)
         self.penalty = penalty_paths(options.penalty)
         self.dataset = load_dataset(data, options.seed)
         self.arithmetic: Arithmetic = choose_arithmetic(self.preset.low_precision)
@@ -229,7 +229,7 @@ class _Training:
             golden=Golden(images.threshold[:1], np.zeros((1, len(BRANCHES)), np.float32)),
             report=self.report,
         )
-        targets = (self.options.target_ng, self.options.target_warn)
+        targets = (self.thresholds.target_ng, self.thresholds.target_warn)
         scratch = self.folder.state / "preliminary.edgead"
         options = CalibrateOptions(images=INT8_IMAGES, seed=self.options.seed, search=False)
         views = disturbed(images.fit, preset, self.options.seed)
@@ -249,11 +249,12 @@ class _Training:
         return read(self.penalty[:4096], self.preset.image_side)
 
     def _details(self) -> dict[str, Any]:
-        normal = self.dataset.normal
+        normal, given = self.dataset.normal, self.options
+        options = {**given.model_dump(exclude={"out", "setting"}), **self.thresholds.model_dump()}
         return {
             "version": __version__,
             "settings": self.preset.settings(),
-            "options": {name: str(value) for name, value in vars(self.options).items()},
+            "options": {name: str(value) for name, value in {**options, "values": tuple(given.setting)}.items()},
             "goods": [[str(path), path.stat().st_size] for path in (*normal.fit, *normal.normalise, *normal.threshold)],
             "arithmetic": self.arithmetic.name,
         }
@@ -268,7 +269,7 @@ class _Training:
             "sizes": dict(self.dataset.sizes),
             "skipped": [[path.name, reason] for path, reason in self.dataset.skipped],
             "seed": self.options.seed,
-            "changed": list(self.options.values),
+            "changed": list(self.options.setting),
         }
 
     def _camera_report(self, images: ScoringImages) -> dict[str, Any]:

@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -15,6 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from edge_ad.bundle import write_bundle
+from edge_ad.config import Config
 from edge_ad.deployment.calibrate import CalibrateOptions, with_quantisation
 from edge_ad.store.reader import EventFilter, Reader
 from tests.fixtures.tiny_bundle import tiny_contents, tiny_image
@@ -94,9 +94,9 @@ def quick_training(monkeypatch: pytest.MonkeyPatch, bundle: Path) -> None:
     from edge_ad.presets.presets import PRESETS
     from edge_ad.training import train as module
 
-    def train(data: Path, *, out: Path | None = None, options: Any, keep_finished: bool = False, **rest: Any) -> Path:
-        load_dataset(data, options.seed)
-        assert options.preset in PRESETS
+    def train(data: Path, out: Path | None, settings: Config, *, keep_finished: bool = False) -> Path:
+        load_dataset(data, settings.train.seed)
+        assert settings.train.preset in PRESETS
         target = (out or Path("runs/20260101-120000")) / f"{data.name}.edgead"
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(bundle, target)

@@ -20,13 +20,16 @@ from edge_ad.bundle import Bundle, open_bundle
 from edge_ad.camera.health import CameraHealth
 from edge_ad.camera.reference import HealthReference
 from edge_ad.cli.app import main
+from edge_ad.config import Config, ThresholdsTable, TrainTable
+from edge_ad.data.datasets import load_dataset
 from edge_ad.data.images import read_image, resize
 from edge_ad.engines.pipeline import Pipeline
 from edge_ad.errors import BadInput
 from edge_ad.presets.presets import FAST, PAPER, PRESETS
 from edge_ad.scoring import BRANCHES, fuse
-from edge_ad.training.options import TrainOptions, with_steps
-from edge_ad.training.train import train
+from edge_ad.training.device import choose_arithmetic
+from edge_ad.training.options import with_steps
+from edge_ad.training.train import _Training, train
 from tests.fixtures.tiny_presets import TINY, known
 from tests.fixtures.trained import CORRUPT, GOODS, Trained, write_goods
 
@@ -209,31 +212,42 @@ class TestEarlyRefusals:
     """What cannot end well is said before the first step."""
 
     @pytest.mark.parametrize(
-        ("options", "words"),
+        ("settings", "words"),
         [
-            (TrainOptions("papre"), "preset 'papre' is unknown"),
-            (TrainOptions("demo", defects=Path("nowhere")), "--defects nowhere is not a folder"),
-            (TrainOptions("demo", penalty=Path("nowhere")), "cannot list nowhere"),
-            (TrainOptions("demo", target_ng=0.2, target_warn=0.1), "0 < NG <= WARN < 1"),
-            (TrainOptions("demo", target_ng=0.0), "0 < NG <= WARN < 1"),
-            (TrainOptions("paper-m"), "no weights of the teacher pdn_medium"),
+            (Config(train=TrainTable(preset="papre")), "preset 'papre' is unknown"),
+            (Config(train=TrainTable(preset="demo", defects=Path("nowhere"))), "--defects nowhere is not a folder"),
+            (Config(train=TrainTable(preset="demo", penalty=Path("nowhere"))), "cannot list nowhere"),
+            (Config(thresholds=ThresholdsTable(target_ng=0.2, target_warn=0.1)), "0 < NG <= WARN < 1"),
+            (Config(train=TrainTable(preset="paper-m")), "no weights of the teacher pdn_medium"),
         ],
     )
-    def test_options(self, goods: Path, tmp_path: Path, options: TrainOptions, words: str) -> None:
+    def test_options(self, goods: Path, tmp_path: Path, settings: Config, words: str) -> None:
         with pytest.raises(BadInput, match=words):
-            train(goods, out=tmp_path / "run", options=options, progress=False)
+            train(goods, tmp_path / "run", settings, progress=False)
         assert not (tmp_path / "run" / "train.jsonl").exists()
 
     def test_an_empty_penalty_folder(self, goods: Path, tmp_path: Path) -> None:
         (tmp_path / "others").mkdir()
         with pytest.raises(BadInput, match="--penalty .*others holds no image"):
-            train(goods, out=tmp_path / "run", options=TrainOptions("demo", penalty=tmp_path / "others"))
+            train(goods, tmp_path / "run", Config(train=TrainTable(preset="demo", penalty=tmp_path / "others")))
 
     def test_an_unfinished_run_of_other_settings(self, goods: Path, tmp_path: Path) -> None:
         (tmp_path / "run" / "state").mkdir(parents=True)
         (tmp_path / "run" / "state" / "fingerprint.json").write_text('{"sha256": "another"}')
         with known(TINY), pytest.raises(BadInput, match="holds an unfinished training with other data or settings"):
-            train(goods, preset="tiny", out=tmp_path / "run", progress=False)
+            train(goods, tmp_path / "run", Config(train=TrainTable(preset="tiny")), progress=False)
+
+
+def test_what_identifies_a_training_is_written_as_ever(goods: Path) -> None:
+    """So an update of the package goes on with a training of the version before."""
+    training = object.__new__(_Training)
+    training.dataset, training.preset, training.arithmetic = load_dataset(goods, 0), FAST, choose_arithmetic(False)
+    training.options, training.thresholds = TrainTable(preset="demo", setting=["a=1", "b=2"], steps=3), ThresholdsTable()
+    assert training._details()["options"] == {
+        **dict.fromkeys(("teacher", "defects", "penalty", "masks"), "None"),
+        "preset": "demo", "steps": "3", "seed": "0", "target_ng": "0.01", "target_warn": "0.05",
+        "values": "('a=1', 'b=2')",
+    }
 
 
 def test_steps_of_all_networks() -> None:
