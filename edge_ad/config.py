@@ -22,6 +22,7 @@ else:
 
 CONFIG_NAME = "edge-ad.toml"
 DEFAULT_STORE = Path("runs/line.sqlite")
+MAX_FLIP = 0.005
 
 Precision = Literal["fp32", "fp16", "int8"]
 Backend = Literal["onnxruntime", "tensorrt"]
@@ -122,7 +123,7 @@ class EngineTable(Table):
     )
     plan: Annotated[Path | None, Flag("INT8: a plan file instead of the bundle's plan.")] = None
     labelled: Annotated[Path | None, Flag("INT8: a labelled test set that the gate judges too.")] = None
-    max_flip: Annotated[float, Field(ge=0, le=1), Flag("INT8: the share of verdicts that may change.")] = 0.005
+    max_flip: Annotated[float, Field(ge=0, le=1), Flag("INT8: the share of verdicts that may change.")] = MAX_FLIP
     optimisation_level: Annotated[
         Annotated[int, Field(ge=0, le=5)] | None, Flag("TensorRT: how long it looks for fast kernels, 0 to 5 [3].")
     ] = None
@@ -159,7 +160,7 @@ class CalibrateTable(Table):
         float, Field(ge=50, le=100), Flag("Share of values that method percentile keeps, in percent.")
     ] = 99.99
     images: Annotated[int, Field(ge=1), Flag("How many normal images the ranges are measured on, at most.")] = 128
-    max_flip: Annotated[float, Field(ge=0, le=1), Flag("The share of verdicts that INT8 may change.")] = 0.005
+    max_flip: Annotated[float, Field(ge=0, le=1), Flag("The share of verdicts that INT8 may change.")] = MAX_FLIP
     seed: Annotated[int, Field(ge=0), Flag("The seed of jittered views and synthetic anomalies.")] = 0
     plan: Annotated[Path | None, Flag("A plan file, perhaps edited, to store instead of searching one.")] = None
     table: Annotated[

@@ -42,14 +42,13 @@ def command(
     check_precision(precision)
     chosen = check_backend(table.backend or default_backend())
     opened = open_bundle(bundle or newest_bundle())
-    from edge_ad.deployment.build import Int8Options, build
+    from edge_ad.deployment.build import build
     from edge_ad.deployment.derive import check_compiles
 
     if table.compile_check:
         for name, size in check_compiles(opened, precision).items():
             typer.echo(f"TensorRT for RTX compiles {name}: {size / 2**20:.1f} MiB")
-    options = Int8Options(table.plan, table.labelled, table.max_flip)
-    report = build(opened, precision, chosen, table.keep_fp32, None, options, table.optimisation_level, _report)
+    report = build(opened, precision, chosen, table, report=_report)
     for line in describe(report):
         typer.echo(line)
     if out is not None:

@@ -27,16 +27,14 @@ def command(
     """Write a new bundle with INT8 ranges, a plan and proof images from GOODS; networks and thresholds stay."""
     from edge_ad.cli.arguments import bundle_and_folder
     from edge_ad.deployment.calibrate import CalibrateOptions, calibrate
-    from edge_ad.deployment.int8 import read_plan
     from edge_ad.deployment.precision_search import describe_loss, require_plots, write_report
 
     bundle, normal = bundle_and_folder(paths, "calibrate")
     table = settings.calibrate
     if table.table is not None:
         require_plots()
-    edited = None if table.plan is None else read_plan(table.plan)
-    options = CalibrateOptions(table.method, table.percentile, table.images, table.max_flip, table.seed, edited)
-    path, searches = calibrate(bundle, normal, table.out, options, _show if sys.stderr.isatty() else _quiet)
+    report = _show if sys.stderr.isatty() else _quiet
+    path, searches = calibrate(bundle, normal, table.out, CalibrateOptions(table), report)
     for target, result in searches.items():
         retained = ", ".join(unit.name for unit in result.in_float) or "nothing"
         typer.echo(f"{target}: {describe_loss(result.loss)}; in floating point: {retained}")

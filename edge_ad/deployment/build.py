@@ -14,10 +14,10 @@ import numpy as np
 
 from calibration.quantise import greatest_weight
 from edge_ad.bundle import Bundle, graphs
+from edge_ad.config import EngineTable
 from edge_ad.deployment.derive import TypedGraph, compile_typed, derive, typed_graphs
 from edge_ad.deployment.gate import Gate, explain_int8, measure_gate
 from edge_ad.deployment.int8 import TARGET, Recipe, recipe_of
-from edge_ad.deployment.precision_search import MAX_FLIP
 from edge_ad.engines import engine_store
 from edge_ad.engines.backends import check_backend, check_precision, open_backend
 from edge_ad.engines.benchmark import side_by_side, slower
@@ -143,17 +143,6 @@ def open_factory(
 _NARROW = 7  # bits of a weight where sums saturate
 
 
-@dataclass(frozen=True)
-class Int8Options:
-    """A plan file instead of the bundle's plan, a labelled test set for the gate, and the share of verdicts that may
-    flip.
-    """
-
-    plan: Path | None = None
-    labelled: Path | None = None
-    max_flip: float = MAX_FLIP
-
-
 @dataclass(frozen=True, kw_only=True)
 class BuildReport:
     """What a build came to.
@@ -209,24 +198,23 @@ def build(
     bundle: Bundle,
     precision: str,
     backend: str = "onnxruntime",
-    keep_fp32: Collection[str] = (),
+    settings: EngineTable = EngineTable(),
+    *,
     threads: int | None = None,
-    options: Int8Options | None = None,
-    level: int | None = None,
     report: Report = lambda text: None,
 ) -> BuildReport:
     """Derive the graphs, replay the golden images, and make the engine current if its gate accepts it.
 
-    ``keep_fp32`` names graphs that stay FP32; ``level`` is TensorRT's optimisation level; ``report`` gets the progress
-    of a long build. fp16 and fp32 are accepted by parity on the golden images, int8 by the gate on the bundle's proof
-    images. An unknown name, precision or backend, and int8 from a bundle that was never calibrated raise BadInput, a
-    device that does not build DeviceFault. Nothing is written unless the engine is accepted.
+    ``settings`` are those beside precision and backend, which are named; ``report`` gets the progress of a long build.
+    fp16 and fp32 are accepted by parity on the golden images, int8 by the gate on the bundle's proof images. An unknown
+    name, precision or backend, and int8 from a bundle that was never calibrated raise BadInput, a device that does not
+    build DeviceFault. Nothing is written unless the engine is accepted.
     """
     check_precision(precision)
     check_backend(backend)
+    keep_fp32, level = settings.keep_fp32, settings.optimisation_level
     _check_graph_names(bundle, keep_fp32)
-    chosen = options or Int8Options()
-    recipe = recipe_of(bundle, chosen.plan) if precision == "int8" else None
+    recipe = recipe_of(bundle, settings.plan) if precision == "int8" else None
     factory = open_factory(bundle, precision, backend, keep_fp32, recipe, threads, level, report)
     engines = factory.make()
     gate, refusal = None, None
@@ -234,9 +222,9 @@ def build(
         parity = compare(candidate, bundle)
         latency = side_by_side(bundle, {"fp32": reference, precision: candidate})
         if recipe is not None:
-            gate = measure_gate(candidate, reference, bundle, chosen.max_flip, chosen.labelled)
+            gate = measure_gate(candidate, reference, bundle, settings.max_flip, settings.labelled)
             refusal = gate.refused and explain_int8(
-                bundle, recipe, TARGET[backend], gate.refused, reference, chosen.max_flip
+                bundle, recipe, TARGET[backend], gate.refused, reference, settings.max_flip
             )
     if recipe is None and not parity.accepted:
         refusal = explain(bundle, precision, factory, engines)

@@ -13,18 +13,18 @@ from numpy.typing import NDArray
 from calibration.bias_correction import Corrections
 from calibration.collect import Collector
 from calibration.placement import ALL, DIALECTS, Plan
-from calibration.ranges import METHODS, PERCENTILE, Ranges
+from calibration.ranges import Ranges
 from edge_ad.bundle import Bundle, BundleContents, Quantisation, child_path, open_bundle, write_bundle
 from edge_ad.bundle.graphs import FP32_GRAPHS, GRAPHS, IMAGE, bound_constants
+from edge_ad.config import CalibrateTable
 from edge_ad.data.datasets import load_dataset
 from edge_ad.data.images import read_image, resize
-from edge_ad.deployment.int8 import SCHEMA, Recipe, parse_plans
-from edge_ad.deployment.precision_search import CORRECTED, MAX_FLIP, Search, Searcher
+from edge_ad.deployment.int8 import SCHEMA, Recipe, parse_plans, read_plan
+from edge_ad.deployment.precision_search import CORRECTED, Search, Searcher
 from edge_ad.deployment.validation_images import evenly, make_validation_images, spread
 from edge_ad.engines.pipeline import Pipeline
 from edge_ad.errors import BadInput, DeviceFault
 
-IMAGES = 128  # images that ranges are measured on
 VALIDATION_IMAGES = 32  # normal images that travel in the bundle to prove engines on
 SEARCHED = 12  # of those, the normal images that the plan is chosen on
 FEWEST = 10
@@ -35,18 +35,13 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True)
 class CalibrateOptions:
-    """What a person may set: see `edge-ad calibrate --help`. ``plan`` None: search one.
+    """The settings, and what a training decides beside them.
 
-    Without ``search`` the plan keeps the graphs of ``keep`` whole in floating point, and ``corrections``, by dialect
-    and graph, are those that were measured before.
+    Without ``search`` a plan that no file gives keeps the graphs of ``keep`` whole in floating point, and
+    ``corrections``, by dialect and graph, are those that were measured before.
     """
 
-    method: str = "mse"
-    percentile: float = PERCENTILE
-    images: int = IMAGES
-    max_flip: float = MAX_FLIP
-    seed: int = 0
-    plan: dict[str, Any] | None = None
+    settings: CalibrateTable = CalibrateTable()
     search: bool = True
     keep: tuple[str, ...] = ()
     corrections: dict[str, dict[str, Corrections]] | None = None
@@ -69,8 +64,8 @@ def calibrate(
     chosen = options or CalibrateOptions()
     bundle = open_bundle(bundle_path)
     target = child_path(bundle, Path(out) if out is not None else None, "calibrated", "calibrate")
-    result = load_dataset(Path(normal), chosen.seed)
-    seen = _read([*result.normal.fit, *result.normal.normalise], chosen.images, bundle)
+    result = load_dataset(Path(normal), chosen.settings.seed)
+    seen = _read([*result.normal.fit, *result.normal.normalise], chosen.settings.images, bundle)
     held_back = _read(result.normal.threshold, VALIDATION_IMAGES, bundle)
     if len(seen) + len(held_back) < FEWEST:
         raise BadInput(f"{normal} holds {len(seen) + len(held_back)} readable normal images, but {FEWEST} are needed; add more")
@@ -87,9 +82,8 @@ def with_quantisation(
     """
     write_bundle(scratch, contents)
     try:
-        quantisation, _ = measure(
-            open_bundle(scratch), spread(normal_images, options.images), spread(validation, VALIDATION_IMAGES), options, report
-        )
+        seen, held_back = spread(normal_images, options.settings.images), spread(validation, VALIDATION_IMAGES)
+        quantisation, _ = measure(open_bundle(scratch), seen, held_back, options, report)
     finally:
         scratch.unlink(missing_ok=True)
     return replace(contents, quantisation=quantisation)
@@ -101,13 +95,12 @@ def measure(
     """Return ranges measured on ``normal_images`` and a plan chosen on images made from ``validation``, with the
     searches by dialect.
     """
-    if options.method not in METHODS:
-        raise BadInput(f"method {options.method!r} is unknown; allowed are {', '.join(METHODS)}")
+    edited = None if options.settings.plan is None else read_plan(options.settings.plan)
     ranges = measure_ranges(bundle, normal_images, options, report)
     searches: dict[str, Search] = {}
-    if options.plan is None and options.search:
+    if edited is None and options.search:
         searches = _search(bundle, Recipe(ranges, {}), validation, options, report)
-    plan = plan_of(bundle, ranges, searches, options) if options.plan is None else options.plan
+    plan = plan_of(bundle, ranges, searches, options) if edited is None else edited
     if not searches:
         plan = {**plan, "corrections": options.corrections or _corrections(bundle, ranges, normal_images, plan)}
     return Quantisation({name: tensor_range.to_json() for name, tensor_range in ranges.items()}, plan, validation), searches
@@ -128,7 +121,7 @@ def measure_ranges(
                 known.update(collector.update({name: known[name] for name in collector.inputs}))
             if number % 16 == 15 or number + 1 == len(normal_images):
                 report(f"ranges: {number + 1} of {len(normal_images)} normal images")
-        return {name: current.ranges(options.method, options.percentile) for name, current in collectors.items()}
+        return {name: current.ranges(options.settings.method, options.settings.percentile) for name, current in collectors.items()}
     except ValueError as error:
         raise DeviceFault(f"the ranges of {bundle.path} cannot be measured: {error}") from error
 
@@ -146,7 +139,7 @@ def plan_of(
         graphs[name] = Plan(bundle.graph_sha256(name), keep).to_json()
     measured = {target: sensitivity_json(result) for target, result in searches.items()}
     biases = {target: dict(result.corrections) for target, result in searches.items()}
-    messages = {"schema": SCHEMA, "max_flip": options.max_flip, "graphs": graphs}
+    messages = {"schema": SCHEMA, "max_flip": options.settings.max_flip, "graphs": graphs}
     return {**messages, "sensitivity": measured, "corrections": biases}
 
 
@@ -174,11 +167,11 @@ def sensitivity_json(search: Search) -> dict[str, Any]:
 
 
 def _search(bundle: Bundle, recipe: Recipe, validation: Images, options: CalibrateOptions, report: Report) -> dict[str, Search]:
-    images = make_validation_images(spread(validation, SEARCHED), copies=1, anomalies=2, seed=options.seed + 1)
+    images = make_validation_images(spread(validation, SEARCHED), copies=1, anomalies=2, seed=options.settings.seed + 1)
     results = {}
     with Pipeline(bundle) as pipeline:
         for target in DIALECTS:
-            results[target] = Searcher(bundle, recipe, target, images, pipeline).search(options.max_flip, report)
+            results[target] = Searcher(bundle, recipe, target, images, pipeline).search(options.settings.max_flip, report)
     return results
 
 

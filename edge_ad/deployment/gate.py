@@ -13,9 +13,10 @@ import numpy as np
 
 from calibration.placement import Plan
 from edge_ad.bundle import Bundle
+from edge_ad.config import MAX_FLIP
 from edge_ad.deployment.int8 import SCHEMA, Recipe
 from edge_ad.deployment.loss import Loss, check_finite, loss
-from edge_ad.deployment.precision_search import MAX_AUROC, MAX_ERROR, MAX_FLIP, Search, Searcher, worst_nodes
+from edge_ad.deployment.precision_search import MAX_AUROC, MAX_ERROR, Search, Searcher, worst_nodes
 from edge_ad.deployment.validation_images import (
     ValidationImages,
     labelled_validation_images,

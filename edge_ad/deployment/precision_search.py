@@ -21,6 +21,7 @@ from calibration.placement import ALL, Plan
 from calibration.sensitivity import Cost, Unit, rank, shortest_prefix, units
 from edge_ad.bundle import Bundle, open_bundle
 from edge_ad.bundle.graphs import EXPENSIVE, FP32_GRAPHS, GRAPHS, IMAGE
+from edge_ad.config import MAX_FLIP
 from edge_ad.deployment.int8 import Recipe, derive_int8, measuring_backend, view_of
 from edge_ad.deployment.loss import Loss, check_finite, loss, weighted_error
 from edge_ad.deployment.validation_images import ValidationImages, spread
@@ -109,7 +110,6 @@ SWAPPED = 3  # pairs of a good and an anomaly that may change their order while 
 CORRECTED = 12  # normal images that bias corrections are measured on
 RANKED = 16  # images that single units are looked at on
 MARGIN = 0.5  # of the budget: a plan must be better on the images that chose it than it must be on others
-MAX_FLIP = 0.005
 MAX_AUROC = 0.005
 MAX_ERROR = 1.0  # rms of z: as much as normal images differ among themselves
 

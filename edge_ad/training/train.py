@@ -14,7 +14,7 @@ from edge_ad import __version__
 from edge_ad.bundle import BundleContents, Golden, open_bundle, write_bundle
 from edge_ad.bundle.graphs import FLOAT_BY_DEFAULT
 from edge_ad.camera.measure import camera_report
-from edge_ad.config import Config
+from edge_ad.config import CalibrateTable, Config
 from edge_ad.data.datasets import load_dataset
 from edge_ad.data.folders import folders_table
 from edge_ad.deployment.calibrate import CalibrateOptions, with_quantisation
@@ -231,7 +231,7 @@ class _Training:
         )
         targets = (self.thresholds.target_ng, self.thresholds.target_warn)
         scratch = self.folder.state / "preliminary.edgead"
-        options = CalibrateOptions(images=INT8_IMAGES, seed=self.options.seed, search=False)
+        options = CalibrateOptions(CalibrateTable(images=INT8_IMAGES, seed=self.options.seed), search=False)
         views = disturbed(images.fit, preset, self.options.seed)
         normal, copies = len(images.fit), len(described.pooled) - len(images.fit)
         self.report["gaussians"] = {"goods": normal, "copies": copies, "views": len(views)}

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from edge_ad.bundle import Bundle, open_bundle, write_bundle
+from edge_ad.config import EngineTable
 from edge_ad.deployment.build import build
 from edge_ad.deployment.derive import derive
 from edge_ad.engines import engine_store, parity
@@ -81,7 +82,7 @@ def test_a_graph_that_fp16_breaks_is_refused_by_name(tmp_path: Path) -> None:
     assert "--fp16 --keep-fp32 teacher`" in report.refusal
     assert report.folder is None
     assert not Path(f"{bundle.path}.engines").exists()
-    followed = build(bundle, "fp16", keep_fp32=["teacher"], threads=1)
+    followed = build(bundle, "fp16", settings=EngineTable(keep_fp32=["teacher"]), threads=1)
     assert followed.refusal is None
     assert followed.precisions["teacher"] == "fp32"
 
@@ -159,7 +160,7 @@ def test_derive_leaves_the_fusion_alone(bundle: Bundle) -> None:
         ({"precision": "int8"}, "holds no INT8 ranges: run `edge-ad calibrate"),
         ({"precision": "fp8"}, "precision 'fp8' is unknown; allowed are fp32, fp16, int8"),
         ({"precision": "fp16", "backend": "tpu"}, "backend 'tpu' is unknown; allowed are onnxruntime and tensorrt"),
-        ({"precision": "fp16", "keep_fp32": ["head"]}, "--keep-fp32 'head' is not a graph"),
+        ({"precision": "fp16", "settings": EngineTable(keep_fp32=["head"])}, "--keep-fp32 'head' is not a graph"),
     ],
 )
 def test_bad_input(bundle: Bundle, options: dict[str, Any], told: str) -> None:

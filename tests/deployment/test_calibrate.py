@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from edge_ad.bundle import open_bundle
 from edge_ad.cli.app import main
+from edge_ad.config import CalibrateTable
 from edge_ad.deployment.calibrate import CalibrateOptions, calibrate
 from edge_ad.deployment.int8 import derive_int8, measuring_backend, recipe_of
 from edge_ad.deployment.precision_search import CORRECTED
@@ -74,14 +75,14 @@ def test_calibrate_then_build(station: Path, capsys: pytest.CaptureFixture[str])
 
 
 def test_an_edited_plan_is_stored_and_recalibration_keeps_it(station: Path) -> None:
-    path, _ = calibrate("tiny.edgead", "goods", options=CalibrateOptions(images=8, search=False))
+    path, _ = calibrate("tiny.edgead", "goods", options=CalibrateOptions(CalibrateTable(images=8), search=False))
     held = open_bundle(path).quantisation
     assert held is not None
     plan = json.loads(json.dumps(held.plan))
     plan["graphs"]["lavit"]["keep"] = {"cpu": ["*"]}
-    again, searches = calibrate(
-        "tiny.edgead", "goods", "edited.edgead", CalibrateOptions(method="minmax", images=8, plan=plan)
-    )
+    Path("plan.json").write_text(json.dumps(plan))
+    table = CalibrateTable(method="minmax", images=8, plan=Path("plan.json"))
+    again, searches = calibrate("tiny.edgead", "goods", "edited.edgead", CalibrateOptions(table))
     assert searches == {}
     edited = open_bundle(again)
     assert edited.quantisation is not None
@@ -115,8 +116,8 @@ def pooled(pipeline: Pipeline, image: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def test_refusals(station: Path) -> None:
-    with pytest.raises(BadInput, match="allowed are minmax, percentile, entropy, mse"):
-        calibrate("tiny.edgead", "goods", options=CalibrateOptions(method="guess"))
+    with pytest.raises(BadInput, match="cannot read the plan"):
+        calibrate("tiny.edgead", "goods", options=CalibrateOptions(CalibrateTable(plan=Path("none.json"))))
     with pytest.raises(BadInput, match="must end in .edgead"):
         calibrate("tiny.edgead", "goods", "out.zip")
     with pytest.raises(BadInput, match="never overwritten"):

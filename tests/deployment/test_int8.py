@@ -16,8 +16,9 @@ from calibration.placement import DIALECTS
 from edge_ad.bundle import Bundle, Quantisation, open_bundle, write_bundle
 from edge_ad.cli.app import main
 from edge_ad.cli.build_engine import describe
+from edge_ad.config import EngineTable
 from edge_ad.data.images import Image
-from edge_ad.deployment.build import Int8Options, build
+from edge_ad.deployment.build import build
 from edge_ad.deployment.derive import check_compiles, derive, typed_graphs
 from edge_ad.deployment.gate import measure_gate
 from edge_ad.deployment.int8 import derive_int8, measuring_backend, recipe_of
@@ -120,7 +121,7 @@ def test_ranges_times_a_tenth_are_refused(tmp_path: Path) -> None:
     assert "worst are efficientad: /efficientad/Conv_" in report.refusal
     plan = Path(f"{bundle.path}.engines/plan-cpu.json")
     assert f"--int8 --plan {plan}" in report.refusal
-    assert build(bundle, "int8", threads=1, options=Int8Options(plan=plan)).refusal is None
+    assert build(bundle, "int8", threads=1, settings=EngineTable(plan=plan)).refusal is None
 
 
 def streaming_lavit() -> bytes:
@@ -213,7 +214,7 @@ def test_an_edited_plan_that_names_an_unknown_node(calibrated: Path, tmp_path: P
     plan["graphs"]["lavit"]["keep"] = {"cpu": ["/lavit/Nose"]}
     (tmp_path / "plan.json").write_text(json.dumps(plan))
     with pytest.raises(BadInput, match="no node '/lavit/Nose'"):
-        build(bundle, "int8", threads=1, options=Int8Options(plan=tmp_path / "plan.json"))
+        build(bundle, "int8", threads=1, settings=EngineTable(plan=tmp_path / "plan.json"))
     plan["graphs"]["lavit"]["keep"] = {"cpu": ["*"]}
     (tmp_path / "plan.json").write_text(json.dumps(plan))
     assert "lavit" not in derive_int8(bundle, recipe_of(bundle, tmp_path / "plan.json"), "cpu")

@@ -12,6 +12,7 @@ import torch
 
 from calibration.placement import DIALECTS
 from edge_ad.bundle import Bundle, BundleContents, Golden, open_bundle, write_bundle
+from edge_ad.config import CalibrateTable
 from edge_ad.deployment.build import build
 from edge_ad.deployment.calibrate import CalibrateOptions, with_quantisation
 from edge_ad.deployment.derive import derive
@@ -79,7 +80,7 @@ def main(old: Path) -> None:
     np.testing.assert_array_equal(without[:, :5], raw[:, :5])
 
     proven = replace(contents, golden=Golden(IMAGES[:1], raw[:1]))
-    options = CalibrateOptions(images=2, search=False, corrections={dialect: {} for dialect in DIALECTS})
+    options = CalibrateOptions(CalibrateTable(images=2), search=False, corrections={dialect: {} for dialect in DIALECTS})
     six = with_quantisation(proven, Path("scratch.edgead"), IMAGES, IMAGES, options, lambda text: None)
     write_bundle(Path("six.edgead"), six)
     bundle = open_bundle("six.edgead")

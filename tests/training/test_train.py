@@ -27,7 +27,7 @@ from edge_ad.engines.pipeline import Pipeline
 from edge_ad.errors import BadInput
 from edge_ad.presets.presets import FAST, PAPER, PRESETS
 from edge_ad.scoring import BRANCHES, fuse
-from edge_ad.training.device import choose_arithmetic
+from edge_ad.training.loop import choose_arithmetic
 from edge_ad.training.options import with_steps
 from edge_ad.training.train import _Training, train
 from tests.fixtures.tiny_presets import TINY, known
