@@ -170,6 +170,20 @@ def test_sighup_reloads_thresholds_while_it_runs(station: Path, tmp_path: Path) 
     assert "thresholds reloaded: WARN above -100, NG above -99" in err
 
 
+def test_sighup_leaves_a_threshold_of_the_command_line_in_force(station: Path, tmp_path: Path) -> None:
+    events = tmp_path / "events.jsonl"
+    flags = ["--events", str(events), "--warn-above", "-100"]
+    with running(station, tmp_path, str(station / "goods"), *flags) as run:
+        assert run.ready()
+        assert until(lambda: events.exists() and '"WARN"' in events.read_text())
+        (tmp_path / "edge-ad.toml").write_text("[run]\nwarn_above = 50\nng_above = -99\n")  # 50 would lie above NG
+        run.process.send_signal(signal.SIGHUP)
+        assert until(lambda: '"NG"' in events.read_text())
+        run.process.send_signal(signal.SIGTERM)
+        _, err = run.process.communicate(timeout=30)
+    assert "thresholds reloaded: WARN above -100, NG above -99" in err
+
+
 def test_a_plc_triggers_a_part_and_reads_its_result(station: Path, tmp_path: Path) -> None:
     port = free_port()
     line = [
