@@ -9,10 +9,10 @@ step.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import onnx
-from onnx import ModelProto, TensorProto
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 
 def load_session(runtime: Any, data: bytes, options: Any) -> Any:
@@ -58,6 +58,8 @@ def compute_in_float(options: Any) -> None:
 
 def is_symmetric(model: ModelProto | bytes) -> bool:
     """Whether a graph rounds computed tensors to signed 8-bit numbers, as Q/DQ graphs for TensorRT do."""
+    import onnx
+
     graph = (onnx.load_model_from_string(model) if isinstance(model, bytes) else model).graph
     constants = {tensor.name: tensor for tensor in graph.initializer}
     for node in graph.node:
@@ -66,6 +68,6 @@ def is_symmetric(model: ModelProto | bytes) -> bool:
     for node in graph.node:
         if node.op_type == "QuantizeLinear" and len(node.input) > 2 and node.input[0] not in constants:
             zero = constants.get(node.input[2])
-            if zero is not None and zero.data_type == TensorProto.INT8:
+            if zero is not None and zero.data_type == onnx.TensorProto.INT8:
                 return True
     return False

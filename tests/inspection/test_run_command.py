@@ -71,12 +71,6 @@ def test_events_on_standard_output_stand_alone(station: Path) -> None:
     assert "captured" in done.stderr
 
 
-def test_thresholds_on_the_command_line_win_over_the_bundle(station: Path) -> None:
-    done = run(station, "--events", "-", "--warn-above", "-100", "--ng-above", "-99")
-    assert done.returncode == 0, done.stderr
-    assert {json.loads(line)["verdict"] for line in done.stdout.splitlines()} == {"NG"}
-
-
 @pytest.mark.parametrize(
     ("arguments", "code", "told"),
     [
