@@ -23,7 +23,7 @@ COMMON_RESIDUAL = 0.25
 COMMON_SHARE = 0.8
 ALIKE = 0.1
 # Enough for a mean outline; more images only take time.
-MAX_AVERAGED = 32
+MAX_AVERAGED = 24
 UPRIGHT_SPREAD = 30.0
 
 
@@ -139,7 +139,7 @@ def _averaged(locator: ForegroundLocator, samples: Sequence[_Sample]) -> Foregro
 def _field_in_frame(locator: ForegroundLocator, sample: _Sample, match: Match) -> NDArray[np.float32]:
     """Return the signed distance of a sample's own contour in the frame."""
     contour = sample.contour @ match.matrix[:, :2].T + match.matrix[:, 2] + locator.origin
-    fine = 2
+    fine = 4
     mask = np.zeros((locator.field.shape[0] * fine, locator.field.shape[1] * fine), np.uint8)
     # fillPoly takes whole numbers for centres of pixels; those of the fine grid lie at (u + 0.5) / fine - 0.5.
     fixed = np.rint(((contour + 0.5) * fine - 0.5) * 16).astype(np.int32)

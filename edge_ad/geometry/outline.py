@@ -106,11 +106,13 @@ class Outline:
         radians = np.arange(STARTS) * (2 * math.pi / STARTS)
         cos, sin = np.cos(radians), np.sin(radians)
         turn = np.stack([np.stack([cos, sin], -1), np.stack([-sin, cos], -1)], axis=1)
-        shift = self.centroid - turn @ centroid(contour)
-        shifts = shift[None] + (_AROUND * self.diagonal if wide else np.zeros((1, 2)))[:, None]
+        by_area = self.centroid - turn @ centroid(contour)
+        # Material on the outline moves the mean of the contour less than that of the area, and a hole in it more.
+        by_length = self.points.mean(axis=0) - turn @ contour.mean(axis=0)
+        shifts = by_length[None] + _AROUND[:, None] * self.diagonal if wide else np.stack([by_area, by_length])
         turns = np.broadcast_to(turn, (len(shifts), *turn.shape))
         matrices = np.concatenate([turns, shifts[..., None]], axis=3).reshape(-1, 2, 3)
-        errors = np.abs(self._at(_lifted(_thinned(contour, 64)), matrices)[2][..., 0])
+        errors = np.abs(self._at(_lifted(_thinned(contour, 32 if wide else 64)), matrices)[2][..., 0])
         cost = np.minimum(errors, _REACH / 2 * self.diagonal if wide else _REACH * self.diagonal).mean(axis=1)
         costs = cost.reshape(len(shifts), STARTS)
         best = costs.argmin(axis=0)

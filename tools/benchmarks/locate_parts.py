@@ -152,7 +152,7 @@ def locators(kind: Kind, options: PartOptions, compare: bool) -> dict[str, tuple
     if compare:
         chosen |= {"moments": Moments(foreground), "ecc": Refined(foreground), "sift": Sift(fit[0].image)}
         high, wide = options.size
-        size = 0.62 * min(high, wide)
+        size = 1.15 * options.length * min(high, wide)
         middle = ((wide - size) / 2, (high - size) / 2, (wide + size) / 2, (high + size) / 2)
         still = replace(options, max_shift=0.0)
         central = [render_part(seed, still) for seed in range(FIT)]
