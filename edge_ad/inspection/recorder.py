@@ -141,7 +141,12 @@ class _Video:
         if self._writer is not None:
             self._writer.release()
             self._writer = None
-            os.replace(self._partial, self._final)
+            try:
+                os.replace(self._partial, self._final)
+            except OSError as error:
+                raise DeviceFault(
+                    f"the video {self._final} cannot be completed: {error.strerror or error}; give --save a folder that stays"
+                ) from error
 
     def _open(self) -> cv2.VideoWriter:
         for codec, suffix in CODECS:

@@ -84,7 +84,7 @@ class Gpio:
         try:
             while self._inputs.wait_edge_events(timedelta(0)):
                 self._take_edges(self._inputs.read_edge_events(MAX_EVENTS))
-        except OSError as error:
+        except Exception as error:
             self._input_failed(error)
 
     def show(self, signals: OutputSignals) -> None:
@@ -96,8 +96,8 @@ class Gpio:
         try:
             self._set(values)
             wrong = self._misread(values)
-        except OSError as error:
-            self._let_go(f"{error.strerror or error}: the lines are let go")
+        except Exception as error:  # a library that fails in its own way must leave no line energised either
+            self._let_go(f"{_words(error)}: the lines are let go")
             return
         if wrong:
             self._let_go(f"{wrong}: the lines are let go")
@@ -159,9 +159,9 @@ class Gpio:
         outputs, self._outputs = self._outputs, None
         self._next_try = time.monotonic() + AGAIN_S
         settings = self._gpiod.LineSettings(direction=self._line.Direction.INPUT)
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(Exception):
             outputs.reconfigure_lines({self._pins[name]: settings for name in OUTPUTS if name in self._pins})
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(Exception):
             outputs.release()
 
     def _ask_again(self) -> bool:
@@ -171,8 +171,8 @@ class Gpio:
         self._next_try = time.monotonic() + AGAIN_S
         try:
             self._outputs = self._request_outputs()
-        except OSError as error:
-            self._health.failed(f"{error.strerror or error}: the lines cannot be had")
+        except Exception as error:
+            self._health.failed(f"{_words(error)}: the lines cannot be had")
             return False
         return True
 
@@ -193,7 +193,7 @@ class Gpio:
     def _readable(self) -> None:
         try:
             self._take_edges(self._inputs.read_edge_events(MAX_EVENTS))
-        except OSError as error:
+        except Exception as error:
             self._input_failed(error)
 
     def _take_edges(self, events: Any) -> None:
@@ -206,13 +206,20 @@ class Gpio:
             else:
                 self._on_request(Released())
 
-    def _input_failed(self, error: OSError) -> None:
+    def _input_failed(self, error: Exception) -> None:
         """Inputs that cannot be read call for nothing any more; a loop that is woken by them again and again is
         blocked.
         """
-        self._health.failed(f"{error.strerror or error}: the inputs cannot be read, no part is called for any more")
+        self._health.failed(f"{_words(error)}: the inputs cannot be read, no part is called for any more")
         inputs, self._inputs = self._inputs, None
         asyncio.get_running_loop().remove_reader(inputs.fd)
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(Exception):
             inputs.release()
         self._on_request(Unavailable())
+
+
+def _words(error: Exception) -> str:
+    """Return an exception in words: what the system says of it, or type and message of one that nobody foresaw."""
+    if isinstance(error, OSError):
+        return str(error.strerror or error)
+    return f"{type(error).__name__}: {error}"

@@ -72,8 +72,13 @@ class Guard:
         self.refresh()
         return {channel.name: channel.port for channel in self._channels if hasattr(channel, "port")}
 
-    def take(self, record: dict[str, Any]) -> None:
-        """Take in one message from the inspector."""
+    def take(self, record: Any) -> None:
+        """Take in one message from the inspector; one that is torn counts for nothing."""
+        with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):
+            self._take(record)
+        self.refresh()
+
+    def _take(self, record: dict[str, Any]) -> None:
         kind = record.get("kind")
         if kind == "ping":
             self._report({"kind": "pong", "number": int(record["number"])})
@@ -83,7 +88,6 @@ class Guard:
             self._guard_state.trigger(float(record["at"]))
         elif kind in KINDS:
             self._guard_state.take(Message(**record))
-        self.refresh()
 
     def look(self) -> None:
         """Refresh when the timer should have done so already: the loop may be late."""
@@ -174,7 +178,7 @@ async def serve() -> None:
     """Run until the pipe closes. The first line is ``{"outputs", "hold_ms", "cameras", "calls", "trigger"}``."""
     reader = asyncio.StreamReader()
     loop = asyncio.get_running_loop()
-    loop.set_exception_handler(lambda _, context: write_record(_bounded({"kind": "error", "text": _words(context)})))
+    loop.set_exception_handler(_broken)
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     first = await reader.readline()
     if not first:
@@ -185,13 +189,12 @@ async def serve() -> None:
     guard = Guard(hold, addresses, write_record, trigger=str(settings.get("trigger") or ""))
     try:
         ports = await guard.open()
-    except (EdgeAdError, OSError) as error:
+    except Exception as error:  # a host that is no name is none of the foreseen
         write_record(_bounded({"kind": "failed", "text": str(error)}))
         return
     write_record({"kind": "open", "ports": ports, "pid": os.getpid()})
     while line := await reader.readline():
-        with contextlib.suppress(ValueError, TypeError, KeyError):  # a torn line is no message
-            guard.take(json.loads(line))
+        guard.take(_parsed(line))
         await asyncio.sleep(0)  # however many messages wait, the timer and the PLC have their turn
     await guard.close(LINGER_S)
 
@@ -239,6 +242,22 @@ def write_record(record: dict[str, Any]) -> None:
 
 def _bounded(record: dict[str, Any]) -> dict[str, Any]:
     return {key: value[:MAX_MESSAGE] if isinstance(value, str) else value for key, value in record.items()}
+
+
+def _parsed(line: bytes) -> Any:
+    """Return a message; None for a torn line."""
+    with contextlib.suppress(ValueError):
+        return json.loads(line)
+    return None
+
+
+def _broken(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Tell an exception that nobody took. One of a timer or a reader ends the process, on which the kernel lets go of
+    pins and connections: without the timer a pass would stand for ever.
+    """
+    write_record(_bounded({"kind": "error", "text": _words(context)}))
+    if "handle" in context:
+        os._exit(1)
 
 
 def _words(context: dict[str, Any]) -> str:

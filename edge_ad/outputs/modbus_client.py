@@ -111,7 +111,7 @@ class ModbusClient:
                 reader, writer = await asyncio.wait_for(
                     asyncio.open_connection(self._host, self._port), MAX_PAUSE_S
                 )
-            except (OSError, asyncio.TimeoutError) as error:
+            except Exception as error:  # OSError, TimeoutError, or a host that is no name: UnicodeError
                 self._failed(f"it cannot be reached ({_words(error, MAX_PAUSE_S)})")
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, MAX_PAUSE_S)
@@ -123,7 +123,7 @@ class ModbusClient:
                 await self._talk(reader, writer)
             except ModbusError as error:
                 self._failed(str(error))
-            except (OSError, ValueError, IndexError, asyncio.TimeoutError, asyncio.IncompleteReadError) as error:
+            except Exception as error:  # whatever a PLC answers: without this task nothing would fall any more
                 self._failed(f"the connection broke ({_words(error, ANSWER_S)})")
             finally:
                 writer.transport.abort()

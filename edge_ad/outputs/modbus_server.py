@@ -146,8 +146,8 @@ class ModbusServer:
                 writer.write(frame(transaction, unit, self.answer(pdu)))
                 await asyncio.wait_for(writer.drain(), self._idle_s)
                 await asyncio.sleep(0)  # a flood of requests must not keep the timers from their turn
-        except (asyncio.IncompleteReadError, asyncio.TimeoutError, OSError, ValueError):
-            pass  # the PLC went away, is silent, or it speaks something else
+        except Exception:
+            pass  # the PLC went away, is silent, or it speaks something else: its connection ends
         except asyncio.CancelledError:
             pass  # the guard ends; a cancelled handler would be told with a traceback
         finally:

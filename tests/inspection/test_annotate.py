@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from edge_ad.camera.frames import Image
+from edge_ad.errors import DeviceFault
 from edge_ad.events import Event
 from edge_ad.inspection.annotate import MAX_PIXELS, MAX_SIDE, MIN_SIDE, annotate, bounded, overlay
 from edge_ad.inspection.inspector import RunOptions, inspect
@@ -85,6 +87,14 @@ def test_a_video_of_a_camera_replaces_none_of_an_earlier_run(tmp_path: Path) -> 
         recorder.close()
     names = sorted(path.stem for path in tmp_path.iterdir())
     assert names == [safe_name("rtsp://cam/1"), f"{safe_name('rtsp://cam/1')}-2"]
+
+
+def test_a_video_whose_folder_was_removed_is_told(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path / "saved")
+    recorder._video(Script([], kind="live", name="0")).write(noise(1))
+    shutil.rmtree(tmp_path / "saved")
+    with pytest.raises(DeviceFault, match="cannot be completed: No such file or directory; give --save a folder that stays"):
+        recorder.close()
 
 
 def limited() -> None:

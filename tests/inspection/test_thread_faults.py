@@ -6,7 +6,10 @@ import contextlib
 import http.client
 import io
 import json
+import os
 import re
+import signal
+import socket
 import sys
 import threading
 import time
@@ -14,25 +17,32 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
 import pytest
 
+from edge_ad.camera.http import HttpDriver
 from edge_ad.camera.synthetic import SyntheticLine
 from edge_ad.cli.app import main
+from edge_ad.engines.pipeline import Pipeline
 from edge_ad.inspection import triggers
 from edge_ad.inspection.evidence import Evidence
 from edge_ad.inspection.reload import Reloader
-from edge_ad.inspection.triggers import MqttTrigger
+from edge_ad.inspection.triggers import MqttTrigger, SocketTrigger
 from edge_ad.outputs.dispatcher import DeliveryWorker
 from edge_ad.outputs.guard_client import GuardClient
 from edge_ad.outputs.opcua import OpcUaServer
 from edge_ad.store import Store
 from edge_ad.store.maintenance import MaintenanceThread
 from edge_ad.store.reader import EventFilter, Reader
+from edge_ad.utils import locks
+from edge_ad.web import wire
 from edge_ad.web.link import WebLink
 from edge_ad.web.panel import DashboardFeed
+from tests.camera.test_http import Server, part
 from tests.fixtures.loopback import free_port
-from tests.fixtures.tiny_bundle import make_tiny_bundle
+from tests.fixtures.tiny_bundle import make_tiny_bundle, tiny_image
 
+PACKAGE = Path(locks.__file__).parents[1]
 FRAMES = 40
 CAMERA = f"synthetic://line?frames={FRAMES}&seed=1&fps=20"
 RUN = ["run", "t.edgead", "--realtime", "--store", "s.sqlite", "--backend", "onnxruntime", "--precision", "fp32"]
@@ -101,7 +111,37 @@ THREADS: tuple[tuple[str, Any, str, list[str]], ...] = (
     ("guard", GuardClient, "_listen", ["--alarm", "modbus-server://127.0.0.1:{port}"]),
     ("trigger", triggers, "part_id", ["--trigger", "software"]),
     ("trigger", MqttTrigger, "_run", ["--trigger", "mqtt://127.0.0.1:{port}/t"]),
+    ("trigger", SocketTrigger, "_run", ["--trigger", "software:trigger.sock"]),
+    ("guard watch", GuardClient, "_watch", ["--alarm", "modbus-server://127.0.0.1:{port}"]),
 )
+
+# Every file that makes a thread, and what raises in it: a thread that is new fails here until it has a row.
+COVERED = {
+    "camera/grab_thread.py": "test_a_driver_that_breaks_in_its_thread_is_opened_again",
+    "camera/mailbox.py": "test_a_camera_that_breaks_in_its_thread_ends_the_run",
+    "inspection/evidence.py": "THREADS",
+    "inspection/reload.py": "THREADS",
+    "inspection/triggers.py": "THREADS",
+    "outputs/dispatcher.py": "THREADS",
+    "outputs/guard_client.py": "THREADS",
+    "outputs/opcua.py": "test_a_server_whose_thread_ends_is_opened_again",
+    "outputs/targets.py": "test_a_thread_beside_the_run_is_told",
+    "store/maintenance.py": "THREADS",
+    "store/store.py": "THREADS",
+    "utils/locks.py": "test_a_thread_beside_the_run_is_told",
+    "web/link.py": "THREADS",
+    "web/serve.py": "test_a_dashboard_whose_thread_breaks_is_started_again",
+}
+
+
+def test_every_thread_of_the_product_has_a_fault_injected() -> None:
+    making = {
+        str(path.relative_to(PACKAGE))
+        for path in PACKAGE.rglob("*.py")
+        if "SupervisedThread(" in path.read_text() and path.name != "supervision.py"
+    }
+    assert making == set(COVERED)
+    assert {name for name in COVERED.values() if name != "THREADS"} <= set(globals())
 
 
 @pytest.mark.parametrize(("thread", "owner", "name", "arguments"), THREADS, ids=lambda value: str(value)[:24])
@@ -125,6 +165,8 @@ def test_one_exception_is_told_and_counted_and_the_run_goes_on(
     assert "RuntimeError: injected" in told.err
     assert re.search(rf" ERROR (fault of )?the thread {thread}", told.err)
     assert "Traceback (most recent call last):" in told.err  # in the log, where it says what broke
+    last = told.err.strip().splitlines()[-1]  # how often, in the words that end the run
+    assert re.search(rf"error: .*the thread {thread}.*(had 1 unforeseen fault and went on|it stays away)", last), last
     assert "captured" in told.out  # the run went on to its end
     assert told.err.splitlines()[-1].startswith("error: ")
     assert "not stored" not in told.err  # nothing is missing in the record
@@ -171,6 +213,88 @@ def test_an_essential_thread_that_keeps_ending_ends_the_run(
     assert "nothing may pass, so start the run again" in told.splitlines()[-1]
 
 
+def test_a_driver_that_breaks_in_its_thread_is_opened_again(
+    station: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    images = [cv2.imencode(".jpg", cv2.resize(tiny_image(number), (128, 128)))[1].tobytes() for number in range(60)]
+    with contextlib.closing(Server()) as server:
+        server.body = b"".join(map(part, images))
+        server.hang = True
+        breaking(monkeypatch, HttpDriver, "grab")
+        assert main([*RUN, "--camera", server.url, "--max-frames", "3", "--events", "e.jsonl"]) == 0
+    capfd.readouterr()
+    events = [json.loads(line) for line in (station / "e.jsonl").read_text().splitlines()]
+    assert any("the driver broke (RuntimeError)" in (event["reason"] or "") for event in events), events
+    assert sum(event["frame"] is not None for event in events) == 3  # and judged again
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "address", "thread"),
+    [
+        (socket, "getaddrinfo", "modbus://localhost:{port}", "look up"),
+        (locks, "_answer", "modbus://127.0.0.1:{port}", "lock modbus 127.0.0.1 {port}"),
+    ],
+)
+def test_a_thread_beside_the_run_is_told(
+    owner: Any,
+    name: str,
+    address: str,
+    thread: str,
+    station: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """They serve other runs, and names: what they do not do costs this run nothing, so it is no fault of it."""
+    breaking(monkeypatch, owner, name)
+    port = free_port()
+    assert main([*RUN, "--camera", CAMERA, "--alarm", address.format(port=port)]) == 0
+    told = capfd.readouterr().err
+    assert f"the thread {thread.format(port=port)}" in told
+    assert "ended (RuntimeError: injected" in told
+
+
+def test_a_dashboard_whose_thread_breaks_is_started_again(
+    station: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    real, states = wire.write, []
+
+    def spoilt(stream: Any, record: dict[str, Any], *blobs: Any) -> None:
+        states.append(record["kind"])
+        if states.count("state") == 1 and record["kind"] == "state":
+            stream.write(b"{no message\n")
+        real(stream, record, *blobs)
+
+    monkeypatch.setattr(wire, "write", spoilt)
+    camera = "synthetic://line?frames=400&seed=1&fps=20"
+    with contextlib.suppress(KeyboardInterrupt):
+        main([*RUN, "--camera", camera, "--web", "127.0.0.1:0"])
+    told = capfd.readouterr().err
+    assert "the thread feed ended (JSONDecodeError" in told
+    assert "the dashboard ended and is started again" in told
+    assert states.count("hello") == 2
+
+
+def test_a_fault_beside_other_cameras_in_a_thread_of_the_engines_ends_the_run(
+    station: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    real, calls = Pipeline.infer, []
+
+    def broken(self: Pipeline, image: Any) -> Any:
+        calls.append(threading.current_thread().name)
+        if len(calls) > 20 and calls[-1].startswith("stream"):
+            raise RuntimeError("injected")
+        return real(self, image)
+
+    monkeypatch.setattr(Pipeline, "infer", broken)
+    cameras = ["--camera", CAMERA, "--camera", CAMERA.replace("seed=1", "seed=2")]
+    assert main([*RUN, *cameras, "--streams", "2", "--events", "e.jsonl"]) == 3
+    told = capfd.readouterr().err
+    assert "the engine failed on frame" in told
+    assert "injected" in told
+    last = json.loads((station / "e.jsonl").read_text().splitlines()[-1])
+    assert (last["verdict"], last["reason"].split(":")[0]) == ("NONE", "engine")
+
+
 def test_a_camera_that_breaks_in_its_thread_ends_the_run(
     station: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -213,11 +337,31 @@ def test_an_event_that_cannot_be_stored_holds_up_no_other(
     assert frames == [number for number in range(FRAMES) if number != 7]
 
 
+@pytest.mark.parametrize(
+    ("thread", "owner", "name", "arguments", "faults"),
+    [
+        ("evidence", Evidence, "_write", [], 6),
+        ("keeper", MaintenanceThread, "_round", [], 6),
+        ("output file:out.jsonl", DeliveryWorker, "_over", ["--alarm", "file:out.jsonl"], 6),
+        ("reload", Reloader, "_load", [], 1),
+    ],
+)
 def test_health_and_metrics_show_a_thread_that_stays_away(
-    station: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    thread: str,
+    owner: Any,
+    name: str,
+    arguments: list[str],
+    faults: int,
+    station: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr("edge_ad.utils.supervision.RESTART_PAUSE_S", 0.01)
-    breaking(monkeypatch, Evidence, "_write", times=1000)
+    if name == "_load":
+        asking(monkeypatch)
+        monkeypatch.setattr("edge_ad.inspection.inspector.reload_thresholds", _raise)
+    else:
+        breaking(monkeypatch, owner, name, times=1000)
     port, seen = free_port(), {}
 
     def ask(path: str) -> tuple[int, str]:
@@ -232,16 +376,17 @@ def test_health_and_metrics_show_a_thread_that_stays_away(
         while time.monotonic() < ends and "sick" not in seen:
             with contextlib.suppress(OSError, http.client.HTTPException):
                 status, text = ask("/healthz")
-                if status == 503 and "evidence" in text:
+                if status == 503 and f"the thread {thread} ended" in text and "it stays away" in text:
                     seen["sick"], seen["metrics"] = text, ask("/metrics")[1]
             time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)  # the run has shown what it had to
 
     watcher = threading.Thread(target=watch)
     watcher.start()
     # Dark frames: every NONE has images, so the thread has work.
-    camera = "synthetic://line?frames=400&seed=1&fps=20&black=0-400"
-    assert main([*RUN, "--camera", camera, "--web", f"127.0.0.1:{port}"]) == 3
+    camera = "synthetic://line?frames=4000&seed=1&fps=20&black=0-4000"
+    assert main([*RUN, "--camera", camera, "--web", f"127.0.0.1:{port}", *arguments]) == 3
     watcher.join()
-    assert "it stays away" in seen["sick"], capfd.readouterr().err
-    assert 'edge_ad_thread_faults_total{thread="evidence"} 6.0' in seen["metrics"]
+    assert "sick" in seen, capfd.readouterr().err
+    assert f'edge_ad_thread_faults_total{{thread="{thread}"}} {faults}.0' in seen["metrics"]
     assert "edge_ad_thread_down 1.0" in seen["metrics"]
