@@ -28,6 +28,7 @@ from edge_ad.camera.driver import Driver, Failure, Grab, RawFrame
 from edge_ad.camera.frames import Image
 from edge_ad.camera.settings import CameraSettings
 from edge_ad.errors import BadInput, DeviceFault
+from edge_ad.utils.files import cache_home
 from edge_ad.utils.text import redact_values, split_credentials
 
 LAUNCHER = "gst-launch-1.0"
@@ -217,7 +218,7 @@ def registry_path() -> dict[str, str]:
     """
     if "GST_REGISTRY" in os.environ:
         return {}
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    cache = cache_home()
     if _can_be_made(cache) or not os.access(Path.cwd(), os.W_OK):
         return {}
     return {"GST_REGISTRY": str(Path.cwd() / ".cache" / "gstreamer-1.0" / "registry.bin")}

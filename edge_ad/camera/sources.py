@@ -12,6 +12,7 @@ from edge_ad.camera.settings import CameraSettings, parse_settings
 from edge_ad.camera.uri import Address, existing, parse_uri
 from edge_ad.data.images import SUFFIXES
 from edge_ad.errors import DeviceFault
+from edge_ad.utils.files import expanded
 from edge_ad.utils.text import MAX_NAME, storable
 
 IMAGES_FPS = 10.0
@@ -48,7 +49,7 @@ def open_source(
     if address.kind == "watch":
         return _watched(address, image_bits)
     if address.kind == "path":
-        return _from_path(existing(Path(address.target).expanduser()), address.name, realtime, image_bits)
+        return _from_path(existing(expanded(Path(address.target))), address.name, realtime, image_bits)
     return _live(address, settings, patient, lag_s)
 
 
@@ -127,7 +128,7 @@ def _watched(address: Address, bits: int) -> Source:
     from edge_ad.camera.files import WatchedFolder
     from edge_ad.errors import BadInput
 
-    folder = existing(Path(address.target).expanduser())
+    folder = existing(expanded(Path(address.target)))
     if not folder.is_dir():
         raise BadInput(f"{address.name} names a file: write watch:FOLDER, and the images that appear in it are judged")
     return WatchedFolder(folder, address.name, bits)

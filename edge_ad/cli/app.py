@@ -22,6 +22,7 @@ from edge_ad.cli.arguments import LogFormat, Quiet, Verbose, set_log_options
 from edge_ad.errors import BadInput, EdgeAdError, is_out_of_memory, missing_package
 from edge_ad.utils.logs import log_handler, log_to_stderr, print_message
 from edge_ad.utils.supervision import leave
+from edge_ad.utils.text import is_utf8, storable
 
 _log = logging.getLogger(__name__)
 
@@ -181,13 +182,23 @@ def _explain_usage(error: typer.TyperException) -> str:
     return f"{message}; `{context.command_path} --help` tells what is allowed"
 
 
+def _is_in_a_folder() -> bool:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return False
+    return True
+
+
 def _image_files(message: str) -> int:
     """Return how many words of a message name files of images: a shell makes these of an asterisk."""
     return sum(word.strip("()").lower().endswith((".png", ".jpg", ".jpeg", ".bmp", ".tif")) for word in message.split())
 
 
-def _print_any_text() -> None:
-    """Let a terminal that cannot show a character show its code instead of ending the command."""
+def _bear_any_text() -> None:
+    """Let a terminal that cannot show a character show its code, and take in bytes that are no text, as in arguments."""
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -200,7 +211,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Any other exception is a fault of the program and stays loud: it leaves with its traceback (exit code 1).
     Where the log is JSON, these are records of it.
     """
-    _print_any_text()
+    _bear_any_text()
     with log_to_stderr():
         return _main(arguments)
 
@@ -221,12 +232,18 @@ def _main(arguments: Sequence[str] | None) -> int:
     except OSError as error:
         if is_out_of_memory(error):
             return _fail(f"out of memory ({error}): close other programs", 3)
+        if isinstance(error, FileNotFoundError) and not _is_in_a_folder():
+            return _fail("the current folder does not exist any more: change into another one", 2)
         if error.errno in FULL:
             where = "standard output" if error.filename is None else str(error.filename)[:200]
             return _fail(f"cannot write to {where}: {error.strerror}; make room, then run the command again", 3)
         if error.errno not in REFUSED_PATHS or error.filename is None:
             raise
         return _fail(f"cannot use {str(error.filename)[:200]!r}: {error.strerror}; name a path that you may use", 2)
+    except UnicodeEncodeError as error:
+        if is_utf8(error.object):
+            raise
+        return _fail(f"{storable(error.object, 200)!r} is no UTF-8 text: rename it, or write another name", 2)
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
     except Exception as error:

@@ -107,8 +107,6 @@ def _filter(
 
 
 def _mark(reader: Reader, event: str | None, mark: str | None) -> None:
-    import getpass
-
     from edge_ad.errors import BadInput
     from edge_ad.store.reader import set_mark
 
@@ -118,8 +116,19 @@ def _mark(reader: Reader, event: str | None, mark: str | None) -> None:
     if len(ids) != 1:
         result = "no event has" if not ids else "more than one event has"
         raise BadInput(f"{result} an id that begins with {event!r}: `edge-ad events` lists the ids")
-    set_mark(reader.path, ids[0], None if mark == "none" else mark, getpass.getuser())  # type: ignore[arg-type]
+    set_mark(reader.path, ids[0], None if mark == "none" else mark, _user())  # type: ignore[arg-type]
     typer.echo(f"{ids[0]} is marked {mark}" if mark != "none" else f"{ids[0]} has no mark any more")
+
+
+def _user() -> str:
+    """Return who marks: the name of the user, or the number where nothing gives it a name, as in a container."""
+    import getpass
+    import os
+
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"user {os.getuid()}"
 
 
 def _rebuild(path: Path, record: RecordTable) -> None:

@@ -103,9 +103,27 @@ def sha256_file(path: Path) -> str:
     return digest.hexdigest()
 
 
+def expanded(path: Path) -> Path:
+    """Return ``path`` with the home folder for a tilde; BadInput where there is none."""
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise BadInput(f"{path}: no home folder is known for the tilde; write the whole path, or set HOME") from error
+
+
+def cache_home() -> Path:
+    """Return ``$XDG_CACHE_HOME``, by default ``~/.cache``, and below ``/tmp`` for a user without a home folder."""
+    named = os.environ.get("XDG_CACHE_HOME")
+    try:
+        return Path(named) if named else Path.home() / ".cache"
+    except RuntimeError:  # a container with a number for its user
+        return Path(tempfile.gettempdir(), f"edge-ad-cache-{os.getuid()}")
+
+
 def newest_bundle(runs: Path = Path("runs")) -> Path:
     """Return the newest ``*.edgead`` anywhere under ``runs``; BadInput when there is none."""
-    bundles = sorted(runs.rglob("*.edgead"), key=lambda path: (path.stat().st_mtime_ns, str(path)))
+    files = (path for path in runs.rglob("*.edgead") if path.is_file())  # no link to nowhere, no folder of that name
+    bundles = sorted(files, key=lambda path: (path.stat().st_mtime_ns, str(path)))
     if not bundles:
         raise BadInput(f"no bundle (*.edgead) under {runs.resolve()}: run `edge-ad train DATA` first, or name a bundle")
     return bundles[-1]

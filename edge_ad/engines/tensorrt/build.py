@@ -9,7 +9,6 @@ What a builder measured of its tactics, kept per TensorRT version and device: la
 
 from __future__ import annotations
 
-import os
 import re
 import traceback
 from collections.abc import Collection
@@ -27,14 +26,14 @@ from edge_ad.engines.tensorrt.versions import (
     strongly_typed,
 )
 from edge_ad.errors import BadInput, DeviceFault, EdgeAdError, require
-from edge_ad.utils.files import atomic_write, sha256_bytes
+from edge_ad.utils.files import atomic_write, cache_home, sha256_bytes
 
 _DIGEST = 64
 
 
 def cache_folder() -> Path:
     """Return ``$XDG_CACHE_HOME/edge-ad``, by default ``~/.cache/edge-ad``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edge-ad"
+    return cache_home() / "edge-ad"
 
 
 class TimingCache:
