@@ -140,6 +140,7 @@ def test_a_broker_with_tls_and_passwords(
     assert "Zq" not in told
 
 
+@pytest.mark.usefixtures("stderr_log")
 @pytest.mark.slow
 def test_a_broker_that_is_away_dies_or_hangs_is_told_and_comes_back(
     mosquitto: Start,
