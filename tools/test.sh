@@ -23,12 +23,19 @@ echo "== mypy"
 echo "== import rules"
 .venv/bin/lint-imports
 echo "== pytest"
-[ -n "$sets" ] || exec "$python" -m pytest "$@"
+[ $# -eq 0 ] || [ -n "$sets" ] || exec "$python" -m pytest "$@"
 
 logs="$(mktemp -d)"
 trap 'kill $(jobs -p) 2>/dev/null || true; rm -rf "$logs"' EXIT
 failed=0
-"$python" -m pytest --color="$([ -t 1 ] && echo yes || echo no)" "$@" | tee "$logs/newest" || failed=1
+chosen=("$@")
+# The slow tests compute and the others mostly wait, so the two halves run beside each other.
+if [ $# -eq 0 ]; then
+    "$python" -m pytest --color=no -p no:cacheprovider -m slow >"$logs/slow" 2>&1 &
+    slow=$!
+    chosen=(-m "not slow")
+fi
+"$python" -m pytest --color="$([ -t 1 ] && echo yes || echo no)" "${chosen[@]}" | tee "$logs/newest" || failed=1
 
 # The sets run beside each other: much of their time is waiting. pytest's own arguments hold for them too.
 [ $# -gt 0 ] || set -- -m "not slow or versions"
@@ -50,9 +57,16 @@ for name in "${!running[@]}"; do
     echo "== pytest on the versions of $name (exit code $status)"
     cat "$logs/$name"
 done
-echo "== versions"
+if [ -n "${slow:-}" ]; then
+    status=0
+    wait "$slow" || status=$?
+    [ "$status" = 0 ] || failed=1
+    echo "== pytest of the slow tests (exit code $status)"
+    cat "$logs/slow"
+fi
+[ -z "$sets" ] || echo "== versions"
 for name in $sets; do
     echo "$name: ${skipped[$name]:-$(tail -n 1 "$logs/$name")}"
 done
-tail -n 1 "$logs/newest"
+tail -q -n 1 "$logs/newest" ${slow:+"$logs/slow"}
 exit "$failed"

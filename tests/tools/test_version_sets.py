@@ -1,9 +1,10 @@
-"""The sets of versions of tools/test.sh: which interpreter a set gets, which versions, and that the lower bounds are pinned."""
+"""tools/test.sh: the two halves of the suite; of its sets of versions, which interpreter and versions each gets."""
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -111,3 +112,53 @@ def test_an_unknown_set_is_told_before_anything_runs() -> None:
     assert done.stderr == (
         "error: there is no set of versions 'jetpack5': EDGE_AD_SETS takes all, none or some of jetpack6 jetpack7 lowest\n"
     )
+
+
+# What tools/test.sh takes from environment.sh, with a Python that logs pytest's arguments and fails where it is asked to.
+STUB_ENVIRONMENT = """
+version_sets="" python="$PWD/python"
+for name in prepare prepare_cameras prepare_services prepare_browser prepare_tracing prepare_pycuda; do
+    eval "$name() { :; }"
+done
+"""
+STUB_PYTHON = """#!/bin/sh
+case "$2" in pytest) ;; *) exit 0 ;; esac
+shift 2
+echo "$*" | tee -a calls
+case "$*" in *"$FAILING"*) exit 1 ;; esac
+"""
+SLOW_HALF, FAST_HALF = "--color=no -p no:cacheprovider -m slow", "--color=no -m not slow"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "failing", "status", "calls"),
+    [
+        ([], "none", 0, {SLOW_HALF, FAST_HALF}),
+        ([], "-m slow", 1, {SLOW_HALF, FAST_HALF}),
+        ([], "-m not slow", 1, {SLOW_HALF, FAST_HALF}),
+        (["tests/x", "-x"], "none", 0, {"tests/x -x"}),
+        (["tests/x", "-x"], "tests/x", 1, {"tests/x -x"}),
+    ],
+)
+def test_the_whole_suite_runs_in_two_halves_and_fails_with_either(
+    tmp_path: Path, arguments: list[str], failing: str, status: int, calls: set[str]
+) -> None:
+    (tmp_path / "tools").mkdir()
+    shutil.copy(ROOT / "tools/test.sh", tmp_path / "tools")
+    (tmp_path / "tools/environment.sh").write_text(STUB_ENVIRONMENT)
+    for path, text in ((tmp_path / "python", STUB_PYTHON), (tmp_path / ".venv/bin/lint-imports", "#!/bin/sh\n")):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        path.chmod(0o755)
+    done = subprocess.run(
+        ["bash", "tools/test.sh", *arguments],
+        cwd=tmp_path,
+        env={"PATH": os.environ["PATH"], "FAILING": failing},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (status, "")
+    assert set((tmp_path / "calls").read_text().splitlines()) == calls
+    assert all(call in done.stdout for call in calls)
