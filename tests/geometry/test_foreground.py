@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from edge_ad.geometry.foreground_fit import fit_foreground
 from edge_ad.geometry.locator import pack, unpack
 from edge_ad.geometry.pose import Image, Location, NotLocated, Pose
 from edge_ad.synthetic.single_part import KINDS, Damage, Kind, PartOptions, render_part
-from tests.geometry.rendered import LENGTH, error_of, fitted, normal_parts
+from tests.geometry.rendered import LENGTH, error_of, fitted, frame_offset, normal_parts
 
 SLOW = settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
@@ -146,8 +148,14 @@ def test_images_of_the_empty_station_take_a_busy_background_away() -> None:
     parts = [render_part(seed, options) for seed in range(NORMAL_IN_TRAY)]
     empty = [emptied(seed) for seed in range(5)]
     locator = fit_foreground([part.image for part in parts], [str(seed) for seed in range(NORMAL_IN_TRAY)], empty=empty)
-    poses = [locator.locate(part.image) for part in parts]
-    assert all(isinstance(pose, Pose) for pose in poses)
+    offset = frame_offset(locator, parts)
+    for seed in range(500, 520):
+        part = render_part(seed, replace(options, damage="missing"))
+        pose = locator.locate(part.image)
+        assert isinstance(pose, Pose), pose
+        error = error_of(pose, offset, part)
+        assert error.angle <= 0.5
+        assert error.shift <= 0.005
 
 
 NORMAL_IN_TRAY = 8

@@ -1,7 +1,7 @@
 """Measure how exactly and how fast rendered parts are located: angle, shift, flips, refusals, time.
 
     python tools/benchmarks/locate_parts.py --parts 2400 --out locate.json
-    python tools/benchmarks/locate_parts.py --parts 2400 --compare    # moments, ECC and SIFT beside it
+    python tools/benchmarks/locate_parts.py --parts 2400 --compare    # moments, SIFT and a template beside it
 
 Parts are rendered (edge_ad/synthetic/single_part.py) undamaged and with 15 % of the outline missing or added, on a belt,
 at any angle. Times are CPU time of one core (cv2.setNumThreads(1)).
@@ -98,28 +98,6 @@ class Moments:
         return Pose(float(x), float(y), wrap(math.degrees(turn) + (0 if skew >= 0 else 180)), 1, 1)
 
 
-class Refined:
-    """The outline's pose, disturbed by 3 degrees and 2 %, refined by OpenCV's ECC on the surface within the box."""
-
-    def __init__(self, locator: ForegroundLocator) -> None:
-        self.locator = locator
-
-    def __call__(self, image: Image) -> Pose | NotLocated:
-        locator, unit = self.locator, 2**self.locator.level
-        view = view_of(image, locator.background, locator.level)
-        (best, *_) = locator.outline.register(view.edge(0))
-        start = np.linalg.inv(np.vstack([best.matrix, (0, 0, 1)])) @ np.linalg.inv(np.array(
-            [[1, 0, locator.origin[0]], [0, 1, locator.origin[1]], [0, 0, 1.0]]))
-        matrix = start[:2].astype(np.float32)
-        try:
-            _, matrix = cv2.findTransformECC(locator.surface, view.grey, matrix, cv2.MOTION_EUCLIDEAN,
-                                             (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 30, 1e-4), None, 3)
-        except cv2.error:
-            return NotLocated("ECC did not converge")
-        x, y = (matrix @ np.array([*locator.origin, 1.0])) * unit + (unit - 1) / 2
-        return Pose(float(x), float(y), math.degrees(math.atan2(matrix[1, 0], matrix[0, 0])), 1, 1)
-
-
 class Sift:
     """SIFT features (Lowe 2004) of one undamaged part, matched and posed by RANSAC."""
 
@@ -150,7 +128,7 @@ def locators(kind: Kind, options: PartOptions, compare: bool) -> dict[str, tuple
     foreground = fit_foreground([part.image for part in fit], [str(seed) for seed in range(FIT)])
     chosen: dict[str, Locate] = {"foreground": foreground.locate}
     if compare:
-        chosen |= {"moments": Moments(foreground), "ecc": Refined(foreground), "sift": Sift(fit[0].image)}
+        chosen |= {"moments": Moments(foreground), "sift": Sift(fit[0].image)}
         high, wide = options.size
         size = 1.15 * options.length * min(high, wide)
         middle = ((wide - size) / 2, (high - size) / 2, (wide + size) / 2, (high + size) / 2)
@@ -167,7 +145,7 @@ def main() -> None:
     parser.add_argument("--parts", type=int, default=2400, help="parts over all kinds and damages")
     parser.add_argument("--size", default="640x480", help="WIDTHxHEIGHT of the images")
     parser.add_argument("--length", type=float, default=0.45, help="the part's long side as a share of the image's short side")
-    parser.add_argument("--compare", action="store_true", help="measure moments, ECC, SIFT and a template too")
+    parser.add_argument("--compare", action="store_true", help="measure moments, SIFT and a template too")
     parser.add_argument("--final", action="store_true", help="seeds that nothing was tuned on")
     parser.add_argument("--out", type=Path, help="JSON file for the figures")
     arguments = parser.parse_args()
