@@ -355,3 +355,7 @@ class Dispatcher:
             worker.finish(ends)
         for worker in self._workers:
             worker.join(ends - time.monotonic())
+        for state in self.states():
+            waiting = 0 if state.stats.output in self._transient else state.stats.waiting
+            if waiting and state.fault is None:  # a fault was logged, a receiver that is only slow was not
+                _log.warning("%d events wait for %s: the next run delivers them", waiting, state.stats.output)

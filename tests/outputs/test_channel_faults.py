@@ -124,6 +124,19 @@ def test_a_channel_that_broke_once_misses_no_event(
     reader.close()
 
 
+def test_events_that_a_receiver_has_not_confirmed_at_the_end_are_told(
+    station: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """One that takes connections and answers nothing is no fault for 10 s, and shorter runs ended without a word."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        uri = f"http://127.0.0.1:{silent.getsockname()[1]}/events"
+        assert main([*RUN, "--camera", CAMERA, "--alarm", uri]) == 0
+    reader = Reader(station / "s.sqlite")
+    stored = sum(1 for _ in reader.every(EventFilter(), 1000))
+    reader.close()
+    assert f"{stored} events wait for {uri.rpartition('/')[0]}" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("uri", FAST_URIS)
 def test_a_channel_of_the_guard_that_breaks_is_told_once_and_keeps_no_other_from_rejecting(
     uri: str, monkeypatch: pytest.MonkeyPatch
