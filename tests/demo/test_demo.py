@@ -164,31 +164,6 @@ def test_only_an_interrupted_demonstration_with_a_complete_line_goes_on(
     assert (tray.exists(), checkpoint.exists(), (tmp_path / "events.jsonl").exists()) == (resumed, resumed, False)
 
 
-@pytest.mark.slow
-def test_the_same_command_goes_on_after_ctrl_c_in_the_training(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "demo"
-    arguments = ["demo", "--quick", "--out", str(out)]
-    process = subprocess.Popen([sys.executable, "-m", "edge_ad", *arguments], stderr=subprocess.DEVNULL)
-    checkpoint = out / "training" / "state" / "tokenizer-finished.pt"
-    while process.poll() is None and not checkpoint.exists():
-        time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(120) == 130
-    trays = {path: path.stat().st_mtime_ns for path in (out / "line").rglob("*.png")}
-    before = (out / "training" / "train.jsonl").read_text()
-    capfd.readouterr()
-    assert main(arguments) == 0
-    printed = capfd.readouterr()
-    assert f"going on with the unfinished training in {out / 'training'}" in printed.err
-    assert {path: path.stat().st_mtime_ns for path in (out / "line").rglob("*.png")} == trays
-    log = (out / "training" / "train.jsonl").read_text()
-    assert log.startswith(before)
-    assert '"tokenizer"' not in log[len(before) :]
-    assert "evaluation" in json.loads((out / MARKER).read_text())
-
-
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "line").mkdir()
     with pytest.raises(BadInput, match="not an earlier demonstration"):
@@ -211,15 +186,44 @@ def test_data_only_writes_the_line_and_stops(tmp_path: Path, capsys: pytest.Capt
     assert "already holds images" in capsys.readouterr().err
 
 
+# The demonstration in a process of its own, on the smallest plan.
+SMALL_DEMO = f"""
+import sys
+from edge_ad.cli.app import main
+from edge_ad.demo import run
+run.QUICK = run.Plan(**{SMALLEST.to_json()!r})
+sys.exit(main(sys.argv[1:]))
+"""
+
+
 @pytest.mark.slow
-def test_the_whole_road(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_whole_demonstration_goes_on_after_ctrl_c_in_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     """The preset of the demonstration on few images and in few steps: the figures are not looked at, only that they are."""
+    out = tmp_path / "demo"
+    arguments = ["demo", "--quick", "--out", str(out)]
+    process = subprocess.Popen([sys.executable, "-c", SMALL_DEMO, *arguments], stderr=subprocess.DEVNULL)
+    checkpoint = out / "training" / "state" / "tokenizer-finished.pt"
+    while process.poll() is None and not checkpoint.exists():
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(120) == 130
+    trays = {path: path.stat().st_mtime_ns for path in (out / "line").rglob("*.png")}
+    before = (out / "training" / "train.jsonl").read_text()
+    capfd.readouterr()
     monkeypatch.setattr("edge_ad.demo.run.QUICK", SMALLEST)
-    assert main(["demo", "--quick", "--out", str(tmp_path / "demo")]) == 0
-    printed = capsys.readouterr().out
+    assert main(arguments) == 0
+    printed = capfd.readouterr()
+    assert f"going on with the unfinished training in {out / 'training'}" in printed.err
+    assert {path: path.stat().st_mtime_ns for path in (out / "line").rglob("*.png")} == trays
+    log = (out / "training" / "train.jsonl").read_text()
+    assert log.startswith(before)
+    assert '"tokenizer"' not in log[len(before) :]
+
     for words in ("colour histogram", "tolerance", "normal images NG or WARN", "AUROC", "report.html"):
-        assert words in printed
-    figures = json.loads((tmp_path / "demo" / MARKER).read_text())
+        assert words in printed.out
+    figures = json.loads((out / MARKER).read_text())
     assert figures["video"]["goods"] + figures["video"]["anomalies"] == SMALLEST.video_frames
     assert figures["evaluation"]["counts"]["goods"] == SMALLEST.test_good
-    assert (tmp_path / "demo" / "report" / "report.html").stat().st_size > 10_000
+    assert (out / "report" / "report.html").stat().st_size > 10_000
