@@ -29,10 +29,14 @@ logs="$(mktemp -d)"
 trap 'kill $(jobs -p) 2>/dev/null || true; rm -rf "$logs"' EXIT
 failed=0
 chosen=("$@")
-# The slow tests compute and the others mostly wait, so the two halves run beside each other.
+# Slow tests that train compute, the other slow ones mostly wait, and so do the rest: the three parts run beside each other.
+declare -A slow=()
 if [ $# -eq 0 ]; then
-    "$python" -m pytest --color=no -p no:cacheprovider -m slow >"$logs/slow" 2>&1 &
-    slow=$!
+    training=(tests/cli tests/demo tests/export tests/models tests/training)
+    "$python" -m pytest --color=no -p no:cacheprovider -m slow "${training[@]}" >"$logs/training" 2>&1 &
+    slow[training]=$!
+    "$python" -m pytest --color=no -p no:cacheprovider -m slow "${training[@]/#/--ignore=}" >"$logs/waiting" 2>&1 &
+    slow[waiting]=$!
     chosen=(-m "not slow")
 fi
 "$python" -m pytest --color="$([ -t 1 ] && echo yes || echo no)" "${chosen[@]}" | tee "$logs/newest" || failed=1
@@ -57,16 +61,18 @@ for name in "${!running[@]}"; do
     echo "== pytest on the versions of $name (exit code $status)"
     cat "$logs/$name"
 done
-if [ -n "${slow:-}" ]; then
+for name in "${!slow[@]}"; do
     status=0
-    wait "$slow" || status=$?
+    wait "${slow[$name]}" || status=$?
     [ "$status" = 0 ] || failed=1
-    echo "== pytest of the slow tests (exit code $status)"
-    cat "$logs/slow"
-fi
+    echo "== pytest of the slow tests, $name (exit code $status)"
+    cat "$logs/$name"
+done
 [ -z "$sets" ] || echo "== versions"
 for name in $sets; do
     echo "$name: ${skipped[$name]:-$(tail -n 1 "$logs/$name")}"
 done
-tail -q -n 1 "$logs/newest" ${slow:+"$logs/slow"}
+for name in newest "${!slow[@]}"; do
+    tail -n 1 "$logs/$name"
+done
 exit "$failed"

@@ -1,4 +1,4 @@
-"""tools/test.sh: the two halves of the suite; of its sets of versions, which interpreter and versions each gets."""
+"""tools/test.sh: the parts of the suite; of its sets of versions, which interpreter and versions each gets."""
 
 from __future__ import annotations
 
@@ -127,20 +127,26 @@ shift 2
 echo "$*" | tee -a calls
 case "$*" in *"$FAILING"*) exit 1 ;; esac
 """
-SLOW_HALF, FAST_HALF = "--color=no -p no:cacheprovider -m slow", "--color=no -m not slow"
+TRAINING = ("tests/cli", "tests/demo", "tests/export", "tests/models", "tests/training")
+PARTS = {
+    f"--color=no -p no:cacheprovider -m slow {' '.join(TRAINING)}",
+    f"--color=no -p no:cacheprovider -m slow {' '.join(f'--ignore={path}' for path in TRAINING)}",
+    "--color=no -m not slow",
+}
 
 
 @pytest.mark.parametrize(
     ("arguments", "failing", "status", "calls"),
     [
-        ([], "none", 0, {SLOW_HALF, FAST_HALF}),
-        ([], "-m slow", 1, {SLOW_HALF, FAST_HALF}),
-        ([], "-m not slow", 1, {SLOW_HALF, FAST_HALF}),
+        ([], "none", 0, PARTS),
+        ([], "slow tests/cli", 1, PARTS),
+        ([], "slow --ignore", 1, PARTS),
+        ([], "-m not slow", 1, PARTS),
         (["tests/x", "-x"], "none", 0, {"tests/x -x"}),
         (["tests/x", "-x"], "tests/x", 1, {"tests/x -x"}),
     ],
 )
-def test_the_whole_suite_runs_in_two_halves_and_fails_with_either(
+def test_the_whole_suite_runs_in_three_parts_and_fails_with_any(
     tmp_path: Path, arguments: list[str], failing: str, status: int, calls: set[str]
 ) -> None:
     (tmp_path / "tools").mkdir()
@@ -162,3 +168,7 @@ def test_the_whole_suite_runs_in_two_halves_and_fails_with_either(
     assert (done.returncode, done.stderr) == (status, "")
     assert set((tmp_path / "calls").read_text().splitlines()) == calls
     assert all(call in done.stdout for call in calls)
+
+
+def test_the_folders_of_the_parts_exist() -> None:
+    assert [path for path in TRAINING if not (ROOT / path).is_dir()] == []
