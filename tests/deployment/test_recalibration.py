@@ -231,3 +231,14 @@ def test_images_of_another_depth_than_the_training_are_told(
         assert cv2.imwrite(str(tmp_path / "deep" / f"{index}.png"), tiny_image(index).astype(np.uint16) * 16)
     recalibrate(parent, tmp_path / "deep", tmp_path / "child.edgead")
     assert any("no value of the 16-bit images" in text and "above 4095" in text for text in caplog.messages)
+
+
+def test_without_a_bundle_the_newest_one_is_taken(
+    goods: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    made = make_tiny_bundle(tmp_path / "runs" / "tiny.edgead")
+    assert main(["recalibrate", str(goods)]) == 0
+    assert f"parent {open_bundle(made).sha256}" in capsys.readouterr().out
+    assert (tmp_path / "runs" / "tiny-recalibrated-1.edgead").is_file()
