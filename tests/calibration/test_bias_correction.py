@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
+from onnx import ModelProto
 
+from calibration import bias_correction
 from calibration.bias_correction import corrections
 from calibration.collect import collect
 from calibration.quantise import output_key, quantise
@@ -59,3 +63,27 @@ def test_a_vector_of_features_comes_back_number_by_number() -> None:
         left(quantise(model, ranges, "cpu", weight_limit=15, corrections=table)) for table in (biases, held)
     )
     assert by_feature < 0.4 * by_channel
+
+
+def test_measures_a_layer_on_what_leads_to_it_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three convolutions in a row and a long tail behind them: what lies behind a layer is not run for it."""
+    net = Net()
+    value = "x"
+    for _ in range(3):
+        value = net.op("Relu", net.conv(value, 8, 8))
+    for _ in range(9):
+        value = net.op("Sigmoid", value)
+    net.op("Tanh", value, out="end")
+    model = net.model([1, 8, SIDE, SIDE], {"end": [1, 8, SIDE, SIDE]})
+    counts: list[tuple[int, int]] = []
+    opened = bias_correction.open_session
+
+    def count(part: ModelProto, threads: int | None) -> Any:
+        kinds = [node.op_type for node in part.graph.node]
+        counts.append((kinds.count("Conv"), kinds.count("Sigmoid")))
+        return opened(part, threads)
+
+    monkeypatch.setattr(bias_correction, "open_session", count)
+    pictures = feeds(8, 2)
+    assert len(corrections(model, collect(model, pictures, threads=1), pictures, threads=1)) == 3
+    assert counts == [(3, 0), (1, 0), (2, 0), (3, 0)]  # the FP32 graph, then the rounded one layer after layer
