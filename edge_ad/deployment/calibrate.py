@@ -64,6 +64,8 @@ def calibrate(
     chosen = options or CalibrateOptions()
     bundle = open_bundle(bundle_path)
     target = child_path(bundle, Path(out) if out is not None else None, "calibrated", "calibrate")
+    if chosen.settings.plan is not None:
+        read_plan(chosen.settings.plan)  # refused before minutes of reading and measuring
     result = load_dataset(Path(normal), chosen.settings.seed)
     seen = _read([*result.normal.fit, *result.normal.normalise], chosen.settings.images, bundle)
     held_back = _read(result.normal.threshold, VALIDATION_IMAGES, bundle)
