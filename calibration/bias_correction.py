@@ -35,6 +35,7 @@ def corrections(
     ranges: Ranges,
     feeds: Sequence[Feed],
     target: str = "tensorrt",
+    *,
     keep: Collection[str] = (),
     weight_limit: int | None = None,
     threads: int | None = None,
@@ -56,7 +57,7 @@ def corrections(
     levels = _levels(exact, chosen)
     rounded = GraphView(exact.model.SerializeToString())
     limit = greatest_weight(target) if weight_limit is None else weight_limit
-    biases = quantise_view(rounded, changed, target, keep, limit)
+    biases = quantise_view(rounded, changed, target, keep, weight_limit=limit)
     variant = {tensor.name: tensor for tensor in rounded.graph.initializer}
     result: Corrections = {}
     for level in levels:

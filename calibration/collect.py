@@ -89,7 +89,7 @@ class Collector:
 
 
 def collect(
-    model: bytes, feeds: Iterable[Feed], method: str = "mse", percentile: float = PERCENTILE, threads: int | None = None
+    model: bytes, feeds: Iterable[Feed], method: str = "mse", percentile: float = PERCENTILE, *, threads: int | None = None
 ) -> Ranges:
     """Return the ranges of ``model`` over ``feeds``, one dictionary of inputs an image, each looked at once."""
     collector = Collector(model, threads)

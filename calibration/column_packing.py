@@ -150,7 +150,7 @@ def _find(view: GraphView, position: int) -> _PackedConv | None:
     pads = attribute(conv, "pads", [0] * 4)
     if kinds != ["DequantizeLinear"] * 3 + ["QuantizeLinear"] or shape is None or given is None or pads[1] or pads[3]:
         return None
-    if not _steps_fit(view, data, weight, bias, quantiser, given[1]):
+    if not _steps_fit(view, data, weight, bias, quantiser=quantiser, channels=given[1]):
         return None
     sides = view.array(weight.input[0]).shape[3], attribute(conv, "strides", [1, 1])[1]
     output = packing(shape[1], *sides, shape[3], given[3])
@@ -165,7 +165,7 @@ def plain_window(conv: NodeProto) -> bool:
 
 
 def _steps_fit(
-    view: GraphView, data: NodeProto, weight: NodeProto, bias: NodeProto | None, quantiser: NodeProto, channels: int
+    view: GraphView, data: NodeProto, weight: NodeProto, bias: NodeProto | None, *, quantiser: NodeProto, channels: int
 ) -> bool:
     """Whether tensors have one scale, weights and bias one a channel, all constant and with zero points."""
     if any(len(node.input) < 3 or not set(node.input[1:]) <= view.weights.keys() for node in (data, quantiser)):

@@ -61,7 +61,7 @@ def choose_fp16(
     """Return the positions of the nodes (sorted, types inferred) that can be FP16."""
     nodes = view.graph.node
     barred = distances(view) | asked(view)
-    barred |= {i for i, node in enumerate(nodes) if _stays_fp32(view, node, keep_ops, keep_nodes, large)}
+    barred |= {i for i, node in enumerate(nodes) if _stays_fp32(view, node, keep_ops, keep_nodes, large=large)}
     chosen: set[int] = set()
     halves: set[str] = set()
     for position, node in enumerate(nodes):
@@ -96,7 +96,7 @@ def _wanted(view: GraphView, name: str, barred: set[int], steps: int) -> bool:
     return False
 
 
-def _stays_fp32(view: GraphView, node: NodeProto, ops: Collection[str], names: Collection[str], large: Collection[str]) -> bool:
+def _stays_fp32(view: GraphView, node: NodeProto, ops: Collection[str], names: Collection[str], *, large: Collection[str]) -> bool:
     if node.op_type in ops or node.name in names or node.domain not in ("", "ai.onnx"):
         return True
     if any(name in large for name in (*node.input, *node.output)):

@@ -177,8 +177,8 @@ class _Writer:
         key = (stem.image, stem.slope.tobytes(), stem.offset.tobytes(), stem.pads)
         if key not in self._inputs:
             top, left, bottom, right = stem.pads
-            output = self._padded(stem.image, stem, 2, left, right)
-            output = self._padded(output, stem, 1, top, bottom)
+            output = self._padded(stem.image, stem, 2, left, behind=right)
+            output = self._padded(output, stem, 1, top, behind=bottom)
             output = self._new.op("Transpose", [output], f"{output}/planes", perm=TO_PLANES)
             steps = [self._new.constant("one", np.float32(1.0)), self._new.constant("zero", np.uint8(zero))]
             self._inputs[key] = self._new.op("DequantizeLinear", [output, *steps], f"{output}/float")
@@ -192,7 +192,7 @@ class _Writer:
         low, high = float(-zero), float(255 - zero)
         return TensorRange(low, high, low, high, tuple(map(float, mean)))
 
-    def _padded(self, name: str, stem: _Stem, axis: int, before: int, behind: int) -> str:
+    def _padded(self, name: str, stem: _Stem, axis: int, before: int, *, behind: int) -> str:
         """Lay ``border`` before and behind an image along an axis."""
         if not before and not behind:
             return name

@@ -96,6 +96,7 @@ def quantise(
     ranges: Ranges,
     target: str = "tensorrt",
     keep: Collection[str] = (),
+    *,
     typing: str = "fp32",
     weight_limit: int | None = None,
     correct_bias: bool = True,
@@ -127,7 +128,7 @@ def quantise(
     if equalised:
         ranges = equalize_across_layers(view, ranges, {item.position for item in place(view, target, keep).operators})
     limit = greatest_weight(target) if weight_limit is None else weight_limit
-    quantise_view(view, ranges, target, keep, limit, correct_bias, corrections)
+    quantise_view(view, ranges, target, keep, weight_limit=limit, correct_bias=correct_bias, corrections=corrections)
     data = bytes(view.model.SerializeToString())
     if view is not source:
         return pack_columns(data)
@@ -159,12 +160,13 @@ def quantise_view(
     ranges: Ranges,
     target: str,
     keep: Collection[str] = (),
+    *,
     weight_limit: int = weights.INT8_LIMIT,
     correct_bias: bool = True,
     corrections: Mapping[str, Sequence[float]] | None = None,
 ) -> Biases:
     """Write Q and DQ into the graph of ``view`` itself, as ``quantise`` does, and tell where its biases are."""
-    return _Quantiser(view, ranges, target, weight_limit, correct_bias, corrections or {}).run(keep)
+    return _Quantiser(view, ranges, target, weight_limit, correct=correct_bias, corrections=corrections or {}).run(keep)
 
 
 class _Quantiser:
@@ -176,6 +178,7 @@ class _Quantiser:
         ranges: Ranges,
         target: str,
         limit: int,
+        *,
         correct: bool,
         corrections: Mapping[str, Sequence[float]],
     ) -> None:

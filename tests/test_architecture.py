@@ -20,6 +20,7 @@ FILES = sorted(path for package in ("edge_ad", "calibration") for path in (ROOT 
 MAX_LINES = 500
 MAX_FUNCTION_LINES = 60
 MAX_POSITIONAL = 4
+FREE = ("packing", "forward")  # a row of sizes; what torch calls by position
 
 
 def layers() -> list[str]:
@@ -34,16 +35,15 @@ def test_every_package_has_its_layer() -> None:
     assert sorted(layers()) == sorted(["calibration", *(f"edge_ad.{path.stem}" for path in there)])
 
 
-@pytest.mark.parametrize("package", ["cli", "config.py", "inspection", "web"])
-def test_a_call_names_what_is_beyond_four_arguments(package: str) -> None:
+def test_a_call_names_what_is_beyond_four_arguments() -> None:
     """Except callbacks of paho, which passes five by position."""
     long = []
-    for path in (path for path in FILES if path.is_relative_to(ROOT / "edge_ad" / package)):
+    for path in FILES:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
                 names = [one.arg for one in (*node.args.posonlyargs, *node.args.args) if one.arg not in ("self", "cls")]
-                if len(names) > MAX_POSITIONAL and names[:2] != ["client", "data"]:
-                    long.append(f"{path.name}:{node.lineno} {node.name}")
+                if len(names) > MAX_POSITIONAL and names[:2] != ["client", "data"] and node.name not in FREE:
+                    long.append(f"{path.relative_to(ROOT)}:{node.lineno} {node.name}")
     assert not long
 
 

@@ -74,10 +74,10 @@ class BundleContents:
 
 def check_contents(contents: BundleContents, where: str) -> None:
     """Raise BadInput, naming ``where``, when names, shapes, dtypes or graphs break the rules of a bundle."""
-    check_identity(contents.name, contents.preset, contents.image_size, contents.parent, where)
+    check_identity(contents.name, contents.preset, contents.image_size, contents.parent, where=where)
     check_graph_names(contents.graphs, where)
     masks = contents.masks
-    _check_array("masks.npy", masks, np.float32, (None, None), where)
+    _check_array("masks.npy", masks, np.float32, (None, None), where=where)
     if not np.isin(masks, (0.0, 1.0)).all():
         raise BadInput(f"{where}: masks.npy must hold only 0 and 1; train the bundle again")
     if not contents.raw_scores:
@@ -89,17 +89,17 @@ def check_contents(contents: BundleContents, where: str) -> None:
             raise BadInput(
                 f"{where}: raw_scores.npz has the split {split!r:.80}; a name has 1 to 100 letters, digits, '_' or '-'"
             )
-        _check_array(f"raw_scores.npz: {split}", raw, np.float32, (None, len(BRANCHES)), where)
+        _check_array(f"raw_scores.npz: {split}", raw, np.float32, (None, len(BRANCHES)), where=where)
     golden = contents.golden
-    _check_array("golden.npz: images", golden.images, np.uint8, (None, *contents.image_size, 3), where)
-    _check_array("golden.npz: raw", golden.raw, np.float32, (len(golden.images), len(BRANCHES)), where)
+    _check_array("golden.npz: images", golden.images, np.uint8, (None, *contents.image_size, 3), where=where)
+    _check_array("golden.npz: raw", golden.raw, np.float32, (len(golden.images), len(BRANCHES)), where=where)
     if not len(golden.images):
         raise BadInput(f"{where}: golden.npz holds no images, but at least 1 is needed to prove an engine")
     if contents.quantisation is not None:
         _check_quantisation(contents.quantisation, contents.graphs, contents.image_size, where)
 
 
-def check_identity(name: object, preset: object, image_size: object, parent: object, where: str) -> None:
+def check_identity(name: object, preset: object, image_size: object, parent: object, *, where: str) -> None:
     """Raise BadInput when a name, preset, image size or parent is not of its form."""
     for label, text in (("name", name), ("preset", preset)):
         if not isinstance(text, str) or not _NAME.fullmatch(text):
@@ -125,7 +125,7 @@ def check_graph_names(names: Mapping[str, object] | tuple[str, ...], where: str)
 def _check_quantisation(
     quantisation: Quantisation, graphs: Mapping[str, object], image_size: tuple[int, int], where: str
 ) -> None:
-    _check_array("proof.npz: images", quantisation.proof, np.uint8, (None, *image_size, 3), where)
+    _check_array("proof.npz: images", quantisation.proof, np.uint8, (None, *image_size, 3), where=where)
     if not len(quantisation.proof):
         raise BadInput(f"{where}: proof.npz holds no images; run `edge-ad calibrate` again")
     for name, table in (("ranges.json", quantisation.ranges), ("plan.json", quantisation.plan.get("graphs"))):
@@ -140,7 +140,7 @@ def _is_side(value: object) -> bool:
 
 
 def _check_array(
-    name: str, array: NDArray[Any], dtype: type[np.generic], shape: tuple[int | None, ...], where: str
+    name: str, array: NDArray[Any], dtype: type[np.generic], shape: tuple[int | None, ...], *, where: str
 ) -> None:
     if array.dtype != dtype:
         raise BadInput(f"{where}: {name} is {array.dtype}, but must be {np.dtype(dtype)}")
@@ -195,7 +195,7 @@ def check_manifest(manifest: Mapping[str, Any], where: str) -> None:
     missing = [name for name in _NEEDED if name not in manifest]
     if missing:
         raise BadInput(f"{where} lacks {missing[0]!r}; copy or train the bundle again")
-    check_identity(manifest["name"], manifest["preset"], manifest["image_size"], manifest["parent"], where)
+    check_identity(manifest["name"], manifest["preset"], manifest["image_size"], manifest["parent"], where=where)
     for name, kind, word in (("created", str, "text"), ("edge_ad", str, "text"), ("settings", dict, "a JSON object")):
         if not isinstance(manifest[name], kind):
             raise BadInput(f"{where}: {name!r} must be {word}, but is {manifest[name]!r:.80}")

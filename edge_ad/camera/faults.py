@@ -80,7 +80,7 @@ class RandomFaults(Faults):
 
 
 def random_faults(
-    frames: int, seed: int, rate: float, kinds: tuple[str, ...] = FAULTS, slow_s: float = 1.5, calm: int = 10
+    frames: int, seed: int, rate: float, kinds: tuple[str, ...] = FAULTS, *, slow_s: float = 1.5, calm: int = 10
 ) -> RandomFaults:
     """Return faults that begin at any frame with probability ``rate``, none in the first ``calm`` frames.
 

@@ -31,7 +31,7 @@ class SyntheticLine:
     kind: SourceKind = "synthetic"
 
     def __init__(
-        self, name: str, frames: int, seed: int, fps: float, size: int = 256, anomalies: float = 0.5, trays: int = 0
+        self, name: str, frames: int, seed: int, fps: float, *, size: int = 256, anomalies: float = 0.5, trays: int = 0
     ) -> None:
         self.name = name
         self.fps: float | None = fps
@@ -95,7 +95,7 @@ def open_synthetic(query: str, name: str, realtime: bool) -> Source:
     settings = parse_query(query, SETTINGS)
     line, fps = _line(settings, name, 300, "synthetic://line")
     source: Source = Paced(line, fps) if realtime else line
-    slow_s = _number(settings, "slow_ms", 1500.0, 1, 60_000, False, "synthetic://line") / 1000.0
+    slow_s = _number(settings, "slow_ms", 1500.0, 1, maximum=60_000, whole=False, where="synthetic://line") / 1000.0
     ranges = {key: parse_ranges(key, settings[key]) for key in FAULTS if key in settings}
     return FaultInjector(source, Faults(ranges, slow_s), fps) if ranges else source
 
@@ -118,35 +118,35 @@ def plan(query: str) -> Faults:
     """Return the faults of ``synthetic://faults?query`` without opening it."""
     where = "synthetic://faults"
     settings = parse_query(query, RANDOM_SETTINGS, where)
-    frames = int(_number(settings, "frames", 1000, 1, 1e7, True, where))
-    seed = int(_number(settings, "seed", 1, 0, 2**31 - 1, True, where))
-    rate = _number(settings, "rate", 0.02, 0, 1, False, where)
-    slow_s = _number(settings, "slow_ms", 1500.0, 1, 60_000, False, where) / 1000.0
+    frames = int(_number(settings, "frames", 1000, 1, maximum=1e7, whole=True, where=where))
+    seed = int(_number(settings, "seed", 1, 0, maximum=2**31 - 1, whole=True, where=where))
+    rate = _number(settings, "rate", 0.02, 0, maximum=1, whole=False, where=where)
+    slow_s = _number(settings, "slow_ms", 1500.0, 1, maximum=60_000, whole=False, where=where) / 1000.0
     kinds = tuple(settings["kinds"].split(",")) if "kinds" in settings else FAULTS
     wrong = next((kind for kind in kinds if kind not in FAULTS), None)
     if wrong is not None or len(set(kinds)) < len(kinds):
         raise BadInput(f"{where}: kinds={settings['kinds']!r} must name each at most once of {', '.join(FAULTS)}")
-    return random_faults(frames, seed, rate, kinds, slow_s)
+    return random_faults(frames, seed, rate, kinds, slow_s=slow_s)
 
 
 def _line(settings: dict[str, str], name: str, frames: int, where: str) -> tuple[SyntheticLine, float]:
-    fps = _number(settings, "fps", 10.0, 0.01, 1000.0, False, where)
+    fps = _number(settings, "fps", 10.0, 0.01, maximum=1000.0, whole=False, where=where)
     line = SyntheticLine(
         name,
-        int(_number(settings, "frames", frames, 1, 1e9, True, where)),
-        int(_number(settings, "seed", 1, 0, 2**31 - 1, True, where)),
+        int(_number(settings, "frames", frames, 1, maximum=1e9, whole=True, where=where)),
+        int(_number(settings, "seed", 1, 0, maximum=2**31 - 1, whole=True, where=where)),
         fps,
-        int(_number(settings, "size", 256, 64, 2048, True, where)),
-        _number(settings, "anomalies", 0.5, 0, 1, False, where),
-        int(_number(settings, "trays", 0, 0, 256, True, where)),
+        size=int(_number(settings, "size", 256, 64, maximum=2048, whole=True, where=where)),
+        anomalies=_number(settings, "anomalies", 0.5, 0, maximum=1, whole=False, where=where),
+        trays=int(_number(settings, "trays", 0, 0, maximum=256, whole=True, where=where)),
     )
     return line, fps
 
 
 def _number(
-    settings: dict[str, str], key: str, default: float, minimum: float, maximum: float, whole: bool, where: str
+    settings: dict[str, str], key: str, default: float, minimum: float, *, maximum: float, whole: bool, where: str
 ) -> float:
-    return parse_number(key, settings[key], minimum, maximum, whole, where) if key in settings else default
+    return parse_number(key, settings[key], minimum, maximum, whole=whole, where=where) if key in settings else default
 
 
 WHERE = "synthetic://belt"
@@ -159,13 +159,13 @@ class SyntheticBelt:
     kind: SourceKind = "synthetic"
 
     def __init__(
-        self, name: str, parts: int, seed: int, fps: float, size: int = 256, anomalies: float = 0.5, still: int = 10
+        self, name: str, parts: int, seed: int, fps: float, *, size: int = 256, anomalies: float = 0.5, still: int = 10
     ) -> None:
         from edge_ad.synthetic.belt import Belt
 
         self.name = name
         self.fps: float | None = fps
-        self.belt = Belt(parts, seed, size, anomalies, still)
+        self.belt = Belt(parts, seed, size, anomalies, still=still)
         self._index = 0
 
     def read(self, timeout_s: float) -> Read:
@@ -186,8 +186,8 @@ def open_belt(query: str, name: str, realtime: bool) -> Source:
     """
     settings = parse_query(query, BELT_SETTINGS, WHERE)
 
-    def number(key: str, default: float, minimum: float, maximum: float, whole: bool = True) -> float:
-        return parse_number(key, settings[key], minimum, maximum, whole, WHERE) if key in settings else default
+    def number(key: str, default: float, minimum: float, maximum: float, *, whole: bool = True) -> float:
+        return parse_number(key, settings[key], minimum, maximum, whole=whole, where=WHERE) if key in settings else default
 
     fps = number("fps", 30.0, 0.01, 1000.0, whole=False)
     belt = SyntheticBelt(
@@ -195,8 +195,8 @@ def open_belt(query: str, name: str, realtime: bool) -> Source:
         int(number("parts", 50, 1, 1e6)),
         int(number("seed", 1, 0, 2**31 - 1)),
         fps,
-        int(number("size", 256, 64, 2048)),
-        number("anomalies", 0.5, 0, 1, whole=False),
-        int(number("still", 10, 3, 1000)),
+        size=int(number("size", 256, 64, 2048)),
+        anomalies=number("anomalies", 0.5, 0, 1, whole=False),
+        still=int(number("still", 10, 3, 1000)),
     )
     return Paced(belt, fps) if realtime else belt

@@ -171,7 +171,7 @@ def parse_ranges(key: str, text: str) -> tuple[range, ...]:
     return tuple(ranges)
 
 
-def parse_number(key: str, text: str, minimum: float, maximum: float, whole: bool, where: str = "synthetic://line") -> float:
+def parse_number(key: str, text: str, minimum: float, maximum: float, *, whole: bool, where: str = "synthetic://line") -> float:
     """Return a number within ``minimum`` to ``maximum``; anything else raises BadInput."""
     kind = "a whole number" if whole else "a number"
     try:

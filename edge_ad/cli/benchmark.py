@@ -56,7 +56,9 @@ def command(
             more["soak"] = [one.to_json() for one in minutes]
         return result.overhead if result else None
 
-    report = benchmark(opened, lambda: open_pipeline(opened, engine.backend, engine.precision), frames, in_loop, table.warm_up)
+    report = benchmark(
+        opened, lambda: open_pipeline(opened, engine.backend, engine.precision), frames, in_loop, warm_up=table.warm_up
+    )
     if streams > 1:
         with contextlib.ExitStack() as stack:
             pipelines = open_pipelines(opened, report.backend, report.precision, streams)

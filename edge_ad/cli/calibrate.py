@@ -34,7 +34,7 @@ def command(
     if table.table is not None:
         require_plots()
     report = _show if sys.stderr.isatty() else _quiet
-    path, searches = calibrate(bundle, normal, table.out, CalibrateOptions(table), report)
+    path, searches = calibrate(bundle, normal, table.out, CalibrateOptions(table), report=report)
     for target, result in searches.items():
         retained = ", ".join(unit.name for unit in result.in_float) or "nothing"
         typer.echo(f"{target}: {describe_loss(result.loss)}; in floating point: {retained}")

@@ -41,10 +41,10 @@ def command(
     require_writable(None if report is None else report / "report.html")
     bundle, data = bundle_and_folder(paths or [], "evaluate", "test set", settings.data.path)
     if bundle.is_dir():
-        figures = evaluate_each(bundle, data, backend, precision, report, _progress, seed)
+        figures = evaluate_each(bundle, data, backend, precision, report_dir=report, progress=_progress, seed=seed)
         typer.echo(categories_table(figures))
     else:
-        figures = evaluate(bundle, data, backend, precision, report, _progress(bundle.stem), seed)
+        figures = evaluate(bundle, data, backend, precision, report_dir=report, progress=_progress(bundle.stem), seed=seed)
         typer.echo(figures_table(figures))
     if json_file is not None:
         atomic_write(json_file, json.dumps(figures, indent=2, allow_nan=False) + "\n")

@@ -36,7 +36,7 @@ def command(
     table, targets = settings.recalibrate, settings.thresholds
     bundle, normal = bundle_and_folder(paths, "recalibrate")
     progress = _show if sys.stderr.isatty() else None
-    path = recalibrate(bundle, normal, out, targets.target_ng, targets.target_warn, table.seed, progress)
+    path = recalibrate(bundle, normal, out, targets.target_ng, target_warn=targets.target_warn, seed=table.seed, progress=progress)
     written = open_bundle(path)
     report = written.report["recalibration"]
     counts = report["goods"]

@@ -61,7 +61,7 @@ class OrtEngineFactory:
     """Engines of onnxruntime are graphs; those that stay FP32 are the bundle's own."""
 
     def __init__(
-        self, bundle: Bundle, precision: str, keep_fp32: Collection[str], recipe: Recipe | None, threads: int | None
+        self, bundle: Bundle, precision: str, keep_fp32: Collection[str], recipe: Recipe | None, *, threads: int | None
     ) -> None:
         self.backend = open_backend("onnxruntime", threads)
         self.precisions: dict[str, str] = {}
@@ -91,6 +91,7 @@ class TrtEngineFactory:
         precision: str,
         keep_fp32: Collection[str],
         recipe: Recipe | None,
+        *,
         backend: TrtBackend,
         level: int | None,
         report: Report,
@@ -103,7 +104,7 @@ class TrtEngineFactory:
     def make(self) -> dict[str, bytes]:
         """Return the serialised engines of all graphs by name."""
         strong = strongly_typed(self.backend.trt)
-        graphs = typed_graphs(self._bundle, self._precision, strong, self._keep, self._recipe)
+        graphs = typed_graphs(self._bundle, self._precision, strong, self._keep, recipe=self._recipe)
         self.precisions = {name: graph.precision for name, graph in graphs.items()}
         return compile_typed(self.backend.trt, graphs, self._options(), self._report)
 
@@ -129,6 +130,7 @@ def open_factory(
     precision: str,
     backend: str,
     keep_fp32: Collection[str],
+    *,
     recipe: Recipe | None,
     threads: int | None = None,
     level: int | None = None,
@@ -136,8 +138,8 @@ def open_factory(
 ) -> EngineFactory:
     """Return what makes engines for ``backend``; its packages and its device are asked for at once."""
     if backend == "tensorrt":
-        return TrtEngineFactory(bundle, precision, keep_fp32, recipe, TrtBackend(), level, report)
-    return OrtEngineFactory(bundle, precision, keep_fp32, recipe, threads)
+        return TrtEngineFactory(bundle, precision, keep_fp32, recipe, backend=TrtBackend(), level=level, report=report)
+    return OrtEngineFactory(bundle, precision, keep_fp32, recipe, threads=threads)
 
 
 _NARROW = 7  # bits of a weight where sums saturate
@@ -215,22 +217,22 @@ def build(
     keep_fp32, level = settings.keep_fp32, settings.optimisation_level
     _check_graph_names(bundle, keep_fp32)
     recipe = recipe_of(bundle, settings.plan) if precision == "int8" else None
-    factory = open_factory(bundle, precision, backend, keep_fp32, recipe, threads, level, report)
+    factory = open_factory(bundle, precision, backend, keep_fp32, recipe=recipe, threads=threads, level=level, report=report)
     engines = factory.make()
     gate, refusal = None, None
     with Pipeline(bundle, threads=threads) as reference, _open(bundle, precision, factory, engines) as candidate:
         parity = compare(candidate, bundle)
         latency = side_by_side(bundle, {"fp32": reference, precision: candidate})
         if recipe is not None:
-            gate = measure_gate(candidate, reference, bundle, settings.max_flip, settings.labelled)
+            gate = measure_gate(candidate, reference, bundle, settings.max_flip, labelled=settings.labelled)
             refusal = gate.refused and explain_int8(
-                bundle, recipe, TARGET[backend], gate.refused, reference, settings.max_flip
+                bundle, recipe, TARGET[backend], gate.refused, reference=reference, max_flip=settings.max_flip
             )
     if recipe is None and not parity.accepted:
         refusal = explain(bundle, precision, factory, engines)
     folder = None
     if refusal is None:
-        folder = engine_store.store(bundle, factory.backend, precision, factory.files(engines), sorted(keep_fp32))
+        folder = engine_store.store(bundle, factory.backend, precision, factory.files(engines), kept_fp32=sorted(keep_fp32))
         engine_store.make_current(bundle, backend, precision)
     bits = greatest_weight(TARGET[backend]).bit_length() + 1 if recipe is not None else None
     return BuildReport(

@@ -52,6 +52,7 @@ def calibrate(
     normal: Path | str,
     out: Path | str | None = None,
     options: CalibrateOptions | None = None,
+    *,
     report: Report = lambda text: None,
 ) -> tuple[Path, dict[str, Search]]:
     """Write a child of a bundle with INT8 ranges and a plan measured on a folder of normal images; return its path and
@@ -71,13 +72,14 @@ def calibrate(
     held_back = _read(result.normal.threshold, VALIDATION_IMAGES, bundle)
     if len(seen) + len(held_back) < FEWEST:
         raise BadInput(f"{normal} holds {len(seen) + len(held_back)} readable normal images, but {FEWEST} are needed; add more")
-    quantisation, searches = measure(bundle, seen, held_back if len(held_back) else spread(seen, VALIDATION_IMAGES), chosen, report)
+    validation = held_back if len(held_back) else spread(seen, VALIDATION_IMAGES)
+    quantisation, searches = measure(bundle, seen, validation, chosen, report=report)
     write_bundle(target, replace(bundle.contents(), parent=bundle.sha256, quantisation=quantisation))
     return target, searches
 
 
 def with_quantisation(
-    contents: BundleContents, scratch: Path, normal_images: Images, validation: Images, options: CalibrateOptions, report: Report
+    contents: BundleContents, scratch: Path, normal_images: Images, validation: Images, *, options: CalibrateOptions, report: Report
 ) -> BundleContents:
     """Return ``contents`` calibrated on ``normal_images`` and with ``validation``, both u8 [N, H, W, 3]; ``scratch`` is
     written and removed.
@@ -85,14 +87,19 @@ def with_quantisation(
     write_bundle(scratch, contents)
     try:
         seen, held_back = spread(normal_images, options.settings.images), spread(validation, VALIDATION_IMAGES)
-        quantisation, _ = measure(open_bundle(scratch), seen, held_back, options, report)
+        quantisation, _ = measure(open_bundle(scratch), seen, held_back, options, report=report)
     finally:
         scratch.unlink(missing_ok=True)
     return replace(contents, quantisation=quantisation)
 
 
 def measure(
-    bundle: Bundle, normal_images: Images, validation: Images, options: CalibrateOptions, report: Report = lambda text: None
+    bundle: Bundle,
+    normal_images: Images,
+    validation: Images,
+    options: CalibrateOptions,
+    *,
+    report: Report = lambda text: None,
 ) -> tuple[Quantisation, dict[str, Search]]:
     """Return ranges measured on ``normal_images`` and a plan chosen on images made from ``validation``, with the
     searches by dialect.
@@ -101,7 +108,7 @@ def measure(
     ranges = measure_ranges(bundle, normal_images, options, report)
     searches: dict[str, Search] = {}
     if edited is None and options.search:
-        searches = _search(bundle, Recipe(ranges, {}), validation, options, report)
+        searches = _search(bundle, Recipe(ranges, {}), validation, options, report=report)
     plan = plan_of(bundle, ranges, searches, options) if edited is None else edited
     if not searches:
         plan = {**plan, "corrections": options.corrections or _corrections(bundle, ranges, normal_images, plan)}
@@ -168,12 +175,12 @@ def sensitivity_json(search: Search) -> dict[str, Any]:
     }
 
 
-def _search(bundle: Bundle, recipe: Recipe, validation: Images, options: CalibrateOptions, report: Report) -> dict[str, Search]:
+def _search(bundle: Bundle, recipe: Recipe, validation: Images, options: CalibrateOptions, *, report: Report) -> dict[str, Search]:
     images = make_validation_images(spread(validation, SEARCHED), copies=1, anomalies=2, seed=options.settings.seed + 1)
     results = {}
     with Pipeline(bundle) as pipeline:
         for target in DIALECTS:
-            results[target] = Searcher(bundle, recipe, target, images, pipeline).search(options.settings.max_flip, report)
+            results[target] = Searcher(bundle, recipe, target, images, pipeline=pipeline).search(options.settings.max_flip, report)
     return results
 
 
@@ -186,7 +193,7 @@ def _corrections(
     with Pipeline(bundle, all_branches=True) as pipeline:
         recipe = Recipe(ranges, plans)
         return {
-            target: Searcher(bundle, recipe, target, images, pipeline).corrections(plans) for target in DIALECTS
+            target: Searcher(bundle, recipe, target, images, pipeline=pipeline).corrections(plans) for target in DIALECTS
         }
 
 

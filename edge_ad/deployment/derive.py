@@ -46,7 +46,7 @@ def derive(
 
 
 def typed_graphs(
-    bundle: Bundle, precision: str, strong: bool, keep_fp32: Collection[str] = (), recipe: Recipe | None = None
+    bundle: Bundle, precision: str, strong: bool, keep_fp32: Collection[str] = (), *, recipe: Recipe | None = None
 ) -> dict[str, TypedGraph]:
     """Return all graphs by name as TensorRT wants them, typed themselves for ``strong`` typing, else in FP32.
 
@@ -63,7 +63,7 @@ def typed_graphs(
         lower = {name: _weak(graphs[name].data, "fp16", ranges.get(name)) for name in halves}
     if precision == "int8":
         typing = "fp16" if strong else "fp32"
-        for name, data in derive_int8(bundle, recipe or recipe_of(bundle), "tensorrt", typing, keep_fp32).items():
+        for name, data in derive_int8(bundle, recipe or recipe_of(bundle), "tensorrt", typing, keep_fp32=keep_fp32).items():
             lower[name] = TypedGraph(data, "int8") if strong else _weak(data, "int8", ranges.get(name))
     return graphs | lower
 
@@ -93,7 +93,9 @@ def compile_typed(
     progress = Progress(float(sum(len(graph.data) for graph in graphs.values())), report)
 
     def one(name: str, graph: TypedGraph) -> Callable[[], bytes]:
-        return lambda: build_engine(trt, graph.data, graph.precision, name, options, progress, graph.fp32_nodes)
+        return lambda: build_engine(
+            trt, graph.data, graph.precision, name, options=options, progress=progress, fp32_nodes=graph.fp32_nodes
+        )
 
     plans = {}
     for name, graph in graphs.items():

@@ -71,6 +71,7 @@ def measure_gate(
     reference: Pipeline,
     bundle: Bundle,
     max_flip: float = MAX_FLIP,
+    *,
     labelled: Path | None = None,
     seed: int = 0,
 ) -> Gate:
@@ -82,7 +83,7 @@ def measure_gate(
     for name, validation in sets.items():
         exact, result = (np.stack([p.infer(image).raw for image in validation.images]) for p in (reference, candidate))
         check_finite(fuse(exact, bundle.statistics)[1], f"{bundle.path} in FP32")
-        losses[name] = loss(exact, result, validation.anomalous, bundle.statistics, bundle.thresholds)
+        losses[name] = loss(exact, result, validation.anomalous, bundle.statistics, thresholds=bundle.thresholds)
     return Gate(losses, max_flip)
 
 
@@ -97,13 +98,13 @@ def validation_images_of(bundle: Bundle, normal_count: int | None = None, seed: 
 
 
 def explain_int8(
-    bundle: Bundle, recipe: Recipe, target: str, reason: str, reference: Pipeline, max_flip: float
+    bundle: Bundle, recipe: Recipe, target: str, reason: str, *, reference: Pipeline, max_flip: float
 ) -> str:
     """Say why an INT8 engine is refused, which nodes are worst, and where the plan lies that would pass, if there is
     one.
     """
     validation = validation_images_of(bundle, SEARCHED, seed=1)
-    result = Searcher(bundle, recipe, target, validation, reference).search(max_flip)
+    result = Searcher(bundle, recipe, target, validation, pipeline=reference).search(max_flip)
     worst = worst_nodes(result.costs)
     if not result.passed:
         return f"the int8 engine is refused: {reason}; worst are {worst}; no plan passes, so use --fp16"

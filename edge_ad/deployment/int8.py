@@ -67,7 +67,7 @@ def ranges_of(bundle: Bundle) -> Mapping[str, Ranges]:
 
 
 def derive_int8(
-    bundle: Bundle, recipe: Recipe, target: str, typing: str = "fp32", keep_fp32: Collection[str] = ()
+    bundle: Bundle, recipe: Recipe, target: str, typing: str = "fp32", *, keep_fp32: Collection[str] = ()
 ) -> dict[str, bytes]:
     """Return the INT8 graphs of a bundle by name; those that the plan or ``keep_fp32`` leaves in FP32 are absent.
 
@@ -81,7 +81,7 @@ def derive_int8(
         keep = plan.keep.get(target, ()) if plan is not None else ()
         biases = recipe.corrections.get(target, {}).get(name, {})
         try:
-            derived[name] = quantise(bundle.graph(name), ranges, target, keep, typing, corrections=biases)
+            derived[name] = quantise(bundle.graph(name), ranges, target, keep, typing=typing, corrections=biases)
         except ValueError as error:
             raise BadInput(f"graph {name!r} of {bundle.path} cannot be quantised: {error}") from error
     return derived

@@ -91,6 +91,7 @@ def loss(
     raw: Array,
     anomalous: NDArray[np.bool_],
     statistics: Statistics,
+    *,
     thresholds: Thresholds,
     everyone: bool = False,
 ) -> Loss:

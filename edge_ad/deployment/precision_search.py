@@ -134,7 +134,7 @@ class Searcher:
     """Measures plans of one dialect on the images of a ``validation``. ``pipeline`` is FP32 and stays open meanwhile.
     """
 
-    def __init__(self, bundle: Bundle, recipe: Recipe, target: str, validation: ValidationImages, pipeline: Pipeline) -> None:
+    def __init__(self, bundle: Bundle, recipe: Recipe, target: str, validation: ValidationImages, *, pipeline: Pipeline) -> None:
         self._bundle, self._recipe, self._target = bundle, recipe, target
         self._validation = validation
         self._names = [name for name in pipeline.engines if name in recipe.ranges and name not in FP32_GRAPHS]
@@ -194,7 +194,7 @@ class Searcher:
             if (name, keep) not in self._corrected:
                 feeds = self._partial.feeds(name, min(CORRECTED, int((~self._validation.anomalous).sum())))
                 model, ranges = self._bundle.graph(name), self._recipe.ranges[name]
-                self._corrected[name, keep] = corrections(model, ranges, feeds, self._target, keep)
+                self._corrected[name, keep] = corrections(model, ranges, feeds, self._target, keep=keep)
             results[name] = self._corrected[name, keep]
         return results
 
@@ -227,12 +227,12 @@ class Searcher:
     def _alone(self, raw: NDArray[np.float32]) -> tuple[float, int]:
         """Return the error of the score, in z, and the flips on the images that units are ranked on."""
         reference, bundle = self._ranking.reference, self._bundle
-        flips = loss(reference, raw, np.zeros(len(raw), bool), bundle.statistics, bundle.thresholds).flips
+        flips = loss(reference, raw, np.zeros(len(raw), bool), bundle.statistics, thresholds=bundle.thresholds).flips
         return weighted_error(reference, raw, bundle.statistics), flips
 
     def _loss(self, raw: NDArray[np.float32]) -> Loss:
         bundle = self._bundle
-        return loss(self._partial.reference, raw, self._validation.anomalous, bundle.statistics, bundle.thresholds)
+        return loss(self._partial.reference, raw, self._validation.anomalous, bundle.statistics, thresholds=bundle.thresholds)
 
     def _auroc_limit(self) -> float:
         """Return the loss of AUROC that is allowed here; a few swapped pairs always are, where there are few pairs."""

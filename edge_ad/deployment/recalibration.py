@@ -60,6 +60,7 @@ def recalibrate(
     normal_folder: Path | str,
     out: Path | str | None = None,
     target_ng: float = 0.01,
+    *,
     target_warn: float = 0.05,
     seed: int = 0,
     progress: Progress | None = None,
@@ -84,12 +85,12 @@ def recalibrate(
             progress(next(turn), total)
 
     with Pipeline(bundle, all_branches=True) as pipeline:
-        measured = [_measure(pipeline, bundle, half, skipped, count_one) for half in halves]
+        measured = [_measure(pipeline, bundle, half, skipped, report=count_one) for half in halves]
     _enough(sum(len(half.raw) for half in measured), len(skipped), Path(normal_folder))
     statistics = _statistics(bundle, measured[0])
     thresholds = choose_thresholds(_scores(measured[1], statistics), target_ng, target_warn)
     camera = _camera_report(bundle, Path(normal_folder), [path for half in halves for path in half], skipped)
-    _write(bundle, target, statistics, thresholds, measured, skipped, seed, camera)
+    _write(bundle, target, statistics, thresholds, measured=measured, skipped=skipped, seed=seed, camera=camera)
     return target
 
 
@@ -116,7 +117,7 @@ def _split(folder: Path, seed: int, bits: int = 16) -> tuple[tuple[list[Path], l
 
 
 def _measure(
-    pipeline: Pipeline, bundle: Bundle, paths: Sequence[Path], skipped: Skipped, report: Callable[[], None]
+    pipeline: Pipeline, bundle: Bundle, paths: Sequence[Path], skipped: Skipped, *, report: Callable[[], None]
 ) -> Measured:
     raw: list[Array] = []
     tensors = dict(zip(MAPS, MAP_TENSORS, strict=True))
@@ -173,6 +174,7 @@ def _write(
     target: Path,
     statistics: Statistics,
     thresholds: Thresholds,
+    *,
     measured: Sequence[Measured],
     skipped: Skipped,
     seed: int,
@@ -240,7 +242,7 @@ REPORT = "rethreshold"
 MAX_CHANGES = 100
 
 
-def rethreshold(bundle_path: Path | str, warn: float, ng: float, reason: str = "", by: str = "") -> Path:
+def rethreshold(bundle_path: Path | str, warn: float, ng: float, reason: str = "", *, by: str = "") -> Path:
     """Write the child ``<name>-thresholds.edgead`` beside a bundle, with other thresholds, and return its path.
 
     Graphs, statistics and golden images stay, and the engine built for the parent serves the child. Thresholds set by

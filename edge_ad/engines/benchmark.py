@@ -83,6 +83,7 @@ def benchmark(
     open_engine: Callable[[], Pipeline],
     frames: int = 200,
     in_loop: Callable[[Pipeline], dict[str, float] | None] | None = None,
+    *,
     warm_up: int = WARM_UPS,
 ) -> BenchmarkReport:
     """Time ``frames`` frames after ``warm_up`` others on the pipeline that ``open_engine`` opens (its time counts too).

@@ -47,7 +47,7 @@ def wanted(bundle: Bundle, backend: Backend, precision: str) -> dict[str, Any]:
 
 
 def make(
-    bundle: Bundle, backend: Backend, precision: str, engines: Mapping[str, bytes], kept_fp32: Sequence[str] = ()
+    bundle: Bundle, backend: Backend, precision: str, engines: Mapping[str, bytes], *, kept_fp32: Sequence[str] = ()
 ) -> dict[str, Any]:
     """Return the signature of ``engines`` by graph name."""
     graphs = {
@@ -78,7 +78,7 @@ def read(path: Path, rebuild: str) -> dict[str, Any]:
     return value
 
 
-def check(signature: Mapping[str, Any], bundle: Bundle, backend: Backend, precision: str, message: str) -> None:
+def check(signature: Mapping[str, Any], bundle: Bundle, backend: Backend, precision: str, *, message: str) -> None:
     """Raise BadInput for the first field that does not agree; ``message`` is what the sentence says after it."""
     for key, here in wanted(bundle, backend, precision).items():
         if key not in signature or signature[key] != here:
@@ -86,7 +86,7 @@ def check(signature: Mapping[str, Any], bundle: Bundle, backend: Backend, precis
             raise BadInput(f"the engine was made for {key} {actual!r}, but here it is {here!r}; {message}")
 
 
-def check_engine(signature: Mapping[str, Any], bundle: Bundle, name: str, path: Path, rebuild: str) -> bytes:
+def check_engine(signature: Mapping[str, Any], bundle: Bundle, name: str, path: Path, *, rebuild: str) -> bytes:
     """Return the bytes of one engine; BadInput if it is of another graph, or not the file that was written."""
     entry = signature["graphs"].get(name) if isinstance(signature.get("graphs"), dict) else None
     if not isinstance(entry, dict) or entry.get("source") != bundle.graph_sha256(name):
@@ -124,12 +124,12 @@ def engine_folder(bundle_path: Path, backend: str, precision: str) -> Path:
 
 
 def store(
-    bundle: Bundle, backend: Backend, precision: str, engines: Mapping[str, bytes], kept_fp32: Sequence[str] = ()
+    bundle: Bundle, backend: Backend, precision: str, engines: Mapping[str, bytes], *, kept_fp32: Sequence[str] = ()
 ) -> Path:
     """Write ``engines`` and their signature as one folder, swapped in whole, and return that folder."""
     folder = engine_folder(bundle.path, backend.name, precision)
     members = {f"{name}{backend.suffix}": data for name, data in engines.items()}
-    made = make(bundle, backend, precision, engines, kept_fp32)
+    made = make(bundle, backend, precision, engines, kept_fp32=kept_fp32)
     members[FILE] = to_text(made).encode()
     _swap_in(folder, members)
     return folder
@@ -202,9 +202,9 @@ def load(bundle: Bundle, backend: Backend, precision: str, names: Sequence[str])
         )
     rebuild = _rebuild(precision)
     made = read(folder / FILE, rebuild)
-    check(made, bundle, backend, precision, f"{rebuild} ({folder})")
+    check(made, bundle, backend, precision, message=f"{rebuild} ({folder})")
     return {
-        name: check_engine(made, bundle, name, folder / f"{name}{backend.suffix}", rebuild) for name in names
+        name: check_engine(made, bundle, name, folder / f"{name}{backend.suffix}", rebuild=rebuild) for name in names
     }
 
 

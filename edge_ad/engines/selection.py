@@ -79,6 +79,7 @@ def open_pipeline(
     backend: str | None = None,
     precision: str | None = None,
     all_branches: bool = False,
+    *,
     root: Path = Path("/"),
 ) -> Pipeline:
     """Open the pipeline of ``bundle`` on the engine that ``choose`` names."""

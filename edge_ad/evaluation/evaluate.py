@@ -38,7 +38,10 @@ def drift(judge: Judge, scores: TestScores, statistics: Statistics, thresholds: 
     images = [resize(read_image(item.path, item.bits), judge.image_size) for item in items]
     before = _counts(scores.score[chosen], thresholds)
     return {
-        name: _change(judge, scores, chosen, [change(image) for image in images], statistics, thresholds, before)
+        name: _change(
+            judge, scores, chosen, [change(image) for image in images],
+            statistics=statistics, thresholds=thresholds, before=before,
+        )
         for name, change in DISTURBANCES.items()
     }
 
@@ -48,6 +51,7 @@ def _change(
     scores: TestScores,
     chosen: npt.NDArray[np.intp],
     images: list[Image],
+    *,
     statistics: Statistics,
     thresholds: Thresholds,
     before: dict[str, int],
@@ -108,6 +112,7 @@ def evaluate(
     data_path: Path | str,
     backend: str | None = None,
     precision: str | None = None,
+    *,
     report_dir: Path | None = None,
     progress: Progress | None = None,
     seed: int = 0,
@@ -133,7 +138,7 @@ def evaluate(
         computed = pipeline.branches
         scores = judge_all(pipeline, data.test, progress)
         drifted = drift(pipeline, scores, bundle.statistics, bundle.thresholds)
-    figures = image_figures(scores, bundle.statistics, bundle.thresholds, seed, computed)
+    figures = image_figures(scores, bundle.statistics, bundle.thresholds, seed, computed=computed)
     figures["au_spro"] = spro_figures(scores, data.saturation)
     figures["logic_map"] = logic_figures(scores)
     figures["suspect_masks"] = suspect_masks(scores)
@@ -143,7 +148,7 @@ def evaluate(
     if report_dir is not None:
         from edge_ad.evaluation.report import write_report
 
-        write_report(report_dir / REPORT_NAME, figures, scores, bundle.statistics, bundle.thresholds, data.name)
+        write_report(report_dir / REPORT_NAME, figures, scores, bundle.statistics, thresholds=bundle.thresholds, name=data.name)
     return figures
 
 
@@ -152,6 +157,7 @@ def evaluate_each(
     root: Path,
     backend: str | None = None,
     precision: str | None = None,
+    *,
     report_dir: Path | None = None,
     progress: Callable[[str], Progress | None] | None = None,
     seed: int = 0,
@@ -174,9 +180,9 @@ def evaluate_each(
             category,
             backend,
             precision,
-            report_dir / category.name if report_dir else None,
-            progress(category.name) if progress else None,
-            seed,
+            report_dir=report_dir / category.name if report_dir else None,
+            progress=progress(category.name) if progress else None,
+            seed=seed,
         )
         for category in categories
     }

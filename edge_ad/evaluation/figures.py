@@ -81,6 +81,7 @@ def image_figures(
     statistics: Statistics,
     thresholds: Thresholds,
     seed: int = 0,
+    *,
     computed: Sequence[str] = BRANCHES,
 ) -> dict[str, Any]:
     """Return every figure that needs image scores alone.

@@ -145,6 +145,7 @@ def write_report(
     figures: dict[str, Any],
     scores: TestScores,
     statistics: Statistics,
+    *,
     thresholds: Thresholds,
     name: str,
 ) -> None:
@@ -259,7 +260,7 @@ def _galleries(scores: TestScores, z: Any, statistics: Statistics, thresholds: T
     limits = heat_range(scores.maps)
     html = []
     for title, note, indices in sections:
-        shown = "".join(_figure(scores, z, statistics, thresholds, limits, index) for index in indices[:SHOWN])
+        shown = "".join(_figure(scores, z, statistics, thresholds, limits=limits, index=index) for index in indices[:SHOWN])
         count = f" ({len(indices)}, {SHOWN} shown)" if len(indices) > SHOWN else ""
         html.append(f"<h2>{title}{count}</h2><p class=note>{note}</p><div class=row>{shown or '<p>None.</p>'}</div>")
     return "".join(html)
@@ -275,6 +276,7 @@ def _figure(
     z: Any,
     statistics: Statistics,
     thresholds: Thresholds,
+    *,
     limits: tuple[float, float],
     index: int,
 ) -> str:

@@ -50,6 +50,7 @@ def export_graph(
     module: nn.Module,
     examples: Sequence[Tensor],
     inputs: Sequence[str],
+    *,
     outputs: Sequence[str],
     others: Sequence[Sequence[Tensor]] = (),
 ) -> ExportedGraph:
@@ -66,7 +67,7 @@ def export_graph(
     payload = model.SerializeToString()
     relative = absolute = 0.0
     for case in (examples, *others):
-        step_relative, step_absolute = compare(name, payload, module, case, inputs)
+        step_relative, step_absolute = compare(name, payload, module, case, inputs=inputs)
         relative, absolute = max(relative, step_relative), max(absolute, step_absolute)
     if not relative <= TOLERANCE:
         raise GateRefused(
@@ -87,7 +88,7 @@ def _ask_for_fp32(model: onnx.ModelProto) -> None:
 
 
 def compare(
-    name: str, payload: bytes, module: nn.Module, case: Sequence[Tensor], inputs: Sequence[str]
+    name: str, payload: bytes, module: nn.Module, case: Sequence[Tensor], *, inputs: Sequence[str]
 ) -> tuple[float, float]:
     """Run torch and onnxruntime on one input; return the largest (relative, absolute) error over float outputs."""
     import onnxruntime
@@ -329,7 +330,7 @@ def export_all(networks: Networks, preset: Preset, masks: Tensor, pixels: Tensor
             for case in cases:
                 case.update(_statistics(case["pooled"].shape[1], generator))
         examples = [[case[name] for name in plan.inputs] for case in cases]
-        exported.append(export_graph(plan.name, plan.module, examples[0], plan.inputs, plan.outputs, examples[1:]))
+        exported.append(export_graph(plan.name, plan.module, examples[0], plan.inputs, outputs=plan.outputs, others=examples[1:]))
         for case, inputs in zip(cases, examples, strict=True):
             case.update(zip(plan.outputs, _run(plan.module, inputs), strict=True))
     return exported

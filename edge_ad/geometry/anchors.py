@@ -74,7 +74,7 @@ class AnchorLocator:
 
     def _of_one(self, pose: Pose) -> Pose:
         scale = pose.scale if self.allow_scale else 1.0
-        return self._posed(pose.angle, scale, np.array([pose.x, pose.y]), np.array(self.anchors[0].at), pose.residual)
+        return self._posed(pose.angle, scale, np.array([pose.x, pose.y]), np.array(self.anchors[0].at), residual=pose.residual)
 
     def _of_two(self, first: Pose, second: Pose) -> Location:
         seen = np.array([second.x - first.x, second.y - first.y])
@@ -87,9 +87,9 @@ class AnchorLocator:
         angle = math.degrees(math.atan2(seen[1], seen[0]) - math.atan2(other_y - y, other_x - x))
         middle = np.array([first.x + second.x, first.y + second.y]) / 2
         at = np.array([x + other_x, y + other_y]) / 2
-        return self._posed(angle, scale if self.allow_scale else 1.0, middle, at, max(first.residual, second.residual))
+        return self._posed(angle, scale if self.allow_scale else 1.0, middle, at, residual=max(first.residual, second.residual))
 
-    def _posed(self, angle: float, scale: float, seen: Points, at: Points, residual: float) -> Pose:
+    def _posed(self, angle: float, scale: float, seen: Points, at: Points, *, residual: float) -> Pose:
         """Return the pose whose frame's point ``at`` lies at ``seen``."""
         cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
         x, y = seen - scale * np.array([[cos, -sin], [sin, cos]]) @ at
@@ -128,14 +128,14 @@ def fit_anchors(images: Sequence[Image], names: Sequence[str], regions: Sequence
     if not 1 <= len(regions) <= MAX_ANCHORS:
         raise BadInput(f"{len(regions)} anchor regions were given, and 1 or {MAX_ANCHORS} are needed")
     middle = np.array([box[0] + box[2], box[1] + box[3]]) / 2
-    anchors = [_anchor(images, names, region, middle, turn, allow_scale) for region in regions]
+    anchors = [_anchor(images, names, region, middle, turn=turn, allow_scale=allow_scale) for region in regions]
     if len(anchors) == MAX_ANCHORS and math.dist(anchors[0].at, anchors[1].at) < 0.2 * max(box[2] - box[0], box[3] - box[1]):
         raise BadInput("the two anchors lie too near each other to measure the part's angle: draw them at its two ends")
     size = (images[0].shape[0], images[0].shape[1])
     return AnchorLocator(tuple(anchors), size, (box[2] - box[0], box[3] - box[1]), allow_scale)
 
 
-def _anchor(images: Sequence[Image], names: Sequence[str], region: Region, middle: Points, turn: float,
+def _anchor(images: Sequence[Image], names: Sequence[str], region: Region, middle: Points, *, turn: float,
             allow_scale: bool) -> Anchor:
     template = fit_template(images, names, "scaled" if allow_scale else "rigid", turn=turn, region=region)
     poses = [location for location in map(template.locate, images) if isinstance(location, Pose)]

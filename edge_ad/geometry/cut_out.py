@@ -57,22 +57,22 @@ class Transform:
         self._check(image)
         block = max(1, math.floor(1 / self._scale() + 1e-6))
         reduced, binned = _binned(image, block, self.to_image(_frame_corners(self.target)))
-        return np.asarray(_warp(reduced, self.matrix @ binned, self.target, cv2.INTER_LINEAR, None), np.uint8)
+        return np.asarray(_warp(reduced, self.matrix @ binned, self.target, cv2.INTER_LINEAR, border=None), np.uint8)
 
     def mask_to_cut_out(self, mask: Image) -> Image:
         """Return a mask u8[h,w] of the original in the cut-out, values as they are; 0 beyond the image."""
         self._check(mask)
-        return np.asarray(_warp(mask, self.matrix, self.target, cv2.INTER_NEAREST, 0), np.uint8)
+        return np.asarray(_warp(mask, self.matrix, self.target, cv2.INTER_NEAREST, border=0), np.uint8)
 
     def mask_to_image(self, mask: Image) -> Image:
         """Return a mask of the cut-out, u8 of any grid [h,w] that covers it, in the original; 0 outside the cut-out."""
-        return np.asarray(_warp(mask, self._from_grid(mask.shape), self.source, cv2.INTER_NEAREST, 0), np.uint8)
+        return np.asarray(_warp(mask, self._from_grid(mask.shape), self.source, cv2.INTER_NEAREST, border=0), np.uint8)
 
     def map_to_image(self, values: NDArray[np.float32], outside: float = 0.0) -> NDArray[np.float32]:
         """Return a heat map of the cut-out, f32 of any grid [h,w] that covers it, in the original; ``outside`` elsewhere."""
         matrix = self._from_grid(values.shape)
-        drawn = _warp(values.astype(np.float32, copy=False), matrix, self.source, cv2.INTER_LINEAR, None)
-        inside = _warp(np.ones(self.target, np.uint8), self.inverse, self.source, cv2.INTER_NEAREST, 0)
+        drawn = _warp(values.astype(np.float32, copy=False), matrix, self.source, cv2.INTER_LINEAR, border=None)
+        inside = _warp(np.ones(self.target, np.uint8), self.inverse, self.source, cv2.INTER_NEAREST, border=0)
         return np.where(inside > 0, drawn, np.float32(outside)).astype(np.float32, copy=False)
 
     def _from_grid(self, shape: tuple[int, ...]) -> Points:
@@ -161,7 +161,7 @@ def _binned(image: NDArray[Any], block: int, corners: Points) -> tuple[NDArray[A
     return means, np.array([[block, 0, left + offset], [0, block, top + offset], [0, 0, 1]], np.float64)
 
 
-def _warp(values: NDArray[Any], matrix: Points, size: tuple[int, int], how: int, border: float | None) -> NDArray[Any]:
+def _warp(values: NDArray[Any], matrix: Points, size: tuple[int, int], how: int, *, border: float | None) -> NDArray[Any]:
     """Return ``values`` under a matrix f64[3,3] from them to an image of ``size``; ``border`` None replicates."""
     mode = cv2.BORDER_REPLICATE if border is None else cv2.BORDER_CONSTANT
     wide_high = (size[1], size[0])

@@ -129,10 +129,10 @@ def fit_geometry(images: Sequence[Image], names: Sequence[str] | None = None, *,
     fits = _fits(empty, anchors, box)
     picked = _picked(len(images), seed, keep_first=bool(anchors))
     if method == "none":
-        return _finished(None, "none", "none was asked for", (), images, names, pixels)
+        return _finished(None, "none", "none was asked for", (), images=images, names=names, pixels=pixels)
     if method != "auto":
         asked = fits[method](*_chosen(images, names, picked))
-        return _finished(asked, method, f"{method} was asked for", (), images, names, pixels)
+        return _finished(asked, method, f"{method} was asked for", (), images=images, names=names, pixels=pixels)
     order: tuple[Method, ...] = ("anchors",) if anchors else ("foreground", "shift", "rigid", "scaled", "rigid_any")
     trials: tuple[Trial, ...] = ()
     for name in order:
@@ -141,10 +141,10 @@ def fit_geometry(images: Sequence[Image], names: Sequence[str] | None = None, *,
             trials = (*trials, _tried(name, fits[name], *_chosen(images, names, picked)))
     best, reason = _best(trials)
     locator = None if best == "none" else fits[best](*_chosen(images, names, picked))
-    fit = _finished(locator, best, reason, trials, images, names, pixels)
+    fit = _finished(locator, best, reason, trials, images=images, names=names, pixels=pixels)
     if len(fit.unlocated) > max(1, UNLOCATED * len(images)):
         reason = f"{best} leaves {len(fit.unlocated)} of {len(images)} normal images without a pose: {fit.unlocated[0][1]}"
-        return _finished(None, "none", reason, trials, images, names, pixels)
+        return _finished(None, "none", reason, trials, images=images, names=names, pixels=pixels)
     return fit
 
 
@@ -255,7 +255,7 @@ def _best(trials: Sequence[Trial]) -> tuple[Method, str]:
     return taken.method, f"of {len(measured)} methods that apply, the best on held-out images; {taken}"
 
 
-def _finished(locator: Locator | None, method: Method, reason: str, trials: tuple[Trial, ...], images: Sequence[Image],
+def _finished(locator: Locator | None, method: Method, reason: str, trials: tuple[Trial, ...], *, images: Sequence[Image],
               names: Sequence[str], pixels: int) -> Fit:
     """Return the fit with the poses of all images, their range and the contact sheet."""
     size = (images[0].shape[0], images[0].shape[1])

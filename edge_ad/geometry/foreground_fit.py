@@ -155,13 +155,13 @@ def _framed(locator: ForegroundLocator, samples: Sequence[_Sample]) -> Foregroun
     points = locator.outline.points
     (x, y), (width, height), turn = cv2.minAreaRect(points.astype(np.float32))
     width, height = width + 1.0, height + 1.0
-    turn = _upright(locator.outline, turn, (width, height), [match.angle for match in matches], symmetry)
+    turn = _upright(locator.outline, turn, (width, height), [match.angle for match in matches], symmetry=symmetry)
     if round((turn - cv2.minAreaRect(points.astype(np.float32))[2]) / 90) % 2:
         width, height = height, width
     return _turned(replace(locator, symmetry=symmetry), (x, y), turn, (width, height))
 
 
-def _upright(outline: Outline, turn: float, size: tuple[float, float], angles: Sequence[float], symmetry: int) -> float:
+def _upright(outline: Outline, turn: float, size: tuple[float, float], angles: Sequence[float], *, symmetry: int) -> float:
     """Return which of the box's four directions is the part's: as the images show it, or long side level, heavy end left."""
     quarters = [turn + 90 * step for step in range(4)]
     middle = mean_angle(angles)

@@ -74,7 +74,7 @@ class Matcher:
         turns = _turns(angle, turn)
         side = COARSE_SIDE if len(turns) > FEW_TURNS else FINER_SIDE
         self._shrink = min(1.0, max(side / max(size), MIN_PATCH / min(patch.shape)))
-        self._bank = _Bank(patch, mask, self._shrink, size, turns)
+        self._bank = _Bank(patch, mask, self._shrink, size, turns=turns)
 
     def find(self, image: Grey, count: int = CANDIDATES) -> list[PatchMatch]:
         """Return the best matches of the patch in an image f32[h,w] (as ``structure`` gives it), best first."""
@@ -161,7 +161,7 @@ class _Level:
 class _Bank:
     """Turned patches of gradient magnitudes in the frequency domain."""
 
-    def __init__(self, patch: Grey, mask: Image, shrink: float, size: tuple[int, int], turns: list[float]) -> None:
+    def __init__(self, patch: Grey, mask: Image, shrink: float, size: tuple[int, int], *, turns: list[float]) -> None:
         self._turns, self._shrink = turns, shrink
         small = edges(_shrunk(patch, shrink))
         inside = np.asarray(cv2.resize(mask, small.shape[::-1], interpolation=cv2.INTER_AREA) / 255, np.float32)

@@ -226,7 +226,7 @@ class Wiring:
         if path is None:
             return None
         folder = prepare_evidence(settings.record, path)
-        store = Store(path, self.dispatcher.committed, self.dispatcher.outbox.add, folder, self.faults)
+        store = Store(path, self.dispatcher.committed, self.dispatcher.outbox.add, folder, faults=self.faults)
         self._stack.callback(store.close)
         self.maintenance = MaintenanceThread(path, folder, settings.record, self.faults)
         self._stack.callback(self.maintenance.close)

@@ -58,7 +58,7 @@ def build_lavit(preset: Preset, channels: int) -> LaViT:
     """Return the masked-image transformer for tokens of ``channels`` channels."""
     grid = preset.teacher.token_grid
     masked = preset.masks.masked_cells(grid)
-    return LaViT(channels, grid, preset.hvq.codes, preset.lavit, preset.hvq.layers, masked)
+    return LaViT(channels, grid, preset.hvq.codes, preset.lavit, levels=preset.hvq.layers, masked=masked)
 
 
 def networks(preset: Preset) -> dict[str, dict[str, Any]]:

@@ -215,6 +215,7 @@ class AutoEncoder(nn.Module):
         grid: int,
         side: int = 256,
         sizes: Sequence[int] | None = None,
+        *,
         latent: int = 64,
         dropout: float = 0.2,
     ) -> None:

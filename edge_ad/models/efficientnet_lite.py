@@ -85,7 +85,7 @@ class SameConv(nn.Module):
     """Convolution with TensorFlow "same" padding for sides divisible by the stride; (B, C, H, W) -> (B, O, H/s, W/s).
     """
 
-    def __init__(self, channels_in: int, channels_out: int, kernel: int, stride: int = 1, groups: int = 1) -> None:
+    def __init__(self, channels_in: int, channels_out: int, kernel: int, stride: int = 1, *, groups: int = 1) -> None:
         super().__init__()
         total = kernel - stride
         self.pad = (total // 2, total - total // 2) if total > 0 else (0, 0)

@@ -110,7 +110,7 @@ class LaViT(nn.Module):
     """
 
     def __init__(
-        self, channels: int, grid: int, codes: int, settings: LavitSettings, levels: int = 4, masked: int = 0
+        self, channels: int, grid: int, codes: int, settings: LavitSettings, *, levels: int = 4, masked: int = 0
     ) -> None:
         super().__init__()
         s = settings
@@ -165,7 +165,7 @@ class LaViT(nn.Module):
             score = excess.abs().sum(dim=(1, 2)).mean().reshape(1)
         else:
             score = self.surprise(excess.mean(dim=0))
-        return score, logic_map(ids, masks, predicted, target, self.usual)
+        return score, logic_map(ids, masks, predicted, target, usual=self.usual)
 
     def compare(
         self, tokens: Tensor, ids: Tensor, masks: Tensor, shares: Tensor | None = None
@@ -250,7 +250,7 @@ def lavit_loss(predicted: Tensor, target: Tensor) -> Tensor:
     return (predicted - target).abs().sum(dim=(1, 2)).mean()
 
 
-def logic_map(ids: Tensor, masks: Tensor, predicted: Tensor, target: Tensor, usual: Tensor | None = None) -> Tensor:
+def logic_map(ids: Tensor, masks: Tensor, predicted: Tensor, target: Tensor, *, usual: Tensor | None = None) -> Tensor:
     """Project surprises back onto cells (ours): f32 (N,) from ids (levels, N), masks (R, N), histograms (R, levels,
     codes).
 
@@ -288,7 +288,7 @@ def block_mask(rng: np.random.Generator, grid: int, cells: int, minimum: int) ->
     return _fix_count(rng, mask, cells)
 
 
-def mask_bank(seed: int, count: int, grid: int, cells: int, minimum: int) -> NDArray[np.float32]:
+def mask_bank(seed: int, count: int, grid: int, cells: int, *, minimum: int) -> NDArray[np.float32]:
     """Return ``count`` seeded masks as f32 (count, grid * grid) of 0 and 1, kept in the bundle and used for every
     frame.
 
@@ -308,7 +308,7 @@ def mask_bank(seed: int, count: int, grid: int, cells: int, minimum: int) -> NDA
 def bank_of(settings: MaskSettings, grid: int, count: int | None = None) -> NDArray[np.float32]:
     """Return the bank that ``settings`` describe on a grid, or only its first ``count`` masks."""
     minimum = round(settings.least_share * grid * grid)
-    return mask_bank(settings.seed, count or settings.count, grid, settings.masked_cells(grid), minimum)
+    return mask_bank(settings.seed, count or settings.count, grid, settings.masked_cells(grid), minimum=minimum)
 
 
 def _add_block(rng: np.random.Generator, mask: NDArray[np.bool_], missing: int, minimum: int) -> int:

@@ -48,7 +48,7 @@ class VectorQuantiser(nn.Module):
     """
 
     def __init__(
-        self, codes: int, width: int, decay: float = 0.99, eps: float = 1e-5, seed_from_data: bool = False
+        self, codes: int, width: int, decay: float = 0.99, eps: float = 1e-5, *, seed_from_data: bool = False
     ) -> None:
         super().__init__()
         self.decay, self.eps, self.seed_from_data = decay, eps, seed_from_data

@@ -143,7 +143,7 @@ def make_channel(
     if address.kind == "modbus":
         from edge_ad.outputs.modbus_client import ModbusClient
 
-        return ModbusClient(address.host, address.port, address.unit, address.base, on_request, stats)
+        return ModbusClient(address.host, address.port, address.unit, address.base, on_request=on_request, stats=stats)
     if address.kind == "modbus-server":
         from edge_ad.outputs.modbus_server import ModbusServer
 

@@ -51,7 +51,7 @@ class ModbusClient:
     """
 
     def __init__(
-        self, host: str, port: int, unit: int, base: int, on_request: OnRequest, stats: ChannelHealth | None = None
+        self, host: str, port: int, unit: int, base: int, *, on_request: OnRequest, stats: ChannelHealth | None = None
     ) -> None:
         self._host, self._port, self._unit, self._base = host, port, unit, base
         self._on_request = on_request

@@ -70,6 +70,7 @@ class ModbusServer:
         port: int,
         on_request: OnRequest,
         look: Callable[[], None] = lambda: None,
+        *,
         idle_s: float = IDLE_S,
     ) -> None:
         self._host, self._port = host, port

@@ -84,7 +84,7 @@ class MaintenanceThread:
             if not incomplete and self.rounds == 0:
                 result = Rebuilt()
                 for day in reversed(image_days(self._evidence)[:STRAY_DAYS]):
-                    insert_day(connection, self._evidence, day, result, self._stop)
+                    insert_day(connection, self._evidence, day, result, stop=self._stop)
                     _clear(day)
         if incomplete:
             rebuilt = rebuild(self._path, self._evidence, self._stop)

@@ -179,7 +179,7 @@ def rebuild(path: Path, evidence: Path, stop: threading.Event | None = None) -> 
         connection.execute("PRAGMA synchronous = NORMAL")  # what a power cut undoes is done again
         _events_and_marks(connection, evidence, result, stop)
         for day in reversed(image_days(evidence)):
-            insert_day(connection, evidence, day, result, stop)
+            insert_day(connection, evidence, day, result, stop=stop)
         if not stop.is_set():
             connection.execute("DELETE FROM fact WHERE name = 'rebuild'")
     return result
@@ -214,7 +214,7 @@ def image_days(evidence: Path) -> list[Path]:
 
 
 def insert_day(
-    connection: sqlite3.Connection, evidence: Path, day: Path, rebuilt: Rebuilt, stop: threading.Event | None = None
+    connection: sqlite3.Connection, evidence: Path, day: Path, rebuilt: Rebuilt, *, stop: threading.Event | None = None
 ) -> None:
     """Bring the images of one day into the index that it lacks, and their events."""
     for paths in _batches(sorted(day.rglob("*.jpg"), key=lambda path: path.name)):  # a name begins with the time

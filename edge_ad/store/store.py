@@ -90,6 +90,7 @@ class Store:
         on_commit: OnCommit | None = None,
         with_commit: WithCommit | None = None,
         evidence: Path | None = None,
+        *,
         faults: ThreadFaults | None = None,
     ) -> None:
         self.path = path

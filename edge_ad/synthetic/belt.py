@@ -38,7 +38,7 @@ class Belt:
     a resting tray differ by sensor noise only. Equal arguments give equal frames. BadInput for values out of range.
     """
 
-    def __init__(self, parts: int, seed: int, size: int = 256, anomaly_rate: float = 0.5, still: int = 10) -> None:
+    def __init__(self, parts: int, seed: int, size: int = 256, anomaly_rate: float = 0.5, *, still: int = 10) -> None:
         if not 1 <= parts <= 1_000_000 or seed < 0 or not 3 <= still <= 1000:
             raise BadInput(
                 f"a belt of {parts} parts, seed {seed}, {still} still frames: allowed are 1 to 1,000,000 parts, seeds "

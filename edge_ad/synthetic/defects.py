@@ -62,7 +62,7 @@ def _third_screw(scene: Scene, rng: np.random.Generator) -> tuple[Scene, Part]:
     x, _ = COMPARTMENTS["screws"].centre
     side = 1 if short.x > x else -1
     angle = math.radians(float(rng.uniform(-5, 5))) + (math.pi if rng.random() < 0.5 else 0.0)
-    more = new_part(rng, "short_screw", "screws", x - side * 24, short.y + float(rng.uniform(-2, 2)), angle)
+    more = new_part(rng, "short_screw", "screws", x - side * 24, y=short.y + float(rng.uniform(-2, 2)), angle=angle)
     return scene.without(short).plus(replace(short, x=x + side * 24), more), more
 
 
@@ -75,8 +75,8 @@ def _squeezed_in(scene: Scene, kind: Kind, rng: np.random.Generator) -> tuple[Sc
         replace(first, x=x - 31, y=y + flip * float(rng.uniform(6, 13))),
         replace(second, x=x + 31, y=y + flip * float(rng.uniform(6, 13))),
     )
-    more = new_part(rng, kind, first.compartment, x + float(rng.uniform(-3, 3)), y - flip * float(rng.uniform(6, 13)),
-                    free_angle(rng))
+    more = new_part(rng, kind, first.compartment, x + float(rng.uniform(-3, 3)), y=y - flip * float(rng.uniform(6, 13)),
+                    angle=free_angle(rng))
     return scene.without(first, second).plus(*moved, more), more
 
 
@@ -160,7 +160,7 @@ def _doubled_pin(scene: Scene, rng: np.random.Generator) -> Broken:
     slot = int(rng.integers(len(scene.of("pin"))))
     old = scene.of("pin")[slot]
     pair = [replace(old, x=slot_x(slot) + side * 6.5, angle=old.angle + side * 0.03) for side in (-1, 1)]
-    pair[1] = new_part(rng, "pin", "pins", pair[1].x, PIN_Y + float(rng.uniform(-2, 2)), pair[1].angle)
+    pair[1] = new_part(rng, "pin", "pins", pair[1].x, y=PIN_Y + float(rng.uniform(-2, 2)), angle=pair[1].angle)
     return scene.without(old).plus(*pair), [outline(part) for part in pair]
 
 
@@ -186,7 +186,7 @@ _INK: Rgb = (255, 255, 255)
 _INSIDE = TRAY_HALF - 4
 
 
-def draw_mark(canvas: Canvas, mask: Canvas, scene: Scene, matrix: NDArray[np.float64], defect: str,
+def draw_mark(canvas: Canvas, mask: Canvas, scene: Scene, matrix: NDArray[np.float64], *, defect: str,
               rng: np.random.Generator) -> None:
     """Draw one structural defect on ``canvas`` u8[H,W,3] and on ``mask`` u8[H,W] (255), both in place."""
     parts = np.vstack([_edge(outline(part)) for part in scene.parts])
@@ -229,10 +229,10 @@ def _scratch(pen: Pen, mask: Pen, _: Points, rng: np.random.Generator) -> None:
 def _crack(pen: Pen, mask: Pen, parts: Points, rng: np.random.Generator) -> None:
     """A jagged dark split with branches."""
     steps = int(rng.integers(8, 12))
-    trunk = _clearest([_jagged(rng, rng.uniform(-90, 90, 2), _heading(rng), steps, 9.0) for _ in range(24)], parts)
+    trunk = _clearest([_jagged(rng, rng.uniform(-90, 90, 2), _heading(rng), steps, stride=9.0) for _ in range(24)], parts)
     along = math.atan2(trunk[-1, 1] - trunk[0, 1], trunk[-1, 0] - trunk[0, 0])
     twigs = [
-        np.clip(_jagged(rng, trunk[node], along + side * float(rng.uniform(0.7, 1.3)), 4, 6.0), -_INSIDE, _INSIDE)
+        np.clip(_jagged(rng, trunk[node], along + side * float(rng.uniform(0.7, 1.3)), 4, stride=6.0), -_INSIDE, _INSIDE)
         for node, side in ((2, 1), (4, -1), (6, 1))
     ]
     for path, width in ((trunk, 3.4), *((twig, 2.2) for twig in twigs)):
@@ -245,7 +245,7 @@ def _heading(rng: np.random.Generator) -> float:
     return float(rng.uniform(0, 2 * math.pi))
 
 
-def _jagged(rng: np.random.Generator, start: Points, heading: float, steps: int, stride: float) -> Points:
+def _jagged(rng: np.random.Generator, start: Points, heading: float, steps: int, *, stride: float) -> Points:
     """Return a zigzag walk, f64[steps+1,2]."""
     turns = heading + rng.uniform(-0.75, 0.75, steps)
     strides = stride * rng.uniform(0.6, 1.2, (steps, 1)) * np.stack([np.cos(turns), np.sin(turns)], axis=1)

@@ -80,13 +80,14 @@ def write_line(out: Path, *, train: int = 240, validation: int = 40, test_good: 
     total, done = sum(counts.values()) + video_frames, 0
     for split, count in counts.items():
         for index in range(count):
-            _write_tray(root, split, index, size, seed)
+            _write_tray(root, split, index, size, seed=seed)
             done += 1
             if progress is not None:
                 progress(done, total)
     atomic_write(root / "defects_config.json", json.dumps(defects_config(size), indent=2) + "\n")
     if video_frames:
-        _write_video(root, video_frames, seed, size, anomaly_rate, hold, fps, _shifted(progress, done, total))
+        shifted = _shifted(progress, done, total)
+        _write_video(root, video_frames, seed, size, anomaly_rate=anomaly_rate, hold=hold, fps=fps, progress=shifted)
     return root
 
 
@@ -125,7 +126,7 @@ def _split_defect(split: str, index: int) -> str:
     return GOOD
 
 
-def _write_tray(root: Path, split: str, index: int, size: int, seed: int) -> None:
+def _write_tray(root: Path, split: str, index: int, size: int, *, seed: int) -> None:
     """Write one image and, for an anomaly, its mask with the pixel value of its defect."""
     tray = render_tray(split_seed(seed, split, index), _split_defect(split, index), size)
     name = f"{index:03d}"
@@ -151,7 +152,7 @@ def _shifted(progress: Progress | None, start: int, total: int) -> Progress:
     return report
 
 
-def _write_video(root: Path, frames: int, seed: int, size: int, anomaly_rate: float, hold: int, fps: float,
+def _write_video(root: Path, frames: int, seed: int, size: int, *, anomaly_rate: float, hold: int, fps: float,
                  progress: Progress) -> None:
     """Write the video and its truth; the video gets its name only when it is whole."""
     path, part = root / VIDEO_NAME, root / f".part-{VIDEO_NAME}"
@@ -160,7 +161,7 @@ def _write_video(root: Path, frames: int, seed: int, size: int, anomaly_rate: fl
         raise BadInput(f"this OpenCV cannot write {_VIDEO_CODEC} video to {path}: pip install opencv-python-headless")
     lines: list[str] = []
     try:
-        for image, truth in line_frames(frames, seed, size, anomaly_rate, hold):
+        for image, truth in line_frames(frames, seed, size, anomaly_rate, hold=hold):
             writer.write(np.ascontiguousarray(image[..., ::-1]))
             lines.append(json.dumps(truth))
             progress(len(lines), frames)

@@ -116,7 +116,7 @@ def slot_x(slot: int) -> float:
     return pins.left + (pins.right - pins.left) * (slot + 0.5) / SLOTS
 
 
-def new_part(rng: np.random.Generator, kind: Kind, location: str, x: float, y: float, angle: float,
+def new_part(rng: np.random.Generator, kind: Kind, location: str, x: float, *, y: float, angle: float,
              colour: Colour | None = None) -> Part:
     """Return a part with a random tone and surface."""
     return Part(kind, location, x, y, angle, float(rng.uniform(0.93, 1.07)), int(rng.integers(1 << 30)), colour)
@@ -143,8 +143,8 @@ def _loose(rng: np.random.Generator, kind: Kind, location: str) -> list[Part]:
     """Return two parts that lie side by side in their compartment, anywhere in their half."""
     x, y = COMPARTMENTS[location].centre
     return [
-        new_part(rng, kind, location, x + side * 25 + float(rng.uniform(-5, 5)), y + float(rng.uniform(-10, 10)),
-                 free_angle(rng))
+        new_part(rng, kind, location, x + side * 25 + float(rng.uniform(-5, 5)), y=y + float(rng.uniform(-10, 10)),
+                 angle=free_angle(rng))
         for side in (-1, 1)
     ]
 
@@ -157,7 +157,7 @@ def _screws(rng: np.random.Generator) -> list[Part]:
     for kind, side, reach in kinds:
         angle = math.radians(float(rng.uniform(-7, 7)))
         offset = float(rng.uniform(-reach, reach))
-        parts.append(new_part(rng, kind, "screws", x + offset, y + side * 15 + float(rng.uniform(-3, 3)), angle))
+        parts.append(new_part(rng, kind, "screws", x + offset, y=y + side * 15 + float(rng.uniform(-3, 3)), angle=angle))
     return parts
 
 
@@ -169,16 +169,16 @@ def _pairs(rng: np.random.Generator) -> list[Part]:
         x, _ = COMPARTMENTS[location].centre
         tilt = math.radians(float(rng.uniform(-5, 5)))
         parts.append(new_part(rng, "connector", location, x + float(rng.uniform(-1.5, 1.5)),
-                              CONNECTOR_Y + float(rng.uniform(-1.5, 1.5)), tilt, COLOURS[index]))
-        parts.append(new_part(rng, "cap", location, x + float(rng.uniform(-3, 3)), CAP_Y + float(rng.uniform(-1.5, 1.5)),
-                              free_angle(rng), COLOURS[index]))
+                              y=CONNECTOR_Y + float(rng.uniform(-1.5, 1.5)), angle=tilt, colour=COLOURS[index]))
+        parts.append(new_part(rng, "cap", location, x + float(rng.uniform(-3, 3)), y=CAP_Y + float(rng.uniform(-1.5, 1.5)),
+                              angle=free_angle(rng), colour=COLOURS[index]))
     return parts
 
 
 def _pins(rng: np.random.Generator) -> list[Part]:
     """Return one upright pin in every slot, collar up."""
     return [
-        new_part(rng, "pin", "pins", slot_x(slot) + float(rng.uniform(-2.5, 2.5)), PIN_Y + float(rng.uniform(-2, 2)),
-                 math.radians(float(rng.uniform(-4, 4))))
+        new_part(rng, "pin", "pins", slot_x(slot) + float(rng.uniform(-2.5, 2.5)), y=PIN_Y + float(rng.uniform(-2, 2)),
+                 angle=math.radians(float(rng.uniform(-4, 4))))
         for slot in range(SLOTS)
     ]

@@ -59,6 +59,7 @@ def part_defect(part: int, line_seed: int, anomaly_rate: float) -> str:
 
 
 def line_frame(index: int, seed: int, size: int = 256, anomaly_rate: float = 0.5,
+               *,
                hold: int = 1) -> tuple[NDArray[np.uint8], FrameTruth]:
     """Return frame ``index`` of the endless video of line ``seed``: the image u8[size,size,3] RGB and its truth.
 
@@ -75,13 +76,14 @@ def line_frame(index: int, seed: int, size: int = 256, anomaly_rate: float = 0.5
 
 
 def line_frames(frames: int | None, seed: int, size: int = 256, anomaly_rate: float = 0.5,
+                *,
                 hold: int = 1) -> Iterator[tuple[NDArray[np.uint8], FrameTruth]]:
     """Yield the first ``frames`` frames of line ``seed`` (without end for None) as line_frame returns them."""
     if frames is not None and frames < 0:
         raise BadInput(f"{frames} frames: choose 0 or more")
     index = 0
     while frames is None or index < frames:
-        yield line_frame(index, seed, size, anomaly_rate, hold)
+        yield line_frame(index, seed, size, anomaly_rate, hold=hold)
         index += 1
 
 

@@ -72,7 +72,7 @@ def render_part(seed: int, options: PartOptions | None = None) -> PartImage:
     extent = options.length * min(options.size)
     truths = _poses(rng, options, extent)
     for x, y, angle in truths:
-        _draw_part(rng, options, Part(canvas, mask, damaged, _matrix(x, y, angle, extent, options.mirrored)))
+        _draw_part(rng, options, Part(canvas, mask, damaged, _matrix(x, y, angle, extent, mirrored=options.mirrored)))
     small = cv2.resize(canvas, (wide, high), interpolation=cv2.INTER_AREA)
     masks = [np.where(cv2.resize(one, (wide, high), interpolation=cv2.INTER_AREA) >= 128, 255, 0).astype(np.uint8)
              for one in (mask, damaged)]
@@ -120,7 +120,7 @@ def _poses(rng: np.random.Generator, options: PartOptions, extent: float) -> lis
     return poses
 
 
-def _matrix(x: float, y: float, angle: float, extent: float, mirrored: bool) -> NDArray[np.float64]:
+def _matrix(x: float, y: float, angle: float, extent: float, *, mirrored: bool) -> NDArray[np.float64]:
     factor = extent * _OVERSAMPLING
     cos, sin = factor * math.cos(angle), factor * math.sin(angle)
     flip = -1.0 if mirrored else 1.0

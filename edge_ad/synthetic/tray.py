@@ -66,6 +66,7 @@ Mark = Callable[[Canvas, Canvas, NDArray[np.float64]], None]
 
 
 def render_scene(scene: Scene, regions: list[Points], mark: Mark | None, size: int,
+                 *,
                  surface: np.random.Generator, exposure: np.random.Generator) -> tuple[Canvas, Canvas]:
     """Return the image u8[size,size,3] of a scene and the mask u8[size,size] (0 or 255) of its defect.
 
@@ -187,13 +188,13 @@ def render_tray(seed: int, defect: str | None = None, size: int = 256, exposure:
     scene, regions = tray_scene(seed, name)
     mark = _mark(scene, name, _stream(seed, _DEFECT)) if kind == "structural" else None
     surface, noise = _stream(seed, _SURFACE), np.random.default_rng([seed, _EXPOSURE, exposure])
-    image, mask = render_scene(scene, regions, mark, size, surface, noise)
+    image, mask = render_scene(scene, regions, mark, size, surface=surface, exposure=noise)
     return Tray(image, mask, kind, name)
 
 
 def _mark(scene: Scene, defect: str, rng: np.random.Generator) -> Mark:
     def draw(canvas: Canvas, mask: Canvas, matrix: NDArray[np.float64]) -> None:
-        draw_mark(canvas, mask, scene, matrix, defect, rng)
+        draw_mark(canvas, mask, scene, matrix, defect=defect, rng=rng)
 
     return draw
 

@@ -55,6 +55,7 @@ class DistillationRecipe:
         source: Source,
         photographs: Photographs,
         held_out: NDArray[np.uint8],
+        *,
         side: int,
         schedule: Schedule,
         arithmetic: Arithmetic,
@@ -177,7 +178,7 @@ class _Distillation:
         )
         recipe = self._recipe()
         recipe.measure(MEASURE_CROPS, self.options.seed)
-        trace = fit(recipe, plan["steps"], self.folder, self.options.seed, self.progress)
+        trace = fit(recipe, plan["steps"], self.folder, self.options.seed, progress=self.progress)
         pdn = recipe.pdn.cpu().eval().folded()
         target = self.folder.path / f"teacher_{self.options.size}.safetensors"
         card = self._card(trace)
@@ -199,7 +200,7 @@ class _Distillation:
         held_out = Photographs(self.held_out).central_crops(2 * side)
         photographs = Photographs(self.learned)
         pdn = LearningPdn(self.options.size)
-        return DistillationRecipe(pdn, self.source, photographs, held_out, side, schedule, self.arithmetic)
+        return DistillationRecipe(pdn, self.source, photographs, held_out, side=side, schedule=schedule, arithmetic=self.arithmetic)
 
     def _card(self, trace: Trace) -> dict[str, Any]:
         return {

@@ -55,7 +55,7 @@ class ScoringImages:
         return result
 
 
-def load_images(dataset: DataSet, side: int, anomalies: int, seed: int, defects: Path | None = None) -> ScoringImages:
+def load_images(dataset: DataSet, side: int, anomalies: int, seed: int, *, defects: Path | None = None) -> ScoringImages:
     """Read and resize every good; make ``anomalies`` synthetic ones, or read labelled defects from a folder instead."""
     normal, bits = dataset.normal, dataset.bits
     normalise = read_all(normal.normalise, side, bits)

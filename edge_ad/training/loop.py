@@ -184,7 +184,7 @@ def decay_at(schedule: Schedule, step: int, steps: int) -> float:
     return schedule.weight_decay * share
 
 
-def fit(recipe: Recipe, steps: int, folder: RunFolder, seed: int, progress: Progress, group: ProcessGroup = ALONE) -> Trace:
+def fit(recipe: Recipe, steps: int, folder: RunFolder, seed: int, *, progress: Progress, group: ProcessGroup = ALONE) -> Trace:
     """Train ``recipe`` for ``steps`` batches, or load it if a former run finished it, and return the trace.
 
     Every step draws from a generator seeded by (seed, name, step), so a resumed training is the same training, and the
@@ -196,7 +196,7 @@ def fit(recipe: Recipe, steps: int, folder: RunFolder, seed: int, progress: Prog
     if finished is not None:
         recipe.module.load_state_dict(finished["module"])
         return Trace(**finished["trace"])
-    runner = _Runner(recipe, steps, folder, seed, progress, group)
+    runner = _Runner(recipe, steps, folder, seed, progress=progress, group=group)
     runner.resume()
     try:
         with group.together(recipe.name):
@@ -211,7 +211,7 @@ def fit(recipe: Recipe, steps: int, folder: RunFolder, seed: int, progress: Prog
 
 class _Runner:
     def __init__(
-        self, recipe: Recipe, steps: int, folder: RunFolder, seed: int, progress: Progress, group: ProcessGroup
+        self, recipe: Recipe, steps: int, folder: RunFolder, seed: int, *, progress: Progress, group: ProcessGroup
     ) -> None:
         self.recipe, self.steps, self.folder, self.seed, self.progress = recipe, steps, folder, seed, progress
         self.group = group
@@ -253,7 +253,7 @@ class _Runner:
                     self.save()
                     saved = time.monotonic()
                 note = f"loss {self.trace.loss:.3f}" if math.isfinite(self.trace.loss) else ""
-                self.progress.step(self.recipe.name, self.done, self.steps, began, first, note)
+                self.progress.step(self.recipe.name, self.done, self.steps, began, first=first, note=note)
                 check()
 
     def _advance(self) -> None:

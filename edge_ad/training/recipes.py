@@ -34,7 +34,7 @@ class TokenizerRecipe:
     name = "tokenizer"
 
     def __init__(
-        self, model: HvqTokenizer, schedule: Schedule, tokens: Tensor, unseen: Tensor, arithmetic: Arithmetic
+        self, model: HvqTokenizer, schedule: Schedule, tokens: Tensor, unseen: Tensor, *, arithmetic: Arithmetic
     ) -> None:
         self.module, self.schedule, self.arithmetic = model.to(arithmetic.device), schedule, arithmetic
         self.model, self.tokens, self.unseen = model, tokens, unseen
@@ -119,6 +119,7 @@ class LavitRecipe:
         preset: Preset,
         normal: tuple[Tensor, Tensor],
         unseen: tuple[Tensor, Tensor],
+        *,
         arithmetic: Arithmetic,
     ) -> None:
         self.module, self.schedule, self.arithmetic = model.to(arithmetic.device), preset.lavit_schedule, arithmetic
@@ -188,7 +189,7 @@ class LavitRecipe:
 
 
 def learn_cells(
-    model: LaViT, masks: Tensor, normal_cells: Tensor, unseen: tuple[Tensor, Tensor], arithmetic: Arithmetic
+    model: LaViT, masks: Tensor, normal_cells: Tensor, unseen: tuple[Tensor, Tensor], *, arithmetic: Arithmetic
 ) -> None:
     """Tell ``model`` where codes usually stand and what its map looks like on unseen normal images.
 
@@ -210,6 +211,7 @@ def learn_surprise(
     masks: Tensor,
     tokens: Tensor,
     codes: Tensor,
+    *,
     arithmetic: Arithmetic,
     tokenizer: HvqTokenizer | None = None,
 ) -> NDArray[np.float32] | None:
@@ -271,6 +273,7 @@ class EfficientADRecipe:
         teacher: AnyTeacher,
         preset: Preset,
         normal_images: Images,
+        *,
         unseen: Images,
         others: Images | None,
         arithmetic: Arithmetic,

@@ -83,6 +83,7 @@ def finish_contents(
     images: ScoringImages,
     scratch: Path,
     targets: tuple[float, float],
+    *,
     seed: int,
     progress: Progress,
 ) -> BundleContents:
@@ -101,7 +102,7 @@ def finish_contents(
     scratch.unlink()
     shown = np.concatenate([anomalies.raw, *faded.values()])
     kinds = (*images.kinds, *(f"{kind} at {share:g}" for share in faded for kind in images.kinds))
-    statistics = measure(contents.statistics, normalise, shown, kinds, seed)
+    statistics = measure(contents.statistics, normalise, shown, kinds, seed=seed)
     thresholds = choose_thresholds(fuse(threshold.raw, statistics)[1], *targets)
     golden = _golden(images, threshold.raw, anomalies.raw)
     raw = {"normalise": normalise.raw, "threshold": threshold.raw, "synthetic": anomalies.raw}
@@ -119,7 +120,7 @@ def _score_faded(pipeline: Pipeline, images: ScoringImages, progress: Progress) 
 
 
 def measure(
-    blank: Statistics, normal: Scored, anomalies: NDArray[np.float32], kinds: tuple[str, ...], seed: int
+    blank: Statistics, normal: Scored, anomalies: NDArray[np.float32], kinds: tuple[str, ...], *, seed: int
 ) -> Statistics:
     """Return mean, deviation, map quantiles and branch weights from unseen normal images and synthetic anomalies."""
     mean, std = normalise_statistics(normal.raw)
@@ -237,6 +238,7 @@ def learn_quantization_statistics(
     exact: Described,
     images: ScoringImages,
     views: Images,
+    *,
     scratch: Path,
     options: CalibrateOptions,
     progress: Progress,
@@ -246,7 +248,7 @@ def learn_quantization_statistics(
     """
     if not len(views):
         return contents, options
-    calibrated = with_quantisation(contents, scratch, images.fit, images.threshold, options, progress.log)
+    calibrated = with_quantisation(contents, scratch, images.fit, images.threshold, options=options, report=progress.log)
     assert calibrated.quantisation is not None
     write_bundle(scratch, calibrated)
     described = exact.joined(describe_views(open_bundle(scratch), views, progress))

@@ -199,7 +199,7 @@ def measure_channels(teacher: AnyTeacher, normal_images: Images, device: torch.d
 
 
 def describe(
-    teacher: AnyTeacher, images: Images, preset: Preset, device: torch.device, progress: Progress | None = None
+    teacher: AnyTeacher, images: Images, preset: Preset, device: torch.device, *, progress: Progress | None = None
 ) -> tuple[Tensor, Tensor]:
     """Return tokens f32 (N, Ct, n, n) and pooled f32 (N, D) of images, on the CPU."""
     tokens, pooled = [], []

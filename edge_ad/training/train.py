@@ -119,7 +119,7 @@ class _Training:
             self.progress.log(f"going on with the unfinished training in {self.folder.path}")
         self._report_data()
         preset, side = self.preset, self.preset.image_side
-        images = load_images(self.dataset, side, preset.anomalies, self.options.seed, self.options.defects)
+        images = load_images(self.dataset, side, preset.anomalies, self.options.seed, defects=self.options.defects)
         teacher = self.teacher
         self.progress.log(f"teacher {preset.teacher.kind}: channel statistics of {len(images.fit)} normal images")
         measure_channels(teacher, images.fit, self.arithmetic.device)
@@ -134,14 +134,14 @@ class _Training:
     def _learn(self, teacher: Any, images: ScoringImages) -> tuple[Networks, Described]:
         preset, arithmetic = self.preset, self.arithmetic
         copies = with_moved(images.fit, preset, self.options.seed)
-        tokens, pooled = describe(teacher, copies, preset, arithmetic.device, self.progress)
+        tokens, pooled = describe(teacher, copies, preset, arithmetic.device, progress=self.progress)
         unseen, _ = describe(teacher, images.normalise, preset, arithmetic.device)
         channels = teacher.token_channels
 
         # Every network starts from its own seed: a resumed training skips what drew numbers before it.
         torch.manual_seed(self.options.seed)
         tokenizer = build_tokenizer(preset, channels)
-        self._fit(TokenizerRecipe(tokenizer, preset.tokenizer_schedule, tokens, unseen, arithmetic), len(images.fit))
+        self._fit(TokenizerRecipe(tokenizer, preset.tokenizer_schedule, tokens, unseen, arithmetic=arithmetic), len(images.fit))
         originals = slice(len(images.fit))
         soften(tokenizer, tokens[originals], arithmetic)
         learn_tokenizer_errors(tokenizer, tokens[originals], arithmetic)
@@ -152,18 +152,21 @@ class _Training:
         torch.manual_seed(self.options.seed)
         lavit = build_lavit(preset, channels)
         normal = len(images.fit) if preset.lavit_on_originals else len(tokens)
-        recipe = LavitRecipe(lavit, preset, (tokens[:normal], codes[:normal]), (unseen, unseen_codes), arithmetic)
+        recipe = LavitRecipe(lavit, preset, (tokens[:normal], codes[:normal]), (unseen, unseen_codes), arithmetic=arithmetic)
         self._fit(recipe, len(images.fit))
         self._report_baseline(recipe)
         bank = torch.from_numpy(bank_of(preset.masks, preset.teacher.token_grid))
-        surprise = learn_surprise(lavit, bank, tokens, codes, arithmetic, tokenizer)
-        learn_cells(lavit, bank, codes[originals], (unseen, unseen_codes), arithmetic)
+        surprise = learn_surprise(lavit, bank, tokens, codes, arithmetic=arithmetic, tokenizer=tokenizer)
+        learn_cells(lavit, bank, codes[originals], (unseen, unseen_codes), arithmetic=arithmetic)
 
         torch.manual_seed(self.options.seed)
         efficientad = build_efficientad(preset, teacher.channels)
         others = self._penalty_images()
         self._fit(
-            EfficientADRecipe(efficientad, teacher, preset, images.fit, images.normalise, others, arithmetic),
+            EfficientADRecipe(
+                efficientad, teacher, preset, images.fit,
+                unseen=images.normalise, others=others, arithmetic=arithmetic,
+            ),
             len(images.fit),
         )
         learn_student_errors(efficientad, teacher, images.fit, arithmetic)
@@ -173,7 +176,7 @@ class _Training:
     def _fit(self, recipe: Any, normal_count: int) -> None:
         started = time.monotonic()
         steps, group = recipe.schedule.steps_for(normal_count), self.arithmetic.group
-        trace: Trace = fit(recipe, steps, self.folder, self.options.seed, self.progress, group)
+        trace: Trace = fit(recipe, steps, self.folder, self.options.seed, progress=self.progress, group=group)
         self.report["seconds"][recipe.name] = round(time.monotonic() - started, 1)
         self.report[recipe.name] = {
             "steps": trace.steps,
@@ -235,11 +238,13 @@ class _Training:
         views = disturbed(images.fit, preset, self.options.seed)
         normal, copies = len(images.fit), len(described.pooled) - len(images.fit)
         self.report["gaussians"] = {"goods": normal, "copies": copies, "views": len(views)}
-        blank, options = learn_quantization_statistics(blank, described, images, views, scratch, options, self.progress)
-        contents = finish_contents(blank, images, scratch, targets, self.options.seed, self.progress)
+        blank, options = learn_quantization_statistics(
+            blank, described, images, views, scratch=scratch, options=options, progress=self.progress
+        )
+        contents = finish_contents(blank, images, scratch, targets, seed=self.options.seed, progress=self.progress)
         self._report_scores(contents)
         options = replace(options, keep=FLOAT_BY_DEFAULT)
-        contents = with_quantisation(contents, scratch, images.fit, images.threshold, options, self.progress.log)
+        contents = with_quantisation(contents, scratch, images.fit, images.threshold, options=options, report=self.progress.log)
         return replace(contents, report={**contents.report, **self._data_report(), **self._camera_report(images)})
 
     def _penalty_images(self) -> Images | None:

@@ -22,7 +22,7 @@ class Progress:
         if self.shown:
             self._print(text)
 
-    def step(self, stage: str, done: int, total: int, began: float, first: int = 0, note: str = "") -> None:
+    def step(self, stage: str, done: int, total: int, began: float, *, first: int = 0, note: str = "") -> None:
         """Report step ``done`` of ``total``; ``began`` is the monotonic time at step ``first``."""
         live = self.stream.isatty()
         now = time.monotonic()

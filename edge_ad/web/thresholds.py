@@ -184,7 +184,7 @@ class ThresholdService:
         if now["locked"]:
             raise HTTPException(409, f"thresholds cannot be changed here: {now['locked']}")
         with self._apply_lock:
-            path = rethreshold(Path(self._dashboard.hello["bundle_path"]), warn, ng, reason, by)
+            path = rethreshold(Path(self._dashboard.hello["bundle_path"]), warn, ng, reason, by=by)
             self._ask({"kind": "take_over", "path": str(path)})
             running = self._taken_over(warn, ng)
         message = "the line judges by them now" if running else "the line has not taken them over: see its messages"

@@ -26,7 +26,7 @@ def shift(data: bytes, pictures: list[dict[str, Array]]) -> float:
 def test_means_come_back(dialect: str, keep: tuple[str, ...]) -> None:
     """With 5-bit weights everything shifts; on unseen images two thirds of it or more are taken back."""
     ranges = collect(cnn(), feeds(8, 16), threads=1)
-    held = corrections(cnn(), ranges, feeds(8, 16), dialect, keep, weight_limit=15, threads=1)
+    held = corrections(cnn(), ranges, feeds(8, 16), dialect, keep=keep, weight_limit=15, threads=1)
     unseen = feeds(8, 16, seed=7)
     plain = quantise(cnn(), ranges, dialect, keep, weight_limit=15, correct_bias=False)
     corrected = quantise(cnn(), ranges, dialect, keep, weight_limit=15, corrections=held)

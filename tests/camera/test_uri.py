@@ -122,4 +122,4 @@ def test_query_refused(query: str, told: str) -> None:
 @pytest.mark.parametrize(("text", "whole"), [("0", True), ("101", True), ("x", True), ("2.5", True), ("nan", False)])
 def test_number_refused(text: str, whole: bool) -> None:
     with pytest.raises(BadInput, match="from 1 to 100"):
-        parse_number("frames", text, 1, 100, whole)
+        parse_number("frames", text, 1, 100, whole=whole)

@@ -32,7 +32,7 @@ def raws(*scores: float) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
 def test_by_hand() -> None:
     """Scores 1, 1.97, 2.5, 5: the second flips but was near, the third flips for good."""
     reference = raws(1.0, 1.97, 2.5, 5.0)
-    found = loss(reference, raws(1.1, 2.07, 1.9, 5.0), np.array([False, False, True, True]), STATISTICS, THRESHOLDS)
+    found = loss(reference, raws(1.1, 2.07, 1.9, 5.0), np.array([False, False, True, True]), STATISTICS, thresholds=THRESHOLDS)
     assert [row.branch for row in found.rows] == ["structure", "local", "score"]
     score = found.rows[-1]
     assert score.bias == pytest.approx((0.1 + 0.1 - 0.6) / 4, abs=1e-5)
@@ -48,7 +48,7 @@ def test_an_auroc_that_rises_is_no_loss() -> None:
     """A good comes down from 1.95 to 1.9, below the anomaly at 1.93: one of four pairs comes to order, and no verdict flips."""
     anomalous = np.array([False, False, True, True])
     better, worse = raws(1.0, 1.9, 1.93, 5.0), raws(1.0, 1.95, 1.93, 5.0)
-    rose, fell = (loss(*pair, anomalous, STATISTICS, THRESHOLDS) for pair in ((worse, better), (better, worse)))
+    rose, fell = (loss(*pair, anomalous, STATISTICS, thresholds=THRESHOLDS) for pair in ((worse, better), (better, worse)))
     assert (rose.auroc_change, rose.auroc_loss) == (0.25, 0.0)
     assert (fell.auroc_change, fell.auroc_loss) == (0.25, 0.25)
     assert Gate({"proof": rose}, 0.005).refused is None
@@ -59,14 +59,14 @@ def test_an_auroc_that_rises_is_no_loss() -> None:
 
 def test_branches_without_weight_are_told_only_when_asked() -> None:
     reference = raws(1.0, 3.0)
-    found = loss(reference, reference, np.array([False, True]), STATISTICS, THRESHOLDS, everyone=True)
+    found = loss(reference, reference, np.array([False, True]), STATISTICS, thresholds=THRESHOLDS, everyone=True)
     assert len(found.rows) == 6
     assert found.expected == 0.0
 
 
 def test_expected_flips_count_all_pairs() -> None:
     """Errors 0 and +1 on scores 0 and 1.5: of four pairs only 1.5 + 1 passes the threshold."""
-    found = loss(raws(0.0, 1.5), raws(1.0, 1.5), np.array([False, False]), STATISTICS, THRESHOLDS)
+    found = loss(raws(0.0, 1.5), raws(1.0, 1.5), np.array([False, False]), STATISTICS, thresholds=THRESHOLDS)
     assert found.expected == pytest.approx(0.25)
     assert found.far_flips == 0
     assert found.auroc_change == 0.0
@@ -75,7 +75,7 @@ def test_expected_flips_count_all_pairs() -> None:
 def test_errors_as_large_as_the_spread_of_goods_are_refused() -> None:
     """All are OK with or without the error, and keep their order."""
     anomalous = np.array([False, False, True, True])
-    found = loss(raws(0.0, 0.1, 1.0, 1.1), raws(-1.2, -1.1, -0.2, -0.1), anomalous, STATISTICS, THRESHOLDS)
+    found = loss(raws(0.0, 0.1, 1.0, 1.1), raws(-1.2, -1.1, -0.2, -0.1), anomalous, STATISTICS, thresholds=THRESHOLDS)
     assert (found.far_flips, found.auroc_change) == (0, 0.0)
     assert found.error == pytest.approx(1.2, abs=1e-5)
     assert Gate({"proof": found}, 0.005).refused == "structure errs by 1.20 z on the proof images (rms, allowed 1)"
@@ -84,7 +84,7 @@ def test_errors_as_large_as_the_spread_of_goods_are_refused() -> None:
 def test_scores_that_are_not_finite() -> None:
     raw = raws(1.0, 3.0)
     raw[0, 0] = np.nan
-    found = loss(raws(1.0, 3.0), raw, np.array([False, True]), STATISTICS, THRESHOLDS)
+    found = loss(raws(1.0, 3.0), raw, np.array([False, True]), STATISTICS, thresholds=THRESHOLDS)
     assert not found.finite
     assert found.expected == 1.0
     assert weighted_error(raws(1.0, 3.0), raw, STATISTICS) == np.inf
@@ -107,7 +107,7 @@ def test_weighted_error_adds_branches_by_squares() -> None:
 def test_the_gate(moved: tuple[float, ...], told: str | None) -> None:
     reference = raws(1.0, 1.9, 1.0, 1.9) if told == "AUROC of" else raws(1.0, 5.0, 1.0, 5.0)
     raw = raws(1.0, 0.9, 1.0, 1.9) if told == "AUROC of" else raws(*moved)
-    found = loss(reference, raw, np.array([False, True, False, True]), STATISTICS, THRESHOLDS)
+    found = loss(reference, raw, np.array([False, True, False, True]), STATISTICS, thresholds=THRESHOLDS)
     refused = Gate({"proof": found}, 0.005).refused
     assert (refused is None) is (told is None)
     assert told is None or told in str(refused)

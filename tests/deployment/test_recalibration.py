@@ -169,7 +169,7 @@ def test_refusals(parent: Path, goods: Path, tmp_path: Path) -> None:
         ((parent, goods, parent), "never overwritten"),
         ((parent, goods, tmp_path / "x.zip"), "must end in .edgead"),
         ((parent, goods, None, 0.0), "0 < NG <= WARN < 1"),
-        ((parent, goods, None, 0.2, 0.1), "0 < NG <= WARN < 1"),
+        ((parent, goods, None, 0.2), "0 < NG <= WARN < 1"),
     ]
     for arguments, told in table:
         with pytest.raises(BadInput) as caught:

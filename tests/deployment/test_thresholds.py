@@ -24,7 +24,7 @@ def bundle(tmp_path: Path) -> Path:
 
 def test_only_the_thresholds_change(bundle: Path) -> None:
     parent, before = open_bundle(bundle), bundle.read_bytes()
-    child = open_bundle(rethreshold(bundle, 3.0, 5.0, "lot 7 is rough", "anna"))
+    child = open_bundle(rethreshold(bundle, 3.0, 5.0, "lot 7 is rough", by="anna"))
     assert bundle.read_bytes() == before
     assert child.path.name == "tray-thresholds.edgead"
     assert child.parent == parent.sha256

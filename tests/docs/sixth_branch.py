@@ -81,7 +81,7 @@ def main(old: Path) -> None:
 
     proven = replace(contents, golden=Golden(IMAGES[:1], raw[:1]))
     options = CalibrateOptions(CalibrateTable(images=2), search=False, corrections={dialect: {} for dialect in DIALECTS})
-    six = with_quantisation(proven, Path("scratch.edgead"), IMAGES, IMAGES, options, lambda text: None)
+    six = with_quantisation(proven, Path("scratch.edgead"), IMAGES, IMAGES, options=options, report=lambda text: None)
     write_bundle(Path("six.edgead"), six)
     bundle = open_bundle("six.edgead")
     assert bundle.quantisation is not None

@@ -47,7 +47,7 @@ def make_template(folder: Path) -> Path:
     contents, (learned, held) = tiny_contents(), (_goods(6000, 16), _goods(2030, 8))
     options = CalibrateOptions(search=False)
     scratch = folder / "scratch.edgead"
-    write_bundle(bundle, with_quantisation(replace(contents, name="part"), scratch, learned, held, options, print))
+    write_bundle(bundle, with_quantisation(replace(contents, name="part"), scratch, learned, held, options=options, report=print))
     shutil.copy(bundle, folder / "part.edgead")
     video = cv2.VideoWriter(str(folder / "line.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 10, (64, 64))
     for number in range(6):

@@ -31,7 +31,7 @@ def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with patch.context() as patched, fake_gpu(patched):
         bundle = open_bundle(path)
         backend = TrtBackend()
-        engine_store.store(bundle, backend, "fp16", {name: bundle.graph(name) for name in bundle.graphs}, ["lavit"])
+        engine_store.store(bundle, backend, "fp16", {name: bundle.graph(name) for name in bundle.graphs}, kept_fp32=["lavit"])
         engine_store.make_current(bundle, "tensorrt", "fp16")
     return path
 

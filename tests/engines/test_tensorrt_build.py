@@ -95,7 +95,7 @@ def test_without_a_gpu_no_engine_is_loaded(plan: str) -> None:
     logger = logger_for(tensorrt_rtx)
     runtime = open_runtime(tensorrt_rtx, logger)
     with pytest.raises(BadInput, match="cannot load the engine 'tokenizer': .*; build it again") as caught:
-        deserialise(tensorrt_rtx, runtime, logger, "tokenizer", data)
+        deserialise(tensorrt_rtx, runtime, logger, "tokenizer", plan=data)
     assert "\n" not in str(caught.value)
 
 

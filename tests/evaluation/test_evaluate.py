@@ -74,7 +74,7 @@ def test_a_dropped_branch_is_measured_all_the_same(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kinds", [(), ("structural_anomalies",), ("broken", "dirt")])
 def test_kinds_that_are_not_there_are_null(bundle: Path, tmp_path: Path, kinds: tuple[str, ...]) -> None:
     found = evaluate(
-        bundle, _category(tmp_path / "caps", kinds, masks=False), "onnxruntime", "fp32", tmp_path / "report"
+        bundle, _category(tmp_path / "caps", kinds, masks=False), "onnxruntime", "fp32", report_dir=tmp_path / "report"
     )
     assert found["image_auroc"]["logical"] is None
     assert found["image_auroc"]["mean"] is None
@@ -93,7 +93,7 @@ def test_anomalies_without_goods(bundle: Path, tmp_path: Path) -> None:
     root = _category(tmp_path / "caps")
     for path in (root / "test" / "good").iterdir():
         path.unlink()
-    found = evaluate(bundle, root, "onnxruntime", "fp32", tmp_path / "report")
+    found = evaluate(bundle, root, "onnxruntime", "fp32", report_dir=tmp_path / "report")
     assert found["image_auroc"] == {"logical": None, "structural": None, "mean": None}
     assert found["false_reject"]["of"] == 0
     assert found["drift"] is None
@@ -128,7 +128,7 @@ def test_the_report_is_one_page_with_all_pictures_and_escaped_names(bundle: Path
     root = _category(tmp_path / "<b>caps & lids")
     evil = root / "test" / "good" / "<script>alert(1)<'\">.png"
     save(evil, tiny_image(7, blob=True, size=SIZE))  # a good that is a false alarm, so it is shown
-    evaluate(bundle, root, "onnxruntime", "fp32", tmp_path / "report")
+    evaluate(bundle, root, "onnxruntime", "fp32", report_dir=tmp_path / "report")
     html = (tmp_path / "report" / "report.html").read_text()
     page = _Page()
     page.feed(html)

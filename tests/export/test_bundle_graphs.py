@@ -57,7 +57,7 @@ def exported() -> dict[tuple[str, str], ExportedGraph]:
     found = {}
     for key, preset in PRESETS.items():
         grid, side, masks = preset.teacher.token_grid, preset.image_side, preset.masks
-        bank = mask_bank(0, masks.count, grid, round(masks.share * grid**2), round(masks.least_share * grid**2))
+        bank = mask_bank(0, masks.count, grid, round(masks.share * grid**2), minimum=round(masks.least_share * grid**2))
         shown = torch.from_numpy(np.stack([picture(0, (side, side))]))
         for graph in export_all(untrained(preset), preset, torch.from_numpy(bank), shown):
             found[key, graph.name] = graph

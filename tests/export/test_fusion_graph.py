@@ -81,7 +81,7 @@ def graph(request: pytest.FixtureRequest) -> tuple[FusionSettings, onnxruntime.I
     settings = SETTINGS[request.param]
     examples = [torch.from_numpy(value) for value in case().values()]
     outputs = ("raw", "z", "score", "map")
-    exported = export_graph("fusion", FusionGraph(settings, SIDE), examples, GRAPHS[FUSION].inputs, outputs)
+    exported = export_graph("fusion", FusionGraph(settings, SIDE), examples, GRAPHS[FUSION].inputs, outputs=outputs)
     return settings, onnxruntime.InferenceSession(exported.model, providers=["CPUExecutionProvider"])
 
 

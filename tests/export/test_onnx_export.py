@@ -28,7 +28,7 @@ X = torch.linspace(-1.0, 1.0, 400).reshape(1, 400)
 
 @pytest.fixture(scope="module")
 def exported() -> bytes:
-    found = export_graph("twice", Twice(2.0), [X], ["x"], ["y", "sign"], [[X * 5]])
+    found = export_graph("twice", Twice(2.0), [X], ["x"], outputs=["y", "sign"], others=[[X * 5]])
     assert found.name == "twice"
     assert found.relative_error < 1e-6
     return found.model
@@ -42,7 +42,7 @@ def test_a_graph_carries_its_versions(exported: bytes) -> None:
 
 def test_errors_are_relative_to_the_range(exported: bytes) -> None:
     """Torch says 2.02 x, the graph 2 x: 0.02 of at most 2.02."""
-    relative, absolute = compare("twice", exported, Twice(2.02), [X], ["x"])
+    relative, absolute = compare("twice", exported, Twice(2.02), [X], inputs=["x"])
     assert absolute == pytest.approx(0.02, rel=1e-3)
     assert relative == pytest.approx(0.02 / 2.02, rel=1e-3)
 
@@ -57,9 +57,9 @@ def test_codes_may_differ_in_one_of_a_hundred_cells(exported: bytes, flipped: in
 
     if refused:
         with pytest.raises(GateRefused, match=r"other codes than torch in 1.2% of the cells"):
-            compare("twice", exported, Other(2.0), [X], ["x"])
+            compare("twice", exported, Other(2.0), [X], inputs=["x"])
     else:
-        assert compare("twice", exported, Other(2.0), [X], ["x"])[0] < 1e-6
+        assert compare("twice", exported, Other(2.0), [X], inputs=["x"])[0] < 1e-6
 
 
 def test_another_shape_is_refused(exported: bytes) -> None:
@@ -69,7 +69,7 @@ def test_another_shape_is_refused(exported: bytes) -> None:
             return y[:, :3], sign
 
     with pytest.raises(GateRefused, match=r"shape \(1, 400\) where torch gives \(1, 3\)"):
-        compare("twice", exported, Other(2.0), [X], ["x"])
+        compare("twice", exported, Other(2.0), [X], inputs=["x"])
 
 
 @pytest.mark.parametrize("wrong", [1.0, float("nan")])
@@ -81,7 +81,7 @@ def test_a_graph_that_differs_from_torch_is_not_written(wrong: float) -> None:
             return x + (0.0 if torch.compiler.is_exporting() else wrong)
 
     with pytest.raises(GateRefused, match="the exported graph fickle differs from torch by .* of its range"):
-        export_graph("fickle", Fickle(), [X], ["x"], ["y"])
+        export_graph("fickle", Fickle(), [X], ["x"], outputs=["y"])
 
 
 def test_simplified_graphs_say_the_same_as_torch_on_new_input(exported: bytes) -> None:

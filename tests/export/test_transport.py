@@ -25,10 +25,10 @@ def test_the_graph_of_the_tokenizer_holds_the_transport_term() -> None:
     plain, added = HvqTokenizer(12, 4, PLAIN).eval(), HvqTokenizer(12, 4, replace(PLAIN, transport=80.0)).eval()
     added.load_state_dict(plain.state_dict())
     tokens = torch.randn(1, 12, 4, 4)
-    exported = export_graph("tokenizer", TokenizerGraph(added), [tokens], ["tokens"], ["codes", "map_structure"])
+    exported = export_graph("tokenizer", TokenizerGraph(added), [tokens], ["tokens"], outputs=["codes", "map_structure"])
     assert exported.relative_error < 1e-3
     # The same graph is far from the network without the term.
-    assert compare("tokenizer", exported.model, TokenizerGraph(plain), [tokens], ["tokens"])[0] > 0.5
+    assert compare("tokenizer", exported.model, TokenizerGraph(plain), [tokens], inputs=["tokens"])[0] > 0.5
 
 
 @pytest.mark.slow
@@ -38,7 +38,7 @@ def test_the_graphs_of_a_soft_choice_hand_its_shares_over_and_keep_it_from_round
     tokens = torch.randn(1, 12, 4, 4)
     model.soften([tokens])
     names = ["codes", "map_structure", "shares"]
-    exported = export_graph("tokenizer", TokenizerGraph(model), [tokens], ["tokens"], names)
+    exported = export_graph("tokenizer", TokenizerGraph(model), [tokens], ["tokens"], outputs=names)
     assert exported.relative_error < 1e-3
     view = GraphView(exported.model)
     products = [node for node in view.graph.node if node.op_type in HEAVY]
@@ -53,7 +53,7 @@ def test_the_product_that_standardises_errors_stays_in_fp32() -> None:
     model = HvqTokenizer(12, 4, replace(PLAIN, standardise=True)).eval()
     tokens = torch.randn(4, 12, 4, 4)
     model.learn_errors([tokens])
-    exported = export_graph("tokenizer", TokenizerGraph(model), [tokens[:1]], ["tokens"], ["codes", "map_structure"])
+    exported = export_graph("tokenizer", TokenizerGraph(model), [tokens[:1]], ["tokens"], outputs=["codes", "map_structure"])
     assert exported.relative_error < 1e-3
     view = GraphView(exported.model)
     (whitening,) = (i for i, node in enumerate(view.graph.node) if any("fp32_whitening" in name for name in node.input))

@@ -89,7 +89,7 @@ def seen(rule: RunTable = RULE, first: int = 1) -> SeenParts:
 
 
 def test_as_many_events_as_trays_and_none_on_the_empty_belt() -> None:
-    belt = SyntheticBelt("belt", 15, 7, 30.0, SIZE)
+    belt = SyntheticBelt("belt", 15, 7, 30.0, size=SIZE)
     loop, events, notes = run(belt, seen(), Arithmetic())
     truth = [belt.belt.truth(event.frame or 0) for event in events]
     assert [one["part"] for one in truth] == list(range(15))
@@ -102,25 +102,26 @@ def test_as_many_events_as_trays_and_none_on_the_empty_belt() -> None:
 
 
 def test_numbers_of_parts_go_on() -> None:
-    _, events, _ = run(SyntheticBelt("belt", 2, 7, 30.0, SIZE), seen(first=41), Arithmetic())
+    _, events, _ = run(SyntheticBelt("belt", 2, 7, 30.0, size=SIZE), seen(first=41), Arithmetic())
     assert [event.part for event in events] == ["41", "42"]
 
 
 def test_the_median_of_the_frames_is_the_verdict() -> None:
     scores = iter([0.0, 9.0, 3.0, 5.0, 0.0, 0.0])
-    _, events, _ = run(SyntheticBelt("belt", 2, 7, 30.0, SIZE), seen(), Arithmetic(lambda call: next(scores)))
+    _, events, _ = run(SyntheticBelt("belt", 2, 7, 30.0, size=SIZE), seen(), Arithmetic(lambda call: next(scores)))
     assert [(event.score, event.verdict) for event in events] == [(3.0, "WARN"), (0.0, "OK")]
 
 
 def test_frames_without_a_score_do_not_count_and_without_any_the_part_is_none() -> None:
     scores = iter([float("nan"), 5.0, float("nan")] + [float("nan")] * 3)
-    loop, events, _ = run(SyntheticBelt("belt", 2, 7, 30.0, SIZE), seen(), Arithmetic(lambda call: next(scores)))
+    loop, events, _ = run(SyntheticBelt("belt", 2, 7, 30.0, size=SIZE), seen(), Arithmetic(lambda call: next(scores)))
     assert [event.verdict for event in events] == ["NG", "NONE"]
     assert loop.workers[0].counters.faulted == 5
 
 
 def test_better_frames_push_others_out() -> None:
-    loop, events, _ = run(SyntheticBelt("belt", 3, 7, 30.0, SIZE), seen(RunTable(part_frames=1, part_candidates=4)), Arithmetic())
+    belt = SyntheticBelt("belt", 3, 7, 30.0, size=SIZE)
+    loop, events, _ = run(belt, seen(RunTable(part_frames=1, part_candidates=4)), Arithmetic())
     assert len(events) == 3
     assert loop.workers[0].counters.judged == 3
     assert loop.workers[0].counters.dropped == 3 * 3
@@ -275,7 +276,7 @@ def test_what_a_bundle_tells_of_its_goods_is_used(tmp_path: Path) -> None:
 def test_pictures_unlike_the_goods_are_a_fault_only_where_a_part_should_be() -> None:
     goods = [render_tray(5 * 2**32 + seed, None, SIZE).image for seed in range(10)]
     conditions = CaptureConditions(reference=measure_reference(goods))
-    belt = SyntheticBelt("belt", 4, 7, 30.0, SIZE)
+    belt = SyntheticBelt("belt", 4, 7, 30.0, size=SIZE)
     _, events, _ = run(belt, seen(), Arithmetic(), conditions=conditions)
     assert len(events) == 4  # no fault on the empty belt
     _, events, _ = run_frames([goods[0], np.roll(goods[0], 40, axis=1)], conditions)

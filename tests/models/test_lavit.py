@@ -191,7 +191,7 @@ def test_what_is_missing_is_blamed_on_its_usual_place_and_what_is_too_much_on_an
     ids, mask = torch.zeros(1, 4, dtype=torch.int64), torch.ones(1, 4)
     usual = torch.tensor([[[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]])
     target, predicted = torch.tensor([[[1.0, 0.0]]]), torch.tensor([[[0.5, 0.5]]])
-    found = logic_map(ids, mask, predicted, target, usual) / 4
+    found = logic_map(ids, mask, predicted, target, usual=usual) / 4
     missing, excess = 0.5 * 1.001 / 2.004, 0.5 * 1.02 / 2.08
     expected = torch.tensor([0.5 * 0.02 / 2.08 + 0.5 * 0.001 / 2.004] * 2 + [missing + excess] * 2)
     torch.testing.assert_close(found, expected)

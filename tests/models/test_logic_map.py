@@ -47,7 +47,7 @@ def trained(steps: int = 250) -> tuple[LaViT, Tensor]:
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
     settings = LavitSettings(width=32, depth=2, heads=4, layer_scale=0.5, attention_dropout=0.0)
-    model = LaViT(CODES, GRID, CODES, settings, LEVELS)
+    model = LaViT(CODES, GRID, CODES, settings, levels=LEVELS)
     optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for _ in range(steps):
         codes = np.stack([scene(rng)[0] for _ in range(32)])
@@ -59,7 +59,7 @@ def trained(steps: int = 250) -> tuple[LaViT, Tensor]:
     bank = torch.from_numpy(bank_of(MaskSettings(share=20 / 64, least_share=6 / 64, count=24), GRID))
     unseen = np.stack([scene(np.random.default_rng(1000 + seed))[0] for seed in range(40)])
     learned = np.stack([scene(rng)[0] for _ in range(200)])
-    learn_cells(model, bank, levels_of(learned), (tokens_of(unseen), levels_of(unseen)), CPU)
+    learn_cells(model, bank, levels_of(learned), (tokens_of(unseen), levels_of(unseen)), arithmetic=CPU)
     return model, bank
 
 

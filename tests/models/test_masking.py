@@ -27,13 +27,13 @@ def test_the_count_is_exact(request: tuple[int, int, int, int]) -> None:
 
 
 def test_the_bank_is_given_by_its_seed() -> None:
-    bank = mask_bank(5, 10, 24, 230, 92)
+    bank = mask_bank(5, 10, 24, 230, minimum=92)
     assert bank.shape == (10, 576)
     assert bank.dtype == np.float32
     assert np.unique(bank).tolist() == [0.0, 1.0]
     assert bank.sum(axis=1).tolist() == [230.0] * 10
-    np.testing.assert_array_equal(bank, mask_bank(5, 10, 24, 230, 92))
-    assert not np.array_equal(bank, mask_bank(6, 10, 24, 230, 92))
+    np.testing.assert_array_equal(bank, mask_bank(5, 10, 24, 230, minimum=92))
+    assert not np.array_equal(bank, mask_bank(6, 10, 24, 230, minimum=92))
     assert len(np.unique(bank, axis=0)) == 10
     assert (bank.sum(axis=0) > 0).mean() > 0.8  # together the views hide most cells
 
@@ -45,5 +45,5 @@ def borders(mask: np.ndarray) -> int:
 
 def test_masks_are_blocks_and_not_scattered_cells() -> None:
     """Of 1,104 neighbour pairs scattered cells at 40 % part 48 %, 530; a few blocks of at least 92 cells part far fewer."""
-    bank = mask_bank(0, 20, 24, 230, 92).reshape(-1, 24, 24)
+    bank = mask_bank(0, 20, 24, 230, minimum=92).reshape(-1, 24, 24)
     assert np.mean([borders(mask) for mask in bank]) < 200

@@ -43,7 +43,7 @@ def test_what_goods_do_is_learned_from_goods() -> None:
     model = recipe.model
     model.settings = replace(model.settings, surprise="mahalanobis")
     model.surprise = Surprise(model.levels, model.codes, 12)
-    learn_surprise(model, recipe.bank, recipe.tokens, recipe.codes, CPU)
+    learn_surprise(model, recipe.bank, recipe.tokens, recipe.codes, arithmetic=CPU)
     with torch.no_grad():
         scores = [
             float(model.judge(one[None], ids, recipe.bank)[0])

@@ -101,7 +101,7 @@ def test_rubbish_ends_one_connection_and_nothing_else() -> None:
 
 def test_the_client_writes_into_a_plc_and_comes_back_to_it() -> None:
     plc = WrittenPlc()
-    with running(lambda: ModbusClient("127.0.0.1", plc.port, 1, 0, lambda request: None)) as (client, show):
+    with running(lambda: ModbusClient("127.0.0.1", plc.port, 1, 0, on_request=lambda request: None)) as (client, show):
         assert until(lambda: plc.bits() == list(OutputSignals().bits()) and plc.registers()[0] != 0)
         show(GOOD)
         assert until(lambda: plc.bits() == list(GOOD.bits()) and plc.registers() == list(GOOD.registers()))
@@ -112,7 +112,7 @@ def test_the_client_writes_into_a_plc_and_comes_back_to_it() -> None:
 
 def test_the_client_finds_a_plc_that_starts_later() -> None:
     port = free_port()
-    with running(lambda: ModbusClient("127.0.0.1", port, 1, 0, lambda request: None)) as (client, show):
+    with running(lambda: ModbusClient("127.0.0.1", port, 1, 0, on_request=lambda request: None)) as (client, show):
         show(GOOD)
         with running(lambda: ModbusServer("127.0.0.1", port, lambda request: None)):
             assert until(lambda: client.connections >= 1)
@@ -121,7 +121,7 @@ def test_the_client_finds_a_plc_that_starts_later() -> None:
 def test_the_client_reads_what_the_plc_asks() -> None:
     found: list[Request] = []
     plc = WrittenPlc()
-    with running(lambda: ModbusClient("127.0.0.1", plc.port, 1, 0, found.append)) as (_, show):
+    with running(lambda: ModbusClient("127.0.0.1", plc.port, 1, 0, on_request=found.append)) as (_, show):
         show(OutputSignals(alarm_number=4))
         assert until(lambda: plc.asked >= 3)
         plc.set_registers(32, list(text_registers("B2", 16)))

@@ -69,7 +69,7 @@ def state(recipe: Regression) -> dict[str, list[float]]:
 
 def test_it_learns_and_logs(tmp_path: Path) -> None:
     recipe, folder = Regression(), begun(tmp_path)
-    trace = fit(recipe, 60, folder, 0, QUIET)
+    trace = fit(recipe, 60, folder, 0, progress=QUIET)
     assert recipe.validate() < 0.05
     assert recipe.drawn == 60
     assert not recipe.module.training
@@ -88,14 +88,14 @@ def test_it_learns_and_logs(tmp_path: Path) -> None:
 @pytest.mark.parametrize("stop_at", [1, 17, 20, 60])
 def test_ctrl_c_and_the_same_call_again_give_the_same_network(tmp_path: Path, stop_at: int) -> None:
     whole = Regression()
-    expected = fit(whole, 60, begun(tmp_path / "whole"), 3, QUIET)
+    expected = fit(whole, 60, begun(tmp_path / "whole"), 3, progress=QUIET)
     folder, stopped = begun(tmp_path / "stopped"), Regression(stop_at=stop_at)
     with pytest.raises(KeyboardInterrupt):
-        fit(stopped, 60, folder, 3, QUIET)
+        fit(stopped, 60, folder, 3, progress=QUIET)
     assert stopped.steps == stop_at
     resumed = Regression()
     resumed.module.weight.data.fill_(99.0)  # the checkpoint brings the weights
-    found = fit(resumed, 60, folder, 3, QUIET)
+    found = fit(resumed, 60, folder, 3, progress=QUIET)
     assert resumed.steps == 60 - stop_at
     assert state(resumed) == state(whole)
     assert found == expected
@@ -114,10 +114,10 @@ def test_an_error_in_the_middle_of_a_step_saves_nothing_half_done(tmp_path: Path
 
     stopped.learn = interrupted  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
-        fit(stopped, 60, folder, 0, QUIET)
+        fit(stopped, 60, folder, 0, progress=QUIET)
     resumed = Regression()
-    fit(resumed, 60, folder, 0, QUIET)
-    fit(whole, 60, begun(tmp_path / "whole"), 0, QUIET)
+    fit(resumed, 60, folder, 0, progress=QUIET)
+    fit(whole, 60, begun(tmp_path / "whole"), 0, progress=QUIET)
     assert state(resumed) == state(whole)
 
 
@@ -131,20 +131,20 @@ def test_an_interrupt_while_a_batch_is_waited_for_loses_no_step(tmp_path: Path) 
 
     recipe.draw = broken  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt, match="while step 5 is drawn"):
-        fit(recipe, 60, begun(tmp_path), 0, QUIET)
+        fit(recipe, 60, begun(tmp_path), 0, progress=QUIET)
     assert threading.active_count() == threads
     resumed, whole = Regression(), Regression()
-    fit(resumed, 60, begun(tmp_path), 0, QUIET)
-    fit(whole, 60, begun(tmp_path / "whole"), 0, QUIET)
+    fit(resumed, 60, begun(tmp_path), 0, progress=QUIET)
+    fit(whole, 60, begun(tmp_path / "whole"), 0, progress=QUIET)
     assert resumed.steps == 56
     assert state(resumed) == state(whole)
 
 
 def test_a_finished_stage_is_loaded_not_trained(tmp_path: Path) -> None:
     folder, first, again = begun(tmp_path), Regression(), Regression()
-    trace = fit(first, 60, folder, 0, QUIET)
+    trace = fit(first, 60, folder, 0, progress=QUIET)
     again.module.weight.data.fill_(99.0)
-    assert fit(again, 60, folder, 0, QUIET) == trace
+    assert fit(again, 60, folder, 0, progress=QUIET) == trace
     assert again.steps == 0
     assert state(again) == state(first)
 
@@ -152,7 +152,7 @@ def test_a_finished_stage_is_loaded_not_trained(tmp_path: Path) -> None:
 def test_seeds_differ(tmp_path: Path) -> None:
     one, same, other = Regression(), Regression(), Regression()
     for number, (recipe, seed) in enumerate(((one, 1), (same, 1), (other, 2))):
-        fit(recipe, 20, begun(tmp_path / str(number)), seed, QUIET)
+        fit(recipe, 20, begun(tmp_path / str(number)), seed, progress=QUIET)
     assert state(one) == state(same)
     assert state(one) != state(other)
 
@@ -166,7 +166,7 @@ def test_the_best_state_on_unseen_goods_is_kept(tmp_path: Path) -> None:
         return next(answers)
 
     recipe.validate = validate  # type: ignore[method-assign]
-    trace = fit(recipe, 60, begun(tmp_path), 0, QUIET)
+    trace = fit(recipe, 60, begun(tmp_path), 0, progress=QUIET)
     assert (trace.best_step, trace.best) == (20, 1.0)
     assert recipe.module.weight.item() == weights[1]
     assert weights[1] != weights[-1]
@@ -175,14 +175,14 @@ def test_the_best_state_on_unseen_goods_is_kept(tmp_path: Path) -> None:
 def test_without_validation_the_last_state_stays(tmp_path: Path) -> None:
     recipe = Regression(Schedule(5, 8, 0.1))
     recipe.validate = lambda: pytest.fail("nobody asked")  # type: ignore[method-assign]
-    assert fit(recipe, 5, begun(tmp_path), 0, QUIET).best_step == 0
+    assert fit(recipe, 5, begun(tmp_path), 0, progress=QUIET).best_step == 0
 
 
 def test_a_loss_that_is_not_finite_is_loud(tmp_path: Path) -> None:
     recipe = Regression(Schedule(60, 8, 0.1))
     recipe.learn = lambda batch: {"loss": recipe.module.weight.sum() * math.nan}  # type: ignore[method-assign]
     with pytest.raises(FloatingPointError, match="the loss of regression is nan at step 1:"):
-        fit(recipe, 60, begun(tmp_path), 0, QUIET)
+        fit(recipe, 60, begun(tmp_path), 0, progress=QUIET)
     assert not (tmp_path / "train.jsonl").exists()
 
 
@@ -205,24 +205,24 @@ class Runaway(Regression):
 
 def test_a_divergence_begins_again_in_the_safe_form(tmp_path: Path) -> None:
     recipe, folder, plain = Runaway(), begun(tmp_path / "run"), Regression()
-    trace = fit(recipe, 60, folder, 0, QUIET)
-    expected = fit(plain, 60, begun(tmp_path / "plain"), 0, QUIET)
+    trace = fit(recipe, 60, folder, 0, progress=QUIET)
+    expected = fit(plain, 60, begun(tmp_path / "plain"), 0, progress=QUIET)
     assert recipe.total == 25 + 60
     assert trace.fell_back == "it runs away; beginning again"
     assert state(recipe) == state(plain)  # from the first weights, with a fresh optimiser and the same draws
     assert trace.validations == expected.validations
     again = Runaway()
-    assert fit(again, 60, folder, 0, QUIET) == trace
+    assert fit(again, 60, folder, 0, progress=QUIET) == trace
     assert again.total == 0
 
 
 def test_a_training_stopped_after_it_began_again_stays_safe(tmp_path: Path) -> None:
     folder, stopped, whole = begun(tmp_path / "run"), Runaway(stop_at=30), Regression()
     with pytest.raises(KeyboardInterrupt):
-        fit(stopped, 60, folder, 0, QUIET)
+        fit(stopped, 60, folder, 0, progress=QUIET)
     resumed = Runaway()
-    trace = fit(resumed, 60, folder, 0, QUIET)
-    fit(whole, 60, begun(tmp_path / "whole"), 0, QUIET)
+    trace = fit(resumed, 60, folder, 0, progress=QUIET)
+    fit(whole, 60, begun(tmp_path / "whole"), 0, progress=QUIET)
     assert resumed.safe
     assert resumed.total == 30
     assert trace.fell_back
@@ -237,11 +237,11 @@ def test_a_recipe_without_a_safe_form_lets_the_divergence_go_up(tmp_path: Path) 
 
     recipe.learn = learn  # type: ignore[method-assign]
     with pytest.raises(Diverged, match="it runs away"):
-        fit(recipe, 60, begun(tmp_path), 0, QUIET)
+        fit(recipe, 60, begun(tmp_path), 0, progress=QUIET)
 
 
 def test_the_trace_keeps_the_course_and_the_means_of_what_is_logged(tmp_path: Path) -> None:
-    trace = fit(Regression(Schedule(1000, 8, 0.1)), 1000, begun(tmp_path), 0, QUIET)
+    trace = fit(Regression(Schedule(1000, 8, 0.1)), 1000, begun(tmp_path), 0, progress=QUIET)
     entries = [json.loads(line) for line in (tmp_path / "train.jsonl").read_text().splitlines()]
     assert trace.logged == len(entries) == 100
     assert trace.means["noise"] == pytest.approx(np.mean([entry["noise"] for entry in entries]), rel=1e-6)
@@ -257,7 +257,7 @@ def test_gradients_are_clipped(tmp_path: Path) -> None:
         recipe = Regression(Schedule(1, 8, 1.0, weight_decay=0.0, clip=clip, adam_w=False))
         recipe.learn = lambda batch: {"loss": 1e-9 * recipe.module.weight.sum()}  # type: ignore[method-assign]
         before = recipe.module.weight.item()
-        fit(recipe, 1, begun(tmp_path / str(clip)), 0, QUIET)
+        fit(recipe, 1, begun(tmp_path / str(clip)), 0, progress=QUIET)
         return before - recipe.module.weight.item()
 
     # Adam's first step is rate * g / (g + 1e-8): with g = 1e-9 a tenth or so, clipped to 1e-12 nearly nothing.
@@ -279,7 +279,7 @@ def test_ctrl_c_is_held_back_once_and_the_handler_comes_back() -> None:
 
 def test_training_in_another_thread_needs_no_signal(tmp_path: Path) -> None:
     recipe = Regression()
-    thread = threading.Thread(target=lambda: fit(recipe, 60, begun(tmp_path), 0, QUIET))
+    thread = threading.Thread(target=lambda: fit(recipe, 60, begun(tmp_path), 0, progress=QUIET))
     thread.start()
     thread.join()
     assert recipe.validate() < 0.05

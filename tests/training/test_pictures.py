@@ -71,7 +71,7 @@ def test_labelled_defects_replace_synthetic_ones(tmp_path: Path) -> None:
     found, kinds = labelled(tmp_path / "defects", 32)
     assert kinds == ("defects", "missing", "scratch")
     np.testing.assert_array_equal(found[2], resize(picture(91), (32, 32)))
-    pictures = load_images(load_dataset(tmp_path / "goods"), 32, 8, 0, tmp_path / "defects")
+    pictures = load_images(load_dataset(tmp_path / "goods"), 32, 8, 0, defects=tmp_path / "defects")
     np.testing.assert_array_equal(pictures.anomalies, found)
     assert pictures.kinds == kinds
     assert not len(pictures.faded(0.5))

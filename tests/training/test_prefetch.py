@@ -45,7 +45,7 @@ STILL = replace(
 
 def tokenizer_recipe(folder: Path) -> TokenizerRecipe:
     torch.manual_seed(0)
-    return TokenizerRecipe(build_tokenizer(TINY, CHANNELS), TINY.tokenizer_schedule, tokens(40), tokens(5, 1), CPU)
+    return TokenizerRecipe(build_tokenizer(TINY, CHANNELS), TINY.tokenizer_schedule, tokens(40), tokens(5, 1), arithmetic=CPU)
 
 
 def distillation_recipe(folder: Path) -> DistillationRecipe:
@@ -55,7 +55,9 @@ def distillation_recipe(folder: Path) -> DistillationRecipe:
     source.eval().requires_grad_(False)
     source.widths = (6,)
     held_out, schedule = np.stack([picture(9, (128, 128))]), Schedule(STEPS, 2, 1e-3, validate_every=2)
-    recipe = DistillationRecipe(LearningPdn("small"), source, Photographs(paths), held_out, 64, schedule, CPU)
+    recipe = DistillationRecipe(
+        LearningPdn("small"), source, Photographs(paths), held_out, side=64, schedule=schedule, arithmetic=CPU
+    )
     recipe.measure(16, 0)
     return recipe
 
@@ -76,7 +78,7 @@ def weights(recipe: Any) -> dict[str, bytes]:
 def fit(recipe: Any, path: Path) -> loop.Trace:
     folder = RunFolder(path)
     folder.begin("mark")
-    return loop.fit(recipe, STEPS, folder, 3, QUIET)
+    return loop.fit(recipe, STEPS, folder, 3, progress=QUIET)
 
 
 def stop_after(recipe: Any, steps: int) -> None:

@@ -43,12 +43,12 @@ def lavit_recipe(unseen: int = 3) -> LavitRecipe:
     torch.manual_seed(0)
     codes = torch.randint(0, TINY.hvq.codes, (40, 4, CELLS))
     other = torch.randint(0, TINY.hvq.codes, (unseen, 4, CELLS))
-    return LavitRecipe(build_lavit(TINY, CHANNELS), TINY, (tokens(40), codes), (tokens(unseen, 1), other), CPU)
+    return LavitRecipe(build_lavit(TINY, CHANNELS), TINY, (tokens(40), codes), (tokens(unseen, 1), other), arithmetic=CPU)
 
 
 def test_the_tokenizer_is_asked_about_all_unseen_goods() -> None:
     torch.manual_seed(0)
-    recipe = TokenizerRecipe(build_tokenizer(TINY, CHANNELS), TINY.tokenizer_schedule, tokens(40), tokens(50, 1), CPU)
+    recipe = TokenizerRecipe(build_tokenizer(TINY, CHANNELS), TINY.tokenizer_schedule, tokens(40), tokens(50, 1), arithmetic=CPU)
     losses = recipe.learn(recipe.draw(np.random.default_rng(0)))
     assert set(recipe.watch(losses)) == {"loss", "commitment", "perplexity"}
     used = recipe.watch({"use": torch.tensor([0.75, 0.0, 0.25])})["perplexity"]
@@ -138,7 +138,7 @@ def test_codebooks_are_reported_by_level() -> None:
 def test_cells_of_the_logic_map_are_learned_from_unseen_goods() -> None:
     recipe = lavit_recipe(unseen=4)
     model, bank = recipe.model.eval(), recipe.bank
-    learn_cells(model, bank, recipe.codes, (recipe.unseen_tokens, recipe.unseen_codes), CPU)
+    learn_cells(model, bank, recipe.codes, (recipe.unseen_tokens, recipe.unseen_codes), arithmetic=CPU)
     shares = [(recipe.codes[:, 2, 5] == code).float().mean().item() for code in range(TINY.hvq.codes)]
     assert model.usual[2, 5].tolist() == pytest.approx(shares)
     with torch.no_grad():
@@ -154,7 +154,7 @@ def test_cells_of_the_logic_map_are_learned_from_unseen_goods() -> None:
 def efficientad_recipe(preset: Preset, others: Any = None) -> EfficientADRecipe:
     networks = untrained(preset)
     networks.teacher.requires_grad_(False)
-    return EfficientADRecipe(networks.efficientad, networks.teacher, preset, GOODS, GOODS[:3], others, CPU)
+    return EfficientADRecipe(networks.efficientad, networks.teacher, preset, GOODS, unseen=GOODS[:3], others=others, arithmetic=CPU)
 
 
 def test_features_of_pictures_that_never_move_are_computed_once() -> None:
@@ -253,7 +253,7 @@ def test_a_margin_that_runs_away_ends_in_plain_efficientad(tmp_path: Path) -> No
     preset = replace(preset, efficientad_schedule=replace(preset.efficientad_schedule, rate=0.05, clip=0.0))
     recipe, folder, said = efficientad_recipe(preset), RunFolder(tmp_path), io.StringIO()
     folder.begin("mark")
-    trace = fit(recipe, steps, folder, 0, Progress(stream=said))
+    trace = fit(recipe, steps, folder, 0, progress=Progress(stream=said))
     assert "the DFSC hinge diverges" in trace.fell_back
     assert "the DFSC hinge diverges" in said.getvalue()
     assert recipe.settings.dfsc.mode == "off"

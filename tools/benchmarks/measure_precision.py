@@ -125,7 +125,7 @@ def figures(rows: list[dict[str, Any]], bundle: Bundle) -> dict[str, Any]:
     told = {}
     for name, raw in tables.items():
         if name != "fp32":
-            held = loss(tables["fp32"], raw, anomalous, bundle.statistics, bundle.thresholds, everyone=True)
+            held = loss(tables["fp32"], raw, anomalous, bundle.statistics, thresholds=bundle.thresholds, everyone=True)
             told[name] = plain(held)
     return told
 

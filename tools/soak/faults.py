@@ -180,7 +180,7 @@ def run_leg(
 ) -> Account:
     """Run one leg and check it; ``sample`` is called for each event."""
     faults = plan(f"frames={frames - TAIL}&seed={seed}&rate=0.01&slow_ms={SLOW_MS}")
-    line = SyntheticLine(f"soak {seed}", frames, seed, fps, 256, ANOMALIES, TRAYS)
+    line = SyntheticLine(f"soak {seed}", frames, seed, fps, size=256, anomalies=ANOMALIES, trays=TRAYS)
     timed = Timed(Paced(line, fps) if paced else line, frames)
     seen: list[tuple[float, Seen]] = []
 

@@ -28,7 +28,7 @@ _DTYPES = {
 class TrtEngine(Engine):
     """One deserialised engine with its execution context. ``enqueue`` returns at once, ``run`` when all is done."""
 
-    def __init__(self, trt: Any, name: str, engine: Any, context: Any, device: Device) -> None:
+    def __init__(self, trt: Any, name: str, engine: Any, context: Any, *, device: Device) -> None:
         inputs, outputs = _specs(trt, name, engine)
         super().__init__(name, inputs, outputs)
         self._device = device
@@ -92,12 +92,12 @@ class TrtBackend:
         with self.device.active():
             if self._runtime is None:
                 self._runtime = open_runtime(self.trt, self._logger)
-            engine = deserialise(self.trt, self._runtime, self._logger, name, graph)
+            engine = deserialise(self.trt, self._runtime, self._logger, name, plan=graph)
             context = engine.create_execution_context()
             if context is None:
                 message = reason(self._logger, "it gave no reason")
                 raise DeviceFault(f"TensorRT cannot make room to run the engine {name!r}: {message}")
-            return TrtEngine(self.trt, name, engine, context, self.device)
+            return TrtEngine(self.trt, name, engine, context, device=self.device)
 
     def allocate(self, spec: TensorSpec) -> DeviceTensor:
         """Return a zero-filled tensor in device memory."""
@@ -139,7 +139,7 @@ def open_runtime(trt: Any, logger: Any) -> Any:
     return runtime
 
 
-def deserialise(trt: Any, runtime: Any, logger: Any, name: str, plan: bytes) -> Any:
+def deserialise(trt: Any, runtime: Any, logger: Any, name: str, *, plan: bytes) -> Any:
     """Return the engine in ``plan``; BadInput with TensorRT's words where it returns None, as it does for all errors.
 
     Too little memory and a GPU that failed are device faults: the engine itself may be fine.

@@ -87,6 +87,7 @@ def build_engine(
     onnx_bytes: bytes,
     precision: str,
     name: str = "graph",
+    *,
     options: BuildOptions | None = None,
     progress: Progress | None = None,
     fp32_nodes: Collection[str] = (),
@@ -100,7 +101,7 @@ def build_engine(
     """
     check_version(trt)
     try:
-        return _build(trt, onnx_bytes, precision, name, options or BuildOptions(), progress, fp32_nodes)
+        return _build(trt, onnx_bytes, precision, name, chosen=options or BuildOptions(), progress=progress, fp32_nodes=fp32_nodes)
     except EdgeAdError as error:
         # An error keeps the frames it came through, and with them the builder. Freed later, by a collection of garbage
         # while TensorRT tells our logger something, it would wait for ever for a lock that TensorRT then holds.
@@ -113,6 +114,7 @@ def _build(
     onnx_bytes: bytes,
     precision: str,
     name: str,
+    *,
     chosen: BuildOptions,
     progress: Progress | None,
     fp32_nodes: Collection[str],
@@ -135,7 +137,7 @@ def _build(
     if chosen.level is not None:
         config.builder_optimization_level = chosen.level
     if not strongly_typed(trt):
-        _type_weakly(trt, network, config, precision, fp32_nodes)
+        _type_weakly(trt, network, config, precision, fp32_nodes=fp32_nodes)
     if progress is not None and reports_progress(trt):
         config.progress_monitor = make_monitor(trt, progress)
     cache = chosen.cache if keeps_timing_cache(trt) else None
@@ -205,7 +207,7 @@ def _attach(config: Any, cache: TimingCache) -> None:
         config.set_timing_cache(config.create_timing_cache(b""), False)
 
 
-def _type_weakly(trt: Any, network: Any, config: Any, precision: str, fp32_nodes: Collection[str]) -> None:
+def _type_weakly(trt: Any, network: Any, config: Any, precision: str, *, fp32_nodes: Collection[str]) -> None:
     """Allow the lower precisions by flag, and hold the layers of ``fp32_nodes`` in FP32."""
     for flag in WEAK_FLAGS[precision]:
         config.set_flag(getattr(trt.BuilderFlag, flag))

@@ -55,11 +55,11 @@ def _learn_efficientad(options):
             self.begun = True
             return super().learn(batch)
 
-    recipe = Watched(model, teacher, preset, pictures.fit, pictures.normalise, None, arithmetic)
+    recipe = Watched(model, teacher, preset, pictures.fit, unseen=pictures.normalise, others=None, arithmetic=arithmetic)
     schedule = recipe.schedule
     folder = RunFolder(options.out / "run")
     folder.begin("compare")
-    fit(recipe, options.steps or schedule.steps, folder, 0, Progress())
+    fit(recipe, options.steps or schedule.steps, folder, 0, progress=Progress())
     course.step()
     course.reading(_measure(recipe, pictures.normalise, test))
     folder.finish()
