@@ -118,7 +118,7 @@ def test_a_preview_does_not_wait_for_a_line_that_takes_thresholds_over(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(thresholds, "TAKEN_OVER_S", 30.0)
-    monkeypatch.setattr(thresholds, "rethreshold", lambda path, *rest: path)
+    monkeypatch.setattr(thresholds, "rethreshold", lambda path, *rest, **more: path)
     store = Store(tmp_path / "record.db")
     store.close()
     mirror = DashboardState()
