@@ -98,6 +98,10 @@ static void clear(Queue *queue) {
 /* What a GPU does at last: the memory must still be there now. */
 static void move_bytes(const Operation *operation) {
     lock();
+    if (state.lost != OK) {  /* lost, and freed by its user, since the operation was begun */
+        unlock();
+        return;
+    }
     void *device = host_pointer(operation->device, operation->size);
     if (device == NULL) {
         state.counts.use_after_free++;
