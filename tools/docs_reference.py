@@ -9,6 +9,7 @@ keys by a hook while it builds the site (mkdocs.yml).
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import inspect
 import re
@@ -135,6 +136,7 @@ def on_files(files: Any, config: Any) -> Any:
 
 def main() -> int:
     """Bring the page of commands up to date."""
+    argparse.ArgumentParser(description=main.__doc__).parse_args()
     COMMANDS_PAGE.write_text(commands_page(COMMANDS_PAGE.read_text(encoding="utf-8")), encoding="utf-8")
     print(COMMANDS_PAGE)
     return 0
