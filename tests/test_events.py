@@ -157,7 +157,7 @@ def test_the_schema_of_the_record_api() -> None:
 
 def test_a_live_event_of_the_dashboard() -> None:
     pytest.importorskip("fastapi")
-    from edge_ad.web.snapshot import event_row
+    from edge_ad.web.status import event_row
 
     expected = (
         rf'{{"id":"{ID}","camera":3,"frame":7,"part":"A-17","time":1000000000.25,"verdict":"NG","score":5.123457,'
@@ -169,7 +169,7 @@ def test_a_live_event_of_the_dashboard() -> None:
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_number_that_is_not_finite_is_null_where_it_must_not_stop_the_channel(value: float) -> None:
     pytest.importorskip("fastapi")
-    from edge_ad.web.snapshot import event_row
+    from edge_ad.web.status import event_row
 
     odd = Event(**{**asdict(EVENT), "score": value, "z": {"logic": value}, "latency_ms": value})
     for record in (json.loads(odd.message()), json.loads(event_line(1, odd)), event_row(0, odd)):

@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from edge_ad.camera.driver import Failure, Grab, RawFrame
+from edge_ad.camera.driver import Failure, Grab, RawFrame, to_image
 from edge_ad.camera.genicam import set_up
-from edge_ad.camera.pixels import to_image
 from edge_ad.camera.settings import CameraSettings
 from edge_ad.errors import BadInput, DeviceFault, require
 

@@ -23,11 +23,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from edge_ad.camera.capture_record import CameraRecord, read_record, write_record
 from edge_ad.camera.frames import BadFrame, End, Frame, Image, Source, SourceError, SourceKind
 from edge_ad.camera.health import CameraHealth, HealthLimits, ReferenceCheck
 from edge_ad.camera.measure import grey, measure_reference, sharpness
-from edge_ad.camera.settings import difference, settings_of
+from edge_ad.camera.settings import CameraRecord, difference, read_record, settings_of, write_record
 from edge_ad.data.images import list_images, read_image
 from edge_ad.data.near_duplicates import CLOSE, Gallery, thumbnail
 from edge_ad.errors import BadInput, DeviceFault
@@ -361,7 +360,7 @@ class Capture:
 
 
 def _conversion(source: Source) -> str:
-    from edge_ad.camera.pixels import FORMATS, conversion
+    from edge_ad.camera.driver import FORMATS, conversion
 
     pixel_format = settings_of(source).pixel_format
     if pixel_format in FORMATS:

@@ -12,8 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from edge_ad.camera.driver import Failure, Grab, RawFrame
-from edge_ad.camera.pixels import to_image
+from edge_ad.camera.driver import Failure, Grab, RawFrame, to_image
 from edge_ad.camera.settings import CameraSettings, difference
 from edge_ad.errors import BadInput, DeviceFault, require
 

@@ -23,9 +23,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from edge_ad.camera.capture_record import read_record
 from edge_ad.camera.frames import Image
 from edge_ad.camera.reference import MIN_IMAGES, Field, HealthReference
+from edge_ad.camera.settings import read_record
 from edge_ad.errors import BadInput
 
 CELLS = 64

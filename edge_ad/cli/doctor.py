@@ -24,8 +24,7 @@ def command(
     """
     from edge_ad.system.examine import examine
     from edge_ad.system.facts import report
-    from edge_ad.system.findings import exit_code, lines
-    from edge_ad.system.machine import Machine
+    from edge_ad.system.machine import Machine, exit_code, lines
     from edge_ad.system.service import service_view
     from edge_ad.system.tries import camera_targets, configured_cameras, no_cameras, try_backends, try_cameras
     from edge_ad.utils.files import atomic_write

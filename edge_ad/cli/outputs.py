@@ -51,8 +51,7 @@ def _list(uris: list[str], path: Path) -> None:
     """Print a row for each output that is set or for which events were kept."""
     from edge_ad.outputs.channels import ALLOWED, parse_output
     from edge_ad.outputs.delivery import is_fast, make_output
-    from edge_ad.outputs.probe import probe
-    from edge_ad.outputs.targets import targets_of
+    from edge_ad.outputs.targets import probe, targets_of
     from edge_ad.store.outbox import DeliveryStats, standings
 
     fast = [uri for uri in uris if is_fast(uri)]
@@ -79,8 +78,7 @@ def _shown(uri: str) -> str:
     """Return the remark for an output that shows the latest state."""
     from edge_ad.outputs.delivery import scheme_of
     from edge_ad.outputs.opcua import parse_endpoint
-    from edge_ad.outputs.probe import probe_port
-    from edge_ad.outputs.targets import targets_of
+    from edge_ad.outputs.targets import probe_port, targets_of
 
     retained = "the latest, not kept"
     if scheme_of(uri) != "opcua":

@@ -35,8 +35,17 @@ from edge_ad.inspection.judge import InspectionResult, Judge
 from edge_ad.inspection.loop import Loop
 from edge_ad.inspection.observers import EventFile
 from edge_ad.scoring.auroc import auroc
-from edge_ad.synthetic.line import CATEGORY, GOOD, LOGICAL, STRUCTURAL, TRUTH_NAME, VIDEO_NAME, Progress, write_line
-from edge_ad.synthetic.sequence import FrameTruth
+from edge_ad.synthetic.line import (
+    CATEGORY,
+    GOOD,
+    LOGICAL,
+    STRUCTURAL,
+    TRUTH_NAME,
+    VIDEO_NAME,
+    FrameTruth,
+    Progress,
+    write_line,
+)
 from edge_ad.utils.files import atomic_write
 
 _LEVELS = 8

@@ -15,8 +15,16 @@ from edge_ad.data.datasets import find_categories, load_test
 from edge_ad.data.images import Image, read_image, resize
 from edge_ad.engines.selection import open_pipeline
 from edge_ad.errors import BadInput, require
-from edge_ad.evaluation.figures import image_figures, logic_figures, spro_figures, suspect_masks
-from edge_ad.evaluation.scores import Judge, Progress, TestScores, judge_all
+from edge_ad.evaluation.figures import (
+    Judge,
+    Progress,
+    TestScores,
+    image_figures,
+    judge_all,
+    logic_figures,
+    spro_figures,
+    suspect_masks,
+)
 from edge_ad.scoring import BRANCHES, Statistics, Thresholds
 
 MAX_NORMAL_IMAGES = 32  # at most so many normal images are disturbed: five more inferences each

@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 
 from edge_ad.data.folders import FolderUse, folders_table
-from edge_ad.evaluation.figures import ANOMALIES, KINDS
+from edge_ad.evaluation.figures import ANOMALIES, KINDS, TestScores
 from edge_ad.evaluation.plots import beside, heat_range, histogram, roc_plot
-from edge_ad.evaluation.scores import TestScores
 from edge_ad.scoring import BRANCHES, Statistics, Thresholds, fuse
 from edge_ad.utils.files import atomic_write
 

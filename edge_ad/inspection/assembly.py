@@ -29,10 +29,9 @@ from edge_ad.inspection.settings import presence_of, set_by_hand, store_of
 from edge_ad.inspection.triggers import open_trigger, parse_trigger
 from edge_ad.inspection.view import TileStatistics, View, combine, load_tiles, view_of
 from edge_ad.inspection.watchdog import SelfTest, golden_test
-from edge_ad.outputs.delivery import is_fast, make_output
+from edge_ad.outputs.delivery import ChannelState, is_fast, make_output
 from edge_ad.outputs.dispatcher import Dispatcher
 from edge_ad.outputs.guard_client import GuardClient
-from edge_ad.outputs.states import ChannelState
 from edge_ad.outputs.targets import ADVICE, targets_of
 from edge_ad.scoring import BRANCHES, Thresholds, fuse
 from edge_ad.store import Store

@@ -1,8 +1,9 @@
-"""One frame, or one outage, to one event."""
+"""One frame, or one outage, to a verdict with its reason and to one event."""
 
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -16,13 +17,42 @@ from edge_ad.camera.frames import Delivered, Frame, Image
 from edge_ad.camera.health import quick_stats
 from edge_ad.engines.pipeline import Inference
 from edge_ad.engines.selection import Streams
-from edge_ad.events import Event
+from edge_ad.events import Event, Verdict
 from edge_ad.inspection.camera_worker import Faulted, Outage
 from edge_ad.inspection.part_tracking import Judgeable
 from edge_ad.inspection.plausibility import Plausibility
-from edge_ad.inspection.verdict import Decision, decide, fault
 from edge_ad.inspection.view import View
 from edge_ad.scoring import BRANCHES, Thresholds
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A verdict, and why it is not OK (None for OK)."""
+
+    verdict: Verdict
+    reason: str | None
+
+
+def fault(reason: str) -> Decision:
+    """The decision of a frame that could not be judged: NONE, never OK and never an anomaly."""
+    return Decision("NONE", reason)
+
+
+def decide(score: float, z: NDArray[np.float32], weight: NDArray[np.float32], thresholds: Thresholds) -> Decision:
+    """Judge a fused ``score``; the reason names the branch that added most to it (``weight`` x ``z``, both f32[5]).
+
+    A score that is not finite is a fault of the engine: NONE.
+    """
+    if not math.isfinite(score):
+        return fault(f"engine: the score is {score}, not a finite number")
+    verdict = thresholds.verdict(score)
+    if verdict == "OK":
+        return Decision(verdict, None)
+    shares = [w * value if w > 0 else -math.inf for w, value in zip(weight.tolist(), z.tolist(), strict=True)]
+    branch = shares.index(max(shares))
+    limit = thresholds.ng if verdict == "NG" else thresholds.warn
+    return Decision(verdict, f"{BRANCHES[branch]}: z {float(z[branch]):.1f}; score {score:.2f} above {limit:.2f}")
+
 
 LAG_REPORTED_MS = 50.0
 

@@ -1,4 +1,6 @@
-"""Who follows a run: the base of all observers, and those that write a file, call a function, watch drift, show a line."""
+"""Who follows a run: the base of all observers, and those that write a file, call a function, watch drift, show a line or
+take over new thresholds.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +9,21 @@ import errno
 import logging
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TextIO
 
 from edge_ad.camera.frames import Source
-from edge_ad.errors import BadInput, DeviceFault
+from edge_ad.errors import BadInput, DeviceFault, EdgeAdError
 from edge_ad.events import VERDICTS, Event
 from edge_ad.inspection.drift import Drift
-from edge_ad.inspection.judge import InspectionResult
+from edge_ad.inspection.judge import InspectionResult, Judge
 from edge_ad.inspection.part_tracking import CycleState
+from edge_ad.scoring import Thresholds
 from edge_ad.utils.files import is_at
+from edge_ad.utils.supervision import SupervisedThread, ThreadFaults
 from edge_ad.utils.text import storable
 
 _log = logging.getLogger(__name__)
@@ -201,3 +206,51 @@ def _torn(path: Path) -> bool:
     with path.open("rb") as stream:
         stream.seek(-1, os.SEEK_END)
         return stream.read(1) != b"\n"
+
+
+LoadThresholds = Callable[[Path], Thresholds]
+
+
+class Reloader(Observer):
+    """On ``ask`` reads the thresholds in a bundle's file again, in a thread, and gives them to the judge between two
+    frames.
+
+    What cannot be read changes nothing; both are logged.
+    """
+
+    def __init__(self, judge: Judge, load: LoadThresholds, path: Path, faults: ThreadFaults | None = None) -> None:
+        self._judge = judge
+        self._load = load
+        self._path = path
+        self._faults = faults
+        self._asked = threading.Event()
+        self._fresh: Thresholds | None = None
+        self._thread: SupervisedThread | None = None
+
+    def ask(self) -> None:
+        """Ask for it; safe in a signal handler."""
+        self._asked.set()
+
+    def take_over(self, path: str) -> None:
+        """Ask for the thresholds of another file, from now on."""
+        self._path = Path(path)
+        self.ask()
+
+    def on_tick(self) -> None:
+        """Start reading when asked, and take over what was read."""
+        if self._thread is None and self._asked.is_set():
+            self._asked.clear()
+            self._thread = SupervisedThread("reload", self._read, self._faults, restart=False)
+            self._thread.start()
+        elif self._thread is not None and not self._thread.is_alive():
+            self._thread = None
+            if self._fresh is not None:
+                self._judge.thresholds, self._fresh = self._fresh, None
+                limits = self._judge.thresholds
+                _log.info("thresholds reloaded: WARN above %.4g, NG above %.4g", limits.warn, limits.ng)
+
+    def _read(self) -> None:
+        try:
+            self._fresh = self._load(self._path)
+        except EdgeAdError as error:
+            _log.warning("the thresholds stay as they are: %s", error)

@@ -8,12 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edge_ad.bundle import Bundle
-from edge_ad.camera.capture_record import CameraRecord
 from edge_ad.camera.frames import SourceKind
 from edge_ad.camera.health import HealthLimits
 from edge_ad.camera.liveness import parse_liveness
 from edge_ad.camera.reference import HealthReference
-from edge_ad.camera.settings import CameraSettings
+from edge_ad.camera.settings import CameraRecord, CameraSettings
 from edge_ad.config import DEFAULT_STORE, Config, Presence, RunTable
 from edge_ad.errors import BadInput
 from edge_ad.inspection.alarm import raise_counts

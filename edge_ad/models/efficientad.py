@@ -32,8 +32,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from edge_ad.models.pixels import ImageNetNormalise
 from edge_ad.models.standardise import Standardise
+from edge_ad.models.teachers import ImageNetNormalise
 from edge_ad.presets.networks import DfscSettings, EfficientADSettings
 
 

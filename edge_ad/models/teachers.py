@@ -1,13 +1,11 @@
 """Frozen teachers: one pass over an image gives features for EfficientAD, tokens for LADMIM and a pooled description.
 
 ``efficientnet_lite0`` brings three stages to one grid (HVQ-Trans was published on EfficientNet features); ``pdn_small``
-and ``pdn_medium`` are the teachers of EfficientAD, with LADMIM's raw, pooled features as tokens.
-
-The features that a teacher learns: every patch of a source network's layers as one short vector.
-
-Distillation of EfficientAD (arXiv 2303.14535, section 3.1) after PatchCore (arXiv 2106.08265, section 3.1): 3 x 3
-neighbourhoods of each layer, averaged to 1,024 values a layer and to 384 over the layers. All of this is linear, so
-here it is one 3 x 3 convolution with fixed weights a layer; coarser layers are resized after it, which gives the same.
+and ``pdn_medium`` are the teachers of EfficientAD, with LADMIM's raw, pooled features as tokens. A teacher learns every
+patch of a source network's layers as one short vector: distillation of EfficientAD (arXiv 2303.14535, section 3.1)
+after PatchCore (arXiv 2106.08265, section 3.1), 3 x 3 neighbourhoods of each layer, averaged to 1,024 values a layer
+and to 384 over the layers. All of this is linear, so here it is one 3 x 3 convolution with fixed weights a layer;
+coarser layers are resized after it, which gives the same.
 """
 
 from __future__ import annotations
@@ -21,8 +19,25 @@ from torch.nn import functional as F
 
 from edge_ad.models.efficientnet_lite import EfficientNetLite
 from edge_ad.models.pdn import PatchDescriptionNetwork, PdnSize
-from edge_ad.models.pixels import ImageNetNormalise
 from edge_ad.presets.networks import TeacherSettings
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class ImageNetNormalise(nn.Module):
+    """Map f32 (B, 3, H, W) pixels in [0, 255] to zero mean and unit deviation as ImageNet networks expect."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1) * 255.0, persistent=False)
+        self.register_buffer("scale", 1.0 / (torch.tensor(IMAGENET_STD).view(1, 3, 1, 1) * 255.0), persistent=False)
+        self.mean: Tensor
+        self.scale: Tensor
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Normalise channel-wise."""
+        return (pixels - self.mean) * self.scale
 
 
 class TeacherOutput(NamedTuple):

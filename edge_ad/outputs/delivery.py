@@ -1,4 +1,4 @@
-"""What a slow output is: MQTT, OPC UA, a webhook, a file, or one that another package brings."""
+"""What a slow output is (MQTT, OPC UA, a webhook, a file, or one of another package), and the state of any output."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import importlib
 import importlib.metadata
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 from edge_ad.errors import BadInput
@@ -105,3 +106,35 @@ def make_output(uri: str) -> Output:
             f"--alarm {scheme}: the package that brings it cannot be loaded ({type(error).__name__}: {error}): install it again"
         ) from error
     return factory(uri.strip())
+
+
+@dataclass(frozen=True)
+class ChannelState:
+    """The state of one output in this run.
+
+    ``proven``: it has worked once. ``fault`` says why it does not work now, ``faults`` counts how often that began.
+    ``since`` is the second (since 1970 UTC) from which on it works, or does not; None before either is known.
+    """
+
+    name: str
+    proven: bool = False
+    fault: str | None = None
+    faults: int = 0
+    since: float | None = None
+
+    @property
+    def up(self) -> bool:
+        """Whether it works now."""
+        return self.proven and self.fault is None
+
+    def after(self, fault: str | None, now: float) -> ChannelState:
+        """Return the state at second ``now``, when the output failed with ``fault`` or (None) worked."""
+        began = fault is not None and self.fault is None
+        changed = began or (fault is None and not self.up)
+        return replace(
+            self,
+            proven=self.proven or fault is None,
+            fault=fault,
+            faults=self.faults + began,
+            since=now if changed else self.since,
+        )

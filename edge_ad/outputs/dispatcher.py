@@ -18,11 +18,9 @@ from typing import Protocol
 
 from edge_ad.errors import BadInput, DeviceFault
 from edge_ad.events import Event
-from edge_ad.outputs.delivery import NotNow, Output, Pipelined, Refused
-from edge_ad.outputs.states import ChannelState
+from edge_ad.outputs.delivery import ChannelState, NotNow, Output, Pipelined, Refused
 from edge_ad.store.outbox import Backlog, DeliveryStats, Outbox, QueuedMessage, standings
-from edge_ad.utils.backoff import Backoff
-from edge_ad.utils.supervision import SupervisedThread, ThreadFaults
+from edge_ad.utils.supervision import Backoff, SupervisedThread, ThreadFaults
 from edge_ad.utils.text import redact
 
 _log = logging.getLogger(__name__)

@@ -15,10 +15,9 @@ from typing import Any
 
 from edge_ad.errors import DeviceFault
 from edge_ad.outputs.channels import address_names, parse_output
+from edge_ad.outputs.delivery import ChannelState
 from edge_ad.outputs.guard_state import Message
-from edge_ad.outputs.states import ChannelState
-from edge_ad.utils.backoff import MAX_RESTARTS, RESTART_WINDOW_S, Ends
-from edge_ad.utils.supervision import SupervisedThread, ThreadFaults
+from edge_ad.utils.supervision import MAX_RESTARTS, RESTART_WINDOW_S, Ends, SupervisedThread, ThreadFaults
 
 _log = logging.getLogger(__name__)
 

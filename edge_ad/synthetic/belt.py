@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_ad.errors import BadInput
-from edge_ad.synthetic.sequence import SEEDS_PER_LINE, VIDEO_START, part_defect
+from edge_ad.synthetic.line import SEEDS_PER_LINE, VIDEO_START, part_defect
 from edge_ad.synthetic.tray import GOOD, kind_of, render_tray
 
 BeltState = Literal["empty", "entering", "settled", "leaving"]

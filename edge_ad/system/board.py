@@ -6,8 +6,16 @@ import os
 import platform
 import re
 
-from edge_ad.system.findings import UNWELL, Finding
-from edge_ad.system.machine import MOUNTS, UPGRADE, Machine, hides_the_device_tree, in_container, jetpack
+from edge_ad.system.machine import (
+    MOUNTS,
+    UNWELL,
+    UPGRADE,
+    Finding,
+    Machine,
+    hides_the_device_tree,
+    in_container,
+    jetpack,
+)
 from edge_ad.utils import board as this
 from edge_ad.utils.board import is_jetson
 

@@ -10,8 +10,7 @@ from collections.abc import Callable
 from edge_ad.engines.tensorrt.build import MIN_FREE
 from edge_ad.engines.tensorrt.versions import LOWEST
 from edge_ad.system.board import board, clocks, has_gpu, power_mode, release, temperatures, throttling
-from edge_ad.system.findings import UNWELL, Finding
-from edge_ad.system.machine import UPGRADE, Machine, Package, jetpack
+from edge_ad.system.machine import UNWELL, UPGRADE, Finding, Machine, Package, jetpack
 from edge_ad.utils.board import is_jetson
 
 _NOT_ASKED = Package(None, "it was not asked")

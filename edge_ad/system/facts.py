@@ -19,8 +19,7 @@ from typing import Any
 
 from edge_ad.system.board import board as board_finding
 from edge_ad.system.board import clocks, power_mode, temperatures, throttling
-from edge_ad.system.findings import Finding, to_json
-from edge_ad.system.machine import Machine, Package, in_container, jetpack
+from edge_ad.system.machine import Finding, Machine, Package, in_container, jetpack, to_json
 from edge_ad.system.tries import Tried
 from edge_ad.utils.board import board, is_jetson, l4t
 

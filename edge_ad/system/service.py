@@ -14,8 +14,7 @@ from pathlib import Path
 
 from edge_ad.errors import BadInput, DeviceFault
 from edge_ad.system.devices import DeviceAccess, device_access, missing_devices
-from edge_ad.system.findings import MISSING, UNWELL, Finding
-from edge_ad.system.machine import Machine
+from edge_ad.system.machine import MISSING, UNWELL, Finding, Machine
 from edge_ad.system.tries import Tried, try_backends
 from edge_ad.utils.files import atomic_write
 

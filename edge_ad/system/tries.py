@@ -20,8 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_ad.system.board import has_gpu
-from edge_ad.system.findings import MISSING, UNWELL, Finding
-from edge_ad.system.machine import Machine, Package
+from edge_ad.system.machine import MISSING, UNWELL, Finding, Machine, Package
 from edge_ad.utils.board import is_jetson
 
 GO_S = 6.0

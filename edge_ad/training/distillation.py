@@ -29,8 +29,7 @@ from edge_ad.errors import BadInput
 from edge_ad.evaluation.plots import empty_figure, jpeg, png
 from edge_ad.evaluation.report import STYLE
 from edge_ad.models.pdn import LearningPdn, PatchDescriptionNetwork
-from edge_ad.models.pixels import ImageNetNormalise
-from edge_ad.models.teachers import PatchFeatures
+from edge_ad.models.teachers import ImageNetNormalise, PatchFeatures
 from edge_ad.presets.presets import Schedule
 from edge_ad.training.augment import to_pixels
 from edge_ad.training.images import Photographs, find_photographs, split_photographs

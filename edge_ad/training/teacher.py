@@ -20,8 +20,7 @@ from edge_ad.errors import BadInput, require
 from edge_ad.models.build import AnyTeacher, build_teacher
 from edge_ad.models.efficientnet_lite import VARIANTS, EfficientNetLite, LiteVariant, stage_ends
 from edge_ad.models.pdn import PatchDescriptionNetwork
-from edge_ad.models.pixels import ImageNetNormalise
-from edge_ad.models.teachers import LiteTeacher
+from edge_ad.models.teachers import ImageNetNormalise, LiteTeacher
 from edge_ad.presets.presets import Preset
 from edge_ad.training.augment import to_pixels
 from edge_ad.training.images import Images

@@ -1,11 +1,14 @@
-"""`train`: a folder of good parts -> one bundle, in resumable stages."""
+"""`train`: a folder of good parts -> one bundle, in resumable stages.
+
+The preset that the settings of a training come to, and the files that they name.
+"""
 
 from __future__ import annotations
 
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -14,20 +17,21 @@ from edge_ad import __version__
 from edge_ad.bundle import BundleContents, Golden, open_bundle, write_bundle
 from edge_ad.bundle.graphs import FLOAT_BY_DEFAULT
 from edge_ad.camera.measure import camera_report
-from edge_ad.config import CalibrateTable, Config
+from edge_ad.config import CalibrateTable, Config, TrainTable
 from edge_ad.data.datasets import load_dataset
-from edge_ad.data.folders import folders_table
+from edge_ad.data.folders import folders_table, list_nested
 from edge_ad.deployment.calibrate import CalibrateOptions, with_quantisation
 from edge_ad.errors import BadInput
 from edge_ad.export.graphs import ExportedGraph, Networks, export_all
 from edge_ad.models.build import build_efficientad, build_lavit, build_tokenizer
 from edge_ad.models.lavit import bank_of
+from edge_ad.presets.networks import TeacherKind
+from edge_ad.presets.presets import Preset, preset_named, with_teacher, with_values
 from edge_ad.scoring import BRANCHES, Thresholds, choose_thresholds
 from edge_ad.training.augment import disturbed, with_moved
 from edge_ad.training.distributed import group_folder
 from edge_ad.training.images import Images, ScoringImages, load_images, read_all, read_centres
 from edge_ad.training.loop import Arithmetic, Trace, choose_arithmetic, fit
-from edge_ad.training.options import chosen_preset, penalty_paths, teacher_file
 from edge_ad.training.recipes import (
     EfficientADRecipe,
     LavitRecipe,
@@ -50,6 +54,47 @@ from edge_ad.training.statistics import (
 )
 from edge_ad.training.teacher import describe, load_teacher, measure_channels
 from edge_ad.utils.progress import Progress, clock
+
+
+def penalty_paths(folder: Path | None) -> list[Path]:
+    """Return the images of other things in a folder, if one is named; BadInput when it holds none."""
+    if folder is None:
+        return []
+    paths = list_nested(folder)
+    if not paths:
+        raise BadInput(f"--penalty {folder} holds no image: name a folder of images of other things")
+    return paths
+
+
+def chosen_preset(options: TrainTable) -> Preset:
+    """Return the named preset with the single values, the number of masks and of steps that the options give."""
+    named = preset_named(options.preset)
+    kind = teacher_kind(options.teacher)
+    preset = with_steps(with_values(with_teacher(named, kind) if kind else named, options.setting), options.steps)
+    return preset if options.masks is None else replace(preset, masks=replace(preset.masks, count=options.masks))
+
+
+def teacher_kind(teacher: str | None) -> TeacherKind | None:
+    """Return the kind that ``--teacher`` names, or None for a file or nothing."""
+    return next((kind for kind in get_args(TeacherKind) if kind == teacher), None)
+
+
+def teacher_file(teacher: str | None) -> Path | None:
+    """Return the file of weights that ``--teacher`` names, or None for a kind or nothing."""
+    return None if teacher is None or teacher_kind(teacher) else Path(teacher)
+
+
+def with_steps(preset: Preset, steps: int | None) -> Preset:
+    """Return the preset with every network trained for ``steps`` batches, if given."""
+    if steps is None:
+        return preset
+    return replace(
+        preset,
+        tokenizer_schedule=replace(preset.tokenizer_schedule, steps=steps),
+        lavit_schedule=replace(preset.lavit_schedule, steps=steps),
+        efficientad_schedule=replace(preset.efficientad_schedule, steps=steps),
+    )
+
 
 INT8_IMAGES = 64  # normal images that the INT8 ranges are measured on at the end
 

@@ -22,9 +22,9 @@ from starlette.types import ASGIApp
 from edge_ad import __version__
 from edge_ad.errors import DeviceFault, EdgeAdError
 from edge_ad.web.access import COOKIE, SESSION_S, Access, AuthMiddleware, Refusal
+from edge_ad.web.dashboard_state import DashboardState
 from edge_ad.web.live import live_routes
 from edge_ad.web.metrics import metrics_text
-from edge_ad.web.mirror import DashboardState
 from edge_ad.web.record import Record, record_routes
 from edge_ad.web.schemas import Life, Message
 from edge_ad.web.thresholds import ThresholdService, thresholds_routes

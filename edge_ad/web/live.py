@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, HTTPException, Path, Query, Request, Response
 from starlette.responses import StreamingResponse
 
-from edge_ad.web.mirror import DashboardImage, DashboardState
+from edge_ad.web.dashboard_state import DashboardImage, DashboardState
 from edge_ad.web.schemas import Message, State
 
 MAX_PAGES = 32

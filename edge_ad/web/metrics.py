@@ -10,8 +10,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from edge_ad.events import VERDICTS
-from edge_ad.web.mirror import DashboardState
-from edge_ad.web.panel import BOUNDS_S
+from edge_ad.web.dashboard_feed import BOUNDS_S
+from edge_ad.web.dashboard_state import DashboardState
 
 PHASES = ("quiet", "pending", "alarm", "acknowledged", "latched", "held")
 # Name, what it counts, and the counter it is.

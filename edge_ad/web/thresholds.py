@@ -19,7 +19,7 @@ from edge_ad.deployment.recalibration import rethreshold
 from edge_ad.errors import BadInput
 from edge_ad.events import Mark, Verdict
 from edge_ad.store.reader import EventFilter
-from edge_ad.web.mirror import DashboardState
+from edge_ad.web.dashboard_state import DashboardState
 from edge_ad.web.record import Record
 from edge_ad.web.schemas import Applied, Message, Preview, Score, ThresholdRequest, Thresholds
 

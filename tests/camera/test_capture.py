@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 
 from edge_ad.camera.capture import Capture, encode_png, read_texts
-from edge_ad.camera.capture_record import CameraRecord, read_record
 from edge_ad.camera.frames import BadFrame, End, Frame, Read, SourceError, SourceKind
-from edge_ad.camera.settings import CameraSettings
+from edge_ad.camera.settings import CameraRecord, CameraSettings, read_record
 from edge_ad.cli.app import main
 from edge_ad.data.datasets import load_dataset
 from edge_ad.data.images import list_images, read_image

@@ -11,11 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_ad.camera.faults import FAULTS, REASONS, FaultInjector, Faults, random_faults
 from edge_ad.camera.frames import BadFrame, End, Frame, Read, SourceError
 from edge_ad.camera.health import CameraHealth
 from edge_ad.camera.sources import open_source
-from edge_ad.camera.synthetic import SyntheticLine, plan
+from edge_ad.camera.synthetic import FAULTS, REASONS, FaultInjector, Faults, SyntheticLine, plan, random_faults
 from edge_ad.errors import BadInput
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edge_ad.camera.faults import FaultInjector, Faults
 from edge_ad.camera.frames import BadFrame, End, Frame, Read, SourceError, SourceKind
+from edge_ad.camera.synthetic import FaultInjector, Faults
 from tests.camera.pictures import noise
 
 

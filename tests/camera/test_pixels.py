@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edge_ad.camera.pixels import FORMATS, conversion, to_image
+from edge_ad.camera.driver import FORMATS, conversion, to_image
 
 # Which colour each of the first 2 x 2 pixels has, by the name of the format.
 MOSAICS = {"BayerRG": "RGGB", "BayerGR": "GRBG", "BayerGB": "GBRG", "BayerBG": "BGGR"}

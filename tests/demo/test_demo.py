@@ -32,8 +32,7 @@ from edge_ad.demo.run import (
 )
 from edge_ad.errors import BadInput
 from edge_ad.events import Verdict
-from edge_ad.synthetic.line import kind_of, write_line
-from edge_ad.synthetic.sequence import FrameTruth
+from edge_ad.synthetic.line import FrameTruth, kind_of, write_line
 from tests.fixtures.tiny_bundle import make_tiny_bundle
 
 SMALLEST = Plan(

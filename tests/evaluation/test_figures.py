@@ -9,8 +9,7 @@ import pytest
 
 from edge_ad.data.datasets import TestItem
 from edge_ad.evaluation.evaluate import mean_figures
-from edge_ad.evaluation.figures import above, image_figures, spro_figures, subset_score
-from edge_ad.evaluation.scores import TestScores
+from edge_ad.evaluation.figures import TestScores, above, image_figures, spro_figures, subset_score
 from edge_ad.scoring import BRANCHES, Statistics, Thresholds, fuse
 
 KINDS = {"g": "good", "l": "logical", "s": "structural"}

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from edge_ad.data.datasets import TestItem
-from edge_ad.evaluation.figures import logic_figures, mass_factor, suspect_masks, union
-from edge_ad.evaluation.scores import TestScores
+from edge_ad.evaluation.figures import TestScores, logic_figures, mass_factor, suspect_masks, union
 
 QUARTER = np.zeros((8, 8), bool)
 QUARTER[:4, :4] = True

@@ -11,7 +11,7 @@ import pytest
 from edge_ad.data.datasets import TestItem
 from edge_ad.data.images import Image
 from edge_ad.evaluation.evaluate import DISTURBANCES, MAX_NORMAL_IMAGES, blur, brighten, drift, shift
-from edge_ad.evaluation.scores import TestScores, judge_all
+from edge_ad.evaluation.figures import TestScores, judge_all
 from edge_ad.scoring import Thresholds
 from tests.data.folders import save
 from tests.evaluation.test_figures import _statistics

@@ -12,8 +12,7 @@ import pytest
 from edge_ad.config import Config
 from edge_ad.errors import BadInput
 from edge_ad.events import Event
-from edge_ad.inspection.inspector import RunOptions, inspect
-from edge_ad.inspection.summary import Summary
+from edge_ad.inspection.inspector import RunOptions, Summary, inspect
 from tests.camera.pictures import write_image, write_video
 from tests.fixtures.tiny_bundle import make_tiny_bundle, tiny_image
 from tests.inspection.line import settings_of

@@ -13,10 +13,9 @@ import numpy as np
 import pytest
 
 from edge_ad.bundle import open_bundle, write_bundle
-from edge_ad.camera.capture_record import CameraRecord
 from edge_ad.camera.frames import BadFrame, End, Frame, Image, Read, SourceKind
 from edge_ad.camera.measure import measure_reference
-from edge_ad.camera.settings import CameraSettings
+from edge_ad.camera.settings import CameraRecord, CameraSettings
 from edge_ad.camera.synthetic import SyntheticBelt
 from edge_ad.config import Config, RunTable
 from edge_ad.events import Event

@@ -10,8 +10,7 @@ import pytest
 from edge_ad.camera.live import Restarts
 from edge_ad.errors import DeviceFault
 from edge_ad.events import Event
-from edge_ad.inspection.inspector import RunOptions, inspect
-from edge_ad.inspection.summary import Summary
+from edge_ad.inspection.inspector import RunOptions, Summary, inspect
 from tests.camera.rtsp import RtspServer, server_missing
 from tests.fixtures.loopback import free_port, until
 from tests.fixtures.tiny_bundle import make_tiny_bundle

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from edge_ad.bundle import open_bundle
-from edge_ad.camera.faults import FAULTS, Episode
+from edge_ad.camera.synthetic import FAULTS, Episode
 from edge_ad.engines.pipeline import Pipeline
 from edge_ad.inspection.throughput import measure_overhead
 from tests.camera.rtsp import server_missing

@@ -26,7 +26,7 @@ from edge_ad.cli.app import main
 from edge_ad.engines.pipeline import Pipeline
 from edge_ad.inspection import triggers
 from edge_ad.inspection.evidence import Evidence
-from edge_ad.inspection.reload import Reloader
+from edge_ad.inspection.observers import Reloader
 from edge_ad.inspection.triggers import MqttTrigger, SocketTrigger
 from edge_ad.outputs.dispatcher import DeliveryWorker
 from edge_ad.outputs.guard_client import GuardClient
@@ -35,9 +35,9 @@ from edge_ad.store import Store
 from edge_ad.store.maintenance import MaintenanceThread
 from edge_ad.store.reader import EventFilter, Reader
 from edge_ad.utils import locks
-from edge_ad.web import wire
+from edge_ad.web import messages
+from edge_ad.web.dashboard_feed import DashboardFeed
 from edge_ad.web.link import WebLink
-from edge_ad.web.panel import DashboardFeed
 from tests.camera.test_http import Server, part
 from tests.fixtures.loopback import free_port
 from tests.fixtures.tiny_bundle import make_tiny_bundle, tiny_image
@@ -256,7 +256,7 @@ def test_a_thread_beside_the_run_is_told(
 def test_a_dashboard_whose_thread_breaks_is_started_again(
     station: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    real, states = wire.write, []
+    real, states = messages.write, []
 
     def spoilt(stream: Any, record: dict[str, Any], *blobs: Any) -> None:
         states.append(record["kind"])
@@ -264,7 +264,7 @@ def test_a_dashboard_whose_thread_breaks_is_started_again(
             stream.write(b"{no message\n")
         real(stream, record, *blobs)
 
-    monkeypatch.setattr(wire, "write", spoilt)
+    monkeypatch.setattr(messages, "write", spoilt)
     camera = "synthetic://line?frames=400&seed=1&fps=20"
     with contextlib.suppress(KeyboardInterrupt):
         main([*RUN, "--camera", camera, "--web", "127.0.0.1:0"])

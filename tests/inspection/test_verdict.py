@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edge_ad.inspection.verdict import Decision, decide, fault
+from edge_ad.inspection.judge import Decision, decide, fault
 from tests.inspection.line import THRESHOLDS, WEIGHT
 
 

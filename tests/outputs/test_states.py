@@ -11,12 +11,12 @@ from edge_ad.cli.app import main
 from edge_ad.config import Config, RunTable
 from edge_ad.inspection.inspector import RunOptions, inspect
 from edge_ad.outputs.channels import address_names, parse_output
+from edge_ad.outputs.delivery import ChannelState
 from edge_ad.outputs.guard import Guard
 from edge_ad.outputs.guard_state import GuardState
-from edge_ad.outputs.states import ChannelState
 from edge_ad.outputs.targets import targets_of
 from edge_ad.utils.locks import Targets
-from edge_ad.web.snapshot import output_rows, without_folders
+from edge_ad.web.status import output_rows, without_folders
 from tests.fixtures.loopback import free_port, until
 from tests.fixtures.tiny_bundle import make_tiny_bundle
 from tests.inspection.line import ENGINE

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from edge_ad.errors import BadInput
 from edge_ad.synthetic import line
-from edge_ad.synthetic.sequence import DEFECTS, SPLIT_CAPACITY, SPLITS, VIDEO_START
+from edge_ad.synthetic.line import DEFECTS, SPLIT_CAPACITY, SPLITS, VIDEO_START
 
 
 @given(seed=st.integers(0, 1000), index=st.integers(0, SPLIT_CAPACITY - 1))

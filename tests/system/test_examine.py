@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from edge_ad.system.examine import CHECKS, cuda, examine
-from edge_ad.system.findings import Finding, exit_code, lines, to_json, verdict
-from edge_ad.system.machine import Package
+from edge_ad.system.machine import Finding, Package, exit_code, lines, to_json, verdict
 from tests.system.recorded import GONE, lay_out, workstation
 
 NANO, THOR = "orin_nano_jetpack6", "thor_jetpack7"

@@ -28,8 +28,7 @@ from edge_ad.errors import BadInput
 from edge_ad.presets.presets import FAST, PAPER, PRESETS
 from edge_ad.scoring import BRANCHES, fuse
 from edge_ad.training.loop import choose_arithmetic
-from edge_ad.training.options import with_steps
-from edge_ad.training.train import _Training, train
+from edge_ad.training.train import _Training, train, with_steps
 from tests.fixtures.tiny_presets import TINY, known
 from tests.fixtures.trained import CORRUPT, GOODS, Trained, write_goods
 

@@ -6,7 +6,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from edge_ad.outputs.dispatcher import FIRST_PAUSE_S, MAX_PAUSE_S
-from edge_ad.utils.backoff import Backoff
+from edge_ad.utils.supervision import Backoff
 
 
 @given(st.floats(0.01, 1.0), st.floats(1.0, 60.0), st.none() | st.integers(0, 2**32), st.integers(1, 60))

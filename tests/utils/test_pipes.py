@@ -15,7 +15,7 @@ READS = {
     "image.png": "from edge_ad.data.images import read_image; read_image(Path('image.png'))",
     "b.edgead": "from edge_ad.bundle import open_bundle; open_bundle('b.edgead')",
     "edge-ad.toml": "from edge_ad.config import load_config; load_config()",
-    "camera.json": "from edge_ad.camera.capture_record import CameraRecord, read_record; read_record(Path('.'))",
+    "camera.json": "from edge_ad.camera.settings import CameraRecord, read_record; read_record(Path('.'))",
     "plan.json": "from edge_ad.deployment.int8 import read_plan; read_plan(Path('plan.json'))",
     "signature.json": "from edge_ad.engines.engine_store import read; read(Path('signature.json'), 'rebuild')",
 }

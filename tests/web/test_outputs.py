@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from edge_ad.web.mirror import DashboardState
+from edge_ad.web.dashboard_state import DashboardState
 from tests.fixtures.loopback import free_port
 from tests.fixtures.tiny_bundle import make_tiny_bundle
 from tests.outputs.peers import WrittenPlc

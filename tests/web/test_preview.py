@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from edge_ad.errors import BadInput
 from edge_ad.store.store import Store
 from edge_ad.web import thresholds
-from edge_ad.web.mirror import DashboardState
+from edge_ad.web.dashboard_state import DashboardState
 from edge_ad.web.record import Record
 from edge_ad.web.thresholds import Recent, Scored, ThresholdService, preview, recent_of
 

@@ -21,7 +21,7 @@ from edge_ad.data.datasets import load_test
 from edge_ad.data.images import list_images
 from edge_ad.engines.selection import open_pipeline
 from edge_ad.errors import BadInput
-from edge_ad.evaluation.scores import judge_all
+from edge_ad.evaluation.figures import judge_all
 from edge_ad.models.teachers import LiteTeacher
 from edge_ad.presets.presets import FAST
 from edge_ad.scoring.auroc import Interval, Scores, auroc_difference, auroc_interval

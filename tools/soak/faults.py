@@ -21,9 +21,8 @@ from typing import Any
 import numpy as np
 
 from edge_ad.bundle import Bundle, open_bundle
-from edge_ad.camera.faults import Episode, FaultInjector
 from edge_ad.camera.frames import Frame, Paced, Read, Source, SourceKind
-from edge_ad.camera.synthetic import SyntheticLine, plan
+from edge_ad.camera.synthetic import Episode, FaultInjector, SyntheticLine, plan
 from edge_ad.config import Config, RunTable
 from edge_ad.data.images import resize
 from edge_ad.deployment.recalibration import recalibrate

@@ -1,7 +1,4 @@
-"""What the dashboard's process knows of the run: the newest state, the last events, the last images.
-
-Live images: kept as they came, encoded when a page asks.
-"""
+"""What the dashboard's process knows of the run: the newest state, the last events, the last images."""
 
 from __future__ import annotations
 

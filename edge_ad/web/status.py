@@ -1,7 +1,4 @@
-"""The state of a run as plain values: what the page and the metrics are made from.
-
-The states of outputs on their way to pages and metrics: bounded, without secrets, and without paths of this machine.
-"""
+"""The state of a run as plain values, bounded, without secrets and paths: what the page and the metrics are made from."""
 
 from __future__ import annotations
 
@@ -20,11 +17,11 @@ from edge_ad.inspection.judge import Judge
 from edge_ad.inspection.loop import Loop
 from edge_ad.inspection.observers import DriftObserver
 from edge_ad.inspection.watchdog import Watchdog
-from edge_ad.outputs.states import ChannelState
+from edge_ad.outputs.delivery import ChannelState
 from edge_ad.store import Store
 from edge_ad.utils.supervision import ThreadFaults
 from edge_ad.utils.text import redact, storable
-from edge_ad.web.panel import DashboardFeed, Seen
+from edge_ad.web.dashboard_feed import DashboardFeed, Seen
 from edge_ad.web.schemas import DIGITS
 
 MAX_NAME = 200
