@@ -160,8 +160,8 @@ class _Writer:
         node = view.node(item.position)
         zero = int(_byte(np.mean(stem.border)))
         weight = view.array(item.weight).astype(np.float64)
-        lost = (weight * (stem.slope * zero + stem.offset).reshape(-1, 1, 1)).sum(axis=(1, 2, 3))
-        bias = lost + (view.array(item.bias) if item.bias else 0.0)
+        shift = (weight * (stem.slope * zero + stem.offset).reshape(-1, 1, 1)).sum(axis=(1, 2, 3))
+        bias = shift + (view.array(item.bias) if item.bias else 0.0)
         names = [
             self._new.constant(f"{item.weight}/bytes", (weight * stem.slope.reshape(-1, 1, 1)).astype(np.float32)),
             self._new.constant(f"{item.weight}/bytes/bias", bias.astype(np.float32)),

@@ -44,7 +44,7 @@ body {{ font: 14px sans-serif; margin: 1.5em; }}
 figure {{ display: inline-block; margin: 4px; vertical-align: top; width: 124px; }}
 figcaption {{ font-size: 11px; overflow-wrap: anywhere; }}
 </style></head><body><h1>{title}</h1>
-<p>{facts}</p>{saved}
+<p>{details}</p>{saved}
 <h2>Skipped</h2>{skipped}</body></html>
 """
 
@@ -77,7 +77,7 @@ class ContactSheet:
         examples = [entry for entries in self.skipped.values() for entry in entries]
         page = _PAGE.format(
             title=html.escape(record.camera),
-            facts=html.escape(table),
+            details=html.escape(table),
             saved="".join(_figure(name, data) for name, data in self._saved),
             skipped="".join(_figure(reason, data) for reason, data in examples) or "<p>none</p>",
         )

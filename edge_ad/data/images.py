@@ -152,10 +152,10 @@ def _tags(tiff: bytes) -> dict[int, int]:
     try:
         (first,) = struct.unpack_from(order + "I", tiff, 4)
         (entries,) = struct.unpack_from(order + "H", tiff, first)
-        for place in range(first + 2, first + 2 + 12 * entries, 12):
-            tag, kind, count = struct.unpack_from(order + "HHI", tiff, place)
+        for offset in range(first + 2, first + 2 + 12 * entries, 12):
+            tag, kind, count = struct.unpack_from(order + "HHI", tiff, offset)
             if count == 1 and kind in (3, 4):  # SHORT or LONG
-                (result[tag],) = struct.unpack_from(order + ("H" if kind == 3 else "I"), tiff, place + 8)
+                (result[tag],) = struct.unpack_from(order + ("H" if kind == 3 else "I"), tiff, offset + 8)
     except struct.error:  # OpenCV leaves such an image as it is, too
         pass
     return result

@@ -133,7 +133,7 @@ class Refusal:
     """Why a request is not served."""
 
     status: int
-    told: str
+    message: str
 
 
 @dataclass(frozen=True)
@@ -370,7 +370,7 @@ def request_of(scope: Scope) -> Request:
 
 async def _refuse(refusal: Refusal, request: Request, send: Send) -> None:
     headers = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
-    status, body = refusal.status, json.dumps({"error": refusal.told}).encode()
+    status, body = refusal.status, json.dumps({"error": refusal.message}).encode()
     if status == 401:
         headers.append((b"www-authenticate", b'Bearer realm="edge-ad"'))
     if status == 429:

@@ -35,7 +35,7 @@ KINDS = {
     "js": "text/javascript; charset=utf-8",
     "svg": "image/svg+xml",
 }
-ALERT = '<p class="alert" role="alert">{told}</p>'
+ALERT = '<p class="alert" role="alert">{message}</p>'
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def page_routes(access: Access) -> APIRouter:
             return RedirectResponse("/", 303)
         result = access.login(token.strip(), request.scope["client_name"])
         if isinstance(result, Refusal):
-            return _login(pages["login.html"], result.told, result.status)
+            return _login(pages["login.html"], result.message, result.status)
         answer = RedirectResponse("/", 303)
         answer.set_cookie(COOKIE, access.session(result), max_age=SESSION_S, httponly=True, samesite="strict", path="/")
         return answer
@@ -108,7 +108,7 @@ def _page(page: Page, request: Request) -> Response:
 
 
 def _login(page: Page, message: str | None, status: int) -> Response:
-    alert = ALERT.format(told=message.capitalize()) if message else ""
+    alert = ALERT.format(message=message.capitalize()) if message else ""
     text = page.data.decode().replace("<!-- alert -->", alert)
     return Response(text, status, {"cache-control": "no-store"}, page.kind)
 
@@ -118,8 +118,8 @@ ABOUT = (
     "something needs the header `X-Edge-Ad: 1`."
 )
 REFUSED: dict[int | str, dict[str, Any]] = {
-    status: {"model": Message, "description": told}
-    for status, told in ((400, "Bad request"), (401, "A token is needed"), (403, "Refused"), (422, "A value is wrong"))
+    status: {"model": Message, "description": text}
+    for status, text in ((400, "Bad request"), (401, "A token is needed"), (403, "Refused"), (422, "A value is wrong"))
 }
 
 
