@@ -18,7 +18,7 @@ import typer
 from typer.core import TyperGroup
 
 from edge_ad import __version__
-from edge_ad.cli.options import LogFormat, Quiet, Verbose, set_log_options
+from edge_ad.cli.arguments import LogFormat, Quiet, Verbose, set_log_options
 from edge_ad.errors import BadInput, EdgeAdError, is_out_of_memory, missing_package
 from edge_ad.utils.logs import log_handler, log_to_stderr, print_message
 from edge_ad.utils.supervision import leave

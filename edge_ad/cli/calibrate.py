@@ -25,7 +25,7 @@ def command(
     ],
 ) -> None:
     """Write a new bundle with INT8 ranges, a plan and proof images from GOODS; networks and thresholds stay."""
-    from edge_ad.cli.options import bundle_and_folder
+    from edge_ad.cli.arguments import bundle_and_folder
     from edge_ad.deployment.calibrate import CalibrateOptions, calibrate
     from edge_ad.deployment.precision_search import describe_loss, require_plots, write_report
 

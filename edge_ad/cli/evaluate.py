@@ -30,7 +30,7 @@ def command(
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
 ) -> None:
     """Measure a bundle: AUROC per kind of anomaly and branch, AU-sPRO, rejected normal images, drift, images."""
-    from edge_ad.cli.options import bundle_and_folder
+    from edge_ad.cli.arguments import bundle_and_folder
     from edge_ad.evaluation.evaluate import evaluate, evaluate_each
     from edge_ad.evaluation.report import categories_table, figures_table
     from edge_ad.utils.files import atomic_write, require_writable

@@ -30,7 +30,7 @@ def command(
 ) -> None:
     """Write a new bundle whose score statistics and thresholds come from GOODS; networks and weights stay."""
     from edge_ad.bundle import open_bundle
-    from edge_ad.cli.options import bundle_and_folder
+    from edge_ad.cli.arguments import bundle_and_folder
     from edge_ad.deployment.recalibration import recalibrate, reuse_engine
 
     table, targets = settings.recalibrate, settings.thresholds

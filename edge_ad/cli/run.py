@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from edge_ad.cli.options import LogFormat, Quiet, Verbose, options_of, set_log_options
+from edge_ad.cli.arguments import LogFormat, Quiet, Verbose, set_log_options
+from edge_ad.cli.options import options_of
 from edge_ad.config import Config, load_config, with_flags
 
 VIDEOS = (".mp4", ".avi", ".mkv", ".mov", ".webm")

@@ -27,7 +27,6 @@ NAMERS = {
     "training/recipes.py": "names its stage",
     "training/teacher.py": "names its stage",
     "evaluation/figures.py": "compares published subsets of branches",
-    "evaluation/scores.py": "looks at the map of one branch",
 }
 
 

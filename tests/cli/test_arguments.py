@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_ad.cli.options import bundle_and_folder
+from edge_ad.cli.arguments import bundle_and_folder
 from edge_ad.errors import BadInput
 
 NEW, OLD, GOOD, SET = Path("runs/new.edgead"), Path("old.edgead"), Path("good"), Path("set")

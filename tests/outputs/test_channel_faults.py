@@ -164,7 +164,7 @@ def written(host: str, port: int, act: Callable[[ModbusClient], None] = lambda c
     told: list[str | None] = []
 
     async def run() -> None:
-        channel = ModbusClient(host, port, 1, 0, lambda request: None, ChannelHealth(told.append))
+        channel = ModbusClient(host, port, 1, 0, on_request=lambda request: None, stats=ChannelHealth(told.append))
         await channel.open()
         act(channel)
         for _ in range(60):
