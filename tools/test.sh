@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Every check of the house, set-up included: style, types, import rules, tests, the fast tests on the versions of the boards.
+# Every check, set-up included: style, types, import rules, tests, the fast tests on the versions of the boards.
 # Arguments go to pytest, which then runs on the newest versions alone unless EDGE_AD_SETS names others: all, none or some of
 # jetpack6, jetpack7, lowest.
 set -euo pipefail
@@ -29,15 +29,22 @@ logs="$(mktemp -d)"
 trap 'kill $(jobs -p) 2>/dev/null || true; rm -rf "$logs"' EXIT
 failed=0
 chosen=("$@")
-# Slow tests that train compute, the other slow ones mostly wait, and so do the rest: the three parts run beside each other.
+# Three parts run beside each other: slow tests that train and, behind them, the fast ones of the line; the other slow ones, which
+# mostly wait; the rest.
 declare -A slow=()
 if [ $# -eq 0 ]; then
     training=(tests/cli tests/demo tests/export tests/models tests/training)
-    "$python" -m pytest --color=no -p no:cacheprovider -m slow "${training[@]}" >"$logs/training" 2>&1 &
+    line=(tests/inspection tests/outputs tests/store tests/web)
+    {
+        ended=0
+        "$python" -m pytest --color=no -p no:cacheprovider -m slow "${training[@]}" || ended=1
+        "$python" -m pytest --color=no -p no:cacheprovider -m "not slow" "${line[@]}" || ended=1
+        exit "$ended"
+    } >"$logs/training" 2>&1 &
     slow[training]=$!
     "$python" -m pytest --color=no -p no:cacheprovider -m slow "${training[@]/#/--ignore=}" >"$logs/waiting" 2>&1 &
     slow[waiting]=$!
-    chosen=(-m "not slow")
+    chosen=(-m "not slow" "${line[@]/#/--ignore=}")
 fi
 "$python" -m pytest --color="$([ -t 1 ] && echo yes || echo no)" "${chosen[@]}" | tee "$logs/newest" || failed=1
 
@@ -65,7 +72,7 @@ for name in "${!slow[@]}"; do
     status=0
     wait "${slow[$name]}" || status=$?
     [ "$status" = 0 ] || failed=1
-    echo "== pytest of the slow tests, $name (exit code $status)"
+    echo "== pytest of the part $name (exit code $status)"
     cat "$logs/$name"
 done
 [ -z "$sets" ] || echo "== versions"
@@ -73,6 +80,6 @@ for name in $sets; do
     echo "$name: ${skipped[$name]:-$(tail -n 1 "$logs/$name")}"
 done
 for name in newest "${!slow[@]}"; do
-    tail -n 1 "$logs/$name"
+    grep -E "^=+ .* in [0-9.]+s" "$logs/$name" || tail -n 1 "$logs/$name"
 done
 exit "$failed"
