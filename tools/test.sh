@@ -29,22 +29,24 @@ logs="$(mktemp -d)"
 trap 'kill $(jobs -p) 2>/dev/null || true; rm -rf "$logs"' EXIT
 failed=0
 chosen=("$@")
-# Three parts run beside each other: slow tests that train and, behind them, the fast ones of the line; the other slow ones, which
-# mostly wait; the rest.
+# Three parts run beside each other: slow tests that train, the other slow ones, which mostly wait, and behind each some of the
+# fast ones; the rest of them.
 declare -A slow=()
+slow_then_fast() {  # SLOW FAST: which slow tests, then which fast ones; fails with either
+    local ended=0
+    "$python" -m pytest --color=no -p no:cacheprovider -m slow $1 || ended=1
+    "$python" -m pytest --color=no -p no:cacheprovider -m "not slow" $2 || ended=1
+    return "$ended"
+}
 if [ $# -eq 0 ]; then
-    training=(tests/cli tests/demo tests/export tests/models tests/training)
-    line=(tests/inspection tests/outputs tests/store tests/web)
-    {
-        ended=0
-        "$python" -m pytest --color=no -p no:cacheprovider -m slow "${training[@]}" || ended=1
-        "$python" -m pytest --color=no -p no:cacheprovider -m "not slow" "${line[@]}" || ended=1
-        exit "$ended"
-    } >"$logs/training" 2>&1 &
+    training="tests/cli tests/demo tests/export tests/models tests/training"
+    ignored=$(printf -- "--ignore=%s " $training)
+    behind_training="tests/inspection tests/outputs" behind_waiting="tests/store tests/web"
+    slow_then_fast "$training" "$behind_training" >"$logs/training" 2>&1 &
     slow[training]=$!
-    "$python" -m pytest --color=no -p no:cacheprovider -m slow "${training[@]/#/--ignore=}" >"$logs/waiting" 2>&1 &
+    slow_then_fast "$ignored" "$behind_waiting" >"$logs/waiting" 2>&1 &
     slow[waiting]=$!
-    chosen=(-m "not slow" "${line[@]/#/--ignore=}")
+    chosen=(-m "not slow" $(printf -- "--ignore=%s " $behind_training $behind_waiting))
 fi
 "$python" -m pytest --color="$([ -t 1 ] && echo yes || echo no)" "${chosen[@]}" | tee "$logs/newest" || failed=1
 
