@@ -87,7 +87,8 @@ def test_a_long_hang_is_told_while_it_lasts(bundle: Path) -> None:
     events, _ = judged(bundle, "synthetic://line?frames=6&fps=2&hang=2-4")
     reasons = [event.reason if event.verdict == "NONE" and event.reason else "" for event in events]
     told = [(event.frame, reason.split(":")[0]) for event, reason in zip(events, reasons, strict=True)]
-    assert told == [(0, ""), (1, ""), (None, "stalled"), (5, "")]
+    once = list(dict.fromkeys(told))  # a starved machine may be silent for long enough to be told twice
+    assert once == [(0, ""), (1, ""), (None, "stalled"), (5, "")]
 
 
 def test_real_time_may_drop_but_loses_count_of_nothing(bundle: Path) -> None:
