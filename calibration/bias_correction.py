@@ -10,7 +10,7 @@ What is left in an output that is a vector of features, such as means over regio
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from calibration.cross_layer_equalization import equalize_across_layers
-from calibration.graph_view import GraphView, reads
+from calibration.graph_view import GraphView, part_of
 from calibration.image_input import read_bytes
 from calibration.placement import Operator, place
 from calibration.quantise import greatest_weight, output_key, quantise_view
@@ -103,7 +103,7 @@ def _means(
     """
     if not outputs:
         return {}
-    cut = _cut(model, outputs.values())
+    cut = part_of(model, outputs.values())
     tables = {key: f"{name}/channels" for key, name in outputs.items()}
     for key, name in outputs.items():
         shape = f"{name}/flat"
@@ -117,26 +117,6 @@ def _means(
     inputs = {item.name for item in session.get_inputs()}
     rows = [session.run(list(tables.values()), {k: v for k, v in feed.items() if k in inputs}) for feed in feeds]
     return {key: np.mean([row[i] for row in rows], axis=0, dtype=np.float64) for i, key in enumerate(tables)}
-
-
-def _cut(model: ModelProto, names: Iterable[str]) -> ModelProto:
-    """Return a copy of the part of a model that computes these tensors, without outputs."""
-    producer = {name: i for i, node in enumerate(model.graph.node) for name in node.output}
-    needed: set[str] = set()
-    waiting = list(names)
-    while waiting:
-        name = waiting.pop()
-        if name not in needed:
-            needed.add(name)
-            if name in producer:
-                waiting.extend(reads(model.graph.node[producer[name]]))
-    # ONNX Runtime would run every node of a graph for each layer, whatever its outputs need.
-    cut = ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions)
-    cut.graph.name = model.graph.name
-    cut.graph.node.extend(node for node in model.graph.node if needed.intersection(node.output))
-    cut.graph.input.extend(item for item in model.graph.input if item.name in needed)
-    cut.graph.initializer.extend(tensor for tensor in model.graph.initializer if tensor.name in needed)
-    return cut
 
 
 def _add(tensor: onnx.TensorProto, error: NDArray[np.float64], step: NDArray[np.float64] | None) -> None:

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
-from calibration.graph_view import GraphView, Writer, attribute, drop_idle, drop_unused, replace_nodes
+from calibration.graph_view import GraphView, Writer, attribute, drop_idle, drop_unused, part_of, replace_nodes
 from calibration.placement import FEW_CHANNELS
 from calibration.session import open_session
 
@@ -119,18 +119,9 @@ def _same_numbers(model: bytes, packed: bytes, names: Sequence[str]) -> bool:
 
 def _cut(model: bytes, names: Sequence[str]) -> ModelProto:
     """Return the part of a model that makes the tensors ``names`` u8."""
-    output: ModelProto = ModelProto.FromString(model)
-    graph = output.graph
-    del graph.output[:]
-    del graph.value_info[:]
-    graph.output.extend(helper.make_tensor_value_info(name, TensorProto.UINT8, None) for name in names)
-    drop_idle(graph)
-    drop_unused(graph)
-    read = {name for node in graph.node for name in node.input}
-    inputs = [item for item in graph.input if item.name in read]
-    del graph.input[:]
-    graph.input.extend(inputs)
-    return output
+    part = part_of(ModelProto.FromString(model), names)
+    part.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.UINT8, None) for name in names)
+    return part
 
 
 def _find(view: GraphView, position: int) -> _PackedConv | None:

@@ -143,6 +143,28 @@ def drop_unused(graph: GraphProto) -> None:
     graph.initializer.extend(retained)
 
 
+def part_of(model: ModelProto, names: Iterable[str]) -> ModelProto:
+    """Return a copy of the part of a model that computes these tensors, without outputs.
+
+    ONNX Runtime would run every node of a graph, whatever its outputs need.
+    """
+    producer = {name: node for node in model.graph.node for name in node.output}
+    needed: set[str] = set()
+    waiting = list(names)
+    while waiting:
+        name = waiting.pop()
+        if name not in needed:
+            needed.add(name)
+            if name in producer:
+                waiting.extend(reads(producer[name]))
+    part = ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions)
+    part.graph.name = model.graph.name
+    part.graph.node.extend(node for node in model.graph.node if needed.intersection(node.output))
+    part.graph.input.extend(item for item in model.graph.input if item.name in needed)
+    part.graph.initializer.extend(tensor for tensor in model.graph.initializer if tensor.name in needed)
+    return part
+
+
 def all_names(graph: GraphProto) -> set[str]:
     """Return every name that is taken: of tensors, nodes and inputs."""
     names = {name for node in graph.node for name in (*reads(node), *node.output, node.name)}
