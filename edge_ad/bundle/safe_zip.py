@@ -171,6 +171,7 @@ _NPY_HEADER = re.compile(
     r"\{'descr': (?:'([^']*)'|\[.*\]), 'fortran_order': (True|False), "
     r"'shape': \(((?:\d{1,12}(?:, ?)?){0,8})\), \} *\n"
 )
+_VALUES = "values"
 _NPY_TYPES = ("|u1", "|i1", "|b1", "<i4", "<i8", "<f4", "<f8")
 
 
@@ -235,6 +236,22 @@ def load_json(data: bytes, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise BadInput(f"{where} must be a JSON object, but is a {type(value).__name__}")
     return value
+
+
+def dump_state(values: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]], where: str) -> bytes:
+    """Return plain values and named arrays as one .npz file, the same bytes for the same state."""
+    return dump_npz({**arrays, _VALUES: np.frombuffer(dump_json(values, where), np.uint8)})
+
+
+def load_state(data: bytes, where: str) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """Return what ``dump_state`` was given; BadInput where the bytes are anything else."""
+    try:
+        arrays = load_npz(data, where)
+        if _VALUES not in arrays:
+            raise BadInput("it has no values")
+        return load_json(arrays.pop(_VALUES).tobytes(), where), arrays
+    except BadInput as error:
+        raise BadInput(f"{where} cannot be read ({error}): train again, or use an undamaged bundle") from error
 
 
 def _plain(value: object) -> object:

@@ -16,7 +16,7 @@ import numpy as np
 
 from edge_ad.errors import BadInput
 from edge_ad.geometry.locator import Arrays
-from edge_ad.geometry.pose import Image, Location, NotLocated, Points, Pose, wrap
+from edge_ad.geometry.pose import Image, Location, NotLocated, Points, Pose, refuse_size, rotation, wrap
 from edge_ad.geometry.template import TemplateLocator
 from edge_ad.geometry.template_fit import Region, fit_template
 
@@ -56,10 +56,9 @@ class AnchorLocator:
 
     def locate(self, image: Image) -> Location:
         """Return the pose of the part that carries the anchors."""
-        size = (int(image.shape[0]), int(image.shape[1]))
-        if size != self.image_size:
-            high, wide = self.image_size
-            return NotLocated(f"the image is {size[1]} x {size[0]} pixels, and the part was learned in images of {wide} x {high}")
+        refused = refuse_size(image, self.image_size)
+        if refused is not None:
+            return refused
         poses = []
         for number, anchor in enumerate(self.anchors, 1):
             location = anchor.locate(image)
@@ -91,8 +90,7 @@ class AnchorLocator:
 
     def _posed(self, angle: float, scale: float, seen: Points, at: Points, *, residual: float) -> Pose:
         """Return the pose whose frame's point ``at`` lies at ``seen``."""
-        cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
-        x, y = seen - scale * np.array([[cos, -sin], [sin, cos]]) @ at
+        x, y = seen - scale * rotation(angle) @ at
         return Pose(float(x), float(y), wrap(angle), self.box[0] * scale, self.box[1] * scale, scale, residual)
 
     def state(self) -> tuple[dict[str, Any], Arrays]:

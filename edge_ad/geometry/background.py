@@ -7,6 +7,7 @@ station give the median of each pixel instead.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -19,6 +20,7 @@ from edge_ad.errors import BadInput
 from edge_ad.geometry.pose import Image
 
 RING = 3
+MAX_WORKING_PIXELS = 350_000
 NOISE_FACTOR = 6.0
 MIN_CONTRAST = 10.0
 # Added to brightness before a ratio is taken: a black background does not show the light.
@@ -35,6 +37,16 @@ def reduce(image: Image, level: int) -> Image:
     return image
 
 
+def grey_of(image: Image) -> Image:
+    """Return an image u8[h,w,3] or u8[h,w] in grey, u8[h,w]."""
+    return np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) if image.ndim == 3 else image, np.uint8)
+
+
+def min_level(size: tuple[int, int]) -> int:
+    """Return how often an image of ``size`` (height, width) is halved at least, so that locating stays fast."""
+    return math.ceil(math.log2(max(1.0, size[0] * size[1] / MAX_WORKING_PIXELS)) / 2)
+
+
 @dataclass(frozen=True, eq=False)
 class Background:
     """A background of reduced images: its brightness when it was learned, the contrast that makes foreground, the empty station."""
@@ -45,7 +57,7 @@ class Background:
 
     def difference(self, reduced: Image) -> tuple[Image, float]:
         """Return the greatest difference over the channels, u8[h,w], and the threshold for this image's light."""
-        plane, level = self._expected(reduced)
+        plane, level = self.expected(reduced)
         difference = cv2.absdiff(reduced, plane)
         if difference.ndim == 3:
             first, second, third = cv2.split(difference)
@@ -53,7 +65,8 @@ class Background:
         threshold = self.threshold * (level + DARK) / (self.level + DARK)
         return np.asarray(cv2.blur(difference, (3, 3)), np.uint8), threshold
 
-    def _expected(self, reduced: Image) -> tuple[Image, float]:
+    def expected(self, reduced: Image) -> tuple[Image, float]:
+        """Return the background that a reduced image would show without a part, u8 as it, and its brightness."""
         if self.empty is None:
             return border_plane(reduced)
         if self.empty.shape != reduced.shape:
@@ -91,24 +104,24 @@ def learn_background(reduced: Sequence[Image], empty: Sequence[Image] = ()) -> B
     pooled = np.bincount(np.concatenate([difference.ravel() for difference in differences]), minlength=256)
     noise = float(np.median([np.percentile(_ring(difference), 75) for difference in differences]))
     least = max(MIN_CONTRAST, NOISE_FACTOR * noise)
-    upper, _ = _otsu(pooled)
+    upper = _otsu(pooled)
     contrast = float(np.average(np.arange(256), weights=pooled * (np.arange(256) > upper) + 1e-9))
     if contrast < 1.5 * least or not pooled[upper + 1 :].sum():
         raise BadInput(
             f"parts do not stand out from the background (contrast {contrast:.0f} grey levels, noise {noise:.0f}): use images "
             "of the empty station, a plainer background or a template"
         )
-    level = float(np.median([probe._expected(image)[1] for image in reduced]))
+    level = float(np.median([probe.expected(image)[1] for image in reduced]))
     return replace(probe, level=level, threshold=_valley(pooled, least, max(least, upper)))
 
 
-def _otsu(histogram: NDArray[np.intp]) -> tuple[int, float]:
-    """Return the grey level that parts a histogram best into two classes, and the variance between them (Otsu 1979)."""
+def _otsu(histogram: NDArray[np.intp]) -> int:
+    """Return the grey level that parts a histogram best into two classes (Otsu 1979)."""
     share = histogram / histogram.sum()
     below, mean = np.cumsum(share), np.cumsum(share * np.arange(256))
     with np.errstate(divide="ignore", invalid="ignore"):
         between = np.nan_to_num((mean[-1] * below - mean) ** 2 / (below * (1 - below)))
-    return int(np.argmax(between)), float(between.max())
+    return int(np.argmax(between))
 
 
 def _valley(histogram: NDArray[np.intp], low: float, high: float) -> float:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import cv2
 import numpy as np
@@ -28,7 +28,7 @@ from edge_ad.geometry.template import TemplateLocator
 from edge_ad.geometry.template_fit import Region, fit_template
 
 Method: TypeAlias = Literal["auto", "none", "foreground", "shift", "rigid", "rigid_any", "scaled", "anchors"]
-METHODS: tuple[Method, ...] = ("auto", "none", "foreground", "shift", "rigid", "rigid_any", "scaled", "anchors")
+METHODS: tuple[Method, ...] = get_args(Method)
 MARGIN = 0.05
 MAX_FIT, MAX_SHEET = 48, 24
 SHEET_PIXELS = 16_384
@@ -58,7 +58,7 @@ class Geometry:
         high, wide = self.image_size
         if image.shape[:2] != self.image_size:
             return NotLocated(f"the image is {image.shape[1]} x {image.shape[0]} pixels, and the training's were {wide} x {high}")
-        return Pose((wide - 1) / 2, (high - 1) / 2, 0.0, wide, high)
+        return Pose.of_image(self.image_size)
 
     def transform(self, pose: Pose) -> Transform:
         """Return the way between the original and the input for a pose of ``locate``."""
@@ -261,8 +261,7 @@ def _finished(locator: Locator | None, method: Method, reason: str, trials: tupl
     size = (images[0].shape[0], images[0].shape[1])
     if locator is None:
         geometry = Geometry("none", size, choose_size(size[1], size[0], pixels))
-        cut = [geometry.transform(Pose((size[1] - 1) / 2, (size[0] - 1) / 2, 0, size[1], size[0])).cut(image)
-               for image in images[:MAX_SHEET]]
+        cut = [geometry.transform(Pose.of_image(size)).cut(image) for image in images[:MAX_SHEET]]
         return Fit(geometry, reason, trials, contact_sheet(cut))
     box = Pose(0, 0, 0, *locator.box).grown(MARGIN)
     geometry = Geometry(method, size, choose_size(box.width, box.height, pixels), locator)

@@ -16,10 +16,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_ad.geometry.background import Background, reduce
+from edge_ad.geometry.background import Background, grey_of, reduce
 from edge_ad.geometry.locator import Arrays
 from edge_ad.geometry.outline import Match, Outline, on_edge
-from edge_ad.geometry.pose import Image, Location, NotLocated, Points, Pose, wrap
+from edge_ad.geometry.pose import Image, Location, NotLocated, Points, Pose, refuse_size, wrap
 
 MIN_AREA, MAX_AREA = 0.45, 1.75
 SPECK = 0.04
@@ -55,12 +55,12 @@ def view_of(image: Image, background: Background, level: int) -> View:
     """Return the foreground of an image u8[H,W,3] at 1 / 2^level of its size."""
     reduced = reduce(image, level)
     difference, threshold = background.difference(reduced)
-    grey = cv2.cvtColor(reduced, cv2.COLOR_RGB2GRAY) if reduced.ndim == 3 else reduced
+    grey = grey_of(reduced)
     binary = np.asarray(difference > threshold, np.uint8)
     contours = cv2.findContours(binary, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[-2]
     pairs = sorted(((cv2.contourArea(contour), index) for index, contour in enumerate(contours)), reverse=True)[:32]
     pieces = [np.asarray(contours[index][:, 0], np.float64) for _, index in pairs]
-    return View(np.asarray(grey, np.uint8), difference, threshold, pieces, [float(area) for area, _ in pairs])
+    return View(grey, difference, threshold, pieces, [float(area) for area, _ in pairs])
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +89,7 @@ class ForegroundLocator:
 
     def locate(self, image: Image) -> Location:
         """Return the pose of the largest part; a second one like it is an error."""
-        refused = self._refused(image)
+        refused = refuse_size(image, self.image_size)
         if refused is not None:
             return refused
         view = view_of(image, self.background, self.level)
@@ -105,20 +105,13 @@ class ForegroundLocator:
 
     def locate_all(self, image: Image) -> list[Location]:
         """Return every piece of foreground of a part's size, from left to right."""
-        refused = self._refused(image)
+        refused = refuse_size(image, self.image_size)
         if refused is not None:
             return [refused]
         view = view_of(image, self.background, self.level)
         sized = [index for index, area in enumerate(view.areas) if area >= MIN_AREA * self.outline.area]
         sized.sort(key=lambda index: float(view.contours[index][:, 0].min()))
         return [self._pose(view, (index,)) for index in sized]
-
-    def _refused(self, image: Image) -> NotLocated | None:
-        size = (int(image.shape[0]), int(image.shape[1]))
-        if size == self.image_size:
-            return None
-        high, wide = self.image_size
-        return NotLocated(f"the image is {size[1]} x {size[0]} pixels, and the part was learned in images of {wide} x {high}")
 
     def _too_small(self, view: View) -> NotLocated:
         if not view.contours or view.areas[0] < 0.1 * self.outline.area:
@@ -145,10 +138,10 @@ class ForegroundLocator:
             return NotLocated(f"the piece in view has {100 * area:.0f} % of the part's area: parts touch, or it is another one")
         edge = view.edge(*pieces)
         matches = self.outline.register(edge, scale=self.allow_scale)
-        best = self._by_surface(view, matches)
+        best = self.best_by_surface(view, matches)
         cut_off = view.cut_off(contour)
         if best.residual > MAX_RESIDUAL and not cut_off:
-            best = self._by_surface(view, self.outline.register(edge, scale=self.allow_scale, wide=True))
+            best = self.best_by_surface(view, self.outline.register(edge, scale=self.allow_scale, wide=True))
         if best.residual > SUSPICIOUS and not cut_off:
             mirrored = self._mirrored(edge, best)
             if mirrored is not None:
@@ -167,7 +160,7 @@ class ForegroundLocator:
             return NotLocated("the part lies mirrored: it was turned over")
         return None
 
-    def _by_surface(self, view: View, matches: list[Match]) -> Match:
+    def best_by_surface(self, view: View, matches: list[Match]) -> Match:
         """Return the best match; where outlines of several angles fit alike, the one whose surface agrees best."""
         rivals = [match for match in matches if match.residual < matches[0].residual + AMBIGUOUS]
         if self.symmetry != 1 or len(rivals) == 1:

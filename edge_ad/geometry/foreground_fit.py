@@ -5,19 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_ad.errors import BadInput
-from edge_ad.geometry.background import learn_background, reduce
+from edge_ad.geometry.background import learn_background, min_level, reduce
 from edge_ad.geometry.foreground import ROUND, ForegroundLocator, View, correlation, view_of
 from edge_ad.geometry.outline import MARGIN, Match, Outline, centroid, outline_of, signed_distance
-from edge_ad.geometry.pose import Image, Points, mean_angle, wrap
+from edge_ad.geometry.pose import Image, Points, mean_angle, rotation, wrap
 
 WORKING_DIAGONAL = 130.0
-MAX_WORKING_PIXELS = 350_000
 MIN_DIAGONAL = 24.0
 COMMON_RESIDUAL = 0.25
 COMMON_SHARE = 0.8
@@ -34,7 +34,7 @@ class _Sample:
     view: View
     name: str
 
-    @property
+    @cached_property
     def contour(self) -> Points:
         return self.view.edge(0)
 
@@ -52,10 +52,11 @@ def fit_foreground(images: Sequence[Image], names: Sequence[str], *, empty: Sequ
                if view.contours and not view.cut_off(view.contours[0])]
     if len(samples) < max(1, math.ceil(COMMON_SHARE * len(images))):
         raise BadInput(f"a whole part stands out from the background in {len(samples)} of {len(images)} images only")
-    reference = _reference(samples)
+    medoid = _medoid(samples)
+    reference = _reference(medoid)
     locator = ForegroundLocator(background, level, (images[0].shape[0], images[0].shape[1]), reference.field,
                                 _empty_surface(reference), reference.origin, (1.0, 1.0), 1, allow_scale)
-    locator = replace(locator, surface=locator.seen(_medoid(samples).view, _identity(reference, _medoid(samples))))
+    locator = replace(locator, surface=locator.seen(medoid.view, _identity(medoid)))
     for _ in range(2):
         locator = _averaged(locator, samples)
     return _framed(locator, samples)
@@ -75,8 +76,7 @@ def _level(images: Sequence[Image], empty: Sequence[Image]) -> int:
     if diagonal < 6:
         raise BadInput("no part stands out from the background")
     level = first + math.floor(math.log2(diagonal / WORKING_DIAGONAL) + 0.5)
-    pixels = images[0].shape[0] * images[0].shape[1]
-    level = max(0, level, math.ceil(math.log2(max(1.0, pixels / MAX_WORKING_PIXELS)) / 2))
+    level = max(0, level, min_level((images[0].shape[0], images[0].shape[1])))
     if diagonal * 2.0 ** (first - level) < MIN_DIAGONAL:
         raise BadInput("the part is too small in the images to be located by its outline: come nearer or set a region")
     return level
@@ -87,9 +87,9 @@ def _medoid(samples: Sequence[_Sample]) -> _Sample:
     return samples[int(np.argmin(np.abs(areas - np.median(areas))))]
 
 
-def _reference(samples: Sequence[_Sample]) -> Outline:
-    """Return the outline of the sample of median area, in a frame whose origin is its centroid."""
-    contour = _medoid(samples).contour
+def _reference(sample: _Sample) -> Outline:
+    """Return the outline of a sample, in a frame whose origin is its centroid."""
+    contour = sample.contour
     middle = centroid(contour)
     reach = math.ceil(float(np.linalg.norm(contour - middle, axis=1).max()) * (1 + 2 * MARGIN)) + 4
     mask = np.zeros((2 * reach + 1, 2 * reach + 1), np.uint8)
@@ -98,7 +98,7 @@ def _reference(samples: Sequence[_Sample]) -> Outline:
     return outline_of(mask, (float(reach), float(reach)))
 
 
-def _identity(outline: Outline, sample: _Sample) -> Match:
+def _identity(sample: _Sample) -> Match:
     shift = -centroid(sample.contour)
     return Match(np.array([[1.0, 0.0, shift[0]], [0.0, 1.0, shift[1]]]), 0.0, 1.0, 1.0)
 
@@ -109,7 +109,7 @@ def _empty_surface(outline: Outline) -> Image:
 
 def _match(locator: ForegroundLocator, sample: _Sample) -> Match:
     matches = locator.outline.register(sample.contour, scale=locator.allow_scale)
-    return locator._by_surface(sample.view, matches)
+    return locator.best_by_surface(sample.view, matches)
 
 
 def _averaged(locator: ForegroundLocator, samples: Sequence[_Sample]) -> ForegroundLocator:
@@ -153,10 +153,10 @@ def _framed(locator: ForegroundLocator, samples: Sequence[_Sample]) -> Foregroun
     matches = [_match(locator, sample) for sample in samples]
     symmetry = _symmetry(locator, samples, matches)
     points = locator.outline.points
-    (x, y), (width, height), turn = cv2.minAreaRect(points.astype(np.float32))
+    (x, y), (width, height), box_turn = cv2.minAreaRect(points.astype(np.float32))
     width, height = width + 1.0, height + 1.0
-    turn = _upright(locator.outline, turn, (width, height), [match.angle for match in matches], symmetry=symmetry)
-    if round((turn - cv2.minAreaRect(points.astype(np.float32))[2]) / 90) % 2:
+    turn = _upright(locator.outline, box_turn, (width, height), [match.angle for match in matches], symmetry=symmetry)
+    if round((turn - box_turn) / 90) % 2:
         width, height = height, width
     return _turned(replace(locator, symmetry=symmetry), (x, y), turn, (width, height))
 
@@ -188,10 +188,8 @@ def _turned(locator: ForegroundLocator, centre: tuple[float, float], turn: float
     margin = MARGIN * math.hypot(*size)
     wide, high = (math.ceil(side + 2 * margin) // 2 * 2 + 1 for side in size)
     origin = ((wide - 1) / 2, (high - 1) / 2)
-    cos, sin = math.cos(math.radians(turn)), math.sin(math.radians(turn))
-    rotation = np.array([[cos, -sin], [sin, cos]])
-    shift = np.array(centre) + locator.origin - rotation @ origin
-    matrix = np.column_stack([rotation, shift])
+    turned = rotation(turn)
+    matrix = np.column_stack([turned, np.array(centre) + locator.origin - turned @ origin])
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     field, surface = (cv2.warpAffine(values, matrix, (wide, high), flags=flags, borderMode=cv2.BORDER_REPLICATE)
                       for values in (locator.field, locator.surface))
@@ -214,24 +212,22 @@ def _symmetry(locator: ForegroundLocator, samples: Sequence[_Sample], matches: S
 
 
 def _fits_itself(outline: Outline, turn: float) -> bool:
-    cos, sin = math.cos(math.radians(turn)), math.sin(math.radians(turn))
-    rotation = np.array([[cos, -sin], [sin, cos]])
-    start = np.column_stack([rotation, outline.centroid - rotation @ outline.centroid])
+    turned = rotation(turn)
+    start = np.column_stack([turned, outline.centroid - turned @ outline.centroid])
     near = np.full(4, 4 * outline.tolerance)
-    (matrix,) = outline._descend(outline.points[:: max(1, len(outline.points) // 200)], start[None], near, False)
-    match = outline._judge(outline.points, matrix)
+    (matrix,) = outline.descend(outline.points[:: max(1, len(outline.points) // 200)], start[None], near, False)
+    match = outline.judge(outline.points, matrix)
     return match.residual < ALIKE
 
 
 def _surfaces_alike(locator: ForegroundLocator, samples: Sequence[_Sample], matches: Sequence[Match], turn: float) -> bool:
     """Whether parts turned by ``turn`` resemble the mean surface as they do upright, but for a tenth."""
     centre = locator.outline.centroid
-    cos, sin = math.cos(math.radians(turn)), math.sin(math.radians(turn))
-    rotation = np.array([[cos, -sin], [sin, cos]])
+    turning = rotation(turn)
     gaps = []
     for sample, match in list(zip(samples, matches, strict=True))[:12]:
-        matrix = rotation @ match.matrix
-        matrix[:, 2] += centre - rotation @ centre
+        matrix = turning @ match.matrix
+        matrix[:, 2] += centre - turning @ centre
         turned = correlation(locator.seen(sample.view, replace(match, matrix=matrix)), locator.surface, locator.outline.mask)
         gaps.append(locator.agreement(sample.view, match) - turned)
     return float(np.median(gaps)) < ALIKE

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_ad.geometry.pose import Image, Points
+from edge_ad.geometry.pose import Image, Points, rotation
 
 # Longer side of the image in which the start is looked for; with few turns to try there is time for more pixels.
 COARSE_SIDE, FINER_SIDE, FEW_TURNS, MIN_PATCH = 48, 72, 7, 14
@@ -195,10 +195,8 @@ class _Bank:
             index, y, x = (int(value) for value in np.unravel_index(int(scores.argmax()), scores.shape))
             if starts and scores[index, y, x] < 0.5 * best:
                 break
-            turn = math.radians(self._turns[index])
-            cos, sin = math.cos(turn), math.sin(turn)
             centre = (np.array([x + _vertex(scores[index, y], x), y + _vertex(scores[index, :, x], y)]) + 0.5) / self._shrink - 0.5
-            starts.append(np.array([[cos, -sin, centre[0]], [sin, cos, centre[1]]]))
+            starts.append(np.column_stack([rotation(self._turns[index]), centre]))
             around = [(index + step) % len(scores) for step in (-1, 0, 1)]
             scores[around, max(0, y - 2) : y + 3, max(0, x - 2) : x + 3] = -1.0
         return np.stack(starts)

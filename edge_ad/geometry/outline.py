@@ -86,16 +86,16 @@ class Outline:
         contour = contour * flip
         starts = self._starts(contour, wide)
         scales = np.maximum(_REACH * self.diagonal * 0.65 ** np.arange(_STEPS), 2 * self.tolerance)
-        coarse = self._descend(_thinned(contour, 96), starts, scales, scale)
-        ranked = sorted((self._judge(contour, matrix) for matrix in coarse), key=lambda match: match.residual)
+        coarse = self.descend(_thinned(contour, 96), starts, scales, scale)
+        ranked = sorted((self.judge(contour, matrix) for matrix in coarse), key=lambda match: match.residual)
         best: list[Match] = []
         for match in ranked:
             near = any(abs((match.angle - other.angle + 180) % 360 - 180) < 8 for other in best)
             if not near and match.residual < ranked[0].residual + RIVAL:
                 best.append(match)
         finest = self.tolerance * np.array(_FINE if ranked[0].residual > 0.05 else _FINE[-3:])
-        fine = self._descend(_thinned(contour, 384), np.stack([match.matrix for match in best[:3]]), finest, scale)
-        matches = [self._judge(contour, matrix) for matrix in fine]
+        fine = self.descend(_thinned(contour, 384), np.stack([match.matrix for match in best[:3]]), finest, scale)
+        matches = [self.judge(contour, matrix) for matrix in fine]
         if mirrored:
             matches = [Match(match.matrix * np.array([-1.0, 1.0, 1.0]), match.residual, match.inliers, match.coverage)
                        for match in matches]
@@ -126,7 +126,7 @@ class Outline:
         placed = np.linalg.solve(matrix[:, :2], (self.points - matrix[:, 2]).T).T
         return float(((placed > -1) & (placed < (size[1], size[0]))).all(axis=1).mean())
 
-    def _descend(self, points: Points, matrices: Points, scales: NDArray[np.float64], scale: bool) -> Points:
+    def descend(self, points: Points, matrices: Points, scales: NDArray[np.float64], scale: bool) -> Points:
         """Return f64[n,2,3] after a Gauss-Newton step for each of the kernel's ``scales``."""
         size = 4 if scale else 3
         radius = self.diagonal / 2
@@ -144,7 +144,7 @@ class Outline:
             matrices = _stepped(matrices, -np.linalg.solve(normal, right)[..., 0], radius)
         return matrices
 
-    def _judge(self, contour: Points, matrix: Points) -> Match:
+    def judge(self, contour: Points, matrix: Points) -> Match:
         """Return what a registration explains: points of the contour on the outline, pieces of the outline that are seen."""
         x, y, seen = self._at(_lifted(_thinned(contour, 384)), matrix[None])
         near = np.abs(seen[0, :, 0]) <= self.tolerance

@@ -23,6 +23,12 @@ def wrap(angle: float, period: float = 360.0) -> float:
     return (angle + period / 2) % period - period / 2
 
 
+def rotation(angle: float) -> Points:
+    """Return f64[2,2] that turns points clockwise, as one sees the image, by ``angle`` degrees."""
+    cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+    return np.array([[cos, -sin], [sin, cos]])
+
+
 @dataclass(frozen=True)
 class Pose:
     """A located part: centre and angle of its box, the box's size, and how well the part agrees with the template.
@@ -41,10 +47,15 @@ class Pose:
     residual: float = 0.0
     symmetric: bool = False
 
+    @classmethod
+    def of_image(cls, size: tuple[int, int]) -> Pose:
+        """Return the pose of a whole image of ``size`` (height, width)."""
+        high, wide = size
+        return cls((wide - 1) / 2, (high - 1) / 2, 0.0, wide, high)
+
     def matrix(self) -> Points:
         """Return f64[2,3] from the part's frame (origin in the middle of the box, image pixels) to the image."""
-        cos, sin = math.cos(math.radians(self.angle)), math.sin(math.radians(self.angle))
-        return np.array([[cos, -sin, self.x], [sin, cos, self.y]])
+        return np.column_stack([rotation(self.angle), (self.x, self.y)])
 
     def corners(self) -> Points:
         """Return the corners of the box in the image, f64[4,2], clockwise from the part's upper left."""
@@ -78,6 +89,16 @@ class NotLocated:
 
 
 Location: TypeAlias = Pose | NotLocated
+
+
+def refuse_size(image: Image, expected: tuple[int, int]) -> NotLocated | None:
+    """Return why a part cannot be located in an image of another (height, width) than ``expected``."""
+    (high, wide), (learned_high, learned_wide) = image.shape[:2], expected
+    if (high, wide) == expected:
+        return None
+    return NotLocated(
+        f"the image is {wide} x {high} pixels, and the part was learned in images of {learned_wide} x {learned_high}"
+    )
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Literal, TypeAlias
 
-import cv2
 import numpy as np
 
-from edge_ad.geometry.background import reduce
+from edge_ad.geometry.background import grey_of, reduce
 from edge_ad.geometry.locator import Arrays
 from edge_ad.geometry.matching import RIGID, SCALED, SHIFT, Grey, Matcher, PatchMatch, structure
-from edge_ad.geometry.pose import Image, Location, NotLocated, Pose, wrap
+from edge_ad.geometry.pose import Image, Location, NotLocated, Pose, refuse_size, wrap
 
 Method: TypeAlias = Literal["shift", "rigid", "scaled"]
 FREEDOM: dict[Method, int] = {"shift": SHIFT, "rigid": RIGID, "scaled": SCALED}
@@ -80,11 +79,7 @@ class TemplateLocator:
         return [self._location(match) for match in sorted(parts, key=lambda match: float(match.matrix[0, 2]))]
 
     def _view(self, image: Image) -> Grey | NotLocated:
-        size = (int(image.shape[0]), int(image.shape[1]))
-        if size != self.image_size:
-            high, wide = self.image_size
-            return NotLocated(f"the image is {size[1]} x {size[0]} pixels, and the part was learned in images of {wide} x {high}")
-        return structure_of(image, self.level)
+        return refuse_size(image, self.image_size) or structure_of(image, self.level)
 
     def _apart(self, first: PatchMatch, second: PatchMatch) -> bool:
         """Whether two matches are of two parts: their middles are farther apart than half of the patch's shorter side."""
@@ -121,8 +116,7 @@ class TemplateLocator:
 
 def structure_of(image: Image, level: int) -> Grey:
     """Return the structure of an image u8[H,W,3] at 1 / 2^level of its size."""
-    reduced = reduce(image, level)
-    return structure(np.asarray(cv2.cvtColor(reduced, cv2.COLOR_RGB2GRAY) if reduced.ndim == 3 else reduced, np.uint8))
+    return structure(grey_of(reduce(image, level)))
 
 
 def pose_of(match: PatchMatch, level: int, box: tuple[float, float]) -> Pose:

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_ad.errors import BadInput
-from edge_ad.geometry.foreground_fit import COMMON_SHARE, MAX_WORKING_PIXELS
+from edge_ad.geometry.background import min_level
+from edge_ad.geometry.foreground_fit import COMMON_SHARE
 from edge_ad.geometry.matching import Grey, PatchMatch
 from edge_ad.geometry.pose import Image, wrap
 from edge_ad.geometry.template import Method, TemplateLocator, pose_of, structure_of
@@ -78,8 +79,7 @@ def _middle(size: tuple[int, int], turn: float) -> Region:
 def _level(region: Region, size: tuple[int, int]) -> int:
     diagonal = math.hypot(region[2] - region[0], region[3] - region[1])
     level = math.floor(math.log2(diagonal / WORKING_DIAGONAL) + 0.5)
-    least = math.ceil(math.log2(max(1.0, size[0] * size[1] / MAX_WORKING_PIXELS)) / 2)
-    level = max(0, level, least)
+    level = max(0, level, min_level(size))
     if min(region[2] - region[0], region[3] - region[1]) / 2**level < MIN_SIDE:
         raise BadInput(f"the region {tuple(round(side) for side in region)} is too small to be found again: draw one of at least "
                        f"{MIN_SIDE * 2**level} pixels a side")

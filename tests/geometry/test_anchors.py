@@ -8,9 +8,9 @@ import pytest
 
 from edge_ad.errors import BadInput
 from edge_ad.geometry.anchors import AnchorLocator, fit_anchors
-from edge_ad.geometry.locator import pack, unpack
 from edge_ad.geometry.pose import Image, NotLocated, Pose
 from tests.geometry.scenes import names
+from tests.geometry.stored import packed, unpacked
 
 BOX = (60.0, 80.0, 260.0, 160.0)
 LEFT, RIGHT = (66.0, 90.0, 106.0, 130.0), (210.0, 90.0, 250.0, 130.0)
@@ -87,7 +87,7 @@ def test_regions_that_cannot_tell_a_pose_are_refused(regions: tuple[tuple[float,
 
 def test_anchors_are_data_and_locate_the_same_after_storing() -> None:
     locator = fitted(LEFT, RIGHT)
-    values, arrays = unpack(pack(*locator.state()))
+    values, arrays = unpacked(packed(*locator.state()))
     image = scene(33)[0]
     assert AnchorLocator.from_state(values, arrays).locate(image) == locator.locate(image)
     assert locator.locate_all(image) == [locator.locate(image)]

@@ -8,12 +8,12 @@ import pytest
 from edge_ad.errors import BadInput
 from edge_ad.geometry.contact_sheet import contact_sheet
 from edge_ad.geometry.fit import Geometry, Trial, _best, fit_geometry
-from edge_ad.geometry.locator import pack, unpack
 from edge_ad.geometry.pose import NotLocated, Pose
 from edge_ad.synthetic.single_part import PartOptions, render_part
 from tests.geometry import test_anchors
 from tests.geometry.rendered import LENGTH, normal_parts
 from tests.geometry.scenes import SIZE, shot, shots
+from tests.geometry.stored import packed, unpacked
 
 
 def test_parts_at_any_angle_are_located_by_their_foreground_and_cut_out_in_their_aspect_ratio() -> None:
@@ -114,7 +114,7 @@ def test_a_magnified_part_is_said() -> None:
 def test_a_geometry_is_data(method: str) -> None:
     images = [render_part(seed, PartOptions(kind="bracket", length=LENGTH, max_shift=0.1)).image for seed in range(8)]
     geometry = fit_geometry(images, method=method).geometry  # type: ignore[arg-type]
-    again = Geometry.from_state(*unpack(pack(*geometry.state())))
+    again = Geometry.from_state(*unpacked(packed(*geometry.state())))
     assert again.size == geometry.size
     assert again.expected == geometry.expected
     assert again.locate(images[0]) == geometry.locate(images[0])
@@ -122,7 +122,7 @@ def test_a_geometry_is_data(method: str) -> None:
 
 def test_the_same_images_and_seed_give_the_same_geometry() -> None:
     images = [one.image for one in shots(9, turn=5)]
-    first, second = (pack(*fit_geometry(images, seed=4).geometry.state()) for _ in range(2))
+    first, second = (packed(*fit_geometry(images, seed=4).geometry.state()) for _ in range(2))
     assert first == second
 
 

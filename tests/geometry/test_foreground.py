@@ -14,10 +14,10 @@ from edge_ad.errors import BadInput
 from edge_ad.geometry.background import border_plane, reduce
 from edge_ad.geometry.foreground import ROUND, ForegroundLocator
 from edge_ad.geometry.foreground_fit import fit_foreground
-from edge_ad.geometry.locator import pack, unpack
 from edge_ad.geometry.pose import Image, Location, NotLocated, Pose
 from edge_ad.synthetic.single_part import KINDS, Damage, Kind, PartOptions, render_part
 from tests.geometry.rendered import LENGTH, error_of, fitted, frame_offset, normal_parts
+from tests.geometry.stored import packed, unpacked
 
 SLOW = settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
@@ -168,21 +168,21 @@ def emptied(seed: int) -> Image:
 
 def test_a_locator_is_data_and_locates_the_same_after_storing() -> None:
     locator, _ = fitted("lever")
-    values, arrays = unpack(pack(*locator.state()))
+    values, arrays = unpacked(packed(*locator.state()))
     again = ForegroundLocator.from_state(values, arrays)
     image = render_part(77, PartOptions(kind="lever", length=LENGTH)).image
     assert again.locate(image) == locator.locate(image)
 
 
 def test_damaged_data_are_refused() -> None:
-    data = pack(*fitted("lever")[0].state())
+    data = packed(*fitted("lever")[0].state())
     with pytest.raises(BadInput, match="template cannot be read"):
-        unpack(data[: len(data) // 2])
+        unpacked(data[: len(data) // 2])
 
 
 def test_fitting_the_same_images_gives_the_same_bytes() -> None:
     images, names = [part.image for part in normal_parts("key")], [str(index) for index in range(16)]
-    first, second = (pack(*fit_foreground(images, names).state()) for _ in range(2))
+    first, second = (packed(*fit_foreground(images, names).state()) for _ in range(2))
     assert first == second
 
 

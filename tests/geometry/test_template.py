@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from edge_ad.errors import BadInput
-from edge_ad.geometry.locator import pack, unpack
 from edge_ad.geometry.matching import structure
 from edge_ad.geometry.pose import Image, NotLocated, Pose, wrap
 from edge_ad.geometry.template import Method, TemplateLocator
 from edge_ad.geometry.template_fit import fit_template
 from tests.geometry.scenes import SIZE, Shot, names, shot, shots
+from tests.geometry.stored import packed, unpacked
 
 
 def fitted(method: Method, reach: float = 15.0, **how: float) -> TemplateLocator:
@@ -128,7 +128,7 @@ def test_a_region_too_small_is_refused() -> None:
 
 def test_a_template_is_data_and_locates_the_same_after_storing() -> None:
     locator = fitted("scaled", turn=5)
-    values, arrays = unpack(pack(*locator.state()))
+    values, arrays = unpacked(packed(*locator.state()))
     image = shot(50, turn=4).image
     assert TemplateLocator.from_state(values, arrays).locate(image) == locator.locate(image)
 
