@@ -63,20 +63,15 @@ for name in $sets; do
     ".venv-$name/bin/python" -m pytest --color=no -p no:cacheprovider "$@" >"$logs/$name" 2>&1 &
     running[$name]=$!
 done
-for name in "${!running[@]}"; do
-    status=0
-    wait "${running[$name]}" || status=$?
+show_when_done() {  # WHAT NAME PID: the log of a part that ran beside the others
+    local status=0
+    wait "$3" || status=$?
     [ "$status" = 0 ] || failed=1
-    echo "== pytest on the versions of $name (exit code $status)"
-    cat "$logs/$name"
-done
-for name in "${!slow[@]}"; do
-    status=0
-    wait "${slow[$name]}" || status=$?
-    [ "$status" = 0 ] || failed=1
-    echo "== pytest of the part $name (exit code $status)"
-    cat "$logs/$name"
-done
+    echo "== pytest $1 $2 (exit code $status)"
+    cat "$logs/$2"
+}
+for name in "${!running[@]}"; do show_when_done "on the versions of" "$name" "${running[$name]}"; done
+for name in "${!slow[@]}"; do show_when_done "of the part" "$name" "${slow[$name]}"; done
 [ -z "$sets" ] || echo "== versions"
 for name in $sets; do
     echo "$name: ${skipped[$name]:-$(tail -n 1 "$logs/$name")}"

@@ -130,18 +130,11 @@ class Source(Protocol):
         """Release the handle; reading afterwards returns End."""
 
 
-class Paced:
-    """Gives frame ``i`` of ``source`` not before ``start + i / fps``, and calls that moment its capture.
+class SourceWrapper:
+    """A source that changes what another one gives, under the other's name and kind."""
 
-    A reader that comes late gets frames at once until it has caught up: the schedule does not shift.
-    """
-
-    def __init__(self, source: Source, fps: float) -> None:
+    def __init__(self, source: Source) -> None:
         self._source = source
-        self._period = 1.0 / fps
-        self._start: float | None = None
-        self._closed = threading.Event()
-        self.fps: float | None = fps
 
     @property
     def name(self) -> str:
@@ -152,6 +145,20 @@ class Paced:
     def kind(self) -> SourceKind:
         """The kind of the source inside."""
         return self._source.kind
+
+
+class Paced(SourceWrapper):
+    """Gives frame ``i`` of ``source`` not before ``start + i / fps``, and calls that moment its capture.
+
+    A reader that comes late gets frames at once until it has caught up: the schedule does not shift.
+    """
+
+    def __init__(self, source: Source, fps: float) -> None:
+        super().__init__(source)
+        self._period = 1.0 / fps
+        self._start: float | None = None
+        self._closed = threading.Event()
+        self.fps: float | None = fps
 
     def read(self, timeout_s: float) -> Read:
         """Return the next frame when it is due."""

@@ -225,7 +225,7 @@ class Patience:
     """How long a driver may take, in seconds: to open, to give its first image, and to give each later one.
 
     ``read_s`` is the least limit of a read; with a known rate it is two frame times if they are longer. A camera that
-    gave images for ``stable_s`` starts at the bottom of the ladder when it is lost again. A camera whose images arrive
+    gave images for ``stable_s`` starts with the shortest wait when it is lost again. A camera whose images arrive
     more than ``lag_s`` late for a second is opened again, which drops what waits on the way; None: its clock is not
     used.
     """

@@ -12,7 +12,18 @@ from pathlib import Path
 
 import numpy as np
 
-from edge_ad.camera.frames import BadFrame, End, Frame, Image, Paced, Read, Source, SourceError, SourceKind
+from edge_ad.camera.frames import (
+    BadFrame,
+    End,
+    Frame,
+    Image,
+    Paced,
+    Read,
+    Source,
+    SourceError,
+    SourceKind,
+    SourceWrapper,
+)
 from edge_ad.camera.uri import parse_number, parse_query, parse_ranges
 from edge_ad.data.images import resize
 from edge_ad.errors import BadInput
@@ -120,7 +131,7 @@ def write_truth(path: Path, faults: Faults) -> None:
 __all__ = ["FAULTS", "FaultInjector", "Faults"]
 
 
-class FaultInjector:
+class FaultInjector(SourceWrapper):
     """Passes the frames of ``source`` on, except where a fault strikes.
 
     ``gone``: every read is an error. ``hang``: the read blocks for as long as the frames of the range last, whatever
@@ -130,21 +141,11 @@ class FaultInjector:
     """
 
     def __init__(self, source: Source, faults: Faults, fps: float) -> None:
+        super().__init__(source)
         self.faults = faults
-        self._source = source
         self._period = 1.0 / fps
         self._last: Image | None = None
         self._closed = threading.Event()
-
-    @property
-    def name(self) -> str:
-        """The name of the source inside."""
-        return self._source.name
-
-    @property
-    def kind(self) -> SourceKind:
-        """The kind of the source inside."""
-        return self._source.kind
 
     @property
     def fps(self) -> float | None:

@@ -9,9 +9,11 @@ import typer
 
 from edge_ad.cli.options import options_of
 from edge_ad.config import Config
+from edge_ad.utils.logs import CLEAR_LINE
 
 if TYPE_CHECKING:
     from edge_ad.camera.capture import Progress
+
 
 @options_of("capture")
 def command(settings: Config) -> None:
@@ -94,7 +96,7 @@ class _Line:
         if now >= self._next or progress.saved == progress.wanted:
             self._next = now + 0.1
             why = f"  [{progress.last}]" if progress.last else ""
-            sys.stderr.write(f"\r\x1b[K{progress.line()}{why}"[:200])
+            sys.stderr.write(f"{CLEAR_LINE}{progress.line()}{why}"[:200])
             if progress.saved == progress.wanted:
                 sys.stderr.write("\n")
             sys.stderr.flush()

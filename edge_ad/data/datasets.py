@@ -18,8 +18,8 @@ from edge_ad.data.folders import (
     LEFT_OUT,
     UNLABELLED,
     FolderUse,
-    check_nested,
     is_normal_name,
+    list_named,
     list_nested,
     named_as_anomalies,
     normal_folders,
@@ -327,12 +327,7 @@ def _training_images(root: Path, layout: Layout) -> tuple[Path, list[Path]]:
 
 
 def _normal_images(parent: Path) -> list[Path]:
-    results: list[Path] = []
-    for folder in normal_folders(parent):
-        images = list_nested(folder)
-        check_nested(parent, folder, images)
-        results += images
-    return sorted(results)
+    return sorted(path for folder in normal_folders(parent) for path in list_named(parent, folder))
 
 
 def _enough(folder: Path, count: int, skipped: Sequence[tuple[Path, str]]) -> None:
@@ -408,9 +403,7 @@ def _labelled_items(root: Path, parent: Path) -> tuple[TestItem, ...]:
             continue
         normal = is_normal_name(folder.name)
         kind: Kind = "good" if normal else "logical" if folder.name.casefold().startswith("logical") else "structural"
-        images = list_nested(folder)
-        check_nested(parent, folder, images)
-        for path in images:
+        for path in list_named(parent, folder):
             defect = relative(path.parent, parent)
             items.append(TestItem(path, kind, defect, () if normal else _masks(root, defect, path.stem)))
     return tuple(items)

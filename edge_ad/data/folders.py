@@ -93,9 +93,12 @@ def list_nested(folder: Path) -> list[Path]:
     return sorted(path for path in results if path.is_file())
 
 
-def check_nested(parent: Path, folder: Path, images: Sequence[Path]) -> None:
-    """Raise BadInput for an image in a folder whose name contradicts that of ``folder``, a sub-folder of ``parent``."""
-    normal = is_normal_name(folder.name)
+def list_named(parent: Path, folder: Path) -> list[Path]:
+    """Return ``list_nested`` of ``folder``, a sub-folder of ``parent`` whose name says what its images are.
+
+    Raises BadInput for an image in a folder below whose name contradicts it.
+    """
+    normal, images = is_normal_name(folder.name), list_nested(folder)
     contradicts = is_anomaly_name if normal else is_normal_name
     for path in images:
         inner = next((one for one in path.relative_to(folder).parts[:-1] if contradicts(one)), None)
@@ -104,6 +107,7 @@ def check_nested(parent: Path, folder: Path, images: Sequence[Path]) -> None:
                 f"{path.parent} is named as {'anomalies' if normal else 'normal images'}, but {folder} stands for "
                 f"{'normal images' if normal else 'anomalies'}: move {inner} into {parent}, or name {folder} by itself"
             )
+    return images
 
 
 def unread_folders(root: Path, read: Sequence[Path]) -> list[FolderUse]:

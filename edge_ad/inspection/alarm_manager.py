@@ -19,7 +19,7 @@ SaveAlarmState = Callable[[str, Mapping[str, Any]], None]
 
 
 class OutputGuard(Protocol):
-    """What the desk needs of a guard."""
+    """What the alarm manager needs of a guard."""
 
     def send(self, message: Message) -> None:
         """Tell something about a camera."""

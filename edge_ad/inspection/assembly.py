@@ -180,7 +180,7 @@ def make_drift(bundle: Bundle, cascade: bool = False) -> Drift | None:
 
 
 class Wiring:
-    """The guard, the trigger, the store with its dispatcher and the desk of one run; ``close`` in reverse order."""
+    """The guard, the trigger, the store with its dispatcher and the alarm manager of one run; ``close`` in reverse order."""
 
     def __init__(
         self,

@@ -23,6 +23,7 @@ from edge_ad.inspection.judge import InspectionResult, Judge
 from edge_ad.inspection.part_tracking import CycleState
 from edge_ad.scoring import Thresholds
 from edge_ad.utils.files import is_at
+from edge_ad.utils.logs import CLEAR_LINE, write_to
 from edge_ad.utils.supervision import SupervisedThread, ThreadFaults
 from edge_ad.utils.text import storable
 
@@ -172,7 +173,7 @@ class StatusLine(Observer):
 
     def close(self) -> None:
         """Clear the line."""
-        self._write("\r\x1b[K")
+        write_to(self._stream, CLEAR_LINE)
 
     def _show(self, event: Event, now: float) -> None:
         counts = "  ".join(f"{name} {count}" for name, count in self._counts.items())
@@ -180,12 +181,7 @@ class StatusLine(Observer):
         latency = "" if event.latency_ms is None else f"  {event.latency_ms:.0f} ms"
         frame = "-" if event.frame is None else event.frame
         text = f"frame {frame}  {event.verdict:4}  {counts}  {rate:.1f}/s{latency}  {event.reason or ''}"
-        self._write(f"\r\x1b[K{text[:118]}")
-
-    def _write(self, text: str) -> None:
-        with contextlib.suppress(OSError, ValueError):  # a terminal that is gone ends no run
-            self._stream.write(text)
-            self._stream.flush()
+        write_to(self._stream, f"{CLEAR_LINE}{text[:118]}")
 
 
 def _open(path: Path) -> TextIO:

@@ -10,6 +10,7 @@ import json
 import logging
 import sys
 from collections.abc import Iterator
+from typing import TextIO
 
 from edge_ad.utils.text import format_time, redact, storable
 
@@ -55,10 +56,17 @@ def _clean(text: str) -> str:
     return "\n".join(map(storable, text.splitlines()))
 
 
+def write_to(stream: TextIO | None, text: str) -> None:
+    """Write text at once; a terminal or pipe that is closed, full or gone must end no work."""
+    with contextlib.suppress(OSError, ValueError):
+        if stream is not None:
+            stream.write(text)
+            stream.flush()
+
+
 def print_message(text: str) -> None:
     """Print a line that is for the person who started the command alone, and for no log."""
-    with contextlib.suppress(OSError, ValueError):
-        print(text, file=sys.stderr, flush=True)
+    write_to(sys.stderr, f"{text}\n")
 
 
 @contextlib.contextmanager

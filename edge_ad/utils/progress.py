@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import time
 from dataclasses import dataclass, field
 from typing import TextIO
+
+from edge_ad.utils.logs import CLEAR_LINE, write_to
 
 
 @dataclass
@@ -20,7 +21,7 @@ class Progress:
     def log(self, text: str) -> None:
         """Print a line of its own."""
         if self.shown:
-            self._print(text)
+            write_to(self.stream, f"{text}\n")
 
     def step(self, stage: str, done: int, total: int, began: float, *, first: int = 0, note: str = "") -> None:
         """Report step ``done`` of ``total``; ``began`` is the monotonic time at step ``first``."""
@@ -34,11 +35,7 @@ class Progress:
         if done == total:
             line = f"{stage}: {total} of {total}{', ' + note if note else ''}, took {clock(now - began)}"
         end = "\n" if done == total or not live else ""
-        self._print(f"\r\033[K{line}" if live else line, end)
-
-    def _print(self, text: str, end: str = "\n") -> None:
-        with contextlib.suppress(OSError, ValueError):  # hours of work must not end with the terminal that shows them
-            print(text, end=end, file=self.stream, flush=True)
+        write_to(self.stream, f"{CLEAR_LINE if live else ''}{line}{end}")
 
 
 def clock(seconds: float) -> str:

@@ -174,7 +174,7 @@ def main(arguments: list[str]) -> None:
     address = Address(hello["host"], 0)
     store = None if hello["store"] is None else Path(hello["store"])
     access = _access(Tokens(**hello.pop("keys")), address, hello["names"], store)
-    ask = teller(sys.stdout.buffer)
+    ask = wish_writer(sys.stdout.buffer)
     app = make_app(dashboard, access, store, ask)
     Server(app, dashboard, feed, ask).run([socket.socket(fileno=int(arguments[0]))])
 
@@ -197,16 +197,16 @@ def _access(keys: Tokens, address: Address, names: Sequence[str], store: Path | 
     return Access(keys, names_for(address, names), sessions=sessions)
 
 
-def teller(stream: IO[bytes]) -> Ask:
+def wish_writer(stream: IO[bytes]) -> Ask:
     """Return what sends a wish to the run, one JSON line each, from any thread."""
     lock = threading.Lock()
 
-    def write_record(record: dict[str, Any]) -> None:
+    def write_wish(record: dict[str, Any]) -> None:
         with lock, contextlib.suppress(OSError, ValueError):
             stream.write(json.dumps(record).encode() + b"\n")
             stream.flush()
 
-    return write_record
+    return write_wish
 
 
 if __name__ == "__main__":

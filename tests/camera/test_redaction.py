@@ -23,7 +23,7 @@ secrets = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\
 SCHEMES = ("rtsp", "rtsps", "http", "ftp", "genicam", "aravis", "csi", "synthetic", "v4l2")
 
 
-def told(action: object) -> str:
+def message_of(action: object) -> str:
     """What a caller of ``action`` could print: its result's repr and str, or the error with all that caused it."""
     assert callable(action)
     try:
@@ -41,7 +41,7 @@ def told(action: object) -> str:
 @example("Zqa/bqZ", "Zq@/@ #?qZ", "rtsp")
 def test_parsing_never_tells_credentials(user: str, password: str, scheme: str) -> None:
     uri = f"{scheme}://{user}:{password}@127.0.0.1:1/stream"
-    words = told(lambda: parse_uri(uri))
+    words = message_of(lambda: parse_uri(uri))
     assert "Zq" not in words.replace(HIDDEN, "")
     assert "qZ" not in words
 
@@ -68,7 +68,7 @@ def test_a_pipeline_never_tells_credentials(user: str, password: str) -> None:
     ],
 )
 def test_errors_of_opening_never_tell_credentials(uri: str, capfd: pytest.CaptureFixture[str]) -> None:
-    words = told(lambda: open_source(uri.format("Zqusr", "Zqpwd")))
+    words = message_of(lambda: open_source(uri.format("Zqusr", "Zqpwd")))
     output = capfd.readouterr()
     assert "Zq" not in words + output.out + output.err
     assert words
@@ -83,4 +83,4 @@ def test_the_command_line_never_tells_credentials(tmp_path: Path, capfd: pytest.
 
 
 def test_a_handle_with_credentials_has_no_telling_repr() -> None:
-    assert "Zq" not in told(lambda: RtspDriver("rtsp://Zqa:Zqb@127.0.0.1:1/x", "rtsp://***@127.0.0.1:1/x"))
+    assert "Zq" not in message_of(lambda: RtspDriver("rtsp://Zqa:Zqb@127.0.0.1:1/x", "rtsp://***@127.0.0.1:1/x"))

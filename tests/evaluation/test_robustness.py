@@ -20,7 +20,7 @@ STATISTICS = _statistics((0.5, 0.0, 0.5, 0.0, 0.0))
 
 
 @dataclass
-class Found:
+class Inferred:
     raw: np.ndarray
     score: float
     map: np.ndarray
@@ -32,10 +32,10 @@ class Judge:
     image_size = (20, 50)
     branches = ("structure", "local")
 
-    def infer(self, image: Image) -> Found:
+    def infer(self, image: Image) -> Inferred:
         raw = np.zeros(5, np.float32)
         raw[0], raw[2] = image.mean(), image.mean(axis=(0, 2)).argmax()
-        return Found(raw, float(raw[0]), np.zeros((4, 4), np.float32))
+        return Inferred(raw, float(raw[0]), np.zeros((4, 4), np.float32))
 
     def tensor(self, name: str) -> np.ndarray:
         raise AssertionError(name)  # the branch logic is not computed

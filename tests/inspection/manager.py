@@ -13,7 +13,7 @@ class Manager:
         self._socket.bind("\0" + address[1:] if address[0] == "@" else address)
         self._socket.setblocking(False)
 
-    def told(self) -> list[str]:
+    def received(self) -> list[str]:
         """Return the lines that came since the last call."""
         lines: list[str] = []
         while True:

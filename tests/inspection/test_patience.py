@@ -36,7 +36,7 @@ def test_a_service_is_ready_without_its_camera_and_judges_when_it_comes(
     summaries: list[Summary] = []
 
     def heard(line: str) -> bool:
-        told.extend(manager.told())
+        told.extend(manager.received())
         return line in told
 
     def run() -> None:

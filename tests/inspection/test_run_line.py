@@ -69,7 +69,7 @@ class Run:
         )
 
     def ready(self) -> bool:
-        return until(lambda: "READY=1" in self.manager.told(), PATIENCE_S)
+        return until(lambda: "READY=1" in self.manager.received(), PATIENCE_S)
 
 
 @contextlib.contextmanager
@@ -91,16 +91,16 @@ def test_a_plc_sees_a_reject_and_the_watchdog_starves(station: Path, tmp_path: P
         assert run.ready()
         plc = ReadingPlc(port)
         assert until(plc.passed)
-        assert until(lambda: "WATCHDOG=1" in run.manager.told())
+        assert until(lambda: "WATCHDOG=1" in run.manager.received())
         if how == "hang":
             run.hang.write_text("")
         else:
             run.process.send_signal(signal.SIGSTOP if how == "STOP" else signal.SIGKILL)
         assert until(lambda: plc.bits()[:2] == [False, True], HOLD_S + SLACK_S)
         plc.close()
-        run.manager.told()
+        run.manager.received()
         time.sleep(1.5)
-        assert "WATCHDOG=1" not in run.manager.told()
+        assert "WATCHDOG=1" not in run.manager.received()
 
 
 def test_anomalies_do_not_pass_and_counters_and_latch_survive_a_kill(station: Path, tmp_path: Path) -> None:

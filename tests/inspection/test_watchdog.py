@@ -42,19 +42,19 @@ def test_verdicts_feed_and_nothing_else_does(manager: Manager, address: str) -> 
     clock = [100.0]
     watchdog = make(address, tests, clock)
     watchdog.ready()
-    assert manager.told() == ["READY=1", "STATUS=ready; no verdict yet", "WATCHDOG=1"]
+    assert manager.received() == ["READY=1", "STATUS=ready; no verdict yet", "WATCHDOG=1"]
     for _ in range(5):
         clock[0] += 0.125
         watchdog.on_result(OK, SOURCE)
-    assert manager.told() == []  # once in an eighth of the time is enough
+    assert manager.received() == []  # once in an eighth of the time is enough
     clock[0] += 1.0
     watchdog.on_cycle("cam", "idle")
-    assert manager.told() == []
+    assert manager.received() == []
     watchdog.on_result(NONE, SOURCE)
-    assert manager.told() == ["WATCHDOG=1", "STATUS=NONE; 4.0 fps, p99 12.5 ms"]
+    assert manager.received() == ["WATCHDOG=1", "STATUS=NONE; 4.0 fps, p99 12.5 ms"]
     assert tests == []
     watchdog.close()
-    assert manager.told() == ["STOPPING=1"]
+    assert manager.received() == ["STOPPING=1"]
 
 
 def test_when_idle_the_engines_are_proved(manager: Manager, address: str) -> None:
@@ -65,7 +65,7 @@ def test_when_idle_the_engines_are_proved(manager: Manager, address: str) -> Non
         clock[0] += 0.125
         watchdog.on_tick()
     assert tests == pytest.approx([102.0, 104.0])  # a quarter of 8 s
-    assert [line for line in manager.told() if line == "WATCHDOG=1"] == ["WATCHDOG=1"] * 2
+    assert [line for line in manager.received() if line == "WATCHDOG=1"] == ["WATCHDOG=1"] * 2
 
 
 def test_a_failed_self_test_feeds_nothing(manager: Manager, address: str) -> None:
@@ -75,7 +75,7 @@ def test_a_failed_self_test_feeds_nothing(manager: Manager, address: str) -> Non
     clock[0] = 3.0
     with pytest.raises(DeviceFault, match=r"1\.1000 instead of 1\.0000"):
         watchdog.on_tick()
-    assert "WATCHDOG=1" not in manager.told()
+    assert "WATCHDOG=1" not in manager.received()
 
 
 @pytest.mark.parametrize(("score", "fine"), [(1.0, True), (1.009, True), (0.98, False), (float("nan"), False)])

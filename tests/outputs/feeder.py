@@ -16,7 +16,7 @@ from edge_ad.outputs.guard_client import GuardClient
 from edge_ad.outputs.guard_state import Message
 
 
-def say(record: Mapping[str, object]) -> None:
+def print_record(record: Mapping[str, object]) -> None:
     """Write one line at once: print writes its end by itself, and two threads speak here."""
     sys.stdout.write(f"{json.dumps(record)}\n")
     sys.stdout.flush()
@@ -24,8 +24,8 @@ def say(record: Mapping[str, object]) -> None:
 
 def main() -> None:
     uri, hold_ms = sys.argv[1], float(sys.argv[2])
-    link = GuardClient([uri], hold_ms, 1, say)
-    say({"port": next(iter(link.ports.values()), 0), "guard": link.pid})
+    link = GuardClient([uri], hold_ms, 1, print_record)
+    print_record({"port": next(iter(link.ports.values()), 0), "guard": link.pid})
     hang = threading.Event()
     threading.Thread(target=lambda: (sys.stdin.readline(), hang.set()), daemon=True).start()
     count = 0

@@ -97,10 +97,10 @@ def test_the_header_of_a_jetson(header: Header) -> None:
 
 
 def test_a_pin_of_a_jetson_that_cannot_be_set_low_is_let_go_and_taken_again(header: Header) -> None:
-    told = Told()
+    health = RecordedHealth()
 
     async def cycle() -> None:
-        channel = JetsonGpio({"pass": 29}, lambda request: None, told.stats)
+        channel = JetsonGpio({"pass": 29}, lambda request: None, health.stats)
         await channel.open()
         channel.show(GOOD)
         header.broken = True
@@ -114,7 +114,7 @@ def test_a_pin_of_a_jetson_that_cannot_be_set_low_is_let_go_and_taken_again(head
         assert header.pins == {29: 1}
 
     asyncio.run(cycle())
-    assert told.faults[:2] == [None, "RuntimeError: Failed to set a value: the pins are let go"]
+    assert health.faults[:2] == [None, "RuntimeError: Failed to set a value: the pins are let go"]
 
 
 @pytest.mark.parametrize(("level", "expected"), [(1, Trigger), (0, Released)])
@@ -149,7 +149,7 @@ def test_a_pin_that_is_none_and_a_board_that_is_no_jetson_are_told(
         asyncio.run(JetsonGpio({"pass": 29}, lambda request: None).open())
 
 
-class Told:
+class RecordedHealth:
     """Takes down what is told of an output."""
 
     def __init__(self) -> None:
@@ -170,12 +170,12 @@ def board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Board]:
         sys.modules.pop(name, None)
 
 
-def drive(pins: dict[str, int], act: Callable[[Gpio], None], told: Told | None = None) -> list[Request]:
+def drive(pins: dict[str, int], act: Callable[[Gpio], None], health: RecordedHealth | None = None) -> list[Request]:
     """Open a channel on the board, act, close; return what was asked through it."""
     found: list[Request] = []
 
     async def cycle() -> None:
-        channel = Gpio("/dev/gpiochip0", pins, found.append, (told or Told()).stats)
+        channel = Gpio("/dev/gpiochip0", pins, found.append, (health or RecordedHealth()).stats)
         await channel.open()
         act(channel)
         await channel.close()
@@ -196,7 +196,7 @@ def test_lines_begin_with_a_reject_and_rest_at_the_end(board: Board) -> None:
 
 @pytest.mark.parametrize("fault", ["set", "get", "stuck"])
 def test_a_line_that_cannot_be_set_low_is_let_go_told_and_taken_again(fault: str, board: Board) -> None:
-    told = Told()
+    health = RecordedHealth()
 
     def act(channel: Gpio) -> None:
         channel.show(GOOD)
@@ -213,10 +213,10 @@ def test_a_line_that_cannot_be_set_low_is_let_go_told_and_taken_again(fault: str
             time.sleep(0.05)
         assert board.level(17)
 
-    drive({"pass": 17, "fault": 27}, act, told)
-    assert told.faults[0] is None
-    assert told.faults[1] is not None
-    assert "let go" in told.faults[1]
+    drive({"pass": 17, "fault": 27}, act, health)
+    assert health.faults[0] is None
+    assert health.faults[1] is not None
+    assert "let go" in health.faults[1]
 
 
 def test_lines_stay_let_go_while_the_chip_refuses_everything(board: Board) -> None:
@@ -262,7 +262,7 @@ def test_without_a_strobe_only_rising_edges_count(board: Board) -> None:
 
 
 def test_inputs_that_cannot_be_read_call_for_nothing_and_are_told(board: Board) -> None:
-    told = Told()
+    health = RecordedHealth()
 
     def act(channel: Gpio) -> None:
         def broken(count: int) -> list[Any]:
@@ -273,8 +273,8 @@ def test_inputs_that_cannot_be_read_call_for_nothing_and_are_told(board: Board) 
         channel.look()
         channel.look()
 
-    assert drive({"pass": 17, "trigger": 4}, act, told) == [Unavailable()]
-    assert [fault for fault in told.faults if fault] == [
+    assert drive({"pass": 17, "trigger": 4}, act, health) == [Unavailable()]
+    assert [fault for fault in health.faults if fault] == [
         "Input/output error: the inputs cannot be read, no part is called for any more"
     ]
 

@@ -273,9 +273,9 @@ def test_coils_that_somebody_else_writes_are_told() -> None:
     with linked(f"modbus://127.0.0.1:{plc.port}") as (link, _):
         assert until(lambda: link.states()[0].proven)
 
-        def told() -> bool:
+        def shows_the_fault() -> bool:
             plc.set_coil(0, True)
             return "somebody else writes there" in (link.states()[0].fault or "")
 
-        assert until(told)
+        assert until(shows_the_fault)
     plc.close()
