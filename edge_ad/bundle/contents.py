@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from edge_ad import __version__
 from edge_ad.bundle.graphs import GRAPHS, REQUIRED_GRAPHS
 from edge_ad.errors import BadInput
+from edge_ad.geometry.geometry import Geometry
 from edge_ad.scoring import BRANCHES, Array, Statistics, Thresholds
 from edge_ad.utils.files import sha256_bytes
 
@@ -54,7 +55,8 @@ class BundleContents:
     ``image_size`` is (height, width) in pixels; ``parent`` the sha256 of the bundle this one was recalibrated from;
     ``graphs`` ONNX bytes by name (see `edge_ad.bundle.graphs`); ``masks`` f32 [R, n*n] of 0 and 1; ``raw_scores`` f32
     [N, B] by split of the normal images (normalise, threshold) or synthetic; ``settings`` and ``report`` are JSON
-    objects; ``quantisation`` is None in a bundle that was never calibrated.
+    objects; ``quantisation`` is None in a bundle that was never calibrated; ``geometry`` is None where whole images
+    are squashed to ``image_size``.
     """
 
     name: str
@@ -70,6 +72,7 @@ class BundleContents:
     golden: Golden
     report: dict[str, Any]
     quantisation: Quantisation | None = None
+    geometry: Geometry | None = None
 
 
 def check_contents(contents: BundleContents, where: str) -> None:
@@ -97,6 +100,11 @@ def check_contents(contents: BundleContents, where: str) -> None:
         raise BadInput(f"{where}: golden.npz holds no images, but at least 1 is needed to prove an engine")
     if contents.quantisation is not None:
         _check_quantisation(contents.quantisation, contents.graphs, contents.image_size, where)
+    if contents.geometry is not None and contents.geometry.size != contents.image_size:
+        raise BadInput(
+            f"{where}: {GEOMETRY} makes inputs of {list(contents.geometry.size)}, but 'image_size' is "
+            f"{list(contents.image_size)}; copy or train the bundle again"
+        )
 
 
 def check_identity(name: object, preset: object, image_size: object, parent: object, *, where: str) -> None:
@@ -154,6 +162,7 @@ SCHEMA = 1
 MANIFEST = "manifest.json"
 PARTS = ("masks.npy", "statistics.npz", "raw_scores.npz", "golden.npz", "report.json")
 OPTIONAL_PARTS = ("ranges.json", "plan.json", "proof.npz")  # of calibration: all or none
+GEOMETRY = "geometry.npz"  # how parts are located and cut out; where it is missing, whole images are squashed
 
 _FORMAT = "edge-ad bundle"
 _NEEDED = (
@@ -228,7 +237,7 @@ def _check_members(members: object, where: str) -> None:
                 f"{where}: member {name!r:.80} must have a sha256 and a number of bytes, but has {entry!r:.80}"
             )
     graphs = {graph_member(name): name for name in GRAPHS}
-    unknown = sorted(set(members) - {*PARTS, *OPTIONAL_PARTS} - set(graphs))
+    unknown = sorted(set(members) - {*PARTS, *OPTIONAL_PARTS, GEOMETRY} - set(graphs))
     wanted = PARTS + (OPTIONAL_PARTS if any(name in members for name in OPTIONAL_PARTS) else ())
     missing = [name for name in wanted if name not in members]
     if unknown:

@@ -19,6 +19,7 @@ from typing import IO, Any
 from numpy.typing import NDArray
 
 from edge_ad.bundle.contents import (
+    GEOMETRY,
     MANIFEST,
     OPTIONAL_PARTS,
     PARTS,
@@ -38,12 +39,15 @@ from edge_ad.bundle.safe_zip import (
     dump_json,
     dump_npy,
     dump_npz,
+    dump_state,
     load_json,
     load_npy,
     load_npz,
+    load_state,
     pack,
 )
 from edge_ad.errors import BadInput
+from edge_ad.geometry.geometry import Geometry
 from edge_ad.scoring import Array, Statistics, Thresholds
 from edge_ad.utils.files import atomic_write, open_regular, require_writable, sha256_bytes
 
@@ -133,9 +137,10 @@ PART_LIMITS = {
     "masks.npy": 64 * MIB,
     "statistics.npz": 64 * MIB,
     "raw_scores.npz": 64 * MIB,
+    GEOMETRY: 64 * MIB,
 }
 """What parts of a bundle may hold at most, so that a small file cannot take much memory; others have the limit of a member."""
-_MEMBERS = (*PARTS, *OPTIONAL_PARTS)
+_MEMBERS = (*PARTS, *OPTIONAL_PARTS, GEOMETRY)
 
 
 class Bundle:
@@ -163,6 +168,7 @@ class Bundle:
         )
         self.golden = _golden(parts["golden.npz"], f"{path}: golden.npz")
         self.report = load_json(parts["report.json"], f"{path}: report.json")
+        self.geometry = _geometry(parts, self.image_size, f"{path}: {GEOMETRY}")
 
     @property
     def image_bits(self) -> int:
@@ -211,6 +217,7 @@ class Bundle:
             golden=self.golden,
             report=self.report,
             quantisation=quantisation,
+            geometry=self.geometry if GEOMETRY in self.manifest["members"] else None,
         )
 
     def _read(self, member: str) -> bytes:
@@ -258,6 +265,8 @@ def write_bundle(path: Path | str, contents: BundleContents, created: datetime |
         members["ranges.json"] = dump_json(contents.quantisation.ranges, "the ranges")
         members["plan.json"] = dump_json(contents.quantisation.plan, "the plan")
         members["proof.npz"] = dump_npz({"images": contents.quantisation.proof})
+    if contents.geometry is not None:
+        members[GEOMETRY] = dump_state(*contents.geometry.state(), GEOMETRY)
     large = [name for name, data in members.items() if len(data) > PART_LIMITS.get(name, MEMBER_LIMIT)]
     if large:
         limit = PART_LIMITS.get(large[0], MEMBER_LIMIT)
@@ -334,6 +343,16 @@ def _thresholds(value: object, where: str) -> Thresholds:
         return Thresholds.from_json(value)
     except BadInput as error:
         raise BadInput(f"{where}: {error}") from error
+
+
+def _geometry(parts: Mapping[str, bytes], size: tuple[int, int], where: str) -> Geometry:
+    if GEOMETRY not in parts:
+        return Geometry.square(size)
+    state = load_state(parts[GEOMETRY], where)
+    try:
+        return Geometry.from_state(*state)
+    except BadInput as error:
+        raise BadInput(f"{where}: {error}; copy or train the bundle again") from error
 
 
 def _golden(data: bytes, where: str) -> Golden:

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_ad.errors import BadInput, is_out_of_memory, require
+from edge_ad.geometry.cut_out import resize as resize
 from edge_ad.utils.files import read_regular
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -284,25 +285,6 @@ def read_thumbnail(path: Path, side: int, bits: int = 16) -> Image:
     return resize(
         _decode(path, data, cv2.IMREAD_REDUCED_GRAYSCALE_8 if reduced else cv2.IMREAD_GRAYSCALE), (side, side)
     )
-
-
-def resize(image: Image, size: tuple[int, int]) -> Image:
-    """Return u8[H,W,...] resized to ``size`` = (height, width); the aspect ratio is not kept.
-
-    Area averaging where the image shrinks (antialiased), linear interpolation where it grows; an image that shrinks
-    along one axis and grows along the other is shrunk first. An image that has the size already comes back as it is.
-    """
-    height, width = image.shape[:2]
-    if (height, width) == size:
-        return image
-    smaller = (min(height, size[0]), min(width, size[1]))
-    if smaller != (height, width):
-        image = cv2.resize(image, smaller[::-1], interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
-    if smaller != size and smaller == (1, 1):  # OpenCV 4.5.4 refuses a single pixel
-        return np.full((*size, *image.shape[2:]), image[0, 0], np.uint8)
-    if smaller != size:
-        image = cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR).astype(np.uint8, copy=False)
-    return image
 
 
 def decode_jpeg(data: bytes) -> Image:

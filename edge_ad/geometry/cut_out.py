@@ -109,6 +109,31 @@ def cut_out(image: Image, pose: Pose, size: tuple[int, int]) -> Image:
     return transform_of(pose, source, size).cut(image)
 
 
+def resizing(source: tuple[int, int], target: tuple[int, int]) -> Transform:
+    """Return the transform that stands for resizing a whole image of ``source`` to ``target``, both (height, width)."""
+    y, x = target[0] / source[0], target[1] / source[1]
+    return Transform(np.array([[x, 0, (x - 1) / 2], [0, y, (y - 1) / 2], [0, 0, 1]]), source, target)
+
+
+def resize(image: Image, size: tuple[int, int]) -> Image:
+    """Return u8[H,W,...] resized to ``size`` = (height, width); the aspect ratio is not kept.
+
+    Area averaging where the image shrinks (antialiased), linear interpolation where it grows; an image that shrinks
+    along one axis and grows along the other is shrunk first. An image that has the size already comes back as it is.
+    """
+    height, width = image.shape[:2]
+    if (height, width) == size:
+        return image
+    smaller = (min(height, size[0]), min(width, size[1]))
+    if smaller != (height, width):
+        image = cv2.resize(image, smaller[::-1], interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
+    if smaller != size and smaller == (1, 1):  # OpenCV 4.5.4 refuses a single pixel
+        return np.full((*size, *image.shape[2:]), image[0, 0], np.uint8)
+    if smaller != size:
+        image = cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR).astype(np.uint8, copy=False)
+    return image
+
+
 def choose_size(width: float, height: float, pixels: int = BUDGET) -> tuple[int, int]:
     """Return the input's (height, width), multiples of 32, in which a box of ``width`` x ``height`` is largest.
 

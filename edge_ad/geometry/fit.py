@@ -10,26 +10,23 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, TypeAlias
 
 import cv2
 import numpy as np
 
 from edge_ad.errors import BadInput
-from edge_ad.geometry.anchors import AnchorLocator, fit_anchors
+from edge_ad.geometry import METHODS, Method
+from edge_ad.geometry.anchors import fit_anchors
 from edge_ad.geometry.contact_sheet import contact_sheet
-from edge_ad.geometry.cut_out import BUDGET, Transform, choose_size, transform_of
-from edge_ad.geometry.foreground import ForegroundLocator
+from edge_ad.geometry.cut_out import BUDGET, choose_size, resize, transform_of
 from edge_ad.geometry.foreground_fit import fit_foreground
-from edge_ad.geometry.locator import Arrays, Locator
+from edge_ad.geometry.geometry import MARGIN, Geometry
+from edge_ad.geometry.locator import Locator
 from edge_ad.geometry.matching import structure
-from edge_ad.geometry.pose import Image, Location, NotLocated, Pose, PoseRange, mean_angle, wrap
-from edge_ad.geometry.template import TemplateLocator
+from edge_ad.geometry.pose import Image, NotLocated, Pose, PoseRange, mean_angle, wrap
 from edge_ad.geometry.template_fit import Region, fit_template
 
-Method: TypeAlias = Literal["auto", "none", "foreground", "shift", "rigid", "rigid_any", "scaled", "anchors"]
-METHODS: tuple[Method, ...] = get_args(Method)
-MARGIN = 0.05
 MAX_FIT, MAX_SHEET = 48, 24
 SHEET_PIXELS = 16_384
 # Below this spread of the corners, as a share of the box's diagonal, parts are aligned already.
@@ -37,49 +34,6 @@ ALIGNED = 0.01
 WORTH = 0.9
 TIE = 0.1
 UNLOCATED = 0.1
-_LOCATORS: dict[str, Any] = {cls.kind: cls for cls in (ForegroundLocator, TemplateLocator, AnchorLocator)}
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """How an image becomes the input: a locator (None: the whole image), the input's (height, width), the expected poses."""
-
-    method: Method
-    image_size: tuple[int, int]
-    size: tuple[int, int]
-    locator: Locator | None = None
-    expected: PoseRange | None = None
-    margin: float = MARGIN
-
-    def locate(self, image: Image) -> Location:
-        """Return the pose of the part; without a locator, that of the whole image."""
-        if self.locator is not None:
-            return self.locator.locate(image)
-        high, wide = self.image_size
-        if image.shape[:2] != self.image_size:
-            return NotLocated(f"the image is {image.shape[1]} x {image.shape[0]} pixels, and the training's were {wide} x {high}")
-        return Pose.of_image(self.image_size)
-
-    def transform(self, pose: Pose) -> Transform:
-        """Return the way between the original and the input for a pose of ``locate``."""
-        return transform_of(pose if self.locator is None else pose.grown(self.margin), self.image_size, self.size)
-
-    def state(self) -> tuple[dict[str, Any], Arrays]:
-        """Return plain values and arrays that ``from_state`` makes the same geometry of."""
-        own, arrays = ({}, {}) if self.locator is None else self.locator.state()
-        expected = None if self.expected is None else self.expected.as_dict()
-        values = {"method": self.method, "image_size": list(self.image_size), "size": list(self.size), "margin": self.margin,
-                  "expected": expected, "locator": own}
-        return values, arrays
-
-    @classmethod
-    def from_state(cls, values: dict[str, Any], arrays: Arrays) -> Geometry:
-        """Return the geometry that ``state`` described."""
-        (image_high, image_wide), (high, wide) = values["image_size"], values["size"]
-        own, expected = values["locator"], values["expected"]
-        return cls(values["method"], (int(image_high), int(image_wide)), (int(high), int(wide)),
-                   _LOCATORS[own["kind"]].from_state(own, arrays) if own else None,
-                   PoseRange.from_dict(expected) if expected else None, float(values["margin"]))
 
 
 @dataclass(frozen=True)
@@ -125,6 +79,8 @@ def fit_geometry(images: Sequence[Image], names: Sequence[str] | None = None, *,
     auto is taken as it is. Raises BadInput where it does not apply.
     """
     names = names or [f"image {index + 1}" for index in range(len(images))]
+    if method == "square" or (method == "auto" and not anchors and len({image.shape for image in images}) > 1):
+        return _squashed(images, "it was asked for" if method == "square" else "the images have several sizes", pixels)
     _check(images, method, anchors, box)
     fits = _fits(empty, anchors, box)
     picked = _picked(len(images), seed, keep_first=bool(anchors))
@@ -146,6 +102,13 @@ def fit_geometry(images: Sequence[Image], names: Sequence[str] | None = None, *,
         reason = f"{best} leaves {len(fit.unlocated)} of {len(images)} normal images without a pose: {fit.unlocated[0][1]}"
         return _finished(None, "none", reason, trials, images=images, names=names, pixels=pixels)
     return fit
+
+
+def _squashed(images: Sequence[Image], reason: str, pixels: int) -> Fit:
+    """Return the geometry that squashes whole images of any size into a square of ``pixels``."""
+    side = math.isqrt(pixels)
+    geometry = replace(Geometry.square((side, side)), image_size=(images[0].shape[0], images[0].shape[1]))
+    return Fit(geometry, f"square: {reason}", (), contact_sheet([resize(image, (side, side)) for image in images[:MAX_SHEET]]))
 
 
 Fitter: TypeAlias = Callable[[Sequence[Image], Sequence[str]], Locator]
@@ -261,7 +224,7 @@ def _finished(locator: Locator | None, method: Method, reason: str, trials: tupl
     size = (images[0].shape[0], images[0].shape[1])
     if locator is None:
         geometry = Geometry("none", size, choose_size(size[1], size[0], pixels))
-        cut = [geometry.transform(Pose.of_image(size)).cut(image) for image in images[:MAX_SHEET]]
+        cut = [resize(image, geometry.size) for image in images[:MAX_SHEET]]
         return Fit(geometry, reason, trials, contact_sheet(cut))
     box = Pose(0, 0, 0, *locator.box).grown(MARGIN)
     geometry = Geometry(method, size, choose_size(box.width, box.height, pixels), locator)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import zipfile
 from dataclasses import replace
@@ -15,7 +16,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from edge_ad.bundle import BundleContents, open_bundle, write_bundle
+from edge_ad.bundle.safe_zip import dump_npz, dump_state, pack
 from edge_ad.errors import BadInput
+from edge_ad.geometry.geometry import Geometry
 from edge_ad.utils.files import sha256_bytes
 from tests.fixtures.calibrated import make_calibrated
 from tests.fixtures.plain_bundle import NOON, make_plain_bundle, named, plain_contents
@@ -52,6 +55,37 @@ def test_what_goes_in_comes_out(path: Path) -> None:
     assert bundle.manifest["members"]["graphs/teacher.onnx"] == {"sha256": sha256_bytes(named(b"t" * 300)), "bytes": 305}
     with pytest.raises(BadInput, match="no graph 'tokenizer'; it has teacher, lavit, fusion"):
         bundle.graph("tokenizer")
+
+
+def test_a_bundle_without_a_geometry_squashes_whole_images(path: Path) -> None:
+    geometry = open_bundle(path).geometry
+    assert (geometry.method, geometry.size, geometry.locates) == ("square", plain_contents().image_size, False)
+    assert open_bundle(path).contents().geometry is None
+
+
+def test_a_geometry_is_kept(tmp_path: Path) -> None:
+    geometry = Geometry("none", (480, 640), plain_contents().image_size)
+    write_bundle(tmp_path / "tray.edgead", replace(plain_contents(), geometry=geometry), NOON)
+    assert open_bundle(tmp_path / "tray.edgead").geometry == geometry
+    assert open_bundle(tmp_path / "tray.edgead").contents().geometry == geometry
+
+
+def test_a_geometry_of_another_input_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"geometry.npz makes inputs of \[32, 999\], but 'image_size' is"):
+        write_bundle(tmp_path / "tray.edgead", replace(plain_contents(), geometry=Geometry.square((32, 999))), NOON)
+
+
+@pytest.mark.parametrize("data", [b"", b"PK", dump_state({}, {}, "x"), dump_npz({"a": np.zeros(3)})])
+def test_a_damaged_geometry_is_refused(data: bytes, path: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    manifest = json.loads(members.pop("manifest.json"))
+    manifest["members"]["geometry.npz"] = {"sha256": sha256_bytes(data), "bytes": len(data)}
+    (tmp_path / "tray.edgead").write_bytes(
+        pack({"manifest.json": json.dumps(manifest).encode(), **members, "geometry.npz": data})
+    )
+    with pytest.raises(BadInput, match=r"geometry\.npz.*train"):
+        open_bundle(tmp_path / "tray.edgead")
 
 
 @pytest.mark.parametrize(("report", "bits"), [({}, 16), ({"image_bits": 12}, 12), ({"image_bits": 16}, 16)])

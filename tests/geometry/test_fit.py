@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 
 from edge_ad.errors import BadInput
+from edge_ad.geometry import Method
 from edge_ad.geometry.contact_sheet import contact_sheet
-from edge_ad.geometry.fit import Geometry, Trial, _best, fit_geometry
+from edge_ad.geometry.cut_out import resize
+from edge_ad.geometry.fit import Trial, _best, fit_geometry
+from edge_ad.geometry.geometry import Geometry, Prepared
 from edge_ad.geometry.pose import NotLocated, Pose
 from edge_ad.synthetic.single_part import PartOptions, render_part
 from tests.geometry import test_anchors
@@ -85,8 +88,11 @@ def test_the_rule_of_the_choice(trials: list[Trial], method: str, words: str) ->
     ("arguments", "expected"),
     [
         ({"images": []}, "no images were given"),
-        ({"images": [np.zeros((60, 80, 3), np.uint8), np.zeros((60, 90, 3), np.uint8)]}, r"2 sizes \(80 x 60 to 90 x 60\)"),
-        ({"images": [np.zeros((60, 80, 3), np.uint8)], "method": "affine"}, "method 'affine' is not known: use one of auto, none"),
+        (
+            {"images": [np.zeros((60, 80, 3), np.uint8), np.zeros((60, 90, 3), np.uint8)], "method": "rigid"},
+            r"2 sizes \(80 x 60 to 90 x 60\)",
+        ),
+        ({"images": [np.zeros((60, 80, 3), np.uint8)], "method": "affine"}, "'affine' is not known: use one of auto, square, none"),
         ({"images": [np.zeros((60, 80, 3), np.uint8)], "method": "anchors"}, "anchors need one or two regions"),
         ({"images": [np.zeros((60, 800, 3), np.uint8)], "method": "none"}, r"800 x 60 pixels \(13.3:1\), and up to 8:1"),
         ({"images": [np.zeros((60, 80, 3), np.uint8)], "method": "foreground"}, "parts do not stand out"),
@@ -126,11 +132,45 @@ def test_the_same_images_and_seed_give_the_same_geometry() -> None:
     assert first == second
 
 
-def test_an_image_of_another_size_is_no_pose_without_a_locator_either() -> None:
-    geometry = Geometry("none", SIZE, (224, 288))
-    location = geometry.locate(np.zeros((64, 64, 3), np.uint8))
-    assert isinstance(location, NotLocated)
-    assert "64 x 64 pixels, and the training's were 320 x 240" in location.reason
+@pytest.mark.parametrize("method", ["square", "none"])
+def test_whole_images_of_any_size_are_resized(method: Method) -> None:
+    geometry = Geometry(method, SIZE, (224, 288))
+    image = np.random.default_rng(0).integers(0, 256, (120, 90, 3), np.uint8)
+    prepared = geometry.prepare(image)
+    assert isinstance(prepared, Prepared)
+    assert (prepared.pose, geometry.locates) == (None, False)
+    np.testing.assert_array_equal(prepared.image, resize(image, (224, 288)))
+    corners = prepared.transform.to_image(np.array([(-0.5, -0.5), (287.5, 223.5)]))
+    np.testing.assert_allclose(corners, [(-0.5, -0.5), (89.5, 119.5)])
+
+
+def test_images_of_several_sizes_are_squashed_by_auto() -> None:
+    images = [np.zeros((60, 80, 3), np.uint8), np.zeros((60, 90, 3), np.uint8)]
+    fit = fit_geometry(images, pixels=64 * 64)
+    assert (fit.geometry.method, fit.geometry.size, fit.reason) == ("square", (64, 64), "square: the images have several sizes")
+
+
+def test_a_part_is_prepared_as_it_is_located_and_cut_out() -> None:
+    parts = [part.image for part in normal_parts("key")]
+    geometry = fit_geometry(parts, method="foreground").geometry
+    pose, prepared = geometry.locate(parts[0]), geometry.prepare(parts[0])
+    assert isinstance(pose, Pose)
+    assert isinstance(prepared, Prepared)
+    assert prepared.pose == pose
+    np.testing.assert_array_equal(prepared.image, geometry.transform(pose).cut(parts[0]))
+    assert [one.pose for one in geometry.prepare_all(parts[0]) if isinstance(one, Prepared)] == [pose]
+    nothing = geometry.prepare(np.full_like(parts[0], parts[0][0, 0]))
+    assert isinstance(nothing, NotLocated)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"method": "auto"}, {"method": "rigid"}, {"size": [1]}, {"locator": {"kind": "other"}}, {"locator": {"kind": "foreground"}}],
+)
+def test_a_state_of_no_geometry_is_refused(change: dict[str, object]) -> None:
+    values, arrays = Geometry("none", SIZE, (224, 288)).state()
+    with pytest.raises(BadInput, match="it describes no geometry"):
+        Geometry.from_state({**values, **change}, arrays)
 
 
 def test_the_contact_sheet_shows_the_mean_first_and_what_was_not_located_in_red() -> None:

@@ -1,0 +1,111 @@
+"""How an image becomes the input of the networks: the part is located, turned upright and cut out, or all is resized."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from edge_ad.errors import BadInput
+from edge_ad.geometry import METHODS, WHOLE, Method
+from edge_ad.geometry.anchors import AnchorLocator
+from edge_ad.geometry.cut_out import Transform, resize, resizing, transform_of
+from edge_ad.geometry.foreground import ForegroundLocator
+from edge_ad.geometry.locator import Arrays, Locator
+from edge_ad.geometry.pose import Image, Location, NotLocated, Pose, PoseRange
+from edge_ad.geometry.template import TemplateLocator
+
+MARGIN = 0.05
+_LOCATORS: dict[str, Any] = {cls.kind: cls for cls in (ForegroundLocator, TemplateLocator, AnchorLocator)}
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """An input u8[H,W,3], the pose of the part in it (None: the whole image), and the way back into the original."""
+
+    image: Image
+    pose: Pose | None
+    transform: Transform
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How an image becomes the input: a locator (None: the whole image), the input's (height, width), the expected poses.
+
+    ``image_size`` is that of the normal images; whole images of any size are taken.
+    """
+
+    method: Method
+    image_size: tuple[int, int]
+    size: tuple[int, int]
+    locator: Locator | None = None
+    expected: PoseRange | None = None
+    margin: float = MARGIN
+
+    @classmethod
+    def square(cls, size: tuple[int, int]) -> Geometry:
+        """Return the geometry that squashes whole images to ``size`` (height, width)."""
+        return cls("square", size, size)
+
+    @property
+    def locates(self) -> bool:
+        """Whether parts are located; else the input shows the whole image."""
+        return self.locator is not None
+
+    def prepare(self, image: Image) -> Prepared | NotLocated:
+        """Return the input made of an image u8[H,W,3], or why the part was not located."""
+        if self.locator is None:
+            return self._whole(image)
+        return self._cut(image, self.locator.locate(image))
+
+    def prepare_all(self, image: Image) -> list[Prepared | NotLocated]:
+        """Return the input of every part in view, from left to right; nothing in view gives one reason."""
+        if self.locator is None:
+            return [self._whole(image)]
+        return [self._cut(image, location) for location in self.locator.locate_all(image)]
+
+    def locate(self, image: Image) -> Location:
+        """Return the pose of the part; without a locator, that of the whole image."""
+        if self.locator is not None:
+            return self.locator.locate(image)
+        return Pose.of_image((image.shape[0], image.shape[1]))
+
+    def transform(self, pose: Pose) -> Transform:
+        """Return the way between an image of the normal images' size and the input, for a pose of ``locate``."""
+        return transform_of(pose if self.locator is None else pose.grown(self.margin), self.image_size, self.size)
+
+    def _whole(self, image: Image) -> Prepared:
+        source = (image.shape[0], image.shape[1])
+        return Prepared(resize(image, self.size), None, resizing(source, self.size))
+
+    def _cut(self, image: Image, location: Location) -> Prepared | NotLocated:
+        if isinstance(location, NotLocated):
+            return location
+        transform = self.transform(location)
+        return Prepared(transform.cut(image), location, transform)
+
+    def state(self) -> tuple[dict[str, Any], Arrays]:
+        """Return plain values and arrays that ``from_state`` makes the same geometry of."""
+        own, arrays = ({}, {}) if self.locator is None else self.locator.state()
+        expected = None if self.expected is None else self.expected.as_dict()
+        values = {"method": self.method, "image_size": list(self.image_size), "size": list(self.size), "margin": self.margin,
+                  "expected": expected, "locator": own}
+        return values, arrays
+
+    @classmethod
+    def from_state(cls, values: dict[str, Any], arrays: Arrays) -> Geometry:
+        """Return the geometry that ``state`` described; BadInput where that is not possible."""
+        try:
+            return cls._from_state(values, arrays)
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+            raise BadInput(f"it describes no geometry ({type(error).__name__}: {error})") from error
+
+    @classmethod
+    def _from_state(cls, values: dict[str, Any], arrays: Arrays) -> Geometry:
+        (image_high, image_wide), (high, wide) = values["image_size"], values["size"]
+        own, expected, method = values["locator"], values["expected"], values["method"]
+        if method not in METHODS or method == "auto" or (method in WHOLE) == bool(own):
+            raise ValueError(f"method {method!r} with {'a' if own else 'no'} locator")
+        return cls(method, (int(image_high), int(image_wide)), (int(high), int(wide)),
+                   _LOCATORS[own["kind"]].from_state(own, arrays) if own else None,
+                   PoseRange.from_dict(expected) if expected else None, float(values["margin"]))
+
