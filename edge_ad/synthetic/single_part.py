@@ -14,30 +14,41 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_ad.synthetic.parts import Canvas, Pen, Points, Rgb, circle, moved, shaded, turned
+from edge_ad.synthetic.part_defects import (
+    KINDS,
+    LOGICAL,
+    STRUCTURAL,
+    Defect,
+    Kind,
+    Surface,
+    break_face,
+    draw_damage,
+    face_of,
+    paint,
+)
+from edge_ad.synthetic.parts import Canvas, Pen, Points, Rgb, circle, moved, shaded
 from edge_ad.synthetic.tray import sensor_noise
 
-Kind: TypeAlias = Literal["bracket", "key", "plate", "lever"]
-KINDS: tuple[Kind, ...] = ("bracket", "key", "plate", "lever")
 Damage: TypeAlias = Literal["none", "missing", "added"]
 Ground: TypeAlias = Literal["belt", "tray"]
 FINAL_SEEDS = 1 << 40
 
-_METAL: dict[Kind, Rgb] = {
-    "bracket": (176, 180, 186), "key": (196, 160, 92), "plate": (150, 158, 172), "lever": (168, 96, 60),
-}
 _GROUND: Rgb = (62, 70, 66)
 _OVERSAMPLING = 2
 
 
 @dataclass(frozen=True)
 class PartOptions:
-    """What is rendered: ``length`` is the part's long side as a share of the image's short side."""
+    """What is rendered: ``length`` is the part's long side as a share of the image's short side.
+
+    ``damage`` takes or adds material over ``share`` of the outline, ``defect`` is one that inspection looks for.
+    """
 
     kind: Kind = "bracket"
     size: tuple[int, int] = (480, 640)
     ground: Ground = "belt"
     damage: Damage = "none"
+    defect: Defect = "none"
     share: float = 0.15
     length: float = 0.55
     max_angle: float = 180.0
@@ -66,13 +77,15 @@ def render_part(seed: int, options: PartOptions | None = None) -> PartImage:
     """Return the image of part ``seed``."""
     options = options or PartOptions()
     rng = np.random.default_rng([seed, KINDS.index(options.kind)])
+    broken = np.random.default_rng([seed, KINDS.index(options.kind), 1])
     high, wide = options.size
     canvas = _ground(rng, options)
     mask, damaged = (np.zeros((high * _OVERSAMPLING, wide * _OVERSAMPLING), np.uint8) for _ in range(2))
     extent = options.length * min(options.size)
     truths = _poses(rng, options, extent)
     for x, y, angle in truths:
-        _draw_part(rng, options, Part(canvas, mask, damaged, _matrix(x, y, angle, extent, mirrored=options.mirrored)))
+        part = Part(canvas, mask, damaged, _matrix(x, y, angle, extent, mirrored=options.mirrored))
+        _draw_part(rng, broken, options, part)
     small = cv2.resize(canvas, (wide, high), interpolation=cv2.INTER_AREA)
     masks = [np.where(cv2.resize(one, (wide, high), interpolation=cv2.INTER_AREA) >= 128, 255, 0).astype(np.uint8)
              for one in (mask, damaged)]
@@ -144,21 +157,33 @@ def _ground(rng: np.random.Generator, options: PartOptions) -> Canvas:
     return np.asarray(np.clip(canvas + mottle, 0, 255), np.uint8)
 
 
-def _draw_part(rng: np.random.Generator, options: PartOptions, part: Part) -> None:
-    outline = silhouette(options.kind)
-    base = shaded(_METAL[options.kind], float(rng.uniform(0.93, 1.07)))
+def _draw_part(rng: np.random.Generator, broken: np.random.Generator, options: PartOptions, part: Part) -> None:
+    outline, face = silhouette(options.kind), face_of(options.kind)
+    shade = float(rng.uniform(0.93, 1.07))
     disc = _damage_disc(rng, outline, options)
+    if options.defect in LOGICAL:
+        face, shown = break_face(face, options.kind, options.defect, broken)
+        for polygon in shown or [outline]:
+            Pen(part.damaged, part.matrix).polygon(polygon, (255, 255, 255))
+    base = shaded(face.colour, shade)
     ground = part.canvas.copy()
     shadow = Pen(part.canvas, part.matrix + np.array([[0, 0, 2], [0, 0, 3]]))
     shadow.polygon(outline, shaded(_GROUND, 0.8))
     if disc is not None and options.damage == "missing":
         shadow.polygon(disc, shaded(_GROUND, 0.97))
-    _paint(Pen(part.canvas, part.matrix), options.kind, base)
+    paint(Pen(part.canvas, part.matrix), face, outline, base=base, ground=_GROUND)
     Pen(part.mask, part.matrix).polygon(outline, (255, 255, 255))
-    if disc is None:
-        return
+    if options.defect in STRUCTURAL:
+        surface = Surface(part.canvas, part.mask, part.damaged, part.matrix, outline, face, base)
+        draw_damage(surface, options.defect, broken, ground)
+    if disc is not None:
+        _draw_disc(options.damage, disc, part, ground, base=base)
+
+
+def _draw_disc(damage: Damage, disc: Points, part: Part, ground: Canvas, *, base: Rgb) -> None:
+    """Add or take the material of a disc."""
     Pen(part.damaged, part.matrix).polygon(disc, (255, 255, 255))
-    if options.damage == "added":
+    if damage == "added":
         Pen(part.canvas, part.matrix).polygon(disc, shaded(base, 0.95))
         Pen(part.mask, part.matrix).polygon(disc, (255, 255, 255))
         return
@@ -166,21 +191,6 @@ def _draw_part(rng: np.random.Generator, options: PartOptions, part: Part) -> No
     Pen(bitten, part.matrix).polygon(disc, (255, 255, 255))
     part.canvas[bitten > 0] = ground[bitten > 0]
     part.mask[bitten > 0] = 0
-
-
-def _paint(pen: Pen, kind: Kind, base: Rgb) -> None:
-    """Draw a part: a bevel, its face, holes and a stamped mark."""
-    outline = silhouette(kind)
-    pen.polygon(outline, shaded(base, 0.7))
-    middle = outline.mean(axis=0)
-    pen.polygon((outline - middle) * 0.93 + middle, base)
-    holes = {"bracket": [(-0.34, 0.2, 0.07), (0.36, -0.21, 0.05)], "key": [(-0.34, 0.0, 0.08)],
-             "plate": [(-0.36, -0.16, 0.06), (0.33, 0.12, 0.09)], "lever": [(0.38, -0.02, 0.07)]}[kind]
-    for x, y, radius in holes:
-        pen.polygon(moved(circle(radius, 32), x, y), shaded(_GROUND, 0.7))
-    mark = turned(np.array([(-0.05, -0.02), (0.05, -0.02), (0.05, 0.0), (-0.05, 0.02)]), 0.2)
-    x, y = {"bracket": (-0.1, -0.22), "key": (0.1, 0.0), "plate": (-0.05, -0.1), "lever": (0.0, 0.0)}[kind]
-    pen.polygon(moved(mark, x, y), shaded(base, 0.5))
 
 
 def _damage_disc(rng: np.random.Generator, outline: Points, options: PartOptions) -> Points | None:
