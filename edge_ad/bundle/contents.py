@@ -53,7 +53,7 @@ class BundleContents:
     """Everything a bundle holds.
 
     ``image_size`` is (height, width) in pixels; ``parent`` the sha256 of the bundle this one was recalibrated from;
-    ``graphs`` ONNX bytes by name (see `edge_ad.bundle.graphs`); ``masks`` f32 [R, n*n] of 0 and 1; ``raw_scores`` f32
+    ``graphs`` ONNX bytes by name (see `edge_ad.bundle.graphs`); ``masks`` f32 [R, h*w] of 0 and 1; ``raw_scores`` f32
     [N, B] by split of the normal images (normalise, threshold) or synthetic; ``settings`` and ``report`` are JSON
     objects; ``quantisation`` is None in a bundle that was never calibrated; ``geometry`` is None where whole images
     are squashed to ``image_size``.

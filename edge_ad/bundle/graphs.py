@@ -7,6 +7,7 @@ of `edge_ad.scoring.BRANCHES`: the columns of scores and weights are arrays of `
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from types import MappingProxyType
@@ -19,7 +20,7 @@ TEACHER, LAVIT, FUSION = "teacher", "lavit", "fusion"
 IMAGE = "image"  # u8 [1, H, W, 3], the only tensor that comes from outside
 CONSTANTS = ("masks", *(field.name for field in fields(Statistics)))  # bound once from the bundle
 RESULTS = ("raw", "z", "score", "map")  # what a frame gives
-MAP_SIDE = 256  # cells of the fused map
+MAP_SIDE = 256  # of the fused map of a square image; others have about as many cells
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,13 @@ DROPPABLE = tuple(
 
 # The maps whose quantiles a bundle holds, in the order of ``MAPS``.
 MAP_TENSORS = tuple(spec.map for spec in (BRANCH_SPECS[branch] for branch in MAPS) if spec.map is not None)
+
+
+def map_size(image_size: tuple[int, int]) -> tuple[int, int]:
+    """Return (height, width) of the fused map of images of a size (height, width): its aspect ratio, 256 x 256 cells.
+    """
+    mean = math.sqrt(image_size[0] * image_size[1])
+    return max(1, round(MAP_SIDE * image_size[0] / mean)), max(1, round(MAP_SIDE * image_size[1] / mean))
 
 
 def graphs_of(branch: str) -> frozenset[str]:

@@ -16,10 +16,10 @@ from edge_ad.bundle.graphs import (
     DROPPABLE,
     FUSION,
     IMAGE,
-    MAP_SIDE,
     RESULTS,
     bound_constants,
     computed_branches,
+    map_size,
     needed_graphs,
 )
 from edge_ad.engines import engine_store
@@ -34,8 +34,9 @@ class Inference:
     """What one frame gives.
 
     ``raw`` and ``z`` f32 [B] in branch order (a branch that is not computed has raw 0 and weight 0), the fused
-    ``score``, the anomaly ``map`` f32 [256, 256], and ``stages_ms``: milliseconds of upload, every graph, download.
-    ``skipped`` are branches that a cascade left out this time: their raw is 0 and ``score`` is the least it can be.
+    ``score``, the anomaly ``map`` f32 [h, w] in the aspect ratio of the image (256 x 256 of a square), and
+    ``stages_ms``: milliseconds of upload, every graph, download. ``skipped`` are branches that a cascade left out this
+    time: their raw is 0 and ``score`` is the least it can be.
     """
 
     raw: NDArray[np.float32]
@@ -184,7 +185,7 @@ class Pipeline:
             TensorSpec("raw", "float32", (len(BRANCHES),)),
             TensorSpec("z", "float32", (len(BRANCHES),)),
             TensorSpec("score", "float32", (1,)),
-            TensorSpec("map", "float32", (1, 1, MAP_SIDE, MAP_SIDE)),
+            TensorSpec("map", "float32", (1, 1, *map_size(self.image_size))),
         )
         for wanted in ends:
             actual = self._tensors.get(wanted.name)

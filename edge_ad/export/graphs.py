@@ -20,11 +20,12 @@ from torch.nn import functional as F
 
 from calibration.precision_sensitive import METADATA_KEY
 from calibration.session import load_session
-from edge_ad.bundle.graphs import FUSION, GRAPHS, IMAGE, LAVIT, MAP_SIDE, TEACHER
+from edge_ad.bundle.graphs import FUSION, GRAPHS, IMAGE, LAVIT, MAP_SIDE, TEACHER, map_size
 from edge_ad.errors import GateRefused
 from edge_ad.models.efficientad import EfficientAD
 from edge_ad.models.hvq import HvqTokenizer
 from edge_ad.models.lavit import LaViT
+from edge_ad.presets.networks import Sides, Size, scaled_size, size_of
 from edge_ad.presets.presets import FusionSettings, Preset
 from edge_ad.scoring import BRANCHES, MAPS
 
@@ -197,7 +198,7 @@ class EfficientADGraph(nn.Module):
 
 
 class TokenizerGraph(nn.Module):
-    """tokens -> codes i32 [1, 4, n * n], map_structure [1, 1, n, n] and, of a soft choice, shares [1, 4, n * n, K]."""
+    """tokens -> codes i32 [1, 4, h * w], map_structure [1, 1, h, w] and, of a soft choice, shares [1, 4, h * w, K]."""
 
     def __init__(self, model: HvqTokenizer) -> None:
         super().__init__()
@@ -210,7 +211,7 @@ class TokenizerGraph(nn.Module):
 
 
 class LavitGraph(nn.Module):
-    """tokens, codes, masks and, of a soft choice, shares -> raw_logic [1], map_logic [1, 1, n, n]."""
+    """tokens, codes, masks and, of a soft choice, shares -> raw_logic [1], map_logic [1, 1, h, w]."""
 
     def __init__(self, model: LaViT) -> None:
         super().__init__()
@@ -223,20 +224,20 @@ class LavitGraph(nn.Module):
         """
         ids = codes[0].to(torch.int64)
         raw, cells = self.model.judge(tokens, ids, masks, None if shares is None else shares[0])
-        grid = self.model.grid
-        return raw, self.model.stand_out(cells).reshape(1, 1, grid, grid)
+        return raw, self.model.stand_out(cells).reshape(1, 1, *self.model.grid)
 
 
 class FusionGraph(nn.Module):
     """Maps and descriptions to raw, z, score and one image of suspicion; every statistic is an input.
 
     In the paper preset ``structure_side`` and ``structure_pool`` follow HVQ-Trans (upsample to 224, 16 x 16 mean,
-    maximum) and ``border`` is the rim of cells that an unpadded PDN cannot see.
+    maximum) and ``border`` is the rim of cells that an unpadded PDN cannot see. ``size`` is that of the map, (height,
+    width) or the side of a square.
     """
 
-    def __init__(self, settings: FusionSettings, side: int = MAP_SIDE) -> None:
+    def __init__(self, settings: FusionSettings, size: Sides = MAP_SIDE) -> None:
         super().__init__()
-        self.settings, self.side = settings, side
+        self.settings, self.size = settings, size_of(size)
 
     def forward(
         self,
@@ -253,7 +254,7 @@ class FusionGraph(nn.Module):
         std: Tensor,
         weight: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return raw f32 [B], z f32 [B], score f32 [1], map f32 [1, 1, side, side]."""
+        """Return raw f32 [B], z f32 [B], score f32 [1], map f32 [1, 1, height, width]."""
         away = pooled - centre
         distance = ((away @ precision) * away).sum().clamp_min(0.0).sqrt().reshape(1)
         top, border = self.settings.top, self.settings.border
@@ -279,7 +280,8 @@ class FusionGraph(nn.Module):
     def _structure(self, error: Tensor) -> Tensor:
         side, pool = self.settings.structure_side, self.settings.structure_pool
         if side:
-            error = F.interpolate(error, size=(side, side), mode="bilinear", align_corners=True)
+            size = scaled_size(side, (error.shape[-2], error.shape[-1]))
+            error = F.interpolate(error, size=size, mode="bilinear", align_corners=True)
         if pool > 1:
             error = F.avg_pool2d(error, pool, stride=1)
         return self._peak(error, self.settings.structure_top)
@@ -293,7 +295,7 @@ class FusionGraph(nn.Module):
         return self._draw(F.pad(scaled, (border, border, border, border)) if border else scaled)
 
     def _draw(self, image: Tensor) -> Tensor:
-        return F.interpolate(image, size=(self.side, self.side), mode="bilinear", align_corners=False)
+        return F.interpolate(image, size=self.size, mode="bilinear", align_corners=False)
 
 
 def _weighted(value: Tensor, weight: Tensor) -> Tensor:
@@ -320,12 +322,12 @@ class _Plan:
 
 
 def export_all(networks: Networks, preset: Preset, masks: Tensor, pixels: Tensor) -> list[ExportedGraph]:
-    """Export every graph for masks f32 (R, n * n) and check it on a random image and on ``pixels`` u8 [1, S, S, 3]."""
+    """Export every graph for masks f32 (R, h * w) and check it on a random image and on ``pixels`` u8 [1, H, W, 3]."""
     generator = torch.Generator().manual_seed(0)
     noise = torch.randint(0, 256, tuple(pixels.shape), generator=generator, dtype=torch.uint8)
     cases = [{IMAGE: image, "masks": masks} for image in (pixels, noise)]
     exported = []
-    for plan in _plans(networks, preset):
+    for plan in _plans(networks, preset, (pixels.shape[1], pixels.shape[2])):
         if plan.name == FUSION:
             for case in cases:
                 case.update(_statistics(case["pooled"].shape[1], generator))
@@ -336,7 +338,7 @@ def export_all(networks: Networks, preset: Preset, masks: Tensor, pixels: Tensor
     return exported
 
 
-def _plans(networks: Networks, preset: Preset) -> list[_Plan]:
+def _plans(networks: Networks, preset: Preset, image_size: Size) -> list[_Plan]:
     second, soft = preset.teacher.token_side, bool(networks.tokenizer.top.temperature)
     modules: dict[str, nn.Module] = {}
     if second:
@@ -345,7 +347,7 @@ def _plans(networks: Networks, preset: Preset) -> list[_Plan]:
         "efficientad": EfficientADGraph(networks.efficientad),
         "tokenizer": TokenizerGraph(networks.tokenizer),
         LAVIT: LavitGraph(networks.lavit),
-        FUSION: FusionGraph(preset.fusion),
+        FUSION: FusionGraph(preset.fusion, map_size(image_size)),
     }
     replaced = {tensor for name in modules for tensor in GRAPHS[name].replaces}
     teacher = tuple(name for name in GRAPHS[TEACHER].outputs if name not in replaced)

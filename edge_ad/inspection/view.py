@@ -157,8 +157,6 @@ def parse_grid(text: str) -> Grid:
 
 
 MIN_NORMAL_IMAGES = 10
-_MAP_SIDE = 256
-
 
 @dataclass(frozen=True, eq=False)
 class TileStatistics:
@@ -201,8 +199,8 @@ def combine(inferences: Sequence[Inference], view: View, tiles: TileStatistics, 
     z, score = tiles.judge(np.stack([inference.raw for inference in inferences]), statistics)
     # A score that is not finite must not be hidden by an ordinary one.
     worst = int(np.argmax(np.where(np.isfinite(score), score, np.inf)))
-    whole = np.zeros((_MAP_SIDE, _MAP_SIDE), np.float32)
-    for inference, box in zip(inferences, view.grid.boxes(_MAP_SIDE, _MAP_SIDE), strict=True):
+    whole = np.zeros_like(inferences[worst].map)
+    for inference, box in zip(inferences, view.grid.boxes(*whole.shape[:2]), strict=True):
         height, width = whole[box].shape
         whole[box] = cv2.resize(inference.map, (width, height), interpolation=cv2.INTER_AREA)
     stages = {name: sum(one.stages_ms.get(name, 0.0) for one in inferences) for name in inferences[0].stages_ms}

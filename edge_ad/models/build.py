@@ -1,4 +1,4 @@
-"""Networks from a preset's settings.
+"""Networks from a preset's settings, for images of a size (height, width): without one, of the preset's own square.
 
 Parameters and multiply-accumulates of every network, counted by running it once on the meta device.
 """
@@ -11,32 +11,31 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from edge_ad.models.efficientad import AutoEncoder, CompactStudent, EfficientAD
+from edge_ad.models.efficientad import AutoEncoder, CompactStudent, EfficientAD, decoder_sizes
 from edge_ad.models.hvq import HvqTokenizer
 from edge_ad.models.lavit import LaViT
 from edge_ad.models.pdn import PatchDescriptionNetwork
 from edge_ad.models.standardise import Standardise
 from edge_ad.models.teachers import LiteTeacher, PdnTeacher
+from edge_ad.presets.networks import Size
 from edge_ad.presets.presets import Preset
 
 AnyTeacher = LiteTeacher | PdnTeacher
 
 
 def build_teacher(preset: Preset) -> AnyTeacher:
-    """Return the preset's teacher with unset weights and channel statistics."""
+    """Return the preset's teacher, for images of any size, with unset weights and channel statistics."""
     settings = preset.teacher
     if settings.kind == "efficientnet_lite0":
-        return LiteTeacher(settings)
-    return PdnTeacher("small" if settings.kind == "pdn_small" else "medium", settings)
+        return LiteTeacher(settings, preset.image_side)
+    return PdnTeacher("small" if settings.kind == "pdn_small" else "medium", settings, preset.image_side)
 
 
-def build_efficientad(preset: Preset, channels: int) -> EfficientAD:
+def build_efficientad(preset: Preset, channels: int, image_size: Size | None = None) -> EfficientAD:
     """Return student and autoencoder for a teacher of ``channels`` channels."""
-    settings = preset.efficientad
-    autoencoder = AutoEncoder(
-        channels, preset.teacher.grid, preset.image_side, settings.decoder_sizes or None, dropout=settings.dropout
-    )
-    grid = preset.teacher.grid
+    settings, size, grid = preset.efficientad, image_size or preset.image_size, preset.feature_grid(image_size)
+    sizes = decoder_sizes(size, settings.decoder_sizes or None, preset.image_side)
+    autoencoder = AutoEncoder(channels, grid, size, sizes, dropout=settings.dropout)
     standardise = (Standardise(channels, grid), Standardise(channels, grid, whiten=False))
     return EfficientAD(build_student(preset, 2 * channels), autoencoder, standardise if settings.standardise else None)
 
@@ -49,29 +48,28 @@ def build_student(preset: Preset, channels: int) -> nn.Module:
     return PatchDescriptionNetwork("small" if settings.student == "pdn_small" else "medium", channels)
 
 
-def build_tokenizer(preset: Preset, channels: int) -> HvqTokenizer:
+def build_tokenizer(preset: Preset, channels: int, image_size: Size | None = None) -> HvqTokenizer:
     """Return the tokenizer for tokens of ``channels`` channels."""
-    return HvqTokenizer(channels, preset.teacher.token_grid, preset.hvq)
+    return HvqTokenizer(channels, preset.token_grid(image_size), preset.hvq)
 
 
-def build_lavit(preset: Preset, channels: int) -> LaViT:
+def build_lavit(preset: Preset, channels: int, image_size: Size | None = None) -> LaViT:
     """Return the masked-image transformer for tokens of ``channels`` channels."""
-    grid = preset.teacher.token_grid
+    grid = preset.token_grid(image_size)
     masked = preset.masks.masked_cells(grid)
     return LaViT(channels, grid, preset.hvq.codes, preset.lavit, levels=preset.hvq.layers, masked=masked)
 
 
-def networks(preset: Preset) -> dict[str, dict[str, Any]]:
+def networks(preset: Preset, image_size: Size | None = None) -> dict[str, dict[str, Any]]:
     """Return {network: {"params": int, "gmac": float}} for one frame; LAViT's GMAC hold all masks of the bank."""
     with torch.device("meta"):
         teacher = build_teacher(preset)
-        efficientad = build_efficientad(preset, teacher.channels)
-        tokenizer = build_tokenizer(preset, teacher.token_channels)
-        lavit = build_lavit(preset, teacher.token_channels)
-        side, grid = preset.image_side, preset.teacher.token_grid
-        image = torch.zeros(1, 3, side, side)
-        tokens = torch.zeros(1, teacher.token_channels, grid, grid)
-        masks = torch.zeros(preset.masks.count, grid * grid)
+        efficientad = build_efficientad(preset, teacher.channels, image_size)
+        tokenizer = build_tokenizer(preset, teacher.token_channels, image_size)
+        lavit = build_lavit(preset, teacher.token_channels, image_size)
+        image = torch.zeros(1, 3, *(image_size or preset.image_size))
+        tokens = torch.zeros(1, teacher.token_channels, *preset.token_grid(image_size))
+        masks = torch.zeros(preset.masks.count, tokens[0, 0].numel())
         modules = {
             "teacher": count(teacher, image),
             "student": count(efficientad.student, image),

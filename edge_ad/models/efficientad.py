@@ -34,7 +34,7 @@ from torch.nn import functional as F
 
 from edge_ad.models.standardise import Standardise
 from edge_ad.models.teachers import ImageNetNormalise
-from edge_ad.presets.networks import DfscSettings, EfficientADSettings
+from edge_ad.presets.networks import DfscSettings, EfficientADSettings, Sides, Size, size_of
 
 
 def sampled_quantile(values: Tensor, q: float) -> Tensor:
@@ -206,15 +206,29 @@ def published_sizes(side: int) -> tuple[int, ...]:
     return (side // 64 - 1, side // 32, side // 16 - 1, side // 8, side // 4 - 1, side // 2 - 1)
 
 
+def decoder_sizes(image_size: Size, sizes: Sequence[int] | None = None, side: int = 256) -> tuple[Size, ...]:
+    """Return (height, width) of the decoder's resize targets for an image of ``image_size``.
+
+    Each axis has the published ones of its own length, or the ``sizes`` given for a square of ``side`` pixels, scaled.
+    """
+    if sizes is None:
+        return tuple(zip(*map(published_sizes, image_size), strict=True))
+    height, width = image_size
+    return tuple((max(1, round(size * height / side)), max(1, round(size * width / side))) for size in sizes)
+
+
 class AutoEncoder(nn.Module):
-    """Map normalised images f32 (B, 3, S, S) to features f32 (B, channels, grid, grid)."""
+    """Map normalised images f32 (B, 3, H, W) to features f32 (B, channels, h, w).
+
+    ``side`` is (H, W), ``grid`` (h, w) and ``sizes`` the decoder's resize targets; an int stands for a square.
+    """
 
     def __init__(
         self,
         channels: int,
-        grid: int,
-        side: int = 256,
-        sizes: Sequence[int] | None = None,
+        grid: Sides,
+        side: Sides = 256,
+        sizes: Sequence[Sides] | None = None,
         *,
         latent: int = 64,
         dropout: float = 0.2,
@@ -224,9 +238,10 @@ class AutoEncoder(nn.Module):
         encoder: list[nn.Module] = []
         for before, after in pairwise(widths):
             encoder += [nn.Conv2d(before, after, 4, stride=2, padding=1), nn.ReLU()]
-        self.encoder = nn.Sequential(*encoder, nn.Conv2d(64, latent, side // 32))
-        self.sizes = tuple(sizes if sizes is not None else published_sizes(side))
-        self.grid = grid
+        height, width = size_of(side)
+        self.encoder = nn.Sequential(*encoder, nn.Conv2d(64, latent, (height // 32, width // 32)))
+        self.sizes = decoder_sizes((height, width)) if sizes is None else tuple(map(size_of, sizes))
+        self.grid = size_of(grid)
         self.decoder = nn.ModuleList(
             nn.Conv2d(latent if index == 0 else 64, 64, 4, padding=2) for index in range(len(self.sizes))
         )
@@ -237,16 +252,16 @@ class AutoEncoder(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Reconstruct the teacher's features of a good part."""
         x: Tensor = self.encoder(image)
-        for side, layer in zip(self.sizes, self.decoder, strict=True):
-            x = F.interpolate(x, size=(side, side), mode="bilinear", align_corners=False)
+        for size, layer in zip(self.sizes, self.decoder, strict=True):
+            x = F.interpolate(x, size=size, mode="bilinear", align_corners=False)
             x = self.dropout(F.relu(layer(x)))
-        x = F.interpolate(x, size=(self.grid, self.grid), mode="bilinear", align_corners=False)
+        x = F.interpolate(x, size=self.grid, mode="bilinear", align_corners=False)
         out: Tensor = self.head(F.relu(self.refine(x)))
         return out
 
 
 class CompactStudent(nn.Module):
-    """Map normalised images f32 (B, 3, S, S) to f32 (B, channels, S/8, S/8)."""
+    """Map normalised images f32 (B, 3, H, W) to f32 (B, channels, H/8, W/8)."""
 
     def __init__(self, channels: int, width: int = 128) -> None:
         super().__init__()

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from edge_ad.models.attention import Attention
 from edge_ad.models.standardise import Standardise
 from edge_ad.models.vector_quantiser import VectorQuantiser
-from edge_ad.presets.networks import HvqSettings
+from edge_ad.presets.networks import HvqSettings, Sides, size_of
 
 
 class HvqOutput(NamedTuple):
@@ -36,18 +36,18 @@ class HvqOutput(NamedTuple):
 
 
 class LearnedPositions(nn.Module):
-    """Row and column tables, concatenated column first: f32 (n * n, width)."""
+    """Row and column tables, concatenated column first: f32 (h * w, width)."""
 
-    def __init__(self, grid: int, width: int) -> None:
+    def __init__(self, grid: Sides, width: int) -> None:
         super().__init__()
-        self.rows = nn.Parameter(torch.rand(grid, width // 2))
-        self.columns = nn.Parameter(torch.rand(grid, width // 2))
+        height, across = size_of(grid)
+        self.rows = nn.Parameter(torch.rand(height, width // 2))
+        self.columns = nn.Parameter(torch.rand(across, width // 2))
 
     def forward(self) -> Tensor:
         """Return one vector a cell, row-major."""
-        grid = self.rows.shape[0]
-        columns = self.columns[None].expand(grid, -1, -1)
-        rows = self.rows[:, None].expand(-1, grid, -1)
+        columns = self.columns[None].expand(self.rows.shape[0], -1, -1)
+        rows = self.rows[:, None].expand(-1, self.columns.shape[0], -1)
         return torch.cat([columns, rows], dim=-1).flatten(0, 1)
 
 
@@ -90,13 +90,13 @@ class DecoderLayer(nn.Module):
 
 
 class HvqTokenizer(nn.Module):
-    """Tokenizer over frozen features f32 (B, C, n, n); the codes name what stands in each cell."""
+    """Tokenizer over frozen features f32 (B, C, h, w); the codes name what stands in each cell."""
 
-    def __init__(self, channels: int, grid: int, settings: HvqSettings) -> None:
+    def __init__(self, channels: int, grid: Sides, settings: HvqSettings) -> None:
         super().__init__()
         s = settings
         self.settings = s
-        self.grid = grid
+        self.grid = size_of(grid)
         self.embed = nn.Linear(channels, s.width)
         self.position = LearnedPositions(grid, s.width)
         self.encoder = nn.ModuleList(EncoderLayer(s.width, s) for _ in range(s.layers))
@@ -136,7 +136,7 @@ class HvqTokenizer(nn.Module):
     @torch.no_grad()
     def soften(self, features: Sequence[Tensor]) -> None:
         """Let near codes share a cell from now on, as ``settings.softness`` says, by batches of normal images f32 (B,
-        C, n, n).
+        C, h, w).
         """
         quantisers = [self.top, *self.levels] if self.settings.softness else []
         lead_values: dict[nn.Module, list[float]] = {module: [] for module in quantisers}
@@ -150,7 +150,7 @@ class HvqTokenizer(nn.Module):
             module.temperature = self.settings.softness * sum(result) / len(result)
 
     def structure_map(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return ids i64 (B, 4, n * n), the error map f32 (B, 1, n, n) and the shares of codes, see ``HvqOutput``.
+        """Return ids i64 (B, 4, h * w), the error map f32 (B, 1, h, w) and the shares of codes, see ``HvqOutput``.
 
         The error is the distance of drawn and true features. With ``transport`` in the settings the weighted transport
         cost on the finest codebook is added to each cell.
@@ -164,11 +164,11 @@ class HvqTokenizer(nn.Module):
             finest = self.levels[0]
             assert isinstance(finest, VectorQuantiser)
             error = error + self.settings.transport * transport_cost(out.finest, finest.codebook)
-        return out.ids, error.reshape(-1, 1, self.grid, self.grid), out.shares
+        return out.ids, error.reshape(-1, 1, *self.grid), out.shares
 
     @torch.no_grad()
     def learn_errors(self, features: Sequence[Tensor]) -> None:
-        """Learn how normal images are drawn wrongly, from batches f32 (B, C, n, n), where errors are standardised."""
+        """Learn how normal images are drawn wrongly, from batches f32 (B, C, h, w), where errors are standardised."""
         if self.standardise is not None:
             errors = [self(batch).reconstruction - batch.flatten(2).transpose(1, 2) for batch in features]
             self.standardise.learn(_on_grid(torch.cat(errors), torch.cat(list(features))))

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edge_ad.models.attention import Attention
-from edge_ad.presets.networks import LavitSettings, MaskSettings
+from edge_ad.presets.networks import LavitSettings, MaskSettings, Sides, Size, size_of
 
 
 class Surprise(nn.Module):
@@ -54,8 +54,8 @@ class Surprise(nn.Module):
         return (turned * away).sum().clamp_min(0.0).sqrt().reshape(1)
 
     def set_features(self, tokens: Tensor, ids: Tensor) -> None:
-        """Learn the mean features of each code from normal images: tokens f32 (M, C, n, n) and their codes i64 (M,
-        levels, n * n).
+        """Learn the mean features of each code from normal images: tokens f32 (M, C, h, w) and their codes i64 (M,
+        levels, h * w).
 
         Features are brought to mean 0 and deviation 1 a channel first; a code that no good has stands for their mean.
         """
@@ -102,7 +102,7 @@ class PreNormBlock(nn.Module):
 
 
 class LaViT(nn.Module):
-    """Masked features f32 (B, C, n, n) to log-probabilities of codes; sequence = [CLS, HIST, n * n cells].
+    """Masked features f32 (B, C, h, w) to log-probabilities of codes; sequence = [CLS, HIST, h * w cells].
 
     With ``settings.drop_masked`` the sequence holds visible cells alone (as in MAE, arXiv 2111.06377) and HIST is told
     where the others lie: a third of the work less with 40 % masked, and better histograms after as many steps (ours).
@@ -110,21 +110,22 @@ class LaViT(nn.Module):
     """
 
     def __init__(
-        self, channels: int, grid: int, codes: int, settings: LavitSettings, *, levels: int = 4, masked: int = 0
+        self, channels: int, grid: Sides, codes: int, settings: LavitSettings, *, levels: int = 4, masked: int = 0
     ) -> None:
         super().__init__()
         s = settings
-        self.settings, self.codes, self.levels, self.grid, self.masked = s, codes, levels, grid, masked
+        self.settings, self.codes, self.levels, self.grid, self.masked = s, codes, levels, size_of(grid), masked
+        cells = math.prod(self.grid)
         self.embed = nn.Linear(channels, s.width)
         self.extra = nn.Parameter(torch.zeros(1, 2, s.width))
         if s.drop_masked:
-            self.where = nn.Linear(grid * grid, s.width, bias=False)
+            self.where = nn.Linear(cells, s.width, bias=False)
         else:
             self.mask_token = nn.Parameter(torch.zeros(1, 1, s.width))
-        self.position = nn.Parameter(torch.zeros(1, grid * grid + 2, s.width))
-        self.register_buffer("cell_mean", torch.zeros(grid * grid))
-        self.register_buffer("cell_std", torch.ones(grid * grid))
-        self.register_buffer("usual", torch.full((levels, grid * grid, codes), 1.0 / codes))
+        self.position = nn.Parameter(torch.zeros(1, cells + 2, s.width))
+        self.register_buffer("cell_mean", torch.zeros(cells))
+        self.register_buffer("cell_std", torch.ones(cells))
+        self.register_buffer("usual", torch.full((levels, cells, codes), 1.0 / codes))
         self.surprise = Surprise(levels, codes, channels) if s.surprise == "mahalanobis" else None
         self.usual: Tensor
         self.cell_mean: Tensor
@@ -135,7 +136,7 @@ class LaViT(nn.Module):
         self._initialise()
 
     def forward(self, tokens: Tensor, masks: Tensor, masked: int | None = None) -> Tensor:
-        """Return probabilities f32 (B, levels, codes) for tokens (B, C, n, n) and masks f32 (B, n * n) of 0 and 1.
+        """Return probabilities f32 (B, levels, codes) for tokens (B, C, h, w) and masks f32 (B, h * w) of 0 and 1.
 
         Both may have a batch of 1, which is repeated for the other's. ``masked`` is how many cells each mask hides, if
         not as many as those of the bank; only ``drop_masked`` needs it.
@@ -156,7 +157,7 @@ class LaViT(nn.Module):
     def judge(self, tokens: Tensor, ids: Tensor, masks: Tensor, shares: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return the score f32 (1,) and the plain map f32 (N,) of one image through R masks.
 
-        ``tokens`` f32 (1, C, n, n), ``ids`` i64 (levels, N), ``masks`` f32 (R, N) of 0 and 1, ``shares`` f32 (levels,
+        ``tokens`` f32 (1, C, h, w), ``ids`` i64 (levels, N), ``masks`` f32 (R, N) of 0 and 1, ``shares`` f32 (levels,
         N, codes) of a soft choice, which the score then counts in place of ``ids``. The score is the L1 distance of the
         histograms, at most 2 a level, or what ``Surprise`` makes of them.
         """
@@ -200,7 +201,7 @@ class LaViT(nn.Module):
         self.cell_std.copy_(torch.maximum(std, MIN_DEVIATION * std.mean()).clamp_min(1e-3))
 
     def _visible(self, cells: Tensor, masks: Tensor, masked: int) -> Tensor:
-        """Return [CLS, HIST, visible cells] f32 (B, 2 + n * n - masked, D) from embedded cells (1 or B, n * n, D)."""
+        """Return [CLS, HIST, visible cells] f32 (B, 2 + h * w - masked, D) from embedded cells (1 or B, h * w, D)."""
         cells = cells + self.position[:, 2:]
         chosen = torch.topk(1.0 - masks, masks.shape[1] - masked, dim=1, sorted=False).indices
         if cells.shape[0] > 1:  # rows of the flattened batch
@@ -275,10 +276,10 @@ ASPECT = math.log(1 / 0.3)
 CANDIDATES = 128
 
 
-def block_mask(rng: np.random.Generator, grid: int, cells: int, minimum: int) -> NDArray[np.bool_]:
-    """Return a bool (grid, grid) mask with exactly ``cells`` true cells made of blocks of at least ``minimum`` cells.
+def block_mask(rng: np.random.Generator, grid: Sides, cells: int, minimum: int) -> NDArray[np.bool_]:
+    """Return a bool (h, w) mask with exactly ``cells`` true cells made of blocks of at least ``minimum`` cells.
     """
-    mask = np.zeros((grid, grid), dtype=bool)
+    mask = np.zeros(size_of(grid), dtype=bool)
     missing = cells
     while missing > 0:
         added = _add_block(rng, mask, missing, minimum)
@@ -288,8 +289,8 @@ def block_mask(rng: np.random.Generator, grid: int, cells: int, minimum: int) ->
     return _fix_count(rng, mask, cells)
 
 
-def mask_bank(seed: int, count: int, grid: int, cells: int, *, minimum: int) -> NDArray[np.float32]:
-    """Return ``count`` seeded masks as f32 (count, grid * grid) of 0 and 1, kept in the bundle and used for every
+def mask_bank(seed: int, count: int, grid: Sides, cells: int, *, minimum: int) -> NDArray[np.float32]:
+    """Return ``count`` seeded masks as f32 (count, h * w) of 0 and 1, kept in the bundle and used for every
     frame.
 
     Each is the one of CANDIDATES draws that hides most cells hidden least often so far: what no mask hides, LAViT never
@@ -297,7 +298,7 @@ def mask_bank(seed: int, count: int, grid: int, cells: int, *, minimum: int) -> 
     """
     rng = np.random.default_rng(seed)
     masks: list[NDArray[np.bool_]] = []
-    hidden = np.zeros(grid * grid)
+    hidden = np.zeros(math.prod(size_of(grid)))
     for _ in range(count):
         drawn = [block_mask(rng, grid, cells, minimum).reshape(-1) for _ in range(CANDIDATES)]
         masks.append(min(drawn, key=lambda mask: float(hidden[mask].sum())))
@@ -305,21 +306,27 @@ def mask_bank(seed: int, count: int, grid: int, cells: int, *, minimum: int) -> 
     return np.stack(masks).astype(np.float32)
 
 
-def bank_of(settings: MaskSettings, grid: int, count: int | None = None) -> NDArray[np.float32]:
+def bank_of(settings: MaskSettings, grid: Sides, count: int | None = None) -> NDArray[np.float32]:
     """Return the bank that ``settings`` describe on a grid, or only its first ``count`` masks."""
-    minimum = round(settings.least_share * grid * grid)
+    minimum = share_of(settings.least_share, size_of(grid))
     return mask_bank(settings.seed, count or settings.count, grid, settings.masked_cells(grid), minimum=minimum)
 
 
+def share_of(share: float, grid: Size) -> int:
+    """Return how many cells of a grid (h, w) are a ``share`` of it."""
+    return round(share * grid[0] * grid[1])
+
+
 def _add_block(rng: np.random.Generator, mask: NDArray[np.bool_], missing: int, minimum: int) -> int:
-    grid = mask.shape[0]
+    rows, columns = mask.shape
     for _ in range(10):
         area = rng.uniform(min(minimum, missing), missing)
-        aspect = math.exp(rng.uniform(-ASPECT, ASPECT))
+        # In the aspect ratio of the grid: square blocks of the same area would seldom fit into a narrow one.
+        aspect = math.exp(rng.uniform(-ASPECT, ASPECT)) * (rows / columns)
         height, width = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
-        if not (0 < height < grid and 0 < width < grid):
+        if not (0 < height < rows and 0 < width < columns):
             continue
-        top, left = int(rng.integers(0, grid - height + 1)), int(rng.integers(0, grid - width + 1))
+        top, left = int(rng.integers(0, rows - height + 1)), int(rng.integers(0, columns - width + 1))
         block = mask[top : top + height, left : left + width]
         fresh = height * width - int(np.count_nonzero(block))
         if 0 < fresh <= missing:

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from edge_ad.presets.networks import Sides, size_of
+
 SHRINKAGE = 0.1  # of the covariance towards equal channels: what normal images never show must not weigh without bound
 FLOOR = 1.0  # of what is usual at a place, in units of its mean: a place without errors must not, either
 
@@ -24,10 +26,10 @@ class Standardise(nn.Module):
     (``export.onnx_export``): in 8 bits the small errors that it magnifies would be gone.
     """
 
-    def __init__(self, channels: int, grid: int, whiten: bool = True) -> None:
+    def __init__(self, channels: int, grid: Sides, whiten: bool = True) -> None:
         super().__init__()
         self.register_buffer("fp32_whitening", torch.eye(channels)[:, :, None, None].clone() if whiten else None)
-        self.register_buffer("place", torch.ones(1, 1, grid, grid))
+        self.register_buffer("place", torch.ones(1, 1, *size_of(grid)))
         self.fp32_whitening: Tensor | None
         self.place: Tensor
 

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from edge_ad.models.efficientnet_lite import EfficientNetLite
 from edge_ad.models.pdn import PatchDescriptionNetwork, PdnSize
-from edge_ad.presets.networks import TeacherSettings
+from edge_ad.presets.networks import Sides, Size, TeacherSettings, size_of
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -41,7 +41,7 @@ class ImageNetNormalise(nn.Module):
 
 
 class TeacherOutput(NamedTuple):
-    """features f32 (B, C, h, w), channel-normalised; tokens f32 (B, Ct, n, n); pooled f32 (B, D)."""
+    """features f32 (B, C, h, w), channel-normalised; tokens f32 (B, Ct, th, tw); pooled f32 (B, D)."""
 
     features: Tensor
     tokens: Tensor
@@ -85,78 +85,105 @@ class ChannelNormalise(nn.Module):
 
 
 class LiteTeacher(nn.Module):
-    """EfficientNet-Lite0 stages on one grid; tokens are the normalised features pooled to a coarser grid."""
+    """EfficientNet-Lite0 stages on one grid; tokens are the normalised features pooled to a coarser grid.
 
-    def __init__(self, settings: TeacherSettings) -> None:
+    ``side`` is that of the square for which ``settings`` give the grids: images of any size in multiples of 32 pixels
+    have grids of the same strides.
+    """
+
+    def __init__(self, settings: TeacherSettings, side: int = 256) -> None:
         super().__init__()
         self.taps, self.pooled_taps = settings.taps, settings.pooled_taps
         self.region_tap, self.regions = settings.region_tap, settings.regions
         self.trunk = EfficientNetLite(sorted({*self.taps, *self.pooled_taps, self.region_tap}))
         widths = dict(zip(self.trunk.taps, self.trunk.channels, strict=True))
-        self.grid, self.token_grid = settings.grid, settings.token_grid
+        self.stride, self.token_cells = side // settings.grid, settings.grid // settings.token_grid
         self.token_channels = self.channels = sum(widths[tap] for tap in self.taps)
         self.pooled_width = sum(widths[tap] for tap in self.pooled_taps) + self.regions**2 * widths[self.region_tap]
         self.normalise = ChannelNormalise(self.channels)
 
     def raw(self, pixels: Tensor) -> Tensor:
-        """Return un-normalised features f32 (B, C, grid, grid)."""
-        return self._gather(dict(zip(self.trunk.taps, self.trunk(pixels), strict=True)))
+        """Return un-normalised features f32 (B, C, h, w)."""
+        return self._gather(dict(zip(self.trunk.taps, self.trunk(pixels), strict=True)), _cells(pixels, self.stride))
 
     def forward(self, pixels: Tensor) -> TeacherOutput:
         """Return features on the fine grid, tokens on the coarse one, and stage means."""
         stages = dict(zip(self.trunk.taps, self.trunk(pixels), strict=True))
-        features = self.normalise(self._gather(stages))
-        tokens = F.avg_pool2d(features, self.grid // self.token_grid)
+        features = self.normalise(self._gather(stages, _cells(pixels, self.stride)))
+        tokens = F.avg_pool2d(features, self.token_cells)
         return TeacherOutput(features, tokens, self._pooled(stages))
 
     def _pooled(self, stages: dict[int, Tensor]) -> Tensor:
         means = [stages[tap].mean(dim=(2, 3)) for tap in self.pooled_taps]
         if self.regions:
-            stage = stages[self.region_tap]
-            means.append(F.avg_pool2d(stage, stage.shape[-1] // self.regions).flatten(1))
+            means.append(region_means(stages[self.region_tap], self.regions).flatten(1))
         return torch.cat(means, dim=1)
 
-    def _gather(self, stages: dict[int, Tensor]) -> Tensor:
-        return torch.cat([to_grid(stages[tap], self.grid) for tap in self.taps], dim=1)
+    def _gather(self, stages: dict[int, Tensor], grid: Size) -> Tensor:
+        return torch.cat([to_grid(stages[tap], grid) for tap in self.taps], dim=1)
 
 
 class PdnTeacher(nn.Module):
     """PDN over ImageNet-normalised images.
 
     With ``token_side`` it is the publications' teacher, without padding: 256 pixels give 56 x 56 features, 224 pixels
-    LADMIM's raw 384 x 24 x 24 tokens. Without, one padded pass gives 64 x 64 cells, averaged to the preset's grids.
+    LADMIM's raw 384 x 24 x 24 tokens. Without, one padded pass gives a cell every 4 pixels (64 x 64 of 256), averaged to
+    the preset's grids; ``side`` as for ``LiteTeacher``.
     """
 
-    def __init__(self, size: PdnSize, settings: TeacherSettings) -> None:
+    def __init__(self, size: PdnSize, settings: TeacherSettings, side: int = 256) -> None:
         super().__init__()
         self.published = settings.token_side > 0
         self.pdn = PatchDescriptionNetwork(size, padding=not self.published)
         self.image = ImageNetNormalise()
-        self.grid, self.token_grid = settings.grid, settings.token_grid
+        self.stride, self.token_cells = side // settings.grid, settings.grid // settings.token_grid
         self.channels = self.token_channels = self.pooled_width = 384
         self.normalise = ChannelNormalise(384)
 
     def raw(self, pixels: Tensor) -> Tensor:
         """Return un-normalised features f32 (B, 384, h, w)."""
         out: Tensor = self.pdn(self.image(pixels))
-        return out if self.published else to_grid(out, self.grid)
+        return out if self.published else to_grid(out, _cells(pixels, self.stride))
 
     def forward(self, pixels: Tensor) -> TeacherOutput:
         """Return normalised features, tokens (raw where published, else normalised) and channel means."""
         raw = self.raw(pixels)
         features = self.normalise(raw)
-        tokens = F.avg_pool2d(raw, 2) if self.published else F.avg_pool2d(features, self.grid // self.token_grid)
+        tokens = F.avg_pool2d(raw, 2) if self.published else F.avg_pool2d(features, self.token_cells)
         return TeacherOutput(features, tokens, raw.mean(dim=(2, 3)))
 
 
-def to_grid(x: Tensor, grid: int) -> Tensor:
-    """Bring f32 (B, C, s, s) to (B, C, grid, grid): average down by a whole factor or bilinear up."""
-    side = x.shape[-1]
-    if side == grid:
+def _cells(pixels: Tensor, stride: int) -> Size:
+    """Return (rows, columns) of a grid with a cell every ``stride`` pixels of images f32 (B, 3, H, W)."""
+    return pixels.shape[-2] // stride, pixels.shape[-1] // stride
+
+
+def to_grid(x: Tensor, grid: Sides) -> Tensor:
+    """Bring f32 (B, C, s, t) to (B, C, *grid): average down by a whole factor or bilinear up."""
+    rows, columns = size_of(grid)
+    height, width = x.shape[-2:]
+    if (height, width) == (rows, columns):
         return x
-    if side > grid:
-        return F.avg_pool2d(x, side // grid)
-    return F.interpolate(x, size=(grid, grid), mode="bilinear", align_corners=False)
+    if height > rows:
+        return F.avg_pool2d(x, (height // rows, width // columns))
+    return F.interpolate(x, size=(rows, columns), mode="bilinear", align_corners=False)
+
+
+def region_means(x: Tensor, regions: int) -> Tensor:
+    """Return the means of ``regions`` x ``regions`` parts of f32 (B, C, h, w), f32 (B, C, regions, regions).
+
+    Parts that do not divide the map evenly overlap by a cell, as in adaptive pooling; the windows are constants, since
+    an export may hold no operator whose windows follow the data.
+    """
+    height, width = x.shape[-2:]
+    if height % regions == 0 and width % regions == 0:
+        return F.avg_pool2d(x, (height // regions, width // regions))
+    rows = torch.stack([x[:, :, start:stop].mean(dim=2) for start, stop in _parts(height, regions)], dim=2)
+    return torch.stack([rows[..., start:stop].mean(dim=3) for start, stop in _parts(width, regions)], dim=3)
+
+
+def _parts(length: int, count: int) -> list[tuple[int, int]]:
+    return [(index * length // count, -(-(index + 1) * length // count)) for index in range(count)]
 
 
 KERNEL = 3

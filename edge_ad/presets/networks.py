@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,6 +10,19 @@ DfscMode = Literal["split", "additive", "location", "drop", "off"]
 TeacherKind = Literal["efficientnet_lite0", "pdn_small", "pdn_medium"]
 SurpriseKind = Literal["l1", "mahalanobis"]
 StudentKind = Literal["compact", "pdn_small", "pdn_medium"]
+Size = tuple[int, int]  # (height, width), in pixels or in cells
+Sides = int | Size  # a size, or the one side of a square
+
+
+def size_of(sides: Sides) -> Size:
+    """Return (height, width) of a size, or of a square given by its side."""
+    return (sides, sides) if isinstance(sides, int) else sides
+
+
+def scaled_size(side: float, size: Size) -> Size:
+    """Return (height, width) of about ``side`` squared cells in the aspect ratio of ``size``; squares give ``side``."""
+    mean = math.sqrt(size[0] * size[1])
+    return max(1, round(side * size[0] / mean)), max(1, round(side * size[1] / mean))
 
 
 @dataclass(frozen=True)
@@ -18,7 +32,8 @@ class TeacherSettings:
     ``taps`` are the EfficientNet blocks behind features and tokens, ``pooled_taps`` those behind the composition
     branch. The composition branch also sees the means of ``regions`` x ``regions`` parts of the image at
     ``region_tap``, so that a part in the wrong place counts. ``token_side`` is the side in pixels of a second pass for
-    tokens; 0 takes them from the first pass.
+    tokens; 0 takes them from the first pass. ``grid`` and ``token_grid`` are the sides of the maps of features and of
+    tokens for an image of the preset's side; images of another size have maps of the same strides.
     """
 
     kind: TeacherKind = "efficientnet_lite0"
@@ -121,6 +136,7 @@ class MaskSettings:
     count: int = 16
     seed: int = 0
 
-    def masked_cells(self, grid: int) -> int:
+    def masked_cells(self, grid: Sides) -> int:
         """Return how many cells of a grid every mask in use hides."""
-        return round(self.share * grid * grid)
+        rows, columns = size_of(grid)
+        return round(self.share * rows * columns)

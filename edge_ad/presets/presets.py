@@ -19,9 +19,12 @@ from edge_ad.presets.networks import (
     HvqSettings,
     LavitSettings,
     MaskSettings,
+    Size,
     TeacherKind,
     TeacherSettings,
 )
+
+SIDE_STEP = 32  # pixels: the coarsest stride of the networks, of which both sides of an image are multiples
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,10 @@ class FusionSettings:
 class Preset:
     """All settings of one training; ``anomalies`` is how many synthetic anomalies choose the branch weights.
 
+    ``image_side`` is the side of a square image, for which the grids of ``teacher`` are given. Networks are made for an
+    image of any (height, width) in multiples of 32 pixels: ``feature_grid`` and ``token_grid`` are its maps. The
+    published presets are square.
+
     ``token_augmentation`` makes moved copies of the normal images for the tokenizer; LAViT sees only the originals
     unless ``lavit_on_originals`` is off, since copies made its histograms harder to predict and its scores worse. The
     Gaussians of composition and surprise learn from normal images, copies and ``views``, copies that are blurred and
@@ -117,6 +124,41 @@ class Preset:
     penalty: bool = True
     anomalies: int = 160
     low_precision: bool = True
+
+    @property
+    def image_size(self) -> Size:
+        """The (height, width) in pixels of images that no geometry has shaped."""
+        return self.image_side, self.image_side
+
+    @property
+    def pixels(self) -> int:
+        """How many pixels an image of another aspect ratio should have."""
+        return self.image_side**2
+
+    def check_image_size(self, size: Size) -> None:
+        """Raise BadInput for an image size (height, width) that the networks of this preset cannot take."""
+        if size == self.image_size:
+            return
+        message = f"preset {self.name} cannot take images of {size[1]} x {size[0]} pixels (width x height)"
+        if self.teacher.token_side:
+            raise BadInput(
+                f"{message}: it is published for squares of {self.image_side}; use --geometry square, or preset fast"
+            )
+        if min(size) < SIDE_STEP or size[0] % SIDE_STEP or size[1] % SIDE_STEP:
+            raise BadInput(f"{message}: both sides must be multiples of {SIDE_STEP}, such as 512 and 128")
+
+    def feature_grid(self, image_size: Size | None = None) -> Size:
+        """Return (rows, columns) of the features of an image of ``image_size``; BadInput for a size it cannot take."""
+        return self._grid(self.teacher.grid, image_size)
+
+    def token_grid(self, image_size: Size | None = None) -> Size:
+        """Return (rows, columns) of the tokens of an image of ``image_size``; BadInput for a size it cannot take."""
+        return self._grid(self.teacher.token_grid, image_size)
+
+    def _grid(self, cells: int, image_size: Size | None) -> Size:
+        height, width = self.image_size if image_size is None else image_size
+        self.check_image_size((height, width))
+        return height * cells // self.image_side, width * cells // self.image_side
 
     def settings(self) -> dict[str, Any]:
         """Return every value as plain JSON data, for the bundle and for the fingerprint of a run."""

@@ -6,6 +6,7 @@ images vary.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import cv2
@@ -14,7 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from edge_ad.data.images import resize
 from edge_ad.deployment.validation_images import spread
+from edge_ad.presets.networks import scaled_size
 from edge_ad.presets.presets import Augmentation, Preset, ViewSettings
 from edge_ad.training.distributed import Shard
 from edge_ad.training.images import Images
@@ -25,12 +28,16 @@ GREY = (0.299, 0.587, 0.114)
 
 
 def move(image: Image, settings: Augmentation, rng: np.random.Generator) -> Image:
-    """Rotate, scale, shift and brighten u8 [S, S, 3] by draws within ``settings``; the rim is mirrored."""
+    """Rotate, scale, shift and brighten u8 [H, W, 3] by draws within ``settings``; the rim is mirrored.
+
+    A shift is as many pixels at most along both axes: a share of the side of a square of as many pixels.
+    """
     height, width = image.shape[:2]
+    side = math.sqrt(height * width)
     angle = rng.uniform(-settings.rotate, settings.rotate)
     scale = rng.uniform(1 - settings.scale, 1 + settings.scale)
     matrix = cv2.getRotationMatrix2D((width / 2, height / 2), angle, scale)
-    matrix[:, 2] = matrix[:, 2] + rng.uniform(-settings.shift * width, settings.shift * width, 2)
+    matrix[:, 2] = matrix[:, 2] + rng.uniform(-settings.shift * side, settings.shift * side, 2)
     moved = cv2.warpAffine(image, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
     if settings.gain:
         gain = rng.uniform(1 - settings.gain, 1 + settings.gain)
@@ -39,8 +46,11 @@ def move(image: Image, settings: Augmentation, rng: np.random.Generator) -> Imag
 
 
 def disturb(image: Image, settings: ViewSettings, rng: np.random.Generator) -> Image:
-    """Blur u8 [S, S, 3] and add the noise of a sensor, each by a draw up to what ``settings`` allow."""
-    blur = rng.uniform(0.0, settings.blur * image.shape[0])
+    """Blur u8 [H, W, 3] and add the noise of a sensor, each by a draw up to what ``settings`` allow.
+
+    The blur is a share of the shorter side.
+    """
+    blur = rng.uniform(0.0, settings.blur * min(image.shape[:2]))
     noise = rng.normal(0.0, rng.uniform(0.0, settings.noise), image.shape)
     soft = cv2.GaussianBlur(image, (0, 0), blur) if blur > MIN_BLUR else image
     return np.clip(np.rint(soft + noise), 0, 255).astype(np.uint8)
@@ -52,17 +62,21 @@ def is_still(settings: Augmentation) -> bool:
 
 
 def scramble(image: Image, rng: np.random.Generator) -> Image:
-    """Return u8 [S, S, 3] with its tiles shuffled, turned and recoloured: a penalty image that shows no part."""
-    tiles = int(rng.choice([2, 4, 8]))
-    side = image.shape[0] // tiles
+    """Return u8 [H, W, 3] with its tiles shuffled, turned and recoloured: a penalty image that shows no part."""
+    rows, columns = scaled_size(int(rng.choice([2, 4, 8])), (image.shape[0], image.shape[1]))
+    boxes = [(down, across) for down in _edges(image.shape[0], rows) for across in _edges(image.shape[1], columns)]
     out = np.empty_like(image)
-    for index, source in enumerate(rng.permutation(tiles * tiles)):
-        row, column = divmod(int(source), tiles)
-        tile = image[row * side : (row + 1) * side, column * side : (column + 1) * side]
-        tile = np.rot90(tile, int(rng.integers(4)))[:, :, rng.permutation(3)]
-        row, column = divmod(index, tiles)
-        out[row * side : (row + 1) * side, column * side : (column + 1) * side] = tile
+    for index, source in enumerate(rng.permutation(len(boxes))):
+        tile = np.rot90(image[boxes[source]], int(rng.integers(4)))[:, :, rng.permutation(3)]
+        place = out[boxes[index]]
+        # Tiles are about square; what a turn or another place leaves to fill is filled by stretching.
+        place[:] = tile if tile.shape == place.shape else resize(np.ascontiguousarray(tile), place.shape[:2])
     return out
+
+
+def _edges(length: int, count: int) -> list[slice]:
+    """Return ``count`` parts of a side, as equal as whole pixels allow."""
+    return [slice(index * length // count, (index + 1) * length // count) for index in range(count)]
 
 
 class Colours(NamedTuple):
@@ -91,7 +105,7 @@ def colour_jitter(pixels: Tensor, colours: Colours) -> Tensor:
 
 
 def to_pixels(images: NDArray[np.uint8], device: torch.device) -> Tensor:
-    """Turn u8 [N, S, S, 3] into f32 (N, 3, S, S) in [0, 255] on a device."""
+    """Turn u8 [N, H, W, 3] into f32 (N, 3, H, W) in [0, 255] on a device."""
     tensor = torch.from_numpy(np.ascontiguousarray(images)).to(device)
     return tensor.permute(0, 3, 1, 2).to(torch.float32)
 
@@ -100,7 +114,7 @@ VIEWED = 400  # normal images that views are made of
 
 
 def with_moved(normal_images: Images, preset: Preset, seed: int) -> Images:
-    """Return ``normal_images`` u8 [N, S, S, 3] followed by moved copies of them."""
+    """Return ``normal_images`` u8 [N, H, W, 3] followed by moved copies of them."""
     settings = preset.token_augmentation
     rng = np.random.default_rng([seed, 3])
     copies = [np.stack([move(image, settings, rng) for image in normal_images]) for _ in range(settings.copies)]
@@ -108,7 +122,7 @@ def with_moved(normal_images: Images, preset: Preset, seed: int) -> Images:
 
 
 def disturbed(normal_images: Images, preset: Preset, seed: int) -> Images:
-    """Return moved copies of ``normal_images`` u8 [N, S, S, 3] with blur and noise; of many normal images only of some,
+    """Return moved copies of ``normal_images`` u8 [N, H, W, 3] with blur and noise; of many normal images only of some,
     since a Gaussian needs no more.
     """
     rng = np.random.default_rng([seed, 4])

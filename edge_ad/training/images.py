@@ -20,6 +20,7 @@ from edge_ad.data.folders import is_normal_name, list_nested, relative
 from edge_ad.data.images import list_images, read_image, resize
 from edge_ad.data.synthetic_anomalies import KINDS, make_anomaly
 from edge_ad.errors import BadInput
+from edge_ad.presets.networks import Sides, size_of
 
 Images = NDArray[np.uint8]
 
@@ -30,7 +31,7 @@ branch at full strength, and then say nothing about which branch sees more."""
 
 @dataclass(frozen=True)
 class ScoringImages:
-    """u8 [N, S, S, 3] each: normal images to learn, unseen normal images to normalise and stop by, normal images for
+    """u8 [N, H, W, 3] each: normal images to learn, unseen normal images to normalise and stop by, normal images for
     the threshold, anomalies.
 
     ``origins`` are the indices of the ``normalise`` normal images that synthetic anomalies were made from; labelled
@@ -55,7 +56,9 @@ class ScoringImages:
         return result
 
 
-def load_images(dataset: DataSet, side: int, anomalies: int, seed: int, *, defects: Path | None = None) -> ScoringImages:
+def load_images(
+    dataset: DataSet, side: Sides, anomalies: int, seed: int, *, defects: Path | None = None
+) -> ScoringImages:
     """Read and resize every good; make ``anomalies`` synthetic ones, or read labelled defects from a folder instead."""
     normal, bits = dataset.normal, dataset.bits
     normalise = read_all(normal.normalise, side, bits)
@@ -65,20 +68,21 @@ def load_images(dataset: DataSet, side: int, anomalies: int, seed: int, *, defec
     return ScoringImages(fit, normalise, threshold, result, kinds, origins)
 
 
-def read_all(paths: Sequence[Path], side: int, bits: int = 16) -> Images:
-    """Read images in order as u8 [N, side, side, 3]; ``bits`` as for ``read_image``."""
+def read_all(paths: Sequence[Path], side: Sides, bits: int = 16) -> Images:
+    """Read images in order as u8 [N, H, W, 3] of a size, or of a square's side; ``bits`` as for ``read_image``."""
+    size = size_of(side)
     with ThreadPoolExecutor(4) as pool:
-        return np.stack(list(pool.map(lambda path: resize(read_image(path, bits), (side, side)), paths)))
+        return np.stack(list(pool.map(lambda path: resize(read_image(path, bits), size), paths)))
 
 
-def read_centres(paths: Sequence[Path], side: int) -> Images:
-    """Read images at twice ``side`` and keep their centre, u8 [N, side, side, 3], as EfficientAD's penalty takes them.
-    """
-    start = side // 2
+def read_centres(paths: Sequence[Path], side: Sides) -> Images:
+    """Read images at twice a size and keep their centre, u8 [N, H, W, 3], as EfficientAD's penalty takes them."""
+    height, width = size_of(side)
+    top, left = height // 2, width // 2
 
     def centre(path: Path) -> Images:
-        whole = resize(read_image(path), (2 * side, 2 * side))
-        return whole[start : start + side, start : start + side].copy()
+        whole = resize(read_image(path), (2 * height, 2 * width))
+        return whole[top : top + height, left : left + width].copy()
 
     with ThreadPoolExecutor(4) as pool:
         return np.stack(list(pool.map(centre, paths)))
@@ -104,7 +108,7 @@ def _origin(number: int, normal_images: Images) -> int:
     return number % len(normal_images)
 
 
-def labelled(folder: Path, side: int, bits: int = 16) -> tuple[Images, tuple[str, ...]]:
+def labelled(folder: Path, side: Sides, bits: int = 16) -> tuple[Images, tuple[str, ...]]:
     """Read a folder of labelled defects with all folders below it, whose paths name the kinds.
 
     BadInput when it holds no image, and when a folder in it is named as one of normal images.

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from edge_ad.models.build import AnyTeacher
 from edge_ad.models.efficientad import EfficientAD
 from edge_ad.models.hvq import HvqTokenizer, hvq_loss
-from edge_ad.models.lavit import LaViT, bank_of, batch_histograms, block_mask, lavit_loss
+from edge_ad.models.lavit import LaViT, bank_of, batch_histograms, block_mask, lavit_loss, share_of
 from edge_ad.models.vector_quantiser import VectorQuantiser, code_use, perplexity, shares_of
 from edge_ad.presets.presets import Preset, Schedule
 from edge_ad.scoring import fit_gaussian
@@ -65,12 +65,12 @@ class TokenizerRecipe:
 
 
 def encode(model: HvqTokenizer, tokens: Tensor, arithmetic: Arithmetic) -> Tensor:
-    """Return the codes i64 (N, 4, n * n) of tokens (N, C, n, n), on the CPU."""
+    """Return the codes i64 (N, 4, h * w) of tokens (N, C, h, w), on the CPU."""
     return encode_all(model, tokens, arithmetic)[0]
 
 
 def encode_all(model: HvqTokenizer, tokens: Tensor, arithmetic: Arithmetic) -> tuple[Tensor, Tensor]:
-    """Return the codes i64 (N, 4, n * n) of tokens (N, C, n, n), and those of the top level i64 (N, n * n), on the CPU.
+    """Return the codes i64 (N, 4, h * w) of tokens (N, C, h, w), and those of the top level i64 (N, h * w), on the CPU.
     """
     model.eval()
     ids, top = [], []
@@ -83,14 +83,14 @@ def encode_all(model: HvqTokenizer, tokens: Tensor, arithmetic: Arithmetic) -> t
 
 
 def soften(model: HvqTokenizer, tokens: Tensor, arithmetic: Arithmetic) -> None:
-    """Let the codes of a trained tokenizer share cells, if its settings say so, by what tokens f32 (N, C, n, n) of
+    """Let the codes of a trained tokenizer share cells, if its settings say so, by what tokens f32 (N, C, h, w) of
     normal images show.
     """
     model.eval().soften(_parts(tokens, arithmetic))
 
 
 def codebook_report(model: HvqTokenizer, ids: Tensor, top: Tensor) -> dict[str, dict[str, float | int]]:
-    """Return how normal images use each codebook, by level: ``top``, then 3 to 0 as in ``ids`` i64 (N, 4, n * n)."""
+    """Return how normal images use each codebook, by level: ``top``, then 3 to 0 as in ``ids`` i64 (N, 4, h * w)."""
     levels = list(model.levels)
     results = {"top": code_use(top, model.top)}
     for position, number in enumerate(range(len(levels) - 1, -1, -1)):
@@ -101,7 +101,7 @@ def codebook_report(model: HvqTokenizer, ids: Tensor, top: Tensor) -> dict[str, 
 
 
 class Masked(NamedTuple):
-    """Images, by number (i64 [B]), the masks before them (f32 [B, n * n]), and how many cells each mask hides."""
+    """Images, by number (i64 [B]), the masks before them (f32 [B, h * w]), and how many cells each mask hides."""
 
     chosen: NDArray[np.int64]
     masks: NDArray[np.float32]
@@ -132,7 +132,7 @@ class LavitRecipe:
         """Choose images and a mask for each."""
         chosen = rng.integers(0, len(self.tokens), self.schedule.batch)
         # One count a batch, since sequences without masked cells must be of equal length.
-        cells = round(float(rng.choice(self.masks.train_shares)) * self.model.grid**2)
+        cells = share_of(float(rng.choice(self.masks.train_shares)), self.model.grid)
         drawn = np.stack([self._mask(rng, cells) for _ in chosen])
         rows = self.arithmetic.group.shard(self.schedule.batch).rows
         return Masked(chosen[rows], drawn[rows], cells)
@@ -184,7 +184,7 @@ class LavitRecipe:
 
     def _mask(self, rng: np.random.Generator, cells: int) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
         grid = self.model.grid
-        minimum = round(self.masks.train_least_share * grid * grid)
+        minimum = share_of(self.masks.train_least_share, grid)
         return block_mask(rng, grid, cells, minimum).reshape(-1).astype(np.float32)
 
 
@@ -193,8 +193,8 @@ def learn_cells(
 ) -> None:
     """Tell ``model`` where codes usually stand and what its map looks like on unseen normal images.
 
-    ``normal_cells`` are codes i64 (N, levels, n * n) of learned normal images, ``unseen`` tokens f32 (M, C, n, n) and
-    codes of others, ``masks`` f32 (R, n * n) the bank.
+    ``normal_cells`` are codes i64 (N, levels, h * w) of learned normal images, ``unseen`` tokens f32 (M, C, h, w) and
+    codes of others, ``masks`` f32 (R, h * w) the bank.
     """
     model.eval()
     model.set_usual(normal_cells)
@@ -215,8 +215,8 @@ def learn_surprise(
     arithmetic: Arithmetic,
     tokenizer: HvqTokenizer | None = None,
 ) -> NDArray[np.float32] | None:
-    """Tell ``model`` how learned normal images surprise it: tokens f32 (N, C, n, n), codes i64 (N, levels, n * n), the
-    bank f32 (R, n * n).
+    """Tell ``model`` how learned normal images surprise it: tokens f32 (N, C, h, w), codes i64 (N, levels, h * w), the
+    bank f32 (R, h * w).
 
     ``tokenizer`` tells which codes share each cell; without it each has one. Returns what the Gaussian was fitted to,
     f32 [N, levels * C]; without ``surprise = mahalanobis`` there is nothing to learn, and None is returned.
@@ -348,7 +348,7 @@ class EfficientADRecipe:
         for start in range(0, len(self.unseen), STUDENT_CHUNK):
             pixels = to_pixels(self.unseen[start : start + STUDENT_CHUNK], self.arithmetic.device)
             maps = self.model(pixels, self.teacher(pixels).features)
-            top = max(1, maps[0].shape[-1] ** 2 // 100)
+            top = max(1, maps[0][0].numel() // 100)
             peaks.append(torch.stack([one.flatten(1).topk(top).values.mean(dim=1) for one in maps], dim=1))
         return float(torch.cat(peaks).mean(dim=0).log().sum())
 
@@ -379,7 +379,8 @@ class EfficientADRecipe:
 
     def _cached_features(self) -> Tensor | None:
         """Keep the features of images that never move, in half precision, when they fit."""
-        cells = self.preset.teacher.grid**2 * self.teacher.channels
+        rows, columns = self.preset.feature_grid((self.normal_images.shape[1], self.normal_images.shape[2]))
+        cells = rows * columns * self.teacher.channels
         fixed = is_still(self.preset.augmentation) and not self.preset.efficientad.shared_jitter
         if not fixed or len(self.normal_images) * cells * 2 > CACHE_BYTES:
             return None
@@ -392,7 +393,7 @@ class EfficientADRecipe:
 
 
 def _some_grey(images: Images, rng: np.random.Generator) -> Images:
-    """Turn each of u8 [N, S, S, 3] grey with the published probability."""
+    """Turn each of u8 [N, H, W, 3] grey with the published probability."""
     grey = (images.astype(np.float32) @ np.array(GREY, np.float32))[..., None].round().astype(np.uint8)
     drawn = rng.random(len(images)) < GREY_SHARE
     return np.where(drawn[:, None, None, None], np.broadcast_to(grey, images.shape), images)

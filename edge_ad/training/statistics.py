@@ -184,7 +184,7 @@ CHUNK = 16
 
 
 def learn_tokenizer_errors(tokenizer: HvqTokenizer, tokens: Tensor, arithmetic: Arithmetic) -> None:
-    """Tell a trained tokenizer how it draws tokens f32 (N, C, n, n) of learned normal images; nothing where it need not
+    """Tell a trained tokenizer how it draws tokens f32 (N, C, h, w) of learned normal images; nothing where it need not
     know.
     """
     chosen = tokens[evenly(len(tokens), MAX_NORMAL_IMAGES)]
@@ -196,7 +196,7 @@ def _parts(tokens: Tensor, arithmetic: Arithmetic) -> list[Tensor]:
 
 
 def learn_student_errors(model: EfficientAD, teacher: AnyTeacher, normal_images: Images, arithmetic: Arithmetic) -> None:
-    """Tell a trained EfficientAD how its student errs on learned normal images u8 [N, S, S, 3]; nothing where it need
+    """Tell a trained EfficientAD how its student errs on learned normal images u8 [N, H, W, 3]; nothing where it need
     not know.
     """
 
@@ -243,7 +243,7 @@ def learn_quantization_statistics(
     options: CalibrateOptions,
     progress: Progress,
 ) -> tuple[BundleContents, CalibrateOptions]:
-    """Return ``contents`` with Gaussians of ``exact`` normal images and of ``views`` u8 [N, S, S, 3], and ``options``
+    """Return ``contents`` with Gaussians of ``exact`` normal images and of ``views`` u8 [N, H, W, 3], and ``options``
     with the bias corrections that were measured on the way; both as they are without views.
     """
     if not len(views):

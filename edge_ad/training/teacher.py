@@ -200,7 +200,7 @@ def measure_channels(teacher: AnyTeacher, normal_images: Images, device: torch.d
 def describe(
     teacher: AnyTeacher, images: Images, preset: Preset, device: torch.device, *, progress: Progress | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Return tokens f32 (N, Ct, n, n) and pooled f32 (N, D) of images, on the CPU."""
+    """Return tokens f32 (N, Ct, h, w) and pooled f32 (N, D) of images, on the CPU."""
     tokens, pooled = [], []
     began = time.monotonic()
     for start in range(0, len(images), CHUNK):
@@ -220,5 +220,5 @@ def describe(
 
 
 def shrink(pixels: Tensor, side: int) -> Tensor:
-    """Resize f32 (B, 3, S, S) bilinearly, exactly as the exported token pass does."""
+    """Resize f32 (B, 3, H, W) bilinearly, exactly as the exported token pass does."""
     return F.interpolate(pixels, size=(side, side), mode="bilinear", align_corners=False)

@@ -124,6 +124,8 @@ class _Training:
         self.options, self.thresholds, self.progress = settings.train, settings.thresholds, progress
         options = settings.train
         self.preset = chosen_preset(options)
+        self.image_size = self.preset.image_size
+        self.preset.check_image_size(self.image_size)
         # Wrong rates and an empty penalty folder are refused now, not after an hour of training.
         choose_thresholds(np.zeros(1), self.thresholds.target_ng, self.thresholds.target_warn)
         self.penalty = penalty_paths(options.penalty)
@@ -163,8 +165,8 @@ class _Training:
         if self.folder.begin(self.mark):
             self.progress.log(f"going on with the unfinished training in {self.folder.path}")
         self._report_data()
-        preset, side = self.preset, self.preset.image_side
-        images = load_images(self.dataset, side, preset.anomalies, self.options.seed, defects=self.options.defects)
+        preset, size = self.preset, self.image_size
+        images = load_images(self.dataset, size, preset.anomalies, self.options.seed, defects=self.options.defects)
         teacher = self.teacher
         self.progress.log(f"teacher {preset.teacher.kind}: channel statistics of {len(images.fit)} normal images")
         measure_channels(teacher, images.fit, self.arithmetic.device)
@@ -185,7 +187,7 @@ class _Training:
 
         # Every network starts from its own seed: a resumed training skips what drew numbers before it.
         torch.manual_seed(self.options.seed)
-        tokenizer = build_tokenizer(preset, channels)
+        tokenizer = build_tokenizer(preset, channels, self.image_size)
         self._fit(TokenizerRecipe(tokenizer, preset.tokenizer_schedule, tokens, unseen, arithmetic=arithmetic), len(images.fit))
         originals = slice(len(images.fit))
         soften(tokenizer, tokens[originals], arithmetic)
@@ -195,17 +197,17 @@ class _Training:
         self._report_codebooks(codebook_report(tokenizer, codes, top))
 
         torch.manual_seed(self.options.seed)
-        lavit = build_lavit(preset, channels)
+        lavit = build_lavit(preset, channels, self.image_size)
         normal = len(images.fit) if preset.lavit_on_originals else len(tokens)
         recipe = LavitRecipe(lavit, preset, (tokens[:normal], codes[:normal]), (unseen, unseen_codes), arithmetic=arithmetic)
         self._fit(recipe, len(images.fit))
         self._report_baseline(recipe)
-        bank = torch.from_numpy(bank_of(preset.masks, preset.teacher.token_grid))
+        bank = torch.from_numpy(bank_of(preset.masks, lavit.grid))
         surprise = learn_surprise(lavit, bank, tokens, codes, arithmetic=arithmetic, tokenizer=tokenizer)
         learn_cells(lavit, bank, codes[originals], (unseen, unseen_codes), arithmetic=arithmetic)
 
         torch.manual_seed(self.options.seed)
-        efficientad = build_efficientad(preset, teacher.channels)
+        efficientad = build_efficientad(preset, teacher.channels, self.image_size)
         others = self._penalty_images()
         self._fit(
             EfficientADRecipe(
@@ -259,7 +261,7 @@ class _Training:
 
     def _contents(self, networks: Networks, described: Described, images: ScoringImages) -> BundleContents:
         preset = self.preset
-        masks = bank_of(preset.masks, preset.teacher.token_grid)
+        masks = bank_of(preset.masks, networks.lavit.grid)
         self.progress.log("exporting the graphs and checking each against torch")
         graphs = export_all(networks, preset, torch.from_numpy(masks), torch.from_numpy(images.threshold[:1]))
         self._report_export(graphs)
@@ -267,7 +269,7 @@ class _Training:
             name=self.dataset.name,
             preset=preset.name,
             settings=preset.settings(),
-            image_size=(preset.image_side, preset.image_side),
+            image_size=self.image_size,
             parent=None,
             graphs={graph.name: graph.model for graph in graphs},
             masks=masks,
@@ -296,7 +298,7 @@ class _Training:
         if not self.penalty:
             return None
         read = read_centres if self.preset.efficientad.cropped_penalty else read_all
-        return read(self.penalty[:4096], self.preset.image_side)
+        return read(self.penalty[:4096], self.image_size)
 
     def _details(self) -> dict[str, Any]:
         normal, given = self.dataset.normal, self.options
@@ -340,7 +342,8 @@ class _Training:
             )
         if len(self.dataset.sizes) > 1:
             mixed = ", ".join(f"{count} of {size}" for size, count in self.dataset.sizes.items())
-            report(f"images have several sizes and are all resized to {self.preset.image_side} pixels: {mixed}")
+            height, width = self.image_size
+            report(f"images have several sizes and are all resized to {width} x {height} pixels: {mixed}")
         report(f"training in {self.folder.path} ({self.arithmetic.name}); Ctrl-C is safe, the same command goes on")
 
     def _report_export(self, graphs: list[ExportedGraph]) -> None:

@@ -64,6 +64,17 @@ def test_a_shift_is_at_most_its_share_of_the_side() -> None:
     assert (places > 2).any()
 
 
+@pytest.mark.parametrize("shape", [(64, 64), (128, 32), (32, 128)])
+def test_a_shift_is_as_far_along_both_axes(shape: tuple[int, int]) -> None:
+    """All three have the pixels of a square of 64: at most 0.1 * 64 = 6.4 pixels."""
+    image = np.zeros((*shape, 3), np.uint8)
+    middle = np.array(shape) // 2
+    image[middle[0], middle[1]] = 255
+    moved = [move(image, Augmentation(0.0, 0.1, 0.0, 0.0), np.random.default_rng(seed)) for seed in range(60)]
+    places = np.array([np.argwhere(one[:, :, 0] == one.max())[0] - middle for one in moved])
+    assert ((np.abs(places).max(axis=0) >= 4) & (np.abs(places).max(axis=0) <= 7)).all()
+
+
 def test_gain_scales_brightness_within_its_share() -> None:
     image = np.full((8, 8, 3), 100, np.uint8)
     values = [int(move(image, Augmentation(0, 0, 0, 0.3), np.random.default_rng(seed))[4, 4, 0]) for seed in range(60)]
@@ -79,6 +90,26 @@ def test_a_scramble_keeps_every_pixel_and_destroys_the_picture() -> None:
         ours, theirs = (np.sort(image.reshape(-1, 3), axis=1) for image in (found, IMAGE))
         np.testing.assert_array_equal(ours[np.lexsort(ours.T)], theirs[np.lexsort(theirs.T)])
         assert (found != IMAGE).any(axis=2).mean() > 0.5
+
+
+@pytest.mark.parametrize("shape", [(128, 32), (96, 64), (416, 160)])
+def test_a_scramble_of_a_picture_that_is_no_square_is_full_and_keeps_its_light(shape: tuple[int, int]) -> None:
+    """Every tile is filled; tiles of equal area keep the mean, stretched ones nearly."""
+    image = picture(1, shape)
+    for seed in range(10):
+        out = scramble(image, np.random.default_rng(seed))
+        assert (out.shape, out.dtype) == (image.shape, np.uint8)
+        assert out.mean() == pytest.approx(image.mean(), rel=0.1)
+        assert (out != image).any(axis=2).mean() > 0.5
+
+
+def test_square_tiles_of_a_picture_that_is_no_square_keep_every_pixel() -> None:
+    image = picture(1, (128, 32))  # 2, 4 or 8 tiles a side of a square of 64: squares of 32, 16 or 8
+    for seed in range(10):
+        ours, theirs = (
+            np.sort(one.reshape(-1, 3), axis=1) for one in (scramble(image, np.random.default_rng(seed)), image)
+        )
+        np.testing.assert_array_equal(ours[np.lexsort(ours.T)], theirs[np.lexsort(theirs.T)])
 
 
 @pytest.mark.parametrize("factor", [0.8, 1.0, 1.2])
@@ -125,6 +156,14 @@ def test_a_disturbed_view_is_noisy_up_to_its_setting() -> None:
     assert max(spreads) < 1.05 * np.hypot(3.0, 12**-0.5)
     assert min(spreads) < 0.5
     assert np.mean(spreads) == pytest.approx(1.5, abs=0.4)
+
+
+def test_the_blur_follows_the_shorter_side() -> None:
+    """A blur of at most 1/64 of 16 pixels is 0.25: the kernel is one pixel, or nearly."""
+    step = np.zeros((256, 16, 3), np.uint8)
+    step[128:] = 200
+    views = [disturb(step, ViewSettings(noise=0.0, blur=1 / 64), np.random.default_rng(seed)) for seed in range(40)]
+    assert min(int(np.diff(view[:, 8, 0].astype(int)).max()) for view in views) > 190
 
 
 def test_a_disturbed_view_is_blurred_up_to_its_setting() -> None:
