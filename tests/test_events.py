@@ -21,7 +21,7 @@ from edge_ad.store.export import write_csv, write_json
 from edge_ad.store.journal import event_line, files
 from edge_ad.store.outbox import Outbox
 from edge_ad.store.reader import Reader, set_mark
-from edge_ad.store.rows import comment_of, with_comment
+from edge_ad.store.schema import comment_of, with_comment
 from tests.outputs.events import event
 
 DOCS = Path(__file__).parents[1] / "docs"

@@ -10,8 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from edge_ad.camera.frames import Frame, Image, SourceKind
-from edge_ad.camera.measure import Light, Shift, TemplateMatcher, edge_field, grey, light, sharpness
-from edge_ad.camera.reference import HealthReference
+from edge_ad.camera.measure import HealthReference, Light, Shift, TemplateMatcher, edge_field, grey, light, sharpness
 
 _SAMPLE = 160  # about this many rows are enough for a histogram
 _REMEMBERED = 16  # a driver with stale buffers gives them in turn

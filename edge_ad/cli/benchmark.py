@@ -35,7 +35,7 @@ def command(
     from edge_ad.engines.selection import Streams, open_pipeline, open_pipelines
     from edge_ad.inspection import throughput as line
     from edge_ad.inspection.throughput import measure_overhead
-    from edge_ad.system.facts import device_details, device_state
+    from edge_ad.system.examine import device_details, device_state
     from edge_ad.utils.files import atomic_write, newest_bundle, require_writable
 
     table, engine = settings.benchmark, settings.engine

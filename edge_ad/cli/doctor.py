@@ -22,8 +22,7 @@ def command(
     """Examine this machine, and try what a run will do: OpenCV, GPU memory, a graph on each backend, cameras, the
     service.
     """
-    from edge_ad.system.examine import examine
-    from edge_ad.system.facts import report
+    from edge_ad.system.examine import examine, report
     from edge_ad.system.machine import Machine, exit_code, lines
     from edge_ad.system.service import service_view
     from edge_ad.system.tries import camera_targets, configured_cameras, no_cameras, try_backends, try_cameras

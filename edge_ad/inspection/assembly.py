@@ -16,9 +16,8 @@ from edge_ad.bundle import Bundle, open_bundle
 from edge_ad.camera.frames import Image
 from edge_ad.config import Config, RunTable
 from edge_ad.data.images import list_images, read_image
-from edge_ad.engines.cascade import SKIPPED, Cascade, limit_of, min_scores
 from edge_ad.engines.parity import TOLERANCE_SHARE, TOLERANCE_Z
-from edge_ad.engines.pipeline import Pipeline
+from edge_ad.engines.pipeline import SKIPPED, Cascade, Pipeline, limit_of, min_scores
 from edge_ad.errors import BadInput, DeviceFault
 from edge_ad.inspection.alarm_manager import AlarmManager
 from edge_ad.inspection.drift import MIN_REFERENCE, Drift
@@ -35,8 +34,7 @@ from edge_ad.outputs.guard_client import GuardClient
 from edge_ad.outputs.targets import ADVICE, targets_of
 from edge_ad.scoring import BRANCHES, Thresholds, fuse
 from edge_ad.store import Store
-from edge_ad.store.maintenance import MaintenanceThread
-from edge_ad.store.retention import prepare_evidence
+from edge_ad.store.retention import MaintenanceThread, prepare_evidence
 from edge_ad.utils.locks import Targets, lock_file
 from edge_ad.utils.supervision import ThreadFaults
 from edge_ad.utils.text import part_id, storable

@@ -22,17 +22,15 @@ from edge_ad.camera.frames import Image, Source
 from edge_ad.config import RecordTable
 from edge_ad.errors import BadInput
 from edge_ad.events import Event
-from edge_ad.inspection.annotate import HeatScale, bounded, overlay
-from edge_ad.inspection.counters import Counters
+from edge_ad.inspection.camera_worker import Counters
 from edge_ad.inspection.judge import InspectionResult
 from edge_ad.inspection.observers import Observer
-from edge_ad.inspection.recorder import safe_name
+from edge_ad.inspection.recorder import HeatScale, bounded, overlay, safe_name
 from edge_ad.inspection.view import View
 from edge_ad.store import Store, StoredImage
 from edge_ad.store.journal import day_of, event_line
-from edge_ad.store.maintenance import yield_to_others
-from edge_ad.store.retention import GB, evidence_folder
-from edge_ad.store.rows import with_comment
+from edge_ad.store.retention import GB, evidence_folder, yield_to_others
+from edge_ad.store.schema import with_comment
 from edge_ad.utils.files import atomic_write
 from edge_ad.utils.supervision import SupervisedThread, ThreadFaults
 

@@ -40,8 +40,8 @@ from edge_ad.inspection.assembly import (
     tile_combiner,
     warm_up,
 )
+from edge_ad.inspection.camera_worker import Counters, Latencies
 from edge_ad.inspection.canary import make_canary
-from edge_ad.inspection.counters import Counters, Latencies
 from edge_ad.inspection.evidence import Evidence, StoreObserver
 from edge_ad.inspection.judge import Judge
 from edge_ad.inspection.loop import Loop

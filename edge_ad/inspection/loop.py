@@ -11,8 +11,7 @@ from edge_ad.camera.frames import Source
 from edge_ad.camera.opencv import one_thread
 from edge_ad.config import Config
 from edge_ad.errors import DeviceFault, is_out_of_memory
-from edge_ad.inspection.camera_worker import CameraWorker, Faulted, Outage, Outcome, Passed
-from edge_ad.inspection.counters import Counters, Latencies
+from edge_ad.inspection.camera_worker import CameraWorker, Counters, Faulted, Latencies, Outage, Outcome, Passed
 from edge_ad.inspection.judge import InspectionResult, Judge, median_result
 from edge_ad.inspection.observers import Observer
 from edge_ad.inspection.part_tracking import Judgeable, PartDetector

@@ -11,7 +11,7 @@ from edge_ad.bundle import Bundle
 from edge_ad.camera.frames import SourceKind
 from edge_ad.camera.health import HealthLimits
 from edge_ad.camera.liveness import parse_liveness
-from edge_ad.camera.reference import HealthReference
+from edge_ad.camera.measure import HealthReference
 from edge_ad.camera.settings import CameraRecord, CameraSettings
 from edge_ad.config import DEFAULT_STORE, Config, Presence, RunTable
 from edge_ad.errors import BadInput

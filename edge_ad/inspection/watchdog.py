@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 
 from edge_ad.camera.frames import Source
 from edge_ad.errors import DeviceFault
-from edge_ad.inspection.counters import Latencies
+from edge_ad.inspection.camera_worker import Latencies
 from edge_ad.inspection.judge import InspectionResult
 from edge_ad.inspection.observers import Observer
 from edge_ad.inspection.part_tracking import CycleState

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edge_ad.store.rows import StoredEvent, StoredImage
+from edge_ad.store.schema import StoredEvent, StoredImage
 from edge_ad.store.store import Store
 
 __all__ = ["Store", "StoredEvent", "StoredImage"]

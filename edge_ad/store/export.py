@@ -15,7 +15,7 @@ from typing import Any, TextIO
 
 from edge_ad.errors import BadInput
 from edge_ad.events import FIELDS
-from edge_ad.store.rows import StoredEvent
+from edge_ad.store.schema import StoredEvent
 from edge_ad.utils.text import format_time
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}

@@ -12,7 +12,7 @@ from typing import Any
 
 from edge_ad.store.journal import Journal, event_line, files, mark_line, state_line
 from edge_ad.store.recovery import metadata
-from edge_ad.store.rows import COLUMNS, event_of
+from edge_ad.store.schema import COLUMNS, event_of
 
 _log = logging.getLogger(__name__)
 

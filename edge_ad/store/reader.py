@@ -19,8 +19,7 @@ from edge_ad.errors import BadInput, DeviceFault
 from edge_ad.events import MARKS, Mark
 from edge_ad.store.journal import journalise, mark_line
 from edge_ad.store.recovery import metadata
-from edge_ad.store.rows import COLUMNS, StoredEvent, fields_of
-from edge_ad.store.schema import connect, identity, open_existing
+from edge_ad.store.schema import COLUMNS, StoredEvent, connect, fields_of, identity, open_existing
 
 PAGE = 500
 

@@ -18,8 +18,7 @@ from typing import TypeVar
 from edge_ad.errors import BadInput, DeviceFault
 from edge_ad.events import Event
 from edge_ad.store.journal import Entry, Tail, event_from_text, files, locked, parse, tail
-from edge_ad.store.rows import COLUMNS, MAX_LENGTH, comment_of, row_of
-from edge_ad.store.schema import APPLICATION, connect, transaction
+from edge_ad.store.schema import APPLICATION, COLUMNS, MAX_LENGTH, comment_of, connect, row_of, transaction
 
 CHECK_S = 2.0
 MARGIN = 100_000  # events that the end of the journal may not tell of

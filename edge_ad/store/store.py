@@ -20,8 +20,7 @@ from edge_ad.events import Event
 from edge_ad.store.journal import tail
 from edge_ad.store.journal_writer import JournalWriter
 from edge_ad.store.recovery import is_damage, metadata, open_store, set_metadata
-from edge_ad.store.rows import COLUMNS, StoredImage, row_of
-from edge_ad.store.schema import identity
+from edge_ad.store.schema import COLUMNS, StoredImage, identity, row_of
 from edge_ad.utils.supervision import SupervisedThread, ThreadFaults
 
 _log = logging.getLogger(__name__)

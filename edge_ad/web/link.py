@@ -29,17 +29,17 @@ from edge_ad.camera.frames import Image
 from edge_ad.config import Config
 from edge_ad.engines.pipeline import Pipeline
 from edge_ad.errors import BadInput
-from edge_ad.inspection.annotate import HeatScale
 from edge_ad.inspection.inspector import Inspector
 from edge_ad.inspection.observers import Observer
+from edge_ad.inspection.recorder import HeatScale
 from edge_ad.inspection.settings import presence_of
 from edge_ad.outputs.delivery import ChannelState
 from edge_ad.scoring import BRANCHES, Thresholds
 from edge_ad.utils.logs import log_arguments
 from edge_ad.utils.supervision import MAX_RESTARTS, Ends, SupervisedThread, ThreadFaults
-from edge_ad.web import messages
 from edge_ad.web.address import READ_TOKEN, TOKEN, find_tokens, listen, parse_address, print_address
 from edge_ad.web.dashboard_feed import DashboardFeed, PendingImage
+from edge_ad.web.schemas import write_message
 from edge_ad.web.status import StatusReporter, Watched, event_row
 
 _log = logging.getLogger(__name__)
@@ -139,7 +139,7 @@ class WebLink:
         self._started_at, self._up, self._silence = time.monotonic(), False, 0
         SupervisedThread("web-listen", lambda: self._listen(process), self._faults).start()
         with contextlib.suppress(OSError):
-            messages.write(self._stdin, self._hello)
+            write_message(self._stdin, self._hello)
         return process
 
     def _listen(self, process: subprocess.Popen[bytes]) -> None:
@@ -178,7 +178,7 @@ class WebLink:
                 now = time.monotonic()
                 if now - state_at >= (WATCHED_EVERY_S if feed.watching else UNWATCHED_EVERY_S):
                     state_at = now
-                    messages.write(self._stdin, {"kind": "state", "state": reporter.take(), "events": list(events)})
+                    write_message(self._stdin, {"kind": "state", "state": reporter.take(), "events": list(events)})
                     events.clear()
             except (OSError, ValueError):  # the pipe is closed or full: the process is gone or stopped
                 if not self._closing.is_set() and not self._restart():
@@ -207,7 +207,7 @@ class WebLink:
             heat = np.ascontiguousarray((strength * 255.0).astype(np.uint8))
             record["heat"] = list(heat.shape)
             blobs.append(heat.data.cast("B"))
-        messages.write(self._stdin, record, blobs)
+        write_message(self._stdin, record, blobs)
 
     def _restart(self) -> bool:
         """Start another process; False when too many have ended."""

@@ -13,7 +13,7 @@ from starlette.responses import FileResponse
 from edge_ad.errors import BadInput
 from edge_ad.events import Mark, Verdict
 from edge_ad.store.reader import EventFilter, Reader, set_mark
-from edge_ad.store.rows import StoredEvent
+from edge_ad.store.schema import StoredEvent
 from edge_ad.web.schemas import DIGITS, Event, EventPage, Hour, MarkRequest, Message, Moment, Number, Text
 
 KINDS = {".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".png": "image/png"}

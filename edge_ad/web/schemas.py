@@ -1,14 +1,20 @@
-"""What the API takes and gives, for the OpenAPI document."""
+"""What the API takes and gives, for the OpenAPI document, and the messages that the dashboard's process gets from the run.
+
+A message is one JSON line, followed by as many bytes as it announces.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, get_type_hints
+import json
+from collections.abc import Sequence
+from typing import IO, Annotated, Any, Literal, Protocol, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from edge_ad import events
 from edge_ad.events import FIELDS, Mark
 
+MAX_LINE = 64 * 2**20  # of a message
 DIGITS = {"score": 6, "z": 6, "latency_ms": 6}
 # Numbers that SQLite and JSON can hold.
 Moment = Annotated[float, Field(ge=0, le=1e11, allow_inf_nan=False)]
@@ -129,3 +135,29 @@ class State(BaseModel):
     events: list[dict[str, Any]]
     pictures: list[dict[str, Any] | None]
 
+
+class Writable(Protocol):
+    """Where messages go."""
+
+    def write(self, data: bytes | memoryview, /) -> object: ...
+    def flush(self) -> None: ...
+
+
+def write_message(stream: Writable, record: dict[str, Any], blobs: Sequence[bytes | memoryview] = ()) -> None:
+    """Write one message; ``record`` is plain JSON without NaN."""
+    line = json.dumps({**record, "sizes": [len(blob) for blob in blobs]}, allow_nan=False, separators=(",", ":"))
+    stream.write(line.encode() + b"\n")
+    for blob in blobs:
+        stream.write(blob)
+    stream.flush()
+
+
+def read_message(stream: IO[bytes]) -> tuple[dict[str, Any], list[bytes]] | None:
+    """Return the next message and its bytes; None at the end, also where the end cuts a message off."""
+    line = stream.readline(MAX_LINE)
+    if not line.endswith(b"\n"):
+        return None
+    record = json.loads(line)
+    sizes = record.pop("sizes")
+    blobs = [stream.read(size) for size in sizes]
+    return (record, blobs) if [len(blob) for blob in blobs] == sizes else None

@@ -24,11 +24,11 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from edge_ad.store.reader import Reader
 from edge_ad.utils.logs import log_to_stderr
 from edge_ad.utils.supervision import SupervisedThread
-from edge_ad.web import messages
 from edge_ad.web.access import HEADERS, Access, Sessions, sessions_file
 from edge_ad.web.address import Address, Tokens, find_tokens, listen, names_for, parse_address, print_address
 from edge_ad.web.app import make_app
 from edge_ad.web.dashboard_state import DashboardState
+from edge_ad.web.schemas import read_message
 
 REQUEST_S = 10.0  # for the head of a request, and for an idle connection
 MAX_CONNECTIONS = 256
@@ -145,7 +145,7 @@ class Server(uvicorn.Server):
             self._news()
 
     def _follow(self, feed: IO[bytes], loop: asyncio.AbstractEventLoop) -> None:
-        while (message := messages.read(feed)) is not None:
+        while (message := read_message(feed)) is not None:
             self._dashboard.take(*message)
             with contextlib.suppress(RuntimeError):  # the event loop is closed
                 loop.call_soon_threadsafe(self._news)
@@ -165,7 +165,7 @@ def main(arguments: list[str]) -> None:
     with contextlib.suppress(OSError):
         os.nice(NICENESS)  # the line comes first
     feed = sys.stdin.buffer
-    first = messages.read(feed)
+    first = read_message(feed)
     if first is None:
         return
     dashboard = DashboardState()

@@ -13,8 +13,16 @@ from hypothesis import strategies as st
 
 from edge_ad.camera.frames import Frame
 from edge_ad.camera.health import CameraHealth, HealthLimits, ReferenceCheck
-from edge_ad.camera.measure import TemplateMatcher, edge_field, grey, light, measure_reference, sharpness
-from edge_ad.camera.reference import MIN_IMAGES, HealthReference
+from edge_ad.camera.measure import (
+    MIN_IMAGES,
+    HealthReference,
+    TemplateMatcher,
+    edge_field,
+    grey,
+    light,
+    measure_reference,
+    sharpness,
+)
 from edge_ad.errors import BadInput
 from edge_ad.synthetic.tray import LOGICAL, STRUCTURAL, render_tray
 from tests.camera.pictures import Image, noise

@@ -13,8 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from edge_ad.bundle import Bundle, open_bundle, write_bundle
-from edge_ad.camera.measure import measure_reference
-from edge_ad.camera.reference import HealthReference
+from edge_ad.camera.measure import HealthReference, measure_reference
 from edge_ad.cli.app import main
 from edge_ad.data.images import read_image, resize
 from edge_ad.deployment import recalibration

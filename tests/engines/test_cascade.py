@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from edge_ad.bundle import Bundle, open_bundle, write_bundle
-from edge_ad.engines.cascade import Cascade, limit_of, min_scores
-from edge_ad.engines.pipeline import Pipeline
+from edge_ad.engines.pipeline import Cascade, Pipeline, limit_of, min_scores
 from edge_ad.errors import BadInput
 from edge_ad.inspection.assembly import make_drift
 from edge_ad.scoring import Thresholds, fuse

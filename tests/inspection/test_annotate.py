@@ -15,9 +15,8 @@ import pytest
 from edge_ad.camera.frames import Image
 from edge_ad.errors import DeviceFault
 from edge_ad.events import Event
-from edge_ad.inspection.annotate import MAX_PIXELS, MAX_SIDE, MIN_SIDE, annotate, bounded, overlay
 from edge_ad.inspection.inspector import RunOptions, inspect
-from edge_ad.inspection.recorder import Recorder, safe_name
+from edge_ad.inspection.recorder import MAX_PIXELS, MAX_SIDE, MIN_SIDE, Recorder, annotate, bounded, overlay, safe_name
 from edge_ad.inspection.view import Roi, View
 from tests.camera.pictures import noise, write_image
 from tests.fixtures.tiny_bundle import make_tiny_bundle, tiny_image

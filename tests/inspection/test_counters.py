@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edge_ad.inspection.counters import Counters, Latencies
+from edge_ad.inspection.camera_worker import Counters, Latencies
 
 
 def test_percentiles_are_exact_while_the_sample_holds_all() -> None:

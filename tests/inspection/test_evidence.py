@@ -23,7 +23,7 @@ from edge_ad.store import Store
 from edge_ad.store.journal import event_from_text
 from edge_ad.store.reader import Reader
 from edge_ad.store.retention import evidence_folder
-from edge_ad.store.rows import comment_of
+from edge_ad.store.schema import comment_of
 from tests.camera.pictures import noise
 from tests.fixtures.loopback import until
 

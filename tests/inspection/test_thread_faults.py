@@ -32,12 +32,13 @@ from edge_ad.outputs.dispatcher import DeliveryWorker
 from edge_ad.outputs.guard_client import GuardClient
 from edge_ad.outputs.opcua import OpcUaServer
 from edge_ad.store import Store
-from edge_ad.store.maintenance import MaintenanceThread
 from edge_ad.store.reader import EventFilter, Reader
+from edge_ad.store.retention import MaintenanceThread
 from edge_ad.utils import locks
-from edge_ad.web import messages
+from edge_ad.web import link
 from edge_ad.web.dashboard_feed import DashboardFeed
 from edge_ad.web.link import WebLink
+from edge_ad.web.schemas import write_message
 from tests.camera.test_http import Server, part
 from tests.fixtures.loopback import free_port
 from tests.fixtures.tiny_bundle import make_tiny_bundle, tiny_image
@@ -126,7 +127,7 @@ COVERED = {
     "outputs/guard_client.py": "THREADS",
     "outputs/opcua.py": "test_a_server_whose_thread_ends_is_opened_again",
     "outputs/targets.py": "test_a_thread_beside_the_run_is_told",
-    "store/maintenance.py": "THREADS",
+    "store/retention.py": "THREADS",
     "store/store.py": "THREADS",
     "utils/locks.py": "test_a_thread_beside_the_run_is_told",
     "web/link.py": "THREADS",
@@ -256,7 +257,7 @@ def test_a_thread_beside_the_run_is_told(
 def test_a_dashboard_whose_thread_breaks_is_started_again(
     station: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    real, states = messages.write, []
+    real, states = write_message, []
 
     def spoilt(stream: Any, record: dict[str, Any], *blobs: Any) -> None:
         states.append(record["kind"])
@@ -264,7 +265,7 @@ def test_a_dashboard_whose_thread_breaks_is_started_again(
             stream.write(b"{no message\n")
         real(stream, record, *blobs)
 
-    monkeypatch.setattr(messages, "write", spoilt)
+    monkeypatch.setattr(link, "write_message", spoilt)
     camera = "synthetic://line?frames=400&seed=1&fps=20"
     with contextlib.suppress(KeyboardInterrupt):
         main([*RUN, "--camera", camera, "--web", "127.0.0.1:0"])
@@ -320,7 +321,7 @@ def test_an_event_that_cannot_be_stored_holds_up_no_other(
     station: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     from edge_ad.events import Event
-    from edge_ad.store.rows import row_of
+    from edge_ad.store.schema import row_of
 
     def spoilt_row(event: Event) -> tuple[Any, ...]:
         return (event.id, "cam \udce4", *row_of(event)[2:]) if event.frame == 7 else row_of(event)

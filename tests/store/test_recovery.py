@@ -18,10 +18,10 @@ from edge_ad.errors import BadInput, DeviceFault
 from edge_ad.events import Event
 from edge_ad.store import Store, StoredImage
 from edge_ad.store.journal import event_line, files, parse
-from edge_ad.store.maintenance import MaintenanceThread
 from edge_ad.store.reader import EventFilter, Reader, set_mark
 from edge_ad.store.recovery import MARGIN, damage_of, is_ours, rebuild, remake
-from edge_ad.store.rows import with_comment
+from edge_ad.store.retention import MaintenanceThread
+from edge_ad.store.schema import with_comment
 from tests.fixtures.loopback import until
 from tests.store.test_store import row
 

@@ -14,8 +14,7 @@ from edge_ad.errors import BadInput
 from edge_ad.events import Event
 from edge_ad.store import Store
 from edge_ad.store import store as store_module
-from edge_ad.store.rows import event_of
-from edge_ad.store.schema import MIGRATIONS, connect, version_of
+from edge_ad.store.schema import MIGRATIONS, connect, event_of, version_of
 from tests.fixtures.loopback import until
 
 

@@ -201,8 +201,7 @@ def test_the_command_takes_a_frame_of_the_cameras_of_the_station(
 
 
 def test_the_report_holds_what_one_wants_to_know_of_a_board(tmp_path: Path) -> None:
-    from edge_ad.system.examine import examine
-    from edge_ad.system.facts import report
+    from edge_ad.system.examine import examine, report
 
     machine = lay_out("orin_nano_jetpack6", tmp_path)
     record = report(machine, examine(machine), [])

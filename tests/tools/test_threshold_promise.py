@@ -1,4 +1,6 @@
-"""The measurement of the promise: in small for real, and that what is kept is not computed again."""
+"""The measurement of the promise: in small for real, what is kept is not computed again, and its interval against scipy's
+beta-binomial.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,10 @@ import json
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.fixtures.tiny_bundle import make_tiny_bundle
 from tests.tools.loading import load_tool
@@ -68,3 +73,56 @@ def test_another_plan_has_other_scores(tool: ModuleType, tmp_path: Path) -> None
 def test_a_missing_bundle_is_a_sentence(tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert tool.main(["--bundle", str(tmp_path / "gone.edgead"), "--cache", str(tmp_path)]) == 2
     assert capsys.readouterr().err.startswith("error: ")
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(1, 500), st.integers(1, 300), st.sampled_from([0.005, 0.01, 0.05, 0.2, 0.9]))
+def test_the_interval_is_that_of_the_beta_binomial(tool: ModuleType, goods: int, unseen: int, rate: float) -> None:
+    stats = pytest.importorskip("scipy.stats")
+    above = max(1, int(rate * (goods + 1) + 1e-9))
+    law = stats.betabinom(unseen, above, goods + 1 - above)
+    low, high = tool.count_interval(goods, unseen, rate)
+    assert law.cdf(low - 1) <= 0.025 + 1e-9
+    assert law.cdf(low) > 0.025 - 1e-9
+    assert law.sf(high) <= 0.025 + 1e-9
+    assert high == 0 or law.sf(high - 1) > 0.025 - 1e-9
+
+
+def test_the_interval_of_the_measurement(tool: ModuleType) -> None:
+    """400 normal images at 1 %: the fifth highest score is the threshold, Beta(4, 397), mean 4/401 of 2,000 = 20."""
+    low, high = tool.count_interval(400, 2000, 0.01)
+    assert 0 < low < 20 < high < 60
+
+
+def draws(shift: float, seeds: int = 20, goods: int = 400, unseen: int = 2000) -> list[tuple[np.ndarray, np.ndarray]]:
+    rng = np.random.default_rng(5)
+    return [(rng.normal(0, 1, goods), rng.normal(shift, 1, unseen)) for _ in range(seeds)]
+
+
+@pytest.mark.parametrize("target", [0.01, 0.05])
+def test_goods_of_the_same_kind_keep_it(tool: ModuleType, target: float) -> None:
+    found = tool.measure(draws(0.0), target)
+    assert found.holds
+    assert found.supported == target
+    assert found.inside >= 17
+    assert found.mean == pytest.approx(np.mean(found.counts) / 2000)
+    assert found.error == pytest.approx(np.std(np.array(found.counts) / 2000, ddof=1) / np.sqrt(20))
+
+
+def test_goods_that_drifted_do_not(tool: ModuleType) -> None:
+    found = tool.measure(draws(0.7), 0.05)
+    assert not found.holds
+    assert found.inside < 17
+
+
+def test_by_hand(tool: ModuleType) -> None:
+    """Nine normal images support 1/10: the threshold is the highest, 9. Of 10, 8, 9 and 12 two lie above it."""
+    found = tool.measure([(range(1, 10), [10, 8, 9, 12]), (range(1, 10), [0, 0, 0, 0])], 0.01)
+    assert found.supported == pytest.approx(0.1)
+    assert found.counts == (2, 0)
+    assert found.mean == 0.25
+
+
+def test_draws_of_different_sizes_are_refused(tool: ModuleType) -> None:
+    with pytest.raises(ValueError, match="same numbers of normal images"):
+        tool.measure([([1, 2], [3]), ([1, 2, 3], [4])], 0.1)

@@ -18,7 +18,7 @@ from onnx import numpy_helper
 
 from edge_ad.bundle import Bundle, open_bundle
 from edge_ad.camera.health import CameraHealth
-from edge_ad.camera.reference import HealthReference
+from edge_ad.camera.measure import HealthReference
 from edge_ad.cli.app import main
 from edge_ad.config import Config, ThresholdsTable, TrainTable
 from edge_ad.data.datasets import load_dataset

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from edge_ad.events import Event
 from edge_ad.inspection.judge import InspectionResult
-from edge_ad.web import messages
 from edge_ad.web.dashboard_feed import BOUNDS_S, DashboardFeed, Histogram, Seen
 from edge_ad.web.dashboard_state import DashboardState
 from edge_ad.web.metrics import metrics_text
+from edge_ad.web.schemas import read_message, write_message
 from edge_ad.web.status import FRESH_S, showing
 from tests.inspection.line import Script, bad
 
@@ -115,11 +115,11 @@ def test_messages_come_out_as_they_went_in_and_a_torn_one_not_at_all(
 ) -> None:
     record.pop("sizes", None)
     stream = io.BytesIO()
-    messages.write(stream, record, blobs)
+    write_message(stream, record, blobs)
     whole = stream.getvalue()
-    assert messages.read(io.BytesIO(whole)) == (record, blobs)
+    assert read_message(io.BytesIO(whole)) == (record, blobs)
     torn = whole[: max(len(whole) - 1 - cut, 0)]
-    assert messages.read(io.BytesIO(torn)) is None
+    assert read_message(io.BytesIO(torn)) is None
 
 
 def test_before_the_first_state_nothing_is_ready_and_metrics_say_so() -> None:

@@ -28,7 +28,7 @@ from edge_ad.data.images import resize
 from edge_ad.deployment.recalibration import recalibrate
 from edge_ad.engines.pipeline import Pipeline
 from edge_ad.events import Event
-from edge_ad.inspection.counters import Counters
+from edge_ad.inspection.camera_worker import Counters
 from edge_ad.inspection.judge import Judge
 from edge_ad.inspection.loop import Loop
 from edge_ad.inspection.observers import EventCallback
