@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from edge_ad.data.datasets import load_test
 from edge_ad.data.images import read_image, resize
+from edge_ad.data.part_regions import Mask, estimate_part
 from edge_ad.data.synthetic_anomalies import KINDS, make_anomaly
 
 Images = NDArray[np.uint8]
@@ -34,8 +35,9 @@ class ValidationImages:
 def make_validation_images(normal_images: Images, copies: int = 2, anomalies: int = 3, seed: int = 0) -> ValidationImages:
     """Return ``normal_images``, ``copies`` jittered views and ``anomalies`` synthetic anomalies of each, seeded."""
     rng = np.random.default_rng([seed, 11])
+    part = estimate_part(list(normal_images))
     views = [jitter(image, rng) for image in normal_images for _ in range(copies)]
-    bad = [_anomaly(normal_images, index, turn, rng) for index in range(len(normal_images)) for turn in range(anomalies)]
+    bad = [_anomaly(normal_images, index, turn, part, rng=rng) for index in range(len(normal_images)) for turn in range(anomalies)]
     images = np.stack([*normal_images, *views, *bad])
     return ValidationImages(images, np.arange(len(images)) >= len(normal_images) + len(views))
 
@@ -70,6 +72,8 @@ def evenly(total: int, count: int) -> NDArray[np.intp]:
     return np.unique(np.linspace(0, total - 1, min(count, total)).astype(np.intp))
 
 
-def _anomaly(normal_images: Images, index: int, turn: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+def _anomaly(
+    normal_images: Images, index: int, turn: int, part: Mask, *, rng: np.random.Generator
+) -> NDArray[np.uint8]:
     others = [normal_images[other] for other in rng.permutation(len(normal_images))[:9] if other != index] or [normal_images[index]]
-    return make_anomaly(normal_images[index], others, rng, KINDS[(index + 3 * turn) % len(KINDS)])[0]
+    return make_anomaly(normal_images[index], others, rng, KINDS[(index + 3 * turn) % len(KINDS)], part=part)[0]

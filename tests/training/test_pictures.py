@@ -9,10 +9,11 @@ import pytest
 
 from edge_ad.data.datasets import load_dataset
 from edge_ad.data.images import read_image, resize
-from edge_ad.data.synthetic_anomalies import KINDS
+from edge_ad.data.synthetic_anomalies import COMPONENT_KINDS, KINDS, OUTLINE_KINDS
 from edge_ad.errors import BadInput
 from edge_ad.training.images import ScoringImages, labelled, load_images, read_all, synthetic
 from tests.data.folders import goods, picture, save
+from tests.fixtures.parts import disc
 
 GOODS = np.stack([picture(seed, (64, 64)) for seed in range(4)])
 
@@ -29,13 +30,39 @@ def test_pictures_are_read_in_order_at_the_size_of_the_networks(tmp_path: Path) 
 def test_synthetic_anomalies_come_from_the_seed() -> None:
     found, kinds = synthetic(GOODS, 24, 5)
     assert found.shape == (24, 64, 64, 3)
-    assert set(kinds) == set(KINDS)
     again, _ = synthetic(GOODS, 24, 5)
     other, _ = synthetic(GOODS, 24, 6)
     np.testing.assert_array_equal(found, again)
     assert not np.array_equal(found, other)
     for number, image in enumerate(found):
         assert (image != GOODS[number % len(GOODS)]).any(), kinds[number]
+
+
+@pytest.mark.parametrize("images", [4, 8, 16, 17, 30])
+def test_every_kind_is_drawn_equally_often_and_on_different_images(images: int) -> None:
+    """Of 34 anomalies 2 are of each of the 17 kinds, however many images there are."""
+    parts = np.stack([disc((64, 64), seed)[0] for seed in range(images)])
+    _, kinds = synthetic(parts, 34, 0)
+    assert {kind: kinds.count(kind) for kind in KINDS} == dict.fromkeys(KINDS, 2)
+    assert all(len({number % images for number in range(34) if kinds[number] == kind}) == 2 for kind in KINDS)
+
+
+def test_kinds_that_cannot_be_drawn_give_their_turn_to_others() -> None:
+    """A slope of brightness has neither an outline nor components."""
+    ramps = [np.arange(60 + 10 * step, 188 + 10 * step, 2, np.uint8) for step in range(4)]
+    slopes = np.stack([np.tile(ramp[:, None, None], (1, 64, 3)) for ramp in ramps])
+    _, kinds = synthetic(slopes, 34, 0)
+    assert not {*OUTLINE_KINDS, *COMPONENT_KINDS} & set(kinds)
+    assert set(kinds) == set(KINDS) - {*OUTLINE_KINDS, *COMPONENT_KINDS}
+
+
+def test_synthetic_anomalies_stay_on_the_part_that_is_given() -> None:
+    part = np.zeros((64, 64), bool)
+    part[:, :32] = True
+    found, _ = synthetic(GOODS, 34, 0, part)
+    changed = (found != GOODS[np.arange(34) % len(GOODS)]).any(axis=(0, 3))
+    assert changed[:, :32].any()
+    assert changed[:, 32:].sum() < 0.1 * changed.sum()  # burrs and dents reach over the outline
 
 
 def test_faded_anomalies_lie_between_their_good_and_themselves() -> None:
