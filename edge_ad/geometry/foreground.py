@@ -8,7 +8,7 @@ that is equal too, the part is symmetric.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from edge_ad.geometry.background import Background, grey_of, reduce
 from edge_ad.geometry.locator import Arrays
+from edge_ad.geometry.matching import RIGID, PatchLevel, structure
 from edge_ad.geometry.outline import Match, Outline, on_edge
 from edge_ad.geometry.pose import Image, Location, NotLocated, Points, Pose, refuse_size, wrap
 
@@ -27,6 +28,9 @@ MAX_RESIDUAL = 0.32
 # Beyond this the mirror image is tried: a part that fits is not mirrored.
 SUSPICIOUS = 0.10
 AMBIGUOUS = 0.15
+# Where this share of the outline does not agree, the surface has a say: it must agree better by BETTER (a correlation), and
+# may move the part by SLIDE of its diagonal.
+POLISHED, BETTER, SLIDE = 0.2, 0.05, 0.02
 ROUND = 0
 WHOLE = 0.985
 
@@ -146,6 +150,8 @@ class ForegroundLocator:
             mirrored = self._mirrored(edge, best)
             if mirrored is not None:
                 return mirrored
+        if best.residual > POLISHED and self.symmetry == 1 and not self.allow_scale:
+            best = self.polished(view, best)
         pose = self._pose_of(best)
         if cut_off and self.outline.visible(best.matrix, view.grey.shape) < WHOLE:
             return NotLocated("the part is cut by the image's border: bring it into view")
@@ -153,6 +159,26 @@ class ForegroundLocator:
             return NotLocated(f"{100 * best.residual:.0f} % of the part's outline does not agree, and up to "
                               f"{100 * MAX_RESIDUAL:.0f} % may: another part, or a badly damaged one")
         return pose
+
+    @cached_property
+    def _points(self) -> PatchLevel:
+        """Return the surface's points of most structure."""
+        return PatchLevel(structure(self.surface), self.outline.mask, 1.0, 300)
+
+    def polished(self, view: View, match: Match) -> Match:
+        """Return a match moved to where the surface agrees better, if it does: an outline with a bite may slide along itself."""
+        high, wide = self.field.shape
+        frame = np.array([(wide - 1) / 2, (high - 1) / 2]) - self.origin
+        linear = np.linalg.inv(match.matrix[:, :2])
+        start = np.column_stack([linear, linear @ (frame - match.matrix[:, 2])])
+        grey = structure(view.grey)
+        (before, after) = (self._points.descend(grey, start[None], RIGID, steps) for steps in (0, 6))
+        moved = after[0][0]
+        far = float(np.linalg.norm(moved[:, 2] - start[:, 2]))
+        if after[1][0] < before[1][0] + BETTER or far > SLIDE * self.outline.diagonal:
+            return match
+        back = np.linalg.inv(moved[:, :2])
+        return replace(match, matrix=np.column_stack([back, frame - back @ moved[:, 2]]))
 
     def _mirrored(self, edge: Points, best: Match) -> NotLocated | None:
         other = self.outline.register(edge, scale=self.allow_scale, mirrored=True)[0]

@@ -68,9 +68,9 @@ class Matcher:
                  turn: float = 180.0) -> None:
         self.patch, self.mask, self.size, self.freedom = patch, mask, size, freedom
         turn = 0.0 if freedom == SHIFT else turn
-        self._steps = [_Level(patch, mask, 1.0, 400)]
+        self._steps = [PatchLevel(patch, mask, 1.0, 400)]
         if math.hypot(*patch.shape) > MID_DIAGONAL:
-            self._steps.insert(0, _Level(patch, mask, 0.5, 160))
+            self._steps.insert(0, PatchLevel(patch, mask, 0.5, 160))
         turns = _turns(angle, turn)
         side = COARSE_SIDE if len(turns) > FEW_TURNS else FINER_SIDE
         self._shrink = min(1.0, max(side / max(size), MIN_PATCH / min(patch.shape)))
@@ -97,7 +97,7 @@ class Matcher:
         return [PatchMatch(matrix, float(value)) for matrix, value in zip(matrices, correlations, strict=True)]
 
 
-class _Level:
+class PatchLevel:
     """The points of most structure of a patch at one resolution, with their slopes."""
 
     def __init__(self, patch: Grey, mask: Image, shrink: float, count: int) -> None:

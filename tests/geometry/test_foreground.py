@@ -39,6 +39,17 @@ def test_missing_or_added_material_does_not_move_the_frame(kind: Kind, damage: D
     assert error.shift <= 0.005
 
 
+def test_an_outline_with_a_bite_does_not_slide_along_itself() -> None:
+    options = PartOptions(kind="lever", length=0.45)
+    fit = [render_part(seed, options) for seed in range(24)]
+    locator = fit_foreground([part.image for part in fit], [str(seed) for seed in range(24)])
+    offset = frame_offset(locator, fit)
+    part = render_part(10_078, replace(options, damage="missing"))
+    pose = locator.locate(part.image)
+    assert isinstance(pose, Pose)
+    assert error_of(pose, offset, part).shift <= 0.004
+
+
 def test_the_frame_is_the_box_of_least_area_with_the_long_side_level() -> None:
     locator, _ = fitted("plate")
     extent = normal_parts("plate")[0].extent
