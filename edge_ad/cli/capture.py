@@ -9,7 +9,7 @@ import typer
 
 from edge_ad.cli.options import options_of
 from edge_ad.config import Config
-from edge_ad.utils.logs import CLEAR_LINE
+from edge_ad.utils.logs import CLEAR_LINE, write_to
 
 if TYPE_CHECKING:
     from edge_ad.camera.capture import Progress
@@ -96,7 +96,5 @@ class _Line:
         if now >= self._next or progress.saved == progress.wanted:
             self._next = now + 0.1
             why = f"  [{progress.last}]" if progress.last else ""
-            sys.stderr.write(f"{CLEAR_LINE}{progress.line()}{why}"[:200])
-            if progress.saved == progress.wanted:
-                sys.stderr.write("\n")
-            sys.stderr.flush()
+            end = "\n" if progress.saved == progress.wanted else ""
+            write_to(sys.stderr, f"{CLEAR_LINE}{progress.line()}{why}"[:200] + end)

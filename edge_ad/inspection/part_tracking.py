@@ -5,6 +5,7 @@ The parts of one camera: what a station asks about each healthy frame.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -16,7 +17,10 @@ from edge_ad.config import RunTable
 from edge_ad.inspection.presence import Observation, PresenceDetector, Thumb, difference
 from edge_ad.inspection.view import view_of
 
+_log = logging.getLogger(__name__)
+
 T = TypeVar("T")
+MAX_CALLS = 1000
 
 # idle: nothing to judge. busy: a part comes, moves or is being looked at. held: the part here has its verdict.
 CycleState = Literal["idle", "busy", "held"]
@@ -273,19 +277,22 @@ class SeenParts:
 class Calls:
     """Where a trigger puts its calls, from any thread; every camera of the run hears each of them.
 
-    ``on_call`` is called with the monotonic second of each call before any camera hears of it.
+    ``on_call`` is called with the monotonic second of each call before any camera hears of it. At most ``MAX_CALLS``
+    wait; a further one costs the oldest, which is logged.
     """
 
     def __init__(self, changed: threading.Condition | None = None) -> None:
         self._changed = changed or threading.Condition()
         self._queues: list[deque[Call]] = []
+        self._recent: deque[Call] = deque(maxlen=MAX_CALLS)
         self._count = 0
         self.on_call: Callable[[float], None] | None = None
 
     def subscribe(self) -> deque[Call]:
-        """Return a queue that gets all further calls."""
-        queue: deque[Call] = deque(maxlen=1000)
-        self._queues.append(queue)
+        """Return a queue of the calls that came already and of all further ones."""
+        with self._changed:  # the trigger is open while the cameras are still prepared
+            queue = deque(self._recent, maxlen=MAX_CALLS)
+            self._queues.append(queue)
         return queue
 
     def put(self, part: str, at: float) -> None:
@@ -294,8 +301,13 @@ class Calls:
             self.on_call(at)
         with self._changed:
             self._count += 1
-            for queue in self._queues:
-                queue.append(Call(part or str(self._count), at))
+            call = Call(part or str(self._count), at)
+            for queue in self._queues or [self._recent]:
+                if len(queue) == MAX_CALLS:
+                    _log.error("trigger: %d calls wait; the oldest, for part %s, gets no verdict", MAX_CALLS, queue[0].part)
+                queue.append(call)
+            if self._queues:  # another camera may not be ready yet
+                self._recent.append(call)
             self._changed.notify_all()
 
 

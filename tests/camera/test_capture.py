@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import collections
+import contextlib
+import os
+import sys
 from pathlib import Path
 
 import cv2
@@ -12,6 +15,7 @@ import pytest
 from edge_ad.camera.capture import Capture, encode_png, read_texts
 from edge_ad.camera.frames import BadFrame, End, Frame, Read, SourceError, SourceKind
 from edge_ad.camera.settings import CameraRecord, CameraSettings, read_record
+from edge_ad.cli import capture as capture_command
 from edge_ad.cli.app import main
 from edge_ad.data.datasets import load_dataset
 from edge_ad.data.images import list_images, read_image
@@ -188,3 +192,17 @@ def test_no_camera_is_bad_input(
     monkeypatch.chdir(tmp_path)
     assert main(["capture"]) == 2
     assert "--camera URI" in capsys.readouterr().err
+
+
+def test_a_terminal_that_is_closed_ends_no_capture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A write to a pseudo-terminal whose window was closed fails with EIO."""
+    window, terminal = os.openpty()
+    stream = os.fdopen(terminal, "w")
+    monkeypatch.setattr(sys, "stderr", stream)
+    shown = capture_command._shown()
+    assert shown is not None
+    os.close(window)
+    progress = Capture(Reel(*(tray(seed) for seed in range(3))), tmp_path / "goods", 3, 0.0).run(lambda: False, shown)
+    assert progress.saved == 3
+    with contextlib.suppress(OSError):
+        stream.close()

@@ -23,6 +23,7 @@ from edge_ad.inspection.judge import InspectionResult, Judge, median_result
 from edge_ad.inspection.loop import Loop
 from edge_ad.inspection.observers import EventCallback, Observer
 from edge_ad.inspection.part_tracking import (
+    MAX_CALLS,
     CalledParts,
     Calls,
     CycleState,
@@ -180,6 +181,35 @@ def test_a_trigger_without_a_frame_is_none_with_its_id() -> None:
     _, events, _ = run(source, parting, Arithmetic(), changed=changed)
     assert [(event.part, event.verdict) for event in events] == [("B7", "NONE")]
     assert (events[0].reason or "").startswith("late: no frame within 200 ms")
+
+
+def test_a_call_before_the_first_camera_is_ready_gets_a_verdict() -> None:
+    """The trigger is open while models load and cameras are prepared; every camera answers a call of that time."""
+    changed = threading.Condition()
+    calls = Calls(changed)
+    calls.put("early", time.monotonic())
+    first = CalledParts(calls, RULE)
+    calls.put("between", time.monotonic())
+    for parting in (first, CalledParts(calls, RULE)):
+        source = Script([None], kind="live", fps=1.0)
+        timer = threading.Timer(1.0, source.release.set)
+        timer.start()
+        _, events, _ = run(source, parting, Arithmetic(), changed=changed)
+        assert [(event.part, event.verdict) for event in events] == [("early", "NONE"), ("between", "NONE")]
+
+
+@pytest.mark.parametrize("ready", [False, True], ids=["no camera yet", "a camera that does not read"])
+def test_a_call_that_pushes_out_another_is_logged(ready: bool, caplog: pytest.LogCaptureFixture) -> None:
+    calls = Calls()
+    queue = calls.subscribe() if ready else None
+    for number in range(MAX_CALLS):
+        calls.put(f"part-{number}", float(number))
+    assert not caplog.records
+    calls.put("one more", 1e6)
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    assert "part part-0," in caplog.text
+    queue = queue or calls.subscribe()
+    assert [queue[0].part, queue[-1].part, len(queue)] == ["part-1", "one more", MAX_CALLS]
 
 
 def test_the_age_of_a_part_counts_from_its_newest_frame() -> None:
