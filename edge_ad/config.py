@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from edge_ad.errors import BadInput
+from edge_ad.geometry import Method
 from edge_ad.utils.files import open_regular
 from edge_ad.utils.text import redact
 
@@ -63,8 +64,8 @@ class DataTable(Table):
 
 
 class TrainTable(Table):
-    """How to train; ``steps``, ``masks`` and ``teacher`` are the preset's own when absent, ``setting`` changes any
-    value.
+    """How to train; ``steps``, ``masks``, ``teacher``, ``geometry`` and ``pixels`` are the preset's own when absent,
+    ``setting`` changes any value.
     """
 
     out: Annotated[Path | None, Flag("Write OUT/<name>.edgead (default: runs/<time>/).")] = None
@@ -95,6 +96,23 @@ class TrainTable(Table):
     setting: Annotated[
         list[str], Flag("Change a value of the preset: efficientad.dfsc.mode=off. Repeats.", "KEY=VALUE")
     ] = Field(default_factory=list)
+    geometry: Annotated[
+        Method | None,
+        Flag(
+            "How an image becomes the input: auto (locate the part where that helps), square, none (whole images, squashed or in "
+            "their aspect ratio), foreground, shift, rigid, rigid_any, scaled or anchors (default: the preset's).",
+        ),
+    ] = None
+    pixels: Annotated[
+        Annotated[int, Field(ge=4096, le=4_194_304)] | None,
+        Flag("How many pixels the input has at most (default: the preset's, 65536)."),
+    ] = None
+    empty: Annotated[Path | None, Flag("Folder with a few images of the empty station, to locate parts by.")] = None
+    anchors: Annotated[
+        list[str],
+        Flag("A fixed feature of the part, drawn on the first normal image by name; one or two.", "X,Y,W,H", ("--anchor",)),
+    ] = Field(default_factory=list)
+    box: Annotated[str | None, Flag("The part's box on that image; goes with --anchor.", "X,Y,W,H")] = None
     seed: Annotated[int, Field(ge=0), Flag("Seed of splits, networks and synthetic anomalies.")] = 0
 
 

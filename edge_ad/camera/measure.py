@@ -15,9 +15,8 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,8 @@ import numpy.typing as npt
 from edge_ad.camera.frames import Image
 from edge_ad.camera.settings import read_record
 from edge_ad.errors import BadInput
+from edge_ad.geometry.cut_out import resize
+from edge_ad.geometry.geometry import Geometry, Prepared
 
 FORMAT = 1
 MIN_IMAGES = 8
@@ -203,27 +204,55 @@ class TemplateMatcher:
         return Shift(float(fit[row, column]), x / columns, y / rows)
 
 
+@dataclass(frozen=True, eq=False)
+class FrameMeasure:
+    """What a health reference needs of one frame of ``size`` (height, width)."""
+
+    size: tuple[int, int]
+    field: Field
+    light: Light
+    sharp: tuple[float, float]
+
+
+def measure_frame(image: Image) -> FrameMeasure:
+    """Measure one normal image, u8[H,W,3] RGB."""
+    pixels = grey(image)
+    return FrameMeasure((image.shape[0], image.shape[1]), edge_field(pixels), light(pixels), sharpness(pixels))
+
+
+def frame_measurer(geometry: Geometry) -> Callable[[Image, Prepared], FrameMeasure]:
+    """Return what measures normal images as a run sees its frames: a whole one, whatever is cut out of it."""
+    side = round(math.sqrt(geometry.size[0] * geometry.size[1]))
+
+    def measure(frame: Image, prepared: Prepared) -> FrameMeasure:
+        return measure_frame(resize(frame, (side, side)) if geometry.locates else prepared.image)
+
+    return measure
+
+
 def measure_reference(images: Iterable[Image]) -> HealthReference:
-    """Measure normal images, u8[H,W,3] RGB all of one size (that of the bundle), one after the other.
+    """Measure normal images, u8[H,W,3] RGB all of one size, one after the other.
 
     BadInput for fewer than MIN_IMAGES images, or for different sizes.
     """
-    fields: list[Field] = []
-    lights: list[Light] = []
-    sharp: list[tuple[float, float]] = []
-    size: tuple[int, int] | None = None
-    for image in images:
-        results = (image.shape[0], image.shape[1])
-        size = size or results
-        if results != size:
-            raise BadInput(f"normal images of {results} and {size} pixels: a health reference needs one size; resize them first")
-        pixels = grey(image)
-        fields.append(edge_field(pixels))
-        lights.append(light(pixels))
-        sharp.append(sharpness(pixels))
-    if size is None or len(fields) < MIN_IMAGES:
-        raise BadInput(f"{len(fields)} normal images are too few for a health reference: give {MIN_IMAGES} or more")
-    return HealthReference(size, len(fields), **_light_limits(lights), **_sharp_limits(sharp), **_shifts(fields))
+    return reference_of([measure_frame(image) for image in images])
+
+
+def reference_of(frames: Sequence[FrameMeasure]) -> HealthReference:
+    """Return the reference of measured frames; BadInput as ``measure_reference``."""
+    size = frames[0].size if frames else (0, 0)
+    other = next((frame.size for frame in frames if frame.size != size), None)
+    if other is not None:
+        raise BadInput(f"normal images of {other} and {size} pixels: a health reference needs one size; resize them first")
+    if len(frames) < MIN_IMAGES:
+        raise BadInput(f"{len(frames)} normal images are too few for a health reference: give {MIN_IMAGES} or more")
+    return HealthReference(
+        size,
+        len(frames),
+        **_light_limits([frame.light for frame in frames]),
+        **_sharp_limits([frame.sharp for frame in frames]),
+        **_shifts([frame.field for frame in frames]),
+    )
 
 
 def _light_limits(lights: list[Light]) -> dict[str, Any]:
@@ -302,17 +331,14 @@ def _between(before: float, peak: float, after: float) -> float:
     return float(np.clip(0.5 * (before - after) / bend, -0.5, 0.5)) if bend < 0 else 0.0
 
 
-def camera_report(normal_images: Iterable[Image], folder: Path) -> dict[str, Any]:
+def camera_report(frames: Sequence[FrameMeasure], folder: Path) -> dict[str, Any]:
     """Return ``health_reference``, how normal images look, and ``camera``, the settings that `edge-ad capture` noted in
     a folder.
 
     None stands for what cannot be told: fewer than MIN_IMAGES normal images, or images of another origin.
     """
-    images = iter(normal_images)
-    first = list(islice(images, MIN_IMAGES))
-    enough = len(first) == MIN_IMAGES
     record = read_record(folder)
     return {
-        "health_reference": measure_reference(chain(first, images)).to_json() if enough else None,
+        "health_reference": reference_of(frames).to_json() if len(frames) >= MIN_IMAGES else None,
         "camera": None if record is None else record.to_json(),
     }

@@ -44,6 +44,8 @@ def command(
     typer.echo(f"{normalise + threshold} normal images: {normalise} normalise the scores, {threshold} set the thresholds")
     if report["skipped"]:
         typer.echo(f"{len(report['skipped'])} images that cannot be read were skipped")
+    if report.get("unlocated"):
+        typer.echo(f"{len(report['unlocated'])} images without a part that could be located were left out")
     typer.echo(written.thresholds.describe())
     typer.echo(f"parent {written.parent}")
     if engine := reuse_engine(bundle, written):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,12 +19,13 @@ from edge_ad.bundle import Bundle, BundleContents, Quantisation, child_path, ope
 from edge_ad.bundle.graphs import FP32_GRAPHS, GRAPHS, IMAGE, bound_constants
 from edge_ad.config import CalibrateTable
 from edge_ad.data.datasets import load_dataset
-from edge_ad.data.images import read_image, resize
+from edge_ad.data.images import read_image
 from edge_ad.deployment.int8 import SCHEMA, Recipe, parse_plans, read_plan
 from edge_ad.deployment.precision_search import CORRECTED, Search, Searcher
 from edge_ad.deployment.validation_images import evenly, make_validation_images, spread
 from edge_ad.engines.pipeline import Pipeline
 from edge_ad.errors import BadInput, DeviceFault
+from edge_ad.geometry.pose import NotLocated
 
 VALIDATION_IMAGES = 32  # normal images that travel in the bundle to prove engines on
 SEARCHED = 12  # of those, the normal images that the plan is chosen on
@@ -71,7 +73,10 @@ def calibrate(
     seen = _read([*result.normal.fit, *result.normal.normalise], chosen.settings.images, bundle)
     held_back = _read(result.normal.threshold, VALIDATION_IMAGES, bundle)
     if len(seen) + len(held_back) < FEWEST:
-        raise BadInput(f"{normal} holds {len(seen) + len(held_back)} readable normal images, but {FEWEST} are needed; add more")
+        located = " with a part that can be located" if bundle.geometry.locates else ""
+        raise BadInput(
+            f"{normal} holds {len(seen) + len(held_back)} readable normal images{located}, but {FEWEST} are needed; add more"
+        )
     validation = held_back if len(held_back) else spread(seen, VALIDATION_IMAGES)
     quantisation, searches = measure(bundle, seen, validation, chosen, report=report)
     write_bundle(target, replace(bundle.contents(), parent=bundle.sha256, quantisation=quantisation))
@@ -198,12 +203,16 @@ def _corrections(
 
 
 def _read(paths: Sequence[Path], maximum: int, bundle: Bundle) -> Images:
-    """Read at most ``maximum`` images, evenly spread, resized; those that cannot be read are skipped."""
+    """Read at most ``maximum`` images, evenly spread, as inputs; those that cannot be read or located are skipped."""
     picked = [paths[i] for i in evenly(len(paths), maximum)]
     images = []
     for path in picked:
         try:
-            images.append(resize(read_image(path, bundle.image_bits), bundle.image_size))
+            prepared = bundle.geometry.prepare(read_image(path, bundle.image_bits))
         except BadInput:
             continue
+        if isinstance(prepared, NotLocated):
+            logging.getLogger(__name__).warning("left out %s: %s", path, prepared.reason)
+        else:
+            images.append(prepared.image)
     return np.stack(images) if images else np.zeros((0, *bundle.image_size, 3), np.uint8)

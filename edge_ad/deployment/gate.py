@@ -78,7 +78,7 @@ def measure_gate(
     """Judge every proof image with both pipelines; BadInput for a bundle without proof images or a bad labelled set."""
     sets = {"proof": validation_images_of(bundle, seed=seed)}
     if labelled is not None:
-        sets["labelled"] = labelled_validation_images(labelled, bundle.image_size, bundle.image_bits)
+        sets["labelled"] = labelled_validation_images(labelled, bundle.geometry, bundle.image_bits)
     losses = {}
     for name, validation in sets.items():
         exact, result = (np.stack([p.infer(image).raw for image in validation.images]) for p in (reference, candidate))

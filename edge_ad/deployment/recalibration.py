@@ -20,15 +20,17 @@ import numpy as np
 
 from edge_ad.bundle import SUFFIX, Bundle, child_path, open_bundle, write_bundle
 from edge_ad.bundle.graphs import MAP_TENSORS
-from edge_ad.camera.measure import camera_report
+from edge_ad.camera.measure import FrameMeasure, camera_report, frame_measurer
 from edge_ad.data.datasets import MIN_NORMAL_IMAGES, load_dataset, split_groups
-from edge_ad.data.images import read_image, resize, warn_depth
+from edge_ad.data.images import read_image, warn_depth
 from edge_ad.data.near_duplicates import near_duplicate_groups, thumbnails
 from edge_ad.deployment.gate import measure_gate
 from edge_ad.engines import engine_store
 from edge_ad.engines.parity import compare
 from edge_ad.engines.pipeline import Pipeline
 from edge_ad.errors import BadInput, DeviceFault, EdgeAdError
+from edge_ad.geometry.geometry import Geometry, Prepared
+from edge_ad.geometry.pose import Image, NotLocated, Pose, PoseRange
 from edge_ad.scoring import (
     BRANCHES,
     MAPS,
@@ -49,10 +51,16 @@ Skipped = list[tuple[Path, str]]
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """What the model says of some normal images: raw scores f32 [N, B], and by branch the maps of at most MAPS_LIMIT."""
+    """What the model says of some normal images: raw scores f32 [N, B], and by branch the maps of at most MAPS_LIMIT.
+
+    ``poses`` are those of the parts, ``frames`` how at most MAPS_LIMIT frames look, ``unlocated`` what had no pose and why.
+    """
 
     raw: Array
     maps: dict[str, list[Array]]
+    poses: list[Pose]
+    frames: list[FrameMeasure]
+    unlocated: Skipped
 
 
 def recalibrate(
@@ -86,20 +94,13 @@ def recalibrate(
 
     with Pipeline(bundle, all_branches=True) as pipeline:
         measured = [_measure(pipeline, bundle, half, skipped, report=count_one) for half in halves]
-    _enough(sum(len(half.raw) for half in measured), len(skipped), Path(normal_folder))
+    _enough(measured, len(skipped), Path(normal_folder))
     statistics = _statistics(bundle, measured[0])
     thresholds = choose_thresholds(_scores(measured[1], statistics), target_ng, target_warn)
-    camera = _camera_report(bundle, Path(normal_folder), [path for half in halves for path in half], skipped)
+    # What the loop compares its camera with, as training does: the new normal images may show another camera or light.
+    camera = camera_report([frame for half in measured for frame in half.frames][:MAPS_LIMIT], Path(normal_folder))
     _write(bundle, target, statistics, thresholds, measured=measured, skipped=skipped, seed=seed, camera=camera)
     return target
-
-
-def _camera_report(bundle: Bundle, folder: Path, normal_images: Sequence[Path], skipped: Skipped) -> dict[str, Any]:
-    """Return what the loop compares its camera with, as training does: the new normal images may show another camera or light."""
-    left_out = {path for path, _ in skipped}
-    shown = [path for path in normal_images if path not in left_out][:MAPS_LIMIT]
-    images = (resize(read_image(path, bundle.image_bits), bundle.image_size) for path in shown)
-    return camera_report(images, folder)
 
 
 def _split(folder: Path, seed: int, bits: int = 16) -> tuple[tuple[list[Path], list[Path]], Skipped]:
@@ -122,21 +123,37 @@ def _measure(
     raw: list[Array] = []
     tensors = dict(zip(MAPS, MAP_TENSORS, strict=True))
     maps: dict[str, list[Array]] = {branch: [] for branch in MAPS if branch in pipeline.branches}
+    poses: list[Pose] = []
+    frames: list[FrameMeasure] = []
+    unlocated: Skipped = []
+    measure = frame_measurer(bundle.geometry)
     for path in paths:
         report()
-        try:
-            image = read_image(path, bundle.image_bits)
-        except BadInput as error:
-            logging.getLogger(__name__).warning("skipped %s: %s", path, error)
-            skipped.append((path, str(error)))
+        image = _readable(path, bundle, skipped)
+        prepared = None if image is None else bundle.geometry.prepare(image)
+        if isinstance(prepared, NotLocated):
+            logging.getLogger(__name__).warning("left out %s: %s", path, prepared.reason)
+            unlocated.append((path, prepared.reason))
+        if image is None or not isinstance(prepared, Prepared):
             continue
-        scores = pipeline.infer(resize(image, bundle.image_size)).raw
+        scores = pipeline.infer(prepared.image).raw
         _check_finite(scores, bundle, path)
         raw.append(scores.copy())
+        poses += [prepared.pose] if prepared.pose is not None else []
         if len(raw) <= MAPS_LIMIT:
+            frames.append(measure(image, prepared))
             for branch, values in maps.items():
                 values.append(pipeline.tensor(tensors[branch]).astype(np.float32))
-    return Measured(np.array(raw, dtype=np.float32).reshape(-1, len(BRANCHES)), maps)
+    return Measured(np.array(raw, dtype=np.float32).reshape(-1, len(BRANCHES)), maps, poses, frames, unlocated)
+
+
+def _readable(path: Path, bundle: Bundle, skipped: Skipped) -> Image | None:
+    try:
+        return read_image(path, bundle.image_bits)
+    except BadInput as error:
+        logging.getLogger(__name__).warning("skipped %s: %s", path, error)
+        skipped.append((path, str(error)))
+        return None
 
 
 def _check_finite(scores: Array, bundle: Bundle, path: Path) -> None:
@@ -148,10 +165,20 @@ def _check_finite(scores: Array, bundle: Bundle, path: Path) -> None:
             )
 
 
-def _enough(normal_count: int, skipped: int, folder: Path) -> None:
-    if normal_count < MIN_NORMAL_IMAGES:
+def _enough(measured: Sequence[Measured], skipped: int, folder: Path) -> None:
+    """Raise BadInput where most parts were not located, or too few images are left."""
+    unlocated = [one for half in measured for one in half.unlocated]
+    normal_count = sum(len(half.raw) for half in measured)
+    if len(unlocated) > normal_count:
+        path, reason = unlocated[0]
         raise BadInput(
-            f"{folder} holds {normal_count} readable good images ({skipped} cannot be read); "
+            f"{folder}: of {normal_count + len(unlocated)} normal images {len(unlocated)} have no part that the bundle's "
+            f"geometry locates ({path.name}: {reason}); train again with these images"
+        )
+    if normal_count < MIN_NORMAL_IMAGES:
+        without = f", {len(unlocated)} show no part that could be located" if unlocated else ""
+        raise BadInput(
+            f"{folder} holds {normal_count} readable good images ({skipped} cannot be read{without}); "
             f"at least {MIN_NORMAL_IMAGES} are needed, so add more"
         )
 
@@ -188,8 +215,13 @@ def _write(
         "seed": seed,
         "thresholds": thresholds.describe(),
     }
+    unlocated = [one for half in measured for one in half.unlocated]
+    if unlocated:
+        messages["unlocated"] = [{"file": path.name, "reason": reason} for path, reason in unlocated]
+    contents = bundle.contents()
     child = replace(
-        bundle.contents(),
+        contents,
+        geometry=_widened(contents.geometry, [pose for half in measured for pose in half.poses]),
         parent=bundle.sha256,
         statistics=statistics,
         thresholds=thresholds,
@@ -197,6 +229,14 @@ def _write(
         report={**bundle.report, **camera, "recalibration": messages},
     )
     write_bundle(target, child)
+
+
+def _widened(geometry: Geometry | None, poses: Sequence[Pose]) -> Geometry | None:
+    """Return the geometry with expected poses that take those of new normal images in."""
+    if geometry is None or not poses:
+        return geometry
+    new = PoseRange.of(poses)
+    return replace(geometry, expected=new if geometry.expected is None else geometry.expected.joined(new))
 
 
 def reuse_engine(parent_path: Path, child: Bundle) -> str | None:

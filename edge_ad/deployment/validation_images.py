@@ -11,9 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_ad.data.datasets import load_test
-from edge_ad.data.images import read_image, resize
 from edge_ad.data.part_regions import Mask, estimate_part
+from edge_ad.data.prepared import prepare_files
 from edge_ad.data.synthetic_anomalies import KINDS, make_anomaly
+from edge_ad.errors import BadInput
+from edge_ad.geometry.geometry import Geometry
 
 Images = NDArray[np.uint8]
 SHIFT, GAIN, NOISE = 2, 0.03, 1.5  # pixels; share of brightness; grey levels
@@ -42,11 +44,18 @@ def make_validation_images(normal_images: Images, copies: int = 2, anomalies: in
     return ValidationImages(images, np.arange(len(images)) >= len(normal_images) + len(views))
 
 
-def labelled_validation_images(data: Path, size: tuple[int, int], bits: int = 16) -> ValidationImages:
-    """Read a labelled test set, resized to ``size``; ``bits`` and BadInput as for ``load_test``."""
+def labelled_validation_images(data: Path, geometry: Geometry, bits: int = 16) -> ValidationImages:
+    """Read a labelled test set as inputs, without parts that are not located; ``bits`` and BadInput as for ``load_test``.
+
+    BadInput where no part is located.
+    """
     items = load_test(data, bits).test
-    images = np.stack([resize(read_image(item.path, item.bits), size) for item in items])
-    return ValidationImages(images, np.array([item.kind != "good" for item in items]))
+    prepared = prepare_files([item.path for item in items], geometry, bits)
+    if not len(prepared):
+        path, reason = prepared.unlocated[0]
+        raise BadInput(f"{data} shows no part that the bundle's geometry locates ({path.name}: {reason}); name another set")
+    kinds = {item.path: item.kind for item in items}
+    return ValidationImages(prepared.images, np.array([kinds[path] != "good" for path in prepared.paths]))
 
 
 def jitter(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:

@@ -19,7 +19,7 @@ from edge_ad.errors import BadInput
 from edge_ad.geometry import METHODS, Method
 from edge_ad.geometry.anchors import fit_anchors
 from edge_ad.geometry.contact_sheet import contact_sheet
-from edge_ad.geometry.cut_out import BUDGET, choose_size, resize, transform_of
+from edge_ad.geometry.cut_out import BUDGET, MAX_ASPECT, choose_size, resize, transform_of
 from edge_ad.geometry.foreground_fit import fit_foreground
 from edge_ad.geometry.geometry import MARGIN, Geometry
 from edge_ad.geometry.locator import Locator
@@ -222,6 +222,13 @@ def _finished(locator: Locator | None, method: Method, reason: str, trials: tupl
               names: Sequence[str], pixels: int) -> Fit:
     """Return the fit with the poses of all images, their range and the contact sheet."""
     size = (images[0].shape[0], images[0].shape[1])
+    if locator is None and max(size) > MAX_ASPECT * min(size):
+        shape = (f"whole images are {size[1]} x {size[0]} pixels ({max(size) / min(size):.1f}:1), and up to {MAX_ASPECT:.0f}:1 "
+                 "an input keeps the shape")
+        if not trials:
+            raise BadInput(f"{shape}: use method square, or a region of the images")
+        squashed = _squashed(images, reason, pixels)
+        return replace(squashed, reason=f"square, since {shape}; {reason}", trials=trials)
     if locator is None:
         geometry = Geometry("none", size, choose_size(size[1], size[0], pixels))
         cut = [resize(image, geometry.size) for image in images[:MAX_SHEET]]
@@ -231,7 +238,9 @@ def _finished(locator: Locator | None, method: Method, reason: str, trials: tupl
     located = [locator.locate(image) for image in images]
     poses = [pose for pose in located if isinstance(pose, Pose)]
     if not poses:
-        raise BadInput(f"no part was located in any of {len(images)} images with {method}: use another method")
+        reason = next(result.reason for result in located if isinstance(result, NotLocated))
+        raise BadInput(f"no part was located in any of {len(images)} images with {method} ({names[0]}: {reason}): "
+                       "use another method")
     shown = [geometry.transform(pose).cut(image) if isinstance(pose, Pose) else None
              for image, pose in list(zip(images, located, strict=True))[:MAX_SHEET]]
     missing = tuple((name, pose.reason) for name, pose in zip(names, located, strict=True) if isinstance(pose, NotLocated))

@@ -120,6 +120,19 @@ class PoseRange:
         x, y = (_widened([getattr(pose, name) for pose in poses], 1.0) for name in ("x", "y"))
         return cls(x, y, angle, turn, _widened([pose.scale for pose in poses], 0.01))
 
+    def joined(self, other: PoseRange) -> PoseRange:
+        """Return the least range that holds both."""
+        x, y, scale = (
+            (min(own[0], more[0]), max(own[1], more[1]))
+            for own, more in ((self.x, other.x), (self.y, other.y), (self.scale, other.scale))
+        )
+        # The other range from this one's middle: the turns to its two ends.
+        offset = wrap(other.angle - self.angle)
+        low, high = min(-self.turn, offset - other.turn), max(self.turn, offset + other.turn)
+        if high - low >= 360:
+            return PoseRange(x, y, self.angle, 180.0, scale)
+        return PoseRange(x, y, wrap(self.angle + (low + high) / 2), (high - low) / 2, scale)
+
     def outside(self, pose: Pose) -> str | None:
         """Return in a sentence how a pose leaves the range; None where it does not."""
         for name, (low, high) in (("x", self.x), ("y", self.y), ("scale", self.scale)):

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from edge_ad.errors import BadInput
+from edge_ad.geometry import Method
 from edge_ad.presets.networks import (
     DfscSettings,
     EfficientADSettings,
@@ -96,9 +97,9 @@ class FusionSettings:
 class Preset:
     """All settings of one training; ``anomalies`` is how many synthetic anomalies choose the branch weights.
 
-    ``image_side`` is the side of a square image, for which the grids of ``teacher`` are given. Networks are made for an
-    image of any (height, width) in multiples of 32 pixels: ``feature_grid`` and ``token_grid`` are its maps. The
-    published presets are square.
+    ``geometry`` is how an image becomes the input where ``train`` is not told. ``image_side`` is the side of a square
+    image, for which the grids of ``teacher`` are given. Networks are made for an image of any (height, width) in
+    multiples of 32 pixels: ``feature_grid`` and ``token_grid`` are its maps. The published presets are square.
 
     ``token_augmentation`` makes moved copies of the normal images for the tokenizer; LAViT sees only the originals
     unless ``lavit_on_originals`` is off, since copies made its histograms harder to predict and its scores worse. The
@@ -107,6 +108,7 @@ class Preset:
     """
 
     name: str
+    geometry: Method = "square"
     image_side: int = 256
     teacher: TeacherSettings = TeacherSettings()
     hvq: HvqSettings = HvqSettings()

@@ -5,11 +5,13 @@ Photographs of anything, and the random crops of them that a teacher learns from
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import cv2
 import numpy as np
@@ -19,11 +21,15 @@ from edge_ad.data.datasets import DataSet
 from edge_ad.data.folders import is_normal_name, list_nested, relative
 from edge_ad.data.images import list_images, read_image, resize
 from edge_ad.data.part_regions import Mask, estimate_part
+from edge_ad.data.prepared import prepare_files
 from edge_ad.data.synthetic_anomalies import KINDS, make_anomaly, possible_kinds
 from edge_ad.errors import BadInput
+from edge_ad.geometry.geometry import Geometry
 from edge_ad.presets.networks import Sides, size_of
 
 Images = NDArray[np.uint8]
+Defects: TypeAlias = tuple[Images, tuple[str, ...]]
+"""Images of defects u8[N,H,W,3] and the kind of each."""
 
 FADES = (0.5, 0.25)
 """Synthetic anomalies are also shown at these shares of their difference from the good: most of them are plain to every
@@ -57,16 +63,24 @@ class ScoringImages:
         return result
 
 
+def scoring_images(
+    normal: tuple[Images, Images, Images], anomalies: int, seed: int, *, defects: Defects | None = None
+) -> ScoringImages:
+    """Return ``normal`` images (fit, normalise, threshold) with ``anomalies`` synthetic ones, or ``defects`` instead."""
+    fit, normalise, threshold = normal
+    result, kinds = synthetic(normalise, anomalies, seed) if defects is None else defects
+    origins = tuple(_origin(number, normalise) for number in range(anomalies)) if defects is None else ()
+    return ScoringImages(fit, normalise, threshold, result, kinds, origins)
+
+
 def load_images(
     dataset: DataSet, side: Sides, anomalies: int, seed: int, *, defects: Path | None = None
 ) -> ScoringImages:
-    """Read and resize every good; make ``anomalies`` synthetic ones, or read labelled defects from a folder instead."""
+    """Read and squash every normal image; make ``anomalies`` synthetic ones, or read labelled defects from a folder."""
     normal, bits = dataset.normal, dataset.bits
-    normalise = read_all(normal.normalise, side, bits)
-    result, kinds = synthetic(normalise, anomalies, seed) if defects is None else labelled(defects, side, bits)
-    origins = tuple(_origin(number, normalise) for number in range(anomalies)) if defects is None else ()
-    fit, threshold = read_all(normal.fit, side, bits), read_all(normal.threshold, side, bits)
-    return ScoringImages(fit, normalise, threshold, result, kinds, origins)
+    images = (read_all(normal.fit, side, bits), read_all(normal.normalise, side, bits), read_all(normal.threshold, side, bits))
+    shown = None if defects is None else labelled(defects, Geometry.square(size_of(side)), bits)
+    return scoring_images(images, anomalies, seed, defects=shown)
 
 
 def read_all(paths: Sequence[Path], side: Sides, bits: int = 16) -> Images:
@@ -127,8 +141,9 @@ def _origin(number: int, normal_images: Images) -> int:
     return number % len(normal_images)
 
 
-def labelled(folder: Path, side: Sides, bits: int = 16) -> tuple[Images, tuple[str, ...]]:
-    """Read a folder of labelled defects with all folders below it, whose paths name the kinds.
+def labelled(folder: Path, geometry: Geometry, bits: int = 16) -> Defects:
+    """Read a folder of labelled defects with all folders below it, whose paths name the kinds; a part that is not located
+    is left out and logged.
 
     BadInput when it holds no image, and when a folder in it is named as one of normal images.
     """
@@ -140,7 +155,13 @@ def labelled(folder: Path, side: Sides, bits: int = 16) -> tuple[Images, tuple[s
         raise BadInput(f"--defects {folder} holds normal images in {normal}: name a folder of defects alone")
     if not listed:
         raise BadInput(f"--defects {folder} holds no image: name a folder with images of defects, or leave it out")
-    return read_all([path for path, _ in listed], side, bits), tuple(kind for _, kind in listed)
+    prepared, kinds = prepare_files([path for path, _ in listed], geometry, bits), dict(listed)
+    for path, reason in prepared.unlocated:
+        logging.getLogger(__name__).warning("left out of the defects, %s: %s", path, reason)
+    if not len(prepared):
+        path, reason = prepared.unlocated[0]
+        raise BadInput(f"--defects {folder} holds no part that could be located ({path.name}: {reason}): leave it out")
+    return prepared.images, tuple(kinds[path] for path in prepared.paths)
 
 
 Image = NDArray[np.uint8]

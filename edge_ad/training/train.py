@@ -30,7 +30,8 @@ from edge_ad.presets.presets import Preset, preset_named, with_teacher, with_val
 from edge_ad.scoring import BRANCHES, Thresholds, choose_thresholds
 from edge_ad.training.augment import disturbed, with_moved
 from edge_ad.training.distributed import group_folder
-from edge_ad.training.images import Images, ScoringImages, load_images, read_all, read_centres
+from edge_ad.training.geometry import empty_paths, geometry_report, log_geometry, parts_sheet, prepare_normal
+from edge_ad.training.images import Images, ScoringImages, labelled, read_all, read_centres, scoring_images
 from edge_ad.training.loop import Arithmetic, Trace, choose_arithmetic, fit
 from edge_ad.training.recipes import (
     EfficientADRecipe,
@@ -53,6 +54,7 @@ from edge_ad.training.statistics import (
     learn_tokenizer_errors,
 )
 from edge_ad.training.teacher import describe, load_teacher, measure_channels
+from edge_ad.utils.files import atomic_write
 from edge_ad.utils.progress import Progress, clock
 
 
@@ -96,6 +98,7 @@ def with_steps(preset: Preset, steps: int | None) -> Preset:
     )
 
 
+SHAPING = ("geometry", "pixels", "empty", "anchors", "box")  # options that identify a training where they are given
 INT8_IMAGES = 64  # normal images that the INT8 ranges are measured on at the end
 
 
@@ -124,8 +127,7 @@ class _Training:
         self.options, self.thresholds, self.progress = settings.train, settings.thresholds, progress
         options = settings.train
         self.preset = chosen_preset(options)
-        self.image_size = self.preset.image_size
-        self.preset.check_image_size(self.image_size)
+        self.preset.check_image_size(self.preset.image_size)
         # Wrong rates and an empty penalty folder are refused now, not after an hour of training.
         choose_thresholds(np.zeros(1), self.thresholds.target_ng, self.thresholds.target_warn)
         self.penalty = penalty_paths(options.penalty)
@@ -165,10 +167,9 @@ class _Training:
         if self.folder.begin(self.mark):
             self.progress.log(f"going on with the unfinished training in {self.folder.path}")
         self._report_data()
-        preset, size = self.preset, self.image_size
-        images = load_images(self.dataset, size, preset.anomalies, self.options.seed, defects=self.options.defects)
+        images = self._images()
         teacher = self.teacher
-        self.progress.log(f"teacher {preset.teacher.kind}: channel statistics of {len(images.fit)} normal images")
+        self.progress.log(f"teacher {self.preset.teacher.kind}: channel statistics of {len(images.fit)} normal images")
         measure_channels(teacher, images.fit, self.arithmetic.device)
         networks, described = self._learn(teacher, images)
         if not self.arithmetic.group.is_main_process:
@@ -177,6 +178,24 @@ class _Training:
         self.folder.finish()
         self.progress.log(f"trained in {clock(time.monotonic() - self.began)}: {self.target}")
         return self.target
+
+    def _images(self) -> ScoringImages:
+        """Choose the geometry, or take that of the resumed training, and return the inputs that it makes."""
+        options, preset, main = self.options, self.preset, self.arithmetic.group.is_main_process
+        chosen, normal = prepare_normal(
+            self.dataset, options, preset, self.folder.state, group=self.arithmetic.group, log=self.progress.log
+        )
+        log_geometry(chosen, normal, self.progress.log)
+        self.geometry, self.frames, self.image_size = chosen.geometry, normal.frames, chosen.geometry.size
+        self.report["geometry"] = geometry_report(chosen, normal)
+        self.dataset = replace(self.dataset, normal=normal.located)
+        if main and self.geometry.locates:
+            sheet = self.folder.path / f"{self.dataset.name}.parts.png"
+            atomic_write(sheet, parts_sheet(normal.fit))
+            self.progress.log(f"contact sheet of the parts as they are judged, their mean first: {sheet}")
+        defects = None if options.defects is None else labelled(options.defects, self.geometry, self.dataset.bits)
+        inputs = (normal.fit.images, normal.normalise.images, normal.threshold.images)
+        return scoring_images(inputs, preset.anomalies, options.seed, defects=defects)
 
     def _learn(self, teacher: Any, images: ScoringImages) -> tuple[Networks, Described]:
         preset, arithmetic = self.preset, self.arithmetic
@@ -270,6 +289,7 @@ class _Training:
             preset=preset.name,
             settings=preset.settings(),
             image_size=self.image_size,
+            geometry=None if self.geometry.method == "square" else self.geometry,
             parent=None,
             graphs={graph.name: graph.model for graph in graphs},
             masks=masks,
@@ -292,7 +312,7 @@ class _Training:
         self._report_scores(contents)
         options = replace(options, keep=FLOAT_BY_DEFAULT)
         contents = with_quantisation(contents, scratch, images.fit, images.threshold, options=options, report=self.progress.log)
-        return replace(contents, report={**contents.report, **self._data_report(), **self._camera_report(images)})
+        return replace(contents, report={**contents.report, **self._data_report(), **self._camera_report()})
 
     def _penalty_images(self) -> Images | None:
         if not self.penalty:
@@ -302,11 +322,13 @@ class _Training:
 
     def _details(self) -> dict[str, Any]:
         normal, given = self.dataset.normal, self.options
-        options = {**given.model_dump(exclude={"out", "setting"}), **self.thresholds.model_dump()}
+        options = {**given.model_dump(exclude={"out", "setting", *SHAPING}), **self.thresholds.model_dump()}
+        options |= {name: value for name in SHAPING if (value := getattr(given, name))}
         return {
             "version": __version__,
             "settings": self.preset.settings(),
             "options": {name: str(value) for name, value in {**options, "values": tuple(given.setting)}.items()},
+            **({"empty": [[str(path), path.stat().st_size] for path in empty_paths(given.empty)]} if given.empty else {}),
             "goods": [[str(path), path.stat().st_size] for path in (*normal.fit, *normal.normalise, *normal.threshold)],
             "arithmetic": self.arithmetic.name,
         }
@@ -324,8 +346,8 @@ class _Training:
             "changed": list(self.options.setting),
         }
 
-    def _camera_report(self, images: ScoringImages) -> dict[str, Any]:
-        result = camera_report((*images.fit, *images.normalise), self.dataset.root)
+    def _camera_report(self) -> dict[str, Any]:
+        result = camera_report(self.frames, self.dataset.root)
         return {key: value for key, value in result.items() if value is not None}
 
     def _report_data(self) -> None:
@@ -342,8 +364,7 @@ class _Training:
             )
         if len(self.dataset.sizes) > 1:
             mixed = ", ".join(f"{count} of {size}" for size, count in self.dataset.sizes.items())
-            height, width = self.image_size
-            report(f"images have several sizes and are all resized to {width} x {height} pixels: {mixed}")
+            report(f"images have several sizes and are all resized to one: {mixed}")
         report(f"training in {self.folder.path} ({self.arithmetic.name}); Ctrl-C is safe, the same command goes on")
 
     def _report_export(self, graphs: list[ExportedGraph]) -> None:

@@ -11,6 +11,7 @@ from edge_ad.data.datasets import load_dataset
 from edge_ad.data.images import read_image, resize
 from edge_ad.data.synthetic_anomalies import COMPONENT_KINDS, KINDS, OUTLINE_KINDS
 from edge_ad.errors import BadInput
+from edge_ad.geometry.geometry import Geometry
 from edge_ad.training.images import ScoringImages, labelled, load_images, read_all, synthetic
 from tests.data.folders import goods, picture, save
 from tests.fixtures.parts import disc
@@ -95,7 +96,7 @@ def test_labelled_defects_replace_synthetic_ones(tmp_path: Path) -> None:
     save(tmp_path / "defects" / "loose.png", picture(90))
     save(tmp_path / "defects" / "scratch" / "a.png", picture(91))
     save(tmp_path / "defects" / "missing" / "a.png", picture(92))
-    found, kinds = labelled(tmp_path / "defects", 32)
+    found, kinds = labelled(tmp_path / "defects", Geometry.square((32, 32)))
     assert kinds == ("defects", "missing", "scratch")
     np.testing.assert_array_equal(found[2], resize(picture(91), (32, 32)))
     pictures = load_images(load_dataset(tmp_path / "goods"), 32, 8, 0, defects=tmp_path / "defects")
@@ -110,14 +111,14 @@ def test_defects_that_are_not_there(tmp_path: Path, make: str, words: str) -> No
     if make == "folder":
         (folder / "scratch").mkdir(parents=True)
     with pytest.raises(BadInput, match=f"--defects .*defects {words}"):
-        labelled(folder, 32)
+        labelled(folder, Geometry.square((32, 32)))
 
 
 def test_labelled_defects_are_read_from_folders_below_and_never_from_normal_ones(tmp_path: Path) -> None:
     goods(tmp_path / "defects" / "scratch" / "deep", 2)
     goods(tmp_path / "defects", 1, 100)
-    _, kinds = labelled(tmp_path / "defects", 32)
+    _, kinds = labelled(tmp_path / "defects", Geometry.square((32, 32)))
     assert sorted(kinds) == ["defects", "scratch/deep", "scratch/deep"]
     goods(tmp_path / "defects" / "OK", 1, 200)
     with pytest.raises(BadInput, match=r"holds normal images in .*OK: name a folder of defects alone"):
-        labelled(tmp_path / "defects", 32)
+        labelled(tmp_path / "defects", Geometry.square((32, 32)))

@@ -1,0 +1,267 @@
+"""How the images of a training become inputs: the geometry is chosen, kept for a resumed training, and reported.
+
+It is learned from images of the ``fit`` split alone. At most SAMPLE of them are in memory at full resolution; all others
+are read one by one, cut out and forgotten.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edge_ad.bundle.safe_zip import dump_state, load_state
+from edge_ad.camera.capture import encode_png
+from edge_ad.camera.measure import FrameMeasure, frame_measurer
+from edge_ad.config import TrainTable
+from edge_ad.data.datasets import DataSet, NormalSplit
+from edge_ad.data.folders import list_nested
+from edge_ad.data.images import read_image
+from edge_ad.data.prepared import READERS, PreparedImages, prepare_files
+from edge_ad.errors import BadInput
+from edge_ad.geometry import WHOLE, Method
+from edge_ad.geometry.contact_sheet import contact_sheet
+from edge_ad.geometry.cut_out import MAX_ASPECT, STEP, choose_size
+from edge_ad.geometry.fit import MAX_FIT, MAX_SHEET, fit_geometry
+from edge_ad.geometry.geometry import Geometry
+from edge_ad.geometry.pose import Image, PoseRange
+from edge_ad.presets.presets import Preset
+from edge_ad.training.distributed import ProcessGroup
+from edge_ad.utils.files import atomic_write
+
+SAMPLE = MAX_FIT  # images that the choice is made on
+EMPTY = 8  # images of the empty station that are used
+NAMED = 50  # images without a pose that the report names
+STORED = "geometry.npz"
+SPLITS = ("fit", "normalise", "threshold")
+
+Region = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True, eq=False)
+class ChosenGeometry:
+    """A geometry, the method that was asked for, why this one was chosen, and what was tried."""
+
+    geometry: Geometry
+    asked: Method
+    reason: str
+    trials: tuple[str, ...] = ()
+
+    def dump(self) -> bytes:
+        """Return it as the bytes of one file."""
+        values, arrays = self.geometry.state()
+        own = {"geometry": values, "asked": self.asked, "reason": self.reason, "trials": list(self.trials)}
+        return dump_state(own, arrays, STORED)
+
+    @classmethod
+    def load(cls, data: bytes) -> ChosenGeometry:
+        """Return what ``dump`` wrote."""
+        own, arrays = load_state(data, STORED)
+        geometry = Geometry.from_state(own["geometry"], arrays)
+        return cls(geometry, own["asked"], own["reason"], tuple(own["trials"]))
+
+
+@dataclass(frozen=True)
+class NormalImages:
+    """The inputs of each split, without the images whose part was not located."""
+
+    fit: PreparedImages
+    normalise: PreparedImages
+    threshold: PreparedImages
+
+    @property
+    def splits(self) -> dict[str, PreparedImages]:
+        """The splits by name."""
+        return {name: getattr(self, name) for name in SPLITS}
+
+    @property
+    def located(self) -> NormalSplit:
+        """The files behind the inputs."""
+        return NormalSplit(self.fit.paths, self.normalise.paths, self.threshold.paths)
+
+    @property
+    def frames(self) -> tuple[FrameMeasure, ...]:
+        """How the frames of the normal images look that a camera is compared with later."""
+        return (*self.fit.seen, *self.normalise.seen)
+
+
+def prepare_normal(
+    dataset: DataSet, options: TrainTable, preset: Preset, state: Path, *, group: ProcessGroup, log: Callable[[str], None]
+) -> tuple[ChosenGeometry, NormalImages]:
+    """Return the geometry of a training, chosen now or when it began, and its normal images cut out by it.
+
+    ``state`` is the folder of what a resumed training needs. BadInput where what was asked for does not fit the images.
+    """
+    stored = group.from_lead(lambda: (state / STORED).read_bytes() if (state / STORED).exists() else None)
+    if stored is None:
+        stored = group.from_lead(lambda: choose(dataset, options, preset, log).dump())
+    assert stored is not None
+    chosen, images = _settled(ChosenGeometry.load(stored), dataset, options, preset)
+    if group.is_main_process:
+        atomic_write(state / STORED, chosen.dump())
+    return chosen, images
+
+
+def choose(dataset: DataSet, options: TrainTable, preset: Preset, log: Callable[[str], None]) -> ChosenGeometry:
+    """Return the geometry that options, preset and normal images ask for, with the expected poses of a sample."""
+    chosen = _chosen(dataset, options, preset, log)
+    preset.check_image_size(chosen.geometry.size)
+    return chosen
+
+
+def _chosen(dataset: DataSet, options: TrainTable, preset: Preset, log: Callable[[str], None]) -> ChosenGeometry:
+    anchors, box = [_region("anchor", text) for text in options.anchors], options.box and _region("box", options.box)
+    method: Method = options.geometry or ("anchors" if anchors else preset.geometry)
+    _check(method, options, dataset)
+    if method == "square":
+        return ChosenGeometry(Geometry.square(_square(options, preset)), method, "whole images, squashed, as asked for")
+    if method == "auto" and len(dataset.sizes) > 1:
+        return ChosenGeometry(Geometry.square(_square(options, preset)), method, "the images have several sizes")
+    paths = _sample(dataset.normal, options.seed, first=bool(anchors))
+    log(f"locating parts: {method}, on {len(paths)} normal images" + (f", regions drawn on {paths[0]}" if anchors else ""))
+    bits = dataset.bits
+    fit = fit_geometry(
+        _read(paths, bits), [path.name for path in paths], method="anchors" if anchors else method, pixels=_budget(options, preset),
+        empty=_read(empty_paths(options.empty), bits), anchors=anchors, box=box or None, seed=options.seed,
+    )
+    return ChosenGeometry(fit.geometry, method, fit.reason, tuple(map(str, fit.trials)))
+
+
+def _check(method: Method, options: TrainTable, dataset: DataSet) -> None:
+    """Raise BadInput for options that contradict each other, and a locator for images of several sizes."""
+    if options.anchors and method not in ("anchors", "auto"):
+        raise BadInput(f"--anchor needs --geometry anchors, but it is {method}: leave one of them out")
+    if len(options.anchors) > 2:
+        raise BadInput(f"{len(options.anchors)} anchors were given: one or two tell where a part is")
+    if bool(options.anchors) != (options.box is not None) or (method == "anchors" and not options.anchors):
+        raise BadInput("--anchor, once or twice, and --box, the part's box, go together: draw both on the first normal image")
+    if options.empty is not None and method not in ("auto", "foreground"):
+        raise BadInput(f"--empty serves to locate parts by their foreground, but --geometry is {method}: use auto or foreground")
+    if method not in ("auto", "square") and len(dataset.sizes) > 1:
+        mixed = ", ".join(f"{count} of {size}" for size, count in dataset.sizes.items())
+        raise BadInput(
+            f"--geometry {method} needs normal images of one size, but there are {mixed} pixels: take them with one camera "
+            "setting, or use --geometry square"
+        )
+
+
+def _region(name: str, text: str) -> Region:
+    match = re.fullmatch(r"(\d{1,5}),(\d{1,5}),(\d{1,5}),(\d{1,5})", text.replace(" ", ""), re.ASCII)
+    x, y, width, height = map(float, match.groups()) if match else (0.0, 0.0, 0.0, 0.0)
+    if width < 8 or height < 8:
+        raise BadInput(f"--{name} is {text!r}: write X,Y,WIDTH,HEIGHT in pixels, at least 8 x 8, such as 100,40,64,48")
+    return x, y, width, height
+
+
+def _budget(options: TrainTable, preset: Preset) -> int:
+    return options.pixels or preset.pixels
+
+
+def _square(options: TrainTable, preset: Preset) -> tuple[int, int]:
+    side = preset.image_side if options.pixels is None else math.isqrt(options.pixels) // STEP * STEP
+    return side, side
+
+
+def _sample(normal: NormalSplit, seed: int, first: bool) -> list[Path]:
+    """Return images of ``fit`` to choose on; the first normal image by name before them where regions are drawn on it."""
+    order = np.random.default_rng([seed, 13]).permutation(len(normal.fit))[:SAMPLE]
+    chosen = [normal.fit[index] for index in sorted(order)]
+    if not first:
+        return chosen
+    # A person draws on the first image of the folder, and it is needed in whichever split it is.
+    drawn = min((*normal.fit, *normal.normalise, *normal.threshold))
+    return [drawn, *(path for path in chosen if path != drawn)][:SAMPLE]
+
+
+def empty_paths(folder: Path | None) -> list[Path]:
+    """Return the images of the empty station that are used, if a folder is named; BadInput where it holds none."""
+    if folder is None:
+        return []
+    paths = list_nested(folder)
+    if not paths:
+        raise BadInput(f"--empty {folder} holds no image: name a folder of images of the empty station")
+    return paths[:EMPTY]
+
+
+def _read(paths: list[Path], bits: int) -> list[Image]:
+    with ThreadPoolExecutor(READERS) as pool:
+        return list(pool.map(lambda path: read_image(path, bits), paths))
+
+
+def _settled(
+    chosen: ChosenGeometry, dataset: DataSet, options: TrainTable, preset: Preset
+) -> tuple[ChosenGeometry, NormalImages]:
+    """Return the geometry with the poses that all of ``fit`` shows, and the inputs; ``none`` where it locates too few."""
+    images = _prepared(dataset, chosen.geometry)
+    misses = [(name, split) for name, split in images.splits.items() if split.too_few]
+    if misses:
+        name, split = misses[0]
+        path, why = split.unlocated[0]
+        message = (
+            f"{chosen.geometry.method} leaves {len(split.unlocated)} of {split.total} normal images ({name}) without a pose "
+            f"({path.name}: {why})"
+        )
+        if chosen.asked != "auto":
+            raise BadInput(f"{message}; take these images out, or use --geometry auto or none")
+        chosen = replace(chosen, geometry=_whole(chosen.geometry, options, preset), reason=message)
+        images = _prepared(dataset, chosen.geometry)
+    if images.fit.poses:
+        chosen = replace(chosen, geometry=replace(chosen.geometry, expected=PoseRange.of(images.fit.poses)))
+    return chosen, images
+
+
+def _whole(located: Geometry, options: TrainTable, preset: Preset) -> Geometry:
+    high, wide = located.image_size
+    if max(high, wide) > MAX_ASPECT * min(high, wide):
+        return Geometry.square(_square(options, preset))
+    return Geometry("none", located.image_size, choose_size(wide, high, _budget(options, preset)))
+
+
+def _prepared(dataset: DataSet, geometry: Geometry) -> NormalImages:
+    normal, bits = dataset.normal, dataset.bits
+    look = frame_measurer(geometry)
+    return NormalImages(
+        prepare_files(normal.fit, geometry, bits, look=look),
+        prepare_files(normal.normalise, geometry, bits, look=look),
+        prepare_files(normal.threshold, geometry, bits),
+    )
+
+
+def parts_sheet(images: PreparedImages) -> bytes:
+    """Return the contact sheet of inputs as PNG: their mean first."""
+    return encode_png(contact_sheet(list(images.images[:MAX_SHEET])), {})
+
+
+def geometry_report(chosen: ChosenGeometry, images: NormalImages) -> dict[str, Any]:
+    """Return what report.json says of the geometry."""
+    geometry, expected = chosen.geometry, chosen.geometry.expected
+    return {
+        "method": geometry.method,
+        "asked": chosen.asked,
+        "reason": chosen.reason,
+        "trials": list(chosen.trials),
+        "size": list(geometry.size),
+        "expected": None if expected is None else expected.as_dict(),
+        "unlocated": {name: len(split.unlocated) for name, split in images.splits.items()},
+        "unlocated_images": [[path.name, why] for split in images.splits.values() for path, why in split.unlocated][:NAMED],
+    }
+
+
+def log_geometry(chosen: ChosenGeometry, images: NormalImages, log: Callable[[str], None]) -> None:
+    """Say what was chosen and why, what was not located, and what a larger image would give."""
+    geometry = chosen.geometry
+    log(f"geometry {geometry.method}, input {geometry.size[1]} x {geometry.size[0]} pixels: {chosen.reason}")
+    for trial in chosen.trials:
+        log(f"  tried {trial}")
+    for name, split in images.splits.items():
+        for path, why in split.unlocated:
+            log(f"  left out of {name}, {path.name}: {why}")
+    if geometry.method in WHOLE and geometry.method != "square" and math.prod(geometry.image_size) < math.prod(geometry.size):
+        high, wide = geometry.image_size
+        log(f"warning: images of {wide} x {high} pixels are smaller than the input: they are enlarged, which shows nothing more")

@@ -1,0 +1,211 @@
+"""How a training chooses and keeps the way from image to input."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from edge_ad.config import TrainTable
+from edge_ad.data.datasets import DataSet, NormalSplit
+from edge_ad.data.images import read_image, resize
+from edge_ad.data.prepared import prepare_files, too_few
+from edge_ad.errors import BadInput
+from edge_ad.geometry.geometry import Geometry
+from edge_ad.geometry.pose import Image
+from edge_ad.presets.presets import PAPER, PAPER_M, Preset
+from edge_ad.synthetic.single_part import PartOptions, render_part
+from edge_ad.training.distributed import ALONE
+from edge_ad.training.geometry import choose, geometry_report, log_geometry, prepare_normal
+from tests.fixtures.tiny_presets import TINY, TINY_PAPER
+
+SIZE = (240, 320)
+COUNT = 18
+
+
+def part(seed: int, **options: Any) -> Image:
+    return render_part(seed, PartOptions(kind="key", size=SIZE, **options)).image
+
+
+def write(path: Path, image: Image) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(path), image[:, :, ::-1])
+    return path
+
+
+def data_set(paths: list[Path], sizes: dict[str, int] | None = None) -> DataSet:
+    """The first images to fit, then three to normalise and three for the threshold."""
+    split = NormalSplit(tuple(paths[:-6]), tuple(paths[-6:-3]), tuple(paths[-3:]))
+    return DataSet("parts", "flat", paths[0].parent, split, (), sizes=sizes or {"320x240": len(paths)})
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("parts")
+    return [write(folder / f"part_{seed:02}.png", part(seed)) for seed in range(COUNT)]
+
+
+def replaced(parts: list[Path], folder: Path, images: dict[int, Image]) -> list[Path]:
+    """Copy the parts, with other images in some places."""
+    folder.mkdir()
+    paths = [folder / path.name for path in parts]
+    for number, (path, source) in enumerate(zip(paths, parts, strict=True)):
+        write(path, images[number]) if number in images else shutil.copy(source, path)
+    return paths
+
+
+def run(dataset: DataSet, state: Path, table: TrainTable, preset: Preset = TINY, log: Callable[[str], None] = print) -> Any:
+    return prepare_normal(dataset, table, preset, state, group=ALONE, log=log)
+
+
+def test_parts_are_located_and_all_splits_are_cut_out(parts: list[Path], tmp_path: Path) -> None:
+    chosen, images = run(data_set(parts), tmp_path, TrainTable(geometry="auto", pixels=8192))
+    high, wide = chosen.geometry.size
+    assert chosen.geometry.method == "foreground"
+    assert wide > high  # the key is long, and lies level
+    assert (len(images.fit), len(images.normalise), len(images.threshold)) == (12, 3, 3)
+    assert images.fit.images.shape == (12, high, wide, 3)
+    assert images.located == data_set(parts).normal
+    expected = [chosen.geometry.prepare(read_image(path)) for path in parts[:12]]
+    np.testing.assert_array_equal(images.fit.images, np.stack([one.image for one in expected]))
+    # Frames are measured whole, for the check of the camera.
+    side = round((high * wide) ** 0.5)
+    assert {frame.size for frame in images.frames} == {(side, side)}
+    assert len(images.frames) == 15
+    assert all(chosen.geometry.expected.outside(pose) is None for pose in images.fit.poses)
+
+
+def test_a_resumed_training_has_the_same_geometry_without_choosing(
+    parts: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset, table = data_set(parts), TrainTable(geometry="foreground", pixels=8192)
+    chosen, images = run(dataset, tmp_path, table)
+    monkeypatch.setattr("edge_ad.training.geometry.choose", lambda *_: pytest.fail("it was chosen again"))
+    again, same = run(dataset, tmp_path, table)
+    assert again.dump() == chosen.dump()
+    np.testing.assert_array_equal(same.fit.images, images.fit.images)
+
+
+def test_square_is_the_whole_image_squashed_and_learns_nothing(parts: list[Path], tmp_path: Path) -> None:
+    chosen, images = run(data_set(parts), tmp_path, TrainTable())
+    assert (chosen.geometry.method, chosen.geometry.size) == ("square", (128, 128))
+    np.testing.assert_array_equal(images.threshold.images[0], resize(read_image(parts[-3]), (128, 128)))
+
+
+def test_a_normal_image_without_a_part_is_left_out_and_named(parts: list[Path], tmp_path: Path) -> None:
+    empty = np.full((*SIZE, 3), (62, 70, 66), np.uint8)
+    paths = replaced(parts, tmp_path / "images", {4: empty, 16: empty})
+    chosen, images = run(data_set(paths), tmp_path / "state", TrainTable(geometry="foreground", pixels=8192))
+    report, said = geometry_report(chosen, images), []
+    log_geometry(chosen, images, said.append)
+    assert report["unlocated"] == {"fit": 1, "normalise": 0, "threshold": 1}
+    assert [name for name, _ in report["unlocated_images"]] == ["part_04.png", "part_16.png"]
+    assert any("left out of fit, part_04.png: " in line for line in said)
+    assert [path.name for path in images.located.threshold] == ["part_15.png", "part_17.png"]
+
+
+def test_too_many_images_without_a_part_end_a_demanded_method_and_auto_takes_whole_images(
+    parts: list[Path], tmp_path: Path
+) -> None:
+    empty = np.full((*SIZE, 3), (62, 70, 66), np.uint8)
+    dataset = data_set(replaced(parts, tmp_path / "images", {15: empty, 16: empty}))
+    with pytest.raises(BadInput, match=r"foreground leaves 2 of 3 normal images \(threshold\) without a pose \(part_15.png: .*"
+                                       r"use --geometry auto or none"):
+        run(dataset, tmp_path / "state", TrainTable(geometry="foreground", pixels=8192))
+    chosen, images = run(dataset, tmp_path / "other", TrainTable(geometry="auto", pixels=8192))
+    assert (chosen.geometry.method, chosen.geometry.size) == ("none", (64, 96))
+    assert len(images.threshold) == 3
+    assert "leaves 2 of 3 normal images (threshold)" in chosen.reason
+
+
+@pytest.mark.parametrize(
+    ("unlocated", "total", "expected"), [(0, 3, False), (1, 12, False), (2, 12, True), (2, 20, False), (1, 2, True), (0, 1, False)]
+)
+def test_the_rule_of_too_few(unlocated: int, total: int, expected: bool) -> None:
+    """A tenth and one image are forgiven; two images must be left of several."""
+    assert too_few(unlocated, total) == expected
+
+
+SEVERAL = {"320x240": 12, "160x120": 6}
+
+
+def test_images_of_several_sizes_are_squashed_by_auto(parts: list[Path]) -> None:
+    chosen = choose(data_set(parts, SEVERAL), TrainTable(geometry="auto"), TINY, print)
+    assert chosen.geometry.method == "square"
+    assert chosen.reason == "the images have several sizes"
+
+
+TOGETHER = "--anchor, once or twice, and --box"
+DRAWN = {"anchors": ["1,1,20,20"], "box": "1,1,90,90"}
+
+
+@pytest.mark.parametrize(
+    ("table", "sizes", "words"),
+    [
+        ({"geometry": "foreground"}, SEVERAL, "--geometry foreground needs normal images of one size, but there are 12 of 320x240"),
+        ({"anchors": ["1,1,20,20"]}, None, TOGETHER),
+        ({"box": "1,1,20,20"}, None, TOGETHER),
+        ({"geometry": "anchors"}, None, TOGETHER),
+        ({**DRAWN, "geometry": "rigid"}, None, "--anchor needs --geometry anchors, but it is rigid"),
+        ({**DRAWN, "anchors": ["1,1,20,20"] * 3}, None, "3 anchors were given: one or two"),
+        ({**DRAWN, "anchors": ["1,1,4,20"]}, None, "--anchor is '1,1,4,20': write X,Y,WIDTH,HEIGHT in pixels, at least 8 x 8"),
+        ({**DRAWN, "box": "one"}, None, "--box is 'one'"),
+        ({"geometry": "square", "empty": Path("tests")}, None, "--empty serves to locate parts by their foreground, but"),
+        ({"geometry": "auto", "empty": Path("tests/training")}, None, "--empty tests/training holds no image"),
+    ],
+)
+def test_what_does_not_fit_is_said_in_a_sentence(
+    parts: list[Path], table: dict[str, Any], sizes: dict[str, int] | None, words: str
+) -> None:
+    with pytest.raises(BadInput) as caught:
+        choose(data_set(parts, sizes), TrainTable(**table), TINY, print)
+    assert str(caught.value).startswith(words)
+
+
+def test_two_parts_and_parts_cut_by_the_border_are_refused_with_the_reason(tmp_path: Path) -> None:
+    cases: list[tuple[str, dict[str, Any], str]] = [
+        ("two", {"count": 2, "length": 0.4}, "two parts"),
+        ("cut", {"length": 1.4}, "a whole part stands out from the background in 0 of 6 images only"),
+    ]
+    for name, options, words in cases:
+        paths = [write(tmp_path / name / f"{seed}.png", part(seed, **options)) for seed in range(12)]
+        with pytest.raises(BadInput, match=words) as caught:
+            choose(data_set(paths), TrainTable(geometry="foreground"), TINY, print)
+        assert len(str(caught.value).splitlines()) == 1
+
+
+def test_images_beyond_8_to_1_are_squashed_by_auto(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    paths = [write(tmp_path / f"{k}.png", rng.integers(0, 255, (40, 400, 3)).astype(np.uint8)) for k in range(12)]
+    chosen = choose(data_set(paths, {"400x40": 12}), TrainTable(geometry="auto"), TINY, print)
+    assert (chosen.geometry.method, chosen.geometry.size) == ("square", (128, 128))
+    assert "8:1" in chosen.reason
+
+
+def test_a_picture_smaller_than_the_input_is_told(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    paths = [write(tmp_path / f"{k}.png", rng.integers(0, 255, (48, 64, 3)).astype(np.uint8)) for k in range(12)]
+    chosen, images = run(data_set(paths, {"64x48": 12}), tmp_path / "state", TrainTable(geometry="none"))
+    said: list[str] = []
+    log_geometry(chosen, images, said.append)
+    assert said[-1].startswith("warning: images of 64 x 48 pixels are smaller than the input")
+
+
+def test_the_published_presets_take_squares_of_their_size_only(parts: list[Path]) -> None:
+    assert (PAPER.geometry, PAPER_M.geometry) == ("square", "square")
+    for table in (TrainTable(geometry="foreground"), TrainTable(pixels=65536)):
+        with pytest.raises(BadInput, match="it is published for squares of 128"):
+            choose(data_set(parts), table, TINY_PAPER, print)
+
+
+def test_files_are_prepared_in_order_and_only_those_with_a_part_are_looked_at(parts: list[Path], tmp_path: Path) -> None:
+    geometry = Geometry.square((32, 48))
+    prepared = prepare_files(parts[:3], geometry, look=lambda frame, result: (frame.shape, result.image.shape))
+    assert prepared.paths == tuple(parts[:3])
+    assert prepared.seen == (((*SIZE, 3), (32, 48, 3)),) * 3
+    assert prepare_files([], geometry).images.shape == (0, 32, 48, 3)
