@@ -18,7 +18,7 @@ from edge_ad import __version__
 from edge_ad.bundle.graphs import GRAPHS, REQUIRED_GRAPHS
 from edge_ad.errors import BadInput
 from edge_ad.geometry.geometry import Geometry
-from edge_ad.scoring import BRANCHES, Array, Statistics, Thresholds
+from edge_ad.scoring import BRANCHES, MIN_BRANCHES, Array, Statistics, Thresholds
 from edge_ad.utils.files import sha256_bytes
 
 SIDE_LIMIT = 4096  # pixels
@@ -79,7 +79,7 @@ def check_contents(contents: BundleContents, where: str) -> None:
     """Raise BadInput, naming ``where``, when names, shapes, dtypes or graphs break the rules of a bundle."""
     check_identity(contents.name, contents.preset, contents.image_size, contents.parent, where=where)
     check_graph_names(contents.graphs, where)
-    masks = contents.masks
+    masks, count = contents.masks, len(contents.statistics.branches)
     _check_array("masks.npy", masks, np.float32, (None, None), where=where)
     if not np.isin(masks, (0.0, 1.0)).all():
         raise BadInput(f"{where}: masks.npy must hold only 0 and 1; train the bundle again")
@@ -92,10 +92,10 @@ def check_contents(contents: BundleContents, where: str) -> None:
             raise BadInput(
                 f"{where}: raw_scores.npz has the split {split!r:.80}; a name has 1 to 100 letters, digits, '_' or '-'"
             )
-        _check_array(f"raw_scores.npz: {split}", raw, np.float32, (None, len(BRANCHES)), where=where)
+        _check_array(f"raw_scores.npz: {split}", raw, np.float32, (None, count), where=where)
     golden = contents.golden
     _check_array("golden.npz: images", golden.images, np.uint8, (None, *contents.image_size, 3), where=where)
-    _check_array("golden.npz: raw", golden.raw, np.float32, (len(golden.images), len(BRANCHES)), where=where)
+    _check_array("golden.npz: raw", golden.raw, np.float32, (len(golden.images), count), where=where)
     if not len(golden.images):
         raise BadInput(f"{where}: golden.npz holds no images, but at least 1 is needed to prove an engine")
     if contents.quantisation is not None:
@@ -158,7 +158,8 @@ def _check_array(
         raise BadInput(f"{where}: {name} has shape {list(array.shape)}, but must have [{wanted}]")
 
 
-SCHEMA = 1
+# 2 has more branches than the first five; a bundle of schema 1 is read as ever.
+SCHEMA, OLDEST_SCHEMA = 2, 1
 MANIFEST = "manifest.json"
 PARTS = ("masks.npy", "statistics.npz", "raw_scores.npz", "golden.npz", "report.json")
 OPTIONAL_PARTS = ("ranges.json", "plan.json", "proof.npz")  # of calibration: all or none
@@ -189,7 +190,7 @@ def make_manifest(contents: BundleContents, members: Mapping[str, bytes], create
         "image_size": list(contents.image_size),
         "parent": contents.parent,
         "thresholds": contents.thresholds.to_json(),
-        "branches": list(BRANCHES),
+        "branches": list(contents.statistics.branches),
         "members": {name: {"sha256": sha256_bytes(data), "bytes": len(data)} for name, data in members.items()},
     }
 
@@ -208,9 +209,10 @@ def check_manifest(manifest: Mapping[str, Any], where: str) -> None:
     for name, kind, word in (("created", str, "text"), ("edge_ad", str, "text"), ("settings", dict, "a JSON object")):
         if not isinstance(manifest[name], kind):
             raise BadInput(f"{where}: {name!r} must be {word}, but is {manifest[name]!r:.80}")
-    if manifest["branches"] != list(BRANCHES):
+    if manifest["branches"] not in [list(BRANCHES[:count]) for count in range(MIN_BRANCHES, len(BRANCHES) + 1)]:
         raise BadInput(
-            f"{where}: 'branches' must be {', '.join(BRANCHES)} in this order, but is {manifest['branches']!r:.80}"
+            f"{where}: 'branches' must be {', '.join(BRANCHES)} in this order, of which an older bundle has the first "
+            f"{MIN_BRANCHES}, but is {manifest['branches']!r:.80}"
         )
     _check_members(manifest["members"], where)
 
@@ -220,11 +222,11 @@ def _check_schema(schema: object, where: str) -> None:
         raise BadInput(f"{where}: 'schema' must be a whole number, but is {schema!r:.80}")
     if schema > SCHEMA:
         raise BadInput(
-            f"{where} has schema {schema}, but this edge-ad {__version__} reads schema {SCHEMA}: upgrade edge-ad"
+            f"{where} has schema {schema}, but this edge-ad {__version__} reads schemas up to {SCHEMA}: upgrade edge-ad"
         )
-    if schema < SCHEMA:
+    if schema < OLDEST_SCHEMA:
         raise BadInput(
-            f"{where} has schema {schema}, but this edge-ad {__version__} reads schema {SCHEMA}: train the bundle again"
+            f"{where} has schema {schema}, but this edge-ad {__version__} reads {OLDEST_SCHEMA} to {SCHEMA}: train the bundle again"
         )
 
 

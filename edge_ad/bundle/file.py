@@ -244,6 +244,11 @@ def open_bundle(path: Path | str) -> Bundle:
         _check_listing(archive.names, manifest["members"], path)
         parts = _verify(archive, manifest["members"], path)
     bundle = Bundle(path, sha256, manifest, parts)
+    if manifest["branches"] != list(bundle.statistics.branches):
+        raise BadInput(
+            f"{path}: the manifest lists {len(manifest['branches'])} branches, but statistics.npz holds "
+            f"{len(bundle.statistics.branches)}; copy or train the bundle again"
+        )
     check_contents(bundle.outline(_quantisation(parts, path)), str(path))
     return bundle
 

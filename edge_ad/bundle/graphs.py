@@ -58,6 +58,8 @@ _GRAPHS = (
     GraphSpec(TEACHER, (IMAGE,), ("features", "tokens", "pooled"), required=True, int8_by_default=False),
     GraphSpec("teacher_tokens", (IMAGE,), ("tokens",), replaces=("tokens",), int8_by_default=False),
     GraphSpec("efficientad", (IMAGE, "features"), ("map_local", "map_global")),
+    # One product with remembered cells, which takes little of a frame.
+    GraphSpec("memory", ("features",), ("map_memory",)),
     GraphSpec("tokenizer", ("tokens",), ("codes", "map_structure", "shares"), omittable=("shares",), max_units=12),
     GraphSpec(
         LAVIT,
@@ -72,6 +74,7 @@ _GRAPHS = (
         FUSION,
         (
             *("map_structure", "map_logic", "map_local", "map_global", "raw_logic", "pooled"),
+            "map_memory",
             *("quantiles", "centre", "precision", "mean", "std", "weight"),
         ),
         RESULTS,
@@ -86,6 +89,7 @@ _BRANCHES = (
     BranchSpec("local", ("map_local",), map="map_local"),
     BranchSpec("global", ("map_global",), map="map_global"),
     BranchSpec("composition", ("pooled",)),
+    BranchSpec("memory", ("map_memory",), map="map_memory"),
 )
 
 GRAPHS: Mapping[str, GraphSpec] = MappingProxyType({spec.name: spec for spec in _GRAPHS})  # in the order they run

@@ -87,8 +87,7 @@ def describe_teachers(cards: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
 
 def bundle_details(bundle: Bundle) -> dict[str, Any]:
     """Return what `info` tells of a bundle, as JSON values; sizes in bytes."""
-    from edge_ad.scoring import BRANCHES
-
+    statistics = bundle.statistics
     members = bundle.manifest["members"]
     return {
         "path": str(bundle.path),
@@ -105,7 +104,7 @@ def bundle_details(bundle: Bundle) -> dict[str, Any]:
             for name in bundle.graphs
         },
         "views": len(bundle.masks),
-        "weights": {name: float(weight) for name, weight in zip(BRANCHES, bundle.statistics.weight, strict=True)},
+        "weights": {name: float(weight) for name, weight in zip(statistics.branches, statistics.weight, strict=True)},
         "raw_scores": {split: len(scores) for split, scores in bundle.raw_scores.items()},
         "golden_images": len(bundle.golden.images),
         "thresholds": bundle.thresholds.to_json(),

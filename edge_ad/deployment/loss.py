@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_ad.errors import DeviceFault
-from edge_ad.scoring import BRANCHES, Statistics, Thresholds, fuse
+from edge_ad.scoring import Statistics, Thresholds, fuse
 from edge_ad.scoring.auroc import auroc
 
 NEAR = 0.05  # a reference score this close to a threshold, in z, was open anyway: its flips do not count
@@ -102,8 +102,8 @@ def loss(
     """
     z_reference, score_reference = fuse(reference, statistics)
     z, score = fuse(raw, statistics)
-    used = [i for i, branch in enumerate(BRANCHES) if everyone or branch in statistics.active]
-    rows = [_row(BRANCHES[i], z_reference[:, i], z[:, i], anomalous) for i in used]
+    used = [i for i, branch in enumerate(statistics.branches) if everyone or branch in statistics.active]
+    rows = [_row(statistics.branches[i], z_reference[:, i], z[:, i], anomalous) for i in used]
     rows.append(_row("score", score_reference, score, anomalous))
     before, after = (_levels(values, thresholds) for values in (score_reference, score))
     flipped = before != after

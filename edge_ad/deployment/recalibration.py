@@ -32,7 +32,6 @@ from edge_ad.errors import BadInput, DeviceFault, EdgeAdError
 from edge_ad.geometry.geometry import Geometry, Prepared
 from edge_ad.geometry.pose import Image, NotLocated, Pose, PoseRange
 from edge_ad.scoring import (
-    BRANCHES,
     MAPS,
     Array,
     Statistics,
@@ -144,7 +143,8 @@ def _measure(
             frames.append(measure(image, prepared))
             for branch, values in maps.items():
                 values.append(pipeline.tensor(tensors[branch]).astype(np.float32))
-    return Measured(np.array(raw, dtype=np.float32).reshape(-1, len(BRANCHES)), maps, poses, frames, unlocated)
+    scores_of_all = np.array(raw, dtype=np.float32).reshape(-1, len(bundle.statistics.branches))
+    return Measured(scores_of_all, maps, poses, frames, unlocated)
 
 
 def _readable(path: Path, bundle: Bundle, skipped: Skipped) -> Image | None:
@@ -157,7 +157,7 @@ def _readable(path: Path, bundle: Bundle, skipped: Skipped) -> Image | None:
 
 
 def _check_finite(scores: Array, bundle: Bundle, path: Path) -> None:
-    for branch, score in zip(BRANCHES, scores, strict=True):
+    for branch, score in zip(bundle.statistics.branches, scores, strict=True):
         if branch in bundle.statistics.active and not np.isfinite(score):
             raise DeviceFault(
                 f"branch {branch!r} of {bundle.path} gives {score} for the good {path}, not a finite number; "
@@ -186,7 +186,7 @@ def _enough(measured: Sequence[Measured], skipped: int, folder: Path) -> None:
 def _statistics(bundle: Bundle, measured: Measured) -> Statistics:
     mean, std = normalise_statistics(measured.raw)
     quantiles = bundle.statistics.quantiles.copy()
-    for row, branch in enumerate(MAPS):
+    for row, branch in enumerate(bundle.statistics.maps):
         if branch in measured.maps:
             quantiles[row] = map_quantiles(measured.maps[branch])
     return replace(bundle.statistics, mean=mean, std=std, quantiles=quantiles)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from edge_ad.bundle import Bundle
 from edge_ad.engines.pipeline import Pipeline
 from edge_ad.errors import DeviceFault
-from edge_ad.scoring import BRANCHES, Thresholds, fuse
+from edge_ad.scoring import Thresholds, fuse
 
 # An error of 0.05 standard deviations of normal images in what a branch adds to the score (its weight times its z) changes no
 # verdict that was not open anyway; the branch itself, which events report, may be four times as far off. Far away from
@@ -63,7 +63,7 @@ class Parity:
 
 
 def replay(pipeline: Pipeline, bundle: Bundle) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return z f32 [G, 5] and score f32 [G] that ``pipeline`` gives the golden images."""
+    """Return z f32 [G, B] and score f32 [G] that ``pipeline`` gives the golden images."""
     results = [pipeline.infer(image) for image in bundle.golden.images]
     return np.stack([result.z for result in results]), np.array([result.score for result in results], dtype=np.float32)
 
@@ -72,9 +72,9 @@ def compare(pipeline: Pipeline, bundle: Bundle) -> Parity:
     """Replay the golden images and compare z, score and verdicts with those of the stored FP32 raw scores."""
     reference_z, reference_score = fuse(bundle.golden.raw, bundle.statistics)
     z, score = replay(pipeline, bundle)
-    used = [index for index, branch in enumerate(BRANCHES) if branch in bundle.statistics.active]
-    weight = bundle.statistics.weight
-    rows = [_row(BRANCHES[index], z[:, index], reference_z[:, index], float(weight[index])) for index in used]
+    branches, weight = bundle.statistics.branches, bundle.statistics.weight
+    used = np.flatnonzero(weight > 0).tolist()
+    rows = [_row(branches[index], z[:, index], reference_z[:, index], float(weight[index])) for index in used]
     rows.append(_row("score", score, reference_score))
     flips, far_flips = _flips(reference_score, score, bundle.thresholds)
     return Parity(tuple(rows), len(score), flips, far_flips)

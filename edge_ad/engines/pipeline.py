@@ -190,10 +190,11 @@ class Pipeline:
     def _check_ends(self) -> None:
         """Check the image and the results against the contract, so that ``infer`` need not."""
         height, width = self.image_size
+        count = len(self._constants["weight"])  # of branches
         ends = (
             TensorSpec(IMAGE, "uint8", (1, height, width, 3)),
-            TensorSpec("raw", "float32", (len(BRANCHES),)),
-            TensorSpec("z", "float32", (len(BRANCHES),)),
+            TensorSpec("raw", "float32", (count,)),
+            TensorSpec("z", "float32", (count,)),
             TensorSpec("score", "float32", (1,)),
             TensorSpec("map", "float32", (1, 1, *map_size(self.image_size))),
         )
@@ -223,7 +224,7 @@ def limit_of(bundle: Bundle, thresholds: Thresholds, rate: float) -> float:
     Real anomalies may be unlike them, so the limit is never above what ``USUAL`` of the threshold's normal images
     reach.
     """
-    raw = bundle.raw_scores["synthetic"] if "synthetic" in bundle.raw_scores else np.zeros((0, len(BRANCHES)), np.float32)
+    raw = _known(bundle, "synthetic")
     result = raw[fuse(raw, bundle.statistics)[1] > thresholds.warn] if len(raw) else raw
     allowed = math.floor(rate * (len(result) + 1)) - 1
     if allowed < 0:
@@ -236,10 +237,15 @@ def limit_of(bundle: Bundle, thresholds: Thresholds, rate: float) -> float:
 
 
 def _usual(bundle: Bundle) -> float:
-    normal = bundle.raw_scores["threshold"] if "threshold" in bundle.raw_scores else np.zeros((0, len(BRANCHES)), np.float32)
+    normal = _known(bundle, "threshold")
     if not len(normal):
         return math.inf
     return float(np.sort(min_scores(normal, bundle.statistics))[math.ceil(USUAL * len(normal)) - 1])
+
+
+def _known(bundle: Bundle, split: str) -> NDArray[np.float32]:
+    """Return the raw scores of a split f32 [N, B], none where the bundle does not have it."""
+    return bundle.raw_scores.get(split, np.zeros((0, len(bundle.statistics.branches)), np.float32))
 
 
 class Cascade:

@@ -25,7 +25,7 @@ from edge_ad.evaluation.figures import (
     spro_figures,
     suspect_masks,
 )
-from edge_ad.scoring import BRANCHES, Statistics, Thresholds
+from edge_ad.scoring import Statistics, Thresholds
 
 MAX_NORMAL_IMAGES = 32  # at most so many normal images are disturbed: five more inferences each
 SHIFT = 0.02  # of the side
@@ -67,11 +67,11 @@ def _change(
     results = [judge.infer(image) for image in images]
     score = np.array([one.score for one in results])
     moved = (np.stack([one.raw for one in results]) - scores.raw[chosen]) / statistics.std
-    known = [branch in judge.branches for branch in BRANCHES]
+    known = [branch in judge.branches for branch in statistics.branches]
     return {
         "of": len(images),
         "score": float(np.mean(score - scores.score[chosen])),
-        "z": {branch: float(moved[:, k].mean()) if known[k] else None for k, branch in enumerate(BRANCHES)},
+        "z": {branch: float(moved[:, k].mean()) if known[k] else None for k, branch in enumerate(statistics.branches)},
         **_counts(score, thresholds),
         "before": before,
     }

@@ -68,7 +68,7 @@ def judge_all(judge: Judge, items: Sequence[TestItem], progress: Progress | None
 
     Raises BadInput for an image that cannot be read, DeviceFault for a score or a map that is not finite.
     """
-    raw = np.zeros((len(items), len(BRANCHES)), np.float32)
+    raw: list[Floats] = []
     score = np.zeros(len(items), np.float32)
     maps: list[Floats] = []
     sizes: list[tuple[int, int]] = []
@@ -80,14 +80,15 @@ def judge_all(judge: Judge, items: Sequence[TestItem], progress: Progress | None
             raise DeviceFault(
                 f"the score or map of {item.path} is not a finite number: the engine is faulty; rebuild it"
             )
-        raw[index], score[index] = result.raw, result.score
+        score[index] = result.score
+        raw.append(np.array(result.raw, np.float32))
         maps.append(np.array(result.map, np.float32))
         sizes.append((image.shape[0], image.shape[1]))
         if "logic" in judge.branches:
             logic.append(np.array(judge.tensor("map_logic")[0, 0], np.float32))
         if progress is not None:
             progress(index + 1, len(items))
-    return TestScores(tuple(items), raw, score, tuple(maps), tuple(sizes), tuple(logic))
+    return TestScores(tuple(items), np.stack(raw), score, tuple(maps), tuple(sizes), tuple(logic))
 
 
 def read_channels(item: TestItem, size: tuple[int, int], saturation: Mapping[int, Saturation]) -> list[Channel]:
@@ -160,16 +161,16 @@ def image_figures(
         for name, branches in SUBSETS.items()
     }
     fewer = {
-        branch: subset_score(z, statistics, [other for other in BRANCHES if other != branch and other in computed])
-        for branch in BRANCHES
+        branch: subset_score(z, statistics, [other for other in statistics.branches if other != branch and other in computed])
+        for branch in statistics.branches
     }
-    columns = {branch: z[:, k] if branch in computed else None for k, branch in enumerate(BRANCHES)}
+    columns = {branch: z[:, k] if branch in computed else None for k, branch in enumerate(statistics.branches)}
     without = fused["without_composition"]
     return {
         "image_auroc": with_mean(auroc_by_kind(scores, scores.score)),
         "auroc_without_composition": with_mean(auroc_by_kind(scores, without)),
         "branches": {branch: auroc_by_kind(scores, values) for branch, values in columns.items()},
-        "weights": {branch: float(weight) for branch, weight in zip(BRANCHES, statistics.weight, strict=True)},
+        "weights": {branch: float(weight) for branch, weight in zip(statistics.branches, statistics.weight, strict=True)},
         "without": {branch: with_mean(auroc_by_kind(scores, values)) for branch, values in fewer.items()},
         "recall_at_1_percent": with_mean(
             {kind: recall_at(*_sides(scores, scores.score, kind), RATE) for kind in ANOMALIES}
@@ -195,7 +196,7 @@ def subset_score(
 
     The bundle's weights of these branches are scaled to sum 1; where all of them are 0 the branches count equally.
     """
-    chosen = np.array([branch in branches for branch in BRANCHES])
+    chosen = np.array([branch in branches for branch in statistics.branches])
     if not chosen.any():
         return None
     weight = np.where(chosen, statistics.weight, 0.0).astype(np.float64)

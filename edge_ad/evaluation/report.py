@@ -238,7 +238,7 @@ def _spro_section(figures: dict[str, Any]) -> str:
 
 def _branch_plots(scores: TestScores, z: Any) -> str:
     plots = []
-    for index, branch in enumerate(BRANCHES):
+    for index, branch in enumerate(BRANCHES[: z.shape[1]]):
         values: dict[str, Any] = {kind: z[scores.of(kind), index] for kind in KINDS}
         plots.append(f'<img alt="z of {branch}" src="{histogram(values, title=f"z of {branch}")}">')
     return "<div class=row>" + "".join(plots) + "</div>"
@@ -280,7 +280,7 @@ def _figure(
     index: int,
 ) -> str:
     item, score = scores.items[index], float(scores.score[index])
-    parts = ", ".join(f"{branch} {z[index, k]:+.1f}" for k, branch in enumerate(BRANCHES) if statistics.weight[k] > 0)
+    parts = ", ".join(f"{branch} {z[index, k]:+.1f}" for k, branch in enumerate(statistics.branches) if statistics.weight[k] > 0)
     caption = f"{item.defect}/{item.path.name}: {thresholds.verdict(score)}, score {score:.2f} ({parts})"
     pixels = beside(item, scores.maps[index], limits)
     image = f'<img alt="{escape(item.path.name)}" src="{pixels}">'

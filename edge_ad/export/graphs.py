@@ -247,6 +247,7 @@ class FusionGraph(nn.Module):
         map_global: Tensor,
         raw_logic: Tensor,
         pooled: Tensor,
+        map_memory: Tensor,
         quantiles: Tensor,
         centre: Tensor,
         precision: Tensor,
@@ -265,6 +266,7 @@ class FusionGraph(nn.Module):
                 self._peak(map_local, top),
                 self._peak(map_global, top),
                 distance,
+                self._peak(map_memory, top),
             ]
         )
         z = (raw - mean) / std
@@ -274,8 +276,9 @@ class FusionGraph(nn.Module):
             _weighted(self._draw(0.1 * map_logic), weight[1]),
             _weighted(self._image_input(map_local, quantiles[1], border), weight[2]),
             _weighted(self._image_input(map_global, quantiles[2], border), weight[3]),
+            _weighted(self._image_input(map_memory, quantiles[3], border), weight[5]),
         ]
-        return raw, z, score, images[0] + images[1] + images[2] + images[3]
+        return raw, z, score, images[0] + images[1] + images[2] + images[3] + images[4]
 
     def _structure(self, error: Tensor) -> Tensor:
         side, pool = self.settings.structure_side, self.settings.structure_pool
@@ -331,6 +334,7 @@ def export_all(networks: Networks, preset: Preset, masks: Tensor, pixels: Tensor
         if plan.name == FUSION:
             for case in cases:
                 case.update(_statistics(case["pooled"].shape[1], generator))
+                case.setdefault("map_memory", torch.zeros(1, 1, *case["features"].shape[2:]))  # a bundle without the graph
         examples = [[case[name] for name in plan.inputs] for case in cases]
         exported.append(export_graph(plan.name, plan.module, examples[0], plan.inputs, outputs=plan.outputs, others=examples[1:]))
         for case, inputs in zip(cases, examples, strict=True):

@@ -39,7 +39,7 @@ def fault(reason: str) -> Decision:
 
 
 def decide(score: float, z: NDArray[np.float32], weight: NDArray[np.float32], thresholds: Thresholds) -> Decision:
-    """Judge a fused ``score``; the reason names the branch that added most to it (``weight`` x ``z``, both f32[5]).
+    """Judge a fused ``score``; the reason names the branch that added most to it (``weight`` x ``z``, both f32[B]).
 
     A score that is not finite is a fault of the engine: NONE.
     """
@@ -91,7 +91,7 @@ Combine = Callable[[Sequence[Inference]], Inference]
 
 
 class Judge:
-    """Runs the pipeline and turns scores, faults and lateness into events. ``weight`` f32[5] in branch order.
+    """Runs the pipeline and turns scores, faults and lateness into events. ``weight`` f32[B] in branch order.
 
     ``view`` says which piece of a frame is judged; where it has several tiles, ``combine`` makes one inference of
     theirs. ``plausibility`` looks for finite nonsense of the engines. ``thresholds`` may be replaced between two

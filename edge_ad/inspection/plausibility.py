@@ -25,7 +25,7 @@ DIFFERENT = 0.25
 
 @dataclass(frozen=True, eq=False)
 class Floors:
-    """The least plausible ``score`` and ``z`` f32[5] (in branch order), and the least of normal images, ``known``."""
+    """The least plausible ``score`` and ``z`` f32[B] (in branch order), and the least of normal images, ``known``."""
 
     score: float
     z: Array
@@ -40,10 +40,10 @@ def floors_of(bundle: Bundle) -> Floors:
     their least says less. A bundle without such scores gets ``UNKNOWN`` standard deviations.
     """
     raw = [bundle.raw_scores[split] for split in NORMAL_SPLITS if split in bundle.raw_scores]
-    known = np.concatenate(raw) if raw else np.zeros((0, len(BRANCHES)), np.float32)
+    known = np.concatenate(raw) if raw else np.zeros((0, len(bundle.statistics.branches)), np.float32)
     known = known[np.isfinite(known).all(axis=1)]
     if not len(known):
-        return Floors(UNKNOWN, np.full(len(BRANCHES), UNKNOWN, np.float32), 0.0)
+        return Floors(UNKNOWN, np.full(known.shape[1], UNKNOWN, np.float32), 0.0)
     z, score = fuse(known, bundle.statistics)
     spreads = FEW_SPREADS if len(known) < FEW else SPREADS
     both = np.column_stack([z, score])

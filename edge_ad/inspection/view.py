@@ -160,7 +160,7 @@ MIN_NORMAL_IMAGES = 10
 
 @dataclass(frozen=True, eq=False)
 class TileStatistics:
-    """``mean`` and ``std`` f32[T,5] of the raw scores of normal images by tile, and thresholds on the worst tile of a
+    """``mean`` and ``std`` f32[T,B] of the raw scores of normal images by tile, and thresholds on the worst tile of a
     part.
     """
 
@@ -169,7 +169,7 @@ class TileStatistics:
     thresholds: Thresholds
 
     def judge(self, raw: Array, statistics: Statistics) -> tuple[Array, Array]:
-        """Return z [T,5] and score [T] of the raw scores f32[T,5] of all tiles of one part."""
+        """Return z [T,B] and score [T] of the raw scores f32[T,B] of all tiles of one part."""
         z, score = zip(
             *(
                 fuse(raw[tile : tile + 1], replace(statistics, mean=self.mean[tile], std=self.std[tile]))

@@ -5,6 +5,7 @@ only).
 from edge_ad.scoring.statistics import (
     BRANCHES,
     MAPS,
+    MIN_BRANCHES,
     Array,
     Statistics,
     fit_gaussian,
@@ -19,6 +20,7 @@ from edge_ad.scoring.weights import choose_weights
 __all__ = [
     "BRANCHES",
     "MAPS",
+    "MIN_BRANCHES",
     "Array",
     "Statistics",
     "Thresholds",

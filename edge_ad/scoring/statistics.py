@@ -5,7 +5,7 @@ Statistics of normal images and the fusion they feed; the same arithmetic as the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -16,8 +16,10 @@ from edge_ad.errors import BadInput
 
 Array = NDArray[np.float32]
 
-BRANCHES = ("structure", "logic", "local", "global", "composition")
-MAPS = ("structure", "local", "global")  # the rows of Statistics.quantiles
+# New ones are added at the end: an older bundle holds the first of them, and the first of the maps.
+BRANCHES = ("structure", "logic", "local", "global", "composition", "memory")
+MAPS = ("structure", "local", "global", "memory")  # the rows of Statistics.quantiles
+MIN_BRANCHES = 5  # of the first bundles
 
 WEIGHT_SUM_TOLERANCE = 1e-4
 
@@ -26,9 +28,9 @@ WEIGHT_SUM_TOLERANCE = 1e-4
 class Statistics:
     """Score statistics of normal images, all float32.
 
-    ``quantiles`` [3, 2]: lower and upper quantile of the maps ``structure``, ``local``, ``global``, lower < upper;
-    ``centre`` [D] and ``precision`` [D, D]: the Gaussian of pooled features; ``mean``, ``std`` and ``weight`` [B] in
-    the order of ``BRANCHES``, std > 0, weights >= 0 that sum to 1. Anything else raises BadInput.
+    ``quantiles`` [M, 2]: lower and upper quantile of the ``maps``, lower < upper; ``centre`` [D] and ``precision``
+    [D, D]: the Gaussian of pooled features; ``mean``, ``std`` and ``weight`` [B] in the order of ``branches``, which
+    are the first B of ``BRANCHES``, std > 0, weights >= 0 that sum to 1. Anything else raises BadInput.
     """
 
     quantiles: Array
@@ -40,13 +42,14 @@ class Statistics:
 
     def __post_init__(self) -> None:
         width = self.centre.shape[0] if self.centre.ndim == 1 and self.centre.size else 0
+        count = min(max(self.weight.size, MIN_BRANCHES), len(BRANCHES))
         shapes: dict[str, tuple[int, ...]] = {
-            "quantiles": (len(MAPS), 2),
+            "quantiles": (len(maps_of(BRANCHES[:count])), 2),
             "centre": (width or 1,),
             "precision": (width, width),
-            "mean": (len(BRANCHES),),
-            "std": (len(BRANCHES),),
-            "weight": (len(BRANCHES),),
+            "mean": (count,),
+            "std": (count,),
+            "weight": (count,),
         }
         for name, shape in shapes.items():
             _check_array(name, getattr(self, name), shape)
@@ -67,9 +70,24 @@ class Statistics:
         return cls(**arrays)
 
     @property
+    def branches(self) -> tuple[str, ...]:
+        """The branches that these statistics are of, the first of ``BRANCHES``."""
+        return BRANCHES[: len(self.weight)]
+
+    @property
+    def maps(self) -> tuple[str, ...]:
+        """The branches whose maps have quantiles, the first of ``MAPS``."""
+        return maps_of(self.branches)
+
+    @property
     def active(self) -> tuple[str, ...]:
-        """The branches with a weight above zero, in the order of ``BRANCHES``."""
-        return tuple(branch for branch, weight in zip(BRANCHES, self.weight, strict=True) if weight > 0)
+        """The branches with a weight above zero, in the order of ``branches``."""
+        return tuple(branch for branch, weight in zip(self.branches, self.weight, strict=True) if weight > 0)
+
+
+def maps_of(branches: Sequence[str]) -> tuple[str, ...]:
+    """Return those of ``MAPS`` that are among the ``branches``."""
+    return tuple(branch for branch in MAPS if branch in branches)
 
 
 def _check_array(name: str, array: NDArray[Any], shape: tuple[int, ...]) -> None:
@@ -103,7 +121,7 @@ def normalise_statistics(raw: ArrayLike) -> tuple[Array, Array]:
 
     A branch with a score that is not finite gets mean 0 and std 1: its weight is 0 then (``choose_weights``).
     """
-    values = _scores(raw, "raw scores")
+    values = _scores(raw)
     if len(values) < 2:
         raise BadInput(f"normalising scores needs at least 2 normal images, but got {len(values)}")
     usable = np.isfinite(values).all(axis=0)
@@ -118,7 +136,7 @@ def fuse(raw: ArrayLike, statistics: Statistics) -> tuple[Array, Array]:
 
     A branch with weight 0 takes no part in the score, whatever its value.
     """
-    values = _scores(raw, "raw scores")
+    values = _scores(raw, len(statistics.weight))
     z = ((values - statistics.mean) / statistics.std).astype(np.float32)
     used = statistics.weight > 0
     score = z[:, used].astype(np.float64) @ statistics.weight[used].astype(np.float64)
@@ -183,8 +201,11 @@ def mahalanobis(pooled: ArrayLike, centre: Array, precision: Array) -> Array:
     return distance
 
 
-def _scores(raw: ArrayLike, name: str) -> NDArray[np.float64]:
+def _scores(raw: ArrayLike, count: int | None = None) -> NDArray[np.float64]:
+    """Return raw scores as f64 [N, ``count``]; None allows as many branches as any bundle has."""
     values = np.asarray(raw, dtype=np.float64)
-    if values.ndim != 2 or values.shape[1] != len(BRANCHES):
-        raise BadInput(f"{name} must have shape [N, {len(BRANCHES)}], but have {list(values.shape)}")
+    allowed = range(MIN_BRANCHES, len(BRANCHES) + 1) if count is None else (count,)
+    if values.ndim != 2 or values.shape[1] not in allowed:
+        wanted = " or ".join(map(str, allowed))
+        raise BadInput(f"raw scores must have shape [N, {wanted}], but have {list(values.shape)}")
     return values

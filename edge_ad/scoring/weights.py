@@ -31,7 +31,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from edge_ad.errors import BadInput
-from edge_ad.scoring.statistics import BRANCHES, Array
+from edge_ad.scoring.statistics import BRANCHES, MIN_BRANCHES, Array
 
 Float = NDArray[np.float64]
 
@@ -52,7 +52,7 @@ def choose_weights(z_normal: ArrayLike, z_anomalies: ArrayLike, kinds: Sequence[
     """
     normal, anomalies = (np.asarray(z, dtype=np.float64) for z in (z_normal, z_anomalies))
     if anomalies.size == 0:
-        anomalies = np.zeros((0, len(BRANCHES)))
+        anomalies = np.zeros((0, normal.shape[-1] if normal.ndim else 0))
     _check_shapes(normal, anomalies, kinds)
     weight = np.where(_usable(normal, anomalies), 1.0, 0.0)
     if not weight.any():
@@ -69,6 +69,7 @@ class Trial:
 
     def __init__(self, normal: Float, anomalies: Float, kinds: Sequence[str], seed: int) -> None:
         finite = np.isfinite(normal).all(axis=0) & np.isfinite(anomalies).all(axis=0)
+        self.count = normal.shape[1]  # of branches
         self._normal, self._anomalies = (np.where(finite, z, 0.0) for z in (normal, anomalies))
         names = np.asarray(kinds)
         self._kinds = [np.flatnonzero(names == name) for name in sorted(set(kinds))]
@@ -108,9 +109,10 @@ class Trial:
 
 
 def _check_shapes(normal: Float, anomalies: Float, kinds: Sequence[str]) -> None:
+    count = min(max(normal.shape[-1] if normal.ndim else 0, MIN_BRANCHES), len(BRANCHES))
     for name, z in (("normal images", normal), ("anomalies", anomalies)):
-        if z.ndim != 2 or z.shape[1] != len(BRANCHES):
-            raise BadInput(f"z of {name} must have shape [N, {len(BRANCHES)}], but has {list(z.shape)}")
+        if z.ndim != 2 or z.shape[1] != count:
+            raise BadInput(f"z of {name} must have shape [N, {count}], but has {list(z.shape)}")
     if not len(normal):
         raise BadInput("choosing weights needs normal images, but there are none")
     if len(kinds) != len(anomalies):
@@ -127,10 +129,6 @@ def _usable(normal: Float, anomalies: Float) -> NDArray[np.bool_]:
 
 def _without(weight: Float, branch: int) -> Float:
     return np.where(np.arange(len(weight)) == branch, 0.0, weight)
-
-
-def _only(branch: int) -> Float:
-    return np.where(np.arange(len(BRANCHES)) == branch, 1.0, 0.0)
 
 
 def _eliminate(trial: Trial, weight: Float) -> Float:
@@ -157,7 +155,7 @@ def _may_go(trial: Trial, weight: Float, branch: int, best: Float) -> bool:
 
 
 def _at_chance(trial: Trial, branch: int) -> bool:
-    alone = _only(branch)
+    alone = np.where(np.arange(trial.count) == branch, 1.0, 0.0)
     return trial.macro(alone) - 0.5 <= CLEAR * float(trial.draws(alone).std(ddof=1))
 
 
@@ -175,7 +173,7 @@ def _tune(trial: Trial, weight: Float) -> Float:
 
 
 def _candidates(weight: Float) -> Float:
-    """Return ``weight`` with every combination of factors on its branches [C, 5], each of sum 1, none twice."""
+    """Return ``weight`` with every combination of factors on its branches [C, B], each of sum 1, none twice."""
     retained = np.flatnonzero(weight)
     result = np.tile(weight, (len(FACTORS) ** len(retained), 1))
     result[:, retained] *= list(product(FACTORS, repeat=len(retained)))

@@ -34,7 +34,7 @@ from edge_ad.inspection.observers import Observer
 from edge_ad.inspection.recorder import HeatScale
 from edge_ad.inspection.settings import presence_of
 from edge_ad.outputs.delivery import ChannelState
-from edge_ad.scoring import BRANCHES, Thresholds
+from edge_ad.scoring import Thresholds
 from edge_ad.utils.logs import log_arguments
 from edge_ad.utils.supervision import MAX_RESTARTS, Ends, SupervisedThread, ThreadFaults
 from edge_ad.web.address import READ_TOKEN, TOKEN, find_tokens, listen, parse_address, print_address
@@ -293,7 +293,7 @@ def open_web(inspector: Inspector) -> WebLink:
 
 def about(bundle: Bundle, pipeline: Pipeline, settings: Config, why_locked: str | None) -> dict[str, Any]:
     """Return what a page tells of a run and does not change; no paths, no addresses."""
-    weights = dict(zip(BRANCHES, map(float, bundle.statistics.weight), strict=True))
+    weights = dict(zip(bundle.statistics.branches, map(float, bundle.statistics.weight), strict=True))
     return {
         "version": __version__,
         "bundle": bundle.path.name,

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from edge_ad.bundle import open_bundle, safe_zip
 from edge_ad.bundle.file import check_operators
 from edge_ad.errors import BadInput
+from edge_ad.scoring import BRANCHES
 from edge_ad.utils.files import sha256_bytes
 from tests.fixtures.plain_bundle import make_plain_bundle, plain_contents
 
@@ -98,7 +99,7 @@ REFUSED: list[tuple[str, Callable[[Members], Members], str]] = [
     ("not an object", raw_manifest("[1]"), "must be a JSON object, but is a list"),
     ("large manifest", raw_manifest(b" " * (5 << 20)), "larger than the 1 MiB allowed"),
     ("other format", manifest(format="zip"), "does not say 'edge-ad bundle'"),
-    ("newer schema", manifest(schema=2), "has schema 2, but this edge-ad 0.1.0 reads schema 1: upgrade edge-ad"),
+    ("newer schema", manifest(schema=3), "has schema 3, but this edge-ad 0.1.0 reads schemas up to 2: upgrade edge-ad"),
     ("older schema", manifest(schema=0), "train the bundle again"),
     ("odd schema", manifest(schema="1"), "'schema' must be a whole number"),
     ("field missing", manifest(parent="gone"), "lacks 'parent'"),
@@ -108,6 +109,8 @@ REFUSED: list[tuple[str, Callable[[Members], Members], str]] = [
     ("bad size", manifest(image_size=[0, 8]), "'image_size' must be [height, width]"),
     ("bad parent", manifest(parent="abc"), "'parent' must be null or a sha256"),
     ("bad branches", manifest(branches=["logic"]), "'branches' must be structure, logic"),
+    ("too few branches", manifest(branches=list(BRANCHES[:4])), "of which an older bundle has the first 5"),
+    ("other branches", manifest(branches=list(BRANCHES)), "the manifest lists 6 branches, but statistics.npz holds 5"),
     ("bad thresholds", manifest(thresholds={"ng": 1}), "thresholds must be a JSON object"),
     (
         "thresholds crossed",
@@ -281,6 +284,7 @@ _MEMORY = """
 import resource, sys
 from edge_ad.bundle import open_bundle
 from edge_ad.errors import BadInput
+from edge_ad.scoring import BRANCHES
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:
     open_bundle(sys.argv[1])

@@ -38,6 +38,7 @@ NAMERS = {
         ("local", {"teacher", "efficientad", "fusion"}),
         ("global", {"teacher", "efficientad", "fusion"}),
         ("composition", {"teacher", "fusion"}),
+        ("memory", {"teacher", "memory", "fusion"}),
     ],
 )
 def test_a_branch_needs_what_its_tensors_are_made_of(branch: str, needed: set[str]) -> None:
@@ -45,14 +46,14 @@ def test_a_branch_needs_what_its_tensors_are_made_of(branch: str, needed: set[st
 
 
 def test_what_follows_from_the_tables() -> None:
-    assert tuple(GRAPHS) == ("teacher", "teacher_tokens", "efficientad", "tokenizer", "lavit", "fusion")
+    assert tuple(GRAPHS) == ("teacher", "teacher_tokens", "efficientad", "memory", "tokenizer", "lavit", "fusion")
     assert graphs.REQUIRED_GRAPHS == ("teacher", "fusion")
     assert graphs.FP32_GRAPHS == ("fusion",)
     assert graphs.FLOAT_BY_DEFAULT == ("teacher", "teacher_tokens")
     assert graphs.EXPENSIVE == ("lavit",)
     assert graphs.expensive_branches() == ("logic",)
-    assert graphs.DROPPABLE == ("map_structure", "map_logic", "map_local", "map_global", "raw_logic")
-    assert graphs.MAP_TENSORS == ("map_structure", "map_local", "map_global")
+    assert graphs.DROPPABLE == ("map_structure", "map_logic", "map_local", "map_global", "raw_logic", "map_memory")
+    assert graphs.MAP_TENSORS == ("map_structure", "map_local", "map_global", "map_memory")
     assert CONSTANTS == ("masks", "quantiles", "centre", "precision", "mean", "std", "weight")
 
 
@@ -81,8 +82,8 @@ def test_the_exported_fusion_takes_its_inputs_in_the_order_of_the_contract() -> 
 
 
 def test_graphs_and_branches_are_named_in_few_places() -> None:
-    branches = set(BRANCHES) - {"local", "global"}  # these are words for other things too
-    names = {*GRAPHS, *branches, *(name for spec in BRANCH_SPECS.values() for name in spec.inputs)} - {"pooled"}
+    words = {"local", "global", "memory", "pooled"}  # of other things too
+    names = {*GRAPHS, *BRANCHES, *(name for spec in BRANCH_SPECS.values() for name in spec.inputs)} - words
     namers = set()
     for path in PRODUCT.rglob("*.py"):
         texts = {node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)}

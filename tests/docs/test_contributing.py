@@ -118,17 +118,17 @@ def test_an_option_is_one_line_beside_its_use(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_sixth_branch_needs_only_the_places_of_the_page(tmp_path: Path) -> None:
+def test_a_seventh_branch_needs_only_the_places_of_the_page(tmp_path: Path) -> None:
     for name in ("edge_ad", "calibration", "tests"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     apply(patch("brightness"), tmp_path)
     old = make_tiny_bundle(tmp_path / "five.edgead")
-    command = [sys.executable, "-m", "tests.docs.sixth_branch", str(old)]
+    command = [sys.executable, "-m", "tests.docs.seventh_branch", str(old)]
     done = subprocess.run(
         command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.splitlines()[-1] == "six branches"
+    assert done.stdout.splitlines()[-1] == "seven branches"
 
 
 def test_the_places_that_the_page_names_exist() -> None:

@@ -31,7 +31,7 @@ def door(maps: int, cells: int, channels: int, tokens: int, pooled: int, views: 
     grid, fine = (F32, (1, 1, cells, cells)), (F32, (1, 1, maps, maps))
     token = F32, (1, tokens, cells, cells)
     codes = I32, (1, 4, cells * cells)
-    five = F32, (5,)
+    six = F32, (6,)
     return {
         "teacher": {"image": image, "features": features, "tokens": token, "pooled": (F32, (1, pooled))},
         "teacher_tokens": {"image": image, "tokens": token},
@@ -40,9 +40,10 @@ def door(maps: int, cells: int, channels: int, tokens: int, pooled: int, views: 
         "lavit": {"tokens": token, "codes": codes, "masks": (F32, (views, cells * cells)), "raw_logic": (F32, (1,)),
                   "map_logic": grid},
         "fusion": {"map_structure": grid, "map_logic": grid, "map_local": fine, "map_global": fine,
-                   "raw_logic": (F32, (1,)), "pooled": (F32, (1, pooled)), "quantiles": (F32, (3, 2)),
-                   "centre": (F32, (pooled,)), "precision": (F32, (pooled, pooled)), "mean": five, "std": five,
-                   "weight": five, "raw": five, "z": five, "score": (F32, (1,)), "map": (F32, (1, 1, 256, 256))},
+                   "raw_logic": (F32, (1,)), "pooled": (F32, (1, pooled)), "map_memory": fine,
+                   "quantiles": (F32, (4, 2)), "centre": (F32, (pooled,)), "precision": (F32, (pooled, pooled)),
+                   "mean": six, "std": six, "weight": six, "raw": six, "z": six, "score": (F32, (1,)),
+                   "map": (F32, (1, 1, 256, 256))},
     }  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from edge_ad.events import Event
 from edge_ad.inspection.judge import Judge
 from edge_ad.inspection.loop import Loop
 from edge_ad.inspection.observers import EventCallback
-from edge_ad.scoring import BRANCHES, Thresholds
+from edge_ad.scoring import Thresholds
 from tests.camera.pictures import noise
 
 THRESHOLDS = Thresholds(
@@ -56,7 +56,7 @@ class Arithmetic:
         assert image.shape == (16, 16, 3)
         score = self._score(self.calls)
         self.calls += 1
-        z = np.full(len(BRANCHES), score, np.float32)
+        z = np.full(5, score, np.float32)
         return Inference(z, z, score, np.zeros((256, 256), np.float32), {})
 
 

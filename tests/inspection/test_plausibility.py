@@ -41,8 +41,8 @@ Wrong = Callable[[Pipeline, Inference, Bundle], Inference]
 
 
 def zeros(pipeline: Pipeline, right: Inference, bundle: Bundle) -> Inference:
-    z, score = fuse(np.zeros((1, len(BRANCHES)), np.float32), bundle.statistics)
-    return replace(right, raw=np.zeros(len(BRANCHES), np.float32), z=z[0], score=float(score[0]), map=right.map * 0)
+    z, score = fuse(np.zeros((1, 5), np.float32), bundle.statistics)
+    return replace(right, raw=np.zeros(5, np.float32), z=z[0], score=float(score[0]), map=right.map * 0)
 
 
 def nearly_zeros(pipeline: Pipeline, right: Inference, bundle: Bundle) -> Inference:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from edge_ad.errors import BadInput, DeviceFault
 from edge_ad.scoring import (
     BRANCHES,
+    MAPS,
     Statistics,
     Thresholds,
     choose_thresholds,
@@ -41,7 +42,33 @@ def make_statistics(**changes: Any) -> Statistics:
 
 
 def test_branches_keep_the_order_of_the_fusion_graph() -> None:
-    assert BRANCHES == ("structure", "logic", "local", "global", "composition")
+    assert BRANCHES == ("structure", "logic", "local", "global", "composition", "memory")
+    assert MAPS == ("structure", "local", "global", "memory")
+
+
+SIX = {
+    "quantiles": np.array([[0, 1], [0, 2], [0, 3], [0, 4]], np.float32),
+    "mean": np.array([1, 2, 3, 4, 5, 6], np.float32),
+    "std": np.array([1, 2, 1, 2, 4, 2], np.float32),
+    "weight": np.array([0.5, 0, 0, 0, 0, 0.5], np.float32),
+}
+
+
+def test_statistics_hold_the_first_five_branches_or_all() -> None:
+    five, six = make_statistics(), make_statistics(**SIX)
+    assert (five.branches, five.maps) == (BRANCHES[:5], MAPS[:3])
+    assert (six.branches, six.maps, six.active) == (BRANCHES, MAPS, ("structure", "memory"))
+    np.testing.assert_allclose(fuse([[2, 2, 3, 4, 5, 10]], six)[1], [1.5])  # 0.5 * 1 + 0.5 * 2
+    for statistics, other in ((five, 6), (six, 5)):
+        with pytest.raises(BadInput, match=rf"\[N, {11 - other}\]"):
+            fuse(np.zeros((2, other)), statistics)
+
+
+@pytest.mark.parametrize("name", ["quantiles", "mean", "std"])
+def test_statistics_of_five_and_six_branches_do_not_mix(name: str) -> None:
+    five = make_statistics().arrays()
+    with pytest.raises(BadInput, match=name):
+        make_statistics(**{**SIX, name: five[name]})
 
 
 REFUSED_STATISTICS = [

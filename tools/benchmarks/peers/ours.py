@@ -132,13 +132,12 @@ def scorer(out, form):
     """Return a function from an image to its score by the engines of the bundle, as `edge-ad run` would ask them."""
     from edge_ad.bundle import open_bundle
     from edge_ad.engines.pipeline import Pipeline
-    from edge_ad.scoring import BRANCHES
 
     part, _, precision = form.rpartition("-")
     bundle = open_bundle(sorted((out / "bundle").glob("*.edgead"))[0])
     if part != "whole":
         chosen = ("local", "global") if part == "efficientad" else (part,)
-        weight = np.array([branch in chosen for branch in BRANCHES], np.float32)
+        weight = np.array([branch in chosen for branch in bundle.statistics.branches], np.float32)
         bundle.statistics = replace(bundle.statistics, weight=weight / weight.sum())
     pipeline = Pipeline(bundle, precision=precision)
     return lambda image: pipeline.infer(image).score

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 
 from calibration.placement import DIALECTS
@@ -17,7 +16,6 @@ from edge_ad.deployment.build import build
 from edge_ad.deployment.calibrate import CalibrateOptions, with_quantisation
 from edge_ad.deployment.derive import derive
 from edge_ad.engines.pipeline import Pipeline
-from edge_ad.errors import BadInput
 from edge_ad.export.graphs import export_all
 from edge_ad.models.lavit import bank_of
 from edge_ad.scoring import BRANCHES, Thresholds
@@ -39,7 +37,7 @@ def untrained_contents() -> BundleContents:
         pooled = networks.teacher(pixels).pooled.numpy()
     exported = export_all(networks, TINY, torch.from_numpy(masks), torch.from_numpy(IMAGES[:1]))
     return BundleContents(
-        name="sixth",
+        name="seventh",
         preset=TINY.name,
         settings={},
         image_size=(SIDE, SIDE),
@@ -62,36 +60,39 @@ def scored(bundle: Bundle, **options: bool) -> tuple[np.ndarray, tuple[str, ...]
 
 
 def main(old: Path) -> None:
-    """Check a bundle with the sixth branch, one whose weight of it is 0, and the ``old`` one of five branches."""
+    """Check a bundle with the seventh branch, one whose weight of it is 0, and the ``old`` one of five branches."""
     contents = untrained_contents()
-    write_bundle(Path("six.edgead"), contents)
-    raw, branches, graphs = scored(open_bundle("six.edgead"))
+    write_bundle(Path("seven.edgead"), contents)
+    raw, branches, graphs = scored(open_bundle("seven.edgead"))
     assert branches == (*BRANCHES[:5], "brightness")
     assert "brightness" in graphs
-    np.testing.assert_allclose(raw[:, 5], BRIGHTNESS, rtol=1e-5)
+    np.testing.assert_allclose(raw[:, 6], BRIGHTNESS, rtol=1e-5)
 
-    weight = np.array([0.2] * 5 + [0.0], np.float32)
+    weight = np.array([1 / 6] * 6 + [0.0], np.float32)
     dropped = replace(contents, statistics=replace(contents.statistics, weight=weight))
     write_bundle(Path("dropped.edgead"), dropped)
     without, branches, graphs = scored(open_bundle("dropped.edgead"))
     assert branches == BRANCHES[:5]
     assert "brightness" not in graphs
-    np.testing.assert_array_equal(without[:, 5], 0.0)
-    np.testing.assert_array_equal(without[:, :5], raw[:, :5])
+    np.testing.assert_array_equal(without[:, 6], 0.0)
+    np.testing.assert_array_equal(without[:, :6], raw[:, :6])
 
     proven = replace(contents, golden=Golden(IMAGES[:1], raw[:1]))
     options = CalibrateOptions(CalibrateTable(images=2), search=False, corrections={dialect: {} for dialect in DIALECTS})
-    six = with_quantisation(proven, Path("scratch.edgead"), IMAGES, IMAGES, options=options, report=lambda text: None)
-    write_bundle(Path("six.edgead"), six)
-    bundle = open_bundle("six.edgead")
+    seven = with_quantisation(proven, Path("scratch.edgead"), IMAGES, IMAGES, options=options, report=lambda text: None)
+    write_bundle(Path("seven.edgead"), seven)
+    bundle = open_bundle("seven.edgead")
     assert bundle.quantisation is not None
     assert "brightness" in bundle.quantisation.ranges
     assert "brightness" in derive(bundle, "fp16")
     assert build(bundle, "fp32").refusal is None
 
-    with pytest.raises(BadInput, match="schema 1, .* reads schema 2"):
-        open_bundle(old)
-    print("six branches")
+    five = open_bundle(old)
+    assert five.statistics.branches == BRANCHES[:5]
+    with Pipeline(five, all_branches=True) as pipeline:
+        image = five.golden.images[0]
+        np.testing.assert_allclose(pipeline.infer(image).raw, five.golden.raw[0], rtol=1e-4)
+    print("seven branches")
 
 
 if __name__ == "__main__":
