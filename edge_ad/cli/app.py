@@ -35,6 +35,7 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("recalibrate", "recalibrate", "Give a bundle new statistics and thresholds from new normal images, in seconds."),
     ("calibrate", "calibrate", "Measure INT8 ranges on normal images and plan what stays in floating point."),
     ("build-engine", "build_engine", "Build engines for this device and prove them against the bundle."),
+    ("export", "export", "Write a bundle as one ONNX file for programs of your own."),
     ("run", "run", "Judge every part that a camera, a video or a folder shows."),
     ("service", "service", "Install, show or remove the systemd unit of this station."),
     ("events", "events", "List, filter, export and mark what was recorded; make a lost index anew."),
@@ -53,7 +54,7 @@ INTERRUPTED = 130
 SYNONYMS = {
     **dict.fromkeys(("predict", "detect", "infer", "inference", "inspect", "judge", "live"), "run"),
     **dict.fromkeys(("val", "validate", "eval", "test", "score"), "evaluate"),
-    **dict.fromkeys(("export", "convert", "compile", "build", "tensorrt", "quantize"), "build-engine"),
+    **dict.fromkeys(("convert", "compile", "build", "tensorrt", "quantize"), "build-engine"),
     **dict.fromkeys(("fit", "learn"), "train"),
     **dict.fromkeys(("check", "status", "env"), "doctor"),
     **dict.fromkeys(("bench", "profile"), "benchmark"),

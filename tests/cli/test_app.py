@@ -93,7 +93,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["predict"], ["unknown command 'predict'", "did you mean 'run'?"]),
         (["detect"], ["did you mean 'run'?"]),
         (["val"], ["did you mean 'evaluate'?"]),
-        (["export"], ["did you mean 'build-engine'?"]),
+        (["convert"], ["did you mean 'build-engine'?"]),
         (["xyzzy"], ["unknown command 'xyzzy': Choose one of init, capture"]),
         (["run", "b.edgead", "one.png", "two.png"], ["name their folder", "the shell made"]),
         (["run", "b.edgead", "goods/"], ["extra", "follows --camera: `edge-ad run BUNDLE --camera FOLDER`"]),

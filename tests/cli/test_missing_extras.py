@@ -44,6 +44,7 @@ BARE: list[tuple[list[str], str | None]] = [
     (["recalibrate", BUNDLE, "goods"], "cpu"),
     (["calibrate", BUNDLE, "goods"], "cpu"),
     (["build-engine", BUNDLE, "--fp16"], "cpu"),
+    (["export", BUNDLE, "--onnx", "part.onnx"], "cpu"),
     (["run", BUNDLE, "--camera", "0"], "cpu"),
     (["service", "print", "--bundle", BUNDLE, "--user", "nobody"], None),
     (["outputs", "list"], None),
