@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 from edge_ad import __version__
 from edge_ad.bundle.graphs import GRAPHS, REQUIRED_GRAPHS
 from edge_ad.errors import BadInput
-from edge_ad.geometry.geometry import Geometry
 from edge_ad.scoring import BRANCHES, MIN_BRANCHES, Array, Statistics, Thresholds
 from edge_ad.utils.files import sha256_bytes
+
+if TYPE_CHECKING:
+    from edge_ad.geometry.geometry import Geometry
 
 SIDE_LIMIT = 4096  # pixels
 _SHA256 = re.compile(r"[0-9a-f]{64}")

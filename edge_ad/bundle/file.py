@@ -14,7 +14,7 @@ from datetime import datetime, timezone
 from functools import cached_property
 from itertools import count
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
@@ -47,9 +47,11 @@ from edge_ad.bundle.safe_zip import (
     pack,
 )
 from edge_ad.errors import BadInput
-from edge_ad.geometry.geometry import Geometry
 from edge_ad.scoring import Array, Statistics, Thresholds
 from edge_ad.utils.files import atomic_write, open_regular, require_writable, sha256_bytes
+
+if TYPE_CHECKING:
+    from edge_ad.geometry.geometry import Geometry
 
 _GRAPH, _FUNCTION = 7, 25  # of a model
 _NODE, _FUNCTION_NODE = 1, 7  # of a graph, of a function
@@ -168,7 +170,15 @@ class Bundle:
         )
         self.golden = _golden(parts["golden.npz"], f"{path}: golden.npz")
         self.report = load_json(parts["report.json"], f"{path}: report.json")
-        self.geometry = _geometry(parts, self.image_size, f"{path}: {GEOMETRY}")
+        if GEOMETRY in parts:
+            self.geometry = _geometry(parts[GEOMETRY], f"{path}: {GEOMETRY}")
+
+    @cached_property
+    def geometry(self) -> Geometry:
+        """How an image becomes the input; made when asked for, since the library of it needs OpenCV."""
+        from edge_ad.geometry.geometry import Geometry
+
+        return Geometry.square(self.image_size)
 
     @property
     def image_bits(self) -> int:
@@ -350,10 +360,10 @@ def _thresholds(value: object, where: str) -> Thresholds:
         raise BadInput(f"{where}: {error}") from error
 
 
-def _geometry(parts: Mapping[str, bytes], size: tuple[int, int], where: str) -> Geometry:
-    if GEOMETRY not in parts:
-        return Geometry.square(size)
-    state = load_state(parts[GEOMETRY], where)
+def _geometry(data: bytes, where: str) -> Geometry:
+    from edge_ad.geometry.geometry import Geometry
+
+    state = load_state(data, where)
     try:
         return Geometry.from_state(*state)
     except BadInput as error:
