@@ -19,10 +19,11 @@ VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 Mark = Literal["good", "bad"]  # what a person says about the part of an event
 MARKS: tuple[Mark, ...] = get_args(Mark)
 
-FIELDS = ("id", "camera", "frame", "part", "time", "verdict", "score", "z", "latency_ms", "reason")  # as documented
+FIELDS = ("id", "camera", "frame", "part", "time", "verdict", "score", "z", "latency_ms", "reason", "pose")  # as documented
 VERSION = 1  # of ``schema``; grows when a field goes or changes its meaning, not for a new one alone
 DIGITS = {"score": 6, "z": 4, "latency_ms": 3}  # of files and outputs
 _TEXTS = (("camera", MAX_NAME), ("part", MAX_NAME), ("reason", MAX_REASON))
+POSE = ("x", "y", "angle", "width", "height", "scale", "residual", "symmetric", "outside")  # as documented
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,9 @@ class Event:
 
     ``time`` is the capture in wall-clock seconds since 1970 UTC; ``latency_ms`` runs from the capture to the verdict,
     for files from the moment the frame was taken up. ``frame`` and ``part`` are None for an outage without a frame;
-    ``score`` is None and ``z`` empty when the verdict is NONE; ``reason`` is None when it is OK. Texts are made
-    ``storable`` here, whatever a file name, a trigger or a driver gave: every record and output gets them from an
-    event.
+    ``score`` is None and ``z`` empty when the verdict is NONE; ``reason`` is None when it is OK. ``pose`` says where the
+    part lies (POSE), None where it was not located or nothing locates parts. Texts are made ``storable`` here, whatever
+    a file name, a trigger or a driver gave: every record and output gets them from an event.
     """
 
     camera: str
@@ -46,6 +47,7 @@ class Event:
     latency_ms: float | None
     reason: str | None
     id: str = field(default_factory=lambda: str(uuid.uuid4()))
+    pose: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         for name, max_length in _TEXTS:
@@ -60,6 +62,7 @@ class Event:
         for name in ("time", "score", "latency_ms"):
             values[name] = finite(values[name], digits.get(name))
         values["z"] = {name: finite(value, digits.get("z")) for name, value in self.z.items()}
+        values["pose"] = None if self.pose is None else {name: _plain(value) for name, value in self.pose.items()}
         return values
 
     def line(self) -> str:
@@ -78,6 +81,11 @@ class Event:
 
     def _public(self) -> dict[str, Any]:
         return {**self.record(DIGITS), "time": format_time(self.time)}
+
+
+def _plain(value: Any) -> Any:
+    """Return a value of a pose as JSON knows it."""
+    return finite(value) if isinstance(value, float) else value
 
 
 def finite(value: float | None, digits: int | None = None) -> float | None:
@@ -107,11 +115,34 @@ def schema() -> dict[str, Any]:
         "z": {"type": "object", "additionalProperties": number, "description": "score of each branch in z"},
         "latency_ms": {**number, "description": "capture to verdict"},
         "reason": {"type": ["string", "null"], "description": "why it is not OK; null for OK"},
+        "pose": _pose_schema(),
     }
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "edge-ad event",
         "type": "object",
+        "properties": fields,
+        "required": list(fields),
+        "additionalProperties": True,
+    }
+
+
+def _pose_schema() -> dict[str, Any]:
+    number, described = {"type": ["number", "null"]}, {
+        "x": "middle of the part's box in pixels of the camera's image, to the right",
+        "y": "the same, down",
+        "angle": "degrees, clockwise as one sees the image",
+        "width": "of the box, pixels of the image",
+        "height": "of the box, pixels of the image",
+        "scale": "1: as in the normal images",
+        "residual": "share of the template that the image does not confirm, 0 to 1",
+    }
+    fields: dict[str, dict[str, Any]] = {name: {**number, "description": text} for name, text in described.items()}
+    fields["symmetric"] = {"type": "boolean", "description": "the part looks the same at several angles"}
+    fields["outside"] = {"type": ["string", "null"], "description": "how the pose leaves those of the normal images"}
+    return {
+        "type": ["object", "null"],
+        "description": "where the part lies; null where it was not located or nothing locates parts",
         "properties": fields,
         "required": list(fields),
         "additionalProperties": True,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from dataclasses import asdict
+import uuid
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,10 @@ from edge_ad.events import VERSION, Event, schema
 from edge_ad.inspection.observers import EventFile
 from edge_ad.store import Store
 from edge_ad.store.export import write_csv, write_json
-from edge_ad.store.journal import event_line, files
+from edge_ad.store.journal import event_line, files, parse
 from edge_ad.store.outbox import Outbox
 from edge_ad.store.reader import Reader, set_mark
-from edge_ad.store.schema import comment_of, with_comment
+from edge_ad.store.schema import APPLICATION, MIGRATIONS, comment_of, version_of, with_comment
 from tests.outputs.events import event
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -37,21 +38,27 @@ EVENT = Event(
     latency_ms=12.34567,
     reason='logic: z 6.0; "score" 5.12\nabove 3.00',
     id=ID,
+    pose={"x": 320.5, "y": 40.25, "angle": -90.0, "width": 216.0, "height": 64.0, "scale": 1.0, "residual": 0.0421,
+          "symmetric": False, "outside": "=the part's x is 320.5"},
+)
+POSE = (
+    '"pose":{"x":320.5,"y":40.25,"angle":-90.0,"width":216.0,"height":64.0,"scale":1.0,"residual":0.0421,'
+    '"symmetric":false,"outside":"=the part\'s x is 320.5"}'
 )
 TEXTS = r'"reason":"logic: z 6.0; \"score\" 5.12\\x0aabove 3.00"'
 HEAD = rf'"id":"{ID}","camera":"rtsp://cam.local/\u00fcbersicht","frame":7,"part":"A-17"'
 LINE = (
     rf'{HEAD},"time":"2001-09-09T01:46:40.250Z","verdict":"NG","score":5.123457,'
-    rf'"z":{{"structure":0.1,"logic":6.0}},"latency_ms":12.346,{TEXTS}'
+    rf'"z":{{"structure":0.1,"logic":6.0}},"latency_ms":12.346,{TEXTS},{POSE}'
 )
 JOURNAL = (
     rf'{HEAD},"time":1000000000.25,"verdict":"NG","score":5.123456789,"latency_ms":12.34567,{TEXTS},'
-    r'"z":{"structure":0.1,"logic":6.0}'
+    rf'"z":{{"structure":0.1,"logic":6.0}},{POSE}'
 )
-PICTURE = JOURNAL.replace("6.0}", "6.000049}")  # from the event itself; the journal is a copy of the index
+PICTURE = JOURNAL.replace("6.0}", "6.000049}", 1)  # from the event itself; the journal is a copy of the index
 EXPORT = (
     f'{HEAD},"time":"2001-09-09T01:46:40.250Z","verdict":"NG","score":5.123456789,'
-    rf'"z":{{"structure":0.1,"logic":6.0}},"latency_ms":12.34567,{TEXTS},"mark":"bad","images":[]'
+    rf'"z":{{"structure":0.1,"logic":6.0}},"latency_ms":12.34567,{TEXTS},{POSE},"mark":"bad","images":[]'
 )
 
 
@@ -78,13 +85,40 @@ def test_the_message_of_an_output(store: Path) -> None:
     assert found == [("mqtt://broker", ID, "NG", f'{{"schema":1,{LINE}}}')]
 
 
+def test_a_store_of_before_poses_is_read_as_it_is_and_migrated_by_a_run(tmp_path: Path) -> None:
+    path = tmp_path / "line.sqlite"
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE migration (version INTEGER PRIMARY KEY, applied REAL NOT NULL)")
+        for number, statements in enumerate(MIGRATIONS[:3], start=1):
+            connection.executescript(statements)
+            connection.execute("INSERT INTO migration VALUES (?, 0)", (number,))
+        connection.execute(f"PRAGMA application_id = {APPLICATION}")
+        connection.execute(f"INSERT INTO event VALUES (1, '{ID}', 'cam', 7, 'A-17', 1.0, 'OK', 0.5, '{{}}', 1.0, NULL)")
+    with Reader(path) as reader:
+        assert [(row.id, row.pose) for row in reader.events()] == [(ID, None)]
+        assert version_of(sqlite3.connect(path)) == 3  # reading changes nothing
+        store = Store(path)
+        store.record(replace(EVENT, id=str(uuid.uuid4())))
+        assert store.close(10)
+        assert [row.pose for row in reader.events()] == [EVENT.pose, None]
+
+
+def test_a_line_of_the_journal_of_before_poses_is_an_event_without_one() -> None:
+    line = json.loads(event_line(1, EVENT))
+    del line["pose"]
+    entry = parse(json.dumps(line).encode())
+    assert entry.event == replace(EVENT, pose=None)
+    assert parse(json.dumps({**line, "pose": "here"}).encode()).event is None
+
+
 def test_the_row_of_the_index(store: Path) -> None:
     with sqlite3.connect(store) as connection:
         found = connection.execute("SELECT * FROM event").fetchall()
     z = '{"structure":0.1,"logic":6.0}'
     reason = r'logic: z 6.0; "score" 5.12\x0aabove 3.00'
     head = (1, ID, "rtsp://cam.local/übersicht", 7, "A-17", 1_000_000_000.25, "NG")
-    assert found == [(*head, 5.123456789, z, 12.34567, reason)]
+    pose = POSE.removeprefix('"pose":')
+    assert found == [(*head, 5.123456789, z, 12.34567, reason, pose)]
 
 
 def test_a_line_of_the_journal(store: Path) -> None:
@@ -105,9 +139,11 @@ def test_exports(store: Path, tmp_path: Path) -> None:
     (row,) = (tmp_path / "out.json").read_text().splitlines()[1:-1]
     assert row == json.dumps(json.loads(f"{{{EXPORT}}}"))
     assert (tmp_path / "out.csv").read_text().splitlines() == [
-        "id,time,camera,frame,part,verdict,score,latency_ms,reason,mark,images,z_structure,z_logic",
+        "id,time,camera,frame,part,verdict,score,latency_ms,reason,mark,images,z_structure,z_logic,"
+        "pose_x,pose_y,pose_angle,pose_width,pose_height,pose_scale,pose_residual,pose_symmetric,pose_outside",
         f"{ID},2001-09-09T01:46:40.250Z,rtsp://cam.local/übersicht,7,A-17,NG,5.123456789,12.34567,"
-        r'"logic: z 6.0; ""score"" 5.12\x0aabove 3.00",bad,,0.1,6.0',
+        r'"logic: z 6.0; ""score"" 5.12\x0aabove 3.00",bad,,0.1,6.0,'
+        "320.5,40.25,-90.0,216.0,64.0,1.0,0.0421,False,'=the part's x is 320.5",
     ]
 
 
@@ -122,7 +158,7 @@ def test_the_record_api(store: Path) -> None:
     head = HEAD.replace("\\u00fc", "ü").replace(",", ',"sequence":1,', 1)
     expected = (
         rf'{{{head},"time":1000000000.25,"verdict":"NG","score":5.123457,"z":{{"structure":0.1,"logic":6.0}},'
-        rf'"latency_ms":12.34567,{TEXTS},"mark":"bad","images":0}}'
+        rf'"latency_ms":12.34567,{TEXTS},{POSE},"mark":"bad","images":0}}'
     )
     assert found.model_dump_json() == expected
 
@@ -146,6 +182,7 @@ def test_the_schema_of_the_record_api() -> None:
         "z": {"additionalProperties": either("number"), "type": "object"},
         "latency_ms": either("number"),
         "reason": either("string"),
+        "pose": {"anyOf": [{"additionalProperties": True, "type": "object"}, {"type": "null"}]},
         "mark": {"anyOf": [{"enum": ["good", "bad"], "type": "string"}, {"type": "null"}]},
         "images": {"type": "integer"},
     }
@@ -161,7 +198,7 @@ def test_a_live_event_of_the_dashboard() -> None:
 
     expected = (
         rf'{{"id":"{ID}","camera":3,"frame":7,"part":"A-17","time":1000000000.25,"verdict":"NG","score":5.123457,'
-        rf'"z":{{"structure":0.1,"logic":6.000049}},"latency_ms":12.34567,{TEXTS}}}'
+        rf'"z":{{"structure":0.1,"logic":6.000049}},"latency_ms":12.34567,{TEXTS},{POSE}}}'
     )
     assert json.dumps(event_row(3, EVENT), separators=(",", ":")) == expected
 
@@ -188,6 +225,12 @@ def test_the_published_schema_is_the_one_of_the_code() -> None:
 NUMBER = st.none() | st.floats()
 
 
+def pose_record(number: float, symmetric: bool, outside: str | None) -> dict[str, Any]:
+    """Return a pose as an event has it, all its numbers equal."""
+    numbers = dict.fromkeys(("x", "y", "angle", "width", "height", "scale", "residual"), number)
+    return {**numbers, "symmetric": symmetric, "outside": outside}
+
+
 @given(
     st.builds(
         event,
@@ -199,6 +242,7 @@ NUMBER = st.none() | st.floats()
         z=st.dictionaries(st.text(max_size=8), st.floats(), max_size=3),
         latency_ms=NUMBER,
         reason=st.none() | st.text(max_size=20),
+        pose=st.none() | st.builds(pose_record, st.floats(), st.booleans(), st.none() | st.text(max_size=20)),
     )
 )
 def test_every_event_keeps_to_the_schema(one: Any) -> None:

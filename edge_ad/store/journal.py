@@ -167,10 +167,10 @@ def files(evidence: Path) -> list[Path]:
 
 
 def event_line(sequence: int, event: Event) -> str:
-    """Return the line of an event, z at its end; a number that is not finite becomes null."""
+    """Return the line of an event, z and pose at its end; a number that is not finite becomes null."""
     record = event.record()
-    z = record.pop("z")
-    return compact({"sequence": sequence, **record, "z": z})
+    z, pose = record.pop("z"), record.pop("pose")
+    return compact({"sequence": sequence, **record, "z": z, "pose": pose})
 
 
 def mark_line(event: str, mark: str | None, by: str, at: float) -> str:
@@ -225,7 +225,8 @@ def tail(evidence: Path) -> Tail | None:
 
 def _event(entry: Mapping[str, Any]) -> Event:
     z = {name: value for name, value in entry["z"].items() if value is not None}
-    row = Event(**{**{name: entry[name] for name in FIELDS}, "z": z})
+    pose = entry.get("pose")  # lines of earlier versions have none
+    row = Event(**{**{name: entry[name] for name in FIELDS if name != "pose"}, "z": z, "pose": pose})
     numbers = (row.time, *z.values())
     optional = (row.score, row.latency_ms)
     texts = (row.id, row.camera, row.verdict)
@@ -235,7 +236,7 @@ def _event(entry: Mapping[str, Any]) -> Event:
         raise ValueError("no event")
     if not all(value is None or isinstance(value, (int, float)) for value in optional):
         raise ValueError("no event")
-    if row.verdict not in VERDICTS:
+    if row.verdict not in VERDICTS or not isinstance(pose, (dict, type(None))):
         raise ValueError("no event")
     return row
 

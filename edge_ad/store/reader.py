@@ -24,6 +24,7 @@ from edge_ad.store.schema import COLUMNS, StoredEvent, connect, fields_of, ident
 PAGE = 500
 
 _FIELDS = ", ".join(f"event.{name}" for name in COLUMNS)
+_HAS_POSES = "SELECT count(*) FROM pragma_table_info('event') WHERE name = 'pose'"
 _SELECT = f"SELECT event.sequence, mark.mark, {_FIELDS} FROM event LEFT JOIN mark ON mark.event = event.id"
 
 
@@ -171,14 +172,14 @@ class Reader:
     def _ask(self, query: str, values: Sequence[object]) -> list[tuple[Any, ...]]:
         try:
             try:
-                return self._connected().execute(query, values).fetchall()
+                return _fetched(self._connected(), query, values)
             except sqlite3.OperationalError:
                 # A disk that is full or cannot be written has no room for the log's index, which only a writer needs.
                 if not self._at_rest():
                     raise
                 self._forget()
                 with closing(open_existing(self.path, "mode=ro&immutable=1")) as connection:
-                    return connection.execute(query, values).fetchall()
+                    return _fetched(connection, query, values)
         except sqlite3.Error as error:
             self._forget()
             raise BadInput(
@@ -206,6 +207,13 @@ class Reader:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+
+def _fetched(connection: sqlite3.Connection, query: str, values: Sequence[object]) -> list[tuple[Any, ...]]:
+    """Return the rows; a store that no run has opened since events have poses is read without them."""
+    if "event.pose" in query and not connection.execute(_HAS_POSES).fetchone()[0]:
+        query = query.replace("event.pose", "NULL")
+    return connection.execute(query, values).fetchall()
 
 
 def _conditions(wanted: EventFilter) -> tuple[list[str], list[object]]:

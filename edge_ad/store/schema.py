@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import quote
 
 from edge_ad.errors import BadInput, DeviceFault
-from edge_ad.events import DIGITS, FIELDS, Event, Mark
+from edge_ad.events import DIGITS, FIELDS, Event, Mark, compact
 
 APPLICATION = 0x45444745  # "EDGE", marks the file as ours
 
@@ -102,6 +102,9 @@ MIGRATIONS: tuple[str, ...] = (
         value TEXT NOT NULL
     ) WITHOUT ROWID;
     CREATE INDEX event_part ON event (part);
+    """,
+    """
+    ALTER TABLE event ADD COLUMN pose TEXT;
     """,
 )
 
@@ -255,8 +258,9 @@ class StoredImage:
 def row_of(event: Event) -> tuple[Any, ...]:
     """Return the values of COLUMNS."""
     z = {name: round(value, DIGITS["z"]) for name, value in event.z.items()}
-    text = json.dumps(z, separators=(",", ":"))
-    return tuple(text if name == "z" else getattr(event, name) for name in COLUMNS)
+    record = event.record()["pose"]
+    texts = {"z": compact(z), "pose": None if record is None else compact(record)}
+    return tuple(texts[name] if name in texts else getattr(event, name) for name in COLUMNS)
 
 
 def event_of(row: tuple[Any, ...]) -> Event:
@@ -267,7 +271,7 @@ def event_of(row: tuple[Any, ...]) -> Event:
 def fields_of(row: tuple[Any, ...]) -> dict[str, Any]:
     """Return the fields of an event from the values of COLUMNS."""
     values = dict(zip(COLUMNS, row, strict=True))
-    return {**values, "z": json.loads(values["z"])}
+    return {**values, "z": json.loads(values["z"]), "pose": json.loads(values["pose"] or "null")}
 
 
 MAX_LENGTH = 65_533  # bytes: the length of a segment has 16 bits and counts itself
