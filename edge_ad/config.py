@@ -246,6 +246,12 @@ class RunTable(Table):
     ng_above: Annotated[float | None, Flag("NG above this score [the bundle's].")] = None
     roi: Annotated[str | None, Flag("Look at this rectangle (pixels) alone.", "X,Y,W,H")] = None
     tiles: Annotated[str | None, Flag("Cut it into tiles, the worst one counts.", "RxC")] = None
+    parts: Annotated[
+        Literal["one", "many"], Flag("How many parts are in view: one, or many that are located and judged one by one.")
+    ] = "one"
+    unlocated: Annotated[
+        Literal["none", "ng"], Flag("Verdict on a part that is not located: none (NONE, a fault) or ng (NG).")
+    ] = "none"
     tile_goods: Annotated[Path | None, Flag("Folder of normal images for the statistics of each tile.")] = None
     store: Annotated[
         Path | None,

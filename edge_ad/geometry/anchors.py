@@ -63,7 +63,7 @@ class AnchorLocator:
         for number, anchor in enumerate(self.anchors, 1):
             location = anchor.locate(image)
             if isinstance(location, NotLocated):
-                return NotLocated(f"anchor {number} is not in its window: {location.reason}")
+                return NotLocated(f"anchor {number} is not in its window: {location.reason}", location.empty)
             poses.append(location)
         return self._of_one(poses[0]) if len(poses) == 1 else self._of_two(poses[0], poses[1])
 

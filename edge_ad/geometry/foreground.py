@@ -20,7 +20,7 @@ from edge_ad.geometry.background import Background, grey_of, reduce
 from edge_ad.geometry.locator import Arrays
 from edge_ad.geometry.matching import RIGID, PatchLevel, structure
 from edge_ad.geometry.outline import Match, Outline, on_edge
-from edge_ad.geometry.pose import Image, Location, NotLocated, Points, Pose, refuse_size, wrap
+from edge_ad.geometry.pose import Image, Location, NotLocated, Points, Pose, refuse_size, rotation, wrap
 
 MIN_AREA, MAX_AREA = 0.45, 1.75
 SPECK = 0.04
@@ -108,18 +108,20 @@ class ForegroundLocator:
         return location
 
     def locate_all(self, image: Image) -> list[Location]:
-        """Return every piece of foreground of a part's size, from left to right."""
+        """Return every piece of foreground of a part's size, from left to right; why there is none, where there is none."""
         refused = refuse_size(image, self.image_size)
         if refused is not None:
             return [refused]
         view = view_of(image, self.background, self.level)
         sized = [index for index, area in enumerate(view.areas) if area >= MIN_AREA * self.outline.area]
+        if not sized:
+            return [self._too_small(view)]
         sized.sort(key=lambda index: float(view.contours[index][:, 0].min()))
         return [self._pose(view, (index,)) for index in sized]
 
     def _too_small(self, view: View) -> NotLocated:
         if not view.contours or view.areas[0] < 0.1 * self.outline.area:
-            return NotLocated("no part is in view: nothing of its size stands out from the background")
+            return NotLocated("no part is in view: nothing of its size stands out from the background", empty=True)
         if view.cut_off(view.contours[0]):
             return NotLocated("the part is cut by the image's border: most of it is out of view")
         share = 100 * view.areas[0] / self.outline.area
@@ -213,6 +215,11 @@ class ForegroundLocator:
         scale = match.scale if self.allow_scale else 1.0
         width, height = self.box[0] * scale, self.box[1] * scale
         return Pose(float(x), float(y), wrap(angle), width, height, scale, match.residual, self.symmetry != 1)
+
+    def contour(self, pose: Pose) -> Points:
+        """Return the outline f64[N,2] of an undamaged part at ``pose`` in the original image."""
+        unit = (1 << self.level) * pose.scale
+        return np.asarray(unit * self.outline.points @ rotation(pose.angle).T + (pose.x, pose.y))
 
     def state(self) -> tuple[dict[str, Any], Arrays]:
         """Return plain values and arrays; see ``from_state``."""

@@ -11,7 +11,7 @@ from edge_ad.geometry.anchors import AnchorLocator
 from edge_ad.geometry.cut_out import Transform, resize, resizing, transform_of
 from edge_ad.geometry.foreground import ForegroundLocator
 from edge_ad.geometry.locator import Arrays, Locator
-from edge_ad.geometry.pose import Image, Location, NotLocated, Pose, PoseRange
+from edge_ad.geometry.pose import Image, Location, NotLocated, Points, Pose, PoseRange
 from edge_ad.geometry.template import TemplateLocator
 
 MARGIN = 0.05
@@ -72,6 +72,10 @@ class Geometry:
     def transform(self, pose: Pose) -> Transform:
         """Return the way between an image of the normal images' size and the input, for a pose of ``locate``."""
         return transform_of(pose if self.locator is None else pose.grown(self.margin), self.image_size, self.size)
+
+    def outlines(self, pose: Pose) -> list[Points]:
+        """Return what shows a located part in the image: the corners of its box and, where it is known, its outline."""
+        return [pose.corners(), *([self.locator.contour(pose)] if isinstance(self.locator, ForegroundLocator) else [])]
 
     def _whole(self, image: Image) -> Prepared:
         source = (image.shape[0], image.shape[1])

@@ -83,9 +83,10 @@ class Pose:
 
 @dataclass(frozen=True)
 class NotLocated:
-    """No pose, and why, in one sentence."""
+    """No pose, and why, in one sentence; ``empty`` where the image shows nothing that could be a part."""
 
     reason: str
+    empty: bool = False
 
 
 Location: TypeAlias = Pose | NotLocated

@@ -68,15 +68,17 @@ class TemplateLocator:
         return location
 
     def locate_all(self, image: Image) -> list[Location]:
-        """Return every match that is good enough, from left to right."""
+        """Return every match that is good enough, from left to right; why there is none, where there is none."""
         view = self._view(image)
         if isinstance(view, NotLocated):
             return [view]
         parts: list[PatchMatch] = []
-        for match in self.matcher.find(view, MANY):
+        matches = self.matcher.find(view, MANY)
+        for match in matches:
             if match.correlation >= self.min_correlation and all(self._apart(match, other) for other in parts):
                 parts.append(match)
-        return [self._location(match) for match in sorted(parts, key=lambda match: float(match.matrix[0, 2]))]
+        parts.sort(key=lambda match: float(match.matrix[0, 2]))
+        return [self._location(match) for match in parts or matches[:1]]
 
     def _view(self, image: Image) -> Grey | NotLocated:
         return refuse_size(image, self.image_size) or structure_of(image, self.level)
@@ -88,7 +90,7 @@ class TemplateLocator:
     def _location(self, match: PatchMatch) -> Location:
         if match.correlation < self.min_correlation:
             return NotLocated(f"the image agrees with the template by {match.correlation:.2f}, and {self.min_correlation:.2f} is "
-                              "needed: no part is in view, or another one")
+                              "needed: no part is in view, or another one", empty=True)
         pose = pose_of(match, self.level, self.box)
         unit = 1 << self.level
         patch = Pose(pose.x, pose.y, pose.angle, self.patch.shape[1] * unit * pose.scale, self.patch.shape[0] * unit * pose.scale)

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from edge_ad.camera.frames import Source
 from edge_ad.config import AlarmTable
 from edge_ad.inspection.alarm import AlarmState, on_acknowledge, on_part, on_time, rejects, sign_of
-from edge_ad.inspection.judge import InspectionResult
+from edge_ad.inspection.judge import InspectionResult, worst_result
 from edge_ad.inspection.observers import Observer
 from edge_ad.inspection.part_tracking import CycleState
 from edge_ad.outputs.guard_state import Message
@@ -73,6 +73,10 @@ class AlarmManager(Observer):
     def acknowledge(self, number: int) -> None:
         """All alarms up to ``number`` were seen; from any thread, done with the next tick."""
         self._acknowledged.append(number)
+
+    def on_results(self, results: Sequence[InspectionResult], source: Source) -> None:
+        """Bring out the worst verdict: an output has one place for a frame, whatever lies in it."""
+        self.on_result(worst_result(results), source)
 
     def on_result(self, result: InspectionResult, source: Source) -> None:
         """Bring out a verdict, then what it means for the alarm."""

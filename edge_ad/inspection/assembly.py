@@ -15,15 +15,16 @@ from numpy.typing import NDArray
 from edge_ad.bundle import Bundle, open_bundle
 from edge_ad.camera.frames import Image
 from edge_ad.config import Config, RunTable
-from edge_ad.data.images import list_images, read_image
+from edge_ad.data.images import list_images, read_image, resize
 from edge_ad.engines.parity import TOLERANCE_SHARE, TOLERANCE_Z
 from edge_ad.engines.pipeline import SKIPPED, Cascade, Pipeline, limit_of, min_scores
 from edge_ad.errors import BadInput, DeviceFault
 from edge_ad.inspection.alarm_manager import AlarmManager
 from edge_ad.inspection.drift import MIN_REFERENCE, Drift
 from edge_ad.inspection.judge import Combine, Inferring
+from edge_ad.inspection.locating import example_frame
 from edge_ad.inspection.part_tracking import CalledParts, Calls, PartDetector, SeenParts
-from edge_ad.inspection.presence import LikeNormal, Matcher, PresenceDetector, UnlikeEmpty
+from edge_ad.inspection.presence import LikeNormal, Locatable, Matcher, PresenceDetector, UnlikeEmpty
 from edge_ad.inspection.settings import presence_of, set_by_hand, store_of
 from edge_ad.inspection.triggers import open_trigger, parse_trigger
 from edge_ad.inspection.view import TileStatistics, View, combine, load_tiles, view_of
@@ -132,10 +133,22 @@ def make_part_detectors(
     if presence == "learned":
         assert run.empty is not None
         paths, view = list_images(run.empty)[:MAX_EMPTY], view_of(run)
-        matcher = UnlikeEmpty([view.crop(read_image(path, bundle.image_bits)) for path in paths], normal)
+        empty = [view.crop(read_image(path, bundle.image_bits)) for path in paths]
+        matcher = UnlikeEmpty(empty, _framed(bundle, normal, empty))
+    elif bundle.geometry.locates:
+        matcher = Locatable(bundle.geometry)
     else:
         matcher = LikeNormal(normal)
     return [SeenParts(PresenceDetector(matcher, run.motion_limit), run, number) for number in first]
+
+
+def _framed(bundle: Bundle, normal_images: Sequence[Image], empty: Sequence[Image]) -> list[Image]:
+    """Return the golden images as a camera sees them: cut-outs of located parts are drawn into an image of the empty station."""
+    geometry = bundle.geometry
+    if not geometry.locates or not empty:
+        return list(normal_images)
+    ground = resize(np.ascontiguousarray(empty[0]), geometry.image_size)
+    return [example_frame(geometry, image, ground) for image in normal_images]
 
 
 def make_cascade(

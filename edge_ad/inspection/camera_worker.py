@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
@@ -20,6 +21,8 @@ from edge_ad.events import VERDICTS, Verdict
 from edge_ad.inspection.part_tracking import CycleState, Judgeable, PartDetector, PartReady, frames_of
 from edge_ad.inspection.settings import CaptureConditions, drops, is_queued, stall_s
 from edge_ad.inspection.view import view_of
+
+_log = logging.getLogger(__name__)
 
 
 class Latencies:
@@ -49,11 +52,13 @@ class Latencies:
 class Counters:
     """What became of the frames of one camera; captured = judged + dropped + faulted + idle once the run has ended.
 
-    ``captured``: frames that reached this machine. ``judged``: with a score. ``dropped``: replaced by a newer one, a
-    repetition, or a frame of a part that had better ones. ``faulted``: verdict NONE. ``idle``: looked at while there
-    was nothing to judge (0 where every frame is a part). ``lost``: never arrived (seen as a gap). ``outages``: NONE
+    ``captured``: frames that reached this machine. ``judged``: with a verdict other than NONE. ``dropped``: replaced by a
+    newer one, a repetition, or a frame of a part that had better ones. ``faulted``: verdict NONE. ``idle``: looked at
+    while there was nothing to judge (0 where every frame is a part). ``lost``: never arrived (seen as a gap). ``outages``: NONE
     events without a frame. ``verdicts`` counts events; where every frame is a part, NONE = faulted + outages.
-    ``parts``: parts with a verdict. ``reconnects`` and ``stalls`` of the camera as its source counts them.
+    ``parts``: parts with a verdict; several that are located in one frame count as one. ``unlocated``: events without a
+    pose where one was looked for, ``outside``: with a pose that leaves those of the normal images. ``reconnects`` and
+    ``stalls`` of the camera as its source counts them.
     """
 
     captured: int = 0
@@ -67,6 +72,8 @@ class Counters:
     parts: int = 0
     reconnects: int = 0
     stalls: int = 0
+    unlocated: int = 0
+    outside: int = 0
 
     def __add__(self, other: Counters) -> Counters:
         both = {name: self.verdicts[name] + other.verdicts[name] for name in VERDICTS}
@@ -164,6 +171,7 @@ class CameraWorker:
         self._passed_over = 0
         self._camera_settings: CameraSettings | None = None
         self._settings_mismatch: str | None = None
+        self._wrong_size: str | None = None
         self._detector = detector
         self._waiting: deque[Judgeable] = deque()  # frames of complete parts
 
@@ -291,6 +299,7 @@ class CameraWorker:
             return None
         unproved = self._liveness.fault(frame)
         fault = health.fault or unproved or self._view.fault(frame.image) or self._set_differently()
+        fault = fault or self._sized_differently(frame)
         if fault is None and uncompared:
             fault = "frozen: nothing is known yet that tells this image from one before the camera was opened"
         if fault is None and self._detector is None:
@@ -321,6 +330,25 @@ class CameraWorker:
             message = difference(stored, actual)
             self._settings_mismatch = f"settings: {'; '.join(message)}" if message else None
         return self._settings_mismatch
+
+    def _sized_differently(self, frame: Frame) -> str | None:
+        """Return how the region has another size than that in which parts were learned; logged when it begins."""
+        learned, region = self._conditions.size, self._view.roi
+        high, wide = (frame.image.shape[0], frame.image.shape[1]) if region is None else (region.height, region.width)
+        if learned in (None, (high, wide)):
+            self._wrong_size = None
+            return None
+        assert learned is not None
+        what = "the camera gives" if region is None else "the region of interest has"
+        advice = "set the camera to that size" if region is None else "set --roi to that size"
+        fault = (
+            f"settings: {what} {wide} x {high}, and the part was learned in images of {learned[1]} x {learned[0]}: {advice}, or "
+            "train with images as they are now"
+        )
+        if fault != self._wrong_size:
+            self._wrong_size = fault
+            _log.warning("%s: %s", self.name, fault.partition(": ")[2])
+        return fault
 
     def _unlike(self, frame: Frame) -> str | None:
         """Return why a frame that should show a part at rest cannot come from a healthy camera."""

@@ -24,8 +24,9 @@ from edge_ad.errors import BadInput
 from edge_ad.events import Event
 from edge_ad.inspection.camera_worker import Counters
 from edge_ad.inspection.judge import InspectionResult
+from edge_ad.inspection.locating import draw_outlines
 from edge_ad.inspection.observers import Observer
-from edge_ad.inspection.recorder import HeatScale, bounded, overlay, safe_name
+from edge_ad.inspection.recorder import HeatScale, bounded, heat_of, outlines_of, overlay, safe_name
 from edge_ad.inspection.view import View
 from edge_ad.store import Store, StoredImage
 from edge_ad.store.journal import day_of, event_line
@@ -46,15 +47,17 @@ CLOSE_S = 1.0
 class _Item:
     event: Event
     image: Image
-    map: NDArray[np.float32] | None
+    result: InspectionResult
 
     @property
     def bytes(self) -> int:
-        return self.image.nbytes + (0 if self.map is None else self.map.nbytes)
+        inference = self.result.inference
+        return self.image.nbytes + (0 if inference is None else inference.map.nbytes)
 
 
 class Evidence:
-    """Writes the judged region, and the same with the heat map over it, of every NG, WARN and NONE and of some OK.
+    """Writes the judged region, and the same with the heat map and the part's outline, of every NG, WARN and NONE and of
+    some OK.
 
     ``offer`` costs the loop next to nothing: at most 64 MiB of images wait, first for the commit of their event, then
     for the thread. Beyond that the oldest OK goes, else the oldest, counted in ``dropped`` by camera; so does everything
@@ -103,7 +106,7 @@ class Evidence:
         image = result.image
         if image is None or not self.wants(event):
             return
-        item = _Item(event, image, None if result.inference is None else result.inference.map)
+        item = _Item(event, image, result)
         with self._changed:
             self._waiting[event.id] = item
             self._bytes += item.bytes
@@ -176,12 +179,14 @@ class Evidence:
             self._folder.mkdir(parents=True, exist_ok=True)
             if shutil.disk_usage(self._folder).free < floor * GB:
                 return f"less than {floor:g} GB are free for {self._folder}"
-            crop = bounded(self._view.seen(item.image))
+            region = self._view.seen(item.image)
+            crop = bounded(region)
             self._write_one(item.event, crop, "", CROP_QUALITY)
-            if item.map is not None:
-                scale = self._scales.setdefault(item.event.camera, HeatScale(self._reference))
-                heat = scale.strength(item.map, item.event.verdict)
-                self._write_one(item.event, overlay(crop, heat), "_map", MAP_QUALITY)
+            heat = heat_of([item.result], self._scales.setdefault(item.event.camera, HeatScale(self._reference)))
+            if heat is not None:
+                outlines, size = outlines_of([item.result]), (region.shape[0], region.shape[1])
+                shown = draw_outlines(overlay(crop, heat), outlines, size)
+                self._write_one(item.event, shown, "_map", MAP_QUALITY)
         except (OSError, BadInput, cv2.error) as error:
             return " ".join(str(error).split())
         self.written += 1

@@ -44,8 +44,17 @@ from edge_ad.inspection.camera_worker import Counters, Latencies
 from edge_ad.inspection.canary import make_canary
 from edge_ad.inspection.evidence import Evidence, StoreObserver
 from edge_ad.inspection.judge import Judge
+from edge_ad.inspection.locating import Locating
 from edge_ad.inspection.loop import Loop
-from edge_ad.inspection.observers import DriftObserver, EventCallback, EventFile, Observer, Reloader, StatusLine
+from edge_ad.inspection.observers import (
+    DriftObserver,
+    EventCallback,
+    EventFile,
+    Observer,
+    PoseObserver,
+    Reloader,
+    StatusLine,
+)
 from edge_ad.inspection.plausibility import Plausibility, floors_of
 from edge_ad.inspection.settings import check_settings, conditions_of, lag_s
 from edge_ad.inspection.view import view_of
@@ -294,7 +303,7 @@ class Inspector:
             self.pipeline.backend.name,
             self.pipeline.precision,
             interrupted=self._stop.interrupted,
-            warnings=self.drift.warnings,
+            warnings=[*self.drift.warnings, *self.poses.warnings],
         )
 
     def close(self) -> None:
@@ -372,6 +381,7 @@ class Inspector:
     def _make_judge(self) -> None:
         bundle, run = self.bundle, self.settings.run
         self.view = view_of(run)
+        locating = Locating(bundle.geometry, self.view, many=run.parts == "many")
         tiles, combine = tile_combiner(self.pipeline, bundle, self.view, run.tile_goods)
         self.tiled = tiles is not None
         self.thresholds = thresholds_of(bundle, run, tiles)
@@ -392,6 +402,8 @@ class Inspector:
             view=self.view,
             combine=combine,
             plausibility=plausibility,
+            locating=locating,
+            unlocated="NG" if run.unlocated == "ng" else "NONE",
         )
         read_again = self.options.read_again or (lambda: self.settings)
         self.reloader = Reloader(
@@ -404,6 +416,7 @@ class Inspector:
         run = self.settings.run
         self.watchdog = Watchdog(self._notifier, self._self_test, limit_s=SELF_TEST_S if run.web else None)
         self.drift = DriftObserver(None if self.tiled else make_drift(self.bundle, run.cascade is not None))
+        self.poses = PoseObserver()
         self._record = self._make_record()
         observers: list[Observer] = [self.wiring.alarm_manager]
         observers += [] if self._record is None else [self._record]
@@ -413,7 +426,7 @@ class Inspector:
             self._stack.callback(self._dashboard.close)
             observers.append(self._dashboard.observer)
         canary = make_canary(self._streams or self.pipeline, self.bundle, self._is_busy)
-        return [*observers, self.drift, self.watchdog, canary, self.reloader, ThreadWatch(self.faults)]
+        return [*observers, self.drift, self.poses, self.watchdog, canary, self.reloader, ThreadWatch(self.faults)]
 
     def _make_record(self) -> StoreObserver | None:
         store = self.wiring.store

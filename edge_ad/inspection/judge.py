@@ -18,7 +18,10 @@ from edge_ad.camera.health import quick_stats
 from edge_ad.engines.pipeline import Inference
 from edge_ad.engines.selection import Streams
 from edge_ad.events import Event, Verdict
+from edge_ad.geometry.geometry import Geometry
+from edge_ad.geometry.pose import NotLocated
 from edge_ad.inspection.camera_worker import Faulted, Outage
+from edge_ad.inspection.locating import FrameInputs, Locating, PartInputs, Place
 from edge_ad.inspection.part_tracking import Judgeable
 from edge_ad.inspection.plausibility import Plausibility
 from edge_ad.inspection.view import View
@@ -55,6 +58,8 @@ def decide(score: float, z: NDArray[np.float32], weight: NDArray[np.float32], th
 
 
 LAG_REPORTED_MS = 50.0
+NOT_LOCATED = "not located: "
+LOCATE = "locate"  # the stage of an inference in which the part was located
 
 
 class Inferring(Protocol):
@@ -71,7 +76,8 @@ class Inferring(Protocol):
 class InspectionResult:
     """An event with what it was made from; ``broken`` is the engine's exception, after which nothing can be judged.
 
-    ``called_at``: the monotonic second of the trigger that called for the part, None without one.
+    ``called_at``: the monotonic second of the trigger that called for the part, None without one. ``place``: where the
+    part was located, if it was.
     """
 
     event: Event
@@ -80,6 +86,7 @@ class InspectionResult:
     _: KW_ONLY
     broken: Exception | None = None
     called_at: float | None = None
+    place: Place | None = None
 
     @property
     def image(self) -> Image | None:
@@ -94,7 +101,8 @@ class Judge:
     """Runs the pipeline and turns scores, faults and lateness into events. ``weight`` f32[B] in branch order.
 
     ``view`` says which piece of a frame is judged; where it has several tiles, ``combine`` makes one inference of
-    theirs. ``plausibility`` looks for finite nonsense of the engines. ``thresholds`` may be replaced between two
+    theirs. ``locating`` (default: all of the view) makes the inputs; a part that is not located has the verdict
+    ``unlocated``. ``plausibility`` looks for finite nonsense of the engines. ``thresholds`` may be replaced between two
     frames. Where the pipeline is ``Streams`` tiles run side by side, and ``begin`` lets frames of several cameras do
     so.
     """
@@ -109,6 +117,8 @@ class Judge:
         view: View | None = None,
         combine: Combine | None = None,
         plausibility: Plausibility | None = None,
+        locating: Locating | None = None,
+        unlocated: Verdict = "NONE",
     ) -> None:
         self._pipeline = pipeline
         self.thresholds = thresholds
@@ -117,9 +127,11 @@ class Judge:
         self._view = view or View()
         self._combine = combine
         self._plausibility = plausibility
+        self._locating = locating or Locating(Geometry.square(pipeline.image_size), self._view)
+        self._unlocated: Verdict = unlocated
         self._computed = [(index, name) for index, name in enumerate(BRANCHES) if name in pipeline.branches]
         self._streams = pipeline if isinstance(pipeline, Streams) else None
-        self._begun: dict[Judgeable, list[Future[Inference]]] = {}
+        self._begun: dict[Judgeable, list[list[Future[Inference]]]] = {}
 
     @property
     def at_once(self) -> int:
@@ -130,14 +142,17 @@ class Judge:
         """Let the engines have a frame that is judged later; False without streams, or where it is at fault."""
         if self._streams is not None and not candidate.fault and not (checks_age and self._late(candidate)):
             with contextlib.suppress(Exception):  # `judge` meets it again, and tells it
-                self._begun[candidate] = self._submitted(candidate.frame, self._streams)
+                parts = self._locating.inputs(candidate.frame).parts
+                located = [part for part in parts if isinstance(part, PartInputs)]
+                if located:
+                    self._begun[candidate] = [_submitted(part, self._streams) for part in located]
         return candidate in self._begun
 
     def prepare(self, frame: Frame) -> None:
-        """Do what a frame needs before the engines, ahead of its turn: first look and resize; from any thread."""
+        """Do what a frame needs before the engines, ahead of its turn: first look, locating, resizing; from any thread."""
         quick_stats(frame, self._view.region)
         if self._view.fault(frame.image) is None:
-            self._tiles(frame)
+            self._locating.inputs(frame)
 
     def outage(self, camera: str, outage: Outage) -> InspectionResult:
         """Return NONE for an outage, timed now."""
@@ -146,51 +161,68 @@ class Judge:
 
     def faulted(self, camera: str, result: Faulted) -> InspectionResult:
         """Return NONE for a frame that must not be judged."""
-        return _result(camera, result.frame, result.since, fault(result.reason))
+        return _result(camera, result, fault(result.reason))
 
-    def judge(self, camera: str, candidate: Judgeable, checks_age: bool) -> InspectionResult:
-        """Return the verdict on a healthy frame; NONE when it is too old, before the engines run or after."""
-        return replace(self._verdict(camera, candidate, checks_age), called_at=candidate.called_at)
+    def judge(self, camera: str, candidate: Judgeable, checks_age: bool) -> list[InspectionResult]:
+        """Return the verdict on every part of a healthy frame, at least one; NONE when it is too old, before the engines run
+        or after.
+        """
+        return [replace(result, called_at=candidate.called_at) for result in self._results(camera, candidate, checks_age)]
 
-    def _verdict(self, camera: str, candidate: Judgeable, checks_age: bool) -> InspectionResult:
+    def _results(self, camera: str, candidate: Judgeable, checks_age: bool) -> list[InspectionResult]:
+        begun = self._begun.pop(candidate, [])
         late = fault(candidate.fault) if candidate.fault else self._late(candidate) if checks_age else None
         if late:
-            self._begun.pop(candidate, None)
-            return _result(camera, candidate.frame, candidate.since, late, part=candidate.part)
+            return [_result(camera, candidate, late)]
         try:
-            tiles = self._infer(candidate)
+            inputs = self._locating.inputs(candidate.frame)
+        except Exception as error:
+            return [_broken(camera, candidate, error)]
+        results: list[InspectionResult] = []
+        waiting = iter(begun)
+        for part in inputs.parts:
+            if isinstance(part, NotLocated):
+                decision = Decision(self._unlocated, f"{NOT_LOCATED}{part.reason}")
+                results.append(_result(camera, candidate, decision))
+                continue
+            results.append(self._of_part(camera, candidate, part, begun=next(waiting, None), checks_age=checks_age))
+            if results[-1].broken is not None:
+                break
+        return [_with_stage(result, inputs) for result in results]
+
+    def _of_part(
+        self,
+        camera: str,
+        candidate: Judgeable,
+        part: PartInputs,
+        *,
+        begun: list[Future[Inference]] | None,
+        checks_age: bool,
+    ) -> InspectionResult:
+        try:
+            tiles = self._infer(part, begun)
             inference = tiles[0] if self._combine is None else self._combine(tiles)
         except Exception as error:
-            decision = fault(f"engine: {type(error).__name__}: {' '.join(str(error).split())}")
-            return _result(camera, candidate.frame, candidate.since, decision, broken=error, part=candidate.part)
-        nonsense = self._nonsense(candidate.frame, tiles)
+            return _broken(camera, candidate, error)
+        nonsense = self._nonsense(part, tiles)
         late = self._late(candidate) if checks_age else None
         decision = late or nonsense or decide(inference.score, inference.z, self._weight, self.thresholds)
         values = self._values(inference)
-        return _result(
-            camera, candidate.frame, candidate.since, decision, inference=inference, z=values, part=candidate.part
-        )
+        return _result(camera, candidate, decision, inference=inference, z=values, place=part.place)
 
-    def _infer(self, candidate: Judgeable) -> list[Inference]:
+    def _infer(self, part: PartInputs, begun: list[Future[Inference]] | None) -> list[Inference]:
         if self._streams is None:
-            return [self._pipeline.infer(tile) for tile in self._tiles(candidate.frame)]
-        begun = self._begun.pop(candidate, None) or self._submitted(candidate.frame, self._streams)
-        return [one.result() for one in begun]
+            return [self._pipeline.infer(tile) for tile in part.tiles]
+        return [one.result() for one in begun or _submitted(part, self._streams)]
 
-    def _nonsense(self, frame: Frame, inferences: Sequence[Inference]) -> Decision | None:
+    def _nonsense(self, part: PartInputs, inferences: Sequence[Inference]) -> Decision | None:
         if self._plausibility is None:
             return None
         check, ng = self._plausibility.fault, self.thresholds.ng
         # Every inference is looked at, because the next ones are compared with it.
-        results = [check(tile, inference, ng) for tile, inference in zip(self._tiles(frame), inferences, strict=True)]
+        results = [check(tile, inference, ng) for tile, inference in zip(part.tiles, inferences, strict=True)]
         reason = next((one for one in results if one is not None), None)
         return None if reason is None else fault(reason)
-
-    def _submitted(self, frame: Frame, streams: Streams) -> list[Future[Inference]]:
-        return [streams.submit(tile) for tile in self._tiles(frame)]
-
-    def _tiles(self, frame: Frame) -> list[NDArray[np.uint8]]:
-        return self._view.tiles(frame, self._pipeline.image_size)
 
     def _late(self, candidate: Judgeable) -> Decision | None:
         age_ms = (time.monotonic() - candidate.since) * 1000.0
@@ -205,18 +237,34 @@ class Judge:
         return {name: z[index] for index, name in self._computed if name not in skipped}
 
 
+def _submitted(part: PartInputs, streams: Streams) -> list[Future[Inference]]:
+    return [streams.submit(tile) for tile in part.tiles]
+
+
+def _broken(camera: str, candidate: Judgeable, error: Exception) -> InspectionResult:
+    decision = fault(f"engine: {type(error).__name__}: {' '.join(str(error).split())}")
+    return replace(_result(camera, candidate, decision), broken=error)
+
+
+def _with_stage(result: InspectionResult, inputs: FrameInputs) -> InspectionResult:
+    """Return the result with the time that locating took as the first stage of its inference."""
+    if inputs.locate_ms is None or result.inference is None:
+        return result
+    stages = {LOCATE: inputs.locate_ms, **result.inference.stages_ms}
+    return replace(result, inference=replace(result.inference, stages_ms=stages))
+
+
 def _result(
     camera: str,
-    frame: Delivered,
-    since: float,
+    one: Judgeable | Faulted,
     decision: Decision,
     *,
     inference: Inference | None = None,
     z: dict[str, float] | None = None,
-    broken: Exception | None = None,
-    part: str | None = None,
+    place: Place | None = None,
 ) -> InspectionResult:
-    latency_ms = (time.monotonic() - since) * 1000.0
+    frame, part = one.frame, one.part if isinstance(one, Judgeable) else None
+    latency_ms = (time.monotonic() - one.since) * 1000.0
     judged = decision.verdict != "NONE" and inference is not None
     score = inference.score if inference is not None and judged else None
     event = Event(
@@ -229,8 +277,48 @@ def _result(
         z if z and judged else {},
         latency_ms,
         decision.reason,
+        pose=None if place is None else place.record(),
     )
-    return InspectionResult(event, frame, inference if judged else None, broken=broken)
+    return InspectionResult(event, frame, inference if judged else None, place=place)
+
+
+def worst_result(results: Sequence[InspectionResult]) -> InspectionResult:
+    """Return the worst verdict on the parts of one frame: NG before NONE, WARN and OK, then the highest score."""
+    order = ("OK", "WARN", "NONE", "NG")
+    return max(results, key=lambda one: (order.index(one.event.verdict), one.event.score or 0.0))
+
+
+def results_of_parts(frames: Sequence[Sequence[InspectionResult]]) -> list[InspectionResult]:
+    """Return the verdict on each part from those on the frames of one call, in which parts are at rest.
+
+    Parts are followed from frame to frame by their places. What was not located counts where half of the frames have it.
+    """
+    if all(len(results) == 1 for results in frames):
+        return [median_result([results[0] for results in frames])]
+    parts: list[list[InspectionResult]] = []
+    unlocated: list[list[InspectionResult]] = []
+    for results in frames:
+        for result in (one for one in results if one.place is not None):
+            known = next((part for part in parts if _is_same_place(part[0], result)), None)
+            if known is None:
+                parts.append([result])
+            else:
+                known.append(result)
+        for number, result in enumerate(one for one in results if one.place is None):
+            if number == len(unlocated):
+                unlocated.append([])
+            unlocated[number].append(result)
+    parts.sort(key=lambda part: part[0].place.pose.x if part[0].place is not None else 0.0)
+    missing = [group[-1] for group in unlocated if 2 * len(group) >= len(frames)]
+    return [*map(median_result, parts), *missing]
+
+
+def _is_same_place(first: InspectionResult, second: InspectionResult) -> bool:
+    """Whether two located parts are one: their middles are nearer than half of the box's shorter side."""
+    if first.place is None or second.place is None:
+        return False
+    one, other = first.place.pose, second.place.pose
+    return math.hypot(one.x - other.x, one.y - other.y) < min(one.width, one.height) / 2
 
 
 def median_result(results: Sequence[InspectionResult]) -> InspectionResult:

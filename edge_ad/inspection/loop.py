@@ -12,7 +12,7 @@ from edge_ad.camera.opencv import one_thread
 from edge_ad.config import Config
 from edge_ad.errors import DeviceFault, is_out_of_memory
 from edge_ad.inspection.camera_worker import CameraWorker, Counters, Faulted, Latencies, Outage, Outcome, Passed
-from edge_ad.inspection.judge import InspectionResult, Judge, median_result
+from edge_ad.inspection.judge import NOT_LOCATED, InspectionResult, Judge, results_of_parts
 from edge_ad.inspection.observers import Observer
 from edge_ad.inspection.part_tracking import Judgeable, PartDetector
 from edge_ad.inspection.settings import CaptureConditions
@@ -24,7 +24,8 @@ class Loop:
     """Judges what the sources give until all have ended, ``max_frames`` are done or ``stop`` is called.
 
     Sources share the pipeline fairly: each gives at most one frame a round. Every frame ends as judged, dropped,
-    faulted or idle. ``detectors`` (one for each source, or None) gather frames to parts: a part gives one judgement.
+    faulted or idle. ``detectors`` (one for each source, or None) gather frames to parts: a part gives one judgement, or
+    one for each of several parts that are located in its frames.
     ``conditions`` and ``patient`` as for CameraWorker. The loop closes the sources; the caller closes the observers.
     """
 
@@ -59,7 +60,7 @@ class Loop:
             for source, detector in zip(sources, gathered, strict=True)
         ]
         self._under_way: dict[CameraWorker, Judgeable] = {}
-        self._open_parts: dict[str, list[InspectionResult]] = {}
+        self._open_parts: dict[str, list[list[InspectionResult]]] = {}
         self.latencies = Latencies()
         self.none_reasons: Counter[str] = Counter()  # verdicts NONE by the word that their reason begins with
         self.elapsed_s = 0.0
@@ -156,52 +157,51 @@ class Loop:
             for observer in self._observers:
                 observer.on_cycle(worker.name, outcome.state)
             return
-        result = self._result(worker, outcome)
+        results = self._results(worker, outcome)
         counters = worker.counters
         if isinstance(outcome, Outage):
             counters.outages += 1
-        elif result.event.verdict == "NONE":
+        elif all(result.event.verdict == "NONE" for result in results):
             counters.faulted += 1
         else:
             counters.judged += 1
-        verdict = self._of_part(worker, outcome, result)
-        if verdict is not None:
-            self._report(worker, verdict)
-        if result.broken is not None and is_out_of_memory(result.broken):
-            raise DeviceFault(
-                f"the engine failed on frame {result.event.frame} of {worker.name}: out of memory "
-                f"({result.broken}): close other programs, or choose a smaller preset"
-            ) from result.broken
-        if result.broken is not None:
-            raise DeviceFault(
-                f"the engine failed on frame {result.event.frame} of {worker.name}: {result.broken}; "
-                "rebuild it with `edge-ad build-engine` or start again"
-            ) from result.broken
+        broken = next((result for result in results if result.broken is not None), None)
+        verdicts = results if broken is not None else self._of_part(worker, outcome, results)
+        if verdicts:
+            self._report(worker, verdicts)
+        if broken is not None:
+            _raise_engine_fault(worker.name, broken)
 
-    def _of_part(self, worker: CameraWorker, outcome: Outcome, result: InspectionResult) -> InspectionResult | None:
-        """Return the verdict to tell; None while frames of the part are missing."""
-        if not isinstance(outcome, Judgeable) or outcome.part is None or result.broken is not None:
-            return result
+    def _of_part(
+        self, worker: CameraWorker, outcome: Outcome, results: list[InspectionResult]
+    ) -> list[InspectionResult]:
+        """Return the verdicts to tell; none while frames of the part are missing."""
+        if not isinstance(outcome, Judgeable) or outcome.part is None:
+            return results
         gathered = self._open_parts.setdefault(worker.name, [])
-        gathered.append(result)
-        return median_result(self._open_parts.pop(worker.name)) if outcome.last else None
+        gathered.append(results)
+        return results_of_parts(self._open_parts.pop(worker.name)) if outcome.last else []
 
-    def _report(self, worker: CameraWorker, result: InspectionResult) -> None:
-        event = result.event
-        worker.counters.verdicts[event.verdict] += 1
-        worker.counters.parts += result.frame is not None and event.part is not None
-        if event.verdict != "NONE":
-            self.latencies.add(event.latency_ms or 0.0)
-        else:
-            self.none_reasons[(event.reason or "unknown").split(":")[0]] += 1
+    def _report(self, worker: CameraWorker, results: list[InspectionResult]) -> None:
+        counters = worker.counters
+        counters.parts += any(result.frame is not None and result.event.part is not None for result in results)
+        for result in results:
+            event = result.event
+            counters.verdicts[event.verdict] += 1
+            counters.unlocated += (event.reason or "").startswith(NOT_LOCATED)
+            counters.outside += result.place is not None and result.place.outside is not None
+            if event.verdict != "NONE":
+                self.latencies.add(event.latency_ms or 0.0)
+            else:
+                self.none_reasons[(event.reason or "unknown").split(":")[0]] += 1
         for observer in self._observers:
-            observer.on_result(result, worker.source)
+            observer.on_results(results, worker.source)
 
-    def _result(self, worker: CameraWorker, outcome: Judgeable | Faulted | Outage) -> InspectionResult:
+    def _results(self, worker: CameraWorker, outcome: Judgeable | Faulted | Outage) -> list[InspectionResult]:
         if isinstance(outcome, Outage):
-            return self._judge.outage(worker.name, outcome)
+            return [self._judge.outage(worker.name, outcome)]
         if isinstance(outcome, Faulted):
-            return self._judge.faulted(worker.name, outcome)
+            return [self._judge.faulted(worker.name, outcome)]
         return self._judge.judge(worker.name, outcome, worker.checks_age)
 
     def _raise_if_broken(self) -> None:
@@ -209,3 +209,12 @@ class Loop:
         if broken:
             advice = "give smaller images, or close other programs" if "out of memory" in str(broken) else "check the camera"
             raise DeviceFault("; ".join(broken) + f"; {advice}")
+
+
+def _raise_engine_fault(camera: str, result: InspectionResult) -> None:
+    error, where = result.broken, f"the engine failed on frame {result.event.frame} of {camera}"
+    if error is not None and is_out_of_memory(error):
+        raise DeviceFault(
+            f"{where}: out of memory ({error}): close other programs, or choose a smaller preset"
+        ) from error
+    raise DeviceFault(f"{where}: {error}; rebuild it with `edge-ad build-engine` or start again") from error

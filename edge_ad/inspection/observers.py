@@ -11,7 +11,8 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -30,6 +31,7 @@ from edge_ad.utils.text import storable
 _log = logging.getLogger(__name__)
 
 REFRESH_S = 0.2
+WARN_EVERY_S = 60.0
 SYNC_EVERY_S = 1.0
 
 
@@ -41,6 +43,11 @@ class Observer:
 
     def on_result(self, result: InspectionResult, source: Source) -> None:
         """Take one result made on ``source``."""
+
+    def on_results(self, results: Sequence[InspectionResult], source: Source) -> None:
+        """Take the results of one frame or call: one, or those of several parts that were located in it."""
+        for result in results:
+            self.on_result(result, source)
 
     def on_cycle(self, camera: str, state: CycleState) -> None:
         """A frame was looked at and needs no verdict by itself."""
@@ -151,6 +158,40 @@ class DriftObserver(Observer):
         elif self._drifted and not warning:
             _log.info("drift: the parts are like the normal images again")
         self._drifted = warning is not None
+
+
+class PoseObserver(Observer):
+    """Warns of parts whose pose leaves that of the normal images: at once, then at most once a minute and camera.
+
+    ``count`` is over all cameras.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._next: dict[str, float] = {}
+        self._unreported: Counter[str] = Counter()
+        self.count = 0
+
+    def on_result(self, result: InspectionResult, source: Source) -> None:
+        """Look at where the part lies."""
+        outside = None if result.place is None else result.place.outside
+        if outside is None:
+            return
+        self.count += 1
+        self._unreported[source.name] += 1
+        now = self._clock()
+        if now < self._next.get(source.name, now):
+            return
+        self._next[source.name] = now + WARN_EVERY_S
+        more = self._unreported.pop(source.name) - 1
+        others = f" ({more} more since the last warning)" if more else ""
+        _log.warning("%s: part %s: %s%s", source.name, result.event.part, outside, others)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a summary says of it."""
+        parts = "part lay" if self.count == 1 else "parts lay"
+        return [f"{self.count} {parts} outside the poses of the normal images"] if self.count else []
 
 
 class StatusLine(Observer):

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from edge_ad.camera.frames import Image
 from edge_ad.errors import BadInput
+from edge_ad.geometry.geometry import Geometry
+from edge_ad.geometry.pose import Pose
 
 SIDE = 32
 MIN_SIMILARITY = 0.45
@@ -34,9 +36,9 @@ class Observation:
 
 
 class Matcher(Protocol):
-    """Tells a part from no part on a thumbnail f32[32,32]."""
+    """Tells a part from no part on an image u8[H,W,3] and its thumbnail f32[32,32]."""
 
-    def present(self, thumb: Thumb) -> bool:
+    def present(self, thumb: Thumb, image: Image) -> bool:
         """Whether a part is in view."""
 
 
@@ -74,7 +76,7 @@ class PresenceDetector:
             self._quiet += 1
         self._last = thumb
         still = self._quiet >= self._rest
-        return Observation(self._matcher.present(thumb), still, thumb, _sharpness(image) if still else 0.0)
+        return Observation(self._matcher.present(thumb, image), still, thumb, _sharpness(image) if still else 0.0)
 
     def forget(self) -> None:
         """Start again after frames were missed: what is seen next may have moved."""
@@ -105,9 +107,21 @@ class LikeNormal:
             )
         self.limit = 0.4 * similarity
 
-    def present(self, thumb: Thumb) -> bool:
+    def present(self, thumb: Thumb, image: Image) -> bool:
         """Whether the thumbnail resembles a good."""
         return float((self._normal @ _contrast(thumb)).max()) >= self.limit
+
+
+class Locatable:
+    """A part is what the bundle's locator finds; what it takes for a part without knowing where it lies counts too."""
+
+    def __init__(self, geometry: Geometry) -> None:
+        self._geometry = geometry
+
+    def present(self, thumb: Thumb, image: Image) -> bool:
+        """Whether the locator sees anything that could be a part."""
+        location = self._geometry.locate(np.ascontiguousarray(image))
+        return isinstance(location, Pose) or not location.empty
 
 
 class UnlikeEmpty:
@@ -132,7 +146,7 @@ class UnlikeEmpty:
                 "of the image only; choose a smaller region of interest (roi) or another ground"
             )
 
-    def present(self, thumb: Thumb) -> bool:
+    def present(self, thumb: Thumb, image: Image) -> bool:
         """Whether enough of the thumbnail is not the empty station."""
         return self._share(thumb) >= self.limit
 

@@ -8,6 +8,7 @@ import math
 import os
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -19,7 +20,9 @@ from edge_ad.camera.frames import Image, Source
 from edge_ad.data.images import resize
 from edge_ad.errors import BadInput, DeviceFault
 from edge_ad.events import Event, Verdict
-from edge_ad.inspection.judge import InspectionResult
+from edge_ad.geometry.pose import Points
+from edge_ad.inspection.judge import InspectionResult, worst_result
+from edge_ad.inspection.locating import draw_outlines
 from edge_ad.inspection.observers import Observer
 from edge_ad.inspection.view import View
 from edge_ad.utils.files import atomic_write
@@ -66,18 +69,41 @@ class HeatScale:
         return strength
 
 
-def annotate(image: Image | None, event: Event, heat: NDArray[np.float32] | None) -> Image:
+def heat_of(results: Sequence[InspectionResult], scale: HeatScale) -> NDArray[np.float32] | None:
+    """Return how the parts of one frame deviate, f32[h,w] of 0 to 1 over the region of interest; None where none was inferred."""
+    whole: NDArray[np.float32] | None = None
+    for result in results:
+        if result.inference is None:
+            continue
+        heat = scale.strength(result.inference.map, result.event.verdict)
+        if result.place is not None:
+            heat = result.place.spread(heat)
+        whole = heat if whole is None else np.maximum(whole, heat)
+    return whole
+
+
+def outlines_of(results: Sequence[InspectionResult]) -> list[Points]:
+    """Return the outlines of the parts that were located in one frame, in pixels of the region of interest."""
+    return [points for result in results if result.place is not None for points in result.place.outlines]
+
+
+def annotate(
+    image: Image | None, event: Event, heat: NDArray[np.float32] | None, outlines: Sequence[Points] = ()
+) -> Image:
     """Return u8[H,W,3] RGB: ``image`` (grey where there is none), enlarged where small, shrunk where it is larger than
     ``bounded`` allows, framed in the verdict's colour; a strip that stays thin gets grey beside it.
 
-    ``heat`` f32[h,w] holds 0 to 1 (see HeatScale), of any size, and is laid over the whole image. The text stands
-    above the image, so nothing of it is hidden; images of one size give results of one size.
+    ``heat`` f32[h,w] holds 0 to 1 (see HeatScale), of any size, and is laid over the whole image; ``outlines`` are in
+    pixels of the image. The text stands above the image, so nothing of it is hidden; images of one size give results of
+    one size.
     """
     canvas = np.full((MIN_SIDE, MIN_SIDE, 3), GREY, np.uint8) if image is None else bounded(image)
     factor = max(1, min(-(-MIN_SIDE // min(canvas.shape[:2])), MAX_SIDE // max(canvas.shape[:2])))
     canvas = resize(canvas, (canvas.shape[0] * factor, canvas.shape[1] * factor)).copy()
     if heat is not None:
         canvas = overlay(canvas, heat)
+    if image is not None and outlines:
+        canvas = draw_outlines(canvas, outlines, (image.shape[0], image.shape[1]))
     canvas = _padded(canvas)
     border = max(4, min(canvas.shape[:2]) // 60)
     size = max(canvas.shape[1] / 900.0, 0.45)
@@ -176,17 +202,18 @@ class Recorder(Observer):
         self._count = 0
         self._full = False
 
-    def on_result(self, result: InspectionResult, source: Source) -> None:
-        """Write one annotated frame."""
+    def on_results(self, results: Sequence[InspectionResult], source: Source) -> None:
+        """Write one annotated frame, with the worst verdict on its parts."""
+        result = worst_result(results)
         if result.frame is None or not self._room():
             return
-        heat = None
-        if result.inference is not None:
-            scale = self._scales.setdefault(source.name, HeatScale(self._reference))
-            heat = scale.strength(result.inference.map, result.event.verdict)
-            if result.image is not None:
-                heat = self._view.spread(heat, result.image)
-        image = annotate(result.image, result.event, heat)
+        heat = heat_of(results, self._scales.setdefault(source.name, HeatScale(self._reference)))
+        outlines = outlines_of(results)
+        if result.image is not None:
+            heat = None if heat is None else self._view.spread(heat, result.image)
+            corner = np.array((self._view.region or (0, 0))[:2])
+            outlines = [points + corner for points in outlines]
+        image = annotate(result.image, result.event, heat, outlines)
         if source.kind in ("images", "watch"):
             folder = self._folder / self._stem(source) if self._several else self._folder
             self._write_image(folder, image, result.frame.index, result.frame.part)

@@ -26,12 +26,13 @@ from edge_ad.scoring import Thresholds
 class CaptureConditions:
     """What images are checked against: limits, how healthy ones of normal parts look, how the camera was set for them.
 
-    None where it is not known.
+    None where it is not known. ``size``: (height, width) of the region in which parts were learned, None where any will do.
     """
 
     limits: HealthLimits = HealthLimits()
     reference: HealthReference | None = None
     camera: CameraSettings | None = None
+    size: tuple[int, int] | None = None
 
 
 def conditions_of(bundle: Bundle, limits: HealthLimits = HealthLimits()) -> CaptureConditions:
@@ -41,6 +42,7 @@ def conditions_of(bundle: Bundle, limits: HealthLimits = HealthLimits()) -> Capt
         limits,
         None if reference is None else HealthReference.from_json(reference),
         None if camera is None else CameraRecord.from_json(camera, str(bundle.path)).settings,
+        bundle.geometry.image_size if bundle.geometry.locates else None,
     )
 
 

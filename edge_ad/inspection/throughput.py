@@ -21,7 +21,9 @@ from edge_ad.data.images import resize
 from edge_ad.engines.benchmark import CAMERA_SIZE, quantiles
 from edge_ad.engines.pipeline import Inference, Pipeline
 from edge_ad.engines.selection import Streams
-from edge_ad.inspection.judge import InspectionResult, Judge
+from edge_ad.geometry.geometry import Geometry, Prepared
+from edge_ad.inspection.judge import LOCATE, Inferring, InspectionResult, Judge
+from edge_ad.inspection.locating import Locating, example_frame
 from edge_ad.inspection.loop import Loop
 from edge_ad.inspection.observers import Observer
 
@@ -32,7 +34,8 @@ WARM_UP = 20
 class Overhead:
     """Milliseconds as ``{"p50", "p90", "p99", "max"}`` over ``frames`` frames.
 
-    ``end_to_end``: from the capture to the verdict, hand-over between threads, health, resize and judgement included.
+    ``end_to_end``: from the capture to the verdict, hand-over between threads, health, locating or resizing and judgement
+    included.
     ``engine``: upload, graphs and download of the same frames. ``overhead``: the difference, frame by frame.
     """
 
@@ -98,25 +101,26 @@ class _Times(Observer):
 
     def on_result(self, result: InspectionResult, source: Source) -> None:
         if result.inference is not None and result.event.latency_ms is not None:
-            self.pairs.append((result.event.latency_ms, sum(result.inference.stages_ms.values())))
+            spent = sum(ms for stage, ms in result.inference.stages_ms.items() if stage != LOCATE)
+            self.pairs.append((result.event.latency_ms, spent))
 
 
 def measure_overhead(
     bundle: Bundle, pipeline: Pipeline, frames: int = 500, observers: Sequence[Observer] = ()
 ) -> Overhead | None:
-    """Run ``frames`` images of 640 x 480 through the loop, at half the rate that the engines reach.
+    """Run ``frames`` images through the loop, at half the rate that the engines reach.
 
-    The images are the golden images, enlarged beforehand. ``observers`` come after the verdict and cost it nothing.
-    None when the machine is so busy that the loop judged no frame after the first ones.
+    The images are the golden images as a camera shows them (``camera_images``). ``observers`` come after the
+    verdict and cost it nothing. None when the machine is so busy that the loop judged no frame after the first ones.
     """
-    images = [resize(image, CAMERA_SIZE) for image in bundle.golden.images[:8]]
+    images, locating = camera_images(bundle)
     started = time.perf_counter()
     for _ in range(WARM_UP):
-        pipeline.infer(resize(images[0], pipeline.image_size))
+        pipeline.infer(bundle.golden.images[0])
     fps = min(0.5 * WARM_UP / (time.perf_counter() - started), 60.0)
     times = _Times()
     settings = Config(run=RunTable(max_age_ms=60_000.0))
-    judge = Judge(pipeline, bundle.thresholds, bundle.statistics.weight, settings.run.max_age_ms)
+    judge = _judge(bundle, pipeline, locating)
     Loop(judge, [Still(images, frames + WARM_UP, fps)], [times, *observers], settings).run()
     judged = times.pairs[WARM_UP:]
     if not judged:
@@ -177,7 +181,7 @@ class _Clock(Observer):
 
 
 class _Willing(Observer):
-    """A camera of 640 x 480 whose next image comes while one is inferred, for so many frames or seconds.
+    """A camera whose next image comes while one is inferred, for so many frames or seconds.
 
     It stands between judge and pipeline as well, to know when an image was taken: an earlier one would be overwritten.
     """
@@ -221,7 +225,7 @@ class _Willing(Observer):
 
 
 class _Pile:
-    """So many images of 640 x 480, each there as soon as the one before is taken."""
+    """So many images, each there as soon as the one before is taken."""
 
     kind: SourceKind = "images"
 
@@ -241,30 +245,30 @@ class _Pile:
 
 
 def measure_throughput(bundle: Bundle, pipeline: Pipeline, frames: int = 200) -> Throughput:
-    """Judge ``frames`` images a side, in turns; the images are the golden images, enlarged beforehand."""
-    images = _images(bundle)
-    small = [resize(image, pipeline.image_size) for image in images]
+    """Judge ``frames`` images a side, in turns; the images are the golden images as a camera shows them."""
+    images, locating = _images(bundle)
+    small = list(bundle.golden.images[:8])
     engines, loops = [], []
     for number in _turns(frames):
         began = time.perf_counter()
         for turn in range(number):
             pipeline.infer(small[turn % len(small)])
         engines.append(number / (time.perf_counter() - began))
-        loops.append(_loop(bundle, _Willing(pipeline, images, number, None)))
+        loops.append(_loop(bundle, locating, _Willing(pipeline, images, number, None)))
     return _throughput(engines, loops)
 
 
 def measure_streams(bundle: Bundle, streams: Streams, frames: int = 200) -> Throughput:
     """Judge ``frames`` images of as many cameras as there are streams, beside the engines fed without a pause."""
-    images = _images(bundle)
-    small = [resize(image, streams.image_size) for image in images]
+    images, locating = _images(bundle)
+    small = list(bundle.golden.images[:8])
     engines, loops = [], []
     for each in _turns(frames // streams.count):
         began = time.perf_counter()
         for one in [streams.submit(small[turn % len(small)]) for turn in range(each * streams.count)]:
             one.result()
         engines.append(each * streams.count / (time.perf_counter() - began))
-        judge = Judge(streams, bundle.thresholds, bundle.statistics.weight, 60_000.0)
+        judge = _judge(bundle, streams, locating)
         cameras = [_Pile(f"camera {number}", images, each) for number in range(streams.count)]
         clock = _Clock()
         Loop(judge, cameras, [clock], Config()).run()
@@ -295,11 +299,11 @@ def soak(
 
     ``device`` says how the machine is after each piece: a board that grows hot slows its clocks.
     """
-    images, result = _images(bundle), []
+    (images, locating), result = _images(bundle), []
     began = time.monotonic()
     while (left := 60.0 * minutes - (time.monotonic() - began)) > 0:
         camera = _Willing(pipeline, images, None, min(piece_s, left))
-        fps = _loop(bundle, camera)
+        fps = _loop(bundle, locating, camera)
         if fps:
             second = round(time.monotonic() - began, 1)
             result.append(Minute(second, round(fps, 3), quantiles(camera.latencies), device()))
@@ -307,16 +311,35 @@ def soak(
     return result
 
 
-def _loop(bundle: Bundle, camera: _Willing) -> float:
-    settings = Config(run=RunTable(max_age_ms=60_000.0))
-    judge = Judge(camera, bundle.thresholds, bundle.statistics.weight, settings.run.max_age_ms)
+def _judge(bundle: Bundle, pipeline: Inferring, locating: Locating) -> Judge:
+    return Judge(pipeline, bundle.thresholds, bundle.statistics.weight, 60_000.0, locating=locating)
+
+
+def _loop(bundle: Bundle, locating: Locating, camera: _Willing) -> float:
     clock = _Clock()
-    Loop(judge, [camera], [camera, clock], settings).run()
+    settings = Config(run=RunTable(max_age_ms=60_000.0))
+    Loop(_judge(bundle, camera, locating), [camera], [camera, clock], settings).run()
     return clock.fps
 
 
-def _images(bundle: Bundle) -> list[Image]:
-    """Return golden images at camera size, each with noise of its own, since no two images of a camera are equal."""
+def _images(bundle: Bundle) -> tuple[list[Image], Locating]:
+    """Return images as a camera gives them, each with noise of its own, since no two images of a camera are equal."""
     rng = np.random.default_rng(0)
-    large = [resize(image, CAMERA_SIZE) for image in bundle.golden.images[:8]]
-    return [np.clip(one + rng.integers(-2, 3, one.shape), 0, 255).astype(np.uint8) for one in large for _ in range(2)]
+    large, locating = camera_images(bundle)
+    noisy = [np.clip(one + rng.integers(-2, 3, one.shape), 0, 255).astype(np.uint8) for one in large for _ in range(2)]
+    return noisy, locating
+
+
+def camera_images(bundle: Bundle) -> tuple[list[Image], Locating]:
+    """Return golden images as a camera would show them, and what makes inputs of them.
+
+    Where the bundle locates parts they are drawn back into images of the normal images' size; where none of them is located
+    there, because its locator needs the real surroundings, they are enlarged to 640 x 480 and taken whole.
+    """
+    golden = bundle.golden.images[:8]
+    if bundle.geometry.locates:
+        framed = [example_frame(bundle.geometry, image) for image in golden]
+        located = [image for image in framed if isinstance(bundle.geometry.prepare(image), Prepared)]
+        if located:
+            return located, Locating(bundle.geometry)
+    return [resize(image, CAMERA_SIZE) for image in golden], Locating(Geometry.square(bundle.image_size))

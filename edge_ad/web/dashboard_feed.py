@@ -13,7 +13,7 @@ from typing import Any
 
 from edge_ad.camera.frames import Source
 from edge_ad.events import Event
-from edge_ad.inspection.judge import InspectionResult
+from edge_ad.inspection.judge import InspectionResult, worst_result
 from edge_ad.inspection.observers import Observer
 from edge_ad.inspection.part_tracking import CycleState
 from edge_ad.inspection.view import View
@@ -47,7 +47,7 @@ class Seen:
     stand.
     """
 
-    event: Event | None = None
+    event: Event | None = None  # of several parts in one frame the worst
     bad: Event | None = None
     reported_at: float = 0.0
     state: CycleState | None = None
@@ -55,16 +55,27 @@ class Seen:
 
 @dataclass(frozen=True, eq=False)
 class PendingImage:
-    """A judgement whose image is to be shown, of the camera at ``place``."""
+    """The judgements on the parts of one image that is to be shown, of the camera at ``index``."""
 
     index: int
-    result: InspectionResult
+    results: Sequence[InspectionResult]
 
 
 @dataclass
 class _Slot:
     shown_at: float = -math.inf
-    pending: tuple[int, InspectionResult] | None = None
+    pending: tuple[int, Sequence[InspectionResult]] | None = None
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    """An event, the number of events up to it, and whether it is the worst of its frame."""
+
+    number: int
+    since: float
+    index: int
+    event: Event
+    worst: bool
 
 
 @dataclass
@@ -102,23 +113,30 @@ class DashboardFeed(Observer):
         self._every_s = len(self.cameras) / IMAGES_PER_SECOND
         self._lock = threading.Lock()
         self._taken = 0
-        self._waiting: deque[tuple[int, float, int, Event]] = deque(maxlen=MAX_WAITING)
+        self._waiting: deque[_Waiting] = deque(maxlen=MAX_WAITING)
         self._slots = [_Slot() for _ in cameras]
 
-    def on_result(self, result: InspectionResult, source: Source) -> None:
-        """Keep the event, and the image when it is time for one."""
-        now, index, event = self._clock(), self._indices[source.name], result.event
+    def on_results(self, results: Sequence[InspectionResult], source: Source) -> None:
+        """Keep the events of one frame, and its image when it is time for one."""
+        now, index, worst = self._clock(), self._indices[source.name], worst_result(results)
         with self._lock:
-            self._taken += 1
-            self._waiting.append((self._taken, now, index, event))
+            for result in results:
+                self._taken += 1
+                self._waiting.append(_Waiting(self._taken, now, index, result.event, result is worst))
             slot = self._slots[index]
-            if self.watching and result.frame is not None and now - slot.shown_at >= self._every_s:
-                slot.shown_at, slot.pending = now, (self._taken, result)
+            if self.watching and worst.frame is not None and now - slot.shown_at >= self._every_s:
+                slot.shown_at, slot.pending = now, (self._taken, results)
         self.seen[index].state = None
-        if event.latency_ms is not None and event.verdict != "NONE":
-            self._time("total", event.latency_ms)
-        for name, spent in result.inference.stages_ms.items() if result.inference else ():
-            self._time(name, spent)
+        for result in results:
+            event = result.event
+            if event.latency_ms is not None and event.verdict != "NONE":
+                self._time("total", event.latency_ms)
+            for name, spent in result.inference.stages_ms.items() if result.inference else ():
+                self._time(name, spent)
+
+    def on_result(self, result: InspectionResult, source: Source) -> None:
+        """Keep one event."""
+        self.on_results([result], source)
 
     def on_cycle(self, camera: str, state: CycleState) -> None:
         """Keep where the parts of a camera stand."""
@@ -130,12 +148,13 @@ class DashboardFeed(Observer):
         result = Released()
         with self._lock:
             last = self._last(now)
-            while self._waiting and self._waiting[0][0] <= last:
-                _, _, index, event = self._waiting.popleft()
-                result.events.append((index, event))
-                seen = self.seen[index]
-                seen.event, seen.reported_at = event, now
-                seen.bad = event if event.verdict != "OK" else seen.bad
+            while self._waiting and self._waiting[0].number <= last:
+                one = self._waiting.popleft()
+                result.events.append((one.index, one.event))
+                if one.worst:
+                    seen = self.seen[one.index]
+                    seen.event, seen.reported_at = one.event, now
+                    seen.bad = one.event if one.event.verdict != "OK" else seen.bad
             for index, slot in enumerate(self._slots):
                 if slot.pending is not None and slot.pending[0] <= last:
                     result.shots.append(PendingImage(index, slot.pending[1]))
@@ -146,7 +165,7 @@ class DashboardFeed(Observer):
         """Return the number of the newest event that may be shown."""
         if self._settled is None:
             return self._taken
-        overdue = [number for number, since, _, _ in self._waiting if now - since > MAX_WAIT_S]
+        overdue = [one.number for one in self._waiting if now - one.since > MAX_WAIT_S]
         return max(self._settled(), overdue[-1] if overdue else 0)
 
     def _time(self, name: str, spent_ms: float) -> None:

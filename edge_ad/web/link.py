@@ -30,8 +30,10 @@ from edge_ad.config import Config
 from edge_ad.engines.pipeline import Pipeline
 from edge_ad.errors import BadInput
 from edge_ad.inspection.inspector import Inspector
+from edge_ad.inspection.judge import worst_result
+from edge_ad.inspection.locating import draw_outlines
 from edge_ad.inspection.observers import Observer
-from edge_ad.inspection.recorder import HeatScale
+from edge_ad.inspection.recorder import HeatScale, heat_of, outlines_of
 from edge_ad.inspection.settings import presence_of
 from edge_ad.outputs.delivery import ChannelState
 from edge_ad.scoring import Thresholds
@@ -190,7 +192,7 @@ class WebLink:
             raise TimeoutError("the dashboard does not answer")
 
     def _show(self, raw: PendingImage, scale: HeatScale) -> None:
-        result = raw.result
+        result = worst_result(raw.results)
         blobs: list[memoryview] = []
         record: dict[str, Any] = {
             "kind": "picture",
@@ -199,11 +201,14 @@ class WebLink:
             "heat": None,
         }
         if result.image is not None:
-            image = np.ascontiguousarray(smaller(self.feed.view.seen(result.image)))
+            region = self.feed.view.seen(result.image)
+            outlines, size = outlines_of(raw.results), (region.shape[0], region.shape[1])
+            image = np.ascontiguousarray(smaller(region))
+            image = draw_outlines(image, outlines, size) if outlines else image
             record["image"] = list(image.shape)
             blobs.append(image.data.cast("B"))
-        if result.inference is not None:
-            strength = scale.strength(result.inference.map, result.event.verdict)
+        strength = heat_of(raw.results, scale)
+        if strength is not None:
             heat = np.ascontiguousarray((strength * 255.0).astype(np.uint8))
             record["heat"] = list(heat.shape)
             blobs.append(heat.data.cast("B"))

@@ -81,7 +81,7 @@ def test_light_alone_is_neither_motion_nor_a_part() -> None:
     picture = belt.frame(0)[0]
     brighter = np.clip(picture.astype(np.float32) * 1.25, 0, 255).astype(np.uint8)
     assert difference(thumbnail(picture), thumbnail(np.clip(picture.astype(int) + 20, 0, 255).astype(np.uint8))) < 0.2
-    assert not UnlikeEmpty([picture], GOODS).present(thumbnail(brighter))
+    assert not UnlikeEmpty([picture], GOODS).present(thumbnail(brighter), brighter)
 
 
 def test_a_frame_is_still_after_the_third_like_it() -> None:

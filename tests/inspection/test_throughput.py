@@ -14,6 +14,7 @@ from edge_ad.bundle import Bundle
 from edge_ad.engines.pipeline import Inference, Pipeline
 from edge_ad.engines.selection import Streams
 from edge_ad.inspection import throughput
+from edge_ad.inspection.locating import Locating
 from edge_ad.inspection.throughput import Minute, measure_streams, measure_throughput, soak
 
 
@@ -23,9 +24,9 @@ def test_every_picture_is_judged_and_the_share_is_that_of_the_turns(
     cameras = []
     run = throughput._loop
 
-    def watched(bundle: Bundle, camera: throughput._Willing) -> float:
+    def watched(bundle: Bundle, locating: Locating, camera: throughput._Willing) -> float:
         cameras.append(camera)
-        return run(bundle, camera)
+        return run(bundle, locating, camera)
 
     monkeypatch.setattr(throughput, "_loop", watched)
     found = measure_throughput(tiny_bundle, tiny_pipeline, frames=45)
