@@ -144,7 +144,7 @@ class Preset:
         message = f"preset {self.name} cannot take images of {size[1]} x {size[0]} pixels (width x height)"
         if self.teacher.token_side:
             raise BadInput(
-                f"{message}: it is published for squares of {self.image_side}; use --geometry square, or preset fast"
+                f"{message}: it is published for squares of {self.image_side}; leave --geometry and --pixels out, or use fast"
             )
         if min(size) < SIDE_STEP or size[0] % SIDE_STEP or size[1] % SIDE_STEP:
             raise BadInput(f"{message}: both sides must be multiples of {SIDE_STEP}, such as 512 and 128")
