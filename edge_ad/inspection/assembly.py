@@ -61,7 +61,7 @@ def lock_line(run: RunTable, stack: contextlib.ExitStack) -> None:
 def warm_up(pipeline: Inferring, bundle: Bundle) -> tuple[NDArray[np.float32], SelfTest]:
     """Judge golden images, so that the first frame is not late and the engines are known to be right.
 
-    Returns the heat map f32[256,256] of the best of them, and the self-test of the watchdog. DeviceFault when a score
+    Returns the heat map f32[h,w] of the best of them, and the self-test of the watchdog. DeviceFault when a score
     is farther from the bundle's than `build-engine` would have accepted.
     """
     images = bundle.golden.images[:WARM_UP]
