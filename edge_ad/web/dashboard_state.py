@@ -33,7 +33,8 @@ class DashboardImage:
     def to_json(self) -> dict[str, Any]:
         """Return its number, whether there is an image and a heat map, and what it shows."""
         has = {"image": self.image is not None, "heat": self.heat is not None}
-        return {"number": self.number, **has, **{key: self.event[key] for key in SHOWN}}
+        outside = (self.event["pose"] or {}).get("outside")
+        return {"number": self.number, **has, **{key: self.event[key] for key in SHOWN}, "outside": outside}
 
     def jpeg(self) -> bytes | None:
         """Return the image as JPEG, encoded once for all pages."""

@@ -27,6 +27,8 @@ COUNTERS = (
     ("parts", "Parts with a verdict.", "parts"),
     ("reconnects", "Times that a camera was opened again.", "reconnects"),
     ("stalls", "Times that a camera gave no frame in its time.", "stalls"),
+    ("unlocated_parts", "Parts that were looked for and not located.", "unlocated"),
+    ("outside_poses", "Parts whose pose leaves those of the normal images.", "outside"),
 )
 FRAMES = ("judged", "faulted", "idle")
 

@@ -204,7 +204,7 @@ def showing(seen: Seen, now: float) -> dict[str, Any]:
         return {"show": "IDLE", "why": "a part is coming or being looked at", "age_s": age}
     if age > FRESH_S and state is None:
         return {"show": "IDLE", "why": "no part came", "age_s": age}
-    return {"show": event.verdict, "why": event.reason, "age_s": age}
+    return {"show": event.verdict, "why": event.reason or (event.pose or {}).get("outside"), "age_s": age}
 
 
 def event_row(index: int, event: Event) -> dict[str, Any]:

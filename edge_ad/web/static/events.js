@@ -104,12 +104,20 @@ function detail(event) {
   const facts = [["Time", moment(event.time)], ["Part", event.part ?? "–"], ["Score", figure(event.score, 3)],
     ["Reason", event.reason ?? "–"], ["Camera", event.camera], ["Frame", event.frame ?? "–"],
     ["Latency", event.latency_ms === null ? "–" : `${figure(event.latency_ms, 1)} ms`],
-    ...Object.entries(event.z).map(([name, value]) => [`z ${name}`, figure(value)])];
+    ...Object.entries(event.z).map(([name, value]) => [`z ${name}`, figure(value)]), ...place(event.pose)];
   $("detail").replaceChildren(
     el("div", { class: "head" }, el("h2", {}, chip(event.verdict), ` part ${event.part ?? "–"}`)),
     event.images ? el("div", { class: "pictures" }, ...pictures) : el("p", { class: "empty" }, "No image was kept of this event"),
     el("div", { class: "buttons", role: "group", "aria-label": "Mark" }, ...marks),
     el("dl", { class: "facts" }, ...facts.flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, String(value))])));
+}
+
+function place(pose) {
+  if (!pose) return [];
+  const facts = [["Place", `x ${figure(pose.x, 1)}, y ${figure(pose.y, 1)}, turned by ${figure(pose.angle, 1)}°${pose.symmetric ? " (symmetric)" : ""}`],
+    ["Box", `${figure(pose.width, 0)} × ${figure(pose.height, 0)} px, scale ${figure(pose.scale, 3)}`],
+    ["Residual", pose.residual === null ? "–" : `${figure(pose.residual * 100, 1)} %`]];
+  return pose.outside ? [...facts, ["Warning", pose.outside]] : facts;
 }
 
 export async function setMark(mark) {

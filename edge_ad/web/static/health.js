@@ -21,9 +21,11 @@ export function showHealth(state) {
   });
   table($("stages"), [["Stage"], ["Parts", "number"], ["Mean ms", "number"]], means.map(([name, parts, mean]) => [name, count(parts), figure(mean)]));
   table($("cameras"), [["Camera"], ["Shows"], ["Frames/s", "number"], ["Captured", "number"], ["Dropped", "number"], ["Lost", "number"],
-    ["Faults", "number"], ["Outages", "number"], ["Reconnects", "number"], ["Stalls", "number"], ["Alarm"]],
+    ["Faults", "number"], ["Outages", "number"], ["Reconnects", "number"], ["Stalls", "number"],
+    ["Not located", "number"], ["Outside poses", "number"], ["Alarm"]],
   run.cameras.map((camera) => [camera.name, camera.show, figure(camera.fps, 1), count(camera.counters.captured), count(camera.counters.dropped),
-    count(camera.counters.lost), count(camera.counters.faulted), count(camera.counters.outages), count(camera.counters.reconnects), count(camera.counters.stalls), camera.alarm]));
+    count(camera.counters.lost), count(camera.counters.faulted), count(camera.counters.outages), count(camera.counters.reconnects), count(camera.counters.stalls),
+    count(camera.counters.unlocated), count(camera.counters.outside), camera.alarm]));
   showOutputs(run.outputs, about.require_alarms, run.at);
   showDrift(run.drift);
   showStore(run.store, run.faults);

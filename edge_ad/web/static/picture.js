@@ -121,7 +121,7 @@ function caption() {
   if (!shown) return put($("caption"), "");
   const age = Date.now() / 1000 - shown.time;
   const parts = [shown.verdict, shown.part === null ? "" : `part ${shown.part}`, `frame ${shown.frame}`,
-    shown.score === null ? "" : `score ${figure(shown.score)}`,
+    shown.score === null ? "" : `score ${figure(shown.score)}`, shown.outside ? `warning: ${shown.outside}` : "",
     age > 5 ? `taken ${clock(shown.time)}, ${span(age)} ago` : ""];
   put($("caption"), parts.filter(Boolean).join(" · "));
   $("figure").classList.toggle("old", age > 10);
