@@ -66,9 +66,10 @@ class MarkRequest(BaseModel):
 class Preview(BaseModel):
     """What two thresholds would have made of recent events.
 
-    ``judged`` events have a score, ``faults`` have none (NONE, or NG of a part that was not located) and stay as they are. ``counts`` by verdict, ``rejects`` as the alarm
-    rule counts them, over ``hours``; ``before`` the same with the thresholds of now. ``limited``: there were more
-    events than are looked at. ``histogram``: counts of scores in equal steps from ``low`` to ``high``.
+    ``judged`` events have a score, ``faults`` have none (NONE, or NG of a part that was not located) and stay as they
+    are. ``counts`` by verdict, ``rejects`` as the alarm rule counts them, over ``hours``; ``before`` the same with
+    the thresholds of now. ``limited``: there were more events than are looked at. ``histogram``: counts of scores in
+    equal steps from ``low`` to ``high``.
     """
 
     judged: int
