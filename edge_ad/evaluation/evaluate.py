@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_ad.bundle import SUFFIX, Bundle, open_bundle
-from edge_ad.data.datasets import find_categories, load_test
-from edge_ad.data.images import Image, read_image, resize
+from edge_ad.data.datasets import TestItem, find_categories, load_test
+from edge_ad.data.images import Image, read_image
 from edge_ad.engines.selection import open_pipeline
 from edge_ad.errors import BadInput, require
 from edge_ad.evaluation.figures import (
@@ -25,55 +25,74 @@ from edge_ad.evaluation.figures import (
     spro_figures,
     suspect_masks,
 )
+from edge_ad.geometry.geometry import Geometry
+from edge_ad.geometry.pose import NotLocated
 from edge_ad.scoring import Statistics, Thresholds
 
 MAX_NORMAL_IMAGES = 32  # at most so many normal images are disturbed: five more inferences each
 SHIFT = 0.02  # of the side
 
 
-def drift(judge: Judge, scores: TestScores, statistics: Statistics, thresholds: Thresholds) -> dict[str, Any] | None:
+def drift(
+    judge: Judge, scores: TestScores, statistics: Statistics, thresholds: Thresholds, *, geometry: Geometry | None = None
+) -> dict[str, Any] | None:
     """Return, by disturbance, how the fused score of normal images changes; None without normal images.
 
     {name: {"of", "score" (mean change), "z" (the same by branch), "warn_count", "count" (normal images that are then
-    WARN or NG, and NG), "before" (those counts of the same normal images undisturbed)}}. At most ``GOODS`` normal
-    images are taken, spread evenly.
+    WARN or NG, and NG), "before" (those counts of the same normal images undisturbed), "unlocated" (how many of "count" are
+    so because their part was not located)}}. At most ``MAX_NORMAL_IMAGES`` located normal images are taken, spread
+    evenly. Where parts are located, the whole image is disturbed and the part located in it again.
     """
-    normal = scores.of("good")
+    geometry = geometry or Geometry.square(judge.image_size)
+    normal = np.array([index for index in scores.of("good") if int(index) not in scores.unlocated], np.intp)
     if not normal.size:
         return None
     chosen = normal[np.unique(np.linspace(0, normal.size - 1, min(MAX_NORMAL_IMAGES, normal.size)).round().astype(int))]
     items = [scores.items[index] for index in chosen]
-    images = [resize(read_image(item.path, item.bits), judge.image_size) for item in items]
     before = _counts(scores.score[chosen], thresholds)
     return {
         name: _change(
-            judge, scores, chosen, [change(image) for image in images],
+            judge, scores, chosen, [_disturbed(item, change, geometry) for item in items],
             statistics=statistics, thresholds=thresholds, before=before,
         )
         for name, change in DISTURBANCES.items()
     }
 
 
+def _disturbed(item: TestItem, change: Callable[[Image], Image], geometry: Geometry) -> Image | None:
+    """Return the input made of a disturbed image; None where its part is not located."""
+    image = read_image(item.path, item.bits)
+    if not geometry.locates:
+        prepared = geometry.prepare(image)
+        return None if isinstance(prepared, NotLocated) else change(prepared.image)
+    located = geometry.prepare(change(image))
+    return None if isinstance(located, NotLocated) else located.image
+
+
 def _change(
     judge: Judge,
     scores: TestScores,
     chosen: npt.NDArray[np.intp],
-    images: list[Image],
+    images: list[Image | None],
     *,
     statistics: Statistics,
     thresholds: Thresholds,
     before: dict[str, int],
 ) -> dict[str, Any]:
-    results = [judge.infer(image) for image in images]
-    score = np.array([one.score for one in results])
-    moved = (np.stack([one.raw for one in results]) - scores.raw[chosen]) / statistics.std
-    known = [branch in judge.branches for branch in statistics.branches]
+    results = [(index, judge.infer(image)) for index, image in zip(chosen, images, strict=True) if image is not None]
+    located = [index for index, _ in results]
+    unlocated = len(images) - len(located)
+    score = np.array([one.score for _, one in results])
+    raw = np.array([one.raw for _, one in results]).reshape(-1, len(statistics.branches))
+    moved = (raw - scores.raw[located]) / statistics.std
+    known = [branch in judge.branches and bool(located) for branch in statistics.branches]
     return {
         "of": len(images),
-        "score": float(np.mean(score - scores.score[chosen])),
+        "score": float(np.mean(score - scores.score[located])) if located else None,
         "z": {branch: float(moved[:, k].mean()) if known[k] else None for k, branch in enumerate(statistics.branches)},
-        **_counts(score, thresholds),
+        **_counts(np.concatenate([score, np.full(unlocated, np.inf)]), thresholds),
         "before": before,
+        "unlocated": unlocated,
     }
 
 
@@ -133,7 +152,8 @@ def evaluate(
     again), "confidence" (95 % bootstrap intervals, seeded by ``seed``), "thresholds", "found" (anomalies above the
     thresholds), "without" (AUROC of the fusion that lacks one branch), "recall_at_1_percent", "logic_map" (how many
     times more of its mass than chance falls inside the defects), "suspect_masks" (masks that look inverted) and "drift"
-    (what light, blur and shift do to normal images). A kind without images, or without masks, is None. With
+    (what light, blur and shift do to normal images), "unlocated" (by kind, images whose part was not located: no run lets
+    them pass, so they count as NG and as the highest score). A kind without images, or without masks, is None. With
     ``report_dir`` a self-contained page report.html is written there. Raises BadInput for bad
     data, BadInput or DeviceFault from the engine.
     """
@@ -144,8 +164,8 @@ def evaluate(
     with open_pipeline(bundle, backend, precision, all_branches=True) as pipeline:
         used = {"backend": pipeline.backend.name, "precision": pipeline.precision}
         computed = pipeline.branches
-        scores = judge_all(pipeline, data.test, progress)
-        drifted = drift(pipeline, scores, bundle.statistics, bundle.thresholds)
+        scores = judge_all(pipeline, data.test, progress, geometry=bundle.geometry)
+        drifted = drift(pipeline, scores, bundle.statistics, bundle.thresholds, geometry=bundle.geometry)
     figures = image_figures(scores, bundle.statistics, bundle.thresholds, seed, computed=computed)
     figures["au_spro"] = spro_figures(scores, data.saturation)
     figures["logic_map"] = logic_figures(scores)

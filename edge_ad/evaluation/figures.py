@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import cached_property, partial
 from typing import Any, Protocol
 
 import cv2
@@ -11,9 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_ad.data.datasets import Kind, Saturation, TestItem
-from edge_ad.data.images import Image, read_image, read_mask, resize
+from edge_ad.data.images import Image, read_image, read_mask
 from edge_ad.errors import BadInput, DeviceFault
 from edge_ad.evaluation.spro import LIMITS, Channel, MapOfImage, au_spro
+from edge_ad.geometry.cut_out import Transform
+from edge_ad.geometry.geometry import Geometry, Prepared
+from edge_ad.geometry.pose import NotLocated
 from edge_ad.scoring import BRANCHES, Statistics, Thresholds, fuse
 from edge_ad.scoring.auroc import auroc, auroc_difference, auroc_interval, recall_at
 
@@ -46,7 +50,11 @@ class Judge(Protocol):
 @dataclass(frozen=True, eq=False)
 class TestScores:
     """Per image: its item, ``raw`` f32[N,B], fused ``score`` f32[N], ``maps`` f32[h,w] each, ``sizes`` (H, W) of the
-    file, and the ``logic`` maps f32[n,n], none when that branch was not computed.
+    file, and the ``logic`` maps f32[h,w], none when that branch was not computed.
+
+    Where parts were located, ``transforms`` are the ways from file to cut-out, and ``unlocated`` the reasons by index of
+    those images whose part was not: a run lets none of them pass, so their score is infinite, the worst, in every branch,
+    and their maps, without any heat, find no defect.
     """
 
     __test__ = False
@@ -57,38 +65,90 @@ class TestScores:
     maps: tuple[Floats, ...]
     sizes: tuple[tuple[int, int], ...]
     logic: tuple[Floats, ...] = ()
+    transforms: tuple[Transform | None, ...] = ()
+    unlocated: Mapping[int, str] = field(default_factory=dict)
+
+    def transform(self, index: int) -> Transform | None:
+        """Return the way from the file of an image to its cut-out; None where the whole image was judged."""
+        return self.transforms[index] if self.transforms else None
+
+    @cached_property
+    def lowest(self) -> float:
+        """The least value of all maps: what counts as the heat around parts."""
+        return min((float(one.min()) for one in self.maps), default=0.0)
 
     def of(self, kind: Kind) -> npt.NDArray[np.intp]:
         """Return the indices of the images of a kind."""
         return np.flatnonzero([item.kind == kind for item in self.items])
 
 
-def judge_all(judge: Judge, items: Sequence[TestItem], progress: Progress | None = None) -> TestScores:
+def judge_all(
+    judge: Judge, items: Sequence[TestItem], progress: Progress | None = None, *, geometry: Geometry | None = None
+) -> TestScores:
     """Return the scores of all ``items``, read one at a time; ``progress`` is told how many of how many are done.
 
-    Raises BadInput for an image that cannot be read, DeviceFault for a score or a map that is not finite.
+    ``geometry`` makes the inputs; without one images are squashed to those of ``judge``. Raises BadInput for an image that
+    cannot be read, DeviceFault for a score or a map that is not finite.
     """
-    raw: list[Floats] = []
-    score = np.zeros(len(items), np.float32)
-    maps: list[Floats] = []
-    sizes: list[tuple[int, int]] = []
-    logic: list[Floats] = []
+    geometry = geometry or Geometry.square(judge.image_size)
+    collected = _Collected(len(items))
     for index, item in enumerate(items):
         image = read_image(item.path, item.bits)
-        result = judge.infer(resize(image, judge.image_size))
-        if not (np.isfinite(result.score) and np.isfinite(result.map).all()):
-            raise DeviceFault(
-                f"the score or map of {item.path} is not a finite number: the engine is faulty; rebuild it"
-            )
-        score[index] = result.score
-        raw.append(np.array(result.raw, np.float32))
-        maps.append(np.array(result.map, np.float32))
-        sizes.append((image.shape[0], image.shape[1]))
-        if "logic" in judge.branches:
-            logic.append(np.array(judge.tensor("map_logic")[0, 0], np.float32))
+        collected.sizes.append((image.shape[0], image.shape[1]))
+        prepared = geometry.prepare(image)
+        if isinstance(prepared, NotLocated):
+            collected.leave_out(index, prepared.reason)
+        else:
+            collected.take(index, judge, prepared, item)
         if progress is not None:
             progress(index + 1, len(items))
-    return TestScores(tuple(items), np.stack(raw), score, tuple(maps), tuple(sizes), tuple(logic))
+    return collected.scores(items)
+
+
+class _Collected:
+    """What is collected image by image."""
+
+    def __init__(self, count: int) -> None:
+        self.raw: list[Floats | None] = []
+        self.score = np.full(count, np.inf, np.float32)
+        self.maps: list[Floats | None] = []
+        self.sizes: list[tuple[int, int]] = []
+        self.logic: list[Floats | None] = []
+        self.transforms: list[Transform | None] = []
+        self.unlocated: dict[int, str] = {}
+
+    def take(self, index: int, judge: Judge, prepared: Prepared, item: TestItem) -> None:
+        result = judge.infer(prepared.image)
+        if not (np.isfinite(result.score) and np.isfinite(result.map).all()):
+            raise DeviceFault(f"the score or map of {item.path} is not a finite number: the engine is faulty; rebuild it")
+        self.score[index] = result.score
+        self.raw.append(np.array(result.raw, np.float32))
+        self.maps.append(np.array(result.map, np.float32))
+        self.transforms.append(None if prepared.pose is None else prepared.transform)
+        self.logic.append(np.array(judge.tensor("map_logic")[0, 0], np.float32) if "logic" in judge.branches else None)
+
+    def leave_out(self, index: int, reason: str) -> None:
+        self.unlocated[index] = reason
+        self.raw.append(None)
+        self.maps.append(None)
+        self.transforms.append(None)
+        self.logic.append(None)
+
+    def scores(self, items: Sequence[TestItem]) -> TestScores:
+        known = [one for one in self.maps if one is not None]
+        lowest = min((float(one.min()) for one in known), default=0.0)
+        blank = np.full(known[0].shape if known else (1, 1), lowest, np.float32)
+        rows = [one for one in self.raw if one is not None]
+        empty = np.zeros_like(rows[0]) if rows else np.zeros(len(BRANCHES), np.float32)
+        raw = np.stack([empty if one is None else one for one in self.raw])
+        maps = tuple(blank if one is None else one for one in self.maps)
+        logic = tuple(np.zeros((1, 1), np.float32) if one is None else one for one in self.logic)
+        cut = any(one is not None for one in self.transforms)
+        return TestScores(
+            tuple(items), raw, self.score, maps, tuple(self.sizes),
+            logic if any(one is not None for one in self.logic) else (),
+            tuple(self.transforms) if cut else (), self.unlocated,
+        )
 
 
 def read_channels(item: TestItem, size: tuple[int, int], saturation: Mapping[int, Saturation]) -> list[Channel]:
@@ -155,7 +215,7 @@ def image_figures(
     A kind without images is None, and so is a mean missing a part, a branch that is not among the ``computed`` ones,
     and a subset without such a branch.
     """
-    z, _ = fuse(scores.raw, statistics)
+    z = z_scores(scores, statistics)
     fused = {
         name: subset_score(z, statistics, [branch for branch in branches if branch in computed])
         for name, branches in SUBSETS.items()
@@ -186,7 +246,17 @@ def image_figures(
         "false_reject": above(scores, "good", thresholds),
         "found": {kind: above(scores, kind, thresholds) if scores.of(kind).size else None for kind in ANOMALIES},
         "images": {kind: int(scores.of(kind).size) for kind in KINDS},
+        "unlocated": {kind: sum(int(index) in scores.unlocated for index in scores.of(kind)) for kind in KINDS},
     }
+
+
+def z_scores(scores: TestScores, statistics: Statistics) -> npt.NDArray[np.float32]:
+    """Return z f32[N,B] of every branch; infinite for an image whose part was not located."""
+    if len(scores.unlocated) == len(scores.items):
+        return np.full((len(scores.items), len(statistics.branches)), np.inf, np.float32)
+    z, _ = fuse(scores.raw, statistics)
+    z[list(scores.unlocated)] = np.inf
+    return z
 
 
 def subset_score(
@@ -214,13 +284,16 @@ def auroc_by_kind(scores: TestScores, values: npt.NDArray[Any] | None) -> Figure
 
 
 def above(scores: TestScores, kind: Kind, thresholds: Thresholds) -> dict[str, int]:
-    """Return {"count", "warn_count", "of"}: the images of a kind that are NG, that are NG or WARN, and all of them."""
-    values = scores.score[scores.of(kind)]
-    verdicts = [thresholds.verdict(float(value)) for value in values]
+    """Return {"count", "warn_count", "of"}: the images of a kind that are NG, that are NG or WARN, and all of them.
+
+    One whose part was not located does not pass, and counts as NG.
+    """
+    indices = [int(index) for index in scores.of(kind)]
+    verdicts = ["NG" if i in scores.unlocated else thresholds.verdict(float(scores.score[i])) for i in indices]
     return {
         "count": verdicts.count("NG"),
         "warn_count": verdicts.count("NG") + verdicts.count("WARN"),
-        "of": int(values.size),
+        "of": len(indices),
     }
 
 
@@ -240,7 +313,8 @@ def _spro(scores: TestScores, kind: Kind, saturation: Mapping[int, Saturation]) 
 
     def image(index: int) -> MapOfImage:
         item, size = scores.items[index], scores.sizes[index]
-        return MapOfImage(scores.maps[index], size, lambda: read_channels(item, size, saturation))
+        channels = partial(read_channels, item, size, saturation)
+        return MapOfImage(scores.maps[index], size, channels, scores.transform(index), scores.lowest)
 
     return au_spro([image(int(index)) for index in subset])
 
@@ -283,7 +357,7 @@ def logic_figures(scores: TestScores) -> Figures:
         for index in scores.of(kind) if scores.logic else ():
             item = scores.items[index]
             if item.masks:
-                factors.append(mass_factor(np.maximum(scores.logic[index], 0.0), union(item)))
+                factors.append(mass_factor(np.maximum(scores.logic[index], 0.0), _in_view(scores, int(index))))
         result[kind] = float(np.mean(factors)) if factors else None
     return with_mean(result)
 
@@ -294,23 +368,29 @@ def suspect_masks(scores: TestScores) -> list[str]:
     Such a mask is likely to be inverted: 0 on the defect.
     """
     results = []
-    for item, heat in zip(scores.items, scores.maps, strict=True):
-        if not item.masks:
+    for index, (item, heat) in enumerate(zip(scores.items, scores.maps, strict=True)):
+        if not item.masks or index in scores.unlocated:
             continue
-        defect = union(item)
+        defect = _in_view(scores, index)
         if 0.5 < defect.mean() < 1.0 and mass_factor(heat - heat.min(), defect) < 1.0:
             results.append(str(item.path))
     return results
 
 
 def mass_factor(heat: Floats, defect: npt.NDArray[np.bool_]) -> float:
-    """Return (share of the mass of ``heat`` f32 [n, n] >= 0 inside ``defect``) / (share of its area); 0 without mass.
+    """Return (share of the mass of ``heat`` f32 [h, w] >= 0 inside ``defect``) / (share of its area); 0 without mass.
 
-    ``defect`` is bool [H, W] with at least one pixel; a cell of the map that it covers in part counts by that part.
+    ``defect`` is bool [H, W]; a cell of the map that it covers in part counts by that part.
     """
     covered = cv2.resize(defect.astype(np.float32), heat.shape[::-1], interpolation=cv2.INTER_AREA).astype(np.float64)
-    mass = float(heat.sum())
-    return float((heat * covered).sum()) / mass / float(covered.mean()) if mass > 0 else 0.0
+    mass, area = float(heat.sum()), float(covered.mean())
+    return float((heat * covered).sum()) / mass / area if mass > 0 and area > 0 else 0.0
+
+
+def _in_view(scores: TestScores, index: int) -> npt.NDArray[np.bool_]:
+    """Return the defects of an image, bool [H, W], as the networks saw it: in the cut-out where there is one."""
+    defect, transform = union(scores.items[index]), scores.transform(index)
+    return defect if transform is None else transform.mask_to_cut_out(defect.astype(np.uint8)) > 0
 
 
 def union(item: TestItem) -> npt.NDArray[np.bool_]:

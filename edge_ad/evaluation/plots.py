@@ -13,12 +13,14 @@ import numpy.typing as npt
 
 from edge_ad.data.datasets import TestItem
 from edge_ad.data.images import Image, read_image, resize
-from edge_ad.evaluation.spro import Map
+from edge_ad.evaluation.spro import Map, drawn_back
+from edge_ad.geometry.cut_out import Transform
 from edge_ad.scoring import Thresholds
 from edge_ad.scoring.auroc import auroc, roc_curve
 
 SIDE = 300
 TICKS = (-100, -30, -10, -3, -1, 0, 1, 3, 10, 30, 100, 300, 1000, 3000)
+OUTLINE = (90, 200, 120)
 COLOURS = {"good": "#2a7f3f", "logical": "#c2410c", "structural": "#1d4ed8"}
 
 
@@ -29,13 +31,18 @@ def heat_range(maps: Sequence[Map]) -> tuple[float, float]:
     return float(low), float(max(high, low + 1e-6))
 
 
-def beside(item: TestItem, heat: Map, limits: tuple[float, float]) -> str:
-    """Return a data URI: the image with its mask's outline in white, and next to it the heat map laid over it."""
+def beside(item: TestItem, heat: Map, limits: tuple[float, float], transform: Transform | None = None) -> str:
+    """Return a data URI: the image with its mask's outline in white, and next to it the heat map laid over it.
+
+    With a ``transform`` the heat map is that of a cut-out, whose outline is drawn too.
+    """
     image = read_image(item.path, item.bits)
     scale = SIDE / max(image.shape[:2])
     size = (max(1, round(image.shape[0] * scale)), max(1, round(image.shape[1] * scale)))
     small = resize(image, size).copy()
     outline = _mask(item, size)
+    if transform is not None:
+        heat = drawn_back(heat, transform, limits[0])
     strength = cv2.resize(np.asarray(heat, np.float32), (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
     strength = np.clip((strength - limits[0]) / (limits[1] - limits[0]), 0, 1)
     colours = cv2.applyColorMap((strength * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)[:, :, ::-1]
@@ -45,6 +52,11 @@ def beside(item: TestItem, heat: Map, limits: tuple[float, float]) -> str:
     for pixels in (small, overlay):
         cv2.drawContours(pixels, contours, -1, (0, 0, 0), 3)  # dark below white: seen on any ground
         cv2.drawContours(pixels, contours, -1, (255, 255, 255), 1)
+    if transform is not None:
+        high, wide = transform.target
+        corners = np.array([(-0.5, -0.5), (wide - 0.5, -0.5), (wide - 0.5, high - 0.5), (-0.5, high - 0.5)])
+        box = np.rint((transform.to_image(corners) + 0.5) * scale - 0.5).astype(np.int32)
+        cv2.polylines(overlay, [box], True, OUTLINE, 1, cv2.LINE_AA)
     gap = np.full((size[0], 4, 3), 255, np.uint8)
     return jpeg(np.hstack([small, gap, overlay]))
 
@@ -99,8 +111,9 @@ def histogram(values: Mapping[str, npt.NDArray[Any]], thresholds: Thresholds | N
 
 
 def _squeeze(scores: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    # A symmetric logarithm shows anomalies a hundred times beyond the normal images without squeezing these into one bar.
-    return np.asarray(np.arcsinh(np.asarray(scores, np.float64) / 2) * 2)
+    # A symmetric logarithm shows anomalies a hundred times beyond the normal images without squeezing these into one bar;
+    # what has no score, as its part was not located, stands at the end of the axis.
+    return np.asarray(np.arcsinh(np.clip(np.asarray(scores, np.float64), -np.inf, TICKS[-1]) / 2) * 2)
 
 
 def empty_figure(width: float, height: float) -> tuple[Any, Any]:

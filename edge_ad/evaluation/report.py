@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from edge_ad.data.folders import FolderUse, folders_table
-from edge_ad.evaluation.figures import ANOMALIES, KINDS, TestScores
+from edge_ad.evaluation.figures import ANOMALIES, KINDS, TestScores, z_scores
 from edge_ad.evaluation.plots import beside, heat_range, histogram, roc_plot
-from edge_ad.scoring import BRANCHES, Statistics, Thresholds, fuse
+from edge_ad.scoring import BRANCHES, Statistics, Thresholds
 from edge_ad.utils.files import atomic_write
 
 
@@ -81,6 +81,9 @@ def describe_counts(figures: dict[str, Any]) -> list[str]:
                 f"{kind} anomalies: {result['count']} of {result['of']} NG, "
                 f"{result['warn_count']} of {result['of']} NG or WARN"
             )
+    if sum(figures["unlocated"].values()):
+        missing = ", ".join(f"{count} of {figures['images'][kind]} {kind}" for kind, count in figures["unlocated"].items() if count)
+        messages.append(f"parts not located: {missing}; none of them passes, so they count as NG and as the highest score")
     if suspects := figures["suspect_masks"]:
         messages.append(
             f"masks that look inverted (they mark more than half, and the map is lower there): {len(suspects)}, the first "
@@ -149,7 +152,7 @@ def write_report(
     name: str,
 ) -> None:
     """Write the page for ``figures`` (as evaluate returns them) of the test set ``name`` to ``path``."""
-    z, _ = fuse(scores.raw, statistics)
+    z = z_scores(scores, statistics)
     by_kind: dict[str, Any] = {kind: scores.score[scores.of(kind)] for kind in KINDS}
     bundle = figures["bundle"]
     parts = [
@@ -256,7 +259,7 @@ def _galleries(scores: TestScores, z: Any, statistics: Statistics, thresholds: T
         ("Found anomalies", "Spread evenly from the highest score down.", _spread(caught)),
         ("Goods", "The least suspicious first.", [int(i) for i in order if good[i]][:2]),
     )
-    limits = heat_range(scores.maps)
+    limits = heat_range([one for index, one in enumerate(scores.maps) if index not in scores.unlocated] or scores.maps)
     html = []
     for title, note, indices in sections:
         shown = "".join(_figure(scores, z, statistics, thresholds, limits=limits, index=index) for index in indices[:SHOWN])
@@ -281,7 +284,9 @@ def _figure(
 ) -> str:
     item, score = scores.items[index], float(scores.score[index])
     parts = ", ".join(f"{branch} {z[index, k]:+.1f}" for k, branch in enumerate(statistics.branches) if statistics.weight[k] > 0)
-    caption = f"{item.defect}/{item.path.name}: {thresholds.verdict(score)}, score {score:.2f} ({parts})"
-    pixels = beside(item, scores.maps[index], limits)
+    missing = scores.unlocated.get(index)
+    verdict = f"NONE, not located: {missing}" if missing else f"{thresholds.verdict(score)}, score {score:.2f} ({parts})"
+    caption = f"{item.defect}/{item.path.name}: {verdict}"
+    pixels = beside(item, scores.maps[index], limits, scores.transform(index))
     image = f'<img alt="{escape(item.path.name)}" src="{pixels}">'
     return f"<figure>{image}<figcaption>{escape(caption)}</figcaption></figure>"

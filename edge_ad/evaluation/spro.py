@@ -17,6 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from edge_ad.geometry.cut_out import Transform
+
 LIMITS = (0.01, 0.05, 0.1, 0.3, 1.0)
 
 Map = npt.NDArray[np.float32]
@@ -34,11 +36,22 @@ class Channel:
 class MapOfImage:
     """An anomaly map f32[h,w], the size (H, W) of its image, to which it is enlarged, and what reads the image's
     channels.
+
+    ``transform`` is the way of a part that was cut out, where the map covers that part; ``outside`` is the value of the
+    pixels around it.
     """
 
     map: Map
     size: tuple[int, int]
     channels: Callable[[], Sequence[Channel]] = tuple
+    transform: Transform | None = None
+    outside: float = 0.0
+
+    def full(self) -> Map:
+        """Return the map at the size of the image; ValueError for values that are not finite."""
+        if self.transform is None:
+            return enlarge(self.map, self.size)
+        return drawn_back(self.map, self.transform, self.outside)
 
 
 def au_spro(images: Sequence[MapOfImage], limits: Sequence[float] = LIMITS) -> dict[float, float] | None:
@@ -92,7 +105,7 @@ class _Overlap:
         weights: list[npt.NDArray[np.float64]] = []
         for image in images:
             channels = image.channels()
-            full = enlarge(image.map, image.size) if channels else None
+            full = image.full() if channels else None
             for channel in channels:
                 assert full is not None
                 # Beyond the saturation no further pixel of a channel counts.
@@ -140,10 +153,17 @@ def enlarge(scores: Map, size: tuple[int, int]) -> Map:
     return np.asarray(wide + np.float32(0), dtype=np.float32)
 
 
+def drawn_back(scores: Map, transform: Transform, outside: float) -> Map:
+    """Return the map f32[h,w] of a part that was cut out in its original image, ``outside`` around the part."""
+    if not np.isfinite(scores).all():
+        raise ValueError("an anomaly map holds a value that is not finite")
+    return np.asarray(transform.map_to_image(scores, outside) + np.float32(0), dtype=np.float32)
+
+
 def _defect_free(images: Sequence[MapOfImage]) -> Iterator[Map]:
     """Yield the scores f32[n] of the pixels outside all channels, image by image."""
     for image in images:
-        full = enlarge(image.map, image.size)
+        full = image.full()
         free = np.ones(image.size, bool)
         for channel in image.channels():
             free &= ~channel.pixels

@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from edge_ad.bundle import Bundle, open_bundle
 from edge_ad.data.datasets import load_dataset, load_test
-from edge_ad.data.images import read_image, resize
+from edge_ad.data.images import read_image
+from edge_ad.data.prepared import prepare_files
 from edge_ad.data.synthetic_anomalies import KINDS, make_anomaly
 from edge_ad.deployment.derive import derive
 from edge_ad.deployment.int8 import derive_int8, measuring_backend, recipe_of
@@ -30,6 +31,7 @@ from edge_ad.deployment.loss import Loss, loss
 from edge_ad.deployment.validation_images import evenly, jitter
 from edge_ad.engines.pipeline import Pipeline
 from edge_ad.errors import BadInput, EdgeAdError
+from edge_ad.geometry.geometry import Geometry, Prepared
 from edge_ad.utils.files import atomic_write
 
 Image = NDArray[np.uint8]
@@ -39,10 +41,11 @@ OTHERS = 32  # normal images that stay in memory to take patches from
 class Pictures:
     """Image number n of ``count``: a good, a jittered view or an anomaly, always the same for the same seed."""
 
-    def __init__(self, folder: Path, size: tuple[int, int], count: int, seed: int) -> None:
+    def __init__(self, folder: Path, geometry: Geometry, count: int, seed: int) -> None:
         goods = load_dataset(folder, 0).normal
-        self.paths = sorted((*goods.fit, *goods.normalise, *goods.threshold))
-        self.size, self.count, self.seed = size, count, seed
+        paths = sorted((*goods.fit, *goods.normalise, *goods.threshold))
+        self.paths = prepare_files(paths, geometry).paths  # of those whose part is located
+        self.geometry, self.count, self.seed = geometry, count, seed
         self.others = [self._good(int(index)) for index in evenly(len(self.paths), OTHERS)]
 
     def anomalous(self, number: int) -> bool:
@@ -58,7 +61,9 @@ class Pictures:
         return good if number < len(self.paths) else jitter(good, rng)
 
     def _good(self, index: int) -> Image:
-        return resize(read_image(self.paths[index]), self.size)
+        prepared = self.geometry.prepare(read_image(self.paths[index]))
+        assert isinstance(prepared, Prepared)
+        return prepared.image
 
 
 def variants(bundle: Bundle) -> dict[str, dict[str, bytes]]:
@@ -170,10 +175,12 @@ def speed(opened: Mapping[str, Pipeline], image: Image, times: int) -> dict[str,
     return {"ms": medians, "times_faster_than_fp32": ratios}
 
 
-def labelled(folder: Path, size: tuple[int, int]) -> Iterator[tuple[str, bool, Image]]:
-    """Yield the images of a labelled test set."""
+def labelled(folder: Path, geometry: Geometry) -> Iterator[tuple[str, bool, Image]]:
+    """Yield the inputs of a labelled test set, without parts that are not located."""
     for item in load_test(folder).test:
-        yield item.path.name, item.kind != "good", resize(read_image(item.path), size)
+        prepared = geometry.prepare(read_image(item.path))
+        if isinstance(prepared, Prepared):
+            yield item.path.name, item.kind != "good", prepared.image
 
 
 def main() -> int:
@@ -199,11 +206,11 @@ def measure(asked: argparse.Namespace) -> int:
     """Do what the arguments ask."""
     bundle = open_bundle(asked.bundle)
     opened = pipelines(bundle, asked.threads)
-    pictures = Pictures(asked.goods, bundle.image_size, asked.count, asked.seed)
+    pictures = Pictures(asked.goods, bundle.geometry, asked.count, asked.seed)
     result: dict[str, Any] = {"bundle": bundle.sha256, "name": bundle.name, "goods": len(pictures.paths)}
     sets = {"made": ((str(n), pictures.anomalous(n), pictures.make(n)) for n in range(asked.count))}
     if asked.labelled is not None:
-        sets["labelled"] = labelled(asked.labelled, bundle.image_size)
+        sets["labelled"] = labelled(asked.labelled, bundle.geometry)
     for name, images in sets.items():
         path = asked.out.with_name(f"{asked.out.name}.{name}.jsonl")
         count, seed = (asked.count, asked.seed) if name == "made" else (None, None)

@@ -31,8 +31,8 @@ from numpy.typing import NDArray
 
 from edge_ad.bundle import open_bundle
 from edge_ad.bundle.safe_zip import dump_npz, load_npz
-from edge_ad.data.images import resize
 from edge_ad.errors import EdgeAdError
+from edge_ad.geometry.pose import NotLocated
 from edge_ad.presets.presets import FAST
 from edge_ad.scoring import Statistics, choose_thresholds, fit_gaussian, fuse, mahalanobis, normalise_statistics
 from edge_ad.synthetic.line import render_tray, split_seed
@@ -113,9 +113,12 @@ def bundle_scores(line: int, plan: Plan) -> tuple[Scores, Scores]:
     from edge_ad.engines.pipeline import Pipeline
 
     found = []
-    with Pipeline(open_bundle(Path(plan.bundle)), threads=1) as pipeline:
+    bundle = open_bundle(Path(plan.bundle))
+    with Pipeline(bundle, threads=1) as pipeline:
         for tray in goods(line, plan.fit + plan.normalise, plan.threshold + plan.unseen, plan.size):
-            found.append(pipeline.infer(resize(tray, pipeline.image_size)).score)
+            prepared = bundle.geometry.prepare(tray)
+            # A part that is not located does not pass.
+            found.append(np.inf if isinstance(prepared, NotLocated) else pipeline.infer(prepared.image).score)
     scores = np.array(found, np.float32)
     return scores[: plan.threshold], scores[plan.threshold :]
 

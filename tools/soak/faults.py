@@ -24,10 +24,10 @@ from edge_ad.bundle import Bundle, open_bundle
 from edge_ad.camera.frames import Frame, Paced, Read, Source, SourceKind
 from edge_ad.camera.synthetic import Episode, FaultInjector, SyntheticLine, plan
 from edge_ad.config import Config, RunTable
-from edge_ad.data.images import resize
 from edge_ad.deployment.recalibration import recalibrate
 from edge_ad.engines.pipeline import Pipeline
 from edge_ad.events import Event
+from edge_ad.geometry.pose import NotLocated
 from edge_ad.inspection.camera_worker import Counters
 from edge_ad.inspection.judge import Judge
 from edge_ad.inspection.loop import Loop
@@ -119,7 +119,11 @@ def compare_ok(
             continue
         compared += 1
         image, _ = line._tray(event.frame)
-        score = pipeline.infer(resize(image, bundle.image_size)).score
+        prepared = bundle.geometry.prepare(image)
+        if isinstance(prepared, NotLocated):
+            problems.append(f"anomalous frame {event.frame} was OK at {event.score}, without faults: {prepared.reason}")
+            continue
+        score = pipeline.infer(prepared.image).score
         if abs(score - (event.score or 0.0)) > 1e-3 * max(1.0, abs(score)) or score > bundle.thresholds.warn:
             problems.append(f"anomalous frame {event.frame} was OK at {event.score}, without faults it has {score:.4f}")
     return compared, problems
