@@ -20,7 +20,7 @@ RUN python3 -m venv --system-site-packages /opt/edge-ad \
 ENV PATH=/opt/edge-ad/bin:/usr/local/cuda/bin:$PATH CUDA_ROOT=/usr/local/cuda PIP_CONSTRAINT=
 RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels . \
     && pip install --no-cache-dir -c /tmp/constraints.txt onnxruntime \
-        "edge-ad[jetson,line] @ file://$(ls /wheels/edge_ad-*.whl)"
+        "edge-ad[jetson,line,plc] @ file://$(ls /wheels/edge_ad-*.whl)"
 
 FROM ${RUNTIME}
 # python3-opencv has GStreamer, which the wheels of PyPI lack. NVIDIA's plugins (nvarguscamerasrc, nvv4l2decoder) come

@@ -13,7 +13,7 @@ COPY tools/constraints.txt /tmp/constraints.txt
 COPY --from=wheel /wheels /wheels
 # torch first, from the index of CPU builds: PyPI's brings 3 GB of CUDA.
 RUN pip install --no-cache-dir --index-url https://download.pytorch.org/whl/cpu -c /tmp/constraints.txt torch==2.13.0 \
-    && pip install --no-cache-dir -c /tmp/constraints.txt "edge-ad[train,line] @ file://$(ls /wheels/edge_ad-*.whl)" \
+    && pip install --no-cache-dir -c /tmp/constraints.txt "edge-ad[train,line,plc] @ file://$(ls /wheels/edge_ad-*.whl)" \
     && useradd --uid 10001 --user-group --create-home edge-ad \
     && install -d -o edge-ad -g edge-ad /station
 USER 10001:10001
@@ -34,7 +34,7 @@ RUN apt-get update && apt-get install -y --no-install-recommends build-essential
 COPY tools/constraints.txt /tmp/constraints.txt
 COPY --from=wheel /wheels /wheels
 ENV PATH=/opt/edge-ad/bin:/usr/local/cuda/bin:$PATH CUDA_ROOT=/usr/local/cuda
-RUN pip install --no-cache-dir -c /tmp/constraints.txt "edge-ad[train,line,gpu] @ file://$(ls /wheels/edge_ad-*.whl)"
+RUN pip install --no-cache-dir -c /tmp/constraints.txt "edge-ad[train,line,plc,gpu] @ file://$(ls /wheels/edge_ad-*.whl)"
 
 FROM nvcr.io/nvidia/cuda:13.0.2-base-ubuntu24.04 AS cuda
 # hadolint ignore=DL3008

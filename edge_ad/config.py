@@ -214,7 +214,8 @@ class RunTable(Table):
         list[str],
         BeforeValidator(_name_list),
         Flag(
-            "An output (repeats): modbus://PLC, gpio:///dev/gpiochip0?pass=17, mqtt://HOST, opcua://0.0.0.0, https://...",
+            "An output (repeats): modbus://PLC, s7://PLC/DB10, enip://PLC/TAG, gpio:///dev/gpiochip0?pass=17, mqtt://HOST, "
+            "opcua://0.0.0.0, https://...",
             "URI",
             ("--output", "--alarm"),
         ),
@@ -236,7 +237,10 @@ class RunTable(Table):
     empty: Annotated[Path | None, Flag("Folder with a few images of the empty station.")] = None
     trigger: Annotated[
         str | None,
-        Flag("Calls for parts: software (ids on stdin), software:SOCKET, mqtt://BROKER/TOPIC, modbus, gpio or camera."),
+        Flag(
+            "Calls for parts: software (ids on stdin), software:SOCKET, mqtt://BROKER/TOPIC, modbus, s7, enip, gpio or "
+            "camera."
+        ),
     ] = None
     trigger_deadline_ms: Annotated[float, Field(ge=1, le=60_000)] = 1000.0
     part_frames: Annotated[int, Field(ge=1, le=100)] = 3

@@ -51,6 +51,7 @@ EXTRAS = {
     **dict.fromkeys(("cv2", "onnx", "onnxruntime", "simplejpeg"), "cpu"),
     **dict.fromkeys(("torch", "onnxscript", "onnxsim", "safetensors", "sklearn", "scipy", "matplotlib"), "train"),
     **dict.fromkeys(("paho", "asyncua", "gpiod", "fastapi", "starlette", "uvicorn", "prometheus_client"), "line"),
+    **dict.fromkeys(("pylogix", "snap7"), "plc"),
     **dict.fromkeys(("tensorrt", "pycuda"), "gpu"),
 }
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Ask the package index whether everything that a Jetson installs has a wheel for it.
 
-    python tools/check_aarch64.py [--python 3.10 3.12] [--extras jetson line] [--keep DIR] [--json FILE]
+    python tools/check_aarch64.py [--python 3.10 3.12] [--extras jetson line plc] [--keep DIR] [--json FILE]
 
 Follows the dependencies of the extras in pyproject.toml, at the versions of tools/constraints.txt, with the markers of the
 Jetson and not of this machine. A package is "wheel", or it is one of the few that come from JetPack or are compiled there;
@@ -183,7 +183,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Print one line a package; 1 when something has no wheel."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--python", nargs="+", default=list(GLIBC), choices=list(GLIBC))
-    parser.add_argument("--extras", nargs="+", default=["jetson", "line"])
+    parser.add_argument("--extras", nargs="+", default=["jetson", "line", "plc"])
     parser.add_argument("--keep", type=Path, help="leave the wheels in DIR/<python>")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--pip-flags", choices=list(GLIBC), help="print the flags of pip for a Jetson and stop")

@@ -144,7 +144,7 @@ constraints="$(mktemp)"
 # The OpenCV of Ubuntu 22.04 and 24.04 is built against NumPy 1, and the pins of NumPy and ml_dtypes are for 2.
 { grep -vE '^(numpy|ml_dtypes)==' "$source_root/tools/constraints.txt" && echo "numpy==1.26.4"; } >"$constraints"
 run env "PATH=/usr/local/cuda/bin:$PATH" CUDA_ROOT=/usr/local/cuda PYTHONUNBUFFERED=1 .venv/bin/python -m pip install \
-    --disable-pip-version-check -c "$constraints" "${source_root}[jetson,line]" onnxruntime ||
+    --disable-pip-version-check -c "$constraints" "${source_root}[jetson,line,plc]" onnxruntime ||
     fail "pip did not install edge-ad: the reason stands above (without internet: tools/wheelhouse.sh); then run this again"
 
 step "groups of $user: cameras, GPU, GPIO"

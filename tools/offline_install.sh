@@ -22,6 +22,6 @@ command -v nvcc >/dev/null || fail "nvcc, which compiles pycuda, is missing: apt
 (cd "$here" && sha256sum --check --quiet sha256.txt) || fail "the folder is damaged: copy it again"
 
 [ -x "$venv/bin/python" ] || "python$version" -m venv --system-site-packages "$venv"
-"$venv/bin/python" -m pip install --disable-pip-version-check --no-index --find-links "$here" 'edge-ad[jetson,line]' onnxruntime
+"$venv/bin/python" -m pip install --disable-pip-version-check --no-index --find-links "$here" 'edge-ad[jetson,line,plc]' onnxruntime
 "$venv/bin/edge-ad" --version
 echo "installed in $venv; next: $venv/bin/edge-ad doctor"

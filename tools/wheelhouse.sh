@@ -50,7 +50,7 @@ else
     "$base" "$root/tools/check_aarch64.py" --stand-ins "$scratch/stand-ins"
     "$interpreter" -m pip --disable-pip-version-check install --quiet --dry-run --ignore-installed --no-index \
         --find-links "$out" --find-links "$scratch/stand-ins" --target "$scratch/nowhere" --only-binary :all: \
-        $("$base" "$root/tools/check_aarch64.py" --pip-flags "$version") 'edge-ad[jetson,line]' onnxruntime
-    echo "yes: pip resolves edge-ad[jetson,line] from it alone"
+        $("$base" "$root/tools/check_aarch64.py" --pip-flags "$version") 'edge-ad[jetson,line,plc]' onnxruntime
+    echo "yes: pip resolves edge-ad[jetson,line,plc] from it alone"
 fi
 echo "$out: $(find "$out" -name '*.whl' | wc -l) wheels, $(du -sh "$out" | cut -f1). Copy it to the Jetson and run install.sh there."

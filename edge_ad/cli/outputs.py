@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from edge_ad.store.outbox import DeliveryStats
 
 ACTION = (
-    "list: what is set and how many events wait; reject: show a reject on Modbus and GPIO, once; drop NAME: give up what "
+    "list: what is set and how many events wait; reject: show a reject on PLCs and GPIO, once; drop NAME: give up what "
     "waits; retry NAME: deliver again what was set aside; schema: the JSON Schema of an event."
 )
 
@@ -113,9 +113,9 @@ def _reject(uris: list[str], named: bool) -> None:
         targets.lock(targets_of(fast), "end that run, on which its outputs reject")
         asyncio.run(reject([parse_output(uri) for uri in fast]))
     if slow and named:
-        raise BadInput(f"{', '.join(slow)} only tells events, so no reject can be shown there: name Modbus or GPIO outputs")
+        raise BadInput(f"{', '.join(slow)} only tells events, so no reject can be shown there: name outputs of a PLC or GPIO")
     if not fast:
-        typer.echo("no Modbus or GPIO output is set: nothing shows a reject", err=True)
+        typer.echo("no output of a PLC or GPIO is set: nothing shows a reject", err=True)
 
 
 def _change(action: str, name: str | None, path: Path) -> None:

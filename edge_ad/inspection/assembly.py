@@ -26,7 +26,7 @@ from edge_ad.inspection.locating import example_frame
 from edge_ad.inspection.part_tracking import CalledParts, Calls, PartDetector, SeenParts
 from edge_ad.inspection.presence import LikeNormal, Locatable, Matcher, PresenceDetector, UnlikeEmpty
 from edge_ad.inspection.settings import presence_of, set_by_hand, store_of
-from edge_ad.inspection.triggers import open_trigger, parse_trigger
+from edge_ad.inspection.triggers import THROUGH_OUTPUTS, open_trigger, parse_trigger
 from edge_ad.inspection.view import TileStatistics, View, combine, load_tiles, view_of
 from edge_ad.inspection.watchdog import SelfTest, golden_test
 from edge_ad.outputs.delivery import ChannelState, is_fast, make_output
@@ -252,7 +252,7 @@ class Wiring:
         fast = [uri for uri in run.alarm if is_fast(uri)]
         if fast:
             calls = self._trigger not in ("", "camera")
-            through = self._trigger if self._trigger in ("modbus", "gpio") else ""
+            through = self._trigger if self._trigger in THROUGH_OUTPUTS else ""
             self.guard = GuardClient(
                 fast, run.hold_ms, len(names), self._heard, calls=calls, trigger=through, faults=self.faults
             )
@@ -280,7 +280,7 @@ class Wiring:
     def _heard(self, record: dict[str, Any]) -> None:
         """Take in what the guard tells, in its thread."""
         if record["kind"] == "trigger":
-            if self._trigger in ("modbus", "gpio"):
+            if self._trigger in THROUGH_OUTPUTS:
                 self.calls.put(part_id(str(record["part"])), float(record["at"]))
         elif record["kind"] == "acknowledge":
             self.alarm_manager.acknowledge(int(record["number"]))

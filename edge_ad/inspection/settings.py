@@ -67,7 +67,7 @@ def presence_of(run: RunTable) -> Presence:
     """Return what is a part: what a trigger calls for, where there is one; BadInput where the two contradict."""
     if run.trigger is None:
         if run.presence == "trigger":
-            raise BadInput("presence = trigger needs --trigger software, mqtt://BROKER/TOPIC, modbus or gpio")
+            raise BadInput("presence = trigger needs --trigger software, mqtt://BROKER/TOPIC, modbus, s7, enip or gpio")
         return run.presence
     kind = parse_trigger(run.trigger, run.alarm).kind
     if run.presence not in ("none", "trigger"):

@@ -109,10 +109,11 @@ class MqttTrigger:
 
 
 ALLOWED = (
-    "software (a part id a line on standard input), software:SOCKET, mqtt://BROKER/TOPIC, modbus or gpio (through "
+    "software (a part id a line on standard input), software:SOCKET, mqtt://BROKER/TOPIC, modbus, s7, enip or gpio (through "
     "--alarm), or camera (a hardware trigger: every frame is a part)"
 )
 MAX_LINE = 4096
+THROUGH_OUTPUTS = ("modbus", "s7", "enip", "gpio")  # kinds that come through the output guard
 
 
 class Trigger(Protocol):
@@ -127,7 +128,7 @@ class TriggerAddress:
     """A checked trigger: its kind, the socket of a software trigger ('' is standard input), the broker of an MQTT one.
     """
 
-    kind: Literal["software", "mqtt", "modbus", "gpio", "camera"]
+    kind: Literal["software", "mqtt", "modbus", "s7", "enip", "gpio", "camera"]
     path: str = ""
     broker: Broker | None = None
 
@@ -145,6 +146,11 @@ def parse_trigger(text: str, outputs: Sequence[str]) -> TriggerAddress:
         if not any(uri.startswith(("modbus:", "modbus-server:")) for uri in outputs):
             raise BadInput("--trigger modbus needs the PLC as --alarm modbus://HOST or --alarm modbus-server://ADDRESS")
         return TriggerAddress("modbus")
+    if kind in ("s7", "enip") and not colon:
+        if not any(uri.startswith(f"{kind}:") for uri in outputs):
+            example = "s7://HOST/DB10" if kind == "s7" else "enip://HOST/EdgeAD"
+            raise BadInput(f"--trigger {kind} needs the PLC as --alarm {example}")
+        return TriggerAddress("s7" if kind == "s7" else "enip")
     if kind == "gpio" and not colon:
         if not any(uri.startswith("gpio:") and "trigger=" in uri for uri in outputs):
             raise BadInput("--trigger gpio needs a line for it: --alarm 'gpio:///dev/gpiochip0?pass=17&trigger=5'")

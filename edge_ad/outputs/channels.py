@@ -5,10 +5,12 @@ What the addresses of all outputs share.
 
 from __future__ import annotations
 
+import importlib.util
+import re
 import socket
 import urllib.parse
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -38,12 +40,14 @@ def bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-FAST = ("modbus", "modbus-server", "gpio")
+FAST = ("modbus", "modbus-server", "gpio", "s7", "enip")
 ALLOWED = (
     "modbus://HOST:502?unit=1&base=0 (writes into a PLC), modbus-server://ADDRESS:502 (a PLC reads here), "
+    "s7://HOST:102/DB10?rack=0&slot=1&base=0, enip://HOST:44818/TAG?slot=0, "
     "gpio:///dev/gpiochip0?pass=17&alarm=27, gpio://jetson?pass=29 (the header of a Jetson), mqtt://HOST/PREFIX, "
     "mqtts://HOST/PREFIX, http(s)://HOST/PATH (a webhook), opcua://ADDRESS:4840, file:PATH or stdout:"
 )
+PACKAGES = {"s7": "snap7", "enip": "pylogix"}  # all of the extra plc
 PINS = ("pass", "fault", "alarm", "ready", "result_valid", "busy", "heartbeat", "strobe", "acknowledge", "trigger")
 
 
@@ -69,14 +73,22 @@ class Channel(Protocol):
 
 @dataclass(frozen=True)
 class OutputAddress:
-    """A checked output URI."""
+    """A checked output URI. ``block``: the data block of an S7, the tag of a Logix PLC."""
 
-    kind: Literal["modbus", "modbus-server", "gpio", "jetson"]
+    kind: Literal["modbus", "modbus-server", "gpio", "jetson", "s7", "enip"]
     host: str
     port: int = 502
     unit: int = 1
     base: int = 0
     pins: Mapping[str, int] = field(default_factory=dict)
+    block: str = ""
+    rack: int = 0
+    slot: int = 0
+
+    @property
+    def trigger(self) -> str:
+        """What `--trigger` calls parts that come through this output."""
+        return {"modbus-server": "modbus", "jetson": "gpio"}.get(self.kind, self.kind)
 
 
 def parse_output(uri: str) -> OutputAddress:
@@ -104,6 +116,16 @@ def parse_output(uri: str) -> OutputAddress:
         kind: Literal["modbus", "modbus-server"] = "modbus" if parts.scheme == "modbus" else "modbus-server"
         unit, base = numbers.get("unit", 1), numbers.get("base", 0)
         return OutputAddress(kind, parts.hostname, 502 if port is None else port, unit, base)
+    if parts.scheme in ("s7", "enip"):
+        if not parts.hostname or ":" in parts.hostname:
+            raise BadInput(f"{prefix} needs the name or IPv4 address of a PLC; allowed are {ALLOWED}")
+        known = {"s7": {"rack", "slot", "base"}, "enip": {"slot"}}[parts.scheme]
+        if set(settings) - known:
+            raise BadInput(f"{prefix}: allowed settings are {', '.join(sorted(known))}")
+        block, numbers = parts.path.strip("/"), _numbers(prefix, settings)
+        if parts.scheme == "s7":
+            return replace(_data_block(prefix, block, numbers), host=parts.hostname, port=port or 102)
+        return replace(_tag(prefix, block, numbers), host=parts.hostname, port=port or 44818)
     if parts.scheme == "gpio":
         pins = {} if set(settings) - set(PINS) else _numbers(prefix, settings)
         if "pass" not in pins or len(set(pins.values())) < len(pins):
@@ -117,11 +139,48 @@ def parse_output(uri: str) -> OutputAddress:
     raise BadInput(f"{prefix} is no output; allowed are {ALLOWED}")
 
 
+def _data_block(prefix: str, path: str, numbers: Mapping[str, int]) -> OutputAddress:
+    block = path.upper()
+    if not re.fullmatch(r"DB[1-9][0-9]{0,4}", block) or int(block[2:]) > 65_535:
+        raise BadInput(f"{prefix} names no data block: write s7://HOST/DB10, from DB1 to DB65535")
+    rack, slot, base = numbers.get("rack", 0), numbers.get("slot", 1), numbers.get("base", 0)
+    if rack > 7 or slot > 31 or base % 2:
+        raise BadInput(f"{prefix}: allowed are rack 0 to 7, slot 0 to 31 and an even base (it counts bytes)")
+    return OutputAddress("s7", "", base=base, block=block, rack=rack, slot=slot)
+
+
+_NAME = "[A-Za-z_][A-Za-z0-9_]{0,39}"
+
+
+def _tag(prefix: str, path: str, numbers: Mapping[str, int]) -> OutputAddress:
+    if not re.fullmatch(rf"(Program:)?{_NAME}(\.{_NAME}){{0,4}}", path):
+        raise BadInput(
+            f"{prefix} names no tag: write enip://HOST/EdgeAD, or enip://HOST/Program:MainProgram.EdgeAD, letters, digits "
+            "and _ only"
+        )
+    slot = numbers.get("slot", 0)
+    if slot > 255:
+        raise BadInput(f"{prefix}: slot is {slot}, allowed are 0 to 255")
+    return OutputAddress("enip", "", block=path, slot=slot)
+
+
+def require_packages(addresses: Iterable[OutputAddress]) -> None:
+    """Raise BadInput for an output whose package is not installed, without loading it."""
+    for address in addresses:
+        package = PACKAGES.get(address.kind)
+        if package is not None and importlib.util.find_spec(package) is None:
+            raise BadInput(
+                f"--alarm {address_name(address)} needs the package {package!r}: pip install 'edge-ad[plc]'"
+            )
+
+
 def address_name(address: OutputAddress) -> str:
     """Return the address for people, as channels name themselves."""
     if address.kind == "jetson":
         return "gpio://jetson"
-    return f"gpio://{address.host}" if address.kind == "gpio" else f"{address.kind}://{address.host}:{address.port}"
+    if address.kind == "gpio":
+        return f"gpio://{address.host}"
+    return f"{address.kind}://{address.host}:{address.port}" + (f"/{address.block}" if address.block else "")
 
 
 def address_names(addresses: Sequence[OutputAddress]) -> list[str]:
@@ -148,6 +207,10 @@ def make_channel(
         from edge_ad.outputs.modbus_server import ModbusServer
 
         return ModbusServer(address.host, address.port, on_request, look)
+    if address.block:
+        from edge_ad.outputs.plc_channel import PlcChannel
+
+        return PlcChannel(address, on_request, stats)
     if address.kind == "jetson":
         from edge_ad.outputs.jetson_gpio import JetsonGpio
 
@@ -158,6 +221,8 @@ def make_channel(
 
 
 def _distinct(address: OutputAddress) -> str:
+    if address.kind in ("s7", "enip"):
+        return f"rack={address.rack}&slot={address.slot}&base={address.base}"
     return f"pass={address.pins['pass']}" if address.pins else f"unit={address.unit}&base={address.base}"
 
 

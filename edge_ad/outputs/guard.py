@@ -1,4 +1,4 @@
-"""The output guard: a process of its own that holds Modbus and GPIO, because the inspector may die.
+"""The output guard: a process of its own that holds PLCs and GPIO, because the inspector may die.
 
 The inspector feeds it over its standard input, one JSON object a line, and tells requests of the PLC on its standard
 output. When no fresh message comes within ``hold_ms``, or when the pipe closes, however the inspector died, it shows a
@@ -37,8 +37,8 @@ CallLater = Callable[[float, Callable[[], None]], Any]
 class Guard:
     """Keeps the channels at what the hold says, whoever is silent.
 
-    ``trigger`` is the kind of channel that calls for parts ("modbus", "gpio", else ""). ``clock`` and ``call_later``
-    are those of the event loop unless a test brings its own.
+    ``trigger`` is the kind of channel that calls for parts ("modbus", "gpio", "s7", "enip", else ""). ``clock`` and
+    ``call_later`` are those of the event loop unless a test brings its own.
     """
 
     def __init__(
@@ -134,7 +134,7 @@ class Guard:
         return ChannelHealth(lambda fault: self._report(_bounded({"kind": "channel", "name": name, "fault": fault})))
 
     def _channel(self, address: OutputAddress, stats: ChannelHealth) -> Channel:
-        calls = address.kind.startswith("modbus") if self._trigger == "modbus" else self._trigger == "gpio"
+        calls = address.trigger == self._trigger
         return make_channel(address, lambda request: self._request(request, calls), stats, self.look)
 
     def _each(self, act: Callable[[Channel], None]) -> None:

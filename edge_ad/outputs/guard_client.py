@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from edge_ad.errors import DeviceFault
-from edge_ad.outputs.channels import address_names, parse_output
+from edge_ad.outputs.channels import address_names, parse_output, require_packages
 from edge_ad.outputs.delivery import ChannelState
 from edge_ad.outputs.guard_state import Message
 from edge_ad.utils.supervision import MAX_RESTARTS, RESTART_WINDOW_S, Ends, SupervisedThread, ThreadFaults
@@ -34,8 +34,9 @@ class GuardClient:
     ``on_record`` gets what the guard tells, in a thread of its own: ``{"kind": "trigger", "part", "at"}``,
     ``{"kind": "acknowledge", "number", "at"}``, ``{"kind": "channel", "name", "fault"}`` when an output fails (fault
     None: works) and ``{"kind": "error", "text"}``. With ``calls`` a trigger calls for parts and only a verdict on the
-    latest call passes; ``trigger`` says which outputs call ("modbus", "gpio", else ""). BadInput for a wrong URI,
-    DeviceFault when an output cannot be opened or the guard ends more than five times a minute.
+    latest call passes; ``trigger`` says which outputs call ("modbus", "gpio", "s7", "enip", else ""). BadInput for a
+    wrong URI or a missing package, DeviceFault when an output cannot be opened or the guard ends more than five times a
+    minute.
     """
 
     def __init__(
@@ -49,7 +50,9 @@ class GuardClient:
         trigger: str = "",
         faults: ThreadFaults | None = None,
     ) -> None:
-        names = address_names([parse_output(uri) for uri in outputs])
+        addresses = [parse_output(uri) for uri in outputs]
+        require_packages(addresses)
+        names = address_names(addresses)
         self._outputs = ", ".join(outputs)
         self._settings = {
             "outputs": list(outputs), "hold_ms": hold_ms, "cameras": cameras, "calls": calls, "trigger": trigger

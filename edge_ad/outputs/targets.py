@@ -9,7 +9,8 @@ import os
 import socket
 from collections.abc import Sequence
 
-from edge_ad.outputs.channels import OutputAddress, address_name, check_port, parse_output
+from edge_ad.errors import BadInput
+from edge_ad.outputs.channels import OutputAddress, address_name, check_port, parse_output, require_packages
 from edge_ad.outputs.delivery import is_fast, make_output, scheme_of
 from edge_ad.outputs.modbus_codec import (
     HEADER,
@@ -21,6 +22,7 @@ from edge_ad.outputs.modbus_codec import (
     read_values,
     split_header,
 )
+from edge_ad.outputs.plc_map import WORDS, PlcRefused, make_plc
 from edge_ad.outputs.signals import BITS, PART_ADDRESS, PART_COUNT, REGISTERS
 from edge_ad.utils.locks import target_holder
 from edge_ad.utils.supervision import SupervisedThread
@@ -54,10 +56,17 @@ def _fast(address: OutputAddress) -> list[str]:
     if address.kind == "jetson":
         return [f"gpio jetson {pin}" for pin in address.pins.values()]
     where = f"{address.kind} {_host(address.host)} {address.port}"
+    if address.kind == "enip":
+        return [_short(f"{where} {address.slot} {address.block.lower()}")]  # names of tags ignore the case
     if address.kind == "modbus-server":
         return [_short(where)] if address.port else []
-    first, last = address.base // BLOCK, (address.base + PART_ADDRESS + PART_COUNT - 1) // BLOCK
-    return [_short(f"{where} {address.unit} {block}") for block in range(first, last + 1)]
+    if address.kind == "s7":
+        first, last = address.base // (2 * BLOCK), (address.base + 2 * WORDS - 1) // (2 * BLOCK)
+        where = f"{where} {address.rack} {address.slot} {address.block}"
+    else:
+        first, last = address.base // BLOCK, (address.base + PART_ADDRESS + PART_COUNT - 1) // BLOCK
+        where = f"{where} {address.unit}"
+    return [_short(f"{where} {block}") for block in range(first, last + 1)]
 
 
 def _host(host: str) -> str:
@@ -86,13 +95,15 @@ ANSWER_S = 2.0
 
 
 def probe(address: OutputAddress, targets: Sequence[tuple[str, str]] = ()) -> str:
-    """Return how the target stands, for people: reads a PLC's coils and registers, or looks whether lines or a port are
+    """Return how the target stands, for people: reads what a PLC has of the map, or looks whether lines or a port are
     free.
 
     ``targets`` are the names of ``targets_of`` for this address.
     """
     if address.kind == "modbus":
         return _plc(address)
+    if address.kind in ("s7", "enip"):
+        return _block(address)
     if address.kind == "gpio":
         return _lines(address)
     if address.kind == "modbus-server":
@@ -126,6 +137,26 @@ def _plc(address: OutputAddress) -> str:
                     return f"refuses {what} {address.base} to {address.base + count - 1}: {error}"
     except (OSError, ValueError) as error:
         return f"cannot be reached: {getattr(error, 'strerror', None) or error}"
+    return "answers"
+
+
+def _block(address: OutputAddress) -> str:
+    """Return whether a PLC gives the block that is written."""
+    try:
+        require_packages([address])
+    except BadInput as error:
+        return f"needs {str(error).partition(' needs ')[2]}"
+    plc = make_plc(address)
+    try:
+        plc.open()
+        plc.read()
+    except PlcRefused as error:
+        return str(error).removeprefix("it ")
+    except Exception as error:  # a library is foreign code
+        return f"cannot be reached: {getattr(error, 'strerror', None) or error or type(error).__name__}"
+    finally:
+        with contextlib.suppress(Exception):
+            plc.close()
     return "answers"
 
 

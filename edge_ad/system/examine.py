@@ -323,7 +323,7 @@ def examine(machine: Machine) -> list[Finding]:
     return [check(machine) for check in CHECKS]
 
 
-_OTHERS = ("numpy", "onnx", "paho-mqtt", "asyncua", "gpiod", "Jetson.GPIO", "harvesters")
+_OTHERS = ("numpy", "onnx", "paho-mqtt", "asyncua", "python-snap7", "pylogix", "gpiod", "Jetson.GPIO", "harvesters")
 
 
 def machine_details(machine: Machine) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from tests.docs.station import CAMERA, SETTINGS, make_template, quick_training, 
 # These are only checked against the command line's own grammar. A pattern, and why it cannot run here.
 CANNOT_RUN = (
     (r"edge-ad distill-teacher", "trains for half an hour; tests/training runs it in small"),
-    (r"--trigger (modbus|gpio|mqtt)|--presence trigger", "waits for a PLC; tests/inspection runs it"),
+    (r"--trigger (modbus|gpio|mqtt|s7|enip)|--presence trigger", "waits for a PLC; tests/inspection runs it"),
     (r"--presence (settled|learned)", "the miniature normal images are noise and resemble each other too little"),
     (r"edge-ad web", "serves until it is stopped; tests/web runs it"),
     (r"--(roi|tiles)", "the miniature normal images are smaller than the region; tests/inspection runs it"),

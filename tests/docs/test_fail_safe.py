@@ -22,6 +22,7 @@ COMPONENTS = (
     "Loop",
     "Guard",
     "Modbus",
+    "S7 and EtherNet/IP",
     "GPIO",
     "MQTT, OPC UA, webhook, files",
     "Trigger",

@@ -26,6 +26,8 @@ from tests.fixtures.loopback import until
         ("modbus", ["modbus://plc"], TriggerAddress("modbus")),
         ("modbus", ["modbus-server://0.0.0.0"], TriggerAddress("modbus")),
         ("gpio", ["gpio:///dev/gpiochip0?pass=1&trigger=2"], TriggerAddress("gpio")),
+        ("s7", ["s7://plc/DB10"], TriggerAddress("s7")),
+        ("enip", ["enip://plc/EdgeAD"], TriggerAddress("enip")),
     ],
 )
 def test_addresses(text: str, outputs: list[str], address: TriggerAddress) -> None:
@@ -41,6 +43,9 @@ def test_addresses(text: str, outputs: list[str], address: TriggerAddress) -> No
         ("modbus", []),
         ("modbus", ["gpio:///dev/gpiochip0?pass=1"]),
         ("modbus:x", ["modbus://plc"]),
+        ("s7", ["modbus://plc"]),
+        ("s7:x", ["s7://plc/DB10"]),
+        ("enip", []),
         ("gpio", ["gpio:///dev/gpiochip0?pass=1"]),
     ],
 )

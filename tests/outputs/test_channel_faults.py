@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,12 +26,15 @@ from edge_ad.outputs.jsonlines import JsonLines
 from edge_ad.outputs.modbus_client import ModbusClient
 from edge_ad.outputs.mqtt import MqttOutput
 from edge_ad.outputs.opcua import OpcUaServer
+from edge_ad.outputs.plc_map import make_plc
+from edge_ad.outputs.plc_writer import Inbox, PlcWriter
 from edge_ad.outputs.signals import ChannelHealth, OutputSignals
 from edge_ad.outputs.webhook import Webhook
 from edge_ad.store.reader import EventFilter, Reader
 from tests.fixtures.loopback import free_port, until
 from tests.fixtures.tiny_bundle import make_tiny_bundle
 from tests.outputs.peers import ReadingPlc, WrittenPlc
+from tests.outputs.plcs import KINDS, plc_of, uri_of
 
 ROOT = Path(__file__).parents[2]
 CAMERA = "synthetic://line?frames=60&seed=1&fps=20"
@@ -47,7 +52,8 @@ SLOW: tuple[tuple[str, type, tuple[str, ...]], ...] = (
     ("opcua://127.0.0.1:{port}", OpcUaServer, ("open", "deliver")),
 )
 FAST_URIS = (
-    "modbus://127.0.0.1:1", "modbus-server://127.0.0.1:0", "gpio:///dev/gpiochip0?pass=17", "gpio://jetson?pass=29"
+    "modbus://127.0.0.1:1", "modbus-server://127.0.0.1:0", "gpio:///dev/gpiochip0?pass=17", "gpio://jetson?pass=29",
+    "s7://127.0.0.1:1/DB10", "enip://127.0.0.1:1/EdgeAD",
 )  # fmt: skip
 
 
@@ -192,6 +198,41 @@ def test_a_plc_that_is_not_understood_is_told_and_written_to_again(monkeypatch: 
     plc.close()
     assert "injected" in str(told[0])
     assert told[-1] is None
+
+
+@pytest.mark.parametrize("name", ["open", "read", "write"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_library_of_a_plc_that_breaks_is_told_and_the_plc_is_written_to_again(
+    kind: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("snap7")
+    pytest.importorskip("pylogix")
+    told: list[dict[str, Any]] = []
+    out, pipe = os.pipe()
+    with plc_of(kind) as plc:
+        client = make_plc(parse_output(uri_of(kind, plc.port)))
+        breaking(monkeypatch, type(client), name, 1)
+        thread = threading.Thread(target=PlcWriter(client, Inbox(out), told.append).run, daemon=True)
+        thread.start()
+        words = PASSED.registers()
+
+        def fed() -> bool:
+            message = {"number": 1, "at": time.monotonic(), "words": words, "taken": _requests(told)}
+            os.write(pipe, f"{json.dumps(message)}\n{{torn\n".encode())
+            time.sleep(0.02)
+            return plc.words()[:24] == words
+
+        assert until(fed)
+        os.close(pipe)
+        thread.join(10)
+        assert not thread.is_alive()
+        assert plc.words()[:24] == OutputSignals().registers()
+    os.close(out)
+    assert next(record["text"] for record in told if record["kind"] == "failed").endswith("(injected)")
+
+
+def _requests(told: list[dict[str, Any]]) -> int:
+    return max((record.get("count", 0) for record in told), default=0)
 
 
 SPOILT = """

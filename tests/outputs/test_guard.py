@@ -117,6 +117,26 @@ def test_requests_of_the_plc_reach_the_inspector() -> None:
     ]
 
 
+@pytest.mark.parametrize(("trigger", "called"), [("modbus", 1), ("gpio", 0), ("s7", 0), ("", 1)])
+def test_a_call_counts_only_where_parts_are_called_for(trigger: str, called: int) -> None:
+    """Without a trigger the inspector is told, for what it is worth."""
+    told: list[dict[str, Any]] = []
+    with serving(told, trigger) as port:
+        plc = ReadingPlc(port)
+        plc.client.write_coil(17, True)
+        plc.client.write_coil(16, True)
+        assert until(lambda: any(record["kind"] == "acknowledge" for record in told))
+        plc.close()
+    assert sum(record["kind"] == "trigger" for record in told) == called
+
+
+@contextlib.contextmanager
+def serving(told: list[dict[str, Any]], trigger: str) -> Iterator[int]:
+    link = GuardClient(["modbus-server://127.0.0.1:0"], HOLD_MS, 1, told.append, calls=bool(trigger), trigger=trigger)
+    yield next(iter(link.ports.values()))
+    link.close()
+
+
 def test_the_guard_loads_nothing_heavy() -> None:
     code = (
         "import sys, edge_ad.outputs.guard, edge_ad.outputs.modbus_server, edge_ad.outputs.modbus_client;"

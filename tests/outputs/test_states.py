@@ -167,9 +167,9 @@ def test_the_list_says_whether_the_port_of_a_server_can_be_had(
 @pytest.mark.parametrize(
     ("text", "arguments", "code", "sentence"),
     [
-        ('alarm = "opcua://127.0.0.1:4850"', [], 0, "no Modbus or GPIO output is set: nothing shows a reject"),
-        ("", [], 0, "no Modbus or GPIO output is set"),
-        ("", ["--alarm", "opcua://127.0.0.1:4850"], 2, "no reject can be shown there: name Modbus or GPIO outputs"),
+        ('alarm = "opcua://127.0.0.1:4850"', [], 0, "no output of a PLC or GPIO is set: nothing shows a reject"),
+        ("", [], 0, "no output of a PLC or GPIO is set"),
+        ("", ["--alarm", "opcua://127.0.0.1:4850"], 2, "no reject can be shown there: name outputs of a PLC or GPIO"),
         ("", ["--alarm", "file:o.jsonl"], 2, "only tells events"),
     ],
 )

@@ -66,7 +66,7 @@ def test_it_installs_from_the_folder_alone(wheelhouse: Path) -> None:
     made, installed, version = (wheelhouse.parent / "calls").read_text().splitlines()
     assert made == "python -m venv --system-site-packages .venv"
     assert "--no-index" in installed
-    assert f"--find-links {wheelhouse} edge-ad[jetson,line] onnxruntime" in installed
+    assert f"--find-links {wheelhouse} edge-ad[jetson,line,plc] onnxruntime" in installed
     assert version == "edge-ad --version"
     assert "next: .venv/bin/edge-ad doctor" in done.stdout
 

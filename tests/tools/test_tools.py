@@ -72,7 +72,7 @@ def check(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 @pytest.mark.parametrize(("python", "old"), [("3.10", True), ("3.12", False)])
 def test_markers_are_those_of_the_jetson(check: ModuleType, python: str, old: bool) -> None:
     place = check.environment(python)
-    asked = list(check.asked(["jetson", "line"], place))
+    asked = list(check.asked(["jetson", "line", "plc"], place))
     names = [requirement.name for requirement in asked]
     assert ("tomli" in names) == old
     assert "numpy<2" in map(str, asked)  # the OpenCV of Ubuntu 22.04 and of 24.04
@@ -104,5 +104,5 @@ def test_stand_ins_are_wheels_with_the_needs_of_what_they_stand_for(
 def test_every_package_of_a_jetson_is_pinned(check: ModuleType) -> None:
     place = check.environment("3.10")
     pins = check.pins(place)
-    missing = [r.name for r in check.asked(["jetson", "line"], place) if check.canonicalize_name(r.name) not in pins]
+    missing = [r.name for r in check.asked(["jetson", "line", "plc"], place) if check.canonicalize_name(r.name) not in pins]
     assert not missing
