@@ -28,14 +28,15 @@ def case(seed: int = 0) -> dict[str, np.ndarray[Any, Any]]:
         "map_logic": rng.uniform(0, 1, (1, 1, 8, 8)),
         "map_local": rng.uniform(0, 2, (1, 1, 12, 12)),
         "map_global": rng.uniform(0, 2, (1, 1, 12, 12)),
+        "map_memory": rng.uniform(0, 3, (1, 1, 12, 12)),
         "raw_logic": rng.uniform(0, 8, 1),
         "pooled": rng.normal(size=(1, WIDTH)),
-        "quantiles": np.array([[0.5, 3.0], [0.1, 1.0], [0.2, 1.5]]),
+        "quantiles": np.array([[0.5, 3.0], [0.1, 1.0], [0.2, 1.5], [0.3, 2.0]]),
         "centre": rng.normal(size=WIDTH),
         "precision": half @ half.T,
-        "mean": rng.uniform(0, 1, 5),
-        "std": rng.uniform(0.5, 2, 5),
-        "weight": np.array([0.1, 0.2, 0.3, 0.15, 0.25]),
+        "mean": rng.uniform(0, 1, 6),
+        "std": rng.uniform(0.5, 2, 6),
+        "weight": np.array([0.1, 0.2, 0.25, 0.15, 0.2, 0.1]),
     }
     return {name: found[name].astype(np.float32) for name in GRAPHS[FUSION].inputs}
 
@@ -65,14 +66,15 @@ def expected(inputs: dict[str, np.ndarray[Any, Any]], s: FusionSettings) -> dict
     away = d["pooled"][0] - d["centre"]
     raw = np.array([
         peak(structure, s.structure_top), d["raw_logic"][0], peak(d["map_local"], s.top), peak(d["map_global"], s.top),
-        np.sqrt(away @ d["precision"] @ away),
+        np.sqrt(away @ d["precision"] @ away), peak(d["map_memory"], s.top),
     ])  # fmt: skip
     z = (raw - d["mean"]) / d["std"]
     picture = d["weight"][1] * enlarge(0.1 * d["map_logic"][0, 0], SIDE, corners=False)
-    for row, (name, border) in enumerate((("structure", 0), ("local", s.border), ("global", s.border))):
+    rows = (("structure", 0), ("local", s.border), ("global", s.border), ("memory", s.border))
+    for row, (name, border) in enumerate(rows):
         low, high = d["quantiles"][row]
         scaled = np.pad(0.1 * (d[f"map_{name}"][0, 0] - low) / (high - low), border)
-        picture = picture + d["weight"][(0, 2, 3)[row]] * enlarge(scaled, SIDE, corners=False)
+        picture = picture + d["weight"][(0, 2, 3, 5)[row]] * enlarge(scaled, SIDE, corners=False)
     return {"raw": raw, "z": z, "score": np.array([d["weight"] @ z]), "map": picture[None, None]}
 
 
@@ -96,7 +98,7 @@ def test_numpy_says_the_same(graph: tuple[FusionSettings, onnxruntime.InferenceS
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dropped", range(5))
+@pytest.mark.parametrize("dropped", range(6))
 def test_a_dropped_branch_may_hold_anything(
     graph: tuple[FusionSettings, onnxruntime.InferenceSession], dropped: int
 ) -> None:
@@ -105,7 +107,7 @@ def test_a_dropped_branch_may_hold_anything(
     inputs = case()
     inputs["weight"][dropped] = 0.0
     want = expected(inputs, settings)
-    names = ("map_structure", "raw_logic", "map_local", "map_global", "pooled")
+    names = ("map_structure", "raw_logic", "map_local", "map_global", "pooled", "map_memory")
     inputs[names[dropped]][...] = np.nan
     if dropped == 1:
         inputs["map_logic"][...] = np.nan
@@ -122,3 +124,21 @@ def test_equal_quantiles_do_not_divide_by_zero() -> None:
     with torch.no_grad():
         picture = FusionGraph(PLAIN, SIDE)(*map(torch.from_numpy, inputs.values()))[3]
     assert torch.isfinite(picture).all()
+
+
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+def test_a_map_lies_as_its_image_does(settings: FusionSettings) -> None:
+    """Rows and columns of maps that are no squares, changed for each other, change nothing but the map's own."""
+    inputs = case()
+    rng = np.random.default_rng(1)
+    for name in ("map_structure", "map_logic", "map_local", "map_global", "map_memory"):
+        shape = (12, 6) if name in ("map_structure", "map_logic") else (24, 12)
+        inputs[name] = rng.uniform(0, 2, (1, 1, *shape)).astype(np.float32)
+    turned = {name: np.swapaxes(value, 2, 3).copy() if value.ndim == 4 else value for name, value in inputs.items()}
+    with torch.no_grad():
+        tall = FusionGraph(settings, (64, 32))(*map(torch.from_numpy, inputs.values()))
+        wide = FusionGraph(settings, (32, 64))(*map(torch.from_numpy, turned.values()))
+    assert tall[3].shape == (1, 1, 64, 32)
+    torch.testing.assert_close(tall[3], wide[3].transpose(2, 3))
+    for one, other in zip(tall[:3], wide[:3], strict=True):
+        torch.testing.assert_close(one, other)

@@ -17,15 +17,7 @@ from edge_ad.data.images import Image
 from edge_ad.deployment.calibrate import CalibrateOptions, with_quantisation
 from edge_ad.deployment.derive import check_compiles, derive
 from edge_ad.engines.pipeline import Pipeline
-from edge_ad.export.graphs import (
-    EfficientADGraph,
-    FusionGraph,
-    LavitGraph,
-    Networks,
-    TeacherGraph,
-    TokenizerGraph,
-    export_all,
-)
+from edge_ad.export.graphs import Networks, _plans, export_all
 from edge_ad.models.lavit import bank_of
 from edge_ad.presets.networks import Size
 from edge_ad.presets.presets import FAST, Preset
@@ -77,18 +69,10 @@ def by_torch(networks: Networks, preset: Preset, bundle: Bundle, image: Image) -
     """Return what torch makes of an image: the graphs one after the other, without export."""
     known = {name: torch.from_numpy(value) for name, value in bound_constants(bundle.masks, bundle.statistics).items()}
     known["image"] = torch.from_numpy(image)[None]
-    steps = (
-        ("teacher", TeacherGraph(networks.teacher, ("features", "tokens", "pooled"))),
-        ("efficientad", EfficientADGraph(networks.efficientad)),
-        ("tokenizer", TokenizerGraph(networks.tokenizer)),
-        ("lavit", LavitGraph(networks.lavit)),
-        ("fusion", FusionGraph(preset.fusion, map_size(bundle.image_size))),
-    )
-    for name, module in steps:
-        graph = onnx.load_model_from_string(bundle.graph(name)).graph
+    for plan in _plans(networks, preset, bundle.image_size):
         with torch.no_grad():
-            out = module.eval()(*(known[value.name] for value in graph.input))
-        known.update(zip((value.name for value in graph.output), out, strict=True))
+            out = plan.module.eval()(*(known[name] for name in plan.inputs))
+        known.update(zip(plan.outputs, out, strict=True))
     return {name: known[name].numpy() for name in ("raw", "score", "map", "map_logic", "map_structure")}
 
 

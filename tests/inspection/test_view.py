@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +101,15 @@ def test_the_worst_tile_by_its_own_statistics_counts() -> None:
     assert found.z == pytest.approx(np.full(5, 3.0))
     assert (found.map[0, 0], found.map[0, 255]) == (1.0, 2.0)
     assert found.stages_ms == {"teacher": 4.0}
+
+
+def test_the_maps_of_tiles_are_put_together_in_the_shape_of_one() -> None:
+    """Two tiles of 512 x 128 cells, one above the other: half of the rows each."""
+    tiles = TileStatistics(np.zeros((2, 5), np.float32), np.ones((2, 5), np.float32), Thresholds(1.0, 2.0))
+    tall = [replace(inference([3.0] * 5), map=np.full((512, 128), level, np.float32)) for level in (1.0, 2.0)]
+    whole = combine(tall, View(None, Grid(2, 1)), tiles, plain_contents().statistics).map
+    assert whole.shape == (512, 128)
+    assert (whole[:256].min(), whole[:256].max(), whole[256:].min(), whole[256:].max()) == (1.0, 1.0, 2.0, 2.0)
 
 
 def test_a_tile_without_a_number_is_not_hidden() -> None:
