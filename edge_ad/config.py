@@ -362,6 +362,10 @@ class CaptureTable(Table):
     out: Annotated[Path, Flag("The folder of images; it is made, or filled up [data/good].")] = Path("data/good")
     count: Annotated[int, Field(ge=1), Flag("How many images the folder shall hold.")] = 300
     every: Annotated[float, Field(ge=0), Flag("At least so many seconds between two images.")] = 0.0
+    bundle: Annotated[
+        Path | None, Flag("A bundle that locates parts: say in how many images the part is located, and show cut-outs.")
+    ] = None
+    located: Annotated[bool, Flag("Keep images whose part is located alone; needs --bundle.", names=("--located",))] = False
 
 
 class Config(Table):

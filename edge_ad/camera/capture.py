@@ -30,6 +30,8 @@ from edge_ad.camera.settings import CameraRecord, difference, read_record, setti
 from edge_ad.data.images import list_images, read_image
 from edge_ad.data.near_duplicates import CLOSE, Gallery, thumbnail
 from edge_ad.errors import BadInput, DeviceFault
+from edge_ad.geometry.geometry import Geometry, Prepared
+from edge_ad.geometry.pose import NotLocated
 from edge_ad.utils.files import atomic_write
 from edge_ad.utils.text import format_time
 
@@ -137,7 +139,7 @@ def _chunk(kind: bytes, body: bytes) -> bytes:
 SIZE = (256, 256)
 FIRST_REFERENCE = 20
 MAX_REMEMBERED = 160
-REASONS = ("unreadable", "dark", "blown out", "frozen", "resolution", "blurred", "moved", "alike")
+REASONS = ("unreadable", "dark", "blown out", "frozen", "resolution", "blurred", "moved", "alike", "not located")
 
 _ENOUGH = 5
 _SOFT = 0.6
@@ -210,29 +212,47 @@ SOFTWARE = "edge-ad capture"
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a capture is: images in the folder, images wanted, skipped so far by reason, the last reason."""
+    """How far a capture is: images in the folder, images wanted, skipped so far by reason, the last reason.
+
+    ``located``: images in the folder whose part was located, None where none is looked for.
+    """
 
     saved: int
     wanted: int
     skipped: dict[str, int]
     last: str | None = None
+    located: int | None = None
 
     def line(self) -> str:
         """Return one line for a terminal."""
         left_out = ", ".join(f"{count} {reason}" for reason, count in sorted(self.skipped.items()))
-        return f"{self.saved} of {self.wanted} images; skipped: {left_out or 'none'}"
+        located = "" if self.located is None else f"; part located in {self.located}"
+        return f"{self.saved} of {self.wanted} images{located}; skipped: {left_out or 'none'}"
 
 
 class Capture:
     """Fills ``folder`` up to ``wanted`` images from ``source``; images already there count and are compared with.
 
-    ``every_s`` is the least time between two kept images. Raises BadInput when the folder's images came from a
-    camera with other settings or of another size.
+    ``every_s`` is the least time between two kept images. ``geometry`` locates the part in each: the contact sheet shows
+    cut-outs, and with ``located`` only images with a located part are kept. Raises BadInput when the folder's images came
+    from a camera with other settings or of another size, or the camera's have another size than the geometry's.
     """
 
-    def __init__(self, source: Source, folder: Path, wanted: int, every_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        source: Source,
+        folder: Path,
+        wanted: int,
+        every_s: float = 0.0,
+        *,
+        geometry: Geometry | None = None,
+        located: bool = False,
+    ) -> None:
         if wanted < 1:
             raise BadInput(f"--count is {wanted}: it must be 1 or more")
+        self._geometry = geometry
+        self._located_only = located
+        self._located = 0
         self._source = source
         self._folder = folder
         self._wanted = wanted
@@ -250,7 +270,8 @@ class Capture:
     @property
     def progress(self) -> Progress:
         """How far it is."""
-        return Progress(len(self._filter), self._wanted, dict(self._skipped), self._last)
+        located = None if self._geometry is None else self._located
+        return Progress(len(self._filter), self._wanted, dict(self._skipped), self._last, located)
 
     def run(self, stop: Callable[[], bool], show: Callable[[Progress], None] | None = None) -> Progress:
         """Collect until there are enough, the source ends or ``stop`` says so; DeviceFault when the camera is lost.
@@ -287,7 +308,7 @@ class Capture:
                     f"{self._folder} holds images that `edge-ad capture` did not take (no camera.json): name another"
                 )
             self._filter.keep(Frame(image, 0, 0.0, 0.0, "", path.name), path.name)
-            self._contact_sheet.add(path.name, image)
+            self._show(path.name, image, self._prepared(image))
             if path.stem.isdigit():
                 self._next = max(self._next, int(path.stem) + 1)
         result = settings_of(self._source)
@@ -307,13 +328,35 @@ class Capture:
         self._check_size(frame)
         self._seen = True
         reason = self._filter.fault(frame)
+        prepared = None if reason is not None else self._prepared(frame.image)
+        if self._located_only and isinstance(prepared, NotLocated):
+            reason = f"not located: {prepared.reason}"
         if reason is None:
-            self._keep(frame)
+            self._keep(frame, prepared)
         else:
             self._skip(reason, frame)
 
+    def _prepared(self, image: Image) -> Prepared | NotLocated | None:
+        """Return the cut-out of an image, or why there is none; None where none is looked for."""
+        return None if self._geometry is None else self._geometry.prepare(image)
+
+    def _show(self, name: str, image: Image, prepared: Prepared | NotLocated | None) -> None:
+        """Put a kept image on the contact sheet: its cut-out where there is one."""
+        if isinstance(prepared, Prepared):
+            self._located += 1
+            self._contact_sheet.add(name, prepared.image)
+        else:
+            missing = "" if prepared is None else f", not located: {prepared.reason}"
+            self._contact_sheet.add(f"{name}{missing}", image)
+
     def _check_size(self, frame: Frame) -> None:
         size = (frame.image.shape[0], frame.image.shape[1])
+        if self._geometry is not None and not self._seen and size != self._geometry.image_size:
+            high, wide = self._geometry.image_size
+            raise BadInput(
+                f"{self._source.name} gives {size[1]} x {size[0]} pixels, and the part was learned in images of {wide} x {high}: "
+                "set the camera to that size or leave out --bundle"
+            )
         if self._record is None:
             self._record = CameraRecord(
                 self._source.name, settings_of(self._source), size, _conversion(self._source), format_time(time.time())
@@ -325,7 +368,7 @@ class Capture:
                 f"{width} x {height}: set the camera back or name another folder"
             )
 
-    def _keep(self, frame: Frame) -> None:
+    def _keep(self, frame: Frame, prepared: Prepared | NotLocated | None) -> None:
         name = f"{self._next:06d}.png"
         texts = {
             "Software": SOFTWARE,
@@ -338,7 +381,7 @@ class Capture:
         self._last_saved = frame.captured_at
         self._last = None
         self._filter.keep(frame, name)
-        self._contact_sheet.add(name, frame.image)
+        self._show(name, frame.image, prepared)
         if len(self._filter) % SAVE_EVERY == 0:
             self._save()
 

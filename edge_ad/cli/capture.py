@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 import typer
 
 from edge_ad.cli.options import options_of
-from edge_ad.config import Config
+from edge_ad.config import CaptureTable, Config
 from edge_ad.utils.logs import CLEAR_LINE, write_to
 
 if TYPE_CHECKING:
     from edge_ad.camera.capture import Progress
+    from edge_ad.geometry.geometry import Geometry
 
 
 @options_of("capture")
@@ -29,11 +30,13 @@ def command(settings: Config) -> None:
     uri = table.camera or next(iter(settings.run.camera), None)
     if uri is None:
         raise BadInput("no camera is named: give --camera URI, or `camera` under [run] in edge-ad.toml")
+    geometry = _geometry(table)
     source = open_source(uri)
     try:
         stopped = _Stop()
         with stopped:
-            progress = Capture(source, out, count, table.every).run(lambda: stopped.asked, _shown())
+            capture = Capture(source, out, count, table.every, geometry=geometry, located=table.located)
+            progress = capture.run(lambda: stopped.asked, _shown())
     finally:
         source.close()
     typer.echo(progress.line())
@@ -45,6 +48,24 @@ def command(settings: Config) -> None:
             f"{uri} ended when {out} held {progress.saved} of {count} images: run the same command again with more of "
             f"them, or ask for less with --count {max(progress.saved, 1)}"
         )
+
+
+def _geometry(table: CaptureTable) -> Geometry | None:
+    """Return what locates parts, of the bundle that is named; BadInput for one that locates none."""
+    from edge_ad.bundle import open_bundle
+    from edge_ad.errors import BadInput
+
+    if table.bundle is None:
+        if table.located:
+            raise BadInput("--located needs --bundle FILE, a bundle that locates parts")
+        return None
+    geometry = open_bundle(table.bundle).geometry
+    if not geometry.locates:
+        raise BadInput(
+            f"--bundle {table.bundle} looks at the whole image (geometry {geometry.method}) and locates no parts: name one that "
+            "was trained with --geometry auto or foreground, or leave it out"
+        )
+    return geometry
 
 
 class _Stop:

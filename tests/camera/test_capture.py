@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import collections
 import contextlib
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import cv2
 import numpy as np
 import pytest
 
+from edge_ad.bundle import open_bundle
 from edge_ad.camera.capture import Capture, encode_png, read_texts
 from edge_ad.camera.frames import BadFrame, End, Frame, Read, SourceError, SourceKind
 from edge_ad.camera.settings import CameraRecord, CameraSettings, read_record
@@ -22,6 +25,8 @@ from edge_ad.data.images import list_images, read_image
 from edge_ad.errors import BadInput
 from edge_ad.synthetic.tray import render_tray
 from tests.camera.pictures import Image, noise, write_image
+from tests.fixtures.located_bundle import make_located_bundle, part_image
+from tests.fixtures.tiny_bundle import make_tiny_bundle
 
 
 class Reel:
@@ -206,3 +211,44 @@ def test_a_terminal_that_is_closed_ends_no_capture(tmp_path: Path, monkeypatch: 
     assert progress.saved == 3
     with contextlib.suppress(OSError):
         stream.close()
+
+
+@pytest.fixture(scope="module")
+def located_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_located_bundle(tmp_path_factory.mktemp("located") / "located.edgead")
+
+
+def test_with_a_bundle_parts_are_located_and_the_sheet_shows_cut_outs(located_bundle: Path, tmp_path: Path) -> None:
+    geometry = open_bundle(located_bundle).geometry
+    parts = [part_image(100), part_image(101), part_image(102, mirrored=True)]
+    running = Capture(Reel(*parts), tmp_path / "all", 9, geometry=geometry)
+    assert running.run(lambda: False).line() == "3 of 9 images; part located in 2; skipped: none"
+    page = (tmp_path / "all" / "contact.html").read_text()
+    assert "000003.png, not located: the part lies mirrored" in page
+    shown = [cv2.imdecode(np.frombuffer(base64.b64decode(data), np.uint8), 1).shape[:2]
+             for data in re.findall(r"base64,([^\"]+)", page)]
+    assert shown == [(120, 120), (120, 120), (90, 120)]  # two square cut-outs, one whole image of 320 x 240
+    only = Capture(Reel(*parts), tmp_path / "located", 9, geometry=geometry, located=True)
+    assert only.run(lambda: False).line() == "2 of 9 images; part located in 2; skipped: 1 not located"
+    assert [path.name for path in list_images(tmp_path / "located")] == ["000001.png", "000002.png"]
+    again = Capture(Reel(), tmp_path / "located", 9, geometry=geometry)
+    assert again.progress.located == 2  # those of the earlier run
+    with pytest.raises(BadInput, match="reel gives 128 x 128 pixels, and the part was learned in images of 320 x 240"):
+        Capture(Reel(tray(1)), tmp_path / "other", 9, geometry=geometry).run(lambda: False)
+
+
+def test_the_command_refuses_a_bundle_that_locates_nothing(
+    located_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "images").mkdir()
+    for seed in range(2):
+        write_image(tmp_path / "images" / f"{seed}.png", part_image(110 + seed))
+    run = ["capture", "--camera", "images", "--out", "good", "--count", "2"]
+    assert main([*run, "--located"]) == 2
+    assert "--located needs --bundle FILE" in capsys.readouterr().err
+    plain = make_tiny_bundle(tmp_path / "plain.edgead")
+    assert main([*run, "--bundle", str(plain)]) == 2
+    assert "looks at the whole image (geometry square) and locates no parts" in capsys.readouterr().err
+    assert main([*run, "--bundle", str(located_bundle), "--located"]) == 0
+    assert "2 of 2 images; part located in 2" in capsys.readouterr().out
