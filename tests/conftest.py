@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import settings
 
+import edge_ad.training  # noqa: F401  before a test loads torch: its waiting threads then leave the other parts their time
 from tests.fixtures.extras import left_out
 
 # A shell that starts a job in the background lets it ignore Ctrl-C, and so all that it starts: the tests send it.
