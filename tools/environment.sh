@@ -117,6 +117,7 @@ gstreamer1.0-tools gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer
 service_packages="mosquitto openssl"
 browser_packages="chromium fonts-dejavu-core"
 tracing_packages="strace"
+host_packages="cmake g++ libstb-dev mono-mcs mono-runtime"
 
 install_system() {
     local what="$1" sudo=""
@@ -136,6 +137,12 @@ prepare_services() { install_system "an MQTT broker" $service_packages; }
 prepare_browser() { install_system "a browser" $browser_packages; }
 
 prepare_tracing() { install_system "power cuts" $tracing_packages; }
+
+# Compilers for the samples of docs/host, and ONNX Runtime for C, C++ and C# from npm, kept in ~/.cache/edge-ad-tests.
+prepare_host_programs() {
+    install_system "programs in C++ and C#" $host_packages
+    "$python" tests/fixtures/host_toolchain.py || true
+}
 
 # The real pycuda on a driver without a GPU, for the tests of the TensorRT backend: compiled once per Python (a minute of
 # one core) and kept in ~/.cache/edge-ad-tests.

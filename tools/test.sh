@@ -15,6 +15,7 @@ prepare_cameras
 prepare_services
 prepare_browser
 prepare_tracing
+prepare_host_programs
 prepare_pycuda
 echo "== ruff"
 "$python" -m ruff check .

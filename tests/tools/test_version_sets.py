@@ -117,7 +117,7 @@ def test_an_unknown_set_is_told_before_anything_runs() -> None:
 # What tools/test.sh takes from environment.sh, with a Python that logs pytest's arguments and fails where it is asked to.
 STUB_ENVIRONMENT = """
 version_sets="" python="$PWD/python"
-for name in prepare prepare_cameras prepare_services prepare_browser prepare_tracing prepare_pycuda; do
+for name in prepare prepare_cameras prepare_services prepare_browser prepare_tracing prepare_host_programs prepare_pycuda; do
     eval "$name() { :; }"
 done
 """
