@@ -1,29 +1,31 @@
-"""Choose one weight a branch from normal images and (synthetic or labelled) anomalies; a branch that does not help gets
-0.
+"""Choose one weight a branch from normal images and (synthetic or labelled) anomalies; a branch that is useless gets 0.
 
 The criterion is the macro AUROC: the mean over kinds of anomaly of the AUROC of the weighted sum of z, so that one easy
-or frequent kind does not decide. With about 40 normal images and 200 anomalies its standard error is some 0.02, hence
-no departure from equal weights may rest on noise, measured by a paired bootstrap (normal images, and anomalies within
-each kind, are drawn again with replacement; all candidates see the same draws):
+or frequent kind does not decide. It rests on the unseen normal images, of which there may be four; hence a paired
+bootstrap measures its noise (normal images, and anomalies within each kind, are drawn again with replacement; all
+candidates see the same draws), and whatever departs from equal weights must be supported by its interval: one-sided,
+95 %, with Student's quantile for the number of normal images.
 
 1. Branches that are constant or not finite are out.
-2. Backward elimination from equal weights. A branch goes when the criterion without it is higher by more than one
-   standard error and by at least 0.01: synthetic anomalies are not the real ones, and a smaller gain on them is no
-   ground to go without a branch that sees something else. A branch also goes, although that gains nothing, when alone
-   it is no better than chance (within two standard errors) and its removal loses less than one standard error against
-   the best set seen. No branch goes that is missed at half its weight (by two standard errors): a weak but independent
-   branch can hurt an equal sum and help a lighter one. Branches that merely repeat each other stay: they average out
-   noise, and real defects are more varied than synthetic ones.
+2. Backward elimination from equal weights. A branch goes when the interval of what the criterion gains without it lies
+   above 0 and the gain is at least 0.01: synthetic anomalies are not the real ones, and a smaller gain on them is no
+   ground to go without a branch that sees something else. A branch also goes, although that gains nothing, when the
+   interval of its own AUROC lies below 0.6 and its removal loses less than one standard error against the best set seen.
+   No branch goes that is missed at half its weight (by two standard errors): a weak but independent branch can hurt an
+   equal sum and help a lighter one. Branches that merely repeat each other stay: they average out noise, and real
+   defects are more varied than synthetic ones.
 3. Multiplicative weights 0.5, 1 or 2 for the branches that are left: every bootstrap draw names the set that is best
-for
-   it, and the weights are the mean of these (bagging: Breiman, Bagging Predictors, 1996; its use here is ours). Where
-   noise decides, draws contradict each other and the mean stays near equal weights; where one set is better, most draws
-   agree on it. A single best set instead jumped by a factor of 4 between two trainings on the same normal images. No
-   branch is lost by this.
+   for it, and the weights are the mean of these (bagging: Breiman, Bagging Predictors, 1996; its use here is ours).
+   Where noise decides, draws contradict each other and the mean stays near equal weights; where one set is better, most
+   draws agree on it. A single best set instead jumped by a factor of 4 between two trainings on the same normal images.
+   No branch is lost by this.
+4. These are mixed with equal weights of the branches that are left, as if PRIOR_IMAGES normal images had asked for
+   those: the fewer images there are, the nearer the weights stay to equal.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import product
 
@@ -31,15 +33,21 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from edge_ad.errors import BadInput
-from edge_ad.scoring.statistics import BRANCHES, MIN_BRANCHES, Array
+from edge_ad.scoring.statistics import Array
 
 Float = NDArray[np.float64]
 
 DRAWS = 400  # bootstrap draws: the standard error is known to about 4 %
 FACTORS = (0.5, 1.0, 2.0)
-NOISE = 1.0  # standard errors a change must gain
-MATERIAL = 0.01  # and the least such gain that matters, in AUROC
-CLEAR = 2.0  # standard errors that part a branch alone from chance
+NOISE = 1.0  # standard errors that the criterion may lose against the best set when a branch goes
+MATERIAL = 0.01  # the least gain that matters, in AUROC
+CLEAR = 2.0  # standard errors by which a branch is missed at half its weight
+LEVEL_Z = 1.645  # the normal quantile of a one-sided interval of 95 %
+NEAR_CHANCE = 0.6  # AUROC below which a branch alone is useless
+PRIOR_IMAGES = 2
+"""Weight of the equal weights, in normal images. Chosen by simulation (docs/experiments/training.md): 5 cost more where
+branches differ than they gained where they are alike, 0 lost where they are alike."""
+MAX_COMBINATIONS = 3**7  # of factors: seven branches; of more than that, as many are drawn
 TIE = 1e-9  # AUROCs that differ by less are the same
 
 
@@ -51,25 +59,36 @@ def choose_weights(z_normal: ArrayLike, z_anomalies: ArrayLike, kinds: Sequence[
     wrong shapes, no normal images, or when no branch is usable.
     """
     normal, anomalies = (np.asarray(z, dtype=np.float64) for z in (z_normal, z_anomalies))
-    if anomalies.size == 0:
-        anomalies = np.zeros((0, normal.shape[-1] if normal.ndim else 0))
+    if anomalies.size == 0 and normal.ndim == 2:
+        anomalies = np.zeros((0, normal.shape[1]))
     _check_shapes(normal, anomalies, kinds)
     weight = np.where(_usable(normal, anomalies), 1.0, 0.0)
     if not weight.any():
         raise BadInput("no branch gives scores that vary and are finite, so none can be weighed; see the raw scores")
     if len(anomalies):
         trial = Trial(normal, anomalies, kinds, seed)
-        weight = _tune(trial, _eliminate(trial, weight))
+        retained = _eliminate(trial, weight)
+        weight = _mixed(_tune(trial, retained), retained, len(normal))
     chosen: Array = (weight / weight.sum()).astype(np.float32)
     return chosen
 
 
+def _mixed(tuned: Float, equal: Float, images: int) -> Float:
+    """Return the weights that ``images`` normal images and PRIOR_IMAGES with equal weights ask for together."""
+    share = images / (images + PRIOR_IMAGES)
+    mixed: Float = share * tuned / tuned.sum() + (1 - share) * equal / equal.sum()
+    return mixed
+
+
 class Trial:
-    """The macro AUROC of weights on fixed normal images and anomalies, and its paired bootstrap over fixed draws."""
+    """The macro AUROC of weights on fixed normal images and anomalies, and its paired bootstrap over fixed draws.
+
+    ``reach`` is how many standard errors a one-sided interval of 95 % reaches: Student's quantile, and the bootstrap's
+    own bias, for the number of normal images.
+    """
 
     def __init__(self, normal: Float, anomalies: Float, kinds: Sequence[str], seed: int) -> None:
         finite = np.isfinite(normal).all(axis=0) & np.isfinite(anomalies).all(axis=0)
-        self.count = normal.shape[1]  # of branches
         self._normal, self._anomalies = (np.where(finite, z, 0.0) for z in (normal, anomalies))
         names = np.asarray(kinds)
         self._kinds = [np.flatnonzero(names == name) for name in sorted(set(kinds))]
@@ -81,6 +100,8 @@ class Trial:
             drawn = random.multinomial(count, np.full(count, 1 / count), DRAWS)
             self._draws[:, members] = drawn / (count * len(self._kinds))
         self._cache: dict[bytes, Float] = {}
+        self.count = normal.shape[1]  # of branches
+        self.reach = student_quantile(len(normal) - 1) * math.sqrt(len(normal) / max(1, len(normal) - 1))
 
     def by_kind(self, weight: Float) -> Float:
         """The AUROC of every kind [kinds]."""
@@ -105,14 +126,30 @@ class Trial:
 
     def gain(self, new: Float, old: Float) -> tuple[float, float]:
         """How much higher the criterion of ``new`` is than that of ``old``, and the standard error of that."""
-        return self.macro(new) - self.macro(old), float((self.draws(new) - self.draws(old)).std(ddof=1))
+        return self.macro(new) - self.macro(old), self.noise(new, old)
+
+    def noise(self, new: Float, old: Float | None = None) -> float:
+        """The standard error of the criterion of ``new``, or of how much higher it is than that of ``old``."""
+        difference = self.draws(new) if old is None else self.draws(new) - self.draws(old)
+        return float(difference.std(ddof=1))
+
+    def supports(self, new: Float, old: Float) -> bool:
+        """Whether ``new`` is better than ``old`` by what matters, and the interval of the gain lies above 0."""
+        gained, noise = self.gain(new, old)
+        return gained > max(self.reach * noise, MATERIAL)
+
+
+def student_quantile(freedom: int) -> float:
+    """Return the 95 % quantile of Student's distribution (Abramowitz and Stegun, 26.7.5; within 2 % from 3 degrees on)."""
+    z, freedom = LEVEL_Z, max(1, freedom)
+    first, second = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96
+    return z + first / freedom + second / freedom**2
 
 
 def _check_shapes(normal: Float, anomalies: Float, kinds: Sequence[str]) -> None:
-    count = min(max(normal.shape[-1] if normal.ndim else 0, MIN_BRANCHES), len(BRANCHES))
     for name, z in (("normal images", normal), ("anomalies", anomalies)):
-        if z.ndim != 2 or z.shape[1] != count:
-            raise BadInput(f"z of {name} must have shape [N, {count}], but has {list(z.shape)}")
+        if z.ndim != 2 or z.shape[1:] != normal.shape[1:]:
+            raise BadInput(f"z of {name} must have shape [N, branches], as z of normal images, but has {list(z.shape)}")
     if not len(normal):
         raise BadInput("choosing weights needs normal images, but there are none")
     if len(kinds) != len(anomalies):
@@ -145,22 +182,17 @@ def _eliminate(trial: Trial, weight: Float) -> Float:
 
 def _may_go(trial: Trial, weight: Float, branch: int, best: Float) -> bool:
     fewer = _without(weight, branch)
-    gained, noise = trial.gain(fewer, weight)
     halved = np.where(np.arange(len(weight)) == branch, weight / 2, weight)
     for other, errors in ((best, NOISE), (halved, CLEAR)):
-        change, noise_of_change = trial.gain(fewer, other)
-        if change < -errors * noise_of_change:
+        change, noise = trial.gain(fewer, other)
+        if change < -errors * noise:
             return False
-    return _worth(gained, noise) or _at_chance(trial, branch)
+    return trial.supports(fewer, weight) or _is_useless(trial, branch)
 
 
-def _at_chance(trial: Trial, branch: int) -> bool:
-    alone = np.where(np.arange(trial.count) == branch, 1.0, 0.0)
-    return trial.macro(alone) - 0.5 <= CLEAR * float(trial.draws(alone).std(ddof=1))
-
-
-def _worth(gained: float, noise: float) -> bool:
-    return gained > max(NOISE * noise, MATERIAL)
+def _is_useless(trial: Trial, branch: int) -> bool:
+    alone = np.eye(trial.count)[branch]
+    return trial.macro(alone) + trial.reach * trial.noise(alone) < NEAR_CHANCE
 
 
 def _tune(trial: Trial, weight: Float) -> Float:
@@ -175,6 +207,10 @@ def _tune(trial: Trial, weight: Float) -> Float:
 def _candidates(weight: Float) -> Float:
     """Return ``weight`` with every combination of factors on its branches [C, B], each of sum 1, none twice."""
     retained = np.flatnonzero(weight)
-    result = np.tile(weight, (len(FACTORS) ** len(retained), 1))
-    result[:, retained] *= list(product(FACTORS, repeat=len(retained)))
+    if len(FACTORS) ** len(retained) <= MAX_COMBINATIONS:
+        factors = np.array(list(product(FACTORS, repeat=len(retained))))
+    else:
+        factors = np.random.default_rng(0).choice(FACTORS, (MAX_COMBINATIONS, len(retained)))
+    result = np.tile(weight, (len(factors), 1))
+    result[:, retained] *= factors
     return np.unique(np.round(result / result.sum(axis=1, keepdims=True), 12), axis=0)
