@@ -98,6 +98,7 @@ def bundle_details(bundle: Bundle) -> dict[str, Any]:
         "created": bundle.created,
         "parent": bundle.parent,
         "image_size": list(bundle.image_size),
+        "geometry": geometry_details(bundle),
         "settings": bundle.settings,
         "graphs": {
             name: {"bytes": members[f"graphs/{name}.onnx"]["bytes"], "sha256": bundle.graph_sha256(name)}
@@ -113,12 +114,40 @@ def bundle_details(bundle: Bundle) -> dict[str, Any]:
     }
 
 
+def geometry_details(bundle: Bundle) -> dict[str, Any]:
+    """Return how an image becomes the input, without opening what needs OpenCV where images are squashed."""
+    from edge_ad.bundle.contents import GEOMETRY
+
+    if GEOMETRY not in bundle.manifest["members"]:
+        return {"method": "square", "expected": None}
+    geometry = bundle.geometry
+    expected = None if geometry.expected is None else geometry.expected.as_dict()
+    return {"method": geometry.method, "frame_size": list(geometry.image_size), "expected": expected}
+
+
+def describe_geometry(details: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the lines of ``geometry_details``."""
+    expected = details["expected"]
+    whole = {"square": "whole images, squashed", "none": "whole images in their aspect ratio"}
+    if expected is None:
+        yield f"  geometry    {details['method']}: {whole.get(details['method'], 'the part is located')}"
+        return
+    height, width = details["frame_size"]
+    yield f"  geometry    {details['method']}: the part is located in images of {width} x {height} pixels"
+    turn = "any angle" if expected["turn"] >= 180 else (
+        f"angle {expected['angle'] - expected['turn']:.1f} to {expected['angle'] + expected['turn']:.1f} degrees"
+    )
+    ranges = (f"{name} {expected[name][0]:.4g} to {expected[name][1]:.4g}" for name in ("x", "y", "scale"))
+    yield f"  expected    {', '.join(ranges)}, {turn}"
+
+
 def describe_bundle(details: Mapping[str, Any]) -> Iterator[str]:
     """Yield the lines that `info` prints for ``bundle_details``."""
     height, width = details["image_size"]
     yield f"{details['name']}  ({details['path']}, {_size(details['bytes'])})"
     yield f"  sha256      {details['sha256']}"
     yield f"  preset      {details['preset']}, images {height} x {width}, {details['views']} masked views"
+    yield from describe_geometry(details["geometry"])
     yield f"  created     {details['created']}"
     yield f"  parent      {details['parent'] or 'none: trained, not recalibrated'}"
     yield "graphs"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,23 +17,27 @@ from edge_ad.bundle import Bundle
 from edge_ad.engines.pipeline import Pipeline
 from edge_ad.errors import BadInput
 
+if TYPE_CHECKING:
+    from edge_ad.geometry.geometry import Geometry
+
 CAMERA_SIZE = (480, 640)
 WARM_UPS = 10
 _WARM, _TIMED = 3, 20  # frames of each engine that is timed beside another one
-_OUTSIDE = frozenset({"resize", "verdict", "total"})  # laps that are not the engine's
+_OUTSIDE = frozenset({"locate", "cut out", "resize", "verdict", "total"})  # laps that are not the engine's
 _FRAMES = 8  # distinct camera frames that are shown in turn
 
-Resize = Callable[[NDArray[np.uint8], tuple[int, int]], NDArray[np.uint8]]
+Image = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class BenchmarkReport:
     """Times in milliseconds as ``{"p50", "p90", "p99", "max"}``; ``stages`` by name in the order they run.
 
-    ``engine`` is upload, graphs and download; ``end_to_end`` adds the resize from a camera frame of 640 x 480 and the
-    verdict. ``threads`` are those of each graph on a CPU. ``loop_overhead`` is what the loop of `run` costs beyond the
-    engines, camera to verdict: threads, health, resize, judgement (see ``measure_overhead``); None where it was not
-    measured. ``rss_mb`` is the largest resident memory of this process so far, ``first_verdict_s`` the time from the
+    ``engine`` is upload, graphs and download; ``end_to_end`` adds what makes the input of a camera frame of 640 x 480 (or of
+    the normal images' size, where parts are located) and the verdict. ``threads`` are those of each graph on a CPU.
+    ``loop_overhead`` is what the loop of `run` costs beyond the engines, camera to verdict: threads, health, resize,
+    judgement (see ``measure_overhead``); None where it was not measured. ``rss_mb`` is the largest resident memory of this
+    process so far, ``first_verdict_s`` the time from the
     start of opening the engines to the first verdict. ``beside_fp32`` are median milliseconds of a frame in this
     precision and in FP32, taken in turns on a CPU; None for FP32 itself and on a GPU.
     """
@@ -88,21 +92,19 @@ def benchmark(
 ) -> BenchmarkReport:
     """Time ``frames`` frames after ``warm_up`` others on the pipeline that ``open_engine`` opens (its time counts too).
 
-    The images are the golden images, enlarged to camera size before the clock starts. ``in_loop`` measures the loop's
-    overhead on the same engines. BadInput for no frames.
+    The images are the golden images as a camera shows them (``camera_frames``), made before the clock starts. ``in_loop``
+    measures the loop's overhead on the same engines. BadInput for no frames.
     """
-    from edge_ad.data.images import resize
-
     if frames < 1:
         raise BadInput(f"--frames is {frames}, but must be 1 or more")
-    images = [resize(image, CAMERA_SIZE) for image in bundle.golden.images[:_FRAMES]]
+    images, geometry = camera_frames(bundle)
     start = perf_counter()
     with open_engine() as pipeline:
-        _judge(pipeline, bundle, images[0], resize)
+        _judge(pipeline, bundle, images[0], geometry)
         first = perf_counter() - start
         for turn in range(warm_up):
-            _judge(pipeline, bundle, images[turn % len(images)], resize)
-        laps = [_judge(pipeline, bundle, images[turn % len(images)], resize) for turn in range(frames)]
+            _judge(pipeline, bundle, images[turn % len(images)], geometry)
+        laps = [_judge(pipeline, bundle, images[turn % len(images)], geometry) for turn in range(frames)]
         backend, precision = pipeline.backend.name, pipeline.precision
         threads: int | None = getattr(pipeline.backend, "threads", None)
         memory = round(peak_rss_mb(), 1)
@@ -113,6 +115,24 @@ def benchmark(
     total = quantiles([lap["total"] for lap in laps])
     times = (quantiles(engine), total, stages, memory, round(first, 3), overhead, beside)
     return BenchmarkReport(backend, precision, bundle.preset, frames, warm_up, threads, *times)
+
+
+def camera_frames(bundle: Bundle) -> tuple[list[Image], Geometry]:
+    """Return golden images as a camera would show them, and the geometry that makes inputs of them.
+
+    Where the bundle locates parts they are drawn back into images of the normal images' size; where none of them is located
+    there, because its locator needs the real surroundings, they are enlarged to 640 x 480 and taken whole.
+    """
+    from edge_ad.data.images import resize
+    from edge_ad.geometry.geometry import Geometry, Prepared, example_frame
+
+    golden = bundle.golden.images[:_FRAMES]
+    if bundle.geometry.locates:
+        framed = [example_frame(bundle.geometry, image) for image in golden]
+        located = [image for image in framed if isinstance(bundle.geometry.prepare(image), Prepared)]
+        if located:
+            return located, bundle.geometry
+    return [resize(image, CAMERA_SIZE) for image in golden], Geometry.square(bundle.image_size)
 
 
 def side_by_side(bundle: Bundle, pipelines: Mapping[str, Pipeline]) -> dict[str, float]:
@@ -163,18 +183,34 @@ def peak_rss_mb(status: Path = Path("/proc/self/status")) -> float:
         return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
 
 
-def _judge(pipeline: Pipeline, bundle: Bundle, frame: NDArray[np.uint8], resize: Resize) -> Mapping[str, float]:
+def _judge(pipeline: Pipeline, bundle: Bundle, frame: Image, geometry: Geometry) -> Mapping[str, float]:
     """Take one camera frame to its verdict and return the milliseconds of every stage and in total."""
     start = perf_counter()
-    image = resize(frame, pipeline.image_size)
-    resized = perf_counter()
+    image, before = _input(frame, geometry)
     result = pipeline.infer(image)
     inferred = perf_counter()
     bundle.thresholds.verdict(result.score)
     done = perf_counter()
     return {
-        "resize": (resized - start) * 1000.0,
+        **before,
         **result.stages_ms,
         "verdict": (done - inferred) * 1000.0,
         "total": (done - start) * 1000.0,
     }
+
+
+def _input(frame: Image, geometry: Geometry) -> tuple[Image, dict[str, float]]:
+    """Return the input made of a frame, and the milliseconds of each step."""
+    from edge_ad.geometry.geometry import Prepared
+    from edge_ad.geometry.pose import Pose
+
+    start = perf_counter()
+    if not geometry.locates:
+        prepared = geometry.prepare(frame)
+        assert isinstance(prepared, Prepared)
+        return prepared.image, {"resize": (perf_counter() - start) * 1000.0}
+    pose = geometry.locate(frame)
+    located = perf_counter()
+    assert isinstance(pose, Pose)
+    image = geometry.transform(pose).cut(frame)
+    return image, {"locate": (located - start) * 1000.0, "cut out": (perf_counter() - located) * 1000.0}

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
+import numpy as np
+
 from edge_ad.errors import BadInput
 from edge_ad.geometry import METHODS, WHOLE, Method
 from edge_ad.geometry.anchors import AnchorLocator
@@ -113,3 +116,22 @@ class Geometry:
                    _LOCATORS[own["kind"]].from_state(own, arrays) if own else None,
                    PoseRange.from_dict(expected) if expected else None, float(values["margin"]))
 
+
+def example_frame(geometry: Geometry, image: Image, ground: Image | None = None) -> Image:
+    """Return an input u8[H,W,3] drawn back into an image of the normal images' size, in the middle of the expected poses.
+
+    Around it is ``ground``; without one, what stands at the input's border.
+    """
+    if geometry.locator is None:
+        return image
+    high, wide = geometry.image_size
+    expected, (width, height) = geometry.expected, geometry.locator.box
+    pose = Pose((wide - 1) / 2, (high - 1) / 2, 0.0, width, height)
+    if expected is not None:
+        scale = sum(expected.scale) / 2
+        pose = Pose(sum(expected.x) / 2, sum(expected.y) / 2, expected.angle, width * scale, height * scale, scale)
+    transform = geometry.transform(pose)
+    drawn = cv2.warpAffine(image, transform.inverse[:2], (wide, high), borderMode=cv2.BORDER_REPLICATE)
+    inside = transform.mask_to_image(np.ones(geometry.size, np.uint8)) > 0
+    around = drawn if ground is None else ground
+    return np.where(inside[..., None], drawn, around).astype(np.uint8, copy=False)

@@ -19,10 +19,10 @@ from edge_ad.data.images import list_images, read_image, resize
 from edge_ad.engines.parity import TOLERANCE_SHARE, TOLERANCE_Z
 from edge_ad.engines.pipeline import SKIPPED, Cascade, Pipeline, limit_of, min_scores
 from edge_ad.errors import BadInput, DeviceFault
+from edge_ad.geometry.geometry import example_frame
 from edge_ad.inspection.alarm_manager import AlarmManager
 from edge_ad.inspection.drift import MIN_REFERENCE, Drift
 from edge_ad.inspection.judge import Combine, Inferring
-from edge_ad.inspection.locating import example_frame
 from edge_ad.inspection.part_tracking import CalledParts, Calls, PartDetector, SeenParts
 from edge_ad.inspection.presence import LikeNormal, Locatable, Matcher, PresenceDetector, UnlikeEmpty
 from edge_ad.inspection.settings import presence_of, set_by_hand, store_of

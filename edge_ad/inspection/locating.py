@@ -130,23 +130,3 @@ def draw_outlines(canvas: Image, outlines: Sequence[Points], source: tuple[int, 
 
 
 _HALO, _LINE = (0, 0, 0), (86, 180, 233)  # RGB
-
-
-def example_frame(geometry: Geometry, image: Image, ground: Image | None = None) -> Image:
-    """Return an input u8[H,W,3] drawn back into an image of the normal images' size, in the middle of the expected poses.
-
-    Around it is ``ground``; without one, what stands at the input's border.
-    """
-    if geometry.locator is None:
-        return image
-    high, wide = geometry.image_size
-    expected, (width, height) = geometry.expected, geometry.locator.box
-    pose = Pose((wide - 1) / 2, (high - 1) / 2, 0.0, width, height)
-    if expected is not None:
-        scale = sum(expected.scale) / 2
-        pose = Pose(sum(expected.x) / 2, sum(expected.y) / 2, expected.angle, width * scale, height * scale, scale)
-    transform = geometry.transform(pose)
-    drawn = cv2.warpAffine(image, transform.inverse[:2], (wide, high), borderMode=cv2.BORDER_REPLICATE)
-    inside = transform.mask_to_image(np.ones(geometry.size, np.uint8)) > 0
-    around = drawn if ground is None else ground
-    return np.where(inside[..., None], drawn, around).astype(np.uint8, copy=False)

@@ -17,13 +17,11 @@ import numpy as np
 from edge_ad.bundle import Bundle
 from edge_ad.camera.frames import End, Frame, Image, Read, Source, SourceKind
 from edge_ad.config import Config, RunTable
-from edge_ad.data.images import resize
-from edge_ad.engines.benchmark import CAMERA_SIZE, quantiles
+from edge_ad.engines.benchmark import camera_frames, quantiles
 from edge_ad.engines.pipeline import Inference, Pipeline
 from edge_ad.engines.selection import Streams
-from edge_ad.geometry.geometry import Geometry, Prepared
 from edge_ad.inspection.judge import LOCATE, Inferring, InspectionResult, Judge
-from edge_ad.inspection.locating import Locating, example_frame
+from edge_ad.inspection.locating import Locating
 from edge_ad.inspection.loop import Loop
 from edge_ad.inspection.observers import Observer
 
@@ -331,15 +329,6 @@ def _images(bundle: Bundle) -> tuple[list[Image], Locating]:
 
 
 def camera_images(bundle: Bundle) -> tuple[list[Image], Locating]:
-    """Return golden images as a camera would show them, and what makes inputs of them.
-
-    Where the bundle locates parts they are drawn back into images of the normal images' size; where none of them is located
-    there, because its locator needs the real surroundings, they are enlarged to 640 x 480 and taken whole.
-    """
-    golden = bundle.golden.images[:8]
-    if bundle.geometry.locates:
-        framed = [example_frame(bundle.geometry, image) for image in golden]
-        located = [image for image in framed if isinstance(bundle.geometry.prepare(image), Prepared)]
-        if located:
-            return located, Locating(bundle.geometry)
-    return [resize(image, CAMERA_SIZE) for image in golden], Locating(Geometry.square(bundle.image_size))
+    """Return golden images as a camera would show them (``camera_frames``), and what makes inputs of them."""
+    frames, geometry = camera_frames(bundle)
+    return frames, Locating(geometry)

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from edge_ad.bundle import open_bundle
 from edge_ad.cli.app import main
-from edge_ad.cli.info import describe_bundle, describe_networks
+from edge_ad.cli.info import describe_bundle, describe_geometry, describe_networks
 from edge_ad.presets.presets import PRESETS
 from edge_ad.utils.files import sha256_bytes, sha256_file
 from tests.fixtures.extras import needs_training
+from tests.fixtures.located_bundle import make_located_bundle
 from tests.fixtures.tiny_bundle import make_tiny_bundle
 
 
@@ -81,6 +83,7 @@ def test_bad_input_is_one_sentence(
 def test_a_long_report_is_counted_not_printed() -> None:
     facts = {
         "name": "n", "path": "p", "bytes": 1_500_000, "sha256": "0" * 64, "preset": "fast", "image_size": [64, 32],
+        "geometry": {"method": "square", "expected": None},
         "views": 1, "created": "now", "parent": "f" * 64, "graphs": {}, "weights": {}, "promise": "a; b",
         "golden_images": 1, "raw_scores": {"threshold": 5}, "settings": {},
         "report": {"loss": {"last": 0.125, "curve": list(range(9))}, "skipped": []},
@@ -89,6 +92,35 @@ def test_a_long_report_is_counted_not_printed() -> None:
     assert lines[0] == "n  (p, 1.50 MB)"
     assert "  preset      fast, images 64 x 32, 1 masked views" in lines
     assert lines[-3:] == ["  loss.last: 0.125", "  loss.curve: 9 entries", "  skipped: []"]
+
+
+EXPECTED = {"x": [10, 200.5], "y": [4, 5], "scale": [0.99, 1.01], "angle": 90.0, "turn": 3.5}
+
+
+@pytest.mark.parametrize(
+    ("details", "lines"),
+    [
+        ({"method": "square", "expected": None}, ["square: whole images, squashed"]),
+        ({"method": "none", "frame_size": [480, 640], "expected": None}, ["none: whole images in their aspect ratio"]),
+        (
+            {"method": "foreground", "frame_size": [480, 640], "expected": EXPECTED},
+            ["foreground: the part is located in images of 640 x 480 pixels",
+             "x 10 to 200.5, y 4 to 5, scale 0.99 to 1.01, angle 86.5 to 93.5 degrees"],
+        ),
+        (
+            {"method": "rigid_any", "frame_size": [480, 640], "expected": {**EXPECTED, "turn": 180.0}},
+            ["rigid_any: the part is located in images of 640 x 480 pixels",
+             "x 10 to 200.5, y 4 to 5, scale 0.99 to 1.01, any angle"],
+        ),
+    ],
+)
+def test_the_geometry_is_told(details: dict[str, Any], lines: list[str]) -> None:
+    assert [line[14:] for line in describe_geometry(details)] == lines
+
+
+def test_a_bundle_that_locates_parts_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", str(make_located_bundle(tmp_path / "key.edgead"))]) == 0
+    assert "foreground: the part is located in images of 320 x 240 pixels" in capsys.readouterr().out
 
 
 def test_networks_are_a_table() -> None:

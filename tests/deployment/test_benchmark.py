@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from edge_ad.bundle import Bundle
+from edge_ad.bundle import Bundle, open_bundle
 from edge_ad.deployment.derive import derive
-from edge_ad.engines.benchmark import benchmark, peak_rss_mb, quantiles, slower
+from edge_ad.engines.benchmark import benchmark, camera_frames, peak_rss_mb, quantiles, slower
 from edge_ad.engines.pipeline import Pipeline
 from edge_ad.errors import BadInput
+from tests.fixtures.located_bundle import make_located_bundle
 
 
 def test_quantiles_by_hand() -> None:
@@ -70,6 +71,19 @@ def test_a_run(tiny_bundle: Bundle) -> None:
     assert 10 < value["rss_mb"] < 5000
     assert value["first_verdict_s"] >= 0
     assert (value["beside_fp32_ms_p50"], value["notes"]) == (None, [])
+
+
+def test_locating_is_a_stage_of_the_frame(tmp_path: Path) -> None:
+    """The golden cut-outs are drawn back into camera images, in which the part is located and cut out again."""
+    bundle = open_bundle(make_located_bundle(tmp_path / "key.edgead"))
+    frames, geometry = camera_frames(bundle)
+    assert geometry is bundle.geometry
+    assert {frame.shape for frame in frames} == {(240, 320, 3)}
+    value = benchmark(bundle, lambda: Pipeline(bundle, threads=1), frames=3, warm_up=1).to_json()
+    assert list(value["stages_ms"])[:3] == ["locate", "cut out", "upload"]
+    assert value["end_to_end_ms"]["max"] >= value["stages_ms"]["locate"]["max"] > 0
+    spent = sum(times["max"] for name, times in value["stages_ms"].items() if name not in ("locate", "cut out", "verdict"))
+    assert value["engine_ms"]["max"] <= spent + 0.01
 
 
 def test_another_precision_is_timed_beside_fp32(tiny_bundle: Bundle) -> None:

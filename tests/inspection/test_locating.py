@@ -19,11 +19,11 @@ from edge_ad.camera.frames import Frame
 from edge_ad.config import Config, RecordTable, RunTable
 from edge_ad.errors import BadInput
 from edge_ad.events import Event
-from edge_ad.geometry.geometry import Geometry
+from edge_ad.geometry.geometry import Geometry, example_frame
 from edge_ad.geometry.pose import Pose
 from edge_ad.inspection.inspector import Inspector, RunOptions, Summary, inspect
 from edge_ad.inspection.judge import InspectionResult, results_of_parts, worst_result
-from edge_ad.inspection.locating import Locating, Place, draw_outlines, example_frame
+from edge_ad.inspection.locating import Locating, Place, draw_outlines
 from edge_ad.inspection.observers import Observer
 from edge_ad.inspection.throughput import camera_images
 from edge_ad.inspection.view import Roi, View
