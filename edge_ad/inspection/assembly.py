@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from edge_ad.bundle import Bundle, open_bundle
 from edge_ad.camera.frames import Image
-from edge_ad.config import Config, RunTable
+from edge_ad.config import Config, Presence, RunTable
 from edge_ad.data.images import list_images, read_image, resize
 from edge_ad.engines.parity import TOLERANCE_SHARE, TOLERANCE_Z
 from edge_ad.engines.pipeline import SKIPPED, Cascade, Pipeline, limit_of, min_scores
@@ -128,18 +128,25 @@ def make_part_detectors(
     if presence == "trigger":
         assert calls is not None
         return [CalledParts(calls, run) for _ in range(cameras)]
-    normal = golden_images(bundle)
-    matcher: Matcher
-    if presence == "learned":
-        assert run.empty is not None
-        paths, view = list_images(run.empty)[:MAX_EMPTY], view_of(run)
-        empty = [view.crop(read_image(path, bundle.image_bits)) for path in paths]
-        matcher = UnlikeEmpty(empty, _framed(bundle, normal, empty))
-    elif bundle.geometry.locates:
-        matcher = Locatable(bundle.geometry)
-    else:
-        matcher = LikeNormal(normal)
+    matcher = _matcher(bundle, run, presence)
     return [SeenParts(PresenceDetector(matcher, run.motion_limit), run, number) for number in first]
+
+
+def _matcher(bundle: Bundle, run: RunTable, presence: Presence) -> Matcher:
+    """Return what tells a part from no part for presence settled or learned.
+
+    A locator by foreground sees whatever is no background; one by a template cannot tell another part from none, which
+    images of the empty station do.
+    """
+    geometry, normal = bundle.geometry, golden_images(bundle)
+    if geometry.method == "foreground" or (geometry.locates and presence != "learned"):
+        return Locatable(geometry)
+    if presence != "learned":
+        return LikeNormal(normal)
+    assert run.empty is not None
+    paths, view = list_images(run.empty)[:MAX_EMPTY], view_of(run)
+    empty = [view.crop(read_image(path, bundle.image_bits)) for path in paths]
+    return UnlikeEmpty(empty, _framed(bundle, normal, empty))
 
 
 def _framed(bundle: Bundle, normal_images: Sequence[Image], empty: Sequence[Image]) -> list[Image]:

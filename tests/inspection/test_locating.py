@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,23 +17,31 @@ import pytest
 
 from edge_ad.bundle import Bundle, open_bundle, write_bundle
 from edge_ad.camera.frames import Frame
-from edge_ad.config import Config, RecordTable, RunTable
+from edge_ad.config import AlarmTable, Config, RecordTable, RunTable
+from edge_ad.engines.benchmark import benchmark, camera_frames
+from edge_ad.engines.pipeline import Inference, Pipeline
 from edge_ad.errors import BadInput
 from edge_ad.events import Event
 from edge_ad.geometry.geometry import Geometry, example_frame
 from edge_ad.geometry.pose import Pose
+from edge_ad.inspection.alarm_manager import AlarmManager
 from edge_ad.inspection.inspector import Inspector, RunOptions, Summary, inspect
-from edge_ad.inspection.judge import InspectionResult, results_of_parts, worst_result
+from edge_ad.inspection.judge import InspectionResult, Judge, results_of_parts, worst_result
 from edge_ad.inspection.locating import Locating, Place, draw_outlines
-from edge_ad.inspection.observers import Observer
-from edge_ad.inspection.throughput import camera_images
+from edge_ad.inspection.loop import Loop
+from edge_ad.inspection.observers import EventCallback, Observer
+from edge_ad.inspection.part_tracking import CalledParts, Calls
+from edge_ad.inspection.recorder import HeatScale, heat_of, outlines_of
+from edge_ad.inspection.throughput import _Times
 from edge_ad.inspection.view import Roi, View
 from edge_ad.store.reader import Reader
 from edge_ad.synthetic.single_part import PartOptions, render_part
+from edge_ad.web.dashboard_feed import DashboardFeed
 from tests.camera.pictures import write_image, write_video
 from tests.fixtures.located_bundle import VIEW, make_located_bundle, part_image
 from tests.fixtures.tiny_graphs import SIZE
-from tests.inspection.line import ENGINE, settings_of
+from tests.inspection.line import ENGINE, Script, settings_of
+from tests.inspection.test_alarm_manager import Board
 
 HIGH, WIDE = VIEW
 # Bad input, and the sentence it must come to. A roll by 120 pixels takes a part in the middle across the border.
@@ -333,17 +342,30 @@ def test_saved_images_and_evidence_show_the_outline_but_the_crop_stays_clean(pat
 
 
 def test_a_golden_cut_out_is_drawn_back_into_a_frame_and_located_there(bundle: Bundle) -> None:
-    images, locating = camera_images(bundle)
+    images, geometry = camera_frames(bundle)
+    assert geometry is bundle.geometry
     assert {image.shape for image in images} == {(*VIEW, 3)}
     frame = Frame(images[0], 0, 0.0, 0.0, "cam", "0")
-    inputs = locating.inputs(frame)
+    inputs = Locating(geometry).inputs(frame)
     assert inputs.locate_ms is not None
     (part,) = inputs.parts
     cut = part.tiles[0].astype(int)  # type: ignore[union-attr]
     assert np.abs(cut - bundle.golden.images[0]).mean() < 8
     ground = np.full((*VIEW, 3), 9, np.uint8)
-    framed = example_frame(bundle.geometry, bundle.golden.images[0], ground)
-    assert (framed[:8] == 9).all()
+    assert (example_frame(geometry, bundle.golden.images[0], ground)[:8] == 9).all()
+
+
+def test_a_benchmark_times_locating_apart_from_the_engines(bundle: Bundle) -> None:
+    report = benchmark(bundle, lambda: Pipeline(bundle, threads=1), frames=4, warm_up=1)
+    assert next(iter(report.stages)) == "locate"
+    assert report.stages["locate"]["p50"] > 0
+    assert report.engine["p50"] < report.end_to_end["p50"]
+    times = _Times()
+    judged = result("OK", 50, 1.0)
+    inference = Inference(np.zeros(5, np.float32), np.zeros(5, np.float32), 1.0, np.zeros((4, 4), np.float32),
+                          {"locate": 5.0, "teacher": 0.5, "download": 0.25})
+    times.on_result(replace(judged, inference=inference), Script([]))
+    assert times.pairs == [(1.0, 0.75)]  # locating is overhead of the loop, not the engines' time
 
 
 def test_a_settled_part_is_one_that_the_locator_sees(path: Path, tmp_path: Path) -> None:
@@ -371,3 +393,86 @@ def test_a_frame_is_located_once_whoever_asks(bundle: Bundle) -> None:
     frame = Frame(part_image(8100), 0, 0.0, 0.0, "cam", "0")
     locating = Locating(bundle.geometry, View(Roi(0, 0, WIDE, HIGH)))
     assert locating.inputs(frame) is locating.inputs(frame)
+
+
+def test_a_trigger_gives_an_event_for_every_part_and_its_output_the_worst_once(bundle: Bundle) -> None:
+    calls = Calls()
+    run = RunTable(part_frames=2, trigger_deadline_ms=60_000.0)
+    now = time.monotonic()
+    calls.put("K1", now + 0.5)
+    calls.put("K2", now + 2.5)
+    rng = np.random.default_rng(1)
+    two = part_image(7700, count=2)
+    shown = [empty_view(), two, two, empty_view(), empty_view()]
+    noisy = [np.clip(image.astype(int) + rng.integers(-1, 2, image.shape), 0, 255).astype(np.uint8) for image in shown]
+    frames = [Frame(image, index, now + index, 0.0, "a", str(index)) for index, image in enumerate(noisy)]
+    events: list[Event] = []
+    board = Board()
+    with Pipeline(bundle, threads=1) as pipeline:
+        judge = Judge(
+            pipeline, bundle.thresholds, bundle.statistics.weight, 60_000.0, locating=Locating(bundle.geometry, many=True)
+        )
+        alarm = AlarmManager(["a"], AlarmTable(), board)
+        observers = [alarm, EventCallback(events.append)]
+        Loop(judge, [Script(frames, name="a")], observers, Config(run=run), detectors=[CalledParts(calls, run)]).run()
+    assert [(event.part, event.verdict) for event in events] == [("K1", "OK"), ("K1", "OK"), ("K2", "NONE")]
+    assert [event.pose is not None for event in events] == [True, True, False]
+    told = [(message.part, message.verdict, message.passed) for message in board.messages if message.kind == "verdict"]
+    assert told == [("K1", "OK", True), ("K2", "NONE", False)]
+
+
+def test_streams_and_learned_presence_locate_as_well(path: Path, tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    for number, image in enumerate([part_image(8300), empty_view(), part_image(8301, count=2), part_image(8302)]):
+        write_image(images / f"{number}.png", image)
+    alone, _ = judged(path, images, parts="many")
+    beside, _ = judged(path, images, parts="many", streams=2)
+    assert [(event.part, event.verdict, event.pose) for event in beside] == [
+        (event.part, event.verdict, event.pose) for event in alone
+    ]
+    assert len(alone) == 5
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    write_image(empty / "station.png", empty_view())
+    rng = np.random.default_rng(5)
+    shown = [empty_view()] * 5 + [part_image(8310)] * 6 + [empty_view()] * 5
+    frames = [np.clip(image.astype(int) + rng.integers(-1, 2, image.shape), 0, 255).astype(np.uint8) for image in shown]
+    video = write_video(tmp_path / "belt.avi", frames)
+    events: list[Event] = []
+    settings = settings_of(presence="learned", empty=empty)
+    inspect(path, str(video), RunOptions(settings, on_event=events.append))
+    assert [(event.part, event.verdict) for event in events] == [("1", "OK")]
+    template = open_bundle(path)  # a template cannot tell no part from another one: the images of the empty station do
+    template.geometry = replace(template.geometry, method="rigid_any")
+    # A key covers 4 to 6 % of the image; the golden images themselves, its cut-outs, would differ in a third.
+    with pytest.raises(BadInput, match=r"normal images differ from the empty station in [4-6]\.\d% of the image only"):
+        inspect(template, str(video), RunOptions(settings, on_event=events.append))
+
+
+def test_the_image_of_a_frame_with_several_parts_shows_all_of_them_with_the_worst_verdict(bundle: Bundle) -> None:
+    frame = Frame(part_image(7700, count=2), 0, 0.0, 0.0, "cam", "0")
+    parts = Locating(bundle.geometry, many=True).inputs(frame).parts
+    heat = np.zeros((32, 32), np.float32)
+    heat[12:20, 12:20] = 9.0
+    inference = Inference(np.zeros(5, np.float32), np.zeros(5, np.float32), 1.0, heat, {})
+    results = [
+        replace(result(verdict, None, 1.0), inference=inference, frame=frame, place=part.place)  # type: ignore[union-attr]
+        for verdict, part in zip(("OK", "NG"), parts, strict=True)
+    ]
+    whole = heat_of(results, HeatScale(np.ones((32, 32), np.float32)))
+    assert whole is not None
+    assert whole.shape == VIEW
+    assert whole[:, : WIDE // 2].max() > 0.5 < whole[:, WIDE // 2 :].max()
+    assert len(outlines_of(results)) == 4
+    feed = DashboardFeed(["cam"])
+    feed.watching = True
+    feed.on_results(results, Script([], name="cam"))
+    released = feed.release()
+    assert [event.verdict for _, event in released.events] == ["OK", "NG"]
+    assert [len(shot.results) for shot in released.shots] == [2]
+    assert feed.seen[0].event is not None
+    assert feed.seen[0].event.verdict == "NG"  # the lamp shows the worst, whatever comes last
+    feed.on_results(results[::-1], Script([], name="cam"))
+    feed.release()
+    assert feed.seen[0].event.verdict == "NG"
