@@ -119,6 +119,28 @@ def test_several_parts_are_located_one_by_one() -> None:
     assert first.x < 320 < second.x
 
 
+def test_only_an_empty_view_is_told_as_empty_and_many_parts_give_its_reason() -> None:
+    locator, _ = fitted("key")
+    for name, (image, expected) in refused_images().items():
+        location = locator.locate(image)
+        assert isinstance(location, NotLocated)
+        assert location.empty == (name == "empty")
+        if name == "empty":
+            (only,) = locator.locate_all(image)
+            assert expected in reason(only)
+
+
+def test_the_contour_of_a_pose_lies_on_the_parts_edge() -> None:
+    locator, _ = fitted("key")
+    part = render_part(77, PartOptions(kind="key", length=LENGTH))
+    pose = locator.locate(part.image)
+    assert isinstance(pose, Pose)
+    away = cv2.distanceTransform(255 - cv2.Canny(part.mask, 100, 200), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    x, y = np.rint(locator.contour(pose)).astype(int).T
+    # The mean outline is half a reduced pixel (2 of the original) wide, and runs on pixels inside the edge.
+    assert np.percentile(away[y, x], 95) <= 4
+
+
 def refused_images() -> dict[str, tuple[Image, str]]:
     part = render_part(3, PartOptions(kind="key", length=LENGTH))
     empty = np.full((480, 640, 3), 66, np.uint8)

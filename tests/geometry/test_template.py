@@ -111,6 +111,9 @@ def test_two_equal_parts_are_refused_by_one_and_listed_by_many() -> None:
     assert "two parts" in one.reason
     both = [pose.x for pose in locator.locate_all(two) if isinstance(pose, Pose)]
     assert both == pytest.approx([79.5, 239.5], abs=1.0)
+    (nothing,) = locator.locate_all(np.full((*SIZE, 3), 90, np.uint8))
+    assert isinstance(nothing, NotLocated)
+    assert nothing.empty
 
 
 def test_images_with_nothing_in_common_are_refused_and_the_worst_are_named() -> None:
