@@ -25,6 +25,7 @@ from edge_ad.presets.networks import (
     TeacherSettings,
 )
 
+STUDENT_STRIDE = 8  # of the compact student, in pixels
 SIDE_STEP = 32  # pixels: the coarsest stride of the networks, of which both sides of an image are multiples
 
 
@@ -139,6 +140,7 @@ class Preset:
 
     def check_image_size(self, size: Size) -> None:
         """Raise BadInput for an image size (height, width) that the networks of this preset cannot take."""
+        self._check_grids()
         if size == self.image_size:
             return
         message = f"preset {self.name} cannot take images of {size[1]} x {size[0]} pixels (width x height)"
@@ -148,6 +150,26 @@ class Preset:
             )
         if min(size) < SIDE_STEP or size[0] % SIDE_STEP or size[1] % SIDE_STEP:
             raise BadInput(f"{message}: both sides must be multiples of {SIDE_STEP}, such as 512 and 128")
+
+    def _check_grids(self) -> None:
+        """Raise BadInput where side and grids, which may be set one by one, do not fit together."""
+        teacher, side, student = self.teacher, self.image_side, self.efficientad.student
+        where = f"preset {self.name} with image_side={side}"
+        if side < SIDE_STEP or (student == "compact" and side % SIDE_STEP):
+            raise BadInput(f"{where}: the side must be a multiple of {SIDE_STEP}, such as 256")
+        given = {f"the student {student}": side // STUDENT_STRIDE if student == "compact" else _unpadded_cells(side)}
+        if teacher.token_side:
+            given["the teacher"] = _unpadded_cells(side)
+        for name, cells in given.items():
+            if cells != teacher.grid:
+                raise BadInput(f"{where}: teacher.grid is {teacher.grid}, but {name} gives {cells} cells a side: set both alike")
+        tokens = _unpadded_cells(teacher.token_side) // 2 if teacher.token_side else teacher.grid // teacher.token_grid
+        if teacher.token_side and tokens != teacher.token_grid:
+            raise BadInput(
+                f"{where}: teacher.token_grid is {teacher.token_grid}, but teacher.token_side={teacher.token_side} gives {tokens}"
+            )
+        if not teacher.token_side and tokens * teacher.token_grid != teacher.grid:
+            raise BadInput(f"{where}: teacher.token_grid {teacher.token_grid} does not divide teacher.grid {teacher.grid}")
 
     def feature_grid(self, image_size: Size | None = None) -> Size:
         """Return (rows, columns) of the features of an image of ``image_size``; BadInput for a size it cannot take."""
@@ -166,6 +188,11 @@ class Preset:
         """Return every value as plain JSON data, for the bundle and for the fingerprint of a run."""
         results: dict[str, Any] = _plain(asdict(self))
         return results
+
+
+def _unpadded_cells(side: int) -> int:
+    """Return the cells a side that a PDN without padding gives: kernels 4, 4, 3 and 4, halved after the first two."""
+    return ((side - 3) // 2 - 3) // 2 - 2 - 3
 
 
 FAST = Preset(

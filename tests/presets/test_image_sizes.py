@@ -7,7 +7,7 @@ import pytest
 from edge_ad.bundle.graphs import map_size
 from edge_ad.errors import BadInput
 from edge_ad.presets.networks import MaskSettings, Size, scaled_size
-from edge_ad.presets.presets import DEMO, FAST, PAPER, PAPER_M, Preset, with_teacher
+from edge_ad.presets.presets import DEMO, FAST, PAPER, PAPER_M, Preset, with_teacher, with_values
 
 # Strides 8 and 16; the map has 65,536 cells: 256 * 512 / sqrt(512 * 128), 256 * 416 / sqrt(416 * 160) = 412.7 and so on.
 SIZES: dict[Size, tuple[Size, Size, Size]] = {
@@ -51,6 +51,33 @@ def test_a_size_that_the_networks_cannot_take_is_refused(preset: Preset, size: S
     for ask in (preset.check_image_size, preset.feature_grid, preset.token_grid):
         with pytest.raises(BadInput, match=message):
             ask(size)
+
+
+@pytest.mark.parametrize(
+    ("preset", "values", "message"),
+    [
+        (FAST, ["image_side=250"], "preset fast with image_side=250: the side must be a multiple of 32"),
+        (FAST, ["image_side=512"], "teacher.grid is 32, but the student compact gives 64 cells"),
+        (FAST, ["teacher.grid=64"], "teacher.grid is 64, but the student compact gives 32 cells"),
+        (FAST, ["teacher.token_grid=20"], "teacher.token_grid 20 does not divide teacher.grid 32"),
+        (FAST, ["efficientad.student=pdn_small"], "teacher.grid is 32, but the student pdn_small gives 56 cells"),
+        (PAPER, ["image_side=128"], "teacher.grid is 56, but the student pdn_small gives 24 cells"),
+        (PAPER, ["efficientad.student=compact", "teacher.grid=32"], "teacher.grid is 32, but the teacher gives 56 cells"),
+        (PAPER, ["teacher.token_side=112"], "teacher.token_grid is 24, but teacher.token_side=112 gives 10"),
+    ],
+)
+def test_settings_that_do_not_fit_together_are_refused_before_training(
+    preset: Preset, values: list[str], message: str
+) -> None:
+    changed = with_values(preset, values)
+    with pytest.raises(BadInput, match=message):
+        changed.check_image_size(changed.image_size)
+
+
+@pytest.mark.parametrize("values", [[], ["image_side=512", "teacher.grid=64", "teacher.token_grid=32"], ["teacher.token_grid=8"]])
+def test_settings_that_fit_together_are_taken(values: list[str]) -> None:
+    changed = with_values(FAST, values)
+    assert changed.token_grid()[0] == changed.teacher.token_grid
 
 
 def test_masks_hide_a_share_of_the_cells() -> None:
