@@ -69,6 +69,7 @@ def by_torch(networks: Networks, preset: Preset, bundle: Bundle, image: Image) -
     """Return what torch makes of an image: the graphs one after the other, without export."""
     known = {name: torch.from_numpy(value) for name, value in bound_constants(bundle.masks, bundle.statistics).items()}
     known["image"] = torch.from_numpy(image)[None]
+    known["map_memory"] = torch.zeros(1, 1, *preset.feature_grid(bundle.image_size))  # where there is no such graph
     for plan in _plans(networks, preset, bundle.image_size):
         with torch.no_grad():
             out = plan.module.eval()(*(known[name] for name in plan.inputs))
