@@ -15,7 +15,10 @@ from types import MappingProxyType
 from edge_ad.scoring import BRANCHES, MAPS, Array, Statistics
 
 # Graphs that code of the product names by itself.
-TEACHER, LAVIT, FUSION = "teacher", "lavit", "fusion"
+TEACHER, LAVIT, MEMORY, FUSION = "teacher", "lavit", "memory", "fusion"
+
+# Constants of the graph of the memory; the last two change when it learns more.
+MEMORY_CONSTANTS = ("model.fp32_whitening", "model.fp32_offset", "model.fp32_bank", "model.fp32_norms")
 
 IMAGE = "image"  # u8 [1, H, W, 3], the only tensor that comes from outside
 CONSTANTS = ("masks", *(field.name for field in fields(Statistics)))  # bound once from the bundle
@@ -58,8 +61,8 @@ _GRAPHS = (
     GraphSpec(TEACHER, (IMAGE,), ("features", "tokens", "pooled"), required=True, int8_by_default=False),
     GraphSpec("teacher_tokens", (IMAGE,), ("tokens",), replaces=("tokens",), int8_by_default=False),
     GraphSpec("efficientad", (IMAGE, "features"), ("map_local", "map_global")),
-    # One product with remembered cells, which takes little of a frame.
-    GraphSpec("memory", ("features",), ("map_memory",)),
+    # Distances to what is near are differences of large products: INT8 and FP16 would lose them, for little time.
+    GraphSpec(MEMORY, ("features",), ("map_memory",), always_fp32=True),
     GraphSpec("tokenizer", ("tokens",), ("codes", "map_structure", "shares"), omittable=("shares",), max_units=12),
     GraphSpec(
         LAVIT,

@@ -14,12 +14,12 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edge_ad.bundle import SUFFIX, Bundle, child_path, open_bundle, write_bundle
-from edge_ad.bundle.graphs import MAP_TENSORS
+from edge_ad.bundle import SUFFIX, Bundle, BundleContents, Golden, child_path, open_bundle, write_bundle
+from edge_ad.bundle.graphs import MAP_TENSORS, MEMORY, MEMORY_CONSTANTS, graphs_of
 from edge_ad.camera.measure import FrameMeasure, camera_report, frame_measurer
 from edge_ad.data.datasets import MIN_NORMAL_IMAGES, load_dataset, split_groups
 from edge_ad.data.images import read_image, warn_depth
@@ -41,6 +41,10 @@ from edge_ad.scoring import (
     map_quantiles,
     normalise_statistics,
 )
+from edge_ad.scoring.memory import Regions, banks_of, constants_of, extend
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, TensorProto
 
 MAPS_LIMIT = 1000  # normal images whose maps are kept for the quantiles; more would only cost memory
 
@@ -76,34 +80,97 @@ def recalibrate(
 
     The normal images (a flat folder, or train/good and validation/good of an MVTec layout) should be ones the model was not
     trained on. All are run at FP32; a seeded half (near-duplicates on one side) gives mean, std and map quantiles, the
-    other half the thresholds. Weights, Gaussian, graphs and golden images stay; ``parent`` is the sha256 of the old
-    file. ``out`` is a file or an existing folder; without it the child lies beside its parent as
+    other half the thresholds. Where the branch memory counts, a quarter of them is remembered first, and the rest is
+    halved. Weights, Gaussian, all other graphs and golden images stay; ``parent`` is the sha256 of the old file.
+    ``out`` is a file or an existing folder; without it the child lies beside its parent as
     ``<name>-recalibrated-<n>.edgead``. Images that cannot be read are skipped and listed in the report. Raises BadInput
     for fewer than 10 readable normal images and bad targets, DeviceFault when the model gives scores that are not finite.
     """
     bundle = open_bundle(bundle_path)
     target = child_path(bundle, Path(out) if out is not None else None, "recalibrated", "recalibrate")
     choose_thresholds([0.0], target_ng, target_warn)  # bad targets are told before the work, not after it
-    halves, skipped = _split(Path(normal_folder), seed, bundle.image_bits)
-    total, turn = sum(map(len, halves)), count(1)
+    extends = _extends(bundle)
+    learned, halves, skipped = _split(Path(normal_folder), seed, bundle.image_bits, remembered=0.25 if extends else 0.0)
+    total, turn = len(learned) + sum(map(len, halves)), count(1)
 
     def count_one() -> None:
         if progress:
             progress(next(turn), total)
 
-    with Pipeline(bundle, all_branches=True) as pipeline:
+    graphs = _extended(bundle, learned, skipped, seed=seed, report=count_one) if extends else {}
+    with Pipeline(bundle, graphs=graphs, all_branches=True) as pipeline:
         measured = [_measure(pipeline, bundle, half, skipped, report=count_one) for half in halves]
+        golden = _golden(bundle, pipeline) if graphs else bundle.golden
     _enough(measured, len(skipped), Path(normal_folder))
     statistics = _statistics(bundle, measured[0])
     thresholds = choose_thresholds(_scores(measured[1], statistics), target_ng, target_warn)
     # What the loop compares its camera with, as training does: the new normal images may show another camera or light.
     camera = camera_report([frame for half in measured for frame in half.frames][:MAPS_LIMIT], Path(normal_folder))
-    _write(bundle, target, statistics, thresholds, measured=measured, skipped=skipped, seed=seed, camera=camera)
+    child = replace(bundle.contents(), statistics=statistics, thresholds=thresholds, golden=golden)
+    child = replace(child, graphs={**child.graphs, **graphs})
+    _write(bundle, target, child, measured=measured, skipped=skipped, seed=seed, camera=camera, learned=len(learned))
     return target
 
 
-def _split(folder: Path, seed: int, bits: int = 16) -> tuple[tuple[list[Path], list[Path]], Skipped]:
-    """Return the normal images for normalising and for the thresholds, and what cannot be read."""
+def _extends(bundle: Bundle) -> bool:
+    """Whether new normal images are remembered: the bundle has a memory that counts."""
+    return any(MEMORY in graphs_of(branch) for branch in bundle.statistics.active) and MEMORY in bundle.graphs
+
+
+def _extended(
+    bundle: Bundle, paths: Sequence[Path], skipped: Skipped, *, seed: int, report: Callable[[], None]
+) -> dict[str, bytes]:
+    """Return the graph of the memory that also knows cells of the images in ``paths``, in as many cells as before."""
+    import onnx
+    from onnx.numpy_helper import from_array, to_array
+
+    model = onnx.load_model_from_string(bundle.graph(MEMORY))
+    whitening, offset, bank, norms = (_constant(model, name) for name in MEMORY_CONSTANTS)
+    features = []
+    with Pipeline(bundle, all_branches=True) as pipeline:
+        for path in paths:
+            report()
+            image = _readable(path, bundle, skipped)
+            prepared = None if image is None else bundle.geometry.prepare(image)
+            if isinstance(prepared, Prepared):
+                pipeline.infer(prepared.image)
+                features.append(pipeline.tensor("features")[0])
+    if not features:
+        return {}
+    white = np.einsum("nchw,dc->nhwd", np.stack(features), to_array(whitening)[:, :, 0, 0]) + to_array(offset)
+    banks = extend(banks_of(to_array(bank)), white.astype(np.float32), _regions(bundle), seed)
+    for tensor, value in zip((bank, norms), constants_of(banks), strict=True):
+        tensor.CopyFrom(from_array(value.astype(np.float32), tensor.name))
+    return {MEMORY: model.SerializeToString()}
+
+
+def _constant(model: ModelProto, name: str) -> TensorProto:
+    found: TensorProto | None = next((tensor for tensor in model.graph.initializer if tensor.name == name), None)
+    if found is None:
+        raise BadInput(f"the graph {MEMORY!r} has no constant {name}: train the bundle again")
+    return found
+
+
+def _regions(bundle: Bundle) -> Regions:
+    """Return the regions that the training reported."""
+    try:
+        values = bundle.report[MEMORY]["regions"]
+        return Regions((*values["grid"],), (*values["size"],), values["overlap"])
+    except (KeyError, TypeError) as error:
+        raise BadInput(f"{bundle.path} does not report the regions of its memory: train it again") from error
+
+
+def _golden(bundle: Bundle, pipeline: Pipeline) -> Golden:
+    """Return the golden images with the scores of the new graph."""
+    return Golden(bundle.golden.images, np.stack([pipeline.infer(image).raw for image in bundle.golden.images]))
+
+
+def _split(
+    folder: Path, seed: int, bits: int = 16, remembered: float = 0.0
+) -> tuple[list[Path], tuple[list[Path], list[Path]], Skipped]:
+    """Return a share of the normal images to remember, the halves of the others for normalising and for the thresholds,
+    and what cannot be read.
+    """
     result = load_dataset(folder, seed)
     skipped = list(result.skipped)
     warn_depth(result.bits, bits, folder)
@@ -112,8 +179,10 @@ def _split(folder: Path, seed: int, bits: int = 16) -> tuple[tuple[list[Path], l
     skipped += [(paths[index], reason) for index, reason in sorted(failed.items())]
     groups = [[paths[index] for index in group if index not in failed] for group in near_duplicate_groups(table)]
     groups = [group for group in groups if group]
-    normalise, threshold = split_groups(groups, [sum(map(len, groups)) // 2], seed)
-    return (sorted(normalise), sorted(threshold)), skipped
+    total = sum(map(len, groups))
+    wanted = max(0, min(int(remembered * total), total - MIN_NORMAL_IMAGES))
+    normalise, threshold, learned = split_groups(groups, [(total - wanted) // 2, wanted], seed)
+    return sorted(learned), (sorted(normalise), sorted(threshold)), skipped
 
 
 def _measure(
@@ -199,13 +268,13 @@ def _scores(measured: Measured, statistics: Statistics) -> Array:
 def _write(
     bundle: Bundle,
     target: Path,
-    statistics: Statistics,
-    thresholds: Thresholds,
+    child: BundleContents,
     *,
     measured: Sequence[Measured],
     skipped: Skipped,
     seed: int,
     camera: dict[str, Any],
+    learned: int,
 ) -> None:
     normalise, threshold = (half.raw for half in measured)
     messages: dict[str, Any] = {
@@ -213,18 +282,17 @@ def _write(
         "goods": {"normalise": len(normalise), "threshold": len(threshold)},
         "skipped": [{"file": path.name, "reason": reason} for path, reason in skipped],
         "seed": seed,
-        "thresholds": thresholds.describe(),
+        "thresholds": child.thresholds.describe(),
     }
+    if learned:
+        messages["remembered"] = learned
     unlocated = [one for half in measured for one in half.unlocated]
     if unlocated:
         messages["unlocated"] = [{"file": path.name, "reason": reason} for path, reason in unlocated]
-    contents = bundle.contents()
     child = replace(
-        contents,
-        geometry=_widened(contents.geometry, [pose for half in measured for pose in half.poses]),
+        child,
+        geometry=_widened(child.geometry, [pose for half in measured for pose in half.poses]),
         parent=bundle.sha256,
-        statistics=statistics,
-        thresholds=thresholds,
         raw_scores={**bundle.raw_scores, "normalise": normalise, "threshold": threshold},
         report={**bundle.report, **camera, "recalibration": messages},
     )

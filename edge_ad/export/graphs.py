@@ -20,11 +20,12 @@ from torch.nn import functional as F
 
 from calibration.precision_sensitive import METADATA_KEY
 from calibration.session import load_session
-from edge_ad.bundle.graphs import FUSION, GRAPHS, IMAGE, LAVIT, MAP_SIDE, TEACHER, map_size
+from edge_ad.bundle.graphs import FUSION, GRAPHS, IMAGE, LAVIT, MAP_SIDE, MEMORY, TEACHER, map_size
 from edge_ad.errors import GateRefused
 from edge_ad.models.efficientad import EfficientAD
 from edge_ad.models.hvq import HvqTokenizer
 from edge_ad.models.lavit import LaViT
+from edge_ad.models.memory import Memory
 from edge_ad.presets.networks import Sides, Size, scaled_size, size_of
 from edge_ad.presets.presets import FusionSettings, Preset
 from edge_ad.scoring import BRANCHES, MAPS
@@ -197,6 +198,19 @@ class EfficientADGraph(nn.Module):
         return maps
 
 
+class MemoryGraph(nn.Module):
+    """features -> map_memory [1, 1, h, w]."""
+
+    def __init__(self, model: Memory) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Measure how far every cell is from the nearest remembered one."""
+        distances: Tensor = self.model(features)
+        return distances
+
+
 class TokenizerGraph(nn.Module):
     """tokens -> codes i32 [1, 4, h * w], map_structure [1, 1, h, w] and, of a soft choice, shares [1, 4, h * w, K]."""
 
@@ -308,12 +322,13 @@ def _weighted(value: Tensor, weight: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Networks:
-    """The four trained modules of a bundle."""
+    """The trained modules of a bundle; without a memory its branch is left out."""
 
     teacher: nn.Module
     efficientad: EfficientAD
     tokenizer: HvqTokenizer
     lavit: LaViT
+    memory: Memory | None = None
 
 
 @dataclass(frozen=True)
@@ -353,6 +368,8 @@ def _plans(networks: Networks, preset: Preset, image_size: Size) -> list[_Plan]:
         LAVIT: LavitGraph(networks.lavit),
         FUSION: FusionGraph(preset.fusion, map_size(image_size)),
     }
+    if networks.memory is not None:
+        modules[MEMORY] = MemoryGraph(networks.memory)
     replaced = {tensor for name in modules for tensor in GRAPHS[name].replaces}
     teacher = tuple(name for name in GRAPHS[TEACHER].outputs if name not in replaced)
     modules[TEACHER] = TeacherGraph(networks.teacher, teacher)

@@ -14,11 +14,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from edge_ad.models.efficientad import AutoEncoder, CompactStudent, EfficientAD, decoder_sizes
 from edge_ad.models.hvq import HvqTokenizer
 from edge_ad.models.lavit import LaViT
+from edge_ad.models.memory import Memory
 from edge_ad.models.pdn import PatchDescriptionNetwork
 from edge_ad.models.standardise import Standardise
 from edge_ad.models.teachers import LiteTeacher, PdnTeacher
 from edge_ad.presets.networks import Size
 from edge_ad.presets.presets import Preset
+from edge_ad.scoring.memory import Regions
 
 AnyTeacher = LiteTeacher | PdnTeacher
 
@@ -58,6 +60,19 @@ def build_lavit(preset: Preset, channels: int, image_size: Size | None = None) -
     grid = preset.token_grid(image_size)
     masked = preset.masks.masked_cells(grid)
     return LaViT(channels, grid, preset.hvq.codes, preset.lavit, levels=preset.hvq.layers, masked=masked)
+
+
+def build_memory(preset: Preset, channels: int, regions: Regions, cells: int | None = None) -> Memory:
+    """Return a memory of nothing of use yet, for a teacher of ``channels`` channels; ``cells`` a region, else the preset's.
+    """
+    return Memory(channels, regions, cells or preset.memory.cells, preset.memory.width)
+
+
+def memory_regions(preset: Preset, image_size: Size | None = None) -> dict[str, Regions]:
+    """Return the regions of the features by each variant of the memory that the preset allows; none where it is off."""
+    grid, settings = preset.feature_grid(image_size), preset.memory
+    variants = {"global": Regions.whole(grid), "local": Regions.local(grid, settings.region, settings.overlap)}
+    return {name: regions for name, regions in variants.items() if settings.variant in (name, "auto")}
 
 
 def networks(preset: Preset, image_size: Size | None = None) -> dict[str, dict[str, Any]]:

@@ -10,6 +10,7 @@ DfscMode = Literal["split", "additive", "location", "drop", "off"]
 TeacherKind = Literal["efficientnet_lite0", "pdn_small", "pdn_medium"]
 SurpriseKind = Literal["l1", "mahalanobis"]
 StudentKind = Literal["compact", "pdn_small", "pdn_medium"]
+MemoryVariant = Literal["auto", "global", "local", "off"]
 Size = tuple[int, int]  # (height, width), in pixels or in cells
 Sides = int | Size  # a size, or the one side of a square
 
@@ -122,6 +123,23 @@ class EfficientADSettings:
     cropped_penalty: bool = False
     standardise: bool = False
     dfsc: DfscSettings = DfscSettings()
+
+
+@dataclass(frozen=True)
+class MemorySettings:
+    """Which cells of normal images are remembered, and with which of them a cell is compared (after PatchCore).
+
+    Features are whitened and kept in the ``width`` directions that vary most among normal images (0: all), ours.
+    ``global`` compares with all ``cells``, ``local`` with the ``cells`` of its own region: regions of about ``region`` x
+    ``region`` cells of the features, which also remember ``overlap`` cells around them. ``auto`` takes the one that
+    tells synthetic anomalies from unseen normal images better; ``off`` leaves the branch out.
+    """
+
+    variant: MemoryVariant = "auto"
+    cells: int = 512
+    width: int = 96
+    region: int = 16
+    overlap: int = 4
 
 
 @dataclass(frozen=True)

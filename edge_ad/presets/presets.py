@@ -20,6 +20,7 @@ from edge_ad.presets.networks import (
     HvqSettings,
     LavitSettings,
     MaskSettings,
+    MemorySettings,
     Size,
     TeacherKind,
     TeacherSettings,
@@ -116,6 +117,7 @@ class Preset:
     lavit: LavitSettings = LavitSettings()
     masks: MaskSettings = MaskSettings()
     efficientad: EfficientADSettings = EfficientADSettings()
+    memory: MemorySettings = MemorySettings()
     fusion: FusionSettings = FusionSettings()
     tokenizer_schedule: Schedule = Schedule(600, 16, 2e-3, validate_every=120)
     lavit_schedule: Schedule = Schedule(1200, 16, 1e-3, weight_decay=1e-2, validate_every=200)
@@ -234,6 +236,7 @@ PAPER = Preset(
         cropped_penalty=True,
         dfsc=DfscSettings(quantile=0.99, margin=2.0),
     ),
+    memory=MemorySettings(variant="off"),
     fusion=FusionSettings(structure_side=224, structure_pool=16, border=4, top=1, structure_top=1),
     tokenizer_schedule=Schedule(0, 8, 1e-4, epochs=1000, clip=0.1, drop_at=0.8),
     lavit_schedule=Schedule(
@@ -287,7 +290,7 @@ def _plain(value: Any) -> Any:
 
 FIXED = ("name",)
 AT_MIN_ONE = (
-    "batch", "codes", "count", "depth", "feed_forward", "grid", "heads", "image_side", "layers", "student_width",
+    "batch", "cells", "codes", "count", "depth", "feed_forward", "grid", "heads", "image_side", "layers", "region", "student_width",
     "structure_pool", "structure_top", "token_grid", "top", "width",
 )  # fmt: skip
 SHARES = ("attention_dropout", "dropout", "hard_quantile", "least_share", "quantile", "share", "train_least_share")

@@ -25,6 +25,7 @@ from edge_ad.errors import BadInput
 from edge_ad.export.graphs import ExportedGraph, Networks, export_all
 from edge_ad.models.build import build_efficientad, build_lavit, build_tokenizer
 from edge_ad.models.lavit import bank_of
+from edge_ad.models.memory import Memory
 from edge_ad.presets.networks import TeacherKind
 from edge_ad.presets.presets import Preset, preset_named, with_teacher, with_values
 from edge_ad.scoring import BRANCHES, Thresholds, choose_thresholds
@@ -33,6 +34,7 @@ from edge_ad.training.distributed import group_folder
 from edge_ad.training.geometry import empty_paths, geometry_report, log_geometry, parts_sheet, prepare_normal
 from edge_ad.training.images import Images, ScoringImages, labelled, read_all, read_centres, scoring_images
 from edge_ad.training.loop import Arithmetic, Trace, choose_arithmetic, fit
+from edge_ad.training.memory import learn_memory
 from edge_ad.training.recipes import (
     EfficientADRecipe,
     LavitRecipe,
@@ -202,6 +204,7 @@ class _Training:
         copies = with_moved(images.fit, preset, self.options.seed)
         tokens, pooled = describe(teacher, copies, preset, arithmetic.device, progress=self.progress)
         unseen, _ = describe(teacher, images.normalise, preset, arithmetic.device)
+        memory = self._remember(teacher, images, copies)
         channels = teacher.token_channels
 
         # Every network starts from its own seed: a resumed training skips what drew numbers before it.
@@ -236,8 +239,25 @@ class _Training:
             len(images.fit),
         )
         learn_student_errors(efficientad, teacher, images.fit, arithmetic)
-        modules = (module.cpu().eval() for module in (teacher, efficientad, tokenizer, lavit))
-        return Networks(*modules), Described(pooled.numpy(), surprise)  # type: ignore[arg-type]
+        for module in (teacher, efficientad, tokenizer, lavit):
+            module.cpu().eval()
+        return Networks(teacher, efficientad, tokenizer, lavit, memory), Described(pooled.numpy(), surprise)
+
+    def _remember(self, teacher: Any, images: ScoringImages, copies: Images) -> Memory | None:
+        """Choose the remembered cells and report them; only the main process needs them."""
+        started = time.monotonic()
+        if not self.arithmetic.group.is_main_process:
+            return None
+        learned = learn_memory(
+            teacher, self.preset, images, copies, seed=self.options.seed, device=self.arithmetic.device
+        )
+        if learned is None:
+            return None
+        self.report["memory"] = learned.report
+        self.report["seconds"]["memory"] = round(time.monotonic() - started, 1)
+        self.progress.log(f"memory: {learned.message}")
+        self.folder.log({"stage": "memory", **learned.report})
+        return learned.memory
 
     def _fit(self, recipe: Any, normal_count: int) -> None:
         started = time.monotonic()

@@ -48,7 +48,7 @@ def test_a_branch_needs_what_its_tensors_are_made_of(branch: str, needed: set[st
 def test_what_follows_from_the_tables() -> None:
     assert tuple(GRAPHS) == ("teacher", "teacher_tokens", "efficientad", "memory", "tokenizer", "lavit", "fusion")
     assert graphs.REQUIRED_GRAPHS == ("teacher", "fusion")
-    assert graphs.FP32_GRAPHS == ("fusion",)
+    assert graphs.FP32_GRAPHS == ("memory", "fusion")
     assert graphs.FLOAT_BY_DEFAULT == ("teacher", "teacher_tokens")
     assert graphs.EXPENSIVE == ("lavit",)
     assert graphs.expensive_branches() == ("logic",)

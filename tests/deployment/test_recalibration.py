@@ -90,7 +90,7 @@ def test_statistics_and_thresholds_come_from_the_two_halves(parent: Path, goods:
 def test_quantiles_come_from_the_maps_of_the_normalising_goods(parent: Path, goods: Path, child: Bundle) -> None:
     contents = open_bundle(parent).contents()
     reference = Reference(dict(contents.graphs), contents.masks)
-    (normalise, _), _ = recalibration._split(goods, seed=0)
+    _, (normalise, _), _ = recalibration._split(goods, seed=0)
     for row, name in enumerate(("map_structure", "map_local", "map_global")):
         images = (resize(read_image(file), contents.image_size) for file in normalise)
         cells = np.concatenate([reference.tensors(image)[name].ravel() for image in images])
@@ -140,7 +140,7 @@ def test_near_duplicates_stay_in_one_half(tmp_path: Path) -> None:
         random = np.random.default_rng(index // 3)
         image = cv2.resize(random.integers(0, 256, (6, 6, 3), dtype=np.uint8), (96, 96))  # ten scenes, three shots each
         assert cv2.imwrite(str(folder / f"{index:02d}.png"), image)
-    (normalise, threshold), skipped = recalibration._split(folder, seed=0)
+    _, (normalise, threshold), skipped = recalibration._split(folder, seed=0)
     scenes = [{int(path.stem) // 3 for path in half} for half in (normalise, threshold)]
     assert not scenes[0] & scenes[1]
     assert scenes[0] | scenes[1] == set(range(10))

@@ -64,7 +64,7 @@ def main(old: Path) -> None:
     contents = untrained_contents()
     write_bundle(Path("seven.edgead"), contents)
     raw, branches, graphs = scored(open_bundle("seven.edgead"))
-    assert branches == (*BRANCHES[:5], "brightness")
+    assert branches == (*BRANCHES[:6], "brightness")
     assert "brightness" in graphs
     np.testing.assert_allclose(raw[:, 6], BRIGHTNESS, rtol=1e-5)
 
@@ -72,7 +72,7 @@ def main(old: Path) -> None:
     dropped = replace(contents, statistics=replace(contents.statistics, weight=weight))
     write_bundle(Path("dropped.edgead"), dropped)
     without, branches, graphs = scored(open_bundle("dropped.edgead"))
-    assert branches == BRANCHES[:5]
+    assert branches == BRANCHES[:6]
     assert "brightness" not in graphs
     np.testing.assert_array_equal(without[:, 6], 0.0)
     np.testing.assert_array_equal(without[:, :6], raw[:, :6])

@@ -21,8 +21,9 @@ pytestmark = pytest.mark.slow
 
 F32, U8, I32 = "float32", "uint8", "int32"
 PRESETS: dict[str, Preset] = {"fast": FAST, "paper": TINY_PAPER}
-FAST_NAMES = ("teacher", "efficientad", "tokenizer", "lavit", "fusion")
-NAMES = [*(("fast", name) for name in FAST_NAMES), *(("paper", name) for name in ("teacher_tokens", *FAST_NAMES))]
+SHARED_NAMES = ("teacher", "efficientad", "tokenizer", "lavit", "fusion")
+FAST_NAMES, PAPER_NAMES = ("memory", *SHARED_NAMES), ("teacher_tokens", *SHARED_NAMES)
+NAMES = [*(("fast", name) for name in FAST_NAMES), *(("paper", name) for name in PAPER_NAMES)]
 
 
 def door(maps: int, cells: int, channels: int, tokens: int, pooled: int, views: int, side: int) -> dict[str, Facts]:
@@ -36,6 +37,7 @@ def door(maps: int, cells: int, channels: int, tokens: int, pooled: int, views: 
         "teacher": {"image": image, "features": features, "tokens": token, "pooled": (F32, (1, pooled))},
         "teacher_tokens": {"image": image, "tokens": token},
         "efficientad": {"image": image, "features": features, "map_local": fine, "map_global": fine},
+        "memory": {"features": features, "map_memory": fine},
         "tokenizer": {"tokens": token, "codes": codes, "map_structure": grid},
         "lavit": {"tokens": token, "codes": codes, "masks": (F32, (views, cells * cells)), "raw_logic": (F32, (1,)),
                   "map_logic": grid},

@@ -1,0 +1,170 @@
+"""Remembered cells of normal images, and the distance of other cells to the nearest of them.
+
+PatchCore (Roth et al., Towards Total Recall in Industrial Anomaly Detection, CVPR 2022): cells of normal images are
+thinned out to a coreset, and a cell of a new image is as anomalous as it is far from the nearest remembered one. The
+whitening of the cells before that, and banks for regions of the image, are ours.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float32]
+Size = tuple[int, int]
+
+SHRINKAGE = 0.1  # of the covariance towards equal channels: what normal images never show must not weigh without bound
+PROJECTED = 48  # dimensions that the choice of a coreset looks at, as published a random projection
+MAX_CANDIDATES = 20_000  # cells that a bank is chosen from; more of them are drawn from
+
+
+@dataclass(frozen=True)
+class Regions:
+    """How a grid of ``grid`` (h, w) cells is divided: regions of ``size`` (h, w) cells that know their surroundings.
+
+    A region remembers cells of normal images from itself and ``overlap`` cells around it.
+    """
+
+    grid: Size
+    size: Size
+    overlap: int = 0
+
+    @classmethod
+    def whole(cls, grid: Size) -> Regions:
+        """Return the one region that is the grid."""
+        return cls(grid, grid)
+
+    @classmethod
+    def local(cls, grid: Size, side: int, overlap: int) -> Regions:
+        """Return regions of about ``side`` x ``side`` cells that divide the grid without a rest."""
+        return cls(grid, (math.gcd(grid[0], side), math.gcd(grid[1], side)), overlap)
+
+    @property
+    def counts(self) -> Size:
+        """How many regions there are down and across."""
+        return self.grid[0] // self.size[0], self.grid[1] // self.size[1]
+
+    @property
+    def count(self) -> int:
+        """How many regions there are."""
+        return self.counts[0] * self.counts[1]
+
+    def windows(self) -> Iterator[tuple[slice, slice]]:
+        """Yield the rows and columns of every region with its surroundings, row by row."""
+        (height, width), (rows, columns) = self.size, self.counts
+        for row in range(rows):
+            for column in range(columns):
+                top, left = row * height - self.overlap, column * width - self.overlap
+                bottom, right = (row + 1) * height + self.overlap, (column + 1) * width + self.overlap
+                yield slice(max(top, 0), bottom), slice(max(left, 0), right)
+
+
+def whitening_of(cells: Array, width: int | None = None) -> tuple[Array, Array]:
+    """Return ``centre`` f32 [C] and ``matrix`` f32 [D, C] of cells f32 [N, C]: (cell - centre) @ matrix.T is white.
+
+    The covariance is shrunk towards equal channels by SHRINKAGE. ``width`` keeps the D directions that vary most.
+    """
+    centre = cells.mean(axis=0, dtype=np.float64)
+    away = cells.astype(np.float64) - centre
+    covariance = away.T @ away / len(away)
+    equal = max(float(np.trace(covariance)) / len(covariance), 1e-12)
+    values, vectors = np.linalg.eigh((1 - SHRINKAGE) * covariance + SHRINKAGE * equal * np.eye(len(covariance)))
+    kept = np.argsort(values)[::-1][: width or len(values)]
+    matrix = (vectors[:, kept] / np.sqrt(values[kept])).T
+    return centre.astype(np.float32), matrix.astype(np.float32)
+
+
+def coreset(cells: Array, count: int, seed: int) -> NDArray[np.intp]:
+    """Return the indices of at most ``count`` of the ``cells`` f32 [N, D], each the farthest from those before it.
+
+    Distances are taken in a random projection.
+    """
+    rng = np.random.default_rng([seed, 17])
+    flat = _projected(cells, rng)
+    chosen = np.zeros(min(count, len(flat)), np.intp)
+    chosen[0] = rng.integers(len(flat))
+    nearest = _squared(flat, flat[chosen[0]])
+    for number in range(1, len(chosen)):
+        chosen[number] = np.argmax(nearest)
+        np.minimum(nearest, _squared(flat, flat[chosen[number]]), out=nearest)
+    return chosen
+
+
+def nearest_squared(cells: Array, bank: Array) -> Array:
+    """Return the squared distance f32 [N] of every cell f32 [N, D] to the nearest of ``bank`` f32 [M, D]."""
+    product = (bank * bank).sum(axis=1) - 2.0 * (cells @ bank.T)
+    squared: Array = np.maximum(product.min(axis=1) + (cells * cells).sum(axis=1), 0.0).astype(np.float32)
+    return squared
+
+
+def remember(white: Array, regions: Regions, count: int, seed: int) -> Array:
+    """Return the banks f32 [R, M, D] of ``regions`` chosen from whitened cells f32 [N, h, w, D] of normal images.
+
+    M is ``count``, or fewer where there are not so many cells.
+    """
+    banks = []
+    for number, candidates in enumerate(candidates_of(white, regions, seed)):
+        banks.append(candidates[coreset(candidates, count, seed + number)])
+    return np.stack(banks)
+
+
+def extend(banks: Array, white: Array, regions: Regions, seed: int) -> Array:
+    """Return banks f32 [R, M, D] of as many cells, chosen from those of ``banks`` and from new whitened cells f32 [N, h,
+    w, D].
+    """
+    extended = []
+    for number, (bank, new) in enumerate(zip(banks, candidates_of(white, regions, seed), strict=True)):
+        both = np.concatenate([bank, new])
+        extended.append(both[coreset(both, len(bank), seed + number)])
+    return np.stack(extended)
+
+
+def candidates_of(white: Array, regions: Regions, seed: int) -> Iterator[Array]:
+    """Yield the cells f32 [K, D] that a bank may be made of, region by region; K is the same for all."""
+    windows = list(regions.windows())
+    fewest = min(white[0, rows, columns, 0].size for rows, columns in windows) * len(white)
+    count = min(fewest, MAX_CANDIDATES)
+    for number, (rows, columns) in enumerate(windows):
+        cells = white[:, rows, columns].reshape(-1, white.shape[-1])
+        drawn = np.random.default_rng([seed, 19, number]).permutation(len(cells))[:count]
+        yield cells[np.sort(drawn)]
+
+
+def distances(white: Array, banks: Array, regions: Regions) -> Array:
+    """Return the distance f32 [N, h, w] of whitened cells f32 [N, h, w, D] to the nearest remembered one of their region."""
+    (height, width), columns = regions.size, regions.counts[1]
+    result = np.zeros(white.shape[:3], np.float32)
+    for number, bank in enumerate(banks):
+        row, column = divmod(number, columns)
+        window = (slice(None), slice(row * height, (row + 1) * height), slice(column * width, (column + 1) * width))
+        cells = white[window]
+        result[window] = np.sqrt(nearest_squared(cells.reshape(-1, cells.shape[-1]), bank)).reshape(cells.shape[:3])
+    return result
+
+
+def _projected(cells: Array, rng: np.random.Generator) -> Array:
+    if cells.shape[1] <= PROJECTED:
+        return np.ascontiguousarray(cells)
+    matrix = rng.normal(0.0, 1.0 / math.sqrt(PROJECTED), (cells.shape[1], PROJECTED)).astype(np.float32)
+    projected: Array = cells @ matrix
+    return projected
+
+
+def _squared(cells: Array, one: Array) -> Array:
+    away = cells - one
+    squared: Array = np.einsum("nd,nd->n", away, away)
+    return squared
+
+
+def constants_of(banks: Array) -> tuple[Array, Array]:
+    """Return the constants of the graph that remembers ``banks`` f32 [R, M, D]: -2 m and their squared lengths [R, M, 1]."""
+    return -2.0 * banks, (banks * banks).sum(axis=2, keepdims=True)
+
+
+def banks_of(bank: Array) -> Array:
+    """Return the remembered cells f32 [R, M, D] of the constant of a graph."""
+    return bank / np.float32(-2.0)

@@ -1,0 +1,115 @@
+"""A bundle with a memory: what it runs, what its weight drops, and how recalibration teaches it a new appearance."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from edge_ad.bundle import Bundle, open_bundle
+from edge_ad.bundle.graphs import MEMORY, MEMORY_CONSTANTS
+from edge_ad.deployment.build import build
+from edge_ad.deployment.recalibration import recalibrate
+from edge_ad.engines.pipeline import Pipeline
+from edge_ad.scoring import BRANCHES
+from tests.fixtures.memory_bundle import CELLS, make_memory_bundle
+from tests.fixtures.tiny_bundle import make_tiny_bundle, tiny_image
+
+NEW = 40
+
+
+@pytest.fixture(scope="module")
+def parent(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_memory_bundle(tmp_path_factory.mktemp("parent") / "six.edgead")
+
+
+def striped(seed: int) -> NDArray[np.uint8]:
+    """A normal image of another appearance: bright stripes, as of a new variant of the part."""
+    image = tiny_image(seed)
+    image[:, ::8] = 230
+    return image
+
+
+@pytest.fixture(scope="module")
+def child(parent: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    folder = tmp_path_factory.mktemp("new")
+    for index in range(NEW):
+        assert cv2.imwrite(str(folder / f"{index:03}.png"), striped(9000 + index)[:, :, ::-1])
+    return open_bundle(recalibrate(parent, folder))
+
+
+def raw_of(bundle: Bundle, images: list[NDArray[np.uint8]]) -> NDArray[np.float32]:
+    with Pipeline(bundle, threads=1, all_branches=True) as pipeline:
+        return np.stack([pipeline.infer(image).raw for image in images])
+
+
+def test_the_pipeline_gives_six_scores_as_the_golden_images_say(parent: Path) -> None:
+    bundle = open_bundle(parent)
+    assert bundle.statistics.branches == BRANCHES
+    np.testing.assert_allclose(raw_of(bundle, list(bundle.golden.images)), bundle.golden.raw, rtol=1e-4, atol=1e-4)
+
+
+def test_weight_0_drops_the_memory_and_leaves_the_others_alone(parent: Path, tmp_path: Path) -> None:
+    bundle = open_bundle(make_memory_bundle(tmp_path / "b.edgead", weight=(0.2, 0.2, 0.2, 0.2, 0.2, 0.0)))
+    image = tiny_image(1, blob=True)
+    with Pipeline(bundle, threads=1) as pipeline:
+        assert MEMORY not in pipeline.engines
+        assert pipeline.branches == BRANCHES[:5]
+        raw = pipeline.infer(image).raw
+    assert raw[5] == 0
+    np.testing.assert_array_equal(raw[:5], raw_of(open_bundle(parent), [image])[0, :5])
+
+
+def test_a_bundle_of_five_branches_scores_as_one_of_six_without_its_memory(parent: Path, tmp_path: Path) -> None:
+    five = open_bundle(make_tiny_bundle(tmp_path / "five.edgead"))
+    images = [tiny_image(seed, blob=bool(seed % 2)) for seed in range(4)]
+    np.testing.assert_array_equal(raw_of(five, images), raw_of(open_bundle(parent), images)[:, :5])
+
+
+def test_recalibration_remembers_a_new_appearance(parent: Path, child: Bundle) -> None:
+    unseen = [striped(9500 + index) for index in range(6)]
+    before, after = raw_of(open_bundle(parent), unseen), raw_of(child, unseen)
+    assert (after[:, 5] < 0.5 * before[:, 5]).all()
+    np.testing.assert_array_equal(after[:, :5], before[:, :5])
+    assert child.report["recalibration"]["remembered"] == NEW // 4
+    assert child.report["recalibration"]["goods"] == {"normalise": 15, "threshold": 15}
+
+
+def test_what_is_known_stays_known_and_anomalies_stay_far(parent: Path, child: Bundle) -> None:
+    old, bad = [tiny_image(2500 + index) for index in range(6)], [tiny_image(3500 + i, blob=True) for i in range(6)]
+    known, anomalous = raw_of(child, old)[:, 5], raw_of(child, bad)[:, 5]
+    assert known.max() < anomalous.min()
+
+
+def test_recalibration_changes_only_the_remembered_cells_of_the_graph(parent: Path, child: Bundle) -> None:
+    import onnx
+    from onnx.numpy_helper import to_array
+
+    def constants(bundle: Bundle) -> dict[str, NDArray[np.float32]]:
+        model = onnx.load_model_from_string(bundle.graph(MEMORY))
+        return {tensor.name: to_array(tensor) for tensor in model.graph.initializer}
+
+    old, new = constants(open_bundle(parent)), constants(child)
+    assert {name for name in old if not np.array_equal(old[name], new[name])} == set(MEMORY_CONSTANTS[2:])
+    assert new[MEMORY_CONSTANTS[2]].shape[1] == CELLS
+    others = [name for name in child.graphs if name != MEMORY]
+    assert all(child.graph(name) == open_bundle(parent).graph(name) for name in others)
+
+
+def test_the_child_of_a_recalibration_is_proven_with_its_own_scores(child: Bundle) -> None:
+    np.testing.assert_allclose(raw_of(child, list(child.golden.images)), child.golden.raw, rtol=1e-6)
+    assert build(child, "fp32").refusal is None
+
+
+def test_a_memory_of_weight_0_learns_nothing(tmp_path: Path) -> None:
+    path = make_memory_bundle(tmp_path / "b.edgead", weight=(0.2, 0.2, 0.2, 0.2, 0.2, 0.0))
+    folder = tmp_path / "new"
+    folder.mkdir()
+    for index in range(12):
+        assert cv2.imwrite(str(folder / f"{index:03}.png"), striped(9000 + index)[:, :, ::-1])
+    child = open_bundle(recalibrate(path, folder))
+    assert child.graph(MEMORY) == open_bundle(path).graph(MEMORY)
+    assert child.report["recalibration"]["goods"] == {"normalise": 6, "threshold": 6}
