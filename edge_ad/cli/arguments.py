@@ -34,18 +34,20 @@ def bundle_and_folder(
 ) -> tuple[Path, Path]:
     """Return the bundle and the folder of ``[BUNDLE] [FOLDER]``.
 
-    One that is not named is the newest bundle under runs/, or the ``configured`` folder; a single path that is a file or
-    ends in .edgead is the bundle. Raises BadInput for more than two paths, two the wrong way round, and no folder.
+    One that is not named is the newest bundle under runs/, or the ``configured`` folder; a single path that is a file, but
+    no manifest, or ends in .edgead is the bundle. A manifest stands for a folder. Raises BadInput for more than two paths,
+    two the wrong way round, and no folder.
     """
+    from edge_ad.data.manifests import is_manifest
     from edge_ad.utils.files import newest_bundle
 
     if len(paths) > 2:
         raise BadInput(f"edge-ad {command} takes a bundle and a {folder}, but {len(paths)} paths were given")
     if len(paths) == 2:
-        if paths[0].is_dir() and paths[1].is_file():
+        if paths[0].is_dir() and paths[1].is_file() and not is_manifest(paths[1]):
             raise BadInput(f"{paths[0]} is a folder: the bundle comes first, `edge-ad {command} {paths[1]} {paths[0]}`")
         return paths[0], paths[1]
-    if paths and not paths[0].is_file() and paths[0].suffix != ".edgead":
+    if paths and (not paths[0].is_file() or is_manifest(paths[0])) and paths[0].suffix != ".edgead":
         return newest_bundle(), paths[0]
     if configured is None and paths:
         raise BadInput(f"{paths[0]} is a bundle: add the {folder}, `edge-ad {command} {paths[0]} FOLDER`")

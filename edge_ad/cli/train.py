@@ -12,8 +12,8 @@ from edge_ad.cli.options import options_of
 from edge_ad.config import Config
 
 DATA = (
-    "Folder of good images, or a set in MVTec AD or MVTec LOCO layout. PNG, JPEG, BMP, TIFF, WebP, PPM of 8 or 16 bits; at "
-    "least 10 of 32 x 32 pixels or more, better 100. Without it `path` under [data] in edge-ad.toml."
+    "Folder of good images, a set in MVTec AD or MVTec LOCO layout, or a manifest of JSON lines. PNG, JPEG, BMP, TIFF, WebP, "
+    "PPM of 8 or 16 bits; at least 10 of 32 x 32 pixels or more, better 100. Without it `path` under [data] in edge-ad.toml."
 )
 
 

@@ -1,4 +1,4 @@
-"""Read folder layouts (a folder of normal images, MVTec AD, MVTec LOCO AD) and split the normal images."""
+"""Read folder layouts (a folder of normal images, MVTec AD, MVTec LOCO AD) and manifests, and split the normal images."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ from edge_ad.data.folders import (
     unread_folders,
 )
 from edge_ad.data.images import check_image, list_images, significant_bits, warn_depth
+from edge_ad.data.manifests import ANOMALY, SUFFIXES, Colour, ManifestImage, is_manifest, read_manifest
 from edge_ad.data.near_duplicates import near_duplicate_groups, thumbnails
 from edge_ad.errors import BadInput
 
@@ -109,7 +110,7 @@ def _sorted_split(fit: Sequence[Path], normalise: Sequence[Path], threshold: Seq
 
 __all__ = ["DataSet", "NormalSplit", "Saturation", "TestItem", "find_categories", "load_dataset", "load_test"]
 
-Layout = Literal["flat", "mvtec", "loco"]
+Layout = Literal["flat", "mvtec", "loco", "manifest"]
 Kind = Literal["good", "logical", "structural"]
 
 MINIMUM_VALIDATION = 20
@@ -136,7 +137,8 @@ class Saturation:
 @dataclass(frozen=True)
 class TestItem:
     """One labelled image of the test split; ``masks`` holds one file for each defect channel, empty where there is
-    none. ``bits``: how its 16-bit values are read, see ``read_image``.
+    none. ``bits``: how its 16-bit values are read, see ``read_image``. ``background``: the colour (red, green, blue) of
+    masks where there is no defect, None where that is black.
     """
 
     __test__ = False  # the name is not a test case's
@@ -146,6 +148,7 @@ class TestItem:
     defect: str
     masks: tuple[Path, ...] = ()
     bits: int = 16
+    background: Colour | None = None
 
 
 @dataclass(frozen=True)
@@ -172,6 +175,8 @@ class DataSet:
     @property
     def has_masks(self) -> bool:
         """Whether the set marks its defects: then every anomaly must have a mask."""
+        if self.layout == "manifest":
+            return any(item.masks for item in self.test)
         return self.layout != "flat" and (self.root / "ground_truth").is_dir()
 
 
@@ -182,49 +187,68 @@ def load_dataset(path: Path | str, seed: int = 0) -> DataSet:
     A flat folder and the MVTec AD layout are split 70 / 15 / 15 into fit, normalise and threshold. In the LOCO layout
     the threshold normal images are validation/good, and 12 % of train/good are held back for normalising; where
     validation/good holds fewer than 20 readable images or train/good fewer than 10, both folders are pooled and split
-    70 / 15 / 15. Normal images that cannot be read are left out and listed in ``skipped``. Raises BadInput for a
+    70 / 15 / 15. A manifest's normal images are split as those of a flat folder; its anomalies are test images. Normal
+    images that cannot be read are left out and listed in ``skipped``. Raises BadInput for a
     missing or empty folder, a folder of anomalies only, a folder of categories, fewer than 10 readable normal images,
     and a defects_config.json that is not as MVTec LOCO AD defines it.
     """
+    if is_manifest(Path(path)):
+        return _from_manifest(Path(path).resolve(), seed)
     root = _existing(Path(path))
     layout = _layout(root)
     if layout is None:
         raise BadInput(_why_no_normal_images(root))
     folder, listed = _training_images(root, layout)
     validation = [] if layout == "flat" else _normal_images(root / "validation")
+    test = _test_items(root) if layout != "flat" and (root / "test").is_dir() else ()
+    found = DataSet(root.name, layout, root, NormalSplit((), (), ()), test, saturation=_saturation(root / "defects_config.json"))
+    found = _with_normal_images(found, folder, listed, validation, seed=seed)
+    left_out = unread_folders(root, [*listed, *validation, *(item.path for item in test)])
+    return replace(found, folders=(*found.folders, *left_out))
+
+
+def _from_manifest(path: Path, seed: int) -> DataSet:
+    images = read_manifest(path)
+    listed = [image.path for image in images if image.is_normal]
+    anomalies = tuple(_item(image) for image in images if not image.is_normal)
+    found = DataSet(path.stem, "manifest", path.parent, NormalSplit((), (), ()), anomalies)
+    return _with_normal_images(found, path, listed, [], seed=seed)
+
+
+def _item(image: ManifestImage) -> TestItem:
+    if image.is_normal:
+        return TestItem(image.path, "good", "good")
+    masks = () if image.mask is None else (image.mask,)
+    return TestItem(image.path, "structural", ANOMALY, masks, background=image.background)
+
+
+def _with_normal_images(
+    found: DataSet, source: Path, listed: Sequence[Path], validation: Sequence[Path], *, seed: int
+) -> DataSet:
+    """Return a set with its usable normal images, split; ``source`` is what they were listed from."""
+    root = found.root
     train, skipped, sizes = _readable(listed)
     own, bad, more = _readable(validation)
     skipped, sizes = skipped + bad, sizes + more
-    _enough(folder, len(train) + len(own), skipped)
+    _enough(source, len(train) + len(own), skipped)
     bits = significant_bits([*train, *own])
     table, unusable = _thumbnails([*train, *own], bits)
     skipped += unusable
     left_out = {path for path, _ in unusable}
     train, own = ([path for path in paths if path not in left_out] for paths in (train, own))
-    _enough(folder, len(train) + len(own), skipped)
-    _different(folder, table)
+    _enough(source, len(train) + len(own), skipped)
+    _different(source, table)
     split = _split(train, own, table, seed)
     for file, reason in skipped:
         logging.getLogger(__name__).warning("skipped %s: %s", file, reason)
-    test = _test_items(root) if layout != "flat" and (root / "test").is_dir() else ()
-    uses = [
+    uses = (
         *_uses(root, train, "normal images for training"),
         *_uses(root, own, "normal images for the threshold" if own else "normal images"),
         *_uses(root, [path for path, _ in skipped], f"{LEFT_OUT}: cannot be used"),
-        *_item_uses(root, test),
-    ]
-    return DataSet(
-        name=root.name,
-        layout=layout,
-        root=root,
-        normal=split,
-        test=test,
-        skipped=tuple(skipped),
-        sizes=dict(sizes.most_common()),
-        saturation=_saturation(root / "defects_config.json"),
-        folders=(*uses, *unread_folders(root, [*listed, *validation, *(item.path for item in test)])),
-        bits=bits,
+        *_item_uses(root, found.test),
     )
+    sizes_found = dict(sizes.most_common())
+    return replace(found, normal=split, skipped=tuple(skipped), sizes=sizes_found, folders=uses, bits=bits)
 
 
 def load_test(path: Path | str, bits: int = 16) -> DataSet:
@@ -236,6 +260,10 @@ def load_test(path: Path | str, bits: int = 16) -> DataSet:
     and else counts as normal images only. Raises BadInput for a missing or empty folder, and for an anomaly without a
     mask in a set that has a ground_truth folder.
     """
+    if is_manifest(Path(path)):
+        source = Path(path).resolve()
+        items = tuple(map(_item, read_manifest(source)))
+        return _checked_test(DataSet(source.stem, "manifest", source.parent, NormalSplit((), (), ()), items), bits)
     root = _existing(Path(path))
     layout = _layout(root)
     if (root / "test").is_dir():
@@ -246,29 +274,32 @@ def load_test(path: Path | str, bits: int = 16) -> DataSet:
     else:
         listed = _training_images(root, layout)[1] if layout else list_images(root)
         items, layout = tuple(TestItem(file, "good", "good") for file in listed), "flat"
-    warn_depth(significant_bits([item.path for item in items]), bits, root)
-    items = tuple(replace(item, bits=bits) for item in items)
     if not items:
         raise BadInput(
             f"{root} holds no images to evaluate: name {LAYOUTS_HELP} with a test folder, in which sub-folders say what "
             "the images are (test/good, test/scratch)"
         )
-    result = DataSet(
-        name=root.name,
-        layout=layout,
-        root=root,
-        normal=NormalSplit((), (), ()),
-        test=items,
-        saturation=_saturation(root / "defects_config.json"),
-        folders=(*_item_uses(root, items), *_unlabelled(root)),
-    )
+    saturation = _saturation(root / "defects_config.json")
+    result = _checked_test(DataSet(root.name, layout, root, NormalSplit((), (), ()), items, saturation=saturation), bits)
+    return replace(result, folders=(*result.folders, *_unlabelled(root)))
+
+
+def _checked_test(result: DataSet, bits: int) -> DataSet:
+    """Return a test set whose images have ``bits``; BadInput for an anomaly without a mask where others have one."""
+    warn_depth(significant_bits([item.path for item in result.test]), bits, result.root)
+    items = tuple(replace(item, bits=bits) for item in result.test)
     missing = [item.path for item in items if result.has_masks and item.kind != "good" and not item.masks]
+    if missing and result.layout == "manifest":
+        raise BadInput(
+            f"{missing[0]} has no mask in the manifest, and other anomalies have one ({len(missing)} such images): add "
+            "'anomaly-mask-ref' to its line, or take it out of all"
+        )
     if missing:
         raise BadInput(
-            f"{missing[0]} has no mask under {root / 'ground_truth'} ({len(missing)} such images): add "
-            f"{_mask_name(root, layout, missing[0])}, or take the ground_truth folder away"
+            f"{missing[0]} has no mask under {result.root / 'ground_truth'} ({len(missing)} such images): add "
+            f"{_mask_name(result.root, result.layout, missing[0])}, or take the ground_truth folder away"
         )
-    return result
+    return replace(result, test=items, folders=tuple(_item_uses(result.root, items)))
 
 
 def find_categories(root: Path) -> list[Path]:
@@ -281,7 +312,7 @@ def find_categories(root: Path) -> list[Path]:
 def _existing(path: Path) -> Path:
     if not path.is_dir():
         what = "is a file" if path.exists() else "does not exist"
-        raise BadInput(f"{path} {what}: name {LAYOUTS_HELP}")
+        raise BadInput(f"{path} {what}: name {LAYOUTS_HELP}, or a manifest ({', '.join(f'*{suffix}' for suffix in SUFFIXES)})")
     return path.resolve()
 
 

@@ -267,10 +267,16 @@ def warn_depth(bits: int, expected: int, folder: Path) -> None:
         )
 
 
-def read_mask(path: Path) -> Image:
-    """Return a mask file as u8[H,W] with its stored values (no scaling); BadInput as for read_image."""
+def read_mask(path: Path, background: tuple[int, int, int] | None = None) -> Image:
+    """Return a mask file as u8[H,W] with its stored values (no scaling); BadInput as for read_image.
+
+    With the colour (red, green, blue) of the ``background`` the values are 0 there and 255 elsewhere.
+    """
     data, _ = _load(path)
-    mask = _decode(path, data, cv2.IMREAD_UNCHANGED)
+    mask = _decode(path, data, cv2.IMREAD_UNCHANGED if background is None else cv2.IMREAD_COLOR)
+    if background is not None:
+        elsewhere = (mask != np.array(background[::-1], np.uint8)).any(axis=2)
+        return np.where(elsewhere, 255, 0).astype(np.uint8)
     return np.ascontiguousarray(mask if mask.ndim == 2 else mask[:, :, :3].max(axis=2))
 
 

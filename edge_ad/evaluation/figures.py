@@ -160,7 +160,7 @@ def read_channels(item: TestItem, size: tuple[int, int], saturation: Mapping[int
     """
     channels = []
     for path in item.masks:
-        mask = read_mask(path)
+        mask = read_mask(path, item.background)
         if mask.shape != size:
             raise BadInput(
                 f"{path} is {mask.shape[1]} x {mask.shape[0]} pixels "
@@ -395,5 +395,5 @@ def _in_view(scores: TestScores, index: int) -> npt.NDArray[np.bool_]:
 
 def union(item: TestItem) -> npt.NDArray[np.bool_]:
     """Return the pixels of all masks of an image, bool [H, W]."""
-    masks = [read_mask(path) > 0 for path in item.masks]
+    masks = [read_mask(path, item.background) > 0 for path in item.masks]
     return np.asarray(np.logical_or.reduce(masks))

@@ -66,7 +66,7 @@ def _mask(item: TestItem, size: tuple[int, int]) -> Image:
 
     union = np.zeros(size, np.uint8)
     for path in item.masks:
-        whole = (read_mask(path) > 0).astype(np.uint8) * np.uint8(255)
+        whole = (read_mask(path, item.background) > 0).astype(np.uint8) * np.uint8(255)
         np.maximum(union, (resize(whole, size) > 0).astype(np.uint8), out=union)
     return union
 

@@ -10,13 +10,14 @@ from edge_ad.cli.arguments import bundle_and_folder
 from edge_ad.errors import BadInput
 
 NEW, OLD, GOOD, SET = Path("runs/new.edgead"), Path("old.edgead"), Path("good"), Path("set")
+MANIFEST = Path("test.manifest")
 
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A newest bundle, one with another ending, and a folder."""
     monkeypatch.chdir(tmp_path)
-    for file in (NEW, OLD, Path("copy.zip")):
+    for file in (NEW, OLD, MANIFEST, Path("copy.zip")):
         file.parent.mkdir(exist_ok=True)
         file.touch()
     GOOD.mkdir()
@@ -28,6 +29,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ([GOOD], None, (NEW, GOOD)),
         ([GOOD], SET, (NEW, GOOD)),
         ([OLD, GOOD], SET, (OLD, GOOD)),
+        ([MANIFEST], None, (NEW, MANIFEST)),
+        ([OLD, MANIFEST], None, (OLD, MANIFEST)),
         ([OLD], SET, (OLD, SET)),
         ([Path("copy.zip")], SET, (Path("copy.zip"), SET)),
         ([], SET, (NEW, SET)),

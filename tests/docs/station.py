@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Iterator, Sequence
@@ -42,6 +43,7 @@ def make_template(folder: Path) -> Path:
     for copy in ("sets/loco_juice_bottle", "sets/mvtec_bottle", "sets/mono_shuffled", "data/bottle"):
         shutil.copytree(folder / "data/part", folder / copy)
     shutil.copytree(folder / "data/good", folder / "photographs")
+    _write_manifests(folder / "data")
     bundle = folder / "runs/station-1/part.edgead"
     bundle.parent.mkdir(parents=True)
     contents, (learned, held) = tiny_contents(), (_goods(6000, 16), _goods(2030, 8))
@@ -58,6 +60,14 @@ def make_template(folder: Path) -> Path:
 
 def _goods(first: int, count: int) -> NDArray[np.uint8]:
     return np.stack([tiny_image(first + number) for number in range(count)])
+
+
+def _write_manifests(data: Path) -> None:
+    """Write the manifests of a cloud service: all normal images for training, some with the defects for the test."""
+    normal = [{"source-ref": f"good/{number:03}.png", "anomaly-label": 0} for number in range(24)]
+    defects = [{"source-ref": f"defects/spot/{number:03}.png", "anomaly-label": 1} for number in range(6)]
+    for name, entries in (("train", normal), ("test", normal[:6] + defects)):
+        (data / f"{name}.manifest").write_text("".join(f"{json.dumps(entry)}\n" for entry in entries))
 
 
 def _write(path: Path, seed: int, blob: bool = False) -> None:
