@@ -26,6 +26,7 @@ from edge_ad.engines.backends import open_backend
 from edge_ad.engines.pipeline import Pipeline
 from edge_ad.errors import GateRefused
 from edge_ad.scoring import BRANCHES, Thresholds
+from tests.fixtures.located_bundle import VIEW, make_located_bundle
 from tests.fixtures.tiny_bundle import WEIGHT, make_tiny_bundle, tiny_contents, tiny_image
 
 # Images that took part in nothing before, from normal to far off: all three verdicts are among them.
@@ -108,14 +109,24 @@ def test_nothing_is_computed_that_no_output_needs(tmp_path: Path) -> None:
     assert "tokens" not in used
 
 
+def from_score_to_verdict(path: Path) -> bytes:
+    """Return the last nodes of a file as a model of their own, whose input is the score."""
+    model = onnx.load(path)
+    nodes = [node for node in model.graph.node if node.name.startswith("verdict/")]
+    constants = [tensor for tensor in model.graph.initializer if tensor.name.startswith("verdict/")]
+    score, verdict = (next(entry for entry in model.graph.output if entry.name == name) for name in ("score", "verdict"))
+    graph = onnx.helper.make_graph(nodes, "verdict", [score], [verdict], constants)
+    part = onnx.helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
+    return bytes(part.SerializeToString())
+
+
 # 0.1 as a 32-bit number lies above 0.1, and 0.7 below 0.7.
 @pytest.mark.parametrize("warn", [0.1, 0.7, -0.1, -0.7, 0.0, 2.0])
 def test_verdicts_of_scores_around_thresholds_are_those_of_the_bundle(warn: float, tmp_path: Path) -> None:
     thresholds = Thresholds(warn=warn, ng=warn + 1.0)
     write_bundle(tmp_path / "part.edgead", replace(tiny_contents(), thresholds=thresholds))
     written = write_one_file(open_bundle(tmp_path / "part.edgead"), tmp_path / "part.onnx")
-    part = onnx.utils.Extractor(onnx.load(written.path)).extract_model(["score"], ["verdict"])
-    session = onnxruntime.InferenceSession(part.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(from_score_to_verdict(written.path), providers=["CPUExecutionProvider"])
     for threshold in (thresholds.warn, thresholds.ng):
         near = np.float32(threshold)
         for score in (np.nextafter(near, np.float32(-9)), near, np.nextafter(near, np.float32(9))):
@@ -138,6 +149,16 @@ def test_the_file_says_what_it_is(tiny_bundle: Bundle, tmp_path: Path) -> None:
     assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 20)]
     assert [entry.name for entry in model.graph.input] == ["image"]
     assert [entry.name for entry in model.graph.output] == list(OUTPUTS)
+
+
+def test_a_bundle_that_locates_says_that_the_program_must(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = make_located_bundle(tmp_path / "part.edgead")
+    assert main(["export", str(path), "--onnx", str(tmp_path / "part.onnx")]) == 0
+    assert "the program must cut it out upright" in capsys.readouterr().out
+    model = onnx.load(tmp_path / "part.onnx")
+    geometry = next(json.loads(prop.value) for prop in model.metadata_props if prop.key == "edge_ad.geometry")
+    assert (geometry["method"], geometry["locates"], geometry["image_size"]) == ("foreground", True, list(VIEW))
+    assert geometry["locator"]["kind"] == "foreground"
 
 
 def test_a_file_that_differs_is_refused_and_not_written(

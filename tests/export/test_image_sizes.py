@@ -16,6 +16,9 @@ from edge_ad.config import CalibrateTable
 from edge_ad.data.images import Image
 from edge_ad.deployment.calibrate import CalibrateOptions, with_quantisation
 from edge_ad.deployment.derive import check_compiles, derive
+from edge_ad.deployment.one_file import write_one_file
+from edge_ad.engines import engine_store
+from edge_ad.engines.backends import open_backend
 from edge_ad.engines.pipeline import Pipeline
 from edge_ad.export.graphs import Networks, _plans, export_all
 from edge_ad.models.lavit import bank_of
@@ -115,6 +118,19 @@ def test_lower_precisions_run(made: tuple[Networks, Bundle], precision: str) -> 
         result = pipeline.infer(image)
     assert result.map.shape == map_size(bundle.image_size)
     np.testing.assert_allclose(result.raw, expected, rtol=0.35 if precision == "int8" else 0.02, atol=1e-2)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_one_file_gives_what_the_pipeline_gives(made: tuple[Networks, Bundle], precision: str, tmp_path: Path) -> None:
+    bundle = made[1]
+    graphs = {name: bundle.graph(name) for name in bundle.graphs} | derive(bundle, precision)
+    engine_store.store(bundle, open_backend("onnxruntime"), precision, graphs)
+    written = write_one_file(bundle, tmp_path / "part.onnx", precision)  # refuses a file that does not
+    graph = onnx.load(written.path).graph
+    shapes = {entry.name: [size.dim_value for size in entry.type.tensor_type.shape.dim] for entry in (*graph.input, *graph.output)}
+    assert shapes["image"] == [1, *bundle.image_size, 3]
+    assert shapes["map"] == [1, 1, *map_size(bundle.image_size)]
+    assert shapes["z"] == [len(bundle.statistics.branches)]
 
 
 @pytest.fixture(scope="module", params=COMPILED, ids=str)
