@@ -26,6 +26,7 @@ from edge_ad.engines.backends import open_backend
 from edge_ad.engines.pipeline import Pipeline
 from edge_ad.errors import GateRefused
 from edge_ad.scoring import BRANCHES, Thresholds
+from tests.fixtures import memory_bundle
 from tests.fixtures.located_bundle import VIEW, make_located_bundle
 from tests.fixtures.tiny_bundle import WEIGHT, make_tiny_bundle, tiny_contents, tiny_image
 
@@ -97,6 +98,15 @@ def test_branches_of_weight_0_are_left_out(preset: str, dropped: tuple[str, ...]
     assert list(written.graphs) == [name for name in GRAPHS if name in wanted]
     prefixes = {node.name.split("/")[0] for node in onnx.load(written.path).graph.node}
     assert prefixes == {*wanted, "verdict"}
+
+
+@pytest.mark.parametrize("weight", [memory_bundle.WEIGHT, (0.2, 0.0, 0.4, 0.2, 0.2, 0.0)])
+def test_the_memory_goes_along_where_it_has_a_weight(weight: tuple[float, ...], tmp_path: Path) -> None:
+    bundle = open_bundle(memory_bundle.make_memory_bundle(tmp_path / "part.edgead", weight=weight))
+    written = write_one_file(bundle, tmp_path / "part.onnx")
+    check_same(bundle, written)
+    assert ("memory" in written.graphs) == (weight[5] > 0)
+    assert opened(written.path)(IMAGES[0])["z"].shape == (6,)
 
 
 def test_nothing_is_computed_that_no_output_needs(tmp_path: Path) -> None:
