@@ -368,7 +368,7 @@ def _report_line(line: Path, plan: Plan, hardness: dict[str, float], report: Rep
 def _train(line: Path, out: Path, plan: Plan, seed: int) -> Bundle:
     from edge_ad.training.train import train
 
-    settings = Config(train=TrainTable(preset=PRESET, seed=seed, steps=plan.steps))
+    settings = Config(train=TrainTable(preset=PRESET, geometry="square", seed=seed, steps=plan.steps))
     return open_bundle(train(line, out, settings, keep_finished=True))
 
 

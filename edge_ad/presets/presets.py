@@ -199,6 +199,7 @@ def _unpadded_cells(side: int) -> int:
 
 FAST = Preset(
     name="fast",
+    geometry="auto",
     masks=MaskSettings(count=10),
     hvq=HvqSettings(codes=256, heads=4, feed_forward=256, dropout=0.0, seed_from_data=True, softness=1.0),
     lavit=LavitSettings(

@@ -13,8 +13,12 @@ from edge_ad.bundle.graphs import map_size
 from edge_ad.config import Config, TrainTable
 from edge_ad.data.images import read_image
 from edge_ad.deployment.build import build
+from edge_ad.deployment.calibrate import CalibrateOptions, calibrate
+from edge_ad.deployment.recalibration import recalibrate
 from edge_ad.deployment.validation_images import make_validation_images
 from edge_ad.engines.pipeline import Pipeline
+from edge_ad.errors import BadInput
+from edge_ad.evaluation.evaluate import evaluate
 from edge_ad.geometry.geometry import Prepared
 from edge_ad.synthetic.single_part import PartOptions, render_part
 from edge_ad.training.train import train
@@ -23,15 +27,26 @@ from tests.fixtures.tiny_presets import TINY, known
 pytestmark = pytest.mark.slow
 
 COUNT = 30
+EMPTY = np.full((240, 320, 3), (62, 70, 66), np.uint8)
 
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("parts") / "keys"
-    folder.mkdir()
-    for seed in range(COUNT):
+    return write_parts(folder, range(COUNT))
+
+
+def write_parts(folder: Path, seeds: range, *, empty: int = 0) -> Path:
+    """Write keys anywhere on the belt, and images of the empty belt."""
+    folder.mkdir(parents=True)
+    for seed in seeds:
         image = render_part(seed, PartOptions(kind="key", size=(240, 320))).image
         assert cv2.imwrite(str(folder / f"part_{seed:02}.png"), image[:, :, ::-1])
+    rng = np.random.default_rng(seeds.start)
+    for number in range(empty):
+        noisy = np.clip(EMPTY + rng.normal(0, 6, EMPTY.shape), 0, 255).astype(np.uint8)
+        noisy[:, 40 * number : 40 * number + 40] //= 2  # no two images are alike
+        assert cv2.imwrite(str(folder / f"empty_{number}.png"), noisy)
     return folder
 
 
@@ -66,3 +81,51 @@ def test_engines_pass_their_gates_and_judge_a_part(bundle: Bundle, parts: Path, 
     assert result.map.shape == map_size(bundle.image_size)
     assert np.isfinite(result.map).all()
     assert result.score == pytest.approx(expected.score, abs=1.0)
+
+
+def test_the_bundle_keeps_and_tells_how_parts_are_located(bundle: Bundle) -> None:
+    report = bundle.report["geometry"]
+    assert (bundle.geometry.method, bundle.geometry.image_size) == ("foreground", (240, 320))
+    assert bundle.geometry.size == bundle.image_size
+    assert (report["method"], report["size"]) == ("foreground", list(bundle.image_size))
+    assert report["unlocated"] == {"fit": 0, "normalise": 0, "threshold": 0}
+    assert report["expected"] == bundle.geometry.expected.as_dict()  # type: ignore[union-attr]
+    sheet = read_image(bundle.path.with_name("keys.parts.png"))
+    assert sheet.shape[1] > bundle.image_size[1]
+    # The camera is compared by whole frames, not by cut-outs.
+    side = round(float(np.sqrt(np.prod(bundle.image_size))))
+    assert bundle.report["health_reference"]["size"] == [side, side]
+
+
+def test_calibrating_and_recalibrating_keep_the_geometry(bundle: Bundle, tmp_path: Path) -> None:
+    fresh = write_parts(tmp_path / "fresh", range(100, 114), empty=2)
+    calibrated = open_bundle(calibrate(bundle.path, fresh, tmp_path / "c.edgead", CalibrateOptions(search=False))[0])
+    assert calibrated.geometry.state()[0] == bundle.geometry.state()[0]
+    assert calibrated.quantisation is not None
+    assert calibrated.quantisation.proof.shape[1:3] == bundle.image_size
+    child = open_bundle(recalibrate(bundle.path, fresh, tmp_path / "r.edgead"))
+    report = child.report["recalibration"]
+    assert sorted(entry["file"] for entry in report["unlocated"]) == ["empty_0.png", "empty_1.png"]
+    assert report["goods"]["normalise"] + report["goods"]["threshold"] == 14
+    old, new = bundle.geometry.expected, child.geometry.expected
+    assert old is not None
+    assert new is not None
+    assert new.x[0] <= old.x[0] < old.x[1] <= new.x[1]
+    poses = [child.geometry.prepare(read_image(path)) for path in fresh.glob("part_*")]
+    assert all(isinstance(one, Prepared) and one.pose is not None and new.outside(one.pose) is None for one in poses)
+
+
+def test_images_that_mostly_show_no_part_do_not_recalibrate(bundle: Bundle, tmp_path: Path) -> None:
+    folder = write_parts(tmp_path / "fresh", range(100, 104), empty=8)
+    with pytest.raises(BadInput, match=r"of 12 normal images 8 have no part that the bundle's geometry locates \(empty_0.png: "):
+        recalibrate(bundle.path, folder, tmp_path / "r.edgead")
+
+
+def test_a_test_set_is_judged_as_a_run_would(bundle: Bundle, tmp_path: Path) -> None:
+    write_parts(tmp_path / "set" / "test" / "good", range(200, 206))
+    write_parts(tmp_path / "set" / "test" / "bent", range(300, 303), empty=1)
+    figures = evaluate(bundle.path, tmp_path / "set")
+    assert figures["unlocated"] == {"good": 0, "logical": 0, "structural": 1}
+    assert figures["images"] == {"good": 6, "logical": 0, "structural": 4}
+    assert figures["found"]["structural"]["count"] >= 1
+    assert figures["drift"]["shift right 2 %"]["of"] == 6

@@ -77,7 +77,8 @@ def measure(data: Path, out: Path, options: argparse.Namespace, processes: int) 
     start = ["-m", "edge_ad"]
     if processes > 1:
         start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), *start]
-    arguments = ["train", str(data), "--preset", options.preset, "--steps", str(options.steps), "--out", str(out)]
+    arguments = ["train", str(data), "--preset", options.preset, "--geometry", "square"]
+    arguments += ["--steps", str(options.steps), "--out", str(out)]
     running = subprocess.Popen(
         ["taskset", "-c", ",".join(map(str, cores[:processes])), sys.executable, *start, *arguments],
         env={**os.environ, "OMP_NUM_THREADS": "1"},

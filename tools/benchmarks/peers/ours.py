@@ -93,7 +93,7 @@ def _learn_whole(options):
     started, note = time.perf_counter(), options.out / "trained.txt"
     if not note.exists():
         steps = ["--steps", str(options.steps)] if options.steps else []
-        _edge_ad("train", options.data, "--preset", PRESET, "--out", options.out / "bundle", *steps)
+        _edge_ad("train", options.data, "--preset", PRESET, "--geometry", "square", "--out", options.out / "bundle", *steps)
         note.write_text(f"{time.perf_counter() - started:.1f}\n")
     (bundle,) = sorted((options.out / "bundle").glob("*.edgead"))
     gate = _build_int8(bundle)
