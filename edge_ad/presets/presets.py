@@ -10,7 +10,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeAlias, get_args, get_origin, get_type_hints
 
 from edge_ad.errors import BadInput
 from edge_ad.geometry import Method
@@ -61,15 +61,23 @@ class Schedule:
         return self.steps or max(1, self.epochs * max(1, batches))
 
 
+Mirror: TypeAlias = Literal["none", "horizontal", "vertical", "both"]
+
+
 @dataclass(frozen=True)
 class Augmentation:
-    """Small movements of the whole image in training: degrees, share of the side, share of scale and of brightness."""
+    """Small movements of the whole image in training: degrees, share of the side, share of scale and of brightness.
+
+    ``mirror`` says along which sides images are mirrored by chance. ``train`` widens ``rotate`` and sets ``mirror`` as the
+    normal images allow.
+    """
 
     rotate: float = 2.0
     shift: float = 4 / 256
     scale: float = 0.02
     gain: float = 0.0
     copies: int = 0
+    mirror: Mirror = "none"
 
 
 @dataclass(frozen=True)

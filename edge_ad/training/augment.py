@@ -18,7 +18,7 @@ from torch import Tensor
 from edge_ad.data.images import resize
 from edge_ad.deployment.validation_images import spread
 from edge_ad.presets.networks import scaled_size
-from edge_ad.presets.presets import Augmentation, Preset, ViewSettings
+from edge_ad.presets.presets import Augmentation, Mirror, Preset, ViewSettings
 from edge_ad.training.distributed import Shard
 from edge_ad.training.images import Images
 
@@ -28,7 +28,7 @@ GREY = (0.299, 0.587, 0.114)
 
 
 def move(image: Image, settings: Augmentation, rng: np.random.Generator) -> Image:
-    """Rotate, scale, shift and brighten u8 [H, W, 3] by draws within ``settings``; the rim is mirrored.
+    """Mirror, rotate, scale, shift and brighten u8 [H, W, 3] by draws within ``settings``; the rim is mirrored.
 
     A shift is as many pixels at most along both axes: a share of the side of a square of as many pixels.
     """
@@ -38,11 +38,23 @@ def move(image: Image, settings: Augmentation, rng: np.random.Generator) -> Imag
     scale = rng.uniform(1 - settings.scale, 1 + settings.scale)
     matrix = cv2.getRotationMatrix2D((width / 2, height / 2), angle, scale)
     matrix[:, 2] = matrix[:, 2] + rng.uniform(-settings.shift * side, settings.shift * side, 2)
+    if settings.mirror != "none":
+        image = _mirrored(image, settings.mirror, rng)
     moved = cv2.warpAffine(image, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
     if settings.gain:
         gain = rng.uniform(1 - settings.gain, 1 + settings.gain)
         moved = np.clip(moved.astype(np.float32) * gain, 0, 255)
     return moved.astype(np.uint8)
+
+
+def _mirrored(image: Image, mirror: Mirror, rng: np.random.Generator) -> Image:
+    """Swap left and right, or up and down, or each, by chance."""
+    across, down = rng.random(2) < 0.5
+    if across and mirror != "vertical":
+        image = image[:, ::-1]
+    if down and mirror != "horizontal":
+        image = image[::-1]
+    return np.ascontiguousarray(image)
 
 
 def disturb(image: Image, settings: ViewSettings, rng: np.random.Generator) -> Image:
@@ -58,7 +70,8 @@ def disturb(image: Image, settings: ViewSettings, rng: np.random.Generator) -> I
 
 def is_still(settings: Augmentation) -> bool:
     """Whether ``move`` would change nothing, so that features of the frozen teacher may be kept."""
-    return not (settings.rotate or settings.shift or settings.scale or settings.gain)
+    still = settings.mirror == "none"
+    return still and not (settings.rotate or settings.shift or settings.scale or settings.gain)
 
 
 def scramble(image: Image, rng: np.random.Generator) -> Image:

@@ -6,7 +6,7 @@ The preset that the settings of a training come to, and the files that they name
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -20,6 +20,7 @@ from edge_ad.camera.measure import camera_report
 from edge_ad.config import CalibrateTable, Config, TrainTable
 from edge_ad.data.datasets import load_dataset
 from edge_ad.data.folders import folders_table, list_nested
+from edge_ad.data.prepared import PreparedImages
 from edge_ad.deployment.calibrate import CalibrateOptions, with_quantisation
 from edge_ad.errors import BadInput
 from edge_ad.export.graphs import ExportedGraph, Networks, export_all
@@ -55,6 +56,7 @@ from edge_ad.training.statistics import (
     learn_student_errors,
     learn_tokenizer_errors,
 )
+from edge_ad.training.symmetry import measure_symmetry, with_symmetry
 from edge_ad.training.teacher import describe, load_teacher, measure_channels
 from edge_ad.utils.files import atomic_write
 from edge_ad.utils.progress import Progress, clock
@@ -191,6 +193,7 @@ class _Training:
         self.geometry, self.frames, self.image_size = chosen.geometry, normal.frames, chosen.geometry.size
         self.report["geometry"] = geometry_report(chosen, normal)
         self.dataset = replace(self.dataset, normal=normal.located)
+        self._follow_symmetry(normal.fit)
         if main and self.geometry.locates:
             sheet = self.folder.path / f"{self.dataset.name}.parts.png"
             atomic_write(sheet, parts_sheet(normal.fit))
@@ -198,6 +201,20 @@ class _Training:
         defects = None if options.defects is None else labelled(options.defects, self.geometry, self.dataset.bits)
         inputs = (normal.fit.images, normal.normalise.images, normal.threshold.images)
         return scoring_images(inputs, preset.anomalies, options.seed, defects=defects)
+
+    def _follow_symmetry(self, fit: PreparedImages) -> None:
+        """Let augmentation turn and mirror images as far as normal images do, where no pose is removed."""
+        if not (self.preset.augmentation.rotate or self.preset.token_augmentation.rotate):
+            return  # images are never moved, as published
+        if self.geometry.locates and not all(pose.symmetric for pose in fit.poses):
+            return
+        symmetry = measure_symmetry(fit.images)
+        if symmetry is None:
+            return
+        self.preset = with_symmetry(self.preset, symmetry, self.options.setting)
+        now = self.preset.augmentation
+        self.report["symmetry"] = {**asdict(symmetry), "augmentation": asdict(now)}
+        self.progress.log(f"{symmetry}; augmentation turns by up to {now.rotate:g} degrees, mirror {now.mirror}")
 
     def _learn(self, teacher: Any, images: ScoringImages) -> tuple[Networks, Described]:
         preset, arithmetic = self.preset, self.arithmetic
