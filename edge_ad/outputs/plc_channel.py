@@ -13,14 +13,22 @@ from dataclasses import asdict
 from typing import Any
 
 from edge_ad.outputs.channels import OutputAddress, address_name, require_packages
-from edge_ad.outputs.signals import Acknowledge, ChannelHealth, OnRequest, OutputSignals, Trigger, Unavailable
+from edge_ad.outputs.signals import (
+    Acknowledge,
+    ChannelHealth,
+    OnRequest,
+    OutputSignals,
+    Request,
+    Trigger,
+    Unavailable,
+)
 
 RESEND_S = 0.04
 HUNG_S = 2.0  # more than three requests without an answer
 CONNECT_S = 12.0  # the libraries wait for 5 s, twice
 STARTING_S = 3.0
 STOPPED_S = 1.0  # this process itself
-FIRST_PAUSE_S = 0.5
+FIRST_PAUSE_S = 0.1
 MAX_PAUSE_S = 10.0
 CONFIRM_S = 0.5
 REAP_S = 0.05
@@ -33,8 +41,8 @@ class PlcChannel:
     """Keeps a process `edge_ad.outputs.plc_writer` fed with the lines, and acts on what it reports.
 
     The lines are sent when they change and every 50 ms; a process that hears nothing writes a reject by itself. One that
-    ends, or that reports nothing for HUNG_S (CONNECT_S while it connects), is killed and started again, after 0.5 s, then
-    1 s and so on up to 10 s. ``stats`` is told why the PLC is not written to.
+    ends, or that reports nothing for HUNG_S (CONNECT_S while it connects), is killed and started again, after 0.1 s, then
+    0.2 s and so on up to 10 s. ``stats`` is told why the PLC is not written to.
     """
 
     def __init__(self, address: OutputAddress, on_request: OnRequest, stats: ChannelHealth | None = None) -> None:
@@ -173,8 +181,16 @@ class PlcChannel:
             self._health.failed(str(record["text"]))
         elif kind in ("trigger", "acknowledge", "unavailable"):
             self._taken = int(record["count"])
-            self._on_request(_request(kind, record))
+            self._on_request(self._request(kind, record))
             self._send(time.monotonic())
+
+    def _request(self, kind: str, record: dict[str, Any]) -> Request:
+        if kind == "trigger":
+            return Trigger(str(record["part"]))
+        if kind == "unavailable":
+            return Unavailable()
+        number = self._signals.alarm_number  # of which the PLC shows 16 bits
+        return Acknowledge(number - (number - int(record["alarm"])) % 0x10000)
 
     def _end(self, why: str) -> None:
         """Let go of a process that ended or hangs; the PLC may have called meanwhile."""
@@ -200,9 +216,3 @@ class PlcChannel:
                 process.wait(REAP_S)
         process.stdin.close()
         process.stdout.close()
-
-
-def _request(kind: str, record: dict[str, Any]) -> Trigger | Acknowledge | Unavailable:
-    if kind == "trigger":
-        return Trigger(str(record["part"]))
-    return Acknowledge(int(record["alarm"])) if kind == "acknowledge" else Unavailable()

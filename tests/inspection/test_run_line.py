@@ -15,11 +15,14 @@ from pathlib import Path
 
 import pytest
 
+from edge_ad.outputs.plc_map import REQUEST_WORD
 from tests.camera.pictures import write_image
 from tests.fixtures.loopback import free_port, until
 from tests.fixtures.tiny_bundle import make_tiny_bundle, tiny_image
 from tests.inspection.manager import Manager
 from tests.outputs.peers import ReadingPlc, WrittenPlc
+from tests.outputs.plcs import KINDS, call, plc_of, rejects, uri_of
+from tests.outputs.plcs import ready as ready_plc
 
 ROOT = Path(__file__).parents[2]
 HOLD_S = 1.0
@@ -210,3 +213,22 @@ def test_a_plc_triggers_a_part_and_reads_its_result(station: Path, tmp_path: Pat
         assert until(lambda: (tmp_path / "e.jsonl").read_text().endswith("\n"))
     lines = [json.loads(line) for line in (tmp_path / "e.jsonl").read_text().splitlines()]
     assert [line["part"] for line in lines] == ["K9"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_s7_and_a_logix_plc_call_for_parts_and_see_a_reject_after_a_kill(
+    kind: str, station: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("snap7")
+    pytest.importorskip("pylogix")
+    with plc_of(kind) as plc:
+        line = ["--output", uri_of(kind, plc.port), "--trigger", kind, "--hold-ms", "60000"]
+        with running(station, tmp_path, str(station / "goods"), *line) as run:
+            assert run.ready()
+            assert ready_plc(plc)
+            parts = [f"K{number}" for number in range(4)]
+            assert all(call(plc, part)[0] in ("OK", "WARN") for part in parts)  # each with its id
+            plc.put(REQUEST_WORD, (0b10,))
+            assert until(lambda: plc.words()[0] & 0b100)  # a verdict stands for a minute
+            run.process.send_signal(signal.SIGKILL)
+            assert until(lambda: rejects(plc))

@@ -225,7 +225,7 @@ def test_calls_and_acknowledges_reach_the_inspector_once_an_edge(kind: str) -> N
     with plc_of(kind) as plc:
         plc.put(REQUEST_WORD, (0b11,))  # older than the connection
         with linked(uri_of(kind, plc.port), calls=True, trigger=kind) as (link, told):
-            link.lamp(True, True, 9)
+            link.lamp(True, True, 0x30009)
             assert until(lambda: plc.words()[3] == 9)
             plc.put(REQUEST_WORD, (0,))
             time.sleep(0.5)
@@ -235,7 +235,7 @@ def test_calls_and_acknowledges_reach_the_inspector_once_an_edge(kind: str) -> N
             plc.put(REQUEST_WORD, (0b11,))
             assert until(lambda: any(record["kind"] == "acknowledge" for record in told))
     found = [(r["kind"], r.get("part"), r.get("number")) for r in told if r["kind"] in ("trigger", "acknowledge")]
-    assert found == [("trigger", "tray 12", None), ("acknowledge", None, 9)]
+    assert found == [("trigger", "tray 12", None), ("acknowledge", None, 0x30009)]
 
 
 @both
