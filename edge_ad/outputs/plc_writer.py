@@ -93,6 +93,7 @@ class PlcWriter:
         self._report = report
         self._edges = Edges()
         self._reported = 0  # requests
+        self._part: tuple[int, ...] = ()  # of the last call
         self._misreads = 0
 
     def run(self) -> None:
@@ -119,7 +120,9 @@ class PlcWriter:
         self._misreads = 0
         cycles = 0
         try:
-            self._ask(self._plc.read())  # what is asked now may be older than the connection; what follows a write is not
+            words = self._plc.read()  # what is asked now may be older than the connection; what follows a write is not
+            _, self._part = requests_in(words)
+            self._ask(words)
             while not self._inbox.closed:
                 self._cycle()
                 cycles += 1
@@ -152,7 +155,12 @@ class PlcWriter:
 
     def _ask(self, words: Sequence[int]) -> None:
         bits, part = requests_in(words)
-        for request in self._edges.look(bits, part, words[ALARM_WORD]):
+        looks = [bits]
+        if bits[1]:
+            if part != self._part:  # another part, though the bit was not seen to fall in between
+                looks.insert(0, (bits[0], 0))
+            self._part = part
+        for request in [found for look in looks for found in self._edges.look(look, part, words[ALARM_WORD])]:
             if isinstance(request, Trigger):
                 self._requested({"kind": "trigger", "part": request.part})
             else:

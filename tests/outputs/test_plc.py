@@ -239,6 +239,21 @@ def test_calls_and_acknowledges_reach_the_inspector_once_an_edge(kind: str) -> N
 
 
 @both
+def test_another_id_is_another_call_though_the_bit_was_not_seen_to_fall(kind: str) -> None:
+    with plc_of(kind) as plc, linked(uri_of(kind, plc.port), calls=True, trigger=kind) as (link, told):
+        assert until(lambda: link.states()[0].proven)
+
+        def parts() -> list[str]:
+            return [record["part"] for record in told if record["kind"] == "trigger"]
+
+        for number in (7, 8, 9):
+            plc.put(REQUEST_WORD, (0b10, *text_registers(str(number), 16)))
+            assert until(lambda number=number: parts() == [str(part) for part in range(7, number + 1)])
+        time.sleep(0.3)
+        assert parts() == ["7", "8", "9"]
+
+
+@both
 def test_a_call_takes_back_what_stands_and_a_late_verdict_is_not_shown(kind: str) -> None:
     with plc_of(kind) as plc, linked(uri_of(kind, plc.port), calls=True, trigger=kind) as (link, told):
         assert until(lambda: link.states()[0].proven)
