@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Long trials of the line: all of them in turn, or those named: faults paced guard outputs line rtsp record broker web.
+# Long trials of the line: all of them in turn, or those named: faults paced guard outputs plc line rtsp record broker web.
 #   tools/soak/run.sh [--resume] [--out DIR] [NAME ...] [-- ARGUMENTS FOR EACH]
 # Each writes DIR/<name>.json; with --resume a trial that is complete is left out and one that was cut off goes on.
 set -euo pipefail
 case "${1:-}" in -h | --help) sed -n '2,/^set /s/^# //p' "${BASH_SOURCE[0]}"; exit 0 ;; esac
 source "$(dirname "${BASH_SOURCE[0]}")/../environment.sh"
 
-trials="faults paced guard outputs line rtsp record broker web"
+trials="faults paced guard outputs plc line rtsp record broker web"
 resume="" out="runs/soak" names=()
 while [ $# -gt 0 ]; do
     case "$1" in
