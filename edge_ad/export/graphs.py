@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -272,15 +272,15 @@ class FusionGraph(nn.Module):
         """Return raw f32 [B], z f32 [B], score f32 [1], map f32 [1, 1, height, width]."""
         away = pooled - centre
         distance = ((away @ precision) * away).sum().clamp_min(0.0).sqrt().reshape(1)
-        top, border = self.settings.top, self.settings.border
+        border = self.settings.border
         raw = torch.cat(
             [
                 self._structure(map_structure),
                 raw_logic,
-                self._peak(map_local, top),
-                self._peak(map_global, top),
+                self._peak(map_local, self.settings.top_of("local")),
+                self._peak(map_global, self.settings.top_of("global")),
                 distance,
-                self._peak(map_memory, top),
+                self._peak(map_memory, self.settings.top_of("memory")),
             ]
         )
         z = (raw - mean) / std
@@ -355,6 +355,19 @@ def export_all(networks: Networks, preset: Preset, masks: Tensor, pixels: Tensor
         for case, inputs in zip(cases, examples, strict=True):
             case.update(zip(plan.outputs, _run(plan.module, inputs), strict=True))
     return exported
+
+
+def export_fusion(settings: FusionSettings, image_size: Size, inputs: Mapping[str, NDArray[np.float32]]) -> ExportedGraph:
+    """Export the fusion alone for images of a (height, width); checked on ``inputs``, all but the statistics, and on noise.
+    """
+    generator = torch.Generator().manual_seed(0)
+    real = {name: torch.from_numpy(np.array(value)) for name, value in inputs.items()}
+    noise = {name: torch.rand(value.shape, generator=generator) for name, value in real.items()}
+    statistics = _statistics(real["pooled"].shape[1], generator)
+    examples = [[{**case, **statistics}[name] for name in GRAPHS[FUSION].inputs] for case in (real, noise)]
+    module = FusionGraph(settings, map_size(image_size))
+    spec = GRAPHS[FUSION]
+    return export_graph(FUSION, module, examples[0], spec.inputs, outputs=spec.outputs, others=examples[1:])
 
 
 def _plans(networks: Networks, preset: Preset, image_size: Size) -> list[_Plan]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from typing import Any, Literal, TypeAlias, get_args, get_origin, get_type_hints
 
@@ -94,6 +94,9 @@ class ViewSettings:
 @dataclass(frozen=True)
 class FusionSettings:
     """How maps become raw scores: HVQ-Trans' upsampling and mean, the rim of a PDN, cells in the mean of the highest.
+
+    ``local_top``, ``global_top`` and ``memory_top`` are ``top`` where they are 0. With ``choose_top`` the end of a
+    training may choose others for the maps of which nobody has set one.
     """
 
     structure_side: int = 0
@@ -101,6 +104,33 @@ class FusionSettings:
     border: int = 0
     top: int = 10
     structure_top: int = 3
+    local_top: int = 0
+    global_top: int = 0
+    memory_top: int = 0
+    choose_top: bool = True
+
+    def top_of(self, name: str) -> int:
+        """Return how many of the highest cells of a map of MAPS are averaged."""
+        tops = {"structure": self.structure_top, "local": self.local_top, "global": self.global_top, "memory": self.memory_top}
+        return tops.get(name, 0) or self.top
+
+    def may_choose(self, name: str, given: Collection[str]) -> bool:
+        """Whether the end of a training may choose ``top_of`` a map: nothing is published, and no key such as ``fusion.top``
+        is among those ``given`` by the user.
+        """
+        published = name == "structure" and (self.structure_side > 0 or self.structure_pool > 1)
+        shared = name != "structure" and "fusion.top" in given
+        return self.choose_top and not published and not shared and f"fusion.{name}_top" not in given
+
+    def with_tops(self, tops: Mapping[str, int]) -> FusionSettings:
+        """Return the same with other numbers of highest cells for some maps."""
+        return replace(
+            self,
+            structure_top=tops.get("structure", self.structure_top),
+            local_top=tops.get("local", self.local_top),
+            global_top=tops.get("global", self.global_top),
+            memory_top=tops.get("memory", self.memory_top),
+        )
 
 
 @dataclass(frozen=True)
@@ -246,7 +276,7 @@ PAPER = Preset(
         dfsc=DfscSettings(quantile=0.99, margin=2.0),
     ),
     memory=MemorySettings(variant="off"),
-    fusion=FusionSettings(structure_side=224, structure_pool=16, border=4, top=1, structure_top=1),
+    fusion=FusionSettings(structure_side=224, structure_pool=16, border=4, top=1, structure_top=1, choose_top=False),
     tokenizer_schedule=Schedule(0, 8, 1e-4, epochs=1000, clip=0.1, drop_at=0.8),
     lavit_schedule=Schedule(
         0, 32, 1e-4, epochs=1000, weight_decay=1e-6, warm_up=0.04, drop_last=True, floor=1e-6, fading_decay=True

@@ -28,6 +28,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import product
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -42,7 +43,7 @@ FACTORS = (0.5, 1.0, 2.0)
 NOISE = 1.0  # standard errors that the criterion may lose against the best set when a branch goes
 MATERIAL = 0.01  # the least gain that matters, in AUROC
 CLEAR = 2.0  # standard errors by which a branch is missed at half its weight
-LEVEL_Z = 1.645  # the normal quantile of a one-sided interval of 95 %
+LEVEL = 0.95  # of a one-sided interval
 NEAR_CHANCE = 0.6  # AUROC below which a branch alone is useless
 PRIOR_IMAGES = 2
 """Weight of the equal weights, in normal images. Chosen by simulation (docs/experiments/training.md): 5 cost more where
@@ -83,8 +84,8 @@ def _mixed(tuned: Float, equal: Float, images: int) -> Float:
 class Trial:
     """The macro AUROC of weights on fixed normal images and anomalies, and its paired bootstrap over fixed draws.
 
-    ``reach`` is how many standard errors a one-sided interval of 95 % reaches: Student's quantile, and the bootstrap's
-    own bias, for the number of normal images.
+    ``reach`` says how many standard errors a one-sided interval reaches: Student's quantile, and the bootstrap's own bias,
+    for the number of normal images.
     """
 
     def __init__(self, normal: Float, anomalies: Float, kinds: Sequence[str], seed: int) -> None:
@@ -101,7 +102,6 @@ class Trial:
             self._draws[:, members] = drawn / (count * len(self._kinds))
         self._cache: dict[bytes, Float] = {}
         self.count = normal.shape[1]  # of branches
-        self.reach = student_quantile(len(normal) - 1) * math.sqrt(len(normal) / max(1, len(normal) - 1))
 
     def by_kind(self, weight: Float) -> Float:
         """The AUROC of every kind [kinds]."""
@@ -133,15 +133,23 @@ class Trial:
         difference = self.draws(new) if old is None else self.draws(new) - self.draws(old)
         return float(difference.std(ddof=1))
 
-    def supports(self, new: Float, old: Float) -> bool:
-        """Whether ``new`` is better than ``old`` by what matters, and the interval of the gain lies above 0."""
+    def reach(self, candidates: int = 1) -> float:
+        """How many standard errors an interval of LEVEL reaches, for the best of several candidates (Bonferroni)."""
+        images = len(self._normal)
+        level = 1 - (1 - LEVEL) / candidates
+        return student_quantile(images - 1, level) * math.sqrt(images / max(1, images - 1))
+
+    def supports(self, new: Float, old: Float, candidates: int = 1) -> bool:
+        """Whether ``new``, the best of ``candidates``, is better than ``old`` by what matters, and the interval of the gain
+        lies above 0.
+        """
         gained, noise = self.gain(new, old)
-        return gained > max(self.reach * noise, MATERIAL)
+        return gained > max(self.reach(candidates) * noise, MATERIAL)
 
 
-def student_quantile(freedom: int) -> float:
-    """Return the 95 % quantile of Student's distribution (Abramowitz and Stegun, 26.7.5; within 2 % from 3 degrees on)."""
-    z, freedom = LEVEL_Z, max(1, freedom)
+def student_quantile(freedom: int, level: float) -> float:
+    """Return a quantile of Student's distribution (Abramowitz and Stegun, 26.7.5; at 95 % within 2 % from 3 degrees on)."""
+    z, freedom = NormalDist().inv_cdf(level), max(1, freedom)
     first, second = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96
     return z + first / freedom + second / freedom**2
 
@@ -192,7 +200,7 @@ def _may_go(trial: Trial, weight: Float, branch: int, best: Float) -> bool:
 
 def _is_useless(trial: Trial, branch: int) -> bool:
     alone = np.eye(trial.count)[branch]
-    return trial.macro(alone) + trial.reach * trial.noise(alone) < NEAR_CHANCE
+    return trial.macro(alone) + trial.reach() * trial.noise(alone) < NEAR_CHANCE
 
 
 def _tune(trial: Trial, weight: Float) -> Float:

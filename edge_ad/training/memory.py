@@ -86,7 +86,7 @@ class _Measure:
     def scores(self, images: Images) -> NDArray[np.float64]:
         """Return f64 [N, V]: the mean of the highest cells of the map, as the fusion takes it."""
         centre, matrix = self.whitening
-        top = self.preset.fusion.top
+        top = self.preset.fusion.top_of("memory")
         rows = []
         for features in _features(self.teacher, images, self.device):
             white = np.asarray((features - centre) @ matrix.T, np.float32)

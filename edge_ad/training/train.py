@@ -345,7 +345,11 @@ class _Training:
         blank, options = learn_quantization_statistics(
             blank, described, images, views, scratch=scratch, options=options, progress=self.progress
         )
-        contents = finish_contents(blank, images, scratch, targets, seed=self.options.seed, progress=self.progress)
+        given = {text.partition("=")[0].strip() for text in self.options.setting}
+        contents = finish_contents(
+            blank, images, scratch, targets,
+            preset=preset, given=given, seed=self.options.seed, progress=self.progress,
+        )  # fmt: skip
         self._report_scores(contents)
         options = replace(options, keep=FLOAT_BY_DEFAULT)
         contents = with_quantisation(contents, scratch, images.fit, images.threshold, options=options, report=self.progress.log)

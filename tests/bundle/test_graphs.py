@@ -23,6 +23,7 @@ NAMERS = {
     "scoring/statistics.py": "the order of the columns of scores",
     "export/graphs.py": "the module behind each graph",
     "models/build.py": "names networks in the report of their sizes",
+    "presets/presets.py": "the pooling of each map",
     "training/distillation.py": "names its stage in the journal of a training",
     "training/recipes.py": "names its stage",
     "training/teacher.py": "names its stage",

@@ -16,7 +16,8 @@ from edge_ad.presets.presets import FusionSettings
 WIDTH = 6
 PLAIN = FusionSettings()
 PUBLISHED = FusionSettings(structure_side=20, structure_pool=4, border=2, top=1, structure_top=1)
-SETTINGS = {"plain": PLAIN, "published": PUBLISHED}
+OWN = FusionSettings(structure_top=5, local_top=1, global_top=20, memory_top=4)
+SETTINGS = {"plain": PLAIN, "published": PUBLISHED, "own": OWN}
 SIDE = 32
 
 
@@ -65,8 +66,9 @@ def expected(inputs: dict[str, np.ndarray[Any, Any]], s: FusionSettings) -> dict
         structure = np.lib.stride_tricks.sliding_window_view(structure, (s.structure_pool,) * 2).mean(axis=(2, 3))
     away = d["pooled"][0] - d["centre"]
     raw = np.array([
-        peak(structure, s.structure_top), d["raw_logic"][0], peak(d["map_local"], s.top), peak(d["map_global"], s.top),
-        np.sqrt(away @ d["precision"] @ away), peak(d["map_memory"], s.top),
+        peak(structure, s.structure_top), d["raw_logic"][0],
+        peak(d["map_local"], s.local_top or s.top), peak(d["map_global"], s.global_top or s.top),
+        np.sqrt(away @ d["precision"] @ away), peak(d["map_memory"], s.memory_top or s.top),
     ])  # fmt: skip
     z = (raw - d["mean"]) / d["std"]
     picture = d["weight"][1] * enlarge(0.1 * d["map_logic"][0, 0], SIDE, corners=False)

@@ -115,7 +115,7 @@ def test_any_number_of_branches_is_weighed(branches: int) -> None:
 @pytest.mark.parametrize(("freedom", "quantile"), [(3, 2.353), (7, 1.895), (14, 1.761), (29, 1.699), (10**6, 1.645)])
 def test_students_quantile(freedom: int, quantile: float) -> None:
     """Against the table of one-sided 95 % quantiles."""
-    assert student_quantile(freedom) == pytest.approx(quantile, rel=0.02)
+    assert student_quantile(freedom, 0.95) == pytest.approx(quantile, rel=0.02)
 
 
 def test_branches_alike_get_nearly_the_same_weight() -> None:
