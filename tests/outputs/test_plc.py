@@ -22,6 +22,7 @@ from edge_ad.outputs.signals import PART_ADDRESS, VERDICT_CODES, registers_text,
 from tests.fixtures.loopback import free_port, until
 from tests.outputs.answerer import VERDICTS, verdict_of
 from tests.outputs.logix import DINT, LogixPlc
+from tests.outputs.peers import ReadingPlc
 from tests.outputs.plcs import KINDS, BlockPlc, S7Plc, call, passed, plc_of, ready, rejects, uri_of
 from tests.outputs.test_guard import HOLD_MS, SLACK_S, feeding
 from tests.outputs.test_guard_faults import linked, verdict
@@ -161,6 +162,21 @@ def test_a_plc_that_comes_later_goes_away_and_comes_back_is_written_to_again(kin
 def test_a_plc_that_answers_nothing_is_told(kind: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent, linked(uri_of(kind, silent.getsockname()[1])) as (link, _):
         assert until(lambda: "it cannot be reached" in fault_of(link), 30)
+
+
+def test_plcs_that_answer_nothing_hold_up_no_other_output() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        outputs = ["modbus-server://127.0.0.1:0", *(uri_of(kind, port) for kind in KINDS)]
+        link = GuardClient(outputs, 60_000.0, 1, lambda record: None)
+        plc = ReadingPlc(next(iter(link.ports.values())))
+        for good in (True, False) * 5:
+            link.send(verdict(good))
+            assert until(lambda good=good: plc.passed() == good, SLACK_S)
+            time.sleep(0.2)
+        plc.close()
+        link.close()
+    assert link.restarts == 0
 
 
 @pytest.mark.parametrize("fault", ["silent", "torn"])
