@@ -8,6 +8,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from torch.nn import functional as F
 
 from edge_ad.bundle.graphs import FUSION, GRAPHS
 from edge_ad.export.graphs import FusionGraph, export_graph
@@ -144,3 +145,14 @@ def test_a_map_lies_as_its_image_does(settings: FusionSettings) -> None:
     torch.testing.assert_close(tall[3], wide[3].transpose(2, 3))
     for one, other in zip(tall[:3], wide[:3], strict=True):
         torch.testing.assert_close(one, other)
+
+
+def test_an_upsampled_structure_keeps_the_aspect_ratio() -> None:
+    """A square of 20 has 400 cells; in the ratio 2 : 1 they are 28 x 14."""
+    inputs = case()
+    error = np.random.default_rng(2).uniform(0, 2, (1, 1, 12, 6)).astype(np.float32)
+    inputs["map_structure"] = error
+    with torch.no_grad():
+        raw = FusionGraph(PUBLISHED, SIDE)(*map(torch.from_numpy, inputs.values()))[0]
+        fine = F.interpolate(torch.from_numpy(error), size=(28, 14), mode="bilinear", align_corners=True)
+    assert raw[0].item() == pytest.approx(F.avg_pool2d(fine, 4, stride=1).max().item(), rel=1e-6)

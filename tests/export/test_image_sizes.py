@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from edge_ad.bundle import Bundle, BundleContents, Golden, open_bundle, write_bundle
-from edge_ad.bundle.graphs import bound_constants, map_size
+from edge_ad.bundle.graphs import FLOAT_BY_DEFAULT, bound_constants, map_size
 from edge_ad.config import CalibrateTable
 from edge_ad.data.images import Image
 from edge_ad.deployment.calibrate import CalibrateOptions, with_quantisation
@@ -20,7 +20,7 @@ from edge_ad.deployment.one_file import write_one_file
 from edge_ad.engines import engine_store
 from edge_ad.engines.backends import open_backend
 from edge_ad.engines.pipeline import Pipeline
-from edge_ad.export.graphs import Networks, _plans, export_all
+from edge_ad.export.graphs import Networks, _plans, _run, export_all
 from edge_ad.models.lavit import bank_of
 from edge_ad.presets.networks import Size
 from edge_ad.presets.presets import FAST, Preset
@@ -41,8 +41,8 @@ def images(size: Size, count: int = 4) -> np.ndarray[tuple[int, ...], np.dtype[n
     return np.stack([picture(seed, size) for seed in range(count)])
 
 
-def untrained_bundle(path: Path, preset: Preset, networks: Networks, size: Size) -> Bundle:
-    """Write a calibrated bundle of untrained networks whose branches count equally."""
+def untrained_bundle(path: Path, preset: Preset, networks: Networks, size: Size, keep: tuple[str, ...] = ()) -> Bundle:
+    """Write a calibrated bundle of untrained networks whose branches count equally; INT8 leaves out the graphs of ``keep``."""
     shown, masks = images(size), bank_of(preset.masks, preset.token_grid(size))
     with torch.no_grad():
         pooled = networks.teacher(torch.from_numpy(shown).permute(0, 3, 1, 2).float()).pooled.numpy()
@@ -62,7 +62,7 @@ def untrained_bundle(path: Path, preset: Preset, networks: Networks, size: Size)
         golden=Golden(shown[:1], np.zeros((1, len(BRANCHES)), np.float32)),
         report={},
     )
-    options = CalibrateOptions(CalibrateTable(images=len(shown)), search=False)
+    options = CalibrateOptions(CalibrateTable(images=len(shown)), search=False, keep=keep)
     scratch = path.with_name("scratch.edgead")
     write_bundle(path, with_quantisation(contents, scratch, shown, shown, options=options, report=lambda text: None))
     return open_bundle(path)
@@ -74,9 +74,7 @@ def by_torch(networks: Networks, preset: Preset, bundle: Bundle, image: Image) -
     known["image"] = torch.from_numpy(image)[None]
     known["map_memory"] = torch.zeros(1, 1, *preset.feature_grid(bundle.image_size))  # where there is no such graph
     for plan in _plans(networks, preset, bundle.image_size):
-        with torch.no_grad():
-            out = plan.module.eval()(*(known[name] for name in plan.inputs))
-        known.update(zip(plan.outputs, out, strict=True))
+        known.update(zip(plan.outputs, _run(plan.module, [known[name] for name in plan.inputs]), strict=True))
     return {name: known[name].numpy() for name in ("raw", "score", "map", "map_logic", "map_structure")}
 
 
@@ -84,7 +82,7 @@ def by_torch(networks: Networks, preset: Preset, bundle: Bundle, image: Image) -
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Networks, Bundle]:
     networks = untrained(SMALL, image_size=request.param)
     path = tmp_path_factory.mktemp("sizes") / "tiny.edgead"
-    return networks, untrained_bundle(path, TINY, networks, request.param)
+    return networks, untrained_bundle(path, SMALL, networks, request.param, FLOAT_BY_DEFAULT)
 
 
 def test_a_frame_is_what_torch_makes_of_it(made: tuple[Networks, Bundle]) -> None:
