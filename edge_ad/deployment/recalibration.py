@@ -113,8 +113,9 @@ def recalibrate(
 
 
 def _extends(bundle: Bundle) -> bool:
-    """Whether new normal images are remembered: the bundle has a memory that counts."""
-    return any(MEMORY in graphs_of(branch) for branch in bundle.statistics.active) and MEMORY in bundle.graphs
+    """Whether new normal images are remembered: the bundle has a memory of cells, and it counts."""
+    counts = any(MEMORY in graphs_of(branch) for branch in bundle.statistics.active)
+    return counts and MEMORY in bundle.graphs and "cells" in bundle.report.get(MEMORY, {})
 
 
 def _extended(

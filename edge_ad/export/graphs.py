@@ -25,7 +25,7 @@ from edge_ad.errors import GateRefused
 from edge_ad.models.efficientad import EfficientAD
 from edge_ad.models.hvq import HvqTokenizer
 from edge_ad.models.lavit import LaViT
-from edge_ad.models.memory import Memory
+from edge_ad.models.memory import CellGaussians, Memory
 from edge_ad.presets.networks import Sides, Size, scaled_size, size_of
 from edge_ad.presets.presets import FusionSettings, Preset
 from edge_ad.scoring import BRANCHES, MAPS
@@ -201,12 +201,12 @@ class EfficientADGraph(nn.Module):
 class MemoryGraph(nn.Module):
     """features -> map_memory [1, 1, h, w]."""
 
-    def __init__(self, model: Memory) -> None:
+    def __init__(self, model: Memory | CellGaussians) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, features: Tensor) -> Tensor:
-        """Measure how far every cell is from the nearest remembered one."""
+        """Measure how far every cell is from what is known of normal images."""
         distances: Tensor = self.model(features)
         return distances
 
@@ -328,7 +328,7 @@ class Networks:
     efficientad: EfficientAD
     tokenizer: HvqTokenizer
     lavit: LaViT
-    memory: Memory | None = None
+    memory: Memory | CellGaussians | None = None
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from edge_ad.models.efficientad import AutoEncoder, CompactStudent, EfficientAD, decoder_sizes
 from edge_ad.models.hvq import HvqTokenizer
 from edge_ad.models.lavit import LaViT
-from edge_ad.models.memory import Memory
+from edge_ad.models.memory import CellGaussians, Memory
 from edge_ad.models.pdn import PatchDescriptionNetwork
 from edge_ad.models.standardise import Standardise
 from edge_ad.models.teachers import LiteTeacher, PdnTeacher
 from edge_ad.presets.networks import Size
 from edge_ad.presets.presets import Preset
-from edge_ad.scoring.memory import Regions
+from edge_ad.scoring.memory import BLOCK, Regions
 
 AnyTeacher = LiteTeacher | PdnTeacher
 
@@ -68,10 +68,19 @@ def build_memory(preset: Preset, channels: int, regions: Regions, cells: int | N
     return Memory(channels, regions, cells or preset.memory.cells, preset.memory.width)
 
 
+def build_gaussians(preset: Preset, channels: int, regions: Regions) -> CellGaussians:
+    """Return Gaussians of cells that fit nothing yet, for a teacher of ``channels`` channels."""
+    return CellGaussians(channels, regions, preset.memory.width)
+
+
 def memory_regions(preset: Preset, image_size: Size | None = None) -> dict[str, Regions]:
     """Return the regions of the features by each variant of the memory that the preset allows; none where it is off."""
     grid, settings = preset.feature_grid(image_size), preset.memory
-    variants = {"global": Regions.whole(grid), "local": Regions.local(grid, settings.region, settings.overlap)}
+    variants = {
+        "global": Regions.whole(grid),
+        "local": Regions.local(grid, settings.region, settings.overlap),
+        "gaussian": Regions.local(grid, BLOCK, 0),
+    }
     return {name: regions for name, regions in variants.items() if settings.variant in (name, "auto")}
 
 

@@ -127,12 +127,13 @@ class EfficientADSettings:
 
 @dataclass(frozen=True)
 class MemorySettings:
-    """Which cells of normal images are remembered, and with which of them a cell is compared (after PatchCore).
+    """What is remembered of the cells of normal images, and with what a cell is compared (after PatchCore and PaDiM).
 
-    Features are whitened and kept in the ``width`` directions that vary most among normal images (0: all), ours.
-    ``global`` compares with all ``cells``, ``local`` with the ``cells`` of its own region: regions of about ``region`` x
-    ``region`` cells of the features, which also remember ``overlap`` cells around them. ``auto`` takes the one that
-    tells synthetic anomalies from unseen normal images better; ``off`` leaves the branch out.
+    Features are whitened and kept in the ``width`` directions that vary most among normal images (ours). ``global``
+    compares with all ``cells``, ``local`` with the ``cells`` of its own region: regions of about ``region`` x ``region``
+    cells of the features, which also remember ``overlap`` cells around them. ``gaussian`` has a mean of every cell
+    instead, and a covariance of every 2 x 2. ``auto`` takes the one that tells synthetic anomalies from unseen normal
+    images better; ``off`` leaves the branch out.
     """
 
     variant: MemoryVariant = "auto"

@@ -3,6 +3,10 @@
 PatchCore (Roth et al., Towards Total Recall in Industrial Anomaly Detection, CVPR 2022): cells of normal images are
 thinned out to a coreset, and a cell of a new image is as anomalous as it is far from the nearest remembered one. The
 whitening of the cells before that, and banks for regions of the image, are ours.
+
+Where parts lie aligned, a Gaussian can stand for what is remembered of a place: PaDiM (Defard et al., a Patch Distribution
+Modeling Framework, arXiv 2011.08785) has a mean and a covariance for every cell. Here blocks of cells share the
+covariance, which few images determine better and which takes less of a bundle (ours).
 """
 
 from __future__ import annotations
@@ -19,6 +23,9 @@ Size = tuple[int, int]
 
 SHRINKAGE = 0.1  # of the covariance towards equal channels: what normal images never show must not weigh without bound
 PROJECTED = 48  # dimensions that the choice of a coreset looks at, as published a random projection
+BLOCK = 2  # cells of the side of a block that shares a covariance
+BLOCK_SHRINKAGE = 0.2  # of that covariance towards the mean over all blocks
+BLOCK_FLOOR = 0.05  # and what is added to every direction, in units of the mean variance
 MAX_CANDIDATES = 20_000  # cells that a bank is chosen from; more of them are drawn from
 
 
@@ -144,6 +151,37 @@ def distances(white: Array, banks: Array, regions: Regions) -> Array:
         cells = white[window]
         result[window] = np.sqrt(nearest_squared(cells.reshape(-1, cells.shape[-1]), bank)).reshape(cells.shape[:3])
     return result
+
+
+def fit_cells(white: Array, regions: Regions) -> tuple[Array, Array]:
+    """Return a Gaussian of whitened cells f32 [N, h, w, D]: the ``mean`` [h, w, D] of every cell and the ``roots`` [R, D,
+    D] of the regions' precision, so that the squared length of root @ (cell - mean) is the squared distance.
+    """
+    mean = white.mean(axis=0)
+    away = _tiled(white - mean, regions)
+    covariance = np.einsum("rnd,rne->rde", away, away, optimize=True).astype(np.float64) / away.shape[1]
+    shared, width = covariance.mean(axis=0), white.shape[-1]
+    floor = BLOCK_FLOOR * max(float(np.trace(shared)) / width, 1e-12) * np.eye(width)
+    precision = np.linalg.inv((1 - BLOCK_SHRINKAGE) * covariance + BLOCK_SHRINKAGE * shared + floor)
+    roots = np.linalg.cholesky(precision).transpose(0, 2, 1)
+    return mean.astype(np.float32), np.ascontiguousarray(roots, np.float32)
+
+
+def gaussian_distances(white: Array, gaussian: tuple[Array, Array], regions: Regions) -> Array:
+    """Return the distance f32 [N, h, w] of whitened cells f32 [N, h, w, D] from the ``mean`` and ``roots`` of a Gaussian."""
+    mean, roots = gaussian
+    away = _tiled(white - mean, regions)
+    lengths = np.sqrt(((away @ roots.transpose(0, 2, 1)) ** 2).sum(axis=2))
+    (height, width), (rows, columns) = regions.size, regions.counts
+    tiles = lengths.reshape(rows, columns, len(white), height, width).transpose(2, 0, 3, 1, 4)
+    return np.asarray(tiles.reshape(len(white), *regions.grid), np.float32)
+
+
+def _tiled(cells: Array, regions: Regions) -> Array:
+    """Return cells f32 [N, h, w, D] by region: [R, N * cells of a region, D]."""
+    (height, width), (rows, columns) = regions.size, regions.counts
+    tiles = cells.reshape(len(cells), rows, height, columns, width, -1).transpose(1, 3, 0, 2, 4, 5)
+    return tiles.reshape(rows * columns, -1, cells.shape[-1])
 
 
 def _projected(cells: Array, rng: np.random.Generator) -> Array:

@@ -1,13 +1,13 @@
-"""Which cells of normal images a bundle remembers: chosen from the learned ones, the variant by unseen ones.
+"""What a bundle remembers of the cells of normal images: learned from those of the training, the variant by unseen ones.
 
-The banks see only the normal images that the networks learn from, and small movements of them. Whether a cell is
-compared with all remembered ones or with those of its own region is decided by the unseen normal images and the
-synthetic anomalies, as the weights of the branches are.
+Banks and Gaussians see only the normal images that the networks learn from, and small movements of them. Whether a cell is
+compared with all remembered ones, with those of its own region or with a Gaussian of its place is decided by the unseen
+normal images and the synthetic anomalies, as the weights of the branches are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,98 +16,157 @@ import torch
 from numpy.typing import NDArray
 
 from edge_ad.deployment.validation_images import spread
-from edge_ad.models.build import AnyTeacher, build_memory, memory_regions
-from edge_ad.models.memory import Memory
+from edge_ad.models.build import AnyTeacher, build_gaussians, build_memory, memory_regions
+from edge_ad.models.memory import CellGaussians, Memory
 from edge_ad.presets.networks import Size
 from edge_ad.presets.presets import Preset
-from edge_ad.scoring.memory import Array, Regions, distances, remember, whitening_of
+from edge_ad.scoring.memory import (
+    Array,
+    Regions,
+    distances,
+    fit_cells,
+    gaussian_distances,
+    remember,
+    whitening_of,
+)
 from edge_ad.scoring.weights import Trial
 from edge_ad.training.augment import to_pixels
 from edge_ad.training.images import FADES, Images, ScoringImages
 
 MAX_IMAGES = 128  # normal images and moved copies that cells are chosen from: more say little new
 CHUNK = 16
-LOCAL, GLOBAL = "local", "global"
+GAUSSIAN = "gaussian"
+
+Whitening = tuple[Array, Array]
 
 
 @dataclass(frozen=True)
-class Remembered:
+class Learned:
     """The memory of a bundle, and what its report says of it."""
 
-    memory: Memory
+    memory: Memory | CellGaussians
     report: dict[str, Any]
 
     @property
     def message(self) -> str:
         """One line for the terminal."""
-        cells, variant = self.report["cells"], self.report["variant"]
-        regions = self.memory.regions
-        where = f"for each of {regions.counts[0]} x {regions.counts[1]} regions" if variant == LOCAL else "for all cells"
+        regions, cells = self.memory.regions, self.report.get("cells")
+        where = f"each of {regions.counts[0]} x {regions.counts[1]} regions" if regions.count > 1 else "all cells"
         figures = "".join(f"; AUROC {name} {value:.3f}" for name, value in self.report.get("auroc", {}).items())
-        return f"{cells} remembered cells {where}{figures}"
+        return f"{f'{cells} remembered cells' if cells else 'a Gaussian'} for {where}{figures}"
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """One variant: the distances f32 [N, h, w] of whitened cells f32 [N, h, w, D], its module and what is reported."""
+
+    distances: Callable[[Array], Array]
+    module: Callable[[], Memory | CellGaussians]
+    report: dict[str, Any]
 
 
 def learn_memory(
     teacher: AnyTeacher, preset: Preset, images: ScoringImages, copies: Images, *, seed: int, device: torch.device
-) -> Remembered | None:
+) -> Learned | None:
     """Return the memory of the normal images, learned from ``copies`` u8 [N, H, W, 3] (the originals first); None where
     the preset has none.
 
-    With the variant ``auto`` that of regions is taken where it is better by more than the noise of the comparison.
+    Of several variants the first is taken, unless a later one is better by more than the noise of the comparison.
     """
     size: Size = (copies.shape[1], copies.shape[2])
     allowed = memory_regions(preset, size)
     if not allowed:
         return None
-    learned = copies[: max(len(images.fit), MAX_IMAGES)]
-    features = np.concatenate(list(_features(teacher, spread(learned, MAX_IMAGES), device)))
-    centre, matrix = whitening_of(features.reshape(-1, features.shape[-1]), preset.memory.width)
-    white = (features - centre) @ matrix.T
-    banks = {name: remember(white, regions, preset.memory.cells, seed) for name, regions in allowed.items()}
-    measure = _Measure(teacher, preset, (centre, matrix), banks, allowed, device)
-    variant, report = _choose(measure, images, seed) if len(banks) > 1 else (next(iter(banks)), {})
-    memory = build_memory(preset, teacher.channels, allowed[variant], banks[variant].shape[1])
-    memory.set(centre, matrix, banks[variant])
-    described = {"variant": variant, "cells": int(banks[variant].shape[1]), "regions": asdict(allowed[variant])}
-    return Remembered(memory.eval(), {**described, **report})
+    learned = spread(copies[: max(len(images.fit), MAX_IMAGES)], MAX_IMAGES)
+    features = np.concatenate(list(_features(teacher, learned, device)))
+    whitening = whitening_of(features.reshape(-1, features.shape[-1]), preset.memory.width)
+    white = _whitened(features, whitening)
+    candidates = {
+        name: _gaussian(preset, teacher, whitening, white, regions=regions)
+        if name == GAUSSIAN
+        else _bank(preset, teacher, whitening, white, regions=regions, seed=seed)
+        for name, regions in allowed.items()
+    }
+    names = list(candidates)
+    figures: dict[str, Any] = {}
+    if len(candidates) > 1:
+        scores = _Scores(teacher, whitening, candidates, top=preset.fusion.top_of("memory"), device=device)
+        names, figures = _ranked(scores, images, seed)
+    chosen = candidates[names[0]]
+    return Learned(chosen.module().eval(), {"variant": names[0], **chosen.report, **figures})
+
+
+def _bank(
+    preset: Preset, teacher: AnyTeacher, whitening: Whitening, white: Array, *, regions: Regions, seed: int
+) -> _Candidate:
+    banks = remember(white, regions, preset.memory.cells, seed)
+    cells = int(banks.shape[1])
+
+    def module() -> Memory:
+        memory = build_memory(preset, teacher.channels, regions, cells)
+        memory.set(*whitening, banks)
+        return memory
+
+    return _Candidate(
+        lambda white: distances(white, banks, regions), module, {"cells": cells, "regions": asdict(regions)}
+    )
+
+
+def _gaussian(
+    preset: Preset, teacher: AnyTeacher, whitening: Whitening, white: Array, *, regions: Regions
+) -> _Candidate:
+    mean, roots = fit_cells(white, regions)
+
+    def module() -> CellGaussians:
+        gaussians = build_gaussians(preset, teacher.channels, regions)
+        gaussians.set(*whitening, mean, roots)
+        return gaussians
+
+    return _Candidate(
+        lambda white: gaussian_distances(white, (mean, roots), regions), module, {"regions": asdict(regions)}
+    )
 
 
 @dataclass(frozen=True)
-class _Measure:
-    """Raw scores of images by each variant."""
+class _Scores:
+    """Raw scores of images by each variant: the mean of the ``top`` highest cells of the map, as the fusion takes it."""
 
     teacher: AnyTeacher
-    preset: Preset
-    whitening: tuple[Array, Array]
-    banks: Mapping[str, Array]
-    regions: Mapping[str, Regions]
+    whitening: Whitening
+    candidates: Mapping[str, _Candidate]
+    top: int
     device: torch.device
 
-    def scores(self, images: Images) -> NDArray[np.float64]:
-        """Return f64 [N, V]: the mean of the highest cells of the map, as the fusion takes it."""
-        centre, matrix = self.whitening
-        top = self.preset.fusion.top_of("memory")
+    def of(self, images: Images) -> NDArray[np.float64]:
+        """Return f64 [N, V]."""
         rows = []
         for features in _features(self.teacher, images, self.device):
-            white = np.asarray((features - centre) @ matrix.T, np.float32)
-            maps = [distances(white, bank, self.regions[name]).reshape(len(white), -1) for name, bank in self.banks.items()]
-            rows.append(np.stack([np.sort(values, axis=1)[:, -top:].mean(axis=1) for values in maps], axis=1))
+            white = _whitened(features, self.whitening)
+            maps = [one.distances(white).reshape(len(white), -1) for one in self.candidates.values()]
+            rows.append(np.stack([np.sort(values, axis=1)[:, -self.top :].mean(axis=1) for values in maps], axis=1))
         return np.concatenate(rows).astype(np.float64)
 
 
-def _choose(measure: _Measure, images: ScoringImages, seed: int) -> tuple[str, dict[str, Any]]:
-    """Return the better variant and the figures that decided."""
-    normal = measure.scores(images.normalise)
+def _ranked(scores: _Scores, images: ScoringImages, seed: int) -> tuple[list[str], dict[str, Any]]:
+    """Return the names of the variants, that to take first, and the figures that decided."""
     shares = FADES if images.origins else ()
-    anomalies = np.concatenate([measure.scores(shown) for shown in (images.anomalies, *map(images.faded, shares))])
+    shown = (images.anomalies, *map(images.faded, shares))
     kinds = (*images.kinds, *(f"{kind} at {share:g}" for share in shares for kind in images.kinds))
-    names = list(measure.banks)
-    trial = Trial(normal, anomalies, kinds, seed)
-    only = {name: np.eye(len(names))[number] for number, name in enumerate(names)}
-    gained, noise = trial.gain(only[LOCAL], only[GLOBAL])
-    figures = {name: round(trial.macro(weight), 4) for name, weight in only.items()}
-    report = {"auroc": figures, "gain_by_regions": round(gained, 4), "noise": round(noise, 4)}
-    return (LOCAL if gained > noise else GLOBAL), report
+    trial = Trial(scores.of(images.normalise), np.concatenate([scores.of(one) for one in shown]), kinds, seed)
+    names = list(scores.candidates)
+    alone = dict(zip(names, np.eye(len(names)), strict=True))
+    best, gains = names[0], {}
+    for name in names[1:]:
+        gained, noise = trial.gain(alone[name], alone[best])
+        gains[f"{name} over {best}"] = [round(gained, 4), round(noise, 4)]
+        best = name if gained > noise else best
+    figures = {name: round(trial.macro(weight), 4) for name, weight in alone.items()}
+    return sorted(names, key=lambda name: name != best), {"auroc": figures, "gains": gains}
+
+
+def _whitened(features: Array, whitening: Whitening) -> Array:
+    centre, matrix = whitening
+    return np.asarray((features - centre) @ matrix.T, np.float32)
 
 
 def _features(teacher: AnyTeacher, images: Images, device: torch.device) -> Iterator[Array]:

@@ -26,7 +26,7 @@ from edge_ad.errors import BadInput
 from edge_ad.export.graphs import ExportedGraph, Networks, export_all
 from edge_ad.models.build import build_efficientad, build_lavit, build_tokenizer
 from edge_ad.models.lavit import bank_of
-from edge_ad.models.memory import Memory
+from edge_ad.models.memory import CellGaussians, Memory
 from edge_ad.presets.networks import TeacherKind
 from edge_ad.presets.presets import Preset, preset_named, with_teacher, with_values
 from edge_ad.scoring import BRANCHES, Thresholds, choose_thresholds
@@ -260,7 +260,7 @@ class _Training:
             module.cpu().eval()
         return Networks(teacher, efficientad, tokenizer, lavit, memory), Described(pooled.numpy(), surprise)
 
-    def _remember(self, teacher: Any, images: ScoringImages, copies: Images) -> Memory | None:
+    def _remember(self, teacher: Any, images: ScoringImages, copies: Images) -> Memory | CellGaussians | None:
         """Choose the remembered cells and report them; only the main process needs them."""
         started = time.monotonic()
         if not self.arithmetic.group.is_main_process:

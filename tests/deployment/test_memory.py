@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -9,13 +10,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edge_ad.bundle import Bundle, open_bundle
+from edge_ad.bundle import Bundle, open_bundle, write_bundle
 from edge_ad.bundle.graphs import MEMORY, MEMORY_CONSTANTS
 from edge_ad.deployment.build import build
 from edge_ad.deployment.recalibration import recalibrate
 from edge_ad.engines.pipeline import Pipeline
 from edge_ad.scoring import BRANCHES
-from tests.fixtures.memory_bundle import CELLS, make_memory_bundle
+from tests.fixtures.memory_bundle import CELLS, WEIGHT, make_memory_bundle, memory_contents
 from tests.fixtures.tiny_bundle import make_tiny_bundle, tiny_image
 
 NEW = 40
@@ -104,8 +105,13 @@ def test_the_child_of_a_recalibration_is_proven_with_its_own_scores(child: Bundl
     assert build(child, "fp32").refusal is None
 
 
-def test_a_memory_of_weight_0_learns_nothing(tmp_path: Path) -> None:
-    path = make_memory_bundle(tmp_path / "b.edgead", weight=(0.2, 0.2, 0.2, 0.2, 0.2, 0.0))
+@pytest.mark.parametrize("reason", ["weight 0", "gaussian"])
+def test_a_memory_without_weight_or_cells_learns_nothing(tmp_path: Path, reason: str) -> None:
+    weight = (0.2, 0.2, 0.2, 0.2, 0.2, 0.0) if reason == "weight 0" else WEIGHT
+    contents = memory_contents(weight)
+    report = contents.report if reason == "weight 0" else {MEMORY: {"variant": "gaussian"}}
+    path = tmp_path / "b.edgead"
+    write_bundle(path, replace(contents, report=report))
     folder = tmp_path / "new"
     folder.mkdir()
     for index in range(12):

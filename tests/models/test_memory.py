@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from edge_ad.models.memory import Memory
+from edge_ad.models.memory import CellGaussians, Memory
 from edge_ad.scoring.memory import Regions
 
 CHANNELS, WIDTH, COUNT = 6, 4, 5
@@ -39,3 +39,20 @@ def test_a_remembered_cell_has_no_distance() -> None:
     cells = features[0].flatten(1).T.numpy()
     memory.set(np.zeros(CHANNELS, np.float32), np.eye(CHANNELS, dtype=np.float32), cells[None])
     assert float(memory(features).max()) < 2e-3  # the root of what rounding leaves
+
+
+@pytest.mark.parametrize("size", [(8, 8), (12, 4)])
+def test_gaussians_measure_from_the_mean_of_the_cell_by_the_covariance_of_its_block(size: tuple[int, int]) -> None:
+    rng = np.random.default_rng(1)
+    regions = Regions.local(size, 2, overlap=0)
+    centre, matrix, mean = rng.normal(size=CHANNELS), rng.normal(size=(WIDTH, CHANNELS)), rng.normal(size=(*size, WIDTH))
+    roots = rng.normal(size=(regions.count, WIDTH, WIDTH))
+    gaussians = CellGaussians(CHANNELS, regions, WIDTH)
+    gaussians.set(*(values.astype(np.float32) for values in (centre, matrix, mean, roots)))
+    features = rng.normal(size=(CHANNELS, *size))
+    found = gaussians(torch.from_numpy(features[None]).float())
+    assert found.shape == (1, 1, *size)
+    for row, column in np.ndindex(*size):
+        root = roots[(row // 2) * (size[1] // 2) + column // 2]
+        away = matrix @ (features[:, row, column] - centre) - mean[row, column]
+        assert float(found[0, 0, row, column]) == pytest.approx(np.linalg.norm(root @ away), rel=1e-4, abs=1e-4)

@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edge_ad.scoring.memory import Regions, banks_of, constants_of, coreset, distances, remember, whitening_of
+from edge_ad.scoring.memory import (
+    Regions,
+    banks_of,
+    constants_of,
+    coreset,
+    distances,
+    fit_cells,
+    gaussian_distances,
+    remember,
+    whitening_of,
+)
 
 Cells = NDArray[np.float32]
 
@@ -94,3 +104,27 @@ def test_banks_survive_the_constants_of_a_graph() -> None:
     bank, norms = constants_of(banks)
     np.testing.assert_array_equal(banks_of(bank), banks)
     np.testing.assert_allclose(norms[..., 0], np.linalg.norm(banks, axis=2) ** 2, rtol=1e-6)
+
+
+def test_a_gaussian_measures_in_deviations_of_the_place() -> None:
+    """Two blocks of one cell: the left varies by 1, the right by 3; shrinkage and floor are told by the formula."""
+    rng = np.random.default_rng(4)
+    white = (rng.normal(size=(50_000, 1, 2, 1)) * [[[1.0], [3.0]]] + [[[5.0], [-2.0]]]).astype(np.float32)
+    regions = Regions.local((1, 2), 1, overlap=0)
+    mean, roots = fit_cells(white, regions)
+    np.testing.assert_allclose(mean[0, :, 0], [5, -2], atol=0.05)
+    shared = (1.0 + 9.0) / 2
+    variances = [0.8 * value + 0.2 * shared + 0.05 * shared for value in (1.0, 9.0)]
+    found = gaussian_distances(np.array([[[[7.0], [4.0]]]], np.float32), (mean, roots), regions)
+    np.testing.assert_allclose(found[0, 0], [2 / np.sqrt(variances[0]), 6 / np.sqrt(variances[1])], rtol=0.03)
+
+
+def test_a_gaussian_of_several_directions_agrees_with_the_precision() -> None:
+    rng = np.random.default_rng(5)
+    white = rng.normal(size=(400, 4, 4, 3)).astype(np.float32) @ rng.normal(size=(3, 3)).astype(np.float32)
+    regions = Regions.local((4, 4), 2, overlap=0)
+    mean, roots = fit_cells(white, regions)
+    found = gaussian_distances(white[:2], (mean, roots), regions)
+    precision = roots[1].T @ roots[1]  # the block at the top right
+    away = white[1, 1, 3] - mean[1, 3]
+    assert found[1, 1, 3] == pytest.approx(float(np.sqrt(away @ precision @ away)), rel=1e-4)

@@ -46,7 +46,7 @@ def test_the_bundle_opens_and_says_what_it_is(trained: Trained, bundle: Bundle) 
     assert trained.bundle == trained.out / "goods.edgead"
     assert (bundle.name, bundle.preset, bundle.image_size) == ("goods", "tiny", (128, 128))
     assert bundle.manifest["parent"] is None
-    assert set(bundle.graphs) == {"teacher", "efficientad", "tokenizer", "lavit", "fusion"}
+    assert set(bundle.graphs) == {"teacher", "efficientad", "memory", "tokenizer", "lavit", "fusion"}
     assert bundle.contents().settings == TINY.settings()
     assert bundle.masks.shape == (2, 64)
     assert bundle.masks.sum(axis=1).tolist() == [round(0.4 * 64)] * 2
