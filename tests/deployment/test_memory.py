@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from edge_ad.bundle import Bundle, open_bundle, write_bundle
 from edge_ad.bundle.graphs import MEMORY, MEMORY_CONSTANTS
 from edge_ad.deployment.build import build
-from edge_ad.deployment.recalibration import recalibrate
+from edge_ad.deployment.calibrate import CalibrateOptions, with_quantisation
+from edge_ad.deployment.recalibration import recalibrate, reuse_engine
 from edge_ad.engines.pipeline import Pipeline
 from edge_ad.scoring import BRANCHES
 from tests.fixtures.memory_bundle import CELLS, WEIGHT, make_memory_bundle, memory_contents
@@ -35,11 +36,16 @@ def striped(seed: int) -> NDArray[np.uint8]:
 
 
 @pytest.fixture(scope="module")
-def child(parent: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+def new_goods(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("new")
     for index in range(NEW):
         assert cv2.imwrite(str(folder / f"{index:03}.png"), striped(9000 + index)[:, :, ::-1])
-    return open_bundle(recalibrate(parent, folder))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def child(parent: Path, new_goods: Path) -> Bundle:
+    return open_bundle(recalibrate(parent, new_goods))
 
 
 def raw_of(bundle: Bundle, images: list[NDArray[np.uint8]]) -> NDArray[np.float32]:
@@ -119,3 +125,27 @@ def test_a_memory_without_weight_or_cells_learns_nothing(tmp_path: Path, reason:
     child = open_bundle(recalibrate(path, folder))
     assert child.graph(MEMORY) == open_bundle(path).graph(MEMORY)
     assert child.report["recalibration"]["goods"] == {"normalise": 6, "threshold": 6}
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_engines_with_a_memory_pass_their_gates_before_and_after_recalibration(
+    tmp_path: Path, new_goods: Path, precision: str
+) -> None:
+    normal, held = (np.stack([tiny_image(first + i) for i in range(count)]) for first, count in ((6000, 16), (2030, 8)))
+    contents = with_quantisation(
+        memory_contents(), tmp_path / "scratch.edgead", normal, held,
+        options=CalibrateOptions(search=False, keep=("efficientad",)), report=lambda text: None,
+    )  # fmt: skip
+    path = tmp_path / "b.edgead"
+    write_bundle(path, contents)
+    parent = open_bundle(path)
+    assert build(parent, precision, threads=1).refusal is None
+    child = open_bundle(recalibrate(path, new_goods))
+    assert parent.quantisation is not None
+    assert child.quantisation is not None
+    assert child.quantisation.plan == parent.quantisation.plan
+    assert "no engine was taken over" in (reuse_engine(path, child) or ""), "the engine remembers other cells"
+    assert build(child, precision, threads=1).refusal is None
+    image = striped(9700)
+    with Pipeline(child, threads=1) as exact, Pipeline(child, precision=precision, threads=1) as built:
+        assert built.infer(image).raw[5] == pytest.approx(exact.infer(image).raw[5], rel=1e-2)
