@@ -49,10 +49,12 @@ class LogixTag:
         return tuple(int(value) & 0xFFFF for value in answer.Value)
 
     def close(self) -> None:
-        """Close the connection."""
+        """Close the connection, and the sockets that the library leaves to the garbage collector."""
         plc, self._plc = self._plc, None
         if plc is not None:
             plc.Close()
+            for link in (plc.conn.Socket, plc.conn.msg_socket):
+                link.close()
 
     def _opened(self) -> Any:
         if self._plc is None or not self._plc.conn.SocketConnected:

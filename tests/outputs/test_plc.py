@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import signal
@@ -16,8 +17,9 @@ from typing import Any
 
 import pytest
 
+from edge_ad.outputs.channels import parse_output
 from edge_ad.outputs.guard_client import GuardClient
-from edge_ad.outputs.plc_map import REQUEST_WORD
+from edge_ad.outputs.plc_map import REQUEST_WORD, make_plc
 from edge_ad.outputs.signals import PART_ADDRESS, VERDICT_CODES, registers_text, text_registers
 from tests.fixtures.loopback import free_port, until
 from tests.outputs.answerer import VERDICTS, verdict_of
@@ -220,6 +222,22 @@ def test_a_block_that_is_refused_is_told_in_a_sentence_until_the_plc_has_it(kind
         with plc_of(kind, port) as good:
             assert until(lambda: link.send(verdict(True)) or passed(good), 30)
             assert until(lambda: link.states()[0].up)
+
+
+@both
+def test_a_plc_that_stays_away_costs_no_sockets(kind: str) -> None:
+    client = make_plc(parse_output(uri_of(kind, free_port())))
+    gc.collect()
+    gc.disable()
+    try:
+        before = len(os.listdir("/proc/self/fd"))
+        for _ in range(5):
+            with pytest.raises(Exception, match="refused"):
+                client.open()
+            client.close()
+        assert len(os.listdir("/proc/self/fd")) == before
+    finally:
+        gc.enable()
 
 
 @both
