@@ -54,16 +54,40 @@ Skipped = list[tuple[Path, str]]
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """What the model says of some normal images: raw scores f32 [N, B], and by branch the maps of at most MAPS_LIMIT.
-
-    ``poses`` are those of the parts, ``frames`` how at most MAPS_LIMIT frames look, ``unlocated`` what had no pose and why.
+    """What the model says of some normal images: raw scores f32 [N, B], by branch the maps of at most MAPS_LIMIT, and how the
+    frames of those look.
     """
 
     raw: Array
     maps: dict[str, list[Array]]
-    poses: list[Pose]
     frames: list[FrameMeasure]
-    unlocated: Skipped
+
+
+class _Reader:
+    """Reads normal images and makes inputs of them: ``poses`` of the parts, what could not be read, and what not located."""
+
+    def __init__(self, bundle: Bundle, skipped: Skipped, report: Callable[[], None]) -> None:
+        self._geometry, self._bits, self._report = bundle.geometry, bundle.image_bits, report
+        self.skipped = skipped
+        self.unlocated: Skipped = []
+        self.poses: list[Pose] = []
+
+    def read(self, path: Path) -> tuple[Image, Prepared] | None:
+        """Return an image and the input made of it; None where there is none."""
+        self._report()
+        try:
+            image = read_image(path, self._bits)
+        except BadInput as error:
+            logging.getLogger(__name__).warning("skipped %s: %s", path, error)
+            self.skipped.append((path, str(error)))
+            return None
+        prepared = self._geometry.prepare(image)
+        if isinstance(prepared, NotLocated):
+            logging.getLogger(__name__).warning("left out %s: %s", path, prepared.reason)
+            self.unlocated.append((path, prepared.reason))
+            return None
+        self.poses += [] if prepared.pose is None else [prepared.pose]
+        return image, prepared
 
 
 def recalibrate(
@@ -97,18 +121,19 @@ def recalibrate(
         if progress:
             progress(next(turn), total)
 
-    graphs = _extended(bundle, learned, skipped, seed=seed, report=count_one) if extends else {}
+    reader = _Reader(bundle, skipped, count_one)
+    graphs, remembered = _extended(bundle, learned, reader, seed) if extends else ({}, 0)
     with Pipeline(bundle, graphs=graphs, all_branches=True) as pipeline:
-        measured = [_measure(pipeline, bundle, half, skipped, report=count_one) for half in halves]
+        measured = [_measure(pipeline, bundle, half, reader) for half in halves]
         golden = _golden(bundle, pipeline) if graphs else bundle.golden
-    _enough(measured, len(skipped), Path(normal_folder))
+    _enough(measured, reader, Path(normal_folder))
     statistics = _statistics(bundle, measured[0])
     thresholds = choose_thresholds(_scores(measured[1], statistics), target_ng, target_warn)
     # What the loop compares its camera with, as training does: the new normal images may show another camera or light.
     camera = camera_report([frame for half in measured for frame in half.frames][:MAPS_LIMIT], Path(normal_folder))
     child = replace(bundle.contents(), statistics=statistics, thresholds=thresholds, golden=golden)
     child = replace(child, graphs={**child.graphs, **graphs})
-    _write(bundle, target, child, measured=measured, skipped=skipped, seed=seed, camera=camera, learned=len(learned))
+    _write(bundle, target, child, measured=measured, reader=reader, seed=seed, camera=camera, remembered=remembered)
     return target
 
 
@@ -118,10 +143,10 @@ def _extends(bundle: Bundle) -> bool:
     return counts and MEMORY in bundle.graphs and "cells" in bundle.report.get(MEMORY, {})
 
 
-def _extended(
-    bundle: Bundle, paths: Sequence[Path], skipped: Skipped, *, seed: int, report: Callable[[], None]
-) -> dict[str, bytes]:
-    """Return the graph of the memory that also knows cells of the images in ``paths``, in as many cells as before."""
+def _extended(bundle: Bundle, paths: Sequence[Path], reader: _Reader, seed: int) -> tuple[dict[str, bytes], int]:
+    """Return the graph of the memory that also knows cells of the images in ``paths``, in as many cells as before, and how
+    many of the images it knows.
+    """
     import onnx
     from onnx.numpy_helper import from_array, to_array
 
@@ -130,19 +155,16 @@ def _extended(
     features = []
     with Pipeline(bundle, all_branches=True) as pipeline:
         for path in paths:
-            report()
-            image = _readable(path, bundle, skipped)
-            prepared = None if image is None else bundle.geometry.prepare(image)
-            if isinstance(prepared, Prepared):
-                pipeline.infer(prepared.image)
+            if read := reader.read(path):
+                pipeline.infer(read[1].image)
                 features.append(pipeline.tensor("features")[0])
     if not features:
-        return {}
+        return {}, 0
     white = np.einsum("nchw,dc->nhwd", np.stack(features), to_array(whitening)[:, :, 0, 0]) + to_array(offset)
     banks = extend(banks_of(to_array(bank)), white.astype(np.float32), _regions(bundle), seed)
     for tensor, value in zip((bank, norms), constants_of(banks), strict=True):
         tensor.CopyFrom(from_array(value.astype(np.float32), tensor.name))
-    return {MEMORY: model.SerializeToString()}
+    return {MEMORY: model.SerializeToString()}, len(features)
 
 
 def _constant(model: ModelProto, name: str) -> TensorProto:
@@ -186,44 +208,26 @@ def _split(
     return sorted(learned), (sorted(normalise), sorted(threshold)), skipped
 
 
-def _measure(
-    pipeline: Pipeline, bundle: Bundle, paths: Sequence[Path], skipped: Skipped, *, report: Callable[[], None]
-) -> Measured:
+def _measure(pipeline: Pipeline, bundle: Bundle, paths: Sequence[Path], reader: _Reader) -> Measured:
     raw: list[Array] = []
     tensors = dict(zip(MAPS, MAP_TENSORS, strict=True))
     maps: dict[str, list[Array]] = {branch: [] for branch in MAPS if branch in pipeline.branches}
-    poses: list[Pose] = []
     frames: list[FrameMeasure] = []
-    unlocated: Skipped = []
     measure = frame_measurer(bundle.geometry)
     for path in paths:
-        report()
-        image = _readable(path, bundle, skipped)
-        prepared = None if image is None else bundle.geometry.prepare(image)
-        if isinstance(prepared, NotLocated):
-            logging.getLogger(__name__).warning("left out %s: %s", path, prepared.reason)
-            unlocated.append((path, prepared.reason))
-        if image is None or not isinstance(prepared, Prepared):
+        read = reader.read(path)
+        if read is None:
             continue
+        image, prepared = read
         scores = pipeline.infer(prepared.image).raw
         _check_finite(scores, bundle, path)
         raw.append(scores.copy())
-        poses += [prepared.pose] if prepared.pose is not None else []
         if len(raw) <= MAPS_LIMIT:
             frames.append(measure(image, prepared))
             for branch, values in maps.items():
                 values.append(pipeline.tensor(tensors[branch]).astype(np.float32))
     scores_of_all = np.array(raw, dtype=np.float32).reshape(-1, len(bundle.statistics.branches))
-    return Measured(scores_of_all, maps, poses, frames, unlocated)
-
-
-def _readable(path: Path, bundle: Bundle, skipped: Skipped) -> Image | None:
-    try:
-        return read_image(path, bundle.image_bits)
-    except BadInput as error:
-        logging.getLogger(__name__).warning("skipped %s: %s", path, error)
-        skipped.append((path, str(error)))
-        return None
+    return Measured(scores_of_all, maps, frames)
 
 
 def _check_finite(scores: Array, bundle: Bundle, path: Path) -> None:
@@ -235,20 +239,20 @@ def _check_finite(scores: Array, bundle: Bundle, path: Path) -> None:
             )
 
 
-def _enough(measured: Sequence[Measured], skipped: int, folder: Path) -> None:
+def _enough(measured: Sequence[Measured], reader: _Reader, folder: Path) -> None:
     """Raise BadInput where most parts were not located, or too few images are left."""
-    unlocated = [one for half in measured for one in half.unlocated]
+    unlocated = reader.unlocated
     normal_count = sum(len(half.raw) for half in measured)
-    if len(unlocated) > normal_count:
+    if len(unlocated) > len(reader.poses):
         path, reason = unlocated[0]
         raise BadInput(
-            f"{folder}: of {normal_count + len(unlocated)} normal images {len(unlocated)} have no part that the bundle's "
+            f"{folder}: of {len(reader.poses) + len(unlocated)} normal images {len(unlocated)} have no part that the bundle's "
             f"geometry locates ({path.name}: {reason}); train again with these images"
         )
     if normal_count < MIN_NORMAL_IMAGES:
         without = f", {len(unlocated)} show no part that could be located" if unlocated else ""
         raise BadInput(
-            f"{folder} holds {normal_count} readable good images ({skipped} cannot be read{without}); "
+            f"{folder} holds {normal_count} readable good images ({len(reader.skipped)} cannot be read{without}); "
             f"at least {MIN_NORMAL_IMAGES} are needed, so add more"
         )
 
@@ -272,27 +276,26 @@ def _write(
     child: BundleContents,
     *,
     measured: Sequence[Measured],
-    skipped: Skipped,
+    reader: _Reader,
     seed: int,
     camera: dict[str, Any],
-    learned: int,
+    remembered: int,
 ) -> None:
     normalise, threshold = (half.raw for half in measured)
     messages: dict[str, Any] = {
         "parent": bundle.sha256,
         "goods": {"normalise": len(normalise), "threshold": len(threshold)},
-        "skipped": [{"file": path.name, "reason": reason} for path, reason in skipped],
+        "skipped": [{"file": path.name, "reason": reason} for path, reason in reader.skipped],
         "seed": seed,
         "thresholds": child.thresholds.describe(),
     }
-    if learned:
-        messages["remembered"] = learned
-    unlocated = [one for half in measured for one in half.unlocated]
-    if unlocated:
-        messages["unlocated"] = [{"file": path.name, "reason": reason} for path, reason in unlocated]
+    if remembered:
+        messages["remembered"] = remembered
+    if reader.unlocated:
+        messages["unlocated"] = [{"file": path.name, "reason": reason} for path, reason in reader.unlocated]
     child = replace(
         child,
-        geometry=_widened(child.geometry, [pose for half in measured for pose in half.poses]),
+        geometry=_widened(child.geometry, reader.poses),
         parent=bundle.sha256,
         raw_scores={**bundle.raw_scores, "normalise": normalise, "threshold": threshold},
         report={**bundle.report, **camera, "recalibration": messages},
