@@ -10,7 +10,7 @@ import pytest
 
 from edge_ad.bundle import Bundle, open_bundle
 from edge_ad.bundle.graphs import map_size
-from edge_ad.config import Config, TrainTable
+from edge_ad.config import Config, EngineTable, TrainTable
 from edge_ad.data.images import read_image
 from edge_ad.deployment.build import build
 from edge_ad.deployment.calibrate import CalibrateOptions, calibrate
@@ -26,7 +26,7 @@ from tests.fixtures.tiny_presets import TINY, known
 
 pytestmark = pytest.mark.slow
 
-COUNT = 30
+COUNT = 60
 EMPTY = np.full((240, 320, 3), (62, 70, 66), np.uint8)
 
 
@@ -52,7 +52,7 @@ def write_parts(folder: Path, seeds: range, *, empty: int = 0) -> Path:
 
 @pytest.fixture(scope="module")
 def bundle(parts: Path) -> Bundle:
-    settings = Config(train=TrainTable(preset="tiny", geometry="foreground", pixels=16_384))
+    settings = Config(train=TrainTable(preset="tiny", geometry="foreground", pixels=16_384, steps=40))
     with known(TINY):
         return open_bundle(train(parts, parts.parent / "run", settings, progress=False))
 
@@ -66,9 +66,12 @@ def test_a_long_part_makes_a_long_input_and_grids_of_its_shape(bundle: Bundle) -
     assert bundle.report["export"]["lavit"]["relative_error"] < 1e-3
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
-def test_engines_pass_their_gates_and_judge_a_part(bundle: Bundle, parts: Path, precision: str) -> None:
-    report = build(bundle, precision, threads=1)
+@pytest.mark.parametrize(("precision", "keep"), [("fp32", ()), ("fp16", ("teacher",)), ("int8", ())])
+def test_engines_pass_their_gates_and_judge_a_part(
+    bundle: Bundle, parts: Path, precision: str, keep: tuple[str, ...]
+) -> None:
+    """Of so few normal images composition is so sure that FP16 in the teacher is too coarse for it; the refusal says so."""
+    report = build(bundle, precision, settings=EngineTable(keep_fp32=list(keep)), threads=1)
     assert report.refusal is None
     assert bundle.quantisation is not None
     proof = make_validation_images(bundle.quantisation.proof)
