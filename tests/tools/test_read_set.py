@@ -75,6 +75,12 @@ def test_images_move_by_two_percent_and_two_degrees(tool: ModuleType, name: str,
     assert np.unravel_index(moved.argmax(), moved.shape) == (row + y, column + x)
 
 
+def test_a_shift_blurs_nothing(tool: ModuleType) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)  # 2 % are 9.6 pixels
+    moved = tool.movements()["shifted right by 2 %"](image)
+    np.testing.assert_array_equal(moved[:, 10:], image[:, :-10])
+
+
 def test_nothing_to_read_is_said(
     tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -140,7 +140,8 @@ def movements() -> dict[str, Callable[[Image], Image]]:
 def _warped(image: Image, shift: tuple[float, float] = (0, 0), angle: float = 0.0, scale: float = 1.0) -> Image:
     height, width = image.shape[:2]
     matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), angle, scale)
-    matrix[:, 2] += np.array(shift) * min(height, width)
+    # Whole pixels: a shift by a part of one would blur the image too.
+    matrix[:, 2] += np.rint(np.array(shift) * min(height, width))
     return np.asarray(cv2.warpAffine(image, matrix, (width, height), None, cv2.INTER_LINEAR, cv2.BORDER_REPLICATE), np.uint8)
 
 
