@@ -32,6 +32,7 @@ from edge_ad.engines.selection import open_pipeline
 from edge_ad.errors import BadInput, GateRefused
 from edge_ad.events import VERDICTS, Verdict
 from edge_ad.inspection.judge import InspectionResult, Judge
+from edge_ad.inspection.locating import Locating
 from edge_ad.inspection.loop import Loop
 from edge_ad.inspection.observers import EventFile
 from edge_ad.scoring.auroc import auroc
@@ -243,7 +244,8 @@ def judge_video(bundle: Bundle, line: Path, events: Path) -> tuple[list[Judged],
     try:
         with open_pipeline(bundle) as pipeline:
             settings = Config()
-            judge = Judge(pipeline, bundle.thresholds, bundle.statistics.weight, settings.run.max_age_ms)
+            weight, max_age_ms = bundle.statistics.weight, settings.run.max_age_ms
+            judge = Judge(pipeline, bundle.thresholds, weight, max_age_ms, locating=Locating(bundle.geometry))
             loop = Loop(judge, [open_source(str(line / VIDEO_NAME))], [record], settings)
             loop.run()
     finally:

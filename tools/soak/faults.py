@@ -30,6 +30,7 @@ from edge_ad.events import Event
 from edge_ad.geometry.pose import NotLocated
 from edge_ad.inspection.camera_worker import Counters
 from edge_ad.inspection.judge import Judge
+from edge_ad.inspection.locating import Locating
 from edge_ad.inspection.loop import Loop
 from edge_ad.inspection.observers import EventCallback
 from edge_ad.synthetic.line import write_line
@@ -193,7 +194,8 @@ def run_leg(
         sample()
 
     settings = Config(run=RunTable(realtime=paced, max_age_ms=700.0))
-    judge = Judge(pipeline, bundle.thresholds, bundle.statistics.weight, settings.run.max_age_ms)
+    weight, max_age_ms = bundle.statistics.weight, settings.run.max_age_ms
+    judge = Judge(pipeline, bundle.thresholds, weight, max_age_ms, locating=Locating(bundle.geometry))
     loop = Loop(judge, [FaultInjector(timed, faults, fps)], [EventCallback(note)], settings)
     loop.run()
     counters = loop.workers[0].counters
