@@ -42,7 +42,7 @@ slow_then_fast() {  # SLOW FAST: which slow tests, then which fast ones; fails w
 if [ $# -eq 0 ]; then
     training="tests/cli tests/demo tests/export tests/models tests/training"
     ignored=$(printf -- "--ignore=%s " $training)
-    behind_training="tests/inspection tests/outputs" behind_waiting="tests/store tests/web"
+    behind_training="tests/inspection" behind_waiting="tests/outputs tests/store tests/web"
     slow_then_fast "$training" "$behind_training" >"$logs/training" 2>&1 &
     slow[training]=$!
     slow_then_fast "$ignored" "$behind_waiting" >"$logs/waiting" 2>&1 &

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +37,10 @@ pytestmark = pytest.mark.slow
 SIZES: tuple[Size, ...] = ((512, 128), (416, 160), (224, 288), (256, 256))
 SMALL = replace(TINY, lavit=replace(TINY.lavit, surprise="l1"))  # an untrained surprise is 0 whatever it sees
 COMPILED: tuple[Size, ...] = ((512, 128), (416, 160), (256, 256))
+PRECISIONS = ("int8", "fp16", "fp32")
+# All nine take five minutes: EDGE_AD_EVERY_SIZE=1 runs them, otherwise each size has one precision.
+EVERY = os.environ.get("EDGE_AD_EVERY_SIZE") == "1"
+COMPILATIONS = list(product(COMPILED, PRECISIONS)) if EVERY else list(zip(COMPILED, PRECISIONS, strict=True))
 
 
 def images(size: Size, count: int = 4) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
@@ -131,13 +137,13 @@ def test_one_file_gives_what_the_pipeline_gives(made: tuple[Networks, Bundle], p
     assert shapes["z"] == [len(bundle.statistics.branches)]
 
 
-@pytest.fixture(scope="module", params=COMPILED, ids=str)
+@pytest.fixture(scope="module")
 def fast(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     networks = untrained(FAST, image_size=request.param)
     return untrained_bundle(tmp_path_factory.mktemp("fast") / "fast.edgead", FAST, networks, request.param)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize(("fast", "precision"), COMPILATIONS, indirect=["fast"], ids=str)
 def test_tensorrt_compiles_the_preset_fast(fast: Bundle, precision: str) -> None:
     pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is made for x86-64 alone")
     sizes = check_compiles(fast, precision)
