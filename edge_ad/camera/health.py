@@ -198,10 +198,14 @@ def digest(image: Image) -> bytes:
 
 
 class ReferenceCheck:
-    """Compares images with a reference of normal images: light, sharpness, place."""
+    """Compares images with a reference of normal images: light, sharpness and, with ``layout``, place.
 
-    def __init__(self, reference: HealthReference, limits: HealthLimits) -> None:
+    Where parts are located, their places in the image say nothing of the camera.
+    """
+
+    def __init__(self, reference: HealthReference, limits: HealthLimits, *, layout: bool = True) -> None:
         self._reference = reference
+        self._layout = layout
         self._limits = limits
         self._matcher = TemplateMatcher(reference.template)
         self._sharp = tuple(
@@ -217,11 +221,8 @@ class ReferenceCheck:
     def fault(self, image: Image) -> str | None:
         """Return what is wrong with u8[H,W,3] at the size of the reference, or None."""
         shades = grey(image)
-        return (
-            self._light(light(shades))
-            or self._blurred(sharpness(shades))
-            or self._moved(self._matcher.find(edge_field(shades)))
-        )
+        fault = self._light(light(shades)) or self._blurred(sharpness(shades))
+        return fault or (self._moved(self._matcher.find(edge_field(shades))) if self._layout else None)
 
     def _light(self, result: Light) -> str | None:
         reference, limits = self._reference, self._limits

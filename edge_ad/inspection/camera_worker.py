@@ -161,7 +161,8 @@ class CameraWorker:
         self._health = CameraHealth(source.kind, limits, region=self._view.region)
         self._live = parse_liveness(settings.camera.liveness)
         self._liveness = LivenessCheck(self._live if source.kind == "live" else Liveness())
-        self._reference_check = ReferenceCheck(conditions.reference, limits) if conditions.reference else None
+        reference, located = conditions.reference, conditions.size is not None
+        self._reference_check = ReferenceCheck(reference, limits, layout=not located) if reference else None
         self._heard = time.monotonic()
         self._first = True
         self._outage_word: str | None = None  # the first word of the outage told since the last frame

@@ -311,6 +311,9 @@ def test_pictures_unlike_the_goods_are_a_fault_only_where_a_part_should_be() -> 
     _, events, _ = run_frames([goods[0], np.roll(goods[0], 40, axis=1)], conditions)
     assert [event.verdict for event in events] == ["OK", "NONE"]
     assert (events[1].reason or "").startswith("moved")
+    # Where parts are located it is the locator that says whether a part is in view, wherever it lies.
+    _, events, _ = run_frames([goods[0], np.roll(goods[0], 40, axis=1)], replace(conditions, size=(SIZE, SIZE)))
+    assert [event.verdict for event in events] == ["OK", "OK"]
 
 
 def run_frames(pictures: list[Image], conditions: CaptureConditions) -> tuple[Loop, list[Event], None]:
