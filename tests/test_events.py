@@ -182,12 +182,14 @@ def test_the_schema_of_the_record_api() -> None:
         "z": {"additionalProperties": either("number"), "type": "object"},
         "latency_ms": either("number"),
         "reason": either("string"),
-        "pose": {"anyOf": [{"additionalProperties": True, "type": "object"}, {"type": "null"}]},
+        "pose": either("object"),
         "mark": {"anyOf": [{"enum": ["good", "bad"], "type": "string"}, {"type": "null"}]},
         "images": {"type": "integer"},
     }
     schema = WebEvent.model_json_schema()
     without_titles = {key: {k: v for k, v in one.items() if k != "title"} for key, one in schema["properties"].items()}
+    # Newer versions of pydantic say what holds without it.
+    without_titles["pose"]["anyOf"][0].pop("additionalProperties", None)
     assert (schema["title"], list(without_titles), schema["required"]) == ("Event", list(expected), list(expected))
     assert without_titles == expected
 

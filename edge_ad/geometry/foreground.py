@@ -30,7 +30,7 @@ SUSPICIOUS = 0.10
 AMBIGUOUS = 0.15
 # Where this share of the outline does not agree, the surface has a say: it must agree better by BETTER (a correlation), and
 # may move the part by SLIDE of its diagonal.
-POLISHED, BETTER, SLIDE = 0.2, 0.05, 0.02
+POLISHED, BETTER, SLIDE = 0.2, 0.035, 0.02
 ROUND = 0
 WHOLE = 0.985
 

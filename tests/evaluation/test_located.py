@@ -153,6 +153,7 @@ def test_a_disturbed_part_is_located_again(scores: TestScores, geometry: Geometr
 
 
 def test_the_report_shows_the_part_and_says_what_was_not_located(scores: TestScores, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="edge-ad[train] is not installed")
     figures = image_figures(scores, STATISTICS, THRESHOLDS, seed=0)
     figures |= {"au_spro": spro_figures(scores, {}), "logic_map": logic_figures(scores), "suspect_masks": [], "drift": None}
     bundle = {"path": "p", "name": "n", "preset": "t", "sha256": "0"}
