@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -463,3 +464,12 @@ def _explain_unknown(location: list[str], name: str) -> str:
 def _keys(table: list[str]) -> list[str]:
     model = Config.model_fields[table[0]].annotation if table else Config
     return list(getattr(model, "model_fields", {}))
+
+
+def parse_rectangle(name: str, text: str, example: str) -> tuple[int, int, int, int]:
+    """Return x, y, width and height of ``X,Y,WIDTH,HEIGHT`` in pixels; BadInput, with the setting's name, for anything else."""
+    match = re.fullmatch(r"(\d{1,5}),(\d{1,5}),(\d{1,5}),(\d{1,5})", text.replace(" ", ""), re.ASCII)
+    x, y, width, height = map(int, match.groups()) if match else (0, 0, 0, 0)
+    if width < 8 or height < 8:
+        raise BadInput(f"{name} is {text!r}: write X,Y,WIDTH,HEIGHT in pixels, at least 8 x 8, such as {example}")
+    return x, y, width, height

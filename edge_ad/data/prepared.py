@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_ad.data.images import read_image
+from edge_ad.geometry.fit import too_many_unlocated
 from edge_ad.geometry.geometry import Geometry, Prepared
 from edge_ad.geometry.pose import Image, NotLocated, Pose
 
 READERS = 4  # threads, each with one image of full resolution
-UNLOCATED = 0.1
 Unlocated: TypeAlias = tuple[tuple[Path, str], ...]
 
 
@@ -49,7 +49,7 @@ class PreparedImages:
 
 def too_few(unlocated: int, total: int) -> bool:
     """Whether so many of ``total`` images without a pose mean that the geometry does not suit them."""
-    return unlocated > max(1, UNLOCATED * total) or total - unlocated < min(total, 2)
+    return too_many_unlocated(unlocated, total) or total - unlocated < min(total, 2)
 
 
 def prepare_files(

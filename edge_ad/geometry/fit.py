@@ -36,6 +36,11 @@ TIE = 0.1
 UNLOCATED = 0.1
 
 
+def too_many_unlocated(unlocated: int, total: int) -> bool:
+    """Whether more than a tenth of ``total`` images, and more than one, have no pose."""
+    return unlocated > max(1, UNLOCATED * total)
+
+
 @dataclass(frozen=True)
 class Trial:
     """A method on held-out images: its residual, the residual of the same box left in place, and why it was not taken."""
@@ -57,7 +62,7 @@ class Trial:
     @property
     def applies(self) -> bool:
         """Whether it located the part in nearly all held-out images; one failure is forgiven."""
-        return not self.refused and self.unlocated <= max(1, UNLOCATED * self.held_out)
+        return not self.refused and not too_many_unlocated(self.unlocated, self.held_out)
 
 
 @dataclass(frozen=True)
@@ -98,7 +103,7 @@ def fit_geometry(images: Sequence[Image], names: Sequence[str] | None = None, *,
     best, reason = _best(trials)
     locator = None if best == "none" else fits[best](*_chosen(images, names, picked))
     fit = _finished(locator, best, reason, trials, images=images, names=names, pixels=pixels)
-    if len(fit.unlocated) > max(1, UNLOCATED * len(images)):
+    if too_many_unlocated(len(fit.unlocated), len(images)):
         reason = f"{best} leaves {len(fit.unlocated)} of {len(images)} normal images without a pose: {fit.unlocated[0][1]}"
         return _finished(None, "none", reason, trials, images=images, names=names, pixels=pixels)
     return fit

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from edge_ad.bundle import Bundle
 from edge_ad.camera.frames import Frame, Image
-from edge_ad.config import RunTable
+from edge_ad.config import RunTable, parse_rectangle
 from edge_ad.data.images import list_images, read_image, resize
 from edge_ad.engines.pipeline import Inference, Pipeline
 from edge_ad.errors import BadInput
@@ -140,11 +140,7 @@ def view_of(run: RunTable) -> View:
 
 def parse_roi(text: str) -> Roi:
     """Return the region in ``X,Y,WIDTH,HEIGHT``; BadInput for anything else."""
-    match = re.fullmatch(r"(\d{1,5}),(\d{1,5}),(\d{1,5}),(\d{1,5})", text.replace(" ", ""), re.ASCII)
-    roi = Roi(*map(int, match.groups())) if match else Roi(0, 0, 0, 0)
-    if roi.width < 8 or roi.height < 8:
-        raise BadInput(f"roi is {text!r}: write X,Y,WIDTH,HEIGHT in pixels, at least 8 x 8, such as 100,40,640,480")
-    return roi
+    return Roi(*parse_rectangle("roi", text, "100,40,640,480"))
 
 
 def parse_grid(text: str) -> Grid:

@@ -212,13 +212,14 @@ def _write_tray(root: Path, split: str, index: int, size: int, *, seed: int) -> 
     tray = render_tray(split_seed(seed, split, index), _split_defect(split, index), size)
     name = f"{index:03d}"
     folder = Path(_FOLDERS[split])
-    _write_png(root / folder / f"{name}.png", np.ascontiguousarray(tray.image[..., ::-1]))
+    write_png(root / folder / f"{name}.png", np.ascontiguousarray(tray.image[..., ::-1]))
     if tray.kind != "good":
         value = np.where(tray.mask > 0, _pixel_value(tray.defect), 0).astype(np.uint8)
-        _write_png(root / "ground_truth" / folder.name / name / "000.png", value)
+        write_png(root / "ground_truth" / folder.name / name / "000.png", value)
 
 
-def _write_png(path: Path, pixels: NDArray[np.uint8]) -> None:
+def write_png(path: Path, pixels: NDArray[np.uint8]) -> None:
+    """Write u8[H,W,3] in BGR order, or a mask u8[H,W], atomically."""
     done, data = cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1])
     if not done:
         raise BadInput(f"cannot encode {path} as PNG: install another build of opencv-python-headless")

@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_ad.errors import BadInput
+from edge_ad.synthetic.line import write_png
 from edge_ad.synthetic.part_defects import LOGICAL, STRUCTURAL, Defect
 from edge_ad.synthetic.single_part import PartOptions, render_part
-from edge_ad.utils.files import atomic_write
 
 GOOD_FOLDERS = ("train", "test")
 _CAPACITY = 100_000
@@ -32,7 +31,7 @@ def write_parts(
     for split, (folder, count) in enumerate(zip(GOOD_FOLDERS, (train, test_good), strict=True)):
         for index in range(count):
             part = render_part(_seed(seed, split, index), options)
-            _write(root / folder / "good" / f"{index:03d}.png", part.image)
+            write_png(root / folder / "good" / f"{index:03d}.png", _bgr(part.image))
     for split, defect in enumerate((*LOGICAL, *STRUCTURAL), start=len(GOOD_FOLDERS)):
         for index in range(each):
             _write_defect(root, defect, index, replace(options, defect=defect), seed=_seed(seed, split, index))
@@ -47,13 +46,9 @@ def _seed(seed: int, split: int, index: int) -> int:
 
 def _write_defect(root: Path, defect: Defect, index: int, options: PartOptions, *, seed: int) -> None:
     part = render_part(seed, options)
-    _write(root / "test" / defect / f"{index:03d}.png", part.image)
-    _write(root / "ground_truth" / defect / f"{index:03d}_mask.png", part.damaged)
+    write_png(root / "test" / defect / f"{index:03d}.png", _bgr(part.image))
+    write_png(root / "ground_truth" / defect / f"{index:03d}_mask.png", part.damaged)
 
 
-def _write(path: Path, pixels: NDArray[np.uint8]) -> None:
-    rgb = pixels if pixels.ndim == 2 else np.ascontiguousarray(pixels[..., ::-1])
-    done, data = cv2.imencode(".png", rgb, [cv2.IMWRITE_PNG_COMPRESSION, 1])
-    if not done:
-        raise BadInput(f"cannot encode {path} as PNG: install another build of opencv-python-headless")
-    atomic_write(path, data.tobytes())
+def _bgr(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return np.ascontiguousarray(image[..., ::-1])

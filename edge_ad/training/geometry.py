@@ -7,7 +7,6 @@ are read one by one, cut out and forgotten.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -19,7 +18,7 @@ import numpy as np
 from edge_ad.bundle.safe_zip import dump_state, load_state
 from edge_ad.camera.capture import encode_png
 from edge_ad.camera.measure import FrameMeasure, frame_measurer
-from edge_ad.config import TrainTable
+from edge_ad.config import TrainTable, parse_rectangle
 from edge_ad.data.datasets import DataSet, NormalSplit
 from edge_ad.data.folders import list_nested
 from edge_ad.data.images import read_image
@@ -116,7 +115,8 @@ def choose(dataset: DataSet, options: TrainTable, preset: Preset, log: Callable[
 
 
 def _chosen(dataset: DataSet, options: TrainTable, preset: Preset, log: Callable[[str], None]) -> ChosenGeometry:
-    anchors, box = [_region("anchor", text) for text in options.anchors], options.box and _region("box", options.box)
+    anchors = [_region("--anchor", text) for text in options.anchors]
+    box = None if options.box is None else _region("--box", options.box)
     method: Method = options.geometry or ("anchors" if anchors else preset.geometry)
     _check(method, options, dataset)
     if method == "square":
@@ -128,7 +128,7 @@ def _chosen(dataset: DataSet, options: TrainTable, preset: Preset, log: Callable
     bits = dataset.bits
     fit = fit_geometry(
         _read(paths, bits), [path.name for path in paths], method="anchors" if anchors else method, pixels=_budget(options, preset),
-        empty=_read(empty_paths(options.empty), bits), anchors=anchors, box=box or None, seed=options.seed,
+        empty=_read(empty_paths(options.empty), bits), anchors=anchors, box=box, seed=options.seed,
     )
     return ChosenGeometry(fit.geometry, method, fit.reason, tuple(map(str, fit.trials)))
 
@@ -152,11 +152,7 @@ def _check(method: Method, options: TrainTable, dataset: DataSet) -> None:
 
 
 def _region(name: str, text: str) -> Region:
-    match = re.fullmatch(r"(\d{1,5}),(\d{1,5}),(\d{1,5}),(\d{1,5})", text.replace(" ", ""), re.ASCII)
-    x, y, width, height = map(float, match.groups()) if match else (0.0, 0.0, 0.0, 0.0)
-    if width < 8 or height < 8:
-        raise BadInput(f"--{name} is {text!r}: write X,Y,WIDTH,HEIGHT in pixels, at least 8 x 8, such as 100,40,64,48")
-    return x, y, width, height
+    return parse_rectangle(name, text, "100,40,64,48")
 
 
 def _budget(options: TrainTable, preset: Preset) -> int:

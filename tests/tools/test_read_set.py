@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 
 from edge_ad.bundle import open_bundle
+from edge_ad.data.datasets import TestItem
 from edge_ad.data.images import list_images, read_image
 from edge_ad.engines.pipeline import Pipeline
+from edge_ad.evaluation.figures import TestScores
 from edge_ad.scoring.auroc import auroc
 from tests.fixtures.tiny_bundle import make_tiny_bundle
 from tests.fixtures.trained import CORRUPT, write_goods
@@ -55,8 +57,10 @@ def test_each_branch_is_read_alone_and_left_out(
 
 def test_an_image_without_a_part_is_the_worst(tool: ModuleType, tmp_path: Path) -> None:
     statistics = open_bundle(make_tiny_bundle(tmp_path / "tiny.edgead")).statistics
-    raw = np.stack([statistics.mean, np.full_like(statistics.mean, np.nan), statistics.mean + 100 * statistics.std])
-    result = tool.fused(raw, statistics, ("composition",))
+    raw = np.stack([statistics.mean, np.zeros_like(statistics.mean), statistics.mean + 100 * statistics.std])
+    items = tuple(TestItem(tmp_path / f"{index}.png", "good", "", ()) for index in range(3))
+    scores = TestScores(items, raw, np.zeros(3, np.float32), (), (), unlocated={1: "nothing is in view"})
+    result = tool.subset_score(tool.z_scores(scores, statistics), statistics, ("composition",))
     assert result.argmax() == 1
     np.testing.assert_allclose(result[[0, 2]], [0, 100], atol=1e-3)
 

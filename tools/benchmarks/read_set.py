@@ -15,7 +15,6 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +27,12 @@ from edge_ad.data.datasets import TestItem, load_test
 from edge_ad.data.images import list_images, read_image
 from edge_ad.engines.pipeline import Pipeline
 from edge_ad.errors import BadInput
+from edge_ad.evaluation.figures import judge_all, subset_score, z_scores
 from edge_ad.geometry.pose import NotLocated
-from edge_ad.scoring import BRANCHES, Statistics, fuse
 from edge_ad.scoring.auroc import auroc_interval
 
 Image = NDArray[np.uint8]
-Floats = NDArray[np.float32]
+Scores = NDArray[np.float64]
 SHARE, DEGREES = 0.02, 2.0
 
 
@@ -70,25 +69,16 @@ def read(bundle_path: Path, root: Path | None, normal: Path | None, *, precision
             result["branches"] = _branches(pipeline, bundle, items)
         images = [read_image(path, bundle.image_bits) for path in good]
         result["moved"] = {
-            name: _verdicts(scores(pipeline, bundle, (move(image) for image in images)), bundle)
+            name: _verdicts(pipeline, bundle, (move(image) for image in images))
             for name, move in movements().items()
         }
     return result
 
 
-def scores(pipeline: Pipeline, bundle: Bundle, images: Iterable[Image]) -> Floats:
-    """Return the raw scores f32[N,B] of images; rows of NaN where no part was located."""
-    rows, missing = [], np.full(len(bundle.statistics.weight), np.nan)
-    for image in images:
-        prepared = bundle.geometry.prepare(image)
-        rows.append(missing if isinstance(prepared, NotLocated) else pipeline.infer(prepared.image).raw.copy())
-    return np.stack(rows).astype(np.float32)
-
-
 def _branches(pipeline: Pipeline, bundle: Bundle, items: Sequence[TestItem]) -> dict[str, Any]:
-    raw, statistics = scores(pipeline, bundle, (read_image(item.path, item.bits) for item in items)), bundle.statistics
-    good = np.array([item.kind == "good" for item in items])
-    names = BRANCHES[: len(statistics.weight)]
+    scores, statistics = judge_all(pipeline, items, geometry=bundle.geometry), bundle.statistics
+    z, good = z_scores(scores, statistics), np.array([item.kind == "good" for item in items])
+    names = statistics.branches
     sets = {"all": names}
     sets |= {name: (name,) for name in names}
     sets |= {f"without {name}": tuple(other for other in names if other != name) for name in names}
@@ -97,32 +87,25 @@ def _branches(pipeline: Pipeline, bundle: Bundle, items: Sequence[TestItem]) -> 
     kinds = {"anomalies": ~good}
     kinds |= {kind: np.array([item.kind == kind for item in items]) for kind in {item.kind for item in items} - {"good"}}
     return {
-        label: {kind: _interval(fused(raw, statistics, chosen), good, rows) for kind, rows in sorted(kinds.items())}
+        label: {kind: _interval(subset_score(z, statistics, chosen), good, rows) for kind, rows in sorted(kinds.items())}
         for label, chosen in sets.items()
     }
 
 
-def fused(raw: Floats, statistics: Statistics, chosen: Sequence[str]) -> Floats:
-    """Return the fused score f32[N] of some branches: their weights, or equal ones where all of them are 0."""
-    mask = np.array([name in chosen for name in BRANCHES[: len(statistics.weight)]])
-    weight = np.where(mask, statistics.weight, 0)
-    weight = weight if weight.sum() > 0 else mask.astype(np.float32)
-    own = replace(statistics, weight=(weight / weight.sum()).astype(np.float32))
-    missing = np.isnan(raw).any(axis=1)
-    result = fuse(np.where(missing[:, None], 0, raw), own)[1]
-    return np.where(missing, np.float32(np.finfo(np.float32).max), result).astype(np.float32)
-
-
-def _interval(score: Floats, good: NDArray[np.bool_], bad: NDArray[np.bool_]) -> list[float] | None:
+def _interval(score: Scores | None, good: NDArray[np.bool_], bad: NDArray[np.bool_]) -> list[float] | None:
+    if score is None:
+        return None
     interval = auroc_interval(score[good], score[bad])
     return None if interval is None else [round(value, 4) for value in (interval.value, interval.low, interval.high)]
 
 
-def _verdicts(raw: Floats, bundle: Bundle) -> dict[str, int]:
-    missing = np.isnan(raw).any(axis=1)
-    score = fuse(np.where(missing[:, None], 0, raw), bundle.statistics)[1]
-    words = ["NONE" if none else bundle.thresholds.verdict(float(value)) for none, value in zip(missing, score, strict=True)]
-    return {"images": len(words), **Counter(words)}
+def _verdicts(pipeline: Pipeline, bundle: Bundle, images: Iterable[Image]) -> dict[str, int]:
+    verdicts: list[str] = []
+    for image in images:
+        prepared = bundle.geometry.prepare(image)
+        none = isinstance(prepared, NotLocated)
+        verdicts.append("NONE" if none else bundle.thresholds.verdict(pipeline.infer(prepared.image).score))
+    return {"images": len(verdicts), **Counter(verdicts)}
 
 
 def movements() -> dict[str, Callable[[Image], Image]]:
