@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +52,11 @@ class ScoringImages:
     kinds: tuple[str, ...]
     origins: tuple[int, ...] = ()
 
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """The FADES at which anomalies are shown again; none where defects are labelled."""
+        return FADES if self.origins else ()
+
     def faded(self, share: float) -> Images:
         """Return the synthetic anomalies with ``share`` (0 to 1) of their difference from their normal images; else
         none.
@@ -61,6 +66,11 @@ class ScoringImages:
             good = self.normalise[origin].astype(np.float32)
             result[row] = np.rint(good + share * (self.anomalies[row] - good))
         return result
+
+
+def with_faded(kinds: Sequence[str], shares: Iterable[float]) -> tuple[str, ...]:
+    """Return the kinds of anomalies at full strength, then those of the same anomalies at each of the ``shares``."""
+    return (*kinds, *(f"{kind} at {share:g}" for share in shares for kind in kinds))
 
 
 def scoring_images(

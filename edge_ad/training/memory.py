@@ -29,9 +29,10 @@ from edge_ad.scoring.memory import (
     remember,
     whitening_of,
 )
+from edge_ad.scoring.pooling import highest_mean
 from edge_ad.scoring.weights import Trial
 from edge_ad.training.augment import to_pixels
-from edge_ad.training.images import FADES, Images, ScoringImages
+from edge_ad.training.images import Images, ScoringImages, with_faded
 
 MAX_IMAGES = 128  # normal images and moved copies that cells are chosen from: more say little new
 CHUNK = 16
@@ -143,15 +144,14 @@ class _Scores:
         for features in _features(self.teacher, images, self.device):
             white = _whitened(features, self.whitening)
             maps = [one.distances(white).reshape(len(white), -1) for one in self.candidates.values()]
-            rows.append(np.stack([np.sort(values, axis=1)[:, -self.top :].mean(axis=1) for values in maps], axis=1))
+            rows.append(np.stack([highest_mean(values, self.top) for values in maps], axis=1))
         return np.concatenate(rows).astype(np.float64)
 
 
 def _ranked(scores: _Scores, images: ScoringImages, seed: int) -> tuple[list[str], dict[str, Any]]:
     """Return the names of the variants, that to take first, and the figures that decided."""
-    shares = FADES if images.origins else ()
-    shown = (images.anomalies, *map(images.faded, shares))
-    kinds = (*images.kinds, *(f"{kind} at {share:g}" for share in shares for kind in images.kinds))
+    shown = (images.anomalies, *map(images.faded, images.shares))
+    kinds = with_faded(images.kinds, images.shares)
     trial = Trial(scores.of(images.normalise), np.concatenate([scores.of(one) for one in shown]), kinds, seed)
     names = list(scores.candidates)
     alone = dict(zip(names, np.eye(len(names)), strict=True))

@@ -51,7 +51,7 @@ from edge_ad.scoring import (
 )
 from edge_ad.scoring.pooling import choose_top, highest_mean
 from edge_ad.training.augment import to_pixels
-from edge_ad.training.images import FADES, Images, ScoringImages
+from edge_ad.training.images import Images, ScoringImages, with_faded
 from edge_ad.training.loop import Arithmetic
 from edge_ad.utils.progress import Progress
 
@@ -109,7 +109,7 @@ class Measured:
 
     def kinds(self, of: tuple[str, ...]) -> tuple[str, ...]:
         """Return the kinds of ``shown`` for the kinds of the anomalies at full strength; a faint one is a kind of its own."""
-        return (*of, *(f"{kind} at {share:g}" for share in self.faded for kind in of))
+        return with_faded(of, self.faded)
 
     def repooled(self, fusion: FusionSettings, maps: Collection[str]) -> Measured:
         """Return the same with the raw scores that ``fusion`` makes of the named ``maps``."""
@@ -163,9 +163,8 @@ def _measured(contents: BundleContents, images: ScoringImages, scratch: Path, pr
 
 def _score_faded(pipeline: Pipeline, images: ScoringImages, progress: Progress) -> dict[float, Scored]:
     """Return the scores of the synthetic anomalies at each of the FADES; none where defects are labelled."""
-    shares = FADES if images.origins else ()
     message = "scoring anomalies at {:.0%} of their strength"
-    return {share: score_all(pipeline, images.faded(share), message.format(share), progress) for share in shares}
+    return {share: score_all(pipeline, images.faded(share), message.format(share), progress) for share in images.shares}
 
 
 def _with_chosen_tops(
