@@ -25,6 +25,7 @@ else:
 CONFIG_NAME = "edge-ad.toml"
 DEFAULT_STORE = Path("runs/line.sqlite")
 MAX_FLIP = 0.005
+MAX_PIXELS = 4_194_304  # of an input
 
 Precision = Literal["fp32", "fp16", "int8"]
 Backend = Literal["onnxruntime", "tensorrt"]
@@ -105,7 +106,7 @@ class TrainTable(Table):
         ),
     ] = None
     pixels: Annotated[
-        Annotated[int, Field(ge=4096, le=4_194_304)] | None,
+        Annotated[int, Field(ge=4096, le=MAX_PIXELS)] | None,
         Flag("How many pixels the input has at most (default: the preset's, 65536)."),
     ] = None
     empty: Annotated[Path | None, Flag("Folder with a few images of the empty station, to locate parts by.")] = None
@@ -114,6 +115,10 @@ class TrainTable(Table):
         Flag("A fixed feature of the part, drawn on the first normal image by name; one or two.", "X,Y,W,H", ("--anchor",)),
     ] = Field(default_factory=list)
     box: Annotated[str | None, Flag("The part's box on that image; goes with --anchor.", "X,Y,W,H")] = None
+    smallest_defect: Annotated[
+        str | None,
+        Flag("Warn where a defect of so many pixels of the image, such as 12px, would vanish at the input's scale.", "PIXELS"),
+    ] = None
     seed: Annotated[int, Field(ge=0), Flag("Seed of splits, networks and synthetic anomalies.")] = 0
 
 
@@ -464,6 +469,14 @@ def _explain_unknown(location: list[str], name: str) -> str:
 def _keys(table: list[str]) -> list[str]:
     model = Config.model_fields[table[0]].annotation if table else Config
     return list(getattr(model, "model_fields", {}))
+
+
+def parse_pixels(name: str, text: str) -> float:
+    """Return a length in pixels above 0 of a text such as ``12px`` or ``12``; BadInput, naming ``name``, for anything else."""
+    value = re.fullmatch(r"(\d{1,5}(?:\.\d{1,3})?)\s?(?:px)?", text.strip())
+    if value is None or float(value[1]) == 0:
+        raise BadInput(f"{name} is {text!r:.80}: give a length in pixels of the image, above 0 and below 100000, such as 12px")
+    return float(value[1])
 
 
 def parse_rectangle(name: str, text: str, example: str) -> tuple[int, int, int, int]:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from edge_ad.cli.init import render
-from edge_ad.config import Config, load_config, parse_config
+from edge_ad.config import Config, load_config, parse_config, parse_pixels
 from edge_ad.errors import BadInput
 
 
@@ -142,3 +142,14 @@ def test_no_number_is_without_end(table: str, key: str, value: str) -> None:
 def test_a_byte_order_mark_is_no_part_of_the_first_key(tmp_path: Path) -> None:
     (tmp_path / "edge-ad.toml").write_bytes(b"\xef\xbb\xbf[run]\ncamera = 3\n")
     assert load_config(tmp_path / "edge-ad.toml").run.camera == ["3"]
+
+
+@pytest.mark.parametrize(("text", "pixels"), [("12px", 12.0), ("12", 12.0), (" 2.5 px ", 2.5), ("99999px", 99999.0)])
+def test_a_length_in_pixels(text: str, pixels: float) -> None:
+    assert parse_pixels("--smallest-defect", text) == pixels
+
+
+@pytest.mark.parametrize("text", ["", "0", "0px", "-3px", "2mm", "1e3", "inf", "100000", "12px 3px", "x" * 1000])
+def test_what_is_no_length_in_pixels_is_refused_by_name(text: str) -> None:
+    with pytest.raises(BadInput, match="--smallest-defect is .{1,90}: give a length in pixels of the image, .* such as 12px"):
+        parse_pixels("--smallest-defect", text)

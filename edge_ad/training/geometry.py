@@ -7,9 +7,9 @@ are read one by one, cut out and forgotten.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import numpy as np
 from edge_ad.bundle.safe_zip import dump_state, load_state
 from edge_ad.camera.capture import encode_png
 from edge_ad.camera.measure import FrameMeasure, frame_measurer
-from edge_ad.config import TrainTable, parse_rectangle
+from edge_ad.config import MAX_PIXELS, TrainTable, parse_rectangle
 from edge_ad.data.datasets import DataSet, NormalSplit
 from edge_ad.data.folders import list_nested
 from edge_ad.data.images import read_image
@@ -26,10 +26,10 @@ from edge_ad.data.prepared import READERS, PreparedImages, prepare_files
 from edge_ad.errors import BadInput
 from edge_ad.geometry import WHOLE, Method
 from edge_ad.geometry.contact_sheet import contact_sheet
-from edge_ad.geometry.cut_out import MAX_ASPECT, STEP, choose_size
+from edge_ad.geometry.cut_out import MAX_ASPECT, STEP, choose_size, resizing
 from edge_ad.geometry.fit import MAX_FIT, MAX_SHEET, fit_geometry
 from edge_ad.geometry.geometry import Geometry
-from edge_ad.geometry.pose import Image, PoseRange
+from edge_ad.geometry.pose import Image, Pose, PoseRange
 from edge_ad.presets.presets import Preset
 from edge_ad.training.distributed import ProcessGroup
 from edge_ad.utils.files import atomic_write
@@ -261,3 +261,80 @@ def log_geometry(chosen: ChosenGeometry, images: NormalImages, log: Callable[[st
     if geometry.method in WHOLE and geometry.method != "square" and math.prod(geometry.image_size) < math.prod(geometry.size):
         high, wide = geometry.image_size
         log(f"warning: images of {wide} x {high} pixels are smaller than the input: they are enlarged, which shows nothing more")
+
+
+@dataclass(frozen=True)
+class DefectScale:
+    """How long the shortest side of the smallest defect that matters is in the input.
+
+    ``defect`` is in pixels of the image, ``shown`` and ``needed`` in those of the input: one cell of the features is needed.
+    ``scale`` is that of the input; ``pixels`` the least budget of the input that suffices: None where the present one does
+    or where none does. ``cost`` is how many times as many pixels those are.
+    """
+
+    defect: float
+    scale: float
+    shown: float
+    needed: int
+    pixels: int | None = None
+    cost: float = 1.0
+    obstacle: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values for report.json."""
+        return {**asdict(self), "scale": round(self.scale, 4), "shown": round(self.shown, 2), "cost": round(self.cost, 2)}
+
+    @property
+    def message(self) -> str:
+        """One line for the log, a warning where the defect would vanish."""
+        seen = f"a defect of {self.defect:g} px is {self.shown:.1f} pixels in the input (scale {self.scale:.3g})"
+        if self.shown >= self.needed:
+            return f"{seen}; {self.needed} are needed, one cell of the features"
+        lost = f"warning: {seen} and may vanish: {self.needed} are needed, one cell of the features"
+        if self.pixels is None:
+            return f"{lost}; {self.obstacle}"
+        return f"{lost}; train with --pixels {self.pixels}, about {self.cost:.1f} times the work of a frame"
+
+
+def defect_scale(
+    defect: float, geometry: Geometry, sizes: Mapping[str, int], *, poses: Sequence[Pose], preset: Preset
+) -> DefectScale:
+    """Return how a defect of ``defect`` pixels is seen in the input that ``geometry`` makes.
+
+    ``sizes`` are those of the normal images, "WIDTHxHEIGHT", and ``poses`` the located parts. The least scale counts, of
+    the largest image or part and, where an image is squashed, of the axis that is squashed more.
+    """
+    needed = math.ceil(preset.image_side / preset.teacher.grid)
+    if geometry.locates:
+        transforms: Iterable[Any] = map(geometry.transform, poses)
+        boxes = [(pose.grown(geometry.margin).width, pose.grown(geometry.margin).height) for pose in poses]
+    else:
+        boxes = [(float(wide), float(high)) for wide, high in (size.split("x") for size in sizes)]
+        transforms = (resizing((int(high), int(wide)), geometry.size) for wide, high in boxes)
+    scale = min(float(np.linalg.svd(one.matrix[:2, :2], compute_uv=False).min()) for one in transforms)
+    result = DefectScale(defect, scale, defect * scale, needed)
+    if result.shown >= needed:
+        return result
+    if defect < needed:
+        return replace(result, obstacle=f"the images show it in {defect:g}, so only a camera or lens that shows it larger helps")
+    if preset.teacher.token_side:
+        return replace(result, obstacle=f"preset {preset.name} has this input alone: train with preset fast and more --pixels")
+    size = _sufficient(geometry.method, boxes, needed / defect, math.prod(geometry.size))
+    if size is None:
+        lost = f"no input of up to {MAX_PIXELS} pixels suffices: judge pieces of the part by cameras of their own"
+        return replace(result, obstacle=lost)
+    return replace(result, pixels=math.prod(size), cost=math.prod(size) / math.prod(geometry.size))
+
+
+def _sufficient(method: Method, boxes: Sequence[tuple[float, float]], scale: float, pixels: int) -> tuple[int, int] | None:
+    """Return the least input (height, width) that shows every box (width, height) at ``scale`` or larger."""
+    wide, high = max(box[0] for box in boxes), max(box[1] for box in boxes)
+    if method == "square":
+        side = math.ceil(scale * max(wide, high) / STEP) * STEP
+        return (side, side) if side * side <= MAX_PIXELS else None
+    while pixels <= MAX_PIXELS:
+        size = choose_size(wide, high, pixels)
+        if min(size[0] / high, size[1] / wide) >= scale:
+            return size if math.prod(size) <= MAX_PIXELS else None
+        pixels = math.ceil(pixels * 1.02)
+    return None

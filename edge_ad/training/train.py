@@ -17,7 +17,7 @@ from edge_ad import __version__
 from edge_ad.bundle import BundleContents, Golden, open_bundle, write_bundle
 from edge_ad.bundle.graphs import FLOAT_BY_DEFAULT
 from edge_ad.camera.measure import camera_report
-from edge_ad.config import CalibrateTable, Config, TrainTable
+from edge_ad.config import CalibrateTable, Config, TrainTable, parse_pixels
 from edge_ad.data.datasets import load_dataset
 from edge_ad.data.folders import folders_table, list_nested
 from edge_ad.data.prepared import PreparedImages
@@ -32,7 +32,14 @@ from edge_ad.presets.presets import Preset, preset_named, with_teacher, with_val
 from edge_ad.scoring import BRANCHES, Thresholds, choose_thresholds
 from edge_ad.training.augment import disturbed, with_moved
 from edge_ad.training.distributed import group_folder
-from edge_ad.training.geometry import empty_paths, geometry_report, log_geometry, parts_sheet, prepare_normal
+from edge_ad.training.geometry import (
+    defect_scale,
+    empty_paths,
+    geometry_report,
+    log_geometry,
+    parts_sheet,
+    prepare_normal,
+)
 from edge_ad.training.images import Images, ScoringImages, labelled, read_all, read_centres, scoring_images
 from edge_ad.training.loop import Arithmetic, Trace, choose_arithmetic, fit
 from edge_ad.training.memory import learn_memory
@@ -135,6 +142,7 @@ class _Training:
         # Wrong rates and an empty penalty folder are refused now, not after an hour of training.
         choose_thresholds(np.zeros(1), self.thresholds.target_ng, self.thresholds.target_warn)
         self.penalty = penalty_paths(options.penalty)
+        self.smallest = None if options.smallest_defect is None else parse_pixels("--smallest-defect", options.smallest_defect)
         self.dataset = load_dataset(data, options.seed)
         self.arithmetic: Arithmetic = choose_arithmetic(self.preset.low_precision)
         progress.shown &= self.arithmetic.group.is_main_process
@@ -192,6 +200,10 @@ class _Training:
         log_geometry(chosen, normal, self.progress.log)
         self.geometry, self.frames, self.image_size = chosen.geometry, normal.frames, chosen.geometry.size
         self.report["geometry"] = geometry_report(chosen, normal)
+        if self.smallest is not None:
+            scale = defect_scale(self.smallest, chosen.geometry, self.dataset.sizes, poses=normal.fit.poses, preset=preset)
+            self.report["geometry"]["smallest_defect"] = scale.as_dict()
+            self.progress.log(scale.message)
         self.dataset = replace(self.dataset, normal=normal.located)
         self._follow_symmetry(normal.fit)
         if main and self.geometry.locates:
@@ -363,7 +375,7 @@ class _Training:
 
     def _details(self) -> dict[str, Any]:
         normal, given = self.dataset.normal, self.options
-        options = {**given.model_dump(exclude={"out", "setting", *SHAPING}), **self.thresholds.model_dump()}
+        options = {**given.model_dump(exclude={"out", "setting", "smallest_defect", *SHAPING}), **self.thresholds.model_dump()}
         options |= {name: value for name in SHAPING if (value := getattr(given, name))}
         return {
             "version": __version__,

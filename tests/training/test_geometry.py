@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +22,7 @@ from edge_ad.geometry.pose import Image
 from edge_ad.presets.presets import PAPER, PAPER_M, Preset
 from edge_ad.synthetic.single_part import PartOptions, render_part
 from edge_ad.training.distributed import ALONE
-from edge_ad.training.geometry import choose, geometry_report, log_geometry, prepare_normal
+from edge_ad.training.geometry import choose, defect_scale, geometry_report, log_geometry, prepare_normal
 from tests.fixtures.tiny_presets import TINY, TINY_PAPER
 
 SIZE = (240, 320)
@@ -209,3 +210,47 @@ def test_files_are_prepared_in_order_and_only_those_with_a_part_are_looked_at(pa
     assert prepared.paths == tuple(parts[:3])
     assert prepared.seen == (((*SIZE, 3), (32, 48, 3)),) * 3
     assert prepare_files([], geometry).images.shape == (0, 32, 48, 3)
+
+
+def whole(method: Any, image: tuple[int, int], size: tuple[int, int]) -> Geometry:
+    return Geometry(method, image, size)
+
+
+@pytest.mark.parametrize(
+    ("geometry", "sizes", "defect", "preset", "shown", "pixels", "named"),
+    [
+        # 1000 x 500 pixels at 352 x 192: 0.352 across and 0.384 down. TINY's features have a cell each 8 pixels.
+        (whole("none", (500, 1000), (192, 352)), {"1000x500": 9}, 24, TINY, 8.448, None, "8 are needed"),
+        (whole("none", (500, 1000), (192, 352)), {"1000x500": 9}, 12, TINY, 4.224, 352 * 672, "--pixels 236544, about 3.5 times"),
+        (whole("none", (500, 1000), (192, 352)), {"1000x500": 9}, 7, TINY, 2.464, None, "a camera or lens"),
+        # The largest image counts; 2048 x 8 / 12 = 1365.3 pixels need 43 steps of 32.
+        (Geometry.square((128, 128)), {"512x256": 9, "2048x1024": 1}, 12, TINY, 0.75, 1376 * 1376, "--pixels 1893376"),
+        (whole("none", (6000, 8000), (224, 288)), {"8000x6000": 9}, 9, TINY, 0.324, None, "no input of up to 4194304 pixels"),
+        # 256 / 56 = 4.6 pixels a cell.
+        (Geometry.square((256, 256)), {"1024x1024": 9}, 16, PAPER, 4.0, None, "preset fast"),
+        (Geometry.square((256, 256)), {"1024x1024": 9}, 20, PAPER, 5.0, None, "5 are needed"),
+    ],
+)
+def test_a_defect_under_one_cell_of_the_features_is_warned_of_with_what_suffices(
+    geometry: Geometry, sizes: dict[str, int], defect: float, preset: Preset, shown: float, pixels: int | None, named: str
+) -> None:
+    scale = defect_scale(defect, geometry, sizes, poses=(), preset=preset)
+    assert scale.shown == pytest.approx(shown)
+    assert scale.pixels == pixels
+    assert named in scale.message
+    assert scale.message.startswith("warning: ") == (shown < scale.needed)
+
+
+def test_the_scale_of_a_located_part_is_that_of_its_cut_out(parts: list[Path], tmp_path: Path) -> None:
+    """The key is turned anyhow; its length and twice the margin of 5 % of its height fill the width of the input."""
+    chosen, images = run(data_set(parts), tmp_path, TrainTable(geometry="foreground", pixels=8192))
+    sizes, poses, geometry = {"320x240": COUNT}, images.fit.poses, chosen.geometry
+    scale = defect_scale(8.0, geometry, sizes, poses=poses, preset=TINY)
+    widest = max(pose.width + 0.1 * min(pose.width, pose.height) for pose in poses)
+    assert scale.scale == pytest.approx(geometry.size[1] / widest, rel=1e-3)
+    assert scale.shown < 8
+    assert scale.pixels is not None
+    # What is recommended suffices.
+    chosen, images = run(data_set(parts), tmp_path / "more", TrainTable(geometry="foreground", pixels=scale.pixels))
+    assert math.prod(chosen.geometry.size) == scale.pixels
+    assert defect_scale(8.0, chosen.geometry, sizes, poses=images.fit.poses, preset=TINY).pixels is None

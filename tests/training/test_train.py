@@ -218,6 +218,7 @@ class TestEarlyRefusals:
             (Config(train=TrainTable(preset="demo", penalty=Path("nowhere"))), "cannot list nowhere"),
             (Config(thresholds=ThresholdsTable(target_ng=0.2, target_warn=0.1)), "0 < NG <= WARN < 1"),
             (Config(train=TrainTable(preset="paper-m")), "no weights of the teacher pdn_medium"),
+            (Config(train=TrainTable(smallest_defect="2mm")), "--smallest-defect is '2mm': give a length in pixels"),
         ],
     )
     def test_options(self, goods: Path, tmp_path: Path, settings: Config, words: str) -> None:
