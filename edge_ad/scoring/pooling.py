@@ -52,11 +52,9 @@ def choose_top(normal: Array, anomalies: Array, kinds: Sequence[str], default: i
     if not len(anomalies) or not np.isfinite(normal).all() or not np.isfinite(anomalies).all():
         return TopChoice(default, default, {})
     trial = Trial(_pooled(normal, tops), _pooled(anomalies, tops), kinds, seed)
-    alone = dict(zip(tops, np.eye(len(tops)), strict=True))
-    aurocs = {top: trial.macro(weight) for top, weight in alone.items()}
-    best = max(tops, key=lambda top: (aurocs[top], top == default))
-    chosen = best if trial.supports(alone[best], alone[default], max(1, len(tops) - 1)) else default
-    return TopChoice(chosen, default, aurocs)
+    alone = np.eye(len(tops))
+    aurocs = {top: trial.macro(weight) for top, weight in zip(tops, alone, strict=True)}
+    return TopChoice(tops[trial.choose(alone, tops.index(default))], default, aurocs)
 
 
 def _pooled(maps: Array, tops: Sequence[int]) -> NDArray[np.float64]:

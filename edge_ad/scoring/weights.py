@@ -143,8 +143,18 @@ class Trial:
         """Whether ``new``, the best of ``candidates``, is better than ``old`` by what matters, and the interval of the gain
         lies above 0.
         """
-        gained, noise = self.gain(new, old)
-        return gained > max(self.reach(candidates) * noise, MATERIAL)
+        return self.gain(new, old)[0] > self.needed(new, old, candidates)
+
+    def needed(self, new: Float, old: Float, candidates: int = 1) -> float:
+        """The gain above which ``new``, the best of ``candidates``, is better than ``old``."""
+        return max(self.reach(candidates) * self.noise(new, old), MATERIAL)
+
+    def choose(self, candidates: Float, default: int = 0) -> int:
+        """Return the index of the best of ``candidates`` [C, B] where it is supported against the ``default``, else that one."""
+        values = [self.macro(candidate) for candidate in candidates]
+        best = max(range(len(values)), key=lambda index: (values[index], index == default))
+        supported = self.supports(candidates[best], candidates[default], max(1, len(candidates) - 1))
+        return best if supported else default
 
 
 def student_quantile(freedom: int, level: float) -> float:

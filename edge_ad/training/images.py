@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from edge_ad.data.images import list_images, read_image, resize
 from edge_ad.data.part_regions import Mask, estimate_part
 from edge_ad.data.prepared import prepare_files
 from edge_ad.data.synthetic_anomalies import KINDS, make_anomaly, possible_kinds
+from edge_ad.deployment.validation_images import evenly
 from edge_ad.errors import BadInput
 from edge_ad.geometry.geometry import Geometry
 from edge_ad.presets.networks import Sides, size_of
@@ -66,6 +68,24 @@ class ScoringImages:
             good = self.normalise[origin].astype(np.float32)
             result[row] = np.rint(good + share * (self.anomalies[row] - good))
         return result
+
+    def shown_once(self, limit: int) -> tuple[Images, tuple[str, ...]]:
+        """Return anomalies, each at one strength, and their kinds; of more than ``limit`` as many, spread evenly.
+
+        Those of a kind take turns at full strength and at each of the FADES, and kinds begin at different ones.
+        """
+        rows = evenly(len(self.anomalies), limit)
+        strengths, everything = (1.0, *self.shares), with_faded(self.kinds, self.shares)
+        seen: Counter[str] = Counter({kind: turn for turn, kind in enumerate(dict.fromkeys(self.kinds))})
+        chosen = np.empty(len(rows), np.intp)
+        for index, row in enumerate(rows):
+            chosen[index] = seen[self.kinds[row]] % len(strengths)
+            seen[self.kinds[row]] += 1
+        result = self.anomalies[rows]
+        for turn, share in enumerate(self.shares, 1):
+            result[chosen == turn] = self.faded(share)[rows][chosen == turn]
+        kinds = tuple(everything[turn * len(self.kinds) + row] for turn, row in zip(chosen, rows, strict=True))
+        return result, kinds
 
 
 def with_faded(kinds: Sequence[str], shares: Iterable[float]) -> tuple[str, ...]:

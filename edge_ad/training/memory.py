@@ -2,12 +2,13 @@
 
 Banks and Gaussians see only the normal images that the networks learn from, and small movements of them. Whether a cell is
 compared with all remembered ones, with those of its own region or with a Gaussian of its place is decided by the unseen
-normal images and the synthetic anomalies, as the weights of the branches are.
+normal images and the synthetic anomalies, as the weights of the branches are. For that each anomaly is shown at one strength
+only: all at every strength would cost more than all the rest of the memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -32,9 +33,10 @@ from edge_ad.scoring.memory import (
 from edge_ad.scoring.pooling import highest_mean
 from edge_ad.scoring.weights import Trial
 from edge_ad.training.augment import to_pixels
-from edge_ad.training.images import Images, ScoringImages, with_faded
+from edge_ad.training.images import Images, ScoringImages
 
 MAX_IMAGES = 128  # normal images and moved copies that cells are chosen from: more say little new
+MAX_SHOWN = 192  # anomalies that the variant is chosen by
 CHUNK = 16
 GAUSSIAN = "gaussian"
 
@@ -72,7 +74,7 @@ def learn_memory(
     """Return the memory of the normal images, learned from ``copies`` u8 [N, H, W, 3] (the originals first); None where
     the preset has none.
 
-    Of several variants the first is taken, unless a later one is better by more than the noise of the comparison.
+    Of several variants the first is taken, unless another is better by what the rule of the weights supports.
     """
     size: Size = (copies.shape[1], copies.shape[2])
     allowed = memory_regions(preset, size)
@@ -88,13 +90,14 @@ def learn_memory(
         else _bank(preset, teacher, whitening, white, regions=regions, seed=seed)
         for name, regions in allowed.items()
     }
-    names = list(candidates)
-    figures: dict[str, Any] = {}
+    name, figures = next(iter(candidates)), dict[str, Any]()
     if len(candidates) > 1:
         scores = _Scores(teacher, whitening, candidates, top=preset.fusion.top_of("memory"), device=device)
-        names, figures = _ranked(scores, images, seed)
-    chosen = candidates[names[0]]
-    return Learned(chosen.module().eval(), {"variant": names[0], **chosen.report, **figures})
+        shown, kinds = images.shown_once(MAX_SHOWN)
+        trial = Trial(scores.of(spread(images.normalise, MAX_IMAGES)), scores.of(shown), kinds, seed)
+        name, figures = chosen_variant(trial, tuple(candidates))
+    chosen = candidates[name]
+    return Learned(chosen.module().eval(), {"variant": name, **chosen.report, **figures})
 
 
 def _bank(
@@ -148,20 +151,16 @@ class _Scores:
         return np.concatenate(rows).astype(np.float64)
 
 
-def _ranked(scores: _Scores, images: ScoringImages, seed: int) -> tuple[list[str], dict[str, Any]]:
-    """Return the names of the variants, that to take first, and the figures that decided."""
-    shown = (images.anomalies, *map(images.faded, images.shares))
-    kinds = with_faded(images.kinds, images.shares)
-    trial = Trial(scores.of(images.normalise), np.concatenate([scores.of(one) for one in shown]), kinds, seed)
-    names = list(scores.candidates)
-    alone = dict(zip(names, np.eye(len(names)), strict=True))
-    best, gains = names[0], {}
-    for name in names[1:]:
-        gained, noise = trial.gain(alone[name], alone[best])
-        gains[f"{name} over {best}"] = [round(gained, 4), round(noise, 4)]
-        best = name if gained > noise else best
-    figures = {name: round(trial.macro(weight), 4) for name, weight in alone.items()}
-    return sorted(names, key=lambda name: name != best), {"auroc": figures, "gains": gains}
+def chosen_variant(trial: Trial, names: Sequence[str]) -> tuple[str, dict[str, Any]]:
+    """Return which of the variants to take, and the figures that decided: gains over the first, and what they must exceed."""
+    alone = np.eye(len(names))
+    first, default, others = names[0], alone[0], len(names) - 1
+    aurocs = {name: round(trial.macro(weight), 4) for name, weight in zip(names, alone, strict=True)}
+    gains = {
+        f"{name} over {first}": [round(trial.gain(weight, default)[0], 4), round(trial.needed(weight, default, others), 4)]
+        for name, weight in zip(names[1:], alone[1:], strict=True)
+    }
+    return names[trial.choose(alone)], {"auroc": aurocs, "gains": gains}
 
 
 def _whitened(features: Array, whitening: Whitening) -> Array:

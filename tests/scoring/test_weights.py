@@ -224,3 +224,20 @@ def test_weights_refuse(goods: NDArray[Any], anomalies: NDArray[Any], kinds: lis
     with pytest.raises(BadInput) as caught:
         choose_weights(goods, anomalies, kinds)
     assert told in str(caught.value)
+
+
+@pytest.mark.parametrize("images", [4, 8, 30])
+def test_alternatives_that_are_alike_leave_the_default(images: int) -> None:
+    """One standard error of the comparison, as the variant of a memory once asked for, is passed by one sample in three."""
+    chosen = [Trial(*draw(seed, all_alike, images, 3), seed).choose(np.eye(3), 1) for seed in range(40)]
+    assert np.mean([index != 1 for index in chosen]) <= 0.1
+
+
+def test_a_clearly_better_alternative_is_chosen() -> None:
+    def second_sees_more(z: NDArray[Any], kinds: NDArray[Any]) -> None:
+        z += (0.5, 2.0, 0.7)
+
+    for seed in SEEDS:
+        trial = Trial(*draw(seed, second_sees_more, 30, 3), seed)
+        assert trial.choose(np.eye(3)) == 1
+        assert trial.gain(np.eye(3)[1], np.eye(3)[0])[0] > trial.needed(np.eye(3)[1], np.eye(3)[0], 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -122,3 +123,27 @@ def test_labelled_defects_are_read_from_folders_below_and_never_from_normal_ones
     goods(tmp_path / "defects" / "OK", 1, 200)
     with pytest.raises(BadInput, match=r"holds normal images in .*OK: name a folder of defects alone"):
         labelled(tmp_path / "defects", Geometry.square((32, 32)))
+
+
+def numbered(anomalies: int, kinds: int) -> ScoringImages:
+    """Two black normal images and anomalies that are as bright as 4 (number + 1), of ``kinds`` kinds in turn."""
+    normal = np.zeros((2, 8, 8, 3), np.uint8)
+    bright = np.stack([np.full((8, 8, 3), 4 * (number + 1), np.uint8) for number in range(anomalies)])
+    names = tuple(f"kind {number % kinds}" for number in range(anomalies))
+    return ScoringImages(normal, normal, normal, bright, names, tuple(number % 2 for number in range(anomalies)))
+
+
+def test_each_anomaly_is_shown_once_and_each_kind_at_every_strength() -> None:
+    shown, kinds = numbered(12, 4).shown_once(100)
+    marks = [float(kind.partition(" at ")[2] or 1) for kind in kinds]
+    assert [kind.partition(" at ")[0] for kind in kinds] == [f"kind {number % 4}" for number in range(12)]
+    assert shown[:, 0, 0, 0].tolist() == [round(4 * (number + 1) * mark) for number, mark in enumerate(marks)]
+    assert sorted(kinds) == sorted(f"kind {kind}{mark}" for kind in range(4) for mark in ("", " at 0.5", " at 0.25"))
+
+
+def test_fewer_anomalies_are_spread_over_all_and_labelled_defects_stay_whole() -> None:
+    images = numbered(12, 1)
+    assert [len(part) for part in images.shown_once(3)] == [3, 3]
+    shown, kinds = replace(images, origins=()).shown_once(3)
+    assert shown[:, 0, 0, 0].tolist() == [4, 24, 48]
+    assert kinds == ("kind 0",) * 3
