@@ -32,6 +32,7 @@ from edge_ad.geometry.geometry import Geometry
 from edge_ad.geometry.pose import Image, Pose, PoseRange
 from edge_ad.presets.presets import Preset
 from edge_ad.training.distributed import ProcessGroup
+from edge_ad.training.locating_gain import MIN_UNSEEN, LocatingGain, LocatingTrial
 from edge_ad.utils.files import atomic_write
 
 SAMPLE = MAX_FIT  # images that the choice is made on
@@ -45,17 +46,19 @@ Region = tuple[float, float, float, float]
 
 @dataclass(frozen=True, eq=False)
 class ChosenGeometry:
-    """A geometry, the method that was asked for, why this one was chosen, and what was tried."""
+    """A geometry, the method that was asked for, why this one was chosen, what was tried, and what locating brings."""
 
     geometry: Geometry
     asked: Method
     reason: str
     trials: tuple[str, ...] = ()
+    gain: LocatingGain | None = None
 
     def dump(self) -> bytes:
         """Return it as the bytes of one file."""
         values, arrays = self.geometry.state()
-        own = {"geometry": values, "asked": self.asked, "reason": self.reason, "trials": list(self.trials)}
+        gain = None if self.gain is None else asdict(self.gain)
+        own = {"geometry": values, "asked": self.asked, "reason": self.reason, "trials": list(self.trials), "gain": gain}
         return dump_state(own, arrays, STORED)
 
     @classmethod
@@ -63,7 +66,8 @@ class ChosenGeometry:
         """Return what ``dump`` wrote."""
         own, arrays = load_state(data, STORED)
         geometry = Geometry.from_state(own["geometry"], arrays)
-        return cls(geometry, own["asked"], own["reason"], tuple(own["trials"]))
+        gain = own.get("gain")
+        return cls(geometry, own["asked"], own["reason"], tuple(own["trials"]), None if gain is None else LocatingGain(**gain))
 
 
 @dataclass(frozen=True)
@@ -91,15 +95,17 @@ class NormalImages:
 
 
 def prepare_normal(
-    dataset: DataSet, options: TrainTable, preset: Preset, state: Path, *, group: ProcessGroup, log: Callable[[str], None]
+    dataset: DataSet, options: TrainTable, preset: Preset, state: Path, *,
+    group: ProcessGroup, log: Callable[[str], None], trial: LocatingTrial | None = None,
 ) -> tuple[ChosenGeometry, NormalImages]:
     """Return the geometry of a training, chosen now or when it began, and its normal images cut out by it.
 
-    ``state`` is the folder of what a resumed training needs. BadInput where what was asked for does not fit the images.
+    ``state`` is the folder of what a resumed training needs; ``trial`` measures what locating brings where the choice is
+    free. BadInput where what was asked for does not fit the images.
     """
     stored = group.from_lead(lambda: (state / STORED).read_bytes() if (state / STORED).exists() else None)
     if stored is None:
-        stored = group.from_lead(lambda: choose(dataset, options, preset, log).dump())
+        stored = group.from_lead(lambda: choose(dataset, options, preset, log, trial=trial).dump())
     assert stored is not None
     chosen, images = _settled(ChosenGeometry.load(stored), dataset, options, preset)
     if group.is_main_process:
@@ -107,9 +113,16 @@ def prepare_normal(
     return chosen, images
 
 
-def choose(dataset: DataSet, options: TrainTable, preset: Preset, log: Callable[[str], None]) -> ChosenGeometry:
-    """Return the geometry that options, preset and normal images ask for, with the expected poses of a sample."""
+def choose(
+    dataset: DataSet, options: TrainTable, preset: Preset, log: Callable[[str], None], *, trial: LocatingTrial | None = None
+) -> ChosenGeometry:
+    """Return the geometry that options, preset and normal images ask for, with the expected poses of a sample.
+
+    A locator that ``auto`` chose by its residual must also not hide synthetic anomalies, as ``trial`` measures it.
+    """
     chosen = _chosen(dataset, options, preset, log)
+    if trial is not None and chosen.asked == "auto" and chosen.geometry.locates:
+        chosen = _confirmed(chosen, dataset, options, preset, trial=trial)
     preset.check_image_size(chosen.geometry.size)
     return chosen
 
@@ -131,6 +144,24 @@ def _chosen(dataset: DataSet, options: TrainTable, preset: Preset, log: Callable
         empty=_read(empty_paths(options.empty), bits), anchors=anchors, box=box, seed=options.seed,
     )
     return ChosenGeometry(fit.geometry, method, fit.reason, tuple(map(str, fit.trials)))
+
+
+def _confirmed(
+    chosen: ChosenGeometry, dataset: DataSet, options: TrainTable, preset: Preset, *, trial: LocatingTrial
+) -> ChosenGeometry:
+    """Return the choice with what it brings on synthetic anomalies; whole images where these are better beyond doubt."""
+    learn = _sample(dataset.normal, options.seed, first=False)
+    unseen = [path for path in dataset.normal.fit if path not in set(learn)]
+    if len(unseen) < MIN_UNSEEN:
+        cut = len(learn) * 2 // 3
+        learn, unseen = learn[:cut], learn[cut:]
+    whole = _whole(chosen.geometry, options, preset)
+    gain = trial.measure(chosen.geometry, whole, learn, unseen)
+    if gain is None:
+        return chosen
+    if gain.harms:
+        return replace(chosen, geometry=whole, reason=f"whole images tell more than {chosen.geometry.method}; {gain}", gain=gain)
+    return replace(chosen, reason=f"{chosen.reason}; {gain}", gain=gain)
 
 
 def _check(method: Method, options: TrainTable, dataset: DataSet) -> None:
@@ -243,6 +274,7 @@ def geometry_report(chosen: ChosenGeometry, images: NormalImages) -> dict[str, A
         "reason": chosen.reason,
         "trials": list(chosen.trials),
         "size": list(geometry.size),
+        "gain": None if chosen.gain is None else chosen.gain.as_dict(),
         "expected": None if expected is None else expected.as_dict(),
         "unlocated": {name: len(split.unlocated) for name, split in images.splits.items()},
         "unlocated_images": [[path.name, why] for split in images.splits.values() for path, why in split.unlocated][:NAMED],

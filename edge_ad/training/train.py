@@ -41,6 +41,7 @@ from edge_ad.training.geometry import (
     prepare_normal,
 )
 from edge_ad.training.images import Images, ScoringImages, labelled, read_all, read_centres, scoring_images
+from edge_ad.training.locating_gain import LocatingTrial
 from edge_ad.training.loop import Arithmetic, Trace, choose_arithmetic, fit
 from edge_ad.training.memory import learn_memory
 from edge_ad.training.recipes import (
@@ -194,8 +195,10 @@ class _Training:
     def _images(self) -> ScoringImages:
         """Choose the geometry, or take that of the resumed training, and return the inputs that it makes."""
         options, preset, main = self.options, self.preset, self.arithmetic.group.is_main_process
+        trial = LocatingTrial(self.teacher, preset, self.arithmetic.device, self.dataset.bits, options.seed)
         chosen, normal = prepare_normal(
-            self.dataset, options, preset, self.folder.state, group=self.arithmetic.group, log=self.progress.log
+            self.dataset, options, preset, self.folder.state,
+            group=self.arithmetic.group, log=self.progress.log, trial=trial,
         )
         log_geometry(chosen, normal, self.progress.log)
         self.geometry, self.frames, self.image_size = chosen.geometry, normal.frames, chosen.geometry.size
