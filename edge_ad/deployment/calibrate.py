@@ -181,7 +181,9 @@ def sensitivity_json(search: Search) -> dict[str, Any]:
 
 
 def _search(bundle: Bundle, recipe: Recipe, validation: Images, options: CalibrateOptions, *, report: Report) -> dict[str, Search]:
-    images = make_validation_images(spread(validation, SEARCHED), copies=1, anomalies=2, seed=options.settings.seed + 1)
+    images = make_validation_images(
+        spread(validation, SEARCHED), copies=1, anomalies=2, seed=options.settings.seed + 1, part=bundle.geometry.part_mask()
+    )
     results = {}
     with Pipeline(bundle) as pipeline:
         for target in DIALECTS:

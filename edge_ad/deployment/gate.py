@@ -94,7 +94,8 @@ def validation_images_of(bundle: Bundle, normal_count: int | None = None, seed: 
     if bundle.quantisation is None:
         raise BadInput(f"{bundle.path} holds no proof images: run `edge-ad calibrate {bundle.path} GOODS` first")
     stored = bundle.quantisation.proof
-    return make_validation_images(stored if normal_count is None else spread(stored, normal_count), seed=seed)
+    chosen = stored if normal_count is None else spread(stored, normal_count)
+    return make_validation_images(chosen, seed=seed, part=bundle.geometry.part_mask())
 
 
 def explain_int8(

@@ -34,10 +34,15 @@ class ValidationImages:
         return ValidationImages(images, np.concatenate([self.anomalous, other.anomalous]))
 
 
-def make_validation_images(normal_images: Images, copies: int = 2, anomalies: int = 3, seed: int = 0) -> ValidationImages:
-    """Return ``normal_images``, ``copies`` jittered views and ``anomalies`` synthetic anomalies of each, seeded."""
+def make_validation_images(
+    normal_images: Images, copies: int = 2, anomalies: int = 3, seed: int = 0, *, part: Mask | None = None
+) -> ValidationImages:
+    """Return ``normal_images``, ``copies`` jittered views and ``anomalies`` synthetic anomalies of each, seeded.
+
+    ``part`` bool[H,W] says where the part lies; by default it is estimated.
+    """
     rng = np.random.default_rng([seed, 11])
-    part = estimate_part(list(normal_images))
+    part = estimate_part(list(normal_images)) if part is None else part
     views = [jitter(image, rng) for image in normal_images for _ in range(copies)]
     bad = [_anomaly(normal_images, index, turn, part, rng=rng) for index in range(len(normal_images)) for turn in range(anomalies)]
     images = np.stack([*normal_images, *views, *bad])

@@ -7,6 +7,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from edge_ad.errors import BadInput
 from edge_ad.geometry import METHODS, WHOLE, Method
@@ -79,6 +80,15 @@ class Geometry:
     def outlines(self, pose: Pose) -> list[Points]:
         """Return what shows a located part in the image: the corners of its box and, where it is known, its outline."""
         return [pose.corners(), *([self.locator.contour(pose)] if isinstance(self.locator, ForegroundLocator) else [])]
+
+    def part_mask(self) -> NDArray[np.bool_] | None:
+        """Return where an undamaged part lies in the input, bool[H,W]; None where the geometry knows no outline of it."""
+        if not isinstance(self.locator, ForegroundLocator):
+            return None
+        pose = Pose(0.0, 0.0, 0.0, *self.locator.box)  # any pose: the part lies alike in all inputs
+        outline = self.transform(pose).to_cut_out(self.locator.contour(pose))
+        drawn = cv2.fillPoly(np.zeros(self.size, np.uint8), [np.rint(outline).astype(np.int32)], 1)
+        return np.asarray(drawn > 0)
 
     def _whole(self, image: Image) -> Prepared:
         source = (image.shape[0], image.shape[1])

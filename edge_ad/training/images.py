@@ -94,11 +94,18 @@ def with_faded(kinds: Sequence[str], shares: Iterable[float]) -> tuple[str, ...]
 
 
 def scoring_images(
-    normal: tuple[Images, Images, Images], anomalies: int, seed: int, *, defects: Defects | None = None
+    normal: tuple[Images, Images, Images],
+    anomalies: int,
+    seed: int,
+    *,
+    defects: Defects | None = None,
+    part: Mask | None = None,
 ) -> ScoringImages:
-    """Return ``normal`` images (fit, normalise, threshold) with ``anomalies`` synthetic ones, or ``defects`` instead."""
+    """Return ``normal`` images (fit, normalise, threshold) with ``anomalies`` synthetic ones on the ``part``, or ``defects``
+    instead.
+    """
     fit, normalise, threshold = normal
-    result, kinds = synthetic(normalise, anomalies, seed) if defects is None else defects
+    result, kinds = synthetic(normalise, anomalies, seed, part) if defects is None else defects
     origins = tuple(_origin(number, normalise) for number in range(anomalies)) if defects is None else ()
     return ScoringImages(fit, normalise, threshold, result, kinds, origins)
 

@@ -215,7 +215,7 @@ class _Training:
             self.progress.log(f"contact sheet of the parts as they are judged, their mean first: {sheet}")
         defects = None if options.defects is None else labelled(options.defects, self.geometry, self.dataset.bits)
         inputs = (normal.fit.images, normal.normalise.images, normal.threshold.images)
-        return scoring_images(inputs, preset.anomalies, options.seed, defects=defects)
+        return scoring_images(inputs, preset.anomalies, options.seed, defects=defects, part=self.geometry.part_mask())
 
     def _follow_symmetry(self, fit: PreparedImages) -> None:
         """Let augmentation turn and mirror images as far as normal images do, where no pose is removed."""

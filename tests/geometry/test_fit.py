@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 
@@ -12,7 +13,7 @@ from edge_ad.geometry.cut_out import resize
 from edge_ad.geometry.fit import Trial, _best, fit_geometry
 from edge_ad.geometry.geometry import Geometry, Prepared
 from edge_ad.geometry.pose import NotLocated, Pose
-from edge_ad.synthetic.single_part import PartOptions, render_part
+from edge_ad.synthetic.single_part import Kind, PartOptions, render_part
 from tests.geometry import test_anchors
 from tests.geometry.rendered import LENGTH, normal_parts
 from tests.geometry.scenes import SIZE, shot, shots
@@ -33,12 +34,27 @@ def test_parts_at_any_angle_are_located_by_their_foreground_and_cut_out_in_their
     assert geometry.transform(pose).cut(normal_parts("key")[0].image).shape == (*geometry.size, 3)
 
 
+@pytest.mark.parametrize("kind", ["key", "plate"])
+def test_the_outline_says_where_the_part_lies_in_the_input(kind: Kind) -> None:
+    geometry = fit_geometry([part.image for part in normal_parts(kind)], method="foreground").geometry
+    mask = geometry.part_mask()
+    assert mask is not None
+    for part in normal_parts(kind)[:6]:
+        pose = geometry.locate(part.image)
+        assert isinstance(pose, Pose)
+        truth = geometry.transform(pose).mask_to_cut_out(part.mask) > 0
+        contours = cv2.findContours(truth.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[-2]
+        filled = cv2.drawContours(np.zeros(truth.shape, np.uint8), contours, -1, 1, cv2.FILLED) > 0
+        assert (mask & filled).sum() > 0.92 * (mask | filled).sum()
+
+
 def test_aligned_parts_cost_nothing() -> None:
     images = [render_part(seed, PartOptions(kind="key", length=LENGTH, max_angle=0, max_shift=0)).image for seed in range(12)]
     fit = fit_geometry(images)
     assert fit.geometry.method == "none"
     assert "aligned already" in fit.reason
     assert fit.geometry.locator is None
+    assert fit.geometry.part_mask() is None
     assert isinstance(fit.geometry.locate(images[0]), Pose)
 
 
@@ -46,6 +62,7 @@ def test_aligned_parts_cost_nothing() -> None:
 def test_scenes_are_located_by_the_simplest_template_that_aligns_them(how: dict[str, float], method: str) -> None:
     fit = fit_geometry([one.image for one in shots(12, **how)])
     assert fit.geometry.method == method
+    assert fit.geometry.part_mask() is None, "a template knows no outline"
 
 
 def test_textures_are_left_as_they_are() -> None:

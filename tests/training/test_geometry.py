@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from edge_ad.config import TrainTable
+from edge_ad.config import Config, TrainTable
 from edge_ad.data.datasets import DataSet, NormalSplit
 from edge_ad.data.images import read_image, resize
 from edge_ad.data.prepared import prepare_files, too_few
@@ -23,7 +23,9 @@ from edge_ad.presets.presets import PAPER, PAPER_M, Preset
 from edge_ad.synthetic.single_part import PartOptions, render_part
 from edge_ad.training.distributed import ALONE
 from edge_ad.training.geometry import choose, defect_scale, geometry_report, log_geometry, prepare_normal
-from tests.fixtures.tiny_presets import TINY, TINY_PAPER
+from edge_ad.training.train import _Training
+from edge_ad.utils.progress import Progress
+from tests.fixtures.tiny_presets import TINY, TINY_PAPER, known
 
 SIZE = (240, 320)
 COUNT = 18
@@ -90,6 +92,19 @@ def test_a_resumed_training_has_the_same_geometry_without_choosing(
     again, same = run(dataset, tmp_path, table)
     assert again.dump() == chosen.dump()
     np.testing.assert_array_equal(same.fit.images, images.fit.images)
+
+
+def test_synthetic_anomalies_get_the_outline_that_the_locator_knows(
+    parts: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, Any] = {}
+    monkeypatch.setattr("edge_ad.training.train.scoring_images", lambda *images, **options: given.update(options))
+    table = TrainTable(preset="tiny", geometry="foreground", pixels=16_384)
+    with known(TINY):
+        training = _Training(parts[0].parent, tmp_path, Config(train=table), Progress(shown=False))
+    training._images()
+    np.testing.assert_array_equal(given["part"], training.geometry.part_mask())
+    assert given["part"].any()
 
 
 def test_square_is_the_whole_image_squashed_and_learns_nothing(parts: list[Path], tmp_path: Path) -> None:
