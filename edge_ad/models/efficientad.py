@@ -51,7 +51,7 @@ WITH_HINGE = ("split", "additive", "location")
 @dataclass(frozen=True)
 class DfscLoss:
     """Loss of the autoencoder, the share of novel features whose hinge is active, their mean distance and its
-    ``bound``.
+    ``bound``, and the mean over the images of their ``median`` distance, which is 0 unless a warm-up asks for it.
 
     An autoencoder that stays within the teacher's range cannot be further away than 4 max(T^2), for (t - a)^2 <= 4
     max(t^2, a^2); a hinge pushes no further than its margin. A mean distance beyond ``bound`` means that the hinge
@@ -62,6 +62,7 @@ class DfscLoss:
     active: Tensor
     novel: Tensor
     bound: Tensor
+    median: Tensor
 
 
 def dfsc_loss(teacher: Tensor, autoencoder: Tensor, settings: DfscSettings) -> DfscLoss:
@@ -69,23 +70,26 @@ def dfsc_loss(teacher: Tensor, autoencoder: Tensor, settings: DfscSettings) -> D
 
     ``split`` replaces the plain loss by similar + hinge, ``additive`` keeps the plain loss, ``location`` splits
     positions instead of elements, ``drop`` imitates the similar features only, ``off`` is plain EfficientAD. The margin
-    is ``margin``, or ``kappa`` times the quantile of each image without gradient.
+    is ``margin``, or ``kappa`` times the quantile of each image without gradient; it is for the caller to take
+    ``margin`` from a warm-up.
     """
     distance = (teacher.detach() - autoencoder).square()
     nothing = torch.zeros((), device=distance.device)
     if settings.mode == "off":
-        return DfscLoss(distance.mean(), nothing, nothing, nothing)
+        return DfscLoss(distance.mean(), nothing, nothing, nothing, nothing)
     split = distance.mean(dim=1, keepdim=True) if settings.mode == "location" else distance
-    limit = sampled_quantile(split.detach().flatten(1), settings.quantile).view(-1, 1, 1, 1)
+    rows = split.detach().flatten(1)
+    limit = sampled_quantile(rows, settings.quantile).view(-1, 1, 1, 1)
+    median = sampled_quantile(rows, (1 + settings.quantile) / 2).mean() if settings.warm_margin else nothing
     novel = split.detach() >= limit
     loss = distance.mean() if settings.mode == "additive" else _mean(split[~novel])
     far = split.detach()[novel].mean()
     bound = 4.0 * teacher.detach().square().amax().clamp_min(settings.margin)
     if settings.mode not in WITH_HINGE:
-        return DfscLoss(loss, nothing, far, bound)
+        return DfscLoss(loss, nothing, far, bound, median)
     margin = settings.kappa * limit if settings.kappa else torch.full_like(limit, settings.margin)
     gap = F.relu(margin - split)[novel]
-    return DfscLoss(loss + settings.weight * gap.mean(), (gap.detach() > 0).float().mean(), far, bound)
+    return DfscLoss(loss + settings.weight * gap.mean(), (gap.detach() > 0).float().mean(), far, bound, median)
 
 
 def _mean(values: Tensor) -> Tensor:

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from edge_ad.errors import BadInput
+
 DfscMode = Literal["split", "additive", "location", "drop", "off"]
 TeacherKind = Literal["efficientnet_lite0", "pdn_small", "pdn_medium"]
 SurpriseKind = Literal["l1", "mahalanobis"]
@@ -94,8 +96,12 @@ class DfscSettings:
 
     ``kappa`` above 0 puts a margin of ``kappa`` times the quantile itself (without gradient) in place of ``margin``.
     The default is absolute on purpose: a margin that follows the quantile grows with the distance that it enlarges, and
-    may diverge. Modes: ``split`` is our reading, ``additive`` keeps the plain loss beside the hinge, ``location`` parts
-    places instead of elements, ``drop`` leaves the novel features out and has no hinge, ``off`` is plain EfficientAD.
+    may diverge. ``warm_margin`` above 0 lets a warm-up without a hinge set the margin once: ``warm_margin`` times the
+    median distance of the novel features when that stalls, which is when its mean over ``warm_window`` of the steps
+    differs from the one before by at most the share ``warm_change``, and at the latest after ``warm_share`` of the
+    steps. Then it is frozen. Modes: ``split`` is our reading, ``additive`` keeps the plain loss beside the hinge,
+    ``location`` parts places instead of elements, ``drop`` leaves the novel features out and has no hinge, ``off`` is
+    plain EfficientAD.
     """
 
     mode: DfscMode = "split"
@@ -103,6 +109,18 @@ class DfscSettings:
     margin: float = 2.0
     weight: float = 1.0
     kappa: float = 0.0
+    warm_margin: float = 0.0
+    warm_share: float = 0.3
+    warm_window: float = 0.05
+    warm_change: float = 0.02
+
+    def __post_init__(self) -> None:
+        """Raise BadInput where two rules would set the margin."""
+        if self.kappa and self.warm_margin:
+            raise BadInput(
+                f"efficientad.dfsc has kappa={self.kappa:g} and warm_margin={self.warm_margin:g}, and each sets the margin: "
+                "make one of them 0"
+            )
 
 
 @dataclass(frozen=True)

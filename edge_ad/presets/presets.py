@@ -332,7 +332,10 @@ AT_MIN_ONE = (
     "batch", "cells", "codes", "count", "depth", "feed_forward", "grid", "heads", "image_side", "layers", "region", "student_width",
     "structure_pool", "structure_top", "token_grid", "top", "width",
 )  # fmt: skip
-SHARES = ("attention_dropout", "dropout", "hard_quantile", "least_share", "quantile", "share", "train_least_share")
+SHARES = (
+    "attention_dropout", "dropout", "hard_quantile", "least_share", "quantile", "share", "train_least_share", "warm_share",
+    "warm_window",
+)  # fmt: skip
 
 
 def with_values(preset: Preset, texts: Sequence[str]) -> Preset:

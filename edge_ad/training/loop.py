@@ -18,7 +18,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -138,12 +138,37 @@ class Watching(Protocol):
         ...
 
 
+class Settled(NamedTuple):
+    """A sentence for the log and plain values for the report."""
+
+    message: str
+    values: dict[str, float]
+
+
+@runtime_checkable
+class Settling(Protocol):
+    """A recipe that sets values of its loss from what it sees in its first steps."""
+
+    def settled(self) -> Settled | None:
+        """Return what was set and what it does since, None before."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """Return plain values that let a resumed training go on."""
+        ...
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from what ``state`` returned."""
+        ...
+
+
 @dataclass
 class Trace:
     """What came of a training.
 
     Steps, last loss, the step and value of the best validation, what the losses were at about ``COURSE`` steps, and
-    their means over all logged steps. ``fell_back`` is the sentence of a divergence after which it began again.
+    their means over all logged steps. ``fell_back`` is the sentence of a divergence after which it began again,
+    ``settled`` what the recipe set in its first steps.
     """
 
     steps: int
@@ -155,6 +180,7 @@ class Trace:
     means: dict[str, float] = field(default_factory=dict)
     logged: int = 0
     fell_back: str = ""
+    settled: dict[str, float] = field(default_factory=dict)
 
     def note(self, step: int, losses: dict[str, float]) -> None:
         """Take in the losses of a logged step."""
@@ -233,6 +259,8 @@ class _Runner:
         self.trace, self.best_state, self.done = Trace(**state["trace"]), state["best"], state["done"]
         if self.trace.fell_back and isinstance(self.recipe, CanFallBack):
             self.recipe.fall_back()
+        elif isinstance(self.recipe, Settling):
+            self.recipe.load_state(state["recipe"])
         self.progress.log(f"{self.recipe.name}: resumed at step {self.done}")
 
     def run(self) -> None:
@@ -261,10 +289,22 @@ class _Runner:
         if isinstance(self.recipe, Watching):
             losses = self.recipe.watch(losses)
         self.trace.loss = self._finite(losses)
+        if isinstance(self.recipe, Settling):
+            self._note_settled(self.recipe.settled())
         if self.done % LOG_EVERY == 0 or self.done == self.steps:
             self._log(losses)
         self._maybe_validate()
         self.whole = True
+
+    def _note_settled(self, settled: Settled | None) -> None:
+        """Log what was set, once, and let the best state be one that was trained with it."""
+        if settled is None:
+            return
+        if not self.trace.settled:
+            self.folder.log({"stage": self.recipe.name, "step": self.done, "settled": settled.values})
+            self.progress.log(f"{self.recipe.name}: {settled.message}")
+            self.trace.best, self.best_state = math.inf, None
+        self.trace.settled = settled.values
 
     def _begin_again(self, fault: Diverged) -> None:
         """Start from the first weights in the recipe's safe form; a second divergence is a fault and goes up."""
@@ -337,6 +377,7 @@ class _Runner:
                 "trace": vars(self.trace),
                 "best": self.best_state,
                 "done": self.done,
+                "recipe": self.recipe.state() if isinstance(self.recipe, Settling) else {},
             },
         )
 

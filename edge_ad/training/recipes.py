@@ -4,8 +4,8 @@ from its features.
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,16 +13,17 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edge_ad.models.build import AnyTeacher
-from edge_ad.models.efficientad import EfficientAD
+from edge_ad.models.efficientad import WITH_HINGE, EfficientAD
 from edge_ad.models.hvq import HvqTokenizer, hvq_loss
 from edge_ad.models.lavit import LaViT, bank_of, batch_histograms, block_mask, lavit_loss, share_of
 from edge_ad.models.vector_quantiser import VectorQuantiser, code_use, perplexity, shares_of
+from edge_ad.presets.networks import DfscSettings
 from edge_ad.presets.presets import Preset, Schedule
 from edge_ad.scoring import fit_gaussian
 from edge_ad.training.augment import GREY, Colours, colour_jitter, draw_colours, is_still, move, scramble, to_pixels
 from edge_ad.training.distributed import Shard
 from edge_ad.training.images import Images
-from edge_ad.training.loop import Arithmetic, Diverged
+from edge_ad.training.loop import Arithmetic, Diverged, Settled
 
 CHUNK = 32
 VALIDATION_MASKS = 4
@@ -261,6 +262,69 @@ class Batch(NamedTuple):
     others: Images | None
 
 
+@dataclass
+class MarginWarmUp:
+    """The median distance of novel features of each step, until it stalls and freezes the margin (ours).
+
+    Steps in which the rate rises do not count: then nothing moves yet. Every process of a group sees the mean over the
+    whole batch, so all freeze the same margin in the same step. ``active`` is the mean share of active novel features
+    over the ``steps_since``, ``first_active`` that of the first of them.
+    """
+
+    factor: float
+    change: float
+    first: int  # step from which on medians count
+    window: int
+    latest: int
+    medians: list[float] = field(default_factory=list)
+    step: int = 0
+    median: float = 0.0
+    margin: float = 0.0
+    steps_since: int = 0
+    first_active: float = 0.0
+    active: float = 0.0
+
+    @classmethod
+    def of(cls, preset: Preset, normal_count: int) -> MarginWarmUp | None:
+        """Return the warm-up that the preset asks for, if any."""
+        dfsc, schedule = preset.efficientad.dfsc, preset.efficientad_schedule
+        if not dfsc.warm_margin or dfsc.mode not in WITH_HINGE:
+            return None
+        steps = schedule.steps_for(normal_count)
+        first, window, latest = (round(share * steps) for share in (schedule.warm_up, dfsc.warm_window, dfsc.warm_share))
+        return cls(dfsc.warm_margin, dfsc.warm_change, first, max(1, window), max(1, latest))
+
+    def see(self, median: float, active: float) -> None:
+        """Take in the median novel distance of a step, or how many novel features are active once the margin is frozen."""
+        if self.step:
+            self.steps_since += 1
+            self.first_active = active if self.steps_since == 1 else self.first_active
+            self.active += (active - self.active) / self.steps_since
+            return
+        self.medians.append(median)
+        if len(self.medians) >= self.latest or self._has_stalled():
+            self.step, recent = len(self.medians), self.medians[-self.window :]
+            self.median = sum(recent) / len(recent)
+            self.margin, self.medians = self.factor * self.median, []
+
+    def _has_stalled(self) -> bool:
+        if len(self.medians) < self.first + 2 * self.window:
+            return False
+        before, recent = (sum(part) for part in (self.medians[-2 * self.window : -self.window], self.medians[-self.window :]))
+        return abs(recent - before) <= self.change * before
+
+    def settled(self) -> Settled | None:
+        """Return margin, step and active share once a step was done with the margin."""
+        if not self.steps_since:
+            return None
+        message = (
+            f"DFSC margin {self.margin:.4g}, {self.factor:g} times the median novel distance, frozen after step {self.step}; "
+            f"{self.first_active:.0%} of the novel features are active"
+        )
+        values = {"margin": self.margin, "median": self.median, "active": self.active, "first_active": self.first_active}
+        return Settled(message, {"step": self.step, **{name: round(value, 6) for name, value in values.items()}})
+
+
 class EfficientADRecipe:
     """Normal images, slightly moved, for all losses; scrambled normal images or images of other things for the penalty.
     """
@@ -285,6 +349,9 @@ class EfficientADRecipe:
         self.normal_images, self.unseen, self.others = normal_images, unseen, others
         self.settings = preset.efficientad
         self.beyond = 0
+        self.warm_up = MarginWarmUp.of(preset, len(normal_images))
+        if self.warm_up is not None:
+            self._set_dfsc(replace(self.settings.dfsc, margin=0.0))  # no hinge before the margin is frozen
         self.cache = self._cached_features()
 
     def draw(self, rng: np.random.Generator) -> Batch:
@@ -318,15 +385,17 @@ class EfficientADRecipe:
             "hinge_active": losses.separation.active,
             "novel_distance": losses.separation.novel,
             "bound": losses.separation.bound,
+            "novel_median": losses.separation.median,
         }
 
     def fall_back(self) -> None:
         """Go on as plain EfficientAD, whose loss has no hinge and cannot run away."""
-        self.settings = replace(self.settings, dfsc=replace(self.settings.dfsc, mode="off"))
+        self.warm_up = None
+        self._set_dfsc(replace(self.settings.dfsc, mode="off"))
 
     def watch(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Raise Diverged when the hinge drives the novel features ever further from the teacher."""
-        shown = {name: value for name, value in losses.items() if name != "bound"}
+        """Raise Diverged when the hinge drives the novel features ever further from the teacher; see to the warm-up."""
+        shown = {name: value for name, value in losses.items() if name not in ("bound", "novel_median")}
         dfsc = self.settings.dfsc
         if dfsc.mode == "off":
             return shown
@@ -338,7 +407,31 @@ class EfficientADRecipe:
                 f"the DFSC hinge diverges: novel features are {distance:.3g} from the teacher, whose range allows "
                 f"{bound:.3g} (mode {dfsc.mode}, margin {margin}); beginning again as plain EfficientAD, without the hinge"
             )
+        if self.warm_up is not None:
+            self.warm_up.see(float(losses["novel_median"].detach()), float(losses["hinge_active"].detach()))
+            self._follow(self.warm_up)
         return shown
+
+    def settled(self) -> Settled | None:
+        """Return the margin that the warm-up froze, once a step was done with it."""
+        return None if self.warm_up is None else self.warm_up.settled()
+
+    def state(self) -> dict[str, Any]:
+        """Return what the warm-up has seen and set."""
+        return {} if self.warm_up is None else vars(self.warm_up)
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on with the warm-up, or with the margin that it froze."""
+        if self.warm_up is not None:
+            self.warm_up = MarginWarmUp(**state)
+            self._follow(self.warm_up)
+
+    def _follow(self, warm_up: MarginWarmUp) -> None:
+        if warm_up.step and self.settings.dfsc.warm_margin:
+            self._set_dfsc(replace(self.settings.dfsc, margin=warm_up.margin, warm_margin=0.0))
+
+    def _set_dfsc(self, dfsc: DfscSettings) -> None:
+        self.settings = replace(self.settings, dfsc=dfsc)
 
     def validate(self) -> float:
         """Return how far local and global maps of unseen normal images peak, in log units: it rises when normal images

@@ -304,6 +304,7 @@ class _Training:
             "course": trace.course,
             "means": {name: round(value, 6) for name, value in trace.means.items()},
             "fell_back": trace.fell_back or None,
+            **({"margin": trace.settled} if trace.settled else {}),
         }
 
     def _report_codebooks(self, codebooks: dict[str, dict[str, float | int]]) -> None:

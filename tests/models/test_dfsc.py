@@ -73,6 +73,22 @@ def test_novel_distance_and_its_bound() -> None:
     assert float(dfsc_loss(teacher + 3.0, drawn, DfscSettings("split", margin=6.0)).bound) == 36.0
 
 
+def test_the_median_of_novel_distances_is_a_mean_over_pictures() -> None:
+    """Novel are 4 and 9, and 400 and 900 in the other image: lower medians 4 and 400, whose mean is 202."""
+    teacher, drawn = pair([0, 1, 4, 9, 0, 100, 400, 900], (2, 1, 2, 2))
+    found = dfsc_loss(teacher, drawn, DfscSettings("split", quantile=0.7, margin=0.0, warm_margin=1.0))
+    assert (float(found.median), float(found.active)) == (pytest.approx(202.0), 0.0)
+    assert float(dfsc_loss(teacher, drawn, DfscSettings("split", quantile=0.7)).median) == 0.0
+
+
+def test_shares_of_a_batch_give_the_median_of_the_whole() -> None:
+    """Processes average what each has of a batch, weighted by its images, and must freeze the same margin as one process."""
+    teacher, drawn = torch.randn(2, 5, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    settings = DfscSettings("split", quantile=0.7, warm_margin=1.0)
+    own = [float(dfsc_loss(teacher[rows], drawn[rows], settings).median) for rows in (slice(0, 3), slice(3, 5))]
+    assert float(dfsc_loss(teacher, drawn, settings).median) == pytest.approx(0.6 * own[0] + 0.4 * own[1], rel=1e-6)
+
+
 @settings(deadline=None)
 @given(
     st.lists(st.floats(-5, 5, width=32), min_size=8, max_size=8),

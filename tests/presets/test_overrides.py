@@ -30,6 +30,13 @@ def test_values_of_every_kind() -> None:
     assert with_values(FAST, []) is FAST
 
 
+def test_two_rules_for_one_margin_are_refused() -> None:
+    with pytest.raises(BadInput, match=r"kappa=1\.5 and warm_margin=1, and each sets the margin: make one of them 0"):
+        with_values(FAST, ["efficientad.dfsc.warm_margin=1", "efficientad.dfsc.kappa=1.5"])
+    fixed = with_values(FAST, ["efficientad.dfsc.warm_margin=1", "efficientad.dfsc.warm_margin=0"])
+    assert fixed == with_values(FAST, ["efficientad.dfsc.warm_margin=0"])
+
+
 def test_the_last_of_several_wins() -> None:
     assert with_values(FAST, ["masks.count=4", "masks.count=8"]).masks.count == 8
 
@@ -51,6 +58,7 @@ def test_the_last_of_several_wins() -> None:
         ("hvq.transport=-1", ["must be 0 or more"]),
         ("hvq.transport=Infinity", ["must be 0 or more"]),
         ("masks.share=1.2", ["from 0 to 1"]),
+        ("efficientad.dfsc.warm_window=20", ["from 0 to 1"]),
         ("penalty=1", ["true or false"]),
         ("masks.train_shares=0.4", ["a list in brackets, each a number"]),
         ('masks.train_shares=["a"]', ["is not a number"]),

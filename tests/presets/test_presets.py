@@ -140,7 +140,8 @@ def test_every_value_of_the_table_has_a_source() -> None:
     assert set(sources) >= set(PUBLISHED)
     assert all(sources.values())
     readings = [key for key, source in sources.items() if source == "our reading of DFSC"]
-    assert readings == [f"efficientad.dfsc.{name}" for name in ("mode", "quantile", "margin", "weight", "kappa")]
+    warm_up = [f"warm_{name}" for name in ("margin", "share", "window", "change")]
+    assert readings == [f"efficientad.dfsc.{name}" for name in ("mode", "quantile", "margin", "weight", "kappa", *warm_up)]
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -309,6 +309,7 @@ def assert_same_training(found: Path, trained: Trained) -> None:
         assert bundle.report[stage]["loss"] == pytest.approx(expected.report[stage]["loss"], rel=1e-4)
         ours, theirs = bundle.report[stage]["means"], expected.report[stage]["means"]
         assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-6), stage
+    assert bundle.report["efficientad"]["margin"] == pytest.approx(expected.report["efficientad"]["margin"], rel=1e-3)
 
 
 def torchrun(goods: Path, out: Path) -> subprocess.CompletedProcess[str]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import math
 import os
 import signal
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edge_ad.presets.presets import Schedule
-from edge_ad.training.loop import COURSE, Diverged, defer_interrupt, fit
+from edge_ad.training.loop import COURSE, Diverged, Settled, defer_interrupt, fit
 from edge_ad.training.run_folder import RunFolder
 from edge_ad.utils.progress import Progress
 
@@ -238,6 +240,51 @@ def test_a_recipe_without_a_safe_form_lets_the_divergence_go_up(tmp_path: Path) 
     recipe.learn = learn  # type: ignore[method-assign]
     with pytest.raises(Diverged, match="it runs away"):
         fit(recipe, 60, begun(tmp_path), 0, progress=QUIET)
+
+
+class Setting(Regression):
+    """Sets a value after step 25 and says so from step 26 on; it has the best answer to unseen images before."""
+
+    def __init__(self, stop_at: int = 0) -> None:
+        super().__init__(stop_at=stop_at)
+        self.seen: list[float] = []
+
+    def learn(self, batch: NDArray[np.float32]) -> dict[str, Tensor]:
+        losses = super().learn(batch)
+        self.seen.append(round(float(losses["noise"]), 6))
+        return losses
+
+    def validate(self) -> float:
+        return float(len(self.seen))
+
+    def settled(self) -> Settled | None:
+        return Settled("it is set", {"value": self.seen[24]}) if len(self.seen) > 25 else None
+
+    def state(self) -> dict[str, Any]:
+        return {"seen": self.seen}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.seen = state["seen"]
+
+
+def test_what_a_recipe_sets_is_logged_once_and_the_best_state_is_one_trained_with_it(tmp_path: Path) -> None:
+    recipe, said = Setting(), io.StringIO()
+    trace = fit(recipe, 60, begun(tmp_path), 0, progress=Progress(stream=said))
+    entries = [json.loads(line) for line in (tmp_path / "train.jsonl").read_text().splitlines()]
+    assert [(one["step"], one["settled"]) for one in entries if "settled" in one] == [(26, {"value": recipe.seen[24]})]
+    assert said.getvalue().count("regression: it is set") == 1
+    assert trace.settled == {"value": recipe.seen[24]}
+    assert trace.best_step == 30
+
+
+@pytest.mark.parametrize("stop_at", [20, 25, 26, 40])
+def test_what_a_recipe_sets_survives_a_stop(tmp_path: Path, stop_at: int) -> None:
+    whole = fit(Setting(), 60, begun(tmp_path / "whole"), 0, progress=QUIET)
+    folder, resumed = begun(tmp_path / "stopped"), Setting()
+    with pytest.raises(KeyboardInterrupt):
+        fit(Setting(stop_at), 60, folder, 0, progress=QUIET)
+    assert fit(resumed, 60, folder, 0, progress=QUIET) == whole
+    assert resumed.steps == 60 - stop_at
 
 
 def test_the_trace_keeps_the_course_and_the_means_of_what_is_logged(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,12 +15,14 @@ import torch
 
 from edge_ad.models.build import build_lavit, build_tokenizer
 from edge_ad.models.lavit import lavit_loss
+from edge_ad.presets.networks import DfscSettings
 from edge_ad.presets.presets import Augmentation, Preset
 from edge_ad.training.augment import to_pixels
-from edge_ad.training.loop import Arithmetic, Diverged, choose_arithmetic, fit
+from edge_ad.training.loop import Arithmetic, Diverged, Trace, choose_arithmetic, fit
 from edge_ad.training.recipes import (
     EfficientADRecipe,
     LavitRecipe,
+    MarginWarmUp,
     TokenizerRecipe,
     codebook_report,
     encode,
@@ -213,7 +217,77 @@ def test_penalty_pictures_are_grey_three_times_in_ten() -> None:
 
 
 def with_dfsc(**values: Any) -> Preset:
-    return replace(TINY, efficientad=replace(TINY.efficientad, dfsc=replace(TINY.efficientad.dfsc, **values)))
+    return replace(TINY, efficientad=replace(TINY.efficientad, dfsc=DfscSettings(**values)))
+
+
+# Twenty steps: the rate rises in the first 2, windows are of 2, the latest is 10. The means of the windows at step 7 are
+# (6 + 5) / 2 and 5, which differ by 9 %, at step 8 both are 5. Falling by 1 a step, the last two are 12 and 11.
+WARM_UPS = [
+    ([9, 9, 8, 6, 5, 5, 5, 5, 5], 8, 5.0),
+    ([9, 9, 9, 9, 9, 9], 6, 9.0),  # alike from the first step on, which does not count before the rate has risen
+    ([100, 80, 9, 9, 9, 9], 6, 9.0),
+    (list(range(20, 8, -1)), 10, 11.5),
+]
+
+
+@pytest.mark.parametrize(("medians", "step", "median"), WARM_UPS)
+def test_a_margin_is_frozen_where_the_median_stalls(medians: list[float], step: int, median: float) -> None:
+    preset = with_dfsc(warm_margin=1.5, warm_window=0.1, warm_share=0.5, warm_change=0.02)
+    warm_up = MarginWarmUp.of(replace(preset, efficientad_schedule=replace(preset.efficientad_schedule, steps=20)), 5)
+    assert warm_up is not None
+    for value in medians[:step]:
+        assert (warm_up.step, warm_up.settled()) == (0, None)
+        warm_up.see(value, 0.0)
+    assert (warm_up.step, warm_up.margin) == (step, 1.5 * median)
+    assert warm_up.settled() is None  # nothing was done with it yet
+    for active in (0.75, 0.25):
+        warm_up.see(0.0, active)
+    settled = warm_up.settled()
+    assert settled is not None
+    assert settled.values == {"step": step, "margin": 1.5 * median, "median": median, "active": 0.5, "first_active": 0.75}
+    assert f"margin {1.5 * median:g}, 1.5 times" in settled.message
+    assert f"frozen after step {step}; 75% of the novel" in settled.message
+
+
+@pytest.mark.parametrize("mode", ["drop", "off"])
+def test_without_a_hinge_there_is_no_warm_up(mode: str) -> None:
+    assert MarginWarmUp.of(with_dfsc(mode=mode, warm_margin=1.0), 5) is None
+
+
+def warm(path: Path, stop_at: int = 0) -> tuple[EfficientADRecipe, Trace]:
+    """Train four steps, of which two are the warm-up, and stop once before the end."""
+    preset = with_dfsc(quantile=0.9, warm_margin=2.0, warm_share=0.5, warm_window=0.25)
+    schedule = replace(preset.efficientad_schedule, steps=4, rate=1e-5, validate_every=0)
+    recipe = efficientad_recipe(replace(preset, efficientad_schedule=schedule))
+    learn, steps = recipe.learn, 0
+
+    def stopping(batch: Any) -> dict[str, torch.Tensor]:
+        nonlocal steps
+        steps += 1
+        if steps == stop_at:
+            os.kill(os.getpid(), signal.SIGINT)
+        return learn(batch)
+
+    recipe.learn = stopping  # type: ignore[method-assign]
+    folder = RunFolder(path)
+    folder.begin("mark")
+    return recipe, fit(recipe, 4, folder, 0, progress=Progress(shown=False))
+
+
+def test_a_warm_up_freezes_the_same_margin_through_a_stop(tmp_path: Path) -> None:
+    """The median is that of the second step, its window; twice it leaves most of the highest tenth below the margin."""
+    recipe, trace = warm(tmp_path / "whole")
+    assert trace.settled["step"] == 2
+    assert trace.settled["margin"] == pytest.approx(2 * trace.settled["median"], rel=1e-6)
+    assert 0.5 < trace.settled["first_active"] <= 1.0
+    assert recipe.settings.dfsc.margin == pytest.approx(trace.settled["margin"], abs=1e-6)
+    for stop_at in (1, 2, 3):
+        with pytest.raises(KeyboardInterrupt):
+            warm(tmp_path / str(stop_at), stop_at)
+        resumed, again = warm(tmp_path / str(stop_at))
+        assert again == trace
+        for name, value in resumed.module.state_dict().items():
+            assert torch.equal(value, recipe.module.state_dict()[name]), name
 
 
 def driven(recipe: EfficientADRecipe, distance: float) -> None:
