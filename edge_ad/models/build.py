@@ -38,8 +38,13 @@ def build_efficientad(preset: Preset, channels: int, image_size: Size | None = N
     settings, size, grid = preset.efficientad, image_size or preset.image_size, preset.feature_grid(image_size)
     sizes = decoder_sizes(size, settings.decoder_sizes or None, preset.image_side)
     autoencoder = AutoEncoder(channels, grid, size, sizes, dropout=settings.dropout)
-    standardise = (Standardise(channels, grid), Standardise(channels, grid, whiten=False))
-    return EfficientAD(build_student(preset, 2 * channels), autoencoder, standardise if settings.standardise else None)
+    standardise = build_standardise(channels, grid) if settings.standardise else None
+    return EfficientAD(build_student(preset, 2 * channels), autoencoder, standardise)
+
+
+def build_standardise(channels: int, grid: Size) -> tuple[Standardise, Standardise]:
+    """Return what standardises errors against true features, and errors between two learned networks."""
+    return Standardise(channels, grid), Standardise(channels, grid, whiten=False)
 
 
 def build_student(preset: Preset, channels: int) -> nn.Module:

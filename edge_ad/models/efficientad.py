@@ -123,6 +123,12 @@ class EfficientADLosses:
         return replace(self, student=self.student + (weight - 1.0) * self.silence)
 
 
+def error_map(errors: Tensor, standardise: nn.Module | None) -> Tensor:
+    """Return the mean squares f32 (B, 1, h, w) of errors f32 (B, C, h, w), standardised or as they are."""
+    standardised: Tensor = errors if standardise is None else standardise(errors)
+    return standardised.square().mean(dim=1, keepdim=True)
+
+
 class EfficientAD(nn.Module):
     """Student (2C channels) and autoencoder (C channels) over RGB pixels in [0, 255].
 
@@ -142,13 +148,12 @@ class EfficientAD(nn.Module):
     def forward(self, pixels: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
         """Return map_local and map_global, f32 (B, 1, h, w), for pixels (B, 3, H, W) and teacher features (B, C, h, w).
         """
-        errors = self._errors(pixels, features)
-        if self.standardise is not None:
-            errors = [standardise(one) for standardise, one in zip(self.standardise, errors, strict=True)]
-        map_local, map_global = (one.square().mean(dim=1, keepdim=True) for one in errors)
+        modules = (None, None) if self.standardise is None else self.standardise
+        errors = self.errors(pixels, features)
+        map_local, map_global = (error_map(one, module) for one, module in zip(errors, modules, strict=True))
         return map_local, map_global
 
-    def _errors(self, pixels: Tensor, features: Tensor) -> list[Tensor]:
+    def errors(self, pixels: Tensor, features: Tensor) -> list[Tensor]:
         """Return how the student errs beside the teacher, and its second half beside the autoencoder, f32 (B, C, h, w)
         each.
         """
@@ -163,7 +168,7 @@ class EfficientAD(nn.Module):
         if self.standardise is None:
             return
         with torch.no_grad():
-            pair_errors = [self._errors(pixels, features) for pixels, features in pairs]
+            pair_errors = [self.errors(pixels, features) for pixels, features in pairs]
         for module, errors in zip(self.standardise, zip(*pair_errors, strict=True), strict=True):
             assert isinstance(module, Standardise)
             module.learn(torch.cat(errors))

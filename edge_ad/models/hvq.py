@@ -156,15 +156,19 @@ class HvqTokenizer(nn.Module):
         cost on the finest codebook is added to each cell.
         """
         out = self.forward(features)
+        return out.ids, self.error_map(out, features, self.standardise), out.shares
+
+    def error_map(self, out: HvqOutput, features: Tensor, standardise: nn.Module | None) -> Tensor:
+        """Return the error map of ``structure_map``, errors standardised or as they are."""
         errors = out.reconstruction - features.flatten(2).transpose(1, 2)
-        if self.standardise is not None:
-            errors = self.standardise(_on_grid(errors, features)).flatten(2).transpose(1, 2)
+        if standardise is not None:
+            errors = standardise(_on_grid(errors, features)).flatten(2).transpose(1, 2)
         error = errors.square().sum(dim=-1).clamp_min(1e-12).sqrt()
         if self.settings.transport:
             finest = self.levels[0]
             assert isinstance(finest, VectorQuantiser)
             error = error + self.settings.transport * transport_cost(out.finest, finest.codebook)
-        return out.ids, error.reshape(-1, 1, *self.grid), out.shares
+        return error.reshape(-1, 1, *self.grid)
 
     @torch.no_grad()
     def learn_errors(self, features: Sequence[Tensor]) -> None:

@@ -144,7 +144,7 @@ class Preset:
     ``token_augmentation`` makes moved copies of the normal images for the tokenizer; LAViT sees only the originals
     unless ``lavit_on_originals`` is off, since copies made its histograms harder to predict and its scores worse. The
     Gaussians of composition and surprise learn from normal images, copies and ``views``, copies that are blurred and
-    noisy as well.
+    noisy as well. With ``choose_standardise`` the end of a training may standardise errors where nobody has set it.
     """
 
     name: str
@@ -165,6 +165,7 @@ class Preset:
     views: ViewSettings = ViewSettings()
     lavit_on_originals: bool = True
     penalty: bool = True
+    choose_standardise: bool = False
     anomalies: int = 160
     low_precision: bool = True
 
@@ -211,6 +212,15 @@ class Preset:
         if not teacher.token_side and tokens * teacher.token_grid != teacher.grid:
             raise BadInput(f"{where}: teacher.token_grid {teacher.token_grid} does not divide teacher.grid {teacher.grid}")
 
+    def may_standardise(self, network: Literal["hvq", "efficientad"], given: Collection[str]) -> bool:
+        """Whether the end of a training may standardise the errors of a network: they are not yet, maps become scores as
+        they are, and the key is not among those ``given`` by the user.
+        """
+        fusion, settings = self.fusion, self.hvq if network == "hvq" else self.efficientad
+        published = fusion.structure_side > 0 or fusion.structure_pool > 1 or fusion.border > 0
+        free = not settings.standardise and f"{network}.standardise" not in given
+        return self.choose_standardise and free and not published
+
     def feature_grid(self, image_size: Size | None = None) -> Size:
         """Return (rows, columns) of the features of an image of ``image_size``; BadInput for a size it cannot take."""
         return self._grid(self.teacher.grid, image_size)
@@ -243,6 +253,7 @@ FAST = Preset(
     lavit=LavitSettings(
         width=192, heads=6, layer_scale=0.1, attention_dropout=0.0, drop_masked=True, surprise="mahalanobis"
     ),
+    choose_standardise=True,
 )
 
 DEMO = replace(

@@ -2,23 +2,23 @@
 
 Banks and Gaussians see only the normal images that the networks learn from, and small movements of them. Whether a cell is
 compared with all remembered ones, with those of its own region or with a Gaussian of its place is decided by the unseen
-normal images and the synthetic anomalies, as the weights of the branches are. For that each anomaly is shown at one strength
-only: all at every strength would cost more than all the rest of the memory.
+normal images and the synthetic anomalies, as the weights of the branches are (``choices``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from torch import Tensor
 
 from edge_ad.deployment.validation_images import spread
 from edge_ad.models.build import AnyTeacher, build_gaussians, build_memory, memory_regions
 from edge_ad.models.memory import CellGaussians, Memory
+from edge_ad.models.teachers import TeacherOutput
 from edge_ad.presets.networks import Size
 from edge_ad.presets.presets import Preset
 from edge_ad.scoring.memory import (
@@ -33,12 +33,12 @@ from edge_ad.scoring.memory import (
 from edge_ad.scoring.pooling import highest_mean
 from edge_ad.scoring.weights import Trial
 from edge_ad.training.augment import to_pixels
-from edge_ad.training.images import Images, ScoringImages
+from edge_ad.training.choices import chosen_variant
+from edge_ad.training.images import Images
 
 MAX_IMAGES = 128  # normal images and moved copies that cells are chosen from: more say little new
-MAX_SHOWN = 192  # anomalies that the variant is chosen by
 CHUNK = 16
-GAUSSIAN = "gaussian"
+GAUSSIAN, MEMORY = "gaussian", "memory"
 
 Whitening = tuple[Array, Array]
 
@@ -68,36 +68,53 @@ class _Candidate:
     report: dict[str, Any]
 
 
-def learn_memory(
-    teacher: AnyTeacher, preset: Preset, images: ScoringImages, copies: Images, *, seed: int, device: torch.device
-) -> Learned | None:
-    """Return the memory of the normal images, learned from ``copies`` u8 [N, H, W, 3] (the originals first); None where
-    the preset has none.
+@dataclass(frozen=True)
+class MemoryCandidates:
+    """The variants of a memory that learned, the default first; ``top`` of its map's highest cells make a raw score."""
 
-    Of several variants the first is taken, unless another is better by what the rule of the weights supports.
+    whitening: Whitening
+    variants: Mapping[str, _Candidate]
+    top: int
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the variants."""
+        return tuple(self.variants)
+
+    def read(self, pixels: Tensor, described: TeacherOutput) -> dict[str, Array]:
+        """Return raw scores f32 [n, V] of a batch by each variant."""
+        white = _whitened(_cells(described.features), self.whitening)
+        maps = [one.distances(white).reshape(len(white), -1) for one in self.variants.values()]
+        return {MEMORY: np.stack([highest_mean(values, self.top) for values in maps], axis=1)}
+
+    def chosen(self, trial: Trial | None) -> Learned:
+        """Return the variant that a trial supports; without one the first."""
+        name, figures = (self.names[0], {}) if trial is None else chosen_variant(trial, self.names)
+        chosen = self.variants[name]
+        return Learned(chosen.module().eval(), {"variant": name, **chosen.report, **figures})
+
+
+def learn_memory(
+    teacher: AnyTeacher, preset: Preset, normal_images: int, copies: Images, *, seed: int, device: torch.device
+) -> MemoryCandidates | None:
+    """Return the memory of the normal images by each variant that the preset allows, learned from ``copies`` u8 [N, H, W, 3]
+    (the ``normal_images`` originals first); None where the preset has none.
     """
     size: Size = (copies.shape[1], copies.shape[2])
     allowed = memory_regions(preset, size)
     if not allowed:
         return None
-    learned = spread(copies[: max(len(images.fit), MAX_IMAGES)], MAX_IMAGES)
+    learned = spread(copies[: max(normal_images, MAX_IMAGES)], MAX_IMAGES)
     features = np.concatenate(list(_features(teacher, learned, device)))
     whitening = whitening_of(features.reshape(-1, features.shape[-1]), preset.memory.width)
     white = _whitened(features, whitening)
-    candidates = {
+    variants = {
         name: _gaussian(preset, teacher, whitening, white, regions=regions)
         if name == GAUSSIAN
         else _bank(preset, teacher, whitening, white, regions=regions, seed=seed)
         for name, regions in allowed.items()
     }
-    name, figures = next(iter(candidates)), dict[str, Any]()
-    if len(candidates) > 1:
-        scores = _Scores(teacher, whitening, candidates, top=preset.fusion.top_of("memory"), device=device)
-        shown, kinds = images.shown_once(MAX_SHOWN)
-        trial = Trial(scores.of(spread(images.normalise, MAX_IMAGES)), scores.of(shown), kinds, seed)
-        name, figures = chosen_variant(trial, tuple(candidates))
-    chosen = candidates[name]
-    return Learned(chosen.module().eval(), {"variant": name, **chosen.report, **figures})
+    return MemoryCandidates(whitening, variants, preset.fusion.top_of(MEMORY))
 
 
 def _bank(
@@ -131,38 +148,6 @@ def _gaussian(
     )
 
 
-@dataclass(frozen=True)
-class _Scores:
-    """Raw scores of images by each variant: the mean of the ``top`` highest cells of the map, as the fusion takes it."""
-
-    teacher: AnyTeacher
-    whitening: Whitening
-    candidates: Mapping[str, _Candidate]
-    top: int
-    device: torch.device
-
-    def of(self, images: Images) -> NDArray[np.float64]:
-        """Return f64 [N, V]."""
-        rows = []
-        for features in _features(self.teacher, images, self.device):
-            white = _whitened(features, self.whitening)
-            maps = [one.distances(white).reshape(len(white), -1) for one in self.candidates.values()]
-            rows.append(np.stack([highest_mean(values, self.top) for values in maps], axis=1))
-        return np.concatenate(rows).astype(np.float64)
-
-
-def chosen_variant(trial: Trial, names: Sequence[str]) -> tuple[str, dict[str, Any]]:
-    """Return which of the variants to take, and the figures that decided: gains over the first, and what they must exceed."""
-    alone = np.eye(len(names))
-    first, default, others = names[0], alone[0], len(names) - 1
-    aurocs = {name: round(trial.macro(weight), 4) for name, weight in zip(names, alone, strict=True)}
-    gains = {
-        f"{name} over {first}": [round(trial.gain(weight, default)[0], 4), round(trial.needed(weight, default, others), 4)]
-        for name, weight in zip(names[1:], alone[1:], strict=True)
-    }
-    return names[trial.choose(alone)], {"auroc": aurocs, "gains": gains}
-
-
 def _whitened(features: Array, whitening: Whitening) -> Array:
     centre, matrix = whitening
     return np.asarray((features - centre) @ matrix.T, np.float32)
@@ -172,5 +157,9 @@ def _features(teacher: AnyTeacher, images: Images, device: torch.device) -> Iter
     """Yield the teacher's features f32 [n, h, w, C] of a few images at a time."""
     for start in range(0, len(images), CHUNK):
         with torch.no_grad():
-            features = teacher(to_pixels(images[start : start + CHUNK], device)).features
-        yield np.ascontiguousarray(features.permute(0, 2, 3, 1).float().cpu().numpy())
+            yield _cells(teacher(to_pixels(images[start : start + CHUNK], device)).features)
+
+
+def _cells(features: Tensor) -> Array:
+    """Return features f32 (n, C, h, w) as cells f32 [n, h, w, C]."""
+    return np.ascontiguousarray(features.permute(0, 2, 3, 1).float().cpu().numpy())

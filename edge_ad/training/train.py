@@ -12,6 +12,7 @@ from typing import Any, get_args
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from edge_ad import __version__
 from edge_ad.bundle import BundleContents, Golden, open_bundle, write_bundle
@@ -25,12 +26,15 @@ from edge_ad.deployment.calibrate import CalibrateOptions, with_quantisation
 from edge_ad.errors import BadInput
 from edge_ad.export.graphs import ExportedGraph, Networks, export_all
 from edge_ad.models.build import build_efficientad, build_lavit, build_tokenizer
+from edge_ad.models.efficientad import EfficientAD
+from edge_ad.models.hvq import HvqTokenizer
 from edge_ad.models.lavit import bank_of
 from edge_ad.models.memory import CellGaussians, Memory
 from edge_ad.presets.networks import TeacherKind
 from edge_ad.presets.presets import Preset, preset_named, with_teacher, with_values
 from edge_ad.scoring import BRANCHES, Thresholds, choose_thresholds
 from edge_ad.training.augment import disturbed, with_moved
+from edge_ad.training.choices import offer_standardise, read_trials, standardise_readers, with_standardised
 from edge_ad.training.distributed import group_folder
 from edge_ad.training.geometry import (
     defect_scale,
@@ -43,7 +47,7 @@ from edge_ad.training.geometry import (
 from edge_ad.training.images import Images, ScoringImages, labelled, read_all, read_centres, scoring_images
 from edge_ad.training.locating_gain import LocatingTrial
 from edge_ad.training.loop import Arithmetic, Trace, choose_arithmetic, fit
-from edge_ad.training.memory import learn_memory
+from edge_ad.training.memory import MEMORY, learn_memory
 from edge_ad.training.recipes import (
     EfficientADRecipe,
     LavitRecipe,
@@ -154,6 +158,11 @@ class _Training:
         self.mark = mark
         self.report: dict[str, Any] = {"arithmetic": self.arithmetic.name, "fingerprint": mark, "seconds": {}}
 
+    @property
+    def given(self) -> set[str]:
+        """The keys of the settings that the user has given."""
+        return {text.partition("=")[0].strip() for text in self.options.setting}
+
     def is_finished(self) -> bool:
         """Whether the bundle is there already, from the same normal images, settings and version."""
         return self.arithmetic.group.from_lead(lambda: b"yes" if self._bundle_is_there() else None) is not None
@@ -236,7 +245,6 @@ class _Training:
         copies = with_moved(images.fit, preset, self.options.seed)
         tokens, pooled = describe(teacher, copies, preset, arithmetic.device, progress=self.progress)
         unseen, _ = describe(teacher, images.normalise, preset, arithmetic.device)
-        memory = self._remember(teacher, images, copies)
         channels = teacher.token_channels
 
         # Every network starts from its own seed: a resumed training skips what drew numbers before it.
@@ -245,7 +253,6 @@ class _Training:
         self._fit(TokenizerRecipe(tokenizer, preset.tokenizer_schedule, tokens, unseen, arithmetic=arithmetic), len(images.fit))
         originals = slice(len(images.fit))
         soften(tokenizer, tokens[originals], arithmetic)
-        learn_tokenizer_errors(tokenizer, tokens[originals], arithmetic)
         codes, top = encode_all(tokenizer, tokens, arithmetic)
         unseen_codes = encode(tokenizer, unseen, arithmetic)
         self._report_codebooks(codebook_report(tokenizer, codes, top))
@@ -270,26 +277,39 @@ class _Training:
             ),
             len(images.fit),
         )
-        learn_student_errors(efficientad, teacher, images.fit, arithmetic)
+        memory = None
+        if arithmetic.group.is_main_process:
+            memory = self._choose(teacher, (tokenizer, efficientad), images, tokens=tokens[originals], copies=copies)
         for module in (teacher, efficientad, tokenizer, lavit):
             module.cpu().eval()
         return Networks(teacher, efficientad, tokenizer, lavit, memory), Described(pooled.numpy(), surprise)
 
-    def _remember(self, teacher: Any, images: ScoringImages, copies: Images) -> Memory | CellGaussians | None:
-        """Choose the remembered cells and report them; only the main process needs them."""
-        started = time.monotonic()
-        if not self.arithmetic.group.is_main_process:
-            return None
-        learned = learn_memory(
-            teacher, self.preset, images, copies, seed=self.options.seed, device=self.arithmetic.device
-        )
-        if learned is None:
-            return None
-        self.report["memory"] = learned.report
-        self.report["seconds"]["memory"] = round(time.monotonic() - started, 1)
-        self.progress.log(f"memory: {learned.message}")
-        self.folder.log({"stage": "memory", **learned.report})
-        return learned.memory
+    def _choose(
+        self, teacher: Any, networks: tuple[HvqTokenizer, EfficientAD], images: ScoringImages, *, tokens: Tensor, copies: Images
+    ) -> Memory | CellGaussians | None:
+        """Learn how networks err and what is remembered, and choose what of it is used; only the main process needs it."""
+        started, preset, seed = time.monotonic(), self.preset, self.options.seed
+        (tokenizer, efficientad), device = networks, self.arithmetic.device
+        offer_standardise(preset, self.given, *networks, channels=teacher.channels, image_size=self.image_size)
+        learn_tokenizer_errors(tokenizer, tokens, self.arithmetic)
+        learn_student_errors(efficientad, teacher, images.fit, self.arithmetic)
+        readers = standardise_readers(preset, self.given, *networks)
+        memory = learn_memory(teacher, preset, len(images.fit), copies, seed=seed, device=device)
+        if memory is not None and len(memory.names) > 1:
+            readers.append(memory.read)
+        trials = read_trials(teacher, images, readers, seed=seed, device=device) if readers else {}
+        self.preset, report = with_standardised(preset, trials, *networks)
+        for name, row in report.items():
+            aurocs = ", ".join(f"{variant} {auroc:.3f}" for variant, auroc in row["auroc"].items())
+            self.progress.log(f"errors of {name}: {row['variant']}; AUROC {aurocs}")
+        learned = None if memory is None else memory.chosen(trials.get(MEMORY))
+        self.report |= {"standardise": report} if report else {}
+        if learned is not None:
+            self.report["memory"] = learned.report
+            self.progress.log(f"memory: {learned.message}")
+        self.report["seconds"]["choices"] = round(time.monotonic() - started, 1)
+        self.folder.log({"stage": "choices", "standardise": report, "memory": None if learned is None else learned.report})
+        return None if learned is None else learned.memory
 
     def _fit(self, recipe: Any, normal_count: int) -> None:
         started = time.monotonic()
@@ -361,10 +381,9 @@ class _Training:
         blank, options = learn_quantization_statistics(
             blank, described, images, views, scratch=scratch, options=options, progress=self.progress
         )
-        given = {text.partition("=")[0].strip() for text in self.options.setting}
         contents = finish_contents(
             blank, images, scratch, targets,
-            preset=preset, given=given, seed=self.options.seed, progress=self.progress,
+            preset=preset, given=self.given, seed=self.options.seed, progress=self.progress,
         )  # fmt: skip
         self._report_scores(contents)
         options = replace(options, keep=FLOAT_BY_DEFAULT)
