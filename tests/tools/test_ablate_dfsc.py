@@ -44,8 +44,13 @@ def test_the_table_compares_with_plain_efficientad_over_the_seeds_of_both(tool: 
         for seed in seeds:
             values = {**common, "anomalies": [[score, score]] * 2}
             (tmp_path / f"set {case} seed {seed}.json").write_text(json.dumps(values))
-    rows = list(tool.table(tmp_path, ["set"], [0, 1, 2]))[2:]
-    assert len(rows) == 2 * len(tool.BRANCHES)
-    cells = [cell.strip() for cell in rows[-1].strip("|").split("|")]
-    assert cells[:6] == ["set", "fixed 2, q 0.9", "2", "0.25", "both", "1.000"]
-    assert cells[6].startswith("+0.500 [")
+    rows = {
+        (block.splitlines()[0].split("|")[1].strip(), row.split("|")[1].strip()): row.split("|")[2].strip()
+        for block in "\n".join(tool.table(tmp_path, ["set"], [0, 1, 2])).strip().split("\n\n")
+        for row in block.strip().splitlines()[2:]
+    }
+    assert rows["both, logical", "off"] == "0.500 (2)"
+    assert rows["both, logical", "fixed 2, q 0.9"].startswith("+0.500 [")
+    assert rows["both, logical", "fixed 2, q 0.9"].endswith("] (2)")
+    assert rows["both, logical", "c 1, q 0.9"] == "-"
+    assert rows["active share (margin)", "fixed 2, q 0.9"] == "0.250"

@@ -3,13 +3,14 @@
 Trains EfficientAD alone, on `fast`'s networks at a small input, on normal images of every ROOT/train/good and on rendered
 trays: without DFSC, with a fixed margin of 2, and with margins from a warm-up, at several quantiles. Each training judges
 unseen normal images and synthetic anomalies made from them, at full and at half strength, by the branches local and global
-and by the sum of their z scores. OUT keeps one file a training and is resumed; the table compares each case with `off` by a
+and by the sum of their z scores. OUT keeps one file a training and is resumed; the tables compare each case with `off` by a
 paired bootstrap over the unseen images, each drawn with the anomalies that were made from it. No test image is read.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import tempfile
 import time
@@ -162,33 +163,43 @@ def aurocs(path: Path) -> dict[tuple[str, str], Floats]:
     return results
 
 
-def table(out: Path, sets: list[str], seeds: list[int], *, against: str = "off") -> Iterator[str]:
-    """Yield a row for each set, branch and case: mean AUROC over the seeds of both, and the difference from ``against``."""
-    yield f"| set | case | seeds | margin, active | branch | logical | minus {against} | structural | minus {against} |"
-    yield "|---|---|--:|---|---|--:|--:|--:|--:|"
-    for name in sets:
+def table(out: Path, sets: list[str], seeds: list[int]) -> Iterator[str]:
+    """Yield a table for each branch and kind of anomaly: the AUROC of `off`, and what each other case adds to it.
+
+    Cells are means over the seeds that both cases have, with the 95 % interval of the draws and the number of seeds.
+    """
+    read = {path.stem: aurocs(path) for path in sorted(out.glob("*.json"))}
+    for branch, kind in itertools.product(BRANCHES, ("logical", "structural")):
+        yield f"\n| {branch}, {kind} | {' | '.join(sets)} |\n|---{'|---' * len(sets)}|"
         for case in cases():
-            found = [seed for seed in seeds if all((out / f"{name} {c} seed {seed}.json").exists() for c in (case, against))]
-            if not found:
-                continue
-            paths = [out / f"{name} {case} seed {seed}.json" for seed in found]
-            own, other = [aurocs(path) for path in paths], [aurocs(out / f"{name} {against} seed {seed}.json") for seed in found]
-            for branch in BRANCHES:
-                cells = []
-                for kind in ("logical", "structural"):
-                    mean, base = (np.mean([one[branch, kind] for one in side], axis=0) for side in (own, other))
-                    low, high = np.nanquantile((mean - base)[1:], [0.025, 0.975])
-                    cells += [f"{mean[0]:.3f}", f"{(mean - base)[0]:+.3f} [{low:+.3f}, {high:+.3f}]"]
-                yield f"| {name} | {case} | {len(found)} | {activity(paths)} | {branch} | {' | '.join(cells)} |"
+            cells = []
+            for name in sets:
+                both = [[f"{name} {one} seed {seed}" for one in (case, "off")] for seed in seeds]
+                found = [[read[stem][branch, kind] for stem in stems] for stems in both if all(stem in read for stem in stems)]
+                cells.append(gain(found, plain=case == "off") if found else "-")
+            yield f"| {case} | {' | '.join(cells)} |"
+    yield f"\n| active share (margin) | {' | '.join(sets)} |\n|---{'|---' * len(sets)}|"
+    for case in cases():
+        paths = [[path for seed in seeds if (path := out / f"{name} {case} seed {seed}.json").exists()] for name in sets]
+        yield f"| {case} | {' | '.join(activity(one) if one else '-' for one in paths)} |"
+
+
+def gain(found: list[list[Floats]], *, plain: bool) -> str:
+    """Return the mean AUROC, or the mean gain with its interval, of [seeds][case and `off`] values and draws."""
+    case, off = np.mean(found, axis=0)
+    if plain:
+        return f"{off[0]:.3f} ({len(found)})"
+    low, high = np.nanquantile((case - off)[1:], [0.025, 0.975])
+    return f"{case[0] - off[0]:+.3f} [{low:+.3f}, {high:+.3f}] ({len(found)})"
 
 
 def activity(paths: list[Path]) -> str:
-    """Return margin and mean share of active novel features of some trainings."""
+    """Return the mean share of active novel features of some trainings, from a warm-up also with its mean margin."""
     data = [json.loads(path.read_text()) for path in paths]
     if not all(one["margin"] for one in data):
-        return f"{np.mean([one['means']['hinge_active'] for one in data]):.2f}"
-    margin, active = (np.mean([one["margin"][key] for one in data]) for key in ("margin", "active"))
-    return f"{margin:.1f}, {active:.2f}"
+        return f"{np.mean([one['means']['hinge_active'] for one in data]):.3f}"
+    margin, active, first = (np.mean([one["margin"][key] for one in data]) for key in ("margin", "active", "first_active"))
+    return f"{first:.2f} at first, {active:.2f} ({margin:.1f})"
 
 
 def main() -> None:
