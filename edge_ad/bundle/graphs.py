@@ -17,8 +17,9 @@ from edge_ad.scoring import BRANCHES, MAPS, Array, Statistics
 # Graphs that code of the product names by itself.
 TEACHER, LAVIT, MEMORY, FUSION = "teacher", "lavit", "memory", "fusion"
 
-# Constants of the graph of the memory; the last two change when it learns more.
+# Constants of the graph of the memory, of remembered cells and of Gaussians; the last two change when it learns more.
 MEMORY_CONSTANTS = ("model.fp32_whitening", "model.fp32_offset", "model.fp32_bank", "model.fp32_norms")
+GAUSSIAN_CONSTANTS = ("model.fp32_whitening", "model.fp32_mean", "model.fp32_roots")
 
 IMAGE = "image"  # u8 [1, H, W, 3], the only tensor that comes from outside
 CONSTANTS = ("masks", *(field.name for field in fields(Statistics)))  # bound once from the bundle

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edge_ad.bundle import SUFFIX, Bundle, BundleContents, Golden, child_path, open_bundle, write_bundle
-from edge_ad.bundle.graphs import MAP_TENSORS, MEMORY, MEMORY_CONSTANTS, graphs_of
+from edge_ad.bundle.graphs import GAUSSIAN_CONSTANTS, MAP_TENSORS, MEMORY, MEMORY_CONSTANTS, graphs_of
 from edge_ad.camera.measure import FrameMeasure, camera_report, frame_measurer
 from edge_ad.data.datasets import MIN_NORMAL_IMAGES, load_dataset, split_groups
 from edge_ad.data.images import read_image, warn_depth
@@ -41,7 +41,7 @@ from edge_ad.scoring import (
     map_quantiles,
     normalise_statistics,
 )
-from edge_ad.scoring.memory import Regions, banks_of, constants_of, extend
+from edge_ad.scoring.memory import Regions, banks_of, constants_of, extend, extend_cells
 
 if TYPE_CHECKING:
     from onnx import ModelProto, TensorProto
@@ -104,11 +104,12 @@ def recalibrate(
 
     The normal images (a flat folder, or train/good and validation/good of an MVTec layout) should be ones the model was not
     trained on. All are run at FP32; a seeded half (near-duplicates on one side) gives mean, std and map quantiles, the
-    other half the thresholds. Where the branch memory counts, a quarter of them is remembered first, and the rest is
-    halved. Weights, Gaussian, all other graphs and golden images stay; ``parent`` is the sha256 of the old file.
-    ``out`` is a file or an existing folder; without it the child lies beside its parent as
-    ``<name>-recalibrated-<n>.edgead``. Images that cannot be read are skipped and listed in the report. Raises BadInput
-    for fewer than 10 readable normal images and bad targets, DeviceFault when the model gives scores that are not finite.
+    other half the thresholds. Where the branch memory counts, a quarter of them is remembered first (more cells to choose
+    from, or more images in its Gaussians), and the rest is halved. Weights, the Gaussian of composition, all other graphs
+    and golden images stay; ``parent`` is the sha256 of the old file. ``out`` is a file or an existing folder; without it
+    the child lies beside its parent as ``<name>-recalibrated-<n>.edgead``. Images that cannot be read are skipped and
+    listed in the report. Raises BadInput for fewer than 10 readable normal images and bad targets, DeviceFault when the
+    model gives scores that are not finite.
     """
     bundle = open_bundle(bundle_path)
     target = child_path(bundle, Path(out) if out is not None else None, "recalibrated", "recalibrate")
@@ -138,20 +139,23 @@ def recalibrate(
 
 
 def _extends(bundle: Bundle) -> bool:
-    """Whether new normal images are remembered: the bundle has a memory of cells, and it counts."""
+    """Whether new normal images are remembered: the bundle has a memory that says what it holds, and it counts."""
     counts = any(MEMORY in graphs_of(branch) for branch in bundle.statistics.active)
-    return counts and MEMORY in bundle.graphs and "cells" in bundle.report.get(MEMORY, {})
+    reported = bundle.report.get(MEMORY, {})
+    return counts and MEMORY in bundle.graphs and ("cells" in reported or _is_gaussian(bundle))
+
+
+def _is_gaussian(bundle: Bundle) -> bool:
+    reported = bundle.report.get(MEMORY, {})
+    return reported.get("variant") == "gaussian" and "regions" in reported
 
 
 def _extended(bundle: Bundle, paths: Sequence[Path], reader: _Reader, seed: int) -> tuple[dict[str, bytes], int]:
-    """Return the graph of the memory that also knows cells of the images in ``paths``, in as many cells as before, and how
-    many of the images it knows.
+    """Return the graph of the memory that also knows the images in ``paths``, in as many cells or Gaussians as before, and
+    how many of the images it knows.
     """
     import onnx
-    from onnx.numpy_helper import from_array, to_array
 
-    model = onnx.load_model_from_string(bundle.graph(MEMORY))
-    whitening, offset, bank, norms = (_constant(model, name) for name in MEMORY_CONSTANTS)
     features = []
     with Pipeline(bundle, all_branches=True) as pipeline:
         for path in paths:
@@ -160,11 +164,57 @@ def _extended(bundle: Bundle, paths: Sequence[Path], reader: _Reader, seed: int)
                 features.append(pipeline.tensor("features")[0])
     if not features:
         return {}, 0
-    white = np.einsum("nchw,dc->nhwd", np.stack(features), to_array(whitening)[:, :, 0, 0]) + to_array(offset)
-    banks = extend(banks_of(to_array(bank)), white.astype(np.float32), _regions(bundle), seed)
-    for tensor, value in zip((bank, norms), constants_of(banks), strict=True):
-        tensor.CopyFrom(from_array(value.astype(np.float32), tensor.name))
+    model, regions = onnx.load_model_from_string(bundle.graph(MEMORY)), _regions(bundle)
+    if _is_gaussian(bundle):
+        _extend_gaussian(model, np.stack(features), regions, _images_behind(bundle))
+    else:
+        _extend_banks(model, np.stack(features), regions, seed)
     return {MEMORY: model.SerializeToString()}, len(features)
+
+
+def _extend_banks(model: ModelProto, features: Array, regions: Regions, seed: int) -> None:
+    """Choose the cells that a graph remembers from those and from cells of ``features`` f32 [N, C, h, w]."""
+    whitening, offset, bank, norms = (_constant(model, name) for name in MEMORY_CONSTANTS)
+    white = _whitened(features, whitening) + _values(offset)
+    banks = extend(banks_of(_values(bank)), white.astype(np.float32), regions, seed)
+    for tensor, value in zip((bank, norms), constants_of(banks), strict=True):
+        _put(tensor, value)
+
+
+def _extend_gaussian(model: ModelProto, features: Array, regions: Regions, images: int) -> None:
+    """Join the Gaussians of a graph, which are of ``images`` images, with those of ``features`` f32 [N, C, h, w]."""
+    whitening, mean, roots = (_constant(model, name) for name in GAUSSIAN_CONSTANTS)
+    gaussian = _values(mean)[0].transpose(1, 2, 0), _values(roots)
+    known, precision = extend_cells(gaussian, images, _whitened(features, whitening), regions)
+    _put(mean, known.transpose(2, 0, 1)[None])
+    _put(roots, precision)
+
+
+def _images_behind(bundle: Bundle) -> int:
+    """Return how many images the Gaussians are of. A bundle that does not say so learned from its ``fit`` images and moved
+    copies of them, 128 at most.
+    """
+    if isinstance(images := bundle.report[MEMORY].get("images"), int):
+        return images
+    copies = bundle.contents().settings.get("token_augmentation", {}).get("copies", 0)
+    return int(min(128, bundle.report.get("goods", {}).get("fit", 128) * (1 + copies)))
+
+
+def _whitened(features: Array, whitening: TensorProto) -> Array:
+    white = np.einsum("nchw,dc->nhwd", features, _values(whitening)[:, :, 0, 0])
+    return np.asarray(white, np.float32)
+
+
+def _values(tensor: TensorProto) -> Array:
+    from onnx.numpy_helper import to_array
+
+    return np.asarray(to_array(tensor), np.float32)
+
+
+def _put(tensor: TensorProto, values: Array) -> None:
+    from onnx.numpy_helper import from_array
+
+    tensor.CopyFrom(from_array(np.ascontiguousarray(values, np.float32), tensor.name))
 
 
 def _constant(model: ModelProto, name: str) -> TensorProto:
@@ -298,9 +348,16 @@ def _write(
         geometry=_widened(child.geometry, reader.poses),
         parent=bundle.sha256,
         raw_scores={**bundle.raw_scores, "normalise": normalise, "threshold": threshold},
-        report={**bundle.report, **camera, "recalibration": messages},
+        report={**bundle.report, **camera, **_memory_report(bundle, remembered), "recalibration": messages},
     )
     write_bundle(target, child)
+
+
+def _memory_report(bundle: Bundle, remembered: int) -> dict[str, Any]:
+    """Return what the report says of a memory that has learned ``remembered`` images; the Gaussians count theirs."""
+    if not (remembered and _is_gaussian(bundle)):
+        return {}
+    return {MEMORY: {**bundle.report[MEMORY], "images": _images_behind(bundle) + remembered}}
 
 
 def _widened(geometry: Geometry | None, poses: Sequence[Pose]) -> Geometry | None:

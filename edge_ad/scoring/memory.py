@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -157,14 +158,55 @@ def fit_cells(white: Array, regions: Regions) -> tuple[Array, Array]:
     """Return a Gaussian of whitened cells f32 [N, h, w, D]: the ``mean`` [h, w, D] of every cell and the ``roots`` [R, D,
     D] of the regions' precision, so that the squared length of root @ (cell - mean) is the squared distance.
     """
+    mean, covariance = _moments(white, regions)
+    return mean.astype(np.float32), _roots_of(covariance)
+
+
+def extend_cells(gaussian: tuple[Array, Array], images: int, white: Array, regions: Regions) -> tuple[Array, Array]:
+    """Return the Gaussian, as ``fit_cells`` gives it, of the ``images`` behind ``gaussian`` and of new whitened cells f32 [N, h,
+    w, D] together.
+
+    Means and covariances are recovered from mean and roots and joined with those of the new cells (Chan, Golub and LeVeque,
+    1983), so that the result is that of all images at once.
+    """
+    old_mean, old = gaussian[0].astype(np.float64), _covariance_of(gaussian[1])
+    new_mean, new = _moments(white, regions)
+    share = len(white) / (images + len(white))
+    moved = _tiled((new_mean - old_mean)[None], regions)
+    between = np.einsum("rnd,rne->rde", moved, moved, optimize=True) / moved.shape[1]
+    covariance = (1 - share) * old + share * new + share * (1 - share) * between
+    mean = (1 - share) * old_mean + share * new_mean
+    return mean.astype(np.float32), _roots_of(covariance)
+
+
+def _moments(white: Array, regions: Regions) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the mean f64 [h, w, D] of every cell, and the covariance f64 [R, D, D] of every region around these."""
     mean = white.mean(axis=0)
     away = _tiled(white - mean, regions)
     covariance = np.einsum("rnd,rne->rde", away, away, optimize=True).astype(np.float64) / away.shape[1]
-    shared, width = covariance.mean(axis=0), white.shape[-1]
+    return mean.astype(np.float64), covariance
+
+
+def _roots_of(covariance: NDArray[np.float64]) -> Array:
+    """Return the roots f32 [R, D, D] of the precisions of shrunk covariances."""
+    shared, width = covariance.mean(axis=0), covariance.shape[-1]
     floor = BLOCK_FLOOR * max(float(np.trace(shared)) / width, 1e-12) * np.eye(width)
     precision = np.linalg.inv((1 - BLOCK_SHRINKAGE) * covariance + BLOCK_SHRINKAGE * shared + floor)
-    roots = np.linalg.cholesky(precision).transpose(0, 2, 1)
-    return mean.astype(np.float32), np.ascontiguousarray(roots, np.float32)
+    return np.ascontiguousarray(np.linalg.cholesky(precision).transpose(0, 2, 1), np.float32)
+
+
+def _covariance_of(roots: Array) -> NDArray[np.float64]:
+    """Return the covariances f64 [R, D, D] that ``_roots_of`` made ``roots`` of: shrinkage and floor are undone.
+
+    The mean of the shrunk covariances is the shared one and the floor, which is BLOCK_FLOOR of the mean of its diagonal.
+    """
+    inverse = np.linalg.inv(roots.astype(np.float64))
+    shrunk = inverse @ inverse.transpose(0, 2, 1)
+    width = roots.shape[-1]
+    mean = shrunk.mean(axis=0)
+    floor = BLOCK_FLOOR / (1 + BLOCK_FLOOR) * float(np.trace(mean)) / width * np.eye(width)
+    covariance: NDArray[np.float64] = (shrunk - floor - BLOCK_SHRINKAGE * (mean - floor)) / (1 - BLOCK_SHRINKAGE)
+    return covariance
 
 
 def gaussian_distances(white: Array, gaussian: tuple[Array, Array], regions: Regions) -> Array:
@@ -177,7 +219,7 @@ def gaussian_distances(white: Array, gaussian: tuple[Array, Array], regions: Reg
     return np.asarray(tiles.reshape(len(white), *regions.grid), np.float32)
 
 
-def _tiled(cells: Array, regions: Regions) -> Array:
+def _tiled(cells: NDArray[np.floating[Any]], regions: Regions) -> NDArray[Any]:
     """Return cells f32 [N, h, w, D] by region: [R, N * cells of a region, D]."""
     (height, width), (rows, columns) = regions.size, regions.counts
     tiles = cells.reshape(len(cells), rows, height, columns, width, -1).transpose(1, 3, 0, 2, 4, 5)

@@ -144,7 +144,7 @@ def _gaussian(
         return gaussians
 
     return _Candidate(
-        lambda white: gaussian_distances(white, (mean, roots), regions), module, {"regions": asdict(regions)}
+        lambda white: gaussian_distances(white, (mean, roots), regions), module, {"images": len(white), "regions": asdict(regions)}
     )
 
 

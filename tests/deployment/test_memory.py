@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterable
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import cv2
@@ -14,13 +15,16 @@ from edge_ad.bundle import Bundle, open_bundle, write_bundle
 from edge_ad.bundle.graphs import MEMORY, MEMORY_CONSTANTS
 from edge_ad.deployment.build import build
 from edge_ad.deployment.calibrate import CalibrateOptions, with_quantisation
-from edge_ad.deployment.recalibration import recalibrate, reuse_engine
+from edge_ad.deployment.recalibration import _images_behind, _split, recalibrate, reuse_engine
 from edge_ad.engines.pipeline import Pipeline
 from edge_ad.scoring import BRANCHES
+from edge_ad.scoring.memory import Regions, fit_cells, gaussian_distances
 from tests.fixtures.memory_bundle import CELLS, WEIGHT, make_memory_bundle, memory_contents
 from tests.fixtures.tiny_bundle import make_tiny_bundle, tiny_image
+from tests.fixtures.tiny_graphs import GRID, gaussian_memory
 
 NEW = 40
+OLD = range(1000, 1020)  # seeds of the images behind the Gaussians
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +129,52 @@ def test_a_memory_without_weight_or_cells_learns_nothing(tmp_path: Path, reason:
     child = open_bundle(recalibrate(path, folder))
     assert child.graph(MEMORY) == open_bundle(path).graph(MEMORY)
     assert child.report["recalibration"]["goods"] == {"normalise": 6, "threshold": 6}
+
+
+def gaussian_bundle(path: Path, **reported: int) -> Bundle:
+    """Write a bundle whose Gaussians are of 20 images, and return it."""
+    contents = memory_contents()
+    regions = Regions.local((GRID, GRID), 1, 0)
+    graph = gaussian_memory(*fit_cells(features(path, map(tiny_image, OLD)), regions))
+    report = {MEMORY: {"variant": "gaussian", "regions": asdict(regions), **reported}}
+    write_bundle(path, replace(contents, graphs={**contents.graphs, MEMORY: graph}, report=report))
+    return open_bundle(path)
+
+
+def features(path: Path, images: Iterable[NDArray[np.uint8]]) -> NDArray[np.float32]:
+    """Return the features f32 [N, h, w, C] of the miniature's teacher."""
+    with Pipeline(open_bundle(make_memory_bundle(path)), threads=1, all_branches=True) as pipeline:
+        rows = []
+        for image in images:
+            pipeline.infer(image)
+            rows.append(pipeline.tensor("features")[0].copy())
+    return np.moveaxis(np.stack(rows), 1, 3)
+
+
+def test_recalibration_joins_the_gaussians_with_new_images(tmp_path: Path, new_goods: Path) -> None:
+    """They are those of the 20 images of the training and the 10 remembered ones, fitted at once."""
+    parent = gaussian_bundle(tmp_path / "b.edgead", images=20)
+    child = open_bundle(recalibrate(parent.path, new_goods))
+    learned = _split(new_goods, 0, remembered=0.25)[0]
+    both = features(tmp_path / "a.edgead", [*map(tiny_image, OLD), *(striped(9000 + int(path.stem)) for path in learned)])
+    regions = Regions.local((GRID, GRID), 1, 0)
+    unseen = [striped(9500), tiny_image(2500), tiny_image(3500, blob=True)]
+    cells = features(tmp_path / "a.edgead", unseen)
+    expected = gaussian_distances(cells, fit_cells(both, regions), regions).reshape(3, -1).max(axis=1)
+    np.testing.assert_allclose(raw_of(child, unseen)[:, 5], expected, rtol=1e-3)
+    assert raw_of(child, unseen[:1])[0, 5] < 0.5 * raw_of(parent, unseen[:1])[0, 5]
+    assert child.report[MEMORY]["images"] == 30
+    np.testing.assert_allclose(raw_of(child, list(child.golden.images)), child.golden.raw, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("report", "images"), [({"fit": 12}, 48), ({"fit": 200}, 128), ({}, 128)])
+def test_bundles_that_do_not_say_of_how_many_images_their_gaussians_are_stay_readable(
+    tmp_path: Path, report: dict[str, int], images: int
+) -> None:
+    contents = gaussian_bundle(tmp_path / "b.edgead").contents()
+    settings = {**contents.settings, "token_augmentation": {"copies": 3}}
+    write_bundle(tmp_path / "old.edgead", replace(contents, settings=settings, report={**contents.report, "goods": report}))
+    assert _images_behind(open_bundle(tmp_path / "old.edgead")) == images
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])

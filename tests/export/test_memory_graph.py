@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from calibration.precision_sensitive import METADATA_KEY
-from edge_ad.bundle.graphs import FP32_GRAPHS, GRAPHS, MEMORY
+from edge_ad.bundle.graphs import FP32_GRAPHS, GAUSSIAN_CONSTANTS, GRAPHS, MEMORY, MEMORY_CONSTANTS
 from edge_ad.export.graphs import MemoryGraph, export_graph
 from edge_ad.models.build import build_gaussians, build_memory, memory_regions
 from edge_ad.models.memory import CellGaussians, Memory
@@ -48,6 +48,8 @@ def test_the_graph_gives_the_distances(variant: str, image_size: tuple[int, int]
     model = onnx.load_model_from_string(graph.model)
     assert any(entry.key == METADATA_KEY for entry in model.metadata_props)
     assert MEMORY in FP32_GRAPHS
+    constants = {tensor.name for tensor in model.graph.initializer}
+    assert constants >= set(GAUSSIAN_CONSTANTS if variant == "gaussian" else MEMORY_CONSTANTS), "recalibrate changes them"
     pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is made for x86-64 alone")
     from edge_ad.engines.tensorrt.build import compile_check
 

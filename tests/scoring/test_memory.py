@@ -12,6 +12,7 @@ from edge_ad.scoring.memory import (
     constants_of,
     coreset,
     distances,
+    extend_cells,
     fit_cells,
     gaussian_distances,
     remember,
@@ -128,3 +129,16 @@ def test_a_gaussian_of_several_directions_agrees_with_the_precision() -> None:
     precision = roots[1].T @ roots[1]  # the block at the top right
     away = white[1, 1, 3] - mean[1, 3]
     assert found[1, 1, 3] == pytest.approx(float(np.sqrt(away @ precision @ away)), rel=1e-4)
+
+
+@pytest.mark.parametrize("shift", [0.0, 3.0])
+def test_a_gaussian_of_old_and_new_images_is_that_of_all_at_once(shift: float) -> None:
+    rng = np.random.default_rng(6)
+    mix = rng.normal(size=(5, 5)).astype(np.float32)
+    white = rng.normal(size=(70, 4, 6, 5)).astype(np.float32) @ mix
+    white[50:] += np.float32(shift)
+    regions = Regions.local((4, 6), 2, overlap=0)
+    mean, roots = extend_cells(fit_cells(white[:50], regions), 50, white[50:], regions)
+    expected_mean, expected_roots = fit_cells(white, regions)
+    np.testing.assert_allclose(mean, expected_mean, atol=1e-5)
+    np.testing.assert_allclose(roots, expected_roots, atol=2e-4 * np.abs(expected_roots).max())
