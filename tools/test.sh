@@ -10,25 +10,53 @@ sets="${EDGE_AD_SETS:-$([ $# -gt 0 ] && echo none || echo all)}"
 case "$sets" in all) sets="$version_sets" ;; none) sets="" ;; *) sets="${sets//,/ }" ;; esac
 for name in $sets; do set_version "$name" >/dev/null; done
 
+logs="$(mktemp -d)"
+trap 'kill $(jobs -p) 2>/dev/null || true; rm -rf "$logs"' EXIT
+# What takes one core runs beside other such things: environments of the sets beside that of the newest versions, the checks
+# of style, types and imports beside the rest of the set-up and, with the whole suite, beside its first tests.
+declare -A base=()
+for name in $sets; do base[$name]="$(set_python "$name")"; done
+prepare_sets() {
+    local name
+    for name in $sets; do
+        [ -z "${base[$name]}" ] || prepare_set "$name" "${base[$name]}"
+    done
+}
+prepare_sets >"$logs/sets" 2>&1 &
+preparing_sets=$!
 prepare distill,test
+check_code() {
+    echo "== ruff" && "$python" -m ruff check . &&
+        echo "== mypy" && "$python" -m mypy --strict edge_ad calibration &&
+        echo "== import rules" && .venv/bin/lint-imports
+}
+check_code >"$logs/checks" 2>&1 &
+checking=$!
 prepare_cameras
 prepare_services
 prepare_browser
 prepare_tracing
 prepare_host_programs
 prepare_pycuda
-echo "== ruff"
-"$python" -m ruff check .
-echo "== mypy"
-"$python" -m mypy --strict edge_ad calibration
-echo "== import rules"
-.venv/bin/lint-imports
-echo "== pytest"
-[ $# -eq 0 ] || [ -n "$sets" ] || exec "$python" -m pytest "$@"
+failed=0 checks=passed
+await_checks() {
+    wait "$checking" || failed=1 checks=failed
+    cat "$logs/checks"
+}
+prepared=0
+wait "$preparing_sets" || prepared=$?
+cat "$logs/sets"
+[ "$prepared" = 0 ] || exit "$prepared"
+if [ $# -gt 0 ]; then
+    await_checks
+    [ "$failed" = 0 ] || exit 1
+    echo "== pytest"
+    [ -n "$sets" ] || { rm -rf "$logs"; exec "$python" -m pytest "$@"; }
+fi
 
-logs="$(mktemp -d)"
-trap 'kill $(jobs -p) 2>/dev/null || true; rm -rf "$logs"' EXIT
-failed=0
+# Threads of several parts on the same cores wait for each other by spinning: with two each, torch took ten times the
+# processor time of one.
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 chosen=("$@")
 # Three parts run beside each other: slow tests that train, the other slow ones, which mostly wait, and behind each some of the
 # fast ones; the rest of them.
@@ -48,6 +76,8 @@ if [ $# -eq 0 ]; then
     slow_then_fast "$ignored" "$behind_waiting" >"$logs/waiting" 2>&1 &
     slow[waiting]=$!
     chosen=(-m "not slow" $(printf -- "--ignore=%s " $behind_training $behind_waiting))
+    await_checks
+    echo "== pytest"
 fi
 "$python" -m pytest --color="$([ -t 1 ] && echo yes || echo no)" "${chosen[@]}" | tee "$logs/newest" || failed=1
 
@@ -55,12 +85,10 @@ fi
 [ $# -gt 0 ] || set -- -m "not slow or versions"
 declare -A running=() skipped=()
 for name in $sets; do
-    base="$(set_python "$name")"
-    if [ -z "$base" ]; then
+    if [ -z "${base[$name]}" ]; then
         skipped[$name]="skipped: no Python $(set_version "$name") with venv on PATH, in ~/.pyenv or from uv, and none named in EDGE_AD_PYTHON_${name^^}"
         continue
     fi
-    prepare_set "$name" "$base"
     ".venv-$name/bin/python" -m pytest --color=no -p no:cacheprovider "$@" >"$logs/$name" 2>&1 &
     running[$name]=$!
 done
@@ -73,6 +101,7 @@ show_when_done() {  # WHAT NAME PID: the log of a part that ran beside the other
 }
 for name in "${!running[@]}"; do show_when_done "on the versions of" "$name" "${running[$name]}"; done
 for name in "${!slow[@]}"; do show_when_done "of the part" "$name" "${slow[$name]}"; done
+[ "$checks" = passed ] || echo "== ruff, mypy or the import rules failed, see above"
 [ -z "$sets" ] || echo "== versions"
 for name in $sets; do
     echo "$name: ${skipped[$name]:-$(tail -n 1 "$logs/$name")}"

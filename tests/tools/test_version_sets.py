@@ -116,15 +116,19 @@ def test_an_unknown_set_is_told_before_anything_runs() -> None:
 
 # What tools/test.sh takes from environment.sh, with a Python that logs pytest's arguments and fails where it is asked to.
 STUB_ENVIRONMENT = """
-version_sets="" python="$PWD/python"
+version_sets="board" python="$PWD/python"
+set_version() { :; }
+set_python() { echo python; }
+prepare_set() { [ "$FAILING" != "set-up of a set" ] && echo "making $1"; }
 for name in prepare prepare_cameras prepare_services prepare_browser prepare_tracing prepare_host_programs prepare_pycuda; do
     eval "$name() { :; }"
 done
 """
 STUB_PYTHON = """#!/bin/sh
-case "$2" in pytest) ;; *) exit 0 ;; esac
+case "$2" in pytest) ;; "$FAILING") exit 1 ;; *) exit 0 ;; esac
 shift 2
 echo "$*" | tee -a calls
+echo "${OMP_NUM_THREADS:-as many as there are}" >>threads
 case "$*" in *"$FAILING"*) exit 1 ;; esac
 """
 TRAINING = ("tests/cli", "tests/demo", "tests/export", "tests/models", "tests/training")
@@ -135,6 +139,7 @@ PARTS = {
     f"--color=no -p no:cacheprovider -m not slow {' '.join(LINE[:1])}",
     f"--color=no -p no:cacheprovider -m not slow {' '.join(LINE[1:])}",
     f"--color=no -m not slow {' '.join(f'--ignore={path}' for path in LINE)}",
+    "--color=no -p no:cacheprovider -m not slow or versions",
 }
 
 
@@ -142,22 +147,29 @@ PARTS = {
     ("arguments", "failing", "status", "calls"),
     [
         ([], "none", 0, PARTS),
+        ([], "mypy", 1, PARTS),
         ([], "slow tests/cli", 1, PARTS),
         ([], "slow --ignore", 1, PARTS),
         ([], "not slow tests/inspection", 1, PARTS),
         ([], "not slow tests/outputs", 1, PARTS),
         ([], "not slow --ignore", 1, PARTS),
+        ([], "slow or versions", 1, PARTS),
+        ([], "set-up of a set", 1, set()),
         (["tests/x", "-x"], "none", 0, {"tests/x -x"}),
         (["tests/x", "-x"], "tests/x", 1, {"tests/x -x"}),
+        (["tests/x", "-x"], "ruff", 1, set()),
     ],
 )
 def test_the_whole_suite_runs_in_parts_and_fails_with_any(
     tmp_path: Path, arguments: list[str], failing: str, status: int, calls: set[str]
 ) -> None:
     (tmp_path / "tools").mkdir()
+    for name in ("calls", "threads"):
+        (tmp_path / name).touch()
     shutil.copy(ROOT / "tools/test.sh", tmp_path / "tools")
     (tmp_path / "tools/environment.sh").write_text(STUB_ENVIRONMENT)
-    for path, text in ((tmp_path / "python", STUB_PYTHON), (tmp_path / ".venv/bin/lint-imports", "#!/bin/sh\n")):
+    programs = {"python": STUB_PYTHON, ".venv-board/bin/python": STUB_PYTHON, ".venv/bin/lint-imports": "#!/bin/sh\n"}
+    for path, text in ((tmp_path / name, text) for name, text in programs.items()):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
         path.chmod(0o755)
@@ -172,6 +184,8 @@ def test_the_whole_suite_runs_in_parts_and_fails_with_any(
     )
     assert (done.returncode, done.stderr) == (status, "")
     assert set((tmp_path / "calls").read_text().splitlines()) == calls
+    threads = "1" if calls == PARTS else "as many as there are"
+    assert set((tmp_path / "threads").read_text().splitlines()) <= {threads}
     assert all(call in done.stdout for call in calls)
 
 
