@@ -109,6 +109,10 @@ class TrainTable(Table):
         Annotated[int, Field(ge=4096, le=MAX_PIXELS)] | None,
         Flag("How many pixels the input has at most (default: the preset's, 65536)."),
     ] = None
+    tiles: Annotated[
+        str | None,
+        Flag("Show structure, local and memory overlapping tiles of a larger input, such as 2x2; a frame takes longer.", "RxC"),
+    ] = None
     empty: Annotated[Path | None, Flag("Folder with a few images of the empty station, to locate parts by.")] = None
     anchors: Annotated[
         list[str],

@@ -8,7 +8,7 @@ of `edge_ad.scoring.BRANCHES`: the columns of scores and weights are arrays of `
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, fields
 from types import MappingProxyType
 
@@ -16,6 +16,7 @@ from edge_ad.scoring import BRANCHES, MAPS, Array, Statistics
 
 # Graphs that code of the product names by itself.
 TEACHER, LAVIT, MEMORY, FUSION = "teacher", "lavit", "memory", "fusion"
+TILE_TEACHER, TILE_MEMORY = "tile_teacher", "tile_memory"
 
 # Constants of the graph of the memory, of remembered cells and of Gaussians; the last two change when it learns more.
 MEMORY_CONSTANTS = ("model.fp32_whitening", "model.fp32_offset", "model.fp32_bank", "model.fp32_norms")
@@ -61,10 +62,15 @@ _GRAPHS = (
     # Every branch reads the two passes of the teacher, and they take little of a frame: INT8 would gain little.
     GraphSpec(TEACHER, (IMAGE,), ("features", "tokens", "pooled"), required=True, int8_by_default=False),
     GraphSpec("teacher_tokens", (IMAGE,), ("tokens",), replaces=("tokens",), int8_by_default=False),
+    # Tiles of the image at its full resolution, as a batch; the graphs without them then shrink the image by themselves.
+    GraphSpec(TILE_TEACHER, (IMAGE,), ("tile_features", "tile_tokens", "joined_features"), int8_by_default=False),
     GraphSpec("efficientad", (IMAGE, "features"), ("map_local", "map_global")),
+    GraphSpec("tile_student", (IMAGE, "tile_features"), ("map_local",), replaces=("map_local",)),
     # Distances to what is near are differences of large products: INT8 and FP16 would lose them, for little time.
     GraphSpec(MEMORY, ("features",), ("map_memory",), always_fp32=True),
+    GraphSpec(TILE_MEMORY, ("joined_features",), ("map_memory",), replaces=("map_memory",), always_fp32=True),
     GraphSpec("tokenizer", ("tokens",), ("codes", "map_structure", "shares"), omittable=("shares",), max_units=12),
+    GraphSpec("tile_tokenizer", ("tile_tokens",), ("map_structure",), replaces=("map_structure",), max_units=12),
     GraphSpec(
         LAVIT,
         ("tokens", "codes", "masks", "shares"),
@@ -102,8 +108,8 @@ BRANCH_SPECS: Mapping[str, BranchSpec] = MappingProxyType({spec.name: spec for s
 REQUIRED_GRAPHS = tuple(spec.name for spec in _GRAPHS if spec.required)
 FP32_GRAPHS = tuple(spec.name for spec in _GRAPHS if spec.always_fp32)
 FLOAT_BY_DEFAULT = tuple(spec.name for spec in _GRAPHS if not (spec.int8_by_default or spec.always_fp32))
+UNTILED = frozenset(spec.name for spec in _GRAPHS if not spec.name.startswith("tile_"))
 EXPENSIVE = tuple(spec.name for spec in _GRAPHS if spec.expensive)
-_SECOND_PASSES = frozenset(spec.name for spec in _GRAPHS if spec.replaces)
 
 # Inputs of the fusion that are zeros while the graph that gives them is not loaded.
 DROPPABLE = tuple(
@@ -123,15 +129,32 @@ def map_size(image_size: tuple[int, int]) -> tuple[int, int]:
     return max(1, round(MAP_SIDE * image_size[0] / mean)), max(1, round(MAP_SIDE * image_size[1] / mean))
 
 
-def graphs_of(branch: str) -> frozenset[str]:
-    """Return the graphs that a branch needs: those that give its inputs, what they read in turn, and the required ones.
+def graphs_of(branch: str, available: Collection[str] = UNTILED) -> frozenset[str]:
+    """Return those of the ``available`` graphs that a branch needs: those that give its inputs, what they read in turn, and
+    the required ones.
     """
+    return _resolved(branch, available)[0]
+
+
+def _resolved(branch: str, available: Collection[str]) -> tuple[frozenset[str], frozenset[str]]:
+    """Return the available graphs that a branch needs, and the tensors that no available graph gives."""
     needed, wanted = set(REQUIRED_GRAPHS), set(BRANCH_SPECS[branch].inputs)
     for spec in reversed(_GRAPHS):  # a graph reads only what earlier ones give
-        if spec.name != FUSION and wanted.intersection(spec.outputs):
+        if spec.name != FUSION and spec.name in available and wanted.intersection(spec.outputs):
             needed.add(spec.name)
-            wanted.update(spec.inputs)
-    return frozenset(needed)
+            wanted.difference_update(spec.outputs)
+            wanted.update(set(spec.inputs).difference(spec.omittable))
+    return frozenset(needed), frozenset(wanted.difference({IMAGE, *CONSTANTS}))
+
+
+def is_tiled(graphs: Iterable[str]) -> bool:
+    """Whether the graphs of a bundle cut the image into tiles by themselves."""
+    return TILE_TEACHER in graphs
+
+
+def memory_graph(graphs: Collection[str]) -> str | None:
+    """Return which of the graphs of a bundle is its memory, None where it has none."""
+    return next((name for name in (TILE_MEMORY, MEMORY) if name in graphs), None)
 
 
 def needed_graphs(available: Iterable[str], active: Iterable[str]) -> tuple[str, ...]:
@@ -139,14 +162,17 @@ def needed_graphs(available: Iterable[str], active: Iterable[str]) -> tuple[str,
 
     The teacher and the fusion are always needed.
     """
-    wanted = set(REQUIRED_GRAPHS).union(*map(graphs_of, active)).intersection(available)
+    have = set(available)
+    wanted = set(REQUIRED_GRAPHS).union(*(graphs_of(branch, have) for branch in active)).intersection(have)
     return tuple(name for name in GRAPHS if name in wanted)
 
 
-def computed_branches(graphs: Iterable[str]) -> tuple[str, ...]:
-    """Return the branches whose own graphs are all among ``graphs``, in branch order."""
-    have = _SECOND_PASSES.union(graphs)
-    return tuple(branch for branch in BRANCHES if have >= graphs_of(branch))
+def computed_branches(graphs: Iterable[str], available: Iterable[str] | None = None) -> tuple[str, ...]:
+    """Return the branches whose own graphs are all among ``graphs``, in branch order; ``available`` are all of the bundle."""
+    have = set(graphs)
+    known = have if available is None else set(available)
+    resolved = {branch: _resolved(branch, known) for branch in BRANCHES}
+    return tuple(branch for branch, (needed, lacking) in resolved.items() if have.issuperset(needed) and not lacking)
 
 
 def expensive_branches() -> tuple[str, ...]:

@@ -19,7 +19,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edge_ad.bundle import SUFFIX, Bundle, BundleContents, Golden, child_path, open_bundle, write_bundle
-from edge_ad.bundle.graphs import GAUSSIAN_CONSTANTS, MAP_TENSORS, MEMORY, MEMORY_CONSTANTS, graphs_of
+from edge_ad.bundle.graphs import (
+    GAUSSIAN_CONSTANTS,
+    GRAPHS,
+    MAP_TENSORS,
+    MEMORY,
+    MEMORY_CONSTANTS,
+    graphs_of,
+    memory_graph,
+)
 from edge_ad.camera.measure import FrameMeasure, camera_report, frame_measurer
 from edge_ad.data.datasets import MIN_NORMAL_IMAGES, load_dataset, split_groups
 from edge_ad.data.images import read_image, warn_depth
@@ -140,9 +148,10 @@ def recalibrate(
 
 def _extends(bundle: Bundle) -> bool:
     """Whether new normal images are remembered: the bundle has a memory that says what it holds, and it counts."""
-    counts = any(MEMORY in graphs_of(branch) for branch in bundle.statistics.active)
+    memory = memory_graph(bundle.graphs)
+    counts = any(memory in graphs_of(branch, bundle.graphs) for branch in bundle.statistics.active)
     reported = bundle.report.get(MEMORY, {})
-    return counts and MEMORY in bundle.graphs and ("cells" in reported or _is_gaussian(bundle))
+    return counts and memory is not None and ("cells" in reported or _is_gaussian(bundle))
 
 
 def _is_gaussian(bundle: Bundle) -> bool:
@@ -156,20 +165,23 @@ def _extended(bundle: Bundle, paths: Sequence[Path], reader: _Reader, seed: int)
     """
     import onnx
 
+    name = memory_graph(bundle.graphs)
+    assert name is not None
+    (seen,) = GRAPHS[name].inputs
     features = []
     with Pipeline(bundle, all_branches=True) as pipeline:
         for path in paths:
             if read := reader.read(path):
                 pipeline.infer(read[1].image)
-                features.append(pipeline.tensor("features")[0])
+                features.append(pipeline.tensor(seen)[0])
     if not features:
         return {}, 0
-    model, regions = onnx.load_model_from_string(bundle.graph(MEMORY)), _regions(bundle)
+    model, regions = onnx.load_model_from_string(bundle.graph(name)), _regions(bundle)
     if _is_gaussian(bundle):
         _extend_gaussian(model, np.stack(features), regions, _images_behind(bundle))
     else:
         _extend_banks(model, np.stack(features), regions, seed)
-    return {MEMORY: model.SerializeToString()}, len(features)
+    return {name: model.SerializeToString()}, len(features)
 
 
 def _extend_banks(model: ModelProto, features: Array, regions: Regions, seed: int) -> None:

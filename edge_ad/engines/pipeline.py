@@ -95,7 +95,7 @@ class Pipeline:
         except BaseException:
             self.close()
             raise
-        self.branches = computed_branches(self._engines)
+        self.branches = computed_branches(self._engines, bundle.graphs)
 
     @property
     def engines(self) -> Mapping[str, Engine]:

@@ -20,13 +20,33 @@ from torch.nn import functional as F
 
 from calibration.precision_sensitive import METADATA_KEY
 from calibration.session import load_session
-from edge_ad.bundle.graphs import FUSION, GRAPHS, IMAGE, LAVIT, MAP_SIDE, MEMORY, TEACHER, map_size
+from edge_ad.bundle.graphs import (
+    FUSION,
+    GRAPHS,
+    IMAGE,
+    LAVIT,
+    MAP_SIDE,
+    MEMORY,
+    TEACHER,
+    TILE_MEMORY,
+    TILE_TEACHER,
+    map_size,
+)
 from edge_ad.errors import GateRefused
 from edge_ad.models.efficientad import EfficientAD
 from edge_ad.models.hvq import HvqTokenizer
 from edge_ad.models.lavit import LaViT
 from edge_ad.models.memory import CellGaussians, Memory
-from edge_ad.presets.networks import Sides, Size, scaled_size, size_of
+from edge_ad.models.teachers import pixels_of
+from edge_ad.models.tiles import (
+    GlobalMapGraph,
+    TileNetworks,
+    TileStudentGraph,
+    TileTeacherGraph,
+    TileTokenizerGraph,
+    frame_of,
+)
+from edge_ad.presets.networks import Sides, Size, TileLayout, scaled_size, size_of
 from edge_ad.presets.presets import FusionSettings, Preset
 from edge_ad.scoring import BRANCHES, MAPS
 
@@ -152,21 +172,18 @@ def _simplified(name: str, model: onnx.ModelProto) -> onnx.ModelProto:
     return simplified
 
 
-def pixels_of(image: Tensor) -> Tensor:
-    """Turn u8 [1, H, W, 3] into f32 [1, 3, H, W] in [0, 255]."""
-    return image.to(torch.float32).permute(0, 3, 1, 2)
-
-
 class TeacherGraph(nn.Module):
     """image u8 -> features, tokens, pooled (each only if asked for)."""
 
-    def __init__(self, teacher: nn.Module, outputs: tuple[str, ...] = GRAPHS[TEACHER].outputs) -> None:
+    def __init__(
+        self, teacher: nn.Module, outputs: tuple[str, ...] = GRAPHS[TEACHER].outputs, layout: TileLayout | None = None
+    ) -> None:
         super().__init__()
-        self.teacher, self.outputs = teacher, outputs
+        self.teacher, self.outputs, self.layout = teacher, outputs, layout
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Run the teacher once."""
-        out = self.teacher(pixels_of(image))
+        out = self.teacher(frame_of(image, self.layout))
         return tuple(getattr(out, name) for name in self.outputs)
 
 
@@ -212,16 +229,20 @@ class MemoryGraph(nn.Module):
 
 
 class TokenizerGraph(nn.Module):
-    """tokens -> codes i32 [1, 4, h * w], map_structure [1, 1, h, w] and, of a soft choice, shares [1, 4, h * w, K]."""
+    """tokens -> codes i32 [1, 4, h * w], map_structure [1, 1, h, w] and, of a soft choice, shares [1, 4, h * w, K].
 
-    def __init__(self, model: HvqTokenizer) -> None:
+    Without ``mapped`` there is no map_structure, which is then that of tiles.
+    """
+
+    def __init__(self, model: HvqTokenizer, *, mapped: bool = True) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.mapped = model, mapped
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, ...]:
         """Name the cells and say how badly codes redraw them."""
         ids, error, shares = self.model.structure_map(tokens)
-        return (ids.to(torch.int32), error) if shares is None else (ids.to(torch.int32), error, shares)
+        results = (ids.to(torch.int32), error if self.mapped else None, shares)
+        return tuple(one for one in results if one is not None)
 
 
 class LavitGraph(nn.Module):
@@ -322,13 +343,14 @@ def _weighted(value: Tensor, weight: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Networks:
-    """The trained modules of a bundle; without a memory its branch is left out."""
+    """The trained modules of a bundle; without a memory its branch is left out. With ``tiles`` it remembers their cells."""
 
     teacher: nn.Module
     efficientad: EfficientAD
     tokenizer: HvqTokenizer
     lavit: LaViT
     memory: Memory | CellGaussians | None = None
+    tiles: TileNetworks | None = None
 
 
 @dataclass(frozen=True)
@@ -371,30 +393,44 @@ def export_fusion(settings: FusionSettings, image_size: Size, inputs: Mapping[st
 
 
 def _plans(networks: Networks, preset: Preset, image_size: Size) -> list[_Plan]:
-    second, soft = preset.teacher.token_side, bool(networks.tokenizer.top.temperature)
-    modules: dict[str, nn.Module] = {}
-    if second:
-        modules["teacher_tokens"] = TokenPassGraph(networks.teacher, second)
-    modules |= {
-        "efficientad": EfficientADGraph(networks.efficientad),
-        "tokenizer": TokenizerGraph(networks.tokenizer),
-        LAVIT: LavitGraph(networks.lavit),
-        FUSION: FusionGraph(preset.fusion, map_size(image_size)),
-    }
-    if networks.memory is not None:
-        modules[MEMORY] = MemoryGraph(networks.memory)
+    soft, tiles = bool(networks.tokenizer.top.temperature), networks.tiles
+    modules = _modules(networks, preset, image_size)
     replaced = {tensor for name in modules for tensor in GRAPHS[name].replaces}
     teacher = tuple(name for name in GRAPHS[TEACHER].outputs if name not in replaced)
-    modules[TEACHER] = TeacherGraph(networks.teacher, teacher)
+    modules[TEACHER] = TeacherGraph(networks.teacher, teacher, None if tiles is None else tiles.layout)
     plans = []
     for name, spec in GRAPHS.items():
         if name in modules:
-            left_out = {*(() if soft else spec.omittable), *(replaced if name == TEACHER else ())}
-            inputs, outputs = (
-                tuple(tensor for tensor in tensors if tensor not in left_out) for tensors in (spec.inputs, spec.outputs)
-            )
+            left_out = {*(() if soft else spec.omittable), *(replaced.difference(spec.replaces))}
+            outputs = tuple(tensor for tensor in spec.outputs if tensor not in left_out)
+            unread = {"features"} if isinstance(modules[name], GlobalMapGraph) else () if soft else spec.omittable
+            inputs = tuple(tensor for tensor in spec.inputs if tensor not in unread)
             plans.append(_Plan(name, modules[name], inputs, outputs))
     return plans
+
+
+def _modules(networks: Networks, preset: Preset, image_size: Size) -> dict[str, nn.Module]:
+    """Return the module of every graph but the teacher's, whose outputs depend on the others."""
+    second, tiles = preset.teacher.token_side, networks.tiles
+    modules: dict[str, nn.Module] = {
+        "efficientad": EfficientADGraph(networks.efficientad),
+        "tokenizer": TokenizerGraph(networks.tokenizer, mapped=tiles is None),
+        LAVIT: LavitGraph(networks.lavit),
+        FUSION: FusionGraph(preset.fusion, map_size(image_size)),
+    }
+    if second:
+        modules["teacher_tokens"] = TokenPassGraph(networks.teacher, second)
+    if networks.memory is not None:
+        modules[MEMORY if tiles is None else TILE_MEMORY] = MemoryGraph(networks.memory)
+    if tiles is None:
+        return modules
+    return {
+        **modules,
+        "efficientad": GlobalMapGraph(networks.efficientad, tiles.layout),
+        TILE_TEACHER: TileTeacherGraph(tiles),
+        "tile_student": TileStudentGraph(tiles),
+        "tile_tokenizer": TileTokenizerGraph(tiles),
+    }
 
 
 def _run(module: nn.Module, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:

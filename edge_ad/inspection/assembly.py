@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_ad.bundle import Bundle, open_bundle
+from edge_ad.bundle.graphs import is_tiled
 from edge_ad.camera.frames import Image
 from edge_ad.config import Config, Presence, RunTable
 from edge_ad.data.images import list_images, read_image, resize
@@ -103,6 +104,8 @@ def tile_combiner(
     """Return the per-tile statistics and the function that joins tiles; None and None for a single tile."""
     if len(view.grid) == 1:
         return None, None
+    if is_tiled(bundle.graphs):
+        raise BadInput(f"--tiles: {bundle.path} was trained with tiles and cuts the image by itself; leave --tiles out")
     if folder is None:
         raise BadInput("tiles need --tile-goods DIR, a folder of normal images as the camera sees them (at least 10)")
     tiles = load_tiles(pipeline, bundle, view, folder)

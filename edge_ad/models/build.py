@@ -18,7 +18,7 @@ from edge_ad.models.memory import CellGaussians, Memory
 from edge_ad.models.pdn import PatchDescriptionNetwork
 from edge_ad.models.standardise import Standardise
 from edge_ad.models.teachers import LiteTeacher, PdnTeacher
-from edge_ad.presets.networks import Size
+from edge_ad.presets.networks import Size, TileLayout
 from edge_ad.presets.presets import Preset
 from edge_ad.scoring.memory import BLOCK, Regions
 
@@ -110,6 +110,13 @@ def networks(preset: Preset, image_size: Size | None = None) -> dict[str, dict[s
             smaller = torch.zeros(1, 3, preset.teacher.token_side, preset.teacher.token_side)
             modules["teacher_tokens"] = count(teacher, smaller)
     return modules
+
+
+def cost_of_tiles(preset: Preset, layout: TileLayout) -> float:
+    """Return how many times the multiply-accumulates of a frame without tiles one with them takes, memory apart."""
+    frame = sum(network["gmac"] for network in networks(preset, layout.frame).values())
+    one = networks(preset, layout.tile)
+    return float(1 + layout.count * sum(one[name]["gmac"] for name in ("teacher", "student", "tokenizer")) / frame)
 
 
 def count(module: nn.Module, *inputs: Tensor) -> dict[str, Any]:

@@ -153,6 +153,12 @@ class EfficientAD(nn.Module):
         map_local, map_global = (error_map(one, module) for one, module in zip(errors, modules, strict=True))
         return map_local, map_global
 
+    def global_map(self, pixels: Tensor) -> Tensor:
+        """Return map_global alone, f32 (B, 1, h, w), for pixels (B, 3, H, W)."""
+        image = self.normalise(pixels)
+        error = self.autoencoder(image) - self.student(image).chunk(2, dim=1)[1]
+        return error_map(error, None if self.standardise is None else self.standardise[1])
+
     def errors(self, pixels: Tensor, features: Tensor) -> list[Tensor]:
         """Return how the student errs beside the teacher, and its second half beside the autoencoder, f32 (B, C, h, w)
         each.
@@ -161,9 +167,9 @@ class EfficientAD(nn.Module):
         local, paired = self.student(image).chunk(2, dim=1)
         return [features - local, self.autoencoder(image) - paired]
 
-    def learn_errors(self, pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
+    def learn_errors(self, pairs: Iterable[tuple[Tensor, Tensor]], tiles: int = 1) -> None:
         """Learn from batches of normal images, (pixels, teacher features), how both branches err, where errors are
-        standardised.
+        standardised; or of the ``tiles`` of each.
         """
         if self.standardise is None:
             return
@@ -171,7 +177,7 @@ class EfficientAD(nn.Module):
             pair_errors = [self.errors(pixels, features) for pixels, features in pairs]
         for module, errors in zip(self.standardise, zip(*pair_errors, strict=True), strict=True):
             assert isinstance(module, Standardise)
-            module.learn(torch.cat(errors))
+            module.learn(torch.cat(errors), tiles)
 
     def losses(
         self,

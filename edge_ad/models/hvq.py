@@ -171,11 +171,13 @@ class HvqTokenizer(nn.Module):
         return error.reshape(-1, 1, *self.grid)
 
     @torch.no_grad()
-    def learn_errors(self, features: Sequence[Tensor]) -> None:
-        """Learn how normal images are drawn wrongly, from batches f32 (B, C, h, w), where errors are standardised."""
+    def learn_errors(self, features: Sequence[Tensor], tiles: int = 1) -> None:
+        """Learn how normal images, or the ``tiles`` of each, are drawn wrongly, from batches f32 (B, C, h, w), where errors
+        are standardised.
+        """
         if self.standardise is not None:
             errors = [self(batch).reconstruction - batch.flatten(2).transpose(1, 2) for batch in features]
-            self.standardise.learn(_on_grid(torch.cat(errors), torch.cat(list(features))))
+            self.standardise.learn(_on_grid(torch.cat(errors), torch.cat(list(features))), tiles)
 
 
 def transport_cost(states: Tensor, codes: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ class Standardise(nn.Module):
     def __init__(self, channels: int, grid: Sides, whiten: bool = True) -> None:
         super().__init__()
         self.register_buffer("fp32_whitening", torch.eye(channels)[:, :, None, None].clone() if whiten else None)
-        self.register_buffer("place", torch.ones(1, 1, *size_of(grid)))
+        self.register_buffer("place", torch.ones(1, 1, *size_of(grid)))  # [T, 1, h, w] of T tiles
         self.fp32_whitening: Tensor | None
         self.place: Tensor
 
@@ -38,13 +38,13 @@ class Standardise(nn.Module):
         return self._whitened(errors) * self.place
 
     @torch.no_grad()
-    def learn(self, errors: Tensor) -> None:
-        """Learn from errors f32 (N, C, h, w) on normal images."""
+    def learn(self, errors: Tensor, tiles: int = 1) -> None:
+        """Learn from errors f32 (N, C, h, w) on normal images, or on the ``tiles`` of each, which have places of their own."""
         if self.fp32_whitening is not None:
             self.fp32_whitening.copy_(_whitening(errors)[:, :, None, None])
         usual = torch.stack([self._whitened(one[None]).square().mean(dim=(0, 1)) for one in errors])
-        smooth = _smoothed(usual.mean(dim=0))
-        self.place.copy_((FLOOR + smooth / smooth.mean().clamp_min(1e-12)).rsqrt())
+        smooth = torch.stack([_smoothed(usual[tile::tiles].mean(dim=0)) for tile in range(tiles)])
+        self.place = (FLOOR + smooth / smooth.mean().clamp_min(1e-12)).rsqrt()[:, None]
 
     def _whitened(self, errors: Tensor) -> Tensor:
         return errors if self.fp32_whitening is None else F.conv2d(errors, self.fp32_whitening)

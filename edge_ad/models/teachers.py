@@ -25,6 +25,11 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
+def pixels_of(image: Tensor) -> Tensor:
+    """Turn u8 [1, H, W, 3] into f32 [1, 3, H, W] in [0, 255]."""
+    return image.to(torch.float32).permute(0, 3, 1, 2)
+
+
 class ImageNetNormalise(nn.Module):
     """Map f32 (B, 3, H, W) pixels in [0, 255] to zero mean and unit deviation as ImageNet networks expect."""
 

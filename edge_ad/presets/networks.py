@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 from edge_ad.errors import BadInput
@@ -177,3 +180,91 @@ class MaskSettings:
         """Return how many cells of a grid every mask in use hides."""
         rows, columns = size_of(grid)
         return round(self.share * rows * columns)
+
+
+TILE_STEP = 32  # pixels: sides and places of tiles are multiples, so that seams lie between cells of every grid
+MAX_TILES = 9
+
+
+@dataclass(frozen=True)
+class TileLayout:
+    """Overlapping tiles of one size over a large input, row by row, beside a ``frame`` (height, width) that shows all of it.
+
+    ``counts`` are (rows, columns). The large input has the shape of the frame and about as many times its pixels as there
+    are tiles, so that a tile has about as many pixels as the frame.
+    """
+
+    counts: Size
+    frame: Size
+
+    @property
+    def count(self) -> int:
+        """How many tiles there are."""
+        return self.counts[0] * self.counts[1]
+
+    @property
+    def whole(self) -> Size:
+        """The (height, width) of the large input."""
+        factor = math.sqrt(self.count)
+        height, width = (max(1, round(side * factor / TILE_STEP)) * TILE_STEP for side in self.frame)
+        return height, width
+
+    @property
+    def tile(self) -> Size:
+        """The (height, width) of each tile."""
+        return self._axes[0][0], self._axes[1][0]
+
+    @property
+    def places(self) -> list[Size]:
+        """The (top, left) of each tile in the large input."""
+        rows, columns = self._axes
+        return [(top, left) for top in rows[1] for left in columns[1]]
+
+    def kept(self, stride: int) -> Iterator[list[tuple[slice, slice]]]:
+        """Yield for each row of tiles what is kept of each, in cells of ``stride`` pixels: neighbours meet amid their overlap.
+        """
+        rows, columns = (_kept(starts, side, stride) for side, starts in self._axes)
+        for row in rows:
+            yield [(row, column) for column in columns]
+
+    @property
+    def fits(self) -> bool:
+        """Whether the large input can be cut so."""
+        try:
+            return min(self.tile) > 0
+        except BadInput:
+            return False
+
+    @property
+    def _axes(self) -> tuple[tuple[int, tuple[int, ...]], tuple[int, tuple[int, ...]]]:
+        height, width = self.whole
+        return _tile_axis(height, self.counts[0]), _tile_axis(width, self.counts[1])
+
+
+def parse_tiles(text: str) -> Size:
+    """Return (rows, columns) of ``ROWSxCOLUMNS``; BadInput for anything else, one tile and more than MAX_TILES."""
+    match = re.fullmatch(r"([1-9])x([1-9])", text.strip().lower(), re.ASCII)
+    rows, columns = map(int, match.groups()) if match else (0, 0)
+    if not 2 <= rows * columns <= MAX_TILES:
+        raise BadInput(f"--tiles is {text!r:.80}: give ROWSxCOLUMNS with 2 to {MAX_TILES} tiles, such as 2x2, or leave it out")
+    return rows, columns
+
+
+def _tile_axis(length: int, count: int) -> tuple[int, tuple[int, ...]]:
+    """Return the side of tiles and where each begins; neighbours overlap by TILE_STEP or more."""
+    if count == 1:
+        return length, (0,)
+    for side in range(TILE_STEP, length, TILE_STEP):
+        starts = tuple(round(index * (length - side) / (count - 1) / TILE_STEP) * TILE_STEP for index in range(count))
+        if all(0 < after - before <= side - TILE_STEP for before, after in pairwise(starts)):
+            return side, starts
+    raise BadInput(f"--tiles: a side of {length} pixels cannot be cut into {count} overlapping tiles; ask for fewer along it")
+
+
+def _kept(starts: tuple[int, ...], side: int, stride: int) -> list[slice]:
+    seams = [(after + before + side) // 2 for before, after in pairwise(starts)]
+    ends = [0, *seams, starts[-1] + side]
+    return [
+        slice((low - start) // stride, (high - start) // stride)
+        for start, (low, high) in zip(starts, pairwise(ends), strict=True)
+    ]

@@ -7,7 +7,7 @@ are read one by one, cut out and forgotten.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -26,10 +26,11 @@ from edge_ad.data.prepared import READERS, PreparedImages, prepare_files
 from edge_ad.errors import BadInput
 from edge_ad.geometry import WHOLE, Method
 from edge_ad.geometry.contact_sheet import contact_sheet
-from edge_ad.geometry.cut_out import MAX_ASPECT, STEP, choose_size, resizing
+from edge_ad.geometry.cut_out import MAX_ASPECT, STEP, choose_size
 from edge_ad.geometry.fit import MAX_FIT, MAX_SHEET, fit_geometry
 from edge_ad.geometry.geometry import Geometry
 from edge_ad.geometry.pose import Image, Pose, PoseRange
+from edge_ad.presets.networks import MAX_TILES, Size, TileLayout
 from edge_ad.presets.presets import Preset
 from edge_ad.training.distributed import ProcessGroup
 from edge_ad.training.locating_gain import MIN_UNSEEN, LocatingGain, LocatingTrial
@@ -39,6 +40,7 @@ SAMPLE = MAX_FIT  # images that the choice is made on
 EMPTY = 8  # images of the empty station that are used
 NAMED = 50  # images without a pose that the report names
 STORED = "geometry.npz"
+MAX_TILE_ASPECT = 2.0  # of tiles that are recommended: long ones see little around a cell
 SPLITS = ("fit", "normalise", "threshold")
 
 Region = tuple[float, float, float, float]
@@ -95,19 +97,27 @@ class NormalImages:
 
 
 def prepare_normal(
-    dataset: DataSet, options: TrainTable, preset: Preset, state: Path, *,
-    group: ProcessGroup, log: Callable[[str], None], trial: LocatingTrial | None = None,
+    dataset: DataSet,
+    options: TrainTable,
+    preset: Preset,
+    state: Path,
+    *,
+    group: ProcessGroup,
+    log: Callable[[str], None],
+    trial: LocatingTrial | None = None,
+    size_of: Callable[[Size], Size] = lambda size: size,
 ) -> tuple[ChosenGeometry, NormalImages]:
     """Return the geometry of a training, chosen now or when it began, and its normal images cut out by it.
 
     ``state`` is the folder of what a resumed training needs; ``trial`` measures what locating brings where the choice is
-    free. BadInput where what was asked for does not fit the images.
+    free; ``size_of`` gives the (height, width) of the images for that of the geometry, a larger one for tiles. BadInput
+    where what was asked for does not fit the images.
     """
     stored = group.from_lead(lambda: (state / STORED).read_bytes() if (state / STORED).exists() else None)
     if stored is None:
         stored = group.from_lead(lambda: choose(dataset, options, preset, log, trial=trial).dump())
     assert stored is not None
-    chosen, images = _settled(ChosenGeometry.load(stored), dataset, options, preset)
+    chosen, images = _settled(ChosenGeometry.load(stored), dataset, options, preset=preset, size_of=size_of)
     if group.is_main_process:
         atomic_write(state / STORED, chosen.dump())
     return chosen, images
@@ -222,10 +232,10 @@ def _read(paths: list[Path], bits: int) -> list[Image]:
 
 
 def _settled(
-    chosen: ChosenGeometry, dataset: DataSet, options: TrainTable, preset: Preset
+    chosen: ChosenGeometry, dataset: DataSet, options: TrainTable, *, preset: Preset, size_of: Callable[[Size], Size]
 ) -> tuple[ChosenGeometry, NormalImages]:
     """Return the geometry with the poses that all of ``fit`` shows, and the inputs; ``none`` where it locates too few."""
-    images = _prepared(dataset, chosen.geometry)
+    images = _prepared(dataset, chosen.geometry, size_of)
     misses = [(name, split) for name, split in images.splits.items() if split.too_few]
     if misses:
         name, split = misses[0]
@@ -237,7 +247,7 @@ def _settled(
         if chosen.asked != "auto":
             raise BadInput(f"{message}; take these images out, or use --geometry auto or none")
         chosen = replace(chosen, geometry=_whole(chosen.geometry, options, preset), reason=message)
-        images = _prepared(dataset, chosen.geometry)
+        images = _prepared(dataset, chosen.geometry, size_of)
     if images.fit.poses:
         chosen = replace(chosen, geometry=replace(chosen.geometry, expected=PoseRange.of(images.fit.poses)))
     return chosen, images
@@ -250,8 +260,8 @@ def _whole(located: Geometry, options: TrainTable, preset: Preset) -> Geometry:
     return Geometry("none", located.image_size, choose_size(wide, high, _budget(options, preset)))
 
 
-def _prepared(dataset: DataSet, geometry: Geometry) -> NormalImages:
-    normal, bits = dataset.normal, dataset.bits
+def _prepared(dataset: DataSet, geometry: Geometry, size_of: Callable[[Size], Size]) -> NormalImages:
+    normal, bits, geometry = dataset.normal, dataset.bits, replace(geometry, size=size_of(geometry.size))
     look = frame_measurer(geometry)
     return NormalImages(
         prepare_files(normal.fit, geometry, bits, look=look),
@@ -297,11 +307,11 @@ def log_geometry(chosen: ChosenGeometry, images: NormalImages, log: Callable[[st
 
 @dataclass(frozen=True)
 class DefectScale:
-    """How long the shortest side of the smallest defect that matters is in the input.
+    """How long the shortest side of the smallest defect that matters is in the input, that of tiles where there are any.
 
     ``defect`` is in pixels of the image, ``shown`` and ``needed`` in those of the input: one cell of the features is needed.
-    ``scale`` is that of the input; ``pixels`` the least budget of the input that suffices: None where the present one does
-    or where none does. ``cost`` is how many times as many pixels those are.
+    ``scale`` is that of the input. Where it does not suffice, ``pixels`` is the least budget that does and ``cost`` how many
+    times the present one that is, and ``tiles`` are the fewest that do at the present one; or ``obstacle`` says why not.
     """
 
     defect: float
@@ -310,6 +320,7 @@ class DefectScale:
     needed: int
     pixels: int | None = None
     cost: float = 1.0
+    tiles: str | None = None
     obstacle: str = ""
 
     def as_dict(self) -> dict[str, Any]:
@@ -323,27 +334,34 @@ class DefectScale:
         if self.shown >= self.needed:
             return f"{seen}; {self.needed} are needed, one cell of the features"
         lost = f"warning: {seen} and may vanish: {self.needed} are needed, one cell of the features"
-        if self.pixels is None:
-            return f"{lost}; {self.obstacle}"
-        return f"{lost}; train with --pixels {self.pixels}, about {self.cost:.1f} times the work of a frame"
+        ways = [f"--tiles {self.tiles}"] if self.tiles else []
+        if self.pixels:
+            ways.append(f"--pixels {self.pixels}, about {self.cost:.1f} times the work of a frame")
+        return f"{lost}; train with {', or '.join(ways)}" if ways else f"{lost}; {self.obstacle}"
 
 
 def defect_scale(
-    defect: float, geometry: Geometry, sizes: Mapping[str, int], *, poses: Sequence[Pose], preset: Preset
+    defect: float,
+    geometry: Geometry,
+    sizes: Mapping[str, int],
+    *,
+    poses: Sequence[Pose],
+    preset: Preset,
+    tiles: Size | None = None,
 ) -> DefectScale:
-    """Return how a defect of ``defect`` pixels is seen in the input that ``geometry`` makes.
+    """Return how a defect of ``defect`` pixels is seen in the input that ``geometry`` makes, or in ``tiles`` beside it.
 
     ``sizes`` are those of the normal images, "WIDTHxHEIGHT", and ``poses`` the located parts. The least scale counts, of
     the largest image or part and, where an image is squashed, of the axis that is squashed more.
     """
     needed = math.ceil(preset.image_side / preset.teacher.grid)
     if geometry.locates:
-        transforms: Iterable[Any] = map(geometry.transform, poses)
-        boxes = [(pose.grown(geometry.margin).width, pose.grown(geometry.margin).height) for pose in poses]
+        grown = [pose.grown(geometry.margin) for pose in poses]
+        boxes = [(pose.width, pose.height) for pose in grown]
     else:
         boxes = [(float(wide), float(high)) for wide, high in (size.split("x") for size in sizes)]
-        transforms = (resizing((int(high), int(wide)), geometry.size) for wide, high in boxes)
-    scale = min(float(np.linalg.svd(one.matrix[:2, :2], compute_uv=False).min()) for one in transforms)
+    box = max(wide for wide, _ in boxes), max(high for _, high in boxes)
+    scale = min(_scale(one, _whole_input(geometry.size, tiles)) for one in boxes)
     result = DefectScale(defect, scale, defect * scale, needed)
     if result.shown >= needed:
         return result
@@ -351,22 +369,43 @@ def defect_scale(
         return replace(result, obstacle=f"the images show it in {defect:g}, so only a camera or lens that shows it larger helps")
     if preset.teacher.token_side:
         return replace(result, obstacle=f"preset {preset.name} has this input alone: train with preset fast and more --pixels")
-    size = _sufficient(geometry.method, boxes, needed / defect, math.prod(geometry.size))
+    size = _sufficient(geometry, box, needed / defect, tiles)
+    finer = None if tiles is not None else _sufficient_tiles(geometry.size, box, needed / defect)
+    lost = f"no input of up to {MAX_PIXELS} pixels suffices: judge pieces of the part by cameras of their own"
     if size is None:
-        lost = f"no input of up to {MAX_PIXELS} pixels suffices: judge pieces of the part by cameras of their own"
-        return replace(result, obstacle=lost)
-    return replace(result, pixels=math.prod(size), cost=math.prod(size) / math.prod(geometry.size))
+        return replace(result, tiles=finer, obstacle="" if finer else lost)
+    return replace(result, pixels=math.prod(size), cost=math.prod(size) / math.prod(geometry.size), tiles=finer)
 
 
-def _sufficient(method: Method, boxes: Sequence[tuple[float, float]], scale: float, pixels: int) -> tuple[int, int] | None:
-    """Return the least input (height, width) that shows every box (width, height) at ``scale`` or larger."""
-    wide, high = max(box[0] for box in boxes), max(box[1] for box in boxes)
-    if method == "square":
-        side = math.ceil(scale * max(wide, high) / STEP) * STEP
-        return (side, side) if side * side <= MAX_PIXELS else None
+def _scale(box: tuple[float, float], size: Size) -> float:
+    """Return how many pixels of an input (height, width) one of a box (width, height) of the image has at least."""
+    return min(size[0] / box[1], size[1] / box[0])
+
+
+def _whole_input(size: Size, tiles: Size | None) -> Size:
+    return size if tiles is None else TileLayout(tiles, size).whole
+
+
+def _sufficient(geometry: Geometry, box: tuple[float, float], scale: float, tiles: Size | None) -> Size | None:
+    """Return the least input (height, width) that shows a box (width, height) of the image at ``scale`` or larger."""
+    pixels = math.prod(geometry.size)
     while pixels <= MAX_PIXELS:
-        size = choose_size(wide, high, pixels)
-        if min(size[0] / high, size[1] / wide) >= scale:
-            return size if math.prod(size) <= MAX_PIXELS else None
-        pixels = math.ceil(pixels * 1.02)
+        side = math.isqrt(pixels) // STEP * STEP
+        size = (side, side) if geometry.method == "square" else choose_size(*box, pixels)
+        if _scale(box, _whole_input(size, tiles)) >= scale and math.prod(size) <= MAX_PIXELS:
+            return size
+        pixels = math.ceil(pixels * 1.01)
     return None
+
+
+def _sufficient_tiles(size: Size, box: tuple[float, float], scale: float) -> str | None:
+    """Return the compact tiles, ROWSxCOLUMNS, with the fewest pixels that show a box at ``scale`` or larger beside an input of
+    ``size``.
+    """
+    counts = [(rows, columns) for rows in range(1, MAX_TILES + 1) for columns in range(1, MAX_TILES // rows + 1)]
+    layouts = [TileLayout(one, size) for one in counts[1:]]
+    suited = [
+        one for one in layouts if _scale(box, one.whole) >= scale and one.fits and max(one.tile) <= MAX_TILE_ASPECT * min(one.tile)
+    ]
+    least = min(suited, key=lambda one: (one.count * math.prod(one.tile), max(one.counts)), default=None)
+    return None if least is None else f"{least.counts[0]}x{least.counts[1]}"

@@ -30,6 +30,7 @@ from edge_ad.geometry.geometry import Geometry
 from edge_ad.presets.networks import Sides, size_of
 
 Images = NDArray[np.uint8]
+MAX_PENALTY = 4096  # images of other things that are read
 Defects: TypeAlias = tuple[Images, tuple[str, ...]]
 """Images of defects u8[N,H,W,3] and the kind of each."""
 
@@ -127,6 +128,16 @@ def read_all(paths: Sequence[Path], side: Sides, bits: int = 16) -> Images:
         return np.stack(list(pool.map(lambda path: resize(read_image(path, bits), size), paths)))
 
 
+def penalty_paths(folder: Path | None) -> list[Path]:
+    """Return the images of other things in a folder, if one is named; BadInput when it holds none."""
+    if folder is None:
+        return []
+    paths = list_nested(folder)
+    if not paths:
+        raise BadInput(f"--penalty {folder} holds no image: name a folder of images of other things")
+    return paths
+
+
 def read_centres(paths: Sequence[Path], side: Sides) -> Images:
     """Read images at twice a size and keep their centre, u8 [N, H, W, 3], as EfficientAD's penalty takes them."""
     height, width = size_of(side)
@@ -138,6 +149,13 @@ def read_centres(paths: Sequence[Path], side: Sides) -> Images:
 
     with ThreadPoolExecutor(4) as pool:
         return np.stack(list(pool.map(centre, paths)))
+
+
+def read_penalty(paths: Sequence[Path], side: Sides, *, cropped: bool) -> Images | None:
+    """Read images of other things, u8 [N, H, W, 3], whole or their centres; None without any."""
+    if not paths:
+        return None
+    return (read_centres if cropped else read_all)(paths[:MAX_PENALTY], side)
 
 
 def _kind(parent: Path, folder: Path) -> str:

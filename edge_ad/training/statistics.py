@@ -269,31 +269,35 @@ MAX_NORMAL_IMAGES = 128  # each gives hundreds of cells
 CHUNK = 16
 
 
-def learn_tokenizer_errors(tokenizer: HvqTokenizer, tokens: Tensor, arithmetic: Arithmetic) -> None:
-    """Tell a trained tokenizer how it draws tokens f32 (N, C, h, w) of learned normal images; nothing where it need not
-    know.
+def learn_tokenizer_errors(tokenizer: HvqTokenizer, tokens: Tensor, arithmetic: Arithmetic, tiles: int = 1) -> None:
+    """Tell a trained tokenizer how it draws tokens f32 (N, C, h, w) of learned normal images, or of the ``tiles`` of each;
+    nothing where it need not know.
     """
-    chosen = tokens[evenly(len(tokens), MAX_NORMAL_IMAGES)]
-    tokenizer.eval().learn_errors(_parts(chosen, arithmetic))
+    images = evenly(len(tokens) // tiles, max(1, MAX_NORMAL_IMAGES // tiles))
+    chosen = tokens[[image * tiles + tile for image in images for tile in range(tiles)]]
+    tokenizer.eval().learn_errors(_parts(chosen, arithmetic), tiles)
 
 
 def _parts(tokens: Tensor, arithmetic: Arithmetic) -> list[Tensor]:
     return [tokens[start : start + CHUNK].to(arithmetic.device) for start in range(0, len(tokens), CHUNK)]
 
 
-def learn_student_errors(model: EfficientAD, teacher: AnyTeacher, normal_images: Images, arithmetic: Arithmetic) -> None:
-    """Tell a trained EfficientAD how its student errs on learned normal images u8 [N, H, W, 3]; nothing where it need
-    not know.
+def learn_student_errors(
+    model: EfficientAD, teacher: AnyTeacher, normal_images: Images, arithmetic: Arithmetic, *, tiles: int = 1
+) -> None:
+    """Tell a trained EfficientAD how its student errs on learned normal images u8 [N, H, W, 3], or on the ``tiles`` of each;
+    nothing where it need not know.
     """
 
     def pairs() -> Iterator[tuple[Tensor, Tensor]]:
-        chosen = spread(normal_images, MAX_NORMAL_IMAGES)
+        by_image = normal_images.reshape(-1, tiles, *normal_images.shape[1:])
+        chosen = spread(by_image, max(1, MAX_NORMAL_IMAGES // tiles)).reshape(-1, *normal_images.shape[1:])
         for start in range(0, len(chosen), CHUNK):
             pixels = to_pixels(chosen[start : start + CHUNK], arithmetic.device)
             with torch.no_grad():
                 yield pixels, teacher(pixels).features
 
-    model.eval().learn_errors(pairs())
+    model.eval().learn_errors(pairs(), tiles)
 
 
 CENTRE, PRECISION = "model.surprise.centre", "model.surprise.precision"  # constants of the graph of LAViT

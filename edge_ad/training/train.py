@@ -6,7 +6,9 @@ The preset that the settings of a training come to, and the files that they name
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -20,17 +22,20 @@ from edge_ad.bundle.graphs import FLOAT_BY_DEFAULT
 from edge_ad.camera.measure import camera_report
 from edge_ad.config import CalibrateTable, Config, TrainTable, parse_pixels
 from edge_ad.data.datasets import load_dataset
-from edge_ad.data.folders import folders_table, list_nested
+from edge_ad.data.folders import folders_table
 from edge_ad.data.prepared import PreparedImages
 from edge_ad.deployment.calibrate import CalibrateOptions, with_quantisation
 from edge_ad.errors import BadInput
 from edge_ad.export.graphs import ExportedGraph, Networks, export_all
+from edge_ad.geometry.geometry import Geometry
+from edge_ad.geometry.pose import Pose
 from edge_ad.models.build import build_efficientad, build_lavit, build_tokenizer
 from edge_ad.models.efficientad import EfficientAD
 from edge_ad.models.hvq import HvqTokenizer
 from edge_ad.models.lavit import bank_of
 from edge_ad.models.memory import CellGaussians, Memory
-from edge_ad.presets.networks import TeacherKind
+from edge_ad.models.tiles import JoinedTeacher, TileNetworks
+from edge_ad.presets.networks import Size, TeacherKind, TileLayout, parse_tiles
 from edge_ad.presets.presets import Preset, preset_named, with_teacher, with_values
 from edge_ad.scoring import BRANCHES, Thresholds, choose_thresholds
 from edge_ad.training.augment import disturbed, with_moved
@@ -44,7 +49,7 @@ from edge_ad.training.geometry import (
     parts_sheet,
     prepare_normal,
 )
-from edge_ad.training.images import Images, ScoringImages, labelled, read_all, read_centres, scoring_images
+from edge_ad.training.images import Images, ScoringImages, labelled, penalty_paths, read_penalty, scoring_images
 from edge_ad.training.locating_gain import LocatingTrial
 from edge_ad.training.loop import Arithmetic, Trace, choose_arithmetic, fit
 from edge_ad.training.memory import MEMORY, learn_memory
@@ -70,18 +75,9 @@ from edge_ad.training.statistics import (
 )
 from edge_ad.training.symmetry import measure_symmetry, with_symmetry
 from edge_ad.training.teacher import describe, load_teacher, measure_channels
+from edge_ad.training.tiles import TileImages, layout_of, learn_tiles, shrunk, tiles_message, tiles_report
 from edge_ad.utils.files import atomic_write
 from edge_ad.utils.progress import Progress, clock
-
-
-def penalty_paths(folder: Path | None) -> list[Path]:
-    """Return the images of other things in a folder, if one is named; BadInput when it holds none."""
-    if folder is None:
-        return []
-    paths = list_nested(folder)
-    if not paths:
-        raise BadInput(f"--penalty {folder} holds no image: name a folder of images of other things")
-    return paths
 
 
 def chosen_preset(options: TrainTable) -> Preset:
@@ -114,7 +110,8 @@ def with_steps(preset: Preset, steps: int | None) -> Preset:
     )
 
 
-SHAPING = ("geometry", "pixels", "empty", "anchors", "box")  # options that identify a training where they are given
+SHAPING = ("geometry", "pixels", "tiles", "empty", "anchors", "box")  # options that identify a training where they are given
+STANDARDISE = ("hvq.standardise", "efficientad.standardise")  # not chosen with tiles
 INT8_IMAGES = 64  # normal images that the INT8 ranges are measured on at the end
 
 
@@ -144,6 +141,10 @@ class _Training:
         options = settings.train
         self.preset = chosen_preset(options)
         self.preset.check_image_size(self.preset.image_size)
+        self.tiles = None if options.tiles is None else parse_tiles(options.tiles)
+        self.layout: TileLayout | None = None
+        if self.tiles is not None:
+            layout_of(self.tiles, self.preset.image_size, self.preset)
         # Wrong rates and an empty penalty folder are refused now, not after an hour of training.
         choose_thresholds(np.zeros(1), self.thresholds.target_ng, self.thresholds.target_warn)
         self.penalty = penalty_paths(options.penalty)
@@ -192,7 +193,7 @@ class _Training:
         images = self._images()
         teacher = self.teacher
         self.progress.log(f"teacher {self.preset.teacher.kind}: channel statistics of {len(images.fit)} normal images")
-        measure_channels(teacher, images.fit, self.arithmetic.device)
+        measure_channels(teacher, shrunk(images.fit, self.layout), self.arithmetic.device)
         networks, described = self._learn(teacher, images)
         if not self.arithmetic.group.is_main_process:
             return self.target
@@ -207,17 +208,16 @@ class _Training:
         trial = LocatingTrial(self.teacher, preset, self.arithmetic.device, self.dataset.bits, options.seed)
         chosen, normal = prepare_normal(
             self.dataset, options, preset, self.folder.state,
-            group=self.arithmetic.group, log=self.progress.log, trial=trial,
-        )
+            group=self.arithmetic.group, log=self.progress.log, trial=trial, size_of=self._input_size,
+        )  # fmt: skip
         log_geometry(chosen, normal, self.progress.log)
-        self.geometry, self.frames, self.image_size = chosen.geometry, normal.frames, chosen.geometry.size
+        self.image_size = chosen.geometry.size
+        self.layout = None if self.tiles is None else layout_of(self.tiles, self.image_size, preset)
         self.report["geometry"] = geometry_report(chosen, normal)
-        if self.smallest is not None:
-            scale = defect_scale(self.smallest, chosen.geometry, self.dataset.sizes, poses=normal.fit.poses, preset=preset)
-            self.report["geometry"]["smallest_defect"] = scale.as_dict()
-            self.progress.log(scale.message)
+        self._report_scale(chosen.geometry, normal.fit.poses)
+        self.geometry, self.frames = replace(chosen.geometry, size=self._input_size(self.image_size)), normal.frames
         self.dataset = replace(self.dataset, normal=normal.located)
-        self._follow_symmetry(normal.fit)
+        self._follow_symmetry(replace(normal.fit, images=shrunk(normal.fit.images, self.layout)))
         if main and self.geometry.locates:
             sheet = self.folder.path / f"{self.dataset.name}.parts.png"
             atomic_write(sheet, parts_sheet(normal.fit))
@@ -225,6 +225,23 @@ class _Training:
         defects = None if options.defects is None else labelled(options.defects, self.geometry, self.dataset.bits)
         inputs = (normal.fit.images, normal.normalise.images, normal.threshold.images)
         return scoring_images(inputs, preset.anomalies, options.seed, defects=defects, part=self.geometry.part_mask())
+
+    def _input_size(self, size: Size) -> Size:
+        """Return the (height, width) of the input where the networks of the whole image see ``size``."""
+        return size if self.tiles is None else layout_of(self.tiles, size, self.preset).whole
+
+    def _report_scale(self, geometry: Geometry, poses: Sequence[Pose]) -> None:
+        """Say what tiles are and cost, and whether the smallest defect is seen, where either was asked for."""
+        seen = partial(
+            defect_scale, geometry=geometry, sizes=self.dataset.sizes, poses=poses, preset=self.preset, tiles=self.tiles
+        )
+        if self.layout is not None:
+            self.report["tiles"] = tiles_report(self.layout, self.preset, seen(1.0).scale)
+            self.progress.log(tiles_message(self.report["tiles"]))
+        if self.smallest is not None:
+            scale = seen(self.smallest)
+            self.report["geometry"]["smallest_defect"] = scale.as_dict()
+            self.progress.log(scale.message)
 
     def _follow_symmetry(self, fit: PreparedImages) -> None:
         """Let augmentation turn and mirror images as far as normal images do, where no pose is removed."""
@@ -243,15 +260,16 @@ class _Training:
     def _learn(self, teacher: Any, images: ScoringImages) -> tuple[Networks, Described]:
         preset, arithmetic = self.preset, self.arithmetic
         copies = with_moved(images.fit, preset, self.options.seed)
-        tokens, pooled = describe(teacher, copies, preset, arithmetic.device, progress=self.progress)
-        unseen, _ = describe(teacher, images.normalise, preset, arithmetic.device)
+        fit, unseen_images, moved = (shrunk(part, self.layout) for part in (images.fit, images.normalise, copies))
+        tokens, pooled = describe(teacher, moved, preset, arithmetic.device, progress=self.progress)
+        unseen, _ = describe(teacher, unseen_images, preset, arithmetic.device)
         channels = teacher.token_channels
 
         # Every network starts from its own seed: a resumed training skips what drew numbers before it.
         torch.manual_seed(self.options.seed)
         tokenizer = build_tokenizer(preset, channels, self.image_size)
         self._fit(TokenizerRecipe(tokenizer, preset.tokenizer_schedule, tokens, unseen, arithmetic=arithmetic), len(images.fit))
-        originals = slice(len(images.fit))
+        originals = slice(len(fit))
         soften(tokenizer, tokens[originals], arithmetic)
         codes, top = encode_all(tokenizer, tokens, arithmetic)
         unseen_codes = encode(tokenizer, unseen, arithmetic)
@@ -259,7 +277,7 @@ class _Training:
 
         torch.manual_seed(self.options.seed)
         lavit = build_lavit(preset, channels, self.image_size)
-        normal = len(images.fit) if preset.lavit_on_originals else len(tokens)
+        normal = len(fit) if preset.lavit_on_originals else len(tokens)
         recipe = LavitRecipe(lavit, preset, (tokens[:normal], codes[:normal]), (unseen, unseen_codes), arithmetic=arithmetic)
         self._fit(recipe, len(images.fit))
         self._report_baseline(recipe)
@@ -269,35 +287,51 @@ class _Training:
 
         torch.manual_seed(self.options.seed)
         efficientad = build_efficientad(preset, teacher.channels, self.image_size)
-        others = self._penalty_images()
+        others = self._penalty_images(self.image_size)
         self._fit(
             EfficientADRecipe(
-                efficientad, teacher, preset, images.fit,
-                unseen=images.normalise, others=others, arithmetic=arithmetic,
+                efficientad, teacher, preset, fit,
+                unseen=unseen_images, others=others, arithmetic=arithmetic,
             ),
-            len(images.fit),
+            len(fit),
         )
-        memory = None
+        tiles, memory = self._learn_tiles(teacher, images), None
         if arithmetic.group.is_main_process:
-            memory = self._choose(teacher, (tokenizer, efficientad), images, tokens=tokens[originals], copies=copies)
-        for module in (teacher, efficientad, tokenizer, lavit):
+            learned = replace(images, fit=fit)
+            memory = self._choose(teacher, (tokenizer, efficientad), learned, tokens=tokens[originals], copies=copies, tiles=tiles)
+        for module in (teacher, efficientad, tokenizer, lavit, *(() if tiles is None else tiles.modules)):
             module.cpu().eval()
-        return Networks(teacher, efficientad, tokenizer, lavit, memory), Described(pooled.numpy(), surprise)
+        return Networks(teacher, efficientad, tokenizer, lavit, memory, tiles), Described(pooled.numpy(), surprise)
+
+    def _learn_tiles(self, teacher: Any, images: ScoringImages) -> TileNetworks | None:
+        """Return what sees tiles, None without them."""
+        if self.layout is None:
+            return None
+        shown = TileImages(images.fit, images.normalise, self._penalty_images(self.layout.tile))
+        return learn_tiles(
+            teacher, shown, self.layout, preset=self.preset, seed=self.options.seed, arithmetic=self.arithmetic, fit=self._fit
+        )
 
     def _choose(
-        self, teacher: Any, networks: tuple[HvqTokenizer, EfficientAD], images: ScoringImages, *, tokens: Tensor, copies: Images
+        self, teacher: Any, networks: tuple[HvqTokenizer, EfficientAD], images: ScoringImages,
+        *, tokens: Tensor, copies: Images, tiles: TileNetworks | None,
     ) -> Memory | CellGaussians | None:
-        """Learn how networks err and what is remembered, and choose what of it is used; only the main process needs it."""
+        """Learn how networks err and what is remembered, and choose what of it is used; only the main process needs it.
+
+        With tiles it is their cells that are remembered, and errors are standardised only where that is set.
+        """
         started, preset, seed = time.monotonic(), self.preset, self.options.seed
         (tokenizer, efficientad), device = networks, self.arithmetic.device
-        offer_standardise(preset, self.given, *networks, channels=teacher.channels, image_size=self.image_size)
+        given = self.given if tiles is None else {*self.given, *STANDARDISE}
+        source: Any = teacher if tiles is None else JoinedTeacher(tiles.teacher, tiles.layout)
+        offer_standardise(preset, given, *networks, channels=teacher.channels, image_size=self.image_size)
         learn_tokenizer_errors(tokenizer, tokens, self.arithmetic)
         learn_student_errors(efficientad, teacher, images.fit, self.arithmetic)
-        readers = standardise_readers(preset, self.given, *networks)
-        memory = learn_memory(teacher, preset, len(images.fit), copies, seed=seed, device=device)
+        readers = standardise_readers(preset, given, *networks)
+        memory = learn_memory(source, preset, len(images.fit), copies, seed=seed, device=device)
         if memory is not None and len(memory.names) > 1:
             readers.append(memory.read)
-        trials = read_trials(teacher, images, readers, seed=seed, device=device) if readers else {}
+        trials = read_trials(source, images, readers, seed=seed, device=device) if readers else {}
         self.preset, report = with_standardised(preset, trials, *networks)
         for name, row in report.items():
             aurocs = ", ".join(f"{variant} {auroc:.3f}" for variant, auroc in row["auroc"].items())
@@ -361,7 +395,7 @@ class _Training:
             name=self.dataset.name,
             preset=preset.name,
             settings=preset.settings(),
-            image_size=self.image_size,
+            image_size=self.geometry.size,
             geometry=None if self.geometry.method == "square" else self.geometry,
             parent=None,
             graphs={graph.name: graph.model for graph in graphs},
@@ -390,11 +424,8 @@ class _Training:
         contents = with_quantisation(contents, scratch, images.fit, images.threshold, options=options, report=self.progress.log)
         return replace(contents, report={**contents.report, **self._data_report(), **self._camera_report()})
 
-    def _penalty_images(self) -> Images | None:
-        if not self.penalty:
-            return None
-        read = read_centres if self.preset.efficientad.cropped_penalty else read_all
-        return read(self.penalty[:4096], self.image_size)
+    def _penalty_images(self, size: Size) -> Images | None:
+        return read_penalty(self.penalty, size, cropped=self.preset.efficientad.cropped_penalty)
 
     def _details(self) -> dict[str, Any]:
         normal, given = self.dataset.normal, self.options

@@ -24,6 +24,7 @@ NAMERS = {
     "export/graphs.py": "the module behind each graph",
     "models/build.py": "names networks in the report of their sizes",
     "presets/presets.py": "the pooling of each map",
+    "training/choices.py": "pairs each map with the network whose errors make it",
     "training/distillation.py": "names its stage in the journal of a training",
     "training/recipes.py": "names its stage",
     "training/teacher.py": "names its stage",
@@ -46,11 +47,32 @@ def test_a_branch_needs_what_its_tensors_are_made_of(branch: str, needed: set[st
     assert graphs.graphs_of(branch) == needed
 
 
+def test_tiles_replace_what_the_whole_image_gave() -> None:
+    tiled = [name for name in GRAPHS if name not in ("teacher_tokens", "memory")]
+    assert graphs.graphs_of("local", tiled) == {"teacher", "tile_teacher", "tile_student", "fusion"}
+    assert graphs.graphs_of("structure", tiled) == {"teacher", "tile_teacher", "tile_tokenizer", "fusion"}
+    assert graphs.graphs_of("memory", tiled) == {"teacher", "tile_teacher", "tile_memory", "fusion"}
+    assert graphs.graphs_of("global", tiled) == {"teacher", "efficientad", "fusion"}
+    assert graphs.graphs_of("logic", tiled) == {"teacher", "tokenizer", "lavit", "fusion"}
+    assert graphs.computed_branches(tiled) == BRANCHES
+    # The student of the whole image gives no map of a bundle with tiles.
+    loaded = graphs.needed_graphs(tiled, ["global", "structure"])
+    assert loaded == ("teacher", "tile_teacher", "efficientad", "tile_tokenizer", "fusion")
+    assert graphs.computed_branches(loaded, tiled) == ("structure", "global", "composition")
+    assert graphs.is_tiled(tiled)
+    assert not graphs.is_tiled(graphs.UNTILED)
+    assert (graphs.memory_graph(tiled), graphs.memory_graph(graphs.UNTILED)) == ("tile_memory", "memory")
+
+
 def test_what_follows_from_the_tables() -> None:
-    assert tuple(GRAPHS) == ("teacher", "teacher_tokens", "efficientad", "memory", "tokenizer", "lavit", "fusion")
+    assert tuple(name for name in GRAPHS if name in graphs.UNTILED) == (
+        *("teacher", "teacher_tokens", "efficientad", "memory", "tokenizer", "lavit", "fusion"),
+    )
+    tiled = ("tile_teacher", "tile_student", "tile_memory", "tile_tokenizer")
+    assert tuple(name for name in GRAPHS if name not in graphs.UNTILED) == tiled
     assert graphs.REQUIRED_GRAPHS == ("teacher", "fusion")
-    assert graphs.FP32_GRAPHS == ("memory", "fusion")
-    assert graphs.FLOAT_BY_DEFAULT == ("teacher", "teacher_tokens")
+    assert graphs.FP32_GRAPHS == ("memory", "tile_memory", "fusion")
+    assert graphs.FLOAT_BY_DEFAULT == ("teacher", "teacher_tokens", "tile_teacher")
     assert graphs.EXPENSIVE == ("lavit",)
     assert graphs.expensive_branches() == ("logic",)
     assert graphs.DROPPABLE == ("map_structure", "map_logic", "map_local", "map_global", "raw_logic", "map_memory")

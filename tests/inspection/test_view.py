@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from edge_ad.bundle import open_bundle
 from edge_ad.camera.frames import Frame
 from edge_ad.engines.pipeline import Inference, Pipeline
 from edge_ad.errors import BadInput
+from edge_ad.inspection.assembly import tile_combiner
 from edge_ad.inspection.view import (
     Grid,
     Roi,
@@ -158,3 +160,9 @@ def test_a_map_of_the_region_lies_in_the_region() -> None:
     assert whole[11, 17] == 3.0
     assert whole[4:12, 10:18].sum() == pytest.approx(whole.sum())
     np.testing.assert_array_equal(View().spread(heat, picture), heat)
+
+
+def test_a_bundle_that_was_trained_with_tiles_is_not_cut_again() -> None:
+    bundle = SimpleNamespace(path="part.edgead", graphs=("teacher", "tile_teacher", "fusion"))
+    with pytest.raises(BadInput, match="--tiles: part.edgead was trained with tiles and cuts the image by itself; leave --tiles"):
+        tile_combiner(SimpleNamespace(), bundle, View(None, Grid(1, 2)), None)  # type: ignore[arg-type]

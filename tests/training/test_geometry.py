@@ -236,7 +236,7 @@ def whole(method: Any, image: tuple[int, int], size: tuple[int, int]) -> Geometr
     [
         # 1000 x 500 pixels at 352 x 192: 0.352 across and 0.384 down. TINY's features have a cell each 8 pixels.
         (whole("none", (500, 1000), (192, 352)), {"1000x500": 9}, 24, TINY, 8.448, None, "8 are needed"),
-        (whole("none", (500, 1000), (192, 352)), {"1000x500": 9}, 12, TINY, 4.224, 352 * 672, "--pixels 236544, about 3.5 times"),
+        (whole("none", (500, 1000), (192, 352)), {"1000x500": 9}, 12, TINY, 4.224, 236_544, "2x2, or --pixels 236544, about"),
         (whole("none", (500, 1000), (192, 352)), {"1000x500": 9}, 7, TINY, 2.464, None, "a camera or lens"),
         # The largest image counts; 2048 x 8 / 12 = 1365.3 pixels need 43 steps of 32.
         (Geometry.square((128, 128)), {"512x256": 9, "2048x1024": 1}, 12, TINY, 0.75, 1376 * 1376, "--pixels 1893376"),
@@ -254,6 +254,29 @@ def test_a_defect_under_one_cell_of_the_features_is_warned_of_with_what_suffices
     assert scale.pixels == pixels
     assert named in scale.message
     assert scale.message.startswith("warning: ") == (shown < scale.needed)
+
+
+@pytest.mark.parametrize(
+    ("frame", "tiles", "defect", "shown", "named"),
+    [
+        # 192 x 352 becomes 384 x 704: 0.704 of 1000 pixels.
+        ((192, 352), (2, 2), 12, 8.448, "8 are needed"),
+        ((192, 352), (2, 2), 11, 7.744, "--pixels "),  # and no other tiles: they are asked for already
+        # 512 x 512 is half of 1024, 768 x 768 three quarters; 4.2 megapixels hold all of it.
+        ((256, 256), None, 16, 4.0, "--tiles 2x2, or --pixels 262144, about 4.0 times"),
+        ((256, 256), None, 11, 2.75, "--tiles 3x3, or --pixels 589824, about 9.0 times"),
+        ((256, 256), None, 9, 2.25, "train with --pixels 861184, about 13.1 times"),
+    ],
+)
+def test_tiles_count_and_are_recommended_where_they_suffice(
+    frame: tuple[int, int], tiles: tuple[int, int] | None, defect: float, shown: float, named: str
+) -> None:
+    image = (500, 1000) if frame == (192, 352) else (1024, 1024)
+    sizes = {f"{image[1]}x{image[0]}": 9}
+    scale = defect_scale(defect, whole("none", image, frame), sizes, poses=(), preset=TINY, tiles=tiles)
+    assert scale.shown == pytest.approx(shown)
+    assert named in scale.message
+    assert tiles is None or "--tiles" not in scale.message
 
 
 def test_the_scale_of_a_located_part_is_that_of_its_cut_out(parts: list[Path], tmp_path: Path) -> None:

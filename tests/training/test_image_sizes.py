@@ -14,12 +14,15 @@ from edge_ad.config import Config, EngineTable, TrainTable
 from edge_ad.data.images import read_image
 from edge_ad.deployment.build import build
 from edge_ad.deployment.calibrate import CalibrateOptions, calibrate
+from edge_ad.deployment.one_file import write_one_file
 from edge_ad.deployment.recalibration import recalibrate
 from edge_ad.deployment.validation_images import make_validation_images
 from edge_ad.engines.pipeline import Pipeline
 from edge_ad.errors import BadInput
 from edge_ad.evaluation.evaluate import evaluate
 from edge_ad.geometry.geometry import Prepared
+from edge_ad.presets.networks import TileLayout
+from edge_ad.scoring import BRANCHES
 from edge_ad.synthetic.single_part import PartOptions, render_part
 from edge_ad.training.train import train
 from tests.fixtures.tiny_presets import TINY, known
@@ -132,3 +135,46 @@ def test_a_test_set_is_judged_as_a_run_would(bundle: Bundle, tmp_path: Path) -> 
     assert figures["images"] == {"good": 6, "logical": 0, "structural": 4}
     assert figures["found"]["structural"]["count"] >= 1
     assert figures["drift"]["shift right 2 %"]["of"] == 6
+
+
+@pytest.fixture(scope="module")
+def tiled(parts: Path) -> Bundle:
+    own = ["efficientad.standardise=true", "hvq.standardise=true"]
+    table = TrainTable(preset="tiny", geometry="foreground", pixels=16_384, steps=10, tiles="1x2", setting=own)
+    with known(TINY):
+        return open_bundle(train(parts, parts.parent / "tiled", Config(train=table), progress=False))
+
+
+def test_a_bundle_with_tiles_takes_one_large_image_and_gives_one_score_of_all_branches(tiled: Bundle, parts: Path) -> None:
+    report = tiled.report["tiles"]
+    layout = TileLayout(tuple(report["counts"]), tuple(report["frame"]))
+    assert layout.counts == (1, 2)
+    assert 1 < report["scale"] < 3  # keys of 132 pixels at the width of the tiles: told, since it shows nothing more
+    assert tiled.image_size == layout.whole == tiled.geometry.size == tiled.golden.images.shape[1:3]
+    assert tiled.masks.shape == (2, layout.frame[0] * layout.frame[1] // 256)  # logic sees the small image
+    prepared = tiled.geometry.prepare(read_image(parts / "part_00.png"))
+    assert isinstance(prepared, Prepared)
+    with Pipeline(tiled, threads=1, all_branches=True) as pipeline:
+        assert pipeline.branches == BRANCHES
+        raw = np.stack([pipeline.infer(image).raw for image in tiled.golden.images])
+        np.testing.assert_allclose(raw, tiled.golden.raw, rtol=1e-5)
+        assert pipeline.infer(prepared.image).map.shape == map_size(tiled.image_size)
+        height, width = layout.whole
+        assert pipeline.tensor("map_local").shape == pipeline.tensor("map_memory").shape == (1, 1, height // 8, width // 8)
+        assert pipeline.tensor("map_structure").shape == (1, 1, height // 16, width // 16)
+        assert pipeline.tensor("map_global").shape == (1, 1, layout.frame[0] // 8, layout.frame[1] // 8)
+        assert pipeline.tensor("features").shape[2:] == pipeline.tensor("map_global").shape[2:]
+    assert tiled.thresholds.goods == len(tiled.raw_scores["threshold"])  # one promise over all of them
+
+
+def test_tiles_follow_into_engines_files_and_recalibration(tiled: Bundle, tmp_path: Path) -> None:
+    assert build(tiled, "int8", settings=EngineTable(max_flip=1.0), threads=1).refusal is None
+    assert set(write_one_file(tiled, tmp_path / "one.onnx").graphs) <= set(tiled.graphs)
+    fresh = write_parts(tmp_path / "fresh", range(100, 118))
+    child = open_bundle(recalibrate(tiled.path, fresh, tmp_path / "r.edgead"))
+    changed = [name for name in tiled.graphs if child.graph_sha256(name) != tiled.graph_sha256(name)]
+    remembers = "memory" in tiled.statistics.active
+    assert changed == (["tile_memory"] if remembers else [])
+    write_parts(tmp_path / "set" / "test" / "good", range(200, 203))
+    write_parts(tmp_path / "set" / "test" / "bent", range(300, 302), empty=1)
+    assert evaluate(tiled.path, tmp_path / "set")["images"]["structural"] == 3

@@ -218,6 +218,8 @@ class TestEarlyRefusals:
             (Config(train=TrainTable(preset="demo", penalty=Path("nowhere"))), "cannot list nowhere"),
             (Config(thresholds=ThresholdsTable(target_ng=0.2, target_warn=0.1)), "0 < NG <= WARN < 1"),
             (Config(train=TrainTable(preset="paper-m")), "no weights of the teacher pdn_medium"),
+            (Config(train=TrainTable(tiles="1x1")), "--tiles is '1x1': give ROWSxCOLUMNS with 2 to 9 tiles"),
+            (Config(train=TrainTable(preset="paper", tiles="2x2")), "--tiles: the networks of preset paper see one image"),
             (Config(train=TrainTable(smallest_defect="2mm")), "--smallest-defect is '2mm': give a length in pixels"),
         ],
     )
