@@ -69,6 +69,16 @@ def chosen_variant(trial: Trial, names: Sequence[str]) -> tuple[str, dict[str, A
     return names[trial.choose(alone)], {"auroc": aurocs, "gains": gains}
 
 
+def describe_figures(figures: Mapping[str, Any]) -> str:
+    """Return the figures of ``chosen_variant`` in one line: the AUROC of each variant, and what decided against the first."""
+    (first, auroc), *others = figures["auroc"].items()
+    parts = [f"AUROC {first} {auroc:.3f}"]
+    for name, value in others:
+        gain, needed = figures["gains"][f"{name} over {first}"]
+        parts.append(f"{name} {value:.3f} ({gain:+.3f}, more than {needed:.3f} needed)")
+    return ", ".join(parts)
+
+
 def offer_standardise(
     preset: Preset, given: Collection[str], tokenizer: HvqTokenizer, efficientad: EfficientAD, *, channels: int, image_size: Size
 ) -> None:

@@ -1,14 +1,13 @@
 """What locating the parts brings: synthetic anomalies told apart in the cut-outs and in whole images, before any training.
 
-The teacher's cells of normal images are remembered as the branch ``memory`` does, once as the geometry cuts them out and
-once in whole images. Anomalies are drawn on the cut-outs of unseen normal images and put back into the originals, so that
-both see the same ones.
+The branch ``memory`` learns the normal images once as the geometry cuts them out and once whole, in all its variants.
+Anomalies are drawn on the cut-outs of unseen normal images and put back into the originals, so that both see the same ones.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +23,16 @@ from edge_ad.geometry.geometry import Geometry, Prepared
 from edge_ad.geometry.pose import Image
 from edge_ad.models.build import AnyTeacher
 from edge_ad.presets.presets import Preset
-from edge_ad.scoring.memory import Array, Regions, distances, remember, whitening_of
-from edge_ad.scoring.pooling import highest_mean
+from edge_ad.scoring.memory import Array
 from edge_ad.scoring.weights import Trial
 from edge_ad.training.augment import to_pixels
 from edge_ad.training.images import FADES, Images, synthetic, with_faded
+from edge_ad.training.memory import CHUNK, MEMORY, MemoryCandidates, learn_memory
 
 ANOMALIES = 68  # four of each kind
 MIN_UNSEEN, MAX_UNSEEN = 4, 32
-CHUNK = 16
 
-Float = NDArray[np.float64]
-Scorer = Callable[[Images], Float]
+Scores = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -78,47 +75,36 @@ class LocatingTrial:
         cuts = prepare_files(unseen[:MAX_UNSEEN], located, self.bits)
         if len(cuts) < MIN_UNSEEN:
             return None
-        anomalies, kinds = synthetic(cuts.images, ANOMALIES, self.seed)
-        geometries = (located, whole)
-        normal: list[Float] = []
-        shown: list[Float] = []
-        for geometry in geometries:
-            scorers = self._scorers(prepare_files(learn, geometry, self.bits).images)
-            inputs = [self._input(geometry, frame) for frame in self._frames(cuts.paths)]
-            damaged = [self._input(geometry, frame) for frame in self._damaged(located, cuts.paths, cuts.images, anomalies)]
-            for scorer in scorers:
-                normal.append(_scores(scorer, inputs))
-                shown.append(_scores(scorer, damaged))
-        trial = Trial(np.stack(normal, axis=1), np.stack(shown, axis=1), with_faded(_in_order(kinds, len(cuts)), FADES), self.seed)
+        anomalies, kinds = synthetic(cuts.images, ANOMALIES, self.seed, located.part_mask())
+        normal: list[Scores] = []
+        shown: list[Scores] = []
+        for geometry in (located, whole):
+            memory = self._memory(prepare_files(learn, geometry, self.bits).images)
+            normal.append(self._scores(memory, geometry, self._frames(cuts.paths)))
+            shown.append(self._scores(memory, geometry, self._damaged(located, cuts.paths, cuts.images, anomalies)))
+        trial = Trial(np.concatenate(normal, axis=1), np.concatenate(shown, axis=1), _in_order(kinds, len(cuts)), self.seed)
         return _gain(trial, len(cuts))
 
-    def _scorers(self, learned: Images) -> tuple[Scorer, ...]:
-        """Return scores by the cells of everywhere and by those of the same region."""
-        features = np.concatenate(list(self._features(learned)))
-        centre, matrix = whitening_of(features.reshape(-1, features.shape[-1]), self.preset.memory.width)
-        settings, top = self.preset.memory, self.preset.fusion.top_of("memory")
-        grid = (features.shape[1], features.shape[2])
+    def _memory(self, learned: Images) -> MemoryCandidates:
+        every = replace(self.preset, memory=replace(self.preset.memory, variant="auto"))
+        memory = learn_memory(self.teacher, every, len(learned), learned, seed=self.seed, device=self.device)
+        assert memory is not None
+        return memory
 
-        def white(cells: Array) -> Array:
-            return np.asarray((cells - centre) @ matrix.T, np.float32)
-
-        def scorer(regions: Regions) -> Scorer:
-            banks = remember(white(features), regions, settings.cells, self.seed)
-
-            def score(images: Images) -> Float:
-                maps = [distances(white(cells), banks, regions) for cells in self._features(images)]
-                flat = np.concatenate(maps).reshape(len(images), -1)
-                return highest_mean(flat, min(top, flat.shape[1])).astype(np.float64)
-
-            return score
-
-        return scorer(Regions.whole(grid)), scorer(Regions.local(grid, settings.region, settings.overlap))
-
-    def _features(self, images: Images) -> Iterator[Array]:
+    def _scores(self, memory: MemoryCandidates, geometry: Geometry, frames: Iterable[Image]) -> Scores:
+        """Return scores f64 [N, V] of frames by each variant; a part that was not located scores above all others."""
+        inputs = [geometry.prepare(frame) for frame in frames]
+        seen = [index for index, one in enumerate(inputs) if isinstance(one, Prepared)]
+        images = np.stack([one.image for one in inputs if isinstance(one, Prepared)])
+        rows = []
         for start in range(0, len(images), CHUNK):
+            pixels = to_pixels(images[start : start + CHUNK], self.device)
             with torch.no_grad():
-                features = self.teacher(to_pixels(images[start : start + CHUNK], self.device)).features
-            yield np.ascontiguousarray(features.permute(0, 2, 3, 1).float().cpu().numpy())
+                rows.append(memory.read(pixels, self.teacher(pixels))[MEMORY])
+        values = np.concatenate(rows).astype(np.float64)
+        result = np.tile(values.max(axis=0) + 1, (len(inputs), 1))
+        result[seen] = values
+        return result
 
     def _frames(self, paths: Sequence[Path]) -> Iterator[Image]:
         return (read_image(path, self.bits) for path in paths)
@@ -133,15 +119,10 @@ class LocatingTrial:
                     change = anomalies[number].astype(np.float32) - cuts[index]
                     yield _drawn_back(frame, share * change, prepared.transform)
 
-    @staticmethod
-    def _input(geometry: Geometry, frame: Image) -> Image | None:
-        prepared = geometry.prepare(frame)
-        return prepared.image if isinstance(prepared, Prepared) else None
 
-
-def _in_order(kinds: Sequence[str], images: int) -> list[str]:
-    """Return the kinds of anomalies in the order in which ``_damaged`` yields them: image by image."""
-    return [kinds[number] for index in range(images) for number in range(index, len(kinds), images)]
+def _in_order(kinds: Sequence[str], images: int) -> tuple[str, ...]:
+    """Return the kinds of anomalies in the order in which ``_damaged`` yields them: image by image, strength by strength."""
+    return with_faded([kinds[number] for index in range(images) for number in range(index, len(kinds), images)], FADES)
 
 
 def _drawn_back(frame: Image, change: Array, transform: Transform) -> Image:
@@ -151,19 +132,9 @@ def _drawn_back(frame: Image, change: Array, transform: Transform) -> Image:
     return np.asarray(np.rint(np.clip(frame + around, 0, 255)), np.uint8)
 
 
-def _scores(scorer: Scorer, inputs: Sequence[Image | None]) -> Float:
-    """Return the scores of inputs; a part that was not located scores above all others."""
-    seen = [index for index, image in enumerate(inputs) if image is not None]
-    result = np.zeros(len(inputs))
-    result[seen] = scorer(np.stack([image for image in inputs if image is not None]))
-    result[[index for index in range(len(inputs)) if index not in set(seen)]] = result.max() + 1
-    return result
-
-
 def _gain(trial: Trial, images: int) -> LocatingGain:
-    """Compare the better bank of both geometries; the columns are located (two banks), then whole (two banks)."""
-    alone = np.eye(4)
-    located, whole = (max(pair, key=trial.macro) for pair in (alone[:2], alone[2:]))
-    return LocatingGain(
-        trial.macro(located), trial.macro(whole), trial.noise(located, whole), images, trial.supports(whole, located, 4)
-    )
+    """Compare the better variant of both geometries; the first half of the columns is located, the other whole."""
+    alone = np.eye(trial.count)
+    located, whole = (max(half, key=trial.macro) for half in np.split(alone, 2))
+    harms = trial.supports(whole, located, trial.count)
+    return LocatingGain(trial.macro(located), trial.macro(whole), trial.noise(located, whole), images, harms)

@@ -33,7 +33,7 @@ from edge_ad.scoring.memory import (
 from edge_ad.scoring.pooling import highest_mean
 from edge_ad.scoring.weights import Trial
 from edge_ad.training.augment import to_pixels
-from edge_ad.training.choices import chosen_variant
+from edge_ad.training.choices import chosen_variant, describe_figures
 from edge_ad.training.images import Images
 
 MAX_IMAGES = 128  # normal images and moved copies that cells are chosen from: more say little new
@@ -55,7 +55,7 @@ class Learned:
         """One line for the terminal."""
         regions, cells = self.memory.regions, self.report.get("cells")
         where = f"each of {regions.counts[0]} x {regions.counts[1]} regions" if regions.count > 1 else "all cells"
-        figures = "".join(f"; AUROC {name} {value:.3f}" for name, value in self.report.get("auroc", {}).items())
+        figures = f"; {describe_figures(self.report)}" if "auroc" in self.report else ""
         return f"{f'{cells} remembered cells' if cells else 'a Gaussian'} for {where}{figures}"
 
 

@@ -39,7 +39,13 @@ from edge_ad.presets.networks import Size, TeacherKind, TileLayout, parse_tiles
 from edge_ad.presets.presets import Preset, preset_named, with_teacher, with_values
 from edge_ad.scoring import BRANCHES, Thresholds, choose_thresholds
 from edge_ad.training.augment import disturbed, with_moved
-from edge_ad.training.choices import offer_standardise, read_trials, standardise_readers, with_standardised
+from edge_ad.training.choices import (
+    describe_figures,
+    offer_standardise,
+    read_trials,
+    standardise_readers,
+    with_standardised,
+)
 from edge_ad.training.distributed import group_folder
 from edge_ad.training.geometry import (
     defect_scale,
@@ -334,8 +340,7 @@ class _Training:
         trials = read_trials(source, images, readers, seed=seed, device=device) if readers else {}
         self.preset, report = with_standardised(preset, trials, *networks)
         for name, row in report.items():
-            aurocs = ", ".join(f"{variant} {auroc:.3f}" for variant, auroc in row["auroc"].items())
-            self.progress.log(f"errors of {name}: {row['variant']}; AUROC {aurocs}")
+            self.progress.log(f"errors of {name}: {row['variant']}; {describe_figures(row)}")
         learned = None if memory is None else memory.chosen(trials.get(MEMORY))
         self.report |= {"standardise": report} if report else {}
         if learned is not None:

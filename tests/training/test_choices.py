@@ -16,7 +16,13 @@ from edge_ad.models.teachers import TeacherOutput
 from edge_ad.presets.presets import DEMO, FAST, PAPER, Preset, with_values
 from edge_ad.scoring.pooling import highest_mean
 from edge_ad.scoring.weights import Trial
-from edge_ad.training.choices import offer_standardise, read_trials, standardise_readers, with_standardised
+from edge_ad.training.choices import (
+    describe_figures,
+    offer_standardise,
+    read_trials,
+    standardise_readers,
+    with_standardised,
+)
 from edge_ad.training.images import ScoringImages
 from tests.models.test_hvq import CHANNELS, GRID, SMALL
 from tests.models.test_standardise import Fixed
@@ -135,3 +141,8 @@ def test_what_a_person_set_stays(preset: Preset, settings: tuple[str, ...], free
     assert (tokenizer.standardise is not None) == ("hvq" in free)
     assert len(standardise_readers(preset, given, tokenizer, efficientad)) == len(free)
     assert with_standardised(preset, {}, tokenizer, efficientad) == (preset, {})
+
+
+def test_the_log_says_what_a_variant_gained_and_what_it_needed() -> None:
+    figures = {"auroc": {"plain": 0.705, "standardised": 0.713}, "gains": {"standardised over plain": [0.008, 0.0391]}}
+    assert describe_figures(figures) == "AUROC plain 0.705, standardised 0.713 (+0.008, more than 0.039 needed)"
