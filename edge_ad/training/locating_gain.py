@@ -6,10 +6,10 @@ Anomalies are drawn on the cut-outs of unseen normal images and put back into th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import cv2
 import numpy as np
@@ -17,10 +17,10 @@ import torch
 from numpy.typing import NDArray
 
 from edge_ad.data.images import read_image
-from edge_ad.data.prepared import prepare_files
+from edge_ad.data.prepared import PreparedImages, prepare_files
 from edge_ad.geometry.cut_out import Transform
 from edge_ad.geometry.geometry import Geometry, Prepared
-from edge_ad.geometry.pose import Image
+from edge_ad.geometry.pose import Image, NotLocated
 from edge_ad.models.build import AnyTeacher
 from edge_ad.presets.presets import Preset
 from edge_ad.scoring.memory import Array
@@ -32,7 +32,8 @@ from edge_ad.training.memory import CHUNK, MEMORY, MemoryCandidates, learn_memor
 ANOMALIES = 68  # four of each kind
 MIN_UNSEEN, MAX_UNSEEN = 4, 32
 
-Scores = NDArray[np.float64]
+Scores: TypeAlias = NDArray[np.float64]
+Inputs: TypeAlias = Sequence[Prepared | NotLocated]
 
 
 @dataclass(frozen=True)
@@ -76,14 +77,32 @@ class LocatingTrial:
         if len(cuts) < MIN_UNSEEN:
             return None
         anomalies, kinds = synthetic(cuts.images, ANOMALIES, self.seed, located.part_mask())
-        normal: list[Scores] = []
-        shown: list[Scores] = []
-        for geometry in (located, whole):
-            memory = self._memory(prepare_files(learn, geometry, self.bits).images)
-            normal.append(self._scores(memory, geometry, self._frames(cuts.paths)))
-            shown.append(self._scores(memory, geometry, self._damaged(located, cuts.paths, cuts.images, anomalies)))
-        trial = Trial(np.concatenate(normal, axis=1), np.concatenate(shown, axis=1), _in_order(kinds, len(cuts)), self.seed)
-        return _gain(trial, len(cuts))
+        geometries = (located, whole)
+        normal, shown = self._inputs(geometries, cuts, anomalies)
+        memories = [self._memory(prepare_files(learn, geometry, self.bits).images) for geometry in geometries]
+        scores, anomalous = (self._all_scores(memories, rows) for rows in (normal, shown))
+        return _gain(Trial(scores, anomalous, _in_order(kinds, len(cuts)), self.seed), len(cuts))
+
+    def _inputs(
+        self, geometries: Sequence[Geometry], cuts: PreparedImages, anomalies: Images
+    ) -> tuple[list[Inputs], list[Inputs]]:
+        """Return what each geometry makes of the frames, and of them with the anomalies that were drawn on the cut-outs of
+        the first: all at full strength, then all at each of FADES.
+        """
+        shares = (1.0, *FADES)
+        normal: list[Inputs] = []
+        shown: dict[float, list[Inputs]] = {share: [] for share in shares}
+        for index, path in enumerate(cuts.paths):
+            frame = read_image(path, self.bits)
+            normal.append([geometry.prepare(frame) for geometry in geometries])
+            located = normal[-1][0]
+            assert isinstance(located, Prepared)
+            for number in range(index, len(anomalies), len(cuts)):
+                change = anomalies[number].astype(np.float32) - cuts.images[index]
+                for share in shares:
+                    damaged = _drawn_back(frame, share * change, located.transform)
+                    shown[share].append([geometry.prepare(damaged) for geometry in geometries])
+        return normal, [row for rows in shown.values() for row in rows]
 
     def _memory(self, learned: Images) -> MemoryCandidates:
         every = replace(self.preset, memory=replace(self.preset.memory, variant="auto"))
@@ -91,9 +110,13 @@ class LocatingTrial:
         assert memory is not None
         return memory
 
-    def _scores(self, memory: MemoryCandidates, geometry: Geometry, frames: Iterable[Image]) -> Scores:
-        """Return scores f64 [N, V] of frames by each variant; a part that was not located scores above all others."""
-        inputs = [geometry.prepare(frame) for frame in frames]
+    def _all_scores(self, memories: Sequence[MemoryCandidates], rows: Sequence[Inputs]) -> Scores:
+        """Return scores f64 [N, V] of N rows, of each the input of every memory's own geometry; one memory beside the other."""
+        columns = [self._scores(memory, [row[number] for row in rows]) for number, memory in enumerate(memories)]
+        return np.concatenate(columns, axis=1)
+
+    def _scores(self, memory: MemoryCandidates, inputs: Inputs) -> Scores:
+        """Return scores f64 [N, V] by each variant; a part that was not located scores above all others."""
         seen = [index for index, one in enumerate(inputs) if isinstance(one, Prepared)]
         images = np.stack([one.image for one in inputs if isinstance(one, Prepared)])
         rows = []
@@ -106,22 +129,9 @@ class LocatingTrial:
         result[seen] = values
         return result
 
-    def _frames(self, paths: Sequence[Path]) -> Iterator[Image]:
-        return (read_image(path, self.bits) for path in paths)
-
-    def _damaged(self, located: Geometry, paths: Sequence[Path], cuts: Images, anomalies: Images) -> Iterator[Image]:
-        """Yield the frames with the anomalies drawn into them: all at full strength, then all at each of FADES."""
-        for share in (1.0, *FADES):
-            for index, frame in enumerate(self._frames(paths)):
-                prepared = located.prepare(frame)
-                assert isinstance(prepared, Prepared)
-                for number in range(index, len(anomalies), len(cuts)):
-                    change = anomalies[number].astype(np.float32) - cuts[index]
-                    yield _drawn_back(frame, share * change, prepared.transform)
-
 
 def _in_order(kinds: Sequence[str], images: int) -> tuple[str, ...]:
-    """Return the kinds of anomalies in the order in which ``_damaged`` yields them: image by image, strength by strength."""
+    """Return the kinds of anomalies in the order of ``_inputs``: image by image, strength by strength."""
     return with_faded([kinds[number] for index in range(images) for number in range(index, len(kinds), images)], FADES)
 
 
