@@ -22,11 +22,10 @@ from edge_ad.bundle.graphs import FLOAT_BY_DEFAULT
 from edge_ad.camera.measure import camera_report
 from edge_ad.config import CalibrateTable, Config, TrainTable, parse_pixels
 from edge_ad.data.datasets import load_dataset
-from edge_ad.data.folders import folders_table
 from edge_ad.data.prepared import PreparedImages
 from edge_ad.deployment.calibrate import CalibrateOptions, with_quantisation
 from edge_ad.errors import BadInput
-from edge_ad.export.graphs import ExportedGraph, Networks, export_all
+from edge_ad.export.graphs import Networks, export_all
 from edge_ad.geometry.geometry import Geometry
 from edge_ad.geometry.pose import Pose
 from edge_ad.models.build import build_efficientad, build_lavit, build_tokenizer
@@ -69,6 +68,14 @@ from edge_ad.training.recipes import (
     learn_cells,
     learn_surprise,
     soften,
+)
+from edge_ad.training.report import (
+    codebooks_message,
+    dataset_report,
+    export_report,
+    log_dataset,
+    log_export,
+    log_scores,
 )
 from edge_ad.training.run_folder import RunFolder, fingerprint
 from edge_ad.training.statistics import (
@@ -195,7 +202,9 @@ class _Training:
     def _run(self) -> Path:
         if self.folder.begin(self.mark):
             self.progress.log(f"going on with the unfinished training in {self.folder.path}")
-        self._report_data()
+        log_dataset(self.dataset, self.preset.name, self.progress.log)
+        place = f"{self.folder.path} ({self.arithmetic.name})"
+        self.progress.log(f"training in {place}; Ctrl-C is safe, the same command goes on")
         images = self._images()
         teacher = self.teacher
         self.progress.log(f"teacher {self.preset.teacher.kind}: channel statistics of {len(images.fit)} normal images")
@@ -367,16 +376,10 @@ class _Training:
         }
 
     def _report_codebooks(self, codebooks: dict[str, dict[str, float | int]]) -> None:
-        """Report how normal images use the codes of each level; ``perplexity`` holds the four target levels in their
-        order.
-        """
+        """Report how normal images use the codes of each level; ``perplexity`` holds the four target levels in order."""
         self.report["codebooks"] = codebooks
         self.report["perplexity"] = [use["perplexity"] for level, use in codebooks.items() if level != "top"]
-        message = "; ".join(
-            f"{level}: perplexity {use['perplexity']:g}, {use['unused']} unused, {use['revived']} revived"
-            for level, use in codebooks.items()
-        )
-        self.progress.log(f"codebooks of {self.preset.hvq.codes} codes, by level: {message}")
+        self.progress.log(codebooks_message(codebooks, self.preset.hvq.codes))
         self.folder.log({"stage": "codebooks", **codebooks})
 
     def _report_baseline(self, recipe: LavitRecipe) -> None:
@@ -395,7 +398,8 @@ class _Training:
         masks = bank_of(preset.masks, networks.lavit.grid)
         self.progress.log("exporting the graphs and checking each against torch")
         graphs = export_all(networks, preset, torch.from_numpy(masks), torch.from_numpy(images.threshold[:1]))
-        self._report_export(graphs)
+        self.report["export"] = export_report(graphs)
+        log_export(graphs, self.progress.log)
         blank = BundleContents(
             name=self.dataset.name,
             preset=preset.name,
@@ -424,10 +428,12 @@ class _Training:
             blank, images, scratch, targets,
             preset=preset, given=self.given, seed=self.options.seed, progress=self.progress,
         )  # fmt: skip
-        self._report_scores(contents)
+        log_scores(contents, self.progress.log)
         options = replace(options, keep=FLOAT_BY_DEFAULT)
         contents = with_quantisation(contents, scratch, images.fit, images.threshold, options=options, report=self.progress.log)
-        return replace(contents, report={**contents.report, **self._data_report(), **self._camera_report()})
+        camera = {name: value for name, value in camera_report(self.frames, self.dataset.root).items() if value is not None}
+        data = dataset_report(self.dataset, self.options.seed, self.options.setting)
+        return replace(contents, report={**contents.report, **data, **camera})
 
     def _penalty_images(self, size: Size) -> Images | None:
         return read_penalty(self.penalty, size, cropped=self.preset.efficientad.cropped_penalty)
@@ -444,55 +450,3 @@ class _Training:
             "goods": [[str(path), path.stat().st_size] for path in (*normal.fit, *normal.normalise, *normal.threshold)],
             "arithmetic": self.arithmetic.name,
         }
-
-    def _data_report(self) -> dict[str, Any]:
-        normal = self.dataset.normal
-        return {
-            "layout": self.dataset.layout,
-            "image_bits": self.dataset.bits,
-            "folders": [vars(use) for use in self.dataset.folders],
-            "goods": {"fit": len(normal.fit), "normalise": len(normal.normalise), "threshold": len(normal.threshold)},
-            "sizes": dict(self.dataset.sizes),
-            "skipped": [[path.name, reason] for path, reason in self.dataset.skipped],
-            "seed": self.options.seed,
-            "changed": list(self.options.setting),
-        }
-
-    def _camera_report(self) -> dict[str, Any]:
-        result = camera_report(self.frames, self.dataset.root)
-        return {key: value for key, value in result.items() if value is not None}
-
-    def _report_data(self) -> None:
-        report, normal = self.progress.log, self.dataset.normal
-        report(
-            f"{self.dataset.name}: {len(normal.fit)} normal images to learn, {len(normal.normalise)} to normalise, "
-            f"{len(normal.threshold)} for the threshold ({self.dataset.layout} layout), preset {self.preset.name}"
-        )
-        report(f"images in {self.dataset.root}:\n{folders_table(self.dataset.folders)}")
-        if self.dataset.bits < 16:
-            report(
-                f"no value of the 16-bit images is above {(1 << self.dataset.bits) - 1}: they are read as {self.dataset.bits} "
-                f"bits, and so will evaluate and run read the 16-bit images of this product"
-            )
-        if len(self.dataset.sizes) > 1:
-            mixed = ", ".join(f"{count} of {size}" for size, count in self.dataset.sizes.items())
-            report(f"images have several sizes and are all resized to one: {mixed}")
-        report(f"training in {self.folder.path} ({self.arithmetic.name}); Ctrl-C is safe, the same command goes on")
-
-    def _report_export(self, graphs: list[ExportedGraph]) -> None:
-        self.report["export"] = {
-            graph.name: {"relative_error": graph.relative_error, "absolute_error": graph.absolute_error}
-            for graph in graphs
-        }
-        for graph in graphs:
-            self.progress.log(
-                f"  {graph.name:<15} {len(graph.model) / 2**20:6.1f} MiB, max abs error {graph.absolute_error:.1e}, "
-                f"{graph.relative_error:.1e} of its range"
-            )
-
-    def _report_scores(self, contents: BundleContents) -> None:
-        self.progress.log("branch        weight  AUROC on unseen normal images and synthetic anomalies, and on faded ones")
-        for branch, row in contents.report["branches"].items():
-            values = ("    -" if row[key] is None else f"{row[key]:.3f}" for key in ("auroc_synthetic", "auroc_faded"))
-            self.progress.log(f"  {branch:<12} {row['weight']:5.2f}  {'  '.join(values)}")
-        self.progress.log(contents.thresholds.describe())

@@ -1,0 +1,80 @@
+"""What a training says of its data, graphs and scores: lines for the terminal, and entries of the bundle's report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from edge_ad.bundle import BundleContents
+from edge_ad.data.datasets import DataSet
+from edge_ad.data.folders import folders_table
+from edge_ad.export.graphs import ExportedGraph
+
+Log = Callable[[str], None]
+
+
+def log_dataset(dataset: DataSet, preset: str, log: Log) -> None:
+    """Say how the normal images are divided, from which folders they come, and what is unusual about them."""
+    normal = dataset.normal
+    log(
+        f"{dataset.name}: {len(normal.fit)} normal images to learn, {len(normal.normalise)} to normalise, "
+        f"{len(normal.threshold)} for the threshold ({dataset.layout} layout), preset {preset}"
+    )
+    log(f"images in {dataset.root}:\n{folders_table(dataset.folders)}")
+    if dataset.bits < 16:
+        log(
+            f"no value of the 16-bit images is above {(1 << dataset.bits) - 1}: they are read as {dataset.bits} "
+            f"bits, and so will evaluate and run read the 16-bit images of this product"
+        )
+    if len(dataset.sizes) > 1:
+        mixed = ", ".join(f"{count} of {size}" for size, count in dataset.sizes.items())
+        log(f"images have several sizes and are all resized to one: {mixed}")
+
+
+def dataset_report(dataset: DataSet, seed: int, changed: Sequence[str]) -> dict[str, Any]:
+    """Return what the bundle's report says of the data, with the ``seed`` and the settings ``changed`` by the user."""
+    normal = dataset.normal
+    return {
+        "layout": dataset.layout,
+        "image_bits": dataset.bits,
+        "folders": [vars(use) for use in dataset.folders],
+        "goods": {"fit": len(normal.fit), "normalise": len(normal.normalise), "threshold": len(normal.threshold)},
+        "sizes": dict(dataset.sizes),
+        "skipped": [[path.name, reason] for path, reason in dataset.skipped],
+        "seed": seed,
+        "changed": list(changed),
+    }
+
+
+def codebooks_message(codebooks: Mapping[str, Mapping[str, float | int]], codes: int) -> str:
+    """Return one line on how normal images use the ``codes`` of each level."""
+    levels = "; ".join(
+        f"{level}: perplexity {use['perplexity']:g}, {use['unused']} unused, {use['revived']} revived"
+        for level, use in codebooks.items()
+    )
+    return f"codebooks of {codes} codes, by level: {levels}"
+
+
+def export_report(graphs: Sequence[ExportedGraph]) -> dict[str, dict[str, float]]:
+    """Return the errors of the exported graphs against torch."""
+    return {
+        graph.name: {"relative_error": graph.relative_error, "absolute_error": graph.absolute_error} for graph in graphs
+    }
+
+
+def log_export(graphs: Sequence[ExportedGraph], log: Log) -> None:
+    """Say the size and the error of every exported graph."""
+    for graph in graphs:
+        log(
+            f"  {graph.name:<15} {len(graph.model) / 2**20:6.1f} MiB, max abs error {graph.absolute_error:.1e}, "
+            f"{graph.relative_error:.1e} of its range"
+        )
+
+
+def log_scores(contents: BundleContents, log: Log) -> None:
+    """Say weight and AUROC of each branch, and what the thresholds promise."""
+    log("branch        weight  AUROC on unseen normal images and synthetic anomalies, and on faded ones")
+    for branch, row in contents.report["branches"].items():
+        values = ("    -" if row[key] is None else f"{row[key]:.3f}" for key in ("auroc_synthetic", "auroc_faded"))
+        log(f"  {branch:<12} {row['weight']:5.2f}  {'  '.join(values)}")
+    log(contents.thresholds.describe())
