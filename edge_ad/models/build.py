@@ -79,12 +79,14 @@ def build_gaussians(preset: Preset, channels: int, regions: Regions) -> CellGaus
 
 
 def memory_regions(preset: Preset, image_size: Size | None = None) -> dict[str, Regions]:
-    """Return the regions of the features by each variant of the memory that the preset allows; none where it is off."""
+    """Return the regions of the features by each variant of the memory that the preset allows, the default first; none where
+    it is off.
+    """
     grid, settings = preset.feature_grid(image_size), preset.memory
     variants = {
+        "gaussian": Regions.local(grid, BLOCK, 0),
         "global": Regions.whole(grid),
         "local": Regions.local(grid, settings.region, settings.overlap),
-        "gaussian": Regions.local(grid, BLOCK, 0),
     }
     return {name: regions for name, regions in variants.items() if settings.variant in (name, "auto")}
 

@@ -15,7 +15,7 @@ DfscMode = Literal["split", "additive", "location", "drop", "off"]
 TeacherKind = Literal["efficientnet_lite0", "pdn_small", "pdn_medium"]
 SurpriseKind = Literal["l1", "mahalanobis"]
 StudentKind = Literal["compact", "pdn_small", "pdn_medium"]
-MemoryVariant = Literal["auto", "global", "local", "off"]
+MemoryVariant = Literal["auto", "gaussian", "global", "local", "off"]
 Size = tuple[int, int]  # (height, width), in pixels or in cells
 Sides = int | Size  # a size, or the one side of a square
 

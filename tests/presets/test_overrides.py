@@ -70,3 +70,8 @@ def test_refusals(text: str, words: list[str]) -> None:
     assert str(caught.value).startswith("--setting ")
     for word in words:
         assert word in str(caught.value)
+
+
+def test_every_variant_of_the_memory_can_be_asked_for() -> None:
+    for variant in ("auto", "gaussian", "global", "local", "off"):
+        assert with_values(FAST, (f"memory.variant={variant}",)).memory.variant == variant
