@@ -51,8 +51,9 @@ class Gate:
             worst = max(current.rows, key=lambda row: row.rms)
             if worst.rms > MAX_ERROR:
                 return f"{worst.branch} errs by {worst.rms:.2f} z on the {name} images (rms, allowed {MAX_ERROR:g})"
-            worst = max(current.rows, key=lambda row: row.auroc_loss)
-            if worst.auroc_loss > MAX_AUROC:
+            fallen = [row for row in current.rows if row.auroc_loss > MAX_AUROC and row.fall_is_clear]
+            if fallen:
+                worst = max(fallen, key=lambda row: row.auroc_loss)
                 return f"AUROC of {worst.branch} on the {name} images falls by {worst.auroc_loss:.4f} (allowed {MAX_AUROC})"
         return None
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from edge_ad.errors import DeviceFault
 from edge_ad.scoring import Statistics, Thresholds, fuse
-from edge_ad.scoring.auroc import auroc
+from edge_ad.scoring.auroc import auroc, auroc_difference
 
 NEAR = 0.05  # a reference score this close to a threshold, in z, was open anyway: its flips do not count
 
@@ -20,7 +20,8 @@ Array = NDArray[np.float32]
 class BranchLoss:
     """Error of one branch, or of the fused ``score``: mean, root mean square and greatest in z, and both AUROCs.
 
-    AUROC separates normal images from anomalies; None where one of the two is missing.
+    AUROC separates normal images from anomalies; None where one of the two is missing. ``fall_is_clear`` says that the
+    paired bootstrap interval of how AUROC moved lies below 0: on 12 images one pair that changes its order moves it by 0.03.
     """
 
     branch: str
@@ -29,6 +30,7 @@ class BranchLoss:
     largest: float
     auroc_reference: float | None
     auroc: float | None
+    fall_is_clear: bool = False
 
     @property
     def auroc_change(self) -> float:
@@ -131,7 +133,14 @@ def _row(name: str, reference: Array, value: Array, anomalous: NDArray[np.bool_]
         return BranchLoss(name, np.inf, np.inf, np.inf, _auroc(reference, anomalous), None)
     rms = float(np.sqrt((error**2).mean()))
     aurocs = _auroc(reference, anomalous), _auroc(value, anomalous)
-    return BranchLoss(name, float(error.mean()), rms, float(np.abs(error).max()), *aurocs)
+    clear = _falls_clearly(reference, value, anomalous)
+    return BranchLoss(name, float(error.mean()), rms, float(np.abs(error).max()), *aurocs, fall_is_clear=clear)
+
+
+def _falls_clearly(reference: Array, value: Array, anomalous: NDArray[np.bool_]) -> bool:
+    pairs = [(scores[~anomalous], scores[anomalous]) for scores in (value, reference)]
+    moved = auroc_difference(*pairs)
+    return moved is not None and moved.high < 0
 
 
 def _auroc(values: Array, anomalous: NDArray[np.bool_]) -> float | None:

@@ -52,6 +52,15 @@ def test_an_auroc_that_rises_is_no_loss() -> None:
     assert (rose.auroc_change, rose.auroc_loss) == (0.25, 0.0)
     assert (fell.auroc_change, fell.auroc_loss) == (0.25, 0.25)
     assert Gate({"proof": rose}, 0.005).refused is None
+    assert Gate({"proof": fell}, 0.005).refused is None  # one pair of four images: the interval holds 0
+
+
+def test_gate_refuses_a_fall_of_auroc_that_the_images_resolve() -> None:
+    """A quarter of the pairs changes its order as above, on 20 times as many images: the same fall, and a clear one."""
+    anomalous = np.tile([False, False, True, True], 20)
+    reference, worse = (raws(*np.tile(scores, 20)) for scores in ([1.0, 1.9, 1.93, 5.0], [1.0, 1.95, 1.93, 5.0]))
+    fell = loss(reference, worse, anomalous, STATISTICS, thresholds=THRESHOLDS)
+    assert fell.far_flips == 0
     assert (
         Gate({"proof": fell}, 0.005).refused == "AUROC of structure on the proof images falls by 0.2500 (allowed 0.005)"
     )
