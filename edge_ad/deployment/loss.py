@@ -138,8 +138,8 @@ def _row(name: str, reference: Array, value: Array, anomalous: NDArray[np.bool_]
 
 
 def _falls_clearly(reference: Array, value: Array, anomalous: NDArray[np.bool_]) -> bool:
-    pairs = [(scores[~anomalous], scores[anomalous]) for scores in (value, reference)]
-    moved = auroc_difference(*pairs)
+    after, before = ((scores[~anomalous], scores[anomalous]) for scores in (value, reference))
+    moved = auroc_difference(after, before)
     return moved is not None and moved.high < 0
 
 
