@@ -114,9 +114,9 @@ def test_weighted_error_adds_branches_by_squares() -> None:
     [((1.0, 5.0, 1.0, 5.0), None), ((2.5, 5.0, 1.0, 5.0), "verdicts flip"), ((1.0, 1.9, 1.0, 1.9), "AUROC of")],
 )
 def test_the_gate(moved: tuple[float, ...], told: str | None) -> None:
-    reference = raws(1.0, 1.9, 1.0, 1.9) if told == "AUROC of" else raws(1.0, 5.0, 1.0, 5.0)
-    raw = raws(1.0, 0.9, 1.0, 1.9) if told == "AUROC of" else raws(*moved)
-    found = loss(reference, raw, np.array([False, True, False, True]), STATISTICS, thresholds=THRESHOLDS)
+    reference = raws(*([1.0, 1.9] * 8)) if told == "AUROC of" else raws(1.0, 5.0, 1.0, 5.0)
+    raw = raws(*([1.0, 0.9, 1.0, 1.9] * 4)) if told == "AUROC of" else raws(*moved)
+    found = loss(reference, raw, np.array([False, True] * (len(raw) // 2)), STATISTICS, thresholds=THRESHOLDS)
     refused = Gate({"proof": found}, 0.005).refused
     assert (refused is None) is (told is None)
     assert told is None or told in str(refused)
