@@ -48,8 +48,8 @@ Item = TypeVar("Item")
 class NormalSplit:
     """Three disjoint sets of good images.
 
-    ``fit`` trains; ``normalise`` gives mean, standard deviation, weights and the moment to stop; ``threshold`` takes
-    part in nothing before the thresholds are set.
+    ``fit`` trains; ``normalise`` gives the moment to stop and how maps are pooled; ``threshold`` takes part in nothing
+    before. Both together give mean, standard deviation, weights and, each image by the others, the thresholds.
     """
 
     fit: tuple[Path, ...]

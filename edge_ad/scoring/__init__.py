@@ -8,13 +8,15 @@ from edge_ad.scoring.statistics import (
     MIN_BRANCHES,
     Array,
     Statistics,
+    cross_normalised,
     fit_gaussian,
     fuse,
     mahalanobis,
     map_quantiles,
     normalise_statistics,
+    weighted,
 )
-from edge_ad.scoring.thresholds import Thresholds, choose_thresholds
+from edge_ad.scoring.thresholds import Thresholds, choose_thresholds, lies_above
 from edge_ad.scoring.weights import choose_weights
 
 __all__ = [
@@ -26,9 +28,12 @@ __all__ = [
     "Thresholds",
     "choose_thresholds",
     "choose_weights",
+    "cross_normalised",
     "fit_gaussian",
     "fuse",
+    "lies_above",
     "mahalanobis",
     "map_quantiles",
     "normalise_statistics",
+    "weighted",
 ]

@@ -131,6 +131,35 @@ def normalise_statistics(raw: ArrayLike) -> tuple[Array, Array]:
     return mean.astype(np.float32), np.where(usable, std, 1.0).astype(np.float32)
 
 
+def cross_normalised(raw: ArrayLike, groups: Sequence[Sequence[int]] | None = None) -> Array:
+    """Return z (float32, the shape of ``raw``) of normal images, N >= 3, each by the mean and deviation of the others.
+
+    ``raw`` is [N, B], or [N, D, B] for D versions of every image, which are left out together. So are the images of one
+    of the ``groups`` of indices (near-duplicates), where two images remain without each group. Every image is thus
+    scored by statistics that it took no part in, as a new image is; its z is spread a little wider, because fewer images
+    stand behind it.
+    """
+    given = np.asarray(raw, dtype=np.float64)
+    values = _scores(given.reshape(-1, given.shape[-1])).reshape(len(given), -1, given.shape[-1])
+    count = len(values)
+    if count < 3:
+        raise BadInput(f"normalising each score by the others needs at least 3 normal images, but got {count}")
+    if groups is None or count - max(map(len, groups)) < 2:
+        groups = [[index] for index in range(count)]
+    z = np.empty(values.shape, np.float32)
+    for group in map(list, groups):
+        mean, std = normalise_statistics(np.delete(values, group, axis=0).reshape(-1, values.shape[-1]))
+        z[group] = (values[group] - mean) / std
+    return z.reshape(given.shape)
+
+
+def weighted(z: ArrayLike, weight: Array) -> Array:
+    """Return the score (float32) of ``z`` [..., B]: the sum of weight * z. A branch with weight 0 takes no part, whatever its z."""
+    used = weight > 0
+    score: Array = (np.asarray(z)[..., used].astype(np.float64) @ weight[used].astype(np.float64)).astype(np.float32)
+    return score
+
+
 def fuse(raw: ArrayLike, statistics: Statistics) -> tuple[Array, Array]:
     """Return z = (raw - mean) / std [N, B] and score = sum of weight * z [N], both float32, of ``raw`` [N, B].
 
@@ -138,9 +167,7 @@ def fuse(raw: ArrayLike, statistics: Statistics) -> tuple[Array, Array]:
     """
     values = _scores(raw, len(statistics.weight))
     z = ((values - statistics.mean) / statistics.std).astype(np.float32)
-    used = statistics.weight > 0
-    score = z[:, used].astype(np.float64) @ statistics.weight[used].astype(np.float64)
-    return z, score.astype(np.float32)
+    return z, weighted(z, statistics.weight)
 
 
 def map_quantiles(maps: NDArray[np.floating] | Iterable[NDArray[np.floating]]) -> tuple[float, float]:

@@ -1,6 +1,10 @@
 """Two thresholds on the fused score, with the promise they make in counts of normal images.
 
-Thresholds from normal images alone, by split conformal prediction.
+Thresholds from normal images alone, by cross-conformal prediction: the scores of all unseen normal images, each made
+with a mean and deviation that it took no part in. Where every fit is compared with the score of the image that it left
+out (the jackknife+ of Barber, Candès, Ramdas and Tibshirani, Predictive inference with the jackknife+, 2021), a new
+image lies above with probability 2a at most, and a in practice. One threshold on one final fit is the plain jackknife,
+which has that bound as far as leaving one image out hardly moves the fit; docs/methods.md has what was measured.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ from numpy.typing import ArrayLike
 
 from edge_ad.errors import BadInput, DeviceFault
 from edge_ad.events import Verdict
+from edge_ad.scoring.auroc import auroc
 
 _LARGEST = 1.7e308  # about the largest float; a whole number may be larger
 _COUNTS = ("goods", "goods_warn", "goods_ng")
@@ -108,7 +113,7 @@ def _check_number(name: str, value: object) -> None:
 
 
 def choose_thresholds(scores: ArrayLike, target_ng: float = 0.01, target_warn: float = 0.05) -> Thresholds:
-    """Choose both thresholds from the fused ``scores`` [N] of normal images that took no part in anything before.
+    """Choose both thresholds from the fused ``scores`` [N] of normal images that took no part in what scored them.
 
     The threshold for a rate a is the ceil((1 - a)(N + 1))-th smallest score, so an exchangeable new good lies strictly
     above it with probability at most a, on average over draws of the N normal images. A target below 1 / (N + 1) is
@@ -145,3 +150,19 @@ def _rank(rate: float, normal_count: int) -> int:
     """ceil((1 - rate)(normal images + 1)), robust against rounding: 0.29 * 100 is 28.999999999999996 in floating point.
     """
     return max(1, normal_count + 1 - math.floor(rate * (normal_count + 1) + 1e-9))
+
+
+LIKE = 1.645  # standard errors, one-sided 5 %
+MIN_LIKE = 4  # images on each side that say anything of it
+
+
+def lies_above(others: ArrayLike, scores: ArrayLike) -> bool:
+    """Whether ``scores`` [N] of normal images lie above those of ``others`` [M] by their ranks (Mann and Whitney, one-sided 5 %).
+
+    Then the others, which training stopped by, are no witnesses of what new images score.
+    """
+    first, second = np.size(others), np.size(scores)
+    share = auroc(others, scores)
+    if share is None or min(first, second) < MIN_LIKE:
+        return False
+    return share - 0.5 > LIKE * math.sqrt((first + second + 1) / (12 * first * second))

@@ -41,8 +41,8 @@ branch at full strength, and then say nothing about which branch sees more."""
 
 @dataclass(frozen=True)
 class ScoringImages:
-    """u8 [N, H, W, 3] each: normal images to learn, unseen normal images to normalise and stop by, normal images for
-    the threshold, anomalies.
+    """u8 [N, H, W, 3] each: normal images to learn, unseen normal images to stop by, unseen ones that nothing else uses
+    (both normalise and set the thresholds), anomalies.
 
     ``origins`` are the indices of the ``normalise`` normal images that synthetic anomalies were made from; labelled
     defects have none.

@@ -17,8 +17,8 @@ def log_dataset(dataset: DataSet, preset: str, log: Log) -> None:
     """Say how the normal images are divided, from which folders they come, and what is unusual about them."""
     normal = dataset.normal
     log(
-        f"{dataset.name}: {len(normal.fit)} normal images to learn, {len(normal.normalise)} to normalise, "
-        f"{len(normal.threshold)} for the threshold ({dataset.layout} layout), preset {preset}"
+        f"{dataset.name}: {len(normal.fit)} normal images to learn, {len(normal.normalise)} to stop by and "
+        f"{len(normal.threshold)} more to normalise and for the thresholds ({dataset.layout} layout), preset {preset}"
     )
     log(f"images in {dataset.root}:\n{folders_table(dataset.folders)}")
     if dataset.bits < 16:

@@ -14,7 +14,7 @@ worse.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from torch import Tensor
 from calibration.placement import DIALECTS
 from edge_ad.bundle import Bundle, BundleContents, Golden, open_bundle, write_bundle
 from edge_ad.bundle.graphs import CONSTANTS, FUSION, GRAPHS, LAVIT, MAP_TENSORS
+from edge_ad.data.near_duplicates import near_duplicate_groups, thumbnail
 from edge_ad.deployment.calibrate import CalibrateOptions, with_quantisation
 from edge_ad.deployment.int8 import derive_int8, measuring_backend, recipe_of
 from edge_ad.deployment.validation_images import evenly, spread
@@ -44,10 +45,13 @@ from edge_ad.scoring import (
     Statistics,
     choose_thresholds,
     choose_weights,
+    cross_normalised,
     fit_gaussian,
     fuse,
+    lies_above,
     map_quantiles,
     normalise_statistics,
+    weighted,
 )
 from edge_ad.scoring.pooling import choose_top, highest_mean
 from edge_ad.training.augment import to_pixels
@@ -73,6 +77,12 @@ class Scored:
                 raw[:, BRANCHES.index(name)] = highest_mean(self.maps[index], fusion.top_of(name))
         return replace(self, raw=raw)
 
+    @staticmethod
+    def joined(parts: Sequence[Scored]) -> Scored:
+        """Return the images of all ``parts``, one after the other."""
+        maps = tuple(np.concatenate([part.maps[index] for part in parts]) for index in range(len(parts[0].maps)))
+        return Scored(np.concatenate([part.raw for part in parts]), maps)
+
 
 def blank_statistics(pooled: NDArray[np.float32]) -> Statistics:
     """Return statistics that leave raw scores as they are, with the Gaussian of the pooled features of normal images
@@ -91,8 +101,9 @@ def blank_statistics(pooled: NDArray[np.float32]) -> Statistics:
 
 @dataclass(frozen=True)
 class Measured:
-    """What the pipeline says of all images: of unseen normal images, of those for the threshold, of anomalies at full
-    strength and at each of the FADES; and what the fusion read of the last image.
+    """What the pipeline says of all images: of the unseen normal images that training stopped by (``normalise``) and
+    of those that nothing used (``threshold``), of anomalies at full strength and at each of the FADES; and what the
+    fusion read of the last image.
     """
 
     normalise: Scored
@@ -103,9 +114,11 @@ class Measured:
 
     def shown(self) -> Scored:
         """Return the anomalies of all strengths, one after the other."""
-        parts = (self.anomalies, *self.faded.values())
-        maps = tuple(np.concatenate([part.maps[index] for part in parts]) for index in range(len(self.anomalies.maps)))
-        return Scored(np.concatenate([part.raw for part in parts]), maps)
+        return Scored.joined([self.anomalies, *self.faded.values()])
+
+    def unseen(self) -> Scored:
+        """Return the normal images that no network learned from: those that training stopped by, then the others."""
+        return Scored.joined([self.normalise, self.threshold])
 
     def kinds(self, of: tuple[str, ...]) -> tuple[str, ...]:
         """Return the kinds of ``shown`` for the kinds of the anomalies at full strength; a faint one is a kind of its own."""
@@ -138,15 +151,39 @@ def finish_contents(
     """
     measured = _measured(contents, images, scratch, progress)
     contents, measured = _with_chosen_tops(contents, measured, images.kinds, preset, given=given, seed=seed, progress=progress)
-    normalise, threshold, anomalies, shown = measured.normalise, measured.threshold, measured.anomalies, measured.shown()
-    statistics = measure(contents.statistics, normalise, shown.raw, measured.kinds(images.kinds), seed=seed)
-    thresholds = choose_thresholds(fuse(threshold.raw, statistics)[1], *targets)
-    golden = _golden(images, threshold.raw, anomalies.raw)
-    raw = {"normalise": normalise.raw, "threshold": threshold.raw, "synthetic": anomalies.raw}
+    anomalies, shown = measured.anomalies, measured.shown()
+    unseen, groups = measured.unseen(), _near_duplicates(images)
+    z = cross_normalised(unseen.raw, groups)
+    statistics = measure(contents.statistics, unseen, z, shown, kinds=measured.kinds(images.kinds), seed=seed)
+    scores = _witnesses(weighted(z, statistics.weight), len(measured.normalise.raw), progress)
+    thresholds = choose_thresholds(scores, *targets)
+    golden = _golden(images, measured.threshold.raw, anomalies.raw)
+    raw = {"normalise": measured.normalise.raw, "threshold": measured.threshold.raw, "synthetic": anomalies.raw}
     raw |= {f"synthetic_{100 * share:.0f}": scored.raw for share, scored in measured.faded.items()}
-    branches = branch_report(normalise.raw, anomalies.raw, shown.raw[len(anomalies.raw) :], statistics)
-    report = {**contents.report, "branches": branches}
+    branches = branch_report(unseen.raw, anomalies.raw, shown.raw[len(anomalies.raw) :], statistics)
+    counts = {"images": len(unseen.raw), "for_thresholds": len(scores), "groups": len(groups)}
+    report = {**contents.report, "branches": branches, "unseen": counts}
     return replace(contents, statistics=statistics, thresholds=thresholds, raw_scores=raw, golden=golden, report=report)
+
+
+def _near_duplicates(images: ScoringImages) -> list[list[int]]:
+    """Return the indices of all unseen normal images in groups of near-duplicates."""
+    return near_duplicate_groups(np.stack([thumbnail(image) for part in (images.normalise, images.threshold) for image in part]))
+
+
+def _witnesses(scores: NDArray[np.float32], stopped: int, progress: Progress) -> NDArray[np.float32]:
+    """Return the scores that may set thresholds: all, or without the first ``stopped`` where these lie below the others.
+
+    Training stops where the ``stopped`` images err least, and weights and pooling are chosen on them, so that they may
+    score lower than new ones; they may also show another state of the line than a validation folder.
+    """
+    if not lies_above(scores[:stopped], scores[stopped:]):
+        return scores
+    progress.log(
+        f"{stopped} of the unseen normal images, those that training stopped by, score lower than the other "
+        f"{len(scores) - stopped}: the thresholds come from the latter alone"
+    )
+    return scores[stopped:]
 
 
 def _measured(contents: BundleContents, images: ScoringImages, scratch: Path, progress: Progress) -> Measured:
@@ -206,13 +243,16 @@ def _with_chosen_tops(
 
 
 def measure(
-    blank: Statistics, normal: Scored, anomalies: NDArray[np.float32], kinds: tuple[str, ...], *, seed: int
+    blank: Statistics, normal: Scored, z: NDArray[np.float32], anomalies: Scored, *, kinds: tuple[str, ...], seed: int
 ) -> Statistics:
-    """Return mean, deviation, map quantiles and branch weights from unseen normal images and synthetic anomalies."""
+    """Return mean, deviation, map quantiles and branch weights from unseen normal images and synthetic anomalies.
+
+    ``z`` [N, B] are the ``normal`` images, each normalised by the others: what weights are chosen on.
+    """
     mean, std = normalise_statistics(normal.raw)
     quantiles = np.array([_quantile_pair(maps) for maps in normal.maps], np.float32)
     flat = replace(blank, mean=mean, std=std, quantiles=quantiles)
-    weight = choose_weights(fuse(normal.raw, flat)[0], fuse(anomalies, flat)[0], kinds, seed)
+    weight = choose_weights(z, fuse(anomalies.raw, flat)[0], kinds, seed)
     return replace(flat, weight=weight)
 
 

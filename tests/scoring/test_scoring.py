@@ -20,11 +20,14 @@ from edge_ad.scoring import (
     Statistics,
     Thresholds,
     choose_thresholds,
+    cross_normalised,
     fit_gaussian,
     fuse,
+    lies_above,
     mahalanobis,
     map_quantiles,
     normalise_statistics,
+    weighted,
 )
 from edge_ad.scoring.statistics import ledoit_wolf
 
@@ -132,6 +135,56 @@ def test_normalise_statistics_by_hand_and_floors() -> None:
     np.testing.assert_allclose(std, [1, 0.007, 1e-6, 1, 1], rtol=1e-6)
     with pytest.raises(BadInput, match="at least 2 normal images"):
         normalise_statistics(raw[:1])
+
+
+def test_each_image_is_normalised_by_the_others() -> None:
+    raw = np.zeros((4, 5))
+    raw[:, 0] = [1, 2, 3, 10]
+    z = cross_normalised(raw)
+    # The last by mean 2 and deviation 1 of the others; the first by mean 5 and deviation sqrt(19) of 2, 3 and 10.
+    np.testing.assert_allclose(z[[3, 0], 0], [8, -4 / math.sqrt(19)], rtol=1e-6)
+    assert z.dtype == np.float32
+    # Versions of an image are left out together: 10 and 11 by the mean 2 and the deviation of 1, 1, 2, 2, 3, 3.
+    twice = np.repeat(raw[:, None, :], 2, axis=1)
+    twice[3, 1, 0] = 11
+    np.testing.assert_allclose(cross_normalised(twice)[3, :, 0], np.array([8, 9]) / math.sqrt(4 / 5), rtol=1e-6)
+
+
+def test_near_duplicates_are_left_out_together_where_two_others_remain() -> None:
+    raw = np.random.default_rng(0).normal(size=(5, 5))
+    z = cross_normalised(raw, [[0, 4], [1], [2], [3]])
+    others = raw[1:4]
+    np.testing.assert_allclose(z[4], (raw[4] - others.mean(0)) / others.std(0, ddof=1), rtol=1e-5)
+    np.testing.assert_array_equal(cross_normalised(raw, [[0, 1, 2, 4], [3]]), cross_normalised(raw))
+    with pytest.raises(BadInput, match="at least 3 normal images, but got 2"):
+        cross_normalised(raw[:2])
+
+
+@pytest.mark.parametrize("images", [8, 18, 56])
+def test_the_promise_holds_for_scores_normalised_by_the_other_images(images: int) -> None:
+    """Six branches that hang together and have heavy tails; the images that normalise are those of the threshold."""
+    weight, rates, in_sample = np.full(6, 1 / 6, np.float32), [], []
+    for seed in range(300):
+        random = np.random.default_rng([seed, images])
+        raw = random.standard_t(5, size=(images + 400, 6)) + random.normal(size=(images + 400, 1))
+        mean, std = normalise_statistics(raw[:images])
+        fresh = weighted((raw[images:] - mean) / std, weight)
+        for found, z in ((rates, cross_normalised(raw[:images])), (in_sample, (raw[:images] - mean) / std)):
+            found.append(float((fresh > choose_thresholds(weighted(z, weight)).ng).mean()))
+    promised = max(0.01, 1 / (images + 1))
+    error = np.std(rates, ddof=1) / math.sqrt(len(rates))
+    assert np.mean(rates) <= promised + 2 * error
+    assert np.mean(rates) >= promised / 2  # not idle either
+    assert np.mean(in_sample) > np.mean(rates)
+
+
+def test_scores_that_lie_above_others_are_told_by_their_ranks() -> None:
+    random = np.random.default_rng(0)
+    alike = [lies_above(random.normal(size=30), random.normal(size=30)) for _ in range(400)]
+    assert 0.02 <= np.mean(alike) <= 0.09  # one-sided 5 %
+    assert lies_above(np.arange(20), np.arange(20) + 8)
+    assert not lies_above(np.arange(20) + 8, np.arange(20))
+    assert not lies_above(np.zeros(3), np.ones(50))  # three images say nothing
 
 
 def test_map_quantiles_by_hand() -> None:
