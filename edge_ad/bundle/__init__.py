@@ -3,6 +3,7 @@
 from edge_ad.bundle.contents import SCHEMA, BundleContents, Golden, Quantisation
 from edge_ad.bundle.file import SUFFIX, Bundle, child_path, open_bundle, write_bundle
 from edge_ad.bundle.graphs import GRAPHS
+from edge_ad.bundle.references import References
 
 __all__ = [
     "GRAPHS",
@@ -12,6 +13,7 @@ __all__ = [
     "BundleContents",
     "Golden",
     "Quantisation",
+    "References",
     "child_path",
     "open_bundle",
     "write_bundle",

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from edge_ad import __version__
 from edge_ad.bundle.graphs import GRAPHS, REQUIRED_GRAPHS
+from edge_ad.bundle.references import References
 from edge_ad.errors import BadInput
 from edge_ad.scoring import BRANCHES, MIN_BRANCHES, Array, Statistics, Thresholds
 from edge_ad.utils.files import sha256_bytes
@@ -58,7 +59,7 @@ class BundleContents:
     ``graphs`` ONNX bytes by name (see `edge_ad.bundle.graphs`); ``masks`` f32 [R, h*w] of 0 and 1; ``raw_scores`` f32
     [N, B] by split of the normal images (normalise, threshold) or synthetic; ``settings`` and ``report`` are JSON
     objects; ``quantisation`` is None in a bundle that was never calibrated; ``geometry`` is None where whole images
-    are squashed to ``image_size``.
+    are squashed to ``image_size``; ``references`` are empty where graphs hold them as constants.
     """
 
     name: str
@@ -75,6 +76,7 @@ class BundleContents:
     report: dict[str, Any]
     quantisation: Quantisation | None = None
     geometry: Geometry | None = None
+    references: References = References()
 
 
 def check_contents(contents: BundleContents, where: str) -> None:
@@ -160,12 +162,13 @@ def _check_array(
         raise BadInput(f"{where}: {name} has shape {list(array.shape)}, but must have [{wanted}]")
 
 
-# 2 has more branches than the first five; a bundle of schema 1 is read as ever.
-SCHEMA, OLDEST_SCHEMA = 2, 1
+# 2 has more branches than the first five, 3 may have references beside the graphs; older bundles are read as ever.
+SCHEMA, OLDEST_SCHEMA = 3, 1
 MANIFEST = "manifest.json"
 PARTS = ("masks.npy", "statistics.npz", "raw_scores.npz", "golden.npz", "report.json")
 OPTIONAL_PARTS = ("ranges.json", "plan.json", "proof.npz")  # of calibration: all or none
 GEOMETRY = "geometry.npz"  # how parts are located and cut out; where it is missing, whole images are squashed
+REFERENCES = "references.npz"  # what graphs take as inputs; where it is missing, it is constants inside them
 
 _FORMAT = "edge-ad bundle"
 _NEEDED = (
@@ -241,7 +244,7 @@ def _check_members(members: object, where: str) -> None:
                 f"{where}: member {name!r:.80} must have a sha256 and a number of bytes, but has {entry!r:.80}"
             )
     graphs = {graph_member(name): name for name in GRAPHS}
-    unknown = sorted(set(members) - {*PARTS, *OPTIONAL_PARTS, GEOMETRY} - set(graphs))
+    unknown = sorted(set(members) - {*PARTS, *OPTIONAL_PARTS, GEOMETRY, REFERENCES} - set(graphs))
     wanted = PARTS + (OPTIONAL_PARTS if any(name in members for name in OPTIONAL_PARTS) else ())
     missing = [name for name in wanted if name not in members]
     if unknown:

@@ -23,6 +23,7 @@ from edge_ad.bundle.contents import (
     MANIFEST,
     OPTIONAL_PARTS,
     PARTS,
+    REFERENCES,
     BundleContents,
     Golden,
     Quantisation,
@@ -32,6 +33,7 @@ from edge_ad.bundle.contents import (
     make_manifest,
 )
 from edge_ad.bundle.graphs import GRAPHS
+from edge_ad.bundle.references import References
 from edge_ad.bundle.safe_zip import (
     MEMBER_LIMIT,
     MIB,
@@ -142,7 +144,7 @@ PART_LIMITS = {
     GEOMETRY: 64 * MIB,
 }
 """What parts of a bundle may hold at most, so that a small file cannot take much memory; others have the limit of a member."""
-_MEMBERS = (*PARTS, *OPTIONAL_PARTS, GEOMETRY)
+_MEMBERS = (*PARTS, *OPTIONAL_PARTS, GEOMETRY, REFERENCES)
 
 
 class Bundle:
@@ -170,6 +172,9 @@ class Bundle:
         )
         self.golden = _golden(parts["golden.npz"], f"{path}: golden.npz")
         self.report = load_json(parts["report.json"], f"{path}: report.json")
+        self.references = References()
+        if REFERENCES in parts:
+            self.references = _references(parts[REFERENCES], f"{path}: {REFERENCES}")
         if GEOMETRY in parts:
             self.geometry = _geometry(parts[GEOMETRY], f"{path}: {GEOMETRY}")
 
@@ -228,6 +233,7 @@ class Bundle:
             report=self.report,
             quantisation=quantisation,
             geometry=self.geometry if GEOMETRY in self.manifest["members"] else None,
+            references=self.references,
         )
 
     def _read(self, member: str) -> bytes:
@@ -282,6 +288,8 @@ def write_bundle(path: Path | str, contents: BundleContents, created: datetime |
         members["proof.npz"] = dump_npz({"images": contents.quantisation.proof})
     if contents.geometry is not None:
         members[GEOMETRY] = dump_state(*contents.geometry.state(), GEOMETRY)
+    if arrays := contents.references.arrays():
+        members[REFERENCES] = dump_npz(arrays)
     large = [name for name, data in members.items() if len(data) > PART_LIMITS.get(name, MEMBER_LIMIT)]
     if large:
         limit = PART_LIMITS.get(large[0], MEMBER_LIMIT)
@@ -349,6 +357,13 @@ def _statistics(data: bytes, where: str) -> Statistics:
     arrays = load_npz(data, where, PART_LIMITS["statistics.npz"])
     try:
         return Statistics.from_arrays(arrays)
+    except BadInput as error:
+        raise BadInput(f"{where}: {error}") from error
+
+
+def _references(data: bytes, where: str) -> References:
+    try:
+        return References.from_arrays(load_npz(data, where))
     except BadInput as error:
         raise BadInput(f"{where}: {error}") from error
 

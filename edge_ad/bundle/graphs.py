@@ -22,6 +22,20 @@ TILE_TEACHER, TILE_MEMORY = "tile_teacher", "tile_memory"
 MEMORY_CONSTANTS = ("model.fp32_whitening", "model.fp32_offset", "model.fp32_bank", "model.fp32_norms")
 GAUSSIAN_CONSTANTS = ("model.fp32_whitening", "model.fp32_mean", "model.fp32_roots")
 
+# Inputs with what a lot changes (`edge_ad.bundle.references`), each with the constant that it is in older bundles.
+_OF_MEMORY = (
+    ("memory_bank", MEMORY_CONSTANTS[2]),
+    ("memory_norms", MEMORY_CONSTANTS[3]),
+    ("memory_mean", GAUSSIAN_CONSTANTS[1]),
+    ("memory_roots", GAUSSIAN_CONSTANTS[2]),
+)
+_OF_LAVIT = (
+    ("surprise_centre", "model.surprise.centre"),
+    ("surprise_precision", "model.surprise.precision"),
+    ("cell_mean", "model.cell_mean"),
+    ("cell_std", "model.cell_std"),
+)
+
 IMAGE = "image"  # u8 [1, H, W, 3], the only tensor that comes from outside
 CONSTANTS = ("masks", *(field.name for field in fields(Statistics)))  # bound once from the bundle
 RESULTS = ("raw", "z", "score", "map")  # what a frame gives
@@ -35,6 +49,8 @@ class GraphSpec:
     An input is the image, a constant of the bundle, or an output of an earlier graph of the same name. A graph that is
     not ``required`` may be missing from a bundle or not be loaded. ``replaces`` are outputs of an earlier graph which
     that one does not have where this graph exists. ``omittable`` are tensors that only some settings have.
+    ``references`` are further inputs, bound once from the bundle, with the constants that they are in older ones; a
+    variant of the graph has some of them.
     """
 
     name: str
@@ -43,6 +59,7 @@ class GraphSpec:
     required: bool = False
     replaces: tuple[str, ...] = ()
     omittable: tuple[str, ...] = ()
+    references: tuple[tuple[str, str], ...] = ()
     always_fp32: bool = False  # in every precision
     int8_by_default: bool = True  # in the plan that training writes; `calibrate` searches anew
     expensive: bool = False  # takes most of a frame: left out by a cascade, held while a search looks at others
@@ -67,8 +84,15 @@ _GRAPHS = (
     GraphSpec("efficientad", (IMAGE, "features"), ("map_local", "map_global")),
     GraphSpec("tile_student", (IMAGE, "tile_features"), ("map_local",), replaces=("map_local",)),
     # Distances to what is near are differences of large products: INT8 and FP16 would lose them, for little time.
-    GraphSpec(MEMORY, ("features",), ("map_memory",), always_fp32=True),
-    GraphSpec(TILE_MEMORY, ("joined_features",), ("map_memory",), replaces=("map_memory",), always_fp32=True),
+    GraphSpec(MEMORY, ("features",), ("map_memory",), references=_OF_MEMORY, always_fp32=True),
+    GraphSpec(
+        TILE_MEMORY,
+        ("joined_features",),
+        ("map_memory",),
+        replaces=("map_memory",),
+        references=_OF_MEMORY,
+        always_fp32=True,
+    ),
     GraphSpec("tokenizer", ("tokens",), ("codes", "map_structure", "shares"), omittable=("shares",), max_units=12),
     GraphSpec("tile_tokenizer", ("tile_tokens",), ("map_structure",), replaces=("map_structure",), max_units=12),
     GraphSpec(
@@ -76,6 +100,7 @@ _GRAPHS = (
         ("tokens", "codes", "masks", "shares"),
         ("raw_logic", "map_logic"),
         omittable=("shares",),
+        references=_OF_LAVIT,
         expensive=True,
         max_units=12,
     ),
@@ -180,6 +205,7 @@ def expensive_branches() -> tuple[str, ...]:
     return tuple(branch for branch in BRANCHES if graphs_of(branch).intersection(EXPENSIVE))
 
 
-def bound_constants(masks: Array, statistics: Statistics) -> dict[str, Array]:
-    """Return the tensors that are bound once from a bundle, by name, in the order of ``CONSTANTS``."""
-    return dict(zip(CONSTANTS, (masks, *statistics.arrays().values()), strict=True))
+def bound_constants(masks: Array, statistics: Statistics, references: Mapping[str, Array]) -> dict[str, Array]:
+    """Return the tensors that are bound once from a bundle, by name: those of ``CONSTANTS`` in order, then ``references``.
+    """
+    return {**dict(zip(CONSTANTS, (masks, *statistics.arrays().values()), strict=True)), **references}

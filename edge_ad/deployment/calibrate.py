@@ -127,7 +127,7 @@ def measure_ranges(
     """
     names = [name for name in GRAPHS if name in bundle.graphs and name not in FP32_GRAPHS]
     collectors = {name: Collector(bundle.graph(name)) for name in names}
-    constants = bound_constants(bundle.masks, bundle.statistics)
+    constants = bound_constants(bundle.masks, bundle.statistics, bundle.references.arrays())
     try:
         for number, image in enumerate(normal_images):
             known: dict[str, NDArray[Any]] = {IMAGE: image[None], **constants}

@@ -142,7 +142,7 @@ def _relative(given: NDArray[Any], wanted: NDArray[Any], scale: float) -> float:
 
 def merge(bundle: Bundle, graphs: Mapping[str, bytes], precision: str) -> onnx.ModelProto:
     """Return ``graphs`` of a bundle, by name in running order, as one checked model."""
-    joined = _Joined(bound_constants(bundle.masks, bundle.statistics))
+    joined = _Joined(bound_constants(bundle.masks, bundle.statistics, bundle.references.arrays()))
     for name, data in graphs.items():
         joined.add(name, onnx.load_model_from_string(data))
     joined.add_verdict(bundle.thresholds)

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from edge_ad.bundle import SUFFIX, Bundle, BundleContents, Golden, child_path, open_bundle, write_bundle
+from edge_ad.bundle import SUFFIX, Bundle, BundleContents, Golden, References, child_path, open_bundle, write_bundle
 from edge_ad.bundle.graphs import (
     GAUSSIAN_CONSTANTS,
     GRAPHS,
@@ -28,6 +28,7 @@ from edge_ad.bundle.graphs import (
     graphs_of,
     memory_graph,
 )
+from edge_ad.bundle.references import reference_values, with_values
 from edge_ad.camera.measure import FrameMeasure, camera_report, frame_measurer
 from edge_ad.data.datasets import MIN_NORMAL_IMAGES, load_dataset, split_groups
 from edge_ad.data.images import read_image, warn_depth
@@ -50,9 +51,6 @@ from edge_ad.scoring import (
     normalise_statistics,
 )
 from edge_ad.scoring.memory import Regions, banks_of, constants_of, extend, extend_cells
-
-if TYPE_CHECKING:
-    from onnx import ModelProto, TensorProto
 
 MAPS_LIMIT = 1000  # normal images whose maps are kept for the quantiles; more would only cost memory
 
@@ -131,8 +129,8 @@ def recalibrate(
             progress(next(turn), total)
 
     reader = _Reader(bundle, skipped, count_one)
-    graphs, remembered = _extended(bundle, learned, reader, seed) if extends else ({}, 0)
-    with Pipeline(bundle, graphs=graphs, all_branches=True) as pipeline:
+    graphs, references, remembered = _extended(bundle, learned, reader, seed) if extends else ({}, bundle.references, 0)
+    with Pipeline(bundle, graphs=graphs, references=references, all_branches=True) as pipeline:
         measured = [_measure(pipeline, bundle, half, reader) for half in halves]
         golden = _golden(bundle, pipeline) if graphs else bundle.golden
     _enough(measured, reader, Path(normal_folder))
@@ -141,7 +139,7 @@ def recalibrate(
     # What the loop compares its camera with, as training does: the new normal images may show another camera or light.
     camera = camera_report([frame for half in measured for frame in half.frames][:MAPS_LIMIT], Path(normal_folder))
     child = replace(bundle.contents(), statistics=statistics, thresholds=thresholds, golden=golden)
-    child = replace(child, graphs={**child.graphs, **graphs})
+    child = replace(child, graphs={**child.graphs, **graphs}, references=references)
     _write(bundle, target, child, measured=measured, reader=reader, seed=seed, camera=camera, remembered=remembered)
     return target
 
@@ -159,12 +157,12 @@ def _is_gaussian(bundle: Bundle) -> bool:
     return reported.get("variant") == "gaussian" and "regions" in reported
 
 
-def _extended(bundle: Bundle, paths: Sequence[Path], reader: _Reader, seed: int) -> tuple[dict[str, bytes], int]:
-    """Return the graph of the memory that also knows the images in ``paths``, in as many cells or Gaussians as before, and
-    how many of the images it knows.
+def _extended(
+    bundle: Bundle, paths: Sequence[Path], reader: _Reader, seed: int
+) -> tuple[dict[str, bytes], References, int]:
+    """Return the graph of the memory and the references with which it also knows the images in ``paths``, in as many cells
+    or Gaussians as before, and how many of the images it knows.
     """
-    import onnx
-
     name = memory_graph(bundle.graphs)
     assert name is not None
     (seen,) = GRAPHS[name].inputs
@@ -175,31 +173,41 @@ def _extended(bundle: Bundle, paths: Sequence[Path], reader: _Reader, seed: int)
                 pipeline.infer(read[1].image)
                 features.append(pipeline.tensor(seen)[0])
     if not features:
-        return {}, 0
-    model, regions = onnx.load_model_from_string(bundle.graph(name)), _regions(bundle)
+        return {}, bundle.references, 0
+    graph, regions = bundle.graph(name), _regions(bundle)
+    known = reference_values(name, graph, bundle.references)
     if _is_gaussian(bundle):
-        _extend_gaussian(model, np.stack(features), regions, _images_behind(bundle))
+        values = _extend_gaussian(graph, known, np.stack(features), regions, images=_images_behind(bundle))
     else:
-        _extend_banks(model, np.stack(features), regions, seed)
-    return {name: model.SerializeToString()}, len(features)
+        values = _extend_banks(graph, known, np.stack(features), regions, seed=seed)
+    graph, references = with_values(name, graph, bundle.references, values)
+    return {name: graph}, references, len(features)
 
 
-def _extend_banks(model: ModelProto, features: Array, regions: Regions, seed: int) -> None:
-    """Choose the cells that a graph remembers from those and from cells of ``features`` f32 [N, C, h, w]."""
-    whitening, offset, bank, norms = (_constant(model, name) for name in MEMORY_CONSTANTS)
-    white = _whitened(features, whitening) + _values(offset)
-    banks = extend(banks_of(_values(bank)), white.astype(np.float32), regions, seed)
-    for tensor, value in zip((bank, norms), constants_of(banks), strict=True):
-        _put(tensor, value)
+def _extend_banks(
+    graph: bytes, known: Mapping[str, Array], features: Array, regions: Regions, *, seed: int
+) -> dict[str, Array]:
+    """Choose the remembered cells from those that are ``known`` and from cells of ``features`` f32 [N, C, h, w]."""
+    whitening, offset = (_constant(graph, name) for name in MEMORY_CONSTANTS[:2])
+    white = _whitened(features, whitening) + offset
+    bank, norms = constants_of(extend(banks_of(_reference(known, "memory_bank")), white.astype(np.float32), regions, seed))
+    return {"memory_bank": bank, "memory_norms": norms}
 
 
-def _extend_gaussian(model: ModelProto, features: Array, regions: Regions, images: int) -> None:
-    """Join the Gaussians of a graph, which are of ``images`` images, with those of ``features`` f32 [N, C, h, w]."""
-    whitening, mean, roots = (_constant(model, name) for name in GAUSSIAN_CONSTANTS)
-    gaussian = _values(mean)[0].transpose(1, 2, 0), _values(roots)
-    known, precision = extend_cells(gaussian, images, _whitened(features, whitening), regions)
-    _put(mean, known.transpose(2, 0, 1)[None])
-    _put(roots, precision)
+def _extend_gaussian(
+    graph: bytes, known: Mapping[str, Array], features: Array, regions: Regions, *, images: int
+) -> dict[str, Array]:
+    """Join the ``known`` Gaussians, which are of ``images`` images, with those of ``features`` f32 [N, C, h, w]."""
+    whitening = _constant(graph, GAUSSIAN_CONSTANTS[0])
+    gaussian = _reference(known, "memory_mean")[0].transpose(1, 2, 0), _reference(known, "memory_roots")
+    mean, roots = extend_cells(gaussian, images, _whitened(features, whitening), regions)
+    return {"memory_mean": np.ascontiguousarray(mean.transpose(2, 0, 1)[None]), "memory_roots": roots}
+
+
+def _reference(known: Mapping[str, Array], name: str) -> Array:
+    if name not in known:
+        raise BadInput(f"the graph {MEMORY!r} has no {name}: train the bundle again")
+    return known[name]
 
 
 def _images_behind(bundle: Bundle) -> int:
@@ -212,28 +220,19 @@ def _images_behind(bundle: Bundle) -> int:
     return int(min(128, bundle.report.get("goods", {}).get("fit", 128) * (1 + copies)))
 
 
-def _whitened(features: Array, whitening: TensorProto) -> Array:
-    white = np.einsum("nchw,dc->nhwd", features, _values(whitening)[:, :, 0, 0])
-    return np.asarray(white, np.float32)
+def _whitened(features: Array, whitening: Array) -> Array:
+    return np.asarray(np.einsum("nchw,dc->nhwd", features, whitening[:, :, 0, 0]), np.float32)
 
 
-def _values(tensor: TensorProto) -> Array:
+def _constant(graph: bytes, name: str) -> Array:
+    import onnx
     from onnx.numpy_helper import to_array
 
-    return np.asarray(to_array(tensor), np.float32)
-
-
-def _put(tensor: TensorProto, values: Array) -> None:
-    from onnx.numpy_helper import from_array
-
-    tensor.CopyFrom(from_array(np.ascontiguousarray(values, np.float32), tensor.name))
-
-
-def _constant(model: ModelProto, name: str) -> TensorProto:
-    found: TensorProto | None = next((tensor for tensor in model.graph.initializer if tensor.name == name), None)
+    tensors = onnx.load_model_from_string(graph).graph.initializer
+    found = next((tensor for tensor in tensors if tensor.name == name), None)
     if found is None:
         raise BadInput(f"the graph {MEMORY!r} has no constant {name}: train the bundle again")
-    return found
+    return np.asarray(to_array(found), np.float32)
 
 
 def _regions(bundle: Bundle) -> Regions:

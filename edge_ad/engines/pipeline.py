@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_ad.bundle import Bundle
+from edge_ad.bundle import Bundle, References
 from edge_ad.bundle.graphs import (
     DROPPABLE,
     EXPENSIVE,
@@ -62,7 +62,8 @@ class Pipeline:
 
     ``precision`` other than fp32, and tensorrt, need engines that ``build-engine`` made, unless ``graphs`` gives them
     (by graph name; on onnxruntime ONNX bytes, and the bundle's own where a name is absent). Graphs whose branches all
-    have weight 0 are not loaded unless ``all_branches``. ``backend`` is a name, or a backend that this pipeline closes.
+    have weight 0 are not loaded unless ``all_branches``. ``references`` take the place of the bundle's own. ``backend`` is
+    a name, or a backend that this pipeline closes.
     ``threads`` defaults to the physical cores. Anything that does not fit raises BadInput.
     """
 
@@ -75,6 +76,7 @@ class Pipeline:
         threads: int | None = None,
         all_branches: bool = False,
         graphs: Mapping[str, bytes] | None = None,
+        references: References | None = None,
     ) -> None:
         self.precision = precision
         self.backend: Backend = open_backend(backend, threads) if isinstance(backend, str) else backend
@@ -85,7 +87,8 @@ class Pipeline:
         self._tensors: dict[str, Tensor] = {}
         self._frame: FrameExecutor | None = None
         self._engines: dict[str, Engine] = {}
-        self._constants = bound_constants(bundle.masks, bundle.statistics)
+        bound = bundle.references if references is None else references
+        self._constants = bound_constants(bundle.masks, bundle.statistics, bound.arrays())
         try:
             for name in names:
                 self._add(name, graphs[name] if name in graphs else bundle.graph(name))

@@ -9,13 +9,16 @@ import logging
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
 
 from calibration.precision_sensitive import METADATA_KEY
@@ -48,7 +51,7 @@ from edge_ad.models.tiles import (
 )
 from edge_ad.presets.networks import Sides, Size, TileLayout, scaled_size, size_of
 from edge_ad.presets.presets import FusionSettings, Preset
-from edge_ad.scoring import BRANCHES, MAPS
+from edge_ad.scoring import BRANCHES, MAPS, Array
 
 OPSET = 20
 FP32_PREFIX = "fp32_"  # of buffers whose products stay FP32 in every precision
@@ -59,12 +62,15 @@ TOLERANCE = 1e-3
 @dataclass(frozen=True)
 class ExportedGraph:
     """One FP32 master graph and how far it is from torch: the largest error relative to the output's largest magnitude.
+
+    ``references`` are the values of the inputs that a bundle gives it.
     """
 
     name: str
     model: bytes
     relative_error: float
     absolute_error: float
+    references: Mapping[str, Array] = field(default_factory=dict)
 
 
 def export_graph(
@@ -79,30 +85,61 @@ def export_graph(
     """Export ``module`` with static shapes at opset 20, simplify, check on the examples and on ``others``.
 
     Raises GateRefused when an output differs from torch by more than 1e-3 of its range; integer outputs must be equal
-    on all but 1 % of their elements (a nearest code may tie).
+    on all but 1 % of their elements (a nearest code may tie). Buffers that are references become inputs.
     """
     module = module.eval()
-    model = _export(module, tuple(examples), inputs, outputs)
+    buffers, held = dict(module.named_buffers()), GRAPHS[name].references if name in GRAPHS else ()
+    learned = {reference: constant for reference, constant in held if constant in buffers}
+    given = tuple(buffers[constant] for constant in learned.values())
+    traced = _Bound(module, tuple(learned.values())) if learned else module
+    model = _export(traced, (*examples, *given), (*inputs, *learned), outputs)
     model = _simplified(name, model)
-    _ask_for_fp32(model)
+    _name_constants(model)
+    _ask_for_fp32(model, learned)
+    references = {reference: value.numpy().copy() for reference, value in zip(learned, given, strict=True)}
     model.ir_version = IR_VERSION
     payload = model.SerializeToString()
     relative = absolute = 0.0
     for case in (examples, *others):
-        step_relative, step_absolute = compare(name, payload, module, case, inputs=inputs)
+        step_relative, step_absolute = compare(name, payload, module, case, inputs=inputs, references=references)
         relative, absolute = max(relative, step_relative), max(absolute, step_absolute)
     if not relative <= TOLERANCE:
         raise GateRefused(
             f"the exported graph {name} differs from torch by {relative:.2e} of its range, at most {TOLERANCE} is allowed"
         )
-    return ExportedGraph(name, payload, relative, absolute)
+    return ExportedGraph(name, payload, relative, absolute, references)
 
 
-def _ask_for_fp32(model: onnx.ModelProto) -> None:
-    """Name, for the derivation of other precisions, the nodes that read a constant called ``fp32_...``."""
+class _Bound(nn.Module):
+    """A module whose buffers of some ``names`` are further inputs."""
+
+    PREFIX = "module."
+
+    def __init__(self, module: nn.Module, names: tuple[str, ...]) -> None:
+        super().__init__()
+        self.module, self.names = module, names
+
+    def forward(self, *inputs: Tensor) -> Any:
+        """Run the module on the first of the ``inputs`` with the last of them in the place of its buffers."""
+        own = len(inputs) - len(self.names)
+        return functional_call(self.module, dict(zip(self.names, inputs[own:], strict=True)), inputs[:own])
+
+
+def _name_constants(model: onnx.ModelProto) -> None:
+    """Take the name of the wrapped module off the names of constants."""
+    for node in model.graph.node:
+        node.input[:] = [name.removeprefix(_Bound.PREFIX) for name in node.input]
+    for tensor in model.graph.initializer:
+        tensor.name = tensor.name.removeprefix(_Bound.PREFIX)
+
+
+def _ask_for_fp32(model: onnx.ModelProto, learned: Mapping[str, str]) -> None:
+    """Name, for the derivation of other precisions, the nodes that read a constant, or an input that is ``learned`` as a
+    buffer, called ``fp32_...``.
+    """
     wanted = []
     for number, node in enumerate(model.graph.node):
-        if any(name.rpartition(".")[2].startswith(FP32_PREFIX) for name in node.input):
+        if any(learned.get(name, name).rpartition(".")[2].startswith(FP32_PREFIX) for name in node.input):
             node.name = node.name or f"fp32_{number}"
             wanted.append(node.name)
     if wanted:
@@ -110,14 +147,20 @@ def _ask_for_fp32(model: onnx.ModelProto) -> None:
 
 
 def compare(
-    name: str, payload: bytes, module: nn.Module, case: Sequence[Tensor], *, inputs: Sequence[str]
+    name: str,
+    payload: bytes,
+    module: nn.Module,
+    case: Sequence[Tensor],
+    *,
+    inputs: Sequence[str],
+    references: Mapping[str, Array] = MappingProxyType({}),
 ) -> tuple[float, float]:
     """Run torch and onnxruntime on one input; return the largest (relative, absolute) error over float outputs."""
     import onnxruntime
 
     session = load_session(onnxruntime, payload, onnxruntime.SessionOptions())
     known = {entry.name for entry in session.get_inputs()}
-    feed = {key: value.numpy() for key, value in zip(inputs, case, strict=True) if key in known}
+    feed = {key: value.numpy() for key, value in zip(inputs, case, strict=True) if key in known} | dict(references)
     outputs = session.run(None, feed)
     with torch.no_grad():
         expected = module(*case)

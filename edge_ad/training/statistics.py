@@ -23,7 +23,7 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 from torch import Tensor
 
 from calibration.placement import DIALECTS
@@ -340,7 +340,7 @@ def learn_student_errors(
     model.eval().learn_errors(pairs(), tiles)
 
 
-CENTRE, PRECISION = "model.surprise.centre", "model.surprise.precision"  # constants of the graph of LAViT
+CENTRE = "surprise_centre"  # an input of the graph of LAViT
 TURNS = (None, *DIALECTS)
 
 Array = NDArray[np.float32]
@@ -383,17 +383,18 @@ def learn_quantization_statistics(
     write_bundle(scratch, calibrated)
     described = exact.joined(describe_views(open_bundle(scratch), views, progress))
     scratch.unlink()
-    graphs = dict(contents.graphs)
+    references = contents.references
     if described.surprise is not None:
-        graphs[LAVIT] = with_surprise(graphs[LAVIT], *fit_gaussian(described.surprise))
-    result = replace(contents, graphs=graphs, statistics=blank_statistics(described.pooled))
+        centre, precision = fit_gaussian(described.surprise)
+        references = replace(references, surprise_centre=centre, surprise_precision=precision)
+    result = replace(contents, references=references, statistics=blank_statistics(described.pooled))
     return result, replace(options, corrections=calibrated.quantisation.plan["corrections"])
 
 
 def describe_views(bundle: Bundle, views: Images, progress: Progress) -> Described:
     """Describe ``views`` by the graphs of a calibrated bundle: a third in FP32, a third by each dialect of INT8."""
     recipe, began = recipe_of(bundle), time.monotonic()
-    surprising = _constant(_parsed(bundle.graph(LAVIT)), CENTRE) is not None
+    surprising = bundle.references.surprise_centre is not None
     pooled: list[Array] = []
     surprise: list[Array] = []
     for turn, target in enumerate(TURNS):
@@ -411,29 +412,10 @@ def describe_views(bundle: Bundle, views: Images, progress: Progress) -> Describ
     return Described(np.stack(pooled), np.stack(surprise) if surprise else None)
 
 
-def with_surprise(lavit: bytes, centre: Array, precision: Array) -> bytes:
-    """Return the graph of LAViT with another Gaussian of the surprise: ``centre`` f32 [E], ``precision`` f32 [E, E]."""
-    model = _parsed(lavit)
-    for name, value in ((CENTRE, centre), (PRECISION, precision)):
-        tensor = _constant(model, name)
-        if tensor is None or tuple(tensor.dims) != value.shape:
-            raise ValueError(f"the graph of LAViT has no constant {name} of shape {list(value.shape)}")
-        tensor.CopyFrom(numpy_helper.from_array(value.astype(np.float32), name))
-    return bytes(model.SerializeToString())
-
-
 def _tapped(lavit: bytes) -> tuple[bytes, str]:
     """Return the graph with one more output, the surprise before its centre is taken off, and that output's name."""
-    model = _parsed(lavit)
+    model = onnx.load_model_from_string(lavit)
     name = next(node.input[0] for node in model.graph.node if node.op_type == "Sub" and node.input[1] == CENTRE)
-    width = _constant(model, CENTRE).dims[0]  # type: ignore[union-attr]
-    model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, [width]))
+    (width,) = (entry.type.tensor_type.shape for entry in model.graph.input if entry.name == CENTRE)
+    model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, [width.dim[0].dim_value]))
     return bytes(model.SerializeToString()), name
-
-
-def _constant(model: ModelProto, name: str) -> TensorProto | None:
-    return next((tensor for tensor in model.graph.initializer if tensor.name == name), None)
-
-
-def _parsed(data: bytes) -> ModelProto:
-    return onnx.load_model_from_string(data)

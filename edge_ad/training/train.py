@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from edge_ad import __version__
-from edge_ad.bundle import BundleContents, Golden, open_bundle, write_bundle
+from edge_ad.bundle import BundleContents, Golden, References, open_bundle, write_bundle
 from edge_ad.bundle.graphs import FLOAT_BY_DEFAULT
 from edge_ad.camera.measure import camera_report
 from edge_ad.config import CalibrateTable, Config, TrainTable, parse_pixels
@@ -408,6 +408,7 @@ class _Training:
             geometry=None if self.geometry.method == "square" else self.geometry,
             parent=None,
             graphs={graph.name: graph.model for graph in graphs},
+            references=References.from_arrays(*(graph.references for graph in graphs)),
             masks=masks,
             statistics=blank_statistics(described.pooled),
             thresholds=Thresholds(warn=0.0, ng=0.0),

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from edge_ad.bundle import BundleContents, open_bundle, write_bundle
+from edge_ad.bundle import BundleContents, References, open_bundle, write_bundle
 from edge_ad.bundle.safe_zip import dump_npz, dump_state, pack
 from edge_ad.errors import BadInput
 from edge_ad.geometry.geometry import Geometry
@@ -68,6 +68,18 @@ def test_a_geometry_is_kept(tmp_path: Path) -> None:
     write_bundle(tmp_path / "tray.edgead", replace(plain_contents(), geometry=geometry), NOON)
     assert open_bundle(tmp_path / "tray.edgead").geometry == geometry
     assert open_bundle(tmp_path / "tray.edgead").contents().geometry == geometry
+
+
+def test_references_are_kept_and_absent_where_graphs_hold_them(path: Path, tmp_path: Path) -> None:
+    bank = np.arange(6, dtype=np.float32).reshape(1, 3, 2)
+    references = References(memory_bank=bank, memory_norms=bank.sum(axis=2, keepdims=True))
+    write_bundle(tmp_path / "tray.edgead", replace(plain_contents(), references=references), NOON)
+    found = open_bundle(tmp_path / "tray.edgead")
+    for held in (found.references, found.contents().references):
+        assert list(held.arrays()) == ["memory_bank", "memory_norms"]
+        np.testing.assert_array_equal(held.arrays()["memory_bank"], bank)
+    assert open_bundle(path).references.arrays() == {}
+    assert "references.npz" not in open_bundle(path).manifest["members"]
 
 
 def test_a_geometry_of_another_input_is_refused(tmp_path: Path) -> None:

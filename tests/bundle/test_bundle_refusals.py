@@ -89,6 +89,7 @@ def without(name: str) -> Callable[[Members], Members]:
 FLOAT32 = np.float32
 HOLLOW = npy(np.zeros(3, np.float32))[:-4]  # promises more numbers than follow
 
+CELLS = np.ones((1, 2, 3), FLOAT32)
 REFUSED: list[tuple[str, Callable[[Members], Members], str]] = [
     ("no manifest", without("manifest.json"), "has no manifest.json"),
     ("bad JSON", raw_manifest("{'a': 1}"), "manifest.json is not valid JSON"),
@@ -99,7 +100,7 @@ REFUSED: list[tuple[str, Callable[[Members], Members], str]] = [
     ("not an object", raw_manifest("[1]"), "must be a JSON object, but is a list"),
     ("large manifest", raw_manifest(b" " * (5 << 20)), "larger than the 1 MiB allowed"),
     ("other format", manifest(format="zip"), "does not say 'edge-ad bundle'"),
-    ("newer schema", manifest(schema=3), "has schema 3, but this edge-ad 0.1.0 reads schemas up to 2: upgrade edge-ad"),
+    ("newer schema", manifest(schema=4), "has schema 4, but this edge-ad 0.1.0 reads schemas up to 3: upgrade edge-ad"),
     ("older schema", manifest(schema=0), "train the bundle again"),
     ("odd schema", manifest(schema="1"), "'schema' must be a whole number"),
     ("field missing", manifest(parent="gone"), "lacks 'parent'"),
@@ -162,6 +163,25 @@ REFUSED: list[tuple[str, Callable[[Members], Members], str]] = [
         "golden empty",
         swapped("golden.npz", npz(images=np.zeros((0, 8, 6, 3), np.uint8), raw=np.zeros((0, 5), FLOAT32))),
         "golden.npz holds no images",
+    ),
+    ("references of others", swapped("references.npz", npz(bank=CELLS)), "references hold 'bank', but may hold only memory_bank"),
+    ("half a reference", swapped("references.npz", npz(memory_bank=CELLS)), "one of 'memory_bank' and 'memory_norms'"),
+    ("reference dtype", swapped("references.npz", npz(memory_bank=np.ones((1, 2, 3)))), "float64, but must be float32"),
+    ("reference rank", swapped("references.npz", npz(cell_mean=CELLS, cell_std=CELLS)), "must have 1 dimensions above 0"),
+    (
+        "reference shape",
+        swapped("references.npz", npz(memory_bank=CELLS, memory_norms=CELLS)),
+        "'memory_norms' has shape [1, 2, 3], but 'memory_bank' of shape [1, 2, 3] needs [1, 2, 1]",
+    ),
+    (
+        "reference not finite",
+        swapped("references.npz", npz(cell_mean=np.full(4, np.nan, FLOAT32), cell_std=np.ones(4, FLOAT32))),
+        "references 'cell_mean' holds a value that is not finite",
+    ),
+    (
+        "deviation of 0",
+        swapped("references.npz", npz(cell_mean=np.ones(4, FLOAT32), cell_std=np.zeros(4, FLOAT32))),
+        "references 'cell_std' must be above 0, but its least value is 0",
     ),
     ("report", swapped("report.json", b"[]"), "report.json must be a JSON object"),
     ("absolute path", swapped("/etc/x", b""), "unsafe path '/etc/x'"),

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ast
 import inspect
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 import edge_ad
-from edge_ad.bundle import graphs
+from edge_ad.bundle import References, graphs
 from edge_ad.bundle.graphs import BRANCH_SPECS, CONSTANTS, FUSION, GRAPHS, IMAGE
 from edge_ad.scoring import BRANCHES, MAPS
 
@@ -78,6 +79,12 @@ def test_what_follows_from_the_tables() -> None:
     assert graphs.DROPPABLE == ("map_structure", "map_logic", "map_local", "map_global", "raw_logic", "map_memory")
     assert graphs.MAP_TENSORS == ("map_structure", "map_local", "map_global", "map_memory")
     assert CONSTANTS == ("masks", "quantiles", "centre", "precision", "mean", "std", "weight")
+
+
+def test_references_are_inputs_beside_those_of_the_contract() -> None:
+    named = {name for spec in GRAPHS.values() for name, _ in spec.references}
+    assert named == {field.name for field in fields(References)}
+    assert not named & {IMAGE, *CONSTANTS, *(name for spec in GRAPHS.values() for name in (*spec.inputs, *spec.outputs))}
 
 
 def test_branches_are_described_in_the_order_of_their_scores() -> None:

@@ -11,15 +11,17 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edge_ad.bundle import Bundle, open_bundle, write_bundle
+from edge_ad.bundle import Bundle, BundleContents, open_bundle, write_bundle
 from edge_ad.bundle.graphs import MEMORY, MEMORY_CONSTANTS
+from edge_ad.bundle.references import reference_values
 from edge_ad.deployment.build import build
 from edge_ad.deployment.calibrate import CalibrateOptions, with_quantisation
+from edge_ad.deployment.one_file import TOLERANCE, write_one_file
 from edge_ad.deployment.recalibration import _images_behind, _split, recalibrate, reuse_engine
 from edge_ad.engines.pipeline import Pipeline
 from edge_ad.scoring import BRANCHES
 from edge_ad.scoring.memory import Regions, fit_cells, gaussian_distances
-from tests.fixtures.memory_bundle import CELLS, WEIGHT, make_memory_bundle, memory_contents
+from tests.fixtures.memory_bundle import CELLS, WEIGHT, make_memory_bundle, memory_contents, with_inputs
 from tests.fixtures.tiny_bundle import make_tiny_bundle, tiny_image
 from tests.fixtures.tiny_graphs import GRID, gaussian_memory
 
@@ -177,15 +179,18 @@ def test_bundles_that_do_not_say_of_how_many_images_their_gaussians_are_stay_rea
     assert _images_behind(open_bundle(tmp_path / "old.edgead")) == images
 
 
+def calibrated(contents: BundleContents, folder: Path) -> BundleContents:
+    """Return the contents with ranges and a plan of INT8."""
+    normal, held = (np.stack([tiny_image(first + i) for i in range(count)]) for first, count in ((6000, 16), (2030, 8)))
+    options = CalibrateOptions(search=False, keep=("efficientad",))
+    return with_quantisation(contents, folder / "scratch.edgead", normal, held, options=options, report=lambda text: None)
+
+
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
 def test_engines_with_a_memory_pass_their_gates_before_and_after_recalibration(
     tmp_path: Path, new_goods: Path, precision: str
 ) -> None:
-    normal, held = (np.stack([tiny_image(first + i) for i in range(count)]) for first, count in ((6000, 16), (2030, 8)))
-    contents = with_quantisation(
-        memory_contents(), tmp_path / "scratch.edgead", normal, held,
-        options=CalibrateOptions(search=False, keep=("efficientad",)), report=lambda text: None,
-    )  # fmt: skip
+    contents = calibrated(memory_contents(), tmp_path)
     path = tmp_path / "b.edgead"
     write_bundle(path, contents)
     parent = open_bundle(path)
@@ -199,3 +204,48 @@ def test_engines_with_a_memory_pass_their_gates_before_and_after_recalibration(
     image = striped(9700)
     with Pipeline(child, threads=1) as exact, Pipeline(child, precision=precision, threads=1) as built:
         assert built.infer(image).raw[5] == pytest.approx(exact.infer(image).raw[5], rel=1e-2)
+
+
+@pytest.mark.parametrize("variant", ["cells", "gaussians"])
+def test_what_a_memory_compares_with_scores_alike_as_constant_and_as_input(
+    tmp_path: Path, new_goods: Path, variant: str
+) -> None:
+    """Before a recalibration and after it; as inputs the graph stays the same."""
+    contents = memory_contents() if variant == "cells" else gaussian_bundle(tmp_path / "a.edgead", images=20).contents()
+    write_bundle(tmp_path / "constants.edgead", contents)
+    write_bundle(tmp_path / "inputs.edgead", with_inputs(contents))
+    old, new = open_bundle(tmp_path / "constants.edgead"), open_bundle(tmp_path / "inputs.edgead")
+    images = [striped(9500), tiny_image(2500), tiny_image(3500, blob=True)]
+    np.testing.assert_array_equal(raw_of(new, images), raw_of(old, images))
+    old_child, new_child = (open_bundle(recalibrate(bundle.path, new_goods)) for bundle in (old, new))
+    np.testing.assert_array_equal(raw_of(new_child, images), raw_of(old_child, images))
+    assert (raw_of(new_child, images) != raw_of(new, images)).any()
+    assert new_child.graph(MEMORY) == new.graph(MEMORY)
+    learned = reference_values(MEMORY, old_child.graph(MEMORY), old_child.references)
+    assert list(learned) == list(new_child.references.arrays())
+    for name, value in new_child.references.arrays().items():
+        np.testing.assert_array_equal(value, learned[name])
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_an_engine_built_before_a_recalibration_serves_after_it(tmp_path: Path, new_goods: Path, precision: str) -> None:
+    """It scores as one that is built from the child."""
+    path, images = tmp_path / "b.edgead", [striped(9700), tiny_image(3700, blob=True)]
+    write_bundle(path, calibrated(with_inputs(memory_contents()), tmp_path))
+    parent = open_bundle(path)
+    assert build(parent, precision, threads=1).refusal is None
+    child = open_bundle(recalibrate(path, new_goods))
+    reused = reuse_engine(path, child) or ""
+    assert reused.startswith(f"engine: onnxruntime {precision} of the parent, proven again on ")
+    with Pipeline(child, precision=precision, threads=1) as pipeline:
+        served = np.stack([pipeline.infer(image).raw for image in images])
+    assert build(child, precision, threads=1).refusal is None
+    with Pipeline(child, precision=precision, threads=1) as pipeline:
+        np.testing.assert_array_equal(served, np.stack([pipeline.infer(image).raw for image in images]))
+    assert (served[:, 5] != raw_of(parent, images)[:, 5]).any(), "the child remembers other cells"
+
+
+def test_one_file_holds_what_the_memory_compares_with(tmp_path: Path) -> None:
+    write_bundle(tmp_path / "b.edgead", with_inputs(memory_contents()))
+    written = write_one_file(open_bundle(tmp_path / "b.edgead"), tmp_path / "b.onnx", threads=1)
+    assert max(written.errors.values()) <= TOLERANCE

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from calibration.placement import DIALECTS
-from edge_ad.bundle import Bundle, BundleContents, Golden, open_bundle, write_bundle
+from edge_ad.bundle import Bundle, BundleContents, Golden, References, open_bundle, write_bundle
 from edge_ad.config import CalibrateTable
 from edge_ad.deployment.build import build
 from edge_ad.deployment.calibrate import CalibrateOptions, with_quantisation
@@ -43,6 +43,7 @@ def untrained_contents() -> BundleContents:
         image_size=(SIDE, SIDE),
         parent=None,
         graphs={graph.name: graph.model for graph in exported},
+        references=References.from_arrays(*(graph.references for graph in exported)),
         masks=masks,
         statistics=blank_statistics(pooled),
         thresholds=Thresholds(warn=1e6, ng=2e6),

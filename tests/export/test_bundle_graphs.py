@@ -53,6 +53,12 @@ def door(maps: int, cells: int, channels: int, tokens: int, pooled: int, views: 
 POOLED = 24 + 40 + 112 + 320 + 16 * 40
 DOORS = {"fast": door(32, 16, 176, 176, POOLED, 10, 256), "paper": door(24, 10, 384, 384, 384, 2, 128)}
 DOORS["paper"]["teacher"].pop("tokens")
+# What a lot changes: banks of 2 x 2 regions, the surprise of 4 levels, the cells of the logic map.
+BANK = (4, FAST.memory.cells, FAST.memory.width or 176)
+DOORS["fast"]["memory"] |= {"memory_bank": (F32, BANK), "memory_norms": (F32, (*BANK[:2], 1))}
+DOORS["fast"]["lavit"] |= {"surprise_centre": (F32, (4 * 176,)), "surprise_precision": (F32, (4 * 176, 4 * 176))}
+DOORS["fast"]["lavit"] |= {"cell_mean": (F32, (16 * 16,)), "cell_std": (F32, (16 * 16,))}
+DOORS["paper"]["lavit"] |= {"cell_mean": (F32, (10 * 10,)), "cell_std": (F32, (10 * 10,))}
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import onnx
 import pytest
 import torch
 
-from edge_ad.bundle import Bundle, BundleContents, Golden, open_bundle, write_bundle
+from edge_ad.bundle import Bundle, BundleContents, Golden, References, open_bundle, write_bundle
 from edge_ad.bundle.graphs import FLOAT_BY_DEFAULT, bound_constants, map_size
 from edge_ad.config import CalibrateTable
 from edge_ad.data.images import Image
@@ -62,6 +62,7 @@ def untrained_bundle(path: Path, preset: Preset, networks: Networks, size: Size,
         image_size=size,
         parent=None,
         graphs={graph.name: graph.model for graph in exported},
+        references=References.from_arrays(*(graph.references for graph in exported)),
         masks=masks,
         # The inverse covariance of a few images would magnify any rounding.
         statistics=replace(blank_statistics(pooled), precision=np.eye(pooled.shape[1], dtype=np.float32)),
@@ -78,7 +79,7 @@ def untrained_bundle(path: Path, preset: Preset, networks: Networks, size: Size,
 
 def by_torch(networks: Networks, preset: Preset, bundle: Bundle, image: Image) -> dict[str, np.ndarray]:
     """Return what torch makes of an image: the graphs one after the other, without export."""
-    known = {name: torch.from_numpy(value) for name, value in bound_constants(bundle.masks, bundle.statistics).items()}
+    known = {name: torch.from_numpy(value) for name, value in bound_constants(bundle.masks, bundle.statistics, {}).items()}
     known["image"] = torch.from_numpy(image)[None]
     known["map_memory"] = torch.zeros(1, 1, *preset.feature_grid(bundle.image_size))  # where there is no such graph
     for plan in _plans(networks, preset, bundle.image_size):

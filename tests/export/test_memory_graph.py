@@ -43,13 +43,16 @@ def test_the_graph_gives_the_distances(variant: str, image_size: tuple[int, int]
     spec, example = GRAPHS[MEMORY], torch.from_numpy(features)
     graph = export_graph(MEMORY, MemoryGraph(module), [example], spec.inputs, outputs=spec.outputs)
     session = onnxruntime.InferenceSession(graph.model, providers=["CPUExecutionProvider"])
-    (found,) = session.run(None, {"features": features})
+    (found,) = session.run(None, {"features": features, **graph.references})
     np.testing.assert_allclose(found[0, 0], expected[0], rtol=1e-3)
     model = onnx.load_model_from_string(graph.model)
     assert any(entry.key == METADATA_KEY for entry in model.metadata_props)
     assert MEMORY in FP32_GRAPHS
+    learned = ["memory_mean", "memory_roots"] if variant == "gaussian" else ["memory_bank", "memory_norms"]
+    assert [entry.name for entry in model.graph.input] == ["features", *learned] == ["features", *graph.references]
     constants = {tensor.name for tensor in model.graph.initializer}
-    assert constants >= set(GAUSSIAN_CONSTANTS if variant == "gaussian" else MEMORY_CONSTANTS), "recalibrate changes them"
+    assert constants >= set(GAUSSIAN_CONSTANTS[:1] if variant == "gaussian" else MEMORY_CONSTANTS[:2]), "recalibrate reads them"
+    assert not constants & set(GAUSSIAN_CONSTANTS[1:] + MEMORY_CONSTANTS[2:])
     pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is made for x86-64 alone")
     from edge_ad.engines.tensorrt.build import compile_check
 

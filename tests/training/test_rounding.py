@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
-from onnx import numpy_helper
 
-from calibration.session import open_session
 from edge_ad.bundle import Bundle, open_bundle
 from edge_ad.deployment.int8 import derive_int8, measuring_backend, recipe_of
 from edge_ad.engines.pipeline import Pipeline
-from edge_ad.training.statistics import CENTRE, PRECISION, Described, describe_views, with_surprise
+from edge_ad.training.statistics import Described, _tapped, describe_views
 from edge_ad.utils.progress import Progress
 from tests.fixtures.calibrated import make_calibrated
 from tests.fixtures.tiny_bundle import tiny_image
@@ -51,23 +49,19 @@ def bundle(trained: Trained) -> Bundle:
     return open_bundle(trained.bundle)
 
 
-def constants(graph: bytes) -> dict[str, np.ndarray]:
-    return {held.name: numpy_helper.to_array(held) for held in onnx.load_from_string(graph).graph.initializer}
-
-
 @pytest.mark.slow
 def test_the_surprise_of_a_view_has_the_distance_that_the_graph_tells(bundle: Bundle) -> None:
     """The square root of (v - c) P (v - c), with the dialect's own LAViT."""
     views = np.stack(list(bundle.golden.images[:3]))
     found = describe_views(bundle, views, QUIET)
     assert found.surprise is not None
-    held = constants(bundle.graph("lavit"))
-    away = found.surprise.astype(np.float64) - held[CENTRE]
+    centre, precision = bundle.references.surprise_centre, bundle.references.surprise_precision
+    away = found.surprise.astype(np.float64) - centre
     told = []
     for dialect, view in zip((None, "tensorrt", "cpu"), views, strict=True):
         with opened(bundle, dialect) as pipeline:
             told.append(float(pipeline.infer(view).raw[1]))
-    np.testing.assert_allclose(np.sqrt(np.einsum("ni,ij,nj->n", away, held[PRECISION], away)), told, rtol=1e-3)
+    np.testing.assert_allclose(np.sqrt(np.einsum("ni,ij,nj->n", away, precision, away)), told, rtol=1e-3)
 
 
 @pytest.mark.slow
@@ -79,26 +73,20 @@ def test_training_learns_from_goods_copies_and_views(bundle: Bundle) -> None:
 
 
 @pytest.mark.slow
-def test_another_gaussian_gives_another_distance(bundle: Bundle) -> None:
-    lavit = bundle.graph("lavit")
-    width = len(constants(lavit)[CENTRE])
+def test_another_gaussian_gives_another_distance_of_the_same_graph(bundle: Bundle) -> None:
+    held = bundle.references
+    assert held.surprise_centre is not None
+    width = len(held.surprise_centre)
     centre, precision = np.full(width, 2.0, np.float32), np.eye(width, dtype=np.float32) * 4
-    changed = with_surprise(lavit, centre, precision)
-    session = open_session(changed, 1)
-    rng = np.random.default_rng(0)
-    feeds = {}
-    for item in session.get_inputs():
-        kind = np.int32 if "int32" in item.type else np.float32
-        feeds[item.name] = (
-            rng.integers(0, 2, item.shape).astype(kind) if kind is np.int32 else rng.random(item.shape, kind)
-        )
-    feeds["masks"] = bundle.masks
-    before = open_session(lavit, 1).run(None, feeds)[0]
-    after = session.run(None, feeds)[0]
-    assert after != before
-    assert np.isfinite(after).all()
-    with pytest.raises(ValueError, match="no constant"):
-        with_surprise(lavit, centre[1:], precision)
+    changed = replace(held, surprise_centre=centre, surprise_precision=precision)
+    (view,) = bundle.golden.images[:1]
+    tapped, name = _tapped(bundle.graph("lavit"))
+    with Pipeline(bundle, graphs={"lavit": tapped}, references=changed, all_branches=True) as pipeline:
+        logic = float(pipeline.infer(view).raw[1])
+        away = pipeline.tensor(name).astype(np.float64) - 2.0
+    assert logic == pytest.approx(2.0 * np.sqrt((away**2).sum()), rel=1e-4)
+    with opened(bundle, None) as pipeline:
+        assert pipeline.infer(view).raw[1] != logic
 
 
 def test_described_without_a_surprise_stays_without() -> None:
