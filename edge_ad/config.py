@@ -89,12 +89,8 @@ class TrainTable(Table):
     penalty: Annotated[
         Path | None, Flag("Images of other things, on which the student learns silence; the first 4,096 are used.")
     ] = None
-    steps: Annotated[Annotated[int, Field(ge=1)] | None, Flag("Batches for every network (default: the preset's).")] = (
-        None
-    )
-    masks: Annotated[
-        Annotated[int, Field(ge=1)] | None, Flag("Masks that LAViT looks through (default: the preset's).")
-    ] = None
+    steps: Annotated[Annotated[int, Field(ge=1)] | None, Flag("Batches for every network (default: the preset's).")] = None
+    masks: Annotated[Annotated[int, Field(ge=1)] | None, Flag("Masks that LAViT looks through (default: the preset's).")] = None
     setting: Annotated[
         list[str], Flag("Change a value of the preset: efficientad.dfsc.mode=off. Repeats.", "KEY=VALUE")
     ] = Field(default_factory=list)
@@ -124,6 +120,29 @@ class TrainTable(Table):
         Flag("Warn where a defect of so many pixels of the image, such as 12px, would vanish at the input's scale.", "PIXELS"),
     ] = None
     seed: Annotated[int, Field(ge=0), Flag("Seed of splits, networks and synthetic anomalies.")] = 0
+    tolerance: Annotated[
+        str | None,
+        Flag(
+            "What the line may change and a good part stays OK: none, default or a list such as light=10%,blur=1px,rotation=2deg "
+            "[that of the preset, with [tolerance] of edge-ad.toml].",
+            "none|default|AXIS=VALUE,...",
+        ),
+    ] = None
+
+
+Amount = str | float | None
+
+
+class ToleranceTable(Table):
+    """What the line may change and a good part stays OK, such as ``light = "10 %"``; absent keys are the preset's own."""
+
+    light: Amount = None
+    colour: Amount = None
+    blur: Amount = None
+    noise: Amount = None
+    shift: Amount = None
+    rotation: Amount = None
+    scale: Amount = None
 
 
 class ThresholdsTable(Table):
@@ -146,9 +165,7 @@ class EngineTable(Table):
         Backend | None,
         Flag("onnxruntime or tensorrt [what was built here; build-engine: tensorrt where it is installed]."),
     ] = None
-    keep_fp32: Annotated[list[str], Flag("A graph that stays FP32; can be repeated.", "GRAPH")] = Field(
-        default_factory=list
-    )
+    keep_fp32: Annotated[list[str], Flag("A graph that stays FP32; can be repeated.", "GRAPH")] = Field(default_factory=list)
     plan: Annotated[Path | None, Flag("INT8: a plan file instead of the bundle's plan.")] = None
     labelled: Annotated[Path | None, Flag("INT8: a labelled test set that the gate judges too.")] = None
     max_flip: Annotated[float, Field(ge=0, le=1), Flag("INT8: the share of verdicts that may change.")] = MAX_FLIP
@@ -177,23 +194,17 @@ class RecalibrateTable(Table):
 class CalibrateTable(Table):
     """How `edge-ad calibrate` measures; ``plan`` stands in for a search, ``table`` is a folder for what was found."""
 
-    out: Annotated[
-        Path | None, Flag("The file to write; without it, <name>-calibrated-<n>.edgead beside the bundle.")
-    ] = None
+    out: Annotated[Path | None, Flag("The file to write; without it, <name>-calibrated-<n>.edgead beside the bundle.")] = None
     method: Annotated[
         Literal["mse", "percentile", "entropy", "minmax"],
         Flag("How ranges are chosen: mse, percentile, entropy or minmax."),
     ] = "mse"
-    percentile: Annotated[
-        float, Field(ge=50, le=100), Flag("Share of values that method percentile keeps, in percent.")
-    ] = 99.99
+    percentile: Annotated[float, Field(ge=50, le=100), Flag("Share of values that method percentile keeps, in percent.")] = 99.99
     images: Annotated[int, Field(ge=1), Flag("How many normal images the ranges are measured on, at most.")] = 128
     max_flip: Annotated[float, Field(ge=0, le=1), Flag("The share of verdicts that INT8 may change.")] = MAX_FLIP
     seed: Annotated[int, Field(ge=0), Flag("The seed of jittered views and synthetic anomalies.")] = 0
     plan: Annotated[Path | None, Flag("A plan file, perhaps edited, to store instead of searching one.")] = None
-    table: Annotated[
-        Path | None, Flag("Write the plan, the table and the plot of loss against cost to this folder.")
-    ] = None
+    table: Annotated[Path | None, Flag("Write the plan, the table and the plot of loss against cost to this folder.")] = None
 
 
 class BenchmarkTable(Table):
@@ -240,10 +251,7 @@ class RunTable(Table):
     require_alarms: Annotated[bool, Flag("Refuse to start (exit 3) before every output has taken something.")] = False
     hold_ms: Annotated[float, Field(ge=10, le=60_000), Flag("Outputs reject so long after the last verdict.")] = 500.0
     backlog: Annotated[int, Field(ge=1)] = 100_000
-    presence: Annotated[
-        Presence,
-        Flag("What is a part: none (every frame), settled, learned (needs --empty) or trigger."),
-    ] = "none"
+    presence: Annotated[Presence, Flag("What is a part: none (every frame), settled, learned (needs --empty) or trigger.")] = "none"
     empty: Annotated[Path | None, Flag("Folder with a few images of the empty station.")] = None
     trigger: Annotated[
         str | None,
@@ -277,9 +285,7 @@ class RunTable(Table):
         Flag("Serve the dashboard here, such as 127.0.0.1:8080; an address of the network needs a token.", "HOST:PORT"),
     ] = None
     web_names: list[str] = Field(default_factory=list)
-    save: Annotated[
-        Path | None, Flag("Write annotated images, or a video for each video or camera, into this folder.")
-    ] = None
+    save: Annotated[Path | None, Flag("Write annotated images, or a video for each video or camera, into this folder.")] = None
     cascade: Annotated[
         Fraction | None,
         Flag(
@@ -332,9 +338,7 @@ class RecordTable(Table):
     ``required``: nothing passes while events cannot be stored.
     """
 
-    evidence: Annotated[
-        Path | None, Flag("Folder of the images and the journal that belong to the store [beside it].")
-    ] = None
+    evidence: Annotated[Path | None, Flag("Folder of the images and the journal that belong to the store [beside it].")] = None
     required: bool = False
     ok_every: Annotated[int, Field(ge=0)] = 100
     keep_days: Annotated[float, Field(gt=0)] = 90.0
@@ -346,9 +350,7 @@ class DistillTable(Table):
     """How to make a teacher; steps, batch, side and rate are the device's own when absent."""
 
     size: Annotated[Literal["small", "medium"], Flag("small (PDN-S) or medium (PDN-M).")] = "small"
-    source: Annotated[str, Flag("The network to learn from: lite0, lite1, lite2, or package.module:callable.")] = (
-        "lite0"
-    )
+    source: Annotated[str, Flag("The network to learn from: lite0, lite1, lite2, or package.module:callable.")] = "lite0"
     out: Annotated[Path | None, Flag("Write OUT/teacher_<size>.safetensors (default: runs/<time>/).")] = None
     steps: Annotated[Annotated[int, Field(ge=1)] | None, Flag("Batches (default: GPU 60000, CPU 4800).")] = None
     batch: Annotated[Annotated[int, Field(ge=2)] | None, Flag("Crops in a batch (default: GPU 16, CPU 8).")] = None
@@ -383,6 +385,7 @@ class Config(Table):
 
     data: DataTable = Field(default_factory=DataTable)
     train: TrainTable = Field(default_factory=TrainTable)
+    tolerance: ToleranceTable = Field(default_factory=ToleranceTable)
     thresholds: ThresholdsTable = Field(default_factory=ThresholdsTable)
     engine: EngineTable = Field(default_factory=EngineTable)
     run: RunTable = Field(default_factory=RunTable)

@@ -52,7 +52,7 @@ def test_cameras_may_stand_alone_and_be_numbers(value: str, expected: list[str])
     [
         ("[train]\npresett = 'fast'\n", ["unknown key 'presett' in [train]", "did you mean 'preset'?", "steps"]),
         ("[training]\nsteps = 3\n", ["unknown key 'training' in the file", "did you mean 'train'?", "thresholds"]),
-        ("zzz = 3\n", ["unknown key 'zzz'", "data, train, thresholds, engine, run"]),
+        ("zzz = 3\n", ["unknown key 'zzz'", "data, train, tolerance, thresholds, engine, run"]),
         ("[train]\nsteps = 'many'\n", ["train.steps is 'many'", "integer"]),
         ("[train]\nsteps = 0\n", ["train.steps is 0", "greater than or equal to 1"]),
         ("[engine]\nprecision = 'fp8'\n", ["engine.precision is 'fp8'", "'fp32', 'fp16' or 'int8'"]),

@@ -82,13 +82,15 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class ViewSettings:
-    """Disturbed views of normal images: how many of each, noise in grey levels and blur in shares of the side, both at
-    most.
+    """Disturbed views of normal images: how many of each, noise in grey levels, blur in shares of the side and each channel's
+    share of ``colour``, all at most. The ``memory`` learns from them too, or from the Gaussians' normal images alone.
     """
 
     copies: int = 3
     noise: float = 2.0
     blur: float = 0.7 / 256
+    colour: float = 0.0
+    memory: bool = False
 
 
 @dataclass(frozen=True)
@@ -145,6 +147,7 @@ class Preset:
     unless ``lavit_on_originals`` is off, since copies made its histograms harder to predict and its scores worse. The
     Gaussians of composition and surprise learn from normal images, copies and ``views``, copies that are blurred and
     noisy as well. With ``choose_standardise`` the end of a training may standardise errors where nobody has set it.
+    ``tolerance`` is what the line may change where ``train`` is not told, in the words of ``--tolerance``.
     """
 
     name: str
@@ -168,6 +171,7 @@ class Preset:
     choose_standardise: bool = False
     anomalies: int = 160
     low_precision: bool = True
+    tolerance: str = "none"
 
     @property
     def image_size(self) -> Size:
@@ -253,6 +257,7 @@ FAST = Preset(
     lavit=LavitSettings(
         width=192, heads=6, layer_scale=0.1, attention_dropout=0.0, drop_masked=True, surprise="mahalanobis"
     ),
+    views=ViewSettings(blur=1 / 256, colour=0.03, memory=True),
     choose_standardise=True,
 )
 
@@ -338,7 +343,7 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, (tuple, list)) else value
 
 
-FIXED = ("name",)
+FIXED = ("name", "tolerance")  # tolerance has an option of its own
 AT_MIN_ONE = (
     "batch", "cells", "codes", "count", "depth", "feed_forward", "grid", "heads", "image_side", "layers", "region", "student_width",
     "structure_pool", "structure_top", "token_grid", "top", "width",

@@ -52,10 +52,13 @@ MAX_COMBINATIONS = 3**7  # of factors: seven branches; of more than that, as man
 TIE = 1e-9  # AUROCs that differ by less are the same
 
 
-def choose_weights(z_normal: ArrayLike, z_anomalies: ArrayLike, kinds: Sequence[str], seed: int = 0) -> Array:
+def choose_weights(
+    z_normal: ArrayLike, z_anomalies: ArrayLike, kinds: Sequence[str], seed: int = 0, *, images: int | None = None
+) -> Array:
     """Return the weights [B] (float32, >= 0, sum 1) for ``z_normal`` [N, B] and ``z_anomalies`` [M, B] of ``kinds``
     [M].
 
+    ``images`` is how many normal images the rows of ``z_normal`` are versions of, where they are not one each.
     Without anomalies all usable branches get equal weights. Deterministic for a given ``seed``. Raises BadInput for
     wrong shapes, no normal images, or when no branch is usable.
     """
@@ -69,7 +72,7 @@ def choose_weights(z_normal: ArrayLike, z_anomalies: ArrayLike, kinds: Sequence[
     if len(anomalies):
         trial = Trial(normal, anomalies, kinds, seed)
         retained = _eliminate(trial, weight)
-        weight = _mixed(_tune(trial, retained), retained, len(normal))
+        weight = _mixed(_tune(trial, retained), retained, len(normal) if images is None else images)
     chosen: Array = (weight / weight.sum()).astype(np.float32)
     return chosen
 

@@ -7,7 +7,7 @@ images vary.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edge_ad.data.images import resize
+from edge_ad.data.tolerance import Tolerance
 from edge_ad.deployment.validation_images import spread
 from edge_ad.presets.networks import scaled_size
 from edge_ad.presets.presets import Augmentation, Mirror, Preset, ViewSettings
@@ -58,13 +59,15 @@ def _mirrored(image: Image, mirror: Mirror, rng: np.random.Generator) -> Image:
 
 
 def disturb(image: Image, settings: ViewSettings, rng: np.random.Generator) -> Image:
-    """Blur u8 [H, W, 3] and add the noise of a sensor, each by a draw up to what ``settings`` allow.
+    """Blur u8 [H, W, 3], tint it and add the noise of a sensor, each by a draw up to what ``settings`` allow.
 
     The blur is a share of the shorter side.
     """
     blur = rng.uniform(0.0, settings.blur * min(image.shape[:2]))
     noise = rng.normal(0.0, rng.uniform(0.0, settings.noise), image.shape)
-    soft = cv2.GaussianBlur(image, (0, 0), blur) if blur > MIN_BLUR else image
+    soft: NDArray[Any] = cv2.GaussianBlur(image, (0, 0), blur) if blur > MIN_BLUR else image
+    if settings.colour:
+        soft = soft * rng.uniform(1 - settings.colour, 1 + settings.colour, 3)
     return np.clip(np.rint(soft + noise), 0, 255).astype(np.uint8)
 
 
@@ -123,25 +126,32 @@ def to_pixels(images: NDArray[np.uint8], device: torch.device) -> Tensor:
     return tensor.permute(0, 3, 1, 2).to(torch.float32)
 
 
+NOTHING = Tolerance()
 VIEWED = 400  # normal images that views are made of
 
 
-def with_moved(normal_images: Images, preset: Preset, seed: int) -> Images:
-    """Return ``normal_images`` u8 [N, H, W, 3] followed by moved copies of them."""
+def with_moved(normal_images: Images, preset: Preset, seed: int, tolerance: Tolerance = NOTHING) -> Images:
+    """Return ``normal_images`` u8 [N, H, W, 3] followed by moved copies of them, in other light and focus within ``tolerance``."""
     settings = preset.token_augmentation
     rng = np.random.default_rng([seed, 3])
-    copies = [np.stack([move(image, settings, rng) for image in normal_images]) for _ in range(settings.copies)]
+
+    def copy(image: Image) -> Image:
+        moved = move(image, settings, rng)
+        return tolerance.draw(rng).degrade(moved, rng) if tolerance else moved
+
+    copies = [np.stack([copy(image) for image in normal_images]) for _ in range(settings.copies)]
     return np.concatenate([normal_images, *copies])
 
 
-def disturbed(normal_images: Images, preset: Preset, seed: int) -> Images:
-    """Return moved copies of ``normal_images`` u8 [N, H, W, 3] with blur and noise; of many normal images only of some,
-    since a Gaussian needs no more.
+def disturbed(normal_images: Images, preset: Preset, seed: int, tolerance: Tolerance = NOTHING) -> Images:
+    """Return moved copies of ``normal_images`` u8 [N, H, W, 3] with blur and noise, or in other light and focus within
+    ``tolerance``; of many normal images only of some, since a Gaussian needs no more.
     """
     rng = np.random.default_rng([seed, 4])
 
     def view(image: Image) -> Image:
-        return disturb(move(image, preset.token_augmentation, rng), preset.views, rng)
+        moved = move(image, preset.token_augmentation, rng)
+        return tolerance.draw(rng).degrade(moved, rng) if tolerance else disturb(moved, preset.views, rng)
 
     views = [view(image) for _ in range(preset.views.copies) for image in spread(normal_images, VIEWED)]
     return np.stack(views) if views else normal_images[:0]

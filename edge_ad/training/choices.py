@@ -26,7 +26,7 @@ from edge_ad.presets.presets import FusionSettings, Preset
 from edge_ad.scoring.pooling import highest_mean
 from edge_ad.scoring.weights import Trial
 from edge_ad.training.augment import to_pixels
-from edge_ad.training.images import ScoringImages
+from edge_ad.training.images import Images, ScoringImages
 
 MAX_NORMAL = 128  # unseen normal images, and
 MAX_SHOWN = 192  # anomalies that choices are made by
@@ -40,11 +40,17 @@ teacher makes of them."""
 
 
 def read_trials(
-    teacher: AnyTeacher, images: ScoringImages, readers: Sequence[Reader], *, seed: int, device: torch.device
+    teacher: AnyTeacher,
+    images: ScoringImages,
+    readers: Sequence[Reader],
+    *,
+    seed: int,
+    device: torch.device,
+    more: Images | None = None,
 ) -> dict[str, Trial]:
-    """Return, by what is chosen, the trial of its variants on unseen normal images and anomalies."""
+    """Return, by what is chosen, the trial of its variants on unseen normal images, ``more`` versions of them and anomalies."""
     shown, kinds = images.shown_once(MAX_SHOWN)
-    normal = spread(images.normalise, MAX_NORMAL)
+    normal = spread(images.normalise if more is None else np.concatenate([images.normalise, more]), MAX_NORMAL)
     everything = np.concatenate([normal, shown])
     rows: dict[str, list[Scores]] = {}
     for start in range(0, len(everything), CHUNK):

@@ -36,7 +36,7 @@ from edge_ad.training.augment import to_pixels
 from edge_ad.training.choices import chosen_variant, describe_figures
 from edge_ad.training.images import Images
 
-MAX_IMAGES = 128  # normal images and moved copies that cells are chosen from: more say little new
+MAX_IMAGES = 128  # normal images and moved copies that cells are chosen from, and as many views: more say little new
 CHUNK = 16
 GAUSSIAN, MEMORY = "gaussian", "memory"
 
@@ -95,16 +95,25 @@ class MemoryCandidates:
 
 
 def learn_memory(
-    teacher: AnyTeacher, preset: Preset, normal_images: int, copies: Images, *, seed: int, device: torch.device
+    teacher: AnyTeacher,
+    preset: Preset,
+    normal_images: int,
+    copies: Images,
+    *,
+    views: Images | None = None,
+    seed: int,
+    device: torch.device,
 ) -> MemoryCandidates | None:
     """Return the memory of the normal images by each variant that the preset allows, learned from ``copies`` u8 [N, H, W, 3]
-    (the ``normal_images`` originals first); None where the preset has none.
+    (the ``normal_images`` originals first) and from disturbed ``views`` of them; None where the preset has none.
     """
     size: Size = (copies.shape[1], copies.shape[2])
     allowed = memory_regions(preset, size)
     if not allowed:
         return None
     learned = spread(copies[: max(normal_images, MAX_IMAGES)], MAX_IMAGES)
+    if views is not None:
+        learned = np.concatenate([learned, spread(views, MAX_IMAGES)])
     features = np.concatenate(list(_features(teacher, learned, device)))
     whitening = whitening_of(features.reshape(-1, features.shape[-1]), preset.memory.width)
     white = _whitened(features, whitening)

@@ -78,3 +78,28 @@ def log_scores(contents: BundleContents, log: Log) -> None:
         values = ("    -" if row[key] is None else f"{row[key]:.3f}" for key in ("auroc_synthetic", "auroc_faded"))
         log(f"  {branch:<12} {row['weight']:5.2f}  {'  '.join(values)}")
     log(contents.thresholds.describe())
+    if "tolerance" in contents.report:
+        log_tolerance(contents.report["tolerance"], log)
+
+
+HOPELESS = 0.1  # of the faint anomalies: an axis whose threshold loses more is a matter of image quality
+
+
+def log_tolerance(report: Mapping[str, Any], log: Log) -> None:
+    """Say what each axis of a tolerance costs in recall on faint synthetic anomalies, and which no threshold can mend."""
+    recall = report["none"]["recall"]
+    heads = "  ".join(f"at {float(share):.0%}" for share in recall)
+    log(f"tolerance ({report['images']} unseen images in {report['versions']} versions): NG threshold, recall of anomalies {heads}")
+    log(f"  {'none':<9} {report['none']['ng']:7.3f}  " + "  ".join(f"{value:6.1%}" for value in recall.values()))
+    for axis, row in [*report["axes"].items(), ("all", report["all"])]:
+        lost = "  ".join(f"{-value:+6.1%}" for value in row["recall_lost"].values())
+        log(f"  {axis:<9} {row['ng']:7.3f}  {lost}")
+    lost_most = {axis: max(row["recall_lost"].values(), default=0.0) for axis, row in report["axes"].items() if axis != "random"}
+    dear = [axis for axis, lost_share in lost_most.items() if lost_share > HOPELESS]
+    if dear:
+        log(
+            f"no threshold mends {', '.join(dear)}: at its limit it looks like a faint defect; keep it steadier on the line, "
+            f"or narrow the tolerance, such as --tolerance default,{dear[0]}=0"
+        )
+    if report["unlocated"]:
+        log(f"  in {report['unlocated']} disturbed images the part was not located; they count as undisturbed")

@@ -43,7 +43,6 @@ from edge_ad.scoring import (
     BRANCHES,
     MAPS,
     Statistics,
-    choose_thresholds,
     choose_weights,
     cross_normalised,
     fit_gaussian,
@@ -57,6 +56,7 @@ from edge_ad.scoring.pooling import choose_top, highest_mean
 from edge_ad.training.augment import to_pixels
 from edge_ad.training.images import Images, ScoringImages, with_faded
 from edge_ad.training.loop import Arithmetic
+from edge_ad.training.tolerance import DisturbedImages, cost_report, tolerant_thresholds
 from edge_ad.utils.progress import Progress
 
 GOLDEN = 8
@@ -103,7 +103,7 @@ def blank_statistics(pooled: NDArray[np.float32]) -> Statistics:
 class Measured:
     """What the pipeline says of all images: of the unseen normal images that training stopped by (``normalise``) and
     of those that nothing used (``threshold``), of anomalies at full strength and at each of the FADES; and what the
-    fusion read of the last image.
+    fusion read of the last image. ``disturbed`` are versions of unseen normal images within a tolerance, image by image.
     """
 
     normalise: Scored
@@ -111,6 +111,7 @@ class Measured:
     anomalies: Scored
     faded: Mapping[float, Scored]
     fusion_inputs: Mapping[str, NDArray[np.float32]]
+    disturbed: Scored | None = None
 
     def shown(self) -> Scored:
         """Return the anomalies of all strengths, one after the other."""
@@ -128,7 +129,39 @@ class Measured:
         """Return the same with the raw scores that ``fusion`` makes of the named ``maps``."""
         faded = {share: scored.repooled(fusion, maps) for share, scored in self.faded.items()}
         normalise, threshold = self.normalise.repooled(fusion, maps), self.threshold.repooled(fusion, maps)
-        return Measured(normalise, threshold, self.anomalies.repooled(fusion, maps), faded, self.fusion_inputs)
+        disturbed = None if self.disturbed is None else self.disturbed.repooled(fusion, maps)
+        return Measured(normalise, threshold, self.anomalies.repooled(fusion, maps), faded, self.fusion_inputs, disturbed)
+
+
+@dataclass(frozen=True)
+class Versions:
+    """Unseen normal images with V versions each, the undisturbed one first: raw scores f32 [N, V, B], the same one after
+    the other, and the ``rows`` of all unseen images that these are.
+    """
+
+    raw: NDArray[np.float32]
+    flat: Scored
+    rows: NDArray[np.intp]
+
+    @classmethod
+    def of(cls, unseen: Scored, scored: Scored | None, disturbed: DisturbedImages | None) -> Versions:
+        """Return all ``unseen`` images by themselves, or those that have ``disturbed`` versions with these."""
+        if scored is None or disturbed is None:
+            return cls(unseen.raw[:, None], unseen, np.arange(len(unseen.raw)))
+        rows, versions = disturbed.rows, len(disturbed.axes)
+        plain = Scored(unseen.raw[rows], tuple(maps[rows] for maps in unseen.maps))
+        raw = np.concatenate([plain.raw[:, None], scored.raw.reshape(len(rows), versions, -1)], axis=1)
+        return cls(raw, Scored.joined([plain, scored]), rows)
+
+    def groups(self, groups: Sequence[Sequence[int]]) -> list[list[int]]:
+        """Return ``groups`` of unseen images as indices of these."""
+        place = {int(row): index for index, row in enumerate(self.rows)}
+        kept = ([place[index] for index in group if index in place] for group in groups)
+        return [group for group in kept if group]
+
+    def before(self, count: int) -> int:
+        """Return how many of these are among the first ``count`` unseen images."""
+        return int((self.rows < count).sum())
 
 
 def finish_contents(
@@ -141,28 +174,35 @@ def finish_contents(
     given: Collection[str] = (),
     seed: int,
     progress: Progress,
+    disturbed: DisturbedImages | None = None,
 ) -> BundleContents:
     """Return ``contents`` with statistics, weights, thresholds, raw scores and golden images measured by the pipeline.
 
     ``contents`` carries the exported graphs with ``blank_statistics``; ``targets`` are the rates of normal images
     called NG and called WARN or NG. A preliminary bundle is written to ``scratch`` so that the very code of the edge
     does the scoring. How many of the highest cells of each map count is chosen then, but for what the user has
-    ``given`` of the settings of ``preset`` (keys such as ``fusion.top``).
+    ``given`` of the settings of ``preset`` (keys such as ``fusion.top``). With ``disturbed`` versions of the unseen normal
+    images statistics, weights and thresholds come from them too.
     """
-    measured = _measured(contents, images, scratch, progress)
+    measured = _measured(contents, images, disturbed, scratch, progress=progress)
     contents, measured = _with_chosen_tops(contents, measured, images.kinds, preset, given=given, seed=seed, progress=progress)
     anomalies, shown = measured.anomalies, measured.shown()
     unseen, groups = measured.unseen(), _near_duplicates(images)
-    z = cross_normalised(unseen.raw, groups)
-    statistics = measure(contents.statistics, unseen, z, shown, kinds=measured.kinds(images.kinds), seed=seed)
-    scores = _witnesses(weighted(z, statistics.weight), len(measured.normalise.raw), progress)
-    thresholds = choose_thresholds(scores, *targets)
+    versions = Versions.of(unseen, measured.disturbed, disturbed)
+    z = cross_normalised(versions.raw, versions.groups(groups))
+    statistics = measure(contents.statistics, versions.flat, z, shown, kinds=measured.kinds(images.kinds), seed=seed)
+    scores = _witnesses(weighted(z, statistics.weight), versions.before(len(measured.normalise.raw)), progress)
+    axes = () if disturbed is None else disturbed.axes
+    thresholds = tolerant_thresholds(scores, axes, targets)
     golden = _golden(images, measured.threshold.raw, anomalies.raw)
     raw = {"normalise": measured.normalise.raw, "threshold": measured.threshold.raw, "synthetic": anomalies.raw}
     raw |= {f"synthetic_{100 * share:.0f}": scored.raw for share, scored in measured.faded.items()}
     branches = branch_report(unseen.raw, anomalies.raw, shown.raw[len(anomalies.raw) :], statistics)
     counts = {"images": len(unseen.raw), "for_thresholds": len(scores), "groups": len(groups)}
     report = {**contents.report, "branches": branches, "unseen": counts}
+    if disturbed is not None:
+        faint = {f"{share:g}": fuse(scored.raw, statistics)[1] for share, scored in measured.faded.items()}
+        report["tolerance"] = cost_report(disturbed, scores, faint, targets)
     return replace(contents, statistics=statistics, thresholds=thresholds, raw_scores=raw, golden=golden, report=report)
 
 
@@ -172,12 +212,12 @@ def _near_duplicates(images: ScoringImages) -> list[list[int]]:
 
 
 def _witnesses(scores: NDArray[np.float32], stopped: int, progress: Progress) -> NDArray[np.float32]:
-    """Return the scores that may set thresholds: all, or without the first ``stopped`` where these lie below the others.
+    """Return the scores [N, V] that may set thresholds: all, or without the first ``stopped`` where these lie below the others.
 
     Training stops where the ``stopped`` images err least, and weights and pooling are chosen on them, so that they may
     score lower than new ones; they may also show another state of the line than a validation folder.
     """
-    if not lies_above(scores[:stopped], scores[stopped:]):
+    if not lies_above(scores[:stopped, 0], scores[stopped:, 0]):
         return scores
     progress.log(
         f"{stopped} of the unseen normal images, those that training stopped by, score lower than the other "
@@ -186,16 +226,19 @@ def _witnesses(scores: NDArray[np.float32], stopped: int, progress: Progress) ->
     return scores[stopped:]
 
 
-def _measured(contents: BundleContents, images: ScoringImages, scratch: Path, progress: Progress) -> Measured:
+def _measured(
+    contents: BundleContents, images: ScoringImages, disturbed: DisturbedImages | None, scratch: Path, *, progress: Progress
+) -> Measured:
     write_bundle(scratch, contents)
     with Pipeline(open_bundle(scratch), all_branches=True) as pipeline:
         normalise = score_all(pipeline, images.normalise, "scoring normal images", progress)
         threshold = score_all(pipeline, images.threshold, "scoring threshold normal images", progress)
         anomalies = score_all(pipeline, images.anomalies, "scoring synthetic anomalies", progress)
         faded = _score_faded(pipeline, images, progress)
+        versions = None if disturbed is None else score_all(pipeline, disturbed, "scoring disturbed normal images", progress)
         inputs = {name: pipeline.tensor(name) for name in GRAPHS[FUSION].inputs if name not in CONSTANTS}
     scratch.unlink()
-    return Measured(normalise, threshold, anomalies, faded, inputs)
+    return Measured(normalise, threshold, anomalies, faded, inputs, versions)
 
 
 def _score_faded(pipeline: Pipeline, images: ScoringImages, progress: Progress) -> dict[float, Scored]:
@@ -247,16 +290,16 @@ def measure(
 ) -> Statistics:
     """Return mean, deviation, map quantiles and branch weights from unseen normal images and synthetic anomalies.
 
-    ``z`` [N, B] are the ``normal`` images, each normalised by the others: what weights are chosen on.
+    ``z`` [N, V, B] are all versions of ``normal`` images, each image normalised by the others: what weights are chosen on.
     """
     mean, std = normalise_statistics(normal.raw)
     quantiles = np.array([_quantile_pair(maps) for maps in normal.maps], np.float32)
     flat = replace(blank, mean=mean, std=std, quantiles=quantiles)
-    weight = choose_weights(z, fuse(anomalies.raw, flat)[0], kinds, seed)
+    weight = choose_weights(z.reshape(-1, z.shape[-1]), fuse(anomalies.raw, flat)[0], kinds, seed, images=len(z))
     return replace(flat, weight=weight)
 
 
-def score_all(pipeline: Pipeline, images: Images, stage: str, progress: Progress) -> Scored:
+def score_all(pipeline: Pipeline, images: Images | DisturbedImages, stage: str, progress: Progress) -> Scored:
     """Run every image through the pipeline."""
     import time
 

@@ -89,6 +89,7 @@ from edge_ad.training.statistics import (
 from edge_ad.training.symmetry import measure_symmetry, with_symmetry
 from edge_ad.training.teacher import describe, load_teacher, measure_channels
 from edge_ad.training.tiles import TileImages, layout_of, learn_tiles, shrunk, tiles_message, tiles_report
+from edge_ad.training.tolerance import DisturbedImages, chosen_tolerance, with_tolerance
 from edge_ad.utils.files import atomic_write
 from edge_ad.utils.progress import Progress, clock
 
@@ -154,6 +155,7 @@ class _Training:
         options = settings.train
         self.preset = chosen_preset(options)
         self.preset.check_image_size(self.preset.image_size)
+        self.tolerance = chosen_tolerance(settings, self.preset)
         self.tiles = None if options.tiles is None else parse_tiles(options.tiles)
         self.layout: TileLayout | None = None
         if self.tiles is not None:
@@ -233,6 +235,7 @@ class _Training:
         self.geometry, self.frames = replace(chosen.geometry, size=self._input_size(self.image_size)), normal.frames
         self.dataset = replace(self.dataset, normal=normal.located)
         self._follow_symmetry(replace(normal.fit, images=shrunk(normal.fit.images, self.layout)))
+        self.preset = with_tolerance(self.preset, self.tolerance, located=self.geometry.locates)
         if main and self.geometry.locates:
             sheet = self.folder.path / f"{self.dataset.name}.parts.png"
             atomic_write(sheet, parts_sheet(normal.fit))
@@ -274,7 +277,7 @@ class _Training:
 
     def _learn(self, teacher: Any, images: ScoringImages) -> tuple[Networks, Described]:
         preset, arithmetic = self.preset, self.arithmetic
-        copies = with_moved(images.fit, preset, self.options.seed)
+        copies = with_moved(images.fit, preset, self.options.seed, self.tolerance)
         fit, unseen_images, moved = (shrunk(part, self.layout) for part in (images.fit, images.normalise, copies))
         tokens, pooled = describe(teacher, moved, preset, arithmetic.device, progress=self.progress)
         unseen, _ = describe(teacher, unseen_images, preset, arithmetic.device)
@@ -285,6 +288,7 @@ class _Training:
         tokenizer = build_tokenizer(preset, channels, self.image_size)
         self._fit(TokenizerRecipe(tokenizer, preset.tokenizer_schedule, tokens, unseen, arithmetic=arithmetic), len(images.fit))
         originals = slice(len(fit))
+        shown = slice(None) if self.tolerance else originals  # what errors are usual: copies are disturbed within the tolerance
         soften(tokenizer, tokens[originals], arithmetic)
         codes, top = encode_all(tokenizer, tokens, arithmetic)
         unseen_codes = encode(tokenizer, unseen, arithmetic)
@@ -298,7 +302,7 @@ class _Training:
         self._report_baseline(recipe)
         bank = torch.from_numpy(bank_of(preset.masks, lavit.grid))
         surprise = learn_surprise(lavit, bank, tokens, codes, arithmetic=arithmetic, tokenizer=tokenizer)
-        learn_cells(lavit, bank, codes[originals], (unseen, unseen_codes), arithmetic=arithmetic)
+        learn_cells(lavit, bank, codes[shown], (unseen, unseen_codes), arithmetic=arithmetic)
 
         torch.manual_seed(self.options.seed)
         efficientad = build_efficientad(preset, teacher.channels, self.image_size)
@@ -313,7 +317,7 @@ class _Training:
         tiles, memory = self._learn_tiles(teacher, images), None
         if arithmetic.group.is_main_process:
             learned = replace(images, fit=fit)
-            memory = self._choose(teacher, (tokenizer, efficientad), learned, tokens=tokens[originals], copies=copies, tiles=tiles)
+            memory = self._choose(teacher, (tokenizer, efficientad), learned, tokens=tokens[shown], copies=copies, tiles=tiles)
         for module in (teacher, efficientad, tokenizer, lavit, *(() if tiles is None else tiles.modules)):
             module.cpu().eval()
         return Networks(teacher, efficientad, tokenizer, lavit, memory, tiles), Described(pooled.numpy(), surprise)
@@ -343,10 +347,12 @@ class _Training:
         learn_tokenizer_errors(tokenizer, tokens, self.arithmetic)
         learn_student_errors(efficientad, teacher, images.fit, self.arithmetic)
         readers = standardise_readers(preset, given, *networks)
-        memory = learn_memory(source, preset, len(images.fit), copies, seed=seed, device=device)
+        views = disturbed(images.fit, preset, seed, self.tolerance) if self.tolerance or preset.views.memory else None
+        memory = learn_memory(source, preset, len(images.fit), copies, views=views, seed=seed, device=device)
         if memory is not None and len(memory.names) > 1:
             readers.append(memory.read)
-        trials = read_trials(source, images, readers, seed=seed, device=device) if readers else {}
+        more = disturbed(images.normalise, preset, seed, self.tolerance) if self.tolerance else None
+        trials = read_trials(source, images, readers, seed=seed, device=device, more=more) if readers else {}
         self.preset, report = with_standardised(preset, trials, *networks)
         for name, row in report.items():
             self.progress.log(f"errors of {name}: {row['variant']}; {describe_figures(row)}")
@@ -419,7 +425,7 @@ class _Training:
         targets = (self.thresholds.target_ng, self.thresholds.target_warn)
         scratch = self.folder.state / "preliminary.edgead"
         options = CalibrateOptions(CalibrateTable(images=INT8_IMAGES, seed=self.options.seed), search=False)
-        views = disturbed(images.fit, preset, self.options.seed)
+        views = disturbed(images.fit, preset, self.options.seed, self.tolerance)
         normal, copies = len(images.fit), len(described.pooled) - len(images.fit)
         self.report["gaussians"] = {"goods": normal, "copies": copies, "views": len(views)}
         blank, options = learn_quantization_statistics(
@@ -427,7 +433,7 @@ class _Training:
         )
         contents = finish_contents(
             blank, images, scratch, targets,
-            preset=preset, given=self.given, seed=self.options.seed, progress=self.progress,
+            preset=preset, given=self.given, seed=self.options.seed, progress=self.progress, disturbed=self._disturbed(),
         )  # fmt: skip
         log_scores(contents, self.progress.log)
         options = replace(options, keep=FLOAT_BY_DEFAULT)
@@ -436,17 +442,26 @@ class _Training:
         data = dataset_report(self.dataset, self.options.seed, self.options.setting)
         return replace(contents, report={**contents.report, **data, **camera})
 
+    def _disturbed(self) -> DisturbedImages | None:
+        """Return the unseen normal images disturbed within the tolerance; None without one."""
+        unseen = (*self.dataset.normal.normalise, *self.dataset.normal.threshold)
+        if not self.tolerance:
+            return None
+        return DisturbedImages(unseen, self.geometry, self.dataset.bits, self.tolerance, seed=self.options.seed)
+
     def _penalty_images(self, size: Size) -> Images | None:
         return read_penalty(self.penalty, size, cropped=self.preset.efficientad.cropped_penalty)
 
     def _details(self) -> dict[str, Any]:
         normal, given = self.dataset.normal, self.options
-        options = {**given.model_dump(exclude={"out", "setting", "smallest_defect", *SHAPING}), **self.thresholds.model_dump()}
+        left_out = {"out", "setting", "smallest_defect", "tolerance", *SHAPING}
+        options = {**given.model_dump(exclude=left_out), **self.thresholds.model_dump()}
         options |= {name: value for name in SHAPING if (value := getattr(given, name))}
         return {
             "version": __version__,
             "settings": self.preset.settings(),
             "options": {name: str(value) for name, value in {**options, "values": tuple(given.setting)}.items()},
+            **({"tolerance": self.tolerance.as_dict()} if self.tolerance else {}),
             **({"empty": [[str(path), path.stat().st_size] for path in empty_paths(given.empty)]} if given.empty else {}),
             "goods": [[str(path), path.stat().st_size] for path in (*normal.fit, *normal.normalise, *normal.threshold)],
             "arithmetic": self.arithmetic.name,

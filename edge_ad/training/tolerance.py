@@ -1,0 +1,149 @@
+"""A tolerance in a training: the preset that learns from disturbed copies, disturbed unseen normal images, and what each axis
+costs.
+
+Unseen normal images are disturbed in the frame of the camera before the part is located: what a locator takes away does
+not reach the input. Copies to learn from are made of inputs, so where parts are located they vary in light, colour, blur
+and noise by the tolerance, and in place as the preset says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_ad.config import Config
+from edge_ad.data.images import read_image
+from edge_ad.data.tolerance import Disturbance, Tolerance
+from edge_ad.geometry.geometry import Geometry
+from edge_ad.geometry.pose import NotLocated
+from edge_ad.presets.presets import Augmentation, Preset
+from edge_ad.scoring import Thresholds, choose_thresholds
+
+Image = NDArray[np.uint8]
+Scores = NDArray[np.float32]
+RANDOM = 2  # draws from everything within the tolerance, of each image, beside the corners
+MAX_FRAMES = 1500  # disturbed images that are scored, about a minute on a CPU core: of many normal images only some
+
+
+def chosen_tolerance(settings: Config, preset: Preset) -> Tolerance:
+    """Return the tolerance that ``--tolerance`` says; else that of the preset with the axes that [tolerance] names."""
+    text = settings.train.tolerance
+    if text is not None:
+        return Tolerance.parse(text)
+    table = settings.tolerance.model_dump(exclude_none=True)
+    given = {name: f"{value:g}" if isinstance(value, (int, float)) else value for name, value in table.items()}
+    return Tolerance.read(given, Tolerance.parse(preset.tolerance))
+
+
+def with_tolerance(preset: Preset, tolerance: Tolerance, *, located: bool) -> Preset:
+    """Return the preset whose copies of inputs move as widely as ``tolerance``, at least; their light comes from it alone.
+
+    Parts that are ``located`` move in their inputs as the preset says, whatever they do in the frame.
+    """
+    if not tolerance:
+        return preset
+
+    def widened(now: Augmentation) -> Augmentation:
+        if located:
+            return now
+        turned, moved = max(now.rotate, tolerance.rotation), max(now.shift, tolerance.shift)
+        return replace(now, rotate=turned, shift=moved, scale=max(now.scale, tolerance.scale))
+
+    copies = replace(widened(preset.token_augmentation), gain=0.0)
+    return replace(preset, augmentation=widened(preset.augmentation), token_augmentation=copies)
+
+
+class DisturbedImages:
+    """Versions of unseen normal images as inputs u8 [H, W, 3], made one after the other: ``axes`` names those of each image.
+
+    Each axis at its limits, then RANDOM draws. ``rows`` are the indices of the images used, all where their versions are at
+    most MAX_FRAMES. A part that is not located in a disturbed frame counts as undisturbed; ``unlocated`` counts these.
+    """
+
+    def __init__(self, paths: Sequence[Path], geometry: Geometry, bits: int, tolerance: Tolerance, *, seed: int) -> None:
+        self._corners = [(axis, one) for axis, many in tolerance.corners().items() for one in many]
+        self.axes = (*(axis for axis, _ in self._corners), *["random"] * RANDOM) if tolerance else ()
+        most = max(MAX_FRAMES // max(len(self.axes), 1), 1)
+        self.rows = np.unique(np.linspace(0, len(paths) - 1, min(len(paths), most)).round().astype(int))
+        self.tolerance, self.unlocated = tolerance, 0
+        self._paths, self._geometry, self._bits, self._seed = paths, geometry, bits, seed
+
+    def __len__(self) -> int:
+        return len(self.rows) * len(self.axes)
+
+    def __iter__(self) -> Iterator[Image]:
+        for row in self.rows if self.axes else ():
+            rng = np.random.default_rng([self._seed, 17, int(row)])
+            frame = read_image(self._paths[row], self._bits)
+            drawn = [one for _, one in self._corners] + [self.tolerance.draw(rng) for _ in range(RANDOM)]
+            plain = self._geometry.prepare(frame)
+            assert not isinstance(plain, NotLocated)  # unseen normal images are those whose part was located
+            for one in drawn:
+                yield one.degrade(self._moved(frame, plain.image, one), rng)
+
+    def _moved(self, frame: Image, plain: Image, one: Disturbance) -> Image:
+        if not one.moves:
+            return plain
+        prepared = self._geometry.prepare(one.move(frame))
+        self.unlocated += isinstance(prepared, NotLocated)
+        return plain if isinstance(prepared, NotLocated) else prepared.image
+
+
+def tolerant_thresholds(scores: Scores, axes: Sequence[str], targets: tuple[float, float]) -> Thresholds:
+    """Return thresholds for the ``targets`` (NG, and WARN or NG) of normal images as they come within a tolerance.
+
+    ``scores`` f32 [N, V] are those of each image undisturbed, then of its versions as ``axes`` says. An image counts by the
+    highest score of its undisturbed and its randomly drawn versions: a new part in a state drawn alike lies above with the
+    target rate at most. With any one axis at its limit no more than twice the targets may, so thresholds are lifted to that.
+    """
+    drawn = _highest(scores, axes, "random")
+    base = choose_thresholds(drawn, *targets)
+    twice = min(2 * targets[0], 0.99), min(2 * targets[1], 0.99)
+    lifted = [base, *(choose_thresholds(_highest(scores, axes, axis), *twice) for axis in dict.fromkeys(axes) if axis != "random")]
+    warn, ng = max(one.warn for one in lifted), max(one.ng for one in lifted)
+    return replace(base, warn=warn, ng=ng, goods_warn=int((drawn > warn).sum()), goods_ng=int((drawn > ng).sum()))
+
+
+def _highest(scores: Scores, axes: Sequence[str], axis: str) -> Scores:
+    """Return the highest score f32 [N] of each image undisturbed and along one axis."""
+    highest: Scores = scores[:, [0, *(index for index, name in enumerate(axes, 1) if name == axis)]].max(axis=1)
+    return highest
+
+
+def cost_report(
+    disturbed: DisturbedImages, scores: Scores, faint: Mapping[str, Scores], targets: tuple[float, float]
+) -> dict[str, Any]:
+    """Return what each axis costs: the NG threshold with it alone, and the recall that this loses of ``faint`` anomalies.
+
+    ``scores`` f32 [N, V] are those of normal images, undisturbed first, then as ``disturbed.axes`` says; ``faint`` are
+    those of synthetic anomalies by the share of their strength.
+    """
+    axes, plain = disturbed.axes, choose_thresholds(scores[:, 0], *targets).ng
+    found = {share: _share_above(values, plain) for share, values in faint.items()}
+
+    def row(ng: float) -> dict[str, Any]:
+        lost = {share: round(found[share] - _share_above(values, ng), 4) for share, values in faint.items()}
+        return {"ng": round(ng, 4), "recall_lost": lost}
+
+    def alone(axis: str) -> float:
+        columns = [index for index, name in enumerate(axes, 1) if name == axis]
+        return tolerant_thresholds(scores[:, [0, *columns]], [axis] * len(columns), targets).ng
+
+    return {
+        "limits": disturbed.tolerance.as_dict(),
+        "images": len(scores),
+        "versions": len(axes),
+        "unlocated": disturbed.unlocated,
+        "none": {"ng": round(plain, 4), "recall": {share: round(value, 4) for share, value in found.items()}},
+        "axes": {axis: row(alone(axis)) for axis in dict.fromkeys(axes)},
+        "all": row(tolerant_thresholds(scores, axes, targets).ng),
+    }
+
+
+def _share_above(scores: Scores, threshold: float) -> float:
+    return float((scores > threshold).mean()) if len(scores) else 0.0

@@ -1,0 +1,189 @@
+"""A tolerance in a training: what is disturbed, what the thresholds then promise, and what the report says of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from edge_ad.config import Config, parse_config
+from edge_ad.data.tolerance import DEFAULT, Tolerance
+from edge_ad.errors import BadInput
+from edge_ad.geometry.geometry import Geometry
+from edge_ad.presets.presets import FAST, PRESETS, Augmentation
+from edge_ad.scoring import choose_thresholds
+from edge_ad.training import tolerance as module
+from edge_ad.training.augment import disturbed, to_pixels, with_moved
+from edge_ad.training.memory import learn_memory
+from edge_ad.training.report import log_tolerance
+from edge_ad.training.tolerance import (
+    RANDOM,
+    DisturbedImages,
+    chosen_tolerance,
+    cost_report,
+    tolerant_thresholds,
+    with_tolerance,
+)
+from tests.data.folders import picture
+from tests.fixtures.tiny_presets import TINY
+
+IMAGES = np.stack([picture(number, (32, 32)) for number in range(4)])
+
+
+def settings(text: str) -> Config:
+    return parse_config(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", Tolerance()),
+        ('[train]\ntolerance = "default"', DEFAULT),
+        ('[tolerance]\nlight = "10 %"\nnoise = 2', Tolerance(light=0.1, noise=2.0)),
+        ('[train]\ntolerance = "none"\n[tolerance]\nlight = "10 %"', Tolerance()),
+        ('[train]\ntolerance = "default,blur=0"', replace(DEFAULT, blur=0.0)),
+    ],
+)
+def test_option_wins_over_the_table_and_the_table_over_the_preset(text: str, expected: Tolerance) -> None:
+    assert chosen_tolerance(settings(text), FAST).as_dict() == pytest.approx(expected.as_dict())
+
+
+def test_table_changes_the_axes_of_the_preset_that_it_names_and_is_refused_beyond_the_limits() -> None:
+    preset = replace(FAST, tolerance="default")
+    assert chosen_tolerance(settings("[tolerance]\nnoise = 4"), preset) == replace(DEFAULT, noise=4.0)
+    with pytest.raises(BadInput, match="light is '40 %', beyond what the method supports: write a number from 0 to 30 %"):
+        chosen_tolerance(settings('[tolerance]\nlight = "40 %"'), preset)
+    with pytest.raises(BadInput, match="tolerance.zoom|zoom"):
+        settings("[tolerance]\nzoom = 2")
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_have_no_tolerance_until_a_user_asks_for_one(name: str) -> None:
+    assert not chosen_tolerance(Config(), PRESETS[name])
+
+
+def test_copies_move_as_widely_as_the_tolerance_unless_the_part_is_located() -> None:
+    wide = Tolerance(shift=0.05, rotation=5.0, scale=0.04, light=0.1)
+    whole = with_tolerance(FAST, wide, located=False)
+    for group in (whole.augmentation, whole.token_augmentation):
+        assert (group.shift, group.rotate, group.scale) == (0.05, 5.0, 0.04)
+    assert whole.token_augmentation.gain == 0  # light is drawn from the tolerance
+    located = with_tolerance(FAST, wide, located=True)
+    assert located.augmentation == FAST.augmentation
+    assert with_tolerance(FAST, Tolerance(), located=False) is FAST
+
+
+def test_copies_and_views_are_changed_in_light_and_focus_by_a_tolerance_alone() -> None:
+    still = Augmentation(rotate=0.0, shift=0.0, scale=0.0, copies=1)
+    preset = replace(FAST, token_augmentation=still)
+    assert np.array_equal(with_moved(IMAGES, preset, 0)[4:], IMAGES)
+    noisy = with_moved(IMAGES, preset, 0, Tolerance(noise=8.0))
+    assert np.array_equal(noisy[:4], IMAGES)
+    assert 0 < np.abs(noisy[4:].astype(int) - IMAGES).mean() < 8
+    preset = replace(preset, views=replace(preset.views, copies=1))
+    dark = disturbed(np.full((4, 32, 32, 3), 100, np.uint8), preset, 0, Tolerance(light=0.3))
+    assert all(len(np.unique(view)) == 1 for view in dark)
+    assert len(np.unique(dark)) > 1
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> list[Path]:
+    result = [tmp_path / f"{number}.png" for number in range(4)]
+    for path, image in zip(result, IMAGES, strict=True):
+        cv2.imwrite(str(path), image[..., ::-1])
+    return result
+
+
+def test_every_unseen_image_comes_with_each_axis_at_its_limits_and_random_draws(paths: list[Path]) -> None:
+    versions = DisturbedImages(paths, Geometry.square((32, 32)), 8, Tolerance(light=0.1, blur=1.0), seed=0)
+    assert versions.axes == ("light", "light", "blur", *["random"] * RANDOM)
+    images = list(versions)
+    assert len(images) == len(versions) == 4 * len(versions.axes)
+    expected = np.clip(np.rint(IMAGES[0].astype(np.float32) * np.float32(1.1)), 0, 255).astype(np.uint8)
+    assert np.array_equal(images[0], expected)
+    assert all(np.array_equal(one, other) for one, other in zip(images, versions, strict=True))
+    assert len(DisturbedImages(paths, Geometry.square((32, 32)), 8, Tolerance(), seed=0)) == 0
+
+
+def test_of_many_unseen_images_some_spread_evenly_are_disturbed(paths: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_FRAMES", 2 * (1 + RANDOM))
+    assert DisturbedImages(paths, Geometry.square((32, 32)), 8, Tolerance(blur=1.0), seed=0).rows.tolist() == [0, 3]
+
+
+AXES = ("blur", "light", "light", "random", "random")
+
+
+def scores(images: int, seed: int) -> np.ndarray:
+    """Return scores f32 [N, V]: images differ, random states add up to 1, blur 2, light little."""
+    rng = np.random.default_rng(seed)
+    own = rng.normal(size=(images, 1))
+    return np.concatenate([own, own + 2, own + 0.1, own - 0.1, own + rng.uniform(0, 1, (images, 2))], axis=1).astype(np.float32)
+
+
+def test_without_a_tolerance_the_thresholds_are_those_of_the_undisturbed_images() -> None:
+    plain = scores(40, 0)[:, :1]
+    assert tolerant_thresholds(plain, (), (0.01, 0.05)) == choose_thresholds(plain, 0.01, 0.05)
+
+
+def test_new_parts_in_random_states_keep_the_promise_and_at_a_limit_twice_of_it() -> None:
+    target, drawn, blurred = 0.05, [], []
+    for line in range(60):
+        thresholds = tolerant_thresholds(scores(39, line), AXES, (target, 2 * target))
+        new = scores(2000, 1000 + line)
+        drawn.append((new[:, 4] > thresholds.ng).mean())
+        blurred.append((new[:, 1] > thresholds.ng).mean())
+    assert np.mean(drawn) <= target + 2 * np.std(drawn) / np.sqrt(60)
+    assert np.mean(blurred) <= 2 * target + 2 * np.std(blurred) / np.sqrt(60)
+    undisturbed = choose_thresholds(scores(39, 0)[:, 0], target, 2 * target)
+    assert (scores(2000, 1000)[:, 1] > undisturbed.ng).mean() > 0.4  # what it makes of a blur of two deviations
+
+
+def test_cost_of_each_axis_is_the_recall_that_its_threshold_loses(paths: list[Path]) -> None:
+    disturbed_images = DisturbedImages(paths, Geometry.square((32, 32)), 8, Tolerance(light=0.1, blur=1.0), seed=0)
+    # Undisturbed 0 to 3; light adds 0.5 at most, blur 4, random states 1. With four images the threshold is the highest.
+    own = np.arange(4, dtype=np.float32)[:, None]
+    rows = own + np.array([0, 0.5, 0.2, 4, 1, 0], np.float32)
+    faint = {"0.5": np.array([2.0, 3.2, 3.7, 4.5, 9.0], np.float32)}
+    report = cost_report(disturbed_images, rows, faint, (0.01, 0.05))
+    assert report["none"] == {"ng": 3.0, "recall": {"0.5": 0.8}}
+    assert report["axes"]["light"] == {"ng": 3.5, "recall_lost": {"0.5": pytest.approx(0.2)}}
+    assert report["axes"]["blur"] == {"ng": 7.0, "recall_lost": {"0.5": pytest.approx(0.6)}}
+    assert report["axes"]["random"]["ng"] == 4.0
+    assert report["all"] == report["axes"]["blur"]
+    lines: list[str] = []
+    log_tolerance(report, lines.append)
+    assert any("no threshold mends light, blur" in line and "default,light=0" in line for line in lines)
+
+
+class CellTeacher:
+    """Describes every cell of 8 x 8 pixels by mean and deviation of its colours."""
+
+    channels = 6
+
+    def __call__(self, pixels: torch.Tensor) -> SimpleNamespace:
+        mean, square = functional.avg_pool2d(pixels, 8), functional.avg_pool2d(pixels**2, 8)
+        return SimpleNamespace(features=torch.cat([mean, (square - mean**2).clamp(min=0).sqrt()], dim=1))
+
+
+def test_memory_learns_from_views_as_well_and_then_takes_their_noise_for_good() -> None:
+    preset = replace(TINY, memory=replace(TINY.memory, variant="gaussian", width=6))
+    rng, cpu = np.random.default_rng(0), torch.device("cpu")
+    normal = rng.integers(40, 200, (6, 16, 16, 3)).astype(np.uint8).repeat(8, 1).repeat(8, 2)  # cells of one colour
+    noisy, unseen = (np.clip(normal + rng.normal(0, 6, normal.shape), 0, 255).astype(np.uint8) for _ in range(2))
+
+    def learned(views: np.ndarray | None) -> tuple[int, float]:
+        memory = learn_memory(CellTeacher(), preset, 6, normal, views=views, seed=0, device=cpu)  # type: ignore[arg-type]
+        assert memory is not None
+        pixels, still = to_pixels(unseen, cpu), to_pixels(normal, cpu)
+        scores = [memory.read(one, CellTeacher()(one))["memory"].mean() for one in (pixels, still)]  # type: ignore[arg-type]
+        return memory.chosen(None).report["images"], float(scores[0] / scores[1])
+
+    (fewer, strange), (more, usual) = learned(None), learned(noisy)
+    assert (fewer, more) == (6, 12)
+    assert usual < strange
