@@ -186,9 +186,9 @@ class EvaluateTable(Table):
 
 
 class RecalibrateTable(Table):
-    """The seed of the split of the normal images."""
+    """The seed of the folds of the normal images."""
 
-    seed: Annotated[int, Field(ge=0), Flag("The seed of the split of the normal images into two halves.")] = 0
+    seed: Annotated[int, Field(ge=0), Flag("The seed of the folds of the normal images, and of the anomalies drawn on them.")] = 0
 
 
 class CalibrateTable(Table):

@@ -16,7 +16,7 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,22 @@ class HealthReference:
     shift_x: tuple[float, float]
     shift_y: tuple[float, float]
     template: Field = field(repr=False)
+
+    def joined(self, old: HealthReference) -> HealthReference:
+        """Return this reference with the light and the sharpness of ``old`` allowed as well, where both are of one size; the
+        place is that of this one.
+        """
+        if self.size != old.size:
+            return self
+        sharp = [known if known < new else new for new, known in zip(self.sharp_low, old.sharp_low, strict=True)]  # NaN stays
+        return replace(
+            self,
+            median_low=min(self.median_low, old.median_low),
+            bright_low=min(self.bright_low, old.bright_low),
+            median_high=max(self.median_high, old.median_high),
+            saturated_high=max(self.saturated_high, old.saturated_high),
+            sharp_low=(sharp[0], sharp[1]),
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON values; the template is base64 of int8[2,h,w] (real and imaginary part)."""

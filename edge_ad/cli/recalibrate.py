@@ -1,10 +1,11 @@
-"""`edge-ad recalibrate`: new statistics and thresholds from fresh normal images, in seconds."""
+"""`edge-ad recalibrate`: learn a new lot from fresh normal images, in a minute."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -27,30 +28,58 @@ def command(
         Path | None,
         typer.Option(help="The file to write; without it, <name>-recalibrated-<n>.edgead beside the bundle."),
     ] = None,
+    *,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Forget the old lot; without it both lots are known afterwards.")
+    ] = False,
+    keep_old: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Normal images of the old lot that must still pass: refused where more than twice the promise is NG.",
+        ),
+    ] = None,
+    yes: Annotated[
+        bool,
+        typer.Option("--yes", help="Go on although the images are mostly NG by the old thresholds, or of another size."),
+    ] = False,
 ) -> None:
-    """Write a new bundle whose score statistics and thresholds come from GOODS; networks and weights stay."""
+    """Write a new bundle that has learned the lot in GOODS: what describes a lot, statistics and thresholds; networks stay."""
     from edge_ad.bundle import open_bundle
     from edge_ad.cli.arguments import bundle_and_folder
     from edge_ad.deployment.recalibration import recalibrate, reuse_engine
 
     table, targets = settings.recalibrate, settings.thresholds
     bundle, normal = bundle_and_folder(paths, "recalibrate")
-    progress = _show if sys.stderr.isatty() else None
-    path = recalibrate(bundle, normal, out, targets.target_ng, target_warn=targets.target_warn, seed=table.seed, progress=progress)
+    path = recalibrate(
+        bundle, normal, out, targets.target_ng,
+        target_warn=targets.target_warn, seed=table.seed, forget=replace, keep_old=keep_old, yes=yes,
+        progress=_show if sys.stderr.isatty() else None,
+    )  # fmt: skip
     written = open_bundle(path)
-    report = written.report["recalibration"]
-    counts = report["goods"]
-    normalise, threshold = counts["normalise"], counts["threshold"]
-    typer.echo(f"{normalise + threshold} normal images: {normalise} normalise the scores, {threshold} set the thresholds")
-    if report["skipped"]:
-        typer.echo(f"{len(report['skipped'])} images that cannot be read were skipped")
-    if report.get("unlocated"):
-        typer.echo(f"{len(report['unlocated'])} images without a part that could be located were left out")
+    for line in _lines(written.report["recalibration"]):
+        typer.echo(line)
     typer.echo(written.thresholds.describe())
     typer.echo(f"parent {written.parent}")
     if engine := reuse_engine(bundle, written):
         typer.echo(engine)
     typer.echo(str(path))
+
+
+def _lines(report: dict[str, Any]) -> Iterator[str]:
+    """Yield what is worth knowing of a recalibration."""
+    count, learned = report["goods"]["threshold"], report["learned"]
+    yield f"{count} normal images: {learned} learned, all set statistics and thresholds, by refits that had not seen them"
+    if report["shares"]:
+        shares = ", ".join(f"{branch} {share:.0%}" for branch, share in report["shares"].items())
+        yield f"refitted; the new images count: {shares}{', the old lot is forgotten' if report['forget'] else ''}"
+    if old := report.get("old_lot"):
+        where = "that the bundle keeps" if old["from"] == "bundle" else f"in {old['from']}"
+        yield f"old lot: {old['ng']} of {old['images']} normal images {where} would be NG"
+    if report["skipped"]:
+        yield f"{len(report['skipped'])} images that cannot be read were skipped"
+    if report.get("unlocated"):
+        yield f"{len(report['unlocated'])} images without a part that could be located were left out"
 
 
 def _show(done: int, total: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -100,6 +101,41 @@ def clarity(before: Image, after: Image) -> float:
     if not change.any():
         return -1.0
     return float(np.partition(change, -min(MIN_PIXELS, change.size))[-min(MIN_PIXELS, change.size)])
+
+
+def synthetic(
+    normal_images: npt.NDArray[np.uint8], count: int, seed: int, part: Mask | None = None
+) -> tuple[npt.NDArray[np.uint8], tuple[str, ...]]:
+    """Return ``count`` anomalies, each made from one normal image with patches of eight others, and their kinds.
+
+    The kinds that can be drawn on an image take turns. ``part`` bool[H,W] says where the part may be; by default it is
+    estimated from all ``normal_images``.
+    """
+    rng = np.random.default_rng([seed, 7])
+    part = estimate_part(list(normal_images)) if part is None else part
+    possible = [possible_kinds(image, part) for image in normal_images[:count]]
+    result, kinds = [], []
+    for number in range(count):
+        index = origin_of(number, normal_images)
+        kind = _kind_in_turn(number, len(normal_images), possible[index])
+        others = [normal_images[other] for other in rng.permutation(len(normal_images))[:9] if other != index]
+        result.append(make_anomaly(normal_images[index], others, rng, kind, part=part)[0])
+        kinds.append(kind)
+    return np.stack(result), tuple(kinds)
+
+
+def _kind_in_turn(number: int, images: int, possible: Sequence[str]) -> str:
+    """Return the kind whose turn it is, or the next one that is possible.
+
+    Kinds and images take turns; after a whole round of both, kinds move on by one, so that each meets each image.
+    """
+    turn = number + number // math.lcm(images, len(KINDS))
+    return next(kind for kind in (KINDS[(turn + step) % len(KINDS)] for step in range(len(KINDS))) if kind in possible)
+
+
+def origin_of(number: int, normal_images: npt.NDArray[np.uint8]) -> int:
+    """Return the index of the normal image that anomaly ``number`` of ``synthetic`` was made from."""
+    return number % len(normal_images)
 
 
 def _scene(image: Image, others: Sequence[Image], part: Mask) -> Scene:

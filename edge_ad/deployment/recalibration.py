@@ -1,99 +1,79 @@
-"""Derive a child of a bundle without training: new statistics and thresholds from fresh normal images, or thresholds set
-by hand. Weights and graphs stay.
+"""Derive a child of a bundle without training: what a lot changes refitted to fresh normal images, or thresholds set by hand.
+Networks stay.
 
-Statistics and weights are inputs of the fusion graph, so the parent's engine is reused; but the tolerance of its proof
-is in standard deviations of normal images, which are new, so the proof is made again.
+What is refitted, and by which rules, is in ``refit``; ``lot`` reads the images. The tolerance of an engine's proof is in
+standard deviations of normal images, which are new, so the proof is made again.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
-from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edge_ad.bundle import SUFFIX, Bundle, BundleContents, Golden, References, child_path, open_bundle, write_bundle
-from edge_ad.bundle.graphs import (
-    GAUSSIAN_CONSTANTS,
-    GRAPHS,
-    MAP_TENSORS,
-    MEMORY,
-    MEMORY_CONSTANTS,
-    graphs_of,
-    memory_graph,
-)
-from edge_ad.bundle.references import reference_values, with_values
-from edge_ad.camera.measure import FrameMeasure, camera_report, frame_measurer
-from edge_ad.data.datasets import MIN_NORMAL_IMAGES, load_dataset, split_groups
+from edge_ad.bundle import SUFFIX, Bundle, BundleContents, Golden, child_path, open_bundle, write_bundle
+from edge_ad.camera.measure import FrameMeasure, HealthReference, camera_report, frame_measurer
+from edge_ad.data.datasets import MIN_NORMAL_IMAGES, load_dataset
 from edge_ad.data.images import read_image, warn_depth
 from edge_ad.data.near_duplicates import near_duplicate_groups, thumbnails
 from edge_ad.deployment.gate import measure_gate
+from edge_ad.deployment.lot import (
+    STRENGTHS,
+    Images,
+    LotReader,
+    check_normal,
+    check_product,
+    check_sizes,
+    draw_anomalies,
+    new_cells,
+    parts_of,
+    with_refitted,
+)
+from edge_ad.deployment.refit import SHARES, Lot, Part, Refitted, fold_of, refit, reproduced
 from edge_ad.engines import engine_store
 from edge_ad.engines.parity import compare
 from edge_ad.engines.pipeline import Pipeline
-from edge_ad.errors import BadInput, DeviceFault, EdgeAdError
-from edge_ad.geometry.geometry import Geometry, Prepared
-from edge_ad.geometry.pose import Image, NotLocated, Pose, PoseRange
+from edge_ad.errors import BadInput, DeviceFault, EdgeAdError, GateRefused
+from edge_ad.geometry.geometry import Geometry
+from edge_ad.geometry.pose import NotLocated, Pose, PoseRange
 from edge_ad.scoring import (
-    MAPS,
     Array,
     Statistics,
     Thresholds,
     choose_thresholds,
+    choose_weights,
+    cross_normalised,
     fuse,
     map_quantiles,
     normalise_statistics,
+    weighted,
 )
-from edge_ad.scoring.memory import Regions, banks_of, constants_of, extend, extend_cells
+from edge_ad.scoring.thresholds import percent
 
-MAPS_LIMIT = 1000  # normal images whose maps are kept for the quantiles; more would only cost memory
+MAX_LEARNED = 120  # normal images that a lot is learned from; more of them set statistics and thresholds
+PRIOR_IMAGES = 20  # normal images that the old weights of the branches stand for when new ones are chosen
 
 Progress = Callable[[int, int], None]
-Skipped = list[tuple[Path, str]]
 
 
-@dataclass(frozen=True, eq=False)
-class Measured:
-    """What the model says of some normal images: raw scores f32 [N, B], by branch the maps of at most MAPS_LIMIT, and how the
-    frames of those look.
-    """
+@dataclass(eq=False)
+class _Read:
+    """Normal images as they were read: inputs u8 [H, W, 3], poses and looks; what could not be read, and what not located."""
 
-    raw: Array
-    maps: dict[str, list[Array]]
-    frames: list[FrameMeasure]
-
-
-class _Reader:
-    """Reads normal images and makes inputs of them: ``poses`` of the parts, what could not be read, and what not located."""
-
-    def __init__(self, bundle: Bundle, skipped: Skipped, report: Callable[[], None]) -> None:
-        self._geometry, self._bits, self._report = bundle.geometry, bundle.image_bits, report
-        self.skipped = skipped
-        self.unlocated: Skipped = []
-        self.poses: list[Pose] = []
-
-    def read(self, path: Path) -> tuple[Image, Prepared] | None:
-        """Return an image and the input made of it; None where there is none."""
-        self._report()
-        try:
-            image = read_image(path, self._bits)
-        except BadInput as error:
-            logging.getLogger(__name__).warning("skipped %s: %s", path, error)
-            self.skipped.append((path, str(error)))
-            return None
-        prepared = self._geometry.prepare(image)
-        if isinstance(prepared, NotLocated):
-            logging.getLogger(__name__).warning("left out %s: %s", path, prepared.reason)
-            self.unlocated.append((path, prepared.reason))
-            return None
-        self.poses += [] if prepared.pose is None else [prepared.pose]
-        return image, prepared
+    images: list[Images] = field(default_factory=list)
+    paths: list[Path] = field(default_factory=list)
+    poses: list[Pose] = field(default_factory=list)
+    frames: list[FrameMeasure] = field(default_factory=list)
+    skipped: list[tuple[Path, str]] = field(default_factory=list)
+    unlocated: list[tuple[Path, str]] = field(default_factory=list)
+    sizes: dict[str, int] = field(default_factory=dict)
 
 
 def recalibrate(
@@ -104,271 +84,253 @@ def recalibrate(
     *,
     target_warn: float = 0.05,
     seed: int = 0,
+    forget: bool = False,
+    keep_old: Path | None = None,
+    yes: bool = False,
+    any_product: bool = False,
     progress: Progress | None = None,
 ) -> Path:
-    """Write a child of a bundle whose statistics and thresholds come from the normal images in a folder; return its path.
+    """Write a child of a bundle that has learned the lot in a folder of normal images; return its path.
 
     The normal images (a flat folder, or train/good and validation/good of an MVTec layout) should be ones the model was not
-    trained on. All are run at FP32; a seeded half (near-duplicates on one side) gives mean, std and map quantiles, the
-    other half the thresholds. Where the branch memory counts, a quarter of them is remembered first (more cells to choose
-    from, or more images in its Gaussians), and the rest is halved. Weights, the Gaussian of composition, all other graphs
-    and golden images stay; ``parent`` is the sha256 of the old file. ``out`` is a file or an existing folder; without it
-    the child lies beside its parent as ``<name>-recalibrated-<n>.edgead``. Images that cannot be read are skipped and
-    listed in the report. Raises BadInput for fewer than 10 readable normal images and bad targets, DeviceFault when the
-    model gives scores that are not finite.
+    trained on. The Gaussians of composition and surprise, the memory and the cells of the logic map are refitted, blended with
+    what was known, or without it to ``forget`` the old lot; then mean, deviation, weights and thresholds. Scores that set
+    these are of refits that had not seen the image (near-duplicates stay together). ``parent`` is the sha256 of the old file.
+    ``out`` is a file or an existing folder; without it the child lies beside its parent as
+    ``<name>-recalibrated-<n>.edgead``. Images that cannot be read are skipped and listed in the report.
+
+    Normal images of the old lot, those in ``keep_old`` or else those that the bundle keeps as proof, are judged by the child
+    and counted. Raises GateRefused where more than twice the promise in ``keep_old`` is NG; BadInput for fewer than 10
+    readable normal images, bad targets, and images of another size or mostly anomalous, unless ``yes``; BadInput for images of
+    another product, unless ``any_product``; DeviceFault when the model gives scores that are not finite.
     """
-    bundle = open_bundle(bundle_path)
+    bundle, folder = open_bundle(bundle_path), Path(normal_folder)
     target = child_path(bundle, Path(out) if out is not None else None, "recalibrated", "recalibrate")
     choose_thresholds([0.0], target_ng, target_warn)  # bad targets are told before the work, not after it
-    extends = _extends(bundle)
-    learned, halves, skipped = _split(Path(normal_folder), seed, bundle.image_bits, remembered=0.25 if extends else 0.0)
-    total, turn = len(learned) + sum(map(len, halves)), count(1)
-
-    def count_one() -> None:
-        if progress:
-            progress(next(turn), total)
-
-    reader = _Reader(bundle, skipped, count_one)
-    graphs, references, remembered = _extended(bundle, learned, reader, seed) if extends else ({}, bundle.references, 0)
-    with Pipeline(bundle, graphs=graphs, references=references, all_branches=True) as pipeline:
-        measured = [_measure(pipeline, bundle, half, reader) for half in halves]
-        golden = _golden(bundle, pipeline) if graphs else bundle.golden
-    _enough(measured, reader, Path(normal_folder))
-    statistics = _statistics(bundle, measured[0])
-    thresholds = choose_thresholds(_scores(measured[1], statistics), target_ng, target_warn)
-    # What the loop compares its camera with, as training does: the new normal images may show another camera or light.
-    camera = camera_report([frame for half in measured for frame in half.frames][:MAPS_LIMIT], Path(normal_folder))
-    child = replace(bundle.contents(), statistics=statistics, thresholds=thresholds, golden=golden)
+    read, groups = _read(bundle, folder, seed)
+    check_sizes(bundle, read.sizes, str(folder), yes)
+    _enough(read, folder)
+    learned, others = _learned_first(read, groups, seed)
+    old = None if keep_old is None else _read(bundle, keep_old, seed, single=True)[0]
+    with LotReader(bundle) as reader:
+        lot = _lot(bundle, reader, read, learned, seed=seed, yes=yes, any_product=any_product, progress=progress)
+        parts = _parts(bundle, lot, forget)
+        refitted = refit(parts, lot, bundle.statistics.branches, seed)
+        more = reader.raw_of(read.images[len(lot.normal) :], parts, refitted.constants)
+        known = reader.raw_of(_old_images(bundle, old), parts, refitted.constants)
+    normal = np.concatenate([refitted.normal, more])
+    z = cross_normalised(normal, (*learned, *others))
+    statistics = _statistics(bundle, normal, z, lot, refitted=refitted, seed=seed)
+    thresholds = choose_thresholds(weighted(z, statistics.weight), target_ng, target_warn)
+    report: dict[str, Any] = {"shares": refitted.shares, "forget": forget, "learned": len(lot.normal)}
+    if len(known):
+        report["old_lot"] = _old_lot(fuse(known, statistics)[1], thresholds, keep_old, yes)
+    share = refitted.shares.get("logic", SHARES[0])
+    graphs, references = with_refitted(bundle, refitted.constants, new_cells(bundle, lot.normal, share, forget=forget))
+    child = replace(bundle.contents(), statistics=statistics, thresholds=thresholds)
     child = replace(child, graphs={**child.graphs, **graphs}, references=references)
-    _write(bundle, target, child, measured=measured, reader=reader, seed=seed, camera=camera, remembered=remembered)
+    child = replace(child, raw_scores=_raw_scores(bundle, normal, refitted.anomalies))
+    camera = _camera(bundle, read.frames, folder, forget)
+    write_bundle(target, _with_golden(_described(bundle, child, read=read, seed=seed, report=report, camera=camera)))
     return target
 
 
-def _extends(bundle: Bundle) -> bool:
-    """Whether new normal images are remembered: the bundle has a memory that says what it holds, and it counts."""
-    memory = memory_graph(bundle.graphs)
-    counts = any(memory in graphs_of(branch, bundle.graphs) for branch in bundle.statistics.active)
-    reported = bundle.report.get(MEMORY, {})
-    return counts and memory is not None and ("cells" in reported or _is_gaussian(bundle))
-
-
-def _is_gaussian(bundle: Bundle) -> bool:
-    reported = bundle.report.get(MEMORY, {})
-    return reported.get("variant") == "gaussian" and "regions" in reported
-
-
-def _extended(
-    bundle: Bundle, paths: Sequence[Path], reader: _Reader, seed: int
-) -> tuple[dict[str, bytes], References, int]:
-    """Return the graph of the memory and the references with which it also knows the images in ``paths``, in as many cells
-    or Gaussians as before, and how many of the images it knows.
-    """
-    name = memory_graph(bundle.graphs)
-    assert name is not None
-    (seen,) = GRAPHS[name].inputs
-    features = []
-    with Pipeline(bundle, all_branches=True) as pipeline:
-        for path in paths:
-            if read := reader.read(path):
-                pipeline.infer(read[1].image)
-                features.append(pipeline.tensor(seen)[0])
-    if not features:
-        return {}, bundle.references, 0
-    graph, regions = bundle.graph(name), _regions(bundle)
-    known = reference_values(name, graph, bundle.references)
-    if _is_gaussian(bundle):
-        values = _extend_gaussian(graph, known, np.stack(features), regions, images=_images_behind(bundle))
-    else:
-        values = _extend_banks(graph, known, np.stack(features), regions, seed=seed)
-    graph, references = with_values(name, graph, bundle.references, values)
-    return {name: graph}, references, len(features)
-
-
-def _extend_banks(
-    graph: bytes, known: Mapping[str, Array], features: Array, regions: Regions, *, seed: int
-) -> dict[str, Array]:
-    """Choose the remembered cells from those that are ``known`` and from cells of ``features`` f32 [N, C, h, w]."""
-    whitening, offset = (_constant(graph, name) for name in MEMORY_CONSTANTS[:2])
-    white = _whitened(features, whitening) + offset
-    bank, norms = constants_of(extend(banks_of(_reference(known, "memory_bank")), white.astype(np.float32), regions, seed))
-    return {"memory_bank": bank, "memory_norms": norms}
-
-
-def _extend_gaussian(
-    graph: bytes, known: Mapping[str, Array], features: Array, regions: Regions, *, images: int
-) -> dict[str, Array]:
-    """Join the ``known`` Gaussians, which are of ``images`` images, with those of ``features`` f32 [N, C, h, w]."""
-    whitening = _constant(graph, GAUSSIAN_CONSTANTS[0])
-    gaussian = _reference(known, "memory_mean")[0].transpose(1, 2, 0), _reference(known, "memory_roots")
-    mean, roots = extend_cells(gaussian, images, _whitened(features, whitening), regions)
-    return {"memory_mean": np.ascontiguousarray(mean.transpose(2, 0, 1)[None]), "memory_roots": roots}
-
-
-def _reference(known: Mapping[str, Array], name: str) -> Array:
-    if name not in known:
-        raise BadInput(f"the graph {MEMORY!r} has no {name}: train the bundle again")
-    return known[name]
-
-
-def _images_behind(bundle: Bundle) -> int:
-    """Return how many images the Gaussians are of. A bundle that does not say so learned from its ``fit`` images and moved
-    copies of them, 128 at most.
-    """
-    if isinstance(images := bundle.report[MEMORY].get("images"), int):
-        return images
-    copies = bundle.contents().settings.get("token_augmentation", {}).get("copies", 0)
-    return int(min(128, bundle.report.get("goods", {}).get("fit", 128) * (1 + copies)))
-
-
-def _whitened(features: Array, whitening: Array) -> Array:
-    return np.asarray(np.einsum("nchw,dc->nhwd", features, whitening[:, :, 0, 0]), np.float32)
-
-
-def _constant(graph: bytes, name: str) -> Array:
-    import onnx
-    from onnx.numpy_helper import to_array
-
-    tensors = onnx.load_model_from_string(graph).graph.initializer
-    found = next((tensor for tensor in tensors if tensor.name == name), None)
-    if found is None:
-        raise BadInput(f"the graph {MEMORY!r} has no constant {name}: train the bundle again")
-    return np.asarray(to_array(found), np.float32)
-
-
-def _regions(bundle: Bundle) -> Regions:
-    """Return the regions that the training reported."""
-    try:
-        values = bundle.report[MEMORY]["regions"]
-        return Regions((*values["grid"],), (*values["size"],), values["overlap"])
-    except (KeyError, TypeError) as error:
-        raise BadInput(f"{bundle.path} does not report the regions of its memory: train it again") from error
-
-
-def _golden(bundle: Bundle, pipeline: Pipeline) -> Golden:
-    """Return the golden images with the scores of the new graph."""
-    return Golden(bundle.golden.images, np.stack([pipeline.infer(image).raw for image in bundle.golden.images]))
-
-
-def _split(
-    folder: Path, seed: int, bits: int = 16, remembered: float = 0.0
-) -> tuple[list[Path], tuple[list[Path], list[Path]], Skipped]:
-    """Return a share of the normal images to remember, the halves of the others for normalising and for the thresholds,
-    and what cannot be read.
-    """
-    result = load_dataset(folder, seed)
-    skipped = list(result.skipped)
-    warn_depth(result.bits, bits, folder)
+def _read(bundle: Bundle, folder: Path, seed: int, *, single: bool = False) -> tuple[_Read, list[list[int]]]:
+    """Read the normal images in a folder, and return their groups of near-duplicates, by index; ``single`` looks for none."""
+    result, read = load_dataset(folder, seed), _Read()
+    read.skipped, read.sizes = list(result.skipped), dict(result.sizes)
+    warn_depth(result.bits, bundle.image_bits, folder)
     paths = sorted((*result.normal.fit, *result.normal.normalise, *result.normal.threshold))
-    table, failed = thumbnails(paths, bits)
-    skipped += [(paths[index], reason) for index, reason in sorted(failed.items())]
-    groups = [[paths[index] for index in group if index not in failed] for group in near_duplicate_groups(table)]
-    groups = [group for group in groups if group]
-    total = sum(map(len, groups))
-    wanted = max(0, min(int(remembered * total), total - MIN_NORMAL_IMAGES))
-    normalise, threshold, learned = split_groups(groups, [(total - wanted) // 2, wanted], seed)
-    return sorted(learned), (sorted(normalise), sorted(threshold)), skipped
-
-
-def _measure(pipeline: Pipeline, bundle: Bundle, paths: Sequence[Path], reader: _Reader) -> Measured:
-    raw: list[Array] = []
-    tensors = dict(zip(MAPS, MAP_TENSORS, strict=True))
-    maps: dict[str, list[Array]] = {branch: [] for branch in MAPS if branch in pipeline.branches}
-    frames: list[FrameMeasure] = []
     measure = frame_measurer(bundle.geometry)
     for path in paths:
-        read = reader.read(path)
-        if read is None:
+        try:
+            image = read_image(path, bundle.image_bits)
+        except BadInput as error:
+            logging.getLogger(__name__).warning("skipped %s: %s", path, error)
+            read.skipped.append((path, str(error)))
             continue
-        image, prepared = read
-        scores = pipeline.infer(prepared.image).raw
-        _check_finite(scores, bundle, path)
-        raw.append(scores.copy())
-        if len(raw) <= MAPS_LIMIT:
-            frames.append(measure(image, prepared))
-            for branch, values in maps.items():
-                values.append(pipeline.tensor(tensors[branch]).astype(np.float32))
-    scores_of_all = np.array(raw, dtype=np.float32).reshape(-1, len(bundle.statistics.branches))
-    return Measured(scores_of_all, maps, frames)
+        prepared = bundle.geometry.prepare(image)
+        if isinstance(prepared, NotLocated):
+            logging.getLogger(__name__).warning("left out %s: %s", path, prepared.reason)
+            read.unlocated.append((path, prepared.reason))
+            continue
+        read.poses += [] if prepared.pose is None else [prepared.pose]
+        read.images.append(prepared.image)
+        read.paths.append(path)
+        read.frames.append(measure(image, prepared))
+    if single or not read.paths:
+        return read, []
+    return read, near_duplicate_groups(thumbnails(read.paths, bundle.image_bits)[0])
 
 
-def _check_finite(scores: Array, bundle: Bundle, path: Path) -> None:
-    for branch, score in zip(bundle.statistics.branches, scores, strict=True):
-        if branch in bundle.statistics.active and not np.isfinite(score):
-            raise DeviceFault(
-                f"branch {branch!r} of {bundle.path} gives {score} for the good {path}, not a finite number; "
-                "train the bundle again"
-            )
+def _learned_first(read: _Read, groups: list[list[int]], seed: int) -> tuple[list[list[int]], list[list[int]]]:
+    """Put the images that the lot is learned from first; return their groups of near-duplicates, and those of the others, by the
+    new indices.
+    """
+    learned: list[list[int]] = []
+    others: list[list[int]] = []
+    for number in np.random.default_rng([seed, 43]).permutation(len(groups)):
+        fits = not learned or sum(map(len, learned)) + len(groups[number]) <= MAX_LEARNED
+        (learned if fits else others).append(groups[number])
+    order = [row for group in (*learned, *others) for row in group]
+    read.images, read.paths = [read.images[row] for row in order], [read.paths[row] for row in order]
+    place = {row: index for index, row in enumerate(order)}
+    return [[place[row] for row in group] for group in learned], [[place[row] for row in group] for group in others]
 
 
-def _enough(measured: Sequence[Measured], reader: _Reader, folder: Path) -> None:
+def _enough(read: _Read, folder: Path) -> None:
     """Raise BadInput where most parts were not located, or too few images are left."""
-    unlocated = reader.unlocated
-    normal_count = sum(len(half.raw) for half in measured)
-    if len(unlocated) > len(reader.poses):
+    count, unlocated = len(read.images), read.unlocated
+    if len(unlocated) > count:
         path, reason = unlocated[0]
         raise BadInput(
-            f"{folder}: of {len(reader.poses) + len(unlocated)} normal images {len(unlocated)} have no part that the bundle's "
+            f"{folder}: of {count + len(unlocated)} normal images {len(unlocated)} have no part that the bundle's "
             f"geometry locates ({path.name}: {reason}); train again with these images"
         )
-    if normal_count < MIN_NORMAL_IMAGES:
+    if count < MIN_NORMAL_IMAGES:
         without = f", {len(unlocated)} show no part that could be located" if unlocated else ""
         raise BadInput(
-            f"{folder} holds {normal_count} readable good images ({len(reader.skipped)} cannot be read{without}); "
+            f"{folder} holds {count} readable good images ({len(read.skipped)} cannot be read{without}); "
             f"at least {MIN_NORMAL_IMAGES} are needed, so add more"
         )
 
 
-def _statistics(bundle: Bundle, measured: Measured) -> Statistics:
-    mean, std = normalise_statistics(measured.raw)
-    quantiles = bundle.statistics.quantiles.copy()
-    for row, branch in enumerate(bundle.statistics.maps):
-        if branch in measured.maps:
-            quantiles[row] = map_quantiles(measured.maps[branch])
-    return replace(bundle.statistics, mean=mean, std=std, quantiles=quantiles)
+def _lot(
+    bundle: Bundle, reader: LotReader, read: _Read, groups: list[list[int]],
+    *, seed: int, yes: bool, any_product: bool, progress: Progress | None,
+) -> Lot:  # fmt: skip
+    """Describe the new images, which must be normal and of this product, and anomalies that are drawn on them."""
+    images, where = np.stack(read.images[: sum(map(len, groups))]), str(read.paths[0].parent)
+    normal = reader.describe(images, progress)
+    _check_finite(normal.raw, bundle, read.paths)
+    if not any_product:
+        check_product(bundle, normal, where)
+    check_normal(bundle, normal.raw, where, yes)
+    drawn = draw_anomalies(images, seed, bundle.geometry.part_mask())
+    anomalies = reader.describe(drawn.images)
+    return Lot(normal, fold_of(groups, seed), anomalies, drawn.kinds, drawn.origins)
 
 
-def _scores(measured: Measured, statistics: Statistics) -> Array:
-    return fuse(measured.raw, statistics)[1]
+def _parts(bundle: Bundle, lot: Lot, forget: bool) -> list[Part]:
+    """Return what can be refitted: what its constants alone do not explain stays as it is, and that is logged."""
+    wanted = parts_of(bundle, forget)
+    parts = reproduced(wanted, lot.normal, bundle.statistics.branches)
+    for part in wanted:
+        if part not in parts:
+            logging.getLogger(__name__).warning("%s of %s cannot be refitted: it stays as it is", part.branch, bundle.path.name)
+    return parts
 
 
-def _write(
-    bundle: Bundle,
-    target: Path,
-    child: BundleContents,
-    *,
-    measured: Sequence[Measured],
-    reader: _Reader,
-    seed: int,
-    camera: dict[str, Any],
-    remembered: int,
-) -> None:
-    normalise, threshold = (half.raw for half in measured)
+def _check_finite(raw: Array, bundle: Bundle, paths: Sequence[Path]) -> None:
+    for path, scores in zip(paths, raw, strict=False):
+        for branch, score in zip(bundle.statistics.branches, scores, strict=True):
+            if branch in bundle.statistics.active and not np.isfinite(score):
+                raise DeviceFault(
+                    f"branch {branch!r} of {bundle.path} gives {score} for the good {path}, not a finite number; "
+                    "train the bundle again"
+                )
+
+
+def _statistics(bundle: Bundle, normal: Array, z: Array, lot: Lot, *, refitted: Refitted, seed: int) -> Statistics:
+    """Return the statistics of raw scores ``normal`` f32 [N, B], with the refitted Gaussian of composition; ``z`` f32 [N, B] are
+    the same, each normalised by the others.
+    """
+    old, composition = bundle.statistics, refitted.constants.get("composition", {})
+    mean, std = normalise_statistics(normal)
+    quantiles = old.quantiles.copy()
+    for row, branch in enumerate(old.maps):
+        maps = refitted.maps.get(branch, lot.normal.features.get(f"map {branch}"))
+        if maps is not None:
+            quantiles[row] = map_quantiles(maps)
+    flat = replace(old, mean=mean, std=std, quantiles=quantiles, **composition)
+    return replace(flat, weight=_weights(bundle, z, fuse(refitted.anomalies, flat)[0], lot.kinds, seed=seed))
+
+
+def _weights(bundle: Bundle, z: Array, anomalies: Array, kinds: tuple[str, ...], *, seed: int) -> Array:
+    """Return the weights that the new images and anomalies on them ask for, mixed with the old ones as if these stood for
+    PRIOR_IMAGES; the old ones where no synthetic anomalies had chosen them.
+    """
+    old = bundle.statistics.weight
+    if _faint(STRENGTHS[1]) not in bundle.raw_scores:
+        return old
+    chosen = choose_weights(z, anomalies, kinds, seed)
+    share = len(z) / (len(z) + PRIOR_IMAGES)
+    mixed = share * chosen.astype(np.float64) + (1 - share) * old
+    return np.asarray(mixed / mixed.sum(), np.float32)
+
+
+def _faint(strength: float) -> str:
+    return f"synthetic_{100 * strength:.0f}"
+
+
+def _raw_scores(bundle: Bundle, normal: Array, anomalies: Array) -> dict[str, Array]:
+    """Return the raw scores of a child: of the new normal images, which serve both purposes, and of anomalies on them."""
+    names = ["synthetic", *map(_faint, STRENGTHS[1:])]
+    shown = dict(zip(names, np.split(anomalies, len(STRENGTHS)), strict=True))
+    return {**bundle.raw_scores, **shown, "normalise": normal, "threshold": normal}
+
+
+def _old_images(bundle: Bundle, old: _Read | None) -> Sequence[Images]:
+    """Return normal images of the old lot: those that were read, or else those that the bundle keeps as proof."""
+    if old is not None:
+        return old.images
+    return () if bundle.quantisation is None else list(bundle.quantisation.proof)
+
+
+def _old_lot(scores: Array, thresholds: Thresholds, folder: Path | None, yes: bool) -> dict[str, Any]:
+    """Return how many images of the old lot are NG; GateRefused for more than twice the promise of those that were asked for."""
+    rejected, promised = int((scores > thresholds.ng).sum()), thresholds.supported_ng
+    if folder is not None and rejected > math.ceil(2 * promised * len(scores)) and not yes:
+        raise GateRefused(
+            f"of the {len(scores)} normal images of the old lot in {folder} {rejected} would be NG, more than twice the promised "
+            f"{percent(promised)}: recalibrate with images of both lots, leave --keep-old out if the old lot is over, or add --yes"
+        )
+    return {"images": len(scores), "ng": rejected, "from": "bundle" if folder is None else str(folder)}
+
+
+def _camera(bundle: Bundle, frames: Sequence[FrameMeasure], folder: Path, forget: bool) -> dict[str, Any]:
+    """Return what the loop compares its camera with: the looks of the new images, or of both lots where neither is over."""
+    report = camera_report(frames, folder)
+    if forget or report["health_reference"] is None:
+        return report
+    try:
+        old = HealthReference.from_json(bundle.report.get("health_reference"))
+    except BadInput:
+        return report
+    return {**report, "health_reference": HealthReference.from_json(report["health_reference"]).joined(old).to_json()}
+
+
+def _described(
+    bundle: Bundle, child: BundleContents, *, read: _Read, seed: int, report: dict[str, Any], camera: dict[str, Any]
+) -> BundleContents:
+    """Return the child with its parent, its geometry and its report."""
+    count = len(child.raw_scores["normalise"])
     messages: dict[str, Any] = {
         "parent": bundle.sha256,
-        "goods": {"normalise": len(normalise), "threshold": len(threshold)},
-        "skipped": [{"file": path.name, "reason": reason} for path, reason in reader.skipped],
+        "goods": {"normalise": count, "threshold": count},
+        "skipped": [{"file": path.name, "reason": reason} for path, reason in read.skipped],
         "seed": seed,
         "thresholds": child.thresholds.describe(),
+        **report,
     }
-    if remembered:
-        messages["remembered"] = remembered
-    if reader.unlocated:
-        messages["unlocated"] = [{"file": path.name, "reason": reason} for path, reason in reader.unlocated]
-    child = replace(
+    if read.unlocated:
+        messages["unlocated"] = [{"file": path.name, "reason": reason} for path, reason in read.unlocated]
+    return replace(
         child,
-        geometry=_widened(child.geometry, reader.poses),
+        geometry=_widened(child.geometry, read.poses),
         parent=bundle.sha256,
-        raw_scores={**bundle.raw_scores, "normalise": normalise, "threshold": threshold},
-        report={**bundle.report, **camera, **_memory_report(bundle, remembered), "recalibration": messages},
+        report={**bundle.report, **camera, "recalibration": messages},
     )
-    write_bundle(target, child)
 
 
-def _memory_report(bundle: Bundle, remembered: int) -> dict[str, Any]:
-    """Return what the report says of a memory that has learned ``remembered`` images; the Gaussians count theirs."""
-    if not (remembered and _is_gaussian(bundle)):
-        return {}
-    return {MEMORY: {**bundle.report[MEMORY], "images": _images_behind(bundle) + remembered}}
+def _with_golden(child: BundleContents) -> BundleContents:
+    """Return a child with the scores that its own graphs and statistics give the golden images."""
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder) / f"scratch{SUFFIX}"
+        write_bundle(scratch, child)
+        with Pipeline(open_bundle(scratch), all_branches=True) as pipeline:
+            raw = np.stack([pipeline.infer(image).raw for image in child.golden.images])
+    return replace(child, golden=Golden(child.golden.images, raw))
 
 
 def _widened(geometry: Geometry | None, poses: Sequence[Pose]) -> Geometry | None:

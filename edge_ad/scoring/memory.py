@@ -86,16 +86,23 @@ def whitening_of(cells: Array, width: int | None = None) -> tuple[Array, Array]:
     return centre.astype(np.float32), matrix.astype(np.float32)
 
 
-def coreset(cells: Array, count: int, seed: int) -> NDArray[np.intp]:
-    """Return the indices of at most ``count`` of the ``cells`` f32 [N, D], each the farthest from those before it.
+def coreset(cells: Array, count: int, seed: int, known: Array | None = None) -> NDArray[np.intp]:
+    """Return the indices of at most ``count`` of the ``cells`` f32 [N, D], each the farthest from those before it, and
+    from those that are ``known`` f32 [K, D].
 
     Distances are taken in a random projection.
     """
     rng = np.random.default_rng([seed, 17])
-    flat = _projected(cells, rng)
+    both = cells if known is None or not len(known) else np.concatenate([cells, known])
+    flat = _projected(both, rng)
+    flat, before = flat[: len(cells)], flat[len(cells) :]
     chosen = np.zeros(min(count, len(flat)), np.intp)
-    chosen[0] = rng.integers(len(flat))
-    nearest = _squared(flat, flat[chosen[0]])
+    if not len(chosen):
+        return chosen
+    nearest = nearest_squared(flat, before) if len(before) else None
+    chosen[0] = rng.integers(len(flat)) if nearest is None else np.argmax(nearest)
+    first = _squared(flat, flat[chosen[0]])
+    nearest = first if nearest is None else np.minimum(nearest, first)
     for number in range(1, len(chosen)):
         chosen[number] = np.argmax(nearest)
         np.minimum(nearest, _squared(flat, flat[chosen[number]]), out=nearest)
@@ -118,17 +125,6 @@ def remember(white: Array, regions: Regions, count: int, seed: int) -> Array:
     for number, candidates in enumerate(candidates_of(white, regions, seed)):
         banks.append(candidates[coreset(candidates, count, seed + number)])
     return np.stack(banks)
-
-
-def extend(banks: Array, white: Array, regions: Regions, seed: int) -> Array:
-    """Return banks f32 [R, M, D] of as many cells, chosen from those of ``banks`` and from new whitened cells f32 [N, h,
-    w, D].
-    """
-    extended = []
-    for number, (bank, new) in enumerate(zip(banks, candidates_of(white, regions, seed), strict=True)):
-        both = np.concatenate([bank, new])
-        extended.append(both[coreset(both, len(bank), seed + number)])
-    return np.stack(extended)
 
 
 def candidates_of(white: Array, regions: Regions, seed: int) -> Iterator[Array]:
@@ -162,16 +158,19 @@ def fit_cells(white: Array, regions: Regions) -> tuple[Array, Array]:
     return mean.astype(np.float32), _roots_of(covariance)
 
 
-def extend_cells(gaussian: tuple[Array, Array], images: int, white: Array, regions: Regions) -> tuple[Array, Array]:
-    """Return the Gaussian, as ``fit_cells`` gives it, of the ``images`` behind ``gaussian`` and of new whitened cells f32 [N, h,
-    w, D] together.
+def joined_cells(
+    gaussian: tuple[Array, Array], white: Array, regions: Regions, share: float, *, forget: bool = False
+) -> tuple[Array, Array]:
+    """Return a Gaussian, as ``fit_cells`` gives it, of a mixture in which new whitened cells f32 [N, h, w, D] have a ``share``.
 
     Means and covariances are recovered from mean and roots and joined with those of the new cells (Chan, Golub and LeVeque,
-    1983), so that the result is that of all images at once.
+    1983): with the share that their number is of all images, the result is that of all images at once. To ``forget`` takes
+    the means of the new cells alone; covariances are mixed around the means of their own.
     """
     old_mean, old = gaussian[0].astype(np.float64), _covariance_of(gaussian[1])
     new_mean, new = _moments(white, regions)
-    share = len(white) / (images + len(white))
+    if forget:
+        return new_mean.astype(np.float32), _roots_of((1 - share) * old + share * new)
     moved = _tiled((new_mean - old_mean)[None], regions)
     between = np.einsum("rnd,rne->rde", moved, moved, optimize=True) / moved.shape[1]
     covariance = (1 - share) * old + share * new + share * (1 - share) * between

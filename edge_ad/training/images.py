@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from edge_ad.data.datasets import DataSet
 from edge_ad.data.folders import is_normal_name, list_nested, relative
 from edge_ad.data.images import list_images, read_image, resize
-from edge_ad.data.part_regions import Mask, estimate_part
+from edge_ad.data.part_regions import Mask
 from edge_ad.data.prepared import prepare_files
-from edge_ad.data.synthetic_anomalies import KINDS, make_anomaly, possible_kinds
+from edge_ad.data.synthetic_anomalies import origin_of, synthetic
 from edge_ad.deployment.validation_images import evenly
 from edge_ad.errors import BadInput
 from edge_ad.geometry.geometry import Geometry
@@ -107,7 +107,7 @@ def scoring_images(
     """
     fit, normalise, threshold = normal
     result, kinds = synthetic(normalise, anomalies, seed, part) if defects is None else defects
-    origins = tuple(_origin(number, normalise) for number in range(anomalies)) if defects is None else ()
+    origins = tuple(origin_of(number, normalise) for number in range(anomalies)) if defects is None else ()
     return ScoringImages(fit, normalise, threshold, result, kinds, origins)
 
 
@@ -160,40 +160,6 @@ def read_penalty(paths: Sequence[Path], side: Sides, *, cropped: bool) -> Images
 
 def _kind(parent: Path, folder: Path) -> str:
     return folder.name if parent == folder else relative(parent, folder)
-
-
-def synthetic(
-    normal_images: Images, count: int, seed: int, part: Mask | None = None
-) -> tuple[Images, tuple[str, ...]]:
-    """Return ``count`` anomalies, each made from one normal image with patches of eight others, and their kinds.
-
-    The kinds that can be drawn on an image take turns. ``part`` bool[H,W] says where the part may be; by default it is
-    estimated from all ``normal_images``.
-    """
-    rng = np.random.default_rng([seed, 7])
-    part = estimate_part(list(normal_images)) if part is None else part
-    possible = [possible_kinds(image, part) for image in normal_images[:count]]
-    result, kinds = [], []
-    for number in range(count):
-        index = _origin(number, normal_images)
-        kind = _kind_in_turn(number, len(normal_images), possible[index])
-        others = [normal_images[other] for other in rng.permutation(len(normal_images))[:9] if other != index]
-        result.append(make_anomaly(normal_images[index], others, rng, kind, part=part)[0])
-        kinds.append(kind)
-    return np.stack(result), tuple(kinds)
-
-
-def _kind_in_turn(number: int, images: int, possible: Sequence[str]) -> str:
-    """Return the kind whose turn it is, or the next one that is possible.
-
-    Kinds and images take turns; after a whole round of both, kinds move on by one, so that each meets each image.
-    """
-    turn = number + number // math.lcm(images, len(KINDS))
-    return next(kind for kind in (KINDS[(turn + step) % len(KINDS)] for step in range(len(KINDS))) if kind in possible)
-
-
-def _origin(number: int, normal_images: Images) -> int:
-    return number % len(normal_images)
 
 
 def labelled(folder: Path, geometry: Geometry, bits: int = 16) -> Defects:

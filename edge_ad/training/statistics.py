@@ -20,10 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import torch
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
 from torch import Tensor
 
 from calibration.placement import DIALECTS
@@ -32,6 +30,7 @@ from edge_ad.bundle.graphs import CONSTANTS, FUSION, GRAPHS, LAVIT, MAP_TENSORS
 from edge_ad.data.near_duplicates import near_duplicate_groups, thumbnail
 from edge_ad.deployment.calibrate import CalibrateOptions, with_quantisation
 from edge_ad.deployment.int8 import derive_int8, measuring_backend, recipe_of
+from edge_ad.deployment.lot import CENTRE, tapped
 from edge_ad.deployment.validation_images import evenly, spread
 from edge_ad.engines.pipeline import Pipeline
 from edge_ad.export.graphs import export_fusion
@@ -383,7 +382,6 @@ def learn_student_errors(
     model.eval().learn_errors(pairs(), tiles)
 
 
-CENTRE = "surprise_centre"  # an input of the graph of LAViT
 TURNS = (None, *DIALECTS)
 
 Array = NDArray[np.float32]
@@ -443,22 +441,13 @@ def describe_views(bundle: Bundle, views: Images, progress: Progress) -> Describ
     for turn, target in enumerate(TURNS):
         graphs = {} if target is None else derive_int8(bundle, recipe, target)
         if surprising:
-            graphs[LAVIT], name = _tapped(graphs.get(LAVIT) or bundle.graph(LAVIT))
+            graphs[LAVIT], outputs = tapped(graphs.get(LAVIT) or bundle.graph(LAVIT), CENTRE)
         backend = measuring_backend(graphs.values())
         with Pipeline(bundle, backend=backend, graphs=graphs, all_branches=True) as pipeline:
             for view in views[turn :: len(TURNS)]:
                 pipeline.infer(view)
                 pooled.append(pipeline.tensor("pooled")[0])
                 if surprising:
-                    surprise.append(pipeline.tensor(name))
+                    surprise.append(pipeline.tensor(outputs[CENTRE]))
                 progress.step("views", len(pooled), len(views), began)
     return Described(np.stack(pooled), np.stack(surprise) if surprise else None)
-
-
-def _tapped(lavit: bytes) -> tuple[bytes, str]:
-    """Return the graph with one more output, the surprise before its centre is taken off, and that output's name."""
-    model = onnx.load_model_from_string(lavit)
-    name = next(node.input[0] for node in model.graph.node if node.op_type == "Sub" and node.input[1] == CENTRE)
-    (width,) = (entry.type.tensor_type.shape for entry in model.graph.input if entry.name == CENTRE)
-    model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, [width.dim[0].dim_value]))
-    return bytes(model.SerializeToString()), name

@@ -12,9 +12,9 @@ from edge_ad.scoring.memory import (
     constants_of,
     coreset,
     distances,
-    extend_cells,
     fit_cells,
     gaussian_distances,
+    joined_cells,
     remember,
     whitening_of,
 )
@@ -138,7 +138,7 @@ def test_a_gaussian_of_old_and_new_images_is_that_of_all_at_once(shift: float) -
     white = rng.normal(size=(70, 4, 6, 5)).astype(np.float32) @ mix
     white[50:] += np.float32(shift)
     regions = Regions.local((4, 6), 2, overlap=0)
-    mean, roots = extend_cells(fit_cells(white[:50], regions), 50, white[50:], regions)
+    mean, roots = joined_cells(fit_cells(white[:50], regions), white[50:], regions, (len(white) - 50) / len(white))
     expected_mean, expected_roots = fit_cells(white, regions)
     np.testing.assert_allclose(mean, expected_mean, atol=1e-5)
     np.testing.assert_allclose(roots, expected_roots, atol=2e-4 * np.abs(expected_roots).max())

@@ -10,10 +10,10 @@ import pytest
 
 from edge_ad.data.datasets import load_dataset
 from edge_ad.data.images import read_image, resize
-from edge_ad.data.synthetic_anomalies import COMPONENT_KINDS, KINDS, OUTLINE_KINDS
+from edge_ad.data.synthetic_anomalies import COMPONENT_KINDS, KINDS, OUTLINE_KINDS, synthetic
 from edge_ad.errors import BadInput
 from edge_ad.geometry.geometry import Geometry
-from edge_ad.training.images import ScoringImages, labelled, load_images, read_all, synthetic
+from edge_ad.training.images import ScoringImages, labelled, load_images, read_all
 from tests.data.folders import goods, picture, save
 from tests.fixtures.parts import disc
 

@@ -10,8 +10,9 @@ import pytest
 
 from edge_ad.bundle import Bundle, open_bundle
 from edge_ad.deployment.int8 import derive_int8, measuring_backend, recipe_of
+from edge_ad.deployment.lot import CENTRE, tapped
 from edge_ad.engines.pipeline import Pipeline
-from edge_ad.training.statistics import Described, _tapped, describe_views
+from edge_ad.training.statistics import Described, describe_views
 from edge_ad.utils.progress import Progress
 from tests.fixtures.calibrated import make_calibrated
 from tests.fixtures.tiny_bundle import tiny_image
@@ -80,10 +81,10 @@ def test_another_gaussian_gives_another_distance_of_the_same_graph(bundle: Bundl
     centre, precision = np.full(width, 2.0, np.float32), np.eye(width, dtype=np.float32) * 4
     changed = replace(held, surprise_centre=centre, surprise_precision=precision)
     (view,) = bundle.golden.images[:1]
-    tapped, name = _tapped(bundle.graph("lavit"))
-    with Pipeline(bundle, graphs={"lavit": tapped}, references=changed, all_branches=True) as pipeline:
+    graph, outputs = tapped(bundle.graph("lavit"), CENTRE)
+    with Pipeline(bundle, graphs={"lavit": graph}, references=changed, all_branches=True) as pipeline:
         logic = float(pipeline.infer(view).raw[1])
-        away = pipeline.tensor(name).astype(np.float64) - 2.0
+        away = pipeline.tensor(outputs[CENTRE]).astype(np.float64) - 2.0
     assert logic == pytest.approx(2.0 * np.sqrt((away**2).sum()), rel=1e-4)
     with opened(bundle, None) as pipeline:
         assert pipeline.infer(view).raw[1] != logic

@@ -224,7 +224,8 @@ def make_bundle(folder: Path) -> Path:
     line = write_line(
         folder / "line", train=60, validation=0, test_good=0, test_logical=0, test_structural=0, video_frames=0
     )
-    return recalibrate(bundle_for(folder, ""), line / "train" / "good", folder / "trays.edgead")
+    goods = line / "train" / "good"
+    return recalibrate(bundle_for(folder, ""), goods, folder / "trays.edgead", yes=True, any_product=True)
 
 
 def soak(bundle: Bundle, pipeline: Pipeline, record: Record) -> None:

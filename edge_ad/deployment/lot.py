@@ -1,0 +1,289 @@
+"""The images of a lot as a bundle sees them, and whether they may teach it: between the graphs and ``refit``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_ad.bundle import Bundle, References
+from edge_ad.bundle.graphs import (
+    GRAPHS,
+    LAVIT,
+    MAP_TENSORS,
+    MEMORY,
+    MEMORY_CONSTANTS,
+    graphs_of,
+    memory_graph,
+)
+from edge_ad.bundle.references import reference_values, with_values
+from edge_ad.data.part_regions import Mask
+from edge_ad.data.synthetic_anomalies import origin_of, synthetic
+from edge_ad.deployment.refit import BankPart, CellsPart, Described, GaussianPart, Part, refit_cells
+from edge_ad.engines.pipeline import Pipeline
+from edge_ad.errors import BadInput
+from edge_ad.presets.presets import FusionSettings
+from edge_ad.scoring import MAPS, Array, fuse
+from edge_ad.scoring.memory import Regions, banks_of
+from edge_ad.scoring.memory import constants_of as bank_constants
+
+Images = NDArray[np.uint8]
+
+CHUNK = 16  # images whose features are held at once where nothing is learned from them
+STRENGTHS = (1.0, 0.5, 0.25)  # of synthetic anomalies, as the training shows them
+MAX_ANOMALIES = 48  # that are drawn; each is shown at every strength
+MAX_RATIO, MAX_AWAY = 8.0, 0.9
+"""Pooled features beyond both show another product: times the usual distance of normal images, and the distance of the mean
+from theirs in lengths of that. A lot under other light, colour, focus or noise exceeds one of them at most
+(docs/experiments/recalibration.md)."""
+MAX_ANOMALOUS = 0.5  # of the new images that may be NG before somebody confirms that they are normal
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """Synthetic anomalies u8 [M, H, W, 3], their kinds, and the indices [M] of the normal images that they were drawn on."""
+
+    images: Images
+    kinds: tuple[str, ...]
+    origins: NDArray[np.intp]
+
+
+def draw_anomalies(normal: Images, seed: int, part: Mask | None) -> Drawn:
+    """Draw anomalies on normal images u8 [N, H, W, 3], each at all STRENGTHS."""
+    count = min(len(normal), MAX_ANOMALIES)
+    full, kinds = synthetic(normal, count, seed, part)
+    origins = np.array([origin_of(number, normal) for number in range(count)], np.intp)
+    before = normal[origins].astype(np.float32)
+    shown = [np.rint(before + strength * (full - before)).astype(np.uint8) for strength in STRENGTHS]
+    names = tuple(kind if strength == 1 else f"{kind} at {strength:g}" for strength in STRENGTHS for kind in kinds)
+    return Drawn(np.concatenate(shown), names, np.tile(origins, len(STRENGTHS)))
+
+
+CENTRE, PRECISION = "surprise_centre", "surprise_precision"  # of LAViT
+CELL_MEAN, CELL_STD = "cell_mean", "cell_std"
+
+
+def tapped(graph: bytes, *names: str) -> tuple[bytes, dict[str, str]]:
+    """Return the graph of LAViT with more outputs, what each of the named references is subtracted from, and these outputs'
+    names; references that it does not have are left out.
+    """
+    import onnx
+
+    model, outputs = onnx.load_model_from_string(graph), {}
+    constants = {constant: name for name, constant in GRAPHS[LAVIT].references}
+    shapes = {entry.name: [side.dim_value for side in entry.type.tensor_type.shape.dim] for entry in model.graph.input}
+    shapes |= {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
+    for node in [node for node in model.graph.node if node.op_type == "Sub"]:
+        name = constants.get(node.input[1], node.input[1])
+        if name in names:
+            outputs[name] = node.input[0]
+            shape = shapes[node.input[1]]
+            model.graph.output.append(onnx.helper.make_tensor_value_info(node.input[0], onnx.TensorProto.FLOAT, shape))
+    return bytes(model.SerializeToString()), outputs
+
+
+class LotReader:
+    """Runs a bundle's FP32 graphs once an image, and keeps what scores under other constants are computed from."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._branches = bundle.statistics.branches
+        graphs: dict[str, bytes] = {}
+        self._taps: dict[str, str] = {}
+        if LAVIT in bundle.graphs:
+            graphs[LAVIT], self._taps = tapped(bundle.graph(LAVIT), CENTRE, CELL_MEAN)
+        self._memory = _Whitening(bundle) if memory_graph(bundle.graphs) else None
+        self._pipeline = Pipeline(bundle, graphs=graphs, all_branches=True)
+        branches = [branch for branch in MAPS if branch in self._pipeline.branches]
+        self._maps = {branch: MAP_TENSORS[MAPS.index(branch)] for branch in branches}
+
+    def describe(self, images: Sequence[Images] | Images, progress: Callable[[int, int], None] | None = None) -> Described:
+        """Run images u8 [H, W, 3]; at least one."""
+        rows, raw = [], []
+        for image in images:
+            raw.append(self._pipeline.infer(image).raw.copy())
+            rows.append(self._row())
+            if progress:
+                progress(len(raw), len(images))
+        features = {name: np.stack([row[name] for row in rows]).astype(np.float32) for name in rows[0]}
+        return Described(np.stack(raw), features)
+
+    def raw_of(
+        self, images: Sequence[Images], parts: Sequence[Part], constants: Mapping[str, Mapping[str, Array]]
+    ) -> Array:
+        """Return raw scores f32 [N, B] of images by refitted constants of the parts."""
+        rows = [np.zeros((0, len(self._branches)), np.float32)]
+        for start in range(0, len(images), CHUNK):
+            described = self.describe(images[start : start + CHUNK])
+            raw = described.raw.copy()
+            for part in parts:
+                raw[:, self._branches.index(part.branch)] = part.judge(described.features, constants[part.branch])[0]
+            rows.append(raw)
+        return np.concatenate(rows)
+
+    def _row(self) -> dict[str, Array]:
+        tensor = self._pipeline.tensor
+        row = {"pooled": tensor("pooled")[0]} | {name: tensor(output).reshape(-1) for name, output in self._taps.items()}
+        row |= {f"map {branch}": tensor(name).reshape(-1) for branch, name in self._maps.items()}
+        if self._memory is not None:
+            row["white"] = self._memory.of(tensor(self._memory.reads)[0])
+        return row
+
+    def __enter__(self) -> LotReader:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._pipeline.close()
+
+
+class _Whitening:
+    """What the graph of the memory does to features before it compares them."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        name = memory_graph(bundle.graphs)
+        assert name is not None
+        (self.reads,) = GRAPHS[name].inputs[:1]
+        matrix, offset = MEMORY_CONSTANTS[:2]
+        held = _constants(bundle.graph(name))
+        if matrix not in held:
+            raise BadInput(f"the graph {name!r} of {bundle.path} has no constant {matrix}: train the bundle again")
+        self._matrix, self._offset = held[matrix][:, :, 0, 0], held.get(offset, np.zeros(len(held[matrix]), np.float32))
+
+    def of(self, features: Array) -> Array:
+        """Return whitened cells f32 [h, w, D] of features f32 [C, h, w]."""
+        channels, height, width = features.shape
+        white = features.reshape(channels, -1).T @ self._matrix.T + self._offset
+        return np.asarray(white.reshape(height, width, -1), np.float32)
+
+
+def _constants(graph: bytes) -> dict[str, Array]:
+    """Return the constants of a graph by name."""
+    import onnx
+    from onnx import numpy_helper
+
+    tensors = onnx.load_model_from_string(graph).graph.initializer
+    return {tensor.name: np.asarray(numpy_helper.to_array(tensor)) for tensor in tensors}
+
+
+def _values(bundle: Bundle, name: str) -> dict[str, Array]:
+    return reference_values(name, bundle.graph(name), bundle.references)
+
+
+def parts_of(bundle: Bundle, forget: bool = False) -> list[Part]:
+    """Return what of a bundle is refitted, of the branches that it has and that hold what a refit needs."""
+    old = bundle.statistics
+    parts: list[Part] = [GaussianPart("composition", "pooled", ("centre", "precision"), (old.centre, old.precision), forget)]
+    if LAVIT in bundle.graphs:
+        held = _values(bundle, LAVIT)
+        if CENTRE in held:
+            parts.append(GaussianPart("logic", CENTRE, (CENTRE, PRECISION), (held[CENTRE], held[PRECISION]), forget))
+    memory = _memory_part(bundle, forget)
+    return parts if memory is None else [*parts, memory]
+
+
+def _memory_part(bundle: Bundle, forget: bool) -> Part | None:
+    """Return what is refitted of the memory; None without one that counts and says what it holds."""
+    name = memory_graph(bundle.graphs)
+    counts = any(name in graphs_of(branch, bundle.graphs) for branch in bundle.statistics.active)
+    reported = bundle.report.get(MEMORY, {})
+    if name is None or not counts or not ("cells" in reported or "regions" in reported):
+        return None
+    top = FusionSettings(**bundle.settings.get("fusion", {})).top_of("memory")
+    held, regions = _values(bundle, name), regions_of(bundle)
+    if "memory_bank" in held:
+        return BankPart(banks_of(held["memory_bank"]), regions, top, forget)
+    if "memory_mean" in held:
+        return CellsPart((held["memory_mean"][0].transpose(1, 2, 0), held["memory_roots"]), regions, top, forget)
+    raise BadInput(f"the graph {name!r} of {bundle.path} has neither cells nor Gaussians: train the bundle again")
+
+
+def regions_of(bundle: Bundle) -> Regions:
+    """Return the regions that the training reported."""
+    try:
+        values = bundle.report[MEMORY]["regions"]
+        return Regions((*values["grid"],), (*values["size"],), values["overlap"])
+    except (KeyError, TypeError) as error:
+        raise BadInput(f"{bundle.path} does not report the regions of its memory: train it again") from error
+
+
+def with_refitted(
+    bundle: Bundle, constants: Mapping[str, Mapping[str, Array]], cells: tuple[Array, Array] | None
+) -> tuple[dict[str, bytes], References]:
+    """Return the references of a child, and the graphs of an older bundle that hold them as constants."""
+    values: dict[str, dict[str, Array]] = {LAVIT: dict(constants.get("logic", {}))}
+    if cells is not None:
+        values[LAVIT] |= {CELL_MEAN: cells[0], CELL_STD: cells[1]}
+    if (memory := constants.get("memory")) is not None and (name := memory_graph(bundle.graphs)) is not None:
+        values[name] = _memory_values(memory)
+    graphs: dict[str, bytes] = {}
+    references = bundle.references
+    for name, new in values.items():
+        if new:
+            graphs[name], references = with_values(name, bundle.graph(name), references, new)
+    return graphs, references
+
+
+def _memory_values(memory: Mapping[str, Array]) -> dict[str, Array]:
+    if "banks" in memory:
+        return dict(zip(("memory_bank", "memory_norms"), bank_constants(memory["banks"]), strict=True))
+    return {"memory_mean": np.ascontiguousarray(memory["mean"].transpose(2, 0, 1)[None]), "memory_roots": memory["roots"]}
+
+
+def new_cells(bundle: Bundle, normal: Described, share: float, *, forget: bool) -> tuple[Array, Array] | None:
+    """Return mean and deviation of the cells of the logic map, refitted; None where the graphs do not hold them."""
+    if CELL_MEAN not in normal.features:
+        return None
+    held = _values(bundle, LAVIT)
+    return refit_cells((held[CELL_MEAN], held[CELL_STD]), normal.features[CELL_MEAN], share, forget=forget)
+
+
+def likeness(bundle: Bundle, images: Described) -> tuple[float, float] | None:
+    """Return by how much the pooled features of images differ from those of the bundle's normal images: how many times their
+    distance is the usual one, by medians, and how far their mean is from the centre, in lengths of that. None where the
+    bundle does not know its own.
+    """
+    column, centre = bundle.statistics.branches.index("composition"), bundle.statistics.centre
+    known = bundle.raw_scores.get("normalise", np.zeros((0, len(bundle.statistics.branches)), np.float32))[:, column]
+    usual, length = float(np.median(known)) if len(known) else 0.0, float(np.linalg.norm(centre))
+    if usual <= 0 or length <= 0:
+        return None
+    away = float(np.linalg.norm(images.features["pooled"].mean(axis=0) - centre))
+    return float(np.median(images.raw[:, column])) / usual, away / length
+
+
+def anomalous(bundle: Bundle, raw: Array) -> int:
+    """Return how many of the raw scores f32 [N, B] the bundle calls NG."""
+    return int((fuse(raw, bundle.statistics)[1] > bundle.thresholds.ng).sum())
+
+
+def check_product(bundle: Bundle, images: Described, where: str) -> None:
+    """Raise BadInput for images of another product."""
+    values = likeness(bundle, images)
+    if values is not None and values[0] > MAX_RATIO and values[1] > MAX_AWAY:
+        raise BadInput(
+            f"{where} shows another product than {bundle.name}: its features lie {values[0]:.0f} times as far from the normal "
+            f"images as those themselves, where a new lot lies within {MAX_RATIO:g} times; give images of the same part, or train"
+        )
+
+
+def check_normal(bundle: Bundle, raw: Array, where: str, yes: bool) -> None:
+    """Raise BadInput where the bundle calls most images NG, unless ``yes``, somebody looked at them."""
+    count = anomalous(bundle, raw)
+    if count > MAX_ANOMALOUS * len(raw) and not yes:
+        raise BadInput(
+            f"{where}: {count} of {len(raw)} images are NG by the thresholds of {bundle.path.name}: look at them, take bad parts "
+            "out, and add --yes if all others are normal parts of a new lot"
+        )
+
+
+def check_sizes(bundle: Bundle, sizes: Iterable[str], where: str, yes: bool) -> None:
+    """Raise BadInput for images of a size "WIDTHxHEIGHT" that the training has not seen, unless ``yes``."""
+    known: dict[str, int] = bundle.report.get("sizes") or {}
+    new = sorted(set(sizes).difference(known)) if known else []
+    if new and not yes:
+        raise BadInput(
+            f"{where} holds images of {new[0]} pixels, but {bundle.path.name} was trained on {', '.join(sorted(known))}: capture "
+            "them as those were, or add --yes if they show the same view"
+        )

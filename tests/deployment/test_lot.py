@@ -1,0 +1,126 @@
+"""What a lot must be to teach a bundle: normal, of this product, of this size; and that the old lot still passes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from edge_ad.bundle import open_bundle, write_bundle
+from edge_ad.bundle.graphs import MEMORY
+from edge_ad.cli.app import main
+from edge_ad.deployment import recalibration
+from edge_ad.deployment.recalibration import recalibrate
+from edge_ad.errors import BadInput, GateRefused
+from tests.fixtures.memory_bundle import memory_contents
+from tests.fixtures.tiny_bundle import make_tiny_bundle, tiny_contents, tiny_image
+
+COUNT = 20
+
+
+def write_images(folder: Path, first: int = 7000, light: float = 1.0, blob: bool = False, side: int = 64) -> Path:
+    folder.mkdir(parents=True)
+    for index in range(COUNT):
+        image = (tiny_image(first + index, blob, (side, side)) * light).clip(0, 255).astype(np.uint8)
+        assert cv2.imwrite(str(folder / f"{index:03d}.png"), image[:, :, ::-1])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def parent(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("parent") / "tiny.edgead"
+    write_bundle(path, replace(tiny_contents(), report={"sizes": {"64x64": 40}}))
+    return path
+
+
+@pytest.fixture(scope="module")
+def same(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_images(tmp_path_factory.mktemp("same") / "good")
+
+
+BAD = {
+    "anomalous": ({"blob": True}, "20 of 20 images are NG by the thresholds of tiny.edgead: look at them, take bad parts out"),
+    "another size": ({"side": 80}, "holds images of 80x80 pixels, but tiny.edgead was trained on 64x64"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_images_that_may_be_wrong_are_refused_until_somebody_says_yes(
+    name: str, parent: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge_ad.deployment.lot.MAX_RATIO", np.inf)
+    changes, message = BAD[name]
+    folder, out = write_images(tmp_path / "good", **changes), tmp_path / "c.edgead"
+    arguments = ["recalibrate", str(parent), str(folder), "--out", str(out)]
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "--yes" in error
+    assert not out.exists()
+    assert main([*arguments, "--yes"]) == 0
+
+
+def test_images_of_another_product_are_refused_by_likeness_whatever_is_said(parent: Path, tmp_path: Path) -> None:
+    """Noise of all colours is far in both measures; the same parts under three quarters of the light are not."""
+    folder = tmp_path / "other"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for index in range(COUNT):
+        assert cv2.imwrite(str(folder / f"{index}.png"), rng.integers(0, 256, (64, 64, 3), np.uint8))
+    with pytest.raises(BadInput, match="shows another product than tiny: its features lie [0-9]+ times as far"):
+        recalibrate(parent, folder, tmp_path / "c.edgead", yes=True)
+    recalibrate(parent, write_images(tmp_path / "dim", light=0.75), tmp_path / "d.edgead", yes=True)
+
+
+def test_the_old_lot_is_counted_and_must_pass_where_that_is_asked_for(
+    parent: Path, same: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = write_images(tmp_path / "kept", first=8000)
+    child = open_bundle(recalibrate(parent, same, tmp_path / "c.edgead", keep_old=kept))
+    old = child.report["recalibration"]["old_lot"]
+    assert (old["images"], old["from"]) == (COUNT, str(kept))
+    assert old["ng"] <= 2  # twice 1 / 21 of 20
+    gone = write_images(tmp_path / "gone", light=2.4)
+    out = tmp_path / "d.edgead"
+    with pytest.raises(GateRefused, match=r"of the 20 normal images of the old lot in .*gone [0-9]+ would be NG, more than twice"):
+        recalibrate(parent, same, out, keep_old=gone)
+    assert not out.exists()
+    assert main(["recalibrate", str(parent), str(same), "--out", str(out), "--keep-old", str(gone), "--yes"]) == 0
+    assert "normal images in" in capsys.readouterr().out
+
+
+def test_more_images_than_are_learned_set_thresholds_too(
+    same: Path, parent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recalibration, "MAX_LEARNED", 12)
+    child = open_bundle(recalibrate(parent, same, tmp_path / "c.edgead"))
+    assert child.report["recalibration"]["learned"] == 12
+    assert child.thresholds.goods == COUNT
+    # What was not learned is scored by the child itself.
+    composition = child.raw_scores["threshold"][12:, 4]
+    images = [cv2.imread(str(path))[:, :, ::-1] for path in sorted(same.iterdir())]
+    from edge_ad.engines.pipeline import Pipeline
+
+    with Pipeline(child, threads=1, all_branches=True) as pipeline:
+        every = [float(pipeline.infer(np.ascontiguousarray(image)).raw[4]) for image in images]
+    assert all(min(abs(value - other) for other in every) < 1e-3 * value for value in composition)
+
+
+def test_a_branch_that_its_constants_do_not_explain_stays_as_it_is(
+    same: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A memory whose score is the mean of one cell is said to be that of ten: nothing is made of it."""
+    contents = memory_contents()
+    path = tmp_path / "b.edgead"
+    write_bundle(path, replace(contents, settings={**contents.settings, "fusion": {"top": 10}}))
+    child = open_bundle(recalibrate(path, same, tmp_path / "c.edgead", yes=True))
+    assert child.graph(MEMORY) == open_bundle(path).graph(MEMORY)
+    assert "memory of b.edgead cannot be refitted: it stays as it is" in caplog.text
+
+
+def test_an_old_bundle_without_sizes_takes_any(tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "good", side=80)
+    recalibrate(make_tiny_bundle(tmp_path / "b.edgead"), folder, tmp_path / "c.edgead", yes=True)
