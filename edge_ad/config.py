@@ -86,6 +86,10 @@ class TrainTable(Table):
         Path | None,
         Flag("Labelled defects, a folder a kind, that choose the branch weights instead of synthetic anomalies."),
     ] = None
+    exclude: Annotated[
+        Path | None,
+        Flag("List of normal images to leave out, one path a line, relative to DATA, as --review writes it.", "FILE"),
+    ] = None
     penalty: Annotated[
         Path | None, Flag("Images of other things, on which the student learns silence; the first 4,096 are used.")
     ] = None

@@ -35,6 +35,12 @@ def command(
             metavar="I/N", help="With --each: only every N-th category from the I-th on, for N jobs of a cluster."
         ),
     ] = None,
+    review: Annotated[
+        bool,
+        typer.Option(
+            "--review", help="Show normal images that look unlike the others, write a page and a list for --exclude, and stop."
+        ),
+    ] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the report as JSON.")] = None,
 ) -> None:
     """Train all three methods on images of good parts; Ctrl-C is safe, the same command goes on."""
@@ -49,8 +55,11 @@ def command(
     require_writable(json_file)
     for module in ("torch", "onnx", "onnxruntime", "onnxscript", "onnxsim", "cv2", "sklearn"):
         require(module, extra="train", needed_by="edge-ad train")
+    if each and settings.train.exclude is not None:
+        raise BadInput("--exclude names images of one data folder: leave --each out and train that category by itself")
     jobs = _jobs(folder, settings.train.out, each, part)
-    reports = {name: _train_one(path, target, settings, each) for name, path, target in jobs}
+    one = _review_one if review else _train_one
+    reports = {name: one(path, target, settings, each) for name, path, target in jobs}
     from edge_ad.training.distributed import is_main_process
 
     if json_file is not None and is_main_process():
@@ -96,3 +105,17 @@ def _train_one(folder: Path, out: Path | None, settings: Config, each: bool) -> 
     bundle = open_bundle(path)
     typer.echo(path)
     return {"bundle": str(path), "sha256": bundle.sha256, "preset": bundle.preset, "report": bundle.report}
+
+
+def _review_one(folder: Path, out: Path | None, settings: Config, each: bool) -> dict[str, Any]:
+    from edge_ad.training.distributed import is_main_process
+    from edge_ad.training.review import review
+    from edge_ad.training.train import chosen_preset, teacher_file
+
+    options = settings.train
+    result = review(folder, out, options, chosen_preset(options), weights=teacher_file(options.teacher))
+    if not is_main_process():
+        return {}
+    typer.echo(result["page"])
+    typer.echo(result["list"])
+    return result

@@ -14,6 +14,7 @@ from typing import Literal, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from edge_ad.data.exclusions import read_exclusions
 from edge_ad.data.folders import (
     LEFT_OUT,
     UNLABELLED,
@@ -29,7 +30,7 @@ from edge_ad.data.folders import (
 )
 from edge_ad.data.images import check_image, list_images, significant_bits, warn_depth
 from edge_ad.data.manifests import ANOMALY, SUFFIXES, Colour, ManifestImage, is_manifest, read_manifest
-from edge_ad.data.near_duplicates import near_duplicate_groups, thumbnails
+from edge_ad.data.near_duplicates import near_duplicate_groups, usable_thumbnails
 from edge_ad.errors import BadInput
 
 MIN_NORMAL_IMAGES = 10
@@ -119,10 +120,6 @@ MINIMUM_VALIDATION = 20
 MIN_SIDE = 32
 """Shorter sides than this, in pixels, are refused: a network's cell would see a pixel or less."""
 
-MIN_RANGE = 1.0
-"""A thumbnail that spans less than one grey level of 255 shows no structure: a camera's noise and the fall-off of any
-lens give more, only a covered, saturated or made-up image less."""
-
 LAYOUTS_HELP = "a folder of good images, or one with train/good (MVTec AD or MVTec LOCO AD layout)"
 
 
@@ -158,7 +155,8 @@ class DataSet:
     ``skipped`` lists normal images that cannot be read, each with the reason. ``sizes`` counts the normal images by
     "WIDTHxHEIGHT" in pixels. ``saturation`` maps a pixel value of the masks to its saturation threshold (empty: every
     defect must be found whole). ``folders`` says what was read from which folder as what, left-out folders included.
-    ``bits``: how many bits the values of its 16-bit files use, see ``significant_bits``.
+    ``bits``: how many bits the values of its 16-bit files use, see ``significant_bits``. ``excluded``: normal images that the
+    user left out.
     """
 
     name: str
@@ -171,6 +169,7 @@ class DataSet:
     saturation: Mapping[int, Saturation] = field(default_factory=dict)
     folders: tuple[FolderUse, ...] = ()
     bits: int = 16
+    excluded: tuple[Path, ...] = ()
 
     @property
     def has_masks(self) -> bool:
@@ -180,7 +179,7 @@ class DataSet:
         return self.layout != "flat" and (self.root / "ground_truth").is_dir()
 
 
-def load_dataset(path: Path | str, seed: int = 0) -> DataSet:
+def load_dataset(path: Path | str, seed: int = 0, exclude: Path | None = None) -> DataSet:
     """Return the normal images under ``path``, split by ``seed`` with near-duplicates on one side, and its labelled
     test images.
 
@@ -188,12 +187,13 @@ def load_dataset(path: Path | str, seed: int = 0) -> DataSet:
     the threshold normal images are validation/good, and 12 % of train/good are held back for normalising; where
     validation/good holds fewer than 20 readable images or train/good fewer than 10, both folders are pooled and split
     70 / 15 / 15. A manifest's normal images are split as those of a flat folder; its anomalies are test images. Normal
-    images that cannot be read are left out and listed in ``skipped``. Raises BadInput for a
-    missing or empty folder, a folder of anomalies only, a folder of categories, fewer than 10 readable normal images,
-    and a defects_config.json that is not as MVTec LOCO AD defines it.
+    images that cannot be read are left out and listed in ``skipped``, those that the list ``exclude`` names in
+    ``excluded``. Raises BadInput for a missing or empty folder, a folder of anomalies only, a folder of categories, fewer
+    than 10 readable normal images, a list that names others, and a defects_config.json that is not as MVTec LOCO AD
+    defines it.
     """
     if is_manifest(Path(path)):
-        return _from_manifest(Path(path).resolve(), seed)
+        return _from_manifest(Path(path).resolve(), seed, exclude)
     root = _existing(Path(path))
     layout = _layout(root)
     if layout is None:
@@ -202,17 +202,17 @@ def load_dataset(path: Path | str, seed: int = 0) -> DataSet:
     validation = [] if layout == "flat" else _normal_images(root / "validation")
     test = _test_items(root) if layout != "flat" and (root / "test").is_dir() else ()
     found = DataSet(root.name, layout, root, NormalSplit((), (), ()), test, saturation=_saturation(root / "defects_config.json"))
-    found = _with_normal_images(found, folder, listed, validation, seed=seed)
+    found = _with_normal_images(found, folder, listed, validation, seed=seed, exclude=exclude)
     left_out = unread_folders(root, [*listed, *validation, *(item.path for item in test)])
     return replace(found, folders=(*found.folders, *left_out))
 
 
-def _from_manifest(path: Path, seed: int) -> DataSet:
+def _from_manifest(path: Path, seed: int, exclude: Path | None) -> DataSet:
     images = read_manifest(path)
     listed = [image.path for image in images if image.is_normal]
     anomalies = tuple(_item(image) for image in images if not image.is_normal)
     found = DataSet(path.stem, "manifest", path.parent, NormalSplit((), (), ()), anomalies)
-    return _with_normal_images(found, path, listed, [], seed=seed)
+    return _with_normal_images(found, path, listed, [], seed=seed, exclude=exclude)
 
 
 def _item(image: ManifestImage) -> TestItem:
@@ -223,20 +223,21 @@ def _item(image: ManifestImage) -> TestItem:
 
 
 def _with_normal_images(
-    found: DataSet, source: Path, listed: Sequence[Path], validation: Sequence[Path], *, seed: int
+    found: DataSet, source: Path, listed: Sequence[Path], validation: Sequence[Path], *, seed: int, exclude: Path | None
 ) -> DataSet:
     """Return a set with its usable normal images, split; ``source`` is what they were listed from."""
     root = found.root
-    train, skipped, sizes = _readable(listed)
-    own, bad, more = _readable(validation)
+    excluded = frozenset[Path]() if exclude is None else read_exclusions(exclude, root, [*listed, *validation])
+    train, skipped, sizes = _readable([path for path in listed if path not in excluded])
+    own, bad, more = _readable([path for path in validation if path not in excluded])
     skipped, sizes = skipped + bad, sizes + more
-    _enough(source, len(train) + len(own), skipped)
+    _enough(source, len(train) + len(own), skipped, len(excluded))
     bits = significant_bits([*train, *own])
-    table, unusable = _thumbnails([*train, *own], bits)
+    table, unusable = usable_thumbnails([*train, *own], bits)
     skipped += unusable
     left_out = {path for path, _ in unusable}
     train, own = ([path for path in paths if path not in left_out] for paths in (train, own))
-    _enough(source, len(train) + len(own), skipped)
+    _enough(source, len(train) + len(own), skipped, len(excluded))
     _different(source, table)
     split = _split(train, own, table, seed)
     for file, reason in skipped:
@@ -245,10 +246,13 @@ def _with_normal_images(
         *_uses(root, train, "normal images for training"),
         *_uses(root, own, "normal images for the threshold" if own else "normal images"),
         *_uses(root, [path for path, _ in skipped], f"{LEFT_OUT}: cannot be used"),
+        *_uses(root, sorted(excluded), f"{LEFT_OUT}: excluded by {exclude}"),
         *_item_uses(root, found.test),
     )
     sizes_found = dict(sizes.most_common())
-    return replace(found, normal=split, skipped=tuple(skipped), sizes=sizes_found, folders=uses, bits=bits)
+    return replace(
+        found, normal=split, skipped=tuple(skipped), sizes=sizes_found, folders=uses, bits=bits, excluded=tuple(sorted(excluded))
+    )
 
 
 def load_test(path: Path | str, bits: int = 16) -> DataSet:
@@ -361,7 +365,12 @@ def _normal_images(parent: Path) -> list[Path]:
     return sorted(path for folder in normal_folders(parent) for path in list_named(parent, folder))
 
 
-def _enough(folder: Path, count: int, skipped: Sequence[tuple[Path, str]]) -> None:
+def _enough(folder: Path, count: int, skipped: Sequence[tuple[Path, str]], excluded: int) -> None:
+    if count < MIN_NORMAL_IMAGES <= count + excluded:
+        raise BadInput(
+            f"{folder} holds {count} good images without the {excluded} excluded ones; at least {MIN_NORMAL_IMAGES} are needed, "
+            "so exclude fewer, or photograph more good parts"
+        )
     if count == 0 and not skipped:
         raise BadInput(f"{folder} holds no images: name {LAYOUTS_HELP}")
     if count < MIN_NORMAL_IMAGES:
@@ -380,19 +389,6 @@ def _different(folder: Path, table: npt.NDArray[np.float32]) -> None:
             f"{folder} holds {len(table)} good images, but only {distinct} that differ from each other; at least "
             f"{MIN_NORMAL_IMAGES} are needed, so photograph different good parts"
         )
-
-
-def _thumbnails(paths: Sequence[Path], bits: int) -> tuple[npt.NDArray[np.float32], list[tuple[Path, str]]]:
-    """Return the thumbnails of the images that can be used, in order, and the others with the reason."""
-    table, failed = thumbnails(paths, bits)
-    reasons = dict(failed)
-    for index in np.flatnonzero(np.ptp(table, axis=1) < MIN_RANGE).tolist():
-        reasons.setdefault(
-            index,
-            f"{paths[index]} shows nothing but one brightness; look at the lens, the light and the exposure of the camera",
-        )
-    usable = [index for index in range(len(paths)) if index not in reasons]
-    return table[usable], [(paths[index], reason) for index, reason in sorted(reasons.items())]
 
 
 def _readable(paths: Sequence[Path]) -> tuple[list[Path], list[tuple[Path, str]], Counter[str]]:

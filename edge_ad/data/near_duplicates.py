@@ -22,6 +22,10 @@ so that flicker of the light does not count) is below this many grey levels of 2
 tenths; two different good parts under a fixed camera were 1.8 or more apart in every real set this was tried on.
 """
 
+MIN_RANGE = 1.0
+"""A thumbnail that spans less than one grey level of 255 shows no structure: a camera's noise and the fall-off of any
+lens give more, only a covered, saturated or made-up image less."""
+
 
 def thumbnails(paths: Sequence[Path], bits: int = 16, threads: int = 2) -> tuple[npt.NDArray[np.float32], dict[int, str]]:
     """Return thumbnails f32[N, SIDE*SIDE] with zero mean each, and the reason for each index that could not be
@@ -39,6 +43,19 @@ def thumbnails(paths: Sequence[Path], bits: int = 16, threads: int = 2) -> tuple
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(load, range(len(paths))))
     return table - table.mean(axis=1, keepdims=True), failed
+
+
+def usable_thumbnails(paths: Sequence[Path], bits: int) -> tuple[npt.NDArray[np.float32], list[tuple[Path, str]]]:
+    """Return the thumbnails of the images that can be used, in order, and the others with the reason."""
+    table, failed = thumbnails(paths, bits)
+    reasons = dict(failed)
+    for index in np.flatnonzero(np.ptp(table, axis=1) < MIN_RANGE).tolist():
+        reasons.setdefault(
+            index,
+            f"{paths[index]} shows nothing but one brightness; look at the lens, the light and the exposure of the camera",
+        )
+    usable = [index for index in range(len(paths)) if index not in reasons]
+    return table[usable], [(paths[index], reason) for index, reason in sorted(reasons.items())]
 
 
 def thumbnail(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from edge_ad.bundle import BundleContents
 from edge_ad.data.datasets import DataSet
+from edge_ad.data.exclusions import entry_of, shown
 from edge_ad.data.folders import folders_table
 from edge_ad.export.graphs import ExportedGraph
 
@@ -21,6 +22,8 @@ def log_dataset(dataset: DataSet, preset: str, log: Log) -> None:
         f"{len(normal.threshold)} more to normalise and for the thresholds ({dataset.layout} layout), preset {preset}"
     )
     log(f"images in {dataset.root}:\n{folders_table(dataset.folders)}")
+    if dataset.excluded:
+        log(f"{len(dataset.excluded)} normal images are excluded, {shown(dataset.excluded[0].name)} the first")
     if dataset.bits < 16:
         log(
             f"no value of the 16-bit images is above {(1 << dataset.bits) - 1}: they are read as {dataset.bits} "
@@ -41,6 +44,7 @@ def dataset_report(dataset: DataSet, seed: int, changed: Sequence[str]) -> dict[
         "goods": {"fit": len(normal.fit), "normalise": len(normal.normalise), "threshold": len(normal.threshold)},
         "sizes": dict(dataset.sizes),
         "skipped": [[path.name, reason] for path, reason in dataset.skipped],
+        "excluded": [shown(entry_of(path, dataset.root)) for path in dataset.excluded],
         "seed": seed,
         "changed": list(changed),
     }

@@ -77,6 +77,7 @@ from edge_ad.training.report import (
     log_export,
     log_scores,
 )
+from edge_ad.training.review import look
 from edge_ad.training.run_folder import RunFolder, fingerprint
 from edge_ad.training.statistics import (
     Described,
@@ -151,7 +152,7 @@ def train(
 class _Training:
     def __init__(self, data: Path, out: Path | None, settings: Config, progress: Progress) -> None:
         self.began = time.monotonic()
-        self.options, self.thresholds, self.progress = settings.train, settings.thresholds, progress
+        self.data, self.options, self.thresholds, self.progress = data, settings.train, settings.thresholds, progress
         options = settings.train
         self.preset = chosen_preset(options)
         self.preset.check_image_size(self.preset.image_size)
@@ -164,7 +165,7 @@ class _Training:
         choose_thresholds(np.zeros(1), self.thresholds.target_ng, self.thresholds.target_warn)
         self.penalty = penalty_paths(options.penalty)
         self.smallest = None if options.smallest_defect is None else parse_pixels("--smallest-defect", options.smallest_defect)
-        self.dataset = load_dataset(data, options.seed)
+        self.dataset = load_dataset(data, options.seed, options.exclude)
         self.arithmetic: Arithmetic = choose_arithmetic(self.preset.low_precision)
         progress.shown &= self.arithmetic.group.is_main_process
         self.teacher = load_teacher(self.preset, teacher_file(options.teacher), self.arithmetic.device)
@@ -211,6 +212,8 @@ class _Training:
         teacher = self.teacher
         self.progress.log(f"teacher {self.preset.teacher.kind}: channel statistics of {len(images.fit)} normal images")
         measure_channels(teacher, shrunk(images.fit, self.layout), self.arithmetic.device)
+        if self.arithmetic.group.is_main_process:
+            self._look(teacher, images)
         networks, described = self._learn(teacher, images)
         if not self.arithmetic.group.is_main_process:
             return self.target
@@ -243,6 +246,19 @@ class _Training:
         defects = None if options.defects is None else labelled(options.defects, self.geometry, self.dataset.bits)
         inputs = (normal.fit.images, normal.normalise.images, normal.threshold.images)
         return scoring_images(inputs, preset.anomalies, options.seed, defects=defects, part=self.geometry.part_mask())
+
+    def _look(self, teacher: Any, images: ScoringImages) -> None:
+        """Warn about normal images that look unlike the others; all of them are trained on."""
+        normal = self.dataset.normal
+        shown = np.concatenate([shrunk(part, self.layout) for part in (images.fit, images.normalise, images.threshold)])
+        paths = (*normal.fit, *normal.normalise, *normal.threshold)
+        reviewed = look(
+            teacher, shown, paths, self.dataset.root, device=self.arithmetic.device, seed=self.options.seed, progress=self.progress
+        )
+        self.report["unlike"] = reviewed.report()
+        exclude = self.options.exclude
+        if warning := reviewed.warning(str(self.data) if exclude is None else f"{self.data} --exclude {exclude}"):
+            self.progress.log(warning)
 
     def _input_size(self, size: Size) -> Size:
         """Return the (height, width) of the input where the networks of the whole image see ``size``."""
@@ -454,7 +470,7 @@ class _Training:
 
     def _details(self) -> dict[str, Any]:
         normal, given = self.dataset.normal, self.options
-        left_out = {"out", "setting", "smallest_defect", "tolerance", *SHAPING}
+        left_out = {"out", "setting", "smallest_defect", "tolerance", "exclude", *SHAPING}
         options = {**given.model_dump(exclude=left_out), **self.thresholds.model_dump()}
         options |= {name: value for name in SHAPING if (value := getattr(given, name))}
         return {

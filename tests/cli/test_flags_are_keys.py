@@ -14,7 +14,7 @@ from edge_ad.config import Config
 from tests.fixtures.tiny_bundle import make_tiny_bundle
 
 # What one call asks for and no station would write down; the precision flags are the key engine.precision.
-OF_ONE_CALL = {"--json", "--help", "--fp16", "--fp32", "--int8", "--each", "--part", "--data"}
+OF_ONE_CALL = {"--json", "--help", "--fp16", "--fp32", "--int8", "--each", "--part", "--data", "--review"}
 OF_ONE_CALL |= {"--replace", "--keep-old", "--yes"}  # a decision about one lot
 OF_ONE_CALL |= {"--verbose", "--quiet", "--log-format"}  # they hold while the file is read, too
 OUT_OF_ONE_CALL = {"recalibrate"}

@@ -50,6 +50,8 @@ BAD: dict[str, tuple[list[str], list[str]]] = {
     "missing weights": (["twelve", "--preset", "paper", "--teacher", "t.pth"], ["no weights at t.pth", "--teacher"]),
     "no weights named": (["twelve", "--preset", "paper-m"], ["no weights of the teacher pdn_medium", "--teacher FILE"]),
     "missing defects": (["twelve", "--defects", "bad"], ["--defects bad is not a folder"]),
+    "a missing list of images": (["twelve", "--exclude", "x.txt"], ["cannot read the list of excluded images x.txt", "--review"]),
+    "an excluded image that is not there": (["twelve", "--exclude", "note.txt"], ["note.txt, line 1,", "has no such file"]),
     "no steps": (["twelve", "--steps", "0"], ["--steps", "greater than or equal to 1"]),
     "no masks": (["twelve", "--masks", "0"], ["--masks", "greater than or equal to 1"]),
     "an unknown value": (["twelve", "--setting", "masks.cuont=4"], ["no 'cuont'", "did you mean 'count'?"]),

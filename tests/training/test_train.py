@@ -83,6 +83,7 @@ def test_the_report_counts_goods_sizes_and_the_skipped_file(bundle: Bundle) -> N
     assert report["sizes"] == {"128x128": 20, "160x160": 4}
     assert [name for name, _ in report["skipped"]] == [CORRUPT]
     assert CORRUPT in report["skipped"][0][1]
+    assert (report["excluded"], report["unlike"]["of"]) == ([], GOODS)
     assert (report["layout"], report["seed"]) == ("flat", 0)
 
 
