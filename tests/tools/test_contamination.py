@@ -1,0 +1,75 @@
+"""The tool that plants anomalies among normal images and counts which are listed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import cv2
+import numpy as np
+import pytest
+
+from edge_ad.data.images import list_images, read_image
+from tests.fixtures.tiny_presets import TINY, known
+from tests.fixtures.trained import CORRUPT, write_goods
+from tests.tools.loading import load_tool
+
+
+@pytest.fixture(scope="module")
+def tool() -> ModuleType:
+    return load_tool("benchmarks/contamination")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eighteen normal images, and three test images that are black where a part should be."""
+    folder = tmp_path_factory.mktemp("set")
+    for name, count, first in (("train/good", 18, 0), ("test/good", 2, 40), ("test/dark", 3, 80)):
+        (write_goods(folder / name, count, first) / CORRUPT).unlink()
+    for path in list_images(folder / "test/dark"):
+        image = read_image(path).copy()
+        image[30:100, 30:100] = 0
+        assert cv2.imwrite(str(path), image[:, :, ::-1])
+    return folder
+
+
+def test_images_of_the_test_set_are_planted_and_listed(
+    tool: ModuleType, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "figures.json"
+    arguments = [str(root), "--from", "test", "--share", "10", "--preset", "tiny", "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", ["contamination.py", *arguments])
+    with known(TINY):
+        assert tool.main() == 0
+    (figures,) = json.loads(out.read_text())
+    assert (figures["planted"], figures["found"], figures["top"], figures["clean"]) == (2, 2, 2, 18)  # 10 % of 18
+    assert figures["missed"] == []
+    row = capsys.readouterr().out.splitlines()[-1]
+    assert row == f"| {root.name} | test | 1 | 10 % | 2 of 2 | 2 of 2 | {figures['clean_listed']} of 18 |"
+
+
+def test_synthetic_anomalies_take_the_place_of_their_images(tool: ModuleType, root: Path, tmp_path: Path) -> None:
+    planted = [tool.plant(tool.Trial(root, "synthetic", strength, 10.0, 0), tmp_path / str(strength)) for strength in (1, 0.5)]
+    assert planted[0] == planted[1]  # the same anomalies in the same images
+    assert len(planted[0]) == 2
+    names = [path.name for path in list_images(root / "train/good")]
+    assert [path.name for path in list_images(tmp_path / "1" / "train" / "good")] == names
+    for name in names:
+        before, full, half = (
+            read_image(folder / "train/good" / name).astype(int) for folder in (root, tmp_path / "1", tmp_path / "0.5")
+        )
+        assert (full == before).all() == (name not in planted[0])
+        assert np.abs(half - (before + full) / 2).max() <= 1
+
+
+def test_a_set_with_too_few_images_is_refused(
+    tool: ModuleType, root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["contamination.py", str(root), "--images", "5"])
+    assert tool.main() == 2
+    assert "holds 5 images: more than 8 are needed" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", ["contamination.py", str(root), "--from", "test", "--share", "50"])
+    assert tool.main() == 2
+    assert "has 3 anomalous test images, but 9 are to be planted" in capsys.readouterr().err
