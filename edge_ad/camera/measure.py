@@ -40,6 +40,54 @@ _NUMBERS = ("median_low", "bright_low", "median_high", "saturated_high", "match_
 _PAIRS = ("sharp_low", "sharp_median", "shift_x", "shift_y")
 
 
+@dataclass(frozen=True)
+class QualityLimit:
+    """A limit of one ``measure`` of QUALITIES: a frame is beyond it where that is higher, or lower where ``below``."""
+
+    measure: str
+    limit: float
+    below: bool
+
+    def broken_by(self, quality: Mapping[str, float]) -> bool:
+        """Whether a frame's quality is beyond the limit; not where it cannot be measured (NaN)."""
+        value = quality[self.measure]
+        return value < self.limit if self.below else value > self.limit
+
+
+@dataclass(frozen=True)
+class QualityLimits:
+    """Between what a tolerance allows and three times as much: the limit of each fault, and the faults that are ``unseen``.
+
+    ``by_fault``: of ``dark``, ``bright``, ``blurred`` and ``noisy`` those that the tolerance speaks of. A fault is unseen where
+    normal images differ so much by themselves that no measure tells the two apart.
+    """
+
+    by_fault: Mapping[str, QualityLimit]
+    unseen: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON values."""
+        limits = {fault: [one.measure, round(one.limit, 6), one.below] for fault, one in self.by_fault.items()}
+        return {"by_fault": limits, "unseen": list(self.unseen)}
+
+    @classmethod
+    def read(cls, value: Any) -> QualityLimits:
+        """Read what ``to_json`` wrote; ValueError or KeyError for anything else."""
+        limits = {}
+        for fault, (measure, limit, below) in value["by_fault"].items():
+            if fault not in FAULTS or measure not in QUALITIES or not math.isfinite(float(limit)):
+                raise ValueError(f"unknown limit of {fault!r}")
+            limits[fault] = QualityLimit(str(measure), float(limit), bool(below))
+        return cls(limits, tuple(map(str, value["unseen"])))
+
+    @classmethod
+    def of(cls, inside: Mapping[str, Sequence[Quality]], beyond: Mapping[str, Sequence[Quality]]) -> QualityLimits:
+        """Return limits between frames ``inside`` a tolerance and ``beyond`` it, by fault."""
+        best = {fault: _limit_of(fault, inside[fault], beyond[fault]) for fault in inside}
+        known = {fault: limit for fault, limit in best.items() if limit is not None}
+        return cls(known, tuple(fault for fault in best if fault not in known))
+
+
 @dataclass(frozen=True, eq=False)
 class HealthReference:
     """What was measured on normal images at ``size`` = (height, width) pixels; brightness is luminance from 0 to 255.
@@ -50,7 +98,7 @@ class HealthReference:
     contrast.
     ``template``: complex64[h,w] of unit norm, the mean of the normal images' edge fields; ``match_low``: the least
     correlation of a good with it; ``shift_x``, ``shift_y``: least and greatest place of best correlation, as shares of
-    the size.
+    the size. ``limits`` are those of a tolerance, where the training had one.
     """
 
     size: tuple[int, int]
@@ -65,6 +113,7 @@ class HealthReference:
     shift_x: tuple[float, float]
     shift_y: tuple[float, float]
     template: Field = field(repr=False)
+    limits: QualityLimits | None = None
 
     def joined(self, old: HealthReference) -> HealthReference:
         """Return this reference with the light and the sharpness of ``old`` allowed as well, where both are of one size; the
@@ -95,6 +144,7 @@ class HealthReference:
             **{name: [_finite(value) for value in getattr(self, name)] for name in _PAIRS},
             "grid": [rows, columns],
             "template": base64.b64encode(np.rint(parts).astype(np.int8).tobytes()).decode("ascii"),
+            **({} if self.limits is None else {"limits": self.limits.to_json()}),
         }
 
     @classmethod
@@ -121,7 +171,9 @@ class HealthReference:
             raise ValueError("a value is not finite")
         pairs: dict[str, Any] = {name: _pair(value[name]) for name in _PAIRS}
         height, width = (int(side) for side in value["size"])
-        return cls((height, width), int(value["count"]), **numbers, **pairs, template=(template / norm).astype("c8"))
+        limits = None if value.get("limits") is None else QualityLimits.read(value["limits"])
+        count, unit = int(value["count"]), (template / norm).astype("c8")
+        return cls((height, width), count, **numbers, **pairs, template=unit, limits=limits)
 
 
 def _pair(value: Any) -> tuple[float, float]:
@@ -132,6 +184,22 @@ def _pair(value: Any) -> tuple[float, float]:
 def _finite(value: float) -> float | None:
     return round(value, 6) if math.isfinite(value) else None
 
+
+LEVELS = (25, 50, 75, 90, 95, 99)
+LIGHTS = ("mean", "saturated", *(f"level_{level}" for level in LEVELS))
+QUALITIES = (*LIGHTS, "sharp_x", "sharp_y", "noise")
+FAULTS = {
+    "dark": (LIGHTS, True),
+    "bright": (LIGHTS, False),
+    "blurred": (("sharp_x", "sharp_y"), True),
+    "noisy": (("noise",), False),
+}
+"""The measures that may show a fault, and whether it lies below what is allowed."""
+SEEN = 0.95  # of frames three times beyond a tolerance, the least share that must be seen as such
+MIN_ROOM = 0.3  # deviations of what is at the limit of a tolerance: less says nothing about other normal images
+NOISE_BLOCK = 16
+NOISE_SHARE = 0.1  # of the blocks: the flattest ones show noise alone
+Quality = Mapping[str, float]
 
 CELLS = 64
 SATURATED = 250
@@ -188,6 +256,50 @@ def sharpness(image: Grey) -> tuple[float, float]:
     return along_x, along_y
 
 
+def noise_level(image: Grey) -> float:
+    """Measure the deviation of the noise of u8[H,W] in grey levels, in its flattest blocks; NaN where too few are neither black
+    nor saturated.
+
+    A second difference along both axes takes away everything but noise (Immerkaer, 1996); its mean amount is 6 deviations
+    times the root of 2 / pi.
+    """
+    rows, columns = (side // NOISE_BLOCK for side in image.shape)
+    whole = image[: rows * NOISE_BLOCK, : columns * NOISE_BLOCK].astype(np.float32)
+    if not whole.size:
+        return math.nan
+    change = cv2.filter2D(whole, -1, np.outer([1.0, -2.0, 1.0], [1.0, -2.0, 1.0]), borderType=cv2.BORDER_REFLECT_101)
+    amounts, level = (cv2.resize(one, (columns, rows), interpolation=cv2.INTER_AREA) for one in (np.abs(change), whole))
+    kept = amounts[(level > 8) & (level < 247)]
+    return float(np.quantile(kept, NOISE_SHARE)) * math.sqrt(math.pi / 2) / 6 if len(kept) >= 4 else math.nan
+
+
+def measure_quality(image: Image) -> Quality:
+    """Measure all QUALITIES of u8[H,W,3] RGB."""
+    pixels = grey(image)
+    total = np.cumsum(_histogram(pixels))
+    levels = np.searchsorted(total, np.array(LEVELS) / 100 * total[-1])
+    x, y = sharpness(pixels)
+    values = (float(pixels.mean()), float((total[-1] - total[SATURATED - 1]) / total[-1]), *map(float, levels), x, y)
+    return dict(zip(QUALITIES, (*values, noise_level(pixels)), strict=True))
+
+
+def _limit_of(fault: str, inside: Sequence[Quality], beyond: Sequence[Quality]) -> QualityLimit | None:
+    """Return the limit half-way between both in the measure that tells them apart best; None where none does."""
+    measures, below = FAULTS[fault]
+    best: tuple[float, QualityLimit | None] = (MIN_ROOM, None)
+    for measure in measures:
+        within, far = (np.array([one[measure] for one in rows], np.float64) * (-1 if below else 1) for rows in (inside, beyond))
+        if not (np.isfinite(within).all() and np.isfinite(far).all()):
+            continue
+        highest, least = float(within.max()), float(np.quantile(far, 1 - SEEN))
+        near = within[within >= np.median(within)]  # the half towards the limit
+        room = (least - highest) / (float(near.std()) + 1e-3 * abs(highest) + 1e-6)
+        if room > best[0]:
+            limit = (highest + least) / 2
+            best = room, QualityLimit(measure, -limit if below else limit, below)
+    return best[1]
+
+
 def edge_field(image: Grey) -> Field:
     """Return the compressed gradients complex64[h,w] of u8[H,W] in about CELLS x CELLS cells."""
     cells = _shrunk(image, max(1, min(image.shape) // CELLS)).astype(np.float32)
@@ -238,12 +350,13 @@ def measure_frame(image: Image) -> FrameMeasure:
 
 def frame_measurer(geometry: Geometry) -> Callable[[Image, Prepared], FrameMeasure]:
     """Return what measures normal images as a run sees its frames: a whole one, whatever is cut out of it."""
+    return lambda frame, prepared: measure_frame(frame_shown(geometry, frame, prepared))
+
+
+def frame_shown(geometry: Geometry, frame: Image, prepared: Prepared) -> Image:
+    """Return a frame as image quality is measured on it: whole, with about as many pixels as the input."""
     side = round(math.sqrt(geometry.size[0] * geometry.size[1]))
-
-    def measure(frame: Image, prepared: Prepared) -> FrameMeasure:
-        return measure_frame(resize(frame, (side, side)) if geometry.locates else prepared.image)
-
-    return measure
+    return resize(frame, (side, side)) if geometry.locates else prepared.image
 
 
 def measure_reference(images: Iterable[Image]) -> HealthReference:
@@ -347,14 +460,14 @@ def _between(before: float, peak: float, after: float) -> float:
     return float(np.clip(0.5 * (before - after) / bend, -0.5, 0.5)) if bend < 0 else 0.0
 
 
-def camera_report(frames: Sequence[FrameMeasure], folder: Path) -> dict[str, Any]:
-    """Return ``health_reference``, how normal images look, and ``camera``, the settings that `edge-ad capture` noted in
-    a folder.
+def camera_report(frames: Sequence[FrameMeasure], folder: Path, limits: QualityLimits | None = None) -> dict[str, Any]:
+    """Return ``health_reference``, how normal images look with the ``limits`` of a tolerance, and ``camera``, the settings that
+    `edge-ad capture` noted in a folder.
 
     None stands for what cannot be told: fewer than MIN_IMAGES normal images, or images of another origin.
     """
     record = read_record(folder)
     return {
-        "health_reference": reference_of(frames).to_json() if len(frames) >= MIN_IMAGES else None,
+        "health_reference": replace(reference_of(frames), limits=limits).to_json() if len(frames) >= MIN_IMAGES else None,
         "camera": None if record is None else record.to_json(),
     }

@@ -105,5 +105,10 @@ def log_tolerance(report: Mapping[str, Any], log: Log) -> None:
             f"no threshold mends {', '.join(dear)}: at its limit it looks like a faint defect; keep it steadier on the line, "
             f"or narrow the tolerance, such as --tolerance default,{dear[0]}=0"
         )
+    if report["unseen"]:
+        log(
+            f"  {', '.join(report['unseen'])} frames are not told apart: normal images differ as much by themselves, so beyond the "
+            f"tolerance such frames are judged too"
+        )
     if report["unlocated"]:
         log(f"  in {report['unlocated']} disturbed images the part was not located; they count as undisturbed")

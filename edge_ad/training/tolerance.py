@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_ad.camera.measure import Quality, QualityLimits, frame_shown, measure_quality
 from edge_ad.config import Config
 from edge_ad.data.images import read_image
 from edge_ad.data.tolerance import Disturbance, Tolerance
@@ -27,6 +28,7 @@ from edge_ad.scoring import Thresholds, choose_thresholds
 Image = NDArray[np.uint8]
 Scores = NDArray[np.float32]
 RANDOM = 2  # draws from everything within the tolerance, of each image, beside the corners
+BEYOND = 3.0  # times a tolerance: a frame as far from the normal images must not be judged
 MAX_FRAMES = 1500  # disturbed images that are scored, about a minute on a CPU core: of many normal images only some
 
 
@@ -58,6 +60,19 @@ def with_tolerance(preset: Preset, tolerance: Tolerance, *, located: bool) -> Pr
     return replace(preset, augmentation=widened(preset.augmentation), token_augmentation=copies)
 
 
+def quality_looks(tolerance: Tolerance) -> dict[str, tuple[Disturbance, Disturbance]]:
+    """Return, by fault of a frame, what lies at the limit of a tolerance and what BEYOND times as far."""
+    light, far = tolerance.light, BEYOND * tolerance.light
+    looks = {
+        "blurred": (Disturbance(blur=tolerance.blur), Disturbance(blur=BEYOND * tolerance.blur)),
+        "noisy": (Disturbance(noise=tolerance.noise), Disturbance(noise=BEYOND * tolerance.noise)),
+        "dark": (Disturbance((1 - light,) * 3), Disturbance((max(1 - far, 0.02),) * 3)),
+        "bright": (Disturbance((1 + light,) * 3), Disturbance((1 + far,) * 3)),
+    }
+    asked = {"blurred": tolerance.blur, "noisy": tolerance.noise, "dark": light, "bright": light}
+    return {fault: look for fault, look in looks.items() if asked[fault]}
+
+
 class DisturbedImages:
     """Versions of unseen normal images as inputs u8 [H, W, 3], made one after the other: ``axes`` names those of each image.
 
@@ -72,6 +87,17 @@ class DisturbedImages:
         self.rows = np.unique(np.linspace(0, len(paths) - 1, min(len(paths), most)).round().astype(int))
         self.tolerance, self.unlocated = tolerance, 0
         self._paths, self._geometry, self._bits, self._seed = paths, geometry, bits, seed
+        self._looks = quality_looks(tolerance)
+        self._inside: dict[str, list[Quality]] = {fault: [] for fault in self._looks}
+        self._beyond: dict[str, list[Quality]] = {fault: [] for fault in self._looks}
+
+    @property
+    def limits(self) -> QualityLimits | None:
+        """What tells frames within the tolerance from those three times beyond it; None before the images were gone through,
+        and where the tolerance speaks of neither light, blur nor noise.
+        """
+        seen = bool(self._looks) and all(self._inside.values())
+        return QualityLimits.of(self._inside, self._beyond) if seen else None
 
     def __len__(self) -> int:
         return len(self.rows) * len(self.axes)
@@ -83,8 +109,16 @@ class DisturbedImages:
             drawn = [one for _, one in self._corners] + [self.tolerance.draw(rng) for _ in range(RANDOM)]
             plain = self._geometry.prepare(frame)
             assert not isinstance(plain, NotLocated)  # unseen normal images are those whose part was located
+            self._look(frame_shown(self._geometry, frame, plain), rng)
             for one in drawn:
                 yield one.degrade(self._moved(frame, plain.image, one), rng)
+
+    def _look(self, shown: Image, rng: np.random.Generator) -> None:
+        """Measure a frame undisturbed, at the limits of the tolerance and three times beyond them."""
+        plain = measure_quality(shown)
+        for fault, (inside, beyond) in self._looks.items():
+            self._inside[fault] += [plain, measure_quality(inside.degrade(shown, rng))]
+            self._beyond[fault].append(measure_quality(beyond.degrade(shown, rng)))
 
     def _moved(self, frame: Image, plain: Image, one: Disturbance) -> Image:
         if not one.moves:
@@ -139,6 +173,7 @@ def cost_report(
         "images": len(scores),
         "versions": len(axes),
         "unlocated": disturbed.unlocated,
+        "unseen": [] if disturbed.limits is None else list(disturbed.limits.unseen),
         "none": {"ng": round(plain, 4), "recall": {share: round(value, 4) for share, value in found.items()}},
         "axes": {axis: row(alone(axis)) for axis in dict.fromkeys(axes)},
         "all": row(tolerant_thresholds(scores, axes, targets).ng),

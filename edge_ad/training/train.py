@@ -447,14 +447,17 @@ class _Training:
         blank, options = learn_quantization_statistics(
             blank, described, images, views, scratch=scratch, options=options, progress=self.progress
         )
+        disturbed_images = self._disturbed()
         contents = finish_contents(
             blank, images, scratch, targets,
-            preset=preset, given=self.given, seed=self.options.seed, progress=self.progress, disturbed=self._disturbed(),
+            preset=preset, given=self.given, seed=self.options.seed, progress=self.progress, disturbed=disturbed_images,
         )  # fmt: skip
         log_scores(contents, self.progress.log)
         options = replace(options, keep=FLOAT_BY_DEFAULT)
         contents = with_quantisation(contents, scratch, images.fit, images.threshold, options=options, report=self.progress.log)
-        camera = {name: value for name, value in camera_report(self.frames, self.dataset.root).items() if value is not None}
+        limits = None if disturbed_images is None else disturbed_images.limits
+        looks = camera_report(self.frames, self.dataset.root, limits)
+        camera = {name: value for name, value in looks.items() if value is not None}
         data = dataset_report(self.dataset, self.options.seed, self.options.setting)
         return replace(contents, report={**contents.report, **data, **camera})
 

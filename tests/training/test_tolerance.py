@@ -105,6 +105,8 @@ def test_every_unseen_image_comes_with_each_axis_at_its_limits_and_random_draws(
     assert versions.axes == ("light", "light", "blur", *["random"] * RANDOM)
     images = list(versions)
     assert len(images) == len(versions) == 4 * len(versions.axes)
+    assert versions.limits is not None
+    assert {*versions.limits.by_fault, *versions.limits.unseen} == {"dark", "bright", "blurred"}
     expected = np.clip(np.rint(IMAGES[0].astype(np.float32) * np.float32(1.1)), 0, 255).astype(np.uint8)
     assert np.array_equal(images[0], expected)
     assert all(np.array_equal(one, other) for one, other in zip(images, versions, strict=True))
