@@ -150,10 +150,13 @@ class ToleranceTable(Table):
 
 
 class ThresholdsTable(Table):
-    """Which rates of normal images may be NG, and WARN or worse (fractions, not percent)."""
+    """Which rates of normal images may be NG, and WARN or worse (fractions, not percent), and where NG lies for that."""
 
     target_ng: Annotated[Fraction, Flag("Share of normal images that may be called NG.")] = 0.01
     target_warn: Annotated[Fraction, Flag("Share of normal images that may be called WARN or NG.")] = 0.05
+    operating_point: Annotated[
+        str | None, Flag("Where NG lies: promise, balanced or cost:K [balanced; recalibrate: the bundle's].", "POINT")
+    ] = None
 
 
 class EngineTable(Table):
@@ -166,8 +169,7 @@ class EngineTable(Table):
 
     precision: Annotated[Precision | None, Flag("fp32, fp16 or int8 [what was built here].")] = None
     backend: Annotated[
-        Backend | None,
-        Flag("onnxruntime or tensorrt [what was built here; build-engine: tensorrt where it is installed]."),
+        Backend | None, Flag("onnxruntime or tensorrt [what was built here; build-engine: tensorrt where it is installed].")
     ] = None
     keep_fp32: Annotated[list[str], Flag("A graph that stays FP32; can be repeated.", "GRAPH")] = Field(default_factory=list)
     plan: Annotated[Path | None, Flag("INT8: a plan file instead of the bundle's plan.")] = None
@@ -177,8 +179,7 @@ class EngineTable(Table):
         Annotated[int, Field(ge=0, le=5)] | None, Flag("TensorRT: how long it looks for fast kernels, 0 to 5 [3].")
     ] = None
     compile_check: Annotated[
-        bool,
-        Flag("Compile every graph with TensorRT for RTX too; it needs no GPU.", names=("--compile-check",)),
+        bool, Flag("Compile every graph with TensorRT for RTX too; it needs no GPU.", names=("--compile-check",))
     ] = False
 
 
@@ -212,8 +213,7 @@ class CalibrateTable(Table):
 
 
 class BenchmarkTable(Table):
-    """How many frames to time, how many not to count before, and for how many minutes to let the line run afterwards.
-    """
+    """How many frames to time, how many not to count before, and for how many minutes to let the line run afterwards."""
 
     frames: Annotated[int, Field(ge=1), Flag("How many frames to time after the warm-up.")] = 200
     warm_up: Annotated[int, Field(ge=0), Flag("Frames that do not count, before those that do.")] = 10

@@ -53,8 +53,8 @@ def command(
     bundle, normal = bundle_and_folder(paths, "recalibrate")
     path = recalibrate(
         bundle, normal, out, targets.target_ng,
-        target_warn=targets.target_warn, seed=table.seed, forget=replace, keep_old=keep_old, yes=yes,
-        progress=_show if sys.stderr.isatty() else None,
+        target_warn=targets.target_warn, operating_point=targets.operating_point, seed=table.seed,
+        forget=replace, keep_old=keep_old, yes=yes, progress=_show if sys.stderr.isatty() else None,
     )  # fmt: skip
     written = open_bundle(path)
     for line in _lines(written.report["recalibration"]):

@@ -45,8 +45,11 @@ from edge_ad.geometry.geometry import Geometry
 from edge_ad.geometry.pose import NotLocated, Pose, PoseRange
 from edge_ad.scoring import (
     Array,
+    OperatingPoint,
     Statistics,
     Thresholds,
+    anomaly_scores,
+    choose_operating_point,
     choose_thresholds,
     choose_weights,
     cross_normalised,
@@ -83,6 +86,7 @@ def recalibrate(
     target_ng: float = 0.01,
     *,
     target_warn: float = 0.05,
+    operating_point: str | None = None,
     seed: int = 0,
     forget: bool = False,
     keep_old: Path | None = None,
@@ -95,9 +99,9 @@ def recalibrate(
     The normal images (a flat folder, or train/good and validation/good of an MVTec layout) should be ones the model was not
     trained on. The Gaussians of composition and surprise, the memory and the cells of the logic map are refitted, blended with
     what was known, or without it to ``forget`` the old lot; then mean, deviation, weights and thresholds. Scores that set
-    these are of refits that had not seen the image (near-duplicates stay together). ``parent`` is the sha256 of the old file.
-    ``out`` is a file or an existing folder; without it the child lies beside its parent as
-    ``<name>-recalibrated-<n>.edgead``. Images that cannot be read are skipped and listed in the report.
+    these are of refits that had not seen the image (near-duplicates stay together). The operating point stays without
+    another. ``parent`` is the sha256 of the old file. ``out`` is a file or an existing folder; without it the child lies
+    beside its parent as ``<name>-recalibrated-<n>.edgead``. Images that cannot be read are skipped and listed in the report.
 
     Normal images of the old lot, those in ``keep_old`` or else those that the bundle keeps as proof, are judged by the child
     and counted. Raises GateRefused where more than twice the promise in ``keep_old`` is NG; BadInput for fewer than 10
@@ -107,6 +111,7 @@ def recalibrate(
     bundle, folder = open_bundle(bundle_path), Path(normal_folder)
     target = child_path(bundle, Path(out) if out is not None else None, "recalibrated", "recalibrate")
     choose_thresholds([0.0], target_ng, target_warn)  # bad targets are told before the work, not after it
+    point = OperatingPoint.parse(operating_point or bundle.thresholds.operating_point)
     read, groups = _read(bundle, folder, seed)
     check_sizes(bundle, read.sizes, str(folder), yes)
     _enough(read, folder)
@@ -121,15 +126,16 @@ def recalibrate(
     normal = np.concatenate([refitted.normal, more])
     z = cross_normalised(normal, (*learned, *others))
     statistics = _statistics(bundle, normal, z, lot, refitted=refitted, seed=seed)
-    thresholds = choose_thresholds(weighted(z, statistics.weight), target_ng, target_warn)
+    raw_scores = _raw_scores(bundle, normal, refitted.anomalies)
+    shown, scores = anomaly_scores(raw_scores, statistics), weighted(z, statistics.weight)
+    thresholds = choose_operating_point(scores, shown, point, (target_ng, target_warn))
     report: dict[str, Any] = {"shares": refitted.shares, "forget": forget, "learned": len(lot.normal)}
     if len(known):
         report["old_lot"] = _old_lot(fuse(known, statistics)[1], thresholds, keep_old, yes)
     share = refitted.shares.get("logic", SHARES[0])
     graphs, references = with_refitted(bundle, refitted.constants, new_cells(bundle, lot.normal, share, forget=forget))
     child = replace(bundle.contents(), statistics=statistics, thresholds=thresholds)
-    child = replace(child, graphs={**child.graphs, **graphs}, references=references)
-    child = replace(child, raw_scores=_raw_scores(bundle, normal, refitted.anomalies))
+    child = replace(child, graphs={**child.graphs, **graphs}, references=references, raw_scores=raw_scores)
     camera = _camera(bundle, read.frames, folder, forget)
     write_bundle(target, _with_golden(_described(bundle, child, read=read, seed=seed, report=report, camera=camera)))
     return target
@@ -397,7 +403,9 @@ def rethreshold(bundle_path: Path | str, warn: float, ng: float, reason: str = "
         raise BadInput(f"the thresholds are {warn:g} and {ng:g}: both must be finite numbers")
     bundle = open_bundle(bundle_path)
     now = bundle.thresholds
-    changed = Thresholds(warn, ng, target_warn=now.target_warn, target_ng=now.target_ng)
+    changed = Thresholds(
+        warn, ng, target_warn=now.target_warn, target_ng=now.target_ng, operating_point=now.operating_point
+    )
     is_child = REPORT in bundle.report
     parent = bundle.parent if is_child and bundle.parent else bundle.sha256
     change = {

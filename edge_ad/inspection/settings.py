@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from edge_ad.bundle import Bundle
@@ -122,7 +122,10 @@ def set_by_hand(run: RunTable, thresholds: Thresholds) -> Thresholds:
     if warn > ng:
         raise BadInput(f"warn_above is {warn:g} and ng_above {ng:g}: WARN must not lie above NG")
     # Set by hand they promise no rate of normal images.
-    return replace(Thresholds(warn, ng), target_warn=thresholds.target_warn, target_ng=thresholds.target_ng)
+    return Thresholds(
+        warn, ng,
+        target_warn=thresholds.target_warn, target_ng=thresholds.target_ng, operating_point=thresholds.operating_point,
+    )  # fmt: skip
 
 
 def trial(settings: Config, flags: Mapping[str, object]) -> Config:

@@ -16,7 +16,14 @@ from edge_ad.scoring.statistics import (
     normalise_statistics,
     weighted,
 )
-from edge_ad.scoring.thresholds import Thresholds, choose_thresholds, lies_above
+from edge_ad.scoring.thresholds import (
+    OperatingPoint,
+    Thresholds,
+    anomaly_scores,
+    choose_operating_point,
+    choose_thresholds,
+    lies_above,
+)
 from edge_ad.scoring.weights import choose_weights
 
 __all__ = [
@@ -24,8 +31,11 @@ __all__ = [
     "MAPS",
     "MIN_BRANCHES",
     "Array",
+    "OperatingPoint",
     "Statistics",
     "Thresholds",
+    "anomaly_scores",
+    "choose_operating_point",
     "choose_thresholds",
     "choose_weights",
     "cross_normalised",

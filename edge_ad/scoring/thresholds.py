@@ -11,18 +11,59 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from edge_ad.errors import BadInput, DeviceFault
 from edge_ad.events import Verdict
 from edge_ad.scoring.auroc import auroc
+from edge_ad.scoring.statistics import Array, Statistics, fuse
 
 _LARGEST = 1.7e308  # about the largest float; a whole number may be larger
 _COUNTS = ("goods", "goods_warn", "goods_ng")
+LARGEST_PRICE = 1e6
+
+
+FIRST_FIELDS = 9  # of Thresholds: what every bundle has
+
+
+class Found(NamedTuple):
+    """How many of the anomalies of a ``name`` are above NG (``found``) and above NG of the promise (``promised``)."""
+
+    name: str
+    found: int
+    promised: int
+    of: int
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """A rule for the NG threshold: ``promise``, ``balanced``, or ``cost`` with the ``price`` of a missed defect in false
+    rejects.
+    """
+
+    name: str
+    price: float = 0.0
+
+    @classmethod
+    def parse(cls, text: object) -> OperatingPoint:
+        """Read ``promise``, ``balanced`` or ``cost:10``; BadInput for anything else."""
+        name, _, price = text.partition(":") if isinstance(text, str) else ("", "", "")
+        if text in ("promise", "balanced"):
+            return cls(name)
+        try:
+            number = float(price) if name == "cost" else math.nan
+        except ValueError:
+            number = math.nan
+        if not 0 < number <= LARGEST_PRICE:
+            raise BadInput(
+                f"the operating point is {text!r:.40}; it must be promise, balanced or cost:K with K above 0 and at most "
+                f"{LARGEST_PRICE:g}, what a missed defect costs in false rejects, such as cost:10"
+            )
+        return cls(name, number)
 
 
 @dataclass(frozen=True)
@@ -34,6 +75,11 @@ class Thresholds:
     of normal images asked for, ``supported_*`` the rates promised: the target, or 1 / (normal images + 1) where so few
     normal images cannot support the target. Rates are fractions, not percent. With ``goods`` 0 the thresholds were set
     by hand and promise nothing.
+
+    ``operating_point`` is the rule that NG follows (``OperatingPoint``). ``promise_ng`` is the NG threshold of the
+    promise, ``estimated_ng`` the rate of normal images that the rule expects above ``ng``; None where only the promise
+    was made. ``found`` tells of the anomalies that the rule looked at, by strength, how many lie above ``ng``, how many
+    above ``promise_ng``, and how many there are.
     """
 
     warn: float
@@ -45,10 +91,18 @@ class Thresholds:
     target_ng: float = 0.01
     supported_warn: float = 0.05
     supported_ng: float = 0.01
+    operating_point: str = "promise"
+    promise_ng: float | None = None
+    estimated_ng: float | None = None
+    found: tuple[Found, ...] = ()
 
     def __post_init__(self) -> None:
-        for field in fields(self):
+        OperatingPoint.parse(self.operating_point)
+        for field in fields(self)[:FIRST_FIELDS]:
             _check_number(field.name, getattr(self, field.name))
+        for name in ("promise_ng", "estimated_ng"):
+            if getattr(self, name) is not None:
+                _check_number(name, getattr(self, name))
         if self.warn > self.ng:
             raise BadInput(f"the WARN threshold {self.warn:g} lies above the NG threshold {self.ng:g}; it must not")
         if not 0 <= self.goods_ng <= self.goods_warn <= self.goods:
@@ -73,9 +127,41 @@ class Thresholds:
             f"{self.goods_ng} of {self.goods} normal images would be rejected (NG above {self.ng:.4g}) and "
             f"{self.goods_warn} of {self.goods} would be at least WARN (above {self.warn:.4g})"
         ]
-        messages += self._unsupported("NG", self.target_ng, self.supported_ng)
+        messages += self._lone() if self._is_lowered else self._unsupported("NG", self.target_ng, self.supported_ng)
         messages += self._unsupported("WARN", self.target_warn, self.supported_warn)
-        return "; ".join(messages)
+        messages.append(f"with 90 % certainty at most {percent(self.upper_ng)} of normal images are NG")
+        return "; ".join(messages + self._both_currencies())
+
+    @property
+    def upper_ng(self) -> float:
+        """The rate of normal images above ``ng`` that is not exceeded in 90 % of draws of ``goods`` normal images."""
+        return upper_rate(self.goods, self.goods_ng)
+
+    @property
+    def _is_lowered(self) -> bool:
+        return self.promise_ng is not None and self.ng < self.promise_ng
+
+    def _lone(self) -> list[str]:
+        return [
+            f"the highest of them ({self.promise_ng:.4g}) lies alone and does not set NG, so {percent(self.supported_ng)} are "
+            f"promised instead of {percent(max(self.target_ng, 1 / (self.goods + 1)))}"
+        ]
+
+    def _both_currencies(self) -> list[str]:
+        """Return what the operating point expects of normal images and of the anomalies that it looked at."""
+        if self.estimated_ng is None:
+            return []
+        found = ", ".join(f"{row.found} of {row.of} {row.name}" for row in self.found)
+        rate = "less than 0.01 %" if self.estimated_ng < 1e-4 else f"about {percent(self.estimated_ng)}"
+        shown = f"; it finds {found}{self._lost()}" if found else ""
+        return [f"operating point {self.operating_point}: {rate} of normal images are expected above NG{shown}"]
+
+    def _lost(self) -> str:
+        """Return the shares that NG loses of those anomalies that the promise alone would find."""
+        if self._is_lowered or self.ng == self.promise_ng:
+            return ""
+        shares = ", ".join(percent(1 - row.found / row.promised) for row in self.found if row.promised)
+        return f" and loses {shares} of those above {self.promise_ng:.4g}, the NG of the promise" if shares else ""
 
     def _unsupported(self, name: str, target: float, supported: float) -> list[str]:
         if supported <= target:
@@ -92,11 +178,29 @@ class Thresholds:
 
     @classmethod
     def from_json(cls, value: object) -> Thresholds:
-        """Build from a JSON object with exactly these fields; anything else raises BadInput."""
+        """Build from a JSON object with exactly these fields; those of the operating point may be missing, as they are in
+        older bundles, and anything else raises BadInput.
+        """
         names = [field.name for field in fields(cls)]
-        if not isinstance(value, Mapping) or sorted(value) != sorted(names):
+        missing = set(names) - set(value) if isinstance(value, Mapping) else set(names)
+        if not isinstance(value, Mapping) or missing - set(names[FIRST_FIELDS:]) or set(value) - set(names):
             raise BadInput(f"thresholds must be a JSON object with exactly {', '.join(names)}")
-        return cls(**value)
+        return cls(**{**value, "found": _found(value.get("found", []))})
+
+
+def _found(value: object) -> tuple[Found, ...]:
+    """Read the rows of anomalies from JSON; BadInput for anything else."""
+    rows = value if isinstance(value, (list, tuple)) else [value]
+    return tuple(map(_found_row, rows))
+
+
+def _found_row(row: object) -> Found:
+    if isinstance(row, (list, tuple)) and len(row) == len(Found._fields):
+        name, counts = row[0], list(row[1:])
+        whole = all(type(count) is int and count >= 0 for count in counts)
+        if isinstance(name, str) and whole and max(counts[:2]) <= counts[2]:
+            return Found(name, *counts)
+    raise BadInput(f"thresholds: 'found' must list rows of {', '.join(Found._fields)}, but has {row!r:.60}")
 
 
 def percent(rate: float) -> str:
@@ -166,3 +270,161 @@ def lies_above(others: ArrayLike, scores: ArrayLike) -> bool:
     if share is None or min(first, second) < MIN_LIKE:
         return False
     return share - 0.5 > LIKE * math.sqrt((first + second + 1) / (12 * first * second))
+
+
+CERTAINTY = 0.9
+ALLOWED_LOSS = 0.01  # of the anomalies of a strength that the promise finds
+SHOWN = "synthetic"  # raw scores of the anomalies of a training; fainter ones end in _50 and the like
+DEFECTIVE = 0.01  # share of parts that are assumed to have a defect, where misses and false rejects are weighed
+Floats = NDArray[np.float64]
+
+
+def upper_rate(count: int, above: int, certainty: float = CERTAINTY) -> float:
+    """Return the rate above the (``above`` + 1)-th highest of ``count`` scores that is not exceeded with ``certainty``.
+
+    That rate follows Beta(above + 1, count - above), whatever the distribution (Vovk, Conditional validity of inductive
+    conformal predictors, 2012); its distribution function is a binomial tail.
+    """
+    if above >= count:
+        return 1.0
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _binomial(above, count, middle) > 1 - certainty else (low, middle)
+    return high
+
+
+def _binomial(most: int, count: int, rate: float) -> float:
+    """The probability of at most ``most`` of ``count`` that happen at a ``rate`` each."""
+
+    def term(k: int) -> float:
+        ways = math.lgamma(count + 1) - math.lgamma(k + 1) - math.lgamma(count - k + 1)
+        return math.exp(ways + k * math.log(rate) + (count - k) * math.log1p(-rate))
+
+    return math.fsum(map(term, range(most + 1)))
+
+
+def anomaly_scores(raw_scores: Mapping[str, Array], statistics: Statistics) -> dict[str, Array]:
+    """Return the fused scores of the anomalies among the ``raw_scores`` of a bundle, by strength, the full one first."""
+    shares = {split: split.removeprefix(SHOWN).strip("_") for split in raw_scores if split.startswith(SHOWN)}
+    known = {split: int(share or 100) for split, share in shares.items() if share.isdecimal() or not share}
+    ordered = sorted(known, key=lambda split: -known[split])
+    names = [f"at {known[split]} %" if shares[split] else "anomalies" for split in ordered]
+    return {name: fuse(raw_scores[split], statistics)[1] for name, split in zip(names, ordered, strict=True)}
+
+
+def choose_operating_point(
+    scores: ArrayLike,
+    anomalies: Mapping[str, ArrayLike],
+    point: OperatingPoint,
+    targets: tuple[float, float] = (0.01, 0.05),
+    *,
+    least: tuple[float, float] = (-math.inf, -math.inf),
+) -> Thresholds:
+    """Choose thresholds as ``choose_thresholds`` does for ``targets`` (NG, WARN), and move NG as the operating ``point`` says.
+
+    ``anomalies`` are fused scores by strength. WARN stays at the promise, and NG is never below that of the promise, but
+    that an image which lies alone above all others need not set it (``_floor``). ``balanced`` goes to where normal
+    images reach the target by estimate. To go beyond the promise it takes the 90 % upper end of the rate that it starts
+    from, goes no further than the middle between the promise and the anomalies, and loses at most ALLOWED_LOSS of those
+    that the promise finds at each strength; without anomalies it stays. ``cost`` minimises price * missed + false
+    rejects where DEFECTIVE of the parts have a defect, one like the anomalies shown, all strengths equally often.
+    Thresholds are not below ``least`` (NG, WARN), which counts as promised too.
+    """
+    plain = choose_thresholds(scores, *targets)
+    ordered = np.sort(np.asarray(scores, dtype=np.float64).ravel())
+    promise = _lifted(plain, ordered, least)
+    if point.name == "promise":
+        return promise
+    shown = {name: _finite(values) for name, values in anomalies.items()}
+    tail = _Tail.of(ordered, plain)
+    strengths, floor = [values for values in shown.values() if len(values)], max(_floor(ordered, promise), least[0])
+    if point.name == "balanced":
+        ng = _balanced(promise, floor, tail, strengths)
+    else:
+        ng = _cheapest(floor, tail, strengths, point.price) if strengths else promise.ng
+    above = int((ordered > ng).sum())
+    return replace(
+        promise,
+        ng=ng,
+        goods_ng=above,
+        supported_ng=max(promise.supported_ng, (above + 1) / (len(ordered) + 1)) if ng < promise.ng else promise.supported_ng,
+        operating_point=f"{point.name}:{point.price:g}" if point.price else point.name,
+        promise_ng=promise.ng,
+        estimated_ng=tail.rate(ng),
+        found=tuple(
+            Found(name, int((values > ng).sum()), int((values > promise.ng).sum()), len(values)) for name, values in shown.items()
+        ),
+    )
+
+
+def _finite(values: ArrayLike) -> Floats:
+    flat = np.asarray(values, dtype=np.float64).ravel()
+    return np.sort(flat[np.isfinite(flat)])
+
+
+def _lifted(plain: Thresholds, ordered: Floats, least: tuple[float, float]) -> Thresholds:
+    warn = max(plain.warn, least[1])
+    ng = max(plain.ng, least[0], warn)
+    return replace(plain, warn=warn, ng=ng, goods_warn=int((ordered > warn).sum()), goods_ng=int((ordered > ng).sum()))
+
+
+def _floor(ordered: Floats, promise: Thresholds) -> float:
+    """Return the least NG: that of the promise, or the second highest score (not below WARN) where the promise rests on
+    the highest alone.
+
+    One image of sixty that is unlike all others would else set NG, and hide the anomalies below it.
+    """
+    return promise.ng if promise.goods_ng or len(ordered) < 2 else max(float(ordered[-2]), promise.warn)
+
+
+@dataclass(frozen=True)
+class _Tail:
+    """Normal images above ``warn``, whose rate there is ``start``: as an exponential through the upper half of their scores,
+    of which ``reach`` lies between the median and ``warn``.
+    """
+
+    warn: float
+    start: float
+    reach: float
+
+    @classmethod
+    def of(cls, ordered: Floats, promise: Thresholds) -> _Tail:
+        return cls(promise.warn, promise.supported_warn, promise.warn - float(np.median(ordered)))
+
+    def rate(self, score: float) -> float:
+        """Return the estimated rate of normal images above a ``score`` that is at least ``warn``."""
+        if score <= self.warn or self.start >= 0.5:
+            return self.start
+        return self.start * math.exp(math.log(2 * self.start) * (score - self.warn) / self.reach) if self.reach > 0 else 0.0
+
+    def score(self, target: float, start: float) -> float:
+        """Return where the rate is ``target`` if it is ``start`` at ``warn``."""
+        if start <= target:
+            return self.warn
+        return self.warn + self.reach * math.log(start / target) / math.log(0.5 / start) if start < 0.5 else math.inf
+
+
+def _balanced(promise: Thresholds, floor: float, tail: _Tail, shown: list[Floats]) -> float:
+    estimate = tail.score(promise.target_ng, tail.start)
+    if estimate < promise.ng:
+        return max(estimate, floor)
+    caught = [values[values > promise.ng] for values in shown]
+    # The lowest anomalies that must stay above NG: the next one after those that may be lost.
+    limits = [float(values[math.floor(ALLOWED_LOSS * len(values))]) for values in caught if len(values)]
+    if not limits:
+        return promise.ng
+    start = upper_rate(promise.goods, promise.goods_warn)
+    return min(tail.score(promise.target_ng, start), (promise.ng + min(limits)) / 2)
+
+
+def _cheapest(floor: float, tail: _Tail, shown: list[Floats], price: float) -> float:
+    # The cost falls between two anomalies, and jumps at each: NG lies at the floor or in the middle of such a gap.
+    scores = np.unique(np.concatenate([[floor], *(values[values > floor] for values in shown)]))
+    candidates = [floor, *((scores[1:] + scores[:-1]) / 2).tolist()]
+
+    def cost(ng: float) -> float:
+        missed = float(np.mean([np.searchsorted(values, ng, "right") / len(values) for values in shown]))
+        return DEFECTIVE * price * missed + (1 - DEFECTIVE) * tail.rate(ng)
+
+    return float(min(candidates, key=lambda ng: (cost(ng), -ng)))

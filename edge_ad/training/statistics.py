@@ -41,7 +41,9 @@ from edge_ad.presets.presets import FusionSettings, Preset
 from edge_ad.scoring import (
     BRANCHES,
     MAPS,
+    OperatingPoint,
     Statistics,
+    anomaly_scores,
     choose_weights,
     cross_normalised,
     fit_gaussian,
@@ -169,6 +171,7 @@ def finish_contents(
     scratch: Path,
     targets: tuple[float, float],
     *,
+    point: OperatingPoint,
     preset: Preset,
     given: Collection[str] = (),
     seed: int,
@@ -178,10 +181,10 @@ def finish_contents(
     """Return ``contents`` with statistics, weights, thresholds, raw scores and golden images measured by the pipeline.
 
     ``contents`` carries the exported graphs with ``blank_statistics``; ``targets`` are the rates of normal images
-    called NG and called WARN or NG. A preliminary bundle is written to ``scratch`` so that the very code of the edge
-    does the scoring. How many of the highest cells of each map count is chosen then, but for what the user has
-    ``given`` of the settings of ``preset`` (keys such as ``fusion.top``). With ``disturbed`` versions of the unseen normal
-    images statistics, weights and thresholds come from them too.
+    called NG and called WARN or NG, ``point`` the operating point. A preliminary bundle is written to ``scratch`` so
+    that the very code of the edge does the scoring. How many of the highest cells of each map count is chosen then, but
+    for what the user has ``given`` of the settings of ``preset`` (keys such as ``fusion.top``). With ``disturbed``
+    versions of the unseen normal images statistics, weights and thresholds come from them too.
     """
     measured = _measured(contents, images, disturbed, scratch, progress=progress)
     contents, measured = _with_chosen_tops(contents, measured, images.kinds, preset, given=given, seed=seed, progress=progress)
@@ -192,10 +195,10 @@ def finish_contents(
     statistics = measure(contents.statistics, versions.flat, z, shown, kinds=measured.kinds(images.kinds), seed=seed)
     scores = _witnesses(weighted(z, statistics.weight), versions.before(len(measured.normalise.raw)), progress)
     axes = () if disturbed is None else disturbed.axes
-    thresholds = tolerant_thresholds(scores, axes, targets)
     golden = _golden(images, measured.threshold.raw, anomalies.raw)
     raw = {"normalise": measured.normalise.raw, "threshold": measured.threshold.raw, "synthetic": anomalies.raw}
     raw |= {f"synthetic_{100 * share:.0f}": scored.raw for share, scored in measured.faded.items()}
+    thresholds = tolerant_thresholds(scores, axes, targets, anomalies=anomaly_scores(raw, statistics), point=point)
     branches = branch_report(unseen.raw, anomalies.raw, shown.raw[len(anomalies.raw) :], statistics)
     counts = {"images": len(unseen.raw), "for_thresholds": len(scores), "groups": len(groups)}
     report = {**contents.report, "branches": branches, "unseen": counts}

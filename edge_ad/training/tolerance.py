@@ -8,6 +8,7 @@ and noise by the tolerance, and in place as the preset says.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from edge_ad.data.tolerance import Disturbance, Tolerance
 from edge_ad.geometry.geometry import Geometry
 from edge_ad.geometry.pose import NotLocated
 from edge_ad.presets.presets import Augmentation, Preset
-from edge_ad.scoring import Thresholds, choose_thresholds
+from edge_ad.scoring import OperatingPoint, Thresholds, choose_operating_point, choose_thresholds
 
 Image = NDArray[np.uint8]
 Scores = NDArray[np.float32]
@@ -128,19 +129,28 @@ class DisturbedImages:
         return plain if isinstance(prepared, NotLocated) else prepared.image
 
 
-def tolerant_thresholds(scores: Scores, axes: Sequence[str], targets: tuple[float, float]) -> Thresholds:
+def tolerant_thresholds(
+    scores: Scores,
+    axes: Sequence[str],
+    targets: tuple[float, float],
+    *,
+    anomalies: Mapping[str, Scores] | None = None,
+    point: OperatingPoint | None = None,
+) -> Thresholds:
     """Return thresholds for the ``targets`` (NG, and WARN or NG) of normal images as they come within a tolerance.
 
     ``scores`` f32 [N, V] are those of each image undisturbed, then of its versions as ``axes`` says. An image counts by the
     highest score of its undisturbed and its randomly drawn versions: a new part in a state drawn alike lies above with the
     target rate at most. With any one axis at its limit no more than twice the targets may, so thresholds are lifted to that.
+    The operating ``point`` (that of the promise if None) is chosen between these images and the scores of ``anomalies``.
     """
+    point = point or OperatingPoint("promise")
     drawn = _highest(scores, axes, "random")
-    base = choose_thresholds(drawn, *targets)
     twice = min(2 * targets[0], 0.99), min(2 * targets[1], 0.99)
-    lifted = [base, *(choose_thresholds(_highest(scores, axes, axis), *twice) for axis in dict.fromkeys(axes) if axis != "random")]
-    warn, ng = max(one.warn for one in lifted), max(one.ng for one in lifted)
-    return replace(base, warn=warn, ng=ng, goods_warn=int((drawn > warn).sum()), goods_ng=int((drawn > ng).sum()))
+    limits = [_highest(scores, axes, axis) for axis in dict.fromkeys(axes) if axis != "random"]
+    lifted = [choose_operating_point(limit, {}, point, twice) for limit in limits]
+    least = max((one.ng for one in lifted), default=-math.inf), max((one.warn for one in lifted), default=-math.inf)
+    return choose_operating_point(drawn, anomalies or {}, point, targets, least=least)
 
 
 def _highest(scores: Scores, axes: Sequence[str], axis: str) -> Scores:

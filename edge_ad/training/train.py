@@ -36,7 +36,7 @@ from edge_ad.models.memory import CellGaussians, Memory
 from edge_ad.models.tiles import JoinedTeacher, TileNetworks
 from edge_ad.presets.networks import Size, TeacherKind, TileLayout, parse_tiles
 from edge_ad.presets.presets import Preset, preset_named, with_teacher, with_values
-from edge_ad.scoring import BRANCHES, Thresholds, choose_thresholds
+from edge_ad.scoring import BRANCHES, OperatingPoint, Thresholds, choose_thresholds
 from edge_ad.training.augment import disturbed, with_moved
 from edge_ad.training.choices import (
     describe_figures,
@@ -163,6 +163,7 @@ class _Training:
             layout_of(self.tiles, self.preset.image_size, self.preset)
         # Wrong rates and an empty penalty folder are refused now, not after an hour of training.
         choose_thresholds(np.zeros(1), self.thresholds.target_ng, self.thresholds.target_warn)
+        self.point = OperatingPoint.parse(self.thresholds.operating_point or "balanced")
         self.penalty = penalty_paths(options.penalty)
         self.smallest = None if options.smallest_defect is None else parse_pixels("--smallest-defect", options.smallest_defect)
         self.dataset = load_dataset(data, options.seed, options.exclude)
@@ -450,7 +451,8 @@ class _Training:
         disturbed_images = self._disturbed()
         contents = finish_contents(
             blank, images, scratch, targets,
-            preset=preset, given=self.given, seed=self.options.seed, progress=self.progress, disturbed=disturbed_images,
+            point=self.point, preset=preset, given=self.given, seed=self.options.seed, progress=self.progress,
+            disturbed=disturbed_images,
         )  # fmt: skip
         log_scores(contents, self.progress.log)
         options = replace(options, keep=FLOAT_BY_DEFAULT)
@@ -473,8 +475,8 @@ class _Training:
 
     def _details(self) -> dict[str, Any]:
         normal, given = self.dataset.normal, self.options
-        left_out = {"out", "setting", "smallest_defect", "tolerance", "exclude", *SHAPING}
-        options = {**given.model_dump(exclude=left_out), **self.thresholds.model_dump()}
+        options = given.model_dump(exclude={"out", "setting", "smallest_defect", "tolerance", "exclude", *SHAPING})
+        options |= self.thresholds.model_dump(exclude_none=True)
         options |= {name: value for name in SHAPING if (value := getattr(given, name))}
         return {
             "version": __version__,

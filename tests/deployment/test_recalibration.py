@@ -16,7 +16,7 @@ from edge_ad.bundle import Bundle, open_bundle, write_bundle
 from edge_ad.camera.measure import HealthReference, measure_reference
 from edge_ad.cli.app import main
 from edge_ad.data.images import read_image, resize
-from edge_ad.deployment.recalibration import recalibrate
+from edge_ad.deployment.recalibration import recalibrate, rethreshold
 from edge_ad.errors import BadInput
 from edge_ad.scoring import fuse
 from tests.fixtures.tiny_bundle import Reference, make_tiny_bundle, tiny_contents, tiny_image
@@ -57,6 +57,22 @@ def test_networks_weights_and_proof_images_stay(parent: Path, child: Bundle) -> 
     np.testing.assert_array_equal(new.statistics.weight, old.statistics.weight)  # of defects that nobody can draw again
     np.testing.assert_array_equal(new.golden.images, old.golden.images)
     np.testing.assert_allclose(new.golden.raw, raw_of_images(child, new.golden.images), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, "cost:5"), ("balanced", "balanced")])
+def test_the_operating_point_of_the_bundle_stays_without_another(
+    parent: Path, goods: Path, tmp_path: Path, given: str | None, expected: str
+) -> None:
+    contents = open_bundle(parent).contents()
+    cost = replace(contents, thresholds=replace(contents.thresholds, operating_point="cost:5"))
+    write_bundle(tmp_path / "cost.edgead", cost)
+    thresholds = open_bundle(recalibrate(tmp_path / "cost.edgead", goods, operating_point=given)).thresholds
+    assert thresholds.operating_point == expected
+    assert [row.name for row in thresholds.found] == ["anomalies", "at 50 %", "at 25 %"]
+    by_hand = open_bundle(rethreshold(tmp_path / "cost.edgead", 1.0, 2.0)).thresholds
+    assert (by_hand.operating_point, by_hand.goods, by_hand.estimated_ng) == ("cost:5", 0, None)
+    with pytest.raises(BadInput, match="must be promise, balanced or cost:K"):
+        recalibrate(parent, goods, operating_point="cost:0")
 
 
 def raw_of_images(bundle: Bundle, images: Sequence[NDArray[np.uint8]]) -> NDArray[Any]:

@@ -23,6 +23,7 @@ from edge_ad.cli.app import main
 from edge_ad.config import Config, ThresholdsTable, TrainTable
 from edge_ad.data.datasets import load_dataset
 from edge_ad.data.images import read_image, resize
+from edge_ad.data.tolerance import Tolerance
 from edge_ad.engines.pipeline import Pipeline
 from edge_ad.errors import BadInput
 from edge_ad.presets.presets import FAST, PAPER, PRESETS
@@ -34,6 +35,7 @@ from tests.fixtures.trained import CORRUPT, GOODS, Trained, write_goods
 
 slow = pytest.mark.slow
 STAGES = ("tokenizer", "lavit", "efficientad")
+STRENGTHS = ("anomalies", "at 50 %", "at 25 %")
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +145,11 @@ def test_statistics_come_from_the_right_goods(bundle: Bundle) -> None:
     scores = np.array(z) @ statistics.weight
     assert bundle.report["unseen"] == {"images": len(unseen), "for_thresholds": len(unseen), "groups": len(unseen)}
     assert bundle.thresholds.goods == len(scores)
-    assert bundle.thresholds.ng == pytest.approx(scores.max(), rel=1e-3)  # eight images support no rate below 1 / 9
+    thresholds = bundle.thresholds
+    assert thresholds.promise_ng == pytest.approx(scores.max(), rel=1e-3)  # eight images support no rate below 1 / 9
+    assert thresholds.operating_point == "balanced"
+    assert thresholds.ng >= thresholds.promise_ng
+    assert [(row.name, row.of) for row in thresholds.found] == [(name, TINY.anomalies) for name in STRENGTHS]
 
 
 def left_out(rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -226,6 +232,7 @@ class TestEarlyRefusals:
             (Config(train=TrainTable(preset="demo", defects=Path("nowhere"))), "--defects nowhere is not a folder"),
             (Config(train=TrainTable(preset="demo", penalty=Path("nowhere"))), "cannot list nowhere"),
             (Config(thresholds=ThresholdsTable(target_ng=0.2, target_warn=0.1)), "0 < NG <= WARN < 1"),
+            (Config(thresholds=ThresholdsTable(operating_point="best")), "must be promise, balanced or cost:K"),
             (Config(train=TrainTable(preset="paper-m")), "no weights of the teacher pdn_medium"),
             (Config(train=TrainTable(tiles="1x1")), "--tiles is '1x1': give ROWSxCOLUMNS with 2 to 9 tiles"),
             (Config(train=TrainTable(preset="paper", tiles="2x2")), "--tiles: the networks of preset paper see one image"),
@@ -254,6 +261,7 @@ def test_what_identifies_a_training_is_written_as_ever(goods: Path) -> None:
     training = object.__new__(_Training)
     training.dataset, training.preset, training.arithmetic = load_dataset(goods, 0), FAST, choose_arithmetic(False)
     training.options, training.thresholds = TrainTable(preset="demo", setting=["a=1", "b=2"], steps=3), ThresholdsTable()
+    training.tolerance = Tolerance.parse("none")
     assert training._details()["options"] == {
         **dict.fromkeys(("teacher", "defects", "penalty", "masks"), "None"),
         "preset": "demo", "steps": "3", "seed": "0", "target_ng": "0.01", "target_warn": "0.05",
