@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 from edge_ad.bundle.graphs import GRAPHS
 from edge_ad.errors import BadInput
 from edge_ad.scoring import Array
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 _DIMENSIONS = {
     "memory_bank": 3,
@@ -81,15 +84,9 @@ class References:
 def reference_values(name: str, graph: bytes, references: References) -> dict[str, Array]:
     """Return the references of a graph, be they inputs or, in an older bundle, constants inside it."""
     import onnx
-    from onnx import numpy_helper
 
-    given, tensors = references.arrays(), {one.name: one for one in onnx.load_model_from_string(graph).graph.initializer}
-    inside = {
-        reference: np.array(numpy_helper.to_array(tensors[constant]), np.float32)
-        for reference, constant in GRAPHS[name].references
-        if constant in tensors
-    }
-    return inside | {reference: given[reference] for reference, _ in GRAPHS[name].references if reference in given}
+    given = {reference: value for reference, value in references.arrays().items() if reference in dict(GRAPHS[name].references)}
+    return given or _take_constants(name, onnx.load_model_from_string(graph))
 
 
 def with_values(
@@ -97,27 +94,41 @@ def with_values(
 ) -> tuple[bytes, References]:
     """Return a graph and the references of its bundle with other ``values`` of the same shapes.
 
-    The graph stays as it is, byte for byte, where these are its inputs; in an older bundle it holds them itself. BadInput
-    where it has neither.
+    The graph stays as it is, byte for byte, where these are its inputs. The constants of an older bundle become inputs
+    by that, so that the next values need no other graph. BadInput where it has neither.
     """
-    inputs = {reference: value for reference, value in values.items() if reference in references.arrays()}
-    references = replace(references, **inputs)
-    inside = {reference: value for reference, value in values.items() if reference not in inputs}
-    return _with_constants(name, graph, inside) if inside else graph, references
+    if not set(values) <= set(references.arrays()):
+        graph, found = as_inputs(name, graph)
+        references = replace(references, **found)
+    if unknown := sorted(set(values) - set(references.arrays())):
+        raise BadInput(f"the graph {name!r} has neither an input nor a constant {unknown[0]!r}: train the bundle again")
+    return graph, replace(references, **values)
 
 
-def _with_constants(name: str, graph: bytes, values: Mapping[str, Array]) -> bytes:
+def as_inputs(name: str, graph: bytes) -> tuple[bytes, dict[str, Array]]:
+    """Return a graph whose constants that are references are inputs, and their values."""
     import onnx
-    from onnx import numpy_helper
 
-    model, names = onnx.load_model_from_string(graph), dict(GRAPHS[name].references)
-    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-    for reference, value in values.items():
-        tensor = tensors.get(names[reference])
-        if tensor is None:
-            raise BadInput(f"the graph {name!r} has no constant {names[reference]}: train the bundle again")
-        tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(value, np.float32), tensor.name))
-    return bytes(model.SerializeToString())
+    model = onnx.load_model_from_string(graph)
+    values = _take_constants(name, model)
+    return bytes(model.SerializeToString()), values
+
+
+def _take_constants(name: str, model: ModelProto) -> dict[str, Array]:
+    """Make inputs of the constants that are references, and return their values; of a pair both or none."""
+    from onnx import helper, numpy_helper
+
+    tensors, constants = {tensor.name: tensor for tensor in model.graph.initializer}, dict(GRAPHS[name].references)
+    pairs = [pair for pair in _PAIRS if all(constants.get(reference) in tensors for reference in pair)]
+    taken = {reference: tensors[constants[reference]] for pair in pairs for reference in pair}
+    values = {reference: np.array(numpy_helper.to_array(tensor), np.float32) for reference, tensor in taken.items()}
+    names = {tensor.name: reference for reference, tensor in taken.items()}
+    for node in model.graph.node:
+        node.input[:] = [names.get(text, text) for text in node.input]
+    for reference, tensor in taken.items():
+        model.graph.input.append(helper.make_tensor_value_info(reference, tensor.data_type, values[reference].shape))
+        model.graph.initializer.remove(tensor)
+    return values
 
 
 def _check_array(name: str, array: NDArray[Any]) -> None:

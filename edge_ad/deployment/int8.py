@@ -15,11 +15,11 @@ from calibration.placement import Plan
 from calibration.quantise import quantise
 from calibration.ranges import Ranges
 from calibration.session import is_symmetric
-from edge_ad.bundle import Bundle
+from edge_ad.bundle import Bundle, Quantisation
 from edge_ad.bundle.graphs import FP32_GRAPHS
 from edge_ad.engines.onnxruntime import OrtBackend
 from edge_ad.errors import BadInput
-from edge_ad.utils.files import read_regular
+from edge_ad.utils.files import read_regular, sha256_bytes
 
 SCHEMA = 1
 TARGET = {"onnxruntime": "cpu", "tensorrt": "tensorrt"}  # by backend
@@ -59,6 +59,18 @@ def recipe_of(bundle: Bundle, plan: Path | None = None) -> Recipe:
                 f"{where}: {name!r} is another graph than that of {bundle.path}; run `edge-ad calibrate` again"
             )
     return recipe
+
+
+def for_graphs(stored: Quantisation | None, graphs: Mapping[str, bytes]) -> Quantisation | None:
+    """Return ranges and plan for ``graphs`` in the place of those they were made for, whose nodes and tensors are the same."""
+    if stored is None:
+        return None
+
+    def marked(table: Mapping[str, Any]) -> dict[str, Any]:
+        hashes = {name: {"graph_sha256": sha256_bytes(graphs[name])} for name in graphs if name in table}
+        return {**table, **{name: {**table[name], **entry} for name, entry in hashes.items()}}
+
+    return Quantisation(marked(stored.ranges), {**stored.plan, "graphs": marked(stored.plan["graphs"])}, stored.proof)
 
 
 def ranges_of(bundle: Bundle) -> Mapping[str, Ranges]:

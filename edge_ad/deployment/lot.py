@@ -211,7 +211,7 @@ def regions_of(bundle: Bundle) -> Regions:
 def with_refitted(
     bundle: Bundle, constants: Mapping[str, Mapping[str, Array]], cells: tuple[Array, Array] | None
 ) -> tuple[dict[str, bytes], References]:
-    """Return the references of a child, and the graphs of an older bundle that hold them as constants."""
+    """Return the references of a child, and its graphs that read them: in an older bundle they held them as constants."""
     values: dict[str, dict[str, Array]] = {LAVIT: dict(constants.get("logic", {}))}
     if cells is not None:
         values[LAVIT] |= {CELL_MEAN: cells[0], CELL_STD: cells[1]}
@@ -236,6 +236,8 @@ def new_cells(bundle: Bundle, normal: Described, share: float, *, forget: bool) 
     if CELL_MEAN not in normal.features:
         return None
     held = _values(bundle, LAVIT)
+    if CELL_STD not in held:
+        return None
     return refit_cells((held[CELL_MEAN], held[CELL_STD]), normal.features[CELL_MEAN], share, forget=forget)
 
 

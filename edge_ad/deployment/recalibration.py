@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -18,12 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from edge_ad.bundle import SUFFIX, Bundle, BundleContents, Golden, child_path, open_bundle, write_bundle
+from edge_ad.bundle import SUFFIX, Bundle, BundleContents, Golden, References, child_path, open_bundle, write_bundle
 from edge_ad.camera.measure import FrameMeasure, HealthReference, camera_report, frame_measurer
 from edge_ad.data.datasets import MIN_NORMAL_IMAGES, load_dataset
 from edge_ad.data.images import read_image, warn_depth
 from edge_ad.data.near_duplicates import near_duplicate_groups, thumbnails
 from edge_ad.deployment.gate import measure_gate
+from edge_ad.deployment.int8 import for_graphs
 from edge_ad.deployment.lot import (
     STRENGTHS,
     Images,
@@ -134,11 +135,17 @@ def recalibrate(
         report["old_lot"] = _old_lot(fuse(known, statistics)[1], thresholds, keep_old, yes)
     share = refitted.shares.get("logic", SHARES[0])
     graphs, references = with_refitted(bundle, refitted.constants, new_cells(bundle, lot.normal, share, forget=forget))
-    child = replace(bundle.contents(), statistics=statistics, thresholds=thresholds)
-    child = replace(child, graphs={**child.graphs, **graphs}, references=references, raw_scores=raw_scores)
+    child = replace(bundle.contents(), statistics=statistics, thresholds=thresholds, raw_scores=raw_scores)
+    child = _with_graphs(child, graphs, references)
     camera = _camera(bundle, read.frames, folder, forget)
     write_bundle(target, _with_golden(_described(bundle, child, read=read, seed=seed, report=report, camera=camera)))
     return target
+
+
+def _with_graphs(contents: BundleContents, graphs: Mapping[str, bytes], references: References) -> BundleContents:
+    """Return contents with other references and the graphs that read them; ranges and plan of INT8 are those of the old ones."""
+    quantisation = for_graphs(contents.quantisation, graphs)
+    return replace(contents, graphs={**contents.graphs, **graphs}, references=references, quantisation=quantisation)
 
 
 def _read(bundle: Bundle, folder: Path, seed: int, *, single: bool = False) -> tuple[_Read, list[list[int]]]:

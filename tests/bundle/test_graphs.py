@@ -29,6 +29,8 @@ NAMERS = {
     "training/distillation.py": "names its stage in the journal of a training",
     "training/recipes.py": "names its stage",
     "training/teacher.py": "names its stage",
+    "deployment/lot.py": "what of each branch a lot changes",
+    "deployment/recalibration.py": "takes the refitted Gaussian of one, and the share of another",
     "evaluation/figures.py": "compares published subsets of branches",
 }
 

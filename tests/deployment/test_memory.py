@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from edge_ad.bundle import Bundle, BundleContents, open_bundle, write_bundle
 from edge_ad.bundle.graphs import MEMORY, MEMORY_CONSTANTS
-from edge_ad.bundle.references import reference_values
 from edge_ad.deployment.build import build
 from edge_ad.deployment.calibrate import CalibrateOptions, with_quantisation
+from edge_ad.deployment.int8 import recipe_of
 from edge_ad.deployment.one_file import TOLERANCE, write_one_file
 from edge_ad.deployment.recalibration import recalibrate, reuse_engine
 from edge_ad.deployment.refit import SHARES
@@ -24,7 +24,7 @@ from edge_ad.scoring import BRANCHES
 from edge_ad.scoring.memory import Regions, fit_cells, gaussian_distances
 from tests.fixtures.memory_bundle import CELLS, WEIGHT, make_memory_bundle, memory_contents, with_inputs
 from tests.fixtures.tiny_bundle import make_tiny_bundle, tiny_image
-from tests.fixtures.tiny_graphs import GRID, gaussian_memory
+from tests.fixtures.tiny_graphs import GRID, gaussian_memory, lavit
 
 NEW = 40
 OLD = range(1000, 1020)  # seeds of the images behind the Gaussians
@@ -116,8 +116,13 @@ def test_recalibration_changes_only_the_remembered_cells_of_the_graph(parent: Pa
         return {tensor.name: to_array(tensor) for tensor in model.graph.initializer}
 
     old, new = constants(open_bundle(parent)), constants(child)
-    assert {name for name in old if not np.array_equal(old[name], new[name])} == set(MEMORY_CONSTANTS[2:])
-    assert new[MEMORY_CONSTANTS[2]].shape[1] == CELLS
+    assert set(old) - set(new) == set(MEMORY_CONSTANTS[2:]), "they are inputs from now on"
+    assert all(np.array_equal(old[name], new[name]) for name in new)
+    bank = child.references.memory_bank
+    assert bank is not None
+    assert bank.shape == old[MEMORY_CONSTANTS[2]].shape
+    assert bank.shape[1] == CELLS
+    assert not np.array_equal(bank, old[MEMORY_CONSTANTS[2]])
     others = [name for name in child.graphs if name != MEMORY]
     assert all(child.graph(name) == open_bundle(parent).graph(name) for name in others)
 
@@ -222,10 +227,10 @@ def test_what_a_memory_compares_with_scores_alike_as_constant_and_as_input(
     np.testing.assert_array_equal(raw_of(new_child, images), raw_of(old_child, images))
     assert (raw_of(new_child, images) != raw_of(new, images)).any()
     assert new_child.graph(MEMORY) == new.graph(MEMORY)
-    learned = reference_values(MEMORY, old_child.graph(MEMORY), old_child.references)
-    assert list(learned) == list(new_child.references.arrays())
+    assert old_child.graph(MEMORY) == new.graph(MEMORY), "an older bundle has inputs from then on"
+    assert list(old_child.references.arrays()) == list(new_child.references.arrays())
     for name, value in new_child.references.arrays().items():
-        np.testing.assert_array_equal(value, learned[name])
+        np.testing.assert_array_equal(value, old_child.references.arrays()[name])
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
@@ -250,3 +255,17 @@ def test_one_file_holds_what_the_memory_compares_with(tmp_path: Path) -> None:
     write_bundle(tmp_path / "b.edgead", with_inputs(memory_contents()))
     written = write_one_file(open_bundle(tmp_path / "b.edgead"), tmp_path / "b.onnx", threads=1)
     assert max(written.errors.values()) <= TOLERANCE
+
+
+def test_ranges_and_plan_of_an_older_bundle_serve_the_graphs_that_its_recalibration_gave_inputs(
+    tmp_path: Path, new_goods: Path
+) -> None:
+    """Its LAViT holds what normal images have in each cell. The engine of the child serves its own children."""
+    path, contents = tmp_path / "b.edgead", memory_contents()
+    write_bundle(path, calibrated(replace(contents, graphs={**contents.graphs, "lavit": lavit(0, cells=True)}), tmp_path))
+    child = open_bundle(recalibrate(path, new_goods, yes=True, any_product=True))
+    assert {"cell_mean", "cell_std", "memory_bank", "memory_norms"} == set(child.references.arrays())
+    assert recipe_of(child).ranges["lavit"].graph_sha256 == child.graph_sha256("lavit") != open_bundle(path).graph_sha256("lavit")
+    assert build(child, "int8", threads=1).refusal is None
+    again = open_bundle(recalibrate(child.path, new_goods, yes=True))
+    assert (reuse_engine(child.path, again) or "").startswith("engine: onnxruntime int8 of the parent")
