@@ -8,11 +8,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from edge_ad.cli.app import main
 from edge_ad.data.datasets import load_dataset
 from edge_ad.scoring.contamination import Contamination
-from edge_ad.training.review import Reviewed, page, reason_of
+from edge_ad.training.images import read_all
+from edge_ad.training.review import Reviewed, look, page, reason_of
+from edge_ad.training.teacher import load_teacher
 from tests.fixtures.tiny_presets import TINY, known
 from tests.fixtures.trained import CORRUPT, write_goods
 
@@ -76,6 +79,17 @@ def _reviewed(deviations: list[list[float]], place: tuple[int, int] = (0, 0)) ->
     found = Contamination(np.array(deviations), np.array([place] * count), (9, 9))
     paths = tuple(Path(f"/d/{number}.png") for number in range(count))
     return Reviewed(np.zeros((count, 32, 32, 3), np.uint8), paths, found, Path("/d"))
+
+
+@pytest.mark.parametrize(("most", "grid"), [(20 * 256, (16, 16)), (20 * 256 - 1, (8, 8))])
+def test_many_images_are_compared_on_a_coarser_grid(
+    most: int, grid: tuple[int, int], goods: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge_ad.training.review.MAX_CELLS", most)
+    device, paths = torch.device("cpu"), sorted(goods.iterdir())
+    reviewed = look(load_teacher(TINY, None, device), read_all(paths, 128), paths, goods, device=device, seed=0)
+    assert reviewed.found.grid == grid
+    assert reviewed.paths[reviewed.found.order[0]].name == ODD
 
 
 def test_the_warning_names_how_many_and_the_command() -> None:

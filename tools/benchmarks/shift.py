@@ -41,6 +41,7 @@ from edge_ad.geometry.pose import NotLocated
 from edge_ad.scoring.auroc import auroc
 
 Image = NDArray[np.uint8]
+DARK = 0.6  # rates whose cells are dark in the plot
 UNDISTURBED, UNLOCATED = "none", "not located"
 LEVELS: Mapping[str, tuple[float, ...]] = MappingProxyType({
     "light": (5, 10, 30), "colour": (3, 9), "blur": (0.5, 1, 3), "noise": (2, 6), "jpeg": (80, 40), "shift": (2, 6),
@@ -253,7 +254,8 @@ def plot(cells: Sequence[Cell], path: Path) -> None:
                 values[row, column] = getattr(cell, f"{kind}_ng") / total
                 none = getattr(cell, f"{kind}_none") / total
                 text = f"{values[row, column]:.0%}" + (f"\n{none:.0%} NONE" if none else "")
-                axes.text(column, row, text, ha="center", va="center", fontsize=6)
+                colour = "white" if values[row, column] > DARK else "black"
+                axes.text(column, row, text, ha="center", va="center", fontsize=6, color=colour)
         axes.imshow(values, vmin=0, vmax=1, cmap="OrRd" if kind == "normal" else "YlGn", aspect="auto", alpha=0.8)
         axes.set_xticks(range(len(cases)), cases, rotation=30, ha="right", fontsize=7)
         axes.set_yticks(range(len(labels)), labels if number == 1 else [""] * len(labels), fontsize=7)
