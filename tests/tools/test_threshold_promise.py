@@ -126,3 +126,37 @@ def test_by_hand(tool: ModuleType) -> None:
 def test_draws_of_different_sizes_are_refused(tool: ModuleType) -> None:
     with pytest.raises(ValueError, match="same numbers of normal images"):
         tool.measure([([1, 2], [3]), ([1, 2, 3], [4])], 0.1)
+
+
+def test_rules_are_compared_on_the_raw_scores_of_a_bundle(
+    tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = make_tiny_bundle(tmp_path / "tiny.edgead")
+    arguments = ["--compare", str(bundle), "--draws", "5", "--sizes", "10+8", "1000+1000", "--json", str(tmp_path / "out.json")]
+    assert tool.main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert "10+8, 1 bundles" in printed
+    assert "1000+1000: no bundle has so many unseen normal images" in printed
+    rows = json.loads((tmp_path / "out.json").read_text())["rows"]
+    assert [row["rule"] for row in rows] == list(tool.RULES)
+    promised = {row["rule"]: row["mean"][0] for row in rows}
+    assert promised["split"] == pytest.approx(1 / 9, abs=1e-4)  # eight images set the threshold
+    assert promised["promise"] == pytest.approx(1 / 19, abs=1e-4)  # all eighteen do
+    assert tool.main(["--compare", str(tmp_path / "gone.edgead")]) == 2
+
+
+def test_each_rule_keeps_what_it_promises_in_the_comparison(tool: ModuleType) -> None:
+    random = np.random.default_rng(0)
+    normal = random.normal(size=(400, 6)).astype(np.float32)
+    anomalies = {"synthetic": random.normal(3, 1, (60, 6)).astype(np.float32)}
+    pool = tool.Pool(normal, anomalies, np.full(6, 1 / 6, np.float32))
+    assert pool.numbers("70%") == (140, 140)
+    for rule, rows in tool.compare(pool, (10, 8), draws=60).items():
+        error = rows[:, 1].std(ddof=1) / np.sqrt(len(rows))
+        assert rows[:, 1].mean() <= rows[0, 0] + 2 * error, rule
+        assert rows[:, 2].mean() > 0.9, rule
+
+
+def test_new_trays_can_take_the_place_of_known_images(tool: ModuleType, tmp_path: Path) -> None:
+    pool = tool.Pool.of(make_tiny_bundle(tmp_path / "tiny.edgead"), fresh=4, size=64)
+    assert pool.normal.shape == (4, len(pool.weight))

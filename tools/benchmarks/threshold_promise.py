@@ -11,6 +11,13 @@ validity of inductive conformal predictors, 2012.)
 
     python tools/benchmarks/threshold_promise.py --cache promise --jobs 2
     python tools/benchmarks/threshold_promise.py --cache promise-demo --bundle runs/demo/training/kit_tray.edgead
+
+With --compare the rules are compared on the raw scores that bundles hold of unseen normal images and of anomalies: many
+times some of the images (and half of the anomalies) set thresholds, and the others are judged. The weights stay those
+of the bundle. --fresh scores so many new trays of the synthetic line instead of the images that the bundle knows.
+
+    python tools/benchmarks/threshold_promise.py --compare runs/*/*.edgead
+    python tools/benchmarks/threshold_promise.py --compare runs/demo/training/kit_tray.edgead --fresh 800 --draws 200
 """
 
 from __future__ import annotations
@@ -34,7 +41,19 @@ from edge_ad.bundle.safe_zip import dump_npz, load_npz
 from edge_ad.errors import EdgeAdError
 from edge_ad.geometry.pose import NotLocated
 from edge_ad.presets.presets import FAST
-from edge_ad.scoring import Statistics, choose_thresholds, fit_gaussian, fuse, mahalanobis, normalise_statistics
+from edge_ad.scoring import (
+    OperatingPoint,
+    Statistics,
+    Thresholds,
+    choose_operating_point,
+    choose_thresholds,
+    cross_normalised,
+    fit_gaussian,
+    fuse,
+    mahalanobis,
+    normalise_statistics,
+    weighted,
+)
 from edge_ad.synthetic.line import render_tray, split_seed
 from edge_ad.utils.files import atomic_write, sha256_bytes
 
@@ -215,8 +234,114 @@ def describe_promise(found: Promise) -> str:
     )
 
 
+SPLIT = "split"
+RULES = (SPLIT, "promise", "balanced", "cost:10", "cost:30", "cost:100")
+SIZES = ("4+4", "10+8", "31+25", "60+60", "70%")
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Raw scores of unseen normal images f32 [N, B], those of anomalies by strength f32 [M, B], and the ``weight`` of branches."""
+
+    normal: Scores
+    anomalies: dict[str, Scores]
+    weight: Scores
+
+    @classmethod
+    def of(cls, path: Path, fresh: int = 0, size: int = 256) -> Pool:
+        """Return what a bundle holds, or the scores of ``fresh`` trays that it has not seen in place of its normal images."""
+        bundle = open_bundle(path)
+        raw, weight = bundle.raw_scores, bundle.statistics.weight
+        normal = np.unique(np.concatenate([raw["normalise"], raw["threshold"]]), axis=0)  # some bundles hold all in both
+        shown = {split: raw[split] for split in ("synthetic", "synthetic_50", "synthetic_25") if len(raw.get(split, ())) > 1}
+        return cls(fresh_scores(path, fresh, size) if fresh else normal, shown, weight)
+
+    def numbers(self, text: str) -> tuple[int, int]:
+        """Read how many images normalise and how many set the threshold under the rule SPLIT: 10+8, or 70% of all in halves."""
+        if text.endswith("%"):
+            count = int(float(text[:-1]) / 100 * len(self.normal))
+            return count // 2, count - count // 2
+        first, _, second = text.partition("+")
+        return int(first), int(second)
+
+
+def fresh_scores(path: Path, count: int, size: int) -> Scores:
+    """Return the raw scores f32 [N, B] that a bundle gives to good trays of a line that it has not seen; all branches run."""
+    from edge_ad.engines.pipeline import Pipeline
+
+    bundle, rows = open_bundle(path), []
+    with Pipeline(bundle, threads=1, all_branches=True) as pipeline:
+        for tray in goods(1000, 0, count, size):
+            prepared = bundle.geometry.prepare(tray)
+            if not isinstance(prepared, NotLocated):
+                rows.append(pipeline.infer(prepared.image).raw.copy())
+    return np.stack(rows)
+
+
+def compare(pool: Pool, sizes: tuple[int, int], draws: int, seed: int = 0) -> dict[str, NDArray[np.float64]]:
+    """Return by rule f64 [draws, 2 + strengths]: what is promised, the rate of the other normal images that are NG, and the
+    share found of the other half of the anomalies, by strength.
+    """
+    random = np.random.default_rng(seed)
+    rows: dict[str, list[list[float]]] = {rule: [] for rule in RULES}
+    for _ in range(draws):
+        order = random.permutation(len(pool.normal))
+        chosen, others = pool.normal[order[: sum(sizes)]], pool.normal[order[sum(sizes) :]]
+        halves = {name: np.array_split(random.permutation(raw), 2) for name, raw in pool.anomalies.items()}
+        for rule in RULES:
+            used = chosen[: sizes[0]] if rule == SPLIT else chosen
+            mean, std = normalise_statistics(used)
+
+            def score(raw: Scores, mean: Scores = mean, std: Scores = std) -> Scores:
+                return weighted((raw - mean) / std, pool.weight)
+
+            known = score(chosen[sizes[0] :]) if rule == SPLIT else weighted(cross_normalised(chosen), pool.weight)
+            thresholds = _thresholds(rule, known, {name: score(pair[0]) for name, pair in halves.items()})
+            found = [float((score(pair[1]) > thresholds.ng).mean()) for pair in halves.values()]
+            rows[rule].append([thresholds.supported_ng, float((score(others) > thresholds.ng).mean()), *found])
+    return {rule: np.array(values) for rule, values in rows.items()}
+
+
+def _thresholds(rule: str, known: Scores, shown: dict[str, Scores]) -> Thresholds:
+    return choose_operating_point(known, shown, OperatingPoint.parse("promise" if rule == SPLIT else rule))
+
+
+def print_comparison(pools: dict[str, Pool], sizes: str, draws: int) -> list[dict[str, object]]:
+    """Print the rules as means over those pools that have images enough, and return the figures by pool."""
+    figures: list[dict[str, object]] = []
+    by_rule: dict[str, list[NDArray[np.float64]]] = {rule: [] for rule in RULES}
+    for name, pool in pools.items():
+        numbers = pool.numbers(sizes)
+        if min(numbers) < 2 or sum(numbers) + 10 > len(pool.normal):
+            continue
+        for rule, rows in compare(pool, numbers, draws).items():
+            by_rule[rule].append(rows)
+            figures.append({"bundle": name, "sizes": sizes, "rule": rule, "mean": rows.mean(axis=0).round(5).tolist()})
+    if not figures:
+        print(f"{sizes}: no bundle has so many unseen normal images")
+        return []
+    print(f"{sizes}, {len(by_rule[SPLIT])} bundles: rule, promised, mean rate NG, its deviation, 90 % of draws below, found")
+    for rule, several in by_rule.items():
+        rates = [rows[:, 1] for rows in several]
+        mean = [float(np.mean([rows[:, column].mean() for rows in several])) for column in range(several[0].shape[1])]
+        spread = float(np.mean([rate.std(ddof=1) for rate in rates]))
+        ninth = float(np.mean([np.quantile(rate, 0.9) for rate in rates]))
+        found = ", ".join(f"{share:.1%}" for share in mean[2:])
+        print(f"  {rule:<9} {mean[0]:6.2%} {mean[1]:6.2%} {spread:6.2%} {ninth:6.2%}  {found}")
+    return figures
+
+
+def main_comparison(chosen: argparse.Namespace) -> int:
+    """Compare the rules on bundles."""
+    pools = {str(path): Pool.of(path, chosen.fresh, chosen.size) for path in chosen.compare}
+    rows = [row for sizes in chosen.sizes for row in print_comparison(pools, sizes, chosen.draws)]
+    if chosen.json:
+        atomic_write(chosen.json, json.dumps({"draws": chosen.draws, "rows": rows}, indent=2) + "\n")
+    return 0
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, print a sentence a target, and return 0 when both promises are kept, else 4."""
+    """Measure, print a sentence a target, and return 0 when both promises are kept, else 4; with --compare print the rules."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--seeds", type=int, default=20, help="lines, each one draw of normal images")
     parser.add_argument("--first", type=int, default=1000, help="seed of the first line")
@@ -226,7 +351,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--cache", type=Path, default=Path("promise"), help="folder of kept scores")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--json", type=Path, help="write the results to this file")
+    parser.add_argument("--compare", type=Path, nargs="+", help="compare the rules on the raw scores of these bundles")
+    parser.add_argument("--fresh", type=int, default=0, help="with --compare: score so many new trays instead")
+    parser.add_argument("--draws", type=int, default=100, help="with --compare: draws of images")
+    parser.add_argument("--sizes", nargs="+", default=SIZES, help="with --compare: images, such as 10+8 or 70%%")
     chosen = parser.parse_args(arguments)
+    if chosen.compare:
+        try:
+            return main_comparison(chosen)
+        except EdgeAdError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return error.exit_code
     plan = Plan(chosen.fit, chosen.normalise, chosen.threshold, chosen.unseen, chosen.size, chosen.bundle)
     lines = range(chosen.first, chosen.first + chosen.seeds)
     one = partial(line_scores, plan=plan, cache=chosen.cache)
