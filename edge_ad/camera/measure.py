@@ -38,6 +38,7 @@ Field = npt.NDArray[np.complex64]
 
 _NUMBERS = ("median_low", "bright_low", "median_high", "saturated_high", "match_low")
 _PAIRS = ("sharp_low", "sharp_median", "shift_x", "shift_y")
+_COLOURS = ("red", "blue")  # younger than the format
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,8 @@ class HealthReference:
     contrast.
     ``template``: complex64[h,w] of unit norm, the mean of the normal images' edge fields; ``match_low``: the least
     correlation of a good with it; ``shift_x``, ``shift_y``: least and greatest place of best correlation, as shares of
-    the size. ``limits`` are those of a tolerance, where the training had one.
+    the size. ``limits`` are those of a tolerance, where the training had one. ``red``, ``blue``: least and greatest share of a
+    colour in all light, NaN in references that were made without.
     """
 
     size: tuple[int, int]
@@ -114,6 +116,8 @@ class HealthReference:
     shift_y: tuple[float, float]
     template: Field = field(repr=False)
     limits: QualityLimits | None = None
+    red: tuple[float, float] = (math.nan, math.nan)
+    blue: tuple[float, float] = (math.nan, math.nan)
 
     def joined(self, old: HealthReference) -> HealthReference:
         """Return this reference with the light and the sharpness of ``old`` allowed as well, where both are of one size; the
@@ -129,6 +133,8 @@ class HealthReference:
             median_high=max(self.median_high, old.median_high),
             saturated_high=max(self.saturated_high, old.saturated_high),
             sharp_low=(sharp[0], sharp[1]),
+            red=_joined(self.red, old.red),
+            blue=_joined(self.blue, old.blue),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -141,7 +147,7 @@ class HealthReference:
             "size": list(self.size),
             "count": self.count,
             **{name: round(getattr(self, name), 6) for name in _NUMBERS},
-            **{name: [_finite(value) for value in getattr(self, name)] for name in _PAIRS},
+            **{name: [_finite(value) for value in getattr(self, name)] for name in (*_PAIRS, *_COLOURS)},
             "grid": [rows, columns],
             "template": base64.b64encode(np.rint(parts).astype(np.int8).tobytes()).decode("ascii"),
             **({} if self.limits is None else {"limits": self.limits.to_json()}),
@@ -170,6 +176,7 @@ class HealthReference:
         if not norm > 0 or not all(math.isfinite(number) for number in numbers.values()):
             raise ValueError("a value is not finite")
         pairs: dict[str, Any] = {name: _pair(value[name]) for name in _PAIRS}
+        pairs |= {name: _pair(value[name]) for name in _COLOURS if name in value}
         height, width = (int(side) for side in value["size"])
         limits = None if value.get("limits") is None else QualityLimits.read(value["limits"])
         count, unit = int(value["count"]), (template / norm).astype("c8")
@@ -179,6 +186,11 @@ class HealthReference:
 def _pair(value: Any) -> tuple[float, float]:
     first, second = (math.nan if number is None else float(number) for number in value)
     return first, second
+
+
+def _joined(new: tuple[float, float], old: tuple[float, float]) -> tuple[float, float]:
+    """Return the range of both; NaN where one is not known."""
+    return (math.nan, math.nan) if math.isnan(new[0] + old[0]) else (min(new[0], old[0]), max(new[1], old[1]))
 
 
 def _finite(value: float) -> float | None:
@@ -340,12 +352,17 @@ class FrameMeasure:
     field: Field
     light: Light
     sharp: tuple[float, float]
+    red: float
+    blue: float
 
 
 def measure_frame(image: Image) -> FrameMeasure:
-    """Measure one normal image, u8[H,W,3] RGB."""
+    """Measure one image, u8[H,W,3] RGB."""
     pixels = grey(image)
-    return FrameMeasure((image.shape[0], image.shape[1]), edge_field(pixels), light(pixels), sharpness(pixels))
+    red, green, blue = cv2.mean(image)[:3]
+    total = max(red + green + blue, 1e-6)
+    size = (image.shape[0], image.shape[1])
+    return FrameMeasure(size, edge_field(pixels), light(pixels), sharpness(pixels), red / total, blue / total)
 
 
 def frame_measurer(geometry: Geometry) -> Callable[[Image, Prepared], FrameMeasure]:
@@ -381,6 +398,8 @@ def reference_of(frames: Sequence[FrameMeasure]) -> HealthReference:
         **_light_limits([frame.light for frame in frames]),
         **_sharp_limits([frame.sharp for frame in frames]),
         **_shifts([frame.field for frame in frames]),
+        red=(min(frame.red for frame in frames), max(frame.red for frame in frames)),
+        blue=(min(frame.blue for frame in frames), max(frame.blue for frame in frames)),
     )
 
 

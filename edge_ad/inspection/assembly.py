@@ -22,11 +22,11 @@ from edge_ad.engines.pipeline import SKIPPED, Cascade, Pipeline, limit_of, min_s
 from edge_ad.errors import BadInput, DeviceFault
 from edge_ad.geometry.geometry import example_frame
 from edge_ad.inspection.alarm_manager import AlarmManager
-from edge_ad.inspection.drift import MIN_REFERENCE, Drift
+from edge_ad.inspection.drift import MIN_REFERENCE, Drift, ImageDrift
 from edge_ad.inspection.judge import Combine, Inferring
 from edge_ad.inspection.part_tracking import CalledParts, Calls, PartDetector, SeenParts
 from edge_ad.inspection.presence import LikeNormal, Locatable, Matcher, PresenceDetector, UnlikeEmpty
-from edge_ad.inspection.settings import presence_of, set_by_hand, store_of
+from edge_ad.inspection.settings import conditions_of, presence_of, set_by_hand, store_of
 from edge_ad.inspection.triggers import THROUGH_OUTPUTS, open_trigger, parse_trigger
 from edge_ad.inspection.view import TileStatistics, View, combine, load_tiles, view_of
 from edge_ad.inspection.watchdog import SelfTest, golden_test
@@ -197,7 +197,12 @@ def make_drift(bundle: Bundle, cascade: bool = False) -> Drift | None:
     watched = {**{name: z[:, BRANCHES.index(name)] for name in bundle.statistics.active}, "score": score}
     left_out = (*SKIPPED, "score") if cascade else ()
     streams = {name: values for name, values in watched.items() if name not in left_out}
-    return Drift(streams) if streams else None
+    if not streams:
+        return None
+    drift, reference = Drift(streams), conditions_of(bundle).reference
+    if reference is not None:
+        drift.images = ImageDrift(reference, layout=not bundle.geometry.locates)
+    return drift
 
 
 class Wiring:

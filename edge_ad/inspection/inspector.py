@@ -415,7 +415,7 @@ class Inspector:
         """Return who follows the run, in the order of effects: the outputs first, then the record, then what shows."""
         run = self.settings.run
         self.watchdog = Watchdog(self._notifier, self._self_test, limit_s=SELF_TEST_S if run.web else None)
-        self.drift = DriftObserver(None if self.tiled else make_drift(self.bundle, run.cascade is not None))
+        self.drift = DriftObserver(None if self.tiled else make_drift(self.bundle, run.cascade is not None), self.view)
         self.poses = PoseObserver()
         self._record = self._make_record()
         observers: list[Observer] = [self.wiring.alarm_manager]

@@ -16,12 +16,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TextIO
 
-from edge_ad.camera.frames import Source
+from edge_ad.camera.frames import Frame, Source
+from edge_ad.data.images import resize
 from edge_ad.errors import BadInput, DeviceFault, EdgeAdError
 from edge_ad.events import VERDICTS, Event
 from edge_ad.inspection.drift import Drift
 from edge_ad.inspection.judge import InspectionResult, Judge
 from edge_ad.inspection.part_tracking import CycleState
+from edge_ad.inspection.view import View
 from edge_ad.scoring import Thresholds
 from edge_ad.utils.files import is_at
 from edge_ad.utils.logs import CLEAR_LINE, write_to
@@ -139,17 +141,24 @@ class EventCallback(Observer):
 
 
 class DriftObserver(Observer):
-    """Watches all parts for drift; logs when it begins and when it is over. None watches nothing."""
+    """Watches all parts for drift; logs when it begins and when it is over. None watches nothing.
 
-    def __init__(self, drift: Drift | None) -> None:
+    Of every few parts the ``view`` of the image is measured, where the drift asks for it.
+    """
+
+    def __init__(self, drift: Drift | None, view: View = View()) -> None:
         self.drift = drift
+        self._view = view
         self._drifted = False
         self.warnings: list[str] = []
 
     def on_result(self, result: InspectionResult, source: Source) -> None:
         """Look at the part; every window has its test."""
         event = result.event
-        if self.drift is None or not self.drift.add(event.verdict, event.score, event.z):
+        if self.drift is None:
+            return
+        self._measure(self.drift, result)
+        if not self.drift.add(event.verdict, event.score, event.z):
             return
         warning = self.drift.report().warning
         if warning and not self._drifted:
@@ -158,6 +167,15 @@ class DriftObserver(Observer):
         elif self._drifted and not warning:
             _log.info("drift: the parts are like the normal images again")
         self._drifted = warning is not None
+
+    def _measure(self, drift: Drift, result: InspectionResult) -> None:
+        event, images = result.event, drift.images
+        if images is None or event.verdict not in ("OK", "WARN") or not isinstance(result.frame, Frame) or not images.wants():
+            return
+        size = images.reference.size
+        whole = self._view.roi is None
+        shown = result.frame.resized(size) if whole else resize(self._view.crop(result.frame.image), size)
+        images.add(shown, f"{event.camera} part {event.part}" if event.part is not None else f"{event.camera} frame {event.frame}")
 
 
 class PoseObserver(Observer):

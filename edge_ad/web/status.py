@@ -7,12 +7,13 @@ import re
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from edge_ad.events import Event, finite
 from edge_ad.inspection.alarm_manager import AlarmManager
+from edge_ad.inspection.drift import ADVICE
 from edge_ad.inspection.judge import Judge
 from edge_ad.inspection.loop import Loop
 from edge_ad.inspection.observers import DriftObserver
@@ -177,7 +178,13 @@ class StatusReporter:
             name: {"mean": finite(report.mean[name], 6), "shift": finite(report.shift[name], 6), "p": report.p_value[name]}
             for name in report.mean
         }
-        return {"parts": report.parts, "streams": streams, "drifted": list(report.drifted), "warning": report.warning}
+        return {
+            "parts": report.parts,
+            "streams": streams,
+            "drifted": list(report.drifted),
+            "warning": report.warning,
+            "causes": [{**asdict(cause), "advice": ADVICE[cause.kind]} for cause in report.causes],
+        }
 
     def _store(self) -> dict[str, Any] | None:
         store = self._watched.store

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
+from edge_ad.camera.measure import HealthReference, measure_reference
 from edge_ad.errors import BadInput
-from edge_ad.inspection.drift import Drift, two_sample_p
+from edge_ad.inspection.drift import ADVICE, Cause, Drift, ImageDrift, causes_of, two_sample_p
 
 
 def feed(drift: Drift, rng: np.random.Generator, count: int, shift: float = 0.0) -> int:
@@ -106,3 +109,96 @@ def test_refused(change: dict[str, float]) -> None:
         Drift({"score": np.arange(9.0)})
     with pytest.raises(BadInput):
         Drift({})
+
+
+def scene(rng: np.random.Generator, light: float = 1.0, blur: float = 0.0, red: float = 1.0, shift: int = 0) -> NDArray[np.uint8]:
+    """A board with edges under light that varies by 2 %, of 96 x 96 pixels."""
+    board = np.full((96, 96, 3), 60.0)
+    board[20:70, 24:60] = 170.0
+    board[40:50, 30:90] = 110.0
+    board = np.roll(board, shift, axis=1)
+    if blur:
+        board = cv2.GaussianBlur(board, (0, 0), blur)
+    image = board * rng.uniform(0.98, 1.02) * light * np.array([red, 1.0, 1.0]) + rng.normal(0, 1.5, board.shape)
+    return np.clip(np.rint(image), 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def reference() -> HealthReference:
+    rng = np.random.default_rng(0)
+    return measure_reference([scene(rng) for _ in range(40)])
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "message"),
+    [
+        ({}, None, ""),
+        ({"light": 0.9}, "light", "darker than normal images"),
+        ({"light": 1.1}, "light", "brighter than normal images"),
+        ({"blur": 1.0}, "focus", "less sharp than normal images"),
+        ({"red": 1.06}, "colour", "more red in the light"),
+        ({"shift": 8}, "pose", "across from normal images"),
+    ],
+)
+def test_images_name_what_moved_and_the_parts_that_show_it(
+    reference: HealthReference, changes: dict[str, float], kind: str | None, message: str
+) -> None:
+    rng, images = np.random.default_rng(1), ImageDrift(reference)
+    for part in range(20):
+        images.add(scene(rng, **changes), f"part {part}")
+    causes = images.causes()
+    assert kind in [cause.kind for cause in causes] if kind else causes == ()
+    for cause in causes:
+        assert len(set(cause.parts)) == 3
+        if cause.kind == kind:
+            assert message in cause.message
+            assert ADVICE[cause.kind] in cause.sentence
+    images.clear()
+    assert images.causes() == ()
+
+
+def test_a_drift_says_its_causes_and_takes_them_back(reference: HealthReference) -> None:
+    rng = np.random.default_rng(2)
+    drift = make(rng)
+    drift.images = ImageDrift(reference)
+    measured = 0
+    for part in range(100):
+        if drift.images.wants():
+            drift.images.add(scene(rng, light=0.9), f"cam part {part}")
+            measured += 1
+        drift.add("OK", 2.0, {"logic": float(rng.normal(2.0)), "local": float(rng.normal())})
+    report = drift.report()
+    assert measured == 20
+    assert [cause.kind for cause in report.causes] == ["light"]
+    assert report.warning is not None
+    assert report.warning.startswith("lighting or lot changed: recalibrate or retrain; no longer like the normal images: ")
+    assert "; light: " in report.warning
+    assert "(seen in cam part " in report.warning
+    feed(drift, rng, 100)
+    assert drift.report().causes == ()
+
+
+@pytest.mark.parametrize(
+    ("drifted", "mean", "kinds"),
+    [
+        (("local", "score"), {"local": 2.0, "score": 1.0}, ["texture"]),
+        (("global", "composition"), {"global": 2.0, "composition": 1.0}, ["pose"]),
+        (("composition", "score"), {"composition": 2.0, "score": 1.0}, ["colour"]),
+        (("local", "score"), {"local": -2.0, "score": -1.0}, []),
+        (("score",), {"score": 1.0}, []),
+    ],
+)
+def test_branches_speak_where_images_look_as_ever(drifted: tuple[str, ...], mean: dict[str, float], kinds: list[str]) -> None:
+    assert [cause.kind for cause in causes_of(drifted, mean, ())] == kinds
+    seen = (Cause("focus", "soft"),)
+    assert causes_of(drifted, mean, seen) == seen
+
+
+def test_a_reference_without_colours_says_nothing_of_them(reference: HealthReference) -> None:
+    value = {name: entry for name, entry in reference.to_json().items() if name not in ("red", "blue")}
+    images, rng = ImageDrift(HealthReference.from_json(value)), np.random.default_rng(3)
+    for part in range(20):
+        images.add(scene(rng, red=1.06), f"part {part}")
+    assert "colour" not in [cause.kind for cause in images.causes()]
+    again = HealthReference.from_json(reference.to_json())
+    assert again.red == pytest.approx(reference.red, abs=1e-6)
