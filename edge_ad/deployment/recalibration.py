@@ -19,7 +19,16 @@ from typing import Any
 import numpy as np
 
 from edge_ad.bundle import SUFFIX, Bundle, BundleContents, Golden, References, child_path, open_bundle, write_bundle
-from edge_ad.camera.measure import FrameMeasure, HealthReference, camera_report, frame_measurer
+from edge_ad.camera.measure import (
+    FrameMeasure,
+    HealthReference,
+    Quality,
+    QualityLimits,
+    camera_report,
+    frame_measurer,
+    frame_shown,
+    measure_quality,
+)
 from edge_ad.data.datasets import MIN_NORMAL_IMAGES, load_dataset
 from edge_ad.data.images import read_image, warn_depth
 from edge_ad.data.near_duplicates import near_duplicate_groups, thumbnails
@@ -64,6 +73,8 @@ from edge_ad.scoring.thresholds import percent
 MAX_LEARNED = 120  # normal images that a lot is learned from; more of them set statistics and thresholds
 PRIOR_IMAGES = 20  # normal images that the old weights of the branches stand for when new ones are chosen
 
+MAX_BEYOND = 0.05  # of the new images beyond a limit of the tolerance that still holds for them
+
 Progress = Callable[[int, int], None]
 
 
@@ -75,6 +86,7 @@ class _Read:
     paths: list[Path] = field(default_factory=list)
     poses: list[Pose] = field(default_factory=list)
     frames: list[FrameMeasure] = field(default_factory=list)
+    qualities: list[Quality] = field(default_factory=list)
     skipped: list[tuple[Path, str]] = field(default_factory=list)
     unlocated: list[tuple[Path, str]] = field(default_factory=list)
     sizes: dict[str, int] = field(default_factory=dict)
@@ -137,7 +149,7 @@ def recalibrate(
     graphs, references = with_refitted(bundle, refitted.constants, new_cells(bundle, lot.normal, share, forget=forget))
     child = replace(bundle.contents(), statistics=statistics, thresholds=thresholds, raw_scores=raw_scores)
     child = _with_graphs(child, graphs, references)
-    camera = _camera(bundle, read.frames, folder, forget)
+    camera = _camera(bundle, read, folder, forget)
     write_bundle(target, _with_golden(_described(bundle, child, read=read, seed=seed, report=report, camera=camera)))
     return target
 
@@ -154,7 +166,7 @@ def _read(bundle: Bundle, folder: Path, seed: int, *, single: bool = False) -> t
     read.skipped, read.sizes = list(result.skipped), dict(result.sizes)
     warn_depth(result.bits, bundle.image_bits, folder)
     paths = sorted((*result.normal.fit, *result.normal.normalise, *result.normal.threshold))
-    measure = frame_measurer(bundle.geometry)
+    measure, has_limits = frame_measurer(bundle.geometry), "limits" in (bundle.report.get("health_reference") or {})
     for path in paths:
         try:
             image = read_image(path, bundle.image_bits)
@@ -171,6 +183,8 @@ def _read(bundle: Bundle, folder: Path, seed: int, *, single: bool = False) -> t
         read.images.append(prepared.image)
         read.paths.append(path)
         read.frames.append(measure(image, prepared))
+        if has_limits:
+            read.qualities.append(measure_quality(frame_shown(bundle.geometry, image, prepared)))
     if single or not read.paths:
         return read, []
     return read, near_duplicate_groups(thumbnails(read.paths, bundle.image_bits)[0])
@@ -301,16 +315,30 @@ def _old_lot(scores: Array, thresholds: Thresholds, folder: Path | None, yes: bo
     return {"images": len(scores), "ng": rejected, "from": "bundle" if folder is None else str(folder)}
 
 
-def _camera(bundle: Bundle, frames: Sequence[FrameMeasure], folder: Path, forget: bool) -> dict[str, Any]:
+def _camera(bundle: Bundle, read: _Read, folder: Path, forget: bool) -> dict[str, Any]:
     """Return what the loop compares its camera with: the looks of the new images, or of both lots where neither is over."""
-    report = camera_report(frames, folder)
-    if forget or report["health_reference"] is None:
+    report = camera_report(read.frames, folder)
+    if report["health_reference"] is None:
         return report
     try:
         old = HealthReference.from_json(bundle.report.get("health_reference"))
     except BadInput:
         return report
-    return {**report, "health_reference": HealthReference.from_json(report["health_reference"]).joined(old).to_json()}
+    new = HealthReference.from_json(report["health_reference"])
+    new = replace(new if forget else new.joined(old), limits=_kept_limits(old.limits, read.qualities))
+    return {**report, "health_reference": new.to_json()}
+
+
+def _kept_limits(limits: QualityLimits | None, qualities: Sequence[Quality]) -> QualityLimits | None:
+    """Return the limits of a tolerance that the new lot keeps: those that at most MAX_BEYOND of its images break."""
+    if limits is None:
+        return None
+    kept = {
+        fault: one
+        for fault, one in limits.by_fault.items()
+        if sum(map(one.broken_by, qualities)) <= MAX_BEYOND * len(qualities)
+    }
+    return QualityLimits(kept, limits.unseen) if kept else None
 
 
 def _described(

@@ -11,6 +11,7 @@ import pytest
 
 from edge_ad.bundle import open_bundle, write_bundle
 from edge_ad.bundle.graphs import MEMORY
+from edge_ad.camera.measure import HealthReference, QualityLimit, QualityLimits, measure_reference
 from edge_ad.cli.app import main
 from edge_ad.deployment import recalibration
 from edge_ad.deployment.recalibration import recalibrate
@@ -124,3 +125,17 @@ def test_a_branch_that_its_constants_do_not_explain_stays_as_it_is(
 def test_an_old_bundle_without_sizes_takes_any(tmp_path: Path) -> None:
     folder = write_images(tmp_path / "good", side=80)
     recalibrate(make_tiny_bundle(tmp_path / "b.edgead"), folder, tmp_path / "c.edgead", yes=True)
+
+
+def test_limits_of_a_tolerance_stay_where_the_new_lot_keeps_them(same: Path, tmp_path: Path) -> None:
+    """The images have a median brightness of about 70: a limit of 20 says nothing against them, one of 100 would stop them all."""
+    images = [cv2.imread(str(path))[:, :, ::-1] for path in sorted(same.iterdir())]
+    dark, bright = QualityLimit("level_50", 20.0, below=True), QualityLimit("level_50", 10.0, below=False)
+    limits = QualityLimits({"dark": dark, "bright": bright})
+    old = replace(measure_reference(images), limits=limits).to_json()
+    write_bundle(tmp_path / "b.edgead", replace(tiny_contents(), report={"health_reference": old}))
+    for forget in (False, True):
+        child = open_bundle(recalibrate(tmp_path / "b.edgead", same, tmp_path / "c.edgead", forget=forget))
+        found = HealthReference.from_json(child.report["health_reference"]).limits
+        assert found is not None
+        assert list(found.by_fault) == ["dark"]
