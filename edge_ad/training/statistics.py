@@ -194,11 +194,10 @@ def finish_contents(
     z = cross_normalised(versions.raw, versions.groups(groups))
     statistics = measure(contents.statistics, versions.flat, z, shown, kinds=measured.kinds(images.kinds), seed=seed)
     scores = _witnesses(weighted(z, statistics.weight), versions.before(len(measured.normalise.raw)), progress)
-    axes = () if disturbed is None else disturbed.axes
     golden = _golden(images, measured.threshold.raw, anomalies.raw)
     raw = {"normalise": measured.normalise.raw, "threshold": measured.threshold.raw, "synthetic": anomalies.raw}
     raw |= {f"synthetic_{100 * share:.0f}": scored.raw for share, scored in measured.faded.items()}
-    thresholds = tolerant_thresholds(scores, axes, targets, anomalies=anomaly_scores(raw, statistics), point=point)
+    thresholds = tolerant_thresholds(scores, targets, anomalies=anomaly_scores(raw, statistics), point=point)
     branches = branch_report(unseen.raw, anomalies.raw, shown.raw[len(anomalies.raw) :], statistics)
     counts = {"images": len(unseen.raw), "for_thresholds": len(scores), "groups": len(groups)}
     report = {**contents.report, "branches": branches, "unseen": counts}

@@ -131,7 +131,6 @@ class DisturbedImages:
 
 def tolerant_thresholds(
     scores: Scores,
-    axes: Sequence[str],
     targets: tuple[float, float],
     *,
     anomalies: Mapping[str, Scores] | None = None,
@@ -139,24 +138,17 @@ def tolerant_thresholds(
 ) -> Thresholds:
     """Return thresholds for the ``targets`` (NG, and WARN or NG) of normal images as they come within a tolerance.
 
-    ``scores`` f32 [N, V] are those of each image undisturbed, then of its versions as ``axes`` says. An image counts by the
-    highest score of its undisturbed and its randomly drawn versions: a new part in a state drawn alike lies above with the
-    target rate at most. With any one axis at its limit no more than twice the targets may, so thresholds are lifted to that.
-    The operating ``point`` (that of the promise if None) is chosen between these images and the scores of ``anomalies``.
+    ``scores`` f32 [N, V] are those of each image undisturbed, then of its versions. New images as they were taken lie above
+    with the target rate at most; in a state like that of any one version, an axis at its limit or a random draw, with twice
+    the targets at most: thresholds are lifted to that. To count an image by its highest version would promise more than
+    twice as much as asked for. The operating ``point`` (that of the promise if None) is chosen between the undisturbed
+    images and the scores of ``anomalies``.
     """
     point = point or OperatingPoint("promise")
-    drawn = _highest(scores, axes, "random")
     twice = min(2 * targets[0], 0.99), min(2 * targets[1], 0.99)
-    limits = [_highest(scores, axes, axis) for axis in dict.fromkeys(axes) if axis != "random"]
-    lifted = [choose_operating_point(limit, {}, point, twice) for limit in limits]
+    lifted = [choose_thresholds(scores[:, version], *twice) for version in range(1, scores.shape[1])]
     least = max((one.ng for one in lifted), default=-math.inf), max((one.warn for one in lifted), default=-math.inf)
-    return choose_operating_point(drawn, anomalies or {}, point, targets, least=least)
-
-
-def _highest(scores: Scores, axes: Sequence[str], axis: str) -> Scores:
-    """Return the highest score f32 [N] of each image undisturbed and along one axis."""
-    highest: Scores = scores[:, [0, *(index for index, name in enumerate(axes, 1) if name == axis)]].max(axis=1)
-    return highest
+    return choose_operating_point(scores[:, 0], anomalies or {}, point, targets, least=least)
 
 
 def cost_report(
@@ -176,7 +168,7 @@ def cost_report(
 
     def alone(axis: str) -> float:
         columns = [index for index, name in enumerate(axes, 1) if name == axis]
-        return tolerant_thresholds(scores[:, [0, *columns]], [axis] * len(columns), targets).ng
+        return tolerant_thresholds(scores[:, [0, *columns]], targets).ng
 
     return {
         "limits": disturbed.tolerance.as_dict(),
@@ -186,7 +178,7 @@ def cost_report(
         "unseen": [] if disturbed.limits is None else list(disturbed.limits.unseen),
         "none": {"ng": round(plain, 4), "recall": {share: round(value, 4) for share, value in found.items()}},
         "axes": {axis: row(alone(axis)) for axis in dict.fromkeys(axes)},
-        "all": row(tolerant_thresholds(scores, axes, targets).ng),
+        "all": row(tolerant_thresholds(scores, targets).ng),
     }
 
 

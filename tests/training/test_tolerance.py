@@ -118,11 +118,8 @@ def test_of_many_unseen_images_some_spread_evenly_are_disturbed(paths: list[Path
     assert DisturbedImages(paths, Geometry.square((32, 32)), 8, Tolerance(blur=1.0), seed=0).rows.tolist() == [0, 3]
 
 
-AXES = ("blur", "light", "light", "random", "random")
-
-
 def scores(images: int, seed: int) -> np.ndarray:
-    """Return scores f32 [N, V]: images differ, random states add up to 1, blur 2, light little."""
+    """Return scores f32 [N, V]: images differ, a blur adds 2, light little, each of two random states up to 1."""
     rng = np.random.default_rng(seed)
     own = rng.normal(size=(images, 1))
     return np.concatenate([own, own + 2, own + 0.1, own - 0.1, own + rng.uniform(0, 1, (images, 2))], axis=1).astype(np.float32)
@@ -130,18 +127,20 @@ def scores(images: int, seed: int) -> np.ndarray:
 
 def test_without_a_tolerance_the_thresholds_are_those_of_the_undisturbed_images() -> None:
     plain = scores(40, 0)[:, :1]
-    assert tolerant_thresholds(plain, (), (0.01, 0.05)) == choose_thresholds(plain, 0.01, 0.05)
+    assert tolerant_thresholds(plain, (0.01, 0.05)) == choose_thresholds(plain, 0.01, 0.05)
 
 
-def test_new_parts_in_random_states_keep_the_promise_and_at_a_limit_twice_of_it() -> None:
-    target, drawn, blurred = 0.05, [], []
-    for line in range(60):
-        thresholds = tolerant_thresholds(scores(39, line), AXES, (target, 2 * target))
+def test_new_parts_keep_the_promise_undisturbed_and_twice_of_it_in_any_one_state() -> None:
+    target, lines = 0.05, 60
+    rates = np.empty((lines, 3))
+    for line in range(lines):
         new = scores(2000, 1000 + line)
-        drawn.append((new[:, 4] > thresholds.ng).mean())
-        blurred.append((new[:, 1] > thresholds.ng).mean())
-    assert np.mean(drawn) <= target + 2 * np.std(drawn) / np.sqrt(60)
-    assert np.mean(blurred) <= 2 * target + 2 * np.std(blurred) / np.sqrt(60)
+        thresholds = tolerant_thresholds(scores(39, line), (target, 2 * target))
+        without_blur = tolerant_thresholds(scores(39, line)[:, [0, 2, 3, 4, 5]], (target, 2 * target))
+        rates[line] = [(new[:, 0] > thresholds.ng).mean(), (new[:, 1] > thresholds.ng).mean(), (new[:, 4] > without_blur.ng).mean()]
+    mean, error = rates.mean(axis=0), rates.std(axis=0) / np.sqrt(lines)
+    assert (mean <= np.array([target, 2 * target, 2 * target]) + 2 * error).all()
+    assert mean[1] > target, "no more is given away than was asked for"
     undisturbed = choose_thresholds(scores(39, 0)[:, 0], target, 2 * target)
     assert (scores(2000, 1000)[:, 1] > undisturbed.ng).mean() > 0.4  # what it makes of a blur of two deviations
 
