@@ -22,6 +22,7 @@ from edge_ad.deployment.refit import SHARES
 from edge_ad.engines.pipeline import Pipeline
 from edge_ad.scoring import BRANCHES
 from edge_ad.scoring.memory import Regions, fit_cells, gaussian_distances
+from tests.fixtures.fake_gpu import fake_gpu
 from tests.fixtures.memory_bundle import CELLS, WEIGHT, make_memory_bundle, memory_contents, with_inputs
 from tests.fixtures.tiny_bundle import make_tiny_bundle, tiny_image
 from tests.fixtures.tiny_graphs import GRID, gaussian_memory, lavit
@@ -249,6 +250,24 @@ def test_an_engine_built_before_a_recalibration_serves_after_it(tmp_path: Path, 
     with Pipeline(child, precision=precision, threads=1) as pipeline:
         np.testing.assert_array_equal(served, np.stack([pipeline.infer(image).raw for image in images]))
     assert (served[:, 5] != raw_of(parent, images)[:, 5]).any(), "the child remembers other cells"
+
+
+def test_an_engine_of_tensorrt_serves_after_a_recalibration(
+    tmp_path: Path, new_goods: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is compiled; what the child remembers is uploaded to the inputs of its parent's engine."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    write_bundle(tmp_path / "b.edgead", with_inputs(memory_contents()))
+    parent, image = open_bundle(tmp_path / "b.edgead"), striped(9700)
+    with fake_gpu(monkeypatch) as gpu:
+        assert build(parent, "fp16", "tensorrt", threads=1).refusal is None
+        gpu.trt.built.clear()
+        child = open_bundle(recalibrate(parent.path, new_goods, yes=True, any_product=True))
+        assert (reuse_engine(parent.path, child) or "").startswith("engine: tensorrt fp16 of the parent")
+        assert not gpu.trt.built
+        with Pipeline(child, precision="fp16", backend="tensorrt") as pipeline:
+            assert pipeline.infer(image).raw[5] == pytest.approx(raw_of(child, [image])[0, 5], rel=1e-2)
+            assert "memory_bank" in pipeline.constants
 
 
 def test_one_file_holds_what_the_memory_compares_with(tmp_path: Path) -> None:
