@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from edge_ad.errors import BadInput
 
 Image = NDArray[np.uint8]
+BEYOND = 3.0  # times a tolerance: a frame as far from the normal images must not be judged
 MIN_BLUR = 0.2  # pixels: below it the kernel is a single one
 
 
@@ -175,3 +176,16 @@ class Tolerance:
 
 
 DEFAULT = Tolerance(light=0.1, colour=0.03, blur=1.0, noise=2.0, shift=0.02, rotation=2.0, scale=0.02)
+
+
+def quality_looks(tolerance: Tolerance) -> dict[str, tuple[Disturbance, Disturbance]]:
+    """Return, by fault of a frame, what lies at the limit of a tolerance and what BEYOND times as far."""
+    light, far = tolerance.light, BEYOND * tolerance.light
+    looks = {
+        "blurred": (Disturbance(blur=tolerance.blur), Disturbance(blur=BEYOND * tolerance.blur)),
+        "noisy": (Disturbance(noise=tolerance.noise), Disturbance(noise=BEYOND * tolerance.noise)),
+        "dark": (Disturbance((1 - light,) * 3), Disturbance((max(1 - far, 0.02),) * 3)),
+        "bright": (Disturbance((1 + light,) * 3), Disturbance((1 + far,) * 3)),
+    }
+    asked = {"blurred": tolerance.blur, "noisy": tolerance.noise, "dark": light, "bright": light}
+    return {fault: look for fault, look in looks.items() if asked[fault]}

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from edge_ad.camera.measure import Quality, QualityLimits, frame_shown, measure_quality
 from edge_ad.config import Config
 from edge_ad.data.images import read_image
-from edge_ad.data.tolerance import Disturbance, Tolerance
+from edge_ad.data.tolerance import Disturbance, Tolerance, quality_looks
 from edge_ad.geometry.geometry import Geometry
 from edge_ad.geometry.pose import NotLocated
 from edge_ad.presets.presets import Augmentation, Preset
@@ -29,7 +29,6 @@ from edge_ad.scoring import OperatingPoint, Thresholds, choose_operating_point, 
 Image = NDArray[np.uint8]
 Scores = NDArray[np.float32]
 RANDOM = 2  # draws from everything within the tolerance, of each image, beside the corners
-BEYOND = 3.0  # times a tolerance: a frame as far from the normal images must not be judged
 MAX_FRAMES = 1500  # disturbed images that are scored, about a minute on a CPU core: of many normal images only some
 
 
@@ -59,19 +58,6 @@ def with_tolerance(preset: Preset, tolerance: Tolerance, *, located: bool) -> Pr
 
     copies = replace(widened(preset.token_augmentation), gain=0.0)
     return replace(preset, augmentation=widened(preset.augmentation), token_augmentation=copies)
-
-
-def quality_looks(tolerance: Tolerance) -> dict[str, tuple[Disturbance, Disturbance]]:
-    """Return, by fault of a frame, what lies at the limit of a tolerance and what BEYOND times as far."""
-    light, far = tolerance.light, BEYOND * tolerance.light
-    looks = {
-        "blurred": (Disturbance(blur=tolerance.blur), Disturbance(blur=BEYOND * tolerance.blur)),
-        "noisy": (Disturbance(noise=tolerance.noise), Disturbance(noise=BEYOND * tolerance.noise)),
-        "dark": (Disturbance((1 - light,) * 3), Disturbance((max(1 - far, 0.02),) * 3)),
-        "bright": (Disturbance((1 + light,) * 3), Disturbance((1 + far,) * 3)),
-    }
-    asked = {"blurred": tolerance.blur, "noisy": tolerance.noise, "dark": light, "bright": light}
-    return {fault: look for fault, look in looks.items() if asked[fault]}
 
 
 class DisturbedImages:

@@ -11,10 +11,9 @@ import pytest
 
 from edge_ad.camera.health import HealthLimits, ReferenceCheck
 from edge_ad.camera.measure import HealthReference, QualityLimits, grey, measure_quality, measure_reference, noise_level
-from edge_ad.data.tolerance import DEFAULT, Disturbance
+from edge_ad.data.tolerance import BEYOND, DEFAULT, Disturbance, quality_looks
 from edge_ad.errors import BadInput
 from edge_ad.synthetic.tray import render_tray
-from edge_ad.training.tolerance import BEYOND, quality_looks
 from tests.camera.pictures import Image
 
 
