@@ -81,11 +81,15 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "shares": report["shares"],
         "old_lot": report.get("old_lot"),
         "promised": child.thresholds.supported_ng,
-        "weights": {name: np.round(one.statistics.weight, 3).tolist() for name, one in (("before", bundle), ("after", child))},
+        "weights": {"before": _weights(bundle), "after": _weights(child)},
         "before": _figures(bundle, *raw["before"]),
         "after": _figures(child, *raw["after"]),
         "gain": _gain(bundle, child, raw),
     }
+
+
+def _weights(bundle: Bundle) -> list[float]:
+    return [round(float(weight), 3) for weight in bundle.statistics.weight]
 
 
 def _raw(bundle: Bundle, paths: list[Path]) -> Floats:
