@@ -163,6 +163,7 @@ def write_report(
         + ", ".join(f"{count} {kind}" for kind, count in figures["images"].items())
         + ".</p>",
         "".join(f"<p>{escape(sentence)}.</p>" for sentence in describe_counts(figures)),
+        f"<p class=note>What the thresholds promise: {escape(thresholds.describe())}.</p>",
         "<h2>Image AUROC</h2>" + _auroc_table(figures),
         "<p class=note>In brackets: 95 % bootstrap interval over images. Mean: of logical and structural.</p>",
         f'<div class=row><img alt="ROC curves" src="{roc_plot(by_kind)}">'

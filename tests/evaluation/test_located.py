@@ -161,3 +161,4 @@ def test_the_report_shows_the_part_and_says_what_was_not_located(scores: TestSco
     write_report(tmp_path / "report.html", figures, scores, STATISTICS, thresholds=THRESHOLDS, name="parts")
     page = (tmp_path / "report.html").read_text()
     assert "NONE, not located: no part is in view" in page
+    assert "What the thresholds promise: NG above 5, WARN above 2; set by hand" in page

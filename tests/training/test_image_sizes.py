@@ -165,7 +165,8 @@ def test_a_bundle_with_tiles_takes_one_large_image_and_gives_one_score_of_all_br
         assert pipeline.tensor("map_global").shape == (1, 1, layout.frame[0] // 8, layout.frame[1] // 8)
         assert pipeline.tensor("features").shape[2:] == pipeline.tensor("map_global").shape[2:]
     unseen = sum(len(tiled.raw_scores[split]) for split in ("normalise", "threshold"))
-    assert tiled.thresholds.goods == unseen  # one promise over all of them
+    assert tiled.report["unseen"]["images"] == unseen
+    assert tiled.thresholds.goods == tiled.report["unseen"]["for_thresholds"]  # one promise over all of them
 
 
 def test_tiles_follow_into_engines_files_and_recalibration(tiled: Bundle, tmp_path: Path) -> None:

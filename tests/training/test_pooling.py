@@ -12,7 +12,7 @@ import pytest
 from edge_ad.bundle.graphs import FUSION
 from edge_ad.presets.presets import FAST, PAPER, FusionSettings
 from edge_ad.scoring import BRANCHES, MAPS
-from edge_ad.training.statistics import Measured, Scored, _with_chosen_tops
+from edge_ad.training.statistics import Measured, Scored, _with_chosen_tops, _witnesses
 from edge_ad.utils.progress import Progress
 from tests.fixtures.plain_bundle import plain_contents
 
@@ -110,3 +110,13 @@ def test_published_presets_and_switched_off_choices_choose_nothing() -> None:
     assert not any(FusionSettings(choose_top=False).may_choose(name, ()) for name in MAPS)
     assert not FusionSettings(structure_pool=4).may_choose("structure", ())
     assert not chosen(fusion=replace(FUSION_SETTINGS, choose_top=False))[0].report["pooling"]
+
+
+@pytest.mark.parametrize(("lower", "kept"), [(0.0, 40), (2.0, 25)])
+def test_images_that_training_stopped_by_set_no_threshold_where_they_score_lower(
+    lower: float, kept: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scores = np.random.default_rng(1).normal(size=(40, 3)).astype(np.float32)
+    scores[:15] -= lower
+    np.testing.assert_array_equal(_witnesses(scores, 15, Progress(True)), scores[40 - kept :])
+    assert ("15 of the unseen normal images" in "".join(capsys.readouterr())) == (kept == 25)
