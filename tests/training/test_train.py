@@ -161,6 +161,7 @@ def parameters(bundle: Bundle) -> Iterator[tuple[str, np.ndarray]]:
     for name in bundle.graphs:
         for tensor in onnx.load_model_from_string(bundle.graph(name)).graph.initializer:
             yield f"{name}/{tensor.name}", numpy_helper.to_array(tensor)
+    yield from bundle.references.arrays().items()
 
 
 KILLED = """
