@@ -75,8 +75,10 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         seconds = time.monotonic() - started
         raw = {name: (_raw(one, rest), _raw(one, bad)) for name, one in (("before", bundle), ("after", child))}
     report = child.report["recalibration"]
+    lost = len(report.get("unlocated", []))
     return {
-        "images": {"learned": len(drawn), "normal": len(raw["after"][0]), "anomalies": len(raw["after"][1])},
+        "images": {"learned": len(drawn) - lost, "normal": len(raw["after"][0]), "anomalies": len(raw["after"][1])},
+        "unlocated": {"learned": lost, "normal": len(rest) - len(raw["after"][0]), "anomalies": len(bad) - len(raw["after"][1])},
         "seconds": round(seconds, 1),
         "shares": report["shares"],
         "old_lot": report.get("old_lot"),
@@ -128,7 +130,11 @@ def _gain(bundle: Bundle, child: Bundle, raw: dict[str, tuple[Floats, Floats]]) 
 def lines(figures: dict[str, Any]) -> list[str]:
     """Return the figures as text."""
     shares = ", ".join(f"{branch} {share:.0%}" for branch, share in figures["shares"].items())
+    lost = figures["unlocated"]
     text = [f"learned {figures['images']['learned']} normal images in {figures['seconds']} s; the new lot counts: {shares}"]
+    if any(lost.values()):
+        counts = f"{lost['learned']} of those drawn, {lost['normal']} other normal images, {lost['anomalies']} anomalies"
+        text.append(f"not located, so without a verdict and not counted below: {counts}")
     for name in ("before", "after"):
         one = figures[name]
         value, low, high = one["auroc"] or (np.nan, np.nan, np.nan)
