@@ -32,6 +32,7 @@ NAMERS = {
     "deployment/lot.py": "what of each branch a lot changes",
     "deployment/recalibration.py": "takes the refitted Gaussian of one, and the share of another",
     "evaluation/figures.py": "compares published subsets of branches",
+    "inspection/drift.py": "names what moved by the branches that rose",
 }
 
 
