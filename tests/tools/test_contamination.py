@@ -6,11 +6,14 @@ import json
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 
+from edge_ad.config import Config
+from edge_ad.data.datasets import load_dataset, load_test
 from edge_ad.data.images import list_images, read_image
 from tests.fixtures.tiny_presets import TINY, known
 from tests.fixtures.trained import CORRUPT, write_goods
@@ -62,6 +65,33 @@ def test_synthetic_anomalies_take_the_place_of_their_images(tool: ModuleType, ro
         )
         assert (full == before).all() == (name not in planted[0])
         assert np.abs(half - (before + full) / 2).max() <= 1
+
+
+def test_trainings_differ_by_what_they_leave_out_and_none_is_judged_by_planted_images(
+    tool: ModuleType, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The trainings themselves are stood in for: what each is given is looked at."""
+    folder, scratch = tmp_path / root.name, tmp_path / "scratch"
+    scratch.mkdir()
+    planted = tool.plant(tool.Trial(root, "test", 1.0, 10.0, 0), folder)
+    trained: dict[Path, set[str]] = {}
+
+    def train(data: Path, out: Path, settings: Config, *, progress: bool) -> Path:
+        trained[out] = {path.name for path in load_dataset(data, 0, settings.train.exclude).excluded}
+        return out
+
+    def evaluate(bundle: Path, data: Path) -> dict[str, Any]:
+        items = [item.path.resolve() for item in load_test(data).test]
+        assert not {path.resolve() for path in (folder / "train" / "good").iterdir()} & set(items)
+        assert len(items) == 2 + 3 - len(planted)
+        return {"image_auroc": {"structural": float(len(trained[bundle]))}}
+
+    monkeypatch.setattr(tool, "train", train)
+    monkeypatch.setattr(tool, "evaluate", evaluate)
+    confirmed = {sorted(planted)[0]}
+    found = tool.aurocs(root, folder, scratch, confirmed, planted, preset="tiny")
+    assert trained == {scratch / "clean": set(planted), scratch / "contaminated": set(), scratch / "corrected": confirmed}
+    assert {name: values["structural"] for name, values in found.items()} == {"clean": 2, "contaminated": 0, "corrected": 1}
 
 
 def test_a_set_with_too_few_images_is_refused(

@@ -106,6 +106,10 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print("\n".join(table([Row(**{name: result[name] for name in Row.__dataclass_fields__}) for result in results])))
+    for result in results:
+        for name, values in result.get("auroc", {}).items():
+            known = ", ".join(f"{kind} {value:.4f}" for kind, value in values.items() if value is not None)
+            print(f"AUROC of {result['name']}, {result['share']:g} % planted, draw {result['draw']}, {name}: {known}")
     return 0
 
 
@@ -200,8 +204,8 @@ def reviewed(folder: Path, out: Path, preset: str) -> tuple[set[str], list[str]]
 
 def aurocs(
     root: Path, folder: Path, scratch: Path, confirmed: set[str], planted: dict[str, str], *, preset: str
-) -> dict[str, float | None]:
-    """Return the AUROC on ROOT/test, without planted images, of trainings without any planted image, with all of them, and
+) -> dict[str, dict[str, float | None]]:
+    """Return the AUROC by kind on ROOT/test, without planted images, of trainings without any planted image, with all of them, and
     without those that a person would have confirmed.
     """
     originals = {path.resolve() for path in list_images(folder / "train" / "good") if path.name in planted}
@@ -216,7 +220,7 @@ def aurocs(
         listed.write_text("".join(f"train/good/{one}\n" for one in sorted(excluded)), encoding="utf-8")
         options = Config(train=TrainTable(preset=preset, exclude=listed))
         bundle = train(folder, scratch / name, options, progress=False)
-        result[name] = evaluate(bundle, folder)["image_auroc"]["mean"]
+        result[name] = evaluate(bundle, folder)["image_auroc"]
     return result
 
 
