@@ -1,4 +1,5 @@
-"""Choose one weight a branch from normal images and (synthetic or labelled) anomalies; a branch that is useless gets 0.
+"""Choose one weight a branch from normal images and (synthetic or labelled) anomalies; a branch that is useless gets 0 where
+the anomalies are labelled, and little where they are synthetic.
 
 The criterion is the macro AUROC: the mean over kinds of anomaly of the AUROC of the weighted sum of z, so that one easy
 or frequent kind does not decide. It rests on the unseen normal images, of which there may be four; hence a paired
@@ -21,6 +22,8 @@ candidates see the same draws), and whatever departs from equal weights must be 
    No branch is lost by this.
 4. These are mixed with equal weights of the branches that are left, as if PRIOR_IMAGES normal images had asked for
    those: the fewer images there are, the nearer the weights stay to equal.
+5. Synthetic anomalies move SYNTHETIC_SHARE of the weight; the rest stays equal over all usable branches. However many
+   images there are, they tell what the synthetic anomalies look like, not the real ones.
 """
 
 from __future__ import annotations
@@ -48,17 +51,27 @@ NEAR_CHANCE = 0.6  # AUROC below which a branch alone is useless
 PRIOR_IMAGES = 2
 """Weight of the equal weights, in normal images. Chosen by simulation (docs/experiments/training.md): 5 cost more where
 branches differ than they gained where they are alike, 0 lost where they are alike."""
+SYNTHETIC_SHARE = 0.5
+"""How much of the weight synthetic anomalies may move. With all of it, 87 unseen images of juice_bottle took `logic` and
+`composition` away, which see its real anomalies best (docs/experiments/accuracy.md)."""
 MAX_COMBINATIONS = 3**7  # of factors: seven branches; of more than that, as many are drawn
 TIE = 1e-9  # AUROCs that differ by less are the same
 
 
 def choose_weights(
-    z_normal: ArrayLike, z_anomalies: ArrayLike, kinds: Sequence[str], seed: int = 0, *, images: int | None = None
+    z_normal: ArrayLike,
+    z_anomalies: ArrayLike,
+    kinds: Sequence[str],
+    seed: int = 0,
+    *,
+    images: int | None = None,
+    labelled: bool = False,
 ) -> Array:
     """Return the weights [B] (float32, >= 0, sum 1) for ``z_normal`` [N, B] and ``z_anomalies`` [M, B] of ``kinds``
     [M].
 
-    ``images`` is how many normal images the rows of ``z_normal`` are versions of, where they are not one each.
+    ``images`` is how many normal images the rows of ``z_normal`` are versions of, where they are not one each. Anomalies are
+    synthetic, so that no usable branch gets less than half of its equal share, unless they are ``labelled``.
     Without anomalies all usable branches get equal weights. Deterministic for a given ``seed``. Raises BadInput for
     wrong shapes, no normal images, or when no branch is usable.
     """
@@ -66,13 +79,16 @@ def choose_weights(
     if anomalies.size == 0 and normal.ndim == 2:
         anomalies = np.zeros((0, normal.shape[1]))
     _check_shapes(normal, anomalies, kinds)
-    weight = np.where(_usable(normal, anomalies), 1.0, 0.0)
+    usable = np.where(_usable(normal, anomalies), 1.0, 0.0)
+    weight = usable
     if not weight.any():
         raise BadInput("no branch gives scores that vary and are finite, so none can be weighed; see the raw scores")
     if len(anomalies):
         trial = Trial(normal, anomalies, kinds, seed)
         retained = _eliminate(trial, weight)
         weight = _mixed(_tune(trial, retained), retained, len(normal) if images is None else images)
+        if not labelled:
+            weight = SYNTHETIC_SHARE * weight / weight.sum() + (1 - SYNTHETIC_SHARE) * usable / usable.sum()
     chosen: Array = (weight / weight.sum()).astype(np.float32)
     return chosen
 

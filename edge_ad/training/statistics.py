@@ -192,7 +192,8 @@ def finish_contents(
     unseen, groups = measured.unseen(), _near_duplicates(images)
     versions = Versions.of(unseen, measured.disturbed, disturbed)
     z = cross_normalised(versions.raw, versions.groups(groups))
-    statistics = measure(contents.statistics, versions.flat, z, shown, kinds=measured.kinds(images.kinds), seed=seed)
+    kinds, labelled = measured.kinds(images.kinds), not images.origins
+    statistics = measure(contents.statistics, versions.flat, z, shown, kinds=kinds, seed=seed, labelled=labelled)
     scores = _witnesses(weighted(z, statistics.weight), versions.before(len(measured.normalise.raw)), progress)
     golden = _golden(images, measured.threshold.raw, anomalies.raw)
     raw = {"normalise": measured.normalise.raw, "threshold": measured.threshold.raw, "synthetic": anomalies.raw}
@@ -287,16 +288,18 @@ def _with_chosen_tops(
 
 
 def measure(
-    blank: Statistics, normal: Scored, z: NDArray[np.float32], anomalies: Scored, *, kinds: tuple[str, ...], seed: int
-) -> Statistics:
-    """Return mean, deviation, map quantiles and branch weights from unseen normal images and synthetic anomalies.
+    blank: Statistics, normal: Scored, z: NDArray[np.float32], anomalies: Scored,
+    *, kinds: tuple[str, ...], seed: int, labelled: bool,
+) -> Statistics:  # fmt: skip
+    """Return mean, deviation, map quantiles and branch weights from unseen normal images and synthetic or ``labelled`` anomalies.
 
     ``z`` [N, V, B] are all versions of ``normal`` images, each image normalised by the others: what weights are chosen on.
     """
     mean, std = normalise_statistics(normal.raw)
     quantiles = np.array([_quantile_pair(maps) for maps in normal.maps], np.float32)
     flat = replace(blank, mean=mean, std=std, quantiles=quantiles)
-    weight = choose_weights(z.reshape(-1, z.shape[-1]), fuse(anomalies.raw, flat)[0], kinds, seed, images=len(z))
+    shown = fuse(anomalies.raw, flat)[0]
+    weight = choose_weights(z.reshape(-1, z.shape[-1]), shown, kinds, seed, images=len(z), labelled=labelled)
     return replace(flat, weight=weight)
 
 

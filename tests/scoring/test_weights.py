@@ -71,11 +71,19 @@ KEPT = [
 def test_with_enough_images_branches_that_help_stay_and_others_get_nothing(shift: Shift, kept: tuple[int, ...]) -> None:
     agreed = 0
     for seed in SEEDS:
-        weight = choose_weights(*draw(seed, shift, 100))
+        weight = choose_weights(*draw(seed, shift, 100), labelled=True)
         assert weight.dtype == np.float32
         assert weight.sum() == pytest.approx(1, abs=1e-6)
         agreed += tuple(np.flatnonzero(weight)) == kept
     assert agreed >= len(SEEDS) - 1
+
+
+def test_synthetic_anomalies_take_no_usable_branch_away() -> None:
+    """Half of the weight stays equal, 0.1 of five branches each; what labelled defects ask for moves the other half."""
+    goods, anomalies, kinds = draw(0, one_strong_others_at_chance, 100)
+    labelled = choose_weights(goods, anomalies, kinds, labelled=True)
+    assert np.flatnonzero(labelled).tolist() == [0]
+    np.testing.assert_allclose(choose_weights(goods, anomalies, kinds), [0.6, 0.1, 0.1, 0.1, 0.1], atol=1e-6)
 
 
 @pytest.mark.parametrize("images", [4, 8, 15])
@@ -85,7 +93,7 @@ def test_with_few_images_no_branch_goes_that_is_not_clearly_useless(images: int)
     def one_is_weak(z: NDArray[Any], kinds: NDArray[Any]) -> None:
         z += (2.0, 2.0, 2.0, 2.0, 0.6)
 
-    lost = sum(choose_weights(*draw(seed, one_is_weak, images))[4] == 0 for seed in SEEDS)
+    lost = sum(choose_weights(*draw(seed, one_is_weak, images), labelled=True)[4] == 0 for seed in SEEDS)
     assert lost <= 1
 
 
@@ -94,7 +102,7 @@ def test_fewer_images_leave_weights_nearer_to_equal() -> None:
         z += (3.0, 0.8, 0.8, 0.8, 0.8)
 
     distances = [
-        np.mean([np.abs(choose_weights(*draw(seed, first_sees_more, images)) - 0.2).sum() for seed in SEEDS])
+        np.mean([np.abs(choose_weights(*draw(seed, first_sees_more, images), labelled=True) - 0.2).sum() for seed in SEEDS])
         for images in (4, 15, 100)
     ]
     assert distances == sorted(distances)
@@ -138,7 +146,7 @@ def test_weights_hardly_change_from_sample_to_sample() -> None:
     def first_sees_more(z: NDArray[Any], kinds: NDArray[Any]) -> None:
         z += (2.0, 1.0, 1.0, 1.0, 1.0)
 
-    found = np.stack([choose_weights(*draw(seed, first_sees_more)) for seed in SEEDS])
+    found = np.stack([choose_weights(*draw(seed, first_sees_more), labelled=True) for seed in SEEDS])
     assert (found.argmax(axis=1) == 0).all()
     assert found.std(axis=0).max() < 0.08
 
@@ -149,7 +157,7 @@ def test_an_uneven_pair_gets_uneven_weights() -> None:
     goods, anomalies = random.normal(size=(1500, 5)), random.normal(size=(1500, 5))
     goods[:, 2:], anomalies[:, 2:] = 0.0, 0.0
     anomalies[:, :2] += (2.0, 0.8)
-    weight = choose_weights(goods, anomalies, ["one"] * 1500)
+    weight = choose_weights(goods, anomalies, ["one"] * 1500, labelled=True)
     assert 1.9 < weight[0] / weight[1] < 4.1
 
 

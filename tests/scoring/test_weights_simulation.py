@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -114,7 +114,7 @@ WORST, MEAN = 0.016, 0.003  # AUROC that may be lost in one world, and over the 
 
 @cache
 def _chosen(world: str, images: int) -> tuple[float, float]:
-    auroc, lost = true_aurocs(WORLDS[world], images, choose_weights)
+    auroc, lost = true_aurocs(WORLDS[world], images, partial(choose_weights, labelled=True))
     return float(auroc), float(lost)
 
 
