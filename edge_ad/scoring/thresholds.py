@@ -340,7 +340,7 @@ def choose_operating_point(
     tail = _Tail.of(ordered, plain)
     strengths, floor = [values for values in shown.values() if len(values)], max(_floor(ordered, promise), least[0])
     if point.name == "balanced":
-        ng = _balanced(promise, floor, tail, strengths)
+        ng = _balanced(promise, floor, tail, strengths, above_warn=plain.goods_warn)
     else:
         ng = _cheapest(floor, tail, strengths, point.price) if strengths else promise.ng
     above = int((ordered > ng).sum())
@@ -405,7 +405,10 @@ class _Tail:
         return self.warn + self.reach * math.log(start / target) / math.log(0.5 / start) if start < 0.5 else math.inf
 
 
-def _balanced(promise: Thresholds, floor: float, tail: _Tail, shown: list[Floats]) -> float:
+def _balanced(promise: Thresholds, floor: float, tail: _Tail, shown: list[Floats], *, above_warn: int) -> float:
+    """Return NG; ``above_warn`` of the normal images lie above the WARN that the tail begins at, which may be below that of
+    the promise.
+    """
     estimate = tail.score(promise.target_ng, tail.start)
     if estimate < promise.ng:
         return max(estimate, floor)
@@ -414,8 +417,8 @@ def _balanced(promise: Thresholds, floor: float, tail: _Tail, shown: list[Floats
     limits = [float(values[math.floor(ALLOWED_LOSS * len(values))]) for values in caught if len(values)]
     if not limits:
         return promise.ng
-    start = upper_rate(promise.goods, promise.goods_warn)
-    return min(tail.score(promise.target_ng, start), (promise.ng + min(limits)) / 2)
+    start = upper_rate(promise.goods, above_warn)
+    return max(promise.ng, min(tail.score(promise.target_ng, start), (promise.ng + min(limits)) / 2))
 
 
 def _cheapest(floor: float, tail: _Tail, shown: list[Floats], price: float) -> float:

@@ -70,7 +70,8 @@ def choose_weights(
     """Return the weights [B] (float32, >= 0, sum 1) for ``z_normal`` [N, B] and ``z_anomalies`` [M, B] of ``kinds``
     [M].
 
-    ``images`` is how many normal images the rows of ``z_normal`` are versions of, where they are not one each. Anomalies are
+    ``images`` is how many normal images the rows of ``z_normal`` are versions of, where they are not one each: those of an
+    image one after the other, as many of each. Anomalies are
     synthetic, so that no usable branch gets less than half of its equal share, unless they are ``labelled``.
     Without anomalies all usable branches get equal weights. Deterministic for a given ``seed``. Raises BadInput for
     wrong shapes, no normal images, or when no branch is usable.
@@ -84,7 +85,7 @@ def choose_weights(
     if not weight.any():
         raise BadInput("no branch gives scores that vary and are finite, so none can be weighed; see the raw scores")
     if len(anomalies):
-        trial = Trial(normal, anomalies, kinds, seed)
+        trial = Trial(normal, anomalies, kinds, seed, images=images)
         retained = _eliminate(trial, weight)
         weight = _mixed(_tune(trial, retained), retained, len(normal) if images is None else images)
         if not labelled:
@@ -104,16 +105,20 @@ class Trial:
     """The macro AUROC of weights on fixed normal images and anomalies, and its paired bootstrap over fixed draws.
 
     ``reach`` says how many standard errors a one-sided interval reaches: Student's quantile, and the bootstrap's own bias,
-    for the number of normal images.
+    for the number of normal images. Rows that are versions of the same one of ``images`` are drawn together.
     """
 
-    def __init__(self, normal: Float, anomalies: Float, kinds: Sequence[str], seed: int) -> None:
+    def __init__(
+        self, normal: Float, anomalies: Float, kinds: Sequence[str], seed: int, *, images: int | None = None
+    ) -> None:
         finite = np.isfinite(normal).all(axis=0) & np.isfinite(anomalies).all(axis=0)
         self._normal, self._anomalies = (np.where(finite, z, 0.0) for z in (normal, anomalies))
         names = np.asarray(kinds)
         self._kinds = [np.flatnonzero(names == name) for name in sorted(set(kinds))]
         random = np.random.default_rng(seed)
-        self._normal_draws = random.multinomial(len(normal), np.full(len(normal), 1 / len(normal)), DRAWS) / len(normal)
+        self._images = len(normal) if images is None else images
+        by_image = random.multinomial(self._images, np.full(self._images, 1 / self._images), DRAWS)
+        self._normal_draws = np.repeat(by_image, len(normal) // self._images, axis=1) / len(normal)
         self._draws = np.zeros((DRAWS, len(anomalies)))
         for members in self._kinds:
             count = len(members)
@@ -154,7 +159,7 @@ class Trial:
 
     def reach(self, candidates: int = 1) -> float:
         """How many standard errors an interval of LEVEL reaches, for the best of several candidates (Bonferroni)."""
-        images = len(self._normal)
+        images = self._images
         level = 1 - (1 - LEVEL) / candidates
         return student_quantile(images - 1, level) * math.sqrt(images / max(1, images - 1))
 

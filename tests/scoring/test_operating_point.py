@@ -96,6 +96,15 @@ def test_a_wide_gap_is_halved_at_most() -> None:
     assert choose_operating_point(scores, {"anomalies": [0.5, 1.0]}, BALANCED).ng == promise.ng
 
 
+@pytest.mark.parametrize("least", [(1.5, 1.2), (1.5, 1.45), (1.45, 1.0), (3.0, 2.0)])
+def test_no_operating_point_goes_below_what_a_tolerance_asks_for(least: tuple[float, float]) -> None:
+    scores = np.linspace(-1, 1, 60)  # the estimate reaches 1 % at 1.58, and a WARN of 1.2 has no image above it
+    for text in ("promise", "balanced", "cost:1000"):
+        chosen = choose_operating_point(scores, {"anomalies": [5.0, 6.0]}, OperatingPoint.parse(text), least=least)
+        assert chosen.ng >= least[0]
+        assert chosen.ng >= chosen.warn >= least[1]
+
+
 def test_at_most_one_in_a_hundred_may_be_lost() -> None:
     scores = np.linspace(0, 1, 10)
     shown = np.linspace(1.01, 3, 200)  # two of these may be lost, the third not

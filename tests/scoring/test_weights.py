@@ -78,6 +78,13 @@ def test_with_enough_images_branches_that_help_stay_and_others_get_nothing(shift
     assert agreed >= len(SEEDS) - 1
 
 
+def test_versions_of_an_image_count_as_one_image() -> None:
+    goods, anomalies, kinds = draw(3, one_strong_others_at_chance, 8)
+    once = choose_weights(goods, anomalies, kinds, labelled=True)
+    versions = choose_weights(np.repeat(goods, 9, axis=0), anomalies, kinds, images=len(goods), labelled=True)
+    np.testing.assert_allclose(versions, once, atol=1e-6)
+
+
 def test_synthetic_anomalies_take_no_usable_branch_away() -> None:
     """Half of the weight stays equal, 0.1 of five branches each; what labelled defects ask for moves the other half."""
     goods, anomalies, kinds = draw(0, one_strong_others_at_chance, 100)
