@@ -13,6 +13,7 @@ from edge_ad.errors import BadInput
 from edge_ad.utils.files import read_regular
 
 LIST_NAME = "exclude.txt"
+LONGEST = 200  # characters of a line that a message repeats: another file than a list may be one line of megabytes
 
 
 def read_exclusions(path: Path, root: Path, normal: Sequence[Path]) -> frozenset[Path]:
@@ -43,10 +44,10 @@ def _named(line: str, where: str, root: Path, known: dict[str, Path]) -> Path:
     name = line.strip()
     place = Path(os.path.normpath(os.path.join(root, name)))
     if not place.is_relative_to(root):
-        raise BadInput(f"{where} names {shown(name)}, which is outside the data folder {root}; delete the line")
-    if not place.is_file():
-        raise BadInput(f"{where} names {shown(name)}, but {root} has no such file; correct or delete the line")
-    raise BadInput(f"{where} names {shown(name)}, which is no normal image of {root} to train on; delete the line")
+        raise BadInput(f"{where} names {_start(name)}, which is outside the data folder {root}; delete the line")
+    if not os.path.isfile(place):  # of a name that is too long too, where Path.is_file raises OSError
+        raise BadInput(f"{where} names {_start(name)}, but {root} has no such file; correct or delete the line")
+    raise BadInput(f"{where} names {_start(name)}, which is no normal image of {root} to train on; delete the line")
 
 
 def entry_of(image: Path, root: Path) -> str:
@@ -54,7 +55,7 @@ def entry_of(image: Path, root: Path) -> str:
     name = image.relative_to(root).as_posix() if image.is_relative_to(root) else str(image)
     if len(name.splitlines()) > 1 or "\n" in name:
         return f"# rename it first, its name has a line break: {shown(name)!r}"
-    return f"./{name}" if name.startswith("#") else name
+    return f"./{name}" if name.lstrip().startswith("#") else name
 
 
 def exclusions_text(
@@ -80,3 +81,7 @@ def exclusions_text(
 def shown(name: object) -> str:
     """Return a file name as text that any terminal and page can show."""
     return str(name).encode("utf-8", "backslashreplace").decode()
+
+
+def _start(name: str) -> str:
+    return shown(name if len(name) <= LONGEST else f"{name[:LONGEST]}...")

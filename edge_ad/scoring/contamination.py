@@ -8,6 +8,7 @@ that resemble each other do not hide one another. Cells are judged by PaDiM (Def
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,11 +68,16 @@ class Contamination:
         return KINDS[int(self.deviations[index].argmax())]
 
 
-def find_contamination(cells: Array, pooled: Array, seed: int = 0) -> Contamination:
-    """Judge N images by whitened ``cells`` f32 [N, h, w, D] and by ``pooled`` features f32 [N, P]; N is 5 at least."""
+def find_contamination(
+    cells: Array, pooled: Array, seed: int = 0, groups: Sequence[Sequence[int]] | None = None
+) -> Contamination:
+    """Judge N images by whitened ``cells`` f32 [N, h, w, D] and by ``pooled`` features f32 [N, P]; N is 5 at least.
+
+    Images of one of the ``groups`` of indices (near-duplicates) are in one fold, so that none judges another.
+    """
     count, grid = len(cells), (cells.shape[1], cells.shape[2])
     regions, wholes = Regions.local(grid, REGION, 0), _standardised(pooled)
-    folds = np.random.default_rng([seed, 23]).permutation(count) % FOLDS
+    folds = folds_of([[index] for index in range(count)] if groups is None else groups, seed)
     kept = np.ones(count, bool)
     for limit in (-np.inf, CUT, None):
         maps = cross_fitted_cells(cells, kept, folds, regions)
@@ -88,6 +94,15 @@ def find_contamination(cells: Array, pooled: Array, seed: int = 0) -> Contaminat
             kept = kept_for_fit(deviations.max(axis=1), limit)
     places = np.stack(np.unravel_index(relative.reshape(count, -1).argmax(axis=1), grid), axis=1)
     return Contamination(deviations, places, grid)
+
+
+def folds_of(groups: Sequence[Sequence[int]], seed: int) -> NDArray[np.intp]:
+    """Return the fold [N] of every image by a seeded draw; those of one of the ``groups`` of indices share it."""
+    drawn = np.random.default_rng([seed, 23]).permutation(len(groups)) % FOLDS
+    folds = np.empty(sum(map(len, groups)), np.intp)
+    for group, fold in zip(groups, drawn, strict=True):
+        folds[list(group)] = fold
+    return folds
 
 
 def robust_deviations(scores: Array | Floats) -> Floats:

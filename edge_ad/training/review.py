@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from edge_ad.config import TrainTable
 from edge_ad.data.datasets import DataSet, load_dataset
 from edge_ad.data.exclusions import LIST_NAME, entry_of, exclusions_text, shown
+from edge_ad.data.near_duplicates import near_duplicate_groups, thumbnail
 from edge_ad.data.prepared import Unlocated
 from edge_ad.deployment.validation_images import spread
 from edge_ad.errors import BadInput
@@ -34,6 +35,7 @@ from edge_ad.scoring.memory import Array, whitening_of
 from edge_ad.training.augment import to_pixels
 from edge_ad.training.geometry import log_geometry, prepare_normal
 from edge_ad.training.images import Images
+from edge_ad.training.locating_gain import LocatingTrial
 from edge_ad.training.loop import choose_arithmetic
 from edge_ad.training.report import log_dataset
 from edge_ad.training.teacher import load_teacher
@@ -99,7 +101,9 @@ def look(
         pooled.append(described)
         if progress is not None:
             progress.step("comparing", min(start + CHUNK, len(images)), len(images), began)
-    return Reviewed(images, tuple(paths), find_contamination(np.concatenate(cells), np.concatenate(pooled), seed), root)
+    groups = near_duplicate_groups(np.stack([thumbnail(image) for image in images]))
+    found = find_contamination(np.concatenate(cells), np.concatenate(pooled), seed, groups)
+    return Reviewed(images, tuple(paths), found, root)
 
 
 def _described(teacher: AnyTeacher, images: Images, device: torch.device) -> tuple[Array, Array]:
@@ -146,8 +150,11 @@ def review(
     told.shown &= arithmetic.group.is_main_process
     teacher = load_teacher(preset, weights, arithmetic.device)
     log_dataset(dataset, preset.name, told.log)
+    trial = LocatingTrial(teacher, preset, arithmetic.device, dataset.bits, options.seed)  # as a training chooses
     with tempfile.TemporaryDirectory() as state:
-        chosen, normal = prepare_normal(dataset, options, preset, Path(state), group=arithmetic.group, log=told.log)
+        chosen, normal = prepare_normal(
+            dataset, options, preset, Path(state), group=arithmetic.group, log=told.log, trial=trial
+        )
     log_geometry(chosen, normal, told.log)
     splits = normal.splits.values()
     paths = tuple(path for split in splits for path in split.paths)

@@ -44,6 +44,7 @@ def test_paths_are_relative_to_the_data_folder_or_absolute(tmp_path: Path) -> No
         ("/etc/hostname", ["outside the data folder"]),
         ("test/good/000.png", ["no normal image of", "to train on"]),
         ("train/good", ["has no such file"]),
+        (300 * "x", ["line 2, names xxx", "x..., but", "has no such file"]),
         ("\udcff.png", ["names \\udcff.png", "has no such file"]),
     ],
 )
@@ -74,7 +75,7 @@ def test_too_few_images_left_are_refused(tmp_path: Path) -> None:
 
 def test_what_is_written_is_read_back_with_the_next_ones_kept(tmp_path: Path) -> None:
     root = tmp_path / "caps"
-    names = ["#1.png", " spaced .png", "plain.png", "next.png", b"\xff.png".decode(errors="surrogateescape"), "old.png", "a\nb.png"]
+    names = [" #.png", " spaced .png", "plain.png", "next.png", b"\xff.png".decode(errors="surrogateescape"), "old.png", "a\nb.png"]
     images = [root / name for name in names]
     entries = [entry_of(image, root) for image in images]
     listed = tmp_path / "exclude.txt"

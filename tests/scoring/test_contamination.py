@@ -12,6 +12,7 @@ from edge_ad.scoring.contamination import (
     cross_fitted_cells,
     cross_fitted_wholes,
     find_contamination,
+    folds_of,
     kept_for_fit,
     robust_deviations,
     shrunk_distances,
@@ -77,6 +78,20 @@ def test_no_image_is_judged_by_what_it_helped_to_fit() -> None:
         np.testing.assert_allclose(after[same], before[same])
         assert np.all(after[4] > before[4])
         assert not np.allclose(after[folds == 1], before[folds == 1])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_near_duplicates_are_judged_by_other_images_alone(seed: int) -> None:
+    groups = [[0, 7, 9], [1], [2, 3], [4], [5], [6], [8]]
+    folds = folds_of(groups, seed)
+    assert all(len(set(folds[group])) == 1 for group in groups)
+    assert len(set(folds)) == 5
+    burst = draw(30, seed)
+    for part in burst:
+        part[1:4] = part[0]  # four frames of one part that is unlike the others in a place
+    burst[0][:4, 2, 2] += 10
+    together = find_contamination(*burst, seed, [[0, 1, 2, 3], *[[index] for index in range(4, 30)]])
+    assert set(together.listed) >= {0, 1, 2, 3}
 
 
 @pytest.mark.parametrize(("count", "draws"), [(10, 20), (50, 6), (200, 2)])
