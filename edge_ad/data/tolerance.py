@@ -152,6 +152,12 @@ class Tolerance:
         """Return the axes that may change as a user writes them."""
         return ", ".join(f"{name} {AXES[name].show(value)}" for name, value in self.as_dict().items() if value) or "none"
 
+    @property
+    def option(self) -> str:
+        """The words of ``--tolerance`` that mean this one."""
+        values = ((name, AXES[name].show(value)) for name, value in self.as_dict().items() if value)
+        return ",".join(f"{name}={value.replace(' ', '')}" for name, value in values) or "none"
+
     def draw(self, rng: np.random.Generator) -> Disturbance:
         """Return a disturbance drawn evenly from everything within the tolerance."""
         light, angle, scale = (value * rng.uniform(-1, 1) for value in (self.light, self.rotation, self.scale))

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -29,6 +29,11 @@ ADVICE = "wait for it, end it, or choose another --out"
 def fingerprint(details: Mapping[str, Any]) -> str:
     """Return the SHA-256 of everything that decides a training's result."""
     return sha256_bytes(json.dumps(details, sort_keys=True).encode())
+
+
+def file_sizes(paths: Sequence[Path]) -> list[list[str | int]]:
+    """Return each file with its size, by which a fingerprint knows it."""
+    return [[str(path), path.stat().st_size] for path in paths]
 
 
 @dataclass(frozen=True)

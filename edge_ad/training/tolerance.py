@@ -57,7 +57,9 @@ def with_tolerance(preset: Preset, tolerance: Tolerance, *, located: bool) -> Pr
         return replace(now, rotate=turned, shift=moved, scale=max(now.scale, tolerance.scale))
 
     copies = replace(widened(preset.token_augmentation), gain=0.0)
-    return replace(preset, augmentation=widened(preset.augmentation), token_augmentation=copies)
+    return replace(
+        preset, augmentation=widened(preset.augmentation), token_augmentation=copies, tolerance=tolerance.option
+    )
 
 
 class DisturbedImages:
@@ -96,14 +98,19 @@ class DisturbedImages:
             drawn = [one for _, one in self._corners] + [self.tolerance.draw(rng) for _ in range(RANDOM)]
             plain = self._geometry.prepare(frame)
             assert not isinstance(plain, NotLocated)  # unseen normal images are those whose part was located
-            self._look(frame_shown(self._geometry, frame, plain), rng)
+            shown = frame_shown(self._geometry, frame, plain)
+            self._look(shown, rng, blur=pixel_ratio(frame, shown, plain.transform.matrix))
             for one in drawn:
                 yield one.degrade(self._moved(frame, plain.image, one), rng)
 
-    def _look(self, shown: Image, rng: np.random.Generator) -> None:
-        """Measure a frame undisturbed, at the limits of the tolerance and three times beyond them."""
+    def _look(self, shown: Image, rng: np.random.Generator, *, blur: float) -> None:
+        """Measure a frame undisturbed, at the limits of the tolerance and three times beyond them.
+
+        A blur of one pixel of the input is ``blur`` pixels wide in the frame as it is ``shown``.
+        """
         plain = measure_quality(shown)
-        for fault, (inside, beyond) in self._looks.items():
+        for fault, looks in self._looks.items():
+            inside, beyond = (replace(one, blur=one.blur * blur) for one in looks)
             self._inside[fault] += [plain, measure_quality(inside.degrade(shown, rng))]
             self._beyond[fault].append(measure_quality(beyond.degrade(shown, rng)))
 
@@ -113,6 +120,12 @@ class DisturbedImages:
         prepared = self._geometry.prepare(one.move(frame))
         self.unlocated += isinstance(prepared, NotLocated)
         return plain if isinstance(prepared, NotLocated) else prepared.image
+
+
+def pixel_ratio(frame: Image, shown: Image, to_input: NDArray[np.float64]) -> float:
+    """Return how many pixels of a frame as it is ``shown`` one pixel of its input is, by the transform ``to_input`` f64 [3, 3]."""
+    of_shown = math.sqrt(shown.shape[0] * shown.shape[1] / (frame.shape[0] * frame.shape[1]))
+    return of_shown / math.sqrt(abs(float(np.linalg.det(to_input[:2, :2]))))
 
 
 def tolerant_thresholds(

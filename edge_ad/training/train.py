@@ -22,6 +22,7 @@ from edge_ad.bundle.graphs import FLOAT_BY_DEFAULT
 from edge_ad.camera.measure import camera_report
 from edge_ad.config import CalibrateTable, Config, TrainTable, parse_pixels
 from edge_ad.data.datasets import load_dataset
+from edge_ad.data.folders import list_nested
 from edge_ad.data.prepared import PreparedImages
 from edge_ad.deployment.calibrate import CalibrateOptions, with_quantisation
 from edge_ad.errors import BadInput
@@ -78,7 +79,7 @@ from edge_ad.training.report import (
     log_scores,
 )
 from edge_ad.training.review import look
-from edge_ad.training.run_folder import RunFolder, fingerprint
+from edge_ad.training.run_folder import RunFolder, file_sizes, fingerprint
 from edge_ad.training.statistics import (
     Described,
     blank_statistics,
@@ -334,7 +335,10 @@ class _Training:
         tiles, memory = self._learn_tiles(teacher, images), None
         if arithmetic.group.is_main_process:
             learned = replace(images, fit=fit)
-            memory = self._choose(teacher, (tokenizer, efficientad), learned, tokens=tokens[shown], copies=copies, tiles=tiles)
+            views = self._views(images) if self.tolerance or preset.views.memory else None  # as large as the copies
+            memory = self._choose(
+                teacher, (tokenizer, efficientad), learned, tokens=tokens[shown], copies=copies, views=views, tiles=tiles
+            )
         for module in (teacher, efficientad, tokenizer, lavit, *(() if tiles is None else tiles.modules)):
             module.cpu().eval()
         return Networks(teacher, efficientad, tokenizer, lavit, memory, tiles), Described(pooled.numpy(), surprise)
@@ -350,7 +354,7 @@ class _Training:
 
     def _choose(
         self, teacher: Any, networks: tuple[HvqTokenizer, EfficientAD], images: ScoringImages,
-        *, tokens: Tensor, copies: Images, tiles: TileNetworks | None,
+        *, tokens: Tensor, copies: Images, views: Images | None, tiles: TileNetworks | None,
     ) -> Memory | CellGaussians | None:
         """Learn how networks err and what is remembered, and choose what of it is used; only the main process needs it.
 
@@ -364,7 +368,6 @@ class _Training:
         learn_tokenizer_errors(tokenizer, tokens, self.arithmetic)
         learn_student_errors(efficientad, teacher, images.fit, self.arithmetic)
         readers = standardise_readers(preset, given, *networks)
-        views = disturbed(images.fit, preset, seed, self.tolerance) if self.tolerance or preset.views.memory else None
         memory = learn_memory(source, preset, len(images.fit), copies, views=views, seed=seed, device=device)
         if memory is not None and len(memory.names) > 1:
             readers.append(memory.read)
@@ -442,7 +445,7 @@ class _Training:
         targets = (self.thresholds.target_ng, self.thresholds.target_warn)
         scratch = self.folder.state / "preliminary.edgead"
         options = CalibrateOptions(CalibrateTable(images=INT8_IMAGES, seed=self.options.seed), search=False)
-        views = disturbed(images.fit, preset, self.options.seed, self.tolerance)
+        views = self._views(images)
         normal, copies = len(images.fit), len(described.pooled) - len(images.fit)
         self.report["gaussians"] = {"goods": normal, "copies": copies, "views": len(views)}
         blank, options = learn_quantization_statistics(
@@ -462,6 +465,10 @@ class _Training:
         camera = {name: value for name, value in looks.items() if value is not None}
         data = dataset_report(self.dataset, self.options.seed, self.options.setting)
         return replace(contents, report={**contents.report, **data, **camera})
+
+    def _views(self, images: ScoringImages) -> Images:
+        """Return disturbed views of the normal images to learn, in the size of the whole input."""
+        return disturbed(images.fit, self.preset, self.options.seed, self.tolerance)
 
     def _disturbed(self) -> DisturbedImages | None:
         """Return the unseen normal images disturbed within the tolerance; None without one."""
@@ -483,7 +490,9 @@ class _Training:
             "settings": self.preset.settings(),
             "options": {name: str(value) for name, value in {**options, "values": tuple(given.setting)}.items()},
             **({"tolerance": self.tolerance.as_dict()} if self.tolerance else {}),
-            **({"empty": [[str(path), path.stat().st_size] for path in empty_paths(given.empty)]} if given.empty else {}),
-            "goods": [[str(path), path.stat().st_size] for path in (*normal.fit, *normal.normalise, *normal.threshold)],
+            **({"empty": file_sizes(empty_paths(given.empty))} if given.empty else {}),
+            **({"defect_files": file_sizes(list_nested(given.defects))} if given.defects and given.defects.is_dir() else {}),
+            **({"penalty_files": file_sizes(penalty_paths(given.penalty))} if given.penalty else {}),
+            "goods": file_sizes((*normal.fit, *normal.normalise, *normal.threshold)),
             "arithmetic": self.arithmetic.name,
         }

@@ -139,7 +139,7 @@ def test_a_test_set_is_judged_as_a_run_would(bundle: Bundle, tmp_path: Path) -> 
 
 @pytest.fixture(scope="module")
 def tiled(parts: Path) -> Bundle:
-    own = ["efficientad.standardise=true", "hvq.standardise=true"]
+    own = ["efficientad.standardise=true", "hvq.standardise=true", "views.memory=true"]  # as preset fast, whose views are large
     table = TrainTable(preset="tiny", geometry="foreground", pixels=16_384, steps=10, tiles="1x2", setting=own)
     with known(TINY):
         return open_bundle(train(parts, parts.parent / "tiled", Config(train=table), progress=False))

@@ -13,9 +13,10 @@ import torch
 from torch.nn import functional
 
 from edge_ad.config import Config, parse_config
-from edge_ad.data.tolerance import DEFAULT, Tolerance
+from edge_ad.data.tolerance import DEFAULT, Disturbance, Tolerance
 from edge_ad.errors import BadInput
-from edge_ad.geometry.geometry import Geometry
+from edge_ad.geometry.cut_out import Transform
+from edge_ad.geometry.geometry import Geometry, Prepared
 from edge_ad.presets.presets import FAST, PRESETS, Augmentation
 from edge_ad.scoring import choose_thresholds
 from edge_ad.training import tolerance as module
@@ -27,6 +28,7 @@ from edge_ad.training.tolerance import (
     DisturbedImages,
     chosen_tolerance,
     cost_report,
+    pixel_ratio,
     tolerant_thresholds,
     with_tolerance,
 )
@@ -74,6 +76,8 @@ def test_copies_move_as_widely_as_the_tolerance_unless_the_part_is_located() -> 
     for group in (whole.augmentation, whole.token_augmentation):
         assert (group.shift, group.rotate, group.scale) == (0.05, 5.0, 0.04)
     assert whole.token_augmentation.gain == 0  # light is drawn from the tolerance
+    assert (FAST.tolerance, whole.tolerance) == ("none", "light=10%,shift=5%,rotation=5deg,scale=4%")  # what `info` prints
+    assert Tolerance.parse(whole.tolerance).as_dict() == pytest.approx(wide.as_dict())
     located = with_tolerance(FAST, wide, located=True)
     assert located.augmentation == FAST.augmentation
     assert with_tolerance(FAST, Tolerance(), located=False) is FAST
@@ -111,6 +115,27 @@ def test_every_unseen_image_comes_with_each_axis_at_its_limits_and_random_draws(
     assert np.array_equal(images[0], expected)
     assert all(np.array_equal(one, other) for one, other in zip(images, versions, strict=True))
     assert len(DisturbedImages(paths, Geometry.square((32, 32)), 8, Tolerance(), seed=0)) == 0
+
+
+def test_a_pixel_of_the_input_is_as_wide_in_the_frame_as_it_is_shown() -> None:
+    frame, shown = np.zeros((64, 64, 3), np.uint8), np.zeros((32, 32, 3), np.uint8)
+    assert pixel_ratio(frame, shown, np.diag([0.5, 0.5, 1.0])) == pytest.approx(1.0)  # the whole image
+    assert pixel_ratio(frame, shown, np.diag([2.0, 2.0, 1.0])) == pytest.approx(0.25)  # a quarter of each side, cut out
+    turned = np.array([[0.0, -2.0, 7.0], [2.0, 0.0, -3.0], [0.0, 0.0, 1.0]])
+    assert pixel_ratio(frame, shown, turned) == pytest.approx(0.25)
+
+
+def test_the_camera_check_learns_a_blur_as_wide_as_in_the_cut_out(paths: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    class Cutting:
+        locates, size = True, (32, 32)
+
+        def prepare(self, frame: np.ndarray) -> Prepared:  # the middle quarter of each side of 32 pixels, magnified by 4
+            return Prepared(frame, None, Transform(np.diag([4.0, 4.0, 1.0]), (32, 32), (32, 32)))
+
+    seen: list[float] = []
+    monkeypatch.setattr(Disturbance, "degrade", lambda self, image, rng: (seen.append(self.blur), image)[1])
+    list(DisturbedImages(paths[:1], Cutting(), 8, Tolerance(blur=1.0), seed=0))  # type: ignore[arg-type]
+    assert seen[:3] == pytest.approx([0.25, 0.75, 1.0])  # the limit and three times it in the frame; the input itself
 
 
 def test_of_many_unseen_images_some_spread_evenly_are_disturbed(paths: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:

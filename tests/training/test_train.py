@@ -29,6 +29,7 @@ from edge_ad.errors import BadInput
 from edge_ad.presets.presets import FAST, PAPER, PRESETS
 from edge_ad.scoring import BRANCHES, fuse
 from edge_ad.training.loop import choose_arithmetic
+from edge_ad.training.run_folder import fingerprint
 from edge_ad.training.train import _Training, train, with_steps
 from tests.fixtures.tiny_presets import TINY, known
 from tests.fixtures.trained import CORRUPT, GOODS, Trained, write_goods
@@ -268,6 +269,21 @@ def test_what_identifies_a_training_is_written_as_ever(goods: Path) -> None:
         "preset": "demo", "steps": "3", "seed": "0", "target_ng": "0.01", "target_warn": "0.05",
         "values": "('a=1', 'b=2')",
     }
+
+
+@pytest.mark.parametrize("option", ["defects", "penalty"])
+def test_other_images_in_a_folder_of_an_option_are_another_training(option: str, goods: Path, tmp_path: Path) -> None:
+    folder = tmp_path / option / "scratch"
+    folder.mkdir(parents=True)
+    training = object.__new__(_Training)
+    training.dataset, training.preset, training.arithmetic = load_dataset(goods, 0), FAST, choose_arithmetic(False)
+    training.options, training.thresholds = TrainTable(**{option: folder.parent}), ThresholdsTable()
+    training.tolerance = Tolerance.parse("none")
+    marks = []
+    for number in range(2):
+        (folder / f"{number}.png").write_bytes(b"an image")
+        marks.append(fingerprint(training._details()))
+    assert marks[0] != marks[1]
 
 
 def test_steps_of_all_networks() -> None:
