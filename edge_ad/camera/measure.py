@@ -158,7 +158,7 @@ class HealthReference:
         """Read what ``to_json`` wrote; BadInput when it is anything else."""
         try:
             return cls._read(value)
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
             raise BadInput(
                 f"the health reference of the bundle is damaged ({type(error).__name__}: {error}): train it again"
             ) from error
@@ -189,8 +189,8 @@ def _pair(value: Any) -> tuple[float, float]:
 
 
 def _joined(new: tuple[float, float], old: tuple[float, float]) -> tuple[float, float]:
-    """Return the range of both; NaN where one is not known."""
-    return (math.nan, math.nan) if math.isnan(new[0] + old[0]) else (min(new[0], old[0]), max(new[1], old[1]))
+    """Return the range of both, or the new one where an older bundle does not know its own."""
+    return new if math.isnan(new[0] + old[0]) else (min(new[0], old[0]), max(new[1], old[1]))
 
 
 def _finite(value: float) -> float | None:

@@ -32,7 +32,7 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("capture", "capture", "Collect images of good parts from a camera."),
     ("train", "train", "Train on images of good parts and write a bundle."),
     ("evaluate", "evaluate", "Measure a bundle on a test set: AUROC, sPRO, false rejects, report."),
-    ("recalibrate", "recalibrate", "Give a bundle new statistics and thresholds from new normal images, in seconds."),
+    ("recalibrate", "recalibrate", "Teach a bundle a new lot from normal images of it, in a minute, without training."),
     ("calibrate", "calibrate", "Measure INT8 ranges on normal images and plan what stays in floating point."),
     ("build-engine", "build_engine", "Build engines for this device and prove them against the bundle."),
     ("export", "export", "Write a bundle as one ONNX file for programs of your own."),

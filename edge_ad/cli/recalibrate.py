@@ -41,7 +41,10 @@ def command(
     ] = None,
     yes: Annotated[
         bool,
-        typer.Option("--yes", help="Go on although the images are mostly NG by the old thresholds, or of another size."),
+        typer.Option(
+            "--yes",
+            help="Go on although images are mostly NG by the old thresholds, of another size, or those of --keep-old do not pass.",
+        ),
     ] = False,
 ) -> None:
     """Write a new bundle that has learned the lot in GOODS: what describes a lot, statistics and thresholds; networks stay."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
 from types import TracebackType
 
 import numpy as np
@@ -20,11 +22,13 @@ from edge_ad.bundle.graphs import (
     memory_graph,
 )
 from edge_ad.bundle.references import reference_values, with_values
+from edge_ad.data.images import read_image
 from edge_ad.data.part_regions import Mask
 from edge_ad.data.synthetic_anomalies import origin_of, synthetic
 from edge_ad.deployment.refit import BankPart, CellsPart, Described, GaussianPart, Part, refit_cells
 from edge_ad.engines.pipeline import Pipeline
 from edge_ad.errors import BadInput
+from edge_ad.geometry.pose import NotLocated
 from edge_ad.presets.presets import FusionSettings
 from edge_ad.scoring import MAPS, Array, fuse
 from edge_ad.scoring.memory import Regions, banks_of
@@ -34,7 +38,7 @@ Images = NDArray[np.uint8]
 
 CHUNK = 16  # images whose features are held at once where nothing is learned from them
 STRENGTHS = (1.0, 0.5, 0.25)  # of synthetic anomalies, as the training shows them
-MAX_ANOMALIES = 48  # that are drawn; each is shown at every strength
+COUNTS = (160, 48, 48)  # anomalies at each strength; a cascade needs as many as a training draws: its least rate is 1 / (n + 1)
 MAX_RATIO, MAX_AWAY = 8.0, 0.9
 """Pooled features beyond both show another product: times the usual distance of normal images, and the distance of the mean
 from theirs in lengths of that. A lot under other light, colour, focus or noise exceeds one of them at most
@@ -52,14 +56,24 @@ class Drawn:
 
 
 def draw_anomalies(normal: Images, seed: int, part: Mask | None) -> Drawn:
-    """Draw anomalies on normal images u8 [N, H, W, 3], each at all STRENGTHS."""
-    count = min(len(normal), MAX_ANOMALIES)
-    full, kinds = synthetic(normal, count, seed, part)
-    origins = np.array([origin_of(number, normal) for number in range(count)], np.intp)
-    before = normal[origins].astype(np.float32)
-    shown = [np.rint(before + strength * (full - before)).astype(np.uint8) for strength in STRENGTHS]
-    names = tuple(kind if strength == 1 else f"{kind} at {strength:g}" for strength in STRENGTHS for kind in kinds)
-    return Drawn(np.concatenate(shown), names, np.tile(origins, len(STRENGTHS)))
+    """Draw anomalies on normal images u8 [N, H, W, 3]: COUNTS of them at STRENGTHS, several on an image where there are few."""
+    full, kinds = synthetic(normal, COUNTS[0], seed, part)
+    origins = np.array([origin_of(number, normal) for number in range(COUNTS[0])], np.intp)
+    shown, names = [], []
+    for strength, count in zip(STRENGTHS, COUNTS, strict=True):
+        before = normal[origins[:count]].astype(np.float32)
+        shown.append(np.rint(before + strength * (full[:count] - before)).astype(np.uint8))
+        names.extend([kind if strength == 1 else f"{kind} at {strength:g}" for kind in kinds[:count]])
+    return Drawn(np.concatenate(shown), tuple(names), np.concatenate([origins[:count] for count in COUNTS]))
+
+
+def inputs_of(bundle: Bundle, paths: Iterable[Path]) -> Iterator[Images]:
+    """Yield the inputs u8 [H, W, 3] of images whose part was located before."""
+    for path in paths:
+        prepared = bundle.geometry.prepare(read_image(path, bundle.image_bits))
+        if isinstance(prepared, NotLocated):
+            raise BadInput(f"{path} was changed while it was read: start again")
+        yield prepared.image
 
 
 CENTRE, PRECISION = "surprise_centre", "surprise_precision"  # of LAViT
@@ -107,16 +121,16 @@ class LotReader:
             rows.append(self._row())
             if progress:
                 progress(len(raw), len(images))
-        features = {name: np.stack([row[name] for row in rows]).astype(np.float32) for name in rows[0]}
+        features = {name: np.stack([row[name] for row in rows]).astype(np.float32, copy=False) for name in rows[0]}
         return Described(np.stack(raw), features)
 
     def raw_of(
-        self, images: Sequence[Images], parts: Sequence[Part], constants: Mapping[str, Mapping[str, Array]]
+        self, images: Iterable[Images], parts: Sequence[Part], constants: Mapping[str, Mapping[str, Array]]
     ) -> Array:
         """Return raw scores f32 [N, B] of images by refitted constants of the parts."""
-        rows = [np.zeros((0, len(self._branches)), np.float32)]
-        for start in range(0, len(images), CHUNK):
-            described = self.describe(images[start : start + CHUNK])
+        rows, source = [np.zeros((0, len(self._branches)), np.float32)], iter(images)
+        while chunk := list(islice(source, CHUNK)):
+            described = self.describe(chunk)
             raw = described.raw.copy()
             for part in parts:
                 raw[:, self._branches.index(part.branch)] = part.judge(described.features, constants[part.branch])[0]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -35,6 +35,7 @@ from edge_ad.data.near_duplicates import near_duplicate_groups, thumbnails
 from edge_ad.deployment.gate import measure_gate
 from edge_ad.deployment.int8 import for_graphs
 from edge_ad.deployment.lot import (
+    COUNTS,
     STRENGTHS,
     Images,
     LotReader,
@@ -42,6 +43,7 @@ from edge_ad.deployment.lot import (
     check_product,
     check_sizes,
     draw_anomalies,
+    inputs_of,
     new_cells,
     parts_of,
     with_refitted,
@@ -73,6 +75,7 @@ from edge_ad.scoring.thresholds import percent
 MAX_LEARNED = 120  # normal images that a lot is learned from; more of them set statistics and thresholds
 PRIOR_IMAGES = 20  # normal images that the old weights of the branches stand for when new ones are chosen
 
+MAX_FRAMES = 1000  # normal images whose light, sharpness and place are measured; more would only cost memory
 MAX_BEYOND = 0.05  # of the new images beyond a limit of the tolerance that still holds for them
 
 Progress = Callable[[int, int], None]
@@ -80,9 +83,11 @@ Progress = Callable[[int, int], None]
 
 @dataclass(eq=False)
 class _Read:
-    """Normal images as they were read: inputs u8 [H, W, 3], poses and looks; what could not be read, and what not located."""
+    """Normal images as they were read: poses and measured frames; what could not be read, and what not located.
 
-    images: list[Images] = field(default_factory=list)
+    The inputs are made again where they are needed: those of thousands of images do not fit into the memory of a Jetson.
+    """
+
     paths: list[Path] = field(default_factory=list)
     poses: list[Pose] = field(default_factory=list)
     frames: list[FrameMeasure] = field(default_factory=list)
@@ -127,14 +132,13 @@ def recalibrate(
     point = OperatingPoint.parse(operating_point or bundle.thresholds.operating_point)
     read, groups = _read(bundle, folder, seed)
     check_sizes(bundle, read.sizes, str(folder), yes)
-    _enough(read, folder)
     learned, others = _learned_first(read, groups, seed)
     old = None if keep_old is None else _read(bundle, keep_old, seed, single=True)[0]
     with LotReader(bundle) as reader:
         lot = _lot(bundle, reader, read, learned, seed=seed, yes=yes, any_product=any_product, progress=progress)
         parts = _parts(bundle, lot, forget)
         refitted = refit(parts, lot, bundle.statistics.branches, seed)
-        more = reader.raw_of(read.images[len(lot.normal) :], parts, refitted.constants)
+        more = reader.raw_of(inputs_of(bundle, read.paths[len(lot.normal) :]), parts, refitted.constants)
         known = reader.raw_of(_old_images(bundle, old), parts, refitted.constants)
     normal = np.concatenate([refitted.normal, more])
     z = cross_normalised(normal, (*learned, *others))
@@ -161,12 +165,16 @@ def _with_graphs(contents: BundleContents, graphs: Mapping[str, bytes], referenc
 
 
 def _read(bundle: Bundle, folder: Path, seed: int, *, single: bool = False) -> tuple[_Read, list[list[int]]]:
-    """Read the normal images in a folder, and return their groups of near-duplicates, by index; ``single`` looks for none."""
+    """Read the normal images in a folder, and return their groups of near-duplicates, by index; ``single`` looks for none.
+
+    BadInput where too few can be used: an old lot of which nothing was located would else pass unseen.
+    """
     result, read = load_dataset(folder, seed), _Read()
     read.skipped, read.sizes = list(result.skipped), dict(result.sizes)
     warn_depth(result.bits, bundle.image_bits, folder)
     paths = sorted((*result.normal.fit, *result.normal.normalise, *result.normal.threshold))
-    measure, has_limits = frame_measurer(bundle.geometry), "limits" in (bundle.report.get("health_reference") or {})
+    measure, reference = frame_measurer(bundle.geometry), bundle.report.get("health_reference")
+    has_limits = isinstance(reference, dict) and "limits" in reference
     for path in paths:
         try:
             image = read_image(path, bundle.image_bits)
@@ -180,12 +188,13 @@ def _read(bundle: Bundle, folder: Path, seed: int, *, single: bool = False) -> t
             read.unlocated.append((path, prepared.reason))
             continue
         read.poses += [] if prepared.pose is None else [prepared.pose]
-        read.images.append(prepared.image)
         read.paths.append(path)
-        read.frames.append(measure(image, prepared))
+        if len(read.frames) < MAX_FRAMES:
+            read.frames.append(measure(image, prepared))
         if has_limits:
             read.qualities.append(measure_quality(frame_shown(bundle.geometry, image, prepared)))
-    if single or not read.paths:
+    _enough(read, folder)
+    if single:
         return read, []
     return read, near_duplicate_groups(thumbnails(read.paths, bundle.image_bits)[0])
 
@@ -197,17 +206,18 @@ def _learned_first(read: _Read, groups: list[list[int]], seed: int) -> tuple[lis
     learned: list[list[int]] = []
     others: list[list[int]] = []
     for number in np.random.default_rng([seed, 43]).permutation(len(groups)):
-        fits = not learned or sum(map(len, learned)) + len(groups[number]) <= MAX_LEARNED
+        # At least two: what scores an image of one is refitted to the others.
+        fits = len(learned) < 2 or sum(map(len, learned)) + len(groups[number]) <= MAX_LEARNED
         (learned if fits else others).append(groups[number])
     order = [row for group in (*learned, *others) for row in group]
-    read.images, read.paths = [read.images[row] for row in order], [read.paths[row] for row in order]
+    read.paths = [read.paths[row] for row in order]
     place = {row: index for index, row in enumerate(order)}
     return [[place[row] for row in group] for group in learned], [[place[row] for row in group] for group in others]
 
 
 def _enough(read: _Read, folder: Path) -> None:
     """Raise BadInput where most parts were not located, or too few images are left."""
-    count, unlocated = len(read.images), read.unlocated
+    count, unlocated = len(read.paths), read.unlocated
     if len(unlocated) > count:
         path, reason = unlocated[0]
         raise BadInput(
@@ -227,7 +237,7 @@ def _lot(
     *, seed: int, yes: bool, any_product: bool, progress: Progress | None,
 ) -> Lot:  # fmt: skip
     """Describe the new images, which must be normal and of this product, and anomalies that are drawn on them."""
-    images, where = np.stack(read.images[: sum(map(len, groups))]), str(read.paths[0].parent)
+    images, where = np.stack([*inputs_of(bundle, read.paths[: sum(map(len, groups))])]), str(read.paths[0].parent)
     normal = reader.describe(images, progress)
     _check_finite(normal.raw, bundle, read.paths)
     if not any_product:
@@ -293,20 +303,20 @@ def _faint(strength: float) -> str:
 def _raw_scores(bundle: Bundle, normal: Array, anomalies: Array) -> dict[str, Array]:
     """Return the raw scores of a child: of the new normal images, which serve both purposes, and of anomalies on them."""
     names = ["synthetic", *map(_faint, STRENGTHS[1:])]
-    shown = dict(zip(names, np.split(anomalies, len(STRENGTHS)), strict=True))
+    shown = dict(zip(names, np.split(anomalies, np.cumsum(COUNTS)[:-1]), strict=True))
     return {**bundle.raw_scores, **shown, "normalise": normal, "threshold": normal}
 
 
-def _old_images(bundle: Bundle, old: _Read | None) -> Sequence[Images]:
+def _old_images(bundle: Bundle, old: _Read | None) -> Iterable[Images]:
     """Return normal images of the old lot: those that were read, or else those that the bundle keeps as proof."""
     if old is not None:
-        return old.images
+        return inputs_of(bundle, old.paths)
     return () if bundle.quantisation is None else list(bundle.quantisation.proof)
 
 
 def _old_lot(scores: Array, thresholds: Thresholds, folder: Path | None, yes: bool) -> dict[str, Any]:
     """Return how many images of the old lot are NG; GateRefused for more than twice the promise of those that were asked for."""
-    rejected, promised = int((scores > thresholds.ng).sum()), thresholds.supported_ng
+    rejected, promised = int((~(scores <= thresholds.ng)).sum()), thresholds.supported_ng  # NaN does not pass
     if folder is not None and rejected > math.ceil(2 * promised * len(scores)) and not yes:
         raise GateRefused(
             f"of the {len(scores)} normal images of the old lot in {folder} {rejected} would be NG, more than twice the promised "

@@ -138,9 +138,9 @@ class BankPart:
         for number, (bank, (rows, columns)) in enumerate(zip(self.old, self.regions.windows(), strict=True)):
             cells = white[:, rows, columns].reshape(-1, white.shape[-1])
             drawn = np.random.default_rng([0, 19, number]).permutation(len(cells))[:MAX_CANDIDATES]
-            # A bank is in the order of its choice: its first cells are the coreset of as many.
+            # A bank is in the order of its choice: its first cells are the coreset of as many, of every lot that it knows.
             kept = bank[: count - min(added, len(drawn))]
-            banks.append(np.concatenate([kept, cells[drawn][coreset(cells[drawn], added, number, known=kept)]]))
+            banks.append(_in_turns(kept, cells[drawn][coreset(cells[drawn], added, number, known=kept)]))
         return {"banks": np.stack(banks)}
 
     def judge(self, features: Mapping[str, Array], constants: Mapping[str, Array]) -> tuple[Array, Array]:
@@ -172,6 +172,12 @@ class CellsPart:
     def judge(self, features: Mapping[str, Array], constants: Mapping[str, Array]) -> tuple[Array, Array]:
         """Return the mean of the highest distances, and all of them."""
         return _pooled(gaussian_distances(features["white"], (constants["mean"], constants["roots"]), self.regions), self.top)
+
+
+def _in_turns(first: Array, second: Array) -> Array:
+    """Return the rows of both, evenly mixed: the next refit keeps the beginning of a bank, which must know both lots."""
+    places = [(np.arange(len(rows)) + 0.5) / max(len(rows), 1) for rows in (first, second)]
+    return np.concatenate([first, second])[np.argsort(np.concatenate(places), kind="stable")]
 
 
 def _pooled(maps: Array, top: int) -> tuple[Array, Array]:

@@ -67,7 +67,10 @@ def test_fault_that_normal_images_hide_is_unseen_and_never_raised() -> None:
     assert not limits.by_fault
 
 
-@pytest.mark.parametrize("damage", [{"by_fault": {"zoomed": ["mean", 1.0, True]}, "unseen": []}, {"unseen": []}, 3])
+@pytest.mark.parametrize(
+    "damage",
+    [{"by_fault": {"zoomed": ["mean", 1.0, True]}, "unseen": []}, {"by_fault": [["dark", 1]], "unseen": []}, {"unseen": []}, 3],
+)
 def test_damaged_limits_are_refused(reference: HealthReference, damage: object) -> None:
     with pytest.raises(BadInput, match="train it again"):
         HealthReference.from_json({**reference.to_json(), "limits": damage})

@@ -8,14 +8,18 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from edge_ad.bundle import open_bundle, write_bundle
 from edge_ad.bundle.graphs import MEMORY
 from edge_ad.camera.measure import HealthReference, QualityLimit, QualityLimits, measure_reference
 from edge_ad.cli.app import main
 from edge_ad.deployment import recalibration
+from edge_ad.deployment.lot import draw_anomalies
 from edge_ad.deployment.recalibration import recalibrate
 from edge_ad.errors import BadInput, GateRefused
+from edge_ad.geometry.geometry import Geometry, Prepared
+from edge_ad.geometry.pose import NotLocated
 from tests.fixtures.memory_bundle import memory_contents
 from tests.fixtures.tiny_bundle import make_tiny_bundle, tiny_contents, tiny_image
 
@@ -88,18 +92,36 @@ def test_the_old_lot_is_counted_and_must_pass_where_that_is_asked_for(
     out = tmp_path / "d.edgead"
     with pytest.raises(GateRefused, match=r"of the 20 normal images of the old lot in .*gone [0-9]+ would be NG, more than twice"):
         recalibrate(parent, same, out, keep_old=gone)
+    arguments = ["recalibrate", str(parent), str(same), "--out", str(out), "--keep-old", str(gone)]
+    assert main(arguments) == 4
     assert not out.exists()
-    assert main(["recalibrate", str(parent), str(same), "--out", str(out), "--keep-old", str(gone), "--yes"]) == 0
+    assert main([*arguments, "--yes"]) == 0
     assert "normal images in" in capsys.readouterr().out
+
+
+def test_an_old_lot_whose_parts_are_not_located_is_refused_instead_of_passing_uncounted(
+    parent: Path, same: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, out, prepare = write_images(tmp_path / "kept", side=80), tmp_path / "c.edgead", Geometry.prepare
+
+    def locate(geometry: Geometry, frame: NDArray[np.uint8]) -> Prepared | NotLocated:
+        return NotLocated("nothing like the part") if len(frame) == 80 else prepare(geometry, frame)
+
+    monkeypatch.setattr(Geometry, "prepare", locate)
+    with pytest.raises(BadInput, match="of 20 normal images 20 have no part that the bundle's geometry locates"):
+        recalibrate(parent, same, out, keep_old=kept)
+    assert not out.exists()
 
 
 def test_more_images_than_are_learned_set_thresholds_too(
     same: Path, parent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(recalibration, "MAX_LEARNED", 12)
+    monkeypatch.setattr(recalibration, "MAX_FRAMES", 15)
     child = open_bundle(recalibrate(parent, same, tmp_path / "c.edgead"))
     assert child.report["recalibration"]["learned"] == 12
     assert child.thresholds.goods == COUNT
+    assert child.report["health_reference"]["count"] == 15
     # What was not learned is scored by the child itself.
     composition = child.raw_scores["threshold"][12:, 4]
     images = [cv2.imread(str(path))[:, :, ::-1] for path in sorted(same.iterdir())]
@@ -108,6 +130,15 @@ def test_more_images_than_are_learned_set_thresholds_too(
     with Pipeline(child, threads=1, all_branches=True) as pipeline:
         every = [float(pipeline.infer(np.ascontiguousarray(image)).raw[4]) for image in images]
     assert all(min(abs(value - other) for other in every) < 1e-3 * value for value in composition)
+
+
+def test_copies_of_one_image_are_never_all_that_is_learned() -> None:
+    groups = [list(range(130)), *([row] for row in range(130, 140))]
+    for seed in range(40):
+        read = recalibration._Read(paths=[Path(str(row)) for row in range(140)])
+        learned, others = recalibration._learned_first(read, groups, seed)
+        assert len(learned) >= 2
+        assert sorted(row for group in (*learned, *others) for row in group) == list(range(140))
 
 
 def test_a_branch_that_its_constants_do_not_explain_stays_as_it_is(
@@ -120,6 +151,15 @@ def test_a_branch_that_its_constants_do_not_explain_stays_as_it_is(
     child = open_bundle(recalibrate(path, same, tmp_path / "c.edgead", yes=True))
     assert child.graph(MEMORY) == open_bundle(path).graph(MEMORY)
     assert "memory of b.edgead cannot be refitted: it stays as it is" in caplog.text
+
+
+def test_as_many_anomalies_are_drawn_as_a_cascade_of_two_percent_needs_from_ten_images_on() -> None:
+    """It needs 1 / 0.02 - 1 = 49 that are above WARN; documented settings must go on after a recalibration."""
+    drawn = draw_anomalies(np.stack([tiny_image(7000 + index) for index in range(10)]), 0, None)
+    full = [kind for kind in drawn.kinds if " at " not in kind]
+    assert len(full) == 160
+    assert len(drawn.images) == len(drawn.kinds) == len(drawn.origins)
+    assert set(drawn.origins.tolist()) == set(range(10))
 
 
 def test_an_old_bundle_without_sizes_takes_any(tmp_path: Path) -> None:

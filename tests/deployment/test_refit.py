@@ -105,9 +105,19 @@ def test_a_bank_keeps_its_size_and_gives_a_share_of_it_to_new_cells(share: float
     bank = BankPart(known, regions, 1, forget)
     banks = bank.refit({"white": white}, share)["banks"]
     assert banks.shape == known.shape
-    np.testing.assert_array_equal(banks[0, :old], known[0, :old])
-    assert (banks[0, old:] > 10).all()
+    new = (banks[0] > 10).all(axis=1)
+    np.testing.assert_array_equal(banks[0][~new], known[0, :old])
     assert bank.judge({"white": white}, {"banks": banks})[0].max() < bank.judge({"white": white}, bank.known)[0].min()
+
+
+def test_a_bank_that_learns_a_third_lot_still_knows_the_second() -> None:
+    """Half of the places go to the newest lot each time: 4 of the first two at first, then 2, 2 and 4."""
+    regions, lots = Regions.whole((3, 3)), [cloud(5 * 9, seed, 4, shift=20.0 * seed).reshape(5, 3, 3, 4) for seed in (1, 2)]
+    banks = cloud(8, 0, 4)[None]
+    for white in lots:
+        banks = BankPart(banks, regions, 1).refit({"white": white}, 0.5)["banks"]
+    lot = np.rint(banks[0].mean(axis=1) / 20).astype(int)
+    assert np.bincount(lot, minlength=3).tolist() == [2, 2, 4]
 
 
 def test_a_coreset_beside_known_cells_begins_with_the_farthest_of_them() -> None:
