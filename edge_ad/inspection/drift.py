@@ -101,6 +101,11 @@ class ImageDrift:
         self._rows.append(self._values(measure_frame(image)))
         self._parts.append(part)
 
+    @property
+    def measured(self) -> int:
+        """How many images of the window were measured."""
+        return len(self._rows)
+
     def causes(self) -> tuple[Cause, ...]:
         """Return what moved in the window."""
         if not self._rows:
@@ -174,13 +179,17 @@ TEXTURE = ("structure", "local", "memory")
 ARRANGED = ("logic", "global")
 
 
-def causes_of(drifted: Sequence[str], mean: Mapping[str, float], seen: Sequence[Cause]) -> tuple[Cause, ...]:
-    """Return what moved: what images show, or else what the branches whose z rose say."""
+def causes_of(
+    drifted: Sequence[str], mean: Mapping[str, float], seen: Sequence[Cause], *, measured: bool = True
+) -> tuple[Cause, ...]:
+    """Return what moved: what images show, or else what the branches whose z rose say; ``measured`` says that images were."""
     risen = [name for name in drifted if mean.get(name, 0.0) > 0]
     if seen or not risen:
         return tuple(seen)
     if texture := [name for name in risen if name in TEXTURE]:
-        return (Cause("texture", f"the surface differs for {' and '.join(texture)}, though light and focus are as ever"),)
+        alike, unknown = "though light and focus are as in normal images", "or light or focus, which no image was measured for"
+        images = alike if measured else unknown
+        return (Cause("texture", f"the surface differs for {' and '.join(texture)}, {images}"),)
     if arranged := [name for name in risen if name in ARRANGED]:
         return (Cause("pose", f"position or arrangement differs for {' and '.join(arranged)}"),)
     if "composition" in risen:
@@ -275,7 +284,9 @@ class Drift:
                 drifted.append(name)
         self._drifted = tuple(drifted)
         seen = self.images.causes() if self.images is not None and drifted else ()
-        self._causes = causes_of(drifted, {name: stream.ewma for name, stream in self._streams.items()}, seen)
+        measured = self.images is not None and self.images.measured > 0
+        mean = {name: stream.ewma for name, stream in self._streams.items()}
+        self._causes = causes_of(drifted, mean, seen, measured=measured)
         if self.images is not None:
             self.images.clear()
 

@@ -40,6 +40,8 @@ def floors_of(bundle: Bundle) -> Floors:
     their least says less. A bundle without such scores gets ``UNKNOWN`` standard deviations.
     """
     raw = [bundle.raw_scores[split] for split in NORMAL_SPLITS if split in bundle.raw_scores]
+    if len(raw) > 1 and np.array_equal(raw[0], raw[1]):  # after a recalibration both are the same images
+        raw = raw[:1]
     known = np.concatenate(raw) if raw else np.zeros((0, len(bundle.statistics.branches)), np.float32)
     known = known[np.isfinite(known).all(axis=1)]
     if not len(known):

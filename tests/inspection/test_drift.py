@@ -194,11 +194,24 @@ def test_branches_speak_where_images_look_as_ever(drifted: tuple[str, ...], mean
     assert causes_of(drifted, mean, seen) == seen
 
 
+@pytest.mark.parametrize("with_reference", [False, True])
+def test_without_a_measured_image_nothing_is_claimed_of_light_and_focus(reference: HealthReference, with_reference: bool) -> None:
+    rng = np.random.default_rng(4)
+    drift = make(rng)
+    drift.images = ImageDrift(reference) if with_reference else None
+    for _ in range(100):
+        drift.add("OK", 2.0, {"logic": float(rng.normal()), "local": float(rng.normal(2.0))})
+    (cause,) = drift.report().causes
+    assert (cause.kind, "which no image was measured for" in cause.message) == ("texture", True)
+    assert "as in normal images" not in cause.message
+
+
 def test_a_reference_without_colours_says_nothing_of_them(reference: HealthReference) -> None:
     value = {name: entry for name, entry in reference.to_json().items() if name not in ("red", "blue")}
     images, rng = ImageDrift(HealthReference.from_json(value)), np.random.default_rng(3)
     for part in range(20):
         images.add(scene(rng, red=1.06), f"part {part}")
     assert "colour" not in [cause.kind for cause in images.causes()]
+    assert reference.joined(HealthReference.from_json(value)).red == reference.red, "a recalibration makes them known"
     again = HealthReference.from_json(reference.to_json())
     assert again.red == pytest.approx(reference.red, abs=1e-6)

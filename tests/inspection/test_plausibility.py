@@ -130,6 +130,8 @@ def test_floors_by_hand(bundle: Bundle) -> None:
     assert (floors.score, floors.known) == pytest.approx((-SPREADS, -1.0))
     made.raw_scores = {"normalise": raw[:5]}
     assert floors_of(made).score == pytest.approx(-8.0), "few images: twice as far"
+    made.raw_scores = {"normalise": raw[:15], "threshold": raw[:15]}
+    assert floors_of(made).score == pytest.approx(-8.0), "15 images, which a recalibration names twice"
     made.raw_scores = {"synthetic": raw}
     assert floors_of(made).score == UNKNOWN
 
