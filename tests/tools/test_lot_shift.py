@@ -38,3 +38,8 @@ def test_a_lot_is_drawn_learned_and_the_rest_judged_before_and_after(
     assert figures["after"]["ng"] <= 3
     assert figures["after"]["auroc"][1] <= figures["after"]["auroc"][0] <= figures["after"]["auroc"][2]
     assert "before: NG 10 of 10 normal images (100.0%), found 8 of 8" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), str(bundle), "--set", str(tmp_path / "set"), "--images", "24"])
+    with pytest.raises(SystemExit) as refused:
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+    assert refused.value.code == 2
+    assert "has 24 normal and 8 anomalous test images: more than 24 normal ones" in capsys.readouterr().err

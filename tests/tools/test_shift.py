@@ -15,6 +15,7 @@ import pytest
 
 from edge_ad.bundle import open_bundle
 from edge_ad.camera.measure import measure_reference
+from edge_ad.data.datasets import load_dataset
 from edge_ad.data.images import list_images, read_image, resize
 from edge_ad.engines.pipeline import Pipeline
 from edge_ad.errors import BadInput
@@ -123,11 +124,21 @@ def test_strengths_that_cannot_be_are_refused_at_once(
     assert words in capsys.readouterr().err
 
 
+def _listed(folder: Path, names: list[str]) -> Path:
+    path = folder / "exclude.txt"
+    path.write_text("\n".join(names))
+    return path
+
+
 def test_unseen_images_are_those_that_the_training_held_back(tool: ModuleType, tmp_path: Path) -> None:
     (write_goods(tmp_path / "goods", 20) / CORRUPT).unlink()
     bundle = open_bundle(make_tiny_bundle(tmp_path / "tiny.edgead"))
     normal, anomalies = tool.read_images(tmp_path / "goods", bundle, unseen=True, count=30)
     assert (len(normal), anomalies) == (6, [])  # 15 % twice
+    # With images left out the split is another one: then these are unseen, not those of all images.
+    bundle.report["excluded"] = [f"tray_{number:03}.png" for number in range(6)]
+    held_back = load_dataset(tmp_path / "goods", exclude=_listed(tmp_path, bundle.report["excluded"])).normal
+    assert tool.unseen_of(tmp_path / "goods", bundle) == sorted([*held_back.normalise, *held_back.threshold])
     empty = tmp_path / "empty"
     (empty / "test" / "dark").mkdir(parents=True)
     (empty / "test" / "dark" / "1.png").write_bytes((tmp_path / "goods" / "tray_001.png").read_bytes())

@@ -24,7 +24,7 @@ from edge_ad.data.datasets import load_test
 from edge_ad.data.images import read_image
 from edge_ad.deployment.recalibration import recalibrate
 from edge_ad.engines.pipeline import Pipeline
-from edge_ad.errors import EdgeAdError
+from edge_ad.errors import BadInput, EdgeAdError
 from edge_ad.geometry.pose import NotLocated
 from edge_ad.scoring import fuse
 from edge_ad.scoring.auroc import auroc, auroc_difference, auroc_interval
@@ -61,6 +61,11 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     items = load_test(options.root, bundle.image_bits).test
     good = [item.path for item in items if item.kind == "good"]
     bad = [item.path for item in items if item.kind != "good"]
+    if len(good) <= options.images or not bad:
+        raise BadInput(
+            f"{options.root} has {len(good)} normal and {len(bad)} anomalous test images: more than {options.images} normal ones "
+            "(--images) and some anomalies are needed, to judge those that were not drawn"
+        )
     drawn = set(np.random.default_rng(options.seed).permutation(len(good))[: options.images].tolist())
     rest = [path for row, path in enumerate(good) if row not in drawn]
     with tempfile.TemporaryDirectory() as folder:

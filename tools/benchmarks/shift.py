@@ -17,6 +17,7 @@ import argparse
 import json
 import math
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -212,8 +213,7 @@ def _cell(
 def read_images(data: Path, bundle: Bundle, *, unseen: bool, count: int) -> tuple[list[Image], list[Image]]:
     """Return at most ``count`` normal and as many anomalous images of a set, evenly spread over each."""
     if unseen:
-        split = load_dataset(data, int(bundle.report.get("seed", 0))).normal
-        parts = [sorted([*split.normalise, *split.threshold]), []]
+        parts = [unseen_of(data, bundle), []]
     else:
         items = load_test(data, bundle.image_bits).test
         parts = [[item.path for item in items if (item.kind == "good") is good] for good in (True, False)]
@@ -222,6 +222,15 @@ def read_images(data: Path, bundle: Bundle, *, unseen: bool, count: int) -> tupl
     if not normal:
         raise BadInput(f"{data} holds no normal images to disturb")
     return normal, anomalies
+
+
+def unseen_of(data: Path, bundle: Bundle) -> list[Path]:
+    """Return the normal images that the training of a bundle held back: split by its seed, without those it excluded."""
+    with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as listed:
+        listed.write("\n".join(bundle.report.get("excluded", [])))
+        listed.flush()
+        split = load_dataset(data, int(bundle.report.get("seed", 0)), Path(listed.name)).normal
+    return sorted([*split.normalise, *split.threshold])
 
 
 def table(cells: Sequence[Cell]) -> list[str]:
