@@ -40,7 +40,7 @@ def make_template(folder: Path) -> Path:
             _write(folder / place / f"{number:03}.png", 5100 + number, blob=True)
     for number in range(3):
         _write(folder / "data/empty" / f"{number}.png", 7000 + number)
-    for copy in ("sets/loco_juice_bottle", "sets/mvtec_bottle", "sets/mono_shuffled", "data/bottle"):
+    for copy in ("sets/loco_juice_bottle", "sets/mvtec_bottle", "sets/mono_shuffled", "sets/mono_early", "data/bottle"):
         shutil.copytree(folder / "data/part", folder / copy)
     shutil.copytree(folder / "data/good", folder / "photographs")
     _write_manifests(folder / "data")
