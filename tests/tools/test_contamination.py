@@ -8,7 +8,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 
@@ -16,7 +15,7 @@ from edge_ad.config import Config
 from edge_ad.data.datasets import load_dataset, load_test
 from edge_ad.data.images import list_images, read_image
 from tests.fixtures.tiny_presets import TINY, known
-from tests.fixtures.trained import CORRUPT, write_goods
+from tests.fixtures.trained import write_dark_set
 from tests.tools.loading import load_tool
 
 
@@ -28,14 +27,7 @@ def tool() -> ModuleType:
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Eighteen normal images, and three test images that are black where a part should be."""
-    folder = tmp_path_factory.mktemp("set")
-    for name, count, first in (("train/good", 18, 0), ("test/good", 2, 40), ("test/dark", 3, 80)):
-        (write_goods(folder / name, count, first) / CORRUPT).unlink()
-    for path in list_images(folder / "test/dark"):
-        image = read_image(path).copy()
-        image[30:100, 30:100] = 0
-        assert cv2.imwrite(str(path), image[:, :, ::-1])
-    return folder
+    return write_dark_set(tmp_path_factory.mktemp("set"), (18, 2, 3), slice(30, 100))
 
 
 def test_images_of_the_test_set_are_planted_and_listed(

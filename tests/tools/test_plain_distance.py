@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -21,7 +20,7 @@ from edge_ad.scoring.statistics import fit_gaussian, mahalanobis
 from edge_ad.training.images import Images, read_all
 from edge_ad.training.teacher import lite_weights
 from tests.fixtures.tiny_bundle import make_tiny_bundle
-from tests.fixtures.trained import CORRUPT, write_goods
+from tests.fixtures.trained import write_dark_set
 from tests.tools.loading import load_tool
 
 WIDTHS = {"means, strides 4, 8 and 16": 24 + 40 + 112, "means, strides 4 to 32": 24 + 40 + 112 + 320}
@@ -36,14 +35,7 @@ def tool() -> ModuleType:
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Eight normal images to learn, four to judge, and four that are black where a part should be."""
-    folder = tmp_path_factory.mktemp("set")
-    for name, count, first in (("train/good", 8, 0), ("test/good", 4, 40), ("test/dark", 4, 80)):
-        (write_goods(folder / name, count, first) / CORRUPT).unlink()
-    for path in list_images(folder / "test/dark"):
-        image = read_image(path).copy()
-        image[40:90, 40:90] = 0
-        assert cv2.imwrite(str(path), image[:, :, ::-1])
-    return folder
+    return write_dark_set(tmp_path_factory.mktemp("set"), (8, 4, 4))
 
 
 def _means(images: Images) -> NDArray[np.float64]:

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-import cv2
 import numpy as np
 import pytest
 
@@ -18,7 +17,7 @@ from edge_ad.engines.pipeline import Pipeline
 from edge_ad.evaluation.figures import TestScores
 from edge_ad.scoring.auroc import auroc
 from tests.fixtures.tiny_bundle import make_tiny_bundle
-from tests.fixtures.trained import CORRUPT, write_goods
+from tests.fixtures.trained import write_dark_set
 from tests.tools.loading import load_tool
 
 
@@ -31,12 +30,7 @@ def test_each_branch_is_read_alone_and_left_out(
     tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root, bundle = tmp_path / "set", make_tiny_bundle(tmp_path / "tiny.edgead")
-    for name, first in (("train/good", 0), ("test/good", 40), ("test/dark", 80)):
-        (write_goods(root / name, 4, first) / CORRUPT).unlink()
-    for path in list_images(root / "test/dark"):
-        image = read_image(path).copy()
-        image[40:90, 40:90] = 0
-        assert cv2.imwrite(str(path), image[:, :, ::-1])
+    write_dark_set(root, (4, 4, 4))
     out = tmp_path / "reading.json"
     monkeypatch.setattr(sys, "argv", ["read_set.py", str(bundle), "--set", str(root), "--out", str(out)])
     assert tool.main() == 0

@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-import cv2
 import numpy as np
 import pytest
 
@@ -21,7 +20,7 @@ from edge_ad.engines.pipeline import Pipeline
 from edge_ad.errors import BadInput
 from edge_ad.scoring.auroc import auroc
 from tests.fixtures.tiny_bundle import make_tiny_bundle
-from tests.fixtures.trained import CORRUPT, write_goods
+from tests.fixtures.trained import CORRUPT, write_dark_set, write_goods
 from tests.tools.loading import load_tool
 
 
@@ -33,14 +32,7 @@ def tool() -> ModuleType:
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four normal test images, and three that are black where a part should be."""
-    folder = tmp_path_factory.mktemp("set")
-    for name, count, first in (("train/good", 1, 0), ("test/good", 4, 40), ("test/dark", 3, 80)):
-        (write_goods(folder / name, count, first) / CORRUPT).unlink()
-    for path in list_images(folder / "test/dark"):
-        image = read_image(path).copy()
-        image[40:90, 40:90] = 0
-        assert cv2.imwrite(str(path), image[:, :, ::-1])
-    return folder
+    return write_dark_set(tmp_path_factory.mktemp("set"), (1, 4, 3))
 
 
 def test_verdicts_are_those_of_the_disturbed_images(
