@@ -53,6 +53,10 @@ KINDS = LOGICAL_KINDS + STRUCTURAL_KINDS
 COMPONENT_KINDS = ("missing", "added", "displaced")
 OUTLINE_KINDS = ("bite", "burr")
 
+FADES = (0.5, 0.25)
+"""Synthetic anomalies are also shown at these shares of their difference from the good: most of them are plain to every
+branch at full strength, and then say nothing about which branch sees more."""
+
 TRIES = 8
 VISIBLE = 8
 MIN_PIXELS = 9
@@ -131,6 +135,17 @@ def _kind_in_turn(number: int, images: int, possible: Sequence[str]) -> str:
     """
     turn = number + number // math.lcm(images, len(KINDS))
     return next(kind for kind in (KINDS[(turn + step) % len(KINDS)] for step in range(len(KINDS))) if kind in possible)
+
+
+def fade(before: Image, after: Image, strength: float) -> Image:
+    """Return an image with ``strength`` (0 to 1) of what an anomaly changed in it, both u8 [H, W, 3]."""
+    normal = before.astype(np.float32)
+    return np.asarray(np.rint(normal + strength * (after - normal)), np.uint8)
+
+
+def kind_at(kind: str, strength: float) -> str:
+    """Return the name of a kind of anomaly at a strength: a faint one is a kind of its own."""
+    return kind if strength == 1 else f"{kind} at {strength:g}"
 
 
 def origin_of(number: int, normal_images: npt.NDArray[np.uint8]) -> int:

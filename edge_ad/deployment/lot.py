@@ -24,7 +24,7 @@ from edge_ad.bundle.graphs import (
 from edge_ad.bundle.references import reference_values, with_values
 from edge_ad.data.images import read_image
 from edge_ad.data.part_regions import Mask
-from edge_ad.data.synthetic_anomalies import origin_of, synthetic
+from edge_ad.data.synthetic_anomalies import FADES, fade, kind_at, origin_of, synthetic
 from edge_ad.deployment.refit import BankPart, CellsPart, Described, GaussianPart, Part, refit_cells
 from edge_ad.engines.pipeline import Pipeline
 from edge_ad.errors import BadInput
@@ -37,7 +37,7 @@ from edge_ad.scoring.memory import constants_of as bank_constants
 Images = NDArray[np.uint8]
 
 CHUNK = 16  # images whose features are held at once where nothing is learned from them
-STRENGTHS = (1.0, 0.5, 0.25)  # of synthetic anomalies, as the training shows them
+STRENGTHS = (1.0, *FADES)  # of synthetic anomalies, as the training shows them
 COUNTS = (160, 48, 48)  # anomalies at each strength; a cascade needs as many as a training draws: its least rate is 1 / (n + 1)
 MAX_RATIO, MAX_AWAY = 8.0, 0.9
 """Pooled features beyond both show another product: times the usual distance of normal images, and the distance of the mean
@@ -59,12 +59,12 @@ def draw_anomalies(normal: Images, seed: int, part: Mask | None) -> Drawn:
     """Draw anomalies on normal images u8 [N, H, W, 3]: COUNTS of them at STRENGTHS, several on an image where there are few."""
     full, kinds = synthetic(normal, COUNTS[0], seed, part)
     origins = np.array([origin_of(number, normal) for number in range(COUNTS[0])], np.intp)
-    shown, names = [], []
+    shown: list[Images] = []
+    names: list[str] = []
     for strength, count in zip(STRENGTHS, COUNTS, strict=True):
-        before = normal[origins[:count]].astype(np.float32)
-        shown.append(np.rint(before + strength * (full[:count] - before)).astype(np.uint8))
-        names.extend([kind if strength == 1 else f"{kind} at {strength:g}" for kind in kinds[:count]])
-    return Drawn(np.concatenate(shown), tuple(names), np.concatenate([origins[:count] for count in COUNTS]))
+        shown += [fade(normal[origin], after, strength) for origin, after in zip(origins[:count], full, strict=False)]
+        names += [kind_at(kind, strength) for kind in kinds[:count]]
+    return Drawn(np.stack(shown), tuple(names), np.concatenate([origins[:count] for count in COUNTS]))
 
 
 def inputs_of(bundle: Bundle, paths: Iterable[Path]) -> Iterator[Images]:

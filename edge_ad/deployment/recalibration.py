@@ -61,6 +61,7 @@ from edge_ad.scoring import (
     Statistics,
     Thresholds,
     anomaly_scores,
+    anomaly_split,
     choose_operating_point,
     choose_thresholds,
     choose_weights,
@@ -288,7 +289,7 @@ def _weights(bundle: Bundle, z: Array, anomalies: Array, kinds: tuple[str, ...],
     PRIOR_IMAGES; the old ones where no synthetic anomalies had chosen them.
     """
     old = bundle.statistics.weight
-    if _faint(STRENGTHS[1]) not in bundle.raw_scores:
+    if anomaly_split(STRENGTHS[1]) not in bundle.raw_scores:
         return old
     chosen = choose_weights(z, anomalies, kinds, seed)
     share = len(z) / (len(z) + PRIOR_IMAGES)
@@ -296,14 +297,9 @@ def _weights(bundle: Bundle, z: Array, anomalies: Array, kinds: tuple[str, ...],
     return np.asarray(mixed / mixed.sum(), np.float32)
 
 
-def _faint(strength: float) -> str:
-    return f"synthetic_{100 * strength:.0f}"
-
-
 def _raw_scores(bundle: Bundle, normal: Array, anomalies: Array) -> dict[str, Array]:
     """Return the raw scores of a child: of the new normal images, which serve both purposes, and of anomalies on them."""
-    names = ["synthetic", *map(_faint, STRENGTHS[1:])]
-    shown = dict(zip(names, np.split(anomalies, np.cumsum(COUNTS)[:-1]), strict=True))
+    shown = dict(zip(map(anomaly_split, STRENGTHS), np.split(anomalies, np.cumsum(COUNTS)[:-1]), strict=True))
     return {**bundle.raw_scores, **shown, "normalise": normal, "threshold": normal}
 
 

@@ -30,7 +30,7 @@ LARGEST_PRICE = 1e6
 FIRST_FIELDS = 9  # of Thresholds: what every bundle has
 
 
-class Found(NamedTuple):
+class Detected(NamedTuple):
     """How many of the anomalies of a ``name`` are above NG (``found``) and above NG of the promise (``promised``)."""
 
     name: str
@@ -94,7 +94,7 @@ class Thresholds:
     operating_point: str = "promise"
     promise_ng: float | None = None
     estimated_ng: float | None = None
-    found: tuple[Found, ...] = ()
+    found: tuple[Detected, ...] = ()
 
     def __post_init__(self) -> None:
         OperatingPoint.parse(self.operating_point)
@@ -188,19 +188,19 @@ class Thresholds:
         return cls(**{**value, "found": _found(value.get("found", []))})
 
 
-def _found(value: object) -> tuple[Found, ...]:
+def _found(value: object) -> tuple[Detected, ...]:
     """Read the rows of anomalies from JSON; BadInput for anything else."""
     rows = value if isinstance(value, (list, tuple)) else [value]
     return tuple(map(_found_row, rows))
 
 
-def _found_row(row: object) -> Found:
-    if isinstance(row, (list, tuple)) and len(row) == len(Found._fields):
+def _found_row(row: object) -> Detected:
+    if isinstance(row, (list, tuple)) and len(row) == len(Detected._fields):
         name, counts = row[0], list(row[1:])
         whole = all(type(count) is int and count >= 0 for count in counts)
         if isinstance(name, str) and whole and max(counts[:2]) <= counts[2]:
-            return Found(name, *counts)
-    raise BadInput(f"thresholds: 'found' must list rows of {', '.join(Found._fields)}, but has {row!r:.60}")
+            return Detected(name, *counts)
+    raise BadInput(f"thresholds: 'found' must list rows of {', '.join(Detected._fields)}, but has {row!r:.60}")
 
 
 def percent(rate: float) -> str:
@@ -304,6 +304,11 @@ def _binomial(most: int, count: int, rate: float) -> float:
     return math.fsum(map(term, range(most + 1)))
 
 
+def anomaly_split(strength: float) -> str:
+    """Return the name, among the raw scores of a bundle, of its anomalies at a ``strength`` (0 to 1, the full one)."""
+    return SHOWN if strength == 1 else f"{SHOWN}_{100 * strength:.0f}"
+
+
 def anomaly_scores(raw_scores: Mapping[str, Array], statistics: Statistics) -> dict[str, Array]:
     """Return the fused scores of the anomalies among the ``raw_scores`` of a bundle, by strength, the full one first."""
     shares = {split: split.removeprefix(SHOWN).strip("_") for split in raw_scores if split.startswith(SHOWN)}
@@ -353,7 +358,8 @@ def choose_operating_point(
         promise_ng=promise.ng,
         estimated_ng=tail.rate(ng),
         found=tuple(
-            Found(name, int((values > ng).sum()), int((values > promise.ng).sum()), len(values)) for name, values in shown.items()
+            Detected(name, int((values > ng).sum()), int((values > promise.ng).sum()), len(values))
+            for name, values in shown.items()
         ),
     )
 

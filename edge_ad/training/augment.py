@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edge_ad.data.images import resize
-from edge_ad.data.tolerance import Tolerance
+from edge_ad.data.tolerance import MIN_BLUR, Tolerance
 from edge_ad.deployment.validation_images import spread
 from edge_ad.presets.networks import scaled_size
 from edge_ad.presets.presets import Augmentation, Mirror, Preset, ViewSettings
@@ -24,7 +24,6 @@ from edge_ad.training.distributed import Shard
 from edge_ad.training.images import Images
 
 Image = NDArray[np.uint8]
-MIN_BLUR = 0.2  # pixels: below it the kernel is a single one
 GREY = (0.299, 0.587, 0.114)
 
 

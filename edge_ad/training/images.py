@@ -23,7 +23,7 @@ from edge_ad.data.folders import is_normal_name, list_nested, relative
 from edge_ad.data.images import list_images, read_image, resize
 from edge_ad.data.part_regions import Mask
 from edge_ad.data.prepared import prepare_files
-from edge_ad.data.synthetic_anomalies import origin_of, synthetic
+from edge_ad.data.synthetic_anomalies import FADES, fade, kind_at, origin_of, synthetic
 from edge_ad.deployment.validation_images import evenly
 from edge_ad.errors import BadInput
 from edge_ad.geometry.geometry import Geometry
@@ -33,11 +33,6 @@ Images = NDArray[np.uint8]
 MAX_PENALTY = 4096  # images of other things that are read
 Defects: TypeAlias = tuple[Images, tuple[str, ...]]
 """Images of defects u8[N,H,W,3] and the kind of each."""
-
-FADES = (0.5, 0.25)
-"""Synthetic anomalies are also shown at these shares of their difference from the good: most of them are plain to every
-branch at full strength, and then say nothing about which branch sees more."""
-
 
 @dataclass(frozen=True)
 class ScoringImages:
@@ -66,8 +61,7 @@ class ScoringImages:
         """
         result = np.empty((len(self.origins), *self.normalise.shape[1:]), np.uint8)
         for row, origin in enumerate(self.origins):
-            good = self.normalise[origin].astype(np.float32)
-            result[row] = np.rint(good + share * (self.anomalies[row] - good))
+            result[row] = fade(self.normalise[origin], self.anomalies[row], share)
         return result
 
     def shown_once(self, limit: int) -> tuple[Images, tuple[str, ...]]:
@@ -91,7 +85,7 @@ class ScoringImages:
 
 def with_faded(kinds: Sequence[str], shares: Iterable[float]) -> tuple[str, ...]:
     """Return the kinds of anomalies at full strength, then those of the same anomalies at each of the ``shares``."""
-    return (*kinds, *(f"{kind} at {share:g}" for share in shares for kind in kinds))
+    return (*kinds, *(kind_at(kind, share) for share in shares for kind in kinds))
 
 
 def scoring_images(

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from edge_ad.data.images import read_image
 from edge_ad.data.prepared import PreparedImages, prepare_files
-from edge_ad.data.synthetic_anomalies import synthetic
+from edge_ad.data.synthetic_anomalies import FADES, synthetic
 from edge_ad.geometry.cut_out import Transform
 from edge_ad.geometry.geometry import Geometry, Prepared
 from edge_ad.geometry.pose import Image, NotLocated
@@ -27,7 +27,7 @@ from edge_ad.presets.presets import Preset
 from edge_ad.scoring.memory import Array
 from edge_ad.scoring.weights import Trial
 from edge_ad.training.augment import to_pixels
-from edge_ad.training.images import FADES, Images, with_faded
+from edge_ad.training.images import Images, with_faded
 from edge_ad.training.memory import CHUNK, MEMORY, MemoryCandidates, learn_memory
 
 ANOMALIES = 68  # four of each kind

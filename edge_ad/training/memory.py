@@ -83,7 +83,7 @@ class MemoryCandidates:
 
     def read(self, pixels: Tensor, described: TeacherOutput) -> dict[str, Array]:
         """Return raw scores f32 [n, V] of a batch by each variant."""
-        white = _whitened(_cells(described.features), self.whitening)
+        white = whitened(cells_of(described.features), self.whitening)
         maps = [one.distances(white).reshape(len(white), -1) for one in self.variants.values()]
         return {MEMORY: np.stack([highest_mean(values, self.top) for values in maps], axis=1)}
 
@@ -116,7 +116,7 @@ def learn_memory(
         learned = np.concatenate([learned, spread(views, MAX_IMAGES)])
     features = np.concatenate(list(_features(teacher, learned, device)))
     whitening = whitening_of(features.reshape(-1, features.shape[-1]), preset.memory.width)
-    white = _whitened(features, whitening)
+    white = whitened(features, whitening)
     variants = {
         name: _gaussian(preset, teacher, whitening, white, regions=regions)
         if name == GAUSSIAN
@@ -157,7 +157,8 @@ def _gaussian(
     )
 
 
-def _whitened(features: Array, whitening: Whitening) -> Array:
+def whitened(features: Array, whitening: Whitening) -> Array:
+    """Return features f32 [..., C] about a centre [C], by a matrix [D, C]: f32 [..., D]."""
     centre, matrix = whitening
     return np.asarray((features - centre) @ matrix.T, np.float32)
 
@@ -166,9 +167,9 @@ def _features(teacher: AnyTeacher, images: Images, device: torch.device) -> Iter
     """Yield the teacher's features f32 [n, h, w, C] of a few images at a time."""
     for start in range(0, len(images), CHUNK):
         with torch.no_grad():
-            yield _cells(teacher(to_pixels(images[start : start + CHUNK], device)).features)
+            yield cells_of(teacher(to_pixels(images[start : start + CHUNK], device)).features)
 
 
-def _cells(features: Tensor) -> Array:
+def cells_of(features: Tensor) -> Array:
     """Return features f32 (n, C, h, w) as cells f32 [n, h, w, C]."""
     return np.ascontiguousarray(features.permute(0, 2, 3, 1).float().cpu().numpy())

@@ -37,6 +37,7 @@ from edge_ad.training.geometry import log_geometry, prepare_normal
 from edge_ad.training.images import Images
 from edge_ad.training.locating_gain import LocatingTrial
 from edge_ad.training.loop import choose_arithmetic
+from edge_ad.training.memory import cells_of, whitened
 from edge_ad.training.report import log_dataset
 from edge_ad.training.teacher import load_teacher
 from edge_ad.utils.files import atomic_write
@@ -97,7 +98,7 @@ def look(
         if grid is None:
             grid = (features.shape[1], features.shape[2])
         coarse = len(images) * grid[0] * grid[1] > MAX_CELLS
-        cells.append(_whitened(_halved(features) if coarse else features, whitening))
+        cells.append(whitened(_halved(features) if coarse else features, whitening))
         pooled.append(described)
         if progress is not None:
             progress.step("comparing", min(start + CHUNK, len(images)), len(images), began)
@@ -110,7 +111,7 @@ def _described(teacher: AnyTeacher, images: Images, device: torch.device) -> tup
     """Return features f32 [n, h, w, C] and pooled features f32 [n, P]."""
     with torch.no_grad():
         out = teacher(to_pixels(images, device))
-    return np.ascontiguousarray(out.features.permute(0, 2, 3, 1).float().cpu().numpy()), out.pooled.float().cpu().numpy()
+    return cells_of(out.features), out.pooled.float().cpu().numpy()
 
 
 def _whitening(teacher: AnyTeacher, sample: Images, device: torch.device) -> tuple[Array, Array]:
@@ -120,11 +121,6 @@ def _whitening(teacher: AnyTeacher, sample: Images, device: torch.device) -> tup
     scale = np.maximum(cells.std(axis=0), 1e-6)
     centre, matrix = whitening_of(cells / scale, WIDTH)
     return centre * scale, matrix / scale
-
-
-def _whitened(features: Array, whitening: tuple[Array, Array]) -> Array:
-    centre, matrix = whitening
-    return np.asarray((features - centre) @ matrix.T, np.float32)
 
 
 def _halved(features: Array) -> Array:
@@ -144,27 +140,27 @@ def review(
     where ``out`` has a list already, which a person may have corrected.
     """
     folder = _folder(out)
-    told = Progress(shown=progress)
+    reporter = Progress(shown=progress)
     dataset = load_dataset(data, options.seed, options.exclude)
     arithmetic = choose_arithmetic(preset.low_precision)
-    told.shown &= arithmetic.group.is_main_process
+    reporter.shown &= arithmetic.group.is_main_process
     teacher = load_teacher(preset, weights, arithmetic.device)
-    log_dataset(dataset, preset.name, told.log)
+    log_dataset(dataset, preset.name, reporter.log)
     trial = LocatingTrial(teacher, preset, arithmetic.device, dataset.bits, options.seed)  # as a training chooses
     with tempfile.TemporaryDirectory() as state:
         chosen, normal = prepare_normal(
-            dataset, options, preset, Path(state), group=arithmetic.group, log=told.log, trial=trial
+            dataset, options, preset, Path(state), group=arithmetic.group, log=reporter.log, trial=trial
         )
-    log_geometry(chosen, normal, told.log)
+    log_geometry(chosen, normal, reporter.log)
     splits = normal.splits.values()
     paths = tuple(path for split in splits for path in split.paths)
     unlocated = tuple(one for split in splits for one in split.unlocated)
     images = np.concatenate([split.images for split in splits])
     reviewed = look(
-        teacher, images, paths, dataset.root, device=arithmetic.device, seed=options.seed, progress=told
+        teacher, images, paths, dataset.root, device=arithmetic.device, seed=options.seed, progress=reporter
     )
     if arithmetic.group.is_main_process:
-        _write(folder, data, dataset, reviewed, unlocated=unlocated, log=told.log)
+        _write(folder, data, dataset, reviewed, unlocated=unlocated, log=reporter.log)
     return {"page": str(folder / PAGE_NAME), "list": str(folder / LIST_NAME), **reviewed.report()}
 
 

@@ -44,6 +44,7 @@ from edge_ad.scoring import (
     OperatingPoint,
     Statistics,
     anomaly_scores,
+    anomaly_split,
     choose_weights,
     cross_normalised,
     fit_gaussian,
@@ -196,8 +197,8 @@ def finish_contents(
     statistics = measure(contents.statistics, versions.flat, z, shown, kinds=kinds, seed=seed, labelled=labelled)
     scores = _witnesses(weighted(z, statistics.weight), versions.before(len(measured.normalise.raw)), progress)
     golden = _golden(images, measured.threshold.raw, anomalies.raw)
-    raw = {"normalise": measured.normalise.raw, "threshold": measured.threshold.raw, "synthetic": anomalies.raw}
-    raw |= {f"synthetic_{100 * share:.0f}": scored.raw for share, scored in measured.faded.items()}
+    raw = {"normalise": measured.normalise.raw, "threshold": measured.threshold.raw, anomaly_split(1): anomalies.raw}
+    raw |= {anomaly_split(share): scored.raw for share, scored in measured.faded.items()}
     thresholds = tolerant_thresholds(scores, targets, anomalies=anomaly_scores(raw, statistics), point=point)
     branches = branch_report(unseen.raw, anomalies.raw, shown.raw[len(anomalies.raw) :], statistics)
     counts = {"images": len(unseen.raw), "for_thresholds": len(scores), "groups": len(groups)}
