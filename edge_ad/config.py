@@ -6,14 +6,18 @@ import difflib
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 
 from edge_ad.errors import BadInput
 from edge_ad.geometry import Method
+from edge_ad.tables import AlarmTable as AlarmTable
+from edge_ad.tables import CameraTable as CameraTable
+from edge_ad.tables import Flag as Flag
+from edge_ad.tables import Presence as Presence
+from edge_ad.tables import Table as Table
 from edge_ad.utils.files import open_regular
 from edge_ad.utils.text import redact
 
@@ -29,17 +33,7 @@ MAX_PIXELS = 4_194_304  # of an input
 
 Precision = Literal["fp32", "fp16", "int8"]
 Backend = Literal["onnxruntime", "tensorrt"]
-Presence = Literal["none", "settled", "learned", "trigger"]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
-
-
-@dataclass(frozen=True)
-class Flag:
-    """The flag of a key: its ``help``, and where they do not follow from the key, its ``metavar`` and ``names``."""
-
-    help: str
-    metavar: str | None = None
-    names: tuple[str, ...] = ()
 
 
 def _name_list(value: object) -> object:
@@ -51,12 +45,6 @@ def _name_list(value: object) -> object:
     if isinstance(value, list):
         return [str(item) if isinstance(item, int) and not isinstance(item, bool) else item for item in value]
     return value
-
-
-class Table(BaseModel):
-    """A table of the file: an unknown key is an error, numbers are finite, and values do not change after reading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class DataTable(Table):
@@ -308,34 +296,6 @@ class RunTable(Table):
     give_up_s: Annotated[float, Field(gt=0, le=604_800)] = 30.0
 
 
-class CameraTable(Table):
-    """How live cameras are watched; ``clock``: by their own clock, which tells how late their images arrive.
-
-    ``liveness``: what proves besides that an image is new, ``counter``, ``blink:X,Y,WIDTH,HEIGHT@HZ`` or
-    ``different:N``.
-    """
-
-    clock: bool = True
-    liveness: list[str] = Field(default_factory=list)
-
-
-class AlarmTable(Table):
-    """When parts raise the alarm of `edge-ad run`, and when it ends.
-
-    ``raise_parts`` is N/M: N bad ones among the last M. NG and NONE are bad, with ``warn_rejects`` WARN too. The cause
-    is gone after ``clear_after`` clear parts in a row: OK with a score of at most ``clear_below`` (default: any OK), so
-    that scores just below the threshold end nothing. The alarm stays on for ``min_on_s`` seconds at least and, with
-    ``latch``, until it is acknowledged.
-    """
-
-    raise_parts: Annotated[str, Field(pattern=r"^[1-9]\d{0,3}/[1-9]\d{0,3}$")] = "1/1"
-    clear_after: Annotated[int, Field(ge=1, le=1000)] = 1
-    clear_below: float | None = None
-    min_on_s: Annotated[float, Field(ge=0, le=3600)] = 1.0
-    latch: bool = False
-    warn_rejects: bool = False
-
-
 class RecordTable(Table):
     """What `edge-ad run` keeps beside the store: the folder of images and journal, one in ``ok_every`` OK, and limits.
 
@@ -461,10 +421,15 @@ def _explain(fault: dict[str, Any], name: str) -> str:
     key = ".".join(location)
     if fault["type"] == "extra_forbidden":
         return _explain_unknown(location, name)
+    if fault["type"] == "missing":
+        return f"{name}: {key} is missing: add it"
     return f"{name}: {key} {_judged(fault)}"
 
 
 def _judged(fault: dict[str, Any]) -> str:
+    if fault["type"] == "value_error":
+        given = "" if isinstance(fault["input"], dict) else f"is {redact(repr(fault['input']))}: "
+        return f"{given}{fault['ctx']['error']}"
     return f"is {redact(repr(fault['input']))}: {fault['msg'][:1].lower()}{fault['msg'][1:]}"
 
 
@@ -478,7 +443,9 @@ def _explain_unknown(location: list[str], name: str) -> str:
 
 
 def _keys(table: list[str]) -> list[str]:
-    model = Config.model_fields[table[0]].annotation if table else Config
+    model: Any = Config
+    for name in table:
+        model = model.model_fields[name].annotation
     return list(getattr(model, "model_fields", {}))
 
 

@@ -19,10 +19,13 @@ VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 Mark = Literal["good", "bad"]  # what a person says about the part of an event
 MARKS: tuple[Mark, ...] = get_args(Mark)
 
-FIELDS = ("id", "camera", "frame", "part", "time", "verdict", "score", "z", "latency_ms", "reason", "pose")  # as documented
+FIELDS = (
+    "id", "camera", "frame", "part", "time", "verdict", "score", "z", "latency_ms", "reason", "pose", "product", "bundle",
+)  # as documented  # fmt: skip
+LATER = ("pose", "product", "bundle")  # which records of earlier versions do not have
 VERSION = 1  # of ``schema``; grows when a field goes or changes its meaning, not for a new one alone
 DIGITS = {"score": 6, "z": 4, "latency_ms": 3}  # of files and outputs
-_TEXTS = (("camera", MAX_NAME), ("part", MAX_NAME), ("reason", MAX_REASON))
+_TEXTS = (("camera", MAX_NAME), ("part", MAX_NAME), ("reason", MAX_REASON), ("product", MAX_NAME))
 POSE = ("x", "y", "angle", "width", "height", "scale", "residual", "symmetric", "outside")  # as documented
 
 
@@ -33,7 +36,9 @@ class Event:
     ``time`` is the capture in wall-clock seconds since 1970 UTC; ``latency_ms`` runs from the capture to the verdict,
     for files from the moment the frame was taken up. ``frame`` and ``part`` are None for an outage without a frame;
     ``score`` is None and ``z`` empty when the verdict is NONE; ``reason`` is None when it is OK. ``pose`` says where the
-    part lies (POSE), None where it was not located or nothing locates parts. Texts are made ``storable`` here, whatever
+    part lies (POSE), None where it was not located or nothing locates parts. ``product`` is the one that was
+    judged, None where the station has no products or none was in force; ``bundle`` the sha256 of what judged, None where
+    nothing could. Texts are made ``storable`` here, whatever
     a file name, a trigger or a driver gave: every record and output gets them from an event.
     """
 
@@ -48,6 +53,8 @@ class Event:
     reason: str | None
     id: str = field(default_factory=lambda: str(uuid.uuid4()))
     pose: Mapping[str, Any] | None = None
+    product: str | None = None
+    bundle: str | None = None
 
     def __post_init__(self) -> None:
         for name, max_length in _TEXTS:
@@ -116,6 +123,8 @@ def schema() -> dict[str, Any]:
         "latency_ms": {**number, "description": "capture to verdict"},
         "reason": {"type": ["string", "null"], "description": "why it is not OK; null for OK"},
         "pose": _pose_schema(),
+        "product": {"type": ["string", "null"], "description": "what was judged; null without products, and during a change"},
+        "bundle": {"type": ["string", "null"], "description": "sha256 of the bundle that judged; null where none was in force"},
     }
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

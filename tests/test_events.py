@@ -40,25 +40,28 @@ EVENT = Event(
     id=ID,
     pose={"x": 320.5, "y": 40.25, "angle": -90.0, "width": 216.0, "height": 64.0, "scale": 1.0, "residual": 0.0421,
           "symmetric": False, "outside": "=the part's x is 320.5"},
+    product="cap-red",
+    bundle="9f86d081",
 )
 POSE = (
     '"pose":{"x":320.5,"y":40.25,"angle":-90.0,"width":216.0,"height":64.0,"scale":1.0,"residual":0.0421,'
     '"symmetric":false,"outside":"=the part\'s x is 320.5"}'
 )
+PRODUCT = '"product":"cap-red","bundle":"9f86d081"'
 TEXTS = r'"reason":"logic: z 6.0; \"score\" 5.12\\x0aabove 3.00"'
 HEAD = rf'"id":"{ID}","camera":"rtsp://cam.local/\u00fcbersicht","frame":7,"part":"A-17"'
 LINE = (
     rf'{HEAD},"time":"2001-09-09T01:46:40.250Z","verdict":"NG","score":5.123457,'
-    rf'"z":{{"structure":0.1,"logic":6.0}},"latency_ms":12.346,{TEXTS},{POSE}'
+    rf'"z":{{"structure":0.1,"logic":6.0}},"latency_ms":12.346,{TEXTS},{POSE},{PRODUCT}'
 )
 JOURNAL = (
-    rf'{HEAD},"time":1000000000.25,"verdict":"NG","score":5.123456789,"latency_ms":12.34567,{TEXTS},'
+    rf'{HEAD},"time":1000000000.25,"verdict":"NG","score":5.123456789,"latency_ms":12.34567,{TEXTS},{PRODUCT},'
     rf'"z":{{"structure":0.1,"logic":6.0}},{POSE}'
 )
 PICTURE = JOURNAL.replace("6.0}", "6.000049}", 1)  # from the event itself; the journal is a copy of the index
 EXPORT = (
     f'{HEAD},"time":"2001-09-09T01:46:40.250Z","verdict":"NG","score":5.123456789,'
-    rf'"z":{{"structure":0.1,"logic":6.0}},"latency_ms":12.34567,{TEXTS},{POSE},"mark":"bad","images":[]'
+    rf'"z":{{"structure":0.1,"logic":6.0}},"latency_ms":12.34567,{TEXTS},{POSE},{PRODUCT},"mark":"bad","images":[]'
 )
 
 
@@ -85,7 +88,7 @@ def test_the_message_of_an_output(store: Path) -> None:
     assert found == [("mqtt://broker", ID, "NG", f'{{"schema":1,{LINE}}}')]
 
 
-def test_a_store_of_before_poses_is_read_as_it_is_and_migrated_by_a_run(tmp_path: Path) -> None:
+def test_a_store_of_earlier_versions_is_read_as_it_is_and_migrated_by_a_run(tmp_path: Path) -> None:
     path = tmp_path / "line.sqlite"
     with sqlite3.connect(path) as connection:
         connection.execute("CREATE TABLE migration (version INTEGER PRIMARY KEY, applied REAL NOT NULL)")
@@ -95,19 +98,21 @@ def test_a_store_of_before_poses_is_read_as_it_is_and_migrated_by_a_run(tmp_path
         connection.execute(f"PRAGMA application_id = {APPLICATION}")
         connection.execute(f"INSERT INTO event VALUES (1, '{ID}', 'cam', 7, 'A-17', 1.0, 'OK', 0.5, '{{}}', 1.0, NULL)")
     with Reader(path) as reader:
-        assert [(row.id, row.pose) for row in reader.events()] == [(ID, None)]
+        assert [(row.id, row.pose, row.product, row.bundle) for row in reader.events()] == [(ID, None, None, None)]
         assert version_of(sqlite3.connect(path)) == 3  # reading changes nothing
         store = Store(path)
         store.record(replace(EVENT, id=str(uuid.uuid4())))
         assert store.close(10)
-        assert [row.pose for row in reader.events()] == [EVENT.pose, None]
+        assert [(row.pose, row.product) for row in reader.events()] == [(EVENT.pose, "cap-red"), (None, None)]
 
 
-def test_a_line_of_the_journal_of_before_poses_is_an_event_without_one() -> None:
+def test_a_line_of_the_journal_of_earlier_versions_is_an_event_without_one() -> None:
     line = json.loads(event_line(1, EVENT))
-    del line["pose"]
+    for name in ("pose", "product", "bundle"):
+        del line[name]
     entry = parse(json.dumps(line).encode())
-    assert entry.event == replace(EVENT, pose=None)
+    assert entry.event == replace(EVENT, pose=None, product=None, bundle=None)
+    assert parse(json.dumps({**line, "product": 7}).encode()).event is None
     assert parse(json.dumps({**line, "pose": "here"}).encode()).event is None
 
 
@@ -118,7 +123,7 @@ def test_the_row_of_the_index(store: Path) -> None:
     reason = r'logic: z 6.0; "score" 5.12\x0aabove 3.00'
     head = (1, ID, "rtsp://cam.local/übersicht", 7, "A-17", 1_000_000_000.25, "NG")
     pose = POSE.removeprefix('"pose":')
-    assert found == [(*head, 5.123456789, z, 12.34567, reason, pose)]
+    assert found == [(*head, 5.123456789, z, 12.34567, reason, pose, "cap-red", "9f86d081")]
 
 
 def test_a_line_of_the_journal(store: Path) -> None:
@@ -140,10 +145,10 @@ def test_exports(store: Path, tmp_path: Path) -> None:
     assert row == json.dumps(json.loads(f"{{{EXPORT}}}"))
     assert (tmp_path / "out.csv").read_text().splitlines() == [
         "id,time,camera,frame,part,verdict,score,latency_ms,reason,mark,images,z_structure,z_logic,"
-        "pose_x,pose_y,pose_angle,pose_width,pose_height,pose_scale,pose_residual,pose_symmetric,pose_outside",
+        "pose_x,pose_y,pose_angle,pose_width,pose_height,pose_scale,pose_residual,pose_symmetric,pose_outside,product,bundle",
         f"{ID},2001-09-09T01:46:40.250Z,rtsp://cam.local/übersicht,7,A-17,NG,5.123456789,12.34567,"
         r'"logic: z 6.0; ""score"" 5.12\x0aabove 3.00",bad,,0.1,6.0,'
-        "320.5,40.25,-90.0,216.0,64.0,1.0,0.0421,False,'=the part's x is 320.5",
+        "320.5,40.25,-90.0,216.0,64.0,1.0,0.0421,False,'=the part's x is 320.5,cap-red,9f86d081",
     ]
 
 
@@ -158,7 +163,7 @@ def test_the_record_api(store: Path) -> None:
     head = HEAD.replace("\\u00fc", "ü").replace(",", ',"sequence":1,', 1)
     expected = (
         rf'{{{head},"time":1000000000.25,"verdict":"NG","score":5.123457,"z":{{"structure":0.1,"logic":6.0}},'
-        rf'"latency_ms":12.34567,{TEXTS},{POSE},"mark":"bad","images":0}}'
+        rf'"latency_ms":12.34567,{TEXTS},{POSE},{PRODUCT},"mark":"bad","images":0}}'
     )
     assert found.model_dump_json() == expected
 
@@ -183,6 +188,8 @@ def test_the_schema_of_the_record_api() -> None:
         "latency_ms": either("number"),
         "reason": either("string"),
         "pose": either("object"),
+        "product": either("string"),
+        "bundle": either("string"),
         "mark": {"anyOf": [{"enum": ["good", "bad"], "type": "string"}, {"type": "null"}]},
         "images": {"type": "integer"},
     }
@@ -200,7 +207,7 @@ def test_a_live_event_of_the_dashboard() -> None:
 
     expected = (
         rf'{{"id":"{ID}","camera":3,"frame":7,"part":"A-17","time":1000000000.25,"verdict":"NG","score":5.123457,'
-        rf'"z":{{"structure":0.1,"logic":6.000049}},"latency_ms":12.34567,{TEXTS},{POSE}}}'
+        rf'"z":{{"structure":0.1,"logic":6.000049}},"latency_ms":12.34567,{TEXTS},{POSE},{PRODUCT}}}'
     )
     assert json.dumps(event_row(3, EVENT), separators=(",", ":")) == expected
 
@@ -245,6 +252,7 @@ def pose_record(number: float, symmetric: bool, outside: str | None) -> dict[str
         latency_ms=NUMBER,
         reason=st.none() | st.text(max_size=20),
         pose=st.none() | st.builds(pose_record, st.floats(), st.booleans(), st.none() | st.text(max_size=20)),
+        product=st.none() | st.text(max_size=20),
     )
 )
 def test_every_event_keeps_to_the_schema(one: Any) -> None:

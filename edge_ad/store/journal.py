@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edge_ad.events import FIELDS, MARKS, VERDICTS, Event, compact
+from edge_ad.events import FIELDS, LATER, MARKS, VERDICTS, Event, compact
 from edge_ad.utils.files import is_at, sync_folder
 
 FOLDER = "journal"
@@ -225,14 +225,17 @@ def tail(evidence: Path) -> Tail | None:
 
 def _event(entry: Mapping[str, Any]) -> Event:
     z = {name: value for name, value in entry["z"].items() if value is not None}
-    pose = entry.get("pose")  # lines of earlier versions have none
-    row = Event(**{**{name: entry[name] for name in FIELDS if name != "pose"}, "z": z, "pose": pose})
+    pose = entry.get("pose")
+    known: dict[str, Any] = {name: entry.get(name) if name in LATER else entry[name] for name in FIELDS}
+    row = Event(**{**known, "z": z, "pose": pose})
     numbers = (row.time, *z.values())
     optional = (row.score, row.latency_ms)
     texts = (row.id, row.camera, row.verdict)
     if not all(isinstance(value, (int, float)) for value in numbers) or not all(
         isinstance(text, str) for text in texts
     ):
+        raise ValueError("no event")
+    if not all(isinstance(text, (str, type(None))) for text in (row.product, row.bundle)):
         raise ValueError("no event")
     if not all(value is None or isinstance(value, (int, float)) for value in optional):
         raise ValueError("no event")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edge_ad.errors import BadInput, DeviceFault
-from edge_ad.events import MARKS, Mark
+from edge_ad.events import LATER, MARKS, Mark
 from edge_ad.store.journal import journalise, mark_line
 from edge_ad.store.recovery import metadata
 from edge_ad.store.schema import COLUMNS, StoredEvent, connect, fields_of, identity, open_existing
@@ -24,7 +24,7 @@ from edge_ad.store.schema import COLUMNS, StoredEvent, connect, fields_of, ident
 PAGE = 500
 
 _FIELDS = ", ".join(f"event.{name}" for name in COLUMNS)
-_HAS_POSES = "SELECT count(*) FROM pragma_table_info('event') WHERE name = 'pose'"
+_COLUMNS = "SELECT name FROM pragma_table_info('event')"
 _SELECT = f"SELECT event.sequence, mark.mark, {_FIELDS} FROM event LEFT JOIN mark ON mark.event = event.id"
 
 
@@ -210,9 +210,12 @@ class Reader:
 
 
 def _fetched(connection: sqlite3.Connection, query: str, values: Sequence[object]) -> list[tuple[Any, ...]]:
-    """Return the rows; a store that no run has opened since events have poses is read without them."""
-    if "event.pose" in query and not connection.execute(_HAS_POSES).fetchone()[0]:
-        query = query.replace("event.pose", "NULL")
+    """Return the rows; a store that no run has opened since events have some fields is read without them."""
+    if f"event.{LATER[-1]}" in query:
+        there = {name for (name,) in connection.execute(_COLUMNS)}
+        for name in LATER:
+            if name not in there:
+                query = query.replace(f"event.{name}", "NULL")
     return connection.execute(query, values).fetchall()
 
 

@@ -106,6 +106,10 @@ MIGRATIONS: tuple[str, ...] = (
     """
     ALTER TABLE event ADD COLUMN pose TEXT;
     """,
+    """
+    ALTER TABLE event ADD COLUMN product TEXT;
+    ALTER TABLE event ADD COLUMN bundle TEXT;
+    """,
 )
 
 

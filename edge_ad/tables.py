@@ -1,0 +1,53 @@
+"""Tables of edge-ad.toml that say how a line judges, and what every table is made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Presence = Literal["none", "settled", "learned", "trigger"]
+
+
+@dataclass(frozen=True)
+class Flag:
+    """The flag of a key: its ``help``, and where they do not follow from the key, its ``metavar`` and ``names``."""
+
+    help: str
+    metavar: str | None = None
+    names: tuple[str, ...] = ()
+
+
+class Table(BaseModel):
+    """A table of the file: an unknown key is an error, numbers are finite, and values do not change after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class CameraTable(Table):
+    """How live cameras are watched; ``clock``: by their own clock, which tells how late their images arrive.
+
+    ``liveness``: what proves besides that an image is new, ``counter``, ``blink:X,Y,WIDTH,HEIGHT@HZ`` or
+    ``different:N``.
+    """
+
+    clock: bool = True
+    liveness: list[str] = Field(default_factory=list)
+
+
+class AlarmTable(Table):
+    """When parts raise the alarm of `edge-ad run`, and when it ends.
+
+    ``raise_parts`` is N/M: N bad ones among the last M. NG and NONE are bad, with ``warn_rejects`` WARN too. The cause
+    is gone after ``clear_after`` clear parts in a row: OK with a score of at most ``clear_below`` (default: any OK), so
+    that scores just below the threshold end nothing. The alarm stays on for ``min_on_s`` seconds at least and, with
+    ``latch``, until it is acknowledged.
+    """
+
+    raise_parts: Annotated[str, Field(pattern=r"^[1-9]\d{0,3}/[1-9]\d{0,3}$")] = "1/1"
+    clear_after: Annotated[int, Field(ge=1, le=1000)] = 1
+    clear_below: float | None = None
+    min_on_s: Annotated[float, Field(ge=0, le=3600)] = 1.0
+    latch: bool = False
+    warn_rejects: bool = False
