@@ -90,6 +90,17 @@ set_python() {
     [ -z "${!named:-}" ] || { echo "error: $named=${!named} is no Python $version with venv" >&2; exit 2; }
 }
 
+# What a set leaves out, as arguments of pytest: the rule stands in CONTRIBUTING.md. Pages, scripts and the structure of the
+# repository are the same in every environment. What needs neither NumPy, OpenCV nor ONNX depends on Python, on pydantic and
+# on the web stack: `lowest` has the oldest of all of them, and a board has those of the newest versions.
+of_the_repository="tests/docs tests/tools tests/test_architecture.py"
+without_arrays="tests/cli tests/outputs tests/presets tests/utils tests/web tests/test_config.py tests/test_errors.py"
+
+set_left_out() {
+    printf -- "--ignore=%s " $of_the_repository
+    case "$1" in jetpack*) printf -- "--ignore=%s " $without_arrays ;; esac
+}
+
 set_constraints() {
     awk -F'[=;]' '{ name = tolower($1); gsub(/_/, "-", name) }
         NR == FNR { replaced[name]; print; next } !(name in replaced)' "tools/constraints-$1.txt" tools/constraints.txt

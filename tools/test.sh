@@ -82,14 +82,15 @@ fi
 "$python" -m pytest --color="$([ -t 1 ] && echo yes || echo no)" "${chosen[@]}" | tee "$logs/newest" || failed=1
 
 # The sets run beside each other: much of their time is waiting. pytest's own arguments hold for them too.
-[ $# -gt 0 ] || set -- -m "not slow or versions"
 declare -A running=() skipped=()
 for name in $sets; do
     if [ -z "${base[$name]}" ]; then
         skipped[$name]="skipped: no Python $(set_version "$name") with venv on PATH, in ~/.pyenv or from uv, and none named in EDGE_AD_PYTHON_${name^^}"
         continue
     fi
-    ".venv-$name/bin/python" -m pytest --color=no -p no:cacheprovider "$@" >"$logs/$name" 2>&1 &
+    chosen=("$@")
+    [ $# -gt 0 ] || chosen=(-m "not slow or versions" $(set_left_out "$name"))
+    ".venv-$name/bin/python" -m pytest --color=no -p no:cacheprovider "${chosen[@]}" >"$logs/$name" 2>&1 &
     running[$name]=$!
 done
 show_when_done() {  # WHAT NAME PID: the log of a part that ran beside the others

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.fixtures.extras import NEED_TRAINING
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:
@@ -119,6 +121,7 @@ STUB_ENVIRONMENT = """
 version_sets="board" python="$PWD/python"
 set_version() { :; }
 set_python() { echo python; }
+set_left_out() { [ "$1" = board ] && echo "--ignore=tests/docs"; }
 prepare_set() { [ "$FAILING" != "set-up of a set" ] && echo "making $1"; }
 for name in prepare prepare_cameras prepare_services prepare_browser prepare_tracing prepare_host_programs prepare_pycuda; do
     eval "$name() { :; }"
@@ -139,7 +142,7 @@ PARTS = {
     f"--color=no -p no:cacheprovider -m not slow {' '.join(LINE[:1])}",
     f"--color=no -p no:cacheprovider -m not slow {' '.join(LINE[1:])}",
     f"--color=no -m not slow {' '.join(f'--ignore={path}' for path in LINE)}",
-    "--color=no -p no:cacheprovider -m not slow or versions",
+    "--color=no -p no:cacheprovider -m not slow or versions --ignore=tests/docs",
 }
 
 
@@ -191,3 +194,25 @@ def test_the_whole_suite_runs_in_parts_and_fails_with_any(
 
 def test_the_folders_of_the_parts_exist() -> None:
     assert [path for path in (*TRAINING, *LINE) if not (ROOT / path).is_dir()] == []
+
+
+def left_out(name: str) -> list[Path]:
+    return [ROOT / word.removeprefix("--ignore=") for word in shell(f"set_left_out {name}").stdout.split()]
+
+
+def test_a_set_leaves_out_what_is_there_and_a_board_more_than_the_lowest() -> None:
+    lowest, *boards = (left_out(name) for name in ("lowest", "jetpack6", "jetpack7"))
+    assert ROOT / "tests/docs" in lowest
+    assert ROOT / "tests/web" not in lowest
+    assert all({*lowest, ROOT / "tests/web"} <= set(board) for board in boards)
+    assert [path for path in boards[0] if not path.exists()] == []
+
+
+def test_a_board_leaves_out_no_test_that_takes_numpy_opencv_or_onnx_in_its_hands() -> None:
+    """Those that train are not collected without torch anyway."""
+    imports = re.compile(r"^\s*(?:import|from) (?:numpy|cv2|onnx\w*)\b", re.M)
+    kept = {path for path in left_out("jetpack6") if path not in left_out("lowest")}
+    files = [file for path in kept for file in ([path] if path.is_file() else path.rglob("test_*.py"))]
+    assert len(files) > 40
+    arrays = {str(file.relative_to(ROOT / "tests")) for file in files if imports.search(file.read_text("utf-8"))}
+    assert arrays <= set(NEED_TRAINING)
