@@ -199,7 +199,8 @@ def finish_contents(
     golden = _golden(images, measured.threshold.raw, anomalies.raw)
     raw = {"normalise": measured.normalise.raw, "threshold": measured.threshold.raw, anomaly_split(1): anomalies.raw}
     raw |= {anomaly_split(share): scored.raw for share, scored in measured.faded.items()}
-    thresholds = tolerant_thresholds(scores, targets, anomalies=anomaly_scores(raw, statistics), point=point)
+    axes = () if disturbed is None else disturbed.axes
+    thresholds = tolerant_thresholds(scores, targets, axes, anomalies=anomaly_scores(raw, statistics), point=point)
     branches = branch_report(unseen.raw, anomalies.raw, shown.raw[len(anomalies.raw) :], statistics)
     counts = {"images": len(unseen.raw), "for_thresholds": len(scores), "groups": len(groups)}
     report = {**contents.report, "branches": branches, "unseen": counts}

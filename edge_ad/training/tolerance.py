@@ -28,6 +28,7 @@ from edge_ad.scoring import OperatingPoint, Thresholds, choose_operating_point, 
 
 Image = NDArray[np.uint8]
 Scores = NDArray[np.float32]
+RANDOM_AXIS = "random"  # all axes at once, drawn within the tolerance
 RANDOM = 2  # draws from everything within the tolerance, of each image, beside the corners
 MAX_FRAMES = 1500  # disturbed images that are scored, about a minute on a CPU core: of many normal images only some
 
@@ -71,7 +72,7 @@ class DisturbedImages:
 
     def __init__(self, paths: Sequence[Path], geometry: Geometry, bits: int, tolerance: Tolerance, *, seed: int) -> None:
         self._corners = [(axis, one) for axis, many in tolerance.corners().items() for one in many]
-        self.axes = (*(axis for axis, _ in self._corners), *["random"] * RANDOM) if tolerance else ()
+        self.axes = (*(axis for axis, _ in self._corners), *[RANDOM_AXIS] * RANDOM) if tolerance else ()
         most = max(MAX_FRAMES // max(len(self.axes), 1), 1)
         self.rows = np.unique(np.linspace(0, len(paths) - 1, min(len(paths), most)).round().astype(int))
         self.tolerance, self.unlocated = tolerance, 0
@@ -131,23 +132,39 @@ def pixel_ratio(frame: Image, shown: Image, to_input: NDArray[np.float64]) -> fl
 def tolerant_thresholds(
     scores: Scores,
     targets: tuple[float, float],
+    axes: Sequence[str] = (),
     *,
     anomalies: Mapping[str, Scores] | None = None,
     point: OperatingPoint | None = None,
 ) -> Thresholds:
     """Return thresholds for the ``targets`` (NG, and WARN or NG) of normal images as they come within a tolerance.
 
-    ``scores`` f32 [N, V] are those of each image undisturbed, then of its versions. New images as they were taken lie above
-    with the target rate at most; in a state like that of any one version, an axis at its limit or a random draw, with twice
-    the targets at most: thresholds are lifted to that. To count an image by its highest version would promise more than
-    twice as much as asked for. The operating ``point`` (that of the promise if None) is chosen between the undisturbed
-    images and the scores of ``anomalies``.
+    ``scores`` f32 [N, V] are those of each image undisturbed, then of its versions, whose ``axes`` [V - 1] say what
+    disturbs them. New images lie above with the target rate at most (or the 1 / (N + 1) that so few support), as they were taken
+    and in states drawn at random from the tolerance; with an axis at its limit, with twice that rate at most. To count an
+    image by its highest version would promise more than twice as much as asked for. The operating ``point`` (that of the
+    promise if None) is chosen between the undisturbed images and the scores of ``anomalies``.
     """
+    if scores.shape[1] != 1 + len(axes):
+        raise ValueError(f"{scores.shape[1]} versions need {scores.shape[1] - 1} axes, but there are {len(axes)}")
     point = point or OperatingPoint("promise")
-    twice = min(2 * targets[0], 0.99), min(2 * targets[1], 0.99)
-    lifted = [choose_thresholds(scores[:, version], *twice) for version in range(1, scores.shape[1])]
-    least = max((one.ng for one in lifted), default=-math.inf), max((one.warn for one in lifted), default=-math.inf)
-    return choose_operating_point(scores[:, 0], anomalies or {}, point, targets, least=least)
+    ng, warn = (_least(scores[:, 1:], max(target, 1 / (len(scores) + 1)), axes) for target in targets)
+    return choose_operating_point(scores[:, 0], anomalies or {}, point, targets, least=(ng, warn))
+
+
+def _least(versions: Scores, rate: float, axes: Sequence[str]) -> float:
+    """Return the least threshold that random states of ``versions`` [N, V] exceed at ``rate``, and each limit at twice it.
+
+    The random states of all images are one sample: were those of an image alike, its quantile would be that of the images.
+    (Dunn, Wasserman and Ramdas, Distribution-free prediction sets for two-layer hierarchical models, 2022.)
+    """
+    limits = [versions[:, column] for column, axis in enumerate(axes) if axis != RANDOM_AXIS]
+    least = [choose_thresholds(scores, *[min(2 * rate, 0.99)] * 2).ng for scores in limits]
+    drawn = versions[:, [axis == RANDOM_AXIS for axis in axes]]
+    if drawn.size:
+        above = math.floor(rate * (len(drawn) + 1) + 1e-9) * drawn.shape[1]
+        least.append(float(np.sort(drawn, axis=None)[-above]))
+    return max(least, default=-math.inf)
 
 
 def cost_report(
@@ -167,7 +184,7 @@ def cost_report(
 
     def alone(axis: str) -> float:
         columns = [index for index, name in enumerate(axes, 1) if name == axis]
-        return tolerant_thresholds(scores[:, [0, *columns]], targets).ng
+        return tolerant_thresholds(scores[:, [0, *columns]], targets, [axis] * len(columns)).ng
 
     return {
         "limits": disturbed.tolerance.as_dict(),
@@ -177,7 +194,7 @@ def cost_report(
         "unseen": [] if disturbed.limits is None else list(disturbed.limits.unseen),
         "none": {"ng": round(plain, 4), "recall": {share: round(value, 4) for share, value in found.items()}},
         "axes": {axis: row(alone(axis)) for axis in dict.fromkeys(axes)},
-        "all": row(tolerant_thresholds(scores, targets).ng),
+        "all": row(tolerant_thresholds(scores, targets, axes).ng),
     }
 
 

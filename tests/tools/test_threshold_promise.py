@@ -61,6 +61,24 @@ def test_the_branch_composition_scores_a_small_line(tool: ModuleType, tmp_path: 
     assert len(list(tmp_path.iterdir())) == 1
 
 
+@pytest.mark.slow
+def test_thresholds_under_a_tolerance_are_measured_in_every_state(
+    tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    counts = ["--seeds", "2", "--fit", "12", "--normalise", "4", "--threshold", "6", "--unseen", "5", "--size", "64"]
+    arguments = [*counts, "--tolerance", "light=10%,blur=1px", "--cache", str(tmp_path), "--json", str(tmp_path / "out.json")]
+    code = tool.main(arguments)
+    printed = capsys.readouterr()
+    assert printed.err.count("11 normal images scored in 6 states") == 2
+    rows = json.loads((tmp_path / "out.json").read_text())["states"]
+    states = ["undisturbed", "random_1", "random_2", "light_1", "light_2", "blur_1"]
+    assert [row["state"] for row in rows] == 2 * states
+    assert [row["promised"] for row in rows[:6]] == pytest.approx([1 / 7] * 3 + [2 / 7] * 3)
+    assert code == (0 if all(row["kept"] for row in rows) else 4)
+    assert tool.main(arguments) == code
+    assert capsys.readouterr().out == printed.out
+
+
 def test_another_plan_has_other_scores(tool: ModuleType, tmp_path: Path) -> None:
     marks = {
         tool.Plan().mark,

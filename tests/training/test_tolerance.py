@@ -155,32 +155,48 @@ def test_without_a_tolerance_the_thresholds_are_those_of_the_undisturbed_images(
     assert tolerant_thresholds(plain, (0.01, 0.05)) == choose_thresholds(plain, 0.01, 0.05)
 
 
-def test_new_parts_keep_the_promise_undisturbed_and_twice_of_it_in_any_one_state() -> None:
+AXES_OF_SCORES = ("blur", "light", "light", "random", "random")
+
+
+def test_new_parts_keep_the_promise_undisturbed_and_at_random_and_twice_of_it_at_a_limit() -> None:
     target, lines = 0.05, 60
     rates = np.empty((lines, 3))
     for line in range(lines):
         new = scores(2000, 1000 + line)
-        thresholds = tolerant_thresholds(scores(39, line), (target, 2 * target))
-        without_blur = tolerant_thresholds(scores(39, line)[:, [0, 2, 3, 4, 5]], (target, 2 * target))
+        thresholds = tolerant_thresholds(scores(39, line), (target, 2 * target), AXES_OF_SCORES)
+        without_blur = tolerant_thresholds(scores(39, line)[:, [0, 2, 3, 4, 5]], (target, 2 * target), AXES_OF_SCORES[1:])
         rates[line] = [(new[:, 0] > thresholds.ng).mean(), (new[:, 1] > thresholds.ng).mean(), (new[:, 4] > without_blur.ng).mean()]
     mean, error = rates.mean(axis=0), rates.std(axis=0) / np.sqrt(lines)
-    assert (mean <= np.array([target, 2 * target, 2 * target]) + 2 * error).all()
+    assert (mean <= np.array([target, 2 * target, target]) + 2 * error).all()
     assert mean[1] > target, "no more is given away than was asked for"
+    assert mean[2] > target / 2
     undisturbed = choose_thresholds(scores(39, 0)[:, 0], target, 2 * target)
     assert (scores(2000, 1000)[:, 1] > undisturbed.ng).mean() > 0.4  # what it makes of a blur of two deviations
 
 
+def test_limits_of_few_images_may_be_exceeded_at_twice_the_rate_that_they_support() -> None:
+    """Nine images support 1/10: a limit 2/10, so its second highest, 18; two random states 2 of 20, the second highest of both."""
+    own = np.arange(9, dtype=np.float32)
+    rows = np.stack([own, own + 11, own - 2, own - 1.5], axis=1)
+    assert tolerant_thresholds(rows, (0.01, 0.05), ("shift", "random", "random")).ng == 18
+    assert tolerant_thresholds(rows[:, [0, 2, 3]], (0.01, 0.05), ("random", "random")).ng == 8  # undisturbed, the highest
+    assert tolerant_thresholds(rows[:, [0, 2, 3]] + [0, 9, 9], (0.01, 0.05), ("random", "random")).ng == 15
+    with pytest.raises(ValueError, match="4 versions need 3 axes"):
+        tolerant_thresholds(rows, (0.01, 0.05), ("shift",))
+
+
 def test_cost_of_each_axis_is_the_recall_that_its_threshold_loses(paths: list[Path]) -> None:
     disturbed_images = DisturbedImages(paths, Geometry.square((32, 32)), 8, Tolerance(light=0.1, blur=1.0), seed=0)
-    # Undisturbed 0 to 3; light adds 0.5 at most, blur 4, random states 1. With four images the threshold is the highest.
+    # Undisturbed 0 to 3; light adds 1.6 at most, blur 4, random states 1.2. Four images support 1/5: the highest undisturbed one
+    # sets the threshold, and the second highest of a limit, at 2/5, and of the eight random states.
     own = np.arange(4, dtype=np.float32)[:, None]
-    rows = own + np.array([0, 0.5, 0.2, 4, 1, 0], np.float32)
+    rows = own + np.array([0, 1.6, 0.2, 4, 1.2, 1.1], np.float32)
     faint = {"0.5": np.array([2.0, 3.2, 3.7, 4.5, 9.0], np.float32)}
     report = cost_report(disturbed_images, rows, faint, (0.01, 0.05))
     assert report["none"] == {"ng": 3.0, "recall": {"0.5": 0.8}}
-    assert report["axes"]["light"] == {"ng": 3.5, "recall_lost": {"0.5": pytest.approx(0.2)}}
-    assert report["axes"]["blur"] == {"ng": 7.0, "recall_lost": {"0.5": pytest.approx(0.6)}}
-    assert report["axes"]["random"]["ng"] == 4.0
+    assert report["axes"]["light"] == {"ng": 3.6, "recall_lost": {"0.5": pytest.approx(0.2)}}
+    assert report["axes"]["blur"] == {"ng": 6.0, "recall_lost": {"0.5": pytest.approx(0.6)}}
+    assert report["axes"]["random"]["ng"] == 4.1
     assert report["all"] == report["axes"]["blur"]
     lines: list[str] = []
     log_tolerance(report, lines.append)

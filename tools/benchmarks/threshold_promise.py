@@ -9,8 +9,12 @@ With n normal images for the threshold and the rank k of the score that is taken
 image above it is Beta(n + 1 - k, k), so the count among m unseen normal images is beta-binomial. (Vovk, Conditional
 validity of inductive conformal predictors, 2012.)
 
+With --tolerance composition learns from copies disturbed within it, and thresholds come from disturbed versions too. The unseen
+normal images are judged undisturbed, in a random state each, and with every axis at its limits.
+
     python tools/benchmarks/threshold_promise.py --cache promise --jobs 2
     python tools/benchmarks/threshold_promise.py --cache promise-demo --bundle runs/demo/training/kit_tray.edgead
+    python tools/benchmarks/threshold_promise.py --cache promise --tolerance default --threshold 100 --unseen 200
 
 With --compare the rules are compared on the raw scores that bundles hold of unseen normal images and of anomalies: many
 times some of the images (and half of the anomalies) set thresholds, and the others are judged. The weights stay those
@@ -27,7 +31,7 @@ import json
 import math
 import multiprocessing
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -38,6 +42,7 @@ from numpy.typing import NDArray
 
 from edge_ad.bundle import open_bundle
 from edge_ad.bundle.safe_zip import dump_npz, load_npz
+from edge_ad.data.tolerance import Disturbance, Tolerance
 from edge_ad.errors import EdgeAdError
 from edge_ad.geometry.pose import NotLocated
 from edge_ad.presets.presets import FAST
@@ -58,6 +63,7 @@ from edge_ad.synthetic.line import render_tray, split_seed
 from edge_ad.utils.files import atomic_write, sha256_bytes
 
 Scores = NDArray[np.float32]
+Images = NDArray[np.uint8]
 TARGETS = (0.01, 0.05)
 CHUNK = 16
 LEVEL = 0.95
@@ -73,11 +79,14 @@ class Plan:
     unseen: int = 2000
     size: int = 256
     bundle: str = ""
+    tolerance: str = "none"
 
     @property
     def mark(self) -> str:
         """A name for everything that decides the scores; the bundle counts by its content."""
         facts = {**asdict(self), "bundle": open_bundle(Path(self.bundle)).sha256 if self.bundle else ""}
+        if self.tolerance == "none":
+            del facts["tolerance"]  # scores that were kept before there was one
         return sha256_bytes(json.dumps(facts, sort_keys=True).encode())[:12]
 
 
@@ -113,6 +122,12 @@ def composition_scores(line: int, plan: Plan) -> tuple[Scores, Scores]:
     rows = pooled_goods(line, plan)
     cuts = np.cumsum([plan.fit, plan.normalise, plan.threshold])
     fit, normalise, threshold, unseen = np.split(rows, cuts)
+    score = composition_scorer(fit, normalise)
+    return score(threshold), score(unseen)
+
+
+def composition_scorer(fit: Scores, normalise: Scores) -> Callable[[Scores], Scores]:
+    """Return what makes fused scores [N] of pooled features f32 [N, D] by the branch composition alone."""
     centre, precision = fit_gaussian(fit)
 
     def raw(some: Scores) -> Scores:
@@ -124,7 +139,88 @@ def composition_scores(line: int, plan: Plan) -> tuple[Scores, Scores]:
     weight = np.array([0, 0, 0, 0, 1], np.float32)
     quantiles = np.tile(np.array([0, 1], np.float32), (3, 1))
     statistics = Statistics(quantiles, centre, precision, mean, std, weight)
-    return fuse(raw(threshold), statistics)[1], fuse(raw(unseen), statistics)[1]
+    return lambda some: fuse(raw(some), statistics)[1]
+
+
+def tolerant_scores(line: int, plan: Plan, cache: Path) -> dict[str, Scores]:
+    """Return by state, an axis at a limit, ``random`` or ``undisturbed``, the fused scores of threshold images [N] and
+    of unseen ones [M] one after the other, from the cache or computed and kept; composition has learned from disturbed copies.
+    """
+    path = cache / f"{plan.mark}-{line:04d}.npz"
+    if path.exists():
+        return load_npz(path.read_bytes(), str(path))
+    import torch
+
+    from edge_ad.training.augment import with_moved
+    from edge_ad.training.teacher import describe, load_teacher
+    from edge_ad.training.tolerance import with_tolerance
+
+    torch.set_num_threads(1)
+    tolerance, device = Tolerance.parse(plan.tolerance), torch.device("cpu")
+    preset, teacher = with_tolerance(FAST, tolerance, located=False), load_teacher(FAST, None, torch.device("cpu"))
+
+    def pooled(images: Images) -> Scores:
+        parts = [images[start : start + CHUNK] for start in range(0, len(images), CHUNK)]
+        return np.concatenate([describe(teacher, part, preset, device)[1].numpy() for part in parts])
+
+    total = plan.fit + plan.normalise + plan.threshold + plan.unseen
+    trays = np.stack(list(goods(line, 0, total, plan.size)))
+    fit, rest = trays[: plan.fit], trays[plan.fit + plan.normalise :]
+    learned = pooled(with_moved(fit, preset, line, tolerance))
+    score = composition_scorer(learned, pooled(trays[plan.fit : plan.fit + plan.normalise]))
+    found = {state: score(pooled(images)) for state, images in states(rest, tolerance, line)}
+    cache.mkdir(parents=True, exist_ok=True)
+    atomic_write(path, dump_npz(found))
+    print(f"line {line}: {len(rest)} normal images scored in {len(found)} states", file=sys.stderr, flush=True)
+    return found
+
+
+def states(images: Images, tolerance: Tolerance, seed: int) -> Iterator[tuple[str, Images]]:
+    """Yield ``images`` u8 [N, H, W, 3] undisturbed, in two random states each, and with every axis at each of its limits."""
+    rng = np.random.default_rng([seed, 11])
+
+    def changed(draw: Callable[[], Disturbance]) -> Images:
+        drawn = [draw() for _ in images]
+        return np.stack([one.degrade(one.move(image), rng) for image, one in zip(images, drawn, strict=True)])
+
+    yield "undisturbed", images
+    for number in (1, 2):
+        yield f"random_{number}", changed(lambda: tolerance.draw(rng))
+    for axis, limits in tolerance.corners().items():
+        for number, limit in enumerate(limits, 1):
+            yield f"{axis}_{number}", changed(lambda limit=limit: limit)
+
+
+def main_tolerance(plan: Plan, lines: Sequence[int], cache: Path, json_path: Path | None) -> int:
+    """Measure thresholds under a tolerance, print the rate of unseen normal images that are NG by state, and return 0 when
+    every mean is within two standard errors of what is promised, else 4.
+    """
+    from edge_ad.training.tolerance import tolerant_thresholds
+
+    rows, kept = [], True
+    draws = [tolerant_scores(line, plan, cache) for line in lines]
+    names = list(draws[0])
+    for target in TARGETS:
+        rates = np.empty((len(draws), len(names)))
+        promised = max(target, 1 / (plan.threshold + 1))
+        for row, found in enumerate(draws):
+            known = np.stack([found[name][: plan.threshold] for name in names], axis=1)
+            thresholds = tolerant_thresholds(known, (target, target), [name.partition("_")[0] for name in names[1:]])
+            rates[row] = [(found[name][plan.threshold :] > thresholds.ng).mean() for name in names]
+        errors = rates.std(axis=0, ddof=1) / math.sqrt(len(draws))
+        for name, mean, error in zip(names, rates.mean(axis=0), errors, strict=True):
+            most = promised * (1 if name.partition("_")[0] in ("undisturbed", "random") else 2)
+            holds = bool(mean <= most + 2 * error)
+            kept &= holds
+            verdict = "kept" if holds else "NOT KEPT"
+            print(f"target {target:.0%}, {name}: {mean:.3%} +- {2 * error:.3%}, promised {most:.2%}: {verdict}")
+            figures = {"mean": float(mean), "error": float(error), "promised": most}
+            rows.append({"target": target, "state": name, **figures, "kept": holds})
+    if json_path:
+        atomic_write(
+            json_path, json.dumps({"plan": asdict(plan), "lines": list(lines), "states": rows}, indent=2) + "\n"
+        )
+    return 0 if kept else 4
 
 
 def bundle_scores(line: int, plan: Plan) -> tuple[Scores, Scores]:
@@ -348,6 +444,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in ("fit", "normalise", "threshold", "unseen", "size"):
         parser.add_argument(f"--{name}", type=int, default=getattr(Plan, name))
     parser.add_argument("--bundle", default="", help="a trained bundle instead of the branch composition")
+    parser.add_argument("--tolerance", default=Plan.tolerance, help="as that of edge-ad train; one job")
     parser.add_argument("--cache", type=Path, default=Path("promise"), help="folder of kept scores")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--json", type=Path, help="write the results to this file")
@@ -362,10 +459,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except EdgeAdError as error:
             print(f"error: {error}", file=sys.stderr)
             return error.exit_code
-    plan = Plan(chosen.fit, chosen.normalise, chosen.threshold, chosen.unseen, chosen.size, chosen.bundle)
+    plan = Plan(
+        chosen.fit, chosen.normalise, chosen.threshold, chosen.unseen, chosen.size, chosen.bundle, chosen.tolerance
+    )
     lines = range(chosen.first, chosen.first + chosen.seeds)
     one = partial(line_scores, plan=plan, cache=chosen.cache)
     try:
+        if chosen.tolerance != "none":
+            return main_tolerance(plan, lines, chosen.cache, chosen.json)
         if chosen.jobs > 1:
             with multiprocessing.get_context("spawn").Pool(chosen.jobs) as pool:
                 draws = pool.map(one, lines, chunksize=1)
