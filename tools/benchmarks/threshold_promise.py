@@ -179,16 +179,15 @@ def states(images: Images, tolerance: Tolerance, seed: int) -> Iterator[tuple[st
     """Yield ``images`` u8 [N, H, W, 3] undisturbed, in two random states each, and with every axis at each of its limits."""
     rng = np.random.default_rng([seed, 11])
 
-    def changed(draw: Callable[[], Disturbance]) -> Images:
-        drawn = [draw() for _ in images]
+    def changed(drawn: Sequence[Disturbance]) -> Images:
         return np.stack([one.degrade(one.move(image), rng) for image, one in zip(images, drawn, strict=True)])
 
     yield "undisturbed", images
     for number in (1, 2):
-        yield f"random_{number}", changed(lambda: tolerance.draw(rng))
+        yield f"random_{number}", changed([tolerance.draw(rng) for _ in images])
     for axis, limits in tolerance.corners().items():
         for number, limit in enumerate(limits, 1):
-            yield f"{axis}_{number}", changed(lambda limit=limit: limit)
+            yield f"{axis}_{number}", changed([limit] * len(images))
 
 
 def main_tolerance(plan: Plan, lines: Sequence[int], cache: Path, json_path: Path | None) -> int:
