@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from pathlib import Path
+
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
@@ -12,7 +16,7 @@ from calibration.collect import collect
 from calibration.placement import DIALECTS
 from calibration.quantise import quantise
 from calibration.ranges import Ranges
-from calibration.session import is_symmetric, open_session
+from calibration.session import is_symmetric, load_session, open_session
 from tests.calibration.nets import Array, cnn, feeds, run, vit
 
 
@@ -88,3 +92,12 @@ def test_a_zero_point_in_a_constant_node_counts_too() -> None:
     model.graph.node.insert(0, node)
     assert is_symmetric(model)
     assert not is_symmetric(saturating(TensorProto.UINT8))
+
+
+def test_an_addition_is_not_fused_with_the_normalisation_after_it(tmp_path: Path) -> None:
+    """onnxruntime would do it wherever a transformer adds; here it adds four times before a normalisation."""
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    load_session(onnxruntime, vit(), options)
+    operators = Counter(node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node)
+    assert (operators["SkipLayerNormalization"], operators["LayerNormalization"]) == (0, 5)
