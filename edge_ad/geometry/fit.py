@@ -2,7 +2,9 @@
 
 Every method that applies is fitted to two thirds of the normal images. On the last third its residual is how far the
 cut-outs are from the mean of the others (one minus the correlation of their structure), with the parts located and, for
-the same box, without: the second is what ``none`` would leave. A method is taken where it removes a tenth of that.
+the same box, without: the second is what ``none`` would leave. A method is taken where what it removes of that is material,
+and where it locates the held-out parts at the same place in other light and out of focus: a place that depends on these is not
+the part's, and is lost in the next lot.
 """
 
 from __future__ import annotations
@@ -24,16 +26,20 @@ from edge_ad.geometry.foreground_fit import fit_foreground
 from edge_ad.geometry.geometry import MARGIN, Geometry
 from edge_ad.geometry.locator import Locator
 from edge_ad.geometry.matching import structure
-from edge_ad.geometry.pose import Image, NotLocated, Pose, PoseRange, mean_angle, wrap
+from edge_ad.geometry.pose import Image, Location, NotLocated, Pose, PoseRange, mean_angle, wrap
 from edge_ad.geometry.template_fit import Region, fit_template
 
 MAX_FIT, MAX_SHEET = 48, 24
 SHEET_PIXELS = 16_384
 # Below this spread of the corners, as a share of the box's diagonal, parts are aligned already.
 ALIGNED = 0.01
-WORTH = 0.9
+WORTH, MATERIAL, HALF = 0.9, 0.02, 0.5
+"""A method leaves at most ``WORTH`` of the residual, and removes ``MATERIAL`` of it, in correlation, or more than ``HALF``."""
 TIE = 0.1
 UNLOCATED = 0.1
+# Of the box's diagonal: farther from where it was in the image as it is, a part is located at another place.
+STAYS = 0.02
+LIGHTS, BLUR = (0.7, 1.3), 2 / 256  # factors of brightness, and the deviation of a Gaussian in shares of the shorter side
 
 
 def too_many_unlocated(unlocated: int, total: int) -> bool:
@@ -43,7 +49,10 @@ def too_many_unlocated(unlocated: int, total: int) -> bool:
 
 @dataclass(frozen=True)
 class Trial:
-    """A method on held-out images: its residual, the residual of the same box left in place, and why it was not taken."""
+    """A method on held-out images: its residual, the residual of the same box left in place, and why it was not taken.
+
+    ``unstable`` counts the images whose part is not at the same place in the worst of the changed looks.
+    """
 
     method: Method
     residual: float = math.nan
@@ -52,17 +61,30 @@ class Trial:
     unlocated: int = 0
     held_out: int = 0
     refused: str = ""
+    unstable: int = 0
 
     def __str__(self) -> str:
         if self.refused:
             return f"{self.method}: {self.refused}"
         return (f"{self.method}: residual {self.residual:.3f} against {self.unaligned:.3f} unaligned, spread "
-                f"{100 * self.spread:.1f} % of the box, {self.unlocated} of {self.held_out} not located")
+                f"{100 * self.spread:.1f} % of the box, {self.unlocated} of {self.held_out} not located"
+                + (f", {self.unstable} not at the same place in other light or focus" if self.unstable else ""))
 
     @property
     def applies(self) -> bool:
         """Whether it located the part in nearly all held-out images; one failure is forgiven."""
         return not self.refused and not too_many_unlocated(self.unlocated, self.held_out)
+
+    def useful(self, still: float) -> bool:
+        """Whether what it removes of the residual, its own box's left in place or the best one's ``still``, is material."""
+        before = min(self.unaligned, still)
+        removed = before - self.residual
+        return self.residual <= WORTH * before and (removed >= MATERIAL or removed > HALF * before)
+
+    @property
+    def stable(self) -> bool:
+        """Whether nearly all held-out parts are located at the same place in other light and out of focus."""
+        return not too_many_unlocated(self.unstable, self.held_out)
 
 
 @dataclass(frozen=True)
@@ -172,8 +194,30 @@ def _tried(method: Method, fit: Fitter, images: Sequence[Image], names: Sequence
     still = _still([pose for _, pose in learned])
     residual = _residual(learned, unseen, size)
     unaligned = _residual([(image, still) for image, _ in learned], [(image, still) for image, _ in unseen], size)
-    return Trial(method, residual, unaligned, _spread([pose for _, pose in learned], still),
-                 len(held_out) - len(unseen), len(held_out))
+    spread = _spread([pose for _, pose in learned], still)
+    unstable = _unstable(locator, unseen) if spread > ALIGNED else 0
+    return Trial(method, residual, unaligned, spread, len(held_out) - len(unseen), len(held_out), unstable=unstable)
+
+
+def _unstable(locator: Locator, unseen: Sequence[tuple[Image, Pose]]) -> int:
+    """Return how many parts are not located, or at another place, in the worst of the changed looks of their images."""
+    lost = [[not _stays(pose, locator.locate(look)) for look in _changed(image)] for image, pose in unseen]
+    return int(np.sum(lost, axis=0).max())
+
+
+def _changed(image: Image) -> list[Image]:
+    """Return an image in other light and out of focus, as another lot or a touched lens show it."""
+    lights = [np.asarray(cv2.convertScaleAbs(image, alpha=factor), np.uint8) for factor in LIGHTS]
+    return [*lights, np.asarray(cv2.GaussianBlur(image, (0, 0), BLUR * min(image.shape[:2])), np.uint8)]
+
+
+def _stays(pose: Pose, other: Location) -> bool:
+    if isinstance(other, NotLocated):
+        return False
+    moved = np.linalg.norm(other.corners() - pose.corners(), axis=1).max()
+    if pose.symmetric:  # it looks the same at several angles
+        moved = math.hypot(other.x - pose.x, other.y - pose.y)
+    return bool(moved <= STAYS * math.hypot(pose.width, pose.height))
 
 
 def _still(poses: Sequence[Pose]) -> Pose:
@@ -215,9 +259,12 @@ def _best(trials: Sequence[Trial]) -> tuple[Method, str]:
     moving = [trial for trial in measured if trial.spread > ALIGNED]
     # A method must also beat what the best box has when it stays where it is: a turn of a round part removes nothing.
     still = min(trial.unaligned for trial in measured)
-    useful = [trial for trial in moving if trial.residual <= WORTH * min(trial.unaligned, still)]
+    useful = [trial for trial in moving if trial.useful(still)]
     if not useful:
         return "none", "no method brings the parts nearer to each other: " + "; ".join(map(str, measured))
+    if not any(trial.stable for trial in useful):
+        return "none", "where the parts are located depends on light and focus: " + "; ".join(map(str, useful))
+    useful = [trial for trial in useful if trial.stable]
     least = min(trial.residual for trial in useful)
     taken = next(trial for trial in useful if trial.residual <= least * (1 + TIE))
     return taken.method, f"of {len(measured)} methods that apply, the best on held-out images; {taken}"
