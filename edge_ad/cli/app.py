@@ -37,6 +37,8 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("build-engine", "build_engine", "Build engines for this device and prove them against the bundle."),
     ("export", "export", "Write a bundle as one ONNX file for programs of your own."),
     ("run", "run", "Judge every part that a camera, a video or a folder shows."),
+    ("pause", "pause", "Pause a line: outputs show not ready until somebody resumes."),
+    ("resume", "resume", "End the pause of a line."),
     ("service", "service", "Install, show or remove the systemd unit of this station."),
     ("events", "events", "List, filter, export and mark what was recorded; make a lost index anew."),
     ("web", "web", "Serve the dashboard over a record, without a line."),

@@ -13,10 +13,13 @@ from edge_ad.config import DEFAULT_STORE, Config, RecordTable
 if TYPE_CHECKING:
     from edge_ad.store.reader import EventFilter, Reader
 
-ACTIONS = ("list", "mark", "rebuild")
+ACTIONS = ("list", "mark", "actions", "rebuild")
 MARKED = ("good", "bad", "any")
 SHOWN = 50
-ACTION = "list; mark: then an ID and good, bad or none; rebuild: make the index anew from journal and images."
+ACTION = (
+    "list; mark: then an ID and good, bad or none; actions: what people and PLCs did; rebuild: make the index anew from "
+    "journal and images."
+)
 SINCE = "From this time on: 2026-03-01, 2026-03-01T06:00 (local time), or how long ago: 2h, 30m, 7d."
 
 
@@ -51,19 +54,31 @@ def command(
     if action == "rebuild":
         _rebuild(path, settings.record if evidence is None else RecordTable(evidence=evidence))
         return
+    wanted = _filter(camera=camera, verdict=verdict, since=since, until=until, part=part, marked=marked)
+    if action == "actions":
+        for line in _actions(path, wanted, None)[-(limit or SHOWN) :][::-1] or ["nothing was done"]:
+            typer.echo(line)
+        return
     with Reader(path) as reader:
         if action == "mark":
             _mark(reader, event, mark)
         else:
-            wanted = _filter(
-                camera=camera, verdict=verdict, since=since, until=until, part=part, marked=marked
-            )
             _list(reader, wanted, limit, csv=csv, out=out)
+
+
+def _actions(path: Path, wanted: EventFilter, oldest: float | None) -> list[str]:
+    """Return what people and PLCs did in the time that is wanted, and from ``oldest`` on, as rows, the oldest first."""
+    from edge_ad.store.actions import ActionLog, action_row, actions_path
+
+    first, last = max(wanted.since or 0.0, oldest or 0.0), wanted.until
+    actions = ActionLog(actions_path(path)).actions()
+    return [action_row(one) for one in actions if first <= one.time and (last is None or one.time < last)]
 
 
 def _list(reader: Reader, wanted: EventFilter, limit: int | None, *, csv: Path | None, out: Path | None) -> None:
     from edge_ad.scoring import BRANCHES
     from edge_ad.store.export import table, write_csv, write_json
+    from edge_ad.store.reader import EventFilter
 
     if csv is not None:
         typer.echo(f"{write_csv(csv, reader.every(wanted, limit), BRANCHES)} events written to {csv}")
@@ -73,10 +88,20 @@ def _list(reader: Reader, wanted: EventFilter, limit: int | None, *, csv: Path |
         return
     shown = limit or SHOWN
     stats = list(reader.every(wanted, shown + 1))
-    for line in table(stats[:shown]) if stats else ["no event fits"]:
+    lines = list(table(stats[:shown])) if stats else ["no event fits"]
+    if wanted == EventFilter(since=wanted.since, until=wanted.until):  # what was done belongs to no camera and no verdict
+        oldest = stats[:shown][-1].time if len(stats) > shown else None
+        done = _actions(reader.path, wanted, oldest)[-shown:]
+        lines = [*lines[:1], *sorted([*lines[1:], *done], key=_moment_of, reverse=True)] if done else lines
+    for line in lines:
         typer.echo(line)
     if len(stats) > shown:
         typer.echo(f"the newest {shown} are shown; --limit shows more, --csv and --json take all")
+
+
+def _moment_of(row: str) -> str:
+    """Return the column of times, which sort as texts."""
+    return row[10:33]
 
 
 def _filter(
@@ -109,6 +134,7 @@ def _filter(
 def _mark(reader: Reader, event: str | None, mark: str | None) -> None:
     from edge_ad.errors import BadInput
     from edge_ad.store.reader import set_mark
+    from edge_ad.utils.text import user_name
 
     if event is None or mark not in ("good", "bad", "none"):
         raise BadInput("`edge-ad events mark` needs an ID and good, bad or none: `edge-ad events` lists the ids")
@@ -116,19 +142,8 @@ def _mark(reader: Reader, event: str | None, mark: str | None) -> None:
     if len(ids) != 1:
         result = "no event has" if not ids else "more than one event has"
         raise BadInput(f"{result} an id that begins with {event!r}: `edge-ad events` lists the ids")
-    set_mark(reader.path, ids[0], None if mark == "none" else mark, _user())  # type: ignore[arg-type]
+    set_mark(reader.path, ids[0], None if mark == "none" else mark, user_name())  # type: ignore[arg-type]
     typer.echo(f"{ids[0]} is marked {mark}" if mark != "none" else f"{ids[0]} has no mark any more")
-
-
-def _user() -> str:
-    """Return who marks: the name of the user, or the number where nothing gives it a name, as in a container."""
-    import getpass
-    import os
-
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return f"user {os.getuid()}"
 
 
 def _rebuild(path: Path, record: RecordTable) -> None:

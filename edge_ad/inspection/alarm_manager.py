@@ -36,7 +36,8 @@ class AlarmManager(Observer):
 
     Each camera has an alarm of its own; the lamp is on while any of them is lit. Alarms are numbered over all cameras,
     so that an acknowledge of number n touches none that came later. ``latches`` are the states of an earlier process by
-    camera, ``save`` is called with each change of one. While ``withheld`` gives a reason nothing passes.
+    camera, ``save`` is called with each change of one. While ``withheld`` gives a reason nothing passes. While ``paused``
+    nothing passes either, and no part raises an alarm or ends one: what stood stands, and an acknowledge counts.
     """
 
     def __init__(
@@ -49,7 +50,9 @@ class AlarmManager(Observer):
         save: SaveAlarmState | None = None,
         clock: Callable[[], float] = time.monotonic,
         withheld: Callable[[], str | None] = lambda: None,
+        paused: Callable[[], bool] = lambda: False,
     ) -> None:
+        self._paused = paused
         self._withheld = withheld
         self._rule = rule
         self._guard = guard
@@ -80,13 +83,15 @@ class AlarmManager(Observer):
 
     def on_result(self, result: InspectionResult, source: Source) -> None:
         """Bring out a verdict, then what it means for the alarm."""
-        event, now = result.event, self._clock()
+        event, now, paused = result.event, self._clock(), self._paused()
         if self._guard is not None:
-            passed = not rejects(self._rule, event.verdict) and self._withheld() is None
+            passed = not (rejects(self._rule, event.verdict) or paused) and self._withheld() is None
             index = self._indices[source.name]
             self._guard.send(
                 Message("verdict", now, index, event.verdict, passed, event.part or "", result.called_at)
             )
+        if paused:
+            return
         sign = sign_of(self._rule, event.verdict, event.score)
         self._set(source.name, on_part(self.states[source.name], self._rule, sign, now, number=self.number + 1))
 

@@ -25,7 +25,9 @@ from edge_ad.inspection.alarm_manager import AlarmManager
 from edge_ad.inspection.drift import MIN_REFERENCE, Drift, ImageDrift
 from edge_ad.inspection.judge import Combine, Inferring
 from edge_ad.inspection.part_tracking import CalledParts, Calls, PartDetector, SeenParts
+from edge_ad.inspection.pause import Pause
 from edge_ad.inspection.presence import LikeNormal, Locatable, Matcher, PresenceDetector, UnlikeEmpty
+from edge_ad.inspection.requests import ControlSocket, Request, Requests, control_path
 from edge_ad.inspection.settings import conditions_of, presence_of, set_by_hand, store_of
 from edge_ad.inspection.triggers import THROUGH_OUTPUTS, open_trigger, parse_trigger
 from edge_ad.inspection.view import TileStatistics, View, combine, load_tiles, view_of
@@ -36,6 +38,7 @@ from edge_ad.outputs.guard_client import GuardClient
 from edge_ad.outputs.targets import ADVICE, targets_of
 from edge_ad.scoring import BRANCHES, Thresholds, fuse
 from edge_ad.store import Store
+from edge_ad.store.actions import ActionLog, actions_path
 from edge_ad.store.retention import MaintenanceThread, prepare_evidence
 from edge_ad.utils.locks import Targets, lock_file
 from edge_ad.utils.supervision import ThreadFaults
@@ -206,7 +209,11 @@ def make_drift(bundle: Bundle, cascade: bool = False) -> Drift | None:
 
 
 class Wiring:
-    """The guard, the trigger, the store with its dispatcher and the alarm manager of one run; ``close`` in reverse order."""
+    """The guard, the trigger, the store with its dispatcher, the pause and the alarm manager of one run; ``close`` in
+    reverse order.
+
+    ``requests`` takes what a PLC, a page or a command asks for.
+    """
 
     def __init__(
         self,
@@ -217,6 +224,7 @@ class Wiring:
     ) -> None:
         self.faults = faults or ThreadFaults()
         self.calls = Calls(changed)
+        self.requests = Requests()
         self._faulty: set[str] = set()
         self._stack = contextlib.ExitStack()
         try:
@@ -273,6 +281,7 @@ class Wiring:
             )
             self._stack.callback(self.guard.close)
             self.calls.on_call = self.guard.called
+        self._take_requests()
         trigger = None if address is None else open_trigger(address, self.calls, self.faults)
         if trigger is not None:
             self._stack.callback(trigger.close)
@@ -286,7 +295,24 @@ class Wiring:
             latches=store.latches if store else None,
             save=store.save_alarm_state if store else None,
             withheld=self._withheld if settings.record.required else lambda: None,
+            paused=lambda: self.pause.action is not None,
         )
+
+    def _take_requests(self) -> None:
+        """Take requests from now on; where there is a store, those of commands too, and the pause that it keeps."""
+        log = None if self.store is None else ActionLog(actions_path(self.store.path))
+        self.pause = Pause(log, self.guard.pause if self.guard is not None else lambda paused: None)
+        if self.pause.action is not None:
+            _log.warning("the line comes up paused, %s; `edge-ad resume` ends that", self.pause.action.describe())
+        self.requests.register("pause", self.pause.pause)
+        self.requests.register("resume", self.pause.resume)
+        if self.store is not None:
+            try:
+                control = ControlSocket(control_path(self.store.path), self.requests, self.faults)
+            except BadInput as error:  # a file system without sockets; the line itself needs none
+                _log.warning("%s; `edge-ad pause` does not work for this run", error)
+            else:
+                self._stack.callback(control.close)
 
     def _withheld(self) -> str | None:
         """Return why nothing may pass: verdicts could be lost."""
@@ -299,6 +325,8 @@ class Wiring:
                 self.calls.put(part_id(str(record["part"])), float(record["at"]))
         elif record["kind"] == "acknowledge":
             self.alarm_manager.acknowledge(int(record["number"]))
+        elif record["kind"] == "order":
+            self._ordered(str(record["order"]))
         elif record["kind"] == "channel":
             name, fault = record["name"], record["fault"]
             if fault is not None:
@@ -309,6 +337,13 @@ class Wiring:
                 self._faulty.discard(name)
         elif record["kind"] == "error":
             _log.error("output fault: %s", storable(record["text"]))
+
+    def _ordered(self, kind: str) -> None:
+        """Do what a PLC asks for; what is refused is logged, because a PLC is told nothing."""
+        try:
+            self.requests.submit(Request(kind, "PLC", "plc", {"reason": f"bit of the PLC for {kind}"}))
+        except BadInput as error:
+            _log.warning("the PLC asks for a %s: %s", kind, error)
 
     def _prove(self) -> None:
         """Wait until every output works; DeviceFault names those that do not."""

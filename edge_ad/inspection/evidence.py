@@ -26,6 +26,7 @@ from edge_ad.inspection.camera_worker import Counters
 from edge_ad.inspection.judge import InspectionResult
 from edge_ad.inspection.locating import draw_outlines
 from edge_ad.inspection.observers import Observer
+from edge_ad.inspection.pause import PAUSED
 from edge_ad.inspection.recorder import HeatScale, bounded, heat_of, outlines_of, overlay, safe_name
 from edge_ad.inspection.view import View
 from edge_ad.store import Store, StoredImage
@@ -97,9 +98,10 @@ class Evidence:
         store.listen(self.committed)
 
     def wants(self, event: Event) -> bool:
-        """Whether this event keeps its images."""
+        """Whether this event keeps its images: all that are not OK, and some OK; in a pause as few as of OK."""
         every = self._settings.ok_every
-        return event.verdict != "OK" or (every > 0 and zlib.crc32(event.id.encode()) % every == 0)
+        usual = event.verdict == "OK" or (event.verdict == "NONE" and (event.reason or "").startswith(PAUSED))
+        return not usual or (every > 0 and zlib.crc32(event.id.encode()) % every == 0)
 
     def offer(self, event: Event, result: InspectionResult) -> None:
         """Hand over what an event was made from, before the event goes to the store."""

@@ -342,6 +342,7 @@ class Inspector:
             patient=self._notifier.managed,
             detectors=detectors,
             changed=self._changed,
+            pause=self.wiring.pause,
         )
         self._stack.callback(self.watchdog.close)
         if self._record is not None:

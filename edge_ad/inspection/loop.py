@@ -6,6 +6,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 from edge_ad.camera.frames import Source
 from edge_ad.camera.opencv import one_thread
@@ -15,6 +16,7 @@ from edge_ad.inspection.camera_worker import CameraWorker, Counters, Faulted, La
 from edge_ad.inspection.judge import NOT_LOCATED, InspectionResult, Judge, results_of_parts
 from edge_ad.inspection.observers import Observer
 from edge_ad.inspection.part_tracking import Judgeable, PartDetector
+from edge_ad.inspection.pause import Pause
 from edge_ad.inspection.settings import CaptureConditions
 
 TICK_S = 0.02
@@ -26,7 +28,8 @@ class Loop:
     Sources share the pipeline fairly: each gives at most one frame a round. Every frame ends as judged, dropped,
     faulted or idle. ``detectors`` (one for each source, or None) gather frames to parts: a part gives one judgement, or
     one for each of several parts that are located in its frames.
-    ``conditions`` and ``patient`` as for CameraWorker. The loop closes the sources; the caller closes the observers.
+    ``conditions`` and ``patient`` as for CameraWorker. In a ``pause`` no frame is inferred and every verdict is NONE. The
+    loop closes the sources; the caller closes the observers.
     """
 
     def __init__(
@@ -40,8 +43,10 @@ class Loop:
         patient: bool = False,
         detectors: Sequence[PartDetector] | None = None,
         changed: threading.Condition | None = None,
+        pause: Pause | None = None,
     ) -> None:
         self._judge = judge
+        self._pause = pause or Pause(None)
         self._observers = observers
         self._give_up_s = settings.run.give_up_s
         self._changed = changed or threading.Condition()
@@ -117,6 +122,9 @@ class Loop:
 
     def _take(self, worker: CameraWorker, outcome: Outcome) -> None:
         """Handle an outcome, or let its frame be inferred beside those of other stations until its next turn."""
+        reason = self._pause.reason()
+        if reason is not None and isinstance(outcome, Judgeable):
+            outcome = replace(outcome, fault=reason)
         if not isinstance(outcome, Judgeable) or not self._judge.begin(outcome, worker.checks_age):
             self._handle(worker, outcome)
             return
@@ -157,7 +165,7 @@ class Loop:
             for observer in self._observers:
                 observer.on_cycle(worker.name, outcome.state)
             return
-        results = self._results(worker, outcome)
+        results = self._pause.withhold(self._results(worker, outcome))
         counters = worker.counters
         if isinstance(outcome, Outage):
             counters.outages += 1
@@ -168,7 +176,7 @@ class Loop:
         broken = next((result for result in results if result.broken is not None), None)
         verdicts = results if broken is not None else self._of_part(worker, outcome, results)
         if verdicts:
-            self._report(worker, verdicts)
+            self._report(worker, self._pause.withhold(verdicts))
         if broken is not None:
             _raise_engine_fault(worker.name, broken)
 

@@ -22,7 +22,7 @@ from typing import Any
 from edge_ad.errors import DeviceFault, EdgeAdError
 from edge_ad.outputs.channels import Channel, OutputAddress, address_names, make_channel, parse_output
 from edge_ad.outputs.guard_state import KINDS, GuardState, Message
-from edge_ad.outputs.signals import Acknowledge, ChannelHealth, OutputSignals, Released, Request, Unavailable
+from edge_ad.outputs.signals import Acknowledge, ChannelHealth, Order, OutputSignals, Released, Request, Unavailable
 
 LINGER_S = 1.0
 REFRESH_S = 0.05
@@ -84,6 +84,8 @@ class Guard:
             self._report({"kind": "pong", "number": int(record["number"])})
         elif kind == "alarm":
             self._guard_state.lamp(bool(record["lit"]), bool(record["waiting"]), int(record["number"]))
+        elif kind == "pause":
+            self._guard_state.pause(bool(record["paused"]))
         elif kind == "called":
             self._guard_state.trigger(float(record["at"]))
         elif kind in KINDS:
@@ -156,6 +158,8 @@ class Guard:
         elif isinstance(request, Unavailable):
             if calls and self._guard_state.calls:
                 self._guard_state.forget()
+        elif isinstance(request, Order):
+            self._report_request({"kind": "order", "order": request.kind, "at": now}, now)
         elif isinstance(request, Acknowledge):
             self._report_request({"kind": "acknowledge", "at": now, **asdict(request)}, now)
         elif calls or not self._trigger:  # a trigger elsewhere than where parts are called for calls for nothing

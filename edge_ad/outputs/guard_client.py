@@ -32,11 +32,11 @@ class GuardClient:
     """A running guard. Every method returns at once; a guard that died, hangs or does not read any more is replaced.
 
     ``on_record`` gets what the guard tells, in a thread of its own: ``{"kind": "trigger", "part", "at"}``,
-    ``{"kind": "acknowledge", "number", "at"}``, ``{"kind": "channel", "name", "fault"}`` when an output fails (fault
-    None: works) and ``{"kind": "error", "text"}``. With ``calls`` a trigger calls for parts and only a verdict on the
-    latest call passes; ``trigger`` says which outputs call ("modbus", "gpio", "s7", "enip", else ""). BadInput for a
-    wrong URI or a missing package, DeviceFault when an output cannot be opened or the guard ends more than five times a
-    minute.
+    ``{"kind": "acknowledge", "number", "at"}``, ``{"kind": "order", "order", "at"}`` for another request of a PLC,
+    ``{"kind": "channel", "name", "fault"}`` when an output fails (fault None: works) and ``{"kind": "error", "text"}``. With
+    ``calls`` a trigger calls for parts and only a verdict on the latest call passes; ``trigger`` says which outputs call
+    ("modbus", "gpio", "s7", "enip", else ""). BadInput for a wrong URI or a missing package, DeviceFault when an output
+    cannot be opened or the guard ends more than five times a minute.
     """
 
     def __init__(
@@ -61,6 +61,7 @@ class GuardClient:
         self._faults = faults or ThreadFaults()
         self._lock = threading.RLock()
         self._lamp: dict[str, Any] | None = None
+        self._pause: dict[str, Any] | None = None
         self._ends = Ends()
         self._states = {name: ChannelState(name) for name in names}
         self._fault: DeviceFault | None = None
@@ -118,6 +119,12 @@ class GuardClient:
         self._lamp = {"kind": "alarm", "lit": lit, "waiting": waiting, "number": number}
         self._write(self._lamp)
 
+    def pause(self, paused: bool) -> None:
+        """Tell the guard that the line is paused, or no more; from any thread."""
+        with contextlib.suppress(DeviceFault), self._lock:  # a fault is told by the next message of the loop
+            self._pause = {"kind": "pause", "paused": paused}
+            self._write(self._pause)
+
     def check(self) -> None:
         """Raise DeviceFault when the guard ended too often."""
         if self._fault is not None:
@@ -146,8 +153,9 @@ class GuardClient:
         # Essential: what it hears are the calls and acknowledges of a PLC. Reading goes on where it stopped.
         SupervisedThread("guard", lambda: self._listen(process, opened), self._faults, essential=True).start()
         os.write(self._pipe, (json.dumps(self._settings) + "\n").encode())
-        if self._lamp is not None:
-            os.write(self._pipe, (json.dumps(self._lamp) + "\n").encode())
+        for state in (self._pause, self._lamp):
+            if state is not None:
+                os.write(self._pipe, (json.dumps(state) + "\n").encode())
         if not self.restarts:
             self.ports = opened.wait()
         return process

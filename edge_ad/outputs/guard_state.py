@@ -47,6 +47,9 @@ class GuardState:
 
     Where a trigger calls for parts (``calls``), the call takes back whatever stands, and only a verdict on the latest
     call counts: one on an earlier call is too late, whatever it says.
+
+    While the line is ``paused`` nothing is ready, valid or passes, and nothing is a fault but silence; alarm and heartbeat
+    go on. What stood when a pause begins or ends is taken back.
     """
 
     hold_s: float
@@ -61,6 +64,7 @@ class GuardState:
     superseded: int = 0
     call: float | None = None
     level: bool = False  # whether the trigger line is still up
+    paused: bool = False
     _states: list[_Camera] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -90,6 +94,12 @@ class GuardState:
         self.call = None
         self._take_back()
 
+    def pause(self, paused: bool) -> None:
+        """Begin or end a pause: a call from before it is answered by nothing that comes after it."""
+        if paused != self.paused:
+            self.paused = paused
+            self.forget()
+
     def lamp(self, lit: bool, waiting: bool, number: int) -> None:
         """Set the alarm lines."""
         self.alarm, self.alarm_waiting, self.alarm_number = lit, waiting, number
@@ -97,6 +107,8 @@ class GuardState:
     def signals(self, now: float) -> OutputSignals:
         """Return what must stand on the lines at ``now``."""
         alive = all(self._fresh(state.alive_at, now) for state in self._states)
+        if self.paused:
+            return self._paused(alive, now)
         valid = alive and all(self._fresh(state.verdict_at, now) for state in self._states)
         told_fault = any(self._fresh(state.fault_at, now) for state in self._states)
         pending = self.calls and self.call is not None and any(s.answered != self.call for s in self._states)
@@ -108,12 +120,25 @@ class GuardState:
             busy=alive and (pending or any(state.busy for state in self._states)),
             alarm=self.alarm,
             alarm_waiting=self.alarm_waiting,
-            heartbeat=alive and int(now / HEARTBEAT_S) % 2 == 1,
+            heartbeat=self._beats(alive, now),
             verdict=self.verdict,
             sequence=self.sequence,
             alarm_number=self.alarm_number,
             part=self.part,
             strobe=valid and self.calls and self.level,
+        )
+
+    def _paused(self, alive: bool, now: float) -> OutputSignals:
+        return OutputSignals(
+            fault=not alive,
+            alarm=self.alarm,
+            alarm_waiting=self.alarm_waiting,
+            heartbeat=self._beats(alive, now),
+            verdict=self.verdict,
+            sequence=self.sequence,
+            alarm_number=self.alarm_number,
+            part=self.part,
+            paused=True,
         )
 
     def next_change(self, now: float) -> float:
@@ -125,6 +150,9 @@ class GuardState:
             if self._fresh(moment, now) and moment is not None
         ]
         return max(0.0, min([HEARTBEAT_S - now % HEARTBEAT_S, *ends]))
+
+    def _beats(self, alive: bool, now: float) -> bool:
+        return alive and int(now / HEARTBEAT_S) % 2 == 1
 
     def _verdict(self, state: _Camera, message: Message) -> None:
         if self.calls and (self.call is None or message.call != self.call):

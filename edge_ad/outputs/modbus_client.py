@@ -20,10 +20,12 @@ from edge_ad.outputs.modbus_codec import (
 )
 from edge_ad.outputs.signals import (
     BITS,
+    FIRST_REQUEST_BITS,
     PART_ADDRESS,
     PART_COUNT,
     REGISTERS,
     REQUEST_BITS,
+    TRIGGER_BIT,
     ChannelHealth,
     Edges,
     OnRequest,
@@ -43,11 +45,11 @@ class ModbusClient:
     """Writes coils ``base`` to ``base + 7`` and holding registers ``base`` to ``base + 23`` of a PLC.
 
     Changes go out at once, and everything is written every 50 ms. In the same cycle the coils are read back, and the
-    request bits ``base + 16`` and ``base + 17`` and, on a trigger, registers ``base + 32`` on are read; before a pass
-    is written the request bits are read first, so that it cannot follow a call that it is not about. A lost connection
-    is built again after 0.1 s, then 0.2 s and so on up to 2 s; what the PLC shows meanwhile is its own affair (watch
-    the heartbeat bit). ``stats`` is told of a PLC that cannot be reached, refuses, or shows other coils than were
-    written.
+    request bits ``base + 16`` to ``base + 19`` (of an older PLC the first two) and, on a trigger, registers ``base + 32``
+    on are read; before a pass is written the request bits are read first, so that it cannot follow a call that it is not
+    about. A lost connection is built again after 0.1 s, then 0.2 s and so on up to 2 s; what the PLC shows meanwhile is
+    its own affair (watch the heartbeat bit). ``stats`` is told of a PLC that cannot be reached, refuses, or shows other
+    coils than were written.
     """
 
     def __init__(
@@ -62,7 +64,7 @@ class ModbusClient:
         self._written = asyncio.Event()
         self._transaction = 0
         self._task: asyncio.Task[None] | None = None
-        self._asks = True  # whether the PLC has request bits
+        self._asked = len(REQUEST_BITS)  # how many request bits the PLC has
         self._reads = True  # whether it lets us read the coils
         self._misreads = 0
         self._closing = False
@@ -167,30 +169,31 @@ class ModbusClient:
             if shown is not None:
                 self._health.well()
             return
-        last = REQUEST_BITS[1] if self._asks else len(BITS) - 1
+        count = REQUEST_BITS[self._asked - 1] + 1 if self._asked else len(BITS)
         try:
-            pdu = await self._ask(reader, writer, read_request(READ_COILS, self._base, last + 1))
-            bits = read_values(READ_COILS, last + 1, pdu)
+            pdu = await self._ask(reader, writer, read_request(READ_COILS, self._base, count))
+            bits = read_values(READ_COILS, count, pdu)
         except ModbusError:
-            if self._asks:
-                self._asks = False
+            if self._asked:
+                self._asked = FIRST_REQUEST_BITS if self._asked > FIRST_REQUEST_BITS else 0
+                await self._requests(reader, writer, shown)
             else:
                 self._reads = False
             return
         if shown is not None and not self._changed.is_set():
             self._compare(shown, bits)
-        if self._asks:
+        if self._asked:
             await self._take_requests(reader, writer, bits)
 
     async def _take_requests(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, bits: tuple[int, ...]
     ) -> None:
         part: tuple[int, ...] = ()
-        if bits[REQUEST_BITS[1]]:
+        if bits[TRIGGER_BIT]:
             pdu = await self._ask(reader, writer, read_request(READ_HOLDING, self._base + PART_ADDRESS, PART_COUNT))
             with contextlib.suppress(ModbusError):  # it gives no ids
                 part = read_values(READ_HOLDING, PART_COUNT, pdu)
-        for request in self._edges.look([bits[bit] for bit in REQUEST_BITS], part, self._signals.alarm_number):
+        for request in self._edges.look(bits[REQUEST_BITS[0] :], part, self._signals.alarm_number):
             self._on_request(request)
 
     def _compare(self, shown: OutputSignals, bits: tuple[int, ...]) -> None:

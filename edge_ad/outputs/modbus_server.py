@@ -26,7 +26,6 @@ from edge_ad.outputs.modbus_codec import (
     write_answer,
 )
 from edge_ad.outputs.signals import (
-    ACKNOWLEDGE_BIT,
     PART_ADDRESS,
     PART_COUNT,
     REGISTERS,
@@ -43,6 +42,7 @@ MAX_CLIENTS = 16
 MAX_OF_A_PEER = 8
 IDLE_S = 60.0
 BIND_FOR_S = 6.0
+_NO_REQUESTS = (0,) * len(REQUEST_BITS)
 _KEEPALIVE = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 2, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 11_000}
 
 
@@ -57,10 +57,10 @@ class _Client:
 class ModbusServer:
     """Serves the lines from memory: what ``show`` was given last is what the next read returns.
 
-    Bits 0 to 7 and registers 0 to 23 are the lines and cannot be written. Bits 16 (acknowledge) and 17 (trigger) and
-    registers 32 to 47 (part id) belong to the PLC. Everything else reads 0 up to bit 31 and register 47; further
-    addresses are answered with exception 2. ``look`` is called before each answer: lines that have run out are not
-    read, however late the timer is. A connection that asks nothing for a minute is ended, and at MAX_CLIENTS
+    Bits 0 to 7 and registers 0 to 23 are the lines and cannot be written. Bits 16 (acknowledge), 17 (trigger), 18 (pause)
+    and 19 (resume) and registers 32 to 47 (part id) belong to the PLC. Everything else reads 0 up to bit 31 and register
+    47; further addresses are answered with exception 2. ``look`` is called before each answer: lines that have run out are
+    not read, however late the timer is. A connection that asks nothing for a minute is ended, and at MAX_CLIENTS
     (MAX_OF_A_PEER of one address) the one that has been silent for longest makes room.
     """
 
@@ -83,7 +83,7 @@ class ModbusServer:
         self._registers = [0] * REGISTERS_LIMIT
         self._server: asyncio.Server | None = None
         self._clients: list[_Client] = []
-        self._edges.look((0, 0), (), 0)
+        self._edges.look(_NO_REQUESTS, (), 0)
         self._part: list[int] = []  # of the last call
         self._caller: _Client | None = None  # who wrote the request bits last
         self.show(self._signals)
@@ -177,7 +177,7 @@ class ModbusServer:
             self._caller = None
             for bit in REQUEST_BITS:
                 self._bits[bit] = 0
-            self._edges.look((0, 0), (), 0)
+            self._edges.look(_NO_REQUESTS, (), 0)
         with contextlib.suppress(OSError):
             if abort:
                 client.writer.transport.abort()  # a peer that does not read would keep it open
@@ -211,7 +211,7 @@ class ModbusServer:
         looks = [[self._bits[bit] for bit in REQUEST_BITS]]
         if bits and TRIGGER_BIT in indices and self._bits[TRIGGER_BIT]:
             if part != self._part:  # another part, though the bit was not seen to fall in between
-                looks.insert(0, [self._bits[ACKNOWLEDGE_BIT], 0])
+                looks.insert(0, [bit * (index != TRIGGER_BIT) for index, bit in zip(REQUEST_BITS, looks[0], strict=True)])
             self._part = part
         for look in looks:
             for event in self._edges.look(look, part, self._signals.alarm_number):

@@ -17,6 +17,7 @@ from edge_ad.outputs.signals import (
     Acknowledge,
     ChannelHealth,
     OnRequest,
+    Order,
     OutputSignals,
     Request,
     Trigger,
@@ -179,7 +180,7 @@ class PlcChannel:
                 self._health.well()
         elif kind == "failed":
             self._health.failed(str(record["text"]))
-        elif kind in ("trigger", "acknowledge", "unavailable"):
+        elif kind in ("trigger", "acknowledge", "unavailable", "order"):
             self._taken = int(record["count"])
             self._on_request(self._request(kind, record))
             self._send(time.monotonic())
@@ -187,6 +188,8 @@ class PlcChannel:
     def _request(self, kind: str, record: dict[str, Any]) -> Request:
         if kind == "trigger":
             return Trigger(str(record["part"]))
+        if kind == "order":
+            return Order(str(record["order"]))
         if kind == "unavailable":
             return Unavailable()
         number = self._signals.alarm_number  # of which the PLC shows 16 bits

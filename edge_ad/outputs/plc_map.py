@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from edge_ad.outputs.channels import OutputAddress
-from edge_ad.outputs.signals import BITS, PART_ADDRESS, PART_COUNT, REGISTERS
+from edge_ad.outputs.signals import BITS, PART_ADDRESS, PART_COUNT, REGISTERS, REQUEST_BITS
 
 WORDS = PART_ADDRESS + PART_COUNT  # 0 to 23 are written by edge-ad, 31 to 47 by the PLC
-REQUEST_WORD = PART_ADDRESS - 1  # bit 0 acknowledges, bit 1 calls for a part
+REQUEST_WORD = PART_ADDRESS - 1  # bit 0 acknowledges, 1 calls for a part, 2 pauses, 3 resumes
 PASS_BIT, FAULT_BIT, VALID_BIT, ALARM_BIT = (1 << BITS.index(name) for name in ("pass", "fault", "result_valid", "alarm"))
 ALARM_WORD = 3
 ANSWER_S = 0.5
@@ -49,10 +49,10 @@ def make_plc(address: OutputAddress) -> Plc:
     return LogixTag(address)
 
 
-def requests_in(words: Sequence[int]) -> tuple[tuple[int, int], tuple[int, ...]]:
-    """Return what the PLC asks: the bits (acknowledge, trigger) and the words of the part id."""
-    bits = words[REQUEST_WORD]
-    return (bits & 1, bits >> 1 & 1), tuple(words[PART_ADDRESS : PART_ADDRESS + PART_COUNT])
+def requests_in(words: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return what the PLC asks: the bits (acknowledge, trigger, pause, resume) and the words of the part id."""
+    bits = tuple(words[REQUEST_WORD] >> index & 1 for index in range(len(REQUEST_BITS)))
+    return bits, tuple(words[PART_ADDRESS : PART_ADDRESS + PART_COUNT])
 
 
 def rejected(words: Sequence[int]) -> tuple[int, ...]:

@@ -30,7 +30,7 @@ from edge_ad.outputs.plc_map import (
     requests_in,
     without_pass,
 )
-from edge_ad.outputs.signals import BITS, REGISTERS, Edges, OutputSignals, Trigger
+from edge_ad.outputs.signals import BITS, REGISTERS, Edges, Order, OutputSignals, Trigger
 
 STALE_S = 0.5
 CYCLE_S = 0.05
@@ -158,11 +158,13 @@ class PlcWriter:
         looks = [bits]
         if bits[1]:
             if part != self._part:  # another part, though the bit was not seen to fall in between
-                looks.insert(0, (bits[0], 0))
+                looks.insert(0, (bits[0], 0, *bits[2:]))
             self._part = part
         for request in [found for look in looks for found in self._edges.look(look, part, words[ALARM_WORD])]:
             if isinstance(request, Trigger):
                 self._requested({"kind": "trigger", "part": request.part})
+            elif isinstance(request, Order):
+                self._requested({"kind": "order", "order": request.kind})
             else:
                 self._requested({"kind": "acknowledge", "alarm": words[ALARM_WORD]})
 

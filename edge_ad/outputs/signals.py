@@ -15,6 +15,7 @@ VERDICT_CODES = {"": 0, "OK": 1, "WARN": 2, "NG": 3, "NONE": 4}
 PART_REGISTERS = 16  # two ASCII characters each
 REGISTERS = 8 + PART_REGISTERS
 BITS = ("pass", "fault", "result_valid", "ready", "busy", "alarm", "alarm_waiting", "heartbeat")
+MODES = ("paused",)  # bits of register 4, the lowest first
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,8 @@ class OutputSignals:
     ``result_valid``: a verdict stands. ``ready``: the inspector lives and sees frames. ``busy``: a part is being
     looked at. ``alarm``, ``alarm_waiting``: the lamp, and whether it waits for an acknowledge. ``verdict``,
     ``sequence`` (0 to 65535) and ``part`` tell the last result and stay when it is no longer valid. ``strobe`` (pins
-    only): the trigger line is up, and a verdict on the part that it called for stands.
+    only): the trigger line is up, and a verdict on the part that it called for stands. ``paused``: somebody has paused
+    the line, which is neither a fault nor ready.
     """
 
     passed: bool = False
@@ -41,6 +43,7 @@ class OutputSignals:
     alarm_number: int = 0
     part: str = ""
     strobe: bool = False
+    paused: bool = False
 
     def bits(self) -> tuple[bool, ...]:
         """Return the bits in the order of ``BITS``."""
@@ -56,14 +59,14 @@ class OutputSignals:
         )
 
     def registers(self) -> tuple[int, ...]:
-        """Return 24 registers: the bits as a word, verdict code, sequence, alarm number, four spare, 32 letters."""
+        """Return 24 registers: the bits as a word, verdict code, sequence, alarm number, mode, three spare, 32 letters."""
         word = sum(1 << index for index, bit in enumerate(self.bits()) if bit)
         head = (
             word,
             VERDICT_CODES.get(self.verdict, 4),
             self.sequence & 0xFFFF,
             self.alarm_number & 0xFFFF,
-            0,
+            sum(1 << index for index, name in enumerate(MODES) if getattr(self, name)),
             0,
             0,
             0,
@@ -83,8 +86,9 @@ def registers_text(registers: tuple[int, ...] | list[int]) -> str:
     return "".join(char for char in raw.decode("ascii", "replace") if char.isprintable())
 
 
-ACKNOWLEDGE_BIT, TRIGGER_BIT = 16, 17
-REQUEST_BITS = (ACKNOWLEDGE_BIT, TRIGGER_BIT)
+ACKNOWLEDGE_BIT, TRIGGER_BIT, PAUSE_BIT, RESUME_BIT = 16, 17, 18, 19
+REQUEST_BITS = (ACKNOWLEDGE_BIT, TRIGGER_BIT, PAUSE_BIT, RESUME_BIT)
+FIRST_REQUEST_BITS = 2  # what a PLC has that was set up before there was a pause
 PART_ADDRESS = 32  # sixteen registers with the id of the part to judge
 PART_COUNT = 16
 
@@ -114,7 +118,14 @@ class Unavailable:
     """The wire that calls for parts was cut: calls may have been missed."""
 
 
-Request = Acknowledge | Trigger | Released | Unavailable
+@dataclass(frozen=True)
+class Order:
+    """What else a PLC asks of the run: ``kind`` is that of a request (pause, resume)."""
+
+    kind: str
+
+
+Request = Acknowledge | Trigger | Released | Unavailable | Order
 OnRequest = Callable[[Request], None]
 
 
@@ -125,20 +136,25 @@ class Edges:
     """
 
     def __init__(self) -> None:
-        self._last: tuple[bool, bool] | None = None
+        self._last: tuple[bool, ...] | None = None
 
     def look(self, bits: Sequence[int], part: Sequence[int], alarm_number: int) -> list[Request]:
-        """Return the requests in new values of (acknowledge, trigger) and of the part registers."""
-        now = (bool(bits[0]), bool(bits[1]))
+        """Return the requests in new values of (acknowledge, trigger, pause, resume) and of the part registers.
+
+        Bits that a PLC does not have are 0. A pause comes before what else rises with it, a resume after it, and only
+        while the pause bit is 0.
+        """
+        now = tuple(bool(bit) for bit in (*bits, 0, 0)[: len(REQUEST_BITS)])
         last, self._last = self._last, now
         if last is None:
             return []
-        results: list[Request] = []
-        if now[0] and not last[0]:
+        acknowledged, called, paused, resumed = (bit and not before for bit, before in zip(now, last, strict=True))
+        results: list[Request] = [Order("pause")] if paused else []
+        if acknowledged:
             results.append(Acknowledge(alarm_number))
-        if now[1] and not last[1]:
+        if called:
             results.append(Trigger(registers_text(list(part))))
-        return results
+        return [*results, Order("resume")] if resumed and not now[2] else results
 
 
 SETTLE_S = 1.0

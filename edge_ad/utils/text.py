@@ -129,3 +129,14 @@ def join_credentials(user: str, password: str, url: str) -> str:
         return url
     scheme, _, rest = url.partition("://")
     return f"{scheme}://{urllib.parse.quote(user, safe='')}:{urllib.parse.quote(password, safe='')}@{rest}"
+
+
+def user_name() -> str:
+    """Return the name of the user, or the number where nothing gives it a name, as in a container."""
+    import getpass
+    import os
+
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"user {os.getuid()}"

@@ -28,11 +28,12 @@ from edge_ad.web.access import COOKIE, SESSION_S, Access, AuthMiddleware, Refusa
 from edge_ad.web.dashboard_state import DashboardImage, DashboardState
 from edge_ad.web.metrics import metrics_text
 from edge_ad.web.record import Record, record_routes
-from edge_ad.web.schemas import Life, Message, State
+from edge_ad.web.schemas import Done, Life, Message, PauseRequest, State
 from edge_ad.web.thresholds import ThresholdService, thresholds_routes
 
 MAX_PAGES = 32
 MAX_QUIET_S = 1.0
+ANSWER_S = 10.0  # of the run to a request
 
 Ask = Callable[[dict[str, Any]], None]
 CameraIndex = Annotated[int, fastapi.Path(ge=0, le=1000)]
@@ -75,7 +76,32 @@ def live_routes(dashboard: DashboardState, ask: Ask, wanted: bool) -> APIRouter:
         ask({"kind": "acknowledge", "number": number})
         return {"number": number}
 
+    def submit(kind: str, wanted: PauseRequest, request: Request) -> dict[str, str]:
+        """Have the run handle a request; HTTPException 409 where it is refused."""
+        by = wanted.by.strip() or f"dashboard {request.scope['client_name']}"
+        return submitted(dashboard, ask, {"kind": kind, "by": by, "values": {"reason": wanted.reason}})
+
+    @router.post("/pause", response_model=Done, responses={409: {"model": Message}})
+    def pause(wanted: PauseRequest, request: Request) -> dict[str, str]:
+        """Pause the line: outputs show not ready, and nothing is judged until a resume."""
+        return submit("pause", wanted, request)
+
+    @router.post("/resume", response_model=Done, responses={409: {"model": Message}})
+    def resume(wanted: PauseRequest, request: Request) -> dict[str, str]:
+        """End the pause."""
+        return submit("resume", wanted, request)
+
     return router
+
+
+def submitted(dashboard: DashboardState, ask: Ask, request: dict[str, Any]) -> dict[str, str]:
+    """Have the run handle a request of a page and return its sentence; HTTPException 409 where it is refused."""
+    if not dashboard.attached:
+        raise HTTPException(409, f"no inspector is connected: a record takes no {request['kind']}")
+    answer = dashboard.submit(request, ask, ANSWER_S)
+    if answer is None or "error" in answer:
+        raise HTTPException(409, "the run does not answer: look at its log" if answer is None else str(answer["error"]))
+    return {"told": str(answer["done"])}
 
 
 def state_of(dashboard: DashboardState, role: str, wanted: bool, since: int) -> dict[str, Any]:

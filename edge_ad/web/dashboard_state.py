@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -108,6 +109,9 @@ class DashboardState:
         self._images: dict[int, deque[DashboardImage]] = {}
         self._lock = threading.Lock()
         self._waiting: set[asyncio.Event] = set()
+        self._answers: dict[int, dict[str, Any] | None] = {}  # by request, None while it is awaited
+        self._answered = threading.Condition()
+        self._requested = 0
 
     def take(self, record: dict[str, Any], blobs: list[bytes]) -> None:
         """Take in one message of the run."""
@@ -119,10 +123,31 @@ class DashboardState:
                 self.state = record["state"]
                 self.count += len(record["events"])
                 self._events.extend(record["events"])
+            elif record["kind"] == "answer":
+                self._take_answer(record)
             elif record["kind"] == "picture":
                 index = int(record["event"]["camera"])
                 images = self._images.setdefault(index, deque(maxlen=MAX_IMAGES))
                 images.append(image_of(images[-1].number + 1 if images else 1, record, blobs))
+
+    def _take_answer(self, record: dict[str, Any]) -> None:
+        with self._answered:
+            if record["number"] in self._answers:  # else nobody waits for it any more
+                self._answers[record["number"]] = record
+                self._answered.notify_all()
+
+    def submit(self, request: dict[str, Any], ask: Callable[[dict[str, Any]], None], seconds: float) -> dict[str, Any] | None:
+        """Send a request to the run by ``ask`` and return its answer, ``done`` or ``error``; None without one in time.
+
+        From any thread but that of the event loop.
+        """
+        with self._answered:
+            self._requested += 1
+            number = self._requested
+            self._answers[number] = None
+            ask({"kind": "request", "number": number, "request": request})
+            self._answered.wait_for(lambda: self._answers[number] is not None, seconds)
+            return self._answers.pop(number)
 
     @property
     def silent_s(self) -> float:

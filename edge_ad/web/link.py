@@ -28,12 +28,13 @@ from edge_ad.bundle import Bundle
 from edge_ad.camera.frames import Image
 from edge_ad.config import Config
 from edge_ad.engines.pipeline import Pipeline
-from edge_ad.errors import BadInput
+from edge_ad.errors import BadInput, EdgeAdError
 from edge_ad.inspection.inspector import Inspector
 from edge_ad.inspection.judge import worst_result
 from edge_ad.inspection.locating import draw_outlines
 from edge_ad.inspection.observers import Observer
 from edge_ad.inspection.recorder import HeatScale, heat_of, outlines_of
+from edge_ad.inspection.requests import Request, parse_request
 from edge_ad.inspection.settings import presence_of
 from edge_ad.outputs.delivery import ChannelState
 from edge_ad.scoring import Thresholds
@@ -57,10 +58,13 @@ NEEDED = ("fastapi", "uvicorn", "prometheus_client")
 
 @dataclass(frozen=True)
 class Asked:
-    """What a page may ask of the run: acknowledge alarms up to a number, take over the thresholds of a bundle."""
+    """What a page may ask of the run: acknowledge alarms up to a number, take over the thresholds of a bundle, and any
+    request that the run takes, such as a pause.
+    """
 
     acknowledge: Callable[[int], None]
     take_over: Callable[[str], None]
+    submit: Callable[[Request], str]
 
 
 class WebLink:
@@ -93,6 +97,7 @@ class WebLink:
         self._outputs = outputs
         self._started_at = time.monotonic()
         self._up = False
+        self.answers: deque[dict[str, Any]] = deque(maxlen=100)  # to requests of pages, not yet sent
         self._silence = 0  # beats since it was heard: a run that was stopped itself must not count that time
         self._closing = threading.Event()
         self._ends = Ends()
@@ -115,6 +120,7 @@ class WebLink:
             store=inspector.wiring.store,
             faults=self._faults,
             outputs=self._outputs,
+            pause=inspector.wiring.pause,
         )
         reporter = StatusReporter(watched, self.feed)
         SupervisedThread("web", lambda: self._feed(reporter, inspector.reference), self._faults).start()
@@ -160,6 +166,16 @@ class WebLink:
             self._asked.acknowledge(int(record["number"]))
         elif record["kind"] == "take_over":
             self._asked.take_over(str(record["path"]))
+        elif record["kind"] == "request":
+            self._submit(record)
+
+    def _submit(self, record: Mapping[str, Any]) -> None:
+        """Have the run handle a request, and send its sentence back to the page that waits for it."""
+        try:
+            answer = {"done": self._asked.submit(parse_request(record["request"], "dashboard"))}
+        except EdgeAdError as error:
+            answer = {"error": str(error)}
+        self.answers.append({"kind": "answer", "number": int(record["number"]), **answer})
 
     def _feed(self, reporter: StatusReporter, reference: NDArray[np.float32]) -> None:
         feed = self.feed
@@ -175,6 +191,8 @@ class WebLink:
                 continue  # what came meanwhile is shown later
             try:
                 self._expect_answer()
+                while self.answers:
+                    write_message(self._stdin, self.answers.popleft())
                 for raw in released.shots:
                     self._show(raw, scales[raw.index])
                 now = time.monotonic()
@@ -292,7 +310,7 @@ def open_web(inspector: Inspector) -> WebLink:
     }
     settled = None if store is None else lambda: store.committed + store.dropped
     feed = DashboardFeed(inspector.names, settled, view=inspector.view)
-    asked = Asked(wiring.alarm_manager.acknowledge, inspector.reloader.take_over)
+    asked = Asked(wiring.alarm_manager.acknowledge, inspector.reloader.take_over, wiring.requests.submit)
     return WebLink(run.web, run.web_names, hello, feed, asked=asked, faults=wiring.faults, outputs=wiring.outputs)
 
 

@@ -115,6 +115,20 @@ class Applied(BaseModel):
     told: str
 
 
+class PauseRequest(BaseModel):
+    """Why the line pauses or goes on, and who asks; without a name it is the address of the page."""
+
+    model_config = ConfigDict(extra="forbid")
+    reason: Annotated[str, Field(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")] = ""
+    by: Annotated[str, Field(max_length=80, pattern=r"^[^\x00-\x1f\x7f]*$")] = ""
+
+
+class Done(BaseModel):
+    """What the run did on a request."""
+
+    told: str
+
+
 class Life(BaseModel):
     """Whether the inspector lives."""
 

@@ -7,7 +7,7 @@ import re
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from edge_ad.inspection.drift import ADVICE
 from edge_ad.inspection.judge import Judge
 from edge_ad.inspection.loop import Loop
 from edge_ad.inspection.observers import DriftObserver
+from edge_ad.inspection.pause import Pause
 from edge_ad.inspection.watchdog import Watchdog
 from edge_ad.outputs.delivery import ChannelState
 from edge_ad.store import Store
@@ -80,6 +81,7 @@ class Watched:
     store: Store | None
     faults: ThreadFaults
     outputs: Callable[[], list[ChannelState]] = list
+    pause: Pause = field(default_factory=lambda: Pause(None))
 
 
 class StatusReporter:
@@ -109,6 +111,7 @@ class StatusReporter:
                 "waiting": any(state.waiting for state in alarm_manager.states.values()),
                 "number": alarm_manager.number,
             },
+            "pause": watched.pause.to_json(),
             "alarms": list(self._alarms)[::-1],
             "thresholds": {
                 **watched.judge.thresholds.to_json(),

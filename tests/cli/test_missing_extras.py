@@ -47,6 +47,8 @@ BARE: list[tuple[list[str], str | None]] = [
     (["export", BUNDLE, "--onnx", "part.onnx"], "cpu"),
     (["run", BUNDLE, "--camera", "0"], "cpu"),
     (["service", "print", "--bundle", BUNDLE, "--user", "nobody"], None),
+    (["pause", "--reason", "new belt"], None),
+    (["resume"], None),
     (["outputs", "list"], None),
     (["benchmark", BUNDLE], "cpu"),
     (["info", BUNDLE], None),

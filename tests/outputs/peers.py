@@ -39,12 +39,16 @@ class ReadingPlc:
 
 
 class WrittenPlc:
-    """A PLC as a server: ``size`` coils and registers that others write, in a thread with its own event loop."""
+    """A PLC as a server: ``size`` registers and ``coil_count`` coils (as many) that others write, in a thread with its own
+    event loop.
+    """
 
-    def __init__(self, port: int | None = None, coils: dict[int, bool] | None = None, size: int = 64) -> None:
+    def __init__(
+        self, port: int | None = None, coils: dict[int, bool] | None = None, size: int = 64, coil_count: int | None = None
+    ) -> None:
         self.size = size
         self.port = port or free_port()
-        self._first = [bool((coils or {}).get(address)) for address in range(size)]
+        self._first = [bool((coils or {}).get(address)) for address in range(coil_count or size)]
         self.changes: list[tuple[float, list[bool]]] = []
         self.asked = 0
         self._loop = asyncio.new_event_loop()

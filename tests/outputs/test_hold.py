@@ -119,3 +119,42 @@ def test_registers_carry_the_bits_and_the_part() -> None:
 @given(st.text(alphabet=st.characters(min_codepoint=32, max_codepoint=126), max_size=40))
 def test_text_in_registers(text: str) -> None:
     assert registers_text(text_registers(text, 16)) == text[:32]
+
+
+def test_what_stood_before_a_pause_stands_neither_in_it_nor_after_it() -> None:
+    hold = GuardState(HOLD)
+    hold.lamp(True, True, 3)
+    hold.take(good(1.0))
+    hold.pause(True)
+    hold.take(good(1.05))  # was on its way
+    signals = hold.signals(1.1)
+    shown = OutputSignals(
+        fault=False, alarm=True, alarm_waiting=True, alarm_number=3, verdict="OK", sequence=2, part="7", paused=True
+    )
+    assert signals == shown
+    assert signals.registers()[4] == 1
+    hold.pause(False)
+    signals = hold.signals(1.2)
+    assert (signals.passed, signals.result_valid, signals.ready, signals.paused) == (False, False, True, False)
+    hold.take(good(1.3))
+    assert hold.signals(1.3).passed
+
+
+def test_a_silent_inspector_is_a_fault_in_a_pause_too() -> None:
+    hold = GuardState(HOLD)
+    hold.pause(True)
+    hold.take(Message("idle", 1.0))
+    assert not hold.signals(1.4).fault
+    assert hold.signals(1.6).fault
+
+
+def test_a_call_from_before_a_pause_is_answered_by_no_verdict_after_it() -> None:
+    hold = GuardState(HOLD, calls=True)
+    hold.trigger(1.0)
+    hold.pause(True)
+    hold.pause(False)
+    hold.take(Message("verdict", 1.2, 0, "OK", True, "7", 1.0))
+    assert not hold.signals(1.2).passed
+    hold.trigger(1.3)
+    hold.take(Message("verdict", 1.4, 0, "OK", True, "8", 1.3))
+    assert hold.signals(1.4).passed

@@ -13,7 +13,7 @@ import pytest
 
 from edge_ad.outputs.modbus_client import ModbusClient
 from edge_ad.outputs.modbus_server import ModbusServer
-from edge_ad.outputs.signals import Acknowledge, Edges, OutputSignals, Request, Trigger, text_registers
+from edge_ad.outputs.signals import Acknowledge, Edges, Order, OutputSignals, Request, Trigger, text_registers
 from tests.fixtures.loopback import free_port, until
 from tests.outputs.peers import ReadingPlc, WrittenPlc
 
@@ -139,11 +139,27 @@ def test_the_client_reads_what_the_plc_asks() -> None:
         ([(0, 0), (1, 0)], [Acknowledge(5)]),
         ([(0, 0), (0, 1), (0, 1)], [Trigger("")]),
         ([(0, 1), (0, 0), (1, 1)], [Acknowledge(5), Trigger("")]),
+        ([(0, 0, 1, 1)], []),
+        ([(0, 0, 0, 0), (0, 1, 1, 0), (0, 0, 1, 0)], [Order("pause"), Trigger("")]),
+        ([(0, 0, 1, 0), (0, 1, 0, 1)], [Trigger(""), Order("resume")]),
+        ([(0, 0, 0, 0), (0, 0, 1, 1)], [Order("pause")]),  # both at once: paused
+        ([(0, 0, 1, 0), (0, 0, 1, 1)], []),  # no resume while the PLC asks for a pause
     ],
 )
-def test_requests_are_edges(looks: list[tuple[int, int]], found: list[Request]) -> None:
+def test_requests_are_edges(looks: list[tuple[int, ...]], found: list[Request]) -> None:
     edges = Edges()
     assert [request for look in looks for request in edges.look(look, [], 5)] == found
+
+
+def test_a_plc_set_up_before_there_was_a_pause_is_heard_as_before() -> None:
+    found: list[Request] = []
+    plc = WrittenPlc(coils={}, coil_count=18)
+    with running(lambda: ModbusClient("127.0.0.1", plc.port, 1, 0, on_request=found.append)) as (_, show):
+        show(OutputSignals(alarm_number=4))
+        assert until(lambda: plc.asked >= 3)
+        plc.set_coil(16, True)
+        assert until(lambda: found == [Acknowledge(4)])
+    plc.close()
 
 
 def test_a_call_whose_connection_was_cut_does_not_hide_the_next_one() -> None:

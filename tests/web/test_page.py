@@ -148,6 +148,40 @@ def test_an_alarm_is_acknowledged(watch: Watch, open_line: Line) -> None:
     )
 
 
+def test_the_line_is_paused_and_goes_on_by_the_keyboard(watch: Watch, open_line: Line, shots: Path) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="pip install 'edge-ad[test]'")
+    page = watch.page
+    page.wait_for_selector("#pause:not(:disabled)")
+    page.keyboard.press("p")
+    assert page.evaluate("document.activeElement.id") == "pause-by"
+    page.keyboard.type("anna")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")  # a reason is missing
+    assert page.is_visible("#pause-dialog")
+    page.keyboard.type("cleaning the lens")
+    page.screenshot(path=shots / "pause-dialog.png")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#paused:not([hidden])")
+    assert "Paused by anna since" in page.inner_text("#paused-told")
+    assert open_line.wait(lambda state: state["run"]["cameras"][0]["why"] == "paused: by anna (dashboard): cleaning the lens")
+    page.set_viewport_size({"width": 360, "height": 740})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    page.screenshot(path=shots / "paused-phone.png")
+    serious = [one["id"] for one in axe.Axe().run(page).response["violations"] if one["impact"] in ("serious", "critical")]
+    assert serious == []
+    page.set_viewport_size({"width": 1280, "height": 800})
+    page.screenshot(path=shots / "paused.png")
+    page.keyboard.press("p")
+    page.click("#pause-no")
+    assert page.is_visible("#paused")
+    page.keyboard.press("p")
+    assert page.input_value("#pause-by") == "anna"
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#paused", state="hidden")
+    assert open_line.wait(lambda state: state["run"]["pause"] is None)
+    page.evaluate("localStorage.clear()")
+
+
 def test_an_event_is_found_shown_and_marked(watch: Watch, open_line: Line) -> None:
     page = watch.page
     page.keyboard.press("2")

@@ -9,6 +9,7 @@ import { showHealth } from "./health.js";
 import { showHours } from "./hours.js";
 import { setupKeys, setupTabs } from "./keys.js";
 import { lampLost, lampWaiting, showLamp } from "./lamp.js";
+import { askPause, setupPause, showPause } from "./pause.js";
 import { nextCamera, selected, setupPicture, showPicture, toggleHeat } from "./picture.js";
 import { connect } from "./stream.js";
 import { loadThresholds, setupThresholds, thresholdsState } from "./thresholds.js";
@@ -34,6 +35,7 @@ function onState(found) {
 function show(found) {
   showLamp(found.run);
   showAlarms(found);
+  showPause(found);
   if (tab === "line") {
     showPicture(found);
     showBars(found.run, found.about, selected());
@@ -51,6 +53,7 @@ function onLink(next, why, since) {
     put(stale, `${why} since ${clock(since)} (${span(Date.now() / 1000 - since)}). What you see is old.`);
     lampLost(why, since);
     $("acknowledge").disabled = true;
+    $("pause").disabled = true;
   } else if (next === "starting") lampWaiting("the inspector warms up");
   else if (next === "record") lampWaiting("a record is shown; no inspector is connected");
   put($("pulse-text"), { live: "live", lost: "no data", starting: "starting", record: "record only", waiting: "connecting" }[next]);
@@ -64,6 +67,7 @@ function large() {
 
 setupPicture();
 setupAlarms();
+setupPause();
 setupEvents();
 setupThresholds();
 $("big").addEventListener("click", large);
@@ -76,7 +80,7 @@ go = setupTabs((name) => {
 });
 setupKeys({
   1: () => go(0), 2: () => go(1), 3: () => go(2), 4: () => go(3),
-  l: large, h: toggleHeat, a: acknowledge, c: () => nextCamera(state?.run),
+  l: large, h: toggleHeat, a: acknowledge, p: askPause, c: () => nextCamera(state?.run),
   j: () => step(1), k: () => step(-1), g: () => setMark("good"), b: () => setMark("bad"), u: () => setMark(null),
 });
 connect({ onState, onLink });

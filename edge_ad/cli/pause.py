@@ -1,0 +1,53 @@
+"""`edge-ad pause`: outputs show not ready until somebody resumes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edge_ad.cli.options import options_of
+from edge_ad.config import DEFAULT_STORE, Config
+
+By = Annotated[str | None, typer.Option(metavar="NAME", help="Who asks [the user of this terminal].")]
+StoreFile = Annotated[Path | None, typer.Option(help="The store of the run [`store` of [run], else runs/line.sqlite].")]
+
+
+@options_of()
+def command(
+    settings: Config,
+    *,
+    reason: Annotated[str, typer.Option(help="What is done meanwhile, such as 'cleaning the lens'.")],
+    by: By = None,
+    store: StoreFile = None,
+) -> None:
+    """Pause the line: outputs show not ready, parts are NONE; cameras and engines stay. Only `edge-ad resume` ends it."""
+    submit("pause", reason, by, store or settings.run.store or DEFAULT_STORE)
+
+
+def submit(kind: str, reason: str, by: str | None, store: Path) -> None:
+    """Have the run that keeps ``store`` do it; where none runs, keep it for the next one. BadInput as they refuse."""
+    from edge_ad.errors import BadInput
+    from edge_ad.inspection.pause import Pause
+    from edge_ad.inspection.requests import Request, ask_run
+    from edge_ad.store.actions import ActionLog, actions_path
+    from edge_ad.utils.locks import lock_file
+    from edge_ad.utils.text import user_name
+
+    request = Request(kind, user_name() if by is None else by, "command", {"reason": reason})
+    if not store.exists():
+        raise BadInput(
+            f"there is no store {store}: name that of the run by --store, or change into the folder of the station"
+        )
+    answer = ask_run(store, request)
+    if answer is None:
+        release = lock_file(
+            store.with_name(f"{store.name}.lock"), f"the store {store}", "its run takes no requests; end it"
+        )
+        try:
+            pause = Pause(ActionLog(actions_path(store)))
+            answer = f"{pause.pause(request) if kind == 'pause' else pause.resume(request)}; no run keeps {store} now"
+        finally:
+            release()
+    typer.echo(answer)
