@@ -43,13 +43,20 @@ make_venv() {
     "$base" -m venv --clear .venv
 }
 
+# Bytecode of what is never imported is most of it: half a minute of one core for torch and what it brings. Python writes the rest.
+pip_options="--disable-pip-version-check --no-compile -qq"
+
 install_pinned() {
-    "$python" -m pip install --disable-pip-version-check -qq -c tools/constraints.txt "$@"
+    "$python" -m pip install $pip_options -c tools/constraints.txt "$@"
+}
+
+have_venv() {
+    "$python" -m pip --version >/dev/null 2>&1 || { echo "== making .venv"; make_venv; }
 }
 
 prepare() {
     local extras="$1" stamp hash
-    "$python" -m pip --version >/dev/null 2>&1 || { echo "== making .venv"; make_venv; }
+    have_venv
     stamp=".venv/edge-ad-${extras//,/-}.stamp"
     hash="$({ cat pyproject.toml tools/constraints.txt; "$python" -VV; echo "$root"; } | sha256sum)"
     if [ "$(cat "$stamp" 2>/dev/null)" = "$hash" ]; then
@@ -116,7 +123,7 @@ prepare_set() {
     echo "== making $venv (once; a minute on a new machine)"
     "$2" -m venv --clear "$venv"
     set_constraints "$1" >"$venv/constraints.txt"
-    "$venv/bin/python" -m pip install --disable-pip-version-check -qq -c "$venv/constraints.txt" \
+    "$venv/bin/python" -m pip install $pip_options -c "$venv/constraints.txt" \
         -e ".[cpu,line]" pytest hypothesis pymodbus
     echo "$hash" >"$venv/edge-ad.stamp"
 }
@@ -130,6 +137,8 @@ browser_packages="chromium fonts-dejavu-core"
 tracing_packages="strace"
 host_packages="cmake g++ libstb-dev mono-mcs mono-runtime"
 
+apt_lists=""  # set once they are new
+
 install_system() {
     local what="$1" sudo=""
     shift
@@ -137,8 +146,9 @@ install_system() {
     command -v apt-get >/dev/null || { echo "== no apt-get: tests with $what will be skipped"; return; }
     [ "$(id -u)" = 0 ] || sudo="sudo -n"
     echo "== installing what tests with $what need (once)"
-    { $sudo apt-get update -qq && $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-        "$@" >/dev/null; } || echo "== that failed: tests with $what will be skipped"
+    { { [ -n "$apt_lists" ] || $sudo apt-get update -qq; } && apt_lists=new &&
+        $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null; } ||
+        echo "== that failed: tests with $what will be skipped"
 }
 
 prepare_cameras() { install_system "network cameras" $camera_packages; }
@@ -148,6 +158,15 @@ prepare_services() { install_system "an MQTT broker" $service_packages; }
 prepare_browser() { install_system "a browser" $browser_packages; }
 
 prepare_tracing() { install_system "power cuts" $tracing_packages; }
+
+# Everything above, and compilers for the samples of docs/host: beside the installation from PyPI, but not beside another apt-get.
+prepare_system() {
+    prepare_cameras
+    prepare_services
+    prepare_browser
+    prepare_tracing
+    install_system "programs in C++ and C#" $host_packages
+}
 
 # Compilers for the samples of docs/host, and ONNX Runtime for C, C++ and C# from npm, kept in ~/.cache/edge-ad-tests.
 prepare_host_programs() {

@@ -24,6 +24,9 @@ prepare_sets() {
 }
 prepare_sets >"$logs/sets" 2>&1 &
 preparing_sets=$!
+have_venv  # may need apt-get
+prepare_system >"$logs/system" 2>&1 &
+preparing_system=$!
 prepare distill,test
 check_code() {
     echo "== ruff" && "$python" -m ruff check . &&
@@ -32,10 +35,8 @@ check_code() {
 }
 check_code >"$logs/checks" 2>&1 &
 checking=$!
-prepare_cameras
-prepare_services
-prepare_browser
-prepare_tracing
+wait "$preparing_system" || true  # what is missing is skipped
+cat "$logs/system"
 prepare_host_programs
 prepare_pycuda
 failed=0 checks=passed
@@ -68,6 +69,7 @@ slow_then_fast() {  # SLOW FAST: which slow tests, then which fast ones; fails w
     return "$ended"
 }
 if [ $# -eq 0 ]; then
+    export EDGE_AD_TEST_EXPORTS="$logs/exports"  # graphs that torch has traced, for all parts
     training="tests/cli tests/demo tests/export tests/models tests/training"
     ignored=$(printf -- "--ignore=%s " $training)
     behind_training="tests/inspection" behind_waiting="tests/outputs tests/store tests/web"

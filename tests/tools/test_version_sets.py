@@ -123,7 +123,7 @@ set_version() { :; }
 set_python() { echo python; }
 set_left_out() { [ "$1" = board ] && echo "--ignore=tests/docs"; }
 prepare_set() { [ "$FAILING" != "set-up of a set" ] && echo "making $1"; }
-for name in prepare prepare_cameras prepare_services prepare_browser prepare_tracing prepare_host_programs prepare_pycuda; do
+for name in have_venv prepare prepare_system prepare_host_programs prepare_pycuda; do
     eval "$name() { :; }"
 done
 """
@@ -194,6 +194,14 @@ def test_the_whole_suite_runs_in_parts_and_fails_with_any(
 
 def test_the_folders_of_the_parts_exist() -> None:
     assert [path for path in (*TRAINING, *LINE) if not (ROOT / path).is_dir()] == []
+
+
+def test_apt_get_fetches_its_lists_once_for_all_packages() -> None:
+    """On a machine that has none of them; what apt-get is called with is printed instead."""
+    stubs = "dpkg() { return 1; }; id() { echo 0; }; env() { shift; \"$@\"; }; apt-get() { echo \"$@\" >&2; }; "
+    done = shell(f"{stubs} prepare_system")
+    calls = [line.split()[0] for line in done.stderr.splitlines()]
+    assert calls == ["update", *["install"] * 5], done.stderr
 
 
 def left_out(name: str) -> list[Path]:
