@@ -100,6 +100,53 @@ class PreNormBlock(nn.Module):
         out: Tensor = x + self.scale2 * self.down(F.gelu(self.up(self.norm2(x))))
         return out
 
+    def first(self, rows: Tensor, index: Tensor) -> Tensor:
+        """Map rows (U, D), the same for all R sequences but chosen by ``index`` i64 (R, N), to (N, R, D)."""
+        (count, size), heads, width = index.shape, self.attention.heads, rows.shape[1]
+        split = (part.reshape(len(rows), heads, -1).transpose(0, 1) for part in self._projected(self.norm1(rows)))
+        chosen = (part.index_select(1, index.flatten()) for part in split)
+        q, k, v = (part.reshape(heads, count, size, -1) for part in chosen)
+        mixed = torch.softmax(q @ k.transpose(-2, -1), dim=-1) @ v
+        x = rows.index_select(0, index.t().flatten())
+        return self._add(x, mixed.permute(2, 1, 0, 3).reshape(x.shape)).reshape(size, count, width)
+
+    def between(self, x: Tensor) -> Tensor:
+        """Map (N, R, D), R sequences side by side, to the same."""
+        size, count, width = x.shape
+        rows, heads = x.flatten(0, 1), count * self.attention.heads
+        q, k, v = (part.reshape(size, heads, -1) for part in self._projected(self.norm1(rows)))
+        mixed = torch.softmax(q.transpose(0, 1) @ k.permute(1, 2, 0), dim=-1) @ v.transpose(0, 1)
+        return self._add(rows, mixed.transpose(0, 1).reshape(rows.shape)).reshape(size, count, width)
+
+    def last(self, x: Tensor, row: int) -> Tensor:
+        """Map (N, R, D) to one row of each sequence, (R, D).
+
+        One query a sequence and head is multiplied by the weights of the keys, instead of all cells, and the mean cell
+        by those of the values. A bias of the keys would shift all weights of a query alike, and cancels.
+        """
+        attention, (_, count, width) = self.attention, x.shape
+        key, value = (layer.weight.reshape(attention.heads, -1, width) for layer in (attention.key, attention.value))
+        context = self.norm1(x)
+        query = self._query(context[row]).reshape(count, attention.heads, -1).transpose(0, 1)
+        weights = torch.softmax((query @ key).transpose(0, 1) @ context.permute(1, 2, 0), dim=-1)
+        mean = (weights @ context.transpose(0, 1)).transpose(0, 1)
+        mixed = (mean @ value.transpose(1, 2)).transpose(0, 1).reshape(count, width)
+        return self._add(x[row], mixed + attention.value.bias)
+
+    def _query(self, context: Tensor) -> Tensor:
+        layer, scale = self.attention.query, self.attention.scale
+        return F.linear(context, layer.weight * scale, layer.bias * scale)
+
+    def _projected(self, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return self._query(context), self.attention.key(context), self.attention.value(context)
+
+    def _add(self, x: Tensor, mixed: Tensor) -> Tensor:
+        """Return the block's result for rows (B, D) and what attention has mixed for them; its factors are constants."""
+        layers = ((self.attention.project, self.scale1), (self.down, self.scale2))
+        (mix, bias), (down, offset) = ((layer.weight * scale[:, None], layer.bias * scale) for layer, scale in layers)
+        x = x + F.linear(mixed, mix, bias)
+        return x + F.linear(F.gelu(self.up(self.norm2(x))), down, offset)
+
 
 class LaViT(nn.Module):
     """Masked features f32 (B, C, h, w) to log-probabilities of codes; sequence = [CLS, HIST, h * w cells].
@@ -142,17 +189,18 @@ class LaViT(nn.Module):
         not as many as those of the bank; only ``drop_masked`` needs it.
         """
         cells = self.embed(tokens.flatten(2).transpose(1, 2))
+        hidden = self.masked if masked is None else masked
+        if self.settings.drop_masked and len(tokens) == 1 and len(self.blocks) > 1 and not self.training:
+            return self._answer(self._shared(cells[0], masks, hidden))
         if self.settings.drop_masked:
-            x = self._visible(cells, masks, self.masked if masked is None else masked)
+            x = self._visible(cells, masks, hidden)
         else:
             keep = (1.0 - masks).unsqueeze(-1)
             cells = cells * keep + self.mask_token * (1.0 - keep)
             x = torch.cat([self.extra.expand(cells.shape[0], -1, -1), cells], dim=1) + self.position
         for block in self.blocks[:-1]:
             x = block(x)
-        x = self.blocks[-1](x, rows=slice(1, 2))
-        logits = self.head(self.norm(x[:, 0])).unflatten(1, (self.levels, self.codes))
-        return torch.softmax(logits.float(), dim=-1)
+        return self._answer(self.blocks[-1](x, rows=slice(1, 2))[:, 0])
 
     def judge(self, tokens: Tensor, ids: Tensor, masks: Tensor, shares: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return the score f32 (1,) and the plain map f32 (N,) of one image through R masks.
@@ -203,14 +251,41 @@ class LaViT(nn.Module):
     def _visible(self, cells: Tensor, masks: Tensor, masked: int) -> Tensor:
         """Return [CLS, HIST, visible cells] f32 (B, 2 + h * w - masked, D) from embedded cells (1 or B, h * w, D)."""
         cells = cells + self.position[:, 2:]
-        chosen = torch.topk(1.0 - masks, masks.shape[1] - masked, dim=1, sorted=False).indices
+        chosen = _seen(masks, masked)
         if cells.shape[0] > 1:  # rows of the flattened batch
             chosen = chosen + torch.arange(cells.shape[0], device=cells.device)[:, None] * cells.shape[1]
         visible = cells.flatten(0, 1)[chosen]
-        extra = (self.extra + self.position[:, :2]).expand(visible.shape[0], -1, -1)
+        first, hist = self._extra(masks, masked)
+        return torch.cat([first.expand(visible.shape[0], 1, -1), hist[:, None].expand(visible.shape[0], -1, -1), visible], dim=1)
+
+    def _shared(self, cells: Tensor, masks: Tensor, masked: int) -> Tensor:
+        """Return the row of HIST f32 (R, D) behind R masks of one image's embedded cells f32 (h * w, D).
+
+        What ``_visible`` and the blocks give but for rounding. Before the first block a cell is the same behind every
+        mask, so it is normalised and projected once; of the last block only one row is needed. Sequences lie side by
+        side, so that products over cells read them in place.
+        """
+        first, hist = self._extra(masks, masked)
+        rows = torch.cat([first, cells + self.position[0, 2:], hist])
+        count = len(masks)
+        own = torch.arange(count, device=masks.device)[:, None] + (len(cells) + 1)
+        index = torch.cat([torch.zeros_like(own), own, _seen(masks, masked) + 1], dim=1)
+        blocks = [block for block in self.blocks if isinstance(block, PreNormBlock)]
+        x = blocks[0].first(rows, index)
+        for block in blocks[1:-1]:
+            x = block.between(x)
+        return blocks[-1].last(x, row=1)
+
+    def _extra(self, masks: Tensor, masked: int) -> tuple[Tensor, Tensor]:
+        """Return CLS f32 (1, D) and the HIST of each mask f32 (R, D)."""
+        extra = (self.extra + self.position[:, :2])[0]
         # 16 brings the mean over so many cells back to the size of one embedding.
-        hist = extra[:, 1:] + self.where(masks)[:, None] * (16.0 / max(1, masked))
-        return torch.cat([extra[:, :1], hist, visible], dim=1)
+        return extra[:1], extra[1:] + self.where(masks) * (16.0 / max(1, masked))
+
+    def _answer(self, hist: Tensor) -> Tensor:
+        """Return probabilities f32 (B, levels, codes) from the row of HIST f32 (B, D)."""
+        logits = self.head(self.norm(hist)).unflatten(1, (self.levels, self.codes))
+        return torch.softmax(logits.float(), dim=-1)
 
     def _initialise(self) -> None:
         for module in self.modules():
@@ -228,6 +303,11 @@ class LaViT(nn.Module):
                 block.down.weight.div_(math.sqrt(2.0 * depth))
 
 
+def _seen(masks: Tensor, masked: int) -> Tensor:
+    """Return the cells i64 (R, N - masked) that masks f32 (R, N) of so many ones leave visible."""
+    return torch.topk(1.0 - masks, masks.shape[1] - masked, dim=1, sorted=False).indices
+
+
 def code_histograms(ids: Tensor, masks: Tensor, codes: int) -> Tensor:
     """Return the share of each code behind each mask, f32 (R, levels, codes), of one image's ids i64 (levels, N)."""
     return share_histograms(F.one_hot(ids, codes).to(masks.dtype), masks)
@@ -236,7 +316,15 @@ def code_histograms(ids: Tensor, masks: Tensor, codes: int) -> Tensor:
 def share_histograms(shares: Tensor, masks: Tensor) -> Tensor:
     """Return the share of each code behind each mask, f32 (R, levels, codes), from each cell's f32 (levels, N, codes).
     """
-    return torch.einsum("rn,lnk->rlk", masks, shares) / masks.sum(dim=1)[:, None, None]
+    return _behind(masks, shares) / masks.sum(dim=1)[:, None, None]
+
+
+def _behind(masks: Tensor, values: Tensor) -> Tensor:
+    """Return the sums f32 (R, levels, K) behind masks f32 (R, N) of values f32 (levels, N, K).
+
+    Written level by level: so onnxruntime multiplies without moving the values first.
+    """
+    return torch.einsum("lrn,lnk->lrk", masks.expand(len(values), -1, -1), values).transpose(0, 1)
 
 
 def batch_histograms(ids: Tensor, masks: Tensor, codes: int) -> Tensor:
@@ -262,12 +350,12 @@ def logic_map(ids: Tensor, masks: Tensor, predicted: Tensor, target: Tensor, *, 
     """
     one_hot = F.one_hot(ids, predicted.shape[-1]).to(masks.dtype)
     prior = torch.full_like(one_hot, 1.0 / one_hot.shape[-1]) if usual is None else usual
-    odd, prior = one_hot * (1.0 + RARE - prior), prior + NEVER
-    shown = torch.einsum("rn,lnk->rlk", masks, odd)
+    odd, prior = 1.0 + RARE - prior.gather(2, ids[..., None]), prior + NEVER
+    shown = _behind(masks, one_hot * odd)
     share = F.relu(target - predicted) / shown.clamp_min(0.5 * RARE)  # a code that is there weighs RARE or more
-    excess = torch.einsum("rlk,lnk->rn", share, odd)
-    share = F.relu(predicted - target) / torch.einsum("rn,lnk->rlk", masks, prior)
-    deficit = torch.einsum("rlk,lnk->rn", share, prior)
+    excess = (share.gather(2, ids.expand(len(masks), -1, -1)) * odd[..., 0]).sum(dim=1)
+    share = F.relu(predicted - target) / _behind(masks, prior)
+    deficit = torch.einsum("lrk,lkn->lrn", share.transpose(0, 1), prior.transpose(1, 2).contiguous()).sum(dim=0)
     blame = (excess + deficit) * masks
     return blame.sum(dim=0) / masks.sum(dim=0).clamp_min(1.0) * masks.sum(dim=1).mean()
 

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from edge_ad.models.lavit import LaViT, batch_histograms, code_histograms, lavit_loss, logic_map
 from edge_ad.presets.networks import LavitSettings
@@ -81,12 +82,34 @@ def test_what_is_masked_does_not_matter_and_what_is_seen_does(drop: bool) -> Non
 
 @pytest.mark.parametrize("drop", [False, True])
 def test_one_picture_through_many_masks_equals_one_by_one(drop: bool) -> None:
+    """Also in a batch of copies, where nothing is shared between the masks."""
     model, tokens, bank = network(drop_masked=drop), torch.randn(1, CHANNELS, GRID, GRID), masks(3)
     together = model(tokens, bank)
     assert together.shape == (3, 4, CODES)
     torch.testing.assert_close(together.sum(dim=-1), torch.ones(3, 4))
+    torch.testing.assert_close(together, model(tokens.expand(3, -1, -1, -1), bank))
     for number in range(3):
         torch.testing.assert_close(together[number : number + 1], model(tokens, bank[number : number + 1]))
+
+
+def test_masks_share_the_work_before_the_first_block_and_the_last_block_does_that_of_one_row() -> None:
+    """Products of 3 masks, 12 rows each, of which 20 differ. A projection of a row takes 144, a product of two rows 12.
+
+    The first block: queries, keys and values of 20 rows instead of 36. The last: a row instead of all becomes keys and
+    values, and then for each mask 3 heads times 12 x 12 products bring queries and means to the size of a cell.
+    """
+    model, tokens, bank = network(drop_masked=True), torch.randn(1, CHANNELS, GRID, GRID), masks(3)
+
+    def products(images: Tensor) -> int:
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            model(images, bank)
+        return counter.get_total_flops() // 2
+
+    apart, together = products(tokens.expand(3, -1, -1, -1)), products(tokens)
+    embedded = 2 * 16 * CHANNELS * 12  # of two images more
+    first = 3 * (36 - 20) * 144
+    last = 36 * 2 * 144 - 3 * (2 * 144) - 3 * 2 * 12 * (3 - 1) * 12
+    assert apart - together == embedded + first + last
 
 
 def test_parameters_and_initial_values_of_the_published_size() -> None:
