@@ -72,7 +72,12 @@ def command(
 def _lines(report: dict[str, Any]) -> Iterator[str]:
     """Yield what is worth knowing of a recalibration."""
     count, learned = report["goods"]["threshold"], report["learned"]
-    yield f"{count} normal images: {learned} learned, all set statistics and thresholds, by refits that had not seen them"
+    if not report["moved"]:
+        of = f"{count - report['known']} new and {report['known']} known normal images set statistics and thresholds"
+        rest = "statistics and thresholds hold within a tolerance, and stay too" if report["kept"] else of
+        yield f"the lot has not moved: its images score as the known ones, so what describes a lot stays; {rest}"
+    else:
+        yield f"{count} normal images: {learned} learned, all set statistics and thresholds, by refits that had not seen them"
     if report["shares"]:
         shares = ", ".join(f"{branch} {share:.0%}" for branch, share in report["shares"].items())
         yield f"refitted; the new images count: {shares}{', the old lot is forgotten' if report['forget'] else ''}"

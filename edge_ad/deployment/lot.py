@@ -27,10 +27,10 @@ from edge_ad.data.part_regions import Mask
 from edge_ad.data.synthetic_anomalies import FADES, fade, kind_at, origin_of, synthetic
 from edge_ad.deployment.refit import BankPart, CellsPart, Described, GaussianPart, Part, refit_cells
 from edge_ad.engines.pipeline import Pipeline
-from edge_ad.errors import BadInput
+from edge_ad.errors import BadInput, DeviceFault
 from edge_ad.geometry.pose import NotLocated
 from edge_ad.presets.presets import FusionSettings
-from edge_ad.scoring import MAPS, Array, fuse
+from edge_ad.scoring import MAPS, Array, fuse, lies_above, rate_exceeded
 from edge_ad.scoring.memory import Regions, banks_of
 from edge_ad.scoring.memory import constants_of as bank_constants
 
@@ -43,6 +43,7 @@ MAX_RATIO, MAX_AWAY = 8.0, 0.9
 """Pooled features beyond both show another product: times the usual distance of normal images, and the distance of the mean
 from theirs in lengths of that. A lot under other light, colour, focus or noise exceeds one of them at most
 (docs/experiments/recalibration.md)."""
+MIN_KNOWN = 4  # of the old lot: fewer say nothing of whether a new one is the same
 MAX_ANOMALOUS = 0.5  # of the new images that may be NG before somebody confirms that they are normal
 
 
@@ -292,6 +293,46 @@ def check_normal(bundle: Bundle, raw: Array, where: str, yes: bool) -> None:
             f"{where}: {count} of {len(raw)} images are NG by the thresholds of {bundle.path.name}: look at them, take bad parts "
             "out, and add --yes if all others are normal parts of a new lot"
         )
+
+
+def check_finite(bundle: Bundle, raw: Array, paths: Sequence[Path]) -> None:
+    """Raise DeviceFault for raw scores f32 [N, B] of normal images that are not finite numbers."""
+    for path, scores in zip(paths, raw, strict=False):
+        for branch, score in zip(bundle.statistics.branches, scores, strict=True):
+            if branch in bundle.statistics.active and not np.isfinite(score):
+                raise DeviceFault(
+                    f"branch {branch!r} of {bundle.path} gives {score} for the normal image {path}, not a finite number; "
+                    "train the bundle again"
+                )
+
+
+def known_normal(bundle: Bundle, raw: Array) -> Array:
+    """Return raw scores f32 [M, B] of the unseen normal images that set the thresholds of a bundle, each once, without those
+    that are among the new images of scores ``raw`` f32 [N, B].
+    """
+    splits = [bundle.raw_scores.get(split, np.zeros((0, raw.shape[1]), np.float32)) for split in ("normalise", "threshold")]
+    if lies_above(*(fuse(split, bundle.statistics)[1] for split in splits)):
+        splits = splits[1:]  # training stopped by the first: they are no witnesses of what new images score
+    rows: list[Array] = []
+    for row in np.concatenate(splits):
+        others = np.concatenate([raw, np.reshape(rows, (-1, raw.shape[1]))])
+        if np.isfinite(row).all() and not np.isclose(row, others, rtol=1e-4, atol=1e-4).all(axis=1).any():
+            rows.append(row)
+    return np.stack(rows) if rows else splits[0][:0]
+
+
+def has_moved(bundle: Bundle, known: Array, raw: Array) -> bool:
+    """Whether the new images of raw scores ``raw`` f32 [N, B] show a lot that the bundle does not know: they score above its
+    own unseen normal images ``known`` f32 [M, B], by ranks, or more of them are NG than its promise explains (one-sided, 5 %).
+
+    A refit to few images, and thresholds from these alone, are worse than what many images gave: they must be needed.
+    """
+    old, new = (fuse(rows, bundle.statistics)[1] for rows in (known, raw))
+    promised = bundle.thresholds.supported_ng
+    rejected = int((~(new <= bundle.thresholds.ng)).sum())  # NaN does not pass
+    if bundle.thresholds.goods and rate_exceeded(len(new), rejected, promised):  # thresholds set by hand promise nothing
+        return True
+    return len(known) < MIN_KNOWN or lies_above(old, new)
 
 
 def check_sizes(bundle: Bundle, sizes: Iterable[str], where: str, yes: bool) -> None:

@@ -1,5 +1,4 @@
-"""Derive a child of a bundle without training: what a lot changes refitted to fresh normal images, or thresholds set by hand.
-Networks stay.
+"""Derive a child of a bundle without training: what a lot changes refitted to fresh normal images. Networks stay.
 
 What is refitted, and by which rules, is in ``refit``; ``lot`` reads the images. The tolerance of an engine's proof is in
 standard deviations of normal images, which are new, so the proof is made again.
@@ -10,15 +9,14 @@ from __future__ import annotations
 import logging
 import math
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edge_ad.bundle import SUFFIX, Bundle, BundleContents, Golden, References, child_path, open_bundle, write_bundle
+from edge_ad.bundle import SUFFIX, Bundle, BundleContents, Golden, child_path, open_bundle, write_bundle
 from edge_ad.camera.measure import (
     FrameMeasure,
     HealthReference,
@@ -39,20 +37,23 @@ from edge_ad.deployment.lot import (
     STRENGTHS,
     Images,
     LotReader,
+    check_finite,
     check_normal,
     check_product,
     check_sizes,
     draw_anomalies,
+    has_moved,
     inputs_of,
+    known_normal,
     new_cells,
     parts_of,
     with_refitted,
 )
-from edge_ad.deployment.refit import SHARES, Lot, Part, Refitted, fold_of, refit, reproduced
+from edge_ad.deployment.refit import SHARES, Described, Lot, Part, Refitted, fold_of, refit, reproduced
 from edge_ad.engines import engine_store
 from edge_ad.engines.parity import compare
 from edge_ad.engines.pipeline import Pipeline
-from edge_ad.errors import BadInput, DeviceFault, EdgeAdError, GateRefused
+from edge_ad.errors import BadInput, EdgeAdError, GateRefused
 from edge_ad.geometry.geometry import Geometry
 from edge_ad.geometry.pose import NotLocated, Pose, PoseRange
 from edge_ad.scoring import (
@@ -78,6 +79,8 @@ PRIOR_IMAGES = 20  # normal images that the old weights of the branches stand fo
 
 MAX_FRAMES = 1000  # normal images whose light, sharpness and place are measured; more would only cost memory
 MAX_BEYOND = 0.05  # of the new images beyond a limit of the tolerance that still holds for them
+
+REPORT_KEY = "recalibration"
 
 Progress = Callable[[int, int], None]
 
@@ -116,8 +119,9 @@ def recalibrate(
     """Write a child of a bundle that has learned the lot in a folder of normal images; return its path.
 
     The normal images (a flat folder, or train/good and validation/good of an MVTec layout) should be ones the model was not
-    trained on. The Gaussians of composition and surprise, the memory and the cells of the logic map are refitted, blended with
-    what was known, or without it to ``forget`` the old lot; then mean, deviation, weights and thresholds. Scores that set
+    trained on. Where they score as those that the bundle knows, they join these, and only mean, deviation and thresholds are
+    new. Otherwise the Gaussians of composition and surprise, the memory and the cells of the logic map are refitted, blended
+    with what was known, or without it to ``forget`` the old lot; then mean, deviation, weights and thresholds. Scores that set
     these are of refits that had not seen the image (near-duplicates stay together). The operating point stays without
     another. ``parent`` is the sha256 of the old file. ``out`` is a file or an existing folder; without it the child lies
     beside its parent as ``<name>-recalibrated-<n>.edgead``. Images that cannot be read are skipped and listed in the report.
@@ -137,32 +141,51 @@ def recalibrate(
     old = None if keep_old is None else _read(bundle, keep_old, seed, single=True)[0]
     with LotReader(bundle) as reader:
         lot = _lot(bundle, reader, read, learned, seed=seed, yes=yes, any_product=any_product, progress=progress)
-        parts = _parts(bundle, lot, forget)
+        known = None if forget else _unmoved(bundle, lot)
+        lot = _with_anomalies(bundle, reader, lot, read, seed=seed) if known is None else lot
+        parts = _parts(bundle, lot, forget) if known is None else []
         refitted = refit(parts, lot, bundle.statistics.branches, seed)
         more = reader.raw_of(inputs_of(bundle, read.paths[len(lot.normal) :]), parts, refitted.constants)
-        known = reader.raw_of(_old_images(bundle, old), parts, refitted.constants)
-    normal = np.concatenate([refitted.normal, more])
-    z = cross_normalised(normal, (*learned, *others))
-    statistics = _statistics(bundle, normal, z, lot, refitted=refitted, seed=seed)
-    raw_scores = _raw_scores(bundle, normal, refitted.anomalies)
-    shown, scores = anomaly_scores(raw_scores, statistics), weighted(z, statistics.weight)
-    thresholds = choose_operating_point(scores, shown, point, (target_ng, target_warn))
+        proof = reader.raw_of(_old_images(bundle, old), parts, refitted.constants)
+    statistics, thresholds, raw_scores = _rescored(
+        bundle, lot, refitted, more,
+        known=known, groups=[*learned, *others], point=point, targets=(target_ng, target_warn), seed=seed,
+    )  # fmt: skip
     report: dict[str, Any] = {"shares": refitted.shares, "forget": forget, "learned": len(lot.normal)}
-    if len(known):
-        report["old_lot"] = _old_lot(fuse(known, statistics)[1], thresholds, keep_old, yes)
-    share = refitted.shares.get("logic", SHARES[0])
-    graphs, references = with_refitted(bundle, refitted.constants, new_cells(bundle, lot.normal, share, forget=forget))
+    report |= {"moved": known is None, "known": 0 if known is None else len(known), "kept": thresholds is bundle.thresholds}
+    if len(proof):
+        report["old_lot"] = _old_lot(fuse(proof, statistics)[1], thresholds, keep_old, yes)
     child = replace(bundle.contents(), statistics=statistics, thresholds=thresholds, raw_scores=raw_scores)
-    child = _with_graphs(child, graphs, references)
+    child = _with_graphs(bundle, child, lot, refitted, forget=forget)
     camera = _camera(bundle, read, folder, forget)
     write_bundle(target, _with_golden(_described(bundle, child, read=read, seed=seed, report=report, camera=camera)))
     return target
 
 
-def _with_graphs(contents: BundleContents, graphs: Mapping[str, bytes], references: References) -> BundleContents:
-    """Return contents with other references and the graphs that read them; ranges and plan of INT8 are those of the old ones."""
-    quantisation = for_graphs(contents.quantisation, graphs)
-    return replace(contents, graphs={**contents.graphs, **graphs}, references=references, quantisation=quantisation)
+def _rescored(
+    bundle: Bundle, lot: Lot, refitted: Refitted, more: Array,
+    *, known: Array | None, groups: list[list[int]], point: OperatingPoint, targets: tuple[float, float], seed: int,
+) -> tuple[Statistics, Thresholds, dict[str, Array]]:  # fmt: skip
+    """Return statistics, thresholds and raw scores of a child: from the new images, and the ``known`` of a lot that stays."""
+    normal = np.concatenate([*([] if known is None else [known]), refitted.normal, more])
+    before = 0 if known is None else len(known)
+    z = cross_normalised(normal, [*([row] for row in range(before)), *([before + row for row in group] for group in groups)])
+    statistics = _statistics(bundle, normal, z, lot, refitted=refitted, seed=seed)
+    raw_scores = _raw_scores(bundle, normal, refitted.anomalies)
+    shown, scores = anomaly_scores(raw_scores, statistics), weighted(z, statistics.weight)
+    thresholds = choose_operating_point(scores, shown, point, targets)
+    if known is not None and _promises_a_tolerance(bundle):
+        statistics, thresholds = bundle.statistics, _kept(bundle.thresholds, thresholds)
+    return statistics, thresholds, raw_scores
+
+
+def _with_graphs(bundle: Bundle, child: BundleContents, lot: Lot, refitted: Refitted, *, forget: bool) -> BundleContents:
+    """Return a child with refitted references and the graphs that read them; ranges and plan of INT8 are those of the old ones."""
+    share = refitted.shares.get("logic", SHARES[0])
+    cells = new_cells(bundle, lot.normal, share, forget=forget) if lot.kinds else None  # nothing is drawn on a lot that stays
+    graphs, references = with_refitted(bundle, refitted.constants, cells)
+    quantisation = for_graphs(child.quantisation, graphs)
+    return replace(child, graphs={**child.graphs, **graphs}, references=references, quantisation=quantisation)
 
 
 def _read(bundle: Bundle, folder: Path, seed: int, *, single: bool = False) -> tuple[_Read, list[list[int]]]:
@@ -237,16 +260,41 @@ def _lot(
     bundle: Bundle, reader: LotReader, read: _Read, groups: list[list[int]],
     *, seed: int, yes: bool, any_product: bool, progress: Progress | None,
 ) -> Lot:  # fmt: skip
-    """Describe the new images, which must be normal and of this product, and anomalies that are drawn on them."""
+    """Describe the new images, which must be normal and of this product; no anomalies are drawn on them yet."""
     images, where = np.stack([*inputs_of(bundle, read.paths[: sum(map(len, groups))])]), str(read.paths[0].parent)
     normal = reader.describe(images, progress)
-    _check_finite(normal.raw, bundle, read.paths)
+    check_finite(bundle, normal.raw, read.paths)
     if not any_product:
         check_product(bundle, normal, where)
     check_normal(bundle, normal.raw, where, yes)
+    nothing = Described(np.zeros((0, normal.raw.shape[1]), np.float32), {})
+    return Lot(normal, fold_of(groups, seed), nothing, (), np.zeros(0, np.intp))
+
+
+def _with_anomalies(bundle: Bundle, reader: LotReader, lot: Lot, read: _Read, *, seed: int) -> Lot:
+    """Return a lot with anomalies that are drawn on its normal images."""
+    images = np.stack([*inputs_of(bundle, read.paths[: len(lot.normal)])])
     drawn = draw_anomalies(images, seed, bundle.geometry.part_mask())
-    anomalies = reader.describe(drawn.images)
-    return Lot(normal, fold_of(groups, seed), anomalies, drawn.kinds, drawn.origins)
+    return replace(lot, anomalies=reader.describe(drawn.images), kinds=drawn.kinds, origins=drawn.origins)
+
+
+def _unmoved(bundle: Bundle, lot: Lot) -> Array | None:
+    """Return raw scores f32 [M, B] of normal images that the bundle knows, which the new ones join; None where the lot has moved
+    and is to be learned.
+    """
+    known = known_normal(bundle, lot.normal.raw)
+    return None if has_moved(bundle, known, lot.normal.raw) else known
+
+
+def _promises_a_tolerance(bundle: Bundle) -> bool:
+    """Whether statistics and thresholds come from images that were disturbed within a tolerance, and not from a later lot."""
+    return "tolerance" in bundle.report and REPORT_KEY not in bundle.report
+
+
+def _kept(old: Thresholds, new: Thresholds) -> Thresholds:
+    """Return the old thresholds, or the new ones where these have other targets or another operating point."""
+    asked = [(one.target_ng, one.target_warn, one.operating_point) for one in (old, new)]
+    return old if asked[0] == asked[1] else new
 
 
 def _parts(bundle: Bundle, lot: Lot, forget: bool) -> list[Part]:
@@ -259,16 +307,6 @@ def _parts(bundle: Bundle, lot: Lot, forget: bool) -> list[Part]:
     return parts
 
 
-def _check_finite(raw: Array, bundle: Bundle, paths: Sequence[Path]) -> None:
-    for path, scores in zip(paths, raw, strict=False):
-        for branch, score in zip(bundle.statistics.branches, scores, strict=True):
-            if branch in bundle.statistics.active and not np.isfinite(score):
-                raise DeviceFault(
-                    f"branch {branch!r} of {bundle.path} gives {score} for the good {path}, not a finite number; "
-                    "train the bundle again"
-                )
-
-
 def _statistics(bundle: Bundle, normal: Array, z: Array, lot: Lot, *, refitted: Refitted, seed: int) -> Statistics:
     """Return the statistics of raw scores ``normal`` f32 [N, B], with the refitted Gaussian of composition; ``z`` f32 [N, B] are
     the same, each normalised by the others.
@@ -278,9 +316,11 @@ def _statistics(bundle: Bundle, normal: Array, z: Array, lot: Lot, *, refitted: 
     quantiles = old.quantiles.copy()
     for row, branch in enumerate(old.maps):
         maps = refitted.maps.get(branch, lot.normal.features.get(f"map {branch}"))
-        if maps is not None:
+        if maps is not None and lot.kinds:
             quantiles[row] = map_quantiles(maps)
     flat = replace(old, mean=mean, std=std, quantiles=quantiles, **composition)
+    if not lot.kinds:  # it has not moved: nothing was drawn on it
+        return flat
     return replace(flat, weight=_weights(bundle, z, fuse(refitted.anomalies, flat)[0], lot.kinds, seed=seed))
 
 
@@ -298,7 +338,9 @@ def _weights(bundle: Bundle, z: Array, anomalies: Array, kinds: tuple[str, ...],
 
 
 def _raw_scores(bundle: Bundle, normal: Array, anomalies: Array) -> dict[str, Array]:
-    """Return the raw scores of a child: of the new normal images, which serve both purposes, and of anomalies on them."""
+    """Return the raw scores of a child: of the normal images, which serve both purposes, and of anomalies on new ones, if any."""
+    if not len(anomalies):
+        return {**bundle.raw_scores, "normalise": normal, "threshold": normal}
     shown = dict(zip(map(anomaly_split, STRENGTHS), np.split(anomalies, np.cumsum(COUNTS)[:-1]), strict=True))
     return {**bundle.raw_scores, **shown, "normalise": normal, "threshold": normal}
 
@@ -366,7 +408,7 @@ def _described(
         child,
         geometry=_widened(child.geometry, read.poses),
         parent=bundle.sha256,
-        report={**bundle.report, **camera, "recalibration": messages},
+        report={**bundle.report, **camera, REPORT_KEY: messages},
     )
 
 
@@ -425,72 +467,3 @@ def _refusal(child: Bundle, current: engine_store.Current) -> str | None:
             return None if compare(engine, child).accepted else "it is too far from the reference in the new scores"
         with Pipeline(child) as reference:
             return measure_gate(engine, reference, child).refused
-
-
-REPORT = "rethreshold"
-MAX_CHANGES = 100
-
-
-def rethreshold(bundle_path: Path | str, warn: float, ng: float, reason: str = "", *, by: str = "") -> Path:
-    """Write the child ``<name>-thresholds.edgead`` beside a bundle, with other thresholds, and return its path.
-
-    Graphs, statistics and golden images stay, and the engine built for the parent serves the child. Thresholds set by
-    hand promise no rate of normal images, so the counts of normal images are dropped. ``parent`` is the sha256 of the
-    bundle that was trained or recalibrated; a child is changed in place, and ``report["rethreshold"]`` lists its
-    changes (the last 100) with ``reason`` and ``by``. Raises BadInput for thresholds that are not finite or WARN above
-    NG, and where the file cannot be written.
-    """
-    if not (math.isfinite(warn) and math.isfinite(ng)):
-        raise BadInput(f"the thresholds are {warn:g} and {ng:g}: both must be finite numbers")
-    bundle = open_bundle(bundle_path)
-    now = bundle.thresholds
-    changed = Thresholds(
-        warn, ng, target_warn=now.target_warn, target_ng=now.target_ng, operating_point=now.operating_point
-    )
-    is_child = REPORT in bundle.report
-    parent = bundle.parent if is_child and bundle.parent else bundle.sha256
-    change = {
-        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "by": by,
-        "reason": reason,
-        "from": {"warn": now.warn, "ng": now.ng},
-        "to": {"warn": warn, "ng": ng},
-    }
-    changes = [*bundle.report.get(REPORT, []), change][-MAX_CHANGES:]
-    target = bundle.path if is_child else _target(bundle)
-    child = replace(bundle.contents(), parent=parent, thresholds=changed, report={**bundle.report, REPORT: changes})
-    current = _current_engine(bundle)
-    write_bundle(target, child)
-    if current is not None:
-        _hand_over(bundle, target, current)
-    return target
-
-
-def _target(bundle: Bundle) -> Path:
-    """Return the file of the child: the one that this bundle already has, else a new name."""
-    numbers = ["", *(f"-{number}" for number in range(2, 1000))]
-    paths = [bundle.path.with_name(f"{bundle.path.stem}-thresholds{number}{SUFFIX}") for number in numbers]
-    return next(path for path in paths if not path.exists() or _is_child(path, bundle))
-
-
-def _is_child(path: Path, bundle: Bundle) -> bool:
-    try:
-        result = open_bundle(path)
-    except BadInput:
-        return False
-    return REPORT in result.report and result.parent == bundle.sha256
-
-
-def _current_engine(bundle: Bundle) -> engine_store.Current | None:
-    try:
-        return engine_store.current(bundle)
-    except BadInput:  # an engine of another bundle: it does not serve this one either
-        return None
-
-
-def _hand_over(bundle: Bundle, target: Path, current: engine_store.Current) -> None:
-    """Let the engine of a bundle serve its child; with the same graphs and statistics its proof holds."""
-    child = open_bundle(target)
-    if child.path != bundle.path:
-        engine_store.copy(bundle, child, current)
-    engine_store.make_current(child, current.backend, current.precision)

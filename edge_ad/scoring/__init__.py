@@ -24,6 +24,7 @@ from edge_ad.scoring.thresholds import (
     choose_operating_point,
     choose_thresholds,
     lies_above,
+    rate_exceeded,
 )
 from edge_ad.scoring.weights import choose_weights
 
@@ -47,5 +48,6 @@ __all__ = [
     "mahalanobis",
     "map_quantiles",
     "normalise_statistics",
+    "rate_exceeded",
     "weighted",
 ]

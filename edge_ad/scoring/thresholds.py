@@ -257,6 +257,7 @@ def _rank(rate: float, normal_count: int) -> int:
 
 
 LIKE = 1.645  # standard errors, one-sided 5 %
+EXCEEDED = 0.05
 MIN_LIKE = 4  # images on each side that say anything of it
 
 
@@ -302,6 +303,11 @@ def _binomial(most: int, count: int, rate: float) -> float:
         return math.exp(ways + k * math.log(rate) + (count - k) * math.log1p(-rate))
 
     return math.fsum(map(term, range(most + 1)))
+
+
+def rate_exceeded(count: int, above: int, rate: float) -> bool:
+    """Whether ``above`` of ``count`` images are more than a ``rate`` explains (binomial, one-sided 5 %)."""
+    return above > 0 and 0 < rate < 1 and _binomial(above - 1, count, rate) > 1 - EXCEEDED
 
 
 def anomaly_split(strength: float) -> str:

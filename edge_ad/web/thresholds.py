@@ -15,7 +15,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, HTTPException, Query, Request
 
 from edge_ad import scoring
-from edge_ad.deployment.recalibration import rethreshold
+from edge_ad.deployment.rethreshold import rethreshold
 from edge_ad.errors import BadInput
 from edge_ad.events import Mark, Verdict
 from edge_ad.store.reader import EventFilter

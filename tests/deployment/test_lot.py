@@ -15,7 +15,7 @@ from edge_ad.bundle.graphs import MEMORY
 from edge_ad.camera.measure import HealthReference, QualityLimit, QualityLimits, measure_reference
 from edge_ad.cli.app import main
 from edge_ad.deployment import recalibration
-from edge_ad.deployment.lot import draw_anomalies
+from edge_ad.deployment.lot import draw_anomalies, has_moved, known_normal
 from edge_ad.deployment.recalibration import recalibrate
 from edge_ad.errors import BadInput, GateRefused
 from edge_ad.geometry.geometry import Geometry, Prepared
@@ -44,6 +44,12 @@ def parent(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def same(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_images(tmp_path_factory.mktemp("same") / "good")
+
+
+@pytest.fixture(scope="module")
+def brighter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A lot that has moved: it is learned."""
+    return write_images(tmp_path_factory.mktemp("brighter") / "good", light=1.2)
 
 
 BAD = {
@@ -114,22 +120,39 @@ def test_an_old_lot_whose_parts_are_not_located_is_refused_instead_of_passing_un
 
 
 def test_more_images_than_are_learned_set_thresholds_too(
-    same: Path, parent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    brighter: Path, parent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(recalibration, "MAX_LEARNED", 12)
     monkeypatch.setattr(recalibration, "MAX_FRAMES", 15)
-    child = open_bundle(recalibrate(parent, same, tmp_path / "c.edgead"))
+    child = open_bundle(recalibrate(parent, brighter, tmp_path / "c.edgead"))
     assert child.report["recalibration"]["learned"] == 12
     assert child.thresholds.goods == COUNT
     assert child.report["health_reference"]["count"] == 15
     # What was not learned is scored by the child itself.
     composition = child.raw_scores["threshold"][12:, 4]
-    images = [cv2.imread(str(path))[:, :, ::-1] for path in sorted(same.iterdir())]
+    images = [cv2.imread(str(path))[:, :, ::-1] for path in sorted(brighter.iterdir())]
     from edge_ad.engines.pipeline import Pipeline
 
     with Pipeline(child, threads=1, all_branches=True) as pipeline:
         every = [float(pipeline.infer(np.ascontiguousarray(image)).raw[4]) for image in images]
     assert all(min(abs(value - other) for other in every) < 1e-3 * value for value in composition)
+
+
+def test_a_lot_has_moved_where_it_scores_higher_or_more_of_it_is_ng_than_was_promised(parent: Path) -> None:
+    bundle = open_bundle(parent)
+    known = known_normal(bundle, bundle.raw_scores["threshold"][:0])
+    assert len(known) == 60
+    bundle.thresholds = replace(bundle.thresholds, ng=1e9)
+    row = np.median(known, axis=0)
+    assert not has_moved(bundle, known, np.stack([row] * 12))
+    assert not has_moved(bundle, known, known[:12]), "they are the same"
+    assert not has_moved(bundle, known, np.stack([known.min(axis=0)] * 12)), "lower scores reject nothing"
+    assert has_moved(bundle, known, np.stack([known.max(axis=0)] * 12))
+    assert has_moved(bundle, known[:3], known[:12]), "three say nothing of what is usual"
+    bundle.thresholds = replace(bundle.thresholds, ng=-1e9, warn=-1e9, supported_ng=0.03)  # all are NG
+    assert has_moved(bundle, known, np.stack([row] * 12))
+    bundle.thresholds = replace(bundle.thresholds, goods=0, goods_ng=0, goods_warn=0)
+    assert not has_moved(bundle, known, np.stack([row] * 12)), "thresholds that were set by hand promise nothing"
 
 
 def test_copies_of_one_image_are_never_all_that_is_learned() -> None:
@@ -142,13 +165,13 @@ def test_copies_of_one_image_are_never_all_that_is_learned() -> None:
 
 
 def test_a_branch_that_its_constants_do_not_explain_stays_as_it_is(
-    same: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    brighter: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A memory whose score is the mean of one cell is said to be that of ten: nothing is made of it."""
     contents = memory_contents()
     path = tmp_path / "b.edgead"
     write_bundle(path, replace(contents, settings={**contents.settings, "fusion": {"top": 10}}))
-    child = open_bundle(recalibrate(path, same, tmp_path / "c.edgead", yes=True))
+    child = open_bundle(recalibrate(path, brighter, tmp_path / "c.edgead", yes=True))
     assert child.graph(MEMORY) == open_bundle(path).graph(MEMORY)
     assert "memory of b.edgead cannot be refitted: it stays as it is" in caplog.text
 

@@ -16,7 +16,8 @@ from edge_ad.bundle import Bundle, open_bundle, write_bundle
 from edge_ad.camera.measure import HealthReference, measure_reference
 from edge_ad.cli.app import main
 from edge_ad.data.images import read_image, resize
-from edge_ad.deployment.recalibration import recalibrate, rethreshold
+from edge_ad.deployment.recalibration import recalibrate
+from edge_ad.deployment.rethreshold import rethreshold
 from edge_ad.errors import BadInput
 from edge_ad.scoring import fuse
 from tests.fixtures.tiny_bundle import Reference, make_tiny_bundle, tiny_contents, tiny_image
@@ -24,8 +25,8 @@ from tests.fixtures.tiny_bundle import Reference, make_tiny_bundle, tiny_content
 GOODS = 40
 
 
-def write_goods(folder: Path, count: int = GOODS, light: float = 0.8, first: int = 7000) -> Path:
-    """Normal images under other light and of another size than those of the tiny bundle."""
+def write_goods(folder: Path, count: int = GOODS, light: float = 1.2, first: int = 7000) -> Path:
+    """Normal images of another size than those of the tiny bundle, and brighter: 5 of 40 are NG by it."""
     folder.mkdir(parents=True)
     for index in range(count):
         image = (tiny_image(first + index, size=(96, 80)) * light).clip(0, 255).astype(np.uint8)
@@ -131,6 +132,44 @@ def test_the_new_light_is_good_again(parent: Path, tmp_path: Path) -> None:
         rejected.append(verdicts.count("NG"))
     assert rejected[0] >= 36
     assert rejected[1] <= 8
+
+
+def test_a_lot_that_has_not_moved_leaves_what_describes_it_and_joins_the_images_that_set_thresholds(
+    parent: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dimmer, out = write_goods(tmp_path / "good", 12, light=0.8), tmp_path / "c.edgead"
+    assert main(["recalibrate", str(parent), str(dimmer), "--out", str(out)]) == 0
+    assert "12 new and 60 known normal images set statistics and thresholds" in capsys.readouterr().out
+    old, child = open_bundle(parent), open_bundle(out)
+    for name in ("centre", "precision", "weight", "quantiles"):
+        np.testing.assert_array_equal(getattr(child.statistics, name), getattr(old.statistics, name))
+    assert (child.report["recalibration"]["moved"], child.report["recalibration"]["shares"]) == (False, {})
+    known = np.concatenate([old.raw_scores["normalise"], old.raw_scores["threshold"]])
+    raw = child.raw_scores["threshold"]
+    np.testing.assert_array_equal(raw[:60], known)
+    assert np.sort(raw[60:, 0]) == pytest.approx(np.sort(reference_raw(old, sorted(dimmer.iterdir()))[:, 0]), rel=1e-4)
+    np.testing.assert_allclose(child.statistics.mean, raw.mean(axis=0), rtol=1e-5)
+    assert child.thresholds.goods == 72
+    np.testing.assert_array_equal(child.raw_scores["synthetic"], old.raw_scores["synthetic"])  # drawn for the same constants
+    again = open_bundle(recalibrate(out, dimmer, tmp_path / "d.edgead"))
+    assert again.thresholds.goods == 72, "images that are known already count once"
+    forced = open_bundle(recalibrate(parent, dimmer, tmp_path / "e.edgead", forget=True))
+    assert (forced.report["recalibration"]["moved"], forced.thresholds.goods) == (True, 12)
+
+
+def test_thresholds_within_a_tolerance_stay_for_a_lot_that_has_not_moved(parent: Path, tmp_path: Path) -> None:
+    contents = open_bundle(parent).contents()
+    write_bundle(tmp_path / "b.edgead", replace(contents, report={"tolerance": {"light": 0.1}}))
+    dimmer = write_goods(tmp_path / "good", 12, light=0.8)
+    targets = contents.thresholds.target_ng, contents.thresholds.target_warn
+    child = open_bundle(
+        recalibrate(tmp_path / "b.edgead", dimmer, tmp_path / "c.edgead", targets[0], target_warn=targets[1])
+    )
+    assert child.thresholds == contents.thresholds
+    assert child.report["recalibration"]["kept"]
+    np.testing.assert_array_equal(child.statistics.mean, contents.statistics.mean)
+    other = open_bundle(recalibrate(tmp_path / "b.edgead", dimmer, tmp_path / "d.edgead", target_ng=0.03))
+    assert (other.thresholds.target_ng, other.thresholds.goods) == (0.03, 72)
 
 
 def test_recalibration_is_deterministic_and_numbered(parent: Path, goods: Path, child: Bundle, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from edge_ad.bundle import open_bundle
-from edge_ad.deployment.recalibration import rethreshold
+from edge_ad.deployment.rethreshold import rethreshold
 from edge_ad.engines import engine_store
 from edge_ad.engines.backends import open_backend
 from edge_ad.engines.selection import open_pipeline
