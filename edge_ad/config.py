@@ -15,6 +15,7 @@ from edge_ad.errors import BadInput
 from edge_ad.geometry import Method
 from edge_ad.tables import AlarmTable as AlarmTable
 from edge_ad.tables import CameraTable as CameraTable
+from edge_ad.tables import ChallengeTable as ChallengeTable
 from edge_ad.tables import Flag as Flag
 from edge_ad.tables import Presence as Presence
 from edge_ad.tables import Table as Table
@@ -357,6 +358,7 @@ class Config(Table):
     camera: CameraTable = Field(default_factory=CameraTable)
     alarm: AlarmTable = Field(default_factory=AlarmTable)
     record: RecordTable = Field(default_factory=RecordTable)
+    challenge: ChallengeTable = Field(default_factory=ChallengeTable)
     evaluate: EvaluateTable = Field(default_factory=EvaluateTable)
     recalibrate: RecalibrateTable = Field(default_factory=RecalibrateTable)
     calibrate: CalibrateTable = Field(default_factory=CalibrateTable)

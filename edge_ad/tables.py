@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -51,3 +52,28 @@ class AlarmTable(Table):
     min_on_s: Annotated[float, Field(ge=0, le=3600)] = 1.0
     latch: bool = False
     warn_rejects: bool = False
+
+
+class ChallengeTable(Table):
+    """The station's own known parts, and when it asks to be shown them.
+
+    ``good`` and ``bad`` count them; both are at least 1 where one is set. With ``good_ids`` and ``bad_ids`` (ids that a
+    trigger gives) parts come in any order and others in between; without they come in the order asked. It asks
+    ``every`` so many hours, at ``shifts`` (local times, "06:00") and, with ``changeover``, for a bundle that has not
+    passed. ``overdue`` lock: ``grace_min`` minutes after that nothing passes any more. ``max_reject_ms``: from the
+    capture, or the call, until a PLC has the reject. ``timeout_min``: an open challenge fails after it. ``key``: the file
+    that signs [beside the store].
+    """
+
+    good: Annotated[int, Field(ge=0, le=50)] = 0
+    bad: Annotated[int, Field(ge=0, le=50)] = 0
+    good_ids: list[str] = Field(default_factory=list)
+    bad_ids: list[str] = Field(default_factory=list)
+    every: Annotated[float | None, Field(gt=0, le=10_000)] = None
+    shifts: list[Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")]] = Field(default_factory=list)
+    changeover: bool = False
+    overdue: Literal["ask", "lock"] = "ask"
+    grace_min: Annotated[float, Field(ge=0, le=10_000)] = 30.0
+    max_reject_ms: Annotated[float | None, Field(gt=0, le=60_000)] = None
+    timeout_min: Annotated[float, Field(gt=0, le=1440)] = 15.0
+    key: Path | None = None

@@ -39,6 +39,7 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("run", "run", "Judge every part that a camera, a video or a folder shows."),
     ("pause", "pause", "Pause a line: outputs show not ready until somebody resumes."),
     ("resume", "resume", "End the pause of a line."),
+    ("challenge", "challenge", "Show a station its known good and bad parts; list, verify and report that."),
     ("service", "service", "Install, show or remove the systemd unit of this station."),
     ("events", "events", "List, filter, export and mark what was recorded; make a lost index anew."),
     ("web", "web", "Serve the dashboard over a record, without a line."),

@@ -38,6 +38,7 @@ class AlarmManager(Observer):
     so that an acknowledge of number n touches none that came later. ``latches`` are the states of an earlier process by
     camera, ``save`` is called with each change of one. While ``withheld`` gives a reason nothing passes. While ``paused``
     nothing passes either, and no part raises an alarm or ends one: what stood stands, and an acknowledge counts.
+    ``on_sent`` is called with every verdict and the second at which it went out.
     """
 
     def __init__(
@@ -51,7 +52,9 @@ class AlarmManager(Observer):
         clock: Callable[[], float] = time.monotonic,
         withheld: Callable[[], str | None] = lambda: None,
         paused: Callable[[], bool] = lambda: False,
+        on_sent: Callable[[InspectionResult, float], None] = lambda result, at: None,
     ) -> None:
+        self._on_sent = on_sent
         self._paused = paused
         self._withheld = withheld
         self._rule = rule
@@ -90,6 +93,7 @@ class AlarmManager(Observer):
             self._guard.send(
                 Message("verdict", now, index, event.verdict, passed, event.part or "", result.called_at)
             )
+        self._on_sent(result, now)
         if paused:
             return
         sign = sign_of(self._rule, event.verdict, event.score)

@@ -22,13 +22,14 @@ from edge_ad.engines.pipeline import SKIPPED, Cascade, Pipeline, limit_of, min_s
 from edge_ad.errors import BadInput, DeviceFault
 from edge_ad.geometry.geometry import example_frame
 from edge_ad.inspection.alarm_manager import AlarmManager
+from edge_ad.inspection.challenge import Challenge, Station
 from edge_ad.inspection.drift import MIN_REFERENCE, Drift, ImageDrift
 from edge_ad.inspection.judge import Combine, Inferring
 from edge_ad.inspection.part_tracking import CalledParts, Calls, PartDetector, SeenParts
 from edge_ad.inspection.pause import Pause
 from edge_ad.inspection.presence import LikeNormal, Locatable, Matcher, PresenceDetector, UnlikeEmpty
 from edge_ad.inspection.requests import ControlSocket, Request, Requests, control_path
-from edge_ad.inspection.settings import conditions_of, presence_of, set_by_hand, store_of
+from edge_ad.inspection.settings import conditions_of, has_challenge, presence_of, set_by_hand, store_of
 from edge_ad.inspection.triggers import THROUGH_OUTPUTS, open_trigger, parse_trigger
 from edge_ad.inspection.view import TileStatistics, View, combine, load_tiles, view_of
 from edge_ad.inspection.watchdog import SelfTest, golden_test
@@ -39,6 +40,7 @@ from edge_ad.outputs.targets import ADVICE, targets_of
 from edge_ad.scoring import BRANCHES, Thresholds, fuse
 from edge_ad.store import Store
 from edge_ad.store.actions import ActionLog, actions_path
+from edge_ad.store.challenges import challenges_folder, key_path, read_key
 from edge_ad.store.retention import MaintenanceThread, prepare_evidence
 from edge_ad.utils.locks import Targets, lock_file
 from edge_ad.utils.supervision import ThreadFaults
@@ -208,6 +210,10 @@ def make_drift(bundle: Bundle, cascade: bool = False) -> Drift | None:
     return drift
 
 
+def _no_challenge(request: Request) -> str:
+    raise BadInput("this station has no challenge: set good and bad under [challenge] in edge-ad.toml and start the run again")
+
+
 class Wiring:
     """The guard, the trigger, the store with its dispatcher, the pause and the alarm manager of one run; ``close`` in
     reverse order.
@@ -221,10 +227,14 @@ class Wiring:
         settings: Config,
         changed: threading.Condition,
         faults: ThreadFaults | None = None,
+        *,
+        bundle: Bundle | None = None,
     ) -> None:
+        self._bundle = bundle
         self.faults = faults or ThreadFaults()
         self.calls = Calls(changed)
         self.requests = Requests()
+        self.challenge: Challenge | None = None
         self._faulty: set[str] = set()
         self._stack = contextlib.ExitStack()
         try:
@@ -282,6 +292,7 @@ class Wiring:
             self._stack.callback(self.guard.close)
             self.calls.on_call = self.guard.called
         self._take_requests()
+        self.challenge = self._make_challenge(settings)
         trigger = None if address is None else open_trigger(address, self.calls, self.faults)
         if trigger is not None:
             self._stack.callback(trigger.close)
@@ -294,7 +305,8 @@ class Wiring:
             self.guard,
             latches=store.latches if store else None,
             save=store.save_alarm_state if store else None,
-            withheld=self._withheld if settings.record.required else lambda: None,
+            withheld=lambda: self._withheld(settings.record.required),
+            on_sent=lambda result, at: None if self.challenge is None else self.challenge.take(result, at),
             paused=lambda: self.pause.action is not None,
         )
 
@@ -314,9 +326,32 @@ class Wiring:
             else:
                 self._stack.callback(control.close)
 
-    def _withheld(self) -> str | None:
-        """Return why nothing may pass: verdicts could be lost."""
-        return None if self.store is None else self.store.fault
+    def _make_challenge(self, settings: Config) -> Challenge | None:
+        """Return the challenges of this station, None where it has none; BadInput without a key that signs them."""
+        store, bundle, table = self.store, self._bundle, settings.challenge
+        for kind in ("challenge", "override"):
+            self.requests.register(kind, _no_challenge)
+        if store is None or bundle is None or not has_challenge(table):
+            return None
+        station = Station(
+            table=table,
+            rule=settings.alarm,
+            log=ActionLog(actions_path(store.path)),
+            folder=challenges_folder(store.path),
+            key=read_key(table.key or key_path(store.path)),
+            bundle={"bundle": bundle.path.name, "bundle_sha256": bundle.sha256},
+            show=self.guard.challenge if self.guard is not None else lambda opened, locked: None,
+            measures=any(uri.startswith("modbus") for uri in settings.run.alarm),
+        )
+        challenge = Challenge(station)
+        self.requests.register("challenge", challenge.start)
+        self.requests.register("override", challenge.override)
+        return challenge
+
+    def _withheld(self, required: bool) -> str | None:
+        """Return why nothing may pass: a challenge forbids it, or verdicts could be lost where a record is ``required``."""
+        locked = None if self.challenge is None else self.challenge.reason()
+        return locked or (self.store.fault if required and self.store is not None else None)
 
     def _heard(self, record: dict[str, Any]) -> None:
         """Take in what the guard tells, in its thread."""
@@ -325,6 +360,9 @@ class Wiring:
                 self.calls.put(part_id(str(record["part"])), float(record["at"]))
         elif record["kind"] == "acknowledge":
             self.alarm_manager.acknowledge(int(record["number"]))
+        elif record["kind"] == "taken":
+            if self.challenge is not None:
+                self.challenge.shown(float(record["sent_at"]), float(record["at"]))
         elif record["kind"] == "order":
             self._ordered(str(record["order"]))
         elif record["kind"] == "channel":

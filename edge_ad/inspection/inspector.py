@@ -322,7 +322,7 @@ class Inspector:
         sources = self._open_sources(cameras, opened)
         self.names = [source.name for source in sources]
         self._open_engines()
-        self.wiring = Wiring(self.names, self.settings, self._changed, self.faults)
+        self.wiring = Wiring(self.names, self.settings, self._changed, self.faults, bundle=self.bundle)
         self._stack.callback(self.wiring.close)
         self._make_judge()
         observers = self._observers()
@@ -427,7 +427,8 @@ class Inspector:
             self._stack.callback(self._dashboard.close)
             observers.append(self._dashboard.observer)
         canary = make_canary(self._streams or self.pipeline, self.bundle, self._is_busy)
-        return [*observers, self.drift, self.poses, self.watchdog, canary, self.reloader, ThreadWatch(self.faults)]
+        challenge = [] if self.wiring.challenge is None else [self.wiring.challenge]
+        return [*observers, *challenge, self.drift, self.poses, self.watchdog, canary, self.reloader, ThreadWatch(self.faults)]
 
     def _make_record(self) -> StoreObserver | None:
         store = self.wiring.store

@@ -13,7 +13,7 @@ from edge_ad.camera.health import HealthLimits
 from edge_ad.camera.liveness import parse_liveness
 from edge_ad.camera.measure import HealthReference
 from edge_ad.camera.settings import CameraRecord, CameraSettings
-from edge_ad.config import DEFAULT_STORE, Config, Presence, RunTable
+from edge_ad.config import DEFAULT_STORE, ChallengeTable, Config, Presence, RunTable
 from edge_ad.errors import BadInput
 from edge_ad.inspection.alarm import raise_counts
 from edge_ad.inspection.part_tracking import candidates_of
@@ -52,6 +52,7 @@ def check_settings(settings: Config) -> None:
     view_of(run)
     parse_liveness(settings.camera.liveness)
     raise_counts(settings.alarm)
+    check_challenge(settings.challenge, run)
     if run.part_frames > candidates_of(run):
         raise BadInput(
             f"part_frames is {run.part_frames} and part_candidates {candidates_of(run)}: allowed are 1 to 100, and not "
@@ -61,6 +62,38 @@ def check_settings(settings: Config) -> None:
         raise BadInput("presence = learned needs --empty DIR, a folder with a few images of the empty station")
     if run.cascade is not None and run.streams != 1:
         raise BadInput("--cascade and --streams exclude each other: leave one out")
+
+
+def has_challenge(table: ChallengeTable) -> bool:
+    """Whether this station has challenges."""
+    return table.model_dump(exclude={"key"}) != ChallengeTable().model_dump(exclude={"key"})
+
+
+def check_challenge(table: ChallengeTable, run: RunTable) -> None:
+    """Raise BadInput for too few parts, ids that do not fit or are both, and a run without parts or record."""
+    if not has_challenge(table):
+        return
+    if table.good < 1 or table.bad < 1:
+        raise BadInput(
+            f"[challenge] has good = {table.good} and bad = {table.bad}: a challenge needs at least one known good part and "
+            "one known bad part, or it proves nothing"
+        )
+    for kind, ids, count in (("good", table.good_ids, table.good), ("bad", table.bad_ids, table.bad)):
+        if ids and len(set(ids)) != count:
+            raise BadInput(
+                f"[challenge] has {kind} = {count}, but {kind}_ids name {len(set(ids))} parts: name each part once"
+            )
+    if bool(table.good_ids) != bool(table.bad_ids):
+        raise BadInput("[challenge] names the ids of one kind of parts alone: give good_ids and bad_ids, or neither")
+    both = sorted(set(table.good_ids) & set(table.bad_ids))
+    if both:
+        raise BadInput(f"[challenge] names part {both[0]!r} as good and as bad: a part is one of the two")
+    if store_of(run) is None:
+        raise BadInput("[challenge] needs a record: give --store FILE, or outputs")
+    if table.max_reject_ms is not None and not any(uri.startswith("modbus") for uri in run.alarm):
+        raise BadInput("[challenge] max_reject_ms needs a PLC that tells when it has the reject: --alarm modbus:// or modbus-server://")
+    if run.trigger is None and presence_of(run) == "none":
+        raise BadInput("[challenge] needs parts, but every frame is one here: give --presence settled or learned, or --trigger")
 
 
 def presence_of(run: RunTable) -> Presence:
@@ -138,4 +171,4 @@ def trial(settings: Config, flags: Mapping[str, object]) -> Config:
         raise BadInput("--no-outputs and --alarm exclude each other: drop one")
     own = {name: flags.get(name) for name in ("store", "web", "save", "events")}
     run = settings.run.model_copy(update={"alarm": [], "require_alarms": False, **own})
-    return settings.model_copy(update={"run": run})
+    return settings.model_copy(update={"run": run, "challenge": ChallengeTable()})

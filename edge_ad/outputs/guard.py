@@ -22,7 +22,16 @@ from typing import Any
 from edge_ad.errors import DeviceFault, EdgeAdError
 from edge_ad.outputs.channels import Channel, OutputAddress, address_names, make_channel, parse_output
 from edge_ad.outputs.guard_state import KINDS, GuardState, Message
-from edge_ad.outputs.signals import Acknowledge, ChannelHealth, Order, OutputSignals, Released, Request, Unavailable
+from edge_ad.outputs.signals import (
+    Acknowledge,
+    ChannelHealth,
+    Order,
+    OutputSignals,
+    Released,
+    Request,
+    Taken,
+    Unavailable,
+)
 
 LINGER_S = 1.0
 REFRESH_S = 0.05
@@ -86,6 +95,8 @@ class Guard:
             self._guard_state.lamp(bool(record["lit"]), bool(record["waiting"]), int(record["number"]))
         elif kind == "pause":
             self._guard_state.pause(bool(record["paused"]))
+        elif kind == "challenge":
+            self._guard_state.challenge, self._guard_state.locked = bool(record["open"]), bool(record["locked"])
         elif kind == "called":
             self._guard_state.trigger(float(record["at"]))
         elif kind in KINDS:
@@ -158,6 +169,9 @@ class Guard:
         elif isinstance(request, Unavailable):
             if calls and self._guard_state.calls:
                 self._guard_state.forget()
+        elif isinstance(request, Taken):
+            if self._guard_state.challenge:  # nobody else asks
+                self._report_request({"kind": "taken", "sent_at": request.sent_at, "at": now}, now)
         elif isinstance(request, Order):
             self._report_request({"kind": "order", "order": request.kind, "at": now}, now)
         elif isinstance(request, Acknowledge):

@@ -65,6 +65,9 @@ class GuardState:
     call: float | None = None
     level: bool = False  # whether the trigger line is still up
     paused: bool = False
+    challenge: bool = False
+    locked: bool = False
+    sent_at: float = 0.0  # of the last verdict
     _states: list[_Camera] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -113,7 +116,7 @@ class GuardState:
         told_fault = any(self._fresh(state.fault_at, now) for state in self._states)
         pending = self.calls and self.call is not None and any(s.answered != self.call for s in self._states)
         return OutputSignals(
-            passed=valid and all(state.passed for state in self._states),
+            passed=valid and not self.locked and all(state.passed for state in self._states),
             fault=not alive or told_fault,
             result_valid=valid,
             ready=alive,
@@ -126,6 +129,9 @@ class GuardState:
             alarm_number=self.alarm_number,
             part=self.part,
             strobe=valid and self.calls and self.level,
+            challenge=self.challenge,
+            locked=self.locked,
+            sent_at=self.sent_at,
         )
 
     def _paused(self, alive: bool, now: float) -> OutputSignals:
@@ -139,6 +145,8 @@ class GuardState:
             alarm_number=self.alarm_number,
             part=self.part,
             paused=True,
+            challenge=self.challenge,
+            locked=self.locked,
         )
 
     def next_change(self, now: float) -> float:
@@ -163,7 +171,7 @@ class GuardState:
         state.verdict_at, state.passed, state.answered = message.at, message.passed, message.call
         state.fault_at = message.at if message.verdict == "NONE" else None
         self.sequence = (self.sequence + 1) & 0xFFFF
-        self.part, self.verdict = message.part, message.verdict
+        self.part, self.verdict, self.sent_at = message.part, message.verdict, message.at
 
     def _take_back(self) -> None:
         for state in self._states:

@@ -30,6 +30,7 @@ from edge_ad.outputs.signals import (
     Edges,
     OnRequest,
     OutputSignals,
+    Taken,
     Unavailable,
 )
 
@@ -67,6 +68,7 @@ class ModbusClient:
         self._asked = len(REQUEST_BITS)  # how many request bits the PLC has
         self._reads = True  # whether it lets us read the coils
         self._misreads = 0
+        self._taken = 0.0
         self._closing = False
         self.connections = 0
         self.failures = 0
@@ -144,6 +146,9 @@ class ModbusClient:
             if self._changed.is_set() and not self._signals.passed:
                 continue  # a pass that falls waits for nothing
             await self._write(reader, writer, "registers", write_registers_request(self._base, signals.registers()))
+            if signals.sent_at != self._taken:
+                self._taken = signals.sent_at
+                self._on_request(Taken(signals.sent_at))
             if not self._changed.is_set():
                 self._written.set()
                 await self._requests(reader, writer, signals)

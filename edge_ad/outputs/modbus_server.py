@@ -34,6 +34,7 @@ from edge_ad.outputs.signals import (
     Edges,
     OnRequest,
     OutputSignals,
+    Taken,
 )
 
 BITS_LIMIT = 32
@@ -84,6 +85,7 @@ class ModbusServer:
         self._server: asyncio.Server | None = None
         self._clients: list[_Client] = []
         self._edges.look(_NO_REQUESTS, (), 0)
+        self._taken = 0.0
         self._part: list[int] = []  # of the last call
         self._caller: _Client | None = None  # who wrote the request bits last
         self.show(self._signals)
@@ -194,6 +196,9 @@ class ModbusServer:
             return error_answer(pdu[0] & 0x7F, error.code)
 
     def _read(self, request: Read) -> bytes:
+        if self._signals.sent_at != self._taken:
+            self._taken = self._signals.sent_at
+            self._on_request(Taken(self._taken))
         table = self._bits if request.function <= READ_DISCRETE else self._registers
         if request.address + request.count > len(table):
             raise ModbusError(ILLEGAL_ADDRESS)

@@ -15,7 +15,7 @@ VERDICT_CODES = {"": 0, "OK": 1, "WARN": 2, "NG": 3, "NONE": 4}
 PART_REGISTERS = 16  # two ASCII characters each
 REGISTERS = 8 + PART_REGISTERS
 BITS = ("pass", "fault", "result_valid", "ready", "busy", "alarm", "alarm_waiting", "heartbeat")
-MODES = ("paused",)  # bits of register 4, the lowest first
+MODES = ("paused", "challenge", "locked")  # bits of register 4, the lowest first
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,8 @@ class OutputSignals:
     looked at. ``alarm``, ``alarm_waiting``: the lamp, and whether it waits for an acknowledge. ``verdict``,
     ``sequence`` (0 to 65535) and ``part`` tell the last result and stay when it is no longer valid. ``strobe`` (pins
     only): the trigger line is up, and a verdict on the part that it called for stands. ``paused``: somebody has paused
-    the line, which is neither a fault nor ready.
+    the line, which is neither a fault nor ready. ``challenge``: known parts are asked for; ``locked``: nothing passes
+    because of one. ``sent_at``: the monotonic second at which the inspector sent the verdict; no line shows it.
     """
 
     passed: bool = False
@@ -44,6 +45,9 @@ class OutputSignals:
     part: str = ""
     strobe: bool = False
     paused: bool = False
+    challenge: bool = False
+    locked: bool = False
+    sent_at: float = 0.0
 
     def bits(self) -> tuple[bool, ...]:
         """Return the bits in the order of ``BITS``."""
@@ -125,7 +129,14 @@ class Order:
     kind: str
 
 
-Request = Acknowledge | Trigger | Released | Unavailable | Order
+@dataclass(frozen=True)
+class Taken:
+    """The PLC has the verdict that was sent at ``sent_at``: it confirmed the write, or it has read it."""
+
+    sent_at: float
+
+
+Request = Acknowledge | Trigger | Released | Unavailable | Order | Taken
 OnRequest = Callable[[Request], None]
 
 

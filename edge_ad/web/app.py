@@ -76,6 +76,13 @@ def live_routes(dashboard: DashboardState, ask: Ask, wanted: bool) -> APIRouter:
         ask({"kind": "acknowledge", "number": number})
         return {"number": number}
 
+    return router
+
+
+def request_routes(dashboard: DashboardState, ask: Ask) -> APIRouter:
+    """Return the routes of what a page asks of the run and waits for."""
+    router = APIRouter(prefix="/api", tags=["requests"])
+
     def submit(kind: str, wanted: PauseRequest, request: Request) -> dict[str, str]:
         """Have the run handle a request; HTTPException 409 where it is refused."""
         by = wanted.by.strip() or f"dashboard {request.scope['client_name']}"
@@ -90,6 +97,18 @@ def live_routes(dashboard: DashboardState, ask: Ask, wanted: bool) -> APIRouter:
     def resume(wanted: PauseRequest, request: Request) -> dict[str, str]:
         """End the pause."""
         return submit("resume", wanted, request)
+
+    @router.post("/challenge", response_model=Done, responses={409: {"model": Message}})
+    def challenge(wanted: PauseRequest, request: Request) -> dict[str, str]:
+        """Begin to ask for the known parts."""
+        return submit("challenge", wanted, request)
+
+    @router.post("/challenge/override", response_model=Done, responses={409: {"model": Message}})
+    def override(wanted: PauseRequest, request: Request) -> dict[str, str]:
+        """Let the line pass again after a challenge that failed; a name and a reason are needed."""
+        if not wanted.by.strip():
+            raise HTTPException(409, "an override needs a name: who says that the line may go on?")
+        return submit("override", wanted, request)
 
     return router
 
@@ -256,6 +275,7 @@ def make_app(dashboard: DashboardState, access: Access, store: Path | None, ask:
     thresholds_api = ThresholdService(dashboard, record, ask)
     app.include_router(page_routes(access))
     app.include_router(live_routes(dashboard, ask, access.wanted))
+    app.include_router(request_routes(dashboard, ask))
     app.include_router(record_routes(record, thresholds_api.forget))
     app.include_router(thresholds_routes(thresholds_api, lambda: bool(dashboard.hello.get("about", {}).get("warn_rejects"))))
     _service_routes(app, dashboard)

@@ -121,6 +121,7 @@ class WebLink:
             faults=self._faults,
             outputs=self._outputs,
             pause=inspector.wiring.pause,
+            challenge=inspector.wiring.challenge,
         )
         reporter = StatusReporter(watched, self.feed)
         SupervisedThread("web", lambda: self._feed(reporter, inspector.reference), self._faults).start()

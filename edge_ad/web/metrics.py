@@ -135,6 +135,10 @@ def _rest(state: dict[str, Any]) -> Iterable[Metric]:
     yield _gauge("alarm_lit", "1 while the lamp is on.", float(state["lamp"]["lit"]))
     yield _gauge("alarm_waiting", "1 while an alarm waits for an acknowledge.", float(state["lamp"]["waiting"]))
     yield _gauge("paused", "1 while somebody has paused the line.", float(state["pause"] is not None))
+    challenge = state["challenge"]
+    if challenge is not None:
+        yield _gauge("challenge_due", "1 while a challenge is due.", float(challenge["due"] is not None))
+        yield _gauge("challenge_locked", "1 while nothing passes because of a challenge.", float(challenge["locked"] is not None))
     drift = state["drift"]
     if drift is not None:
         yield _gauge("drifted", "1 when parts are no longer like the normal images.", float(bool(drift["drifted"])))

@@ -13,6 +13,7 @@ from typing import Any
 
 from edge_ad.events import Event, finite
 from edge_ad.inspection.alarm_manager import AlarmManager
+from edge_ad.inspection.challenge import Challenge
 from edge_ad.inspection.drift import ADVICE
 from edge_ad.inspection.judge import Judge
 from edge_ad.inspection.loop import Loop
@@ -81,6 +82,7 @@ class Watched:
     store: Store | None
     faults: ThreadFaults
     outputs: Callable[[], list[ChannelState]] = list
+    challenge: Challenge | None = None
     pause: Pause = field(default_factory=lambda: Pause(None))
 
 
@@ -112,6 +114,7 @@ class StatusReporter:
                 "number": alarm_manager.number,
             },
             "pause": watched.pause.to_json(),
+            "challenge": None if watched.challenge is None else watched.challenge.to_json(),
             "alarms": list(self._alarms)[::-1],
             "thresholds": {
                 **watched.judge.thresholds.to_json(),

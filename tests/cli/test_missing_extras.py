@@ -49,6 +49,7 @@ BARE: list[tuple[list[str], str | None]] = [
     (["service", "print", "--bundle", BUNDLE, "--user", "nobody"], None),
     (["pause", "--reason", "new belt"], None),
     (["resume"], None),
+    (["challenge", "list"], None),
     (["outputs", "list"], None),
     (["benchmark", BUNDLE], "cpu"),
     (["info", BUNDLE], None),

@@ -148,8 +148,9 @@ def line(
     camera: str = CAMERA,
     address: str = "127.0.0.1:0",
     environment: Mapping[str, str] | None = None,
+    judging: bool = True,
 ) -> Iterator[Line]:
-    """Run a line with a dashboard in ``folder`` until the context ends; ready and judging when it begins."""
+    """Run a line with a dashboard in ``folder`` until the context ends; ready, and ``judging``, when it begins."""
     store = folder / "line.sqlite"
     command = [sys.executable, "-m", "edge_ad", "run", str(bundle), "--camera", camera, "--realtime"]
     command += ["--web", address, "--store", str(store), "--backend", "onnxruntime", "--precision", "fp32", *more]
@@ -168,7 +169,7 @@ def line(
         found.port = until(lambda: _port(found.said, process))
         if found.token is None:
             found.token = _made_token(found.said)
-        found.wait(lambda state: state["count"] > 0)
+        found.wait(lambda state: state["count"] > 0 if judging else state["run"])
         yield found
     finally:
         process.kill()

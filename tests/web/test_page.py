@@ -175,6 +175,7 @@ def test_the_line_is_paused_and_goes_on_by_the_keyboard(watch: Watch, open_line:
     page.click("#pause-no")
     assert page.is_visible("#paused")
     page.keyboard.press("p")
+    page.wait_for_selector("#pause-dialog[open]")
     assert page.input_value("#pause-by") == "anna"
     page.keyboard.press("Enter")
     page.wait_for_selector("#paused", state="hidden")

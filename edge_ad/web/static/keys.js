@@ -2,7 +2,7 @@
 
 import { $ } from "./dom.js";
 
-const TABS = ["line", "events", "thresholds", "health"];
+const TABS = ["line", "events", "thresholds", "challenge", "health"];
 
 export function setupTabs(onTab) {
   const show = (name, focus) => {

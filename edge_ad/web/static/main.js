@@ -3,6 +3,7 @@
 import { acknowledge, setupAlarms, showAlarms } from "./alarms.js";
 import { showBars } from "./bars.js";
 import { addEvents, drawChart } from "./chart.js";
+import { setupChallenge, showChallenge } from "./challenge.js";
 import { $, clock, put, span } from "./dom.js";
 import { eventsState, loadEvents, refreshEvents, setMark, setupEvents, step } from "./events.js";
 import { showHealth } from "./health.js";
@@ -36,6 +37,7 @@ function show(found) {
   showLamp(found.run);
   showAlarms(found);
   showPause(found);
+  showChallenge(found);
   if (tab === "line") {
     showPicture(found);
     showBars(found.run, found.about, selected());
@@ -68,6 +70,7 @@ function large() {
 setupPicture();
 setupAlarms();
 setupPause();
+setupChallenge();
 setupEvents();
 setupThresholds();
 $("big").addEventListener("click", large);
@@ -79,7 +82,7 @@ go = setupTabs((name) => {
   if (state?.run && link === "live") show(state);
 });
 setupKeys({
-  1: () => go(0), 2: () => go(1), 3: () => go(2), 4: () => go(3),
+  1: () => go(0), 2: () => go(1), 3: () => go(2), 4: () => go(3), 5: () => go(4),
   l: large, h: toggleHeat, a: acknowledge, p: askPause, c: () => nextCamera(state?.run),
   j: () => step(1), k: () => step(-1), g: () => setMark("good"), b: () => setMark("bad"), u: () => setMark(null),
 });

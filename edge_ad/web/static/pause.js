@@ -8,7 +8,10 @@ let allowed = false;
 export function setupPause() {
   $("pause").addEventListener("click", askPause);
   $("resume").addEventListener("click", askPause);
-  $("pause-no").addEventListener("click", () => $("pause-dialog").close());
+  $("pause-no").addEventListener("click", () => {
+    $("pause-dialog").close();
+    $("pause-no").blur(); // or the next key would still be taken for typing in the dialog
+  });
   $("pause-dialog").addEventListener("close", () => $("pause-dialog").returnValue === "yes" && send());
 }
 

@@ -1,0 +1,341 @@
+"""A challenge: the station is shown its own known good and known bad parts, and nothing passes after a wrong answer.
+
+When it asks, what is right, what locks and what ends that; the record of each is signed (edge_ad/store/challenges.py).
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from edge_ad.errors import BadInput
+from edge_ad.inspection.alarm import rejects
+from edge_ad.inspection.observers import Observer
+from edge_ad.inspection.pause import PAUSED
+from edge_ad.inspection.requests import Request
+from edge_ad.store.actions import Action, ActionLog
+from edge_ad.store.challenges import ChallengeRecords
+from edge_ad.tables import AlarmTable, ChallengeTable
+from edge_ad.utils.files import sha256_bytes
+
+if TYPE_CHECKING:
+    from edge_ad.inspection.judge import InspectionResult
+
+_log = logging.getLogger(__name__)
+
+LARGEST_SIDE = 480
+SHOWN_S = 2.0  # so long a reject may take until a PLC has it, where no limit is set
+Kind = Literal["good", "bad"]
+ENDED = ("challenge passed", "challenge failed", "challenge overridden")
+ADVICE = "repeat it by `edge-ad challenge start`, or `edge-ad challenge override --reason ... --by NAME`"
+
+
+@dataclass
+class _Part:
+    """One known part that was shown: what the station made of it."""
+
+    asked: Kind
+    result: InspectionResult
+    sent_at: float
+    began_at: float
+    why: str = ""  # it is wrong
+    reject_ms: float | None = None
+    image: bytes | None = None
+    waits: bool = False  # for a PLC to take the reject
+
+    def record(self, number: int) -> dict[str, Any]:
+        event = self.result.event
+        name = f"{number:02}-{self.asked}.jpg" if self.image else None
+        return {
+            "asked": self.asked, "part": event.part, "event": event.id, "camera": event.camera, "time": event.time,
+            "verdict": event.verdict, "score": event.score, "reason": event.reason, "right": not self.why, "why": self.why,
+            "reject_ms": self.reject_ms, "image": name, "image_sha256": sha256_bytes(self.image) if self.image else None,
+        }  # fmt: skip
+
+
+@dataclass
+class _Open:
+    by: str
+    opened: float
+    parts: list[_Part] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Station:
+    """What a challenge needs of its run: settings, the log and the records with their key, and what judges.
+
+    ``show`` brings out (open, locked); ``measures`` tells whether an output reports when a PLC has a verdict.
+    """
+
+    table: ChallengeTable
+    rule: AlarmTable
+    log: ActionLog
+    folder: Path
+    key: bytes
+    bundle: Mapping[str, str]
+    show: Callable[[bool, bool], None] = lambda opened, locked: None
+    measures: bool = False
+    wall: Callable[[], float] = time.time
+
+
+class Challenge(Observer):
+    """The challenges of one station. ``take`` and ``on_tick`` belong to the loop; the rest is safe from any thread."""
+
+    def __init__(self, station: Station) -> None:
+        self._station = station
+        self._records = ChallengeRecords(station.folder)
+        self._lock = threading.RLock()
+        self._began = station.wall()
+        self._open: _Open | None = None
+        self._last = station.log.last(ENDED)
+        self._shown: tuple[bool, bool] | None = None
+        self._next_look = 0.0
+        self._due = self._why_due(station.wall())
+        started = station.log.last(("challenge started", *ENDED))
+        if started is not None and started.kind == "challenge started":  # a kill took what was shown of it
+            self._open = _Open(started.by, started.time)
+            _log.warning("a challenge was open when the run ended: it begins with its first part again")
+        self._show()
+        if self.reason() is not None:
+            _log.warning("nothing passes: %s", self.reason())
+
+    def reason(self) -> str | None:
+        """Return why nothing may pass, None where a challenge forbids nothing."""
+        if self._last is not None and self._last.kind == "challenge failed":
+            return f"the challenge failed ({self._last.reason}): {ADVICE}"
+        due = self._due
+        late = due is not None and self._station.wall() - due[0] > 60.0 * self._station.table.grace_min
+        if due is not None and late and self._station.table.overdue == "lock":
+            return f"a challenge is overdue ({due[1]}): {ADVICE.replace('repeat it', 'start it')}"
+        return None
+
+    def start(self, request: Request) -> str:
+        """Open a challenge; BadInput where one is open or nobody is named."""
+        if not request.by:
+            raise BadInput("who shows the parts? Give a name by --by NAME")
+        with self._lock:
+            if self._open is not None:
+                raise BadInput(f"a challenge is open already: {self._asks()}")
+            action = Action(
+                "challenge started", request.by, request.origin, request.value("reason"), self._station.wall()
+            )
+            self._keep(action)
+            self._open = _Open(request.by, action.time)
+            self._show()
+            return f"the challenge is open: {self._asks()}"
+
+    def override(self, request: Request) -> str:
+        """End the lock without a passed challenge; BadInput without a lock, a name or a reason."""
+        if not request.by or not request.value("reason"):
+            raise BadInput("an override needs a reason and a name: --reason 'why the line may go on' --by NAME")
+        if request.origin == "plc":
+            raise BadInput("a PLC cannot override a challenge: a person does")
+        with self._lock:
+            locked = self.reason()
+            if locked is None:
+                raise BadInput("nothing is locked by a challenge: nothing to override")
+            if self._open is not None:
+                raise BadInput(f"a challenge is open: {self._asks()}")
+            record = self._record("overridden", request.by, self._station.wall(), reason=request.value("reason"))
+            self._write({**record, "origin": request.origin, "locked": locked}, [])
+            self._end("challenge overridden", request.by, request.origin, request.value("reason"))
+            return f"the line may pass again, overridden by {request.by}: {request.value('reason')}"
+
+    def take(self, result: InspectionResult, sent_at: float) -> None:
+        """Take in a verdict that went out at monotonic second ``sent_at``."""
+        event = result.event
+        if self._open is None or event.part is None or (event.reason or "").startswith(PAUSED):
+            return
+        if event.verdict == "NONE" and not self._station.table.good_ids:
+            return  # perhaps no part at all, but a camera at fault; a part without a verdict is missing at the end
+        with self._lock:
+            kind = self._asked_kind(event.part)
+            if self._open is None or kind is None:
+                return
+            latency_s = (event.latency_ms or 0.0) / 1000.0
+            part = _Part(kind, result, sent_at, sent_at - latency_s if result.called_at is None else result.called_at)
+            rejected = rejects(self._station.rule, event.verdict)
+            if event.verdict == "NONE":
+                part.why = f"no verdict: {event.reason}"
+            elif rejected != (kind == "bad"):
+                part.why = f"a known {kind} part is {event.verdict}"
+            part.waits = rejected and kind == "bad" and self._station.measures
+            part.image = _jpeg(result)
+            self._open.parts.append(part)
+
+    def shown(self, sent_at: float, at: float) -> None:
+        """A PLC has what was sent at ``sent_at``, since monotonic second ``at``."""
+        with self._lock:
+            for part in self._open.parts if self._open is not None else ():
+                if part.sent_at == sent_at and part.reject_ms is None:
+                    part.reject_ms, part.waits = round(1000.0 * (at - part.began_at), 1), False
+
+    def on_tick(self) -> None:
+        """Close a challenge whose parts are all there or whose time is over, and look whether one is due."""
+        now = time.monotonic()
+        if now < self._next_look:
+            return
+        self._next_look = now + 0.1
+        with self._lock:
+            wall = self._station.wall()
+            self._due = self._why_due(wall)
+            opened = self._open
+            if opened is not None:
+                late = wall - opened.opened > 60.0 * self._station.table.timeout_min
+                if self._complete(opened, now):
+                    self._close(opened)
+                elif late:
+                    self._close(opened, f"not all parts came within {self._station.table.timeout_min:g} min")
+            self._show()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return how it stands, for a page."""
+        with self._lock:
+            opened = self._open
+            parts = [] if opened is None else [part.record(number) for number, part in enumerate(opened.parts, 1)]
+            return {
+                "due": None if self._due is None else {"since": self._due[0], "why": self._due[1]},
+                "open": None
+                if opened is None
+                else {"by": opened.by, "since": opened.opened, "asks": self._asks(), "parts": parts},
+                "locked": self.reason(),
+                "last": None
+                if self._last is None
+                else {"kind": self._last.kind, "by": self._last.by, "at": self._last.time},
+            }
+
+    def _asked_kind(self, part: str) -> Kind | None:
+        """Return what a part is known as; None for one that the challenge does not ask for, or has seen."""
+        table, opened = self._station.table, self._open
+        assert opened is not None
+        if table.good_ids:
+            if any(one.result.event.part == part for one in opened.parts):
+                return None
+            return "good" if part in table.good_ids else "bad" if part in table.bad_ids else None
+        if len(opened.parts) >= table.good + table.bad:
+            return None
+        return "good" if len(opened.parts) < table.good else "bad"
+
+    def _asks(self) -> str:
+        """Return what is to be shown next."""
+        table, opened = self._station.table, self._open
+        assert opened is not None
+        if table.good_ids:
+            seen = {part.result.event.part for part in opened.parts}
+            left = [name for name in (*table.good_ids, *table.bad_ids) if name not in seen]
+            return f"show parts {', '.join(left)} in any order" if left else "all parts were shown"
+        count = len(opened.parts)
+        if count < table.good:
+            return f"show known good part {count + 1} of {table.good}"
+        bad = count - table.good
+        return f"show known bad part {bad + 1} of {table.bad}" if bad < table.bad else "all parts were shown"
+
+    def _complete(self, opened: _Open, now: float) -> bool:
+        """Whether all parts are there, and PLCs have had the time to take the rejects."""
+        table = self._station.table
+        limit_s = SHOWN_S if table.max_reject_ms is None else table.max_reject_ms / 1000.0
+        waiting = any(part.waits and now - part.began_at <= limit_s for part in opened.parts)
+        return len(opened.parts) >= table.good + table.bad and not waiting
+
+    def _close(self, opened: _Open, why: str = "") -> None:
+        """Judge what was shown, sign the record, and lock where anything is wrong."""
+        limit = self._station.table.max_reject_ms
+        for part in opened.parts:
+            if part.asked == "bad" and not part.why:
+                if part.waits or (limit is not None and part.reject_ms is None):
+                    part.why = "no PLC has taken the reject in time"
+                elif limit is not None and part.reject_ms is not None and part.reject_ms > limit:
+                    part.why = f"the PLC has the reject after {part.reject_ms:.0f} ms; {limit:g} are allowed"
+        wrong = [part for part in opened.parts if part.why]
+        why = "; ".join(filter(None, (why, *(part.why for part in wrong))))
+        result = "failed" if why else "passed"
+        record = self._record(result, opened.by, opened.opened, reason=why)
+        parts = [part.record(number) for number, part in enumerate(opened.parts, 1)]
+        images = [(str(one["image"]), part.image) for one, part in zip(parts, opened.parts, strict=True) if part.image]
+        if not self._write({**record, "parts": parts}, images) and not why:
+            result, why = "failed", "its record cannot be stored"
+        self._end(f"challenge {result}", opened.by, "station", why)
+        (_log.warning if why else _log.info)("challenge %s%s", result, f": {why}" if why else "")
+
+    def _record(self, result: str, by: str, opened: float, *, reason: str) -> dict[str, Any]:
+        return {
+            "result": result,
+            "by": by,
+            "opened": opened,
+            "closed": self._station.wall(),
+            "reason": reason,
+            **self._station.bundle,
+        }
+
+    def _write(self, record: Mapping[str, Any], images: Sequence[tuple[str, bytes]]) -> bool:
+        try:
+            path = self._records.append(record, images, self._station.key)
+        except (OSError, BadInput) as error:
+            _log.error("the record of a challenge cannot be stored in %s: %s", self._records.folder, error)
+            return False
+        _log.info("the record of the challenge is %s", path)
+        return True
+
+    def _end(self, kind: str, by: str, origin: str, reason: str) -> None:
+        details = {"bundle_sha256": self._station.bundle["bundle_sha256"]}
+        action = Action(kind, by, origin, reason, self._station.wall(), details)
+        self._keep(action)
+        self._open, self._last = None, action
+        self._due = self._why_due(self._station.wall())
+        self._show()
+
+    def _keep(self, action: Action) -> None:
+        try:
+            self._station.log.append(action)
+        except OSError as error:
+            _log.error("a %s cannot be stored in %s: %s", action.kind, self._station.log.path, error.strerror or error)
+
+    def _show(self) -> None:
+        now = (self._open is not None, self.reason() is not None)
+        if now != self._shown:
+            self._shown = now
+            self._station.show(*now)
+
+    def _why_due(self, now: float) -> tuple[float, str] | None:
+        """Return since when a challenge is due, and why; None while none is."""
+        table, last = self._station.table, self._last
+        if not (table.every or table.shifts or table.changeover):
+            return None
+        if last is None:
+            return self._began, "none has passed yet"
+        if last.kind == "challenge failed":
+            return last.time, "the last one failed"
+        if table.every is not None and now - last.time >= 3600.0 * table.every:
+            return last.time + 3600.0 * table.every, f"every {table.every:g} h"
+        begun = max((_last_time(text, now) for text in table.shifts), default=0.0)
+        if begun > last.time:
+            return begun, f"shift of {datetime.fromtimestamp(begun):%H:%M}"
+        if table.changeover and last.details.get("bundle_sha256") != self._station.bundle["bundle_sha256"]:
+            return self._began, "changeover: another bundle"
+        return None
+
+
+def _last_time(text: str, now: float) -> float:
+    """Return when a local time of day was last, in seconds since 1970 UTC."""
+    hour, minute = map(int, text.split(":"))
+    moment = datetime.fromtimestamp(now).replace(hour=hour, minute=minute, second=0, microsecond=0)
+    return (moment if moment.timestamp() <= now else moment - timedelta(days=1)).timestamp()
+
+
+def _jpeg(result: InspectionResult) -> bytes | None:
+    """Return a small image of a part; None where it cannot be had, which must not end the loop."""
+    import cv2
+
+    image = result.image
+    if image is None:
+        return None
+    factor = LARGEST_SIDE / max(image.shape[:2])
+    small = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA) if factor < 1.0 else image
+    done, data = cv2.imencode(".jpg", cv2.cvtColor(small, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 85])
+    return bytes(data) if done else None

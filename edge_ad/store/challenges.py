@@ -1,0 +1,240 @@
+"""Signed records of challenges: known good and known bad parts that a station was shown, and what it made of them.
+
+A record is canonical JSON (keys sorted, no blanks, UTF-8) with the HMAC-SHA256 of everything in it under a key of the station,
+and with the signature of the record before it, so that a change and a gap are seen.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import html
+import json
+import os
+import secrets
+import stat
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from edge_ad.errors import BadInput, DeviceFault
+from edge_ad.utils.files import atomic_write, sha256_bytes
+
+SCHEMA = 1
+KEY_BYTES = 32
+SIGNATURE = "signature"
+
+
+def key_path(store: Path) -> Path:
+    """Return the key of a station: ``line.challenge.key`` beside ``line.sqlite``."""
+    return store.with_suffix(".challenge.key")
+
+
+def challenges_folder(store: Path) -> Path:
+    """Return the folder of records and images: ``line.challenges`` beside ``line.sqlite``."""
+    return store.with_suffix(".challenges")
+
+
+def make_key(path: Path) -> None:
+    """Write a new random key that only this user may read; BadInput where there is one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except FileExistsError as error:
+        raise BadInput(
+            f"there is a key already: {path}; move it away, and keep it to verify the records that it signed"
+        ) from error
+    with os.fdopen(handle, "w") as stream:
+        stream.write(secrets.token_hex(KEY_BYTES) + "\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def read_key(path: Path) -> bytes:
+    """Return a key; BadInput for one that is missing, open to others, or no key."""
+    try:
+        mode, text = path.stat().st_mode, path.read_text("ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"there is no key {path} that signs challenges: `edge-ad challenge key` makes one") from error
+    if stat.S_IMODE(mode) & 0o077:
+        raise BadInput(f"the key {path} has the mode {stat.S_IMODE(mode):04o}: others may read it; `chmod 600 {path}`")
+    try:
+        key = bytes.fromhex(text)
+    except ValueError:
+        key = b""
+    if len(key) != KEY_BYTES:
+        raise BadInput(
+            f"{path} is no key: it holds {KEY_BYTES} bytes in hexadecimal digits; `edge-ad challenge key` makes one"
+        )
+    return key
+
+
+def canonical(record: Mapping[str, Any]) -> bytes:
+    """Return the bytes that are signed: all of a record but its signature."""
+    return _canonical({name: value for name, value in record.items() if name != SIGNATURE})
+
+
+def _canonical(record: Mapping[str, Any]) -> bytes:
+    return json.dumps(record, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+
+
+def sign(record: Mapping[str, Any], key: bytes) -> str:
+    """Return the signature of a record in hexadecimal digits."""
+    return hmac.new(key, canonical(record), hashlib.sha256).hexdigest()
+
+
+@dataclass(frozen=True)
+class Verified:
+    """A record's file, the record (None where it cannot be read), and why it does not hold, None where it does."""
+
+    path: Path
+    record: Mapping[str, Any] | None
+    fault: str | None
+
+
+class ChallengeRecords:
+    """The records of one station, in the order of their names, which begin with a number."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def paths(self) -> list[Path]:
+        """Return the files of records, the oldest first."""
+        return sorted(self.folder.glob("*.json"))
+
+    def append(self, record: Mapping[str, Any], images: Sequence[tuple[str, bytes]], key: bytes) -> Path:
+        """Write images (name and JPEG), then the signed record; it is on the disk when this returns.
+
+        OSError where the disk refuses; then there is no record.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        paths = self.paths()
+        number = int(paths[-1].name[:6]) + 1 if paths else 1
+        previous = (_read(paths[-1]) or {}).get(SIGNATURE) if paths else None
+        complete = {"schema": SCHEMA, **record, "number": number, "previous": previous}
+        for name, data in images:
+            atomic_write(self.folder / f"{number:06}-{name}", data)
+        path = self.folder / f"{number:06}.json"
+        atomic_write(path, _canonical({**complete, SIGNATURE: sign(complete, key)}) + b"\n")
+        return path
+
+    def read(self) -> list[Mapping[str, Any]]:
+        """Return the records that can be read, the oldest first, unverified."""
+        return [record for path in self.paths() if (record := _read(path)) is not None]
+
+    def verify(self, key: bytes) -> list[Verified]:
+        """Check every record: its signature, its number, the record before it, and its images."""
+        results: list[Verified] = []
+        previous: str | None = None
+        for count, path in enumerate(self.paths(), 1):
+            record = _read(path)
+            fault = "it cannot be read" if record is None else self._fault(record, key, count=count, previous=previous)
+            results.append(Verified(path, record, fault))
+            previous = None if record is None else str(record.get(SIGNATURE))
+        return results
+
+    def _fault(self, record: Mapping[str, Any], key: bytes, *, count: int, previous: str | None) -> str | None:
+        exact = self.paths()[count - 1].read_bytes() == _canonical(record) + b"\n"
+        if not exact or not hmac.compare_digest(sign(record, key).encode(), str(record.get(SIGNATURE)).encode()):
+            return "it was changed, or signed with another key"
+        if record.get("number") != count:
+            return f"it is number {record.get('number')} in the place of number {count}: one is missing"
+        if record.get("previous") != previous:
+            return "it does not follow the record before it: one was replaced"
+        for part in record.get("parts", ()):
+            if part.get("image") and _digest(self.folder / f"{count:06}-{part['image']}") != part["image_sha256"]:
+                return f"its image {part['image']} was changed or is missing"
+        return None
+
+    def image(self, record: Mapping[str, Any], part: Mapping[str, Any]) -> bytes | None:
+        """Return the JPEG file of a part, None without one."""
+        if not part.get("image"):
+            return None
+        try:
+            return (self.folder / f"{record['number']:06}-{part['image']}").read_bytes()
+        except OSError:
+            return None
+
+
+def _read(path: Path) -> Mapping[str, Any] | None:
+    try:
+        record = json.loads(path.read_bytes())
+        json.dumps(record, allow_nan=False)
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def _digest(path: Path) -> str | None:
+    try:
+        return sha256_bytes(path.read_bytes())
+    except OSError:
+        return None
+
+
+def describe(record: Mapping[str, Any]) -> str:
+    """Return a record as one line."""
+    moment = datetime.fromtimestamp(record["closed"]).isoformat(" ", "seconds")
+    parts = record.get("parts", ())
+    right = sum(bool(part["right"]) for part in parts)
+    shown = f"{right} of {len(parts)} parts right" if parts else ""
+    why = "; ".join(text for text in (shown, record.get("reason") or "") if text)
+    return f"{record['number']:>6}  {moment}  {record['result']:<10}  by {record['by']:<16}  {why}".rstrip()
+
+
+_STYLE = (
+    "body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:60rem;padding:0 1rem;color:#15232a}"
+    "section{border-top:1px solid #b9c4ca;padding:1rem 0}ul{display:flex;flex-wrap:wrap;gap:1rem;padding:0;list-style:none}"
+    "li{width:11rem}img{width:100%;border:1px solid #b9c4ca}.wrong{color:#a02c00;font-weight:600}"
+)
+
+
+def report(records: ChallengeRecords, verified: Sequence[Verified]) -> str:
+    """Return a page with all records, the newest first, with images and whether their signatures hold."""
+    sections = "\n".join(_section(records, one) for one in reversed(verified)) or "<p>No challenge was recorded.</p>"
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Challenges</title>'
+        f"<style>{_STYLE}</style></head><body><h1>Challenges</h1>\n{sections}\n</body></html>\n"
+    )
+
+
+def _section(records: ChallengeRecords, one: Verified) -> str:
+    record, number = one.record, html.escape(one.path.stem)
+    held = "The signature holds." if one.fault is None else f"Does not hold: {one.fault}."
+    sealed = f'<p class="{"" if one.fault is None else "wrong"}">{html.escape(held)}</p>'
+    if record is None or one.fault is not None:  # nothing of what does not hold is shown as if it did
+        return f"<section><h2>{number}</h2>{sealed}</section>"
+    moment = datetime.fromtimestamp(record["closed"]).astimezone().isoformat(" ", "seconds")
+    reason = f": {record['reason']}" if record.get("reason") else ""
+    told = html.escape(
+        f"{moment}, by {record['by']}{reason}. Bundle {record['bundle']} ({record['bundle_sha256'][:12]})."
+    )
+    parts = "".join(_item(records, record, part) for part in record.get("parts", ()))
+    heading = html.escape(f"{record['number']}: {record['result']}")
+    return f"<section><h2>{heading}</h2><p>{told}</p>{sealed}<ul>{parts}</ul></section>"
+
+
+def _item(records: ChallengeRecords, record: Mapping[str, Any], part: Mapping[str, Any]) -> str:
+    name = f"known {part['asked']} part {part['part'] or ''}".strip()
+    data = records.image(record, part)
+    shown = (
+        f'<img alt="{html.escape(name)}" src="data:image/jpeg;base64,{base64.b64encode(data).decode()}">'
+        if data
+        else ""
+    )
+    score = "" if part["score"] is None else f", score {part['score']:.2f}"
+    time_ms = "" if part["reject_ms"] is None else f", reject at the PLC after {part['reject_ms']:.0f} ms"
+    wrong = "" if part["right"] else f' <span class="wrong">wrong: {html.escape(part["why"])}</span>'
+    return f"<li>{shown}<p>{html.escape(name)}: {part['verdict']}{score}{time_ms}{wrong}</p></li>"
+
+
+def write_report(path: Path, text: str) -> None:
+    """Write a page; DeviceFault where the disk refuses."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        atomic_write(path, text.encode())
+    except OSError as error:
+        raise DeviceFault(f"cannot write {path}: {error.strerror or error}; choose another place") from error

@@ -1,0 +1,431 @@
+"""Challenges: a real run that is shown known parts, beside a real PLC; what locks, what ends that, and the signed records."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from edge_ad.camera.frames import Frame
+from edge_ad.cli.app import main
+from edge_ad.config import AlarmTable, ChallengeTable, Config, RunTable
+from edge_ad.errors import BadInput
+from edge_ad.events import Event, Verdict
+from edge_ad.inspection.challenge import Challenge, Station
+from edge_ad.inspection.judge import InspectionResult
+from edge_ad.inspection.requests import Request
+from edge_ad.inspection.settings import check_settings
+from edge_ad.store.actions import ActionLog, actions_path
+from edge_ad.store.challenges import ChallengeRecords, challenges_folder, key_path, make_key, read_key, report
+from tests.fixtures.loopback import free_port, until
+from tests.fixtures.tiny_bundle import make_tiny_bundle, tiny_image
+from tests.outputs.peers import ReadingPlc
+from tests.web.running import Line, line
+
+KEY = bytes(range(32))
+NOON = 1_772_366_400.0
+HOUR = 3600.0
+
+
+def asked(kind: str, by: str = "anna", reason: str = "", origin: str = "command") -> Request:
+    return Request(kind, by, origin, {"reason": reason})  # type: ignore[arg-type]
+
+
+class Trial:
+    """A challenge with a clock of its own."""
+
+    def __init__(self, folder: Path, **table: Any) -> None:
+        self.now = NOON
+        self.shows: list[tuple[bool, bool]] = []
+        self.station = Station(
+            table=ChallengeTable(**{"good": 1, "bad": 1, **table}),
+            rule=AlarmTable(),
+            log=ActionLog(folder / "actions.jsonl"),
+            folder=folder / "challenges",
+            key=KEY,
+            bundle={"bundle": "part.edgead", "bundle_sha256": "ab" * 32},
+            show=lambda opened, locked: self.shows.append((opened, locked)),
+            wall=lambda: self.now,
+        )
+        self.challenge = Challenge(self.station)
+
+    def again(self, **changes: Any) -> None:
+        """As after a kill: all that is left is on the disk."""
+        self.station = replace(self.station, **changes)
+        self.challenge = Challenge(self.station)
+
+    def part(self, verdict: Verdict, name: str = "1", at: float = 100.0, reason: str | None = None) -> None:
+        score = None if verdict == "NONE" else 1.0
+        event = Event("cam", 1, name, self.now, verdict, score, {}, 20.0, reason)
+        frame = Frame(np.zeros((40, 60, 3), np.uint8), 1, 0.0, self.now, "cam", name)
+        self.challenge.take(InspectionResult(event, frame), at)
+        self.tick()
+
+    def tick(self) -> None:
+        self.challenge._next_look = 0.0
+        self.challenge.on_tick()
+
+    def records(self) -> list[Any]:
+        return ChallengeRecords(self.station.folder).read()
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "result", "why"),
+    [
+        (["OK", "NG"], "passed", ""),
+        (["WARN", "NG"], "passed", ""),
+        (["OK", "OK"], "failed", "a known bad part is OK"),
+        (["OK", "WARN"], "failed", "a known bad part is WARN"),
+        (["NG", "NG"], "failed", "a known good part is NG"),
+        (["NG", "OK"], "failed", "a known good part is NG; a known bad part is OK"),  # swapped: counts alone would not tell
+        (["NONE", "OK", "NG"], "passed", ""),  # a camera at fault between the parts
+    ],
+)
+def test_a_challenge_passes_only_when_all_are_right(
+    verdicts: list[Verdict], result: str, why: str, tmp_path: Path
+) -> None:
+    trial = Trial(tmp_path)
+    assert trial.challenge.start(asked("challenge")) == "the challenge is open: show known good part 1 of 1"
+    for verdict in verdicts:
+        trial.part(verdict)
+    (record,) = trial.records()
+    assert (record["result"], record["reason"], record["by"]) == (result, why, "anna")
+    assert (trial.challenge.reason() is None) == (result == "passed")
+    assert [one.fault for one in ChallengeRecords(trial.station.folder).verify(KEY)] == [None]
+    assert trial.shows[-1] == (False, result == "failed")
+
+
+def test_with_ids_parts_come_in_any_order_and_others_in_between(tmp_path: Path) -> None:
+    trial = Trial(tmp_path, good=2, bad=1, good_ids=["G1", "G2"], bad_ids=["B1"])
+    trial.challenge.start(asked("challenge"))
+    for verdict, name in (("NG", "B1"), ("OK", "4711"), ("OK", "G2"), ("NG", "4712"), ("OK", "G2"), ("OK", "G1")):
+        assert trial.records() == []
+        trial.part(verdict, name)  # type: ignore[arg-type]
+    (record,) = trial.records()
+    assert record["result"] == "passed"
+    assert [(one["part"], one["verdict"]) for one in record["parts"]] == [("B1", "NG"), ("G2", "OK"), ("G1", "OK")]
+
+
+def test_a_known_part_without_a_verdict_is_wrong(tmp_path: Path) -> None:
+    trial = Trial(tmp_path, good_ids=["G1"], bad_ids=["B1"])
+    trial.challenge.start(asked("challenge"))
+    trial.part("OK", "G1")
+    trial.part("NONE", "B1", reason="late: 1200 ms")
+    assert trial.records()[0]["reason"] == "no verdict: late: 1200 ms"
+
+
+def test_a_failure_locks_over_a_kill_until_it_is_repeated_or_overridden(tmp_path: Path) -> None:
+    trial = Trial(tmp_path)
+    trial.challenge.start(asked("challenge"))
+    trial.part("NG")
+    trial.part("NG")
+    trial.again()
+    assert "the challenge failed (a known good part is NG)" in str(trial.challenge.reason())
+    assert trial.shows[-1] == (False, True)
+    trial.challenge.start(asked("challenge"))
+    trial.again()  # killed while it is open: it begins anew, and is locked as before
+    assert trial.shows[-1] == (True, True)
+    with pytest.raises(BadInput, match="a challenge is open"):
+        trial.challenge.override(asked("override", reason="x"))
+    trial.part("OK")
+    assert trial.challenge.reason() is not None
+    trial.part("NG")
+    assert trial.challenge.reason() is None
+
+    trial.challenge.start(asked("challenge"))
+    trial.part("NG")
+    trial.part("NG")
+    for request in (asked("override"), asked("override", by="", reason="x"), asked("override", reason="x", origin="plc")):
+        with pytest.raises(BadInput):
+            trial.challenge.override(request)
+    trial.challenge.override(asked("override", by="ben", reason="the part was swapped"))
+    assert trial.challenge.reason() is None
+    trial.again()
+    assert trial.challenge.reason() is None
+    with pytest.raises(BadInput, match="nothing to override"):
+        trial.challenge.override(asked("override", reason="x"))
+    assert [one["result"] for one in trial.records()] == ["failed", "passed", "failed", "overridden"]
+    assert [one.fault for one in ChallengeRecords(trial.station.folder).verify(KEY)] == [None] * 4
+
+
+def test_one_that_is_not_completed_in_time_fails(tmp_path: Path) -> None:
+    trial = Trial(tmp_path, timeout_min=5)
+    trial.challenge.start(asked("challenge"))
+    trial.part("OK")
+    trial.now += 301
+    trial.again()  # a kill does not give it more time
+    trial.tick()
+    assert "not all parts came within 5 min" in str(trial.challenge.reason())
+
+
+@pytest.mark.parametrize(
+    ("reject_s", "limit", "why"),
+    [
+        (0.080, 150.0, ""),
+        (0.200, 150.0, "the PLC has the reject after 200 ms; 150 are allowed"),
+        (None, 150.0, "no PLC has taken the reject in time"),
+        (None, None, "no PLC has taken the reject in time"),
+    ],
+)
+def test_the_time_until_a_plc_has_the_reject_counts(
+    reject_s: float | None, limit: float | None, why: str, tmp_path: Path
+) -> None:
+    trial = Trial(tmp_path, max_reject_ms=limit)
+    trial.again(measures=True)
+    trial.challenge.start(asked("challenge"))
+    sent = time.monotonic()
+    trial.part("OK", at=sent)
+    trial.part("NG", at=sent + 0.02)  # captured at ``sent``
+    if reject_s is not None:
+        assert trial.records() == []  # the PLC may still take it
+        trial.challenge.shown(sent + 0.02, sent + reject_s)
+    assert until(lambda: trial.tick() or trial.records())  # type: ignore[func-returns-value]
+    assert trial.records()[0]["reason"] == why
+    assert trial.records()[0]["parts"][1]["reject_ms"] == (None if reject_s is None else pytest.approx(1000 * reject_s, abs=0.2))
+
+
+@pytest.mark.parametrize(
+    ("table", "later_s", "due"),
+    [
+        ({"every": 8}, 8 * HOUR - 1, None),
+        ({"every": 8}, 8 * HOUR, "every 8 h"),
+        ({"changeover": True}, 100 * HOUR, None),
+        ({}, 100 * HOUR, None),
+    ],
+)
+def test_when_it_asks(table: dict[str, Any], later_s: float, due: str | None, tmp_path: Path) -> None:
+    trial = Trial(tmp_path, **table)
+    first = trial.challenge.to_json()["due"]
+    assert (first and first["why"]) == ("none has passed yet" if table else None)
+    trial.challenge.start(asked("challenge"))
+    trial.part("OK")
+    trial.part("NG")
+    assert trial.challenge.to_json()["due"] is None
+    trial.now += later_s
+    trial.tick()
+    shown = trial.challenge.to_json()["due"]
+    assert (shown and shown["why"]) == due
+    trial.again(bundle={"bundle": "other.edgead", "bundle_sha256": "cd" * 32})
+    shown = trial.challenge.to_json()["due"]
+    assert (shown and shown["why"]) == ("changeover: another bundle" if "changeover" in table else due)
+
+
+def test_it_asks_once_a_shift(tmp_path: Path) -> None:
+    shift = time.strftime("%H:%M", time.localtime(NOON + HOUR))
+    trial = Trial(tmp_path, shifts=[shift])
+    trial.challenge.start(asked("challenge"))
+    trial.part("OK")
+    trial.part("NG")
+    due = []
+    for later in (HOUR - 61, 62.0, HOUR):
+        trial.now += later
+        trial.tick()
+        due.append(trial.challenge.to_json()["due"])
+    assert due[0] is None
+    assert due[1]["why"] == due[2]["why"] == f"shift of {shift}"
+
+
+def test_an_overdue_one_locks_where_that_is_set(tmp_path: Path) -> None:
+    ask, lock = Trial(tmp_path / "a", every=8), Trial(tmp_path / "b", every=8, overdue="lock", grace_min=10)
+    for trial in (ask, lock):
+        trial.now += 601
+        trial.tick()
+    assert ask.challenge.reason() is None
+    assert "a challenge is overdue (none has passed yet)" in str(lock.challenge.reason())
+    assert lock.shows[-1] == (False, True)
+    lock.challenge.override(asked("override", reason="parts are on their way"))
+    assert lock.challenge.reason() is None
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"good": 3}, "good = 3 and bad = 0: a challenge needs at least one known good part and one known bad part"),
+        ({"every": 8}, "good = 0 and bad = 0"),
+        ({"good": 2, "bad": 1, "good_ids": ["A", "A"], "bad_ids": ["B"]}, "good_ids name 1 parts"),
+        ({"good": 1, "bad": 1, "good_ids": ["A"]}, "one kind of parts alone"),
+        ({"good": 1, "bad": 1, "good_ids": ["A"], "bad_ids": ["A"]}, "part 'A' as good and as bad"),
+        ({"good": 1, "bad": 1, "max_reject_ms": 300}, "needs a PLC that tells when it has the reject"),
+        ({"good": 1, "bad": 1}, "every frame is one here"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_at_load_time(table: dict[str, Any], message: str) -> None:
+    with pytest.raises(BadInput, match=re.escape(message)):
+        check_settings(Config(challenge=ChallengeTable(**table), run=RunTable(store=Path("x.sqlite"))))
+
+
+def recorded(folder: Path) -> tuple[ChallengeRecords, list[Path]]:
+    """Three records, the second with two images."""
+    for _ in range(3):
+        trial = Trial(folder)
+        trial.challenge.start(asked("challenge"))
+        trial.part("OK")
+        trial.part("NG")
+    return ChallengeRecords(folder / "challenges"), sorted((folder / "challenges").iterdir())
+
+
+def faults(records: ChallengeRecords, key: bytes = KEY) -> list[str | None]:
+    return [one.fault for one in records.verify(key)]
+
+
+def test_any_changed_byte_of_a_record_or_an_image_is_seen(tmp_path: Path) -> None:
+    records, files = recorded(tmp_path)
+    assert faults(records) == [None] * 3
+    (second,) = [path for path in files if path.name == "000002.json"]
+    data = second.read_bytes()
+    for place in range(len(data)):
+        second.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+        assert faults(records)[1] is not None, place
+    second.write_bytes(data.replace(b'"right":true', b'"right": true', 1))
+    assert faults(records)[1] == "it was changed, or signed with another key"
+    second.write_bytes(data)
+    assert faults(records) == [None] * 3
+    image = tmp_path / "challenges" / "000002-01-good.jpg"
+    jpeg = image.read_bytes()
+    image.write_bytes(jpeg[:-1] + b"\0")
+    assert faults(records)[1] == "its image 01-good.jpg was changed or is missing"
+    image.write_bytes(jpeg)
+    assert faults(records, bytes(32)) == ["it was changed, or signed with another key"] * 3
+
+
+def test_a_missing_and_a_replaced_record_are_seen(tmp_path: Path) -> None:
+    records, _ = recorded(tmp_path)
+    folder = tmp_path / "challenges"
+    shutil.copy(folder / "000003.json", folder / "kept")
+    (folder / "000002.json").rename(folder / "aside")
+    assert "one is missing" in str(faults(records)[1])
+    (folder / "aside").rename(folder / "000002.json")
+    (folder / "000003.json").unlink()
+    trial = Trial(tmp_path)
+    trial.now += 1
+    trial.challenge.start(asked("challenge"))
+    trial.part("OK")
+    trial.part("NG")
+    assert faults(records) == [None] * 3  # that the newest was taken away does not show
+    shutil.copy(folder / "000003.json", folder / "000004.json")
+    assert faults(records)[3] is not None
+
+
+def test_the_key_is_for_one_user_and_one_file(tmp_path: Path) -> None:
+    path = tmp_path / "line.challenge.key"
+    with pytest.raises(BadInput, match="`edge-ad challenge key` makes one"):
+        read_key(path)
+    make_key(path)
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert len(read_key(path)) == 32
+    with pytest.raises(BadInput, match="there is a key already"):
+        make_key(path)
+    path.chmod(0o640)
+    with pytest.raises(BadInput, match="others may read it"):
+        read_key(path)
+    path.chmod(0o600)
+    path.write_text("zz\n")
+    with pytest.raises(BadInput, match="is no key"):
+        read_key(path)
+
+
+def test_the_report_shows_images_escapes_texts_and_hides_what_does_not_hold(tmp_path: Path) -> None:
+    trial = Trial(tmp_path)
+    trial.challenge.start(asked("challenge", by="<b>anna</b>"))
+    trial.part("OK")
+    trial.part("OK")
+    records = ChallengeRecords(trial.station.folder)
+    page = report(records, records.verify(KEY))
+    assert page.count("data:image/jpeg;base64,") == 2
+    assert "&lt;b&gt;anna&lt;/b&gt;" in page
+    assert "<b>anna" not in page
+    assert "wrong: a known bad part is OK" in page
+    page = report(records, records.verify(bytes(32)))
+    assert "Does not hold" in page
+    assert "anna" not in page
+
+
+@contextlib.contextmanager
+def station(folder: Path, port: int) -> Iterator[tuple[Line, ReadingPlc, Callable[[str, bool], None]]]:
+    """A run on a watched folder, a PLC that reads, and what shows a part: its id and whether it is bad."""
+    seeds = iter(range(3000, 4000))
+
+    def show(name: str, bad: bool) -> None:
+        partial = folder / "in" / f".{name}.part.png"
+        assert cv2.imwrite(str(partial), tiny_image(next(seeds), bad)[:, :, ::-1])
+        os.replace(partial, folder / "in" / f"{name}-{next(seeds)}.png")
+
+    more = ["--trigger", "camera", "--alarm", f"modbus-server://127.0.0.1:{port}"]
+    with line(folder, folder / "tiny.edgead", *more, camera=f"watch:{folder / 'in'}", judging=False) as run:
+        plc = ReadingPlc(port)
+        try:
+            yield run, plc, show
+        finally:
+            plc.close()
+
+
+def test_a_line_is_challenged_locks_and_survives_a_kill(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_tiny_bundle(tmp_path / "tiny.edgead")
+    (tmp_path / "in").mkdir()
+    store, port = tmp_path / "line.sqlite", free_port()
+    (tmp_path / "edge-ad.toml").write_text("[challenge]\ngood = 1\nbad = 1\nevery = 8\nmax_reject_ms = 5000\n")
+    assert main(["challenge", "key", "--store", str(store)]) == 0
+    common = ["--store", str(store), "--by", "anna"]
+    with station(tmp_path, port) as (run, plc, show):
+
+        def passed() -> bool:
+            """Show one more good part and look whether it passes."""
+            show("part", False)
+            return until(plc.passed, 1.0)
+
+        assert run.wait(lambda state: state["run"]["challenge"]["due"]["why"]) == "none has passed yet"
+        assert until(passed)
+        assert main(["challenge", *common]) == 0
+        assert until(lambda: plc.registers(4, 1) == [2])
+        show("known", False)
+        run.wait(lambda state: len(state["run"]["challenge"]["open"]["parts"]) == 1)
+        show("known", False)  # a known bad part that is not seen
+        failed = run.wait(lambda state: state["run"]["challenge"]["locked"] and state["run"]["challenge"])
+        assert failed["locked"].startswith("the challenge failed (a known bad part is OK)")
+        assert until(lambda: plc.registers(4, 1) == [4])
+        assert not passed()
+        assert run.ask("/api/challenge", {"by": "ben"}).status == 200
+        assert until(lambda: plc.registers(4, 1) == [6])
+        run.process.kill()
+        run.process.wait()
+    with station(tmp_path, port) as (run, plc, show):
+        assert until(lambda: plc.registers(4, 1) == [6])
+        show("known", False)
+        run.wait(lambda state: len(state["run"]["challenge"]["open"]["parts"]) == 1)
+        show("known", True)
+        assert until(lambda: plc.registers(4, 1) == [0])  # a PLC that reads has the reject
+        done = run.wait(lambda state: state["run"]["challenge"]["open"] is None and state["run"]["challenge"])
+        assert done["locked"] is None
+        assert done["last"]["kind"] == "challenge passed"
+        assert b"edge_ad_challenge_locked 0.0" in run.ask("/metrics").body
+        assert until(lambda: (show("part", False), until(plc.passed, 1.0))[1])
+        assert run.ask("/api/challenge/override", {"by": "ben", "reason": "x"}).status == 409
+    capsys.readouterr()
+    assert main(["challenge", "list", "--store", str(store)]) == 0
+    rows = capsys.readouterr().out.splitlines()
+    assert ["failed" in rows[0], "passed" in rows[1], len(rows)] == [True, True, 2]
+    assert main(["challenge", "verify", "--store", str(store)]) == 0
+    record = ChallengeRecords(challenges_folder(store)).read()[1]
+    assert 0.0 < record["parts"][1]["reject_ms"] < 5000.0
+    assert main(["challenge", "report", "--store", str(store), "--out", str(tmp_path / "report.html")]) == 0
+    assert (tmp_path / "report.html").read_text().count("data:image/jpeg") == 4
+    changed = challenges_folder(store) / "000001.json"
+    changed.write_text(changed.read_text().replace('"result":"failed"', '"result":"passed"'))
+    capsys.readouterr()
+    assert main(["challenge", "verify", "--store", str(store)]) == 4
+    assert "1 of 2 records do not hold: 000001.json: it was changed" in capsys.readouterr().err
+    assert [json.loads(line_)["kind"] for line_ in actions_path(store).read_text().splitlines()] == [
+        "challenge started", "challenge failed", "challenge started", "challenge passed",
+    ]  # fmt: skip
+    assert read_key(key_path(store))
