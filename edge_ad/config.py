@@ -108,6 +108,7 @@ class TrainTable(Table):
         Flag("A fixed feature of the part, drawn on the first normal image by name; one or two.", "X,Y,W,H", ("--anchor",)),
     ] = Field(default_factory=list)
     box: Annotated[str | None, Flag("The part's box on that image; goes with --anchor.", "X,Y,W,H")] = None
+    zones: Annotated[Path | None, Flag("Zones to inspect, to ignore or to weigh, as `edge-ad zones` writes them.", "FILE")] = None
     smallest_defect: Annotated[
         str | None,
         Flag("Warn where a defect of so many pixels of the image, such as 12px, would vanish at the input's scale.", "PIXELS"),

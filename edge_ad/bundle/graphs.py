@@ -36,6 +36,10 @@ _OF_LAVIT = (
     ("cell_std", "model.cell_std"),
 )
 
+# By how much each cell of a map counts, where a bundle has zones (`edge_ad.geometry.zones`).
+ZONE_PREFIX = "zone_"
+_OF_FUSION = tuple((ZONE_PREFIX + branch, ZONE_PREFIX + branch) for branch in ("structure", "logic", "local", "global", "memory"))
+
 IMAGE = "image"  # u8 [1, H, W, 3], the only tensor that comes from outside
 CONSTANTS = ("masks", *(field.name for field in fields(Statistics)))  # bound once from the bundle
 RESULTS = ("raw", "z", "score", "map")  # what a frame gives
@@ -114,6 +118,7 @@ _GRAPHS = (
         ),
         RESULTS,
         required=True,
+        references=_OF_FUSION,
         always_fp32=True,
     ),
 )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_ad.bundle.graphs import GRAPHS
+from edge_ad.bundle.graphs import FUSION, GRAPHS, ZONE_PREFIX
 from edge_ad.errors import BadInput
 from edge_ad.scoring import Array
 
@@ -31,6 +31,8 @@ _DIMENSIONS = {
     "cell_std": 1,
 }
 _PAIRS = tuple(zip(list(_DIMENSIONS)[::2], list(_DIMENSIONS)[1::2], strict=True))
+_ZONES = tuple(name for name, _ in GRAPHS[FUSION].references)
+_DIMENSIONS |= dict.fromkeys(_ZONES, 4)
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,8 +41,8 @@ class References:
 
     Of a memory ``memory_bank`` [R, M, D], remembered cells times -2, and ``memory_norms`` [R, M, 1], their squared
     lengths, or ``memory_mean`` [1, D, h, w] and ``memory_roots`` [R, D, D] of Gaussians. Of LAViT ``surprise_centre``
-    [E] and ``surprise_precision`` [E, E], and ``cell_mean`` and ``cell_std`` [N] of its map. Anything else raises
-    BadInput.
+    [E] and ``surprise_precision`` [E, E], and ``cell_mean`` and ``cell_std`` [N] of its map. Of zones ``zone_...``
+    [1, 1, h, w] for each map, by how much its cells count; all or none. Anything else raises BadInput.
     """
 
     memory_bank: Array | None = None
@@ -51,6 +53,11 @@ class References:
     surprise_precision: Array | None = None
     cell_mean: Array | None = None
     cell_std: Array | None = None
+    zone_structure: Array | None = None
+    zone_logic: Array | None = None
+    zone_local: Array | None = None
+    zone_global: Array | None = None
+    zone_memory: Array | None = None
 
     def __post_init__(self) -> None:
         arrays = self.arrays()
@@ -65,11 +72,22 @@ class References:
             raise BadInput("references hold 'memory_bank' and 'memory_mean', but a memory has cells or Gaussians, not both")
         if self.cell_std is not None and (self.cell_std <= 0).any():
             raise BadInput(f"references 'cell_std' must be above 0, but its least value is {self.cell_std.min():g}")
+        _check_zones({name: arrays[name] for name in _ZONES if name in arrays})
 
     def arrays(self) -> dict[str, Array]:
         """Return the arrays that there are by name, in the order of the fields."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in values.items() if value is not None}
+
+    def cell_factors(self, branch: str) -> Array | None:
+        """Return by how much the cells of the map of a branch count, f32 [h * w]; None where all count alike."""
+        factors = self.arrays().get(ZONE_PREFIX + branch)
+        return None if factors is None else factors.reshape(-1)
+
+    def inspected_cells(self, branch: str) -> NDArray[np.intp] | slice:
+        """Return which cells of the map of a branch count, all where there are no zones."""
+        factors = self.cell_factors(branch)
+        return slice(None) if factors is None else np.flatnonzero(factors)
 
     @classmethod
     def from_arrays(cls, *parts: Mapping[str, NDArray[Any]]) -> References:
@@ -138,6 +156,16 @@ def _check_array(name: str, array: NDArray[Any]) -> None:
         raise BadInput(f"references {name!r} has shape {list(array.shape)}, but must have {_DIMENSIONS[name]} dimensions above 0")
     if not np.isfinite(array).all():
         raise BadInput(f"references {name!r} holds a value that is not finite; recalibrate or train the bundle again")
+
+
+def _check_zones(arrays: Mapping[str, Array]) -> None:
+    """Raise BadInput where some maps have no factors, or factors are below 0 or 0 everywhere."""
+    if arrays and len(arrays) < len(_ZONES):
+        missing = next(name for name in _ZONES if name not in arrays)
+        raise BadInput(f"references hold {min(arrays)!r}, but not {missing!r}: zones have factors for each map; train again")
+    for name, array in arrays.items():
+        if (array < 0).any() or not array.any():
+            raise BadInput(f"references {name!r} must be 0 or more, and above 0 somewhere; train the bundle again")
 
 
 def _check_pair(first: str, values: Array, second: str, others: Array) -> None:

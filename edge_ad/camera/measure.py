@@ -373,7 +373,9 @@ def frame_measurer(geometry: Geometry) -> Callable[[Image, Prepared], FrameMeasu
 def frame_shown(geometry: Geometry, frame: Image, prepared: Prepared) -> Image:
     """Return a frame as image quality is measured on it: whole, with about as many pixels as the input."""
     side = round(math.sqrt(geometry.size[0] * geometry.size[1]))
-    return resize(frame, (side, side)) if geometry.locates else prepared.image
+    if geometry.locates:
+        return resize(frame, (side, side))
+    return prepared.image if geometry.zones is None else resize(frame, geometry.size)  # a run measures what is ignored, too
 
 
 def measure_reference(images: Iterable[Image]) -> HealthReference:

@@ -30,6 +30,7 @@ _log = logging.getLogger(__name__)
 COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("init", "init", "Write edge-ad.toml with your answers."),
     ("capture", "capture", "Collect images of good parts from a camera."),
+    ("zones", "zones", "Show, edit or import zones: what is inspected, ignored or weighed."),
     ("train", "train", "Train on images of good parts and write a bundle."),
     ("evaluate", "evaluate", "Measure a bundle on a test set: AUROC, sPRO, false rejects, report."),
     ("recalibrate", "recalibrate", "Teach a bundle a new lot from normal images of it, in a minute, without training."),

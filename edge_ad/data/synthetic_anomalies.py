@@ -108,24 +108,32 @@ def clarity(before: Image, after: Image) -> float:
 
 
 def synthetic(
-    normal_images: npt.NDArray[np.uint8], count: int, seed: int, part: Mask | None = None
+    normal_images: npt.NDArray[np.uint8], count: int, seed: int, part: Mask | None = None, *, inspected: Mask | None = None
 ) -> tuple[npt.NDArray[np.uint8], tuple[str, ...]]:
     """Return ``count`` anomalies, each made from one normal image with patches of eight others, and their kinds.
 
     The kinds that can be drawn on an image take turns. ``part`` bool[H,W] says where the part may be; by default it is
-    estimated from all ``normal_images``.
+    estimated from all ``normal_images``. Nothing is changed but what is ``inspected`` bool[H,W], where that is given.
     """
     rng = np.random.default_rng([seed, 7])
-    part = estimate_part(list(normal_images)) if part is None else part
+    part = inspected_part(estimate_part(list(normal_images)) if part is None else part, inspected)
     possible = [possible_kinds(image, part) for image in normal_images[:count]]
     result, kinds = [], []
     for number in range(count):
         index = origin_of(number, normal_images)
         kind = _kind_in_turn(number, len(normal_images), possible[index])
         others = [normal_images[other] for other in rng.permutation(len(normal_images))[:9] if other != index]
-        result.append(make_anomaly(normal_images[index], others, rng, kind, part=part)[0])
+        drawn = make_anomaly(normal_images[index], others, rng, kind, part=part)[0]
+        result.append(drawn if inspected is None else np.where(inspected[..., None], drawn, normal_images[index]))
         kinds.append(kind)
     return np.stack(result), tuple(kinds)
+
+
+def inspected_part(part: Mask, inspected: Mask | None) -> Mask:
+    """Return where of the part anomalies are drawn: what is ``inspected`` of it, or all that is where that is nothing."""
+    if inspected is None:
+        return part
+    return part & inspected if (part & inspected).any() else inspected
 
 
 def _kind_in_turn(number: int, images: int, possible: Sequence[str]) -> str:

@@ -182,7 +182,7 @@ def sensitivity_json(search: Search) -> dict[str, Any]:
 
 def _search(bundle: Bundle, recipe: Recipe, validation: Images, options: CalibrateOptions, *, report: Report) -> dict[str, Search]:
     images = make_validation_images(
-        spread(validation, SEARCHED), copies=1, anomalies=2, seed=options.settings.seed + 1, part=bundle.geometry.part_mask()
+        spread(validation, SEARCHED), copies=1, anomalies=2, seed=options.settings.seed + 1, geometry=bundle.geometry
     )
     results = {}
     with Pipeline(bundle) as pipeline:

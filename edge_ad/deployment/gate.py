@@ -96,7 +96,7 @@ def validation_images_of(bundle: Bundle, normal_count: int | None = None, seed: 
         raise BadInput(f"{bundle.path} holds no proof images: run `edge-ad calibrate {bundle.path} GOODS` first")
     stored = bundle.quantisation.proof
     chosen = stored if normal_count is None else spread(stored, normal_count)
-    return make_validation_images(chosen, seed=seed, part=bundle.geometry.part_mask())
+    return make_validation_images(chosen, seed=seed, geometry=bundle.geometry)
 
 
 def explain_int8(

@@ -56,9 +56,12 @@ class Drawn:
     origins: NDArray[np.intp]
 
 
-def draw_anomalies(normal: Images, seed: int, part: Mask | None) -> Drawn:
-    """Draw anomalies on normal images u8 [N, H, W, 3]: COUNTS of them at STRENGTHS, several on an image where there are few."""
-    full, kinds = synthetic(normal, COUNTS[0], seed, part)
+def draw_anomalies(normal: Images, seed: int, part: Mask | None, inspected: Mask | None = None) -> Drawn:
+    """Draw anomalies on normal images u8 [N, H, W, 3]: COUNTS of them at STRENGTHS, several on an image where there are few.
+
+    They lie on the ``part`` where it is ``inspected``.
+    """
+    full, kinds = synthetic(normal, COUNTS[0], seed, part, inspected=inspected)
     origins = np.array([origin_of(number, normal) for number in range(COUNTS[0])], np.intp)
     shown: list[Images] = []
     names: list[str] = []
@@ -141,7 +144,7 @@ class LotReader:
     def _row(self) -> dict[str, Array]:
         tensor = self._pipeline.tensor
         row = {"pooled": tensor("pooled")[0]} | {name: tensor(output).reshape(-1) for name, output in self._taps.items()}
-        row |= {f"map {branch}": tensor(name).reshape(-1) for branch, name in self._maps.items()}
+        row |= {f"map {branch}": self._pipeline.counted_map(name) for branch, name in self._maps.items()}
         if self._memory is not None:
             row["white"] = self._memory.of(tensor(self._memory.reads)[0])
         return row
@@ -206,11 +209,11 @@ def _memory_part(bundle: Bundle, forget: bool) -> Part | None:
     if name is None or not counts or not ("cells" in reported or "regions" in reported):
         return None
     top = FusionSettings(**bundle.settings.get("fusion", {})).top_of("memory")
-    held, regions = _values(bundle, name), regions_of(bundle)
+    held, regions, factors = _values(bundle, name), regions_of(bundle), bundle.references.cell_factors("memory")
     if "memory_bank" in held:
-        return BankPart(banks_of(held["memory_bank"]), regions, top, forget)
+        return BankPart(banks_of(held["memory_bank"]), regions, top, forget, factors=factors)
     if "memory_mean" in held:
-        return CellsPart((held["memory_mean"][0].transpose(1, 2, 0), held["memory_roots"]), regions, top, forget)
+        return CellsPart((held["memory_mean"][0].transpose(1, 2, 0), held["memory_roots"]), regions, top, forget, factors=factors)
     raise BadInput(f"the graph {name!r} of {bundle.path} has neither cells nor Gaussians: train the bundle again")
 
 

@@ -274,7 +274,7 @@ def _lot(
 def _with_anomalies(bundle: Bundle, reader: LotReader, lot: Lot, read: _Read, *, seed: int) -> Lot:
     """Return a lot with anomalies that are drawn on its normal images."""
     images = np.stack([*inputs_of(bundle, read.paths[: len(lot.normal)])])
-    drawn = draw_anomalies(images, seed, bundle.geometry.part_mask())
+    drawn = draw_anomalies(images, seed, bundle.geometry.part_mask(), bundle.geometry.inspected)
     return replace(lot, anomalies=reader.describe(drawn.images), kinds=drawn.kinds, origins=drawn.origins)
 
 
@@ -317,7 +317,7 @@ def _statistics(bundle: Bundle, normal: Array, z: Array, lot: Lot, *, refitted: 
     for row, branch in enumerate(old.maps):
         maps = refitted.maps.get(branch, lot.normal.features.get(f"map {branch}"))
         if maps is not None and lot.kinds:
-            quantiles[row] = map_quantiles(maps)
+            quantiles[row] = map_quantiles(maps[:, bundle.references.inspected_cells(branch)])
     flat = replace(old, mean=mean, std=std, quantiles=quantiles, **composition)
     if not lot.kinds:  # it has not moved: nothing was drawn on it
         return flat

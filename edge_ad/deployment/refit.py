@@ -119,6 +119,7 @@ class BankPart:
     top: int
     forget: bool = False
     branch: str = "memory"
+    factors: Array | None = None  # of zones, [h * w]
 
     @property
     def shares(self) -> tuple[float, ...]:
@@ -145,7 +146,7 @@ class BankPart:
 
     def judge(self, features: Mapping[str, Array], constants: Mapping[str, Array]) -> tuple[Array, Array]:
         """Return the mean of the highest distances, and all of them."""
-        return _pooled(distances(features["white"], constants["banks"], self.regions), self.top)
+        return _pooled(distances(features["white"], constants["banks"], self.regions), self.top, self.factors)
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,6 +159,7 @@ class CellsPart:
     forget: bool = False
     branch: str = "memory"
     shares: tuple[float, ...] = SHARES
+    factors: Array | None = None  # of zones, [h * w]
 
     @property
     def known(self) -> dict[str, Array]:
@@ -171,7 +173,8 @@ class CellsPart:
 
     def judge(self, features: Mapping[str, Array], constants: Mapping[str, Array]) -> tuple[Array, Array]:
         """Return the mean of the highest distances, and all of them."""
-        return _pooled(gaussian_distances(features["white"], (constants["mean"], constants["roots"]), self.regions), self.top)
+        maps = gaussian_distances(features["white"], (constants["mean"], constants["roots"]), self.regions)
+        return _pooled(maps, self.top, self.factors)
 
 
 def _in_turns(first: Array, second: Array) -> Array:
@@ -180,8 +183,9 @@ def _in_turns(first: Array, second: Array) -> Array:
     return np.concatenate([first, second])[np.argsort(np.concatenate(places), kind="stable")]
 
 
-def _pooled(maps: Array, top: int) -> tuple[Array, Array]:
+def _pooled(maps: Array, top: int, factors: Array | None) -> tuple[Array, Array]:
     flat = maps.reshape(len(maps), -1)
+    flat = flat if factors is None else flat * factors
     return highest_mean(flat, top), flat
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from edge_ad.data.datasets import load_test
 from edge_ad.data.part_regions import Mask, estimate_part
 from edge_ad.data.prepared import prepare_files
-from edge_ad.data.synthetic_anomalies import KINDS, make_anomaly
+from edge_ad.data.synthetic_anomalies import KINDS, inspected_part, make_anomaly
 from edge_ad.errors import BadInput
 from edge_ad.geometry.geometry import Geometry
 
@@ -35,16 +35,19 @@ class ValidationImages:
 
 
 def make_validation_images(
-    normal_images: Images, copies: int = 2, anomalies: int = 3, seed: int = 0, *, part: Mask | None = None
+    normal_images: Images, copies: int = 2, anomalies: int = 3, seed: int = 0, *, geometry: Geometry | None = None
 ) -> ValidationImages:
     """Return ``normal_images``, ``copies`` jittered views and ``anomalies`` synthetic anomalies of each, seeded.
 
-    ``part`` bool[H,W] says where the part lies; by default it is estimated.
+    The ``geometry`` may know where the part lies, else that is estimated, and what is ignored.
     """
     rng = np.random.default_rng([seed, 11])
-    part = estimate_part(list(normal_images)) if part is None else part
-    views = [jitter(image, rng) for image in normal_images for _ in range(copies)]
-    bad = [_anomaly(normal_images, index, turn, part, rng=rng) for index in range(len(normal_images)) for turn in range(anomalies)]
+    geometry = geometry or Geometry.square((normal_images.shape[1], normal_images.shape[2]))
+    known, keep = geometry.part_mask(), geometry.without_ignored
+    part = inspected_part(estimate_part(list(normal_images)) if known is None else known, geometry.inspected)
+    views = [keep(jitter(image, rng)) for image in normal_images for _ in range(copies)]
+    numbers = [(index, turn) for index in range(len(normal_images)) for turn in range(anomalies)]
+    bad = [keep(_anomaly(normal_images, index, turn, part, rng=rng)) for index, turn in numbers]
     images = np.stack([*normal_images, *views, *bad])
     return ValidationImages(images, np.arange(len(images)) >= len(normal_images) + len(views))
 

@@ -26,6 +26,7 @@ from edge_ad.bundle.graphs import (
     IMAGE,
     RESULTS,
     TEACHER,
+    ZONE_PREFIX,
     bound_constants,
     computed_branches,
     expensive_branches,
@@ -132,6 +133,11 @@ class Pipeline:
         if name not in self._tensors:
             raise BadInput(f"there is no tensor {name!r} here; there are {', '.join(sorted(self._tensors))}")
         return self._tensors[name].read()
+
+    def counted_map(self, name: str) -> NDArray[Any]:
+        """Return the last value of a map f32 [h * w] as the fusion reads it: with the factors of zones, where there are any."""
+        values, zone = self.tensor(name).reshape(-1), ZONE_PREFIX + name.removeprefix("map_")
+        return values * self.tensor(zone).reshape(-1) if zone in self._tensors else values
 
     def close(self) -> None:
         """Free all engines and their memory; calling it again does nothing."""

@@ -64,7 +64,7 @@ def _disturbed(item: TestItem, change: Callable[[Image], Image], geometry: Geome
     image = read_image(item.path, item.bits)
     if not geometry.locates:
         prepared = geometry.prepare(image)
-        return None if isinstance(prepared, NotLocated) else change(prepared.image)
+        return None if isinstance(prepared, NotLocated) else geometry.without_ignored(change(prepared.image))
     located = geometry.prepare(change(image))
     return None if isinstance(located, NotLocated) else located.image
 

@@ -28,7 +28,6 @@ from edge_ad.bundle.graphs import (
     GRAPHS,
     IMAGE,
     LAVIT,
-    MAP_SIDE,
     MEMORY,
     TEACHER,
     TILE_MEMORY,
@@ -36,6 +35,8 @@ from edge_ad.bundle.graphs import (
     map_size,
 )
 from edge_ad.errors import GateRefused
+from edge_ad.export.fusion import FusionGraph, zone_factors
+from edge_ad.geometry.zones import AppliedZones
 from edge_ad.models.efficientad import EfficientAD
 from edge_ad.models.hvq import HvqTokenizer
 from edge_ad.models.lavit import LaViT
@@ -49,7 +50,7 @@ from edge_ad.models.tiles import (
     TileTokenizerGraph,
     frame_of,
 )
-from edge_ad.presets.networks import Sides, Size, TileLayout, scaled_size, size_of
+from edge_ad.presets.networks import Size, TileLayout
 from edge_ad.presets.presets import FusionSettings, Preset
 from edge_ad.scoring import BRANCHES, MAPS, Array
 
@@ -81,14 +82,16 @@ def export_graph(
     *,
     outputs: Sequence[str],
     others: Sequence[Sequence[Tensor]] = (),
+    bound: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> ExportedGraph:
     """Export ``module`` with static shapes at opset 20, simplify, check on the examples and on ``others``.
 
     Raises GateRefused when an output differs from torch by more than 1e-3 of its range; integer outputs must be equal
-    on all but 1 % of their elements (a nearest code may tie). Buffers that are references become inputs.
+    on all but 1 % of their elements (a nearest code may tie). Buffers that are references become inputs, and so do the
+    ``bound`` references, which the module takes after all others.
     """
-    module = module.eval()
-    buffers, held = dict(module.named_buffers()), GRAPHS[name].references if name in GRAPHS else ()
+    examples, others, inputs = [*examples, *bound.values()], [[*case, *bound.values()] for case in others], (*inputs, *bound)
+    buffers, held = dict(module.eval().named_buffers()), GRAPHS[name].references if name in GRAPHS else ()
     learned = {reference: constant for reference, constant in held if constant in buffers}
     given = tuple(buffers[constant] for constant in learned.values())
     traced = _Bound(module, tuple(learned.values())) if learned else module
@@ -107,6 +110,7 @@ def export_graph(
         raise GateRefused(
             f"the exported graph {name} differs from torch by {relative:.2e} of its range, at most {TOLERANCE} is allowed"
         )
+    references |= {reference: value.numpy().copy() for reference, value in bound.items()}
     return ExportedGraph(name, payload, relative, absolute, references)
 
 
@@ -305,85 +309,6 @@ class LavitGraph(nn.Module):
         return raw, self.model.stand_out(cells).reshape(1, 1, *self.model.grid)
 
 
-class FusionGraph(nn.Module):
-    """Maps and descriptions to raw, z, score and one image of suspicion; every statistic is an input.
-
-    In the paper preset ``structure_side`` and ``structure_pool`` follow HVQ-Trans (upsample to 224, 16 x 16 mean,
-    maximum) and ``border`` is the rim of cells that an unpadded PDN cannot see. ``size`` is that of the map, (height,
-    width) or the side of a square.
-    """
-
-    def __init__(self, settings: FusionSettings, size: Sides = MAP_SIDE) -> None:
-        super().__init__()
-        self.settings, self.size = settings, size_of(size)
-
-    def forward(
-        self,
-        map_structure: Tensor,
-        map_logic: Tensor,
-        map_local: Tensor,
-        map_global: Tensor,
-        raw_logic: Tensor,
-        pooled: Tensor,
-        map_memory: Tensor,
-        quantiles: Tensor,
-        centre: Tensor,
-        precision: Tensor,
-        mean: Tensor,
-        std: Tensor,
-        weight: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return raw f32 [B], z f32 [B], score f32 [1], map f32 [1, 1, height, width]."""
-        away = pooled - centre
-        distance = ((away @ precision) * away).sum().clamp_min(0.0).sqrt().reshape(1)
-        border = self.settings.border
-        raw = torch.cat(
-            [
-                self._structure(map_structure),
-                raw_logic,
-                self._peak(map_local, self.settings.top_of("local")),
-                self._peak(map_global, self.settings.top_of("global")),
-                distance,
-                self._peak(map_memory, self.settings.top_of("memory")),
-            ]
-        )
-        z = (raw - mean) / std
-        score = _weighted(z, weight).sum().reshape(1)
-        images = [
-            _weighted(self._image_input(map_structure, quantiles[0], 0), weight[0]),
-            _weighted(self._draw(0.1 * map_logic), weight[1]),
-            _weighted(self._image_input(map_local, quantiles[1], border), weight[2]),
-            _weighted(self._image_input(map_global, quantiles[2], border), weight[3]),
-            _weighted(self._image_input(map_memory, quantiles[3], border), weight[5]),
-        ]
-        return raw, z, score, images[0] + images[1] + images[2] + images[3] + images[4]
-
-    def _structure(self, error: Tensor) -> Tensor:
-        side, pool = self.settings.structure_side, self.settings.structure_pool
-        if side:
-            size = scaled_size(side, (error.shape[-2], error.shape[-1]))
-            error = F.interpolate(error, size=size, mode="bilinear", align_corners=True)
-        if pool > 1:
-            error = F.avg_pool2d(error, pool, stride=1)
-        return self._peak(error, self.settings.structure_top)
-
-    def _peak(self, error: Tensor, top: int) -> Tensor:
-        flat = error.reshape(-1)
-        return flat.max().reshape(1) if top == 1 else torch.topk(flat, top).values.mean().reshape(1)
-
-    def _image_input(self, error: Tensor, quantiles: Tensor, border: int) -> Tensor:
-        scaled = 0.1 * (error - quantiles[0]) / (quantiles[1] - quantiles[0]).clamp_min(1e-6)
-        return self._draw(F.pad(scaled, (border, border, border, border)) if border else scaled)
-
-    def _draw(self, image: Tensor) -> Tensor:
-        return F.interpolate(image, size=self.size, mode="bilinear", align_corners=False)
-
-
-def _weighted(value: Tensor, weight: Tensor) -> Tensor:
-    """Scale by a weight; a dropped branch may hold anything, even NaN, and must reach neither score nor image."""
-    return torch.where(weight > 0, value * weight, torch.zeros_like(value))
-
-
 @dataclass(frozen=True)
 class Networks:
     """The trained modules of a bundle; without a memory its branch is left out. With ``tiles`` it remembers their cells."""
@@ -404,7 +329,9 @@ class _Plan:
     outputs: tuple[str, ...]
 
 
-def export_all(networks: Networks, preset: Preset, masks: Tensor, pixels: Tensor) -> list[ExportedGraph]:
+def export_all(
+    networks: Networks, preset: Preset, masks: Tensor, pixels: Tensor, *, zones: AppliedZones | None = None
+) -> list[ExportedGraph]:
     """Export every graph for masks f32 (R, h * w) and check it on a random image and on ``pixels`` u8 [1, H, W, 3]."""
     generator = torch.Generator().manual_seed(0)
     noise = torch.randint(0, 256, tuple(pixels.shape), generator=generator, dtype=torch.uint8)
@@ -416,23 +343,28 @@ def export_all(networks: Networks, preset: Preset, masks: Tensor, pixels: Tensor
                 case.update(_statistics(case["pooled"].shape[1], generator))
                 case.setdefault("map_memory", torch.zeros(1, 1, *case["features"].shape[2:]))  # a bundle without the graph
         examples = [[case[name] for name in plan.inputs] for case in cases]
-        exported.append(export_graph(plan.name, plan.module, examples[0], plan.inputs, outputs=plan.outputs, others=examples[1:]))
+        bound = zone_factors(zones, cases[0], preset.fusion.border) if plan.name == FUSION else {}
+        graph = export_graph(
+            plan.name, plan.module, examples[0], plan.inputs, outputs=plan.outputs, others=examples[1:], bound=bound
+        )
+        exported.append(graph)
         for case, inputs in zip(cases, examples, strict=True):
-            case.update(zip(plan.outputs, _run(plan.module, inputs), strict=True))
+            case.update(zip(plan.outputs, _run(plan.module, (*inputs, *bound.values())), strict=True))
     return exported
 
 
-def export_fusion(settings: FusionSettings, image_size: Size, inputs: Mapping[str, NDArray[np.float32]]) -> ExportedGraph:
+def export_fusion(
+    settings: FusionSettings, image_size: Size, inputs: Mapping[str, NDArray[np.float32]], zones: AppliedZones | None = None
+) -> ExportedGraph:
     """Export the fusion alone for images of a (height, width); checked on ``inputs``, all but the statistics, and on noise.
     """
     generator = torch.Generator().manual_seed(0)
     real = {name: torch.from_numpy(np.array(value)) for name, value in inputs.items()}
     noise = {name: torch.rand(value.shape, generator=generator) for name, value in real.items()}
     statistics = _statistics(real["pooled"].shape[1], generator)
-    examples = [[{**case, **statistics}[name] for name in GRAPHS[FUSION].inputs] for case in (real, noise)]
-    module = FusionGraph(settings, map_size(image_size))
-    spec = GRAPHS[FUSION]
-    return export_graph(FUSION, module, examples[0], spec.inputs, outputs=spec.outputs, others=examples[1:])
+    fusion, bound, spec = FusionGraph(settings, map_size(image_size)), zone_factors(zones, real, settings.border), GRAPHS[FUSION]
+    examples = [[{**case, **statistics}[name] for name in spec.inputs] for case in (real, noise)]
+    return export_graph(FUSION, fusion, examples[0], spec.inputs, outputs=spec.outputs, others=examples[1:], bound=bound)
 
 
 def _plans(networks: Networks, preset: Preset, image_size: Size) -> list[_Plan]:
@@ -484,12 +416,12 @@ def _run(module: nn.Module, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
 
 def _statistics(width: int, generator: torch.Generator) -> dict[str, Tensor]:
     """Return random statistics of the right shapes: the graph is checked for any values."""
-    half = torch.rand(width, width, generator=generator) / width
+    half, count = torch.rand(width, width, generator=generator) / width, len(BRANCHES)
     return {
         "quantiles": torch.tensor([[0.0, 1.0]] * len(MAPS)),
         "centre": torch.rand(width, generator=generator),
         "precision": half @ half.t() + torch.eye(width),
-        "mean": torch.rand(len(BRANCHES), generator=generator),
-        "std": torch.rand(len(BRANCHES), generator=generator) + 0.5,
-        "weight": torch.full((len(BRANCHES),), 1 / len(BRANCHES)),
+        "mean": torch.rand(count, generator=generator),
+        "std": torch.rand(count, generator=generator) + 0.5,
+        "weight": torch.full((count,), 1 / count),
     }

@@ -17,8 +17,10 @@ from edge_ad.geometry.foreground import ForegroundLocator
 from edge_ad.geometry.locator import Arrays, Locator
 from edge_ad.geometry.pose import Image, Location, NotLocated, Points, Pose, PoseRange
 from edge_ad.geometry.template import TemplateLocator
+from edge_ad.geometry.zones import AppliedZones, parse_zones
 
 MARGIN = 0.05
+ZONE_MEAN = "zone_mean"
 _LOCATORS: dict[str, Any] = {cls.kind: cls for cls in (ForegroundLocator, TemplateLocator, AnchorLocator)}
 
 
@@ -35,7 +37,8 @@ class Prepared:
 class Geometry:
     """How an image becomes the input: a locator (None: the whole image), the input's (height, width), the expected poses.
 
-    ``image_size`` is that of the normal images; whole images of any size are taken.
+    ``image_size`` is that of the normal images; whole images of any size are taken. ``zones`` say what of the input is ignored:
+    ``prepare`` replaces it.
     """
 
     method: Method
@@ -44,6 +47,7 @@ class Geometry:
     locator: Locator | None = None
     expected: PoseRange | None = None
     margin: float = MARGIN
+    zones: AppliedZones | None = None
 
     @classmethod
     def square(cls, size: tuple[int, int]) -> Geometry:
@@ -66,6 +70,15 @@ class Geometry:
         if self.locator is None:
             return [self._whole(image)]
         return [self._cut(image, location) for location in self.locator.locate_all(image)]
+
+    def without_ignored(self, image: Image) -> Image:
+        """Return an input u8[H,W,3] whose ignored pixels are those of the mean normal image."""
+        return image if self.zones is None else self.zones.replaced(image)
+
+    @property
+    def inspected(self) -> NDArray[np.bool_] | None:
+        """Which pixels of the input are inspected, bool[H,W]; None where all are."""
+        return None if self.zones is None else self.zones.inspected
 
     def locate(self, image: Image) -> Location:
         """Return the pose of the part; without a locator, that of the whole image."""
@@ -92,13 +105,13 @@ class Geometry:
 
     def _whole(self, image: Image) -> Prepared:
         source = (image.shape[0], image.shape[1])
-        return Prepared(resize(image, self.size), None, resizing(source, self.size))
+        return Prepared(self.without_ignored(resize(image, self.size)), None, resizing(source, self.size))
 
     def _cut(self, image: Image, location: Location) -> Prepared | NotLocated:
         if isinstance(location, NotLocated):
             return location
         transform = self.transform(location)
-        return Prepared(transform.cut(image), location, transform)
+        return Prepared(self.without_ignored(transform.cut(image)), location, transform)
 
     def state(self) -> tuple[dict[str, Any], Arrays]:
         """Return plain values and arrays that ``from_state`` makes the same geometry of."""
@@ -106,6 +119,8 @@ class Geometry:
         expected = None if self.expected is None else self.expected.as_dict()
         values = {"method": self.method, "image_size": list(self.image_size), "size": list(self.size), "margin": self.margin,
                   "expected": expected, "locator": own}
+        if self.zones is not None:
+            return {**values, "zones": self.zones.zones.as_dict()}, {**arrays, ZONE_MEAN: self.zones.mean}
         return values, arrays
 
     @classmethod
@@ -124,7 +139,18 @@ class Geometry:
             raise ValueError(f"method {method!r} with {'a' if own else 'no'} locator")
         return cls(method, (int(image_high), int(image_wide)), (int(high), int(wide)),
                    _LOCATORS[own["kind"]].from_state(own, arrays) if own else None,
-                   PoseRange.from_dict(expected) if expected else None, float(values["margin"]))
+                   PoseRange.from_dict(expected) if expected else None, float(values["margin"]),
+                   _zones(values, arrays, (high, wide)))
+
+
+def _zones(values: dict[str, Any], arrays: Arrays, size: tuple[int, int]) -> AppliedZones | None:
+    """Return the zones of a state on an input of ``size``; None without them."""
+    if "zones" not in values:
+        return None
+    mean = arrays[ZONE_MEAN]
+    if mean.dtype != np.uint8 or mean.shape != (*size, 3):
+        raise ValueError(f"the mean image is {mean.dtype} {list(mean.shape)}, but the input is {list(size)}")
+    return AppliedZones(parse_zones(values["zones"], "zones"), mean)
 
 
 def example_frame(geometry: Geometry, image: Image, ground: Image | None = None) -> Image:

@@ -80,6 +80,8 @@ class Locating:
                 f"tiles and a bundle that locates parts (geometry {geometry.method}) exclude each other: leave out --tiles, or "
                 "train with --geometry square"
             )
+        if geometry.zones is not None and len(self._view.grid) > 1:
+            raise BadInput("tiles and a bundle with zones exclude each other: leave out --tiles, or train without --zones")
         if many and not geometry.locates:
             raise BadInput(
                 f"parts = many needs a bundle that locates parts, and this one looks at the whole image (geometry "
@@ -89,8 +91,15 @@ class Locating:
     def inputs(self, frame: Frame) -> FrameInputs:
         """Return the inputs of a frame whose region fits it; made once for all who ask."""
         if not self._geometry.locates:
-            return FrameInputs((PartInputs(self._view.tiles(frame, self._geometry.size)),))
+            return FrameInputs((PartInputs(self._whole(frame)),))
         return frame.once(self, lambda: self._located(frame.image))
+
+    def _whole(self, frame: Frame) -> Sequence[Image]:
+        tiles = self._view.tiles(frame, self._geometry.size)
+        if self._geometry.zones is None:
+            return tiles
+        replaced: Sequence[Image] = frame.once((self, "zones"), lambda: [self._geometry.without_ignored(tile) for tile in tiles])
+        return replaced
 
     def _located(self, image: Image) -> FrameInputs:
         began = time.perf_counter()

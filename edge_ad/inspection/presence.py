@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -60,15 +60,19 @@ class PresenceDetector:
     over the thumbnail), each from the one before. Sensor noise on thumbnails is a fraction of a grey level.
     """
 
-    def __init__(self, matcher: Matcher, motion_limit: float = 1.0, rest: int = 3) -> None:
+    def __init__(
+        self, matcher: Matcher, motion_limit: float = 1.0, rest: int = 3, *, shown: Callable[[Image], Image] | None = None
+    ) -> None:
         self._matcher = matcher
+        self._shown = shown
         self._limit = motion_limit
         self._rest = rest
         self._last: Thumb | None = None
         self._quiet = 0
 
     def look(self, image: Image) -> Observation:
-        """Return what an image u8[H,W,3] (the region of interest) shows."""
+        """Return what an image u8[H,W,3] (the region of interest) shows, by what ``shown`` makes of it."""
+        image = image if self._shown is None else self._shown(image)
         thumb = thumbnail(image)
         if self._last is None or difference(thumb, self._last) > self._limit:
             self._quiet = 1

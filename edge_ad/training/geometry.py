@@ -30,6 +30,8 @@ from edge_ad.geometry.cut_out import MAX_ASPECT, STEP, choose_size
 from edge_ad.geometry.fit import MAX_FIT, MAX_SHEET, fit_geometry
 from edge_ad.geometry.geometry import Geometry
 from edge_ad.geometry.pose import Image, Pose, PoseRange
+from edge_ad.geometry.zone_files import read_zones
+from edge_ad.geometry.zones import Zones, applied
 from edge_ad.presets.networks import MAX_TILES, Size, TileLayout
 from edge_ad.presets.presets import Preset
 from edge_ad.training.distributed import ProcessGroup
@@ -120,7 +122,16 @@ def prepare_normal(
     chosen, images = _settled(ChosenGeometry.load(stored), dataset, options, preset=preset, size_of=size_of)
     if group.is_main_process:
         atomic_write(state / STORED, chosen.dump())
-    return chosen, images
+    if options.zones is None:
+        return chosen, images
+    return _with_zones(chosen, images, read_zones(options.zones))
+
+
+def _with_zones(chosen: ChosenGeometry, images: NormalImages, zones: Zones) -> tuple[ChosenGeometry, NormalImages]:
+    """Return both with ``zones``: what they ignore is the mean of the images to learn from in every input."""
+    known = applied(zones, images.fit.images, located=chosen.geometry.locates)
+    splits = {name: replace(split, images=known.replaced(split.images)) for name, split in images.splits.items()}
+    return replace(chosen, geometry=replace(chosen.geometry, zones=known)), NormalImages(**splits)
 
 
 def choose(
@@ -287,6 +298,7 @@ def geometry_report(chosen: ChosenGeometry, images: NormalImages) -> dict[str, A
         "gain": None if chosen.gain is None else chosen.gain.as_dict(),
         "expected": None if expected is None else expected.as_dict(),
         "unlocated": {name: len(split.unlocated) for name, split in images.splits.items()},
+        **({} if geometry.zones is None else {"zones": geometry.zones.report()}),
         "unlocated_images": [[path.name, why] for split in images.splits.values() for path, why in split.unlocated][:NAMED],
     }
 
@@ -297,6 +309,8 @@ def log_geometry(chosen: ChosenGeometry, images: NormalImages, log: Callable[[st
     log(f"geometry {geometry.method}, input {geometry.size[1]} x {geometry.size[0]} pixels: {chosen.reason}")
     for trial in chosen.trials:
         log(f"  tried {trial}")
+    if geometry.zones is not None:
+        log(geometry.zones.message())
     for name, split in images.splits.items():
         for path, why in split.unlocated:
             log(f"  left out of {name}, {path.name}: {why}")

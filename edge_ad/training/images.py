@@ -95,12 +95,13 @@ def scoring_images(
     *,
     defects: Defects | None = None,
     part: Mask | None = None,
+    inspected: Mask | None = None,
 ) -> ScoringImages:
-    """Return ``normal`` images (fit, normalise, threshold) with ``anomalies`` synthetic ones on the ``part``, or ``defects``
-    instead.
+    """Return ``normal`` images (fit, normalise, threshold) with ``anomalies`` synthetic ones on the ``part`` where it is
+    ``inspected``, or ``defects`` instead.
     """
     fit, normalise, threshold = normal
-    result, kinds = synthetic(normalise, anomalies, seed, part) if defects is None else defects
+    result, kinds = synthetic(normalise, anomalies, seed, part, inspected=inspected) if defects is None else defects
     origins = tuple(origin_of(number, normalise) for number in range(anomalies)) if defects is None else ()
     return ScoringImages(fit, normalise, threshold, result, kinds, origins)
 

@@ -194,7 +194,8 @@ def finish_contents(
     versions = Versions.of(unseen, measured.disturbed, disturbed)
     z = cross_normalised(versions.raw, versions.groups(groups))
     kinds, labelled = measured.kinds(images.kinds), not images.origins
-    statistics = measure(contents.statistics, versions.flat, z, shown, kinds=kinds, seed=seed, labelled=labelled)
+    cells = [contents.references.inspected_cells(name) for name in MAPS]
+    statistics = measure(contents.statistics, versions.flat, z, shown, kinds=kinds, seed=seed, labelled=labelled, cells=cells)
     scores = _witnesses(weighted(z, statistics.weight), versions.before(len(measured.normalise.raw)), progress)
     golden = _golden(images, measured.threshold.raw, anomalies.raw)
     raw = {"normalise": measured.normalise.raw, "threshold": measured.threshold.raw, anomaly_split(1): anomalies.raw}
@@ -279,7 +280,8 @@ def _with_chosen_tops(
     if not changed:
         return replace(contents, report=report), measured
     chosen = fusion.with_tops({name: choice.top for name, choice in changed.items()})
-    graph = export_fusion(chosen, contents.image_size, measured.fusion_inputs)
+    zones = None if contents.geometry is None else contents.geometry.zones
+    graph = export_fusion(chosen, contents.image_size, measured.fusion_inputs, zones)
     contents = replace(
         contents,
         graphs={**contents.graphs, FUSION: graph.model},
@@ -291,14 +293,15 @@ def _with_chosen_tops(
 
 def measure(
     blank: Statistics, normal: Scored, z: NDArray[np.float32], anomalies: Scored,
-    *, kinds: tuple[str, ...], seed: int, labelled: bool,
+    *, kinds: tuple[str, ...], seed: int, labelled: bool, cells: Sequence[NDArray[np.intp] | slice] = (slice(None),) * len(MAPS),
 ) -> Statistics:  # fmt: skip
     """Return mean, deviation, map quantiles and branch weights from unseen normal images and synthetic or ``labelled`` anomalies.
 
     ``z`` [N, V, B] are all versions of ``normal`` images, each image normalised by the others: what weights are chosen on.
+    ``cells`` are those of every map that count.
     """
     mean, std = normalise_statistics(normal.raw)
-    quantiles = np.array([_quantile_pair(maps) for maps in normal.maps], np.float32)
+    quantiles = np.array([_quantile_pair(maps[:, rows]) for maps, rows in zip(normal.maps, cells, strict=True)], np.float32)
     flat = replace(blank, mean=mean, std=std, quantiles=quantiles)
     shown = fuse(anomalies.raw, flat)[0]
     weight = choose_weights(z.reshape(-1, z.shape[-1]), shown, kinds, seed, images=len(z), labelled=labelled)
@@ -313,7 +316,7 @@ def score_all(pipeline: Pipeline, images: Images | DisturbedImages, stage: str, 
     raw, maps = [], []
     for number, image in enumerate(images):
         raw.append(pipeline.infer(image).raw)
-        maps.append([pipeline.tensor(name).reshape(-1) for name in MAP_TENSORS])
+        maps.append([pipeline.counted_map(name) for name in MAP_TENSORS])
         progress.step(stage, number + 1, len(images), began)
     stacked = tuple(np.stack([row[index] for row in maps]) for index in range(len(MAP_TENSORS)))
     return Scored(np.stack(raw).astype(np.float32), stacked)

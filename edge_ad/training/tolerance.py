@@ -102,7 +102,7 @@ class DisturbedImages:
             shown = frame_shown(self._geometry, frame, plain)
             self._look(shown, rng, blur=pixel_ratio(frame, shown, plain.transform.matrix))
             for one in drawn:
-                yield one.degrade(self._moved(frame, plain.image, one), rng)
+                yield self._geometry.without_ignored(one.degrade(self._moved(frame, plain.image, one), rng))
 
     def _look(self, shown: Image, rng: np.random.Generator, *, blur: float) -> None:
         """Measure a frame undisturbed, at the limits of the tolerance and three times beyond them.

@@ -29,6 +29,7 @@ from edge_ad.errors import BadInput
 from edge_ad.export.graphs import Networks, export_all
 from edge_ad.geometry.geometry import Geometry
 from edge_ad.geometry.pose import Pose
+from edge_ad.geometry.zone_files import read_zones
 from edge_ad.models.build import build_efficientad, build_lavit, build_tokenizer
 from edge_ad.models.efficientad import EfficientAD
 from edge_ad.models.hvq import HvqTokenizer
@@ -126,7 +127,7 @@ def with_steps(preset: Preset, steps: int | None) -> Preset:
     )
 
 
-SHAPING = ("geometry", "pixels", "tiles", "empty", "anchors", "box")  # options that identify a training where they are given
+SHAPING = ("geometry", "pixels", "tiles", "empty", "anchors", "box", "zones")  # identify a training where they are given
 STANDARDISE = ("hvq.standardise", "efficientad.standardise")  # not chosen with tiles
 INT8_IMAGES = 64  # normal images that the INT8 ranges are measured on at the end
 
@@ -171,11 +172,10 @@ class _Training:
         self.arithmetic: Arithmetic = choose_arithmetic(self.preset.low_precision)
         progress.shown &= self.arithmetic.group.is_main_process
         self.teacher = load_teacher(self.preset, teacher_file(options.teacher), self.arithmetic.device)
-        mark = fingerprint(self._details())
-        self.folder: RunFolder = group_folder(self.arithmetic.group, out, mark)
+        self.mark = fingerprint(self._details())
+        self.folder: RunFolder = group_folder(self.arithmetic.group, out, self.mark)
         self.target = self.folder.path / f"{self.dataset.name}.edgead"
-        self.mark = mark
-        self.report: dict[str, Any] = {"arithmetic": self.arithmetic.name, "fingerprint": mark, "seconds": {}}
+        self.report: dict[str, Any] = {"arithmetic": self.arithmetic.name, "fingerprint": self.mark, "seconds": {}}
 
     @property
     def given(self) -> set[str]:
@@ -247,7 +247,8 @@ class _Training:
             self.progress.log(f"contact sheet of the parts as they are judged, their mean first: {sheet}")
         defects = None if options.defects is None else labelled(options.defects, self.geometry, self.dataset.bits)
         inputs = (normal.fit.images, normal.normalise.images, normal.threshold.images)
-        return scoring_images(inputs, preset.anomalies, options.seed, defects=defects, part=self.geometry.part_mask())
+        part, inspected = self.geometry.part_mask(), self.geometry.inspected
+        return scoring_images(inputs, preset.anomalies, options.seed, defects=defects, part=part, inspected=inspected)
 
     def _look(self, teacher: Any, images: ScoringImages) -> None:
         """Warn about normal images that look unlike the others; all of them are trained on."""
@@ -285,8 +286,7 @@ class _Training:
             return  # images are never moved, as published
         if self.geometry.locates and not all(pose.symmetric for pose in fit.poses):
             return
-        symmetry = measure_symmetry(fit.images)
-        if symmetry is None:
+        if (symmetry := measure_symmetry(fit.images)) is None:
             return
         self.preset = with_symmetry(self.preset, symmetry, self.options.setting)
         now = self.preset.augmentation
@@ -423,15 +423,16 @@ class _Training:
         preset = self.preset
         masks = bank_of(preset.masks, networks.lavit.grid)
         self.progress.log("exporting the graphs and checking each against torch")
-        graphs = export_all(networks, preset, torch.from_numpy(masks), torch.from_numpy(images.threshold[:1]))
+        sample, geometry = torch.from_numpy(images.threshold[:1]), self.geometry
+        graphs = export_all(networks, preset, torch.from_numpy(masks), sample, zones=geometry.zones)
         self.report["export"] = export_report(graphs)
         log_export(graphs, self.progress.log)
         blank = BundleContents(
             name=self.dataset.name,
             preset=preset.name,
             settings=preset.settings(),
-            image_size=self.geometry.size,
-            geometry=None if self.geometry.method == "square" else self.geometry,
+            image_size=geometry.size,
+            geometry=None if geometry.method == "square" and geometry.zones is None else geometry,
             parent=None,
             graphs={graph.name: graph.model for graph in graphs},
             references=References.from_arrays(*(graph.references for graph in graphs)),
@@ -490,6 +491,7 @@ class _Training:
             "settings": self.preset.settings(),
             "options": {name: str(value) for name, value in {**options, "values": tuple(given.setting)}.items()},
             **({"tolerance": self.tolerance.as_dict()} if self.tolerance else {}),
+            **({"zone_contents": read_zones(given.zones).sha256} if given.zones else {}),
             **({"empty": file_sizes(empty_paths(given.empty))} if given.empty else {}),
             **({"defect_files": file_sizes(list_nested(given.defects))} if given.defects and given.defects.is_dir() else {}),
             **({"penalty_files": file_sizes(penalty_paths(given.penalty))} if given.penalty else {}),

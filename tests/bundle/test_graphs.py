@@ -110,8 +110,9 @@ def test_the_fusion_reads_every_branch_and_the_constants_of_scores() -> None:
 
 
 def test_the_exported_fusion_takes_its_inputs_in_the_order_of_the_contract() -> None:
-    torch_side = pytest.importorskip("edge_ad.export.graphs")
-    assert tuple(inspect.signature(torch_side.FusionGraph.forward).parameters)[1:] == GRAPHS[FUSION].inputs
+    torch_side = pytest.importorskip("edge_ad.export.fusion")
+    assert tuple(inspect.signature(torch_side.FusionGraph.forward).parameters)[1:] == (*GRAPHS[FUSION].inputs, "factors")
+    assert {f"zone_{branch}" for branch in torch_side.ZONED} == set(dict(GRAPHS[FUSION].references))
 
 
 def test_graphs_and_branches_are_named_in_few_places() -> None:

@@ -39,6 +39,7 @@ BUNDLE = "runs/part.edgead"
 BARE: list[tuple[list[str], str | None]] = [
     (["init", "--yes"], None),
     (["capture", "--camera", "0"], "cpu"),
+    (["zones", "show", BUNDLE], "cpu"),
     (["train", "goods"], "train"),
     (["evaluate", BUNDLE, "goods"], "cpu"),
     (["recalibrate", BUNDLE, "goods"], "cpu"),

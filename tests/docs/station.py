@@ -44,6 +44,7 @@ def make_template(folder: Path) -> Path:
         shutil.copytree(folder / "data/part", folder / copy)
     shutil.copytree(folder / "data/good", folder / "photographs")
     _write_manifests(folder / "data")
+    _write_drawings(folder)
     bundle = folder / "runs/station-1/part.edgead"
     bundle.parent.mkdir(parents=True)
     contents, (learned, held) = tiny_contents(), (_goods(6000, 16), _goods(2030, 8))
@@ -60,6 +61,13 @@ def make_template(folder: Path) -> Path:
 
 def _goods(first: int, count: int) -> NDArray[np.uint8]:
     return np.stack([tiny_image(first + number) for number in range(count)])
+
+
+def _write_drawings(folder: Path) -> None:
+    """Write a polygon on a miniature image as labelme and as a drawing program would."""
+    shape = {"label": "ignore clock", "points": [[0, 0], [16, 0], [16, 12], [0, 12]], "shape_type": "polygon"}
+    (folder / "labelme.json").write_text(json.dumps({"shapes": [shape], "imageWidth": 64, "imageHeight": 64}))
+    (folder / "drawing.svg").write_text('<svg viewBox="0 0 64 64"><polygon points="0,0 16,0 16,12 0,12"/></svg>')
 
 
 def _write_manifests(data: Path) -> None:

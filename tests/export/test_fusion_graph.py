@@ -11,7 +11,8 @@ import torch
 from torch.nn import functional as F
 
 from edge_ad.bundle.graphs import FUSION, GRAPHS
-from edge_ad.export.graphs import FusionGraph, export_graph
+from edge_ad.export.fusion import FusionGraph
+from edge_ad.export.graphs import export_graph
 from edge_ad.presets.presets import FusionSettings
 
 WIDTH = 6

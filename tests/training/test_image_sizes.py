@@ -1,4 +1,4 @@
-"""A whole training on parts that are cut out in their own aspect ratio, up to engines that pass their gates."""
+"""A whole training on parts that are cut out in their own aspect ratio, with zones, up to engines that pass their gates."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ from edge_ad.engines.pipeline import Pipeline
 from edge_ad.errors import BadInput
 from edge_ad.evaluation.evaluate import evaluate
 from edge_ad.geometry.geometry import Prepared
+from edge_ad.geometry.zone_files import write_zones
+from edge_ad.geometry.zones import Zone, Zones
 from edge_ad.presets.networks import TileLayout
 from edge_ad.scoring import BRANCHES
 from edge_ad.synthetic.single_part import PartOptions, render_part
@@ -30,6 +32,14 @@ from tests.fixtures.tiny_presets import TINY, known
 pytestmark = pytest.mark.slow
 
 COUNT = 60
+IGNORED = slice(0, 20), slice(150, 192)  # of the cut-outs, 192 x 64
+ZONES = Zones(
+    (64, 192),
+    (
+        Zone("ignore", ((150, 0), (192, 0), (192, 20), (150, 20)), "label"),
+        Zone("sensitivity", ((0, 0), (40, 0), (40, 64), (0, 64)), "head", 1.5),
+    ),
+)
 EMPTY = np.full((240, 320, 3), (62, 70, 66), np.uint8)
 
 
@@ -55,7 +65,9 @@ def write_parts(folder: Path, seeds: range, *, empty: int = 0) -> Path:
 
 @pytest.fixture(scope="module")
 def bundle(parts: Path) -> Bundle:
-    settings = Config(train=TrainTable(preset="tiny", geometry="foreground", pixels=16_384, steps=40))
+    write_zones(parts.parent / "zones.json", ZONES)
+    table = TrainTable(preset="tiny", geometry="foreground", pixels=16_384, steps=40, zones=parts.parent / "zones.json")
+    settings = Config(train=table)
     with known(TINY):
         return open_bundle(train(parts, parts.parent / "run", settings, progress=False))
 
@@ -103,6 +115,31 @@ def test_the_bundle_keeps_and_tells_how_parts_are_located(bundle: Bundle) -> Non
     assert bundle.report["health_reference"]["size"] == [side, side]
 
 
+def test_zones_are_kept_told_and_in_effect(bundle: Bundle, parts: Path) -> None:
+    zones, report = bundle.geometry.zones, bundle.report["geometry"]["zones"]
+    assert zones is not None
+    assert bundle.image_size == ZONES.size
+    assert (zones.zones, report["sha256"]) == (ZONES, ZONES.sha256)
+    assert report["counts"] == {"inspect": 0, "ignore": 1, "sensitivity": 1}
+    assert 0.06 < report["ignored"] < 0.10  # 42 x 20 of 192 x 64 pixels and what resizing mixes with them
+    for images in (bundle.golden.images, bundle.quantisation.proof):  # type: ignore[union-attr]
+        inside = images[(slice(None), *IGNORED)]
+        np.testing.assert_array_equal(inside, np.broadcast_to(zones.mean[IGNORED], inside.shape))
+    assert all(
+        np.unique(factors).min() == 0 < 1 < np.unique(factors).max() == 1.5
+        for name, factors in bundle.references.arrays().items()
+        if name.startswith("zone_")
+    )
+    prepared = bundle.geometry.prepare(read_image(parts / "part_00.png"))
+    assert isinstance(prepared, Prepared)
+    painted = prepared.image.copy()
+    painted[IGNORED] = 255
+    with Pipeline(bundle, threads=1) as pipeline:
+        plain = pipeline.infer(prepared.image).score
+        assert pipeline.infer(bundle.geometry.without_ignored(painted)).score == plain
+        assert pipeline.infer(painted).score != plain, "composition would see it"
+
+
 def test_calibrating_and_recalibrating_keep_the_geometry(bundle: Bundle, tmp_path: Path) -> None:
     fresh = write_parts(tmp_path / "fresh", range(100, 118), empty=2)
     calibrated = open_bundle(calibrate(bundle.path, fresh, tmp_path / "c.edgead", CalibrateOptions(search=False))[0])
@@ -123,7 +160,9 @@ def test_calibrating_and_recalibrating_keep_the_geometry(bundle: Bundle, tmp_pat
 
 def test_images_that_mostly_show_no_part_do_not_recalibrate(bundle: Bundle, tmp_path: Path) -> None:
     folder = write_parts(tmp_path / "fresh", range(100, 104), empty=8)
-    with pytest.raises(BadInput, match=r"of 12 normal images 8 have no part that the bundle's geometry locates \(empty_0.png: "):
+    with pytest.raises(
+        BadInput, match=r"of 12 normal images 8 have no part that the bundle's geometry locates \(empty_0.png: "
+    ):
         recalibrate(bundle.path, folder, tmp_path / "r.edgead")
 
 
@@ -139,13 +178,19 @@ def test_a_test_set_is_judged_as_a_run_would(bundle: Bundle, tmp_path: Path) -> 
 
 @pytest.fixture(scope="module")
 def tiled(parts: Path) -> Bundle:
-    own = ["efficientad.standardise=true", "hvq.standardise=true", "views.memory=true"]  # as preset fast, whose views are large
+    own = [
+        "efficientad.standardise=true",
+        "hvq.standardise=true",
+        "views.memory=true",
+    ]  # as preset fast, whose views are large
     table = TrainTable(preset="tiny", geometry="foreground", pixels=16_384, steps=10, tiles="1x2", setting=own)
     with known(TINY):
         return open_bundle(train(parts, parts.parent / "tiled", Config(train=table), progress=False))
 
 
-def test_a_bundle_with_tiles_takes_one_large_image_and_gives_one_score_of_all_branches(tiled: Bundle, parts: Path) -> None:
+def test_a_bundle_with_tiles_takes_one_large_image_and_gives_one_score_of_all_branches(
+    tiled: Bundle, parts: Path
+) -> None:
     report = tiled.report["tiles"]
     layout = TileLayout(tuple(report["counts"]), tuple(report["frame"]))
     assert layout.counts == (1, 2)
@@ -160,7 +205,9 @@ def test_a_bundle_with_tiles_takes_one_large_image_and_gives_one_score_of_all_br
         np.testing.assert_allclose(raw, tiled.golden.raw, rtol=1e-5)
         assert pipeline.infer(prepared.image).map.shape == map_size(tiled.image_size)
         height, width = layout.whole
-        assert pipeline.tensor("map_local").shape == pipeline.tensor("map_memory").shape == (1, 1, height // 8, width // 8)
+        assert (
+            pipeline.tensor("map_local").shape == pipeline.tensor("map_memory").shape == (1, 1, height // 8, width // 8)
+        )
         assert pipeline.tensor("map_structure").shape == (1, 1, height // 16, width // 16)
         assert pipeline.tensor("map_global").shape == (1, 1, layout.frame[0] // 8, layout.frame[1] // 8)
         assert pipeline.tensor("features").shape[2:] == pipeline.tensor("map_global").shape[2:]

@@ -132,6 +132,9 @@ def test_the_camera_check_learns_a_blur_as_wide_as_in_the_cut_out(paths: list[Pa
         def prepare(self, frame: np.ndarray) -> Prepared:  # the middle quarter of each side of 32 pixels, magnified by 4
             return Prepared(frame, None, Transform(np.diag([4.0, 4.0, 1.0]), (32, 32), (32, 32)))
 
+        def without_ignored(self, image: np.ndarray) -> np.ndarray:
+            return image
+
     seen: list[float] = []
     monkeypatch.setattr(Disturbance, "degrade", lambda self, image, rng: (seen.append(self.blur), image)[1])
     list(DisturbedImages(paths[:1], Cutting(), 8, Tolerance(blur=1.0), seed=0))  # type: ignore[arg-type]
