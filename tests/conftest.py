@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import gc
+import os
+import shutil
 import signal
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +15,8 @@ from hypothesis import settings
 
 import edge_ad.training  # noqa: F401  before a test loads torch: its waiting threads then leave the other parts their time
 from tests.fixtures.extras import left_out
+
+FOLDER = "EDGE_AD_TEST_EXPORTS"  # of tests/fixtures/exports.py, which needs torch
 
 # A shell that starts a job in the background lets it ignore Ctrl-C, and so all that it starts: the tests send it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -32,6 +37,14 @@ settings.register_profile("search", deadline=None, max_examples=1000, print_blob
 settings.load_profile("edge-ad")
 
 collect_ignore = [path for paths in left_out().values() for path in paths]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Name a folder for graphs that torch traced, where tools/test.sh has named none for all its parts."""
+    if FOLDER not in os.environ:
+        os.environ[FOLDER] = traced = tempfile.mkdtemp(prefix="edge-ad-exports-")
+        config.add_cleanup(lambda: shutil.rmtree(traced, ignore_errors=True))
+        config.add_cleanup(lambda: os.environ.pop(FOLDER, None))
 
 
 def pytest_collection_finish() -> None:

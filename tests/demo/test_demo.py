@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -16,6 +17,8 @@ from edge_ad.cli.app import main
 from edge_ad.demo.run import (
     FULL,
     MARKER,
+    PRECISION,
+    PRESET,
     QUICK,
     Judged,
     Plan,
@@ -32,6 +35,7 @@ from edge_ad.demo.run import (
 )
 from edge_ad.errors import BadInput
 from edge_ad.events import Verdict
+from edge_ad.presets.presets import DEMO, preset_named
 from edge_ad.synthetic.line import FrameTruth, kind_of, write_line
 from tests.fixtures.tiny_bundle import make_tiny_bundle
 
@@ -185,24 +189,39 @@ def test_data_only_writes_the_line_and_stops(tmp_path: Path, capsys: pytest.Capt
     assert "already holds images" in capsys.readouterr().err
 
 
-# The demonstration in a process of its own, on the smallest plan.
+# The demonstration in a process of its own, on the smallest plan and networks.
 SMALL_DEMO = f"""
 import sys
 from edge_ad.cli.app import main
 from edge_ad.demo import run
-run.QUICK = run.Plan(**{SMALLEST.to_json()!r})
-sys.exit(main(sys.argv[1:]))
+from tests.fixtures.tiny_presets import TINY, known
+run.QUICK, run.PRESET, run.PRECISION = run.Plan(**{SMALLEST.to_json()!r}), TINY.name, "fp32"
+with known(TINY):
+    sys.exit(main(sys.argv[1:]))
 """
+
+
+def test_the_demonstration_trains_its_own_preset_and_builds_engines_for_every_processor() -> None:
+    assert preset_named(PRESET) is DEMO
+    assert PRECISION == "fp16"
 
 
 @pytest.mark.slow
 def test_the_whole_demonstration_goes_on_after_ctrl_c_in_the_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """The preset of the demonstration on few images and in few steps: the figures are not looked at, only that they are."""
+    """Tiny networks on few images and in few steps: the figures are not looked at, only that they are.
+
+    In FP32, since of so few normal images composition is so sure that FP16 in the teacher is too coarse for it.
+    """
+    from tests.fixtures.tiny_presets import TINY, known
+
     out = tmp_path / "demo"
     arguments = ["demo", "--quick", "--out", str(out)]
-    process = subprocess.Popen([sys.executable, "-c", SMALL_DEMO, *arguments], stderr=subprocess.DEVNULL)
+    root = str(Path(__file__).parents[2])
+    process = subprocess.Popen(
+        [sys.executable, "-c", SMALL_DEMO, *arguments], stderr=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": root}
+    )
     checkpoint = out / "training" / "state" / "tokenizer-finished.pt"
     while process.poll() is None and not checkpoint.exists():
         time.sleep(0.02)
@@ -212,7 +231,10 @@ def test_the_whole_demonstration_goes_on_after_ctrl_c_in_the_training(
     before = (out / "training" / "train.jsonl").read_text()
     capfd.readouterr()
     monkeypatch.setattr("edge_ad.demo.run.QUICK", SMALLEST)
-    assert main(arguments) == 0
+    monkeypatch.setattr("edge_ad.demo.run.PRESET", TINY.name)
+    monkeypatch.setattr("edge_ad.demo.run.PRECISION", "fp32")
+    with known(TINY):
+        assert main(arguments) == 0
     printed = capfd.readouterr()
     assert f"going on with the unfinished training in {out / 'training'}" in printed.err
     assert {path: path.stat().st_mtime_ns for path in (out / "line").rglob("*.png")} == trays
