@@ -7,6 +7,7 @@ repeated. The next batch is drawn in a thread of its own while the network learn
 
 from __future__ import annotations
 
+import ctypes
 import math
 import signal
 import threading
@@ -418,12 +419,32 @@ class Arithmetic:
 
 
 def choose_arithmetic(low_precision: bool) -> Arithmetic:
-    """Take a CUDA GPU if there is one, each process of a group its own; bfloat16 only if asked for and native to it."""
+    """Take a CUDA GPU if there is one, each process of a group its own; bfloat16 only if asked for and native to it.
+
+    From here on the process keeps memory that is freed.
+    """
+    keep_freed_memory()
     group = join()
     if torch.cuda.is_available():
         device = group.device if group.size > 1 else torch.device("cuda")
         return Arithmetic(device, low_precision and torch.cuda.is_bf16_supported(), group)
     return Arithmetic(torch.device("cpu"), low_precision and _cpu_has_bfloat16(), group)
+
+
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of mallopt(3)
+
+
+def keep_freed_memory() -> bool:
+    """Have glibc keep memory that is freed; return whether it does. Elsewhere nothing happens.
+
+    A map of 16 images is larger than what malloc takes from its heap, so every step would get its maps from the kernel and give
+    them back: clearing those pages was half of the frozen teacher's time (docs/experiments/training.md).
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return False
+    return bool(mallopt(_M_MMAP_MAX, 0)) and bool(mallopt(_M_TRIM_THRESHOLD, 2**31 - 1))
 
 
 def _cpu_has_bfloat16() -> bool:

@@ -1,8 +1,9 @@
-"""Threads of torch that wait must not take a core from others for long."""
+"""What a training asks of its process: threads that wait take no core from others for long, and memory is not cleared anew."""
 
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 
@@ -32,3 +33,26 @@ def test_waiting_is_short_before_torch_is_loaded_unless_the_user_says_otherwise(
     environment = {key: value for key, value in os.environ.items() if key not in NAMES} | given
     done = subprocess.run([sys.executable, "-c", WATCH], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout == f"{spins}\n"
+
+
+FAULTS = """
+import resource
+import edge_ad.training
+import torch
+from edge_ad.training.loop import choose_arithmetic
+
+choose_arithmetic(False)
+torch.set_num_threads(1)
+counts = []
+for _ in range(5):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(16 << 20)  # 64 MiB
+    counts.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(counts[-1])
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is asked to keep memory")
+def test_a_training_gets_large_maps_from_memory_that_it_has() -> None:
+    done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 100  # of 16,384 pages of 4 KiB
