@@ -33,11 +33,12 @@ def copy_attention(ours: Attention, theirs: nn.MultiheadAttention) -> None:
 
 @pytest.mark.parametrize("key_bias", [True, False])
 @pytest.mark.parametrize("training", [True, False])
-def test_attention_equals_torchs(key_bias: bool, training: bool) -> None:
+@pytest.mark.parametrize("batch", [1, 2])
+def test_attention_equals_torchs(key_bias: bool, training: bool, batch: int) -> None:
     torch.manual_seed(0)
     ours, theirs = Attention(8, 2, key_bias).train(training), nn.MultiheadAttention(8, 2, batch_first=True)
     copy_attention(ours, theirs)
-    query, key, value = torch.randn(2, 3, 8), torch.randn(2, 5, 8), torch.randn(2, 5, 8)
+    query, key, value = torch.randn(batch, 3, 8), torch.randn(batch, 5, 8), torch.randn(batch, 5, 8)
     torch.testing.assert_close(ours(query, key, value), theirs(query, key, value)[0])
 
 
