@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from edge_ad.errors import BadInput
+from edge_ad.errors import BadInput, DeviceFault
 from edge_ad.inspection.alarm import rejects
 from edge_ad.inspection.observers import Observer
 from edge_ad.inspection.pause import PAUSED
@@ -131,7 +131,8 @@ class Challenge(Observer):
             return f"the challenge is open: {self._asks()}"
 
     def override(self, request: Request) -> str:
-        """End the lock without a passed challenge; BadInput without a lock, a name or a reason."""
+        """End the lock without a passed challenge; BadInput without a lock, a name or a reason, DeviceFault without a record.
+        """
         if not request.by or not request.value("reason"):
             raise BadInput("an override needs a reason and a name: --reason 'why the line may go on' --by NAME")
         if request.origin == "plc":
@@ -143,7 +144,8 @@ class Challenge(Observer):
             if self._open is not None:
                 raise BadInput(f"a challenge is open: {self._asks()}")
             record = self._record("overridden", request.by, self._station.wall(), reason=request.value("reason"))
-            self._write({**record, "origin": request.origin, "locked": locked}, [])
+            if not self._write({**record, "origin": request.origin, "locked": locked}, []):
+                raise DeviceFault(f"the override cannot be recorded in {self._records.folder}, so nothing passes: free some space")
             self._end("challenge overridden", request.by, request.origin, request.value("reason"))
             return f"the line may pass again, overridden by {request.by}: {request.value('reason')}"
 

@@ -1,9 +1,10 @@
-"""Routes of the record: events, their images, marks, counts per hour."""
+"""Routes of the record: events, their images, marks, counts per hour, and what people did."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path as File
 from typing import Annotated, Any
 
@@ -12,9 +13,10 @@ from starlette.responses import FileResponse
 
 from edge_ad.errors import BadInput
 from edge_ad.events import Mark, Verdict
+from edge_ad.store.actions import ActionLog, actions_path
 from edge_ad.store.reader import EventFilter, Reader, set_mark
 from edge_ad.store.schema import StoredEvent
-from edge_ad.web.schemas import DIGITS, Event, EventPage, Hour, MarkRequest, Message, Moment, Number, Text
+from edge_ad.web.schemas import DIGITS, Action, Event, EventPage, Hour, MarkRequest, Message, Moment, Number, Text
 
 KINDS = {".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".png": "image/png"}
 EventId = Annotated[str, Path(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9\-]+$")]
@@ -91,6 +93,12 @@ def record_routes(record: Record, marked: Callable[[], None]) -> APIRouter:
         set_mark(path, found_events.id, wanted.mark, f"dashboard {request.scope['client_name']}")
         marked()
         return shown(record.event(event_id))
+
+    @router.get("/actions", response_model=list[Action])
+    def actions(limit: Annotated[int, Query(ge=1, le=200)] = 30) -> list[dict[str, Any]]:
+        """Return what people and PLCs did, such as pauses and challenges, the newest first."""
+        done = list(ActionLog(actions_path(record.reader().path)).actions())
+        return [asdict(action) for action in done[: -limit - 1 : -1]]
 
     @router.get("/counts", response_model=list[Hour])
     def counts(hours: Annotated[int, Query(ge=1, le=24 * 31)] = 24) -> list[dict[str, Any]]:

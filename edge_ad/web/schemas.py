@@ -123,6 +123,16 @@ class PauseRequest(BaseModel):
     by: Annotated[str, Field(max_length=80, pattern=r"^[^\x00-\x1f\x7f]*$")] = ""
 
 
+class Action(BaseModel):
+    """What a person or a PLC did to the line, such as a pause."""
+
+    time: float
+    kind: str
+    by: str
+    origin: str
+    reason: str
+
+
 class Done(BaseModel):
     """What the run did on a request."""
 

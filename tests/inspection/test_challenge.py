@@ -20,7 +20,7 @@ import pytest
 from edge_ad.camera.frames import Frame
 from edge_ad.cli.app import main
 from edge_ad.config import AlarmTable, ChallengeTable, Config, RunTable
-from edge_ad.errors import BadInput
+from edge_ad.errors import BadInput, DeviceFault
 from edge_ad.events import Event, Verdict
 from edge_ad.inspection.challenge import Challenge, Station
 from edge_ad.inspection.judge import InspectionResult
@@ -157,6 +157,18 @@ def test_a_failure_locks_over_a_kill_until_it_is_repeated_or_overridden(tmp_path
         trial.challenge.override(asked("override", reason="x"))
     assert [one["result"] for one in trial.records()] == ["failed", "passed", "failed", "overridden"]
     assert [one.fault for one in ChallengeRecords(trial.station.folder).verify(KEY)] == [None] * 4
+
+
+def test_without_a_record_nothing_passes_and_nothing_is_overridden(tmp_path: Path) -> None:
+    trial = Trial(tmp_path)
+    (tmp_path / "challenges").write_text("a file in the place of the folder")
+    trial.challenge.start(asked("challenge"))
+    trial.part("OK")
+    trial.part("NG")
+    assert "its record cannot be stored" in str(trial.challenge.reason())
+    with pytest.raises(DeviceFault, match="cannot be recorded"):
+        trial.challenge.override(asked("override", reason="x"))
+    assert trial.challenge.reason() is not None
 
 
 def test_one_that_is_not_completed_in_time_fails(tmp_path: Path) -> None:

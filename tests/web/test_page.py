@@ -180,6 +180,8 @@ def test_the_line_is_paused_and_goes_on_by_the_keyboard(watch: Watch, open_line:
     page.keyboard.press("Enter")
     page.wait_for_selector("#paused", state="hidden")
     assert open_line.wait(lambda state: state["run"]["pause"] is None)
+    page.click("#tab-health")
+    wait(page, "document.getElementById('actions').textContent.includes('cleaning the lens')")
     page.evaluate("localStorage.clear()")
 
 

@@ -1,6 +1,6 @@
 // The health of engine, cameras, outputs, record; drift.
 
-import { $, count, el, figure, moment, put, span, table } from "./dom.js";
+import { $, count, el, figure, moment, put, request, span, table } from "./dom.js";
 
 let shownAt = 0;
 
@@ -29,6 +29,17 @@ export function showHealth(state) {
   showOutputs(run.outputs, about.require_alarms, run.at);
   showDrift(run.drift);
   showStore(run.store, run.faults);
+}
+
+export async function loadActions() {
+  try {
+    const actions = await request("/api/actions");
+    put($("actions-told"), actions.length ? "what people and PLCs did, the newest first" : "nothing was done yet");
+    table($("actions"), [["When"], ["What"], ["By"], ["From"], ["Why", "reason"]],
+      actions.map(({ time, kind, by, origin, reason }) => [moment(time), kind, by, origin, reason || "–"]));
+  } catch (error) {
+    put($("actions-told"), error.message);
+  }
 }
 
 function showOutputs(outputs, required, now) {

@@ -6,7 +6,7 @@ import { addEvents, drawChart } from "./chart.js";
 import { setupChallenge, showChallenge } from "./challenge.js";
 import { $, clock, put, span } from "./dom.js";
 import { eventsState, loadEvents, refreshEvents, setMark, setupEvents, step } from "./events.js";
-import { showHealth } from "./health.js";
+import { loadActions, showHealth } from "./health.js";
 import { showHours } from "./hours.js";
 import { setupKeys, setupTabs } from "./keys.js";
 import { lampLost, lampWaiting, showLamp } from "./lamp.js";
@@ -79,6 +79,7 @@ go = setupTabs((name) => {
   if (name === "events") loadEvents();
   if (name === "thresholds") loadThresholds();
   if (name === "line") showHours();
+  if (name === "health") loadActions();
   if (state?.run && link === "live") show(state);
 });
 setupKeys({
