@@ -29,6 +29,7 @@ from edge_ad.engines.onnxruntime import OrtBackend
 from edge_ad.engines.pipeline import Inference, Pipeline
 from edge_ad.errors import BadInput, GateRefused
 from edge_ad.events import Verdict
+from edge_ad.geometry.zones import AppliedZones
 from edge_ad.scoring import Thresholds
 from edge_ad.utils.files import atomic_write, require_writable, sha256_bytes
 
@@ -145,6 +146,8 @@ def merge(bundle: Bundle, graphs: Mapping[str, bytes], precision: str) -> onnx.M
     joined = _Joined(bound_constants(bundle.masks, bundle.statistics, bundle.references.arrays()))
     for name, data in graphs.items():
         joined.add(name, onnx.load_model_from_string(data))
+    if bundle.geometry.zones is not None:
+        joined.replace_ignored(bundle.geometry.zones)
     joined.add_verdict(bundle.thresholds)
     model = joined.model(bundle.name)
     texts = {METADATA_PREFIX + key: value for key, value in metadata(bundle, precision, tuple(graphs)).items()}
@@ -227,6 +230,15 @@ class _Joined:
             if entry.name in self._known:
                 raise BadInput(f"graphs {name!r} and an earlier one both give {entry.name!r}; train the bundle again")
             self._known[entry.name] = entry
+
+    def replace_ignored(self, zones: AppliedZones) -> None:
+        """Let all graphs see the image with the mean of the normal images where it is ignored."""
+        for node in self._nodes:
+            node.input[:] = ["zones/image" if text == IMAGE else text for text in node.input]
+        self._keep(numpy_helper.from_array(zones.ignored[None, ..., None]), "zones/ignored")
+        self._keep(numpy_helper.from_array(zones.mean[None]), "zones/mean")
+        inputs = ["zones/ignored", "zones/mean", IMAGE]
+        self._nodes.insert(0, helper.make_node("Where", inputs, ["zones/image"], name="zones/Where"))
 
     def add_verdict(self, thresholds: Thresholds) -> None:
         """Add the nodes of ``verdict``: 2, less 1 for a score not above NG and 1 for one not above WARN.

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
@@ -14,6 +15,7 @@ from edge_ad.bundle import Bundle, References, open_bundle, write_bundle
 from edge_ad.camera.frames import Frame
 from edge_ad.config import EngineTable
 from edge_ad.deployment.build import build
+from edge_ad.deployment.one_file import write_one_file
 from edge_ad.deployment.recalibration import recalibrate
 from edge_ad.engines.pipeline import Pipeline
 from edge_ad.errors import BadInput
@@ -121,6 +123,18 @@ def test_evaluate_and_recalibrate_ignore_the_same_place(bundle: Bundle, tmp_path
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_engines_of_a_bundle_with_zones_pass_their_gate(bundle: Bundle, precision: str) -> None:
     assert build(bundle, precision, settings=EngineTable(), threads=1).refusal is None
+
+
+def test_one_file_replaces_what_is_ignored_by_itself(bundle: Bundle, tmp_path: Path) -> None:
+    write_one_file(bundle, tmp_path / "part.onnx", threads=1)
+    session = onnxruntime.InferenceSession(tmp_path / "part.onnx", providers=["CPUExecutionProvider"])
+    image = tiny_image(9)
+    clock = image.copy()
+    clock[: CLOCK - 1, : CLOCK - 1] = 255
+    (plain,), (changed,) = (session.run(["score"], {"image": one[None]}) for one in (image, clock))
+    assert plain == changed
+    with Pipeline(bundle, threads=1) as pipeline:
+        assert pipeline.infer(bundle.geometry.without_ignored(image)).score == pytest.approx(float(plain[0]), abs=1e-4)
 
 
 def test_a_ticking_clock_moves_nothing_and_hides_no_part_from_the_eye(bundle: Bundle) -> None:
