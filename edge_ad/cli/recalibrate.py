@@ -43,7 +43,7 @@ def command(
         bool,
         typer.Option(
             "--yes",
-            help="Go on although images are mostly NG by the old thresholds, of another size, or those of --keep-old do not pass.",
+            help="Go on although images are mostly NG by the old thresholds, or of another size.",
         ),
     ] = False,
 ) -> None:
@@ -71,9 +71,12 @@ def command(
 
 def _lines(report: dict[str, Any]) -> Iterator[str]:
     """Yield what is worth knowing of a recalibration."""
+    from edge_ad.geometry.fit import too_many_unlocated
+
     count, learned = report["goods"]["threshold"], report["learned"]
+    located = count - report["known"]
     if not report["moved"]:
-        of = f"{count - report['known']} new and {report['known']} known normal images set statistics and thresholds"
+        of = f"{located} new and {report['known']} known normal images set statistics and thresholds"
         rest = "statistics and thresholds hold within a tolerance, and stay too" if report["kept"] else of
         yield f"the lot has not moved: its images score as the known ones, so what describes a lot stays; {rest}"
     else:
@@ -86,8 +89,13 @@ def _lines(report: dict[str, Any]) -> Iterator[str]:
         yield f"old lot: {old['ng']} of {old['images']} normal images {where} would be NG"
     if report["skipped"]:
         yield f"{len(report['skipped'])} images that cannot be read were skipped"
-    if report.get("unlocated"):
-        yield f"{len(report['unlocated'])} images without a part that could be located were left out"
+    if lost := len(report.get("unlocated", ())):
+        yield f"{lost} images without a part that could be located were left out"
+        if too_many_unlocated(lost, lost + located):
+            yield (
+                f"warning: {lost} of {lost + located} parts of this lot are not located, and on the line they have no "
+                "verdict: train again with these images, or with `--geometry none`"
+            )
 
 
 def _show(done: int, total: int) -> None:

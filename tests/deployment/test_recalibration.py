@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from edge_ad.bundle import Bundle, open_bundle, write_bundle
 from edge_ad.camera.measure import HealthReference, measure_reference
 from edge_ad.cli.app import main
+from edge_ad.cli.recalibrate import _lines
 from edge_ad.data.images import read_image, resize
 from edge_ad.deployment.recalibration import recalibrate
 from edge_ad.deployment.rethreshold import rethreshold
@@ -245,6 +246,17 @@ def test_the_command(parent: Path, goods: Path, tmp_path: Path, capsys: pytest.C
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert "Traceback" not in error
+
+
+@pytest.mark.parametrize(("lost", "warned"), [(0, False), (2, False), (3, True)])
+def test_a_lot_with_too_many_parts_that_are_not_located_is_warned_of(lost: int, warned: bool) -> None:
+    """One in ten of 20 may fail: on the line each has no verdict."""
+    report: dict[str, Any] = {"goods": {"threshold": 50 - lost}, "known": 30, "moved": True, "kept": False, "learned": 20 - lost}
+    report |= {"shares": {}, "skipped": [], "unlocated": [{"file": "a.png", "reason": "no part"}] * lost}
+    text = "\n".join(_lines(report))
+    assert (f"{lost} images without a part" in text) is (lost > 0)
+    assert (f"warning: {lost} of 20 parts of this lot are not located" in text) is warned
+    assert ("train again with these images, or with `--geometry none`" in text) is warned
 
 
 def test_a_report_of_the_training_is_kept(goods: Path, tmp_path: Path) -> None:
