@@ -124,7 +124,16 @@ class TrainTable(Table):
     ] = None
 
 
-Amount = str | float | None
+
+
+def _not_a_switch(value: object) -> object:
+    """Refuse true and false, which would else be read as the numbers 1 and 0."""
+    if isinstance(value, bool):
+        raise ValueError(f'{str(value).lower()} is no amount: write a number with its unit, such as "10 %", or leave the key out')
+    return value
+
+
+Amount = Annotated[str | float | None, BeforeValidator(_not_a_switch)]
 
 
 class ToleranceTable(Table):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +19,8 @@ from calibration.ranges import Ranges
 from edge_ad.bundle import Bundle, BundleContents, Quantisation, child_path, open_bundle, write_bundle
 from edge_ad.bundle.graphs import FP32_GRAPHS, GRAPHS, IMAGE, bound_constants
 from edge_ad.config import CalibrateTable
-from edge_ad.data.datasets import load_dataset
+from edge_ad.data.datasets import DataSet, load_dataset
+from edge_ad.data.exclusions import LIST_NAME, entry_of, exclusions_text, shown
 from edge_ad.data.images import read_image
 from edge_ad.deployment.int8 import SCHEMA, Recipe, parse_plans, read_plan
 from edge_ad.deployment.precision_search import CORRECTED, Search, Searcher
@@ -69,7 +71,7 @@ def calibrate(
     target = child_path(bundle, Path(out) if out is not None else None, "calibrated", "calibrate")
     if chosen.settings.plan is not None:
         read_plan(chosen.settings.plan)  # refused before minutes of reading and measuring
-    result = load_dataset(Path(normal), chosen.settings.seed)
+    result = _dataset(bundle, Path(normal), chosen.settings.seed)
     seen = _read([*result.normal.fit, *result.normal.normalise], chosen.settings.images, bundle)
     held_back = _read(result.normal.threshold, VALIDATION_IMAGES, bundle)
     if len(seen) + len(held_back) < FEWEST:
@@ -81,6 +83,22 @@ def calibrate(
     quantisation, searches = measure(bundle, seen, validation, chosen, report=report)
     write_bundle(target, replace(bundle.contents(), parent=bundle.sha256, quantisation=quantisation))
     return target, searches
+
+
+def _dataset(bundle: Bundle, normal: Path, seed: int) -> DataSet:
+    """Return the normal images in a folder, split as the training split them: without those that it excluded, where it is the
+    folder of the training. Another one, with other images of these names, has another count.
+    """
+    result, excluded = load_dataset(normal, seed), set(bundle.report.get("excluded") or ())
+    every = (*result.normal.fit, *result.normal.normalise, *result.normal.threshold)
+    entries = [entry for path in every if shown(entry := entry_of(path, result.root)) in excluded]
+    if not entries or len(every) != sum(bundle.report.get("goods", {}).values()) + len(excluded):
+        return result
+    logging.getLogger(__name__).warning("left out %d images of %s that the training excluded", len(entries), normal)
+    with tempfile.TemporaryDirectory() as folder:
+        listed = Path(folder) / LIST_NAME
+        listed.write_bytes(exclusions_text(entries, (), of=len(every)))
+        return load_dataset(normal, seed, listed)
 
 
 def with_quantisation(

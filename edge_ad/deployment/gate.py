@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -93,7 +94,7 @@ def validation_images_of(bundle: Bundle, normal_count: int | None = None, seed: 
     without any.
     """
     if bundle.quantisation is None:
-        raise BadInput(f"{bundle.path} holds no proof images: run `edge-ad calibrate {bundle.path} GOODS` first")
+        raise BadInput(f"{bundle.path} holds no proof images: run `edge-ad calibrate {quote(str(bundle.path))} GOODS` first")
     stored = bundle.quantisation.proof
     chosen = stored if normal_count is None else spread(stored, normal_count)
     return make_validation_images(chosen, seed=seed, geometry=bundle.geometry)
@@ -115,7 +116,7 @@ def explain_int8(
     return (
         f"the int8 engine is refused: {reason}; worst are {worst}; a plan with {len(result.in_float)} of {len(result.costs)} "
         f"parts in floating point passes on {result.loss.images} images: "
-        f"`edge-ad build-engine {bundle.path} --int8 --plan {path}`"
+        f"`edge-ad build-engine {quote(str(bundle.path))} --int8 --plan {quote(str(path))}`"
     )
 
 

@@ -7,6 +7,7 @@ import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from calibration.bias_correction import Corrections
@@ -45,7 +46,8 @@ def recipe_of(bundle: Bundle, plan: Path | None = None) -> Recipe:
     stored = bundle.quantisation
     if stored is None:
         raise BadInput(
-            f"{bundle.path} holds no INT8 ranges: run `edge-ad calibrate {bundle.path} GOODS` and build from the new bundle"
+            f"{bundle.path} holds no INT8 ranges: run `edge-ad calibrate {quote(str(bundle.path))} GOODS` and build from "
+            "the new bundle"
         )
     where = f"{bundle.path}: plan.json" if plan is None else str(plan)
     ranges = _parsed(stored.ranges, Ranges.from_json, f"{bundle.path}: ranges.json")

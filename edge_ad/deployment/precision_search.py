@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -270,7 +271,7 @@ def write_report(folder: Path, bundle_path: Path) -> Path:
     """Write plan.json, and by dialect sensitivity-<dialect>.csv and .png, of a calibrated bundle; return ``folder``."""
     bundle = open_bundle(bundle_path)
     if bundle.quantisation is None:
-        raise BadInput(f"{bundle_path} holds no plan: run `edge-ad calibrate {bundle_path} GOODS` first")
+        raise BadInput(f"{bundle_path} holds no plan: run `edge-ad calibrate {quote(str(bundle_path))} GOODS` first")
     plan = bundle.quantisation.plan
     atomic_write(folder / "plan.json", json.dumps(plan, indent=1) + "\n")
     for target, result in plan.get("sensitivity", {}).items():

@@ -154,7 +154,7 @@ def recalibrate(
     report: dict[str, Any] = {"shares": refitted.shares, "forget": forget, "learned": len(lot.normal)}
     report |= {"moved": known is None, "known": 0 if known is None else len(known), "kept": thresholds is bundle.thresholds}
     if len(proof):
-        report["old_lot"] = _old_lot(fuse(proof, statistics)[1], thresholds, keep_old, yes)
+        report["old_lot"] = _old_lot(fuse(proof, statistics)[1], thresholds, keep_old)
     child = replace(bundle.contents(), statistics=statistics, thresholds=thresholds, raw_scores=raw_scores)
     child = _with_graphs(bundle, child, lot, refitted, forget=forget)
     camera = _camera(bundle, read, folder, forget)
@@ -352,13 +352,13 @@ def _old_images(bundle: Bundle, old: _Read | None) -> Iterable[Images]:
     return () if bundle.quantisation is None else list(bundle.quantisation.proof)
 
 
-def _old_lot(scores: Array, thresholds: Thresholds, folder: Path | None, yes: bool) -> dict[str, Any]:
+def _old_lot(scores: Array, thresholds: Thresholds, folder: Path | None) -> dict[str, Any]:
     """Return how many images of the old lot are NG; GateRefused for more than twice the promise of those that were asked for."""
     rejected, promised = int((~(scores <= thresholds.ng)).sum()), thresholds.supported_ng  # NaN does not pass
-    if folder is not None and rejected > math.ceil(2 * promised * len(scores)) and not yes:
+    if folder is not None and rejected > math.ceil(2 * promised * len(scores)):
         raise GateRefused(
             f"of the {len(scores)} normal images of the old lot in {folder} {rejected} would be NG, more than twice the promised "
-            f"{percent(promised)}: recalibrate with images of both lots, leave --keep-old out if the old lot is over, or add --yes"
+            f"{percent(promised)}: recalibrate with images of both lots, or leave --keep-old out if the old lot is over"
         )
     return {"images": len(scores), "ng": rejected, "from": "bundle" if folder is None else str(folder)}
 

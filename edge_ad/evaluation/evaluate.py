@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import cv2
@@ -226,7 +227,7 @@ def bundle_of(runs: Path, category: str) -> Path:
         others = sorted({path.stem for path in runs.rglob(f"*{SUFFIX}")})
         raise BadInput(
             f"{runs} has no bundle {category}{SUFFIX} (it has {', '.join(others) or 'none at all'}): "
-            f"train it with `edge-ad train ROOT/{category} --out {runs}`"
+            f"train it with `edge-ad train ROOT/{quote(category)} --out {quote(str(runs))}`"
         )
     return max(named, key=lambda path: (path.stat().st_mtime_ns, str(path)))
 

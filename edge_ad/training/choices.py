@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edge_ad.deployment.validation_images import spread
+from edge_ad.deployment.validation_images import evenly, spread
 from edge_ad.models.build import AnyTeacher, build_standardise
 from edge_ad.models.efficientad import EfficientAD, error_map
 from edge_ad.models.hvq import HvqTokenizer
@@ -25,7 +25,7 @@ from edge_ad.presets.networks import Size
 from edge_ad.presets.presets import FusionSettings, Preset
 from edge_ad.scoring.pooling import highest_mean
 from edge_ad.scoring.weights import Trial
-from edge_ad.training.augment import to_pixels
+from edge_ad.training.augment import VIEWED, to_pixels
 from edge_ad.training.images import Images, ScoringImages
 
 MAX_NORMAL = 128  # unseen normal images, and
@@ -50,7 +50,7 @@ def read_trials(
 ) -> dict[str, Trial]:
     """Return, by what is chosen, the trial of its variants on unseen normal images, ``more`` versions of them and anomalies."""
     shown, kinds = images.shown_once(MAX_SHOWN)
-    normal = spread(images.normalise if more is None else np.concatenate([images.normalise, more]), MAX_NORMAL)
+    normal, count = _versions(images.normalise, more)
     everything = np.concatenate([normal, shown])
     rows: dict[str, list[Scores]] = {}
     for start in range(0, len(everything), CHUNK):
@@ -60,7 +60,23 @@ def read_trials(
             for name, scores in (pair for reader in readers for pair in reader(pixels, described).items()):
                 rows.setdefault(name, []).append(scores)
     scores_of = {name: np.concatenate(parts).astype(np.float64) for name, parts in rows.items()}
-    return {name: Trial(scores[: len(normal)], scores[len(normal) :], kinds, seed) for name, scores in scores_of.items()}
+    rows_of = {name: (scores[: len(normal)], scores[len(normal) :]) for name, scores in scores_of.items()}
+    return {name: Trial(*scores, kinds, seed, images=count) for name, scores in rows_of.items()}
+
+
+def _versions(unseen: Images, more: Images | None) -> tuple[Images, int]:
+    """Return at most MAX_NORMAL of ``unseen`` images, each with its versions after it, and how many images these are.
+
+    ``more`` holds the images that have versions, evenly spread over all, once in a version after the other. Versions of an
+    image are no further evidence: a trial draws them together.
+    """
+    known = spread(unseen, VIEWED)
+    if more is None or not len(more):
+        known = spread(unseen, MAX_NORMAL)
+        return known, len(known)
+    stacked = np.stack([known, *np.split(more, len(more) // len(known))], axis=1)
+    chosen = stacked[evenly(len(stacked), min(len(stacked), max(1, MAX_NORMAL // stacked.shape[1])))]
+    return chosen.reshape(-1, *unseen.shape[1:]), len(chosen)
 
 
 def chosen_variant(trial: Trial, names: Sequence[str]) -> tuple[str, dict[str, Any]]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from html import escape
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import cv2
@@ -73,15 +74,18 @@ class Reviewed:
         named = [[shown(entry_of(self.paths[index], self.root)), round(float(scores[index]), 2)] for index in listed[:NAMED]]
         return {"count": len(listed), "of": len(self.paths), "cut": self.found.cut, "images": named}
 
-    def warning(self, data: str) -> str | None:
-        """Return one line about images that look plainly unlike the others, None without any; ``data`` as for the command."""
+    def warning(self, data: Path, exclude: Path | None = None) -> str | None:
+        """Return one line about images that look plainly unlike the others, None without any; ``data`` and ``exclude`` as for
+        the command.
+        """
         plain = [index for index in self.found.listed if self.found.scores[index] > WARNED]
         if not plain:
             return None
+        again = f"edge-ad train {quote(str(data))}" + ("" if exclude is None else f" --exclude {quote(str(exclude))}")
         first = shown(entry_of(self.paths[plain[0]], self.root))
         return (
             f"warning: {len(plain)} of {len(self.paths)} normal images look plainly unlike the others, {first} the most; "
-            f"`edge-ad train {data} --review` shows them"
+            f"`{again} --review` shows them"
         )
 
 
@@ -185,7 +189,7 @@ def _write(
     atomic_write(folder / LIST_NAME, exclusions_text(entries[0], entries[1], before, of=count))
     log(f"{len(listed)} of {count} normal images look unlike the others; nothing was left out")
     log(f"look at {folder / PAGE_NAME}, delete the lines of good parts from {folder / LIST_NAME}, and train with")
-    log(f"  edge-ad train {data} --exclude {folder / LIST_NAME}")
+    log(f"  edge-ad train {quote(str(data))} --exclude {quote(str(folder / LIST_NAME))}")
 
 
 def page(reviewed: Reviewed, name: str, *, listed: Sequence[int], after: Sequence[int], unlocated: Unlocated) -> str:

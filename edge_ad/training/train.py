@@ -259,8 +259,7 @@ class _Training:
             teacher, shown, paths, self.dataset.root, device=self.arithmetic.device, seed=self.options.seed, progress=self.progress
         )
         self.report["unlike"] = reviewed.report()
-        exclude = self.options.exclude
-        if warning := reviewed.warning(str(self.data) if exclude is None else f"{self.data} --exclude {exclude}"):
+        if warning := reviewed.warning(self.data, self.options.exclude):
             self.progress.log(warning)
 
     def _input_size(self, size: Size) -> Size:

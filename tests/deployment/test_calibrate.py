@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edge_ad.bundle import open_bundle
+from edge_ad.bundle import Bundle, open_bundle, write_bundle
 from edge_ad.cli.app import main
 from edge_ad.config import CalibrateTable
-from edge_ad.deployment.calibrate import CalibrateOptions, calibrate
+from edge_ad.deployment.calibrate import CalibrateOptions, _dataset, calibrate
 from edge_ad.deployment.int8 import derive_int8, measuring_backend, recipe_of
 from edge_ad.deployment.precision_search import CORRECTED
 from edge_ad.deployment.recalibration import recalibrate
@@ -39,6 +39,20 @@ def station(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "goods" / "broken.png").write_bytes(b"no picture")
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+def test_images_that_the_training_excluded_measure_no_ranges(station: Path) -> None:
+    report = {"excluded": ["003.png", "020.png"], "goods": {"fit": 14, "normalise": 4, "threshold": 4}}
+    write_bundle(station / "b.edgead", replace(open_bundle(station / "tiny.edgead").contents(), report=report))
+    names = [sorted(path.name for path in _every(open_bundle(station / "b.edgead"), station / "goods"))]
+    assert names == [[f"{number:03}.png" for number in range(24) if number not in (3, 20)]]
+    write_goods(station / "others", 25)  # another folder, where these names are of other images
+    assert len(_every(open_bundle(station / "b.edgead"), station / "others")) == 25
+
+
+def _every(bundle: Bundle, folder: Path) -> list[Path]:
+    normal = _dataset(bundle, folder, 0).normal
+    return [*normal.fit, *normal.normalise, *normal.threshold]
 
 
 @pytest.mark.slow

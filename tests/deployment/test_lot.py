@@ -99,9 +99,11 @@ def test_the_old_lot_is_counted_and_must_pass_where_that_is_asked_for(
     with pytest.raises(GateRefused, match=r"of the 20 normal images of the old lot in .*gone [0-9]+ would be NG, more than twice"):
         recalibrate(parent, same, out, keep_old=gone)
     arguments = ["recalibrate", str(parent), str(same), "--out", str(out), "--keep-old", str(gone)]
-    assert main(arguments) == 4
-    assert not out.exists()
-    assert main([*arguments, "--yes"]) == 0
+    for more in ([], ["--yes"]):  # somebody looked at the new images: that says nothing of the old ones
+        assert main([*arguments, *more]) == 4
+        assert not out.exists()
+    assert "leave --keep-old out if the old lot is over" in capsys.readouterr().err
+    assert main([*arguments[:-1], str(kept)]) == 0
     assert "normal images in" in capsys.readouterr().out
 
 

@@ -17,6 +17,7 @@ from edge_ad.presets.presets import DEMO, FAST, PAPER, Preset, with_values
 from edge_ad.scoring.pooling import highest_mean
 from edge_ad.scoring.weights import Trial
 from edge_ad.training.choices import (
+    _versions,
     describe_figures,
     offer_standardise,
     read_trials,
@@ -80,6 +81,20 @@ def test_all_readings_come_from_one_pass_of_the_teacher() -> None:
     trials = read_trials(teacher, images(), readers, seed=0, device=torch.device("cpu"))  # type: ignore[arg-type]
     assert set(trials) == {"structure", "local", "global"}
     assert teacher.seen == NORMAL + SHOWN
+
+
+def test_versions_of_an_image_are_one_image_to_a_trial_and_follow_it() -> None:
+    normal = images().normalise
+    rows, count = _versions(normal, np.concatenate([normal + 50, normal + 100]))
+    assert count == NORMAL
+    levels = np.arange(NORMAL)[:, None] + [0, 50, 100]
+    np.testing.assert_array_equal(rows[:, 0, 0, 0], levels.ravel())
+    many = np.concatenate([normal] * 10)
+    rows, count = _versions(many, many + 50)
+    assert (len(rows), count) == (128, 64)
+    np.testing.assert_array_equal(rows[1::2], rows[::2] + 50)
+    assert [len(part) for part in (_versions(many, None)[0], _versions(many, many[:0])[0])] == [128, 128]
+    assert _versions(many, None)[1] == 128
 
 
 @pytest.mark.parametrize("standardised", [False, True])

@@ -94,12 +94,15 @@ def test_many_images_are_compared_on_a_coarser_grid(
 
 def test_the_warning_names_how_many_and_the_command() -> None:
     reviewed = _reviewed([[3.9, 0, 0], [4.1, 0, 0], [0, 5.0, 0]])
-    assert reviewed.warning("data/good") == (
+    assert reviewed.warning(Path("data/good")) == (
         "warning: 2 of 3 normal images look plainly unlike the others, 2.png the most; "
         "`edge-ad train data/good --review` shows them"
     )
     assert reviewed.report()["count"] == 3
-    assert _reviewed([[3.9, 0, 0]] * 3).warning("data/good") is None
+    assert _reviewed([[3.9, 0, 0]] * 3).warning(Path("data/good")) is None
+    assert "`edge-ad train 'lot 7/good' --exclude 'my list.txt' --review`" in str(
+        reviewed.warning(Path("lot 7/good"), Path("my list.txt"))
+    )
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,9 @@ def test_table_changes_the_axes_of_the_preset_that_it_names_and_is_refused_beyon
     assert chosen_tolerance(settings("[tolerance]\nnoise = 4"), preset) == replace(DEFAULT, noise=4.0)
     with pytest.raises(BadInput, match="light is '40 %', beyond what the method supports: write a number from 0 to 30 %"):
         chosen_tolerance(settings('[tolerance]\nlight = "40 %"'), preset)
+    for value in ("true", "false"):  # read as numbers they would be 1 % and 0 %
+        with pytest.raises(BadInput, match=rf'{value} is no amount: write a number with its unit, such as "10 %"'):
+            settings(f"[tolerance]\nlight = {value}")
     with pytest.raises(BadInput, match="tolerance.zoom|zoom"):
         settings("[tolerance]\nzoom = 2")
 
