@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
 from edge_ad.errors import BadInput
 from edge_ad.geometry import Method
@@ -18,7 +18,9 @@ from edge_ad.tables import CameraTable as CameraTable
 from edge_ad.tables import ChallengeTable as ChallengeTable
 from edge_ad.tables import Flag as Flag
 from edge_ad.tables import Presence as Presence
+from edge_ad.tables import ProductTable as ProductTable
 from edge_ad.tables import Table as Table
+from edge_ad.tables import check_products
 from edge_ad.utils.files import open_regular
 from edge_ad.utils.text import redact
 
@@ -264,6 +266,13 @@ class RunTable(Table):
         ),
     ] = None
     trigger_deadline_ms: Annotated[float, Field(ge=1, le=60_000)] = 1000.0
+    product: Annotated[
+        str | None, Flag("Of the products of edge-ad.toml the one to begin with where none was chosen before.", "NAME")
+    ] = None
+    memory_budget_mb: Annotated[
+        Annotated[int, Field(ge=1)] | None,
+        Flag("Memory for the engines of all products; beyond it those used longest ago are parked [no limit].", "MIB"),
+    ] = None
     part_frames: Annotated[int, Field(ge=1, le=100)] = 3
     part_candidates: Annotated[int, Field(ge=1, le=100)] | None = None
     motion_limit: Annotated[float, Field(gt=0, le=255)] = 1.0
@@ -374,6 +383,7 @@ class Config(Table):
     calibrate: CalibrateTable = Field(default_factory=CalibrateTable)
     benchmark: BenchmarkTable = Field(default_factory=BenchmarkTable)
     distill_teacher: DistillTable = Field(default_factory=DistillTable)
+    product: Annotated[dict[str, ProductTable], AfterValidator(check_products)] = Field(default_factory=dict)
 
 
 def with_flags(config: Config, flags: Mapping[str, Mapping[str, object]]) -> Config:
@@ -456,8 +466,8 @@ def _explain_unknown(location: list[str], name: str) -> str:
 
 def _keys(table: list[str]) -> list[str]:
     model: Any = Config
-    for name in table:
-        model = model.model_fields[name].annotation
+    for name in table[:1] + table[2:] if table[:1] == ["product"] else table:
+        model = ProductTable if name == "product" else model.model_fields[name].annotation
     return list(getattr(model, "model_fields", {}))
 
 

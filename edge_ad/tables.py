@@ -1,14 +1,17 @@
-"""Tables of edge-ad.toml that say how a line judges, and what every table is made of."""
+"""Tables of edge-ad.toml that products may change for themselves, and what every table is made of."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 Presence = Literal["none", "settled", "learned", "trigger"]
+MAX_CODE = 65_535
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -77,3 +80,64 @@ class ChallengeTable(Table):
     max_reject_ms: Annotated[float | None, Field(gt=0, le=60_000)] = None
     timeout_min: Annotated[float, Field(gt=0, le=1440)] = 15.0
     key: Path | None = None
+
+
+def _pattern(text: str | None) -> str | None:
+    """Return a regular expression that can be used."""
+    if text is not None:
+        try:
+            re.compile(text)
+        except (re.error, OverflowError, RecursionError) as error:
+            raise ValueError(f"no regular expression ({error}): write one such as '^AB-'") from error
+    return text
+
+
+class ProductCameraTable(Table):
+    """How live cameras are watched while this product is judged."""
+
+    liveness: list[str] = Field(default_factory=list)
+
+
+class ProductTable(Table):
+    """One product of a station: its ``bundle``, and what differs from [run], [alarm] and [camera] while it is judged.
+
+    A PLC chooses it by ``code``, a part id by the regular expression ``match``. What is not set is the station's.
+    """
+
+    bundle: Path
+    code: Annotated[int, Field(ge=1, le=MAX_CODE)] | None = None
+    match: Annotated[str | None, AfterValidator(_pattern)] = None
+    warn_above: float | None = None
+    ng_above: float | None = None
+    roi: str | None = None
+    tiles: str | None = None
+    tile_goods: Path | None = None
+    parts: Literal["one", "many"] = "one"
+    unlocated: Literal["none", "ng"] = "none"
+    presence: Presence = "none"
+    empty: Path | None = None
+    part_frames: Annotated[int, Field(ge=1, le=100)] = 3
+    part_candidates: Annotated[int, Field(ge=1, le=100)] | None = None
+    motion_limit: Annotated[float, Field(gt=0, le=255)] = 1.0
+    alarm: AlarmTable = Field(default_factory=AlarmTable)
+    camera: ProductCameraTable = Field(default_factory=ProductCameraTable)
+
+    def changed(self) -> dict[str, object]:
+        """Return what is set of the keys that stand in [run] too."""
+        own = ("bundle", "code", "match", "alarm", "camera")
+        return {name: getattr(self, name) for name in self.model_fields_set if name not in own}
+
+
+def check_products(products: dict[str, ProductTable]) -> dict[str, ProductTable]:
+    """Return products that can be told apart; ValueError names two that one code or one pattern would choose."""
+    for name in products:
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"{name!r:.80} is no name of a product: write letters, digits, '-', '_' and '.', at most 64")
+    for key, what in (("code", "the code"), ("match", "the pattern")):
+        first: dict[object, str] = {}
+        for name, product in products.items():
+            value = getattr(product, key)
+            if value is not None and value in first:
+                raise ValueError(f"{first[value]} and {name} have {what} {value!r} both: give each product one of its own")
+            first[value] = name
+    return products

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from edge_ad.cli.init import render
-from edge_ad.config import Config, load_config, parse_config, parse_pixels
+from edge_ad.config import Config, ProductTable, load_config, parse_config, parse_pixels
 from edge_ad.errors import BadInput
 
 
@@ -125,10 +125,11 @@ def test_any_value_is_accepted_or_told_in_a_sentence(table: str, key: str, value
 def _number_keys() -> list[tuple[str, str]]:
     found = []
     for table, field in Config.model_fields.items():
-        for key, facts in field.annotation.model_json_schema()["properties"].items():  # type: ignore[union-attr]
+        model: Any = ProductTable if table == "product" else field.annotation
+        for key, facts in model.model_json_schema()["properties"].items():
             options = facts.get("anyOf", [facts])
             if any(option.get("type") in ("number", "integer") for option in options):
-                found.append((table, key))
+                found.append((f"{table}.a" if table == "product" else table, key))
     return found
 
 
@@ -138,6 +139,25 @@ def test_no_number_is_without_end(table: str, key: str, value: str) -> None:
     """An endless age would switch a check off; a number too long for a float must not be a traceback."""
     with pytest.raises(BadInput):
         parse_config(f"[{table}]\n{key} = {value}\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('[product.a]\nbundle = "x"\nmatch = "("', r"product\.a\.match is '\(': no regular expression \(.*\): write one such as"),
+        ('[product.a]\nbundle = "x"\nmatch = "A"\n[product.b]\nbundle = "y"\nmatch = "A"', "a and b have the pattern 'A' both"),
+        ('[product.a]\nbundle = "x"\ncode = 1\n[product.b]\nbundle = "y"\ncode = 1', "a and b have the code 1 both"),
+        ("[product.a]\ncode = 1", r"product\.a\.bundle is missing: add it"),
+        ('[product.a]\nbundle = "x"\ncode = 0', r"product\.a\.code is 0: input should be greater than or equal to 1"),
+        ('[product."cap red"]\nbundle = "x"', "'cap red' is no name of a product: write letters"),
+        ('[product.a]\nbundle = "x"\nmach = "A"', r"unknown key 'mach' in \[product\.a\]: did you mean 'match'\?"),
+        ('[product.a]\nbundle = "x"\n[product.a.alarm]\nlach = true', r"in \[product\.a\.alarm\]: did you mean 'latch'\?"),
+    ],
+)
+def test_a_product_that_cannot_be_is_refused_in_a_sentence(text: str, message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        parse_config(text)
+
 
 def test_a_byte_order_mark_is_no_part_of_the_first_key(tmp_path: Path) -> None:
     (tmp_path / "edge-ad.toml").write_bytes(b"\xef\xbb\xbf[run]\ncamera = 3\n")

@@ -75,8 +75,10 @@ def keys_page() -> str:
     schema = Config.model_json_schema()
     lines = ["# All keys of edge-ad.toml", "", "Made from the schema that checks the file. A flag wins over its key."]
     for table, reference in schema["properties"].items():
-        model = schema["$defs"][reference["$ref"].rsplit("/", 1)[1]]
-        lines += ["", f"## [{table}]", "", " ".join(model.get("description", "").replace("``", "`").split()), ""]
+        many = "additionalProperties" in reference  # a table of tables, each with a name of its own
+        model = schema["$defs"][(reference["additionalProperties"] if many else reference)["$ref"].rsplit("/", 1)[1]]
+        described = " ".join(model.get("description", "").replace("``", "`").split())
+        lines += ["", f"## [{table}{'.NAME' if many else ''}]", "", described, ""]
         lines += ["| key | type | default | allowed |", "|---|---|---|---|"]
         lines += [_key(name, facts) for name, facts in model["properties"].items()]
     return "\n".join(lines) + "\n"

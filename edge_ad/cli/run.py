@@ -22,7 +22,7 @@ def command(
     flags: Mapping[str, Mapping[str, object]],
     *,
     bundle: Annotated[
-        Path | None, typer.Argument(help="The bundle (*.edgead); without it the newest one under runs/.")
+        Path | None, typer.Argument(help="The bundle (*.edgead) [edge-ad.toml's products, else the newest under runs/].")
     ] = None,
     verbose: Verbose = False,
     quiet: Quiet = False,
@@ -52,7 +52,8 @@ def command(
         signals=True,
         dashboard=dashboard,
     )
-    summary = inspect(bundle or newest_bundle(), run.camera, options)
+    chosen = bundle if settings.product else bundle or newest_bundle()
+    summary = inspect(chosen, run.camera, options)
     typer.echo(summary.table(), err=str(run.events) == "-" or "stdout:" in run.alarm)
     if summary.faults:
         raise DeviceFault(f"{'; '.join(summary.faults)}; the messages above tell more")

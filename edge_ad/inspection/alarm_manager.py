@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from edge_ad.camera.frames import Source
 from edge_ad.config import AlarmTable
@@ -14,6 +14,9 @@ from edge_ad.inspection.judge import InspectionResult, worst_result
 from edge_ad.inspection.observers import Observer
 from edge_ad.inspection.part_tracking import CycleState
 from edge_ad.outputs.guard_state import Message
+
+if TYPE_CHECKING:
+    from edge_ad.inspection.products import Product
 
 SaveAlarmState = Callable[[str, Mapping[str, Any]], None]
 
@@ -103,6 +106,10 @@ class AlarmManager(Observer):
         """Tell that a camera sees frames but nothing to judge."""
         if self._guard is not None:
             self._guard.send(Message(state, self._clock(), self._indices[camera]))
+
+    def on_product(self, product: Product) -> None:
+        """Follow the alarm rule of another product; alarms go on."""
+        self._rule = product.settings.alarm
 
     def on_tick(self) -> None:
         """Let time pass and take in acknowledges; DeviceFault when the outputs cannot be held any more."""

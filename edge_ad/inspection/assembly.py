@@ -244,6 +244,7 @@ class Wiring:
         self.calls = Calls(changed)
         self.requests = Requests()
         self.challenge: Challenge | None = None
+        self.on_choice: Callable[[int, int], None] = lambda code, number: None  # a PLC asks for a product
         self._faulty: set[str] = set()
         self._stack = contextlib.ExitStack()
         try:
@@ -372,6 +373,8 @@ class Wiring:
         elif record["kind"] == "taken":
             if self.challenge is not None:
                 self.challenge.shown(float(record["sent_at"]), float(record["at"]))
+        elif record["kind"] == "product":
+            self.on_choice(int(record["code"]), int(record["number"]))
         elif record["kind"] == "order":
             self._ordered(str(record["order"]))
         elif record["kind"] == "channel":

@@ -18,7 +18,15 @@ from edge_ad.camera.mailbox import Delivery, Mailbox, Reader
 from edge_ad.camera.settings import CameraSettings, difference, settings_of
 from edge_ad.config import Config
 from edge_ad.events import VERDICTS, Verdict
-from edge_ad.inspection.part_tracking import CycleState, Judgeable, PartDetector, PartReady, frames_of
+from edge_ad.inspection.part_tracking import (
+    CalledParts,
+    CycleState,
+    Judgeable,
+    PartDetector,
+    PartReady,
+    SeenParts,
+    frames_of,
+)
 from edge_ad.inspection.settings import CaptureConditions, drops, is_queued, stall_s
 from edge_ad.inspection.view import view_of
 
@@ -141,6 +149,7 @@ class CameraWorker:
         patient: bool = False,
         detector: PartDetector | None = None,
         prepare: Callable[[Frame], object] | None = None,
+        choose: Callable[[str | None], str | None] | None = None,
     ) -> None:
         self.source = source
         self.counters = Counters()
@@ -153,16 +162,13 @@ class CameraWorker:
         self._timed = self._queued and may_drop
         deadline_s = run.trigger_deadline_ms / 1000.0 if self._timed else None
         self.mailbox = Mailbox(may_drop, changed, deadline_s=deadline_s)
-        self._reader = Reader(source, self.mailbox, prepare if detector is None else None)
+        self._prepare, self._choose = prepare, choose
+        self._reader = Reader(source, self.mailbox, self._ahead if prepare is not None else None)
         self._patient = patient
-        self._conditions = conditions
-        self._view = view_of(run)
-        self._limits = limits = conditions.limits
-        self._health = CameraHealth(source.kind, limits, region=self._view.region)
-        self._live = parse_liveness(settings.camera.liveness)
+        self._conditions, self._view, self._live = conditions, view_of(run), parse_liveness(settings.camera.liveness)
+        self._health = CameraHealth(source.kind, conditions.limits, region=self._view.region)
         self._liveness = LivenessCheck(self._live if source.kind == "live" else Liveness())
-        reference, located = conditions.reference, conditions.size is not None
-        self._reference_check = ReferenceCheck(reference, limits, layout=not located) if reference else None
+        self._reference_check = _reference_check(conditions)
         self._heard = time.monotonic()
         self._first = True
         self._outage_word: str | None = None  # the first word of the outage told since the last frame
@@ -174,7 +180,35 @@ class CameraWorker:
         self._settings_mismatch: str | None = None
         self._wrong_size: str | None = None
         self._detector = detector
+        self.first_part = 1
         self._waiting: deque[Judgeable] = deque()  # frames of complete parts
+
+    def adopt(self, settings: Config, conditions: CaptureConditions, detector: PartDetector | None) -> None:
+        """Look at frames as another product asks for. What was gathered so far comes out as a part of its own.
+
+        Parts that a trigger called for stay called for.
+        """
+        self._run, before = settings.run, (self._conditions.limits, self._view.region)
+        self._conditions, self._view = conditions, view_of(settings.run)
+        if (conditions.limits, self._view.region) != before:
+            self._health = CameraHealth(self.source.kind, conditions.limits, region=self._view.region)
+        live = parse_liveness(settings.camera.liveness)
+        if live != self._live:
+            self._live, self._liveness = live, LivenessCheck(live if self.source.kind == "live" else Liveness())
+        self._reference_check = _reference_check(conditions)
+        self._camera_settings, self._settings_mismatch, self._wrong_size = None, None, None
+        if isinstance(self._detector, CalledParts):
+            self._detector.adopt(settings.run)
+            return
+        part = self._detector.finish() if self._detector else None
+        if part:
+            self._queue(part)
+        self.first_part, self._detector = self.next_part, detector
+
+    @property
+    def next_part(self) -> int:
+        """The number of the next part that is seen."""
+        return self._detector.next_part if isinstance(self._detector, SeenParts) else self.first_part
 
     @property
     def name(self) -> str:
@@ -215,7 +249,7 @@ class CameraWorker:
         Frames of a part that is complete come out one a call, before anything new is looked at.
         """
         if self._waiting:
-            return [self._waiting.popleft()]
+            return [self._next()]
         if self.ended:
             return []
         return self._called() or self._taken()
@@ -233,13 +267,13 @@ class CameraWorker:
     def drain(self) -> Iterator[Outcome]:
         """Yield what has already arrived and the part that is under way; nothing else comes any more."""
         while self._waiting:
-            yield self._waiting.popleft()
+            yield self._next()
         yield from self.poll()
         part = self._detector.finish() if self._detector else None
         if part:
             self._queue(part)
         while self._waiting:
-            yield self._waiting.popleft()
+            yield self._next()
 
     def limit_reached(self) -> bool:
         """Whether the frames asked for of this camera are done."""
@@ -289,7 +323,7 @@ class CameraWorker:
             self._interrupt()
             return Faulted(frame, since, frame.reason)
         health = self._health.check(frame)
-        if self.mailbox.freshest and 0 < health.repeats < self._limits.frozen_after:
+        if self.mailbox.freshest and 0 < health.repeats < self._conditions.limits.frozen_after:
             # The same image again is nothing new to judge; only when it goes on is the camera frozen.
             self._duplicates += 1
             return None
@@ -360,7 +394,18 @@ class CameraWorker:
 
     def _queue(self, part: PartReady[Judgeable]) -> None:
         self._passed_over += part.passed_over
-        self._waiting.extend(replace(candidate, fault=self._unlike(candidate.frame)) for candidate in frames_of(part))
+        self._waiting.extend(frames_of(part))
+
+    def _next(self) -> Judgeable:
+        """Return the next frame of a complete part, for the product that its id names."""
+        candidate = self._waiting.popleft()
+        fault = None if self._choose is None else self._choose(candidate.part)
+        return replace(candidate, fault=fault or self._unlike(candidate.frame))
+
+    def _ahead(self, frame: Frame) -> None:
+        """Prepare a frame that waits, where every frame is judged; in the camera's thread."""
+        if self._detector is None and self._prepare is not None:
+            self._prepare(frame)
 
     def _called(self) -> list[Outcome]:
         """Return the parts that a trigger called for in vain."""
@@ -406,6 +451,11 @@ class CameraWorker:
         self._outage_word, self._next_alarm = word, now + self._backoff
         self._interrupt()
         return [Outage(reason)]
+
+
+def _reference_check(conditions: CaptureConditions) -> ReferenceCheck | None:
+    reference = conditions.reference
+    return None if reference is None else ReferenceCheck(reference, conditions.limits, layout=conditions.size is None)
 
 
 def _gap(delivery: Delivery) -> Outage:

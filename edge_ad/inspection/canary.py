@@ -6,6 +6,7 @@ import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,9 @@ from edge_ad.errors import DeviceFault
 from edge_ad.inspection.judge import Inferring, InspectionResult
 from edge_ad.inspection.observers import Observer
 from edge_ad.scoring import fuse
+
+if TYPE_CHECKING:
+    from edge_ad.inspection.products import Product
 
 EVERY_S = 10.0
 SHARE = 0.01
@@ -72,6 +76,11 @@ class Canary(Observer):
         event = result.event
         self._suspected |= event.verdict == "NONE" and (event.reason or "").startswith("engine:")
 
+    def on_product(self, product: Product) -> None:
+        """Judge the known images of another product."""
+        self._infer = score_of(product.inferring)
+        self._known, self._size = itertools.cycle(product.known), len(product.known)
+
     def on_tick(self) -> None:
         """Judge the next known image when it is time; all of them when the engine is suspected."""
         waited = self._clock() - self._done_at
@@ -95,13 +104,9 @@ class Canary(Observer):
             )
 
 
-def make_canary(pipeline: Inferring, bundle: Bundle, busy: Callable[[], bool]) -> Canary:
-    """Return the canary of a run; ``busy`` tells whether images wait."""
-
-    def infer(image: NDArray[np.uint8]) -> float:
-        return pipeline.infer(image).score
-
-    return Canary(infer, known_images(infer, bundle), busy)
+def score_of(pipeline: Inferring) -> Callable[[NDArray[np.uint8]], float]:
+    """Return the score of an image as a function."""
+    return lambda image: pipeline.infer(image).score
 
 
 def known_images(infer: Callable[[NDArray[np.uint8]], float], bundle: Bundle) -> list[Known]:

@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -26,6 +26,7 @@ from edge_ad.utils.files import sha256_bytes
 
 if TYPE_CHECKING:
     from edge_ad.inspection.judge import InspectionResult
+    from edge_ad.inspection.products import Product
 
 _log = logging.getLogger(__name__)
 
@@ -177,6 +178,14 @@ class Challenge(Observer):
             for part in self._open.parts if self._open is not None else ():
                 if part.sent_at == sent_at and part.reject_ms is None:
                     part.reject_ms, part.waits = round(1000.0 * (at - part.began_at), 1), False
+
+    def on_product(self, product: Product) -> None:
+        """Go by the bundle of another product."""
+        with self._lock:
+            bundle = {"bundle": product.bundle.path.name, "bundle_sha256": product.bundle.sha256}
+            self._station = replace(self._station, bundle=bundle)
+            self._began = self._station.wall()
+            self._due = self._why_due(self._began)
 
     def on_tick(self) -> None:
         """Close a challenge whose parts are all there or whose time is over, and look whether one is due."""

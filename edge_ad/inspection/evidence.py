@@ -13,6 +13,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -36,6 +37,9 @@ from edge_ad.store.schema import with_comment
 from edge_ad.utils.files import atomic_write
 from edge_ad.utils.supervision import SupervisedThread, ThreadFaults
 
+if TYPE_CHECKING:
+    from edge_ad.inspection.products import Product
+
 _log = logging.getLogger(__name__)
 
 CROP_QUALITY = 90  # of JPEG, 0 to 100
@@ -49,6 +53,8 @@ class _Item:
     event: Event
     image: Image
     result: InspectionResult
+    view: View
+    reference: NDArray[np.float32] | None
 
     @property
     def bytes(self) -> int:
@@ -83,7 +89,7 @@ class Evidence:
         self._view = view
         self._reference = reference
         self._short = short
-        self._scales: dict[str, HeatScale] = {}
+        self._scales: dict[tuple[str, str | None], HeatScale] = {}  # by camera and product
         self._changed = threading.Condition()
         self._waiting: dict[str, _Item] = {}  # by id, until their event is committed
         self._ready: dict[str, _Item] = {}
@@ -108,12 +114,16 @@ class Evidence:
         image = result.image
         if image is None or not self.wants(event):
             return
-        item = _Item(event, image, result)
+        item = _Item(event, image, result, self._view, self._reference)
         with self._changed:
             self._waiting[event.id] = item
             self._bytes += item.bytes
             while self._bytes > MAX_BYTES and len(self._waiting) + len(self._ready) > 1:
                 self._drop_one()
+
+    def adopt(self, product: Product) -> None:
+        """Keep images as they are judged for another product."""
+        self._view, self._reference = product.view, product.reference
 
     def committed(self, rows: Sequence[Event]) -> None:
         """Let the images of events go to the disk; called by the store."""
@@ -181,10 +191,11 @@ class Evidence:
             self._folder.mkdir(parents=True, exist_ok=True)
             if shutil.disk_usage(self._folder).free < floor * GB:
                 return f"less than {floor:g} GB are free for {self._folder}"
-            region = self._view.seen(item.image)
+            region = item.view.seen(item.image)
             crop = bounded(region)
             self._write_one(item.event, crop, "", CROP_QUALITY)
-            heat = heat_of([item.result], self._scales.setdefault(item.event.camera, HeatScale(self._reference)))
+            key = (item.event.camera, item.event.product)
+            heat = heat_of([item.result], self._scales.setdefault(key, HeatScale(item.reference)))
             if heat is not None:
                 outlines, size = outlines_of([item.result]), (region.shape[0], region.shape[1])
                 shown = draw_outlines(overlay(crop, heat), outlines, size)
@@ -252,6 +263,11 @@ class StoreObserver(Observer):
         if fault != self._reported:
             _log.log(logging.INFO if fault is None else logging.ERROR, "%s", fault or "events are stored again")
             self._reported = fault
+
+    def on_product(self, product: Product) -> None:
+        """Keep images as they are judged for another product."""
+        if self._evidence is not None:
+            self._evidence.adopt(product)
 
     def close(self) -> None:
         """Write the images that wait, hand over the last counters and wait for the disk, a few seconds at most."""

@@ -21,30 +21,24 @@ from pathlib import Path
 from types import FrameType
 from typing import Protocol, TextIO
 
-from edge_ad.bundle import Bundle, open_bundle
+from edge_ad.bundle import Bundle
 from edge_ad.camera.frames import Source
 from edge_ad.camera.health import HealthLimits
 from edge_ad.camera.sources import open_source
 from edge_ad.config import Config
-from edge_ad.engines.selection import Streams, open_pipelines
+from edge_ad.engines.pipeline import Pipeline
 from edge_ad.errors import BadInput
 from edge_ad.events import VERDICTS, Event
 from edge_ad.inspection.assembly import (
     Wiring,
     lock_line,
-    make_cascade,
-    make_drift,
     make_part_detectors,
-    reload_thresholds,
-    thresholds_of,
-    tile_combiner,
-    warm_up,
 )
 from edge_ad.inspection.camera_worker import Counters, Latencies
-from edge_ad.inspection.canary import make_canary
+from edge_ad.inspection.canary import Canary, score_of
+from edge_ad.inspection.changeover import Changeover
 from edge_ad.inspection.evidence import Evidence, StoreObserver
 from edge_ad.inspection.judge import Judge
-from edge_ad.inspection.locating import Locating
 from edge_ad.inspection.loop import Loop
 from edge_ad.inspection.observers import (
     DriftObserver,
@@ -55,11 +49,13 @@ from edge_ad.inspection.observers import (
     Reloader,
     StatusLine,
 )
-from edge_ad.inspection.plausibility import Plausibility, floors_of
-from edge_ad.inspection.settings import check_settings, conditions_of, lag_s
-from edge_ad.inspection.view import view_of
+from edge_ad.inspection.part_tracking import PartDetector
+from edge_ad.inspection.products import Product, check_products, open_products
+from edge_ad.inspection.settings import check_settings, lag_s, store_of
+from edge_ad.inspection.view import View
 from edge_ad.inspection.watchdog import Notifier, ThreadWatch, Watchdog
 from edge_ad.outputs.delivery import ChannelState
+from edge_ad.store.choice import Choice, choice_path
 from edge_ad.utils.supervision import ThreadFaults
 from edge_ad.utils.text import redact, storable
 
@@ -254,9 +250,9 @@ class RunOptions:
     dashboard: Callable[[Inspector], Dashboard] | None = None
 
 
-def inspect(bundle: Bundle | Path | str, cameras: str | Sequence[str], options: RunOptions | None = None) -> Summary:
+def inspect(bundle: Bundle | Path | str | None, cameras: str | Sequence[str], options: RunOptions | None = None) -> Summary:
     """Judge what one camera URI shows, or several in turn, and return the counts; BadInput and DeviceFault as the parts
-    do.
+    do. Without a ``bundle`` the products of the settings are judged.
     """
     with contextlib.closing(Inspector(bundle, cameras, options)) as inspector:
         summary = inspector.run()
@@ -267,20 +263,23 @@ def inspect(bundle: Bundle | Path | str, cameras: str | Sequence[str], options: 
 class Inspector:
     """Everything of one run. The constructor opens all of it and proves the engines; ``run`` judges; ``close`` lets go.
 
+    Without a ``bundle`` the products of the settings are judged, one at a time; ``product`` is the one in force.
     Raises BadInput and DeviceFault as the parts do; what was opened by then is closed again.
     """
 
     loop: Loop
 
     def __init__(
-        self, bundle: Bundle | Path | str, cameras: str | Sequence[str], options: RunOptions | None = None
+        self, bundle: Bundle | Path | str | None, cameras: str | Sequence[str], options: RunOptions | None = None
     ) -> None:
         self.options = options or RunOptions()
         self.settings = self.options.settings
         check_settings(self.settings)
         if self.settings.run.web is not None and self.options.dashboard is None:
             raise BadInput("web is set without a dashboard: give dashboard=edge_ad.web.link.open_web")
-        self.bundle = bundle if isinstance(bundle, Bundle) else open_bundle(Path(bundle))
+        check_products(self.settings)
+        self.changeover: Changeover | None = None
+        self._bundle = bundle
         self._notifier = Notifier()
         self.faults = ThreadFaults()
         self._changed = threading.Condition()
@@ -300,8 +299,8 @@ class Inspector:
         self.loop.run()
         return summarise(
             self.loop,
-            self.pipeline.backend.name,
-            self.pipeline.precision,
+            self.product.pipeline.backend.name,
+            self.product.pipeline.precision,
             interrupted=self._stop.interrupted,
             warnings=[*self.drift.warnings, *self.poses.warnings],
         )
@@ -319,31 +318,38 @@ class Inspector:
         if self.options.signals:
             self._stack.enter_context(self._stop.listening())
         opened = self._stack.enter_context(contextlib.ExitStack())
-        sources = self._open_sources(cameras, opened)
+        products, unfit = self._products()
+        sources = self._open_sources(cameras, opened, next(iter(products.values())).bundle.image_bits)
         self.names = [source.name for source in sources]
-        self._open_engines()
-        self.wiring = Wiring(self.names, self.settings, self._changed, self.faults, bundle=self.bundle)
+        self.product = self._open_engines(products, unfit)
+        self.wiring = Wiring(self.names, self.product.settings, self._changed, self.faults, bundle=self.bundle)
         self._stack.callback(self.wiring.close)
-        self._make_judge()
-        observers = self._observers()
-        detectors = make_part_detectors(
-            self.bundle,
-            self.settings.run,
-            len(sources),
-            calls=self.wiring.calls,
-            first=self.wiring.first_parts(self.names),
-        )
+        self.reloader = Reloader(self.judge, self.product.load_thresholds, self.bundle.path, self.faults)
+        self._stop.on_reload = self.reloader.ask
+        self._observing = self._observers()
+        first = self.wiring.first_parts(self.names)
         self.loop = Loop(
             self.judge,
             sources,
-            observers,
-            self.settings,
-            conditions=conditions_of(self.bundle, self.options.limits),
+            self._observing,
+            self.product.settings,
+            conditions=self.product.conditions,
             patient=self._notifier.managed,
-            detectors=detectors,
+            detectors=self._detectors(self.product, first),
             changed=self._changed,
             pause=self.wiring.pause,
+            gate=self.changeover,
         )
+        for worker, number in zip(self.loop.workers, first, strict=True):
+            worker.first_part = number
+        if self.changeover is not None:
+            self.changeover.on_change = self._adopt
+            self.wiring.requests.register("product", self.changeover.handle)
+            self.wiring.on_choice = self.changeover.select_code
+            if self.wiring.guard is not None:
+                guard = self.wiring.guard
+                self.changeover.on_standing.append(lambda one: guard.product(one.code, one.state, one.number))
+            self.changeover.begin()
         self._stack.callback(self.watchdog.close)
         if self._record is not None:
             self._stack.callback(self._record.close)
@@ -351,7 +357,72 @@ class Inspector:
         self._stop.attach(self.loop)
         opened.pop_all()  # from here on the loop closes the sources
 
-    def _open_sources(self, uris: Sequence[str], stack: contextlib.ExitStack) -> list[Source]:
+    def _products(self) -> tuple[dict[str, Product], dict[str, str]]:
+        """Return the products whose bundles can be read, by name, and why the others cannot; one of no name for a bundle."""
+        settings, options = self.settings, self.options
+        if self._bundle is None and settings.product:
+            return open_products(settings, options.limits, options.read_again)
+        if self._bundle is None:
+            raise BadInput("no bundle is named, and edge-ad.toml has no products: name a bundle")
+        if settings.product:
+            names = ", ".join(settings.product)
+            raise BadInput(f"edge-ad.toml names products ({names}): leave the bundle {self._bundle} out, or the products")
+        bundle = self._bundle if isinstance(self._bundle, Bundle) else Path(self._bundle)
+        product = Product(None, settings, bundle, limits=options.limits, read_again=options.read_again)
+        return {"": product}, {}
+
+    def _open_engines(self, products: dict[str, Product], unfit: Mapping[str, str]) -> Product:
+        """Open and prove the engines; return the product to begin with."""
+        for product in products.values():
+            self._stack.callback(product.close)
+        if "" in products:
+            products[""].open()
+            return products[""]
+        run = self.settings.run
+        self.changeover = Changeover(
+            products,
+            unfit,
+            choice=Choice(choice_path(store_of(run))),
+            budget_mb=run.memory_budget_mb,
+            changed=self._changed,
+            threads=self.faults,
+        )
+        self._stack.callback(self.changeover.close)
+        return self.changeover.start(run.product)
+
+    def _detectors(self, product: Product, first: Sequence[int]) -> list[PartDetector] | None:
+        """Return what gathers frames to parts of a product, one for each camera."""
+        run = product.settings.run
+        return make_part_detectors(product.bundle, run, len(self.names), calls=self.wiring.calls, first=first)
+
+    def _adopt(self, product: Product) -> None:
+        """Judge another product from now on; in the thread of the loop, between two frames."""
+        self.product = product
+        self.loop.adopt(product.judge, product.settings, product.conditions, lambda first: self._detectors(product, first))
+        for observer in self._observing:
+            observer.on_product(product)
+
+    @property
+    def bundle(self) -> Bundle:
+        """The bundle of the product that is judged."""
+        return self.product.bundle
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """The pipeline of the product that is judged."""
+        return self.product.pipeline
+
+    @property
+    def judge(self) -> Judge:
+        """The judge of the product that is judged."""
+        return self.product.judge
+
+    @property
+    def view(self) -> View:
+        """The region that is judged."""
+        return self.product.view
+
+    def _open_sources(self, uris: Sequence[str], stack: contextlib.ExitStack, image_bits: int) -> list[Source]:
         if not uris:
             raise BadInput("no camera is named: give --camera URI, or `camera` under [run] in edge-ad.toml")
         repeated = next((uri for uri in uris if uris.count(uri) > 1), None)
@@ -364,59 +435,17 @@ class Inspector:
                 self.settings.run.realtime,
                 patient=self._notifier.managed,
                 lag_s=lag_s(self.settings),
-                image_bits=self.bundle.image_bits,
+                image_bits=image_bits,
             )
             stack.callback(source.close)
             sources.append(source)
         return sources
 
-    def _open_engines(self) -> None:
-        engine = self.settings.engine
-        pipelines = open_pipelines(self.bundle, engine.backend, engine.precision, self.settings.run.streams)
-        self.pipeline, *more = [self._stack.enter_context(one) for one in pipelines]
-        self._streams: Streams | None = None
-        if more:
-            self._streams = self._stack.enter_context(contextlib.closing(Streams([self.pipeline, *more])))
-        self.reference, self._self_test = warm_up(self._streams or self.pipeline, self.bundle)
-
-    def _make_judge(self) -> None:
-        bundle, run = self.bundle, self.settings.run
-        self.view = view_of(run)
-        locating = Locating(bundle.geometry, self.view, many=run.parts == "many")
-        tiles, combine = tile_combiner(self.pipeline, bundle, self.view, run.tile_goods)
-        self.tiled = tiles is not None
-        self.thresholds = thresholds_of(bundle, run, tiles)
-        cascade = make_cascade(
-            self.pipeline,
-            bundle,
-            run.cascade,
-            tiled=self.tiled,
-            first=self.thresholds,
-            now=lambda: self.judge.thresholds,
-        )
-        plausibility = Plausibility(None if tiles else floors_of(bundle), self.pipeline.branches)
-        self.judge = Judge(
-            self._streams or cascade,
-            self.thresholds,
-            bundle.statistics.weight,
-            run.max_age_ms,
-            view=self.view,
-            combine=combine,
-            plausibility=plausibility,
-            locating=locating,
-            unlocated="NG" if run.unlocated == "ng" else "NONE",
-        )
-        read_again = self.options.read_again or (lambda: self.settings)
-        self.reloader = Reloader(
-            self.judge, lambda path: reload_thresholds(bundle, read_again().run, tiles, path), bundle.path, self.faults
-        )
-        self._stop.on_reload = self.reloader.ask
-
     def _observers(self) -> list[Observer]:
         """Return who follows the run, in the order of effects: the outputs first, then the record, then what shows."""
         run = self.settings.run
-        self.watchdog = Watchdog(self._notifier, self._self_test, limit_s=SELF_TEST_S if run.web else None)
-        self.drift = DriftObserver(None if self.tiled else make_drift(self.bundle, run.cascade is not None), self.view)
+        self.watchdog = Watchdog(self._notifier, self.product.self_test, limit_s=SELF_TEST_S if run.web else None)
+        self.drift = DriftObserver(self.product.drift, self.view)
         self.poses = PoseObserver()
         self._record = self._make_record()
         observers: list[Observer] = [self.wiring.alarm_manager]
@@ -426,7 +455,7 @@ class Inspector:
         if self._dashboard is not None:
             self._stack.callback(self._dashboard.close)
             observers.append(self._dashboard.observer)
-        canary = make_canary(self._streams or self.pipeline, self.bundle, self._is_busy)
+        canary = Canary(score_of(self.product.inferring), self.product.known, self._is_busy)
         challenge = [] if self.wiring.challenge is None else [self.wiring.challenge]
         return [*observers, *challenge, self.drift, self.poses, self.watchdog, canary, self.reloader, ThreadWatch(self.faults)]
 
@@ -436,7 +465,7 @@ class Inspector:
             return None
         wake = self.wiring.maintenance.wake
         evidence = Evidence(
-            store, self.settings.record, self.view, reference=self.reference, short=wake, faults=self.faults
+            store, self.settings.record, self.view, reference=self.product.reference, short=wake, faults=self.faults
         )
         return StoreObserver(store, lambda name: self.loop.account(name), evidence)
 
@@ -451,7 +480,7 @@ class Inspector:
         if run.save is not None:
             from edge_ad.inspection.recorder import Recorder
 
-            writers.append(Recorder(run.save, self.reference, self.view, len(self.names) > 1))
+            writers.append(Recorder(run.save, self.product.reference, self.view, len(self.names) > 1))
         if options.status is not None:
             writers.append(StatusLine(options.status))
         for writer in reversed(writers):

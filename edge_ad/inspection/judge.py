@@ -59,6 +59,7 @@ def decide(score: float, z: NDArray[np.float32], weight: NDArray[np.float32], th
 
 LAG_REPORTED_MS = 50.0
 NOT_LOCATED = "not located: "
+PREFIX = "product: "  # of the reason where no product is in force
 LOCATE = "locate"  # the stage of an inference in which the part was located
 
 
@@ -102,9 +103,9 @@ class Judge:
 
     ``view`` says which piece of a frame is judged; where it has several tiles, ``combine`` makes one inference of
     theirs. ``locating`` (default: all of the view) makes the inputs; a part that is not located has the verdict
-    ``unlocated``. ``plausibility`` looks for finite nonsense of the engines. ``thresholds`` may be replaced between two
-    frames. Where the pipeline is ``Streams`` tiles run side by side, and ``begin`` lets frames of several cameras do
-    so.
+    ``unlocated``. ``tag`` are product and bundle of its events. ``plausibility`` looks for finite nonsense of the
+    engines. ``thresholds`` may be replaced between two frames. Where the pipeline is ``Streams`` tiles run side by side,
+    and ``begin`` lets frames of several cameras do so.
     """
 
     def __init__(
@@ -119,6 +120,7 @@ class Judge:
         plausibility: Plausibility | None = None,
         locating: Locating | None = None,
         unlocated: Verdict = "NONE",
+        tag: tuple[str | None, str | None] = (None, None),
     ) -> None:
         self._pipeline = pipeline
         self.thresholds = thresholds
@@ -129,6 +131,7 @@ class Judge:
         self._plausibility = plausibility
         self._locating = locating or Locating(Geometry.square(pipeline.image_size), self._view)
         self._unlocated: Verdict = unlocated
+        self._product, self._bundle = tag
         self._computed = [(index, name) for index, name in enumerate(BRANCHES) if name in pipeline.branches]
         self._streams = pipeline if isinstance(pipeline, Streams) else None
         self._begun: dict[Judgeable, list[list[Future[Inference]]]] = {}
@@ -157,17 +160,21 @@ class Judge:
     def outage(self, camera: str, outage: Outage) -> InspectionResult:
         """Return NONE for an outage, timed now."""
         event = Event(camera, outage.frame, outage.part, time.time(), "NONE", None, {}, None, outage.reason)
-        return InspectionResult(event, called_at=outage.called_at)
+        return self._tagged(InspectionResult(event, called_at=outage.called_at))
 
     def faulted(self, camera: str, result: Faulted) -> InspectionResult:
         """Return NONE for a frame that must not be judged."""
-        return _result(camera, result, fault(result.reason))
+        return self._tagged(_result(camera, result, fault(result.reason)))
 
     def judge(self, camera: str, candidate: Judgeable, checks_age: bool) -> list[InspectionResult]:
         """Return the verdict on every part of a healthy frame, at least one; NONE when it is too old, before the engines run
         or after.
         """
-        return [replace(result, called_at=candidate.called_at) for result in self._results(camera, candidate, checks_age)]
+        results = self._results(camera, candidate, checks_age)
+        return [self._tagged(replace(result, called_at=candidate.called_at)) for result in results]
+
+    def _tagged(self, result: InspectionResult) -> InspectionResult:
+        return replace(result, event=replace(result.event, product=self._product, bundle=self._bundle))
 
     def _results(self, camera: str, candidate: Judgeable, checks_age: bool) -> list[InspectionResult]:
         begun = self._begun.pop(candidate, [])
@@ -330,3 +337,12 @@ def median_result(results: Sequence[InspectionResult]) -> InspectionResult:
     if not scored:
         return results[-1]
     return sorted(scored, key=lambda one: one.event.score or 0.0)[len(scored) // 2]
+
+
+def without_verdict(result: InspectionResult, reason: str) -> InspectionResult:
+    """Return a result as NONE for a reason, of no product; one that is NONE already keeps its own reason."""
+    event = result.event
+    if event.verdict == "NONE":
+        return replace(result, event=replace(event, product=None, bundle=None))
+    event = replace(event, verdict="NONE", score=None, z={}, reason=reason, pose=None, product=None, bundle=None)
+    return replace(result, event=event, inference=None, place=None)

@@ -5,15 +5,16 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Protocol
 
-from edge_ad.camera.frames import Source
+from edge_ad.camera.frames import Frame, Source
 from edge_ad.camera.opencv import one_thread
 from edge_ad.config import Config
 from edge_ad.errors import DeviceFault, is_out_of_memory
 from edge_ad.inspection.camera_worker import CameraWorker, Counters, Faulted, Latencies, Outage, Outcome, Passed
-from edge_ad.inspection.judge import NOT_LOCATED, InspectionResult, Judge, results_of_parts
+from edge_ad.inspection.judge import NOT_LOCATED, PREFIX, InspectionResult, Judge, results_of_parts, without_verdict
 from edge_ad.inspection.observers import Observer
 from edge_ad.inspection.part_tracking import Judgeable, PartDetector
 from edge_ad.inspection.pause import Pause
@@ -22,14 +23,31 @@ from edge_ad.inspection.settings import CaptureConditions
 TICK_S = 0.02
 
 
+class Gate(Protocol):
+    """Says which product is judged, and when nothing may be."""
+
+    def choose(self, part: str | None) -> str | None:
+        """Have the product judged that a part id names; return why that cannot be."""
+
+    def withheld(self, candidate: Judgeable) -> str | None:
+        """Return why a frame may not be judged."""
+
+    def reason(self) -> str | None:
+        """Return why nothing may be judged now."""
+
+    def tick(self) -> None:
+        """Let a change come into force that waits for a moment between two frames."""
+
+
 class Loop:
     """Judges what the sources give until all have ended, ``max_frames`` are done or ``stop`` is called.
 
     Sources share the pipeline fairly: each gives at most one frame a round. Every frame ends as judged, dropped,
     faulted or idle. ``detectors`` (one for each source, or None) gather frames to parts: a part gives one judgement, or
     one for each of several parts that are located in its frames.
-    ``conditions`` and ``patient`` as for CameraWorker. In a ``pause`` no frame is inferred and every verdict is NONE. The
-    loop closes the sources; the caller closes the observers.
+    ``conditions`` and ``patient`` as for CameraWorker. In a ``pause`` no frame is inferred and every verdict is NONE. With a
+    ``gate`` nothing is judged while it gives a reason, and ``adopt`` has another product judged from then on. The loop
+    closes the sources; the caller closes the observers.
     """
 
     def __init__(
@@ -44,8 +62,10 @@ class Loop:
         detectors: Sequence[PartDetector] | None = None,
         changed: threading.Condition | None = None,
         pause: Pause | None = None,
+        gate: Gate | None = None,
     ) -> None:
-        self._judge = judge
+        self.judge = judge
+        self._gate = gate
         self._pause = pause or Pause(None)
         self._observers = observers
         self._give_up_s = settings.run.give_up_s
@@ -60,11 +80,12 @@ class Loop:
                 conditions=conditions,
                 patient=patient,
                 detector=detector,
-                prepare=judge.prepare,
+                prepare=self._prepare,
+                choose=None if gate is None else gate.choose,
             )
             for source, detector in zip(sources, gathered, strict=True)
         ]
-        self._under_way: dict[CameraWorker, Judgeable] = {}
+        self._under_way: dict[CameraWorker, tuple[Judge, Judgeable]] = {}
         self._open_parts: dict[str, list[list[InspectionResult]]] = {}
         self.latencies = Latencies()
         self.none_reasons: Counter[str] = Counter()  # verdicts NONE by the word that their reason begins with
@@ -73,6 +94,24 @@ class Loop:
     def stop(self) -> None:
         """Ask the loop to end after the frames it already has; safe in a signal handler."""
         self._stopping.set()
+
+    def adopt(
+        self,
+        judge: Judge,
+        settings: Config,
+        conditions: CaptureConditions,
+        detectors: Callable[[Sequence[int]], Sequence[PartDetector] | None],
+    ) -> None:
+        """Judge by these from now on; ``detectors`` as for the loop, of the number of each camera's next part.
+
+        What waits was seen before, and comes out of the same workers.
+        """
+        for worker in list(self._under_way):
+            self._finish(worker)
+        self.judge = judge
+        made: Sequence[PartDetector | None] | None = detectors([worker.next_part for worker in self.workers])
+        for worker, detector in zip(self.workers, made or [None] * len(self.workers), strict=True):
+            worker.adopt(settings, conditions, detector)
 
     def account(self, camera: str) -> Counters:
         """Return the counters of a camera as they stand."""
@@ -92,6 +131,8 @@ class Loop:
             while not self._stopping.is_set() and self._alive():
                 if not self._round():
                     self._wait()
+                if self._gate is not None:
+                    self._gate.tick()
                 for observer in self._observers:
                     observer.on_tick()
             self._drain()
@@ -125,19 +166,19 @@ class Loop:
         reason = self._pause.reason()
         if reason is not None and isinstance(outcome, Judgeable):
             outcome = replace(outcome, fault=reason)
-        if not isinstance(outcome, Judgeable) or not self._judge.begin(outcome, worker.checks_age):
+        if not isinstance(outcome, Judgeable) or self._withheld(outcome) or not self.judge.begin(outcome, worker.checks_age):
             self._handle(worker, outcome)
             return
-        self._under_way[worker] = outcome
-        if len(self._under_way) > self._judge.at_once:
+        self._under_way[worker] = (self.judge, outcome)
+        if len(self._under_way) > self.judge.at_once:
             self._finish(next(iter(self._under_way)))
 
     def _finish(self, worker: CameraWorker) -> bool:
         """Handle the frame of a station that is under way; False without one."""
-        outcome = self._under_way.pop(worker, None)
+        judge, outcome = self._under_way.pop(worker, (self.judge, None))
         if outcome is None:
             return False
-        self._handle(worker, outcome)
+        self._handle(worker, outcome, judge)
         self._close_if_done(worker)
         return True
 
@@ -160,12 +201,18 @@ class Loop:
             for outcome in worker.drain():
                 self._handle(worker, outcome)
 
-    def _handle(self, worker: CameraWorker, outcome: Outcome) -> None:
+    def _prepare(self, frame: Frame) -> None:
+        self.judge.prepare(frame)
+
+    def _withheld(self, outcome: Judgeable) -> str | None:
+        return None if self._gate is None else self._gate.withheld(outcome)
+
+    def _handle(self, worker: CameraWorker, outcome: Outcome, judge: Judge | None = None) -> None:
         if isinstance(outcome, Passed):
             for observer in self._observers:
                 observer.on_cycle(worker.name, outcome.state)
             return
-        results = self._pause.withhold(self._results(worker, outcome))
+        results = self._pause.withhold(self._results(worker, outcome, judge or self.judge))
         counters = worker.counters
         if isinstance(outcome, Outage):
             counters.outages += 1
@@ -188,9 +235,17 @@ class Loop:
             return results
         gathered = self._open_parts.setdefault(worker.name, [])
         gathered.append(results)
-        return results_of_parts(self._open_parts.pop(worker.name)) if outcome.last else []
+        if not outcome.last:
+            return []
+        frames = self._open_parts.pop(worker.name)
+        # A part that was seen in part while nothing could be judged is not judged by the rest.
+        spoilt = [one for one in frames if one[0].event.reason and one[0].event.reason.startswith(PREFIX)]
+        return spoilt[-1] if spoilt else results_of_parts(frames)
 
     def _report(self, worker: CameraWorker, results: list[InspectionResult]) -> None:
+        reason = None if self._gate is None else self._gate.reason()
+        if reason is not None:  # asked for while this was judged
+            results = [without_verdict(result, reason) for result in results]
         counters = worker.counters
         counters.parts += any(result.frame is not None and result.event.part is not None for result in results)
         for result in results:
@@ -205,12 +260,20 @@ class Loop:
         for observer in self._observers:
             observer.on_results(results, worker.source)
 
-    def _results(self, worker: CameraWorker, outcome: Judgeable | Faulted | Outage) -> list[InspectionResult]:
+    def _results(
+        self, worker: CameraWorker, outcome: Judgeable | Faulted | Outage, judge: Judge
+    ) -> list[InspectionResult]:
         if isinstance(outcome, Outage):
-            return [self._judge.outage(worker.name, outcome)]
+            return [judge.outage(worker.name, outcome)]
         if isinstance(outcome, Faulted):
-            return [self._judge.faulted(worker.name, outcome)]
-        return self._judge.judge(worker.name, outcome, worker.checks_age)
+            return [judge.faulted(worker.name, outcome)]
+        reason = self._withheld(outcome)
+        if reason is not None:
+            outcome = replace(outcome, fault=reason)
+        results = judge.judge(worker.name, outcome, worker.checks_age)
+        if any((result.event.reason or "").startswith(PREFIX) for result in results):
+            return [without_verdict(result, reason or "") for result in results]
+        return results
 
     def _raise_if_broken(self) -> None:
         broken = [f"{worker.name}: {worker.broken}" for worker in self.workers if worker.broken]

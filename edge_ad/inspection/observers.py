@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from edge_ad.camera.frames import Frame, Source
 from edge_ad.data.images import resize
@@ -29,6 +29,9 @@ from edge_ad.utils.files import is_at
 from edge_ad.utils.logs import CLEAR_LINE, write_to
 from edge_ad.utils.supervision import SupervisedThread, ThreadFaults
 from edge_ad.utils.text import storable
+
+if TYPE_CHECKING:
+    from edge_ad.inspection.products import Product
 
 _log = logging.getLogger(__name__)
 
@@ -56,6 +59,9 @@ class Observer:
 
     def on_tick(self) -> None:
         """A round is over; comes at least every 0.02 s while the loop is alive."""
+
+    def on_product(self, product: Product) -> None:
+        """Another product is judged from now on."""
 
     def close(self) -> None:
         """Write out what is pending."""
@@ -168,6 +174,11 @@ class DriftObserver(Observer):
             _log.info("drift: the parts are like the normal images again")
         self._drifted = warning is not None
 
+    def on_product(self, product: Product) -> None:
+        """Go on with the drift of another product."""
+        self.drift, self._view = product.drift, product.view
+        self._drifted = False if self.drift is None else self.drift.report().warning is not None
+
     def _measure(self, drift: Drift, result: InspectionResult) -> None:
         event, images = result.event, drift.images
         if images is None or event.verdict not in ("OK", "WARN") or not isinstance(result.frame, Frame) or not images.wants():
@@ -279,8 +290,12 @@ class Reloader(Observer):
         self._path = path
         self._faults = faults
         self._asked = threading.Event()
-        self._fresh: Thresholds | None = None
+        self._fresh: tuple[Judge, Thresholds] | None = None
         self._thread: SupervisedThread | None = None
+
+    def on_product(self, product: Product) -> None:
+        """Read the thresholds of another product from now on."""
+        self._judge, self._load, self._path = product.judge, product.load_thresholds, product.bundle.path
 
     def ask(self) -> None:
         """Ask for it; safe in a signal handler."""
@@ -299,13 +314,15 @@ class Reloader(Observer):
             self._thread.start()
         elif self._thread is not None and not self._thread.is_alive():
             self._thread = None
-            if self._fresh is not None:
-                self._judge.thresholds, self._fresh = self._fresh, None
-                limits = self._judge.thresholds
+            fresh, self._fresh = self._fresh, None
+            if fresh is not None:
+                judge, limits = fresh
+                judge.thresholds = limits
                 _log.info("thresholds reloaded: WARN above %.4g, NG above %.4g", limits.warn, limits.ng)
 
     def _read(self) -> None:
+        judge = self._judge
         try:
-            self._fresh = self._load(self._path)
+            self._fresh = judge, self._load(self._path)
         except EdgeAdError as error:
             _log.warning("the thresholds stay as they are: %s", error)

@@ -53,8 +53,12 @@ class Chooser(Generic[T]):
     """Keeps the candidates of one part and gives the best of them."""
 
     def __init__(self, run: RunTable) -> None:
-        self._frames, self._candidates = run.part_frames, candidates_of(run)
+        self.adopt(run)
         self._best: list[tuple[float, T]] = []
+
+    def adopt(self, run: RunTable) -> None:
+        """Choose as these settings say from now on."""
+        self._frames, self._candidates = run.part_frames, candidates_of(run)
 
     def __len__(self) -> int:
         return len(self._best)
@@ -111,6 +115,11 @@ class PartTracker(Generic[T]):
                 ready = self._finish()
         return self.state, ready
 
+    @property
+    def next_part(self) -> int:
+        """The number of the next part."""
+        return self._number + 1
+
     def keeps(self) -> int:
         """Return how many frames wait as candidates."""
         return len(self._chooser)
@@ -145,6 +154,11 @@ class TriggerTracker(Generic[T]):
         self._calls: deque[Call] = deque()
         self._chooser: Chooser[T] = Chooser(run)
         self.state: CycleState = "idle"
+
+    def adopt(self, run: RunTable) -> None:
+        """Choose frames as these settings say from now on."""
+        self._deadline = run.trigger_deadline_ms / 1000.0
+        self._chooser.adopt(run)
 
     def call(self, call: Call) -> None:
         """Take in a call."""
@@ -250,6 +264,11 @@ class SeenParts:
         self._view = view_of(run)
         self._tracker: PartTracker[Judgeable] = PartTracker(run, first)
 
+    @property
+    def next_part(self) -> int:
+        """The number of the next part."""
+        return self._tracker.next_part
+
     def look(self, candidate: Judgeable) -> FrameOutcome:
         """Take in a healthy frame."""
         before = self._tracker.keeps()
@@ -318,6 +337,10 @@ class CalledParts:
         self._queue = calls.subscribe()
         self._deadline_ms = run.trigger_deadline_ms
         self._tracker: TriggerTracker[Judgeable] = TriggerTracker(run)
+
+    def adopt(self, run: RunTable) -> None:
+        """Look at parts as another product asks for."""
+        self._tracker.adopt(run)
 
     def look(self, candidate: Judgeable) -> FrameOutcome:
         """Take in a healthy frame; sharpness is not compared, the first frames after the call count."""

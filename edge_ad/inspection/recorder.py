@@ -10,6 +10,7 @@ import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -27,6 +28,9 @@ from edge_ad.inspection.observers import Observer
 from edge_ad.inspection.view import View
 from edge_ad.utils.files import atomic_write
 from edge_ad.utils.text import is_utf8
+
+if TYPE_CHECKING:
+    from edge_ad.inspection.products import Product
 
 COLOURS: dict[Verdict, tuple[int, int, int]] = {  # RGB, told apart by colour-blind people too
     "OK": (0, 158, 115),
@@ -201,6 +205,11 @@ class Recorder(Observer):
         self._stems: dict[str, str] = {}  # by camera: names that differ in what a file name cannot hold stay apart
         self._count = 0
         self._full = False
+
+    def on_product(self, product: Product) -> None:
+        """Draw what is judged of another product."""
+        self._view, self._reference = product.view, product.reference
+        self._scales.clear()
 
     def on_results(self, results: Sequence[InspectionResult], source: Source) -> None:
         """Write one annotated frame, with the worst verdict on its parts."""

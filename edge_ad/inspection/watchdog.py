@@ -11,6 +11,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 from edge_ad.camera.frames import Source
 from edge_ad.errors import DeviceFault
@@ -19,6 +20,9 @@ from edge_ad.inspection.judge import InspectionResult
 from edge_ad.inspection.observers import Observer
 from edge_ad.inspection.part_tracking import CycleState
 from edge_ad.utils.supervision import ThreadFaults
+
+if TYPE_CHECKING:
+    from edge_ad.inspection.products import Product
 
 
 class Notifier:
@@ -117,6 +121,10 @@ class Watchdog(Observer):
             self.self_tests += 1
             self._completed()
             self._status("idle")
+
+    def on_product(self, product: Product) -> None:
+        """Prove the engines of another product."""
+        self._self_test = product.self_test
 
     def close(self) -> None:
         """Tell that the run ends."""

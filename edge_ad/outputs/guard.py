@@ -25,6 +25,7 @@ from edge_ad.outputs.guard_state import KINDS, GuardState, Message
 from edge_ad.outputs.signals import (
     Acknowledge,
     ChannelHealth,
+    Choose,
     Order,
     OutputSignals,
     Released,
@@ -37,6 +38,7 @@ LINGER_S = 1.0
 REFRESH_S = 0.05
 MAX_REQUESTS = 100  # told in a second
 MAX_MESSAGE = 500
+REPEAT_S = 0.5
 _MIN_WAIT_S = 0.0005
 
 Report = Callable[[dict[str, Any]], None]
@@ -73,6 +75,7 @@ class Guard:
         self._refreshing = False
         self._ended = False
         self._second, self._requests = 0, 0
+        self._code, self._told_at = 0, 0.0  # of the product that is asked for
 
     async def open(self) -> dict[str, int]:
         """Open all channels, showing a reject; return the ports that are listened on, by name."""
@@ -97,6 +100,8 @@ class Guard:
             self._guard_state.pause(bool(record["paused"]))
         elif kind == "challenge":
             self._guard_state.challenge, self._guard_state.locked = bool(record["open"]), bool(record["locked"])
+        elif kind == "product":
+            self._guard_state.show_product(int(record["code"]), str(record["state"]), int(record["number"]))
         elif kind == "called":
             self._guard_state.trigger(float(record["at"]))
         elif kind in KINDS:
@@ -118,6 +123,9 @@ class Guard:
             if self._guard_state.signals(self._clock()).passed:
                 self._each(lambda channel: channel.look())
             now = self._clock()
+            if self._guard_state.changing and now - self._told_at > REPEAT_S:
+                self._told_at = now
+                self._tell_choice()
             signals = OutputSignals(alarm=self._guard_state.alarm) if self._ended else self._guard_state.signals(now)
             self._due = now + max(min(self._guard_state.next_change(now), REFRESH_S), _MIN_WAIT_S)
             self._each(lambda channel: channel.show(signals))
@@ -174,6 +182,8 @@ class Guard:
                 self._report_request({"kind": "taken", "sent_at": request.sent_at, "at": now}, now)
         elif isinstance(request, Order):
             self._report_request({"kind": "order", "order": request.kind, "at": now}, now)
+        elif isinstance(request, Choose):
+            self._choose(request.code, now)
         elif isinstance(request, Acknowledge):
             self._report_request({"kind": "acknowledge", "at": now, **asdict(request)}, now)
         elif calls or not self._trigger:  # a trigger elsewhere than where parts are called for calls for nothing
@@ -183,6 +193,16 @@ class Guard:
                 self._guard_state.trigger(at)
             self._report_request({"kind": "trigger", "part": request.part, "at": at}, now)
         self.refresh()
+
+    def _choose(self, code: int, now: float) -> None:
+        """Ask for a product, again and again until that is answered; a number is higher than those of earlier guards."""
+        if self._guard_state.product_state and code:
+            self._code, self._told_at = code, now
+            self._guard_state.ask_product(max(self._guard_state.asked + 1, int(now * 1e6)))
+            self._tell_choice()
+
+    def _tell_choice(self) -> None:
+        self._report({"kind": "product", "code": self._code, "number": self._guard_state.asked})
 
     def _report_request(self, record: dict[str, Any], now: float) -> None:
         if int(now) != self._second:

@@ -34,6 +34,7 @@ class GuardClient:
     ``on_record`` gets what the guard tells, in a thread of its own: ``{"kind": "trigger", "part", "at"}``,
     ``{"kind": "acknowledge", "number", "at"}``, ``{"kind": "order", "order", "at"}`` for another request of a PLC,
     ``{"kind": "taken", "sent_at", "at"}`` when one has a verdict while a challenge is open,
+    ``{"kind": "product", "code", "number"}`` when a PLC asks for a product, again and again until ``product`` answers it,
     ``{"kind": "channel", "name", "fault"}`` when an output fails (fault None: works) and ``{"kind": "error", "text"}``. With
     ``calls`` a trigger calls for parts and only a verdict on the latest call passes; ``trigger`` says which outputs call
     ("modbus", "gpio", "s7", "enip", else ""). BadInput for a wrong URI or a missing package, DeviceFault when an output
@@ -64,6 +65,7 @@ class GuardClient:
         self._lamp: dict[str, Any] | None = None
         self._pause: dict[str, Any] | None = None
         self._challenge: dict[str, Any] | None = None
+        self._product: dict[str, Any] | None = None
         self._ends = Ends()
         self._states = {name: ChannelState(name) for name in names}
         self._fault: DeviceFault | None = None
@@ -133,6 +135,12 @@ class GuardClient:
             self._challenge = {"kind": "challenge", "open": opened, "locked": locked}
             self._write(self._challenge)
 
+    def product(self, code: int, state: str, number: int) -> None:
+        """Tell the guard which product is judged, and the last request of a PLC that this answers; from any thread."""
+        with contextlib.suppress(DeviceFault), self._lock:  # a fault is told by the next message of the loop
+            self._product = {"kind": "product", "code": code, "state": state, "number": number}
+            self._write(self._product)
+
     def check(self) -> None:
         """Raise DeviceFault when the guard ended too often."""
         if self._fault is not None:
@@ -161,7 +169,7 @@ class GuardClient:
         # Essential: what it hears are the calls and acknowledges of a PLC. Reading goes on where it stopped.
         SupervisedThread("guard", lambda: self._listen(process, opened), self._faults, essential=True).start()
         os.write(self._pipe, (json.dumps(self._settings) + "\n").encode())
-        for state in (self._pause, self._challenge, self._lamp):
+        for state in (self._product, self._pause, self._challenge, self._lamp):
             if state is not None:
                 os.write(self._pipe, (json.dumps(state) + "\n").encode())
         if not self.restarts:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from edge_ad.outputs.signals import OutputSignals
+from edge_ad.outputs.signals import PRODUCT_STATES, OutputSignals
 
 Kind = Literal["verdict", "idle", "busy", "held", "alarm"]
 KINDS: frozenset[str] = frozenset({"verdict", "idle", "busy", "held", "alarm"})
@@ -50,6 +50,9 @@ class GuardState:
 
     While the line is ``paused`` nothing is ready, valid or passes, and nothing is a fault but silence; alarm and heartbeat
     go on. What stood when a pause begins or ends is taken back.
+
+    Where the station has products nothing passes but while one is active and no request of a PLC is open: what was judged
+    before a change is about another product.
     """
 
     hold_s: float
@@ -68,6 +71,10 @@ class GuardState:
     challenge: bool = False
     locked: bool = False
     sent_at: float = 0.0  # of the last verdict
+    product: int = 0
+    product_state: str = ""
+    asked: int = 0  # the number of the last request for a product
+    answered: int = 0
     _states: list[_Camera] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -103,12 +110,33 @@ class GuardState:
             self.paused = paused
             self.forget()
 
+    def ask_product(self, number: int) -> None:
+        """A PLC asks for a product: nothing passes before the request of this number is answered."""
+        self.asked = number
+        self._take_back()
+
+    def show_product(self, code: int, state: str, answered: int) -> None:
+        """Take in which product is judged, and the last request that this answers."""
+        if (code, state) != (self.product, self.product_state) or self.changing:
+            self._take_back()
+        self.product, self.product_state, self.answered = code, state, max(answered, self.answered)
+
+    @property
+    def changing(self) -> bool:
+        """Whether a PLC waits for the product that it asked for."""
+        return self.product_state != "" and self.asked > self.answered
+
     def lamp(self, lit: bool, waiting: bool, number: int) -> None:
         """Set the alarm lines."""
         self.alarm, self.alarm_waiting, self.alarm_number = lit, waiting, number
 
     def signals(self, now: float) -> OutputSignals:
         """Return what must stand on the lines at ``now``."""
+        state = "changing" if self.changing else self.product_state
+        code = self.product if state == "active" else 0
+        return replace(self._signals(now), product=code, product_state=PRODUCT_STATES[state])
+
+    def _signals(self, now: float) -> OutputSignals:
         alive = all(self._fresh(state.alive_at, now) for state in self._states)
         if self.paused:
             return self._paused(alive, now)
@@ -116,7 +144,7 @@ class GuardState:
         told_fault = any(self._fresh(state.fault_at, now) for state in self._states)
         pending = self.calls and self.call is not None and any(s.answered != self.call for s in self._states)
         return OutputSignals(
-            passed=valid and not self.locked and all(state.passed for state in self._states),
+            passed=valid and not self.locked and self._is_chosen() and all(state.passed for state in self._states),
             fault=not alive or told_fault,
             result_valid=valid,
             ready=alive,
@@ -149,6 +177,9 @@ class GuardState:
             locked=self.locked,
         )
 
+    def _is_chosen(self) -> bool:
+        return self.product_state in ("", "active") and not self.changing
+
     def next_change(self, now: float) -> float:
         """Return the seconds until the lines may change by themselves."""
         ends = [
@@ -168,7 +199,8 @@ class GuardState:
             if message.call is None and not message.passed:  # a camera at fault, whatever part is in place
                 state.verdict_at, state.fault_at = None, message.at
             return
-        state.verdict_at, state.passed, state.answered = message.at, message.passed, message.call
+        passed = message.passed and self._is_chosen()
+        state.verdict_at, state.passed, state.answered = message.at, passed, message.call
         state.fault_at = message.at if message.verdict == "NONE" else None
         self.sequence = (self.sequence + 1) & 0xFFFF
         self.part, self.verdict, self.sent_at = message.part, message.verdict, message.at

@@ -23,10 +23,12 @@ from edge_ad.outputs.signals import (
     FIRST_REQUEST_BITS,
     PART_ADDRESS,
     PART_COUNT,
+    PRODUCT_ADDRESS,
     REGISTERS,
     REQUEST_BITS,
     TRIGGER_BIT,
     ChannelHealth,
+    Choose,
     Edges,
     OnRequest,
     OutputSignals,
@@ -66,6 +68,8 @@ class ModbusClient:
         self._transaction = 0
         self._task: asyncio.Task[None] | None = None
         self._asked = len(REQUEST_BITS)  # how many request bits the PLC has
+        self._chooses = True  # whether it has a register for the product
+        self._code = 0  # what that showed last
         self._reads = True  # whether it lets us read the coils
         self._misreads = 0
         self._taken = 0.0
@@ -121,6 +125,7 @@ class ModbusClient:
                 pause = min(2 * pause, MAX_PAUSE_S)
                 continue
             self.connections += 1
+            self._chooses, self._code = True, 0
             self._edges = Edges()  # what the request bits show now may be older than the connection
             written = self._health.failures
             try:
@@ -189,6 +194,20 @@ class ModbusClient:
             self._compare(shown, bits)
         if self._asked:
             await self._take_requests(reader, writer, bits)
+        if self._chooses and self._signals.product_state:
+            await self._take_choice(reader, writer)
+
+    async def _take_choice(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Read the code of the product that the PLC asks for; one that stands when the connection is new counts too."""
+        pdu = await self._ask(reader, writer, read_request(READ_HOLDING, self._base + PRODUCT_ADDRESS, 1))
+        try:
+            (code,) = read_values(READ_HOLDING, 1, pdu)
+        except ModbusError:
+            self._chooses = False
+            return
+        if code != self._code:
+            self._code = code
+            self._on_request(Choose(code))
 
     async def _take_requests(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, bits: tuple[int, ...]

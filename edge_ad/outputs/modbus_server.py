@@ -28,9 +28,11 @@ from edge_ad.outputs.modbus_codec import (
 from edge_ad.outputs.signals import (
     PART_ADDRESS,
     PART_COUNT,
+    PRODUCT_ADDRESS,
     REGISTERS,
     REQUEST_BITS,
     TRIGGER_BIT,
+    Choose,
     Edges,
     OnRequest,
     OutputSignals,
@@ -59,8 +61,8 @@ class ModbusServer:
     """Serves the lines from memory: what ``show`` was given last is what the next read returns.
 
     Bits 0 to 7 and registers 0 to 23 are the lines and cannot be written. Bits 16 (acknowledge), 17 (trigger), 18 (pause)
-    and 19 (resume) and registers 32 to 47 (part id) belong to the PLC. Everything else reads 0 up to bit 31 and register
-    47; further addresses are answered with exception 2. ``look`` is called before each answer: lines that have run out are
+    and 19 (resume) and registers 30 (product) and 32 to 47 (part id) belong to the PLC. Everything else reads 0 up to bit 31
+    and register 47; further addresses are answered with exception 2. ``look`` is called before each answer: lines that ran out are
     not read, however late the timer is. A connection that asks nothing for a minute is ended, and at MAX_CLIENTS
     (MAX_OF_A_PEER of one address) the one that has been silent for longest makes room.
     """
@@ -206,12 +208,14 @@ class ModbusServer:
 
     def _write(self, request: Write) -> bytes:
         bits = request.function in (WRITE_COIL, WRITE_COILS)
-        allowed = range(16, BITS_LIMIT) if bits else range(PART_ADDRESS, REGISTERS_LIMIT)
+        allowed = range(16, BITS_LIMIT) if bits else range(PRODUCT_ADDRESS, REGISTERS_LIMIT)
         indices = range(request.address, request.address + len(request.values))
         if indices[0] not in allowed or indices[-1] not in allowed:
             raise ModbusError(ILLEGAL_ADDRESS)
         table = self._bits if bits else self._registers
         table[indices.start : indices.stop] = request.values
+        if not bits and PRODUCT_ADDRESS in indices:
+            self._on_request(Choose(self._registers[PRODUCT_ADDRESS]))
         part = self._registers[PART_ADDRESS : PART_ADDRESS + PART_COUNT]
         looks = [[self._bits[bit] for bit in REQUEST_BITS]]
         if bits and TRIGGER_BIT in indices and self._bits[TRIGGER_BIT]:

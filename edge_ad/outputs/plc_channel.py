@@ -16,6 +16,7 @@ from edge_ad.outputs.channels import OutputAddress, address_name, require_packag
 from edge_ad.outputs.signals import (
     Acknowledge,
     ChannelHealth,
+    Choose,
     OnRequest,
     Order,
     OutputSignals,
@@ -180,7 +181,7 @@ class PlcChannel:
                 self._health.well()
         elif kind == "failed":
             self._health.failed(str(record["text"]))
-        elif kind in ("trigger", "acknowledge", "unavailable", "order"):
+        elif kind in ("trigger", "acknowledge", "unavailable", "order", "choose"):
             self._taken = int(record["count"])
             self._on_request(self._request(kind, record))
             self._send(time.monotonic())
@@ -190,6 +191,8 @@ class PlcChannel:
             return Trigger(str(record["part"]))
         if kind == "order":
             return Order(str(record["order"]))
+        if kind == "choose":
+            return Choose(int(record["code"]))
         if kind == "unavailable":
             return Unavailable()
         number = self._signals.alarm_number  # of which the PLC shows 16 bits

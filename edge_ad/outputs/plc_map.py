@@ -8,10 +8,11 @@ from typing import Protocol
 from edge_ad.outputs.channels import OutputAddress
 from edge_ad.outputs.signals import BITS, PART_ADDRESS, PART_COUNT, REGISTERS, REQUEST_BITS
 
-WORDS = PART_ADDRESS + PART_COUNT  # 0 to 23 are written by edge-ad, 31 to 47 by the PLC
+WORDS = PART_ADDRESS + PART_COUNT  # 0 to 23 are written by edge-ad, 30 to 47 by the PLC
 REQUEST_WORD = PART_ADDRESS - 1  # bit 0 acknowledges, 1 calls for a part, 2 pauses, 3 resumes
 PASS_BIT, FAULT_BIT, VALID_BIT, ALARM_BIT = (1 << BITS.index(name) for name in ("pass", "fault", "result_valid", "alarm"))
 ALARM_WORD = 3
+PRODUCT_STATE_WORD = 6
 ANSWER_S = 0.5
 
 

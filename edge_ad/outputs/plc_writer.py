@@ -23,6 +23,7 @@ from edge_ad.outputs.plc_map import (
     ALARM_WORD,
     ANSWER_S,
     PASS_BIT,
+    PRODUCT_STATE_WORD,
     Plc,
     PlcRefused,
     make_plc,
@@ -30,7 +31,7 @@ from edge_ad.outputs.plc_map import (
     requests_in,
     without_pass,
 )
-from edge_ad.outputs.signals import BITS, REGISTERS, Edges, Order, OutputSignals, Trigger
+from edge_ad.outputs.signals import BITS, PRODUCT_ADDRESS, REGISTERS, Edges, Order, OutputSignals, Trigger
 
 STALE_S = 0.5
 CYCLE_S = 0.05
@@ -94,6 +95,7 @@ class PlcWriter:
         self._edges = Edges()
         self._reported = 0  # requests
         self._part: tuple[int, ...] = ()  # of the last call
+        self._code = 0  # of the product that the PLC showed last
         self._misreads = 0
 
     def run(self) -> None:
@@ -116,7 +118,7 @@ class PlcWriter:
     def _connected(self) -> bool:
         """Write until the connection is lost; return whether the PLC has taken anything."""
         self._report({"kind": "connected"})
-        self._edges = Edges()
+        self._edges, self._code = Edges(), 0
         self._misreads = 0
         cycles = 0
         try:
@@ -155,6 +157,9 @@ class PlcWriter:
 
     def _ask(self, words: Sequence[int]) -> None:
         bits, part = requests_in(words)
+        if self._inbox.words()[PRODUCT_STATE_WORD] and words[PRODUCT_ADDRESS] != self._code:
+            self._code = words[PRODUCT_ADDRESS]
+            self._requested({"kind": "choose", "code": self._code})
         looks = [bits]
         if bits[1]:
             if part != self._part:  # another part, though the bit was not seen to fall in between

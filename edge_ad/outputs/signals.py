@@ -15,6 +15,7 @@ VERDICT_CODES = {"": 0, "OK": 1, "WARN": 2, "NG": 3, "NONE": 4}
 PART_REGISTERS = 16  # two ASCII characters each
 REGISTERS = 8 + PART_REGISTERS
 BITS = ("pass", "fault", "result_valid", "ready", "busy", "alarm", "alarm_waiting", "heartbeat")
+PRODUCT_STATES = {"": 0, "active": 1, "changing": 2, "fault": 3, "none": 4}  # '' without products
 MODES = ("paused", "challenge", "locked")  # bits of register 4, the lowest first
 
 
@@ -29,6 +30,7 @@ class OutputSignals:
     only): the trigger line is up, and a verdict on the part that it called for stands. ``paused``: somebody has paused
     the line, which is neither a fault nor ready. ``challenge``: known parts are asked for; ``locked``: nothing passes
     because of one. ``sent_at``: the monotonic second at which the inspector sent the verdict; no line shows it.
+    ``product``: the code of what is judged; ``product_state``: of PRODUCT_STATES.
     """
 
     passed: bool = False
@@ -48,6 +50,8 @@ class OutputSignals:
     challenge: bool = False
     locked: bool = False
     sent_at: float = 0.0
+    product: int = 0
+    product_state: int = 0
 
     def bits(self) -> tuple[bool, ...]:
         """Return the bits in the order of ``BITS``."""
@@ -63,7 +67,9 @@ class OutputSignals:
         )
 
     def registers(self) -> tuple[int, ...]:
-        """Return 24 registers: the bits as a word, verdict code, sequence, alarm number, mode, three spare, 32 letters."""
+        """Return 24 registers: the bits as a word, verdict code, sequence, alarm number, mode, code of the product and its
+        state, one spare, 32 letters.
+        """
         word = sum(1 << index for index, bit in enumerate(self.bits()) if bit)
         head = (
             word,
@@ -71,8 +77,8 @@ class OutputSignals:
             self.sequence & 0xFFFF,
             self.alarm_number & 0xFFFF,
             sum(1 << index for index, name in enumerate(MODES) if getattr(self, name)),
-            0,
-            0,
+            self.product & 0xFFFF,
+            self.product_state,
             0,
         )
         return head + text_registers(self.part, PART_REGISTERS)
@@ -93,6 +99,7 @@ def registers_text(registers: tuple[int, ...] | list[int]) -> str:
 ACKNOWLEDGE_BIT, TRIGGER_BIT, PAUSE_BIT, RESUME_BIT = 16, 17, 18, 19
 REQUEST_BITS = (ACKNOWLEDGE_BIT, TRIGGER_BIT, PAUSE_BIT, RESUME_BIT)
 FIRST_REQUEST_BITS = 2  # what a PLC has that was set up before there was a pause
+PRODUCT_ADDRESS = 30  # the code of the product that the PLC asks for, 0 for none
 PART_ADDRESS = 32  # sixteen registers with the id of the part to judge
 PART_COUNT = 16
 
@@ -136,7 +143,14 @@ class Taken:
     sent_at: float
 
 
-Request = Acknowledge | Trigger | Released | Unavailable | Order | Taken
+@dataclass(frozen=True)
+class Choose:
+    """The code of the product that is to be judged."""
+
+    code: int
+
+
+Request = Acknowledge | Trigger | Released | Unavailable | Order | Taken | Choose
 OnRequest = Callable[[Request], None]
 
 

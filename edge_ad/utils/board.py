@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 from pathlib import Path
@@ -11,6 +12,7 @@ _KERNELS = (
     *("sse4_1", "avx", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512_vnni", "avx_vnni", "avx_vnni_int8"),
     *("avx512_bf16", "avx512_fp16", "amx_int8", "amx_bf16", "asimddp", "i8mm", "asimdhp", "bf16", "sve", "sve2", "sme"),
 )
+PAGE_SIZE = os.sysconf("SC_PAGE_SIZE")
 _RELEASE = re.compile(r"R(\d+).*?REVISION:\s*([\d.]+)")
 
 
@@ -75,3 +77,11 @@ def _text(path: Path) -> str:
         return path.read_bytes().decode("utf-8", errors="replace")
     except OSError:
         return ""
+
+
+def resident_mb() -> float:
+    """Return the memory that this process holds now, in MiB."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE_SIZE / 2**20
+    except (OSError, IndexError, ValueError):
+        return 0.0

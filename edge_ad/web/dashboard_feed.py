@@ -11,11 +11,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from edge_ad.camera.frames import Source
 from edge_ad.events import Event
 from edge_ad.inspection.judge import InspectionResult, worst_result
 from edge_ad.inspection.observers import Observer
 from edge_ad.inspection.part_tracking import CycleState
+from edge_ad.inspection.products import Product
 from edge_ad.inspection.view import View
 
 IMAGES_PER_SECOND = 5.0
@@ -92,7 +96,7 @@ class DashboardFeed(Observer):
     An event is shown only when it is on the disk: ``settled`` counts the events that are, or are lost for good. Where
     the disk does not answer for a second they are shown without it. Without a store they are shown at once.
     ``watching`` says whether a page is open: only then images are held, one for each camera, at most IMAGES_PER_SECOND
-    of all. ``view`` is the piece of them that is judged.
+    of all. ``view`` is the piece of them that is judged, ``reference`` as for HeatScale.
     """
 
     def __init__(
@@ -100,10 +104,13 @@ class DashboardFeed(Observer):
         cameras: Sequence[str],
         settled: Callable[[], int] | None = None,
         clock: Callable[[], float] = time.monotonic,
+        *,
         view: View | None = None,
+        reference: NDArray[np.float32] | None = None,
     ) -> None:
         self.watching = False
         self.view = view or View()
+        self.reference = reference
         self.cameras = tuple(cameras)
         self.seen = [Seen() for _ in cameras]
         self.stages: dict[str, Histogram] = {"total": Histogram()}
@@ -137,6 +144,10 @@ class DashboardFeed(Observer):
     def on_result(self, result: InspectionResult, source: Source) -> None:
         """Keep one event."""
         self.on_results([result], source)
+
+    def on_product(self, product: Product) -> None:
+        """Show the region that is judged of another product."""
+        self.view, self.reference = product.view, product.reference
 
     def on_cycle(self, camera: str, state: CycleState) -> None:
         """Keep where the parts of a camera stand."""

@@ -21,7 +21,6 @@ from dataclasses import asdict, dataclass
 from typing import IO, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edge_ad import __version__
 from edge_ad.bundle import Bundle
@@ -52,6 +51,7 @@ WATCHED_EVERY_S = 0.2
 UNWATCHED_EVERY_S = 1.0
 START_S = 60.0  # for the first word of a process: a small board loads the server for many seconds
 ANSWER_S = 10.0
+PRODUCTS_LOCK = "this station has products: set their thresholds in edge-ad.toml, or recalibrate their bundles"
 LARGEST_SIDE = 1280
 NEEDED = ("fastapi", "uvicorn", "prometheus_client")
 
@@ -113,7 +113,6 @@ class WebLink:
         """Begin to feed the dashboard."""
         watched = Watched(
             loop=inspector.loop,
-            judge=inspector.judge,
             alarm_manager=inspector.wiring.alarm_manager,
             watchdog=inspector.watchdog,
             drift=inspector.drift,
@@ -122,9 +121,10 @@ class WebLink:
             outputs=self._outputs,
             pause=inspector.wiring.pause,
             challenge=inspector.wiring.challenge,
+            changeover=inspector.changeover,
         )
         reporter = StatusReporter(watched, self.feed)
-        SupervisedThread("web", lambda: self._feed(reporter, inspector.reference), self._faults).start()
+        SupervisedThread("web", lambda: self._feed(reporter), self._faults).start()
 
     def close(self) -> None:
         """End the dashboard; open pages say since when there is no inspector. It keeps nothing that could be lost."""
@@ -178,9 +178,9 @@ class WebLink:
             answer = {"error": str(error)}
         self.answers.append({"kind": "answer", "number": int(record["number"]), **answer})
 
-    def _feed(self, reporter: StatusReporter, reference: NDArray[np.float32]) -> None:
+    def _feed(self, reporter: StatusReporter) -> None:
         feed = self.feed
-        scales = [HeatScale(reference) for _ in feed.cameras]
+        reference, scales = feed.reference, [HeatScale(feed.reference) for _ in feed.cameras]
         state_at = -float("inf")
         events: deque[dict[str, Any]] = deque(maxlen=1000)
         while not self._closing.wait(BEAT_S):
@@ -194,6 +194,8 @@ class WebLink:
                 self._expect_answer()
                 while self.answers:
                     write_message(self._stdin, self.answers.popleft())
+                if feed.reference is not reference:  # another product
+                    reference, scales = feed.reference, [HeatScale(feed.reference) for _ in feed.cameras]
                 for raw in released.shots:
                     self._show(raw, scales[raw.index])
                 now = time.monotonic()
@@ -300,7 +302,8 @@ def open_web(inspector: Inspector) -> WebLink:
     run, bundle, wiring = inspector.settings.run, inspector.bundle, inspector.wiring
     assert run.web is not None
     store = wiring.store
-    why_locked = locked(inspector.thresholds, bundle, inspector.tiled)
+    product = inspector.product
+    why_locked = PRODUCTS_LOCK if inspector.changeover is not None else locked(product.thresholds, bundle, product.tiled)
     hello = {
         "store": None if store is None else str(store.path.resolve()),
         "bundle_path": str(bundle.path.resolve()),
@@ -310,7 +313,7 @@ def open_web(inspector: Inspector) -> WebLink:
         },
     }
     settled = None if store is None else lambda: store.committed + store.dropped
-    feed = DashboardFeed(inspector.names, settled, view=inspector.view)
+    feed = DashboardFeed(inspector.names, settled, view=inspector.view, reference=product.reference)
     asked = Asked(wiring.alarm_manager.acknowledge, inspector.reloader.take_over, wiring.requests.submit)
     return WebLink(run.web, run.web_names, hello, feed, asked=asked, faults=wiring.faults, outputs=wiring.outputs)
 

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from edge_ad.events import Event, finite
 from edge_ad.inspection.alarm_manager import AlarmManager
 from edge_ad.inspection.challenge import Challenge
+from edge_ad.inspection.changeover import Changeover
 from edge_ad.inspection.drift import ADVICE
-from edge_ad.inspection.judge import Judge
 from edge_ad.inspection.loop import Loop
 from edge_ad.inspection.observers import DriftObserver
 from edge_ad.inspection.pause import Pause
 from edge_ad.inspection.watchdog import Watchdog
 from edge_ad.outputs.delivery import ChannelState
 from edge_ad.store import Store
+from edge_ad.utils.board import resident_mb
 from edge_ad.utils.supervision import ThreadFaults
 from edge_ad.utils.text import redact, storable
 from edge_ad.web.dashboard_feed import DashboardFeed, Seen
@@ -67,7 +66,6 @@ def _name(name: str) -> str:
 FRESH_S = 5.0  # after so long without a part a verdict is history
 RATE_OVER_S = 5.0
 MAX_ALARMS = 100
-PAGE_SIZE = os.sysconf("SC_PAGE_SIZE")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -75,7 +73,6 @@ class Watched:
     """The parts of a run that a snapshot is taken of."""
 
     loop: Loop
-    judge: Judge
     alarm_manager: AlarmManager
     watchdog: Watchdog
     drift: DriftObserver
@@ -84,6 +81,7 @@ class Watched:
     outputs: Callable[[], list[ChannelState]] = list
     challenge: Challenge | None = None
     pause: Pause = field(default_factory=lambda: Pause(None))
+    changeover: Changeover | None = None
 
 
 class StatusReporter:
@@ -117,8 +115,8 @@ class StatusReporter:
             "challenge": None if watched.challenge is None else watched.challenge.to_json(),
             "alarms": list(self._alarms)[::-1],
             "thresholds": {
-                **watched.judge.thresholds.to_json(),
-                "told": watched.judge.thresholds.describe(),
+                **watched.loop.judge.thresholds.to_json(),
+                "told": watched.loop.judge.thresholds.describe(),
             },
             "latency_ms": {
                 **{f"p{percent}": watched.loop.latencies.percentile(percent) for percent in (50, 99)},
@@ -129,6 +127,7 @@ class StatusReporter:
             "drift": self._drift(),
             "store": self._store(),
             "outputs": output_rows(watched.outputs()),
+            "products": None if watched.changeover is None else watched.changeover.state(),
             "faults": {"down": watched.faults.fault, "counts": dict(watched.faults.counts)},
         }
 
@@ -223,11 +222,3 @@ def showing(seen: Seen, now: float) -> dict[str, Any]:
 def event_row(index: int, event: Event) -> dict[str, Any]:
     """Return an event as the page gets it: the camera by its place, a part's id shortened."""
     return {**event.record(DIGITS), "camera": index, "part": None if event.part is None else event.part[:120]}
-
-
-def resident_mb() -> float:
-    """Return the memory that this process holds now, in MiB."""
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE_SIZE / 2**20
-    except (OSError, IndexError, ValueError):
-        return 0.0

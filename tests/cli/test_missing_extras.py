@@ -49,6 +49,7 @@ BARE: list[tuple[list[str], str | None]] = [
     (["run", BUNDLE, "--camera", "0"], "cpu"),
     (["service", "print", "--bundle", BUNDLE, "--user", "nobody"], None),
     (["pause", "--reason", "new belt"], None),
+    (["product", "list"], None),
     (["resume"], None),
     (["challenge", "list"], None),
     (["outputs", "list"], None),

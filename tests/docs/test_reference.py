@@ -11,7 +11,7 @@ import pytest
 import typer
 
 from edge_ad.cli.app import app
-from edge_ad.config import Config
+from edge_ad.config import Config, ProductTable
 from tests.docs.documents import ROOT
 
 
@@ -45,10 +45,12 @@ def page_text(reference: ModuleType) -> str:
 
 
 def test_every_key_is_there_with_its_limits(reference: ModuleType) -> None:
-    sections = {part.splitlines()[0].strip("[]"): part for part in reference.keys_page().split("\n## ")[1:]}
+    parts = reference.keys_page().split("\n## ")[1:]
+    sections = {part.splitlines()[0].strip("[]").removesuffix(".NAME"): part for part in parts}
     assert set(sections) == set(Config.model_fields)
     for table, field in Config.model_fields.items():
-        for key in field.annotation.model_fields:  # type: ignore[union-attr]
+        model = ProductTable if table == "product" else field.annotation
+        for key in model.model_fields:  # type: ignore[union-attr]
             assert f"| `{key}` |" in sections[table], f"{table}.{key}"
     assert "| `target_ng` | number | `0.01` | above 0; below 1 |" in sections["thresholds"]
     assert "`fp32`, `fp16`, `int8`" in sections["engine"]

@@ -18,7 +18,9 @@ NONE = Event("cam", None, None, 0.0, "NONE", None, {}, None, 'stalled: "no" fram
 
 def test_the_line_has_exactly_the_documented_keys_and_values() -> None:
     record = json.loads(NG.line())
-    assert list(record) == ["id", "camera", "frame", "part", "time", "verdict", "score", "z", "latency_ms", "reason", "pose"]
+    assert list(record) == [
+        "id", "camera", "frame", "part", "time", "verdict", "score", "z", "latency_ms", "reason", "pose", "product", "bundle",
+    ]  # fmt: skip
     del record["id"]
     assert record == {
         "camera": "cam",
@@ -31,6 +33,8 @@ def test_the_line_has_exactly_the_documented_keys_and_values() -> None:
         "latency_ms": 12.346,
         "reason": "logic: z 6.0",
         "pose": None,
+        "product": None,
+        "bundle": None,
     }
 
 

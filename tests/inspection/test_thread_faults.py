@@ -27,11 +27,13 @@ from edge_ad.engines.pipeline import Pipeline
 from edge_ad.inspection import triggers
 from edge_ad.inspection.evidence import Evidence
 from edge_ad.inspection.observers import Reloader
+from edge_ad.inspection.requests import ControlSocket
 from edge_ad.inspection.triggers import MqttTrigger, SocketTrigger
 from edge_ad.outputs.dispatcher import DeliveryWorker
 from edge_ad.outputs.guard_client import GuardClient
 from edge_ad.outputs.opcua import OpcUaServer
 from edge_ad.store import Store
+from edge_ad.store.choice import Choice
 from edge_ad.store.reader import EventFilter, Reader
 from edge_ad.store.retention import MaintenanceThread
 from edge_ad.utils import locks
@@ -40,8 +42,9 @@ from edge_ad.web.dashboard_feed import DashboardFeed
 from edge_ad.web.link import WebLink
 from edge_ad.web.schemas import write_message
 from tests.camera.test_http import Server, part
-from tests.fixtures.loopback import free_port
+from tests.fixtures.loopback import free_port, until
 from tests.fixtures.tiny_bundle import make_tiny_bundle, tiny_image
+from tests.inspection.test_products import NAMES, running, settings
 
 PACKAGE = Path(locks.__file__).parents[1]
 FRAMES = 40
@@ -107,6 +110,7 @@ THREADS: tuple[tuple[str, Any, str, list[str]], ...] = (
     ("evidence", Evidence, "_write", []),
     ("output file:", DeliveryWorker, "_over", ["--alarm", "file:out.jsonl"]),
     ("reload", Reloader, "_load", []),
+    ("control", ControlSocket, "_run", []),
     ("web", DashboardFeed, "release", ["--web", "127.0.0.1:0"]),
     ("web-listen", WebLink, "_listen", ["--web", "127.0.0.1:0"]),
     ("guard", GuardClient, "_listen", ["--alarm", "modbus-server://127.0.0.1:{port}"]),
@@ -120,8 +124,10 @@ THREADS: tuple[tuple[str, Any, str, list[str]], ...] = (
 COVERED = {
     "camera/live.py": "test_a_driver_that_breaks_in_its_thread_is_opened_again",
     "camera/mailbox.py": "test_a_camera_that_breaks_in_its_thread_ends_the_run",
+    "inspection/changeover.py": "test_a_change_that_breaks_in_its_thread_is_a_fault_and_the_next_one_works",
     "inspection/evidence.py": "THREADS",
     "inspection/observers.py": "THREADS",
+    "inspection/requests.py": "THREADS",
     "inspection/triggers.py": "THREADS",
     "outputs/dispatcher.py": "THREADS",
     "outputs/guard_client.py": "THREADS",
@@ -145,6 +151,19 @@ def test_every_thread_of_the_product_has_a_fault_injected() -> None:
     assert {name for name in COVERED.values() if name != "THREADS"} <= set(globals())
 
 
+def test_a_change_that_breaks_in_its_thread_is_a_fault_and_the_next_one_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in NAMES:
+        make_tiny_bundle(tmp_path / f"{name}.edgead")
+    with running(tmp_path, settings(tmp_path, product="cap-red")) as line:
+        breaking(monkeypatch, Choice, "write")
+        line.changeover.select("cap-blue", "the test")
+        assert until(lambda: "RuntimeError: injected" in str(line.changeover.standing.reason), 60)
+        line.changeover.select("cap-blue", "the test")
+        assert line.judged("cap-blue")
+
+
 @pytest.mark.parametrize(("thread", "owner", "name", "arguments"), THREADS, ids=lambda value: str(value)[:24])
 def test_one_exception_is_told_and_counted_and_the_run_goes_on(
     thread: str,
@@ -157,7 +176,7 @@ def test_one_exception_is_told_and_counted_and_the_run_goes_on(
 ) -> None:
     if name == "_load":
         asking(monkeypatch)
-        monkeypatch.setattr("edge_ad.inspection.inspector.reload_thresholds", _raise)
+        monkeypatch.setattr("edge_ad.inspection.products.reload_thresholds", _raise)
     else:
         breaking(monkeypatch, owner, name)
     port = free_port()
@@ -360,7 +379,7 @@ def test_health_and_metrics_show_a_thread_that_stays_away(
     monkeypatch.setattr("edge_ad.utils.supervision.RESTART_PAUSE_S", 0.01)
     if name == "_load":
         asking(monkeypatch)
-        monkeypatch.setattr("edge_ad.inspection.inspector.reload_thresholds", _raise)
+        monkeypatch.setattr("edge_ad.inspection.products.reload_thresholds", _raise)
     else:
         breaking(monkeypatch, owner, name, times=1000)
     port, seen = free_port(), {}

@@ -158,3 +158,43 @@ def test_a_call_from_before_a_pause_is_answered_by_no_verdict_after_it() -> None
     hold.trigger(1.3)
     hold.take(Message("verdict", 1.4, 0, "OK", True, "8", 1.3))
     assert hold.signals(1.4).passed
+
+
+def test_nothing_passes_between_a_request_for_a_product_and_its_answer() -> None:
+    hold = GuardState(HOLD)
+    hold.show_product(1, "active", 0)
+    hold.take(good(1.0))
+    assert hold.signals(1.0).passed
+    assert hold.signals(1.0).registers()[5:7] == (1, 1)
+    hold.ask_product(7)
+    assert not hold.signals(1.0).passed
+    assert hold.signals(1.0).registers()[5:7] == (0, 2)
+    hold.take(good(1.1))  # judged before the request was heard of
+    assert not hold.signals(1.1).passed
+    hold.show_product(1, "active", 6)  # an answer to an earlier request
+    hold.take(good(1.2))
+    assert not hold.signals(1.2).passed
+    hold.show_product(2, "active", 7)
+    assert not hold.signals(1.2).passed  # what stood is about the product before
+    assert hold.signals(1.2).registers()[5:7] == (2, 1)
+    hold.take(good(1.3))
+    assert hold.signals(1.3).passed
+
+
+@pytest.mark.parametrize(("state", "number"), [("changing", 2), ("fault", 3), ("none", 4)])
+def test_nothing_passes_while_no_product_is_in_force(state: str, number: int) -> None:
+    hold = GuardState(HOLD)
+    hold.show_product(1, "active", 0)
+    hold.take(good(1.0))
+    hold.show_product(0, state, 0)
+    assert not hold.signals(1.0).passed
+    hold.take(good(1.1))
+    assert not hold.signals(1.1).passed
+    assert hold.signals(1.1).registers()[5:7] == (0, number)
+
+
+def test_a_station_without_products_takes_no_request_for_one() -> None:
+    hold = GuardState(HOLD)
+    hold.ask_product(7)
+    hold.take(good(1.0))
+    assert hold.signals(1.0).passed

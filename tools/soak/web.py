@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_ad.store.reader import EventFilter, Reader
-from edge_ad.web.status import PAGE_SIZE
+from edge_ad.utils.board import PAGE_SIZE
 from tests.web.running import Line, browser, line
 from tools.soak.trial import Record, begin, bundle_for
 

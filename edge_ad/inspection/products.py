@@ -1,0 +1,232 @@
+"""What judges a product: its settings, its bundle, its engines and what is made of them. A run without products has one.
+
+Products are opened and proven one by one; what is parked has let go of its engines and keeps the rest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from edge_ad.bundle import Bundle, open_bundle
+from edge_ad.camera.health import HealthLimits
+from edge_ad.config import Config
+from edge_ad.engines.pipeline import Pipeline
+from edge_ad.engines.selection import Streams, open_pipelines
+from edge_ad.errors import BadInput, EdgeAdError
+from edge_ad.inspection.assembly import (
+    make_cascade,
+    make_drift,
+    reload_thresholds,
+    thresholds_of,
+    tile_combiner,
+    warm_up,
+)
+from edge_ad.inspection.canary import known_images
+from edge_ad.inspection.judge import Inferring, Judge
+from edge_ad.inspection.locating import Locating
+from edge_ad.inspection.plausibility import Plausibility, floors_of
+from edge_ad.inspection.settings import check_settings, conditions_of
+from edge_ad.inspection.triggers import parse_trigger
+from edge_ad.inspection.view import view_of
+from edge_ad.scoring import Thresholds
+from edge_ad.utils.board import resident_mb
+
+WITH_IDS = ("software", "mqtt", "modbus", "s7", "enip")  # triggers that bring the id of a part
+
+
+def settings_of_product(settings: Config, name: str) -> Config:
+    """Return the settings of the station with those of a product in their place."""
+    product = settings.product[name]
+    alarm = {key: getattr(product.alarm, key) for key in product.alarm.model_fields_set}
+    camera = {key: getattr(product.camera, key) for key in product.camera.model_fields_set}
+    return settings.model_copy(
+        update={
+            "run": settings.run.model_copy(update=product.changed()),
+            "alarm": settings.alarm.model_copy(update=alarm),
+            "camera": settings.camera.model_copy(update=camera),
+        }
+    )
+
+
+def check_products(settings: Config) -> None:
+    """Raise BadInput for products that cannot be chosen, lack their bundle or have settings that contradict."""
+    products, run = settings.product, settings.run
+    if run.product is not None and run.product not in products:
+        known = ", ".join(products) or "none: edge-ad.toml has no table [product.NAME]"
+        raise BadInput(f"there is no product {run.product!r:.80}; there are {known}")
+    for name, product in products.items():
+        if not product.bundle.is_file():
+            raise BadInput(f"product {name}: there is no bundle {product.bundle}; train it, or name another in edge-ad.toml")
+        try:
+            check_settings(settings_of_product(settings, name))
+        except BadInput as error:
+            raise BadInput(f"product {name}: {error}") from error
+    patterns = [name for name, product in products.items() if product.match is not None]
+    if not patterns:
+        return
+    if len(patterns) < len(products):
+        without = next(name for name in products if name not in patterns)
+        raise BadInput(f"product {without} has no match, and {patterns[0]} has one: give it to all products or to none")
+    kind = None if run.trigger is None else parse_trigger(run.trigger, run.alarm).kind
+    if kind not in WITH_IDS:
+        raise BadInput(f"product {patterns[0]} has a match, which needs part ids: set --trigger to one of {', '.join(WITH_IDS)}")
+
+
+class Product:
+    """One product of a run; ``name`` is None where the station has no products.
+
+    ``fault`` says why it cannot be judged. After ``open``: ``pipeline``, ``judge``, ``view``, ``reference`` (for heat
+    maps), ``self_test``, ``known`` (for the canary) and ``memory_mb``, the memory that opening it took.
+    """
+
+    pipeline: Pipeline
+    judge: Judge
+
+    def __init__(
+        self,
+        name: str | None,
+        settings: Config,
+        bundle: Bundle | Path,
+        *,
+        limits: HealthLimits = HealthLimits(),
+        read_again: Callable[[], Config] | None = None,
+    ) -> None:
+        self.name = name
+        self.settings = settings
+        self.code = settings.product[name].code if name is not None else None
+        match = settings.product[name].match if name is not None else None
+        self.pattern = None if match is None else re.compile(match)
+        self.bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+        self.conditions = conditions_of(self.bundle, limits)
+        self.view = view_of(settings.run)
+        self.fault: str | None = None
+        self.memory_mb = 0.0
+        self.used_at = 0.0
+        self._read_again = read_again or (lambda: settings)
+        self._thresholds: Thresholds | None = None
+        self._stack: contextlib.ExitStack | None = None
+        self.drift = None if len(self.view.grid) > 1 else make_drift(self.bundle, settings.run.cascade is not None)
+
+    @property
+    def loaded(self) -> bool:
+        """Whether the engines are open."""
+        return self._stack is not None
+
+    @property
+    def in_loop(self) -> bool:
+        """Whether the engines must be opened and closed in the thread of the loop, as those on a GPU."""
+        return hasattr(self, "pipeline") and self.pipeline.backend.name != "onnxruntime"
+
+    def open(self) -> None:
+        """Open the engines and prove them on golden images; BadInput or DeviceFault where they cannot be used."""
+        before = resident_mb()
+        with contextlib.ExitStack() as stack:
+            self._open_engines(stack)
+            self._make_judge()
+            self.known = known_images(lambda image: self.inferring.infer(image).score, self.bundle)
+            self._stack = stack.pop_all()
+        self.memory_mb = max(resident_mb() - before, _graphs_mb(self.bundle, self.pipeline))
+
+    def release(self) -> contextlib.ExitStack | None:
+        """Let go of the engines and return what closes them; None where none are open."""
+        stack, self._stack = self._stack, None
+        if stack is not None:
+            self._thresholds = self.judge.thresholds
+        return stack
+
+    def close(self) -> None:
+        """Close the engines; again does nothing."""
+        stack = self.release()
+        if stack is not None:
+            stack.close()
+
+    def load_thresholds(self, path: Path) -> Thresholds:
+        """Read the thresholds of the bundle, or of its child at ``path``, again."""
+        fresh = self._read_again()
+        if self.name is not None:
+            if self.name not in fresh.product:
+                raise BadInput(f"edge-ad.toml has no product {self.name} any more")
+            fresh = settings_of_product(fresh, self.name)
+        return reload_thresholds(self.bundle, fresh.run, self._tiles, path)
+
+    def _open_engines(self, stack: contextlib.ExitStack) -> None:
+        engine, streams = self.settings.engine, self.settings.run.streams
+        pipelines = open_pipelines(self.bundle, engine.backend, engine.precision, streams)
+        self.pipeline, *more = [stack.enter_context(one) for one in pipelines]
+        self.inferring: Inferring = self.pipeline
+        if more:
+            self.inferring = stack.enter_context(contextlib.closing(Streams([self.pipeline, *more])))
+        self.reference, self.self_test = warm_up(self.inferring, self.bundle)
+
+    def _make_judge(self) -> None:
+        bundle, run = self.bundle, self.settings.run
+        locating = Locating(bundle.geometry, self.view, many=run.parts == "many")
+        self._tiles, combine = tile_combiner(self.pipeline, bundle, self.view, run.tile_goods)
+        self.tiled = self._tiles is not None
+        self.thresholds = self._thresholds or thresholds_of(bundle, run, self._tiles)
+        cascade = make_cascade(
+            self.pipeline,
+            bundle,
+            run.cascade,
+            tiled=self.tiled,
+            first=self.thresholds,
+            now=lambda: self.judge.thresholds,
+        )
+        plausibility = Plausibility(None if self.tiled else floors_of(bundle), self.pipeline.branches)
+        self.judge = Judge(
+            self.inferring if isinstance(self.inferring, Streams) else cascade,
+            self.thresholds,
+            bundle.statistics.weight,
+            run.max_age_ms,
+            view=self.view,
+            combine=combine,
+            plausibility=plausibility,
+            locating=locating,
+            unlocated="NG" if run.unlocated == "ng" else "NONE",
+            tag=(self.name, bundle.sha256),
+        )
+
+
+def _graphs_mb(bundle: Bundle, pipeline: Pipeline) -> float:
+    """Return what the graphs hold at least: memory that was free before counts as well."""
+    return sum(len(bundle.graph(name)) for name in pipeline.engines) / 2**20
+
+
+def open_products(
+    settings: Config, limits: HealthLimits, read_again: Callable[[], Config] | None
+) -> tuple[dict[str, Product], dict[str, str]]:
+    """Return the products whose bundles can be read, and why the others cannot, by name; BadInput where all fail.
+
+    Their engines are not open yet. Products see the camera alike: one whose images have more or fewer bits is refused.
+    """
+    products: dict[str, Product] = {}
+    faults: dict[str, str] = {}
+    for name, table in settings.product.items():
+        merged = settings_of_product(settings, name)
+        try:
+            product = Product(name, merged, table.bundle, limits=limits, read_again=read_again)
+            bits = next(iter(products.values()), product).bundle.image_bits
+            if product.bundle.image_bits != bits:
+                raise BadInput(f"its images have {product.bundle.image_bits} bits and those of the products before it {bits}")
+            products[name] = product
+        except Exception as error:
+            faults[name] = why(error)
+    if not products:
+        raise BadInput("; ".join(f"product {name}: {reason}" for name, reason in faults.items()))
+    return products, faults
+
+
+def why(error: Exception) -> str:
+    """Return an error as the reason of a product's fault."""
+    text = str(error) if isinstance(error, EdgeAdError) else f"{type(error).__name__}: {error}"
+    return " ".join(text.split())
+
+
+def memory_of(products: Mapping[str, Product]) -> float:
+    """Return the memory of all products that are loaded, in MiB."""
+    return sum(product.memory_mb for product in products.values() if product.loaded)
+
+

@@ -1,0 +1,327 @@
+"""A station with several products: nothing is judged by the wrong one, whoever asks for a change and whenever."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edge_ad.bundle import open_bundle
+from edge_ad.config import Config, EngineTable, ProductTable, RunTable
+from edge_ad.errors import BadInput
+from edge_ad.events import Event
+from edge_ad.inspection.inspector import Inspector, RunOptions
+from edge_ad.outputs.signals import PRODUCT_ADDRESS, PRODUCT_STATES
+from edge_ad.store.choice import Choice
+from tests.camera.pictures import write_image
+from tests.fixtures.loopback import until
+from tests.fixtures.tiny_bundle import make_tiny_bundle, tiny_image
+from tests.outputs.peers import ReadingPlc, WrittenPlc
+from tests.outputs.plcs import KINDS, plc_of, uri_of
+
+ROOT = Path(__file__).parents[2]
+NAMES = ("cap-red", "cap-blue", "cap-green")
+
+
+@pytest.fixture(scope="module")
+def station(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the bundles of three products, and images of parts."""
+    folder = tmp_path_factory.mktemp("products")
+    for seed, name in enumerate(NAMES):
+        make_tiny_bundle(folder / f"{name}.edgead", seed)
+    (folder / "parts").mkdir()
+    for number in range(40):
+        write_image(folder / "parts" / f"{number:03d}.png", tiny_image(2000 + number))
+    return folder
+
+
+def settings(station: Path, tables: dict[str, dict[str, Any]] | None = None, **run: Any) -> Config:
+    """Return a station with products whose codes are 1, 2 and 3."""
+    more = tables or {}
+    products = {
+        name: ProductTable(**{"bundle": station / f"{name}.edgead", "code": code, **more.get(name, {})})
+        for code, name in enumerate(NAMES, start=1)
+    }
+    engine = EngineTable(precision="fp32", backend="onnxruntime")
+    return Config(run=RunTable(**{"max_age_ms": 60_000, **run}), engine=engine, product=products)
+
+
+class Line:
+    """A run in a thread over endless images; ``log`` has events, and how products stood, in their order."""
+
+    def __init__(self, station: Path, config: Config, camera: str = "synthetic://line?frames=100000&seed=1&fps=50") -> None:
+        self.log: list[Any] = []
+        self.inspector = Inspector(None, camera, RunOptions(config, on_event=self.log.append))
+        assert self.inspector.changeover is not None
+        self.changeover = self.inspector.changeover
+        self.log.append(self.changeover.standing)
+        self.changeover.on_standing.append(self.log.append)
+        self.hashes = {name: open_bundle(station / f"{name}.edgead").sha256 for name in NAMES}
+
+    def events(self) -> list[Event]:
+        return [one for one in list(self.log) if isinstance(one, Event)]
+
+    def judged(self, product: str) -> bool:
+        """Wait until a part was judged as this product."""
+        seen = len(self.log)
+        return until(lambda: any(isinstance(one, Event) and one.product == product for one in list(self.log)[seen:]), 60)
+
+
+@contextlib.contextmanager
+def running(station: Path, config: Config, **more: Any) -> Iterator[Line]:
+    line = Line(station, config, **more)
+    thread = threading.Thread(target=line.inspector.run)
+    thread.start()
+    try:
+        yield line
+    finally:
+        line.inspector.loop.stop()
+        thread.join(60)
+        line.inspector.close()
+
+
+def check_order(log: list[Any], hashes: dict[str, str]) -> None:
+    """Between a request and its acknowledge there is only NONE; every verdict is of the product that stands."""
+    standing: str | None = None
+    for one in log:
+        if isinstance(one, Event):
+            if one.verdict != "NONE":
+                assert one.product is not None
+                assert one.product == standing, one
+                assert one.bundle == hashes[one.product], one
+        elif isinstance(one, str):  # a request was taken
+            standing = None if one != standing else standing
+        else:
+            standing = one.product if one.state == "active" else None
+
+
+def test_no_verdict_is_of_the_wrong_product_whenever_a_change_is_asked_for(station: Path, tmp_path: Path) -> None:
+    rng = random.Random(4)
+    with running(station, settings(station, product="cap-red", store=tmp_path / "line.sqlite")) as line:
+        for _ in range(15):
+            name = rng.choice(NAMES)
+            line.changeover.select(name, "the test")
+            line.log.append(name)
+            time.sleep(rng.choice((0.0, 0.01, 0.1)))
+        line.changeover.select("cap-blue", "the test")
+        assert line.judged("cap-blue")
+        assert line.changeover.state()["products"][1]["state"] == "active"
+    check_order(line.log, line.hashes)
+    assert {event.product for event in line.events()} >= {"cap-blue"}
+    with running(station, settings(station, product="cap-red", store=tmp_path / "line.sqlite")) as line:
+        assert line.changeover.standing.product == "cap-blue"  # the choice survives a restart
+
+
+def test_an_unknown_code_is_a_fault_that_names_it_until_a_known_one_comes(station: Path) -> None:
+    with running(station, settings(station, product="cap-red")) as line:
+        assert line.judged("cap-red")
+        line.changeover.select_code(9, number=1)
+        assert until(lambda: line.changeover.standing.state == "fault", 60)
+        assert line.changeover.standing.number == 1
+        line.log.append("fault")
+        assert until(lambda: line.events()[-1].verdict == "NONE" and "code 9" in (line.events()[-1].reason or ""), 60)
+        assert "codes are 1 (cap-red), 2 (cap-blue), 3 (cap-green)" in (line.events()[-1].reason or "")
+        line.changeover.select_code(2, number=2)
+        assert line.judged("cap-blue")
+        assert line.changeover.standing.number == 2
+    check_order(line.log, line.hashes)
+
+
+def test_a_bundle_that_fails_leaves_the_others(station: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.edgead"
+    broken.write_bytes((station / "cap-red.edgead").read_bytes()[:-300])
+    config = settings(station, {"cap-red": {"bundle": broken}}, product="cap-blue")
+    with running(station, config) as line:
+        assert line.judged("cap-blue")
+        with pytest.raises(BadInput, match=r"product cap-red cannot be judged: .*broken\.edgead"):
+            line.changeover.select("cap-red", "the test")
+        line.log.append("fault")
+        assert until(lambda: (line.events()[-1].reason or "").startswith("product: cap-red: "), 60)
+        assert [row["state"] for row in line.changeover.state()["products"]] == ["fault", "ready", "ready"]
+        line.changeover.select("cap-green", "the test")
+        assert line.judged("cap-green")
+    check_order(line.log, line.hashes)
+
+
+def test_what_memory_does_not_suffice_for_is_parked_and_loaded_when_it_is_asked_for(
+    station: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge_ad.inspection.products._graphs_mb", lambda *arguments: 5.0)
+    with caplog.at_level("INFO"), running(station, settings(station, product="cap-red", memory_budget_mb=1)) as line:
+        states = {row["name"]: row["state"] for row in line.changeover.rows()}
+        assert states == {"cap-red": "active", "cap-blue": "parked", "cap-green": "parked"}
+        line.changeover.select("cap-green", "the test")
+        assert line.judged("cap-green")
+        assert until(lambda: [row["state"] for row in line.changeover.rows()] == ["parked", "parked", "active"], 60)
+    assert "to load what was parked" in caplog.text
+    check_order(line.log, line.hashes)
+
+
+def test_thresholds_and_alarm_rule_are_those_of_the_product(station: Path) -> None:
+    tables = {"cap-blue": {"warn_above": -1e6, "ng_above": -1e6, "alarm": {"raise_parts": "2/3"}}}
+    with running(station, settings(station, tables, product="cap-red")) as line:
+        line.changeover.select("cap-blue", "the test")
+        assert line.judged("cap-blue")
+        assert line.inspector.wiring.alarm_manager._rule.raise_parts == "2/3"
+        line.changeover.select("cap-red", "the test")
+        assert line.judged("cap-red")
+        assert line.inspector.wiring.alarm_manager._rule.raise_parts == "1/1"
+    assert {event.verdict for event in line.events() if event.product == "cap-blue"} == {"NG"}
+
+
+def test_a_plc_chooses_by_a_register_and_sees_no_pass_before_its_acknowledge(station: Path, tmp_path: Path) -> None:
+    tables = {name: {"warn_above": 1e6, "ng_above": 1e6} for name in NAMES}
+    run: dict[str, Any] = {"alarm": ["modbus-server://127.0.0.1:0"], "hold_ms": 60_000.0, "store": tmp_path / "line.sqlite"}
+    config = settings(station, tables, product="cap-red", **run)
+    with running(station, config) as line:
+        assert line.inspector.wiring.guard is not None
+        (port,) = line.inspector.wiring.guard.ports.values()
+        plc = ReadingPlc(port)
+        assert until(plc.passed, 60)
+        for code in (2, 3, 1):
+            plc.client.write_register(PRODUCT_ADDRESS, code)
+            while True:  # pass and the code that stands, in one look
+                seen = plc.registers(0, 8)
+                word, active, state = seen[0], seen[5], seen[6]
+                if active == code:
+                    break
+                assert (word & 1, active, state) == (0, 0, PRODUCT_STATES["changing"])
+            assert until(plc.passed, 60)
+        plc.client.write_register(PRODUCT_ADDRESS, 9)
+        assert until(lambda: plc.registers(5, 2) == [0, PRODUCT_STATES["fault"]], 60)
+        assert not plc.passed()
+        plc.client.write_register(PRODUCT_ADDRESS, 2)
+        assert until(plc.passed, 60)
+        assert plc.registers(5, 2) == [2, PRODUCT_STATES["active"]]
+        plc.close()
+    check_order(line.log, line.hashes)
+
+
+@pytest.mark.parametrize("kind", ["modbus", *KINDS])
+def test_a_plc_that_is_written_to_chooses_by_its_register(station: Path, tmp_path: Path, kind: str) -> None:
+    with contextlib.ExitStack() as stack:
+        if kind == "modbus":
+            written = WrittenPlc()
+            stack.callback(written.close)
+            uri, words = f"modbus://127.0.0.1:{written.port}", written.registers
+            put: Callable[[int, list[int]], None] = written.set_registers
+        else:
+            pytest.importorskip({"s7": "snap7", "enip": "pylogix"}[kind])
+            plc = stack.enter_context(plc_of(kind))
+            uri, words = uri_of(kind, plc.port), lambda: list(plc.words())
+            put = lambda at, values: plc.put(at, tuple(values))  # noqa: E731
+        with running(station, settings(station, product="cap-red", alarm=[uri], store=tmp_path / "line.sqlite")) as line:
+            assert until(lambda: words()[5:7] == [1, PRODUCT_STATES["active"]], 60)
+            put(PRODUCT_ADDRESS, [3])
+            assert line.judged("cap-green")
+            assert until(lambda: words()[5:7] == [3, PRODUCT_STATES["active"]], 60)
+            put(PRODUCT_ADDRESS, [8])
+            assert until(lambda: words()[5:7] == [0, PRODUCT_STATES["fault"]], 60)
+        assert "code 8" in str(line.changeover.standing.reason)
+
+
+def by_part(station: Path, socket_path: Path) -> Config:
+    matches = {"cap-red": "^AR", "cap-blue": "^AB", "cap-green": "^A.*G$"}
+    tables = {name: {"match": match} for name, match in matches.items()}
+    return settings(station, tables, trigger=f"software:{socket_path}", trigger_deadline_ms=60_000, part_frames=1)
+
+
+def test_the_id_of_a_part_chooses_its_product(station: Path, tmp_path: Path) -> None:
+    path = tmp_path / "calls"
+    called = ["AB1", "AR2", "AB3", "AR4-G", "ZZ5", "ABG", "A6G", "AR7"]
+    with running(station, by_part(station, path)) as line, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as calls:
+        calls.connect(str(path))
+        for part in called:
+            calls.send(part.encode())
+        assert until(lambda: len(line.events()) == len(called), 90)
+        with pytest.raises(BadInput, match="the part id chooses the product here"):
+            line.changeover.select("cap-red", "the test")
+    events = {str(event.part): event for event in line.events()}
+    assert {part: events[part].product for part in called} == {
+        "AB1": "cap-blue", "AR2": "cap-red", "AB3": "cap-blue", "AR4-G": None, "ZZ5": None, "ABG": None, "A6G": "cap-green",
+        "AR7": "cap-red",
+    }  # fmt: skip
+    assert events["AR4-G"].reason == "product: part 'AR4-G' matches cap-red and cap-green: narrow their match"
+    assert (events["ZZ5"].reason or "").startswith("product: part 'ZZ5' matches no product")
+    assert all(event.bundle == line.hashes[event.product] for event in line.events() if event.product is not None)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda station: settings(station, product="cap-black"), "there is no product 'cap-black'; there are cap-red, cap-blue"),
+        (lambda station: settings(station, {"cap-red": {"bundle": "gone.edgead"}}), "cap-red: there is no bundle gone.edgead"),
+        (lambda station: settings(station, {"cap-red": {"match": "A"}}), "product cap-blue has no match, and cap-red has one"),
+        (lambda station: settings(station, {name: {"match": name} for name in NAMES}), "has a match, which needs part ids"),
+        (lambda station: settings(station, {"cap-blue": {"roi": "1,2"}}), "product cap-blue: roi is '1,2'"),
+        (lambda station: settings(station, {"cap-blue": {"presence": "learned"}}), "product cap-blue: presence = learned needs"),
+    ],
+)
+def test_products_that_cannot_be_judged_are_refused_at_the_start(
+    station: Path, change: Callable[[Path], Config], message: str
+) -> None:
+    with pytest.raises(BadInput, match=message):
+        Inspector(None, str(station / "parts"), RunOptions(change(station)))
+
+
+def test_a_bundle_beside_products_is_refused(station: Path) -> None:
+    with pytest.raises(BadInput, match=r"names products \(cap-red, cap-blue, cap-green\): leave the bundle .* out"):
+        Inspector(station / "cap-red.edgead", str(station / "parts"), RunOptions(settings(station)))
+
+
+def test_a_choice_that_cannot_be_read_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "line.product.json"
+    choice = Choice(path)
+    assert choice.read() is None
+    choice.write("cap-red")
+    assert Choice(path).read() == "cap-red"
+    for text in ("", "[]", '{"product": 7}', "{"):
+        path.write_text(text)
+        assert Choice(path).read() is None
+
+
+KILLED = """
+import random, sys, threading, time
+from pathlib import Path
+from tests.inspection.test_products import Line, NAMES, settings
+station, store, seed = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+line = Line(station, settings(station, store=store, product="cap-red"))
+line.changeover.on_standing.append(lambda one: print(one.state, one.product, flush=True))
+threading.Thread(target=line.inspector.run, daemon=True).start()
+print("ready", flush=True)
+rng = random.Random(seed)
+while True:
+    line.changeover.select(rng.choice(NAMES), "the test")
+    time.sleep(rng.choice((0.0, 0.01, 0.1)))
+"""
+
+
+def test_a_kill_during_a_change_leaves_the_last_acknowledged_product_or_none(station: Path, tmp_path: Path) -> None:
+    store = tmp_path / "line.sqlite"
+    left = []
+    for seed in range(3):
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-c", KILLED, str(station), str(store), str(seed)]
+        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            lines: list[str] = []
+            while sum(line.startswith("active") for line in lines) < 4 + seed:
+                lines.append(process.stdout.readline())
+                assert lines[-1], "it ended by itself"
+            process.kill()
+            lines += process.stdout.read().splitlines(keepends=True)
+        acknowledged = [line.split()[1] for line in lines if line.startswith("active") and line.endswith("\n")]
+        stored = Choice(tmp_path / "line.product.json").read()
+        assert stored in (None, acknowledged[-1]), (stored, acknowledged)
+        left.append(stored)
+    assert len(left) == 3
