@@ -123,6 +123,8 @@ FAILURES_OVER_S = 60.0
 MAX_CLIENTS = 1024
 MAX_COOKIES = 50
 MAX_BODY = 64 * 1024
+MAX_UPLOAD = 20 * 2**20  # of an image
+UPLOADS = frozenset({"/api/judge"})
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/login", "/static/style.css", "/static/icon.svg"})
 SAFE = frozenset({"GET", "HEAD"})
 FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via")  # what a reverse proxy adds
@@ -292,8 +294,9 @@ class Access:
         if any(trick in raw for trick in tricks) or any(ord(queued) < 32 for queued in request.path):
             return Refusal(400, "there is no such path")
         length = request.headers.get("content-length") or "0"
-        if not (length.isascii() and length.isdigit()) or int(length[:12]) > MAX_BODY:
-            return Refusal(413, f"at most {MAX_BODY // 1024} KiB are taken")
+        limit = max_body(request.path)
+        if not (length.isascii() and length.isdigit()) or int(length[:12]) > limit:
+            return Refusal(413, f"at most {limit // 1024} KiB are taken")
         return None
 
 
@@ -353,7 +356,7 @@ class AuthMiddleware:
             return
         scope["role"] = result
         scope["client_name"] = request.client
-        await self._app(scope, _limited(receive), sending)
+        await self._app(scope, _limited(receive, max_body(request.path)), sending)
 
 
 def request_of(scope: Scope) -> Request:
@@ -392,9 +395,14 @@ def _dressed(send: Send) -> Send:
     return sending
 
 
-def _limited(receive: Receive) -> Receive:
+def max_body(path: str) -> int:
+    """Return how many bytes a request to a path may have."""
+    return MAX_UPLOAD if path in UPLOADS else MAX_BODY
+
+
+def _limited(receive: Receive, limit: int) -> Receive:
     """Cut a body off that is longer than it may be, whatever its headers said; one that does not come in time ends."""
-    left, whole = MAX_BODY, False
+    left, whole = limit, False
     ends = asyncio.get_running_loop().time() + BODY_S
 
     async def receiving() -> Message:

@@ -26,6 +26,7 @@ from edge_ad import __version__
 from edge_ad.errors import DeviceFault, EdgeAdError
 from edge_ad.web.access import COOKIE, SESSION_S, Access, AuthMiddleware, Refusal
 from edge_ad.web.dashboard_state import DashboardImage, DashboardState
+from edge_ad.web.judging import JudgeService, judge_routes
 from edge_ad.web.metrics import metrics_text
 from edge_ad.web.record import Record, record_routes
 from edge_ad.web.schemas import Done, Life, Message, PauseRequest, State
@@ -276,6 +277,7 @@ def make_app(dashboard: DashboardState, access: Access, store: Path | None, ask:
     app.include_router(page_routes(access))
     app.include_router(live_routes(dashboard, ask, access.wanted))
     app.include_router(request_routes(dashboard, ask))
+    app.include_router(judge_routes(JudgeService(dashboard)))
     app.include_router(record_routes(record, thresholds_api.forget))
     app.include_router(thresholds_routes(thresholds_api, lambda: bool(dashboard.hello.get("about", {}).get("warn_rejects"))))
     _service_routes(app, dashboard)

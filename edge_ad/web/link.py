@@ -307,6 +307,7 @@ def open_web(inspector: Inspector) -> WebLink:
     hello = {
         "store": None if store is None else str(store.path.resolve()),
         "bundle_path": str(bundle.path.resolve()),
+        "judge": _single_images(inspector),
         "about": {
             **about(bundle, inspector.pipeline, inspector.settings, why_locked),
             "require_alarms": run.require_alarms,
@@ -316,6 +317,26 @@ def open_web(inspector: Inspector) -> WebLink:
     feed = DashboardFeed(inspector.names, settled, view=inspector.view, reference=product.reference)
     asked = Asked(wiring.alarm_manager.acknowledge, inspector.reloader.take_over, wiring.requests.submit)
     return WebLink(run.web, run.web_names, hello, feed, asked=asked, faults=wiring.faults, outputs=wiring.outputs)
+
+
+def _single_images(inspector: Inspector) -> dict[str, Any]:
+    """Return how the dashboard's process judges single images as this run does, and why it does not (``locked``)."""
+    run, backend = inspector.settings.run, inspector.pipeline.backend.name
+    locked = None
+    if inspector.changeover is not None:
+        locked = "this station has several products"
+    elif inspector.product.tiled:
+        locked = "with --tiles the statistics are those of --tile-goods"
+    elif backend != "onnxruntime":
+        locked = f"the run has {backend} for itself; start it with --backend onnxruntime"
+    return {
+        "backend": backend,
+        "precision": inspector.pipeline.precision,
+        "roi": run.roi,
+        "many": run.parts == "many",
+        "unlocated": "NG" if run.unlocated == "ng" else "NONE",
+        "locked": locked,
+    }
 
 
 def about(bundle: Bundle, pipeline: Pipeline, settings: Config, why_locked: str | None) -> dict[str, Any]:

@@ -1,0 +1,185 @@
+"""`POST /api/judge`: one image to the event that the line would make of it.
+
+It is judged in the dashboard's process, at its lower priority, by engines of its own on one core and within a budget of
+time, so the line does not wait for it. Nothing of it reaches the outputs or the record.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, HTTPException, Request
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
+
+from edge_ad.bundle import Bundle, open_bundle
+from edge_ad.camera.frames import Frame, Image
+from edge_ad.config import RunTable
+from edge_ad.data.images import check_image, read_image
+from edge_ad.engines.onnxruntime import physical_cores
+from edge_ad.engines.pipeline import Pipeline
+from edge_ad.engines.selection import shared_backend
+from edge_ad.errors import BadInput
+from edge_ad.events import Event
+from edge_ad.inspection.judge import Judge, worst_result
+from edge_ad.inspection.locating import Locating
+from edge_ad.inspection.part_tracking import Judgeable
+from edge_ad.inspection.view import view_of
+from edge_ad.scoring import Thresholds
+from edge_ad.web.access import MAX_UPLOAD
+from edge_ad.web.dashboard_state import DashboardState
+from edge_ad.web.schemas import Message
+
+MAX_PIXELS = 40_000_000
+SHARE = 0.25  # of the time of one core
+MAX_CREDIT_S = 5.0
+SOURCE = "api"
+_PART = re.compile(rb'(?:^|\r\n)content-disposition:[^\r\n]*;\s*name="?image"?[;\r\n ]', re.IGNORECASE)
+_BOUNDARY = re.compile(r'^multipart/form-data;.*?boundary="?([^";,\s]{1,70})"?', re.IGNORECASE)
+
+
+class Budget:
+    """Lets one through at a time, and ``SHARE`` of the time in all; what was not used is kept for MAX_CREDIT_S seconds of work."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._busy = False
+        self._credit_s = MAX_CREDIT_S
+        self._at = clock()
+
+    def enter(self) -> float | None:
+        """Take the place; return None, or after how many seconds to ask again where it is refused."""
+        with self._lock:
+            now = self._clock()
+            self._credit_s = min(MAX_CREDIT_S, self._credit_s + SHARE * (now - self._at))
+            self._at = now
+            if self._busy:
+                return 1.0
+            if self._credit_s <= 0.0:
+                return max(1.0, -self._credit_s / SHARE)
+            self._busy = True
+            return None
+
+    def leave(self, spent_s: float) -> None:
+        """Give the place back after so many seconds of work."""
+        with self._lock:
+            self._busy = False
+            self._credit_s -= spent_s
+
+
+class JudgeService:
+    """Judges single images as the run does that feeds ``dashboard``; the engines are opened with the first one."""
+
+    def __init__(self, dashboard: DashboardState) -> None:
+        self._dashboard = dashboard
+        self.budget = Budget()
+        self._opened: tuple[Bundle, Judge] | None = None
+        self._count = 0
+
+    def check(self) -> None:
+        """Raise HTTPException 409 where no image can be judged here."""
+        how = self._dashboard.hello.get("judge")
+        if not self._dashboard.attached or how is None:
+            raise HTTPException(409, "no inspector is connected: nothing judges here")
+        if how["locked"]:
+            raise HTTPException(409, f"single images are not judged here: {how['locked']}")
+
+    def event(self, data: bytes) -> Event:
+        """Return the event of an encoded image, of several parts in it the worst; HTTPException 422 for none."""
+        bundle, judge = self.open()
+        image = _decoded(data, bundle.image_bits)
+        if self._dashboard.state is not None:
+            limits = self._dashboard.state["thresholds"]
+            judge.thresholds = Thresholds(limits["warn"], limits["ng"])
+        now, self._count = time.monotonic(), self._count + 1
+        frame = Frame(image, self._count, now, time.time(), SOURCE, str(self._count))
+        result = worst_result(judge.judge(SOURCE, Judgeable(frame, now), checks_age=False))
+        return replace(result.event, bundle=bundle.sha256)
+
+    def open(self) -> tuple[Bundle, Judge]:
+        """Return the bundle of the run and a judge on one core, opened once."""
+        if self._opened is None:
+            how, view = self._dashboard.hello["judge"], view_of(RunTable(roi=self._dashboard.hello["judge"]["roi"]))
+            bundle = open_bundle(Path(self._dashboard.hello["bundle_path"]))
+            pipeline = Pipeline(bundle, precision=how["precision"], backend=shared_backend(how["backend"], physical_cores()))
+            judge = Judge(
+                pipeline,
+                bundle.thresholds,
+                bundle.statistics.weight,
+                float("inf"),
+                view=view,
+                locating=Locating(bundle.geometry, view, many=how["many"]),
+                unlocated=how["unlocated"],
+            )
+            self._opened = bundle, judge
+        return self._opened
+
+
+def _decoded(data: bytes, bits: int) -> Image:
+    with tempfile.NamedTemporaryFile(prefix="edge-ad-judge-") as file:
+        file.write(data)
+        file.flush()
+        path = Path(file.name)
+        try:
+            height, width = check_image(path)
+            if height * width > MAX_PIXELS:
+                raise HTTPException(422, f"the image has {width} x {height} pixels, and {MAX_PIXELS:,} are allowed: shrink it")
+            return read_image(path, bits)
+        except BadInput as error:
+            raise HTTPException(422, f"this is no image: {str(error).replace(str(path), 'it')}") from error
+
+
+def image_of_form(kind: str, body: bytes) -> bytes:
+    """Return the field ``image`` of a form (RFC 7578), or the body itself where it is an image; HTTPException 422 else."""
+    if kind.lower().startswith("image/"):
+        return body
+    match = _BOUNDARY.match(kind)
+    mark = b"--" + match[1].encode("ascii", "replace") if match else b""
+    for part in body.split(mark)[1:] if mark else ():
+        head, blank, data = part.partition(b"\r\n\r\n")
+        if blank and _PART.search(head + b"\r\n"):
+            return data.removesuffix(b"\r\n")
+    raise HTTPException(422, "send the image as the field `image` of multipart/form-data, or as the body with the type image/...")
+
+
+def judge_routes(service: JudgeService) -> APIRouter:
+    """Return the route."""
+    router = APIRouter(prefix="/api", tags=["judge"])
+    answers: dict[int | str, dict[str, Any]] = {
+        status: {"model": Message, "description": text}
+        for status, text in ((409, "Not here"), (413, "Too large"), (429, "Beyond the budget: ask again after Retry-After"))
+    }
+
+    @router.post("/judge", response_class=Response, responses=answers)
+    async def judge(request: Request) -> Response:
+        """Judge one image, the field `image` of a form or the body itself, and return its event; nothing is recorded."""
+        service.check()
+        wait_s = service.budget.enter()
+        if wait_s is not None:
+            headers = {"retry-after": str(int(wait_s) + 1)}
+            raise HTTPException(429, f"the line comes first: ask again in {wait_s:.0f} s", headers=headers)
+        spent_s = 0.0
+        try:
+            body = await request.body()
+            if len(body) >= MAX_UPLOAD:  # and was cut off there
+                raise HTTPException(413, f"less than {MAX_UPLOAD >> 20} MiB are taken")
+            data = image_of_form(request.headers.get("content-type", ""), body)
+            await run_in_threadpool(service.open)
+            began = time.monotonic()
+            try:
+                event = await run_in_threadpool(service.event, data)
+            finally:
+                spent_s = time.monotonic() - began
+        finally:
+            service.budget.leave(spent_s)
+        return Response(event.message(), media_type="application/json", headers={"cache-control": "no-store"})
+
+    return router

@@ -1,0 +1,129 @@
+"""`POST /api/judge`: the examples of its page, the same verdict as a run gives, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import cv2
+import pytest
+
+from edge_ad.events import Event
+from edge_ad.inspection.inspector import RunOptions, inspect
+from edge_ad.web.access import MAX_UPLOAD
+from edge_ad.web.judging import MAX_CREDIT_S, SHARE, Budget
+from tests.docs.documents import ROOT, blocks
+from tests.fixtures.tiny_bundle import tiny_image
+from tests.inspection.line import settings_of
+from tests.web.running import Line, until
+
+EXAMPLES = {
+    block.language: block.text for block in blocks((ROOT / "docs/howto/judge-image.md").read_text()) if "judge" in block.text
+}
+FORM = "multipart/form-data; boundary=xyz"
+OTHER_FIELD = b'--xyz\r\nContent-Disposition: form-data; name="other"\r\n\r\nx\r\n--xyz--\r\n'
+
+
+def ask(line: Line, body: bytes, kind: str = "image/png") -> Any:
+    """Ask until the budget allows it."""
+    found: list[Any] = []
+
+    def answered() -> bool:
+        found[:] = [line.ask("/api/judge", body, headers={"Content-Type": kind})]
+        return bool(found[0].status != 429)
+
+    until(answered)
+    return found[0]
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> dict[str, Path]:
+    """A normal part, one with a defect, and what the page names."""
+    paths = {name: tmp_path / f"{name}.png" for name in ("good", "bad", "part")}
+    for name, path in paths.items():
+        assert cv2.imwrite(str(path), tiny_image(8100, blob=name == "bad")[:, :, ::-1])
+    return paths
+
+
+def test_an_image_gets_the_event_that_a_run_gives(open_line: Line, images: dict[str, Path]) -> None:
+    for name in ("good", "bad"):
+        expected: list[Event] = []
+        inspect(open_line.bundle, str(images[name]), RunOptions(settings_of(), on_event=expected.append))
+        answer = ask(open_line, images[name].read_bytes())
+        assert answer.status == 200, answer.body
+        event = answer.json()
+        assert event["score"] == pytest.approx(expected[0].score, rel=1e-4)
+        assert event["verdict"] == {"good": "OK", "bad": "NG"}[name] == expected[0].verdict
+        assert event["camera"] == "api"
+    before = open_line.ask("/api/events?camera=api").json()
+    assert before["events"] == []  # nothing is recorded
+
+
+def test_the_examples_of_the_page_work(open_line: Line, images: dict[str, Path]) -> None:
+    curl = next(text for text in EXAMPLES["sh"].splitlines() if text.startswith("curl"))
+    code = EXAMPLES["python"]
+    for words in (["bash", "-c", f"{curl} --fail-with-body -sS"], [sys.executable, "-c", code]):
+        words[-1] = words[-1].replace("127.0.0.1:8080", f"127.0.0.1:{open_line.port}")
+        done = allowed(words, images["part"].parent)
+        assert done.returncode == 0, done.stderr
+        verdict = json.loads(done.stdout)["verdict"] if words[0] == "bash" else done.stdout.split()[0]
+        assert verdict == "OK"
+
+
+def allowed(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a command until the budget allows what it asks."""
+    found: list[subprocess.CompletedProcess[str]] = []
+
+    def answered() -> bool:
+        found[:] = [subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=120)]
+        return "429" not in found[0].stderr + found[0].stdout
+
+    until(answered)
+    return found[0]
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "status", "message"),
+    [
+        (b"no image", "image/png", 422, "this is no image"),
+        (b"", "image/png", 422, "this is no image"),
+        (b"{}", "application/json", 422, "send the image as the field `image`"),
+        (OTHER_FIELD, FORM, 422, "the field `image`"),
+        (b"x" * (MAX_UPLOAD + 1), "image/png", 413, "at most 20480 KiB"),
+    ],
+)
+def test_what_is_no_image_is_refused_in_one_sentence(
+    body: bytes, kind: str, status: int, message: str, open_line: Line
+) -> None:
+    answer = ask(open_line, body, kind)
+    assert (answer.status, message in answer.json()["error"]) == (status, True), answer.body
+    assert b"/tmp" not in answer.body
+
+
+def test_it_needs_the_header_and_a_token_like_all_that_changes_something(guarded_line: Line) -> None:
+    headers = {"Content-Type": "image/png"}
+    assert guarded_line.ask("/api/judge", b"x", headers=headers, token=None).status == 401
+    assert guarded_line.ask("/api/judge", b"x", headers=headers, token="read-token-of-the-tests").status == 403
+    assert guarded_line.ask("/api/judge", method="POST", headers={"Content-Length": "0"}).status == 403
+
+
+def test_the_budget_lets_one_through_at_a_time_and_a_share_of_the_time() -> None:
+    now = [0.0]
+    budget = Budget(lambda: now[0])
+    assert budget.enter() is None
+    assert budget.enter() == 1.0  # one is under way
+    budget.leave(MAX_CREDIT_S + 1.0)
+    assert budget.enter() == pytest.approx(1.0 / SHARE)
+    now[0] += 1.0 / SHARE - 0.01
+    assert budget.enter() is not None
+    now[0] += 0.02
+    assert budget.enter() is None
+    budget.leave(0.0)
+    now[0] += 1e6
+    for _ in range(2):  # no more than the credit is kept
+        assert budget.enter() is None
+        budget.leave(MAX_CREDIT_S / 2)
+    assert budget.enter() is not None
