@@ -11,11 +11,12 @@ from edge_ad.cli.options import options_of
 from edge_ad.config import Config
 
 if TYPE_CHECKING:
+    from edge_ad.geometry.pose import Image
     from edge_ad.geometry.zones import Zone, Zones
 
 ACTIONS = ("show", "edit", "import")
 NAME = "zones.json"
-ACTION = "show; edit: add and remove zones; import: take them from a drawing."
+ACTION = "show; edit: draw them on a page, or add and remove some; import: take them from a drawing."
 TARGET = "A bundle, whose parts as they are judged the zones are drawn on, or a folder of normal images, drawn on as they are."
 
 
@@ -54,7 +55,11 @@ def command(
     if action == "show":
         _show(_stored(target, path))
         return
-    size = _size_of(target)
+    image = _image_of(target)
+    size = image.shape[0], image.shape[1]
+    if action == "edit" and not add and not remove:
+        _write_page(image, path)
+        return
     if action == "import":
         assert drawing is not None
         result = import_zones(drawing, kind)
@@ -85,8 +90,18 @@ def _stored(target: Path, path: Path) -> Zones:
     return read_zones(path)
 
 
-def _size_of(target: Path) -> tuple[int, int]:
-    """Return the (height, width) of the image that zones of a target are drawn on."""
+def _write_page(image: Image, path: Path) -> None:
+    """Write the page on which zones are drawn, beside their file."""
+    from edge_ad.geometry.zone_files import read_zones
+    from edge_ad.web.zone_page import write_zone_page
+
+    page = path.with_suffix(".html")
+    write_zone_page(page, image, read_zones(path) if path.exists() else None, path)
+    typer.echo(f"{page}  (open it in a browser, draw, and save as {path})")
+
+
+def _image_of(target: Path) -> Image:
+    """Return the image u8[H,W,3] that zones of a target are drawn on."""
     from edge_ad.bundle import open_bundle
     from edge_ad.data.folders import list_nested
     from edge_ad.data.images import read_image
@@ -94,22 +109,23 @@ def _size_of(target: Path) -> tuple[int, int]:
 
     if target.is_file():
         bundle = open_bundle(target)
-        return bundle.image_size
+        known, golden = bundle.geometry.zones, bundle.golden.images
+        shown: Image = (
+            golden[: max(1, len(golden) // 2)].mean(axis=0).round().astype("uint8")
+        )  # the first half is normal
+        return shown if known is None else known.mean
     if not target.is_dir():
         raise BadInput(f"{target} is neither a bundle nor a folder of normal images: name one of them")
     paths = list_nested(target)
     if not paths:
         raise BadInput(f"{target} holds no image: name a folder of normal images")
-    image = read_image(paths[0])
-    return int(image.shape[0]), int(image.shape[1])
+    return read_image(paths[0])
 
 
 def _edited(known: Zones | None, size: tuple[int, int], add: list[str], remove: list[int]) -> Zones:
     from edge_ad.errors import BadInput
     from edge_ad.geometry.zones import Zones
 
-    if not add and not remove:
-        raise BadInput("nothing is to be edited: give --add 'ignore X,Y X,Y X,Y', --remove NUMBER, or both")
     kept = [] if known is None else list(known.zones)
     for number in remove:
         if not 1 <= number <= len(kept):

@@ -44,6 +44,15 @@ def test_a_drawing_is_imported_for_the_images_that_it_fits(folder: Path, capsys:
     assert "other.json was drawn on an image of 100 x 120 pixels, but good shows 80 x 60" in capsys.readouterr().err
 
 
+def test_without_changes_a_page_to_draw_on_is_written(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["zones", "edit", "good", "--add", "ignore 0,0 20,0 20,20 0,20"]) == 0
+    assert main(["zones", "edit", "good"]) == 0
+    assert "good/zones.html" in capsys.readouterr().out
+    page = (folder / "good" / "zones.html").read_text()
+    assert '"width": 80, "height": 60, "zones": [{"kind": "ignore"' in page
+    assert "data:image/jpeg;base64," in page
+
+
 def test_a_bundle_shows_the_zones_that_it_was_trained_with(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bundle = make_zoned_bundle(folder / "zoned.edgead")
     assert main(["zones", "show", "zoned.edgead"]) == 0
@@ -60,7 +69,6 @@ def test_a_bundle_shows_the_zones_that_it_was_trained_with(folder: Path, capsys:
         ("show good", "good has no zones, and there is no good/zones.json"),
         ("show nowhere", "nowhere has no zones"),
         ("edit nowhere --add x", "nowhere is neither a bundle nor a folder"),
-        ("edit good", "nothing is to be edited: give --add"),
         ("edit good --remove 1", "--remove is 1, but there are 0 zones"),
         ("edit good --add ignore,1", "has the kind 'ignore,1', but there are three"),
         ("import good", "takes a drawing, and no other action does"),

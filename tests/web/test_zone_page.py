@@ -1,0 +1,59 @@
+"""The page that zones are drawn on, in a real browser: by mouse and by keyboard, and what it saves is read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edge_ad.geometry.zone_files import read_zones
+from edge_ad.geometry.zones import Zone, Zones
+from edge_ad.web.zone_page import write_zone_page
+from tests.fixtures.tiny_bundle import tiny_image
+
+
+def test_zones_are_drawn_by_mouse_and_keyboard_and_saved(chromium: Any, tmp_path: Path, shots: Path) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="pip install 'edge-ad[test]'")
+    known = Zones((300, 400), (Zone("ignore", ((0, 0), (60, 0), (60, 40)), "</script><b>"),))
+    write_zone_page(tmp_path / "zones.html", tiny_image(0, size=(300, 400)), known, tmp_path / "zones.json")
+    page = chromium.new_page()
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto((tmp_path / "zones.html").as_uri())
+    page.wait_for_selector("#rows tr")
+    assert page.inner_text("#rows td:nth-child(2)") == "</script><b>"
+    box = page.locator("#image").bounding_box()
+    page.select_option("#kind", "sensitivity")
+    for x, y in ((200, 100), (300, 100), (300, 200)):
+        page.locator("#image").click(position={"x": x * box["width"] / 400, "y": y * box["height"] / 300})
+    page.keyboard.press("c")
+    page.select_option("#kind", "ignore")
+    page.focus("#image")
+    page.keyboard.press("Enter")  # where the mouse was
+    for key, count in (("Shift+ArrowDown", 5), ("Shift+ArrowLeft", 3)):
+        for _ in range(count):
+            page.keyboard.press(key)
+        page.keyboard.press("Enter")
+    assert page.inner_text("#status").startswith("corner 3 at ")
+    page.click("#close")
+    page.screenshot(path=shots / "zones.png", full_page=True)
+    answer = axe.Axe().run(page).response
+    assert [one["id"] for one in answer["violations"] if one["impact"] in ("serious", "critical")] == []
+    page.fill("#rows tr:nth-child(1) input", "0,0 900,0 60,40")
+    page.keyboard.press("Tab")
+    assert "outside the image of 400 x 300 pixels" in page.inner_text("#status")
+    with page.expect_download() as saved:
+        page.click("#save")
+    saved.value.save_as(tmp_path / "zones.json")
+    page.set_viewport_size({"width": 360, "height": 740})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    page.close()
+    assert errors == []
+    result = read_zones(tmp_path / "zones.json")
+    assert result.zones[0] == known.zones[0]
+    assert [(zone.kind, zone.factor) for zone in result.zones[1:]] == [("sensitivity", 2.0), ("ignore", 1.0)]
+    mouse, keyboard = (np.array(zone.points) for zone in result.zones[1:])
+    np.testing.assert_allclose(mouse, ((200, 100), (300, 100), (300, 200)), atol=2)  # a click hits a pixel of the screen
+    np.testing.assert_array_equal(keyboard - mouse[-1], ((0, 0), (0, 50), (-30, 50)))
