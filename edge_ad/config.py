@@ -273,6 +273,9 @@ class RunTable(Table):
         Annotated[int, Field(ge=1)] | None,
         Flag("Memory for the engines of all products; beyond it those used longest ago are parked [no limit].", "MIB"),
     ] = None
+    commands: Annotated[
+        str | None, Flag("MQTT topic on which the name of a product chooses it; what stands is told at TOPIC/state.", "mqtt://BROKER/TOPIC"),
+    ] = None
     part_frames: Annotated[int, Field(ge=1, le=100)] = 3
     part_candidates: Annotated[int, Field(ge=1, le=100)] | None = None
     motion_limit: Annotated[float, Field(gt=0, le=255)] = 1.0

@@ -23,12 +23,15 @@ from edge_ad.inspection.judge import PREFIX
 from edge_ad.inspection.part_tracking import Judgeable
 from edge_ad.inspection.products import Product, memory_of, why
 from edge_ad.inspection.requests import Request
+from edge_ad.inspection.triggers import MqttCommands
+from edge_ad.outputs.mqtt import parse_broker
 from edge_ad.store.choice import Choice
 from edge_ad.utils.supervision import SupervisedThread, ThreadFaults
 from edge_ad.utils.text import storable
 
 _log = logging.getLogger(__name__)
 
+MAX_MESSAGE = 1000
 State = Literal["none", "active", "changing", "fault"]
 
 
@@ -168,6 +171,26 @@ class Changeover:
         if request.value("list"):
             return json.dumps(self.state())
         return self.select(request.value("name"), f"{request.by} ({request.origin})" if request.by else request.origin)
+
+    def listen(self, uri: str, faults: ThreadFaults) -> MqttCommands:
+        """Let a topic of MQTT choose products, and tell how they stand; the caller closes what is returned."""
+        commands = MqttCommands(parse_broker(uri, "--commands", topic=""), self.hear, faults)
+        self.on_standing.append(lambda standing: commands.tell(self.message(standing)))
+        return commands
+
+    def hear(self, payload: bytes) -> None:
+        """Take a message: the name of a product, or JSON with it as ``product``."""
+        text = payload[:MAX_MESSAGE].decode("utf-8", "replace").strip()
+        with contextlib.suppress(ValueError):
+            record = json.loads(text)
+            text = str(record["product"]) if isinstance(record, dict) and "product" in record else text
+        self.ask(text, "MQTT")
+
+    def message(self, standing: Standing) -> str:
+        """Return how products stand as JSON, for a topic."""
+        product = self.products.get(standing.product) if standing.state == "active" and standing.product else None
+        bundle = None if product is None else product.bundle.sha256
+        return json.dumps({"state": standing.state, "product": standing.product, "bundle": bundle, "reason": standing.reason})
 
     def select_code(self, code: int, number: int, by: str = "the PLC") -> None:
         """Ask for the product of a code; one that no product has is a fault that names it. ``number``: of the request."""

@@ -349,6 +349,8 @@ class Inspector:
             if self.wiring.guard is not None:
                 guard = self.wiring.guard
                 self.changeover.on_standing.append(lambda one: guard.product(one.code, one.state, one.number))
+            if self.settings.run.commands is not None:
+                self._stack.callback(self.changeover.listen(self.settings.run.commands, self.faults).close)
             self.changeover.begin()
         self._stack.callback(self.watchdog.close)
         if self._record is not None:

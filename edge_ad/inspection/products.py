@@ -31,6 +31,7 @@ from edge_ad.inspection.plausibility import Plausibility, floors_of
 from edge_ad.inspection.settings import check_settings, conditions_of
 from edge_ad.inspection.triggers import parse_trigger
 from edge_ad.inspection.view import view_of
+from edge_ad.outputs.mqtt import parse_broker
 from edge_ad.scoring import Thresholds
 from edge_ad.utils.board import resident_mb
 
@@ -57,6 +58,10 @@ def check_products(settings: Config) -> None:
     if run.product is not None and run.product not in products:
         known = ", ".join(products) or "none: edge-ad.toml has no table [product.NAME]"
         raise BadInput(f"there is no product {run.product!r:.80}; there are {known}")
+    if run.commands is not None:
+        parse_broker(run.commands, "--commands", topic="")
+        if not products:
+            raise BadInput("--commands chooses products, and edge-ad.toml names none: add tables [product.NAME]")
     for name, product in products.items():
         if not product.bundle.is_file():
             raise BadInput(f"product {name}: there is no bundle {product.bundle}; train it, or name another in edge-ad.toml")

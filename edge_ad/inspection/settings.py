@@ -169,6 +169,6 @@ def trial(settings: Config, flags: Mapping[str, object]) -> Config:
     """
     if flags.get("alarm"):
         raise BadInput("--no-outputs and --alarm exclude each other: drop one")
-    own = {name: flags.get(name) for name in ("store", "web", "save", "events")}
+    own = {name: flags.get(name) for name in ("store", "web", "save", "events", "commands")}
     run = settings.run.model_copy(update={"alarm": [], "require_alarms": False, **own})
     return settings.model_copy(update={"run": run, "challenge": ChallengeTable()})

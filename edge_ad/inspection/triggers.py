@@ -45,6 +45,8 @@ class MqttTrigger:
     the broker has retained, call for nothing: their parts are gone.
     """
 
+    what, lost, essential = "trigger", "no part is called for until it is back", True
+
     def __init__(self, broker: Broker, heard: Heard, faults: ThreadFaults | None = None) -> None:
         self._broker = broker
         self._heard = heard
@@ -59,7 +61,7 @@ class MqttTrigger:
         client.on_message = self._message
         client.connect_async(broker.host, broker.port, KEEP_ALIVE_S)
         # A daemon: looking up a name, or connecting, cannot be interrupted.
-        self._thread = SupervisedThread("trigger", self._run, self._faults, essential=True)
+        self._thread = SupervisedThread(self.what, self._run, self._faults, essential=self.essential)
         self._thread.start()
 
     def close(self) -> None:
@@ -85,7 +87,7 @@ class MqttTrigger:
         if any(code.is_failure for code in codes):
             self._fault(f"it does not let us read the topic {self._broker.topic}")
         elif self._reported:
-            _log.info("trigger: %s is back", self._broker.name)
+            _log.info("%s: %s is back", self.what, self._broker.name)
             self._reported.clear()
 
     def _disconnected(self, client: Client, data: Any, flags: Any, code: Any, properties: Any) -> None:
@@ -97,7 +99,7 @@ class MqttTrigger:
 
     def _message(self, client: Client, data: Any, message: MQTTMessage) -> None:
         if not message.retain and not self._closed:
-            with self._faults.caught("trigger"):
+            with self._faults.caught(self.what):
                 self._heard(bytes(message.payload))
 
     def _fault(self, why: str) -> None:
@@ -105,7 +107,31 @@ class MqttTrigger:
         if why in self._reported or self._closed:
             return
         self._reported.add(why)
-        _log.error("trigger fault: %s: %s; no part is called for until it is back", self._broker.name, why)
+        _log.error("%s fault: %s: %s; %s", self.what, self._broker.name, why, self.lost)
+
+
+class MqttCommands(MqttTrigger):
+    """Calls ``heard`` with each message of a topic of commands, and tells what stands at that topic with ``/state``.
+
+    What stands is retained there, and told again to a broker that was away.
+    """
+
+    what, lost, essential = "commands", "no command comes from there until it is back", False
+
+    def __init__(self, broker: Broker, heard: Heard, faults: ThreadFaults | None = None) -> None:
+        self._told: str | None = None
+        super().__init__(broker, heard, faults)
+
+    def tell(self, message: str) -> None:
+        """Tell what stands now, from any thread; waits for nothing."""
+        self._told = message
+        if self._client.is_connected():
+            self._client.publish(f"{self._broker.topic}/state", message, qos=1, retain=True)
+
+    def _subscribed(self, client: Client, data: Any, number: int, codes: Any, properties: Any) -> None:
+        super()._subscribed(client, data, number, codes, properties)
+        if self._told is not None:
+            self.tell(self._told)
 
 
 ALLOWED = (

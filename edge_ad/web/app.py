@@ -29,7 +29,7 @@ from edge_ad.web.dashboard_state import DashboardImage, DashboardState
 from edge_ad.web.judging import JudgeService, judge_routes
 from edge_ad.web.metrics import metrics_text
 from edge_ad.web.record import Record, record_routes
-from edge_ad.web.schemas import Done, Life, Message, PauseRequest, State
+from edge_ad.web.schemas import Done, Life, Message, PauseRequest, ProductRequest, State
 from edge_ad.web.thresholds import ThresholdService, thresholds_routes
 
 MAX_PAGES = 32
@@ -88,6 +88,12 @@ def request_routes(dashboard: DashboardState, ask: Ask) -> APIRouter:
         """Have the run handle a request; HTTPException 409 where it is refused."""
         by = wanted.by.strip() or f"dashboard {request.scope['client_name']}"
         return submitted(dashboard, ask, {"kind": kind, "by": by, "values": {"reason": wanted.reason}})
+
+    @router.post("/product", response_model=Done, responses={409: {"model": Message}})
+    def product(wanted: ProductRequest, request: Request) -> dict[str, str]:
+        """Judge another product; the state tells when it is in force."""
+        by = wanted.by.strip() or str(request.scope["client_name"])
+        return submitted(dashboard, ask, {"kind": "product", "by": by, "values": {"name": wanted.name}})
 
     @router.post("/pause", response_model=Done, responses={409: {"model": Message}})
     def pause(wanted: PauseRequest, request: Request) -> dict[str, str]:

@@ -134,6 +134,9 @@ def _rest(state: dict[str, Any]) -> Iterable[Metric]:
     yield _labelled("threshold", "The thresholds on the score.", ("kind",), limits)
     yield _gauge("alarm_lit", "1 while the lamp is on.", float(state["lamp"]["lit"]))
     yield _gauge("alarm_waiting", "1 while an alarm waits for an acknowledge.", float(state["lamp"]["waiting"]))
+    products = state["products"]
+    if products is not None:
+        yield from _products(products)
     yield _gauge("paused", "1 while somebody has paused the line.", float(state["pause"] is not None))
     challenge = state["challenge"]
     if challenge is not None:
@@ -149,6 +152,16 @@ def _rest(state: dict[str, Any]) -> Iterable[Metric]:
         yield _gauge("store_fault", "1 while events cannot be stored.", float(store["fault"] is not None))
         yield _counter("store_events", "Events on the disk.", store["committed"])
         yield _counter("store_dropped_events", "Events that could not be stored.", store["dropped"])
+
+
+def _products(products: dict[str, Any]) -> Iterable[Metric]:
+    labels = ("product", "bundle", "state")
+    rows = [((row["name"], row["bundle"] or "", row["state"]), float(row["state"] == "active")) for row in products["products"]]
+    yield _labelled("product", "1 for the product that is judged.", labels, rows)
+    yield _counter("product_changes", "Changes from one product to another.", products["changes"])
+    yield _gauge("product_memory_bytes", "Memory of the engines of all products.", products["memory_mb"] * 2**20)
+    if products["last_change_s"] is not None:
+        yield _gauge("product_change_seconds", "Duration of the last change.", products["last_change_s"])
 
 
 def _gauge(name: str, help_text: str, value: float) -> Metric:

@@ -133,6 +133,14 @@ class Action(BaseModel):
     reason: str
 
 
+class ProductRequest(BaseModel):
+    """The product to judge, and who asks; without a name it is the address of the page."""
+
+    model_config = ConfigDict(extra="forbid")
+    name: Annotated[str, Field(min_length=1, max_length=80, pattern=r"^[^\x00-\x1f\x7f]*$")]
+    by: Annotated[str, Field(max_length=80, pattern=r"^[^\x00-\x1f\x7f]*$")] = ""
+
+
 class Done(BaseModel):
     """What the run did on a request."""
 

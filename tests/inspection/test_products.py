@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import socket
@@ -25,6 +26,7 @@ from edge_ad.outputs.signals import PRODUCT_ADDRESS, PRODUCT_STATES
 from edge_ad.store.choice import Choice
 from tests.camera.pictures import write_image
 from tests.fixtures.loopback import until
+from tests.fixtures.mosquitto import Mosquitto
 from tests.fixtures.tiny_bundle import make_tiny_bundle, tiny_image
 from tests.outputs.peers import ReadingPlc, WrittenPlc
 from tests.outputs.plcs import KINDS, plc_of, uri_of
@@ -228,6 +230,37 @@ def test_a_plc_that_is_written_to_chooses_by_its_register(station: Path, tmp_pat
             put(PRODUCT_ADDRESS, [8])
             assert until(lambda: words()[5:7] == [0, PRODUCT_STATES["fault"]], 60)
         assert "code 8" in str(line.changeover.standing.reason)
+
+
+def test_a_message_chooses_a_product_and_the_topic_tells_what_stands(
+    station: Path, mosquitto: Callable[..., Mosquitto]
+) -> None:
+    from paho.mqtt.client import Client
+    from paho.mqtt.enums import CallbackAPIVersion
+
+    broker = mosquitto()
+    told: list[dict[str, Any]] = []
+    client = Client(CallbackAPIVersion.VERSION2)
+    client.on_message = lambda _, data, message: told.append(json.loads(message.payload))
+    client.connect("127.0.0.1", broker.port)
+    client.subscribe("line/7/state", qos=1)
+    client.loop_start()
+
+    def stands(name: str) -> bool:
+        return until(lambda: (told[-1]["product"], told[-1]["state"]) == (name, "active"), 60)
+
+    with running(station, settings(station, product="cap-red", commands=f"mqtt://{broker.address}/line/7")) as line:
+        assert until(lambda: told and told[-1]["product"] == "cap-red", 60)
+        for payload, name in (("cap-blue", "cap-blue"), ('{"product": "cap-green"}', "cap-green")):
+            client.publish("line/7", payload, qos=1)
+            assert line.judged(name)
+            assert stands(name)
+            assert told[-1]["bundle"] == line.hashes[name]
+        client.publish("line/7", "cap-black", qos=1)
+        assert until(lambda: told[-1]["state"] == "fault", 60)
+        assert "MQTT asks for 'cap-black', which no product is called" in told[-1]["reason"]
+    client.loop_stop()
+    check_order(line.log, line.hashes)
 
 
 def by_part(station: Path, socket_path: Path) -> Config:

@@ -65,7 +65,7 @@ class Line:
     process: subprocess.Popen[str]
     port: int
     store: Path
-    bundle: Path
+    bundle: Path | None
     token: str | None
     said: list[str] = field(default_factory=list)
 
@@ -143,7 +143,7 @@ def until(check: Callable[[], Any], within_s: float = PATIENCE_S) -> Any:
 @contextlib.contextmanager
 def line(
     folder: Path,
-    bundle: Path,
+    bundle: Path | None,
     *more: str,
     camera: str = CAMERA,
     address: str = "127.0.0.1:0",
@@ -152,7 +152,8 @@ def line(
 ) -> Iterator[Line]:
     """Run a line with a dashboard in ``folder`` until the context ends; ready, and ``judging``, when it begins."""
     store = folder / "line.sqlite"
-    command = [sys.executable, "-m", "edge_ad", "run", str(bundle), "--camera", camera, "--realtime"]
+    named = [] if bundle is None else [str(bundle)]  # without one the products of edge-ad.toml
+    command = [sys.executable, "-m", "edge_ad", "run", *named, "--camera", camera, "--realtime"]
     command += ["--web", address, "--store", str(store), "--backend", "onnxruntime", "--precision", "fp32", *more]
     kept = {name: value for name, value in os.environ.items() if not name.startswith("EDGE_AD_WEB")}
     process = subprocess.Popen(

@@ -12,6 +12,7 @@ import { setupKeys, setupTabs } from "./keys.js";
 import { lampLost, lampWaiting, showLamp } from "./lamp.js";
 import { askPause, setupPause, showPause } from "./pause.js";
 import { nextCamera, selected, setupPicture, showPicture, toggleHeat } from "./picture.js";
+import { setupProduct, showProduct } from "./product.js";
 import { connect } from "./stream.js";
 import { loadThresholds, setupThresholds, thresholdsState } from "./thresholds.js";
 
@@ -38,6 +39,7 @@ function show(found) {
   showAlarms(found);
   showPause(found);
   showChallenge(found);
+  showProduct(found);
   if (tab === "line") {
     showPicture(found);
     showBars(found.run, found.about, selected());
@@ -55,7 +57,7 @@ function onLink(next, why, since) {
     put(stale, `${why} since ${clock(since)} (${span(Date.now() / 1000 - since)}). What you see is old.`);
     lampLost(why, since);
     $("acknowledge").disabled = true;
-    $("pause").disabled = true;
+    $("pause").disabled = $("product").disabled = true;
   } else if (next === "starting") lampWaiting("the inspector warms up");
   else if (next === "record") lampWaiting("a record is shown; no inspector is connected");
   put($("pulse-text"), { live: "live", lost: "no data", starting: "starting", record: "record only", waiting: "connecting" }[next]);
@@ -71,6 +73,7 @@ setupPicture();
 setupAlarms();
 setupPause();
 setupChallenge();
+setupProduct();
 setupEvents();
 setupThresholds();
 $("big").addEventListener("click", large);
