@@ -209,7 +209,7 @@ def recolour(scene: Scene, rng: np.random.Generator) -> Drawn | None:
     here = lab_of(resize(image, (64, 64)))
     candidates = [
         (area, shift)
-        for area in _areas(_colours(lab, rng))
+        for area in _areas(colours(lab, rng))
         for other in small
         if (shift := _shift_colours(area, here, other)) is not None
     ]
@@ -233,7 +233,7 @@ def lab_of(image: Image) -> Float:
     return np.asarray(cv2.cvtColor(image.astype(np.float32) / 255, cv2.COLOR_RGB2LAB), dtype=np.float32)
 
 
-def _colours(lab: Float, rng: np.random.Generator) -> npt.NDArray[np.int32]:
+def colours(lab: Float, rng: np.random.Generator) -> npt.NDArray[np.int32]:
     """Return for each pixel which of the image's main colours it has, i32[H,W]."""
     calm = cv2.GaussianBlur(lab, (0, 0), max(0.8, min(lab.shape[:2]) / 128))
     sample = cv2.resize(calm, (64, 64), interpolation=cv2.INTER_AREA).reshape(-1, 3)

@@ -113,7 +113,7 @@ def _standing_out(image: Image, part: Mask, reach: int) -> list[tuple[tuple[slic
         left, top, width, height, area = details[label]
         if area >= MIN_COMPONENT and area >= 0.25 * width * height:  # rims and lines are no components
             where = (slice(top, top + height), slice(left, left + width))
-            results.append((where, _filled((labels[where] == label).astype(np.uint8))))
+            results.append((where, filled((labels[where] == label).astype(np.uint8))))
     return results
 
 
@@ -131,11 +131,11 @@ def _foregrounds(images: Sequence[Image]) -> list[Mask] | None:
         kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1))
         padded = np.pad((difference > threshold).astype(np.uint8), reach)
         closed = cv2.morphologyEx(padded, cv2.MORPH_CLOSE, kernel)[reach:-reach, reach:-reach]
-        results.append(_filled(np.ascontiguousarray(closed, np.uint8)) > 0)
+        results.append(filled(np.ascontiguousarray(closed, np.uint8)) > 0)
     return results
 
 
-def _filled(shape: Shape) -> Shape:
+def filled(shape: Shape) -> Shape:
     """Return a shape u8[h,w] of 0 and 1 with its holes filled."""
     contours = cv2.findContours(shape, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[-2]
     return np.asarray(cv2.drawContours(np.zeros_like(shape), contours, -1, 1, cv2.FILLED), np.uint8)

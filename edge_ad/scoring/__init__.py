@@ -17,6 +17,7 @@ from edge_ad.scoring.statistics import (
     weighted,
 )
 from edge_ad.scoring.thresholds import (
+    LOGICAL_SPLIT,
     OperatingPoint,
     Thresholds,
     anomaly_scores,
@@ -30,6 +31,7 @@ from edge_ad.scoring.weights import choose_weights
 
 __all__ = [
     "BRANCHES",
+    "LOGICAL_SPLIT",
     "MAPS",
     "MIN_BRANCHES",
     "Array",

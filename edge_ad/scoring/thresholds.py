@@ -310,6 +310,10 @@ def rate_exceeded(count: int, above: int, rate: float) -> bool:
     return above > 0 and 0 < rate < 1 and _binomial(above - 1, count, rate) > 1 - EXCEEDED
 
 
+LOGICAL_SPLIT = f"{SHOWN}_logical"
+"""Raw scores of logical anomalies: they choose weights, and no threshold."""
+
+
 def anomaly_split(strength: float) -> str:
     """Return the name, among the raw scores of a bundle, of its anomalies at a ``strength`` (0 to 1, the full one)."""
     return SHOWN if strength == 1 else f"{SHOWN}_{100 * strength:.0f}"

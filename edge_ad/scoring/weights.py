@@ -2,10 +2,11 @@
 the anomalies are labelled, and little where they are synthetic.
 
 The criterion is the macro AUROC: the mean over kinds of anomaly of the AUROC of the weighted sum of z, so that one easy
-or frequent kind does not decide. It rests on the unseen normal images, of which there may be four; hence a paired
-bootstrap measures its noise (normal images, and anomalies within each kind, are drawn again with replacement; all
-candidates see the same draws), and whatever departs from equal weights must be supported by its interval: one-sided,
-95 %, with Student's quantile for the number of normal images.
+or frequent kind does not decide; where kinds have families (changed surfaces, wrong arrangements, wrong combinations), first
+within each and then over these, so that the many ways to change a surface do not outvote the few to combine wrongly. It rests
+on the unseen normal images, of which there may be four; hence a paired bootstrap measures its noise (normal images, and
+anomalies within each kind, are drawn again with replacement; all candidates see the same draws), and whatever departs from
+equal weights must be supported by its interval: one-sided, 95 %, with Student's quantile for the number of normal images.
 
 1. Branches that are constant or not finite are out.
 2. Backward elimination from equal weights. A branch goes when the interval of what the criterion gains without it lies
@@ -29,6 +30,7 @@ candidates see the same draws), and whatever departs from equal weights must be 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from itertools import product
 from statistics import NormalDist
@@ -65,14 +67,15 @@ def choose_weights(
     seed: int = 0,
     *,
     images: int | None = None,
+    families: Sequence[str] | None = None,
     labelled: bool = False,
 ) -> Array:
     """Return the weights [B] (float32, >= 0, sum 1) for ``z_normal`` [N, B] and ``z_anomalies`` [M, B] of ``kinds``
     [M].
 
     ``images`` is how many normal images the rows of ``z_normal`` are versions of, where they are not one each: those of an
-    image one after the other, as many of each. Anomalies are
-    synthetic, so that no usable branch gets less than half of its equal share, unless they are ``labelled``.
+    image one after the other, as many of each. ``families`` [M] say which kinds belong together; families count equally.
+    Anomalies are synthetic, so that no usable branch gets less than half of its equal share, unless they are ``labelled``.
     Without anomalies all usable branches get equal weights. Deterministic for a given ``seed``. Raises BadInput for
     wrong shapes, no normal images, or when no branch is usable.
     """
@@ -85,7 +88,7 @@ def choose_weights(
     if not weight.any():
         raise BadInput("no branch gives scores that vary and are finite, so none can be weighed; see the raw scores")
     if len(anomalies):
-        trial = Trial(normal, anomalies, kinds, seed, images=images)
+        trial = Trial(normal, anomalies, kinds, seed, images=images, families=families)
         retained = _eliminate(trial, weight)
         weight = _mixed(_tune(trial, retained), retained, len(normal) if images is None else images)
         if not labelled:
@@ -109,21 +112,23 @@ class Trial:
     """
 
     def __init__(
-        self, normal: Float, anomalies: Float, kinds: Sequence[str], seed: int, *, images: int | None = None
-    ) -> None:
+        self, normal: Float, anomalies: Float, kinds: Sequence[str], seed: int,
+        *, images: int | None = None, families: Sequence[str] | None = None,
+    ) -> None:  # fmt: skip
         finite = np.isfinite(normal).all(axis=0) & np.isfinite(anomalies).all(axis=0)
         self._normal, self._anomalies = (np.where(finite, z, 0.0) for z in (normal, anomalies))
         names = np.asarray(kinds)
         self._kinds = [np.flatnonzero(names == name) for name in sorted(set(kinds))]
+        self._shares = _shares([None if families is None else families[members[0]] for members in self._kinds])
         random = np.random.default_rng(seed)
         self._images = len(normal) if images is None else images
         by_image = random.multinomial(self._images, np.full(self._images, 1 / self._images), DRAWS)
         self._normal_draws = np.repeat(by_image, len(normal) // self._images, axis=1) / len(normal)
         self._draws = np.zeros((DRAWS, len(anomalies)))
-        for members in self._kinds:
+        for members, share in zip(self._kinds, self._shares, strict=True):
             count = len(members)
             drawn = random.multinomial(count, np.full(count, 1 / count), DRAWS)
-            self._draws[:, members] = drawn / (count * len(self._kinds))
+            self._draws[:, members] = drawn / count * share
         self._cache: dict[bytes, Float] = {}
         self.count = normal.shape[1]  # of branches
 
@@ -136,8 +141,8 @@ class Trial:
         return np.array([wins[members].mean() for members in self._kinds])
 
     def macro(self, weight: Float) -> float:
-        """The mean over kinds of the AUROC."""
-        return float(self.by_kind(weight).mean())
+        """The mean over families of the mean over their kinds of the AUROC."""
+        return float(self.by_kind(weight) @ self._shares)
 
     def draws(self, weight: Float) -> Float:
         """The macro AUROC in every bootstrap draw [DRAWS]; all weights see the same draws."""
@@ -179,6 +184,12 @@ class Trial:
         best = max(range(len(values)), key=lambda index: (values[index], index == default))
         supported = self.supports(candidates[best], candidates[default], max(1, len(candidates) - 1))
         return best if supported else default
+
+
+def _shares(families: Sequence[str | None]) -> Float:
+    """Return the share of each kind in the criterion: families count equally, and so do the kinds of one."""
+    sizes = Counter(families)
+    return np.array([1 / (sizes[family] * len(sizes)) for family in families])
 
 
 def student_quantile(freedom: int, level: float) -> float:

@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_ad.data.component_anomalies import logical_anomalies
 from edge_ad.data.datasets import DataSet
 from edge_ad.data.folders import is_normal_name, list_nested, relative
 from edge_ad.data.images import list_images, read_image, resize
@@ -40,7 +41,7 @@ class ScoringImages:
     (both normalise and set the thresholds), anomalies.
 
     ``origins`` are the indices of the ``normalise`` normal images that synthetic anomalies were made from; labelled
-    defects have none.
+    defects have none. ``logical`` ones are never faded, and choose weights alone.
     """
 
     fit: Images
@@ -49,6 +50,8 @@ class ScoringImages:
     anomalies: Images
     kinds: tuple[str, ...]
     origins: tuple[int, ...] = ()
+    logical: Images | None = None
+    logical_kinds: tuple[str, ...] = ()
 
     @property
     def shares(self) -> tuple[float, ...]:
@@ -102,8 +105,11 @@ def scoring_images(
     """
     fit, normalise, threshold = normal
     result, kinds = synthetic(normalise, anomalies, seed, part, inspected=inspected) if defects is None else defects
-    origins = tuple(origin_of(number, normalise) for number in range(anomalies)) if defects is None else ()
-    return ScoringImages(fit, normalise, threshold, result, kinds, origins)
+    if defects is not None:
+        return ScoringImages(fit, normalise, threshold, result, kinds)
+    origins = tuple(origin_of(number, normalise) for number in range(anomalies))
+    logical, logical_kinds = logical_anomalies(normalise, fit, seed, part, inspected=inspected)
+    return ScoringImages(fit, normalise, threshold, result, kinds, origins, logical, logical_kinds)
 
 
 def load_images(

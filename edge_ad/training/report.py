@@ -5,11 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from edge_ad.bundle import BundleContents
+from edge_ad.data.component_anomalies import FAMILIES, family_of
 from edge_ad.data.datasets import DataSet
 from edge_ad.data.exclusions import entry_of, shown
 from edge_ad.data.folders import folders_table
 from edge_ad.export.graphs import ExportedGraph
+from edge_ad.scoring import BRANCHES, Statistics, fuse
+from edge_ad.scoring.auroc import auroc
 
 Log = Callable[[str], None]
 
@@ -75,12 +81,42 @@ def log_export(graphs: Sequence[ExportedGraph], log: Log) -> None:
         )
 
 
+def family_report(
+    normal: NDArray[np.float32], anomalies: NDArray[np.float32], kinds: Sequence[str], statistics: Statistics
+) -> dict[str, dict[str, Any]]:
+    """Return, by family of synthetic anomaly, its kinds, how many there are, and the mean over kinds of the AUROC of each branch
+    and of the score.
+    """
+    columns = {**dict(zip(BRANCHES, normal.T, strict=True)), "score": fuse(normal, statistics)[1]}
+    shown = {**dict(zip(BRANCHES, anomalies.T, strict=True)), "score": fuse(anomalies, statistics)[1]}
+    names, result = np.asarray(kinds), dict[str, dict[str, Any]]()
+    for family in FAMILIES:
+        own = [kind for kind in dict.fromkeys(kinds) if family_of(kind) == family]
+        if own:
+            values = {
+                name: [auroc(columns[name], shown[name][names == kind]) or 0.0 for kind in own] for name in columns
+            }
+            means = {name: round(float(np.mean(value)), 4) for name, value in values.items()}
+            result[family] = {"kinds": len(own), "anomalies": int(np.isin(names, own).sum()), "auroc": means}
+    return result
+
+
+def log_families(report: Mapping[str, Any], log: Log) -> None:
+    """Say how each branch and the score tell each family of synthetic anomaly; nothing where there is one alone."""
+    if len(report) < 2:
+        return
+    log("AUROC by family of synthetic anomaly, faint ones included; the families weigh equally")
+    for family, row in report.items():
+        log(f"  {family:<12} {row['anomalies']:4d}  " + "  ".join(f"{name} {value:.3f}" for name, value in row["auroc"].items()))
+
+
 def log_scores(contents: BundleContents, log: Log) -> None:
     """Say weight and AUROC of each branch, and what the thresholds promise."""
     log("branch        weight  AUROC on unseen normal images and synthetic anomalies, and on faded ones")
     for branch, row in contents.report["branches"].items():
         values = ("    -" if row[key] is None else f"{row[key]:.3f}" for key in ("auroc_synthetic", "auroc_faded"))
         log(f"  {branch:<12} {row['weight']:5.2f}  {'  '.join(values)}")
+    log_families(contents.report.get("families", {}), log)
     log(contents.thresholds.describe())
     if "tolerance" in contents.report:
         log_tolerance(contents.report["tolerance"], log)

@@ -27,6 +27,7 @@ from torch import Tensor
 from calibration.placement import DIALECTS
 from edge_ad.bundle import Bundle, BundleContents, Golden, open_bundle, write_bundle
 from edge_ad.bundle.graphs import CONSTANTS, FUSION, GRAPHS, LAVIT, MAP_TENSORS
+from edge_ad.data.component_anomalies import family_of
 from edge_ad.data.near_duplicates import near_duplicate_groups, thumbnail
 from edge_ad.deployment.calibrate import CalibrateOptions, with_quantisation
 from edge_ad.deployment.int8 import derive_int8, measuring_backend, recipe_of
@@ -40,6 +41,7 @@ from edge_ad.models.hvq import HvqTokenizer
 from edge_ad.presets.presets import FusionSettings, Preset
 from edge_ad.scoring import (
     BRANCHES,
+    LOGICAL_SPLIT,
     MAPS,
     OperatingPoint,
     Statistics,
@@ -58,6 +60,7 @@ from edge_ad.scoring.pooling import choose_top, highest_mean
 from edge_ad.training.augment import to_pixels
 from edge_ad.training.images import Images, ScoringImages, with_faded
 from edge_ad.training.loop import Arithmetic
+from edge_ad.training.report import family_report
 from edge_ad.training.tolerance import DisturbedImages, cost_report, tolerant_thresholds
 from edge_ad.utils.progress import Progress
 
@@ -105,7 +108,8 @@ def blank_statistics(pooled: NDArray[np.float32]) -> Statistics:
 class Measured:
     """What the pipeline says of all images: of the unseen normal images that training stopped by (``normalise``) and
     of those that nothing used (``threshold``), of anomalies at full strength and at each of the FADES; and what the
-    fusion read of the last image. ``disturbed`` are versions of unseen normal images within a tolerance, image by image.
+    fusion read of the last image. ``disturbed`` are versions of unseen normal images within a tolerance, image by image;
+    ``logical`` anomalies have one strength.
     """
 
     normalise: Scored
@@ -114,6 +118,7 @@ class Measured:
     faded: Mapping[float, Scored]
     fusion_inputs: Mapping[str, NDArray[np.float32]]
     disturbed: Scored | None = None
+    logical: Scored | None = None
 
     def shown(self) -> Scored:
         """Return the anomalies of all strengths, one after the other."""
@@ -132,7 +137,9 @@ class Measured:
         faded = {share: scored.repooled(fusion, maps) for share, scored in self.faded.items()}
         normalise, threshold = self.normalise.repooled(fusion, maps), self.threshold.repooled(fusion, maps)
         disturbed = None if self.disturbed is None else self.disturbed.repooled(fusion, maps)
-        return Measured(normalise, threshold, self.anomalies.repooled(fusion, maps), faded, self.fusion_inputs, disturbed)
+        logical = None if self.logical is None else self.logical.repooled(fusion, maps)
+        anomalies = self.anomalies.repooled(fusion, maps)
+        return Measured(normalise, threshold, anomalies, faded, self.fusion_inputs, disturbed, logical)
 
 
 @dataclass(frozen=True)
@@ -193,18 +200,22 @@ def finish_contents(
     unseen, groups = measured.unseen(), _near_duplicates(images)
     versions = Versions.of(unseen, measured.disturbed, disturbed)
     z = cross_normalised(versions.raw, versions.groups(groups))
-    kinds, labelled = measured.kinds(images.kinds), not images.origins
+    kinds, labelled, logical = measured.kinds(images.kinds), not images.origins, measured.logical
+    kinds, weighed = (kinds, shown) if logical is None else (kinds + images.logical_kinds, Scored.joined([shown, logical]))
     cells = [contents.references.inspected_cells(name) for name in MAPS]
-    statistics = measure(contents.statistics, versions.flat, z, shown, kinds=kinds, seed=seed, labelled=labelled, cells=cells)
+    statistics = measure(contents.statistics, versions.flat, z, weighed, kinds=kinds, seed=seed, labelled=labelled, cells=cells)
     scores = _witnesses(weighted(z, statistics.weight), versions.before(len(measured.normalise.raw)), progress)
     golden = _golden(images, measured.threshold.raw, anomalies.raw)
     raw = {"normalise": measured.normalise.raw, "threshold": measured.threshold.raw, anomaly_split(1): anomalies.raw}
     raw |= {anomaly_split(share): scored.raw for share, scored in measured.faded.items()}
+    raw |= {} if logical is None else {LOGICAL_SPLIT: logical.raw}
     axes = () if disturbed is None else disturbed.axes
     thresholds = tolerant_thresholds(scores, targets, axes, anomalies=anomaly_scores(raw, statistics), point=point)
     branches = branch_report(unseen.raw, anomalies.raw, shown.raw[len(anomalies.raw) :], statistics)
     counts = {"images": len(unseen.raw), "for_thresholds": len(scores), "groups": len(groups)}
     report = {**contents.report, "branches": branches, "unseen": counts}
+    if not labelled:
+        report["families"] = family_report(unseen.raw, weighed.raw, kinds, statistics)
     if disturbed is not None:
         faint = {f"{share:g}": fuse(scored.raw, statistics)[1] for share, scored in measured.faded.items()}
         report["tolerance"] = cost_report(disturbed, scores, faint, targets)
@@ -240,10 +251,13 @@ def _measured(
         threshold = score_all(pipeline, images.threshold, "scoring threshold normal images", progress)
         anomalies = score_all(pipeline, images.anomalies, "scoring synthetic anomalies", progress)
         faded = _score_faded(pipeline, images, progress)
+        logical = None
+        if images.logical is not None and len(images.logical):
+            logical = score_all(pipeline, images.logical, "scoring logical anomalies", progress)
         versions = None if disturbed is None else score_all(pipeline, disturbed, "scoring disturbed normal images", progress)
         inputs = {name: pipeline.tensor(name) for name in GRAPHS[FUSION].inputs if name not in CONSTANTS}
     scratch.unlink()
-    return Measured(normalise, threshold, anomalies, faded, inputs, versions)
+    return Measured(normalise, threshold, anomalies, faded, inputs, versions, logical)
 
 
 def _score_faded(pipeline: Pipeline, images: ScoringImages, progress: Progress) -> dict[float, Scored]:
@@ -304,7 +318,10 @@ def measure(
     quantiles = np.array([_quantile_pair(maps[:, rows]) for maps, rows in zip(normal.maps, cells, strict=True)], np.float32)
     flat = replace(blank, mean=mean, std=std, quantiles=quantiles)
     shown = fuse(anomalies.raw, flat)[0]
-    weight = choose_weights(z.reshape(-1, z.shape[-1]), shown, kinds, seed, images=len(z), labelled=labelled)
+    families = None if labelled else [family_of(kind) for kind in kinds]
+    weight = choose_weights(
+        z.reshape(-1, z.shape[-1]), shown, kinds, seed, images=len(z), families=families, labelled=labelled
+    )
     return replace(flat, weight=weight)
 
 

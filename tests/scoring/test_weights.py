@@ -256,3 +256,18 @@ def test_a_clearly_better_alternative_is_chosen() -> None:
         trial = Trial(*draw(seed, second_sees_more, 30, 3), seed)
         assert trial.choose(np.eye(3)) == 1
         assert trial.gain(np.eye(3)[1], np.eye(3)[0])[0] > trial.needed(np.eye(3)[1], np.eye(3)[0], 2)
+
+
+def test_families_count_equally_however_many_kinds_they_have() -> None:
+    """Nine kinds that the first branch sees, one of another family that the second sees."""
+    random = np.random.default_rng(0)
+    normal, anomalies = random.normal(size=(60, 2)), random.normal(size=(100, 2))
+    kinds = [f"surface {row % 9}" if row < 90 else "combined" for row in range(100)]
+    families = [kind.split(" ")[0] for kind in kinds]
+    anomalies[:90, 0] += 1.0
+    anomalies[90:, 1] += 1.0
+    alone, together = choose_weights(normal, anomalies, kinds), choose_weights(normal, anomalies, kinds, families=families)
+    assert alone[0] > 0.6 > together[0] > 0.4
+    by_kind = Trial(normal, anomalies, kinds, 0).by_kind(np.array([1.0, 0.0]))  # in the order of the names, "combined" first
+    macro = Trial(normal, anomalies, kinds, 0, families=families).macro(np.array([1.0, 0.0]))
+    assert macro == pytest.approx((by_kind[0] + by_kind[1:].mean()) / 2)

@@ -130,7 +130,9 @@ def test_statistics_come_from_the_right_goods(bundle: Bundle) -> None:
     """Mean and deviation from all unseen normal images; thresholds from each by the others; the preset's anomalies."""
     raw, statistics = bundle.raw_scores, bundle.statistics
     unseen = np.concatenate([raw["normalise"], raw["threshold"]])
+    logical = sum(row["anomalies"] for family, row in bundle.report["families"].items() if family != "surface")
     assert {name: len(rows) for name, rows in raw.items()} == {
+        **({"synthetic_logical": logical} if logical else {}),
         "normalise": bundle.report["goods"]["normalise"],
         "threshold": bundle.report["goods"]["threshold"],
         "synthetic": TINY.anomalies,
