@@ -13,7 +13,6 @@ from edge_ad.camera.frames import Frame, Image, SourceKind
 from edge_ad.camera.measure import (
     HealthReference,
     Light,
-    QualityLimits,
     Shift,
     TemplateMatcher,
     edge_field,
@@ -22,6 +21,7 @@ from edge_ad.camera.measure import (
     measure_quality,
     sharpness,
 )
+from edge_ad.camera.quality import QualityLimits
 
 _SAMPLE = 160  # about this many rows are enough for a histogram
 _REMEMBERED = 16  # a driver with stale buffers gives them in turn

@@ -187,11 +187,21 @@ DEFAULT = Tolerance(light=0.1, colour=0.03, blur=1.0, noise=2.0, shift=0.02, rot
 def quality_looks(tolerance: Tolerance) -> dict[str, tuple[Disturbance, Disturbance]]:
     """Return, by fault of a frame, what lies at the limit of a tolerance and what BEYOND times as far."""
     light, far = tolerance.light, BEYOND * tolerance.light
+    casts = {  # the signs by which red, green and blue change
+        "tinted warm": (1, 0, -1), "tinted cool": (-1, 0, 1), "tinted green": (-1, 1, -1), "tinted magenta": (1, -1, 1),
+    }  # fmt: skip
     looks = {
         "blurred": (Disturbance(blur=tolerance.blur), Disturbance(blur=BEYOND * tolerance.blur)),
         "noisy": (Disturbance(noise=tolerance.noise), Disturbance(noise=BEYOND * tolerance.noise)),
         "dark": (Disturbance((1 - light,) * 3), Disturbance((max(1 - far, 0.02),) * 3)),
         "bright": (Disturbance((1 + light,) * 3), Disturbance((1 + far,) * 3)),
     }
+    for fault, (red, green, blue) in casts.items():  # last: another fault is named where there is one
+        near, away = tolerance.colour, BEYOND * tolerance.colour
+        looks[fault] = (
+            Disturbance((1 + red * near, 1 + green * near, 1 + blue * near)),
+            Disturbance((1 + red * away, 1 + green * away, 1 + blue * away)),
+        )
     asked = {"blurred": tolerance.blur, "noisy": tolerance.noise, "dark": light, "bright": light}
+    asked |= dict.fromkeys(casts, tolerance.colour)
     return {fault: look for fault, look in looks.items() if asked[fault]}

@@ -20,13 +20,12 @@ from edge_ad.bundle import SUFFIX, Bundle, BundleContents, Golden, child_path, o
 from edge_ad.camera.measure import (
     FrameMeasure,
     HealthReference,
-    Quality,
-    QualityLimits,
     camera_report,
     frame_measurer,
     frame_shown,
     measure_quality,
 )
+from edge_ad.camera.quality import Quality, QualityLimits
 from edge_ad.data.datasets import MIN_NORMAL_IMAGES, load_dataset
 from edge_ad.data.images import read_image, warn_depth
 from edge_ad.data.near_duplicates import near_duplicate_groups, thumbnails

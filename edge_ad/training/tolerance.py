@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_ad.camera.measure import Quality, QualityLimits, frame_shown, measure_quality
+from edge_ad.camera.measure import frame_shown, measure_quality
+from edge_ad.camera.quality import Quality, QualityLimits
 from edge_ad.config import Config
 from edge_ad.data.images import read_image
 from edge_ad.data.tolerance import Disturbance, Tolerance, quality_looks

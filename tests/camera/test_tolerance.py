@@ -10,7 +10,13 @@ import numpy as np
 import pytest
 
 from edge_ad.camera.health import HealthLimits, ReferenceCheck
-from edge_ad.camera.measure import HealthReference, QualityLimits, grey, measure_quality, measure_reference, noise_level
+from edge_ad.camera.measure import (
+    HealthReference,
+    grey,
+    measure_quality,
+    measure_reference,
+)
+from edge_ad.camera.quality import QualityLimits, colour_cast, noise_level
 from edge_ad.data.tolerance import BEYOND, DEFAULT, Disturbance, quality_looks
 from edge_ad.errors import BadInput
 from edge_ad.synthetic.tray import render_tray
@@ -18,9 +24,9 @@ from tests.camera.pictures import Image
 
 
 def tray(seed: int) -> Image:
-    """Return a tray under a light that does not change by itself."""
+    """Return a tray under a light that does not change by itself, nor does its colour."""
     image = render_tray(seed, None, 128).image.astype(np.float32)
-    return np.clip(np.rint(image * (80 / image.mean())), 0, 255).astype(np.uint8)
+    return np.clip(np.rint(image * (80 / image.mean(axis=(0, 1)))), 0, 255).astype(np.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +48,10 @@ def reference() -> HealthReference:
         ("bright", lambda times: Disturbance((1 + times * DEFAULT.light,) * 3)),
         ("blurred", lambda times: Disturbance(blur=times * DEFAULT.blur)),
         ("noisy", lambda times: Disturbance(noise=times * DEFAULT.noise)),
+        ("tinted warm", lambda times: Disturbance((1 + times * DEFAULT.colour, 1, 1 - times * DEFAULT.colour))),
+        ("tinted cool", lambda times: Disturbance((1 - times * DEFAULT.colour, 1, 1 + times * DEFAULT.colour))),
+        ("tinted green", lambda times: Disturbance((1, 1 + 2 * times * DEFAULT.colour, 1))),
+        ("tinted magenta", lambda times: Disturbance((1, 1 - 2 * times * DEFAULT.colour, 1))),
     ],
 )
 def test_frames_within_the_tolerance_are_judged_and_three_times_beyond_it_are_named(
@@ -74,6 +84,16 @@ def test_fault_that_normal_images_hide_is_unseen_and_never_raised() -> None:
 def test_damaged_limits_are_refused(reference: HealthReference, damage: object) -> None:
     with pytest.raises(BadInput, match="train it again"):
         HealthReference.from_json({**reference.to_json(), "limits": damage})
+
+
+def test_cast_is_that_of_what_is_not_saturated_or_not_known() -> None:
+    scene = np.empty((64, 64, 3), np.uint8)
+    scene[:] = (120, 90, 60)
+    scene[:32] = (255, 255, 100)  # clipped: its colour is not that of the light
+    assert colour_cast(scene) == pytest.approx((2.0, 1.0))
+    scene[:60] = 255  # 6 % are left
+    assert np.isnan(colour_cast(scene)).all()
+    assert np.isnan(colour_cast(np.zeros((64, 64, 3), np.uint8))).all()
 
 
 @pytest.mark.parametrize("sigma", [1.0, 3.0, 8.0])

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from edge_ad.bundle import open_bundle, write_bundle
 from edge_ad.bundle.graphs import MEMORY
-from edge_ad.camera.measure import HealthReference, QualityLimit, QualityLimits, measure_reference
+from edge_ad.camera.measure import HealthReference, measure_reference
+from edge_ad.camera.quality import QualityLimit, QualityLimits
 from edge_ad.cli.app import main
 from edge_ad.deployment import recalibration
 from edge_ad.deployment.lot import draw_anomalies, has_moved, known_normal
