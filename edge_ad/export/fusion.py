@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -71,12 +72,12 @@ class FusionGraph(nn.Module):
         score = _weighted(z, weight).sum().reshape(1)
         images = [
             _weighted(self._image_input(map_structure, quantiles[0], 0), weight[0]),
-            _weighted(self._draw(0.1 * map_logic), weight[1]),
+            _weighted(0.1 * map_logic, weight[1]),
             _weighted(self._image_input(map_local, quantiles[1], border), weight[2]),
             _weighted(self._image_input(map_global, quantiles[2], border), weight[3]),
             _weighted(self._image_input(map_memory, quantiles[3], border), weight[5]),
         ]
-        return raw, z, score, images[0] + images[1] + images[2] + images[3] + images[4]
+        return raw, z, score, self._draw(images)
 
     def _structure(self, error: Tensor) -> Tensor:
         side, pool = self.settings.structure_side, self.settings.structure_pool
@@ -93,10 +94,15 @@ class FusionGraph(nn.Module):
 
     def _image_input(self, error: Tensor, quantiles: Tensor, border: int) -> Tensor:
         scaled = 0.1 * (error - quantiles[0]) / (quantiles[1] - quantiles[0]).clamp_min(1e-6)
-        return self._draw(F.pad(scaled, (border, border, border, border)) if border else scaled)
+        return F.pad(scaled, (border, border, border, border)) if border else scaled
 
-    def _draw(self, image: Tensor) -> Tensor:
-        return F.interpolate(image, size=self.size, mode="bilinear", align_corners=False)
+    def _draw(self, images: Sequence[Tensor]) -> Tensor:
+        """Return the sum of images of any sizes in the size of the map; those of one size are added while they are small."""
+        sums: dict[torch.Size, Tensor] = {}
+        for image in images:
+            sums[image.shape] = sums[image.shape] + image if image.shape in sums else image
+        drawn = (F.interpolate(image, size=self.size, mode="bilinear", align_corners=False) for image in sums.values())
+        return functools.reduce(torch.add, drawn)
 
 
 def _weighted(value: Tensor, weight: Tensor) -> Tensor:

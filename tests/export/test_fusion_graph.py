@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -120,6 +121,14 @@ def test_a_dropped_branch_may_hold_anything(
     np.testing.assert_allclose(np.delete(raw, dropped), np.delete(want["raw"], dropped), rtol=1e-4)
     np.testing.assert_allclose(score, want["score"], rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(picture, want["map"], rtol=1e-4, atol=1e-5)
+
+
+def test_maps_of_one_size_are_enlarged_together() -> None:
+    """Structure and logic are 8 x 8, the three others 12 x 12."""
+    example = [torch.from_numpy(value) for value in case().values()]
+    names, outputs = GRAPHS[FUSION].inputs, GRAPHS[FUSION].outputs
+    model = onnx.load_model_from_string(export_graph(FUSION, FusionGraph(PLAIN, SIDE), example, names, outputs=outputs).model)
+    assert [node.op_type for node in model.graph.node].count("Resize") == 2
 
 
 def test_equal_quantiles_do_not_divide_by_zero() -> None:
