@@ -121,6 +121,8 @@ class MqttCommands(MqttTrigger):
     def __init__(self, broker: Broker, heard: Heard, faults: ThreadFaults | None = None) -> None:
         self._told: str | None = None
         super().__init__(broker, heard, faults)
+        # Leave writing to the client's own thread: two that write can swap messages, and the last one is retained.
+        self._client.on_socket_register_write = lambda client, data, link: None
 
     def tell(self, message: str) -> None:
         """Tell what stands now, from any thread; waits for nothing."""
