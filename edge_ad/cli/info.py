@@ -122,11 +122,15 @@ def geometry_details(bundle: Bundle) -> dict[str, Any]:
         return {"method": "square", "expected": None}
     geometry = bundle.geometry
     expected = None if geometry.expected is None else geometry.expected.as_dict()
-    return {"method": geometry.method, "frame_size": list(geometry.image_size), "expected": expected}
+    zones = {} if geometry.zones is None else {"zones": geometry.zones.report()}
+    return {"method": geometry.method, "frame_size": list(geometry.image_size), "expected": expected, **zones}
 
 
 def describe_geometry(details: Mapping[str, Any]) -> Iterator[str]:
     """Yield the lines of ``geometry_details``."""
+    if (zones := details.get("zones")) is not None:
+        counts = ", ".join(f"{count} {kind}" for kind, count in zones["counts"].items() if count)
+        yield f"  zones       {counts}; {zones['ignored']:.1%} of the input is ignored; sha256 {zones['sha256'][:16]}"
     expected = details["expected"]
     whole = {"square": "whole images, squashed", "none": "whole images in their aspect ratio"}
     if expected is None:

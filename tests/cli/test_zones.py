@@ -60,6 +60,8 @@ def test_a_bundle_shows_the_zones_that_it_was_trained_with(folder: Path, capsys:
     assert bundle.geometry.zones is not None
     assert bundle.geometry.zones.zones.sha256[:16] in shown
     assert "ignore clock" in shown
+    assert main(["info", "zoned.edgead"]) == 0
+    assert "zones       1 ignore, 1 sensitivity; " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

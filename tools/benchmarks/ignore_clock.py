@@ -4,8 +4,9 @@
     python tools/benchmarks/ignore_clock.py OUT --preset demo --steps 60
 
 A synthetic line whose images show a digital clock. The normal images were taken within ten minutes, the test parts at any time
-of the day. It trains once without and once with a zone over the clock, and prints how many good test parts are NG beside what the
-bundle promises, how many anomalies are found, and by how much the score changes where the clock is painted white.
+of the day, and with --lit the display has another colour every hour. It trains once without and once with a zone over the clock,
+and prints how many good test parts are NG beside what the bundle promises, how many anomalies are found, and by how much the score
+changes where the clock is painted white.
 """
 
 from __future__ import annotations
@@ -52,17 +53,21 @@ class Counts:
     bad: int = 60
 
 
-def with_clock(image: Image, minute: int) -> Image:
-    """Return an image u8[256,256,3] with a clock in its corner."""
+def with_clock(image: Image, minute: int, *, lit: bool = False) -> Image:
+    """Return an image u8[256,256,3] with a clock in its corner, dark or ``lit`` in the colour of the hour."""
     shown = image.copy()
     left, top, right, bottom = PLATE
-    cv2.rectangle(shown, (left, top), (right - 1, bottom - 1), (18, 22, 20), -1)
+    hour, colour = minute // 60, (18, 22, 20)
+    if lit and hour != MORNING[0] // 60:
+        hue = np.uint8([[[180 * hour // 24, 200, 220]]])
+        colour = tuple(int(value) for value in cv2.cvtColor(hue, cv2.COLOR_HSV2RGB)[0, 0])
+    cv2.rectangle(shown, (left, top), (right - 1, bottom - 1), colour, -1)
     text = f"{minute // 60:02}:{minute % 60:02}"
     cv2.putText(shown, text, (left + 4, bottom - 9), cv2.FONT_HERSHEY_SIMPLEX, 0.8, (90, 240, 120), 2, cv2.LINE_AA)
     return shown
 
 
-def write_set(folder: Path, counts: Counts, seed: int) -> dict[str, list[Path]]:
+def write_set(folder: Path, counts: Counts, seed: int, *, lit: bool) -> dict[str, list[Path]]:
     """Write normal images, good test parts and anomalous ones; return the paths of the test parts by kind."""
     rng = np.random.default_rng([seed, 29])
     listed: dict[str, list[Path]] = {}
@@ -73,7 +78,7 @@ def write_set(folder: Path, counts: Counts, seed: int) -> dict[str, list[Path]]:
         for number in range(count):
             defect = DEFECTS[number % len(DEFECTS)] if name == "test/bad" else "good"
             minute = int(rng.integers(*MORNING) if name == "train/good" else rng.integers(0, DAY))
-            image = with_clock(render_tray(first + number, defect, SIZE).image, minute)
+            image = with_clock(render_tray(first + number, defect, SIZE).image, minute, lit=lit)
             listed[name].append(folder / name / f"{number:03}.png")
             assert cv2.imwrite(str(listed[name][-1]), image[:, :, ::-1])
         first += 10_000
@@ -118,15 +123,16 @@ def main() -> None:
     parser.add_argument("--steps", type=int)
     parser.add_argument("--pixels", type=int, default=SIZE * SIZE)
     parser.add_argument("--learn", type=int, default=Counts.learn)
+    parser.add_argument("--lit", action="store_true", help="light the display in another colour every hour")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    listed = write_set(options.out / "line", Counts(learn=options.learn), options.seed)
+    listed = write_set(options.out / "line", Counts(learn=options.learn), options.seed, lit=options.lit)
     left, top, right, bottom = PLATE
     corners = ((left, top), (right, top), (right, bottom), (left, bottom))
     write_zones(options.out / "zones.json", Zones((SIZE, SIZE), (Zone("ignore", corners, "clock"),)))
     for name, zones in (("without", None), ("with", options.out / "zones.json")):
         path = train_one(options, options.out / name, zones)
-        print(json.dumps({"zone": name, **figures(open_bundle(path), listed)}), flush=True)
+        print(json.dumps({"zone": name, "lit": options.lit, **figures(open_bundle(path), listed)}), flush=True)
 
 
 def train_one(options: argparse.Namespace, out: Path, zones: Path | None) -> Path:
