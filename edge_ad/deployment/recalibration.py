@@ -56,6 +56,7 @@ from edge_ad.errors import BadInput, EdgeAdError, GateRefused
 from edge_ad.geometry.geometry import Geometry
 from edge_ad.geometry.pose import NotLocated, Pose, PoseRange
 from edge_ad.scoring import (
+    LOGICAL_SPLIT,
     Array,
     OperatingPoint,
     Statistics,
@@ -325,10 +326,11 @@ def _statistics(bundle: Bundle, normal: Array, z: Array, lot: Lot, *, refitted: 
 
 def _weights(bundle: Bundle, z: Array, anomalies: Array, kinds: tuple[str, ...], *, seed: int) -> Array:
     """Return the weights that the new images and anomalies on them ask for, mixed with the old ones as if these stood for
-    PRIOR_IMAGES; the old ones where no synthetic anomalies had chosen them.
+    PRIOR_IMAGES; the old ones where no synthetic anomalies had chosen them, or logical ones had a say.
     """
     old = bundle.statistics.weight
-    if anomaly_split(STRENGTHS[1]) not in bundle.raw_scores:
+    # A lot is too small to know which states never occur together, and changed surfaces alone would take their say back.
+    if anomaly_split(STRENGTHS[1]) not in bundle.raw_scores or LOGICAL_SPLIT in bundle.raw_scores:
         return old
     chosen = choose_weights(z, anomalies, kinds, seed)
     share = len(z) / (len(z) + PRIOR_IMAGES)

@@ -158,6 +158,19 @@ def test_a_lot_has_moved_where_it_scores_higher_or_more_of_it_is_ng_than_was_pro
     assert not has_moved(bundle, known, np.stack([row] * 12)), "thresholds that were set by hand promise nothing"
 
 
+def test_weights_that_logical_anomalies_chose_stay(parent: Path) -> None:
+    """Changed surfaces, all that is drawn on a lot, speak for the first branch alone."""
+    bundle, random = open_bundle(parent), np.random.default_rng(0)
+    branches = len(bundle.statistics.branches)
+    z, anomalies = random.normal(size=(40, branches)), random.normal(size=(60, branches))
+    anomalies[:, 0] += 2.0
+    old, kinds, rows = bundle.statistics.weight, ("scratch",) * 60, anomalies.astype(np.float32)
+    bundle.raw_scores = {**bundle.raw_scores, "synthetic_50": rows}
+    assert recalibration._weights(bundle, z, anomalies, kinds, seed=0)[0] > old[0] + 0.05
+    bundle.raw_scores["synthetic_logical"] = rows
+    assert (recalibration._weights(bundle, z, anomalies, kinds, seed=0) == old).all()
+
+
 def test_copies_of_one_image_are_never_all_that_is_learned() -> None:
     groups = [list(range(130)), *([row] for row in range(130, 140))]
     for seed in range(40):
