@@ -273,6 +273,19 @@ def test_calls_and_acknowledges_reach_the_inspector_once_an_edge(kind: str) -> N
 
 
 @both
+def test_a_plc_pauses_and_resumes_by_bits_of_its_own(kind: str) -> None:
+    with plc_of(kind) as plc, linked(uri_of(kind, plc.port)) as (link, told):
+        assert until(lambda: plc.words()[0] != 0)
+        for bits in (0b0100, 0, 0b1000):
+            plc.put(REQUEST_WORD, (bits,))
+            time.sleep(0.3)
+        assert until(lambda: [record["order"] for record in told if record["kind"] == "order"] == ["pause", "resume"])
+        link.pause(True)
+        assert until(lambda: plc.words()[4] & 1)
+        assert plc.words()[0] & 0b1101 == 0  # neither pass, result valid nor ready
+
+
+@both
 def test_another_id_is_another_call_though_the_bit_was_not_seen_to_fall(kind: str) -> None:
     with plc_of(kind) as plc, linked(uri_of(kind, plc.port), calls=True, trigger=kind) as (link, told):
         assert until(lambda: link.states()[0].proven)
