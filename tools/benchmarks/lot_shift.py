@@ -40,7 +40,7 @@ def main() -> int:
     parser.add_argument("--images", type=int, default=40, help="normal images of the new lot to recalibrate on")
     parser.add_argument("--seed", type=int, default=0, help="of the draw")
     parser.add_argument("--replace", action="store_true", help="forget the old lot")
-    parser.add_argument("--old", type=Path, help="normal images of the old lot; without it those that the bundle keeps")
+    parser.add_argument("--old", type=Path, help="a folder of the old lot, at most twice the promise NG; else what is kept")
     parser.add_argument("--out", type=Path, help="where the child is kept; without it it is not")
     parser.add_argument("--json", type=Path, help="a file for the figures")
     options = parser.parse_args()
@@ -85,6 +85,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "images": {"learned": len(drawn) - lost, "normal": len(raw["after"][0]), "anomalies": len(raw["after"][1])},
         "unlocated": {"learned": lost, "normal": len(rest) - len(raw["after"][0]), "anomalies": len(bad) - len(raw["after"][1])},
         "seconds": round(seconds, 1),
+        "moved": report["moved"],
         "shares": report["shares"],
         "old_lot": report.get("old_lot"),
         "promised": child.thresholds.supported_ng,
@@ -135,8 +136,9 @@ def _gain(bundle: Bundle, child: Bundle, raw: dict[str, tuple[Floats, Floats]]) 
 def lines(figures: dict[str, Any]) -> list[str]:
     """Return the figures as text."""
     shares = ", ".join(f"{branch} {share:.0%}" for branch, share in figures["shares"].items())
+    weight = f"the new lot counts: {shares}" if figures["moved"] else "the lot has not moved, and sets thresholds with the old one"
     lost = figures["unlocated"]
-    text = [f"learned {figures['images']['learned']} normal images in {figures['seconds']} s; the new lot counts: {shares}"]
+    text = [f"learned {figures['images']['learned']} normal images in {figures['seconds']} s; {weight}"]
     if any(lost.values()):
         counts = f"{lost['learned']} of those drawn, {lost['normal']} other normal images, {lost['anomalies']} anomalies"
         text.append(f"not located, so without a verdict and not counted below: {counts}")
