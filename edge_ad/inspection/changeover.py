@@ -13,6 +13,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from queue import SimpleQueue
 from typing import Any, Literal
@@ -91,6 +92,7 @@ class Changeover:
         self._changed = changed or threading.Condition()
         self._clock = clock
         self._lock = threading.Lock()
+        self._reporting = threading.RLock()
         self._pending: Change | None = None
         self._entering: Product | None = None  # chosen by a part id: must not be parked
         self._adopted: Product | None = None  # what the loop has the judge of
@@ -210,6 +212,11 @@ class Changeover:
             self._ask(Change(None, reason, by, self._clock(), number))
 
     @property
+    def reporting(self) -> AbstractContextManager[object]:
+        """What the loop holds while it brings out a verdict: a request waits for that moment, so that no verdict follows it."""
+        return self._reporting
+
+    @property
     def standing(self) -> Standing:
         """How products stand now."""
         with self._lock:
@@ -311,7 +318,7 @@ class Changeover:
         return list(self._tables())
 
     def _ask(self, change: Change) -> None:
-        with self._lock:
+        with self._reporting, self._lock:
             if change.product is not None and change.product is self.active and self.reason() is None:
                 self._number = max(self._number, change.number)
                 return self._tell()

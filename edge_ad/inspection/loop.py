@@ -6,6 +6,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Protocol
 
@@ -24,7 +25,11 @@ TICK_S = 0.02
 
 
 class Gate(Protocol):
-    """Says which product is judged, and when nothing may be."""
+    """Says which product is judged, and when nothing may be; holds requests off while a verdict is brought out."""
+
+    @property
+    def reporting(self) -> AbstractContextManager[object]:
+        """What is held while a verdict is brought out."""
 
     def choose(self, part: str | None) -> str | None:
         """Have the product judged that a part id names; return why that cannot be."""
@@ -243,9 +248,16 @@ class Loop:
         return spoilt[-1] if spoilt else results_of_parts(frames)
 
     def _report(self, worker: CameraWorker, results: list[InspectionResult]) -> None:
-        reason = None if self._gate is None else self._gate.reason()
-        if reason is not None:  # asked for while this was judged
-            results = [without_verdict(result, reason) for result in results]
+        if self._gate is None:
+            self._bring_out(worker, results)
+            return
+        with self._gate.reporting:  # a request comes before the verdict or after it
+            reason = self._gate.reason()
+            if reason is not None:  # asked for while this was judged
+                results = [without_verdict(result, reason) for result in results]
+            self._bring_out(worker, results)
+
+    def _bring_out(self, worker: CameraWorker, results: list[InspectionResult]) -> None:
         counters = worker.counters
         counters.parts += any(result.frame is not None and result.event.part is not None for result in results)
         for result in results:

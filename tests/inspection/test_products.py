@@ -124,6 +124,19 @@ def test_no_verdict_is_of_the_wrong_product_whenever_a_change_is_asked_for(stati
         assert line.changeover.standing.product == "cap-blue"  # the choice survives a restart
 
 
+def test_a_request_waits_until_the_verdict_before_it_is_out(station: Path) -> None:
+    with running(station, settings(station, product="cap-red")) as line:
+        assert line.judged("cap-red")
+        with line.changeover.reporting:  # as the loop does while observers have a verdict
+            asking = threading.Thread(target=line.changeover.select, args=("cap-blue", "the test"))
+            asking.start()
+            asking.join(0.2)
+            assert asking.is_alive()
+            assert line.changeover.reason() is None
+        asking.join(60)
+        assert line.judged("cap-blue")
+
+
 def test_an_unknown_code_is_a_fault_that_names_it_until_a_known_one_comes(station: Path) -> None:
     with running(station, settings(station, product="cap-red")) as line:
         assert line.judged("cap-red")
