@@ -1,9 +1,9 @@
 """How long a change from one product to another takes while a line runs, from the request to the acknowledge.
 
-`python tools/benchmarks/change_product.py A.edgead B.edgead [--changes 50] [--fps 10] [--json FILE]`. Both are loaded; frames
-of the synthetic line come at ``fps`` and are judged by whichever is chosen; requests come at random moments. Prints the
-percentiles in milliseconds and in frame times, and the time to the first verdict of the new product, which needs a frame
-that was captured after the acknowledge.
+`python tools/benchmarks/change_product.py A.edgead B.edgead [--camera URI] [--changes 50] [--json FILE]`. Both are loaded; frames
+of the camera (default: the synthetic line at 10 frames a second; a folder of images comes as fast as it is judged) are judged
+by whichever is chosen, and requests come at random moments. Prints the percentiles in milliseconds and in frame times, as
+frames were judged, and the time to the first verdict of the new product: of a frame captured after the acknowledge.
 """
 
 from __future__ import annotations
@@ -56,15 +56,15 @@ class Moments:
             self.judged.set()
 
 
-def measure(bundles: list[Path], changes: int, fps: float, store: Path) -> dict[str, Any]:
+def measure(bundles: list[Path], changes: int, camera: str, store: Path) -> dict[str, Any]:
     """Change ``changes`` times between two bundles and return the figures."""
     names = ("first", "second")
     products = {name: ProductTable(bundle=bundle) for name, bundle in zip(names, bundles, strict=True)}
-    run = RunTable(store=store, product="first", max_age_ms=10_000)
+    run = RunTable(store=store, product="first", max_age_ms=10_000, realtime=True)
     settings = Config(run=run, engine=EngineTable(backend="onnxruntime", precision="fp32"), product=products)
     moments, rng = Moments(), random.Random(0)
     options = RunOptions(settings, on_event=moments.event)
-    inspector = Inspector(None, f"synthetic://line?frames=1000000&seed=1&fps={fps:g}", options)
+    inspector = Inspector(None, camera, options)
     changeover = inspector.changeover
     assert changeover is not None
     changeover.on_standing.append(moments.stands)
@@ -82,9 +82,11 @@ def measure(bundles: list[Path], changes: int, fps: float, store: Path) -> dict[
         inspector.loop.stop()
         line.join()
         inspector.close()
+    judged = sum(worker.account().judged for worker in inspector.loop.workers)
+    fps = judged / inspector.loop.elapsed_s
     return {
         "changes": changes,
-        "fps": fps,
+        "fps": round(fps, 2),
         "inference_ms": inspector.loop.latencies.percentile(50),
         "acknowledge_ms": _percentiles(moments.acknowledge_ms),
         "acknowledge_frames": _percentiles([spent * fps / 1000.0 for spent in moments.acknowledge_ms]),
@@ -101,11 +103,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundles", nargs=2, type=Path)
     parser.add_argument("--changes", type=int, default=50)
-    parser.add_argument("--fps", type=float, default=10.0)
+    parser.add_argument("--camera", default="synthetic://line?frames=1000000&seed=1&fps=10")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        found = measure(options.bundles, options.changes, options.fps, Path(folder) / "line.sqlite")
+        found = measure(options.bundles, options.changes, options.camera, Path(folder) / "line.sqlite")
     print(json.dumps(found, indent=2))
     if options.json is not None:
         options.json.write_text(json.dumps(found) + "\n")
