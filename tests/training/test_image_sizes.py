@@ -1,4 +1,4 @@
-"""A whole training on parts that are cut out in their own aspect ratio, with zones, up to engines that pass their gates."""
+"""A whole training on parts that are cut out in their own aspect ratio, up to engines that pass their gates."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from edge_ad.geometry.geometry import Prepared
 from edge_ad.geometry.zone_files import write_zones
 from edge_ad.geometry.zones import Zone, Zones
 from edge_ad.presets.networks import TileLayout
-from edge_ad.scoring import BRANCHES
+from edge_ad.scoring import BRANCHES, MAPS
 from edge_ad.synthetic.single_part import PartOptions, render_part
 from edge_ad.training.train import train
 from tests.fixtures.tiny_presets import TINY, known
@@ -32,12 +32,12 @@ from tests.fixtures.tiny_presets import TINY, known
 pytestmark = pytest.mark.slow
 
 COUNT = 60
-IGNORED = slice(0, 20), slice(150, 192)  # of the cut-outs, 192 x 64
+IGNORED = slice(0, 30), slice(200, 256)  # of the cut-outs of both tiles, 256 x 96
 ZONES = Zones(
-    (64, 192),
+    (96, 256),
     (
-        Zone("ignore", ((150, 0), (192, 0), (192, 20), (150, 20)), "label"),
-        Zone("sensitivity", ((0, 0), (40, 0), (40, 64), (0, 64)), "head", 1.5),
+        Zone("ignore", ((200, 0), (256, 0), (256, 30), (200, 30)), "label"),
+        Zone("sensitivity", ((0, 0), (60, 0), (60, 96), (0, 96)), "head", 1.5),
     ),
 )
 EMPTY = np.full((240, 320, 3), (62, 70, 66), np.uint8)
@@ -65,9 +65,7 @@ def write_parts(folder: Path, seeds: range, *, empty: int = 0) -> Path:
 
 @pytest.fixture(scope="module")
 def bundle(parts: Path) -> Bundle:
-    write_zones(parts.parent / "zones.json", ZONES)
-    table = TrainTable(preset="tiny", geometry="foreground", pixels=16_384, steps=40, zones=parts.parent / "zones.json")
-    settings = Config(train=table)
+    settings = Config(train=TrainTable(preset="tiny", geometry="foreground", pixels=16_384, steps=40))
     with known(TINY):
         return open_bundle(train(parts, parts.parent / "run", settings, progress=False))
 
@@ -115,31 +113,6 @@ def test_the_bundle_keeps_and_tells_how_parts_are_located(bundle: Bundle) -> Non
     assert bundle.report["health_reference"]["size"] == [side, side]
 
 
-def test_zones_are_kept_told_and_in_effect(bundle: Bundle, parts: Path) -> None:
-    zones, report = bundle.geometry.zones, bundle.report["geometry"]["zones"]
-    assert zones is not None
-    assert bundle.image_size == ZONES.size
-    assert (zones.zones, report["sha256"]) == (ZONES, ZONES.sha256)
-    assert report["counts"] == {"inspect": 0, "ignore": 1, "sensitivity": 1}
-    assert 0.06 < report["ignored"] < 0.10  # 42 x 20 of 192 x 64 pixels and what resizing mixes with them
-    for images in (bundle.golden.images, bundle.quantisation.proof):  # type: ignore[union-attr]
-        inside = images[(slice(None), *IGNORED)]
-        np.testing.assert_array_equal(inside, np.broadcast_to(zones.mean[IGNORED], inside.shape))
-    assert all(
-        np.unique(factors).min() == 0 < 1 < np.unique(factors).max() == 1.5
-        for name, factors in bundle.references.arrays().items()
-        if name.startswith("zone_")
-    )
-    prepared = bundle.geometry.prepare(read_image(parts / "part_00.png"))
-    assert isinstance(prepared, Prepared)
-    painted = prepared.image.copy()
-    painted[IGNORED] = 255
-    with Pipeline(bundle, threads=1) as pipeline:
-        plain = pipeline.infer(prepared.image).score
-        assert pipeline.infer(bundle.geometry.without_ignored(painted)).score == plain
-        assert pipeline.infer(painted).score != plain, "composition would see it"
-
-
 def test_calibrating_and_recalibrating_keep_the_geometry(bundle: Bundle, tmp_path: Path) -> None:
     fresh = write_parts(tmp_path / "fresh", range(100, 118), empty=2)
     calibrated = open_bundle(calibrate(bundle.path, fresh, tmp_path / "c.edgead", CalibrateOptions(search=False))[0])
@@ -184,7 +157,11 @@ def tiled(parts: Path) -> Bundle:
         "hvq.standardise=true",
         "views.memory=true",
     ]  # as preset fast, whose views are large
-    table = TrainTable(preset="tiny", geometry="foreground", pixels=16_384, steps=10, tiles="1x2", setting=own)
+    zones = parts.parent / "zones.json"
+    write_zones(zones, ZONES)
+    table = TrainTable(
+        preset="tiny", geometry="foreground", pixels=16_384, steps=10, tiles="1x2", setting=own, zones=zones
+    )
     with known(TINY):
         return open_bundle(train(parts, parts.parent / "tiled", Config(train=table), progress=False))
 
@@ -215,6 +192,30 @@ def test_a_bundle_with_tiles_takes_one_large_image_and_gives_one_score_of_all_br
     unseen = sum(len(tiled.raw_scores[split]) for split in ("normalise", "threshold"))
     assert tiled.report["unseen"]["images"] == unseen
     assert tiled.thresholds.goods == tiled.report["unseen"]["for_thresholds"]  # one promise over all of them
+
+
+def test_zones_are_kept_told_and_in_effect(tiled: Bundle, parts: Path) -> None:
+    zones, report = tiled.geometry.zones, tiled.report["geometry"]["zones"]
+    assert zones is not None
+    assert tiled.image_size == ZONES.size
+    assert (zones.zones, report["sha256"]) == (ZONES, ZONES.sha256)
+    assert report["counts"] == {"inspect": 0, "ignore": 1, "sensitivity": 1}
+    assert 0.06 < report["ignored"] < 0.10  # 56 x 30 of 256 x 96 pixels and what resizing mixes with them
+    for images in (tiled.golden.images, tiled.quantisation.proof):  # type: ignore[union-attr]
+        inside = images[(slice(None), *IGNORED)]
+        np.testing.assert_array_equal(inside, np.broadcast_to(zones.mean[IGNORED], inside.shape))
+    tables = {name: factors for name, factors in tiled.references.arrays().items() if name.startswith("zone_")}
+    assert {name: (factors.min(), factors.max()) for name, factors in tables.items()} == {
+        f"zone_{branch}": (0.0, pytest.approx(1.5)) for branch in (*MAPS, "logic")
+    }
+    prepared = tiled.geometry.prepare(read_image(parts / "part_00.png"))
+    assert isinstance(prepared, Prepared)
+    painted = prepared.image.copy()
+    painted[IGNORED] = 255
+    with Pipeline(tiled, threads=1) as pipeline:
+        plain = pipeline.infer(prepared.image).score
+        assert pipeline.infer(tiled.geometry.without_ignored(painted)).score == plain
+        assert pipeline.infer(painted).score != plain, "composition would see it"
 
 
 def test_tiles_follow_into_engines_files_and_recalibration(tiled: Bundle, tmp_path: Path) -> None:
