@@ -15,13 +15,15 @@ from xml.etree import ElementTree
 from xml.parsers import expat
 
 from edge_ad.errors import BadInput
-from edge_ad.geometry.zones import KINDS, MAX_ZONES, Zones, check_kind, parse_zones
+from edge_ad.geometry.zones import KINDS, MAX_SIDE, MAX_ZONES, Zones, check_kind, parse_zones
 from edge_ad.utils.files import atomic_write, read_regular
 
 FORMAT, VERSION = "edge-ad zones", 1
 LIMIT = 1 << 20  # bytes of a file
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 _PATH = re.compile(r"([MmLlHhVvZz])|([A-Za-z])|" + _NUMBER.pattern)
+_OTHER_SHAPES = ("circle", "ellipse", "polyline", "line", "use", "image")  # one that was left out would be missed by nobody
+_HIDDEN = ("defs", "clipPath", "mask", "pattern", "symbol", "marker")
 _LABEL = re.compile(r"(\w+)(?:\s*[=:x ]\s*(\d+(?:\.\d*)?))?(?:\s+(.*))?", re.DOTALL)
 
 
@@ -120,7 +122,7 @@ def _labelme(path: Path) -> tuple[tuple[object, object], list[Shape]]:
 def _rectangle(corners: list[Any], where: str) -> list[list[float]]:
     try:
         (left, top), (right, bottom) = ((float(x), float(y)) for x, y in corners)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise BadInput(f"{where}: a rectangle needs two corners [x, y]") from error
     return [[left, top], [right, top], [right, bottom], [left, bottom]]
 
@@ -133,8 +135,8 @@ def _svg(path: Path) -> tuple[tuple[object, object], list[Shape]]:
     else:
         left = top = 0.0
         width, height = (_length(root.get(name, "")) for name in ("width", "height"))
-    if not (width >= 1 and height >= 1):
-        raise BadInput(f"{path} says no size: give the drawing a viewBox of the image's pixels")
+    if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE):
+        raise BadInput(f"{path} says no size from 1 to {MAX_SIDE}: give the drawing a viewBox of the image's pixels")
     moved = [
         (label, [[x - left, y - top] for x, y in points]) for label, points in _shapes(root, path)
     ]  # what lies outside is refused with the other rules of zones
@@ -161,9 +163,14 @@ def _parse_xml(data: bytes, path: Path) -> ElementTree.Element:
 
 
 def _shapes(root: ElementTree.Element, path: Path) -> Iterator[Shape]:
-    for element in root.iter():
-        form = str(element.tag).rpartition("}")[2]
-        if element.get("transform") and form in ("svg", "g", "polygon", "rect", "path"):
+    hidden = {one for element in root.iter() if _form(element) in _HIDDEN for one in element.iter()}
+    for element in (one for one in root.iter() if one not in hidden):
+        form = _form(element)
+        if form in _OTHER_SHAPES:
+            raise BadInput(f"{path} has a {form}, which is no zone: draw it as a polygon, or take it out")
+        moved = element.get("transform") or "transform" in element.get("style", "")
+        moved = moved or (form == "svg" and element is not root)
+        if moved and form in ("svg", "g", "polygon", "rect", "path"):
             raise BadInput(
                 f"{path}: a {form} is moved by 'transform': apply it in the drawing program, then save as plain SVG"
             )
@@ -173,9 +180,15 @@ def _shapes(root: ElementTree.Element, path: Path) -> Iterator[Shape]:
             yield label or element.get("class") or element.get("id") or "", points
 
 
+def _form(element: ElementTree.Element) -> str:
+    return str(element.tag).rpartition("}")[2]
+
+
 def _points(element: ElementTree.Element, form: str, path: Path) -> list[list[float]] | None:
     if form == "polygon":
         numbers = [float(number) for number in _NUMBER.findall(element.get("points", ""))]
+        if len(numbers) % 2:
+            raise BadInput(f"{path} has a polygon of {len(numbers)} numbers, an x without its y: draw it anew")
         return [[x, y] for x, y in zip(numbers[::2], numbers[1::2], strict=False)]
     if form == "rect":
         x, y, width, height = (_length(element.get(name, "")) for name in ("x", "y", "width", "height"))
@@ -191,7 +204,7 @@ def _straight_path(text: str, path: Path) -> list[list[float]]:
         if match[2]:
             raise BadInput(f"{path} has a path with curves ({match[2]}): draw zones with straight lines")
         if match[1]:
-            if closed and match[1] in "Mm":
+            if closed or (points and match[1] in "Mm"):
                 raise BadInput(f"{path} has a path of several outlines: draw each zone by itself")
             command, numbers, closed = match[1], [], closed or match[1] in "Zz"
             continue

@@ -197,7 +197,7 @@ def test_polygons_rectangles_and_straight_paths_of_svg_are_imported(tmp_path: Pa
         '<svg xmlns="http://www.w3.org/2000/svg" xmlns:i="urn:i" viewBox="10 20 200 100"><g>'
         '<polygon points="10,20 30,20 30,40" class="ignore"/>'
         '<rect x="110" y="20" width="50" height="40" i:label="inspect"/>'
-        '<path d="m 20 25 h 10 v 10 L 20 35 z" id="inspect"/><circle r="4"/></g></svg>'
+        '<path d="m 20 25 h 10 v 10 L 20 35 z" id="inspect"/></g><defs><rect x="1" y="1" width="5" height="5"/></defs></svg>'
     )
     known = import_zones(tmp_path / "a.svg")
     assert known.size == SIZE
@@ -209,6 +209,7 @@ def test_polygons_rectangles_and_straight_paths_of_svg_are_imported(tmp_path: Pa
 
 
 SVG = '<svg viewBox="0 0 200 100">{}</svg>'
+LABELME = '{"imageWidth": 99, "imageHeight": 99, "shapes": [{"shape_type": "rectangle", "points": [[0, 0], [9, 9]]}]}'
 BOMB = '<!DOCTYPE svg [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;">]>' + SVG.format("<text>&b;</text>")
 OUTSIDE = '<!DOCTYPE svg [<!ENTITY a SYSTEM "file:///etc/passwd">]>' + SVG.format("<text>&a;</text>")
 
@@ -223,6 +224,13 @@ OUTSIDE = '<!DOCTYPE svg [<!ENTITY a SYSTEM "file:///etc/passwd">]>' + SVG.forma
         ("a.svg", "<svg><polygon points='0,0 9,0 9,9'/></svg>", "says no size"),
         ("a.svg", SVG.format('<path d="M 0 0 C 1 1 2 2 3 3"/>'), r"a path with curves \(C\)"),
         ("a.svg", SVG.format('<path d="M 0 0 L 9 0 9 9 z M 20 20 L 30 30 30 0 z"/>'), "several outlines"),
+        ("a.svg", SVG.format('<path d="M 0 0 L 9 0 9 9 M 20 20 L 30 30 30 0"/>'), "several outlines"),
+        ("a.svg", SVG.format('<path d="M 0 0 L 9 0 9 9 z l 5 5"/>'), "several outlines"),
+        ("a.svg", SVG.format('<polygon points="0,0 9,0 9,9"/><circle r="4"/>'), "has a circle, which is no zone"),
+        ("a.svg", SVG.format('<polygon points="0,0 9,0 9,9 4"/>'), "an x without its y"),
+        ("a.svg", SVG.format('<svg x="9"><polygon points="0,0 9,0 9,9"/></svg>'), "a svg is moved"),
+        ("a.svg", "<svg viewBox='0 0 1e999 9'><polygon points='0,0 9,0 9,9'/></svg>", "says no size"),
+        ("a.json", LABELME.replace("9, 9", "1" + 400 * "0" + ", 9"), "a rectangle needs two corners"),
         ("a.svg", SVG.format('<g transform="scale(2)"><polygon points="0,0 9,0 9,9"/></g>'), "is moved by 'transform'"),
         ("a.svg", SVG.format('<polygon points="0,0 900,0 9,9"/>'), "the point 900, 0 outside the image"),
         ("a.json", '{"shapes": 3}', "holds no list 'shapes'"),
