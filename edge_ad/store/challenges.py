@@ -12,6 +12,7 @@ import hmac
 import html
 import json
 import os
+import re
 import secrets
 import stat
 from collections.abc import Mapping, Sequence
@@ -26,6 +27,7 @@ from edge_ad.utils.files import atomic_write, sha256_bytes
 SCHEMA = 1
 KEY_BYTES = 32
 SIGNATURE = "signature"
+_NAME = re.compile(r"[0-9]{6}\.json")
 
 
 def key_path(store: Path) -> Path:
@@ -102,8 +104,8 @@ class ChallengeRecords:
         self.folder = folder
 
     def paths(self) -> list[Path]:
-        """Return the files of records, the oldest first."""
-        return sorted(self.folder.glob("*.json"))
+        """Return the files of records, the oldest first; whatever else lies there is none of them."""
+        return sorted(path for path in self.folder.glob("*.json") if _NAME.fullmatch(path.name))
 
     def append(self, record: Mapping[str, Any], images: Sequence[tuple[str, bytes]], key: bytes) -> Path:
         """Write images (name and JPEG), then the signed record; it is on the disk when this returns.
@@ -131,13 +133,15 @@ class ChallengeRecords:
         previous: str | None = None
         for count, path in enumerate(self.paths(), 1):
             record = _read(path)
-            fault = "it cannot be read" if record is None else self._fault(record, key, count=count, previous=previous)
+            fault = "it cannot be read" if record is None else self._fault(path, record, key, count=count, previous=previous)
             results.append(Verified(path, record, fault))
             previous = None if record is None else str(record.get(SIGNATURE))
         return results
 
-    def _fault(self, record: Mapping[str, Any], key: bytes, *, count: int, previous: str | None) -> str | None:
-        exact = self.paths()[count - 1].read_bytes() == _canonical(record) + b"\n"
+    def _fault(
+        self, path: Path, record: Mapping[str, Any], key: bytes, *, count: int, previous: str | None
+    ) -> str | None:
+        exact = path.read_bytes() == _canonical(record) + b"\n"
         if not exact or not hmac.compare_digest(sign(record, key).encode(), str(record.get(SIGNATURE)).encode()):
             return "it was changed, or signed with another key"
         if record.get("number") != count:
@@ -162,8 +166,8 @@ class ChallengeRecords:
 def _read(path: Path) -> Mapping[str, Any] | None:
     try:
         record = json.loads(path.read_bytes())
-        json.dumps(record, allow_nan=False)
-    except (OSError, ValueError):
+        _canonical(record)  # half of a surrogate pair, say, has no bytes
+    except (OSError, ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) else None
 
@@ -176,7 +180,15 @@ def _digest(path: Path) -> str | None:
 
 
 def describe(record: Mapping[str, Any]) -> str:
-    """Return a record as one line."""
+    """Return a record as one line, whatever it holds: it may be unverified."""
+    try:
+        line = _line(record)
+    except (KeyError, TypeError, ValueError, OverflowError, OSError):
+        return f"{record.get('number')!s:.6}  cannot be shown: `edge-ad challenge verify` says more"
+    return "".join(letter if letter.isprintable() else "?" for letter in line)
+
+
+def _line(record: Mapping[str, Any]) -> str:
     moment = datetime.fromtimestamp(record["closed"]).isoformat(" ", "seconds")
     parts = record.get("parts", ())
     right = sum(bool(part["right"]) for part in parts)
