@@ -151,6 +151,10 @@ class Judge:
                     self._begun[candidate] = [_submitted(part, self._streams) for part in located]
         return candidate in self._begun
 
+    def abandon(self, candidate: Judgeable) -> None:
+        """Forget a frame that the engines were given and that is not to be judged any more."""
+        self._begun.pop(candidate, None)
+
     def prepare(self, frame: Frame) -> None:
         """Do what a frame needs before the engines, ahead of its turn: first look, locating, resizing; from any thread."""
         quick_stats(frame, self._view.region)

@@ -18,7 +18,7 @@ from edge_ad.inspection.camera_worker import CameraWorker, Counters, Faulted, La
 from edge_ad.inspection.judge import NOT_LOCATED, PREFIX, InspectionResult, Judge, results_of_parts, without_verdict
 from edge_ad.inspection.observers import Observer
 from edge_ad.inspection.part_tracking import Judgeable, PartDetector
-from edge_ad.inspection.pause import Pause
+from edge_ad.inspection.pause import PAUSED, Pause
 from edge_ad.inspection.settings import CaptureConditions
 
 TICK_S = 0.02
@@ -244,7 +244,7 @@ class Loop:
             return []
         frames = self._open_parts.pop(worker.name)
         # A part that was seen in part while nothing could be judged is not judged by the rest.
-        spoilt = [one for one in frames if one[0].event.reason and one[0].event.reason.startswith(PREFIX)]
+        spoilt = [one for one in frames if (one[0].event.reason or "").startswith((PREFIX, PAUSED))]
         return spoilt[-1] if spoilt else results_of_parts(frames)
 
     def _report(self, worker: CameraWorker, results: list[InspectionResult]) -> None:
@@ -281,6 +281,7 @@ class Loop:
             return [judge.faulted(worker.name, outcome)]
         reason = self._withheld(outcome)
         if reason is not None:
+            judge.abandon(outcome)
             outcome = replace(outcome, fault=reason)
         results = judge.judge(worker.name, outcome, worker.checks_age)
         if any((result.event.reason or "").startswith(PREFIX) for result in results):

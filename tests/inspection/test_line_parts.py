@@ -33,7 +33,9 @@ from edge_ad.inspection.part_tracking import (
     SeenParts,
     frames_of,
 )
+from edge_ad.inspection.pause import Pause
 from edge_ad.inspection.presence import LikeNormal, PresenceDetector
+from edge_ad.inspection.requests import Request
 from edge_ad.inspection.settings import CaptureConditions, conditions_of
 from edge_ad.synthetic.belt import Belt
 from edge_ad.synthetic.tray import render_tray
@@ -117,6 +119,26 @@ def test_frames_without_a_score_do_not_count_and_without_any_the_part_is_none() 
     loop, events, _ = run(SyntheticBelt("belt", 2, 7, 30.0, size=SIZE), seen(), Arithmetic(lambda call: next(scores)))
     assert [event.verdict for event in events] == ["NG", "NONE"]
     assert loop.workers[0].counters.faulted == 5
+
+
+def test_a_part_of_which_one_frame_fell_into_a_pause_is_not_judged_by_the_others() -> None:
+    class Short(Pause):
+        def withhold(self, results: list[InspectionResult]) -> list[InspectionResult]:
+            withheld = super().withhold(results)
+            if self.action is not None:
+                self.resume(Request("resume", "anna", "command"))
+            return withheld
+
+    pause = Short(None)
+
+    def score(call: int) -> float:
+        if call == 0:
+            pause.pause(Request("pause", "anna", "command", {"reason": "lens"}))
+        return 0.0
+
+    _, events, _ = run(SyntheticBelt("belt", 2, 7, 30.0, size=SIZE), seen(), Arithmetic(score), pause=pause)
+    assert [event.verdict for event in events] == ["NONE", "OK"]
+    assert events[0].reason == "paused: by anna (command): lens"
 
 
 def test_better_frames_push_others_out() -> None:

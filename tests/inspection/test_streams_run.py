@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
@@ -23,6 +24,7 @@ from edge_ad.events import Event
 from edge_ad.inspection.judge import Judge
 from edge_ad.inspection.loop import Loop
 from edge_ad.inspection.observers import EventCallback
+from edge_ad.inspection.part_tracking import Judgeable
 from edge_ad.inspection.view import view_of
 from tests.engines.test_streams import Meeting
 from tests.fixtures.tiny_bundle import make_tiny_bundle, tiny_image
@@ -43,6 +45,24 @@ def loop_of(
     combine = brightest if len(view_of(chosen.run).grid) > 1 else None
     judge = Judge(streams, THRESHOLDS, WEIGHT, chosen.run.max_age_ms, view=view_of(chosen.run), combine=combine)
     return Loop(judge, sources, [EventCallback(events.append)], chosen), events
+
+
+class Open:
+    """A gate that lets everything be judged."""
+
+    reporting = contextlib.nullcontext()
+
+    def choose(self, part: str | None) -> str | None:
+        return None
+
+    def withheld(self, candidate: Judgeable) -> str | None:
+        return None
+
+    def reason(self) -> str | None:
+        return None
+
+    def tick(self) -> None:
+        """Nothing changes."""
 
 
 class Watched(Arithmetic):
@@ -83,6 +103,20 @@ def test_more_cameras_than_streams_with_faults_between() -> None:
         "c": [(frame, "OK") for frame in range(4)],
     }
     check_account(loop)
+
+
+def test_a_frame_whose_judgement_is_withheld_is_not_kept() -> None:
+    loop, events = loop_of([Arithmetic()], [Script(range(3))])
+    looks = iter(range(99))
+
+    class Closing(Open):
+        def withheld(self, candidate: Judgeable) -> str | None:
+            return "product: changing" if next(looks) % 2 else None  # asked for while the engines had it
+
+    loop._gate = Closing()
+    loop.run()
+    assert [(event.verdict, event.reason) for event in events] == [("NONE", "product: changing")] * 3
+    assert loop.judge._begun == {}
 
 
 def test_no_frame_beyond_those_asked_for() -> None:
