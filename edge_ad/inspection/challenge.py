@@ -99,12 +99,21 @@ class Challenge(Observer):
         self._next_look = 0.0
         self._due = self._why_due(station.wall())
         started = station.log.last(("challenge started", *ENDED))
-        if started is not None and started.kind == "challenge started":  # a kill took what was shown of it
+        record = self._records.newest(station.key)
+        if started is not None and self._failed_unlogged(started, record):
+            self._last = replace(started, kind="challenge failed", reason=str(record["reason"]) if record else "")
+        elif started is not None and started.kind == "challenge started":  # a kill took what was shown of it
             self._open = _Open(started.by, started.time)
             _log.warning("a challenge was open when the run ended: it begins with its first part again")
         self._show()
         if self.reason() is not None:
             _log.warning("nothing passes: %s", self.reason())
+
+    def _failed_unlogged(self, started: Action, record: Mapping[str, Any] | None) -> bool:
+        """Whether what was started has failed by its record, and the log could not take that."""
+        if record is None or (record["result"], record["opened"]) != ("failed", started.time):
+            return False
+        return self._last is None or self._last.time < record["closed"]
 
     def reason(self) -> str | None:
         """Return why nothing may pass, None where a challenge forbids nothing."""
@@ -126,7 +135,8 @@ class Challenge(Observer):
             action = Action(
                 "challenge started", request.by, request.origin, request.value("reason"), self._station.wall()
             )
-            self._keep(action)
+            if not self._keep(action):  # a kill would leave nothing of it, whatever it shows
+                raise DeviceFault(f"the challenge cannot be stored in {self._station.log.path}: free some space, then start it")
             self._open = _Open(request.by, action.time)
             self._show()
             return f"the challenge is open: {self._asks()}"
@@ -180,12 +190,16 @@ class Challenge(Observer):
                     part.reject_ms, part.waits = round(1000.0 * (at - part.began_at), 1), False
 
     def on_product(self, product: Product) -> None:
-        """Go by the bundle of another product."""
+        """Go by bundle and alarm rule of another product; an open challenge was about the one before, and fails."""
         with self._lock:
+            changed = product.bundle.sha256 != self._station.bundle["bundle_sha256"]
+            if changed and self._open is not None:
+                self._close(self._open, "the product was changed")
             bundle = {"bundle": product.bundle.path.name, "bundle_sha256": product.bundle.sha256}
-            self._station = replace(self._station, bundle=bundle)
-            self._began = self._station.wall()
-            self._due = self._why_due(self._began)
+            self._station = replace(self._station, bundle=bundle, rule=product.settings.alarm)
+            if self._last is not None:  # where none has passed yet no change puts it off
+                self._began = self._station.wall()
+            self._due = self._why_due(self._station.wall())
 
     def on_tick(self) -> None:
         """Close a challenge whose parts are all there or whose time is over, and look whether one is due."""
@@ -269,9 +283,12 @@ class Challenge(Observer):
         record = self._record(result, opened.by, opened.opened, reason=why)
         parts = [part.record(number) for number, part in enumerate(opened.parts, 1)]
         images = [(str(one["image"]), part.image) for one, part in zip(parts, opened.parts, strict=True) if part.image]
-        if not self._write({**record, "parts": parts}, images) and not why:
-            result, why = "failed", "its record cannot be stored"
-        self._end(f"challenge {result}", opened.by, "station", why)
+        if why:  # the lock first: a kill in between must not leave the record alone
+            self._end(f"challenge {result}", opened.by, "station", why)
+        stored = self._write({**record, "parts": parts}, images)
+        if not why:
+            result, why = ("passed", "") if stored else ("failed", "its record cannot be stored")
+            self._end(f"challenge {result}", opened.by, "station", why)
         (_log.warning if why else _log.info)("challenge %s%s", result, f": {why}" if why else "")
 
     def _record(self, result: str, by: str, opened: float, *, reason: str) -> dict[str, Any]:
@@ -301,11 +318,14 @@ class Challenge(Observer):
         self._due = self._why_due(self._station.wall())
         self._show()
 
-    def _keep(self, action: Action) -> None:
+    def _keep(self, action: Action) -> bool:
+        """Store an action; False, logged, where the disk refuses."""
         try:
             self._station.log.append(action)
         except OSError as error:
             _log.error("a %s cannot be stored in %s: %s", action.kind, self._station.log.path, error.strerror or error)
+            return False
+        return True
 
     def _show(self) -> None:
         now = (self._open is not None, self.reason() is not None)

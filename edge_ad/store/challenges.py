@@ -123,6 +123,12 @@ class ChallengeRecords:
         atomic_write(path, _canonical({**complete, SIGNATURE: sign(complete, key)}) + b"\n")
         return path
 
+    def newest(self, key: bytes) -> Mapping[str, Any] | None:
+        """Return the newest record; None without one whose signature holds."""
+        paths = self.paths()
+        record = _read(paths[-1]) if paths else None
+        return record if record is not None and record.get(SIGNATURE) == sign(record, key) else None
+
     def read(self) -> list[Mapping[str, Any]]:
         """Return the records that can be read, the oldest first, unverified."""
         return [record for path in self.paths() if (record := _read(path)) is not None]

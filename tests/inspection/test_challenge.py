@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -169,6 +170,60 @@ def test_without_a_record_nothing_passes_and_nothing_is_overridden(tmp_path: Pat
     with pytest.raises(DeviceFault, match="cannot be recorded"):
         trial.challenge.override(asked("override", reason="x"))
     assert trial.challenge.reason() is not None
+
+
+def test_a_disk_that_takes_no_action_starts_none_and_ends_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(action: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    trial = Trial(tmp_path)
+    trial.challenge.start(asked("challenge"))
+    trial.part("NG")
+    monkeypatch.setattr(trial.station.log, "append", full)
+    trial.part("NG")
+    trial.again()
+    assert "a known good part is NG" in str(trial.challenge.reason()), "the record has it"
+    with pytest.raises(DeviceFault, match="cannot be stored"):
+        trial.challenge.start(asked("challenge"))
+
+
+def test_a_failure_locks_before_its_record_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*args: Any) -> None:
+        raise KeyboardInterrupt
+
+    trial = Trial(tmp_path)
+    trial.challenge.start(asked("challenge"))
+    trial.part("NG")
+    monkeypatch.setattr(trial.challenge._records, "append", killed)
+    with pytest.raises(KeyboardInterrupt):
+        trial.part("NG")
+    trial.again()
+    assert "a known good part is NG" in str(trial.challenge.reason())
+
+
+def test_a_challenge_is_about_one_product_and_its_rule(tmp_path: Path) -> None:
+    other = SimpleNamespace(
+        bundle=SimpleNamespace(path=Path("b.edgead"), sha256="cd" * 32), settings=Config(alarm=AlarmTable(warn_rejects=True))
+    )
+    trial = Trial(tmp_path)
+    trial.challenge.start(asked("challenge"))
+    trial.part("OK")
+    trial.challenge.on_product(other)  # type: ignore[arg-type]
+    assert "the product was changed" in str(trial.challenge.reason())
+    trial.challenge.start(asked("challenge"))
+    trial.part("OK")
+    trial.part("WARN")  # this product rejects it
+    assert trial.challenge.reason() is None
+    assert [(one["result"], one["bundle"]) for one in trial.records()] == [("failed", "part.edgead"), ("passed", "b.edgead")]
+
+
+def test_a_change_of_the_product_does_not_put_off_the_first_challenge(tmp_path: Path) -> None:
+    trial = Trial(tmp_path, changeover=True, overdue="lock", grace_min=30)
+    for name in ("cd", "ef"):
+        trial.now += 1200
+        other = SimpleNamespace(bundle=SimpleNamespace(path=Path("b.edgead"), sha256=32 * name), settings=Config())
+        trial.challenge.on_product(other)  # type: ignore[arg-type]
+    assert "a challenge is overdue (none has passed yet)" in str(trial.challenge.reason())
 
 
 def test_one_that_is_not_completed_in_time_fails(tmp_path: Path) -> None:
