@@ -12,13 +12,14 @@ import logging
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from edge_ad.errors import BadInput, DeviceFault, EdgeAdError
-from edge_ad.utils.supervision import SupervisedThread, ThreadFaults
+from edge_ad.utils.supervision import SupervisedThread, ThreadFaults, describe
 from edge_ad.utils.text import storable
 
 _log = logging.getLogger(__name__)
@@ -96,6 +97,7 @@ class ControlSocket:
     def __init__(self, path: Path, requests: Requests, faults: ThreadFaults | None = None) -> None:
         self._path = path
         self._requests = requests
+        self._faults = faults or ThreadFaults()
         self._closed = threading.Event()
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
@@ -110,7 +112,7 @@ class ControlSocket:
             raise BadInput(
                 f"the socket {path} for commands cannot be made: {error.strerror}; move the store"
             ) from error
-        self._thread = SupervisedThread("control", self._run, faults)
+        self._thread = SupervisedThread("control", self._run, self._faults)
         self._thread.start()
 
     def close(self) -> None:
@@ -137,12 +139,15 @@ class ControlSocket:
     def _answer(self, line: bytes) -> dict[str, Any]:
         try:
             request = parse_request(json.loads(line), "command")
-        except (ValueError, TypeError, KeyError, AttributeError):
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             return {"error": "this is no request of edge-ad"}
         try:
             return {"done": self._requests.submit(request)}
         except EdgeAdError as error:
             return {"error": str(error), "exit_code": error.exit_code}
+        except Exception as error:  # the next one who asks must be heard all the same
+            self._faults.note("control", error)
+            return {"error": f"the run cannot do that: {describe(error)}; look at its log", "exit_code": DeviceFault.exit_code}
 
 
 def parse_request(record: Mapping[str, Any], origin: Origin) -> Request:
@@ -179,9 +184,9 @@ def ask_run(store: Path, request: Request) -> str | None:
 
 
 def _line(peer: socket.socket) -> bytes:
-    """Return what comes up to the end of a line."""
-    data = b""
-    while not data.endswith(b"\n") and len(data) < MAX_LINE:
+    """Return what comes up to the end of a line, or in ``_READ_S`` seconds of one who sends byte by byte."""
+    data, ends = b"", time.monotonic() + (peer.gettimeout() or _READ_S)
+    while not data.endswith(b"\n") and len(data) < MAX_LINE and time.monotonic() < ends:
         piece = peer.recv(MAX_LINE)
         if not piece:
             break

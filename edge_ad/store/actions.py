@@ -81,7 +81,7 @@ class ActionLog:
         for line in lines:
             try:
                 yield Action(**json.loads(line))
-            except (ValueError, TypeError):
+            except (ValueError, TypeError, RecursionError):
                 continue
 
     def last(self, kinds: Collection[str]) -> Action | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import socket
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -14,12 +15,13 @@ import pytest
 
 from edge_ad.cli.app import main
 from edge_ad.config import AlarmTable
-from edge_ad.errors import BadInput
+from edge_ad.errors import BadInput, DeviceFault
 from edge_ad.inspection.alarm_manager import AlarmManager
 from edge_ad.inspection.observers import EventCallback
 from edge_ad.inspection.pause import Pause
-from edge_ad.inspection.requests import Request, Requests
+from edge_ad.inspection.requests import ControlSocket, Request, Requests, ask_run, control_path
 from edge_ad.store.actions import Action, ActionLog, actions_path
+from edge_ad.utils.supervision import ThreadFaults
 from tests.fixtures.loopback import free_port, until
 from tests.fixtures.tiny_bundle import make_tiny_bundle
 from tests.inspection.line import Arithmetic, Script, check_account, make_loop
@@ -150,6 +152,26 @@ def test_what_is_refused_is_one_sentence(request_: Request, message: str) -> Non
     with pytest.raises(BadInput, match=message):
         requests.submit(request_)
     assert pause.action is None
+
+
+def test_what_cannot_be_understood_or_done_keeps_nobody_else_from_asking(tmp_path: Path) -> None:
+    def broken(request: Request) -> str:
+        raise RuntimeError("bug")
+
+    store, requests, faults = tmp_path / "line.sqlite", Requests(), ThreadFaults()
+    requests.register("dance", broken)
+    requests.register("pause", Pause(None).pause)
+    with contextlib.closing(ControlSocket(control_path(store), requests, faults)):
+        for line in (b"[" * 8000 + b"\n", b"\xff\n", b"{}\n"):
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as peer:
+                peer.settimeout(10)
+                peer.connect(str(control_path(store)))
+                peer.sendall(line)
+                assert json.loads(peer.recv(4096)) == {"error": "this is no request of edge-ad"}
+        with pytest.raises(DeviceFault, match="RuntimeError: bug"):
+            ask_run(store, asked("dance"))
+        assert "the line is paused" in str(ask_run(store, asked("pause")))
+    assert faults.fault is None
 
 
 def test_outputs_hear_of_a_pause_before_the_disk_and_of_a_resume_after_it(tmp_path: Path) -> None:
