@@ -66,11 +66,13 @@ none of which does, the clearest is kept.
 
 
 def make_anomaly(
-    image: Image, others: Sequence[Image], rng: np.random.Generator, kind: str, *, part: Mask | None = None
-) -> tuple[Image, Image]:
+    image: Image, others: Sequence[Image], rng: np.random.Generator, kind: str, *, part: Mask | None = None,
+    inspected: Mask | None = None,
+) -> tuple[Image, Image]:  # fmt: skip
     """Return (image u8[H,W,3], mask u8[H,W] of 0 and 255) with one anomaly of ``kind`` put into a copy of ``image``.
 
-    Nothing outside the mask is changed. ``others`` are other good images (any size; at least one), which give patches
+    Nothing outside the mask is changed, nor what is not ``inspected`` bool[H,W], where that is given: an anomaly is drawn
+    again until it can be seen there. ``others`` are other good images (any size; at least one), which give patches
     and colours. ``part`` bool[H,W] says where the part may be; by default it is estimated from all these images.
     Anomalies lie on the part, ``burr`` at its outline, and cover from 0.1 % of it, but at least 3 x 3 pixels. Where a
     kind cannot be drawn (``possible_kinds``) its nearest relation is. Raises ValueError for an unknown kind.
@@ -84,6 +86,8 @@ def make_anomaly(
     for _ in range(TRIES):
         drawn = _MAKERS[kind](scene, rng) or _MAKERS[_SUBSTITUTES[kind]](scene, rng)
         assert drawn is not None
+        if inspected is not None:
+            drawn = np.where(inspected[..., None], drawn[0], image), drawn[1] * inspected
         clear = clarity(image, drawn[0])
         if clear > most:
             best, most = (drawn[0], (drawn[1] > 0).astype(np.uint8) * np.uint8(255)), clear
@@ -123,9 +127,13 @@ def synthetic(
         index = origin_of(number, normal_images)
         kind = _kind_in_turn(number, len(normal_images), possible[index])
         others = [normal_images[other] for other in rng.permutation(len(normal_images))[:9] if other != index]
-        drawn = make_anomaly(normal_images[index], others, rng, kind, part=part)[0]
-        result.append(drawn if inspected is None else np.where(inspected[..., None], drawn, normal_images[index]))
-        kinds.append(kind)
+        turn = [kind] if inspected is None else [kind, *(one for one in possible[index] if one != kind)]
+        for one in turn:  # what is inspected may be too plain for a kind
+            drawn = make_anomaly(normal_images[index], others, rng, one, part=part, inspected=inspected)[0]
+            if clarity(normal_images[index], drawn) >= VISIBLE:
+                break
+        result.append(drawn)
+        kinds.append(one)
     return np.stack(result), tuple(kinds)
 
 

@@ -47,7 +47,7 @@ def make_validation_images(
     part = inspected_part(estimate_part(list(normal_images)) if known is None else known, geometry.inspected)
     views = [keep(jitter(image, rng)) for image in normal_images for _ in range(copies)]
     numbers = [(index, turn) for index in range(len(normal_images)) for turn in range(anomalies)]
-    bad = [keep(_anomaly(normal_images, index, turn, part, rng=rng)) for index, turn in numbers]
+    bad = [_anomaly(normal_images, index, turn, part, rng=rng, inspected=geometry.inspected) for index, turn in numbers]
     images = np.stack([*normal_images, *views, *bad])
     return ValidationImages(images, np.arange(len(images)) >= len(normal_images) + len(views))
 
@@ -90,7 +90,8 @@ def evenly(total: int, count: int) -> NDArray[np.intp]:
 
 
 def _anomaly(
-    normal_images: Images, index: int, turn: int, part: Mask, *, rng: np.random.Generator
+    normal_images: Images, index: int, turn: int, part: Mask, *, rng: np.random.Generator, inspected: Mask | None
 ) -> NDArray[np.uint8]:
     others = [normal_images[other] for other in rng.permutation(len(normal_images))[:9] if other != index] or [normal_images[index]]
-    return make_anomaly(normal_images[index], others, rng, KINDS[(index + 3 * turn) % len(KINDS)], part=part)[0]
+    kind = KINDS[(index + 3 * turn) % len(KINDS)]
+    return make_anomaly(normal_images[index], others, rng, kind, part=part, inspected=inspected)[0]

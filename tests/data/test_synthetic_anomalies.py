@@ -15,9 +15,12 @@ from edge_ad.data.synthetic_anomalies import (
     LOGICAL_KINDS,
     OUTLINE_KINDS,
     STRUCTURAL_KINDS,
+    VISIBLE,
     clarity,
     make_anomaly,
+    origin_of,
     possible_kinds,
+    synthetic,
 )
 from tests.data.folders import picture
 from tests.fixtures.parts import GROUND, METAL, SCREW, disc, screws
@@ -149,6 +152,16 @@ def test_a_change_that_cannot_be_seen_is_drawn_again(monkeypatch: pytest.MonkeyP
     result, _ = make_anomaly(_scene(0), OTHERS, np.random.default_rng(0), "stain")
     assert len(drawn) == 4
     assert clarity(_scene(0), result) == 8
+
+
+def test_what_is_drawn_where_little_is_inspected_can_be_seen_there_and_nothing_else_changes() -> None:
+    images = np.stack([_scene(seed) for seed in range(10)])
+    inspected = np.zeros(images.shape[1:3], bool)
+    inspected[40:56, 50:70] = True
+    drawn, kinds = synthetic(images, 60, 3, inspected=inspected)
+    origins = images[[origin_of(number, images) for number in range(60)]]
+    np.testing.assert_array_equal(drawn[:, ~inspected], origins[:, ~inspected])
+    assert [kind for one, image, kind in zip(origins, drawn, kinds, strict=True) if clarity(one, image) < VISIBLE] == []
 
 
 def test_what_cannot_be_made_is_refused() -> None:
