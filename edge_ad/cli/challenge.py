@@ -60,7 +60,16 @@ def _submit(kind: str, reason: str, by: str | None, store: Path) -> None:
 def _records(action: str, store: Path, key: Path, out: Path) -> None:
     """List, verify or report the records; GateRefused where one does not hold."""
     from edge_ad.errors import GateRefused
-    from edge_ad.store.challenges import ChallengeRecords, challenges_folder, describe, read_key, report, write_report
+    from edge_ad.store.actions import ActionLog, actions_path
+    from edge_ad.store.challenges import (
+        ChallengeRecords,
+        challenges_folder,
+        describe,
+        newest_logged,
+        read_key,
+        report,
+        write_report,
+    )
 
     records = ChallengeRecords(challenges_folder(store))
     if action == "list":
@@ -74,5 +83,11 @@ def _records(action: str, store: Path, key: Path, out: Path) -> None:
     faults = [f"{one.path.name}: {one.fault}" for one in verified if one.fault is not None]
     if faults:
         raise GateRefused(f"{len(faults)} of {len(verified)} records do not hold: {'; '.join(faults)}")
+    newest = newest_logged(ActionLog(actions_path(store)).actions())
+    if newest > len(verified):
+        raise GateRefused(
+            f"{len(verified)} records hold, but the log of actions names number {newest}: the newest were taken away, or the "
+            f"disk could not take them; see `edge-ad events actions`"
+        )
     if action == "verify":
         typer.echo(f"all {len(verified)} records hold")

@@ -154,10 +154,11 @@ class Challenge(Observer):
                 raise BadInput("nothing is locked by a challenge: nothing to override")
             if self._open is not None:
                 raise BadInput(f"a challenge is open: {self._asks()}")
+            number = self._records.next_number()
             record = self._record("overridden", request.by, self._station.wall(), reason=request.value("reason"))
             if not self._write({**record, "origin": request.origin, "locked": locked}, []):
                 raise DeviceFault(f"the override cannot be recorded in {self._records.folder}, so nothing passes: free some space")
-            self._end("challenge overridden", request.by, request.origin, request.value("reason"))
+            self._end("challenge overridden", request.by, request.origin, request.value("reason"), number=number)
             return f"the line may pass again, overridden by {request.by}: {request.value('reason')}"
 
     def take(self, result: InspectionResult, sent_at: float) -> None:
@@ -283,12 +284,13 @@ class Challenge(Observer):
         record = self._record(result, opened.by, opened.opened, reason=why)
         parts = [part.record(number) for number, part in enumerate(opened.parts, 1)]
         images = [(str(one["image"]), part.image) for one, part in zip(parts, opened.parts, strict=True) if part.image]
+        number = self._records.next_number()
         if why:  # the lock first: a kill in between must not leave the record alone
-            self._end(f"challenge {result}", opened.by, "station", why)
+            self._end(f"challenge {result}", opened.by, "station", why, number=number)
         stored = self._write({**record, "parts": parts}, images)
         if not why:
             result, why = ("passed", "") if stored else ("failed", "its record cannot be stored")
-            self._end(f"challenge {result}", opened.by, "station", why)
+            self._end(f"challenge {result}", opened.by, "station", why, number=number)
         (_log.warning if why else _log.info)("challenge %s%s", result, f": {why}" if why else "")
 
     def _record(self, result: str, by: str, opened: float, *, reason: str) -> dict[str, Any]:
@@ -310,8 +312,8 @@ class Challenge(Observer):
         _log.info("the record of the challenge is %s", path)
         return True
 
-    def _end(self, kind: str, by: str, origin: str, reason: str) -> None:
-        details = {"bundle_sha256": self._station.bundle["bundle_sha256"]}
+    def _end(self, kind: str, by: str, origin: str, reason: str, *, number: int) -> None:
+        details = {"bundle_sha256": self._station.bundle["bundle_sha256"], "record": number}
         action = Action(kind, by, origin, reason, self._station.wall(), details)
         self._keep(action)
         self._open, self._last = None, action

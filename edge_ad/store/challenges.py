@@ -15,13 +15,14 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from edge_ad.errors import BadInput, DeviceFault
+from edge_ad.store.actions import Action
 from edge_ad.utils.files import atomic_write, sha256_bytes
 
 SCHEMA = 1
@@ -88,6 +89,12 @@ def sign(record: Mapping[str, Any], key: bytes) -> str:
     return hmac.new(key, canonical(record), hashlib.sha256).hexdigest()
 
 
+def newest_logged(actions: Iterable[Action]) -> int:
+    """Return the number of the newest record that the log of actions names, 0 without one."""
+    named = [one.details.get("record") for one in actions if isinstance(one.details, Mapping)]
+    return max((number for number in named if isinstance(number, int)), default=0)
+
+
 @dataclass(frozen=True)
 class Verified:
     """A record's file, the record (None where it cannot be read), and why it does not hold, None where it does."""
@@ -107,14 +114,18 @@ class ChallengeRecords:
         """Return the files of records, the oldest first; whatever else lies there is none of them."""
         return sorted(path for path in self.folder.glob("*.json") if _NAME.fullmatch(path.name))
 
+    def next_number(self) -> int:
+        """Return the number that the next record has."""
+        paths = self.paths()
+        return int(paths[-1].name[:6]) + 1 if paths else 1
+
     def append(self, record: Mapping[str, Any], images: Sequence[tuple[str, bytes]], key: bytes) -> Path:
         """Write images (name and JPEG), then the signed record; it is on the disk when this returns.
 
         OSError where the disk refuses; then there is no record.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        paths = self.paths()
-        number = int(paths[-1].name[:6]) + 1 if paths else 1
+        paths, number = self.paths(), self.next_number()
         previous = (_read(paths[-1]) or {}).get(SIGNATURE) if paths else None
         complete = {"schema": SCHEMA, **record, "number": number, "previous": previous}
         for name, data in images:
