@@ -174,9 +174,9 @@ def _rescored(
     raw_scores = _raw_scores(bundle, normal, refitted.anomalies)
     shown, scores = anomaly_scores(raw_scores, statistics), weighted(z, statistics.weight)
     thresholds = choose_operating_point(scores, shown, point, targets)
-    if known is not None and _promises_a_tolerance(bundle):
-        statistics, thresholds = bundle.statistics, _kept(bundle.thresholds, thresholds)
-    return statistics, thresholds, raw_scores
+    if known is not None and _promises_a_tolerance(bundle) and _asks_alike(bundle.thresholds, thresholds):
+        return bundle.statistics, bundle.thresholds, raw_scores
+    return statistics, thresholds, raw_scores  # a pair: thresholds on scores of other statistics would mean nothing
 
 
 def _with_graphs(bundle: Bundle, child: BundleContents, lot: Lot, refitted: Refitted, *, forget: bool) -> BundleContents:
@@ -287,14 +287,15 @@ def _unmoved(bundle: Bundle, lot: Lot) -> Array | None:
 
 
 def _promises_a_tolerance(bundle: Bundle) -> bool:
-    """Whether statistics and thresholds come from images that were disturbed within a tolerance, and not from a later lot."""
-    return "tolerance" in bundle.report and REPORT_KEY not in bundle.report
+    """Whether statistics and thresholds come from images disturbed within a tolerance: not from a later lot, nor by hand."""
+    later = bundle.report.get(REPORT_KEY)
+    return "tolerance" in bundle.report and bundle.thresholds.goods > 0 and (later is None or later.get("kept") is True)
 
 
-def _kept(old: Thresholds, new: Thresholds) -> Thresholds:
-    """Return the old thresholds, or the new ones where these have other targets or another operating point."""
+def _asks_alike(old: Thresholds, new: Thresholds) -> bool:
+    """Whether two thresholds have the same targets and the same operating point."""
     asked = [(one.target_ng, one.target_warn, one.operating_point) for one in (old, new)]
-    return old if asked[0] == asked[1] else new
+    return asked[0] == asked[1]
 
 
 def _parts(bundle: Bundle, lot: Lot, forget: bool) -> list[Part]:

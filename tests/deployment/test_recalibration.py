@@ -160,7 +160,9 @@ def test_a_lot_that_has_not_moved_leaves_what_describes_it_and_joins_the_images_
 
 def test_thresholds_within_a_tolerance_stay_for_a_lot_that_has_not_moved(parent: Path, tmp_path: Path) -> None:
     contents = open_bundle(parent).contents()
-    write_bundle(tmp_path / "b.edgead", replace(contents, report={"tolerance": {"light": 0.1}}))
+    wide = replace(contents.statistics, std=2 * contents.statistics.std)  # as of disturbed images
+    contents = replace(contents, statistics=wide, report={"tolerance": {"light": 0.1}})
+    write_bundle(tmp_path / "b.edgead", contents)
     dimmer = write_goods(tmp_path / "good", 12, light=0.8)
     targets = contents.thresholds.target_ng, contents.thresholds.target_warn
     child = open_bundle(
@@ -171,6 +173,13 @@ def test_thresholds_within_a_tolerance_stay_for_a_lot_that_has_not_moved(parent:
     np.testing.assert_array_equal(child.statistics.mean, contents.statistics.mean)
     other = open_bundle(recalibrate(tmp_path / "b.edgead", dimmer, tmp_path / "d.edgead", target_ng=0.03))
     assert (other.thresholds.target_ng, other.thresholds.goods) == (0.03, 72)
+    # Thresholds and statistics are a pair, of the same images.
+    np.testing.assert_allclose(other.statistics.std, other.raw_scores["threshold"].std(axis=0, ddof=1), rtol=0.2)
+    again = open_bundle(recalibrate(child.path, dimmer, tmp_path / "e.edgead", targets[0], target_warn=targets[1]))
+    assert again.thresholds == contents.thresholds, "a lot that changed nothing before still promises the tolerance"
+    by_hand = rethreshold(tmp_path / "b.edgead", 2.0, 3.0)
+    last = open_bundle(recalibrate(by_hand, dimmer, tmp_path / "f.edgead", targets[0], target_warn=targets[1]))
+    assert last.thresholds.goods == 72
 
 
 def test_recalibration_is_deterministic_and_numbered(parent: Path, goods: Path, child: Bundle, tmp_path: Path) -> None:
