@@ -167,6 +167,8 @@ class CameraWorker:
         self._patient = patient
         self._conditions, self._view, self._live = conditions, view_of(run), parse_liveness(settings.camera.liveness)
         self._health = CameraHealth(source.kind, conditions.limits, region=self._view.region)
+        # By limits and region: products that take turns must not forget what a frozen camera repeats.
+        self._healths = {(conditions.limits, self._view.region): self._health}
         self._liveness = LivenessCheck(self._live if source.kind == "live" else Liveness())
         self._reference_check = _reference_check(conditions)
         self._heard = time.monotonic()
@@ -188,10 +190,11 @@ class CameraWorker:
 
         Parts that a trigger called for stay called for.
         """
-        self._run, before = settings.run, (self._conditions.limits, self._view.region)
-        self._conditions, self._view = conditions, view_of(settings.run)
-        if (conditions.limits, self._view.region) != before:
-            self._health = CameraHealth(self.source.kind, conditions.limits, region=self._view.region)
+        self._run, self._conditions, self._view = settings.run, conditions, view_of(settings.run)
+        key = (conditions.limits, self._view.region)
+        if key not in self._healths:
+            self._healths[key] = CameraHealth(self.source.kind, conditions.limits, region=self._view.region)
+        self._health = self._healths[key]
         live = parse_liveness(settings.camera.liveness)
         if live != self._live:
             self._live, self._liveness = live, LivenessCheck(live if self.source.kind == "live" else Liveness())

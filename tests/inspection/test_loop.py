@@ -12,9 +12,11 @@ import pytest
 from pydantic import ValidationError
 
 from edge_ad.camera.frames import End, Frame, SourceError
+from edge_ad.camera.mailbox import Delivery
 from edge_ad.config import RunTable
 from edge_ad.errors import DeviceFault
-from edge_ad.inspection.settings import stall_s
+from edge_ad.inspection.part_tracking import Judgeable
+from edge_ad.inspection.settings import CaptureConditions, stall_s
 from tests.camera.pictures import noise
 from tests.inspection.line import Arithmetic, Script, bad, check_account, make_loop, run_lockstep, run_loop, settings_of
 
@@ -175,6 +177,17 @@ def test_a_frozen_camera_is_not_judged_however_it_hides(made: Callable[[int], Fr
     assert {event.reason.split(":")[0] for event in events if event.reason} == {"frozen"}
     assert loop.workers[0].counters.dropped == 2
     check_account(loop)
+
+
+def test_a_frozen_camera_is_seen_though_products_with_other_regions_take_turns() -> None:
+    loop, _ = make_loop(Arithmetic(), [Script([], kind="live")], settings_of(max_age_ms=60_000))
+    worker, regions = loop.workers[0], ("64,32,100,80", "0,0,64,64")
+    judged = 0
+    for tick in range(12):
+        worker.adopt(settings_of(max_age_ms=60_000, roi=regions[tick % 2]), CaptureConditions(), None)
+        frame = Frame(noise(1, 128, 192), tick, time.monotonic(), time.time(), "cam", str(tick))
+        judged += isinstance(worker._examine(Delivery(frame, frame.captured_at, None, 0)), Judgeable)
+    assert judged == 2  # the first of each product
 
 
 def test_max_frames_stops_every_camera_at_its_own_count() -> None:
