@@ -77,7 +77,7 @@ def _list_settings(settings: Config, path: Path) -> None:
     for name, product in settings.product.items():
         code = "" if product.code is None else f", code {product.code}"
         typer.echo(f"{name}: {product.bundle}{code}{'' if product.bundle.is_file() else ', which is missing'}")
-    typer.echo(f"no run keeps {path}; the next begins with {Choice(choice_path(path)).read() or settings.run.product or 'none'}")
+    typer.echo(f"no run keeps {path}; the next begins with {Choice(choice_path(path)).begins_with(settings.run.product) or 'none'}")
 
 
 def _select(name: str, by: str | None, path: Path) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -101,24 +102,25 @@ class Changeover:
         self._fault = False
         self._since = float("-inf")  # when the active product was acknowledged
         self._number = 0
-        self._by_part = any(product.pattern is not None for product in self.products.values())
+        self.by_part = any(table.match is not None for table in self._tables().values())
         self._work: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         SupervisedThread("product", self._run, threads, essential=True).start()
 
     def start(self, first: str | None) -> Product:
-        """Open and prove all products; begin with the one that was chosen last, else with ``first``, else with none.
+        """Open and prove all products; begin with the one that was chosen last, else with none; with ``first`` where
+        none was ever chosen.
 
         Returns a product whose engines are open: the one to begin with, or any. BadInput where none can be opened.
         """
-        stored = None if self._by_part else self._choice.read()
-        begin = stored or (None if self._by_part else first)
+        stored = None if self.by_part else self._choice.read()
+        begin = None if self.by_part else self._choice.begins_with(first)
         for name in sorted(self.products, key=lambda one: one == begin):  # the one to begin with was used last
             self._open(self.products[name])
             self._park_others(self.products[name])
         opened = [product for product in self.products.values() if product.loaded]
         if not opened:
             raise BadInput("; ".join(f"product {name}: {reason}" for name, reason in self.faults.items()))
-        if self._by_part:
+        if self.by_part:
             self._choice.write(None)
             self._reason = "no part has named one yet"
         elif begin is not None:
@@ -146,7 +148,7 @@ class Changeover:
 
     def select(self, name: str, by: str) -> str:
         """Ask for a product; return a sentence. BadInput, and no change, for one that is not known."""
-        if self._by_part:
+        if self.by_part:
             raise BadInput("the part id chooses the product here (match in edge-ad.toml): nobody else can")
         if name not in self.products and name not in self.faults:
             raise BadInput(f"there is no product {storable(name, 80)!r}; choose one of {', '.join(self._names())}")
@@ -158,7 +160,7 @@ class Changeover:
 
     def ask(self, name: str, by: str) -> None:
         """Ask for a product without somebody who reads an answer; one that is not known is a fault that names it."""
-        if self._by_part or name in self.products or name in self.faults:
+        if self.by_part or name in self.products or name in self.faults:
             try:
                 self.select(name, by)
             except BadInput as error:
@@ -200,7 +202,7 @@ class Changeover:
         if number and number <= max(self._number, pending.number if pending is not None else 0):
             return  # told again
         names = [name for name, table in self._tables().items() if table.code == code]
-        if self._by_part:
+        if self.by_part:
             _log.error("%s asks for product code %d: the part id chooses the product here (match in edge-ad.toml)", by, code)
             self._answer(number)
         elif names:
@@ -232,7 +234,7 @@ class Changeover:
     def withheld(self, candidate: Judgeable) -> str | None:
         """Return why a frame may not be judged: no product is in force, or it shows the time before its change."""
         reason = self.reason()
-        if reason is not None or self._by_part:
+        if reason is not None or self.by_part:
             return reason
         seen_at = candidate.frame.captured_at if candidate.called_at is None else candidate.called_at
         if min(seen_at, candidate.frame.captured_at) < self._since:
@@ -241,14 +243,19 @@ class Changeover:
 
     def choose(self, part: str | None) -> str | None:
         """Have the product judged that a part id names; return why that cannot be. In the thread of the loop."""
-        if not self._by_part or part is None:
+        if not self.by_part or part is None:
             return None
-        names = [name for name, one in self.products.items() if one.pattern is not None and one.pattern.search(part)]
+        if not part:
+            return f"{PREFIX}a part was called for without an id, which chooses the product"
+        # Those that cannot be judged match too: their parts are nobody else's.
+        names = [name for name, table in self._tables().items() if table.match is not None and re.search(table.match, part)]
         if len(names) > 1:
             return f"{PREFIX}part {storable(part, 80)!r} matches {' and '.join(names)}: narrow their match"
         if not names:
             return f"{PREFIX}part {storable(part, 80)!r} matches no product; there are {', '.join(self._names())}"
-        product = self.products[names[0]]
+        product = self.products.get(names[0])
+        if product is None:
+            return f"{PREFIX}{names[0]}: {self.faults[names[0]]}"
         with self._lock:
             if product is self.active and self.reason() is None:
                 return None
@@ -404,14 +411,14 @@ class Changeover:
             return
         self.changes += 1
         self.last_change_s = took
-        if self._by_part and not change.loading_s:
+        if self.by_part and not change.loading_s:
             return  # as often as parts come
         parked = f", {change.loading_s:.1f} s of them to load what was parked" if change.loading_s else ""
         _log.info("product %s is judged now, chosen by %s; the change took %.3f s%s", change.product.name, change.by, took, parked)
 
     def _settle(self, product: Product) -> None:
         """Keep the choice and park what memory does not suffice for, in the thread of products."""
-        if not self._by_part and self._pending is None and self.active is product:
+        if not self.by_part and self._pending is None and self.active is product:
             try:
                 self._choice.write(product.name)
             except EdgeAdError as error:

@@ -344,6 +344,7 @@ class Inspector:
             worker.first_part = number
         if self.changeover is not None:
             self.changeover.on_change = self._adopt
+            self.wiring.calls.numbered = not self.changeover.by_part
             self.wiring.requests.register("product", self.changeover.handle)
             self.wiring.on_choice = self.changeover.select_code
             if self.wiring.guard is not None:

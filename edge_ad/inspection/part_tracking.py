@@ -305,6 +305,7 @@ class Calls:
         self._queues: list[deque[Call]] = []
         self._recent: deque[Call] = deque(maxlen=MAX_CALLS)
         self._count = 0
+        self.numbered = True
         self.on_call: Callable[[float], None] | None = None
 
     def subscribe(self) -> deque[Call]:
@@ -315,12 +316,12 @@ class Calls:
         return queue
 
     def put(self, part: str, at: float) -> None:
-        """Call for a part; an empty id becomes the number of the call."""
+        """Call for a part; an empty id becomes the number of the call, unless ids mean more than a name (``numbered``)."""
         if self.on_call is not None:
             self.on_call(at)
         with self._changed:
             self._count += 1
-            call = Call(part or str(self._count), at)
+            call = Call(part or (str(self._count) if self.numbered else ""), at)
             for queue in self._queues or [self._recent]:
                 if len(queue) == MAX_CALLS:
                     _log.error("trigger: %d calls wait; the oldest, for part %s, gets no verdict", MAX_CALLS, queue[0].part)

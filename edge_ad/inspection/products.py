@@ -6,7 +6,6 @@ Products are opened and proven one by one; what is parked has let go of its engi
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -102,8 +101,6 @@ class Product:
         self.name = name
         self.settings = settings
         self.code = settings.product[name].code if name is not None else None
-        match = settings.product[name].match if name is not None else None
-        self.pattern = None if match is None else re.compile(match)
         self.bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
         self.conditions = conditions_of(self.bundle, limits)
         self.view = view_of(settings.run)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import time
@@ -24,6 +25,15 @@ class Choice:
     def __init__(self, path: Path | None) -> None:
         self._path = path
 
+    @property
+    def made(self) -> bool:
+        """Whether a choice was ever made here, be it that none can be read now or that a change was under way."""
+        return self._path is not None and self._path.exists()
+
+    def begins_with(self, first: str | None) -> str | None:
+        """Return the product that a run begins with: the chosen one, ``first`` where none was ever chosen, else None."""
+        return self.read() if self.made else first
+
     def read(self) -> str | None:
         """Return the product that was acknowledged last, None where there was none or a change was under way."""
         if self._path is None or not self._path.exists():
@@ -36,14 +46,15 @@ class Choice:
         return product if isinstance(product, str) else None
 
     def write(self, product: str | None) -> None:
-        """Keep the choice; where the disk refuses, forget the old one. BadInput where neither can be done."""
+        """Keep the choice; where the disk refuses, void the old one. BadInput where neither can be done."""
         if self._path is None:
             return
         try:
             atomic_write(self._path, json.dumps({"product": product, "time": time.time()}) + "\n")
         except BadInput:
             try:
-                self._path.unlink(missing_ok=True)  # needs no space: a restart comes up with none
+                with contextlib.suppress(FileNotFoundError), self._path.open("r+") as file:
+                    file.truncate(0)  # needs no space: a restart comes up with none
             except OSError as error:
                 raise BadInput(f"the choice of a product cannot be kept in {self._path}: {error.strerror}") from error
             if product is not None:

@@ -302,6 +302,22 @@ def test_the_id_of_a_part_chooses_its_product(station: Path, tmp_path: Path) -> 
     assert all(event.bundle == line.hashes[event.product] for event in line.events() if event.product is not None)
 
 
+def test_parts_of_a_product_at_fault_and_parts_without_an_id_are_judged_as_no_other(station: Path, tmp_path: Path) -> None:
+    damaged, path = tmp_path / "damaged.edgead", tmp_path / "calls"
+    damaged.write_bytes(b"no bundle")
+    tables = {"cap-red": {"match": "^A|2"}, "cap-blue": {"match": "^AB", "bundle": damaged}, "cap-green": {"match": "^G"}}
+    config = settings(station, tables, trigger=f"software:{path}", trigger_deadline_ms=60_000, part_frames=1)
+    with running(station, config) as line, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as calls:
+        calls.connect(str(path))
+        for part in ("AR1", "", "AB1"):  # the second would be called 2
+            calls.send(part.encode())
+        assert until(lambda: len(line.events()) == 3, 60)
+    reasons = [(event.part, event.product, event.reason or "") for event in line.events()]
+    assert reasons[0][:2] == ("AR1", "cap-red")
+    assert reasons[1] == ("", None, "product: a part was called for without an id, which chooses the product")
+    assert reasons[2] == ("AB1", None, "product: part 'AB1' matches cap-red and cap-blue: narrow their match")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -334,6 +350,18 @@ def test_a_choice_that_cannot_be_read_is_none(tmp_path: Path) -> None:
     for text in ("", "[]", '{"product": 7}', "{"):
         path.write_text(text)
         assert Choice(path).read() is None
+
+
+def test_a_run_that_ended_in_a_change_begins_with_none_and_not_with_the_first(station: Path, tmp_path: Path) -> None:
+    choice = Choice(tmp_path / "line.product.json")
+    assert choice.begins_with("cap-red") == "cap-red"
+    choice.write("cap-blue")
+    choice.write(None)  # as a change begins
+    config = settings(station, product="cap-red", store=tmp_path / "line.sqlite")
+    with contextlib.closing(Inspector(None, str(station / "parts"), RunOptions(config))) as inspector:
+        assert inspector.changeover is not None
+        assert inspector.changeover.standing.product is None
+        assert inspector.changeover.reason() == "product: none is chosen"
 
 
 KILLED = """
