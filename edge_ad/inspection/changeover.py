@@ -329,6 +329,9 @@ class Changeover:
             if change.product is not None and change.product is self.active and self.reason() is None:
                 self._number = max(self._number, change.number)
                 return self._tell()
+            if self._pending is not None and change.product is not None and self._pending.product is change.product:
+                self._pending.number = max(change.number, self._pending.number)
+                return self._tell()  # under way: to begin anew with each repetition would never end
             if self._pending is not None:
                 change.number = max(change.number, self._pending.number)  # the newest answers all
             self._pending = change

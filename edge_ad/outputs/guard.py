@@ -195,8 +195,13 @@ class Guard:
         self.refresh()
 
     def _choose(self, code: int, now: float) -> None:
-        """Ask for a product, again and again until that is answered; a number is higher than those of earlier guards."""
-        if self._guard_state.product_state and code:
+        """Ask for a product, again and again until that is answered; a number is higher than those of earlier guards.
+
+        The same code again is no request: there are PLCs that write all their registers in every cycle.
+        """
+        state = self._guard_state
+        again = code == self._code if state.changing else (code, "active") == (state.product, state.product_state)
+        if state.product_state and code and not again:
             self._code, self._told_at = code, now
             self._guard_state.ask_product(max(self._guard_state.asked + 1, int(now * 1e6)))
             self._tell_choice()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import socket
@@ -28,7 +29,7 @@ from edge_ad.outputs.mqtt import MqttOutput
 from edge_ad.outputs.opcua import OpcUaServer
 from edge_ad.outputs.plc_map import make_plc
 from edge_ad.outputs.plc_writer import Inbox, PlcWriter
-from edge_ad.outputs.signals import ChannelHealth, OutputSignals
+from edge_ad.outputs.signals import ChannelHealth, Choose, OutputSignals
 from edge_ad.outputs.webhook import Webhook
 from edge_ad.store.reader import EventFilter, Reader
 from tests.fixtures.loopback import free_port, until
@@ -159,6 +160,26 @@ def test_a_channel_of_the_guard_that_breaks_is_told_once_and_keeps_no_other_from
     assert [record["fault"] for record in told if record.get("fault")] == ["RuntimeError: injected"]
     assert len(shown) == 5
     assert not any(signals.passed for signals in shown)
+
+
+def test_a_plc_that_writes_its_registers_in_every_cycle_takes_no_pass_back_and_asks_once() -> None:
+    told: list[dict[str, Any]] = []
+    state, clock = GuardState(60.0, 1), itertools.count(1.0, 0.01)
+    addresses = [parse_output("modbus-server://127.0.0.1:5020")]
+    guard = Guard(state, addresses, told.append, clock=lambda: next(clock), call_later=lambda seconds, act: None)
+    guard.take({"kind": "product", "code": 1, "state": "active", "number": 0})
+    guard.take({"kind": "verdict", "at": 1.0, "verdict": "OK", "passed": True})
+    guard._request(Choose(1), False)
+    assert state.signals(next(clock)).passed, "it is judged already"
+    for _ in range(3):
+        guard._request(Choose(2), False)
+    assert not state.signals(next(clock)).passed
+    numbers = {record["number"] for record in told if record["kind"] == "product"}
+    assert len(numbers) == 1, "each number begins a change anew"
+    guard.take({"kind": "product", "code": 2, "state": "active", "number": numbers.pop()})
+    assert not state.changing
+    guard._request(Choose(1), False)
+    assert state.changing
 
 
 def raising(*arguments: object) -> Any:
