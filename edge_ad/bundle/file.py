@@ -212,6 +212,11 @@ class Bundle:
             raise BadInput(f"{self.path} has no graph {name!r}; it has {', '.join(self.graphs)}")
         return str(self.manifest["members"][graph_member(name)]["sha256"])
 
+    @property
+    def scoring_members(self) -> dict[str, str]:
+        """The sha256 of each member that gives an image its score, by name; thresholds and report may change without it."""
+        return {name: str(entry["sha256"]) for name, entry in self.manifest["members"].items() if name != "report.json"}
+
     def contents(self) -> BundleContents:
         """Return all contents with the graphs read into memory: what ``write_bundle`` takes."""
         return replace(self.outline(self.quantisation), graphs={name: self.graph(name) for name in self.graphs})

@@ -40,6 +40,7 @@ from edge_ad.web.schemas import Message
 MAX_PIXELS = 40_000_000
 SHARE = 0.25  # of the time of one core
 MAX_CREDIT_S = 5.0
+MAX_PARTS = 20  # of a form
 SOURCE = "api"
 _PART = re.compile(rb'(?:^|\r\n)content-disposition:[^\r\n]*;\s*name="?image"?[;\r\n ]', re.IGNORECASE)
 _BOUNDARY = re.compile(r'^multipart/form-data;.*?boundary="?([^";,\s]{1,70})"?', re.IGNORECASE)
@@ -101,7 +102,8 @@ class JudgeService:
             judge.thresholds = Thresholds(limits["warn"], limits["ng"])
         now, self._count = time.monotonic(), self._count + 1
         frame = Frame(image, self._count, now, time.time(), SOURCE, str(self._count))
-        result = worst_result(judge.judge(SOURCE, Judgeable(frame, now), checks_age=False))
+        fault = view_of(RunTable(roi=self._dashboard.hello["judge"]["roi"])).fault(image)
+        result = worst_result(judge.judge(SOURCE, Judgeable(frame, now, fault=fault), checks_age=False))
         return replace(result.event, bundle=bundle.sha256)
 
     def open(self) -> tuple[Bundle, Judge]:
@@ -109,6 +111,8 @@ class JudgeService:
         if self._opened is None:
             how, view = self._dashboard.hello["judge"], view_of(RunTable(roi=self._dashboard.hello["judge"]["roi"]))
             bundle = open_bundle(Path(self._dashboard.hello["bundle_path"]))
+            if bundle.scoring_members != how["members"]:
+                raise HTTPException(409, f"{bundle.path.name} was replaced since the run began: start the run again")
             pipeline = Pipeline(bundle, precision=how["precision"], backend=shared_backend(how["backend"], physical_cores()))
             judge = Judge(
                 pipeline,
@@ -143,7 +147,10 @@ def image_of_form(kind: str, body: bytes) -> bytes:
         return body
     match = _BOUNDARY.match(kind)
     mark = b"--" + match[1].encode("ascii", "replace") if match else b""
-    for part in body.split(mark)[1:] if mark else ():
+    parts = body.split(mark, MAX_PARTS + 1)[1:] if mark else []
+    if len(parts) > MAX_PARTS:
+        raise HTTPException(422, f"a form of at most {MAX_PARTS} parts is taken: send the field `image` alone")
+    for part in parts:
         head, blank, data = part.partition(b"\r\n\r\n")
         if blank and _PART.search(head + b"\r\n"):
             return data.removesuffix(b"\r\n")
@@ -171,7 +178,7 @@ def judge_routes(service: JudgeService) -> APIRouter:
             body = await request.body()
             if len(body) >= MAX_UPLOAD:  # and was cut off there
                 raise HTTPException(413, f"less than {MAX_UPLOAD >> 20} MiB are taken")
-            data = image_of_form(request.headers.get("content-type", ""), body)
+            data = await run_in_threadpool(image_of_form, request.headers.get("content-type", ""), body)
             await run_in_threadpool(service.open)
             began = time.monotonic()
             try:

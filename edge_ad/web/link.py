@@ -330,6 +330,7 @@ def _single_images(inspector: Inspector) -> dict[str, Any]:
     elif backend != "onnxruntime":
         locked = f"the run has {backend} for itself; start it with --backend onnxruntime"
     return {
+        "members": inspector.bundle.scoring_members,
         "backend": backend,
         "precision": inspector.pipeline.precision,
         "roi": run.roi,

@@ -6,17 +6,22 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
-import cv2
 import pytest
+from fastapi import HTTPException
 
+from edge_ad.bundle import open_bundle
+from edge_ad.deployment.rethreshold import rethreshold
 from edge_ad.events import Event
 from edge_ad.inspection.inspector import RunOptions, inspect
 from edge_ad.web.access import MAX_UPLOAD
-from edge_ad.web.judging import MAX_CREDIT_S, SHARE, Budget
+from edge_ad.web.dashboard_state import DashboardState
+from edge_ad.web.judging import MAX_CREDIT_S, SHARE, Budget, JudgeService, image_of_form
+from tests.camera.pictures import write_image
 from tests.docs.documents import ROOT, blocks
-from tests.fixtures.tiny_bundle import tiny_image
+from tests.fixtures.tiny_bundle import make_tiny_bundle, tiny_image
 from tests.inspection.line import settings_of
 from tests.web.running import Line, until
 
@@ -44,7 +49,7 @@ def images(tmp_path: Path) -> dict[str, Path]:
     """A normal part, one with a defect, and what the page names."""
     paths = {name: tmp_path / f"{name}.png" for name in ("good", "bad", "part")}
     for name, path in paths.items():
-        assert cv2.imwrite(str(path), tiny_image(8100, blob=name == "bad")[:, :, ::-1])
+        write_image(path, tiny_image(8100, blob=name == "bad"))
     return paths
 
 
@@ -108,6 +113,35 @@ def test_it_needs_the_header_and_a_token_like_all_that_changes_something(guarded
     assert guarded_line.ask("/api/judge", b"x", headers=headers, token=None).status == 401
     assert guarded_line.ask("/api/judge", b"x", headers=headers, token="read-token-of-the-tests").status == 403
     assert guarded_line.ask("/api/judge", method="POST", headers={"Content-Length": "0"}).status == 403
+
+
+def service(bundle: Path, members: dict[str, str], roi: str | None = None) -> JudgeService:
+    how = {"backend": "onnxruntime", "precision": "fp32", "roi": roi, "many": False, "unlocated": "NONE", "locked": None}
+    dashboard = SimpleNamespace(hello={"judge": {**how, "members": members}, "bundle_path": str(bundle)}, state=None)
+    return JudgeService(cast(DashboardState, dashboard))
+
+
+def test_a_bundle_that_was_replaced_since_the_run_began_is_not_taken_for_its_own(tmp_path: Path) -> None:
+    path = make_tiny_bundle(tmp_path / "a.edgead", 0)
+    of_the_run = open_bundle(path).scoring_members
+    child = rethreshold(path, 2.0, 3.0)
+    assert service(child, of_the_run).open()[0].thresholds.ng == 3.0  # as the line reads them again
+    make_tiny_bundle(path, 1)
+    with pytest.raises(HTTPException, match="a.edgead was replaced since the run began: start the run again"):
+        service(path, of_the_run).open()
+
+
+def test_an_image_that_the_region_reaches_beyond_is_none_as_on_the_line(tmp_path: Path, images: dict[str, Path]) -> None:
+    path = make_tiny_bundle(tmp_path / "a.edgead", 0)
+    event = service(path, open_bundle(path).scoring_members, "500,500,64,64").event(images["good"].read_bytes())
+    assert event.verdict == "NONE"
+    assert (event.reason or "").startswith("roi: the region 500,500,64,64 reaches beyond the image")
+
+
+def test_a_form_of_a_million_parts_is_refused() -> None:
+    body = b"--a" * 1_000_000 + b'\r\nContent-Disposition: form-data; name="image"\r\n\r\nx\r\n--a--'
+    with pytest.raises(HTTPException, match="at most 20 parts"):
+        image_of_form("multipart/form-data; boundary=a", body)
 
 
 def test_the_budget_lets_one_through_at_a_time_and_a_share_of_the_time() -> None:
