@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -56,8 +56,10 @@ class Canary(Observer):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._infer = infer
-        self._known = itertools.cycle(known)
+        self._known: Iterator[Known] = itertools.cycle(known)
         self._size = len(known)
+        # By product: where products take turns each goes on where it was, or only the first image would ever be judged.
+        self._turns: dict[str | None, tuple[Sequence[Known], Iterator[Known]]] = {}
         self._busy = busy
         self._every_s = every_s
         self._clock = clock
@@ -79,7 +81,11 @@ class Canary(Observer):
     def on_product(self, product: Product) -> None:
         """Judge the known images of another product."""
         self._infer = score_of(product.inferring)
-        self._known, self._size = itertools.cycle(product.known), len(product.known)
+        known, turn = self._turns.get(product.name, (None, self._known))
+        if known is not product.known:  # new, or measured again when its engines were opened
+            turn = itertools.cycle(product.known)
+        self._turns[product.name] = product.known, turn
+        self._known, self._size = turn, len(product.known)
 
     def on_tick(self) -> None:
         """Judge the next known image when it is time; all of them when the engine is suspected."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from edge_ad.errors import DeviceFault
 from edge_ad.events import Event
 from edge_ad.inspection.canary import Canary, Known, known_images
 from edge_ad.inspection.judge import InspectionResult
+from edge_ad.inspection.products import Product
 from tests.fixtures.tiny_bundle import make_tiny_bundle
 from tests.inspection.line import Script
 
@@ -52,6 +55,27 @@ def test_both_are_judged_in_turn_while_verdicts_flow() -> None:
     line.run(45.0)
     assert [which for _, which in line.judged] == [0, 1, 0, 1]
     assert line.judged[0][0] == pytest.approx(110.0, abs=0.6)
+
+
+def test_both_are_judged_in_turn_though_products_take_turns_faster() -> None:
+    line = Line()
+    products = [SimpleNamespace(name=name, known=[GOOD, BAD], inferring=_Engine(line)) for name in ("red", "blue")]
+    for turn in range(200):
+        line.canary.on_product(cast(Product, products[turn % 2]))
+        line.run(1.0)
+    assert [which for _, which in line.judged].count(1) >= 8
+    products[0].known = [BAD]  # measured again
+    line.canary.on_product(cast(Product, products[0]))
+    line.run(25.0)
+    assert line.judged[-1][1] == 1
+
+
+class _Engine:
+    def __init__(self, line: Line) -> None:
+        self._line = line
+
+    def infer(self, image: NDArray[np.uint8]) -> SimpleNamespace:
+        return SimpleNamespace(score=self._line._infer(image))
 
 
 def test_it_takes_no_more_than_its_share() -> None:
