@@ -154,6 +154,16 @@ def test_what_is_refused_is_one_sentence(request_: Request, message: str) -> Non
     assert pause.action is None
 
 
+def test_what_is_only_asked_for_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """A command that waits for a change of product asks 20 times a second."""
+    requests = Requests()
+    requests.register("product", lambda request: request.value("list") or "done")
+    with caplog.at_level("INFO"):
+        requests.submit(Request("product", "", "command", {"list": "yes"}))
+        requests.submit(Request("product", "anna", "command", {"name": "cap-red"}))
+    assert [record.getMessage() for record in caplog.records] == ["done"]
+
+
 def test_what_cannot_be_understood_or_done_keeps_nobody_else_from_asking(tmp_path: Path) -> None:
     def broken(request: Request) -> str:
         raise RuntimeError("bug")
