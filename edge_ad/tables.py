@@ -82,6 +82,22 @@ class ChallengeTable(Table):
     key: Path | None = None
 
 
+_CLASS = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]", re.DOTALL)  # what stands for one letter
+_REPETITION = r"(?:[*+]|\{\d*,\d*\})"
+_GROUP = re.compile(rf"\(([^()]*)\)({_REPETITION})?")
+
+
+def _repeats_a_repetition(text: str) -> bool:
+    """Whether a regular expression repeats a group in which something is repeated, from the innermost groups on."""
+    text = _CLASS.sub("x", text)
+    while group := _GROUP.search(text):
+        inner, again = re.search(_REPETITION, group[1]) is not None, group[2] or ""
+        if inner and again:
+            return True
+        text = f"{text[: group.start()]}x{'+' if inner else again}{text[group.end() :]}"
+    return False
+
+
 def _pattern(text: str | None) -> str | None:
     """Return a regular expression that can be used."""
     if text is not None:
@@ -89,6 +105,11 @@ def _pattern(text: str | None) -> str | None:
             re.compile(text)
         except (re.error, OverflowError, RecursionError) as error:
             raise ValueError(f"no regular expression ({error}): write one such as '^AB-'") from error
+        if _repeats_a_repetition(text):
+            raise ValueError(
+                "a repetition of something that is repeated itself, such as (A+)+, which takes hours for some part ids: write it "
+                "without the inner or the outer one, such as '^A+'"
+            )
     return text
 
 
