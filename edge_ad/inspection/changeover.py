@@ -178,7 +178,8 @@ class Changeover:
 
     def listen(self, uri: str, faults: ThreadFaults) -> MqttCommands:
         """Let a topic of MQTT choose products, and tell how they stand; the caller closes what is returned."""
-        commands = MqttCommands(parse_broker(uri, "--commands", topic=""), self.hear, faults)
+        ended = self.message(Standing("none", None, 0, f"{PREFIX}the run has ended", 0))
+        commands = MqttCommands(parse_broker(uri, "--commands", topic=""), self.hear, faults, ended=ended)
         self.on_standing.append(lambda standing: commands.tell(self.message(standing)))
         return commands
 

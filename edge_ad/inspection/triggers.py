@@ -54,6 +54,7 @@ class MqttTrigger:
         self._reported: set[str] = set()
         self._closed = False
         self._client = client = broker.client(broker.trust())
+        self._configure(client)
         client.connect_timeout = CONNECT_S
         client.reconnect_delay_set(*RETRY_S)
         client.on_connect, client.on_subscribe = self._connected, self._subscribed
@@ -63,6 +64,9 @@ class MqttTrigger:
         # A daemon: looking up a name, or connecting, cannot be interrupted.
         self._thread = SupervisedThread(self.what, self._run, self._faults, essential=self.essential)
         self._thread.start()
+
+    def _configure(self, client: Client) -> None:
+        """Set what must be set before a client connects."""
 
     def close(self) -> None:
         """Call no more and say goodbye to the broker."""
@@ -113,16 +117,26 @@ class MqttTrigger:
 class MqttCommands(MqttTrigger):
     """Calls ``heard`` with each message of a topic of commands, and tells what stands at that topic with ``/state``.
 
-    What stands is retained there, and told again to a broker that was away.
+    What stands is retained there, and told again to a broker that was away. At the end, and by the broker when this process dies,
+    ``ended`` stands there.
     """
 
     what, lost, essential = "commands", "no command comes from there until it is back", False
 
-    def __init__(self, broker: Broker, heard: Heard, faults: ThreadFaults | None = None) -> None:
+    def __init__(self, broker: Broker, heard: Heard, faults: ThreadFaults | None = None, *, ended: str = "") -> None:
         self._told: str | None = None
+        self._ended = ended
         super().__init__(broker, heard, faults)
         # Leave writing to the client's own thread: two that write can swap messages, and the last one is retained.
         self._client.on_socket_register_write = lambda client, data, link: None
+
+    def _configure(self, client: Client) -> None:
+        client.will_set(f"{self._broker.topic}/state", self._ended, qos=1, retain=True)
+
+    def close(self) -> None:
+        """Tell that nothing stands any more, and say goodbye to the broker."""
+        self.tell(self._ended)
+        super().close()
 
     def tell(self, message: str) -> None:
         """Tell what stands now, from any thread; waits for nothing."""

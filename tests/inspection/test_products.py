@@ -272,6 +272,8 @@ def test_a_message_chooses_a_product_and_the_topic_tells_what_stands(
         client.publish("line/7", "cap-black", qos=1)
         assert until(lambda: told[-1]["state"] == "fault", 60)
         assert "MQTT asks for 'cap-black', which no product is called" in told[-1]["reason"]
+    assert until(lambda: told[-1]["reason"] == "product: the run has ended", 10)
+    assert (told[-1]["state"], told[-1]["product"], told[-1]["bundle"]) == ("none", None, None)
     client.loop_stop()
     check_order(line.log, line.hashes)
 
