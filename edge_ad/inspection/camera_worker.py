@@ -183,10 +183,15 @@ class CameraWorker:
         self._wrong_size: str | None = None
         self._detector = detector
         self.first_part = 1
+        self._doubt: str | None = None  # why the next part is not judged: it may have been there before a change of product
         self._waiting: deque[Judgeable] = deque()  # frames of complete parts
 
-    def adopt(self, settings: Config, conditions: CaptureConditions, detector: PartDetector | None) -> None:
+    def adopt(
+        self, settings: Config, conditions: CaptureConditions, detector: PartDetector | None, doubt: str | None = None
+    ) -> None:
         """Look at frames as another product asks for. What was gathered so far comes out as a part of its own.
+
+        A part that is seen before the station was seen without one is NONE because of ``doubt``: it may be of the old product.
 
         Parts that a trigger called for stay called for.
         """
@@ -207,6 +212,7 @@ class CameraWorker:
         if part:
             self._queue(part)
         self.first_part, self._detector = self.next_part, detector
+        self._doubt = doubt if isinstance(detector, SeenParts) else None
 
     @property
     def next_part(self) -> int:
@@ -353,6 +359,7 @@ class CameraWorker:
             return candidate
         outcome = self._detector.look(candidate)
         self.counters.idle += not outcome.useful
+        self._doubt = None if outcome.state == "idle" else self._doubt
         for part in outcome.ready:
             self._queue(part)
         return Passed(outcome.state)
@@ -397,13 +404,14 @@ class CameraWorker:
 
     def _queue(self, part: PartReady[Judgeable]) -> None:
         self._passed_over += part.passed_over
-        self._waiting.extend(frames_of(part))
+        self._waiting.extend(replace(candidate, fault=self._doubt) for candidate in frames_of(part))
+        self._doubt = None
 
     def _next(self) -> Judgeable:
         """Return the next frame of a complete part, for the product that its id names."""
         candidate = self._waiting.popleft()
         fault = None if self._choose is None else self._choose(candidate.part)
-        return replace(candidate, fault=fault or self._unlike(candidate.frame))
+        return replace(candidate, fault=fault or candidate.fault or self._unlike(candidate.frame))
 
     def _ahead(self, frame: Frame) -> None:
         """Prepare a frame that waits, where every frame is judged; in the camera's thread."""

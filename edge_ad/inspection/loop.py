@@ -116,7 +116,7 @@ class Loop:
         self.judge = judge
         made: Sequence[PartDetector | None] | None = detectors([worker.next_part for worker in self.workers])
         for worker, detector in zip(self.workers, made or [None] * len(self.workers), strict=True):
-            worker.adopt(settings, conditions, detector)
+            worker.adopt(settings, conditions, detector, f"{PREFIX}this part may have been there before the change")
 
     def account(self, camera: str) -> Counters:
         """Return the counters of a camera as they stand."""

@@ -6,6 +6,7 @@ import math
 import threading
 import time
 from collections.abc import Callable
+from typing import cast
 
 import numpy as np
 import pytest
@@ -15,7 +16,8 @@ from edge_ad.camera.frames import End, Frame, SourceError
 from edge_ad.camera.mailbox import Delivery
 from edge_ad.config import RunTable
 from edge_ad.errors import DeviceFault
-from edge_ad.inspection.part_tracking import Judgeable
+from edge_ad.inspection.part_tracking import Judgeable, SeenParts
+from edge_ad.inspection.presence import Observation, PresenceDetector
 from edge_ad.inspection.settings import CaptureConditions, stall_s
 from tests.camera.pictures import noise
 from tests.inspection.line import Arithmetic, Script, bad, check_account, make_loop, run_lockstep, run_loop, settings_of
@@ -188,6 +190,28 @@ def test_a_frozen_camera_is_seen_though_products_with_other_regions_take_turns()
         frame = Frame(noise(1, 128, 192), tick, time.monotonic(), time.time(), "cam", str(tick))
         judged += isinstance(worker._examine(Delivery(frame, frame.captured_at, None, 0)), Judgeable)
     assert judged == 2  # the first of each product
+
+
+class Eye:
+    """Sees a part at rest, or the empty station."""
+
+    present = True
+
+    def look(self, image: np.ndarray) -> Observation:
+        return Observation(self.present, True, np.full((4, 4), 50.0, np.float32), 1.0)
+
+
+def test_a_part_that_rests_there_since_before_a_change_of_product_is_not_judged_as_the_new_one() -> None:
+    loop, _ = make_loop(Arithmetic(), [Script([], kind="live")], settings_of(max_age_ms=60_000, part_frames=1))
+    worker, eye, run = loop.workers[0], Eye(), settings_of(part_frames=1, part_candidates=1)
+    worker.adopt(run, CaptureConditions(), SeenParts(cast(PresenceDetector, eye), run.run), "product: it may be an old one")
+    faults = []
+    for tick, present in enumerate((True, True, False, True)):
+        eye.present = present
+        frame = Frame(noise(tick), tick, time.monotonic(), time.time(), "cam", str(tick))
+        worker._examine(Delivery(frame, frame.captured_at, 0))
+        faults += [one.fault for one in worker.poll() if isinstance(one, Judgeable)]
+    assert faults == ["product: it may be an old one", None]
 
 
 def test_max_frames_stops_every_camera_at_its_own_count() -> None:
