@@ -57,7 +57,7 @@ def test_page_metrics_and_commands_choose_and_show_the_product(
         page = chromium.new_page()
         page.goto(f"{found.url}#token={found.token}" if found.token else found.url)
         page.wait_for_selector("#product:not([disabled])")
-        assert page.input_value("#product") == "cap-red"
+        page.wait_for_function("document.querySelector('#product').value === 'cap-red'")  # its state is up to a second old
         page.select_option("#product", "cap-blue")
         assert found.wait(lambda state: state["run"]["products"]["product"] == "cap-blue")
         assert until(lambda: page.input_value("#product") == "cap-blue")
