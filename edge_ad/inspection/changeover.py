@@ -237,8 +237,7 @@ class Changeover:
         reason = self.reason()
         if reason is not None or self.by_part:
             return reason
-        seen_at = candidate.frame.captured_at if candidate.called_at is None else candidate.called_at
-        if min(seen_at, candidate.frame.captured_at) < self._since:
+        if candidate.seen_at < self._since:
             return f"{PREFIX}seen before {self.active.name if self.active else 'none'} was chosen"
         return None
 

@@ -168,9 +168,10 @@ class Loop:
 
     def _take(self, worker: CameraWorker, outcome: Outcome) -> None:
         """Handle an outcome, or let its frame be inferred beside those of other stations until its next turn."""
-        reason = self._pause.reason()
-        if reason is not None and isinstance(outcome, Judgeable):
-            outcome = replace(outcome, fault=reason)
+        if isinstance(outcome, Judgeable):
+            live = worker.source.kind == "live"  # what was recorded shows nothing of the pause
+            reason = self._pause.reason(outcome.seen_at) if live else self._pause.reason()
+            outcome = outcome if reason is None else replace(outcome, fault=reason)
         if not isinstance(outcome, Judgeable) or self._withheld(outcome) or not self.judge.begin(outcome, worker.checks_age):
             self._handle(worker, outcome)
             return

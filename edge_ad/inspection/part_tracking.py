@@ -218,6 +218,12 @@ class Judgeable:
     fault: str | None = None
     called_at: float | None = None
 
+    @property
+    def seen_at(self) -> float:
+        """The monotonic second from which on it shows what it is judged for: that of the frame, or of an earlier call."""
+        captured_at = self.frame.captured_at
+        return captured_at if self.called_at is None else min(self.called_at, captured_at)
+
 
 @dataclass(frozen=True)
 class Missed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -28,9 +29,16 @@ class Pause:
     ``show`` brings it out; ``log`` keeps it (None: for this run alone). Safe from any thread.
     """
 
-    def __init__(self, log: ActionLog | None, show: Callable[[bool], None] = lambda paused: None) -> None:
+    def __init__(
+        self,
+        log: ActionLog | None,
+        show: Callable[[bool], None] = lambda paused: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._log = log
         self._show = show
+        self._clock = clock
+        self._resumed_at = float("-inf")
         self._lock = threading.Lock()
         last = None if log is None else log.last(KINDS)
         self._action = last if last is not None and last.kind == "pause" else None
@@ -41,10 +49,14 @@ class Pause:
         """The pause that stands, None while the line runs."""
         return self._action
 
-    def reason(self) -> str | None:
-        """Return why nothing is judged, None while the line runs."""
+    def reason(self, seen_at: float = float("inf")) -> str | None:
+        """Return why nothing is judged that was seen then (monotonic seconds), None while the line runs: what was seen before
+        the line went on may show the hands or the cloth of the pause.
+        """
         action = self._action
-        return None if action is None else f"{PAUSED}: {action.describe()}"
+        if action is not None:
+            return f"{PAUSED}: {action.describe()}"
+        return f"{PAUSED}: seen before the line went on" if seen_at < self._resumed_at else None
 
     def withhold(self, results: list[InspectionResult]) -> list[InspectionResult]:
         """Return the results as they are, in a pause NONE in the place of every verdict."""
@@ -78,6 +90,7 @@ class Pause:
             if request.origin == PLC and standing.origin != PLC:
                 raise BadInput(f"a PLC cannot end the pause of a person, {standing.describe()}: `edge-ad resume` does")
             kept = self._keep(action)
+            self._resumed_at = self._clock()
             self._action = None
             self._show(False)
         return f"the line goes on, {action.describe()}{'' if kept else '; this cannot be stored, so a restart comes up paused'}"

@@ -13,15 +13,18 @@ from typing import Any
 
 import pytest
 
+from edge_ad.camera.frames import Frame, SourceKind
 from edge_ad.cli.app import main
 from edge_ad.config import AlarmTable
 from edge_ad.errors import BadInput, DeviceFault
 from edge_ad.inspection.alarm_manager import AlarmManager
 from edge_ad.inspection.observers import EventCallback
+from edge_ad.inspection.part_tracking import Judgeable
 from edge_ad.inspection.pause import Pause
 from edge_ad.inspection.requests import ControlSocket, Request, Requests, ask_run, control_path
 from edge_ad.store.actions import Action, ActionLog, actions_path
 from edge_ad.utils.supervision import ThreadFaults
+from tests.camera.pictures import noise
 from tests.fixtures.loopback import free_port, until
 from tests.fixtures.tiny_bundle import make_tiny_bundle
 from tests.inspection.line import Arithmetic, Script, check_account, make_loop
@@ -243,6 +246,21 @@ def test_in_a_pause_nothing_is_inferred_and_an_alarm_stays_as_it_is() -> None:
     assert [why for _, why, _ in seen if why and why.startswith("paused")] == [reason] * 4
     assert pipeline.calls == 3
     assert loop.none_reasons == {"paused": 4}
+
+
+@pytest.mark.parametrize(("kind", "verdicts"), [("live", ["NONE", "OK"]), ("video", ["OK", "OK"])])
+def test_a_live_frame_of_the_pause_is_not_judged_after_the_resume(kind: SourceKind, verdicts: list[str]) -> None:
+    """Two frames of the seconds 1 and 3; the line goes on at 2."""
+    pause = Pause(None, clock=lambda: 2.0)
+    pause.pause(asked("pause"))
+    pause.resume(asked("resume"))
+    loop, events = make_loop(Arithmetic(), [Script([], kind=kind)], pause=pause)
+    for number, at in enumerate((1.0, 3.0)):
+        frame = Frame(noise(number), number, at, time.time(), "cam", str(number))
+        loop._take(loop.workers[0], Judgeable(frame, time.monotonic()))
+        loop._finish(loop.workers[0])
+    assert [event.verdict for event in events] == verdicts
+    assert {event.reason for event in events if event.verdict == "NONE"} <= {"paused: seen before the line went on"}
 
 
 def test_a_part_whose_frames_were_judged_before_the_pause_gets_no_ok() -> None:
