@@ -1,4 +1,4 @@
-"""A challenge: the station is shown its own known good and known bad parts, and nothing passes after a wrong answer.
+"""A challenge: the station is shown its own known good and known bad parts, and nothing passes once one has failed.
 
 When it asks, what is right, what locks and what ends that; the record of each is signed (edge_ad/store/challenges.py).
 """

@@ -42,7 +42,7 @@ def challenges_folder(store: Path) -> Path:
 
 
 def make_key(path: Path) -> None:
-    """Write a new random key that only this user may read; BadInput where there is one."""
+    """Write a new random key that only this user may read; BadInput where there is one, or the disk refuses."""
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -50,10 +50,14 @@ def make_key(path: Path) -> None:
         raise BadInput(
             f"there is a key already: {path}; move it away, and keep it to verify the records that it signed"
         ) from error
-    with os.fdopen(handle, "w") as stream:
-        stream.write(secrets.token_hex(KEY_BYTES) + "\n")
-        stream.flush()
-        os.fsync(stream.fileno())
+    try:
+        with os.fdopen(handle, "w") as stream:
+            stream.write(secrets.token_hex(KEY_BYTES) + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+    except OSError as error:
+        path.unlink(missing_ok=True)  # half a key would stand in the way of a whole one
+        raise BadInput(f"the key {path} cannot be written: {error.strerror}") from error
 
 
 def read_key(path: Path) -> bytes:
