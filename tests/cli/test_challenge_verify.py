@@ -1,12 +1,15 @@
-"""`edge-ad challenge verify`: records that were taken away at the end."""
+"""`edge-ad challenge verify` and `key`: records that were taken away at the end, and a disk that refuses a key."""
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
 
 from edge_ad.cli.app import main
+from edge_ad.errors import BadInput
 from edge_ad.store.actions import Action, ActionLog, actions_path
 from edge_ad.store.challenges import ChallengeRecords, challenges_folder, key_path, make_key, read_key
 
@@ -24,3 +27,14 @@ def test_a_newest_record_that_was_taken_away_is_seen_by_the_log(tmp_path: Path, 
     path.unlink()
     assert main(["challenge", "verify", "--store", str(store)]) == 4
     assert "names number 2: the newest were taken away" in capsys.readouterr().err
+
+
+def test_a_disk_that_refuses_leaves_no_half_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("edge_ad.store.challenges.os.fsync", full)
+    with pytest.raises(BadInput, match="cannot be written: No space left on device"):
+        make_key(tmp_path / "line.challenge.key")
+    monkeypatch.undo()
+    make_key(tmp_path / "line.challenge.key")

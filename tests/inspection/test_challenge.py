@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import contextlib
 import json
 import os
@@ -401,17 +400,6 @@ def test_the_key_is_for_one_user_and_one_file(tmp_path: Path) -> None:
     path.write_text("zz\n")
     with pytest.raises(BadInput, match="is no key"):
         read_key(path)
-
-
-def test_a_disk_that_refuses_leaves_no_half_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(handle: int) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr("edge_ad.store.challenges.os.fsync", full)
-    with pytest.raises(BadInput, match="cannot be written: No space left on device"):
-        make_key(tmp_path / "line.challenge.key")
-    monkeypatch.undo()
-    make_key(tmp_path / "line.challenge.key")
 
 
 def test_the_report_shows_images_escapes_texts_and_hides_what_does_not_hold(tmp_path: Path) -> None:
