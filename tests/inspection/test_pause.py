@@ -57,6 +57,7 @@ def not_ready(bits: list[bool]) -> bool:
 
 
 def never_passes(plc: ReadingPlc, written: WrittenPlc, seconds: float) -> None:
+    assert until(lambda: not_ready(plc.bits()) and not_ready(written.bits())), "one of the two PLCs never heard of the pause"
     ends = time.monotonic() + seconds
     while time.monotonic() < ends:
         for bits in (plc.bits(), written.bits()):
