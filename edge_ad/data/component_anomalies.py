@@ -358,13 +358,14 @@ def _thumbnail(image: Image) -> Float:
 def combined(index: int, normal: Images, part: Mask, states: States, *, rng: np.random.Generator) -> Image | None:
     """Show in one region of image ``index`` what another image shows there: a state that never goes with the rest.
 
-    None where no two regions have states that are common by themselves and never occur together.
+    The first thumbnails of ``states`` are those of the ``normal`` images. None where no two regions have states that are
+    common by themselves and never occur together.
     """
-    own = _thumbnail(normal[index])
+    own = states.thumbnails[index]
     on_part = resize(part.astype(np.uint8) * np.uint8(255), (THUMBNAIL, THUMBNAIL)) > 127
     choices: list[tuple[int, Mask, float]] = []
     for other in rng.permutation(len(normal))[:CANDIDATES]:
-        there = _thumbnail(normal[other])
+        there = states.thumbnails[other]
         distance = np.linalg.norm(there - own, axis=2)
         differing = ((distance > MIN_DIFFERENCE) & on_part).astype(np.uint8)
         count, pieces, details, _ = cv2.connectedComponentsWithStats(differing, connectivity=4)
@@ -416,7 +417,7 @@ def logical_anomalies(
     chosen = normal[:MAX_IMAGES]
     scenes = [arrangement_of(image, part, np.random.default_rng([seed, 13, row])) for row, image in enumerate(chosen)]
     makers = {kind: _on_scenes(scenes, maker) for kind, maker in _ARRANGEMENTS.items()}
-    makers[COMBINED] = _on_states(chosen, scenes, States.of(np.concatenate([known, normal])))
+    makers[COMBINED] = _on_states(chosen, scenes, States.of(np.concatenate([normal, known])))
     results: list[Image] = []
     kinds: list[str] = []
     for number, (kind, draw) in enumerate(makers.items()):
