@@ -62,10 +62,7 @@ class GuardClient:
         self._on_record = on_record
         self._faults = faults or ThreadFaults()
         self._lock = threading.RLock()
-        self._lamp: dict[str, Any] | None = None
-        self._pause: dict[str, Any] | None = None
-        self._challenge: dict[str, Any] | None = None
-        self._product: dict[str, Any] | None = None
+        self._standing: dict[str, dict[str, Any]] = {}  # by kind: what a guard that takes over must know
         self._ends = Ends()
         self._states = {name: ChannelState(name) for name in names}
         self._fault: DeviceFault | None = None
@@ -120,26 +117,28 @@ class GuardClient:
 
     def lamp(self, lit: bool, waiting: bool, number: int) -> None:
         """Tell the guard how the alarm stands."""
-        self._lamp = {"kind": "alarm", "lit": lit, "waiting": waiting, "number": number}
-        self._write(self._lamp)
+        self._stand({"kind": "alarm", "lit": lit, "waiting": waiting, "number": number})
 
     def pause(self, paused: bool) -> None:
         """Tell the guard that the line is paused, or no more; from any thread."""
-        with contextlib.suppress(DeviceFault), self._lock:  # a fault is told by the next message of the loop
-            self._pause = {"kind": "pause", "paused": paused}
-            self._write(self._pause)
+        with contextlib.suppress(DeviceFault):  # a fault is told by the next message of the loop
+            self._stand({"kind": "pause", "paused": paused})
 
     def challenge(self, opened: bool, locked: bool) -> None:
         """Tell the guard that known parts are asked for, and whether a challenge lets nothing pass; from any thread."""
-        with contextlib.suppress(DeviceFault), self._lock:
-            self._challenge = {"kind": "challenge", "open": opened, "locked": locked}
-            self._write(self._challenge)
+        with contextlib.suppress(DeviceFault):
+            self._stand({"kind": "challenge", "open": opened, "locked": locked})
 
     def product(self, code: int, state: str, number: int) -> None:
         """Tell the guard which product is judged, and the last request of a PLC that this answers; from any thread."""
-        with contextlib.suppress(DeviceFault), self._lock:  # a fault is told by the next message of the loop
-            self._product = {"kind": "product", "code": code, "state": state, "number": number}
-            self._write(self._product)
+        with contextlib.suppress(DeviceFault):
+            self._stand({"kind": "product", "code": code, "state": state, "number": number})
+
+    def _stand(self, record: dict[str, Any]) -> None:
+        """Tell the guard what stands until it is told otherwise, and every later guard as well."""
+        with self._lock:
+            self._standing[record["kind"]] = record
+            self._write(record)
 
     def check(self) -> None:
         """Raise DeviceFault when the guard ended too often."""
@@ -169,9 +168,8 @@ class GuardClient:
         # Essential: what it hears are the calls and acknowledges of a PLC. Reading goes on where it stopped.
         SupervisedThread("guard", lambda: self._listen(process, opened), self._faults, essential=True).start()
         os.write(self._pipe, (json.dumps(self._settings) + "\n").encode())
-        for state in (self._product, self._pause, self._challenge, self._lamp):
-            if state is not None:
-                os.write(self._pipe, (json.dumps(state) + "\n").encode())
+        for state in self._standing.values():
+            os.write(self._pipe, (json.dumps(state) + "\n").encode())
         if not self.restarts:
             self.ports = opened.wait()
         return process

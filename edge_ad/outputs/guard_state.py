@@ -138,43 +138,31 @@ class GuardState:
 
     def _signals(self, now: float) -> OutputSignals:
         alive = all(self._fresh(state.alive_at, now) for state in self._states)
+        standing = OutputSignals(
+            alarm=self.alarm,
+            alarm_waiting=self.alarm_waiting,
+            heartbeat=alive and int(now / HEARTBEAT_S) % 2 == 1,
+            verdict=self.verdict,
+            sequence=self.sequence,
+            alarm_number=self.alarm_number,
+            part=self.part,
+            challenge=self.challenge,
+            locked=self.locked,
+        )
         if self.paused:
-            return self._paused(alive, now)
+            return replace(standing, fault=not alive, paused=True)
         valid = alive and all(self._fresh(state.verdict_at, now) for state in self._states)
         told_fault = any(self._fresh(state.fault_at, now) for state in self._states)
         pending = self.calls and self.call is not None and any(s.answered != self.call for s in self._states)
-        return OutputSignals(
+        return replace(
+            standing,
             passed=valid and not self.locked and self._is_chosen() and all(state.passed for state in self._states),
             fault=not alive or told_fault,
             result_valid=valid,
             ready=alive,
             busy=alive and (pending or any(state.busy for state in self._states)),
-            alarm=self.alarm,
-            alarm_waiting=self.alarm_waiting,
-            heartbeat=self._beats(alive, now),
-            verdict=self.verdict,
-            sequence=self.sequence,
-            alarm_number=self.alarm_number,
-            part=self.part,
             strobe=valid and self.calls and self.level,
-            challenge=self.challenge,
-            locked=self.locked,
             sent_at=self.sent_at,
-        )
-
-    def _paused(self, alive: bool, now: float) -> OutputSignals:
-        return OutputSignals(
-            fault=not alive,
-            alarm=self.alarm,
-            alarm_waiting=self.alarm_waiting,
-            heartbeat=self._beats(alive, now),
-            verdict=self.verdict,
-            sequence=self.sequence,
-            alarm_number=self.alarm_number,
-            part=self.part,
-            paused=True,
-            challenge=self.challenge,
-            locked=self.locked,
         )
 
     def _is_chosen(self) -> bool:
@@ -189,9 +177,6 @@ class GuardState:
             if self._fresh(moment, now) and moment is not None
         ]
         return max(0.0, min([HEARTBEAT_S - now % HEARTBEAT_S, *ends]))
-
-    def _beats(self, alive: bool, now: float) -> bool:
-        return alive and int(now / HEARTBEAT_S) % 2 == 1
 
     def _verdict(self, state: _Camera, message: Message) -> None:
         if self.calls and (self.call is None or message.call != self.call):
