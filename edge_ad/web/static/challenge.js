@@ -1,6 +1,7 @@
 // The challenge: whether one is due, what to show next, what was right, and what locks.
 
-import { $, chip, el, moment, note, put, request, table } from "./dom.js";
+import { openAsk, setupAsk } from "./ask.js";
+import { $, chip, el, moment, put, table } from "./dom.js";
 
 let sending = "";
 let shownParts = "";
@@ -8,11 +9,7 @@ let shownParts = "";
 export function setupChallenge() {
   $("challenge-start").addEventListener("click", () => open("start"));
   $("challenge-override").addEventListener("click", () => open("override"));
-  $("challenge-no").addEventListener("click", () => {
-    $("challenge-dialog").close();
-    $("challenge-no").blur(); // or the next key would still be taken for typing in the dialog
-  });
-  $("challenge-dialog").addEventListener("close", () => $("challenge-dialog").returnValue === "yes" && send());
+  setupAsk("challenge", () => (sending === "start" ? "/api/challenge" : "/api/challenge/override"));
 }
 
 export function showChallenge(state) {
@@ -39,22 +36,10 @@ export function showChallenge(state) {
 function open(what) {
   sending = what;
   const override = what === "override";
-  put($("challenge-title"), override ? "Let the line pass without a passed challenge?" : "Show the known parts now?");
-  put($("challenge-ask"), override ? $("locked").textContent : "The parts that come next are taken for the known ones, in the order asked or by their ids.");
-  put($("challenge-yes"), override ? "Override" : "Start");
-  $("challenge-reason").required = override;
-  $("challenge-reason").value = "";
-  $("challenge-by").value = localStorage.getItem("name") || "";
-  $("challenge-dialog").returnValue = "no";
-  $("challenge-dialog").showModal();
-}
-
-async function send() {
-  const by = $("challenge-by").value.trim();
-  localStorage.setItem("name", by);
-  try {
-    note((await request(sending === "start" ? "/api/challenge" : "/api/challenge/override", { by, reason: $("challenge-reason").value.trim() })).told);
-  } catch (error) {
-    note(`Refused: ${error.message}`);
-  }
+  openAsk("challenge", {
+    title: override ? "Let the line pass without a passed challenge?" : "Show the known parts now?",
+    text: override ? $("locked").textContent : "The parts that come next are taken for the known ones, in the order asked or by their ids.",
+    yes: override ? "Override" : "Start",
+    reasonNeeded: override,
+  });
 }
