@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from edge_ad.cli.options import options_of
-from edge_ad.cli.pause import By, StoreFile
+from edge_ad.cli.pause import By, StoreFile, request_of
 from edge_ad.config import DEFAULT_STORE, Config
 
 ACTIONS = ("start", "override", "list", "verify", "report", "key")
@@ -48,10 +48,9 @@ def command(
 def _submit(kind: str, reason: str, by: str | None, store: Path) -> None:
     """Have the run do it; BadInput as it refuses, or where none runs."""
     from edge_ad.errors import BadInput
-    from edge_ad.inspection.requests import Request, ask_run
-    from edge_ad.utils.text import user_name
+    from edge_ad.inspection.requests import ask_run
 
-    answer = ask_run(store, Request(kind, user_name() if by is None else by, "command", {"reason": reason}))
+    answer = ask_run(store, request_of(kind, by, reason=reason))
     if answer is None:
         raise BadInput(f"no run keeps {store}: start it by `edge-ad run`, then ask for the {kind} again")
     typer.echo(answer)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from edge_ad.cli.options import options_of
-from edge_ad.cli.pause import By, StoreFile
+from edge_ad.cli.pause import By, StoreFile, request_of
 from edge_ad.config import DEFAULT_STORE, Config
 
 ACTION = "list: what there is and what is judged now; select NAME: judge NAME from now on."
@@ -43,9 +43,9 @@ def command(
 
 def _state(path: Path) -> dict[str, Any] | None:
     """Return how the products of the run stand that keeps this store; None where none runs."""
-    from edge_ad.inspection.requests import Request, ask_run
+    from edge_ad.inspection.requests import ask_run
 
-    answer = ask_run(path, Request("product", "", "command", {"list": "yes"})) if path.parent.exists() else None
+    answer = ask_run(path, request_of("products", "")) if path.parent.exists() else None
     return None if answer is None else dict(json.loads(answer))
 
 
@@ -83,11 +83,9 @@ def _list_settings(settings: Config, path: Path) -> None:
 def _select(name: str, by: str | None, path: Path) -> None:
     """Ask for a product and wait until the change is in force; DeviceFault where it cannot be judged."""
     from edge_ad.errors import BadInput, DeviceFault
-    from edge_ad.inspection.requests import Request, ask_run
-    from edge_ad.utils.text import user_name
+    from edge_ad.inspection.requests import ask_run
 
-    request = Request("product", user_name() if by is None else by, "command", {"name": name})
-    if not path.parent.exists() or ask_run(path, request) is None:
+    if not path.parent.exists() or ask_run(path, request_of("product", by, name=name)) is None:
         raise BadInput(f"no run keeps the store {path}: start `edge-ad run`, name its store by --store, or set `product` of [run]")
     until = time.monotonic() + WAIT_S
     while time.monotonic() < until:

@@ -135,7 +135,7 @@ class Challenge(Observer):
             action = Action(
                 "challenge started", request.by, request.origin, request.value("reason"), self._station.wall()
             )
-            if not self._keep(action):  # a kill would leave nothing of it, whatever it shows
+            if not self._station.log.keep(action):  # a kill would leave nothing of it, whatever it shows
                 raise DeviceFault(f"the challenge cannot be stored in {self._station.log.path}: free some space, then start it")
             self._open = _Open(request.by, action.time)
             self._show()
@@ -315,19 +315,10 @@ class Challenge(Observer):
     def _end(self, kind: str, by: str, origin: str, reason: str, *, number: int) -> None:
         details = {"bundle_sha256": self._station.bundle["bundle_sha256"], "record": number}
         action = Action(kind, by, origin, reason, self._station.wall(), details)
-        self._keep(action)
+        self._station.log.keep(action)
         self._open, self._last = None, action
         self._due = self._why_due(self._station.wall())
         self._show()
-
-    def _keep(self, action: Action) -> bool:
-        """Store an action; False, logged, where the disk refuses."""
-        try:
-            self._station.log.append(action)
-        except OSError as error:
-            _log.error("a %s cannot be stored in %s: %s", action.kind, self._station.log.path, error.strerror or error)
-            return False
-        return True
 
     def _show(self) -> None:
         now = (self._open is not None, self.reason() is not None)

@@ -112,7 +112,6 @@ class Changeover:
 
         Returns a product whose engines are open: the one to begin with, or any. BadInput where none can be opened.
         """
-        stored = None if self.by_part else self._choice.read()
         begin = None if self.by_part else self._choice.begins_with(first)
         for name in sorted(self.products, key=lambda one: one == begin):  # the one to begin with was used last
             self._open(self.products[name])
@@ -124,18 +123,18 @@ class Changeover:
             self._choice.write(None)
             self._reason = "no part has named one yet"
         elif begin is not None:
-            self._begin(begin, stored is not None)
+            self._begin(begin)
         used = memory_of(self.products)
         budget = "no budget" if self.budget_mb is None else f"a budget of {self.budget_mb:g} MB"
         _log.info("products: %d of %d are loaded, %.0f MB (%s)", len(opened), len(self.rows()), used, budget)
         self._adopted = self.active or opened[-1]
         return self._adopted
 
-    def _begin(self, name: str, stored: bool) -> None:
+    def _begin(self, name: str) -> None:
         product = self.products.get(name)
         if product is not None and product.loaded:
             self.active, self._reason = product, None
-            if not stored:
+            if not self._choice.made:
                 self._choice.write(name)
             return
         known = name in self.products or name in self.faults
@@ -171,16 +170,18 @@ class Changeover:
         self._ask(Change(None, reason, by, self._clock()))
 
     def handle(self, request: Request) -> str:
-        """Take a request of kind ``product``; with the value ``list`` return how products stand, as JSON."""
-        if request.value("list"):
-            return json.dumps(self.state())
+        """Take a request of kind ``product``: the name of what is to be judged."""
         return self.select(request.value("name"), f"{request.by} ({request.origin})" if request.by else request.origin)
+
+    def answer_state(self, request: Request) -> str:
+        """Answer a request of kind ``products``: how they stand, as JSON."""
+        return json.dumps(self.state())
 
     def listen(self, uri: str, faults: ThreadFaults) -> MqttCommands:
         """Let a topic of MQTT choose products, and tell how they stand; the caller closes what is returned."""
         ended = self.message(Standing("none", None, 0, f"{PREFIX}the run has ended", 0))
         commands = MqttCommands(parse_broker(uri, "--commands", topic=""), self.hear, faults, ended=ended)
-        self.on_standing.append(lambda standing: commands.tell(self.message(standing)))
+        self.on_standing.append(lambda standing: commands.publish_state(self.message(standing)))
         return commands
 
     def hear(self, payload: bytes) -> None:
@@ -328,21 +329,21 @@ class Changeover:
         with self._reporting, self._lock:
             if change.product is not None and change.product is self.active and self.reason() is None:
                 self._number = max(self._number, change.number)
-                return self._tell()
+                return self._notify()
             if self._pending is not None and change.product is not None and self._pending.product is change.product:
                 self._pending.number = max(change.number, self._pending.number)
-                return self._tell()  # under way: to begin anew with each repetition would never end
+                return self._notify()  # under way: to begin anew with each repetition would never end
             if self._pending is not None:
                 change.number = max(change.number, self._pending.number)  # the newest answers all
             self._pending = change
-            self._tell()
+            self._notify()
         self._work.put(lambda: self._prepare(change))
         return None
 
     def _answer(self, number: int) -> None:
         with self._lock:
             self._number = max(self._number, number)
-            self._tell()
+            self._notify()
 
     def _standing(self) -> Standing:
         pending, active = self._pending, self.active
@@ -353,7 +354,7 @@ class Changeover:
             return Standing("fault" if self._fault else "none", None, 0, self.reason(), self._number)
         return Standing("active", active.name, active.code or 0, None, self._number)
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         """Tell how products stand, in order: with the lock held."""
         standing = self._standing()
         for listener in self.on_standing:
@@ -401,7 +402,7 @@ class Changeover:
             self._reason, self._fault = change.fault, change.fault is not None
             self._since = self._clock()
             self._pending = None
-            self._tell()
+            self._notify()
         self._report(change)
         if product is not None:
             product.used_at = self._clock()

@@ -346,6 +346,7 @@ class Inspector:
             self.changeover.on_change = self._adopt
             self.wiring.calls.numbered = not self.changeover.by_part
             self.wiring.requests.register("product", self.changeover.handle)
+            self.wiring.requests.register("products", self.changeover.answer_state, logged=False)
             self.wiring.on_choice = self.changeover.select_code
             if self.wiring.guard is not None:
                 guard = self.wiring.guard

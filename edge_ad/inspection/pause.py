@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable
@@ -15,8 +14,6 @@ from edge_ad.store.actions import Action, ActionLog
 
 if TYPE_CHECKING:  # a command needs neither OpenCV nor engines
     from edge_ad.inspection.judge import InspectionResult
-
-_log = logging.getLogger(__name__)
 
 PAUSED = "paused"  # the first word of the reason of what came by in a pause
 KINDS = ("pause", "resume")
@@ -105,15 +102,8 @@ class Pause:
         )
 
     def _keep(self, action: Action) -> bool:
-        """Store an action; False, logged, where the disk refuses."""
-        if self._log is None:
-            return False
-        try:
-            self._log.append(action)
-        except OSError as error:
-            _log.error("a %s cannot be stored in %s: %s", action.kind, self._log.path, error.strerror or error)
-            return False
-        return True
+        """Store an action where there is a log; False where it cannot be."""
+        return self._log is not None and self._log.keep(action)
 
 
 def _action(request: Request) -> Action:

@@ -64,22 +64,22 @@ class Requests:
     """
 
     def __init__(self) -> None:
-        self._handlers: dict[str, Handler] = {}
+        self._handlers: dict[str, tuple[Handler, bool]] = {}
         self._lock = threading.Lock()
 
-    def register(self, kind: str, handler: Handler) -> None:
-        """Have requests of a kind handled from now on."""
-        self._handlers[kind] = handler
+    def register(self, kind: str, handler: Handler, *, logged: bool = True) -> None:
+        """Have requests of a kind handled from now on; not ``logged`` are questions, which may come many times a second."""
+        self._handlers[kind] = handler, logged
 
     def submit(self, request: Request) -> str:
         """Handle a request; BadInput where it is refused or nobody handles its kind."""
-        handler = self._handlers.get(request.kind)
+        handler, logged = self._handlers.get(request.kind, (None, False))
         if handler is None:
             known = ", ".join(sorted(self._handlers)) or "none"
             raise BadInput(f"this run takes no request {request.kind!r}; it takes {known}")
         with self._lock:
             answer = handler(request)
-        if "list" not in request.values:  # asked many times a second while somebody waits for a change
+        if logged:
             _log.info("%s", answer)
         return answer
 

@@ -124,7 +124,7 @@ class MqttCommands(MqttTrigger):
     what, lost, essential = "commands", "no command comes from there until it is back", False
 
     def __init__(self, broker: Broker, heard: Heard, faults: ThreadFaults | None = None, *, ended: str = "") -> None:
-        self._told: str | None = None
+        self._state: str | None = None
         self._ended = ended
         super().__init__(broker, heard, faults)
         # Leave writing to the client's own thread: two that write can swap messages, and the last one is retained.
@@ -135,19 +135,19 @@ class MqttCommands(MqttTrigger):
 
     def close(self) -> None:
         """Tell that nothing stands any more, and say goodbye to the broker."""
-        self.tell(self._ended)
+        self.publish_state(self._ended)
         super().close()
 
-    def tell(self, message: str) -> None:
-        """Tell what stands now, from any thread; waits for nothing."""
-        self._told = message
+    def publish_state(self, message: str) -> None:
+        """Publish what stands now, from any thread; waits for nothing."""
+        self._state = message
         if self._client.is_connected():
             self._client.publish(f"{self._broker.topic}/state", message, qos=1, retain=True)
 
     def _subscribed(self, client: Client, data: Any, number: int, codes: Any, properties: Any) -> None:
         super()._subscribed(client, data, number, codes, properties)
-        if self._told is not None:
-            self.tell(self._told)
+        if self._state is not None:
+            self.publish_state(self._state)
 
 
 ALLOWED = (

@@ -6,6 +6,7 @@ The file is the state too: the last line of a kind says how the line stands, aft
 from __future__ import annotations
 
 import json
+import logging
 import os
 import threading
 import time
@@ -17,6 +18,9 @@ from typing import Any
 
 from edge_ad.errors import BadInput
 from edge_ad.utils.files import is_at, sync_folder
+from edge_ad.utils.text import printable
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,15 @@ class ActionLog:
             if new:
                 sync_folder(self.path.parent)
 
+    def keep(self, action: Action) -> bool:
+        """Write one action; False, logged, where the disk refuses."""
+        try:
+            self.append(action)
+        except OSError as error:
+            _log.error("a %s cannot be stored in %s: %s", action.kind, self.path, error.strerror or error)
+            return False
+        return True
+
     def actions(self) -> Iterator[Action]:
         """Yield all actions, the oldest first; lines that are torn or foreign count for nothing. BadInput where they
         cannot be read.
@@ -92,5 +105,4 @@ class ActionLog:
 def action_row(action: Action) -> str:
     """Return an action as a line of the table of events: its kind stands in the place of the verdict."""
     moment = datetime.fromtimestamp(action.time).isoformat(" ", "milliseconds")
-    text = "".join(letter if letter.isprintable() else "?" for letter in action.describe())
-    return f"{'':<8}  {moment:<23}  {action.kind:<7}  {text[:110]}"
+    return f"{'':<8}  {moment:<23}  {action.kind:<7}  {printable(action.describe())[:110]}"

@@ -24,6 +24,7 @@ from typing import Any
 from edge_ad.errors import BadInput, DeviceFault
 from edge_ad.store.actions import Action
 from edge_ad.utils.files import atomic_write, sha256_bytes
+from edge_ad.utils.text import printable
 
 SCHEMA = 1
 KEY_BYTES = 32
@@ -206,7 +207,7 @@ def describe(record: Mapping[str, Any]) -> str:
         line = _line(record)
     except (KeyError, TypeError, ValueError, OverflowError, OSError):
         return f"{record.get('number')!s:.6}  cannot be shown: `edge-ad challenge verify` says more"
-    return "".join(letter if letter.isprintable() else "?" for letter in line)
+    return printable(line)
 
 
 def _line(record: Mapping[str, Any]) -> str:

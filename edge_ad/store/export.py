@@ -16,7 +16,7 @@ from typing import Any, TextIO
 from edge_ad.errors import BadInput
 from edge_ad.events import FIELDS, POSE
 from edge_ad.store.schema import StoredEvent
-from edge_ad.utils.text import format_time
+from edge_ad.utils.text import format_time, printable
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _TEXTS = ("camera", "part", "reason", "outside", "product")
@@ -108,7 +108,7 @@ def is_formula(text: str) -> bool:
 
 
 def _short(text: str, width: int) -> str:
-    plain = "".join(queued if queued.isprintable() else "?" for queued in text)
+    plain = printable(text)
     return plain if len(plain) <= width else f"{plain[: width - 1]}…"
 
 

@@ -37,6 +37,11 @@ def part_id(received: str | bytes) -> str:
     return storable(plain[:MAX_PART_ID])[:MAX_PART_ID]
 
 
+def printable(text: str) -> str:
+    """Return text with a question mark for every character that a terminal may take for a command."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
 def is_utf8(text: str) -> bool:
     """Whether UTF-8 can hold the text: a file name with other bytes can be opened by Python, but not by every library.
     """

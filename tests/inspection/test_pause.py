@@ -161,9 +161,10 @@ def test_what_is_refused_is_one_sentence(request_: Request, message: str) -> Non
 def test_what_is_only_asked_for_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     """A command that waits for a change of product asks 20 times a second."""
     requests = Requests()
-    requests.register("product", lambda request: request.value("list") or "done")
+    requests.register("product", lambda request: "done")
+    requests.register("products", lambda request: "yes", logged=False)
     with caplog.at_level("INFO"):
-        requests.submit(Request("product", "", "command", {"list": "yes"}))
+        requests.submit(Request("products", "", "command"))
         requests.submit(Request("product", "anna", "command", {"name": "cap-red"}))
     assert [record.getMessage() for record in caplog.records] == ["done"]
 
