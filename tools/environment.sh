@@ -43,11 +43,44 @@ make_venv() {
     "$base" -m venv --clear .venv
 }
 
-# Bytecode of what is never imported is most of it: half a minute of one core for torch and what it brings. Python writes the rest.
-pip_options="--disable-pip-version-check --no-compile -qq"
+# Bytecode of what is never imported is most of it: half a minute of one core for torch and what it brings. Python writes the
+# rest, also where images of containers say that it should not: each of the hundreds of programs that the tests start would
+# compile all that it imports.
+unset PYTHONDONTWRITEBYTECODE
 
+# install_pinned PYTHON CONSTRAINTS ARGUMENTS of `pip install`: with uv, which takes a fifth of pip's processor time and keeps
+# what environments share once. Where uv cannot be had or fails, pip does it and says what is wrong.
 install_pinned() {
-    "$python" -m pip install $pip_options -c tools/constraints.txt "$@"
+    local into="$1" constraints="$2"
+    shift 2
+    if have_uv && .venv/bin/uv pip install -qq --python "$into" -c "$constraints" "$@" 2>/dev/null; then return; fi
+    "$into" -m pip --version >/dev/null 2>&1 || "$into" -m ensurepip >/dev/null
+    "$into" -m pip install --disable-pip-version-check --no-compile -qq -c "$constraints" "$@"
+}
+
+have_uv() {
+    [ -x .venv/bin/uv ] || "$python" -m pip install --disable-pip-version-check -qq -c tools/constraints.txt uv 2>/dev/null || return
+    [ -n "${UV_INDEX_STRATEGY:-}" ] || use_settings_of_pip
+}
+
+# uv reads neither the files nor the variables of pip's configuration, which name a company's index or a machine's own wheels.
+use_settings_of_pip() {
+    local settings name value
+    settings="$("$python" -m pip config list)"
+    for name in index-url extra-index-url find-links constraint cert trusted-host; do
+        value="$(sed -nE "s/^(:env:|install|global)\\.$name='(.*)'\$/\\2/p" <<<"$settings" | head -n 1)"  # :env: comes first
+        value="${value//\\n/ }"
+        [ -n "$value" ] || continue
+        case "$name" in
+            index-url) export UV_DEFAULT_INDEX="$value" ;;
+            extra-index-url) export UV_INDEX="$value" ;;
+            find-links) export UV_FIND_LINKS="${value// /,}" ;;
+            constraint) export UV_CONSTRAINT="$value" ;;
+            cert) export SSL_CERT_FILE="$value" ;;
+            trusted-host) export UV_INSECURE_HOST="$value" ;;
+        esac
+    done
+    export UV_INDEX_STRATEGY=unsafe-best-match UV_PYTHON_DOWNLOADS=never  # the best version of all indexes, as pip takes it
 }
 
 have_venv() {
@@ -64,8 +97,8 @@ prepare() {
     fi
     echo "== installing edge-ad[$extras] into .venv (once; minutes on a new machine)"
     # torch by itself first: what is installed later takes it as it is and cannot choose another build.
-    case ",$extras," in *,train,*) install_pinned torch==2.13.0 ;; esac
-    install_pinned -e ".[$extras]"
+    case ",$extras," in *,train,*) install_pinned "$python" tools/constraints.txt torch==2.13.0 ;; esac
+    install_pinned "$python" tools/constraints.txt -e ".[$extras]"
     echo "$hash" >"$stamp"
 }
 
@@ -121,10 +154,9 @@ prepare_set() {
         return
     fi
     echo "== making $venv (once; a minute on a new machine)"
-    "$2" -m venv --clear "$venv"
+    "$2" -m venv --clear --without-pip "$venv"
     set_constraints "$1" >"$venv/constraints.txt"
-    "$venv/bin/python" -m pip install $pip_options -c "$venv/constraints.txt" \
-        -e ".[cpu,line]" pytest hypothesis pymodbus
+    install_pinned "$venv/bin/python" "$venv/constraints.txt" -e ".[cpu,line]" pytest hypothesis pymodbus
     echo "$hash" >"$venv/edge-ad.stamp"
 }
 

@@ -22,9 +22,10 @@ prepare_sets() {
         [ -z "${base[$name]}" ] || prepare_set "$name" "${base[$name]}"
     done
 }
+have_venv  # may need apt-get
+have_uv || true
 prepare_sets >"$logs/sets" 2>&1 &
 preparing_sets=$!
-have_venv  # may need apt-get
 prepare_system >"$logs/system" 2>&1 &
 preparing_system=$!
 prepare distill,test
