@@ -10,18 +10,15 @@ from typing import NamedTuple
 import numpy as np
 
 from edge_ad.camera.frames import Frame, Image, SourceKind
+from edge_ad.camera.layout import Shift, TemplateMatcher, edge_field
 from edge_ad.camera.measure import (
     HealthReference,
     Light,
-    Shift,
-    TemplateMatcher,
-    edge_field,
     grey,
     light,
-    measure_quality,
+    limit_measurer,
     sharpness,
 )
-from edge_ad.camera.quality import QualityLimits
 
 _SAMPLE = 160  # about this many rows are enough for a histogram
 _REMEMBERED = 16  # a driver with stale buffers gives them in turn
@@ -219,6 +216,7 @@ class ReferenceCheck:
         self._layout = layout
         self._limits = limits
         self._matcher = TemplateMatcher(reference.template)
+        self._quality = limit_measurer(reference, layout=layout)
         self._sharp = tuple(
             _sharp_limit(low, median, limits.blurred)
             for low, median in zip(reference.sharp_low, reference.sharp_median, strict=True)
@@ -232,7 +230,7 @@ class ReferenceCheck:
     def fault(self, image: Image) -> str | None:
         """Return what is wrong with u8[H,W,3] at the size of the reference, or None."""
         shades, limits = grey(image), self._reference.limits
-        fault = self._light(light(shades)) or (None if limits is None else _beyond(limits, image))
+        fault = self._light(light(shades)) or self._beyond(image)
         if fault is None and (limits is None or "blurred" not in limits.by_fault):
             fault = self._blurred(sharpness(shades))
         return fault or (self._moved(self._matcher.find(edge_field(shades))) if self._layout else None)
@@ -251,6 +249,18 @@ class ReferenceCheck:
             )
         return None
 
+    def _beyond(self, image: Image) -> str | None:
+        """Return the fault of a frame that is further from the normal images than a tolerance allows."""
+        limits = self._reference.limits
+        if limits is None or self._quality is None:
+            return None
+        quality = self._quality(image)
+        for fault, one in limits.by_fault.items():
+            if one.broken_by(quality):
+                name, side = one.measure.replace("_", " "), "least" if one.below else "most"
+                return f"{fault}: beyond the tolerance, {name} {quality[one.measure]:.3g}; at {side} {one.limit:.3g} may be judged"
+        return None
+
     def _blurred(self, result: tuple[float, float]) -> str | None:
         for axis, value, limit in zip("xy", result, self._sharp, strict=True):
             if value < limit:  # false for NaN: too little contrast to tell
@@ -267,16 +277,6 @@ class ReferenceCheck:
         if _outside(shift.x, reference.shift_x, limits.moved) or _outside(shift.y, reference.shift_y, limits.moved):
             return f"moved: the image is shifted by {shift.x:+.1%} across and {shift.y:+.1%} down from the normal images"
         return None
-
-
-def _beyond(limits: QualityLimits, image: Image) -> str | None:
-    """Return the fault of a frame that is further from the normal images than a tolerance allows."""
-    quality = measure_quality(image)
-    for fault, one in limits.by_fault.items():
-        if one.broken_by(quality):
-            name, side = one.measure.replace("_", " "), "least" if one.below else "most"
-            return f"{fault}: beyond the tolerance, {name} {quality[one.measure]:.3g}; at {side} {one.limit:.3g} may be judged"
-    return None
 
 
 def _sharp_limit(low: float, median: float, span: tuple[float, float]) -> float:

@@ -3,10 +3,6 @@
 Sharpness along one axis: the 99th percentile of brightness steps over 2 pixels, divided by that of steps over 16 pixels
 on 4 x 4 averages. Contrast and gain of the light cancel; a blur takes the fine steps away and leaves the coarse ones.
 
-Place: brightness averaged to about 64 x 64 cells has a gradient in every cell, a complex number that is compressed so
-that no edge outweighs the rest. The normal images' mean of these fields is the template: what moves from good to good
-averages out of it, what stands still stays. The peak of the correlation (by FFT) tells by how much an image is shifted.
-
 ``HealthReference`` is how healthy images of one station look: measured on the normal images, kept in the bundle with the
 settings of their camera, compared at the run.
 """
@@ -25,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_ad.camera.frames import Image
+from edge_ad.camera.layout import Field, LayoutChange, TemplateMatcher, edge_field, shrunk, unit
 from edge_ad.camera.quality import LEVELS, QUALITIES, SATURATED, Quality, QualityLimits, colour_cast, noise_level
 from edge_ad.camera.settings import read_record
 from edge_ad.errors import BadInput
@@ -34,8 +31,6 @@ from edge_ad.geometry.geometry import Geometry, Prepared
 FORMAT = 1
 MIN_IMAGES = 8
 """Fewer normal images than this tell too little of how normal images vary."""
-
-Field = npt.NDArray[np.complex64]
 
 _NUMBERS = ("median_low", "bright_low", "median_high", "saturated_high", "match_low")
 _PAIRS = ("sharp_low", "sharp_median", "shift_x", "shift_y")
@@ -150,13 +145,11 @@ def _finite(value: float) -> float | None:
     return round(value, 6) if math.isfinite(value) else None
 
 
-CELLS = 64
 MIN_CONTRAST = 12.0
 """Coarse steps below this many grey levels are too little to tell sharp from blurred."""
 
 _SHARES = np.array([0.01, 0.5, 0.99])
 _BLOCK, _SPAN = 4, 4
-_FLOOR = 2.0
 
 Grey = npt.NDArray[np.uint8]
 
@@ -169,16 +162,6 @@ class Light:
     median: float
     brightest: float
     saturated: float
-
-
-@dataclass(frozen=True)
-class Shift:
-    """Where the template fits best: ``match`` is the correlation there (1: identical), shifts are shares of the size.
-    """
-
-    match: float
-    x: float
-    y: float
 
 
 def grey(image: Image) -> Grey:
@@ -198,52 +181,29 @@ def sharpness(image: Grey) -> tuple[float, float]:
     height, width = image.shape
     if min(height, width) < 8 * _BLOCK:
         return math.nan, math.nan
-    coarse = _shrunk(image, _BLOCK)
+    coarse = shrunk(image, _BLOCK)
     along_x = _ratio(_steps(image[:, 2:], image[:, :-2]), _steps(coarse[:, _SPAN:], coarse[:, :-_SPAN]))
     along_y = _ratio(_steps(image[2:], image[:-2]), _steps(coarse[_SPAN:], coarse[:-_SPAN]))
     return along_x, along_y
 
 
-def measure_quality(image: Image) -> Quality:
-    """Measure all QUALITIES of u8[H,W,3] RGB."""
+def measure_quality(image: Image, layout: LayoutChange | None = None) -> Quality:
+    """Measure all QUALITIES of u8[H,W,3] RGB; turn and zoom are NaN without the ``layout`` that they are told against."""
     pixels = grey(image)
     total = np.cumsum(_histogram(pixels))
     levels = np.searchsorted(total, np.array(LEVELS) / 100 * total[-1])
     x, y = sharpness(pixels)
     values = (float(pixels.mean()), float((total[-1] - total[SATURATED - 1]) / total[-1]), *map(float, levels), x, y)
-    return dict(zip(QUALITIES, (*values, noise_level(pixels), *colour_cast(image)), strict=True))
+    change = (math.nan, math.nan) if layout is None else layout.measure(edge_field(pixels))
+    return dict(zip(QUALITIES, (*values, noise_level(pixels), *colour_cast(image), *change), strict=True))
 
 
-def edge_field(image: Grey) -> Field:
-    """Return the compressed gradients complex64[h,w] of u8[H,W] in about CELLS x CELLS cells."""
-    cells = _shrunk(image, max(1, min(image.shape) // CELLS)).astype(np.float32)
-    result = np.zeros(cells.shape, np.complex64)
-    result.real[:, 1:-1] = cells[:, 2:] - cells[:, :-2]
-    result.imag[1:-1] = cells[2:] - cells[:-2]
-    strength = np.abs(result)
-    return np.asarray(result / (strength + strength.mean() + _FLOOR), np.complex64)
-
-
-class TemplateMatcher:
-    """Finds a template, complex64[h,w] of unit norm, in edge fields of the same size."""
-
-    def __init__(self, template: Field) -> None:
-        self._shape = template.shape
-        self._spectrum = np.conj(np.fft.fft2(template))
-
-    def find(self, field: Field) -> Shift:
-        """Return the best place, to a fraction of a cell."""
-        if field.shape != self._shape:
-            return Shift(0.0, 0.0, 0.0)
-        norm = float(np.linalg.norm(field))
-        fit = np.fft.ifft2(self._spectrum * np.fft.fft2(field)).real / max(norm, 1e-6)
-        row, column = np.unravel_index(int(np.argmax(fit)), fit.shape)
-        rows, columns = self._shape
-        y = _centred(int(row), rows) + _between(fit[row - 1, column], fit[row, column], fit[(row + 1) % rows, column])
-        x = _centred(int(column), columns) + _between(
-            fit[row, column - 1], fit[row, column], fit[row, (column + 1) % columns]
-        )
-        return Shift(float(fit[row, column]), x / columns, y / rows)
+def limit_measurer(reference: HealthReference, *, layout: bool) -> Callable[[Image], Quality] | None:
+    """Return what measures a frame for the limits of a reference, turn and zoom only with ``layout``; None where it has none."""
+    if reference.limits is None:
+        return None
+    change = LayoutChange(reference.template) if layout and reference.limits.ask_place else None
+    return lambda image: measure_quality(image, change)
 
 
 @dataclass(frozen=True, eq=False)
@@ -307,6 +267,14 @@ def reference_of(frames: Sequence[FrameMeasure]) -> HealthReference:
     )
 
 
+def layout_of(frames: Sequence[FrameMeasure]) -> Field | None:
+    """Return the template of measured frames; None where too few, or of different sizes, make none."""
+    fields = [frame.field for frame in frames]
+    if len(fields) < MIN_IMAGES or len({field.shape for field in fields}) > 1:
+        return None
+    return unit(np.sum(fields, axis=0))
+
+
 def _light_limits(lights: list[Light]) -> dict[str, Any]:
     return {
         "median_low": min(one.median for one in lights),
@@ -331,24 +299,13 @@ def _sharp_limits(sharp: list[tuple[float, float]]) -> dict[str, Any]:
 def _shifts(fields: list[Field]) -> dict[str, Any]:
     """Find every good with the template of the others, as an image at the run is none of them."""
     total = np.sum(fields, axis=0)
-    shifts = [TemplateMatcher(_unit(total - one)).find(one) for one in fields]
+    shifts = [TemplateMatcher(unit(total - one)).find(one) for one in fields]
     return {
         "match_low": min(shift.match for shift in shifts),
         "shift_x": (min(shift.x for shift in shifts), max(shift.x for shift in shifts)),
         "shift_y": (min(shift.y for shift in shifts), max(shift.y for shift in shifts)),
-        "template": _unit(total),
+        "template": unit(total),
     }
-
-
-def _unit(total: Field) -> Field:
-    return np.asarray(total / max(float(np.linalg.norm(total)), 1e-12), np.complex64)
-
-
-def _shrunk(image: Grey, block: int) -> Grey:
-    """Average blocks of ``block`` x ``block`` pixels; what is over at the right and below is left out."""
-    rows, columns = image.shape[0] // block, image.shape[1] // block
-    whole = image[: rows * block, : columns * block]
-    return np.asarray(cv2.resize(whole, (columns, rows), interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def _histogram(values: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
@@ -371,16 +328,6 @@ def _steep(steps: npt.NDArray[np.uint8]) -> float:
     level = int(np.searchsorted(total, wanted))
     below = float(total[level - 1]) if level else 0.0
     return level + float((wanted - below) / max(float(total[level]) - below, 1.0))
-
-
-def _centred(index: int, count: int) -> int:
-    return (index + count // 2) % count - count // 2
-
-
-def _between(before: float, peak: float, after: float) -> float:
-    """The top of the parabola through three values, from the middle one, in steps."""
-    bend = before - 2.0 * peak + after
-    return float(np.clip(0.5 * (before - after) / bend, -0.5, 0.5)) if bend < 0 else 0.0
 
 
 def camera_report(frames: Sequence[FrameMeasure], folder: Path, limits: QualityLimits | None = None) -> dict[str, Any]:

@@ -17,7 +17,8 @@ Grey = npt.NDArray[np.uint8]
 LEVELS = (25, 50, 75, 90, 95, 99)
 LIGHTS = ("mean", "saturated", *(f"level_{level}" for level in LEVELS))
 CASTS = ("red_over_blue", "green_over_others")
-QUALITIES = (*LIGHTS, "sharp_x", "sharp_y", "noise", *CASTS)
+PLACES = ("turn", "zoom")
+QUALITIES = (*LIGHTS, "sharp_x", "sharp_y", "noise", *CASTS, *PLACES)
 FAULTS = {
     "dark": (LIGHTS, True),
     "bright": (LIGHTS, False),
@@ -27,6 +28,10 @@ FAULTS = {
     "tinted cool": (CASTS[:1], True),
     "tinted green": (CASTS[1:], False),
     "tinted magenta": (CASTS[1:], True),
+    "turned clockwise": (PLACES[:1], True),
+    "turned counter-clockwise": (PLACES[:1], False),
+    "too near": (PLACES[1:], False),
+    "too far": (PLACES[1:], True),
 }
 """The measures that may show a fault, and whether it lies below what is allowed."""
 SEEN = 0.95  # of frames three times beyond a tolerance, the least share that must be seen as such
@@ -56,12 +61,17 @@ class QualityLimit:
 class QualityLimits:
     """Between what a tolerance allows and three times as much: the limit of each fault, and the faults that are ``unseen``.
 
-    ``by_fault``: of ``dark``, ``bright``, ``blurred``, ``noisy`` and the ``tinted`` ones those that the tolerance speaks of. A
-    fault is unseen where normal images differ so much by themselves that no measure tells the two apart.
+    ``by_fault``: of FAULTS those that the tolerance speaks of. A fault is unseen where normal images differ so much by
+    themselves that no measure tells the two apart.
     """
 
     by_fault: Mapping[str, QualityLimit]
     unseen: tuple[str, ...] = ()
+
+    @property
+    def ask_place(self) -> bool:
+        """Whether a limit is one of turn or zoom, which only a template tells."""
+        return any(one.measure in PLACES for one in self.by_fault.values())
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON values."""

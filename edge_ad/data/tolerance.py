@@ -190,7 +190,12 @@ def quality_looks(tolerance: Tolerance) -> dict[str, tuple[Disturbance, Disturba
     casts = {  # the signs by which red, green and blue change
         "tinted warm": (1, 0, -1), "tinted cool": (-1, 0, 1), "tinted green": (-1, 1, -1), "tinted magenta": (1, -1, 1),
     }  # fmt: skip
-    looks = {
+    turn, zoom = tolerance.rotation, tolerance.scale
+    looks = {  # place first: a frame that is turned or scaled by computation is a little softer, too
+        "turned clockwise": (Disturbance(angle=-turn), Disturbance(angle=-BEYOND * turn)),
+        "turned counter-clockwise": (Disturbance(angle=turn), Disturbance(angle=BEYOND * turn)),
+        "too near": (Disturbance(scale=1 + zoom), Disturbance(scale=1 + BEYOND * zoom)),
+        "too far": (Disturbance(scale=1 - zoom), Disturbance(scale=1 - BEYOND * zoom)),
         "blurred": (Disturbance(blur=tolerance.blur), Disturbance(blur=BEYOND * tolerance.blur)),
         "noisy": (Disturbance(noise=tolerance.noise), Disturbance(noise=BEYOND * tolerance.noise)),
         "dark": (Disturbance((1 - light,) * 3), Disturbance((max(1 - far, 0.02),) * 3)),
@@ -204,4 +209,5 @@ def quality_looks(tolerance: Tolerance) -> dict[str, tuple[Disturbance, Disturba
         )
     asked = {"blurred": tolerance.blur, "noisy": tolerance.noise, "dark": light, "bright": light}
     asked |= dict.fromkeys(casts, tolerance.colour)
+    asked |= {"turned clockwise": turn, "turned counter-clockwise": turn, "too near": zoom, "too far": zoom}
     return {fault: look for fault, look in looks.items() if asked[fault]}

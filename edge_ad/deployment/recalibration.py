@@ -23,7 +23,7 @@ from edge_ad.camera.measure import (
     camera_report,
     frame_measurer,
     frame_shown,
-    measure_quality,
+    limit_measurer,
 )
 from edge_ad.camera.quality import Quality, QualityLimits
 from edge_ad.data.datasets import MIN_NORMAL_IMAGES, load_dataset
@@ -197,8 +197,7 @@ def _read(bundle: Bundle, folder: Path, seed: int, *, single: bool = False) -> t
     read.skipped, read.sizes = list(result.skipped), dict(result.sizes)
     warn_depth(result.bits, bundle.image_bits, folder)
     paths = sorted((*result.normal.fit, *result.normal.normalise, *result.normal.threshold))
-    measure, reference = frame_measurer(bundle.geometry), bundle.report.get("health_reference")
-    has_limits = isinstance(reference, dict) and "limits" in reference
+    measure, quality = frame_measurer(bundle.geometry), _limit_measurer(bundle)
     for path in paths:
         try:
             image = read_image(path, bundle.image_bits)
@@ -215,12 +214,21 @@ def _read(bundle: Bundle, folder: Path, seed: int, *, single: bool = False) -> t
         read.paths.append(path)
         if len(read.frames) < MAX_FRAMES:
             read.frames.append(measure(image, prepared))
-        if has_limits:
-            read.qualities.append(measure_quality(frame_shown(bundle.geometry, image, prepared)))
+        if quality is not None:
+            read.qualities.append(quality(frame_shown(bundle.geometry, image, prepared)))
     _enough(read, folder)
     if single:
         return read, []
     return read, near_duplicate_groups(thumbnails(read.paths, bundle.image_bits)[0])
+
+
+def _limit_measurer(bundle: Bundle) -> Callable[[Images], Quality] | None:
+    """Return what measures an image for the limits of the old lot; None where it has none."""
+    try:
+        reference = HealthReference.from_json(bundle.report.get("health_reference"))
+    except BadInput:
+        return None
+    return limit_measurer(reference, layout=not bundle.geometry.locates)
 
 
 def _learned_first(read: _Read, groups: list[list[int]], seed: int) -> tuple[list[list[int]], list[list[int]]]:

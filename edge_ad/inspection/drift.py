@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from edge_ad.camera.frames import Image
-from edge_ad.camera.measure import FrameMeasure, HealthReference, TemplateMatcher, measure_frame
+from edge_ad.camera.layout import TemplateMatcher
+from edge_ad.camera.measure import FrameMeasure, HealthReference, measure_frame
 from edge_ad.errors import BadInput
 
 WARNING = "lighting or lot changed: recalibrate or retrain"

@@ -17,11 +17,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_ad.camera.measure import frame_shown, measure_quality
+from edge_ad.camera.layout import LayoutChange
+from edge_ad.camera.measure import FrameMeasure, frame_shown, layout_of, measure_quality
 from edge_ad.camera.quality import Quality, QualityLimits
 from edge_ad.config import Config
 from edge_ad.data.images import read_image
 from edge_ad.data.tolerance import Disturbance, Tolerance, quality_looks
+from edge_ad.geometry.cut_out import resize
 from edge_ad.geometry.geometry import Geometry
 from edge_ad.geometry.pose import NotLocated
 from edge_ad.presets.presets import Augmentation, Preset
@@ -69,23 +71,30 @@ class DisturbedImages:
 
     Each axis at its limits, then RANDOM draws. ``rows`` are the indices of the images used, all where their versions are at
     most MAX_FRAMES. A part that is not located in a disturbed frame counts as undisturbed; ``unlocated`` counts these.
+    Turned and scaled ones are told by the layout of measured normal ``frames``, where parts are not located.
     """
 
-    def __init__(self, paths: Sequence[Path], geometry: Geometry, bits: int, tolerance: Tolerance, *, seed: int) -> None:
+    def __init__(
+        self, paths: Sequence[Path], geometry: Geometry, bits: int, tolerance: Tolerance,
+        *, seed: int, frames: Sequence[FrameMeasure] = (),
+    ) -> None:  # fmt: skip
         self._corners = [(axis, one) for axis, many in tolerance.corners().items() for one in many]
         self.axes = (*(axis for axis, _ in self._corners), *[RANDOM_AXIS] * RANDOM) if tolerance else ()
         most = max(MAX_FRAMES // max(len(self.axes), 1), 1)
         self.rows = np.unique(np.linspace(0, len(paths) - 1, min(len(paths), most)).round().astype(int))
         self.tolerance, self.unlocated = tolerance, 0
         self._paths, self._geometry, self._bits, self._seed = paths, geometry, bits, seed
-        self._looks = quality_looks(tolerance)
+        template = None if geometry.locates else layout_of(frames)
+        self._layout = None if template is None else LayoutChange(template)
+        looks = quality_looks(tolerance)
+        self._looks = {fault: pair for fault, pair in looks.items() if self._layout is not None or not pair[0].moves}
         self._inside: dict[str, list[Quality]] = {fault: [] for fault in self._looks}
         self._beyond: dict[str, list[Quality]] = {fault: [] for fault in self._looks}
 
     @property
     def limits(self) -> QualityLimits | None:
         """What tells frames within the tolerance from those three times beyond it; None before the images were gone through,
-        and where the tolerance speaks of neither light, blur nor noise.
+        and where the tolerance speaks of nothing that is measured.
         """
         seen = bool(self._looks) and all(self._inside.values())
         return QualityLimits.of(self._inside, self._beyond) if seen else None
@@ -101,20 +110,25 @@ class DisturbedImages:
             plain = self._geometry.prepare(frame)
             assert not isinstance(plain, NotLocated)  # unseen normal images are those whose part was located
             shown = frame_shown(self._geometry, frame, plain)
-            self._look(shown, rng, blur=pixel_ratio(frame, shown, plain.transform.matrix))
+            self._look(frame, shown, rng, blur=pixel_ratio(frame, shown, plain.transform.matrix))
             for one in drawn:
                 yield self._geometry.without_ignored(one.degrade(self._moved(frame, plain.image, one), rng))
 
-    def _look(self, shown: Image, rng: np.random.Generator, *, blur: float) -> None:
-        """Measure a frame undisturbed, at the limits of the tolerance and three times beyond them.
+    def _look(self, frame: Image, shown: Image, rng: np.random.Generator, *, blur: float) -> None:
+        """Measure a frame, of which ``shown`` is looked at, undisturbed, at the limits of the tolerance and at BEYOND times these.
 
         A blur of one pixel of the input is ``blur`` pixels wide in the frame as it is ``shown``.
         """
-        plain = measure_quality(shown)
+        plain = measure_quality(shown, self._layout)
         for fault, looks in self._looks.items():
             inside, beyond = (replace(one, blur=one.blur * blur) for one in looks)
-            self._inside[fault] += [plain, measure_quality(inside.degrade(shown, rng))]
-            self._beyond[fault].append(measure_quality(beyond.degrade(shown, rng)))
+            self._inside[fault] += [plain, self._measured(frame, shown, inside, rng)]
+            self._beyond[fault].append(self._measured(frame, shown, beyond, rng))
+
+    def _measured(self, frame: Image, shown: Image, one: Disturbance, rng: np.random.Generator) -> Quality:
+        if one.moves:  # a whole image, which has its size of input wherever its part lies
+            shown = resize(one.move(frame), (shown.shape[0], shown.shape[1]))
+        return measure_quality(one.degrade(shown, rng), self._layout)
 
     def _moved(self, frame: Image, plain: Image, one: Disturbance) -> Image:
         if not one.moves:

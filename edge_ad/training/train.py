@@ -475,7 +475,8 @@ class _Training:
         unseen = (*self.dataset.normal.normalise, *self.dataset.normal.threshold)
         if not self.tolerance:
             return None
-        return DisturbedImages(unseen, self.geometry, self.dataset.bits, self.tolerance, seed=self.options.seed)
+        seed, frames = self.options.seed, self.frames
+        return DisturbedImages(unseen, self.geometry, self.dataset.bits, self.tolerance, seed=seed, frames=frames)
 
     def _penalty_images(self, size: Size) -> Images | None:
         return read_penalty(self.penalty, size, cropped=self.preset.efficientad.cropped_penalty)

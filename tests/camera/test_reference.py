@@ -13,11 +13,10 @@ from hypothesis import strategies as st
 
 from edge_ad.camera.frames import Frame
 from edge_ad.camera.health import CameraHealth, HealthLimits, ReferenceCheck
+from edge_ad.camera.layout import TemplateMatcher, edge_field
 from edge_ad.camera.measure import (
     MIN_IMAGES,
     HealthReference,
-    TemplateMatcher,
-    edge_field,
     grey,
     light,
     measure_reference,

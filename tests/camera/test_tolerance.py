@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 
 from edge_ad.camera.health import HealthLimits, ReferenceCheck
+from edge_ad.camera.layout import LayoutChange, edge_field
 from edge_ad.camera.measure import (
     HealthReference,
     grey,
@@ -29,16 +32,38 @@ def tray(seed: int) -> Image:
     return np.clip(np.rint(image * (80 / image.mean(axis=(0, 1)))), 0, 255).astype(np.uint8)
 
 
-@pytest.fixture(scope="module")
-def reference() -> HealthReference:
-    normal, rng, looks = [tray(seed) for seed in range(12)], np.random.default_rng(0), quality_looks(DEFAULT)
+def fixture_plate(seed: int) -> Image:
+    """Return a plate with holes of which each image shows the same, under noise and another light."""
+    image, holes, rng = np.full((128, 128), 150, np.float32), np.random.default_rng(7), np.random.default_rng(seed)
+    for x, y, radius in zip(holes.integers(20, 108, 14), holes.integers(20, 108, 14), holes.integers(4, 12, 14), strict=True):
+        cv2.circle(image, (int(x), int(y)), int(radius), float(holes.integers(20, 240)), -1)
+    noisy = image * rng.uniform(0.98, 1.02) + rng.normal(0, 1.0, image.shape)
+    return np.repeat(np.clip(np.rint(noisy), 0, 255).astype(np.uint8)[..., None], 3, axis=2)
+
+
+def reference_with_limits(normal: list[Image]) -> HealthReference:
+    rng, looks = np.random.default_rng(0), quality_looks(DEFAULT)
+    whole = measure_reference(normal)
+    layout = LayoutChange(whole.template)
     inside = {
-        fault: [measure_quality(image) for one in normal for image in (one, near.degrade(one, rng))]
+        fault: [measure_quality(image, layout) for one in normal for image in (one, near.degrade(near.move(one), rng))]
         for fault, (near, _) in looks.items()
     }
-    beyond = {fault: [measure_quality(far.degrade(one, rng)) for one in normal] for fault, (_, far) in looks.items()}
-    made = replace(measure_reference(normal), limits=QualityLimits.of(inside, beyond))
+    beyond = {
+        fault: [measure_quality(far.degrade(far.move(one), rng), layout) for one in normal] for fault, (_, far) in looks.items()
+    }
+    made = replace(whole, limits=QualityLimits.of(inside, beyond))
     return HealthReference.from_json(json.loads(json.dumps(made.to_json())))
+
+
+@pytest.fixture(scope="module")
+def reference() -> HealthReference:
+    return reference_with_limits([tray(seed) for seed in range(12)])
+
+
+@pytest.fixture(scope="module")
+def plate_reference() -> HealthReference:
+    return reference_with_limits([fixture_plate(seed) for seed in range(12)])
 
 
 @pytest.mark.parametrize(
@@ -62,6 +87,42 @@ def test_frames_within_the_tolerance_are_judged_and_three_times_beyond_it_are_na
     assert [check.fault(disturbance(1).degrade(image, rng)) for image in others] == [None] * len(others)
     reasons = [check.fault(disturbance(BEYOND).degrade(image, rng)) or "" for image in others]
     assert np.mean([reason.startswith(f"{fault}: beyond the tolerance") for reason in reasons]) >= 0.9
+
+
+@pytest.mark.parametrize(
+    ("fault", "disturbance"),
+    [
+        ("turned clockwise", lambda times: Disturbance(angle=-times * DEFAULT.rotation)),
+        ("turned counter-clockwise", lambda times: Disturbance(angle=times * DEFAULT.rotation)),
+        ("too near", lambda times: Disturbance(scale=1 + times * DEFAULT.scale)),
+        ("too far", lambda times: Disturbance(scale=1 - times * DEFAULT.scale)),
+    ],
+)
+def test_turned_and_scaled_frames_beyond_the_tolerance_are_named_where_parts_are_not_located(
+    plate_reference: HealthReference, fault: str, disturbance: Callable[[float], Disturbance]
+) -> None:
+    check, images = ReferenceCheck(plate_reference, HealthLimits()), [fixture_plate(seed) for seed in range(100, 110)]
+    assert [check.fault(disturbance(1).move(image)) for image in images] == [None] * len(images)
+    beyond = [disturbance(BEYOND).move(image) for image in images]
+    assert all((check.fault(image) or "").startswith(f"{fault}: beyond the tolerance") for image in beyond)
+    located = ReferenceCheck(plate_reference, HealthLimits(), layout=False)
+    assert not any(re.match("turned|too", located.fault(image) or "") for image in beyond)
+
+
+@pytest.mark.parametrize("angle", [-7.0, -4.0, 0.0, 3.0, 6.0])
+def test_turn_of_an_image_is_measured_wherever_it_lies(plate_reference: HealthReference, angle: float) -> None:
+    image = Disturbance(shift=(0.03, -0.02), angle=angle).move(fixture_plate(50))
+    assert LayoutChange(plate_reference.template).measure(edge_field(grey(image)))[0] == pytest.approx(angle, abs=0.7)
+
+
+@pytest.mark.parametrize("scale", [0.94, 0.98, 1.0, 1.05])
+def test_scale_of_an_image_is_measured_wherever_it_lies(plate_reference: HealthReference, scale: float) -> None:
+    image = Disturbance(shift=(0.03, -0.02), scale=scale).move(fixture_plate(50))
+    assert LayoutChange(plate_reference.template).measure(edge_field(grey(image)))[1] == pytest.approx(scale - 1, abs=0.01)
+
+
+def test_turn_of_an_image_of_another_size_is_not_known(plate_reference: HealthReference) -> None:
+    assert np.isnan(LayoutChange(plate_reference.template).measure(edge_field(np.zeros((65, 90), np.uint8)))).all()
 
 
 def test_reference_without_a_tolerance_is_as_ever() -> None:
