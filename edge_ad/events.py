@@ -21,11 +21,12 @@ MARKS: tuple[Mark, ...] = get_args(Mark)
 
 FIELDS = (
     "id", "camera", "frame", "part", "time", "verdict", "score", "z", "latency_ms", "reason", "pose", "product", "bundle",
+    "zone",
 )  # as documented  # fmt: skip
-LATER = ("pose", "product", "bundle")  # which records of earlier versions do not have
+LATER = ("pose", "product", "bundle", "zone")  # which records of earlier versions do not have
 VERSION = 1  # of ``schema``; grows when a field goes or changes its meaning, not for a new one alone
 DIGITS = {"score": 6, "z": 4, "latency_ms": 3}  # of files and outputs
-_TEXTS = (("camera", MAX_NAME), ("part", MAX_NAME), ("reason", MAX_REASON), ("product", MAX_NAME))
+_TEXTS = (("camera", MAX_NAME), ("part", MAX_NAME), ("reason", MAX_REASON), ("product", MAX_NAME), ("zone", MAX_NAME))
 POSE = ("x", "y", "angle", "width", "height", "scale", "residual", "symmetric", "outside")  # as documented
 
 
@@ -38,8 +39,9 @@ class Event:
     ``score`` is None and ``z`` empty when the verdict is NONE; ``reason`` is None when it is OK. ``pose`` says where the
     part lies (POSE), None where it was not located or nothing locates parts. ``product`` is the one that was
     judged, None where the station has no products or none was in force; ``bundle`` the sha256 of what judged, None where
-    nothing could. Texts are made ``storable`` here, whatever
-    a file name, a trigger or a driver gave: every record and output gets them from an event.
+    nothing could. ``zone`` is the sensitivity zone that is farthest beyond a threshold of its own, None where none is. Texts
+    are made ``storable`` here, whatever a file name, a trigger or a driver gave: every record and output gets them from an
+    event.
     """
 
     camera: str
@@ -55,6 +57,7 @@ class Event:
     pose: Mapping[str, Any] | None = None
     product: str | None = None
     bundle: str | None = None
+    zone: str | None = None
 
     def __post_init__(self) -> None:
         for name, max_length in _TEXTS:
@@ -125,6 +128,7 @@ def schema() -> dict[str, Any]:
         "pose": _pose_schema(),
         "product": {"type": ["string", "null"], "description": "what was judged; null without products, and during a change"},
         "bundle": {"type": ["string", "null"], "description": "sha256 of the bundle that judged; null where none was in force"},
+        "zone": {"type": ["string", "null"], "description": "the zone that is beyond a threshold of its own; null where none is"},
     }
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

@@ -5,18 +5,20 @@ falls.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from shlex import quote
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from calibration.placement import Plan
 from edge_ad.bundle import Bundle
 from edge_ad.config import MAX_FLIP
 from edge_ad.deployment.int8 import SCHEMA, Recipe
-from edge_ad.deployment.loss import Loss, check_finite, loss
+from edge_ad.deployment.loss import NEAR, Loss, check_finite, loss
 from edge_ad.deployment.precision_search import MAX_AUROC, MAX_ERROR, Search, Searcher, worst_nodes
 from edge_ad.deployment.validation_images import (
     ValidationImages,
@@ -25,7 +27,7 @@ from edge_ad.deployment.validation_images import (
     spread,
 )
 from edge_ad.engines import engine_store
-from edge_ad.engines.pipeline import Pipeline
+from edge_ad.engines.pipeline import Inference, Pipeline
 from edge_ad.errors import BadInput
 from edge_ad.scoring import fuse
 from edge_ad.utils.files import atomic_write
@@ -35,10 +37,14 @@ SEARCHED = 8  # normal images that the search for a better plan looks at, with t
 
 @dataclass(frozen=True)
 class Gate:
-    """What the gate measured, by set of images (``proof``, and ``labelled`` if one was given), and its budget."""
+    """What the gate measured, by set of images (``proof``, and ``labelled`` if one was given), and its budget.
+
+    ``zone_flips`` are verdicts of zones that flip, and of how many images, by the name of the zone.
+    """
 
     losses: dict[str, Loss]
     max_flip: float
+    zone_flips: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     @property
     def refused(self) -> str | None:
@@ -56,6 +62,9 @@ class Gate:
             if fallen:
                 worst = max(fallen, key=lambda row: row.auroc_loss)
                 return f"AUROC of {worst.branch} on the {name} images falls by {worst.auroc_loss:.4f} (allowed {MAX_AUROC})"
+        for zone, (count, of) in self.zone_flips.items():
+            if count > self.max_flip * of:
+                return f"{count} of {of} verdicts of zone {zone} flip ({count / of:.2%}, allowed {self.max_flip:.2%})"
         return None
 
     def to_json(self) -> dict[str, Any]:
@@ -65,6 +74,7 @@ class Gate:
             "max_error_z": MAX_ERROR,
             "max_auroc_loss": MAX_AUROC,
             **{name: _plain(tensor_range) for name, tensor_range in self.losses.items()},
+            **({"zones": {name: list(counts) for name, counts in self.zone_flips.items()}} if self.zone_flips else {}),
         }
 
 
@@ -81,12 +91,42 @@ def measure_gate(
     sets = {"proof": validation_images_of(bundle, seed=seed)}
     if labelled is not None:
         sets["labelled"] = labelled_validation_images(labelled, bundle.geometry, bundle.image_bits)
-    losses = {}
+    losses, zones = {}, _ZoneFlips(bundle)
     for name, validation in sets.items():
-        exact, result = (np.stack([p.infer(image).raw for image in validation.images]) for p in (reference, candidate))
+        rows = [[zones.read(p.infer(image)) for image in validation.images] for p in (reference, candidate)]
+        exact, result = (np.stack([raw for raw, _ in row]) for row in rows)
+        before, after = ([scores for _, scores in row] for row in rows)
+        zones.add(before, after, validation.anomalous)
         check_finite(fuse(exact, bundle.statistics)[1], f"{bundle.path} in FP32")
         losses[name] = loss(exact, result, validation.anomalous, bundle.statistics, thresholds=bundle.thresholds)
-    return Gate(losses, max_flip)
+    return Gate(losses, max_flip, zones.flips)
+
+
+class _ZoneFlips:
+    """Counts verdicts of the zones of a bundle that two pipelines give differently.
+
+    Those do not count whose reference lies within NEAR of a threshold, in deviations of normal images in that zone.
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._zones, self._thresholds = bundle.geometry.zones, bundle.thresholds.zones
+        self.flips: dict[str, tuple[int, int]] = {}
+
+    def read(self, result: Inference) -> tuple[NDArray[np.float32], dict[str, float]]:
+        """Return the raw scores of an image and those of its zones; its map is not kept."""
+        return result.raw, {} if self._zones is None or not self._thresholds else self._zones.scores(result.map)
+
+    def add(
+        self, before: Sequence[Mapping[str, float]], after: Sequence[Mapping[str, float]], anomalous: NDArray[np.bool_]
+    ) -> None:
+        """Count what zones score before and after on the same images."""
+        for name, own in self._thresholds:
+            exact, result = (np.array([row[name] for row in rows]) for rows in (before, after))
+            levels = [np.where(np.isfinite(one), (one > own.warn).astype(int) + (one > own.ng), 3) for one in (exact, result)]
+            near = NEAR * float(np.std(exact[~anomalous]))
+            far = np.minimum(np.abs(exact - own.ng), np.abs(exact - own.warn)) > near
+            flips, images = self.flips.get(name, (0, 0))
+            self.flips[name] = flips + int((far & (levels[0] != levels[1])).sum()), images + len(exact)
 
 
 def validation_images_of(bundle: Bundle, normal_count: int | None = None, seed: int = 0) -> ValidationImages:

@@ -22,7 +22,7 @@ from onnx import TensorProto, helper, inliner, numpy_helper
 from calibration.precision_sensitive import METADATA_KEY
 from edge_ad import __version__
 from edge_ad.bundle import Bundle
-from edge_ad.bundle.graphs import DROPPABLE, FUSION, IMAGE, bound_constants, needed_graphs
+from edge_ad.bundle.graphs import DROPPABLE, FUSION, IMAGE, bound_constants, map_size, needed_graphs
 from edge_ad.engines import engine_store
 from edge_ad.engines.backends import check_precision
 from edge_ad.engines.onnxruntime import OrtBackend
@@ -79,7 +79,7 @@ def write_one_file(bundle: Bundle, path: Path, precision: str = "fp32", *, threa
         images = bundle.golden.images
         given = _stacked(session.run(list(OUTPUTS), {IMAGE: image[None]}) for image in images)
         results = [pipeline.infer(image) for image in images]
-    errors = compare(given, results, bundle.thresholds)
+    errors = compare(given, results, bundle.thresholds, bundle.geometry.zones)
     atomic_write(path, data)
     return OneFile(
         path=path,
@@ -111,7 +111,9 @@ def _stacked(rows: Iterable[list[NDArray[Any]]]) -> Rows:
     return {name: np.stack(values) for name, values in zip(OUTPUTS, zip(*rows, strict=True), strict=True)}
 
 
-def compare(given: Rows, results: Sequence[Inference], thresholds: Thresholds) -> dict[str, float]:
+def compare(
+    given: Rows, results: Sequence[Inference], thresholds: Thresholds, zones: AppliedZones | None = None
+) -> dict[str, float]:
     """Return the largest error of every output [G, ...] against the pipeline's results, relative to its largest magnitude.
 
     The score is a mean of z, so it shares the scale of z: near 0 its own would tell of rounding alone. Verdicts must be
@@ -120,7 +122,9 @@ def compare(given: Rows, results: Sequence[Inference], thresholds: Thresholds) -
     """
     z, maps = np.stack([result.z for result in results]), np.stack([result.map[None, None] for result in results])
     scores = np.array([[result.score] for result in results])
-    verdicts = np.array([[VERDICTS.index(thresholds.verdict(float(score)))] for (score,) in given["score"]])
+    own = [zones.scores(heat[0, 0]) if zones is not None and thresholds.zones else {} for heat in given["map"]]
+    pairs = zip(given["score"], own, strict=True)
+    verdicts = np.array([[VERDICTS.index(thresholds.verdict_of_part(float(score), one))] for (score,), one in pairs])
     errors = {
         "score": _relative(given["score"], scores, np.abs(z).max()),
         "verdict": float(np.mean(given["verdict"] != verdicts)),
@@ -148,7 +152,8 @@ def merge(bundle: Bundle, graphs: Mapping[str, bytes], precision: str) -> onnx.M
         joined.add(name, onnx.load_model_from_string(data))
     if bundle.geometry.zones is not None:
         joined.replace_ignored(bundle.geometry.zones)
-    joined.add_verdict(bundle.thresholds)
+    zones = bundle.geometry.zones if bundle.thresholds.zones else None
+    joined.add_verdict(bundle.thresholds, {} if zones is None else zones.zones.places(map_size(bundle.image_size)))
     model = joined.model(bundle.name)
     texts = {METADATA_PREFIX + key: value for key, value in metadata(bundle, precision, tuple(graphs)).items()}
     helper.set_model_props(model, texts | ({METADATA_KEY: "\n".join(joined.fp32_nodes)} if joined.fp32_nodes else {}))
@@ -240,8 +245,26 @@ class _Joined:
         inputs = ["zones/ignored", "zones/mean", IMAGE]
         self._nodes.insert(0, helper.make_node("Where", inputs, ["zones/image"], name="zones/Where"))
 
-    def add_verdict(self, thresholds: Thresholds) -> None:
-        """Add the nodes of ``verdict``: 2, less 1 for a score not above NG and 1 for one not above WARN.
+    def add_verdict(self, thresholds: Thresholds, places: Mapping[str, NDArray[np.intp]]) -> None:
+        """Add the nodes of ``verdict``: the worst of the score, and of each zone with thresholds by its highest cell of ``map``."""
+        self._add_level("score", thresholds, "verdict/whole" if thresholds.zones else "verdict", "verdict/")
+        if thresholds.zones:
+            self._keep(numpy_helper.from_array(np.array([-1], np.int64)), "verdict/flat")
+            self._node("Reshape", ("map", "verdict/flat"), "verdict/cells")
+            levels = [self._add_zone(f"verdict/zone{at}/", places[name], own) for at, (name, own) in enumerate(thresholds.zones)]
+            self._node("Max", ("verdict/whole", *levels), "verdict")
+        self._known["verdict"] = helper.make_tensor_value_info("verdict", TensorProto.INT32, [1])
+
+    def _add_zone(self, prefix: str, places: NDArray[np.intp], own: Thresholds) -> str:
+        """Add the level of a zone's highest cell, and return its name."""
+        self._keep(numpy_helper.from_array(places.astype(np.int64)), f"{prefix}places")
+        self._node("Gather", ("verdict/cells", f"{prefix}places"), f"{prefix}cells")
+        self._node("ReduceMax", (f"{prefix}cells",), f"{prefix}score", keepdims=1)
+        self._add_level(f"{prefix}score", own, f"{prefix}level", prefix)
+        return f"{prefix}level"
+
+    def _add_level(self, score: str, thresholds: Thresholds, output: str, prefix: str) -> None:
+        """Add 2, less 1 for a score not above NG and 1 for one not above WARN.
 
         A score that is not a finite number is neither, and so NG. Thresholds are rounded down: a 32-bit score lies above
         the 64-bit threshold exactly where it lies above the largest 32-bit number that is not.
@@ -249,17 +272,16 @@ class _Joined:
         least = np.float32(np.finfo(np.float32).min)
         constants = {"ng": _floor32(thresholds.ng), "warn": _floor32(thresholds.warn), "least": least, "two": np.int32(2)}
         for name, value in constants.items():
-            self._keep(numpy_helper.from_array(np.array([value])), f"verdict/{name}")
-        self._node("GreaterOrEqual", ("score", "verdict/least"), "verdict/finite")
-        self._node("LessOrEqual", ("score", "verdict/ng"), "verdict/below_ng")
-        self._node("LessOrEqual", ("score", "verdict/warn"), "verdict/below_warn")
-        self._node("And", ("verdict/below_ng", "verdict/finite"), "verdict/not_ng")
-        self._node("And", ("verdict/below_warn", "verdict/finite"), "verdict/not_warn")
+            self._keep(numpy_helper.from_array(np.array([value])), f"{prefix}{name}")
+        self._node("GreaterOrEqual", (score, f"{prefix}least"), f"{prefix}finite")
+        self._node("LessOrEqual", (score, f"{prefix}ng"), f"{prefix}below_ng")
+        self._node("LessOrEqual", (score, f"{prefix}warn"), f"{prefix}below_warn")
+        self._node("And", (f"{prefix}below_ng", f"{prefix}finite"), f"{prefix}not_ng")
+        self._node("And", (f"{prefix}below_warn", f"{prefix}finite"), f"{prefix}not_warn")
         for name in ("not_ng", "not_warn"):
-            self._node("Cast", (f"verdict/{name}",), f"verdict/{name}_count", to=TensorProto.INT32)
-        self._node("Sub", ("verdict/two", "verdict/not_ng_count"), "verdict/at_most_warn")
-        self._node("Sub", ("verdict/at_most_warn", "verdict/not_warn_count"), "verdict")
-        self._known["verdict"] = helper.make_tensor_value_info("verdict", TensorProto.INT32, [1])
+            self._node("Cast", (f"{prefix}{name}",), f"{prefix}{name}_count", to=TensorProto.INT32)
+        self._node("Sub", (f"{prefix}two", f"{prefix}not_ng_count"), f"{prefix}at_most_warn")
+        self._node("Sub", (f"{prefix}at_most_warn", f"{prefix}not_warn_count"), output)
 
     def model(self, name: str) -> onnx.ModelProto:
         """Return the model with the outputs of one file, without what leads to none of them."""

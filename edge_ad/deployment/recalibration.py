@@ -49,6 +49,7 @@ from edge_ad.deployment.lot import (
     with_refitted,
 )
 from edge_ad.deployment.refit import SHARES, Described, Lot, Part, Refitted, fold_of, refit, reproduced
+from edge_ad.deployment.zone_thresholds import with_lot_zones
 from edge_ad.engines import engine_store
 from edge_ad.engines.parity import compare
 from edge_ad.engines.pipeline import Pipeline
@@ -157,6 +158,7 @@ def recalibrate(
         report["old_lot"] = _old_lot(fuse(proof, statistics)[1], thresholds, keep_old)
     child = replace(bundle.contents(), statistics=statistics, thresholds=thresholds, raw_scores=raw_scores)
     child = _with_graphs(bundle, child, lot, refitted, forget=forget)
+    child = with_lot_zones(bundle, child, lot, refitted, parts=parts, paths=read.paths, forget=forget)
     camera = _camera(bundle, read, folder, forget)
     write_bundle(target, _with_golden(_described(bundle, child, read=read, seed=seed, report=report, camera=camera)))
     return target

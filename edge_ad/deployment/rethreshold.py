@@ -30,7 +30,7 @@ def rethreshold(bundle_path: Path | str, warn: float, ng: float, reason: str = "
     bundle = open_bundle(bundle_path)
     now = bundle.thresholds
     changed = Thresholds(
-        warn, ng, target_warn=now.target_warn, target_ng=now.target_ng, operating_point=now.operating_point
+        warn, ng, target_warn=now.target_warn, target_ng=now.target_ng, operating_point=now.operating_point, zones=now.zones
     )
     is_child = REPORT in bundle.report
     parent = bundle.parent if is_child and bundle.parent else bundle.sha256

@@ -189,7 +189,8 @@ def _judge(pipeline: Pipeline, bundle: Bundle, frame: Image, geometry: Geometry)
     image, before = _input(frame, geometry)
     result = pipeline.infer(image)
     inferred = perf_counter()
-    bundle.thresholds.verdict(result.score)
+    zones = geometry.zones.scores(result.map) if geometry.zones is not None and bundle.thresholds.zones else {}
+    bundle.thresholds.verdict_of_part(result.score, zones)
     done = perf_counter()
     return {
         **before,

@@ -15,9 +15,11 @@ from edge_ad.data.datasets import Kind, Saturation, TestItem
 from edge_ad.data.images import Image, read_image, read_mask
 from edge_ad.errors import BadInput, DeviceFault
 from edge_ad.evaluation.spro import LIMITS, Channel, MapOfImage, au_spro
+from edge_ad.events import Verdict
 from edge_ad.geometry.cut_out import Transform
 from edge_ad.geometry.geometry import Geometry, Prepared
 from edge_ad.geometry.pose import NotLocated
+from edge_ad.geometry.zones import AppliedZones
 from edge_ad.scoring import BRANCHES, Statistics, Thresholds, fuse
 from edge_ad.scoring.auroc import auroc, auroc_difference, auroc_interval, recall_at
 
@@ -54,7 +56,7 @@ class TestScores:
 
     Where parts were located, ``transforms`` are the ways from file to cut-out, and ``unlocated`` the reasons by index of
     those images whose part was not: a run lets none of them pass, so their score is infinite, the worst, in every branch,
-    and their maps, without any heat, find no defect.
+    and their maps, without any heat, find no defect. ``zones`` are the scores of sensitivity zones by name, image by image.
     """
 
     __test__ = False
@@ -67,6 +69,13 @@ class TestScores:
     logic: tuple[Floats, ...] = ()
     transforms: tuple[Transform | None, ...] = ()
     unlocated: Mapping[int, str] = field(default_factory=dict)
+    zones: tuple[Mapping[str, float], ...] = ()
+
+    def verdict(self, index: int, thresholds: Thresholds) -> Verdict:
+        """Return the verdict on an image by its score and those of its zones; NG where its part was not located."""
+        if index in self.unlocated:
+            return "NG"
+        return thresholds.verdict_of_part(float(self.score[index]), self.zones[index] if self.zones else {})
 
     def transform(self, index: int) -> Transform | None:
         """Return the way from the file of an image to its cut-out; None where the whole image was judged."""
@@ -99,7 +108,7 @@ def judge_all(
         if isinstance(prepared, NotLocated):
             collected.leave_out(index, prepared.reason)
         else:
-            collected.take(index, judge, prepared, item)
+            collected.take(index, judge, prepared, item, zones=geometry.zones)
         if progress is not None:
             progress(index + 1, len(items))
     return collected.scores(items)
@@ -116,19 +125,22 @@ class _Collected:
         self.logic: list[Floats | None] = []
         self.transforms: list[Transform | None] = []
         self.unlocated: dict[int, str] = {}
+        self.zones: list[Mapping[str, float]] = []
 
-    def take(self, index: int, judge: Judge, prepared: Prepared, item: TestItem) -> None:
+    def take(self, index: int, judge: Judge, prepared: Prepared, item: TestItem, *, zones: AppliedZones | None) -> None:
         result = judge.infer(prepared.image)
         if not (np.isfinite(result.score) and np.isfinite(result.map).all()):
             raise DeviceFault(f"the score or map of {item.path} is not a finite number: the engine is faulty; rebuild it")
         self.score[index] = result.score
         self.raw.append(np.array(result.raw, np.float32))
         self.maps.append(np.array(result.map, np.float32))
+        self.zones.append({} if zones is None else zones.scores(result.map))
         self.transforms.append(None if prepared.pose is None else prepared.transform)
         self.logic.append(np.array(judge.tensor("map_logic")[0, 0], np.float32) if "logic" in judge.branches else None)
 
     def leave_out(self, index: int, reason: str) -> None:
         self.unlocated[index] = reason
+        self.zones.append({})
         self.raw.append(None)
         self.maps.append(None)
         self.transforms.append(None)
@@ -147,7 +159,7 @@ class _Collected:
         return TestScores(
             tuple(items), raw, self.score, maps, tuple(self.sizes),
             logic if any(one is not None for one in self.logic) else (),
-            tuple(self.transforms) if cut else (), self.unlocated,
+            tuple(self.transforms) if cut else (), self.unlocated, tuple(self.zones),
         )
 
 
@@ -289,7 +301,7 @@ def above(scores: TestScores, kind: Kind, thresholds: Thresholds) -> dict[str, i
     One whose part was not located does not pass, and counts as NG.
     """
     indices = [int(index) for index in scores.of(kind)]
-    verdicts = ["NG" if i in scores.unlocated else thresholds.verdict(float(scores.score[i])) for i in indices]
+    verdicts = [scores.verdict(index, thresholds) for index in indices]
     return {
         "count": verdicts.count("NG"),
         "warn_count": verdicts.count("NG") + verdicts.count("WARN"),

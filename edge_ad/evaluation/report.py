@@ -251,9 +251,10 @@ def _branch_plots(scores: TestScores, z: Any) -> str:
 def _galleries(scores: TestScores, z: Any, statistics: Statistics, thresholds: Thresholds) -> str:
     order = np.argsort(scores.score, kind="stable")
     good = np.array([item.kind == "good" for item in scores.items])
-    missed = [int(i) for i in order if not good[i] and scores.score[i] <= thresholds.ng]
-    alarms = [int(i) for i in order[::-1] if good[i] and scores.score[i] > thresholds.warn]
-    caught = [int(i) for i in order[::-1] if not good[i] and scores.score[i] > thresholds.ng]
+    verdicts = [scores.verdict(index, thresholds) for index in range(len(scores.items))]
+    missed = [int(i) for i in order if not good[i] and verdicts[i] != "NG"]
+    alarms = [int(i) for i in order[::-1] if good[i] and verdicts[i] != "OK"]
+    caught = [int(i) for i in order[::-1] if not good[i] and verdicts[i] == "NG"]
     sections = (
         ("Worst misses", "Anomalies that are not NG, the least suspicious first.", missed),
         ("Worst false alarms", "Normal images that are NG or WARN, the most suspicious first.", alarms),
@@ -286,7 +287,7 @@ def _figure(
     item, score = scores.items[index], float(scores.score[index])
     parts = ", ".join(f"{branch} {z[index, k]:+.1f}" for k, branch in enumerate(statistics.branches) if statistics.weight[k] > 0)
     missing = scores.unlocated.get(index)
-    verdict = f"NONE, not located: {missing}" if missing else f"{thresholds.verdict(score)}, score {score:.2f} ({parts})"
+    verdict = f"NONE, not located: {missing}" if missing else f"{scores.verdict(index, thresholds)}, score {score:.2f} ({parts})"
     caption = f"{item.defect}/{item.path.name}: {verdict}"
     pixels = beside(item, scores.maps[index], limits, scores.transform(index))
     image = f'<img alt="{escape(item.path.name)}" src="{pixels}">'

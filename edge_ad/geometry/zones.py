@@ -86,6 +86,30 @@ class Zones:
         """Return the zones of a kind."""
         return tuple(zone for zone in self.zones if zone.kind == kind)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the sensitivity zones in their order: as given, or by number, and no two alike."""
+        numbered = [(number, zone) for number, zone in enumerate(self.zones, 1) if zone.kind == "sensitivity"]
+        given = [zone.name for _, zone in numbered]
+
+        def name_of(number: int, zone: Zone) -> str:
+            return zone.name if zone.name and given.count(zone.name) == 1 else f"{zone.name} #{number}".strip()
+
+        return tuple(name_of(number, zone) for number, zone in numbered)
+
+    def places(self, size: Size) -> dict[str, NDArray[np.intp]]:
+        """Return the inspected cells of each sensitivity zone in a map of ``size``, flat, by name.
+
+        BadInput for a zone of which none is left: it is smaller than what ignore zones next to it take away.
+        """
+        ignored, result = self.ignored(size), {}
+        for name, zone in zip(self.names, self.of("sensitivity"), strict=True):
+            cells = np.flatnonzero(_raster(zone.points, self.size, size) & ~ignored)
+            if not len(cells):
+                raise BadInput(f"the sensitivity zone {name} is too near to what is ignored: no cell of the map is left in it")
+            result[name] = cells
+        return result
+
     def ignored(self, size: Size) -> NDArray[np.bool_]:
         """Return which pixels of an input of ``size`` are ignored, bool[H,W].
 
@@ -147,6 +171,17 @@ class AppliedZones:
     def replaced(self, image: Image) -> Image:
         """Return an input u8[H,W,3], or several u8[N,H,W,3], with the mean of the normal images where it is ignored."""
         return np.where(self.ignored[..., None], self.mean, image)
+
+    def scores(self, heat: NDArray[np.float32]) -> dict[str, float]:
+        """Return the highest value of a map f32[h,w] in each sensitivity zone, by name; NaN where one is not a number."""
+        if heat.shape not in self._places:
+            self._places[heat.shape] = self.zones.places((heat.shape[0], heat.shape[1]))
+        values = heat.reshape(-1)
+        return {name: float(values[cells].max()) for name, cells in self._places[heat.shape].items()}
+
+    @cached_property
+    def _places(self) -> dict[tuple[int, ...], dict[str, NDArray[np.intp]]]:
+        return {}
 
     def cells(self, grid: Size, border: int = 0) -> NDArray[np.float32]:
         """Return by how much the cells (height, width) of a map count, f32[h,w].

@@ -192,6 +192,8 @@ def make_cascade(
         return pipeline
     if tiled:
         raise BadInput("--cascade and --tiles exclude each other: leave one out")
+    if first.zones:
+        raise BadInput("--cascade leaves out a part of the map, by which zones with thresholds of their own are judged: drop it")
     cascade = Cascade(pipeline, bundle, rate, now)
     limit = limit_of(bundle, first, rate)
     share = float((min_scores(bundle.raw_scores["threshold"], bundle.statistics) < limit).mean())

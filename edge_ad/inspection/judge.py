@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import KW_ONLY, dataclass, replace
+from types import MappingProxyType
 from typing import Protocol
 
 import numpy as np
@@ -34,6 +35,7 @@ class Decision:
 
     verdict: Verdict
     reason: str | None
+    zone: str | None = None  # the one that is farthest beyond a threshold of its own
 
 
 def fault(reason: str) -> Decision:
@@ -41,13 +43,33 @@ def fault(reason: str) -> Decision:
     return Decision("NONE", reason)
 
 
-def decide(score: float, z: NDArray[np.float32], weight: NDArray[np.float32], thresholds: Thresholds) -> Decision:
+def decide(
+    score: float,
+    z: NDArray[np.float32],
+    weight: NDArray[np.float32],
+    thresholds: Thresholds,
+    *,
+    zones: Mapping[str, float] = MappingProxyType({}),
+) -> Decision:
     """Judge a fused ``score``; the reason names the branch that added most to it (``weight`` x ``z``, both f32[B]).
 
-    A score that is not finite is a fault of the engine: NONE.
+    A zone whose score in ``zones`` is beyond a threshold of its own gives the part at least its verdict, and is named. A score
+    that is not finite is a fault of the engine: NONE.
     """
-    if not math.isfinite(score):
-        return fault(f"engine: the score is {score}, not a finite number")
+    for one in (score, *zones.values()):
+        if not math.isfinite(one):
+            return fault(f"engine: the score is {one}, not a finite number")
+    whole, beyond = _decide_whole(score, z, weight, thresholds), thresholds.worst_zone(zones)
+    if beyond is None:
+        return whole
+    name, verdict = beyond
+    own = dict(thresholds.zones)[name]
+    message = f"zone {name}: {zones[name]:.2f} above {own.ng if verdict == 'NG' else own.warn:.2f}"
+    reason = message if whole.reason is None else f"{whole.reason}; {message}"
+    return Decision("NG" if "NG" in (verdict, whole.verdict) else "WARN", reason, name)
+
+
+def _decide_whole(score: float, z: NDArray[np.float32], weight: NDArray[np.float32], thresholds: Thresholds) -> Decision:
     verdict = thresholds.verdict(score)
     if verdict == "OK":
         return Decision(verdict, None)
@@ -217,7 +239,8 @@ class Judge:
             return _broken(camera, candidate, error)
         nonsense = self._nonsense(part, tiles)
         late = self._late(candidate) if checks_age else None
-        decision = late or nonsense or decide(inference.score, inference.z, self._weight, self.thresholds)
+        zones = self._locating.zone_scores(inference.map) if self.thresholds.zones else {}
+        decision = late or nonsense or decide(inference.score, inference.z, self._weight, self.thresholds, zones=zones)
         values = self._values(inference)
         return _result(camera, candidate, decision, inference=inference, z=values, place=part.place)
 
@@ -289,6 +312,7 @@ def _result(
         latency_ms,
         decision.reason,
         pose=None if place is None else place.record(),
+        zone=decision.zone,
     )
     return InspectionResult(event, frame, inference if judged else None, place=place)
 
@@ -333,14 +357,16 @@ def _is_same_place(first: InspectionResult, second: InspectionResult) -> bool:
 
 
 def median_result(results: Sequence[InspectionResult]) -> InspectionResult:
-    """Return the verdict on a part from those on its frames: the one with the median score, the upper of two.
+    """Return the verdict on a part from those on its frames: the median by verdict, then score; the upper of two.
 
     Frames without a score do not count; if none has one, the last of them stands. At least one judgement.
     """
     scored = [one for one in results if one.event.score is not None]
     if not scored:
         return results[-1]
-    return sorted(scored, key=lambda one: one.event.score or 0.0)[len(scored) // 2]
+    # A zone may make a verdict worse than its score: without one the score decides alone.
+    order = ("OK", "WARN", "NG")
+    return sorted(scored, key=lambda one: (order.index(one.event.verdict), one.event.score or 0.0))[len(scored) // 2]
 
 
 def without_verdict(result: InspectionResult, reason: str) -> InspectionResult:
@@ -348,5 +374,5 @@ def without_verdict(result: InspectionResult, reason: str) -> InspectionResult:
     event = result.event
     if event.verdict == "NONE":
         return replace(result, event=replace(event, product=None, bundle=None))
-    event = replace(event, verdict="NONE", score=None, z={}, reason=reason, pose=None, product=None, bundle=None)
+    event = replace(event, verdict="NONE", score=None, z={}, reason=reason, pose=None, product=None, bundle=None, zone=None)
     return replace(result, event=event, inference=None, place=None)

@@ -88,6 +88,11 @@ class Locating:
                 f"{geometry.method}): leave out --parts, or train with --geometry foreground"
             )
 
+    def zone_scores(self, heat: NDArray[np.float32]) -> dict[str, float]:
+        """Return the score of each sensitivity zone in a map f32[h,w] of an input, by name."""
+        zones = self._geometry.zones
+        return {} if zones is None else zones.scores(heat)
+
     def inputs(self, frame: Frame) -> FrameInputs:
         """Return the inputs of a frame whose region fits it; made once for all who ask."""
         if not self._geometry.locates:

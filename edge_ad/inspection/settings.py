@@ -158,6 +158,7 @@ def set_by_hand(run: RunTable, thresholds: Thresholds) -> Thresholds:
     return Thresholds(
         warn, ng,
         target_warn=thresholds.target_warn, target_ng=thresholds.target_ng, operating_point=thresholds.operating_point,
+        zones=thresholds.zones,
     )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 only).
 """
 
+from edge_ad.scoring.operating_point import choose_operating_point
 from edge_ad.scoring.statistics import (
     BRANCHES,
     MAPS,
@@ -22,7 +23,6 @@ from edge_ad.scoring.thresholds import (
     Thresholds,
     anomaly_scores,
     anomaly_split,
-    choose_operating_point,
     choose_thresholds,
     lies_above,
     rate_exceeded,

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from edge_ad.errors import BadInput, DeviceFault
 from edge_ad.events import Verdict
@@ -76,6 +76,8 @@ class Thresholds:
     normal images cannot support the target. Rates are fractions, not percent. With ``goods`` 0 the thresholds were set
     by hand and promise nothing.
 
+    ``zones`` are thresholds of their own for the named zones of the image, in scores of the map there.
+
     ``operating_point`` is the rule that NG follows (``OperatingPoint``). ``promise_ng`` is the NG threshold of the
     promise, ``estimated_ng`` the rate of normal images that the rule expects above ``ng``; None where only the promise
     was made. ``found`` tells of the anomalies that the rule looked at, by strength, how many lie above ``ng``, how many
@@ -95,6 +97,7 @@ class Thresholds:
     promise_ng: float | None = None
     estimated_ng: float | None = None
     found: tuple[Detected, ...] = ()
+    zones: tuple[tuple[str, Thresholds], ...] = ()
 
     def __post_init__(self) -> None:
         OperatingPoint.parse(self.operating_point)
@@ -119,8 +122,41 @@ class Thresholds:
             return "NG"
         return "WARN" if score > self.warn else "OK"
 
+    def worst_zone(self, scores: Mapping[str, float]) -> tuple[str, Verdict] | None:
+        """Return the zone that is farthest beyond a threshold of its own, and its verdict; None where all are OK.
+
+        ``scores`` has the score of each zone by name; one that is missing or not finite raises DeviceFault.
+        """
+        beyond = [(name, own.verdict(scores.get(name, math.nan)), scores[name] - own.ng) for name, own in self.zones]
+        beyond = [one for one in beyond if one[1] != "OK"]
+        if not beyond:
+            return None
+        name, verdict, _ = max(beyond, key=lambda one: (one[1] == "NG", one[2]))
+        return name, verdict
+
+    def verdict_of_part(self, score: float, zones: Mapping[str, float]) -> Verdict:
+        """Judge a part by its fused score and those of its ``zones``: the worst verdict."""
+        worst = self.worst_zone(zones)
+        verdicts = (self.verdict(score), *(() if worst is None else (worst[1],)))
+        return next((one for one in ("NG", "WARN") if one in verdicts), "OK")
+
     def describe(self) -> str:
-        """Tell the promise in counts, and each target that so few normal images cannot support."""
+        """Tell the promise in counts, each target that so few normal images cannot support, and what zones promise."""
+        return "; ".join([self._whole(), *self._zones()])
+
+    def _zones(self) -> list[str]:
+        """Return the promise of each zone, and what all of them come to."""
+        messages = [
+            f"zone {name}: NG above {own.ng:.4g}, WARN above {own.warn:.4g} of the map there, which rejects {own.goods_ng} of "
+            f"{own.goods} normal images (at most {percent(own.supported_ng)} promised)"
+            for name, own in self.zones
+        ]
+        if messages and self.goods:
+            total = min(1.0, self.supported_ng + sum(own.supported_ng for _, own in self.zones))
+            messages.append(f"whole image and zones together reject at most {percent(total)} of normal parts")
+        return messages
+
+    def _whole(self) -> str:
         if not self.goods:
             return f"NG above {self.ng:.4g}, WARN above {self.warn:.4g}; set by hand, so no rate of normal images is promised"
         messages = [
@@ -173,8 +209,10 @@ class Thresholds:
         ]
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain numbers for JSON; ``from_json`` gives back an equal object."""
-        return asdict(self)
+        """Return plain values for JSON; ``from_json`` gives back an equal object."""
+        values = asdict(self)
+        del values["zones"]  # an older edge-ad takes thresholds without zones, and refuses those that it would not keep to
+        return {**values, "zones": [[name, own.to_json()] for name, own in self.zones]} if self.zones else values
 
     @classmethod
     def from_json(cls, value: object) -> Thresholds:
@@ -185,7 +223,21 @@ class Thresholds:
         missing = set(names) - set(value) if isinstance(value, Mapping) else set(names)
         if not isinstance(value, Mapping) or missing - set(names[FIRST_FIELDS:]) or set(value) - set(names):
             raise BadInput(f"thresholds must be a JSON object with exactly {', '.join(names)}")
-        return cls(**{**value, "found": _found(value.get("found", []))})
+        zones = _zone_thresholds(value.get("zones", []))
+        return cls(**{**value, "found": _found(value.get("found", [])), "zones": zones})
+
+
+def _zone_thresholds(value: object) -> tuple[tuple[str, Thresholds], ...]:
+    """Read the thresholds of zones from JSON; BadInput for anything else, or two zones of one name."""
+    rows: list[Any] = list(value) if isinstance(value, (list, tuple)) else [value]
+    for row in rows:
+        if not (isinstance(row, (list, tuple)) and len(row) == 2 and isinstance(row[0], str) and row[0]):
+            raise BadInput(f"thresholds: 'zones' must list pairs of a zone's name and its thresholds, but has {row!r:.60}")
+        if isinstance(row[1], Mapping) and row[1].get("zones"):
+            raise BadInput(f"thresholds: zone {row[0]!r:.60} has zones of its own, which there are not")
+    if len({row[0] for row in rows}) < len(rows):
+        raise BadInput("thresholds: two of the 'zones' have one name; train the bundle again")
+    return tuple((row[0], Thresholds.from_json(row[1])) for row in rows)
 
 
 def _found(value: object) -> tuple[Detected, ...]:
@@ -274,10 +326,7 @@ def lies_above(others: ArrayLike, scores: ArrayLike) -> bool:
 
 
 CERTAINTY = 0.9
-ALLOWED_LOSS = 0.01  # of the anomalies of a strength that the promise finds
 SHOWN = "synthetic"  # raw scores of the anomalies of a training; fainter ones end in _50 and the like
-DEFECTIVE = 0.01  # share of parts that are assumed to have a defect, where misses and false rejects are weighed
-Floats = NDArray[np.float64]
 
 
 def upper_rate(count: int, above: int, certainty: float = CERTAINTY) -> float:
@@ -326,124 +375,3 @@ def anomaly_scores(raw_scores: Mapping[str, Array], statistics: Statistics) -> d
     ordered = sorted(known, key=lambda split: -known[split])
     names = [f"at {known[split]} %" if shares[split] else "anomalies" for split in ordered]
     return {name: fuse(raw_scores[split], statistics)[1] for name, split in zip(names, ordered, strict=True)}
-
-
-def choose_operating_point(
-    scores: ArrayLike,
-    anomalies: Mapping[str, ArrayLike],
-    point: OperatingPoint,
-    targets: tuple[float, float] = (0.01, 0.05),
-    *,
-    least: tuple[float, float] = (-math.inf, -math.inf),
-) -> Thresholds:
-    """Choose thresholds as ``choose_thresholds`` does for ``targets`` (NG, WARN), and move NG as the operating ``point`` says.
-
-    ``anomalies`` are fused scores by strength. WARN stays at the promise, and NG is never below that of the promise, but
-    that an image which lies alone above all others need not set it (``_floor``). ``balanced`` goes to where normal
-    images reach the target by estimate. To go beyond the promise it takes the 90 % upper end of the rate that it starts
-    from, goes no further than the middle between the promise and the anomalies, and loses at most ALLOWED_LOSS of those
-    that the promise finds at each strength; without anomalies it stays. ``cost`` minimises price * missed + false
-    rejects where DEFECTIVE of the parts have a defect, one like the anomalies shown, all strengths equally often.
-    Thresholds are not below ``least`` (NG, WARN), which counts as promised too.
-    """
-    plain = choose_thresholds(scores, *targets)
-    ordered = np.sort(np.asarray(scores, dtype=np.float64).ravel())
-    promise = _lifted(plain, ordered, least)
-    if point.name == "promise":
-        return promise
-    shown = {name: _finite(values) for name, values in anomalies.items()}
-    tail = _Tail.of(ordered, plain)
-    strengths, floor = [values for values in shown.values() if len(values)], max(_floor(ordered, promise), least[0])
-    if point.name == "balanced":
-        ng = _balanced(promise, floor, tail, strengths, above_warn=plain.goods_warn)
-    else:
-        ng = _cheapest(floor, tail, strengths, point.price) if strengths else promise.ng
-    above = int((ordered > ng).sum())
-    return replace(
-        promise,
-        ng=ng,
-        goods_ng=above,
-        supported_ng=max(promise.supported_ng, (above + 1) / (len(ordered) + 1)) if ng < promise.ng else promise.supported_ng,
-        operating_point=f"{point.name}:{point.price:g}" if point.price else point.name,
-        promise_ng=promise.ng,
-        estimated_ng=tail.rate(ng),
-        found=tuple(
-            Detected(name, int((values > ng).sum()), int((values > promise.ng).sum()), len(values))
-            for name, values in shown.items()
-        ),
-    )
-
-
-def _finite(values: ArrayLike) -> Floats:
-    flat = np.asarray(values, dtype=np.float64).ravel()
-    return np.sort(flat[np.isfinite(flat)])
-
-
-def _lifted(plain: Thresholds, ordered: Floats, least: tuple[float, float]) -> Thresholds:
-    warn = max(plain.warn, least[1])
-    ng = max(plain.ng, least[0], warn)
-    return replace(plain, warn=warn, ng=ng, goods_warn=int((ordered > warn).sum()), goods_ng=int((ordered > ng).sum()))
-
-
-def _floor(ordered: Floats, promise: Thresholds) -> float:
-    """Return the least NG: that of the promise, or the second highest score (not below WARN) where the promise rests on
-    the highest alone.
-
-    One image of sixty that is unlike all others would else set NG, and hide the anomalies below it.
-    """
-    return promise.ng if promise.goods_ng or len(ordered) < 2 else max(float(ordered[-2]), promise.warn)
-
-
-@dataclass(frozen=True)
-class _Tail:
-    """Normal images above ``warn``, whose rate there is ``start``: as an exponential through the upper half of their scores,
-    of which ``reach`` lies between the median and ``warn``.
-    """
-
-    warn: float
-    start: float
-    reach: float
-
-    @classmethod
-    def of(cls, ordered: Floats, promise: Thresholds) -> _Tail:
-        return cls(promise.warn, promise.supported_warn, promise.warn - float(np.median(ordered)))
-
-    def rate(self, score: float) -> float:
-        """Return the estimated rate of normal images above a ``score`` that is at least ``warn``."""
-        if score <= self.warn or self.start >= 0.5:
-            return self.start
-        return self.start * math.exp(math.log(2 * self.start) * (score - self.warn) / self.reach) if self.reach > 0 else 0.0
-
-    def score(self, target: float, start: float) -> float:
-        """Return where the rate is ``target`` if it is ``start`` at ``warn``."""
-        if start <= target:
-            return self.warn
-        return self.warn + self.reach * math.log(start / target) / math.log(0.5 / start) if start < 0.5 else math.inf
-
-
-def _balanced(promise: Thresholds, floor: float, tail: _Tail, shown: list[Floats], *, above_warn: int) -> float:
-    """Return NG; ``above_warn`` of the normal images lie above the WARN that the tail begins at, which may be below that of
-    the promise.
-    """
-    estimate = tail.score(promise.target_ng, tail.start)
-    if estimate < promise.ng:
-        return max(estimate, floor)
-    caught = [values[values > promise.ng] for values in shown]
-    # The lowest anomalies that must stay above NG: the next one after those that may be lost.
-    limits = [float(values[math.floor(ALLOWED_LOSS * len(values))]) for values in caught if len(values)]
-    if not limits:
-        return promise.ng
-    start = upper_rate(promise.goods, above_warn)
-    return max(promise.ng, min(tail.score(promise.target_ng, start), (promise.ng + min(limits)) / 2))
-
-
-def _cheapest(floor: float, tail: _Tail, shown: list[Floats], price: float) -> float:
-    # The cost falls between two anomalies, and jumps at each: NG lies at the floor or in the middle of such a gap.
-    scores = np.unique(np.concatenate([[floor], *(values[values > floor] for values in shown)]))
-    candidates = [floor, *((scores[1:] + scores[:-1]) / 2).tolist()]
-
-    def cost(ng: float) -> float:
-        missed = float(np.mean([np.searchsorted(values, ng, "right") / len(values) for values in shown]))
-        return DEFECTIVE * price * missed + (1 - DEFECTIVE) * tail.rate(ng)
-
-    return float(min(candidates, key=lambda ng: (cost(ng), -ng)))

@@ -19,7 +19,7 @@ from edge_ad.store.schema import StoredEvent
 from edge_ad.utils.text import format_time, printable
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-_TEXTS = ("camera", "part", "reason", "outside", "product")
+_TEXTS = ("camera", "part", "reason", "outside", "product", "zone")
 _BLANKS = " \t\r\n\v\f\x00\u00a0\u200b\u2060\ufeff"
 
 
@@ -54,7 +54,7 @@ def table(events: Iterable[StoredEvent]) -> Iterator[str]:
 
 
 def write_csv(path: Path, events: Iterable[StoredEvent], branches: Iterable[str]) -> int:
-    """Write one row an event, z in a column for each branch, then pose, product and bundle; returns how many. BadInput when
+    """Write one row an event, z in a column for each branch, then pose, product, bundle and zone; returns how many. BadInput when
     the file cannot be written.
 
     A text that a spreadsheet would take for a formula gets an apostrophe before it.
@@ -63,7 +63,7 @@ def write_csv(path: Path, events: Iterable[StoredEvent], branches: Iterable[str]
     first = ("id", "time", "camera", "frame", "part", "verdict", "score", "latency_ms", "reason", "mark", "images")
     count = 0
     with _written(path) as stream:
-        last = ("product", "bundle")
+        last = ("product", "bundle", "zone")
         names = [*first, *(f"z_{name}" for name in named), *(f"pose_{name}" for name in POSE), *last]
         writer = csv.DictWriter(stream, names)
         writer.writeheader()

@@ -235,7 +235,7 @@ def _event(entry: Mapping[str, Any]) -> Event:
         isinstance(text, str) for text in texts
     ):
         raise ValueError("no event")
-    if not all(isinstance(text, (str, type(None))) for text in (row.product, row.bundle)):
+    if not all(isinstance(text, (str, type(None))) for text in (row.product, row.bundle, row.zone)):
         raise ValueError("no event")
     if not all(value is None or isinstance(value, (int, float)) for value in optional):
         raise ValueError("no event")

@@ -110,6 +110,9 @@ MIGRATIONS: tuple[str, ...] = (
     ALTER TABLE event ADD COLUMN product TEXT;
     ALTER TABLE event ADD COLUMN bundle TEXT;
     """,
+    """
+    ALTER TABLE event ADD COLUMN zone TEXT;
+    """,
 )
 
 

@@ -61,7 +61,7 @@ from edge_ad.training.augment import to_pixels
 from edge_ad.training.images import Images, ScoringImages, with_faded
 from edge_ad.training.loop import Arithmetic
 from edge_ad.training.report import family_report
-from edge_ad.training.tolerance import DisturbedImages, cost_report, tolerant_thresholds
+from edge_ad.training.tolerance import DisturbedImages, cost_report, tolerant_thresholds, with_zone_thresholds
 from edge_ad.utils.progress import Progress
 
 GOLDEN = 8
@@ -219,7 +219,9 @@ def finish_contents(
     if disturbed is not None:
         faint = {f"{share:g}": fuse(scored.raw, statistics)[1] for share, scored in measured.faded.items()}
         report["tolerance"] = cost_report(disturbed, scores, faint, targets)
-    return replace(contents, statistics=statistics, thresholds=thresholds, raw_scores=raw, golden=golden, report=report)
+    finished = replace(contents, statistics=statistics, thresholds=thresholds, raw_scores=raw, golden=golden, report=report)
+    inputs = [*images.normalise, *images.threshold]
+    return with_zone_thresholds(finished, inputs, disturbed, targets, stopped=len(images.normalise))
 
 
 def _near_duplicates(images: ScoringImages) -> list[list[int]]:

@@ -17,17 +17,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_ad.bundle import BundleContents
 from edge_ad.camera.layout import LayoutChange
 from edge_ad.camera.measure import FrameMeasure, frame_shown, layout_of, measure_quality
 from edge_ad.camera.quality import Quality, QualityLimits
 from edge_ad.config import Config
 from edge_ad.data.images import read_image
 from edge_ad.data.tolerance import Disturbance, Tolerance, quality_looks
+from edge_ad.deployment.zone_thresholds import zone_names, zone_scores
 from edge_ad.geometry.cut_out import resize
 from edge_ad.geometry.geometry import Geometry
 from edge_ad.geometry.pose import NotLocated
 from edge_ad.presets.presets import Augmentation, Preset
-from edge_ad.scoring import OperatingPoint, Thresholds, choose_operating_point, choose_thresholds
+from edge_ad.scoring import OperatingPoint, Thresholds, choose_operating_point, choose_thresholds, lies_above
 
 Image = NDArray[np.uint8]
 Scores = NDArray[np.float32]
@@ -180,6 +182,35 @@ def _least(versions: Scores, rate: float, axes: Sequence[str]) -> float:
         above = math.floor(rate * (len(drawn) + 1) + 1e-9) * drawn.shape[1]
         least.append(float(np.sort(drawn, axis=None)[-above]))
     return max(least, default=-math.inf)
+
+
+def with_zone_thresholds(
+    contents: BundleContents,
+    unseen: Sequence[Image],
+    disturbed: DisturbedImages | None,
+    targets: tuple[float, float],
+    *,
+    stopped: int,
+) -> BundleContents:
+    """Return ``contents`` with thresholds for the ``targets`` of each sensitivity zone, as those of the whole image are made.
+
+    ``unseen`` are inputs of normal images, those that training ``stopped`` by first: where these lie below the others they do
+    not count. Without sensitivity zones nothing changes.
+    """
+    names = zone_names(contents)
+    if not names:
+        return contents
+    rows = np.arange(len(unseen)) if disturbed is None else disturbed.rows
+    plain = zone_scores(contents, (unseen[row] for row in rows.tolist()))
+    axes = () if disturbed is None else disturbed.axes
+    moved = {} if disturbed is None else zone_scores(contents, disturbed)
+    zones = []
+    for name in names:
+        scores = np.concatenate([plain[name][:, None], *([moved[name].reshape(len(rows), -1)] if axes else [])], axis=1)
+        first = int((rows < stopped).sum())
+        scores = scores[first:] if lies_above(scores[:first, 0], scores[first:, 0]) else scores
+        zones.append((name, tolerant_thresholds(scores, targets, axes)))
+    return replace(contents, thresholds=replace(contents.thresholds, zones=tuple(zones)))
 
 
 def cost_report(

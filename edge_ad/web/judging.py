@@ -99,7 +99,7 @@ class JudgeService:
         image = _decoded(data, bundle.image_bits)
         if self._dashboard.state is not None:
             limits = self._dashboard.state["thresholds"]
-            judge.thresholds = Thresholds(limits["warn"], limits["ng"])
+            judge.thresholds = Thresholds(limits["warn"], limits["ng"], zones=bundle.thresholds.zones)
         now, self._count = time.monotonic(), self._count + 1
         frame = Frame(image, self._count, now, time.time(), SOURCE, str(self._count))
         fault = view_of(RunTable(roi=self._dashboard.hello["judge"]["roi"])).fault(image)

@@ -35,6 +35,7 @@ class Scored:
     score: float | None
     verdict: Verdict
     mark: Mark | None
+    zone: str | None = None  # beyond a threshold of its own, which a preview leaves as it is
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def preview(recent: Recent, warn: float, ng: float, warn_rejects: bool) -> dict[
     """Return the counts that ``warn`` and ``ng`` give; see schemas.Preview. BadInput for thresholds that contradict."""
     thresholds = scoring.Thresholds(warn, ng)
     judged = [event for event in recent.events if event.verdict != "NONE" and event.score is not None]
-    made = [(event, thresholds.verdict(event.score or 0.0)) for event in judged]
+    made = [(event, _verdict(event, thresholds)) for event in judged]
     rejecting = ("WARN", "NG") if warn_rejects else ("NG",)
     rejects = [event for event, verdict in made if verdict in rejecting]
     rejected_good = sum(event.mark == "good" for event in rejects)
@@ -74,6 +75,12 @@ def preview(recent: Recent, warn: float, ng: float, warn_rejects: bool) -> dict[
         "high": high,
         "histogram": histogram,
     }
+
+
+def _verdict(event: Scored, thresholds: scoring.Thresholds) -> Verdict:
+    """Return what thresholds of the whole image make of an event; one with a zone beyond its own keeps its verdict at least."""
+    verdict = thresholds.verdict(event.score or 0.0)
+    return event.verdict if event.zone is not None and verdict != "NG" else verdict
 
 
 def describe_rejects(rejects: int, hours: float, rejected_good: int, passed_bad: int) -> str:
@@ -162,7 +169,7 @@ class ThresholdService:
             if self._cached is None or self._cached[0] != hours or now - self._cached[1] > CACHE_S:
                 wall = time.time()
                 events = self._record.reader().every(EventFilter(since=wall - hours * 3600.0), MAX_EVENTS + 1)
-                scored = (Scored(event.time, event.score, event.verdict, event.mark) for event in events)
+                scored = (Scored(event.time, event.score, event.verdict, event.mark, event.zone) for event in events)
                 self._cached = (hours, now, recent_of(scored, MAX_EVENTS, wall, hours))
             return self._cached[2]
 
