@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_ad.engines.tensorrt.build import MIN_FREE
-from edge_ad.engines.tensorrt.versions import LOWEST
+from edge_ad.engines.tensorrt.versions import DLA_ADVICE, DLA_COMPILER, LOWEST
 from edge_ad.system.board import board, clocks, has_gpu, power_mode, release, temperatures, throttling
 from edge_ad.system.machine import UNWELL, UPGRADE, Finding, Machine, Package, in_container, jetpack, to_json
 from edge_ad.system.tries import Tried
@@ -83,6 +83,14 @@ def tensorrt(machine: Machine) -> Finding:
             f"Python sees {package.version}, but JetPack installed {system}",
             "pip uninstall tensorrt tensorrt-cu12 tensorrt-cu13: the one of PyPI is not made for this JetPack",
         )
+    board = jetpack(machine)
+    if board is not None and board.known and in_container(machine) and _pair(package.version) != board.tensorrt:
+        return Finding(
+            "tensorrt",
+            "warn",
+            f"this image has {package.version}, the board {_dotted(board.tensorrt)} (JetPack {board.name})",
+            "build the image that is made for this JetPack, see docker/README.md: engines of one do not run in the other",
+        )
     return Finding("tensorrt", "ok", package.version)
 
 
@@ -90,6 +98,8 @@ _GPU = "pip install 'edge-ad[gpu]' for TensorRT engines; without it ONNX Runtime
 
 
 def _no_tensorrt(machine: Machine, package: Package, system: str | None) -> Finding:
+    if package.error and DLA_COMPILER in package.error:
+        return Finding("tensorrt", "fail", f"its import fails: {package.error}", DLA_ADVICE)
     if not is_jetson(machine.root):
         if not has_gpu(machine):
             return Finding("tensorrt", "ok", "none, and none needed: no NVIDIA GPU, ONNX Runtime judges on the CPU")

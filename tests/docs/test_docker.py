@@ -58,7 +58,7 @@ def test_images_run_without_root(image: Path) -> None:
         assert "HEALTHCHECK" in stage
 
 
-@pytest.mark.parametrize("path", ["docker/jetpack6.Dockerfile", "docker/jetpack7.Dockerfile", "tools/jetson_setup.sh"])
+@pytest.mark.parametrize("path", ["docker/jetpack6.Dockerfile", "docker/jetpack7.Dockerfile", "docker/jetpack72.Dockerfile", "tools/jetson_setup.sh"])
 def test_jetsons_get_the_numpy_that_their_opencv_was_built_against(path: str) -> None:
     pinned = load_tool("check_aarch64").REPLACED
     text = (ROOT / path).read_text(encoding="utf-8")
@@ -83,7 +83,7 @@ def test_services_have_no_more_rights_than_they_need() -> None:
             assert (DOCKER / source).exists(), source
 
 
-@pytest.mark.parametrize("image", ["jetpack6.Dockerfile", "jetpack7.Dockerfile"])
+@pytest.mark.parametrize("image", ["jetpack6.Dockerfile", "jetpack7.Dockerfile", "jetpack72.Dockerfile"])
 def test_an_image_for_a_jetson_is_not_made_without_bindings_of_tensorrt(image: str) -> None:
     last = (DOCKER / image).read_text(encoding="utf-8").rpartition("\nFROM ")[2]
     assert "find_spec('tensorrt')" in last
@@ -94,6 +94,13 @@ def test_an_image_for_a_jetson_is_not_made_without_bindings_of_tensorrt(image: s
 def test_the_image_for_jetpack_6_is_one_that_brings_the_bindings() -> None:
     text = (DOCKER / "jetpack6.Dockerfile").read_text(encoding="utf-8")
     assert re.search(r"^ARG RUNTIME=\S+-devel$", text, re.MULTILINE)
+
+
+def test_compilers_and_the_repository_stay_out_of_the_image_for_jetpack_72() -> None:
+    last = (DOCKER / "jetpack72.Dockerfile").read_text(encoding="utf-8").rpartition("\nFROM ")[2]
+    assert "cuda-toolkit" not in last
+    assert "build-essential" not in last
+    assert "/etc/apt/sources.list.d/nvidia-jetson.list" in last.partition("rm -rf")[2]
 
 
 def test_a_station_in_a_container_knows_its_board() -> None:

@@ -126,6 +126,26 @@ CASES: list[tuple[str, str, str, str, str, dict[str, Any]]] = [
         {"packages": {"tensorrt": Package(None, "ImportError: libnvinfer.so.10")}},
     ),
     (
+        "orin_nano_jetpack7",
+        "tensorrt",
+        "fail",
+        "its import fails: ImportError: libnvdla_compiler.so: cannot open",
+        "docker/jetpack72.Dockerfile",
+        {
+            "run/.containerenv": "",
+            "packages": {"tensorrt": Package(None, "ImportError: libnvdla_compiler.so: cannot open shared object file")},
+            "var/lib/dpkg/status": None,
+        },
+    ),
+    (
+        "orin_nano_jetpack7",
+        "tensorrt",
+        "warn",
+        "this image has 10.13.3, the board 10.16 (JetPack 7.2)",
+        "docker/README.md",
+        {"run/.containerenv": "", "packages": {"tensorrt": Package("10.13.3")}, "var/lib/dpkg/status": None},
+    ),
+    (
         NANO,
         "tensorrt",
         "fail",
@@ -284,7 +304,7 @@ def test_lines_stand_under_each_other() -> None:
     ]
 
 
-NO_TREE = {"proc/device-tree/model": None, "proc/device-tree/compatible": None, ".dockerenv": ""}
+NO_TREE = {"proc/device-tree/model": None, "proc/device-tree/compatible": None, "run/.containerenv": ""}
 MOUNTED = {
     "run/device-tree/model": "NVIDIA Jetson Orin Nano Engineering Reference Developer Kit Super\0",
     "run/device-tree/compatible": "nvidia,p3768-0000+p3767-0005-super\0nvidia,tegra234\0",
@@ -327,6 +347,6 @@ def test_a_container_without_any_node_of_a_jetson_says_that_it_cannot_know(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("platform.machine", lambda: "aarch64")
-    board = examine(workstation(tmp_path, {".dockerenv": ""}))[0]
+    board = examine(workstation(tmp_path, {"run/.containerenv": ""}))[0]
     assert board.status == "warn"
     assert "--runtime nvidia" in board.advice

@@ -76,7 +76,17 @@ def import_tensorrt(root: Path = Path("/")) -> Any:
     return trt
 
 
+DLA_COMPILER = "libnvdla_compiler.so"
+"""What TensorRT of JetPack 6 needs of the board, and Jetson Linux 39.2 (JetPack 7.2) no longer has."""
+DLA_ADVICE = (
+    "Jetson Linux 39.2 has it no longer: in a container on JetPack 7.2 use an image with the board's own TensorRT "
+    "(docker/jetpack72.Dockerfile); on JetPack 6 `sudo apt-get install nvidia-l4t-dla-compiler` on the board brings it"
+)
+
+
 def _missing(root: Path, error: ImportError) -> str:
+    if DLA_COMPILER in str(error):
+        return f"TensorRT of this environment asks for {DLA_COMPILER}, which is not here. {DLA_ADVICE}"
     here = f"python{sys.version_info.major}.{sys.version_info.minor}"
     results = sorted(path.parts[-3] for path in root.glob(_JETPACK_PYTHON))
     if results and here not in results:
