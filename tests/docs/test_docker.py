@@ -58,7 +58,7 @@ def test_images_run_without_root(image: Path) -> None:
         assert "HEALTHCHECK" in stage
 
 
-@pytest.mark.parametrize("path", ["docker/jetpack6.Dockerfile", "docker/jetpack7.Dockerfile", "docker/jetpack72.Dockerfile", "tools/jetson_setup.sh"])
+@pytest.mark.parametrize("path", [*(f"docker/jetpack{number}.Dockerfile" for number in (6, 7, 72)), "tools/jetson_setup.sh"])
 def test_jetsons_get_the_numpy_that_their_opencv_was_built_against(path: str) -> None:
     pinned = load_tool("check_aarch64").REPLACED
     text = (ROOT / path).read_text(encoding="utf-8")
