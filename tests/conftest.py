@@ -47,10 +47,11 @@ def pytest_configure(config: pytest.Config) -> None:
         config.add_cleanup(lambda: os.environ.pop(FOLDER, None))
 
 
-def pytest_collection_finish() -> None:
-    """Keep what the imports have left, a million objects, out of every garbage collection from here on.
+@pytest.fixture(scope="module", autouse=True)
+def frozen_objects() -> None:
+    """Keep what imports and earlier files of tests have left, a million objects, out of every garbage collection from here on.
 
-    The fake GPU collects after each test to see that nothing is left, which took a second each.
+    The fake GPU collects several times a test to see that nothing is left, which took a tenth of a second each.
     """
     gc.collect()
     gc.freeze()
