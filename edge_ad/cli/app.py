@@ -38,7 +38,7 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("build-engine", "build_engine", "Build engines for this device and prove them against the bundle."),
     ("export", "export", "Write a bundle as one ONNX file for programs of your own."),
     ("run", "run", "Judge every part that a camera, a video or a folder shows."),
-    ("product", "product", "List the products of a station, or choose the one to judge."),
+    ("product", "product", "List the products of a station, choose the one to judge, replace its bundle."),
     ("pause", "pause", "Pause a line: outputs show not ready until somebody resumes."),
     ("resume", "resume", "End the pause of a line."),
     ("challenge", "challenge", "Show a station its known good and bad parts; list, verify and report that."),

@@ -13,7 +13,10 @@ from edge_ad.cli.options import options_of
 from edge_ad.cli.pause import By, StoreFile, request_of
 from edge_ad.config import DEFAULT_STORE, Config
 
-ACTION = "list: what there is and what is judged now; select NAME: judge NAME from now on."
+ACTION = (
+    "list: what there is and what is judged now; select NAME: judge NAME from now on; replace [NAME]: judge it by another --bundle "
+    "from now on; rollback [NAME]: by the bundle before. NAME is left out where the station has no products."
+)
 WAIT_S = 120.0  # for engines that are parked
 POLL_S = 0.05
 
@@ -23,11 +26,13 @@ def command(
     settings: Config,
     *,
     action: Annotated[str, typer.Argument(help=ACTION)] = "list",
-    name: Annotated[str | None, typer.Argument(help="A product of edge-ad.toml, for select.")] = None,
+    name: Annotated[str | None, typer.Argument(help="A product of edge-ad.toml.")] = None,
+    bundle: Annotated[Path | None, typer.Option(help="The bundle (*.edgead) that takes the place of the one in use.")] = None,
+    reason: Annotated[str, typer.Option(help="Why the bundle is replaced or rolled back.")] = "",
     by: By = None,
     store: StoreFile = None,
 ) -> None:
-    """List the products of this station, or choose the one that its run judges."""
+    """List the products of this station, choose the one that its run judges, or replace the bundle of one."""
     from edge_ad.errors import BadInput
 
     path = store or settings.run.store or DEFAULT_STORE
@@ -35,10 +40,12 @@ def command(
         _list(settings, path)
     elif action == "select" and name is not None:
         _select(name, by, path)
+    elif action in ("replace", "rollback"):
+        _replace(settings, action, name, bundle, by=by, reason=reason, store=path)
     elif action == "select":
         raise BadInput(f"select needs a product: choose one of {', '.join(settings.product) or 'none, edge-ad.toml names none'}")
     else:
-        raise BadInput(f"unknown action {action!r}: write `edge-ad product list` or `edge-ad product select NAME`")
+        raise BadInput(f"unknown action {action!r}: choose one of list, select, replace, rollback")
 
 
 def _state(path: Path) -> dict[str, Any] | None:
@@ -99,3 +106,16 @@ def _select(name: str, by: str | None, path: Path) -> None:
             raise DeviceFault(f"{name} is not judged: {state['reason'] or 'another product was chosen meanwhile'}")
         time.sleep(POLL_S)
     raise DeviceFault(f"the change to {name} takes longer than {WAIT_S:g} s: look at the log of the run")
+
+
+def _replace(
+    settings: Config, action: str, name: str | None, bundle: Path | None, *, by: str | None, reason: str, store: Path
+) -> None:
+    """Replace the bundle of a product, or roll it back, in the run that keeps the store or for the next one."""
+    from edge_ad.errors import BadInput
+    from edge_ad.inspection.bundle_swap import replace_bundle
+
+    if (bundle is None) != (action == "rollback"):
+        raise BadInput("`edge-ad product replace` needs --bundle FILE, and rollback takes none: it goes back by one")
+    values = {"product": name or "", "bundle": "" if bundle is None else str(bundle.resolve()), "reason": reason}
+    typer.echo(replace_bundle(settings, store, request_of(action, by, **values)))

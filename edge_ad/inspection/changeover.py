@@ -15,15 +15,16 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from queue import SimpleQueue
-from typing import Any, Literal
+from typing import Any
 
 from edge_ad.config import ProductTable
 from edge_ad.errors import BadInput, EdgeAdError
+from edge_ad.inspection.bundle_swap import POLL_S, BundleSwap
 from edge_ad.inspection.judge import PREFIX
 from edge_ad.inspection.part_tracking import Judgeable
-from edge_ad.inspection.products import Product, memory_of, why
+from edge_ad.inspection.products import Change, Product, Standing, memory_of, why
 from edge_ad.inspection.requests import Request
 from edge_ad.inspection.triggers import MqttCommands
 from edge_ad.outputs.mqtt import parse_broker
@@ -34,31 +35,6 @@ from edge_ad.utils.text import storable
 _log = logging.getLogger(__name__)
 
 MAX_MESSAGE = 1000
-State = Literal["none", "active", "changing", "fault"]
-
-
-@dataclass(eq=False)
-class Change:
-    """A change that was asked for: to ``product``, or to none because of ``fault``; ``asked_at`` monotonic seconds."""
-
-    product: Product | None
-    fault: str | None
-    by: str
-    asked_at: float
-    number: int = 0
-    loading_s: float = 0.0
-    prepared: bool = False
-
-
-@dataclass(frozen=True)
-class Standing:
-    """How products stand: what is judged or why nothing is. ``number``: the last request of the PLC that is answered."""
-
-    state: State
-    product: str | None
-    code: int
-    reason: str | None
-    number: int
 
 
 class Changeover:
@@ -95,6 +71,7 @@ class Changeover:
         self._lock = threading.Lock()
         self._reporting = threading.RLock()
         self._pending: Change | None = None
+        self._swap: BundleSwap | None = None
         self._entering: Product | None = None  # chosen by a part id: must not be parked
         self._adopted: Product | None = None  # what the loop has the judge of
         self._parked: SimpleQueue[contextlib.ExitStack] = SimpleQueue()  # engines that the loop's thread must close
@@ -104,6 +81,7 @@ class Changeover:
         self._number = 0
         self.by_part = any(table.match is not None for table in self._tables().values())
         self._work: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._closed = threading.Event()
         SupervisedThread("product", self._run, threads, essential=True).start()
 
     def start(self, first: str | None) -> Product:
@@ -140,6 +118,13 @@ class Changeover:
         known = name in self.products or name in self.faults
         reason = self.faults.get(name, "it cannot be opened") if known else "edge-ad.toml does not name it any more"
         self._reason, self._fault = f"{name}: {reason}", True
+
+    def start_single(self, product: Product) -> Product:
+        """Begin with the one product, of no name, of a station without products; its engines are opened and proven."""
+        product.open()
+        self.active = self._adopted = product
+        self._reason = None
+        return product
 
     def begin(self) -> None:
         """Tell all that listen how products stand, for the first time."""
@@ -228,9 +213,11 @@ class Changeover:
 
     def reason(self) -> str | None:
         """Return why nothing may be judged now, None where a product is active."""
-        pending = self._pending
+        pending, swap = self._pending, self._swap
         if pending is not None:
             return f"{PREFIX}changing to {pending.product.name if pending.product else 'none'}"
+        if swap is not None and swap.old is self.active:
+            return f"{PREFIX}the bundle is being replaced"
         return None if self._reason is None else f"{PREFIX}{self._reason}"
 
     def withheld(self, candidate: Judgeable) -> str | None:
@@ -274,9 +261,47 @@ class Changeover:
         """Let a change come into force that is prepared."""
         while not self._parked.empty():
             self._parked.get().close()
+        swap = self._swap
+        if swap is not None and swap.prepared:
+            self._exchange(swap)
         change = self._pending
         if change is not None and change.prepared:
             self._enter(change)
+
+    def swap(self, swap: BundleSwap) -> None:
+        """Put another bundle in the place of a product's; returns when it is done, its ``error`` set where the old one goes on.
+
+        From this call on, until the new one is acknowledged on the disk and in force, nothing of the product is judged. A change
+        of product that is asked for meanwhile follows. Not in the thread of the loop; one at a time.
+        """
+        with self._reporting, self._lock:
+            self._swap = swap
+            self._notify()
+        self._work.put(lambda: swap.acknowledge(self._changed, self._closed))
+        while not swap.done.wait(POLL_S):
+            if self._closed.is_set():
+                swap.error, self._swap = swap.error or BadInput("the run has ended meanwhile: ask the next one"), None
+                return
+
+    def _exchange(self, swap: BundleSwap) -> None:
+        """Bring a bundle into force between two frames, in the thread of the loop; the old one where that fails."""
+        old, fresh = swap.old, swap.fresh
+        if swap.bring_in(self.on_change if old is not None and old is self._adopted else None):
+            with self._lock:
+                self.products[swap.name] = fresh
+                self.faults.pop(swap.name, None)
+                fresh.used_at = self._clock()
+                if old is not None:
+                    self.active, self._adopted, self._entering = (
+                        fresh if one is old else one for one in (self.active, self._adopted, self._entering)
+                    )
+                    if self._pending is not None and self._pending.product is old:
+                        self._pending.product = fresh
+        with self._lock:
+            self._swap = None
+            self._notify()
+        swap.done.set()
+        self._work.put(lambda: self._park_others(self.active or fresh))
 
     def rows(self) -> list[dict[str, Any]]:
         """Return all products as plain values, in the order of edge-ad.toml."""
@@ -315,6 +340,7 @@ class Changeover:
 
     def close(self) -> None:
         """End the thread and close all engines."""
+        self._closed.set()
         self._work.put(None)
         for product in self.products.values():
             product.close()
@@ -350,6 +376,8 @@ class Changeover:
         if pending is not None:
             name = pending.product.name if pending.product is not None else None
             return Standing("changing", name, 0, self.reason(), self._number)
+        if self._swap is not None and active is not None and self._swap.old is active:
+            return Standing("changing", active.name, 0, self.reason(), self._number)
         if self._reason is not None or active is None:
             return Standing("fault" if self._fault else "none", None, 0, self.reason(), self._number)
         return Standing("active", active.name, active.code or 0, None, self._number)

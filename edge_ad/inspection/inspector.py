@@ -9,16 +9,12 @@ What a run came to.
 from __future__ import annotations
 
 import contextlib
-import logging
-import os
 import resource
-import signal
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
-from types import FrameType
 from typing import Protocol, TextIO
 
 from edge_ad.bundle import Bundle
@@ -34,12 +30,13 @@ from edge_ad.inspection.assembly import (
     lock_line,
     make_part_detectors,
 )
+from edge_ad.inspection.bundle_swap import REPLACE, ROLL_BACK, STATE, BundleReplacement
 from edge_ad.inspection.camera_worker import Counters, Latencies
 from edge_ad.inspection.canary import Canary, score_of
 from edge_ad.inspection.changeover import Changeover
 from edge_ad.inspection.evidence import Evidence, StoreObserver
 from edge_ad.inspection.judge import Judge
-from edge_ad.inspection.loop import Loop
+from edge_ad.inspection.loop import Loop, Stop
 from edge_ad.inspection.observers import (
     DriftObserver,
     EventCallback,
@@ -50,11 +47,13 @@ from edge_ad.inspection.observers import (
     StatusLine,
 )
 from edge_ad.inspection.part_tracking import PartDetector
-from edge_ad.inspection.products import Product, check_products, open_products
-from edge_ad.inspection.settings import check_settings, lag_s, store_of
+from edge_ad.inspection.products import Product, check_products, open_product, open_products
+from edge_ad.inspection.settings import check_settings, lag_s, presence_of, store_of
 from edge_ad.inspection.view import View
 from edge_ad.inspection.watchdog import Notifier, ThreadWatch, Watchdog
 from edge_ad.outputs.delivery import ChannelState
+from edge_ad.store.actions import ActionLog, actions_path
+from edge_ad.store.bundle_pointer import BundlePointer, pointer_path
 from edge_ad.store.choice import Choice, choice_path
 from edge_ad.utils.supervision import ThreadFaults
 from edge_ad.utils.text import redact, storable
@@ -149,69 +148,6 @@ def _align(rows: Sequence[tuple[str, ...]]) -> list[str]:
     return ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
 
 
-_log = logging.getLogger(__name__)
-
-DRAIN_S = 2.0
-
-
-class Stop:
-    """Turns the first SIGTERM or Ctrl-C into an orderly end; a second Ctrl-C ends at once.
-
-    A run that is not over 2 s after SIGTERM, because an engine or a disk hangs, is ended the hard way (exit 3); its
-    outputs reject by themselves. SIGHUP calls ``on_reload``.
-    """
-
-    def __init__(self) -> None:
-        self.interrupted = False
-        self.on_reload: Callable[[], None] | None = None
-        self._asked = False
-        self._loop: Loop | None = None
-        self._timer: threading.Timer | None = None
-
-    def attach(self, loop: Loop) -> None:
-        """Name the loop to stop; one that is asked for already stops before its first frame."""
-        self._loop = loop
-        if self._asked:
-            loop.stop()
-
-    @contextlib.contextmanager
-    def listening(self) -> Iterator[None]:
-        """Handle the signals inside this context; elsewhere than in the main thread do nothing."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        handlers = {signal.SIGTERM: self._handle, signal.SIGINT: self._handle, signal.SIGHUP: self._reload}
-        previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
-        try:
-            yield
-        finally:
-            if self._timer is not None:
-                self._timer.cancel()
-            for number, handler in previous.items():
-                signal.signal(number, handler)
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and self.interrupted:
-            raise KeyboardInterrupt
-        self.interrupted = self.interrupted or number == signal.SIGINT
-        self._asked = True
-        if number == signal.SIGTERM and self._timer is None:
-            self._timer = threading.Timer(DRAIN_S, _end)
-            self._timer.daemon = True
-            self._timer.start()
-        if self._loop is not None:
-            self._loop.stop()
-
-    def _reload(self, number: int, frame: FrameType | None) -> None:
-        if self.on_reload is not None:
-            self.on_reload()
-
-
-def _end() -> None:
-    _log.critical("the run did not end within %g s of SIGTERM and was cut off", DRAIN_S)
-    os._exit(3)
-
-
 SELF_TEST_S = 10.0  # a dashboard asks for a completed cycle within so many seconds where no service manager does
 
 
@@ -278,7 +214,9 @@ class Inspector:
         if self.settings.run.web is not None and self.options.dashboard is None:
             raise BadInput("web is set without a dashboard: give dashboard=edge_ad.web.link.open_web")
         check_products(self.settings)
-        self.changeover: Changeover | None = None
+        self.changeover: Changeover | None = None  # None for a station without products
+        self._gate: Changeover
+        self._pointer = BundlePointer(pointer_path(store_of(self.settings.run)))
         self._bundle = bundle
         self._notifier = Notifier()
         self.faults = ThreadFaults()
@@ -338,12 +276,13 @@ class Inspector:
             detectors=self._detectors(self.product, first),
             changed=self._changed,
             pause=self.wiring.pause,
-            gate=self.changeover,
+            gate=self._gate,
         )
         for worker, number in zip(self.loop.workers, first, strict=True):
             worker.first_part = number
+        self._gate.on_change = self._adopt
+        self._replace_bundles()
         if self.changeover is not None:
-            self.changeover.on_change = self._adopt
             self.wiring.calls.numbered = not self.changeover.by_part
             self.wiring.requests.register("product", self.changeover.handle)
             self.wiring.requests.register("products", self.changeover.answer_state, logged=False)
@@ -365,13 +304,15 @@ class Inspector:
         """Return the products whose bundles can be read, by name, and why the others cannot; one of no name for a bundle."""
         settings, options = self.settings, self.options
         if self._bundle is None and settings.product:
-            return open_products(settings, options.limits, options.read_again)
+            return open_products(settings, options.limits, options.read_again, self._pointer)
         if self._bundle is None:
             raise BadInput("no bundle is named, and edge-ad.toml has no products: name a bundle")
         if settings.product:
             names = ", ".join(settings.product)
             raise BadInput(f"edge-ad.toml names products ({names}): leave the bundle {self._bundle} out, or the products")
-        bundle = self._bundle if isinstance(self._bundle, Bundle) else Path(self._bundle)
+        named = self._bundle.path if isinstance(self._bundle, Bundle) else Path(self._bundle)
+        path = self._pointer.resolve("", named)
+        bundle = self._bundle if isinstance(self._bundle, Bundle) and path == named else path
         product = Product(None, settings, bundle, limits=options.limits, read_again=options.read_again)
         return {"": product}, {}
 
@@ -379,20 +320,40 @@ class Inspector:
         """Open and prove the engines; return the product to begin with."""
         for product in products.values():
             self._stack.callback(product.close)
-        if "" in products:
-            products[""].open()
-            return products[""]
-        run = self.settings.run
-        self.changeover = Changeover(
+        run, named = self.settings.run, "" not in products
+        self._gate = Changeover(
             products,
             unfit,
-            choice=Choice(choice_path(store_of(run))),
+            choice=Choice(choice_path(store_of(run)) if named else None),
             budget_mb=run.memory_budget_mb,
             changed=self._changed,
             threads=self.faults,
         )
-        self._stack.callback(self.changeover.close)
+        self._stack.callback(self._gate.close)
+        if not named:
+            return self._gate.start_single(products[""])
+        self.changeover = self._gate
         return self.changeover.start(run.product)
+
+    def _replace_bundles(self) -> None:
+        """Let bundles be replaced while the run goes on, where it keeps a record."""
+        store, options, bits = self.wiring.store, self.options, self.bundle.image_bits
+
+        def make(name: str, path: Path) -> Product:
+            return open_product(self.settings, name, path, image_bits=bits, limits=options.limits, read_again=options.read_again)
+
+        def fit(product: Product) -> None:
+            if presence_of(product.settings.run) != "trigger":
+                self._detectors(product, [1] * len(self.names))
+
+        if store is None:
+            return
+        log = ActionLog(actions_path(store.path))
+        replacement = BundleReplacement(self._gate, self._pointer, make, fit, log=log, threads=self.faults)
+        self._stack.callback(replacement.close)
+        for kind in (REPLACE, ROLL_BACK):
+            self.wiring.requests.register(kind, replacement.handle)
+        self.wiring.requests.register(STATE, replacement.answer_state, logged=False)
 
     def _detectors(self, product: Product, first: Sequence[int]) -> list[PartDetector] | None:
         """Return what gathers frames to parts of a product, one for each camera."""

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from edge_ad.bundle import Bundle, open_bundle
 from edge_ad.camera.health import HealthLimits
@@ -32,9 +34,13 @@ from edge_ad.inspection.triggers import parse_trigger
 from edge_ad.inspection.view import view_of
 from edge_ad.outputs.mqtt import parse_broker
 from edge_ad.scoring import Thresholds
+from edge_ad.store.bundle_pointer import BundlePointer
 from edge_ad.utils.board import resident_mb
 
 WITH_IDS = ("software", "mqtt", "modbus", "s7", "enip")  # triggers that bring the id of a part
+
+
+State = Literal["none", "active", "changing", "fault"]
 
 
 def settings_of_product(settings: Config, name: str) -> Config:
@@ -197,23 +203,39 @@ def _graphs_mb(bundle: Bundle, pipeline: Pipeline) -> float:
     return sum(len(bundle.graph(name)) for name in pipeline.engines) / 2**20
 
 
+def open_product(
+    settings: Config,
+    name: str,
+    bundle: Path,
+    *,
+    image_bits: int | None,
+    limits: HealthLimits = HealthLimits(),
+    read_again: Callable[[], Config] | None = None,
+) -> Product:
+    """Return a product, "" for that of a station without names, whose engines are not open yet; BadInput for a bundle that
+    cannot be read, or asks for images of other than ``image_bits`` bits: products see the camera alike.
+    """
+    merged = settings_of_product(settings, name) if name else settings
+    product = Product(name or None, merged, bundle, limits=limits, read_again=read_again)
+    if image_bits not in (None, product.bundle.image_bits):
+        raise BadInput(f"its images have {product.bundle.image_bits} bits and those of the products before it {image_bits}")
+    return product
+
+
 def open_products(
-    settings: Config, limits: HealthLimits, read_again: Callable[[], Config] | None
+    settings: Config, limits: HealthLimits, read_again: Callable[[], Config] | None, pointer: BundlePointer | None = None
 ) -> tuple[dict[str, Product], dict[str, str]]:
     """Return the products whose bundles can be read, and why the others cannot, by name; BadInput where all fail.
 
-    Their engines are not open yet. Products see the camera alike: one whose images have more or fewer bits is refused.
+    Their engines are not open yet. ``pointer`` says what is judged by in the place of the bundles that are named.
     """
     products: dict[str, Product] = {}
     faults: dict[str, str] = {}
     for name, table in settings.product.items():
-        merged = settings_of_product(settings, name)
+        bits = next((product.bundle.image_bits for product in products.values()), None)
         try:
-            product = Product(name, merged, table.bundle, limits=limits, read_again=read_again)
-            bits = next(iter(products.values()), product).bundle.image_bits
-            if product.bundle.image_bits != bits:
-                raise BadInput(f"its images have {product.bundle.image_bits} bits and those of the products before it {bits}")
-            products[name] = product
+            path = table.bundle if pointer is None else pointer.resolve(name, table.bundle)
+            products[name] = open_product(settings, name, path, image_bits=bits, limits=limits, read_again=read_again)
         except Exception as error:
             faults[name] = why(error)
     if not products:
@@ -232,3 +254,25 @@ def memory_of(products: Mapping[str, Product]) -> float:
     return sum(product.memory_mb for product in products.values() if product.loaded)
 
 
+@dataclass(eq=False)
+class Change:
+    """A change that was asked for: to ``product``, or to none because of ``fault``; ``asked_at`` monotonic seconds."""
+
+    product: Product | None
+    fault: str | None
+    by: str
+    asked_at: float
+    number: int = 0
+    loading_s: float = 0.0
+    prepared: bool = False
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How products stand: what is judged or why nothing is. ``number``: the last request of the PLC that is answered."""
+
+    state: State
+    product: str | None
+    code: int
+    reason: str | None
+    number: int

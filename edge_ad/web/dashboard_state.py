@@ -119,6 +119,8 @@ class DashboardState:
             self._heard_at = time.monotonic()
             if record["kind"] == "hello":
                 self.hello = record
+            elif record["kind"] == "changed":  # another product or bundle is judged
+                self.hello = {**self.hello, **record, "kind": "hello"}
             elif record["kind"] == "state":
                 self.state = record["state"]
                 self.count += len(record["events"])

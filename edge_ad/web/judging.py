@@ -107,10 +107,12 @@ class JudgeService:
         return replace(result.event, bundle=bundle.sha256)
 
     def open(self) -> tuple[Bundle, Judge]:
-        """Return the bundle of the run and a judge on one core, opened once."""
+        """Return the bundle of the run and a judge on one core, opened once for each bundle."""
+        how, path = self._dashboard.hello["judge"], Path(self._dashboard.hello["bundle_path"])
+        if self._opened is not None and self._opened[0].path != path:  # another took its place
+            self._opened = None
         if self._opened is None:
-            how, view = self._dashboard.hello["judge"], view_of(RunTable(roi=self._dashboard.hello["judge"]["roi"]))
-            bundle = open_bundle(Path(self._dashboard.hello["bundle_path"]))
+            view, bundle = view_of(RunTable(roi=how["roi"])), open_bundle(path)
             if bundle.scoring_members != how["members"]:
                 raise HTTPException(409, f"{bundle.path.name} was replaced since the run began: start the run again")
             pipeline = Pipeline(bundle, precision=how["precision"], backend=shared_backend(how["backend"], physical_cores()))

@@ -71,15 +71,15 @@ class WebLink:
     """A running dashboard. Nothing here stops the line: one that dies, or is stopped or hangs and so does not answer
     for 10 s, is started again, five times a minute at most.
 
-    ``hello`` holds what does not change during the run. BadInput when a package is missing, an address cannot be had
-    or a token is no good.
+    ``hello`` gives what a page knows of the run, and is asked again when another product or bundle is judged. BadInput when a
+    package is missing, an address cannot be had or a token is no good.
     """
 
     def __init__(
         self,
         address: str,
         names: Sequence[str],
-        hello: Mapping[str, Any],
+        hello: Callable[[], Mapping[str, Any]],
         feed: DashboardFeed,
         *,
         asked: Asked,
@@ -92,7 +92,8 @@ class WebLink:
         self._listener = listen(where)
         self.feed = feed
         self._asked = asked
-        self._hello = {"kind": "hello", "host": where.host, "names": list(names), "keys": asdict(keys), **hello}
+        self._about_run = hello
+        self._hello = {"kind": "hello", "host": where.host, "names": list(names), "keys": asdict(keys), **hello()}
         self._faults = faults or ThreadFaults()
         self._outputs = outputs
         self._started_at = time.monotonic()
@@ -196,6 +197,9 @@ class WebLink:
                     write_message(self._stdin, self.answers.popleft())
                 if feed.reference is not reference:  # another product
                     reference, scales = feed.reference, [HeatScale(feed.reference) for _ in feed.cameras]
+                    changed = self._about_run()
+                    self._hello |= changed
+                    write_message(self._stdin, {"kind": "changed", **changed})
                 for raw in released.shots:
                     self._show(raw, scales[raw.index])
                 now = time.monotonic()
@@ -299,24 +303,32 @@ def smaller(image: Image) -> Image:
 
 def open_web(inspector: Inspector) -> WebLink:
     """Start the dashboard that the line of a run asks for; the page may change its thresholds through the reloader."""
-    run, bundle, wiring = inspector.settings.run, inspector.bundle, inspector.wiring
+    run, wiring = inspector.settings.run, inspector.wiring
     assert run.web is not None
     store = wiring.store
-    product = inspector.product
+    settled = None if store is None else lambda: store.committed + store.dropped
+    feed = DashboardFeed(inspector.names, settled, view=inspector.view, reference=inspector.product.reference)
+    asked = Asked(wiring.alarm_manager.acknowledge, inspector.reloader.take_over, wiring.requests.submit)
+    started = time.time()
+    return WebLink(
+        run.web, run.web_names, lambda: _hello(inspector, started), feed, asked=asked, faults=wiring.faults, outputs=wiring.outputs
+    )
+
+
+def _hello(inspector: Inspector, started: float) -> dict[str, Any]:
+    """Return what a page knows of a run that began at ``started``: where its record and its bundle are, and what it is about."""
+    run, bundle, product, store = inspector.settings.run, inspector.bundle, inspector.product, inspector.wiring.store
     why_locked = PRODUCTS_LOCK if inspector.changeover is not None else locked(product.thresholds, bundle, product.tiled)
-    hello = {
+    return {
         "store": None if store is None else str(store.path.resolve()),
         "bundle_path": str(bundle.path.resolve()),
         "judge": _single_images(inspector),
         "about": {
             **about(bundle, inspector.pipeline, inspector.settings, why_locked),
             "require_alarms": run.require_alarms,
+            "started": started,
         },
     }
-    settled = None if store is None else lambda: store.committed + store.dropped
-    feed = DashboardFeed(inspector.names, settled, view=inspector.view, reference=product.reference)
-    asked = Asked(wiring.alarm_manager.acknowledge, inspector.reloader.take_over, wiring.requests.submit)
-    return WebLink(run.web, run.web_names, hello, feed, asked=asked, faults=wiring.faults, outputs=wiring.outputs)
 
 
 def _single_images(inspector: Inspector) -> dict[str, Any]:
@@ -356,7 +368,6 @@ def about(bundle: Bundle, pipeline: Pipeline, settings: Config, why_locked: str 
         "warn_rejects": settings.alarm.warn_rejects,
         "latch": settings.alarm.latch,
         "locked": why_locked,
-        "started": time.time(),
     }
 
 

@@ -157,8 +157,8 @@ def test_a_standstill_after_sigterm_is_cut_off_though_stderr_is_gone(station: Pa
     script = (
         "import time\n"
         "from edge_ad.cli.app import main\n"
-        "from edge_ad.inspection import inspector\n"
-        "inspector.DRAIN_S = 0.2\n"
+        "from edge_ad.inspection import inspector, loop\n"
+        "loop.DRAIN_S = 0.2\n"
         "inspector.Loop.run = lambda self: (print('up', flush=True), time.sleep(300))\n"
         "main(['run'])\n"
     )

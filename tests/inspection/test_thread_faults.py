@@ -24,10 +24,12 @@ from edge_ad.camera.http import HttpDriver
 from edge_ad.camera.synthetic import SyntheticLine
 from edge_ad.cli.app import main
 from edge_ad.engines.pipeline import Pipeline
+from edge_ad.errors import DeviceFault
 from edge_ad.inspection import triggers
+from edge_ad.inspection.bundle_swap import REPLACE, BundleReplacement, replace_bundle
 from edge_ad.inspection.evidence import Evidence
 from edge_ad.inspection.observers import Reloader
-from edge_ad.inspection.requests import ControlSocket
+from edge_ad.inspection.requests import ControlSocket, Request
 from edge_ad.inspection.triggers import MqttTrigger, SocketTrigger
 from edge_ad.outputs.dispatcher import DeliveryWorker
 from edge_ad.outputs.guard_client import GuardClient
@@ -124,6 +126,7 @@ THREADS: tuple[tuple[str, Any, str, list[str]], ...] = (
 COVERED = {
     "camera/live.py": "test_a_driver_that_breaks_in_its_thread_is_opened_again",
     "camera/mailbox.py": "test_a_camera_that_breaks_in_its_thread_ends_the_run",
+    "inspection/bundle_swap.py": "test_a_replacement_that_breaks_in_its_thread_fails_and_the_next_one_works",
     "inspection/changeover.py": "test_a_change_that_breaks_in_its_thread_is_a_fault_and_the_next_one_works",
     "inspection/evidence.py": "THREADS",
     "inspection/observers.py": "THREADS",
@@ -162,6 +165,21 @@ def test_a_change_that_breaks_in_its_thread_is_a_fault_and_the_next_one_works(
         assert until(lambda: "RuntimeError: injected" in str(line.changeover.standing.reason), 60)
         line.changeover.select("cap-blue", "the test")
         assert line.judged("cap-blue")
+
+
+def test_a_replacement_that_breaks_in_its_thread_fails_and_the_next_one_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed, name in enumerate(NAMES):
+        make_tiny_bundle(tmp_path / f"{name}.edgead", seed)
+    config = settings(tmp_path, product="cap-red", store=tmp_path / "line.sqlite")
+    values = {"product": "cap-red", "bundle": str(tmp_path / "cap-blue.edgead")}
+    with running(tmp_path, config) as line:
+        breaking(monkeypatch, BundleReplacement, "_replace")
+        with pytest.raises(DeviceFault, match="RuntimeError: injected; the one before goes on"):
+            replace_bundle(config, tmp_path / "line.sqlite", Request(REPLACE, "anna", "command", values))
+        assert until(lambda: "bundle" not in str(line.inspector.faults.fault), 60)
+        assert "is judged by now" in replace_bundle(config, tmp_path / "line.sqlite", Request(REPLACE, "anna", "command", values))
 
 
 @pytest.mark.parametrize(("thread", "owner", "name", "arguments"), THREADS, ids=lambda value: str(value)[:24])

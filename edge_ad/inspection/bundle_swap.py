@@ -1,0 +1,322 @@
+"""Another bundle for a product of a running line: proven beside the running one, then exchanged between two frames.
+
+``BundleReplacement`` takes the requests; ``BundleSwap`` is one exchange, for which ``Changeover`` keeps the moment.
+
+The contract. A bundle is opened and its engines are proven on its golden images while the running one goes on judging. Only then
+verdicts of the product become NONE; the pointer file beside the store is replaced, which is the acknowledge; between two frames,
+at the latest after two frame times, the loop has the new judge, and verdicts are given again. What fails before the acknowledge
+changes nothing but the audit trail, and says why. A run that is killed comes up with the bundle that was acknowledged last. The
+bundle before stays where it is, and a rollback is the same exchange with it. Where engines belong to the thread of the loop
+(TensorRT) they are opened and proven there: verdicts are NONE for as long as that takes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+from edge_ad.config import Config
+from edge_ad.errors import BadInput, DeviceFault, EdgeAdError
+from edge_ad.inspection.requests import Request, ask_run
+from edge_ad.store.actions import Action, ActionLog, actions_path
+from edge_ad.store.bundle_pointer import BundlePointer, Deployed, pointer_path
+from edge_ad.utils.files import newest_bundle
+from edge_ad.utils.locks import lock_file
+from edge_ad.utils.supervision import SupervisedThread, ThreadFaults
+
+if TYPE_CHECKING:  # a command needs neither OpenCV nor engines
+    from edge_ad.inspection.changeover import Changeover
+    from edge_ad.inspection.products import Product
+
+_log = logging.getLogger(__name__)
+
+POLL_S = 0.1
+WAIT_S = 300.0  # for the proof of engines
+REPLACE, ROLL_BACK, STATE = "replace", "rollback", "bundles"  # kinds of requests
+
+
+@dataclass(eq=False)
+class BundleSwap:
+    """One exchange: ``fresh`` in the place of ``old``, None where that cannot be opened, as the product ``name``.
+
+    ``prove`` opens and proves the engines of ``fresh``, ``commit`` writes to the disk that it is in use, and ``revert`` takes that
+    back. ``done`` is set when one of both is in force; ``error``: why it is the old one. ``unused``: what may be closed then.
+    """
+
+    name: str
+    old: Product | None
+    fresh: Product
+    prove: Callable[[], None]
+    commit: Callable[[], None]
+    revert: Callable[[], None]
+    prepared: bool = False
+    error: Exception | None = None
+    done: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def in_loop(self) -> bool:
+        """Whether the engines belong to the thread of the loop."""
+        return self.old is not None and self.old.in_loop
+
+    def acknowledge(self, changed: threading.Condition, closed: threading.Event) -> None:
+        """Write to the disk that the new bundle is in use, wake the loop by ``changed``, and wait until it has taken it over."""
+        if not self.in_loop:
+            try:
+                self.commit()
+            except Exception as error:
+                self.error = error
+        self.prepared = True
+        with changed:
+            changed.notify_all()
+        while not self.done.wait(POLL_S) and not closed.is_set():
+            pass
+
+    def bring_in(self, on_change: Callable[[Product], None] | None) -> bool:
+        """Have ``on_change`` (None: another product is judged) judge by the new bundle; False where the old one goes on.
+
+        In the thread of the loop.
+        """
+        try:
+            if self.error is None and self.in_loop:
+                self.prove()
+                self.commit()
+        except Exception as error:
+            self.error = error
+        if self.error is None and on_change is not None:
+            try:
+                on_change(self.fresh)
+            except Exception as error:
+                self.error = error
+                self.revert()
+                if self.old is not None:
+                    on_change(self.old)
+        if self.in_loop:
+            self.close_unused()
+        return self.error is None
+
+    def close_unused(self) -> None:
+        """Close the engines that are not judged by any more."""
+        unused = self.old if self.error is None else self.fresh
+        if unused is not None:
+            unused.close()
+
+
+class BundleReplacement:
+    """Replaces bundles of a run, one at a time, in a thread of its own, and tells how that stands.
+
+    ``make`` makes a product of a name and the path of a bundle; ``fit`` raises where the loop could not judge by a product.
+    """
+
+    def __init__(
+        self,
+        changeover: Changeover,
+        pointer: BundlePointer,
+        make: Callable[[str, Path], Product],
+        fit: Callable[[Product], None],
+        *,
+        log: ActionLog | None = None,
+        threads: ThreadFaults | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._changeover = changeover
+        self._pointer = pointer
+        self._make = make
+        self._fit = fit
+        self._log = log
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._state: dict[str, Any] = {"number": 0, "state": "idle"}
+        self._work: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._complete_log()
+        SupervisedThread("bundle", self._run, threads, on_fault=self._broke).start()
+
+    def handle(self, request: Request) -> str:
+        """Take a request of kind ``replace`` (product, bundle, reason) or ``rollback`` (product, reason).
+
+        Returns a sentence that ends in the number of the request, whose outcome ``answer_state`` tells. BadInput where it is
+        refused at once.
+        """
+        name = request.value("product")
+        if name not in self._changeover.products and name not in self._changeover.faults:
+            known = ", ".join(self._changeover.products) or "none"
+            raise BadInput(f"there is no product {name!r}; there are {known}" if name else f"name one of the products {known}")
+        product = self._changeover.products.get(name)
+        before = self._before(name) if product is None else product.bundle.path
+        with self._lock:
+            if self._state["state"] == "working":
+                raise BadInput("a bundle is being replaced already: wait until that is done")
+            path, entry = wanted(self._pointer, request, before)
+            number = self._state["number"] + 1
+            about = {"product": name, "bundle": str(path), "sha256": entry.current.sha256}
+            self._state = {"number": number, "state": "working", **about}
+        self._work.put(lambda: self._replace(name, path, entry))
+        return f"{path} is being proven for {name or 'this station'}: {number}"
+
+    def answer_state(self, request: Request) -> str:
+        """Answer a request of kind ``bundles`` as JSON: ``number`` and ``state`` of the last replacement (idle, working, done,
+        failed), its ``product``, ``bundle``, ``sha256``, ``error`` and ``swap_s``, and the bundles that are in use.
+        """
+        used = {
+            name: {"bundle": str(product.bundle.path), "sha256": product.bundle.sha256}
+            for name, product in self._changeover.products.items()
+        }
+        with self._lock:
+            return json.dumps({**self._state, "in_use": used})
+
+    def close(self) -> None:
+        """End the thread; what is under way and not acknowledged is given up."""
+        self._work.put(None)
+
+    def _before(self, name: str) -> Path:
+        """Return the bundle of a product that cannot be judged."""
+        return next(iter(self._changeover.products.values())).settings.product[name].bundle
+
+    def _replace(self, name: str, path: Path, entry: Deployed) -> None:
+        fresh: Product | None = None
+        try:
+            fresh = self._make(name, path)
+            if fresh.bundle.sha256 != entry.current.sha256:
+                raise BadInput(f"{path} was changed while it was read: copy it whole, then ask again")
+            swap = self._swap(name, fresh, entry)
+            if not swap.in_loop:
+                swap.prove()
+            began = self._clock()
+            self._changeover.swap(swap)
+            if swap.error is not None:
+                raise swap.error
+        except Exception as error:
+            if fresh is not None and not fresh.in_loop:
+                fresh.close()
+            self._failed(name, path, entry, error)
+            return
+        if not swap.in_loop:
+            swap.close_unused()
+        with self._lock:
+            self._state |= {"state": "done", "swap_s": self._clock() - began}
+        what = f" of {name}" if name else ""
+        _log.info("%s: %s judges in the place of the bundle%s before, by %s", entry.kind, path, what, entry.by)
+
+    def _swap(self, name: str, fresh: Product, entry: Deployed) -> BundleSwap:
+        before = self._pointer.entries().get(name)
+
+        def prove() -> None:
+            fresh.open()
+            self._fit(fresh)
+
+        def commit() -> None:
+            self._pointer.write(name, entry)
+            self._keep(entry.kind, name, entry)
+
+        def revert() -> None:
+            self._pointer.write(name, before)
+
+        return BundleSwap(name, self._changeover.products.get(name), fresh, prove, commit, revert)
+
+    def _failed(self, name: str, path: Path, entry: Deployed, error: Exception) -> None:
+        text = str(error) if isinstance(error, EdgeAdError) else f"{type(error).__name__}: {error}"
+        _log.error("%s is not judged by (%s): the bundle before goes on", path, text)
+        self._keep(f"{entry.kind}-failed", name, entry, why=text)
+        with self._lock:
+            self._state |= {"state": "failed", "error": text}
+
+    def _keep(self, kind: str, name: str, entry: Deployed, **more: str) -> None:
+        if self._log is not None:
+            self._log.keep(action_of(entry, name, kind, **more))
+
+    def _complete_log(self) -> None:
+        """Write what a kill kept out of the audit trail: replacements that the pointer file has and the trail has not."""
+        if self._log is None:
+            return
+        kept = {action.time for action in self._log.actions() if action.kind in (REPLACE, ROLL_BACK)}
+        for name, entry in self._pointer.entries().items():
+            if entry.time not in kept:
+                self._keep(entry.kind, name, entry)
+
+    def _broke(self, error: BaseException) -> None:
+        """Let the one who asked know of an unforeseen exception; the next one is taken when the thread is started again."""
+        with self._lock:
+            self._state |= {"state": "failed", "error": f"{type(error).__name__}: {error}"}
+
+    def _run(self) -> None:
+        while (work := self._work.get()) is not None:
+            work()
+
+
+def wanted(pointer: BundlePointer, request: Request, before: Path) -> tuple[Path, Deployed]:
+    """Return the bundle that a request asks for in the place of ``before``, and what the pointer file is to say of it."""
+    if not request.by:
+        raise BadInput(f"who asks for the {request.kind}? Give a name by --by NAME")
+    name, who = request.value("product"), {"by": request.by, "origin": request.origin, "reason": request.value("reason")}
+    if request.kind == ROLL_BACK:
+        entry = pointer.rolled_back(name, **who)
+        return pointer.locate(entry.current), entry
+    path = Path(request.value("bundle"))
+    if not path.is_absolute() or not path.is_file():
+        raise BadInput(f"there is no bundle {path}: name a file *.edgead by its whole path")
+    entry = pointer.replaced(name, before, path, **who)
+    if entry.current.sha256 == entry.earlier[-1].sha256:
+        raise BadInput(f"{path} is the bundle that is in use already")
+    return path, entry
+
+
+def action_of(entry: Deployed, name: str, kind: str | None = None, **more: str) -> Action:
+    """Return a replacement as an action of the audit trail."""
+    before = entry.earlier[-1].sha256 if entry.kind == REPLACE and entry.earlier else None
+    details = {"product": name or None, "bundle": entry.current.file, "bundle_sha256": entry.current.sha256, "before": before}
+    return Action(kind or entry.kind, entry.by, entry.origin, entry.reason, entry.time, {**details, **more})
+
+
+def replace_bundle(settings: Config, store: Path, request: Request, named: Path | None = None) -> str:
+    """Have a bundle replaced, or rolled back, as ``BundleReplacement.handle`` takes it, and return what was done in a sentence.
+
+    The run that keeps ``store`` does it between two parts. Where none runs, the engines are opened and proven here, and the next
+    run begins with the bundle; ``named`` is what that run is given where the station has no products. BadInput or DeviceFault
+    where it is refused: the bundle before stays in use.
+    """
+    answer = ask_run(store, request)
+    if answer is None:
+        return _replace_at_rest(settings, store, request, named)
+    number = int(answer.rsplit(":", 1)[1])
+    until = time.monotonic() + WAIT_S
+    while time.monotonic() < until:
+        text = ask_run(store, replace(request, kind=STATE, values={}))
+        if text is None:
+            raise DeviceFault(f"the run that keeps {store} ended meanwhile; the next one says by which bundle it judges")
+        state = json.loads(text)
+        if state["number"] != number or state["state"] == "failed":
+            why = state.get("error", "another was asked for")
+            raise DeviceFault(f"{state['bundle']} is not judged by: {why}; the one before goes on")
+        if state["state"] == "done":
+            return f"{state['bundle']} is judged by now; the exchange took {1000 * state['swap_s']:.0f} ms"
+        time.sleep(POLL_S)
+    raise DeviceFault(f"the proof takes longer than {WAIT_S:g} s: look at the log of the run")
+
+
+def _replace_at_rest(settings: Config, store: Path, request: Request, named: Path | None) -> str:
+    """Prove a bundle and write that the next run begins with it."""
+    from edge_ad.inspection.products import open_product
+
+    name, pointer = request.value("product"), BundlePointer(pointer_path(store))
+    if (name and name not in settings.product) or (not name and settings.product):
+        raise BadInput(f"there is no product {name!r}; edge-ad.toml has {', '.join(settings.product) or 'none'}")
+    if not store.parent.is_dir():
+        raise BadInput(f"there is no folder {store.parent} for a store: name that of the station by --store")
+    release = lock_file(store.with_name(f"{store.name}.lock"), f"the store {store}", "its run takes no requests; end it")
+    try:
+        before = pointer.resolve(name, settings.product[name].bundle if name else named or newest_bundle())
+        path, entry = wanted(pointer, request, before)
+        with contextlib.closing(open_product(settings, name, path, image_bits=None)) as product:
+            product.open()
+        pointer.write(name, entry)
+        ActionLog(actions_path(store)).keep(action_of(entry, name))
+    finally:
+        release()
+    return f"{path} is judged by from the next run on; no run keeps {store} now"

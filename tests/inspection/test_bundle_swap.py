@@ -1,0 +1,216 @@
+"""The bundle of a running station is replaced between two parts, rolled back, and known again after a restart and a kill."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edge_ad.bundle import open_bundle, write_bundle
+from edge_ad.config import Config, EngineTable, ProductTable, RunTable
+from edge_ad.errors import BadInput, DeviceFault
+from edge_ad.events import Event
+from edge_ad.inspection.bundle_swap import REPLACE, ROLL_BACK, replace_bundle
+from edge_ad.inspection.inspector import Inspector, RunOptions
+from edge_ad.inspection.requests import Request
+from edge_ad.store.actions import ActionLog, actions_path
+from edge_ad.store.bundle_pointer import BundlePointer
+from tests.fixtures.loopback import until
+from tests.fixtures.tiny_bundle import make_tiny_bundle, tiny_contents
+
+ROOT = Path(__file__).parents[2]
+CAMERA = "synthetic://line?frames=100000&seed=1&fps=50"
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the bundles a, b and c, one that is damaged, and one whose engines do not give what it promises."""
+    folder = tmp_path_factory.mktemp("bundles")
+    for seed, name in enumerate("abc"):
+        make_tiny_bundle(folder / f"{name}.edgead", seed)
+    (folder / "damaged.edgead").write_bytes((folder / "a.edgead").read_bytes()[:-300])
+    contents = tiny_contents(3)
+    unproven = replace(contents, golden=replace(contents.golden, raw=contents.golden.raw + np.float32(50.0)))
+    write_bundle(folder / "unproven.edgead", unproven)
+    return folder
+
+
+def settings(store: Path, products: dict[str, Path] | None = None, **run: Any) -> Config:
+    tables = {name: ProductTable(bundle=path) for name, path in (products or {}).items()}
+    engine = EngineTable(precision="fp32", backend="onnxruntime")
+    return Config(run=RunTable(**{"max_age_ms": 60_000, "store": store, **run}), engine=engine, product=tables)
+
+
+@contextlib.contextmanager
+def running(config: Config, bundle: Path | None) -> Iterator[tuple[Inspector, list[Event]]]:
+    events: list[Event] = []
+    inspector = Inspector(bundle, CAMERA, RunOptions(config, on_event=events.append))
+    thread = threading.Thread(target=inspector.run)
+    thread.start()
+    try:
+        yield inspector, events
+    finally:
+        inspector.loop.stop()
+        thread.join(60)
+        inspector.close()
+
+
+def ask(config: Config, kind: str, bundle: Path | str = "", product: str = "", named: Path | None = None) -> str:
+    assert config.run.store is not None
+    request = Request(kind, "anna", "command", {"product": product, "bundle": str(bundle), "reason": "lot 7"})
+    return replace_bundle(config, config.run.store, request, named)
+
+
+def judged(events: list[Event], sha256: str) -> bool:
+    """Wait until a part was judged by a bundle, from now on."""
+    seen = len(events)
+    return until(lambda: any(event.bundle == sha256 for event in events[seen:]), 60)
+
+
+def actions(config: Config) -> list[tuple[str, str]]:
+    assert config.run.store is not None
+    return [(one.kind, one.details["bundle"].rsplit("/")[-1]) for one in ActionLog(actions_path(config.run.store)).actions()]
+
+
+def test_each_verdict_is_of_the_bundle_in_use_through_replacements_rollback_and_restart(bundles: Path, tmp_path: Path) -> None:
+    config = settings(tmp_path / "line.sqlite")
+    a, b, c = (bundles / f"{name}.edgead" for name in "abc")
+    first, second, third = (open_bundle(path).sha256 for path in (a, b, c))
+    with running(config, a) as (inspector, events):
+        assert judged(events, first)
+        assert "is judged by now; the exchange took" in ask(config, REPLACE, b)
+        assert judged(events, second)
+        ask(config, REPLACE, c)
+        assert judged(events, third)
+        ask(config, ROLL_BACK)
+        assert judged(events, second)
+        assert inspector.bundle.sha256 == second
+    order = [key for key, _ in groupby(event.bundle for event in events if event.verdict != "NONE")]
+    assert order == [first, second, third, second]
+    assert {event.reason for event in events if event.bundle is None} <= {"product: the bundle is being replaced"}
+    with running(config, a) as (_, events):
+        assert judged(events, second)
+    assert {event.bundle for event in events} == {second}
+    assert actions(config) == [("replace", "b.edgead"), ("replace", "c.edgead"), ("rollback", "b.edgead")]
+
+
+@pytest.mark.parametrize(("name", "why"), [("damaged", "damaged.edgead"), ("unproven", "a golden image scores")])
+def test_a_bundle_that_cannot_be_judged_by_changes_nothing_and_says_why(
+    bundles: Path, tmp_path: Path, name: str, why: str
+) -> None:
+    config = settings(tmp_path / "line.sqlite")
+    first = open_bundle(bundles / "a.edgead").sha256
+    with running(config, bundles / "a.edgead") as (_, events):
+        assert judged(events, first)
+        with pytest.raises(DeviceFault, match=f"{why}.*the one before goes on"):
+            ask(config, REPLACE, bundles / f"{name}.edgead")
+        assert judged(events, first)
+    assert {event.bundle for event in events} == {first}, "the line was not disturbed"
+    assert actions(config) == [("replace-failed", f"{name}.edgead")]
+    assert not (tmp_path / "line.bundles.json").exists()
+    with pytest.raises((BadInput, DeviceFault), match=why):  # nor is it where no run keeps the store
+        ask(config, REPLACE, bundles / f"{name}.edgead", named=bundles / "a.edgead")
+    assert not (tmp_path / "line.bundles.json").exists()
+
+
+def test_a_disk_that_refuses_the_acknowledge_keeps_the_bundle_before(
+    bundles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = settings(tmp_path / "line.sqlite")
+    first = open_bundle(bundles / "a.edgead").sha256
+
+    def refuse(*arguments: object) -> None:
+        raise BadInput("no space left")
+
+    monkeypatch.setattr(BundlePointer, "write", refuse)
+    with running(config, bundles / "a.edgead") as (_, events):
+        with pytest.raises(DeviceFault, match="no space left; the one before goes on"):
+            ask(config, REPLACE, bundles / "b.edgead")
+        assert judged(events, first)
+    assert {event.bundle for event in events} <= {first, None}
+
+
+@pytest.mark.parametrize(
+    ("kind", "bundle", "product", "message"),
+    [
+        (REPLACE, "gone.edgead", "", "there is no bundle"),
+        (REPLACE, "a.edgead", "", "is the bundle that is in use already"),
+        (REPLACE, "b.edgead", "cap-red", "there is no product 'cap-red'"),
+        (ROLL_BACK, "", "", "was not replaced here"),
+    ],
+)
+def test_what_cannot_be_is_refused_at_once(
+    bundles: Path, tmp_path: Path, kind: str, bundle: str, product: str, message: str
+) -> None:
+    config, path = settings(tmp_path / "line.sqlite"), bundles / bundle
+    with running(config, bundles / "a.edgead"), pytest.raises(BadInput, match=message):
+        ask(config, kind, path, product)
+    with pytest.raises(BadInput, match=message):
+        ask(config, kind, path, product, bundles / "a.edgead")
+
+
+def test_a_product_gets_another_bundle_whether_it_is_judged_now_or_not(bundles: Path, tmp_path: Path) -> None:
+    products = {"cap-red": bundles / "a.edgead", "cap-blue": bundles / "b.edgead"}
+    config = settings(tmp_path / "line.sqlite", products, product="cap-red")
+    first, third = (open_bundle(bundles / f"{name}.edgead").sha256 for name in "ac")
+    with running(config, None) as (inspector, events):
+        assert judged(events, first)
+        ask(config, REPLACE, bundles / "c.edgead", "cap-blue")
+        assert {event.bundle for event in events} == {first}, "a product that is not judged is replaced unnoticed"
+        assert inspector.changeover is not None
+        inspector.changeover.select("cap-blue", "the test")
+        assert judged(events, third)
+        ask(config, ROLL_BACK, product="cap-blue")
+        assert judged(events, open_bundle(bundles / "b.edgead").sha256)
+    ask(config, REPLACE, bundles / "c.edgead", "cap-red")  # no run keeps the store now
+    with running(config, None) as (inspector, _):
+        assert inspector.changeover is not None
+        assert inspector.changeover.products["cap-red"].bundle.sha256 == third
+
+
+KILLED = """
+import os, signal, sys, threading
+from pathlib import Path
+from edge_ad.inspection.inspector import Inspector, RunOptions
+from edge_ad.store import bundle_pointer
+from edge_ad.utils import files
+from tests.inspection.test_bundle_swap import CAMERA, REPLACE, ask, settings
+bundles, store, moment = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+config, told = settings(store), lambda event: print("judged", event.bundle, flush=True)
+inspector = Inspector(bundles / "a.edgead", CAMERA, RunOptions(config, on_event=told))
+threading.Thread(target=inspector.run, daemon=True).start()
+ask(config, REPLACE, bundles / "b.edgead")
+kill, rename = lambda *arguments: os.kill(os.getpid(), signal.SIGKILL), os.replace
+if moment == "while it is written":
+    files.os.replace = lambda source, target: kill() if target.name == "line.bundles.json" else rename(source, target)
+else:
+    bundle_pointer.sync_folder = kill
+ask(config, REPLACE, bundles / "c.edgead")
+"""
+
+
+@pytest.mark.parametrize(("moment", "name"), [("while it is written", "b"), ("when it is written", "c")])
+def test_a_kill_leaves_the_bundle_that_was_acknowledged_last(bundles: Path, tmp_path: Path, moment: str, name: str) -> None:
+    store = tmp_path / "line.sqlite"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", KILLED, str(bundles), str(store), moment]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    sha256 = open_bundle(bundles / f"{name}.edgead").sha256
+    config = settings(store)
+    with running(config, bundles / "a.edgead") as (_, events):
+        assert judged(events, sha256)
+    assert {event.bundle for event in events} == {sha256}
+    assert actions(config)[-1] == ("replace", f"{name}.edgead"), "the audit trail has what the kill kept out"
+    assert f"judged {open_bundle(bundles / 'c.edgead').sha256}" not in done.stdout, "no verdict before the acknowledge"
