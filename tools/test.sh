@@ -36,10 +36,6 @@ check_code() {
 }
 check_code >"$logs/checks" 2>&1 &
 checking=$!
-wait "$preparing_system" || true  # what is missing is skipped
-cat "$logs/system"
-prepare_host_programs
-prepare_pycuda
 failed=0 checks=passed
 await_checks() {
     wait "$checking" || failed=1 checks=failed
@@ -49,68 +45,84 @@ prepared=0
 wait "$preparing_sets" || prepared=$?
 cat "$logs/sets"
 [ "$prepared" = 0 ] || exit "$prepared"
-if [ $# -gt 0 ]; then
+
+# Parts of the suite run beside each other, two more than there are cores, since many of them mostly wait; the next one begins
+# when one has ended and been shown.
+beside=$(($(nproc) + 2))
+declare -A running=() skipped=()
+started=()
+start_part() {  # NAME PYTHON ARGUMENTS of pytest
+    local name="$1" program="$2"
+    shift 2
+    [ "${#running[@]}" -lt "$beside" ] || await_part
+    "$program" -m pytest --color=no -p no:cacheprovider "$@" >"$logs/$name" 2>&1 &
+    running[$!]="$name"
+    started+=("$name")
+}
+await_part() {
+    local process status=0
+    while true; do
+        for process in "${!running[@]}"; do kill -0 "$process" 2>/dev/null || break 2; done
+        sleep 0.2
+    done
+    wait "$process" || status=$?
+    [ "$status" = 0 ] || failed=1
+    echo "== pytest: ${running[$process]} (exit code $status)"
+    cat "$logs/${running[$process]}"
+    unset "running[$process]"
+}
+ignored() { printf -- "--ignore=%s " "$@"; }
+start_sets() {  # ARGUMENTS of pytest, in the place of what each set runs by itself
+    local name
+    for name in $sets; do
+        if [ -z "${base[$name]}" ]; then
+            skipped[$name]="skipped: no Python $(set_version "$name") with venv on PATH, in ~/.pyenv or from uv, and none named in EDGE_AD_PYTHON_${name^^}"
+        elif [ $# -gt 0 ]; then
+            start_part "$name" ".venv-$name/bin/python" "$@"
+        else
+            start_part "$name" ".venv-$name/bin/python" -m "not slow or versions" $(set_left_out "$name")
+        fi
+    done
+}
+# Threads of several parts on the same cores wait for each other by spinning: with two each, torch took ten times the
+# processor time of one.
+several() { export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"; }
+
+# The longest parts come first: what trains and exports needs nothing but .venv.
+training="tests/demo tests/models tests/training" exporting="tests/cli tests/export"
+line="tests/inspection" receivers="tests/outputs tests/store tests/web" engines="tests/deployment tests/engines"
+if [ $# -eq 0 ]; then
+    several
+    export EDGE_AD_TEST_EXPORTS="$logs/exports"  # graphs that torch has traced, for all parts
+    start_part "slow, training" "$python" -m slow $training
+    start_part "slow, exporting" "$python" -m slow $exporting
+fi
+wait "$preparing_system" || true  # what is missing is skipped
+cat "$logs/system"
+prepare_host_programs
+prepare_pycuda
+if [ $# -eq 0 ]; then
+    start_part "line" "$python" -m "not slow" $line
+    start_sets
+    start_part "slow, the rest" "$python" -m slow $(ignored $training $exporting)
+    start_part "receivers" "$python" -m "not slow" $receivers
+    start_part "engines" "$python" -m "not slow" $engines
+    start_part "the rest" "$python" -m "not slow" $(ignored $line $receivers $engines)
+    await_checks
+else
     await_checks
     [ "$failed" = 0 ] || exit 1
     echo "== pytest"
     [ -n "$sets" ] || { rm -rf "$logs"; exec "$python" -m pytest "$@"; }
+    several
+    "$python" -m pytest --color="$([ -t 1 ] && echo yes || echo no)" "$@" | tee "$logs/newest" || failed=1
+    started+=(newest)
+    start_sets "$@"
 fi
+while [ "${#running[@]}" -gt 0 ]; do await_part; done
 
-# Threads of several parts on the same cores wait for each other by spinning: with two each, torch took ten times the
-# processor time of one.
-export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
-chosen=("$@")
-# Three parts run beside each other: slow tests that train, the other slow ones, which mostly wait, and behind each some of the
-# fast ones; the rest of them.
-declare -A slow=()
-slow_then_fast() {  # SLOW FAST: which slow tests, then which fast ones; fails with either
-    local ended=0
-    "$python" -m pytest --color=no -p no:cacheprovider -m slow $1 || ended=1
-    "$python" -m pytest --color=no -p no:cacheprovider -m "not slow" $2 || ended=1
-    return "$ended"
-}
-if [ $# -eq 0 ]; then
-    export EDGE_AD_TEST_EXPORTS="$logs/exports"  # graphs that torch has traced, for all parts
-    training="tests/cli tests/demo tests/export tests/models tests/training"
-    ignored=$(printf -- "--ignore=%s " $training)
-    behind_training="tests/inspection" behind_waiting="tests/outputs tests/store tests/web"
-    slow_then_fast "$training" "$behind_training" >"$logs/training" 2>&1 &
-    slow[training]=$!
-    slow_then_fast "$ignored" "$behind_waiting" >"$logs/waiting" 2>&1 &
-    slow[waiting]=$!
-    chosen=(-m "not slow" $(printf -- "--ignore=%s " $behind_training $behind_waiting))
-    await_checks
-    echo "== pytest"
-fi
-"$python" -m pytest --color="$([ -t 1 ] && echo yes || echo no)" "${chosen[@]}" | tee "$logs/newest" || failed=1
-
-# The sets run beside each other: much of their time is waiting. pytest's own arguments hold for them too.
-declare -A running=() skipped=()
-for name in $sets; do
-    if [ -z "${base[$name]}" ]; then
-        skipped[$name]="skipped: no Python $(set_version "$name") with venv on PATH, in ~/.pyenv or from uv, and none named in EDGE_AD_PYTHON_${name^^}"
-        continue
-    fi
-    chosen=("$@")
-    [ $# -gt 0 ] || chosen=(-m "not slow or versions" $(set_left_out "$name"))
-    ".venv-$name/bin/python" -m pytest --color=no -p no:cacheprovider "${chosen[@]}" >"$logs/$name" 2>&1 &
-    running[$name]=$!
-done
-show_when_done() {  # WHAT NAME PID: the log of a part that ran beside the others
-    local status=0
-    wait "$3" || status=$?
-    [ "$status" = 0 ] || failed=1
-    echo "== pytest $1 $2 (exit code $status)"
-    cat "$logs/$2"
-}
-for name in "${!running[@]}"; do show_when_done "on the versions of" "$name" "${running[$name]}"; done
-for name in "${!slow[@]}"; do show_when_done "of the part" "$name" "${slow[$name]}"; done
 [ "$checks" = passed ] || echo "== ruff, mypy or the import rules failed, see above"
-[ -z "$sets" ] || echo "== versions"
-for name in $sets; do
-    echo "$name: ${skipped[$name]:-$(tail -n 1 "$logs/$name")}"
-done
-for name in newest "${!slow[@]}"; do
-    grep -E "^=+ .* in [0-9.]+s" "$logs/$name" || tail -n 1 "$logs/$name"
-done
+echo "== parts"
+for name in "${started[@]}"; do echo "$name: $(grep -E "^=+ .* in [0-9.]+s" "$logs/$name" || tail -n 1 "$logs/$name")"; done
+for name in "${!skipped[@]}"; do echo "$name: ${skipped[$name]}"; done
 exit "$failed"
