@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -226,18 +227,33 @@ def left_out(name: str) -> list[Path]:
 
 
 def test_a_set_leaves_out_what_is_there_and_a_board_more_than_the_lowest() -> None:
-    lowest, *boards = (left_out(name) for name in ("lowest", "jetpack6", "jetpack7"))
+    lowest, older, newer = (left_out(name) for name in ("lowest", "jetpack6", "jetpack7"))
     assert ROOT / "tests/docs" in lowest
     assert ROOT / "tests/web" not in lowest
-    assert all({*lowest, ROOT / "tests/web"} <= set(board) for board in boards)
-    assert [path for path in boards[0] if not path.exists()] == []
+    assert {*lowest, ROOT / "tests/web"} < {*newer} < {*older}
+    assert [path for path in older if not path.exists()] == []
+
+
+def importing(paths: Iterable[Path], modules: str) -> set[str]:
+    """Return the files of tests below ``paths`` that import one of ``modules``, a regular expression."""
+    imports = re.compile(rf"^\s*(?:import|from) (?:{modules})\b", re.M)
+    files = [file for path in paths for file in ([path] if path.is_file() else path.rglob("test_*.py"))]
+    assert len(files) > 40
+    return {str(file.relative_to(ROOT / "tests")) for file in files if imports.search(file.read_text("utf-8"))}
 
 
 def test_a_board_leaves_out_no_test_that_takes_numpy_opencv_or_onnx_in_its_hands() -> None:
     """Those that train are not collected without torch anyway."""
-    imports = re.compile(r"^\s*(?:import|from) (?:numpy|cv2|onnx\w*)\b", re.M)
-    kept = {path for path in left_out("jetpack6") if path not in left_out("lowest")}
-    files = [file for path in kept for file in ([path] if path.is_file() else path.rglob("test_*.py"))]
-    assert len(files) > 40
-    arrays = {str(file.relative_to(ROOT / "tests")) for file in files if imports.search(file.read_text("utf-8"))}
-    assert arrays <= set(NEED_TRAINING)
+    kept = {path for path in left_out("jetpack7") if path not in left_out("lowest")}
+    assert importing(kept, r"numpy|cv2|onnx\w*") <= set(NEED_TRAINING)
+    assert ROOT / "tests/inspection/test_run_command.py" in kept
+    assert ROOT / "tests/inspection/test_inspector.py" not in kept
+
+
+def test_the_older_board_leaves_out_no_more_than_what_never_calls_opencv() -> None:
+    kept = {path for path in left_out("jetpack6") if path not in left_out("jetpack7")}
+    assert importing(kept, "cv2") == set()
+    product = [ROOT / ("calibration" if path.name == "calibration" else f"edge_ad/{path.name}") for path in kept]
+    assert [file for path in product for file in path.rglob("*.py") if "cv2" in file.read_text("utf-8")] == []
+    ours, theirs = pins("jetpack6"), pins("jetpack7")
+    assert {name for name in ours | theirs if ours.get(name) != theirs.get(name)} == {"opencv-python-headless"}
