@@ -67,6 +67,7 @@ def _records(action: str, store: Path, key: Path, out: Path) -> None:
         newest_logged,
         read_key,
         report,
+        unrecorded,
         write_report,
     )
 
@@ -75,15 +76,17 @@ def _records(action: str, store: Path, key: Path, out: Path) -> None:
         for line in [describe(record) for record in records.read()] or ["no challenge was recorded"]:
             typer.echo(line)
         return
-    verified = records.verify(read_key(key))
+    actions = list(ActionLog(actions_path(store)).actions())
+    refused = unrecorded(actions)
+    verified = records.verify(read_key(key), refused)
     if action == "report":
         write_report(out, report(records, verified))
         typer.echo(f"{len(verified)} challenges written to {out}")
     faults = [f"{one.path.name}: {one.fault}" for one in verified if one.fault is not None]
     if faults:
         raise GateRefused(f"{len(faults)} of {len(verified)} records do not hold: {'; '.join(faults)}")
-    newest = newest_logged(ActionLog(actions_path(store)).actions())
-    if newest > len(verified):
+    newest, last = newest_logged(actions), records.next_number() - 1
+    if newest > last and newest not in refused:
         raise GateRefused(
             f"{len(verified)} records hold, but the log of actions names number {newest}: the newest were taken away, or the "
             f"disk could not take them; see `edge-ad events actions`"

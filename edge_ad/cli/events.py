@@ -13,13 +13,14 @@ from edge_ad.config import DEFAULT_STORE, Config, RecordTable
 if TYPE_CHECKING:
     from edge_ad.store.reader import EventFilter, Reader
 
-ACTIONS = ("list", "mark", "actions", "rebuild")
+ACTIONS = ("list", "mark", "actions", "verify", "rebuild")
 MARKED = ("good", "bad", "any")
 SHOWN = 50
 ACTION = (
-    "list; mark: then an ID and good, bad or none; actions: what people and PLCs did; rebuild: make the index anew from "
-    "journal and images."
+    "list; mark: then an ID and good, bad or none; actions: what people and PLCs did; verify: that nobody has changed that; "
+    "rebuild: make the index anew from journal and images."
 )
+HEAD = "verify: a head that was printed before and must still be there."
 SINCE = "From this time on: 2026-03-01, 2026-03-01T06:00 (local time), or how long ago: 2h, 30m, 7d."
 
 
@@ -38,6 +39,7 @@ def command(
     until: Annotated[str | None, typer.Option(metavar="TIME", help="Before this time.")] = None,
     part: Annotated[str | None, typer.Option(help="Of this part alone.")] = None,
     marked: Annotated[str | None, typer.Option(help="Marked good, bad or any.")] = None,
+    head: Annotated[str | None, typer.Option(metavar="NUMBER:HASH", help=HEAD)] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="At most so many, the newest [50; all into files].")] = None,
     csv: Annotated[Path | None, typer.Option("--csv", help="Write them as CSV to this file.")] = None,
     out: Annotated[Path | None, typer.Option("--json", help="Write them as JSON to this file.")] = None,
@@ -51,6 +53,11 @@ def command(
         raise BadInput(f"unknown action {action!r}: choose one of {', '.join(ACTIONS)}")
     if action != "mark" and event is not None:
         raise BadInput(f"`edge-ad events {action}` takes no further word, but got {event!r}")
+    if head is not None and action != "verify":
+        raise BadInput("--head is what `edge-ad events verify` is to find: leave it out here")
+    if action == "verify":
+        _verify(path, head, settings)
+        return
     if action == "rebuild":
         _rebuild(path, settings.record if evidence is None else RecordTable(evidence=evidence))
         return
@@ -73,6 +80,30 @@ def _actions(path: Path, wanted: EventFilter, oldest: float | None) -> list[str]
     first, last = max(wanted.since or 0.0, oldest or 0.0), wanted.until
     actions = ActionLog(actions_path(path)).actions()
     return [action_row(one) for one in actions if first <= one.time and (last is None or one.time < last)]
+
+
+def _verify(path: Path, head: str | None, settings: Config) -> None:
+    """Verify the audit trail against all heads that are noted elsewhere; GateRefused names the first broken record."""
+    from edge_ad.errors import BadInput, GateRefused
+    from edge_ad.store.actions import actions_path, evidence_of
+    from edge_ad.store.audit import HEADS, kept_heads, parse_head, verify
+    from edge_ad.store.challenges import audit_heads, challenges_folder, key_path
+
+    actions, evidence = actions_path(path), evidence_of(path)
+    if not path.exists() and not actions.exists():
+        raise BadInput(f"there is no store at {path}: name the file of `edge-ad run --store`")
+    heads = audit_heads(challenges_folder(path), settings.challenge.key or key_path(path))
+    heads.update({f"{HEADS} in {evidence}": one for one in kept_heads(evidence)})
+    if head is not None:
+        heads["--head"] = parse_head(head)
+    result = verify(actions, heads)
+    if result.fault is not None:
+        raise GateRefused(f"the audit trail {actions} does not hold: {result.fault}")
+    if result.head is None:
+        typer.echo(f"nothing was done yet{f'; {result.earlier} lines are of an earlier version' if result.earlier else ''}")
+        return
+    told = f"; {result.earlier} lines of an earlier version before them are unchanged since" if result.earlier else ""
+    typer.echo(f"all {result.records} records hold, {result.first} to {result.head.number}{told}; head {result.head}")
 
 
 def _list(reader: Reader, wanted: EventFilter, limit: int | None, *, csv: Path | None, out: Path | None) -> None:

@@ -42,7 +42,7 @@ def submit(kind: str, reason: str, by: str | None, store: Path) -> None:
     from edge_ad.errors import BadInput
     from edge_ad.inspection.pause import Pause
     from edge_ad.inspection.requests import ask_run
-    from edge_ad.store.actions import ActionLog, actions_path
+    from edge_ad.store.actions import action_log
     from edge_ad.utils.locks import lock_file
 
     request = request_of(kind, by, reason=reason)
@@ -56,7 +56,7 @@ def submit(kind: str, reason: str, by: str | None, store: Path) -> None:
             store.with_name(f"{store.name}.lock"), f"the store {store}", "its run takes no requests; end it"
         )
         try:
-            pause = Pause(ActionLog(actions_path(store)))
+            pause = Pause(action_log(store))
             answer = f"{pause.pause(request) if kind == 'pause' else pause.resume(request)}; no run keeps {store} now"
         finally:
             release()

@@ -7,7 +7,7 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +29,7 @@ from edge_ad.inspection.part_tracking import CalledParts, Calls, PartDetector, S
 from edge_ad.inspection.pause import Pause
 from edge_ad.inspection.presence import LikeNormal, Locatable, Matcher, PresenceDetector, UnlikeEmpty
 from edge_ad.inspection.requests import ControlSocket, Request, Requests, control_path
-from edge_ad.inspection.settings import conditions_of, has_challenge, presence_of, set_by_hand, store_of
+from edge_ad.inspection.settings import conditions_of, flat_settings, has_challenge, presence_of, set_by_hand, store_of
 from edge_ad.inspection.triggers import THROUGH_OUTPUTS, open_trigger, parse_trigger
 from edge_ad.inspection.view import TileStatistics, View, combine, load_tiles, view_of
 from edge_ad.inspection.watchdog import SelfTest, golden_test
@@ -39,12 +39,15 @@ from edge_ad.outputs.guard_client import GuardClient
 from edge_ad.outputs.targets import ADVICE, targets_of
 from edge_ad.scoring import BRANCHES, Thresholds, fuse
 from edge_ad.store import Store
-from edge_ad.store.actions import ActionLog, actions_path
+from edge_ad.store.actions import Action, action_log
 from edge_ad.store.challenges import challenges_folder, key_path, read_key
 from edge_ad.store.retention import MaintenanceThread, prepare_evidence
 from edge_ad.utils.locks import Targets, lock_file
 from edge_ad.utils.supervision import ThreadFaults
-from edge_ad.utils.text import part_id, storable
+from edge_ad.utils.text import MAX_REASON, part_id, storable, user_name
+
+if TYPE_CHECKING:
+    from edge_ad.inspection.products import Product
 
 _log = logging.getLogger(__name__)
 
@@ -251,6 +254,8 @@ class Wiring:
         self._stack = contextlib.ExitStack()
         try:
             self.store = self._open_store(settings)
+            self.actions = None if self.store is None else action_log(self.store.path, self.store.evidence)
+            self._note_start(settings)
             self._wire(names, settings)
         except BaseException:
             self._stack.close()
@@ -322,9 +327,39 @@ class Wiring:
             paused=lambda: self.pause.action is not None,
         )
 
+    def note(self, kind: str, by: str, reason: str = "", **details: Any) -> None:
+        """Put an action of the station into the audit trail, where there is one; not from the loop: it waits for the disk."""
+        if self.actions is not None:
+            self.actions.keep(Action(kind, by, "station", reason, details=details))
+
+    def note_product(self, product: Product, by: str) -> None:
+        """Put the choice of a product into the audit trail."""
+        self.note("product", by, str(product.name), product=product.name, bundle_sha256=product.bundle.sha256)
+
+    def note_thresholds(self, path: Path, limits: Thresholds) -> None:
+        """Put thresholds that come into force into the audit trail."""
+        told = f"WARN above {limits.warn:.4g}, NG above {limits.ng:.4g}"
+        self.note("thresholds in force", "station", told, warn=limits.warn, ng=limits.ng, bundle=path.name)
+
+    def _note_start(self, settings: Config) -> None:
+        """Put the start of this run into the audit trail, with the settings that are others than those of the last one."""
+        if self.actions is None:
+            return
+        values, last = flat_settings(settings), self.actions.last(("settings",))
+        known = last.details.get("values") if last is not None else None
+        before = known if isinstance(known, dict) else {}
+        changed = sorted(name for name in {*values, *before} if values.get(name) != before.get(name))
+        if changed or last is None:
+            shown = ", ".join(f"{name} = {values.get(name, 'default')}" for name in changed) if last is not None else "first run"
+            self.note("settings", user_name(), storable(shown, MAX_REASON), values=values, changed=changed)
+        bundle = self._bundle
+        judges = {} if bundle is None else {"bundle": bundle.path.name, "bundle_sha256": bundle.sha256}
+        self.note("run started", user_name(), **judges)
+        self._stack.callback(self.note, "run ended", "station")
+
     def _take_requests(self) -> None:
         """Take requests from now on; where there is a store, those of commands too, and the pause that it keeps."""
-        log = None if self.store is None else ActionLog(actions_path(self.store.path))
+        log = self.actions
         self.pause = Pause(log, self.guard.pause if self.guard is not None else lambda paused: None)
         if self.pause.action is not None:
             _log.warning("the line comes up paused, %s; `edge-ad resume` ends that", self.pause.action.describe())
@@ -348,7 +383,7 @@ class Wiring:
         station = Station(
             table=table,
             rule=settings.alarm,
-            log=ActionLog(actions_path(store.path)),
+            log=self.actions or action_log(store.path, store.evidence),
             folder=challenges_folder(store.path),
             key=read_key(table.key or key_path(store.path)),
             bundle={"bundle": bundle.path.name, "bundle_sha256": bundle.sha256},

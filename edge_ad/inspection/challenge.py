@@ -20,7 +20,7 @@ from edge_ad.inspection.observers import Observer
 from edge_ad.inspection.pause import PAUSED
 from edge_ad.inspection.requests import Request
 from edge_ad.store.actions import Action, ActionLog
-from edge_ad.store.challenges import ChallengeRecords
+from edge_ad.store.challenges import UNRECORDED, ChallengeRecords, newest_logged
 from edge_ad.tables import AlarmTable, ChallengeTable
 from edge_ad.utils.files import sha256_bytes
 
@@ -154,9 +154,9 @@ class Challenge(Observer):
                 raise BadInput("nothing is locked by a challenge: nothing to override")
             if self._open is not None:
                 raise BadInput(f"a challenge is open: {self._asks()}")
-            number = self._records.next_number()
+            number = self._next_number()
             record = self._record("overridden", request.by, self._station.wall(), reason=request.value("reason"))
-            if not self._write({**record, "origin": request.origin, "locked": locked}, []):
+            if not self._write({**record, "origin": request.origin, "locked": locked}, [], number):
                 raise DeviceFault(f"the override cannot be recorded in {self._records.folder}, so nothing passes: free some space")
             self._end("challenge overridden", request.by, request.origin, request.value("reason"), number=number)
             return f"the line may pass again, overridden by {request.by}: {request.value('reason')}"
@@ -284,10 +284,10 @@ class Challenge(Observer):
         record = self._record(result, opened.by, opened.opened, reason=why)
         parts = [part.record(number) for number, part in enumerate(opened.parts, 1)]
         images = [(str(one["image"]), part.image) for one, part in zip(parts, opened.parts, strict=True) if part.image]
-        number = self._records.next_number()
+        number = self._next_number()
         if why:  # the lock first: a kill in between must not leave the record alone
             self._end(f"challenge {result}", opened.by, "station", why, number=number)
-        stored = self._write({**record, "parts": parts}, images)
+        stored = self._write({**record, "parts": parts}, images, number)
         if not why:
             result, why = ("passed", "") if stored else ("failed", "its record cannot be stored")
             self._end(f"challenge {result}", opened.by, "station", why, number=number)
@@ -303,11 +303,23 @@ class Challenge(Observer):
             **self._station.bundle,
         }
 
-    def _write(self, record: Mapping[str, Any], images: Sequence[tuple[str, bytes]]) -> bool:
+    def _next_number(self) -> int:
+        """Return the number of the next record: above those that the log names too, so that one taken away leaves a gap."""
         try:
-            path = self._records.append(record, images, self._station.key)
+            logged = newest_logged(self._station.log.actions())
+        except BadInput:  # it cannot be read now, which must not end the loop
+            logged = 0
+        return max(self._records.next_number(), logged + 1)
+
+    def _write(self, record: Mapping[str, Any], images: Sequence[tuple[str, bytes]], number: int) -> bool:
+        log = self._station.log
+        try:
+            head = log.head()
+            audit = None if head is None else str(head)
+            path = self._records.append({**record, "audit": audit}, images, self._station.key, number=number)
         except (OSError, BadInput) as error:
             _log.error("the record of a challenge cannot be stored in %s: %s", self._records.folder, error)
+            log.keep(Action(UNRECORDED, str(record["by"]), "station", str(error), self._station.wall(), {"record": number}))
             return False
         _log.info("the record of the challenge is %s", path)
         return True

@@ -64,6 +64,7 @@ class Changeover:
         self.last_change_s: float | None = None
         self.active: Product | None = None
         self.on_change: Callable[[Product], None] = lambda product: None
+        self.on_settled: Callable[[Product, str], None] = lambda product, by: None  # chosen by whom, in the thread of products
         self.on_standing: list[Callable[[Standing], None]] = []
         self._choice = choice
         self._changed = changed or threading.Condition()
@@ -434,7 +435,7 @@ class Changeover:
         self._report(change)
         if product is not None:
             product.used_at = self._clock()
-            self._work.put(lambda: self._settle(product))
+            self._work.put(lambda: self._settle(product, change.by))
 
     def _report(self, change: Change) -> None:
         took = self._since - change.asked_at
@@ -448,13 +449,14 @@ class Changeover:
         parked = f", {change.loading_s:.1f} s of them to load what was parked" if change.loading_s else ""
         _log.info("product %s is judged now, chosen by %s; the change took %.3f s%s", change.product.name, change.by, took, parked)
 
-    def _settle(self, product: Product) -> None:
+    def _settle(self, product: Product, by: str) -> None:
         """Keep the choice and park what memory does not suffice for, in the thread of products."""
         if not self.by_part and self._pending is None and self.active is product:
             try:
                 self._choice.write(product.name)
             except EdgeAdError as error:
                 _log.error("a restart will come up without a product: %s", error)
+            self.on_settled(product, by)
         self._park_others(product)
 
     def _open(self, product: Product) -> None:

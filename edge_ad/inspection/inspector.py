@@ -264,6 +264,9 @@ class Inspector:
         self._stack.callback(self.wiring.close)
         self.reloader = Reloader(self.judge, self.product.load_thresholds, self.bundle.path, self.faults)
         self._stop.on_reload = self.reloader.ask
+        self.reloader.on_read = self.wiring.note_thresholds
+        if self.changeover is not None:
+            self.changeover.on_settled = self.wiring.note_product
         self._observing = self._observers()
         first = self.wiring.first_parts(self.names)
         self.loop = Loop(

@@ -289,6 +289,7 @@ class Reloader(Observer):
         self._load = load
         self._path = path
         self._faults = faults
+        self.on_read: Callable[[Path, Thresholds], None] = lambda path, thresholds: None  # in a thread of its own
         self._asked = threading.Event()
         self._fresh: tuple[Judge, Thresholds] | None = None
         self._thread: SupervisedThread | None = None
@@ -323,6 +324,8 @@ class Reloader(Observer):
     def _read(self) -> None:
         judge = self._judge
         try:
-            self._fresh = judge, self._load(self._path)
+            limits = self._load(self._path)
+            self._fresh = judge, limits
+            self.on_read(self._path, limits)
         except EdgeAdError as error:
             _log.warning("the thresholds stay as they are: %s", error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from edge_ad.inspection.part_tracking import candidates_of
 from edge_ad.inspection.triggers import parse_trigger
 from edge_ad.inspection.view import view_of
 from edge_ad.scoring import Thresholds
+from edge_ad.utils.text import redact, storable
 
 
 @dataclass(frozen=True)
@@ -160,6 +162,22 @@ def set_by_hand(run: RunTable, thresholds: Thresholds) -> Thresholds:
         target_warn=thresholds.target_warn, target_ng=thresholds.target_ng, operating_point=thresholds.operating_point,
         zones=thresholds.zones,
     )  # fmt: skip
+
+
+def flat_settings(settings: Config) -> dict[str, str]:
+    """Return the settings that are not the defaults as texts by ``table.key``, passwords redacted, for the audit trail."""
+    flat: dict[str, str] = {}
+
+    def take(name: str, value: object) -> None:
+        if isinstance(value, dict) and value:
+            for key, inner in value.items():
+                take(f"{name}.{key}" if name else str(key), inner)
+        else:
+            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            flat[name] = storable(redact(text))
+
+    take("", settings.model_dump(mode="json", exclude_defaults=True))
+    return {name: text for name, text in flat.items() if name}
 
 
 def trial(settings: Config, flags: Mapping[str, object]) -> Config:

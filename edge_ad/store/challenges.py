@@ -7,6 +7,7 @@ and with the signature of the record before it, so that a change and a gap are s
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import hmac
 import html
@@ -15,7 +16,7 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -23,6 +24,7 @@ from typing import Any
 
 from edge_ad.errors import BadInput, DeviceFault
 from edge_ad.store.actions import Action
+from edge_ad.store.audit import Head, parse_head
 from edge_ad.utils.files import atomic_write, sha256_bytes
 from edge_ad.utils.text import printable
 
@@ -94,10 +96,22 @@ def sign(record: Mapping[str, Any], key: bytes) -> str:
     return hmac.new(key, canonical(record), hashlib.sha256).hexdigest()
 
 
+UNRECORDED = "challenge unrecorded"  # the kind of the action that stands for a record which the disk refused
+
+
 def newest_logged(actions: Iterable[Action]) -> int:
     """Return the number of the newest record that the log of actions names, 0 without one."""
+    return max(_numbers(actions), default=0)
+
+
+def unrecorded(actions: Iterable[Action]) -> set[int]:
+    """Return the numbers of the records that, by the log of actions, the disk refused."""
+    return set(_numbers(one for one in actions if one.kind == UNRECORDED))
+
+
+def _numbers(actions: Iterable[Action]) -> list[int]:
     named = [one.details.get("record") for one in actions if isinstance(one.details, Mapping)]
-    return max((number for number in named if isinstance(number, int)), default=0)
+    return [number for number in named if isinstance(number, int)]
 
 
 @dataclass(frozen=True)
@@ -124,13 +138,16 @@ class ChallengeRecords:
         paths = self.paths()
         return int(paths[-1].name[:6]) + 1 if paths else 1
 
-    def append(self, record: Mapping[str, Any], images: Sequence[tuple[str, bytes]], key: bytes) -> Path:
+    def append(
+        self, record: Mapping[str, Any], images: Sequence[tuple[str, bytes]], key: bytes, *, number: int | None = None
+    ) -> Path:
         """Write images (name and JPEG), then the signed record; it is on the disk when this returns.
 
-        OSError where the disk refuses; then there is no record.
+        ``number`` is the next one unless a newer record is known to have been. OSError where the disk refuses; then there is
+        no record.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        paths, number = self.paths(), self.next_number()
+        paths, number = self.paths(), number or self.next_number()
         previous = (_read(paths[-1]) or {}).get(SIGNATURE) if paths else None
         complete = {"schema": SCHEMA, **record, "number": number, "previous": previous}
         for name, data in images:
@@ -149,15 +166,20 @@ class ChallengeRecords:
         """Return the records that can be read, the oldest first, unverified."""
         return [record for path in self.paths() if (record := _read(path)) is not None]
 
-    def verify(self, key: bytes) -> list[Verified]:
-        """Check every record: its signature, its number, the record before it, and its images."""
+    def verify(self, key: bytes, refused: Collection[int] = ()) -> list[Verified]:
+        """Check every record: its signature, its number, the record before it, and its images; the disk has ``refused`` some.
+        """
         results: list[Verified] = []
         previous: str | None = None
-        for count, path in enumerate(self.paths(), 1):
-            record = _read(path)
+        count = 0
+        for path in self.paths():
+            record, count = _read(path), count + 1
+            while count in refused and int(path.name[:6]) > count:
+                count += 1
             fault = "it cannot be read" if record is None else self._fault(path, record, key, count=count, previous=previous)
             results.append(Verified(path, record, fault))
             previous = None if record is None else str(record.get(SIGNATURE))
+            count = max(count, int(path.name[:6]))  # one that is missing is told once
         return results
 
     def _fault(
@@ -263,6 +285,23 @@ def _item(records: ChallengeRecords, record: Mapping[str, Any], part: Mapping[st
     time_ms = "" if part["reject_ms"] is None else f", reject at the PLC after {part['reject_ms']:.0f} ms"
     wrong = "" if part["right"] else f' <span class="wrong">wrong: {html.escape(part["why"])}</span>'
     return f"<li>{shown}<p>{html.escape(name)}: {part['verdict']}{score}{time_ms}{wrong}</p></li>"
+
+
+def audit_heads(folder: Path, key_file: Path) -> dict[str, Head]:
+    """Return the heads of the audit trail that signed records name, by record; none where no key verifies them."""
+    records = ChallengeRecords(folder)
+    if not records.paths():
+        return {}
+    try:
+        key = read_key(key_file)
+    except BadInput:
+        return {}
+    heads: dict[str, Head] = {}
+    for record in records.read():
+        if hmac.compare_digest(sign(record, key).encode(), str(record.get(SIGNATURE)).encode()) and record.get("audit"):
+            with contextlib.suppress(BadInput):
+                heads[f"the signed challenge {record.get('number')}"] = parse_head(str(record["audit"]))
+    return heads
 
 
 def write_report(path: Path, text: str) -> None:

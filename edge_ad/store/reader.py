@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from edge_ad.errors import BadInput, DeviceFault
 from edge_ad.events import LATER, MARKS, Mark
+from edge_ad.store.actions import Action, action_log
 from edge_ad.store.journal import journalise, mark_line
 from edge_ad.store.recovery import metadata
 from edge_ad.store.schema import COLUMNS, StoredEvent, connect, fields_of, identity, open_existing
@@ -239,11 +240,11 @@ def _conditions(wanted: EventFilter) -> tuple[list[str], list[object]]:
     return conditions, values
 
 
-def set_mark(path: Path, event_id: str, mark: Mark | None, by: str) -> None:
+def set_mark(path: Path, event_id: str, mark: Mark | None, by: str, *, origin: str = "command") -> None:
     """Mark an event as good or bad, or take its mark away (None), in a short transaction of its own.
 
-    ``by`` says who did. Waits up to 5 s for a process that is writing. BadInput for another mark, an unknown event and
-    a file that is no store; DeviceFault when the disk refuses.
+    ``by`` says who did, ``origin`` where; both go into the audit trail too. Waits up to 5 s for a process that is writing.
+    BadInput for another mark, an unknown event and a file that is no store; DeviceFault when the disk refuses.
     """
     if mark is not None and mark not in MARKS:
         raise BadInput(f"the mark is {mark!r}: allowed are {', '.join(MARKS)} and none")
@@ -258,6 +259,8 @@ def set_mark(path: Path, event_id: str, mark: Mark | None, by: str) -> None:
         connection.execute("DELETE FROM mark WHERE event = ?", (event_id,))
         if mark is not None:
             connection.execute("INSERT INTO mark VALUES (?, ?, ?, ?)", (event_id, mark, by, now))
+        reason = f"event {event_id[:8]} {'has no mark any more' if mark is None else f'was {mark}'}"
+        action_log(path).append(Action("mark", by, origin, reason, now, {"event": event_id, "mark": mark}))
         evidence = metadata(connection, "evidence")
         if evidence is not None:  # before the commit: a mark that is told as stored is in both places
             journalise(path.parent / evidence, [mark_line(event_id, mark, by, now)])

@@ -22,6 +22,7 @@ from pathlib import Path, PurePosixPath
 
 from edge_ad.config import RecordTable
 from edge_ad.errors import BadInput, DeviceFault, EdgeAdError
+from edge_ad.store.actions import action_log
 from edge_ad.store.journal import day_of, event_line, files, journalise, mark_line, parse
 from edge_ad.store.recovery import Rebuilt, damage_of, image_days, insert_day, metadata, rebuild, set_metadata
 from edge_ad.store.schema import COLUMNS, connect, event_of, transaction
@@ -139,6 +140,7 @@ def sweep(
             newest = None if now is None else newest_before(connection, now)
             if now is not None and newest is not None:
                 sweeper.by_age(min(now - keep_s, newest - DAY_S))
+                action_log(path, evidence).remove_before(min(now - limits.keep_actions_days * DAY_S, newest - DAY_S))
             sweeper.by_size(limits.keep_gb * GB)
             sweeper.for_space(limits.free_gb * GB)
         return swept

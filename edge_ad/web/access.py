@@ -18,12 +18,15 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from edge_ad.errors import BadInput
 from edge_ad.utils.supervision import describe
 from edge_ad.web.address import TOKEN, Names, Tokens
+from edge_ad.web.roles import TOKEN_ROLES, Identity, TokenRole, needed, why_refused
+from edge_ad.web.users import User, Users
 
 SECRET_BYTES = 32
 MAX_ENDED = 4096
@@ -112,9 +115,6 @@ def sessions_file(store: Path) -> Path:
 
 _log = logging.getLogger(__name__)
 
-Role = Literal["full", "read"]
-ROLES: tuple[Role, ...] = ("full", "read")
-
 COOKIE = "edge_ad_session"
 HEADER = "x-edge-ad"
 SESSION_S = 7 * 24 * 3600
@@ -151,7 +151,7 @@ class Request:
 
 
 class Throttle:
-    """Counts wrong tokens by client; a client with too many of them within a minute has to wait."""
+    """Counts wrong tokens and passwords by client; a client with too many of them within a minute has to wait."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -166,22 +166,38 @@ class Throttle:
                 failures.popleft()
             return bool(failures) and len(failures or ()) >= MAX_FAILURES
 
-    def failed(self, client: str) -> None:
-        """Count a wrong token."""
+    def failed(self, client: str) -> int:
+        """Count a wrong one, and return how many there were within a minute."""
         with self._lock:
             failures = self._failures.setdefault(client, deque(maxlen=MAX_FAILURES))
+            while failures and self._clock() - failures[0] > FAILURES_OVER_S:
+                failures.popleft()
             failures.append(self._clock())
             self._failures.move_to_end(client)
             while len(self._failures) > MAX_CLIENTS:
                 self._failures.popitem(last=False)
+            return len(failures)
 
 
 class Access:
-    """Decides about requests: their Host, their Origin, their path, their token or session, and the role that needs."""
+    """Decides about requests: their Host, their Origin, their path, their token or session, and the role that needs.
+
+    ``users`` log in by name and password where there are any; ``on_refused`` hears of the first wrong password of a client
+    in a minute, with the name it was for.
+    """
 
     def __init__(
-        self, keys: Tokens, names: Names, clock: Callable[[], float] = time.time, sessions: Sessions | None = None
+        self,
+        keys: Tokens,
+        names: Names,
+        clock: Callable[[], float] = time.time,
+        sessions: Sessions | None = None,
+        *,
+        users: Users | None = None,
     ) -> None:
+        self._users = users
+        self._hashing = threading.Lock()
+        self.on_refused: Callable[[str, str], None] = lambda name, client: None
         self._tokens = keys
         self._names = names
         self._clock = clock
@@ -190,31 +206,59 @@ class Access:
 
     @property
     def wanted(self) -> bool:
-        """Whether a token is needed."""
+        """Whether a token or a user is needed."""
+        return self._tokens.wanted or self.has_users
+
+    @property
+    def has_users(self) -> bool:
+        """Whether users log in here."""
+        return self._users is not None and self._users.exist
+
+    @property
+    def has_tokens(self) -> bool:
+        """Whether there are tokens."""
         return self._tokens.wanted
 
-    def check(self, request: Request) -> Role | Refusal | None:
-        """Return the role of a request, None for one that may do without, or why it is refused."""
+    def check(self, request: Request) -> Identity | Refusal | None:
+        """Return who sends a request, None for one that may do without, or why it is refused."""
         refusal = self._position(request) or self._origin(request) or self._path(request) or self._proxy(request)
         if refusal is not None:
             return refusal
-        role = self._role(request)
-        if isinstance(role, Refusal):
-            return role
+        identity = self._identity(request)
+        if isinstance(identity, Refusal):
+            return identity
         if request.path in OPEN_PATHS or request.path == "/logout":
-            return role
-        if role is None:
+            return identity
+        if identity is None:
             return Refusal(401, "a token is needed: send `Authorization: Bearer TOKEN`, or log in at /login")
-        if request.method not in SAFE and role != "full":
-            return Refusal(403, "this token may look, not change anything")
-        return role
+        permission = needed(request.method, request.path)
+        if permission is not None and permission not in identity.may:
+            return Refusal(403, why_refused(identity, permission))
+        return identity
 
-    def login(self, token: str, client: str) -> Role | Refusal:
+    def login_user(self, name: str, password: str, client: str) -> User | Refusal:
+        """Return the user whose name and password these are; wrong ones are counted. Takes a tenth of a second and more."""
+        sender = f"passwords of {client}"  # counted beside wrong tokens
+        if self._throttle.blocked(sender):
+            return Refusal(429, f"too many wrong passwords: wait {FAILURES_OVER_S:g} s")
+        try:
+            with self._hashing:  # one at a time, so that many attempts take neither all cores nor all memory
+                user = None if self._users is None else self._users.verify(name, password)
+        except BadInput as error:
+            _log.error("dashboard: %s", error)
+            return Refusal(503, "users cannot log in now: the log of the station says why")
+        if user is None:
+            if self._throttle.failed(sender) == 1:
+                self.on_refused(name, client)
+            return Refusal(401, "name or password is wrong")
+        return user
+
+    def login(self, token: str, client: str) -> TokenRole | Refusal:
         """Return the role of a token; wrong ones are counted."""
         if self._throttle.blocked(client):
             return Refusal(429, f"too many wrong tokens: wait {FAILURES_OVER_S:g} s")
-        result: Role | None = None
-        for role in ROLES:  # always all of them, so that the time tells nothing
+        result: TokenRole | None = None
+        for role in TOKEN_ROLES:  # always all of them, so that the time tells nothing
             if _equal(token, getattr(self._tokens, role)):
                 result = role
         if result is None:
@@ -222,8 +266,9 @@ class Access:
             return Refusal(401, "the token is wrong")
         return result
 
-    def session(self, role: Role) -> str:
-        """Return the value of a session's cookie."""
+    def session(self, holder: TokenRole | User) -> str:
+        """Return the value of a cookie for a session of a token or of a user."""
+        role = f"{holder.name.encode().hex()}-{holder.version}" if isinstance(holder, User) else holder
         text = f"{role}.{int(self._clock()) + SESSION_S}.{secrets.token_hex(8)}"
         return f"{text}.{self._sessions.seal(text)}"
 
@@ -232,36 +277,46 @@ class Access:
         for _, until, session in self._open_sessions(cookies):
             self._sessions.end(session, until)
 
-    def _role(self, request: Request) -> Role | Refusal | None:
-        if not self._tokens.wanted:
-            return "full"
-        role = self._session_role(request.headers.get("cookie", ""))
-        if role is not None:
-            return role
+    def _identity(self, request: Request) -> Identity | Refusal | None:
+        if not self.wanted:
+            return Identity("full")
+        identity = next((one for one, _, _ in self._open_sessions(request.headers.get("cookie", ""))), None)
+        if identity is not None:
+            return identity
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         if not token:
             return None
         if scheme.lower() != "bearer":
             return Refusal(401, "write `Authorization: Bearer TOKEN`")
-        return self.login(token.strip(), request.client)
+        role = self.login(token.strip(), request.client)
+        return role if isinstance(role, Refusal) else Identity(role)
 
-    def _session_role(self, cookies: str) -> Role | None:
-        return next((role for role, _, _ in self._open_sessions(cookies)), None)
+    def _holder(self, role: str) -> Identity | None:
+        """Return whose session it is; None for a user who is gone or has another password or role since."""
+        if role in TOKEN_ROLES:
+            return Identity("full" if role == "full" else "read") if self._tokens.wanted else None
+        name, _, version = role.partition("-")
+        try:
+            user = None if self._users is None else self._users.all().get(bytes.fromhex(name).decode())
+        except BadInput:
+            return None
+        return None if user is None or str(user.version) != version else Identity(user.role, user.name)
 
-    def _open_sessions(self, cookies: str) -> Iterator[tuple[Role, int, str]]:
-        """Yield role, end and name of the sessions in a Cookie header that hold."""
+    def _open_sessions(self, cookies: str) -> Iterator[tuple[Identity, int, str]]:
+        """Yield holder, end and name of the sessions in a Cookie header that hold."""
         for part in cookies.split(";")[:MAX_COOKIES]:
             name, _, value = part.strip().partition("=")
             text, _, seal = value.rpartition(".")
             if name != COOKIE or not hmac.compare_digest(seal.encode(), self._sessions.seal(text).encode()):
                 continue
             role, until, session = text.split(".")
-            if int(until) > self._clock() and not self._sessions.ended(session):
-                yield ("full" if role == "full" else "read"), int(until), session
+            holder = self._holder(role)
+            if holder is not None and int(until) > self._clock() and not self._sessions.ended(session):
+                yield holder, int(until), session
 
     def _proxy(self, request: Request) -> Refusal | None:
         """Refuse what comes from the network through a proxy where everybody of this machine may do everything."""
-        if self._tokens.wanted or request.path in OPEN_PATHS or not any(name in request.headers for name in FORWARDED):
+        if self.wanted or request.path in OPEN_PATHS or not any(name in request.headers for name in FORWARDED):
             return None
         return Refusal(403, f"behind a reverse proxy a token is needed: give web_names, or set {TOKEN}")
 
@@ -330,7 +385,7 @@ HEADERS = (
 
 
 class AuthMiddleware:
-    """Refuses before any route is looked at; what passes has ``scope["role"]``."""
+    """Refuses before any route is looked at; what passes has ``scope["identity"]``, None on a page that needs nobody."""
 
     def __init__(self, app: ASGIApp, access: Access) -> None:
         self._app = app
@@ -354,7 +409,7 @@ class AuthMiddleware:
         if isinstance(result, Refusal):
             await _refuse(result, request, sending)
             return
-        scope["role"] = result
+        scope["identity"] = result
         scope["client_name"] = request.client
         await self._app(scope, _limited(receive, max_body(request.path)), sending)
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import urllib.parse
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -19,16 +18,18 @@ import fastapi
 from fastapi import APIRouter, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse, RedirectResponse, StreamingResponse
+from starlette.responses import JSONResponse, StreamingResponse
 from starlette.types import ASGIApp
 
 from edge_ad import __version__
 from edge_ad.errors import DeviceFault, EdgeAdError
-from edge_ad.web.access import COOKIE, SESSION_S, Access, AuthMiddleware, Refusal
+from edge_ad.web.access import Access, AuthMiddleware, request_of
 from edge_ad.web.dashboard_state import DashboardImage, DashboardState
 from edge_ad.web.judging import JudgeService, judge_routes
+from edge_ad.web.login import login_routes
 from edge_ad.web.metrics import metrics_text
-from edge_ad.web.record import Record, record_routes
+from edge_ad.web.record import Record, record_routes, sender
+from edge_ad.web.roles import Identity
 from edge_ad.web.schemas import Done, Life, Message, PauseRequest, ProductRequest, State
 from edge_ad.web.thresholds import ThresholdService, thresholds_routes
 
@@ -41,21 +42,21 @@ CameraIndex = Annotated[int, fastapi.Path(ge=0, le=1000)]
 Wanted = Annotated[int | None, Query(ge=1, le=2**53)]
 
 
-def live_routes(dashboard: DashboardState, ask: Ask, wanted: bool) -> APIRouter:
-    """Return the routes; ``ask`` sends a wish to the run, ``wanted`` tells whether a token is needed here."""
+def live_routes(dashboard: DashboardState, ask: Ask, access: Access, record: Record) -> APIRouter:
+    """Return the routes; ``ask`` sends a wish to the run."""
     router = APIRouter(prefix="/api", tags=["now"])
 
     @router.get("/state", response_model=State)
     def state(request: Request, since: Annotated[int, Query(ge=0, le=2**53)] = 0) -> dict[str, Any]:
         """Return the state of the run, and the events after the first ``since``."""
-        return state_of(dashboard, request.scope["role"], wanted, since)
+        return state_of(dashboard, request.scope["identity"], access.wanted, since)
 
     @router.get("/stream", response_class=StreamingResponse, responses={503: {"model": Message}})
     async def stream(request: Request) -> StreamingResponse:
         """Send the state as server-sent events, at least once a second, as long as the page is open."""
         if dashboard.pages >= MAX_PAGES:
             raise HTTPException(503, f"{MAX_PAGES} pages are open already: close one")
-        states = _states(dashboard, ask, request.scope["role"], wanted)
+        states = _states(dashboard, ask, request, access)
         return StreamingResponse(states, media_type="text/event-stream", headers={"cache-control": "no-store"})
 
     @router.get("/cameras/{index}/picture", response_class=Response, responses={404: {"model": Message}})
@@ -70,11 +71,12 @@ def live_routes(dashboard: DashboardState, ask: Ask, wanted: bool) -> APIRouter:
         return _image(dashboard.image(index, number), number, "image/png", DashboardImage.overlay)
 
     @router.post("/alarms/{number}/acknowledge", status_code=202, responses={409: {"model": Message}})
-    def acknowledge(number: Annotated[int, fastapi.Path(ge=0, le=2**53)]) -> dict[str, int]:
+    def acknowledge(number: Annotated[int, fastapi.Path(ge=0, le=2**53)], request: Request) -> dict[str, int]:
         """Acknowledge all alarms up to this number; one that came later stays."""
         if not dashboard.attached:
             raise HTTPException(409, "no inspector is connected: a record has no alarms to acknowledge")
         ask({"kind": "acknowledge", "number": number})
+        record.note("acknowledge", sender(request), f"alarms up to {number}", number=number)
         return {"number": number}
 
     return router
@@ -86,14 +88,12 @@ def request_routes(dashboard: DashboardState, ask: Ask) -> APIRouter:
 
     def submit(kind: str, wanted: PauseRequest, request: Request) -> dict[str, str]:
         """Have the run handle a request; HTTPException 409 where it is refused."""
-        by = wanted.by.strip() or f"dashboard {request.scope['client_name']}"
-        return submitted(dashboard, ask, {"kind": kind, "by": by, "values": {"reason": wanted.reason}})
+        return submitted(dashboard, ask, {"kind": kind, "by": sender(request, wanted.by), "values": {"reason": wanted.reason}})
 
     @router.post("/product", response_model=Done, responses={409: {"model": Message}})
     def product(wanted: ProductRequest, request: Request) -> dict[str, str]:
         """Judge another product; the state tells when it is in force."""
-        by = wanted.by.strip() or str(request.scope["client_name"])
-        return submitted(dashboard, ask, {"kind": "product", "by": by, "values": {"name": wanted.name}})
+        return submitted(dashboard, ask, {"kind": "product", "by": sender(request, wanted.by), "values": {"name": wanted.name}})
 
     @router.post("/pause", response_model=Done, responses={409: {"model": Message}})
     def pause(wanted: PauseRequest, request: Request) -> dict[str, str]:
@@ -113,7 +113,7 @@ def request_routes(dashboard: DashboardState, ask: Ask) -> APIRouter:
     @router.post("/challenge/override", response_model=Done, responses={409: {"model": Message}})
     def override(wanted: PauseRequest, request: Request) -> dict[str, str]:
         """Let the line pass again after a challenge that failed; a name and a reason are needed."""
-        if not wanted.by.strip():
+        if not wanted.by.strip() and request.scope["identity"].user is None:
             raise HTTPException(409, "an override needs a name: who says that the line may go on?")
         return submit("override", wanted, request)
 
@@ -130,11 +130,13 @@ def submitted(dashboard: DashboardState, ask: Ask, request: dict[str, Any]) -> d
     return {"told": str(answer["done"])}
 
 
-def state_of(dashboard: DashboardState, role: str, wanted: bool, since: int) -> dict[str, Any]:
+def state_of(dashboard: DashboardState, identity: Identity, wanted: bool, since: int) -> dict[str, Any]:
     """Return the state for one page."""
     count, events = dashboard.events_since(since)
     return {
-        "role": role,
+        "role": identity.role,
+        "user": identity.user,
+        "may": sorted(identity.may),
         "login": wanted,
         "attached": dashboard.attached,
         "silent_s": dashboard.silent_s,
@@ -147,13 +149,16 @@ def state_of(dashboard: DashboardState, role: str, wanted: bool, since: int) -> 
     }
 
 
-async def _states(dashboard: DashboardState, ask: Ask, role: str, wanted: bool) -> AsyncIterator[str]:
+async def _states(dashboard: DashboardState, ask: Ask, request: Request, access: Access) -> AsyncIterator[str]:
     news, since = dashboard.enter(), 0
     dashboard.pages += 1
     ask({"kind": "watching", "pages": dashboard.pages})
     try:
         while True:
-            result = state_of(dashboard, role, wanted, since)
+            identity = access.check(request_of(request.scope))
+            if not isinstance(identity, Identity):  # the session has ended, or the user is gone: the page asks for a login
+                return
+            result = state_of(dashboard, identity, access.wanted, since)
             since = result["count"]
             yield f"data: {json.dumps(result, allow_nan=False, separators=(',', ':'))}\n\n"
             news.clear()
@@ -185,7 +190,6 @@ KINDS = {
     "js": "text/javascript; charset=utf-8",
     "svg": "image/svg+xml",
 }
-ALERT = '<p class="alert" role="alert">{message}</p>'
 
 
 @dataclass(frozen=True)
@@ -208,10 +212,9 @@ def load_pages() -> dict[str, Page]:
     return pages
 
 
-def page_routes(access: Access) -> APIRouter:
-    """Return the routes of pages, login and logout; they are not part of the API."""
+def page_routes(pages: Mapping[str, Page]) -> APIRouter:
+    """Return the routes of pages; they are not part of the API."""
     router = APIRouter(include_in_schema=False)
-    pages = load_pages()
 
     @router.get("/")
     def index(request: Request) -> Response:
@@ -223,30 +226,6 @@ def page_routes(access: Access) -> APIRouter:
             raise HTTPException(404, "there is no such file")
         return _page(pages[name], request)
 
-    @router.get("/login")
-    def login_page() -> Response:
-        return _login(pages["login.html"], None, 200) if access.wanted else RedirectResponse("/", 303)
-
-    @router.post("/login")
-    async def login(request: Request) -> Response:
-        body = (await request.body()).decode("utf-8", "replace")
-        token = urllib.parse.parse_qs(body, max_num_fields=4).get("token", [""])[0] if len(body) < 4096 else ""
-        if not access.wanted:
-            return RedirectResponse("/", 303)
-        result = access.login(token.strip(), request.scope["client_name"])
-        if isinstance(result, Refusal):
-            return _login(pages["login.html"], result.message, result.status)
-        answer = RedirectResponse("/", 303)
-        answer.set_cookie(COOKIE, access.session(result), max_age=SESSION_S, httponly=True, samesite="strict", path="/")
-        return answer
-
-    @router.post("/logout")
-    def logout(request: Request) -> Response:
-        access.logout(request.headers.get("cookie", ""))
-        answer = RedirectResponse("/login", 303)
-        answer.delete_cookie(COOKIE, httponly=True, samesite="strict", path="/")
-        return answer
-
     return router
 
 
@@ -255,12 +234,6 @@ def _page(page: Page, request: Request) -> Response:
     if request.headers.get("if-none-match") == page.tag:
         return Response(status_code=304, headers=headers)
     return Response(page.data, media_type=page.kind, headers=headers)
-
-
-def _login(page: Page, message: str | None, status: int) -> Response:
-    alert = ALERT.format(message=message.capitalize()) if message else ""
-    text = page.data.decode().replace("<!-- alert -->", alert)
-    return Response(text, status, {"cache-control": "no-store"}, page.kind)
 
 
 ABOUT = (
@@ -280,8 +253,10 @@ def make_app(dashboard: DashboardState, access: Access, store: Path | None, ask:
     )
     record = Record(store)
     thresholds_api = ThresholdService(dashboard, record, ask)
-    app.include_router(page_routes(access))
-    app.include_router(live_routes(dashboard, ask, access.wanted))
+    pages = load_pages()
+    app.include_router(page_routes(pages))
+    app.include_router(login_routes(access, record, pages["login.html"].data.decode()))
+    app.include_router(live_routes(dashboard, ask, access, record))
     app.include_router(request_routes(dashboard, ask))
     app.include_router(judge_routes(JudgeService(dashboard)))
     app.include_router(record_routes(record, thresholds_api.forget))

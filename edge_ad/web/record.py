@@ -13,9 +13,11 @@ from starlette.responses import FileResponse
 
 from edge_ad.errors import BadInput
 from edge_ad.events import Mark, Verdict
-from edge_ad.store.actions import ActionLog, actions_path
+from edge_ad.store.actions import Action as DoneAction
+from edge_ad.store.actions import ActionLog, action_log, actions_path
 from edge_ad.store.reader import EventFilter, Reader, set_mark
 from edge_ad.store.schema import StoredEvent
+from edge_ad.utils.text import storable
 from edge_ad.web.schemas import DIGITS, Action, Event, EventPage, Hour, MarkRequest, Message, Moment, Number, Text
 
 KINDS = {".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".png": "image/png"}
@@ -39,6 +41,11 @@ class Record:
             except BadInput as error:
                 raise HTTPException(404, str(error)) from error
         return self._reader
+
+    def note(self, kind: str, by: str, reason: str = "", **details: Any) -> None:
+        """Put what somebody did by a page into the audit trail, where a record is kept."""
+        if self.path is not None:
+            action_log(self.path).keep(DoneAction(kind, by, "dashboard", reason, details=details))
 
     def event(self, event_id: str) -> StoredEvent:
         """Return one event; HTTPException 404 when there is none."""
@@ -90,7 +97,7 @@ def record_routes(record: Record, marked: Callable[[], None]) -> APIRouter:
     def mark_event(event_id: EventId, wanted: MarkRequest, request: Request) -> dict[str, Any]:
         """Say that a part was good, or bad, or take that back."""
         found_events, path = record.event(event_id), record.reader().path
-        set_mark(path, found_events.id, wanted.mark, f"dashboard {request.scope['client_name']}")
+        set_mark(path, found_events.id, wanted.mark, sender(request), origin="dashboard")
         marked()
         return shown(record.event(event_id))
 
@@ -108,6 +115,12 @@ def record_routes(record: Record, marked: Callable[[], None]) -> APIRouter:
         return [{"start": bucket.start, "verdicts": bucket.verdicts} for bucket in buckets]
 
     return router
+
+
+def sender(request: Request, name: str = "") -> str:
+    """Return who sends a request: the user who is logged in, else the ``name`` that was given, else the address of the page."""
+    user: str | None = request.scope["identity"].user
+    return user or storable(name.strip()) or f"dashboard {request.scope['client_name']}"
 
 
 def shown(event: StoredEvent) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from edge_ad import events
 from edge_ad.events import FIELDS, Mark
+from edge_ad.web.roles import Permission, Role
 
 MAX_LINE = 64 * 2**20  # of a message
 DIGITS = {"score": 6, "z": 6, "latency_ms": 6}
@@ -157,7 +158,9 @@ class Life(BaseModel):
 class State(BaseModel):
     """The state of the run; ``run`` is what changes with every image, None before the first."""
 
-    role: Literal["full", "read"]
+    role: Role
+    user: str | None
+    may: list[Permission]
     login: bool
     attached: bool
     silent_s: float

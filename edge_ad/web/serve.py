@@ -29,6 +29,7 @@ from edge_ad.web.address import Address, Tokens, find_tokens, listen, names_for,
 from edge_ad.web.app import make_app
 from edge_ad.web.dashboard_state import DashboardState
 from edge_ad.web.schemas import read_message
+from edge_ad.web.users import Users, users_path
 
 REQUEST_S = 10.0  # for the head of a request, and for an idle connection
 MAX_CONNECTIONS = 256
@@ -193,8 +194,10 @@ def serve_record(address: str, store: Path, names: Sequence[str]) -> None:
 
 
 def _access(keys: Tokens, address: Address, names: Sequence[str], store: Path | None) -> Access:
-    sessions = Sessions(keys, sessions_file(store) if store is not None and keys.wanted else None)
-    return Access(keys, names_for(address, names), sessions=sessions)
+    users = None if store is None else Users(users_path(store))
+    needed = keys.wanted or (users is not None and users.exist)
+    sessions = Sessions(keys, sessions_file(store) if store is not None and needed else None)
+    return Access(keys, names_for(address, names), sessions=sessions, users=users)
 
 
 def wish_writer(stream: IO[bytes]) -> Ask:

@@ -20,7 +20,7 @@ from edge_ad.errors import BadInput
 from edge_ad.events import Mark, Verdict
 from edge_ad.store.reader import EventFilter
 from edge_ad.web.dashboard_state import DashboardState
-from edge_ad.web.record import Record
+from edge_ad.web.record import Record, sender
 from edge_ad.web.schemas import Applied, Message, Preview, Score, ThresholdRequest, Thresholds
 
 BINS = 48
@@ -192,6 +192,10 @@ class ThresholdService:
             raise HTTPException(409, f"thresholds cannot be changed here: {now['locked']}")
         with self._apply_lock:
             path = rethreshold(Path(self._dashboard.hello["bundle_path"]), warn, ng, reason, by=by)
+            before = {"warn": now["warn"], "ng": now["ng"]}
+            told = f"WARN above {warn:.4g} (was {now['warn']:.4g}), NG above {ng:.4g} (was {now['ng']:.4g})"
+            why = f"{told}{f': {reason}' if reason else ''}"
+            self._record.note("thresholds", by, why, warn=warn, ng=ng, before=before, bundle=path.name)
             self._ask({"kind": "take_over", "path": str(path)})
             running = self._taken_over(warn, ng)
         message = "the line judges by them now" if running else "the line has not taken them over: see its messages"
@@ -226,6 +230,6 @@ def thresholds_routes(thresholds_api: ThresholdService, warn_rejects: Callable[[
     def apply(wanted: ThresholdRequest, request: Request) -> dict[str, Any]:
         """Judge by these thresholds from now on: they go into a child of the bundle, and the line does not stop."""
         check_order(wanted.warn, wanted.ng)
-        return thresholds_api.apply(wanted.warn, wanted.ng, wanted.reason, f"dashboard {request.scope['client_name']}")
+        return thresholds_api.apply(wanted.warn, wanted.ng, wanted.reason, sender(request))
 
     return router

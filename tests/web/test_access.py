@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from edge_ad.errors import BadInput
 from edge_ad.web.access import COOKIE, MAX_FAILURES, SESSION_S, Access, Refusal, Request
 from edge_ad.web.address import Address, Names, Tokens, find_tokens, names_for, parse_address
+from edge_ad.web.roles import Identity
 from tests.web.conftest import READ_TOKEN, TOKEN
 from tests.web.running import Line
 
@@ -149,7 +150,7 @@ def test_requests(asked: Request, expected: int) -> None:
 
 def test_without_tokens_only_foreign_pages_are_refused() -> None:
     free = access(Tokens())
-    assert free.check(request()) == "full"
+    assert free.check(request()) == Identity("full")
     assert status(free.check(request("/api/thresholds", "POST", x_edge_ad="1"))) == 200
     assert status(free.check(request("/api/thresholds", "POST"))) == 403
     assert (
@@ -162,8 +163,8 @@ def test_a_session_keeps_its_role_until_it_ends_or_the_tokens_change() -> None:
     clock = Clock()
     door = access(clock=clock)
     read, full = door.session("read"), door.session("full")
-    assert door.check(request(cookie=f"other=1; {COOKIE}={read}")) == "read"
-    assert door.check(request("/api/thresholds", "POST", x_edge_ad="1", cookie=f"{COOKIE}={full}")) == "full"
+    assert door.check(request(cookie=f"other=1; {COOKIE}={read}")) == Identity("read")
+    assert door.check(request("/api/thresholds", "POST", x_edge_ad="1", cookie=f"{COOKIE}={full}")) == Identity("full")
     assert status(door.check(request("/api/thresholds", "POST", x_edge_ad="1", cookie=f"{COOKIE}={read}"))) == 403
     assert status(door.check(request(cookie=f"{COOKIE}={read.replace('read', 'full')}"))) == 401
     assert status(access(Tokens("another token of the line")).check(request(cookie=f"{COOKIE}={full}"))) == 401
@@ -177,8 +178,8 @@ def test_too_many_wrong_tokens_have_to_wait_but_sessions_go_on() -> None:
     for _ in range(MAX_FAILURES):
         assert status(door.check(request(authorization="Bearer wrong"))) == 401
     assert status(door.check(request(authorization=f"Bearer {TOKEN}"))) == 429
-    assert door.check(request(cookie=cookie)) == "full"
-    assert door.check(request(authorization=f"Bearer {TOKEN}", client="5.6.7.8")) == "full"
+    assert door.check(request(cookie=cookie)) == Identity("full")
+    assert door.check(request(authorization=f"Bearer {TOKEN}", client="5.6.7.8")) == Identity("full")
 
 
 @given(st.text(max_size=300), st.text(max_size=60))

@@ -1,6 +1,6 @@
 // Alarms: what is lit, what waits for an acknowledge, what is over.
 
-import { $, el, moment, note, put, request } from "./dom.js";
+import { $, el, may, moment, note, offer, put, request } from "./dom.js";
 
 const PHASE = { alarm: "not acknowledged", acknowledged: "acknowledged, cause still there", latched: "cause gone, not acknowledged", held: "going out", over: "over" };
 let number = 0;
@@ -14,7 +14,8 @@ export function showAlarms(state) {
   const run = state.run;
   number = run.lamp.number;
   const button = $("acknowledge");
-  button.disabled = !run.lamp.waiting || state.role !== "full";
+  button.disabled = !run.lamp.waiting || !may(state, "operate");
+  offer(button, state, "operate");
   put(button, run.lamp.waiting ? `Acknowledge ${number}` : "Acknowledge");
   $("tab-line").classList.toggle("waiting", run.lamp.waiting);
   const key = JSON.stringify(run.alarms);

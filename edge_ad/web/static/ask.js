@@ -2,6 +2,13 @@
 
 import { $, note, put, request } from "./dom.js";
 
+let user = null;
+
+// Whoever is logged in is not asked for a name.
+export function setUser(name) {
+  user = name;
+}
+
 export function setupAsk(word, address) {
   const part = (name) => $(`${word}-${name}`);
   part("no").addEventListener("click", () => {
@@ -18,14 +25,15 @@ export function openAsk(word, { title, text, yes, reasonNeeded }) {
   put(part("yes"), yes);
   part("reason").required = reasonNeeded;
   part("reason").value = "";
-  part("by").value = localStorage.getItem("name") || "";
+  part("by").value = user ?? localStorage.getItem("name") ?? "";
+  part("by").closest("label").hidden = user !== null;
   part("dialog").returnValue = "no";
   part("dialog").showModal();
 }
 
 async function send(part, address) {
   const by = part("by").value.trim();
-  localStorage.setItem("name", by);
+  if (user === null) localStorage.setItem("name", by);
   try {
     note((await request(address, { by, reason: part("reason").value.trim() })).told);
   } catch (error) {

@@ -1,7 +1,7 @@
 // The challenge: whether one is due, what to show next, what was right, and what locks.
 
 import { openAsk, setupAsk } from "./ask.js";
-import { $, chip, el, moment, put, table } from "./dom.js";
+import { $, chip, el, may, moment, offer, put, table } from "./dom.js";
 
 let sending = "";
 let shownParts = "";
@@ -14,12 +14,13 @@ export function setupChallenge() {
 
 export function showChallenge(state) {
   const found = state.run.challenge;
-  const full = state.role === "full";
   $("locked").hidden = !found?.locked;
   put($("locked"), found?.locked ? `Nothing passes: ${found.locked}` : "");
   $("tab-challenge").classList.toggle("waiting", Boolean(found && (found.due || found.locked)));
-  $("challenge-start").disabled = !found || found.open !== null || !full;
-  $("challenge-override").disabled = !found?.locked || found.open !== null || !full;
+  $("challenge-start").disabled = !found || found.open !== null || !may(state, "operate");
+  $("challenge-override").disabled = !found?.locked || found.open !== null || !may(state, "engineer");
+  offer($("challenge-start"), state, "operate");
+  offer($("challenge-override"), state, "engineer");
   if (!found) return put($("challenge-told"), "This station has no challenge: set good and bad under [challenge] in edge-ad.toml.");
   const last = found.last ? `${found.last.kind.replace("challenge ", "The last one ")} (${moment(found.last.at)}, ${found.last.by}).` : "None was made yet.";
   const due = found.due ? ` One is due since ${moment(found.due.since)}: ${found.due.why}.` : " None is due.";

@@ -65,6 +65,13 @@ export async function request(path, body) {
   return answer.json();
 }
 
+// What the role of this page may do; what a user may not use is not offered at all.
+export const may = (state, permission) => Boolean(state?.may.includes(permission));
+
+export function offer(node, state, permission) {
+  node.hidden = state.user !== null && !may(state, permission);
+}
+
 let hideNote = 0;
 export function note(text) {
   const node = $("note");

@@ -1,13 +1,13 @@
 // The event browser: filters, pages, pictures and marks.
 
-import { $, chip, el, figure, moment, note, put, request } from "./dom.js";
+import { $, chip, el, figure, may, moment, note, put, request } from "./dom.js";
 
 const LIMIT = 50;
 let page = [];
 let before = null;
 let older = null;
 let chosen = null;
-let role = "read";
+let known = null;
 let asking = 0;
 
 export function setupEvents() {
@@ -20,7 +20,7 @@ export function setupEvents() {
 }
 
 export function eventsState(state) {
-  role = state.role;
+  known = state;
   const cameras = state.run ? state.run.cameras : [];
   const label = $("camera-filter");
   const select = label.querySelector("select");
@@ -100,16 +100,17 @@ function detail(event) {
     el("figure", {}, el("img", { src: `/api/events/${event.id}/images/${index}`, alt: `${names[index] || "Image"} of part ${event.part ?? ""}`, loading: "lazy" }),
       el("figcaption", {}, names[index] || "")));
   const marks = [["good", "Was good", "G"], ["bad", "Was bad", "B"], [null, "No mark", "U"]].map(([mark, label, key]) =>
-    el("button", { "aria-pressed": String(event.mark === mark), disabled: role !== "full", title: `${label} (${key})`, onclick: () => setMark(mark) }, label));
+    el("button", { "aria-pressed": String(event.mark === mark), disabled: !may(known, "operate"), title: `${label} (${key})`, onclick: () => setMark(mark) }, label));
   const facts = [["Time", moment(event.time)], ["Part", event.part ?? "–"], ["Score", figure(event.score, 3)],
     ["Reason", event.reason ?? "–"], ["Camera", event.camera], ["Frame", event.frame ?? "–"],
     ["Latency", event.latency_ms === null ? "–" : `${figure(event.latency_ms, 1)} ms`],
     ...Object.entries(event.z).map(([name, value]) => [`z ${name}`, figure(value)]), ...place(event.pose)];
-  $("detail").replaceChildren(
+  const children = [
     el("div", { class: "head" }, el("h2", {}, chip(event.verdict), ` part ${event.part ?? "–"}`)),
     event.images ? el("div", { class: "pictures" }, ...pictures) : el("p", { class: "empty" }, "No image was kept of this event"),
-    el("div", { class: "buttons", role: "group", "aria-label": "Mark" }, ...marks),
-    el("dl", { class: "facts" }, ...facts.flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, String(value))])));
+    known?.user && !may(known, "operate") ? null : el("div", { class: "buttons", role: "group", "aria-label": "Mark" }, ...marks),
+    el("dl", { class: "facts" }, ...facts.flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, String(value))]))];
+  $("detail").replaceChildren(...children.filter(Boolean));
 }
 
 function place(pose) {
@@ -121,7 +122,7 @@ function place(pose) {
 }
 
 export async function setMark(mark) {
-  if (!chosen || role !== "full") return;
+  if (!chosen || !may(known, "operate")) return;
   const event = chosen;
   try {
     const found = await request(`/api/events/${event.id}/mark`, { mark });

@@ -3,6 +3,7 @@
 import { acknowledge, setupAlarms, showAlarms } from "./alarms.js";
 import { showBars } from "./bars.js";
 import { addEvents, drawChart } from "./chart.js";
+import { setUser } from "./ask.js";
 import { setupChallenge, showChallenge } from "./challenge.js";
 import { $, clock, put, span } from "./dom.js";
 import { eventsState, loadEvents, refreshEvents, setMark, setupEvents, step } from "./events.js";
@@ -29,6 +30,8 @@ function onState(found) {
   state = found;
   put($("bundle"), found.about.name ? `${found.about.name} · ${found.about.backend} ${found.about.precision}` : "");
   $("logout").hidden = !found.login;
+  setUser(found.user);
+  put($("user"), found.user ? `${found.user} (${found.role})` : "");
   eventsState(found);
   thresholdsState(found);
   if (found.run && link === "live") show(found);

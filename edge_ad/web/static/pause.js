@@ -1,7 +1,7 @@
 // The pause: who paused the line and why, and a dialog that pauses it or lets it go on.
 
 import { openAsk, setupAsk } from "./ask.js";
-import { $, moment, put } from "./dom.js";
+import { $, may, moment, offer, put } from "./dom.js";
 
 let paused = null;
 let allowed = false;
@@ -14,10 +14,12 @@ export function setupPause() {
 
 export function showPause(state) {
   paused = state.run.pause;
-  allowed = state.role === "full";
+  allowed = may(state, "operate");
   $("paused").hidden = paused === null;
   $("pause").disabled = paused !== null || !allowed;
   $("resume").disabled = !allowed;
+  offer($("pause"), state, "operate");
+  offer($("resume"), state, "operate");
   if (paused) put($("paused-told"), `Paused by ${paused.by} since ${moment(paused.since)}${paused.reason ? `: ${paused.reason}` : ""}. Outputs show not ready.`);
 }
 

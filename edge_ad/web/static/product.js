@@ -1,6 +1,6 @@
 // The product that is judged, and a list that chooses another one.
 
-import { $, el, note, put, request } from "./dom.js";
+import { $, el, may, note, put, request } from "./dom.js";
 
 const WORDS = { active: "", ready: "", parked: " (parked)", changing: " (changing)", fault: " (fault)" };
 let shown = "";
@@ -14,7 +14,7 @@ export function showProduct(state) {
   $("product-field").hidden = !found;
   if (!found) return;
   const list = $("product");
-  list.disabled = state.role !== "full" || found.state === "changing";
+  list.disabled = !may(state, "operate") || found.state === "changing";
   const rows = JSON.stringify(found.products.map((row) => [row.name, row.state])) + found.product;
   put($("product-told"), found.reason || "");
   if (rows === shown || document.activeElement === list && found.state !== "active") return;

@@ -1,6 +1,6 @@
 // Thresholds: try them on recent events, then apply them while the line runs.
 
-import { $, colour, count, figure, note, put, request, sharp, table } from "./dom.js";
+import { $, colour, count, figure, may, note, offer, put, request, sharp, table } from "./dom.js";
 
 let now = null;
 let state = null;
@@ -32,7 +32,7 @@ export async function loadThresholds(keep = false) {
     return;
   }
   put($("tune-now"), now.warn === null ? now.told : `now: WARN above ${figure(now.warn)}, NG above ${figure(now.ng)}`);
-  const locked = now.locked || (state && state.role !== "full" ? "this token may look, not change anything" : null);
+  const locked = now.locked || (!state || may(state, "engineer") ? null : state.user ? "it takes an engineer" : "this token may look, not change anything");
   $("tune-locked").hidden = !locked;
   put($("tune-locked"), locked ? `They cannot be changed here: ${locked}.` : "");
   if (!keep && now.warn !== null) {
@@ -52,7 +52,8 @@ function later() {
   const wrong = !ready || $("warn").value === "" || $("ng").value === "" || warn > ng;
   $("ng").setCustomValidity(warn > ng ? "WARN must not lie above NG" : "");
   const same = ready && Math.abs(warn - now.warn) < 1e-4 * Math.abs(now.warn) && Math.abs(ng - now.ng) < 1e-4 * Math.abs(now.ng);
-  $("apply").disabled = wrong || same || Boolean(now.locked) || state?.role !== "full";
+  $("apply").disabled = wrong || same || Boolean(now.locked) || !may(state, "engineer");
+  if (state) offer($("apply"), state, "engineer");
   clearTimeout(timer);
   if (!wrong) timer = setTimeout(() => preview(warn, ng), 150);
   else if (ready) put($("preview-told"), warn > ng ? "WARN must not lie above NG." : "");
