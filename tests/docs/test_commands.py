@@ -79,7 +79,8 @@ def test_the_commands_of_a_page_run_one_after_the_other(
         if reason_not_to_run(command) is not None:
             check_grammar(words)
             continue
-        monkeypatch.setattr(sys, "stdin", io.StringIO("\n" * 9))  # whoever asks gets the default
+        answers = "a password of the tests\n" if words[0] == "users" else "\n" * 9  # whoever asks gets the default
+        monkeypatch.setattr(sys, "stdin", io.StringIO(answers))
         code = main(words)
         allowed = next((codes for pattern, codes in ALLOWED.items() if re.match(pattern, str(command))), {0})
         assert code in allowed, f"{command.where}: {command}: exit {code}: {capsys.readouterr().err}"
