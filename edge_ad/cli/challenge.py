@@ -61,6 +61,8 @@ def _records(action: str, store: Path, key: Path, out: Path) -> None:
     from edge_ad.errors import GateRefused
     from edge_ad.store.actions import ActionLog, actions_path
     from edge_ad.store.challenges import (
+        ENDED,
+        FAILED,
         ChallengeRecords,
         challenges_folder,
         describe,
@@ -70,11 +72,15 @@ def _records(action: str, store: Path, key: Path, out: Path) -> None:
         unrecorded,
         write_report,
     )
+    from edge_ad.utils.text import printable
 
     records = ChallengeRecords(challenges_folder(store))
     if action == "list":
         for line in [describe(record) for record in records.read()] or ["no challenge was recorded"]:
             typer.echo(line)
+        ended = ActionLog(actions_path(store)).last(ENDED)
+        if ended is not None and ended.kind == FAILED:
+            typer.echo(printable(f"nothing passes since the last one failed, {ended.describe()}: repeat it, or override"))
         return
     actions = list(ActionLog(actions_path(store)).actions())
     refused = unrecorded(actions)

@@ -40,7 +40,7 @@ from edge_ad.outputs.targets import ADVICE, targets_of
 from edge_ad.scoring import BRANCHES, Thresholds, fuse
 from edge_ad.store import Store
 from edge_ad.store.actions import Action, action_log
-from edge_ad.store.challenges import challenges_folder, key_path, read_key
+from edge_ad.store.challenges import ENDED, FAILED, STARTED, challenges_folder, key_path, read_key
 from edge_ad.store.retention import MaintenanceThread, prepare_evidence
 from edge_ad.utils.locks import Targets, lock_file
 from edge_ad.utils.supervision import ThreadFaults
@@ -378,19 +378,25 @@ class Wiring:
         store, bundle, table = self.store, self._bundle, settings.challenge
         for kind in ("challenge", "override"):
             self.requests.register(kind, _no_challenge)
-        if store is None or bundle is None or not has_challenge(table):
+        if store is None or bundle is None:
+            return None
+        log = self.actions or action_log(store.path, store.evidence)
+        last = log.last((STARTED, *ENDED))
+        if not has_challenge(table) and (last is None or last.kind not in (STARTED, FAILED)):
             return None
         station = Station(
             table=table,
             rule=settings.alarm,
-            log=self.actions or action_log(store.path, store.evidence),
+            log=log,
             folder=challenges_folder(store.path),
             key=read_key(table.key or key_path(store.path)),
             bundle={"bundle": bundle.path.name, "bundle_sha256": bundle.sha256},
             show=self.guard.challenge if self.guard is not None else lambda opened, locked: None,
-            measures=any(uri.startswith("modbus") for uri in settings.run.alarm),
+            measures=any(is_fast(uri) for uri in settings.run.alarm),
         )
         challenge = Challenge(station)
+        if not challenge.asks and challenge.reason() is None:
+            return None  # a lock is all that outlives the table
         self.requests.register("challenge", challenge.start)
         self.requests.register("override", challenge.override)
         return challenge

@@ -20,7 +20,7 @@ from edge_ad.inspection.observers import Observer
 from edge_ad.inspection.pause import PAUSED
 from edge_ad.inspection.requests import Request
 from edge_ad.store.actions import Action, ActionLog
-from edge_ad.store.challenges import UNRECORDED, ChallengeRecords, newest_logged
+from edge_ad.store.challenges import ENDED, FAILED, STARTED, UNRECORDED, ChallengeRecords, newest_logged
 from edge_ad.tables import AlarmTable, ChallengeTable
 from edge_ad.utils.files import sha256_bytes
 
@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 LARGEST_SIDE = 480
 SHOWN_S = 2.0  # so long a reject may take until a PLC has it, where no limit is set
 Kind = Literal["good", "bad"]
-ENDED = ("challenge passed", "challenge failed", "challenge overridden")
+DUE = "challenge due"
 ADVICE = "repeat it by `edge-ad challenge start`, or `edge-ad challenge override --reason ... --by NAME`"
 
 
@@ -92,22 +92,43 @@ class Challenge(Observer):
         self._station = station
         self._records = ChallengeRecords(station.folder)
         self._lock = threading.RLock()
-        self._began = station.wall()
         self._open: _Open | None = None
         self._last = station.log.last(ENDED)
+        self._began = self._due_before() or station.wall()
         self._shown: tuple[bool, bool] | None = None
         self._next_look = 0.0
         self._due = self._why_due(station.wall())
-        started = station.log.last(("challenge started", *ENDED))
+        started = station.log.last((STARTED, *ENDED))
         record = self._records.newest(station.key)
         if started is not None and self._failed_unlogged(started, record):
-            self._last = replace(started, kind="challenge failed", reason=str(record["reason"]) if record else "")
-        elif started is not None and started.kind == "challenge started":  # a kill took what was shown of it
+            self._last = replace(started, kind=FAILED, reason=str(record["reason"]) if record else "")
+        elif started is not None and started.kind == STARTED and self.asks:  # a kill took what was shown of it
             self._open = _Open(started.by, started.time)
             _log.warning("a challenge was open when the run ended: it begins with its first part again")
+        self._keep_due()
         self._show()
         if self.reason() is not None:
             _log.warning("nothing passes: %s", self.reason())
+
+    @property
+    def asks(self) -> bool:
+        """Whether known parts can be asked for; else there is only a lock of before."""
+        return self._station.table.good > 0
+
+    def _due_before(self) -> float | None:
+        """Return since when the challenge of this bundle is due by the log, None where it says nothing of that."""
+        ended = 0.0 if self._last is None else self._last.time
+        for action in self._station.log.actions():
+            same = self._last is None or action.details.get("bundle_sha256") == self._station.bundle["bundle_sha256"]
+            if action.kind == DUE and action.time >= ended and same:
+                return action.time
+        return None
+
+    def _keep_due(self) -> None:
+        """Write down since when a challenge is due that no other action tells, so that a restart does not put it off."""
+        if self._due is not None and self._due[0] == self._began and self._due_before() is None:
+            details = {"bundle_sha256": self._station.bundle["bundle_sha256"]}
+            self._station.log.keep(Action(DUE, "station", "station", self._due[1], self._began, details))
 
     def _failed_unlogged(self, started: Action, record: Mapping[str, Any] | None) -> bool:
         """Whether what was started has failed by its record, and the log could not take that."""
@@ -117,7 +138,7 @@ class Challenge(Observer):
 
     def reason(self) -> str | None:
         """Return why nothing may pass, None where a challenge forbids nothing."""
-        if self._last is not None and self._last.kind == "challenge failed":
+        if self._last is not None and self._last.kind == FAILED:
             return f"the challenge failed ({self._last.reason}): {ADVICE}"
         due = self._due
         late = due is not None and self._station.wall() - due[0] > 60.0 * self._station.table.grace_min
@@ -129,11 +150,13 @@ class Challenge(Observer):
         """Open a challenge; BadInput where one is open or nobody is named."""
         if not request.by:
             raise BadInput("who shows the parts? Give a name by --by NAME")
+        if not self.asks:
+            raise BadInput("edge-ad.toml has no [challenge] any more: put it back and start the run again, or override")
         with self._lock:
             if self._open is not None:
                 raise BadInput(f"a challenge is open already: {self._asks()}")
             action = Action(
-                "challenge started", request.by, request.origin, request.value("reason"), self._station.wall()
+                STARTED, request.by, request.origin, request.value("reason"), self._station.wall()
             )
             if not self._station.log.keep(action):  # a kill would leave nothing of it, whatever it shows
                 raise DeviceFault(f"the challenge cannot be stored in {self._station.log.path}: free some space, then start it")
@@ -162,7 +185,7 @@ class Challenge(Observer):
             return f"the line may pass again, overridden by {request.by}: {request.value('reason')}"
 
     def take(self, result: InspectionResult, sent_at: float) -> None:
-        """Take in a verdict that went out at monotonic second ``sent_at``."""
+        """Take in a verdict that went out at monotonic second ``sent_at``; the first wrong one ends the challenge, and locks."""
         event = result.event
         if self._open is None or event.part is None or (event.reason or "").startswith(PAUSED):
             return
@@ -182,13 +205,16 @@ class Challenge(Observer):
             part.waits = rejected and kind == "bad" and self._station.measures
             part.image = _jpeg(result)
             self._open.parts.append(part)
+            if part.why:
+                self._close(self._open)
 
     def shown(self, sent_at: float, at: float) -> None:
-        """A PLC has what was sent at ``sent_at``, since monotonic second ``at``."""
+        """An output has what was sent at ``sent_at``, since monotonic second ``at``."""
         with self._lock:
             for part in self._open.parts if self._open is not None else ():
                 if part.sent_at == sent_at and part.reject_ms is None:
                     part.reject_ms, part.waits = round(1000.0 * (at - part.began_at), 1), False
+            self._next_look = 0.0
 
     def on_product(self, product: Product) -> None:
         """Go by bundle and alarm rule of another product; an open challenge was about the one before, and fails."""
@@ -199,8 +225,9 @@ class Challenge(Observer):
             bundle = {"bundle": product.bundle.path.name, "bundle_sha256": product.bundle.sha256}
             self._station = replace(self._station, bundle=bundle, rule=product.settings.alarm)
             if self._last is not None:  # where none has passed yet no change puts it off
-                self._began = self._station.wall()
+                self._began = self._due_before() or self._station.wall()
             self._due = self._why_due(self._station.wall())
+            self._keep_due()
 
     def on_tick(self) -> None:
         """Close a challenge whose parts are all there or whose time is over, and look whether one is due."""
@@ -214,7 +241,8 @@ class Challenge(Observer):
             opened = self._open
             if opened is not None:
                 late = wall - opened.opened > 60.0 * self._station.table.timeout_min
-                if self._complete(opened, now):
+                self._judge_times(opened, now)
+                if self._complete(opened) or any(part.why for part in opened.parts):
                     self._close(opened)
                 elif late:
                     self._close(opened, f"not all parts came within {self._station.table.timeout_min:g} min")
@@ -262,22 +290,25 @@ class Challenge(Observer):
         bad = count - table.good
         return f"show known bad part {bad + 1} of {table.bad}" if bad < table.bad else "all parts were shown"
 
-    def _complete(self, opened: _Open, now: float) -> bool:
-        """Whether all parts are there, and PLCs have had the time to take the rejects."""
+    def _complete(self, opened: _Open) -> bool:
+        """Whether all parts are there, and outputs have taken the rejects."""
         table = self._station.table
-        limit_s = SHOWN_S if table.max_reject_ms is None else table.max_reject_ms / 1000.0
-        waiting = any(part.waits and now - part.began_at <= limit_s for part in opened.parts)
-        return len(opened.parts) >= table.good + table.bad and not waiting
+        return len(opened.parts) >= table.good + table.bad and not any(part.waits for part in opened.parts)
+
+    def _judge_times(self, opened: _Open, now: float) -> None:
+        """Find wrong what rejects no output has taken by now, or too late."""
+        limit = self._station.table.max_reject_ms
+        limit_s = SHOWN_S if limit is None else limit / 1000.0
+        for part in opened.parts:
+            if part.asked != "bad" or part.why:
+                continue
+            if part.waits and now - part.began_at > limit_s:
+                part.why = "no output has taken the reject in time"
+            elif limit is not None and part.reject_ms is not None and part.reject_ms > limit:
+                part.why = f"the output has the reject after {part.reject_ms:.0f} ms; {limit:g} are allowed"
 
     def _close(self, opened: _Open, why: str = "") -> None:
         """Judge what was shown, sign the record, and lock where anything is wrong."""
-        limit = self._station.table.max_reject_ms
-        for part in opened.parts:
-            if part.asked == "bad" and not part.why:
-                if part.waits or (limit is not None and part.reject_ms is None):
-                    part.why = "no PLC has taken the reject in time"
-                elif limit is not None and part.reject_ms is not None and part.reject_ms > limit:
-                    part.why = f"the PLC has the reject after {part.reject_ms:.0f} ms; {limit:g} are allowed"
         wrong = [part for part in opened.parts if part.why]
         why = "; ".join(filter(None, (why, *(part.why for part in wrong))))
         result = "failed" if why else "passed"
@@ -345,7 +376,7 @@ class Challenge(Observer):
             return None
         if last is None:
             return self._began, "none has passed yet"
-        if last.kind == "challenge failed":
+        if last.kind == FAILED:
             return last.time, "the last one failed"
         if table.every is not None and now - last.time >= 3600.0 * table.every:
             return last.time + 3600.0 * table.every, f"every {table.every:g} h"

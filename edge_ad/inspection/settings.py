@@ -20,6 +20,7 @@ from edge_ad.inspection.alarm import raise_counts
 from edge_ad.inspection.part_tracking import candidates_of
 from edge_ad.inspection.triggers import parse_trigger
 from edge_ad.inspection.view import view_of
+from edge_ad.outputs.delivery import is_fast
 from edge_ad.scoring import Thresholds
 from edge_ad.utils.text import redact, storable
 
@@ -92,8 +93,8 @@ def check_challenge(table: ChallengeTable, run: RunTable) -> None:
         raise BadInput(f"[challenge] names part {both[0]!r} as good and as bad: a part is one of the two")
     if store_of(run) is None:
         raise BadInput("[challenge] needs a record: give --store FILE, or outputs")
-    if table.max_reject_ms is not None and not any(uri.startswith("modbus") for uri in run.alarm):
-        raise BadInput("[challenge] max_reject_ms needs a PLC that tells when it has the reject: --alarm modbus:// or modbus-server://")
+    if table.max_reject_ms is not None and not any(is_fast(uri) for uri in run.alarm):
+        raise BadInput("[challenge] max_reject_ms needs an output that tells when it has the reject: modbus, s7, enip or gpio")
     if run.trigger is None and presence_of(run) == "none":
         raise BadInput("[challenge] needs parts, but every frame is one here: give --presence settled or learned, or --trigger")
 

@@ -11,7 +11,16 @@ from datetime import timedelta
 from typing import Any
 
 from edge_ad.errors import DeviceFault, require
-from edge_ad.outputs.signals import Acknowledge, ChannelHealth, OnRequest, OutputSignals, Released, Trigger, Unavailable
+from edge_ad.outputs.signals import (
+    Acknowledge,
+    ChannelHealth,
+    OnRequest,
+    OutputSignals,
+    Released,
+    Taken,
+    Trigger,
+    Unavailable,
+)
 
 OUTPUTS = ("pass", "fault", "alarm", "ready", "result_valid", "busy", "heartbeat", "strobe")
 INPUTS = ("acknowledge", "trigger")
@@ -55,7 +64,7 @@ class Gpio:
         self._outputs: Any = None
         self._inputs: Any = None
         self._signals = OutputSignals()
-        self._passed = False  # whether the pin may be energised
+        self._taken_at = 0.0
         self._next_try = 0.0
 
     @property
@@ -103,6 +112,13 @@ class Gpio:
             self._let_go(f"{wrong}: the lines are let go")
         else:
             self._health.well()
+            self._report(signals)
+
+    def _report(self, signals: OutputSignals) -> None:
+        """Report once that the pins show a verdict."""
+        if signals.sent_at != self._taken_at:
+            self._taken_at = signals.sent_at
+            asyncio.get_running_loop().call_soon(self._on_request, Taken(signals.sent_at))  # not within what shows it
 
     async def close(self) -> None:
         """De-energise and let go of the lines."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from edge_ad.errors import DeviceFault, require
 from edge_ad.outputs.gpio import AGAIN_S, INPUTS, OUTPUTS, line_values
-from edge_ad.outputs.signals import Acknowledge, ChannelHealth, OnRequest, OutputSignals, Released, Trigger
+from edge_ad.outputs.signals import Acknowledge, ChannelHealth, OnRequest, OutputSignals, Released, Taken, Trigger
 
 BOUNCE_MS = 5
 
@@ -32,6 +32,7 @@ class JetsonGpio:
         self._signals = OutputSignals()
         self._gpio: Any = None
         self._taken = False
+        self._taken_at = 0.0
         self._next_try = 0.0
 
     async def open(self) -> None:
@@ -70,6 +71,9 @@ class JetsonGpio:
             self._let_go(f"pin {self._pins[wrong[0]]} ({wrong[0]}) does not read as it was set: the pins are let go")
         else:
             self._health.well()
+            if signals.sent_at != self._taken_at:
+                self._taken_at = signals.sent_at
+                asyncio.get_running_loop().call_soon(self._on_request, Taken(signals.sent_at))  # not within what shows it
 
     async def close(self) -> None:
         """De-energise and let go of the pins."""

@@ -21,6 +21,7 @@ from edge_ad.outputs.signals import (
     Order,
     OutputSignals,
     Request,
+    Taken,
     Trigger,
     Unavailable,
 )
@@ -35,6 +36,7 @@ MAX_PAUSE_S = 10.0
 CONFIRM_S = 0.5
 REAP_S = 0.05
 MAX_READ = 65_536
+MAX_VERDICTS = 100
 # How long there may be no report after one of this kind: after a fault it pauses, and connects.
 _LIMITS = {"connecting": CONNECT_S, "failed": CONNECT_S, "connected": HUNG_S, "written": HUNG_S}
 
@@ -60,6 +62,8 @@ class PlcChannel:
         self._sent: tuple[tuple[int, ...], int] | None = None
         self._sent_at = 0.0
         self._number = self._written = self._taken = 0
+        self._verdicts: list[tuple[int, float]] = []  # the first message of each that is not written yet
+        self._verdict_at = 0.0
         self._last_words = ""
         self._closed = False
 
@@ -148,6 +152,9 @@ class PlcChannel:
             os.write(process.stdin.fileno(), (json.dumps(record) + "\n").encode())  # shorter than PIPE_BUF
             self._number += 1
             self._sent, self._sent_at = message, now
+            if self._signals.sent_at != self._verdict_at:
+                self._verdict_at = self._signals.sent_at
+                self._verdicts = [*self._verdicts[-MAX_VERDICTS:], (self._number, self._verdict_at)]
 
     def _readable(self) -> None:
         assert self._process is not None
@@ -179,6 +186,10 @@ class PlcChannel:
             self._pause = FIRST_PAUSE_S
             if record["well"]:
                 self._health.well()
+                written = [at for number, at in self._verdicts if number <= self._written]
+                self._verdicts = self._verdicts[len(written) :]
+                if written:
+                    self._on_request(Taken(written[-1]))
         elif kind == "failed":
             self._health.failed(str(record["text"]))
         elif kind in ("trigger", "acknowledge", "unavailable", "order", "choose"):

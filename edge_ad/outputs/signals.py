@@ -138,7 +138,7 @@ class Order:
 
 @dataclass(frozen=True)
 class Taken:
-    """The PLC has the verdict that was sent at ``sent_at``: it confirmed the write, or it has read it."""
+    """An output has the verdict that was sent at ``sent_at``: the PLC confirmed the write or has read it, or pins read as set."""
 
     sent_at: float
 

@@ -28,6 +28,9 @@ from edge_ad.store.audit import Head, parse_head
 from edge_ad.utils.files import atomic_write, sha256_bytes
 from edge_ad.utils.text import printable
 
+STARTED, FAILED = "challenge started", "challenge failed"  # of actions
+ENDED = ("challenge passed", FAILED, "challenge overridden")
+
 SCHEMA = 1
 KEY_BYTES = 32
 SIGNATURE = "signature"
@@ -282,7 +285,7 @@ def _item(records: ChallengeRecords, record: Mapping[str, Any], part: Mapping[st
         else ""
     )
     score = "" if part["score"] is None else f", score {part['score']:.2f}"
-    time_ms = "" if part["reject_ms"] is None else f", reject at the PLC after {part['reject_ms']:.0f} ms"
+    time_ms = "" if part["reject_ms"] is None else f", reject out after {part['reject_ms']:.0f} ms"
     wrong = "" if part["right"] else f' <span class="wrong">wrong: {html.escape(part["why"])}</span>'
     return f"<li>{shown}<p>{html.escape(name)}: {part['verdict']}{score}{time_ms}{wrong}</p></li>"
 

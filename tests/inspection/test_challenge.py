@@ -87,8 +87,8 @@ class Trial:
         (["WARN", "NG"], "passed", ""),
         (["OK", "OK"], "failed", "a known bad part is OK"),
         (["OK", "WARN"], "failed", "a known bad part is WARN"),
-        (["NG", "NG"], "failed", "a known good part is NG"),
-        (["NG", "OK"], "failed", "a known good part is NG; a known bad part is OK"),  # swapped: counts alone would not tell
+        (["NG"], "failed", "a known good part is NG"),  # at the first wrong part: the bad one is not waited for
+        (["NG", "OK"], "failed", "a known good part is NG"),  # swapped: counts alone would not tell
         (["NONE", "OK", "NG"], "passed", ""),  # a camera at fault between the parts
     ],
 )
@@ -104,6 +104,60 @@ def test_a_challenge_passes_only_when_all_are_right(
     assert (trial.challenge.reason() is None) == (result == "passed")
     assert [one.fault for one in ChallengeRecords(trial.station.folder).verify(KEY)] == [None]
     assert trial.shows[-1] == (False, result == "failed")
+
+
+def test_the_first_wrong_part_locks_at_once_and_before_the_others_come(tmp_path: Path) -> None:
+    trial = Trial(tmp_path, good=1, bad=3)
+    trial.challenge.start(asked("challenge"))
+    trial.part("OK")
+    assert trial.challenge.reason() is None
+    event = Event("cam", 1, "2", trial.now, "OK", 1.0, {}, 20.0, None)
+    trial.challenge.take(InspectionResult(event, None), 100.0)  # and no tick
+    assert "a known bad part is OK" in str(trial.challenge.reason())
+    assert trial.shows[-1] == (False, True)
+    trial.again()  # killed at that moment
+    assert "a known bad part is OK" in str(trial.challenge.reason())
+    assert [one["right"] for one in trial.records()[0]["parts"]] == [True, False]
+    assert trial.challenge.start(asked("challenge")).endswith("show known good part 1 of 1")
+
+
+def test_a_lock_outlives_the_table_that_asked(tmp_path: Path) -> None:
+    trial = Trial(tmp_path)
+    trial.challenge.start(asked("challenge"))
+    trial.part("NG")
+    trial.again(table=ChallengeTable())
+    assert trial.shows[-1] == (False, True)
+    with pytest.raises(BadInput, match=r"no \[challenge\] any more"):
+        trial.challenge.start(asked("challenge"))
+    trial.part("OK")
+    trial.challenge.override(asked("override", reason="the parts were lost"))
+    assert trial.challenge.reason() is None
+
+
+def test_one_that_was_open_does_not_pass_for_want_of_a_table(tmp_path: Path) -> None:
+    trial = Trial(tmp_path)
+    trial.challenge.start(asked("challenge"))
+    trial.again(table=ChallengeTable())
+    trial.tick()
+    assert trial.records() == []
+
+
+def test_a_restart_does_not_put_off_what_is_due(tmp_path: Path) -> None:
+    trial = Trial(tmp_path, changeover=True, overdue="lock", grace_min=30)
+    trial.now += 1200
+    trial.again()
+    assert trial.challenge.reason() is None
+    trial.now += 601
+    trial.again()
+    assert "a challenge is overdue (none has passed yet)" in str(trial.challenge.reason())
+    trial.challenge.start(asked("challenge"))
+    trial.part("OK")
+    trial.part("NG")
+    other = {"bundle": "b.edgead", "bundle_sha256": "cd" * 32}
+    for later, locked in ((0, False), (1200, False), (601, True)):
+        trial.now += later
+        trial.again(bundle=other)
+        assert (trial.challenge.reason() is not None) == locked
 
 
 def test_with_ids_parts_come_in_any_order_and_others_in_between(tmp_path: Path) -> None:
@@ -177,7 +231,6 @@ def test_a_disk_that_takes_no_action_starts_none_and_ends_no_lock(tmp_path: Path
 
     trial = Trial(tmp_path)
     trial.challenge.start(asked("challenge"))
-    trial.part("NG")
     monkeypatch.setattr(trial.station.log, "append", full)
     trial.part("NG")
     trial.again()
@@ -192,7 +245,6 @@ def test_a_failure_locks_before_its_record_is_written(tmp_path: Path, monkeypatc
 
     trial = Trial(tmp_path)
     trial.challenge.start(asked("challenge"))
-    trial.part("NG")
     monkeypatch.setattr(trial.challenge._records, "append", killed)
     with pytest.raises(KeyboardInterrupt):
         trial.part("NG")
@@ -239,9 +291,9 @@ def test_one_that_is_not_completed_in_time_fails(tmp_path: Path) -> None:
     ("reject_s", "limit", "why"),
     [
         (0.080, 150.0, ""),
-        (0.200, 150.0, "the PLC has the reject after 200 ms; 150 are allowed"),
-        (None, 150.0, "no PLC has taken the reject in time"),
-        (None, None, "no PLC has taken the reject in time"),
+        (0.200, 150.0, "the output has the reject after 200 ms; 150 are allowed"),
+        (None, 150.0, "no output has taken the reject in time"),
+        (None, None, "no output has taken the reject in time"),
     ],
 )
 def test_the_time_until_a_plc_has_the_reject_counts(
@@ -322,7 +374,7 @@ def test_an_overdue_one_locks_where_that_is_set(tmp_path: Path) -> None:
         ({"good": 2, "bad": 1, "good_ids": ["A", "A"], "bad_ids": ["B"]}, "good_ids name 1 parts"),
         ({"good": 1, "bad": 1, "good_ids": ["A"]}, "one kind of parts alone"),
         ({"good": 1, "bad": 1, "good_ids": ["A"], "bad_ids": ["A"]}, "part 'A' as good and as bad"),
-        ({"good": 1, "bad": 1, "max_reject_ms": 300}, "needs a PLC that tells when it has the reject"),
+        ({"good": 1, "bad": 1, "max_reject_ms": 300}, "needs an output that tells when it has the reject"),
         ({"good": 1, "bad": 1}, "every frame is one here"),
     ],
 )
@@ -494,6 +546,6 @@ def test_a_line_is_challenged_locks_and_survives_a_kill(tmp_path: Path, capsys: 
     assert "1 of 2 records do not hold: 000001.json: it was changed" in capsys.readouterr().err
     kinds = [one.kind for one in ActionLog(actions_path(store)).actions()]
     assert [kind for kind in kinds if kind.startswith("challenge")] == [
-        "challenge started", "challenge failed", "challenge started", "challenge passed",
+        "challenge due", "challenge started", "challenge failed", "challenge started", "challenge passed",
     ]  # fmt: skip
     assert read_key(key_path(store))

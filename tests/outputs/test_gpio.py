@@ -15,7 +15,16 @@ import pytest
 from edge_ad.errors import BadInput, DeviceFault
 from edge_ad.outputs.gpio import Gpio
 from edge_ad.outputs.jetson_gpio import JetsonGpio
-from edge_ad.outputs.signals import Acknowledge, ChannelHealth, OutputSignals, Released, Request, Trigger, Unavailable
+from edge_ad.outputs.signals import (
+    Acknowledge,
+    ChannelHealth,
+    OutputSignals,
+    Released,
+    Request,
+    Taken,
+    Trigger,
+    Unavailable,
+)
 from tests.outputs.board import STANDIN, Board
 
 PINS = {"pass": 29, "fault": 31, "acknowledge": 33, "trigger": 35}
@@ -94,6 +103,23 @@ def test_the_header_of_a_jetson(header: Header) -> None:
 
     asyncio.run(cycle())
     assert [found[0], type(found[1])] == [Acknowledge(7), Trigger]
+
+
+def test_a_verdict_that_the_pins_show_is_reported_once(header: Header) -> None:
+    found: list[Request] = []
+
+    async def cycle() -> None:
+        channel = JetsonGpio({"pass": 29}, found.append)
+        await channel.open()
+        for at in (5.0, 5.0, 6.0):
+            channel.show(OutputSignals(sent_at=at))
+            await asyncio.sleep(0)
+        header.broken = True
+        channel.show(OutputSignals(sent_at=7.0))
+        await asyncio.sleep(0)
+
+    asyncio.run(cycle())
+    assert found == [Taken(5.0), Taken(6.0)]
 
 
 def test_a_pin_of_a_jetson_that_cannot_be_set_low_is_let_go_and_taken_again(header: Header) -> None:

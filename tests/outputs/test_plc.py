@@ -95,6 +95,15 @@ def test_bytes_and_bits_of_the_data_block_are_as_documented() -> None:
 
 
 @both
+def test_a_plc_that_has_a_verdict_is_reported_while_a_challenge_is_open(kind: str) -> None:
+    with plc_of(kind) as plc, linked(uri_of(kind, plc.port)) as (link, told):
+        link.challenge(True, False)
+        link.send(verdict(False, "7"))
+        assert until(lambda: registers_text(plc.words()[8:24]) == "7")
+        assert until(lambda: [record for record in told if record["kind"] == "taken"])
+
+
+@both
 @pytest.mark.parametrize("how", ["STOP", "KILL", "hang"])
 def test_a_plc_is_told_a_reject_however_the_inspector_stops(kind: str, how: str) -> None:
     with plc_of(kind) as plc, feeding(uri_of(kind, plc.port)) as feeder:
