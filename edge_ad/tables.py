@@ -84,18 +84,31 @@ class ChallengeTable(Table):
 
 _CLASS = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]", re.DOTALL)  # what stands for one letter
 _REPETITION = r"(?:[*+]|\{\d*,\d*\})"
-_GROUP = re.compile(rf"\(([^()]*)\)({_REPETITION})?")
+_AGAIN = r"(?:[*+]|\{\d*,?\d*\})"  # also so many times exactly
+_WAYS = re.compile(rf"{_REPETITION}\??|(?<!\()\?|\|")  # what lets one text match in several ways
+_MAX_WAYS = 6  # of a text of 64 letters that is a second, at the worst
+_MAX_PATTERN = 200
+_GROUP = re.compile(rf"\(([^()]*)\)({_AGAIN})?")
 
 
 def _repeats_a_repetition(text: str) -> bool:
-    """Whether a regular expression repeats a group in which something is repeated, from the innermost groups on."""
+    """Whether a regular expression repeats a group that matches in several ways, from the innermost groups on."""
     text = _CLASS.sub("x", text)
     while group := _GROUP.search(text):
-        inner, again = re.search(_REPETITION, group[1]) is not None, group[2] or ""
+        inner, again = _WAYS.search(group[1].removeprefix("?")) is not None, group[2] or ""
         if inner and again:
             return True
         text = f"{text[: group.start()]}x{'+' if inner else again}{text[group.end() :]}"
     return False
+
+
+def _has_too_many_ways(text: str) -> bool:
+    """Whether so many repetitions, options and groups of alternatives follow each other that trying all takes too long."""
+    text, groups = _CLASS.sub("x", text), 0
+    while group := _GROUP.search(text):
+        groups += "|" in group[1]
+        text = f"{text[: group.start()]}x{group[1].replace('|', '').lstrip('?:')}{group[2] or ''}{text[group.end() :]}"
+    return len(_WAYS.findall(text.replace("|", ""))) + groups > _MAX_WAYS
 
 
 def _pattern(text: str | None) -> str | None:
@@ -107,8 +120,13 @@ def _pattern(text: str | None) -> str | None:
             raise ValueError(f"no regular expression ({error}): write one such as '^AB-'") from error
         if _repeats_a_repetition(text):
             raise ValueError(
-                "a repetition of something that is repeated itself, such as (A+)+, which takes hours for some part ids: write it "
-                "without the inner or the outer one, such as '^A+'"
+                "a repetition of something that is repeated itself or has alternatives, such as (A+)+ or (A|B)+, which takes hours "
+                "for some part ids: write it without the inner or the outer one, such as '^A+' or '^[AB]+'"
+            )
+        if len(text) > _MAX_PATTERN or _has_too_many_ways(text):
+            raise ValueError(
+                f"more than {_MAX_WAYS} repetitions, options and groups of alternatives, or above {_MAX_PATTERN} letters, which "
+                "takes long for some part ids: name the beginning of the id, such as '^AB-'"
             )
     return text
 

@@ -146,6 +146,10 @@ def test_no_number_is_without_end(table: str, key: str, value: str) -> None:
     [
         ('[product.a]\nbundle = "x"\nmatch = "("', r"product\.a\.match is '\(': no regular expression \(.*\): write one such as"),
         ('[product.a]\nbundle = "x"\nmatch = "^((A+)B?)*$"', r"match is .*: a repetition of something that is repeated"),
+        ('[product.a]\nbundle = "x"\nmatch = "(a|a)+"', r"match is .*repeated itself or has alternatives"),
+        ('[product.a]\nbundle = "x"\nmatch = "((a|a)){30}"', r"match is .*repeated itself or has alternatives"),
+        ('[product.a]\nbundle = "x"\nmatch = "a?a?a?a?a?a?a?aaaaaaa"', r"match is .*: more than 6 repetitions, options and groups"),
+        ('[product.a]\nbundle = "x"\nmatch = "(a|a)(a|a)(a|a)(a|a)(a|a)(a|a)(a|a)"', r"match is .*: more than 6 repetitions"),
         ('[product.a]\nbundle = "x"\nmatch = "A"\n[product.b]\nbundle = "y"\nmatch = "A"', "a and b have the pattern 'A' both"),
         ('[product.a]\nbundle = "x"\ncode = 1\n[product.b]\nbundle = "y"\ncode = 1', "a and b have the code 1 both"),
         ("[product.a]\ncode = 1", r"product\.a\.bundle is missing: add it"),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from edge_ad.camera.frames import Source
 from edge_ad.config import AlarmTable
 from edge_ad.inspection.alarm import AlarmState, on_acknowledge, on_part, on_time, rejects, sign_of
-from edge_ad.inspection.judge import InspectionResult, worst_result
+from edge_ad.inspection.judge import InspectionResult, is_of_change, worst_result
 from edge_ad.inspection.observers import Observer
 from edge_ad.inspection.part_tracking import CycleState
 from edge_ad.outputs.guard_state import Message
@@ -38,7 +38,8 @@ class AlarmManager(Observer):
     """Sits first in the order of effects: the outputs get every verdict straight from memory.
 
     Each camera has an alarm of its own; the lamp is on while any of them is lit. Alarms are numbered over all cameras,
-    so that an acknowledge of number n touches none that came later. ``latches`` are the states of an earlier process by
+    so that an acknowledge of number n touches none that came later. A part that came during a change of product
+    is rejected, and says nothing for or against an alarm. ``latches`` are the states of an earlier process by
     camera, ``save`` is called with each change of one. While ``withheld`` gives a reason nothing passes. While ``paused``
     nothing passes either, and no part raises an alarm or ends one: what stood stands, and an acknowledge counts.
     ``on_sent`` is called with every verdict and the second at which it went out.
@@ -97,7 +98,7 @@ class AlarmManager(Observer):
                 Message("verdict", now, index, event.verdict, passed, event.part or "", result.called_at)
             )
         self._on_sent(result, now)
-        if paused:
+        if paused or is_of_change(event.reason):
             return
         sign = sign_of(self._rule, event.verdict, event.score)
         self._set(source.name, on_part(self.states[source.name], self._rule, sign, now, number=self.number + 1))

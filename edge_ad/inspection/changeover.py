@@ -22,7 +22,7 @@ from typing import Any
 from edge_ad.config import ProductTable
 from edge_ad.errors import BadInput, EdgeAdError
 from edge_ad.inspection.bundle_swap import POLL_S, BundleSwap
-from edge_ad.inspection.judge import PREFIX
+from edge_ad.inspection.judge import BEFORE, CHANGING, PREFIX, REPLACING
 from edge_ad.inspection.part_tracking import Judgeable
 from edge_ad.inspection.products import Change, Product, Standing, memory_of, why
 from edge_ad.inspection.requests import Request
@@ -173,6 +173,9 @@ class Changeover:
     def hear(self, payload: bytes) -> None:
         """Take a message: the name of a product, or JSON with it as ``product``."""
         text = payload[:MAX_MESSAGE].decode("utf-8", "replace").strip()
+        if not text:  # how a retained message is cleared
+            _log.info("MQTT: an empty message on the topic of commands asks for nothing")
+            return
         with contextlib.suppress(ValueError):
             record = json.loads(text)
             text = str(record["product"]) if isinstance(record, dict) and "product" in record else text
@@ -216,9 +219,9 @@ class Changeover:
         """Return why nothing may be judged now, None where a product is active."""
         pending, swap = self._pending, self._swap
         if pending is not None:
-            return f"{PREFIX}changing to {pending.product.name if pending.product else 'none'}"
+            return f"{CHANGING} {pending.product.name if pending.product else 'none'}"
         if swap is not None and swap.old is self.active:
-            return f"{PREFIX}the bundle is being replaced"
+            return REPLACING
         return None if self._reason is None else f"{PREFIX}{self._reason}"
 
     def withheld(self, candidate: Judgeable) -> str | None:
@@ -227,7 +230,7 @@ class Changeover:
         if reason is not None or self.by_part:
             return reason
         if candidate.seen_at < self._since:
-            return f"{PREFIX}seen before {self.active.name if self.active else 'none'} was chosen"
+            return f"{BEFORE} {self.active.name if self.active else 'none'} was chosen"
         return None
 
     def choose(self, part: str | None) -> str | None:

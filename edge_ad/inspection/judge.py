@@ -43,6 +43,11 @@ def fault(reason: str) -> Decision:
     return Decision("NONE", reason)
 
 
+def is_of_change(reason: str | None) -> bool:
+    """Whether a part has no verdict because a change of product is under way, which is no fault."""
+    return (reason or "").startswith(_CHANGES)
+
+
 def decide(
     score: float,
     z: NDArray[np.float32],
@@ -82,6 +87,9 @@ def _decide_whole(score: float, z: NDArray[np.float32], weight: NDArray[np.float
 LAG_REPORTED_MS = 50.0
 NOT_LOCATED = "not located: "
 PREFIX = "product: "  # of the reason where no product is in force
+CHANGING, REPLACING = f"{PREFIX}changing to", f"{PREFIX}the bundle is being replaced"
+BEFORE, THERE = f"{PREFIX}seen before", f"{PREFIX}this part may have been there before the change"
+_CHANGES = (CHANGING, REPLACING, BEFORE, THERE)
 LOCATE = "locate"  # the stage of an inference in which the part was located
 
 

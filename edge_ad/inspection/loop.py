@@ -20,7 +20,15 @@ from edge_ad.camera.opencv import one_thread
 from edge_ad.config import Config
 from edge_ad.errors import DeviceFault, is_out_of_memory
 from edge_ad.inspection.camera_worker import CameraWorker, Counters, Faulted, Latencies, Outage, Outcome, Passed
-from edge_ad.inspection.judge import NOT_LOCATED, PREFIX, InspectionResult, Judge, results_of_parts, without_verdict
+from edge_ad.inspection.judge import (
+    NOT_LOCATED,
+    PREFIX,
+    THERE,
+    InspectionResult,
+    Judge,
+    results_of_parts,
+    without_verdict,
+)
 from edge_ad.inspection.observers import Observer
 from edge_ad.inspection.part_tracking import Judgeable, PartDetector
 from edge_ad.inspection.pause import PAUSED, Pause
@@ -124,7 +132,7 @@ class Loop:
         self.judge = judge
         made: Sequence[PartDetector | None] | None = detectors([worker.next_part for worker in self.workers])
         for worker, detector in zip(self.workers, made or [None] * len(self.workers), strict=True):
-            worker.adopt(settings, conditions, detector, f"{PREFIX}this part may have been there before the change")
+            worker.adopt(settings, conditions, detector, THERE)
 
     def account(self, camera: str) -> Counters:
         """Return the counters of a camera as they stand."""

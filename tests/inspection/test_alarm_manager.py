@@ -47,11 +47,35 @@ class Bench:
         self.desk = AlarmManager(["a", "b"], rule, self.board, latches=latches, save=self.saved.__setitem__, clock=lambda: self.now)
         self._sources: dict[str, Source] = {name: Script([], name=name) for name in "ab"}
 
-    def part(self, camera: str, verdict: Verdict, times: int = 1) -> None:
+    def part(self, camera: str, verdict: Verdict, times: int = 1, reason: str | None = None) -> None:
         score = None if verdict == "NONE" else 1.0
-        event = Event(camera, 1, "7", 0.0, verdict, score, {}, 1.0, None)
+        event = Event(camera, 1, "7", 0.0, verdict, score, {}, 1.0, reason)
         for _ in range(times):
             self.desk.on_result(InspectionResult(event), self._sources[camera])
+
+
+@pytest.mark.parametrize(
+    ("reason", "lit"),
+    [
+        ("product: changing to cap-blue", False),
+        ("product: the bundle is being replaced", False),
+        ("product: seen before cap-blue was chosen", False),
+        ("product: this part may have been there before the change", False),
+        ("product: the PLC asks for code 9, which no product has; codes are 1 (cap-red)", True),
+        ("product: part '4711' matches no product; there are cap-red", True),
+        ("frozen: the same image 5 times", True),
+    ],
+)
+def test_parts_of_a_change_are_rejected_and_raise_no_alarm_while_faults_do(reason: str, lit: bool) -> None:
+    bench = Bench()
+    bench.part("a", "NONE", 3, reason)
+    assert not any(message.passed for message in bench.board.messages)
+    assert bench.desk.lit == lit
+    if not lit:  # nor does it end the count of what was bad before
+        bench.part("a", "NG")
+        bench.part("a", "NONE", 5, reason)
+        bench.part("a", "NG")
+        assert bench.desk.lit
 
 
 @pytest.mark.parametrize(

@@ -269,9 +269,11 @@ def test_a_message_chooses_a_product_and_the_topic_tells_what_stands(
             assert line.judged(name)
             assert stands(name)
             assert told[-1]["bundle"] == line.hashes[name]
+        client.publish("line/7", "", qos=1)  # how a retained message is cleared
         client.publish("line/7", "cap-black", qos=1)
         assert until(lambda: told[-1]["state"] == "fault", 60)
         assert "MQTT asks for 'cap-black', which no product is called" in told[-1]["reason"]
+        assert [one for one in told if one["state"] == "fault"] == [told[-1]]
     assert until(lambda: told[-1]["reason"] == "product: the run has ended", 10)
     assert (told[-1]["state"], told[-1]["product"], told[-1]["bundle"]) == ("none", None, None)
     client.loop_stop()
