@@ -50,7 +50,8 @@ from tests.inspection.test_products import NAMES, running, settings
 
 PACKAGE = Path(locks.__file__).parents[1]
 FRAMES = 40
-CAMERA = f"synthetic://line?frames={FRAMES}&seed=1&fps=20"
+LINE = "synthetic://line?size=64&seed=1&fps=20&frames="
+CAMERA = f"{LINE}{FRAMES}"
 RUN = ["run", "t.edgead", "--realtime", "--store", "s.sqlite", "--backend", "onnxruntime", "--precision", "fp32"]
 
 
@@ -243,7 +244,7 @@ def test_an_essential_thread_that_keeps_ending_ends_the_run(
         monkeypatch.setattr(owner, name, broken)
     else:
         breaking(monkeypatch, owner, name, times=1000)
-    camera = "synthetic://line?frames=100000&seed=1&fps=20"
+    camera = f"{LINE}100000"
     arguments = [text.format(port=free_port()) for text in arguments]
     assert main([*RUN, "--camera", camera, *arguments, "--max-frames", "2000"]) == 3
     told = capfd.readouterr().err
@@ -301,11 +302,12 @@ def test_a_dashboard_whose_thread_breaks_is_started_again(
         if states.count("state") == 1 and record["kind"] == "state":
             stream.write(b"{no message\n")
         real(stream, record, *blobs)
+        if states.count("hello") == 2:
+            os.kill(os.getpid(), signal.SIGINT)  # all has been seen: the run may end
 
     monkeypatch.setattr(link, "write_message", spoilt)
-    camera = "synthetic://line?frames=400&seed=1&fps=20"
     with contextlib.suppress(KeyboardInterrupt):
-        main([*RUN, "--camera", camera, "--web", "127.0.0.1:0"])
+        main([*RUN, "--camera", f"{LINE}400", "--web", "127.0.0.1:0"])
     told = capfd.readouterr().err
     assert "the thread feed ended (JSONDecodeError" in told
     assert "the dashboard ended and is started again" in told
