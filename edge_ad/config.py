@@ -17,6 +17,7 @@ from edge_ad.tables import AlarmTable as AlarmTable
 from edge_ad.tables import CameraTable as CameraTable
 from edge_ad.tables import ChallengeTable as ChallengeTable
 from edge_ad.tables import Flag as Flag
+from edge_ad.tables import FleetTable as FleetTable
 from edge_ad.tables import Presence as Presence
 from edge_ad.tables import ProductTable as ProductTable
 from edge_ad.tables import Table as Table
@@ -382,6 +383,7 @@ class Config(Table):
     alarm: AlarmTable = Field(default_factory=AlarmTable)
     record: RecordTable = Field(default_factory=RecordTable)
     challenge: ChallengeTable = Field(default_factory=ChallengeTable)
+    fleet: FleetTable = Field(default_factory=FleetTable)
     evaluate: EvaluateTable = Field(default_factory=EvaluateTable)
     recalibrate: RecalibrateTable = Field(default_factory=RecalibrateTable)
     calibrate: CalibrateTable = Field(default_factory=CalibrateTable)

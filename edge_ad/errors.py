@@ -52,6 +52,7 @@ EXTRAS = {
     **dict.fromkeys(("torch", "onnxscript", "onnxsim", "safetensors", "sklearn", "scipy", "matplotlib"), "train"),
     **dict.fromkeys(("paho", "asyncua", "gpiod", "fastapi", "starlette", "uvicorn", "prometheus_client"), "line"),
     **dict.fromkeys(("pylogix", "snap7"), "plc"),
+    "cryptography": "fleet",
     **dict.fromkeys(("tensorrt", "pycuda"), "gpu"),
 }
 

@@ -82,6 +82,31 @@ class ChallengeTable(Table):
     key: Path | None = None
 
 
+class FleetTable(Table):
+    """The fleet that this station belongs to, or that an engineer's machine rolls out to.
+
+    A station follows it where ``trusted_keys`` (``NAME:BASE64``, as `edge-ad fleet key` prints them) name at least one key.
+    ``station`` is its name [that of the machine]. ``images`` is a folder with known ``good`` and ``bad`` images that a new
+    bundle must judge right. ``share`` of the time of one core is what the comparison on live parts may take. ``folder`` is
+    where bundles are kept [beside the store].
+    """
+
+    broker: Annotated[
+        str | None,
+        Flag("Broker of the fleet, mqtt://HOST/TOPIC, or a shared folder [--bundles where that is a folder].", "URI|FOLDER"),
+    ] = None
+    bundles: Annotated[
+        str | None, Flag("Where bundles are: a folder, https://HOST/FOLDER or s3://HOST/BUCKET.", "URI|FOLDER")
+    ] = None
+    group: Annotated[str, Flag("Group of stations.", "NAME")] = "line"
+    key: Annotated[Path | None, Flag("Private key that signs, on the engineer's machine.", "FILE")] = None
+    station: str | None = None
+    trusted_keys: list[str] = Field(default_factory=list)
+    images: Path | None = None
+    share: Annotated[float, Field(gt=0, le=0.5)] = 0.1
+    folder: Path | None = None
+
+
 _CLASS = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]", re.DOTALL)  # what stands for one letter
 _REPETITION = r"(?:[*+]|\{\d*,\d*\})"
 _AGAIN = r"(?:[*+]|\{\d*,?\d*\})"  # also so many times exactly

@@ -43,6 +43,7 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("resume", "resume", "End the pause of a line."),
     ("challenge", "challenge", "Show a station its known good and bad parts; list, verify and report that."),
     ("service", "service", "Install, show or remove the systemd unit of this station."),
+    ("fleet", "fleet", "Bring bundles to many stations: publish, roll out by way of canaries, status, rollback."),
     ("events", "events", "List, filter, export and mark what was recorded; verify the audit trail; make a lost index anew."),
     ("web", "web", "Serve the dashboard over a record, without a line."),
     ("users", "users", "Add, remove and list the users of the dashboard, with roles and passwords."),

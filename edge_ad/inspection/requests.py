@@ -24,7 +24,7 @@ from edge_ad.utils.text import storable
 
 _log = logging.getLogger(__name__)
 
-Origin = Literal["command", "dashboard", "plc"]
+Origin = Literal["command", "dashboard", "plc", "fleet"]
 MAX_BY = 100
 MAX_VALUE = 300
 MAX_LINE = 8192

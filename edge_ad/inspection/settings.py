@@ -14,7 +14,7 @@ from edge_ad.camera.health import HealthLimits
 from edge_ad.camera.liveness import parse_liveness
 from edge_ad.camera.measure import HealthReference
 from edge_ad.camera.settings import CameraRecord, CameraSettings
-from edge_ad.config import DEFAULT_STORE, ChallengeTable, Config, Presence, RunTable
+from edge_ad.config import DEFAULT_STORE, ChallengeTable, Config, FleetTable, Presence, RunTable
 from edge_ad.errors import BadInput
 from edge_ad.inspection.alarm import raise_counts
 from edge_ad.inspection.part_tracking import candidates_of
@@ -191,4 +191,4 @@ def trial(settings: Config, flags: Mapping[str, object]) -> Config:
         raise BadInput("--no-outputs and --alarm exclude each other: drop one")
     own = {name: flags.get(name) for name in ("store", "web", "save", "events", "commands")}
     run = settings.run.model_copy(update={"alarm": [], "require_alarms": False, **own})
-    return settings.model_copy(update={"run": run, "challenge": ChallengeTable()})
+    return settings.model_copy(update={"run": run, "challenge": ChallengeTable(), "fleet": FleetTable()})
