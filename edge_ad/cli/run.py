@@ -40,17 +40,22 @@ def command(
     _check_bundle(bundle)
     if not settings.run.outputs:
         settings = trial(settings, flags["run"])
-    run, dashboard = settings.run, None
+    run, dashboard, agent = settings.run, None, None
     if run.web is not None:
         from edge_ad.web.link import open_web
 
         dashboard = open_web
+    if settings.fleet.trusted_keys:
+        from edge_ad.fleet.station import RunAgent
+
+        agent = RunAgent
     options = RunOptions(
         settings,
         read_again=lambda: with_flags(load_config(), flags),
         status=sys.stderr if sys.stderr.isatty() else None,
         signals=True,
         dashboard=dashboard,
+        agent=agent,
     )
     chosen = bundle if settings.product else bundle or newest_bundle()
     summary = inspect(chosen, run.camera, options)

@@ -29,10 +29,10 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 Action = Literal["install", "rollback"]
 Phase = Literal[
-    "idle", "held", "downloading", "building", "checking", "watching", "switching", "active", "waiting", "failed", "refused"
+    "idle", "held", "downloading", "building", "watching", "switching", "active", "waiting", "failed", "refused"
 ]
 Kinds = dict[str, type | tuple[type, ...]]
-BUSY: tuple[Phase, ...] = ("downloading", "building", "checking", "watching", "switching", "waiting")
+BUSY: tuple[Phase, ...] = ("downloading", "building", "watching", "switching", "waiting")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -89,11 +89,6 @@ class InspectedStation:
         return dict(json.loads(self._inspector.wiring.requests.submit(Request(BUNDLES, "", "fleet"))))
 
 
-def follows_fleet(settings: Config) -> bool:
-    """Whether a run with these settings follows a fleet."""
-    return bool(settings.fleet.trusted_keys)
-
-
 def state_folder(settings: Config) -> Path:
     """Return where a station keeps bundles and state of its fleet, ``line.fleet/`` beside ``line.sqlite``; BadInput without a
     record.
@@ -132,7 +127,7 @@ class RunAgent:
         self._agent = FleetAgent(options, InspectedStation(inspector, ActionLog(actions_path(store))), inspector.faults)
         self.observer = self._agent.observer
 
-    def begin(self) -> None:
+    def begin(self, inspector: Inspector) -> None:
         """Follow the fleet from now on."""
         options, requests = self._agent.options, self._inspector.wiring.requests
         requests.register(INSTALL, self._agent.install)

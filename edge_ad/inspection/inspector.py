@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
-from typing import Protocol, TextIO
+from typing import Any, Protocol, TextIO
 
 from edge_ad.bundle import Bundle
 from edge_ad.camera.frames import Source
@@ -151,18 +151,25 @@ def _align(rows: Sequence[tuple[str, ...]]) -> list[str]:
 SELF_TEST_S = 10.0  # a dashboard asks for a completed cycle within so many seconds where no service manager does
 
 
-class Dashboard(Protocol):
-    """A dashboard of a run; it shows, and hands over what a page asks for."""
+class Companion(Protocol):
+    """What goes along with a run, such as its dashboard: it follows the run, and hands over what it is asked for."""
 
     @property
     def observer(self) -> Observer:
         """What follows the run for it."""
 
     def begin(self, inspector: Inspector) -> None:
-        """Begin to show the run, which is about to start."""
+        """Begin, beside a run that is about to start."""
 
     def close(self) -> None:
         """End it."""
+
+
+class Agent(Companion, Protocol):
+    """The companion that follows what a fleet asks of the station."""
+
+    def state(self) -> dict[str, Any]:
+        """Return how the station stands in its fleet, as plain values."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +180,8 @@ class RunOptions:
     The cameras are named beside them. ``read_again`` reads them anew when the thresholds are reloaded (None: they
     stay). ``limits`` are those of a healthy image. ``on_event`` is called with every event in order; ``status`` is a
     terminal for a live line. With ``signals`` (main thread only) SIGTERM and Ctrl-C end the run in good order and
-    SIGHUP reloads the thresholds. ``dashboard`` opens the page that ``web`` asks for (``edge_ad.web.link.open_web``).
+    SIGHUP reloads the thresholds. ``dashboard`` opens the page that ``web`` asks for (``edge_ad.web.link.open_web``),
+    ``agent`` follows the fleet of [fleet] (``edge_ad.fleet.station.RunAgent``).
     """
 
     settings: Config = field(default_factory=Config)
@@ -183,7 +191,8 @@ class RunOptions:
     on_event: Callable[[Event], None] | None = None
     status: TextIO | None = None
     signals: bool = False
-    dashboard: Callable[[Inspector], Dashboard] | None = None
+    dashboard: Callable[[Inspector], Companion] | None = None
+    agent: Callable[[Inspector], Agent] | None = None
 
 
 def inspect(bundle: Bundle | Path | str | None, cameras: str | Sequence[str], options: RunOptions | None = None) -> Summary:
@@ -232,8 +241,8 @@ class Inspector:
     def run(self) -> Summary:
         """Judge until the sources end or the run is stopped, and return the counts."""
         self.watchdog.ready()
-        if self._dashboard is not None:
-            self._dashboard.begin(self)
+        for companion in self._companions:
+            companion.begin(self)
         self.loop.run()
         return summarise(
             self.loop,
@@ -419,10 +428,12 @@ class Inspector:
         observers: list[Observer] = [self.wiring.alarm_manager]
         observers += [] if self._record is None else [self._record]
         observers += self._writers()
-        self._dashboard = None if self.options.dashboard is None else self.options.dashboard(self)
-        if self._dashboard is not None:
-            self._stack.callback(self._dashboard.close)
-            observers.append(self._dashboard.observer)
+        self.agent = None if self.options.agent is None else self.options.agent(self)
+        dashboard = None if self.options.dashboard is None else self.options.dashboard(self)
+        self._companions: list[Companion] = [one for one in (dashboard, self.agent) if one is not None]
+        for companion in self._companions:
+            self._stack.callback(companion.close)
+            observers.append(companion.observer)
         canary = Canary(score_of(self.product.inferring), self.product.known, self._is_busy)
         challenge = [] if self.wiring.challenge is None else [self.wiring.challenge]
         return [*observers, *challenge, self.drift, self.poses, self.watchdog, canary, self.reloader, ThreadWatch(self.faults)]

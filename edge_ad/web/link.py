@@ -123,6 +123,7 @@ class WebLink:
             pause=inspector.wiring.pause,
             challenge=inspector.wiring.challenge,
             changeover=inspector.changeover,
+            agent=inspector.agent,
         )
         reporter = StatusReporter(watched, self.feed)
         SupervisedThread("web", lambda: self._feed(reporter), self._faults).start()

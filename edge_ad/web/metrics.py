@@ -30,6 +30,9 @@ COUNTERS = (
     ("unlocated_parts", "Parts that were looked for and not located.", "unlocated"),
     ("outside_poses", "Parts whose pose leaves those of the normal images.", "outside"),
 )
+FLEET_PHASES = (
+    "idle", "held", "downloading", "building", "watching", "switching", "active", "waiting", "failed", "refused"
+)  # fmt: skip
 FRAMES = ("judged", "faulted", "idle")
 
 
@@ -137,6 +140,8 @@ def _rest(state: dict[str, Any]) -> Iterable[Metric]:
     products = state["products"]
     if products is not None:
         yield from _products(products)
+    if state["fleet"] is not None:
+        yield from _fleet(state["fleet"])
     yield _gauge("paused", "1 while somebody has paused the line.", float(state["pause"] is not None))
     challenge = state["challenge"]
     if challenge is not None:
@@ -162,6 +167,19 @@ def _products(products: dict[str, Any]) -> Iterable[Metric]:
     yield _gauge("product_memory_bytes", "Memory of the engines of all products.", products["memory_mb"] * 2**20)
     if products["last_change_s"] is not None:
         yield _gauge("product_change_seconds", "Duration of the last change.", products["last_change_s"])
+
+
+def _fleet(fleet: dict[str, Any]) -> Iterable[Metric]:
+    phases = [((phase,), float(fleet["phase"] == phase)) for phase in FLEET_PHASES]
+    yield _labelled("fleet_phase", "1 for the phase of what the fleet asks for.", ("phase",), phases)
+    yield _gauge("fleet_sequence", "Sequence of the desired state that was accepted last.", float(fleet["sequence"]))
+    yield _gauge("fleet_connected", "0 while broker or folder of the fleet is away.", float(not fleet["channel_fault"]))
+    yield _gauge("fleet_refused", "1 while the desired state that was heard last is refused.", float(bool(fleet["refusal"])))
+    releases = [((product,), float(one["number"])) for product, one in fleet["active"].items()]
+    yield _labelled("fleet_release", "Number of the release in force.", ("product",), releases)
+    shadow = fleet["shadow"] or {"parts": 0, "changes": 0}
+    yield _gauge("fleet_compared_parts", "Live parts that the wanted release has judged, too.", float(shadow["parts"]))
+    yield _gauge("fleet_changed_verdicts", "How many of these got another verdict.", float(shadow["changes"]))
 
 
 def _gauge(name: str, help_text: str, value: float) -> Metric:

@@ -14,6 +14,7 @@ from edge_ad.inspection.alarm_manager import AlarmManager
 from edge_ad.inspection.challenge import Challenge
 from edge_ad.inspection.changeover import Changeover
 from edge_ad.inspection.drift import ADVICE
+from edge_ad.inspection.inspector import Agent
 from edge_ad.inspection.loop import Loop
 from edge_ad.inspection.observers import DriftObserver
 from edge_ad.inspection.pause import Pause
@@ -82,6 +83,7 @@ class Watched:
     challenge: Challenge | None = None
     pause: Pause = field(default_factory=lambda: Pause(None))
     changeover: Changeover | None = None
+    agent: Agent | None = None
 
 
 class StatusReporter:
@@ -128,6 +130,7 @@ class StatusReporter:
             "store": self._store(),
             "outputs": output_rows(watched.outputs()),
             "products": None if watched.changeover is None else watched.changeover.state(),
+            "fleet": None if watched.agent is None else watched.agent.state(),
             "faults": {"down": watched.faults.fault, "counts": dict(watched.faults.counts)},
         }
 

@@ -16,7 +16,15 @@ from edge_ad.errors import BadInput, EdgeAdError, GateRefused
 from edge_ad.events import Event
 from edge_ad.fleet import trial_process
 from edge_ad.fleet.agent import AgentOptions, FleetAgent, InForce
-from edge_ad.fleet.desired_state import Desired, Release, Reported, read_desired, read_release, sign_desired, sign_release
+from edge_ad.fleet.desired_state import (
+    Desired,
+    Release,
+    Reported,
+    read_desired,
+    read_release,
+    sign_desired,
+    sign_release,
+)
 from edge_ad.fleet.rollout import publish
 from edge_ad.fleet.signing import SigningKey, parse_trusted
 from edge_ad.fleet.store_access import open_store
