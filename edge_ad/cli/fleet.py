@@ -32,43 +32,51 @@ _DURATION = re.compile(r"(\d{1,6}(?:\.\d{1,3})?)\s?(s|m|h|d)", re.ASCII)
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
 
+Canary = Annotated[int, typer.Option(min=0, help="rollout: so many stations first; 0: all at once.")]
+Stations = Annotated[str | None, typer.Option(metavar="NAME,...", help="rollout, rollback: these stations alone.")]
+Watch = Annotated[str, typer.Option(metavar="TIME", help="Compare on live parts so long before the switch.")]
+MinParts = Annotated[int, typer.Option(min=0, help="Compare on at least so many parts.")]
+MaxChanges = Annotated[float, typer.Option(min=0, max=1, help="Share of these parts that may get another verdict.")]
+AllowDowngrade = Annotated[
+    bool, typer.Option("--allow-downgrade", help="Take a release that is older than the one in force.")
+]
+Supersede = Annotated[bool, typer.Option("--supersede", help="rollout: in the place of one that is under way.")]
+Wait = Annotated[str, typer.Option(metavar="TIME", help="rollout, rollback: wait so long for the stations.")]
+ProductName = Annotated[str, typer.Option(metavar="NAME", help="publish: the product of stations that have several.")]
+MinVersion = Annotated[
+    str | None, typer.Option(metavar="VERSION", help="publish: the oldest edge-ad that may take it [this one].")
+]
+JsonFile = Annotated[
+    Path | None, typer.Option("--json", metavar="FILE", help="status: write it as JSON to this file; - prints it.")
+]
+
+
 @options_of("fleet")
 def command(
     settings: Config,
     *,
     action: Annotated[str, typer.Argument(help=ACTION)],
     target: Annotated[str | None, typer.Argument(metavar="[BUNDLE|NUMBER|FILE]", help=TARGET)] = None,
-    canary: Annotated[int, typer.Option(min=0, help="rollout: so many stations first; 0: all at once.")] = 1,
-    stations: Annotated[str | None, typer.Option(metavar="NAME,...", help="rollout, rollback: these stations alone.")] = None,
-    watch: Annotated[str, typer.Option(metavar="TIME", help="Compare on live parts so long before the switch.")] = "30m",
-    min_parts: Annotated[int, typer.Option(min=0, help="Compare on at least so many parts.")] = 20,
-    max_changes: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of these parts that may get another verdict.")
-    ] = 0.05,
-    allow_downgrade: Annotated[
-        bool, typer.Option("--allow-downgrade", help="Take a release that is older than the one in force.")
-    ] = False,
-    supersede: Annotated[
-        bool, typer.Option("--supersede", help="rollout: in the place of one that is under way.")
-    ] = False,
-    wait: Annotated[str, typer.Option(metavar="TIME", help="rollout, rollback: wait so long for the stations.")] = "2h",
-    product: Annotated[str, typer.Option(metavar="NAME", help="publish: the product of stations that have several.")] = "",
-    min_version: Annotated[
-        str | None, typer.Option(metavar="VERSION", help="publish: the oldest edge-ad that may take it [this one].")
-    ] = None,
-    out: Annotated[Path | None, typer.Option("--json", help="status: write it as JSON to this file; - prints it.")] = None,
+    canary: Canary = 1,
+    stations: Stations = None,
+    watch: Watch = "30m",
+    min_parts: MinParts = 20,
+    max_changes: MaxChanges = 0.05,
+    allow_downgrade: AllowDowngrade = False,
+    supersede: Supersede = False,
+    wait: Wait = "2h",
+    product: ProductName = "",
+    min_version: MinVersion = None,
+    out: JsonFile = None,
     by: By = None,
     store: StoreFile = None,
 ) -> None:
     """Publish a bundle to many stations, roll it out by way of canaries, look how they stand, and go back."""
-    from edge_ad.errors import BadInput, require
-
-    if action not in ACTIONS:
-        raise BadInput(f"unknown action {action!r}: choose one of {', '.join(ACTIONS)}")
     _check_target(action, target)
+    from edge_ad.errors import require
+
     require("cryptography", extra="fleet", needed_by="edge-ad fleet")
-    key = settings.fleet.key or KEY
-    record = store or settings.run.store or DEFAULT_STORE
+    key, record = settings.fleet.key or KEY, store or settings.run.store or DEFAULT_STORE
     if action == "key":
         _make_key(key)
     elif action == "publish":
@@ -76,24 +84,21 @@ def command(
     elif action == "status":
         _status(settings, key, out, record)
     else:
-        from edge_ad.fleet.rollout import Plan
-
-        plan = Plan(
-            group=settings.fleet.group,
-            by=request_of("fleet", by).by,
-            canary=canary,
-            stations=tuple(filter(None, (stations or "").replace(" ", "").split(","))),
-            watch_s=parse_duration("--watch", watch),
-            min_parts=min_parts,
-            max_changes=max_changes,
-            allow_downgrade=allow_downgrade,
-            supersede=supersede,
-            wait_s=parse_duration("--wait", wait),
-        )
+        asked: dict[str, Any] = {"canary": canary, "min_parts": min_parts, "max_changes": max_changes, "supersede": supersede}
+        asked |= {"allow_downgrade": allow_downgrade, "by": request_of("fleet", by).by}
+        plan = _plan(settings.fleet.group, stations or "", watch, wait, **asked)
         if action == "install":
             _install(Path(str(target)), plan, record)
         else:
             _steer(settings, key, action, plan, target=target)
+
+
+def _plan(group: str, stations: str, watch: str, wait: str, **asked: Any) -> Plan:
+    from edge_ad.fleet.rollout import Plan
+
+    names = tuple(filter(None, stations.replace(" ", "").split(",")))
+    watch_s, wait_s = parse_duration("--watch", watch), parse_duration("--wait", wait)
+    return Plan(group=group, stations=names, watch_s=watch_s, wait_s=wait_s, **asked)
 
 
 def parse_duration(name: str, text: str) -> float:
@@ -109,6 +114,8 @@ def parse_duration(name: str, text: str) -> float:
 def _check_target(action: str, target: str | None) -> None:
     from edge_ad.errors import BadInput
 
+    if action not in ACTIONS:
+        raise BadInput(f"unknown action {action!r}: choose one of {', '.join(ACTIONS)}")
     if action in ("publish", "install") and target is None:
         example = "publish runs/part.edgead" if action == "publish" else "install FOLDER/releases/000001.json"
         raise BadInput(f"{action} needs a file: write `edge-ad fleet {example}`")

@@ -208,7 +208,8 @@ class FleetAgent:
         """Keep a desired state and wake the thread; False for the one that stands already, BadInput for one that is refused."""
         fresh = self._kept.accept(desired)
         if fresh:
-            self._update(phase="idle", reason="", shadow=None, switch_s=None, wanted=desired.release.number)
+            other = {} if self._reported.wanted == desired.release.number else {"shadow": None, "switch_s": None}
+            self._update(phase="idle", reason="", wanted=desired.release.number, **other)
             self._local, self._desired = None, desired
             self._changed.notify_all()
         return fresh

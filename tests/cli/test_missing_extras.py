@@ -51,6 +51,7 @@ BARE: list[tuple[list[str], str | None]] = [
     (["pause", "--reason", "new belt"], None),
     (["product", "list"], None),
     (["resume"], None),
+    (["fleet", "key"], "fleet"),
     (["challenge", "list"], None),
     (["outputs", "list"], None),
     (["benchmark", BUNDLE], "cpu"),

@@ -30,6 +30,8 @@ OTHERS = {"--alarm": "modbus-server://127.0.0.1:0", "--web": "127.0.0.1:0", "--c
 
 def make_template(folder: Path) -> Path:
     """Write normal images, labelled sets and a calibrated bundle: everything that the pages call by name."""
+    for place in ("share", "stick"):
+        (folder / place).mkdir()
     for number in range(24):
         for place in ("data/good", "data/new-goods", "data/part/train/good", "data/products/cap/train/good"):
             _write(folder / place / f"{number:03}.png", 2000 + number)

@@ -42,7 +42,7 @@ def running(folder: Path, settings: Config) -> Iterator[tuple[Inspector, list[Ev
     thread = threading.Thread(target=inspector.run)
     thread.start()
     try:
-        assert until(lambda: events)
+        assert until(lambda: events and (folder / "share/line-a/reported/a.json").exists())
         yield inspector, events
     finally:
         inspector.loop.stop()
