@@ -21,7 +21,7 @@ from edge_ad.inspection.bundle_swap import REPLACE, ROLL_BACK
 from edge_ad.inspection.bundle_swap import STATE as BUNDLES
 from edge_ad.inspection.requests import Request
 from edge_ad.inspection.settings import store_of
-from edge_ad.store.actions import Action, ActionLog, actions_path
+from edge_ad.store.actions import Action, ActionLog, action_log
 
 if TYPE_CHECKING:
     from edge_ad.inspection.inspector import Inspector
@@ -124,7 +124,7 @@ class RunAgent:
         assert store is not None
         self._where = where_states_are(settings.fleet)
         self._inspector = inspector
-        self._agent = FleetAgent(options, InspectedStation(inspector, ActionLog(actions_path(store))), inspector.faults)
+        self._agent = FleetAgent(options, InspectedStation(inspector, action_log(store)), inspector.faults)
         self.observer = self._agent.observer
 
     def begin(self, inspector: Inspector) -> None:
