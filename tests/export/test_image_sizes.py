@@ -12,6 +12,7 @@ import onnx
 import pytest
 import torch
 
+from calibration.placement import DIALECTS
 from edge_ad.bundle import Bundle, BundleContents, Golden, References, open_bundle, write_bundle
 from edge_ad.bundle.graphs import FLOAT_BY_DEFAULT, bound_constants, map_size
 from edge_ad.config import CalibrateTable
@@ -45,12 +46,15 @@ CHOSEN = [(COMPILED[0], "int8"), (COMPILED[0], "fp32"), (COMPILED[1], "fp16")]
 COMPILATIONS = list(product(COMPILED, PRECISIONS)) if EVERY else CHOSEN
 
 
-def images(size: Size, count: int = 4) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    return np.stack([picture(seed, size) for seed in range(count)])
+SHOWN = 4  # images
 
 
-def untrained_bundle(path: Path, preset: Preset, networks: Networks, size: Size, keep: tuple[str, ...] = ()) -> Bundle:
-    """Write a calibrated bundle of untrained networks whose branches count equally; INT8 leaves out the graphs of ``keep``."""
+def images(size: Size) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    return np.stack([picture(seed, size) for seed in range(SHOWN)])
+
+
+def untrained_bundle(path: Path, preset: Preset, networks: Networks, size: Size, options: CalibrateOptions) -> Bundle:
+    """Write a calibrated bundle of untrained networks whose branches count equally."""
     shown, masks = images(size), bank_of(preset.masks, preset.token_grid(size))
     with torch.no_grad():
         pooled = networks.teacher(torch.from_numpy(shown).permute(0, 3, 1, 2).float()).pooled.numpy()
@@ -71,7 +75,6 @@ def untrained_bundle(path: Path, preset: Preset, networks: Networks, size: Size,
         golden=Golden(shown[:1], np.zeros((1, len(BRANCHES)), np.float32)),
         report={},
     )
-    options = CalibrateOptions(CalibrateTable(images=len(shown)), search=False, keep=keep)
     scratch = path.with_name("scratch.edgead")
     write_bundle(path, with_quantisation(contents, scratch, shown, shown, options=options, report=lambda text: None))
     return open_bundle(path)
@@ -91,7 +94,8 @@ def by_torch(networks: Networks, preset: Preset, bundle: Bundle, image: Image) -
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Networks, Bundle]:
     networks = untrained(SMALL, image_size=request.param)
     path = tmp_path_factory.mktemp("sizes") / "tiny.edgead"
-    return networks, untrained_bundle(path, SMALL, networks, request.param, FLOAT_BY_DEFAULT)
+    options = CalibrateOptions(CalibrateTable(images=SHOWN), search=False, keep=FLOAT_BY_DEFAULT)
+    return networks, untrained_bundle(path, SMALL, networks, request.param, options)
 
 
 def test_a_frame_is_what_torch_makes_of_it(made: tuple[Networks, Bundle]) -> None:
@@ -142,8 +146,11 @@ def test_one_file_gives_what_the_pipeline_gives(made: tuple[Networks, Bundle], p
 
 @pytest.fixture(scope="module")
 def fast(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The large graphs, for TensorRT alone: what the corrections add to constants is measured on the small ones."""
     networks = untrained(FAST, image_size=request.param)
-    return untrained_bundle(tmp_path_factory.mktemp("fast") / "fast.edgead", FAST, networks, request.param)
+    none = {dialect: {} for dialect in DIALECTS}
+    options = CalibrateOptions(CalibrateTable(images=SHOWN), search=False, corrections=none)
+    return untrained_bundle(tmp_path_factory.mktemp("fast") / "fast.edgead", FAST, networks, request.param, options)
 
 
 @pytest.mark.parametrize(("fast", "precision"), COMPILATIONS, indirect=["fast"], ids=str, scope="module")  # one export a size

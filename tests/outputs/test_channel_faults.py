@@ -38,7 +38,7 @@ from tests.outputs.peers import ReadingPlc, WrittenPlc
 from tests.outputs.plcs import KINDS, plc_of, uri_of
 
 ROOT = Path(__file__).parents[2]
-CAMERA = "synthetic://line?frames=60&seed=1&fps=20"
+CAMERA = "synthetic://line?size=64&frames=60&seed=1&fps=20"
 RUN = ["run", "t.edgead", "--realtime", "--store", "s.sqlite", "--backend", "onnxruntime", "--precision", "fp32"]
 PASSED = OutputSignals(passed=True, fault=False)
 
@@ -95,7 +95,8 @@ def test_a_channel_that_keeps_breaking_is_told_once_and_counted(
     if owner is OpcUaServer:
         pytest.importorskip("asyncua")
     breaking(monkeypatch, owner, name, 10_000)
-    assert main([*RUN, "--camera", CAMERA, "--alarm", uri.format(port=free_port())]) == 0
+    camera = CAMERA if owner is OpcUaServer else CAMERA.replace("frames=60", "frames=24")  # its server opens in seconds
+    assert main([*RUN, "--camera", camera, "--alarm", uri.format(port=free_port())]) == 0
     shown = capfd.readouterr()
     assert shown.err.count("RuntimeError: injected; events wait and are tried again") == 1
     rows = [line for line in (shown.out + shown.err).splitlines() if line.startswith("output ") and "at the end" in line]
