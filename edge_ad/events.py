@@ -21,9 +21,9 @@ MARKS: tuple[Mark, ...] = get_args(Mark)
 
 FIELDS = (
     "id", "camera", "frame", "part", "time", "verdict", "score", "z", "latency_ms", "reason", "pose", "product", "bundle",
-    "zone",
+    "zone", "peak",
 )  # as documented  # fmt: skip
-LATER = ("pose", "product", "bundle", "zone")  # which records of earlier versions do not have
+LATER = ("pose", "product", "bundle", "zone", "peak")  # which records of earlier versions do not have
 VERSION = 1  # of ``schema``; grows when a field goes or changes its meaning, not for a new one alone
 DIGITS = {"score": 6, "z": 4, "latency_ms": 3}  # of files and outputs
 _TEXTS = (("camera", MAX_NAME), ("part", MAX_NAME), ("reason", MAX_REASON), ("product", MAX_NAME), ("zone", MAX_NAME))
@@ -39,9 +39,9 @@ class Event:
     ``score`` is None and ``z`` empty when the verdict is NONE; ``reason`` is None when it is OK. ``pose`` says where the
     part lies (POSE), None where it was not located or nothing locates parts. ``product`` is the one that was
     judged, None where the station has no products or none was in force; ``bundle`` the sha256 of what judged, None where
-    nothing could. ``zone`` is the sensitivity zone that is farthest beyond a threshold of its own, None where none is. Texts
-    are made ``storable`` here, whatever a file name, a trigger or a driver gave: every record and output gets them from an
-    event.
+    nothing could. ``zone`` is the sensitivity zone that is farthest beyond a threshold of its own, None where none is. ``peak``
+    is where a part that is WARN or NG deviates most, x and y as shares of the image as judged. Texts are made
+    ``storable`` here, whatever a file name, a trigger or a driver gave: every record and output gets them from an event.
     """
 
     camera: str
@@ -58,6 +58,7 @@ class Event:
     product: str | None = None
     bundle: str | None = None
     zone: str | None = None
+    peak: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         for name, max_length in _TEXTS:
@@ -72,6 +73,7 @@ class Event:
         for name in ("time", "score", "latency_ms"):
             values[name] = finite(values[name], digits.get(name))
         values["z"] = {name: finite(value, digits.get("z")) for name, value in self.z.items()}
+        values["peak"] = None if self.peak is None else [finite(value, digits.get("peak", 4)) for value in self.peak]
         values["pose"] = None if self.pose is None else {name: _plain(value) for name, value in self.pose.items()}
         return values
 
@@ -129,6 +131,13 @@ def schema() -> dict[str, Any]:
         "product": {"type": ["string", "null"], "description": "what was judged; null without products, and during a change"},
         "bundle": {"type": ["string", "null"], "description": "sha256 of the bundle that judged; null where none was in force"},
         "zone": {"type": ["string", "null"], "description": "the zone that is beyond a threshold of its own; null where none is"},
+    }
+    fields["peak"] = {
+        "type": ["array", "null"],
+        "items": {"type": "number", "minimum": 0, "maximum": 1},
+        "minItems": 2,
+        "maxItems": 2,
+        "description": "where a part that is not OK deviates most: x and y as shares of the image as judged, from its upper left",
     }
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

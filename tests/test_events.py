@@ -43,12 +43,13 @@ EVENT = Event(
     product="cap-red",
     bundle="9f86d081",
     zone="rim",
+    peak=(0.25, 0.75),
 )
 POSE = (
     '"pose":{"x":320.5,"y":40.25,"angle":-90.0,"width":216.0,"height":64.0,"scale":1.0,"residual":0.0421,'
     '"symmetric":false,"outside":"=the part\'s x is 320.5"}'
 )
-PRODUCT = '"product":"cap-red","bundle":"9f86d081","zone":"rim"'
+PRODUCT = '"product":"cap-red","bundle":"9f86d081","zone":"rim","peak":[0.25,0.75]'
 TEXTS = r'"reason":"logic: z 6.0; \"score\" 5.12\\x0aabove 3.00"'
 HEAD = rf'"id":"{ID}","camera":"rtsp://cam.local/\u00fcbersicht","frame":7,"part":"A-17"'
 LINE = (
@@ -109,10 +110,11 @@ def test_a_store_of_earlier_versions_is_read_as_it_is_and_migrated_by_a_run(tmp_
 
 def test_a_line_of_the_journal_of_earlier_versions_is_an_event_without_one() -> None:
     line = json.loads(event_line(1, EVENT))
-    for name in ("pose", "product", "bundle", "zone"):
+    for name in ("pose", "product", "bundle", "zone", "peak"):
         del line[name]
     entry = parse(json.dumps(line).encode())
-    assert entry.event == replace(EVENT, pose=None, product=None, bundle=None, zone=None)
+    assert entry.event == replace(EVENT, pose=None, product=None, bundle=None, zone=None, peak=None)
+    assert parse(json.dumps({**line, "peak": "here"}).encode()).event is None
     assert parse(json.dumps({**line, "product": 7}).encode()).event is None
     assert parse(json.dumps({**line, "pose": "here"}).encode()).event is None
 
@@ -124,7 +126,7 @@ def test_the_row_of_the_index(store: Path) -> None:
     reason = r'logic: z 6.0; "score" 5.12\x0aabove 3.00'
     head = (1, ID, "rtsp://cam.local/übersicht", 7, "A-17", 1_000_000_000.25, "NG")
     pose = POSE.removeprefix('"pose":')
-    assert found == [(*head, 5.123456789, z, 12.34567, reason, pose, "cap-red", "9f86d081", "rim")]
+    assert found == [(*head, 5.123456789, z, 12.34567, reason, pose, "cap-red", "9f86d081", "rim", "[0.25, 0.75]")]
 
 
 def test_a_line_of_the_journal(store: Path) -> None:
@@ -147,10 +149,10 @@ def test_exports(store: Path, tmp_path: Path) -> None:
     assert (tmp_path / "out.csv").read_text().splitlines() == [
         "id,time,camera,frame,part,verdict,score,latency_ms,reason,mark,images,z_structure,z_logic,"
         "pose_x,pose_y,pose_angle,pose_width,pose_height,pose_scale,pose_residual,pose_symmetric,pose_outside,product,bundle,"
-        "zone",
+        "zone,peak_x,peak_y",
         f"{ID},2001-09-09T01:46:40.250Z,rtsp://cam.local/übersicht,7,A-17,NG,5.123456789,12.34567,"
         r'"logic: z 6.0; ""score"" 5.12\x0aabove 3.00",bad,,0.1,6.0,'
-        "320.5,40.25,-90.0,216.0,64.0,1.0,0.0421,False,'=the part's x is 320.5,cap-red,9f86d081,rim",
+        "320.5,40.25,-90.0,216.0,64.0,1.0,0.0421,False,'=the part's x is 320.5,cap-red,9f86d081,rim,0.25,0.75",
     ]
 
 
@@ -193,6 +195,12 @@ def test_the_schema_of_the_record_api() -> None:
         "product": either("string"),
         "bundle": either("string"),
         "zone": either("string"),
+        "peak": {
+            "anyOf": [
+                {"maxItems": 2, "minItems": 2, "prefixItems": [{"type": "number"}, {"type": "number"}], "type": "array"},
+                {"type": "null"},
+            ]
+        },
         "mark": {"anyOf": [{"enum": ["good", "bad"], "type": "string"}, {"type": "null"}]},
         "images": {"type": "integer"},
     }

@@ -321,8 +321,15 @@ def _result(
         decision.reason,
         pose=None if place is None else place.record(),
         zone=decision.zone,
+        peak=peak_of(inference.map) if inference is not None and decision.verdict in ("WARN", "NG") else None,
     )
     return InspectionResult(event, frame, inference if judged else None, place=place)
+
+
+def peak_of(heat: NDArray[np.float32]) -> tuple[float, float]:
+    """Return x and y of the middle of the cell where a map f32[h,w] is highest, as shares of its width and height."""
+    row, column = divmod(int(np.argmax(heat)), heat.shape[1])
+    return (column + 0.5) / heat.shape[1], (row + 0.5) / heat.shape[0]
 
 
 def worst_result(results: Sequence[InspectionResult]) -> InspectionResult:
@@ -382,5 +389,6 @@ def without_verdict(result: InspectionResult, reason: str) -> InspectionResult:
     event = result.event
     if event.verdict == "NONE":
         return replace(result, event=replace(event, product=None, bundle=None))
-    event = replace(event, verdict="NONE", score=None, z={}, reason=reason, pose=None, product=None, bundle=None, zone=None)
+    none = replace(event, verdict="NONE", score=None, z={}, reason=reason, pose=None, zone=None, peak=None)
+    event = replace(none, product=None, bundle=None)
     return replace(result, event=event, inference=None, place=None)

@@ -113,5 +113,5 @@ def _action(request: Request) -> Action:
 
 
 def _withheld(result: InspectionResult, reason: str) -> InspectionResult:
-    event = replace(result.event, verdict="NONE", score=None, z={}, reason=reason)
+    event = replace(result.event, verdict="NONE", score=None, z={}, reason=reason, zone=None, peak=None)
     return replace(result, event=event, inference=None)

@@ -64,7 +64,7 @@ def write_csv(path: Path, events: Iterable[StoredEvent], branches: Iterable[str]
     count = 0
     with _written(path) as stream:
         last = ("product", "bundle", "zone")
-        names = [*first, *(f"z_{name}" for name in named), *(f"pose_{name}" for name in POSE), *last]
+        names = [*first, *(f"z_{name}" for name in named), *(f"pose_{name}" for name in POSE), *last, "peak_x", "peak_y"]
         writer = csv.DictWriter(stream, names)
         writer.writeheader()
         for event in events:
@@ -73,6 +73,8 @@ def write_csv(path: Path, events: Iterable[StoredEvent], branches: Iterable[str]
             values = {name: _cell(name, record[name]) for name in (*first, *last) if name != "images"}
             z = {f"z_{name}": event.z.get(name) for name in named}
             pose = {f"pose_{name}": _cell(name, (event.pose or {}).get(name)) for name in POSE}
+            x, y = event.peak or (None, None)
+            values |= {"peak_x": x, "peak_y": y}
             writer.writerow({**values, "images": ";".join(event.images), **z, **pose})
     return count
 

@@ -225,9 +225,11 @@ def tail(evidence: Path) -> Tail | None:
 
 def _event(entry: Mapping[str, Any]) -> Event:
     z = {name: value for name, value in entry["z"].items() if value is not None}
-    pose = entry.get("pose")
+    pose, peak = entry.get("pose"), entry.get("peak")
     known: dict[str, Any] = {name: entry.get(name) if name in LATER else entry[name] for name in FIELDS}
-    row = Event(**{**known, "z": z, "pose": pose})
+    if peak is not None:
+        peak = float(peak[0]), float(peak[1])
+    row = Event(**{**known, "z": z, "pose": pose, "peak": peak})
     numbers = (row.time, *z.values())
     optional = (row.score, row.latency_ms)
     texts = (row.id, row.camera, row.verdict)

@@ -113,6 +113,16 @@ MIGRATIONS: tuple[str, ...] = (
     """
     ALTER TABLE event ADD COLUMN zone TEXT;
     """,
+    """
+    ALTER TABLE event ADD COLUMN peak TEXT;
+    CREATE TABLE alarm (
+        camera TEXT NOT NULL,
+        number INTEGER NOT NULL,
+        time REAL NOT NULL,
+        PRIMARY KEY (camera, number)
+    ) WITHOUT ROWID;
+    CREATE INDEX alarm_time ON alarm (time);
+    """,
 )
 
 
@@ -266,7 +276,8 @@ def row_of(event: Event) -> tuple[Any, ...]:
     """Return the values of COLUMNS."""
     z = {name: round(value, DIGITS["z"]) for name, value in event.z.items()}
     record = event.record()["pose"]
-    texts = {"z": compact(z), "pose": None if record is None else compact(record)}
+    peak = None if event.peak is None else json.dumps([round(value, 4) for value in event.peak])
+    texts = {"z": compact(z), "pose": None if record is None else compact(record), "peak": peak}
     return tuple(texts[name] if name in texts else getattr(event, name) for name in COLUMNS)
 
 
@@ -278,7 +289,9 @@ def event_of(row: tuple[Any, ...]) -> Event:
 def fields_of(row: tuple[Any, ...]) -> dict[str, Any]:
     """Return the fields of an event from the values of COLUMNS."""
     values = dict(zip(COLUMNS, row, strict=True))
-    return {**values, "z": json.loads(values["z"]), "pose": json.loads(values["pose"] or "null")}
+    peak = json.loads(values["peak"] or "null")
+    texts = {"z": json.loads(values["z"]), "pose": json.loads(values["pose"] or "null")}
+    return {**values, **texts, "peak": None if peak is None else (float(peak[0]), float(peak[1]))}
 
 
 MAX_LENGTH = 65_533  # bytes: the length of a segment has 16 bits and counts itself

@@ -38,6 +38,8 @@ _SAVE_ALARM = (
     "INSERT INTO latch VALUES (?, ?, ?) "
     "ON CONFLICT (camera) DO UPDATE SET state = excluded.state, changed = excluded.changed"
 )
+_INSERT_ALARM = "INSERT OR IGNORE INTO alarm (camera, number, time) VALUES (?, ?, ?)"
+LIT = ("alarm", "acknowledged", "latched", "held")  # phases of an alarm that was raised
 _INSERT_IMAGE = "INSERT OR REPLACE INTO image (path, event, verdict, time, bytes) VALUES (?, ?, ?, ?, ?)"
 
 
@@ -273,6 +275,9 @@ class Store:
         now = time.time()
         latches = [(camera, json.dumps(state, separators=(",", ":")), now) for camera, state in batch.latches.items()]
         connection.executemany(_SAVE_ALARM, latches)
+        lit = {camera: state.get("number") for camera, state in batch.latches.items() if state.get("phase") in LIT}
+        raised = [(camera, number, now) for camera, number in lit.items() if isinstance(number, int)]
+        connection.executemany(_INSERT_ALARM, raised)
         connection.executemany(_INSERT_IMAGE, [astuple(image) for image in batch.images])
         self._report_journalled(connection)
 

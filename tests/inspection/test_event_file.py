@@ -20,7 +20,7 @@ def test_the_line_has_exactly_the_documented_keys_and_values() -> None:
     record = json.loads(NG.line())
     assert list(record) == [
         "id", "camera", "frame", "part", "time", "verdict", "score", "z", "latency_ms", "reason", "pose", "product", "bundle",
-        "zone",
+        "zone", "peak",
     ]  # fmt: skip
     del record["id"]
     assert record == {
@@ -37,6 +37,7 @@ def test_the_line_has_exactly_the_documented_keys_and_values() -> None:
         "product": None,
         "bundle": None,
         "zone": None,
+        "peak": None,
     }
 
 

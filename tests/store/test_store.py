@@ -14,7 +14,7 @@ from edge_ad.errors import BadInput
 from edge_ad.events import Event
 from edge_ad.store import Store
 from edge_ad.store import store as store_module
-from edge_ad.store.schema import MIGRATIONS, connect, event_of, version_of
+from edge_ad.store.schema import COLUMNS, MIGRATIONS, connect, event_of, version_of
 from tests.fixtures.loopback import until
 
 
@@ -36,7 +36,7 @@ def row(number: int = 0, verdict: str = "OK", **changes: Any) -> Event:
 
 def rows_in(path: Path) -> list[Event]:
     with sqlite3.connect(path) as connection:
-        names = "id, camera, frame, part, time, verdict, score, z, latency_ms, reason, pose, product, bundle"
+        names = ", ".join(COLUMNS)
         found = connection.execute(f"SELECT {names} FROM event ORDER BY sequence").fetchall()
     return [event_of(values) for values in found]
 
@@ -69,7 +69,7 @@ def test_migrations_run_once_and_a_newer_file_is_refused(tmp_path: Path) -> None
     path = tmp_path / "line.sqlite"
     connect(path).close()
     connection = connect(path)
-    assert [version for (version,) in connection.execute("SELECT version FROM migration")] == [1, 2, 3, 4, 5]
+    assert [version for (version,) in connection.execute("SELECT version FROM migration")] == [1, 2, 3, 4, 5, 6, 7]
     connection.execute("INSERT INTO migration VALUES (99, 0)")
     connection.close()
     with pytest.raises(BadInput, match="version 99"):
