@@ -111,6 +111,9 @@ class TrainTable(Table):
         Flag("A fixed feature of the part, drawn on the first normal image by name; one or two.", "X,Y,W,H", ("--anchor",)),
     ] = Field(default_factory=list)
     box: Annotated[str | None, Flag("The part's box on that image; goes with --anchor.", "X,Y,W,H")] = None
+    roi: Annotated[
+        str | None, Flag("The rectangle (pixels) of the camera's image that is judged; the bundle carries it.", "X,Y,W,H")
+    ] = None
     zones: Annotated[Path | None, Flag("Zones to inspect, to ignore or to weigh, as `edge-ad zones` writes them.", "FILE")] = None
     smallest_defect: Annotated[
         str | None,
@@ -366,6 +369,8 @@ class CaptureTable(Table):
     bundle: Annotated[
         Path | None, Flag("A bundle that locates parts: say in how many images the part is located, and show cut-outs.")
     ] = None
+    roi: Annotated[str | None, Flag("Look at this rectangle (pixels) alone, and keep whole images [of train].", "X,Y,W,H")] = None
+    zones: Annotated[Path | None, Flag("Zones to train with: what they ignore does not count [of train].", "FILE")] = None
     located: Annotated[bool, Flag("Keep images whose part is located alone; needs --bundle.", names=("--located",))] = False
 
 

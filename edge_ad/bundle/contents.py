@@ -162,8 +162,8 @@ def _check_array(
         raise BadInput(f"{where}: {name} has shape {list(array.shape)}, but must have [{wanted}]")
 
 
-# 2 has more branches than the first five, 3 may have references beside the graphs; older bundles are read as ever.
-SCHEMA, OLDEST_SCHEMA = 3, 1
+# 2 has more branches than the first five, 3 may have references beside the graphs, 4 has a region; older bundles are read as ever.
+SCHEMA, PLAIN_SCHEMA, OLDEST_SCHEMA = 4, 3, 1
 MANIFEST = "manifest.json"
 PARTS = ("masks.npy", "statistics.npz", "raw_scores.npz", "golden.npz", "report.json")
 OPTIONAL_PARTS = ("ranges.json", "plan.json", "proof.npz")  # of calibration: all or none
@@ -186,7 +186,7 @@ def make_manifest(contents: BundleContents, members: Mapping[str, bytes], create
     """Return the manifest for ``contents`` whose other ``members`` have these bytes."""
     return {
         "format": _FORMAT,
-        "schema": SCHEMA,
+        "schema": PLAIN_SCHEMA if contents.geometry is None or contents.geometry.roi is None else SCHEMA,
         "name": contents.name,
         "created": created.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "edge_ad": __version__,

@@ -32,6 +32,8 @@ from edge_ad.data.near_duplicates import CLOSE, Gallery, thumbnail
 from edge_ad.errors import BadInput, DeviceFault
 from edge_ad.geometry.geometry import Geometry, Prepared
 from edge_ad.geometry.pose import NotLocated
+from edge_ad.geometry.region import Roi
+from edge_ad.geometry.zones import Zones
 from edge_ad.utils.files import atomic_write
 from edge_ad.utils.text import format_time
 
@@ -204,6 +206,7 @@ class CaptureFilter:
 _REFERENCES = tuple(FIRST_REFERENCE * 2**step for step in range(4))
 
 
+GREY = 128
 READ_S = 0.5
 GIVE_UP_S = 30.0
 SAVE_EVERY = 20
@@ -234,8 +237,9 @@ class Capture:
     """Fills ``folder`` up to ``wanted`` images from ``source``; images already there count and are compared with.
 
     ``every_s`` is the least time between two kept images. ``geometry`` locates the part in each: the contact sheet shows
-    cut-outs, and with ``located`` only images with a located part are kept. Raises BadInput when the folder's images came
-    from a camera with other settings or of another size, or the camera's have another size than the geometry's.
+    cut-outs, and with ``located`` only images with a located part are kept. Whole images are kept, but the region ``roi`` alone is
+    looked at and shown, without what ``zones`` ignore, whose outlines the contact sheet shows. Raises BadInput when the folder's
+    images came from a camera with other settings or of another size, or the camera's have another size than the geometry's.
     """
 
     def __init__(
@@ -247,7 +251,10 @@ class Capture:
         *,
         geometry: Geometry | None = None,
         located: bool = False,
+        roi: Roi | None = None,
+        zones: Zones | None = None,
     ) -> None:
+        self._roi, self._zones = roi, zones
         if wanted < 1:
             raise BadInput(f"--count is {wanted}: it must be 1 or more")
         self._geometry = geometry
@@ -307,7 +314,8 @@ class Capture:
                 raise BadInput(
                     f"{self._folder} holds images that `edge-ad capture` did not take (no camera.json): name another"
                 )
-            self._filter.keep(Frame(image, 0, 0.0, 0.0, "", path.name), path.name)
+            seen = self._seen_of(Frame(image, 0, 0.0, 0.0, "", path.name))
+            self._filter.keep(seen, path.name)
             self._show(path.name, image, self._prepared(image))
             if path.stem.isdigit():
                 self._next = max(self._next, int(path.stem) + 1)
@@ -327,18 +335,31 @@ class Capture:
             return
         self._check_size(frame)
         self._seen = True
-        reason = self._filter.fault(frame)
+        seen = self._seen_of(frame)
+        reason = self._filter.fault(seen)
         prepared = None if reason is not None else self._prepared(frame.image)
         if self._located_only and isinstance(prepared, NotLocated):
             reason = f"not located: {prepared.reason}"
         if reason is None:
-            self._keep(frame, prepared)
+            self._keep(frame, seen, prepared)
         else:
             self._skip(reason, frame)
 
+    def _region(self, image: Image) -> Image:
+        return image if self._roi is None else self._roi.cut(image)
+
+    def _seen_of(self, frame: Frame) -> Frame:
+        """Return a frame with what counts of its image: the region, in which ignored pixels are one grey."""
+        if self._roi is None and self._zones is None:
+            return frame
+        image = self._region(frame.image)
+        if self._zones is not None:
+            image = np.where(self._zones.ignored((image.shape[0], image.shape[1]))[..., None], np.uint8(GREY), image)
+        return replace(frame, image=image)
+
     def _prepared(self, image: Image) -> Prepared | NotLocated | None:
         """Return the cut-out of an image, or why there is none; None where none is looked for."""
-        return None if self._geometry is None else self._geometry.prepare(image)
+        return None if self._geometry is None else self._geometry.prepare(self._region(image))
 
     def _show(self, name: str, image: Image, prepared: Prepared | NotLocated | None) -> None:
         """Put a kept image on the contact sheet: its cut-out where there is one."""
@@ -347,15 +368,17 @@ class Capture:
             self._contact_sheet.add(name, prepared.image)
         else:
             missing = "" if prepared is None else f", not located: {prepared.reason}"
-            self._contact_sheet.add(f"{name}{missing}", image)
+            region = self._region(image)
+            self._contact_sheet.add(f"{name}{missing}", region if self._zones is None else self._zones.outlined(region))
 
     def _check_size(self, frame: Frame) -> None:
         size = (frame.image.shape[0], frame.image.shape[1])
-        if self._geometry is not None and not self._seen and size != self._geometry.image_size:
+        looked_at = size if self._roi is None else self._roi.size
+        if self._geometry is not None and not self._seen and looked_at != self._geometry.image_size:
             high, wide = self._geometry.image_size
             raise BadInput(
-                f"{self._source.name} gives {size[1]} x {size[0]} pixels, and the part was learned in images of {wide} x {high}: "
-                "set the camera to that size or leave out --bundle"
+                f"{self._source.name} gives {looked_at[1]} x {looked_at[0]} pixels, and the part was learned in images of "
+                f"{wide} x {high}: set the camera to that size or leave out --bundle"
             )
         if self._record is None:
             self._record = CameraRecord(
@@ -368,7 +391,7 @@ class Capture:
                 f"{width} x {height}: set the camera back or name another folder"
             )
 
-    def _keep(self, frame: Frame, prepared: Prepared | NotLocated | None) -> None:
+    def _keep(self, frame: Frame, seen: Frame, prepared: Prepared | NotLocated | None) -> None:
         name = f"{self._next:06d}.png"
         texts = {
             "Software": SOFTWARE,
@@ -380,7 +403,7 @@ class Capture:
         self._next += 1
         self._last_saved = frame.captured_at
         self._last = None
-        self._filter.keep(frame, name)
+        self._filter.keep(seen, name)
         self._show(name, frame.image, prepared)
         if len(self._filter) % SAVE_EVERY == 0:
             self._save()

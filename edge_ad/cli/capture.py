@@ -14,6 +14,8 @@ from edge_ad.utils.logs import CLEAR_LINE, write_to
 if TYPE_CHECKING:
     from edge_ad.camera.capture import Progress
     from edge_ad.geometry.geometry import Geometry
+    from edge_ad.geometry.region import Roi
+    from edge_ad.geometry.zones import Zones
 
 
 @options_of("capture")
@@ -31,11 +33,12 @@ def command(settings: Config) -> None:
     if uri is None:
         raise BadInput("no camera is named: give --camera URI, or `camera` under [run] in edge-ad.toml")
     geometry = _geometry(table)
+    roi, zones = _looked_at(settings, geometry)
     source = open_source(uri)
     try:
         stopped = _Stop()
         with stopped:
-            capture = Capture(source, out, count, table.every, geometry=geometry, located=table.located)
+            capture = Capture(source, out, count, table.every, geometry=geometry, located=table.located, roi=roi, zones=zones)
             progress = capture.run(lambda: stopped.asked, _shown())
     finally:
         source.close()
@@ -66,6 +69,31 @@ def _geometry(table: CaptureTable) -> Geometry | None:
             "was trained with --geometry auto or foreground, or leave it out"
         )
     return geometry
+
+
+def _looked_at(settings: Config, geometry: Geometry | None) -> tuple[Roi | None, Zones | None]:
+    """Return region and zones of what is captured: those of the bundle, else of [capture], else of [train]; BadInput where
+    they contradict the bundle or each other.
+    """
+    from edge_ad.config import parse_rectangle
+    from edge_ad.errors import BadInput
+    from edge_ad.geometry.region import Roi
+    from edge_ad.geometry.zone_files import read_zones
+
+    table = settings.capture
+    text, file = table.roi or settings.train.roi, table.zones or settings.train.zones
+    roi = None if text is None else Roi(*parse_rectangle("roi", text, "100,40,640,480"))
+    if geometry is not None:  # its zones are those of the cut-out
+        if table.roi is not None and roi != geometry.roi:
+            raise BadInput(f"roi is {roi}, but the bundle was trained with {geometry.roi or 'whole images'}: leave roi out")
+        return geometry.roi, None
+    zones = None if file is None else read_zones(file)
+    if roi is not None and zones is not None and zones.size != roi.size:
+        raise BadInput(
+            f"the zones {file} were drawn on {zones.size[1]} x {zones.size[0]} pixels, but the region is {roi.width} x "
+            f"{roi.height}: draw them on it (`edge-ad zones edit DATA --roi {roi}`)"
+        )
+    return roi, zones
 
 
 class _Stop:

@@ -38,6 +38,9 @@ def command(
     remove: Annotated[
         list[int] | None, typer.Option(help="edit: the number of a zone that `show` lists; repeats.")
     ] = None,
+    roi: Annotated[
+        str | None, typer.Option(help="A folder: draw on this rectangle of its images [roi of train].", metavar="X,Y,W,H")
+    ] = None,
     kind: Annotated[str, typer.Option(help="import: the kind of shapes whose label names none.")] = "ignore",
 ) -> None:
     """Show, edit or import zones: polygons of kind inspect, ignore or sensitivity, for `edge-ad train --zones`."""
@@ -55,7 +58,7 @@ def command(
     if action == "show":
         _show(_stored(target, path))
         return
-    image = _image_of(target)
+    image = _image_of(target, roi or settings.train.roi)
     size = image.shape[0], image.shape[1]
     if action == "edit" and not add and not remove:
         _write_page(image, path)
@@ -100,12 +103,14 @@ def _write_page(image: Image, path: Path) -> None:
     typer.echo(f"{page}  (open it in a browser, draw, and save as {path})")
 
 
-def _image_of(target: Path) -> Image:
-    """Return the image u8[H,W,3] that zones of a target are drawn on."""
+def _image_of(target: Path, roi: str | None) -> Image:
+    """Return the image u8[H,W,3] that zones of a target are drawn on; of a folder's images the region ``roi``."""
     from edge_ad.bundle import open_bundle
+    from edge_ad.config import parse_rectangle
     from edge_ad.data.folders import list_nested
     from edge_ad.data.images import read_image
     from edge_ad.errors import BadInput
+    from edge_ad.geometry.region import Roi
 
     if target.is_file():
         bundle = open_bundle(target)
@@ -119,7 +124,8 @@ def _image_of(target: Path) -> Image:
     paths = list_nested(target)
     if not paths:
         raise BadInput(f"{target} holds no image: name a folder of normal images")
-    return read_image(paths[0])
+    image = read_image(paths[0])
+    return image if roi is None else Roi(*parse_rectangle("roi", roi, "100,40,640,480")).cut(image)
 
 
 def _edited(known: Zones | None, size: tuple[int, int], add: list[str], remove: list[int]) -> Zones:

@@ -61,7 +61,7 @@ def prepare_files(
     """
 
     def prepare(path: Path) -> tuple[NotLocated | Prepared, Any]:
-        frame = read_image(path, bits)
+        frame = geometry.region_of(read_image(path, bits))
         result = geometry.prepare(frame)
         return result, None if look is None or isinstance(result, NotLocated) else look(frame, result)
 

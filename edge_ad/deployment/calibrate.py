@@ -228,7 +228,7 @@ def _read(paths: Sequence[Path], maximum: int, bundle: Bundle) -> Images:
     images = []
     for path in picked:
         try:
-            prepared = bundle.geometry.prepare(read_image(path, bundle.image_bits))
+            prepared = bundle.geometry.prepare(bundle.geometry.region_of(read_image(path, bundle.image_bits)))
         except BadInput:
             continue
         if isinstance(prepared, NotLocated):

@@ -74,7 +74,7 @@ def draw_anomalies(normal: Images, seed: int, part: Mask | None, inspected: Mask
 def inputs_of(bundle: Bundle, paths: Iterable[Path]) -> Iterator[Images]:
     """Yield the inputs u8 [H, W, 3] of images whose part was located before."""
     for path in paths:
-        prepared = bundle.geometry.prepare(read_image(path, bundle.image_bits))
+        prepared = bundle.geometry.prepare(bundle.geometry.region_of(read_image(path, bundle.image_bits)))
         if isinstance(prepared, NotLocated):
             raise BadInput(f"{path} was changed while it was read: start again")
         yield prepared.image

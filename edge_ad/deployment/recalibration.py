@@ -202,7 +202,7 @@ def _read(bundle: Bundle, folder: Path, seed: int, *, single: bool = False) -> t
     measure, quality = frame_measurer(bundle.geometry), _limit_measurer(bundle)
     for path in paths:
         try:
-            image = read_image(path, bundle.image_bits)
+            image = bundle.geometry.region_of(read_image(path, bundle.image_bits))
         except BadInput as error:
             logging.getLogger(__name__).warning("skipped %s: %s", path, error)
             read.skipped.append((path, str(error)))

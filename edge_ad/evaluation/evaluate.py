@@ -62,7 +62,7 @@ def drift(
 
 def _disturbed(item: TestItem, change: Callable[[Image], Image], geometry: Geometry) -> Image | None:
     """Return the input made of a disturbed image; None where its part is not located."""
-    image = read_image(item.path, item.bits)
+    image = geometry.region_of(read_image(item.path, item.bits))
     if not geometry.locates:
         prepared = geometry.prepare(image)
         return None if isinstance(prepared, NotLocated) else geometry.without_ignored(change(prepared.image))

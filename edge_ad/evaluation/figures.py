@@ -19,6 +19,7 @@ from edge_ad.events import Verdict
 from edge_ad.geometry.cut_out import Transform
 from edge_ad.geometry.geometry import Geometry, Prepared
 from edge_ad.geometry.pose import NotLocated
+from edge_ad.geometry.region import Roi
 from edge_ad.geometry.zones import AppliedZones
 from edge_ad.scoring import BRANCHES, Statistics, Thresholds, fuse
 from edge_ad.scoring.auroc import auroc, auroc_difference, auroc_interval, recall_at
@@ -56,7 +57,8 @@ class TestScores:
 
     Where parts were located, ``transforms`` are the ways from file to cut-out, and ``unlocated`` the reasons by index of
     those images whose part was not: a run lets none of them pass, so their score is infinite, the worst, in every branch,
-    and their maps, without any heat, find no defect. ``zones`` are the scores of sensitivity zones by name, image by image.
+    and their maps, without any heat, find no defect. ``zones`` are the scores of sensitivity zones by name, image by image;
+    ``roi`` is the region of each file that was judged, and ``sizes`` are those of the region.
     """
 
     __test__ = False
@@ -70,6 +72,7 @@ class TestScores:
     transforms: tuple[Transform | None, ...] = ()
     unlocated: Mapping[int, str] = field(default_factory=dict)
     zones: tuple[Mapping[str, float], ...] = ()
+    roi: Roi | None = None
 
     def verdict(self, index: int, thresholds: Thresholds) -> Verdict:
         """Return the verdict on an image by its score and those of its zones; NG where its part was not located."""
@@ -102,8 +105,9 @@ def judge_all(
     geometry = geometry or Geometry.square(judge.image_size)
     collected = _Collected(len(items))
     for index, item in enumerate(items):
-        image = read_image(item.path, item.bits)
+        image = geometry.region_of(read_image(item.path, item.bits))
         collected.sizes.append((image.shape[0], image.shape[1]))
+        collected.roi = geometry.roi
         prepared = geometry.prepare(image)
         if isinstance(prepared, NotLocated):
             collected.leave_out(index, prepared.reason)
@@ -122,6 +126,7 @@ class _Collected:
         self.score = np.full(count, np.inf, np.float32)
         self.maps: list[Floats | None] = []
         self.sizes: list[tuple[int, int]] = []
+        self.roi: Roi | None = None
         self.logic: list[Floats | None] = []
         self.transforms: list[Transform | None] = []
         self.unlocated: dict[int, str] = {}
@@ -159,12 +164,14 @@ class _Collected:
         return TestScores(
             tuple(items), raw, self.score, maps, tuple(self.sizes),
             logic if any(one is not None for one in self.logic) else (),
-            tuple(self.transforms) if cut else (), self.unlocated, tuple(self.zones),
+            tuple(self.transforms) if cut else (), self.unlocated, tuple(self.zones), self.roi,
         )
 
 
-def read_channels(item: TestItem, size: tuple[int, int], saturation: Mapping[int, Saturation]) -> list[Channel]:
-    """Return the defect channels of an image, each u8 mask file one channel, at the image's ``size`` (H, W).
+def read_channels(
+    item: TestItem, size: tuple[int, int], saturation: Mapping[int, Saturation], roi: Roi | None = None
+) -> list[Channel]:
+    """Return the defect channels of an image, each u8 mask file one channel, at the ``size`` (H, W) of the image or its ``roi``.
 
     With ``saturation`` every mask must hold 0 and exactly one value that it knows; without, any value above 0 is the
     defect and all of it must be found. Raises BadInput for a mask that is unreadable, of another size, empty or of
@@ -173,6 +180,7 @@ def read_channels(item: TestItem, size: tuple[int, int], saturation: Mapping[int
     channels = []
     for path in item.masks:
         mask = read_mask(path, item.background)
+        mask = mask if roi is None else roi.cut(mask)
         if mask.shape != size:
             raise BadInput(
                 f"{path} is {mask.shape[1]} x {mask.shape[0]} pixels "
@@ -325,7 +333,7 @@ def _spro(scores: TestScores, kind: Kind, saturation: Mapping[int, Saturation]) 
 
     def image(index: int) -> MapOfImage:
         item, size = scores.items[index], scores.sizes[index]
-        channels = partial(read_channels, item, size, saturation)
+        channels = partial(read_channels, item, size, saturation, scores.roi)
         return MapOfImage(scores.maps[index], size, channels, scores.transform(index), scores.lowest)
 
     return au_spro([image(int(index)) for index in subset])

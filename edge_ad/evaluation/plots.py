@@ -15,6 +15,7 @@ from edge_ad.data.datasets import TestItem
 from edge_ad.data.images import Image, read_image, resize
 from edge_ad.evaluation.spro import Map, drawn_back
 from edge_ad.geometry.cut_out import Transform
+from edge_ad.geometry.region import Roi
 from edge_ad.scoring import Thresholds
 from edge_ad.scoring.auroc import auroc, roc_curve
 
@@ -31,16 +32,19 @@ def heat_range(maps: Sequence[Map]) -> tuple[float, float]:
     return float(low), float(max(high, low + 1e-6))
 
 
-def beside(item: TestItem, heat: Map, limits: tuple[float, float], transform: Transform | None = None) -> str:
+def beside(
+    item: TestItem, heat: Map, limits: tuple[float, float], transform: Transform | None = None, *, roi: Roi | None = None
+) -> str:
     """Return a data URI: the image with its mask's outline in white, and next to it the heat map laid over it.
 
     With a ``transform`` the heat map is that of a cut-out, whose outline is drawn too.
     """
     image = read_image(item.path, item.bits)
+    image = image if roi is None else roi.cut(image)
     scale = SIDE / max(image.shape[:2])
     size = (max(1, round(image.shape[0] * scale)), max(1, round(image.shape[1] * scale)))
     small = resize(image, size).copy()
-    outline = _mask(item, size)
+    outline = _mask(item, size, roi)
     if transform is not None:
         heat = drawn_back(heat, transform, limits[0])
     strength = cv2.resize(np.asarray(heat, np.float32), (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
@@ -61,12 +65,13 @@ def beside(item: TestItem, heat: Map, limits: tuple[float, float], transform: Tr
     return jpeg(np.hstack([small, gap, overlay]))
 
 
-def _mask(item: TestItem, size: tuple[int, int]) -> Image:
+def _mask(item: TestItem, size: tuple[int, int], roi: Roi | None) -> Image:
     from edge_ad.data.images import read_mask
 
     union = np.zeros(size, np.uint8)
     for path in item.masks:
-        whole = (read_mask(path, item.background) > 0).astype(np.uint8) * np.uint8(255)
+        mask = read_mask(path, item.background)
+        whole = ((mask if roi is None else roi.cut(mask)) > 0).astype(np.uint8) * np.uint8(255)
         np.maximum(union, (resize(whole, size) > 0).astype(np.uint8), out=union)
     return union
 

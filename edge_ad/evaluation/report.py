@@ -289,6 +289,6 @@ def _figure(
     missing = scores.unlocated.get(index)
     verdict = f"NONE, not located: {missing}" if missing else f"{scores.verdict(index, thresholds)}, score {score:.2f} ({parts})"
     caption = f"{item.defect}/{item.path.name}: {verdict}"
-    pixels = beside(item, scores.maps[index], limits, scores.transform(index))
+    pixels = beside(item, scores.maps[index], limits, scores.transform(index), roi=scores.roi)
     image = f'<img alt="{escape(item.path.name)}" src="{pixels}">'
     return f"<figure>{image}<figcaption>{escape(caption)}</figcaption></figure>"

@@ -16,8 +16,9 @@ from edge_ad.geometry.cut_out import Transform, resize, resizing, transform_of
 from edge_ad.geometry.foreground import ForegroundLocator
 from edge_ad.geometry.locator import Arrays, Locator
 from edge_ad.geometry.pose import Image, Location, NotLocated, Points, Pose, PoseRange
+from edge_ad.geometry.region import Roi
 from edge_ad.geometry.template import TemplateLocator
-from edge_ad.geometry.zones import AppliedZones, parse_zones
+from edge_ad.geometry.zones import MAX_SIDE, AppliedZones, parse_zones
 
 MARGIN = 0.05
 ZONE_MEAN = "zone_mean"
@@ -38,7 +39,8 @@ class Geometry:
     """How an image becomes the input: a locator (None: the whole image), the input's (height, width), the expected poses.
 
     ``image_size`` is that of the normal images; whole images of any size are taken. ``zones`` say what of the input is ignored:
-    ``prepare`` replaces it.
+    ``prepare`` replaces it. ``roi`` is the region that the normal images were cut to; a file is cut by ``region_of`` before
+    ``prepare``, a frame by the view of the run.
     """
 
     method: Method
@@ -48,6 +50,7 @@ class Geometry:
     expected: PoseRange | None = None
     margin: float = MARGIN
     zones: AppliedZones | None = None
+    roi: Roi | None = None
 
     @classmethod
     def square(cls, size: tuple[int, int]) -> Geometry:
@@ -58,6 +61,10 @@ class Geometry:
     def locates(self) -> bool:
         """Whether parts are located; else the input shows the whole image."""
         return self.locator is not None
+
+    def region_of(self, image: Image) -> Image:
+        """Return what is judged of a camera's image u8[H,W,3]: its region, or all of it."""
+        return image if self.roi is None else self.roi.cut(image)
 
     def prepare(self, image: Image) -> Prepared | NotLocated:
         """Return the input made of an image u8[H,W,3], or why the part was not located."""
@@ -119,6 +126,8 @@ class Geometry:
         expected = None if self.expected is None else self.expected.as_dict()
         values = {"method": self.method, "image_size": list(self.image_size), "size": list(self.size), "margin": self.margin,
                   "expected": expected, "locator": own}
+        if self.roi is not None:
+            values["roi"] = [self.roi.x, self.roi.y, self.roi.width, self.roi.height]
         if self.zones is not None:
             return {**values, "zones": self.zones.zones.as_dict()}, {**arrays, ZONE_MEAN: self.zones.mean}
         return values, arrays
@@ -140,7 +149,17 @@ class Geometry:
         return cls(method, (int(image_high), int(image_wide)), (int(high), int(wide)),
                    _LOCATORS[own["kind"]].from_state(own, arrays) if own else None,
                    PoseRange.from_dict(expected) if expected else None, float(values["margin"]),
-                   _zones(values, arrays, (high, wide)))
+                   _zones(values, arrays, (high, wide)), _roi(values))
+
+
+def _roi(values: dict[str, Any]) -> Roi | None:
+    """Return the region of a state; None without one."""
+    if "roi" not in values:
+        return None
+    x, y, width, height = values["roi"]
+    if not all(isinstance(side, int) and 0 <= side <= MAX_SIDE for side in (x, y, width, height)) or min(width, height) < 1:
+        raise ValueError(f"the region {values['roi']!r:.60}")
+    return Roi(x, y, width, height)
 
 
 def _zones(values: dict[str, Any], arrays: Arrays, size: tuple[int, int]) -> AppliedZones | None:

@@ -29,6 +29,7 @@ Size: TypeAlias = tuple[int, int]
 MAX_ZONES, MAX_POINTS, MAX_SIDE = 64, 512, 65_536
 MAX_FACTOR = 10.0
 MIN_LEFT = 0.01  # of the image that must be left to inspect
+COLOURS: dict[Kind, tuple[int, int, int]] = {"inspect": (0, 158, 115), "ignore": (213, 94, 0), "sensitivity": (86, 180, 233)}  # RGB
 COVERED = 0.5  # of a cell that must be ignored before the cell is
 MAX_ASPECT_ERROR = 0.05  # between the image that zones were drawn on and the input of located parts
 _GRID = 1024  # side of the raster on which zones are compared with each other
@@ -121,6 +122,15 @@ class Zones:
         reach = [max(1, math.ceil(new / old)) for new, old in zip(size, self.size, strict=True)]
         kernel = np.ones([2 * one + 1 for one in reach], np.uint8)
         return np.asarray(cv2.dilate(ignored.astype(np.uint8), kernel) > 0)
+
+    def outlined(self, image: Image) -> Image:
+        """Return a copy of an image u8[H,W,3] with the outlines of all zones."""
+        drawn = image.copy()
+        scale = image.shape[1] / self.size[1], image.shape[0] / self.size[0]
+        for zone in self.zones:
+            corners = np.rint(np.array(zone.points) * scale - 0.5).astype(np.int32)
+            cv2.polylines(drawn, [corners], True, COLOURS[zone.kind], max(1, round(max(image.shape[:2]) / 160)), cv2.LINE_AA)
+        return drawn
 
     def factors(self, size: Size) -> NDArray[np.float32]:
         """Return by how much the pixels of an input of ``size`` count, f32[H,W]: 0 where they are ignored, 1 elsewhere."""

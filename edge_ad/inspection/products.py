@@ -29,7 +29,7 @@ from edge_ad.inspection.canary import known_images
 from edge_ad.inspection.judge import Inferring, Judge
 from edge_ad.inspection.locating import Locating
 from edge_ad.inspection.plausibility import Plausibility, floors_of
-from edge_ad.inspection.settings import check_settings, conditions_of
+from edge_ad.inspection.settings import check_settings, conditions_of, with_region
 from edge_ad.inspection.triggers import parse_trigger
 from edge_ad.inspection.view import view_of
 from edge_ad.outputs.mqtt import parse_broker
@@ -105,11 +105,11 @@ class Product:
         read_again: Callable[[], Config] | None = None,
     ) -> None:
         self.name = name
-        self.settings = settings
-        self.code = settings.product[name].code if name is not None else None
         self.bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+        self.settings = with_region(settings, self.bundle)
+        self.code = settings.product[name].code if name is not None else None
         self.conditions = conditions_of(self.bundle, limits)
-        self.view = view_of(settings.run)
+        self.view = view_of(self.settings.run)
         self.fault: str | None = None
         self.memory_mb = 0.0
         self.used_at = 0.0

@@ -19,7 +19,7 @@ from edge_ad.errors import BadInput
 from edge_ad.inspection.alarm import raise_counts
 from edge_ad.inspection.part_tracking import candidates_of
 from edge_ad.inspection.triggers import parse_trigger
-from edge_ad.inspection.view import view_of
+from edge_ad.inspection.view import parse_roi, view_of
 from edge_ad.outputs.delivery import is_fast
 from edge_ad.scoring import Thresholds
 from edge_ad.utils.text import redact, storable
@@ -179,6 +179,19 @@ def flat_settings(settings: Config) -> dict[str, str]:
 
     take("", settings.model_dump(mode="json", exclude_defaults=True))
     return {name: text for name, text in flat.items() if name}
+
+
+def with_region(settings: Config, bundle: Bundle) -> Config:
+    """Return the settings with the region that a bundle carries; BadInput where they set another one."""
+    carried, given = bundle.geometry.roi, settings.run.roi
+    if carried is None:
+        return settings
+    if given is not None and parse_roi(given) != carried:
+        raise BadInput(
+            f"roi is {given}, but {bundle.path} was trained with the region {carried}: leave roi out, since the bundle carries it, "
+            "or train again"
+        )
+    return settings.model_copy(update={"run": settings.run.model_copy(update={"roi": str(carried)})})
 
 
 def trial(settings: Config, flags: Mapping[str, object]) -> Config:

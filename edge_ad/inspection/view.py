@@ -23,20 +23,11 @@ from edge_ad.config import RunTable, parse_rectangle
 from edge_ad.data.images import list_images, read_image, resize
 from edge_ad.engines.pipeline import Inference, Pipeline
 from edge_ad.errors import BadInput
+from edge_ad.geometry.region import Roi
 from edge_ad.scoring import Array, Statistics, Thresholds, choose_thresholds, fuse, normalise_statistics
 from edge_ad.utils.files import atomic_write
 
 MAX_MAP_SIDE = 4096
-
-
-@dataclass(frozen=True)
-class Roi:
-    """A rectangle in pixels of the camera's image, from its upper left corner."""
-
-    x: int
-    y: int
-    width: int
-    height: int
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from edge_ad.geometry.cut_out import MAX_ASPECT, STEP, choose_size
 from edge_ad.geometry.fit import MAX_FIT, MAX_SHEET, fit_geometry
 from edge_ad.geometry.geometry import Geometry
 from edge_ad.geometry.pose import Image, Pose, PoseRange
+from edge_ad.geometry.region import Roi
 from edge_ad.geometry.zone_files import read_zones
 from edge_ad.geometry.zones import Zones, applied
 from edge_ad.presets.networks import MAX_TILES, Size, TileLayout
@@ -115,6 +116,7 @@ def prepare_normal(
     free; ``size_of`` gives the (height, width) of the images for that of the geometry, a larger one for tiles. BadInput
     where what was asked for does not fit the images.
     """
+    check_region(roi_of(options), dataset)
     stored = group.from_lead(lambda: (state / STORED).read_bytes() if (state / STORED).exists() else None)
     if stored is None:
         stored = group.from_lead(lambda: choose(dataset, options, preset, log, trial=trial).dump())
@@ -129,6 +131,12 @@ def prepare_normal(
 
 def _with_zones(chosen: ChosenGeometry, images: NormalImages, zones: Zones) -> tuple[ChosenGeometry, NormalImages]:
     """Return both with ``zones``: what they ignore is the mean of the images to learn from in every input."""
+    roi = chosen.geometry.roi
+    if roi is not None and not chosen.geometry.locates and zones.size != roi.size:
+        raise BadInput(
+            f"the zones were drawn on an image of {zones.size[1]} x {zones.size[0]} pixels, but the region is {roi.width} x "
+            f"{roi.height}: draw them on it (`edge-ad zones edit DATA --roi {roi}`)"
+        )
     known = applied(zones, images.fit.images, located=chosen.geometry.locates)
     splits = {name: replace(split, images=known.replaced(split.images)) for name, split in images.splits.items()}
     return replace(chosen, geometry=replace(chosen.geometry, zones=known)), NormalImages(**splits)
@@ -142,6 +150,7 @@ def choose(
     A locator that ``auto`` chose by its residual must also not hide synthetic anomalies, as ``trial`` measures it.
     """
     chosen = _chosen(dataset, options, preset, log)
+    chosen = replace(chosen, geometry=replace(chosen.geometry, roi=roi_of(options)))
     if trial is not None and chosen.asked == "auto" and chosen.geometry.locates:
         chosen = _confirmed(chosen, dataset, options, preset, trial=trial)
     preset.check_image_size(chosen.geometry.size)
@@ -161,8 +170,9 @@ def _chosen(dataset: DataSet, options: TrainTable, preset: Preset, log: Callable
     log(f"locating parts: {method}, on {len(paths)} normal images" + (f", regions drawn on {paths[0]}" if anchors else ""))
     bits = dataset.bits
     fit = fit_geometry(
-        _read(paths, bits), [path.name for path in paths], method="anchors" if anchors else method, pixels=_budget(options, preset),
-        empty=_read(empty_paths(options.empty), bits), anchors=anchors, box=box, seed=options.seed,
+        _read(paths, bits, roi_of(options)), [path.name for path in paths],
+        method="anchors" if anchors else method, pixels=_budget(options, preset),
+        empty=_read(empty_paths(options.empty), bits, roi_of(options)), anchors=anchors, box=box, seed=options.seed,
     )
     return ChosenGeometry(fit.geometry, method, fit.reason, tuple(map(str, fit.trials)))
 
@@ -203,6 +213,16 @@ def _check(method: Method, options: TrainTable, dataset: DataSet) -> None:
         )
 
 
+def check_region(roi: Roi | None, dataset: DataSet) -> None:
+    """Raise BadInput where the region does not fit images of the data set."""
+    for size in dataset.sizes if roi is not None else ():
+        wide, high = map(int, size.split("x"))
+        if roi is not None and (high, wide) != roi.size and (roi.x + roi.width > wide or roi.y + roi.height > high):
+            raise BadInput(
+                f"the region {roi} reaches beyond images of {size} pixels: give one inside them, or images that were cut to it"
+            )
+
+
 def _region(name: str, text: str) -> Region:
     return parse_rectangle(name, text, "100,40,64,48")
 
@@ -237,9 +257,18 @@ def empty_paths(folder: Path | None) -> list[Path]:
     return paths[:EMPTY]
 
 
-def _read(paths: list[Path], bits: int) -> list[Image]:
+def _read(paths: list[Path], bits: int, roi: Roi | None) -> list[Image]:
+    def region(path: Path) -> Image:
+        image = read_image(path, bits)
+        return image if roi is None else roi.cut(image)
+
     with ThreadPoolExecutor(READERS) as pool:
-        return list(pool.map(lambda path: read_image(path, bits), paths))
+        return list(pool.map(region, paths))
+
+
+def roi_of(options: TrainTable) -> Roi | None:
+    """Return the region that ``roi`` sets; BadInput for a text that is none."""
+    return None if options.roi is None else Roi(*parse_rectangle("roi", options.roi, "100,40,640,480"))
 
 
 def _settled(
@@ -267,8 +296,8 @@ def _settled(
 def _whole(located: Geometry, options: TrainTable, preset: Preset) -> Geometry:
     high, wide = located.image_size
     if max(high, wide) > MAX_ASPECT * min(high, wide):
-        return Geometry.square(_square(options, preset))
-    return Geometry("none", located.image_size, choose_size(wide, high, _budget(options, preset)))
+        return replace(Geometry.square(_square(options, preset)), roi=located.roi)
+    return Geometry("none", located.image_size, choose_size(wide, high, _budget(options, preset)), roi=located.roi)
 
 
 def _prepared(dataset: DataSet, geometry: Geometry, size_of: Callable[[Size], Size]) -> NormalImages:
@@ -299,6 +328,7 @@ def geometry_report(chosen: ChosenGeometry, images: NormalImages) -> dict[str, A
         "expected": None if expected is None else expected.as_dict(),
         "unlocated": {name: len(split.unlocated) for name, split in images.splits.items()},
         **({} if geometry.zones is None else {"zones": geometry.zones.report()}),
+        **({} if geometry.roi is None else {"roi": str(geometry.roi)}),
         "unlocated_images": [[path.name, why] for split in images.splits.values() for path, why in split.unlocated][:NAMED],
     }
 
@@ -309,6 +339,8 @@ def log_geometry(chosen: ChosenGeometry, images: NormalImages, log: Callable[[st
     log(f"geometry {geometry.method}, input {geometry.size[1]} x {geometry.size[0]} pixels: {chosen.reason}")
     for trial in chosen.trials:
         log(f"  tried {trial}")
+    if geometry.roi is not None:
+        log(f"region {geometry.roi}: all that is judged; a run takes it from the bundle")
     if geometry.zones is not None:
         log(geometry.zones.message())
     for name, split in images.splits.items():
@@ -374,6 +406,7 @@ def defect_scale(
         boxes = [(pose.width, pose.height) for pose in grown]
     else:
         boxes = [(float(wide), float(high)) for wide, high in (size.split("x") for size in sizes)]
+        boxes = boxes if geometry.roi is None else [(float(geometry.roi.width), float(geometry.roi.height))]
     box = max(wide for wide, _ in boxes), max(high for _, high in boxes)
     scale = min(_scale(one, _whole_input(geometry.size, tiles)) for one in boxes)
     result = DefectScale(defect, scale, defect * scale, needed)

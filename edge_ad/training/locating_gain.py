@@ -94,7 +94,7 @@ class LocatingTrial:
         normal: list[Inputs] = []
         shown: dict[float, list[Inputs]] = {share: [] for share in shares}
         for index, path in enumerate(cuts.paths):
-            frame = read_image(path, self.bits)
+            frame = geometries[0].region_of(read_image(path, self.bits))
             normal.append([geometry.prepare(frame) for geometry in geometries])
             located = normal[-1][0]
             assert isinstance(located, Prepared)

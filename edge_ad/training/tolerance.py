@@ -107,7 +107,7 @@ class DisturbedImages:
     def __iter__(self) -> Iterator[Image]:
         for row in self.rows if self.axes else ():
             rng = np.random.default_rng([self._seed, 17, int(row)])
-            frame = read_image(self._paths[row], self._bits)
+            frame = self._geometry.region_of(read_image(self._paths[row], self._bits))
             drawn = [one for _, one in self._corners] + [self.tolerance.draw(rng) for _ in range(RANDOM)]
             plain = self._geometry.prepare(frame)
             assert not isinstance(plain, NotLocated)  # unseen normal images are those whose part was located

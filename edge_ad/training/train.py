@@ -127,7 +127,7 @@ def with_steps(preset: Preset, steps: int | None) -> Preset:
     )
 
 
-SHAPING = ("geometry", "pixels", "tiles", "empty", "anchors", "box", "zones")  # identify a training where they are given
+SHAPING = ("geometry", "pixels", "tiles", "empty", "anchors", "box", "zones", "roi")  # identify a training where they are given
 STANDARDISE = ("hvq.standardise", "efficientad.standardise")  # not chosen with tiles
 INT8_IMAGES = 64  # normal images that the INT8 ranges are measured on at the end
 
@@ -431,7 +431,7 @@ class _Training:
             preset=preset.name,
             settings=preset.settings(),
             image_size=geometry.size,
-            geometry=None if geometry.method == "square" and geometry.zones is None else geometry,
+            geometry=None if geometry.method == "square" and geometry.zones is None and geometry.roi is None else geometry,
             parent=None,
             graphs={graph.name: graph.model for graph in graphs},
             references=References.from_arrays(*(graph.references for graph in graphs)),

@@ -334,7 +334,7 @@ def _hello(inspector: Inspector, started: float) -> dict[str, Any]:
 
 def _single_images(inspector: Inspector) -> dict[str, Any]:
     """Return how the dashboard's process judges single images as this run does, and why it does not (``locked``)."""
-    run, backend = inspector.settings.run, inspector.pipeline.backend.name
+    run, backend = inspector.product.settings.run, inspector.pipeline.backend.name
     locked = None
     if inspector.changeover is not None:
         locked = "this station has several products"
