@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 
@@ -19,6 +22,7 @@ from edge_ad.store.reader import EventFilter, Reader
 from edge_ad.utils import files
 from edge_ad.utils.files import cache_home, newest_bundle
 from tests.camera.pictures import write_image
+from tests.fixtures.forked_cli import ForkedCli
 from tests.fixtures.tiny_bundle import make_tiny_bundle, tiny_image
 
 ROOT = Path(__file__).parents[2]
@@ -44,14 +48,13 @@ def station(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def edge_ad(folder: Path, line: str, **environment: str | None) -> subprocess.CompletedProcess[bytes]:
-    """Run a command; ODD in it stands for a name that is no UTF-8."""
-    words = [os.fsdecode(word.encode().replace(b"ODD", ODD)) for word in shlex.split(line)]
-    given = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
-    return subprocess.run(
-        [sys.executable, "-m", "edge_ad", *words],
-        cwd=folder, env={name: value for name, value in given.items() if value is not None}, capture_output=True, timeout=300,
-    )  # fmt: skip
+@pytest.fixture(scope="module")
+def edge_ad(station: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], CompletedProcess[bytes]]]:
+    """Runs a command in the station, in a process of its own; ODD in it stands for a name that is no UTF-8."""
+    with contextlib.closing(ForkedCli(tmp_path_factory.mktemp("streams"))) as forked:
+        yield lambda line: forked.run(
+            station, [os.fsdecode(word.encode().replace(b"ODD", ODD)) for word in shlex.split(line)]
+        )
 
 
 ENGINE = "--backend onnxruntime --precision fp32"
@@ -99,8 +102,10 @@ ENGINE = "--backend onnxruntime --precision fp32"
         ("run --ODD", {2}),
     ],
 )  # fmt: skip
-def test_a_name_that_is_no_utf8_is_taken_or_told_in_a_sentence(line: str, codes: set[int], station: Path) -> None:
-    done = edge_ad(station, line)
+def test_a_name_that_is_no_utf8_is_taken_or_told_in_a_sentence(
+    line: str, codes: set[int], edge_ad: Callable[[str], CompletedProcess[bytes]]
+) -> None:
+    done = edge_ad(line)
     assert b"Traceback" not in done.stderr, done.stderr.decode(errors="replace")
     assert done.returncode in codes, done.stderr
     assert (b"error: " in done.stderr) is (done.returncode != 0)
