@@ -133,11 +133,11 @@ set_python() {
 # What a set leaves out, as arguments of pytest: the rule stands in CONTRIBUTING.md. Pages, scripts and the structure of the
 # repository are the same in every environment. What needs neither NumPy, OpenCV nor ONNX depends on Python, on pydantic and
 # on the web stack: `lowest` has the oldest of all of them, and a board has those of the newest versions. In the folders of
-# the run and of the record that is decided file by file. `jetpack6` differs by its OpenCV alone: `lowest` has its Python and
+# the fleet, the run and the record that is decided file by file. `jetpack6` differs by its OpenCV alone: `lowest` has its Python and
 # `jetpack7` its NumPy.
 of_the_repository="tests/docs tests/tools tests/test_architecture.py"
 without_arrays="tests/cli tests/outputs tests/presets tests/utils tests/web tests/test_config.py tests/test_errors.py"
-partly_without_arrays="tests/inspection tests/store"
+partly_without_arrays="tests/fleet tests/inspection tests/store"
 without_opencv="tests/bundle tests/calibration tests/engines tests/scoring"
 
 set_left_out() {
@@ -213,6 +213,11 @@ prepare_system() {
 prepare_host_programs() {
     install_system "programs in C++ and C#" $host_packages
     "$python" tests/fixtures/host_toolchain.py || true
+}
+
+# An object store that speaks S3, for the tests of the fleet: kept in ~/.cache/edge-ad-tests.
+prepare_object_store() {
+    PYTHONPATH="$root" "$python" -m tests.fixtures.s3_server || true
 }
 
 # The real pycuda on a driver without a GPU, for the tests of the TensorRT backend: compiled once per Python (a minute of

@@ -100,6 +100,7 @@ fi
 wait "$preparing_system" || true  # what is missing is skipped
 cat "$logs/system"
 prepare_host_programs
+prepare_object_store
 prepare_pycuda
 if [ $# -eq 0 ]; then
     start_part "line" "$python" -m "not slow" $line

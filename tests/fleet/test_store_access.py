@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import random
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from edge_ad.errors import BadInput, DeviceFault
@@ -14,7 +14,7 @@ from edge_ad.fleet.store_access import Away, ObjectStore, download, open_store, 
 from tests.fixtures.file_server import FileServer
 from tests.fixtures.s3_server import KEY, SECRET, S3Server, s3_missing
 
-DATA = np.random.default_rng(0).bytes(600_000)
+DATA = random.Random(0).randbytes(600_000)
 SHA256 = hashlib.sha256(DATA).hexdigest()
 NAME = "bundles/one.edgead"
 NO_S3 = pytest.mark.skipif(s3_missing() is not None, reason=s3_missing() or "")
