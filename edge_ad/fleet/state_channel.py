@@ -75,6 +75,7 @@ class MqttStation(MqttTrigger):
     """The station's end of a broker; ``on_fault`` hears why the broker is away, and '' when it is back."""
 
     what, lost, essential = "fleet", "the bundle in force goes on, and nothing is asked for until it is back", False
+    keep_alive_s = 30  # a station under load must not seem to be away
 
     def __init__(
         self, broker: Broker, group: str, station: str, *, heard: Heard, on_fault: OnFault, faults: ThreadFaults | None = None

@@ -46,6 +46,7 @@ class MqttTrigger:
     """
 
     what, lost, essential = "trigger", "no part is called for until it is back", True
+    keep_alive_s = KEEP_ALIVE_S
 
     def __init__(self, broker: Broker, heard: Heard, faults: ThreadFaults | None = None) -> None:
         self._broker = broker
@@ -60,7 +61,7 @@ class MqttTrigger:
         client.on_connect, client.on_subscribe = self._connected, self._subscribed
         client.on_disconnect, client.on_connect_fail = self._disconnected, self._unreachable
         client.on_message = self._message
-        client.connect_async(broker.host, broker.port, KEEP_ALIVE_S)
+        client.connect_async(broker.host, broker.port, self.keep_alive_s)
         # A daemon: looking up a name, or connecting, cannot be interrupted.
         self._thread = SupervisedThread(self.what, self._run, self._faults, essential=self.essential)
         self._thread.start()
