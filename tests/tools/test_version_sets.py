@@ -124,7 +124,7 @@ set_version() { :; }
 set_python() { echo python; }
 set_left_out() { [ "$1" = board ] && echo "--ignore=tests/docs"; }
 prepare_set() { [ "$FAILING" != "set-up of a set" ] && echo "making $1"; }
-for name in have_venv have_uv prepare prepare_system prepare_host_programs prepare_pycuda; do
+for name in have_venv have_uv prepare prepare_system prepare_host_programs prepare_object_store prepare_pycuda; do
     eval "$name() { :; }"
 done
 """
