@@ -20,6 +20,7 @@ from edge_ad.tables import Flag as Flag
 from edge_ad.tables import FleetTable as FleetTable
 from edge_ad.tables import Presence as Presence
 from edge_ad.tables import ProductTable as ProductTable
+from edge_ad.tables import ReportTable as ReportTable
 from edge_ad.tables import Table as Table
 from edge_ad.tables import check_products
 from edge_ad.utils.files import open_regular
@@ -128,8 +129,6 @@ class TrainTable(Table):
             "none|default|AXIS=VALUE,...",
         ),
     ] = None
-
-
 
 
 def _not_a_switch(value: object) -> object:
@@ -389,6 +388,7 @@ class Config(Table):
     record: RecordTable = Field(default_factory=RecordTable)
     challenge: ChallengeTable = Field(default_factory=ChallengeTable)
     fleet: FleetTable = Field(default_factory=FleetTable)
+    report: ReportTable = Field(default_factory=ReportTable)
     evaluate: EvaluateTable = Field(default_factory=EvaluateTable)
     recalibrate: RecalibrateTable = Field(default_factory=RecalibrateTable)
     calibrate: CalibrateTable = Field(default_factory=CalibrateTable)

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+TimeOfDay = Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")]
 Presence = Literal["none", "settled", "learned", "trigger"]
 MAX_CODE = 65_535
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", re.ASCII)
@@ -57,6 +58,13 @@ class AlarmTable(Table):
     warn_rejects: bool = False
 
 
+class ReportTable(Table):
+    """When shifts begin (local times), and by the clock of which ``zone``, such as Europe/Berlin [this machine's]."""
+
+    shifts: list[TimeOfDay] = Field(default=["06:00", "14:00", "22:00"], min_length=1, max_length=24)
+    zone: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+
+
 class ChallengeTable(Table):
     """The station's own known parts, and when it asks to be shown them.
 
@@ -73,7 +81,7 @@ class ChallengeTable(Table):
     good_ids: list[str] = Field(default_factory=list)
     bad_ids: list[str] = Field(default_factory=list)
     every: Annotated[float | None, Field(gt=0, le=10_000)] = None
-    shifts: list[Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")]] = Field(default_factory=list)
+    shifts: list[TimeOfDay] = Field(default_factory=list)
     changeover: bool = False
     overdue: Literal["ask", "lock"] = "ask"
     grace_min: Annotated[float, Field(ge=0, le=10_000)] = 30.0

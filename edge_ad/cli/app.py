@@ -47,6 +47,7 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("events", "events", "List, filter, export and mark what was recorded; verify the audit trail; make a lost index anew."),
     ("web", "web", "Serve the dashboard over a record, without a line."),
     ("users", "users", "Add, remove and list the users of the dashboard, with roles and passwords."),
+    ("report", "report", "Report a shift: parts, yield, where and why NG, downtime, changes; as HTML and CSV."),
     ("outputs", "outputs", "List the outputs and what waits for them, or let them reject."),
     ("benchmark", "benchmark", "Measure time per stage and memory on this device."),
     ("info", "info", "Tell what is in a bundle, or list the networks of every preset."),

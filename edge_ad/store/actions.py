@@ -126,15 +126,14 @@ class ActionLog:
         cannot be read.
         """
         try:
-            lines = self.path.read_bytes().splitlines() if self.path.exists() else []
+            with self.path.open("rb") as stream:
+                yield from (action for line in stream if (action := _parsed(line)) is not None)
+        except FileNotFoundError:
+            return
         except OSError as error:
             raise BadInput(
                 f"the actions {self.path} cannot be read: {error.strerror}; let this user read them"
             ) from error
-        for line in lines:
-            action = _parsed(line)
-            if action is not None:
-                yield action
 
     def last(self, kinds: Collection[str]) -> Action | None:
         """Return the newest action of some kinds."""

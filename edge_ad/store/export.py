@@ -9,7 +9,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from datetime import datetime
+from datetime import datetime, tzinfo
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -23,17 +23,18 @@ _TEXTS = ("camera", "part", "reason", "outside", "product", "zone")
 _BLANKS = " \t\r\n\v\f\x00\u00a0\u200b\u2060\ufeff"
 
 
-def moment(text: str, now: float) -> float:
+def moment(text: str, now: float, zone: tzinfo | None = None) -> float:
     """Return the seconds since 1970 UTC that a person means.
 
-    ``2h`` or ``30m`` or ``7d`` is so long ago; ``2026-03-01`` and ``2026-03-01T06:00`` are local time unless they end
-    in an offset or Z. BadInput for anything else.
+    ``2h`` or ``30m`` or ``7d`` is so long ago; ``2026-03-01`` and ``2026-03-01T06:00`` are times of ``zone`` (None: local)
+    unless they end in an offset or Z. BadInput for anything else.
     """
     ago = re.fullmatch(r"(\d{1,6})([smhd])", text.strip(), re.ASCII)
     if ago:
         return now - int(ago.group(1)) * UNITS[ago.group(2)]
     try:
-        return datetime.fromisoformat(re.sub("[zZ]$", "+00:00", text.strip())).timestamp()
+        given = datetime.fromisoformat(re.sub("[zZ]$", "+00:00", text.strip()))
+        return (given if given.tzinfo is not None or zone is None else given.replace(tzinfo=zone)).timestamp()
     except (ValueError, OverflowError, OSError) as error:
         raise BadInput(
             f"the time is {text!r}: write 2026-03-01, 2026-03-01T06:00, or how long ago, such as 2h, 30m or 7d"

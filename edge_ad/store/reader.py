@@ -26,6 +26,12 @@ PAGE = 500
 
 _FIELDS = ", ".join(f"event.{name}" for name in COLUMNS)
 _COLUMNS = "SELECT name FROM pragma_table_info('event')"
+SCAN_PAGE = 5000
+_SCAN = (
+    "SELECT event.time, event.sequence, event.camera, event.product, event.verdict, event.reason, event.peak, mark.mark FROM event "
+    "LEFT JOIN mark ON mark.event = event.id WHERE (event.time, event.sequence) > (?, ?) AND event.time < ? "
+    "ORDER BY event.time, event.sequence LIMIT ?"
+)
 _SELECT = f"SELECT event.sequence, mark.mark, {_FIELDS} FROM event LEFT JOIN mark ON mark.event = event.id"
 
 
@@ -53,6 +59,29 @@ class Bucket:
 
     start: float
     verdicts: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class ScannedEvent:
+    """What a count over many events needs of one; ``peak`` is the JSON of the index."""
+
+    time: float
+    sequence: int
+    camera: str
+    product: str | None
+    verdict: str
+    reason: str | None
+    peak: str | None
+    mark: Mark | None
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """An alarm: its camera, its number, and when it was raised."""
+
+    camera: str
+    number: int
+    time: float
 
 
 class Reader:
@@ -110,6 +139,30 @@ class Reader:
                 return
             before = page[-1].sequence
             left = None if left is None else left - len(page)
+
+    def scan(self, since: float, until: float) -> Iterator[ScannedEvent]:
+        """Yield all events from ``since`` to before ``until``, the oldest first, a page at a time."""
+        after, sequence = since, -1
+        while True:
+            rows = self._all(_SCAN, (after, sequence, until, SCAN_PAGE))
+            yield from (ScannedEvent(*row) for row in rows)
+            if len(rows) < SCAN_PAGE:
+                return
+            after, sequence = rows[-1][0], rows[-1][1]
+
+    def alarms(self, since: float, until: float, limit: int) -> list[Alarm]:
+        """Return the first alarms that were raised from ``since`` to before ``until``."""
+        query = "SELECT camera, number, time FROM alarm WHERE time >= ? AND time < ? ORDER BY time LIMIT ?"
+        return [Alarm(*row) for row in self._all(query, (since, until, limit))] if self._has_alarms() else []
+
+    def alarm_count(self, since: float, until: float) -> int:
+        """Return how many alarms were raised from ``since`` to before ``until``."""
+        query = "SELECT count(*) FROM alarm WHERE time >= ? AND time < ?"
+        return int(self._all(query, (since, until))[0][0]) if self._has_alarms() else 0
+
+    def _has_alarms(self) -> bool:
+        """Whether the store knows alarms one by one: one that no run has opened since has no such table."""
+        return bool(self._all("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'alarm'"))
 
     def event(self, event_id: str) -> StoredEvent | None:
         """Return one event, None when there is none of this id."""

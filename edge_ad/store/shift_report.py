@@ -1,0 +1,241 @@
+"""What a shift came to: parts and yield, where and why NG, false rejects by marks, downtime by cause, alarms, changes.
+
+Events are read one by one and counted, so memory grows neither with their number nor with the time.
+"""
+
+from __future__ import annotations
+
+import heapq
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+from edge_ad.events import VERDICTS
+from edge_ad.store.actions import Action, ActionLog
+from edge_ad.store.reader import Alarm, Reader, ScannedEvent
+from edge_ad.store.shifts import Period
+
+CELLS = 24  # of the map of places, each way
+MAX_ROWS = 500  # of each list
+MAX_NAMES = 200  # of products, branches and causes that are told apart
+SILENT_S = 90.0  # a camera that is lost says so once a minute: after more silence nothing is known
+PAUSED, PRODUCT_CHANGE = "paused", "product"
+NOT_RUNNING, OTHER = "not running", "others"
+CHANGES = ("thresholds", "thresholds in force", "product", "settings", "bundle", "improve", "replace", "rollback")
+
+
+@dataclass
+class Tally:
+    """Counts of one product, or of all: verdicts, NG by branch, marks, and NG by cell of the image as judged (column, row)."""
+
+    verdicts: Counter[str] = field(default_factory=Counter)
+    branches: Counter[str] = field(default_factory=Counter)
+    places: Counter[tuple[int, int]] = field(default_factory=Counter)
+    false_rejects: int = 0
+    misses: int = 0
+    marked: int = 0
+
+    def judged(self) -> int:
+        """Return how many parts have a verdict."""
+        return sum(self.verdicts[name] for name in VERDICTS if name != "NONE")
+
+    def passed(self, warn_rejects: bool) -> int:
+        """Return how many parts passed."""
+        return self.verdicts["OK"] + (0 if warn_rejects else self.verdicts["WARN"])
+
+    def share(self, warn_rejects: bool) -> float | None:
+        """Return the yield: passed of judged parts, None without any."""
+        judged = self.judged()
+        return self.passed(warn_rejects) / judged if judged else None
+
+
+@dataclass
+class Downtime:
+    """Seconds and stops of one cause; over several cameras they add up."""
+
+    seconds: float = 0.0
+    stops: int = 0
+
+
+@dataclass
+class ShiftReport:
+    """A shift; lists hold at most MAX_ROWS, ``more`` says how many of each were left out."""
+
+    period: Period
+    warn_rejects: bool
+    total: Tally = field(default_factory=Tally)
+    products: dict[str, Tally] = field(default_factory=dict)
+    cameras: Counter[str] = field(default_factory=Counter)
+    downtime: dict[str, Downtime] = field(default_factory=dict)
+    alarms: list[Alarm] = field(default_factory=list)
+    changes: list[Action] = field(default_factory=list)
+    challenges: list[Action] = field(default_factory=list)
+    others: list[Action] = field(default_factory=list)
+    more: Counter[str] = field(default_factory=Counter)
+
+    def keep(self, name: str, rows: list[Action], action: Action) -> None:
+        """Put an action into a list that has room, else count it."""
+        if len(rows) < MAX_ROWS:
+            rows.append(action)
+        else:
+            self.more[name] += 1
+
+
+def report_of(reader: Reader, log: ActionLog, period: Period, *, warn_rejects: bool, now: float) -> ShiftReport:
+    """Return the report of a period, up to ``now``; ``warn_rejects`` says whether a WARN is rejected on this line."""
+    report = ShiftReport(period, warn_rejects)
+    end = min(period.end, now)
+    stops = _Stops(report, period.start, end)
+    actions = (action for action in log.actions() if action.time < end)
+    events = reader.scan(period.start, end)
+    before = True
+    moments: Iterator[Action | ScannedEvent] = heapq.merge(_ordered(actions), events, key=lambda one: one.time)
+    for moment in moments:
+        if before and moment.time >= period.start:
+            before = False
+            stops.begin()
+        if isinstance(moment, Action):
+            stops.on_action(moment)
+            if not before:
+                _sort_action(report, moment)
+        else:
+            stops.on_event(moment)
+            _count(report, moment)
+    if before:
+        stops.begin()
+    stops.end()
+    for alarm in reader.alarms(period.start, end, MAX_ROWS):
+        report.alarms.append(alarm)
+    report.more["alarms"] = max(0, reader.alarm_count(period.start, end) - len(report.alarms))
+    return report
+
+
+def _ordered(actions: Iterator[Action]) -> Iterator[Action]:
+    """Yield actions in the order of their times as far as that matters: a clock that was set back must not stop the merge."""
+    newest = float("-inf")
+    for action in actions:
+        newest = max(newest, action.time)
+        yield action if action.time == newest else replace(action, time=newest)
+
+
+def _count(report: ShiftReport, event: ScannedEvent) -> None:
+    product = event.product or ""
+    if product not in report.products and len(report.products) >= MAX_NAMES:
+        product = OTHER
+    report.cameras[event.camera if event.camera in report.cameras or len(report.cameras) < MAX_NAMES else OTHER] += 1
+    for tally in (report.total, report.products.setdefault(product, Tally())):
+        tally.verdicts[event.verdict] += 1
+        if event.mark is not None:
+            passes = event.verdict == "OK" or (event.verdict == "WARN" and not report.warn_rejects)
+            tally.marked += 1
+            tally.false_rejects += event.mark == "good" and not passes
+            tally.misses += event.mark == "bad" and passes
+        if event.verdict == "NG":
+            branch = (event.reason or "unknown").split(":")[0][:60]
+            tally.branches[branch if branch in tally.branches or len(tally.branches) < MAX_NAMES else OTHER] += 1
+            cell = _cell(event.peak)
+            if cell is not None:
+                tally.places[cell] += 1
+
+
+def _cell(peak: str | None) -> tuple[int, int] | None:
+    """Return column and row of the cell in which an event deviates most; None where that was not recorded."""
+    try:
+        x, y = json.loads(peak or "null")
+        return min(max(int(float(x) * CELLS), 0), CELLS - 1), min(max(int(float(y) * CELLS), 0), CELLS - 1)
+    except (ValueError, TypeError, OverflowError):
+        return None
+
+
+def _sort_action(report: ShiftReport, action: Action) -> None:
+    if action.kind.startswith("challenge"):
+        report.keep("challenges", report.challenges, action)
+    elif action.kind.startswith(CHANGES):
+        report.keep("changes", report.changes, action)
+    elif action.kind not in ("mark", "login", "logout"):
+        report.keep("others", report.others, action)
+
+
+class _Stops:
+    """Adds up downtime from actions and events in the order of time: pauses, faults by camera, and no run at all."""
+
+    def __init__(self, report: ShiftReport, start: float, end: float) -> None:
+        self._report = report
+        self._start, self._end = start, end
+        self._began = False
+        self._paused_at: float | None = None
+        self._away_at: float | None = None
+        self._faults: dict[str, tuple[float, str, float]] = {}  # by camera: since when, why, last told
+        self._seen_at: float | None = None
+
+    def begin(self) -> None:
+        """Begin to count: what stands already stands from the start of the period."""
+        self._began = True
+        self._paused_at = None if self._paused_at is None else self._start
+        self._away_at = None if self._away_at is None else self._start
+
+    def on_action(self, action: Action) -> None:
+        """Follow pauses and runs."""
+        if action.kind == "pause" and self._paused_at is None:
+            self._paused_at = action.time
+        elif action.kind == "resume" and self._paused_at is not None:
+            self._add(PAUSED, self._paused_at, action.time)
+            self._paused_at = None
+        elif action.kind == "run ended" and self._away_at is None:
+            self._close_faults(action.time)
+            self._away_at = action.time
+        elif action.kind == "run started":
+            away = self._away_at if self._away_at is not None else self._seen_at  # a kill leaves no word
+            if away is not None:
+                self._add(NOT_RUNNING, away, action.time)
+            self._close_faults(action.time)
+            self._away_at = None
+        self._seen_at = action.time if action.kind in ("run started", "pause", "resume") else self._seen_at
+
+    def on_event(self, event: ScannedEvent) -> None:
+        """Follow the faults of a camera."""
+        self._seen_at = event.time
+        cause = _cause(event)
+        opened = self._faults.pop(event.camera, None)
+        if opened is not None:
+            since, known, told = opened
+            silent = event.time - told > SILENT_S
+            if cause == known and not silent:
+                self._faults[event.camera] = since, known, event.time
+                return
+            self._add(known, since, told if silent else event.time)
+        if cause is not None and len(self._faults) < MAX_NAMES:
+            self._faults[event.camera] = event.time, cause, event.time
+
+    def end(self) -> None:
+        """Count what still stands."""
+        self._close_faults(self._end)
+        if self._paused_at is not None:
+            self._add(PAUSED, self._paused_at, self._end)
+        if self._away_at is not None:
+            self._add(NOT_RUNNING, self._away_at, self._end)
+
+    def _close_faults(self, at: float) -> None:
+        for since, cause, told in self._faults.values():
+            self._add(cause, since, min(at, told + SILENT_S))
+        self._faults.clear()
+
+    def _add(self, cause: str, since: float, until: float) -> None:
+        since, until = max(since, self._start), min(until, self._end)
+        if not self._began or until < since:
+            return
+        known = self._report.downtime
+        entry = known.setdefault(cause if cause in known or len(known) < MAX_NAMES else OTHER, Downtime())
+        entry.seconds += until - since
+        entry.stops += 1
+
+
+def _cause(event: ScannedEvent) -> str | None:
+    """Return why an event has no verdict; None for one that has, and for what came by in a pause, which counts as that."""
+    if event.verdict != "NONE":
+        return None
+    word = (event.reason or "unknown").split(":")[0][:60]
+    if word == PAUSED:
+        return None
+    return "product change" if word == PRODUCT_CHANGE else word
