@@ -32,9 +32,10 @@ from edge_ad.inspection.inspector import Inspector
 from edge_ad.inspection.judge import worst_result
 from edge_ad.inspection.locating import draw_outlines
 from edge_ad.inspection.observers import Observer
+from edge_ad.inspection.products import Product
 from edge_ad.inspection.recorder import HeatScale, heat_of, outlines_of
 from edge_ad.inspection.requests import Request, parse_request
-from edge_ad.inspection.settings import presence_of
+from edge_ad.inspection.settings import presence_of, set_by_hand
 from edge_ad.outputs.delivery import ChannelState
 from edge_ad.scoring import Thresholds
 from edge_ad.utils.logs import log_arguments
@@ -333,23 +334,33 @@ def _hello(inspector: Inspector, started: float) -> dict[str, Any]:
 
 
 def _single_images(inspector: Inspector) -> dict[str, Any]:
-    """Return how the dashboard's process judges single images as this run does, and why it does not (``locked``)."""
-    run, backend = inspector.product.settings.run, inspector.pipeline.backend.name
-    locked = None
-    if inspector.changeover is not None:
-        locked = "this station has several products"
-    elif inspector.product.tiled:
-        locked = "with --tiles the statistics are those of --tile-goods"
-    elif backend != "onnxruntime":
-        locked = f"the run has {backend} for itself; start it with --backend onnxruntime"
+    """Return how the dashboard's process judges single images as this run does, by product ("" on a station without any)."""
+    changeover = inspector.changeover
+    if changeover is None:
+        return {"": _judged_by(inspector.product)}
+    known = {name: _judged_by(product) for name, product in changeover.products.items() if name not in changeover.faults}
+    return known | {name: {"locked": reason} for name, reason in changeover.faults.items()}
+
+
+def _judged_by(product: Product) -> dict[str, Any]:
+    """Return what judges a product, and why single images cannot be (``locked``)."""
+    run, opened = product.settings.run, hasattr(product, "judge")
+    backend = product.pipeline.backend.name if opened else "onnxruntime"
+    # Statistics of tiles are those of an engine, and a GPU is the run's own.
+    tiled = run.tiles is not None and backend != "onnxruntime"
+    thresholds = product.thresholds if opened else set_by_hand(run, product.bundle.thresholds)
     return {
-        "members": inspector.bundle.scoring_members,
+        "path": str(product.bundle.path.resolve()),
+        "members": product.bundle.scoring_members,
         "backend": backend,
-        "precision": inspector.pipeline.precision,
+        "precision": product.pipeline.precision if opened else "fp32",
         "roi": run.roi,
+        "tiles": run.tiles,
+        "tile_goods": None if run.tile_goods is None else str(run.tile_goods.resolve()),
         "many": run.parts == "many",
         "unlocated": "NG" if run.unlocated == "ng" else "NONE",
-        "locked": locked,
+        "thresholds": {"warn": thresholds.warn, "ng": thresholds.ng},
+        "locked": f"with --tiles the statistics are those of the engines on {backend}" if tiled else None,
     }
 
 

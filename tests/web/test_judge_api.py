@@ -32,6 +32,12 @@ FORM = "multipart/form-data; boundary=xyz"
 OTHER_FIELD = b'--xyz\r\nContent-Disposition: form-data; name="other"\r\n\r\nx\r\n--xyz--\r\n'
 
 
+HOW: dict[str, Any] = {
+    "backend": "onnxruntime", "precision": "fp32", "roi": None, "tiles": None, "tile_goods": None, "many": False,
+    "unlocated": "NONE", "thresholds": {"warn": 2.0, "ng": 3.0}, "locked": None,
+}  # fmt: skip
+
+
 def ask(line: Line, body: bytes, kind: str = "image/png") -> Any:
     """Ask until the budget allows it."""
     found: list[Any] = []
@@ -116,16 +122,92 @@ def test_it_needs_the_header_and_a_token_like_all_that_changes_something(guarded
 
 
 def service(bundle: Path, members: dict[str, str], roi: str | None = None) -> JudgeService:
-    how = {"backend": "onnxruntime", "precision": "fp32", "roi": roi, "many": False, "unlocated": "NONE", "locked": None}
-    dashboard = SimpleNamespace(hello={"judge": {**how, "members": members}, "bundle_path": str(bundle)}, state=None)
+    return service_of({"": {**HOW, "path": str(bundle), "members": members, "roi": roi}})
+
+
+def service_of(judge: dict[str, Any], state: dict[str, Any] | None = None) -> JudgeService:
+    dashboard = SimpleNamespace(hello={"judge": judge}, state=state, attached=True)
     return JudgeService(cast(DashboardState, dashboard))
+
+
+@pytest.fixture
+def products(tmp_path: Path) -> dict[str, dict[str, Any]]:
+    """Two products, the second of which calls everything NG, and one at fault."""
+    made: dict[str, dict[str, Any]] = {"gone": {"locked": "there is no file"}}
+    for seed, name in enumerate(("red", "blue")):
+        path = make_tiny_bundle(tmp_path / f"{name}.edgead", seed)
+        low = {"warn": -1e6, "ng": -1e6} if name == "blue" else {"warn": 1e6, "ng": 1e6}
+        made[name] = {**HOW, "path": str(path), "members": open_bundle(path).scoring_members, "thresholds": low}
+    return made
+
+
+def test_the_product_in_force_judges_and_another_one_by_its_name(products: dict[str, Any], images: dict[str, Path]) -> None:
+    state = {"products": {"state": "active", "product": "red"}, "thresholds": {"warn": 1e6, "ng": 1e6}}
+    judging, data = service_of(products, state), images["good"].read_bytes()
+    for asked, name, verdict in ((None, "red", "OK"), ("blue", "blue", "NG"), ("red", "red", "OK")):
+        event = judging.event(data, judging.choose(asked))
+        assert (event.product, event.verdict) == (name, verdict)
+        assert event.bundle == open_bundle(products[name]["path"]).sha256
+    opened = judging.open("red")
+    assert judging.open("red") is opened, "engines and view are made once"
+
+
+@pytest.mark.parametrize(
+    ("asked", "state", "status", "message"),
+    [
+        ("green", "active", 404, "there is no product 'green'; there are gone, red, blue"),
+        ("gone", "active", 409, "single images are not judged here: there is no file"),
+        (None, "changing", 409, "no product is in force: name one by ?product=NAME, of gone, red, blue"),
+    ],
+)
+def test_a_product_that_cannot_judge_is_refused(
+    asked: str | None, state: str, status: int, message: str, products: dict[str, Any]
+) -> None:
+    standing = {"products": {"state": state, "product": "red"}, "thresholds": {"warn": 1.0, "ng": 2.0}}
+    with pytest.raises(HTTPException) as caught:
+        service_of(products, standing).choose(asked)
+    assert (caught.value.status_code, caught.value.detail) == (status, message)
+
+
+def test_a_station_without_products_takes_no_name(tmp_path: Path) -> None:
+    path = make_tiny_bundle(tmp_path / "a.edgead", 0)
+    judging = service(path, open_bundle(path).scoring_members)
+    assert judging.choose(None) == ""
+    with pytest.raises(HTTPException, match="there is no product 'red'; there are none here"):
+        judging.choose("red")
+
+
+def test_a_run_on_tensorrt_is_judged_for_by_the_graphs_of_the_bundle(tmp_path: Path, images: dict[str, Path]) -> None:
+    path = make_tiny_bundle(tmp_path / "a.edgead", 0)
+    how = {**HOW, "path": str(path), "members": open_bundle(path).scoring_members}
+    expected = service_of({"": how}).event(images["good"].read_bytes())
+    answer = service_of({"": {**how, "backend": "tensorrt", "precision": "int8"}}).event(images["good"].read_bytes())
+    assert answer.score == expected.score
+
+
+def test_tiles_are_judged_by_the_statistics_that_the_run_has_measured(tmp_path: Path) -> None:
+    path = make_tiny_bundle(tmp_path / "a.edgead", 0)
+    for number in range(12):
+        write_image(tmp_path / f"goods{number}.png", tiny_image(number, size=(128, 128)))
+    goods = tmp_path / "goods"
+    goods.mkdir()
+    for image in sorted(tmp_path.glob("goods*.png")):
+        image.rename(goods / image.name)
+    expected: list[Event] = []
+    settings = settings_of(tiles="2x2", tile_goods=goods)
+    inspect(path, str(goods / "goods3.png"), RunOptions(settings, on_event=expected.append))
+    stored = [one.stat().st_mtime_ns for one in tmp_path.glob("a.edgead.tiles/*.json")]
+    how = {**HOW, "path": str(path), "members": open_bundle(path).scoring_members, "tiles": "2x2", "tile_goods": str(goods)}
+    event = service_of({"": how}).event((goods / "goods3.png").read_bytes())
+    assert event.score == pytest.approx(expected[0].score, rel=1e-4)
+    assert [one.stat().st_mtime_ns for one in tmp_path.glob("a.edgead.tiles/*.json")] == stored
 
 
 def test_a_bundle_that_was_replaced_since_the_run_began_is_not_taken_for_its_own(tmp_path: Path) -> None:
     path = make_tiny_bundle(tmp_path / "a.edgead", 0)
     of_the_run = open_bundle(path).scoring_members
     child = rethreshold(path, 2.0, 3.0)
-    assert service(child, of_the_run).open()[0].thresholds.ng == 3.0  # as the line reads them again
+    assert service(child, of_the_run).open().bundle.thresholds.ng == 3.0  # as the line reads them again
     make_tiny_bundle(path, 1)
     with pytest.raises(HTTPException, match="a.edgead was replaced since the run began: start the run again"):
         service(path, of_the_run).open()
