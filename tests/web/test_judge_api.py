@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,7 @@ from edge_ad.web.dashboard_state import DashboardState
 from edge_ad.web.judging import MAX_CREDIT_S, SHARE, Budget, JudgeService, image_of_form
 from tests.camera.pictures import write_image
 from tests.docs.documents import ROOT, blocks
+from tests.fixtures.loopback import free_port
 from tests.fixtures.tiny_bundle import make_tiny_bundle, tiny_image
 from tests.inspection.line import settings_of
 from tests.web.running import Line, until
@@ -82,6 +84,58 @@ def test_the_examples_of_the_page_work(open_line: Line, images: dict[str, Path])
         assert done.returncode == 0, done.stderr
         verdict = json.loads(done.stdout)["verdict"] if words[0] == "bash" else done.stdout.split()[0]
         assert verdict == "OK"
+
+
+@pytest.mark.slow
+def test_the_csharp_example_of_the_page_works(open_line: Line, images: dict[str, Path]) -> None:
+    if shutil.which("mcs") is None or shutil.which("mono") is None:
+        pytest.skip("mcs and mono are not installed: apt-get install mono-mcs mono-runtime")
+    folder = images["part"].parent
+    (folder / "Judge.cs").write_text(EXAMPLES["csharp"].replace("127.0.0.1:8080", f"127.0.0.1:{open_line.port}"))
+    done = subprocess.run(["mcs", "Judge.cs"], cwd=folder, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    done = allowed(["mono", "Judge.exe"], folder)
+    assert json.loads(done.stdout)["verdict"] == "OK", done.stderr
+
+
+NODE_RED = "node-red@4.0.9"
+NODE_RED_FOLDER = Path.home() / ".cache" / "edge-ad-tests" / NODE_RED
+
+
+def node_red() -> Path:
+    """Return the program of Node-RED, fetched from npm once; skips the test where it cannot be had."""
+    program = NODE_RED_FOLDER / "node_modules" / ".bin" / "node-red"
+    if not program.exists():
+        if shutil.which("npm") is None:
+            pytest.skip("npm is not installed: apt-get install npm")
+        NODE_RED_FOLDER.mkdir(parents=True, exist_ok=True)
+        words = ["npm", "install", "--no-audit", "--no-fund", "--omit=optional", NODE_RED]
+        try:
+            done = subprocess.run(words, cwd=NODE_RED_FOLDER, capture_output=True, text=True, timeout=300)
+        except subprocess.TimeoutExpired:
+            pytest.skip(f"npm does not fetch {NODE_RED} within 5 minutes")
+        if done.returncode or not program.exists():
+            pytest.skip(f"npm does not fetch {NODE_RED}: {done.stderr.strip()[-200:]}")
+    return program
+
+
+@pytest.mark.slow
+def test_the_flow_of_the_page_runs_in_node_red(open_line: Line, images: dict[str, Path]) -> None:
+    program, folder = node_red(), images["part"].parent
+    flow = EXAMPLES["json"].replace("127.0.0.1:8080", f"127.0.0.1:{open_line.port}")
+    for name in ("part.png", "event.json"):
+        flow = flow.replace(f'"{name}"', json.dumps(str(folder / name)))
+    (folder / "flow.json").write_text(flow)
+    settings = "module.exports = {uiHost: '127.0.0.1', flowFile: 'flow.json', telemetry: {enabled: false}};"
+    (folder / "settings.js").write_text(settings)
+    words = [str(program), "-u", str(folder), "-s", str(folder / "settings.js"), "-p", str(free_port())]
+    with subprocess.Popen(words, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        try:
+            assert until(lambda: (folder / "event.json").exists() and (folder / "event.json").read_text().strip())
+        finally:
+            process.kill()
+    event = json.loads((folder / "event.json").read_text())
+    assert event.get("verdict") == "OK" or "ask again" in event.get("error", "")
 
 
 def allowed(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
