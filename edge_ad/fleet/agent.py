@@ -47,6 +47,7 @@ _log = logging.getLogger(__name__)
 
 RETRY_S = (5.0, 300.0)
 REPORT_S = 1.0
+MAX_TOLD = 100  # reasons that go into the audit trail: whoever may write to the broker must not fill the disk
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,6 +178,8 @@ class FleetAgent:
 
     def install(self, request: Request) -> str:
         """Take a request of kind ``fleet-install``: a release in a folder of bundles, without a network. BadInput as refused."""
+        if self._kept.fault is not None:
+            raise BadInput(self._kept.fault)
         path = Path(request.value("release"))
         try:
             text = path.read_bytes()
@@ -407,7 +410,7 @@ class FleetAgent:
         self._report(refusal=clean, refused=digest(text))
 
     def _tell(self, kind: str, reason: str) -> None:
-        if reason not in self._told:
+        if reason not in self._told and len(self._told) < MAX_TOLD:
             self._told.add(reason)
             _log.error("fleet: %s", reason)
             self._station.keep(Action(f"fleet-{kind}", "fleet", "fleet", reason))

@@ -25,10 +25,14 @@ class _Record:
 
 
 class KeptState:
-    """Keeps all of it in one file, replaced as a whole. BadInput for a file that cannot be read: sequences must not begin anew."""
+    """Keeps all of it in one file, replaced as a whole.
+
+    ``fault`` says why the file cannot be read: nothing is accepted then, because sequences must not begin anew. The line goes on.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self.fault: str | None = None
         self._record = self._read()
 
     @property
@@ -66,6 +70,8 @@ class KeptState:
         BadInput for one that is older, and for a second one of the same sequence.
         """
         kept = self._record
+        if self.fault is not None:
+            raise BadInput(self.fault)
         if desired.sequence < kept.sequence:
             standing = f"{kept.sequence}, which stands here"
             raise BadInput(f"sequence {desired.sequence} by {desired.by} is older than {standing}: it is refused")
@@ -115,12 +121,14 @@ class KeptState:
         except FileNotFoundError:
             return _Record()
         except (OSError, ValueError, TypeError) as error:
-            raise BadInput(
-                f"{self._path}, which says what this station was asked for, cannot be read ({error}): move it away to begin anew"
-            ) from error
+            what = f"{self._path}, which says what this station was asked for, cannot be read ({error})"
+            self.fault = f"{what}: move it away to begin anew"
+            return _Record()
 
     def _write(self) -> None:
         """Write the file; where the disk refuses, the broker is asked again after a restart."""
+        if self.fault is not None:
+            return  # what cannot be read is for a person to look at
         try:
             atomic_write(self._path, json.dumps(asdict(self._record), indent=1) + "\n")
         except BadInput as error:

@@ -14,7 +14,7 @@ from edge_ad.errors import BadInput, DeviceFault, require
 from edge_ad.fleet.agent import AgentOptions, FleetAgent, InForce
 from edge_ad.fleet.desired_state import INSTALL, STATE, check_name
 from edge_ad.fleet.signing import parse_trusted
-from edge_ad.fleet.state_channel import open_station, where_states_are
+from edge_ad.fleet.state_channel import broker_of, is_broker, open_station, where_states_are
 from edge_ad.fleet.store_access import open_store
 from edge_ad.fleet.trial import LiveParts
 from edge_ad.inspection.bundle_swap import REPLACE, ROLL_BACK
@@ -123,6 +123,9 @@ class RunAgent:
         store = store_of(settings.run)
         assert store is not None
         self._where = where_states_are(settings.fleet)
+        if self._where is not None and is_broker(self._where):
+            require("paho.mqtt.client", extra="fleet", needed_by="[fleet]")
+            broker_of(self._where).trust()
         self._inspector = inspector
         self._agent = FleetAgent(options, InspectedStation(inspector, action_log(store)), inspector.faults)
         self.observer = self._agent.observer

@@ -17,6 +17,7 @@ import pytest
 
 from edge_ad.bundle import Golden, write_bundle
 from edge_ad.errors import BadInput, DeviceFault
+from edge_ad.fleet.agent import MAX_TOLD
 from edge_ad.fleet.desired_state import sign_desired, sign_release
 from edge_ad.fleet.signing import SigningKey, make_key
 from edge_ad.fleet.store_access import open_store
@@ -142,6 +143,24 @@ def test_a_release_that_cannot_be_used_leaves_the_bundle_in_force(
     bench.restart()
     bench.agent._thread.join(0.1)
     assert bench.reported.phase == phase  # it is not tried again by itself
+
+
+def test_a_state_that_cannot_be_read_stops_the_fleet_and_not_the_line(bench: Bench, bundles: dict[str, Path]) -> None:
+    bench.publish(bundles["new"])
+    bench.agent.close()
+    (bench.options.folder / "state.json").parent.mkdir(exist_ok=True)
+    (bench.options.folder / "state.json").write_text("{")
+    bench.restart()
+    bench.ask(bench.desire(bench.release(1), 1))
+    assert "state.json, which says what this station was asked for, cannot be read" in bench.reported.refusal
+    assert (bench.options.folder / "state.json").read_text() == "{"
+    assert len(bench.station.hashes) == 1
+
+
+def test_refusals_without_end_do_not_fill_the_audit_trail(bench: Bench, bundles: dict[str, Path]) -> None:
+    for number in range(2 * MAX_TOLD):
+        bench.agent.hear(f'{{"signature": "", "key": "{number}"}}'.encode())
+    assert len(bench.station.log) == MAX_TOLD
 
 
 def test_a_downgrade_needs_the_engineer_s_word(bench: Bench, bundles: dict[str, Path]) -> None:

@@ -99,6 +99,7 @@ def test_a_run_is_brought_a_release_by_the_commands_and_comes_up_with_it_again(
         ({"station": "a/b"}, {}, "station of [fleet] is 'a/b'"),
         ({"group": "#"}, {}, "group of [fleet] is '#'"),
         ({"bundles": "ftp://host"}, {}, "there is no store ftp://"),
+        ({"broker": "mqtt://"}, {}, "is no broker"),
         ({}, {"store": None}, "[fleet] needs a record"),
     ],
 )
