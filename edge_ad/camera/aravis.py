@@ -31,7 +31,7 @@ class AravisDriver:
         if device.startswith("Fake_"):
             self._arv.enable_interface("Fake")
         self._camera = self._open(device)
-        self.settings = set_up(_Nodes(self._camera.get_device()), asked, name)
+        self.adjust(asked or CameraSettings())
         self.fps = self.settings.rate
         self._format = str(self._camera.get_pixel_format_as_string())
         self._stream = self._start()
@@ -54,6 +54,10 @@ class AravisDriver:
                 return RawFrame(None, now, wall, None, str(error))
         finally:
             self._stream.push_buffer(buffer)
+
+    def adjust(self, asked: CameraSettings) -> None:
+        """Set what is asked for and read ``settings`` back; DeviceFault names what the camera does not take."""
+        self.settings = set_up(_Nodes(self._camera.get_device()), asked, self._name)
 
     def abort(self) -> None:
         """Nothing: waiting for a buffer has a limit of its own."""

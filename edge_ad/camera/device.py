@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,16 @@ class DeviceDriver:
         stamp = float(self._capture.get(cv2.CAP_PROP_POS_MSEC)) / 1000.0
         pixels, corrupt = decode_frame(image)
         return RawFrame(pixels, now, wall, stamp if stamp > 0 else None, corrupt)
+
+    def adjust(self, asked: CameraSettings) -> None:
+        """Set what is asked for and read ``settings`` back; DeviceFault names what the camera does not take."""
+        apply(self._capture, asked)
+        actual = read_back(self._capture)
+        refused = difference(asked, actual)
+        if refused:
+            raise DeviceFault(f"camera {self._device} does not take its settings: {'; '.join(refused)}")
+        # What MJPEG is delivered as was set when the device was opened, and reads as no format then.
+        self.settings = replace(actual, pixel_format=self.settings.pixel_format)
 
     def abort(self) -> None:
         """Nothing: a read that hangs in the driver cannot be ended."""

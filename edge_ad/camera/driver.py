@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import cv2
 import numpy as np
@@ -23,7 +23,7 @@ class RawFrame:
     """One image from a driver: u8[H,W,3] RGB, monotonic and wall seconds, the camera's own clock in seconds.
 
     ``corrupt`` tells why there is no image although the camera sent one; ``image`` is None then. ``number`` is the
-    camera's own count of frames.
+    camera's own count of frames, ``adjustment`` that of the last change of settings which the image shows for certain.
     """
 
     image: Image | None
@@ -32,6 +32,7 @@ class RawFrame:
     stamp: float | None = None
     corrupt: str | None = None
     number: int | None = None
+    adjustment: int = 0
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,14 @@ class Driver(Protocol):
 
     def close(self) -> None:
         """Release the camera."""
+
+
+@runtime_checkable
+class Adjustable(Protocol):
+    """A driver that sets its camera while that gives images."""
+
+    def adjust(self, asked: CameraSettings) -> None:
+        """Set what is asked for and read ``settings`` back; DeviceFault names what the camera does not take."""
 
 
 Opener = Callable[[], Driver]

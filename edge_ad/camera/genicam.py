@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from edge_ad.camera.driver import Failure, Grab, RawFrame, to_image
-from edge_ad.camera.settings import CameraSettings, difference
+from edge_ad.camera.settings import NO_NODE, CameraSettings, difference
 from edge_ad.errors import BadInput, DeviceFault, require
 
 
@@ -39,7 +39,6 @@ _NODES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("rate", ("AcquisitionFrameRate", "AcquisitionFrameRateAbs")),
     ("focus", ("FocusPos",)),
 )
-_NO_NODE = ("white_balance_k", "auto_focus")
 
 
 def set_up(nodes: Nodes, asked: CameraSettings | None, name: str) -> CameraSettings:
@@ -55,7 +54,7 @@ def set_up(nodes: Nodes, asked: CameraSettings | None, name: str) -> CameraSetti
 def apply_nodes(nodes: Nodes, asked: CameraSettings, name: str) -> None:
     """Set what was asked for; DeviceFault names a setting that the camera has not or refuses."""
     wanted = asked.asked()
-    for key in _NO_NODE:
+    for key in NO_NODE:
         if wanted.get(key):
             raise DeviceFault(f"camera {name!r} has no setting {key!r}: GenICam cameras take {', '.join(_known())}")
     if "gain" in wanted:
@@ -111,7 +110,7 @@ class HarvesterDriver:
                 self._harvester.add_file(str(producer))
             self._harvester.update()
             self._acquirer = self._create(serial)
-            self.settings = set_up(_Nodes(self._acquirer.remote_device.node_map), asked, name)
+            self.adjust(asked or CameraSettings())
             self.fps = self.settings.rate
             self._acquirer.start()
         except BaseException:
@@ -138,6 +137,10 @@ class HarvesterDriver:
             return None
         except Exception as error:
             return Failure(f"{self._name}: {type(error).__name__} in the GenTL producer")
+
+    def adjust(self, asked: CameraSettings) -> None:
+        """Set what is asked for and read ``settings`` back; DeviceFault names what the camera does not take."""
+        self.settings = set_up(_Nodes(self._acquirer.remote_device.node_map), asked, self._name)
 
     def abort(self) -> None:
         """Nothing: a fetch has a limit of its own."""

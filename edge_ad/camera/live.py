@@ -8,24 +8,39 @@ import logging
 import threading
 import time
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
-from edge_ad.camera.driver import Driver, Failure, Opener, RawFrame
+from edge_ad.camera.driver import Adjustable, Driver, Failure, Opener, RawFrame
 from edge_ad.camera.frames import BadFrame, End, Frame, Read, SourceError, SourceKind, Timeout
 from edge_ad.camera.settings import CameraSettings
 from edge_ad.errors import DeviceFault, EdgeAdError, is_out_of_memory
 from edge_ad.utils.supervision import Backoff, SupervisedThread
+
+SETTLE_FRAMES = 6
+"""So many images may have been exposed before a change of settings: in buffers of the driver, in the sensor."""
+
+
+@dataclass(eq=False)
+class Adjustment:
+    """A change of settings while a camera gives images; ``done`` is set when an image shows it, or ``fault`` says why none will."""
+
+    settings: CameraSettings
+    number: int
+    fault: str | None = None
+    done: threading.Event = field(default_factory=threading.Event)
 
 
 class GrabThread:
     """Opens a camera and grabs in a thread of its own until it fails or is abandoned; then it closes the handle.
 
     The image is handed over, not replaced: the thread waits until it was taken. ``busy_s`` tells for how long the
-    driver has not answered.
+    driver has not answered. ``asked`` are settings that the camera gets before its first image.
     """
 
-    def __init__(self, opener: Opener, name: str) -> None:
+    def __init__(self, opener: Opener, name: str, asked: Adjustment | None = None) -> None:
         self._opener = opener
+        self._adjustment, self._applied = asked, 0
+        self._frames = 0  # since settings were applied
         self._changed = threading.Condition()
         self._item: RawFrame | Failure | None = None
         self._abandoned = False
@@ -61,6 +76,10 @@ class GrabThread:
             self._changed.notify_all()
             return item
 
+    def adjust(self, asked: Adjustment) -> None:
+        """Set the camera before the next image; from any thread."""
+        self._adjustment = asked
+
     def abandon(self, wait_s: float = 0.0) -> bool:
         """Stop the thread if it lets itself be stopped; False when it hangs and is left behind."""
         with self._changed:
@@ -94,11 +113,29 @@ class GrabThread:
 
     def _step(self, handle: Driver) -> bool:
         self._asked_at = time.monotonic()
+        asked = self._adjustment
+        if asked is not None and asked.number != self._applied:
+            self._apply(handle, asked)
         item = handle.grab()
         self._asked_at = None
+        if isinstance(item, RawFrame) and asked is not None and asked.fault is None:
+            self._frames += 1
+            item = replace(item, adjustment=asked.number if self._frames > SETTLE_FRAMES else 0)
         if item is not None:
             self._offer(item)
         return not isinstance(item, Failure)
+
+    def _apply(self, handle: Driver, asked: Adjustment) -> None:
+        """Set the camera; what it does not take is a fault of the adjustment, not of the camera."""
+        self._applied, self._frames = asked.number, 0
+        asked.fault = None
+        try:
+            if not isinstance(handle, Adjustable):
+                raise DeviceFault("it cannot be set while it gives images")
+            handle.adjust(asked.settings)
+        except Exception as error:
+            asked.fault = str(error) if isinstance(error, EdgeAdError) else _error_text(error)
+            asked.done.set()
 
     def _offer(self, item: RawFrame | Failure) -> None:
         with self._changed:
@@ -270,6 +307,7 @@ class Live:
         self._was_open = False
         self._closed = False
         self._meter: LagMeter | None = None
+        self._adjustment: Adjustment | None = None
         self._number: int | None = None
         self._counts = False  # whether the camera's frame numbers were seen to go on
         self._late_since: float | None = None
@@ -308,6 +346,18 @@ class Live:
             self._start()
         return self._take(timeout_s)
 
+    def adjust(self, settings: CameraSettings) -> Adjustment:
+        """Set the camera while it gives images, from any thread, and again after every loss of it; does not wait.
+
+        Until an image shows the settings for certain every one is a BadFrame.
+        """
+        number = 1 if self._adjustment is None else self._adjustment.number + 1
+        self._adjustment = asked = Adjustment(settings, number)
+        grab_thread = self._grab_thread
+        if grab_thread is not None:
+            grab_thread.adjust(asked)
+        return asked
+
     def close(self) -> None:
         """Release the camera; a driver that hangs is left behind."""
         self._closed = True
@@ -317,7 +367,9 @@ class Live:
 
     def _start(self) -> GrabThread:
         self.restarts.attempts += 1
-        self._grab_thread = GrabThread(self._opener, self.name)
+        self._grab_thread = GrabThread(self._opener, self.name, self._adjustment)
+        if self._adjustment is not None:  # one that came meanwhile
+            self._grab_thread.adjust(self._adjustment)
         return self._grab_thread
 
     def _may_start(self) -> bool:
@@ -382,6 +434,21 @@ class Live:
             return None
         return f"frozen: the camera's frame number is {number} after {before}: an image that was there before"
 
+    def _unsettled(self, raw: RawFrame) -> str | None:
+        """Return why an image may not show the settings that were asked for last, or None."""
+        asked = self._adjustment
+        if asked is None:
+            return None
+        if asked.fault is not None:
+            return f"settings: {asked.fault}"
+        if raw.adjustment != asked.number:
+            return "settings: the camera takes over those of another product"
+        handle = None if self._grab_thread is None else self._grab_thread.handle
+        if handle is not None and handle.settings is not self.settings:
+            self.settings = handle.settings
+        asked.done.set()
+        return None
+
     def _limit_s(self, grab_thread: GrabThread) -> float:
         if grab_thread.handle is None:
             return self._patience.open_s
@@ -412,7 +479,7 @@ class Live:
         index, self._index = self._index, self._index + 1
         lag = self.lag_s
         captured_at, wall = raw.captured_at - (lag or 0.0), raw.captured_wall - (lag or 0.0)
-        stale = self._stale(raw.number)
+        stale = self._stale(raw.number) or self._unsettled(raw)
         if raw.image is None or stale:
             reason = stale or f"corrupt: {raw.corrupt or 'the camera gave an empty frame'}"
             return BadFrame(reason, index, captured_at, wall, self.name, str(index))

@@ -68,6 +68,10 @@ class CameraSettings:
         return asked
 
 
+ADJUSTABLE = ("exposure_us", "auto_exposure", "gain", "white_balance_k", "auto_white_balance", "focus", "auto_focus")
+"""Settings that a camera may take while it gives images."""
+NO_NODE = ("white_balance_k", "auto_focus")
+"""Settings that cameras of GenICam do not have."""
 KEYS: tuple[str, ...] = tuple(field.name for field in fields(CameraSettings))
 
 

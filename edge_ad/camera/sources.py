@@ -8,7 +8,7 @@ from pathlib import Path
 from edge_ad.camera.driver import Driver, Opener
 from edge_ad.camera.frames import Source
 from edge_ad.camera.live import Live, Patience
-from edge_ad.camera.settings import CameraSettings, parse_settings
+from edge_ad.camera.settings import ADJUSTABLE, NO_NODE, CameraSettings, parse_settings
 from edge_ad.camera.uri import Address, existing, parse_uri
 from edge_ad.data.images import SUFFIXES
 from edge_ad.errors import DeviceFault
@@ -51,6 +51,14 @@ def open_source(
     if address.kind == "path":
         return _from_path(existing(expanded(Path(address.target))), address.name, realtime, image_bits)
     return _live(address, settings, patient, lag_s)
+
+
+def adjustable(uri: str) -> tuple[str, ...]:
+    """Return the settings that a camera may take while it gives images; none where its driver has no way to set them."""
+    kind = parse_uri(uri).kind
+    if kind in ("genicam", "aravis"):
+        return tuple(key for key in ADJUSTABLE if key not in NO_NODE)
+    return ADJUSTABLE if kind == "device" else ()
 
 
 def _live(address: Address, settings: CameraSettings | None, patient: bool, lag_s: float | None) -> Source:
