@@ -58,6 +58,16 @@ class Pipelined(Protocol):
         """Deliver in order; return when all are confirmed. On a fault all of them are delivered again."""
 
 
+@runtime_checkable
+class ProductChooser(Protocol):
+    """An output whose receiver may choose the product of a station that has several."""
+
+    on_choice: Callable[[str], None]
+
+    def show_product(self, message: str) -> None:
+        """Show how products stand, JSON with state, product, bundle and reason; returns at once."""
+
+
 class Refused(Exception):
     """The receiver is well and will never take this event: it is set aside, counted and told."""
 

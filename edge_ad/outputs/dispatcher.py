@@ -11,14 +11,14 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from edge_ad.errors import BadInput, DeviceFault
 from edge_ad.events import Event
-from edge_ad.outputs.delivery import ChannelState, NotNow, Output, Pipelined, Refused
+from edge_ad.outputs.delivery import ChannelState, NotNow, Output, Pipelined, ProductChooser, Refused
 from edge_ad.store.outbox import Backlog, DeliveryStats, Outbox, QueuedMessage, standings
 from edge_ad.utils.supervision import Backoff, SupervisedThread, ThreadFaults
 from edge_ad.utils.text import redact
@@ -277,6 +277,7 @@ class Dispatcher:
         if repeated is not None:
             raise BadInput(f"the output {repeated} is named twice: name every output once")
         self._outputs = list(outputs)
+        self._choosers = [output for output in outputs if isinstance(output, ProductChooser)]
         self._transient = {output.name: Transient(output.name) for output in outputs if not output.spooled}
         self._workers: list[DeliveryWorker] = []
         self._faults = faults
@@ -284,6 +285,16 @@ class Dispatcher:
         self._path: Path | None = None
         self._reported: set[str] = set()
         self.outbox = Outbox([name for name in names if name not in self._transient], limit, Event.message)
+
+    def let_choose(self, on_choice: Callable[[str], None]) -> None:
+        """Let the receivers of outputs that can choose the product."""
+        for chooser in self._choosers:
+            chooser.on_choice = on_choice
+
+    def show_product(self, message: str) -> None:
+        """Show receivers that may choose how products stand; returns at once."""
+        for chooser in self._choosers:
+            chooser.show_product(message)
 
     def start(self, path: Path) -> None:
         """Begin to deliver from the store at ``path``, first what earlier runs left."""

@@ -1,4 +1,7 @@
-"""An OPC UA server that shows the last result: names after OPC 40100-1 (machine vision) where they fit, read-only."""
+"""An OPC UA server that shows the last result: names after OPC 40100-1 (machine vision) where they fit.
+
+Read-only, but for the node by which a client chooses the product, where the address allows that.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import contextlib
 import json
 import threading
 import urllib.parse
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -21,7 +24,7 @@ from edge_ad.utils.supervision import SupervisedThread
 from edge_ad.utils.text import redact_uri
 
 NAMESPACE = "urn:edge-ad:inspection"
-WRITTEN = "opcua://ADDRESS:4840 or opcua://ADDRESS:4840?cert=FILE&key=FILE"
+WRITTEN = "opcua://ADDRESS:4840, with ?cert=FILE&key=FILE to encrypt and products=choose to let clients choose the product"
 PORT = 4840
 OPEN_S = 120.0  # building the standard nodes takes seconds on a small computer
 SHOW_S = 5.0
@@ -44,18 +47,29 @@ NODES: dict[str, tuple[str, Any]] = {
     "ResultManagement.Result.Camera": ("String", ""),
     "ResultManagement.Result.ProcessingTime": ("Double", float("nan")),
     **{f"Counters.{verdict}": ("UInt32", 0) for verdict in VERDICTS},
+    "Product.Requested": ("String", ""),
+    "Product.Active": ("String", ""),
+    "Product.State": ("String", ""),
+    "Product.Bundle": ("String", ""),
+    "Product.Reason": ("String", ""),
 }
+REQUESTED = "Product.Requested"
+POLL_MS = 20
+MAX_REQUEST = 80
 EVENT_FIELDS = ("ResultId", "PartId", "Verdict", "Score", "ResultContent")
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """A checked address; ``cert`` and ``key`` are PEM or DER files, '' for a server without encryption."""
+    """A checked address; ``cert`` and ``key`` are PEM or DER files, '' for a server without encryption. ``chooses``: clients may
+    choose the product.
+    """
 
     host: str
     port: int
     cert: str
     key: str
+    chooses: bool = False
 
 
 def parse_endpoint(uri: str) -> Endpoint:
@@ -67,20 +81,23 @@ def parse_endpoint(uri: str) -> Endpoint:
         files = settings_of(parts.query)
     except ValueError as error:  # whose words repeat parts of the address
         raise BadInput(f"{prefix} has no valid port or settings; write {WRITTEN}") from error
-    if not parts.hostname or parts.path.strip("/") or "@" in parts.netloc or set(files) not in (set(), {"cert", "key"}):
+    products = files.pop("products", None)
+    wrong = set(files) not in (set(), {"cert", "key"}) or products not in (None, "choose")
+    if not parts.hostname or parts.path.strip("/") or "@" in parts.netloc or wrong:
         raise BadInput(f"{prefix} is no address to listen on; write {WRITTEN}")
     missing = first_missing(files.values())
     if missing is not None:
         raise BadInput(f"{prefix}: there is no file {missing}; name the certificate and the key of this server")
-    return Endpoint(parts.hostname, port, files.get("cert", ""), files.get("key", ""))
+    return Endpoint(parts.hostname, port, files.get("cert", ""), files.get("key", ""), products is not None)
 
 
 class OpcUaServer:
     """Shows a state, not a history: after a fault the latest results count. Event loop and server in a thread of its
     own.
 
-    Anybody who reaches the port may read, nobody may write. With a certificate every connection must be signed or
-    encrypted (Basic256Sha256); which clients are trusted is left to the network.
+    Anybody who reaches the port may read; nobody may write but ``Product.Requested``, where the address allows that: then
+    ``on_choice`` is called with the name, and ``show_product`` tells how products stand. With a certificate every connection
+    must be signed or encrypted (Basic256Sha256); which clients are trusted is left to the network.
     """
 
     spooled = False
@@ -98,6 +115,8 @@ class OpcUaServer:
         self._nodes: dict[str, Any] = {}
         self._event: Any = None
         self._counts = dict.fromkeys(VERDICTS, 0)
+        self._product: dict[str, Any] = {}
+        self.on_choice: Callable[[str], None] = lambda name: None
 
     def open(self) -> None:
         """Listen; OSError when the address is in use."""
@@ -107,14 +126,22 @@ class OpcUaServer:
         self._loop = loop = asyncio.new_event_loop()
         SupervisedThread(self.name, lambda: self._serve(loop), restart=False, on_fault=self._broke).start()
         try:
-            self._do(self._start(), OPEN_S)
+            self._do(self._start, OPEN_S)
         except BaseException:
             self.close()
             raise
 
     def deliver(self, line: str) -> None:
         """Show one event."""
-        self._do(self._show(json.loads(line), line), SHOW_S)
+        event = json.loads(line)
+        self._do(lambda: self._show(event, line), SHOW_S)
+
+    def show_product(self, message: str) -> None:
+        """Show how products stand: JSON with state, product, bundle and reason; from any thread, waits for nothing."""
+        self._product, loop = json.loads(message), self._loop
+        if loop is not None:
+            with contextlib.suppress(RuntimeError):  # it ends; the next one shows it when it opens
+                loop.call_soon_threadsafe(lambda: loop.create_task(self._show_product()))
 
     def close(self) -> None:
         """Stop listening and end the thread."""
@@ -127,11 +154,15 @@ class OpcUaServer:
                 asyncio.run_coroutine_threadsafe(server.stop(), loop).result(CLOSE_S)
         loop.call_soon_threadsafe(loop.stop)
 
-    def _do(self, work: Coroutine[Any, Any, None], seconds: float) -> None:
-        if self._loop is None:
-            work.close()
+    def _do(self, work: Callable[[], Coroutine[Any, Any, None]], seconds: float) -> None:
+        loop = self._loop
+        if loop is None:
             raise ConnectionError("the server does not run")
-        self._task = task = asyncio.run_coroutine_threadsafe(work, self._loop)
+        task: concurrent.futures.Future[None] = concurrent.futures.Future()
+        self._task = task
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nothing will happen
+            # Made in the thread of the loop: one that has ended leaves no coroutine that nobody awaits.
+            loop.call_soon_threadsafe(lambda: _follow(loop.create_task(work()), task))
         if self._ended.is_set():  # its thread ended meanwhile
             task.cancel()
         try:
@@ -180,6 +211,35 @@ class OpcUaServer:
         await self._build(server, ua)
         await server.start()
         self._server = server
+        await self._show_product()
+        if self._endpoint.chooses:
+            subscription = await server.create_subscription(POLL_MS, self)
+            await subscription.subscribe_data_change(self._nodes[REQUESTED])
+
+    def datachange_notification(self, node: Any, value: Any, data: Any) -> None:
+        """A client has written the name of a product; called by asyncua."""
+        if isinstance(value, str) and value and self._loop is not None:
+            self._loop.create_task(self._choose(value[: MAX_REQUEST + 1]))
+
+    async def _choose(self, name: str) -> None:
+        """Ask for a product, elsewhere, since that may wait for a verdict; then empty the node, so that it can be asked again."""
+        await asyncio.to_thread(self.on_choice, name)
+        await self._write({REQUESTED: ""})
+
+    async def _show_product(self) -> None:
+        state = self._product
+        if self._server is not None and state:
+            shown = {"Active": state["product"] if state["state"] == "active" else "", "State": state["state"]}
+            shown |= {"Bundle": state["bundle"] or "", "Reason": state["reason"] or ""}
+            # The acknowledge comes last: who reads it reads all that belongs to it.
+            await self._write({f"Product.{name}": shown[name] for name in ("Bundle", "Reason", "State", "Active")})
+
+    async def _write(self, values: Mapping[str, Any]) -> None:
+        from asyncua import ua
+
+        for path, value in values.items():
+            kind = ua.VariantType[NODES[path][0]]
+            await self._server.write_attribute_value(self._nodes[path].nodeid, ua.DataValue(ua.Variant(value, kind)))
 
     async def _identify(self, server: Any) -> None:
         """Load certificate and key, in PEM or DER whatever the names of the files say."""
@@ -215,18 +275,16 @@ class OpcUaServer:
             name = path.rpartition(".")[2]
             variant = ua.Variant(value, ua.VariantType[kind])
             self._nodes[path] = await folders[parent].add_variable(ua.NodeId(path, space), f"{space}:{name}", variant)
+        if self._endpoint.chooses:
+            await self._nodes[REQUESTED].set_writable()
         kinds = {path.rpartition(".")[2]: ua.VariantType[kind] for path, (kind, _) in NODES.items()}
         fields = [(name, kinds[name]) for name in EVENT_FIELDS]
         event_type = await server.create_custom_event_type(space, "ResultReadyEventType", properties=fields)
         self._event = await server.get_event_generator(event_type, folders[""].nodeid)
 
     async def _show(self, event: Mapping[str, Any], line: str) -> None:
-        from asyncua import ua
-
         values = self._values(event, line)
-        for path, value in values.items():
-            kind = ua.VariantType[NODES[path][0]]
-            await self._server.write_attribute_value(self._nodes[path].nodeid, ua.DataValue(ua.Variant(value, kind)))
+        await self._write(values)
         shown = self._event.event
         for name in EVENT_FIELDS:
             setattr(shown, name, values[f"ResultManagement.Result.{name}"])
@@ -257,3 +315,24 @@ class OpcUaServer:
             **{f"ResultManagement.Result.{name}": value for name, value in result.items()},
             **{f"Counters.{name}": count for name, count in counts.items()},
         }
+
+
+def _follow(task: asyncio.Task[None], done: concurrent.futures.Future[None]) -> None:
+    """Give ``done`` the outcome of a task, and cancel the task with it."""
+
+    def ended(task: asyncio.Task[None]) -> None:
+        if task.cancelled():
+            done.cancel()
+        elif not done.cancelled():
+            error = task.exception()
+            done.set_result(None) if error is None else done.set_exception(error)
+
+    task.add_done_callback(ended)
+    loop = task.get_loop()
+
+    def cancelled(done: concurrent.futures.Future[None]) -> None:
+        if done.cancelled():
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(task.cancel)
+
+    done.add_done_callback(cancelled)

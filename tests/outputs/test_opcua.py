@@ -138,6 +138,24 @@ def test_nobody_can_change_anything(server: OpcUaServer) -> None:
         asyncio.run(attempt("admin"))
 
 
+def test_products_are_shown_to_everybody_and_chosen_only_where_the_address_allows_it(server: OpcUaServer) -> None:
+    server.show_product('{"state": "active", "product": "cap-red", "bundle": "5f1c", "reason": null}')
+
+    async def attempt() -> tuple[Any, ...]:
+        async with reading(server) as (client, space):
+            names = ("Requested", "Active", "State", "Bundle")
+            nodes = {name: client.get_node(ua.NodeId(f"Product.{name}", space)) for name in names}
+            with pytest.raises(BadUserAccessDenied):
+                await nodes["Requested"].write_value("cap-blue")
+            while await nodes["Active"].read_value() != "cap-red":
+                await asyncio.sleep(0.01)
+            return tuple([await node.read_value() for node in nodes.values()])
+
+    assert asyncio.run(attempt()) == ("", "cap-red", "active", "5f1c")
+    with pytest.raises(BadInput, match="no address to listen on"):
+        OpcUaServer("opcua://127.0.0.1?products=all")
+
+
 def test_an_address_in_use_is_an_error_to_try_again() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         server = OpcUaServer(f"opcua://127.0.0.1:{taken.getsockname()[1]}")
