@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
@@ -18,11 +18,13 @@ from edge_ad.tables import CameraTable as CameraTable
 from edge_ad.tables import ChallengeTable as ChallengeTable
 from edge_ad.tables import Flag as Flag
 from edge_ad.tables import FleetTable as FleetTable
+from edge_ad.tables import PartTable as PartTable
 from edge_ad.tables import Presence as Presence
 from edge_ad.tables import ProductTable as ProductTable
 from edge_ad.tables import ReportTable as ReportTable
 from edge_ad.tables import Table as Table
-from edge_ad.tables import check_products
+from edge_ad.tables import ViewTable as ViewTable
+from edge_ad.tables import check_products, name_list
 from edge_ad.utils.files import open_regular
 from edge_ad.utils.text import redact
 
@@ -39,17 +41,6 @@ MAX_PIXELS = 4_194_304  # of an input
 Precision = Literal["fp32", "fp16", "int8"]
 Backend = Literal["onnxruntime", "tensorrt"]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
-
-
-def _name_list(value: object) -> object:
-    """Return a list of names: one may stand alone, and an index may be a number, as in ``camera = 0``."""
-    if isinstance(value, bool):
-        return value
-    if isinstance(value, (str, int)):
-        value = [value]
-    if isinstance(value, list):
-        return [str(item) if isinstance(item, int) and not isinstance(item, bool) else item for item in value]
-    return value
 
 
 class DataTable(Table):
@@ -233,7 +224,7 @@ class RunTable(Table):
 
     camera: Annotated[
         list[str],
-        BeforeValidator(_name_list),
+        BeforeValidator(name_list),
         Flag(
             "A camera number (0), a device (/dev/video0), rtsp://, http://, csi://0, a video, an image, a folder of images, "
             "watch:FOLDER, file://PATH or synthetic://line?frames=300&seed=1&fps=10; repeat it for several."
@@ -241,7 +232,7 @@ class RunTable(Table):
     ] = Field(default_factory=list)
     alarm: Annotated[
         list[str],
-        BeforeValidator(_name_list),
+        BeforeValidator(name_list),
         Flag(
             "An output (repeats): modbus://PLC, s7://PLC/DB10, enip://PLC/TAG, gpio:///dev/gpiochip0?pass=17, mqtt://HOST, "
             "opcua://0.0.0.0, https://...",
@@ -395,6 +386,8 @@ class Config(Table):
     benchmark: BenchmarkTable = Field(default_factory=BenchmarkTable)
     distill_teacher: DistillTable = Field(default_factory=DistillTable)
     product: Annotated[dict[str, ProductTable], AfterValidator(check_products)] = Field(default_factory=dict)
+    part: PartTable = Field(default_factory=PartTable)
+    view: dict[str, ViewTable] = Field(default_factory=dict)
 
 
 def with_flags(config: Config, flags: Mapping[str, Mapping[str, object]]) -> Config:
@@ -442,21 +435,18 @@ def parse_config(text: str, name: str = CONFIG_NAME) -> Config:
 
 
 def _has_long_number(value: object) -> bool:
-    if isinstance(value, dict):
-        return any(map(_has_long_number, value.values()))
-    if isinstance(value, list):
-        return any(map(_has_long_number, value))
+    if isinstance(value, (dict, list)):
+        return any(map(_has_long_number, value.values() if isinstance(value, dict) else value))
     return isinstance(value, int) and not -(2**63) <= value < 2**63
 
 
 def _explain(fault: dict[str, Any], name: str) -> str:
     location = [part for part in fault["loc"] if isinstance(part, str)]
-    key = ".".join(location)
     if fault["type"] == "extra_forbidden":
         return _explain_unknown(location, name)
     if fault["type"] == "missing":
-        return f"{name}: {key} is missing: add it"
-    return f"{name}: {key} {_judged(fault)}"
+        return f"{name}: {'.'.join(location)} is missing: add it"
+    return f"{name}: {'.'.join(location)} {_judged(fault)}"
 
 
 def _judged(fault: dict[str, Any]) -> str:
@@ -475,10 +465,17 @@ def _explain_unknown(location: list[str], name: str) -> str:
     return f"{name}: unknown key {key!r} in {where}: {hint}Allowed: {', '.join(allowed)}"
 
 
+def model_of(table: str, inside: type[Table] = Config) -> tuple[type[Table], bool]:
+    """Return what checks a table, and whether there are several by name, whose names stand behind its own."""
+    kind: Any = inside.model_fields[table].annotation
+    return (get_args(kind)[1], True) if get_origin(kind) is dict else (kind, False)
+
+
 def _keys(table: list[str]) -> list[str]:
-    model: Any = Config
-    for name in table[:1] + table[2:] if table[:1] == ["product"] else table:
-        model = ProductTable if name == "product" else model.model_fields[name].annotation
+    model: type[Table] = Config
+    for name in (path := iter(table)):
+        model, named = model_of(name, model)
+        next(path if named else iter(()), None)
     return list(getattr(model, "model_fields", {}))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -21,13 +21,14 @@ MARKS: tuple[Mark, ...] = get_args(Mark)
 
 FIELDS = (
     "id", "camera", "frame", "part", "time", "verdict", "score", "z", "latency_ms", "reason", "pose", "product", "bundle",
-    "zone", "peak",
+    "zone", "peak", "views",
 )  # as documented  # fmt: skip
-LATER = ("pose", "product", "bundle", "zone", "peak")  # which records of earlier versions do not have
+LATER = ("pose", "product", "bundle", "zone", "peak", "views")  # which records of earlier versions do not have
 VERSION = 1  # of ``schema``; grows when a field goes or changes its meaning, not for a new one alone
 DIGITS = {"score": 6, "z": 4, "latency_ms": 3}  # of files and outputs
 _TEXTS = (("camera", MAX_NAME), ("part", MAX_NAME), ("reason", MAX_REASON), ("product", MAX_NAME), ("zone", MAX_NAME))
 POSE = ("x", "y", "angle", "width", "height", "scale", "residual", "symmetric", "outside")  # as documented
+VIEW = ("view", "camera", "frame", "verdict", "score", "z", "latency_ms", "reason", "pose", "bundle", "zone", "peak")
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,10 @@ class Event:
     part lies (POSE), None where it was not located or nothing locates parts. ``product`` is the one that was
     judged, None where the station has no products or none was in force; ``bundle`` the sha256 of what judged, None where
     nothing could. ``zone`` is the sensitivity zone that is farthest beyond a threshold of its own, None where none is. ``peak``
-    is where a part that is WARN or NG deviates most, x and y as shares of the image as judged. Texts are made
-    ``storable`` here, whatever a file name, a trigger or a driver gave: every record and output gets them from an event.
+    is where a part that is WARN or NG deviates most, x and y as shares of the image as judged. ``views`` are the verdicts on
+    the views of a part that several cameras see (VIEW), None where one does; camera, frame, z, pose and peak are then those of
+    the view that decided. Texts are made ``storable`` here, whatever a file name, a trigger or a driver gave: every record
+    and output gets them from an event.
     """
 
     camera: str
@@ -59,6 +62,7 @@ class Event:
     bundle: str | None = None
     zone: str | None = None
     peak: tuple[float, float] | None = None
+    views: Sequence[Mapping[str, Any]] | None = None
 
     def __post_init__(self) -> None:
         for name, max_length in _TEXTS:
@@ -75,7 +79,13 @@ class Event:
         values["z"] = {name: finite(value, digits.get("z")) for name, value in self.z.items()}
         values["peak"] = None if self.peak is None else [finite(value, digits.get("peak", 4)) for value in self.peak]
         values["pose"] = None if self.pose is None else {name: _plain(value) for name, value in self.pose.items()}
+        values["views"] = None if self.views is None else [_view_record(row, digits) for row in self.views]
         return values
+
+    def as_view(self, name: str) -> dict[str, Any]:
+        """Return the row (VIEW) of this verdict on one view, among the ``views`` of the event on its part."""
+        values = {key: getattr(self, key) for key in VIEW if key != "view"}
+        return {"view": name, **values, "z": dict(self.z)}
 
     def line(self) -> str:
         """Return the line of `edge-ad run --events`; ValueError for a number that is not finite."""
@@ -95,6 +105,17 @@ class Event:
         return {**self.record(DIGITS), "time": format_time(self.time)}
 
 
+def _view_record(row: Mapping[str, Any], digits: Mapping[str, int]) -> dict[str, Any]:
+    """Return the row of a view as JSON knows it."""
+    values = dict(row)
+    for name in ("score", "latency_ms"):
+        values[name] = finite(values[name], digits.get(name))
+    values["z"] = {name: finite(value, digits.get("z")) for name, value in row["z"].items()}
+    values["pose"] = None if row["pose"] is None else {name: _plain(value) for name, value in row["pose"].items()}
+    values["peak"] = None if row["peak"] is None else [finite(value, digits.get("peak", 4)) for value in row["peak"]]
+    return values
+
+
 def _plain(value: Any) -> Any:
     """Return a value of a pose as JSON knows it."""
     return finite(value) if isinstance(value, float) else value
@@ -107,7 +128,7 @@ def finite(value: float | None, digits: int | None = None) -> float | None:
     return value if digits is None else round(value, digits)
 
 
-def compact(record: Mapping[str, Any]) -> str:
+def compact(record: Mapping[str, Any] | Sequence[Any]) -> str:
     """Return JSON on one line without blanks."""
     return json.dumps(record, allow_nan=False, separators=(",", ":"))
 
@@ -139,6 +160,7 @@ def schema() -> dict[str, Any]:
         "maxItems": 2,
         "description": "where a part that is not OK deviates most: x and y as shares of the image as judged, from its upper left",
     }
+    fields["views"] = _views_schema(fields)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "edge-ad event",
@@ -146,6 +168,15 @@ def schema() -> dict[str, Any]:
         "properties": fields,
         "required": list(fields),
         "additionalProperties": True,
+    }
+
+
+def _views_schema(fields: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    rows = {"view": {"type": "string", "description": "name of the view"}, **{name: fields[name] for name in VIEW[1:]}}
+    return {
+        "type": ["array", "null"],
+        "description": "verdicts on the views of a part that several cameras see, of which the worst decides; null where one does",
+        "items": {"type": "object", "properties": rows, "required": list(rows), "additionalProperties": True},
     }
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 TimeOfDay = Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")]
 Presence = Literal["none", "settled", "learned", "trigger"]
@@ -28,6 +28,17 @@ class Table(BaseModel):
     """A table of the file: an unknown key is an error, numbers are finite, and values do not change after reading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def name_list(value: object) -> object:
+    """Return a list of names: one may stand alone, and an index may be a number, as in ``camera = 0``."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, (str, int)):
+        value = [value]
+    if isinstance(value, list):
+        return [str(item) if isinstance(item, int) and not isinstance(item, bool) else item for item in value]
+    return value
 
 
 class CameraTable(Table):
@@ -165,39 +176,100 @@ def _pattern(text: str | None) -> str | None:
 
 
 class ProductCameraTable(Table):
-    """How live cameras are watched while this product is judged."""
+    """How live cameras are watched and set while this product is judged.
 
-    liveness: list[str] = Field(default_factory=list)
-
-
-class ProductTable(Table):
-    """One product of a station: its ``bundle``, and what differs from [run], [alarm] and [camera] while it is judged.
-
-    A PLC chooses it by ``code``, a part id by the regular expression ``match``. What is not set is the station's.
+    ``exposure_us`` in microseconds, ``gain`` and ``focus`` in the camera's own units, ``white_balance_k`` in kelvin; a value
+    switches its automatic off. What is not set is as it was when the camera was opened.
     """
 
-    bundle: Path
-    code: Annotated[int, Field(ge=1, le=MAX_CODE)] | None = None
-    match: Annotated[str | None, AfterValidator(_pattern)] = None
+    liveness: list[str] = Field(default_factory=list)
+    exposure_us: Annotated[float | None, Field(gt=0, le=1e8)] = None
+    auto_exposure: bool | None = None
+    gain: Annotated[float | None, Field(ge=-1e6, le=1e6)] = None
+    white_balance_k: Annotated[float | None, Field(gt=0, le=1e6)] = None
+    auto_white_balance: bool | None = None
+    focus: Annotated[float | None, Field(ge=0, le=1e6)] = None
+    auto_focus: bool | None = None
+
+    def asked(self) -> dict[str, object]:
+        """Return the settings of the camera that are given."""
+        return self.model_dump(exclude={"liveness"}, exclude_none=True)
+
+
+class JudgedTable(Table):
+    """What is judged how: a ``bundle``, and keys of [run] that count in the place of the station's where they are set."""
+
+    bundle: Path | None = None
     warn_above: float | None = None
     ng_above: float | None = None
     roi: str | None = None
     tiles: str | None = None
     tile_goods: Path | None = None
-    parts: Literal["one", "many"] = "one"
     unlocated: Literal["none", "ng"] = "none"
-    presence: Presence = "none"
     empty: Path | None = None
     part_frames: Annotated[int, Field(ge=1, le=100)] = 3
     part_candidates: Annotated[int, Field(ge=1, le=100)] | None = None
     motion_limit: Annotated[float, Field(gt=0, le=255)] = 1.0
-    alarm: AlarmTable = Field(default_factory=AlarmTable)
-    camera: ProductCameraTable = Field(default_factory=ProductCameraTable)
 
     def changed(self) -> dict[str, object]:
         """Return what is set of the keys that stand in [run] too."""
-        own = ("bundle", "code", "match", "alarm", "camera")
-        return {name: getattr(self, name) for name in self.model_fields_set if name not in own}
+        shared = {*JudgedTable.model_fields, "parts", "presence"} - {"bundle"}
+        return {name: getattr(self, name) for name in self.model_fields_set & shared}
+
+
+def _number_as_text(value: object) -> object:
+    return str(value) if type(value) is int else value
+
+
+def _view_name(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise ValueError("no name of a view: write letters, digits, '-', '_' and '.', at most 64")
+    return name
+
+
+ViewName = Annotated[str, BeforeValidator(_number_as_text), AfterValidator(_view_name)]
+
+
+class ViewTable(JudgedTable):
+    """One camera's view of a part: its ``camera`` as under [run], and what judges it; ``liveness`` as under [camera]."""
+
+    camera: Annotated[str | None, BeforeValidator(_number_as_text)] = None
+    liveness: list[str] = Field(default_factory=list)
+
+
+class PartTable(Table):
+    """The ``views`` of a part: names of tables [view.NAME], or cameras, at least two.
+
+    A view that is not there ``deadline_ms`` after the first one counts as missing. ``fused`` is a file that `edge-ad views
+    learn` wrote: thresholds on the score of all views together.
+    """
+
+    views: list[ViewName] = Field(default_factory=list)
+    deadline_ms: Annotated[float, Field(ge=1, le=60_000)] = 1000.0
+    fused: Path | None = None
+
+
+class ProductViewTable(JudgedTable):
+    """How one view of a product is judged: what differs from [view.NAME] and from the product."""
+
+    camera: ProductCameraTable = Field(default_factory=ProductCameraTable)
+
+
+class ProductTable(JudgedTable):
+    """One product of a station: its ``bundle``, and what differs from [run], [alarm] and [camera] while it is judged.
+
+    A PLC chooses it by ``code``, a part id by the regular expression ``match``. What is not set is the station's. ``view``
+    has the views of its parts, ``fused`` is as under [part].
+    """
+
+    code: Annotated[int, Field(ge=1, le=MAX_CODE)] | None = None
+    match: Annotated[str | None, AfterValidator(_pattern)] = None
+    parts: Literal["one", "many"] = "one"
+    presence: Presence = "none"
+    alarm: AlarmTable = Field(default_factory=AlarmTable)
+    camera: ProductCameraTable = Field(default_factory=ProductCameraTable)
+    view: dict[str, ProductViewTable] = Field(default_factory=dict)
+    fused: Path | None = None
 
 
 def check_products(products: dict[str, ProductTable]) -> dict[str, ProductTable]:
@@ -205,6 +277,8 @@ def check_products(products: dict[str, ProductTable]) -> dict[str, ProductTable]
     for name in products:
         if not _NAME.fullmatch(name):
             raise ValueError(f"{name!r:.80} is no name of a product: write letters, digits, '-', '_' and '.', at most 64")
+        if products[name].bundle is None and not any(view.bundle for view in products[name].view.values()):
+            raise ValueError(f"{name} has no bundle: add it, or one for each view under [product.{name}.view.NAME]")
     for key, what in (("code", "the code"), ("match", "the pattern")):
         first: dict[object, str] = {}
         for name, product in products.items():

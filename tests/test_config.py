@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from edge_ad.cli.init import render
-from edge_ad.config import Config, ProductTable, load_config, parse_config, parse_pixels
+from edge_ad.config import Config, load_config, model_of, parse_config, parse_pixels
 from edge_ad.errors import BadInput
 
 
@@ -124,12 +124,12 @@ def test_any_value_is_accepted_or_told_in_a_sentence(table: str, key: str, value
 
 def _number_keys() -> list[tuple[str, str]]:
     found = []
-    for table, field in Config.model_fields.items():
-        model: Any = ProductTable if table == "product" else field.annotation
+    for table in Config.model_fields:
+        model, named = model_of(table)
         for key, facts in model.model_json_schema()["properties"].items():
             options = facts.get("anyOf", [facts])
             if any(option.get("type") in ("number", "integer") for option in options):
-                found.append((f"{table}.a" if table == "product" else table, key))
+                found.append((f"{table}.a" if named else table, key))
     return found
 
 
@@ -152,7 +152,7 @@ def test_no_number_is_without_end(table: str, key: str, value: str) -> None:
         ('[product.a]\nbundle = "x"\nmatch = "(a|a)(a|a)(a|a)(a|a)(a|a)(a|a)(a|a)"', r"match is .*: more than 6 repetitions"),
         ('[product.a]\nbundle = "x"\nmatch = "A"\n[product.b]\nbundle = "y"\nmatch = "A"', "a and b have the pattern 'A' both"),
         ('[product.a]\nbundle = "x"\ncode = 1\n[product.b]\nbundle = "y"\ncode = 1', "a and b have the code 1 both"),
-        ("[product.a]\ncode = 1", r"product\.a\.bundle is missing: add it"),
+        ("[product.a]\ncode = 1", r"a has no bundle: add it"),
         ('[product.a]\nbundle = "x"\ncode = 0', r"product\.a\.code is 0: input should be greater than or equal to 1"),
         ('[product."cap red"]\nbundle = "x"', "'cap red' is no name of a product: write letters"),
         ('[product.a]\nbundle = "x"\nmach = "A"', r"unknown key 'mach' in \[product\.a\]: did you mean 'match'\?"),

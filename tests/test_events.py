@@ -54,16 +54,16 @@ TEXTS = r'"reason":"logic: z 6.0; \"score\" 5.12\\x0aabove 3.00"'
 HEAD = rf'"id":"{ID}","camera":"rtsp://cam.local/\u00fcbersicht","frame":7,"part":"A-17"'
 LINE = (
     rf'{HEAD},"time":"2001-09-09T01:46:40.250Z","verdict":"NG","score":5.123457,'
-    rf'"z":{{"structure":0.1,"logic":6.0}},"latency_ms":12.346,{TEXTS},{POSE},{PRODUCT}'
+    rf'"z":{{"structure":0.1,"logic":6.0}},"latency_ms":12.346,{TEXTS},{POSE},{PRODUCT},"views":null'
 )
 JOURNAL = (
     rf'{HEAD},"time":1000000000.25,"verdict":"NG","score":5.123456789,"latency_ms":12.34567,{TEXTS},{PRODUCT},'
-    rf'"z":{{"structure":0.1,"logic":6.0}},{POSE}'
+    rf'"z":{{"structure":0.1,"logic":6.0}},{POSE},"views":null'
 )
 PICTURE = JOURNAL.replace("6.0}", "6.000049}", 1)  # from the event itself; the journal is a copy of the index
 EXPORT = (
     f'{HEAD},"time":"2001-09-09T01:46:40.250Z","verdict":"NG","score":5.123456789,'
-    rf'"z":{{"structure":0.1,"logic":6.0}},"latency_ms":12.34567,{TEXTS},{POSE},{PRODUCT},"mark":"bad","images":[]'
+    rf'"z":{{"structure":0.1,"logic":6.0}},"latency_ms":12.34567,{TEXTS},{POSE},{PRODUCT},"views":null,"mark":"bad","images":[]'
 )
 
 
@@ -126,7 +126,7 @@ def test_the_row_of_the_index(store: Path) -> None:
     reason = r'logic: z 6.0; "score" 5.12\x0aabove 3.00'
     head = (1, ID, "rtsp://cam.local/übersicht", 7, "A-17", 1_000_000_000.25, "NG")
     pose = POSE.removeprefix('"pose":')
-    assert found == [(*head, 5.123456789, z, 12.34567, reason, pose, "cap-red", "9f86d081", "rim", "[0.25, 0.75]")]
+    assert found == [(*head, 5.123456789, z, 12.34567, reason, pose, "cap-red", "9f86d081", "rim", "[0.25, 0.75]", None)]
 
 
 def test_a_line_of_the_journal(store: Path) -> None:
@@ -149,10 +149,10 @@ def test_exports(store: Path, tmp_path: Path) -> None:
     assert (tmp_path / "out.csv").read_text().splitlines() == [
         "id,time,camera,frame,part,verdict,score,latency_ms,reason,mark,images,z_structure,z_logic,"
         "pose_x,pose_y,pose_angle,pose_width,pose_height,pose_scale,pose_residual,pose_symmetric,pose_outside,product,bundle,"
-        "zone,peak_x,peak_y",
+        "zone,peak_x,peak_y,views",
         f"{ID},2001-09-09T01:46:40.250Z,rtsp://cam.local/übersicht,7,A-17,NG,5.123456789,12.34567,"
         r'"logic: z 6.0; ""score"" 5.12\x0aabove 3.00",bad,,0.1,6.0,'
-        "320.5,40.25,-90.0,216.0,64.0,1.0,0.0421,False,'=the part's x is 320.5,cap-red,9f86d081,rim,0.25,0.75",
+        "320.5,40.25,-90.0,216.0,64.0,1.0,0.0421,False,'=the part's x is 320.5,cap-red,9f86d081,rim,0.25,0.75,",
     ]
 
 
@@ -167,7 +167,7 @@ def test_the_record_api(store: Path) -> None:
     head = HEAD.replace("\\u00fc", "ü").replace(",", ',"sequence":1,', 1)
     expected = (
         rf'{{{head},"time":1000000000.25,"verdict":"NG","score":5.123457,"z":{{"structure":0.1,"logic":6.0}},'
-        rf'"latency_ms":12.34567,{TEXTS},{POSE},{PRODUCT},"mark":"bad","images":0}}'
+        rf'"latency_ms":12.34567,{TEXTS},{POSE},{PRODUCT},"views":null,"mark":"bad","images":0}}'
     )
     assert found.model_dump_json() == expected
 
@@ -201,13 +201,15 @@ def test_the_schema_of_the_record_api() -> None:
                 {"type": "null"},
             ]
         },
+        "views": {"anyOf": [{"items": {"type": "object"}, "type": "array"}, {"type": "null"}]},
         "mark": {"anyOf": [{"enum": ["good", "bad"], "type": "string"}, {"type": "null"}]},
         "images": {"type": "integer"},
     }
     schema = WebEvent.model_json_schema()
     without_titles = {key: {k: v for k, v in one.items() if k != "title"} for key, one in schema["properties"].items()}
     # Newer versions of pydantic say what holds without it.
-    without_titles["pose"]["anyOf"][0].pop("additionalProperties", None)
+    for facts in (without_titles["pose"]["anyOf"][0], without_titles["views"]["anyOf"][0]["items"]):
+        facts.pop("additionalProperties", None)
     assert (schema["title"], list(without_titles), schema["required"]) == ("Event", list(expected), list(expected))
     assert without_titles == expected
 
@@ -218,7 +220,7 @@ def test_a_live_event_of_the_dashboard() -> None:
 
     expected = (
         rf'{{"id":"{ID}","camera":3,"frame":7,"part":"A-17","time":1000000000.25,"verdict":"NG","score":5.123457,'
-        rf'"z":{{"structure":0.1,"logic":6.000049}},"latency_ms":12.34567,{TEXTS},{POSE},{PRODUCT}}}'
+        rf'"z":{{"structure":0.1,"logic":6.000049}},"latency_ms":12.34567,{TEXTS},{POSE},{PRODUCT},"views":null}}'
     )
     assert json.dumps(event_row(3, EVENT), separators=(",", ":")) == expected
 

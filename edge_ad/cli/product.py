@@ -83,7 +83,9 @@ def _list_settings(settings: Config, path: Path) -> None:
         return
     for name, product in settings.product.items():
         code = "" if product.code is None else f", code {product.code}"
-        typer.echo(f"{name}: {product.bundle}{code}{'' if product.bundle.is_file() else ', which is missing'}")
+        bundles = [bundle for bundle in (product.bundle, *(view.bundle for view in product.view.values())) if bundle is not None]
+        named = ", ".join(f"{bundle}{'' if bundle.is_file() else ', which is missing'}" for bundle in bundles)
+        typer.echo(f"{name}: {named}{code}")
     typer.echo(f"no run keeps {path}; the next begins with {Choice(choice_path(path)).begins_with(settings.run.product) or 'none'}")
 
 

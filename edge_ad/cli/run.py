@@ -57,7 +57,8 @@ def command(
         dashboard=dashboard,
         agent=agent,
     )
-    chosen = bundle if settings.product else bundle or newest_bundle()
+    own = settings.product or (settings.part.views and all(view.bundle for view in settings.view.values()))
+    chosen = bundle if own else bundle or newest_bundle()
     summary = inspect(chosen, run.camera, options)
     typer.echo(summary.table(), err=str(run.events) == "-" or "stdout:" in run.alarm)
     if summary.faults:

@@ -13,7 +13,7 @@ from edge_ad.inspection.alarm import AlarmState, on_acknowledge, on_part, on_tim
 from edge_ad.inspection.judge import InspectionResult, is_of_change, worst_result
 from edge_ad.inspection.observers import Observer
 from edge_ad.inspection.part_tracking import CycleState
-from edge_ad.outputs.guard_state import Message
+from edge_ad.outputs.guard_state import EVERY_CAMERA, Message
 
 if TYPE_CHECKING:
     from edge_ad.inspection.products import Product
@@ -91,9 +91,10 @@ class AlarmManager(Observer):
     def on_result(self, result: InspectionResult, source: Source) -> None:
         """Bring out a verdict, then what it means for the alarm."""
         event, now, paused = result.event, self._clock(), self._paused()
+        name = next(iter(self.states)) if result.views else source.name  # a part of several cameras has one alarm
         if self._guard is not None:
             passed = not (rejects(self._rule, event.verdict) or paused) and self._withheld() is None
-            index = self._indices[source.name]
+            index = EVERY_CAMERA if result.views else self._indices[name]
             self._guard.send(
                 Message("verdict", now, index, event.verdict, passed, event.part or "", result.called_at)
             )
@@ -101,7 +102,7 @@ class AlarmManager(Observer):
         if paused or is_of_change(event.reason):
             return
         sign = sign_of(self._rule, event.verdict, event.score)
-        self._set(source.name, on_part(self.states[source.name], self._rule, sign, now, number=self.number + 1))
+        self._set(name, on_part(self.states[name], self._rule, sign, now, number=self.number + 1))
 
     def on_cycle(self, camera: str, state: CycleState) -> None:
         """Tell that a camera sees frames but nothing to judge."""

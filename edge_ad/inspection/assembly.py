@@ -47,6 +47,7 @@ from edge_ad.utils.supervision import ThreadFaults
 from edge_ad.utils.text import MAX_REASON, part_id, storable, user_name
 
 if TYPE_CHECKING:
+    from edge_ad.inspection.changeover import Changeover
     from edge_ad.inspection.products import Product
 
 _log = logging.getLogger(__name__)
@@ -269,6 +270,18 @@ class Wiring:
     def outputs(self) -> list[ChannelState]:
         """Return whether every output works, those of the guard first; from any thread."""
         return [*(self.guard.states() if self.guard is not None else ()), *self.dispatcher.channels()]
+
+    def follow_products(self, changeover: Changeover) -> None:
+        """Let all that may choose a product ask for it, and tell them how products stand."""
+        self.calls.numbered = not changeover.by_part
+        self.requests.register("product", changeover.handle)
+        self.requests.register("products", changeover.answer_state, logged=False)
+        self.on_choice = changeover.select_code
+        guard, dispatcher = self.guard, self.dispatcher
+        if guard is not None:
+            changeover.on_standing.append(lambda one: guard.product(one.code, one.state, one.number))
+        dispatcher.let_choose(lambda name: changeover.ask(name, "OPC UA"))
+        changeover.on_standing.append(lambda one: dispatcher.show_product(changeover.message(one)))
 
     def reject(self) -> None:
         """Let the outputs reject, now and for the rest of the run."""

@@ -40,6 +40,7 @@ _log = logging.getLogger(__name__)
 
 POLL_S = 0.1
 WAIT_S = 300.0  # for the proof of engines
+VIEWS_STAY = "has a bundle for each view of its parts: name another in edge-ad.toml and start the run again"
 REPLACE, ROLL_BACK, STATE = "replace", "rollback", "bundles"  # kinds of requests
 
 
@@ -177,7 +178,10 @@ class BundleReplacement:
 
     def _before(self, name: str) -> Path:
         """Return the bundle of a product that cannot be judged."""
-        return next(iter(self._changeover.products.values())).settings.product[name].bundle
+        bundle = next(iter(self._changeover.products.values())).settings.product[name].bundle
+        if bundle is None:
+            raise BadInput(f"product {name} {VIEWS_STAY}")
+        return bundle
 
     def _replace(self, name: str, path: Path, entry: Deployed) -> None:
         fresh: Product | None = None
@@ -304,6 +308,8 @@ def _replace_at_rest(settings: Config, store: Path, request: Request, named: Pat
     """Prove a bundle and write that the next run begins with it."""
     from edge_ad.inspection.products import open_product
 
+    if settings.part.views:
+        raise BadInput(f"this station {VIEWS_STAY}")
     name, pointer = request.value("product"), BundlePointer(pointer_path(store))
     if (name and name not in settings.product) or (not name and settings.product):
         raise BadInput(f"there is no product {name!r}; edge-ad.toml has {', '.join(settings.product) or 'none'}")
@@ -311,7 +317,7 @@ def _replace_at_rest(settings: Config, store: Path, request: Request, named: Pat
         raise BadInput(f"there is no folder {store.parent} for a store: name that of the station by --store")
     release = lock_file(store.with_name(f"{store.name}.lock"), f"the store {store}", "its run takes no requests; end it")
     try:
-        before = pointer.resolve(name, settings.product[name].bundle if name else named or newest_bundle())
+        before = pointer.resolve(name, (settings.product[name].bundle if name else named) or newest_bundle())
         path, entry = wanted(pointer, request, before)
         with contextlib.closing(open_product(settings, name, path, image_bits=None)) as product:
             product.open()

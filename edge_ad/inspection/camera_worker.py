@@ -220,6 +220,11 @@ class CameraWorker:
         return self._detector.next_part if isinstance(self._detector, SeenParts) else self.first_part
 
     @property
+    def every_frame(self) -> bool:
+        """Whether every frame is a part."""
+        return self._detector is None
+
+    @property
     def name(self) -> str:
         """The camera's name in events."""
         return self.source.name

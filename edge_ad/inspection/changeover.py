@@ -42,8 +42,9 @@ class Changeover:
 
     ``select`` may be called from any thread; a thread of its own opens what is parked and writes to the disk. The loop
     asks ``withheld`` before and after every judgement, and calls ``tick``, in which a change comes into force:
-    ``on_change`` hears of the product, ``on_standing`` of everything that a PLC must know. ``faults`` are products that
-    cannot be judged, by name. Beyond ``budget_mb`` those used longest ago are parked.
+    ``on_change`` hears of the product, ``on_standing`` of everything that a PLC must know. ``set_cameras`` is called before
+    that, in the thread of products, and may wait. ``faults`` are products that cannot be judged, by name. Beyond
+    ``budget_mb`` those used longest ago are parked.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Changeover:
         self.active: Product | None = None
         self.on_change: Callable[[Product], None] = lambda product: None
         self.on_settled: Callable[[Product, str], None] = lambda product, by: None  # chosen by whom, in the thread of products
+        self.set_cameras: Callable[[str], None] = lambda name: None
         self.on_standing: list[Callable[[Standing], None]] = []
         self._choice = choice
         self._changed = changed or threading.Condition()
@@ -400,6 +402,8 @@ class Changeover:
             self._choice.write(None)
             if change.product is not None and not change.product.in_loop:
                 self._load(change)
+            if change.product is not None:
+                self.set_cameras(str(change.product.name))
         except Exception as error:  # whatever it is, the request is answered
             change.product, change.fault = None, why(error)
         change.prepared = True

@@ -49,17 +49,41 @@ CLOSE_S = 1.0
 
 
 @dataclass(frozen=True, eq=False)
-class _Item:
-    event: Event
+class _Shot:
+    """What one camera saw of a part; ``ending`` is that of its files."""
+
     image: Image
     result: InspectionResult
     view: View
     reference: NDArray[np.float32] | None
+    ending: str = ""
 
     @property
     def bytes(self) -> int:
         inference = self.result.inference
         return self.image.nbytes + (0 if inference is None else inference.map.nbytes)
+
+
+@dataclass(frozen=True, eq=False)
+class _Item:
+    event: Event
+    shots: tuple[_Shot, ...]
+
+    @property
+    def bytes(self) -> int:
+        return sum(shot.bytes for shot in self.shots)
+
+
+def _shots(result: InspectionResult, view: View, reference: NDArray[np.float32] | None) -> tuple[_Shot, ...]:
+    """Return what cameras saw of a part, the view that decided first; of one camera its ``view`` and ``reference``."""
+    if not result.views:
+        return () if result.image is None else (_Shot(result.image, result, view, reference),)
+    views = sorted(result.views, key=lambda one: one.result.frame is not result.frame)
+    return tuple(
+        _Shot(one.result.image, one.result, one.region, one.reference, f"_{safe_name(one.name)}")
+        for one in views
+        if one.result.image is not None
+    )
 
 
 class Evidence:
@@ -111,10 +135,10 @@ class Evidence:
 
     def offer(self, event: Event, result: InspectionResult) -> None:
         """Hand over what an event was made from, before the event goes to the store."""
-        image = result.image
-        if image is None or not self.wants(event):
+        shots = _shots(result, self._view, self._reference)
+        if not shots or not self.wants(event):
             return
-        item = _Item(event, image, result, self._view, self._reference)
+        item = _Item(event, shots)
         with self._changed:
             self._waiting[event.id] = item
             self._bytes += item.bytes
@@ -191,19 +215,24 @@ class Evidence:
             self._folder.mkdir(parents=True, exist_ok=True)
             if shutil.disk_usage(self._folder).free < floor * GB:
                 return f"less than {floor:g} GB are free for {self._folder}"
-            region = item.view.seen(item.image)
-            crop = bounded(region)
-            self._write_one(item.event, crop, "", CROP_QUALITY)
-            key = (item.event.camera, item.event.product)
-            heat = heat_of([item.result], self._scales.setdefault(key, HeatScale(item.reference)))
-            if heat is not None:
-                outlines, size = outlines_of([item.result]), (region.shape[0], region.shape[1])
-                shown = draw_outlines(overlay(crop, heat), outlines, size)
-                self._write_one(item.event, shown, "_map", MAP_QUALITY)
+            for shot in item.shots:
+                self._write_shot(item.event, shot)
         except (OSError, BadInput, cv2.error) as error:
             return " ".join(str(error).split())
         self.written += 1
         return None
+
+    def _write_shot(self, event: Event, shot: _Shot) -> None:
+        """Write the judged region, and with the heat map where there is one."""
+        region = shot.view.seen(shot.image)
+        crop = bounded(region)
+        self._write_one(event, crop, shot.ending, CROP_QUALITY)
+        key = (shot.result.event.camera, event.product)
+        heat = heat_of([shot.result], self._scales.setdefault(key, HeatScale(shot.reference)))
+        if heat is not None:
+            outlines, size = outlines_of([shot.result]), (region.shape[0], region.shape[1])
+            shown = draw_outlines(overlay(crop, heat), outlines, size)
+            self._write_one(event, shown, f"{shot.ending}_map", MAP_QUALITY)
 
     def _write_one(self, event: Event, image: Image, ending: str, quality: int) -> None:
         done, data = cv2.imencode(
@@ -254,7 +283,7 @@ class StoreObserver(Observer):
 
     def on_result(self, result: InspectionResult, source: Source) -> None:
         """Hand over one event."""
-        self._cameras.add(source.name)
+        self._cameras |= {source.name, *(view.source.name for view in result.views)}
         event = result.event
         if self._evidence is not None:
             self._evidence.offer(event, result)

@@ -14,6 +14,8 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
+from functools import partial
+from itertools import cycle
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
@@ -28,9 +30,9 @@ from edge_ad.events import VERDICTS, Event
 from edge_ad.inspection.assembly import (
     Wiring,
     lock_line,
-    make_part_detectors,
 )
-from edge_ad.inspection.bundle_swap import REPLACE, ROLL_BACK, STATE, BundleReplacement
+from edge_ad.inspection.bundle_swap import REPLACE, ROLL_BACK, STATE, VIEWS_STAY, BundleReplacement
+from edge_ad.inspection.camera_adjustment import CameraAdjuster, check_adjustments
 from edge_ad.inspection.camera_worker import Counters, Latencies
 from edge_ad.inspection.canary import Canary, score_of
 from edge_ad.inspection.changeover import Changeover
@@ -48,8 +50,10 @@ from edge_ad.inspection.observers import (
 )
 from edge_ad.inspection.part_tracking import PartDetector
 from edge_ad.inspection.products import Product, check_products, open_product, open_products
+from edge_ad.inspection.requests import Request
 from edge_ad.inspection.settings import check_settings, lag_s, presence_of, store_of
 from edge_ad.inspection.view import View
+from edge_ad.inspection.viewed_product import cameras_of, judged_views, make_joiner, open_viewed, part_detectors_of
 from edge_ad.inspection.watchdog import Notifier, ThreadWatch, Watchdog
 from edge_ad.outputs.delivery import ChannelState
 from edge_ad.store.actions import ActionLog, actions_path
@@ -260,18 +264,21 @@ class Inspector:
         """Return a summary with the faults of threads and the states of outputs up to now."""
         return replace(summary, faults=self.faults.summary(), outputs=tuple(self.wiring.outputs()))
 
-    def _build(self, cameras: Sequence[str]) -> None:
+    def _build(self, named: Sequence[str]) -> None:
+        cameras = cameras_of(self.settings, named)
+        check_adjustments(self.settings, cameras)
         lock_line(self.settings.run, self._stack)
         if self.options.signals:
             self._stack.enter_context(self._stop.listening())
         opened = self._stack.enter_context(contextlib.ExitStack())
         products, unfit = self._products()
-        sources = self._open_sources(cameras, opened, next(iter(products.values())).bundle.image_bits)
+        sources = self._open_sources(cameras, opened, next(iter(products.values())).image_bits)
         self.names = [source.name for source in sources]
         self.product = self._open_engines(products, unfit)
         self.wiring = Wiring(self.names, self.product.settings, self._changed, self.faults, bundle=self.bundle)
         self._stack.callback(self.wiring.close)
         self.reloader = Reloader(self.judge, self.product.load_thresholds, self.bundle.path, self.faults)
+        self.reloader.on_product(self.product)
         self._stop.on_reload = self.reloader.ask
         self.reloader.on_read = self.wiring.note_thresholds
         if self.changeover is not None:
@@ -289,22 +296,16 @@ class Inspector:
             changed=self._changed,
             pause=self.wiring.pause,
             gate=self._gate,
+            views=judged_views(self.product),
+            joiner=make_joiner(self.settings, cameras, first),
+            fused=self.product.fused,
         )
         for worker, number in zip(self.loop.workers, first, strict=True):
             worker.first_part = number
         self._gate.on_change = self._adopt
         self._replace_bundles()
         if self.changeover is not None:
-            self.wiring.calls.numbered = not self.changeover.by_part
-            self.wiring.requests.register("product", self.changeover.handle)
-            self.wiring.requests.register("products", self.changeover.answer_state, logged=False)
-            self.wiring.on_choice = self.changeover.select_code
-            if self.wiring.guard is not None:
-                guard = self.wiring.guard
-                self.changeover.on_standing.append(lambda one: guard.product(one.code, one.state, one.number))
-            if self.settings.run.commands is not None:
-                self._stack.callback(self.changeover.listen(self.settings.run.commands, self.faults).close)
-            self.changeover.begin()
+            self._connect_products(self.changeover, sources)
         self._stack.callback(self.watchdog.close)
         if self._record is not None:
             self._stack.callback(self._record.close)
@@ -312,21 +313,32 @@ class Inspector:
         self._stop.attach(self.loop)
         opened.pop_all()  # from here on the loop closes the sources
 
+    def _connect_products(self, changeover: Changeover, sources: Sequence[Source]) -> None:
+        """Let all that may choose a product ask for it, and have cameras and outputs follow."""
+        adjuster = CameraAdjuster(self.settings, sources)
+        changeover.set_cameras = adjuster.apply
+        if changeover.active is not None:
+            adjuster.begin(str(changeover.active.name))
+        self.wiring.follow_products(changeover)
+        if self.settings.run.commands is not None:
+            self._stack.callback(changeover.listen(self.settings.run.commands, self.faults).close)
+        changeover.begin()
+
     def _products(self) -> tuple[dict[str, Product], dict[str, str]]:
         """Return the products whose bundles can be read, by name, and why the others cannot; one of no name for a bundle."""
-        settings, options = self.settings, self.options
+        settings = self.settings
         if self._bundle is None and settings.product:
-            return open_products(settings, options.limits, options.read_again, self._pointer)
-        if self._bundle is None:
+            return open_products(list(settings.product), partial(self._make_product, named=None))
+        if self._bundle is None and not settings.part.views:
             raise BadInput("no bundle is named, and edge-ad.toml has no products: name a bundle")
         if settings.product:
             names = ", ".join(settings.product)
             raise BadInput(f"edge-ad.toml names products ({names}): leave the bundle {self._bundle} out, or the products")
-        named = self._bundle.path if isinstance(self._bundle, Bundle) else Path(self._bundle)
-        path = self._pointer.resolve("", named)
-        bundle = self._bundle if isinstance(self._bundle, Bundle) and path == named else path
-        product = Product(None, settings, bundle, limits=options.limits, read_again=options.read_again)
-        return {"": product}, {}
+        return {"": self._make_product("", self._bundle)}, {}
+
+    def _make_product(self, name: str, named: Bundle | Path | str | None) -> Product:
+        options, pointer = self.options, self._pointer
+        return open_viewed(name, self.settings, named, pointer, limits=options.limits, read_again=options.read_again)
 
     def _open_engines(self, products: dict[str, Product], unfit: Mapping[str, str]) -> Product:
         """Open and prove the engines; return the product to begin with."""
@@ -358,7 +370,14 @@ class Inspector:
             if presence_of(product.settings.run) != "trigger":
                 self._detectors(product, [1] * len(self.names))
 
+        def refuse(request: Request) -> str:
+            raise BadInput(f"this station {VIEWS_STAY}")
+
         if store is None:
+            return
+        if self.settings.part.views:
+            for kind in (REPLACE, ROLL_BACK):
+                self.wiring.requests.register(kind, refuse)
             return
         log = ActionLog(actions_path(store.path))
         replacement = BundleReplacement(self._gate, self._pointer, make, fit, log=log, threads=self.faults)
@@ -369,13 +388,19 @@ class Inspector:
 
     def _detectors(self, product: Product, first: Sequence[int]) -> list[PartDetector] | None:
         """Return what gathers frames to parts of a product, one for each camera."""
-        run = product.settings.run
-        return make_part_detectors(product.bundle, run, len(self.names), calls=self.wiring.calls, first=first)
+        return part_detectors_of(product, len(self.names), calls=self.wiring.calls, first=first)
 
     def _adopt(self, product: Product) -> None:
         """Judge another product from now on; in the thread of the loop, between two frames."""
         self.product = product
-        self.loop.adopt(product.judge, product.settings, product.conditions, lambda first: self._detectors(product, first))
+        self.loop.adopt(
+            product.judge,
+            product.settings,
+            product.conditions,
+            lambda first: self._detectors(product, first),
+            views=judged_views(product),
+            fused=product.fused,
+        )
         for observer in self._observing:
             observer.on_product(product)
 
@@ -399,20 +424,20 @@ class Inspector:
         """The region that is judged."""
         return self.product.view
 
-    def _open_sources(self, uris: Sequence[str], stack: contextlib.ExitStack, image_bits: int) -> list[Source]:
+    def _open_sources(self, uris: Sequence[str], stack: contextlib.ExitStack, image_bits: Sequence[int]) -> list[Source]:
         if not uris:
             raise BadInput("no camera is named: give --camera URI, or `camera` under [run] in edge-ad.toml")
         repeated = next((uri for uri in uris if uris.count(uri) > 1), None)
         if repeated is not None:
             raise BadInput(f"--camera {redact(repeated)} is given twice: name every camera once")
         sources = []
-        for uri in uris:
+        for uri, bits in zip(uris, cycle(image_bits), strict=False):
             source = open_source(
                 uri,
                 self.settings.run.realtime,
                 patient=self._notifier.managed,
                 lag_s=lag_s(self.settings),
-                image_bits=image_bits,
+                image_bits=bits,
             )
             stack.callback(source.close)
             sources.append(source)
@@ -422,7 +447,7 @@ class Inspector:
         """Return who follows the run, in the order of effects: the outputs first, then the record, then what shows."""
         run = self.settings.run
         self.watchdog = Watchdog(self._notifier, self.product.self_test, limit_s=SELF_TEST_S if run.web else None)
-        self.drift = DriftObserver(self.product.drift, self.view)
+        self.drift = DriftObserver(self.product.drift, self.view, self.product.views)
         self.poses = PoseObserver()
         self._record = self._make_record()
         observers: list[Observer] = [self.wiring.alarm_manager]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import KW_ONLY, dataclass, replace
 from types import MappingProxyType
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,9 @@ from edge_ad.inspection.part_tracking import Judgeable
 from edge_ad.inspection.plausibility import Plausibility
 from edge_ad.inspection.view import View
 from edge_ad.scoring import BRANCHES, Thresholds
+
+if TYPE_CHECKING:
+    from edge_ad.inspection.part_views import PartView
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,7 @@ class InspectionResult:
     """An event with what it was made from; ``broken`` is the engine's exception, after which nothing can be judged.
 
     ``called_at``: the monotonic second of the trigger that called for the part, None without one. ``place``: where the
-    part was located, if it was.
+    part was located, if it was. ``views``: what several cameras saw of the part, of which the worst decided.
     """
 
     event: Event
@@ -118,6 +121,7 @@ class InspectionResult:
     broken: Exception | None = None
     called_at: float | None = None
     place: Place | None = None
+    views: tuple[PartView, ...] = ()
 
     @property
     def image(self) -> Image | None:

@@ -11,9 +11,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from types import FrameType
 from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from edge_ad.camera.frames import Frame, Source
 from edge_ad.camera.opencv import one_thread
@@ -28,11 +32,16 @@ from edge_ad.inspection.judge import (
     Judge,
     results_of_parts,
     without_verdict,
+    worst_result,
 )
 from edge_ad.inspection.observers import Observer
 from edge_ad.inspection.part_tracking import Judgeable, PartDetector
+from edge_ad.inspection.part_views import JoinedPart, ViewJoiner, ViewPlace, verdict_on
 from edge_ad.inspection.pause import PAUSED, Pause
 from edge_ad.inspection.settings import CaptureConditions
+from edge_ad.inspection.view import View
+from edge_ad.scoring import Thresholds
+from edge_ad.scoring.fused_views import FusedViews
 
 _log = logging.getLogger(__name__)
 
@@ -60,15 +69,34 @@ class Gate(Protocol):
         """Let a change come into force that waits for a moment between two frames."""
 
 
+@dataclass(frozen=True, eq=False)
+class JudgedView:
+    """What judges the frames of one camera, and the ``name`` of its view of the part; ``region`` and ``reference`` as for
+    PartView.
+    """
+
+    name: str
+    judge: Judge
+    settings: Config
+    conditions: CaptureConditions
+    region: View = View()
+    reference: NDArray[np.float32] | None = None
+
+    def place(self, source: Source) -> ViewPlace:
+        """Return the view as that of a camera."""
+        return ViewPlace(self.name, source, self.region, self.reference)
+
+
 class Loop:
     """Judges what the sources give until all have ended, ``max_frames`` are done or ``stop`` is called.
 
     Sources share the pipeline fairly: each gives at most one frame a round. Every frame ends as judged, dropped,
     faulted or idle. ``detectors`` (one for each source, or None) gather frames to parts: a part gives one judgement, or
     one for each of several parts that are located in its frames.
-    ``conditions`` and ``patient`` as for CameraWorker. In a ``pause`` no frame is inferred and every verdict is NONE. With a
-    ``gate`` nothing is judged while it gives a reason, and ``adopt`` has another product judged from then on. The loop
-    closes the sources; the caller closes the observers.
+    ``conditions`` and ``patient`` as for CameraWorker. ``views``: what judges each camera, where they see one part together
+    and its verdict is brought out when all are in (``joiner``, ``fused``). In a ``pause`` no frame is inferred and every verdict
+    is NONE. With a ``gate`` nothing is judged while it gives a reason, and ``adopt`` has another product judged from then
+    on. The loop closes the sources; the caller closes the observers.
     """
 
     def __init__(
@@ -84,8 +112,13 @@ class Loop:
         changed: threading.Condition | None = None,
         pause: Pause | None = None,
         gate: Gate | None = None,
+        views: Sequence[JudgedView] = (),
+        joiner: ViewJoiner | None = None,
+        fused: FusedViews | None = None,
     ) -> None:
         self.judge = judge
+        self.joiner, self._fused = joiner, fused
+        judged = views or [JudgedView("", judge, settings, conditions)] * len(sources)
         self._gate = gate
         self._pause = pause or Pause(None)
         self._observers = observers
@@ -96,21 +129,27 @@ class Loop:
         self.workers = [
             CameraWorker(
                 source,
-                settings,
+                one.settings,
                 self._changed,
-                conditions=conditions,
+                conditions=one.conditions,
                 patient=patient,
                 detector=detector,
-                prepare=self._prepare,
+                prepare=partial(self._prepare, number),
                 choose=None if gate is None else gate.choose,
             )
-            for source, detector in zip(sources, gathered, strict=True)
+            for number, (source, detector, one) in enumerate(zip(sources, gathered, judged, strict=True))
         ]
+        self._views = dict(zip(self.workers, judged, strict=True))
         self._under_way: dict[CameraWorker, tuple[Judge, Judgeable]] = {}
         self._open_parts: dict[str, list[list[InspectionResult]]] = {}
         self.latencies = Latencies()
         self.none_reasons: Counter[str] = Counter()  # verdicts NONE by the word that their reason begins with
         self.elapsed_s = 0.0
+
+    @property
+    def thresholds(self) -> Thresholds:
+        """What is judged by now: of several views the fused thresholds, or those of the first view."""
+        return self.judge.thresholds if self._fused is None else self._fused.thresholds
 
     def stop(self) -> None:
         """Ask the loop to end after the frames it already has; safe in a signal handler."""
@@ -122,6 +161,9 @@ class Loop:
         settings: Config,
         conditions: CaptureConditions,
         detectors: Callable[[Sequence[int]], Sequence[PartDetector] | None],
+        *,
+        views: Sequence[JudgedView] = (),
+        fused: FusedViews | None = None,
     ) -> None:
         """Judge by these from now on; ``detectors`` as for the loop, of the number of each camera's next part.
 
@@ -129,10 +171,15 @@ class Loop:
         """
         for worker in list(self._under_way):
             self._finish(worker)
-        self.judge = judge
+        self.judge, self._fused = judge, fused
+        judged = views or [JudgedView("", judge, settings, conditions)] * len(self.workers)
+        self._views = dict(zip(self.workers, judged, strict=True))
+        if self.joiner is not None:
+            self.joiner.spoil(f"{THERE}: not all of its views were in")
         made: Sequence[PartDetector | None] | None = detectors([worker.next_part for worker in self.workers])
         for worker, detector in zip(self.workers, made or [None] * len(self.workers), strict=True):
-            worker.adopt(settings, conditions, detector, THERE)
+            one = self._views[worker]
+            worker.adopt(one.settings, one.conditions, detector, THERE)
 
     def account(self, camera: str) -> Counters:
         """Return the counters of a camera as they stand."""
@@ -154,6 +201,7 @@ class Loop:
                     self._wait()
                 if self._gate is not None:
                     self._gate.tick()
+                self._expire_views()
                 for observer in self._observers:
                     observer.on_tick()
             self._drain()
@@ -188,11 +236,12 @@ class Loop:
             live = worker.source.kind == "live"  # what was recorded shows nothing of the pause
             reason = self._pause.reason(outcome.seen_at) if live else self._pause.reason()
             outcome = outcome if reason is None else replace(outcome, fault=reason)
-        if not isinstance(outcome, Judgeable) or self._withheld(outcome) or not self.judge.begin(outcome, worker.checks_age):
+        judge = self._views[worker].judge
+        if not isinstance(outcome, Judgeable) or self._withheld(outcome) or not judge.begin(outcome, worker.checks_age):
             self._handle(worker, outcome)
             return
-        self._under_way[worker] = (self.judge, outcome)
-        if len(self._under_way) > self.judge.at_once:
+        self._under_way[worker] = (judge, outcome)
+        if len(self._under_way) > judge.at_once:
             self._finish(next(iter(self._under_way)))
 
     def _finish(self, worker: CameraWorker) -> bool:
@@ -222,9 +271,12 @@ class Loop:
             worker.stop_reading()
             for outcome in worker.drain():
                 self._handle(worker, outcome)
+        if self.joiner is not None:
+            for part in self.joiner.finish(time.monotonic()):
+                self._report_part(part)
 
-    def _prepare(self, frame: Frame) -> None:
-        self.judge.prepare(frame)
+    def _prepare(self, number: int, frame: Frame) -> None:
+        self._views[self.workers[number]].judge.prepare(frame)
 
     def _withheld(self, outcome: Judgeable) -> str | None:
         return None if self._gate is None else self._gate.withheld(outcome)
@@ -234,7 +286,7 @@ class Loop:
             for observer in self._observers:
                 observer.on_cycle(worker.name, outcome.state)
             return
-        results = self._pause.withhold(self._results(worker, outcome, judge or self.judge))
+        results = self._pause.withhold(self._results(worker, outcome, judge or self._views[worker].judge))
         counters = worker.counters
         if isinstance(outcome, Outage):
             counters.outages += 1
@@ -244,7 +296,11 @@ class Loop:
             counters.judged += 1
         broken = next((result for result in results if result.broken is not None), None)
         verdicts = results if broken is not None else self._of_part(worker, outcome, results)
-        if verdicts:
+        if verdicts and self.joiner is not None and broken is None and _is_of_part(worker, outcome):
+            view = self._views[worker].name
+            for part in self.joiner.take(view, worst_result(verdicts), time.monotonic()):
+                self._report_part(part)
+        elif verdicts:
             self._report(worker, self._pause.withhold(verdicts))
         if broken is not None:
             _raise_engine_fault(worker.name, broken)
@@ -274,9 +330,38 @@ class Loop:
                 results = [without_verdict(result, reason) for result in results]
             self._bring_out(worker, results)
 
+    def _expire_views(self) -> None:
+        """Bring out parts whose missing views are not waited for any more."""
+        if self.joiner is None:
+            return
+        for worker in self.workers:
+            if worker.ended and worker not in self._under_way and not worker.ready:
+                self.joiner.end(self._views[worker].name)
+        for part in self.joiner.expire(time.monotonic()):
+            self._report_part(part)
+
+    def _report_part(self, part: JoinedPart) -> None:
+        """Bring out the verdict on a part of several views."""
+        with contextlib.nullcontext() if self._gate is None else self._gate.reporting:
+            reason = None if self._gate is None else self._gate.reason()
+
+            def withhold(result: InspectionResult) -> InspectionResult:
+                (held,) = self._pause.withhold([result])
+                return held if reason is None else without_verdict(held, reason)
+
+            workers = {view.name: worker for worker, view in self._views.items()}
+            places = [view.place(workers[view.name].source) for view in self._views.values()]
+            result, source = verdict_on(part, places, self._fused, withhold=withhold, missing=self._missing)
+            worker = next(worker for worker in self.workers if worker.source is source)
+            self._bring_out(worker, [result])
+
+    def _missing(self, place: ViewPlace, reason: str) -> InspectionResult:
+        judge = next(view.judge for view in self._views.values() if view.name == place.name)
+        return judge.outage(place.source.name, Outage(reason))
+
     def _bring_out(self, worker: CameraWorker, results: list[InspectionResult]) -> None:
         counters = worker.counters
-        counters.parts += any(result.frame is not None and result.event.part is not None for result in results)
+        counters.parts += any((result.frame or result.views) and result.event.part is not None for result in results)
         for result in results:
             event = result.event
             counters.verdicts[event.verdict] += 1
@@ -310,6 +395,13 @@ class Loop:
         if broken:
             advice = "give smaller images, or close other programs" if "out of memory" in str(broken) else "check the camera"
             raise DeviceFault("; ".join(broken) + f"; {advice}")
+
+
+def _is_of_part(worker: CameraWorker, outcome: Outcome) -> bool:
+    """Whether a verdict is on a view of a part, and not on a camera that sees none."""
+    if isinstance(outcome, Outage):
+        return outcome.part is not None
+    return isinstance(outcome, Judgeable) or worker.every_frame
 
 
 def _raise_engine_fault(camera: str, result: InspectionResult) -> None:

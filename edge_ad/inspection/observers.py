@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -149,26 +149,43 @@ class EventCallback(Observer):
 class DriftObserver(Observer):
     """Watches all parts for drift; logs when it begins and when it is over. None watches nothing.
 
-    Of every few parts the ``view`` of the image is measured, where the drift asks for it.
+    Of every few parts the ``view`` of the image is measured, where the drift asks for it. Where parts have several views each
+    is watched by itself: ``views`` has the products that judge them.
     """
 
-    def __init__(self, drift: Drift | None, view: View = View()) -> None:
-        self.drift = drift
+    def __init__(self, drift: Drift | None, view: View = View(), views: Mapping[str, Product] | None = None) -> None:
+        self._drift = drift
         self._view = view
         self._drifted = False
-        self.warnings: list[str] = []
+        self._warnings: list[str] = []
+        self._views = _watches(views)
+
+    @property
+    def drift(self) -> Drift | None:
+        """What is watched; of several views one that drifts, else the first."""
+        if not self._views:
+            return self._drift
+        return next((one for one in self._views.values() if one._drifted), next(iter(self._views.values())))._drift
+
+    @property
+    def warnings(self) -> list[str]:
+        """What was warned of, in order, view by view."""
+        return [*self._warnings, *(f"view {name}: {text}" for name, one in self._views.items() for text in one.warnings)]
 
     def on_result(self, result: InspectionResult, source: Source) -> None:
         """Look at the part; every window has its test."""
-        event = result.event
-        if self.drift is None:
+        for view in result.views:
+            if view.name in self._views:
+                self._views[view.name].on_result(view.result, view.source)
+        event, drift = result.event, self._drift
+        if drift is None or result.views:
             return
-        self._measure(self.drift, result)
-        if not self.drift.add(event.verdict, event.score, event.z):
+        self._measure(drift, result)
+        if not drift.add(event.verdict, event.score, event.z):
             return
-        warning = self.drift.report().warning
+        warning = drift.report().warning
         if warning and not self._drifted:
-            self.warnings.append(warning)
+            self._warnings.append(warning)
             _log.warning("%s", warning)
         elif self._drifted and not warning:
             _log.info("drift: the parts are like the normal images again")
@@ -176,8 +193,9 @@ class DriftObserver(Observer):
 
     def on_product(self, product: Product) -> None:
         """Go on with the drift of another product."""
-        self.drift, self._view = product.drift, product.view
-        self._drifted = False if self.drift is None else self.drift.report().warning is not None
+        self._drift, self._view = product.drift, product.view
+        self._drifted = False if self._drift is None else self._drift.report().warning is not None
+        self._warnings, self._views = self.warnings, _watches(product.views)
 
     def _measure(self, drift: Drift, result: InspectionResult) -> None:
         event, images = result.event, drift.images
@@ -187,6 +205,14 @@ class DriftObserver(Observer):
         whole = self._view.roi is None
         shown = result.frame.resized(size) if whole else resize(self._view.crop(result.frame.image), size)
         images.add(shown, f"{event.camera} part {event.part}" if event.part is not None else f"{event.camera} frame {event.frame}")
+
+
+def _watches(views: Mapping[str, Product] | None) -> dict[str, DriftObserver]:
+    """Return a watch over each view."""
+    watches = {name: DriftObserver(product.drift, product.view) for name, product in (views or {}).items()}
+    for watch in watches.values():  # one that comes back goes on where it was
+        watch._drifted = watch._drift is not None and watch._drift.report().warning is not None
+    return watches
 
 
 class PoseObserver(Observer):
@@ -202,7 +228,11 @@ class PoseObserver(Observer):
         self.count = 0
 
     def on_result(self, result: InspectionResult, source: Source) -> None:
-        """Look at where the part lies."""
+        """Look at where the part lies, in every view of it."""
+        for view in result.views:
+            self.on_result(view.result, view.source)
+        if result.views:
+            return
         outside = None if result.place is None else result.place.outside
         if outside is None:
             return
@@ -285,18 +315,17 @@ class Reloader(Observer):
     """
 
     def __init__(self, judge: Judge, load: LoadThresholds, path: Path, faults: ThreadFaults | None = None) -> None:
-        self._judge = judge
-        self._load = load
-        self._path = path
+        self._read_from = [(judge, load, path)]
         self._faults = faults
         self.on_read: Callable[[Path, Thresholds], None] = lambda path, thresholds: None  # in a thread of its own
         self._asked = threading.Event()
-        self._fresh: tuple[Judge, Thresholds] | None = None
+        self._fresh: list[tuple[Judge, Thresholds]] = []
         self._thread: SupervisedThread | None = None
 
     def on_product(self, product: Product) -> None:
-        """Read the thresholds of another product from now on."""
-        self._judge, self._load, self._path = product.judge, product.load_thresholds, product.bundle.path
+        """Read the thresholds of another product from now on, in every view of it."""
+        judged = product.views.values() or [product]
+        self._read_from = [(one.judge, one.load_thresholds, one.bundle.path) for one in judged]
 
     def ask(self) -> None:
         """Ask for it; safe in a signal handler."""
@@ -304,7 +333,7 @@ class Reloader(Observer):
 
     def take_over(self, path: str) -> None:
         """Ask for the thresholds of another file, from now on."""
-        self._path = Path(path)
+        self._read_from = [(judge, load, Path(path)) for judge, load, _ in self._read_from]
         self.ask()
 
     def on_tick(self) -> None:
@@ -315,17 +344,15 @@ class Reloader(Observer):
             self._thread.start()
         elif self._thread is not None and not self._thread.is_alive():
             self._thread = None
-            fresh, self._fresh = self._fresh, None
-            if fresh is not None:
-                judge, limits = fresh
+            fresh, self._fresh = self._fresh, []
+            for judge, limits in fresh:
                 judge.thresholds = limits
                 _log.info("thresholds reloaded: WARN above %.4g, NG above %.4g", limits.warn, limits.ng)
 
     def _read(self) -> None:
-        judge = self._judge
         try:
-            limits = self._load(self._path)
-            self._fresh = judge, limits
-            self.on_read(self._path, limits)
+            self._fresh = [(judge, load(path)) for judge, load, path in self._read_from]  # all of them, or none
+            for (_, limits), (_, _, path) in zip(self._fresh, self._read_from, strict=True):
+                self.on_read(path, limits)
         except EdgeAdError as error:
             _log.warning("the thresholds stay as they are: %s", error)

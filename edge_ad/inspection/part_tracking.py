@@ -146,12 +146,14 @@ class Call:
 class TriggerTracker(Generic[T]):
     """Gives each call the frames captured after it and before the next one.
 
-    A call that has no frame ``trigger_deadline_ms`` after it is missed. Calls are served first in, first out.
+    A call that has no frame ``trigger_deadline_ms`` after it, or when the first one after the next call is there, is missed.
+    Calls are served first in, first out.
     """
 
     def __init__(self, run: RunTable) -> None:
         self._deadline = run.trigger_deadline_ms / 1000.0
         self._calls: deque[Call] = deque()
+        self._missed: list[Call] = []
         self._chooser: Chooser[T] = Chooser(run)
         self.state: CycleState = "idle"
 
@@ -167,8 +169,11 @@ class TriggerTracker(Generic[T]):
     def see(self, frame: T, captured_at: float, sharpness: float) -> tuple[bool, list[PartReady[T]]]:
         """Take in one frame; return whether it was kept, and the parts that are complete."""
         ready = []
-        while len(self._calls) > 1 and self._chooser and captured_at >= self._calls[1].at:
-            ready.append(self._finish())
+        while len(self._calls) > 1 and captured_at >= self._calls[1].at:  # it shows the next part
+            if self._chooser:
+                ready.append(self._finish())
+            else:
+                self._missed.append(self._calls.popleft())
         if not self._calls or captured_at < self._calls[0].at:
             self.state = "idle" if not self._calls else "busy"
             return False, ready
@@ -179,7 +184,8 @@ class TriggerTracker(Generic[T]):
 
     def late(self, now: float) -> tuple[list[PartReady[T]], list[Call]]:
         """Return parts that must do with the frames they have, and calls that got none, at ``now``."""
-        ready, missed = [], []
+        ready, missed = [], self._missed
+        self._missed = []
         while self._calls and now - self._calls[0].at > self._deadline:
             if self._chooser:
                 ready.append(self._finish())
@@ -359,7 +365,7 @@ class CalledParts:
         """Return parts whose time is over."""
         self._hear()
         ready, missed = self._tracker.late(now)
-        reason = f"late: no frame within {self._deadline_ms:g} ms after the trigger"
+        reason = f"late: no frame within {self._deadline_ms:g} ms after the trigger, or before the next one"
         return ready, [Missed(call.part, reason, call.at) for call in missed]
 
     def interrupt(self) -> None:

@@ -6,7 +6,7 @@ Products are opened and proven one by one; what is parked has let go of its engi
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -34,7 +34,7 @@ from edge_ad.inspection.triggers import parse_trigger
 from edge_ad.inspection.view import view_of
 from edge_ad.outputs.mqtt import parse_broker
 from edge_ad.scoring import Thresholds
-from edge_ad.store.bundle_pointer import BundlePointer
+from edge_ad.scoring.fused_views import FusedViews
 from edge_ad.utils.board import resident_mb
 
 WITH_IDS = ("software", "mqtt", "modbus", "s7", "enip")  # triggers that bring the id of a part
@@ -43,14 +43,22 @@ WITH_IDS = ("software", "mqtt", "modbus", "s7", "enip")  # triggers that bring t
 State = Literal["none", "active", "changing", "fault"]
 
 
-def settings_of_product(settings: Config, name: str) -> Config:
-    """Return the settings of the station with those of a product in their place."""
-    product = settings.product[name]
-    alarm = {key: getattr(product.alarm, key) for key in product.alarm.model_fields_set}
-    camera = {key: getattr(product.camera, key) for key in product.camera.model_fields_set}
+def settings_of_product(settings: Config, name: str | None, view: str | None = None) -> Config:
+    """Return the settings of the station with those of a product, and of one of its views, in their place."""
+    product = None if name is None else settings.product[name]
+    seen = None if view is None else settings.view.get(view)
+    run: dict[str, object] = {} if seen is None else seen.changed()
+    alarm: dict[str, object] = {}
+    camera: dict[str, object] = {"liveness": seen.liveness} if seen is not None and seen.liveness else {}
+    if product is not None:
+        run |= product.changed() | (product.view[view].changed() if view in product.view else {})
+        alarm = {key: getattr(product.alarm, key) for key in product.alarm.model_fields_set}
+        tables = [product.camera, *([product.view[view].camera] if view in product.view else [])]
+        for table in tables:
+            camera |= {"liveness": table.liveness} if "liveness" in table.model_fields_set else {}
     return settings.model_copy(
         update={
-            "run": settings.run.model_copy(update=product.changed()),
+            "run": settings.run.model_copy(update=run),
             "alarm": settings.alarm.model_copy(update=alarm),
             "camera": settings.camera.model_copy(update=camera),
         }
@@ -68,8 +76,9 @@ def check_products(settings: Config) -> None:
         if not products:
             raise BadInput("--commands chooses products, and edge-ad.toml names none: add tables [product.NAME]")
     for name, product in products.items():
-        if not product.bundle.is_file():
-            raise BadInput(f"product {name}: there is no bundle {product.bundle}; train it, or name another in edge-ad.toml")
+        for bundle in filter(None, (product.bundle, *(view.bundle for view in product.view.values()))):
+            if not bundle.is_file():
+                raise BadInput(f"product {name}: there is no bundle {bundle}; train it, or name another in edge-ad.toml")
         try:
             check_settings(settings_of_product(settings, name))
         except BadInput as error:
@@ -89,7 +98,8 @@ class Product:
     """One product of a run; ``name`` is None where the station has no products.
 
     ``fault`` says why it cannot be judged. After ``open``: ``pipeline``, ``judge``, ``view``, ``reference`` (for heat
-    maps), ``self_test``, ``known`` (for the canary) and ``memory_mb``, the memory that opening it took.
+    maps), ``self_test``, ``known`` (for the canary) and ``memory_mb``, the memory that opening it took. ``view`` names the
+    one of several views that it judges; ``views`` are the products of all, where it stands for them.
     """
 
     pipeline: Pipeline
@@ -103,8 +113,11 @@ class Product:
         *,
         limits: HealthLimits = HealthLimits(),
         read_again: Callable[[], Config] | None = None,
+        view: str | None = None,
     ) -> None:
-        self.name = name
+        self.name, self._view_name = name, view
+        self.views: dict[str, Product] = {}
+        self.fused: FusedViews | None = None
         self.bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
         self.settings = with_region(settings, self.bundle)
         self.code = settings.product[name].code if name is not None else None
@@ -117,6 +130,11 @@ class Product:
         self._thresholds: Thresholds | None = None
         self._stack: contextlib.ExitStack | None = None
         self.drift = None if len(self.view.grid) > 1 else make_drift(self.bundle, settings.run.cascade is not None)
+
+    @property
+    def image_bits(self) -> list[int]:
+        """How many bits the images of each camera have; one number where all are alike."""
+        return [one.bundle.image_bits for one in self.views.values()] or [self.bundle.image_bits]
 
     @property
     def loaded(self) -> bool:
@@ -154,10 +172,9 @@ class Product:
     def load_thresholds(self, path: Path) -> Thresholds:
         """Read the thresholds of the bundle, or of its child at ``path``, again."""
         fresh = self._read_again()
-        if self.name is not None:
-            if self.name not in fresh.product:
-                raise BadInput(f"edge-ad.toml has no product {self.name} any more")
-            fresh = settings_of_product(fresh, self.name)
+        if self.name is not None and self.name not in fresh.product:
+            raise BadInput(f"edge-ad.toml has no product {self.name} any more")
+        fresh = settings_of_product(fresh, self.name, self._view_name)
         return reload_thresholds(self.bundle, fresh.run, self._tiles, path)
 
     def _open_engines(self, stack: contextlib.ExitStack) -> None:
@@ -222,20 +239,20 @@ def open_product(
     return product
 
 
-def open_products(
-    settings: Config, limits: HealthLimits, read_again: Callable[[], Config] | None, pointer: BundlePointer | None = None
-) -> tuple[dict[str, Product], dict[str, str]]:
-    """Return the products whose bundles can be read, and why the others cannot, by name; BadInput where all fail.
+def open_products(names: Sequence[str], make: Callable[[str], Product]) -> tuple[dict[str, Product], dict[str, str]]:
+    """Return the products that can be made, their bundles read, and why the others cannot, by name; BadInput where all fail.
 
     Their engines are not open yet. ``pointer`` says what is judged by in the place of the bundles that are named.
     """
     products: dict[str, Product] = {}
     faults: dict[str, str] = {}
-    for name, table in settings.product.items():
-        bits = next((product.bundle.image_bits for product in products.values()), None)
+    for name in names:
         try:
-            path = table.bundle if pointer is None else pointer.resolve(name, table.bundle)
-            products[name] = open_product(settings, name, path, image_bits=bits, limits=limits, read_again=read_again)
+            product = make(name)
+            bits, before = product.image_bits, next(iter(products.values()), product).image_bits
+            if bits != before:
+                raise BadInput(f"its images have {bits} bits and those of the products before it {before}")
+            products[name] = product
         except Exception as error:
             faults[name] = why(error)
     if not products:

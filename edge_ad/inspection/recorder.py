@@ -212,15 +212,24 @@ class Recorder(Observer):
         self._scales.clear()
 
     def on_results(self, results: Sequence[InspectionResult], source: Source) -> None:
-        """Write one annotated frame, with the worst verdict on its parts."""
+        """Write one annotated frame, with the worst verdict on its parts; one of each camera that saw the part."""
+        worst = worst_result(results)
+        for view in worst.views:
+            self._record([view.result], view.source, view.region, view.reference)
+        if not worst.views:
+            self._record(results, source, self._view, self._reference)
+
+    def _record(
+        self, results: Sequence[InspectionResult], source: Source, view: View, reference: NDArray[np.float32] | None
+    ) -> None:
         result = worst_result(results)
         if result.frame is None or not self._room():
             return
-        heat = heat_of(results, self._scales.setdefault(source.name, HeatScale(self._reference)))
+        heat = heat_of(results, self._scales.setdefault(source.name, HeatScale(reference)))
         outlines = outlines_of(results)
         if result.image is not None:
-            heat = None if heat is None else self._view.spread(heat, result.image)
-            corner = np.array((self._view.region or (0, 0))[:2])
+            heat = None if heat is None else view.spread(heat, result.image)
+            corner = np.array((view.region or (0, 0))[:2])
             outlines = [points + corner for points in outlines]
         image = annotate(result.image, result.event, heat, outlines)
         if source.kind in ("images", "watch"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -10,6 +11,7 @@ from edge_ad.outputs.signals import PRODUCT_STATES, OutputSignals
 Kind = Literal["verdict", "idle", "busy", "held", "alarm"]
 KINDS: frozenset[str] = frozenset({"verdict", "idle", "busy", "held", "alarm"})
 HEARTBEAT_S = 0.25
+EVERY_CAMERA = -1  # of a verdict on a part that all cameras saw
 
 
 @dataclass(frozen=True)
@@ -82,13 +84,18 @@ class GuardState:
 
     def take(self, message: Message) -> None:
         """Take in one message; one about a camera that does not exist changes nothing."""
+        if message.camera == EVERY_CAMERA and message.kind == "verdict":
+            for state in self._states:
+                state.alive_at, state.busy = message.at, False
+            self._verdict(self._states, message)
+            return
         if not 0 <= message.camera < self.cameras or message.kind == "alarm":
             return
         state = self._states[message.camera]
         state.alive_at = message.at
         state.busy = message.kind == "busy"
         if message.kind == "verdict":
-            self._verdict(state, message)
+            self._verdict([state], message)
         elif message.kind in ("idle", "busy"):
             state.verdict_at = state.fault_at = None
 
@@ -178,15 +185,18 @@ class GuardState:
         ]
         return max(0.0, min([HEARTBEAT_S - now % HEARTBEAT_S, *ends]))
 
-    def _verdict(self, state: _Camera, message: Message) -> None:
+    def _verdict(self, states: Sequence[_Camera], message: Message) -> None:
+        """Take in one verdict, on what these cameras saw."""
         if self.calls and (self.call is None or message.call != self.call):
             self.superseded += message.call is not None
-            if message.call is None and not message.passed:  # a camera at fault, whatever part is in place
-                state.verdict_at, state.fault_at = None, message.at
+            for state in states:
+                if message.call is None and not message.passed:  # a camera at fault, whatever part is in place
+                    state.verdict_at, state.fault_at = None, message.at
             return
         passed = message.passed and self._is_chosen()
-        state.verdict_at, state.passed, state.answered = message.at, passed, message.call
-        state.fault_at = message.at if message.verdict == "NONE" else None
+        for state in states:
+            state.verdict_at, state.passed, state.answered = message.at, passed, message.call
+            state.fault_at = message.at if message.verdict == "NONE" else None
         self.sequence = (self.sequence + 1) & 0xFFFF
         self.part, self.verdict, self.sent_at = message.part, message.verdict, message.at
 

@@ -19,7 +19,7 @@ from edge_ad.store.schema import StoredEvent
 from edge_ad.utils.text import format_time, printable
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-_TEXTS = ("camera", "part", "reason", "outside", "product", "zone")
+_TEXTS = ("camera", "part", "reason", "outside", "product", "zone", "views")
 _BLANKS = " \t\r\n\v\f\x00\u00a0\u200b\u2060\ufeff"
 
 
@@ -55,8 +55,8 @@ def table(events: Iterable[StoredEvent]) -> Iterator[str]:
 
 
 def write_csv(path: Path, events: Iterable[StoredEvent], branches: Iterable[str]) -> int:
-    """Write one row an event, z in a column for each branch, then pose, product, bundle and zone; returns how many. BadInput when
-    the file cannot be written.
+    """Write one row an event, z in a column for each branch, then pose, product, bundle, zone and views; returns how many.
+    BadInput when the file cannot be written.
 
     A text that a spreadsheet would take for a formula gets an apostrophe before it.
     """
@@ -65,7 +65,8 @@ def write_csv(path: Path, events: Iterable[StoredEvent], branches: Iterable[str]
     count = 0
     with _written(path) as stream:
         last = ("product", "bundle", "zone")
-        names = [*first, *(f"z_{name}" for name in named), *(f"pose_{name}" for name in POSE), *last, "peak_x", "peak_y"]
+        more = ("peak_x", "peak_y", "views")
+        names = [*first, *(f"z_{name}" for name in named), *(f"pose_{name}" for name in POSE), *last, *more]
         writer = csv.DictWriter(stream, names)
         writer.writeheader()
         for event in events:
@@ -75,7 +76,8 @@ def write_csv(path: Path, events: Iterable[StoredEvent], branches: Iterable[str]
             z = {f"z_{name}": event.z.get(name) for name in named}
             pose = {f"pose_{name}": _cell(name, (event.pose or {}).get(name)) for name in POSE}
             x, y = event.peak or (None, None)
-            values |= {"peak_x": x, "peak_y": y}
+            views = ";".join(f"{row['view']}={row['verdict']}" for row in event.views or ())
+            values |= {"peak_x": x, "peak_y": y, "views": _cell("views", views)}
             writer.writerow({**values, "images": ";".join(event.images), **z, **pose})
     return count
 

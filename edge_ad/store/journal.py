@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edge_ad.events import FIELDS, LATER, MARKS, VERDICTS, Event, compact
+from edge_ad.events import FIELDS, LATER, MARKS, VERDICTS, VIEW, Event, compact
 from edge_ad.utils.files import is_at, sync_folder
 
 FOLDER = "journal"
@@ -167,10 +167,10 @@ def files(evidence: Path) -> list[Path]:
 
 
 def event_line(sequence: int, event: Event) -> str:
-    """Return the line of an event, z and pose at its end; a number that is not finite becomes null."""
+    """Return the line of an event, z, pose and views at its end; a number that is not finite becomes null."""
     record = event.record()
-    z, pose = record.pop("z"), record.pop("pose")
-    return compact({"sequence": sequence, **record, "z": z, "pose": pose})
+    last = {name: record.pop(name) for name in ("z", "pose", "views")}
+    return compact({"sequence": sequence, **record, **last})
 
 
 def mark_line(event: str, mark: str | None, by: str, at: float) -> str:
@@ -242,6 +242,8 @@ def _event(entry: Mapping[str, Any]) -> Event:
     if not all(value is None or isinstance(value, (int, float)) for value in optional):
         raise ValueError("no event")
     if row.verdict not in VERDICTS or not isinstance(pose, (dict, type(None))):
+        raise ValueError("no event")
+    if row.views is not None and not all(set(VIEW) <= set(view) and isinstance(view["z"], dict) for view in row.views):
         raise ValueError("no event")
     return row
 

@@ -123,6 +123,9 @@ MIGRATIONS: tuple[str, ...] = (
     ) WITHOUT ROWID;
     CREATE INDEX alarm_time ON alarm (time);
     """,
+    """
+    ALTER TABLE event ADD COLUMN views TEXT;
+    """,
 )
 
 
@@ -275,9 +278,10 @@ class StoredImage:
 def row_of(event: Event) -> tuple[Any, ...]:
     """Return the values of COLUMNS."""
     z = {name: round(value, DIGITS["z"]) for name, value in event.z.items()}
-    record = event.record()["pose"]
+    record = event.record()
     peak = None if event.peak is None else json.dumps([round(value, 4) for value in event.peak])
-    texts = {"z": compact(z), "pose": None if record is None else compact(record), "peak": peak}
+    texts = {name: None if record[name] is None else compact(record[name]) for name in ("pose", "views")}
+    texts |= {"z": compact(z), "peak": peak}
     return tuple(texts[name] if name in texts else getattr(event, name) for name in COLUMNS)
 
 
@@ -289,9 +293,9 @@ def event_of(row: tuple[Any, ...]) -> Event:
 def fields_of(row: tuple[Any, ...]) -> dict[str, Any]:
     """Return the fields of an event from the values of COLUMNS."""
     values = dict(zip(COLUMNS, row, strict=True))
+    decoded = {name: json.loads(values[name] or "null") for name in ("z", "pose", "views")}
     peak = json.loads(values["peak"] or "null")
-    texts = {"z": json.loads(values["z"]), "pose": json.loads(values["pose"] or "null")}
-    return {**values, **texts, "peak": None if peak is None else (float(peak[0]), float(peak[1]))}
+    return {**values, **decoded, "peak": None if peak is None else (float(peak[0]), float(peak[1]))}
 
 
 MAX_LENGTH = 65_533  # bytes: the length of a segment has 16 bits and counts itself

@@ -8,7 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -96,7 +96,7 @@ class DashboardFeed(Observer):
     An event is shown only when it is on the disk: ``settled`` counts the events that are, or are lost for good. Where
     the disk does not answer for a second they are shown without it. Without a store they are shown at once.
     ``watching`` says whether a page is open: only then images are held, one for each camera, at most IMAGES_PER_SECOND
-    of all. ``view`` is the piece of them that is judged, ``reference`` as for HeatScale.
+    of all. ``shown`` has of each camera the piece of them that is judged, and the reference of its HeatScale.
     """
 
     def __init__(
@@ -104,13 +104,9 @@ class DashboardFeed(Observer):
         cameras: Sequence[str],
         settled: Callable[[], int] | None = None,
         clock: Callable[[], float] = time.monotonic,
-        *,
-        view: View | None = None,
-        reference: NDArray[np.float32] | None = None,
     ) -> None:
         self.watching = False
-        self.view = view or View()
-        self.reference = reference
+        self.shown: list[tuple[View, NDArray[np.float32] | None]] = [(View(), None) for _ in cameras]
         self.cameras = tuple(cameras)
         self.seen = [Seen() for _ in cameras]
         self.stages: dict[str, Histogram] = {"total": Histogram()}
@@ -130,10 +126,12 @@ class DashboardFeed(Observer):
             for result in results:
                 self._taken += 1
                 self._waiting.append(_Waiting(self._taken, now, index, result.event, result is worst))
-            slot = self._slots[index]
-            if self.watching and worst.frame is not None and now - slot.shown_at >= self._every_s:
-                slot.shown_at, slot.pending = now, (self._taken, results)
-        self.seen[index].state = None
+            for place, shown in self._seen_by(index, results):
+                slot = self._slots[place]
+                has_frame = any(one.frame is not None for one in shown) or bool(worst.views)
+                if self.watching and has_frame and now - slot.shown_at >= self._every_s:
+                    slot.shown_at, slot.pending = now, (self._taken, shown)
+                self.seen[place].state = None
         for result in results:
             event = result.event
             if event.latency_ms is not None and event.verdict != "NONE":
@@ -141,13 +139,25 @@ class DashboardFeed(Observer):
             for name, spent in result.inference.stages_ms.items() if result.inference else ():
                 self._time(name, spent)
 
+    def _seen_by(self, index: int, results: Sequence[InspectionResult]) -> list[tuple[int, Sequence[InspectionResult]]]:
+        """Return what each camera shows with a verdict: of a part that several see its own view, below the verdict on all."""
+        views = [view for result in results for view in result.views]
+        if not views:
+            return [(index, results)]
+        (result,) = results
+        return [
+            (self._indices[view.source.name], [replace(view.result, event=replace(result.event, pose=view.result.event.pose))])
+            for view in views
+        ]
+
     def on_result(self, result: InspectionResult, source: Source) -> None:
         """Keep one event."""
         self.on_results([result], source)
 
     def on_product(self, product: Product) -> None:
         """Show the region that is judged of another product."""
-        self.view, self.reference = product.view, product.reference
+        judged = list(product.views.values()) or [product] * len(self.cameras)
+        self.shown = [(one.view, one.reference) for one in judged]
 
     def on_cycle(self, camera: str, state: CycleState) -> None:
         """Keep where the parts of a camera stand."""
@@ -162,8 +172,7 @@ class DashboardFeed(Observer):
             while self._waiting and self._waiting[0].number <= last:
                 one = self._waiting.popleft()
                 result.events.append((one.index, one.event))
-                if one.worst:
-                    seen = self.seen[one.index]
+                for seen in self._shown_by(one):
                     seen.event, seen.reported_at = one.event, now
                     seen.bad = one.event if one.event.verdict != "OK" else seen.bad
             for index, slot in enumerate(self._slots):
@@ -171,6 +180,12 @@ class DashboardFeed(Observer):
                     result.shots.append(PendingImage(index, slot.pending[1]))
                     slot.pending = None
         return result
+
+    def _shown_by(self, one: _Waiting) -> list[Seen]:
+        """Return the cameras that show an event: all, where it is on a part that all see."""
+        if one.event.views is not None:
+            return self.seen
+        return [self.seen[one.index]] if one.worst else []
 
     def _last(self, now: float) -> int:
         """Return the number of the newest event that may be shown."""

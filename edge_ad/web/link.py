@@ -53,6 +53,7 @@ UNWATCHED_EVERY_S = 1.0
 START_S = 60.0  # for the first word of a process: a small board loads the server for many seconds
 ANSWER_S = 10.0
 PRODUCTS_LOCK = "this station has products: set their thresholds in edge-ad.toml, or recalibrate their bundles"
+VIEWS_LOCK = "parts have several views: set the thresholds of each in edge-ad.toml, or recalibrate its bundle"
 LARGEST_SIDE = 1280
 NEEDED = ("fastapi", "uvicorn", "prometheus_client")
 
@@ -183,7 +184,7 @@ class WebLink:
 
     def _feed(self, reporter: StatusReporter) -> None:
         feed = self.feed
-        reference, scales = feed.reference, [HeatScale(feed.reference) for _ in feed.cameras]
+        shown, scales = feed.shown, [HeatScale(reference) for _, reference in feed.shown]
         state_at = -float("inf")
         events: deque[dict[str, Any]] = deque(maxlen=1000)
         while not self._closing.wait(BEAT_S):
@@ -197,8 +198,8 @@ class WebLink:
                 self._expect_answer()
                 while self.answers:
                     write_message(self._stdin, self.answers.popleft())
-                if feed.reference is not reference:  # another product
-                    reference, scales = feed.reference, [HeatScale(feed.reference) for _ in feed.cameras]
+                if feed.shown is not shown:  # another product
+                    shown, scales = feed.shown, [HeatScale(reference) for _, reference in feed.shown]
                     changed = self._about_run()
                     self._hello |= changed
                     write_message(self._stdin, {"kind": "changed", **changed})
@@ -228,7 +229,7 @@ class WebLink:
             "heat": None,
         }
         if result.image is not None:
-            region = self.feed.view.seen(result.image)
+            region = self.feed.shown[raw.index][0].seen(result.image)
             outlines, size = outlines_of(raw.results), (region.shape[0], region.shape[1])
             image = np.ascontiguousarray(smaller(region))
             image = draw_outlines(image, outlines, size) if outlines else image
@@ -309,7 +310,8 @@ def open_web(inspector: Inspector) -> WebLink:
     assert run.web is not None
     store = wiring.store
     settled = None if store is None else lambda: store.committed + store.dropped
-    feed = DashboardFeed(inspector.names, settled, view=inspector.view, reference=inspector.product.reference)
+    feed = DashboardFeed(inspector.names, settled)
+    feed.on_product(inspector.product)
     asked = Asked(wiring.alarm_manager.acknowledge, inspector.reloader.take_over, wiring.requests.submit)
     started = time.time()
     return WebLink(
@@ -321,6 +323,7 @@ def _hello(inspector: Inspector, started: float) -> dict[str, Any]:
     """Return what a page knows of a run that began at ``started``: where its record and its bundle are, and what it is about."""
     run, bundle, product, store = inspector.settings.run, inspector.bundle, inspector.product, inspector.wiring.store
     why_locked = PRODUCTS_LOCK if inspector.changeover is not None else locked(product.thresholds, bundle, product.tiled)
+    why_locked = VIEWS_LOCK if product.views else why_locked
     return {
         "store": None if store is None else str(store.path.resolve()),
         "bundle_path": str(bundle.path.resolve()),
@@ -344,6 +347,8 @@ def _single_images(inspector: Inspector) -> dict[str, Any]:
 
 def _judged_by(product: Product) -> dict[str, Any]:
     """Return what judges a product, and why single images cannot be (``locked``)."""
+    if product.views:
+        return {"locked": "its parts have several views, and an image shows one"}
     run, opened = product.settings.run, hasattr(product, "judge")
     backend = product.pipeline.backend.name if opened else "onnxruntime"
     # Statistics of tiles are those of an engine, and a GPU is the run's own.

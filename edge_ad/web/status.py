@@ -117,8 +117,8 @@ class StatusReporter:
             "challenge": None if watched.challenge is None else watched.challenge.to_json(),
             "alarms": list(self._alarms)[::-1],
             "thresholds": {
-                **watched.loop.judge.thresholds.to_json(),
-                "told": watched.loop.judge.thresholds.describe(),
+                **watched.loop.thresholds.to_json(),
+                "told": watched.loop.thresholds.describe(),
             },
             "latency_ms": {
                 **{f"p{percent}": watched.loop.latencies.percentile(percent) for percent in (50, 99)},

@@ -25,6 +25,11 @@ CAMERA = "synthetic://line?frames=12&size=64&anomalies=0&seed=3&fps=200"
 LIVE = re.compile(r"\d+$|/dev/|file:///dev/|(rtsps?|csi|genicam|aravis|gst):|synthetic://")
 EVENT = re.compile(r"[0-9a-f]{8}")  # an id as the pages show it
 SETTINGS = f'[data]\npath = "data/good"\n[run]\ncamera = ["{CAMERA}"]\n'
+# Pages whose commands work on more than that.
+SETTINGS_OF = {
+    "docs/howto/views.md": '[run]\nmax_age_ms = 60000\n[part]\nviews = ["top", "side"]\n'
+    + "".join(f'[view.{view}]\ncamera = "data/parts/{view}"\nbundle = "part.edgead"\n' for view in ("top", "side"))
+}
 OTHERS = {"--alarm": "modbus-server://127.0.0.1:0", "--web": "127.0.0.1:0", "--count": "6", "--frames": "6"}
 
 
@@ -40,6 +45,9 @@ def make_template(folder: Path) -> Path:
             _write(folder / place / f"{number:03}.png", 5000 + number)
         for place in ("data/part/test/spot", "data/products/cap/test/spot", "data/defects/spot"):
             _write(folder / place / f"{number:03}.png", 5100 + number, blob=True)
+    for number in range(12):
+        for place, first in (("data/parts/top", 5200), ("data/parts/side", 5300)):
+            _write(folder / place / f"{number:03}.png", first + number)
     for number in range(3):
         _write(folder / "data/empty" / f"{number}.png", 7000 + number)
     for copy in ("sets/loco_juice_bottle", "sets/mvtec_bottle", "sets/mono_shuffled", "sets/mono_early", "data/bottle"):

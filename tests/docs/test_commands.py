@@ -15,7 +15,7 @@ import typer
 
 from edge_ad.cli.app import app, main
 from tests.docs.documents import ROOT, Command, commands, current_pages, name_of, pages
-from tests.docs.station import CAMERA, SETTINGS, make_template, quick_training, stand_ins
+from tests.docs.station import CAMERA, SETTINGS, SETTINGS_OF, make_template, quick_training, stand_ins
 
 # These are only checked against the command line's own grammar. A pattern, and why it cannot run here.
 CANNOT_RUN = (
@@ -68,7 +68,7 @@ def test_the_commands_of_a_page_run_one_after_the_other(
     quick_training(monkeypatch, template / "part.edgead")
     found = [command for command in commands(page) if command.words[0] == "edge-ad"]
     if not any(command.words[1:2] == ("init",) for command in found):
-        Path("edge-ad.toml").write_text(SETTINGS)
+        Path("edge-ad.toml").write_text(SETTINGS_OF.get(name_of(page), SETTINGS))
     seen: set[tuple[str, ...]] = set()
     for command in found:
         for name, value in command.settings.items():

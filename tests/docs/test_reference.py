@@ -11,7 +11,7 @@ import pytest
 import typer
 
 from edge_ad.cli.app import app
-from edge_ad.config import Config, ProductTable
+from edge_ad.config import Config, model_of
 from tests.docs.documents import ROOT
 
 
@@ -48,9 +48,8 @@ def test_every_key_is_there_with_its_limits(reference: ModuleType) -> None:
     parts = reference.keys_page().split("\n## ")[1:]
     sections = {part.splitlines()[0].strip("[]").removesuffix(".NAME"): part for part in parts}
     assert set(sections) == set(Config.model_fields)
-    for table, field in Config.model_fields.items():
-        model = ProductTable if table == "product" else field.annotation
-        for key in model.model_fields:  # type: ignore[union-attr]
+    for table in Config.model_fields:
+        for key in model_of(table)[0].model_fields:
             assert f"| `{key}` |" in sections[table], f"{table}.{key}"
     assert "| `target_ng` | number | `0.01` | above 0; below 1 |" in sections["thresholds"]
     assert "`fp32`, `fp16`, `int8`" in sections["engine"]

@@ -218,7 +218,7 @@ def test_a_square_bundle_gets_the_bytes_it_always_got_and_an_event_without_a_pos
     (event,), _ = judged(tiny_bundle, tmp_path)
     assert event.pose is None
     assert json.loads(event.line())["pose"] is None
-    assert list(json.loads(event.line()))[-5:] == ["pose", "product", "bundle", "zone", "peak"]
+    assert list(json.loads(event.line()))[-6:] == ["pose", "product", "bundle", "zone", "peak", "views"]
 
 
 # Many parts

@@ -25,10 +25,10 @@ from edge_ad.inspection.inspector import Inspector, RunOptions
 from edge_ad.outputs.signals import PRODUCT_ADDRESS, PRODUCT_STATES
 from edge_ad.store.choice import Choice
 from tests.camera.pictures import write_image
-from tests.fixtures.loopback import until
+from tests.fixtures.loopback import free_port, until
 from tests.fixtures.mosquitto import Mosquitto
 from tests.fixtures.tiny_bundle import make_tiny_bundle, tiny_image
-from tests.outputs.peers import ReadingPlc, WrittenPlc
+from tests.outputs.peers import OpcUaChooser, ReadingPlc, WrittenPlc
 from tests.outputs.plcs import KINDS, plc_of, uri_of
 
 ROOT = Path(__file__).parents[2]
@@ -280,6 +280,27 @@ def test_a_message_chooses_a_product_and_the_topic_tells_what_stands(
     check_order(line.log, line.hashes)
 
 
+def test_an_opc_ua_client_chooses_by_a_node_and_reads_the_acknowledge(station: Path, tmp_path: Path) -> None:
+    port = free_port()
+    run: dict[str, Any] = {"alarm": [f"opcua://127.0.0.1:{port}?products=choose"], "store": tmp_path / "line.sqlite"}
+    with running(station, settings(station, product="cap-red", **run)) as line:
+        client = OpcUaChooser(port)
+        assert until(lambda: client.read("Active") == "cap-red", 60)
+        for name in ("cap-blue", "cap-green", "cap-blue"):
+            client.ask(name)
+            assert until(lambda name=name: client.read("Active") == name, 60)  # type: ignore[misc]
+            assert client.read("State") == "active"
+            assert client.read("Bundle") == line.hashes[name]
+            assert line.judged(name)
+        client.ask("cap-black")
+        assert until(lambda: client.read("State") == "fault", 60)
+        assert "OPC UA asks for 'cap-black', which no product is called" in client.read("Reason")
+        assert client.read("Active") == ""
+        assert until(lambda: client.read("Requested") == "", 60)
+        client.close()
+    check_order(line.log, line.hashes)
+
+
 def by_part(station: Path, socket_path: Path) -> Config:
     matches = {"cap-red": "^AR", "cap-blue": "^AB", "cap-green": "^A.*G$"}
     tables = {name: {"match": match} for name, match in matches.items()}
@@ -291,9 +312,9 @@ def test_the_id_of_a_part_chooses_its_product(station: Path, tmp_path: Path) -> 
     called = ["AB1", "AR2", "AB3", "AR4-G", "ZZ5", "ABG", "A6G", "AR7"]
     with running(station, by_part(station, path)) as line, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as calls:
         calls.connect(str(path))
-        for part in called:
+        for count, part in enumerate(called, start=1):  # a frame after the next call is none of the call before
             calls.send(part.encode())
-        assert until(lambda: len(line.events()) == len(called), 90)
+            assert until(lambda count=count: len(line.events()) == count, 60)  # type: ignore[misc]
         with pytest.raises(BadInput, match="the part id chooses the product here"):
             line.changeover.select("cap-red", "the test")
     events = {str(event.part): event for event in line.events()}
@@ -313,9 +334,9 @@ def test_parts_of_a_product_at_fault_and_parts_without_an_id_are_judged_as_no_ot
     config = settings(station, tables, trigger=f"software:{path}", trigger_deadline_ms=60_000, part_frames=1)
     with running(station, config) as line, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as calls:
         calls.connect(str(path))
-        for part in ("AR1", "", "AB1"):  # the second would be called 2
+        for count, part in enumerate(("AR1", "", "AB1"), start=1):  # the second would be called 2
             calls.send(part.encode())
-        assert until(lambda: len(line.events()) == 3, 60)
+            assert until(lambda count=count: len(line.events()) == count, 60)  # type: ignore[misc]
     reasons = [(event.part, event.product, event.reason or "") for event in line.events()]
     assert reasons[0][:2] == ("AR1", "cap-red")
     assert reasons[1] == ("", None, "product: a part was called for without an id, which chooses the product")

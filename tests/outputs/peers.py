@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 import time
 from typing import Any
@@ -96,3 +97,36 @@ class WrittenPlc:
         self.asked += function == 1
         if function == 15 and values is not None:
             self.changes.append((time.monotonic(), [bool(value) for value in values[:8]]))
+
+
+def is_open(port: int) -> bool:
+    """Whether somebody listens on a port of this machine."""
+    with socket.socket() as asking:
+        return asking.connect_ex(("127.0.0.1", port)) == 0
+
+
+class OpcUaChooser:
+    """An OPC UA client of a line that chooses its product, and reads how products stand."""
+
+    def __init__(self, port: int) -> None:
+        from asyncua.sync import Client
+
+        assert until(lambda: is_open(port), 120)  # its nodes take seconds to make
+        self._client = Client(f"opc.tcp://127.0.0.1:{port}", timeout=20)
+        self._client.connect()
+        self._space = self._client.get_namespace_index("urn:edge-ad:inspection")
+
+    def read(self, name: str) -> str:
+        """Return what a node of the product shows."""
+        return str(self._node(name).read_value())
+
+    def ask(self, name: str) -> None:
+        """Ask for a product."""
+        self._node("Requested").write_value(name)
+
+    def close(self) -> None:
+        """Hang up."""
+        self._client.disconnect()
+
+    def _node(self, name: str) -> Any:
+        return self._client.get_node(f"ns={self._space};s=Product.{name}")

@@ -95,7 +95,7 @@ function choose(event) {
 }
 
 function detail(event) {
-  const names = ["As judged", "Heat map", "More", "More"];
+  const names = event.views ? viewImages(event.views) : ["As judged", "Heat map", "More", "More"];
   const pictures = Array.from({ length: event.images }, (_, index) =>
     el("figure", {}, el("img", { src: `/api/events/${event.id}/images/${index}`, alt: `${names[index] || "Image"} of part ${event.part ?? ""}`, loading: "lazy" }),
       el("figcaption", {}, names[index] || "")));
@@ -104,13 +104,21 @@ function detail(event) {
   const facts = [["Time", moment(event.time)], ["Part", event.part ?? "–"], ["Score", figure(event.score, 3)],
     ["Reason", event.reason ?? "–"], ["Camera", event.camera], ["Frame", event.frame ?? "–"],
     ["Latency", event.latency_ms === null ? "–" : `${figure(event.latency_ms, 1)} ms`],
-    ...Object.entries(event.z).map(([name, value]) => [`z ${name}`, figure(value)]), ...place(event.pose)];
+    ...Object.entries(event.z).map(([name, value]) => [`z ${name}`, figure(value)]), ...place(event.pose),
+    ...(event.views ?? []).map((view) => [`View ${view.view}`,
+      [view.verdict, view.score === null ? "" : `score ${figure(view.score, 3)}`, view.reason ?? ""].filter(Boolean).join(" · ")])];
   const children = [
     el("div", { class: "head" }, el("h2", {}, chip(event.verdict), ` part ${event.part ?? "–"}`)),
     event.images ? el("div", { class: "pictures" }, ...pictures) : el("p", { class: "empty" }, "No image was kept of this event"),
     known?.user && !may(known, "operate") ? null : el("div", { class: "buttons", role: "group", "aria-label": "Mark" }, ...marks),
     el("dl", { class: "facts" }, ...facts.flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, String(value))]))];
   $("detail").replaceChildren(...children.filter(Boolean));
+}
+
+// Images come in the order of their files, which end in the names of the views.
+function viewImages(views) {
+  const seen = views.filter((view) => view.frame !== null).sort((one, other) => (one.view < other.view ? -1 : 1));
+  return seen.flatMap((view) => [`View ${view.view}`, ...(view.score === null ? [] : [`View ${view.view}, heat map`])]);
 }
 
 function place(pose) {
