@@ -14,6 +14,7 @@ import logging
 import re
 import secrets
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -37,6 +38,7 @@ _log = logging.getLogger(__name__)
 TOPIC = "edge-ad-fleet"
 POLL_S = 1.0
 ANSWER_S = 10.0
+REFRESH_S = 5.0
 READ_S = 3.0  # until the broker has brought what is retained; a user who may not mark the end of that waits so long
 _FILE = re.compile(r"(\d{6,10})\.json")
 
@@ -286,6 +288,7 @@ class MqttGroup:
         self._kept: tuple[int, str] | None = None
         self._marker = f"{self._topic}/marker/{secrets.token_hex(8)}"
         self._complete = False
+        self._asked_at = time.monotonic()
         self._trouble = ""
         self._client = client = broker.client(broker.trust(), f"edge-ad-fleet-{secrets.token_hex(6)}")
         client.on_connect, client.on_message = self._on_connect, self._on_message
@@ -307,7 +310,14 @@ class MqttGroup:
         self._client.loop_stop()
 
     def read(self) -> GroupState:
-        """Return what has come so far: everything that is retained, and what was told since."""
+        """Return what has come so far: everything that is retained, and what was told since.
+
+        Now and then all that is retained is asked for again: a broker drops messages of many stations for one who is slow.
+        """
+        now = time.monotonic()
+        if now - self._asked_at > REFRESH_S:
+            self._asked_at = now
+            self._client.subscribe(f"{self._topic}/#", qos=1)
         with self._changed:
             return GroupState(self._state.desired, dict(self._state.stations))
 
@@ -355,7 +365,8 @@ class MqttGroup:
         """Keep a desired state; return what must be published again because a second one of its sequence took its place."""
         number = self._sequence_of(text)
         seen = any(one == text for _, one in self._order)
-        self._order.append((number, text))
+        if not seen:
+            self._order.append((number, text))
         self._state.desired = text
         kept = self._kept
         return kept[1] if kept is not None and kept[0] == number and kept[1] != text and not seen else None

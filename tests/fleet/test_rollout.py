@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from edge_ad.errors import BadInput, DeviceFault, GateRefused
+from edge_ad.fleet import state_channel
 from edge_ad.fleet.agent import AgentOptions, FleetAgent
 from edge_ad.fleet.desired_state import Desired, Release, read_desired, sign_desired
 from edge_ad.fleet.rollout import Fleet, Plan, last_number, publish, read_numbered, status_record
@@ -239,6 +240,20 @@ def test_a_broker_that_is_away_is_told_and_comes_back(tmp_path: Path) -> None:
     assert until(lambda: agent.state()["channel_fault"] == "")
     release = plant.publish(1)
     plant.roll_out(release)
+    plant.end("a")
+    broker.stop()
+
+
+@pytest.mark.skipif(mosquitto_missing() is not None, reason="no mosquitto")
+def test_reports_that_the_broker_dropped_are_asked_for_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broker = Mosquitto(tmp_path / "broker")
+    plant = Plant(tmp_path, f"mqtt://{broker.address}/plant")
+    plant.start("a")
+    monkeypatch.setattr(state_channel, "REFRESH_S", 0.2)
+    with plant.channel() as channel:
+        assert until(lambda: "a" in channel.read().stations)
+        channel._state.stations.clear()  # type: ignore[attr-defined]  # as if they had never come
+        assert until(lambda: "a" in channel.read().stations)
     plant.end("a")
     broker.stop()
 
