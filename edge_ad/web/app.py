@@ -32,6 +32,7 @@ from edge_ad.web.record import Record, record_routes, sender
 from edge_ad.web.roles import Identity
 from edge_ad.web.schemas import Done, Life, Message, PauseRequest, ProductRequest, State
 from edge_ad.web.thresholds import ThresholdService, thresholds_routes
+from edge_ad.web.zone_editor import ZoneService, zone_routes
 
 MAX_PAGES = 32
 MAX_QUIET_S = 1.0
@@ -172,6 +173,12 @@ async def _states(dashboard: DashboardState, ask: Ask, request: Request, access:
         ask({"kind": "watching", "pages": dashboard.pages})
 
 
+def newest_image(dashboard: DashboardState) -> Any:
+    """Return the newest image u8[H,W,3] that a camera has sent here, None without one."""
+    shown = dashboard.image(0, None)
+    return None if shown is None else shown.image
+
+
 def _image(
     result: DashboardImage | None, wanted: int | None, kind: str, encode: Callable[[DashboardImage], bytes | None]
 ) -> Response:
@@ -258,7 +265,10 @@ def make_app(dashboard: DashboardState, access: Access, store: Path | None, ask:
     app.include_router(login_routes(access, record, pages["login.html"].data.decode()))
     app.include_router(live_routes(dashboard, ask, access, record))
     app.include_router(request_routes(dashboard, ask))
-    app.include_router(judge_routes(JudgeService(dashboard)))
+    judging = JudgeService(dashboard)
+    app.include_router(judge_routes(judging))
+    zones = ZoneService(judging.judged_by, lambda: newest_image(dashboard))
+    app.include_router(zone_routes(zones, lambda request, told: record.note("zones", sender(request), told)))
     app.include_router(record_routes(record, thresholds_api.forget))
     app.include_router(thresholds_routes(thresholds_api, lambda: bool(dashboard.hello.get("about", {}).get("warn_rejects"))))
     _service_routes(app, dashboard)

@@ -116,6 +116,12 @@ class JudgeService:
             raise HTTPException(409, f"single images are not judged here: {known[name]['locked']}")
         return name
 
+    def judged_by(self) -> tuple[str, Path, str | None]:
+        """Return the product in force ("" without any), its bundle and its region as text; HTTPException 409 without one."""
+        name = self.choose(None)
+        how = self._dashboard.hello["judge"][name]
+        return name, Path(how["path"]), how["roi"]
+
     def event(self, data: bytes, product: str = "") -> Event:
         """Return the event of an encoded image, of several parts in it the worst; HTTPException 422 for none."""
         opened = self.open(product)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,10 @@ import pytest
 
 from edge_ad.geometry.zone_files import read_zones
 from edge_ad.geometry.zones import Zone, Zones
+from edge_ad.web.zone_editor import ZoneService
 from edge_ad.web.zone_page import write_zone_page
-from tests.fixtures.tiny_bundle import tiny_image
+from tests.fixtures.tiny_bundle import make_tiny_bundle, tiny_image
+from tests.web.running import Line, until
 
 
 def test_zones_are_drawn_by_mouse_and_keyboard_and_saved(chromium: Any, tmp_path: Path, shots: Path) -> None:
@@ -57,3 +60,50 @@ def test_zones_are_drawn_by_mouse_and_keyboard_and_saved(chromium: Any, tmp_path
     for drawn, clicked in zip(mouse, ((200, 100), (300, 100), (300, 200)), strict=True):
         assert drawn == pytest.approx(clicked, abs=2)  # a click hits a pixel of the screen
     assert [(x - mouse[-1][0], y - mouse[-1][1]) for x, y in keyboard] == [(0, 0), (0, 50), (-30, 50)]
+
+
+def test_the_dashboard_draws_on_a_fresh_frame_and_saves_beside_the_settings(chromium: Any, open_line: Line, shots: Path) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="pip install 'edge-ad[test]'")
+    saved = open_line.store.parent / "zones.json"
+    page = chromium.new_page()
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("console", lambda message: errors.append(message.text) if "Security Policy" in message.text else None)
+    page.goto(f"http://127.0.0.1:{open_line.port}/")  # images are sent while a page is open
+    assert until(lambda: open_line.ask("/zones/image").status == 200)
+    page.goto(f"http://127.0.0.1:{open_line.port}/zones")
+    page.wait_for_function("document.getElementById('image').width > 300 || document.getElementById('image').style.width")
+    box = page.locator("#image").bounding_box()
+    for x, y in ((0.1, 0.1), (0.4, 0.1), (0.4, 0.4)):
+        page.locator("#image").click(position={"x": x * box["width"], "y": y * box["height"]})
+    page.click("#close")
+    page.click("#save")
+    page.wait_for_function("document.getElementById('status').textContent.includes('zones written')")
+    assert "the line goes on without them until it has a bundle that was trained with them" in page.inner_text("#status")
+    page.screenshot(path=shots / "zones-dashboard.png", full_page=True)
+    answer = axe.Axe().run(page).response
+    assert [one["id"] for one in answer["violations"] if one["impact"] in ("serious", "critical")] == []
+    page.set_viewport_size({"width": 360, "height": 740})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    page.close()
+    assert errors == []
+    (zone,) = read_zones(saved).zones
+    assert (zone.kind, len(zone.points)) == ("ignore", 3)
+    saved.unlink()
+
+
+def test_the_dashboard_saves_no_zones_that_are_none_and_asks_for_the_header(open_line: Line) -> None:
+    zone = {"kind": "ignore", "points": [[0, 0], [900, 0], [900, 40]]}
+    outside = json.dumps({"width": 400, "height": 300, "zones": [zone]}).encode()
+    for body, message in ((b"{", "this is no JSON"), (b"{}", "holds no zones"), (outside, "outside the image of 400 x 300 pixels")):
+        answer = open_line.ask("/api/zones", body, headers={"Content-Type": "application/json"})
+        assert (answer.status, message in answer.json()["error"]) == (400, True), answer.body
+    assert not (open_line.store.parent / "zones.json").exists()
+
+
+def test_the_dashboard_cuts_nothing_for_a_region_whose_frame_is_shown_smaller(tmp_path: Path) -> None:
+    path = make_tiny_bundle(tmp_path / "a.edgead")
+    service = ZoneService(lambda: ("red", path, "10,20,1280,960"), lambda: tiny_image(0, size=(480, 640)))
+    assert '"width": 1280, "height": 960' in service.page()
+    assert service.place().name == "zones-red.json"
+    assert str(tmp_path) not in service.page()
