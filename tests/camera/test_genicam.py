@@ -28,15 +28,22 @@ while len(frames) < 4:
     result = source.read(1.0)
     if isinstance(result, Frame):
         frames.append(result)
+opened = source.settings
+asked = source.adjust(CameraSettings(exposure_us=4000.0, gain=5.0))
+unsettled = 0
+while not asked.done.is_set():
+    unsettled += not isinstance(source.read(1.0), Frame)
 try:
     open_source("aravis://Fake_1?focus=3")
     refused = ""
 except EdgeAdError as error:
     refused = str(error)
 print(json.dumps({
+    "opened": opened.to_json(),
     "shape": frames[0].image.shape, "grey": bool((frames[0].image[..., 0] == frames[0].image[..., 2]).all()),
     "stamps": [frame.stamp for frame in frames], "settings": source.settings.to_json(), "fps": source.fps,
     "distinct": len({frame.image.tobytes() for frame in frames}), "refused": refused,
+    "adjusted": source.settings.to_json(), "unsettled": unsettled, "fault": asked.fault,
 }))
 source.close()
 """
@@ -65,8 +72,11 @@ def test_the_pretend_camera_of_aravis() -> None:
     assert found["grey"]
     assert found["stamps"] == sorted(set(found["stamps"]))
     assert found["distinct"] == 4
-    assert found["settings"]["exposure_us"] == pytest.approx(2000.0)
-    assert found["settings"]["gain"] == pytest.approx(3.0)
+    assert found["opened"]["exposure_us"] == pytest.approx(2000.0)
+    assert found["opened"]["gain"] == pytest.approx(3.0)
+    assert (found["adjusted"]["exposure_us"], found["adjusted"]["gain"]) == (pytest.approx(4000.0), pytest.approx(5.0))
+    assert found["fault"] is None
+    assert found["unsettled"] >= 6
     assert found["settings"]["pixel_format"] == "Mono8"
     assert found["fps"] == pytest.approx(20.0)
     assert "focus" in found["refused"]

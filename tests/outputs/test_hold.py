@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_ad.outputs.guard_state import GuardState, Message
+from edge_ad.outputs.guard_state import EVERY_CAMERA, GuardState, Message
 from edge_ad.outputs.signals import REGISTERS, OutputSignals, registers_text, text_registers
 
 HOLD = 0.5
@@ -52,6 +52,26 @@ def test_lines(
         ready,
         busy,
     )
+
+
+def test_a_verdict_on_a_part_that_all_cameras_saw_is_one_result() -> None:
+    hold = GuardState(HOLD, cameras=2, calls=True)
+    hold.trigger(0.9)
+    hold.take(Message("verdict", 1.0, EVERY_CAMERA, "OK", True, "7", 0.9))
+    signals = hold.signals(1.1)
+    assert (signals.passed, signals.busy, signals.sequence, signals.part) == (True, False, 1, "7")
+    hold.take(Message("verdict", 1.2, EVERY_CAMERA, "NONE", False, "7", 0.9))
+    assert (hold.signals(1.2).passed, hold.signals(1.2).fault) == (False, True)
+    hold.take(Message("verdict", 1.3, EVERY_CAMERA, "OK", True, "6", 0.5))  # on an earlier call
+    assert not hold.signals(1.3).passed
+
+
+def test_one_camera_without_a_part_takes_back_what_all_saw() -> None:
+    hold = GuardState(HOLD, cameras=2)
+    hold.take(Message("verdict", 1.0, EVERY_CAMERA, "OK", True, "7"))
+    assert hold.signals(1.0).passed
+    hold.take(Message("idle", 1.1, 1))
+    assert not hold.signals(1.1).passed
 
 
 def test_all_cameras_must_live_and_pass() -> None:

@@ -1,0 +1,49 @@
+"""A station whose parts two cameras see, on its dashboard: one event a part, with the images and verdicts of both views."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.fixtures.tiny_bundle import make_tiny_bundle
+from tests.web.running import line, until
+
+CAMERAS = {view: f"synthetic://line?frames=100000&size=64&seed={seed}&fps=5" for seed, view in ((1, "top"), (2, "side"))}
+NG_ABOVE = {"top": "1e6", "side": "-1e6"}
+SETTINGS = '[part]\nviews = ["top", "side"]\ndeadline_ms = 60000\n' + "".join(
+    f'[view.{view}]\ncamera = "{camera}"\nbundle = "{view}.edgead"\nwarn_above = -1e6\nng_above = {NG_ABOVE[view]}\n'
+    for view, camera in CAMERAS.items()
+)
+
+
+@pytest.mark.slow
+def test_a_part_is_one_event_with_the_images_of_all_views(chromium: Any, tmp_path: Path, shots: Path) -> None:
+    (tmp_path / "edge-ad.toml").write_text(SETTINGS)
+    for seed, view in enumerate(CAMERAS):
+        make_tiny_bundle(tmp_path / f"{view}.edgead", seed)
+    with line(tmp_path, None, "--camera", CAMERAS["side"], camera=CAMERAS["top"]) as found:
+        complete = found.wait(
+            lambda state: next((one for one in state["events"] if one["verdict"] == "NG" and len(one["views"]) == 2), None)
+        )
+        assert [(row["view"], row["verdict"]) for row in complete["views"]] == [("top", "WARN"), ("side", "NG")]
+        stored = until(lambda: [one for one in found.ask("/api/events?verdict=NG").json()["events"] if one["images"] == 4])[0]
+        assert found.ask("/api/judge", b"", headers={"Content-Type": "image/png"}).status in (409, 415, 422)
+        page = chromium.new_page()
+        page.goto(f"{found.url}#token={found.token}" if found.token else found.url)
+        page.wait_for_function("document.querySelectorAll('#camera-tabs button').length === 2")
+        tabs = "[...document.querySelectorAll('#camera-tabs button')]"
+        page.wait_for_function(f"{tabs}.every((one) => one.textContent.includes('NG'))")
+        page.wait_for_function("!document.querySelector('#picture').hidden")
+        page.screenshot(path=str(shots / "views_line.png"))
+        page.click("#tab-events")
+        page.click(f'#rows [data-id="{stored["id"]}"]')
+        page.wait_for_selector("#detail figure")
+        captions = page.eval_on_selector_all("#detail figcaption", "(all) => all.map((one) => one.textContent)")
+        assert captions == ["View side", "View side, heat map", "View top", "View top, heat map"]
+        facts = page.text_content("#detail dl")
+        assert "View top" in facts
+        assert "(view side)" in facts
+        page.screenshot(path=str(shots / "views_event.png"), full_page=True)
+        page.close()
