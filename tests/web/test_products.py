@@ -58,7 +58,14 @@ def test_page_metrics_and_commands_choose_and_show_the_product(
         page.goto(f"{found.url}#token={found.token}" if found.token else found.url)
         page.wait_for_selector("#product:not([disabled])")
         page.wait_for_function("document.querySelector('#product').value === 'cap-red'")  # its state is up to a second old
-        page.select_option("#product", "cap-blue")
+        axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="pip install 'edge-ad[test]'")
+        for width in (1280, 360):
+            page.set_viewport_size({"width": width, "height": 740})
+            assert page.is_visible("#product")
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+            assert axe.Axe().run(page).response["violations"] == []
+        page.focus("#product")
+        page.keyboard.press("ArrowDown")  # by the keyboard alone
         assert found.wait(lambda state: state["run"]["products"]["product"] == "cap-blue")
         assert until(lambda: page.input_value("#product") == "cap-blue")
         page.close()

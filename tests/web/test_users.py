@@ -226,7 +226,7 @@ def test_page_of_an_operator_offers_what_an_operator_may(chromium: Any, site: Si
     assert "operator-1 (operator)" in page.inner_text("#user")
     page.click("#tab-events")
     page.click("#rows tr button")
-    assert page.is_visible("text=Was good")
+    assert page.is_visible("#detail button:has-text('Was good')")
     page.click("#tab-thresholds")
     page.wait_for_selector("#apply", state="hidden")
     page.click("#tab-health")

@@ -61,7 +61,7 @@ function showDrift(drift) {
   }
   put($("drift-told"), drift.warning || `${count(drift.parts)} parts, like the normal images`);
   $("drift-told").classList.toggle("bad", Boolean(drift.warning));
-  table($("drift"), [["Score"], ["Mean z", "number"], ["Standard errors from normal images", "number"], ["p", "number"], [""]],
+  table($("drift"), [["Score"], ["Mean z", "number"], ["Standard errors from normal images", "number"], ["p", "number"], ["State"]],
     Object.entries(drift.streams).map(([name, found]) => [name, figure(found.mean), figure(found.shift, 1), found.p < 0.001 ? "< 0.001" : figure(found.p, 3),
       drift.drifted.includes(name) ? "drifted" : ""]));
 }
