@@ -22,7 +22,7 @@ MAX_NAMES = 200  # of products, branches and causes that are told apart
 SILENT_S = 90.0  # a camera that is lost says so once a minute: after more silence nothing is known
 PAUSED, PRODUCT_CHANGE = "paused", "product"
 NOT_RUNNING, OTHER = "not running", "others"
-CHANGES = ("thresholds", "thresholds in force", "product", "settings", "bundle", "improve", "replace", "rollback")
+CHANGES = ("thresholds", "product", "settings", "zones", "bundle", "fleet", "improve", "replace", "rollback")  # how kinds begin
 
 
 @dataclass
