@@ -102,6 +102,8 @@ def state_folder(settings: Config) -> Path:
 def agent_options(settings: Config) -> AgentOptions:
     """Return what [fleet] says of a station; BadInput for what cannot be used."""
     table = settings.fleet
+    if settings.part.views:
+        raise BadInput("[fleet] brings one bundle, and this station judges several views ([part] views): leave trusted_keys out")
     require("cryptography", extra="fleet", needed_by="[fleet]")
     return AgentOptions(
         station=check_name("station of [fleet]", table.station or socket.gethostname().split(".")[0]),

@@ -16,7 +16,7 @@ from edge_ad.cli.app import main
 from edge_ad.config import Config, EngineTable, FleetTable, RunTable
 from edge_ad.errors import BadInput
 from edge_ad.events import Event
-from edge_ad.fleet.station import RunAgent
+from edge_ad.fleet.station import RunAgent, agent_options
 from edge_ad.inspection.inspector import Inspector, RunOptions
 from edge_ad.store.actions import ActionLog, actions_path
 from tests.fixtures.loopback import until
@@ -156,3 +156,10 @@ def test_metrics_show_the_state_of_the_fleet() -> None:
     assert 'edge_ad_fleet_release{product=""} 3.0' in text
     assert "edge_ad_fleet_changed_verdicts 2.0" in text
     assert set(metrics.FLEET_PHASES) == set(Phase.__args__)  # type: ignore[attr-defined]
+
+
+def test_a_station_with_several_views_follows_no_fleet(tmp_path: Path) -> None:
+    settings = station_settings(tmp_path, "anna:" + "A" * 43 + "=")
+    viewed = settings.model_copy(update={"part": settings.part.model_copy(update={"views": ["top", "side"]})})
+    with pytest.raises(BadInput, match="this station judges several views"):
+        agent_options(viewed)
