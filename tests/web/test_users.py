@@ -23,6 +23,7 @@ from edge_ad.web.users import Users, users_path
 from tests.web.running import Answer, ask, until
 from tests.web.test_page import Watch
 
+pytest.importorskip("argon2", reason="pip install 'edge-ad[line]'")
 PASSWORD = "correct horse"
 ROLES = ("operator", "engineer", "admin")
 EVENT = "00000000-0000-4000-8000-000000000001"
