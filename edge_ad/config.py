@@ -21,6 +21,7 @@ from edge_ad.tables import FleetTable as FleetTable
 from edge_ad.tables import PartTable as PartTable
 from edge_ad.tables import Presence as Presence
 from edge_ad.tables import ProductTable as ProductTable
+from edge_ad.tables import RecordTable as RecordTable
 from edge_ad.tables import ReportTable as ReportTable
 from edge_ad.tables import Table as Table
 from edge_ad.tables import ViewTable as ViewTable
@@ -311,21 +312,6 @@ class RunTable(Table):
     realtime: Annotated[bool, Flag("Play files at their own speed and drop frames that come too fast.")] = False
     max_age_ms: Annotated[float, Field(gt=0, le=60_000)] = 1000.0
     give_up_s: Annotated[float, Field(gt=0, le=604_800)] = 30.0
-
-
-class RecordTable(Table):
-    """What `edge-ad run` keeps beside the store: the folder of images and journal, one in ``ok_every`` OK, and limits.
-
-    ``required``: nothing passes while events cannot be stored. ``keep_actions_days``: how long the audit trail goes back.
-    """
-
-    evidence: Annotated[Path | None, Flag("Folder of the images and the journal that belong to the store [beside it].")] = None
-    required: bool = False
-    ok_every: Annotated[int, Field(ge=0)] = 100
-    keep_days: Annotated[float, Field(gt=0)] = 90.0
-    keep_actions_days: Annotated[float, Field(gt=0)] = 1826.0
-    keep_gb: Annotated[float, Field(gt=0)] = 10.0
-    free_gb: Annotated[float, Field(ge=0)] = 1.0
 
 
 class DistillTable(Table):

@@ -126,6 +126,25 @@ class FleetTable(Table):
     folder: Path | None = None
 
 
+class RecordTable(Table):
+    """What `edge-ad run` keeps beside the store: the folder of images and journal, one in ``ok_every`` OK, and limits.
+
+    Lossless images, to learn from, are of NG, WARN and one in ``lossless_ok_every`` OK [``ok_every``]; unmarked ones take at
+    most ``lossless_gb``. ``required``: nothing passes while events cannot be stored. ``keep_actions_days``: how long the audit
+    trail goes back.
+    """
+
+    evidence: Annotated[Path | None, Flag("Folder of the images and the journal that belong to the store [beside it].")] = None
+    required: bool = False
+    ok_every: Annotated[int, Field(ge=0)] = 100
+    keep_days: Annotated[float, Field(gt=0)] = 90.0
+    keep_actions_days: Annotated[float, Field(gt=0)] = 1826.0
+    keep_gb: Annotated[float, Field(gt=0)] = 10.0
+    lossless_ok_every: Annotated[int, Field(ge=0)] | None = None
+    lossless_gb: Annotated[float, Field(ge=0)] = 2.0
+    free_gb: Annotated[float, Field(ge=0)] = 1.0
+
+
 _CLASS = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]", re.DOTALL)  # what stands for one letter
 _REPETITION = r"(?:[*+]|\{\d*,\d*\})"
 _AGAIN = r"(?:[*+]|\{\d*,?\d*\})"  # also so many times exactly

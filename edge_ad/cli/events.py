@@ -33,6 +33,7 @@ def command(
     mark: Annotated[str | None, typer.Argument(metavar="[MARK]", help="mark: good, bad or none.")] = None,
     store: Annotated[Path | None, typer.Option(help="The SQLite file; default: `store` of [run].")] = None,
     evidence: Annotated[Path | None, typer.Option(help="rebuild: the folder of images and journal.")] = None,
+    name: Annotated[str | None, typer.Option(help="mark bad: the name of the defect, such as scratch.")] = None,
     camera: Annotated[str | None, typer.Option(help="Of this camera alone.")] = None,
     verdict: Annotated[list[str] | None, typer.Option(help="OK, WARN, NG or NONE; repeats.")] = None,
     since: Annotated[str | None, typer.Option(metavar="TIME", help=SINCE)] = None,
@@ -68,7 +69,7 @@ def command(
         return
     with Reader(path) as reader:
         if action == "mark":
-            _mark(reader, event, mark)
+            _mark(reader, event, mark, name)
         else:
             _list(reader, wanted, limit, csv=csv, out=out)
 
@@ -162,18 +163,20 @@ def _filter(
     return EventFilter(camera, verdicts, first, last, part, marked)  # type: ignore[arg-type]  # checked above
 
 
-def _mark(reader: Reader, event: str | None, mark: str | None) -> None:
+def _mark(reader: Reader, event: str | None, mark: str | None, name: str | None) -> None:
     from edge_ad.errors import BadInput
     from edge_ad.store.reader import set_mark
     from edge_ad.utils.text import user_name
 
     if event is None or mark not in ("good", "bad", "none"):
         raise BadInput("`edge-ad events mark` needs an ID and good, bad or none: `edge-ad events` lists the ids")
+    if name and mark != "bad":
+        raise BadInput(f"--name is that of a defect: leave it out, or mark the event bad, not {mark}")
     ids = reader.ids(event, 2)
     if len(ids) != 1:
         result = "no event has" if not ids else "more than one event has"
         raise BadInput(f"{result} an id that begins with {event!r}: `edge-ad events` lists the ids")
-    set_mark(reader.path, ids[0], None if mark == "none" else mark, user_name())  # type: ignore[arg-type]
+    set_mark(reader.path, ids[0], None if mark == "none" else mark, user_name(), name=name)  # type: ignore[arg-type]
     typer.echo(f"{ids[0]} is marked {mark}" if mark != "none" else f"{ids[0]} has no mark any more")
 
 

@@ -33,7 +33,7 @@ from edge_ad.inspection.view import View
 from edge_ad.store import Store, StoredImage
 from edge_ad.store.journal import day_of, event_line
 from edge_ad.store.retention import GB, evidence_folder, yield_to_others
-from edge_ad.store.schema import with_comment
+from edge_ad.store.schema import with_comment, with_png_text
 from edge_ad.utils.files import atomic_write
 from edge_ad.utils.supervision import SupervisedThread, ThreadFaults
 
@@ -46,6 +46,7 @@ CROP_QUALITY = 90  # of JPEG, 0 to 100
 MAP_QUALITY = 80
 MAX_BYTES = 64 * 2**20  # of images that wait
 CLOSE_S = 1.0
+CLOSE_PATIENTLY_S = 60.0  # where what was judged came from files and nobody asked for the end
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,12 +89,13 @@ def _shots(result: InspectionResult, view: View, reference: NDArray[np.float32] 
 
 class Evidence:
     """Writes the judged region, and the same with the heat map and the part's outline, of every NG, WARN and NONE and of
-    some OK.
+    some OK; and the region without loss, as training and recalibration read it, of what is likely to be marked.
 
     ``offer`` costs the loop next to nothing: at most 64 MiB of images wait, first for the commit of their event, then
     for the thread. Beyond that the oldest OK goes, else the oldest, counted in ``dropped`` by camera; so does everything
     while less than ``free_gb`` are free or the disk refuses, which is logged once when it begins and when it is
-    over. Files are JPEG of quality 90 and 80 with the event as JSON in their comment; they are synced to the disk before
+    over. Files are JPEG of quality 90 and 80 with the event as JSON in their comment, and PNG with the same as its text, which is
+    left out where half of these MiB wait: the others come first. They are synced to the disk before
     the store is told of them. ``short`` is called when space is short. ``reference`` as for HeatScale.
     """
 
@@ -122,6 +124,7 @@ class Evidence:
         self.fault: str | None = None
         self.dropped: Counter[str] = Counter()
         self.written = 0
+        self._lossless = 0  # bytes since space was asked for
         self._at_work_on = ""
         self._thread = SupervisedThread("evidence", self._run, faults, on_fault=self._broke)
         self._thread.start()
@@ -129,9 +132,14 @@ class Evidence:
 
     def wants(self, event: Event) -> bool:
         """Whether this event keeps its images: all that are not OK, and some OK; in a pause as few as of OK."""
-        every = self._settings.ok_every
         usual = event.verdict == "OK" or (event.verdict == "NONE" and (event.reason or "").startswith(PAUSED))
-        return not usual or (every > 0 and zlib.crc32(event.id.encode()) % every == 0)
+        return not usual or _drawn(event, self._settings.ok_every) or self.wants_lossless(event)
+
+    def wants_lossless(self, event: Event) -> bool:
+        """Whether this event keeps its image without loss: NG, WARN and some OK."""
+        every = self._settings.ok_every if self._settings.lossless_ok_every is None else self._settings.lossless_ok_every
+        likely = event.verdict in ("NG", "WARN") or (event.verdict == "OK" and _drawn(event, every))
+        return likely and self._settings.lossless_gb > 0
 
     def offer(self, event: Event, result: InspectionResult) -> None:
         """Hand over what an event was made from, before the event goes to the store."""
@@ -217,6 +225,8 @@ class Evidence:
                 return f"less than {floor:g} GB are free for {self._folder}"
             for shot in item.shots:
                 self._write_shot(item.event, shot)
+            if len(item.shots) == 1 and self.wants_lossless(item.event) and self._bytes <= MAX_BYTES / 2:
+                self._write_lossless(item.event, item.shots[0].view.seen(item.shots[0].image))
         except (OSError, BadInput, cv2.error) as error:
             return " ".join(str(error).split())
         self.written += 1
@@ -245,6 +255,21 @@ class Evidence:
         atomic_write(self._folder / name, jpeg)
         self._store.add_image(StoredImage(name, event.id, event.verdict, event.time, len(jpeg)))
 
+    def _write_lossless(self, event: Event, region: Image) -> None:
+        """Write the region as PNG, grey where it is, and ask for space once in a while: these are large."""
+        plain = region[:, :, 0] if np.array_equal(region[:, :, 0], region[:, :, 1]) and np.array_equal(
+            region[:, :, 1], region[:, :, 2]) else region[:, :, ::-1]  # fmt: skip
+        done, data = cv2.imencode(".png", np.ascontiguousarray(plain), [cv2.IMWRITE_PNG_COMPRESSION, 1])
+        if not done:
+            raise BadInput("this OpenCV cannot encode PNG")
+        name, png = image_name(event, kind=".png"), with_png_text(data.tobytes(), event_line(0, event))
+        atomic_write(self._folder / name, png)
+        self._store.add_image(StoredImage(name, event.id, event.verdict, event.time, len(png)))
+        self._lossless += len(png)
+        if self._lossless > self._settings.lossless_gb * GB / 8:
+            self._lossless = 0
+            self._short()
+
     def _drop_one(self) -> None:
         """Throw away the oldest OK that waits, else the oldest."""
         waiting = [*self._ready.values(), *self._waiting.values()]
@@ -255,12 +280,17 @@ class Evidence:
         self.dropped[item.event.camera] += 1
 
 
-def image_name(event: Event, ending: str = "") -> str:
+def _drawn(event: Event, every: int) -> bool:
+    """Whether the id of an event falls on one of so many; of none for 0."""
+    return every > 0 and zlib.crc32(event.id.encode()) % every == 0
+
+
+def image_name(event: Event, ending: str = "", kind: str = ".jpg") -> str:
     """Return the path of an image below the evidence folder: day, camera, then time (UTC), verdict and id."""
     moment = time.strftime("%H%M%S", time.gmtime(event.time))
     thousandths = int(event.time % 1 * 1000)
     camera = safe_name(event.camera)
-    return f"{day_of(event.time)}/{camera}/{moment}.{thousandths:03d}_{event.verdict}_{event.id}{ending}.jpg"
+    return f"{day_of(event.time)}/{camera}/{moment}.{thousandths:03d}_{event.verdict}_{event.id}{ending}{kind}"
 
 
 Account = Callable[[str], Counters]
@@ -270,13 +300,18 @@ class StoreObserver(Observer):
     """Hands every event to the store, with the counters of its camera over all runs, and its images to ``evidence``.
 
     ``account`` gives the counters of a camera in this run; to them come the events and images that were not kept, and
-    what earlier runs left in the store. A store that cannot write is logged once each time it begins.
+    what earlier runs left in the store. A store that cannot write is logged once each time it begins. At the end it waits longer
+    for the images of what came from files, unless the run is ``stopped``.
     """
 
-    def __init__(self, store: Store, account: Account, evidence: Evidence | None = None) -> None:
+    def __init__(
+        self, store: Store, account: Account, evidence: Evidence | None = None, *, stopped: Callable[[], bool] = lambda: True
+    ) -> None:
         self._store = store
         self._account = account
         self._evidence = evidence
+        self._stopped = stopped
+        self._live = False
         self._before: Mapping[str, Mapping[str, int]] = {name: dict(result) for name, result in store.counters.items()}
         self._cameras: set[str] = set()
         self._reported: str | None = None
@@ -284,6 +319,7 @@ class StoreObserver(Observer):
     def on_result(self, result: InspectionResult, source: Source) -> None:
         """Hand over one event."""
         self._cameras |= {source.name, *(view.source.name for view in result.views)}
+        self._live = self._live or source.kind == "live"
         event = result.event
         if self._evidence is not None:
             self._evidence.offer(event, result)
@@ -299,9 +335,9 @@ class StoreObserver(Observer):
             self._evidence.adopt(product)
 
     def close(self) -> None:
-        """Write the images that wait, hand over the last counters and wait for the disk, a few seconds at most."""
+        """Write the images that wait, hand over the last counters and wait for the disk."""
         if self._evidence is not None:
-            self._evidence.close()
+            self._evidence.close(CLOSE_S if self._live or self._stopped() else CLOSE_PATIENTLY_S)
         for camera in self._cameras:
             self._store.count(camera, self._totals(camera))
         if not self._store.close() or self._store.dropped:

@@ -56,7 +56,6 @@ from edge_ad.inspection.view import View
 from edge_ad.inspection.viewed_product import cameras_of, judged_views, make_joiner, open_viewed, part_detectors_of
 from edge_ad.inspection.watchdog import Notifier, ThreadWatch, Watchdog
 from edge_ad.outputs.delivery import ChannelState
-from edge_ad.store.actions import ActionLog, actions_path
 from edge_ad.store.bundle_pointer import BundlePointer, pointer_path
 from edge_ad.store.choice import Choice, choice_path
 from edge_ad.utils.supervision import ThreadFaults
@@ -379,8 +378,7 @@ class Inspector:
             for kind in (REPLACE, ROLL_BACK):
                 self.wiring.requests.register(kind, refuse)
             return
-        log = ActionLog(actions_path(store.path))
-        replacement = BundleReplacement(self._gate, self._pointer, make, fit, log=log, threads=self.faults)
+        replacement = BundleReplacement(self._gate, self._pointer, make, fit, log=self.wiring.actions, threads=self.faults)
         self._stack.callback(replacement.close)
         for kind in (REPLACE, ROLL_BACK):
             self.wiring.requests.register(kind, replacement.handle)
@@ -471,7 +469,7 @@ class Inspector:
         evidence = Evidence(
             store, self.settings.record, self.view, reference=self.product.reference, short=wake, faults=self.faults
         )
-        return StoreObserver(store, lambda name: self.loop.account(name), evidence)
+        return StoreObserver(store, lambda name: self.loop.account(name), evidence, stopped=lambda: self._stop.asked)
 
     def _writers(self) -> list[Observer]:
         """Open what follows outputs and store: the file of events first, images and the terminal after it."""

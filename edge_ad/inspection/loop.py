@@ -427,6 +427,11 @@ class Stop:
         self._loop: Loop | None = None
         self._timer: threading.Timer | None = None
 
+    @property
+    def asked(self) -> bool:
+        """Whether anybody asked for the end."""
+        return self._asked
+
     def attach(self, loop: Loop) -> None:
         """Name the loop to stop; one that is asked for already stops before its first frame."""
         self._loop = loop

@@ -173,9 +173,9 @@ def event_line(sequence: int, event: Event) -> str:
     return compact({"sequence": sequence, **record, **last})
 
 
-def mark_line(event: str, mark: str | None, by: str, at: float) -> str:
-    """Return the line of a mark."""
-    return compact({"event": event, "mark": mark, "by": by, "at": at})
+def mark_line(event: str, mark: str | None, by: str, at: float, *, name: str | None = None) -> str:
+    """Return the line of a mark; ``name`` is that of the defect."""
+    return compact({"event": event, "mark": mark, "by": by, "at": at, **({} if name is None else {"name": name})})
 
 
 def state_line(counters: Mapping[str, Mapping[str, int]], latches: Mapping[str, Any], at: float) -> str:
@@ -190,8 +190,9 @@ def parse(line: bytes) -> Entry:
         if "sequence" in entry:
             return Entry(_event(entry), int(entry["sequence"]))
         if "mark" in entry and isinstance(entry["event"], str) and entry["mark"] in (*MARKS, None):
+            named = {} if entry.get("name") is None else {"name": str(entry["name"])}
             return Entry(
-                mark={"event": entry["event"], "mark": entry["mark"], "by": str(entry["by"]), "at": entry["at"]}
+                mark={"event": entry["event"], "mark": entry["mark"], "by": str(entry["by"]), "at": entry["at"], **named}
             )
         if isinstance(entry["counters"], dict) and isinstance(entry["latches"], dict):
             return Entry(state=entry)

@@ -68,7 +68,8 @@ class JournalWriter:
         rows = connection.execute(_AFTER, (self.written,)).fetchall()
         lines = [line for row in rows if (line := _line(row)) is not None]
         if self._marks_due:
-            lines += [mark_line(*mark) for mark in connection.execute("SELECT event, mark, by, time FROM mark")]
+            marks = connection.execute("SELECT event, mark, by, time, name FROM mark")
+            lines += [mark_line(*mark, name=name) for *mark, name in marks]
         now = time.monotonic()
         alarms = {camera: (state.get("phase"), state.get("number")) for camera, state in latches.items()}
         telling = bool(counters or latches) and (now - self._reported_at >= STATE_S or alarms != self._alarms)

@@ -21,8 +21,10 @@ from edge_ad.store.actions import Action, action_log
 from edge_ad.store.journal import journalise, mark_line
 from edge_ad.store.recovery import metadata
 from edge_ad.store.schema import COLUMNS, StoredEvent, connect, fields_of, identity, open_existing
+from edge_ad.utils.text import storable
 
 PAGE = 500
+MAX_MARK_NAME = 60
 
 _FIELDS = ", ".join(f"event.{name}" for name in COLUMNS)
 _COLUMNS = "SELECT name FROM pragma_table_info('event')"
@@ -32,7 +34,9 @@ _SCAN = (
     "LEFT JOIN mark ON mark.event = event.id WHERE (event.time, event.sequence) > (?, ?) AND event.time < ? "
     "ORDER BY event.time, event.sequence LIMIT ?"
 )
-_SELECT = f"SELECT event.sequence, mark.mark, {_FIELDS} FROM event LEFT JOIN mark ON mark.event = event.id"
+_INSERT_MARK = "INSERT INTO mark (event, mark, by, time, name) VALUES (?, ?, ?, ?, ?)"
+_MARK_COLUMNS = "SELECT name FROM pragma_table_info('mark')"
+_SELECT = f"SELECT event.sequence, mark.mark, mark.name, {_FIELDS} FROM event LEFT JOIN mark ON mark.event = event.id"
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class EventFilter:
     """Which events are wanted; what is left out does not matter.
 
     ``verdicts``: any of these. ``since`` <= time < ``until`` in seconds since 1970 UTC. ``mark``: good, bad, or any of
-    the two. ``min_score``: at least this score (an event without a score has none).
+    the two. ``product``: the one that was judged. ``min_score``: at least this score (an event without a score has none).
     """
 
     camera: str | None = None
@@ -50,6 +54,7 @@ class EventFilter:
     part: str | None = None
     mark: Mark | Literal["any"] | None = None
     min_score: float | None = None
+    product: str | None = None
 
 
 @dataclass(frozen=True)
@@ -204,11 +209,8 @@ class Reader:
     def _stored(self, query: str, values: Sequence[object]) -> list[StoredEvent]:
         with self._lock:
             rows = self._ask(query, values)
-            images = self._images([row[2] for row in rows])
-        return [
-            StoredEvent(**fields_of(row[2:]), sequence=row[0], mark=row[1], images=images.get(row[2], ()))
-            for row in rows
-        ]
+            images = self._images([row[3] for row in rows])
+        return [_stored_event(row, images.get(row[3], ())) for row in rows]
 
     def _images(self, ids: Sequence[str]) -> dict[str, tuple[str, ...]]:
         images: dict[str, tuple[str, ...]] = {}
@@ -263,6 +265,15 @@ class Reader:
             self._connection = None
 
 
+def _stored_event(row: tuple[Any, ...], images: tuple[str, ...]) -> StoredEvent:
+    """Return the event of a row of ``_SELECT``."""
+    shown = tuple(path for path in images if not path.endswith(".png"))
+    lossless = next((path for path in images if path.endswith(".png")), None)
+    return StoredEvent(
+        **fields_of(row[3:]), sequence=row[0], mark=row[1], mark_name=row[2], images=shown, lossless=lossless
+    )
+
+
 def _fetched(connection: sqlite3.Connection, query: str, values: Sequence[object]) -> list[tuple[Any, ...]]:
     """Return the rows; a store that no run has opened since events have some fields is read without them."""
     if f"event.{LATER[-1]}" in query:
@@ -270,6 +281,8 @@ def _fetched(connection: sqlite3.Connection, query: str, values: Sequence[object
         for name in LATER:
             if name not in there:
                 query = query.replace(f"event.{name}", "NULL")
+    if "mark.name" in query and ("name",) not in connection.execute(_MARK_COLUMNS).fetchall():
+        query = query.replace("mark.name", "NULL")
     return connection.execute(query, values).fetchall()
 
 
@@ -281,6 +294,7 @@ def _conditions(wanted: EventFilter) -> tuple[list[str], list[object]]:
         ("event.time < ?", wanted.until),
         ("event.part = ?", wanted.part),
         ("event.score >= ?", wanted.min_score),
+        ("event.product = ?", wanted.product),
         ("mark.mark = ?", None if wanted.mark == "any" else wanted.mark),
     ]
     conditions = [condition for condition, value in pairs if value is not None]
@@ -293,14 +307,18 @@ def _conditions(wanted: EventFilter) -> tuple[list[str], list[object]]:
     return conditions, values
 
 
-def set_mark(path: Path, event_id: str, mark: Mark | None, by: str, *, origin: str = "command") -> None:
+def set_mark(
+    path: Path, event_id: str, mark: Mark | None, by: str, *, name: str | None = None, origin: str = "command"
+) -> None:
     """Mark an event as good or bad, or take its mark away (None), in a short transaction of its own.
 
-    ``by`` says who did, ``origin`` where; both go into the audit trail too. Waits up to 5 s for a process that is writing.
-    BadInput for another mark, an unknown event and a file that is no store; DeviceFault when the disk refuses.
+    ``by`` says who did, ``origin`` where; both go into the audit trail too. ``name`` is that of the defect of a bad one, at most
+    MAX_MARK_NAME characters. Waits up to 5 s for a process that is writing. BadInput for another mark, an unknown event and
+    a file that is no store; DeviceFault when the disk refuses.
     """
     if mark is not None and mark not in MARKS:
         raise BadInput(f"the mark is {mark!r}: allowed are {', '.join(MARKS)} and none")
+    name = None if not name or mark != "bad" else storable(name, MAX_MARK_NAME).strip() or None
     if not path.exists():
         raise BadInput(f"there is no store at {path}: name the file of `edge-ad run --store`")
     now = time.time()
@@ -311,12 +329,12 @@ def set_mark(path: Path, event_id: str, mark: Mark | None, by: str, *, origin: s
             raise BadInput(f"there is no event {event_id!r} in {path}: `edge-ad events` lists them")
         connection.execute("DELETE FROM mark WHERE event = ?", (event_id,))
         if mark is not None:
-            connection.execute("INSERT INTO mark VALUES (?, ?, ?, ?)", (event_id, mark, by, now))
+            connection.execute(_INSERT_MARK, (event_id, mark, by, now, name))
         reason = f"event {event_id[:8]} {'has no mark any more' if mark is None else f'was {mark}'}"
         action_log(path).append(Action("mark", by, origin, reason, now, {"event": event_id, "mark": mark}))
         evidence = metadata(connection, "evidence")
         if evidence is not None:  # before the commit: a mark that is told as stored is in both places
-            journalise(path.parent / evidence, [mark_line(event_id, mark, by, now)])
+            journalise(path.parent / evidence, [mark_line(event_id, mark, by, now, name=name)])
         connection.execute("COMMIT")
     except (sqlite3.Error, OSError) as error:
         raise DeviceFault(f"the mark cannot be stored in {path}: {error}; try again") from error

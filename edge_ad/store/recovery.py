@@ -18,7 +18,7 @@ from typing import TypeVar
 from edge_ad.errors import BadInput, DeviceFault
 from edge_ad.events import Event
 from edge_ad.store.journal import Entry, Tail, event_from_text, files, locked, parse, tail
-from edge_ad.store.schema import APPLICATION, COLUMNS, MAX_LENGTH, comment_of, connect, row_of, transaction
+from edge_ad.store.schema import APPLICATION, COLUMNS, MAX_LENGTH, connect, row_of, text_of_image, transaction
 
 CHECK_S = 2.0
 MARGIN = 100_000  # events that the end of the journal may not tell of
@@ -140,6 +140,7 @@ def _beside(path: Path, part: str) -> Path:
 BATCH = 500
 WHOLE_CHECK_S = 24 * 3600.0
 HEADER_BYTES = MAX_LENGTH + 64
+IMAGES = (".jpg", ".png")
 
 T = TypeVar("T")
 
@@ -147,7 +148,10 @@ _NAMES = ", ".join(COLUMNS)
 _HOLDERS = ", ".join("?" * len(COLUMNS))
 _IN_PLACE = f"INSERT OR IGNORE INTO event (sequence, {_NAMES}) VALUES (?, {_HOLDERS})"
 _AT_END = f"INSERT OR IGNORE INTO event ({_NAMES}) VALUES ({_HOLDERS})"
-_MARK = "INSERT OR IGNORE INTO mark SELECT ?, ?, ?, ? WHERE EXISTS (SELECT 1 FROM event WHERE id = ?)"
+_MARK = (
+    "INSERT OR IGNORE INTO mark (event, mark, by, time, name) SELECT ?, ?, ?, ?, ? "
+    "WHERE EXISTS (SELECT 1 FROM event WHERE id = ?)"
+)
 _INSERT_IMAGE = "INSERT OR IGNORE INTO image (path, event, verdict, time, bytes) VALUES (?, ?, ?, ?, ?)"
 
 
@@ -212,11 +216,16 @@ def image_days(evidence: Path) -> list[Path]:
     return sorted((day for day in evidence.glob("????-??-??") if day.is_dir()), reverse=True)
 
 
+def images_of(day: Path) -> list[Path]:
+    """Return the images of a day, the oldest first: a name begins with the time."""
+    return sorted((path for ending in IMAGES for path in day.rglob(f"*{ending}")), key=lambda path: path.name)
+
+
 def insert_day(
     connection: sqlite3.Connection, evidence: Path, day: Path, rebuilt: Rebuilt, *, stop: threading.Event | None = None
 ) -> None:
     """Bring the images of one day into the index that it lacks, and their events."""
-    for paths in _batches(sorted(day.rglob("*.jpg"), key=lambda path: path.name)):  # a name begins with the time
+    for paths in _batches(images_of(day)):
         if stop is not None and stop.is_set():
             return
         names = [str(path.relative_to(evidence)) for path in paths]
@@ -239,7 +248,7 @@ def _store_images(connection: sqlite3.Connection, evidence: Path, names: Sequenc
 def _image_event(path: Path) -> tuple[Event | None, int]:
     try:
         with path.open("rb") as stream:
-            return event_from_text(comment_of(stream.read(HEADER_BYTES)) or ""), path.stat().st_size
+            return event_from_text(text_of_image(stream.read(HEADER_BYTES)) or ""), path.stat().st_size
     except OSError:
         return None, 0
 
@@ -257,7 +266,7 @@ def _events_and_marks(connection: sqlite3.Connection, evidence: Path, rebuilt: R
             for entry in entries:
                 if entry.mark is not None:
                     mark = entry.mark
-                    values = (mark["event"], mark["mark"], mark["by"], mark["at"], mark["event"])
+                    values = (mark["event"], mark["mark"], mark["by"], mark["at"], mark.get("name"), mark["event"])
                     of_day[mark["event"]] = values if mark["mark"] is not None else None
         marks = {**of_day, **marks}
     with transaction(connection):

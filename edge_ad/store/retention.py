@@ -24,7 +24,7 @@ from edge_ad.config import RecordTable
 from edge_ad.errors import BadInput, DeviceFault, EdgeAdError
 from edge_ad.store.actions import action_log
 from edge_ad.store.journal import day_of, event_line, files, journalise, mark_line, parse
-from edge_ad.store.recovery import Rebuilt, damage_of, image_days, insert_day, metadata, rebuild, set_metadata
+from edge_ad.store.recovery import IMAGES, Rebuilt, damage_of, image_days, insert_day, metadata, rebuild, set_metadata
 from edge_ad.store.schema import COLUMNS, connect, event_of, transaction
 from edge_ad.utils.supervision import SupervisedThread, ThreadFaults
 
@@ -96,8 +96,10 @@ def _newest(connection: sqlite3.Connection, limit: float) -> float | None:
 
 GB = 1e9
 BATCH = 200
+LOSSLESS_BATCH = 1  # each is large
 
 _SELECT_IMAGES = "SELECT path, bytes FROM image WHERE (verdict = 'OK') = ? AND event {} IN (SELECT event FROM mark)"
+_LOSSLESS = "path LIKE '%.png' AND event NOT IN (SELECT event FROM mark)"
 _FREE = "id NOT IN (SELECT event FROM mark)"
 
 
@@ -121,7 +123,8 @@ def sweep(
 
     Age counts by ``record_time`` with ``elapsed_s``, and the last day of the record never goes for its age: a clock
     that is wrong must not delete what it took. Images go before events, those of OK before the others, the oldest
-    first; for free space images alone. Marked events have no age, and their images go last and by size only. What
+    first; for free space images alone. Before all other images the lossless go that are not marked, first those beyond
+    ``lossless_gb``. Marked events have no age, and their images go last and by size only. What
     an output has not delivered yet is in the outbox whole, so its event may go: an output that nobody reads any more
     must not fill the disk. Only what the index knows is deleted, and nothing while it is being made anew, is damaged
     as far as 2 s of SQLite's quick check tell (without ``check`` it is not looked at), or cannot be read
@@ -141,6 +144,7 @@ def sweep(
             if now is not None and newest is not None:
                 sweeper.by_age(min(now - keep_s, newest - DAY_S))
                 action_log(path, evidence).remove_before(min(now - limits.keep_actions_days * DAY_S, newest - DAY_S))
+            sweeper.lossless(limits.lossless_gb * GB)
             sweeper.by_size(limits.keep_gb * GB)
             sweeper.for_space(limits.free_gb * GB)
         return swept
@@ -168,6 +172,7 @@ class _Sweeper:
 
         if enough():
             return
+        self._lossless_images(enough)
         for ok in (1, 0):
             self._images(ok, marked=False, enough=enough)
         for path in reversed(files(self._evidence)[1:]):  # today's stays
@@ -181,12 +186,18 @@ class _Sweeper:
         if not enough():
             self._swept.short = f"the record takes {self._used() / GB:.2f} GB, but {limit / GB:g} GB are allowed"
 
+    def lossless(self, limit: float) -> None:
+        """Delete lossless images of events that nobody marked, the oldest first, until they take at most so many bytes."""
+        query = f"SELECT coalesce(sum(bytes), 0) FROM image WHERE {_LOSSLESS}"
+        self._lossless_images(lambda: self._connection.execute(query).fetchone()[0] <= limit)
+
     def for_space(self, floor: float) -> None:
         def enough() -> bool:
             return shutil.disk_usage(self._evidence).free >= floor
 
         if enough():
             return
+        self._lossless_images(enough)
         for ok in (1, 0):
             self._images(ok, marked=False, enough=enough)
         if not enough():
@@ -194,6 +205,11 @@ class _Sweeper:
             self._swept.short = (
                 f"{free / GB:.2f} GB are free for {self._evidence}, but {floor / GB:g} GB must stay free"
             )
+
+    def _lossless_images(self, enough: Callable[[], bool]) -> None:
+        query = f"SELECT path, bytes FROM image WHERE {_LOSSLESS} ORDER BY time LIMIT {LOSSLESS_BATCH}"
+        while not enough() and (result := self._connection.execute(query).fetchall()):
+            self._delete_images(result)
 
     def _images(self, ok: int, marked: bool, enough: Callable[[], bool], older_than: float | None = None) -> None:
         """Delete images of one rank, the oldest first, until it is enough or none is left."""
@@ -209,7 +225,7 @@ class _Sweeper:
         for name, _ in results:
             # A damaged index must not name a file of somebody else.
             location = PurePosixPath(name)
-            if not location.is_absolute() and ".." not in location.parts and location.suffix == ".jpg":
+            if not location.is_absolute() and ".." not in location.parts and location.suffix in IMAGES:
                 (self._evidence / location).unlink(missing_ok=True)
                 for folder in (self._evidence / location).parents[: len(location.parts) - 1]:
                     with contextlib.suppress(OSError):  # it is not empty
@@ -250,9 +266,9 @@ class _Sweeper:
         holders = ", ".join("?" * len(ids))
         names = ", ".join(COLUMNS)
         rows = self._connection.execute(f"SELECT sequence, {names} FROM event WHERE id IN ({holders})", ids).fetchall()
-        marks = self._connection.execute(f"SELECT event, mark, by, time FROM mark WHERE event IN ({holders})", ids)
+        marks = self._connection.execute(f"SELECT event, mark, by, time, name FROM mark WHERE event IN ({holders})", ids)
         events = [event_line(row[0], event_of(row[1:])) for row in rows]
-        return events + [mark_line(*mark) for mark in marks.fetchall()]
+        return events + [mark_line(*mark, name=name) for *mark, name in marks.fetchall()]
 
     def _used(self) -> float:
         """Return the bytes of images, journal and the used pages of the index."""
@@ -375,6 +391,6 @@ class MaintenanceThread:
 
 def _clear(day: Path) -> None:
     """Delete what `atomic_write` had begun when a process was killed."""
-    for path in day.rglob(".*.jpg.*"):
+    for path in (path for ending in IMAGES for path in day.rglob(f".*{ending}.*")):
         if time.time() - path.stat().st_mtime > HALF_WRITTEN_S:
             path.unlink(missing_ok=True)

@@ -11,6 +11,7 @@ import json
 import os
 import sqlite3
 import time
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,6 +126,9 @@ MIGRATIONS: tuple[str, ...] = (
     """,
     """
     ALTER TABLE event ADD COLUMN views TEXT;
+    """,
+    """
+    ALTER TABLE mark ADD COLUMN name TEXT;
     """,
 )
 
@@ -255,12 +259,15 @@ COLUMNS = FIELDS
 class StoredEvent(Event):
     """An event as it was stored, and what was added to it since.
 
-    ``sequence`` grows with every event; ``images`` are paths of images below the evidence folder, the crop first.
+    ``sequence`` grows with every event; ``mark_name`` is the name of the defect that a person gave. ``images`` are paths of images
+    below the evidence folder, the crop first; ``lossless`` is that of the region without loss, None where none is kept.
     """
 
     sequence: int = 0
     mark: Mark | None = None
+    mark_name: str | None = None
     images: tuple[str, ...] = ()
+    lossless: str | None = None
 
 
 @dataclass(frozen=True)
@@ -310,6 +317,33 @@ def with_comment(jpeg: bytes, text: str) -> bytes:
     if not jpeg.startswith(_START) or len(data) > MAX_LENGTH:
         raise BadInput(f"a comment of {len(data)} bytes needs a JPEG file and at most {MAX_LENGTH} bytes")
     return _START + bytes((0xFF, _COMMENT)) + (len(data) + 2).to_bytes(2, "big") + data + jpeg[2:]
+
+
+_PNG, _PNG_HEADER = b"\x89PNG\r\n\x1a\n", 33  # signature, and where its first chunk ends
+_PNG_TEXT = b"iTXtedge-ad\0\0\0\0\0"  # type, keyword, no compression, no language, no translation
+
+
+def with_png_text(png: bytes, text: str) -> bytes:
+    """Return the PNG file with ``text`` as a chunk behind its header; BadInput for no PNG or more than 65,533 bytes of UTF-8."""
+    data = text.encode()
+    if not png.startswith(_PNG) or len(data) > MAX_LENGTH:
+        raise BadInput(f"a text of {len(data)} bytes needs a PNG file and at most {MAX_LENGTH} bytes")
+    chunk = _PNG_TEXT + data
+    check = zlib.crc32(chunk).to_bytes(4, "big")
+    return png[:_PNG_HEADER] + (len(chunk) - 4).to_bytes(4, "big") + chunk + check + png[_PNG_HEADER:]
+
+
+def text_of_image(head: bytes) -> str | None:
+    """Return the comment of a JPEG file or the text of a PNG file of ours, from its beginning; None without one."""
+    if not head.startswith(_PNG):
+        return comment_of(head)
+    first, start = _PNG_HEADER + 4, _PNG_HEADER + 4 + len(_PNG_TEXT)
+    end = first + 4 + int.from_bytes(head[_PNG_HEADER:first], "big")
+    if head[first:start] != _PNG_TEXT or end > len(head):
+        return None
+    with contextlib.suppress(UnicodeDecodeError):
+        return head[start:end].decode()
+    return None
 
 
 def comment_of(jpeg: bytes) -> str | None:

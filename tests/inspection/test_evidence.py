@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from edge_ad.inspection.view import Roi, View
 from edge_ad.store import Store
 from edge_ad.store.journal import event_from_text
 from edge_ad.store.reader import Reader
+from edge_ad.store.recovery import remake
 from edge_ad.store.retention import evidence_folder
 from edge_ad.store.schema import comment_of
 from tests.camera.pictures import noise
@@ -85,6 +87,49 @@ def test_the_pictures_show_the_region_and_hold_their_event(tmp_path: Path) -> No
     assert difference[:5].min() > 2 * difference[7:].max()  # the heat lies over the upper half
     for name in event.images:
         assert event_from_text(comment_of((folder / name).read_bytes()) or "") == row
+
+
+@pytest.mark.parametrize("grey", [False, True])
+def test_what_is_likely_to_be_marked_is_kept_without_loss_and_known_again_without_an_index(tmp_path: Path, grey: bool) -> None:
+    store, evidence = opened(tmp_path, View(Roi(4, 2, 16, 12)), ok_every=0, lossless_ok_every=1)
+    found = [judgement(number, verdict, map_=verdict != "NONE") for number, verdict in enumerate(("NG", "WARN", "OK", "NONE"))]
+    if grey:
+        for one in found:
+            assert one.image is not None
+            one.image[:] = one.image[:, :, :1]
+    rows = keep(store, evidence, *found)
+    evidence.close(20.0)
+    assert store.close()
+    path, folder = tmp_path / "line.sqlite", tmp_path / "line.evidence"
+    for _ in range(2):
+        with Reader(path) as reader:
+            events = {event.id: event for event in reader.events()}
+        for row, one in zip(rows[:3], found, strict=False):
+            lossless = events[row.id].lossless
+            assert lossless == f"2026-03-01/rtsp_cam_1_a_b/{image_name(row, kind='.png').rsplit('/', 1)[1]}"
+            assert one.image is not None
+            np.testing.assert_array_equal(read_image(folder / lossless), one.image[2:14, 4:20])
+        assert events[rows[3].id].lossless is None
+        assert len(events[rows[0].id].images) == 2, "the dashboard shows the others"
+        for name in ("", "-wal", "-shm"):
+            path.with_name(path.name + name).unlink(missing_ok=True)
+        shutil.rmtree(folder / "journal", ignore_errors=True)
+        remake(path, folder)
+
+
+def test_nothing_is_kept_without_loss_where_no_space_is_given_or_the_thread_is_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, evidence = opened(tmp_path, lossless_gb=0.0)
+    keep(store, evidence, judgement(1))
+    evidence.close(20.0)
+    monkeypatch.setattr("edge_ad.inspection.evidence.MAX_BYTES", -1)
+    evidence = Evidence(store, NO_FLOOR, View())
+    keep(store, evidence, judgement(2))
+    evidence.close(20.0)
+    assert store.close()
+    with Reader(tmp_path / "line.sqlite") as reader:
+        assert [(len(event.images), event.lossless) for event in reader.events()] == [(2, None), (2, None)]
 
 
 def test_what_is_kept(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from edge_ad.store.journal import event_line, files, parse
 from edge_ad.store.reader import Reader, set_mark
 from edge_ad.store.recovery import rebuild, set_metadata
 from edge_ad.store.retention import GB, sweep
+from edge_ad.store.schema import StoredImage
 from tests.fixtures.loopback import until
 from tests.store.test_recovery import page, picture
 from tests.store.test_store import row
@@ -104,6 +105,22 @@ def test_size_takes_pictures_of_ok_first_then_the_oldest_and_marked_ones_last(
     rest = used(path) - size * len(AGED)
     sweep(path, evidence, RecordTable(keep_days=1e6, keep_gb=(rest + size * (images + 0.5)) / GB, free_gb=0.0))
     assert left(path) == ([event.id for event in AGED], expected)
+
+
+def test_lossless_images_go_before_all_others_and_those_of_marked_events_stay(tmp_path: Path) -> None:
+    path = make(tmp_path, AGED)
+    store, evidence = Store(path, evidence=path.with_suffix(".evidence")), path.with_suffix(".evidence")
+    for event in AGED[1:5]:
+        name = f"{event.id}.png"
+        (evidence / name).write_bytes(bytes(1000))
+        store.add_image(StoredImage(name, event.id, event.verdict, event.time, 1000))
+    assert store.close()
+    set_mark(path, AGED[1].id, "good", "anna")
+    sweep(path, evidence, NO_LIMIT.model_copy(update={"lossless_gb": 2000 / GB}))
+    assert sorted(name.stem for name in evidence.glob("*.png")) == ["NG1", "NG4", "OK3"], "the oldest unmarked one went"
+    sweep(path, evidence, NO_LIMIT.model_copy(update={"lossless_gb": 0.0}))
+    assert [name.stem for name in evidence.glob("*.png")] == ["NG1"]
+    assert len(left(path)[1]) == len(AGED), "all others are there"
 
 
 def used(path: Path) -> int:
