@@ -40,6 +40,8 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("run", "run", "Judge every part that a camera, a video or a folder shows."),
     ("product", "product", "List the products of a station, choose the one to judge, replace its bundle."),
     ("views", "views", "List the views of a part, or learn one threshold for all of them."),
+    ("dataset", "dataset", "Write the images of marked events into good/ and defects/NAME/."),
+    ("improve", "improve", "Learn from marks, compare with the bundle in use, replace it; or roll back."),
     ("pause", "pause", "Pause a line: outputs show not ready until somebody resumes."),
     ("resume", "resume", "End the pause of a line."),
     ("challenge", "challenge", "Show a station its known good and bad parts; list, verify and report that."),

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from edge_ad.config import Config
 from edge_ad.errors import BadInput, DeviceFault, EdgeAdError
 from edge_ad.inspection.requests import Request, ask_run
-from edge_ad.store.actions import Action, ActionLog, actions_path
+from edge_ad.store.actions import Action, ActionLog, action_log
 from edge_ad.store.bundle_pointer import BundlePointer, Deployed, pointer_path
 from edge_ad.utils.files import newest_bundle
 from edge_ad.utils.locks import lock_file
@@ -322,7 +322,7 @@ def _replace_at_rest(settings: Config, store: Path, request: Request, named: Pat
         with contextlib.closing(open_product(settings, name, path, image_bits=None)) as product:
             product.open()
         pointer.write(name, entry)
-        ActionLog(actions_path(store)).keep(action_of(entry, name))
+        action_log(store).keep(action_of(entry, name))
     finally:
         release()
     return f"{path} is judged by from the next run on; no run keeps {store} now"

@@ -80,7 +80,8 @@ def judged(events: list[Event], sha256: str) -> bool:
 
 def actions(config: Config) -> list[tuple[str, str]]:
     assert config.run.store is not None
-    return [(one.kind, one.details["bundle"].rsplit("/")[-1]) for one in ActionLog(actions_path(config.run.store)).actions()]
+    done = ActionLog(actions_path(config.run.store)).actions()
+    return [(one.kind, one.details["bundle"].rsplit("/")[-1]) for one in done if one.kind.startswith((REPLACE, ROLL_BACK))]
 
 
 def test_each_verdict_is_of_the_bundle_in_use_through_replacements_rollback_and_restart(bundles: Path, tmp_path: Path) -> None:
