@@ -111,7 +111,7 @@ class Bench:
             station="station-1",
             group="line-a",
             trusted=self.trusted,
-            folder=options.pop("folder", folder / "station-1"),
+            folder=options.pop("state", folder / "station-1"),
             store=options.pop("store", None) or open_store(str(folder / "bundles")),
             retry_s=(0.05, 0.1),
             start_trial=options.pop("start_trial", LocalTrial),

@@ -199,7 +199,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_disk_that_is_too_small_and_a_store_that_is_away_are_waited_for(
     disk: Path, tmp_path: Path, key: SigningKey, bundles: dict[str, Path]
 ) -> None:
-    bench = Bench(tmp_path, key, bundles["old"], folder=disk)
+    bench = Bench(tmp_path, key, bundles["old"], state=disk)
     try:
         bench.publish(bundles["new"])
         bench.ask(bench.desire(bench.release(1), 1))
@@ -252,6 +252,7 @@ def test_a_newer_desired_state_takes_the_place_of_one_under_way(bench: Bench, bu
     assert len(bench.station.hashes) == 1
 
 
+@pytest.mark.slow
 def test_the_process_of_a_trial_proves_and_judges_and_may_die(tmp_path: Path, key: SigningKey, bundles: dict[str, Path]) -> None:
     bench = Bench(tmp_path, key, bundles["old"], start_trial=Trial)
     line = LiveLine(bench.station.parts)
