@@ -18,7 +18,7 @@ from edge_ad.camera.frames import Delivered, Frame, Image
 from edge_ad.camera.health import quick_stats
 from edge_ad.engines.pipeline import Inference
 from edge_ad.engines.selection import Streams
-from edge_ad.events import Event, Verdict
+from edge_ad.events import VERDICTS, Event, Verdict
 from edge_ad.geometry.geometry import Geometry
 from edge_ad.geometry.pose import NotLocated
 from edge_ad.inspection.camera_worker import Faulted, Outage
@@ -383,9 +383,8 @@ def median_result(results: Sequence[InspectionResult]) -> InspectionResult:
     scored = [one for one in results if one.event.score is not None]
     if not scored:
         return results[-1]
-    # A zone may make a verdict worse than its score: without one the score decides alone.
-    order = ("OK", "WARN", "NG")
-    return sorted(scored, key=lambda one: (order.index(one.event.verdict), one.event.score or 0.0))[len(scored) // 2]
+    # By the verdict first: a zone may make it worse than its score. VERDICTS go from the best to the worst.
+    return sorted(scored, key=lambda one: (VERDICTS.index(one.event.verdict), one.event.score or 0.0))[len(scored) // 2]
 
 
 def without_verdict(result: InspectionResult, reason: str) -> InspectionResult:
