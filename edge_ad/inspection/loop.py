@@ -318,7 +318,11 @@ class Loop:
         frames = self._open_parts.pop(worker.name)
         # A part that was seen in part while nothing could be judged is not judged by the rest.
         spoilt = [one for one in frames if (one[0].event.reason or "").startswith((PREFIX, PAUSED))]
-        return spoilt[-1] if spoilt else results_of_parts(frames)
+        if spoilt:
+            return spoilt[-1]
+        # Nor is one whose frames were judged by two bundles: the first may have been replaced between them.
+        mixed = len({result.event.bundle for results in frames for result in results}) > 1
+        return [without_verdict(result, THERE) for result in frames[-1]] if mixed else results_of_parts(frames)
 
     def _report(self, worker: CameraWorker, results: list[InspectionResult]) -> None:
         if self._gate is None:

@@ -16,11 +16,23 @@ from edge_ad.camera.frames import End, Frame, SourceError
 from edge_ad.camera.mailbox import Delivery
 from edge_ad.config import RunTable
 from edge_ad.errors import DeviceFault
+from edge_ad.inspection.judge import Judge
 from edge_ad.inspection.part_tracking import Judgeable, SeenParts
 from edge_ad.inspection.presence import Observation, PresenceDetector
 from edge_ad.inspection.settings import CaptureConditions, stall_s
 from tests.camera.pictures import noise
-from tests.inspection.line import Arithmetic, Script, bad, check_account, make_loop, run_lockstep, run_loop, settings_of
+from tests.inspection.line import (
+    THRESHOLDS,
+    WEIGHT,
+    Arithmetic,
+    Script,
+    bad,
+    check_account,
+    make_loop,
+    run_lockstep,
+    run_loop,
+    settings_of,
+)
 
 
 def test_one_event_a_frame_in_order_with_its_verdict() -> None:
@@ -212,6 +224,18 @@ def test_a_part_that_rests_there_since_before_a_change_of_product_is_not_judged_
         worker._examine(Delivery(frame, frame.captured_at, 0))
         faults += [one.fault for one in worker.poll() if isinstance(one, Judgeable)]
     assert faults == ["product: it may be an old one", None]
+
+
+@pytest.mark.parametrize(("second", "verdict"), [("a", "OK"), ("b", "NONE")])
+def test_a_part_whose_frames_two_bundles_judged_has_no_verdict(second: str, verdict: str) -> None:
+    loop, events = make_loop(Arithmetic(), [Script([])], settings_of(max_age_ms=60_000))
+    worker = loop.workers[0]
+    for number, sha256 in enumerate(("a", second, second)):
+        judge = Judge(Arithmetic(), THRESHOLDS, WEIGHT, 60_000.0, tag=(None, sha256))
+        loop.adopt(judge, settings_of(), CaptureConditions(), lambda first: None)
+        frame = Frame(noise(number), number, time.monotonic(), time.time(), "cam", str(number))
+        loop._handle(worker, Judgeable(frame, frame.captured_at, part="7", last=number == 2))
+    assert [(event.part, event.verdict) for event in events] == [("7", verdict)]
 
 
 def test_max_frames_stops_every_camera_at_its_own_count() -> None:
