@@ -359,6 +359,8 @@ class Changeover:
 
     def _ask(self, change: Change) -> None:
         with self._reporting, self._lock:
+            if change.product is not None:  # its bundle may have been replaced since it was looked up
+                change.product = self.products.get(str(change.product.name), change.product)
             if change.product is not None and change.product is self.active and self.reason() is None:
                 self._number = max(self._number, change.number)
                 return self._notify()
@@ -458,12 +460,13 @@ class Changeover:
 
     def _settle(self, product: Product, by: str) -> None:
         """Keep the choice and park what memory does not suffice for, in the thread of products."""
-        if not self.by_part and self._pending is None and self.active is product:
+        active = self.active  # the same product may be judged by another bundle meanwhile
+        if not self.by_part and self._pending is None and active is not None and active.name == product.name:
             try:
                 self._choice.write(product.name)
             except EdgeAdError as error:
                 _log.error("a restart will come up without a product: %s", error)
-            self.on_settled(product, by)
+            self.on_settled(active, by)
         self._park_others(product)
 
     def _open(self, product: Product) -> None:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import groupby
@@ -23,6 +24,7 @@ from edge_ad.errors import BadInput, DeviceFault
 from edge_ad.events import Event
 from edge_ad.inspection.bundle_swap import REPLACE, ROLL_BACK, replace_bundle
 from edge_ad.inspection.inspector import Inspector, RunOptions
+from edge_ad.inspection.products import Change
 from edge_ad.inspection.requests import Request
 from edge_ad.store.actions import ActionLog, actions_path
 from edge_ad.store.bundle_pointer import BundlePointer
@@ -167,10 +169,11 @@ def test_a_product_gets_another_bundle_whether_it_is_judged_now_or_not(bundles: 
     first, third = (open_bundle(bundles / f"{name}.edgead").sha256 for name in "ac")
     with running(config, None) as (inspector, events):
         assert judged(events, first)
+        assert inspector.changeover is not None
+        before = inspector.changeover.products["cap-blue"]
         ask(config, REPLACE, bundles / "c.edgead", "cap-blue")
         assert {event.bundle for event in events} == {first}, "a product that is not judged is replaced unnoticed"
-        assert inspector.changeover is not None
-        inspector.changeover.select("cap-blue", "the test")
+        inspector.changeover._ask(Change(before, None, "one who looked it up before", time.monotonic()))
         assert judged(events, third)
         ask(config, ROLL_BACK, product="cap-blue")
         assert judged(events, open_bundle(bundles / "b.edgead").sha256)
