@@ -57,7 +57,7 @@ class InspectedStation:
 
     def replace(self, product: str, bundle: Path, sha256: str, *, by: str, reason: str) -> float:
         """Have the run judge by another bundle between two parts."""
-        values = {"product": product, "bundle": str(bundle.absolute()), "reason": reason}
+        values = {"product": product, "bundle": str(bundle.absolute()), "sha256": sha256, "reason": reason}
         return self._exchange(Request(REPLACE, by, "fleet", values), sha256)
 
     def roll_back(self, product: str, *, by: str, reason: str) -> float:

@@ -28,7 +28,7 @@ from edge_ad.errors import BadInput, DeviceFault, EdgeAdError
 from edge_ad.inspection.requests import Request, ask_run
 from edge_ad.store.actions import Action, ActionLog, action_log
 from edge_ad.store.bundle_pointer import BundlePointer, Deployed, pointer_path
-from edge_ad.utils.files import newest_bundle
+from edge_ad.utils.files import newest_bundle, sha256_file
 from edge_ad.utils.locks import lock_file
 from edge_ad.utils.supervision import SupervisedThread, ThreadFaults
 
@@ -154,7 +154,8 @@ class BundleReplacement:
         with self._lock:
             if self._state["state"] == "working":
                 raise BadInput("a bundle is being replaced already: wait until that is done")
-            path, entry = wanted(self._pointer, request, before)
+            used = None if product is None else product.bundle.sha256
+            path, entry = wanted(self._pointer, request, before, used)
             number = self._state["number"] + 1
             about = {"product": name, "bundle": str(path), "sha256": entry.current.sha256}
             self._state = {"number": number, "state": "working", **about}
@@ -254,20 +255,26 @@ class BundleReplacement:
             work()
 
 
-def wanted(pointer: BundlePointer, request: Request, before: Path) -> tuple[Path, Deployed]:
-    """Return the bundle that a request asks for in the place of ``before``, and what the pointer file is to say of it."""
+def wanted(pointer: BundlePointer, request: Request, before: Path, used: str | None = None) -> tuple[Path, Deployed]:
+    """Return the bundle that a request asks for in the place of ``before``, and what the pointer file is to say of it.
+
+    ``used``: the sha256 of the bundle that is judged by (None: that of the file), which may have been overwritten since.
+    """
     if not request.by:
         raise BadInput(f"who asks for the {request.kind}? Give a name by --by NAME")
     name, who = request.value("product"), {"by": request.by, "origin": request.origin, "reason": request.value("reason")}
     if request.kind == ROLL_BACK:
-        entry = pointer.rolled_back(name, **who)
+        entry = pointer.rolled_back(name, used=used, **who)
         return pointer.locate(entry.current), entry
     path = Path(request.value("bundle"))
     if not path.is_absolute() or not path.is_file():
         raise BadInput(f"there is no bundle {path}: name a file *.edgead by its whole path")
-    entry = pointer.replaced(name, before, path, **who)
+    entry = pointer.replaced(name, before, path, used=used, **who)
     if entry.current.sha256 == entry.earlier[-1].sha256:
         raise BadInput(f"{path} is the bundle that is in use already")
+    asked = request.value("sha256")
+    if asked not in ("", entry.current.sha256):
+        raise BadInput(f"{path} has other bytes than were asked for (sha256 {asked[:12]}): bring it anew")
     return path, entry
 
 
@@ -318,7 +325,7 @@ def _replace_at_rest(settings: Config, store: Path, request: Request, named: Pat
     release = lock_file(store.with_name(f"{store.name}.lock"), f"the store {store}", "its run takes no requests; end it")
     try:
         before = pointer.resolve(name, (settings.product[name].bundle if name else named) or newest_bundle())
-        path, entry = wanted(pointer, request, before)
+        path, entry = wanted(pointer, request, before, sha256_file(before))
         with contextlib.closing(open_product(settings, name, path, image_bits=None)) as product:
             product.open()
         pointer.write(name, entry)

@@ -103,19 +103,30 @@ class BundlePointer:
             raise BadInput(f"the bundle {path} was changed since {self.path} names it: bring it back, or move that file away")
         return path
 
-    def replaced(self, product: str, before: Path, after: Path, *, by: str, origin: str, reason: str) -> Deployed:
-        """Return what is to be written for ``after`` in the place of ``before``."""
-        old, new, entry = self._file(before), self._file(after), self.entries().get(product)
+    def replaced(
+        self, product: str, before: Path, after: Path, *, by: str, origin: str, reason: str, used: str | None = None
+    ) -> Deployed:
+        """Return what is to be written for ``after`` in the place of ``before``, of which ``used`` is the sha256 that is judged by
+        where its file may be another one by now.
+        """
+        new, entry = self._file(after), self.entries().get(product)
+        old = self._file(before) if used is None else BundleFile(self._relative(before), used)
         earlier = entry.earlier if entry is not None and entry.current.sha256 == old.sha256 else ()
         known = dict.fromkeys((*(entry.known if entry is not None else ()), old.sha256, new.sha256))
         return Deployed(new, (*earlier, old)[-MAX_EARLIER:], tuple(known)[-MAX_KNOWN:], "replace", by, origin, reason)
 
-    def rolled_back(self, product: str, *, by: str, origin: str, reason: str) -> Deployed:
-        """Return what is to be written to go back by one; BadInput where nothing was replaced."""
-        entry = self.entries().get(product)
+    def rolled_back(self, product: str, *, by: str, origin: str, reason: str, used: str | None = None) -> Deployed:
+        """Return what is to be written to go back by one; BadInput where nothing was replaced, or what is judged by, ``used``,
+        did not come by a replacement: what was before another bundle was not before it.
+        """
+        entry, of = self.entries().get(product), f" of product {product}" if product else ""
         if entry is None or not entry.earlier:
-            of = f" of product {product}" if product else ""
             raise BadInput(f"the bundle{of} was not replaced here, so there is none to go back to")
+        if used not in (None, entry.current.sha256):
+            raise BadInput(
+                f"the bundle{of} in use was named anew and took no other's place, so there is none to go back to: name the one "
+                "you want by `edge-ad product replace`"
+            )
         back = replace(entry, current=entry.earlier[-1], earlier=entry.earlier[:-1], kind="rollback", time=time.time())
         return replace(back, by=by, origin=origin, reason=reason)
 
@@ -131,8 +142,11 @@ class BundlePointer:
     def _file(self, path: Path) -> BundleFile:
         if not path.is_file():
             raise BadInput(f"the bundle {path} is gone: bring it back, or name another in edge-ad.toml")
+        return BundleFile(self._relative(path), sha256_file(path))
+
+    def _relative(self, path: Path) -> str:
         folder = Path.cwd() if self.path is None else self.path.resolve().parent
-        return BundleFile(os.path.relpath(path.resolve(), folder), sha256_file(path))
+        return os.path.relpath(path.resolve(), folder)
 
 
 def _parsed(entry: dict[str, Any]) -> Deployed:

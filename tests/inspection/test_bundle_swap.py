@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -27,6 +28,7 @@ from edge_ad.inspection.inspector import Inspector, RunOptions
 from edge_ad.inspection.products import Change
 from edge_ad.inspection.requests import Request
 from edge_ad.store.actions import ActionLog, actions_path
+from edge_ad.store.audit import HEADS
 from edge_ad.store.bundle_pointer import BundlePointer
 from tests.fixtures.loopback import until
 from tests.fixtures.tiny_bundle import make_tiny_bundle, tiny_contents
@@ -106,6 +108,9 @@ def test_each_verdict_is_of_the_bundle_in_use_through_replacements_rollback_and_
         assert judged(events, second)
     assert {event.bundle for event in events} == {second}
     assert actions(config) == [("replace", "b.edgead"), ("replace", "c.edgead"), ("rollback", "b.edgead")]
+    records = [json.loads(line)["details"]["chain"] for line in (tmp_path / "line.actions.jsonl").read_text().splitlines()]
+    heads = [f"{one['number']}:{one['hash']}" for one in records]
+    assert (tmp_path / "line.evidence" / HEADS).read_text().split() == heads, "each is noted where a cut end is seen by"
 
 
 @pytest.mark.parametrize(("name", "why"), [("damaged", "damaged.edgead"), ("unproven", "a golden image scores")])

@@ -9,6 +9,7 @@ import pytest
 
 from edge_ad.errors import BadInput
 from edge_ad.store.bundle_pointer import BundlePointer, pointer_path
+from edge_ad.utils.files import sha256_file
 
 WHO = {"by": "anna", "origin": "command", "reason": "lot 7"}
 
@@ -42,6 +43,16 @@ def test_the_named_bundle_counts_until_it_is_replaced_and_again_after_the_rollba
 def test_a_bundle_that_was_never_in_use_counts_where_it_is_named(pointer: BundlePointer, tmp_path: Path) -> None:
     replace(pointer, tmp_path, "a", "b")
     assert pointer.resolve("", tmp_path / "d.edgead") == tmp_path / "d.edgead"
+
+
+def test_a_rollback_goes_to_no_bundle_but_the_one_that_was_in_use_before(pointer: BundlePointer, tmp_path: Path) -> None:
+    a, b, used = tmp_path / "a.edgead", tmp_path / "b.edgead", sha256_file(tmp_path / "a.edgead")
+    a.write_text("trained anew under the same name while the line judges by what was there")
+    pointer.write("", pointer.replaced("", a, b, used=used, **WHO))
+    with pytest.raises(BadInput, match="was changed"):
+        pointer.locate(pointer.rolled_back("", used=sha256_file(b), **WHO).current)
+    with pytest.raises(BadInput, match="named anew"):  # what was before b is not what was before d
+        pointer.rolled_back("", used=sha256_file(tmp_path / "d.edgead"), **WHO)
 
 
 def test_bundles_are_known_by_their_contents_wherever_the_station_is_moved(pointer: BundlePointer, tmp_path: Path) -> None:
