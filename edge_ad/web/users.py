@@ -7,6 +7,7 @@ import functools
 import json
 import os
 import re
+import secrets
 import stat
 import tempfile
 import threading
@@ -32,7 +33,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}", re.ASCII)
 
 @dataclass(frozen=True)
 class User:
-    """One user; ``version`` grows with every change of password or role and ends the sessions of before."""
+    """One user; ``version`` grows with every change of password or role and ends the sessions of before; it begins anywhere."""
 
     name: str
     role: UserRole
@@ -116,7 +117,8 @@ class Users:
         if _NAME.fullmatch(name) is None:
             raise BadInput(f"the name is {name!r:.80}: write up to 40 letters, digits, points, dashes and underscores")
         check_password(password)
-        user = User(name, checked_role(role), hasher().hash(password))
+        # Not 1 again for a name that was taken before: the sessions of that one would go on.
+        user = User(name, checked_role(role), hasher().hash(password), 1 + secrets.randbelow(2**40))
         with self._changing() as users:
             if name in users:
                 raise BadInput(f"there is a user {name} already: `edge-ad users password {name}` changes the password")

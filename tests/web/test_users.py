@@ -19,6 +19,9 @@ from edge_ad.errors import BadInput
 from edge_ad.events import Event
 from edge_ad.store import Store
 from edge_ad.store.actions import action_log
+from edge_ad.web.access import COOKIE, Access, Refusal, Request
+from edge_ad.web.address import Names, Tokens
+from edge_ad.web.roles import Identity
 from edge_ad.web.users import Users, users_path
 from tests.web.running import Answer, ask, until
 from tests.web.test_page import Watch
@@ -48,6 +51,17 @@ def test_file_holds_argon2id_hashes_and_is_for_its_owner_alone(tmp_path: Path) -
     users.path.chmod(0o644)
     with pytest.raises(BadInput, match="others may read them; `chmod 600"):
         Users(users.path).all()
+
+
+def test_session_of_a_removed_user_does_not_come_back_with_the_name(tmp_path: Path) -> None:
+    users = users_of(tmp_path, "admin", "operator")
+    access = Access(Tokens(), Names(True), users=users)
+    cookie = f"{COOKIE}={access.session(users.all()['operator-1'])}"
+    request = Request("GET", "/api/state", "/api/state", headers={"host": "127.0.0.1:8080", "cookie": cookie}, client="127.0.0.1")
+    assert isinstance(access.check(request), Identity)
+    users.remove("operator-1")
+    users.add("operator-1", "engineer", PASSWORD)
+    assert isinstance(access.check(request), Refusal)
 
 
 @pytest.mark.parametrize(
