@@ -276,7 +276,7 @@ def _stored_event(row: tuple[Any, ...], images: tuple[str, ...]) -> StoredEvent:
 
 def _fetched(connection: sqlite3.Connection, query: str, values: Sequence[object]) -> list[tuple[Any, ...]]:
     """Return the rows; a store that no run has opened since events have some fields is read without them."""
-    if f"event.{LATER[-1]}" in query:
+    if any(f"event.{name}" in query for name in LATER):
         there = {name for (name,) in connection.execute(_COLUMNS)}
         for name in LATER:
             if name not in there:

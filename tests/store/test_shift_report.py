@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import sqlite3
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +17,7 @@ from edge_ad.events import Event
 from edge_ad.store import Store
 from edge_ad.store.actions import Action, ActionLog, action_log
 from edge_ad.store.reader import Reader, set_mark
-from edge_ad.store.schema import connect, transaction
+from edge_ad.store.schema import MIGRATIONS, connect, transaction
 from edge_ad.store.shift_page import csv_of, page_of
 from edge_ad.store.shift_report import Downtime, ShiftReport, report_of
 from edge_ad.store.shifts import Period
@@ -119,6 +121,17 @@ def test_pause_and_standstill_of_before_count_from_the_start_and_a_kill_from_the
     ):
         log.append(action)
     assert report(path).downtime == {"paused": Downtime(50.0, 1), "not running": Downtime(300.0, 1)}
+
+
+@pytest.mark.parametrize("version", range(4, len(MIGRATIONS) + 1))
+def test_store_that_no_run_has_opened_since_an_earlier_version_is_reported(tmp_path: Path, version: int) -> None:
+    path = tmp_path / "line.sqlite"
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        for migration in MIGRATIONS[:version]:
+            connection.executescript(migration)
+        connection.execute("INSERT INTO event (id, camera, time, verdict, z) VALUES ('1', 'cam', ?, 'OK', '{}')", (T0 + 1,))
+        connection.commit()
+    assert report(path).total.verdicts == {"OK": 1}
 
 
 def test_changes_and_challenges_are_listed_and_logins_are_not(station: Path) -> None:
