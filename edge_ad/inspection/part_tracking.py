@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, replace
@@ -314,7 +315,7 @@ class Calls:
 
     def __init__(self, changed: threading.Condition | None = None) -> None:
         self._changed = changed or threading.Condition()
-        self._queues: list[deque[Call]] = []
+        self._queues: list[weakref.ref[deque[Call]]] = []  # weak: who lets go of one hears nothing more
         self._recent: deque[Call] = deque(maxlen=MAX_CALLS)
         self._count = 0
         self.numbered = True
@@ -324,7 +325,7 @@ class Calls:
         """Return a queue of the calls that came already and of all further ones."""
         with self._changed:  # the trigger is open while the cameras are still prepared
             queue = deque(self._recent, maxlen=MAX_CALLS)
-            self._queues.append(queue)
+            self._queues.append(weakref.ref(queue))
         return queue
 
     def put(self, part: str, at: float) -> None:
@@ -334,11 +335,13 @@ class Calls:
         with self._changed:
             self._count += 1
             call = Call(part or (str(self._count) if self.numbered else ""), at)
-            for queue in self._queues or [self._recent]:
+            self._queues = [one for one in self._queues if one() is not None]
+            heard = [queue for one in self._queues if (queue := one()) is not None]
+            for queue in heard or [self._recent]:
                 if len(queue) == MAX_CALLS:
                     _log.error("trigger: %d calls wait; the oldest, for part %s, gets no verdict", MAX_CALLS, queue[0].part)
                 queue.append(call)
-            if self._queues:  # another camera may not be ready yet
+            if heard:  # another camera may not be ready yet
                 self._recent.append(call)
             self._changed.notify_all()
 

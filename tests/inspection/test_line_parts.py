@@ -205,6 +205,19 @@ def test_a_trigger_without_a_frame_is_none_with_its_id() -> None:
     assert (events[0].reason or "").startswith("late: no frame within 200 ms")
 
 
+def test_calls_are_kept_for_nobody_who_has_let_go_of_them(caplog: pytest.LogCaptureFixture) -> None:
+    """Each change of product or bundle makes detectors anew, of which cameras keep those that they have."""
+    calls = Calls()
+    for _ in range(3):
+        CalledParts(calls, RULE)
+    kept = CalledParts(calls, RULE)
+    for number in range(MAX_CALLS + 1):
+        kept.time(0.0)
+        calls.put(str(number), 1.0)
+    assert not caplog.records
+    assert len(calls._queues) == 1
+
+
 def test_a_call_before_the_first_camera_is_ready_gets_a_verdict() -> None:
     """The trigger is open while models load and cameras are prepared; every camera answers a call of that time."""
     changed = threading.Condition()
