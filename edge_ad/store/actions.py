@@ -116,8 +116,8 @@ class ActionLog:
         """Write one action; False, logged, where the disk refuses."""
         try:
             self.append(action)
-        except OSError as error:
-            _log.error("a %s cannot be stored in %s: %s", action.kind, self.path, error.strerror or error)
+        except (OSError, ValueError) as error:  # a number that JSON does not know, too: what was done must not fail for its record
+            _log.error("a %s cannot be stored in %s: %s", action.kind, self.path, getattr(error, "strerror", None) or error)
             return False
         return True
 
@@ -207,7 +207,7 @@ def _append(handle: int, record: Mapping[str, Any]) -> Head:
     torn = size > 0 and os.pread(handle, 1, size - 1) != b"\n"
     previous = tail_head(handle) or first_head(os.pread(handle, size, 0) + b"\n" * torn)
     whole, head = linked(record, previous)
-    line = json.dumps(whole, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode() + b"\n"
+    line = json.dumps(whole, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode("utf-8", "surrogatepass") + b"\n"
     data = b"\n" + line if torn else line
     if os.write(handle, data) != len(data):
         raise OSError(None, "the disk took only a part of it")

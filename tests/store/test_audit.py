@@ -50,6 +50,8 @@ def test_hash_is_sha256_of_the_canonical_record_and_the_one_before(tmp_path: Pat
         (lambda lines: lines[:3], "record 4 is missing: the index names record 4, but record 3 is the newest"),
         (lambda lines: [], "record 1 is missing: the index names record 4, but no record is here"),
         (lambda lines: [EARLIER, *lines], "record 1 does not follow the lines of the earlier version"),
+        (lambda lines: [lines[0].replace('"time":1.0', '"time":NaN'), *lines[1:]], "record 1 (mark) was changed"),
+        (lambda lines: [lines[0].replace('"number":1', '"number":Infinity'), *lines[1:]], "record 2 is the first"),
         (lambda lines: lines, None),
     ],
 )
@@ -60,6 +62,16 @@ def test_first_broken_record_is_named(tmp_path: Path, change: Callable[[list[str
     edit(path, change)
     found = verify(path, {"the index": head}).fault
     assert found == fault or (fault is not None and found is not None and found.startswith(fault))
+
+
+@pytest.mark.parametrize(("details", "kept"), [({"bundle": "teil-\udcff.edgead"}, True), ({"warn": float("inf")}, False)])
+def test_what_an_action_is_about_raises_nothing_and_breaks_no_chain(tmp_path: Path, details: dict[str, object], kept: bool) -> None:
+    log = filled(tmp_path / "a.jsonl")
+    assert log.keep(Action("replace", "anna", "command", "lot 7", 9.0, details)) is kept
+    log.append(Action("resume", "anna", "command", ""))
+    result = verify(log.path, {})
+    assert (result.records, result.fault) == (5 + kept, None)
+    assert kept is False or list(log.actions())[-2].details == details
 
 
 def test_chain_made_anew_does_not_fit_a_head_that_was_noted(tmp_path: Path) -> None:
