@@ -120,9 +120,15 @@ def cache_home() -> Path:
         return Path(tempfile.gettempdir(), f"edge-ad-cache-{os.getuid()}")
 
 
+ASIDE = (".improve", ".fleet")  # folders beside a store: what lies there may have been refused; line.bundles.json has those in use
+
+
 def newest_bundle(runs: Path = Path("runs")) -> Path:
-    """Return the newest ``*.edgead`` anywhere under ``runs``; BadInput when there is none."""
+    """Return the newest ``*.edgead`` anywhere under ``runs``, but for those that nobody has put in use yet (``ASIDE``);
+    BadInput when there is none.
+    """
     files = (path for path in runs.rglob("*.edgead") if path.is_file())  # no link to nowhere, no folder of that name
+    files = (path for path in files if not any(part.endswith(ASIDE) for part in path.relative_to(runs).parts[:-1]))
     bundles = sorted(files, key=lambda path: (path.stat().st_mtime_ns, str(path)))
     if not bundles:
         raise BadInput(f"no bundle (*.edgead) under {runs.resolve()}: run `edge-ad train DATA` first, or name a bundle")

@@ -167,6 +167,16 @@ def test_a_user_without_a_name_marks_by_number(
         assert [event.mark for event in reader.every(EventFilter(), 10)] == ["good"]
 
 
+@pytest.mark.parametrize("aside", ["line.improve/003", "line.fleet/bundles"])
+def test_a_bundle_that_waits_to_be_put_in_use_is_not_the_newest(tmp_path: Path, aside: str) -> None:
+    used, waiting = tmp_path / "part" / "a.edgead", tmp_path / aside / "b.edgead"
+    for moment, path in enumerate((used, waiting)):
+        path.parent.mkdir(parents=True)
+        path.write_text(path.name)
+        os.utime(path, (moment, moment))
+    assert newest_bundle(tmp_path) == used
+
+
 def test_a_link_to_nowhere_and_a_folder_are_no_newest_bundle(tmp_path: Path) -> None:
     (tmp_path / "gone.edgead").symlink_to(tmp_path / "nowhere")
     (tmp_path / "folder.edgead").mkdir()
