@@ -51,14 +51,15 @@ def command(
         request = request_of("rollback", by, product=name, reason="improve --rollback")
         typer.echo(replace_bundle(settings, path, request, named))
         return
-    challenger = _improve(
+    challenger, compared = _improve(
         settings, name, path, named, since=since, last=last, margin=margin, accept=accept or [], goods=goods, retrain=retrain
     )
     if not (apply or (sys.stdin.isatty() and (yes or typer.confirm("replace the bundle in use by the new one?")))):
         words = ("edge-ad product replace", *([name] if name else []), "--bundle", str(challenger))
         typer.echo(f"nothing was replaced; `{' '.join(words)}` does it")
         return
-    request = request_of("replace", by, product=name, bundle=str(challenger.resolve()), reason="improve")
+    values = {"product": name, "bundle": str(challenger.resolve()), "compared": compared, "reason": "improve"}
+    request = request_of("replace", by, **values)
     typer.echo(replace_bundle(settings, path, request, named))
     typer.echo("`edge-ad improve --rollback` goes back")
 
@@ -79,8 +80,10 @@ def _name(settings: Config, product: str | None) -> str:
 def _improve(
     settings: Config, name: str, store: Path, named: Path | None,
     *, since: str | None, last: int, margin: float, accept: list[str], goods: Path | None, retrain: Path | None,
-) -> Path:  # fmt: skip
-    """Make a challenger, compare it, write the report and return its path; GateRefused where it misses what was found before."""
+) -> tuple[Path, str]:  # fmt: skip
+    """Make a challenger, compare it, write the report and return its path and the sha256 of what it was compared with; GateRefused
+    where it misses what was found before.
+    """
     import time
     from contextlib import ExitStack
 
@@ -128,7 +131,7 @@ def _improve(
         typer.echo(str(path))
         comparison.check()
     _take_engine(used, path)
-    return path
+    return path, champion.bundle.sha256
 
 
 def _not_accepted(parts: list[RecordedPart], judged: list[JudgedPart], limit: float, accept: list[str]) -> set[str]:

@@ -270,6 +270,9 @@ def wanted(pointer: BundlePointer, request: Request, before: Path, used: str | N
     if not path.is_absolute() or not path.is_file():
         raise BadInput(f"there is no bundle {path}: name a file *.edgead by its whole path")
     entry = pointer.replaced(name, before, path, used=used, **who)
+    compared = request.value("compared")
+    if compared not in ("", entry.earlier[-1].sha256):
+        raise BadInput(f"{path} was compared with another bundle than the one in use by now: compare it again")
     if entry.current.sha256 == entry.earlier[-1].sha256:
         raise BadInput(f"{path} is the bundle that is in use already")
     asked = request.value("sha256")

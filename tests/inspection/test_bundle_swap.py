@@ -23,7 +23,7 @@ from edge_ad.bundle import open_bundle, write_bundle
 from edge_ad.config import Config, EngineTable, ProductTable, RunTable
 from edge_ad.errors import BadInput, DeviceFault
 from edge_ad.events import Event
-from edge_ad.inspection.bundle_swap import REPLACE, ROLL_BACK, replace_bundle
+from edge_ad.inspection.bundle_swap import REPLACE, ROLL_BACK, replace_bundle, wanted
 from edge_ad.inspection.inspector import Inspector, RunOptions
 from edge_ad.inspection.products import Change
 from edge_ad.inspection.requests import Request
@@ -166,6 +166,15 @@ def test_what_cannot_be_is_refused_at_once(
         ask(config, kind, path, product)
     with pytest.raises(BadInput, match=message):
         ask(config, kind, path, product, bundles / "a.edgead")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("compared", "compared with another bundle"), ("sha256", "other bytes than were asked for")]
+)
+def test_a_bundle_that_was_not_proven_or_compared_is_refused(bundles: Path, tmp_path: Path, name: str, message: str) -> None:
+    request = Request(REPLACE, "anna", "command", {"bundle": str(bundles / "b.edgead"), name: "0" * 64})
+    with pytest.raises(BadInput, match=message):
+        wanted(BundlePointer(tmp_path / "line.bundles.json"), request, bundles / "a.edgead")
 
 
 def test_a_product_gets_another_bundle_whether_it_is_judged_now_or_not(bundles: Path, tmp_path: Path) -> None:
