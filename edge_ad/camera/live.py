@@ -16,6 +16,7 @@ from edge_ad.camera.settings import CameraSettings
 from edge_ad.errors import DeviceFault, EdgeAdError, is_out_of_memory
 from edge_ad.utils.supervision import Backoff, SupervisedThread
 
+TAKES_OVER = "settings: the camera takes over those of another product"  # no fault of the camera
 SETTLE_FRAMES = 6
 """So many images may have been exposed before a change of settings: in buffers of the driver, in the sensor."""
 
@@ -442,7 +443,7 @@ class Live:
         if asked.fault is not None:
             return f"settings: {asked.fault}"
         if raw.adjustment != asked.number:
-            return "settings: the camera takes over those of another product"
+            return TAKES_OVER
         handle = None if self._grab_thread is None else self._grab_thread.handle
         if handle is not None and handle.settings is not self.settings:
             self.settings = handle.settings

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from edge_ad.camera.frames import Delivered, Frame, Image
 from edge_ad.camera.health import quick_stats
+from edge_ad.camera.live import TAKES_OVER
 from edge_ad.engines.pipeline import Inference
 from edge_ad.engines.selection import Streams
 from edge_ad.events import VERDICTS, Event, Verdict
@@ -92,7 +93,7 @@ NOT_LOCATED = "not located: "
 PREFIX = "product: "  # of the reason where no product is in force
 CHANGING, REPLACING = f"{PREFIX}changing to", f"{PREFIX}the bundle is being replaced"
 BEFORE, THERE = f"{PREFIX}seen before", f"{PREFIX}this part may have been there before the change"
-_CHANGES = (CHANGING, REPLACING, BEFORE, THERE)
+_CHANGES = (CHANGING, REPLACING, BEFORE, THERE, TAKES_OVER)
 LOCATE = "locate"  # the stage of an inference in which the part was located
 
 

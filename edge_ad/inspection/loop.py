@@ -30,6 +30,7 @@ from edge_ad.inspection.judge import (
     THERE,
     InspectionResult,
     Judge,
+    is_of_change,
     results_of_parts,
     without_verdict,
     worst_result,
@@ -384,6 +385,9 @@ class Loop:
         if isinstance(outcome, Outage):
             return [judge.outage(worker.name, outcome)]
         if isinstance(outcome, Faulted):
+            under_way = None if self._gate is None else self._gate.reason()
+            if under_way is not None and is_of_change(under_way):  # such as a camera that takes over other settings
+                outcome = replace(outcome, reason=under_way)
             return [judge.faulted(worker.name, outcome)]
         reason = self._withheld(outcome)
         if reason is not None:

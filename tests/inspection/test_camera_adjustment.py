@@ -149,6 +149,7 @@ def test_every_verdict_is_on_an_image_that_was_exposed_as_its_product_asks(folde
         for name in ("cap-blue", "cap-red", "cap-blue"):
             line.changeover.select(name, "the test")
             assert line.judged(name)
+        assert not line.inspector.wiring.alarm_manager.lit, "to set a camera for another product is no fault"
         line.changeover.select("cap-green", "the test")  # takes no such exposure
         assert until(lambda: line.changeover.standing.state == "fault", 60)
         assert "does not take exposure_us=20000" in (line.changeover.standing.reason or "")
