@@ -123,7 +123,8 @@ def _improve(
         challenger = stack.enter_context(improvement.judged_by(settings, name, path))
         after = improvement.judge_parts(challenger, parts, _progress("challenger"))
         promises = {"champion": champion.bundle.thresholds.describe(), "challenger": challenger.bundle.thresholds.describe()}
-        comparison = improvement.Comparison(parts, judged, after, ids, promises)
+        warn_rejects = champion.settings.alarm.warn_rejects
+        comparison = improvement.Comparison(parts, judged, after, ids, promises, warn_rejects)
         write_report(report, comparison, doubtful, limit=limit, champion=champion, challenger=challenger)
         for line in summary(comparison):
             typer.echo(line)

@@ -53,6 +53,12 @@ def lossless_path(reader: Reader, event: StoredEvent) -> Path | None:
     return path if path.is_relative_to(root) and path.suffix == ".png" and path.is_file() else None
 
 
+def shows_several(reader: Reader, event: StoredEvent) -> bool:
+    """Whether the image of an event shows other parts too."""
+    same = EventFilter(camera=event.camera, since=event.time, until=event.time + 1e-6)
+    return sum(other.frame == event.frame for other in reader.events(same)) > 1
+
+
 def folder_of(event: StoredEvent) -> str:
     """Return the folder of a marked event's image: ``good``, or ``defects/<name>`` with a name that is safe in a path."""
     if event.mark == "good":
@@ -119,8 +125,7 @@ def _marked(reader: Reader, wanted: EventFilter, result: MarkedImages) -> Iterat
         if path is None:
             result.without.append(event.id)
             continue
-        same = EventFilter(camera=event.camera, since=event.time, until=event.time + 1e-6)
-        if sum(other.frame == event.frame for other in reader.events(same)) > 1:
+        if shows_several(reader, event):
             result.several.append(event.id)
             continue
         check_image(path)

@@ -22,12 +22,13 @@ from edge_ad.bundle import Bundle
 from edge_ad.camera.frames import Frame
 from edge_ad.config import Config
 from edge_ad.data.images import read_image
-from edge_ad.deployment.marked_images import lossless_path
+from edge_ad.deployment.marked_images import lossless_path, shows_several
 from edge_ad.errors import BadInput, GateRefused
 from edge_ad.events import Verdict
 from edge_ad.inspection.judge import InspectionResult, worst_result
 from edge_ad.inspection.part_tracking import Judgeable
 from edge_ad.inspection.products import Product, open_product
+from edge_ad.inspection.view import View
 from edge_ad.scoring import fuse
 from edge_ad.store.reader import EventFilter, Reader
 from edge_ad.store.schema import StoredEvent
@@ -58,13 +59,21 @@ class JudgedPart:
 
 @dataclass
 class Comparison:
-    """Recorded parts, and what champion and challenger say of each; ``learned`` are the ids of those that the challenger knows."""
+    """Recorded parts, and what champion and challenger say of each; ``learned`` are the ids of those that the challenger knows.
+
+    ``warn_rejects`` as in the alarm rule of the line.
+    """
 
     parts: list[RecordedPart]
     champion: list[JudgedPart]
     challenger: list[JudgedPart]
     learned: frozenset[str] = frozenset()
     promises: dict[str, str] = field(default_factory=dict)
+    warn_rejects: bool = False
+
+    def passes(self, judged: JudgedPart) -> bool:
+        """Whether the line lets a part through."""
+        return judged.verdict == "OK" or (judged.verdict == "WARN" and not self.warn_rejects)
 
     def rows(self) -> Iterator[tuple[RecordedPart, JudgedPart, JudgedPart]]:
         """Yield each part with both judgements."""
@@ -79,19 +88,20 @@ class Comparison:
     def changed(self) -> list[tuple[RecordedPart, JudgedPart, JudgedPart]]:
         """The parts on which they differ, those that pass now and did not before first."""
         rows = [row for row in self.rows() if row[1].verdict != row[2].verdict]
-        return sorted(rows, key=lambda row: (passes(row[1]) or not passes(row[2]), -row[0].event.sequence))
+        return sorted(rows, key=lambda row: (self.passes(row[1]) or not self.passes(row[2]), -row[0].event.sequence))
 
     def false_rejects(self) -> tuple[int, int, int]:
         """Return how many parts that were marked good champion and challenger reject, and how many there are."""
-        return self._count("good", lambda one: not passes(one))
+        return self._count("good", lambda one: not self.passes(one))
 
     def misses(self) -> tuple[int, int, int]:
         """Return how many parts that were marked bad champion and challenger let pass, and how many there are."""
-        return self._count("bad", passes)
+        return self._count("bad", self.passes)
 
     def check(self) -> None:
         """Raise GateRefused where the challenger lets a part pass that was marked bad and that the champion rejects."""
-        lost = [part.event.id for part, before, after in self.rows() if part.event.mark == "bad" and passes(after) > passes(before)]
+        bad = [row for row in self.rows() if row[0].event.mark == "bad"]
+        lost = [part.event.id for part, before, after in bad if self.passes(after) > self.passes(before)]
         if lost:
             shown = ", ".join(event[:8] for event in lost[:5])
             raise GateRefused(
@@ -104,13 +114,11 @@ class Comparison:
         return sum(counts(row[1]) for row in rows), sum(counts(row[2]) for row in rows), len(rows)
 
 
-def passes(judged: JudgedPart) -> bool:
-    """Whether a part is let through: OK and WARN."""
-    return judged.verdict in ("OK", "WARN")
-
-
 def recorded_parts(reader: Reader, product: str | None, *, last: int, since: float | None = None) -> list[RecordedPart]:
-    """Return the marked parts of a product, and the last ``last`` others, the newest first, of those with a lossless image."""
+    """Return the marked parts of a product, and the last ``last`` others, the newest first, of those with a lossless image.
+
+    One that shows several parts is left out: its mark is that of one of them.
+    """
     parts: dict[str, RecordedPart] = {}
     marked = EventFilter(mark="any", since=since, product=product)
     others = EventFilter(verdicts=("OK", "WARN", "NG"), since=since, product=product)
@@ -119,7 +127,7 @@ def recorded_parts(reader: Reader, product: str | None, *, last: int, since: flo
             if left == 0:
                 break
             path = lossless_path(reader, event)
-            if path is None or event.id in parts or event.product != product:
+            if path is None or event.id in parts or event.product != product or shows_several(reader, event):
                 continue
             parts[event.id] = RecordedPart(event, path)
             left = None if left is None else left - 1
@@ -133,6 +141,7 @@ def opened(settings: Config, name: str, path: Path) -> Product:
         raise BadInput("with --tiles the statistics are those of --tile-goods: recalibrate these by hand")
     tables = {key: table.model_copy(update={"roi": None}) for key, table in settings.product.items()}
     product = open_product(settings.model_copy(update={"run": run, "product": tables}), name, path, image_bits=None)
+    product.view = View()  # also of a bundle that carries its region
     product.open()
     if product.thresholds != product.bundle.thresholds:
         product.close()

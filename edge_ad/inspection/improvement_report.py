@@ -65,7 +65,7 @@ def summary(comparison: Comparison) -> Iterator[str]:
         before, after, of = counted
         yield f"{what}: champion {before}, challenger {after} of {of} parts marked {marked}"
     parts = len(comparison.parts)
-    rejected = [sum(one.verdict not in ("OK", "WARN") for one in side) for side in (comparison.champion, comparison.challenger)]
+    rejected = [sum(not comparison.passes(one) for one in side) for side in (comparison.champion, comparison.challenger)]
     learned = f"{len(comparison.learned)} of them learned"
     yield f"replayed {parts} parts ({learned}): champion rejects {rejected[0]}, challenger {rejected[1]}"
     yield f"{len(comparison.changed)} verdicts change"

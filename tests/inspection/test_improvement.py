@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -11,13 +12,19 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edge_ad.bundle import open_bundle
+from edge_ad.bundle import open_bundle, write_bundle
 from edge_ad.cli.app import main
+from edge_ad.config import Config
+from edge_ad.errors import GateRefused
+from edge_ad.geometry.geometry import Geometry
+from edge_ad.geometry.region import Roi
+from edge_ad.inspection.improvement import Comparison, JudgedPart, RecordedPart, judge_image, judged_by
 from edge_ad.store.actions import ActionLog, actions_path
 from edge_ad.store.bundle_pointer import BundlePointer, pointer_path
 from edge_ad.store.reader import EventFilter, Reader, set_mark
 from edge_ad.store.schema import StoredEvent
-from tests.fixtures.tiny_bundle import make_tiny_bundle, tiny_image
+from tests.fixtures.tiny_bundle import make_tiny_bundle, tiny_contents, tiny_image
+from tests.fixtures.tiny_graphs import SIZE
 
 SETTINGS = '[run]\nstore = "line.sqlite"\nmax_age_ms = 60000\n[record]\nlossless_ok_every = 1\n'
 PARTS, LOT = 60, 20  # parts, and from which on they are of the new lot
@@ -111,6 +118,29 @@ def test_a_bundle_that_misses_what_was_found_before_is_refused(station: Path, ca
     names = [word for number in (PARTS, PARTS + 1) for word in ("--accept", events()[number].id)]
     assert main(["improve", "part.edgead", *names]) == 2
     assert "0 marked parts fit" in capsys.readouterr().err, "what is marked bad cannot be accepted"
+
+
+def test_an_image_of_the_record_is_cut_already_where_the_bundle_carries_its_region(tmp_path: Path) -> None:
+    assert cv2.imwrite(str(tmp_path / "bad.png"), tiny_image(8100, blob=True)[:, :, ::-1])
+    geometry = Geometry("square", (SIZE, SIZE), (SIZE, SIZE))
+    scores = []
+    for name, roi in (("plain", None), ("region", Roi(24, 10, SIZE, SIZE))):
+        write_bundle(tmp_path / f"{name}.edgead", replace(tiny_contents(), geometry=replace(geometry, roi=roi)))
+        with judged_by(Config(), "", tmp_path / f"{name}.edgead") as product:
+            scores.append(judge_image(product, tmp_path / "bad.png").event.score)
+    assert scores[0] == scores[1] is not None
+
+
+@pytest.mark.parametrize("warn_rejects", [False, True])
+def test_a_bad_part_that_passes_now_refuses_the_bundle(warn_rejects: bool) -> None:
+    event = StoredEvent("cam", 0, "1", 0.0, "WARN", 3.0, {}, 1.0, None, mark="bad")
+    before, after = JudgedPart("WARN", 3.0, None), JudgedPart("OK", 1.0, None)
+    comparison = Comparison([RecordedPart(event, Path("1.png"))], [before], [after], warn_rejects=warn_rejects)
+    if not warn_rejects:  # it passed before
+        comparison.check()
+        return
+    with pytest.raises(GateRefused, match="lets 1 parts pass"):
+        comparison.check()
 
 
 @pytest.mark.parametrize(

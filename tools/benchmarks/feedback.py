@@ -32,7 +32,7 @@ from edge_ad.bundle import open_bundle
 from edge_ad.cli.app import main as edge_ad
 from edge_ad.config import Config
 from edge_ad.errors import BadInput, EdgeAdError
-from edge_ad.inspection.improvement import JudgedPart, judge_image, judged_by, passes
+from edge_ad.inspection.improvement import judge_image, judged_by
 from edge_ad.store.bundle_pointer import BundlePointer, pointer_path
 from edge_ad.store.reader import EventFilter, Reader
 from edge_ad.store.schema import StoredEvent
@@ -140,7 +140,7 @@ def _judged(bundle: Path) -> dict[str, int]:
             paths = sorted(Path("test").glob(f"{kind}-*.png"))
             events = [judge_image(product, path).event for path in paths]
             result[count] = len(paths)
-            result[rejected] = sum(not passes(JudgedPart(one.verdict, one.score, one.reason)) for one in events)
+            result[rejected] = sum(one.verdict not in ("OK", "WARN") for one in events)
     return result
 
 
