@@ -94,7 +94,7 @@ def write_marked(reader: Reader, out: Path, wanted: EventFilter | None = None) -
         entries[event.id] = entry
     merged = {**known, **entries}
     _write_manifest(out, merged)
-    gone = [one for one in known.values() if _is_stale(reader, one)]
+    gone = [one for key, one in known.items() if key not in entries and _is_stale(reader, one)]
     for entry in [known[key] for key in entries if key in known and known[key]["file"] != entries[key]["file"]] + gone:
         result.changed += _remove(out, entry)
     stale = {entry["event"] for entry in gone}
@@ -133,9 +133,9 @@ def _marked(reader: Reader, wanted: EventFilter, result: MarkedImages) -> Iterat
 
 
 def _is_stale(reader: Reader, entry: Mapping[str, Any]) -> bool:
-    """Whether the mark of an entry was taken away; an event that the record has let go keeps its image."""
+    """Whether the mark of an entry is another now, or none; an event that the record has let go keeps its image."""
     event = reader.event(str(entry["event"]))
-    return event is not None and event.mark is None
+    return event is not None and (event.mark is None or folder_of(event) != str(Path(entry["file"]).parent))
 
 
 def _remove(out: Path, entry: Mapping[str, Any]) -> bool:

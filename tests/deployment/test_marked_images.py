@@ -69,6 +69,16 @@ def test_an_image_goes_with_its_mark(record: Path, tmp_path: Path) -> None:
     assert files(out) == {"defects/dent/event-0.png", "defects/etc_passwd/event-2.png", "defects/defect/event-3.png"}
 
 
+def test_an_image_goes_with_its_mark_where_a_filter_leaves_the_new_one_out(record: Path, tmp_path: Path) -> None:
+    out, good = tmp_path / "out", EventFilter(mark="good")
+    with Reader(record) as reader:
+        write_marked(reader, out, good)
+        set_mark(record, "event-0", "bad", "anna", name="dent")
+        assert write_marked(reader, out, good).changed == 1
+    assert files(out) == set(), "a defect is not learned as good"
+    assert (out / MANIFEST).read_text() == ""
+
+
 def test_nothing_is_overwritten(record: Path, tmp_path: Path) -> None:
     (tmp_path / "out/good").mkdir(parents=True)
     (tmp_path / "out/good/event-0.png").write_bytes(b"somebody's")
