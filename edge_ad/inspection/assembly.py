@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -244,8 +244,9 @@ class Wiring:
         faults: ThreadFaults | None = None,
         *,
         bundle: Bundle | None = None,
+        judged_by: Mapping[str, str] | None = None,
     ) -> None:
-        self._bundle = bundle
+        self._bundle, self._judged_by = bundle, judged_by
         self.faults = faults or ThreadFaults()
         self.calls = Calls(changed)
         self.requests = Requests()
@@ -388,10 +389,10 @@ class Wiring:
 
     def _make_challenge(self, settings: Config) -> Challenge | None:
         """Return the challenges of this station, None where it has none; BadInput without a key that signs them."""
-        store, bundle, table = self.store, self._bundle, settings.challenge
+        store, judged_by, table = self.store, self._judged_by, settings.challenge
         for kind in ("challenge", "override"):
             self.requests.register(kind, _no_challenge)
-        if store is None or bundle is None:
+        if store is None or judged_by is None:
             return None
         log = self.actions or action_log(store.path, store.evidence)
         last = log.last((STARTED, *ENDED))
@@ -403,7 +404,7 @@ class Wiring:
             log=log,
             folder=challenges_folder(store.path),
             key=read_key(table.key or key_path(store.path)),
-            bundle={"bundle": bundle.path.name, "bundle_sha256": bundle.sha256},
+            bundle=judged_by,
             show=self.guard.challenge if self.guard is not None else lambda opened, locked: None,
             measures=any(is_fast(uri) for uri in settings.run.alarm),
         )

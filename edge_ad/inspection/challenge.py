@@ -219,10 +219,10 @@ class Challenge(Observer):
     def on_product(self, product: Product) -> None:
         """Go by bundle and alarm rule of another product; an open challenge was about the one before, and fails."""
         with self._lock:
-            changed = product.bundle.sha256 != self._station.bundle["bundle_sha256"]
+            bundle = product.judged_by
+            changed = bundle["bundle_sha256"] != self._station.bundle["bundle_sha256"]
             if changed and self._open is not None:
                 self._close(self._open, "the product was changed")
-            bundle = {"bundle": product.bundle.path.name, "bundle_sha256": product.bundle.sha256}
             self._station = replace(self._station, bundle=bundle, rule=product.settings.alarm)
             if self._last is not None:  # where none has passed yet no change puts it off
                 self._began = self._due_before() or self._station.wall()

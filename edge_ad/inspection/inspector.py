@@ -274,7 +274,9 @@ class Inspector:
         sources = self._open_sources(cameras, opened, next(iter(products.values())).image_bits)
         self.names = [source.name for source in sources]
         self.product = self._open_engines(products, unfit)
-        self.wiring = Wiring(self.names, self.product.settings, self._changed, self.faults, bundle=self.bundle)
+        self.wiring = Wiring(
+            self.names, self.product.settings, self._changed, self.faults, bundle=self.bundle, judged_by=self.product.judged_by
+        )
         self._stack.callback(self.wiring.close)
         self.reloader = Reloader(self.judge, self.product.load_thresholds, self.bundle.path, self.faults)
         self.reloader.on_product(self.product)

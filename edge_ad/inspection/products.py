@@ -36,6 +36,7 @@ from edge_ad.outputs.mqtt import parse_broker
 from edge_ad.scoring import Thresholds
 from edge_ad.scoring.fused_views import FusedViews
 from edge_ad.utils.board import resident_mb
+from edge_ad.utils.files import sha256_bytes
 
 WITH_IDS = ("software", "mqtt", "modbus", "s7", "enip")  # triggers that bring the id of a part
 
@@ -135,6 +136,15 @@ class Product:
     def image_bits(self) -> list[int]:
         """How many bits the images of each camera have; one number where all are alike."""
         return [one.bundle.image_bits for one in self.views.values()] or [self.bundle.image_bits]
+
+    @property
+    def judged_by(self) -> dict[str, str]:
+        """The ``bundle`` and ``bundle_sha256`` that a challenge proves; of several views their names, and one hash of all."""
+        if not self.views:
+            return {"bundle": self.bundle.path.name, "bundle_sha256": self.bundle.sha256}
+        bundles = [one.bundle for one in self.views.values()]
+        every = "\n".join(one.sha256 for one in bundles)
+        return {"bundle": ", ".join(one.path.name for one in bundles), "bundle_sha256": sha256_bytes(every.encode())}
 
     @property
     def loaded(self) -> bool:

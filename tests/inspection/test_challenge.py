@@ -253,9 +253,8 @@ def test_a_failure_locks_before_its_record_is_written(tmp_path: Path, monkeypatc
 
 
 def test_a_challenge_is_about_one_product_and_its_rule(tmp_path: Path) -> None:
-    other = SimpleNamespace(
-        bundle=SimpleNamespace(path=Path("b.edgead"), sha256="cd" * 32), settings=Config(alarm=AlarmTable(warn_rejects=True))
-    )
+    judged_by = {"bundle": "b.edgead", "bundle_sha256": "cd" * 32}
+    other = SimpleNamespace(judged_by=judged_by, settings=Config(alarm=AlarmTable(warn_rejects=True)))
     trial = Trial(tmp_path)
     trial.challenge.start(asked("challenge"))
     trial.part("OK")
@@ -272,7 +271,8 @@ def test_a_change_of_the_product_does_not_put_off_the_first_challenge(tmp_path: 
     trial = Trial(tmp_path, changeover=True, overdue="lock", grace_min=30)
     for name in ("cd", "ef"):
         trial.now += 1200
-        other = SimpleNamespace(bundle=SimpleNamespace(path=Path("b.edgead"), sha256=32 * name), settings=Config())
+        judged_by = {"bundle": "b.edgead", "bundle_sha256": 32 * name}
+        other = SimpleNamespace(judged_by=judged_by, settings=Config())
         trial.challenge.on_product(other)  # type: ignore[arg-type]
     assert "a challenge is overdue (none has passed yet)" in str(trial.challenge.reason())
 

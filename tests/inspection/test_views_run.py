@@ -7,6 +7,7 @@ import json
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from edge_ad.config import Config, EngineTable, PartTable, ProductTable, RunTabl
 from edge_ad.errors import BadInput
 from edge_ad.events import Event
 from edge_ad.inspection.inspector import Inspector, RunOptions, inspect
+from edge_ad.inspection.products import Product
 from edge_ad.store.journal import files, parse
 from edge_ad.tables import ProductViewTable
 from tests.camera.pictures import write_image
@@ -164,3 +166,17 @@ def test_a_plc_sees_one_result_a_part(station: Path, tmp_path: Path) -> None:
     assert [(message.kind, message.part, message.camera, message.passed) for message in sent] == [
         ("verdict", f"AB-{number}.png", -1, number < PARTS - 1) for number in range(PARTS)
     ]
+
+
+def test_a_challenge_is_about_the_bundles_of_all_views(station: Path) -> None:
+    def judged_by(side: str) -> dict[str, str]:
+        product = object.__new__(Product)
+        product.views = {
+            view: SimpleNamespace(bundle=open_bundle(station / f"{file}.edgead"))  # type: ignore[misc]
+            for view, file in (("top", "top"), ("side", side))
+        }
+        return product.judged_by
+
+    first, other = judged_by("side"), judged_by("top")
+    assert first["bundle"] == "top.edgead, side.edgead"
+    assert first["bundle_sha256"] != other["bundle_sha256"], "another bundle of one view alone"
