@@ -268,7 +268,7 @@ def verdict_on(
     event = worst.result.event
     doubt = part.doubt or _mixed(views)
     if doubt is not None and event.verdict != "NONE":
-        event = replace(event, verdict="NONE", score=None, z={}, reason=doubt, pose=None)
+        event = replace(event, verdict="NONE", score=None, z={}, reason=doubt, pose=None, zone=None, peak=None)
     elif event.verdict != "OK":
         event = replace(event, reason=_reason(views, event.verdict))
     scores = {view.name: view.result.event.score for view in views}
@@ -278,7 +278,8 @@ def verdict_on(
         if RANKS.index(judgement.verdict) >= max(map(RANKS.index, zoned), default=0):  # a zone gives at least its verdict
             worst = next(view for view in views if view.name == judgement.most)
             reason = None if judgement.verdict == "OK" else f"{judgement.reason} (view {judgement.most} adds most)"
-            event = replace(worst.result.event, verdict=judgement.verdict, score=judgement.score, reason=reason)
+            peak = None if judgement.verdict == "OK" else worst.result.event.peak
+            event = replace(worst.result.event, verdict=judgement.verdict, score=judgement.score, reason=reason, peak=peak)
     known = [view.result.event for view in views if view.result.frame is not None]
     latencies = [one.latency_ms for one in known if one.latency_ms is not None]
     event = replace(

@@ -258,6 +258,11 @@ def open_viewed(
         merged = settings_of_product(settings, name, view)
         views[view] = Product(name, merged, own, limits=limits, read_again=read_again, view=view)
     learned = (None if table is None else table.fused) or settings.part.fused
+    if learned is not None and any(one.settings.run.cascade is not None for one in views.values()):
+        raise BadInput(
+            "--cascade and fused thresholds exclude each other: what a cascade leaves out lowers the score of a view, and faint "
+            "deviations in several views would not add up: leave one out"
+        )
     fused = None if learned is None else load_fused(learned, {view: product.bundle.sha256 for view, product in views.items()})
     return ViewedProduct(name, settings_of_product(settings, name), views, fused)
 

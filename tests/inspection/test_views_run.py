@@ -109,6 +109,7 @@ REFUSED = [
     ({"views": {"side": {"roi": "1,2"}}}, "view side: "),
     ({"part": {"views": []}}, r"\[part\] names none"),
     ({"part": {"fused": Path("nowhere.json")}}, "there is no file nowhere.json"),
+    ({"part": {"fused": Path("nowhere.json")}, "run": {"cascade": 0.01}}, "--cascade and fused thresholds exclude each other"),
 ]
 
 
