@@ -69,6 +69,9 @@ class Station(Protocol):
     def in_force(self, product: str) -> InForce:
         """Return what a product is judged by; BadInput for one that is not known."""
 
+    def hashes_needed(self) -> set[str]:
+        """Return the hashes of the bundles that are judged by, and of those that a rollback would bring."""
+
     def replace(self, product: str, bundle: Path, sha256: str, *, by: str, reason: str) -> float:
         """Judge by another bundle between two parts; return how many seconds nothing was judged. Errors say why not."""
 
@@ -353,8 +356,8 @@ class FleetAgent:
         return True
 
     def _remove_unused(self) -> None:
-        """Remove bundles, with their engines, that are neither in force nor were so before."""
-        needed = self._kept.hashes()
+        """Remove bundles, with their engines, that are neither in force nor were so before, by the releases and by the run."""
+        needed = self._kept.hashes() | self._station.hashes_needed()
         for path in (self.options.folder / "bundles").glob("*.edgead*"):
             if path.name[:64] not in needed:
                 with contextlib.suppress(OSError):
@@ -433,10 +436,19 @@ class FleetAgent:
         self._tell("clock", note)
         self._report(note=note)
 
+    def _releases(self) -> dict[str, dict[str, Any]]:
+        """Return the releases that are judged by: in the place of one that was brought another bundle may have come by hand."""
+        releases = {}
+        for product, one in self._kept.releases().items():
+            with contextlib.suppress(BadInput):  # a product that this station has no more
+                if self._station.in_force(product).sha256 == one["sha256"]:
+                    releases[product] = one
+        return releases
+
     def _update(self, **changes: Any) -> None:
         """Change the reported state without telling it yet."""
         with self._updating:
-            values = {"sequence": self._kept.sequence, "active": self._kept.releases(), "time": time.time(), **changes}
+            values = {"sequence": self._kept.sequence, "active": self._releases(), "time": time.time(), **changes}
             self._reported = replace(self._reported, **values)
 
     def _report(self, *, throttled: bool = False, **changes: Any) -> None:

@@ -22,6 +22,7 @@ from edge_ad.inspection.bundle_swap import STATE as BUNDLES
 from edge_ad.inspection.requests import Request
 from edge_ad.inspection.settings import store_of
 from edge_ad.store.actions import Action, ActionLog, action_log
+from edge_ad.store.bundle_pointer import BundlePointer, pointer_path
 
 if TYPE_CHECKING:
     from edge_ad.inspection.inspector import Inspector
@@ -54,6 +55,11 @@ class InspectedStation:
             backend="onnxruntime" if engines is None else engines.backend.name,
             precision="fp32" if engines is None else engines.precision,
         )
+
+    def hashes_needed(self) -> set[str]:
+        """Return the hashes of the bundles that took another's place, and of those before them."""
+        entries = BundlePointer(pointer_path(store_of(self._inspector.settings.run))).entries().values()
+        return {one.sha256 for entry in entries for one in (entry.current, *entry.earlier[-1:])}
 
     def replace(self, product: str, bundle: Path, sha256: str, *, by: str, reason: str) -> float:
         """Have the run judge by another bundle between two parts."""

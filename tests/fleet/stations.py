@@ -55,6 +55,9 @@ class PlainStation:
             bundle=self.bundles[-1], sha256=self.hashes[-1], settings=SETTINGS, backend="onnxruntime", precision="fp32"
         )
 
+    def hashes_needed(self) -> set[str]:
+        return set(self.hashes[-2:])
+
     def replace(self, product: str, bundle: Path, sha256: str, *, by: str, reason: str) -> float:
         if self.refuses is not None:
             raise self.refuses

@@ -343,3 +343,18 @@ def test_bundles_that_are_not_needed_any_more_are_removed(bench: Bench, bundles:
         assert bench.ends("active"), bench.reported
     kept = {path.name[:64] for path in (bench.options.folder / "bundles").iterdir()}
     assert kept == {bench.release(2).sha256, bench.release(3).sha256}
+
+
+def test_a_bundle_that_somebody_put_in_use_by_hand_is_kept_and_is_no_release(bench: Bench, bundles: dict[str, Path]) -> None:
+    for sequence, name in enumerate(("new", "newer"), start=1):
+        bench.publish(bundles[name])
+        bench.ask(bench.desire(bench.release(sequence), sequence))
+        assert bench.ends("active"), bench.reported
+    assert bench.reported.active[""]["number"] == 2
+    bench.station.roll_back("", by="ben", reason="at the station")
+    bench.restart()
+    assert bench.reported.active == {}, "release 2 is not judged by"
+    bench.publish(bundles["old"])
+    bench.ask(bench.desire(bench.release(3), 3))
+    assert until(lambda: bench.reported.sequence == 3 and bench.reported.phase == "active")
+    assert (bench.options.folder / "bundles" / f"{bench.release(1).sha256}.edgead").is_file(), "a rollback needs it"
