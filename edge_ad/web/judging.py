@@ -81,8 +81,9 @@ class Budget:
 
 @dataclass(frozen=True, eq=False)
 class _Opened:
-    """What judges the images of one product: made once, and kept until another is asked for."""
+    """What judges the images of one product, as ``how`` says: made once, and kept until another is asked for."""
 
+    how: Mapping[str, Any]
     bundle: Bundle
     view: View
     pipeline: Pipeline
@@ -138,14 +139,13 @@ class JudgeService:
 
     def open(self, product: str = "") -> _Opened:
         """Return what judges a product on one core; opened once, until another product or bundle is asked for."""
-        how = self._dashboard.hello["judge"][product]
-        path = Path(how["path"])
-        if self._opened is not None and self._opened.bundle.path == path:
+        how = {key: value for key, value in self._dashboard.hello["judge"][product].items() if key != "thresholds"}
+        if self._opened is not None and self._opened.how == how:  # products may share a bundle, and judge other regions by it
             return self._opened
         before, self._opened = self._opened, None
         if before is not None:
             before.pipeline.close()
-        bundle = open_bundle(path)
+        bundle = open_bundle(Path(how["path"]))
         if bundle.scoring_members != how["members"]:
             raise HTTPException(409, f"{bundle.path.name} was replaced since the run began: start the run again")
         try:
@@ -181,7 +181,7 @@ def _open(bundle: Bundle, how: Mapping[str, Any]) -> _Opened:
             unlocated=how["unlocated"],
         )
         stack.pop_all()
-    return _Opened(bundle, view, pipeline, judge)
+    return _Opened(how, bundle, view, pipeline, judge)
 
 
 def _decoded(data: bytes, bits: int) -> Image:

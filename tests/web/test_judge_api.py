@@ -206,6 +206,14 @@ def test_the_product_in_force_judges_and_another_one_by_its_name(products: dict[
     assert judging.open("red") is opened, "engines and view are made once"
 
 
+def test_products_that_share_a_bundle_judge_their_own_regions(tmp_path: Path, images: dict[str, Path]) -> None:
+    path = make_tiny_bundle(tmp_path / "a.edgead", 0)
+    how = {**HOW, "path": str(path), "members": open_bundle(path).scoring_members}
+    judging, data = service_of({"whole": how, "right": {**how, "roi": "24,0,40,64"}}), images["good"].read_bytes()
+    whole, right = judging.event(data, "whole").score, judging.event(data, "right").score
+    assert right == service_of({"right": {**how, "roi": "24,0,40,64"}}).event(data, "right").score != whole
+
+
 @pytest.mark.parametrize(
     ("asked", "state", "status", "message"),
     [
