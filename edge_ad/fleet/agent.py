@@ -275,6 +275,8 @@ class FleetAgent:
         self._check(desired)
         with self._proven(desired, path, before) as trial:
             self._watch(desired, trial)
+        if self._station.in_force(release.product).sha256 != before.sha256:
+            raise DeviceFault("another bundle was put in use meanwhile, with which this one was not compared: roll out again")
         self._step(desired, "switching", f"switches to {release.title} between two parts")
         took_s = self._station.replace(release.product, path, release.sha256, by=desired.by, reason=self._reason(desired))
         self._kept.book(release)
@@ -328,6 +330,7 @@ class FleetAgent:
         shadow = watch(
             trial,
             self._station.parts,
+            product=desired.release.product,
             seconds=desired.watch_s,
             min_parts=desired.min_parts,
             share=self.options.share,

@@ -182,11 +182,12 @@ class Shown:
 
 
 class LiveParts(Observer):
-    """Hands out the newest judged frame to whoever waits for one: an observer that costs the line a comparison."""
+    """Hands out the newest judged frame of a product to whoever waits for one: an observer that costs the line a comparison."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._wanted = False
+        self._product: str | None = None
         self._shown: Shown | None = None
 
     def on_results(self, results: Sequence[InspectionResult], source: Source) -> None:
@@ -195,14 +196,16 @@ class LiveParts(Observer):
         if not isinstance(frame, Frame) or any(result.event.verdict == "NONE" for result in results):
             return
         with self._changed:
+            if results[0].event.product != self._product:
+                return
             self._wanted = False
             self._shown = Shown(results[0].event.camera, frame, tuple(result.event.verdict for result in results))
             self._changed.notify_all()
 
-    def next(self, timeout_s: float) -> Shown | None:
-        """Wait for a part that is judged from now on; None where none came."""
+    def next(self, timeout_s: float, product: str = "") -> Shown | None:
+        """Wait for a part of a product ("" without names) that is judged from now on; None where none came."""
         with self._changed:
-            self._shown, self._wanted = None, True
+            self._shown, self._wanted, self._product = None, True, product or None
             self._changed.wait_for(lambda: self._shown is not None, timeout_s)
             self._wanted = False
             return self._shown
@@ -212,6 +215,7 @@ def watch(
     trial: Trial,
     parts: LiveParts,
     *,
+    product: str = "",
     seconds: float,
     min_parts: int,
     share: float,
@@ -219,7 +223,8 @@ def watch(
     report: Callable[[Shadow], None],
     clock: Callable[[], float] = time.monotonic,
 ) -> Shadow:
-    """Show live parts to the trial for so many seconds, and until it has judged ``min_parts``; return how verdicts compare.
+    """Show live parts of a ``product`` to the trial for so many seconds, and until it has judged ``min_parts``; return how verdicts
+    compare.
 
     The process may use the ``share`` of the time of one core: after each part it rests accordingly. ``check`` may raise to
     give up, ``report`` gets what is known so far.
@@ -229,7 +234,7 @@ def watch(
     ends, rests_until = clock() + seconds, 0.0
     while clock() < ends or count < min_parts:
         check()
-        shown = parts.next(POLL_S) if clock() >= rests_until else None
+        shown = parts.next(POLL_S, product) if clock() >= rests_until else None
         if shown is None:
             time.sleep(min(POLL_S, max(0.0, rests_until - clock())))
             continue

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,13 +16,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edge_ad.bundle import Golden, write_bundle
+from edge_ad.bundle import Golden, open_bundle, write_bundle
+from edge_ad.camera.frames import Frame
 from edge_ad.errors import BadInput, DeviceFault
+from edge_ad.events import Event
 from edge_ad.fleet.agent import MAX_TOLD
 from edge_ad.fleet.desired_state import sign_desired, sign_release
 from edge_ad.fleet.signing import SigningKey, make_key
 from edge_ad.fleet.store_access import open_store
-from edge_ad.fleet.trial import Trial
+from edge_ad.fleet.trial import LiveParts, Shown, Trial
+from edge_ad.inspection.judge import InspectionResult
 from edge_ad.inspection.requests import Request
 from edge_ad.utils.files import sha256_file
 from tests.camera.pictures import write_image
@@ -241,6 +245,34 @@ def test_verdicts_on_live_parts_are_compared_before_the_switch(
     assert len(bench.station.hashes) == (2 if phase == "active" else 1)
     if phase == "failed":
         assert "5 of 5 live parts got another verdict" in bench.reported.reason
+
+
+def test_a_release_takes_no_place_of_a_bundle_that_it_was_not_compared_with(bench: Bench, bundles: dict[str, Path]) -> None:
+    bench.publish(bundles["new"])
+    bench.ask(bench.desire(bench.release(1), 1, min_parts=5, max_changes=1.0))
+    assert bench.ends("watching")
+    bench.station.replace("", bundles["newer"], open_bundle(bundles["newer"]).sha256, by="ben", reason="at the station")
+    line = LiveLine(bench.station.parts)
+    try:
+        assert bench.ends("failed"), bench.reported
+    finally:
+        line.stop()
+    assert "another bundle was put in use meanwhile" in bench.reported.reason
+    assert bench.station.bundles[-1] == bundles["newer"]
+
+
+def test_parts_of_another_product_are_not_compared() -> None:
+    parts = LiveParts()
+    shown: list[Shown | None] = []
+    waiting = threading.Thread(target=lambda: shown.append(parts.next(30.0, "blue")))
+    waiting.start()
+    frame = Frame(tiny_image(1), 1, 0.0, 0.0, "cam", "1")
+    while not shown:
+        for product, verdict in (("red", "NG"), ("blue", "OK")):
+            event = Event("cam", 1, "1", 0.0, verdict, None, {}, None, None, product=product)  # type: ignore[arg-type]
+            parts.on_results([InspectionResult(event, frame)], None)  # type: ignore[arg-type]
+    waiting.join()
+    assert [one and one.verdicts for one in shown] == [("OK",)]
 
 
 def test_a_newer_desired_state_takes_the_place_of_one_under_way(bench: Bench, bundles: dict[str, Path]) -> None:
