@@ -104,11 +104,18 @@ def report_of(reader: Reader, log: ActionLog, period: Period, *, warn_rejects: b
             _count(report, moment)
     if before:
         stops.begin()
-    stops.end()
+    stops.end(died=_has_died(reader, log, end))
     for alarm in reader.alarms(period.start, end, MAX_ROWS):
         report.alarms.append(alarm)
     report.more["alarms"] = max(0, reader.alarm_count(period.start, end) - len(report.alarms))
     return report
+
+
+def _has_died(reader: Reader, log: ActionLog, end: float) -> bool:
+    """Whether the run that was there before ``end`` had gone without a word: nothing comes of it before the next one starts."""
+    runs = (action for action in log.actions() if action.time >= end and action.kind in ("run started", "run ended"))
+    later = next(runs, None)
+    return later is not None and later.kind == "run started" and next(reader.scan(end, later.time), None) is None
 
 
 def _ordered(actions: Iterator[Action]) -> Iterator[Action]:
@@ -208,9 +215,11 @@ class _Stops:
         if cause is not None and len(self._faults) < MAX_NAMES:
             self._faults[event.camera] = event.time, cause, event.time
 
-    def end(self) -> None:
-        """Count what still stands."""
+    def end(self, *, died: bool = False) -> None:
+        """Count what still stands; a run that has ``died`` is away since its last sign."""
         self._close_faults(self._end)
+        if died and self._away_at is None:
+            self._away_at = self._seen_at
         if self._paused_at is not None:
             self._add(PAUSED, self._paused_at, self._end)
         if self._away_at is not None:

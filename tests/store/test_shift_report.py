@@ -123,6 +123,27 @@ def test_pause_and_standstill_of_before_count_from_the_start_and_a_kill_from_the
     assert report(path).downtime == {"paused": Downtime(50.0, 1), "not running": Downtime(300.0, 1)}
 
 
+@pytest.mark.parametrize(
+    ("later", "kind", "downtime"),
+    [
+        ([], "run started", {"not running": Downtime(8 * 3600.0 - 100.0, 1)}),
+        ([8 * 3600.0 + 10], "run started", {}),  # it was killed after the shift
+        ([], "run ended", {}),
+    ],
+)
+def test_run_that_was_killed_and_came_back_after_the_shift_is_downtime(
+    tmp_path: Path, later: list[float], kind: str, downtime: dict[str, Downtime]
+) -> None:
+    path = tmp_path / "line.sqlite"
+    store = Store(path)
+    for at in (100.0, *later):
+        store.record(event(at, "OK"))
+    assert store.close()
+    for action in (Action("run started", "root", "station", "", T0 - 900), Action(kind, "root", "station", "", END + 3600)):
+        action_log(path).append(action)
+    assert report(path).downtime == downtime
+
+
 @pytest.mark.parametrize("version", range(4, len(MIGRATIONS) + 1))
 def test_store_that_no_run_has_opened_since_an_earlier_version_is_reported(tmp_path: Path, version: int) -> None:
     path = tmp_path / "line.sqlite"
