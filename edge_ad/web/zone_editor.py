@@ -104,7 +104,7 @@ def zone_routes(service: ZoneService, note: Callable[[Request, str], None]) -> A
         if len(body) > MAX_BYTES:
             raise HTTPException(413, f"zones take at most {MAX_BYTES >> 10} KiB")
         told = await run_in_threadpool(service.save, body)
-        note(request, told)
+        await run_in_threadpool(note, request, told)  # it waits for the disk
         return {"told": told}
 
     return router
