@@ -20,7 +20,7 @@ from edge_ad.inspection.observers import Observer
 from edge_ad.inspection.pause import PAUSED
 from edge_ad.inspection.requests import Request
 from edge_ad.store.actions import Action, ActionLog
-from edge_ad.store.challenges import ENDED, FAILED, STARTED, UNRECORDED, ChallengeRecords, newest_logged
+from edge_ad.store.challenges import ENDED, FAILED, OVERRIDDEN, STARTED, UNRECORDED, ChallengeRecords, newest_logged
 from edge_ad.tables import AlarmTable, ChallengeTable
 from edge_ad.utils.files import sha256_bytes
 
@@ -93,7 +93,11 @@ class Challenge(Observer):
         self._records = ChallengeRecords(station.folder)
         self._lock = threading.RLock()
         self._open: _Open | None = None
-        self._last = station.log.last(ENDED)
+        self._last: Action | None = None
+        self._failed: dict[object, Action] = {}  # by the hash of the bundle that failed last, until it passes or is overridden
+        self._dues: list[tuple[float, object]] = []  # since when, and by which bundle: read once, for the loop asks at each change
+        for action in station.log.actions():
+            self._follow(action)
         self._began = self._due_before() or station.wall()
         self._shown: tuple[bool, bool] | None = None
         self._next_look = 0.0
@@ -101,7 +105,8 @@ class Challenge(Observer):
         started = station.log.last((STARTED, *ENDED))
         record = self._records.newest(station.key)
         if started is not None and self._failed_unlogged(started, record):
-            self._last = replace(started, kind=FAILED, reason=str(record["reason"]) if record else "")
+            bundle = {"bundle_sha256": record.get("bundle_sha256")} if record else {}
+            self._follow(replace(started, kind=FAILED, reason=str(record["reason"]) if record else "", details=bundle))
         elif started is not None and started.kind == STARTED and self.asks:  # a kill took what was shown of it
             self._open = _Open(started.by, started.time)
             _log.warning("a challenge was open when the run ended: it begins with its first part again")
@@ -118,17 +123,30 @@ class Challenge(Observer):
     def _due_before(self) -> float | None:
         """Return since when the challenge of this bundle is due by the log, None where it says nothing of that."""
         ended = 0.0 if self._last is None else self._last.time
-        for action in self._station.log.actions():
-            same = self._last is None or action.details.get("bundle_sha256") == self._station.bundle["bundle_sha256"]
-            if action.kind == DUE and action.time >= ended and same:
-                return action.time
-        return None
+        own = self._station.bundle["bundle_sha256"]
+        return next((at for at, sha256 in self._dues if at >= ended and (self._last is None or sha256 == own)), None)
+
+    def _follow(self, action: Action) -> None:
+        """Take in what the log has, or gets."""
+        sha256 = action.details.get("bundle_sha256")
+        if action.kind == DUE:
+            self._dues.append((action.time, sha256))
+        elif action.kind in ENDED:
+            self._last = action
+            self._dues = [one for one in self._dues if one[0] >= action.time]
+            self._failed.pop(sha256, None)
+            if action.kind == FAILED:
+                self._failed[sha256] = action
+            elif action.kind == OVERRIDDEN:  # a person has looked, and lets all of the line go on
+                self._failed.clear()
 
     def _keep_due(self) -> None:
         """Write down since when a challenge is due that no other action tells, so that a restart does not put it off."""
         if self._due is not None and self._due[0] == self._began and self._due_before() is None:
             details = {"bundle_sha256": self._station.bundle["bundle_sha256"]}
-            self._station.log.keep(Action(DUE, "station", "station", self._due[1], self._began, details))
+            due = Action(DUE, "station", "station", self._due[1], self._began, details)
+            if self._station.log.keep(due):
+                self._follow(due)
 
     def _failed_unlogged(self, started: Action, record: Mapping[str, Any] | None) -> bool:
         """Whether what was started has failed by its record, and the log could not take that."""
@@ -138,8 +156,10 @@ class Challenge(Observer):
 
     def reason(self) -> str | None:
         """Return why nothing may pass, None where a challenge forbids nothing."""
-        if self._last is not None and self._last.kind == FAILED:
-            return f"the challenge failed ({self._last.reason}): {ADVICE}"
+        last, own = self._last, self._failed.get(self._station.bundle["bundle_sha256"])  # another product that passed ends no lock
+        failed = last if last is not None and last.kind == FAILED else own
+        if failed is not None:
+            return f"the challenge failed ({failed.reason}): {ADVICE}"
         due = self._due
         late = due is not None and self._station.wall() - due[0] > 60.0 * self._station.table.grace_min
         if due is not None and late and self._station.table.overdue == "lock":
@@ -181,7 +201,7 @@ class Challenge(Observer):
             record = self._record("overridden", request.by, self._station.wall(), reason=request.value("reason"))
             if not self._write({**record, "origin": request.origin, "locked": locked}, [], number):
                 raise DeviceFault(f"the override cannot be recorded in {self._records.folder}, so nothing passes: free some space")
-            self._end("challenge overridden", request.by, request.origin, request.value("reason"), number=number)
+            self._end(OVERRIDDEN, request.by, request.origin, request.value("reason"), number=number)
             return f"the line may pass again, overridden by {request.by}: {request.value('reason')}"
 
     def take(self, result: InspectionResult, sent_at: float) -> None:
@@ -359,7 +379,8 @@ class Challenge(Observer):
         details = {"bundle_sha256": self._station.bundle["bundle_sha256"], "record": number}
         action = Action(kind, by, origin, reason, self._station.wall(), details)
         self._station.log.keep(action)
-        self._open, self._last = None, action
+        self._open = None
+        self._follow(action)
         self._due = self._why_due(self._station.wall())
         self._show()
 

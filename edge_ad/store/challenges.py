@@ -28,8 +28,8 @@ from edge_ad.store.audit import Head, parse_head
 from edge_ad.utils.files import atomic_write, sha256_bytes
 from edge_ad.utils.text import printable
 
-STARTED, FAILED = "challenge started", "challenge failed"  # of actions
-ENDED = ("challenge passed", FAILED, "challenge overridden")
+STARTED, FAILED, OVERRIDDEN = "challenge started", "challenge failed", "challenge overridden"  # of actions
+ENDED = ("challenge passed", FAILED, OVERRIDDEN)
 
 SCHEMA = 1
 KEY_BYTES = 32

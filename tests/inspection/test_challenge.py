@@ -267,6 +267,27 @@ def test_a_challenge_is_about_one_product_and_its_rule(tmp_path: Path) -> None:
     assert [(one["result"], one["bundle"]) for one in trial.records()] == [("failed", "part.edgead"), ("passed", "b.edgead")]
 
 
+def test_a_challenge_that_another_product_passes_ends_no_lock_of_the_one_that_failed(tmp_path: Path) -> None:
+    trial = Trial(tmp_path)
+    own, others = dict(trial.station.bundle), {"bundle": "b.edgead", "bundle_sha256": "cd" * 32}
+    first, second = (SimpleNamespace(judged_by=one, settings=Config()) for one in (own, others))
+    trial.challenge.start(asked("challenge"))
+    trial.part("NG")
+    trial.challenge.on_product(second)  # type: ignore[arg-type]
+    assert "a known good part is NG" in str(trial.challenge.reason()), "nothing passes, whatever is judged"
+    trial.challenge.start(asked("challenge"))
+    trial.part("OK")
+    trial.part("NG")
+    assert trial.challenge.reason() is None
+    trial.challenge.on_product(first)  # type: ignore[arg-type]
+    assert "a known good part is NG" in str(trial.challenge.reason())
+    trial.again()
+    assert "a known good part is NG" in str(trial.challenge.reason())
+    trial.challenge.override(asked("override", reason="the lamp was off"))
+    trial.again()
+    assert trial.challenge.reason() is None
+
+
 def test_a_change_of_the_product_does_not_put_off_the_first_challenge(tmp_path: Path) -> None:
     trial = Trial(tmp_path, changeover=True, overdue="lock", grace_min=30)
     for name in ("cd", "ef"):
