@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from edge_ad.camera.frames import Source
@@ -103,6 +104,9 @@ class AlarmManager(Observer):
             return
         sign = sign_of(self._rule, event.verdict, event.score)
         self._set(name, on_part(self.states[name], self._rule, sign, now, number=self.number + 1))
+        for other, state in list(self.states.items()) if result.views else ():
+            if other != name and state.phase != "quiet":  # an outage of that view raised it, and parts end it
+                self._set(other, replace(state, streak=0) if sign == "bad" else on_part(state, self._rule, sign, now))
 
     def on_cycle(self, camera: str, state: CycleState) -> None:
         """Tell that a camera sees frames but nothing to judge."""

@@ -14,6 +14,8 @@ from edge_ad.events import Event, Verdict
 from edge_ad.inspection.alarm_manager import AlarmManager
 from edge_ad.inspection.assembly import Wiring
 from edge_ad.inspection.judge import InspectionResult
+from edge_ad.inspection.part_views import PartView
+from edge_ad.inspection.view import View
 from edge_ad.outputs.guard_state import Message
 from tests.inspection.line import Script
 
@@ -107,6 +109,24 @@ def test_the_lamp_follows_all_cameras_and_numbers_count_over_them() -> None:
     bench.desk.acknowledge(2)
     bench.desk.on_tick()
     assert bench.board.lamps[-1] == (False, False, 2)
+
+
+def test_an_alarm_of_a_camera_that_was_lost_is_ended_by_parts_that_several_cameras_see() -> None:
+    bench = Bench(AlarmTable(raise_parts="1/1", clear_after=2, min_on_s=5.0, latch=False))
+    bench.part("b", "NONE", reason="camera lost: no frame")  # between two parts
+
+    def seen(verdict: Verdict) -> None:
+        view = PartView("top", Script([], name="a"), InspectionResult(Event("a", 1, "7", 0.0, verdict, 1.0, {}, 1.0, None)), View())
+        bench.desk.on_result(InspectionResult(view.result.event, views=(view,)), view.source)
+
+    for verdict in ("OK", "NG", "OK"):
+        seen(verdict)  # type: ignore[arg-type]
+    assert [bench.desk.states[name].phase for name in "ab"] == ["alarm", "alarm"]
+    assert bench.desk.number == 2
+    seen("OK")
+    bench.now += 6.0
+    bench.desk.on_tick()
+    assert not bench.desk.lit
 
 
 def test_an_acknowledge_of_an_older_alarm_leaves_the_newer_one() -> None:
