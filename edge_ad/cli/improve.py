@@ -111,7 +111,9 @@ def _improve(
         judged = improvement.judge_parts(champion, parts, _progress("champion"))
         limit = improvement.limit_of(champion.bundle, margin)
         held = _not_accepted(parts, judged, limit, accept)
-        learned = [part for part in parts if part.event.mark == "good" and part.event.id not in held]
+        known = improvement.learned_before(store, used)
+        left_out = held if retrain is not None else held | known
+        learned = [part for part in parts if part.event.mark == "good" and part.event.id not in left_out]
         folder = improvement.work_folder(store)
         doubtful = [(part, one) for part, one in zip(parts, judged, strict=True) if part.event.id in held]
         comparison = improvement.Comparison(parts, judged, judged)
@@ -119,7 +121,7 @@ def _improve(
         write_report(report, comparison, doubtful, limit=limit, champion=champion, challenger=None)
         _tell_held(doubtful, limit, report)
         path = _challenger(settings, used, learned, folder, goods=goods, retrain=retrain)
-        ids = frozenset(part.event.id for part in learned)
+        ids = known.union(part.event.id for part in learned)
         challenger = stack.enter_context(improvement.judged_by(settings, name, path))
         after = improvement.judge_parts(challenger, parts, _progress("challenger"))
         promises = {"champion": champion.bundle.thresholds.describe(), "challenger": challenger.bundle.thresholds.describe()}
@@ -175,8 +177,8 @@ def _challenger(
     count = collect_goods(learned, folder / "good", goods)
     if count < MIN_NORMAL_IMAGES and retrain is None:
         raise BadInput(
-            f"{count} parts can be learned, and at least {MIN_NORMAL_IMAGES} are needed: mark more of them good, accept those that "
-            "were held back, or add a folder by --goods"
+            f"{count} parts can be learned, and at least {MIN_NORMAL_IMAGES} are needed: mark more of them good (those that the "
+            "bundle in use has learned do not count again), accept those that were held back, or add a folder by --goods"
         )
     if retrain is not None:
         return _retrained(settings, folder, retrain)

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_ad.bundle import Bundle
+from edge_ad.bundle import Bundle, open_bundle
 from edge_ad.camera.frames import Frame
 from edge_ad.config import Config
 from edge_ad.data.images import read_image
@@ -212,6 +212,23 @@ def collect_goods(parts: Sequence[RecordedPart], folder: Path, more: Path | None
     for number, path in enumerate(others):
         shutil.copy(path, folder / f"more-{number:05}{path.suffix}")
     return len(parts) + len(others)
+
+
+def learned_before(store: Path, used: Path) -> frozenset[str]:
+    """Return the ids of the parts that a bundle, or one that it descends from, has learned from the marks of a store.
+
+    Learned once more they would count twice in its promise, and as images that it has not seen.
+    """
+    folder, ids = store.with_suffix(".improve"), set()
+    made = {open_bundle(path).sha256: path for path in folder.glob("*/**/*.edgead")}
+    bundle: Bundle | None = open_bundle(used)
+    while bundle is not None:
+        path = made.pop(bundle.sha256, None)
+        if path is not None:
+            ids |= {image.stem for image in (folder / path.relative_to(folder).parts[0] / "good").glob("*.png")}
+        parent = None if bundle.parent is None else made.get(bundle.parent)
+        bundle = None if parent is None else open_bundle(parent)
+    return frozenset(ids)
 
 
 def work_folder(store: Path) -> Path:

@@ -66,7 +66,7 @@ def summary(comparison: Comparison) -> Iterator[str]:
         yield f"{what}: champion {before}, challenger {after} of {of} parts marked {marked}"
     parts = len(comparison.parts)
     rejected = [sum(not comparison.passes(one) for one in side) for side in (comparison.champion, comparison.challenger)]
-    learned = f"{len(comparison.learned)} of them learned"
+    learned = f"{sum(part.event.id in comparison.learned for part in comparison.parts)} of them learned"
     yield f"replayed {parts} parts ({learned}): champion rejects {rejected[0]}, challenger {rejected[1]}"
     yield f"{len(comparison.changed)} verdicts change"
     yield from (f"promise of the {name}: {text}" for name, text in comparison.promises.items())

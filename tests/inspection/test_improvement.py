@@ -18,7 +18,7 @@ from edge_ad.config import Config
 from edge_ad.errors import GateRefused
 from edge_ad.geometry.geometry import Geometry
 from edge_ad.geometry.region import Roi
-from edge_ad.inspection.improvement import Comparison, JudgedPart, RecordedPart, judge_image, judged_by
+from edge_ad.inspection.improvement import Comparison, JudgedPart, RecordedPart, judge_image, judged_by, learned_before
 from edge_ad.store.actions import ActionLog, actions_path
 from edge_ad.store.bundle_pointer import BundlePointer, pointer_path
 from edge_ad.store.reader import EventFilter, Reader, set_mark
@@ -89,6 +89,10 @@ def test_marks_make_a_bundle_that_takes_the_place_of_the_one_in_use_and_goes_aga
     assert open_bundle(used()).parent == open_bundle("part.edgead").sha256
     page = Path("line.improve/001/report.html").read_text()
     assert page.count("<img") >= 2
+    assert len(learned_before(Path("line.sqlite"), used())) == 30
+    assert main(["improve", "part.edgead"]) == 2
+    assert "0 parts can be learned" in capsys.readouterr().err, "those of before are no unseen images any more"
+    assert not learned_before(Path("line.sqlite"), Path("part.edgead"))
     assert main(["improve", "--rollback", "part.edgead", "--by", "anna"]) == 0
     assert used() == Path("part.edgead").resolve()
     kinds = [action.kind for action in ActionLog(actions_path(Path("line.sqlite"))).actions()]
