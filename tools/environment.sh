@@ -226,5 +226,5 @@ prepare_pycuda() {
     local headers='import pathlib, sysconfig; raise SystemExit(not pathlib.Path(sysconfig.get_path("include"), "Python.h").exists())'
     command -v g++ >/dev/null || install_system "the real pycuda" g++
     "$python" -c "$headers" || install_system "the real pycuda" python3-dev
-    "$python" tests/fake_cuda/build.py
+    "$python" tests/fake_cuda/build.py || echo "== that failed: tests with the real pycuda will be skipped"
 }

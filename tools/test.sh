@@ -11,7 +11,18 @@ case "$sets" in all) sets="$version_sets" ;; none) sets="" ;; *) sets="${sets//,
 for name in $sets; do set_version "$name" >/dev/null; done
 
 logs="$(mktemp -d)"
-trap 'kill $(jobs -p) 2>/dev/null || true; rm -rf "$logs"' EXIT
+declare -A running=() skipped=()  # parts of the suite
+finish() {  # whatever ends the script, what its parts have written until then is shown
+    local status=$? process
+    kill $(jobs -p) 2>/dev/null || true
+    for process in "${!running[@]}"; do
+        echo "== pytest: ${running[$process]} (not finished)"
+        tail -n 40 "$logs/${running[$process]}" || true
+    done
+    rm -rf "$logs"
+    exit "$status"
+}
+trap finish EXIT
 # What takes one core runs beside other such things: environments of the sets beside that of the newest versions, the checks
 # of style, types and imports beside the rest of the set-up and, with the whole suite, beside its first tests.
 declare -A base=()
@@ -49,7 +60,6 @@ cat "$logs/sets"
 # Parts of the suite run beside each other, two more than there are cores, since many of them mostly wait; the next one begins
 # when one has ended and been shown.
 beside=$(($(nproc) + 2))
-declare -A running=() skipped=()
 started=()
 start_part() {  # NAME PYTHON ARGUMENTS of pytest
     local name="$1" program="$2"
