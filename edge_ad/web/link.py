@@ -95,6 +95,7 @@ class WebLink:
         self.feed = feed
         self._asked = asked
         self._about_run = hello
+        self._bundles: Callable[[], list[str]] = list  # their sha256, of all products
         self._hello = {"kind": "hello", "host": where.host, "names": list(names), "keys": asdict(keys), **hello()}
         self._faults = faults or ThreadFaults()
         self._outputs = outputs
@@ -127,6 +128,9 @@ class WebLink:
             changeover=inspector.changeover,
             agent=inspector.agent,
         )
+        changeover = inspector.changeover
+        if changeover is not None:
+            self._bundles = lambda: [one.bundle.sha256 for one in list(changeover.products.values())]
         reporter = StatusReporter(watched, self.feed)
         SupervisedThread("web", lambda: self._feed(reporter), self._faults).start()
 
@@ -185,7 +189,7 @@ class WebLink:
     def _feed(self, reporter: StatusReporter) -> None:
         feed = self.feed
         shown, scales = feed.shown, [HeatScale(reference) for _, reference in feed.shown]
-        state_at = -float("inf")
+        state_at, bundles = -float("inf"), self._bundles()
         events: deque[dict[str, Any]] = deque(maxlen=1000)
         while not self._closing.wait(BEAT_S):
             released = feed.release()
@@ -198,7 +202,8 @@ class WebLink:
                 self._expect_answer()
                 while self.answers:
                     write_message(self._stdin, self.answers.popleft())
-                if feed.shown is not shown:  # another product
+                if feed.shown is not shown or self._bundles() != bundles:  # another product, or another bundle of one
+                    bundles = self._bundles()
                     shown, scales = feed.shown, [HeatScale(reference) for _, reference in feed.shown]
                     changed = self._about_run()
                     self._hello |= changed

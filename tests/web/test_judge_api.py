@@ -265,6 +265,16 @@ def test_tiles_are_judged_by_the_statistics_that_the_run_has_measured(tmp_path: 
     assert [one.stat().st_mtime_ns for one in tmp_path.glob("a.edgead.tiles/*.json")] == stored
 
 
+def test_a_bundle_that_took_another_s_place_under_its_name_is_opened_anew(tmp_path: Path, images: dict[str, Path]) -> None:
+    path, data = make_tiny_bundle(tmp_path / "a.edgead", 0), images["good"].read_bytes()
+    how = {**HOW, "path": str(path), "members": open_bundle(path).scoring_members}
+    judging = service_of({"": how})
+    before = judging.event(data)
+    make_tiny_bundle(path, 1)
+    how["members"] = open_bundle(path).scoring_members
+    assert judging.event(data).bundle == open_bundle(path).sha256 != before.bundle
+
+
 def test_a_bundle_that_was_replaced_since_the_run_began_is_not_taken_for_its_own(tmp_path: Path) -> None:
     path = make_tiny_bundle(tmp_path / "a.edgead", 0)
     of_the_run = open_bundle(path).scoring_members
