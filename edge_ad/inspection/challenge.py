@@ -241,7 +241,8 @@ class Challenge(Observer):
         with self._lock:
             bundle = product.judged_by
             changed = bundle["bundle_sha256"] != self._station.bundle["bundle_sha256"]
-            if changed and self._open is not None:
+            by_part = any(table.match is not None for table in product.settings.product.values())  # as each part names its own
+            if self._open is not None and (changed or not by_part):  # one bundle may judge other regions, by other thresholds
                 self._close(self._open, "the product was changed")
             self._station = replace(self._station, bundle=bundle, rule=product.settings.alarm)
             if self._last is not None:  # where none has passed yet no change puts it off

@@ -19,7 +19,7 @@ import pytest
 
 from edge_ad.camera.frames import Frame
 from edge_ad.cli.app import main
-from edge_ad.config import AlarmTable, ChallengeTable, Config, RunTable
+from edge_ad.config import AlarmTable, ChallengeTable, Config, ProductTable, RunTable
 from edge_ad.errors import BadInput, DeviceFault
 from edge_ad.events import Event, Verdict
 from edge_ad.inspection.challenge import Challenge, Station
@@ -286,6 +286,17 @@ def test_a_challenge_that_another_product_passes_ends_no_lock_of_the_one_that_fa
     trial.challenge.override(asked("override", reason="the lamp was off"))
     trial.again()
     assert trial.challenge.reason() is None
+
+
+@pytest.mark.parametrize("match", [None, "^A"])
+def test_an_open_challenge_fails_where_a_product_is_chosen_that_shares_the_bundle(tmp_path: Path, match: str | None) -> None:
+    trial = Trial(tmp_path)
+    trial.challenge.start(asked("challenge"))
+    trial.part("OK")
+    products = {"b": ProductTable(bundle=Path("part.edgead"), match=match)}
+    other = SimpleNamespace(judged_by=dict(trial.station.bundle), settings=Config(product=products))
+    trial.challenge.on_product(other)  # type: ignore[arg-type]
+    assert ("the product was changed" in str(trial.challenge.reason())) == (match is None)
 
 
 def test_a_change_of_the_product_does_not_put_off_the_first_challenge(tmp_path: Path) -> None:
