@@ -135,15 +135,28 @@ class FolderStore:
     @contextlib.contextmanager
     def stream(self, name: str, start: int) -> Iterator[tuple[int, Iterator[bytes]]]:
         """Read a file from ``start`` on."""
-        try:
-            with open_regular(self._path(name)) as stream:
+        path = self._path(name)
+
+        def blocks(stream: IO[bytes]) -> Iterator[bytes]:
+            with _reading(path):
+                yield from iter(lambda: stream.read(BLOCK), b"")
+
+        with contextlib.ExitStack() as stack:
+            with _reading(path):  # not around what is done with the blocks: a full disk there is another fault
+                stream = stack.enter_context(open_regular(path))
                 stream.seek(start)
-                yield start, iter(lambda: stream.read(BLOCK), b"")
-        except OSError as error:
-            raise Away(f"cannot read {self._path(name)}: {error.strerror}") from error
+            yield start, blocks(stream)
 
     def _path(self, name: str) -> Path:
         return self._folder / name
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise Away(f"cannot read {path}: {error.strerror}") from error
 
 
 class HttpStore:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import random
 from collections.abc import Iterator
@@ -170,3 +171,14 @@ def test_an_address_that_is_none_is_refused(uri: str, words: str) -> None:
     with pytest.raises(BadInput, match=words) as caught:
         open_store(uri)
     assert "password@" not in str(caught.value).replace("a password does not", "")
+
+
+def test_a_disk_that_fills_up_is_not_told_as_a_store_that_cannot_be_read(store: ObjectStore, tmp_path: Path) -> None:
+    store.put(NAME, DATA)
+
+    def fill(share: float) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(DeviceFault, match="cannot be stored in .*No space left on device; make room"):
+        download(store, NAME, tmp_path / "a" / "one.edgead", size=len(DATA), sha256=SHA256, progress=fill)
+    assert not list((tmp_path / "a").iterdir()), "nothing of it takes the room that is short"
