@@ -14,10 +14,8 @@ from edge_ad.bundle import Bundle, open_bundle, write_bundle
 from edge_ad.camera.capture import Capture
 from edge_ad.camera.sources import open_source
 from edge_ad.cli.app import main
-from edge_ad.config import Config, ProductTable, RunTable, TrainTable
-from edge_ad.data.datasets import load_dataset
+from edge_ad.config import Config, ProductTable, RunTable
 from edge_ad.data.images import read_image
-from edge_ad.data.prepared import prepare_files
 from edge_ad.deployment.recalibration import recalibrate
 from edge_ad.errors import BadInput
 from edge_ad.evaluation.evaluate import evaluate
@@ -26,9 +24,8 @@ from edge_ad.geometry.region import Roi
 from edge_ad.geometry.zones import Zone, Zones
 from edge_ad.inspection.inspector import RunOptions, inspect
 from edge_ad.inspection.products import Product
-from edge_ad.presets.presets import preset_named
-from edge_ad.training.geometry import check_region, choose
 from tests.camera.pictures import write_image as write_file
+from tests.fixtures.extras import needs_training
 from tests.fixtures.tiny_bundle import tiny_contents, tiny_image
 from tests.fixtures.tiny_graphs import SIZE
 from tests.inspection.line import ENGINE, settings_of
@@ -101,11 +98,15 @@ def test_a_region_that_contradicts_the_bundle_is_refused(bundle: Bundle, tmp_pat
         Product("red", Config(run=RunTable(roi="0,0,32,32"), product=products, engine=ENGINE), bundle)
 
 
-def test_evaluate_and_recalibrate_cut_whole_images(bundle: Bundle, tmp_path: Path) -> None:
+def test_recalibrate_cuts_whole_images(bundle: Bundle, tmp_path: Path) -> None:
     for number in range(12):
         write_image(tmp_path / "lot" / f"{number}.png", framed(700 + number, clutter=10 * number))
     child = open_bundle(recalibrate(bundle.path, tmp_path / "lot", tmp_path / "child.edgead", yes=True))
     assert child.geometry.roi == ROI
+
+
+@needs_training  # a report is drawn
+def test_evaluate_cuts_whole_images(bundle: Bundle, tmp_path: Path) -> None:
     for name, spoilt in (("good", False), ("spot", True)):
         for number in range(3):
             write_image(tmp_path / "set" / "test" / name / f"{number}.png", framed(800 + number, spoilt))
@@ -116,20 +117,6 @@ def test_evaluate_and_recalibrate_cut_whole_images(bundle: Bundle, tmp_path: Pat
     figures = evaluate(bundle.path, tmp_path / "set", report_dir=tmp_path / "report")
     assert figures["found"]["structural"]["count"] == 3
     assert figures["au_spro"]["0.3"]["structural"] is not None
-
-
-def test_a_training_learns_its_geometry_in_the_region(tmp_path: Path) -> None:
-    for number in range(12):
-        write_image(tmp_path / "good" / f"{number}.png", framed(number, clutter=10 * number))
-    data, preset = load_dataset(tmp_path / "good", 0), preset_named("demo")
-    for method in ("square", "none"):
-        geometry = choose(data, TrainTable(geometry=method, roi=TEXT), preset, lambda text: None).geometry
-        assert geometry.roi == ROI
-        cut = prepare_files(data.normal.fit[:1], geometry).images[0]
-        plain = replace(geometry, roi=None).prepare(ROI.cut(read_image(data.normal.fit[0])))
-        np.testing.assert_array_equal(cut, plain.image)  # type: ignore[union-attr]
-    with pytest.raises(BadInput, match=r"reaches beyond images of \d+x\d+ pixels"):
-        check_region(Roi(0, 0, 500, 500), data)
 
 
 def test_capture_keeps_whole_images_and_looks_at_the_region_without_what_zones_ignore(tmp_path: Path) -> None:
