@@ -20,7 +20,7 @@ def test_the_line_has_exactly_the_documented_keys_and_values() -> None:
     record = json.loads(NG.line())
     assert list(record) == [
         "id", "camera", "frame", "part", "time", "verdict", "score", "z", "latency_ms", "reason", "pose", "product", "bundle",
-        "zone", "peak",
+        "zone", "peak", "views",
     ]  # fmt: skip
     del record["id"]
     assert record == {
@@ -38,6 +38,7 @@ def test_the_line_has_exactly_the_documented_keys_and_values() -> None:
         "bundle": None,
         "zone": None,
         "peak": None,
+        "views": None,
     }
 
 

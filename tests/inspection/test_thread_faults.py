@@ -25,6 +25,9 @@ from edge_ad.camera.synthetic import SyntheticLine
 from edge_ad.cli.app import main
 from edge_ad.engines.pipeline import Pipeline
 from edge_ad.errors import DeviceFault
+from edge_ad.fleet import state_channel
+from edge_ad.fleet.agent import FleetAgent
+from edge_ad.fleet.signing import make_key
 from edge_ad.inspection import triggers
 from edge_ad.inspection.bundle_swap import REPLACE, BundleReplacement, replace_bundle
 from edge_ad.inspection.evidence import Evidence
@@ -127,6 +130,8 @@ THREADS: tuple[tuple[str, Any, str, list[str]], ...] = (
 COVERED = {
     "camera/live.py": "test_a_driver_that_breaks_in_its_thread_is_opened_again",
     "camera/mailbox.py": "test_a_camera_that_breaks_in_its_thread_ends_the_run",
+    "fleet/agent.py": "test_a_thread_of_the_fleet_that_breaks_is_told_and_the_line_goes_on",
+    "fleet/state_channel.py": "test_a_thread_of_the_fleet_that_breaks_is_told_and_the_line_goes_on",
     "inspection/bundle_swap.py": "test_a_replacement_that_breaks_in_its_thread_fails_and_the_next_one_works",
     "inspection/changeover.py": "test_a_change_that_breaks_in_its_thread_is_a_fault_and_the_next_one_works",
     "inspection/evidence.py": "THREADS",
@@ -209,6 +214,24 @@ def test_one_exception_is_told_and_counted_and_the_run_goes_on(
     assert "captured" in told.out  # the run went on to its end
     assert told.err.splitlines()[-1].startswith("error: ")
     assert "not stored" not in told.err  # nothing is missing in the record
+
+
+@pytest.mark.parametrize(
+    ("thread", "owner", "name"), [("fleet", state_channel, "newest_file"), ("fleet-agent", FleetAgent, "_run")]
+)
+def test_a_thread_of_the_fleet_that_breaks_is_told_and_the_line_goes_on(
+    thread: str, owner: Any, name: str, station: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("cryptography", reason="edge-ad[fleet] is not installed")
+    key = str(make_key(station / "anna.key").public)
+    (station / "share").mkdir()
+    Path("edge-ad.toml").write_text(f'[fleet]\ntrusted_keys = ["{key}"]\nbroker = "share"\nbundles = "share"\nstation = "a"\n')
+    breaking(monkeypatch, owner, name)
+    assert main([*RUN, "--camera", CAMERA]) == 3
+    told = capfd.readouterr()
+    assert re.search(rf" ERROR (fault of )?the thread {thread} ", told.err)
+    assert "RuntimeError: injected" in told.err
+    assert "captured" in told.out  # the run went on to its end
 
 
 def _raise(*arguments: Any) -> Any:

@@ -54,6 +54,7 @@ def main() -> int:
     parser.add_argument("--tint", type=float, default=0.06, help="by how much the new lot is redder and less blue")
     parser.add_argument("--light", type=float, default=1.04, help="how bright the new lot is")
     parser.add_argument("--seed", type=int, default=0, help="of the trays")
+    parser.add_argument("--poisoned", type=int, default=10, help="defects that are marked good by mistake, a minute each")
     parser.add_argument("--json", type=Path, help="a file for the figures")
     options = parser.parse_args()
     out = options.json.resolve() if options.json else None
@@ -62,7 +63,6 @@ def main() -> int:
     except EdgeAdError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    print("\n".join(lines(figures)))
     if out:
         out.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     return 0
@@ -89,11 +89,15 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         used = BundlePointer(pointer_path(STORE)).resolve("", Path("part.edgead"))
         after, promised = _judged(used), open_bundle(used).thresholds.supported_ng
         _command("improve", "--rollback", "part.edgead")
-        return {
+        figures = {
             "parts": options.parts, "marks": options.marks, "tint": options.tint, "light": options.light, "promised": promised,
             "rejected_on_the_line": len(rejected), "before": before, "after": after, "improve": told.splitlines(),
-            "poisoned": _poisoned(events),
         }  # fmt: skip
+        print("\n".join(lines(figures)), flush=True)
+        poisoned = _poisoned(events, options.poisoned)
+        print(f"marked good by mistake: {poisoned['defects']} defects, {poisoned['held_back']} of them held back")
+        print(f"good parts that are asked for at the usual margin: {poisoned['asked_for']} of {options.marks}")
+        return figures | {"poisoned": poisoned}
 
 
 def lot(image: Image, tint: float, light: float) -> Image:
@@ -104,7 +108,7 @@ def lot(image: Image, tint: float, light: float) -> Image:
 
 def lines(figures: dict[str, Any]) -> Iterator[str]:
     """Yield the figures as text."""
-    parts, promised, poisoned = figures["parts"], figures["promised"], figures["poisoned"]
+    parts, promised = figures["parts"], figures["promised"]
     rejected = figures["rejected_on_the_line"]
     yield f"on the line {rejected} of {parts} good parts of the new lot are rejected; {figures['marks']} are marked"
     for name in ("before", "after"):
@@ -112,8 +116,6 @@ def lines(figures: dict[str, Any]) -> Iterator[str]:
         rejected, missed = f"{one['rejected']} of {one['good']}", f"{one['found']} of {one['defects']}"
         yield f"{name:>6}: {rejected} other good parts rejected ({one['rejected'] / one['good']:.1%}), {missed} defects found"
     yield f"promised by the new bundle: {promised:.1%}"
-    yield f"marked good by mistake: {poisoned['defects']} defects, {poisoned['held_back']} of them held back"
-    yield f"good parts that are asked for at the usual margin: {poisoned['asked_for']} of {figures['marks']}"
 
 
 def _draw(options: argparse.Namespace, size: int) -> None:
@@ -144,9 +146,9 @@ def _judged(bundle: Path) -> dict[str, int]:
     return result
 
 
-def _poisoned(events: dict[str, StoredEvent]) -> dict[str, int]:
-    """Mark every defect that was seen good by mistake, one after the other, and count what is held back at the usual margin."""
-    defects = [one for name, one in events.items() if name.startswith("new-bad") and one.verdict == "NG"]
+def _poisoned(events: dict[str, StoredEvent], most: int) -> dict[str, int]:
+    """Mark defects that were seen good by mistake, one after the other, and count what is held back at the usual margin."""
+    defects = [one for name, one in events.items() if name.startswith("new-bad") and one.verdict == "NG"][:most]
     held, asked = 0, _command("improve", "part.edgead", "--last", "0", "--goods", "parts", allowed=(0, 4)).count("held back: ")
     for event in defects:
         _command("events", "mark", event.id, "good")
