@@ -138,7 +138,7 @@ def test_events_that_a_receiver_has_not_confirmed_at_the_end_are_told(
     """One that takes connections and answers nothing is no fault for 10 s, and shorter runs ended without a word."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         uri = f"http://127.0.0.1:{silent.getsockname()[1]}/events"
-        assert main([*RUN, "--camera", CAMERA, "--alarm", uri]) == 0
+        assert main([*RUN, "--camera", CAMERA.replace("frames=60", "frames=10"), "--alarm", uri]) == 0
     reader = Reader(station / "s.sqlite")
     stored = sum(1 for _ in reader.every(EventFilter(), 1000))
     reader.close()
