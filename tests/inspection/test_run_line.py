@@ -222,7 +222,7 @@ def test_an_s7_and_a_logix_plc_call_for_parts_and_see_a_reject_after_a_kill(
     pytest.importorskip("snap7")
     pytest.importorskip("pylogix")
     with plc_of(kind) as plc:
-        line = ["--output", uri_of(kind, plc.port), "--trigger", kind, "--hold-ms", "60000", "--max-age-ms", "60000"]
+        line = ["--output", uri_of(kind, plc.port), "--trigger", kind, "--hold-ms", "60000"]
         with running(station, tmp_path, str(station / "goods"), *line) as run:
             assert run.ready()
             assert ready_plc(plc)
