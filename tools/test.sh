@@ -57,9 +57,9 @@ wait "$preparing_sets" || prepared=$?
 cat "$logs/sets"
 [ "$prepared" = 0 ] || exit "$prepared"
 
-# Parts of the suite run beside each other, two more than there are cores, since many of them mostly wait; the next one begins
-# when one has ended and been shown.
-beside=$(($(nproc) + 2))
+# Parts of the suite run beside each other, one more than there are cores, since many of them mostly wait; the next one begins
+# when one has ended and been shown. With more of them, what is called for within a second comes too late.
+beside=$(($(nproc) + 1))
 started=()
 start_part() {  # NAME PYTHON ARGUMENTS of pytest
     local name="$1" program="$2"
