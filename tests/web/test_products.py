@@ -11,6 +11,7 @@ from edge_ad.bundle import open_bundle
 from edge_ad.cli.app import main
 from tests.fixtures.tiny_bundle import make_tiny_bundle
 from tests.web.running import line, until
+from tests.web.test_page import wait
 
 SETTINGS = """
 [run]
@@ -57,7 +58,7 @@ def test_page_metrics_and_commands_choose_and_show_the_product(
         page = chromium.new_page()
         page.goto(f"{found.url}#token={found.token}" if found.token else found.url)
         page.wait_for_selector("#product:not([disabled])")
-        page.wait_for_function("document.querySelector('#product').value === 'cap-red'")  # its state is up to a second old
+        wait(page, "document.querySelector('#product').value === 'cap-red'")  # its state is up to a second old
         axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="pip install 'edge-ad[test]'")
         for width in (1280, 360):
             page.set_viewport_size({"width": width, "height": 740})

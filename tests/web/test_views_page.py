@@ -9,6 +9,7 @@ import pytest
 
 from tests.fixtures.tiny_bundle import make_tiny_bundle
 from tests.web.running import line, until
+from tests.web.test_page import wait
 
 CAMERAS = {view: f"synthetic://line?frames=100000&size=64&seed={seed}&fps=5" for seed, view in ((1, "top"), (2, "side"))}
 NG_ABOVE = {"top": "1e6", "side": "-1e6"}
@@ -32,10 +33,10 @@ def test_a_part_is_one_event_with_the_images_of_all_views(chromium: Any, tmp_pat
         assert found.ask("/api/judge", b"", headers={"Content-Type": "image/png"}).status in (409, 415, 422)
         page = chromium.new_page()
         page.goto(f"{found.url}#token={found.token}" if found.token else found.url)
-        page.wait_for_function("document.querySelectorAll('#camera-tabs button').length === 2")
+        wait(page, "document.querySelectorAll('#camera-tabs button').length === 2")
         tabs = "[...document.querySelectorAll('#camera-tabs button')]"
-        page.wait_for_function(f"{tabs}.every((one) => one.textContent.includes('NG'))")
-        page.wait_for_function("!document.querySelector('#picture').hidden")
+        wait(page, f"{tabs}.every((one) => one.textContent.includes('NG'))")
+        wait(page, "!document.querySelector('#picture').hidden")
         page.screenshot(path=str(shots / "views_line.png"))
         page.click("#tab-events")
         page.click(f'#rows [data-id="{stored["id"]}"]')

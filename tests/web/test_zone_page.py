@@ -14,6 +14,7 @@ from edge_ad.web.zone_editor import ZoneService
 from edge_ad.web.zone_page import write_zone_page
 from tests.fixtures.tiny_bundle import make_tiny_bundle, tiny_image
 from tests.web.running import Line, until
+from tests.web.test_page import wait
 
 
 def test_zones_are_drawn_by_mouse_and_keyboard_and_saved(chromium: Any, tmp_path: Path, shots: Path) -> None:
@@ -72,13 +73,13 @@ def test_the_dashboard_draws_on_a_fresh_frame_and_saves_beside_the_settings(chro
     page.goto(f"http://127.0.0.1:{open_line.port}/")  # images are sent while a page is open
     assert until(lambda: open_line.ask("/zones/image").status == 200)
     page.goto(f"http://127.0.0.1:{open_line.port}/zones")
-    page.wait_for_function("document.getElementById('image').width > 300 || document.getElementById('image').style.width")
+    wait(page, "document.getElementById('image').width > 300 || document.getElementById('image').style.width")
     box = page.locator("#image").bounding_box()
     for x, y in ((0.1, 0.1), (0.4, 0.1), (0.4, 0.4)):
         page.locator("#image").click(position={"x": x * box["width"], "y": y * box["height"]})
     page.click("#close")
     page.click("#save")
-    page.wait_for_function("document.getElementById('status').textContent.includes('zones written')")
+    wait(page, "document.getElementById('status').textContent.includes('zones written')")
     assert "the line goes on without them until it has a bundle that was trained with them" in page.inner_text("#status")
     page.screenshot(path=shots / "zones-dashboard.png", full_page=True)
     answer = axe.Axe().run(page).response
