@@ -31,6 +31,7 @@ NAMERS = {
     "training/teacher.py": "names its stage",
     "deployment/lot.py": "what of each branch a lot changes",
     "deployment/recalibration.py": "takes the refitted Gaussian of one, and the share of another",
+    "deployment/zone_thresholds.py": "takes the share of one",
     "evaluation/figures.py": "compares published subsets of branches",
     "inspection/drift.py": "names what moved by the branches that rose",
 }

@@ -126,7 +126,7 @@ def test_rebuild(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["show"], "choose one of list, mark, actions, rebuild"),
+        (["show"], "choose one of list, mark, actions, verify, rebuild"),
         (["list", "aa11"], "takes no further word"),
         (["mark"], "needs an ID"),
         (["mark", "aa11", "great"], "good, bad or none"),
