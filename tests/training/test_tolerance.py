@@ -132,6 +132,9 @@ def test_the_camera_check_learns_a_blur_as_wide_as_in_the_cut_out(paths: list[Pa
     class Cutting:
         locates, size = True, (32, 32)
 
+        def region_of(self, frame: np.ndarray) -> np.ndarray:
+            return frame
+
         def prepare(self, frame: np.ndarray) -> Prepared:  # the middle quarter of each side of 32 pixels, magnified by 4
             return Prepared(frame, None, Transform(np.diag([4.0, 4.0, 1.0]), (32, 32), (32, 32)))
 
