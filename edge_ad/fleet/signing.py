@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge_ad.errors import BadInput, require
-from edge_ad.utils.files import sync_folder
+from edge_ad.utils.files import sync_folder, write_private
 from edge_ad.utils.text import storable
 
 if TYPE_CHECKING:
@@ -88,18 +88,13 @@ def make_key(path: Path) -> SigningKey:
     pem = private.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    except FileExistsError as error:
-        raise BadInput(f"{path} is there already: a new key would lock out all who trust the old one; name another file") from error
     except OSError as error:
         raise BadInput(f"cannot write {path}: {error.strerror}; choose a folder that can be written") from error
     try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(pem)
-            stream.flush()
-            os.fsync(stream.fileno())
+        write_private(path, pem)
+    except FileExistsError as error:
+        raise BadInput(f"{path} is there already: a new key would lock out all who trust the old one; name another file") from error
     except OSError as error:
-        path.unlink(missing_ok=True)  # half a key would stand in the way of a whole one
         raise BadInput(f"the key {path} cannot be written: {error.strerror}; make room") from error
     sync_folder(path.parent)
     return SigningKey(_name_of(path), private)

@@ -12,7 +12,6 @@ import hashlib
 import hmac
 import html
 import json
-import os
 import re
 import secrets
 import stat
@@ -25,7 +24,7 @@ from typing import Any
 from edge_ad.errors import BadInput, DeviceFault
 from edge_ad.store.actions import Action
 from edge_ad.store.audit import Head, parse_head
-from edge_ad.utils.files import atomic_write, sha256_bytes
+from edge_ad.utils.files import atomic_write, sha256_bytes, write_private
 from edge_ad.utils.text import printable
 
 STARTED, FAILED, OVERRIDDEN = "challenge started", "challenge failed", "challenge overridden"  # of actions
@@ -51,18 +50,12 @@ def make_key(path: Path) -> None:
     """Write a new random key that only this user may read; BadInput where there is one, or the disk refuses."""
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        write_private(path, (secrets.token_hex(KEY_BYTES) + "\n").encode())
     except FileExistsError as error:
         raise BadInput(
             f"there is a key already: {path}; move it away, and keep it to verify the records that it signed"
         ) from error
-    try:
-        with os.fdopen(handle, "w") as stream:
-            stream.write(secrets.token_hex(KEY_BYTES) + "\n")
-            stream.flush()
-            os.fsync(stream.fileno())
     except OSError as error:
-        path.unlink(missing_ok=True)  # half a key would stand in the way of a whole one
         raise BadInput(f"the key {path} cannot be written: {error.strerror}") from error
 
 

@@ -33,7 +33,7 @@ def test_a_disk_that_refuses_leaves_no_half_key(tmp_path: Path, monkeypatch: pyt
     def full(handle: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("edge_ad.store.challenges.os.fsync", full)
+    monkeypatch.setattr("edge_ad.utils.files.os.fsync", full)
     with pytest.raises(BadInput, match="cannot be written: No space left on device"):
         make_key(tmp_path / "line.challenge.key")
     monkeypatch.undo()
