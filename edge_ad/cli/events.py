@@ -21,6 +21,7 @@ ACTION = (
     "rebuild: make the index anew from journal and images."
 )
 HEAD = "verify: a head that was printed before and must still be there."
+SAMPLE = "So many at random, verdicts in proportion, of those with a lossless image: what to mark after a change of lot."
 SINCE = "From this time on: 2026-03-01, 2026-03-01T06:00 (local time), or how long ago: 2h, 30m, 7d."
 
 
@@ -40,6 +41,7 @@ def command(
     until: Annotated[str | None, typer.Option(metavar="TIME", help="Before this time.")] = None,
     part: Annotated[str | None, typer.Option(help="Of this part alone.")] = None,
     marked: Annotated[str | None, typer.Option(help="Marked good, bad or any.")] = None,
+    sample: Annotated[int | None, typer.Option(min=1, metavar="N", help=SAMPLE)] = None,
     head: Annotated[str | None, typer.Option(metavar="NUMBER:HASH", help=HEAD)] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="At most so many, the newest [50; all into files].")] = None,
     csv: Annotated[Path | None, typer.Option("--csv", help="Write them as CSV to this file.")] = None,
@@ -70,6 +72,8 @@ def command(
     with Reader(path) as reader:
         if action == "mark":
             _mark(reader, event, mark, name)
+        elif sample is not None:
+            _list_sample(reader, wanted, sample)
         else:
             _list(reader, wanted, limit, csv=csv, out=out)
 
@@ -129,6 +133,20 @@ def _list(reader: Reader, wanted: EventFilter, limit: int | None, *, csv: Path |
         typer.echo(line)
     if len(stats) > shown:
         typer.echo(f"the newest {shown} are shown; --limit shows more, --csv and --json take all")
+
+
+def _list_sample(reader: Reader, wanted: EventFilter, count: int) -> None:
+    """List a fair sample of the parts that are wanted, and say what it was drawn from."""
+    from edge_ad.deployment.marked_images import proportional_sample
+    from edge_ad.store.export import table
+
+    drawn, shares = proportional_sample(reader, wanted, count)
+    for line in table(drawn) if drawn else ["no judged event with a lossless image fits"]:
+        typer.echo(line)
+    what = ", ".join(f"{taken} of {of} {name}" for name, (taken, of) in shares.items())
+    typer.echo(f"drawn at random: {what}; mark each good or bad")
+    if len(drawn) < min(count, sum(of for _, of in shares.values())):
+        typer.echo(f"fewer than {count}: too few lossless images of OK; lower lossless_ok_every of [record], or name a longer time")
 
 
 def _moment_of(row: str) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from edge_ad.utils.text import format_time
 MANIFEST = "manifest.jsonl"
 NO_NAME = "defect"  # of a defect that nobody named
 MAX_NAME = 60
+JUDGED = ("OK", "WARN", "NG")  # verdicts on a part
 
 
 @dataclass
@@ -57,6 +59,45 @@ def shows_several(reader: Reader, event: StoredEvent) -> bool:
     """Whether the image of an event shows other parts too."""
     same = EventFilter(camera=event.camera, since=event.time, until=event.time + 1e-6)
     return sum(other.frame == event.frame for other in reader.events(same)) > 1
+
+
+def proportional_sample(reader: Reader, wanted: EventFilter, count: int) -> tuple[list[StoredEvent], dict[str, tuple[int, int]]]:
+    """Return at most ``count`` judged events with a lossless image, drawn at random with verdicts in the proportions of all judged
+    events that are wanted, the newest first; and by verdict how many were drawn, and of how many.
+
+    What a line rejects is kept without loss, and of OK a share: a draw of all images would show mostly rejected parts. As many
+    are drawn as the rarest kept verdict allows. Again draws the same, but for parts that were judged since.
+    """
+    judged: Counter[str] = Counter()
+    kept: dict[str, list[StoredEvent]] = {name: [] for name in JUDGED}
+    for event in reader.every(replace(wanted, verdicts=wanted.verdicts or JUDGED)):
+        if event.verdict in kept:
+            judged[event.verdict] += 1
+            kept[event.verdict] += [event] if event.lossless is not None else []
+    shares = _shared(judged, count)
+    drawn = {name: _drawn(reader, kept[name], shares[name]) for name in JUDGED}
+    while any(shares[name] > len(drawn[name]) for name in JUDGED):
+        shares = _shared(judged, sum(shares.values()) - 1)
+    events = [event for name in JUDGED for event in drawn[name][: shares[name]]]
+    return sorted(events, key=lambda one: -one.sequence), {name: (shares[name], judged[name]) for name in JUDGED}
+
+
+def _drawn(reader: Reader, events: Sequence[StoredEvent], count: int) -> list[StoredEvent]:
+    """Return at most ``count`` events whose image is there and shows one part, in an order that their ids decide."""
+    ordered = sorted(events, key=lambda event: sha256_bytes(event.id.encode()))
+    usable = (event for event in ordered if lossless_path(reader, event) and not shows_several(reader, event))
+    return list(islice(usable, count))
+
+
+def _shared(judged: Mapping[str, int], count: int) -> dict[str, int]:
+    """Share a number out in the proportions of others, by largest remainders."""
+    total = sum(judged.values())
+    count = min(count, total)
+    exact = {name: count * judged[name] / total if total else 0.0 for name in JUDGED}
+    shared = {name: int(value) for name, value in exact.items()}
+    for name in sorted(JUDGED, key=lambda one: shared[one] - exact[one])[: count - sum(shared.values())]:
+        shared[name] += 1
+    return shared
 
 
 def folder_of(event: StoredEvent) -> str:

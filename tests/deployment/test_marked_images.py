@@ -10,7 +10,7 @@ import pytest
 
 from edge_ad.cli.app import main
 from edge_ad.data.images import read_image
-from edge_ad.deployment.marked_images import MANIFEST, write_marked
+from edge_ad.deployment.marked_images import MANIFEST, proportional_sample, write_marked
 from edge_ad.errors import BadInput
 from edge_ad.events import Event
 from edge_ad.store import Store, StoredImage
@@ -111,3 +111,34 @@ def test_the_command_filters(record: Path, tmp_path: Path, capsys: pytest.Captur
     assert main(["dataset", "upload"]) == 2
     assert "unknown action 'upload'" in capsys.readouterr().err
     assert EventFilter().product is None
+
+
+@pytest.mark.parametrize(
+    ("ok_with_image", "count", "drawn"),
+    [(10, 10, {"OK": 4, "WARN": 1, "NG": 5}), (2, 10, {"OK": 2, "WARN": 1, "NG": 3}), (10, 200, {"OK": 10, "WARN": 3, "NG": 13})],
+    ids=["as asked", "as many as few images of OK allow", "more than there are"],
+)
+def test_a_sample_has_the_verdicts_in_the_proportions_of_all(
+    tmp_path: Path, ok_with_image: int, count: int, drawn: dict[str, int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """40 OK, of which few have an image without loss, 10 WARN and 50 NG."""
+    path, evidence = tmp_path / "line.sqlite", tmp_path / "line.evidence"
+    evidence.mkdir()
+    store = Store(path, evidence=evidence)
+    for number, verdict in enumerate(["OK"] * 40 + ["WARN"] * 10 + ["NG"] * 50):
+        event = Event("cam", number, str(number), 1_772_323_200.0 + number, verdict, 4.0, {}, 1.0, "local", f"event-{number:03}")
+        store.record(event)
+        if verdict != "OK" or number < ok_with_image:
+            (evidence / f"{event.id}.png").write_bytes(b"an image")
+            store.add_image(StoredImage(f"{event.id}.png", event.id, verdict, event.time, 1))
+    assert store.close(20)
+    with Reader(path) as reader:
+        events, shares = proportional_sample(reader, EventFilter(), count)
+        assert proportional_sample(reader, EventFilter(), count)[0] == events, "again draws the same"
+    assert {name: taken for name, (taken, _) in shares.items()} == drawn
+    assert {name: of for name, (_, of) in shares.items()} == {"OK": 40, "WARN": 10, "NG": 50}
+    assert len(events) == len({event.id for event in events}) == sum(drawn.values())
+    assert main(["events", "--store", str(path), "--sample", str(count)]) == 0
+    told = capsys.readouterr().out
+    assert f"drawn at random: {drawn['OK']} of 40 OK, {drawn['WARN']} of 10 WARN, {drawn['NG']} of 50 NG" in told
+    assert ("lower lossless_ok_every" in told) == (sum(drawn.values()) < min(count, 100))
