@@ -87,6 +87,7 @@ def _improve(
     import time
     from contextlib import ExitStack
 
+    from edge_ad.bundle import open_bundle
     from edge_ad.errors import BadInput
     from edge_ad.inspection import improvement
     from edge_ad.inspection.improvement_report import summary, write_report
@@ -97,7 +98,8 @@ def _improve(
     from edge_ad.store.retention import yield_to_others
     from edge_ad.utils.files import newest_bundle
 
-    if store.parent.exists() and ask_run(store, request_of("bundles", "")) is not None:
+    state = ask_run(store, request_of("bundles", "")) if store.parent.exists() else None
+    if state is not None:
         yield_to_others()  # the line goes first
     first = None if since is None else moment(since, time.time())
     used = settings.product[name].bundle if name else named or newest_bundle()
@@ -107,9 +109,10 @@ def _improve(
     with ExitStack() as stack:
         reader = stack.enter_context(Reader(store))
         parts = improvement.recorded_parts(reader, name or None, last=last, since=first)
-        champion = stack.enter_context(improvement.judged_by(settings, name, used))
+        in_force = improvement.thresholds_in_force(state, name, open_bundle(used))
+        champion = stack.enter_context(improvement.judged_by(settings, name, used, in_force))
         judged = improvement.judge_parts(champion, parts, _progress("champion"))
-        limit = improvement.limit_of(champion.bundle, margin)
+        limit = improvement.limit_of(champion.bundle, champion.thresholds, margin)
         held = _not_accepted(parts, judged, limit, accept)
         known = improvement.learned_before(store, used)
         left_out = held if retrain is not None else held | known
@@ -124,7 +127,7 @@ def _improve(
         ids = known.union(part.event.id for part in learned)
         challenger = stack.enter_context(improvement.judged_by(settings, name, path))
         after = improvement.judge_parts(challenger, parts, _progress("challenger"))
-        promises = {"champion": champion.bundle.thresholds.describe(), "challenger": challenger.bundle.thresholds.describe()}
+        promises = {"champion": champion.thresholds.describe(), "challenger": challenger.bundle.thresholds.describe()}
         warn_rejects = champion.settings.alarm.warn_rejects
         comparison = improvement.Comparison(parts, judged, after, ids, promises, warn_rejects)
         write_report(report, comparison, doubtful, limit=limit, champion=champion, challenger=challenger)

@@ -28,7 +28,7 @@ from edge_ad.errors import BadInput, DeviceFault, EdgeAdError
 from edge_ad.inspection.requests import Request, ask_run
 from edge_ad.store.actions import Action, ActionLog, action_log
 from edge_ad.store.bundle_pointer import BundlePointer, Deployed, pointer_path
-from edge_ad.utils.files import newest_bundle, sha256_file
+from edge_ad.utils.files import newest_bundle
 from edge_ad.utils.locks import lock_file
 from edge_ad.utils.supervision import SupervisedThread, ThreadFaults
 
@@ -61,6 +61,8 @@ class BundleSwap:
     prepared: bool = False
     error: Exception | None = None
     done: threading.Event = field(default_factory=threading.Event)
+    acknowledged: bool = False  # on the disk; the next run begins with it
+    _acknowledging: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def in_loop(self) -> bool:
@@ -71,7 +73,10 @@ class BundleSwap:
         """Write to the disk that the new bundle is in use, wake the loop by ``changed``, and wait until it has taken it over."""
         if not self.in_loop:
             try:
-                self.commit()
+                with self._acknowledging:
+                    if self.error is None:
+                        self.commit()
+                        self.acknowledged = True
             except Exception as error:
                 self.error = error
         self.prepared = True
@@ -79,6 +84,12 @@ class BundleSwap:
             changed.notify_all()
         while not self.done.wait(POLL_S) and not closed.is_set():
             pass
+
+    def give_up(self) -> None:
+        """Leave the old one in force because the run ends; one that is acknowledged already is the next run's."""
+        with self._acknowledging:
+            if self.error is None and not self.acknowledged:
+                self.error = BadInput("the run has ended meanwhile: ask the next one")
 
     def bring_in(self, on_change: Callable[[Product], None] | None) -> bool:
         """Have ``on_change`` (None: another product is judged) judge by the new bundle; False where the old one goes on.
@@ -89,13 +100,14 @@ class BundleSwap:
             if self.error is None and self.in_loop:
                 self.prove()
                 self.commit()
+                self.acknowledged = True
         except Exception as error:
             self.error = error
         if self.error is None and on_change is not None:
             try:
                 on_change(self.fresh)
             except Exception as error:
-                self.error = error
+                self.error, self.acknowledged = error, False
                 self.revert()
                 if self.old is not None:
                     on_change(self.old)
@@ -164,12 +176,10 @@ class BundleReplacement:
 
     def answer_state(self, request: Request) -> str:
         """Answer a request of kind ``bundles`` as JSON: ``number`` and ``state`` of the last replacement (idle, working, done,
-        failed), its ``product``, ``bundle``, ``sha256``, ``error`` and ``swap_s``, and the bundles that are in use.
+        failed), its ``product``, ``bundle``, ``sha256``, ``error`` and ``swap_s``, and the bundles that are in use, with the
+        ``thresholds`` in force where their engines are open.
         """
-        used = {
-            name: {"bundle": str(product.bundle.path), "sha256": product.bundle.sha256}
-            for name, product in self._changeover.products.items()
-        }
+        used = {name: _in_use(product) for name, product in self._changeover.products.items()}
         with self._lock:
             return json.dumps({**self._state, "in_use": used})
 
@@ -202,7 +212,11 @@ class BundleReplacement:
                 fresh.close()
             self._failed(name, path, entry, error)
             return
-        if not swap.in_loop:
+        if not swap.done.is_set():  # the loop ended first, and closes what it judges by
+            if not fresh.in_loop:
+                fresh.close()
+            _log.warning("%s is judged by from the next run on: this one ended first", path)
+        elif not swap.in_loop:
             swap.close_unused()
         with self._lock:
             self._state |= {"state": "done", "swap_s": self._clock() - began}
@@ -255,6 +269,12 @@ class BundleReplacement:
             work()
 
 
+def _in_use(product: Product) -> dict[str, Any]:
+    thresholds = product.judge.thresholds if hasattr(product, "judge") else None
+    limits = None if thresholds is None else {"warn": thresholds.warn, "ng": thresholds.ng}
+    return {"bundle": str(product.bundle.path), "sha256": product.bundle.sha256, "thresholds": limits}
+
+
 def wanted(pointer: BundlePointer, request: Request, before: Path, used: str | None = None) -> tuple[Path, Deployed]:
     """Return the bundle that a request asks for in the place of ``before``, and what the pointer file is to say of it.
 
@@ -295,6 +315,7 @@ def replace_bundle(settings: Config, store: Path, request: Request, named: Path 
     run begins with the bundle; ``named`` is what that run is given where the station has no products. BadInput or DeviceFault
     where it is refused: the bundle before stays in use.
     """
+    before = BundlePointer(pointer_path(store)).entries().get(request.value("product"))
     answer = ask_run(store, request)
     if answer is None:
         return _replace_at_rest(settings, store, request, named)
@@ -303,7 +324,7 @@ def replace_bundle(settings: Config, store: Path, request: Request, named: Path 
     while time.monotonic() < until:
         text = ask_run(store, replace(request, kind=STATE, values={}))
         if text is None:
-            raise DeviceFault(f"the run that keeps {store} ended meanwhile; the next one says by which bundle it judges")
+            return _acknowledged(store, request, before)
         state = json.loads(text)
         if state["number"] != number or state["state"] == "failed":
             why = state.get("error", "another was asked for")
@@ -312,6 +333,15 @@ def replace_bundle(settings: Config, store: Path, request: Request, named: Path 
             return f"{state['bundle']} is judged by now; the exchange took {1000 * state['swap_s']:.0f} ms"
         time.sleep(POLL_S)
     raise DeviceFault(f"the proof takes longer than {WAIT_S:g} s: look at the log of the run")
+
+
+def _acknowledged(store: Path, request: Request, before: Deployed | None) -> str:
+    """Return what became of a request whose run has ended; DeviceFault where the pointer file does not say that it was done."""
+    pointer = BundlePointer(pointer_path(store))
+    entry = pointer.entries().get(request.value("product"))
+    if entry is None or entry == before or (entry.kind, entry.by) != (request.kind, request.by):
+        raise DeviceFault(f"the run that keeps {store} ended meanwhile; the next one says by which bundle it judges")
+    return f"{pointer.locate(entry.current)} is judged by from the next run on; the run ended meanwhile"
 
 
 def _replace_at_rest(settings: Config, store: Path, request: Request, named: Path | None) -> str:
@@ -327,8 +357,11 @@ def _replace_at_rest(settings: Config, store: Path, request: Request, named: Pat
         raise BadInput(f"there is no folder {store.parent} for a store: name that of the station by --store")
     release = lock_file(store.with_name(f"{store.name}.lock"), f"the store {store}", "its run takes no requests; end it")
     try:
-        before = pointer.resolve(name, (settings.product[name].bundle if name else named) or newest_bundle())
-        path, entry = wanted(pointer, request, before, sha256_file(before))
+        before = (settings.product[name].bundle if name else named) or newest_bundle()
+        used = pointer.sha256_in_use(name, before)
+        if request.kind == REPLACE:  # a rollback needs no file of the bundle that it leaves
+            before = pointer.resolve(name, before)
+        path, entry = wanted(pointer, request, before, used)
         with contextlib.closing(open_product(settings, name, path, image_bits=None)) as product:
             product.open()
         pointer.write(name, entry)

@@ -286,7 +286,8 @@ class Changeover:
         self._work.put(lambda: swap.acknowledge(self._changed, self._closed))
         while not swap.done.wait(POLL_S):
             if self._closed.is_set():
-                swap.error, self._swap = swap.error or BadInput("the run has ended meanwhile: ask the next one"), None
+                swap.give_up()
+                self._swap = None
                 return
 
     def _exchange(self, swap: BundleSwap) -> None:

@@ -6,6 +6,7 @@ margin is held back until a person has looked at it and accepted it: a defect th
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 import time
@@ -29,7 +30,7 @@ from edge_ad.inspection.judge import InspectionResult, worst_result
 from edge_ad.inspection.part_tracking import Judgeable
 from edge_ad.inspection.products import Product, open_product
 from edge_ad.inspection.view import View
-from edge_ad.scoring import fuse
+from edge_ad.scoring import Thresholds, fuse
 from edge_ad.store.reader import EventFilter, Reader
 from edge_ad.store.schema import StoredEvent
 
@@ -167,7 +168,7 @@ def judge_image(product: Product, path: Path, number: int = 0) -> InspectionResu
     return worst_result(product.judge.judge(SOURCE, Judgeable(frame, now), checks_age=False))
 
 
-def limit_of(bundle: Bundle, margin: float) -> float:
+def limit_of(bundle: Bundle, thresholds: Thresholds, margin: float) -> float:
     """Return the score beyond which a part that was marked good is held back: the NG threshold, and ``margin`` times as much
     beyond it as it lies above the median of normal images.
     """
@@ -175,7 +176,7 @@ def limit_of(bundle: Bundle, margin: float) -> float:
         raise BadInput(f"--margin is {margin:g}: it must be 0 or more")
     raw: NDArray[np.float32] | None = bundle.raw_scores.get("threshold")
     usual = 0.0 if raw is None or not len(raw) else float(np.median(fuse(raw, bundle.statistics)[1]))
-    return bundle.thresholds.ng + margin * max(bundle.thresholds.ng - usual, 0.0)
+    return thresholds.ng + margin * max(thresholds.ng - usual, 0.0)
 
 
 def held_back(parts: Sequence[RecordedPart], judged: Sequence[JudgedPart], limit: float) -> list[int]:
@@ -242,6 +243,24 @@ def work_folder(store: Path) -> Path:
     raise BadInput(f"{folder} is full: remove old improvements")
 
 
-def judged_by(settings: Config, name: str, path: Path) -> closing[Product]:
-    """Open a product that is closed at the end of a with statement."""
-    return closing(opened(settings, name, path))
+def judged_by(settings: Config, name: str, path: Path, in_force: Thresholds | None = None) -> closing[Product]:
+    """Open a product that is closed at the end of a with statement; ``in_force``: thresholds that count before the bundle's."""
+    product = opened(settings, name, path)
+    if in_force is not None:
+        product.judge.thresholds = product.thresholds = in_force
+    return closing(product)
+
+
+def thresholds_in_force(state: str | None, name: str, bundle: Bundle) -> Thresholds | None:
+    """Return the thresholds by which a run judges, from its answer on ``bundles``, where they are not those of the bundle: they
+    were set on the page. None where no run judges by this bundle.
+    """
+    used = {} if state is None else json.loads(state)["in_use"].get(name, {})
+    limits = used.get("thresholds") if used.get("sha256") == bundle.sha256 else None
+    own = bundle.thresholds
+    if limits is None or (limits["warn"], limits["ng"]) == (own.warn, own.ng):
+        return None
+    return Thresholds(
+        limits["warn"], limits["ng"], target_warn=own.target_warn, target_ng=own.target_ng, operating_point=own.operating_point,
+        zones=own.zones,
+    )  # fmt: skip

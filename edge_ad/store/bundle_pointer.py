@@ -80,18 +80,30 @@ class BundlePointer:
 
         BadInput where the bundle in use is gone or was changed: another one is never taken for it.
         """
-        entry = self.entries().get(product)
-        if entry is None or not named.is_file():
-            return named
-        sha256 = sha256_file(named)
-        if sha256 == entry.current.sha256:
-            return named
-        if sha256 not in entry.known:
-            _log.warning("%s was never in use here, so it counts before %s in %s", named, entry.current.file, self.path)
+        entry = self._in_place_of(product, named)
+        if entry is None:
             return named
         path = self.locate(entry.current)
         _log.info("%s is judged by in the place of %s (%s by %s)", path, named, entry.kind, entry.by)
         return path
+
+    def sha256_in_use(self, product: str, named: Path) -> str:
+        """Return the sha256 of the bundle that ``resolve`` returns, even where its file is gone or was changed."""
+        entry = self._in_place_of(product, named)
+        return self._file(named).sha256 if entry is None else entry.current.sha256
+
+    def _in_place_of(self, product: str, named: Path) -> Deployed | None:
+        """Return what came in the place of a bundle that was named; None where that one itself is judged by."""
+        entry = self.entries().get(product)
+        if entry is None or not named.is_file():
+            return None
+        sha256 = sha256_file(named)
+        if sha256 == entry.current.sha256:
+            return None
+        if sha256 not in entry.known:
+            _log.warning("%s was never in use here, so it counts before %s in %s", named, entry.current.file, self.path)
+            return None
+        return entry
 
     def locate(self, bundle: BundleFile) -> Path:
         """Return the path of a bundle that was in use; BadInput where it is gone or has other contents."""

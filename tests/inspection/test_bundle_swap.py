@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,10 +24,11 @@ from edge_ad.bundle import open_bundle, write_bundle
 from edge_ad.config import Config, EngineTable, ProductTable, RunTable
 from edge_ad.errors import BadInput, DeviceFault
 from edge_ad.events import Event
-from edge_ad.inspection.bundle_swap import REPLACE, ROLL_BACK, replace_bundle, wanted
+from edge_ad.inspection.bundle_swap import REPLACE, ROLL_BACK, STATE, BundleSwap, replace_bundle, wanted
+from edge_ad.inspection.improvement import thresholds_in_force
 from edge_ad.inspection.inspector import Inspector, RunOptions
 from edge_ad.inspection.products import Change
-from edge_ad.inspection.requests import Request
+from edge_ad.inspection.requests import Request, ask_run
 from edge_ad.store.actions import ActionLog, actions_path
 from edge_ad.store.audit import HEADS
 from edge_ad.store.bundle_pointer import BundlePointer
@@ -197,9 +199,72 @@ def test_a_product_gets_another_bundle_whether_it_is_judged_now_or_not(bundles: 
         assert inspector.changeover.products["cap-red"].bundle.sha256 == third
 
 
+@pytest.mark.parametrize("first", ["acknowledge", "end"])
+def test_a_swap_is_the_next_runs_where_it_is_acknowledged_before_the_run_ends_and_else_is_none(first: str) -> None:
+    written: list[str] = []
+    swap = BundleSwap("", None, object(), lambda: None, lambda: written.append("b"), lambda: None)  # type: ignore[arg-type]
+    changed, closed = threading.Condition(), threading.Event()
+    closed.set()
+    steps = [lambda: swap.acknowledge(changed, closed), swap.give_up]
+    for step in steps if first == "acknowledge" else steps[::-1]:
+        step()
+    in_time = first == "acknowledge"
+    assert written == (["b"] if in_time else [])
+    assert (swap.acknowledged, swap.error is None) == (in_time, in_time)
+
+
+@pytest.mark.parametrize("written", [True, False])
+def test_a_run_that_ends_during_a_replacement_is_told_by_what_is_on_the_disk(
+    bundles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: bool
+) -> None:
+    config, pointer = settings(tmp_path / "line.sqlite"), BundlePointer(tmp_path / "line.bundles.json")
+    answers = iter(["b.edgead is being proven for this station: 1", None])
+
+    def ask_run(store: Path, request: Request) -> str | None:
+        answer = next(answers)
+        if answer is None and written:
+            who = {"by": "anna", "origin": "command", "reason": ""}
+            pointer.write("", pointer.replaced("", bundles / "a.edgead", bundles / "b.edgead", **who))
+        return answer
+
+    monkeypatch.setattr("edge_ad.inspection.bundle_swap.ask_run", ask_run)
+    if written:
+        assert "is judged by from the next run on" in ask(config, REPLACE, bundles / "b.edgead")
+        return
+    with pytest.raises(DeviceFault, match="ended meanwhile"):
+        ask(config, REPLACE, bundles / "b.edgead")
+
+
+def test_a_rollback_without_a_run_needs_no_file_of_the_bundle_that_it_leaves(bundles: Path, tmp_path: Path) -> None:
+    config, a, b = settings(tmp_path / "line.sqlite"), tmp_path / "a.edgead", tmp_path / "b.edgead"
+    for path in (a, b):
+        shutil.copy(bundles / path.name, path)
+    ask(config, REPLACE, b, named=a)
+    b.unlink()
+    assert "a.edgead is judged by from the next run on" in ask(config, ROLL_BACK, named=a)
+    assert BundlePointer(tmp_path / "line.bundles.json").resolve("", a) == a
+
+
+def test_thresholds_that_were_set_on_the_page_are_known_to_who_asks(bundles: Path, tmp_path: Path) -> None:
+    config = settings(tmp_path / "line.sqlite")
+    assert config.run.store is not None
+    with running(config, bundles / "a.edgead") as (inspector, events):
+        assert judged(events, inspector.bundle.sha256)
+        own = inspector.bundle.thresholds
+        question = Request(STATE, "", "command", {})
+        assert thresholds_in_force(ask_run(config.run.store, question), "", inspector.bundle) is None
+        inspector.judge.thresholds = replace(own, ng=own.ng + 1.0)
+        found = thresholds_in_force(ask_run(config.run.store, question), "", inspector.bundle)
+        assert found is not None
+        assert (found.warn, found.ng, found.goods) == (own.warn, own.ng + 1.0, 0)
+        assert thresholds_in_force(ask_run(config.run.store, question), "", open_bundle(bundles / "b.edgead")) is None
+    assert thresholds_in_force(None, "", inspector.bundle) is None
+
+
 KILLED = """
 import os, signal, sys, threading
 from pathlib import Path
+from edge_ad.inspection.improvement import thresholds_in_force
 from edge_ad.inspection.inspector import Inspector, RunOptions
 from edge_ad.store import bundle_pointer
 from edge_ad.utils import files
