@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -31,7 +32,7 @@ from edge_ad.inspection.products import Change
 from edge_ad.inspection.requests import Request, ask_run
 from edge_ad.store.actions import ActionLog, actions_path
 from edge_ad.store.audit import HEADS
-from edge_ad.store.bundle_pointer import BundlePointer
+from edge_ad.store.bundle_pointer import BundlePointer, pointer_path
 from tests.fixtures.loopback import until
 from tests.fixtures.tiny_bundle import make_tiny_bundle, tiny_contents
 
@@ -297,3 +298,58 @@ def test_a_kill_leaves_the_bundle_that_was_acknowledged_last(bundles: Path, tmp_
     assert {event.bundle for event in events} == {sha256}
     assert actions(config)[-1] == ("replace", f"{name}.edgead"), "the audit trail has what the kill kept out"
     assert f"judged {open_bundle(bundles / 'c.edgead').sha256}" not in done.stdout, "no verdict before the acknowledge"
+
+
+KILLED_AT_ANY_MOMENT = """
+import itertools, sys, threading
+from pathlib import Path
+from edge_ad.inspection.inspector import Inspector, RunOptions
+from tests.inspection.test_bundle_swap import CAMERA, REPLACE, ask, settings, used
+bundles, store = Path(sys.argv[1]), Path(sys.argv[2])
+config, told = settings(store), lambda event: print(f"judged {event.bundle}\\n", end="", flush=True)  # whole, beside other threads
+inspector = Inspector(bundles / "a.edgead", CAMERA, RunOptions(config, on_event=told))
+threading.Thread(target=inspector.run, daemon=True).start()
+names = "abc"
+while True:
+    name = names[(names.index(used(bundles, store)) + 1) % 3]
+    ask(config, REPLACE, bundles / f"{name}.edgead")
+    print(f"acknowledged {name}\\n", end="", flush=True)
+"""
+
+
+def used(bundles: Path, store: Path) -> str:
+    """Return the name of the bundle that a run over ``store`` begins with."""
+    return BundlePointer(pointer_path(store)).resolve("", bundles / "a.edgead").stem
+
+
+@pytest.mark.slow
+def test_a_kill_at_any_moment_of_replacements_comes_up_with_what_judged_last_or_was_acknowledged_since(
+    bundles: Path, tmp_path: Path
+) -> None:
+    store, rng = tmp_path / "line.sqlite", random.Random(8)
+    hashes = {name: open_bundle(bundles / f"{name}.edgead").sha256 for name in "abc"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", KILLED_AT_ANY_MOMENT, str(bundles), str(store)]
+    for _ in range(3):
+        began = used(bundles, store)
+        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            lines: list[str] = []
+            while sum(line.startswith("acknowledged") for line in lines) < 2:
+                lines.append(process.stdout.readline())
+                assert lines[-1], "it ended by itself"
+            time.sleep(rng.uniform(0.0, 0.2))
+            process.kill()
+            lines += process.stdout.read().splitlines(keepends=True)
+        whole = [line.split()[1] for line in lines if line.endswith("\n")]
+        judged_last = next((one for one in reversed(whole) if one in (*hashes.values(), "None")), "None")
+        acknowledged = next(one for one in reversed(whole) if one in hashes)
+        after = {name: "abc"[("abc".index(name) + 1) % 3] for name in "abc"}
+        assert used(bundles, store) in (acknowledged, after[acknowledged])
+        known = [hashes[name] for name in (began, *(one for one in whole if one in hashes), used(bundles, store))]
+        assert {one for one in whole if one in hashes.values()} <= set(known)
+        assert judged_last in ("None", *known[-3:]), "nothing is judged by what was not acknowledged"
+    config, name = settings(store), used(bundles, store)
+    with running(config, bundles / "a.edgead") as (_, events):
+        assert judged(events, hashes[name])
+    assert {event.bundle for event in events} == {hashes[name]}

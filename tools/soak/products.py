@@ -1,126 +1,74 @@
 """Products that change at random moments under load: is anything judged by the wrong one, does anything pass, is memory flat?
 
-`python tools/soak/products.py [--changes 200] [--seed 0] [--json FILE]`. Three products, a camera at 50 frames a second, a PLC that
-reads and writes over Modbus, an OPC UA client, a broker with the topic of commands, and requests by name; who asks, for what and
-when is drawn. Every
-verdict must be of the product that stands and carry the hash of its bundle, between request and acknowledge there must be NONE
-alone, and the PLC must not see `pass` from its own request until its acknowledge. Ends with 1 when one of these does not hold.
+`python tools/soak/products.py [--changes 200] [--seed 0] [--routes name,node] [--json FILE]`. Three products, a camera at 50
+frames a second, a PLC that reads and writes over Modbus, an OPC UA client, a broker with the topic of commands, commands by name,
+and the page of the dashboard, in a browser where Chromium is installed; who asks, for what and when is drawn. Every verdict must
+be of the product that stands and carry the hash of its bundle, between request and acknowledge there must be NONE alone, and the
+PLC must not see `pass` from its own request until its acknowledge. The line is a process of its own, so that what it holds, with
+its dashboard, is not what its peers hold. Ends with 1 when one of these does not hold, or memory grows by more than ``ALLOWED_MB``
+from the first half of what follows the first quarter of changes to its second half.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import random
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from edge_ad.events import Event
-from edge_ad.outputs.signals import PRODUCT_ADDRESS
-from edge_ad.utils.board import resident_mb
-from tests.fixtures.loopback import free_port, until
 from tests.fixtures.mosquitto import Mosquitto
-from tests.fixtures.tiny_bundle import make_tiny_bundle
-from tests.inspection.test_products import NAMES, Line, check_order, running, settings
-from tests.outputs.peers import OpcUaChooser, ReadingPlc
+from tests.inspection.product_station import ROUTES, Choosers, run_settings, station_of
+from tests.inspection.test_products import NAMES, make_bundles
+from tests.web.running import browser, browser_missing
 
-PATIENCE_S = 60.0
-
-
-class Askers:
-    """Who may ask for a product; each waits until the change is in force."""
-
-    def __init__(self, line: Line, plc: ReadingPlc, broker: Mosquitto, chooser: OpcUaChooser) -> None:
-        from paho.mqtt.client import Client
-        from paho.mqtt.enums import CallbackAPIVersion
-
-        self._line, self._plc, self._chooser = line, plc, chooser
-        self._client = Client(CallbackAPIVersion.VERSION2)
-        self._client.connect("127.0.0.1", broker.port)
-        self._client.loop_start()
-        self.passes = 0  # seen by the PLC between its request and the acknowledge
-
-    def close(self) -> None:
-        """Hang up."""
-        self._client.loop_stop()
-        self._plc.close()
-        self._chooser.close()
-
-    def name(self, name: str) -> None:
-        """Ask by name, as a command and the dashboard do."""
-        self._line.changeover.select(name, "the soak")
-        self._line.log.append(name)
-        self._stands(name)
-
-    def message(self, name: str) -> None:
-        """Ask by a message."""
-        self._client.publish("line/7", name, qos=1)
-        self._stands(name)
-
-    def node(self, name: str) -> None:
-        """Ask by the node of the OPC UA server, and wait until another shows it."""
-        self._chooser.ask(name)
-        if not until(lambda: self._chooser.read("Active") == name, PATIENCE_S):
-            raise SystemExit(f"the OPC UA client was not answered: {self._chooser.read('State')}")
-
-    def register(self, name: str) -> None:
-        """Ask by the register of the PLC, and look at `pass` until the acknowledge."""
-        code = NAMES.index(name) + 1
-        self._plc.client.write_register(PRODUCT_ADDRESS, code)
-        ends = time.monotonic() + PATIENCE_S
-        while time.monotonic() < ends:
-            seen = self._plc.registers(0, 8)
-            if seen[5] == code:
-                return
-            self.passes += seen[0] & 1
-        raise SystemExit(f"the PLC was not answered: {seen}")
-
-    def _stands(self, name: str) -> None:
-        if not until(lambda: (self._line.changeover.standing.product, self._line.changeover.reason()) == (name, None), PATIENCE_S):
-            raise SystemExit(f"{name} did not come into force: {self._line.changeover.standing}")
+ALLOWED_MB = 8.0
+SAMPLES = 20
 
 
-def soak(folder: Path, changes: int, seed: int) -> dict[str, Any]:
-    """Change so often and return what was seen."""
-    for number, name in enumerate(NAMES):
-        make_tiny_bundle(folder / f"{name}.edgead", number)
-    broker, rng = Mosquitto(folder / "broker"), random.Random(seed)
-    port_of_nodes = free_port()
-    alarm = ["modbus-server://127.0.0.1:0", f"opcua://127.0.0.1:{port_of_nodes}?products=choose"]
-    run = {"store": folder / "line.sqlite", "alarm": alarm, "commands": f"mqtt://{broker.address}/line/7"}
-    tables = {name: {"warn_above": 1e6, "ng_above": 1e6} for name in NAMES}
-    memory = []
-    with running(folder, settings(folder, tables, product=NAMES[0], **run)) as line:
-        assert line.inspector.wiring.guard is not None
-        (port,) = line.inspector.wiring.guard.ports.values()
-        askers = Askers(line, ReadingPlc(port), broker, OpcUaChooser(port_of_nodes))
+def soak(folder: Path, changes: int, seed: int, page: Any = None, routes: Sequence[str] = ROUTES) -> dict[str, Any]:
+    """Change so often by these routes, by the ``page`` of a browser where there is one, and return what was seen."""
+    make_bundles(folder)
+    rng, broker = random.Random(seed), Mosquitto(folder / "broker")
+    memory, asked = [], dict.fromkeys(routes, 0)
+    with contextlib.ExitStack() as stack:
+        stack.callback(broker.stop)
+        station = stack.enter_context(station_of(folder, run_settings(folder / "line.sqlite", routes, broker)))
+        choosers = Choosers(station, page)
+        stack.callback(choosers.close)
         for number in range(changes):
-            others = [name for name in NAMES if name != line.changeover.standing.product]  # a message is answered by a change alone
-            rng.choice((askers.name, askers.message, askers.register, askers.node))(rng.choice(others))
+            route = rng.choice(routes)
+            name = rng.choice([name for name in NAMES if name != station.acknowledged()])
+            choosers.ask(route, name)
+            choosers.wait(route, name)
+            asked[route] += 1
             time.sleep(rng.choice((0.0, 0.02, 0.2)))
-            if number % 10 == 9:
-                memory.append(round(resident_mb(), 1))
-        state = line.changeover.state()
-        askers.close()
-    broker.stop()
-    try:
-        check_order(line.log, line.hashes)
-    except AssertionError as error:
-        raise SystemExit(f"a verdict of the wrong product: {error}") from error
-    events = [one for one in line.log if isinstance(one, Event)]
-    judged = [one for one in events if one.verdict != "NONE"]
-    half = memory[len(memory) // 2 :]
-    return {
-        "asked": changes,
-        "changes": state["changes"],
-        "events": len(events),
-        "judged": len(judged),
-        "passes_before_acknowledge": askers.passes,
-        "memory_mb": memory,
-        "growth_mb_second_half": round(half[-1] - half[0], 1) if half else None,
-    }
+            if number % max(1, changes // SAMPLES) == 0:
+                memory.append(station.look()["memory_mb"])
+        seen = station.look()
+    settled = memory[len(memory) // 4 :]
+    return {**seen, "asked": asked, "passes_before_acknowledge": choosers.passes, "memory_mb": memory, "growth_mb": growth(settled)}
+
+
+def growth(memory: list[float]) -> float:
+    """Return what memory has grown by from the first half of the samples to the second, as medians."""
+    half = len(memory) // 2
+    first, second = sorted(memory[:half]), sorted(memory[half:])
+    return round(second[len(second) // 2] - first[len(first) // 2], 1)
+
+
+def problems(found: dict[str, Any]) -> list[str]:
+    """Return what does not hold."""
+    told = list(found["wrong"])
+    if found["passes_before_acknowledge"]:
+        told.append(f"{found['passes_before_acknowledge']} times the PLC saw pass before its acknowledge")
+    if found["growth_mb"] > ALLOWED_MB:
+        told.append(f"memory grew by {found['growth_mb']} MB")
+    return told
 
 
 def main() -> None:
@@ -128,14 +76,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--changes", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--routes", default=",".join(ROUTES), help="who asks, of " + ", ".join(ROUTES))
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        found = soak(Path(folder), options.changes, options.seed)
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        routes = options.routes.split(",")
+        page = None if browser_missing() or "page" not in routes else stack.enter_context(browser()).new_page()
+        found = soak(folder, options.changes, options.seed, page, routes)
     print(json.dumps(found))
     if options.json is not None:
         options.json.write_text(json.dumps(found) + "\n")
-    raise SystemExit(int(found["passes_before_acknowledge"] > 0))
+    raise SystemExit("; ".join(problems(found)) or 0)
 
 
 if __name__ == "__main__":
