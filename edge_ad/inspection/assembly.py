@@ -22,7 +22,7 @@ from edge_ad.engines.pipeline import SKIPPED, Cascade, Pipeline, limit_of, min_s
 from edge_ad.errors import BadInput, DeviceFault
 from edge_ad.geometry.geometry import example_frame
 from edge_ad.inspection.alarm_manager import AlarmManager
-from edge_ad.inspection.challenge import Challenge, Station
+from edge_ad.inspection.challenge import Challenge, Station, is_unsettled
 from edge_ad.inspection.drift import MIN_REFERENCE, Drift, ImageDrift
 from edge_ad.inspection.judge import Combine, Inferring
 from edge_ad.inspection.part_tracking import CalledParts, Calls, PartDetector, SeenParts
@@ -40,7 +40,7 @@ from edge_ad.outputs.targets import ADVICE, targets_of
 from edge_ad.scoring import BRANCHES, Thresholds, fuse
 from edge_ad.store import Store
 from edge_ad.store.actions import Action, action_log
-from edge_ad.store.challenges import ENDED, FAILED, STARTED, challenges_folder, key_path, read_key
+from edge_ad.store.challenges import challenges_folder, key_path, read_key
 from edge_ad.store.retention import MaintenanceThread, prepare_evidence
 from edge_ad.utils.locks import Targets, lock_file
 from edge_ad.utils.supervision import ThreadFaults
@@ -395,8 +395,7 @@ class Wiring:
         if store is None or judged_by is None:
             return None
         log = self.actions or action_log(store.path, store.evidence)
-        last = log.last((STARTED, *ENDED))
-        if not has_challenge(table) and (last is None or last.kind not in (STARTED, FAILED)):
+        if not has_challenge(table) and not is_unsettled(log.actions()):
             return None
         station = Station(
             table=table,
@@ -409,7 +408,7 @@ class Wiring:
             measures=any(is_fast(uri) for uri in settings.run.alarm),
         )
         challenge = Challenge(station)
-        if not challenge.asks and challenge.reason() is None:
+        if not challenge.asks and not challenge.locks:
             return None  # a lock is all that outlives the table
         self.requests.register("challenge", challenge.start)
         self.requests.register("override", challenge.override)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -116,6 +116,11 @@ class Challenge(Observer):
             _log.warning("nothing passes: %s", self.reason())
 
     @property
+    def locks(self) -> bool:
+        """Whether nothing may pass, now or once a product is chosen whose last challenge failed."""
+        return self.reason() is not None or bool(self._failed)
+
+    @property
     def asks(self) -> bool:
         """Whether known parts can be asked for; else there is only a lock of before."""
         return self._station.table.good > 0
@@ -134,11 +139,7 @@ class Challenge(Observer):
         elif action.kind in ENDED:
             self._last = action
             self._dues = [one for one in self._dues if one[0] >= action.time]
-            self._failed.pop(sha256, None)
-            if action.kind == FAILED:
-                self._failed[sha256] = action
-            elif action.kind == OVERRIDDEN:  # a person has looked, and lets all of the line go on
-                self._failed.clear()
+            _follow_failures(self._failed, action)
 
     def _keep_due(self) -> None:
         """Write down since when a challenge is due that no other action tells, so that a restart does not put it off."""
@@ -408,6 +409,27 @@ class Challenge(Observer):
         if table.changeover and last.details.get("bundle_sha256") != self._station.bundle["bundle_sha256"]:
             return self._began, "changeover: another bundle"
         return None
+
+
+def _follow_failures(failed: dict[object, Action], action: Action) -> None:
+    """Bring up to date which bundle's last challenge ``failed``, by the hash of the bundle."""
+    sha256 = action.details.get("bundle_sha256")
+    failed.pop(sha256, None)
+    if action.kind == FAILED:
+        failed[sha256] = action
+    elif action.kind == OVERRIDDEN:  # a person has looked, and lets all of the line go on
+        failed.clear()
+
+
+def is_unsettled(actions: Iterable[Action]) -> bool:
+    """Whether a challenge is open or has failed by the log, and neither passed since nor was overridden."""
+    failed: dict[object, Action] = {}
+    last = ""
+    for action in actions:
+        if action.kind in ENDED:
+            _follow_failures(failed, action)
+        last = action.kind if action.kind in (STARTED, *ENDED) else last
+    return bool(failed) or last == STARTED
 
 
 def _last_time(text: str, now: float) -> float:

@@ -22,7 +22,7 @@ from edge_ad.cli.app import main
 from edge_ad.config import AlarmTable, ChallengeTable, Config, ProductTable, RunTable
 from edge_ad.errors import BadInput, DeviceFault
 from edge_ad.events import Event, Verdict
-from edge_ad.inspection.challenge import Challenge, Station
+from edge_ad.inspection.challenge import Challenge, Station, is_unsettled
 from edge_ad.inspection.judge import InspectionResult
 from edge_ad.inspection.requests import Request
 from edge_ad.inspection.settings import check_settings
@@ -132,6 +132,27 @@ def test_a_lock_outlives_the_table_that_asked(tmp_path: Path) -> None:
     trial.part("OK")
     trial.challenge.override(asked("override", reason="the parts were lost"))
     assert trial.challenge.reason() is None
+
+
+def test_a_lock_of_one_product_outlives_the_table_although_another_has_passed_since(tmp_path: Path) -> None:
+    trial, other = Trial(tmp_path), {"bundle": "b.edgead", "bundle_sha256": "cd" * 32}
+    own = dict(trial.station.bundle)
+    assert not is_unsettled(trial.station.log.actions())
+    trial.challenge.start(asked("challenge"))
+    assert is_unsettled(trial.station.log.actions())
+    trial.part("NG")
+    trial.again(bundle=other)
+    trial.challenge.start(asked("challenge"))
+    trial.part("OK")
+    trial.part("NG")
+    assert is_unsettled(trial.station.log.actions())
+    trial.again(table=ChallengeTable())
+    assert (trial.challenge.reason(), trial.challenge.locks) == (None, True)
+    trial.challenge.on_product(SimpleNamespace(judged_by=own, settings=Config()))  # type: ignore[arg-type]
+    assert "a known good part is NG" in str(trial.challenge.reason())
+    trial.challenge.override(asked("override", reason="the lamp was off"))
+    assert not trial.challenge.locks
+    assert not is_unsettled(trial.station.log.actions())
 
 
 def test_one_that_was_open_does_not_pass_for_want_of_a_table(tmp_path: Path) -> None:
