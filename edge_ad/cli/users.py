@@ -46,19 +46,18 @@ def command(
         if not users.all():
             typer.echo("there are no users: `edge-ad users add NAME --role admin` makes the first one")
         return
+    more = ""
     if action == "add":
         checked_role(str(role))
-        users.add(name, str(role), _asked_password(name))
-        _note(path, f"{name} added as {role}")
+        done = users.add(name, str(role), _asked_password(name))
     elif action == "remove":
-        users.remove(name)
-        _note(path, f"{name} removed", "" if users.exist else ", and with it the file: no login is taken any more")
+        done = users.remove(name)
+        more = "" if users.exist else ", and with it the file: no login is taken any more"
     elif action == "password":
-        users.set_password(name, _asked_password(name))
-        _note(path, f"password of {name} changed")
+        done = users.set_password(name, _asked_password(name))
     else:
-        users.set_role(name, str(role))
-        _note(path, f"{name} is {role} now")
+        done = users.set_role(name, str(role))
+    _note(path, done, more)
 
 
 def _asked_password(name: str) -> str:
@@ -73,7 +72,7 @@ def _asked_password(name: str) -> str:
     return password
 
 
-def _note(store: Path, what: str, more: str = "") -> None:
+def _note(store: Path, what: str, more: str) -> None:
     """Put a change of users into the audit trail, and print it."""
     from edge_ad.store.actions import Action, action_log
     from edge_ad.utils.text import user_name

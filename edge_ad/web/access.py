@@ -195,8 +195,8 @@ class Access:
         *,
         users: Users | None = None,
     ) -> None:
-        self._users = users
-        self._hashing = threading.Lock()
+        self.users = users
+        self.hashing = threading.Lock()  # one password at a time, so that many take neither all cores nor all memory
         self.on_refused: Callable[[str, str], None] = lambda name, client: None
         self._tokens = keys
         self._names = names
@@ -212,7 +212,7 @@ class Access:
     @property
     def has_users(self) -> bool:
         """Whether users log in here."""
-        return self._users is not None and self._users.exist
+        return self.users is not None and self.users.exist
 
     @property
     def has_tokens(self) -> bool:
@@ -242,8 +242,8 @@ class Access:
         if self._throttle.blocked(sender):
             return Refusal(429, f"too many wrong passwords: wait {FAILURES_OVER_S:g} s")
         try:
-            with self._hashing:  # one at a time, so that many attempts take neither all cores nor all memory
-                user = None if self._users is None else self._users.verify(name, password)
+            with self.hashing:
+                user = None if self.users is None else self.users.verify(name, password)
         except BadInput as error:
             _log.error("dashboard: %s", error)
             return Refusal(503, "users cannot log in now: the log of the station says why")
@@ -297,7 +297,7 @@ class Access:
             return Identity("full" if role == "full" else "read") if self._tokens.wanted else None
         name, _, version = role.partition("-")
         try:
-            user = None if self._users is None else self._users.all().get(bytes.fromhex(name).decode())
+            user = None if self.users is None else self.users.all().get(bytes.fromhex(name).decode())
         except BadInput:
             return None
         return None if user is None or str(user.version) != version else Identity(user.role, user.name)

@@ -32,6 +32,7 @@ from edge_ad.web.record import Record, record_routes, sender
 from edge_ad.web.roles import Identity
 from edge_ad.web.schemas import Done, Life, Message, PauseRequest, ProductRequest, State
 from edge_ad.web.thresholds import ThresholdService, thresholds_routes
+from edge_ad.web.user_admin import user_routes
 from edge_ad.web.zone_editor import ZoneService, zone_routes
 
 MAX_PAGES = 32
@@ -263,6 +264,7 @@ def make_app(dashboard: DashboardState, access: Access, store: Path | None, ask:
     pages = load_pages()
     app.include_router(page_routes(pages))
     app.include_router(login_routes(access, record, pages["login.html"].data.decode()))
+    app.include_router(user_routes(access, record))
     app.include_router(live_routes(dashboard, ask, access, record))
     app.include_router(request_routes(dashboard, ask))
     judging = JudgeService(dashboard)

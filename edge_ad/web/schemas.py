@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 from edge_ad import events
 from edge_ad.events import FIELDS, Mark
 from edge_ad.web.roles import Permission, Role
+from edge_ad.web.users import UserRole
 
 MAX_LINE = 64 * 2**20  # of a message
 DIGITS = {"score": 6, "z": 6, "latency_ms": 6}
@@ -146,6 +147,39 @@ class Done(BaseModel):
     """What the run did on a request."""
 
     told: str
+
+
+Password = Annotated[str, Field(max_length=1000)]  # `check_password` says which are taken
+
+
+class UserRow(BaseModel):
+    """A user of the dashboard."""
+
+    name: str
+    role: UserRole
+
+
+class UserRequest(BaseModel):
+    """A user by name."""
+
+    model_config = ConfigDict(extra="forbid")
+    name: Annotated[str, Field(min_length=1, max_length=80)]
+
+
+class UserRoleRequest(UserRequest):
+    """The role that a user gets."""
+
+    role: UserRole
+
+
+class UserPasswordRequest(UserRequest):
+    """The password that a user gets."""
+
+    password: Password
+
+
+class NewUser(UserRoleRequest, UserPasswordRequest):
+    """A user to add."""
 
 
 class Life(BaseModel):

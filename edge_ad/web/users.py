@@ -112,8 +112,8 @@ class Users:
             return user
         return None
 
-    def add(self, name: str, role: str, password: str) -> None:
-        """Add a user; BadInput for a name that is taken or no name, another role, or a bad password."""
+    def add(self, name: str, role: str, password: str) -> str:
+        """Add a user and return what was done; BadInput for a name that is taken or no name, another role, or a bad password."""
         if _NAME.fullmatch(name) is None:
             raise BadInput(f"the name is {name!r:.80}: write up to 40 letters, digits, points, dashes and underscores")
         check_password(password)
@@ -127,27 +127,34 @@ class Users:
             if len(users) >= MAX_USERS:
                 raise BadInput(f"there are {MAX_USERS} users, and no more are allowed: remove one by `edge-ad users remove NAME`")
             users[name] = user
+        return f"{name} added as {role}"
 
-    def remove(self, name: str) -> None:
-        """Remove a user, and with the last one the file; BadInput for an unknown one, and for the last admin of several."""
+    def remove(self, name: str) -> str:
+        """Remove a user, and with the last one the file; return what was done.
+
+        BadInput for an unknown one, and for the last admin of several.
+        """
         with self._changing() as users:
             known(users, name)
             del users[name]
+        return f"{name} removed"
 
-    def set_password(self, name: str, password: str) -> None:
-        """Give a user another password, which ends the sessions of before."""
+    def set_password(self, name: str, password: str) -> str:
+        """Give a user another password, which ends the sessions of before; return what was done."""
         check_password(password)
         hashed = hasher().hash(password)
         with self._changing() as users:
             user = known(users, name)
             users[name] = replace(user, password=hashed, version=user.version + 1)
+        return f"password of {name} changed"
 
-    def set_role(self, name: str, role: str) -> None:
-        """Give a user another role, which ends the sessions of before."""
+    def set_role(self, name: str, role: str) -> str:
+        """Give a user another role, which ends the sessions of before; return what was done."""
         wanted = checked_role(role)
         with self._changing() as users:
             user = known(users, name)
             users[name] = replace(user, role=wanted, version=user.version + 1)
+        return f"{name} is {role} now"
 
     @contextlib.contextmanager
     def _changing(self) -> Any:

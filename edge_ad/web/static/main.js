@@ -16,6 +16,7 @@ import { nextCamera, selected, setupPicture, showPicture, toggleHeat } from "./p
 import { setupProduct, showProduct } from "./product.js";
 import { connect } from "./stream.js";
 import { loadThresholds, setupThresholds, thresholdsState } from "./thresholds.js";
+import { loadUsers, setupUsers, showUsers } from "./users.js";
 
 let state = null;
 let counted = 0;
@@ -32,6 +33,7 @@ function onState(found) {
   $("logout").hidden = !found.login;
   setUser(found.user);
   put($("user"), found.user ? `${found.user} (${found.role})` : "");
+  showUsers(found, tab === "health");
   eventsState(found);
   thresholdsState(found);
   if (found.run && link === "live") show(found);
@@ -79,13 +81,14 @@ setupChallenge();
 setupProduct();
 setupEvents();
 setupThresholds();
+setupUsers();
 $("big").addEventListener("click", large);
 go = setupTabs((name) => {
   tab = name;
   if (name === "events") loadEvents();
   if (name === "thresholds") loadThresholds();
   if (name === "line") showHours();
-  if (name === "health") loadActions();
+  if (name === "health") loadActions(), loadUsers();
   if (state?.run && link === "live") show(state);
 });
 setupKeys({
