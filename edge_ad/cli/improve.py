@@ -133,8 +133,7 @@ def _improve(
         write_report(report, comparison, doubtful, limit=limit, champion=champion, challenger=challenger)
         for line in summary(comparison):
             typer.echo(line)
-        typer.echo(f"report {report}")
-        typer.echo(str(path))
+        typer.echo(f"report {report}\n{path}")
         comparison.check()
     _take_engine(used, path)
     return path, champion.bundle.sha256

@@ -40,11 +40,10 @@ MAX_MESSAGE = 1000
 class Changeover:
     """Keeps the products of a run and changes between them.
 
-    ``select`` may be called from any thread; a thread of its own opens what is parked and writes to the disk. The loop
-    asks ``withheld`` before and after every judgement, and calls ``tick``, in which a change comes into force:
-    ``on_change`` hears of the product, ``on_standing`` of everything that a PLC must know. ``set_cameras`` is called before
-    that, in the thread of products, and may wait. ``faults`` are products that cannot be judged, by name. Beyond
-    ``budget_mb`` those used longest ago are parked.
+    ``select`` may be called from any thread; a thread of its own opens what is parked and writes to the disk. The loop asks
+    ``withheld`` before and after every judgement, and calls ``tick``, in which a change comes into force: ``on_change`` hears of
+    the product, ``on_standing`` of everything that a PLC must know. ``set_cameras`` is called before that, in the thread of
+    products, and may wait. ``faults``: why products cannot be judged. Beyond ``budget_mb`` those used longest ago are parked.
     """
 
     def __init__(
