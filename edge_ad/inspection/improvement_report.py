@@ -28,6 +28,8 @@ body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem
 table { border-collapse: collapse; margin: 1rem 0; }
 th, td { border: 1px solid #888; padding: .3rem .7rem; text-align: right; }
 th { text-align: left; }
+thead th { overflow-wrap: normal; }
+@media (max-width: 30rem) { th, td { padding: .3rem .35rem; } }
 ul.parts { list-style: none; padding: 0; display: grid; gap: 1.5rem; }
 ul.parts { grid-template-columns: repeat(auto-fill, minmax(min(100%, 20rem), 1fr)); }
 ul.parts img { width: 49%; }
