@@ -15,7 +15,8 @@ from edge_ad.config import DEFAULT_STORE, Config
 
 ACTION = (
     "list: what there is and what is judged now; select NAME: judge NAME from now on; replace [NAME]: judge it by another --bundle "
-    "from now on; rollback [NAME]: by the bundle before. NAME is left out where the station has no products."
+    "from now on; rollback [NAME]: by the bundle before. NAME is left out where the station has no products. "
+    "Where several cameras see a part, --view says whose bundle it is."
 )
 WAIT_S = 120.0  # for engines that are parked
 POLL_S = 0.05
@@ -28,6 +29,7 @@ def command(
     action: Annotated[str, typer.Argument(help=ACTION)] = "list",
     name: Annotated[str | None, typer.Argument(help="A product of edge-ad.toml.")] = None,
     bundle: Annotated[Path | None, typer.Option(help="The bundle (*.edgead) that takes the place of the one in use.")] = None,
+    view: Annotated[str, typer.Option(metavar="NAME", help="The view of [part] views that the bundle is for.")] = "",
     reason: Annotated[str, typer.Option(help="Why the bundle is replaced or rolled back.")] = "",
     by: By = None,
     store: StoreFile = None,
@@ -41,7 +43,7 @@ def command(
     elif action == "select" and name is not None:
         _select(name, by, path)
     elif action in ("replace", "rollback"):
-        _replace(settings, action, name, bundle, by=by, reason=reason, store=path)
+        _replace(settings, action, name, bundle, view=view, by=by, reason=reason, store=path)
     elif action == "select":
         raise BadInput(f"select needs a product: choose one of {', '.join(settings.product) or 'none, edge-ad.toml names none'}")
     else:
@@ -111,13 +113,13 @@ def _select(name: str, by: str | None, path: Path) -> None:
 
 
 def _replace(
-    settings: Config, action: str, name: str | None, bundle: Path | None, *, by: str | None, reason: str, store: Path
+    settings: Config, action: str, name: str | None, bundle: Path | None, *, view: str, by: str | None, reason: str, store: Path
 ) -> None:
-    """Replace the bundle of a product, or roll it back, in the run that keeps the store or for the next one."""
+    """Replace the bundle of a product or a view, or roll it back, in the run that keeps the store or for the next one."""
     from edge_ad.errors import BadInput
     from edge_ad.inspection.bundle_swap import replace_bundle
 
     if (bundle is None) != (action == "rollback"):
         raise BadInput("`edge-ad product replace` needs --bundle FILE, and rollback takes none: it goes back by one")
-    values = {"product": name or "", "bundle": "" if bundle is None else str(bundle.resolve()), "reason": reason}
+    values = {"product": name or "", "view": view, "bundle": "" if bundle is None else str(bundle.resolve()), "reason": reason}
     typer.echo(replace_bundle(settings, store, request_of(action, by, **values)))

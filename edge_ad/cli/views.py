@@ -69,13 +69,14 @@ def _learn(
 ) -> None:
     from edge_ad.inspection.view_scores import scores_of_folders, scores_of_record
     from edge_ad.scoring.fused_views import learn_fused
+    from edge_ad.store.bundle_pointer import BundlePointer, pointer_path
     from edge_ad.store.export import moment
     from edge_ad.store.reader import EventFilter
     from edge_ad.utils.files import atomic_write, require_writable
 
     require_writable(path)
     if goods is not None:
-        found = scores_of_folders(settings, product, goods)
+        found = scores_of_folders(settings, product, goods, BundlePointer(pointer_path(store)))
     else:
         now = time.time()
         wanted = EventFilter(since=moment(str(since), now), until=None if until is None else moment(until, now))

@@ -27,7 +27,7 @@ from edge_ad.config import Config
 from edge_ad.errors import BadInput, DeviceFault, EdgeAdError
 from edge_ad.inspection.requests import Request, ask_run
 from edge_ad.store.actions import Action, ActionLog, action_log
-from edge_ad.store.bundle_pointer import BundlePointer, Deployed, pointer_path
+from edge_ad.store.bundle_pointer import BundlePointer, Deployed, bundle_key, pointer_path
 from edge_ad.utils.files import newest_bundle
 from edge_ad.utils.locks import lock_file
 from edge_ad.utils.supervision import SupervisedThread, ThreadFaults
@@ -40,7 +40,6 @@ _log = logging.getLogger(__name__)
 
 POLL_S = 0.1
 WAIT_S = 300.0  # for the proof of engines
-VIEWS_STAY = "has a bundle for each view of its parts: name another in edge-ad.toml and start the run again"
 REPLACE, ROLL_BACK, STATE = "replace", "rollback", "bundles"  # kinds of requests
 
 
@@ -125,14 +124,15 @@ class BundleSwap:
 class BundleReplacement:
     """Replaces bundles of a run, one at a time, in a thread of its own, and tells how that stands.
 
-    ``make`` makes a product of a name and the path of a bundle; ``fit`` raises where the loop could not judge by a product.
+    ``make`` makes a product of a name, the path of a bundle and the view that it is for, "" without views; ``fit`` raises where the
+    loop could not judge by a product.
     """
 
     def __init__(
         self,
         changeover: Changeover,
         pointer: BundlePointer,
-        make: Callable[[str, Path], Product],
+        make: Callable[[str, Path, str], Product],
         fit: Callable[[Product], None],
         *,
         log: ActionLog | None = None,
@@ -152,7 +152,7 @@ class BundleReplacement:
         SupervisedThread("bundle", self._run, threads, on_fault=self._broke).start()
 
     def handle(self, request: Request) -> str:
-        """Take a request of kind ``replace`` (product, bundle, reason) or ``rollback`` (product, reason).
+        """Take a request of kind ``replace`` (product, view, bundle, reason) or ``rollback`` (product, view, reason).
 
         Returns a sentence that ends in the number of the request, whose outcome ``answer_state`` tells. BadInput where it is
         refused at once.
@@ -161,25 +161,31 @@ class BundleReplacement:
         if name not in self._changeover.products and name not in self._changeover.faults:
             known = ", ".join(self._changeover.products) or "none"
             raise BadInput(f"there is no product {name!r}; there are {known}" if name else f"name one of the products {known}")
-        product = self._changeover.products.get(name)
-        before = self._before(name) if product is None else product.bundle.path
+        product, view = self._changeover.products.get(name), request.value("view")
+        check_view(next(iter(self._changeover.products.values())).settings, view)
+        judging = product.views[view] if product is not None and view else product
+        before = self._before(name) if judging is None else judging.bundle.path
         with self._lock:
             if self._state["state"] == "working":
                 raise BadInput("a bundle is being replaced already: wait until that is done")
-            used = None if product is None else product.bundle.sha256
+            used = None if judging is None else judging.bundle.sha256
             path, entry = wanted(self._pointer, request, before, used)
             number = self._state["number"] + 1
-            about = {"product": name, "bundle": str(path), "sha256": entry.current.sha256}
+            about = {"product": name, "view": view, "bundle": str(path), "sha256": entry.current.sha256}
             self._state = {"number": number, "state": "working", **about}
-        self._work.put(lambda: self._replace(name, path, entry))
+        self._work.put(lambda: self._replace(name, view, path, entry))
         return f"{path} is being proven for {name or 'this station'}: {number}"
 
     def answer_state(self, request: Request) -> str:
         """Answer a request of kind ``bundles`` as JSON: ``number`` and ``state`` of the last replacement (idle, working, done,
-        failed), its ``product``, ``bundle``, ``sha256``, ``error`` and ``swap_s``, and the bundles that are in use, with the
-        ``thresholds`` in force where their engines are open.
+        failed), its ``product``, ``view``, ``bundle``, ``sha256``, ``error`` and ``swap_s``, and the bundles that are in use, those
+        of views as ``PRODUCT/VIEW``, with the ``thresholds`` in force where their engines are open.
         """
-        used = {name: _in_use(product) for name, product in self._changeover.products.items()}
+        used = {
+            bundle_key(name, view): _in_use(one)
+            for name, product in self._changeover.products.items()
+            for view, one in (product.views or {"": product}).items()
+        }
         with self._lock:
             return json.dumps({**self._state, "in_use": used})
 
@@ -189,18 +195,20 @@ class BundleReplacement:
 
     def _before(self, name: str) -> Path:
         """Return the bundle of a product that cannot be judged."""
-        bundle = next(iter(self._changeover.products.values())).settings.product[name].bundle
-        if bundle is None:
-            raise BadInput(f"product {name} {VIEWS_STAY}")
+        settings = next(iter(self._changeover.products.values())).settings
+        bundle = settings.product[name].bundle
+        if bundle is None or settings.part.views:
+            raise BadInput(f"product {name} cannot be judged: name other bundles in edge-ad.toml and start the run again")
         return bundle
 
-    def _replace(self, name: str, path: Path, entry: Deployed) -> None:
+    def _replace(self, name: str, view: str, path: Path, entry: Deployed) -> None:
         fresh: Product | None = None
         try:
-            fresh = self._make(name, path)
-            if fresh.bundle.sha256 != entry.current.sha256:
+            fresh = self._make(name, path, view)
+            judging = fresh.views[view] if view else fresh
+            if judging.bundle.sha256 != entry.current.sha256:
                 raise BadInput(f"{path} was changed while it was read: copy it whole, then ask again")
-            swap = self._swap(name, fresh, entry)
+            swap = self._swap(name, bundle_key(name, view), fresh, entry)
             if not swap.in_loop:
                 swap.prove()
             began = self._clock()
@@ -210,7 +218,7 @@ class BundleReplacement:
         except Exception as error:
             if fresh is not None and not fresh.in_loop:
                 fresh.close()
-            self._failed(name, path, entry, error)
+            self._failed(bundle_key(name, view), path, entry, error)
             return
         if not swap.done.is_set():  # the loop ended first, and closes what it judges by
             if not fresh.in_loop:
@@ -220,44 +228,44 @@ class BundleReplacement:
             swap.close_unused()
         with self._lock:
             self._state |= {"state": "done", "swap_s": self._clock() - began}
-        what = f" of {name}" if name else ""
+        what = f" of {bundle_key(name, view)}" if name or view else ""
         _log.info("%s: %s judges in the place of the bundle%s before, by %s", entry.kind, path, what, entry.by)
 
-    def _swap(self, name: str, fresh: Product, entry: Deployed) -> BundleSwap:
-        before = self._pointer.entries().get(name)
+    def _swap(self, name: str, key: str, fresh: Product, entry: Deployed) -> BundleSwap:
+        before = self._pointer.entries().get(key)
 
         def prove() -> None:
             fresh.open()
             self._fit(fresh)
 
         def commit() -> None:
-            self._pointer.write(name, entry)
-            self._keep(entry.kind, name, entry)
+            self._pointer.write(key, entry)
+            self._keep(entry.kind, key, entry)
 
         def revert() -> None:
-            self._pointer.write(name, before)
+            self._pointer.write(key, before)
 
         return BundleSwap(name, self._changeover.products.get(name), fresh, prove, commit, revert)
 
-    def _failed(self, name: str, path: Path, entry: Deployed, error: Exception) -> None:
+    def _failed(self, key: str, path: Path, entry: Deployed, error: Exception) -> None:
         text = str(error) if isinstance(error, EdgeAdError) else f"{type(error).__name__}: {error}"
         _log.error("%s is not judged by (%s): the bundle before goes on", path, text)
-        self._keep(f"{entry.kind}-failed", name, entry, why=text)
+        self._keep(f"{entry.kind}-failed", key, entry, why=text)
         with self._lock:
             self._state |= {"state": "failed", "error": text}
 
-    def _keep(self, kind: str, name: str, entry: Deployed, **more: str) -> None:
+    def _keep(self, kind: str, key: str, entry: Deployed, **more: str) -> None:
         if self._log is not None:
-            self._log.keep(action_of(entry, name, kind, **more))
+            self._log.keep(action_of(entry, key, kind, **more))
 
     def _complete_log(self) -> None:
         """Write what a kill kept out of the audit trail: replacements that the pointer file has and the trail has not."""
         if self._log is None:
             return
         kept = {action.time for action in self._log.actions() if action.kind in (REPLACE, ROLL_BACK)}
-        for name, entry in self._pointer.entries().items():
+        for key, entry in self._pointer.entries().items():
             if entry.time not in kept:
-                self._keep(entry.kind, name, entry)
+                self._keep(entry.kind, key, entry)
 
     def _broke(self, error: BaseException) -> None:
         """Let the one who asked know of an unforeseen exception; the next one is taken when the thread is started again."""
@@ -275,6 +283,16 @@ def _in_use(product: Product) -> dict[str, Any]:
     return {"bundle": str(product.bundle.path), "sha256": product.bundle.sha256, "thresholds": limits}
 
 
+def check_view(settings: Config, view: str) -> None:
+    """Raise BadInput for the name of a view, "" for none, that a request about one bundle must not have."""
+    views = ", ".join(settings.part.views)
+    if views and view not in settings.part.views:
+        what = f"there is no view {view!r:.80}" if view else "each view of a part has its own bundle here"
+        raise BadInput(f"{what}: name one by --view, of {views}")
+    if view and not views:
+        raise BadInput(f"there is no view {view!r:.80}: edge-ad.toml names none under [part], so leave --view out")
+
+
 def wanted(pointer: BundlePointer, request: Request, before: Path, used: str | None = None) -> tuple[Path, Deployed]:
     """Return the bundle that a request asks for in the place of ``before``, and what the pointer file is to say of it.
 
@@ -282,14 +300,15 @@ def wanted(pointer: BundlePointer, request: Request, before: Path, used: str | N
     """
     if not request.by:
         raise BadInput(f"who asks for the {request.kind}? Give a name by --by NAME")
-    name, who = request.value("product"), {"by": request.by, "origin": request.origin, "reason": request.value("reason")}
+    key = _key_of(request)
+    who = {"by": request.by, "origin": request.origin, "reason": request.value("reason")}
     if request.kind == ROLL_BACK:
-        entry = pointer.rolled_back(name, used=used, **who)
+        entry = pointer.rolled_back(key, used=used, **who)
         return pointer.locate(entry.current), entry
     path = Path(request.value("bundle"))
     if not path.is_absolute() or not path.is_file():
         raise BadInput(f"there is no bundle {path}: name a file *.edgead by its whole path")
-    entry = pointer.replaced(name, before, path, used=used, **who)
+    entry = pointer.replaced(key, before, path, used=used, **who)
     compared = request.value("compared")
     if compared not in ("", entry.earlier[-1].sha256):
         raise BadInput(f"{path} was compared with another bundle than the one in use by now: compare it again")
@@ -301,10 +320,16 @@ def wanted(pointer: BundlePointer, request: Request, before: Path, used: str | N
     return path, entry
 
 
-def action_of(entry: Deployed, name: str, kind: str | None = None, **more: str) -> Action:
-    """Return a replacement as an action of the audit trail."""
+def _key_of(request: Request) -> str:
+    return bundle_key(request.value("product"), request.value("view"))
+
+
+def action_of(entry: Deployed, key: str, kind: str | None = None, **more: str) -> Action:
+    """Return a replacement as an action of the audit trail; ``key`` as ``bundle_key`` makes it."""
+    name, _, view = key.partition("/")
     before = entry.earlier[-1].sha256 if entry.kind == REPLACE and entry.earlier else None
     details = {"product": name or None, "bundle": entry.current.file, "bundle_sha256": entry.current.sha256, "before": before}
+    more |= {"view": view} if view else {}
     return Action(kind or entry.kind, entry.by, entry.origin, entry.reason, entry.time, {**details, **more})
 
 
@@ -315,7 +340,7 @@ def replace_bundle(settings: Config, store: Path, request: Request, named: Path 
     run begins with the bundle; ``named`` is what that run is given where the station has no products. BadInput or DeviceFault
     where it is refused: the bundle before stays in use.
     """
-    before = BundlePointer(pointer_path(store)).entries().get(request.value("product"))
+    before = BundlePointer(pointer_path(store)).entries().get(_key_of(request))
     answer = ask_run(store, request)
     if answer is None:
         return _replace_at_rest(settings, store, request, named)
@@ -338,7 +363,7 @@ def replace_bundle(settings: Config, store: Path, request: Request, named: Path 
 def _acknowledged(store: Path, request: Request, before: Deployed | None) -> str:
     """Return what became of a request whose run has ended; DeviceFault where the pointer file does not say that it was done."""
     pointer = BundlePointer(pointer_path(store))
-    entry = pointer.entries().get(request.value("product"))
+    entry = pointer.entries().get(_key_of(request))
     if entry is None or entry == before or (entry.kind, entry.by) != (request.kind, request.by):
         raise DeviceFault(f"the run that keeps {store} ended meanwhile; the next one says by which bundle it judges")
     return f"{pointer.locate(entry.current)} is judged by from the next run on; the run ended meanwhile"
@@ -346,26 +371,42 @@ def _acknowledged(store: Path, request: Request, before: Deployed | None) -> str
 
 def _replace_at_rest(settings: Config, store: Path, request: Request, named: Path | None) -> str:
     """Prove a bundle and write that the next run begins with it."""
-    from edge_ad.inspection.products import open_product
+    from edge_ad.inspection.viewed_product import bundle_of_view
 
-    if settings.part.views:
-        raise BadInput(f"this station {VIEWS_STAY}")
-    name, pointer = request.value("product"), BundlePointer(pointer_path(store))
+    name, view, pointer = request.value("product"), request.value("view"), BundlePointer(pointer_path(store))
+    key = _key_of(request)
+    check_view(settings, view)
     if (name and name not in settings.product) or (not name and settings.product):
         raise BadInput(f"there is no product {name!r}; edge-ad.toml has {', '.join(settings.product) or 'none'}")
     if not store.parent.is_dir():
         raise BadInput(f"there is no folder {store.parent} for a store: name that of the station by --store")
     release = lock_file(store.with_name(f"{store.name}.lock"), f"the store {store}", "its run takes no requests; end it")
     try:
-        before = (settings.product[name].bundle if name else named) or newest_bundle()
-        used = pointer.sha256_in_use(name, before)
+        own = bundle_of_view(settings, name or None, view) if view else settings.product[name].bundle if name else None
+        before = own or named or newest_bundle()
+        used = pointer.sha256_in_use(key, before)
         if request.kind == REPLACE:  # a rollback needs no file of the bundle that it leaves
-            before = pointer.resolve(name, before)
+            before = pointer.resolve(key, before)
         path, entry = wanted(pointer, request, before, used)
-        with contextlib.closing(open_product(settings, name, path, image_bits=None)) as product:
-            product.open()
-        pointer.write(name, entry)
-        action_log(store).keep(action_of(entry, name))
+        _prove(settings, request, path, named=named, pointer=pointer)
+        pointer.write(key, entry)
+        action_log(store).keep(action_of(entry, key))
     finally:
         release()
     return f"{path} is judged by from the next run on; no run keeps {store} now"
+
+
+def _prove(settings: Config, request: Request, path: Path, *, named: Path | None, pointer: BundlePointer) -> None:
+    """Open and prove the engines of a bundle, with those of the other views of its product; BadInput where it does not fit."""
+    from edge_ad.camera.health import HealthLimits
+    from edge_ad.inspection.products import open_product
+    from edge_ad.inspection.viewed_product import open_viewed
+
+    name, view = request.value("product"), request.value("view")
+    if view:
+        limits = HealthLimits()
+        product = open_viewed(name, settings, named, pointer, limits=limits, read_again=None, instead={view: path})
+    else:
+        product = open_product(settings, name, path, image_bits=None)
+    with contextlib.closing(product):
+        product.open()

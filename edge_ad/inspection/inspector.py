@@ -31,7 +31,7 @@ from edge_ad.inspection.assembly import (
     Wiring,
     lock_line,
 )
-from edge_ad.inspection.bundle_swap import REPLACE, ROLL_BACK, STATE, VIEWS_STAY, BundleReplacement
+from edge_ad.inspection.bundle_swap import REPLACE, ROLL_BACK, STATE, BundleReplacement
 from edge_ad.inspection.camera_adjustment import CameraAdjuster, check_adjustments
 from edge_ad.inspection.camera_worker import Counters, Latencies
 from edge_ad.inspection.canary import Canary, score_of
@@ -50,7 +50,6 @@ from edge_ad.inspection.observers import (
 )
 from edge_ad.inspection.part_tracking import PartDetector
 from edge_ad.inspection.products import Product, check_products, open_product, open_products
-from edge_ad.inspection.requests import Request
 from edge_ad.inspection.settings import check_settings, lag_s, presence_of, store_of
 from edge_ad.inspection.view import View
 from edge_ad.inspection.viewed_product import cameras_of, judged_views, make_joiner, open_viewed, part_detectors_of
@@ -364,21 +363,23 @@ class Inspector:
         """Let bundles be replaced while the run goes on, where it keeps a record."""
         store, options, bits = self.wiring.store, self.options, self.bundle.image_bits
 
-        def make(name: str, path: Path) -> Product:
-            return open_product(self.settings, name, path, image_bits=bits, limits=options.limits, read_again=options.read_again)
+        def make(name: str, path: Path, view: str) -> Product:
+            again, limits = options.read_again, options.limits
+            if not view:
+                return open_product(self.settings, name, path, image_bits=bits, limits=limits, read_again=again)
+            before = self._gate.products[name]
+            bundles: dict[str, Bundle | Path] = {other: one.bundle for other, one in before.views.items()}
+            bundles[view] = path
+            fresh = open_viewed(name, self.settings, None, self._pointer, limits=limits, read_again=again, instead=bundles)
+            if fresh.image_bits != before.image_bits:
+                raise BadInput(f"the images of {path} have another number of bits than those of view {view}")
+            return fresh
 
         def fit(product: Product) -> None:
             if presence_of(product.settings.run) != "trigger":
                 self._detectors(product, [1] * len(self.names))
 
-        def refuse(request: Request) -> str:
-            raise BadInput(f"this station {VIEWS_STAY}")
-
         if store is None:
-            return
-        if self.settings.part.views:
-            for kind in (REPLACE, ROLL_BACK):
-                self.wiring.requests.register(kind, refuse)
             return
         replacement = BundleReplacement(self._gate, self._pointer, make, fit, log=self.wiring.actions, threads=self.faults)
         self._stack.callback(replacement.close)

@@ -14,6 +14,7 @@ from edge_ad.events import Event
 from edge_ad.inspection.inspector import RunOptions, inspect
 from edge_ad.inspection.products import settings_of_product
 from edge_ad.inspection.viewed_product import bundle_of_view
+from edge_ad.store.bundle_pointer import BundlePointer, bundle_key, pointer_path
 from edge_ad.store.reader import EventFilter, Reader
 
 ABSENT = ("store", "web", "save", "events", "commands", "cascade", "trigger", "max_frames", "product")  # keys of [run]
@@ -27,12 +28,12 @@ class NormalScores(NamedTuple):
     skipped: list[str]
 
 
-def scores_of_folders(settings: Config, product: str | None, folder: Path) -> NormalScores:
+def scores_of_folders(settings: Config, product: str | None, folder: Path, pointer: BundlePointer) -> NormalScores:
     """Judge the images of normal parts, a folder a view below ``folder`` and one name a part, by the bundles of the views.
 
     BadInput where a view has no folder, or no bundle.
     """
-    views, bundles = {}, bundles_of(settings, product)
+    views, bundles = {}, bundles_of(settings, product, pointer)
     for view, bundle in bundles.items():
         images = folder / view
         if not images.is_dir() or not list_images(images):
@@ -52,14 +53,18 @@ def scores_of_folders(settings: Config, product: str | None, folder: Path) -> No
 
 def scores_of_record(settings: Config, product: str | None, store: Path, wanted: EventFilter) -> NormalScores:
     """Return the scores of recorded parts that were judged by the bundles of now, but those marked bad."""
-    hashes = {view: open_bundle(path).sha256 for view, path in bundles_of(settings, product).items()}
+    bundles = bundles_of(settings, product, BundlePointer(pointer_path(store)))
+    hashes = {view: open_bundle(path).sha256 for view, path in bundles.items()}
     with Reader(store) as reader:
         events = [one for one in reader.every(wanted) if one.views is not None and one.product == product and one.mark != "bad"]
     return _of_events(events[::-1], hashes)
 
 
-def bundles_of(settings: Config, product: str | None) -> dict[str, Path]:
-    """Return the bundle of each view; BadInput without views, for an unknown product and for a view without a bundle."""
+def bundles_of(settings: Config, product: str | None, pointer: BundlePointer) -> dict[str, Path]:
+    """Return the bundle that each view is judged by; ``pointer`` says where it was replaced.
+
+    BadInput without views, for an unknown product and for a view without a bundle.
+    """
     if not settings.part.views:
         raise BadInput("edge-ad.toml names no views: add views = [...] under [part]")
     if product is None and settings.product:
@@ -72,7 +77,7 @@ def bundles_of(settings: Config, product: str | None) -> dict[str, Path]:
         if bundle is None or not bundle.is_file():
             what = "has no bundle" if bundle is None else f"names {bundle}, which is not there"
             raise BadInput(f"view {view} {what}: name one under [view.{view}] or that of the product")
-        bundles[view] = bundle
+        bundles[view] = pointer.resolve(bundle_key(product or "", view), bundle)
     return bundles
 
 

@@ -22,10 +22,11 @@ from edge_ad.inspection.loop import JudgedView
 from edge_ad.inspection.part_tracking import Calls, PartDetector
 from edge_ad.inspection.part_views import Joining, ViewJoiner
 from edge_ad.inspection.products import Product, settings_of_product
+from edge_ad.inspection.recorder import safe_name
 from edge_ad.inspection.settings import check_settings, presence_of
 from edge_ad.inspection.triggers import parse_trigger
 from edge_ad.scoring.fused_views import FusedViews
-from edge_ad.store.bundle_pointer import BundlePointer
+from edge_ad.store.bundle_pointer import BundlePointer, bundle_key
 from edge_ad.utils.files import open_regular
 from edge_ad.utils.text import redact
 
@@ -145,6 +146,10 @@ def _check_names(settings: Config, named: Mapping[str, str]) -> None:
         raise BadInput(f"[part] views has {len(views)} of them: a part needs two to {MAX_VIEWS} views; one camera needs no [part]")
     tables = [(f"[view.{name}]", name) for name in settings.view]
     tables += [(f"[product.{product}.view.{name}]", name) for product, table in settings.product.items() for name in table.view]
+    files = [file for view in named for file in (safe_name(view), f"{safe_name(view)}_map")]
+    same = next((file for file in files if files.count(file) > 1), None)
+    if same is not None:
+        raise BadInput(f"[part] views: images of two views would be called {same!r}: give one of them another name")
     unused = next((table for table, name in tables if name not in named), None)
     if unused is not None:
         raise BadInput(f"{unused} is a view that [part] views does not name: add it there, or take the table out")
@@ -230,11 +235,12 @@ def open_viewed(
     *,
     limits: HealthLimits,
     read_again: Callable[[], Config] | None,
+    instead: Mapping[str, Bundle | Path] | None = None,
 ) -> Product:
     """Return the product of a name, "" for a station without any, of several views where it has them; engines are not open yet.
 
-    The bundle that is ``given``, or that of the product, serves every view that has none of its own; without views
-    ``pointer`` says what took its place. BadInput where one has none, or fused thresholds do not fit.
+    The bundle that is ``given``, or that of the product, serves every view that has none of its own; ``pointer`` says what took
+    its place, and ``instead`` by view what takes it now. BadInput where one has none, or fused thresholds do not fit.
     """
     name = named or None
     table = None if name is None else settings.product[name]
@@ -249,12 +255,7 @@ def open_viewed(
         return Product(name, settings_of_product(settings, name), bundle, limits=limits, read_again=read_again)
     views = {}
     for view in settings.part.views:
-        own = bundle_of_view(settings, name, view) or bundle
-        if own is None:
-            where = f"[view.{view}]" if name is None else f"[product.{name}.view.{view}]"
-            raise BadInput(f"view {view} has no bundle: add bundle = \"FILE.edgead\" to {where}")
-        if isinstance(own, Path) and not own.is_file():
-            raise BadInput(f"view {view}: there is no bundle {own}; train it, or name another in edge-ad.toml")
+        own = (instead or {}).get(view) or _bundle_in_use(settings, named, view, bundle, pointer=pointer)
         merged = settings_of_product(settings, name, view)
         views[view] = Product(name, merged, own, limits=limits, read_again=read_again, view=view)
     learned = (None if table is None else table.fused) or settings.part.fused
@@ -265,6 +266,21 @@ def open_viewed(
         )
     fused = None if learned is None else load_fused(learned, {view: product.bundle.sha256 for view, product in views.items()})
     return ViewedProduct(name, settings_of_product(settings, name), views, fused)
+
+
+def _bundle_in_use(
+    settings: Config, named: str, view: str, given: Bundle | Path | None, *, pointer: BundlePointer
+) -> Bundle | Path:
+    """Return the bundle that a view is judged by; BadInput where it has none."""
+    own = bundle_of_view(settings, named or None, view) or given
+    if own is None:
+        where = f"[product.{named}.view.{view}]" if named else f"[view.{view}]"
+        raise BadInput(f"view {view} has no bundle: add bundle = \"FILE.edgead\" to {where}")
+    path = own.path if isinstance(own, Bundle) else own
+    if not path.is_file():
+        raise BadInput(f"view {view}: there is no bundle {path}; train it, or name another in edge-ad.toml")
+    standing = pointer.resolve(bundle_key(named, view), path)
+    return own if standing == path else standing
 
 
 def bundle_of_view(settings: Config, product: str | None, view: str) -> Path | None:

@@ -28,6 +28,11 @@ def pointer_path(store: Path | None) -> Path | None:
     return None if store is None else store.with_suffix(".bundles.json")
 
 
+def bundle_key(product: str, view: str) -> str:
+    """Return under which name the bundle of a product, "" for a station without names, is known; of one of its views too."""
+    return f"{product}/{view}" if view else product
+
+
 @dataclass(frozen=True)
 class BundleFile:
     """A bundle: its ``file``, from the folder of the store, and its ``sha256``."""
@@ -54,7 +59,7 @@ class Deployed:
 
 
 class BundlePointer:
-    """Reads and writes the bundles in use of all products of a station; the product of a station without names is ``""``.
+    """Reads and writes the bundles in use of all products of a station, by ``bundle_key``.
 
     What is written is on the disk when a call returns, whole or not at all. BadInput where the file cannot be read or written.
     """

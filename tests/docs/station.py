@@ -18,7 +18,7 @@ from edge_ad.bundle import write_bundle
 from edge_ad.config import Config
 from edge_ad.deployment.calibrate import CalibrateOptions, with_quantisation
 from edge_ad.store.reader import EventFilter, Reader
-from tests.fixtures.tiny_bundle import tiny_contents, tiny_image
+from tests.fixtures.tiny_bundle import make_tiny_bundle, tiny_contents, tiny_image
 
 # Flags whose values name things that a test machine does not have, and what stands in for them.
 CAMERA = "synthetic://line?frames=12&size=64&anomalies=0&seed=3&fps=200"
@@ -28,7 +28,8 @@ SETTINGS = f'[data]\npath = "data/good"\n[run]\ncamera = ["{CAMERA}"]\n'
 # Pages whose commands work on more than that.
 SETTINGS_OF = {
     "docs/howto/views.md": '[run]\nmax_age_ms = 60000\n[part]\nviews = ["top", "side"]\n'
-    + "".join(f'[view.{view}]\ncamera = "data/parts/{view}"\nbundle = "part.edgead"\n' for view in ("top", "side"))
+    + "".join(f'[view.{view}]\ncamera = "data/parts/{view}"\nbundle = "part.edgead"\n' for view in ("top", "side")),
+    "docs/howto/products.md": SETTINGS + "".join(f'[product.{name}]\nbundle = "part.edgead"\n' for name in ("cap-red", "cap-blue")),
 }
 OTHERS = {"--alarm": "modbus-server://127.0.0.1:0", "--web": "127.0.0.1:0", "--count": "6", "--frames": "6"}
 
@@ -55,6 +56,9 @@ def make_template(folder: Path) -> Path:
     shutil.copytree(folder / "data/good", folder / "photographs")
     _write_manifests(folder / "data")
     _write_drawings(folder)
+    for place in ("blue", "side"):  # what takes another's place; before the newest bundle
+        (folder / "runs" / place).mkdir(parents=True)
+        make_tiny_bundle(folder / "runs" / place / "cap-new.edgead", 9)
     bundle = folder / "runs/station-1/part.edgead"
     bundle.parent.mkdir(parents=True)
     contents, (learned, held) = tiny_contents(), (_goods(6000, 16), _goods(2030, 8))

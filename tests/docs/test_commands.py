@@ -25,7 +25,6 @@ CANNOT_RUN = (
     (r"edge-ad challenge (start|override)", "asks a run that is up; tests/inspection runs it"),
     (r"edge-ad product select", "asks a run; tests/inspection/test_products.py does"),
     (r"edge-ad improve", "needs ten parts that are marked; tests/inspection/test_improvement.py does"),
-    (r"edge-ad product (replace|rollback)", "needs a second bundle; tests/inspection/test_bundle_swap.py does"),
     (r"edge-ad fleet (rollout|status|rollback|install)", "asks stations that run; tests/fleet does"),
     (r"edge-ad web", "serves until it is stopped; tests/web runs it"),
     (r"--(roi|tiles)", "the miniature normal images are smaller than the region; tests/inspection runs it"),

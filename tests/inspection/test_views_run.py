@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sqlite3
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,13 +15,18 @@ import pytest
 
 from edge_ad.bundle import open_bundle
 from edge_ad.config import Config, EngineTable, PartTable, ProductTable, RunTable, ViewTable
-from edge_ad.errors import BadInput
+from edge_ad.errors import BadInput, DeviceFault
 from edge_ad.events import Event
+from edge_ad.inspection.bundle_swap import REPLACE, ROLL_BACK, replace_bundle
 from edge_ad.inspection.inspector import Inspector, RunOptions, inspect
 from edge_ad.inspection.products import Product
+from edge_ad.inspection.requests import Request
+from edge_ad.scoring.fused_views import learn_fused
+from edge_ad.store.actions import ActionLog, actions_path
 from edge_ad.store.journal import files, parse
 from edge_ad.tables import ProductViewTable
 from tests.camera.pictures import write_image
+from tests.fixtures.loopback import until
 from tests.fixtures.tiny_bundle import make_tiny_bundle, tiny_image
 
 VIEWS = ("top", "side")
@@ -100,6 +106,7 @@ REFUSED = [
     ({"part": {"views": ["top"]}}, "needs two to 8 views"),
     ({"part": {"views": ["top", "top", "side"]}}, "names 'top' twice"),
     ({"part": {"views": ["top", "back"]}}, "'back' is no table"),
+    ({"part": {"views": ["top", "top_map"]}, "views": {"top_map": {"camera": "1"}}}, "would be called 'top_map'"),
     ({"views": {"side": {"camera": None}}}, "'side' has no camera"),
     ({"views": {"side": {"camera": "TOP"}}}, "is in the views top and side"),
     ({"run": {"parts": "many"}}, "exclude each other"),
@@ -122,6 +129,7 @@ def test_views_that_cannot_be_are_refused_in_a_sentence_before_a_camera_is_opene
         if table.get("camera") == "TOP":
             table["camera"] = str(station / "top")
     config = settings(station, change.get("part"), views, **change.get("run", {}))
+    config.view.update({name: ViewTable(**table) for name, table in views.items() if name not in VIEWS})
     with pytest.raises(BadInput, match=sentence):
         Inspector(None, list(change.get("cameras", ())), RunOptions(config))
 
@@ -143,6 +151,85 @@ def test_products_name_a_bundle_for_each_view(station: Path) -> None:
     assert [row["bundle"] for row in seen["red"].views or ()] == [hashes["top"]] * 2
     assert [row["bundle"] for row in seen["blue"].views or ()] == [hashes["side"], hashes["top"]]
     assert (seen["blue"].product, seen["blue"].verdict) == ("blue", "NG")
+
+
+LIVE = {view: {"camera": f"synthetic://line?frames=100000&size=64&seed={seed}&fps=20"} for seed, view in enumerate(VIEWS)}
+
+
+@contextlib.contextmanager
+def running(config: Config) -> Iterator[list[Event]]:
+    """Run two endless cameras in a thread and give the events."""
+    events: list[Event] = []
+    inspector = Inspector(None, [], RunOptions(config, on_event=events.append))
+    thread = threading.Thread(target=inspector.run)
+    thread.start()
+    try:
+        yield events
+    finally:
+        inspector.loop.stop()
+        thread.join(60)
+        inspector.close()
+
+
+def bundles_in(event: Event) -> list[str]:
+    """Return the bundles of the views of a part."""
+    return [row["bundle"] for row in event.views or ()]
+
+
+def judged_by(events: list[Event], *bundles: str) -> bool:
+    """Wait until a part was judged by these bundles of its views, from now on."""
+    seen = len(events)
+    wanted = list(bundles)
+    return until(lambda: any(event.verdict != "NONE" and bundles_in(event) == wanted for event in events[seen:]), 90)
+
+
+def exchange(config: Config, kind: str, view: str, bundle: Path | str = "", product: str = "") -> str:
+    assert config.run.store is not None
+    values = {"product": product, "view": view, "bundle": str(bundle)}
+    return replace_bundle(config, config.run.store, Request(kind, "anna", "command", values))
+
+
+def test_the_bundle_of_one_view_is_replaced_between_two_parts_rolled_back_and_known_after_a_restart(
+    station: Path, tmp_path: Path
+) -> None:
+    config = settings(station, {"deadline_ms": 60_000.0}, LIVE, store=tmp_path / "line.sqlite")
+    new = make_tiny_bundle(tmp_path / "new.edgead", 7)
+    top, side, fresh = (open_bundle(path).sha256 for path in (station / "top.edgead", station / "side.edgead", new))
+    with running(config) as events:
+        assert judged_by(events, top, side)
+        with pytest.raises(BadInput, match="each view of a part has its own bundle here: name one by --view, of top, side"):
+            exchange(config, REPLACE, "", new)
+        with pytest.raises(BadInput, match="there is no view 'back': name one"):
+            exchange(config, REPLACE, "back", new)
+        assert "is judged by now" in exchange(config, REPLACE, "side", new)
+        assert judged_by(events, top, fresh)
+    seen = [tuple(bundles_in(event)) for event in events if event.verdict != "NONE"]
+    assert set(seen) == {(top, side), (top, fresh)}, "no part was judged half by the one and half by the other"
+    with running(config) as events:
+        assert judged_by(events, top, fresh)
+        exchange(config, ROLL_BACK, "side")
+        assert judged_by(events, top, side)
+    exchange(config, REPLACE, "top", new)  # no run keeps the store now
+    with running(config) as events:
+        assert judged_by(events, fresh, side)
+    done = [one for one in ActionLog(actions_path(tmp_path / "line.sqlite")).actions() if one.kind in (REPLACE, ROLL_BACK)]
+    assert [(one.kind, one.details["view"], one.details["product"]) for one in done] == [
+        (REPLACE, "side", None), (ROLL_BACK, "side", None), (REPLACE, "top", None),
+    ]  # fmt: skip
+
+
+def test_a_view_of_a_fused_station_gets_no_bundle_that_its_thresholds_were_not_learned_with(station: Path, tmp_path: Path) -> None:
+    hashes = {view: open_bundle(station / f"{view}.edgead").sha256 for view in VIEWS}
+    scores = [[float(number), float(number % 7)] for number in range(30)]
+    (tmp_path / "fused.json").write_text(json.dumps(learn_fused(scores, hashes, 0.05, 0.05).to_json()))
+    part = {"deadline_ms": 60_000.0, "fused": tmp_path / "fused.json"}
+    config = settings(station, part, LIVE, store=tmp_path / "line.sqlite")
+    new = make_tiny_bundle(tmp_path / "new.edgead", 7)
+    with running(config), pytest.raises(DeviceFault, match="was learned with another bundle of view side.*the one before goes on"):
+        exchange(config, REPLACE, "side", new)
+    with pytest.raises(BadInput, match="was learned with another bundle of view side"):
+        exchange(config, REPLACE, "side", new)
+    assert not (tmp_path / "line.bundles.json").exists()
 
 
 @contextlib.contextmanager
@@ -170,7 +257,7 @@ def test_a_plc_sees_one_result_a_part(station: Path, tmp_path: Path) -> None:
 
 
 def test_a_challenge_is_about_the_bundles_of_all_views(station: Path) -> None:
-    def judged_by(side: str) -> dict[str, str]:
+    def proven(side: str) -> dict[str, str]:
         product = object.__new__(Product)
         product.views = {
             view: SimpleNamespace(bundle=open_bundle(station / f"{file}.edgead"))  # type: ignore[misc]
@@ -178,6 +265,6 @@ def test_a_challenge_is_about_the_bundles_of_all_views(station: Path) -> None:
         }
         return product.judged_by
 
-    first, other = judged_by("side"), judged_by("top")
+    first, other = proven("side"), proven("top")
     assert first["bundle"] == "top.edgead, side.edgead"
     assert first["bundle_sha256"] != other["bundle_sha256"], "another bundle of one view alone"
