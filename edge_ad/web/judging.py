@@ -11,7 +11,7 @@ import re
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -30,11 +30,13 @@ from edge_ad.engines.selection import shared_backend
 from edge_ad.errors import BadInput
 from edge_ad.events import Event
 from edge_ad.inspection.assembly import tile_combiner
-from edge_ad.inspection.judge import Judge, worst_result
+from edge_ad.inspection.judge import InspectionResult, Judge, worst_result
 from edge_ad.inspection.locating import Locating
 from edge_ad.inspection.part_tracking import Judgeable
+from edge_ad.inspection.part_views import JoinedPart, ViewPlace, verdict_on
 from edge_ad.inspection.view import View, view_of
 from edge_ad.scoring import Thresholds
+from edge_ad.scoring.fused_views import FusedViews
 from edge_ad.web.access import MAX_UPLOAD
 from edge_ad.web.dashboard_state import DashboardState
 from edge_ad.web.schemas import Message
@@ -45,7 +47,8 @@ MAX_CREDIT_S = 5.0
 MAX_PARTS = 20  # of a form
 REFUSALS = {404: "No such product", 409: "Not here", 413: "Too large", 429: "Beyond the budget: ask again after Retry-After"}
 SOURCE = "api"
-_PART = re.compile(rb'(?:^|\r\n)content-disposition:[^\r\n]*;\s*name="?image"?[;\r\n ]', re.IGNORECASE)
+_PART = re.compile(rb'(?:^|\r\n)content-disposition:[^\r\n]*;\s*name="?([A-Za-z0-9_.-]{1,64})"?[;\r\n ]', re.IGNORECASE)
+_NO_CAMERA: Any = None  # that a view came from
 _BOUNDARY = re.compile(r'^multipart/form-data;.*?boundary="?([^";,\s]{1,70})"?', re.IGNORECASE)
 
 
@@ -80,14 +83,27 @@ class Budget:
 
 
 @dataclass(frozen=True, eq=False)
-class _Opened:
-    """What judges the images of one product, as ``how`` says: made once, and kept until another is asked for."""
+class _JudgedImage:
+    """What judges one image: a bundle, the region and the engines."""
 
-    how: Mapping[str, Any]
     bundle: Bundle
     view: View
     pipeline: Pipeline
     judge: Judge
+
+
+@dataclass(frozen=True, eq=False)
+class _Opened:
+    """What judges the images of one product as ``how`` says, by view ("" without views); kept until another is asked for."""
+
+    how: Mapping[str, Any]
+    judged: Mapping[str, _JudgedImage]
+    fused: FusedViews | None
+
+    def close(self) -> None:
+        """Close the engines."""
+        for one in self.judged.values():
+            one.pipeline.close()
 
 
 class JudgeService:
@@ -121,37 +137,56 @@ class JudgeService:
         """Return the product in force ("" without any), its bundle and its region as text; HTTPException 409 without one."""
         name = self.choose(None)
         how = self._dashboard.hello["judge"][name]
+        if "views" in how:
+            raise HTTPException(409, "parts have several views here: draw the zones of each by `edge-ad zones edit`")
         return name, Path(how["path"]), how["roi"]
 
-    def event(self, data: bytes, product: str = "") -> Event:
-        """Return the event of an encoded image, of several parts in it the worst; HTTPException 422 for none."""
-        opened = self.open(product)
-        image = _decoded(data, opened.bundle.image_bits)
-        state, limits = self._dashboard.state, self._dashboard.hello["judge"][product]["thresholds"]
-        if state is not None and product == self._active():  # a page or a signal may have changed them
-            limits = state["thresholds"]
-        opened.judge.thresholds = Thresholds(limits["warn"], limits["ng"], zones=opened.bundle.thresholds.zones)
-        now, self._count = time.monotonic(), self._count + 1
+    def fields(self, product: str) -> list[str]:
+        """Return the fields of a form that a product takes: an image, or one of each view."""
+        return list(self._dashboard.hello["judge"][product].get("views", ["image"]))
+
+    def event(self, images: Mapping[str, bytes], product: str = "") -> Event:
+        """Return the event of encoded images by ``fields``, of several parts in one the worst, of several views that of the part.
+
+        HTTPException 422 for what is no image.
+        """
+        opened, how = self.open(product), self._dashboard.hello["judge"][product]
+        self._count += 1
+        if "views" not in how:
+            state, limits = self._dashboard.state, how["thresholds"]
+            if state is not None and product == self._active():  # a page or a signal may have changed them
+                limits = state["thresholds"]
+            return self._result(opened.judged[""], images["image"], limits, product).event
+        views = how["views"]
+        results = {
+            view: self._result(one, images[view], views[view]["thresholds"], product) for view, one in opened.judged.items()
+        }
+        places = [ViewPlace(view, _NO_CAMERA, one.view) for view, one in opened.judged.items()]
+        part = JoinedPart(str(self._count), results, {})
+        return verdict_on(part, places, opened.fused, withhold=lambda result: result, missing=_none_is_missing)[0].event
+
+    def _result(self, judged: _JudgedImage, data: bytes, limits: Mapping[str, float], product: str) -> InspectionResult:
+        image = _decoded(data, judged.bundle.image_bits)
+        judged.judge.thresholds = Thresholds(limits["warn"], limits["ng"], zones=judged.bundle.thresholds.zones)
+        now = time.monotonic()
         frame = Frame(image, self._count, now, time.time(), SOURCE, str(self._count))
-        judgeable = Judgeable(frame, now, fault=opened.view.fault(image))
-        result = worst_result(opened.judge.judge(SOURCE, judgeable, checks_age=False))
-        return replace(result.event, bundle=opened.bundle.sha256, product=product or None)
+        judgeable = Judgeable(frame, now, fault=judged.view.fault(image))
+        result = worst_result(judged.judge.judge(SOURCE, judgeable, checks_age=False))
+        return replace(result, event=replace(result.event, bundle=judged.bundle.sha256, product=product or None))
 
     def open(self, product: str = "") -> _Opened:
         """Return what judges a product on one core; opened once, until another product or bundle is asked for."""
-        how = {key: value for key, value in self._dashboard.hello["judge"][product].items() if key != "thresholds"}
+        how = _without_thresholds(self._dashboard.hello["judge"][product])
         if self._opened is not None and self._opened.how == how:  # products may share a bundle, and judge other regions by it
             return self._opened
         before, self._opened = self._opened, None
         if before is not None:
-            before.pipeline.close()
-        bundle = open_bundle(Path(how["path"]))
-        if bundle.scoring_members != how["members"]:
-            raise HTTPException(409, f"{bundle.path.name} was replaced since the run began: start the run again")
-        try:
-            self._opened = _open(bundle, how)
-        except BadInput as error:
-            raise HTTPException(409, f"single images cannot be judged: {error}") from error
+            before.close()
+        fused = how.get("fused")
+        with contextlib.ExitStack() as stack:
+            judged = {view: _open(stack, one) for view, one in how.get("views", {"": how}).items()}
+            stack.pop_all()
+        self._opened = _Opened(how, judged, None if fused is None else FusedViews.from_json(fused, "the run"))
         return self._opened
 
     def _active(self) -> str:
@@ -160,8 +195,33 @@ class JudgeService:
         return "" if products is None or products["state"] != "active" else str(products["product"])
 
 
-def _open(bundle: Bundle, how: Mapping[str, Any]) -> _Opened:
-    """Open a bundle as the run does; where that has a GPU for itself, its graphs in FP32 on the processor."""
+def _without_thresholds(how: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how a product is judged but for its thresholds, which need no other engines."""
+    views = {view: _without_thresholds(one) for view, one in how.get("views", {}).items()}
+    return {key: value for key, value in how.items() if key not in ("thresholds", "views")} | ({"views": views} if views else {})
+
+
+def _none_is_missing(place: ViewPlace, reason: str) -> InspectionResult:
+    raise AssertionError(f"view {place.name}: {reason}")  # each view has an image here
+
+
+def _open(stack: contextlib.ExitStack, how: Mapping[str, Any]) -> _JudgedImage:
+    """Open a bundle as the run does, closed by ``stack``; where that has a GPU for itself, its graphs in FP32 on the processor.
+
+    HTTPException 409 where it cannot be judged by.
+    """
+    bundle = open_bundle(Path(how["path"]))
+    if bundle.scoring_members != how["members"]:
+        raise HTTPException(409, f"{bundle.path.name} was replaced since the run began: start the run again")
+    try:
+        judged = _open_engines(bundle, how)
+    except BadInput as error:
+        raise HTTPException(409, f"single images cannot be judged: {error}") from error
+    stack.callback(judged.pipeline.close)
+    return judged
+
+
+def _open_engines(bundle: Bundle, how: Mapping[str, Any]) -> _JudgedImage:
     precision = how["precision"] if how["backend"] == "onnxruntime" else "fp32"
     view = view_of(RunTable(roi=how["roi"], tiles=how["tiles"]))
     with contextlib.ExitStack() as stack:
@@ -181,7 +241,7 @@ def _open(bundle: Bundle, how: Mapping[str, Any]) -> _Opened:
             unlocated=how["unlocated"],
         )
         stack.pop_all()
-    return _Opened(how, bundle, view, pipeline, judge)
+    return _JudgedImage(bundle, view, pipeline, judge)
 
 
 def _decoded(data: bytes, bits: int) -> Image:
@@ -198,19 +258,26 @@ def _decoded(data: bytes, bits: int) -> Image:
             raise HTTPException(422, f"this is no image: {str(error).replace(str(path), 'it')}") from error
 
 
-def image_of_form(kind: str, body: bytes) -> bytes:
-    """Return the field ``image`` of a form (RFC 7578), or the body itself where it is an image; HTTPException 422 else."""
-    if kind.lower().startswith("image/"):
-        return body
+def images_of_form(kind: str, body: bytes, fields: Sequence[str]) -> dict[str, bytes]:
+    """Return the ``fields`` of a form (RFC 7578), or the body itself where it is the one image; HTTPException 422 else."""
+    if kind.lower().startswith("image/") and len(fields) == 1:
+        return {fields[0]: body}
     match = _BOUNDARY.match(kind)
     mark = b"--" + match[1].encode("ascii", "replace") if match else b""
     parts = body.split(mark, MAX_PARTS + 1)[1:] if mark else []
     if len(parts) > MAX_PARTS:
-        raise HTTPException(422, f"a form of at most {MAX_PARTS} parts is taken: send the field `image` alone")
+        raise HTTPException(422, f"a form of at most {MAX_PARTS} parts is taken: send {', '.join(fields)} alone")
+    images: dict[str, bytes] = {}
     for part in parts:
         head, blank, data = part.partition(b"\r\n\r\n")
-        if blank and _PART.search(head + b"\r\n"):
-            return data.removesuffix(b"\r\n")
+        field = _PART.search(head + b"\r\n")
+        if blank and field and field[1].decode("ascii") in fields:
+            images.setdefault(field[1].decode("ascii"), data.removesuffix(b"\r\n"))
+    missing = next((field for field in fields if field not in images), None)
+    if missing is None:
+        return images
+    if len(fields) > 1:
+        raise HTTPException(422, f"send an image of each view as multipart/form-data ({', '.join(fields)}): {missing} is missing")
     raise HTTPException(422, "send the image as the field `image` of multipart/form-data, or as the body with the type image/...")
 
 
@@ -226,7 +293,8 @@ def judge_routes(service: JudgeService) -> APIRouter:
     async def judge(request: Request, product: Annotated[str | None, Query(max_length=64)] = None) -> Response:
         """Judge one image, the field `image` of a form or the body itself, and return its event; nothing is recorded.
 
-        `product` names one of the station's products; without it the one in force judges.
+        Where several cameras see a part the form has an image of each view, by its name. `product` names one of the
+        station's products; without it the one in force judges.
         """
         name = service.choose(product)
         wait_s = service.budget.enter()
@@ -238,7 +306,8 @@ def judge_routes(service: JudgeService) -> APIRouter:
             body = await request.body()
             if len(body) >= MAX_UPLOAD:  # and was cut off there
                 raise HTTPException(413, f"less than {MAX_UPLOAD >> 20} MiB are taken")
-            data = await run_in_threadpool(image_of_form, request.headers.get("content-type", ""), body)
+            kind = request.headers.get("content-type", "")
+            data = await run_in_threadpool(images_of_form, kind, body, service.fields(name))
             await run_in_threadpool(service.open, name)
             began = time.monotonic()
             try:

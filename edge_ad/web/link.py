@@ -95,7 +95,7 @@ class WebLink:
         self.feed = feed
         self._asked = asked
         self._about_run = hello
-        self._bundles: Callable[[], list[str]] = list  # their sha256, of all products
+        self._used: Callable[[], list[object]] = list  # bundles and thresholds of all products
         self._hello = {"kind": "hello", "host": where.host, "names": list(names), "keys": asdict(keys), **hello()}
         self._faults = faults or ThreadFaults()
         self._outputs = outputs
@@ -128,9 +128,7 @@ class WebLink:
             changeover=inspector.changeover,
             agent=inspector.agent,
         )
-        changeover = inspector.changeover
-        if changeover is not None:
-            self._bundles = lambda: [one.bundle.sha256 for one in list(changeover.products.values())]
+        self._used = lambda: _used_by(inspector)
         reporter = StatusReporter(watched, self.feed)
         SupervisedThread("web", lambda: self._feed(reporter), self._faults).start()
 
@@ -189,7 +187,7 @@ class WebLink:
     def _feed(self, reporter: StatusReporter) -> None:
         feed = self.feed
         shown, scales = feed.shown, [HeatScale(reference) for _, reference in feed.shown]
-        state_at, bundles = -float("inf"), self._bundles()
+        state_at, used = -float("inf"), self._used()
         events: deque[dict[str, Any]] = deque(maxlen=1000)
         while not self._closing.wait(BEAT_S):
             released = feed.release()
@@ -202,8 +200,8 @@ class WebLink:
                 self._expect_answer()
                 while self.answers:
                     write_message(self._stdin, self.answers.popleft())
-                if feed.shown is not shown or self._bundles() != bundles:  # another product, or another bundle of one
-                    bundles = self._bundles()
+                if feed.shown is not shown or self._used() != used:  # another product, or another bundle of one
+                    used = self._used()
                     shown, scales = feed.shown, [HeatScale(reference) for _, reference in feed.shown]
                     changed = self._about_run()
                     self._hello |= changed
@@ -341,6 +339,19 @@ def _hello(inspector: Inspector, started: float) -> dict[str, Any]:
     }
 
 
+def _used_by(inspector: Inspector) -> list[object]:
+    """Return what tells whether the products are judged otherwise by now: bundles, and thresholds of views."""
+    changeover = inspector.changeover
+    products = [inspector.product] if changeover is None else list(changeover.products.values())
+    used: list[object] = []
+    for product in products:
+        used.append(product.bundle.sha256)
+        for one in product.views.values():
+            limits = one.judge.thresholds if hasattr(one, "judge") else one.bundle.thresholds
+            used.append((one.bundle.sha256, limits.warn, limits.ng))
+    return used
+
+
 def _single_images(inspector: Inspector) -> dict[str, Any]:
     """Return how the dashboard's process judges single images as this run does, by product ("" on a station without any)."""
     changeover = inspector.changeover
@@ -353,12 +364,14 @@ def _single_images(inspector: Inspector) -> dict[str, Any]:
 def _judged_by(product: Product) -> dict[str, Any]:
     """Return what judges a product, and why single images cannot be (``locked``)."""
     if product.views:
-        return {"locked": "its parts have several views, and an image shows one"}
+        views = {view: _judged_by(one) for view, one in product.views.items()}
+        locked = next((one["locked"] for one in views.values() if one["locked"]), None)
+        return {"views": views, "fused": None if product.fused is None else product.fused.to_json(), "locked": locked}
     run, opened = product.settings.run, hasattr(product, "judge")
     backend = product.pipeline.backend.name if opened else "onnxruntime"
     # Statistics of tiles are those of an engine, and a GPU is the run's own.
     tiled = run.tiles is not None and backend != "onnxruntime"
-    thresholds = product.thresholds if opened else set_by_hand(run, product.bundle.thresholds)
+    thresholds = product.judge.thresholds if opened else set_by_hand(run, product.bundle.thresholds)
     return {
         "path": str(product.bundle.path.resolve()),
         "members": product.bundle.scoring_members,

@@ -19,7 +19,7 @@ from edge_ad.events import Event
 from edge_ad.inspection.inspector import RunOptions, inspect
 from edge_ad.web.access import MAX_UPLOAD
 from edge_ad.web.dashboard_state import DashboardState
-from edge_ad.web.judging import MAX_CREDIT_S, SHARE, Budget, JudgeService, image_of_form
+from edge_ad.web.judging import MAX_CREDIT_S, SHARE, Budget, JudgeService, images_of_form
 from tests.camera.pictures import write_image
 from tests.docs.documents import ROOT, blocks
 from tests.fixtures.loopback import free_port
@@ -198,7 +198,7 @@ def products(tmp_path: Path) -> dict[str, dict[str, Any]]:
 
 def test_the_product_in_force_judges_and_another_one_by_its_name(products: dict[str, Any], images: dict[str, Path]) -> None:
     state = {"products": {"state": "active", "product": "red"}, "thresholds": {"warn": 1e6, "ng": 1e6}}
-    judging, data = service_of(products, state), images["good"].read_bytes()
+    judging, data = service_of(products, state), {"image": images["good"].read_bytes()}
     for asked, name, verdict in ((None, "red", "OK"), ("blue", "blue", "NG"), ("red", "red", "OK")):
         event = judging.event(data, judging.choose(asked))
         assert (event.product, event.verdict) == (name, verdict)
@@ -210,7 +210,7 @@ def test_the_product_in_force_judges_and_another_one_by_its_name(products: dict[
 def test_products_that_share_a_bundle_judge_their_own_regions(tmp_path: Path, images: dict[str, Path]) -> None:
     path = make_tiny_bundle(tmp_path / "a.edgead", 0)
     how = {**HOW, "path": str(path), "members": open_bundle(path).scoring_members}
-    judging, data = service_of({"whole": how, "right": {**how, "roi": "24,0,40,64"}}), images["good"].read_bytes()
+    judging, data = service_of({"whole": how, "right": {**how, "roi": "24,0,40,64"}}), {"image": images["good"].read_bytes()}
     whole, right = judging.event(data, "whole").score, judging.event(data, "right").score
     assert right == service_of({"right": {**how, "roi": "24,0,40,64"}}).event(data, "right").score != whole
 
@@ -243,8 +243,8 @@ def test_a_station_without_products_takes_no_name(tmp_path: Path) -> None:
 def test_a_run_on_tensorrt_is_judged_for_by_the_graphs_of_the_bundle(tmp_path: Path, images: dict[str, Path]) -> None:
     path = make_tiny_bundle(tmp_path / "a.edgead", 0)
     how = {**HOW, "path": str(path), "members": open_bundle(path).scoring_members}
-    expected = service_of({"": how}).event(images["good"].read_bytes())
-    answer = service_of({"": {**how, "backend": "tensorrt", "precision": "int8"}}).event(images["good"].read_bytes())
+    expected = service_of({"": how}).event({"image": images["good"].read_bytes()})
+    answer = service_of({"": {**how, "backend": "tensorrt", "precision": "int8"}}).event({"image": images["good"].read_bytes()})
     assert answer.score == expected.score
 
 
@@ -261,13 +261,13 @@ def test_tiles_are_judged_by_the_statistics_that_the_run_has_measured(tmp_path: 
     inspect(path, str(goods / "goods3.png"), RunOptions(settings, on_event=expected.append))
     stored = [one.stat().st_mtime_ns for one in tmp_path.glob("a.edgead.tiles/*.json")]
     how = {**HOW, "path": str(path), "members": open_bundle(path).scoring_members, "tiles": "2x2", "tile_goods": str(goods)}
-    event = service_of({"": how}).event((goods / "goods3.png").read_bytes())
+    event = service_of({"": how}).event({"image": (goods / "goods3.png").read_bytes()})
     assert event.score == pytest.approx(expected[0].score, rel=1e-4)
     assert [one.stat().st_mtime_ns for one in tmp_path.glob("a.edgead.tiles/*.json")] == stored
 
 
 def test_a_bundle_that_took_another_s_place_under_its_name_is_opened_anew(tmp_path: Path, images: dict[str, Path]) -> None:
-    path, data = make_tiny_bundle(tmp_path / "a.edgead", 0), images["good"].read_bytes()
+    path, data = make_tiny_bundle(tmp_path / "a.edgead", 0), {"image": images["good"].read_bytes()}
     how = {**HOW, "path": str(path), "members": open_bundle(path).scoring_members}
     judging = service_of({"": how})
     before = judging.event(data)
@@ -280,7 +280,7 @@ def test_a_bundle_that_was_replaced_since_the_run_began_is_not_taken_for_its_own
     path = make_tiny_bundle(tmp_path / "a.edgead", 0)
     of_the_run = open_bundle(path).scoring_members
     child = rethreshold(path, 2.0, 3.0)
-    assert service(child, of_the_run).open().bundle.thresholds.ng == 3.0  # as the line reads them again
+    assert service(child, of_the_run).open().judged[""].bundle.thresholds.ng == 3.0  # as the line reads them again
     make_tiny_bundle(path, 1)
     with pytest.raises(HTTPException, match="a.edgead was replaced since the run began: start the run again"):
         service(path, of_the_run).open()
@@ -288,15 +288,48 @@ def test_a_bundle_that_was_replaced_since_the_run_began_is_not_taken_for_its_own
 
 def test_an_image_that_the_region_reaches_beyond_is_none_as_on_the_line(tmp_path: Path, images: dict[str, Path]) -> None:
     path = make_tiny_bundle(tmp_path / "a.edgead", 0)
-    event = service(path, open_bundle(path).scoring_members, "500,500,64,64").event(images["good"].read_bytes())
+    event = service(path, open_bundle(path).scoring_members, "500,500,64,64").event({"image": images["good"].read_bytes()})
     assert event.verdict == "NONE"
     assert (event.reason or "").startswith("roi: the region 500,500,64,64 reaches beyond the image")
+
+
+def form(**images: bytes) -> bytes:
+    """Return a form with the boundary ``xyz``."""
+    head = b'--xyz\r\nContent-Disposition: form-data; name="%b"\r\n\r\n'
+    return b"".join(head % name.encode() + data + b"\r\n" for name, data in images.items()) + b"--xyz--\r\n"
+
+
+@pytest.mark.parametrize(("limit", "verdict", "decides"), [(1e6, "OK", None), (-1e6, "NG", "side")])
+def test_images_of_all_views_get_the_event_of_the_part(
+    tmp_path: Path, images: dict[str, Path], limit: float, verdict: str, decides: str | None
+) -> None:
+    alone: dict[str, Any] = {}
+    views: dict[str, Any] = {}
+    data = {"top": images["good"].read_bytes(), "side": images["bad"].read_bytes()}
+    for seed, view in enumerate(data):
+        path = make_tiny_bundle(tmp_path / f"{view}.edgead", seed)
+        high = 1e6 if view == "top" else limit
+        how = {**HOW, "path": str(path), "members": open_bundle(path).scoring_members, "thresholds": {"warn": high, "ng": high}}
+        alone[view], views[view] = service_of({"": how}).event({"image": data[view]}), how
+    judging = service_of({"": {"views": views, "fused": None, "locked": None}})
+    event = judging.event(images_of_form(FORM, form(**data, other=b"x"), judging.fields("")))
+    assert event.verdict == verdict
+    assert [(one["view"], one["score"], one["bundle"]) for one in event.views or ()] == [
+        (view, one.score, one.bundle) for view, one in alone.items()
+    ]
+    assert decides is None or (event.reason or "").endswith(f"(view {decides})")
+    with pytest.raises(HTTPException, match=r"\(top, side\): side is missing"):
+        images_of_form(FORM, form(top=data["top"]), judging.fields(""))
+    with pytest.raises(HTTPException, match="top is missing"):
+        images_of_form("image/png", data["top"], judging.fields(""))
+    with pytest.raises(HTTPException, match="draw the zones of each"):
+        judging.judged_by()
 
 
 def test_a_form_of_a_million_parts_is_refused() -> None:
     body = b"--a" * 1_000_000 + b'\r\nContent-Disposition: form-data; name="image"\r\n\r\nx\r\n--a--'
     with pytest.raises(HTTPException, match="at most 20 parts"):
-        image_of_form("multipart/form-data; boundary=a", body)
+        images_of_form("multipart/form-data; boundary=a", body, ["image"])
 
 
 def test_the_budget_lets_one_through_at_a_time_and_a_share_of_the_time() -> None:
