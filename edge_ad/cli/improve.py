@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -131,9 +131,7 @@ def _improve(
         warn_rejects = champion.settings.alarm.warn_rejects
         comparison = improvement.Comparison(parts, judged, after, ids, promises, warn_rejects)
         write_report(report, comparison, doubtful, limit=limit, champion=champion, challenger=challenger)
-        for line in summary(comparison):
-            typer.echo(line)
-        typer.echo(f"report {report}\n{path}")
+        _tell_outcome(summary(comparison), report, path)
         comparison.check()
     _take_engine(used, path)
     return path, champion.bundle.sha256
@@ -165,6 +163,11 @@ def _tell_held(doubtful: list[tuple[RecordedPart, JudgedPart]], limit: float, re
         typer.echo(f"held back: {part.event.id[:8]} is marked good and {score}, NG beyond {limit:.2f}: {part.path}")
     if doubtful:
         typer.echo(f"look at them in {report}, and accept those that are good by --accept ID")
+
+
+def _tell_outcome(lines: Iterable[str], report: Path, path: Path) -> None:
+    for line in (*lines, f"report {report}", str(path)):
+        typer.echo(line)
 
 
 def _challenger(

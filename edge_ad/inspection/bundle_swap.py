@@ -27,7 +27,7 @@ from edge_ad.config import Config
 from edge_ad.errors import BadInput, DeviceFault, EdgeAdError
 from edge_ad.inspection.requests import Request, ask_run
 from edge_ad.store.actions import Action, ActionLog, action_log
-from edge_ad.store.bundle_pointer import BundlePointer, Deployed, bundle_key, pointer_path
+from edge_ad.store.bundle_pointer import BundlePointer, Deployed, bundle_key, pointer_path, product_and_view
 from edge_ad.utils.files import newest_bundle
 from edge_ad.utils.locks import lock_file
 from edge_ad.utils.supervision import SupervisedThread, ThreadFaults
@@ -326,7 +326,7 @@ def _key_of(request: Request) -> str:
 
 def action_of(entry: Deployed, key: str, kind: str | None = None, **more: str) -> Action:
     """Return a replacement as an action of the audit trail; ``key`` as ``bundle_key`` makes it."""
-    name, _, view = key.partition("/")
+    name, view = product_and_view(key)
     before = entry.earlier[-1].sha256 if entry.kind == REPLACE and entry.earlier else None
     details = {"product": name or None, "bundle": entry.current.file, "bundle_sha256": entry.current.sha256, "before": before}
     more |= {"view": view} if view else {}

@@ -249,13 +249,12 @@ def open_viewed(
     if not settings.part.views:
         if bundle is None:
             raise BadInput(f"product {name} has bundles of views alone, and [part] names no views: give it a bundle")
-        path = bundle.path if isinstance(bundle, Bundle) else bundle
-        standing = pointer.resolve(named, path)
-        bundle = bundle if isinstance(bundle, Bundle) and standing == path else standing
+        bundle = _in_use(bundle, named, pointer)
         return Product(name, settings_of_product(settings, name), bundle, limits=limits, read_again=read_again)
     views = {}
     for view in settings.part.views:
-        own = (instead or {}).get(view) or _bundle_in_use(settings, named, view, bundle, pointer=pointer)
+        own = (instead or {}).get(view)
+        own = own or _in_use(_bundle_given(settings, named, view, bundle), bundle_key(named, view), pointer)
         merged = settings_of_product(settings, name, view)
         views[view] = Product(name, merged, own, limits=limits, read_again=read_again, view=view)
     learned = (None if table is None else table.fused) or settings.part.fused
@@ -268,10 +267,15 @@ def open_viewed(
     return ViewedProduct(name, settings_of_product(settings, name), views, fused)
 
 
-def _bundle_in_use(
-    settings: Config, named: str, view: str, given: Bundle | Path | None, *, pointer: BundlePointer
-) -> Bundle | Path:
-    """Return the bundle that a view is judged by; BadInput where it has none."""
+def _in_use(bundle: Bundle | Path, key: str, pointer: BundlePointer) -> Bundle | Path:
+    """Return a bundle, or the path of what took its place by ``pointer``; ``key`` as ``bundle_key`` makes it."""
+    path = bundle.path if isinstance(bundle, Bundle) else bundle
+    standing = pointer.resolve(key, path)
+    return bundle if standing == path else standing
+
+
+def _bundle_given(settings: Config, named: str, view: str, given: Bundle | Path | None) -> Bundle | Path:
+    """Return the bundle that a view has by its settings; BadInput where it has none."""
     own = bundle_of_view(settings, named or None, view) or given
     if own is None:
         where = f"[product.{named}.view.{view}]" if named else f"[view.{view}]"
@@ -279,8 +283,7 @@ def _bundle_in_use(
     path = own.path if isinstance(own, Bundle) else own
     if not path.is_file():
         raise BadInput(f"view {view}: there is no bundle {path}; train it, or name another in edge-ad.toml")
-    standing = pointer.resolve(bundle_key(named, view), path)
-    return own if standing == path else standing
+    return own
 
 
 def bundle_of_view(settings: Config, product: str | None, view: str) -> Path | None:

@@ -33,6 +33,12 @@ def bundle_key(product: str, view: str) -> str:
     return f"{product}/{view}" if view else product
 
 
+def product_and_view(key: str) -> tuple[str, str]:
+    """Return the product and the view of a ``bundle_key``; neither name can have a slash."""
+    product, _, view = key.partition("/")
+    return product, view
+
+
 @dataclass(frozen=True)
 class BundleFile:
     """A bundle: its ``file``, from the folder of the store, and its ``sha256``."""
