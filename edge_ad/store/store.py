@@ -132,6 +132,11 @@ class Store:
         """Events that were never stored, over all cameras."""
         return sum(self.dropped_of.values())
 
+    @property
+    def pending(self) -> bool:
+        """Whether an event may still be committed: one waits, or is under way, and the thread works."""
+        return self._thread.is_alive() and bool(self._waiting.events or self._under_way.events)
+
     def listen(self, function: OnCommit) -> None:
         """Have one more function called as ``on_commit``."""
         self._on_commit.append(function)

@@ -187,6 +187,15 @@ def test_pictures_wait_for_the_commit_and_the_oldest_ok_goes_first(
     assert "3 images were not kept" in capsys.readouterr().err
 
 
+def test_the_end_waits_for_no_event_that_cannot_be_stored(tmp_path: Path) -> None:
+    store, evidence = opened(tmp_path)
+    keep(store, evidence, judgement(0), judgement(1, camera="cam \udce4"), judgement(2))
+    evidence.close(86_400.0)  # a day, if it were waited for
+    assert evidence.written == 2
+    assert evidence.dropped == {"cam \udce4": 1}
+    store.close()
+
+
 @pytest.mark.usefixtures("stderr_log")
 def test_a_folder_that_cannot_be_written_is_told_once_and_tried_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]

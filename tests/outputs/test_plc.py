@@ -240,11 +240,11 @@ def test_a_plc_that_stays_away_costs_no_sockets(kind: str) -> None:
     gc.disable()
     try:
         before = len(os.listdir("/proc/self/fd"))
-        for _ in range(5):
+        for _ in range(20):
             with pytest.raises(Exception, match="refused"):
                 client.open()
             client.close()
-        assert len(os.listdir("/proc/self/fd")) == before
+        assert len(os.listdir("/proc/self/fd")) < before + 10  # what threads of other tests open and close is less
     finally:
         gc.enable()
 
