@@ -203,7 +203,7 @@ class Evidence:
         """Whether nothing is left to write, as far as the wait at the end allows; no event waits that is never stored."""
         if self._closing is None:
             return False
-        return not self._ready and not (self._waiting and self._store.pending) or time.monotonic() > self._closing
+        return not (self._ready or (self._waiting and self._store.pending)) or time.monotonic() > self._closing
 
     def _keep(self, item: _Item) -> None:
         fault = self._write(item)
