@@ -187,8 +187,11 @@ class EvaluateTable(Table):
 
 
 class RecalibrateTable(Table):
-    """The seed of the folds of the normal images."""
+    """The seed of the folds of the normal images, and whether the light of a lot stays as it is."""
 
+    keep_colour: Annotated[
+        bool, Flag("Bring no light or colour of a lot back to that of the training.", names=("--keep-colour",))
+    ] = False
     seed: Annotated[int, Field(ge=0), Flag("The seed of the folds of the normal images, and of the anomalies drawn on them.")] = 0
 
 

@@ -162,8 +162,9 @@ def _check_array(
         raise BadInput(f"{where}: {name} has shape {list(array.shape)}, but must have [{wanted}]")
 
 
-# 2 has more branches than the first five, 3 may have references beside the graphs, 4 has a region; older bundles are read as ever.
-SCHEMA, PLAIN_SCHEMA, OLDEST_SCHEMA = 4, 3, 1
+# 2 has more branches than the first five, 3 may have references beside the graphs, 4 has a region, 5 gains of the channels; older
+# bundles are read as ever.
+SCHEMA, REGION_SCHEMA, PLAIN_SCHEMA, OLDEST_SCHEMA = 5, 4, 3, 1
 MANIFEST = "manifest.json"
 PARTS = ("masks.npy", "statistics.npz", "raw_scores.npz", "golden.npz", "report.json")
 OPTIONAL_PARTS = ("ranges.json", "plan.json", "proof.npz")  # of calibration: all or none
@@ -186,7 +187,7 @@ def make_manifest(contents: BundleContents, members: Mapping[str, bytes], create
     """Return the manifest for ``contents`` whose other ``members`` have these bytes."""
     return {
         "format": _FORMAT,
-        "schema": PLAIN_SCHEMA if contents.geometry is None or contents.geometry.roi is None else SCHEMA,
+        "schema": _schema_of(contents.geometry),
         "name": contents.name,
         "created": created.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "edge_ad": __version__,
@@ -198,6 +199,13 @@ def make_manifest(contents: BundleContents, members: Mapping[str, bytes], create
         "branches": list(contents.statistics.branches),
         "members": {name: {"sha256": sha256_bytes(data), "bytes": len(data)} for name, data in members.items()},
     }
+
+
+def _schema_of(geometry: Geometry | None) -> int:
+    """Return the oldest schema that knows what a bundle holds: an older edge-ad refuses what it would leave out."""
+    if geometry is None or (geometry.roi is None and geometry.gains is None):
+        return PLAIN_SCHEMA
+    return REGION_SCHEMA if geometry.gains is None else SCHEMA
 
 
 def check_manifest(manifest: Mapping[str, Any], where: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import replace
 from datetime import datetime, timezone
 from functools import cached_property
@@ -175,15 +176,20 @@ class Bundle:
         self.references = References()
         if REFERENCES in parts:
             self.references = _references(parts[REFERENCES], f"{path}: {REFERENCES}")
-        if GEOMETRY in parts:
-            self.geometry = _geometry(parts[GEOMETRY], f"{path}: {GEOMETRY}")
+        self._own_geometry = _geometry(parts[GEOMETRY], f"{path}: {GEOMETRY}") if GEOMETRY in parts else None
 
     @cached_property
     def geometry(self) -> Geometry:
         """How an image becomes the input; made when asked for, since the library of it needs OpenCV."""
         from edge_ad.geometry.geometry import Geometry
 
-        return Geometry.square(self.image_size)
+        return self._own_geometry or Geometry.square(self.image_size)
+
+    def with_geometry(self, geometry: Geometry) -> Bundle:
+        """Return a bundle that reads the same file, but makes inputs by another geometry."""
+        other = copy(self)
+        other.geometry = other._own_geometry = geometry
+        return other
 
     @property
     def image_bits(self) -> int:
@@ -237,7 +243,7 @@ class Bundle:
             golden=self.golden,
             report=self.report,
             quantisation=quantisation,
-            geometry=self.geometry if GEOMETRY in self.manifest["members"] else None,
+            geometry=self._own_geometry,
             references=self.references,
         )
 

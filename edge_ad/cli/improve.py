@@ -113,12 +113,15 @@ def _improve(
         champion = stack.enter_context(improvement.judged_by(settings, name, used, in_force))
         judged = improvement.judge_parts(champion, parts, _progress("champion"))
         limit = improvement.limit_of(champion.bundle, champion.thresholds, margin)
-        held = _not_accepted(parts, judged, limit, accept)
+        seen = judged
+        if not settings.recalibrate.keep_colour:
+            seen = improvement.judge_in_light(champion, parts, judged, _progress("marked good"))
+        held = _not_accepted(parts, seen, limit, accept)
         known = improvement.learned_before(store, used)
         left_out = held if retrain is not None else held | known
         learned = [part for part in parts if part.event.mark == "good" and part.event.id not in left_out]
         folder = improvement.work_folder(store)
-        doubtful = [(part, one) for part, one in zip(parts, judged, strict=True) if part.event.id in held]
+        doubtful = [(part, one) for part, one in zip(parts, seen, strict=True) if part.event.id in held]
         comparison = improvement.Comparison(parts, judged, judged)
         report = folder / "report.html"
         write_report(report, comparison, doubtful, limit=limit, champion=champion, challenger=None)
@@ -174,6 +177,8 @@ def _challenger(
     settings: Config, used: Path, learned: list[RecordedPart], folder: Path, *, goods: Path | None, retrain: Path | None
 ) -> Path:
     """Make the challenger from the champion and the parts to learn."""
+    from edge_ad.bundle import open_bundle
+    from edge_ad.cli.recalibrate import colour_message
     from edge_ad.data.datasets import MIN_NORMAL_IMAGES
     from edge_ad.deployment.recalibration import recalibrate
     from edge_ad.errors import BadInput
@@ -189,10 +194,13 @@ def _challenger(
         return _retrained(settings, folder, retrain)
     target = folder / f"{used.stem}.edgead"
     table = settings.thresholds
-    return recalibrate(
+    path = recalibrate(
         used, folder / "good", target, table.target_ng, target_warn=table.target_warn, operating_point=table.operating_point,
-        seed=settings.recalibrate.seed, yes=True,
+        seed=settings.recalibrate.seed, keep_colour=settings.recalibrate.keep_colour, yes=True,
     )  # fmt: skip
+    if gains := open_bundle(path).report["recalibration"].get("gains"):
+        typer.echo(colour_message(gains))
+    return path
 
 
 def _retrained(settings: Config, folder: Path, data: Path) -> Path:
@@ -215,7 +223,7 @@ def _retrained(settings: Config, folder: Path, data: Path) -> Path:
 def _take_engine(used: Path, path: Path) -> None:
     """Let the new bundle have the engine of the old one where it fits."""
     from edge_ad.bundle import open_bundle
-    from edge_ad.deployment.recalibration import reuse_engine
+    from edge_ad.deployment.reused_engines import reuse_engine
 
     message = reuse_engine(used, open_bundle(path))
     if message:

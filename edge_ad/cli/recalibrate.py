@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -50,14 +50,15 @@ def command(
     """Write a new bundle that has learned the lot in GOODS: what describes a lot, statistics and thresholds; networks stay."""
     from edge_ad.bundle import open_bundle
     from edge_ad.cli.arguments import bundle_and_folder
-    from edge_ad.deployment.recalibration import recalibrate, reuse_engine
+    from edge_ad.deployment.recalibration import recalibrate
+    from edge_ad.deployment.reused_engines import reuse_engine
 
     table, targets = settings.recalibrate, settings.thresholds
     bundle, normal = bundle_and_folder(paths, "recalibrate")
     path = recalibrate(
         bundle, normal, out, targets.target_ng,
         target_warn=targets.target_warn, operating_point=targets.operating_point, seed=table.seed,
-        forget=replace, keep_old=keep_old, yes=yes, progress=_show if sys.stderr.isatty() else None,
+        forget=replace, keep_old=keep_old, keep_colour=table.keep_colour, yes=yes, progress=_show if sys.stderr.isatty() else None,
     )  # fmt: skip
     written = open_bundle(path)
     for line in _lines(written.report["recalibration"]):
@@ -75,10 +76,13 @@ def _lines(report: dict[str, Any]) -> Iterator[str]:
 
     count, learned = report["goods"]["threshold"], report["learned"]
     located = count - report["known"]
+    if gains := report.get("gains"):
+        yield f"{colour_message(gains)}; parts in the old light are seen in it too (--keep-colour leaves the light as it is)"
     if not report["moved"]:
         of = f"{located} new and {report['known']} known normal images set statistics and thresholds"
         rest = "statistics and thresholds hold within a tolerance, and stay too" if report["kept"] else of
-        yield f"the lot has not moved: its images score as the known ones, so what describes a lot stays; {rest}"
+        still = "apart from its light the lot" if gains else "the lot"
+        yield f"{still} has not moved: its images score as the known ones, so what describes a lot stays; {rest}"
     else:
         yield f"{count} normal images: {learned} learned, all set statistics and thresholds, by refits that had not seen them"
     if report["shares"]:
@@ -96,6 +100,12 @@ def _lines(report: dict[str, Any]) -> Iterator[str]:
                 f"warning: {lost} of {lost + located} parts of this lot are not located, and on the line they have no "
                 "verdict: train again with these images, or with `--geometry none`"
             )
+
+
+def colour_message(gains: Sequence[float]) -> str:
+    """Return by how much a lot's light is brought back to that of the training."""
+    channels = ", ".join(f"{name} x {gain:.3f}" for name, gain in zip(("red", "green", "blue"), gains, strict=True))
+    return f"the light of the lot is brought back to that of the training: {channels}"
 
 
 def _show(done: int, total: int) -> None:

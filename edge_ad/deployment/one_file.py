@@ -29,6 +29,8 @@ from edge_ad.engines.onnxruntime import OrtBackend
 from edge_ad.engines.pipeline import Inference, Pipeline
 from edge_ad.errors import BadInput, GateRefused
 from edge_ad.events import Verdict
+from edge_ad.geometry.colour import Gains, with_inverse_gains
+from edge_ad.geometry.geometry import Geometry
 from edge_ad.geometry.zones import AppliedZones
 from edge_ad.scoring import Thresholds
 from edge_ad.utils.files import atomic_write, require_writable, sha256_bytes
@@ -76,9 +78,9 @@ def write_one_file(bundle: Bundle, path: Path, precision: str = "fp32", *, threa
         graphs = {name: built[name] if name in built else bundle.graph(name) for name in names}
         data = merge(bundle, graphs, precision).SerializeToString()
         session = backend.load("of one file", data).session
-        images = bundle.golden.images
+        images = [_as_cut_out(bundle.geometry, image) for image in bundle.golden.images]
         given = _stacked(session.run(list(OUTPUTS), {IMAGE: image[None]}) for image in images)
-        results = [pipeline.infer(image) for image in images]
+        results = [pipeline.infer(bundle.geometry.input_of(image)) for image in images]
     errors = compare(given, results, bundle.thresholds, bundle.geometry.zones)
     atomic_write(path, data)
     return OneFile(
@@ -92,6 +94,11 @@ def write_one_file(bundle: Bundle, path: Path, precision: str = "fp32", *, threa
         images=len(images),
         locates=bundle.geometry.locates,
     )
+
+
+def _as_cut_out(geometry: Geometry, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return what an input u8 [H, W, 3] was made of: in the light of the camera, where the file brings that to the training's."""
+    return image if geometry.gains is None else with_inverse_gains(image, geometry.gains)
 
 
 def _check_path(path: Path) -> None:
@@ -152,6 +159,8 @@ def merge(bundle: Bundle, graphs: Mapping[str, bytes], precision: str) -> onnx.M
         joined.add(name, onnx.load_model_from_string(data))
     if bundle.geometry.zones is not None:
         joined.replace_ignored(bundle.geometry.zones)
+    if bundle.geometry.gains is not None:
+        joined.apply_gains(bundle.geometry.gains)
     zones = bundle.geometry.zones if bundle.thresholds.zones else None
     joined.add_verdict(bundle.thresholds, {} if zones is None else zones.zones.places(map_size(bundle.image_size)))
     model = joined.model(bundle.name)
@@ -244,6 +253,25 @@ class _Joined:
         self._keep(numpy_helper.from_array(zones.mean[None]), "zones/mean")
         inputs = ["zones/ignored", "zones/mean", IMAGE]
         self._nodes.insert(0, helper.make_node("Where", inputs, ["zones/image"], name="zones/Where"))
+
+    def apply_gains(self, gains: Gains) -> None:
+        """Let all that reads the image see every channel times its gain, rounded to even and cut to 0..255."""
+        for node in self._nodes:
+            node.input[:] = ["gains/image" if text == IMAGE else text for text in node.input]
+        self._keep(numpy_helper.from_array(np.array(gains, np.float32)), "gains/factors")
+        self._keep(numpy_helper.from_array(np.array(0, np.float32)), "gains/least")
+        self._keep(numpy_helper.from_array(np.array(255, np.float32)), "gains/most")
+        steps: list[tuple[str, tuple[str, ...], str, dict[str, Any]]] = [
+            ("Cast", (IMAGE,), "gains/float", {"to": TensorProto.FLOAT}),
+            ("Mul", ("gains/float", "gains/factors"), "gains/scaled", {}),
+            ("Round", ("gains/scaled",), "gains/rounded", {}),
+            ("Clip", ("gains/rounded", "gains/least", "gains/most"), "gains/cut", {}),
+            ("Cast", ("gains/cut",), "gains/image", {"to": TensorProto.UINT8}),
+        ]
+        self._nodes[:0] = [
+            helper.make_node(kind, inputs, [output], name=f"{output}_node", **attributes)
+            for kind, inputs, output, attributes in steps
+        ]
 
     def add_verdict(self, thresholds: Thresholds, places: Mapping[str, NDArray[np.intp]]) -> None:
         """Add the nodes of ``verdict``: the worst of the score, and of each zone with thresholds by its highest cell of ``map``."""

@@ -1,7 +1,7 @@
 """Derive a child of a bundle without training: what a lot changes refitted to fresh normal images. Networks stay.
 
-What is refitted, and by which rules, is in ``refit``; ``lot`` reads the images. The tolerance of an engine's proof is in
-standard deviations of normal images, which are new, so the proof is made again.
+What is refitted, and by which rules, is in ``refit``; ``lot`` reads the images, ``colour_match`` takes their light back. The
+tolerance of an engine's proof is in standard deviations of normal images, which are new, so the proof is made again.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from edge_ad.camera.quality import Quality, QualityLimits
 from edge_ad.data.datasets import MIN_NORMAL_IMAGES, load_dataset
 from edge_ad.data.images import read_image, warn_depth
 from edge_ad.data.near_duplicates import near_duplicate_groups, thumbnails
-from edge_ad.deployment.gate import measure_gate
+from edge_ad.deployment.colour_match import in_training_light, seen_with
 from edge_ad.deployment.int8 import for_graphs
 from edge_ad.deployment.lot import (
     COUNTS,
@@ -50,10 +50,9 @@ from edge_ad.deployment.lot import (
 )
 from edge_ad.deployment.refit import SHARES, Described, Lot, Part, Refitted, fold_of, refit, reproduced
 from edge_ad.deployment.zone_thresholds import with_lot_zones
-from edge_ad.engines import engine_store
-from edge_ad.engines.parity import compare
 from edge_ad.engines.pipeline import Pipeline
-from edge_ad.errors import BadInput, EdgeAdError, GateRefused
+from edge_ad.errors import BadInput, GateRefused
+from edge_ad.geometry.colour import Gains
 from edge_ad.geometry.geometry import Geometry
 from edge_ad.geometry.pose import NotLocated, Pose, PoseRange
 from edge_ad.scoring import (
@@ -113,55 +112,71 @@ def recalibrate(
     seed: int = 0,
     forget: bool = False,
     keep_old: Path | None = None,
+    keep_colour: bool = False,
     yes: bool = False,
     any_product: bool = False,
     progress: Progress | None = None,
 ) -> Path:
     """Write a child of a bundle that has learned the lot in a folder of normal images; return its path.
 
-    The normal images (a flat folder, or train/good and validation/good of an MVTec layout) should be ones the model was not
-    trained on. Where they score as those that the bundle knows, they join these, and only mean, deviation and thresholds are
-    new. Otherwise the Gaussians of composition and surprise, the memory and the cells of the logic map are refitted, blended
-    with what was known, or without it to ``forget`` the old lot; then mean, deviation, weights and thresholds. Scores that set
-    these are of refits that had not seen the image (near-duplicates stay together). The operating point stays without
-    another. ``parent`` is the sha256 of the old file. ``out`` is a file or an existing folder; without it the child lies
-    beside its parent as ``<name>-recalibrated-<n>.edgead``. Images that cannot be read are skipped and listed in the report.
+    The normal images (a flat folder, or an MVTec layout) should be ones the model was not trained on. Where the light is what
+    moved, gains of the channels bring it back (see ``match_colour``), unless ``keep_colour`` or ``keep_old`` is given. Where they
+    score as those that the bundle knows, they join these, and only mean, deviation and thresholds are new. Otherwise the
+    Gaussians of composition and surprise, the memory and the cells of the logic map are refitted, blended with what was known,
+    or without it to ``forget`` the old lot; then mean, deviation, weights and thresholds, by scores of refits that had not seen
+    the image (near-duplicates stay together). The operating point stays without another. ``parent`` is the sha256 of the old
+    file. ``out`` is a file or an existing folder; without it the child lies beside its parent as
+    ``<name>-recalibrated-<n>.edgead``. Images that cannot be read are skipped and listed in the report.
 
-    Normal images of the old lot, those in ``keep_old`` or else those that the bundle keeps as proof, are judged by the child
-    and counted. Raises GateRefused where more than twice the promise in ``keep_old`` is NG; BadInput for fewer than 10
-    readable normal images, bad targets, and images of another size or mostly anomalous, unless ``yes``; BadInput for images of
-    another product, unless ``any_product``; DeviceFault when the model gives scores that are not finite.
+    Normal images of the old lot, in ``keep_old`` or those that the bundle keeps, are judged by the child and counted. Raises
+    GateRefused where more than twice the promise in ``keep_old`` is NG; BadInput for fewer than 10 readable normal images, bad
+    targets, images of another size or mostly anomalous, unless ``yes``, and of another product, unless ``any_product``;
+    DeviceFault for scores that are not finite.
     """
     bundle, folder = open_bundle(bundle_path), Path(normal_folder)
-    target = child_path(bundle, Path(out) if out is not None else None, "recalibrated", "recalibrate")
-    choose_thresholds([0.0], target_ng, target_warn)  # bad targets are told before the work, not after it
-    point = OperatingPoint.parse(operating_point or bundle.thresholds.operating_point)
-    read, groups = _read(bundle, folder, seed)
-    check_sizes(bundle, read.sizes, str(folder), yes)
+    target = child_path(bundle, None if out is None else Path(out), "recalibrated", "recalibrate")
+    point = _operating_point(bundle, operating_point, (target_ng, target_warn))
+    read, groups = _read(bundle, folder, seed, yes=yes)
     learned, others = _learned_first(read, groups, seed)
     old = None if keep_old is None else _read(bundle, keep_old, seed, single=True)[0]
     with LotReader(bundle) as reader:
-        lot = _lot(bundle, reader, read, learned, seed=seed, yes=yes, any_product=any_product, progress=progress)
+        paths, keep = read.paths[: sum(map(len, learned))], keep_colour or old is not None  # two lights cannot be brought back
+        bundle, normal, gains = in_training_light(bundle, reader, paths, keep=keep, progress=progress)
+        lot = _lot(bundle, normal, read, learned, seed=seed, yes=yes, any_product=any_product)
         known = None if forget else _unmoved(bundle, lot)
-        lot = _with_anomalies(bundle, reader, lot, read, seed=seed) if known is None else lot
         parts = _parts(bundle, lot, forget) if known is None else []
+        lot = _with_anomalies(bundle, reader, lot, read, seed=seed) if known is None else lot
         refitted = refit(parts, lot, bundle.statistics.branches, seed)
         more = reader.raw_of(inputs_of(bundle, read.paths[len(lot.normal) :]), parts, refitted.constants)
-        proof = reader.raw_of(_old_images(bundle, old), parts, refitted.constants)
+        proof = reader.raw_of(_old_images(bundle, old, gains), parts, refitted.constants)
     statistics, thresholds, raw_scores = _rescored(
         bundle, lot, refitted, more,
         known=known, groups=[*learned, *others], point=point, targets=(target_ng, target_warn), seed=seed,
     )  # fmt: skip
-    report: dict[str, Any] = {"shares": refitted.shares, "forget": forget, "learned": len(lot.normal)}
-    report |= {"moved": known is None, "known": 0 if known is None else len(known), "kept": thresholds is bundle.thresholds}
-    if len(proof):
-        report["old_lot"] = _old_lot(fuse(proof, statistics)[1], thresholds, keep_old)
+    report = _reported(bundle, lot, refitted, thresholds, known=known, forget=forget, gains=gains)
+    report |= _old_lot(fuse(proof, statistics)[1], thresholds, keep_old)
     child = replace(bundle.contents(), statistics=statistics, thresholds=thresholds, raw_scores=raw_scores)
     child = _with_graphs(bundle, child, lot, refitted, forget=forget)
     child = with_lot_zones(bundle, child, lot, refitted, parts=parts, paths=read.paths, forget=forget)
     camera = _camera(bundle, read, folder, forget)
     write_bundle(target, _with_golden(_described(bundle, child, read=read, seed=seed, report=report, camera=camera)))
     return target
+
+
+def _operating_point(bundle: Bundle, asked: str | None, targets: tuple[float, float]) -> OperatingPoint:
+    """Return the operating point; BadInput, before the work and not after it, for another and for bad targets."""
+    choose_thresholds([0.0], *targets)
+    return OperatingPoint.parse(asked or bundle.thresholds.operating_point)
+
+
+def _reported(
+    bundle: Bundle, lot: Lot, refitted: Refitted, thresholds: Thresholds,
+    *, known: Array | None, forget: bool, gains: Gains | None,
+) -> dict[str, Any]:  # fmt: skip
+    """Return what the report of a child says of what was learned."""
+    report: dict[str, Any] = {"shares": refitted.shares, "forget": forget, "learned": len(lot.normal), "moved": known is None}
+    report |= {"known": 0 if known is None else len(known), "kept": thresholds is bundle.thresholds}
+    return report if gains is None else {**report, "gains": [round(gain, 4) for gain in gains]}
 
 
 def _rescored(
@@ -190,10 +205,13 @@ def _with_graphs(bundle: Bundle, child: BundleContents, lot: Lot, refitted: Refi
     return replace(child, graphs={**child.graphs, **graphs}, references=references, quantisation=quantisation)
 
 
-def _read(bundle: Bundle, folder: Path, seed: int, *, single: bool = False) -> tuple[_Read, list[list[int]]]:
+def _read(
+    bundle: Bundle, folder: Path, seed: int, *, single: bool = False, yes: bool = True
+) -> tuple[_Read, list[list[int]]]:
     """Read the normal images in a folder, and return their groups of near-duplicates, by index; ``single`` looks for none.
 
-    BadInput where too few can be used: an old lot of which nothing was located would else pass unseen.
+    BadInput where too few can be used: an old lot of which nothing was located would else pass unseen; and, unless ``yes``, for
+    images of a new size.
     """
     result, read = load_dataset(folder, seed), _Read()
     read.skipped, read.sizes = list(result.skipped), dict(result.sizes)
@@ -219,6 +237,7 @@ def _read(bundle: Bundle, folder: Path, seed: int, *, single: bool = False) -> t
         if quality is not None:
             read.qualities.append(quality(frame_shown(bundle.geometry, image, prepared)))
     _enough(read, folder)
+    check_sizes(bundle, read.sizes, str(folder), yes)
     if single:
         return read, []
     return read, near_duplicate_groups(thumbnails(read.paths, bundle.image_bits)[0])
@@ -267,12 +286,10 @@ def _enough(read: _Read, folder: Path) -> None:
 
 
 def _lot(
-    bundle: Bundle, reader: LotReader, read: _Read, groups: list[list[int]],
-    *, seed: int, yes: bool, any_product: bool, progress: Progress | None,
-) -> Lot:  # fmt: skip
-    """Describe the new images, which must be normal and of this product; no anomalies are drawn on them yet."""
-    images, where = np.stack([*inputs_of(bundle, read.paths[: sum(map(len, groups))])]), str(read.paths[0].parent)
-    normal = reader.describe(images, progress)
+    bundle: Bundle, normal: Described, read: _Read, groups: list[list[int]], *, seed: int, yes: bool, any_product: bool
+) -> Lot:
+    """Return the lot of the described images, which must be normal and of this product; no anomalies are drawn on them yet."""
+    where = str(read.paths[0].parent)
     check_finite(bundle, normal.raw, read.paths)
     if not any_product:
         check_product(bundle, normal, where)
@@ -357,22 +374,28 @@ def _raw_scores(bundle: Bundle, normal: Array, anomalies: Array) -> dict[str, Ar
     return {**bundle.raw_scores, **shown, "normalise": normal, "threshold": normal}
 
 
-def _old_images(bundle: Bundle, old: _Read | None) -> Iterable[Images]:
-    """Return normal images of the old lot: those that were read, or else those that the bundle keeps as proof."""
+def _old_images(bundle: Bundle, old: _Read | None, gains: Gains | None) -> Iterable[Images]:
+    """Return normal images of the old lot: those that were read, or else those that the bundle keeps as proof, as the child sees
+    them.
+    """
     if old is not None:
         return inputs_of(bundle, old.paths)
-    return () if bundle.quantisation is None else list(bundle.quantisation.proof)
+    proof = () if bundle.quantisation is None else list(bundle.quantisation.proof)
+    return proof if gains is None or not proof else list(seen_with(bundle, np.stack(proof), gains))
 
 
 def _old_lot(scores: Array, thresholds: Thresholds, folder: Path | None) -> dict[str, Any]:
-    """Return how many images of the old lot are NG; GateRefused for more than twice the promise of those that were asked for."""
+    """Return what is reported of the old lot, if there are images of it: how many are NG; GateRefused for more than twice the
+    promise of those that were asked for.
+    """
     rejected, promised = int((~(scores <= thresholds.ng)).sum()), thresholds.supported_ng  # NaN does not pass
     if folder is not None and rejected > math.ceil(2 * promised * len(scores)):
         raise GateRefused(
             f"of the {len(scores)} normal images of the old lot in {folder} {rejected} would be NG, more than twice the promised "
             f"{percent(promised)}: recalibrate with images of both lots, or leave --keep-old out if the old lot is over"
         )
-    return {"images": len(scores), "ng": rejected, "from": "bundle" if folder is None else str(folder)}
+    counted = {"images": len(scores), "ng": rejected, "from": "bundle" if folder is None else str(folder)}
+    return {"old_lot": counted} if len(scores) else {}
 
 
 def _camera(bundle: Bundle, read: _Read, folder: Path, forget: bool) -> dict[str, Any]:
@@ -440,42 +463,3 @@ def _widened(geometry: Geometry | None, poses: Sequence[Pose]) -> Geometry | Non
         return geometry
     new = PoseRange.of(poses)
     return replace(geometry, expected=new if geometry.expected is None else geometry.expected.joined(new))
-
-
-def reuse_engine(parent_path: Path, child: Bundle) -> str | None:
-    """Make the parent's current engine that of ``child`` if it fits and passes; return a sentence, None without an engine."""
-    try:
-        parent = open_bundle(parent_path)
-        current = engine_store.current(parent)
-        if current is None or parent.path == child.path:
-            return None
-        reason = _take_over(parent, child, current)
-    except EdgeAdError as error:
-        current, reason = None, str(error)
-    if current is not None and reason is None:
-        images = len(child.golden.images)
-        return f"engine: {current.backend} {current.precision} of the parent, proven again on {images} golden images"
-    return f"no engine was taken over from the parent ({reason}); run `edge-ad build-engine`"
-
-
-def _take_over(parent: Bundle, child: Bundle, current: engine_store.Current) -> str | None:
-    """Copy, prove, and make current; return why not, and leave nothing then."""
-    engine_store.copy(parent, child, current)
-    try:
-        reason = _refusal(child, current)
-        if reason is None:
-            engine_store.make_current(child, current.backend, current.precision)
-            return None
-    except BaseException:
-        engine_store.remove(child, current)
-        raise
-    engine_store.remove(child, current)
-    return reason
-
-
-def _refusal(child: Bundle, current: engine_store.Current) -> str | None:
-    with Pipeline(child, precision=current.precision, backend=current.backend) as engine:
-        if current.precision != "int8":
-            return None if compare(engine, child).accepted else "it is too far from the reference in the new scores"
-        with Pipeline(child) as reference:
-            return measure_gate(engine, reference, child).refused

@@ -213,5 +213,5 @@ def _input(frame: Image, geometry: Geometry) -> tuple[Image, dict[str, float]]:
     pose = geometry.locate(frame)
     located = perf_counter()
     assert isinstance(pose, Pose)
-    image = geometry.transform(pose).cut(frame)
+    image = geometry.input_of(geometry.transform(pose).cut(frame))
     return image, {"locate": (located - start) * 1000.0, "cut out": (perf_counter() - located) * 1000.0}

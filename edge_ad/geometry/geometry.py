@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from edge_ad.errors import BadInput
 from edge_ad.geometry import METHODS, WHOLE, Method
 from edge_ad.geometry.anchors import AnchorLocator
+from edge_ad.geometry.colour import Gains, is_gains, with_gains, with_inverse_gains
 from edge_ad.geometry.cut_out import Transform, resize, resizing, transform_of
 from edge_ad.geometry.foreground import ForegroundLocator
 from edge_ad.geometry.locator import Arrays, Locator
@@ -40,7 +41,8 @@ class Geometry:
 
     ``image_size`` is that of the normal images; whole images of any size are taken. ``zones`` say what of the input is ignored:
     ``prepare`` replaces it. ``roi`` is the region that the normal images were cut to; a file is cut by ``region_of`` before
-    ``prepare``, a frame by the view of the run.
+    ``prepare``, a frame by the view of the run. ``gains`` of the channels bring the light of a later lot to that of the
+    training; parts are located without them.
     """
 
     method: Method
@@ -51,6 +53,7 @@ class Geometry:
     margin: float = MARGIN
     zones: AppliedZones | None = None
     roi: Roi | None = None
+    gains: Gains | None = None
 
     @classmethod
     def square(cls, size: tuple[int, int]) -> Geometry:
@@ -82,6 +85,10 @@ class Geometry:
         """Return an input u8[H,W,3] whose ignored pixels are those of the mean normal image."""
         return image if self.zones is None else self.zones.replaced(image)
 
+    def input_of(self, image: Image) -> Image:
+        """Return the input made of a cut-out u8[H,W,3]: in the light of the training, what is ignored replaced."""
+        return self.without_ignored(image if self.gains is None else with_gains(image, self.gains))
+
     @property
     def inspected(self) -> NDArray[np.bool_] | None:
         """Which pixels of the input are inspected, bool[H,W]; None where all are."""
@@ -112,22 +119,26 @@ class Geometry:
 
     def _whole(self, image: Image) -> Prepared:
         source = (image.shape[0], image.shape[1])
-        return Prepared(self.without_ignored(resize(image, self.size)), None, resizing(source, self.size))
+        return Prepared(self.input_of(resize(image, self.size)), None, resizing(source, self.size))
 
     def _cut(self, image: Image, location: Location) -> Prepared | NotLocated:
         if isinstance(location, NotLocated):
             return location
         transform = self.transform(location)
-        return Prepared(self.without_ignored(transform.cut(image)), location, transform)
+        return Prepared(self.input_of(transform.cut(image)), location, transform)
 
     def state(self) -> tuple[dict[str, Any], Arrays]:
         """Return plain values and arrays that ``from_state`` makes the same geometry of."""
         own, arrays = ({}, {}) if self.locator is None else self.locator.state()
         expected = None if self.expected is None else self.expected.as_dict()
-        values = {"method": self.method, "image_size": list(self.image_size), "size": list(self.size), "margin": self.margin,
-                  "expected": expected, "locator": own}
+        values: dict[str, Any] = {
+            "method": self.method, "image_size": list(self.image_size), "size": list(self.size), "margin": self.margin,
+            "expected": expected, "locator": own,
+        }  # fmt: skip
         if self.roi is not None:
             values["roi"] = [self.roi.x, self.roi.y, self.roi.width, self.roi.height]
+        if self.gains is not None:
+            values["gains"] = list(self.gains)
         if self.zones is not None:
             return {**values, "zones": self.zones.zones.as_dict()}, {**arrays, ZONE_MEAN: self.zones.mean}
         return values, arrays
@@ -149,7 +160,7 @@ class Geometry:
         return cls(method, (int(image_high), int(image_wide)), (int(high), int(wide)),
                    _LOCATORS[own["kind"]].from_state(own, arrays) if own else None,
                    PoseRange.from_dict(expected) if expected else None, float(values["margin"]),
-                   _zones(values, arrays, (high, wide)), _roi(values))
+                   _zones(values, arrays, (high, wide)), _roi(values), _gains(values))
 
 
 def _roi(values: dict[str, Any]) -> Roi | None:
@@ -160,6 +171,16 @@ def _roi(values: dict[str, Any]) -> Roi | None:
     if not all(isinstance(side, int) and 0 <= side <= MAX_SIDE for side in (x, y, width, height)) or min(width, height) < 1:
         raise ValueError(f"the region {values['roi']!r:.60}")
     return Roi(x, y, width, height)
+
+
+def _gains(values: dict[str, Any]) -> Gains | None:
+    """Return the gains of a state; None without them."""
+    if "gains" not in values:
+        return None
+    if not is_gains(values["gains"]):
+        raise ValueError(f"the gains {values['gains']!r:.60}")
+    red, green, blue = map(float, values["gains"])
+    return red, green, blue
 
 
 def _zones(values: dict[str, Any], arrays: Arrays, size: tuple[int, int]) -> AppliedZones | None:
@@ -175,8 +196,10 @@ def _zones(values: dict[str, Any], arrays: Arrays, size: tuple[int, int]) -> App
 def example_frame(geometry: Geometry, image: Image, ground: Image | None = None) -> Image:
     """Return an input u8[H,W,3] drawn back into an image of the normal images' size, in the middle of the expected poses.
 
-    Around it is ``ground``; without one, what stands at the input's border.
+    Around it is ``ground``; without one, what stands at the input's border. Its light is that of the camera.
     """
+    if geometry.gains is not None:
+        image = with_inverse_gains(image, geometry.gains)
     if geometry.locator is None:
         return image
     high, wide = geometry.image_size

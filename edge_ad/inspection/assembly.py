@@ -140,16 +140,16 @@ def make_part_detectors(
     if presence == "trigger":
         assert calls is not None
         return [CalledParts(calls, run) for _ in range(cameras)]
-    matcher, shown = _matcher(bundle, run, presence), _without_ignored(bundle)
+    matcher, shown = _matcher(bundle, run, presence), _input_of(bundle)
     return [SeenParts(PresenceDetector(matcher, run.motion_limit, shown=shown), run, number) for number in first]
 
 
-def _without_ignored(bundle: Bundle) -> Callable[[Image], Image] | None:
-    """Return what makes whole images look as the golden images do, None where nothing of them is ignored."""
+def _input_of(bundle: Bundle) -> Callable[[Image], Image] | None:
+    """Return what makes whole images look as the golden images do, None where a resized image does."""
     geometry = bundle.geometry
-    if geometry.locates or geometry.zones is None:
+    if geometry.locates or (geometry.zones is None and geometry.gains is None):
         return None
-    return lambda image: geometry.without_ignored(resize(np.ascontiguousarray(image), geometry.size))
+    return lambda image: geometry.input_of(resize(np.ascontiguousarray(image), geometry.size))
 
 
 def _matcher(bundle: Bundle, run: RunTable, presence: Presence) -> Matcher:
@@ -165,7 +165,7 @@ def _matcher(bundle: Bundle, run: RunTable, presence: Presence) -> Matcher:
         return LikeNormal(normal)
     assert run.empty is not None
     paths, view = list_images(run.empty)[:MAX_EMPTY], view_of(run)
-    empty, shown = [view.crop(read_image(path, bundle.image_bits)) for path in paths], _without_ignored(bundle)
+    empty, shown = [view.crop(read_image(path, bundle.image_bits)) for path in paths], _input_of(bundle)
     empty = empty if shown is None else [shown(image) for image in empty]
     return UnlikeEmpty(empty, _framed(bundle, normal, empty))
 

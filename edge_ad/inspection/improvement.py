@@ -23,6 +23,7 @@ from edge_ad.bundle import Bundle, open_bundle
 from edge_ad.camera.frames import Frame
 from edge_ad.config import Config
 from edge_ad.data.images import read_image
+from edge_ad.deployment.colour_match import matched_geometry
 from edge_ad.deployment.marked_images import lossless_path, shows_several
 from edge_ad.errors import BadInput, GateRefused
 from edge_ad.events import Verdict
@@ -177,6 +178,27 @@ def limit_of(bundle: Bundle, thresholds: Thresholds, margin: float) -> float:
     raw: NDArray[np.float32] | None = bundle.raw_scores.get("threshold")
     usual = 0.0 if raw is None or not len(raw) else float(np.median(fuse(raw, bundle.statistics)[1]))
     return thresholds.ng + margin * max(thresholds.ng - usual, 0.0)
+
+
+def judge_in_light(
+    champion: Product, parts: Sequence[RecordedPart], judged: Sequence[JudgedPart], progress: Progress | None = None
+) -> list[JudgedPart]:
+    """Return what decides whether a part that was marked good is held back: what the champion says of it, brought back to the
+    light of the training where the marked parts show a lot in another one.
+
+    All of such a lot scores high: a person would be asked for every part, and a defect would not stand out.
+    """
+    goods = [index for index, part in enumerate(parts) if part.event.mark == "good"]
+    own = champion.bundle.geometry
+    geometry = matched_geometry(champion.bundle, [parts[index].path for index in goods])
+    if geometry is None:
+        return list(judged)
+    champion.see_by(geometry)
+    try:
+        seen = dict(zip(goods, judge_parts(champion, [parts[index] for index in goods], progress), strict=True))
+    finally:
+        champion.see_by(own)
+    return [seen.get(index, one) for index, one in enumerate(judged)]
 
 
 def held_back(parts: Sequence[RecordedPart], judged: Sequence[JudgedPart], limit: float) -> list[int]:

@@ -101,10 +101,10 @@ class Locating:
 
     def _whole(self, frame: Frame) -> Sequence[Image]:
         tiles = self._view.tiles(frame, self._geometry.size)
-        if self._geometry.zones is None:
+        if self._geometry.zones is None and self._geometry.gains is None:
             return tiles
-        replaced: Sequence[Image] = frame.once((self, "zones"), lambda: [self._geometry.without_ignored(tile) for tile in tiles])
-        return replaced
+        inputs: Sequence[Image] = frame.once((self, "inputs"), lambda: [self._geometry.input_of(tile) for tile in tiles])
+        return inputs
 
     def _located(self, image: Image) -> FrameInputs:
         began = time.perf_counter()

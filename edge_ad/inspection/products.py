@@ -17,6 +17,7 @@ from edge_ad.config import Config
 from edge_ad.engines.pipeline import Pipeline
 from edge_ad.engines.selection import Streams, open_pipelines
 from edge_ad.errors import BadInput, EdgeAdError
+from edge_ad.geometry.geometry import Geometry
 from edge_ad.inspection.assembly import (
     make_cascade,
     make_drift,
@@ -178,6 +179,13 @@ class Product:
         stack = self.release()
         if stack is not None:
             stack.close()
+
+    def see_by(self, geometry: Geometry) -> None:
+        """Make inputs by another geometry from now on; engines and thresholds in force stay."""
+        in_force = self.judge.thresholds
+        self.bundle = self.bundle.with_geometry(geometry)
+        self._make_judge()
+        self.judge.thresholds = self.thresholds = in_force
 
     def load_thresholds(self, path: Path) -> Thresholds:
         """Read the thresholds of the bundle, or of its child at ``path``, again."""

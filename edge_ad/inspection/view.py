@@ -209,9 +209,8 @@ def measure_tiles(
     for image in normal_images:
         if fault := view.fault(image):
             raise BadInput(f"an image of a good does not fit: {fault}")
-    raw = np.stack(
-        [np.stack([pipeline.infer(tile).raw for tile in view.cut(image, bundle.image_size)]) for image in normal_images]
-    )
+    inputs = ([bundle.geometry.input_of(tile) for tile in view.cut(image, bundle.image_size)] for image in normal_images)
+    raw = np.stack([np.stack([pipeline.infer(tile).raw for tile in tiles]) for tiles in inputs])
     order = np.random.default_rng(seed).permutation(len(normal_images))
     fit, hold = raw[order[: len(normal_images) // 2]], raw[order[len(normal_images) // 2 :]]
     pairs = [normalise_statistics(fit[:, tile]) for tile in range(raw.shape[1])]

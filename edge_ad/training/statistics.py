@@ -30,6 +30,7 @@ from edge_ad.bundle.graphs import CONSTANTS, FUSION, GRAPHS, LAVIT, MAP_TENSORS
 from edge_ad.data.component_anomalies import family_of
 from edge_ad.data.near_duplicates import near_duplicate_groups, thumbnail
 from edge_ad.deployment.calibrate import CalibrateOptions, with_quantisation
+from edge_ad.deployment.colour_match import colour_report
 from edge_ad.deployment.int8 import derive_int8, measuring_backend, recipe_of
 from edge_ad.deployment.lot import CENTRE, tapped
 from edge_ad.deployment.validation_images import evenly, spread
@@ -213,7 +214,8 @@ def finish_contents(
     thresholds = tolerant_thresholds(scores, targets, axes, anomalies=anomaly_scores(raw, statistics), point=point)
     branches = branch_report(unseen.raw, anomalies.raw, shown.raw[len(anomalies.raw) :], statistics)
     counts = {"images": len(unseen.raw), "for_thresholds": len(scores), "groups": len(groups)}
-    report = {**contents.report, "branches": branches, "unseen": counts}
+    inspected = None if contents.geometry is None else contents.geometry.inspected
+    report = {**contents.report, "branches": branches, "unseen": counts, **colour_report(images.fit, inspected)}
     if not labelled:
         report["families"] = family_report(unseen.raw, weighed.raw, kinds, statistics)
     if disturbed is not None:

@@ -100,7 +100,7 @@ REFUSED: list[tuple[str, Callable[[Members], Members], str]] = [
     ("not an object", raw_manifest("[1]"), "must be a JSON object, but is a list"),
     ("large manifest", raw_manifest(b" " * (5 << 20)), "larger than the 1 MiB allowed"),
     ("other format", manifest(format="zip"), "does not say 'edge-ad bundle'"),
-    ("newer schema", manifest(schema=5), "has schema 5, but this edge-ad 0.1.0 reads schemas up to 4: upgrade edge-ad"),
+    ("newer schema", manifest(schema=6), "has schema 6, but this edge-ad 0.1.0 reads schemas up to 5: upgrade edge-ad"),
     ("older schema", manifest(schema=0), "train the bundle again"),
     ("odd schema", manifest(schema="1"), "'schema' must be a whole number"),
     ("field missing", manifest(parent="gone"), "lacks 'parent'"),

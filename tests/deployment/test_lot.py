@@ -127,7 +127,7 @@ def test_more_images_than_are_learned_set_thresholds_too(
 ) -> None:
     monkeypatch.setattr(recalibration, "MAX_LEARNED", 12)
     monkeypatch.setattr(recalibration, "MAX_FRAMES", 15)
-    child = open_bundle(recalibrate(parent, brighter, tmp_path / "c.edgead"))
+    child = open_bundle(recalibrate(parent, brighter, tmp_path / "c.edgead", keep_colour=True))
     assert child.report["recalibration"]["learned"] == 12
     assert child.thresholds.goods == COUNT
     assert child.report["health_reference"]["count"] == 15
@@ -187,7 +187,7 @@ def test_a_branch_that_its_constants_do_not_explain_stays_as_it_is(
     contents = memory_contents()
     path = tmp_path / "b.edgead"
     write_bundle(path, replace(contents, settings={**contents.settings, "fusion": {"top": 10}}))
-    child = open_bundle(recalibrate(path, brighter, tmp_path / "c.edgead", yes=True))
+    child = open_bundle(recalibrate(path, brighter, tmp_path / "c.edgead", keep_colour=True, yes=True))
     assert child.graph(MEMORY) == open_bundle(path).graph(MEMORY)
     assert "memory of b.edgead cannot be refitted: it stays as it is" in caplog.text
 

@@ -17,8 +17,9 @@ from edge_ad.deployment.build import build
 from edge_ad.deployment.calibrate import CalibrateOptions, with_quantisation
 from edge_ad.deployment.int8 import recipe_of
 from edge_ad.deployment.one_file import TOLERANCE, write_one_file
-from edge_ad.deployment.recalibration import recalibrate, reuse_engine
+from edge_ad.deployment.recalibration import recalibrate
 from edge_ad.deployment.refit import SHARES
+from edge_ad.deployment.reused_engines import reuse_engine
 from edge_ad.engines.pipeline import Pipeline
 from edge_ad.scoring import BRANCHES
 from edge_ad.scoring.memory import Regions, fit_cells, gaussian_distances
@@ -172,7 +173,7 @@ def features(path: Path, images: Iterable[NDArray[np.uint8]]) -> NDArray[np.floa
 def test_recalibration_joins_the_gaussians_with_new_images(tmp_path: Path, new_goods: Path) -> None:
     """Half of either lot: those of 40 old and 40 new images, fitted at once."""
     parent = gaussian_bundle(tmp_path / "b.edgead")
-    child = open_bundle(recalibrate(parent.path, new_goods, yes=True, any_product=True))
+    child = open_bundle(recalibrate(parent.path, new_goods, keep_colour=True, yes=True, any_product=True))
     share = child.report["recalibration"]["shares"]["memory"]
     new = features(tmp_path / "a.edgead", (striped(9000 + index) for index in range(NEW)))
     old = features(tmp_path / "a.edgead", map(tiny_image, OLD))

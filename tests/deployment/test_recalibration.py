@@ -47,7 +47,7 @@ def goods(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def child(parent: Path, goods: Path) -> Bundle:
-    return open_bundle(recalibrate(parent, goods, target_ng=0.01, target_warn=0.1))
+    return open_bundle(recalibrate(parent, goods, target_ng=0.01, target_warn=0.1, keep_colour=True))
 
 
 def test_networks_weights_and_proof_images_stay(parent: Path, child: Bundle) -> None:
@@ -205,7 +205,7 @@ def test_images_that_cannot_be_read_are_named_skipped_and_counted(parent: Path, 
     whole = (folder / "003.png").read_bytes()
     (folder / "003.png").write_bytes(whole[: len(whole) // 2])
     (folder / "007.png").write_bytes(b"no picture")
-    told = open_bundle(recalibrate(parent, folder, tmp_path / "c.edgead")).report["recalibration"]
+    told = open_bundle(recalibrate(parent, folder, tmp_path / "c.edgead", keep_colour=True)).report["recalibration"]
     assert sorted(entry["file"] for entry in told["skipped"]) == ["003.png", "007.png"]
     assert told["goods"] == {"normalise": 12, "threshold": 12}
 
@@ -231,7 +231,7 @@ def test_refusals(parent: Path, goods: Path, tmp_path: Path) -> None:
 
 
 def test_ten_goods_are_enough(parent: Path, tmp_path: Path) -> None:
-    child = open_bundle(recalibrate(parent, write_goods(tmp_path / "good", 10), tmp_path / "c.edgead"))
+    child = open_bundle(recalibrate(parent, write_goods(tmp_path / "good", 10), tmp_path / "c.edgead", keep_colour=True))
     assert child.thresholds.goods == 10
 
 

@@ -20,7 +20,7 @@ from edge_ad.deployment.recalibration import recalibrate
 from edge_ad.engines.pipeline import Pipeline
 from edge_ad.errors import BadInput
 from edge_ad.evaluation.evaluate import evaluate
-from edge_ad.inspection.assembly import _without_ignored
+from edge_ad.inspection.assembly import _input_of
 from edge_ad.inspection.inspector import RunOptions, inspect
 from edge_ad.inspection.locating import Locating
 from edge_ad.inspection.presence import LikeNormal, PresenceDetector
@@ -138,7 +138,7 @@ def test_one_file_replaces_what_is_ignored_by_itself(bundle: Bundle, tmp_path: P
 
 
 def test_a_ticking_clock_moves_nothing_and_hides_no_part_from_the_eye(bundle: Bundle) -> None:
-    shown = _without_ignored(bundle)
+    shown = _input_of(bundle)
     normal = [bundle.geometry.without_ignored(tiny_image(seed)) for seed in range(4)]
     detector = PresenceDetector(LikeNormal(normal), shown=shown)
     images = [painted(3, inside=inside) for inside in (True, False)]

@@ -2,8 +2,10 @@
 
 A station judges trays of the synthetic line; in the middle the lot changes (tint and brightness). A person marks 30 of the good
 parts that were rejected since; `edge-ad improve --apply` learns them and replaces the bundle. Other trays of the new lot, and
-defects in it, are judged before and after. Then each defect is marked good by mistake, one at a time: it must be held back. All of
-it goes through the commands of docs/howto/feedback.md; BUNDLE is one that was trained on the line, for example
+defects in it, are judged before and after, and the same trays in the old light by the old bundle: what it finds there is what the
+new one has to find, since in the new light it rejects good parts too. Then each defect is marked good by mistake, one at a time:
+it must be held back. All of it goes through the commands of docs/howto/feedback.md; BUNDLE is one that was trained on the line,
+for example
 
     edge-ad demo --data-only line
     edge-ad train line/kit_tray --preset demo --out runs/line
@@ -84,14 +86,14 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             raise BadInput(f"{len(rejected)} good parts of the new lot are rejected: raise --tint, --light or --parts")
         for name in rejected[: options.marks]:
             _command("events", "mark", events[name].id, "good")
-        before = _judged(Path("part.edgead"))
+        usual, before = _judged(Path("part.edgead"), "usual"), _judged(Path("part.edgead"))
         told = _command("improve", "part.edgead", "--apply", "--margin", "1000")
         used = BundlePointer(pointer_path(STORE)).resolve("", Path("part.edgead"))
         after, promised = _judged(used), open_bundle(used).thresholds.supported_ng
         _command("improve", "--rollback", "part.edgead")
         figures = {
             "parts": options.parts, "marks": options.marks, "tint": options.tint, "light": options.light, "promised": promised,
-            "rejected_on_the_line": len(rejected), "before": before, "after": after, "improve": told.splitlines(),
+            "rejected_on_the_line": len(rejected), "usual": usual, "before": before, "after": after, "improve": told.splitlines(),
         }  # fmt: skip
         print("\n".join(lines(figures)), flush=True)
         poisoned = _poisoned(events, options.poisoned)
@@ -111,7 +113,7 @@ def lines(figures: dict[str, Any]) -> Iterator[str]:
     parts, promised = figures["parts"], figures["promised"]
     rejected = figures["rejected_on_the_line"]
     yield f"on the line {rejected} of {parts} good parts of the new lot are rejected; {figures['marks']} are marked"
-    for name in ("before", "after"):
+    for name in ("usual", "before", "after"):
         one = figures[name]
         rejected, missed = f"{one['rejected']} of {one['good']}", f"{one['found']} of {one['defects']}"
         yield f"{name:>6}: {rejected} other good parts rejected ({one['rejected'] / one['good']:.1%}), {missed} defects found"
@@ -125,21 +127,23 @@ def _draw(options: argparse.Namespace, size: int) -> None:
         ("parts", "old-good", options.parts), ("parts", "new-good", options.parts), ("parts", "new-bad", len(DEFECTS)),
         ("test", "good", options.test), ("test", "bad", options.test),
     ):  # fmt: skip
-        Path(folder).mkdir(exist_ok=True)
+        for made in (folder, "usual"):
+            Path(made).mkdir(exist_ok=True)
         for index in range(count):
             number += 1
             image = render_tray(number, DEFECTS[index % len(DEFECTS)] if kind.endswith("bad") else None, size).image
             shown = image if kind.startswith("old") else lot(image, options.tint, options.light)
             name = f"{'0' if kind.startswith('old') else '1'}{kind}" if folder == "parts" else kind
             assert cv2.imwrite(f"{folder}/{name}-{index:04}.png", shown[:, :, ::-1])
+            assert folder == "parts" or cv2.imwrite(f"usual/{name}-{index:04}.png", image[:, :, ::-1])
 
 
-def _judged(bundle: Path) -> dict[str, int]:
-    """Return how many of the good parts and the defects of the new lot a bundle rejects."""
+def _judged(bundle: Path, folder: str = "test") -> dict[str, int]:
+    """Return how many of the good parts and the defects in a folder a bundle rejects."""
     result: dict[str, int] = {}
     with judged_by(Config(), "", bundle) as product:
         for kind, count, rejected in (("good", "good", "rejected"), ("bad", "defects", "found")):
-            paths = sorted(Path("test").glob(f"{kind}-*.png"))
+            paths = sorted(Path(folder).glob(f"{kind}-*.png"))
             events = [judge_image(product, path).event for path in paths]
             result[count] = len(paths)
             result[rejected] = sum(one.verdict not in ("OK", "WARN") for one in events)
