@@ -113,9 +113,7 @@ def _improve(
         champion = stack.enter_context(improvement.judged_by(settings, name, used, in_force))
         judged = improvement.judge_parts(champion, parts, _progress("champion"))
         limit = improvement.limit_of(champion.bundle, champion.thresholds, margin)
-        seen = judged
-        if not settings.recalibrate.keep_colour:
-            seen = improvement.judge_in_light(champion, parts, judged, _progress("marked good"))
+        seen = improvement.judge_in_light(champion, parts, judged, _progress("marked good"))
         held = _not_accepted(parts, seen, limit, accept)
         known = improvement.learned_before(store, used)
         left_out = held if retrain is not None else held | known

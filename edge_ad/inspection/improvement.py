@@ -184,13 +184,14 @@ def judge_in_light(
     champion: Product, parts: Sequence[RecordedPart], judged: Sequence[JudgedPart], progress: Progress | None = None
 ) -> list[JudgedPart]:
     """Return what decides whether a part that was marked good is held back: what the champion says of it, brought back to the
-    light of the training where the marked parts show a lot in another one.
+    light of the training where the marked parts show a lot in another one, unless ``keep_colour`` is set.
 
     All of such a lot scores high: a person would be asked for every part, and a defect would not stand out.
     """
     goods = [index for index, part in enumerate(parts) if part.event.mark == "good"]
     own = champion.bundle.geometry
-    geometry = matched_geometry(champion.bundle, [parts[index].path for index in goods])
+    keep = champion.settings.recalibrate.keep_colour
+    geometry = None if keep else matched_geometry(champion.bundle, [parts[index].path for index in goods])
     if geometry is None:
         return list(judged)
     champion.see_by(geometry)
