@@ -28,7 +28,11 @@ def ranges() -> dict[str, Ranges]:
 NETS = [("cnn", cnn, 8, "mixed"), ("vit", vit, 3, "head")]
 
 
-@pytest.mark.parametrize(("name", "make", "channels", "output"), NETS)
+# A convolution takes the reference evaluator of older versions a minute, in loops of Python.
+SLOW_CNN = [pytest.param(*NETS[0], marks=pytest.mark.slow), NETS[1]]
+
+
+@pytest.mark.parametrize(("name", "make", "channels", "output"), SLOW_CNN)
 def test_a_graph_for_tensorrt_gives_what_is_written(
     name: str, make: object, channels: int, output: str, ranges: dict[str, Ranges]
 ) -> None:

@@ -175,7 +175,7 @@ def test_damaged_images_of_an_mjpeg_stream_are_corrupt(codec: str, damaged: bool
         source = open_source(server.url)
         frames = []
         end = time.monotonic() + 30.0
-        while len(frames) < 20 and time.monotonic() < end:
+        while len(frames) < 8 and time.monotonic() < end:
             result = source.read(0.2)
             frames += [result] if isinstance(result, (Frame, BadFrame)) else []
         source.close()

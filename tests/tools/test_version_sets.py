@@ -250,10 +250,10 @@ def test_a_board_leaves_out_no_test_that_takes_numpy_opencv_or_onnx_in_its_hands
     assert ROOT / "tests/inspection/test_inspector.py" not in kept
 
 
-def test_the_older_board_leaves_out_no_more_than_what_never_calls_opencv() -> None:
+def test_the_older_board_runs_what_is_built_on_opencv_and_every_file_that_calls_it() -> None:
+    """Its OpenCV lies between that of the newer board and the newest, where all of it runs."""
     kept = {path for path in left_out("jetpack6") if path not in left_out("jetpack7")}
     assert importing(kept, "cv2") == set()
-    product = [ROOT / ("calibration" if path.name == "calibration" else f"edge_ad/{path.name}") for path in kept]
-    assert [file for path in product for file in path.rglob("*.py") if "cv2" in file.read_text("utf-8")] == []
+    assert {path.parent.name for path in kept}.isdisjoint({"camera", "data", "geometry", "synthetic"})
     ours, theirs = pins("jetpack6"), pins("jetpack7")
     assert {name for name in ours | theirs if ours.get(name) != theirs.get(name)} == {"opencv-python-headless"}
