@@ -40,6 +40,7 @@ def main() -> int:
     parser.add_argument("--images", type=int, default=40, help="normal images of the new lot to recalibrate on")
     parser.add_argument("--seed", type=int, default=0, help="of the draw")
     parser.add_argument("--replace", action="store_true", help="forget the old lot")
+    parser.add_argument("--keep-colour", action="store_true", help="bring no light back to that of the training")
     parser.add_argument("--old", type=Path, help="a folder of the old lot, at most twice the promise NG; else what is kept")
     parser.add_argument("--out", type=Path, help="where the child is kept; without it it is not")
     parser.add_argument("--json", type=Path, help="a file for the figures")
@@ -74,9 +75,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         for row in sorted(drawn):
             shutil.copy(good[row], lot / f"{row:04d}_{good[row].name}")
         started = time.monotonic()
-        child = open_bundle(
-            recalibrate(options.bundle, lot, out, forget=options.replace, keep_old=options.old, yes=True, seed=options.seed)
-        )
+        asked = {"forget": options.replace, "keep_old": options.old, "keep_colour": options.keep_colour, "seed": options.seed}
+        child = open_bundle(recalibrate(options.bundle, lot, out, yes=True, **asked))
         seconds = time.monotonic() - started
         raw = {name: (_raw(one, rest), _raw(one, bad)) for name, one in (("before", bundle), ("after", child))}
     report = child.report["recalibration"]
@@ -86,6 +86,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "unlocated": {"learned": lost, "normal": len(rest) - len(raw["after"][0]), "anomalies": len(bad) - len(raw["after"][1])},
         "seconds": round(seconds, 1),
         "moved": report["moved"],
+        "gains": report.get("gains"),
         "shares": report["shares"],
         "old_lot": report.get("old_lot"),
         "promised": child.thresholds.supported_ng,
@@ -139,6 +140,7 @@ def lines(figures: dict[str, Any]) -> list[str]:
     weight = f"the new lot counts: {shares}" if figures["moved"] else "the lot has not moved, and sets thresholds with the old one"
     lost = figures["unlocated"]
     text = [f"learned {figures['images']['learned']} normal images in {figures['seconds']} s; {weight}"]
+    text += [f"gains of red, green and blue: {figures['gains']}"] if figures["gains"] else []
     if any(lost.values()):
         counts = f"{lost['learned']} of those drawn, {lost['normal']} other normal images, {lost['anomalies']} anomalies"
         text.append(f"not located, so without a verdict and not counted below: {counts}")
