@@ -122,8 +122,9 @@ def geometry_details(bundle: Bundle) -> dict[str, Any]:
         return {"method": "square", "expected": None}
     geometry = bundle.geometry
     expected = None if geometry.expected is None else geometry.expected.as_dict()
-    zones = {} if geometry.zones is None else {"zones": geometry.zones.report()}
-    return {"method": geometry.method, "frame_size": list(geometry.image_size), "expected": expected, **zones}
+    more: dict[str, Any] = {} if geometry.zones is None else {"zones": geometry.zones.report()}
+    more |= {} if geometry.gains is None else {"gains": list(geometry.gains)}
+    return {"method": geometry.method, "frame_size": list(geometry.image_size), "expected": expected, **more}
 
 
 def describe_geometry(details: Mapping[str, Any]) -> Iterator[str]:
@@ -131,6 +132,10 @@ def describe_geometry(details: Mapping[str, Any]) -> Iterator[str]:
     if (zones := details.get("zones")) is not None:
         counts = ", ".join(f"{count} {kind}" for kind, count in zones["counts"].items() if count)
         yield f"  zones       {counts}; {zones['ignored']:.1%} of the input is ignored; sha256 {zones['sha256'][:16]}"
+    if (gains := details.get("gains")) is not None:
+        from edge_ad.geometry.colour import describe_gains
+
+        yield f"  gains       {describe_gains(gains)}"
     expected = details["expected"]
     whole = {"square": "whole images, squashed", "none": "whole images in their aspect ratio"}
     if expected is None:

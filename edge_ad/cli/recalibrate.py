@@ -104,8 +104,9 @@ def _lines(report: dict[str, Any]) -> Iterator[str]:
 
 def colour_message(gains: Sequence[float]) -> str:
     """Return by how much a lot's light is brought back to that of the training."""
-    channels = ", ".join(f"{name} x {gain:.3f}" for name, gain in zip(("red", "green", "blue"), gains, strict=True))
-    return f"the light of the lot is brought back to that of the training: {channels}"
+    from edge_ad.geometry.colour import describe_gains
+
+    return f"the light of the lot is brought back to that of the training: {describe_gains(gains)}"
 
 
 def _show(done: int, total: int) -> None:

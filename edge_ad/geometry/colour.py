@@ -6,7 +6,7 @@ The gains belong to the lot, not to the image: a part that is darker than the ot
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import TypeAlias
 
@@ -40,6 +40,11 @@ def with_inverse_gains(image: Image, gains: Gains) -> Image:
     """Return u8[...,3] of which ``with_gains`` makes the given image, but for rounding and what saturates."""
     red, green, blue = gains
     return with_gains(image, (1 / red, 1 / green, 1 / blue))
+
+
+def describe_gains(gains: Sequence[float]) -> str:
+    """Return the gains as a person reads them."""
+    return ", ".join(f"{name} x {gain:.3f}" for name, gain in zip(("red", "green", "blue"), gains, strict=True))
 
 
 def channel_levels(images: Iterable[Image], inspected: NDArray[np.bool_] | None = None) -> NDArray[np.float64]:

@@ -103,6 +103,10 @@ EXPECTED = {"x": [10, 200.5], "y": [4, 5], "scale": [0.99, 1.01], "angle": 90.0,
         ({"method": "square", "expected": None}, ["square: whole images, squashed"]),
         ({"method": "none", "frame_size": [480, 640], "expected": None}, ["none: whole images in their aspect ratio"]),
         (
+            {"method": "none", "frame_size": [480, 640], "expected": None, "gains": [0.9, 1.0, 1.25]},
+            ["red x 0.900, green x 1.000, blue x 1.250", "none: whole images in their aspect ratio"],
+        ),
+        (
             {"method": "foreground", "frame_size": [480, 640], "expected": EXPECTED},
             ["foreground: the part is located in images of 640 x 480 pixels",
              "x 10 to 200.5, y 4 to 5, scale 0.99 to 1.01, angle 86.5 to 93.5 degrees"],
