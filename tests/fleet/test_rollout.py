@@ -24,6 +24,8 @@ from tests.fixtures.mosquitto import Mosquitto, mosquitto_missing
 from tests.fixtures.tiny_bundle import make_tiny_bundle
 from tests.fleet.stations import LocalTrial, PlainStation
 
+pytestmark = pytest.mark.any_version
+
 GROUP = "line-a"
 
 

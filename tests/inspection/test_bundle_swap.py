@@ -36,6 +36,8 @@ from edge_ad.store.bundle_pointer import BundlePointer, pointer_path
 from tests.fixtures.loopback import until
 from tests.fixtures.tiny_bundle import make_tiny_bundle, tiny_contents
 
+pytestmark = pytest.mark.any_version
+
 ROOT = Path(__file__).parents[2]
 CAMERA = "synthetic://line?frames=100000&seed=1&fps=50"
 

@@ -33,6 +33,8 @@ from tests.fixtures.tiny_bundle import make_tiny_bundle, tiny_image
 from tests.outputs.peers import ReadingPlc
 from tests.web.running import Line, line
 
+pytestmark = pytest.mark.any_version
+
 KEY = bytes(range(32))
 NOON = 1_772_366_400.0
 HOUR = 3600.0

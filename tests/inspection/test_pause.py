@@ -31,6 +31,8 @@ from tests.inspection.line import Arithmetic, Script, check_account, make_loop
 from tests.outputs.peers import ReadingPlc, WrittenPlc
 from tests.web.running import Line, line
 
+pytestmark = pytest.mark.any_version
+
 PASS, FAULT, VALID, READY, BUSY = range(5)
 PAUSE_COIL, RESUME_COIL = 18, 19
 

@@ -30,6 +30,8 @@ from tests.fixtures.tiny_bundle import make_tiny_bundle, tiny_image
 from tests.outputs.peers import OpcUaChooser, ReadingPlc, WrittenPlc
 from tests.outputs.plcs import KINDS, plc_of, uri_of
 
+pytestmark = pytest.mark.any_version
+
 NAMES = ("cap-red", "cap-blue", "cap-green")
 CAMERA = "synthetic://line?frames=100000&seed=1&fps=50"
 

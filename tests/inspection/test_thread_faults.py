@@ -51,6 +51,8 @@ from tests.fixtures.loopback import free_port, until
 from tests.fixtures.tiny_bundle import make_tiny_bundle, tiny_image
 from tests.inspection.test_products import NAMES, running, settings
 
+pytestmark = pytest.mark.any_version
+
 PACKAGE = Path(locks.__file__).parents[1]
 FRAMES = 40
 LINE = "synthetic://line?size=64&seed=1&fps=20&frames="

@@ -37,6 +37,8 @@ from tests.fixtures.tiny_bundle import make_tiny_bundle
 from tests.outputs.peers import ReadingPlc, WrittenPlc
 from tests.outputs.plcs import KINDS, plc_of, uri_of
 
+pytestmark = pytest.mark.any_version
+
 ROOT = Path(__file__).parents[2]
 CAMERA = "synthetic://line?size=64&frames=60&seed=1&fps=20"
 RUN = ["run", "t.edgead", "--realtime", "--store", "s.sqlite", "--backend", "onnxruntime", "--precision", "fp32"]

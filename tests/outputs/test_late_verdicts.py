@@ -19,6 +19,8 @@ from tests.fixtures.loopback import free_port, until
 from tests.outputs.board import CHIP, Board
 from tests.outputs.peers import ReadingPlc, WrittenPlc
 
+pytestmark = pytest.mark.any_version
+
 PAGE = (Path(__file__).parents[2] / "docs" / "howto" / "plc.md").read_text()
 LATE_S = 0.465
 SOON_S = 0.05

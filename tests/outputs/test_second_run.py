@@ -15,6 +15,8 @@ from tests.fixtures.loopback import free_port, until
 from tests.fixtures.tiny_bundle import make_tiny_bundle
 from tests.outputs.peers import ReadingPlc, WrittenPlc
 
+pytestmark = pytest.mark.any_version
+
 ROOT = Path(__file__).parents[2]
 ENDLESS = "synthetic://line?fps=20"
 
