@@ -87,7 +87,7 @@ def test_the_table_has_every_command() -> None:
 
 def test_without_extras_every_command_works_or_names_what_to_install(tmp_path: Path) -> None:
     make_tiny_bundle(tmp_path / BUNDLE)
-    assert Store(tmp_path / "runs" / "line.sqlite").close()
+    assert Store(tmp_path / "runs" / "line.sqlite").close(60.0)
     found, _ = run(tmp_path, list(EXTRAS), [words for words, _ in BARE])
     for (words, extra), (code, _, err) in zip(BARE, found, strict=True):
         if extra is None:

@@ -65,7 +65,7 @@ def test_the_pictures_show_the_region_and_hold_their_event(tmp_path: Path) -> No
     found = judgement(1)
     (row,) = keep(store, evidence, found)
     evidence.close(20.0)
-    assert store.close()
+    assert store.close(60.0)
     with Reader(tmp_path / "line.sqlite") as reader:
         event = reader.event(row.id)
         assert event is not None
@@ -99,7 +99,7 @@ def test_what_is_likely_to_be_marked_is_kept_without_loss_and_known_again_withou
             one.image[:] = one.image[:, :, :1]
     rows = keep(store, evidence, *found)
     evidence.close(20.0)
-    assert store.close()
+    assert store.close(60.0)
     path, folder = tmp_path / "line.sqlite", tmp_path / "line.evidence"
     for _ in range(2):
         with Reader(path) as reader:
@@ -127,7 +127,7 @@ def test_nothing_is_kept_without_loss_where_no_space_is_given_or_the_thread_is_b
     evidence = Evidence(store, NO_FLOOR, View())
     keep(store, evidence, judgement(2))
     evidence.close(20.0)
-    assert store.close()
+    assert store.close(60.0)
     with Reader(tmp_path / "line.sqlite") as reader:
         assert [(len(event.images), event.lossless) for event in reader.events()] == [(2, None), (2, None)]
 
@@ -140,7 +140,7 @@ def test_what_is_kept(tmp_path: Path) -> None:
     keep(store, evidence, *goods, *others, outage)
     assert until(lambda: store.committed == 104)
     evidence.close(20.0)
-    assert store.close()
+    assert store.close(60.0)
     with Reader(tmp_path / "line.sqlite") as reader:
         kept = {verdict: [] for verdict in VERDICTS}  # type: ignore[var-annotated]
         for event in reader.events(limit=500):

@@ -155,7 +155,7 @@ def test_a_disk_that_is_full_from_the_start(disk: Path) -> None:
     first.record(row(1), {"captured": 5})
     first.save_alarm_state("cam", {"phase": "latched"})
     assert until(lambda: first.committed == 1)
-    assert first.close()
+    assert first.close(60.0)
     ballast.leave(0)
     with Reader(path) as reader:  # what is there can still be read
         assert [event.frame for event in reader.events()] == [1]
@@ -166,7 +166,7 @@ def test_a_disk_that_is_full_from_the_start(disk: Path) -> None:
     ballast.drop()
     assert until(lambda: store.committed == 1)
     assert store.fault is None
-    assert store.close()
+    assert store.close(60.0)
 
 
 def test_a_new_store_on_a_full_disk(disk: Path) -> None:
@@ -177,4 +177,4 @@ def test_a_new_store_on_a_full_disk(disk: Path) -> None:
     assert until(lambda: store.fault is not None)
     ballast.drop()
     assert until(lambda: store.committed == 1)
-    assert store.close()
+    assert store.close(60.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
@@ -38,6 +38,11 @@ def peer(how: str) -> Iterator[tuple[GuardClient, Bits, Registers]]:
     reading.close()
 
 
+def result_of(registers: Sequence[int]) -> tuple[int, str]:
+    """Return the verdict and the part of the registers."""
+    return registers[1], registers_text(registers[8:24])
+
+
 @pytest.mark.parametrize("how", ["client", "server"])
 def test_ready_busy_result_pass_fault_part_and_heartbeat(how: str) -> None:
     with peer(how) as (link, bits, registers):
@@ -58,20 +63,20 @@ def test_ready_busy_result_pass_fault_part_and_heartbeat(how: str) -> None:
         assert shows("ready", "busy")
         told("verdict", "OK", "tray 7")
         assert shows("ready", "result_valid", "pass")
+        assert until(lambda: result_of(registers()) == (1, "tray 7"))  # coils are written before registers
         first = registers()
-        assert (first[1], registers_text(first[8:24])) == (1, "tray 7")
         told("busy")
         assert shows("ready", "busy")
         told("verdict", "NG", "tray 8")
         assert shows("ready", "result_valid")
+        assert until(lambda: result_of(registers()) == (3, "tray 8"))
         second = registers()
-        assert (second[1], registers_text(second[8:24])) == (3, "tray 8")
         assert second[2] == first[2] + 1
         told("verdict", "NONE", "tray 9")
         assert shows("ready", "result_valid", "fault")
         link.lamp(lit=True, waiting=True, number=4)
         told("idle")
         assert shows("ready", "alarm", "alarm_waiting")
-        assert registers()[3] == 4
+        assert until(lambda: registers()[3] == 4)
         beats = [bits()[7]]
         assert until(lambda: (told("idle"), beats.append(bits()[7]), {*beats} == {False, True})[-1])

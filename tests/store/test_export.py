@@ -30,7 +30,7 @@ def test_what_is_text(text: str) -> None:
 def test_such_a_text_gets_an_apostrophe_in_the_table(tmp_path: Path) -> None:
     store = Store(tmp_path / "line.sqlite")
     store.record(row(1, camera="＠cam", part="＝1+1", reason=" ＋x"))
-    assert store.close()
+    assert store.close(60.0)
     with Reader(tmp_path / "line.sqlite") as reader:
         assert write_csv(tmp_path / "events.csv", reader.every(EventFilter()), ["logic"]) == 1
     (found,) = csv.DictReader((tmp_path / "events.csv").read_text("utf-8").splitlines())

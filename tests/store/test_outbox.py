@@ -91,7 +91,7 @@ def test_a_commit_that_fails_and_comes_again_leaves_one_letter(tmp_path: Path, m
     store.record(row(1))
     while store.committed < 1:
         pass
-    assert store.close()
+    assert store.close(60.0)
     backlog = Backlog(path, "a")
     assert [one.id for one in backlog.next(10)] == ["id-1"]
     assert backlog.stats().waiting == 1

@@ -129,7 +129,7 @@ def test_a_replaced_file_is_read_anew(path: Path) -> None:
             path.with_name(name).rename(path.with_name(f"moved-{name}"))
         fresh = Store(path)
         fresh.record(EVENTS[0])
-        assert fresh.close()
+        assert fresh.close(60.0)
         assert [event.id for event in reader.events()] == ["a0"]
 
 

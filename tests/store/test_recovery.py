@@ -50,7 +50,7 @@ def line(tmp_path: Path) -> Path:
             store.add_image(picture(evidence, event))
     store.save_alarm_state("cam", {"phase": "latched", "number": 7})
     assert until(lambda: store.committed == EVENTS)
-    assert store.close()
+    assert store.close(60.0)
     set_mark(path, "event-5", "bad", "somebody")
     set_mark(path, "event-6", "bad", "somebody")
     set_mark(path, "event-6", None, "somebody")
@@ -108,7 +108,7 @@ def test_a_run_goes_on_and_the_keeper_brings_all_back(
     maintenance = MaintenanceThread(path, evidence, RecordTable(keep_days=1e6, free_gb=0.0))
     assert until(lambda: maintenance.rounds)
     maintenance.close()
-    assert store.close()
+    assert store.close(60.0)
     events, counters, latches = facts(path)
     assert isinstance(events, list)
     assert (events[0].id, events[0].sequence) == ("new", EVENTS + MARGIN + 1)
@@ -119,7 +119,7 @@ def test_a_run_goes_on_and_the_keeper_brings_all_back(
     assert ("damaged" if left else "lost") in told
     assert "complete again: 300 events, 1 marks and 10 images brought back" in told
     quiet = Store(path, evidence=evidence)
-    assert quiet.close()
+    assert quiet.close(60.0)
     assert capsys.readouterr().err == ""
 
 
@@ -140,7 +140,7 @@ def test_a_rebuild_that_was_cut_off_goes_on(line: Path) -> None:
     path, evidence = line / "line.sqlite", line / "line.evidence"
     path.unlink()
     for _ in range(2):  # begun, then killed before the maintenance thread came to it
-        assert Store(path, evidence=evidence).close()
+        assert Store(path, evidence=evidence).close(60.0)
     maintenance = MaintenanceThread(path, evidence, RecordTable(keep_days=1e6, free_gb=0.0))
     assert until(lambda: maintenance.rounds)
     maintenance.close()
@@ -220,7 +220,7 @@ def test_an_index_that_breaks_while_it_is_used_is_replaced(line: Path, damage: C
     assert until(lambda: store.committed == 2)
     assert store.fault is None
     rebuild(path, evidence)
-    assert store.close()
+    assert store.close(60.0)
     with Reader(path) as reader:
         found = [event.id for event in reader.events(EventFilter(), 1000)]
     assert found[:2] == ["after", "before"]
@@ -290,7 +290,7 @@ def test_a_journal_that_is_removed_while_it_is_used_is_made_again(
     for number in range(events):
         store.record(row(EVENTS + 1 + number, id=f"after-{number}"))
     assert until(lambda: len(sequences_in(evidence)) == EVENTS + 1 + events)
-    assert store.close()
+    assert store.close(60.0)
     assert "was removed while it was in use" in capfd.readouterr().err
 
     path.unlink()  # and then the index is lost, too
@@ -313,7 +313,7 @@ def test_a_day_that_is_removed_comes_back_and_older_days_stay(
     assert until(lambda: len(sequences_in(evidence)) == EVENTS + 5)
     files(evidence)[0].unlink()
     assert until(lambda: len(sequences_in(evidence)) == EVENTS + 5)
-    assert store.close()
+    assert store.close(60.0)
     assert files(evidence)[0].read_bytes().count(b'"sequence"') == 5  # the older ones were not written twice
 
 
@@ -322,6 +322,6 @@ def test_a_journal_that_is_lost_between_two_runs_gets_its_marks_again(line: Path
     shutil.rmtree(evidence)
     store = Store(path, evidence=evidence)
     assert until(lambda: len(sequences_in(evidence)) == EVENTS)
-    assert store.close()
+    assert store.close(60.0)
     path.unlink()
     assert remake(path, evidence)[1].marks == 1

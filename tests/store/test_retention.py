@@ -36,7 +36,7 @@ def make(folder: Path, events: list[Event]) -> Path:
         store.record(event)
         store.add_image(picture(evidence, event))
     assert until(lambda: store.committed == len(events))
-    assert store.close()
+    assert store.close(60.0)
     return path
 
 
@@ -114,7 +114,7 @@ def test_lossless_images_go_before_all_others_and_those_of_marked_events_stay(tm
         name = f"{event.id}.png"
         (evidence / name).write_bytes(bytes(1000))
         store.add_image(StoredImage(name, event.id, event.verdict, event.time, 1000))
-    assert store.close()
+    assert store.close(60.0)
     set_mark(path, AGED[1].id, "good", "anna")
     sweep(path, evidence, NO_LIMIT.model_copy(update={"lossless_gb": 2000 / GB}))
     assert sorted(name.stem for name in evidence.glob("*.png")) == ["NG1", "NG4", "OK3"], "the oldest unmarked one went"
@@ -266,7 +266,7 @@ def test_a_clock_ten_years_ahead_deletes_nothing(
         assert "3650 days" in swept.clock
     store = Store(path, evidence=evidence)  # the line goes on, with the wrong time in its events
     store.record(aged(99, "NG", 0))
-    assert store.close()
+    assert store.close(60.0)
     assert sweep(path, evidence, STEADY).events == 0
     assert set(before[0]) <= set(left(path)[0])
 
@@ -315,7 +315,7 @@ def test_a_clock_that_was_ahead_and_is_set_right_is_followed_again(
         assert sweep(path, evidence, STEADY).clock is None  # the first time that an empty record hears
     store = Store(path, evidence=evidence)
     store.record(aged(0, "NG", 0))
-    assert store.close()
+    assert store.close(60.0)
     sweep(path, evidence, STEADY)
     sweep(path, evidence, STEADY, elapsed_s=60.0)
     shifted(monkeypatch, 3650)

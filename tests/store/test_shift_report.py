@@ -68,7 +68,7 @@ def station(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for one in EVENTS:
         store.record(one)
     store.save_alarm_state("cam", {"phase": "alarm", "number": 7})
-    assert store.close()
+    assert store.close(60.0)
     with connect(path) as connection:
         connection.execute("UPDATE alarm SET time = ?", (T0 + 300,))
     log = action_log(path)
@@ -111,7 +111,7 @@ def test_pause_and_standstill_of_before_count_from_the_start_and_a_kill_from_the
     path = tmp_path / "line.sqlite"
     store = Store(path)
     store.record(event(100, "OK"))
-    assert store.close()
+    assert store.close(60.0)
     log = action_log(path)
     for action in (
         Action("run started", "root", "station", "", T0 - 900),
@@ -138,7 +138,7 @@ def test_run_that_was_killed_and_came_back_after_the_shift_is_downtime(
     store = Store(path)
     for at in (100.0, *later):
         store.record(event(at, "OK"))
-    assert store.close()
+    assert store.close(60.0)
     for action in (Action("run started", "root", "station", "", T0 - 900), Action(kind, "root", "station", "", END + 3600)):
         action_log(path).append(action)
     assert report(path).downtime == downtime

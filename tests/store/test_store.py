@@ -49,7 +49,7 @@ def test_events_counters_and_alarms_are_there_again(tmp_path: Path) -> None:
         store.record(one, {"captured": number + 1})
     store.save_alarm_state("cam", {"phase": "quiet"})
     store.save_alarm_state("cam", {"phase": "latched", "number": 3})
-    assert store.close()
+    assert store.close(60.0)
     assert rows_in(path) == written
     again = Store(path)
     assert again.counters == {"cam": {"captured": 3}}

@@ -136,7 +136,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("site")
     store = Store(folder / "line.sqlite")
     store.record(Event("cam", 1, "1", 1e9, "NG", 5.0, {"local": 5.0}, 10.0, "local: z 5.0", id=EVENT))
-    assert store.close()
+    assert store.close(60.0)
     users_of(folder, "admin", "operator", "engineer")
     command = [sys.executable, "-m", "edge_ad", "web", "127.0.0.1:0", "--store", str(folder / "line.sqlite")]
     kept = {name: value for name, value in os.environ.items() if not name.startswith("EDGE_AD_WEB")}
