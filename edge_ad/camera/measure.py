@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from edge_ad.camera.frames import Image
 from edge_ad.camera.layout import Field, LayoutChange, TemplateMatcher, edge_field, shrunk, unit
+from edge_ad.camera.light_change import GAINS, LightChange, measure_tones
 from edge_ad.camera.quality import LEVELS, QUALITIES, SATURATED, Quality, QualityLimits, colour_cast, noise_level
 from edge_ad.camera.settings import read_record
 from edge_ad.errors import BadInput
@@ -187,15 +188,19 @@ def sharpness(image: Grey) -> tuple[float, float]:
     return along_x, along_y
 
 
-def measure_quality(image: Image, layout: LayoutChange | None = None) -> Quality:
-    """Measure all QUALITIES of u8[H,W,3] RGB; turn and zoom are NaN without the ``layout`` that they are told against."""
+def measure_quality(image: Image, layout: LayoutChange | None = None, normal: LightChange | None = None) -> Quality:
+    """Measure all QUALITIES of u8[H,W,3] RGB; turn and zoom are NaN without the ``layout`` that they are told against, and gains
+    without the light of ``normal`` images.
+    """
     pixels = grey(image)
     total = np.cumsum(_histogram(pixels))
     levels = np.searchsorted(total, np.array(LEVELS) / 100 * total[-1])
     x, y = sharpness(pixels)
     values = (float(pixels.mean()), float((total[-1] - total[SATURATED - 1]) / total[-1]), *map(float, levels), x, y)
     change = (math.nan, math.nan) if layout is None else layout.measure(edge_field(pixels))
-    return dict(zip(QUALITIES, (*values, noise_level(pixels), *colour_cast(image), *change), strict=True))
+    gains = dict.fromkeys(GAINS, math.nan) if normal is None else normal.gains(measure_tones(image))
+    known = (*values, noise_level(pixels), *colour_cast(image), *change, *gains.values())
+    return dict(zip(QUALITIES, known, strict=True))
 
 
 def limit_measurer(reference: HealthReference, *, layout: bool) -> Callable[[Image], Quality] | None:
@@ -203,7 +208,8 @@ def limit_measurer(reference: HealthReference, *, layout: bool) -> Callable[[Ima
     if reference.limits is None:
         return None
     change = LayoutChange(reference.template) if layout and reference.limits.ask_place else None
-    return lambda image: measure_quality(image, change)
+    normal = reference.limits.light
+    return lambda image: measure_quality(image, change, normal)
 
 
 @dataclass(frozen=True, eq=False)

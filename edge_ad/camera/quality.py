@@ -11,6 +11,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from edge_ad.camera.light_change import GAINS, LightChange
+
 Image = npt.NDArray[np.uint8]
 Grey = npt.NDArray[np.uint8]
 
@@ -18,16 +20,17 @@ LEVELS = (25, 50, 75, 90, 95, 99)
 LIGHTS = ("mean", "saturated", *(f"level_{level}" for level in LEVELS))
 CASTS = ("red_over_blue", "green_over_others")
 PLACES = ("turn", "zoom")
-QUALITIES = (*LIGHTS, "sharp_x", "sharp_y", "noise", *CASTS, *PLACES)
+QUALITIES = (*LIGHTS, "sharp_x", "sharp_y", "noise", *CASTS, *PLACES, *GAINS)
+_BRIGHTNESS, _WARMTH, _GREEN = (*LIGHTS, GAINS[0]), (CASTS[0], GAINS[1]), (CASTS[1], GAINS[2])
 FAULTS = {
-    "dark": (LIGHTS, True),
-    "bright": (LIGHTS, False),
+    "dark": (_BRIGHTNESS, True),
+    "bright": (_BRIGHTNESS, False),
     "blurred": (("sharp_x", "sharp_y"), True),
     "noisy": (("noise",), False),
-    "tinted warm": (CASTS[:1], False),
-    "tinted cool": (CASTS[:1], True),
-    "tinted green": (CASTS[1:], False),
-    "tinted magenta": (CASTS[1:], True),
+    "tinted warm": (_WARMTH, False),
+    "tinted cool": (_WARMTH, True),
+    "tinted green": (_GREEN, False),
+    "tinted magenta": (_GREEN, True),
     "turned clockwise": (PLACES[:1], True),
     "turned counter-clockwise": (PLACES[:1], False),
     "too near": (PLACES[1:], False),
@@ -62,11 +65,12 @@ class QualityLimits:
     """Between what a tolerance allows and three times as much: the limit of each fault, and the faults that are ``unseen``.
 
     ``by_fault``: of FAULTS those that the tolerance speaks of. A fault is unseen where normal images differ so much by
-    themselves that no measure tells the two apart.
+    themselves that no measure tells the two apart. ``light`` estimates gains, where a limit is one of them.
     """
 
     by_fault: Mapping[str, QualityLimit]
     unseen: tuple[str, ...] = ()
+    light: LightChange | None = None
 
     @property
     def ask_place(self) -> bool:
@@ -76,7 +80,8 @@ class QualityLimits:
     def to_json(self) -> dict[str, Any]:
         """Return JSON values."""
         limits = {fault: [one.measure, round(one.limit, 6), one.below] for fault, one in self.by_fault.items()}
-        return {"by_fault": limits, "unseen": list(self.unseen)}
+        light = {} if self.light is None else {"light": self.light.to_json()}
+        return {"by_fault": limits, "unseen": list(self.unseen), **light}
 
     @classmethod
     def read(cls, value: Any) -> QualityLimits:
@@ -86,7 +91,10 @@ class QualityLimits:
             if fault not in FAULTS or measure not in QUALITIES or not math.isfinite(float(limit)):
                 raise ValueError(f"unknown limit of {fault!r}")
             limits[fault] = QualityLimit(str(measure), float(limit), bool(below))
-        return cls(limits, tuple(map(str, value["unseen"])))
+        light = LightChange.read(value["light"]) if "light" in value else None
+        if light is None and any(one.measure in GAINS for one in limits.values()):
+            raise ValueError("a limit of the light's gain without the light of the normal images")
+        return cls(limits, tuple(map(str, value["unseen"])), light)
 
     @classmethod
     def of(cls, inside: Mapping[str, Sequence[Quality]], beyond: Mapping[str, Sequence[Quality]]) -> QualityLimits:

@@ -17,15 +17,6 @@ from typing import Any
 import numpy as np
 
 from edge_ad.bundle import SUFFIX, Bundle, BundleContents, Golden, child_path, open_bundle, write_bundle
-from edge_ad.camera.measure import (
-    FrameMeasure,
-    HealthReference,
-    camera_report,
-    frame_measurer,
-    frame_shown,
-    limit_measurer,
-)
-from edge_ad.camera.quality import Quality, QualityLimits
 from edge_ad.data.datasets import MIN_NORMAL_IMAGES, load_dataset
 from edge_ad.data.images import read_image, warn_depth
 from edge_ad.data.near_duplicates import near_duplicate_groups, thumbnails
@@ -48,6 +39,7 @@ from edge_ad.deployment.lot import (
     parts_of,
     with_refitted,
 )
+from edge_ad.deployment.lot_quality import LotQuality
 from edge_ad.deployment.refit import SHARES, Described, Lot, Part, Refitted, fold_of, refit, reproduced
 from edge_ad.deployment.zone_thresholds import with_lot_zones
 from edge_ad.engines.pipeline import Pipeline
@@ -77,9 +69,6 @@ from edge_ad.scoring.thresholds import percent
 MAX_LEARNED = 120  # normal images that a lot is learned from; more of them set statistics and thresholds
 PRIOR_IMAGES = 20  # normal images that the old weights of the branches stand for when new ones are chosen
 
-MAX_FRAMES = 1000  # normal images whose light, sharpness and place are measured; more would only cost memory
-MAX_BEYOND = 0.05  # of the new images beyond a limit of the tolerance that still holds for them
-
 REPORT_KEY = "recalibration"
 
 Progress = Callable[[int, int], None]
@@ -87,15 +76,14 @@ Progress = Callable[[int, int], None]
 
 @dataclass(eq=False)
 class _Read:
-    """Normal images as they were read: poses and measured frames; what could not be read, and what not located.
+    """Normal images as they were read: poses and image quality; what could not be read, and what not located.
 
     The inputs are made again where they are needed: those of thousands of images do not fit into the memory of a Jetson.
     """
 
+    quality: LotQuality
     paths: list[Path] = field(default_factory=list)
     poses: list[Pose] = field(default_factory=list)
-    frames: list[FrameMeasure] = field(default_factory=list)
-    qualities: list[Quality] = field(default_factory=list)
     skipped: list[tuple[Path, str]] = field(default_factory=list)
     unlocated: list[tuple[Path, str]] = field(default_factory=list)
     sizes: dict[str, int] = field(default_factory=dict)
@@ -158,7 +146,7 @@ def recalibrate(
     child = replace(bundle.contents(), statistics=statistics, thresholds=thresholds, raw_scores=raw_scores)
     child = _with_graphs(bundle, child, lot, refitted, forget=forget)
     child = with_lot_zones(bundle, child, lot, refitted, parts=parts, paths=read.paths, forget=forget)
-    camera = _camera(bundle, read, folder, forget)
+    camera = read.quality.report(folder, moved=known is None or gains is not None, forget=forget)
     write_bundle(target, _with_golden(_described(bundle, child, read=read, seed=seed, report=report, camera=camera)))
     return target
 
@@ -213,11 +201,10 @@ def _read(
     BadInput where too few can be used: an old lot of which nothing was located would else pass unseen; and, unless ``yes``, for
     images of a new size.
     """
-    result, read = load_dataset(folder, seed), _Read()
+    result, read = load_dataset(folder, seed), _Read(LotQuality(bundle, seed))
     read.skipped, read.sizes = list(result.skipped), dict(result.sizes)
     warn_depth(result.bits, bundle.image_bits, folder)
     paths = sorted((*result.normal.fit, *result.normal.normalise, *result.normal.threshold))
-    measure, quality = frame_measurer(bundle.geometry), _limit_measurer(bundle)
     for path in paths:
         try:
             image = bundle.geometry.region_of(read_image(path, bundle.image_bits))
@@ -232,24 +219,13 @@ def _read(
             continue
         read.poses += [] if prepared.pose is None else [prepared.pose]
         read.paths.append(path)
-        if len(read.frames) < MAX_FRAMES:
-            read.frames.append(measure(image, prepared))
-        if quality is not None:
-            read.qualities.append(quality(frame_shown(bundle.geometry, image, prepared)))
+        if not single:
+            read.quality.add(path, image, prepared)
     _enough(read, folder)
     check_sizes(bundle, read.sizes, str(folder), yes)
     if single:
         return read, []
     return read, near_duplicate_groups(thumbnails(read.paths, bundle.image_bits)[0])
-
-
-def _limit_measurer(bundle: Bundle) -> Callable[[Images], Quality] | None:
-    """Return what measures an image for the limits of the old lot; None where it has none."""
-    try:
-        reference = HealthReference.from_json(bundle.report.get("health_reference"))
-    except BadInput:
-        return None
-    return limit_measurer(reference, layout=not bundle.geometry.locates)
 
 
 def _learned_first(read: _Read, groups: list[list[int]], seed: int) -> tuple[list[list[int]], list[list[int]]]:
@@ -396,32 +372,6 @@ def _old_lot(scores: Array, thresholds: Thresholds, folder: Path | None) -> dict
         )
     counted = {"images": len(scores), "ng": rejected, "from": "bundle" if folder is None else str(folder)}
     return {"old_lot": counted} if len(scores) else {}
-
-
-def _camera(bundle: Bundle, read: _Read, folder: Path, forget: bool) -> dict[str, Any]:
-    """Return what the loop compares its camera with: the looks of the new images, or of both lots where neither is over."""
-    report = camera_report(read.frames, folder)
-    if report["health_reference"] is None:
-        return report
-    try:
-        old = HealthReference.from_json(bundle.report.get("health_reference"))
-    except BadInput:
-        return report
-    new = HealthReference.from_json(report["health_reference"])
-    new = replace(new if forget else new.joined(old), limits=_kept_limits(old.limits, read.qualities))
-    return {**report, "health_reference": new.to_json()}
-
-
-def _kept_limits(limits: QualityLimits | None, qualities: Sequence[Quality]) -> QualityLimits | None:
-    """Return the limits of a tolerance that the new lot keeps: those that at most MAX_BEYOND of its images break."""
-    if limits is None:
-        return None
-    kept = {
-        fault: one
-        for fault, one in limits.by_fault.items()
-        if sum(map(one.broken_by, qualities)) <= MAX_BEYOND * len(qualities)
-    }
-    return QualityLimits(kept, limits.unseen) if kept else None
 
 
 def _described(

@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 
 from edge_ad.bundle import BundleContents
 from edge_ad.camera.layout import LayoutChange
-from edge_ad.camera.measure import FrameMeasure, frame_shown, layout_of, measure_quality
-from edge_ad.camera.quality import Quality, QualityLimits
+from edge_ad.camera.measure import FrameMeasure, frame_shown, layout_of
+from edge_ad.camera.quality import QualityLimits
+from edge_ad.camera.tolerance_limits import LimitLearner
 from edge_ad.config import Config
 from edge_ad.data.images import read_image
-from edge_ad.data.tolerance import Disturbance, Tolerance, quality_looks
+from edge_ad.data.tolerance import Disturbance, Tolerance
 from edge_ad.deployment.zone_thresholds import zone_names, zone_scores
-from edge_ad.geometry.cut_out import resize
 from edge_ad.geometry.geometry import Geometry
 from edge_ad.geometry.pose import NotLocated
 from edge_ad.presets.presets import Augmentation, Preset
@@ -87,50 +87,30 @@ class DisturbedImages:
         self.tolerance, self.unlocated = tolerance, 0
         self._paths, self._geometry, self._bits, self._seed = paths, geometry, bits, seed
         template = None if geometry.locates else layout_of(frames)
-        self._layout = None if template is None else LayoutChange(template)
-        looks = quality_looks(tolerance)
-        self._looks = {fault: pair for fault, pair in looks.items() if self._layout is not None or not pair[0].moves}
-        self._inside: dict[str, list[Quality]] = {fault: [] for fault in self._looks}
-        self._beyond: dict[str, list[Quality]] = {fault: [] for fault in self._looks}
+        self._learner = LimitLearner(tolerance, None if template is None else LayoutChange(template))
 
     @property
     def limits(self) -> QualityLimits | None:
         """What tells frames within the tolerance from those three times beyond it; None before the images were gone through,
         and where the tolerance speaks of nothing that is measured.
         """
-        seen = bool(self._looks) and all(self._inside.values())
-        return QualityLimits.of(self._inside, self._beyond) if seen else None
+        return self._learner.limits
 
     def __len__(self) -> int:
         return len(self.rows) * len(self.axes)
 
     def __iter__(self) -> Iterator[Image]:
-        for row in self.rows if self.axes else ():
+        for place, row in enumerate(self.rows if self.axes else ()):
             rng = np.random.default_rng([self._seed, 17, int(row)])
             frame = self._geometry.region_of(read_image(self._paths[row], self._bits))
             drawn = [one for _, one in self._corners] + [self.tolerance.draw(rng) for _ in range(RANDOM)]
             plain = self._geometry.prepare(frame)
             assert not isinstance(plain, NotLocated)  # unseen normal images are those whose part was located
             shown = frame_shown(self._geometry, frame, plain)
-            self._look(frame, shown, rng, blur=pixel_ratio(frame, shown, plain.transform.matrix))
+            if place == self._learner.frames:  # gone through again, they are the same ones
+                self._learner.add(frame, shown, np.random.default_rng([self._seed, 19, int(row)]), plain.transform.matrix)
             for one in drawn:
                 yield self._geometry.without_ignored(one.degrade(self._moved(frame, plain.image, one), rng))
-
-    def _look(self, frame: Image, shown: Image, rng: np.random.Generator, *, blur: float) -> None:
-        """Measure a frame, of which ``shown`` is looked at, undisturbed, at the limits of the tolerance and at BEYOND times these.
-
-        A blur of one pixel of the input is ``blur`` pixels wide in the frame as it is ``shown``.
-        """
-        plain = measure_quality(shown, self._layout)
-        for fault, looks in self._looks.items():
-            inside, beyond = (replace(one, blur=one.blur * blur) for one in looks)
-            self._inside[fault] += [plain, self._measured(frame, shown, inside, rng)]
-            self._beyond[fault].append(self._measured(frame, shown, beyond, rng))
-
-    def _measured(self, frame: Image, shown: Image, one: Disturbance, rng: np.random.Generator) -> Quality:
-        if one.moves:  # a whole image, which has its size of input wherever its part lies
-            shown = resize(one.move(frame), (shown.shape[0], shown.shape[1]))
-        return measure_quality(one.degrade(shown, rng), self._layout)
 
     def _moved(self, frame: Image, plain: Image, one: Disturbance) -> Image:
         if not one.moves:
@@ -138,12 +118,6 @@ class DisturbedImages:
         prepared = self._geometry.prepare(one.move(frame))
         self.unlocated += isinstance(prepared, NotLocated)
         return plain if isinstance(prepared, NotLocated) else prepared.image
-
-
-def pixel_ratio(frame: Image, shown: Image, to_input: NDArray[np.float64]) -> float:
-    """Return how many pixels of a frame as it is ``shown`` one pixel of its input is, by the transform ``to_input`` f64 [3, 3]."""
-    of_shown = math.sqrt(shown.shape[0] * shown.shape[1] / (frame.shape[0] * frame.shape[1]))
-    return of_shown / math.sqrt(abs(float(np.linalg.det(to_input[:2, :2]))))
 
 
 def tolerant_thresholds(

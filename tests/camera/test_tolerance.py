@@ -20,7 +20,8 @@ from edge_ad.camera.measure import (
     measure_reference,
 )
 from edge_ad.camera.quality import QualityLimits, colour_cast, noise_level
-from edge_ad.data.tolerance import BEYOND, DEFAULT, Disturbance, quality_looks
+from edge_ad.camera.tolerance_limits import LimitLearner
+from edge_ad.data.tolerance import BEYOND, DEFAULT, Disturbance
 from edge_ad.errors import BadInput
 from edge_ad.synthetic.tray import render_tray
 from tests.camera.pictures import Image
@@ -42,17 +43,11 @@ def fixture_plate(seed: int) -> Image:
 
 
 def reference_with_limits(normal: list[Image]) -> HealthReference:
-    rng, looks = np.random.default_rng(0), quality_looks(DEFAULT)
-    whole = measure_reference(normal)
-    layout = LayoutChange(whole.template)
-    inside = {
-        fault: [measure_quality(image, layout) for one in normal for image in (one, near.degrade(near.move(one), rng))]
-        for fault, (near, _) in looks.items()
-    }
-    beyond = {
-        fault: [measure_quality(far.degrade(far.move(one), rng), layout) for one in normal] for fault, (_, far) in looks.items()
-    }
-    made = replace(whole, limits=QualityLimits.of(inside, beyond))
+    rng, whole = np.random.default_rng(0), measure_reference(normal)
+    learner = LimitLearner(DEFAULT, LayoutChange(whole.template))
+    for image in normal:
+        learner.add(image, image, rng, np.eye(3))
+    made = replace(whole, limits=learner.limits)
     return HealthReference.from_json(json.loads(json.dumps(made.to_json())))
 
 

@@ -15,8 +15,10 @@ from edge_ad.bundle.graphs import MEMORY
 from edge_ad.camera.measure import HealthReference, measure_reference
 from edge_ad.camera.quality import QualityLimit, QualityLimits
 from edge_ad.cli.app import main
+from edge_ad.data.tolerance import Tolerance
 from edge_ad.deployment import recalibration
 from edge_ad.deployment.lot import draw_anomalies, has_moved, known_normal
+from edge_ad.deployment.lot_quality import LotQuality
 from edge_ad.deployment.recalibration import recalibrate
 from edge_ad.errors import BadInput, GateRefused
 from edge_ad.geometry.geometry import Geometry, Prepared
@@ -126,7 +128,7 @@ def test_more_images_than_are_learned_set_thresholds_too(
     brighter: Path, parent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(recalibration, "MAX_LEARNED", 12)
-    monkeypatch.setattr(recalibration, "MAX_FRAMES", 15)
+    monkeypatch.setattr("edge_ad.deployment.lot_quality.MAX_FRAMES", 15)
     child = open_bundle(recalibrate(parent, brighter, tmp_path / "c.edgead", keep_colour=True))
     assert child.report["recalibration"]["learned"] == 12
     assert child.thresholds.goods == COUNT
@@ -171,10 +173,10 @@ def test_weights_that_logical_anomalies_chose_stay(parent: Path) -> None:
     assert (recalibration._weights(bundle, z, anomalies, kinds, seed=0) == old).all()
 
 
-def test_copies_of_one_image_are_never_all_that_is_learned() -> None:
-    groups = [list(range(130)), *([row] for row in range(130, 140))]
+def test_copies_of_one_image_are_never_all_that_is_learned(parent: Path) -> None:
+    groups, quality = [list(range(130)), *([row] for row in range(130, 140))], LotQuality(open_bundle(parent), 0)
     for seed in range(40):
-        read = recalibration._Read(paths=[Path(str(row)) for row in range(140)])
+        read = recalibration._Read(quality, paths=[Path(str(row)) for row in range(140)])
         learned, others = recalibration._learned_first(read, groups, seed)
         assert len(learned) >= 2
         assert sorted(row for group in (*learned, *others) for row in group) == list(range(140))
@@ -218,3 +220,38 @@ def test_limits_of_a_tolerance_stay_where_the_new_lot_keeps_them(same: Path, tmp
         found = HealthReference.from_json(child.report["health_reference"]).limits
         assert found is not None
         assert list(found.by_fault) == ["dark"]
+
+
+TOLERANCE = {"limits": Tolerance(light=0.1).as_dict()}
+
+
+@pytest.mark.parametrize(
+    ("forget", "found"),
+    [(False, {"bright": "kept", "dark": "learned"}), (True, {"bright": "learned", "dark": "learned"})],
+)
+def test_a_new_lot_adds_limits_that_are_missing_or_replaces_all_where_the_old_lot_is_over(
+    same: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forget: bool, found: dict[str, str]
+) -> None:
+    old = {"bright": QualityLimit("level_50", 200.0, below=False)}
+    monkeypatch.setattr("edge_ad.deployment.lot_quality.MIN_LEARNED", COUNT)
+    images = [cv2.imread(str(path))[:, :, ::-1] for path in sorted(same.iterdir())]
+    reference = replace(measure_reference(images), limits=QualityLimits(old, ("dark",))).to_json()
+    write_bundle(tmp_path / "b.edgead", replace(tiny_contents(), report={"health_reference": reference, "tolerance": TOLERANCE}))
+    child = open_bundle(recalibrate(tmp_path / "b.edgead", same, tmp_path / "c.edgead", forget=forget))
+    limits = HealthReference.from_json(child.report["health_reference"]).limits
+    assert limits is not None
+    assert not limits.unseen
+    assert {fault: "kept" if one == old.get(fault) else "learned" for fault, one in limits.by_fault.items()} == found
+
+
+@pytest.mark.parametrize("options", [{}, {"keep_colour": True}], ids=["its light brought back", "its light learned"])
+def test_a_lot_in_other_light_adds_no_limits_that_the_old_one_might_break(
+    brighter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, bool]
+) -> None:
+    monkeypatch.setattr("edge_ad.deployment.lot_quality.MIN_LEARNED", COUNT)
+    images = [tiny_image(7000 + index, False, (64, 64)) for index in range(COUNT)]
+    reference = replace(measure_reference(images), limits=QualityLimits({}, ("dark", "bright"))).to_json()
+    write_bundle(tmp_path / "b.edgead", replace(tiny_contents(), report={"health_reference": reference, "tolerance": TOLERANCE}))
+    child = open_bundle(recalibrate(tmp_path / "b.edgead", brighter, tmp_path / "c.edgead", yes=True, **options))
+    assert ("gains" in child.report["recalibration"]) == (not options)
+    assert HealthReference.from_json(child.report["health_reference"]).limits is None

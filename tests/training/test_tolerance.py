@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from edge_ad.camera.tolerance_limits import DRAWS, pixel_ratio
 from edge_ad.config import Config, parse_config
 from edge_ad.data.tolerance import DEFAULT, Disturbance, Tolerance
 from edge_ad.errors import BadInput
@@ -28,7 +29,6 @@ from edge_ad.training.tolerance import (
     DisturbedImages,
     chosen_tolerance,
     cost_report,
-    pixel_ratio,
     tolerant_thresholds,
     with_tolerance,
 )
@@ -144,7 +144,9 @@ def test_the_camera_check_learns_a_blur_as_wide_as_in_the_cut_out(paths: list[Pa
     seen: list[float] = []
     monkeypatch.setattr(Disturbance, "degrade", lambda self, image, rng: (seen.append(self.blur), image)[1])
     list(DisturbedImages(paths[:1], Cutting(), 8, Tolerance(blur=1.0), seed=0))  # type: ignore[arg-type]
-    assert seen[:3] == pytest.approx([0.25, 0.75, 1.0])  # the limit and three times it in the frame; the input itself
+    assert seen[:2] == pytest.approx([0.0, 0.25])  # undisturbed and at the limit, in the frame
+    assert max(seen[2 : 2 + DRAWS]) <= 0.25
+    assert seen[2 + DRAWS : 4 + DRAWS] == pytest.approx([0.75, 1.0])  # three times the limit in the frame; the input itself
 
 
 def test_of_many_unseen_images_some_spread_evenly_are_disturbed(paths: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
