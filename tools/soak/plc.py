@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 from edge_ad.outputs.signals import registers_text
@@ -23,6 +24,7 @@ from tools.soak.guard import ALLOWED_MS, WAYS
 from tools.soak.trial import ROOT, Record, begin
 
 CHUNK = 100
+MAX_WAIT_S = 60.0
 STANDS_MS = 500.0  # as long as a verdict stands by default
 
 
@@ -82,14 +84,21 @@ def call_for_parts(kind: str, found: dict[str, Any], parts: int, record: Record)
 def measure(kind: str, how: str) -> float:
     """Return the milliseconds from the end of an inspector to the reject in the PLC."""
     with plc_of(kind) as plc, feeding(uri_of(kind, plc.port)) as feeder:
-        while not passed(plc):
-            time.sleep(0.001)
+        _await(lambda: passed(plc), lambda: feeder.process.poll() is None)
         time.sleep(0.2)
         started = time.monotonic()
         feeder.stop(how)
-        while passed(plc):
-            time.sleep(0.0005)
+        _await(lambda: not passed(plc))
         return 1000.0 * (time.monotonic() - started)
+
+
+def _await(condition: Callable[[], bool], possible: Callable[[], bool] = lambda: True) -> None:
+    """Wait until a condition holds; the trial ends, and can be resumed, where it cannot any more or does not in a minute."""
+    ends = time.monotonic() + MAX_WAIT_S
+    while not condition():
+        if not possible() or time.monotonic() > ends:
+            raise SystemExit("error: the inspector ended or the PLC saw no change; run the trial again with --resume")
+        time.sleep(0.0005)
 
 
 def summary(values: dict[str, Any], limit_ms: float) -> dict[str, Any]:
