@@ -77,7 +77,7 @@ def _lines(report: dict[str, Any]) -> Iterator[str]:
     count, learned = report["goods"]["threshold"], report["learned"]
     located = count - report["known"]
     if gains := report.get("gains"):
-        yield f"{colour_message(gains)}; parts in the old light are seen in it too (--keep-colour leaves the light as it is)"
+        yield f"{colour_message(gains)}; parts in the old light get these gains too (--keep-colour leaves the light as it is)"
     if not report["moved"]:
         of = f"{located} new and {report['known']} known normal images set statistics and thresholds"
         rest = "statistics and thresholds hold within a tolerance, and stay too" if report["kept"] else of

@@ -235,6 +235,21 @@ def test_thresholds_are_tried_out_and_applied_while_the_line_runs(watch: Watch, 
     assert open_line.process.poll() is None
 
 
+def test_what_is_typed_while_the_thresholds_are_asked_for_is_not_overwritten(watch: Watch) -> None:
+    page = watch.page
+    asked = []
+    page.route("**/api/thresholds", lambda route: asked.append(route))
+    page.click("#tab-thresholds")
+    page.fill("#warn", "1.25")
+    while not asked:
+        page.wait_for_timeout(20)
+    page.fill("#ng", "2.5")
+    for route in asked:
+        route.continue_()
+    wait(page, "document.getElementById('preview-told').textContent.includes('At this threshold')")
+    assert (page.input_value("#warn"), page.input_value("#ng")) == ("1.25", "2.5")
+
+
 def test_a_page_whose_inspector_stops_says_so_and_greys_out(chromium: Any, tmp_path: Path, shots: Path) -> None:
     with line(tmp_path, make_tiny_bundle(tmp_path / "tiny.edgead")) as own:
         found = Watch(chromium, own.url)

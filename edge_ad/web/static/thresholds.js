@@ -6,11 +6,12 @@ let now = null;
 let state = null;
 let timer = 0;
 let last = null;
+const typed = new Set();  // what somebody changed since the thresholds were asked for: the answer must not overwrite it
 
 export function setupThresholds() {
   for (const name of ["warn", "ng"]) {
-    $(name).addEventListener("input", () => { $(`${name}-range`).value = $(name).value; later(); });
-    $(`${name}-range`).addEventListener("input", () => { $(name).value = Number($(`${name}-range`).value).toPrecision(5) * 1; later(); });
+    $(name).addEventListener("input", () => { typed.add(name); $(`${name}-range`).value = $(name).value; later(); });
+    $(`${name}-range`).addEventListener("input", () => { typed.add(name); $(name).value = Number($(`${name}-range`).value).toPrecision(5) * 1; later(); });
   }
   $("span").addEventListener("change", later);
   $("restore").addEventListener("click", () => { now = null; loadThresholds(); });
@@ -25,6 +26,7 @@ export function thresholdsState(found) {
 }
 
 export async function loadThresholds(keep = false) {
+  typed.clear();
   try {
     now = await request("/api/thresholds");
   } catch (error) {
@@ -39,6 +41,7 @@ export async function loadThresholds(keep = false) {
     const high = Math.max(now.ng * 2, now.ng + 5);
     for (const name of ["warn", "ng"]) {
       Object.assign($(`${name}-range`), { min: Math.min(0, now.warn), max: high, step: high / 500 });
+      if (typed.has(name)) continue;
       $(name).value = Number(now[name].toPrecision(5));
       $(`${name}-range`).value = now[name];
     }
