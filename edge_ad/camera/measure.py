@@ -243,8 +243,8 @@ def frame_shown(geometry: Geometry, frame: Image, prepared: Prepared) -> Image:
     side = round(math.sqrt(geometry.size[0] * geometry.size[1]))
     if geometry.locates:
         return resize(frame, (side, side))
-    plain = geometry.zones is None and geometry.gains is None  # a run measures what is ignored, too, and its own light
-    return prepared.image if plain else resize(frame, geometry.size)
+    # A run measures what is ignored, too, and its own light.
+    return prepared.image if geometry.keeps_pixels else resize(frame, geometry.size)
 
 
 def measure_reference(images: Iterable[Image]) -> HealthReference:

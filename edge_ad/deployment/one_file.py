@@ -29,8 +29,7 @@ from edge_ad.engines.onnxruntime import OrtBackend
 from edge_ad.engines.pipeline import Inference, Pipeline
 from edge_ad.errors import BadInput, GateRefused
 from edge_ad.events import Verdict
-from edge_ad.geometry.colour import Gains, with_inverse_gains
-from edge_ad.geometry.geometry import Geometry
+from edge_ad.geometry.colour import Gains
 from edge_ad.geometry.zones import AppliedZones
 from edge_ad.scoring import Thresholds
 from edge_ad.utils.files import atomic_write, require_writable, sha256_bytes
@@ -78,7 +77,7 @@ def write_one_file(bundle: Bundle, path: Path, precision: str = "fp32", *, threa
         graphs = {name: built[name] if name in built else bundle.graph(name) for name in names}
         data = merge(bundle, graphs, precision).SerializeToString()
         session = backend.load("of one file", data).session
-        images = [_as_cut_out(bundle.geometry, image) for image in bundle.golden.images]
+        images = [bundle.geometry.in_camera_light(image) for image in bundle.golden.images]
         given = _stacked(session.run(list(OUTPUTS), {IMAGE: image[None]}) for image in images)
         results = [pipeline.infer(bundle.geometry.input_of(image)) for image in images]
     errors = compare(given, results, bundle.thresholds, bundle.geometry.zones)
@@ -94,11 +93,6 @@ def write_one_file(bundle: Bundle, path: Path, precision: str = "fp32", *, threa
         images=len(images),
         locates=bundle.geometry.locates,
     )
-
-
-def _as_cut_out(geometry: Geometry, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return what an input u8 [H, W, 3] was made of: in the light of the camera, where the file brings that to the training's."""
-    return image if geometry.gains is None else with_inverse_gains(image, geometry.gains)
 
 
 def _check_path(path: Path) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import TypeAlias
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -32,12 +33,12 @@ def is_gains(value: object) -> bool:
 
 
 def with_gains(image: Image, gains: Gains) -> Image:
-    """Return u8[...,3] with every channel times its gain, rounded to even and cut to 0..255."""
-    return np.asarray(_tables(gains)[np.arange(3), image], np.uint8)
+    """Return u8[H,W,3] with every channel times its gain, rounded to even and cut to 0..255."""
+    return np.asarray(cv2.LUT(image, _table(gains)), np.uint8)
 
 
 def with_inverse_gains(image: Image, gains: Gains) -> Image:
-    """Return u8[...,3] of which ``with_gains`` makes the given image, but for rounding and what saturates."""
+    """Return u8[H,W,3] of which ``with_gains`` makes the given image, but for rounding and what saturates."""
     red, green, blue = gains
     return with_gains(image, (1 / red, 1 / green, 1 / blue))
 
@@ -61,7 +62,7 @@ def gains_between(levels: NDArray[np.float64], wanted: NDArray[np.float64]) -> G
 
 
 @lru_cache(maxsize=16)
-def _tables(gains: Gains) -> NDArray[np.uint8]:
-    """Return what each value of each channel becomes, u8[3,256]."""
-    scaled = np.arange(256, dtype=np.float32) * np.array(gains, np.float32)[:, None]
-    return np.asarray(np.rint(scaled).clip(0, 255), np.uint8)
+def _table(gains: Gains) -> NDArray[np.uint8]:
+    """Return what each value of each channel becomes, u8[1,256,3]."""
+    scaled = np.arange(256, dtype=np.float32)[:, None] * np.array(gains, np.float32)
+    return np.asarray(np.rint(scaled).clip(0, 255), np.uint8)[None]

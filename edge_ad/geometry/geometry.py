@@ -85,9 +85,18 @@ class Geometry:
         """Return an input u8[H,W,3] whose ignored pixels are those of the mean normal image."""
         return image if self.zones is None else self.zones.replaced(image)
 
+    @property
+    def keeps_pixels(self) -> bool:
+        """Whether the input is the cut-out as it is: nothing of it is ignored, and it has no gains."""
+        return self.zones is None and self.gains is None
+
     def input_of(self, image: Image) -> Image:
         """Return the input made of a cut-out u8[H,W,3]: in the light of the training, what is ignored replaced."""
         return self.without_ignored(image if self.gains is None else with_gains(image, self.gains))
+
+    def in_camera_light(self, image: Image) -> Image:
+        """Return an input u8[H,W,3] in the light that the camera sees it in: gains taken back."""
+        return image if self.gains is None else with_inverse_gains(image, self.gains)
 
     @property
     def inspected(self) -> NDArray[np.bool_] | None:
@@ -198,8 +207,7 @@ def example_frame(geometry: Geometry, image: Image, ground: Image | None = None)
 
     Around it is ``ground``; without one, what stands at the input's border. Its light is that of the camera.
     """
-    if geometry.gains is not None:
-        image = with_inverse_gains(image, geometry.gains)
+    image = geometry.in_camera_light(image)
     if geometry.locator is None:
         return image
     high, wide = geometry.image_size

@@ -147,7 +147,7 @@ def make_part_detectors(
 def _input_of(bundle: Bundle) -> Callable[[Image], Image] | None:
     """Return what makes whole images look as the golden images do, None where a resized image does."""
     geometry = bundle.geometry
-    if geometry.locates or (geometry.zones is None and geometry.gains is None):
+    if geometry.locates or geometry.keeps_pixels:
         return None
     return lambda image: geometry.input_of(resize(np.ascontiguousarray(image), geometry.size))
 

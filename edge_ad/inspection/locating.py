@@ -101,7 +101,7 @@ class Locating:
 
     def _whole(self, frame: Frame) -> Sequence[Image]:
         tiles = self._view.tiles(frame, self._geometry.size)
-        if self._geometry.zones is None and self._geometry.gains is None:
+        if self._geometry.keeps_pixels:
             return tiles
         inputs: Sequence[Image] = frame.once((self, "inputs"), lambda: [self._geometry.input_of(tile) for tile in tiles])
         return inputs

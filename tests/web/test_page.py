@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from tests.fixtures.loopback import until
 from tests.fixtures.tiny_bundle import make_tiny_bundle
 from tests.web.running import Line, line
 
@@ -241,8 +242,7 @@ def test_what_is_typed_while_the_thresholds_are_asked_for_is_not_overwritten(wat
     page.route("**/api/thresholds", lambda route: asked.append(route))
     page.click("#tab-thresholds")
     page.fill("#warn", "1.25")
-    while not asked:
-        page.wait_for_timeout(20)
+    assert until(lambda: page.wait_for_timeout(20) or asked, WAIT_MS / 1000)
     page.fill("#ng", "2.5")
     for route in asked:
         route.continue_()
