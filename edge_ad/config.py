@@ -116,9 +116,10 @@ class TrainTable(Table):
     tolerance: Annotated[
         str | None,
         Flag(
-            "What the line may change and a good part stays OK: none, default or a list such as light=10%,blur=1px,rotation=2deg "
+            "What the line may change and a good part stays OK: none, default, a list such as light=10%,blur=1px,rotation=2deg, or "
+            "auto: shift, rotation and scale where parts lie aligned and whole images are judged "
             "[that of the preset, with [tolerance] of edge-ad.toml].",
-            "none|default|AXIS=VALUE,...",
+            "auto|none|default|AXIS=VALUE,...",
         ),
     ] = None
 

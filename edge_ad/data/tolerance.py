@@ -131,18 +131,27 @@ class Tolerance:
             values[name] = AXES[name].read(name, text)
         return cls(**values)
 
-    @classmethod
-    def parse(cls, text: str) -> Tolerance:
-        """Return what ``none``, ``default`` or a list such as ``light=10%,blur=1px`` says.
+    @property
+    def changes_look(self) -> bool:
+        """Whether light, colour, focus or noise may change, so not only the place."""
+        return any((self.light, self.colour, self.blur, self.noise))
 
-        Axes that a list leaves out are 0, or the default where it begins with ``default``.
+    @classmethod
+    def parse(cls, text: str, *, aligned: bool = False) -> Tolerance:
+        """Return what ``auto``, ``none``, ``default`` or a list such as ``light=10%,blur=1px`` says.
+
+        Axes that a list leaves out are 0, or those of the word that it begins with. ``auto`` is PLACE where parts are ``aligned``
+        and therefore judged as whole images, else none: to a located part the place means nothing, and an aligned one
+        that was not located shall not be rejected for what would not have moved it.
         """
+        bases = {"none": None, "default": DEFAULT, "auto": PLACE if aligned else None}
         first, _, rest = text.strip().partition(",")
-        words = rest if first.strip() in ("none", "default") else text.strip()
+        words = rest if first.strip() in bases else text.strip()
         pairs = [part.partition("=") for part in words.split(",")] if words or not text.strip() else []
         if not all(name.strip() and value.strip() for name, _, value in pairs):
-            raise BadInput(f"--tolerance is {text!r:.80}: write none, default or a list such as light=10%,blur=1px,rotation=2deg")
-        return cls.read({name.strip(): value for name, _, value in pairs}, DEFAULT if first.strip() == "default" else None)
+            allowed = "write auto, none, default or a list such as light=10%,blur=1px,rotation=2deg"
+            raise BadInput(f"--tolerance is {text!r:.80}: {allowed}")
+        return cls.read({name.strip(): value for name, _, value in pairs}, bases.get(first.strip()))
 
     def as_dict(self) -> dict[str, float]:
         """Return the value of each axis."""
@@ -182,6 +191,7 @@ class Tolerance:
 
 
 DEFAULT = Tolerance(light=0.1, colour=0.03, blur=1.0, noise=2.0, shift=0.02, rotation=2.0, scale=0.02)
+PLACE = Tolerance(shift=DEFAULT.shift, rotation=DEFAULT.rotation, scale=DEFAULT.scale)
 
 
 def quality_looks(tolerance: Tolerance) -> dict[str, tuple[Disturbance, Disturbance]]:

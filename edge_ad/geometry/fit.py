@@ -89,13 +89,17 @@ class Trial:
 
 @dataclass(frozen=True)
 class Fit:
-    """A geometry with the reason of its choice, what was tried, the contact sheet and the normal images without a pose."""
+    """A geometry with the reason of its choice, what was tried, the contact sheet and the normal images without a pose.
+
+    ``aligned`` where a method applies, but the parts lie alike without it.
+    """
 
     geometry: Geometry
     reason: str
     trials: tuple[Trial, ...]
     sheet: Image
     unlocated: tuple[tuple[str, str], ...] = ()
+    aligned: bool = False
 
 
 def fit_geometry(images: Sequence[Image], names: Sequence[str] | None = None, *, method: Method = "auto", pixels: int = BUDGET,
@@ -128,7 +132,7 @@ def fit_geometry(images: Sequence[Image], names: Sequence[str] | None = None, *,
     if too_many_unlocated(len(fit.unlocated), len(images)):
         reason = f"{best} leaves {len(fit.unlocated)} of {len(images)} normal images without a pose: {fit.unlocated[0][1]}"
         return _finished(None, "none", reason, trials, images=images, names=names, pixels=pixels)
-    return fit
+    return replace(fit, aligned=_are_aligned(trials))
 
 
 def _squashed(images: Sequence[Image], reason: str, pixels: int) -> Fit:
@@ -254,7 +258,7 @@ def _best(trials: Sequence[Trial]) -> tuple[Method, str]:
     if not measured:
         return "none", "no method locates the part in nearly all images; " + "; ".join(map(str, trials))
     nearest = min(measured, key=lambda trial: trial.residual)
-    if nearest.spread <= ALIGNED:
+    if _are_aligned(trials):
         return "none", f"the parts are aligned already, their corners move by {100 * nearest.spread:.1f} % of the box; {nearest}"
     moving = [trial for trial in measured if trial.spread > ALIGNED]
     # A method must also beat what the best box has when it stays where it is: a turn of a round part removes nothing.
@@ -268,6 +272,12 @@ def _best(trials: Sequence[Trial]) -> tuple[Method, str]:
     least = min(trial.residual for trial in useful)
     taken = next(trial for trial in useful if trial.residual <= least * (1 + TIE))
     return taken.method, f"of {len(measured)} methods that apply, the best on held-out images; {taken}"
+
+
+def _are_aligned(trials: Sequence[Trial]) -> bool:
+    """Whether the method that brings the parts nearest to each other hardly moves them."""
+    measured = [trial for trial in trials if trial.applies]
+    return bool(measured) and min(measured, key=lambda trial: trial.residual).spread <= ALIGNED
 
 
 def _finished(locator: Locator | None, method: Method, reason: str, trials: tuple[Trial, ...], *, images: Sequence[Image],

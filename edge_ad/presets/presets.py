@@ -252,6 +252,7 @@ def _unpadded_cells(side: int) -> int:
 FAST = Preset(
     name="fast",
     geometry="auto",
+    tolerance="auto",
     masks=MaskSettings(count=10),
     hvq=HvqSettings(codes=256, heads=4, feed_forward=256, dropout=0.0, seed_from_data=True, softness=1.0),
     lavit=LavitSettings(
@@ -264,6 +265,7 @@ FAST = Preset(
 DEMO = replace(
     FAST,
     name="demo",
+    tolerance="none",
     masks=MaskSettings(count=4),
     tokenizer_schedule=Schedule(300, 8, 3e-3, validate_every=150),
     lavit_schedule=Schedule(150, 16, 2e-3, weight_decay=1e-2, validate_every=75),

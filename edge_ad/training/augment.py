@@ -136,7 +136,7 @@ def with_moved(normal_images: Images, preset: Preset, seed: int, tolerance: Tole
 
     def copy(image: Image) -> Image:
         moved = move(image, settings, rng)
-        return tolerance.draw(rng).degrade(moved, rng) if tolerance else moved
+        return tolerance.draw(rng).degrade(moved, rng) if tolerance.changes_look else moved
 
     copies = [np.stack([copy(image) for image in normal_images]) for _ in range(settings.copies)]
     return np.concatenate([normal_images, *copies])
@@ -150,7 +150,7 @@ def disturbed(normal_images: Images, preset: Preset, seed: int, tolerance: Toler
 
     def view(image: Image) -> Image:
         moved = move(image, preset.token_augmentation, rng)
-        return tolerance.draw(rng).degrade(moved, rng) if tolerance else disturb(moved, preset.views, rng)
+        return tolerance.draw(rng).degrade(moved, rng) if tolerance.changes_look else disturb(moved, preset.views, rng)
 
     views = [view(image) for _ in range(preset.views.copies) for image in spread(normal_images, VIEWED)]
     return np.stack(views) if views else normal_images[:0]

@@ -51,19 +51,26 @@ Region = tuple[float, float, float, float]
 
 @dataclass(frozen=True, eq=False)
 class ChosenGeometry:
-    """A geometry, the method that was asked for, why this one was chosen, what was tried, and what locating brings."""
+    """A geometry, the method that was asked for, why this one was chosen, what was tried, and what locating brings.
+
+    ``aligned`` where whole images are judged since a method that was tried found their parts to lie alike.
+    """
 
     geometry: Geometry
     asked: Method
     reason: str
     trials: tuple[str, ...] = ()
     gain: LocatingGain | None = None
+    aligned: bool = False
 
     def dump(self) -> bytes:
         """Return it as the bytes of one file."""
         values, arrays = self.geometry.state()
         gain = None if self.gain is None else asdict(self.gain)
-        own = {"geometry": values, "asked": self.asked, "reason": self.reason, "trials": list(self.trials), "gain": gain}
+        own = {
+            "geometry": values, "asked": self.asked, "reason": self.reason, "trials": list(self.trials), "gain": gain,
+            "aligned": self.aligned,
+        }  # fmt: skip
         return dump_state(own, arrays, STORED)
 
     @classmethod
@@ -72,7 +79,8 @@ class ChosenGeometry:
         own, arrays = load_state(data, STORED)
         geometry = Geometry.from_state(own["geometry"], arrays)
         gain = own.get("gain")
-        return cls(geometry, own["asked"], own["reason"], tuple(own["trials"]), None if gain is None else LocatingGain(**gain))
+        gain = None if gain is None else LocatingGain(**gain)
+        return cls(geometry, own["asked"], own["reason"], tuple(own["trials"]), gain, own["aligned"])
 
 
 @dataclass(frozen=True)
@@ -174,7 +182,7 @@ def _chosen(dataset: DataSet, options: TrainTable, preset: Preset, log: Callable
         method="anchors" if anchors else method, pixels=_budget(options, preset),
         empty=_read(empty_paths(options.empty), bits, roi_of(options)), anchors=anchors, box=box, seed=options.seed,
     )
-    return ChosenGeometry(fit.geometry, method, fit.reason, tuple(map(str, fit.trials)))
+    return ChosenGeometry(fit.geometry, method, fit.reason, tuple(map(str, fit.trials)), aligned=fit.aligned)
 
 
 def _confirmed(
@@ -323,6 +331,7 @@ def geometry_report(chosen: ChosenGeometry, images: NormalImages) -> dict[str, A
         "asked": chosen.asked,
         "reason": chosen.reason,
         "trials": list(chosen.trials),
+        "aligned": chosen.aligned,
         "size": list(geometry.size),
         "gain": None if chosen.gain is None else chosen.gain.as_dict(),
         "expected": None if expected is None else expected.as_dict(),

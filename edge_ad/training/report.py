@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from edge_ad.data.component_anomalies import FAMILIES, family_of
 from edge_ad.data.datasets import DataSet
 from edge_ad.data.exclusions import entry_of, shown
 from edge_ad.data.folders import folders_table
+from edge_ad.data.tolerance import Tolerance
 from edge_ad.export.graphs import ExportedGraph
 from edge_ad.scoring import BRANCHES, Statistics, fuse
 from edge_ad.scoring.auroc import auroc
@@ -137,9 +139,10 @@ def log_tolerance(report: Mapping[str, Any], log: Log) -> None:
     lost_most = {axis: max(row["recall_lost"].values(), default=0.0) for axis, row in report["axes"].items() if axis != "random"}
     dear = [axis for axis, lost_share in lost_most.items() if lost_share > HOPELESS]
     if dear:
+        narrowed = replace(Tolerance(**report["limits"]), **{dear[0]: 0.0})
         log(
             f"no threshold mends {', '.join(dear)}: at its limit it looks like a faint defect; keep it steadier on the line, "
-            f"or narrow the tolerance, such as --tolerance default,{dear[0]}=0"
+            f"or narrow the tolerance, such as --tolerance {narrowed.option}"
         )
     if report["unseen"]:
         log(

@@ -38,23 +38,27 @@ RANDOM = 2  # draws from everything within the tolerance, of each image, beside 
 MAX_FRAMES = 1500  # disturbed images that are scored, about a minute on a CPU core: of many normal images only some
 
 
-def chosen_tolerance(settings: Config, preset: Preset) -> Tolerance:
-    """Return the tolerance that ``--tolerance`` says; else that of the preset with the axes that [tolerance] names."""
+def chosen_tolerance(settings: Config, preset: Preset, *, aligned: bool) -> Tolerance:
+    """Return the tolerance that ``--tolerance`` says; else that of the preset with the axes that [tolerance] names.
+
+    ``aligned`` says whether whole images are judged because their parts lie alike, which is what ``auto`` asks.
+    """
     text = settings.train.tolerance
     if text is not None:
-        return Tolerance.parse(text)
+        return Tolerance.parse(text, aligned=aligned)
     table = settings.tolerance.model_dump(exclude_none=True)
     given = {name: f"{value:g}" if isinstance(value, (int, float)) else value for name, value in table.items()}
-    return Tolerance.read(given, Tolerance.parse(preset.tolerance))
+    return Tolerance.read(given, Tolerance.parse(preset.tolerance, aligned=aligned))
 
 
 def with_tolerance(preset: Preset, tolerance: Tolerance, *, located: bool) -> Preset:
-    """Return the preset whose copies of inputs move as widely as ``tolerance``, at least; their light comes from it alone.
+    """Return the preset whose copies of inputs move as widely as ``tolerance``, at least.
 
-    Parts that are ``located`` move in their inputs as the preset says, whatever they do in the frame.
+    Where it names light, colour, blur or noise, these come from it alone. Parts that are ``located`` move in their
+    inputs as the preset says, whatever they do in the frame.
     """
     if not tolerance:
-        return preset
+        return replace(preset, tolerance=tolerance.option)
 
     def widened(now: Augmentation) -> Augmentation:
         if located:
@@ -62,7 +66,8 @@ def with_tolerance(preset: Preset, tolerance: Tolerance, *, located: bool) -> Pr
         turned, moved = max(now.rotate, tolerance.rotation), max(now.shift, tolerance.shift)
         return replace(now, rotate=turned, shift=moved, scale=max(now.scale, tolerance.scale))
 
-    copies = replace(widened(preset.token_augmentation), gain=0.0)
+    copies = widened(preset.token_augmentation)
+    copies = replace(copies, gain=0.0) if tolerance.changes_look else copies
     return replace(
         preset, augmentation=widened(preset.augmentation), token_augmentation=copies, tolerance=tolerance.option
     )

@@ -158,7 +158,8 @@ class _Training:
         options = settings.train
         self.preset = chosen_preset(options)
         self.preset.check_image_size(self.preset.image_size)
-        self.tolerance = chosen_tolerance(settings, self.preset)
+        self.tolerance_if = partial(chosen_tolerance, settings, self.preset)
+        self.tolerance = self.tolerance_if(aligned=True)  # until the geometry is known, the widest
         self.tiles = None if options.tiles is None else parse_tiles(options.tiles)
         self.layout: TileLayout | None = None
         if self.tiles is not None:
@@ -240,10 +241,11 @@ class _Training:
         self.geometry, self.frames = replace(chosen.geometry, size=self._input_size(self.image_size)), normal.frames
         self.dataset = replace(self.dataset, normal=normal.located)
         self._follow_symmetry(replace(normal.fit, images=shrunk(normal.fit.images, self.layout)))
+        self.tolerance = self.tolerance_if(aligned=chosen.aligned)
+        self.progress.log(f"tolerance of the line: {self.tolerance}{' (parts lie aligned)' * chosen.aligned}")
         self.preset = with_tolerance(self.preset, self.tolerance, located=self.geometry.locates)
         if main and self.geometry.locates:
-            sheet = self.folder.path / f"{self.dataset.name}.parts.png"
-            atomic_write(sheet, parts_sheet(normal.fit))
+            atomic_write(sheet := self.folder.path / f"{self.dataset.name}.parts.png", parts_sheet(normal.fit))
             self.progress.log(f"contact sheet of the parts as they are judged, their mean first: {sheet}")
         defects = None if options.defects is None else labelled(options.defects, self.geometry, self.dataset.bits)
         inputs = (normal.fit.images, normal.normalise.images, normal.threshold.images)
@@ -472,11 +474,9 @@ class _Training:
 
     def _disturbed(self) -> DisturbedImages | None:
         """Return the unseen normal images disturbed within the tolerance; None without one."""
-        unseen = (*self.dataset.normal.normalise, *self.dataset.normal.threshold)
-        if not self.tolerance:
-            return None
-        seed, frames = self.options.seed, self.frames
-        return DisturbedImages(unseen, self.geometry, self.dataset.bits, self.tolerance, seed=seed, frames=frames)
+        normal, tolerance, seed = self.dataset.normal, self.tolerance, self.options.seed
+        paths, frames, bits = (*normal.normalise, *normal.threshold), self.frames, self.dataset.bits
+        return DisturbedImages(paths, self.geometry, bits, tolerance, seed=seed, frames=frames) if tolerance else None
 
     def _penalty_images(self, size: Size) -> Images | None:
         return read_penalty(self.penalty, size, cropped=self.preset.efficientad.cropped_penalty)

@@ -38,9 +38,9 @@ def test_tolerance_in_the_words_of_a_user_is_read_axis_by_axis(text: str, expect
         ("light=-1%", "write a number from 0 to 30 %"),
         ("light=ten", "write a number from 0 to 30 %"),
         ("zoom=2%", "no tolerance 'zoom'; there are light, colour"),
-        ("light", "write none, default or a list such as"),
-        ("", "write none, default or a list such as"),
-        ("none,,", "write none, default or a list such as"),
+        ("light", "write auto, none, default or a list such as"),
+        ("", "write auto, none, default or a list such as"),
+        ("none,,", "write auto, none, default or a list such as"),
     ],
 )
 def test_tolerance_that_cannot_be_meant_is_refused_in_one_sentence(text: str, message: str) -> None:

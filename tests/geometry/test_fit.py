@@ -58,6 +58,7 @@ def test_aligned_parts_cost_nothing() -> None:
     fit = fit_geometry(images)
     assert fit.geometry.method == "none"
     assert "aligned already" in fit.reason
+    assert fit.aligned
     assert fit.geometry.locator is None
     assert fit.geometry.part_mask() is None
     assert isinstance(fit.geometry.locate(images[0]), Pose)
@@ -66,7 +67,7 @@ def test_aligned_parts_cost_nothing() -> None:
 @pytest.mark.parametrize(("how", "method"), [({"shift": 20}, "shift"), ({"shift": 15, "turn": 8}, "rigid")])
 def test_scenes_are_located_by_the_simplest_template_that_aligns_them(how: dict[str, float], method: str) -> None:
     fit = fit_geometry([one.image for one in shots(12, **how)])
-    assert fit.geometry.method == method
+    assert (fit.geometry.method, fit.aligned) == (method, False)
     assert fit.geometry.part_mask() is None, "a template knows no outline"
 
 

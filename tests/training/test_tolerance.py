@@ -14,11 +14,11 @@ from torch.nn import functional
 
 from edge_ad.camera.tolerance_limits import DRAWS, pixel_ratio
 from edge_ad.config import Config, parse_config
-from edge_ad.data.tolerance import DEFAULT, Disturbance, Tolerance
+from edge_ad.data.tolerance import DEFAULT, PLACE, Disturbance, Tolerance
 from edge_ad.errors import BadInput
 from edge_ad.geometry.cut_out import Transform
 from edge_ad.geometry.geometry import Geometry, Prepared
-from edge_ad.presets.presets import FAST, PRESETS, Augmentation
+from edge_ad.presets.presets import DEMO, FAST, PRESETS, Augmentation
 from edge_ad.scoring import choose_thresholds
 from edge_ad.training import tolerance as module
 from edge_ad.training.augment import disturbed, to_pixels, with_moved
@@ -53,14 +53,14 @@ def settings(text: str) -> Config:
     ],
 )
 def test_option_wins_over_the_table_and_the_table_over_the_preset(text: str, expected: Tolerance) -> None:
-    assert chosen_tolerance(settings(text), FAST).as_dict() == pytest.approx(expected.as_dict())
+    assert chosen_tolerance(settings(text), DEMO, aligned=True).as_dict() == pytest.approx(expected.as_dict())
 
 
 def test_table_changes_the_axes_of_the_preset_that_it_names_and_is_refused_beyond_the_limits() -> None:
     preset = replace(FAST, tolerance="default")
-    assert chosen_tolerance(settings("[tolerance]\nnoise = 4"), preset) == replace(DEFAULT, noise=4.0)
+    assert chosen_tolerance(settings("[tolerance]\nnoise = 4"), preset, aligned=False) == replace(DEFAULT, noise=4.0)
     with pytest.raises(BadInput, match="light is '40 %', beyond what the method supports: write a number from 0 to 30 %"):
-        chosen_tolerance(settings('[tolerance]\nlight = "40 %"'), preset)
+        chosen_tolerance(settings('[tolerance]\nlight = "40 %"'), preset, aligned=False)
     for value in ("true", "false"):  # read as numbers they would be 1 % and 0 %
         with pytest.raises(BadInput, match=rf'{value} is no amount: write a number with its unit, such as "10 %"'):
             settings(f"[tolerance]\nlight = {value}")
@@ -69,8 +69,30 @@ def test_table_changes_the_axes_of_the_preset_that_it_names_and_is_refused_beyon
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_presets_have_no_tolerance_until_a_user_asks_for_one(name: str) -> None:
-    assert not chosen_tolerance(Config(), PRESETS[name])
+def test_presets_forgive_nothing_unasked_but_the_place_of_parts_that_lie_aligned(name: str) -> None:
+    assert not chosen_tolerance(Config(), PRESETS[name], aligned=False)
+    assert chosen_tolerance(Config(), PRESETS[name], aligned=True) == (PLACE if name == "fast" else Tolerance())
+
+
+@pytest.mark.parametrize(
+    ("text", "aligned", "expected"),
+    [
+        ("auto", True, Tolerance(shift=0.02, rotation=2.0, scale=0.02)),
+        ("auto", False, Tolerance()),
+        ("auto,light=10%,shift=0", True, Tolerance(light=0.1, rotation=2.0, scale=0.02)),
+        ("auto,light=10%", False, Tolerance(light=0.1)),
+    ],
+)
+def test_auto_is_the_place_of_aligned_parts_and_takes_further_axes(text: str, aligned: bool, expected: Tolerance) -> None:
+    assert Tolerance.parse(text, aligned=aligned).as_dict() == pytest.approx(expected.as_dict())
+
+
+def test_a_tolerance_of_the_place_alone_leaves_light_and_focus_of_copies_and_views_to_the_preset() -> None:
+    preset = with_tolerance(FAST, PLACE, located=False)
+    assert preset.token_augmentation.gain == FAST.token_augmentation.gain > 0
+    assert preset.token_augmentation.shift == 0.02
+    for copies in (with_moved, disturbed):
+        assert np.array_equal(copies(IMAGES, preset, 0, PLACE), copies(IMAGES, preset, 0))
 
 
 def test_copies_move_as_widely_as_the_tolerance_unless_the_part_is_located() -> None:
@@ -79,11 +101,11 @@ def test_copies_move_as_widely_as_the_tolerance_unless_the_part_is_located() -> 
     for group in (whole.augmentation, whole.token_augmentation):
         assert (group.shift, group.rotate, group.scale) == (0.05, 5.0, 0.04)
     assert whole.token_augmentation.gain == 0  # light is drawn from the tolerance
-    assert (FAST.tolerance, whole.tolerance) == ("none", "light=10%,shift=5%,rotation=5deg,scale=4%")  # what `info` prints
+    assert (FAST.tolerance, whole.tolerance) == ("auto", "light=10%,shift=5%,rotation=5deg,scale=4%")  # what `info` prints
     assert Tolerance.parse(whole.tolerance).as_dict() == pytest.approx(wide.as_dict())
     located = with_tolerance(FAST, wide, located=True)
     assert located.augmentation == FAST.augmentation
-    assert with_tolerance(FAST, Tolerance(), located=False) is FAST
+    assert with_tolerance(FAST, Tolerance(), located=False) == replace(FAST, tolerance="none")  # what auto came to
 
 
 def test_copies_and_views_are_changed_in_light_and_focus_by_a_tolerance_alone() -> None:
@@ -211,7 +233,7 @@ def test_cost_of_each_axis_is_the_recall_that_its_threshold_loses(paths: list[Pa
     assert report["all"] == report["axes"]["blur"]
     lines: list[str] = []
     log_tolerance(report, lines.append)
-    assert any("no threshold mends light, blur" in line and "default,light=0" in line for line in lines)
+    assert any("no threshold mends light, blur" in line and "--tolerance blur=1px" in line for line in lines)
 
 
 class CellTeacher:
