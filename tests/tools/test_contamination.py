@@ -11,9 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edge_ad.bundle import open_bundle
 from edge_ad.config import Config
 from edge_ad.data.datasets import load_dataset, load_test
 from edge_ad.data.images import list_images, read_image
+from edge_ad.engines.pipeline import Pipeline
+from edge_ad.scoring.auroc import auroc
+from tests.fixtures.tiny_bundle import make_tiny_bundle
 from tests.fixtures.tiny_presets import TINY, known
 from tests.fixtures.trained import write_dark_set
 from tests.tools.loading import load_tool
@@ -95,3 +99,28 @@ def test_a_set_with_too_few_images_is_refused(
     monkeypatch.setattr(sys, "argv", ["contamination.py", str(root), "--from", "test", "--share", "50"])
     assert tool.main() == 2
     assert "has 3 anomalous test images, but 9 are to be planted" in capsys.readouterr().err
+
+
+def test_two_bundles_are_compared_on_what_was_not_planted(
+    tool: ModuleType, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same bundle twice: no difference, and its own AUROC without the two planted images."""
+    path, folder, out = make_tiny_bundle(tmp_path / "tiny.edgead"), tmp_path / "kept", tmp_path / "figures.json"
+    asked = [str(root), "--from", "test", "--share", "10"]
+    kept = ["--plant", str(folder), "--bundles", str(path), str(path), "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", ["contamination.py", *asked, *kept])
+    assert tool.main() == 0
+    result = json.loads(out.read_text())
+    planted = {file.resolve() for file in (folder / "train" / "good").iterdir() if file.name.startswith("planted")}
+    assert (len(planted), result["planted"], result["good"], result["anomalies"]) == (2, 2, 2, 1)
+    assert result["difference"] == [0, 0, 0]
+    opened = open_bundle(path)
+    with Pipeline(opened, all_branches=True) as pipeline:
+        scores = [
+            [pipeline.infer(opened.geometry.prepare(read_image(file)).image).score for file in list_images(root / "test" / part)
+             if file.resolve() not in planted]
+            for part in ("good", "dark")
+        ]  # fmt: skip
+    assert result["clean"]["auroc"] == pytest.approx(auroc(*scores), abs=1e-6)
+    assert result["contaminated"]["anomalies_ng"] == sum(score > opened.thresholds.ng for score in scores[1])
+    assert "contaminated less clean: +0.0000 [+0.0000, +0.0000], 2 anomalies learned as normal" in capsys.readouterr().out

@@ -6,6 +6,10 @@ its difference; `--from test` plants random anomalous images of ROOT/test beside
 which share of the planted and of the other images is listed, and how many planted ones stand among as many of the most
 unlike as were planted. `--train` also trains on the clean, the contaminated and the corrected folder and evaluates each on
 ROOT/test without what was planted.
+
+Long trainings are better run by themselves: `--plant FOLDER` only fills FOLDER/train/good as a trial would (of one ROOT, share,
+strength and draw), and `--bundles CLEAN CONTAMINATED` compares two bundles on ROOT/test without what that trial planted: AUROC of
+each, their difference with its paired bootstrap interval, and the counts of NG.
 """
 
 from __future__ import annotations
@@ -23,12 +27,16 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_ad.bundle import open_bundle
 from edge_ad.config import Config, TrainTable
 from edge_ad.data.datasets import load_test
 from edge_ad.data.images import list_images, read_image, resize
 from edge_ad.data.synthetic_anomalies import KINDS, make_anomaly
+from edge_ad.engines.pipeline import Pipeline
 from edge_ad.errors import BadInput
 from edge_ad.evaluation.evaluate import evaluate
+from edge_ad.evaluation.figures import judge_all, subset_score, z_scores
+from edge_ad.scoring.auroc import auroc, auroc_difference
 from edge_ad.training.review import review
 from edge_ad.training.train import chosen_preset, train
 
@@ -88,8 +96,13 @@ def main() -> int:
     parser.add_argument("--images", type=int, help="take so many normal images at most")
     parser.add_argument("--preset", default="fast")
     parser.add_argument("--train", action="store_true", help="train and evaluate as well, three trainings a trial")
+    parser.add_argument("--plant", type=Path, metavar="FOLDER", help="plant what the first trial plants, and do no more")
+    parser.add_argument("--bundles", type=Path, nargs=2, metavar="BUNDLE", help="a clean and a contaminated one to compare")
     parser.add_argument("--out", type=Path, help="write the figures as JSON")
     options = parser.parse_args()
+    first = Trial(options.roots[0], options.source, options.strength[0], options.share[0], 0)
+    if options.plant or options.bundles:
+        return one_trial(first, options)
     strengths = options.strength if options.source == "synthetic" else (1.0,)
     results = []
     try:
@@ -111,6 +124,66 @@ def main() -> int:
             known = ", ".join(f"{kind} {value:.4f}" for kind, value in values.items() if value is not None)
             print(f"AUROC of {result['name']}, {result['share']:g} % planted, draw {result['draw']}, {name}: {known}")
     return 0
+
+
+def one_trial(trial: Trial, options: argparse.Namespace) -> int:
+    """Plant the images of a trial in a folder that is kept, or compare two bundles by it; return the exit code."""
+    try:
+        if options.plant:
+            planted = plant(trial, options.plant, options.images)
+            print(f"{options.plant}: {len(planted)} images planted, {', '.join(sorted(planted))}")
+        if options.bundles:
+            result = compared(trial, *options.bundles, images=options.images)
+            print("\n".join(describe_comparison(result)))
+            if options.out:
+                options.out.write_text(json.dumps(result, indent=1) + "\n")
+    except BadInput as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def compared(trial: Trial, clean: Path, contaminated: Path, *, images: int | None = None) -> dict[str, Any]:
+    """Return AUROC and counts of NG of both bundles on ROOT/test without what the trial plants, and their difference."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / trial.root.name
+        planted = originals(folder, plant(trial, folder, images))
+    items = [item for item in load_test(trial.root).test if item.path.resolve() not in planted]
+    good = np.array([item.kind == "good" for item in items])
+    rows, sides = {}, {}
+    for name, path in (("clean", clean), ("contaminated", contaminated)):
+        bundle = open_bundle(path)
+        with Pipeline(bundle, precision="fp32", all_branches=True) as pipeline:
+            score = subset_score(
+                z_scores(judge_all(pipeline, items, geometry=bundle.geometry), bundle.statistics), bundle.statistics,
+                bundle.statistics.branches,
+            )
+        assert score is not None
+        sides[name] = score[good], score[~good]
+        ng = [int((side > bundle.thresholds.ng).sum()) for side in sides[name]]
+        rows[name] = {"auroc": auroc(*sides[name]), "good_ng": ng[0], "anomalies_ng": ng[1]}
+    difference = auroc_difference(sides["contaminated"], sides["clean"])
+    assert difference is not None
+    counts = {"planted": len(planted), "good": int(good.sum()), "anomalies": int((~good).sum())}
+    return {"set": trial.root.name, **counts, **rows, "difference": [difference.value, difference.low, difference.high]}
+
+
+def describe_comparison(result: dict[str, Any]) -> list[str]:
+    """Return the figures of ``compared`` as a table and a sentence."""
+    heads = (result["set"], "AUROC", f"normal images NG of {result['good']}", f"anomalies NG of {result['anomalies']}")
+    rows = [f"| {' | '.join(heads)} |", "|---|--:|--:|--:|"]
+    for name in ("clean", "contaminated"):
+        row = result[name]
+        rows.append(f"| {name} | {row['auroc']:.4f} | {row['good_ng']} | {row['anomalies_ng']} |")
+    value, low, high = result["difference"]
+    learned = f"{result['planted']} anomalies learned as normal"
+    return [*rows, f"contaminated less clean: {value:+.4f} [{low:+.4f}, {high:+.4f}], {learned}"]
+
+
+def originals(folder: Path, planted: dict[str, str]) -> set[Path]:
+    """Return the files behind the links that were planted in ``folder``; copies have none."""
+    good = folder / "train" / "good"
+    return {(good / name).resolve() for name in planted if (good / name).is_symlink()}
 
 
 def run(trial: Trial, *, preset: str, images: int | None = None, trained: bool = False) -> dict[str, Any]:
@@ -208,9 +281,9 @@ def aurocs(
     """Return the AUROC by kind on ROOT/test, without planted images, of trainings without any planted image, with all of them, and
     without those that a person would have confirmed.
     """
-    originals = {path.resolve() for path in list_images(folder / "train" / "good") if path.name in planted}
+    hidden = originals(folder, planted)
     for item in load_test(root).test:
-        if item.path.resolve() not in originals:
+        if item.path.resolve() not in hidden:
             link = folder / item.path.relative_to(root.resolve())
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(item.path.resolve())
