@@ -3,7 +3,7 @@
     python tools/benchmarks/publish_peers.py DIR/peers.json
 
 Copies the JSON that compare_peers.py wrote to docs/peers.json, and writes its tables between the marks of its pages: a
-short one in README.md and docs/results.md, all of them in docs/experiments/peers.md. Without a docs/peers.json the texts
+short one in README.md, all of them in docs/experiments/peers.md. Without a docs/peers.json the texts
 between the marks stay as they are.
 """
 
@@ -21,7 +21,7 @@ from edge_ad.utils.files import atomic_write
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = Path("docs/peers.json")
-SHORT_PAGES = ("README.md", "docs/results.md")
+SHORT_PAGE = "README.md"
 FULL_PAGE = "docs/experiments/peers.md"
 MARKS = ("<!-- speed: tools/benchmarks/publish_peers.py writes this -->", "<!-- end of speed -->")
 SHORT = ("whole", "efficientad", "torch", "onnx")
@@ -59,7 +59,7 @@ def pages(root: Path) -> dict[Path, str]:
     if not (root / SOURCE).exists():
         return {}
     found = json.loads((root / SOURCE).read_text(encoding="utf-8"))
-    texts = {**dict.fromkeys(SHORT_PAGES, short(found)), FULL_PAGE: tables(found)}
+    texts = {SHORT_PAGE: short(found), FULL_PAGE: tables(found)}
     return {root / page: between((root / page).read_text(encoding="utf-8"), text) for page, text in texts.items()}
 
 

@@ -5,7 +5,8 @@
 One thread, CPU time, the 20th percentile of all turns, so that other load changes little. In each turn every graph runs once, and
 so do a matrix product of each precision in the same onnxruntime (GEMM) and a = b + s * c (STREAM) on arrays that the second-level
 cache holds and on arrays larger than all caches. The least time of a graph is its products at the rate of GEMM, or what its nodes
-read and write at the rate of STREAM in the cache, whichever takes longer. `--publish` writes table and plot of docs/results.md.
+read and write at the rate of STREAM in the cache, whichever takes longer. `--publish` writes table and plot of
+docs/experiments/precision.md.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from edge_ad.utils.board import machine
 from edge_ad.utils.files import atomic_write
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGE, PLOT = ROOT / "docs/results.md", ROOT / "docs/images/roofline.png"
+PAGE, PLOT = ROOT / "docs/experiments/precision.md", ROOT / "docs/images/roofline.png"
 MARKS = ("<!-- roofline: tools/benchmarks/roofline.py writes this -->", "<!-- end of roofline -->")
 SIDE = 1024  # of the matrices of GEMM
 CACHED, LARGE = 1 << 17, 1 << 24  # bytes of one of three arrays: in the second-level cache, beyond all of them
@@ -254,7 +255,7 @@ def main() -> int:
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--turns", type=int, default=30)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--publish", action="store_true", help="write the table and the plot of docs/results.md")
+    parser.add_argument("--publish", action="store_true", help="write the table and the plot of docs/experiments/precision.md")
     asked = parser.parse_args()
     bundle = open_bundle(asked.bundle)
     peaks, rows = measure(bundle, asked.turns)
