@@ -116,8 +116,8 @@ def with_values(
     by that, so that the next values need no other graph. BadInput where it has neither.
     """
     if not set(values) <= set(references.arrays()):
-        graph, found = as_inputs(name, graph)
-        references = replace(references, **found)
+        graph, constants = as_inputs(name, graph)
+        references = replace(references, **constants)
     if unknown := sorted(set(values) - set(references.arrays())):
         raise BadInput(f"the graph {name!r} has neither an input nor a constant {unknown[0]!r}: train the bundle again")
     return graph, replace(references, **values)

@@ -117,8 +117,8 @@ def noise_level(image: Grey) -> float:
         return math.nan
     change = cv2.filter2D(whole, -1, np.outer([1.0, -2.0, 1.0], [1.0, -2.0, 1.0]), borderType=cv2.BORDER_REFLECT_101)
     amounts, level = (cv2.resize(one, (columns, rows), interpolation=cv2.INTER_AREA) for one in (np.abs(change), whole))
-    kept = amounts[(level > 8) & (level < 247)]
-    return float(np.quantile(kept, NOISE_SHARE)) * math.sqrt(math.pi / 2) / 6 if len(kept) >= 4 else math.nan
+    unsaturated = amounts[(level > 8) & (level < 247)]
+    return float(np.quantile(unsaturated, NOISE_SHARE)) * math.sqrt(math.pi / 2) / 6 if len(unsaturated) >= 4 else math.nan
 
 
 def colour_cast(image: Image) -> tuple[float, float]:

@@ -181,14 +181,14 @@ def _status(settings: Config, path: Path, out: Path | None, record: Path) -> Non
         return
     trusted = _trusted(settings, read_key(path) if path.exists() else None)
     with open_group(_states(settings), settings.fleet.group, lambda text: _sequence(text, trusted)) as channel:
-        found = status_record(channel.read(), trusted)
+        status = status_record(channel.read(), trusted)
     if out is not None:
-        text = json.dumps(found, indent=2) + "\n"
+        text = json.dumps(status, indent=2) + "\n"
         if str(out) == "-":
             typer.echo(text, nl=False)
             return
         atomic_write(out, text)
-    for line in _table(found, settings.fleet.group):
+    for line in _table(status, settings.fleet.group):
         typer.echo(line)
 
 
@@ -205,10 +205,10 @@ def _own_status(record: Path) -> str:
     return f"{state['station']}: {state['phase']}; {releases}; {state['reason'] or 'nothing was asked for yet'}"
 
 
-def _table(found: dict[str, Any], group: str) -> Iterator[str]:
+def _table(status: dict[str, Any], group: str) -> Iterator[str]:
     from edge_ad.utils.text import printable
 
-    desired = found["desired"]
+    desired = status["desired"]
     if desired is None:
         yield f"{group}: nothing was rolled out yet"
     elif "error" in desired:
@@ -218,13 +218,13 @@ def _table(found: dict[str, Any], group: str) -> Iterator[str]:
         title = f"release {release['number']} ({release['name']}, {release['sha256'][:8]})"
         yield printable(f"{group}: sequence {desired['sequence']}, {desired['action']} {title} on {stations}, by {desired['by']}")
     rows = [("station", "there", "phase", "release", "wanted", "changed")]
-    for row in found["stations"]:
+    for row in status["stations"]:
         releases = ", ".join(f"{name}: {number}" if name else str(number) for name, number in row["releases"].items()) or "-"
         changed = "" if row["parts"] is None else f"{row['changes']} of {row['parts']}"
         there = {True: "yes", False: "no", None: "?"}[row["online"]]
         rows.append((row["station"], there, row["phase"], releases, str(row["wanted"] or "-"), changed))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    notes: list[list[str]] = [[], *(row["notes"] for row in found["stations"])]
+    notes: list[list[str]] = [[], *(row["notes"] for row in status["stations"])]
     for cells, more in zip(rows, notes, strict=True):
         yield printable("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
         yield from (f"  {printable(note)}" for note in more)

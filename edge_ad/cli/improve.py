@@ -114,16 +114,16 @@ def _improve(
         judged = improvement.judge_parts(champion, parts, _progress("champion"))
         limit = improvement.limit_of(champion.bundle, champion.thresholds, margin)
         seen = improvement.judge_in_light(champion, parts, judged, _progress("marked good"))
-        held = _not_accepted(parts, seen, limit, accept)
+        unaccepted = _not_accepted(parts, seen, limit, accept)
         known = improvement.learned_before(store, used)
-        left_out = held if retrain is not None else held | known
+        left_out = unaccepted if retrain is not None else unaccepted | known
         learned = [part for part in parts if part.event.mark == "good" and part.event.id not in left_out]
         folder = improvement.work_folder(store)
-        doubtful = [(part, one) for part, one in zip(parts, seen, strict=True) if part.event.id in held]
+        doubtful = [(part, one) for part, one in zip(parts, seen, strict=True) if part.event.id in unaccepted]
         comparison = improvement.Comparison(parts, judged, judged)
         report = folder / "report.html"
         write_report(report, comparison, doubtful, limit=limit, champion=champion, challenger=None)
-        _tell_held(doubtful, limit, report)
+        _report_held_back(doubtful, limit, report)
         path = _challenger(settings, used, learned, folder, goods=goods, retrain=retrain)
         ids = known.union(part.event.id for part in learned)
         challenger = stack.enter_context(improvement.judged_by(settings, name, path))
@@ -132,7 +132,7 @@ def _improve(
         warn_rejects = champion.settings.alarm.warn_rejects
         comparison = improvement.Comparison(parts, judged, after, ids, promises, warn_rejects)
         write_report(report, comparison, doubtful, limit=limit, champion=champion, challenger=challenger)
-        _tell_outcome(summary(comparison), report, path)
+        _report_outcome(summary(comparison), report, path)
         comparison.check()
     _take_engine(used, path)
     return path, champion.bundle.sha256
@@ -144,7 +144,7 @@ def _not_accepted(parts: list[RecordedPart], judged: list[JudgedPart], limit: fl
 
     doubtful = held_back(parts, judged, limit)
     accepted = accepted_ids([part for part in parts if part.event.mark == "good"], accept)
-    held = set()
+    unaccepted = set()
     for index in doubtful:
         event = parts[index].event
         if event.id in accepted:
@@ -154,11 +154,11 @@ def _not_accepted(parts: list[RecordedPart], judged: list[JudgedPart], limit: fl
             typer.echo(f"{parts[index].path}\n{'no score' if score is None else f'score {score:.2f}'}; {judged[index].reason}")
             if typer.confirm(f"{event.id[:8]} is marked good and NG beyond {limit:.2f}: is it a good part?", default=False):
                 continue
-        held.add(event.id)
-    return held
+        unaccepted.add(event.id)
+    return unaccepted
 
 
-def _tell_held(doubtful: list[tuple[RecordedPart, JudgedPart]], limit: float, report: Path) -> None:
+def _report_held_back(doubtful: list[tuple[RecordedPart, JudgedPart]], limit: float, report: Path) -> None:
     for part, judged in doubtful:
         score = "has no score" if judged.score is None else f"scores {judged.score:.2f}"
         typer.echo(f"held back: {part.event.id[:8]} is marked good and {score}, NG beyond {limit:.2f}: {part.path}")
@@ -166,7 +166,7 @@ def _tell_held(doubtful: list[tuple[RecordedPart, JudgedPart]], limit: float, re
         typer.echo(f"look at them in {report}, and accept those that are good by --accept ID")
 
 
-def _tell_outcome(lines: Iterable[str], report: Path, path: Path) -> None:
+def _report_outcome(lines: Iterable[str], report: Path, path: Path) -> None:
     for line in (*lines, f"report {report}", str(path)):
         typer.echo(line)
 
@@ -180,9 +180,9 @@ def _challenger(
     from edge_ad.data.datasets import MIN_NORMAL_IMAGES
     from edge_ad.deployment.recalibration import recalibrate
     from edge_ad.errors import BadInput
-    from edge_ad.inspection.improvement import collect_goods
+    from edge_ad.inspection.improvement import collect_normal_images
 
-    count = collect_goods(learned, folder / "good", goods)
+    count = collect_normal_images(learned, folder / "good", goods)
     if count < MIN_NORMAL_IMAGES and retrain is None:
         raise BadInput(
             f"{count} parts can be learned, and at least {MIN_NORMAL_IMAGES} are needed: mark more of them good (those that the "

@@ -77,5 +77,5 @@ def _note(store: Path, what: str, more: str) -> None:
     from edge_ad.store.actions import Action, action_log
     from edge_ad.utils.text import user_name
 
-    kept = action_log(store).keep(Action("users", user_name(), "command", what))
-    typer.echo(f"{what}{more}{'' if kept else '; this is not in the audit trail, which cannot be written'}")
+    recorded = action_log(store).keep(Action("users", user_name(), "command", what))
+    typer.echo(f"{what}{more}{'' if recorded else '; this is not in the audit trail, which cannot be written'}")

@@ -76,18 +76,18 @@ def _learn(
 
     require_writable(path)
     if goods is not None:
-        found = scores_of_folders(settings, product, goods, BundlePointer(pointer_path(store)))
+        scored = scores_of_folders(settings, product, goods, BundlePointer(pointer_path(store)))
     else:
         now = time.time()
         wanted = EventFilter(since=moment(str(since), now), until=None if until is None else moment(until, now))
-        found = scores_of_record(settings, product, store, wanted)
+        scored = scores_of_record(settings, product, store, wanted)
     targets = settings.thresholds
-    fused = learn_fused(found.scores, found.bundles, targets.target_ng, targets.target_warn)
+    fused = learn_fused(scored.scores, scored.bundles, targets.target_ng, targets.target_warn)
     atomic_write(path, json.dumps(fused.to_json(), indent=2) + "\n")
     for name, view in fused.views.items():
         typer.echo(f"view {name}: normal parts score {view.mean:.2f} +- {view.std:.2f}")
-    if found.skipped:
-        shown = "; ".join(found.skipped[:SHOWN])
-        typer.echo(f"{len(found.skipped)} parts without a score in all views were left out: {shown}")
+    if scored.skipped:
+        shown = "; ".join(scored.skipped[:SHOWN])
+        typer.echo(f"{len(scored.skipped)} parts without a score in all views were left out: {shown}")
     typer.echo(fused.thresholds.describe().replace("normal images", "normal parts"))
     typer.echo(f"{path}  (fused = \"{path}\" under {'[part]' if product is None else f'[product.{product}]'})")

@@ -132,11 +132,11 @@ def _edited(known: Zones | None, size: tuple[int, int], add: list[str], remove: 
     from edge_ad.errors import BadInput
     from edge_ad.geometry.zones import Zones
 
-    kept = [] if known is None else list(known.zones)
+    existing = [] if known is None else list(known.zones)
     for number in remove:
-        if not 1 <= number <= len(kept):
-            raise BadInput(f"--remove is {number}, but there are {len(kept)} zones: `edge-ad zones show` lists them")
-    left = [zone for number, zone in enumerate(kept, 1) if number not in remove]
+        if not 1 <= number <= len(existing):
+            raise BadInput(f"--remove is {number}, but there are {len(existing)} zones: `edge-ad zones show` lists them")
+    left = [zone for number, zone in enumerate(existing, 1) if number not in remove]
     return Zones(size if known is None else known.size, (*left, *map(_parse, add)))
 
 

@@ -107,16 +107,16 @@ def arrangement_of(image: Image, part: Mask, rng: np.random.Generator) -> Arrang
     """
     own = own_part(image, part)
     lab, area = lab_of(image), int(own.sum())
-    kept: list[Mask] = []
+    masks: list[Mask] = []
     candidates = (
         mask for mask in _candidates(image, own, lab, rng) if MIN_SHARE * area <= mask.sum() <= MAX_SHARE * area
     )
     for mask in sorted(candidates, key=lambda mask: -int(mask.sum())):
-        if len(kept) < MAX_COMPONENTS and all((mask & other).sum() < SAME * (mask | other).sum() for other in kept):
-            kept.append(mask)
-    steps = [_step_to_ring(lab, own, mask) for mask in kept]
-    found = [Component(mask, step * float(mask.sum())) for mask, step in zip(kept, steps, strict=True) if step > 0]
-    return Arrangement(image, own, found)
+        if len(masks) < MAX_COMPONENTS and all((mask & other).sum() < SAME * (mask | other).sum() for other in masks):
+            masks.append(mask)
+    steps = [_step_to_ring(lab, own, mask) for mask in masks]
+    components = [Component(mask, step * float(mask.sum())) for mask, step in zip(masks, steps, strict=True) if step > 0]
+    return Arrangement(image, own, components)
 
 
 def _candidates(image: Image, part: Mask, lab: Float, rng: np.random.Generator) -> Iterator[Mask]:

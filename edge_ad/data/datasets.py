@@ -201,18 +201,18 @@ def load_dataset(path: Path | str, seed: int = 0, exclude: Path | None = None) -
     folder, listed = _training_images(root, layout)
     validation = [] if layout == "flat" else _normal_images(root / "validation")
     test = _test_items(root) if layout != "flat" and (root / "test").is_dir() else ()
-    found = DataSet(root.name, layout, root, NormalSplit((), (), ()), test, saturation=_saturation(root / "defects_config.json"))
-    found = _with_normal_images(found, folder, listed, validation, seed=seed, exclude=exclude)
+    dataset = DataSet(root.name, layout, root, NormalSplit((), (), ()), test, saturation=_saturation(root / "defects_config.json"))
+    dataset = _with_normal_images(dataset, folder, listed, validation, seed=seed, exclude=exclude)
     left_out = unread_folders(root, [*listed, *validation, *(item.path for item in test)])
-    return replace(found, folders=(*found.folders, *left_out))
+    return replace(dataset, folders=(*dataset.folders, *left_out))
 
 
 def _from_manifest(path: Path, seed: int, exclude: Path | None) -> DataSet:
     images = read_manifest(path)
     listed = [image.path for image in images if image.is_normal]
     anomalies = tuple(_item(image) for image in images if not image.is_normal)
-    found = DataSet(path.stem, "manifest", path.parent, NormalSplit((), (), ()), anomalies)
-    return _with_normal_images(found, path, listed, [], seed=seed, exclude=exclude)
+    dataset = DataSet(path.stem, "manifest", path.parent, NormalSplit((), (), ()), anomalies)
+    return _with_normal_images(dataset, path, listed, [], seed=seed, exclude=exclude)
 
 
 def _item(image: ManifestImage) -> TestItem:
@@ -223,10 +223,10 @@ def _item(image: ManifestImage) -> TestItem:
 
 
 def _with_normal_images(
-    found: DataSet, source: Path, listed: Sequence[Path], validation: Sequence[Path], *, seed: int, exclude: Path | None
+    dataset: DataSet, source: Path, listed: Sequence[Path], validation: Sequence[Path], *, seed: int, exclude: Path | None
 ) -> DataSet:
     """Return a set with its usable normal images, split; ``source`` is what they were listed from."""
-    root = found.root
+    root = dataset.root
     excluded = frozenset[Path]() if exclude is None else read_exclusions(exclude, root, [*listed, *validation])
     train, skipped, sizes = _readable([path for path in listed if path not in excluded])
     own, bad, more = _readable([path for path in validation if path not in excluded])
@@ -247,11 +247,11 @@ def _with_normal_images(
         *_uses(root, own, "normal images for the threshold" if own else "normal images"),
         *_uses(root, [path for path, _ in skipped], f"{LEFT_OUT}: cannot be used"),
         *_uses(root, sorted(excluded), f"{LEFT_OUT}: excluded by {exclude}"),
-        *_item_uses(root, found.test),
+        *_item_uses(root, dataset.test),
     )
     sizes_found = dict(sizes.most_common())
     return replace(
-        found, normal=split, skipped=tuple(skipped), sizes=sizes_found, folders=uses, bits=bits, excluded=tuple(sorted(excluded))
+        dataset, normal=split, skipped=tuple(skipped), sizes=sizes_found, folders=uses, bits=bits, excluded=tuple(sorted(excluded))
     )
 
 

@@ -13,7 +13,7 @@ from edge_ad.errors import BadInput
 from edge_ad.utils.files import read_regular
 
 LIST_NAME = "exclude.txt"
-LONGEST = 200  # characters of a line that a message repeats: another file than a list may be one line of megabytes
+MAX_QUOTED = 200  # characters of a line that a message repeats: another file than a list may be one line of megabytes
 
 
 def read_exclusions(path: Path, root: Path, normal: Sequence[Path]) -> frozenset[Path]:
@@ -84,4 +84,4 @@ def shown(name: object) -> str:
 
 
 def _start(name: str) -> str:
-    return shown(name if len(name) <= LONGEST else f"{name[:LONGEST]}...")
+    return shown(name if len(name) <= MAX_QUOTED else f"{name[:MAX_QUOTED]}...")

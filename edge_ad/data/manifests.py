@@ -126,10 +126,12 @@ def _background(entry: Mapping[str, Any], where: str) -> Colour | None:
     described = entry.get(f"{MASK}-metadata")
     colours = described.get("internal-color-map") if isinstance(described, dict) else None
     classes = [one for one in colours.values() if isinstance(one, dict)] if isinstance(colours, dict) else []
-    found = [one["hex-color"] for one in classes if str(one.get("class-name")).casefold() == "background" and "hex-color" in one]
-    if not found:
+    backgrounds = [
+        one["hex-color"] for one in classes if str(one.get("class-name")).casefold() == "background" and "hex-color" in one
+    ]
+    if not backgrounds:
         return None
-    text = found[0]
+    text = backgrounds[0]
     if not isinstance(text, str) or not re.fullmatch(r"#[0-9a-fA-F]{6}", text):
         raise BadInput(f"{where}: the colour of the background must be like '#ffffff', but is {text!r:.80}")
     return int(text[1:3], 16), int(text[3:5], 16), int(text[5:7], 16)

@@ -97,10 +97,10 @@ def stain(scene: Scene, rng: np.random.Generator) -> Drawn:
 
 def bite(scene: Scene, rng: np.random.Generator) -> Drawn | None:
     """Take a piece out of the part's outline, so that the background shows; None where the part has no outline."""
-    found = _at_outline(scene, rng, inward=0.15)
-    if found is None:
+    placed = _at_outline(scene, rng, inward=0.15)
+    if placed is None:
         return None
-    box, shape = found
+    box, shape = placed
     shape = on_part(scene, box, shape)
     # The hole of the inpainting is the whole part with its soft edge: nothing but background may be carried inwards.
     grown = cv2.dilate(scene.part.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
@@ -113,10 +113,10 @@ def bite(scene: Scene, rng: np.random.Generator) -> Drawn | None:
 
 def burr(scene: Scene, rng: np.random.Generator) -> Drawn | None:
     """Let material of the part stand out beyond its outline; None where the part has no outline."""
-    found = _at_outline(scene, rng, inward=-0.15)
-    if found is None:
+    placed = _at_outline(scene, rng, inward=-0.15)
+    if placed is None:
         return None
-    box, shape = found
+    box, shape = placed
     # The background and the part's soft edge are the hole: what is carried outwards is the part's own surface.
     reach = max(2, round(SOFT_EDGE * np.sqrt(scene.area)))
     hole = cv2.erode(scene.part.astype(np.uint8), np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)) == 0

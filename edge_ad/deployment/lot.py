@@ -164,10 +164,11 @@ class _Whitening:
         assert name is not None
         (self.reads,) = GRAPHS[name].inputs[:1]
         matrix, offset = MEMORY_CONSTANTS[:2]
-        held = _constants(bundle.graph(name))
-        if matrix not in held:
+        constants = _constants(bundle.graph(name))
+        if matrix not in constants:
             raise BadInput(f"the graph {name!r} of {bundle.path} has no constant {matrix}: train the bundle again")
-        self._matrix, self._offset = held[matrix][:, :, 0, 0], held.get(offset, np.zeros(len(held[matrix]), np.float32))
+        self._matrix = constants[matrix][:, :, 0, 0]
+        self._offset = constants.get(offset, np.zeros(len(self._matrix), np.float32))
 
     def of(self, features: Array) -> Array:
         """Return whitened cells f32 [h, w, D] of features f32 [C, h, w]."""
@@ -194,9 +195,9 @@ def parts_of(bundle: Bundle, forget: bool = False) -> list[Part]:
     old = bundle.statistics
     parts: list[Part] = [GaussianPart("composition", "pooled", ("centre", "precision"), (old.centre, old.precision), forget)]
     if LAVIT in bundle.graphs:
-        held = _values(bundle, LAVIT)
-        if CENTRE in held:
-            parts.append(GaussianPart("logic", CENTRE, (CENTRE, PRECISION), (held[CENTRE], held[PRECISION]), forget))
+        values = _values(bundle, LAVIT)
+        if CENTRE in values:
+            parts.append(GaussianPart("logic", CENTRE, (CENTRE, PRECISION), (values[CENTRE], values[PRECISION]), forget))
     memory = _memory_part(bundle, forget)
     return parts if memory is None else [*parts, memory]
 
@@ -209,11 +210,12 @@ def _memory_part(bundle: Bundle, forget: bool) -> Part | None:
     if name is None or not counts or not ("cells" in reported or "regions" in reported):
         return None
     top = FusionSettings(**bundle.settings.get("fusion", {})).top_of("memory")
-    held, regions, factors = _values(bundle, name), regions_of(bundle), bundle.references.cell_factors("memory")
-    if "memory_bank" in held:
-        return BankPart(banks_of(held["memory_bank"]), regions, top, forget, factors=factors)
-    if "memory_mean" in held:
-        return CellsPart((held["memory_mean"][0].transpose(1, 2, 0), held["memory_roots"]), regions, top, forget, factors=factors)
+    values, regions, factors = _values(bundle, name), regions_of(bundle), bundle.references.cell_factors("memory")
+    if "memory_bank" in values:
+        return BankPart(banks_of(values["memory_bank"]), regions, top, forget, factors=factors)
+    if "memory_mean" in values:
+        gaussians = values["memory_mean"][0].transpose(1, 2, 0), values["memory_roots"]
+        return CellsPart(gaussians, regions, top, forget, factors=factors)
     raise BadInput(f"the graph {name!r} of {bundle.path} has neither cells nor Gaussians: train the bundle again")
 
 
@@ -253,10 +255,10 @@ def new_cells(bundle: Bundle, normal: Described, share: float, *, forget: bool) 
     """Return mean and deviation of the cells of the logic map, refitted; None where the graphs do not hold them."""
     if CELL_MEAN not in normal.features:
         return None
-    held = _values(bundle, LAVIT)
-    if CELL_STD not in held:
+    values = _values(bundle, LAVIT)
+    if CELL_STD not in values:
         return None
-    return refit_cells((held[CELL_MEAN], held[CELL_STD]), normal.features[CELL_MEAN], share, forget=forget)
+    return refit_cells((values[CELL_MEAN], values[CELL_STD]), normal.features[CELL_MEAN], share, forget=forget)
 
 
 def likeness(bundle: Bundle, images: Described) -> tuple[float, float] | None:

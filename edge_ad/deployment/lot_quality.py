@@ -74,8 +74,8 @@ class LotQuality:
         that are missing where it has not moved, and none where an old lot that looks otherwise must pass as well.
         """
         learned = self._learned(new) if forget or not moved else None
-        kept = self._kept()
-        return learned if forget and learned is not None else _completed(kept, learned)
+        unbroken = self._unbroken()
+        return learned if forget and learned is not None else _completed(unbroken, learned)
 
     def _learned(self, new: HealthReference) -> QualityLimits | None:
         """Return limits from images of the lot, read again, in the layout of its ``new`` reference; None from too few."""
@@ -90,7 +90,7 @@ class LotQuality:
                 learner.add(frame, shown, np.random.default_rng([self._seed, 19, row]), prepared.transform.matrix)
         return learner.limits
 
-    def _kept(self) -> QualityLimits | None:
+    def _unbroken(self) -> QualityLimits | None:
         """Return the old limits that at most MAX_BEYOND of the new images break."""
         old = None if self._old is None else self._old.limits
         if old is None:

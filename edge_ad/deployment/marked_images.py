@@ -69,13 +69,13 @@ def proportional_sample(reader: Reader, wanted: EventFilter, count: int) -> tupl
     are drawn as the rarest kept verdict allows. Again draws the same, but for parts that were judged since.
     """
     judged: Counter[str] = Counter()
-    kept: dict[str, list[StoredEvent]] = {name: [] for name in JUDGED}
+    by_verdict: dict[str, list[StoredEvent]] = {name: [] for name in JUDGED}
     for event in reader.every(replace(wanted, verdicts=wanted.verdicts or JUDGED)):
-        if event.verdict in kept:
+        if event.verdict in by_verdict:
             judged[event.verdict] += 1
-            kept[event.verdict] += [event] if event.lossless is not None else []
+            by_verdict[event.verdict] += [event] if event.lossless is not None else []
     shares = _shared(judged, count)
-    drawn = {name: _drawn(reader, kept[name], shares[name]) for name in JUDGED}
+    drawn = {name: _drawn(reader, by_verdict[name], shares[name]) for name in JUDGED}
     while any(shares[name] > len(drawn[name]) for name in JUDGED):
         shares = _shared(judged, sum(shares.values()) - 1)
     events = [event for name in JUDGED for event in drawn[name][: shares[name]]]

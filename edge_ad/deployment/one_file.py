@@ -217,11 +217,11 @@ class _Joined:
         inputs = [entry for entry in graph.input if entry.name not in own]
         for entry in inputs:
             self._provide(name, entry)
-        kept = {entry.name for entry in (*inputs, *graph.output)} | {""}  # an optional input left out has no name
+        interface = {entry.name for entry in (*inputs, *graph.output)} | {""}  # an optional input left out has no name
         asked = {prop.key: prop.value for prop in model.metadata_props}.get(METADATA_KEY, "").split("\n")
 
         def renamed(text: str) -> str:
-            return text if text in kept else f"{name}/{text}"
+            return text if text in interface else f"{name}/{text}"
 
         for number, node in enumerate(graph.node):
             copy = onnx.NodeProto()

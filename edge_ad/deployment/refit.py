@@ -140,8 +140,8 @@ class BankPart:
             cells = white[:, rows, columns].reshape(-1, white.shape[-1])
             drawn = np.random.default_rng([0, 19, number]).permutation(len(cells))[:MAX_CANDIDATES]
             # A bank is in the order of its choice: its first cells are the coreset of as many, of every lot that it knows.
-            kept = bank[: count - min(added, len(drawn))]
-            banks.append(_in_turns(kept, cells[drawn][coreset(cells[drawn], added, number, known=kept)]))
+            remaining = bank[: count - min(added, len(drawn))]
+            banks.append(_in_turns(remaining, cells[drawn][coreset(cells[drawn], added, number, known=remaining)]))
         return {"banks": np.stack(banks)}
 
     def judge(self, features: Mapping[str, Array], constants: Mapping[str, Array]) -> tuple[Array, Array]:

@@ -87,8 +87,8 @@ def _without(
     bundle: Bundle, child: BundleContents, lot: Lot, refitted: Refitted, *, parts: Sequence[Part], fold: int, forget: bool
 ) -> BundleContents:
     """Return the child as a refit without one fold of the lot gives it."""
-    kept = lot.folds != fold
-    normal = Described(lot.normal.raw[kept], {name: values[kept] for name, values in lot.normal.features.items()})
+    others = lot.folds != fold
+    normal = Described(lot.normal.raw[others], {name: values[others] for name, values in lot.normal.features.items()})
     constants = {part.branch: part.refit(normal.features, refitted.shares[part.branch]) for part in parts}
     cells = new_cells(bundle, normal, refitted.shares.get("logic", SHARES[0]), forget=forget)
     graphs, references = with_refitted(bundle, constants, cells)

@@ -91,8 +91,8 @@ def export_graph(
     ``bound`` references, which the module takes after all others.
     """
     examples, others, inputs = [*examples, *bound.values()], [[*case, *bound.values()] for case in others], (*inputs, *bound)
-    buffers, held = dict(module.eval().named_buffers()), GRAPHS[name].references if name in GRAPHS else ()
-    learned = {reference: constant for reference, constant in held if constant in buffers}
+    buffers, declared = dict(module.eval().named_buffers()), GRAPHS[name].references if name in GRAPHS else ()
+    learned = {reference: constant for reference, constant in declared if constant in buffers}
     given = tuple(buffers[constant] for constant in learned.values())
     traced = _Bound(module, tuple(learned.values())) if learned else module
     model = _export(traced, (*examples, *given), (*inputs, *learned), outputs)

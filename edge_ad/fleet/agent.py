@@ -121,9 +121,9 @@ class FleetAgent:
         self._channel: Any = None
         self._channel_fault = ""
         self._told: set[str] = set()
-        kept = self._kept
+        state = self._kept
         self._reported = Reported(
-            station=options.station, group=options.group, phase=kept.phase, reason=kept.reason, sequence=kept.sequence
+            station=options.station, group=options.group, phase=state.phase, reason=state.reason, sequence=state.sequence
         )
         self._sent_at = 0.0
         self._updating = threading.Lock()

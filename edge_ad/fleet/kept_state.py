@@ -69,20 +69,20 @@ class KeptState:
 
         BadInput for one that is older, and for a second one of the same sequence.
         """
-        kept = self._record
+        record = self._record
         if self.fault is not None:
             raise BadInput(self.fault)
-        if desired.sequence < kept.sequence:
-            standing = f"{kept.sequence}, which stands here"
+        if desired.sequence < record.sequence:
+            standing = f"{record.sequence}, which stands here"
             raise BadInput(f"sequence {desired.sequence} by {desired.by} is older than {standing}: it is refused")
-        if desired.sequence == kept.sequence and desired.text != kept.text:
+        if desired.sequence == record.sequence and desired.text != record.text:
             raise BadInput(
                 f"two rollouts at once: sequence {desired.sequence} stands here already, and the one by {desired.by} came second: "
                 "it is refused"
             )
-        if desired.sequence == kept.sequence:
+        if desired.sequence == record.sequence:
             return False
-        self._record = _Record(sequence=desired.sequence, text=desired.text, active=kept.active)
+        self._record = _Record(sequence=desired.sequence, text=desired.text, active=record.active)
         self._write()
         return True
 

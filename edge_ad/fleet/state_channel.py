@@ -368,8 +368,8 @@ class MqttGroup:
         if not seen:
             self._order.append((number, text))
         self._state.desired = text
-        kept = self._kept
-        return kept[1] if kept is not None and kept[0] == number and kept[1] != text and not seen else None
+        retained = self._kept
+        return retained[1] if retained is not None and retained[0] == number and retained[1] != text and not seen else None
 
     def _take_station(self, name: str, what: str, payload: bytes) -> None:
         seen = self._state.stations.get(name)

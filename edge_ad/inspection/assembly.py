@@ -352,8 +352,8 @@ class Wiring:
 
     def note_thresholds(self, path: Path, limits: Thresholds) -> None:
         """Put thresholds that come into force into the audit trail."""
-        told = f"WARN above {limits.warn:.4g}, NG above {limits.ng:.4g}"
-        self.note("thresholds in force", "station", told, warn=limits.warn, ng=limits.ng, bundle=path.name)
+        text = f"WARN above {limits.warn:.4g}, NG above {limits.ng:.4g}"
+        self.note("thresholds in force", "station", text, warn=limits.warn, ng=limits.ng, bundle=path.name)
 
     def _note_start(self, settings: Config) -> None:
         """Put the start of this run into the audit trail, with the settings that are others than those of the last one."""

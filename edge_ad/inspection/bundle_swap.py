@@ -262,9 +262,9 @@ class BundleReplacement:
         """Write what a kill kept out of the audit trail: replacements that the pointer file has and the trail has not."""
         if self._log is None:
             return
-        kept = {action.time for action in self._log.actions() if action.kind in (REPLACE, ROLL_BACK)}
+        logged = {action.time for action in self._log.actions() if action.kind in (REPLACE, ROLL_BACK)}
         for key, entry in self._pointer.entries().items():
-            if entry.time not in kept:
+            if entry.time not in logged:
                 self._keep(entry.kind, key, entry)
 
     def _broke(self, error: BaseException) -> None:

@@ -24,7 +24,7 @@ from edge_ad.errors import BadInput, EdgeAdError
 from edge_ad.inspection.bundle_swap import POLL_S, BundleSwap
 from edge_ad.inspection.judge import BEFORE, CHANGING, PREFIX, REPLACING
 from edge_ad.inspection.part_tracking import Judgeable
-from edge_ad.inspection.products import Change, Product, Standing, memory_of, why
+from edge_ad.inspection.products import Change, Product, ProductStatus, memory_of, why
 from edge_ad.inspection.requests import Request
 from edge_ad.inspection.triggers import MqttCommands
 from edge_ad.outputs.mqtt import parse_broker
@@ -66,7 +66,7 @@ class Changeover:
         self.on_change: Callable[[Product], None] = lambda product: None
         self.on_settled: Callable[[Product, str], None] = lambda product, by: None  # chosen by whom, in the thread of products
         self.set_cameras: Callable[[str], None] = lambda name: None
-        self.on_standing: list[Callable[[Standing], None]] = []
+        self.on_standing: list[Callable[[ProductStatus], None]] = []
         self._choice = choice
         self._changed = changed or threading.Condition()
         self._clock = clock
@@ -166,7 +166,7 @@ class Changeover:
 
     def listen(self, uri: str, faults: ThreadFaults) -> MqttCommands:
         """Let a topic of MQTT choose products, and tell how they stand; the caller closes what is returned."""
-        ended = self.message(Standing("none", None, 0, f"{PREFIX}the run has ended", 0))
+        ended = self.message(ProductStatus("none", None, 0, f"{PREFIX}the run has ended", 0))
         commands = MqttCommands(parse_broker(uri, "--commands", topic=""), self.hear, faults, ended=ended)
         self.on_standing.append(lambda standing: commands.publish_state(self.message(standing)))
         return commands
@@ -182,7 +182,7 @@ class Changeover:
             text = str(record["product"]) if isinstance(record, dict) and "product" in record else text
         self.ask(text, "MQTT")
 
-    def message(self, standing: Standing) -> str:
+    def message(self, standing: ProductStatus) -> str:
         """Return how products stand as JSON, for a topic."""
         product = self.products.get(standing.product) if standing.state == "active" and standing.product else None
         bundle = None if product is None else product.bundle.sha256
@@ -211,7 +211,7 @@ class Changeover:
         return self._reporting
 
     @property
-    def standing(self) -> Standing:
+    def standing(self) -> ProductStatus:
         """How products stand now."""
         with self._lock:
             return self._standing()
@@ -379,16 +379,16 @@ class Changeover:
             self._number = max(self._number, number)
             self._notify()
 
-    def _standing(self) -> Standing:
+    def _standing(self) -> ProductStatus:
         pending, active = self._pending, self.active
         if pending is not None:
             name = pending.product.name if pending.product is not None else None
-            return Standing("changing", name, 0, self.reason(), self._number)
+            return ProductStatus("changing", name, 0, self.reason(), self._number)
         if self._swap is not None and active is not None and self._swap.old is active:
-            return Standing("changing", active.name, 0, self.reason(), self._number)
+            return ProductStatus("changing", active.name, 0, self.reason(), self._number)
         if self._reason is not None or active is None:
-            return Standing("fault" if self._fault else "none", None, 0, self.reason(), self._number)
-        return Standing("active", active.name, active.code or 0, None, self._number)
+            return ProductStatus("fault" if self._fault else "none", None, 0, self.reason(), self._number)
+        return ProductStatus("active", active.name, active.code or 0, None, self._number)
 
     def _notify(self) -> None:
         """Tell how products stand, in order: with the lock held."""

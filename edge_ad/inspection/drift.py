@@ -111,8 +111,8 @@ class ImageDrift:
         """Return what moved in the window."""
         if not self._rows:
             return ()
-        found = (self._light(), self._focus(), self._colour(), self._pose())
-        return tuple(cause for cause in found if cause is not None)
+        causes = (self._light(), self._focus(), self._colour(), self._pose())
+        return tuple(cause for cause in causes if cause is not None)
 
     def clear(self) -> None:
         """Begin another window."""

@@ -50,7 +50,7 @@ CLOSE_PATIENTLY_S = 60.0  # where what was judged came from files and nobody ask
 
 
 @dataclass(frozen=True, eq=False)
-class _Shot:
+class _ViewEvidence:
     """What one camera saw of a part; ``ending`` is that of its files."""
 
     image: Image
@@ -68,20 +68,20 @@ class _Shot:
 @dataclass(frozen=True, eq=False)
 class _Item:
     event: Event
-    shots: tuple[_Shot, ...]
+    shots: tuple[_ViewEvidence, ...]
 
     @property
     def bytes(self) -> int:
         return sum(shot.bytes for shot in self.shots)
 
 
-def _shots(result: InspectionResult, view: View, reference: NDArray[np.float32] | None) -> tuple[_Shot, ...]:
+def _shots(result: InspectionResult, view: View, reference: NDArray[np.float32] | None) -> tuple[_ViewEvidence, ...]:
     """Return what cameras saw of a part, the view that decided first; of one camera its ``view`` and ``reference``."""
     if not result.views:
-        return () if result.image is None else (_Shot(result.image, result, view, reference),)
+        return () if result.image is None else (_ViewEvidence(result.image, result, view, reference),)
     views = sorted(result.views, key=lambda one: one.result.frame is not result.frame)
     return tuple(
-        _Shot(one.result.image, one.result, one.region, one.reference, f"_{safe_name(one.name)}")
+        _ViewEvidence(one.result.image, one.result, one.region, one.reference, f"_{safe_name(one.name)}")
         for one in views
         if one.result.image is not None
     )
@@ -233,7 +233,7 @@ class Evidence:
         self.written += 1
         return None
 
-    def _write_shot(self, event: Event, shot: _Shot) -> None:
+    def _write_shot(self, event: Event, shot: _ViewEvidence) -> None:
         """Write the judged region, and with the heat map where there is one."""
         region = shot.view.seen(shot.image)
         crop = bounded(region)

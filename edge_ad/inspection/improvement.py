@@ -188,15 +188,15 @@ def judge_in_light(
 
     All of such a lot scores high: a person would be asked for every part, and a defect would not stand out.
     """
-    goods = [index for index, part in enumerate(parts) if part.event.mark == "good"]
+    marked_good = [index for index, part in enumerate(parts) if part.event.mark == "good"]
     own = champion.bundle.geometry
     keep = champion.settings.recalibrate.keep_colour
-    geometry = None if keep else matched_geometry(champion.bundle, [parts[index].path for index in goods])
+    geometry = None if keep else matched_geometry(champion.bundle, [parts[index].path for index in marked_good])
     if geometry is None:
         return list(judged)
     champion.see_by(geometry)
     try:
-        seen = dict(zip(goods, judge_parts(champion, [parts[index] for index in goods], progress), strict=True))
+        seen = dict(zip(marked_good, judge_parts(champion, [parts[index] for index in marked_good], progress), strict=True))
     finally:
         champion.see_by(own)
     return [seen.get(index, one) for index, one in enumerate(judged)]
@@ -215,17 +215,17 @@ def accepted_ids(parts: Sequence[RecordedPart], names: Sequence[str]) -> set[str
     """Return the ids of the events that are named by the beginning of their id, or by the file of their image; BadInput for a
     name that fits none or several.
     """
-    found = set()
+    ids = set()
     for name in names:
         beginning = Path(name).stem.rpartition("_")[2] if name.endswith(".png") else name
         fitting = [part.event.id for part in parts if part.event.id.startswith(beginning)]
         if len(fitting) != 1 or len(beginning) < 4:
             raise BadInput(f"--accept {name}: {len(fitting)} marked parts fit; name one by the first 8 letters of its id")
-        found.add(fitting[0])
-    return found
+        ids.add(fitting[0])
+    return ids
 
 
-def collect_goods(parts: Sequence[RecordedPart], folder: Path, more: Path | None = None) -> int:
+def collect_normal_images(parts: Sequence[RecordedPart], folder: Path, more: Path | None = None) -> int:
     """Copy the images of parts, and those of another folder of normal images, into a new folder; return how many there are."""
     from edge_ad.data.images import list_images
 

@@ -37,7 +37,7 @@ ul.parts img { width: 49%; }
 
 
 def write_report(
-    path: Path, comparison: Comparison, held: Sequence[tuple[RecordedPart, JudgedPart]], *, limit: float,
+    path: Path, comparison: Comparison, doubtful: Sequence[tuple[RecordedPart, JudgedPart]], *, limit: float,
     champion: Product, challenger: Product | None,
 ) -> None:  # fmt: skip
     """Write the page: counts, promises, held back parts and changed verdicts, each with its image and the heat map of a bundle."""
@@ -46,7 +46,7 @@ def write_report(
         "<h1>Champion and challenger</h1>",
         f"<p>Champion: <code>{escape(champion.bundle.path.name)}</code> {champion.bundle.sha256[:12]}; "
         f"challenger: <code>{escape(new)}</code>{'' if challenger is None else ' ' + challenger.bundle.sha256[:12]}</p>",
-        *_held_back(held, limit, champion),
+        *_held_back(doubtful, limit, champion),
     ]
     if challenger is not None:
         body += [*_counts(comparison), *_changed(comparison, challenger)]
@@ -84,13 +84,13 @@ def _counts(comparison: Comparison) -> Iterator[str]:
     yield "<ul>" + "".join(f"<li>{escape(line)}</li>" for line in summary(comparison)) + "</ul>"
 
 
-def _held_back(held: Sequence[tuple[RecordedPart, JudgedPart]], limit: float, champion: Product) -> Iterator[str]:
-    if not held:
+def _held_back(doubtful: Sequence[tuple[RecordedPart, JudgedPart]], limit: float, champion: Product) -> Iterator[str]:
+    if not doubtful:
         return
     yield f"<h2>Marked good, and NG beyond {limit:.2f}</h2>"
     yield "<p>Look at each: a defect learned as good is never found again. Accept good ones by <code>--accept ID</code>.</p>"
     yield "<ul class='parts'>"
-    for part, judged in held[:MAX_SHOWN]:
+    for part, judged in doubtful[:MAX_SHOWN]:
         score = "no score" if judged.score is None else f"score {judged.score:.2f}"
         yield f"<li>{_images(part, champion)}<br>{_about(part)}: {score}; {escape(judged.reason or '')}</li>"
     yield "</ul>"

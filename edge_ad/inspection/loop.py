@@ -351,8 +351,8 @@ class Loop:
             reason = None if self._gate is None else self._gate.reason()
 
             def withhold(result: InspectionResult) -> InspectionResult:
-                (held,) = self._pause.withhold([result])
-                return held if reason is None else without_verdict(held, reason)
+                (withheld,) = self._pause.withhold([result])
+                return withheld if reason is None else without_verdict(withheld, reason)
 
             workers = {view.name: worker for worker, view in self._views.items()}
             places = [view.place(workers[view.name].source) for view in self._views.values()]

@@ -72,9 +72,9 @@ class Pause:
                 raise BadInput(f"the line is paused already, {self._action.describe()}: `edge-ad resume` ends that")
             self._action = action
             self._show(True)
-            kept = self._keep(action)
+            recorded = self._keep(action)
         return (
-            f"the line is paused, {action.describe()}{'' if kept else '; this cannot be stored, so a restart ends it'}"
+            f"the line is paused, {action.describe()}{'' if recorded else '; this cannot be stored, so a restart ends it'}"
         )
 
     def resume(self, request: Request) -> str:
@@ -86,11 +86,11 @@ class Pause:
                 raise BadInput("the line is not paused: nothing to resume")
             if request.origin == PLC and standing.origin != PLC:
                 raise BadInput(f"a PLC cannot end the pause of a person, {standing.describe()}: `edge-ad resume` does")
-            kept = self._keep(action)
+            recorded = self._keep(action)
             self._resumed_at = self._clock()
             self._action = None
             self._show(False)
-        return f"the line goes on, {action.describe()}{'' if kept else '; this cannot be stored, so a restart comes up paused'}"
+        return f"the line goes on, {action.describe()}{'' if recorded else '; this cannot be stored, so a restart comes up paused'}"
 
     def to_json(self) -> dict[str, Any] | None:
         """Return the pause for a page, None while the line runs."""

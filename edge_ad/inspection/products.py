@@ -303,7 +303,7 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Standing:
+class ProductStatus:
     """How products stand: what is judged or why nothing is. ``number``: the last request of the PLC that is answered."""
 
     state: State

@@ -29,8 +29,8 @@ def join(maps: Tensor, layout: TileLayout) -> Tensor:
     tiles = maps.reshape(-1, layout.count, *maps.shape[1:])
     stride, columns = layout.tile[0] // maps.shape[2], layout.counts[1]
     rows = [
-        torch.cat([tiles[:, row * columns + column, :, y, x] for column, (y, x) in enumerate(kept)], dim=3)
-        for row, kept in enumerate(layout.kept(stride))
+        torch.cat([tiles[:, row * columns + column, :, y, x] for column, (y, x) in enumerate(windows)], dim=3)
+        for row, windows in enumerate(layout.own_cells(stride))
     ]
     return torch.cat(rows, dim=2)
 

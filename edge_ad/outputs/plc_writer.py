@@ -165,7 +165,7 @@ class PlcWriter:
             if part != self._part:  # another part, though the bit was not seen to fall in between
                 looks.insert(0, (bits[0], 0, *bits[2:]))
             self._part = part
-        for request in [found for look in looks for found in self._edges.look(look, part, words[ALARM_WORD])]:
+        for request in [edge for look in looks for edge in self._edges.look(look, part, words[ALARM_WORD])]:
             if isinstance(request, Trigger):
                 self._requested({"kind": "trigger", "part": request.part})
             elif isinstance(request, Order):

@@ -220,10 +220,10 @@ class TileLayout:
         rows, columns = self._axes
         return [(top, left) for top in rows[1] for left in columns[1]]
 
-    def kept(self, stride: int) -> Iterator[list[tuple[slice, slice]]]:
+    def own_cells(self, stride: int) -> Iterator[list[tuple[slice, slice]]]:
         """Yield for each row of tiles what is kept of each, in cells of ``stride`` pixels: neighbours meet amid their overlap.
         """
-        rows, columns = (_kept(starts, side, stride) for side, starts in self._axes)
+        rows, columns = (_own_cells(starts, side, stride) for side, starts in self._axes)
         for row in rows:
             yield [(row, column) for column in columns]
 
@@ -261,7 +261,7 @@ def _tile_axis(length: int, count: int) -> tuple[int, tuple[int, ...]]:
     raise BadInput(f"--tiles: a side of {length} pixels cannot be cut into {count} overlapping tiles; ask for fewer along it")
 
 
-def _kept(starts: tuple[int, ...], side: int, stride: int) -> list[slice]:
+def _own_cells(starts: tuple[int, ...], side: int, stride: int) -> list[slice]:
     seams = [(after + before + side) // 2 for before, after in pairwise(starts)]
     ends = [0, *seams, starts[-1] + side]
     return [

@@ -78,20 +78,20 @@ def find_contamination(
     count, grid = len(cells), (cells.shape[1], cells.shape[2])
     regions, wholes = Regions.local(grid, REGION, 0), _standardised(pooled)
     folds = folds_of([[index] for index in range(count)] if groups is None else groups, seed)
-    kept = np.ones(count, bool)
+    used = np.ones(count, bool)
     for limit in (-np.inf, CUT, None):
-        maps = cross_fitted_cells(cells, kept, folds, regions)
-        relative = maps / np.maximum(np.median(maps[kept], axis=0), 1e-6)
+        maps = cross_fitted_cells(cells, used, folds, regions)
+        relative = maps / np.maximum(np.median(maps[used], axis=0), 1e-6)
         deviations = np.stack(
             [
                 robust_deviations(highest_mean(maps.reshape(count, -1), min(TOP_CELLS, maps[0].size))),
                 robust_deviations(highest_mean(relative.reshape(count, -1).astype(np.float32), min(TOP_RELATIVE, maps[0].size))),
-                robust_deviations(cross_fitted_wholes(wholes, kept, folds)),
+                robust_deviations(cross_fitted_wholes(wholes, used, folds)),
             ],
             axis=1,
         )
         if limit is not None:
-            kept = kept_for_fit(deviations.max(axis=1), limit)
+            used = used_for_fit(deviations.max(axis=1), limit)
     places = np.stack(np.unravel_index(relative.reshape(count, -1).argmax(axis=1), grid), axis=1)
     return Contamination(deviations, places, grid)
 
@@ -118,29 +118,29 @@ def robust_deviations(scores: Array | Floats) -> Floats:
     return away
 
 
-def kept_for_fit(scores: Floats, limit: float) -> Flags:
+def used_for_fit(scores: Floats, limit: float) -> Flags:
     """Return which images [N] the next fit may use: those up to ``limit``, and at most MAX_LEFT_OUT of all are left out."""
     most = int(MAX_LEFT_OUT * len(scores))
-    kept: Flags = scores <= max(limit, float(np.sort(scores)[::-1][most]))
-    return kept
+    used: Flags = scores <= max(limit, float(np.sort(scores)[::-1][most]))
+    return used
 
 
-def cross_fitted_cells(cells: Array, kept: Flags, folds: NDArray[np.intp], regions: Regions) -> Array:
+def cross_fitted_cells(cells: Array, used: Flags, folds: NDArray[np.intp], regions: Regions) -> Array:
     """Return the distance f32 [N, h, w] of every cell from the Gaussian of its place in the kept images of other folds."""
     result = np.zeros(cells.shape[:3], np.float32)
     for fold in np.unique(folds):
         judged = folds == fold
-        gaussian = fit_cells(cells[kept & ~judged], regions)
+        gaussian = fit_cells(cells[used & ~judged], regions)
         result[judged] = gaussian_distances(cells[judged], gaussian, regions)
     return result
 
 
-def cross_fitted_wholes(pooled: Floats, kept: Flags, folds: NDArray[np.intp]) -> Floats:
+def cross_fitted_wholes(pooled: Floats, used: Flags, folds: NDArray[np.intp]) -> Floats:
     """Return the Mahalanobis distance [N] of each image from the kept ones of other folds, by ``pooled`` f64 [N, P]."""
     result = np.zeros(len(pooled))
     for fold in np.unique(folds):
         judged = folds == fold
-        result[judged] = shrunk_distances(pooled[judged], pooled[kept & ~judged])
+        result[judged] = shrunk_distances(pooled[judged], pooled[used & ~judged])
     return result
 
 

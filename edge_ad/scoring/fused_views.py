@@ -32,7 +32,7 @@ class ViewScores(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Judgement:
+class FusedResult:
     """The verdict on a part by its fused score; ``most`` is the view that adds most to it."""
 
     verdict: Verdict
@@ -52,14 +52,14 @@ class FusedViews:
     views: Mapping[str, ViewScores]
     thresholds: Thresholds
 
-    def judge(self, scores: Mapping[str, float]) -> Judgement:
+    def judge(self, scores: Mapping[str, float]) -> FusedResult:
         """Return the verdict on the scores of all views, by name."""
         deviations = {name: (scores[name] - view.mean) / view.std for name, view in self.views.items()}
         score = float(_lengths(np.array([list(deviations.values())]))[0])
         verdict = self.thresholds.verdict(score)
         limit = self.thresholds.ng if verdict == "NG" else self.thresholds.warn
         most = max(deviations, key=lambda name: deviations[name])
-        return Judgement(verdict, score, f"fused: score {score:.2f} of all views above {limit:.2f}", most)
+        return FusedResult(verdict, score, f"fused: score {score:.2f} of all views above {limit:.2f}", most)
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON values; ``from_json`` gives back an equal object."""

@@ -81,8 +81,8 @@ def whitening_of(cells: Array, width: int | None = None) -> tuple[Array, Array]:
     covariance = away.T @ away / len(away)
     equal = max(float(np.trace(covariance)) / len(covariance), 1e-12)
     values, vectors = np.linalg.eigh((1 - SHRINKAGE) * covariance + SHRINKAGE * equal * np.eye(len(covariance)))
-    kept = np.argsort(values)[::-1][: width or len(values)]
-    matrix = (vectors[:, kept] / np.sqrt(values[kept])).T
+    chosen = np.argsort(values)[::-1][: width or len(values)]
+    matrix = (vectors[:, chosen] / np.sqrt(values[chosen])).T
     return centre.astype(np.float32), matrix.astype(np.float32)
 
 

@@ -187,9 +187,9 @@ class Thresholds:
         """Return what the operating point expects of normal images and of the anomalies that it looked at."""
         if self.estimated_ng is None:
             return []
-        found = ", ".join(f"{row.found} of {row.of} {row.name}" for row in self.found)
+        detected = ", ".join(f"{row.found} of {row.of} {row.name}" for row in self.found)
         rate = "less than 0.01 %" if self.estimated_ng < 1e-4 else f"about {percent(self.estimated_ng)}"
-        shown = f"; it finds {found}{self._lost()}" if found else ""
+        shown = f"; it finds {detected}{self._lost()}" if detected else ""
         return [f"operating point {self.operating_point}: {rate} of normal images are expected above NG{shown}"]
 
     def _lost(self) -> str:

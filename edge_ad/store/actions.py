@@ -172,8 +172,8 @@ def _parsed(line: bytes) -> Action | None:
     """Return the action of a line, None for one that is torn or foreign."""
     try:
         action = Action(**json.loads(line))
-        kept = {name: value for name, value in action.details.items() if name != CHAIN}
-        return replace(action, details=kept) if isinstance(action.time, (int, float)) else None
+        fields = {name: value for name, value in action.details.items() if name != CHAIN}
+        return replace(action, details=fields) if isinstance(action.time, (int, float)) else None
     except (ValueError, TypeError, AttributeError, RecursionError):
         return None
 

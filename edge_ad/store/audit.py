@@ -78,9 +78,9 @@ def tail_head(handle: int) -> Head | None:
         start = max(0, size - window)
         lines = os.pread(handle, size - start, start).split(b"\n")
         links = (link_of(line) for line in reversed(lines if start == 0 else lines[1:]))
-        found = next((link for link in links if link is not None), None)
-        if found is not None or start == 0:
-            return None if found is None else found[1]
+        newest = next((link for link in links if link is not None), None)
+        if newest is not None or start == 0:
+            return None if newest is None else newest[1]
         window *= 4
 
 
@@ -211,6 +211,6 @@ class _Verifier:
         last = 0 if self._head is None else self._head.number
         for place, noted in self._heads.items():
             if noted.number > last:
-                kept = f"record {last} is the newest" if last else "no record is here"
-                return f"record {last + 1} is missing: {place} names record {noted.number}, but {kept}"
+                newest = f"record {last} is the newest" if last else "no record is here"
+                return f"record {last + 1} is missing: {place} names record {noted.number}, but {newest}"
         return None

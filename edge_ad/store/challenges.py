@@ -255,18 +255,18 @@ def report(records: ChallengeRecords, verified: Sequence[Verified]) -> str:
 
 def _section(records: ChallengeRecords, one: Verified) -> str:
     record, number = one.record, html.escape(one.path.stem)
-    held = "The signature holds." if one.fault is None else f"Does not hold: {one.fault}."
-    sealed = f'<p class="{"" if one.fault is None else "wrong"}">{html.escape(held)}</p>'
+    signature = "The signature holds." if one.fault is None else f"Does not hold: {one.fault}."
+    sealed = f'<p class="{"" if one.fault is None else "wrong"}">{html.escape(signature)}</p>'
     if record is None or one.fault is not None:  # nothing of what does not hold is shown as if it did
         return f"<section><h2>{number}</h2>{sealed}</section>"
     moment = datetime.fromtimestamp(record["closed"]).astimezone().isoformat(" ", "seconds")
     reason = f": {record['reason']}" if record.get("reason") else ""
-    told = html.escape(
+    summary = html.escape(
         f"{moment}, by {record['by']}{reason}. Bundle {record['bundle']} ({record['bundle_sha256'][:12]})."
     )
     parts = "".join(_item(records, record, part) for part in record.get("parts", ()))
     heading = html.escape(f"{record['number']}: {record['result']}")
-    return f"<section><h2>{heading}</h2><p>{told}</p>{sealed}<ul>{parts}</ul></section>"
+    return f"<section><h2>{heading}</h2><p>{summary}</p>{sealed}<ul>{parts}</ul></section>"
 
 
 def _item(records: ChallengeRecords, record: Mapping[str, Any], part: Mapping[str, Any]) -> str:

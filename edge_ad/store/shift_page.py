@@ -117,8 +117,8 @@ def _downtime(report: ShiftReport) -> str:
     ordered = sorted(report.downtime.items(), key=lambda item: -item[1].seconds)
     rows = [(cause, _span(one.seconds), f"{one.stops:,}") for cause, one in ordered]
     note = "A fault lasts from its first NONE to the next verdict of that camera; several cameras add up."
-    told = f'<p class="quiet">{note}</p>' if rows else ""
-    return _table("Downtime by cause", ("Cause", "Time", "Stops"), rows, numbers=(1, 2)) + told
+    hint = f'<p class="quiet">{note}</p>' if rows else ""
+    return _table("Downtime by cause", ("Cause", "Time", "Stops"), rows, numbers=(1, 2)) + hint
 
 
 def _alarms(report: ShiftReport) -> str:
@@ -163,10 +163,10 @@ def _cells(row: Row, kind: Callable[[int], str]) -> Iterator[str]:
 
 def _maps(report: ShiftReport, images: Mapping[str, ReferenceImage]) -> str:
     """Return a map of places for each product with any."""
-    found = [(name, tally) for name, tally in sorted(report.products.items()) if tally.places]
-    if not found:
+    located = [(name, tally) for name, tally in sorted(report.products.items()) if tally.places]
+    if not located:
         return '<p class="quiet">None, or of events from before places were recorded.</p>'
-    figures = "".join(_map(name, tally, images.get(name)) for name, tally in found)
+    figures = "".join(_map(name, tally, images.get(name)) for name, tally in located)
     return f'<div class="maps">{figures}</div>\n'
 
 

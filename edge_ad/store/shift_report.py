@@ -206,12 +206,12 @@ class _Stops:
         cause = _cause(event)
         opened = self._faults.pop(event.camera, None)
         if opened is not None:
-            since, known, told = opened
-            silent = event.time - told > SILENT_S
+            since, known, seen = opened
+            silent = event.time - seen > SILENT_S
             if cause == known and not silent:
                 self._faults[event.camera] = since, known, event.time
                 return
-            self._add(known, since, told if silent else event.time)
+            self._add(known, since, seen if silent else event.time)
         if cause is not None and len(self._faults) < MAX_NAMES:
             self._faults[event.camera] = event.time, cause, event.time
 
@@ -226,8 +226,8 @@ class _Stops:
             self._add(NOT_RUNNING, self._away_at, self._end)
 
     def _close_faults(self, at: float) -> None:
-        for since, cause, told in self._faults.values():
-            self._add(cause, since, min(at, told + SILENT_S))
+        for since, cause, seen in self._faults.values():
+            self._add(cause, since, min(at, seen + SILENT_S))
         self._faults.clear()
 
     def _add(self, cause: str, since: float, until: float) -> None:

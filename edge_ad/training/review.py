@@ -64,21 +64,21 @@ class Reviewed:
 
     images: Images
     paths: tuple[Path, ...]
-    found: Contamination
+    contamination: Contamination
     root: Path
 
     def report(self) -> dict[str, Any]:
         """Return what the bundle's report says."""
-        listed = self.found.listed
-        scores = self.found.scores
+        listed = self.contamination.listed
+        scores = self.contamination.scores
         named = [[shown(entry_of(self.paths[index], self.root)), round(float(scores[index]), 2)] for index in listed[:NAMED]]
-        return {"count": len(listed), "of": len(self.paths), "cut": self.found.cut, "images": named}
+        return {"count": len(listed), "of": len(self.paths), "cut": self.contamination.cut, "images": named}
 
     def warning(self, data: Path, exclude: Path | None = None) -> str | None:
         """Return one line about images that look plainly unlike the others, None without any; ``data`` and ``exclude`` as for
         the command.
         """
-        plain = [index for index in self.found.listed if self.found.scores[index] > WARNED]
+        plain = [index for index in self.contamination.listed if self.contamination.scores[index] > WARNED]
         if not plain:
             return None
         again = f"edge-ad train {quote(str(data))}" + ("" if exclude is None else f" --exclude {quote(str(exclude))}")
@@ -107,8 +107,8 @@ def look(
         if progress is not None:
             progress.step("comparing", min(start + CHUNK, len(images)), len(images), began)
     groups = near_duplicate_groups(np.stack([thumbnail(image) for image in images]))
-    found = find_contamination(np.concatenate(cells), np.concatenate(pooled), seed, groups)
-    return Reviewed(images, tuple(paths), found, root)
+    contamination = find_contamination(np.concatenate(cells), np.concatenate(pooled), seed, groups)
+    return Reviewed(images, tuple(paths), contamination, root)
 
 
 def _described(teacher: AnyTeacher, images: Images, device: torch.device) -> tuple[Array, Array]:
@@ -180,9 +180,9 @@ def _folder(out: Path | None) -> Path:
 def _write(
     folder: Path, data: Path, dataset: DataSet, reviewed: Reviewed, *, unlocated: Unlocated, log: Callable[[str], None]
 ) -> None:
-    found, root = reviewed.found, dataset.root
-    listed, count = found.listed, len(reviewed.paths)
-    after = [int(index) for index in found.order if index not in set(listed)][:NEXT]
+    contamination, root = reviewed.contamination, dataset.root
+    listed, count = contamination.listed, len(reviewed.paths)
+    after = [int(index) for index in contamination.order if index not in set(listed)][:NEXT]
     entries = [[entry_of(reviewed.paths[index], root) for index in part] for part in (listed, after)]
     before = [entry_of(path, root) for path in dataset.excluded]
     atomic_write(folder / PAGE_NAME, page(reviewed, dataset.name, listed=listed, after=after, unlocated=unlocated))
@@ -219,22 +219,22 @@ def page(reviewed: Reviewed, name: str, *, listed: Sequence[int], after: Sequenc
 
 
 def _figure(reviewed: Reviewed, index: int, plain: str) -> str:
-    found, path = reviewed.found, reviewed.paths[index]
+    contamination, path = reviewed.contamination, reviewed.paths[index]
     name = escape(shown(entry_of(path, reviewed.root)))
-    row, column = (int(value) for value in found.places[index])
-    image = _thumbnail(reviewed.images[index], ((row + 0.5) / found.grid[0], (column + 0.5) / found.grid[1]))
-    caption = f"{name}<br>{found.scores[index]:.1f}: {escape(reason_of(found, index))}{escape(plain)}"
+    row, column = (int(value) for value in contamination.places[index])
+    image = _thumbnail(reviewed.images[index], ((row + 0.5) / contamination.grid[0], (column + 0.5) / contamination.grid[1]))
+    caption = f"{name}<br>{contamination.scores[index]:.1f}: {escape(reason_of(contamination, index))}{escape(plain)}"
     return f'<figure><img alt="{name}" src="{jpeg(image)}"><figcaption>{caption}</figcaption></figure>'
 
 
-def reason_of(found: Contamination, index: int) -> str:
+def reason_of(contamination: Contamination, index: int) -> str:
     """Return in words what is unlike the others."""
-    kind = found.kind(index)
+    kind = contamination.kind(index)
     if kind == WHOLE:
         return "the image as a whole is unlike the others"
-    row, column = found.places[index]
-    rows = ("upper", "middle", "lower")[int(3 * row // found.grid[0])]
-    columns = ("left", "centre", "right")[int(3 * column // found.grid[1])]
+    row, column = contamination.places[index]
+    rows = ("upper", "middle", "lower")[int(3 * row // contamination.grid[0])]
+    columns = ("left", "centre", "right")[int(3 * column // contamination.grid[1])]
     place = "centre" if (rows, columns) == ("middle", "centre") else f"{rows} {columns}"
     if kind == RELATIVE:
         return f"a place that hardly varies differs ({place})"

@@ -30,7 +30,7 @@ WIDE = 45.0
 ANY = 360.0
 # Turned images may be this much farther from the others in the median, and so many of them may be farther at all: with ten
 # images chance alone gives as much. Images that lie the same way are 1.3 to 5 times farther at 5 degrees already.
-FARTHER, MOST = 1.2, 0.8
+FARTHER, MAX_SHARE = 1.2, 0.8
 # A part that is mirrored may be the wrong part, so mirroring takes more images, and nearer ones.
 MIRROR_FARTHER, MIRROR_FEWEST = 1.1, 20
 
@@ -66,22 +66,22 @@ def measure_symmetry(images: Images) -> Symmetry | None:
     plain = [_described(square) for square in squares]
     test = _Test(plain)
     turns = {turn: test.worst([_all(squares, partial(_turned, angle=angle)) for angle in (turn, -turn)]) for turn in TURNS}
-    farther = {f"{turn:g}": round(found.ratio, 3) for turn, found in turns.items()}
+    farther = {f"{turn:g}": round(result.ratio, 3) for turn, result in turns.items()}
     rotate = max((turn for turn in TURNS if all(turns[less].same for less in TURNS if less <= turn)), default=0.0)
     flips: dict[Mirror, int] = {"horizontal": 1, "vertical": 0}
     mirrored = []
     for name, axis in flips.items():
-        found = test.worst([_all(squares, partial(cv2.flip, flipCode=axis))])
-        farther[name] = round(found.ratio, 3)
-        mirrored += [name] if found.same and found.ratio <= MIRROR_FARTHER and len(squares) >= MIRROR_FEWEST else []
+        result = test.worst([_all(squares, partial(cv2.flip, flipCode=axis))])
+        farther[name] = round(result.ratio, 3)
+        mirrored += [name] if result.same and result.ratio <= MIRROR_FARTHER and len(squares) >= MIRROR_FEWEST else []
     mirror: Mirror = "both" if len(mirrored) == 2 else mirrored[0] if mirrored else "none"
     return Symmetry(ANY if _any_angle([turns[turn] for turn in TURNS if turn >= WIDE]) else rotate, mirror, farther)
 
 
-def _any_angle(found: Sequence[_Farther]) -> bool:
+def _any_angle(results: Sequence[_Farther]) -> bool:
     """Whether wide turns change nothing: together they tell it with less chance than each of them."""
-    ratios, shares = [one.ratio for one in found], [one.share for one in found]
-    return float(np.mean(ratios)) <= FARTHER and max(ratios) <= 2 * FARTHER - 1 and float(np.mean(shares)) <= MOST
+    ratios, shares = [one.ratio for one in results], [one.share for one in results]
+    return float(np.mean(ratios)) <= FARTHER and max(ratios) <= 2 * FARTHER - 1 and float(np.mean(shares)) <= MAX_SHARE
 
 
 def with_symmetry(preset: Preset, symmetry: Symmetry, settings: Sequence[str]) -> Preset:
@@ -112,7 +112,7 @@ class _Farther:
 
     @property
     def same(self) -> bool:
-        return self.ratio <= FARTHER and self.share <= MOST
+        return self.ratio <= FARTHER and self.share <= MAX_SHARE
 
 
 class _Test:

@@ -270,7 +270,7 @@ def make_app(dashboard: DashboardState, access: Access, store: Path | None, ask:
     judging = JudgeService(dashboard)
     app.include_router(judge_routes(judging))
     zones = ZoneService(judging.judged_by, lambda: newest_image(dashboard))
-    app.include_router(zone_routes(zones, lambda request, told: record.note("zones", sender(request), told)))
+    app.include_router(zone_routes(zones, lambda request, text: record.note("zones", sender(request), text)))
     app.include_router(record_routes(record, thresholds_api.forget))
     app.include_router(thresholds_routes(thresholds_api, lambda: bool(dashboard.hello.get("about", {}).get("warn_rejects"))))
     _service_routes(app, dashboard)

@@ -193,8 +193,8 @@ class ThresholdService:
         with self._apply_lock:
             path = rethreshold(Path(self._dashboard.hello["bundle_path"]), warn, ng, reason, by=by)
             before = {"warn": now["warn"], "ng": now["ng"]}
-            told = f"WARN above {warn:.4g} (was {now['warn']:.4g}), NG above {ng:.4g} (was {now['ng']:.4g})"
-            why = f"{told}{f': {reason}' if reason else ''}"
+            text = f"WARN above {warn:.4g} (was {now['warn']:.4g}), NG above {ng:.4g} (was {now['ng']:.4g})"
+            why = f"{text}{f': {reason}' if reason else ''}"
             self._record.note("thresholds", by, why, warn=warn, ng=ng, before=before, bundle=path.name)
             self._ask({"kind": "take_over", "path": str(path)})
             running = self._taken_over(warn, ng)

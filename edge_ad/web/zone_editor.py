@@ -103,8 +103,8 @@ def zone_routes(service: ZoneService, note: Callable[[Request, str], None]) -> A
         body = await request.body()
         if len(body) > MAX_BYTES:
             raise HTTPException(413, f"zones take at most {MAX_BYTES >> 10} KiB")
-        told = await run_in_threadpool(service.save, body)
-        await run_in_threadpool(note, request, told)  # it waits for the disk
-        return {"told": told}
+        message = await run_in_threadpool(service.save, body)
+        await run_in_threadpool(note, request, message)  # it waits for the disk
+        return {"told": message}
 
     return router

@@ -19,7 +19,7 @@ from edge_ad.config import Config, EngineTable, ProductTable, RunTable
 from edge_ad.errors import BadInput
 from edge_ad.events import Event
 from edge_ad.inspection.inspector import Inspector, RunOptions
-from edge_ad.inspection.products import Standing
+from edge_ad.inspection.products import ProductStatus
 from edge_ad.outputs.signals import PRODUCT_ADDRESS, PRODUCT_STATES
 from edge_ad.store.choice import Choice
 from edge_ad.web.link import open_web
@@ -117,7 +117,7 @@ class Order:
         self._standing: str | None = None
         self._lock = threading.Lock()
 
-    def append(self, one: Event | Standing | str) -> None:
+    def append(self, one: Event | ProductStatus | str) -> None:
         """Take in what comes next; a text is the name of a product that was asked for."""
         with self._lock:
             if isinstance(one, Event):

@@ -34,7 +34,7 @@ def test_four_tiles_of_a_square_are_as_derived_by_hand() -> None:
     assert (layout.whole, layout.tile) == ((512, 512), (288, 288))
     assert layout.places == [(0, 0), (0, 224), (224, 0), (224, 224)]
     # They meet in the middle of their 64 pixels: 256 pixels are 32 cells of 8 from the first, and cells 4 to 36 of the second.
-    assert list(layout.kept(8))[1] == [(slice(4, 36), slice(0, 32)), (slice(4, 36), slice(4, 36))]
+    assert list(layout.own_cells(8))[1] == [(slice(4, 36), slice(0, 32)), (slice(4, 36), slice(4, 36))]
 
 
 @pytest.mark.parametrize("frame", FRAMES)
@@ -106,10 +106,10 @@ def test_the_graphs_of_tiles_give_what_the_networks_give_of_each() -> None:
             out = teacher(pixels)
             torch.testing.assert_close(features[number : number + 1], out.features)
             torch.testing.assert_close(tokens[number : number + 1], out.tokens)
-            kept = slice(0, half // 8) if number == 0 else slice((half - second[1]) // 8, width // 8)
+            own_cells = slice(0, half // 8) if number == 0 else slice((half - second[1]) // 8, width // 8)
             place = slice(0, half // 8) if number == 0 else slice(half // 8, layout.whole[1] // 8)
-            torch.testing.assert_close(joined[..., place], out.features[..., kept])
-            torch.testing.assert_close(local[..., place], student(pixels, out.features)[0][..., kept])
+            torch.testing.assert_close(joined[..., place], out.features[..., own_cells])
+            torch.testing.assert_close(local[..., place], student(pixels, out.features)[0][..., own_cells])
         small = shrink(image.permute(0, 3, 1, 2).float(), layout)
         whole = networks.efficientad(small, networks.teacher(small).features)[1]
         torch.testing.assert_close(GlobalMapGraph(networks.efficientad, layout)(image), whole)

@@ -13,9 +13,9 @@ from edge_ad.scoring.contamination import (
     cross_fitted_wholes,
     find_contamination,
     folds_of,
-    kept_for_fit,
     robust_deviations,
     shrunk_distances,
+    used_for_fit,
 )
 from edge_ad.scoring.memory import Regions
 
@@ -47,8 +47,8 @@ def test_equal_scores_deviate_by_nothing() -> None:
 @pytest.mark.parametrize(("limit", "kept"), [(-np.inf, 8), (CUT, 8), (100.0, 10)])
 def test_a_fit_leaves_out_a_fifth_at_most(limit: float, kept: int) -> None:
     scores = np.array([0.0, 1, 2, 3, 4, 5, 6, 7, 8, 9])
-    assert kept_for_fit(scores, limit).sum() == kept
-    assert kept_for_fit(scores[:4], CUT).all()
+    assert used_for_fit(scores, limit).sum() == kept
+    assert used_for_fit(scores[:4], CUT).all()
 
 
 def test_distances_of_whole_images_are_those_of_the_shrunk_covariance() -> None:

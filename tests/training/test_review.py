@@ -88,8 +88,8 @@ def test_many_images_are_compared_on_a_coarser_grid(
     monkeypatch.setattr("edge_ad.training.review.MAX_CELLS", most)
     device, paths = torch.device("cpu"), sorted(goods.iterdir())
     reviewed = look(load_teacher(TINY, None, device), read_all(paths, 128), paths, goods, device=device, seed=0)
-    assert reviewed.found.grid == grid
-    assert reviewed.paths[reviewed.found.order[0]].name == ODD
+    assert reviewed.contamination.grid == grid
+    assert reviewed.paths[reviewed.contamination.order[0]].name == ODD
 
 
 def test_the_warning_names_how_many_and_the_command() -> None:
@@ -114,7 +114,7 @@ def test_the_warning_names_how_many_and_the_command() -> None:
     ],
 )
 def test_the_reason_names_what_and_where(deviations: list[float], place: tuple[int, int], reason: str) -> None:
-    assert reason_of(_reviewed([deviations], place).found, 0) == reason
+    assert reason_of(_reviewed([deviations], place).contamination, 0) == reason
 
 
 def test_the_page_names_parts_that_were_not_located() -> None:
