@@ -152,6 +152,13 @@ class Loop:
         """What is judged by now: of several views the fused thresholds, or those of the first view."""
         return self.judge.thresholds if self._fused is None else self._fused.thresholds
 
+    def view_of(self, worker: CameraWorker) -> tuple[str, Thresholds | None] | None:
+        """Return the name of the view that a camera gives of a part that several see, None where it sees parts alone, and what
+        its own scores are compared with, None where fused ones decide.
+        """
+        view = self._views[worker]
+        return (view.name, view.judge.thresholds if self._fused is None else None) if view.name else None
+
     def stop(self) -> None:
         """Ask the loop to end after the frames it already has; safe in a signal handler."""
         self._stopping.set()

@@ -20,6 +20,7 @@ from edge_ad.inspection.observers import DriftObserver
 from edge_ad.inspection.pause import Pause
 from edge_ad.inspection.watchdog import Watchdog
 from edge_ad.outputs.delivery import ChannelState
+from edge_ad.scoring.thresholds import Thresholds
 from edge_ad.store import Store
 from edge_ad.utils.board import resident_mb
 from edge_ad.utils.supervision import ThreadFaults
@@ -154,6 +155,7 @@ class StatusReporter:
                     "counters": counters[index].numbers(),
                     "lag_s": getattr(worker.source, "lag_s", None),
                     "alarm": self._watched.alarm_manager.states[worker.name].phase,
+                    "view": view_row(self._watched.loop.view_of(worker)),
                 }
             )
         return results
@@ -220,6 +222,15 @@ def showing(seen: Seen, now: float) -> dict[str, Any]:
     if age > FRESH_S and state is None:
         return {"show": "IDLE", "why": "no part came", "age_s": age}
     return {"show": event.verdict, "why": event.reason or (event.pose or {}).get("outside"), "age_s": age}
+
+
+def view_row(view: tuple[str, Thresholds | None] | None) -> dict[str, Any] | None:
+    """Return the view of a part that a camera gives; its ``thresholds`` are None where the fused score of the part decides.
+    """
+    if view is None:
+        return None
+    name, limits = view
+    return {"name": name, "thresholds": None if limits is None else {"warn": limits.warn, "ng": limits.ng}}
 
 
 def event_row(index: int, event: Event) -> dict[str, Any]:

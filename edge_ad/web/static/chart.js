@@ -12,12 +12,16 @@ export function addEvents(found, restarted) {
   if (events.length > 4 * MOST) events = events.slice(-2 * MOST);
 }
 
+// Of a part that several cameras see each has a score of its own, but where the fused score of the part decides.
+const scored = (event, view) => (view?.thresholds && event.views?.find((row) => row.view === view.name)) || event;
+
 export function drawChart(run, place, force = false) {
   if (!force && performance.now() - drawnAt < 180) return;
   drawnAt = performance.now();
-  const mine = events.filter((event) => event.camera === place).slice(-MOST);
+  const { view } = run.cameras[place];
+  const mine = events.filter((event) => event.views || event.camera === place).slice(-MOST).map((event) => scored(event, view));
   const { pen, width, height } = sharp($("chart"));
-  const { warn, ng } = run.thresholds;
+  const { warn, ng } = view?.thresholds ?? run.thresholds;
   const frame = { left: 6, right: 84, top: 10, bottom: 16 };
   const scores = mine.map((event) => event.score).filter((score) => score !== null).sort((a, b) => a - b);
   const usual = scores.length ? scores[Math.floor(scores.length * 0.97)] : ng;

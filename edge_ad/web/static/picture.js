@@ -42,18 +42,20 @@ function choose(next) {
   draw();
 }
 
+const titleOf = (camera) => (camera.view ? `${camera.view.name}: ${camera.name}` : camera.name);
+
 export function showPicture(state) {
   const cameras = state.run.cameras;
   const now = JSON.stringify(cameras.map((camera) => camera.name));
   if (now !== names) {
     names = now;
     $("camera-tabs").replaceChildren(...(cameras.length < 2 ? [] : cameras.map((camera, index) =>
-      el("button", { "aria-pressed": String(index === place), title: camera.name, onclick: () => choose(index) }))));
+      el("button", { "aria-pressed": String(index === place), title: titleOf(camera), onclick: () => choose(index) }))));
   }
   for (const [index, button] of [...$("camera-tabs").children].entries())
     put(button, `${index + 1} ${SHAPES[cameras[index].show]} ${cameras[index].show}`);
-  put($("camera-title"), cameras[place].name);
-  $("camera-title").title = cameras[place].name;
+  put($("camera-title"), cameras[place].view?.name ?? cameras[place].name);
+  $("camera-title").title = titleOf(cameras[place]);
   const offered = state.pictures[place];
   if (offered && offered.number > drawn && !busy && !document.hidden && !$("panel-line").hidden) {
     newest = offered;
