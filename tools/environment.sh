@@ -130,29 +130,22 @@ set_python() {
     [ -z "${!named:-}" ] || { echo "error: $named=${!named} is no Python $version with venv" >&2; exit 2; }
 }
 
-# What a set leaves out, as arguments of pytest: the rule stands in CONTRIBUTING.md. Pages, scripts and the structure of the
-# repository are the same in every environment. What needs neither NumPy, OpenCV nor ONNX depends on Python, on pydantic and
-# on the web stack: `lowest` has the oldest of all of them, and a board has those of the newest versions. In the folders of
-# the fleet, the run and the record that is decided file by file. `jetpack6` differs by its OpenCV alone, which lies between that
-# of `jetpack7` and the newest: `lowest` has its Python and `jetpack7` its NumPy. It runs what is built on OpenCV, and of all
-# else the files that call it.
+# What a set runs, as arguments of pytest: the rule stands in CONTRIBUTING.md. `lowest` has the oldest of every library, and
+# runs all but pages, scripts and the structure of the repository, which are the same in every environment. A board has a
+# Python and an OpenCV between that and the newest versions, and the NumPy of `lowest`: it runs what is built on OpenCV there,
+# not what trains or draws, and a few files that open, build and run all the rest.
 of_the_repository="tests/docs tests/tools tests/test_architecture.py"
-without_arrays="tests/cli tests/outputs tests/presets tests/utils tests/web tests/test_config.py tests/test_errors.py"
-partly_without_arrays="tests/fleet tests/inspection tests/store"
-not_built_on_opencv="tests/deployment tests/demo tests/evaluation tests/system tests/bundle tests/calibration tests/engines tests/scoring"
+on_opencv="tests/camera tests/geometry tests/data/test_images.py tests/data/test_tolerance.py tests/inspection/test_annotate.py
+tests/inspection/test_evidence.py tests/inspection/test_locating.py tests/inspection/test_parts.py tests/inspection/test_view.py
+tests/inspection/test_zones.py tests/store/test_jpeg.py tests/system/test_here.py tests/system/test_tries.py tests/web/test_preview.py"
+of_all_the_rest="tests/bundle/test_bundle.py tests/deployment/test_colour_match.py tests/deployment/test_commands.py
+tests/engines/test_pipeline.py tests/inspection/test_inspector.py tests/test_events.py tests/test_old_version.py"
 
-set_left_out() {
-    printf -- "--ignore=%s " $of_the_repository
+set_tests() {
     case "$1" in
-        jetpack6) printf -- "--ignore=%s " $without_arrays $(files_without cv2 $partly_without_arrays $not_built_on_opencv) ;;
-        jetpack7) printf -- "--ignore=%s " $without_arrays $(files_without "(numpy|cv2|onnx)" $partly_without_arrays) ;;
+        lowest) printf -- "--ignore=%s " $of_the_repository ;;
+        *) echo $on_opencv $of_all_the_rest ;;
     esac
-}
-
-files_without() {  # MODULES, a regular expression, that no file imports, FOLDERS
-    local modules="$1"
-    shift
-    find "$@" -name "test_*.py" -exec grep -LE "^ *(import|from) $modules" {} + | sort
 }
 
 set_constraints() {

@@ -90,7 +90,7 @@ start_sets() {  # ARGUMENTS of pytest, in the place of what each set runs by its
         elif [ $# -gt 0 ]; then
             start_part "$name" ".venv-$name/bin/python" "$@"
         else
-            start_part "$name" ".venv-$name/bin/python" -m "(not slow and not any_version) or versions" $(set_left_out "$name")
+            start_part "$name" ".venv-$name/bin/python" -m "(not slow and not any_version) or versions" $(set_tests "$name")
         fi
     done
 }

@@ -12,15 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.fixtures.extras import NEED_TRAINING
-
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
 ROOT = Path(__file__).parents[2]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PROJECT = PYPROJECT["project"]
 HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
@@ -122,7 +121,7 @@ STUB_ENVIRONMENT = """
 version_sets="board" python="$PWD/python"
 set_version() { :; }
 set_python() { echo python; }
-set_left_out() { [ "$1" = board ] && echo "--ignore=tests/docs"; }
+set_tests() { [ "$1" = board ] && echo "tests/camera"; }
 prepare_set() { [ "$FAILING" != "set-up of a set" ] && echo "making $1"; }
 for name in have_venv have_uv prepare prepare_system prepare_host_programs prepare_object_store prepare_pycuda; do
     eval "$name() { :; }"
@@ -156,7 +155,7 @@ PARTS = {
         f"not slow {RECEIVERS}",
         f"not slow {ENGINES}",
         f"not slow {ignored(LINE, RECEIVERS, ENGINES)}",
-        "(not slow and not any_version) or versions --ignore=tests/docs",
+        "(not slow and not any_version) or versions tests/camera",
     )
 }
 
@@ -222,38 +221,55 @@ def test_apt_get_fetches_its_lists_once_for_all_packages() -> None:
     assert calls == ["update", *["install"] * 5], done.stderr
 
 
-def left_out(name: str) -> list[Path]:
-    return [ROOT / word.removeprefix("--ignore=") for word in shell(f"set_left_out {name}").stdout.split()]
+def arguments(name: str) -> list[str]:
+    return shell(f"set_tests {name}").stdout.split()
 
 
-def test_a_set_leaves_out_what_is_there_and_a_board_more_than_the_lowest() -> None:
-    lowest, older, newer = (left_out(name) for name in ("lowest", "jetpack6", "jetpack7"))
-    assert ROOT / "tests/docs" in lowest
-    assert ROOT / "tests/web" not in lowest
-    assert {*lowest, ROOT / "tests/web"} < {*newer} < {*older}
-    assert [path for path in older if not path.exists()] == []
+def imports_opencv(path: Path) -> bool:
+    return re.search(r"^ *import cv2", path.read_text("utf-8"), re.M) is not None
 
 
-def importing(paths: Iterable[Path], modules: str) -> set[str]:
-    """Return the files of tests below ``paths`` that import one of ``modules``, a regular expression."""
-    imports = re.compile(rf"^\s*(?:import|from) (?:{modules})\b", re.M)
-    files = [file for path in paths for file in ([path] if path.is_file() else path.rglob("test_*.py"))]
-    assert len(files) > 40
-    return {str(file.relative_to(ROOT / "tests")) for file in files if imports.search(file.read_text("utf-8"))}
+def test_the_lowest_set_runs_all_but_what_is_of_the_repository() -> None:
+    assert arguments("lowest") == [f"--ignore=tests/{name}" for name in ("docs", "tools", "test_architecture.py")]
 
 
-def test_a_board_leaves_out_no_test_that_takes_numpy_opencv_or_onnx_in_its_hands() -> None:
-    """Those that train are not collected without torch anyway."""
-    kept = {path for path in left_out("jetpack7") if path not in left_out("lowest")}
-    assert importing(kept, r"numpy|cv2|onnx\w*") <= set(NEED_TRAINING)
-    assert ROOT / "tests/inspection/test_run_command.py" in kept
-    assert ROOT / "tests/inspection/test_inspector.py" not in kept
-
-
-def test_the_older_board_runs_what_is_built_on_opencv_and_every_file_that_calls_it() -> None:
-    """Its OpenCV lies between that of the newer board and the newest, where all of it runs."""
-    kept = {path for path in left_out("jetpack6") if path not in left_out("jetpack7")}
-    assert importing(kept, "cv2") == set()
-    assert {path.parent.name for path in kept}.isdisjoint({"camera", "data", "geometry", "synthetic"})
+def test_the_boards_run_the_same_files_which_exist() -> None:
+    """They differ by Python, which `lowest` and the newest versions have on both sides, and by OpenCV alone."""
+    assert arguments("jetpack6") == arguments("jetpack7")
+    assert [path for path in arguments("jetpack6") if not (ROOT / path).exists()] == []
     ours, theirs = pins("jetpack6"), pins("jetpack7")
     assert {name for name in ours | theirs if ours.get(name) != theirs.get(name)} == {"opencv-python-headless"}
+
+
+# Modules that no test there names: they make a picture smaller and write it, as others do, or are a part of one that is named.
+UNNAMED = {
+    "edge_ad.geometry.outline",
+    "edge_ad.inspection.challenge",
+    "edge_ad.inspection.improvement_report",
+    "edge_ad.web.link",
+    "edge_ad.web.zone_page",
+}
+
+
+def test_a_board_tests_every_module_of_its_side_that_calls_opencv() -> None:
+    """Its side is what the import rules keep free of torch; a file tests a module when it names it."""
+    contract = next(one for one in PYPROJECT["tool"]["importlinter"]["contracts"] if "torch" in one["forbidden_modules"])
+    folders = [ROOT / name.replace(".", "/") for name in contract["source_modules"]]
+    modules = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for folder in folders
+        for path in folder.rglob("*.py")
+        if imports_opencv(path)
+    }
+    assert len(modules) > 20
+    chosen = map(ROOT.joinpath, arguments("jetpack6"))
+    files = [file for path in chosen for file in ([path] if path.is_file() else path.rglob("*.py"))]
+    named = {name for file in files for name in re.findall(r"edge_ad[.\w]+", file.read_text("utf-8"))}
+    parents = {f"{package}.{name}" for file in files for package, name in imported_names(file)}
+    assert modules - named - parents == UNNAMED
+
+
+def imported_names(path: Path) -> Iterable[tuple[str, str]]:
+    """Return package and name of every ``from edge_ad... import ...`` of a file."""
+    for package, names in re.findall(r"^from (edge_ad[.\w]*) import (\([^)]*\)|.*)$", path.read_text("utf-8"), re.M):
+        yield from ((package, name) for name in re.findall(r"\w+", names))
