@@ -340,7 +340,7 @@ class SyntheticBelt:
     def __init__(
         self, name: str, parts: int, seed: int, fps: float, *, size: int = 256, anomalies: float = 0.5, still: int = 10
     ) -> None:
-        from edge_ad.synthetic.belt import Belt
+        from edge_ad.synthetic.line import Belt
 
         self.name = name
         self.fps: float | None = fps

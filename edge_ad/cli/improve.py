@@ -92,8 +92,8 @@ def _improve(
     from edge_ad.inspection import improvement
     from edge_ad.inspection.improvement_report import summary, write_report
     from edge_ad.inspection.requests import ask_run
-    from edge_ad.store.bundle_pointer import BundlePointer, pointer_path
     from edge_ad.store.export import moment
+    from edge_ad.store.next_run import BundlePointer, pointer_path
     from edge_ad.store.reader import Reader
     from edge_ad.store.retention import yield_to_others
     from edge_ad.utils.files import newest_bundle
@@ -221,7 +221,7 @@ def _retrained(settings: Config, folder: Path, data: Path) -> Path:
 def _take_engine(used: Path, path: Path) -> None:
     """Let the new bundle have the engine of the old one where it fits."""
     from edge_ad.bundle import open_bundle
-    from edge_ad.deployment.reused_engines import reuse_engine
+    from edge_ad.deployment.build import reuse_engine
 
     message = reuse_engine(used, open_bundle(path))
     if message:

@@ -78,7 +78,7 @@ def _list(settings: Config, path: Path) -> None:
 
 def _list_settings(settings: Config, path: Path) -> None:
     """Print what edge-ad.toml names, where no run can be asked."""
-    from edge_ad.store.choice import Choice, choice_path
+    from edge_ad.store.next_run import Choice, choice_path
 
     if not settings.product:
         typer.echo("edge-ad.toml names no products: add tables [product.NAME]")

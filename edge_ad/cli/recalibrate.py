@@ -50,8 +50,8 @@ def command(
     """Write a new bundle that has learned the lot in GOODS: what describes a lot, statistics and thresholds; networks stay."""
     from edge_ad.bundle import open_bundle
     from edge_ad.cli.arguments import bundle_and_folder
+    from edge_ad.deployment.build import reuse_engine
     from edge_ad.deployment.recalibration import recalibrate
-    from edge_ad.deployment.reused_engines import reuse_engine
 
     table, targets = settings.recalibrate, settings.thresholds
     bundle, normal = bundle_and_folder(paths, "recalibrate")

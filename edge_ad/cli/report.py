@@ -12,7 +12,7 @@ from edge_ad.config import DEFAULT_STORE, Config
 
 if TYPE_CHECKING:
     from edge_ad.store.shift_page import ReferenceImage
-    from edge_ad.store.shifts import Period
+    from edge_ad.store.shift_report import Period
 
 TIME = "2026-03-01T06:00 by the clock of [report], or how long ago: 8h, 7d."
 LARGEST_SIDE = 640
@@ -68,7 +68,7 @@ def _period(
     """Return what is asked for; BadInput for a period that ends before it begins."""
     from edge_ad.errors import BadInput
     from edge_ad.store.export import moment as parsed
-    from edge_ad.store.shifts import Period, last_shift, shift_of, zone_of
+    from edge_ad.store.shift_report import Period, last_shift, shift_of, zone_of
 
     shifts, zone = settings.report.shifts, zone_of(settings.report.zone)
     if now or at is not None:

@@ -69,8 +69,8 @@ def _learn(
 ) -> None:
     from edge_ad.inspection.view_scores import scores_of_folders, scores_of_record
     from edge_ad.scoring.fused_views import learn_fused
-    from edge_ad.store.bundle_pointer import BundlePointer, pointer_path
     from edge_ad.store.export import moment
+    from edge_ad.store.next_run import BundlePointer, pointer_path
     from edge_ad.store.reader import EventFilter
     from edge_ad.utils.files import atomic_write, require_writable
 

@@ -1,6 +1,7 @@
 """Engines for this device: derived from the bundle's FP32 graphs, proven on its own images, then made current.
 
-Makes the engines of a bundle on one backend: all of them in a precision, or one in FP32 to compare with.
+Makes the engines of a bundle on one backend: all of them in a precision, or one in FP32 to compare with. A child of a bundle may
+have the engine of its parent, proven again in its own scores.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from calibration.quantise import greatest_weight
-from edge_ad.bundle import Bundle, graphs
+from edge_ad.bundle import Bundle, graphs, open_bundle
 from edge_ad.config import EngineTable
 from edge_ad.deployment.derive import TypedGraph, compile_typed, derive, typed_graphs
 from edge_ad.deployment.gate import Gate, explain_int8, measure_gate
@@ -28,7 +29,7 @@ from edge_ad.engines.tensorrt.backend import TrtBackend
 from edge_ad.engines.tensorrt.build import BuildOptions, TimingCache, free_memory
 from edge_ad.engines.tensorrt.progress import Report
 from edge_ad.engines.tensorrt.versions import strongly_typed
-from edge_ad.errors import BadInput
+from edge_ad.errors import BadInput, EdgeAdError
 
 
 class EngineFactory(Protocol):
@@ -288,3 +289,42 @@ def _check_graph_names(bundle: Bundle, names: Iterable[str]) -> None:
     for name in names:
         if name not in bundle.graphs:
             raise BadInput(f"--keep-fp32 {name!r} is not a graph of {bundle.path}; it has {', '.join(bundle.graphs)}")
+
+
+def reuse_engine(parent_path: Path, child: Bundle) -> str | None:
+    """Make the parent's current engine that of ``child`` if it fits and passes; return a sentence, None without an engine."""
+    try:
+        parent = open_bundle(parent_path)
+        current = engine_store.current(parent)
+        if current is None or parent.path == child.path:
+            return None
+        reason = _take_over(parent, child, current)
+    except EdgeAdError as error:
+        current, reason = None, str(error)
+    if current is not None and reason is None:
+        images = len(child.golden.images)
+        return f"engine: {current.backend} {current.precision} of the parent, proven again on {images} golden images"
+    return f"no engine was taken over from the parent ({reason}); run `edge-ad build-engine`"
+
+
+def _take_over(parent: Bundle, child: Bundle, current: engine_store.Current) -> str | None:
+    """Copy, prove, and make current; return why not, and leave nothing then."""
+    engine_store.copy(parent, child, current)
+    try:
+        reason = _refusal(child, current)
+        if reason is None:
+            engine_store.make_current(child, current.backend, current.precision)
+            return None
+    except BaseException:
+        engine_store.remove(child, current)
+        raise
+    engine_store.remove(child, current)
+    return reason
+
+
+def _refusal(child: Bundle, current: engine_store.Current) -> str | None:
+    with Pipeline(child, precision=current.precision, backend=current.backend) as engine:
+        if current.precision != "int8":
+            return None if compare(engine, child).accepted else "it is too far from the reference in the new scores"
+        with Pipeline(child) as reference:
+            return measure_gate(engine, reference, child).refused

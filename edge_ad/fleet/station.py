@@ -22,7 +22,7 @@ from edge_ad.inspection.bundle_swap import STATE as BUNDLES
 from edge_ad.inspection.requests import Request
 from edge_ad.inspection.settings import store_of
 from edge_ad.store.actions import Action, ActionLog, action_log
-from edge_ad.store.bundle_pointer import BundlePointer, pointer_path
+from edge_ad.store.next_run import BundlePointer, pointer_path
 
 if TYPE_CHECKING:
     from edge_ad.inspection.inspector import Inspector

@@ -15,8 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from edge_ad.errors import BadInput
-from edge_ad.geometry.locator import Arrays
-from edge_ad.geometry.pose import Image, Location, NotLocated, Points, Pose, refuse_size, rotation, wrap
+from edge_ad.geometry.pose import Arrays, Image, Location, NotLocated, Points, Pose, refuse_size, rotation, wrap
 from edge_ad.geometry.template import TemplateLocator
 from edge_ad.geometry.template_fit import Region, fit_template
 

@@ -24,9 +24,8 @@ from edge_ad.geometry.contact_sheet import contact_sheet
 from edge_ad.geometry.cut_out import BUDGET, MAX_ASPECT, choose_size, resize, transform_of
 from edge_ad.geometry.foreground_fit import fit_foreground
 from edge_ad.geometry.geometry import MARGIN, Geometry
-from edge_ad.geometry.locator import Locator
 from edge_ad.geometry.matching import structure
-from edge_ad.geometry.pose import Image, Location, NotLocated, Pose, PoseRange, mean_angle, wrap
+from edge_ad.geometry.pose import Image, Location, Locator, NotLocated, Pose, PoseRange, mean_angle, wrap
 from edge_ad.geometry.template_fit import Region, fit_template
 
 MAX_FIT, MAX_SHEET = 48, 24

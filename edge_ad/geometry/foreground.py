@@ -17,10 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_ad.geometry.background import Background, grey_of, reduce
-from edge_ad.geometry.locator import Arrays
 from edge_ad.geometry.matching import RIGID, PatchLevel, structure
 from edge_ad.geometry.outline import Match, Outline, on_edge
-from edge_ad.geometry.pose import Image, Location, NotLocated, Points, Pose, refuse_size, rotation, wrap
+from edge_ad.geometry.pose import Arrays, Image, Location, NotLocated, Points, Pose, refuse_size, rotation, wrap
 
 MIN_AREA, MAX_AREA = 0.45, 1.75
 SPECK = 0.04

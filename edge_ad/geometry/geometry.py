@@ -15,8 +15,7 @@ from edge_ad.geometry.anchors import AnchorLocator
 from edge_ad.geometry.colour import Gains, is_gains, with_gains, with_inverse_gains
 from edge_ad.geometry.cut_out import Transform, resize, resizing, transform_of
 from edge_ad.geometry.foreground import ForegroundLocator
-from edge_ad.geometry.locator import Arrays, Locator
-from edge_ad.geometry.pose import Image, Location, NotLocated, Points, Pose, PoseRange
+from edge_ad.geometry.pose import Arrays, Image, Location, Locator, NotLocated, Points, Pose, PoseRange
 from edge_ad.geometry.region import Roi
 from edge_ad.geometry.template import TemplateLocator
 from edge_ad.geometry.zones import MAX_SIDE, AppliedZones, parse_zones

@@ -1,4 +1,4 @@
-"""Where a part lies in an image, why it could not be located, and the poses that are expected.
+"""Where a part lies in an image, why it could not be located, the poses that are expected, and what every locator is.
 
 Coordinates are pixels of the original image, x to the right and y down; whole numbers are the centres of pixels, as in
 OpenCV. Angles are degrees, clockwise as one sees the image.
@@ -7,9 +7,9 @@ OpenCV. Angles are degrees, clockwise as one sees the image.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -167,3 +167,25 @@ def _widened(values: Sequence[float], least: float) -> tuple[float, float]:
     low, high = float(min(values)), float(max(values))
     margin = max(least, (high - low) / 10)
     return low - margin, high + margin
+
+
+Arrays: TypeAlias = Mapping[str, NDArray[Any]]
+
+
+class Locator(Protocol):
+    """Finds parts in images u8[H,W,3] (RGB) of the size it was fitted to."""
+
+    kind: ClassVar[str]
+
+    @property
+    def box(self) -> tuple[float, float]:
+        """Width and height of the part's box in pixels of the original, at scale 1."""
+
+    def locate(self, image: Image) -> Location:
+        """Return the pose of the one part that is expected, or why there is none."""
+
+    def locate_all(self, image: Image) -> list[Location]:
+        """Return every part in view, from left to right; a reason for each part that could not be posed."""
+
+    def state(self) -> tuple[dict[str, Any], Arrays]:
+        """Return plain values and arrays from which the same locator can be made again."""

@@ -9,9 +9,8 @@ from typing import Any, ClassVar, Literal, TypeAlias
 import numpy as np
 
 from edge_ad.geometry.background import grey_of, reduce
-from edge_ad.geometry.locator import Arrays
 from edge_ad.geometry.matching import RIGID, SCALED, SHIFT, Grey, Matcher, PatchMatch, structure
-from edge_ad.geometry.pose import Image, Location, NotLocated, Pose, refuse_size, wrap
+from edge_ad.geometry.pose import Arrays, Image, Location, NotLocated, Pose, refuse_size, wrap
 
 Method: TypeAlias = Literal["shift", "rigid", "scaled"]
 FREEDOM: dict[Method, int] = {"shift": SHIFT, "rigid": RIGID, "scaled": SCALED}

@@ -27,7 +27,7 @@ from edge_ad.config import Config
 from edge_ad.errors import BadInput, DeviceFault, EdgeAdError
 from edge_ad.inspection.requests import Request, ask_run
 from edge_ad.store.actions import Action, ActionLog, action_log
-from edge_ad.store.bundle_pointer import BundlePointer, Deployed, bundle_key, pointer_path, product_and_view
+from edge_ad.store.next_run import BundlePointer, Deployed, bundle_key, pointer_path, product_and_view
 from edge_ad.utils.files import newest_bundle
 from edge_ad.utils.locks import lock_file
 from edge_ad.utils.supervision import SupervisedThread, ThreadFaults

@@ -28,7 +28,7 @@ from edge_ad.inspection.products import Change, Product, ProductStatus, memory_o
 from edge_ad.inspection.requests import Request
 from edge_ad.inspection.triggers import MqttCommands
 from edge_ad.outputs.mqtt import parse_broker
-from edge_ad.store.choice import Choice
+from edge_ad.store.next_run import Choice
 from edge_ad.utils.supervision import SupervisedThread, ThreadFaults
 from edge_ad.utils.text import storable
 

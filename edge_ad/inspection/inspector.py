@@ -55,8 +55,7 @@ from edge_ad.inspection.view import View
 from edge_ad.inspection.viewed_product import cameras_of, judged_views, make_joiner, open_viewed, part_detectors_of
 from edge_ad.inspection.watchdog import Notifier, ThreadWatch, Watchdog
 from edge_ad.outputs.delivery import ChannelState
-from edge_ad.store.bundle_pointer import BundlePointer, pointer_path
-from edge_ad.store.choice import Choice, choice_path
+from edge_ad.store.next_run import BundlePointer, Choice, choice_path, pointer_path
 from edge_ad.utils.supervision import ThreadFaults
 from edge_ad.utils.text import redact, storable
 

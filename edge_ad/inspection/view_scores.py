@@ -14,7 +14,7 @@ from edge_ad.events import Event
 from edge_ad.inspection.inspector import RunOptions, inspect
 from edge_ad.inspection.products import settings_of_product
 from edge_ad.inspection.viewed_product import bundle_of_view
-from edge_ad.store.bundle_pointer import BundlePointer, bundle_key, pointer_path
+from edge_ad.store.next_run import BundlePointer, bundle_key, pointer_path
 from edge_ad.store.reader import EventFilter, Reader
 
 ABSENT = ("store", "web", "save", "events", "commands", "cascade", "trigger", "max_frames", "product")  # keys of [run]

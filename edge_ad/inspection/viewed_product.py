@@ -26,7 +26,7 @@ from edge_ad.inspection.recorder import safe_name
 from edge_ad.inspection.settings import check_settings, presence_of
 from edge_ad.inspection.triggers import parse_trigger
 from edge_ad.scoring.fused_views import FusedViews
-from edge_ad.store.bundle_pointer import BundlePointer, bundle_key
+from edge_ad.store.next_run import BundlePointer, bundle_key
 from edge_ad.utils.files import open_regular
 from edge_ad.utils.text import redact
 

@@ -1,4 +1,5 @@
-"""What a shift came to: parts and yield, where and why NG, false rejects by marks, downtime by cause, alarms, changes.
+"""Shifts of a station, by the local clock, and what one came to: parts and yield, where and why NG, false rejects by marks,
+downtime by cause, alarms, changes.
 
 Events are read one by one and counted, so memory grows neither with their number nor with the time.
 """
@@ -8,13 +9,15 @@ from __future__ import annotations
 import heapq
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime, time, timedelta, tzinfo
+from zoneinfo import ZoneInfo
 
+from edge_ad.errors import BadInput
 from edge_ad.events import VERDICTS
 from edge_ad.store.actions import Action, ActionLog
 from edge_ad.store.reader import Alarm, Reader, ScannedEvent
-from edge_ad.store.shifts import Period
 
 CELLS = 24  # of the map of places, each way
 MAX_ROWS = 500  # of each list
@@ -23,6 +26,55 @@ SILENT_S = 90.0  # a camera that is lost says so once a minute: after more silen
 PAUSED, PRODUCT_CHANGE = "paused", "product"
 NOT_RUNNING, OTHER = "not running", "others"
 CHANGES = ("thresholds", "product", "settings", "zones", "bundle", "fleet", "improve", "replace", "rollback")  # how kinds begin
+
+
+@dataclass(frozen=True)
+class Period:
+    """From ``start`` to before ``end``, both in seconds since 1970 UTC, told by the clock of ``zone`` (None: this machine's)."""
+
+    start: float
+    end: float
+    zone: tzinfo | None = None
+
+    def local(self, moment: float) -> datetime:
+        """Return a moment by the clock of the zone, with its offset."""
+        if self.zone is None:
+            return datetime.fromtimestamp(moment).astimezone()
+        return datetime.fromtimestamp(moment, self.zone)
+
+    def __str__(self) -> str:
+        first, last = self.local(self.start), self.local(self.end)
+        whole = f"{last:%H:%M}" if first.date() == last.date() else f"{last:%Y-%m-%d %H:%M}"
+        names = dict.fromkeys((first.tzname(), last.tzname()))
+        return f"{first:%Y-%m-%d %H:%M} to {whole} ({', '.join(str(name) for name in names)})"
+
+
+def zone_of(name: str | None) -> tzinfo | None:
+    """Return the time zone of an IANA name such as Europe/Berlin, None for this machine's own; BadInput for an unknown name."""
+    try:
+        return None if name is None else ZoneInfo(name)
+    except (KeyError, ValueError, OSError) as error:
+        allowed = "write a name such as Europe/Berlin, or leave it out for the zone of this machine"
+        raise BadInput(f"[report] zone is {name!r:.80}: {allowed}") from error
+
+
+def shift_of(shifts: Sequence[str], moment: float, zone: tzinfo | None = None) -> Period:
+    """Return the shift that runs at ``moment``; ``shifts`` are the local times at which one begins.
+
+    A time that the clock skips begins as much later, one that comes twice begins the first time. So the shift of a night in
+    which the clock is set has an hour less or more.
+    """
+    today = (datetime.fromtimestamp(moment) if zone is None else datetime.fromtimestamp(moment, zone)).date()
+    times = [time.fromisoformat(text) for text in shifts]
+    days = [today + timedelta(days=number) for number in (-1, 0, 1)]
+    moments = [datetime.combine(day, one) for day in days for one in times]
+    limits = sorted({(one if zone is None else one.replace(tzinfo=zone)).timestamp() for one in moments})
+    return Period(max(one for one in limits if one <= moment), min(one for one in limits if one > moment), zone)
+
+
+def last_shift(shifts: Sequence[str], now: float, zone: tzinfo | None = None) -> Period:
+    """Return the last shift that has ended."""
+    return shift_of(shifts, shift_of(shifts, now, zone).start - 1.0, zone)
 
 
 @dataclass

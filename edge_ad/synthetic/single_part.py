@@ -1,4 +1,5 @@
-"""One part at any angle on a belt or on a tray, rendered with its true pose: for everything that locates a part.
+"""One part at any angle on a belt or on a tray, rendered with its true pose, for everything that locates a part; and a data set
+of such parts in MVTec AD's layout.
 
 An image is wholly given by its seed and options. Seeds from ``FINAL_SEEDS`` on are for a final reading: nothing is
 tuned on them.
@@ -7,13 +8,16 @@ tuned on them.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Literal, TypeAlias
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_ad.errors import BadInput
+from edge_ad.synthetic.line import write_png
 from edge_ad.synthetic.part_defects import (
     KINDS,
     LOGICAL,
@@ -222,3 +226,44 @@ def _exposed(rng: np.random.Generator, drawing: Canvas) -> Canvas:
     noise = sensor_noise(rng, side)[:high, :wide]
     blurred = cv2.GaussianBlur(drawing, (0, 0), 0.7)
     return np.asarray(np.clip(np.rint(blurred * light[..., None] + noise), 0, 255), np.uint8)
+
+
+GOOD_FOLDERS = ("train", "test")
+_CAPACITY = 100_000
+
+
+def write_parts(
+    out: Path, options: PartOptions | None = None, *, train: int = 200, test_good: int = 60, each: int = 12, seed: int = 0
+) -> Path:
+    """Write normal images and ``each`` images of every defect under ``out``/parts_<kind> and return that folder.
+
+    Equal arguments give equal files. Raises BadInput where images are there already: old and new parts would mix.
+    """
+    options = options or PartOptions()
+    root = out / f"parts_{options.kind}"
+    if any(root.rglob("*.png")):
+        raise BadInput(f"{root} already holds images: choose another folder or delete it first")
+    for split, (folder, count) in enumerate(zip(GOOD_FOLDERS, (train, test_good), strict=True)):
+        for index in range(count):
+            part = render_part(_seed(seed, split, index), options)
+            write_png(root / folder / "good" / f"{index:03d}.png", _bgr(part.image))
+    for split, defect in enumerate((*LOGICAL, *STRUCTURAL), start=len(GOOD_FOLDERS)):
+        for index in range(each):
+            _write_defect(root, defect, index, replace(options, defect=defect), seed=_seed(seed, split, index))
+    return root
+
+
+def _seed(seed: int, split: int, index: int) -> int:
+    if not 0 <= index < _CAPACITY or seed < 0:
+        raise BadInput(f"image {index} with seed {seed}: choose a seed of 0 or more and up to {_CAPACITY:,} images a folder")
+    return (seed * 100 + split) * _CAPACITY + index
+
+
+def _write_defect(root: Path, defect: Defect, index: int, options: PartOptions, *, seed: int) -> None:
+    part = render_part(seed, options)
+    write_png(root / "test" / defect / f"{index:03d}.png", _bgr(part.image))
+    write_png(root / "ground_truth" / defect / f"{index:03d}_mask.png", part.damaged)
+
+
+def _bgr(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return np.ascontiguousarray(image[..., ::-1])

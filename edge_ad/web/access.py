@@ -25,8 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from edge_ad.errors import BadInput
 from edge_ad.utils.supervision import describe
 from edge_ad.web.address import TOKEN, Names, Tokens
-from edge_ad.web.roles import TOKEN_ROLES, Identity, TokenRole, needed, why_refused
-from edge_ad.web.users import User, Users
+from edge_ad.web.users import TOKEN_ROLES, Identity, TokenRole, User, Users, needed, why_refused
 
 SECRET_BYTES = 32
 MAX_ENDED = 4096

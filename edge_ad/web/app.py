@@ -24,15 +24,14 @@ from starlette.types import ASGIApp
 from edge_ad import __version__
 from edge_ad.errors import DeviceFault, EdgeAdError
 from edge_ad.web.access import Access, AuthMiddleware, request_of
+from edge_ad.web.accounts import login_routes, user_routes
 from edge_ad.web.dashboard_state import DashboardImage, DashboardState
 from edge_ad.web.judging import JudgeService, judge_routes
-from edge_ad.web.login import login_routes
 from edge_ad.web.metrics import metrics_text
 from edge_ad.web.record import Record, record_routes, sender
-from edge_ad.web.roles import Identity
 from edge_ad.web.schemas import Done, Life, Message, PauseRequest, ProductRequest, State
 from edge_ad.web.thresholds import ThresholdService, thresholds_routes
-from edge_ad.web.user_admin import user_routes
+from edge_ad.web.users import Identity
 from edge_ad.web.zone_editor import ZoneService, zone_routes
 
 MAX_PAGES = 32

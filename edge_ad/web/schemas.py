@@ -13,8 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from edge_ad import events
 from edge_ad.events import FIELDS, Mark
-from edge_ad.web.roles import Permission, Role
-from edge_ad.web.users import UserRole
+from edge_ad.web.users import Permission, Role, UserRole
 
 MAX_LINE = 64 * 2**20  # of a message
 DIGITS = {"score": 6, "z": 6, "latency_ms": 6}

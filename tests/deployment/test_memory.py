@@ -13,13 +13,12 @@ from numpy.typing import NDArray
 
 from edge_ad.bundle import Bundle, BundleContents, open_bundle, write_bundle
 from edge_ad.bundle.graphs import MEMORY, MEMORY_CONSTANTS
-from edge_ad.deployment.build import build
+from edge_ad.deployment.build import build, reuse_engine
 from edge_ad.deployment.calibrate import CalibrateOptions, with_quantisation
 from edge_ad.deployment.int8 import recipe_of
 from edge_ad.deployment.one_file import TOLERANCE, write_one_file
 from edge_ad.deployment.recalibration import recalibrate
 from edge_ad.deployment.refit import SHARES
-from edge_ad.deployment.reused_engines import reuse_engine
 from edge_ad.engines.pipeline import Pipeline
 from edge_ad.scoring import BRANCHES
 from edge_ad.scoring.memory import Regions, fit_cells, gaussian_distances

@@ -12,8 +12,7 @@ import pytest
 
 from edge_ad.bundle import Bundle, open_bundle, write_bundle
 from edge_ad.cli.app import main
-from edge_ad.deployment.build import build
-from edge_ad.deployment.reused_engines import reuse_engine
+from edge_ad.deployment.build import build, reuse_engine
 from edge_ad.engines import engine_store
 from edge_ad.engines.selection import open_pipeline
 from tests.fixtures.fake_gpu import fake_gpu

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from edge_ad.geometry.foreground import ForegroundLocator
 from edge_ad.geometry.foreground_fit import fit_foreground
-from edge_ad.geometry.locator import Locator
-from edge_ad.geometry.pose import Pose, wrap
+from edge_ad.geometry.pose import Locator, Pose, wrap
 from edge_ad.synthetic.single_part import Kind, PartImage, PartOptions, render_part
 
 NORMAL = 16

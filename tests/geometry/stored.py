@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from edge_ad.bundle.safe_zip import dump_state, load_state
-from edge_ad.geometry.locator import Arrays
+from edge_ad.geometry.pose import Arrays
 
 WHERE = "the part's template"
 

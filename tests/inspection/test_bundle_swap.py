@@ -32,7 +32,7 @@ from edge_ad.inspection.products import Change
 from edge_ad.inspection.requests import Request, ask_run
 from edge_ad.store.actions import ActionLog, actions_path
 from edge_ad.store.audit import HEADS
-from edge_ad.store.bundle_pointer import BundlePointer, pointer_path
+from edge_ad.store.next_run import BundlePointer, pointer_path
 from tests.fixtures.loopback import until
 from tests.fixtures.tiny_bundle import make_tiny_bundle, tiny_contents
 
@@ -269,7 +269,7 @@ import os, signal, sys, threading
 from pathlib import Path
 from edge_ad.inspection.improvement import thresholds_in_force
 from edge_ad.inspection.inspector import Inspector, RunOptions
-from edge_ad.store import bundle_pointer
+from edge_ad.store import next_run
 from edge_ad.utils import files
 from tests.inspection.test_bundle_swap import CAMERA, REPLACE, ask, settings
 bundles, store, moment = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
@@ -281,7 +281,7 @@ kill, rename = lambda *arguments: os.kill(os.getpid(), signal.SIGKILL), os.repla
 if moment == "while it is written":
     files.os.replace = lambda source, target: kill() if target.name == "line.bundles.json" else rename(source, target)
 else:
-    bundle_pointer.sync_folder = kill
+    next_run.sync_folder = kill
 ask(config, REPLACE, bundles / "c.edgead")
 """
 

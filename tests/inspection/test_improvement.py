@@ -20,7 +20,7 @@ from edge_ad.geometry.geometry import Geometry
 from edge_ad.geometry.region import Roi
 from edge_ad.inspection.improvement import Comparison, JudgedPart, RecordedPart, judge_image, judged_by, learned_before
 from edge_ad.store.actions import ActionLog, actions_path
-from edge_ad.store.bundle_pointer import BundlePointer, pointer_path
+from edge_ad.store.next_run import BundlePointer, pointer_path
 from edge_ad.store.reader import EventFilter, Reader, set_mark
 from edge_ad.store.schema import StoredEvent
 from tests.fixtures.tiny_bundle import make_tiny_bundle, tiny_contents, tiny_image

@@ -37,7 +37,7 @@ from edge_ad.inspection.pause import Pause
 from edge_ad.inspection.presence import LikeNormal, PresenceDetector
 from edge_ad.inspection.requests import Request
 from edge_ad.inspection.settings import CaptureConditions, conditions_of
-from edge_ad.synthetic.belt import Belt
+from edge_ad.synthetic.line import Belt
 from edge_ad.synthetic.tray import render_tray
 from tests.camera.pictures import noise
 from tests.fixtures.plain_bundle import plain_contents

@@ -20,7 +20,7 @@ from edge_ad.inspection.presence import (
     difference,
     thumbnail,
 )
-from edge_ad.synthetic.belt import Belt
+from edge_ad.synthetic.line import Belt
 from edge_ad.synthetic.tray import render_tray
 from tests.camera.pictures import noise
 

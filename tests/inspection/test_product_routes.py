@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_ad.store.choice import Choice
+from edge_ad.store.next_run import Choice
 from tests.fixtures.mosquitto import Mosquitto
 from tests.inspection.product_station import ROUTES, Choosers, run_settings, station_of
 from tests.inspection.test_products import NAMES, make_bundles

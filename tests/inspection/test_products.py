@@ -21,7 +21,7 @@ from edge_ad.events import Event
 from edge_ad.inspection.inspector import Inspector, RunOptions
 from edge_ad.inspection.products import ProductStatus
 from edge_ad.outputs.signals import PRODUCT_ADDRESS, PRODUCT_STATES
-from edge_ad.store.choice import Choice
+from edge_ad.store.next_run import Choice
 from edge_ad.web.link import open_web
 from tests.camera.pictures import write_image
 from tests.fixtures.loopback import free_port, until

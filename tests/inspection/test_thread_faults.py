@@ -38,7 +38,7 @@ from edge_ad.outputs.dispatcher import DeliveryWorker
 from edge_ad.outputs.guard_client import GuardClient
 from edge_ad.outputs.opcua import OpcUaServer
 from edge_ad.store import Store
-from edge_ad.store.choice import Choice
+from edge_ad.store.next_run import Choice
 from edge_ad.store.reader import EventFilter, Reader
 from edge_ad.store.retention import MaintenanceThread
 from edge_ad.utils import locks

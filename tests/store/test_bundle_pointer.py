@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from edge_ad.errors import BadInput
-from edge_ad.store.bundle_pointer import BundlePointer, pointer_path
+from edge_ad.store.next_run import BundlePointer, pointer_path
 from edge_ad.utils.files import sha256_file
 
 WHO = {"by": "anna", "origin": "command", "reason": "lot 7"}

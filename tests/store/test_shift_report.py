@@ -19,8 +19,7 @@ from edge_ad.store.actions import Action, ActionLog, action_log
 from edge_ad.store.reader import Reader, set_mark
 from edge_ad.store.schema import MIGRATIONS, connect, transaction
 from edge_ad.store.shift_page import csv_of, page_of
-from edge_ad.store.shift_report import Downtime, ShiftReport, report_of
-from edge_ad.store.shifts import Period
+from edge_ad.store.shift_report import Downtime, Period, ShiftReport, report_of
 from tests.web.running import browser, browser_missing
 
 T0 = 1_700_000_000.0  # the shift: T0 to T0 + 8 h

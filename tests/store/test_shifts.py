@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from edge_ad.errors import BadInput
-from edge_ad.store.shifts import last_shift, shift_of, zone_of
+from edge_ad.store.shift_report import last_shift, shift_of, zone_of
 
 SHIFTS = ("06:00", "14:00", "22:00")
 BERLIN, LOS_ANGELES = ZoneInfo("Europe/Berlin"), ZoneInfo("America/Los_Angeles")

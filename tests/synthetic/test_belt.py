@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from edge_ad.errors import BadInput
-from edge_ad.synthetic.belt import Belt
-from edge_ad.synthetic.line import line_frame, part_defect
+from edge_ad.synthetic.line import Belt, line_frame, part_defect
 
 
 def test_every_tray_comes_rests_and_leaves_once_with_an_empty_belt_round_it() -> None:

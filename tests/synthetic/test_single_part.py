@@ -12,8 +12,7 @@ import pytest
 from edge_ad.data.datasets import load_test
 from edge_ad.errors import BadInput
 from edge_ad.synthetic.part_defects import KINDS, LOGICAL, STRUCTURAL, Defect, Kind, face_of
-from edge_ad.synthetic.part_set import write_parts
-from edge_ad.synthetic.single_part import PartOptions, render_part
+from edge_ad.synthetic.single_part import PartOptions, render_part, write_parts
 
 DEFECTS: tuple[Defect, ...] = (*LOGICAL, *STRUCTURAL)
 

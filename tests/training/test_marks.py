@@ -13,7 +13,7 @@ import pytest
 
 from edge_ad.bundle import open_bundle
 from edge_ad.cli.app import main
-from edge_ad.store.bundle_pointer import BundlePointer, pointer_path
+from edge_ad.store.next_run import BundlePointer, pointer_path
 from edge_ad.store.reader import EventFilter, Reader
 from edge_ad.synthetic.line import render_tray
 from tests.fixtures.tiny_presets import TINY, known

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from edge_ad.errors import BadInput
 from edge_ad.web.access import COOKIE, MAX_FAILURES, SESSION_S, Access, Refusal, Request
 from edge_ad.web.address import Address, Names, Tokens, find_tokens, names_for, parse_address
-from edge_ad.web.roles import Identity
+from edge_ad.web.users import Identity
 from tests.web.conftest import READ_TOKEN, TOKEN
 from tests.web.running import Line
 

@@ -21,8 +21,7 @@ from edge_ad.store import Store
 from edge_ad.store.actions import action_log
 from edge_ad.web.access import COOKIE, Access, Refusal, Request
 from edge_ad.web.address import Names, Tokens
-from edge_ad.web.roles import Identity
-from edge_ad.web.users import Users, users_path
+from edge_ad.web.users import Identity, Users, users_path
 from tests.web.running import Answer, ask, until
 from tests.web.test_page import Watch
 

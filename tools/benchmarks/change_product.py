@@ -30,7 +30,7 @@ from edge_ad.bundle import open_bundle
 from edge_ad.config import Config, EngineTable, ProductTable, RunTable
 from edge_ad.events import Event
 from edge_ad.inspection.bundle_swap import REPLACE, STATE
-from edge_ad.inspection.changeover import Changeover, Standing
+from edge_ad.inspection.changeover import Changeover, ProductStatus
 from edge_ad.inspection.inspector import Inspector, RunOptions
 from edge_ad.inspection.requests import Request
 from edge_ad.utils.board import machine
@@ -58,7 +58,7 @@ class Moments:
         self._wanted, self._asked_at, self._acknowledged = name, at or time.monotonic(), False
         self.judged.clear()
 
-    def stands(self, standing: Standing) -> None:
+    def stands(self, standing: ProductStatus) -> None:
         """Take in how products stand."""
         if standing.state == "active" and standing.product == self._wanted:
             self.acknowledge()

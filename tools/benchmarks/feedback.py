@@ -35,7 +35,7 @@ from edge_ad.cli.app import main as edge_ad
 from edge_ad.config import Config
 from edge_ad.errors import BadInput, EdgeAdError
 from edge_ad.inspection.improvement import judge_image, judged_by
-from edge_ad.store.bundle_pointer import BundlePointer, pointer_path
+from edge_ad.store.next_run import BundlePointer, pointer_path
 from edge_ad.store.reader import EventFilter, Reader
 from edge_ad.store.schema import StoredEvent
 from edge_ad.synthetic.line import DEFECTS, render_tray
