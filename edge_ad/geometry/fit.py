@@ -125,13 +125,23 @@ def fit_geometry(images: Sequence[Image], names: Sequence[str] | None = None, *,
         # Any angle is the most expensive search and the easiest to deceive: for what nothing else locates.
         if name != "rigid_any" or not any(trial.applies for trial in trials):
             trials = (*trials, _tried(name, fits[name], *_chosen(images, names, picked)))
-    best, reason = _best(trials)
-    locator = None if best == "none" else fits[best](*_chosen(images, names, picked))
-    fit = _finished(locator, best, reason, trials, images=images, names=names, pixels=pixels)
+    def finished(trials: tuple[Trial, ...]) -> Fit:
+        best, reason = _best(trials)
+        try:
+            locator = None if best == "none" else fits[best](*_chosen(images, names, picked))
+            return _finished(locator, best, reason, trials, images=images, names=names, pixels=pixels)
+        except BadInput as error:
+            if best == "none":
+                raise
+            # What two thirds of the images have in common, all of them need not have.
+            return finished(tuple(replace(trial, refused=str(error)) if trial.method == best else trial for trial in trials))
+
+    fit = finished(trials)
     if too_many_unlocated(len(fit.unlocated), len(images)):
-        reason = f"{best} leaves {len(fit.unlocated)} of {len(images)} normal images without a pose: {fit.unlocated[0][1]}"
-        return _finished(None, "none", reason, trials, images=images, names=names, pixels=pixels)
-    return replace(fit, aligned=_are_aligned(trials))
+        missing = f"{len(fit.unlocated)} of {len(images)} normal images without a pose: {fit.unlocated[0][1]}"
+        reason = f"{fit.geometry.method} leaves {missing}"
+        return _finished(None, "none", reason, fit.trials, images=images, names=names, pixels=pixels)
+    return replace(fit, aligned=_are_aligned(fit.trials))
 
 
 def _squashed(images: Sequence[Image], reason: str, pixels: int) -> Fit:

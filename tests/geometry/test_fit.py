@@ -17,7 +17,8 @@ from edge_ad.geometry.contact_sheet import contact_sheet
 from edge_ad.geometry.cut_out import resize
 from edge_ad.geometry.fit import Trial, _best, _stays, _unstable, fit_geometry
 from edge_ad.geometry.geometry import Geometry, Prepared
-from edge_ad.geometry.pose import NotLocated, Pose
+from edge_ad.geometry.pose import Locator, NotLocated, Pose
+from edge_ad.geometry.template_fit import fit_template
 from edge_ad.synthetic.single_part import Kind, PartOptions, render_part
 from tests.geometry import test_anchors
 from tests.geometry.rendered import LENGTH, normal_parts
@@ -62,6 +63,23 @@ def test_aligned_parts_cost_nothing() -> None:
     assert fit.geometry.locator is None
     assert fit.geometry.part_mask() is None
     assert isinstance(fit.geometry.locate(images[0]), Pose)
+
+
+@pytest.mark.parametrize(("refusing", "method"), [({"shift"}, "rigid"), ({"shift", "rigid", "scaled"}, "none")])
+def test_auto_takes_the_next_best_where_all_images_have_less_in_common_than_those_it_was_tried_on(
+    refusing: set[str], method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fit to all images refuses, as one did with 11 of 48 trays; the choice was made on 8 of these 12."""
+
+    def fit(images: list[np.ndarray], names: list[str], kind: str, **options: float) -> Locator:
+        if len(images) == 12 and kind in refusing:
+            raise BadInput("the images have nothing in common")
+        return fit_template(images, names, kind, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("edge_ad.geometry.fit.fit_template", fit)
+    chosen = fit_geometry([one.image for one in shots(12, shift=20)])
+    assert chosen.geometry.method == method
+    assert {trial.method for trial in chosen.trials if "nothing in common" in trial.refused} >= {"shift"}
 
 
 @pytest.mark.parametrize(("how", "method"), [({"shift": 20}, "shift"), ({"shift": 15, "turn": 8}, "rigid")])
