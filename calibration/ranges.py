@@ -242,7 +242,7 @@ def _parse(name: str, value: object) -> TensorRange:
     ends = [value.get(key) for key in ("low", "high", "minimum", "maximum")]
     mean, peak = value.get("mean", []), value.get("peak", [])
     lists = isinstance(mean, list) and isinstance(peak, list)
-    if not lists or not all(_is_number(item) for item in [*ends, *mean, *peak]):
+    if not lists or not all(is_number(item) for item in [*ends, *mean, *peak]):
         raise ValueError(f"the range of {name!r} must hold finite numbers")
     low, high, minimum, maximum = (float(item) for item in ends)  # type: ignore[arg-type]
     if not (low <= 0.0 <= high and minimum <= maximum):
@@ -250,5 +250,6 @@ def _parse(name: str, value: object) -> TensorRange:
     return TensorRange(low, high, minimum, maximum, tuple(map(float, mean)), tuple(map(float, peak)))
 
 
-def _is_number(value: object) -> bool:
+def is_number(value: object) -> bool:
+    """Whether a value of JSON is a finite number."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from edge_ad.camera.driver import Failure, Grab, RawFrame
-from edge_ad.camera.opencv import MJPEG, build_details, decode_frame, quiet
+from edge_ad.camera.driver import Failure, Grab, raw_frame
+from edge_ad.camera.opencv import MJPEG, build_details, quiet
 from edge_ad.camera.settings import CameraSettings, difference
 from edge_ad.errors import DeviceFault
 
@@ -69,12 +68,7 @@ class DeviceDriver:
     def grab(self) -> Grab:
         """Return the next image."""
         grabbed, image = self._capture.read()
-        now, wall = time.monotonic(), time.time()
-        if not grabbed:
-            return Failure(f"{self._device} gave no frame")
-        stamp = float(self._capture.get(cv2.CAP_PROP_POS_MSEC)) / 1000.0
-        pixels, corrupt = decode_frame(image)
-        return RawFrame(pixels, now, wall, stamp if stamp > 0 else None, corrupt)
+        return raw_frame(self._capture, image) if grabbed else Failure(f"{self._device} gave no frame")
 
     def adjust(self, asked: CameraSettings) -> None:
         """Set what is asked for and read ``settings`` back; DeviceFault names what the camera does not take."""

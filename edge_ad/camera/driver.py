@@ -5,6 +5,7 @@ Hanging, failing and coming back are handled by ``live``.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -14,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_ad.camera.frames import Image
-from edge_ad.camera.opencv import BAYER_TO_RGB
+from edge_ad.camera.opencv import BAYER_TO_RGB, decode_frame
 from edge_ad.camera.settings import CameraSettings
 
 
@@ -33,6 +34,14 @@ class RawFrame:
     corrupt: str | None = None
     number: int | None = None
     adjustment: int = 0
+
+
+def raw_frame(capture: cv2.VideoCapture, image: npt.NDArray[Any]) -> RawFrame:
+    """Return what a capture has just read as a frame of now, with the time that its stream tells, if it tells one."""
+    now, wall = time.monotonic(), time.time()
+    stamp = float(capture.get(cv2.CAP_PROP_POS_MSEC)) / 1000.0
+    pixels, corrupt = decode_frame(image)
+    return RawFrame(pixels, now, wall, stamp if stamp > 0 else None, corrupt)
 
 
 @dataclass(frozen=True)

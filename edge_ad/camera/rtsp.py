@@ -8,10 +8,9 @@ import socket
 import time
 import urllib.parse
 
-from edge_ad.camera.driver import Failure, Grab, RawFrame
+from edge_ad.camera.driver import Failure, Grab, raw_frame
 from edge_ad.camera.opencv import (
     build_details,
-    decode_frame,
     hand_over_jpeg,
     has_ffmpeg,
     one_decoding_thread,
@@ -84,12 +83,7 @@ class RtspDriver:
         with quiet():
             grabbed, image = self._capture.retrieve() if self._grabbed else self._capture.read()
         self._grabbed = False
-        now, wall = time.monotonic(), time.time()
-        if not grabbed:
-            return Failure(f"{self._name} gave no frame")
-        stamp = float(self._capture.get(cv2.CAP_PROP_POS_MSEC)) / 1000.0
-        pixels, corrupt = decode_frame(image)
-        return RawFrame(pixels, now, wall, stamp if stamp > 0 else None, corrupt)
+        return raw_frame(self._capture, image) if grabbed else Failure(f"{self._name} gave no frame")
 
     def _caught_up(self) -> bool:
         """Throw away what was buffered while FFmpeg learned the format: it is old, and would pass for new.

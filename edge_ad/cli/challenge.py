@@ -70,8 +70,8 @@ def _records(action: str, store: Path, key: Path, out: Path) -> None:
         read_key,
         report,
         unrecorded,
-        write_report,
     )
+    from edge_ad.utils.files import atomic_write
     from edge_ad.utils.text import printable
 
     records = ChallengeRecords(challenges_folder(store))
@@ -86,7 +86,7 @@ def _records(action: str, store: Path, key: Path, out: Path) -> None:
     refused = unrecorded(actions)
     verified = records.verify(read_key(key), refused)
     if action == "report":
-        write_report(out, report(records, verified))
+        atomic_write(out, report(records, verified))
         typer.echo(f"{len(verified)} challenges written to {out}")
     faults = [f"{one.path.name}: {one.fault}" for one in verified if one.fault is not None]
     if faults:

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 
 from edge_ad.bundle import Bundle
 from edge_ad.data.datasets import MIN_NORMAL_IMAGES
-from edge_ad.data.images import read_image
+from edge_ad.data.prepared import prepare_files
 from edge_ad.deployment.lot import MIN_KNOWN, Images, LotReader, anomalous, has_moved, inputs_of, known_normal
 from edge_ad.deployment.refit import Described
 from edge_ad.errors import BadInput
 from edge_ad.geometry.colour import Gains, channel_levels, gains_between, is_gains, with_gains
-from edge_ad.geometry.geometry import Geometry, Prepared
+from edge_ad.geometry.geometry import Geometry
 from edge_ad.scoring import Array, fuse
 
 REPORT_KEY = "colour"  # of a training: the light that gains bring a lot back to
@@ -36,23 +36,25 @@ def colour_report(images: Images, inspected: NDArray[np.bool_] | None) -> dict[s
     return {REPORT_KEY: {"levels": [round(float(level), 3) for level in levels], "images": len(images)}}
 
 
-def match_colour(bundle: Bundle, reader: LotReader, images: Images, normal: Described) -> tuple[Bundle, Described]:
-    """Return the bundle with a geometry that brings the inputs u8 [N, H, W, 3] of a lot to the light of the training, and their
-    description so; both as given where the lot has not moved, or not by its light.
+def match_colour(
+    bundle: Bundle, reader: LotReader, images: Images, normal: Described
+) -> tuple[Bundle, Described, Gains] | None:
+    """Return the bundle with a geometry that brings the inputs u8 [N, H, W, 3] of a lot to the light of the training, their
+    description so, and the gains that it did not have before; None where the lot has not moved, or not by its light.
 
     ``normal`` describes the images as they are.
     """
     known = known_normal(bundle, normal.raw)
     if len(known) < MIN_KNOWN or not has_moved(bundle, known, normal.raw):
-        return bundle, normal
+        return None
     gains = gains_between(channel_levels(images, bundle.geometry.inspected), _wanted(bundle))
     if gains is None or max(abs(gain - 1.0) for gain in gains) < MIN_CHANGE:
-        return bundle, normal
+        return None
     matched = reader.describe(seen_with(bundle, images, gains))
     whole = _joined(bundle.geometry.gains, gains)
     if not is_gains(whole) or not _explains(bundle, known, normal.raw, matched.raw):
-        return bundle, normal
-    return bundle.with_geometry(replace(bundle.geometry, gains=whole)), matched
+        return None
+    return bundle.with_geometry(replace(bundle.geometry, gains=whole)), matched, gains
 
 
 def in_training_light(
@@ -63,30 +65,20 @@ def in_training_light(
     """
     images = np.stack([*inputs_of(bundle, paths)])
     normal = reader.describe(images, progress)
-    matched, normal = (bundle, normal) if keep else match_colour(bundle, reader, images, normal)
-    return matched, normal, relative_gains(bundle, matched)
+    matched = None if keep else match_colour(bundle, reader, images, normal)
+    return matched or (bundle, normal, None)
 
 
 def matched_geometry(bundle: Bundle, paths: Sequence[Path]) -> Geometry | None:
     """Return the geometry that brings the lot in image files to the light of the training; None where ``match_colour`` takes
     none, and for too few images.
     """
-    prepared = (bundle.geometry.prepare(bundle.geometry.region_of(read_image(path, bundle.image_bits))) for path in paths)
-    images = [one.image for one in prepared if isinstance(one, Prepared)]
+    images = prepare_files(paths, bundle.geometry, bundle.image_bits).images
     if len(images) < MIN_NORMAL_IMAGES:
         return None
     with LotReader(bundle) as reader:
-        matched, _ = match_colour(bundle, reader, np.stack(images), reader.describe(images))
-    return None if matched is bundle else matched.geometry
-
-
-def relative_gains(before: Bundle, after: Bundle) -> Gains | None:
-    """Return the gains from inputs of one bundle to those of another; None where they see the same."""
-    first, last = before.geometry.gains or (1.0, 1.0, 1.0), after.geometry.gains
-    if last is None or last == first:
-        return None
-    red, green, blue = (new / old for new, old in zip(last, first, strict=True))
-    return red, green, blue
+        matched = match_colour(bundle, reader, images, reader.describe(images))
+    return None if matched is None else matched[0].geometry
 
 
 def seen_with(bundle: Bundle, images: Images, gains: Gains) -> Images:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,7 @@ from calibration.bias_correction import Corrections
 from calibration.graph_view import GraphView
 from calibration.placement import Plan
 from calibration.quantise import quantise
-from calibration.ranges import Ranges
+from calibration.ranges import Ranges, is_number
 from calibration.session import is_symmetric
 from edge_ad.bundle import Bundle, Quantisation
 from edge_ad.bundle.graphs import FP32_GRAPHS
@@ -125,13 +124,9 @@ def parse_corrections(value: object, where: str) -> dict[str, dict[str, Correcti
     for graphs in table.values():
         nodes = [node for node in graphs.values() if isinstance(node, dict)] if isinstance(graphs, dict) else [None]
         lists = [item for node in nodes for item in (node.values() if node is not None else [None])]
-        if not all(isinstance(item, list) and all(map(_is_number, item)) for item in lists):
+        if not all(isinstance(item, list) and all(map(is_number, item)) for item in lists):
             raise BadInput(f"{where}: corrections must hold lists of finite numbers; run `edge-ad calibrate` again")
     return dict(table)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def read_plan(path: Path) -> dict[str, Any]:

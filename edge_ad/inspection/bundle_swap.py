@@ -278,7 +278,7 @@ class BundleReplacement:
 
 
 def _in_use(product: Product) -> dict[str, Any]:
-    thresholds = product.judge.thresholds if hasattr(product, "judge") else None
+    thresholds = product.judge.thresholds if product.opened else None
     limits = None if thresholds is None else {"warn": thresholds.warn, "ng": thresholds.ng}
     return {"bundle": str(product.bundle.path), "sha256": product.bundle.sha256, "thresholds": limits}
 

@@ -99,7 +99,7 @@ def check_products(settings: Config) -> None:
 class Product:
     """One product of a run; ``name`` is None where the station has no products.
 
-    ``fault`` says why it cannot be judged. After ``open``: ``pipeline``, ``judge``, ``view``, ``reference`` (for heat
+    ``fault`` says why it cannot be judged. Once it was ``opened``: ``pipeline``, ``judge``, ``view``, ``reference`` (for heat
     maps), ``self_test``, ``known`` (for the canary) and ``memory_mb``, the memory that opening it took. ``view`` names the
     one of several views that it judges; ``views`` are the products of all, where it stands for them.
     """
@@ -131,6 +131,7 @@ class Product:
         self._read_again = read_again or (lambda: settings)
         self._thresholds: Thresholds | None = None
         self._stack: contextlib.ExitStack | None = None
+        self.opened = False
         self.drift = None if len(self.view.grid) > 1 else make_drift(self.bundle, settings.run.cascade is not None)
 
     @property
@@ -155,7 +156,7 @@ class Product:
     @property
     def in_loop(self) -> bool:
         """Whether the engines must be opened and closed in the thread of the loop, as those on a GPU."""
-        return hasattr(self, "pipeline") and self.pipeline.backend.name != "onnxruntime"
+        return self.opened and self.pipeline.backend.name != "onnxruntime"
 
     def open(self) -> None:
         """Open the engines and prove them on golden images; BadInput or DeviceFault where they cannot be used."""
@@ -163,6 +164,7 @@ class Product:
         with contextlib.ExitStack() as stack:
             self._open_engines(stack)
             self._make_judge()
+            self.opened = True
             self.known = known_images(lambda image: self.inferring.infer(image).score, self.bundle)
             self._stack = stack.pop_all()
         self.memory_mb = max(resident_mb() - before, _graphs_mb(self.bundle, self.pipeline))

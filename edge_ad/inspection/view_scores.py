@@ -13,8 +13,8 @@ from edge_ad.errors import BadInput
 from edge_ad.events import Event
 from edge_ad.inspection.inspector import RunOptions, inspect
 from edge_ad.inspection.products import settings_of_product
-from edge_ad.inspection.viewed_product import bundle_of_view
-from edge_ad.store.next_run import BundlePointer, bundle_key, pointer_path
+from edge_ad.inspection.viewed_product import bundle_in_use
+from edge_ad.store.next_run import BundlePointer, pointer_path
 from edge_ad.store.reader import EventFilter, Reader
 
 ABSENT = ("store", "web", "save", "events", "commands", "cascade", "trigger", "max_frames", "product")  # keys of [run]
@@ -73,11 +73,8 @@ def bundles_of(settings: Config, product: str | None, pointer: BundlePointer) ->
         raise BadInput(f"there is no product {product!r:.80}; there are {', '.join(settings.product) or 'none'}")
     bundles = {}
     for view in settings.part.views:
-        bundle = bundle_of_view(settings, product, view)
-        if bundle is None or not bundle.is_file():
-            what = "has no bundle" if bundle is None else f"names {bundle}, which is not there"
-            raise BadInput(f"view {view} {what}: name one under [view.{view}] or that of the product")
-        bundles[view] = pointer.resolve(bundle_key(product or "", view), bundle)
+        bundle = bundle_in_use(settings, product or "", view, pointer)
+        bundles[view] = bundle if isinstance(bundle, Path) else bundle.path
     return bundles
 
 

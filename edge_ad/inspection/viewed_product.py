@@ -254,7 +254,7 @@ def open_viewed(
     views = {}
     for view in settings.part.views:
         own = (instead or {}).get(view)
-        own = own or _in_use(_bundle_given(settings, named, view, bundle), bundle_key(named, view), pointer)
+        own = own or bundle_in_use(settings, named, view, pointer, given=bundle)
         merged = settings_of_product(settings, name, view)
         views[view] = Product(name, merged, own, limits=limits, read_again=read_again, view=view)
     learned = (None if table is None else table.fused) or settings.part.fused
@@ -274,8 +274,12 @@ def _in_use(bundle: Bundle | Path, key: str, pointer: BundlePointer) -> Bundle |
     return bundle if standing == path else standing
 
 
-def _bundle_given(settings: Config, named: str, view: str, given: Bundle | Path | None) -> Bundle | Path:
-    """Return the bundle that a view has by its settings; BadInput where it has none."""
+def bundle_in_use(
+    settings: Config, named: str, view: str, pointer: BundlePointer, *, given: Bundle | Path | None = None
+) -> Bundle | Path:
+    """Return the bundle that a view of a product, "" for a station without any, is judged by: its own or the one ``given``, or
+    what took its place by ``pointer``; BadInput where it has none.
+    """
     own = bundle_of_view(settings, named or None, view) or given
     if own is None:
         where = f"[product.{named}.view.{view}]" if named else f"[view.{view}]"
@@ -283,7 +287,7 @@ def _bundle_given(settings: Config, named: str, view: str, given: Bundle | Path 
     path = own.path if isinstance(own, Bundle) else own
     if not path.is_file():
         raise BadInput(f"view {view}: there is no bundle {path}; train it, or name another in edge-ad.toml")
-    return own
+    return _in_use(own, bundle_key(named, view), pointer)
 
 
 def bundle_of_view(settings: Config, product: str | None, view: str) -> Path | None:

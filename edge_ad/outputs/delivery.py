@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import re
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
-from edge_ad.errors import BadInput
+from edge_ad.errors import BadInput, DeviceFault
 from edge_ad.outputs.channels import ALLOWED, FAST
 from edge_ad.utils.text import redact_uri
 
@@ -148,3 +149,13 @@ class ChannelState:
             faults=self.faults + began,
             since=now if changed else self.since,
         )
+
+
+def wait_until_up(states: Callable[[], Sequence[ChannelState]], seconds: float, silent: str) -> None:
+    """Wait until every output works; DeviceFault names those that do not in time, without a fault as ``silent``."""
+    deadline = time.monotonic() + seconds
+    while waiting := [state for state in states() if not state.up]:
+        if time.monotonic() > deadline:
+            message = "; ".join(f"{state.name}: {state.fault or silent}" for state in waiting)
+            raise DeviceFault(f"an output does not work within {seconds:g} s: {message}; mend it, or drop --require-alarms")
+        time.sleep(0.02)

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from edge_ad.errors import BadInput, DeviceFault
+from edge_ad.errors import BadInput
 from edge_ad.events import Event
-from edge_ad.outputs.delivery import ChannelState, NotNow, Output, Pipelined, ProductChooser, Refused
+from edge_ad.outputs.delivery import ChannelState, NotNow, Output, Pipelined, ProductChooser, Refused, wait_until_up
 from edge_ad.store.outbox import Backlog, DeliveryStats, Outbox, QueuedMessage, standings
 from edge_ad.utils.supervision import Backoff, SupervisedThread, ThreadFaults
 from edge_ad.utils.text import redact
@@ -342,14 +342,7 @@ class Dispatcher:
 
     def prove(self, seconds: float) -> None:
         """Wait until every output is open and without a fault; DeviceFault names those that are not in time."""
-        deadline = time.monotonic() + seconds
-        while waiting := [worker for worker in self._workers if not worker.state.up]:
-            if time.monotonic() > deadline:
-                message = "; ".join(f"{worker.name}: {worker.fault or 'not open yet'}" for worker in waiting)
-                raise DeviceFault(
-                    f"an output does not work within {seconds:g} s: {message}; mend it, or drop --require-alarms"
-                )
-            time.sleep(0.02)
+        wait_until_up(self.channels, seconds, "not open yet")
 
     def _on_disk(self) -> list[DeliveryStats]:
         """A store that cannot be read now is the store's affair, and told there."""

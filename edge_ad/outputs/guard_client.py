@@ -15,7 +15,7 @@ from typing import Any
 
 from edge_ad.errors import DeviceFault
 from edge_ad.outputs.channels import address_names, parse_output, require_packages
-from edge_ad.outputs.delivery import ChannelState
+from edge_ad.outputs.delivery import ChannelState, wait_until_up
 from edge_ad.outputs.guard_state import Message
 from edge_ad.utils.supervision import MAX_RESTARTS, RESTART_WINDOW_S, Ends, SupervisedThread, ThreadFaults
 
@@ -91,17 +91,7 @@ class GuardClient:
     def prove(self, seconds: float) -> None:
         """Wait until every output has taken what the guard brings out; DeviceFault names those that have not in time.
         """
-        deadline = time.monotonic() + seconds
-        while True:
-            open_ = [state for state in self.states() if not state.up]
-            if not open_:
-                return
-            if time.monotonic() > deadline:
-                message = "; ".join(f"{state.name}: {state.fault or 'no answer'}" for state in open_)
-                raise DeviceFault(
-                    f"an output does not work within {seconds:g} s: {message}; mend it, or drop --require-alarms"
-                )
-            time.sleep(0.02)
+        wait_until_up(self.states, seconds, "no answer")
 
     def send(self, message: Message) -> None:
         """Tell the guard something about a camera."""

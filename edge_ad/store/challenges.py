@@ -21,7 +21,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from edge_ad.errors import BadInput, DeviceFault
+from edge_ad.errors import BadInput
 from edge_ad.store.actions import Action
 from edge_ad.store.audit import Head, parse_head
 from edge_ad.utils.files import atomic_write, sha256_bytes, write_private
@@ -298,12 +298,3 @@ def audit_heads(folder: Path, key_file: Path) -> dict[str, Head]:
             with contextlib.suppress(BadInput):
                 heads[f"the signed challenge {record.get('number')}"] = parse_head(str(record["audit"]))
     return heads
-
-
-def write_report(path: Path, text: str) -> None:
-    """Write a page; DeviceFault where the disk refuses."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write(path, text.encode())
-    except OSError as error:
-        raise DeviceFault(f"cannot write {path}: {error.strerror or error}; choose another place") from error

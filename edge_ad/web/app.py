@@ -29,7 +29,7 @@ from edge_ad.web.dashboard_state import DashboardImage, DashboardState
 from edge_ad.web.judging import JudgeService, judge_routes
 from edge_ad.web.metrics import metrics_text
 from edge_ad.web.record import Record, record_routes, sender
-from edge_ad.web.schemas import Done, Life, Message, PauseRequest, ProductRequest, State
+from edge_ad.web.schemas import ActionRequest, Done, Life, Message, ProductRequest, State
 from edge_ad.web.thresholds import ThresholdService, thresholds_routes
 from edge_ad.web.users import Identity
 from edge_ad.web.zone_editor import ZoneService, zone_routes
@@ -87,7 +87,7 @@ def request_routes(dashboard: DashboardState, ask: Ask) -> APIRouter:
     """Return the routes of what a page asks of the run and waits for."""
     router = APIRouter(prefix="/api", tags=["requests"])
 
-    def submit(kind: str, wanted: PauseRequest, request: Request) -> dict[str, str]:
+    def submit(kind: str, wanted: ActionRequest, request: Request) -> dict[str, str]:
         """Have the run handle a request; HTTPException 409 where it is refused."""
         return submitted(dashboard, ask, {"kind": kind, "by": sender(request, wanted.by), "values": {"reason": wanted.reason}})
 
@@ -97,22 +97,22 @@ def request_routes(dashboard: DashboardState, ask: Ask) -> APIRouter:
         return submitted(dashboard, ask, {"kind": "product", "by": sender(request, wanted.by), "values": {"name": wanted.name}})
 
     @router.post("/pause", response_model=Done, responses={409: {"model": Message}})
-    def pause(wanted: PauseRequest, request: Request) -> dict[str, str]:
+    def pause(wanted: ActionRequest, request: Request) -> dict[str, str]:
         """Pause the line: outputs show not ready, and nothing is judged until a resume."""
         return submit("pause", wanted, request)
 
     @router.post("/resume", response_model=Done, responses={409: {"model": Message}})
-    def resume(wanted: PauseRequest, request: Request) -> dict[str, str]:
+    def resume(wanted: ActionRequest, request: Request) -> dict[str, str]:
         """End the pause."""
         return submit("resume", wanted, request)
 
     @router.post("/challenge", response_model=Done, responses={409: {"model": Message}})
-    def challenge(wanted: PauseRequest, request: Request) -> dict[str, str]:
+    def challenge(wanted: ActionRequest, request: Request) -> dict[str, str]:
         """Begin to ask for the known parts."""
         return submit("challenge", wanted, request)
 
     @router.post("/challenge/override", response_model=Done, responses={409: {"model": Message}})
-    def override(wanted: PauseRequest, request: Request) -> dict[str, str]:
+    def override(wanted: ActionRequest, request: Request) -> dict[str, str]:
         """Let the line pass again after a challenge that failed; a name and a reason are needed."""
         if not wanted.by.strip() and request.scope["identity"].user is None:
             raise HTTPException(409, "an override needs a name: who says that the line may go on?")

@@ -347,7 +347,7 @@ def _used_by(inspector: Inspector) -> list[object]:
     for product in products:
         used.append(product.bundle.sha256)
         for one in product.views.values():
-            limits = one.judge.thresholds if hasattr(one, "judge") else one.bundle.thresholds
+            limits = one.judge.thresholds if one.opened else one.bundle.thresholds
             used.append((one.bundle.sha256, limits.warn, limits.ng))
     return used
 
@@ -367,7 +367,7 @@ def _judged_by(product: Product) -> dict[str, Any]:
         views = {view: _judged_by(one) for view, one in product.views.items()}
         locked = next((one["locked"] for one in views.values() if one["locked"]), None)
         return {"views": views, "fused": None if product.fused is None else product.fused.to_json(), "locked": locked}
-    run, opened = product.settings.run, hasattr(product, "judge")
+    run, opened = product.settings.run, product.opened
     backend = product.pipeline.backend.name if opened else "onnxruntime"
     # Statistics of tiles are those of an engine, and a GPU is the run's own.
     tiled = run.tiles is not None and backend != "onnxruntime"

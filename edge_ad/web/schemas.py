@@ -116,8 +116,8 @@ class Applied(BaseModel):
     told: str
 
 
-class PauseRequest(BaseModel):
-    """Why the line pauses or goes on, and who asks; without a name it is the address of the page."""
+class ActionRequest(BaseModel):
+    """Why a pause, a challenge or its override is asked for, and who asks; without a name it is the address of the page."""
 
     model_config = ConfigDict(extra="forbid")
     reason: Annotated[str, Field(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")] = ""
