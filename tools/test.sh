@@ -90,7 +90,7 @@ start_sets() {  # ARGUMENTS of pytest, in the place of what each set runs by its
         elif [ $# -gt 0 ]; then
             start_part "$name" ".venv-$name/bin/python" "$@"
         else
-            start_part "$name" ".venv-$name/bin/python" -m "(not slow and not any_version) or versions" $(set_tests "$name")
+            start_part "$name" ".venv-$name/bin/python" -m "not any_version and (not slow or versions)" $(set_tests "$name")
         fi
     done
 }

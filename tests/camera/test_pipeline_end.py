@@ -20,6 +20,8 @@ from edge_ad.camera.sources import open_source
 from edge_ad.errors import DeviceFault
 from tests.camera.test_gstreamer import TEST, frame_of, gone, pid, wait_gone
 
+pytestmark = pytest.mark.any_version
+
 real = pytest.mark.skipif(shutil.which(LAUNCHER) is None, reason=f"{LAUNCHER} is not installed")
 
 # Stands in where Argus is needed: gives images, and writes down which signals it got. Like gst-launch it takes its

@@ -101,6 +101,7 @@ def test_ranges_refused(text: str) -> None:
         parse_ranges("black", text)
 
 
+@pytest.mark.any_version
 @given(st.text(max_size=30))
 def test_any_text_parses_or_is_refused_in_words(text: str) -> None:
     for action in (lambda: parse_uri(text), lambda: parse_query(text, ("a",)), lambda: parse_ranges("a", text)):

@@ -18,6 +18,8 @@ from edge_ad.cli import app as app_module
 from edge_ad.cli.app import main
 from tests.fixtures.tiny_bundle import make_tiny_bundle
 
+pytestmark = pytest.mark.any_version
+
 RUN = ["run", "tiny.edgead", "--camera", "synthetic://line?frames=3&seed=1"]
 NO_ENGINE = "no finished engine of tiny.edgead fits: running onnxruntime fp32; `edge-ad build-engine --fp16` makes one"
 

@@ -15,6 +15,8 @@ from edge_ad.errors import EXTRAS, missing_package
 from edge_ad.store import Store
 from tests.fixtures.tiny_bundle import make_tiny_bundle
 
+pytestmark = pytest.mark.any_version
+
 # A child that cannot import the packages of these extras, and runs commands one after the other.
 CHILD = """
 import contextlib, io, json, sys

@@ -25,6 +25,8 @@ from tests.camera.pictures import write_image
 from tests.fixtures.forked_cli import ForkedCli
 from tests.fixtures.tiny_bundle import make_tiny_bundle, tiny_image
 
+pytestmark = pytest.mark.any_version
+
 ROOT = Path(__file__).parents[2]
 ODD = b"teil_\xe4"
 

@@ -81,6 +81,7 @@ def test_anomalies_lie_on_the_part(kind: str, size: tuple[int, int]) -> None:
             assert not ((mask > 0) & ~_grown(part, 2)).any()
 
 
+@pytest.mark.any_version
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_seed_decides(kind: str) -> None:
     results = [make_anomaly(disc()[0], DISCS, np.random.default_rng(seed), kind) for seed in (3, 3, 4)]
@@ -104,6 +105,7 @@ def test_a_plain_image_does_not_fail(kind: str) -> None:
     assert result.shape == plain.shape
 
 
+@pytest.mark.any_version
 def test_sizes_are_log_uniform_from_a_thousandth_of_the_part() -> None:
     """Areas of patches on a part of 128 x 512 pixels: from 66 to 5,243 pixels, as many below as above 586.
 
@@ -154,6 +156,7 @@ def test_a_change_that_cannot_be_seen_is_drawn_again(monkeypatch: pytest.MonkeyP
     assert clarity(_scene(0), result) == 8
 
 
+@pytest.mark.any_version
 def test_what_is_drawn_where_little_is_inspected_can_be_seen_there_and_nothing_else_changes() -> None:
     images = np.stack([_scene(seed) for seed in range(10)])
     inspected = np.zeros(images.shape[1:3], bool)

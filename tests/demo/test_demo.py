@@ -39,6 +39,8 @@ from edge_ad.presets.presets import DEMO, preset_named
 from edge_ad.synthetic.line import FrameTruth, kind_of, write_line
 from tests.fixtures.tiny_bundle import make_tiny_bundle
 
+pytestmark = pytest.mark.any_version
+
 SMALLEST = Plan(
     train=20, validation=10, test_good=6, test_logical=4, test_structural=3, video_frames=8, steps=2
 )  # fmt: skip

@@ -26,6 +26,8 @@ from edge_ad.geometry.pose import NotLocated
 from tests.fixtures.memory_bundle import memory_contents
 from tests.fixtures.tiny_bundle import make_tiny_bundle, tiny_contents, tiny_image
 
+pytestmark = pytest.mark.any_version
+
 COUNT = 20
 
 

@@ -92,6 +92,7 @@ def test_recalibration_remembers_a_new_appearance(parent: Path, child: Bundle) -
     assert child.report["recalibration"]["shares"]["memory"] in SHARES
 
 
+@pytest.mark.any_version
 def test_forgetting_takes_the_old_appearance_for_an_anomaly_and_blending_does_not(
     parent: Path, child: Bundle, new_goods: Path, tmp_path: Path
 ) -> None:
@@ -133,6 +134,7 @@ def test_the_child_of_a_recalibration_is_proven_with_its_own_scores(child: Bundl
     assert build(child, "fp32").refusal is None
 
 
+@pytest.mark.any_version
 @pytest.mark.parametrize("reason", ["weight 0", "gaussian"])
 def test_a_memory_without_weight_or_cells_learns_nothing(tmp_path: Path, reason: str) -> None:
     weight = (0.2, 0.2, 0.2, 0.2, 0.2, 0.0) if reason == "weight 0" else WEIGHT
@@ -234,6 +236,7 @@ def test_what_a_memory_compares_with_scores_alike_as_constant_and_as_input(
         np.testing.assert_array_equal(value, old_child.references.arrays()[name])
 
 
+@pytest.mark.any_version
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_an_engine_built_before_a_recalibration_serves_after_it(tmp_path: Path, new_goods: Path, precision: str) -> None:
     """It scores as one that is built from the child."""
@@ -276,6 +279,7 @@ def test_one_file_holds_what_the_memory_compares_with(tmp_path: Path) -> None:
     assert max(written.errors.values()) <= TOLERANCE
 
 
+@pytest.mark.any_version
 def test_ranges_and_plan_of_an_older_bundle_serve_the_graphs_that_its_recalibration_gave_inputs(
     tmp_path: Path, new_goods: Path
 ) -> None:

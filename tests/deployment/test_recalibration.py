@@ -61,6 +61,7 @@ def test_networks_weights_and_proof_images_stay(parent: Path, child: Bundle) -> 
     np.testing.assert_allclose(new.golden.raw, raw_of_images(child, new.golden.images), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.any_version
 @pytest.mark.parametrize(("given", "expected"), [(None, "cost:5"), ("balanced", "balanced")])
 def test_the_operating_point_of_the_bundle_stays_without_another(
     parent: Path, goods: Path, tmp_path: Path, given: str | None, expected: str
@@ -182,6 +183,7 @@ def test_thresholds_within_a_tolerance_stay_for_a_lot_that_has_not_moved(parent:
     assert last.thresholds.goods == 72
 
 
+@pytest.mark.any_version
 def test_recalibration_is_deterministic_and_numbered(parent: Path, goods: Path, child: Bundle, tmp_path: Path) -> None:
     paths = [recalibrate(parent, goods, tmp_path) for _ in range(2)]
     assert [path.name for path in paths] == ["tiny-recalibrated-1.edgead", "tiny-recalibrated-2.edgead"]

@@ -54,6 +54,7 @@ def test_pictures_whose_names_are_no_utf8_are_judged_and_stored(station: Path, f
     assert main(["events", "--store", "s.sqlite"]) == 0
 
 
+@pytest.mark.any_version
 @pytest.mark.parametrize("encoding", ["utf-8:strict", "ascii:strict", "utf-8"])
 def test_a_byte_on_standard_input_that_is_no_utf8_is_part_of_an_id(station: Path, encoding: str) -> None:
     command = [sys.executable, "-m", "edge_ad", "run", "t.edgead", "--camera", "synthetic://line?frames=500&fps=20"]

@@ -26,6 +26,8 @@ from edge_ad.store.schema import StoredEvent
 from tests.fixtures.tiny_bundle import make_tiny_bundle, tiny_contents, tiny_image
 from tests.fixtures.tiny_graphs import SIZE
 
+pytestmark = pytest.mark.any_version
+
 SETTINGS = '[run]\nstore = "line.sqlite"\nmax_age_ms = 60000\n[record]\nlossless_ok_every = 1\n'
 PARTS, LOT = 60, 20  # parts, and from which on they are of the new lot
 

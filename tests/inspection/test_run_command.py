@@ -90,6 +90,7 @@ def test_mistakes_end_in_one_sentence(station: Path, arguments: list[str], code:
     assert done.stdout == ""
 
 
+@pytest.mark.any_version
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
 def test_signals_end_in_good_order(station: Path, tmp_path: Path, number: signal.Signals, code: int) -> None:
     events = tmp_path / "events.jsonl"
@@ -129,6 +130,7 @@ def test_thresholds_of_the_call_decide(station: Path) -> None:
     assert "warn_above is 5 and ng_above 1: WARN must not lie above NG" in done.stderr
 
 
+@pytest.mark.any_version
 @pytest.mark.parametrize(
     "closed", ["2>&-", "1>&- 2>&-", "0<&- 1>&- 2>&-", "2>/dev/full", "2> >(:)"], ids=lambda text: text.replace("/", "-")
 )

@@ -22,6 +22,8 @@ from edge_ad.outputs.guard_state import Message
 from tests.fixtures.loopback import free_port, until
 from tests.outputs.peers import ReadingPlc, WrittenPlc
 
+pytestmark = pytest.mark.any_version
+
 ROOT = Path(__file__).parents[2]
 HOLD_MS = 200.0
 SLACK_S = 2.0  # a loaded machine; the soak tool measures the exact time

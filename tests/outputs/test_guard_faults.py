@@ -24,6 +24,8 @@ from tests.outputs.board import CHIP, Board
 from tests.outputs.peers import ReadingPlc, WrittenPlc
 from tests.outputs.test_guard import HOLD_MS, ROOT, SLACK_S, feeding
 
+pytestmark = pytest.mark.any_version
+
 FOR_EVER_MS = 60_000.0
 
 

@@ -104,6 +104,7 @@ def test_with_few_images_no_branch_goes_that_is_not_clearly_useless(images: int)
     assert lost <= 1
 
 
+@pytest.mark.any_version
 def test_fewer_images_leave_weights_nearer_to_equal() -> None:
     def first_sees_more(z: NDArray[Any], kinds: NDArray[Any]) -> None:
         z += (3.0, 0.8, 0.8, 0.8, 0.8)

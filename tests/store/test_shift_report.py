@@ -209,6 +209,7 @@ def test_command_takes_shifts_and_zone_from_the_settings(
     assert "http" not in page.replace("http-equiv", "")
 
 
+@pytest.mark.any_version
 def test_memory_does_not_grow_with_the_events(tmp_path: Path) -> None:
     path = tmp_path / "line.sqlite"
     with connect(path) as connection, transaction(connection):

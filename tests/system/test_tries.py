@@ -145,6 +145,7 @@ def test_a_camera_that_the_station_needs_must_give_a_frame(wanted: bool, status:
     assert "cable" in one.finding.advice
 
 
+@pytest.mark.any_version
 def test_a_camera_that_hangs_is_left_and_its_pipeline_taken_down(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

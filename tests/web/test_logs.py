@@ -11,6 +11,8 @@ import pytest
 from tests.fixtures.tiny_bundle import make_tiny_bundle
 from tests.web.running import line, until
 
+pytestmark = pytest.mark.any_version
+
 FULL, READ = "full-token-of-this-test", "read-token-of-this-test"
 
 

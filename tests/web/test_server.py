@@ -168,6 +168,7 @@ def test_openapi_document_names_every_route_and_no_documentation_page_loads_from
     assert open_line.ask("/redoc").status == 404
 
 
+@pytest.mark.any_version
 def test_health_fails_when_cycles_stop_and_comes_back(tmp_path: Path) -> None:
     bundle = make_tiny_bundle(tmp_path / "tiny.edgead")
     with line(tmp_path, bundle) as found:
