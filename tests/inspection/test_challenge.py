@@ -1,85 +1,26 @@
-"""Challenges: a real run that is shown known parts, beside a real PLC; what locks, what ends that, and the signed records."""
+"""Challenges: when they are due, what is wrong, what locks and what ends that."""
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
-import shutil
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import cv2
-import numpy as np
 import pytest
 
-from edge_ad.camera.frames import Frame
-from edge_ad.cli.app import main
 from edge_ad.config import AlarmTable, ChallengeTable, Config, ProductTable, RunTable
 from edge_ad.errors import BadInput, DeviceFault
 from edge_ad.events import Event, Verdict
-from edge_ad.inspection.challenge import Challenge, Station, is_unsettled
+from edge_ad.inspection.challenge import is_unsettled
 from edge_ad.inspection.judge import InspectionResult
-from edge_ad.inspection.requests import Request
 from edge_ad.inspection.settings import check_settings
-from edge_ad.store.actions import ActionLog, actions_path
-from edge_ad.store.challenges import ChallengeRecords, challenges_folder, key_path, make_key, read_key, report
-from tests.fixtures.loopback import free_port, until
-from tests.fixtures.tiny_bundle import make_tiny_bundle, tiny_image
-from tests.outputs.peers import ReadingPlc
-from tests.web.running import Line, line
+from edge_ad.store.challenges import ChallengeRecords
+from tests.fixtures.loopback import until
+from tests.inspection.challenge_trial import HOUR, KEY, NOON, Trial, asked
 
 pytestmark = pytest.mark.any_version
-
-KEY = bytes(range(32))
-NOON = 1_772_366_400.0
-HOUR = 3600.0
-
-
-def asked(kind: str, by: str = "anna", reason: str = "", origin: str = "command") -> Request:
-    return Request(kind, by, origin, {"reason": reason})  # type: ignore[arg-type]
-
-
-class Trial:
-    """A challenge with a clock of its own."""
-
-    def __init__(self, folder: Path, **table: Any) -> None:
-        self.now = NOON
-        self.shows: list[tuple[bool, bool]] = []
-        self.station = Station(
-            table=ChallengeTable(**{"good": 1, "bad": 1, **table}),
-            rule=AlarmTable(),
-            log=ActionLog(folder / "actions.jsonl"),
-            folder=folder / "challenges",
-            key=KEY,
-            bundle={"bundle": "part.edgead", "bundle_sha256": "ab" * 32},
-            show=lambda opened, locked: self.shows.append((opened, locked)),
-            wall=lambda: self.now,
-        )
-        self.challenge = Challenge(self.station)
-
-    def again(self, **changes: Any) -> None:
-        """As after a kill: all that is left is on the disk."""
-        self.station = replace(self.station, **changes)
-        self.challenge = Challenge(self.station)
-
-    def part(self, verdict: Verdict, name: str = "1", at: float = 100.0, reason: str | None = None) -> None:
-        score = None if verdict == "NONE" else 1.0
-        event = Event("cam", 1, name, self.now, verdict, score, {}, 20.0, reason)
-        frame = Frame(np.zeros((40, 60, 3), np.uint8), 1, 0.0, self.now, "cam", name)
-        self.challenge.take(InspectionResult(event, frame), at)
-        self.tick()
-
-    def tick(self) -> None:
-        self.challenge._next_look = 0.0
-        self.challenge.on_tick()
-
-    def records(self) -> list[Any]:
-        return ChallengeRecords(self.station.folder).read()
 
 
 @pytest.mark.parametrize(
@@ -436,171 +377,3 @@ def test_an_overdue_one_locks_where_that_is_set(tmp_path: Path) -> None:
 def test_settings_that_cannot_work_are_refused_at_load_time(table: dict[str, Any], message: str) -> None:
     with pytest.raises(BadInput, match=re.escape(message)):
         check_settings(Config(challenge=ChallengeTable(**table), run=RunTable(store=Path("x.sqlite"))))
-
-
-def recorded(folder: Path) -> tuple[ChallengeRecords, list[Path]]:
-    """Three records, the second with two images."""
-    for _ in range(3):
-        trial = Trial(folder)
-        trial.challenge.start(asked("challenge"))
-        trial.part("OK")
-        trial.part("NG")
-    return ChallengeRecords(folder / "challenges"), sorted((folder / "challenges").iterdir())
-
-
-def faults(records: ChallengeRecords, key: bytes = KEY) -> list[str | None]:
-    return [one.fault for one in records.verify(key)]
-
-
-def test_any_changed_byte_of_a_record_or_an_image_is_seen(tmp_path: Path) -> None:
-    records, files = recorded(tmp_path)
-    assert faults(records) == [None] * 3
-    (second,) = [path for path in files if path.name == "000002.json"]
-    data = second.read_bytes()
-    for place in range(len(data)):
-        second.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
-        assert faults(records)[1] is not None, place
-    second.write_bytes(data.replace(b'"right":true', b'"right": true', 1))
-    assert faults(records)[1] == "it was changed, or signed with another key"
-    second.write_bytes(data)
-    assert faults(records) == [None] * 3
-    image = tmp_path / "challenges" / "000002-01-good.jpg"
-    jpeg = image.read_bytes()
-    image.write_bytes(jpeg[:-1] + b"\0")
-    assert faults(records)[1] == "its image 01-good.jpg was changed or is missing"
-    image.write_bytes(jpeg)
-    assert faults(records, bytes(32)) == ["it was changed, or signed with another key"] * 3
-
-
-def test_a_missing_and_a_replaced_record_are_seen(tmp_path: Path) -> None:
-    records, _ = recorded(tmp_path)
-    folder = tmp_path / "challenges"
-    shutil.copy(folder / "000003.json", folder / "kept")
-    (folder / "000002.json").rename(folder / "aside")
-    assert "one is missing" in str(faults(records)[1])
-    (folder / "aside").rename(folder / "000002.json")
-    (folder / "000003.json").unlink()
-    trial = Trial(tmp_path)
-    trial.now += 1
-    trial.challenge.start(asked("challenge"))
-    trial.part("OK")
-    trial.part("NG")
-    assert faults(records)[:2] == [None] * 2
-    assert faults(records)[2] == "it is number 4 in the place of number 3: one is missing"  # the newest was, before this one
-    shutil.copy(folder / "kept", folder / "000005.json")
-    assert faults(records)[3] is not None
-
-
-def test_the_key_is_for_one_user_and_one_file(tmp_path: Path) -> None:
-    path = tmp_path / "line.challenge.key"
-    with pytest.raises(BadInput, match="`edge-ad challenge key` makes one"):
-        read_key(path)
-    make_key(path)
-    assert path.stat().st_mode & 0o777 == 0o600
-    assert len(read_key(path)) == 32
-    with pytest.raises(BadInput, match="there is a key already"):
-        make_key(path)
-    path.chmod(0o640)
-    with pytest.raises(BadInput, match="others may read it"):
-        read_key(path)
-    path.chmod(0o600)
-    path.write_text("zz\n")
-    with pytest.raises(BadInput, match="is no key"):
-        read_key(path)
-
-
-def test_the_report_shows_images_escapes_texts_and_hides_what_does_not_hold(tmp_path: Path) -> None:
-    trial = Trial(tmp_path)
-    trial.challenge.start(asked("challenge", by="<b>anna</b>"))
-    trial.part("OK")
-    trial.part("OK")
-    records = ChallengeRecords(trial.station.folder)
-    page = report(records, records.verify(KEY))
-    assert page.count("data:image/jpeg;base64,") == 2
-    assert "&lt;b&gt;anna&lt;/b&gt;" in page
-    assert "<b>anna" not in page
-    assert "wrong: a known bad part is OK" in page
-    page = report(records, records.verify(bytes(32)))
-    assert "Does not hold" in page
-    assert "anna" not in page
-
-
-@contextlib.contextmanager
-def station(folder: Path, port: int) -> Iterator[tuple[Line, ReadingPlc, Callable[[str, bool], None]]]:
-    """A run on a watched folder, a PLC that reads, and what shows a part: its id and whether it is bad."""
-    seeds = iter(range(3000, 4000))
-
-    def show(name: str, bad: bool) -> None:
-        partial = folder / "in" / f".{name}.part.png"
-        assert cv2.imwrite(str(partial), tiny_image(next(seeds), bad)[:, :, ::-1])
-        os.replace(partial, folder / "in" / f"{name}-{next(seeds)}.png")
-
-    more = ["--trigger", "camera", "--alarm", f"modbus-server://127.0.0.1:{port}"]
-    with line(folder, folder / "tiny.edgead", *more, camera=f"watch:{folder / 'in'}", judging=False) as run:
-        plc = ReadingPlc(port)
-        try:
-            yield run, plc, show
-        finally:
-            plc.close()
-
-
-def test_a_line_is_challenged_locks_and_survives_a_kill(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    make_tiny_bundle(tmp_path / "tiny.edgead")
-    (tmp_path / "in").mkdir()
-    store, port = tmp_path / "line.sqlite", free_port()
-    (tmp_path / "edge-ad.toml").write_text("[challenge]\ngood = 1\nbad = 1\nevery = 8\nmax_reject_ms = 5000\n")
-    assert main(["challenge", "key", "--store", str(store)]) == 0
-    common = ["--store", str(store), "--by", "anna"]
-    with station(tmp_path, port) as (run, plc, show):
-
-        def passed() -> bool:
-            """Show one more good part and look whether it passes."""
-            show("part", False)
-            return until(plc.passed, 1.0)
-
-        assert run.wait(lambda state: state["run"]["challenge"]["due"]["why"]) == "none has passed yet"
-        assert until(passed)
-        assert main(["challenge", *common]) == 0
-        assert until(lambda: plc.registers(4, 1) == [2])
-        show("known", False)
-        run.wait(lambda state: len(state["run"]["challenge"]["open"]["parts"]) == 1)
-        show("known", False)  # a known bad part that is not seen
-        failed = run.wait(lambda state: state["run"]["challenge"]["locked"] and state["run"]["challenge"])
-        assert failed["locked"].startswith("the challenge failed (a known bad part is OK)")
-        assert until(lambda: plc.registers(4, 1) == [4])
-        assert not passed()
-        assert run.ask("/api/challenge", {"by": "ben"}).status == 200
-        assert until(lambda: plc.registers(4, 1) == [6])
-        run.process.kill()
-        run.process.wait()
-    with station(tmp_path, port) as (run, plc, show):
-        assert until(lambda: plc.registers(4, 1) == [6])
-        show("known", False)
-        run.wait(lambda state: len(state["run"]["challenge"]["open"]["parts"]) == 1)
-        show("known", True)
-        assert until(lambda: plc.registers(4, 1) == [0])  # a PLC that reads has the reject
-        done = run.wait(lambda state: state["run"]["challenge"]["open"] is None and state["run"]["challenge"])
-        assert done["locked"] is None
-        assert done["last"]["kind"] == "challenge passed"
-        assert b"edge_ad_challenge_locked 0.0" in run.ask("/metrics").body
-        assert until(lambda: (show("part", False), until(plc.passed, 1.0))[1])
-        assert run.ask("/api/challenge/override", {"by": "ben", "reason": "x"}).status == 409
-    capsys.readouterr()
-    assert main(["challenge", "list", "--store", str(store)]) == 0
-    rows = capsys.readouterr().out.splitlines()
-    assert ["failed" in rows[0], "passed" in rows[1], len(rows)] == [True, True, 2]
-    assert main(["challenge", "verify", "--store", str(store)]) == 0
-    record = ChallengeRecords(challenges_folder(store)).read()[1]
-    assert 0.0 < record["parts"][1]["reject_ms"] < 5000.0
-    assert main(["challenge", "report", "--store", str(store), "--out", str(tmp_path / "report.html")]) == 0
-    assert (tmp_path / "report.html").read_text().count("data:image/jpeg") == 4
-    changed = challenges_folder(store) / "000001.json"
-    changed.write_text(changed.read_text().replace('"result":"failed"', '"result":"passed"'))
-    capsys.readouterr()
-    assert main(["challenge", "verify", "--store", str(store)]) == 4
-    assert "1 of 2 records do not hold: 000001.json: it was changed" in capsys.readouterr().err
-    kinds = [one.kind for one in ActionLog(actions_path(store)).actions()]
-    assert [kind for kind in kinds if kind.startswith("challenge")] == [
-        "challenge due", "challenge started", "challenge failed", "challenge started", "challenge passed",
-    ]  # fmt: skip
-    assert read_key(key_path(store))

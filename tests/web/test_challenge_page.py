@@ -10,7 +10,7 @@ import pytest
 from edge_ad.store.challenges import key_path, make_key
 from tests.fixtures.loopback import free_port
 from tests.fixtures.tiny_bundle import make_tiny_bundle
-from tests.inspection.test_challenge import station
+from tests.inspection.test_challenge_line import station
 from tests.web.test_page import Watch, wait
 
 pytestmark = pytest.mark.slow
