@@ -68,7 +68,7 @@ def package(path: str) -> str:
     return path.split("/")[0] if path.startswith("calibration/") else "/".join(path.split("/")[:2])
 
 
-@pytest.mark.parametrize("walk", ["A frame", "A folder", "A bundle", "An event"])
+@pytest.mark.parametrize("walk", ["A frame", "A release", "A folder", "A bundle", "A mark", "An event"])
 def test_a_walk_through_the_files_crosses_between_two_packages_at_most_once_in_each_direction(walk: str) -> None:
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     section = re.search(rf"^### {walk}.*?(?=^##)", text, re.M | re.S)
