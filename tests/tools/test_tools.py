@@ -20,7 +20,7 @@ FOLDERS = ("benchmarks", "release", "soak")
 FOUND = sorted(path for folder in ("", "benchmarks", "soak") for path in (TOOLS / folder).glob("*.py"))
 SCRIPTS = [path for path in FOUND if '__name__ == "__main__"' in path.read_text(encoding="utf-8")]
 FILES = sorted([*TOOLS.glob("*.sh"), *TOOLS.glob("*/*.sh")])
-NEED_TRAINING = {"ablate_dfsc.py", "contamination.py", "plain_distance.py"}
+NEED_TRAINING = {"contamination.py", "plain_distance.py"}
 SHELL = [path for path in FILES if path.read_text(encoding="utf-8").startswith("#!")]
 
 
