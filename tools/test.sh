@@ -61,6 +61,7 @@ cat "$logs/sets"
 # when one has ended and been shown. With more of them, what is called for within a second comes too late.
 beside=$(($(nproc) + 1))
 started=()
+declare -A began=() ended=()  # seconds after the start of this script
 start_part() {  # NAME PYTHON ARGUMENTS of pytest
     local name="$1" program="$2"
     shift 2
@@ -68,6 +69,7 @@ start_part() {  # NAME PYTHON ARGUMENTS of pytest
     "$program" -m pytest --color=no -p no:cacheprovider "$@" >"$logs/$name" 2>&1 &
     running[$!]="$name"
     started+=("$name")
+    began[$name]=$SECONDS
 }
 await_part() {
     local process status=0
@@ -77,6 +79,7 @@ await_part() {
     done
     wait "$process" || status=$?
     [ "$status" = 0 ] || failed=1
+    ended[${running[$process]}]=$SECONDS
     echo "== pytest: ${running[$process]} (exit code $status)"
     cat "$logs/${running[$process]}"
     unset "running[$process]"
@@ -98,14 +101,17 @@ start_sets() {  # ARGUMENTS of pytest, in the place of what each set runs by its
 # processor time of one.
 several() { export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"; }
 
-# The longest parts come first: what trains and exports needs nothing but .venv.
-training="tests/demo tests/models tests/training" exporting="tests/cli tests/export"
+# What trains, exports and calculates needs nothing but .venv, and comes first; of the others the longest.
+training="tests/demo tests/models tests/training" exporting="tests/cli tests/export" pages="tests/web"
+calculating="tests/bundle tests/calibration tests/data tests/evaluation tests/export tests/geometry tests/models tests/presets
+tests/scoring tests/synthetic tests/training"
 line="tests/inspection" receivers="tests/outputs tests/store tests/web" engines="tests/deployment tests/engines"
 if [ $# -eq 0 ]; then
     several
     export EDGE_AD_TEST_EXPORTS="$logs/exports"  # graphs that torch has traced, for all parts
     start_part "slow, training" "$python" -m slow $training
     start_part "slow, exporting" "$python" -m slow $exporting
+    start_part "calculating" "$python" -m "not slow" $calculating
 fi
 wait "$preparing_system" || true  # what is missing is skipped
 cat "$logs/system"
@@ -113,12 +119,13 @@ prepare_host_programs
 prepare_object_store
 prepare_pycuda
 if [ $# -eq 0 ]; then
-    start_part "line" "$python" -m "not slow" $line
+    start_part "slow, the rest" "$python" -m slow $(ignored $training $exporting $pages)
     start_sets
-    start_part "slow, the rest" "$python" -m slow $(ignored $training $exporting)
+    start_part "slow, pages" "$python" -m slow $pages
     start_part "receivers" "$python" -m "not slow" $receivers
+    start_part "line" "$python" -m "not slow" $line
+    start_part "the rest" "$python" -m "not slow" $(ignored $calculating $line $receivers $engines)
     start_part "engines" "$python" -m "not slow" $engines
-    start_part "the rest" "$python" -m "not slow" $(ignored $line $receivers $engines)
     await_checks
 else
     await_checks
@@ -134,6 +141,9 @@ while [ "${#running[@]}" -gt 0 ]; do await_part; done
 
 [ "$checks" = passed ] || echo "== ruff, mypy or the import rules failed, see above"
 echo "== parts"
-for name in "${started[@]}"; do echo "$name: $(grep -E "^=+ .* in [0-9.]+s" "$logs/$name" || tail -n 1 "$logs/$name")"; done
+for name in "${started[@]}"; do
+    seconds="${began[$name]+ from ${began[$name]} to ${ended[$name]} s}"
+    echo "$name$seconds: $(grep -E "^=+ .* in [0-9.]+s" "$logs/$name" || tail -n 1 "$logs/$name")"
+done
 for name in "${!skipped[@]}"; do echo "$name: ${skipped[$name]}"; done
 exit "$failed"

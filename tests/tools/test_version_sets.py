@@ -136,6 +136,13 @@ case "$*" in *"$FAILING"*) exit 1 ;; esac
 """
 TRAINING = "tests/demo tests/models tests/training"
 EXPORTING = "tests/cli tests/export"
+PAGES = "tests/web"
+CALCULATING = " ".join(
+    f"tests/{name}"
+    for name in (
+        "bundle", "calibration", "data", "evaluation", "export", "geometry", "models", "presets", "scoring", "synthetic", "training"
+    )
+)  # fmt: skip
 LINE = "tests/inspection"
 RECEIVERS = "tests/outputs tests/store tests/web"
 ENGINES = "tests/deployment tests/engines"
@@ -150,11 +157,13 @@ PARTS = {
     for chosen in (
         f"slow {TRAINING}",
         f"slow {EXPORTING}",
-        f"slow {ignored(TRAINING, EXPORTING)}",
+        f"slow {PAGES}",
+        f"slow {ignored(TRAINING, EXPORTING, PAGES)}",
         f"not slow {LINE}",
         f"not slow {RECEIVERS}",
         f"not slow {ENGINES}",
-        f"not slow {ignored(LINE, RECEIVERS, ENGINES)}",
+        f"not slow {CALCULATING}",
+        f"not slow {ignored(CALCULATING, LINE, RECEIVERS, ENGINES)}",
         "not any_version and (not slow or versions) tests/camera",
     )
 }
@@ -209,7 +218,7 @@ def test_the_whole_suite_runs_in_parts_and_fails_with_any(
 
 
 def test_the_folders_of_the_parts_exist() -> None:
-    folders = " ".join((TRAINING, EXPORTING, LINE, RECEIVERS, ENGINES)).split()
+    folders = " ".join((TRAINING, EXPORTING, PAGES, CALCULATING, LINE, RECEIVERS, ENGINES)).split()
     assert [path for path in folders if not (ROOT / path).is_dir()] == []
 
 
