@@ -114,20 +114,6 @@ def encode_png(image: Image, texts: Mapping[str, str]) -> bytes:
     return plain[:_IHDR_END] + chunks + plain[_IHDR_END:]
 
 
-def read_texts(data: bytes) -> dict[str, str]:
-    """Return the text chunks that ``encode_png`` wrote; empty for anything else."""
-    texts: dict[str, str] = {}
-    position = 8
-    while position + 8 <= len(data):
-        length, kind = struct.unpack_from(">I4s", data, position)
-        body = data[position + 8 : position + 8 + length]
-        if kind == b"iTXt":
-            key, _, rest = body.partition(b"\0")
-            texts[key.decode("latin-1")] = rest[2:].split(b"\0", 2)[-1].decode("utf-8", "replace")
-        position += 12 + length
-    return texts
-
-
 def _text(key: str, value: str) -> bytes:
     keyword = key.encode("latin-1", "replace")[:79]
     # No compression, no language, no translated keyword.

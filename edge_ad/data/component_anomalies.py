@@ -227,12 +227,6 @@ def _u8(values: npt.NDArray[np.floating]) -> Image:
     return np.asarray(np.clip(np.rint(values), 0, 255), np.uint8)
 
 
-def put_back(scene: Arrangement, component: Component, rng: np.random.Generator) -> Image:
-    """Return the image with a component taken away and laid back within a pixel: the same seams and nothing wrong."""
-    move = int(rng.integers(-1, 2)), int(rng.integers(-1, 2))
-    return laid(erased(scene.image, component, rng), scene.image, component, move)
-
-
 def absent(scene: Arrangement, rng: np.random.Generator) -> Image | None:
     """Take a component away."""
     component = scene.random(rng)

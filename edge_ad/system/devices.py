@@ -16,8 +16,6 @@ from pathlib import Path
 
 from edge_ad.utils.board import is_jetson
 
-ARGUS_SOCKET = "/tmp/argus_socket"
-
 
 @dataclass(frozen=True)
 class Access:

@@ -7,6 +7,7 @@ import collections
 import contextlib
 import os
 import re
+import struct
 import sys
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 
 from edge_ad.bundle import open_bundle
-from edge_ad.camera.capture import Capture, encode_png, read_texts
+from edge_ad.camera.capture import Capture, encode_png
 from edge_ad.camera.frames import BadFrame, End, Frame, Read, SourceError, SourceKind
 from edge_ad.camera.settings import CameraRecord, CameraSettings, read_record
 from edge_ad.cli import capture as capture_command
@@ -60,6 +61,20 @@ def capture(folder: Path, *items: Image | str, wanted: int = 100, every_s: float
     running = Capture(Reel(*items), folder, wanted, every_s)
     running.run(lambda: False)
     return running
+
+
+def read_texts(data: bytes) -> dict[str, str]:
+    """Return the iTXt chunks of a PNG by keyword."""
+    texts: dict[str, str] = {}
+    position = 8
+    while position + 8 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, position)
+        body = data[position + 8 : position + 8 + length]
+        if kind == b"iTXt":
+            key, _, rest = body.partition(b"\0")
+            texts[key.decode("latin-1")] = rest[2:].split(b"\0", 2)[-1].decode("utf-8", "replace")
+        position += 12 + length
+    return texts
 
 
 def test_good_pictures_are_kept_lossless_with_time_and_camera(tmp_path: Path) -> None:

@@ -12,10 +12,11 @@ from edge_ad.data.component_anomalies import (
     absent,
     arrangement_of,
     combined,
+    erased,
     extra,
     family_of,
+    laid,
     logical_anomalies,
-    put_back,
 )
 from edge_ad.data.synthetic_anomalies import KINDS
 
@@ -55,7 +56,8 @@ def test_a_component_that_is_taken_away_and_put_back_leaves_no_seam() -> None:
     for _ in range(4):
         component = scene.random(rng)
         assert component is not None
-        changed = put_back(scene, component, rng).astype(float) - scene.image
+        move = int(rng.integers(-1, 2)), int(rng.integers(-1, 2))
+        changed = laid(erased(scene.image, component, rng), scene.image, component, move).astype(float) - scene.image
         surroundings = np.ones(SIZE, bool)
         for window in (LEFT, RIGHT):  # within a pixel of a square's border the square itself may have moved
             rows, columns = window
