@@ -65,10 +65,10 @@ def test_other_goods_and_all_anomalies_are_healthy(likeness: ReferenceCheck) -> 
 
 
 @pytest.mark.slow
-def test_two_thousand_goods_under_changing_light_are_healthy(likeness: ReferenceCheck) -> None:
+def test_five_hundred_goods_under_changing_light_are_healthy(likeness: ReferenceCheck) -> None:
     """Trays vary their light by themselves (gain, slope, corners, colour); here the lamp changes by 15 % on top."""
     rng = np.random.default_rng(5)
-    pictures = (brighter(tray(10_000 + seed), rng.uniform(0.85, 1.15)) for seed in range(2000))
+    pictures = (brighter(tray(10_000 + seed), rng.uniform(0.85, 1.15)) for seed in range(500))
     assert faults(likeness, pictures) == []
 
 

@@ -91,10 +91,10 @@ def test_a_steady_stream_is_never_late() -> None:
     server = RtspServer()
     server.start()
     try:
-        told = judged_for(server.port, 20.0)
+        told = judged_for(server.port, 10.0)
     finally:
         server.kill()
     assert {event.verdict for _, event in told} >= {"OK"}
     if os.getloadavg()[0] <= 2 * (os.cpu_count() or 1):  # on a starved machine images are late indeed
-        assert len(told) > 100
+        assert len(told) > 50
         assert [event.reason for _, event in told if event.verdict == "NONE"] == []
