@@ -9,6 +9,7 @@ import threading
 import time
 import zlib
 from dataclasses import dataclass, field, replace
+from typing import Protocol, runtime_checkable
 
 from edge_ad.camera.driver import Adjustable, Driver, Failure, Opener, RawFrame
 from edge_ad.camera.frames import BadFrame, End, Frame, Read, SourceError, SourceKind, Timeout
@@ -177,6 +178,13 @@ class Restarts:
     def stuck(self) -> bool:
         """Whether so many calls hang that no further one is begun: only a new process frees them."""
         return self.abandoned >= MAX_ABANDONED
+
+
+@runtime_checkable
+class Restarting(Protocol):
+    """A source that opens its camera again by itself, and counts that."""
+
+    restarts: Restarts
 
 
 DRIFT = 200e-6

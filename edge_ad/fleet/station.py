@@ -47,7 +47,7 @@ class InspectedStation:
             known = ", ".join(products) if changeover is not None else "none by name"
             raise BadInput(f"the release is for product {product!r:.80}, and this station has {known}: publish it with --product")
         judged = products[product]
-        engines = getattr(judged, "pipeline", None)
+        engines = judged.pipeline if judged.opened else None
         return InForce(
             bundle=judged.bundle.path,
             sha256=judged.bundle.sha256,

@@ -13,6 +13,7 @@ import numpy as np
 
 from edge_ad.camera.frames import BadFrame, Delivered, End, Frame, Source, SourceError
 from edge_ad.camera.health import CameraHealth, ReferenceCheck
+from edge_ad.camera.live import Restarting
 from edge_ad.camera.liveness import Liveness, LivenessCheck, parse_liveness
 from edge_ad.camera.mailbox import Delivery, Mailbox, Reader
 from edge_ad.camera.settings import CameraSettings, difference, settings_of
@@ -165,6 +166,7 @@ class CameraWorker:
         self._prepare, self._choose = prepare, choose
         self._reader = Reader(source, self.mailbox, self._ahead if prepare is not None else None)
         self._patient = patient
+        self._restarts = source.restarts if isinstance(source, Restarting) else None
         self._conditions, self._view, self._live = conditions, view_of(run), parse_liveness(settings.camera.liveness)
         self._health = CameraHealth(source.kind, conditions.limits, region=self._view.region)
         # By limits and region: products that take turns must not forget what a frozen camera repeats.
@@ -239,7 +241,7 @@ class CameraWorker:
         """Whether the camera is given up: silent for too long, and not one that patience still waits for."""
         if self.silent_s <= self._run.give_up_s:
             return False
-        stuck = getattr(getattr(self.source, "restarts", None), "stuck", False)
+        stuck = self._restarts is not None and self._restarts.stuck
         return not (self._patient and self._first and not stuck)
 
     @property
@@ -312,9 +314,8 @@ class CameraWorker:
         self.counters.captured = self.mailbox.captured
         self.counters.lost = self.mailbox.lost
         self.counters.dropped = self.mailbox.overwritten + self._duplicates + self._passed_over
-        restarts = getattr(self.source, "restarts", None)
-        if restarts is not None:
-            self.counters.reconnects, self.counters.stalls = restarts.reconnects, restarts.stalls
+        if self._restarts is not None:
+            self.counters.reconnects, self.counters.stalls = self._restarts.reconnects, self._restarts.stalls
         return self.counters
 
     def _delivered(self, delivery: Delivery) -> list[Outcome]:

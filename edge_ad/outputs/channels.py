@@ -12,7 +12,7 @@ import urllib.parse
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from edge_ad.errors import BadInput
 from edge_ad.outputs.signals import ChannelHealth, OnRequest, OutputSignals
@@ -69,6 +69,23 @@ class Channel(Protocol):
 
     async def close(self) -> None:
         """Let go; the caller has shown a reject before."""
+
+
+@runtime_checkable
+class Listening(Channel, Protocol):
+    """A channel whose PLC comes and reads: it must have time to see the last lines."""
+
+    @property
+    def port(self) -> int:
+        """The TCP port."""
+
+
+@runtime_checkable
+class Confirming(Channel, Protocol):
+    """A channel whose PLC confirms what is shown."""
+
+    async def confirmed(self, seconds: float) -> bool:
+        """Wait until the PLC has what was shown last; False after ``seconds``."""
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,15 @@ from dataclasses import asdict
 from typing import Any
 
 from edge_ad.errors import DeviceFault, EdgeAdError
-from edge_ad.outputs.channels import Channel, OutputAddress, address_names, make_channel, parse_output
+from edge_ad.outputs.channels import (
+    Channel,
+    Confirming,
+    Listening,
+    OutputAddress,
+    address_names,
+    make_channel,
+    parse_output,
+)
 from edge_ad.outputs.guard_state import KINDS, GuardState, Message
 from edge_ad.outputs.signals import (
     Acknowledge,
@@ -82,7 +90,7 @@ class Guard:
         for channel in self._channels:
             await channel.open()
         self.refresh()
-        return {channel.name: channel.port for channel in self._channels if hasattr(channel, "port")}
+        return {channel.name: channel.port for channel in self._channels if isinstance(channel, Listening)}
 
     def take(self, record: Any) -> None:
         """Take in one message from the inspector; one that is torn counts for nothing."""
@@ -140,7 +148,7 @@ class Guard:
         self._ended = True
         self.refresh()
         # A reader must have time to read it; what is written or set is let go at once, for the next run.
-        readers = [channel for channel in self._channels if hasattr(channel, "port")]
+        readers = [channel for channel in self._channels if isinstance(channel, Listening)]
         for channel in self._channels:
             if channel not in readers:
                 with contextlib.suppress(Exception):
@@ -271,8 +279,7 @@ async def _rejected(address: OutputAddress, seconds: float) -> str | None:
                 return str(error)
             await asyncio.sleep(0.1)
     channel.show(OutputSignals())
-    confirmed = getattr(channel, "confirmed", None)
-    taken = await confirmed(seconds) if confirmed is not None else stats.fault is None
+    taken = await channel.confirmed(seconds) if isinstance(channel, Confirming) else stats.fault is None
     await channel.close()
     return None if taken else f"{channel.name}: {stats.fault or f'no answer within {seconds:g} s'}"
 
