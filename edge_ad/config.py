@@ -161,7 +161,7 @@ class EngineTable(Table):
 
     ``plan``, ``labelled`` and ``max_flip`` are of int8: a plan file, a labelled test set for the gate, and the share of
     verdicts that may change. ``optimisation_level`` is TensorRT's. ``compile_check``: compile with TensorRT for RTX
-    too.
+    too. ``jobs``: how many images are judged side by side where many wait, as in a folder; a run has ``streams``.
     """
 
     precision: Annotated[Precision | None, Flag("fp32, fp16 or int8 [what was built here].")] = None
@@ -174,6 +174,10 @@ class EngineTable(Table):
     max_flip: Annotated[float, Field(ge=0, le=1), Flag("INT8: the share of verdicts that may change.")] = MAX_FLIP
     optimisation_level: Annotated[
         Annotated[int, Field(ge=0, le=5)] | None, Flag("TensorRT: how long it looks for fast kernels, 0 to 5 [3].")
+    ] = None
+    jobs: Annotated[
+        Annotated[int, Field(ge=1, le=64)] | None,
+        Flag("Images of a folder or a record at work side by side: on a CPU each on one core [all cores, at most 16]."),
     ] = None
     compile_check: Annotated[
         bool, Flag("Compile every graph with TensorRT for RTX too; it needs no GPU.", names=("--compile-check",))

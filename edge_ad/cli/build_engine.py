@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from edge_ad.deployment.gate import Gate
 
 
-@options_of("engine", without=["precision"])
+@options_of("engine", without=["precision", "jobs"])
 def command(
     settings: Config,
     *,

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from edge_ad.cli.options import options_of
 from edge_ad.config import Config
 
-if TYPE_CHECKING:
-    from edge_ad.evaluation.figures import Progress
 
-
-@options_of("evaluate", "engine.precision", "engine.backend")
+@options_of("evaluate", "engine.precision", "engine.backend", "engine.jobs")
 def command(
     settings: Config,
     paths: Annotated[
@@ -34,31 +30,28 @@ def command(
     from edge_ad.evaluation.evaluate import evaluate, evaluate_each
     from edge_ad.evaluation.report import categories_table, figures_table
     from edge_ad.utils.files import atomic_write, require_writable
+    from edge_ad.utils.progress import count_on_terminal
 
     report, seed = settings.evaluate.report, settings.evaluate.seed
-    backend, precision = settings.engine.backend, settings.engine.precision
+    engine = settings.engine
     require_writable(json_file)
     require_writable(None if report is None else report / "report.html")
     bundle, data = bundle_and_folder(paths or [], "evaluate", "test set", settings.data.path)
     if bundle.is_dir():
-        figures = evaluate_each(bundle, data, backend, precision, report_dir=report, progress=_progress, seed=seed)
+        figures = evaluate_each(
+            bundle, data, engine.backend, engine.precision,
+            report_dir=report, progress=lambda name: count_on_terminal(f"{name}, images"), seed=seed, jobs=engine.jobs,
+        )  # fmt: skip
         typer.echo(categories_table(figures))
     else:
-        figures = evaluate(bundle, data, backend, precision, report_dir=report, progress=_progress(bundle.stem), seed=seed)
+        figures = evaluate(
+            bundle, data, engine.backend, engine.precision,
+            report_dir=report, progress=count_on_terminal(f"{bundle.stem}, images"), seed=seed, jobs=engine.jobs,
+        )  # fmt: skip
         typer.echo(figures_table(figures))
     if json_file is not None:
         atomic_write(json_file, json.dumps(figures, indent=2, allow_nan=False) + "\n")
     _report_evaluation(report, figures)
-
-
-def _progress(name: str) -> Progress | None:
-    if not sys.stderr.isatty():
-        return None
-
-    def show(done: int, total: int) -> None:
-        typer.echo(f"\r{name}: {done} of {total} images", err=True, nl=done == total)
-
-    return show
 
 
 def _report_evaluation(report: Path | None, figures: dict[str, Any]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,7 +22,7 @@ GOODS = "More normal images to learn from, as the camera sees them."
 RETRAIN = "Train anew with these normal images and the marked ones, by [train] of edge-ad.toml, instead of recalibrating."
 
 
-@options_of("recalibrate", "thresholds")
+@options_of("recalibrate", "thresholds", "engine.jobs")
 def command(
     settings: Config,
     bundle: Annotated[Path | None, typer.Argument(help="The bundle that the run is given [newest under runs/].")] = None,
@@ -97,6 +97,7 @@ def _improve(
     from edge_ad.store.reader import Reader
     from edge_ad.store.retention import yield_to_others
     from edge_ad.utils.files import newest_bundle
+    from edge_ad.utils.progress import count_on_terminal
 
     state = ask_run(store, request_of("bundles", "")) if store.parent.exists() else None
     if state is not None:
@@ -111,9 +112,9 @@ def _improve(
         parts = improvement.recorded_parts(reader, name or None, last=last, since=first)
         in_force = improvement.thresholds_in_force(state, name, open_bundle(used))
         champion = stack.enter_context(improvement.judged_by(settings, name, used, in_force))
-        judged = improvement.judge_parts(champion, parts, _progress("champion"))
+        judged = improvement.judge_parts(champion, parts, count_on_terminal("champion"))
         limit = improvement.limit_of(champion.bundle, champion.thresholds, margin)
-        seen = improvement.judge_in_light(champion, parts, judged, _progress("marked good"))
+        seen = improvement.judge_in_light(champion, parts, judged, count_on_terminal("marked good"))
         unaccepted = _not_accepted(parts, seen, limit, accept)
         known = improvement.learned_before(store, used)
         left_out = unaccepted if retrain is not None else unaccepted | known
@@ -127,7 +128,7 @@ def _improve(
         path = _challenger(settings, used, learned, folder, goods=goods, retrain=retrain)
         ids = known.union(part.event.id for part in learned)
         challenger = stack.enter_context(improvement.judged_by(settings, name, path))
-        after = improvement.judge_parts(challenger, parts, _progress("challenger"))
+        after = improvement.judge_parts(challenger, parts, count_on_terminal("challenger"))
         promises = {"champion": champion.thresholds.describe(), "challenger": challenger.bundle.thresholds.describe()}
         warn_rejects = champion.settings.alarm.warn_rejects
         comparison = improvement.Comparison(parts, judged, after, ids, promises, warn_rejects)
@@ -195,6 +196,7 @@ def _challenger(
     path = recalibrate(
         used, folder / "good", target, table.target_ng, target_warn=table.target_warn, operating_point=table.operating_point,
         seed=settings.recalibrate.seed, keep_colour=settings.recalibrate.keep_colour, yes=True,
+        jobs=settings.engine.jobs,
     )  # fmt: skip
     if gains := open_bundle(path).report["recalibration"].get("gains"):
         typer.echo(colour_message(gains))
@@ -226,9 +228,3 @@ def _take_engine(used: Path, path: Path) -> None:
     message = reuse_engine(used, open_bundle(path))
     if message:
         typer.echo(message)
-
-
-def _progress(what: str) -> Callable[[int, int], None] | None:
-    if not sys.stderr.isatty():
-        return None
-    return lambda done, total: typer.echo(f"\r{what}: {done} of {total} parts", err=True, nl=done == total)

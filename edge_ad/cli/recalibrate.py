@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,7 +12,7 @@ from edge_ad.cli.options import options_of
 from edge_ad.config import Config
 
 
-@options_of("recalibrate", "thresholds")
+@options_of("recalibrate", "thresholds", "engine.jobs")
 def command(
     settings: Config,
     paths: Annotated[
@@ -52,13 +51,15 @@ def command(
     from edge_ad.cli.arguments import bundle_and_folder
     from edge_ad.deployment.build import reuse_engine
     from edge_ad.deployment.recalibration import recalibrate
+    from edge_ad.utils.progress import count_on_terminal
 
     table, targets = settings.recalibrate, settings.thresholds
     bundle, normal = bundle_and_folder(paths, "recalibrate")
     path = recalibrate(
         bundle, normal, out, targets.target_ng,
         target_warn=targets.target_warn, operating_point=targets.operating_point, seed=table.seed,
-        forget=replace, keep_old=keep_old, keep_colour=table.keep_colour, yes=yes, progress=_show if sys.stderr.isatty() else None,
+        forget=replace, keep_old=keep_old, keep_colour=table.keep_colour, yes=yes,
+        jobs=settings.engine.jobs, progress=count_on_terminal("normal images"),
     )  # fmt: skip
     written = open_bundle(path)
     for line in _lines(written.report["recalibration"]):
@@ -107,7 +108,3 @@ def colour_message(gains: Sequence[float]) -> str:
     from edge_ad.geometry.colour import describe_gains
 
     return f"the light of the lot is brought back to that of the training: {describe_gains(gains)}"
-
-
-def _show(done: int, total: int) -> None:
-    typer.echo(f"\r{done} of {total} normal images", err=True, nl=done == total)

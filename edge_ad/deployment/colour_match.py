@@ -69,14 +69,14 @@ def in_training_light(
     return matched or (bundle, normal, None)
 
 
-def matched_geometry(bundle: Bundle, paths: Sequence[Path]) -> Geometry | None:
+def matched_geometry(bundle: Bundle, paths: Sequence[Path], jobs: int | None = None) -> Geometry | None:
     """Return the geometry that brings the lot in image files to the light of the training; None where ``match_colour`` takes
     none, and for too few images.
     """
     images = prepare_files(paths, bundle.geometry, bundle.image_bits).images
     if len(images) < MIN_NORMAL_IMAGES:
         return None
-    with LotReader(bundle) as reader:
+    with LotReader(bundle, jobs) as reader:
         matched = match_colour(bundle, reader, images, reader.describe(images))
     return None if matched is None else matched[0].geometry
 

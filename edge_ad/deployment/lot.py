@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -24,8 +25,10 @@ from edge_ad.bundle.graphs import (
 from edge_ad.bundle.references import reference_values, with_values
 from edge_ad.data.images import read_image
 from edge_ad.data.part_regions import Mask
+from edge_ad.data.prepared import READERS
 from edge_ad.data.synthetic_anomalies import FADES, fade, kind_at, origin_of, synthetic
 from edge_ad.deployment.refit import BankPart, CellsPart, Described, GaussianPart, Part, refit_cells
+from edge_ad.engines.offline import in_order, open_workers
 from edge_ad.engines.pipeline import Pipeline
 from edge_ad.errors import BadInput, DeviceFault
 from edge_ad.geometry.pose import NotLocated
@@ -72,12 +75,15 @@ def draw_anomalies(normal: Images, seed: int, part: Mask | None, inspected: Mask
 
 
 def inputs_of(bundle: Bundle, paths: Iterable[Path]) -> Iterator[Images]:
-    """Yield the inputs u8 [H, W, 3] of images whose part was located before."""
-    for path in paths:
+    """Yield the inputs u8 [H, W, 3] of images whose part was located before, a few read ahead."""
+
+    def read(path: Path) -> Images:
         prepared = bundle.geometry.prepare(bundle.geometry.region_of(read_image(path, bundle.image_bits)))
         if isinstance(prepared, NotLocated):
             raise BadInput(f"{path} was changed while it was read: start again")
-        yield prepared.image
+        return prepared.image
+
+    return in_order(read, paths, READERS)
 
 
 CENTRE, PRECISION = "surprise_centre", "surprise_precision"  # of LAViT
@@ -104,29 +110,34 @@ def tapped(graph: bytes, *names: str) -> tuple[bytes, dict[str, str]]:
 
 
 class LotReader:
-    """Runs a bundle's FP32 graphs once an image, and keeps what scores under other constants are computed from."""
+    """Runs a bundle's FP32 graphs once an image, and keeps what scores under other constants are computed from.
 
-    def __init__(self, bundle: Bundle) -> None:
+    ``jobs`` images are at work side by side (see ``open_workers``).
+    """
+
+    def __init__(self, bundle: Bundle, jobs: int | None = None) -> None:
         self._branches = bundle.statistics.branches
         graphs: dict[str, bytes] = {}
         self._taps: dict[str, str] = {}
         if LAVIT in bundle.graphs:
             graphs[LAVIT], self._taps = tapped(bundle.graph(LAVIT), CENTRE, CELL_MEAN)
         self._memory = _Whitening(bundle) if memory_graph(bundle.graphs) else None
-        self._pipeline = Pipeline(bundle, graphs=graphs, all_branches=True)
-        branches = [branch for branch in MAPS if branch in self._pipeline.branches]
+        self._stack = ExitStack()
+        workers = open_workers(bundle, "onnxruntime", "fp32", jobs=jobs, all_branches=True, graphs=graphs)
+        self._workers = self._stack.enter_context(workers)
+        branches = [branch for branch in MAPS if branch in self._workers.first.branches]
         self._maps = {branch: MAP_TENSORS[MAPS.index(branch)] for branch in branches}
 
     def describe(self, images: Sequence[Images] | Images, progress: Callable[[int, int], None] | None = None) -> Described:
         """Run images u8 [H, W, 3]; at least one."""
-        rows, raw = [], []
-        for image in images:
-            raw.append(self._pipeline.infer(image).raw.copy())
-            rows.append(self._row())
+        rows: list[tuple[Array, dict[str, Array]]] = []
+        for row in self._workers.map(images, lambda image: image, self._row):
+            rows.append(row)
             if progress:
-                progress(len(raw), len(images))
-        features = {name: np.stack([row[name] for row in rows]).astype(np.float32, copy=False) for name in rows[0]}
-        return Described(np.stack(raw), features)
+                progress(len(rows), len(images))
+        names = rows[0][1]
+        features = {name: np.stack([row[name] for _, row in rows]).astype(np.float32, copy=False) for name in names}
+        return Described(np.stack([raw for raw, _ in rows]), features)
 
     def raw_of(
         self, images: Iterable[Images], parts: Sequence[Part], constants: Mapping[str, Mapping[str, Array]]
@@ -141,19 +152,20 @@ class LotReader:
             rows.append(raw)
         return np.concatenate(rows)
 
-    def _row(self) -> dict[str, Array]:
-        tensor = self._pipeline.tensor
+    def _row(self, pipeline: Pipeline, image: Images) -> tuple[Array, dict[str, Array]]:
+        """Return the raw scores of an image f32 [B], and what they are computed from."""
+        raw, tensor = pipeline.infer(image).raw, pipeline.tensor
         row = {"pooled": tensor("pooled")[0]} | {name: tensor(output).reshape(-1) for name, output in self._taps.items()}
-        row |= {f"map {branch}": self._pipeline.counted_map(name) for branch, name in self._maps.items()}
+        row |= {f"map {branch}": pipeline.counted_map(name) for branch, name in self._maps.items()}
         if self._memory is not None:
             row["white"] = self._memory.of(tensor(self._memory.reads)[0])
-        return row
+        return raw, row
 
     def __enter__(self) -> LotReader:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._pipeline.close()
+        self._stack.close()
 
 
 class _Whitening:

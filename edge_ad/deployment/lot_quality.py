@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,15 +30,16 @@ from edge_ad.errors import BadInput
 from edge_ad.geometry.geometry import Prepared
 
 Image = NDArray[np.uint8]
+Looks: TypeAlias = tuple[FrameMeasure, Quality | None]  # of a frame; its quality where the bundle has limits of it
 
-MAX_FRAMES = 1000  # normal images whose light, sharpness and place are measured; more would only cost memory
+MAX_FRAMES = 1000  # normal images whose light, sharpness and place are kept; more would only cost memory
 MAX_LEARNED = 60  # normal images that limits are learned from, at about 60 ms each
 MIN_LEARNED = 30  # fewer say too little of how normal images differ
 MAX_BEYOND = 0.05  # of the new images beyond a limit of the tolerance that still holds for them
 
 
 class LotQuality:
-    """Measures the normal images of a new lot, one after the other, as a run of the bundle sees its frames."""
+    """Measures the normal images of a new lot as a run of the bundle sees its frames."""
 
     def __init__(self, bundle: Bundle, seed: int) -> None:
         self._geometry, self._bits, self._seed = bundle.geometry, bundle.image_bits, seed
@@ -49,13 +50,19 @@ class LotQuality:
         self._frames: list[FrameMeasure] = []
         self._qualities: list[Quality] = []
 
-    def add(self, path: Path, frame: Image, prepared: Prepared) -> None:
-        """Measure the frame u8[H,W,3] of an image file, whose input was ``prepared``."""
+    def measure(self, frame: Image, prepared: Prepared) -> Looks:
+        """Measure the frame u8[H,W,3] of an image, whose input was ``prepared``; from any thread."""
+        shown = None if self._quality is None else self._quality(frame_shown(self._geometry, frame, prepared))
+        return self._measure(frame, prepared), shown
+
+    def add(self, path: Path, looks: Looks) -> None:
+        """Take what was measured of an image file."""
         self._paths.append(path)
+        frame, quality = looks
         if len(self._frames) < MAX_FRAMES:
-            self._frames.append(self._measure(frame, prepared))
-        if self._quality is not None:
-            self._qualities.append(self._quality(frame_shown(self._geometry, frame, prepared)))
+            self._frames.append(frame)
+        if quality is not None:
+            self._qualities.append(quality)
 
     def report(self, folder: Path, *, moved: bool, forget: bool) -> dict[str, Any]:
         """Return what the loop compares its camera with: the looks of the new images, or of both lots where neither is over.

@@ -11,6 +11,7 @@ import math
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from edge_ad.bundle import SUFFIX, Bundle, BundleContents, Golden, child_path, o
 from edge_ad.data.datasets import MIN_NORMAL_IMAGES, load_dataset
 from edge_ad.data.images import read_image, warn_depth
 from edge_ad.data.near_duplicates import near_duplicate_groups, thumbnails
+from edge_ad.data.prepared import READERS
 from edge_ad.deployment.colour_match import in_training_light, seen_with
 from edge_ad.deployment.int8 import for_graphs
 from edge_ad.deployment.lot import (
@@ -39,9 +41,10 @@ from edge_ad.deployment.lot import (
     parts_of,
     with_refitted,
 )
-from edge_ad.deployment.lot_quality import LotQuality
+from edge_ad.deployment.lot_quality import Looks, LotQuality
 from edge_ad.deployment.refit import SHARES, Described, Lot, Part, Refitted, fold_of, refit, reproduced
 from edge_ad.deployment.zone_thresholds import with_lot_zones
+from edge_ad.engines.offline import in_order
 from edge_ad.engines.pipeline import Pipeline
 from edge_ad.errors import BadInput, GateRefused
 from edge_ad.geometry.colour import Gains
@@ -103,6 +106,7 @@ def recalibrate(
     keep_colour: bool = False,
     yes: bool = False,
     any_product: bool = False,
+    jobs: int | None = None,
     progress: Progress | None = None,
 ) -> Path:
     """Write a child of a bundle that has learned the lot in a folder of normal images; return its path.
@@ -113,13 +117,12 @@ def recalibrate(
     Gaussians of composition and surprise, the memory and the cells of the logic map are refitted, blended with what was known,
     or without it to ``forget`` the old lot; then mean, deviation, weights and thresholds, by scores of refits that had not seen
     the image (near-duplicates stay together). The operating point stays without another. ``parent`` is the sha256 of the old
-    file. ``out`` is a file or an existing folder; without it the child lies beside its parent as
-    ``<name>-recalibrated-<n>.edgead``. Images that cannot be read are skipped and listed in the report.
+    file. ``out`` is a file or a folder; without it the child is ``<name>-recalibrated-<n>.edgead`` beside its parent. Images that
+    cannot be read are skipped and listed in the report. ``jobs`` images are judged side by side (see ``open_workers``).
 
     Normal images of the old lot, in ``keep_old`` or those that the bundle keeps, are judged by the child and counted. Raises
-    GateRefused where more than twice the promise in ``keep_old`` is NG; BadInput for fewer than 10 readable normal images, bad
-    targets, images of another size or mostly anomalous, unless ``yes``, and of another product, unless ``any_product``;
-    DeviceFault for scores that are not finite.
+    GateRefused where more than twice the promise in ``keep_old`` is NG; BadInput for fewer than 10 readable images, bad targets,
+    another size or most of them NG (but ``yes``), another product (but ``any_product``); DeviceFault for scores not finite.
     """
     bundle, folder = open_bundle(bundle_path), Path(normal_folder)
     target = child_path(bundle, None if out is None else Path(out), "recalibrated", "recalibrate")
@@ -127,7 +130,7 @@ def recalibrate(
     read, groups = _read(bundle, folder, seed, yes=yes)
     learned, others = _learned_first(read, groups, seed)
     old = None if keep_old is None else _read(bundle, keep_old, seed, single=True)[0]
-    with LotReader(bundle) as reader:
+    with LotReader(bundle, jobs) as reader:
         paths, keep = read.paths[: sum(map(len, learned))], keep_colour or old is not None  # two lights cannot be brought back
         bundle, normal, gains = in_training_light(bundle, reader, paths, keep=keep, progress=progress)
         lot = _lot(bundle, normal, read, learned, seed=seed, yes=yes, any_product=any_product)
@@ -145,7 +148,7 @@ def recalibrate(
     report |= _old_lot(fuse(proof, statistics)[1], thresholds, keep_old)
     child = replace(bundle.contents(), statistics=statistics, thresholds=thresholds, raw_scores=raw_scores)
     child = _with_graphs(bundle, child, lot, refitted, forget=forget)
-    child = with_lot_zones(bundle, child, lot, refitted, parts=parts, paths=read.paths, forget=forget)
+    child = with_lot_zones(bundle, child, lot, refitted, parts=parts, paths=read.paths, forget=forget, jobs=jobs)
     camera = read.quality.report(folder, moved=known is None or gains is not None, forget=forget)
     write_bundle(target, _with_golden(_described(bundle, child, read=read, seed=seed, report=report, camera=camera)))
     return target
@@ -205,27 +208,37 @@ def _read(
     read.skipped, read.sizes = list(result.skipped), dict(result.sizes)
     warn_depth(result.bits, bundle.image_bits, folder)
     paths = sorted((*result.normal.fit, *result.normal.normalise, *result.normal.threshold))
-    for path in paths:
-        try:
-            image = bundle.geometry.region_of(read_image(path, bundle.image_bits))
-        except BadInput as error:
-            logging.getLogger(__name__).warning("skipped %s: %s", path, error)
-            read.skipped.append((path, str(error)))
-            continue
-        prepared = bundle.geometry.prepare(image)
-        if isinstance(prepared, NotLocated):
-            logging.getLogger(__name__).warning("left out %s: %s", path, prepared.reason)
-            read.unlocated.append((path, prepared.reason))
-            continue
-        read.poses += [] if prepared.pose is None else [prepared.pose]
-        read.paths.append(path)
-        if not single:
-            read.quality.add(path, image, prepared)
+    look = partial(_look, bundle, None if single else read.quality)
+    for path, seen in zip(paths, in_order(look, paths, READERS), strict=True):
+        if isinstance(seen, BadInput):
+            logging.getLogger(__name__).warning("skipped %s: %s", path, seen)
+            read.skipped.append((path, str(seen)))
+        elif isinstance(seen, NotLocated):
+            logging.getLogger(__name__).warning("left out %s: %s", path, seen.reason)
+            read.unlocated.append((path, seen.reason))
+        else:
+            pose, looks = seen
+            read.poses += [] if pose is None else [pose]
+            read.paths.append(path)
+            if looks is not None:
+                read.quality.add(path, looks)
     _enough(read, folder)
     check_sizes(bundle, read.sizes, str(folder), yes)
     if single:
         return read, []
     return read, near_duplicate_groups(thumbnails(read.paths, bundle.image_bits)[0])
+
+
+def _look(bundle: Bundle, quality: LotQuality | None, path: Path) -> BadInput | NotLocated | tuple[Pose | None, Looks | None]:
+    """Read an image file and return where its part lies and how it looks, if ``quality`` asks, or why it cannot be used."""
+    try:
+        image = bundle.geometry.region_of(read_image(path, bundle.image_bits))
+    except BadInput as error:
+        return error
+    prepared = bundle.geometry.prepare(image)
+    if isinstance(prepared, NotLocated):
+        return prepared
+    return prepared.pose, None if quality is None else quality.measure(image, prepared)
 
 
 def _learned_first(read: _Read, groups: list[list[int]], seed: int) -> tuple[list[list[int]], list[list[int]]]:

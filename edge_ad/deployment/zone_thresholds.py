@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from edge_ad.bundle import SUFFIX, Bundle, BundleContents, open_bundle, write_bundle
 from edge_ad.deployment.lot import inputs_of, new_cells, with_refitted
 from edge_ad.deployment.refit import SHARES, Described, Lot, Part, Refitted
-from edge_ad.engines.pipeline import Pipeline
+from edge_ad.engines.offline import open_workers
 from edge_ad.scoring import Array, Thresholds, choose_thresholds
 
 Image: TypeAlias = NDArray[np.uint8]
@@ -29,16 +29,18 @@ def zone_names(contents: BundleContents) -> tuple[str, ...]:
     return () if contents.geometry is None or contents.geometry.zones is None else contents.geometry.zones.zones.names
 
 
-def zone_scores(contents: BundleContents, images: Iterable[Image]) -> dict[str, Array]:
-    """Return the scores f32 [N] of inputs u8 [H, W, 3] in each sensitivity zone, by the graphs and statistics of ``contents``."""
+def zone_scores(contents: BundleContents, images: Iterable[Image], jobs: int | None = None) -> dict[str, Array]:
+    """Return the scores f32 [N] of inputs u8 [H, W, 3] in each sensitivity zone, by the graphs and statistics of ``contents``;
+    ``jobs`` images are judged side by side (see ``open_workers``).
+    """
     assert contents.geometry is not None
     zones = contents.geometry.zones
     assert zones is not None
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder) / f"scratch{SUFFIX}"
         write_bundle(scratch, contents)
-        with Pipeline(open_bundle(scratch)) as pipeline:
-            rows = [zones.scores(pipeline.infer(image).map) for image in images]
+        with open_workers(open_bundle(scratch), "onnxruntime", "fp32", jobs=jobs) as workers:
+            rows = [*workers.map(images, lambda image: image, lambda pipeline, image: zones.scores(pipeline.infer(image).map))]
     return {name: np.array([row[name] for row in rows], np.float32) for name in zones.zones.names}
 
 
@@ -51,6 +53,7 @@ def with_lot_zones(
     parts: Sequence[Part],
     paths: Sequence[Path],
     forget: bool,
+    jobs: int | None,
 ) -> BundleContents:
     """Return a recalibrated ``child`` with thresholds of its zones from the images in ``paths``, those of the ``lot`` first.
 
@@ -63,14 +66,15 @@ def with_lot_zones(
     old = dict(bundle.thresholds.zones)
     if not lot.kinds and set(old) == set(names) and all(_asks_alike(one, now) for one in old.values()):
         return replace(child, thresholds=replace(now, zones=bundle.thresholds.zones))
-    images, scores = inputs_of(bundle, paths[: len(lot.normal)]), [zone_scores(child, inputs_of(bundle, paths[len(lot.normal) :]))]
+    images, others = (inputs_of(bundle, some) for some in (paths[: len(lot.normal)], paths[len(lot.normal) :]))
+    scores = [zone_scores(child, others, jobs)]
     if not lot.kinds:
-        scores.append(zone_scores(child, images))
+        scores.append(zone_scores(child, images, jobs))
     else:
         shown = list(images)
         for fold in np.unique(lot.folds).tolist():
             contents = _without(bundle, child, lot, refitted, parts=parts, fold=fold, forget=forget)
-            scores.append(zone_scores(contents, [shown[row] for row in np.flatnonzero(lot.folds == fold).tolist()]))
+            scores.append(zone_scores(contents, [shown[row] for row in np.flatnonzero(lot.folds == fold).tolist()], jobs))
     return replace(child, thresholds=replace(now, zones=_chosen(names, scores, now)))
 
 

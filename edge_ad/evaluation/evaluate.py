@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -14,9 +15,10 @@ import numpy.typing as npt
 from edge_ad.bundle import SUFFIX, Bundle, open_bundle
 from edge_ad.data.datasets import TestItem, find_categories, load_test
 from edge_ad.data.images import Image, read_image
-from edge_ad.engines.selection import open_pipeline
+from edge_ad.engines.offline import Workers, open_workers
 from edge_ad.errors import BadInput, require
 from edge_ad.evaluation.figures import (
+    ImageResult,
     Judge,
     Progress,
     TestScores,
@@ -35,7 +37,8 @@ SHIFT = 0.02  # of the side
 
 
 def drift(
-    judge: Judge, scores: TestScores, statistics: Statistics, thresholds: Thresholds, *, geometry: Geometry | None = None
+    workers: Workers[Judge], scores: TestScores, statistics: Statistics, thresholds: Thresholds,
+    *, geometry: Geometry | None = None,
 ) -> dict[str, Any] | None:
     """Return, by disturbance, how the fused score of normal images changes; None without normal images.
 
@@ -44,7 +47,7 @@ def drift(
     so because their part was not located)}}. At most ``MAX_NORMAL_IMAGES`` located normal images are taken, spread
     evenly. Where parts are located, the whole image is disturbed and the part located in it again.
     """
-    geometry = geometry or Geometry.square(judge.image_size)
+    geometry = geometry or Geometry.square(workers.first.image_size)
     normal = np.array([index for index in scores.of("good") if int(index) not in scores.unlocated], np.intp)
     if not normal.size:
         return None
@@ -53,14 +56,14 @@ def drift(
     before = _counts(scores.score[chosen], thresholds)
     return {
         name: _change(
-            judge, scores, chosen, [_disturbed(item, change, geometry) for item in items],
-            statistics=statistics, thresholds=thresholds, before=before,
+            scores, chosen, [*workers.map(items, partial(_disturbed, geometry, change), _scored)],
+            statistics=statistics, thresholds=thresholds, before=before, computed=workers.first.branches,
         )
         for name, change in DISTURBANCES.items()
     }
 
 
-def _disturbed(item: TestItem, change: Callable[[Image], Image], geometry: Geometry) -> Image | None:
+def _disturbed(geometry: Geometry, change: Callable[[Image], Image], item: TestItem) -> Image | None:
     """Return the input made of a disturbed image; None where its part is not located."""
     image = geometry.region_of(read_image(item.path, item.bits))
     if not geometry.locates:
@@ -70,25 +73,29 @@ def _disturbed(item: TestItem, change: Callable[[Image], Image], geometry: Geome
     return None if isinstance(located, NotLocated) else located.image
 
 
+def _scored(judge: Judge, image: Image | None) -> ImageResult | None:
+    return None if image is None else judge.infer(image)
+
+
 def _change(
-    judge: Judge,
     scores: TestScores,
     chosen: npt.NDArray[np.intp],
-    images: list[Image | None],
+    judged: list[ImageResult | None],
     *,
+    computed: Sequence[str],
     statistics: Statistics,
     thresholds: Thresholds,
     before: dict[str, int],
 ) -> dict[str, Any]:
-    results = [(index, judge.infer(image)) for index, image in zip(chosen, images, strict=True) if image is not None]
+    results = [(index, one) for index, one in zip(chosen, judged, strict=True) if one is not None]
     located = [index for index, _ in results]
-    unlocated = len(images) - len(located)
+    unlocated = len(judged) - len(located)
     score = np.array([one.score for _, one in results])
     raw = np.array([one.raw for _, one in results]).reshape(-1, len(statistics.branches))
     moved = (raw - scores.raw[located]) / statistics.std
-    known = [branch in judge.branches and bool(located) for branch in statistics.branches]
+    known = [branch in computed and bool(located) for branch in statistics.branches]
     return {
-        "of": len(images),
+        "of": len(judged),
         "score": float(np.mean(score - scores.score[located])) if located else None,
         "z": {branch: float(moved[:, k].mean()) if known[k] else None for k, branch in enumerate(statistics.branches)},
         **_counts(np.concatenate([score, np.full(unlocated, np.inf)]), thresholds),
@@ -144,6 +151,7 @@ def evaluate(
     report_dir: Path | None = None,
     progress: Progress | None = None,
     seed: int = 0,
+    jobs: int | None = None,
 ) -> dict[str, Any]:
     """Judge every labelled image under ``data_path`` and return the figures, ready for JSON.
 
@@ -155,18 +163,18 @@ def evaluate(
     times more of its mass than chance falls inside the defects), "suspect_masks" (masks that look inverted) and "drift"
     (what light, blur and shift do to normal images), "unlocated" (by kind, images whose part was not located: no run lets
     them pass, so they count as NG and as the highest score). A kind without images, or without masks, is None. With
-    ``report_dir`` a self-contained page report.html is written there. Raises BadInput for bad
-    data, BadInput or DeviceFault from the engine.
+    ``report_dir`` a self-contained page report.html is written there. ``jobs`` images are judged side by side (see
+    ``open_workers``). Raises BadInput for bad data, BadInput or DeviceFault from the engine.
     """
     if report_dir is not None:  # before minutes of work, not after
         require("matplotlib", extra="train", needed_by="the report of edge-ad evaluate")
     bundle = open_bundle(bundle_path)
     data = load_test(data_path, bundle.image_bits)
-    with open_pipeline(bundle, backend, precision, all_branches=True) as pipeline:
-        used = {"backend": pipeline.backend.name, "precision": pipeline.precision}
-        computed = pipeline.branches
-        scores = judge_all(pipeline, data.test, progress, geometry=bundle.geometry)
-        drifted = drift(pipeline, scores, bundle.statistics, bundle.thresholds, geometry=bundle.geometry)
+    with open_workers(bundle, backend, precision, jobs=jobs, all_branches=True) as workers:
+        used = {"backend": workers.first.backend.name, "precision": workers.first.precision}
+        computed = workers.first.branches
+        scores = judge_all(workers, data.test, progress, geometry=bundle.geometry)
+        drifted = drift(workers, scores, bundle.statistics, bundle.thresholds, geometry=bundle.geometry)
     figures = image_figures(scores, bundle.statistics, bundle.thresholds, seed, computed=computed)
     figures["au_spro"] = spro_figures(scores, data.saturation)
     figures["logic_map"] = logic_figures(scores)
@@ -190,6 +198,7 @@ def evaluate_each(
     report_dir: Path | None = None,
     progress: Callable[[str], Progress | None] | None = None,
     seed: int = 0,
+    jobs: int | None = None,
 ) -> dict[str, Any]:
     """Judge every category under ``root`` with the newest bundle of its name under ``runs``.
 
@@ -212,6 +221,7 @@ def evaluate_each(
             report_dir=report_dir / category.name if report_dir else None,
             progress=progress(category.name) if progress else None,
             seed=seed,
+            jobs=jobs,
         )
         for category in categories
     }

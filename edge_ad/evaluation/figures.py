@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from edge_ad.data.datasets import Kind, Saturation, TestItem
 from edge_ad.data.images import Image, read_image, read_mask
+from edge_ad.engines.offline import Workers
 from edge_ad.errors import BadInput, DeviceFault
 from edge_ad.evaluation.spro import LIMITS, Channel, MapOfImage, au_spro
 from edge_ad.events import Verdict
@@ -95,77 +96,86 @@ class TestScores:
 
 
 def judge_all(
-    judge: Judge, items: Sequence[TestItem], progress: Progress | None = None, *, geometry: Geometry | None = None
+    workers: Workers[Judge], items: Sequence[TestItem], progress: Progress | None = None, *, geometry: Geometry | None = None
 ) -> TestScores:
-    """Return the scores of all ``items``, read one at a time; ``progress`` is told how many of how many are done.
+    """Return the scores of all ``items``, read a few at a time; ``progress`` is told how many of how many are done.
 
-    ``geometry`` makes the inputs; without one images are squashed to those of ``judge``. Raises BadInput for an image that
-    cannot be read, DeviceFault for a score or a map that is not finite.
+    ``geometry`` makes the inputs; without one images are squashed to those of the judges. Raises BadInput for an image that
+    cannot be read, DeviceFault for a score or a map that is not finite; the first one of ``items`` is named.
     """
-    geometry = geometry or Geometry.square(judge.image_size)
-    collected = _Collected(len(items))
-    for index, item in enumerate(items):
-        image = geometry.region_of(read_image(item.path, item.bits))
-        collected.sizes.append((image.shape[0], image.shape[1]))
-        collected.roi = geometry.roi
-        prepared = geometry.prepare(image)
-        if isinstance(prepared, NotLocated):
-            collected.leave_out(index, prepared.reason)
-        else:
-            collected.take(index, judge, prepared, item, zones=geometry.zones)
+    geometry = geometry or Geometry.square(workers.first.image_size)
+    judged: list[_Judged] = []
+    for one in workers.map(items, partial(_read, geometry), partial(_judge, geometry.zones)):
+        judged.append(one)
         if progress is not None:
-            progress(index + 1, len(items))
-    return collected.scores(items)
+            progress(len(judged), len(items))
+    return _scores_of(items, judged, geometry.roi)
 
 
-class _Collected:
-    """What is collected image by image."""
+@dataclass(frozen=True, eq=False)
+class _Read:
+    """An item with its prepared input, or with the reason why its part was not located; ``size`` of the region (H, W)."""
 
-    def __init__(self, count: int) -> None:
-        self.raw: list[Floats | None] = []
-        self.score = np.full(count, np.inf, np.float32)
-        self.maps: list[Floats | None] = []
-        self.sizes: list[tuple[int, int]] = []
-        self.roi: Roi | None = None
-        self.logic: list[Floats | None] = []
-        self.transforms: list[Transform | None] = []
-        self.unlocated: dict[int, str] = {}
-        self.zones: list[Mapping[str, float]] = []
+    item: TestItem
+    size: tuple[int, int]
+    prepared: Prepared | NotLocated
 
-    def take(self, index: int, judge: Judge, prepared: Prepared, item: TestItem, *, zones: AppliedZones | None) -> None:
-        result = judge.infer(prepared.image)
-        if not (np.isfinite(result.score) and np.isfinite(result.map).all()):
-            raise DeviceFault(f"the score or map of {item.path} is not a finite number: the engine is faulty; rebuild it")
-        self.score[index] = result.score
-        self.raw.append(np.array(result.raw, np.float32))
-        self.maps.append(np.array(result.map, np.float32))
-        self.zones.append({} if zones is None else zones.scores(result.map))
-        self.transforms.append(None if prepared.pose is None else prepared.transform)
-        self.logic.append(np.array(judge.tensor("map_logic")[0, 0], np.float32) if "logic" in judge.branches else None)
 
-    def leave_out(self, index: int, reason: str) -> None:
-        self.unlocated[index] = reason
-        self.zones.append({})
-        self.raw.append(None)
-        self.maps.append(None)
-        self.transforms.append(None)
-        self.logic.append(None)
+@dataclass(frozen=True, eq=False)
+class _Judged:
+    """What is kept of one image; a ``reason`` and nothing else where its part was not located."""
 
-    def scores(self, items: Sequence[TestItem]) -> TestScores:
-        known = [one for one in self.maps if one is not None]
-        lowest = min((float(one.min()) for one in known), default=0.0)
-        blank = np.full(known[0].shape if known else (1, 1), lowest, np.float32)
-        rows = [one for one in self.raw if one is not None]
-        empty = np.zeros_like(rows[0]) if rows else np.zeros(len(BRANCHES), np.float32)
-        raw = np.stack([empty if one is None else one for one in self.raw])
-        maps = tuple(blank if one is None else one for one in self.maps)
-        logic = tuple(np.zeros((1, 1), np.float32) if one is None else one for one in self.logic)
-        cut = any(one is not None for one in self.transforms)
-        return TestScores(
-            tuple(items), raw, self.score, maps, tuple(self.sizes),
-            logic if any(one is not None for one in self.logic) else (),
-            tuple(self.transforms) if cut else (), self.unlocated, tuple(self.zones), self.roi,
-        )
+    size: tuple[int, int]
+    reason: str | None = None
+    score: float = float("inf")
+    raw: Floats | None = None
+    map: Floats | None = None
+    zones: Mapping[str, float] = field(default_factory=dict)
+    transform: Transform | None = None
+    logic: Floats | None = None
+
+
+def _read(geometry: Geometry, item: TestItem) -> _Read:
+    image = geometry.region_of(read_image(item.path, item.bits))
+    return _Read(item, (image.shape[0], image.shape[1]), geometry.prepare(image))
+
+
+def _judge(zones: AppliedZones | None, judge: Judge, read: _Read) -> _Judged:
+    prepared = read.prepared
+    if isinstance(prepared, NotLocated):
+        return _Judged(read.size, prepared.reason)
+    result = judge.infer(prepared.image)
+    if not (np.isfinite(result.score) and np.isfinite(result.map).all()):
+        raise DeviceFault(f"the score or map of {read.item.path} is not a finite number: the engine is faulty; rebuild it")
+    return _Judged(
+        read.size,
+        score=result.score,
+        raw=np.array(result.raw, np.float32),
+        map=np.array(result.map, np.float32),
+        zones={} if zones is None else zones.scores(result.map),
+        transform=None if prepared.pose is None else prepared.transform,
+        logic=np.array(judge.tensor("map_logic")[0, 0], np.float32) if "logic" in judge.branches else None,
+    )
+
+
+def _scores_of(items: Sequence[TestItem], judged: Sequence[_Judged], roi: Roi | None) -> TestScores:
+    """Return the scores of all images; what was not located has no heat, and the worst score."""
+    known = [one.map for one in judged if one.map is not None]
+    lowest = min((float(one.min()) for one in known), default=0.0)
+    blank = np.full(known[0].shape if known else (1, 1), lowest, np.float32)
+    rows = [one.raw for one in judged if one.raw is not None]
+    empty = np.zeros_like(rows[0]) if rows else np.zeros(len(BRANCHES), np.float32)
+    raw = np.stack([empty if one.raw is None else one.raw for one in judged])
+    logic = tuple(np.zeros((1, 1), np.float32) if one.logic is None else one.logic for one in judged)
+    cut = any(one.transform is not None for one in judged)
+    return TestScores(
+        tuple(items), raw, np.array([one.score for one in judged], np.float32),
+        tuple(blank if one.map is None else one.map for one in judged), tuple(one.size for one in judged),
+        logic if any(one.logic is not None for one in judged) else (),
+        tuple(one.transform for one in judged) if cut else (),
+        {index: one.reason for index, one in enumerate(judged) if one.reason is not None},
+        tuple(one.zones for one in judged), roi if judged else None,
+    )  # fmt: skip
 
 
 def read_channels(

@@ -10,7 +10,7 @@ import json
 import logging
 import shutil
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -23,8 +23,12 @@ from edge_ad.bundle import Bundle, open_bundle
 from edge_ad.camera.frames import Frame
 from edge_ad.config import Config
 from edge_ad.data.images import read_image
+from edge_ad.data.prepared import READERS
 from edge_ad.deployment.colour_match import matched_geometry
 from edge_ad.deployment.marked_images import lossless_path, shows_several
+from edge_ad.engines.offline import default_jobs, in_order
+from edge_ad.engines.onnxruntime import physical_cores
+from edge_ad.engines.selection import choose
 from edge_ad.errors import BadInput, GateRefused
 from edge_ad.events import Verdict
 from edge_ad.inspection.judge import InspectionResult, worst_result
@@ -144,6 +148,7 @@ def opened(settings: Config, name: str, path: Path) -> Product:
     tables = {key: table.model_copy(update={"roi": None}) for key, table in settings.product.items()}
     product = open_product(settings.model_copy(update={"run": run, "product": tables}), name, path, image_bits=None)
     product.view = View()  # also of a bundle that carries its region
+    product.settings = _with_streams(product)
     product.open()
     if product.thresholds != product.bundle.thresholds:
         product.close()
@@ -151,22 +156,49 @@ def opened(settings: Config, name: str, path: Path) -> Product:
     return product
 
 
+def _with_streams(product: Product) -> Config:
+    """Return the settings of a product with its engine named, and as many streams as images are at work side by side."""
+    settings, engine = product.settings, product.settings.engine
+    chosen = choose(product.bundle, engine.backend, engine.precision)
+    on_cpu = chosen.backend == "onnxruntime"
+    streams = min(engine.jobs or default_jobs(), physical_cores()) if on_cpu else 1
+    named = engine.model_copy(update={"backend": chosen.backend, "precision": chosen.precision})
+    return settings.model_copy(update={"engine": named, "run": settings.run.model_copy(update={"streams": streams})})
+
+
 def judge_parts(product: Product, parts: Sequence[RecordedPart], progress: Progress | None = None) -> list[JudgedPart]:
-    """Judge recorded parts as the run does."""
-    judged = []
-    for number, part in enumerate(parts, start=1):
-        event = judge_image(product, part.path, number).event
+    """Judge recorded parts as the run does, in their order; images are read ahead, and inferred on the streams of the product."""
+    judge, waiting, judged = product.judge, deque[Judgeable](), list[JudgedPart]()
+
+    def look(number: int) -> Judgeable:
+        candidate = _judgeable(product, parts[number].path, number + 1)
+        judge.prepare(candidate.frame)
+        return candidate
+
+    def finish(candidate: Judgeable) -> None:
+        event = worst_result(judge.judge(SOURCE, candidate, checks_age=False)).event
         judged.append(JudgedPart(event.verdict, event.score, event.reason))
         if progress:
-            progress(number, len(parts))
+            progress(len(judged), len(parts))
+
+    for candidate in in_order(look, range(len(parts)), READERS):
+        judge.begin(candidate, checks_age=False)
+        waiting.append(candidate)
+        if len(waiting) > judge.at_once:
+            finish(waiting.popleft())
+    for candidate in waiting:
+        finish(candidate)
     return judged
 
 
 def judge_image(product: Product, path: Path, number: int = 0) -> InspectionResult:
     """Return the worst verdict on what an image file shows."""
+    return worst_result(product.judge.judge(SOURCE, _judgeable(product, path, number), checks_age=False))
+
+
+def _judgeable(product: Product, path: Path, number: int) -> Judgeable:
     image, now = read_image(path, product.bundle.image_bits), time.monotonic()
-    frame = Frame(image, number, now, time.time(), SOURCE, str(number))
-    return worst_result(product.judge.judge(SOURCE, Judgeable(frame, now), checks_age=False))
+    return Judgeable(Frame(image, number, now, time.time(), SOURCE, str(number)), now)
 
 
 def limit_of(bundle: Bundle, thresholds: Thresholds, margin: float) -> float:
@@ -191,7 +223,9 @@ def judge_in_light(
     marked_good = [index for index, part in enumerate(parts) if part.event.mark == "good"]
     own = champion.bundle.geometry
     keep = champion.settings.recalibrate.keep_colour
-    geometry = None if keep else matched_geometry(champion.bundle, [parts[index].path for index in marked_good])
+    geometry = None if keep else matched_geometry(
+        champion.bundle, [parts[index].path for index in marked_good], champion.settings.engine.jobs
+    )
     if geometry is None:
         return list(judged)
     champion.see_by(geometry)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TextIO
 
@@ -36,6 +37,22 @@ class Progress:
             line = f"{stage}: {total} of {total}{', ' + note if note else ''}, took {clock(now - began)}"
         end = "\n" if done == total or not live else ""
         write_to(self.stream, f"{CLEAR_LINE if live else ''}{line}{end}")
+
+
+def count_on_terminal(stage: str) -> Callable[[int, int], None] | None:
+    """Return what shows how many of how many are done, and the time left; None where stderr is no terminal."""
+    progress = Progress()
+    if not progress.stream.isatty():
+        return None
+    start: list[tuple[int, float]] = []
+
+    def show(done: int, total: int) -> None:
+        start.append((done, time.monotonic()))
+        first, began = start[0]
+        del start[1:]
+        progress.step(stage, done, total, began, first=first)
+
+    return show
 
 
 def clock(seconds: float) -> str:

@@ -50,6 +50,18 @@ def child(parent: Path, goods: Path) -> Bundle:
     return open_bundle(recalibrate(parent, goods, target_ng=0.01, target_warn=0.1, keep_colour=True))
 
 
+def test_a_child_is_the_same_bit_for_bit_whatever_the_number_of_jobs(
+    parent: Path, goods: Path, child: Bundle, tmp_path: Path
+) -> None:
+    for jobs in (1, 3):
+        path = tmp_path / f"{jobs}.edgead"
+        other = open_bundle(recalibrate(parent, goods, path, target_ng=0.01, target_warn=0.1, keep_colour=True, jobs=jobs))
+        assert other.thresholds == child.thresholds
+        assert other.report == child.report
+        for split, raw in child.raw_scores.items():
+            np.testing.assert_array_equal(other.raw_scores[split], raw)
+
+
 def test_networks_weights_and_proof_images_stay(parent: Path, child: Bundle) -> None:
     old, new = open_bundle(parent).contents(), child.contents()
     assert child.parent == open_bundle(parent).sha256

@@ -15,6 +15,7 @@ import pytest
 
 from edge_ad.data.datasets import Kind, TestItem
 from edge_ad.data.images import Image
+from edge_ad.engines.offline import Workers
 from edge_ad.evaluation.evaluate import drift
 from edge_ad.evaluation.figures import TestScores, image_figures, judge_all, logic_figures, spro_figures, suspect_masks
 from edge_ad.evaluation.report import describe_counts, write_report
@@ -95,7 +96,7 @@ def scores(geometry: Geometry, tmp_path_factory: pytest.TempPathFactory) -> Test
     corner = np.zeros(VIEW, bool)
     corner[:20, :20] = True
     items.append(item(folder, "bad_empty", "structural", empty, corner))
-    return judge_all(RedSeer(geometry.size), items, geometry=geometry)
+    return judge_all(Workers([RedSeer(geometry.size)]), items, geometry=geometry)
 
 
 def test_heat_is_found_where_the_mask_is_in_the_original_image(scores: TestScores) -> None:
@@ -137,15 +138,15 @@ def test_a_part_that_is_not_located_does_not_pass(scores: TestScores) -> None:
 def test_a_set_without_any_located_part_has_figures_too(geometry: Geometry, tmp_path: Path) -> None:
     empty = np.full((*VIEW, 3), (62, 70, 66), np.uint8)
     items = [item(tmp_path, "a", "good", empty), item(tmp_path, "b", "structural", empty)]
-    nothing = judge_all(RedSeer(geometry.size), items, geometry=geometry)
+    nothing = judge_all(Workers([RedSeer(geometry.size)]), items, geometry=geometry)
     figures = image_figures(nothing, STATISTICS, THRESHOLDS, seed=0)
     assert figures["image_auroc"]["structural"] == 0.5
-    assert drift(RedSeer(geometry.size), nothing, STATISTICS, THRESHOLDS, geometry=geometry) is None
+    assert drift(Workers([RedSeer(geometry.size)]), nothing, STATISTICS, THRESHOLDS, geometry=geometry) is None
 
 
 def test_a_disturbed_part_is_located_again(scores: TestScores, geometry: Geometry) -> None:
     """A part that is shifted is cut out where it lies then; squashed whole images are shifted as inputs, as ever."""
-    found = drift(RedSeer(geometry.size), scores, STATISTICS, THRESHOLDS, geometry=geometry)
+    found = drift(Workers([RedSeer(geometry.size)]), scores, STATISTICS, THRESHOLDS, geometry=geometry)
     assert found is not None
     assert found["shift right 2 %"]["of"] == 4
     assert found["shift right 2 %"]["unlocated"] == 0

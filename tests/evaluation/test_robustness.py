@@ -10,6 +10,7 @@ import pytest
 
 from edge_ad.data.datasets import TestItem
 from edge_ad.data.images import Image
+from edge_ad.engines.offline import Workers
 from edge_ad.evaluation.evaluate import DISTURBANCES, MAX_NORMAL_IMAGES, blur, brighten, drift, shift
 from edge_ad.evaluation.figures import TestScores, judge_all
 from edge_ad.scoring import Thresholds
@@ -47,14 +48,14 @@ def _goods(folder: Path, count: int) -> TestScores:
         image = np.full((20, 50, 3), 100, np.uint8)
         image[:, 10] = 140
         items.append(TestItem(save(folder / f"{index}.png", image), "good", "good"))
-    return judge_all(Judge(), items)
+    return judge_all(Workers([Judge()]), items)
 
 
 def test_changes_by_hand(tmp_path: Path) -> None:
     """Mean 100.8: ten per cent of it are 10.08; the deviation is 2. A shift of 2 % is one column."""
     scores = _goods(tmp_path, 3)
     assert scores.logic == ()
-    found = drift(Judge(), scores, STATISTICS, Thresholds(warn=95.0, ng=105.0))
+    found = drift(Workers([Judge()]), scores, STATISTICS, Thresholds(warn=95.0, ng=105.0))
     assert found is not None
     assert list(found) == list(DISTURBANCES)
     brighter, darker = found["brighter 10 %"], found["darker 10 %"]
@@ -69,14 +70,14 @@ def test_changes_by_hand(tmp_path: Path) -> None:
 
 
 def test_at_most_so_many_goods_are_disturbed(tmp_path: Path) -> None:
-    found = drift(Judge(), _goods(tmp_path, MAX_NORMAL_IMAGES + 9), STATISTICS, Thresholds(warn=1.0, ng=2.0))
+    found = drift(Workers([Judge()]), _goods(tmp_path, MAX_NORMAL_IMAGES + 9), STATISTICS, Thresholds(warn=1.0, ng=2.0))
     assert found is not None
     assert {values["of"] for values in found.values()} == {MAX_NORMAL_IMAGES}
 
 
 def test_without_goods_there_is_no_drift() -> None:
     nothing = TestScores((), np.zeros((0, 5), np.float32), np.zeros(0, np.float32), (), ())
-    assert drift(Judge(), nothing, STATISTICS, Thresholds(warn=1.0, ng=2.0)) is None
+    assert drift(Workers([Judge()]), nothing, STATISTICS, Thresholds(warn=1.0, ng=2.0)) is None
 
 
 def test_disturbances() -> None:

@@ -14,11 +14,22 @@ from numpy.typing import NDArray
 
 from edge_ad.bundle import open_bundle, write_bundle
 from edge_ad.cli.app import main
-from edge_ad.config import Config
+from edge_ad.config import Config, EngineTable
+from edge_ad.engines import selection
 from edge_ad.errors import GateRefused
 from edge_ad.geometry.geometry import Geometry
 from edge_ad.geometry.region import Roi
-from edge_ad.inspection.improvement import Comparison, JudgedPart, RecordedPart, judge_image, judged_by, learned_before
+from edge_ad.inspection import improvement
+from edge_ad.inspection.improvement import (
+    Comparison,
+    JudgedPart,
+    RecordedPart,
+    judge_image,
+    judge_parts,
+    judged_by,
+    learned_before,
+    recorded_parts,
+)
 from edge_ad.store.actions import ActionLog, actions_path
 from edge_ad.store.next_run import BundlePointer, pointer_path
 from edge_ad.store.reader import EventFilter, Reader, set_mark
@@ -135,6 +146,24 @@ def test_an_image_of_the_record_is_cut_already_where_the_bundle_carries_its_regi
         with judged_by(Config(), "", tmp_path / f"{name}.edgead") as product:
             scores.append(judge_image(product, tmp_path / "bad.png").event.score)
     assert scores[0] == scores[1] is not None
+
+
+def test_recorded_parts_get_the_same_verdicts_in_order_whatever_the_number_of_jobs(
+    recorded: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(improvement, "physical_cores", lambda: 3)
+    monkeypatch.setattr(selection, "physical_cores", lambda: 3)
+    with Reader(recorded / "line.sqlite") as reader:
+        parts = recorded_parts(reader, None, last=PARTS)
+    judged, done = [], []
+    for jobs in (1, 3):
+        settings = Config(engine=EngineTable(jobs=jobs))
+        with judged_by(settings, "", recorded / "part.edgead") as product:
+            assert product.judge.at_once == jobs
+            judged.append(judge_parts(product, parts, lambda number, of: done.append((number, of))))
+    assert judged[0] == judged[1]
+    assert [one.score for one in judged[0]] == [part.event.score for part in parts], "as the run has judged them"
+    assert done == 2 * [(number, len(parts)) for number in range(1, len(parts) + 1)]
 
 
 @pytest.mark.parametrize("warn_rejects", [False, True])

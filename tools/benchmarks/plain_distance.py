@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from edge_ad.bundle import open_bundle
 from edge_ad.data.datasets import load_test
 from edge_ad.data.images import list_images
-from edge_ad.engines.selection import open_pipeline
+from edge_ad.engines.offline import open_workers
 from edge_ad.errors import BadInput
 from edge_ad.evaluation.figures import judge_all
 from edge_ad.models.teachers import LiteTeacher
@@ -57,8 +57,8 @@ def table(bundle_path: Path, root: Path) -> list[str]:
     if len(goods) < 2 or bad.all() or not bad.any():
         raise BadInput(f"{root} needs train/good, test/good and a folder of anomalies under test to compare on")
     progress = Progress()
-    with open_pipeline(bundle, "onnxruntime", "fp32") as pipeline:
-        scores = judge_all(pipeline, test).score
+    with open_workers(bundle, "onnxruntime", "fp32") as workers:
+        scores = judge_all(workers, test).score
     fused = scores[~bad], scores[bad]
     learned, tested = (read_all(paths, FAST.image_side) for paths in (goods, [item.path for item in test]))
     rows = [

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from edge_ad.bundle import Bundle, open_bundle
 from edge_ad.data.datasets import TestItem, load_test
 from edge_ad.data.images import list_images, read_image
+from edge_ad.engines.offline import Workers
 from edge_ad.engines.pipeline import Pipeline
 from edge_ad.errors import BadInput
 from edge_ad.evaluation.figures import judge_all, subset_score, z_scores
@@ -76,7 +77,7 @@ def read(bundle_path: Path, root: Path | None, normal: Path | None, *, precision
 
 
 def _branches(pipeline: Pipeline, bundle: Bundle, items: Sequence[TestItem]) -> dict[str, Any]:
-    scores, statistics = judge_all(pipeline, items, geometry=bundle.geometry), bundle.statistics
+    scores, statistics = judge_all(Workers([pipeline]), items, geometry=bundle.geometry), bundle.statistics
     z, good = z_scores(scores, statistics), np.array([item.kind == "good" for item in items])
     names = statistics.branches
     sets = {"all": names}
