@@ -28,15 +28,15 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_200_changes_by_all_routes_give_no_verdict_of_another_product_and_memory_stays(tmp_path: Path) -> None:
+def test_100_changes_by_all_routes_give_no_verdict_of_another_product_and_memory_stays(tmp_path: Path) -> None:
     if reason := browser_missing():
         pytest.skip(reason)
     with browser() as chromium:
-        found = soak(tmp_path, 200, 1, chromium.new_page())
+        found = soak(tmp_path, 100, 1, chromium.new_page())
     assert problems(found) == [], found["memory_mb"]
     assert set(found["asked"]) == set(ROUTES)
-    assert found["changes"] == sum(found["asked"].values()) == 200
-    assert found["judged"] > 200
+    assert found["changes"] == sum(found["asked"].values()) == 100
+    assert found["judged"] > 100
 
 
 @pytest.mark.parametrize(

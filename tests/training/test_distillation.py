@@ -92,19 +92,22 @@ def whole(place: Path) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("how", "code"), [("SIGKILL", -signal.SIGKILL), ("SIGINT", 130)])
-def test_a_killed_distillation_goes_on_to_the_same_weights(place: Path, whole: Path, how: str, code: int) -> None:
+def test_a_distillation_that_was_killed_and_interrupted_goes_on_to_the_same_weights(place: Path, whole: Path) -> None:
     # One call probes the source, one measures the channels; then steps and validations take turns.
-    stopped = distil(place, how, KILL_AT="10", KILL_BY=how)
-    assert stopped.returncode == code, stopped.stderr
-    assert not (place / how / "teacher_small.safetensors").exists()
-    resumed = distil(place, how)
+    for how, code in (("SIGKILL", -signal.SIGKILL), ("SIGINT", 130)):
+        stopped = distil(place, "stopped", KILL_AT="10", KILL_BY=how)
+        assert stopped.returncode == code, stopped.stderr
+        assert not (place / "stopped" / "teacher_small.safetensors").exists()
+    steps = re.findall(r"teacher: resumed at step ([1-9]\d*)", stopped.stderr)
+    resumed = distil(place, "stopped")
     assert resumed.returncode == 0, resumed.stderr
-    assert re.search(r"teacher: resumed at step [1-9]", resumed.stderr)
-    assert (place / how / "teacher_small.safetensors").read_bytes() == (
+    steps += re.findall(r"teacher: resumed at step ([1-9]\d*)", resumed.stderr)
+    assert len(steps) == 2
+    assert int(steps[0]) < int(steps[1])
+    assert (place / "stopped" / "teacher_small.safetensors").read_bytes() == (
         whole / "teacher_small.safetensors"
     ).read_bytes()
-    first, second = (json.loads((place / f"{name}.json").read_text()) for name in (how, "whole"))
+    first, second = (json.loads((place / f"{name}.json").read_text()) for name in ("stopped", "whole"))
     assert first["held_out_error"] == pytest.approx(second["held_out_error"], rel=0.01)
 
 
