@@ -48,7 +48,7 @@ def test_a_call_names_what_is_beyond_four_arguments() -> None:
 
 
 @pytest.mark.parametrize("path", [path for path in FILES if path.name == "__init__.py"], ids=lambda path: path.parent.name)
-def test_every_package_says_what_belongs_into_it(path: Path) -> None:
+def test_every_package_states_what_belongs_into_it(path: Path) -> None:
     assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
 
 

@@ -117,20 +117,20 @@ def refusal(text: str) -> str:
 
 
 @given(table=st.sampled_from(list(Config.model_fields)), key=st.sampled_from(KEYS), value=JSON_VALUES)
-def test_any_value_is_accepted_or_told_in_a_sentence(table: str, key: str, value: Any) -> None:
-    told = refusal(f"[{table}]\n{key} = {json.dumps(value)}\n")
-    assert told == "" or told.startswith("edge-ad.toml")
+def test_any_value_is_accepted_or_reported_in_a_sentence(table: str, key: str, value: Any) -> None:
+    message = refusal(f"[{table}]\n{key} = {json.dumps(value)}\n")
+    assert message == "" or message.startswith("edge-ad.toml")
 
 
 def _number_keys() -> list[tuple[str, str]]:
-    found = []
+    results = []
     for table in Config.model_fields:
         model, named = model_of(table)
         for key, facts in model.model_json_schema()["properties"].items():
             options = facts.get("anyOf", [facts])
             if any(option.get("type") in ("number", "integer") for option in options):
-                found.append((f"{table}.a" if named else table, key))
-    return found
+                results.append((f"{table}.a" if named else table, key))
+    return results
 
 
 @pytest.mark.parametrize(("table", "key"), _number_keys())

@@ -86,8 +86,8 @@ def test_a_line_of_the_event_file(tmp_path: Path) -> None:
 
 def test_the_message_of_an_output(store: Path) -> None:
     with sqlite3.connect(store) as connection:
-        found = connection.execute("SELECT output, id, verdict, line FROM outbox").fetchall()
-    assert found == [("mqtt://broker", ID, "NG", f'{{"schema":1,{LINE}}}')]
+        result = connection.execute("SELECT output, id, verdict, line FROM outbox").fetchall()
+    assert result == [("mqtt://broker", ID, "NG", f'{{"schema":1,{LINE}}}')]
 
 
 def test_a_store_of_earlier_versions_is_read_as_it_is_and_migrated_by_a_run(tmp_path: Path) -> None:
@@ -121,12 +121,12 @@ def test_a_line_of_the_journal_of_earlier_versions_is_an_event_without_one() -> 
 
 def test_the_row_of_the_index(store: Path) -> None:
     with sqlite3.connect(store) as connection:
-        found = connection.execute("SELECT * FROM event").fetchall()
+        result = connection.execute("SELECT * FROM event").fetchall()
     z = '{"structure":0.1,"logic":6.0}'
     reason = r'logic: z 6.0; "score" 5.12\x0aabove 3.00'
     head = (1, ID, "rtsp://cam.local/übersicht", 7, "A-17", 1_000_000_000.25, "NG")
     pose = POSE.removeprefix('"pose":')
-    assert found == [(*head, 5.123456789, z, 12.34567, reason, pose, "cap-red", "9f86d081", "rim", "[0.25, 0.75]", None)]
+    assert result == [(*head, 5.123456789, z, 12.34567, reason, pose, "cap-red", "9f86d081", "rim", "[0.25, 0.75]", None)]
 
 
 def test_a_line_of_the_journal(store: Path) -> None:
@@ -163,13 +163,13 @@ def test_the_record_api(store: Path) -> None:
 
     set_mark(store, ID, "bad", "test")
     with Reader(store) as reader:
-        found = WebEvent.model_validate(shown(reader.events()[0]))
+        result = WebEvent.model_validate(shown(reader.events()[0]))
     head = HEAD.replace("\\u00fc", "ü").replace(",", ',"sequence":1,', 1)
     expected = (
         rf'{{{head},"time":1000000000.25,"verdict":"NG","score":5.123457,"z":{{"structure":0.1,"logic":6.0}},'
         rf'"latency_ms":12.34567,{TEXTS},{POSE},{PRODUCT},"views":null,"mark":"bad","images":0}}'
     )
-    assert found.model_dump_json() == expected
+    assert result.model_dump_json() == expected
 
 
 def test_the_schema_of_the_record_api() -> None:
@@ -270,8 +270,8 @@ def pose_record(number: float, symmetric: bool, outside: str | None) -> dict[str
 )
 def test_every_event_keeps_to_the_schema(one: Any) -> None:
     validator = pytest.importorskip("jsonschema_rs").validator_for(schema(), validate_formats=True)
-    found = json.loads(one.message())
-    validator.validate(found)
-    for key in found:
+    result = json.loads(one.message())
+    validator.validate(result)
+    for key in result:
         with pytest.raises(Exception, match="required"):
-            validator.validate({name: value for name, value in found.items() if name != key})
+            validator.validate({name: value for name, value in result.items() if name != key})

@@ -78,14 +78,14 @@ def asked(extras: Iterable[str], place: dict[str, str]) -> Iterator[Requirement]
 
 def pins(place: dict[str, str]) -> dict[str, str]:
     """Return ``name==version`` by name, as tools/constraints.txt has it for the Jetson."""
-    found = dict(REPLACED)
+    result = dict(REPLACED)
     for line in (ROOT / "tools" / "constraints.txt").read_text(encoding="utf-8").splitlines():
         text = line.partition("#")[0].strip()
         if text:
             requirement = Requirement(text)
             if requirement.marker is None or requirement.marker.evaluate(place):
-                found.setdefault(canonicalize_name(requirement.name), f"{requirement.name}{requirement.specifier}")
-    return found
+                result.setdefault(canonicalize_name(requirement.name), f"{requirement.name}{requirement.specifier}")
+    return result
 
 
 def pip_flags(python: str) -> list[str]:
@@ -143,40 +143,40 @@ def needs(wheel: Path, extras: frozenset[str], place: dict[str, str]) -> Iterato
 
 def wheel_of(name: str, folder: Path) -> Path | None:
     """Return the wheel of a package in a folder."""
-    found = (path for path in folder.glob("*.whl") if canonicalize_name(path.name.split("-")[0]) == name)
-    return next(found, None)
+    result = (path for path in folder.glob("*.whl") if canonicalize_name(path.name.split("-")[0]) == name)
+    return next(result, None)
 
 
 def examine(python: str, extras: Iterable[str], folder: Path) -> dict[str, dict[str, Any]]:
     """Return every package with ``{"status", "file" or "why", "pinned"}``, level by level of the dependencies."""
     place = environment(python)
     pinned = pins(place)
-    found: dict[str, dict[str, Any]] = {}
+    result: dict[str, dict[str, Any]] = {}
     level = [*asked(extras, place), *map(Requirement, ALSO)]
     while level:
         new = {canonicalize_name(requirement.name): requirement for requirement in level}
-        new = {name: requirement for name, requirement in new.items() if name not in found}
+        new = {name: requirement for name, requirement in new.items() if name not in result}
         wanted = {
             name: pinned.get(name, f"{requirement.name}{requirement.specifier}")
             for name, requirement in new.items()
             if name not in COMPILED
         }
         if wanted and download(list(wanted.values()), python, folder):
-            told = {name: download([text], python, folder) for name, text in wanted.items()}
+            message = {name: download([text], python, folder) for name, text in wanted.items()}
         else:
-            told = dict.fromkeys(wanted, "")
+            message = dict.fromkeys(wanted, "")
         level = [Requirement(inner) for name in new for inner in COMPILED.get(name, ())]
         for name, requirement in new.items():
             wheel = None if name in COMPILED else wheel_of(name, folder)
-            found[name] = {"pinned": name in pinned}
+            result[name] = {"pinned": name in pinned}
             if name in COMPILED:
-                found[name] |= {"status": "compiled", "why": "compiled on the Jetson against its CUDA"}
+                result[name] |= {"status": "compiled", "why": "compiled on the Jetson against its CUDA"}
             elif wheel is None:
-                found[name] |= {"status": "missing", "why": told[name]}
+                result[name] |= {"status": "missing", "why": message[name]}
             else:
-                found[name] |= {"status": "wheel", "file": wheel.name}
+                result[name] |= {"status": "wheel", "file": wheel.name}
                 level += needs(wheel, frozenset(requirement.extras), place)
-    return dict(sorted(found.items()))
+    return dict(sorted(result.items()))
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -86,12 +86,12 @@ def keys_page() -> str:
 
 def _key(name: str, facts: dict[str, Any]) -> str:
     default = facts.get("default")
-    told = (
+    message = (
         ""
         if default is None or default == []
         else f"`{str(default).lower() if isinstance(default, bool) else default}`"
     )
-    return f"| `{name}` | {_cell(_kind(facts))} | {_cell(told)} | {_cell('; '.join(_limits(facts)))} |"
+    return f"| `{name}` | {_cell(_kind(facts))} | {_cell(message)} | {_cell('; '.join(_limits(facts)))} |"
 
 
 def _kind(facts: dict[str, Any]) -> str:

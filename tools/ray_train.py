@@ -23,8 +23,8 @@ def train_part(part: str, arguments: list[str]) -> None:
 
     code = edge_ad([*arguments, "--part", part])
     if code:
-        told = f"edge-ad {' '.join(arguments)} --part {part} ended with exit code {code}"
-        raise ValueError(told) if code == BadInput.exit_code else RuntimeError(told)
+        message = f"edge-ad {' '.join(arguments)} --part {part} ended with exit code {code}"
+        raise ValueError(message) if code == BadInput.exit_code else RuntimeError(message)
 
 
 def run(options: argparse.Namespace) -> int:

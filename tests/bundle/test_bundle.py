@@ -74,8 +74,8 @@ def test_references_are_kept_and_absent_where_graphs_hold_them(path: Path, tmp_p
     bank = np.arange(6, dtype=np.float32).reshape(1, 3, 2)
     references = References(memory_bank=bank, memory_norms=bank.sum(axis=2, keepdims=True))
     write_bundle(tmp_path / "tray.edgead", replace(plain_contents(), references=references), NOON)
-    found = open_bundle(tmp_path / "tray.edgead")
-    for held in (found.references, found.contents().references):
+    result = open_bundle(tmp_path / "tray.edgead")
+    for held in (result.references, result.contents().references):
         assert list(held.arrays()) == ["memory_bank", "memory_norms"]
         np.testing.assert_array_equal(held.arrays()["memory_bank"], bank)
     assert open_bundle(path).references.arrays() == {}
@@ -101,7 +101,7 @@ def test_a_damaged_geometry_is_refused(data: bytes, path: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(("report", "bits"), [({}, 16), ({"image_bits": 12}, 12), ({"image_bits": 16}, 16)])
-def test_it_says_how_16_bit_images_are_read(tmp_path: Path, report: dict[str, Any], bits: int) -> None:
+def test_it_states_how_16_bit_images_are_read(tmp_path: Path, report: dict[str, Any], bits: int) -> None:
     write_bundle(tmp_path / "tray.edgead", replace(plain_contents(), report=report), NOON)
     assert open_bundle(tmp_path / "tray.edgead").image_bits == bits
 
@@ -182,9 +182,9 @@ REFUSED_CONTENTS: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("changes", "told"), REFUSED_CONTENTS)
-def test_what_could_not_be_opened_is_not_written(changes: dict[str, Any], told: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("changes", "message"), REFUSED_CONTENTS)
+def test_what_could_not_be_opened_is_not_written(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(BadInput) as caught:
         write_bundle(tmp_path / "b.edgead", plain_contents(**changes))
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert not list(tmp_path.iterdir())

@@ -195,19 +195,19 @@ REFUSED: list[tuple[str, Callable[[Members], Members], str]] = [
 def refusal(path: Path) -> str:
     with pytest.raises(BadInput) as caught:
         open_bundle(path)
-    told = str(caught.value)
-    assert path.name in told
-    assert "\n" not in told
-    return told
+    message = str(caught.value)
+    assert path.name in message
+    assert "\n" not in message
+    return message
 
 
-@pytest.mark.parametrize(("change", "told"), [row[1:] for row in REFUSED], ids=[row[0] for row in REFUSED])
+@pytest.mark.parametrize(("change", "message"), [row[1:] for row in REFUSED], ids=[row[0] for row in REFUSED])
 def test_spoilt_bundles_are_refused(
-    change: Callable[[Members], Members], told: str, path: Path, tmp_path: Path
+    change: Callable[[Members], Members], message: str, path: Path, tmp_path: Path
 ) -> None:
     spoilt = tmp_path / "b.edgead"
     spoilt.write_bytes(safe_zip.pack(change(unpack(path))))
-    assert told in refusal(spoilt)
+    assert message in refusal(spoilt)
 
 
 def test_files_that_are_no_zip_or_cut_short(path: Path, tmp_path: Path) -> None:
@@ -222,9 +222,9 @@ def test_files_that_are_no_zip_or_cut_short(path: Path, tmp_path: Path) -> None:
         (whole[:40] + whole[41:], "its directory does not end where the file does"),
     ]
     spoilt = tmp_path / "b.edgead"
-    for data, told in table:
+    for data, message in table:
         spoilt.write_bytes(data)
-        assert told in refusal(spoilt)
+        assert message in refusal(spoilt)
     assert "No such file" in refusal(tmp_path / "none.edgead")
     assert "cannot read the bundle" in refusal(tmp_path)
 
@@ -248,9 +248,9 @@ def test_odd_entries_are_refused(path: Path, tmp_path: Path) -> None:
         (newer, "is damaged (zip file version 9.9)"),
         (zipfile.ZipInfo("masks.npy"), "two members named 'masks.npy'"),
     ]
-    for info, told in table:
+    for info, message in table:
         add(path, tmp_path / "b.edgead", info, b"target")
-        assert told in refusal(tmp_path / "b.edgead")
+        assert message in refusal(tmp_path / "b.edgead")
 
 
 def deflated(path: Path, target: Path, name: str, data: bytes) -> None:
@@ -335,8 +335,8 @@ def test_a_small_file_takes_little_memory(member: str, path: Path, tmp_path: Pat
         for name, data in rehash(members).items():
             archive.writestr(name, data)
     done = subprocess.run([sys.executable, "-c", _MEMORY, str(spoilt)], capture_output=True, text=True, check=True)
-    told, taken = done.stdout.rsplit("\n", 2)[0], int(done.stdout.split()[-1])
-    assert "size bomb" in told
+    message, taken = done.stdout.rsplit("\n", 2)[0], int(done.stdout.split()[-1])
+    assert "size bomb" in message
     assert taken < 200, f"{taken} MiB for a file of {spoilt.stat().st_size >> 10} KiB"
 
 
@@ -367,13 +367,13 @@ def endless() -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("graph", "told"),
+    ("graph", "message"),
     [(endless(), "'Loop'"), (b"no graph", "is no ONNX graph"), (b"\x3a\x7f\x00", "is no ONNX graph")],
 )
-def test_a_graph_that_may_never_end_is_refused(graph: bytes, told: str, path: Path, tmp_path: Path) -> None:
+def test_a_graph_that_may_never_end_is_refused(graph: bytes, message: str, path: Path, tmp_path: Path) -> None:
     spoilt = tmp_path / "b.edgead"
     spoilt.write_bytes(safe_zip.pack(rehash({**unpack(path), "graphs/fusion.onnx": graph})))
-    with pytest.raises(BadInput, match=told):
+    with pytest.raises(BadInput, match=message):
         open_bundle(spoilt).graph("fusion")
 
 

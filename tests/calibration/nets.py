@@ -128,12 +128,12 @@ def vit(seed: int = 0, decomposed: bool = False, outlier: float = 200.0) -> byte
 def feeds(channels: int, count: int, seed: int = 0) -> list[dict[str, Array]]:
     """Return smooth random images f32 [1, channels, 16, 16]."""
     rng = np.random.default_rng(seed)
-    found = []
+    results = []
     for _ in range(count):
         coarse = rng.normal(0, 1, (1, channels, 4, 4)).astype(np.float32)
         fine = rng.normal(0, 0.3, (1, channels, SIDE, SIDE)).astype(np.float32)
-        found.append({"x": np.kron(coarse, np.ones((1, 1, 4, 4), np.float32)) + fine})
-    return found
+        results.append({"x": np.kron(coarse, np.ones((1, 1, 4, 4), np.float32)) + fine})
+    return results
 
 
 def run(model: bytes, feed: dict[str, Array], names: Sequence[str] | None = None) -> list[Array]:

@@ -48,10 +48,10 @@ def test_every_method_lies_within_what_was_seen(method: str) -> None:
 def test_outputs_pass_through() -> None:
     collector = Collector(cnn(), threads=1)
     feed = feeds(8, 1)[0]
-    found = collector.update(feed)
+    result = collector.update(feed)
     assert collector.inputs == ["x"]
     for name, value in zip(("p", "mixed"), run(cnn(), feed, ["p", "mixed"]), strict=True):
-        np.testing.assert_allclose(found[name], value, atol=1e-5)
+        np.testing.assert_allclose(result[name], value, atol=1e-5)
 
 
 def test_json() -> None:

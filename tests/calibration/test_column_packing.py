@@ -128,9 +128,9 @@ def test_where_sums_saturate_packing_never_changes_a_number(stem: Stem) -> None:
 
 def assert_equal(model: bytes, packed: bytes, stem: Stem) -> None:
     image: Array = np.random.default_rng(2).integers(0, 256, stem.size, dtype=np.uint8)
-    for exact, found in zip(run(model, {"x": image}), run(packed, {"x": image}), strict=True):
+    for exact, result in zip(run(model, {"x": image}), run(packed, {"x": image}), strict=True):
         assert exact.std() > 1.0
-        assert np.array_equal(exact, found)
+        assert np.array_equal(exact, result)
 
 
 def test_convolutions_of_one_picture_share_what_they_read() -> None:

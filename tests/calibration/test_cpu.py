@@ -25,8 +25,8 @@ def test_weights_within_the_limit_are_summed_exactly(depth: int) -> None:
     ends = [make("x", TensorProto.UINT8, [16, depth])], [make("y", TensorProto.INT32, [16, 32])]
     graph = helper.make_graph([node], "g", *ends, [numpy_helper.from_array(weight, "w")])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
-    found = open_session(model, 1).run(None, {"x": image})[0]
-    np.testing.assert_array_equal(found, image.astype(np.int64) @ weight.astype(np.int64))
+    result = open_session(model, 1).run(None, {"x": image})[0]
+    np.testing.assert_array_equal(result, image.astype(np.int64) @ weight.astype(np.int64))
 
 
 def test_a_weight_of_8_bits_is_used_where_its_sums_are_exact() -> None:

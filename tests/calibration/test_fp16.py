@@ -46,8 +46,8 @@ def types(data: bytes) -> Types:
     inferred = onnx.shape_inference.infer_shapes(onnx.load_model_from_string(data), strict_mode=True)
     graph = inferred.graph
     declared = [*graph.input, *graph.output, *graph.value_info]
-    found = {value.name: value.type.tensor_type.elem_type for value in declared}
-    return found | {tensor.name: tensor.data_type for tensor in graph.initializer}
+    result = {value.name: value.type.tensor_type.elem_type for value in declared}
+    return result | {tensor.name: tensor.data_type for tensor in graph.initializer}
 
 
 def halves(data: bytes) -> set[str]:
@@ -77,10 +77,10 @@ def test_a_chain_is_cast_once_at_each_end() -> None:
     data = to_fp16(source)
     assert halves(data) == {"/a", "/b", "/c", "/y"}
     assert casts(data) == 2
-    found = types(data)
-    assert found["x"] == found["y"] == TensorProto.FLOAT
-    assert found["k_fp16"] == TensorProto.FLOAT16
-    assert "k" not in found
+    result = types(data)
+    assert result["x"] == result["y"] == TensorProto.FLOAT
+    assert result["k_fp16"] == TensorProto.FLOAT16
+    assert "k" not in result
     x = RNG.normal(0, 1, (1, 4, 8, 8)).astype(np.float32)
     expected = run(source.SerializeToString(), x)[0]
     np.testing.assert_allclose(run(data, x)[0], expected, atol=5e-3)
@@ -100,10 +100,10 @@ def test_the_residual_stream_and_normalisation_stay_fp32() -> None:
     weights = {"w": WEIGHT, "scale": np.ones(4, np.float32), "bias": np.full(4, 0.1, np.float32)}
     data = to_fp16(model(nodes, [1, 5, 4], {"y": [1, 5, 4]}, weights))
     assert halves(data) == {"/h", "/hb", "/o"}
-    found = types(data)
-    assert found["bias"] == TensorProto.FLOAT
-    assert found["bias_fp16"] == TensorProto.FLOAT16
-    assert "scale_fp16" not in found
+    result = types(data)
+    assert result["bias"] == TensorProto.FLOAT
+    assert result["bias_fp16"] == TensorProto.FLOAT16
+    assert "scale_fp16" not in result
 
 
 def test_the_product_of_a_distance_stays_fp32() -> None:

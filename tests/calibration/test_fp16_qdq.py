@@ -83,12 +83,12 @@ def test_weights_on_the_grid_are_exact_in_fp16() -> None:
     for typing in ("fp32", "fp16"):
         graph = onnx.load_model_from_string(quantise(cnn(), ranges, "tensorrt", typing=typing)).graph
         held = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
-        found = []
+        results = []
         for node in graph.node:
             if node.op_type == "QuantizeLinear" and node.input[0] in held:
                 weight, scale = (held[name].astype(np.float64) for name in node.input[:2])
                 axis = helper.get_node_attr_value(node, "axis")
                 shaped = scale.reshape([-1 if i == axis else 1 for i in range(weight.ndim)])
-                found.append(np.rint(weight / shaped).astype(int).ravel().tolist())
-        steps.append(found)
+                results.append(np.rint(weight / shaped).astype(int).ravel().tolist())
+        steps.append(results)
     assert steps[0] == steps[1]

@@ -71,18 +71,18 @@ def test_percentile(name: str, percentile: float) -> None:
 def test_least_squares(name: str) -> None:
     """No edge of any bin beats the one that is found by more than the grid of candidates allows."""
     counts = HISTOGRAMS[name]
-    found = least_squares(counts, 0.25)
+    result = least_squares(counts, 0.25)
     best = min(slow_error(counts, 0.25, (end + 1) * 0.25) for end in range(max(len(counts) // 40, 1), len(counts), 7))
-    assert slow_error(counts, 0.25, found) <= 1.02 * best + 1e-9
+    assert slow_error(counts, 0.25, result) <= 1.02 * best + 1e-9
 
 
 @pytest.mark.parametrize("name", [name for name in HISTOGRAMS if name != "few bins"])
 def test_entropy(name: str) -> None:
     counts = HISTOGRAMS[name]
-    found = entropy(counts, 1.0)
+    result = entropy(counts, 1.0)
     ends = range(128, len(counts) + 1, 8)
     best = min(slow_divergence(counts, end) for end in ends)
-    assert slow_divergence(counts, round(found)) <= best + 5e-3
+    assert slow_divergence(counts, round(result)) <= best + 5e-3
 
 
 def test_entropy_of_few_bins_keeps_all() -> None:
@@ -94,11 +94,11 @@ def test_methods_order_and_cut_outliers() -> None:
     values = np.abs(RNG.normal(0, 1, 100_000)).clip(0, 4)
     held = Histogram()
     held.update(np.append(values, 40.0))
-    found = {name: saturation(held, name) for name in METHODS}
-    assert found["minmax"] == 40.0
-    assert found["percentile"] < 5.0
-    assert found["entropy"] < 8.0
-    assert found["mse"] < 40.0  # a square weighs one far value more
+    result = {name: saturation(held, name) for name in METHODS}
+    assert result["minmax"] == 40.0
+    assert result["percentile"] < 5.0
+    assert result["entropy"] < 8.0
+    assert result["mse"] < 40.0  # a square weighs one far value more
 
 
 def test_nothing_seen_and_only_zeros() -> None:

@@ -83,9 +83,9 @@ def image() -> Any:
 
 @RUNS
 def test_a_layout_without_a_kernel_is_left_out(run: Callable[[bytes, Any], Any], without_kernel: list[Any]) -> None:
-    found = run(to_fp16(pooling()), image())
+    result = run(to_fp16(pooling()), image())
     assert without_kernel == [LEVEL.ORT_ENABLE_ALL, LEVEL.ORT_ENABLE_EXTENDED]
-    np.testing.assert_allclose(found, by_calibration(pooling(), image()), atol=0.01)
+    np.testing.assert_allclose(result, by_calibration(pooling(), image()), atol=0.01)
 
 
 @RUNS
@@ -132,5 +132,5 @@ def test_pooling_in_half_precision_is_that_of_single(
     """On this processor as it is. Rounding of image, kernel, products and sums, each by 2^-11, four products a sum."""
     single, half = pooling(op, **attributes), to_fp16(pooling(op, **attributes))
     sums = np.einsum("oi,bihw->bohw", np.abs(kernel()[:, :, 0, 0]), np.abs(image()))
-    found, expected = run(half, image()), by_calibration(single, image())
-    np.testing.assert_allclose(found, expected, atol=8 * 2**-11 * float(sums.max()))
+    result, expected = run(half, image()), by_calibration(single, image())
+    np.testing.assert_allclose(result, expected, atol=8 * 2**-11 * float(sums.max()))

@@ -54,8 +54,8 @@ def test_nodes_without_names(name: str) -> None:
     ranges = collect(data, feeds(channels, 8), "percentile", threads=1)
     first = operators(GraphView(data))[0].key
     for dialect in ("tensorrt", "cpu"):
-        found = quantise(data, ranges, dialect, keep=[first])
-        assert relative_errors(data, found, feeds(channels, 3, seed=4), threads=1)[output] < 0.2
+        result = quantise(data, ranges, dialect, keep=[first])
+        assert relative_errors(data, result, feeds(channels, 3, seed=4), threads=1)[output] < 0.2
 
 
 def test_a_quantised_stream_collapses() -> None:
@@ -71,8 +71,8 @@ def test_a_quantised_stream_collapses() -> None:
     pictures = feeds(3, 4, seed=6)
     exact = np.stack([run(vit(), feed, ["head"])[0] for feed in pictures])
     spread = exact.std(axis=0).mean()  # what differs from image to image
-    found = [np.stack([run(data, feed, ["head"])[0] for feed in pictures]) for data in (good, bad.SerializeToString())]
-    errors = [float(np.sqrt(((values - exact) ** 2).mean()) / spread) for values in found]
+    results = [np.stack([run(data, feed, ["head"])[0] for feed in pictures]) for data in (good, bad.SerializeToString())]
+    errors = [float(np.sqrt(((values - exact) ** 2).mean()) / spread) for values in results]
     assert errors[1] > 1.0  # nothing is left of what the images differ in
     assert errors[1] > 1.5 * errors[0]
 

@@ -116,8 +116,8 @@ def test_the_same_but_for_half_a_grey_level_at_the_border(
     before = run(exposed(model, names), feed, names)
     after = run(exposed(view.model.SerializeToString(), names), feed, names)
     limit = half_level(model)
-    for exact, found in zip(before, after, strict=True):
-        error = np.abs(exact - found)
+    for exact, result in zip(before, after, strict=True):
+        error = np.abs(exact - result)
         assert error[:, :, pads : exact.shape[2] - pads, pads : exact.shape[3] - pads].max() < 1e-4
         assert error.max() < (1e-4 if whole else limit)
         assert whole or error.max() > 1e-4
@@ -195,8 +195,8 @@ def test_others_are_left_alone(model: bytes, keep: list[str], change: Callable[[
     width = onnx.load_model_from_string(model).graph.input[0].type.tensor_type.shape.dim[2].dim_value
     view, ranges = GraphView(model), collect(model, pictures(1, width))
     ranges = change(ranges) if change else ranges
-    found, same = read_bytes(view, ranges, keep)
-    assert found is view
+    result, same = read_bytes(view, ranges, keep)
+    assert result is view
     assert same is ranges
 
 
@@ -207,14 +207,14 @@ def test_the_cpu_dialect_reads_bytes_and_stays_close(middle: str) -> None:
     ranges = collect(model, seen)
     measured = corrections(model, ranges, seen, "cpu")
     assert {"n_stem_a", "n_stem_b"} <= set(measured)
-    found = quantise(model, ranges, "cpu", corrections=measured)
-    assert {"Cast", "Sub", "Mul", "Relu"}.isdisjoint(kinds(found))
-    assert kinds(found).count("QuantizeLinear") == 4 + 2 * (middle == "MaxPool")
+    result = quantise(model, ranges, "cpu", corrections=measured)
+    assert {"Cast", "Sub", "Mul", "Relu"}.isdisjoint(kinds(result))
+    assert kinds(result).count("QuantizeLinear") == 4 + 2 * (middle == "MaxPool")
     unquantised = quantise(model, ranges, "cpu", keep=["n_stem_a", "n_stem_b"])
     feeds = pictures(8, seed=9)
     exact = [run(model, feed) for feed in feeds]
     bytewise, floating = (
-        np.std([[run(held, feed)] for feed in feeds] - np.array(exact)[:, None]) for held in (found, unquantised)
+        np.std([[run(held, feed)] for feed in feeds] - np.array(exact)[:, None]) for held in (result, unquantised)
     )
     assert bytewise < 1.3 * floating
     one = quantise(model, ranges, "cpu", keep=["n_stem_a"])
@@ -224,6 +224,6 @@ def test_the_cpu_dialect_reads_bytes_and_stays_close(middle: str) -> None:
 
 def test_tensorrt_is_left_as_it_is() -> None:
     model = build(usual)
-    found = kinds(quantise(model, collect(model, pictures(2)), "tensorrt"))
-    assert {"Cast", "Sub", "Mul", "Relu"} <= set(found)
-    assert "Concat" not in found
+    result = kinds(quantise(model, collect(model, pictures(2)), "tensorrt"))
+    assert {"Cast", "Sub", "Mul", "Relu"} <= set(result)
+    assert "Concat" not in result

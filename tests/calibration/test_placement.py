@@ -129,7 +129,7 @@ def test_cpu_resizes_bytes_where_the_runtime_rounds_them(
     assert ("large" in place(view, "cpu").outputs) == moved
 
 
-def test_what_is_said_of_the_runtime_here_is_true() -> None:
+def test_what_is_reported_of_the_runtime_here_is_true() -> None:
     """Of 0 and 1 linear Resize makes 0, 0.25, 0.75, 1: rounded 0, 0, 1, 1, cut 0, 0, 0, 1."""
     net = Net(0)
     one, zero = net.const(1.0), net.const(0, np.uint8)
@@ -137,5 +137,5 @@ def test_what_is_said_of_the_runtime_here_is_true() -> None:
     large = net.op("Resize", held, "", net.const([1, 1, 1, 2]), mode="linear", out="large")
     y = net.op("DequantizeLinear", net.op("QuantizeLinear", large, one, zero), one, zero, out="y")
     session = onnxruntime.InferenceSession(net.model([1, 1, 1, 2], {y: [1, 1, 1, 4]}))
-    found = session.run(None, {"x": np.array([0, 1], np.float32).reshape(1, 1, 1, 2)})[0]
-    assert rounds_resized_bytes() == (found.reshape(-1).tolist() == [0, 0, 1, 1])
+    result = session.run(None, {"x": np.array([0, 1], np.float32).reshape(1, 1, 1, 2)})[0]
+    assert rounds_resized_bytes() == (result.reshape(-1).tolist() == [0, 0, 1, 1])

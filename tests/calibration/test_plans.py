@@ -45,11 +45,11 @@ def test_no_plan(value: object) -> None:
 
 
 def test_units_cover_every_weighted_operator_once() -> None:
-    found = units("net", GraphView(cnn()))
-    assert [len(unit.nodes) for unit in found] == [1] * 9
-    assert found[0].macs == 16 * 16 * 16 * 8 * 9  # cells x outputs x inputs x kernel
-    assert found[1].macs == 16 * 16 * 16 * 9  # depthwise
-    assert found[-1].macs == 10 * 16
+    result = units("net", GraphView(cnn()))
+    assert [len(unit.nodes) for unit in result] == [1] * 9
+    assert result[0].macs == 16 * 16 * 16 * 8 * 9  # cells x outputs x inputs x kernel
+    assert result[1].macs == 16 * 16 * 16 * 9  # depthwise
+    assert result[-1].macs == 10 * 16
     few = units("net", GraphView(vit()), 4)
     assert len(few) == 4
     assert sum(len(unit.nodes) for unit in few) == 14
@@ -74,8 +74,8 @@ def test_the_shortest_prefix_that_passes(length: int, needed: int) -> None:
         tried.append(len(unquantised))
         return len(unquantised) >= needed
 
-    found = shortest_prefix(ranked, passes)
-    assert found == (ranked[:needed] if needed <= length else None)
+    result = shortest_prefix(ranked, passes)
+    assert result == (ranked[:needed] if needed <= length else None)
     assert len(tried) == len(set(tried)) <= 14
 
 

@@ -91,11 +91,11 @@ def test_steps_of_half_precision_are_rounded_by_every_runtime(axis: int | None) 
     ends = [make("x", TensorProto.FLOAT16, [1, 7])], [make("x/fp32", TensorProto.INT8, [1, 7])]
     graph = onnx.helper.make_graph([node], "g", *ends, operands)
     data = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
-    found = exact_quantisers(data.SerializeToString())
-    onnx.checker.check_model(onnx.load_model_from_string(found), full_check=True)
+    result = exact_quantisers(data.SerializeToString())
+    onnx.checker.check_model(onnx.load_model_from_string(result), full_check=True)
     values = np.array([[0.4, 0.6, 1.5, 2.5, -0.6, 34.98, -82.99]], np.float16)
-    assert run(found, {"x": values})[0].tolist() == [[0, 1, 2, 2, -1, 35, -83]]
-    assert exact_quantisers(found) == found
+    assert run(result, {"x": values})[0].tolist() == [[0, 1, 2, 2, -1, 35, -83]]
+    assert exact_quantisers(result) == result
 
 
 def test_the_types_of_the_rest(measured: dict[str, Ranges]) -> None:
@@ -171,10 +171,10 @@ def test_equalised_channels_before_a_depthwise_convolution() -> None:
     shown.graph.output.append(onnx.helper.make_tensor_value_info("depth", TensorProto.FLOAT, None))
     errors = []
     for equalised in (False, True):
-        found = onnx.load_model_from_string(quantise(data, ranges, "tensorrt", keep, equalised=equalised))
-        found.graph.output.append(onnx.helper.make_tensor_value_info("depth", TensorProto.FLOAT, None))
+        result = onnx.load_model_from_string(quantise(data, ranges, "tensorrt", keep, equalised=equalised))
+        result.graph.output.append(onnx.helper.make_tensor_value_info("depth", TensorProto.FLOAT, None))
         feed = feeds(8, 1, seed=3)[0]
-        exact, rounded = (run(item.SerializeToString(), feed, ["depth"])[0] for item in (shown, found))
+        exact, rounded = (run(item.SerializeToString(), feed, ["depth"])[0] for item in (shown, result))
         errors.append(float(np.abs(exact - rounded)[0, 3].max()))
     assert errors[1] < 0.2 * errors[0]
 

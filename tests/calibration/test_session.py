@@ -44,8 +44,8 @@ def test_a_graph_for_tensorrt_gives_what_is_written(
     graph = quantise(make(), ranges[name], "tensorrt")  # type: ignore[operator]
     feed = feeds(channels, 1, seed=3)[0]
     wanted: Array = ReferenceEvaluator(onnx.load_model_from_string(graph)).run([output], feed)[0]
-    found = run(graph, feed, [output])[0]
-    error = np.abs(found - wanted) / np.abs(wanted).max()
+    result = run(graph, feed, [output])[0]
+    error = np.abs(result - wanted) / np.abs(wanted).max()
     assert (error < 1e-5).mean() > 0.98
     assert error.max() < 2 / 255
 
@@ -76,8 +76,8 @@ def test_sums_for_tensorrt_do_not_saturate() -> None:
     A kernel of bytes that adds pairs in 16 bits reads 1 as 127 + 128, comes to 32 x 32,767, takes 64 x 128 x 127 off
     again, and is left with 8,160 steps of 1 / 127**2: 0.51.
     """
-    found = open_session(saturating(), 1).run(None, {"x": np.ones((4, 64), np.float32)})[0]
-    np.testing.assert_allclose(found, 64.0, rtol=1e-5)
+    result = open_session(saturating(), 1).run(None, {"x": np.ones((4, 64), np.float32)})[0]
+    np.testing.assert_allclose(result, 64.0, rtol=1e-5)
 
 
 @pytest.mark.parametrize("typing", ["fp32", "fp16"])

@@ -27,8 +27,8 @@ def server_missing() -> str | None:
     """Return why the server cannot run here, or None; tools/test.sh installs what it needs."""
     if not shutil.which(PYTHON):
         return f"no {PYTHON}"
-    found = subprocess.run([PYTHON, "-c", _NEEDED], capture_output=True, text=True, check=False)
-    return f"GStreamer's RTSP server is not installed: {found.stderr.strip()[-200:]}" if found.returncode else None
+    result = subprocess.run([PYTHON, "-c", _NEEDED], capture_output=True, text=True, check=False)
+    return f"GStreamer's RTSP server is not installed: {result.stderr.strip()[-200:]}" if result.returncode else None
 
 
 class RtspServer:

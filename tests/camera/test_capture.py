@@ -193,7 +193,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert len(list_images(Path("again"))) == 4
 
 
-def test_a_source_that_ends_too_early_is_told_and_what_it_gave_is_kept(
+def test_a_source_that_ends_too_early_is_reported_and_what_it_gave_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -27,9 +27,9 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    found = Clock()
-    monkeypatch.setattr(rtsp, "time", SimpleNamespace(monotonic=found.monotonic))
-    return found
+    result = Clock()
+    monkeypatch.setattr(rtsp, "time", SimpleNamespace(monotonic=result.monotonic))
+    return result
 
 
 class Backlog:

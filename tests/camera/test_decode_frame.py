@@ -24,7 +24,7 @@ def test_the_bytes_of_a_whole_jpeg_are_decoded(shape: tuple[int, int], padding: 
 
 
 @pytest.mark.parametrize("place", [0.5, 0.9])
-def test_a_damaged_jpeg_is_told_and_gives_no_picture(place: float) -> None:
+def test_a_damaged_jpeg_is_reported_and_gives_no_picture(place: float) -> None:
     data = JPEG.copy()
     data[int(place * len(data)) : int(place * len(data)) + 400] = 0
     image, corrupt = decode_frame(data[None])
@@ -32,7 +32,7 @@ def test_a_damaged_jpeg_is_told_and_gives_no_picture(place: float) -> None:
     assert "damaged" in (corrupt or "")
 
 
-def test_a_jpeg_that_breaks_off_is_told() -> None:
+def test_a_jpeg_that_breaks_off_is_reported() -> None:
     image, corrupt = decode_frame(JPEG[None, : len(JPEG) // 2])
     assert (image, corrupt) == (None, "it is truncated")
 

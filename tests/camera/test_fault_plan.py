@@ -56,25 +56,25 @@ def test_the_truth_comes_with_the_source_and_as_a_file(tmp_path: Path) -> None:
     source.close()
 
 
-def test_what_comes_out_is_what_the_truth_says() -> None:
+def test_what_comes_out_is_what_the_truth_has() -> None:
     source = open_source("synthetic://faults?seed=3&rate=0.05&frames=400&trays=4&size=64&slow_ms=1&fps=1000")
     assert isinstance(source, FaultInjector)
     seen: dict[int, Read] = {}
-    health, told = CameraHealth("synthetic"), {}
+    health, message = CameraHealth("synthetic"), {}
     while not isinstance(result := source.read(1.0), End):
         if isinstance(result, SourceError):
             continue
         assert isinstance(result, (Frame, BadFrame))
         seen[result.index] = result
-        told[result.index] = (health.check(result.image).fault if isinstance(result, Frame) else "corrupt") or ""
+        message[result.index] = (health.check(result.image).fault if isinstance(result, Frame) else "corrupt") or ""
     for one in source.faults.episodes():
         for index in range(one.first, one.last + 1):
             if one.fault in ("drop", "hang", "gone"):
                 assert index not in seen
             elif one.fault != "slow":
-                assert told[index].startswith(one.reasons), one
+                assert message[index].startswith(one.reasons), one
     faulty = {index for one in source.faults.episodes() for index in range(one.first, one.last + 1)}
-    assert all(told[index] == "" for index in seen if index not in faulty)
+    assert all(message[index] == "" for index in seen if index not in faulty)
 
 
 def test_kept_trays_repeat_with_fresh_noise() -> None:

@@ -67,19 +67,19 @@ def test_the_pretend_camera_of_aravis() -> None:
         pytest.skip("Aravis with Python bindings for this Python is not installed")
     done = run(_SCRIPT)
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert found["shape"] == [240, 320, 3]
-    assert found["grey"]
-    assert found["stamps"] == sorted(set(found["stamps"]))
-    assert found["distinct"] == 4
-    assert found["opened"]["exposure_us"] == pytest.approx(2000.0)
-    assert found["opened"]["gain"] == pytest.approx(3.0)
-    assert (found["adjusted"]["exposure_us"], found["adjusted"]["gain"]) == (pytest.approx(4000.0), pytest.approx(5.0))
-    assert found["fault"] is None
-    assert found["unsettled"] >= 6
-    assert found["settings"]["pixel_format"] == "Mono8"
-    assert found["fps"] == pytest.approx(20.0)
-    assert "focus" in found["refused"]
+    result = json.loads(done.stdout)
+    assert result["shape"] == [240, 320, 3]
+    assert result["grey"]
+    assert result["stamps"] == sorted(set(result["stamps"]))
+    assert result["distinct"] == 4
+    assert result["opened"]["exposure_us"] == pytest.approx(2000.0)
+    assert result["opened"]["gain"] == pytest.approx(3.0)
+    assert (result["adjusted"]["exposure_us"], result["adjusted"]["gain"]) == (pytest.approx(4000.0), pytest.approx(5.0))
+    assert result["fault"] is None
+    assert result["unsettled"] >= 6
+    assert result["settings"]["pixel_format"] == "Mono8"
+    assert result["fps"] == pytest.approx(20.0)
+    assert "focus" in result["refused"]
 
 
 @pytest.mark.parametrize(

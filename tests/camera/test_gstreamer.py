@@ -57,7 +57,7 @@ def test_pictures_in_rgb(tail: str) -> None:
 
 
 @real
-def test_the_end_of_a_pipeline_is_a_failure_that_says_so() -> None:
+def test_the_end_of_a_pipeline_is_a_failure_that_reports_it() -> None:
     handle = open_pipeline("videotestsrc num-buffers=2 ! video/x-raw,width=64,height=48", "gst")
     results = [handle.grab() for _ in range(3)]
     handle.close()
@@ -75,7 +75,7 @@ def test_the_end_of_a_pipeline_is_a_failure_that_says_so() -> None:
         ("videotestsrc ! 'unclosed", "not well quoted"),
     ],
 )
-def test_wrong_pipelines_tell_what_gstreamer_says(pipeline: str, words: str) -> None:
+def test_wrong_pipelines_give_the_words_of_gstreamer(pipeline: str, words: str) -> None:
     with pytest.raises(EdgeAdError, match=words):
         open_source(f"gst:{pipeline}")
 
@@ -130,7 +130,7 @@ def wait_gone(number: int) -> None:
         time.sleep(0.05)
 
 
-def test_csi_without_gstreamer_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_csi_without_gstreamer_reports_it(monkeypatch: pytest.MonkeyPatch) -> None:
     from edge_ad.camera.opencv import has_gstreamer
 
     if has_gstreamer():
@@ -141,7 +141,7 @@ def test_csi_without_gstreamer_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @real
-def test_csi_without_argus_says_so() -> None:
+def test_csi_without_argus_reports_it() -> None:
     if shutil.which("gst-inspect-1.0") and not os.system("gst-inspect-1.0 nvarguscamerasrc >/dev/null 2>&1"):
         pytest.skip("this machine has Argus")
     with pytest.raises(DeviceFault, match="nvarguscamerasrc"):
@@ -163,8 +163,8 @@ def test_no_process_shows_a_password(pipeline: str) -> None:
     assert shot.image.shape == (48, 64, 3)
     number = pid(handle)
     arguments = [Path(f"/proc/{one}/cmdline").read_bytes() for one in (number, *children(number))]
-    assert any(b"fdsink" in found for found in arguments) == (SECRET not in pipeline)
-    assert not any(SECRET.encode() in found for found in arguments)
+    assert any(b"fdsink" in result for result in arguments) == (SECRET not in pipeline)
+    assert not any(SECRET.encode() in result for result in arguments)
     handle.close()
     assert gone(number)
 
@@ -178,7 +178,7 @@ def test_no_process_shows_a_password(pipeline: str) -> None:
         (f"videotestsrc num-buffers=0 name=pw={SECRET}", "ended"),
     ],
 )
-def test_a_wrong_pipeline_with_a_password_tells_what_gstreamer_says(pipeline: str, words: str) -> None:
+def test_a_wrong_pipeline_with_a_password_gives_the_words_of_gstreamer(pipeline: str, words: str) -> None:
     with pytest.raises(DeviceFault, match=words) as caught:
         open_pipeline(pipeline, "gst")
     assert SECRET not in str(caught.value)

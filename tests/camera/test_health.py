@@ -62,8 +62,8 @@ def test_frames_between_two_that_are_the_same_were_the_same() -> None:
     """A loop that is slower than the camera sees few frames of a frozen one."""
     health = CameraHealth("live")
     seen = [(0, 1), (5, 2), (6, 2), (9, 2), (10, 3)]  # index and image
-    found = [health.check(Frame(noise(seed), index, 0.0, 0.0, "cam", "")).repeats for index, seed in seen]
-    assert found == [0, 0, 1, 4, 0]
+    results = [health.check(Frame(noise(seed), index, 0.0, 0.0, "cam", "")).repeats for index, seed in seen]
+    assert results == [0, 0, 1, 4, 0]
 
 
 def test_one_changed_pixel_is_no_repetition() -> None:
@@ -90,17 +90,17 @@ def test_a_clock_beside_the_judged_region_is_no_sign_of_life() -> None:
     whole, judged = CameraHealth("live"), CameraHealth("live", region=REGION)
     frames = [Frame(with_clock(still, tick), tick, 0.0, 0.0, "cam", "") for tick in range(60)]
     assert sum(whole.check(frame).fault is None for frame in frames) == 60, "the whole image changes"
-    found = [judged.check(frame) for frame in frames]
-    assert sum(health.fault is None for health in found) == 1
-    assert found[1].fault == "frozen: the judged region repeats an earlier one to the last bit (1 in a row)"
+    results = [judged.check(frame) for frame in frames]
+    assert sum(health.fault is None for health in results) == 1
+    assert results[1].fault == "frozen: the judged region repeats an earlier one to the last bit (1 in a row)"
 
 
 @pytest.mark.parametrize("buffers", [2, 3, 16])
 def test_stale_buffers_in_turn_are_frozen(buffers: int) -> None:
     health = CameraHealth("live")
-    found = [health.check(noise(tick % buffers)).fault for tick in range(60)]
-    assert sum(fault is None for fault in found) == buffers
-    assert all(fault is not None for fault in found[buffers:])
+    results = [health.check(noise(tick % buffers)).fault for tick in range(60)]
+    assert sum(fault is None for fault in results) == buffers
+    assert all(fault is not None for fault in results[buffers:])
 
 
 def test_a_picture_that_is_new_ends_the_repetitions() -> None:
@@ -119,7 +119,7 @@ def test_a_thousand_noisy_pictures_of_one_scene_never_repeat() -> None:
 
 
 @pytest.mark.parametrize("value", [0, 255])
-def test_a_region_that_is_black_or_saturated_says_nothing(value: int) -> None:
+def test_a_region_that_is_black_or_saturated_is_not_compared(value: int) -> None:
     """The empty stage before a back light looks the same however well the camera is."""
     health = CameraHealth("live", region=REGION)
     for seed in range(10):
@@ -129,7 +129,7 @@ def test_a_region_that_is_black_or_saturated_says_nothing(value: int) -> None:
     assert health.check(picture).repeats == 1, "the whole image repeats"
 
 
-def test_a_small_region_says_nothing() -> None:
+def test_a_small_region_is_not_compared() -> None:
     health = CameraHealth("live", region=(0, 0, 8, 8))
     still = noise(1, 128, 192)[:8, :8]
     for seed in range(2, 6):

@@ -74,8 +74,8 @@ class Server:
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    with contextlib.closing(Server()) as found:
-        yield found
+    with contextlib.closing(Server()) as result:
+        yield result
 
 
 def part(body: bytes, *headers: str, length: bool = True, boundary: str = "frame") -> bytes:
@@ -172,7 +172,7 @@ def test_why_a_camera_cannot_be_opened(server: Server, change: dict[str, object]
         HttpDriver(server.url, "camera")
 
 
-def test_a_wrong_password_and_a_dead_port_are_told_apart(server: Server) -> None:
+def test_a_wrong_password_and_a_dead_port_are_distinguished(server: Server) -> None:
     server.authorization = "Basic x"
     with pytest.raises(DeviceFault, match="it refuses the user name or the password") as caught:
         HttpDriver(server.url.replace("http://", "http://user:secret@"), "camera")
@@ -202,9 +202,9 @@ def test_a_silent_camera_is_given_up(server: Server, monkeypatch: pytest.MonkeyP
 )
 def test_streams_that_are_wrong_are_failures(server: Server, body: bytes, sentence: str) -> None:
     server.body = body
-    found = HttpDriver(server.url, "camera").grab()
-    assert isinstance(found, Failure)
-    assert sentence in found.reason
+    result = HttpDriver(server.url, "camera").grab()
+    assert isinstance(result, Failure)
+    assert sentence in result.reason
 
 
 def test_a_stream_without_boundaries_is_not_read_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,10 +233,10 @@ def test_a_corrupt_image_is_a_bad_frame_of_the_source(server: Server) -> None:
     server.hang = True
     source = open_source(server.url)
     try:
-        found = source.read(5.0)
-        while not isinstance(found, (Frame, BadFrame)):
-            found = source.read(5.0)
-        assert isinstance(found, BadFrame)
-        assert found.reason.startswith("corrupt: it is truncated")
+        result = source.read(5.0)
+        while not isinstance(result, (Frame, BadFrame)):
+            result = source.read(5.0)
+        assert isinstance(result, BadFrame)
+        assert result.reason.startswith("corrupt: it is truncated")
     finally:
         source.close()

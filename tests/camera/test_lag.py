@@ -20,8 +20,8 @@ def lags(meter: LagMeter, pairs: list[tuple[float, float]]) -> list[float]:
 
 def test_a_delay_that_grows_without_a_gap_is_seen() -> None:
     # 10 images a second, each 0.05 s later than it should be: the tenth is 0.45 s late.
-    found = lags(LagMeter(), [(0.1 * step, 1000.0 + 0.15 * step) for step in range(10)])
-    assert found == pytest.approx([0.05 * step for step in range(10)], abs=2e-3)
+    result = lags(LagMeter(), [(0.1 * step, 1000.0 + 0.15 * step) for step in range(10)])
+    assert result == pytest.approx([0.05 * step for step in range(10)], abs=2e-3)
 
 
 def test_the_best_frame_counts_not_the_first() -> None:
@@ -71,9 +71,9 @@ def test_a_frame_without_a_stamp_is_as_late_as_the_one_before() -> None:
 
 def test_a_clock_that_counts_something_else_is_not_used() -> None:
     meter = LagMeter()  # ticks of 8 ns taken for nanoseconds: an eighth of the time
-    found = [meter.see(0.0125 * step, 3.0 + 0.1 * step) for step in range(60)]
+    results = [meter.see(0.0125 * step, 3.0 + 0.1 * step) for step in range(60)]
     assert not meter.usable
-    assert found[-1] is None
+    assert results[-1] is None
 
 
 def test_stamps_of_our_own_clock_tell_the_whole_age() -> None:

@@ -63,7 +63,7 @@ def test_gains_of_channels_are_brightness_warmth_and_green(
     assert gain_modes(gain) == pytest.approx(modes)
 
 
-def test_no_other_measure_tells_a_cast_where_parts_differ_in_colour(limits: QualityLimits) -> None:
+def test_no_other_measure_reports_a_cast_where_parts_differ_in_colour(limits: QualityLimits) -> None:
     tinted = {one.measure for fault, one in limits.by_fault.items() if fault.startswith("tinted")}
     assert tinted == {"red_over_blue_gain", "green_gain"}
     assert not limits.unseen
@@ -90,9 +90,9 @@ def test_gains_are_estimated_by_the_tones_that_are_not_saturated() -> None:
     tones = np.array([[measure_tones(Disturbance((gain,) * 3).degrade(scene, rng)) for gain in gains] for scene in scenes])
     light = LightChange.learn(tones, np.tile([gain_modes((gain,) * 3) for gain in gains], (len(scenes), 1, 1)))
     for gain in (0.8, 1.2, 1.3):
-        found = light.gains(measure_tones(Disturbance((gain,) * 3).degrade(scenes[0], rng)))
-        assert found["gain"] == pytest.approx(gain, rel=0.02)
-        assert math.isnan(found["green_gain"])  # no cast was learned
+        result = light.gains(measure_tones(Disturbance((gain,) * 3).degrade(scenes[0], rng)))
+        assert result["gain"] == pytest.approx(gain, rel=0.02)
+        assert math.isnan(result["green_gain"])  # no cast was learned
 
 
 def test_gains_of_a_saturated_image_are_not_known(limits: QualityLimits) -> None:

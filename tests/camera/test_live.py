@@ -99,8 +99,8 @@ def test_a_camera_that_fails_is_opened_again_and_numbers_go_on() -> None:
     source.open()
     read_until(source, is_frame)
     results = read_until(source, is_frame)
-    told = {result.reason for result in results if isinstance(result, SourceError)}
-    assert told == {"camera lost: the cable is out", "camera lost: still away"}
+    message = {result.reason for result in results if isinstance(result, SourceError)}
+    assert message == {"camera lost: the cable is out", "camera lost: still away"}
     assert isinstance(results[-1], Frame)
     assert results[-1].index == 1
     assert (source.restarts.attempts, source.restarts.reconnects) == (4, 1)
@@ -165,13 +165,13 @@ def test_a_driver_that_breaks_is_a_failure_without_its_words() -> None:
     source.open()
     read_until(source, is_frame)
     results = read_until(source, is_frame)
-    told = [result.reason for result in results if isinstance(result, SourceError)]
-    assert told[0] == "camera lost: the driver broke (RuntimeError)"
+    messages = [result.reason for result in results if isinstance(result, SourceError)]
+    assert messages[0] == "camera lost: the driver broke (RuntimeError)"
     assert "secret" not in repr(results[:-1])
     source.close()
 
 
-def test_opening_tells_the_driver_s_own_error() -> None:
+def test_opening_reports_the_driver_s_own_error() -> None:
     with pytest.raises(DeviceFault, match="in use"):
         Live(Shelf("in use"), "cam", QUICK).open()
 

@@ -37,10 +37,10 @@ def test_a_light_that_blinks_is_proof_after_a_period_and_a_half(fps: float, off_
     """Five minutes of a steady camera with jitter, and a light a tenth too fast or too slow: not one false fault."""
     rng = np.random.default_rng(3)
     moments = np.arange(0.0, 300.0, 1.0 / fps) + rng.uniform(0.0, 0.2 / fps, int(np.ceil(300.0 * fps)))
-    found = faults(Light(WHERE), moments, [blink(at * (1 + off_by)) for at in moments])
-    unproved = [at for at, fault in zip(moments, found, strict=True) if fault is not None]
+    result = faults(Light(WHERE), moments, [blink(at * (1 + off_by)) for at in moments])
+    unproved = [at for at, fault in zip(moments, result, strict=True) if fault is not None]
     assert max(unproved) < 1.5 / HZ + 2.0 / fps
-    assert all("long enough" in fault for fault in found if fault is not None)
+    assert all("long enough" in fault for fault in result if fault is not None)
 
 
 FPS = 25.0
@@ -61,11 +61,11 @@ STILL_FROM = 10.0
 def test_what_equality_cannot_see_is_seen(name: str, value: object) -> None:
     assert callable(value)
     values = [blink(at) if at < STILL_FROM else value(at) for at in MOMENTS]
-    found = faults(Light(WHERE), MOMENTS, values)
-    before = [fault for at, fault in zip(MOMENTS, found, strict=True) if 1.0 < at < STILL_FROM]
+    result = faults(Light(WHERE), MOMENTS, values)
+    before = [fault for at, fault in zip(MOMENTS, result, strict=True) if 1.0 < at < STILL_FROM]
     assert before == [None] * len(before)
     # Within a period where the light stands still; a recording at the seam where it begins anew.
-    first = next(at for at, fault in zip(MOMENTS, found, strict=True) if at >= STILL_FROM and fault)
+    first = next(at for at, fault in zip(MOMENTS, result, strict=True) if at >= STILL_FROM and fault)
     assert first - STILL_FROM <= (1.0 / HZ if "loop" not in name else 5.0)
 
 
@@ -76,8 +76,8 @@ def test_frames_that_come_too_seldom_prove_nothing() -> None:
 
 def test_after_a_gap_the_light_must_be_seen_anew() -> None:
     moments = np.concatenate([np.arange(0.0, 5.0, 0.04), np.arange(9.0, 14.0, 0.04)])
-    found = faults(Light(WHERE), moments, [blink(at) for at in moments])
-    again = [at for at, fault in zip(moments, found, strict=True) if fault and at >= 9.0]
+    result = faults(Light(WHERE), moments, [blink(at) for at in moments])
+    again = [at for at, fault in zip(moments, result, strict=True) if fault and at >= 9.0]
     assert again
     assert max(again) < 9.0 + 1.5 / HZ + 0.1
 
@@ -88,12 +88,12 @@ def frame(index: int, brightness: float, number: int | None = None) -> Frame:
     return Frame(picture, index, index / FPS, 0.0, "cam", str(index), number=number)
 
 
-def test_a_light_outside_the_picture_is_told() -> None:
+def test_a_light_outside_the_picture_is_reported() -> None:
     check = LivenessCheck(Liveness(lights=(Blinking(60, 0, 16, 16, 2.0),)))
     assert "outside the image" in (check.fault(frame(0, 20.0)) or "")
 
 
-def test_a_camera_without_numbers_is_told() -> None:
+def test_a_camera_without_numbers_is_reported() -> None:
     check = LivenessCheck(Liveness(counter=True))
     assert check.fault(frame(0, 20.0, number=7)) is None
     assert "does not number its frames" in (check.fault(frame(1, 20.0)) or "")
@@ -192,8 +192,8 @@ def test_refused(text: str) -> None:
 
 
 def test_read() -> None:
-    found = parse_liveness(["counter", "blink: 1, 2, 30, 40@0.5"])
-    assert found == Liveness(True, (Blinking(1, 2, 30, 40, 0.5),), 2)
+    result = parse_liveness(["counter", "blink: 1, 2, 30, 40@0.5"])
+    assert result == Liveness(True, (Blinking(1, 2, 30, 40, 0.5),), 2)
     assert parse_liveness([" different: 17"]) == Liveness(different=17)
 
 

@@ -20,10 +20,10 @@ def called(index: int, age_s: float = 0.0) -> Frame:
 
 
 def taken(mailbox: Mailbox) -> list[Frame | BadFrame]:
-    found = []
+    results = []
     while isinstance(item := mailbox.take(), Delivery):
-        found.append(item.frame)
-    return found
+        results.append(item.frame)
+    return results
 
 
 def test_frames_come_out_in_order_with_their_parts() -> None:
@@ -50,9 +50,9 @@ def test_without_room_the_oldest_picture_goes_but_not_its_part() -> None:
     mailbox = Mailbox(freshest=False, deadline_s=60.0, depth=3)
     for index in range(7):
         mailbox.put(called(index))
-    found = taken(mailbox)
-    assert [frame.part for frame in found] == [f"part {index}" for index in range(7)]
-    assert [isinstance(frame, Frame) for frame in found] == [False] * 4 + [True] * 3
+    result = taken(mailbox)
+    assert [frame.part for frame in result] == [f"part {index}" for index in range(7)]
+    assert [isinstance(frame, Frame) for frame in result] == [False] * 4 + [True] * 3
 
 
 def test_memory_is_bounded_even_if_nobody_takes() -> None:
@@ -60,10 +60,10 @@ def test_memory_is_bounded_even_if_nobody_takes() -> None:
     for index in range(MAX_WAITING + 100):
         mailbox.put(called(index))
     mailbox.finish(End())
-    found = taken(mailbox)
-    assert len(found) == MAX_WAITING
+    result = taken(mailbox)
+    assert len(result) == MAX_WAITING
     assert mailbox.overwritten == 100
-    assert mailbox.captured == len(found) + mailbox.overwritten
+    assert mailbox.captured == len(result) + mailbox.overwritten
 
 
 @pytest.mark.parametrize(("freshest", "deadline_s"), [(True, None), (False, None), (False, 60.0)])

@@ -39,7 +39,7 @@ def message_of(action: object) -> str:
 
 @given(secrets, secrets, st.sampled_from(SCHEMES))
 @example("Zqa/bqZ", "Zq@/@ #?qZ", "rtsp")
-def test_parsing_never_tells_credentials(user: str, password: str, scheme: str) -> None:
+def test_parsing_never_reports_credentials(user: str, password: str, scheme: str) -> None:
     uri = f"{scheme}://{user}:{password}@127.0.0.1:1/stream"
     words = message_of(lambda: parse_uri(uri))
     assert "Zq" not in words.replace(HIDDEN, "")
@@ -47,7 +47,7 @@ def test_parsing_never_tells_credentials(user: str, password: str, scheme: str) 
 
 
 @given(secrets, secrets)
-def test_a_pipeline_never_tells_credentials(user: str, password: str) -> None:
+def test_a_pipeline_never_reports_credentials(user: str, password: str) -> None:
     assume('"' not in user + password)
     pipeline = f'gst:rtspsrc location=rtsp://host/1 user-id="{user}" user-pw="{password}" ! decodebin'
     address = parse_uri(pipeline)
@@ -74,7 +74,7 @@ def test_errors_of_opening_never_tell_credentials(uri: str, capfd: pytest.Captur
     assert words
 
 
-def test_the_command_line_never_tells_credentials(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_command_line_never_reports_credentials(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     out = str(tmp_path / "goods")
     assert main(["capture", "--camera", "rtsp://Zqusr:Zqpwd@127.0.0.1:1/x?password=Zqx", "--out", out]) == 3
     output = capfd.readouterr()

@@ -68,7 +68,7 @@ def test_pictures_with_the_camera_s_own_time(server: RtspServer) -> None:
         (lambda url: f"rtsp://{USER}:Zqx@127.0.0.1:{free_port()}/line", "port .*refused"),
     ],
 )
-def test_refusals_are_told_apart_and_tell_no_credentials(
+def test_refusals_are_distinguished_and_contain_no_credentials(
     server: RtspServer, change: object, words: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert callable(change)
@@ -96,7 +96,7 @@ def test_the_server_killed_and_started_again(capfd: pytest.CaptureFixture[str]) 
     server.start()
     source = open_source(server.url)
     assert isinstance(source, Live)
-    told: list[Read] = []
+    messages: list[Read] = []
     took: list[float] = []
     attempts: list[int] = []
     last = next_frame(source)[0]
@@ -104,12 +104,12 @@ def test_the_server_killed_and_started_again(capfd: pytest.CaptureFixture[str]) 
         server.kill()
         while not isinstance(result := source.read(0.2), SourceError):
             last = result if isinstance(result, Frame) else last
-        told.append(result)
+        messages.append(result)
         back_at, tried = server.start(), source.restarts.attempts
         frame, before = next_frame(source, 30.0)
         took.append(time.monotonic() - back_at)
         attempts.append(source.restarts.attempts - tried)
-        told += before
+        messages += before
         assert frame.index == last.index + 1, "the numbers of the frames go on"
         last = frame
     source.close()
@@ -122,8 +122,8 @@ def test_the_server_killed_and_started_again(capfd: pytest.CaptureFixture[str]) 
     if os.getloadavg()[0] <= 2 * (os.cpu_count() or 1):  # a starved process measures the other programs
         assert max(took) <= WITHIN_S
     output = capfd.readouterr()
-    assert "Zq" not in f"{told!r} {source.name} {output.out} {output.err}"
-    assert all(result.reason.startswith("camera lost: ") for result in told if isinstance(result, SourceError))
+    assert "Zq" not in f"{messages!r} {source.name} {output.out} {output.err}"
+    assert all(result.reason.startswith("camera lost: ") for result in messages if isinstance(result, SourceError))
 
 
 def test_a_server_that_stands_still_is_a_stall_and_comes_back(server: RtspServer) -> None:
@@ -157,7 +157,7 @@ def test_a_camera_that_is_not_there_yet() -> None:
         server.kill()
 
 
-def test_tcp_stays_whatever_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tcp_stays_whatever_the_environment_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENCV_FFMPEG_CAPTURE_OPTIONS", "rtsp_transport;udp|max_delay;9")
     set_options()
     options = os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"].split("|")

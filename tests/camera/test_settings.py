@@ -32,7 +32,7 @@ def test_settings_survive_json_and_equal_themselves(settings: CameraSettings) ->
 
 
 @pytest.mark.parametrize(
-    ("stored", "found", "told"),
+    ("stored", "result", "messages"),
     [
         ({"exposure_us": 8000.0}, {"exposure_us": 4000.0}, ["exposure_us is 4000 instead of 8000"]),
         ({"exposure_us": 8000.0}, {"exposure_us": 8100.0}, []),  # 1.25 %
@@ -54,8 +54,8 @@ def test_settings_survive_json_and_equal_themselves(settings: CameraSettings) ->
         ),
     ],
 )
-def test_differences(stored: dict[str, object], found: dict[str, object], told: list[str]) -> None:
-    assert difference(CameraSettings.from_json(stored), CameraSettings.from_json(found)) == told
+def test_differences(stored: dict[str, object], result: dict[str, object], messages: list[str]) -> None:
+    assert difference(CameraSettings.from_json(stored), CameraSettings.from_json(result)) == messages
 
 
 def test_a_query_becomes_settings() -> None:
@@ -104,10 +104,10 @@ def test_video4linux_units_and_order() -> None:
     assert capture.values[cv2.CAP_PROP_AUTOFOCUS] == 0.0
     assert capture.order[0] == cv2.CAP_PROP_FOURCC
     assert capture.order.index(cv2.CAP_PROP_AUTO_EXPOSURE) < capture.order.index(cv2.CAP_PROP_EXPOSURE)
-    found = read_back(capture)
-    assert difference(asked, found) == []
-    assert (found.exposure_us, found.pixel_format, found.auto_exposure) == (8000.0, "MJPG", False)
-    assert found.gain is None
+    result = read_back(capture)
+    assert difference(asked, result) == []
+    assert (result.exposure_us, result.pixel_format, result.auto_exposure) == (8000.0, "MJPG", False)
+    assert result.gain is None
 
 
 def test_nothing_asked_changes_nothing() -> None:
@@ -142,8 +142,8 @@ class Nodes:
 def test_genicam_features() -> None:
     nodes = Nodes()
     apply_nodes(nodes, CameraSettings(exposure_us=5000.0, gain=3.0, pixel_format="Mono12"), "cam")
-    found = read_nodes(nodes)
-    assert found == CameraSettings(exposure_us=5000.0, auto_exposure=False, gain=3.0, pixel_format="Mono12", width=640)
+    result = read_nodes(nodes)
+    assert result == CameraSettings(exposure_us=5000.0, auto_exposure=False, gain=3.0, pixel_format="Mono12", width=640)
     assert nodes.values["GainAuto"] == "Off"
     for wrong in (CameraSettings(height=480), CameraSettings(white_balance_k=5000.0)):
         with pytest.raises(DeviceFault):

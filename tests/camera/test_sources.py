@@ -59,7 +59,7 @@ def test_video_with_a_colon_in_its_name(tmp_path: Path) -> None:
     assert len(frames_of(read_all(open_source(str(path))))) == 3
 
 
-def test_video_cut_short_says_so(tmp_path: Path) -> None:
+def test_video_cut_short_reports_it(tmp_path: Path) -> None:
     whole = write_video(tmp_path / "whole.mkv", [noise(seed, 120, 160) for seed in range(60)])
     cut = tmp_path / "cut.mkv"
     cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
@@ -117,7 +117,7 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "text.mp4").write_text("no video")
     (tmp_path / "text.jpg").write_text("no image")
     (tmp_path / "zero.mp4").touch()
-    told = {
+    message = {
         "missing.mp4": "does not exist",
         "empty": "holds no image",
         "outer": "inner",
@@ -125,19 +125,19 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
         "zero.mp4": "neither an image nor a video",
         "text.jpg": "text.jpg",
     }
-    for name, words in told.items():
+    for name, words in message.items():
         with pytest.raises(BadInput, match=words) as caught:
             open_source(str(tmp_path / name))
         assert name in str(caught.value)
 
 
-def test_no_camera_tells_what_was_tried() -> None:
+def test_no_camera_reports_what_was_tried() -> None:
     with pytest.raises(DeviceFault) as caught:
         open_source("97")
-    told = str(caught.value)
-    assert "/dev/video97 does not exist" in told
-    assert "Video4Linux" in told
-    assert "cameras on this machine" in told
+    message = str(caught.value)
+    assert "/dev/video97 does not exist" in message
+    assert "Video4Linux" in message
+    assert "cameras on this machine" in message
 
 
 def test_a_device_that_is_no_camera() -> None:

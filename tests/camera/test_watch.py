@@ -39,10 +39,10 @@ def test_only_what_appears_later_is_judged_in_the_order_of_its_time(folder: Path
         made = save(folder / name, picture(seed))
         shift = 10**9 * seed
         os.utime(made, ns=(made.stat().st_mtime_ns + shift, made.stat().st_mtime_ns + shift))
-    found = [source.read(0.0) for _ in range(3)]
-    assert [frame.part for frame in found if isinstance(frame, Frame)] == ["b.png", "a.png"]
-    assert found[2] == Timeout(0.0)
-    assert [frame.index for frame in found if isinstance(frame, Frame)] == [0, 1]
+    results = [source.read(0.0) for _ in range(3)]
+    assert [frame.part for frame in results if isinstance(frame, Frame)] == ["b.png", "a.png"]
+    assert results[2] == Timeout(0.0)
+    assert [frame.index for frame in results if isinstance(frame, Frame)] == [0, 1]
 
 
 def test_a_file_renamed_into_the_folder_is_taken_at_once(folder: Path, tmp_path: Path) -> None:
@@ -82,9 +82,9 @@ def test_a_file_that_is_never_finished_is_a_bad_frame(folder: Path) -> None:
     (folder / "part.png").write_bytes(data[: len(data) // 2])
     assert source.read(0.0) == Timeout(0.0)
     clock.now += SETTLED_S
-    found = source.read(0.0)
-    assert isinstance(found, BadFrame)
-    assert "truncated" in found.reason
+    result = source.read(0.0)
+    assert isinstance(result, BadFrame)
+    assert "truncated" in result.reason
     assert source.read(0.0) == Timeout(0.0)
 
 

@@ -56,7 +56,7 @@ def test_help_shows_the_order_of_steps_that_exist(capsys: pytest.CaptureFixture[
     assert steps == ["init", "capture", "train", "evaluate", "build-engine", "run"]
 
 
-def test_help_of_train_says_what_it_reads_and_what_it_costs(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_of_train_states_what_it_reads_and_what_it_costs(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "--help"]) == 0
     text = " ".join(capsys.readouterr().out.split())
     assert "PNG, JPEG, BMP, TIFF, WebP, PPM of 8 or 16 bits; at least 10 of 32 x 32 pixels or more, better 100" in text

@@ -90,10 +90,10 @@ def test_exports(store: Store) -> None:
     assert float(rows[1]["z_logic"]) == 0.5
     assert rows[0]["score"] == rows[0]["z_logic"] == ""
     assert rows[0]["part"] == "'=cmd|' /C calc'!A0"  # no formula in a spreadsheet
-    found = json.loads(Path("out/e.json").read_text())
-    assert [one["id"] for one in found] == ["bb22", "aa11", "aa00"]
-    assert found[0]["part"] == "=cmd|' /C calc'!A0"
-    assert found[1]["z"] == {"logic": 0.5}
+    result = json.loads(Path("out/e.json").read_text())
+    assert [one["id"] for one in result] == ["bb22", "aa11", "aa00"]
+    assert result[0]["part"] == "=cmd|' /C calc'!A0"
+    assert result[1]["z"] == {"logic": 0.5}
     assert main(["events", "--camera", "none", "--json", "none.json"]) == 0
     assert json.loads(Path("none.json").read_text()) == []
     assert sorted(os.listdir("out")) == ["e.csv", "e.json"]
@@ -106,9 +106,9 @@ def test_marks(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     assert listed(capsys) == ["aa11"]
     assert main(["events", "mark", "aa11", "none"]) == 0
     with Reader(Path("runs/line.sqlite")) as reader:
-        found = reader.event("aa11")
-    assert found is not None
-    assert found.mark is None
+        result = reader.event("aa11")
+    assert result is not None
+    assert result.mark is None
 
 
 def test_rebuild(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
@@ -116,15 +116,15 @@ def test_rebuild(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     Path("runs/line.sqlite").unlink()
     assert files(Path("runs/line.evidence"))
     assert main(["events", "rebuild"]) == 0
-    told = capsys.readouterr()
-    assert "lost" in told.err
-    assert "3 events" in told.out
+    message = capsys.readouterr()
+    assert "lost" in message.err
+    assert "3 events" in message.out
     assert main(["events"]) == 0
     assert listed(capsys) == ["bb22", "aa11", "aa00"]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["show"], "choose one of list, mark, actions, verify, rebuild"),
         (["list", "aa11"], "takes no further word"),
@@ -140,10 +140,10 @@ def test_rebuild(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
         (["--csv", "/proc/nowhere/e.csv"], "cannot write /proc/nowhere/e.csv"),
     ],
 )
-def test_mistakes(store: Store, capsys: pytest.CaptureFixture[str], arguments: list[str], told: str) -> None:
+def test_mistakes(store: Store, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
     assert main(["events", *arguments]) == 2
     error = capsys.readouterr().err
-    assert told in error
+    assert message in error
     assert error.count("\n") == 1
 
 

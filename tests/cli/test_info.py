@@ -118,11 +118,11 @@ EXPECTED = {"x": [10, 200.5], "y": [4, 5], "scale": [0.99, 1.01], "angle": 90.0,
         ),
     ],
 )
-def test_the_geometry_is_told(details: dict[str, Any], lines: list[str]) -> None:
+def test_the_geometry_is_reported(details: dict[str, Any], lines: list[str]) -> None:
     assert [line[14:] for line in describe_geometry(details)] == lines
 
 
-def test_a_bundle_that_locates_parts_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_bundle_that_locates_parts_reports_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info", str(make_located_bundle(tmp_path / "key.edgead"))]) == 0
     assert "foreground: the part is located in images of 320 x 240 pixels" in capsys.readouterr().out
 

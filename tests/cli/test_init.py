@@ -36,7 +36,7 @@ def test_answers_reach_the_file(arguments: list[str], typed: str, expected: tupl
     assert (str(config.data.path), config.run.camera, config.train.preset) == (expected[0], [expected[1]], expected[2])
 
 
-def test_a_missing_folder_is_told(tmp_path: Path) -> None:
+def test_a_missing_folder_is_reported(tmp_path: Path) -> None:
     assert "is not there yet" in CliRunner().invoke(app, ["init", "--yes"]).output
     (tmp_path / "data" / "good").mkdir(parents=True)
     assert "is not there yet" not in CliRunner().invoke(app, ["init", "--yes", "--force"]).output

@@ -21,9 +21,9 @@ from tests.fixtures.tiny_presets import TINY_PAPER, known
 def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     """Run a command that must end with exit code 2 and one sentence; return the sentence."""
     assert main(arguments) == 2
-    said = capsys.readouterr()
-    assert said.out == ""
-    *before, last = said.err.splitlines()
+    output = capsys.readouterr()
+    assert output.out == ""
+    *before, last = output.err.splitlines()
     assert last.startswith("error: ")
     assert not [line for line in before if "error" in line.lower() or "Traceback" in line]
     return last
@@ -74,9 +74,9 @@ def test_bad_input_is_one_sentence(case: str, tmp_path: Path, capsys: pytest.Cap
     goods(tmp_path / "twelve", 12)
     goods(tmp_path / "set" / "test" / "logical_anomalies", 12)
     goods(tmp_path / "root" / "cable" / "train" / "good", 12)
-    said = refused(["train", *arguments], capsys)
+    output = refused(["train", *arguments], capsys)
     for word in words:
-        assert word in said
+        assert word in output
 
 
 @pytest.mark.slow

@@ -66,9 +66,9 @@ def test_thresholds_are_learned_from_folders_and_the_record_alike_and_a_run_judg
     station: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["views", "learn", "parts"]) == 0
-    told = capsys.readouterr().out
-    assert "of 12 normal parts would be rejected" in told
-    assert "1 parts without a score in all views were left out: 12.png: missing: view side" in told
+    message = capsys.readouterr().out
+    assert "of 12 normal parts would be rejected" in message
+    assert "1 parts without a score in all views were left out: 12.png: missing: view side" in message
     learned = json.loads(Path("views.json").read_text())
     assert learned["views"]["side"]["bundle"] == open_bundle(station / "side.edgead").sha256
     assert main(["run"]) == 0

@@ -22,11 +22,11 @@ def _all(split: object) -> list[Path]:
 
 def test_a_flat_folder_is_split(tmp_path: Path) -> None:
     paths = goods(tmp_path / "caps", 40, suffix=".jpg")
-    found = load_dataset(tmp_path / "caps")
-    assert (found.name, found.layout, found.test, found.skipped) == ("caps", "flat", (), ())
-    assert sorted(_all(found.normal)) == sorted(path.resolve() for path in paths)
-    assert (len(found.normal.fit), len(found.normal.normalise), len(found.normal.threshold)) == (28, 6, 6)
-    assert found.sizes == {"60x40": 40}
+    result = load_dataset(tmp_path / "caps")
+    assert (result.name, result.layout, result.test, result.skipped) == ("caps", "flat", (), ())
+    assert sorted(_all(result.normal)) == sorted(path.resolve() for path in paths)
+    assert (len(result.normal.fit), len(result.normal.normalise), len(result.normal.threshold)) == (28, 6, 6)
+    assert result.sizes == {"60x40": 40}
 
 
 def test_a_folder_named_good_inside_is_found(tmp_path: Path) -> None:
@@ -35,35 +35,35 @@ def test_a_folder_named_good_inside_is_found(tmp_path: Path) -> None:
 
 
 def test_mvtec_defects_are_structural(tmp_path: Path) -> None:
-    found = load_dataset(mvtec(tmp_path / "bottle"))
-    assert found.layout == "mvtec"
-    assert len(_all(found.normal)) == 30
-    kinds = [(item.defect, item.kind, len(item.masks)) for item in found.test]
+    result = load_dataset(mvtec(tmp_path / "bottle"))
+    assert result.layout == "mvtec"
+    assert len(_all(result.normal)) == 30
+    kinds = [(item.defect, item.kind, len(item.masks)) for item in result.test]
     assert kinds == [("broken", "structural", 1)] * 3 + [("dirt", "structural", 1)] * 3 + [("good", "good", 0)] * 4
-    assert found.test[0].masks[0].name == "000_mask.png"
-    assert found.saturation == {}
+    assert result.test[0].masks[0].name == "000_mask.png"
+    assert result.saturation == {}
 
 
 def test_goods_without_a_test_folder_are_enough(tmp_path: Path) -> None:
     goods(tmp_path / "train" / "good", 20)
-    found = load_dataset(tmp_path)
-    assert (found.layout, found.test, len(_all(found.normal))) == ("mvtec", (), 20)
+    result = load_dataset(tmp_path)
+    assert (result.layout, result.test, len(_all(result.normal))) == ("mvtec", (), 20)
 
 
 def test_loco_takes_its_validation_goods_for_the_threshold(tmp_path: Path) -> None:
     root = loco(tmp_path / "juice")
-    found = load_dataset(root)
-    assert found.layout == "loco"
-    assert all(path.parent.parent.name == "validation" for path in found.normal.threshold)
-    assert (len(found.normal.fit), len(found.normal.normalise), len(found.normal.threshold)) == (26, 4, 24)
-    assert [item.kind for item in found.test] == ["good"] * 4 + ["logical"] * 3 + ["structural"] * 3
-    assert found.saturation == {255: Saturation(1.0, True)}
-    assert found.sizes == {"60x40": 54}
+    result = load_dataset(root)
+    assert result.layout == "loco"
+    assert all(path.parent.parent.name == "validation" for path in result.normal.threshold)
+    assert (len(result.normal.fit), len(result.normal.normalise), len(result.normal.threshold)) == (26, 4, 24)
+    assert [item.kind for item in result.test] == ["good"] * 4 + ["logical"] * 3 + ["structural"] * 3
+    assert result.saturation == {255: Saturation(1.0, True)}
+    assert result.sizes == {"60x40": 54}
 
 
 def test_few_validation_goods_are_pooled_with_the_training_goods(tmp_path: Path) -> None:
-    found = load_dataset(loco(tmp_path / "juice", train=30, validation=19))
-    assert (len(found.normal.fit), len(found.normal.normalise), len(found.normal.threshold)) == (35, 7, 7)
+    result = load_dataset(loco(tmp_path / "juice", train=30, validation=19))
+    assert (len(result.normal.fit), len(result.normal.normalise), len(result.normal.threshold)) == (35, 7, 7)
 
 
 def test_several_channels_of_one_image(tmp_path: Path) -> None:
@@ -88,11 +88,11 @@ def test_broken_goods_are_named_skipped_and_counted(tmp_path: Path) -> None:
     paths = goods(tmp_path, 20, suffix=".jpg")
     paths[7].write_bytes(paths[7].read_bytes()[:200])
     paths[11].write_text("no image")
-    found = load_dataset(tmp_path)
-    assert [path.name for path, _ in found.skipped] == ["007.jpg", "011.jpg"]
-    assert "truncated" in found.skipped[0][1]
-    assert len(_all(found.normal)) == 18
-    assert found.sizes == {"60x40": 18}
+    result = load_dataset(tmp_path)
+    assert [path.name for path, _ in result.skipped] == ["007.jpg", "011.jpg"]
+    assert "truncated" in result.skipped[0][1]
+    assert len(_all(result.normal)) == 18
+    assert result.sizes == {"60x40": 18}
 
 
 def test_mixed_sizes_are_accepted_and_stated(tmp_path: Path) -> None:
@@ -240,10 +240,10 @@ def test_a_wrong_defects_config_is_named(tmp_path: Path, text: str) -> None:
 def test_a_test_set_needs_no_training_goods(tmp_path: Path) -> None:
     root = loco(tmp_path / "juice")
     shutil.rmtree(root / "train")
-    found = load_test(root)
-    assert found.layout == "loco"
-    assert len(found.test) == 10
-    assert found.normal.fit == ()
+    result = load_test(root)
+    assert result.layout == "loco"
+    assert len(result.test) == 10
+    assert result.normal.fit == ()
 
 
 def test_a_flat_folder_is_a_test_set_of_goods(tmp_path: Path) -> None:
@@ -265,7 +265,7 @@ def test_a_set_without_ground_truth_needs_no_masks(tmp_path: Path) -> None:
     assert not load_test(root).has_masks
 
 
-def test_an_empty_test_folder_is_told(tmp_path: Path) -> None:
+def test_an_empty_test_folder_is_reported(tmp_path: Path) -> None:
     (tmp_path / "test" / "good").mkdir(parents=True)
     with pytest.raises(BadInput, match="holds no images to evaluate"):
         load_test(tmp_path)
@@ -294,8 +294,8 @@ def test_folders_below_a_test_folder_are_read_with_their_masks(tmp_path: Path) -
     goods(tmp_path / "test" / "bad" / "scratch", 1, 100)
     goods(tmp_path / "test" / "bad", 1, 200)
     save(tmp_path / "ground_truth" / "bad" / "scratch" / "000_mask.png", picture(3)[:, :, 0])
-    found = load_dataset_test(tmp_path)
-    assert found == [("bad", "structural", 0), ("bad/scratch", "structural", 1), ("good/monday", "good", 0)]
+    result = load_dataset_test(tmp_path)
+    assert result == [("bad", "structural", 0), ("bad/scratch", "structural", 1), ("good/monday", "good", 0)]
 
 
 def load_dataset_test(root: Path) -> list[tuple[str, str, int]]:
@@ -318,12 +318,12 @@ def test_folders_below_the_normal_images_are_read(tmp_path: Path) -> None:
     assert len(_all(load_dataset(tmp_path).normal)) == 16
 
 
-def test_the_table_says_what_was_read_from_which_folder_and_what_was_not(tmp_path: Path) -> None:
+def test_the_table_states_what_was_read_from_which_folder_and_what_was_not(tmp_path: Path) -> None:
     root = mvtec(tmp_path / "bottle", train=12, good=2, defects=("broken",))
     goods(root / "test", 1, 900)
     goods(root / "notes" / "pictures", 2, 950)
-    found = load_dataset(root).folders
-    assert found == (
+    result = load_dataset(root).folders
+    assert result == (
         FolderUse("train/good", 12, "normal images for training"),
         FolderUse("test/broken", 3, "test: structural anomalies"),
         FolderUse("test/good", 2, "test: normal images"),
@@ -331,7 +331,7 @@ def test_the_table_says_what_was_read_from_which_folder_and_what_was_not(tmp_pat
         FolderUse("test", 1, "left out"),
     )
     assert load_test(root).folders[-1] == FolderUse("test", 1, "left out: no sub-folder says whether they are good")
-    assert folders_table(found).splitlines()[0] == "  train/good      12  normal images for training"
+    assert folders_table(result).splitlines()[0] == "  train/good      12  normal images for training"
 
 
 @pytest.mark.parametrize("name", ["test/station1", "test/line"])
@@ -343,9 +343,9 @@ def test_a_folder_below_one_named_test_may_hold_goods(tmp_path: Path, name: str)
 def test_images_that_show_nothing_are_left_out_by_name(tmp_path: Path) -> None:
     goods(tmp_path, 12)
     save(tmp_path / "covered.png", np.zeros((40, 60, 3), np.uint8))
-    found = load_dataset(tmp_path)
-    assert [path.name for path, _ in found.skipped] == ["covered.png"]
-    assert len(_all(found.normal)) == 12
+    result = load_dataset(tmp_path)
+    assert [path.name for path, _ in result.skipped] == ["covered.png"]
+    assert len(_all(result.normal)) == 12
 
 
 def test_validation_images_that_do_not_decode_are_left_out(tmp_path: Path) -> None:
@@ -354,9 +354,9 @@ def test_validation_images_that_do_not_decode_are_left_out(tmp_path: Path) -> No
     data = damaged.read_bytes()
     third = len(data) // 3
     damaged.write_bytes(data[:third] + bytes(third) + data[2 * third :])
-    found = load_dataset(root)
-    assert [path.name for path, _ in found.skipped] == ["900.jpg"]
-    assert len(found.normal.threshold) == 24
+    result = load_dataset(root)
+    assert [path.name for path, _ in result.skipped] == ["900.jpg"]
+    assert len(result.normal.threshold) == 24
 
 
 @pytest.mark.parametrize("name", ["001.png", "001_mask.png", "001.bmp"])
@@ -379,10 +379,10 @@ def test_12_bit_values_are_scaled_everywhere(tmp_path: Path) -> None:
         deep = picture(index)[:, :, 0].astype(np.uint16) * 16  # a Mono12 camera stored in 16 bits
         save(tmp_path / "train" / "good" / f"{index:03}.png", deep)
         save(tmp_path / "test" / "good" / f"{index:03}.png", deep)
-    found = load_dataset(tmp_path)
-    assert found.bits == 12
+    result = load_dataset(tmp_path)
+    assert result.bits == 12
     assert {item.bits for item in load_test(tmp_path, 12).test} == {12}
-    assert (read_image(found.normal.fit[0], found.bits)[:, :, 0] == picture(int(found.normal.fit[0].stem))[:, :, 0]).all()
+    assert (read_image(result.normal.fit[0], result.bits)[:, :, 0] == picture(int(result.normal.fit[0].stem))[:, :, 0]).all()
 
 
 @pytest.mark.parametrize(("name", "kind"), [("logical", "logical"), ("Logical_anomalies", "logical"), ("illogical", "structural")])
@@ -424,7 +424,7 @@ def test_the_table_counts_what_was_read_and_what_was_not(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(("bits", "warned"), [(16, True), (14, True), (12, False)])
-def test_images_of_another_depth_than_the_bundle_reads_are_told(
+def test_images_of_another_depth_than_the_bundle_reads_are_reported(
     tmp_path: Path, bits: int, warned: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     save(tmp_path / "test" / "good" / "a.png", picture(1)[:, :, 0].astype(np.uint16) * 16)

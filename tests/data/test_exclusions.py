@@ -21,11 +21,11 @@ def test_named_images_take_part_in_no_split(tmp_path: Path) -> None:
     paths = goods(tmp_path / "caps", 14)
     listed = tmp_path / "exclude.txt"
     listed.write_bytes(b"\xef\xbb\xbf# a comment\r\n" + f"{paths[3].name}\r\n  {paths[5].name}  \n\n{paths[3].name}".encode())
-    found = load_dataset(tmp_path / "caps", exclude=listed)
-    left = {path.name for part in ("fit", "normalise", "threshold") for path in getattr(found.normal, part)}
+    result = load_dataset(tmp_path / "caps", exclude=listed)
+    left = {path.name for part in ("fit", "normalise", "threshold") for path in getattr(result.normal, part)}
     assert left == {path.name for path in paths} - {paths[3].name, paths[5].name}
-    assert [path.name for path in found.excluded] == [paths[3].name, paths[5].name]
-    assert FolderUse(".", 2, f"left out: excluded by {listed}") in found.folders
+    assert [path.name for path in result.excluded] == [paths[3].name, paths[5].name]
+    assert FolderUse(".", 2, f"left out: excluded by {listed}") in result.folders
 
 
 def test_paths_are_relative_to_the_data_folder_or_absolute(tmp_path: Path) -> None:

@@ -206,7 +206,7 @@ def test_any_resize_has_its_size_and_keeps_a_plain_colour(sizes: tuple[int, int,
     st.binary(max_size=200),
     st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8", b"BM", b"RIFF\x00\x00\x00\x00WEBP"]),
 )
-def test_any_bytes_are_told_or_sized_never_a_crash(data: bytes, start: bytes) -> None:
+def test_any_bytes_are_reported_or_sized_never_a_crash(data: bytes, start: bytes) -> None:
     with contextlib.suppress(HeaderError):
         size = inspect(start + data)
         assert size is None or all(isinstance(side, int) for side in size)
@@ -281,14 +281,14 @@ def test_a_png_is_turned_where_opencv_does_not_do_it(
     assert read_mask(path).shape == (40, 60)
 
 
-def test_floating_point_values_are_told_as_such(tmp_path: Path) -> None:
+def test_floating_point_values_are_reported_as_such(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "float.tif"), picture(0).astype(np.float32))
     with pytest.raises(BadInput, match=r"float\.tif cannot be read: it holds float32 values, and 8 or 16 bits are needed"):
         read_image(tmp_path / "float.tif")
 
 
 @pytest.mark.parametrize("start", [b"II+\x00", b"MM\x00+"])
-def test_a_bigtiff_is_told_as_such(tmp_path: Path, start: bytes) -> None:
+def test_a_bigtiff_is_reported_as_such(tmp_path: Path, start: bytes) -> None:
     (tmp_path / "big.tif").write_bytes(start + bytes(40))
     with pytest.raises(BadInput, match=r"big\.tif cannot be read: it is a BigTIFF"):
         read_image(tmp_path / "big.tif")
@@ -347,7 +347,7 @@ except BaseException as error:
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.bmp", "a.tif", "a.ppm"])
-def test_an_image_for_which_there_is_no_memory_is_not_told_as_damaged(tmp_path: Path, name: str) -> None:
+def test_an_image_for_which_there_is_no_memory_is_not_reported_as_damaged(tmp_path: Path, name: str) -> None:
     """OpenCV returns nothing for both, so a training would leave out whole images and a run ask for other files."""
     plain = np.tile(np.arange(6000, dtype=np.uint8)[:, None], (4000, 1, 3))
     assert cv2.imwrite(str(tmp_path / name), plain)  # 72 MB of pixels
@@ -365,7 +365,7 @@ def test_an_image_for_which_there_is_no_memory_is_not_told_as_damaged(tmp_path: 
     ],
     ids=["ppm", "pgm", "little-endian tiff", "big-endian tiff"],
 )
-def test_a_size_bomb_of_a_format_that_tells_its_size_late_is_refused_too(tmp_path: Path, data: bytes) -> None:
+def test_a_size_bomb_of_a_format_that_reports_its_size_late_is_refused_too(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "a.tif").write_bytes(data + bytes(100))
     with pytest.raises(BadInput, match="is 100000 x 100000 pixels; 1 to 200,000,000 pixels are allowed"):
         check_image(tmp_path / "a.tif")

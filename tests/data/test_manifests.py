@@ -62,22 +62,22 @@ def split_of(found: DataSet) -> list[Path]:
 
 @pytest.mark.parametrize("prefix", ["", "s3://bucket/"])
 def test_normal_images_are_split_and_anomalies_are_test_images(prefix: str, tmp_path: Path) -> None:
-    found = load_dataset(service_export(tmp_path, prefix))
-    assert (found.name, found.layout, found.root) == ("caps", "manifest", tmp_path)
-    assert split_of(found) == sorted((tmp_path / "images").iterdir())
-    assert (len(found.normal.fit), len(found.normal.normalise), len(found.normal.threshold)) == (14, 3, 3)
-    assert [(item.path.name, item.kind, item.defect) for item in found.test] == [
+    result = load_dataset(service_export(tmp_path, prefix))
+    assert (result.name, result.layout, result.root) == ("caps", "manifest", tmp_path)
+    assert split_of(result) == sorted((tmp_path / "images").iterdir())
+    assert (len(result.normal.fit), len(result.normal.normalise), len(result.normal.threshold)) == (14, 3, 3)
+    assert [(item.path.name, item.kind, item.defect) for item in result.test] == [
         (f"00{number}.png", "structural", "anomaly") for number in range(3)
     ]
-    uses = {(use.folder, use.count, use.use) for use in found.folders}
+    uses = {(use.folder, use.count, use.use) for use in result.folders}
     assert uses == {("images", 20, "normal images for training"), ("bad", 3, "test: structural anomalies")}
 
 
 def test_a_test_manifest_has_all_images_and_masks_without_their_background(tmp_path: Path) -> None:
-    found = load_test(service_export(tmp_path, normal=2))
-    assert [item.kind for item in found.test] == ["good", "good", "structural", "structural", "structural"]
-    assert found.has_masks
-    for item in found.test[2:]:
+    result = load_test(service_export(tmp_path, normal=2))
+    assert [item.kind for item in result.test] == ["good", "good", "structural", "structural", "structural"]
+    assert result.has_masks
+    for item in result.test[2:]:
         expected = spot(item.path.stem)
         expected[38:, 58:] = 255  # the other colour is a defect, too
         np.testing.assert_array_equal(read_mask(item.masks[0], item.background), expected)
@@ -106,7 +106,7 @@ def test_byte_order_mark_blank_lines_absolute_paths_and_repeated_lines_are_allow
     entry = json.dumps(line(str(image)))
     path = tmp_path / "one.JSONL"
     path.write_text(f"{entry}\r\n\r\n{entry}\n", encoding="utf-8-sig")
-    assert [found.path for found in read_manifest(path)] == [image]
+    assert [result.path for result in read_manifest(path)] == [image]
 
 
 def test_a_mask_without_a_colour_map_is_black_where_there_is_no_defect(tmp_path: Path) -> None:
@@ -185,7 +185,7 @@ def test_an_anomaly_without_a_mask_beside_others_is_refused_where_masks_are_need
         load_test(path)
 
 
-def test_a_file_of_another_name_says_how_a_manifest_is_called(tmp_path: Path) -> None:
+def test_a_file_of_another_name_states_how_a_manifest_is_called(tmp_path: Path) -> None:
     path = service_export(tmp_path).rename(tmp_path / "caps.txt")
     with pytest.raises(BadInput, match=r"is a file: name a folder .* or a manifest \(\*\.manifest, "):
         load_dataset(path)

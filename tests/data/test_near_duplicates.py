@@ -50,7 +50,7 @@ def test_identical_pictures_stay_together() -> None:
     assert near_duplicate_groups(table) == [list(range(20))]
 
 
-def test_a_file_that_does_not_decode_is_told(tmp_path: Path) -> None:
+def test_a_file_that_does_not_decode_is_reported(tmp_path: Path) -> None:
     paths = goods(tmp_path, 3)
     paths[1].write_bytes(b"broken")
     table, failed = thumbnails(paths)

@@ -91,10 +91,10 @@ def test_a_part_has_no_outline_along_the_images_border() -> None:
 @pytest.mark.parametrize("size", SIZES)
 def test_components_are_the_screws_of_the_part(size: tuple[int, int]) -> None:
     image, part = disc(size)
-    found = find_components(image, part)
-    middles = [(w[0].start + (s.shape[0] - 1) / 2, w[1].start + (s.shape[1] - 1) / 2) for w, s in found]
+    result = find_components(image, part)
+    middles = [(w[0].start + (s.shape[0] - 1) / 2, w[1].start + (s.shape[1] - 1) / 2) for w, s in result]
     assert sorted(middles) == sorted((float(row), float(column)) for row, column in screws(size))
-    for _, shape in found:
+    for _, shape in result:
         assert abs(int(shape.sum()) - np.pi * (SCREW_RADIUS + 0.5) ** 2) < 30
 
 

@@ -97,12 +97,12 @@ def test_another_precision_is_timed_beside_fp32(tiny_bundle: Bundle) -> None:
 
 
 @pytest.mark.parametrize(
-    ("precision", "own", "full", "told"),
+    ("precision", "own", "full", "message"),
     [("int8", 9.0, 10.0, False), ("int8", 10.0, 10.0, True), ("fp16", 12.0, 10.0, True), ("fp32", 10.0, 10.0, False)],
 )
-def test_a_precision_that_gains_no_time_is_told(precision: str, own: float, full: float, told: bool) -> None:
+def test_a_precision_that_gains_no_time_is_reported(precision: str, own: float, full: float, message: bool) -> None:
     wanted = [f"{precision} is no faster than fp32 on this processor ({own:.2f} against {full:.2f} ms a frame)"]
-    assert [text.split(":")[0] for text in slower(precision, own, full)] == wanted * told
+    assert [text.split(":")[0] for text in slower(precision, own, full)] == wanted * message
 
 
 def test_no_frames(tiny_bundle: Bundle) -> None:

@@ -111,7 +111,7 @@ def test_golden_scores_that_no_precision_reaches(tmp_path: Path) -> None:
     assert "even with every graph in fp32" in report.refusal
 
 
-def test_errors_are_told_in_units_of_z(tmp_path: Path) -> None:
+def test_errors_are_reported_in_units_of_z(tmp_path: Path) -> None:
     """Off by 0.04 standard deviations is an error of 0.04 z; times the weight of 0.3 it is 24 % of the tolerance."""
     contents = tiny_contents()
     images = contents.golden.images[:1]
@@ -120,13 +120,13 @@ def test_errors_are_told_in_units_of_z(tmp_path: Path) -> None:
     write_bundle(tmp_path / "b.edgead", replace(contents, golden=replace(contents.golden, images=images, raw=raw)))
     bundle = open_bundle(tmp_path / "b.edgead")
     with Pipeline(bundle, threads=1) as pipeline:
-        found = compare(pipeline, bundle)
-    rows = {row.branch: row for row in found.rows}
+        result = compare(pipeline, bundle)
+    rows = {row.branch: row for row in result.rows}
     assert rows["local"].error_z == pytest.approx(0.04, abs=2e-3)
     assert rows["local"].share == pytest.approx(0.24, abs=0.02)
     assert rows["score"].error_z == pytest.approx(0.04 * 0.3, abs=2e-3)
     assert rows["score"].share == pytest.approx(0.24, abs=0.04)
-    assert found.accepted
+    assert result.accepted
 
 
 @pytest.mark.parametrize(("distance", "far"), [(0.01, 0), (0.2, 1)])
@@ -144,9 +144,9 @@ def test_verdict_flips(tmp_path: Path, distance: float, far: int) -> None:
     write_bundle(tmp_path / "b.edgead", replace(contents, golden=golden, thresholds=thresholds))
     moved = open_bundle(tmp_path / "b.edgead")
     with Pipeline(moved, threads=1) as pipeline:
-        found = compare(pipeline, moved)
-    assert (found.flips, found.far_flips) == (1, far)
-    assert not far or not found.accepted
+        result = compare(pipeline, moved)
+    assert (result.flips, result.far_flips) == (1, far)
+    assert not far or not result.accepted
 
 
 def test_derive_leaves_the_fusion_alone(bundle: Bundle) -> None:
@@ -155,7 +155,7 @@ def test_derive_leaves_the_fusion_alone(bundle: Bundle) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"precision": "int8"}, "holds no INT8 ranges: run `edge-ad calibrate"),
         ({"precision": "fp8"}, "precision 'fp8' is unknown; allowed are fp32, fp16, int8"),
@@ -163,8 +163,8 @@ def test_derive_leaves_the_fusion_alone(bundle: Bundle) -> None:
         ({"precision": "fp16", "settings": EngineTable(keep_fp32=["head"])}, "--keep-fp32 'head' is not a graph"),
     ],
 )
-def test_bad_input(bundle: Bundle, options: dict[str, Any], told: str) -> None:
-    with pytest.raises(BadInput, match=told):
+def test_bad_input(bundle: Bundle, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(BadInput, match=message):
         build(bundle, **options)
 
 

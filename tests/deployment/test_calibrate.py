@@ -77,14 +77,14 @@ def test_calibrate_then_build(station: Path, capsys: pytest.CaptureFixture[str])
 
     # Four normal images prove little and one swapped pair is too much for the gate; both answers come with the whole table.
     code = main(["build-engine", str(child.path), "--int8", "--json", "gate.json"])
-    told = capsys.readouterr()
+    message = capsys.readouterr()
     assert code in (0, 4)
-    assert "AUROC int8" in told.out
+    assert "AUROC int8" in message.out
     report = json.loads((station / "gate.json").read_text())
     assert report["accepted"] is (code == 0)
     assert report["gate"]["proof"]["images"] > 0
     if code == 4:
-        plan = told.err.rsplit("--plan ", 1)[1].split("`")[0]
+        plan = message.err.rsplit("--plan ", 1)[1].split("`")[0]
         assert main(["build-engine", str(child.path), "--int8", "--plan", plan]) in (0, 4)
 
 
@@ -141,7 +141,7 @@ def test_refusals(station: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["calibrate", "tiny.edgead", "goods", "--method", "guess"], "--method is 'guess': input should be 'mse', 'percen"),
         (["calibrate", "tiny.edgead", "goods", "--plan", "absent.json"], "cannot read the plan absent.json"),
@@ -149,9 +149,9 @@ def test_refusals(station: Path) -> None:
     ],
 )
 def test_bad_input_ends_with_2(
-    station: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], told: str
+    station: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     assert main(arguments) == 2
     error = capsys.readouterr().err
-    assert told in error
+    assert message in error
     assert error.count("\n") == 1

@@ -138,7 +138,7 @@ def test_an_older_bundle_takes_the_light_of_its_proof_images(goods: Path, tmp_pa
 
 
 @pytest.mark.parametrize("value", [{}, {"levels": [1, 2]}, {"levels": [1, 2, 300]}, {"levels": "red"}, []])
-def test_a_damaged_report_is_told(goods: Path, tmp_path: Path, value: object) -> None:
+def test_a_damaged_report_is_reported(goods: Path, tmp_path: Path, value: object) -> None:
     path = tmp_path / "b.edgead"
     write_bundle(path, replace(tiny_contents(), report={REPORT_KEY: value}))
     with pytest.raises(BadInput, match="of its channels: train it again"):
@@ -161,10 +161,10 @@ def test_the_run_and_the_one_file_see_the_lot_as_the_recalibration_did(child: Bu
         np.testing.assert_allclose(score, expected[number], rtol=1e-3, atol=1e-3)
 
 
-def test_the_command_tells_the_gains(parent: Bundle, goods: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_reports_the_gains(parent: Bundle, goods: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["recalibrate", str(parent.path), str(goods), "--yes", "--out", str(tmp_path / "c.edgead")]) == 0
-    told = capsys.readouterr().out
-    assert "the light of the lot is brought back to that of the training: red x 0." in told
-    assert "apart from its light the lot has not moved" in told
+    message = capsys.readouterr().out
+    assert "the light of the lot is brought back to that of the training: red x 0." in message
+    assert "apart from its light the lot has not moved" in message
     assert main(["recalibrate", str(parent.path), str(goods), "--yes", "--keep-colour", "--out", str(tmp_path / "d.edgead")]) == 0
     assert "brought back" not in capsys.readouterr().out

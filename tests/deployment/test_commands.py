@@ -35,12 +35,12 @@ def test_build_then_benchmark_without_further_arguments(station: Path, capsys: p
     assert set(report["latency_ms_p50"]) == {"fp32", "fp16"}
 
     assert main(["benchmark", "--frames", "5", "--warm-up", "1", "--soak", "0.005", "--json", "times.json"]) == 0
-    told = capsys.readouterr()
-    assert told.err == ""
-    assert "end to end" in told.out
+    message = capsys.readouterr()
+    assert message.err == ""
+    assert "end to end" in message.out
     times = json.loads((station / "times.json").read_text())
     assert (times["backend"], times["precision"], times["frames"], times["warm_up"]) == ("onnxruntime", "fp16", 5, 1)
-    assert "that the engines alone allow" in told.out
+    assert "that the engines alone allow" in message.out
     assert times["throughput"]["share"] > 0
     assert set(times["device"]) == {"board", "power mode", "clocks", "temperature", "throttling"}
     assert times["soak"][0]["device"] == times["device"]
@@ -52,11 +52,11 @@ def test_build_then_benchmark_without_further_arguments(station: Path, capsys: p
 def test_a_refused_engine_ends_with_4(station: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_tiny_bundle(station / "overflow.edgead", gain=1e6)
     assert main(["build-engine", "overflow.edgead", "--fp16", "--json", "parity.json"]) == 4
-    told = capsys.readouterr()
-    assert "beyond tolerance" in told.out
-    assert told.err.startswith("error: ")
-    assert told.err.count("\n") == 1
-    assert "change teacher from fp16 to fp32" in told.err
+    message = capsys.readouterr()
+    assert "beyond tolerance" in message.out
+    assert message.err.startswith("error: ")
+    assert message.err.count("\n") == 1
+    assert "change teacher from fp16 to fp32" in message.err
     report = json.loads((station / "parity.json").read_text())
     assert (report["accepted"], report["engine"]) == (False, None)
     assert "teacher" in report["refusal"]
@@ -65,7 +65,7 @@ def test_a_refused_engine_ends_with_4(station: Path, capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["build-engine"], "no precision was given: add --fp16 (recommended), --int8 or --fp32"),
         (["build-engine", "--fp16", "--fp32"], "--fp16 and --fp32 exclude each other"),
@@ -80,13 +80,13 @@ def test_a_refused_engine_ends_with_4(station: Path, capsys: pytest.CaptureFixtu
     ],
 )
 def test_bad_input_ends_with_2(
-    station: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], told: str
+    station: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     assert main(arguments) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert error.count("\n") == 1
-    assert told in error
+    assert message in error
 
 
 def test_the_precision_of_the_settings_is_the_default(station: Path, capsys: pytest.CaptureFixture[str]) -> None:

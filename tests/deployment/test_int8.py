@@ -79,15 +79,15 @@ def test_int8_is_accepted_and_becomes_current(calibrated: Path) -> None:
     assert report.weight_bits == (8 if weight_limit() == 127 else 7)
 
 
-def test_the_owner_is_told_what_this_processor_lacks(calibrated: Path) -> None:
+def test_the_owner_reads_what_this_processor_lacks(calibrated: Path) -> None:
     report = replace(build(open_bundle(calibrated), "int8", threads=1), latency_ms={"fp32": 4.0, "int8": 3.0})
     assert replace(report, weight_bits=8).notes == ()
     assert "7 bits" in replace(report, weight_bits=7).notes[0]
-    told = replace(report, weight_bits=8, latency_ms={"fp32": 3.0, "int8": 4.0})
-    assert "int8 is no faster than fp32 on this processor (4.00 against 3.00 ms a frame)" in told.notes[0]
-    assert told.to_json()["notes"] == list(told.notes)
-    assert any(line == f"note: {told.notes[0]}" for line in describe(told))
-    assert replace(told, backend="tensorrt").notes == ()  # its FP32 reference ran on the CPU
+    message = replace(report, weight_bits=8, latency_ms={"fp32": 3.0, "int8": 4.0})
+    assert "int8 is no faster than fp32 on this processor (4.00 against 3.00 ms a frame)" in message.notes[0]
+    assert message.to_json()["notes"] == list(message.notes)
+    assert any(line == f"note: {message.notes[0]}" for line in describe(message))
+    assert replace(message, backend="tensorrt").notes == ()  # its FP32 reference ran on the CPU
 
 
 @pytest.mark.parametrize("lost", ["avx512_vnni", "asimddp"])
@@ -186,13 +186,13 @@ def test_a_bundle_that_was_never_calibrated(tmp_path: Path, capsys: pytest.Captu
     path = make_tiny_bundle(tmp_path / "old.edgead")
     assert open_bundle(path).quantisation is None
     assert main(["build-engine", str(path), "--int8"]) == 2
-    told = capsys.readouterr().err
-    assert "run `edge-ad calibrate" in told
-    assert told.count("\n") == 1
+    message = capsys.readouterr().err
+    assert "run `edge-ad calibrate" in message
+    assert message.count("\n") == 1
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"plan": {"graphs": {}}}, "must be a plan of schema 1"),
         ({"plan": {"schema": 1, "graphs": {"teacher": {"graph_sha256": "0", "keep": {}}}}}, "is another graph"),
@@ -202,8 +202,8 @@ def test_a_bundle_that_was_never_calibrated(tmp_path: Path, capsys: pytest.Captu
         ({"ranges": {"teacher": {"schema": 1}}}, "hash of a graph"),
     ],
 )
-def test_a_damaged_plan(calibrated: Path, tmp_path: Path, change: dict[str, Any], told: str) -> None:
-    with pytest.raises(BadInput, match=told):
+def test_a_damaged_plan(calibrated: Path, tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    with pytest.raises(BadInput, match=message):
         recipe_of(rewritten(tmp_path / "b.edgead", open_bundle(calibrated), **change))
 
 
@@ -305,7 +305,7 @@ def test_graphs_of_each_target_are_measured_in_its_arithmetic(calibrated: Path, 
         Pipeline(bundle, backend=OrtBackend(1, as_written=dialect == "tensorrt"), graphs=graphs) as alone,
         Pipeline(bundle, backend=OrtBackend(1, as_written=dialect != "tensorrt"), graphs=graphs) as other,
     ):
-        found = PartialPipeline(full, images(4)).raw(graphs)
+        result = PartialPipeline(full, images(4)).raw(graphs)
         wanted, otherwise = (np.stack([one.infer(image).raw for image in images(4)]) for one in (alone, other))
-    np.testing.assert_array_equal(found, wanted)
-    assert (found != otherwise).any()
+    np.testing.assert_array_equal(result, wanted)
+    assert (result != otherwise).any()

@@ -36,9 +36,9 @@ def test_stopped_while_compiling(path: Path, sent: signal.Signals) -> None:
     assert child.stdout is not None
     assert child.stdout.readline() == "compiling teacher\n"
     child.send_signal(sent)
-    told, _ = child.communicate(timeout=LIMIT)
+    message, _ = child.communicate(timeout=LIMIT)
     assert child.returncode == -sent
-    assert "storing" not in told
+    assert "storing" not in message
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
@@ -46,9 +46,9 @@ def test_stopped_while_compiling(path: Path, sent: signal.Signals) -> None:
 def test_killed_while_storing(path: Path) -> None:
     """At any time the engines are whole or absent; what is left beside them goes with the next build."""
     child = start(path, "kill")
-    told, errors = child.communicate(timeout=LIMIT)
+    message, errors = child.communicate(timeout=LIMIT)
     assert child.returncode == 0, errors
-    lines = told.splitlines()
+    lines = message.splitlines()
     assert lines[-1] == "stored 5"
     assert int(lines[-2].split()[1]) > 0
     folder = engine_store.engines_folder(path)

@@ -32,16 +32,16 @@ def raws(*scores: float) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
 def test_by_hand() -> None:
     """Scores 1, 1.97, 2.5, 5: the second flips but was near, the third flips for good."""
     reference = raws(1.0, 1.97, 2.5, 5.0)
-    found = loss(reference, raws(1.1, 2.07, 1.9, 5.0), np.array([False, False, True, True]), STATISTICS, thresholds=THRESHOLDS)
-    assert [row.branch for row in found.rows] == ["structure", "local", "score"]
-    score = found.rows[-1]
+    result = loss(reference, raws(1.1, 2.07, 1.9, 5.0), np.array([False, False, True, True]), STATISTICS, thresholds=THRESHOLDS)
+    assert [row.branch for row in result.rows] == ["structure", "local", "score"]
+    score = result.rows[-1]
     assert score.bias == pytest.approx((0.1 + 0.1 - 0.6) / 4, abs=1e-5)
     assert score.rms == pytest.approx(np.sqrt((0.01 + 0.01 + 0.36) / 4), abs=1e-5)
     assert score.largest == pytest.approx(0.6, abs=1e-5)
-    assert (found.flips, found.far_flips, found.rate) == (2, 1, 0.25)
+    assert (result.flips, result.far_flips, result.rate) == (2, 1, 0.25)
     assert score.auroc_reference == 1.0
     assert score.auroc == 0.75  # one of four pairs changed its order
-    assert found.auroc_change == found.auroc_loss == 0.25
+    assert result.auroc_change == result.auroc_loss == 0.25
 
 
 def test_an_auroc_that_rises_is_no_loss() -> None:
@@ -66,38 +66,38 @@ def test_gate_refuses_a_fall_of_auroc_that_the_images_resolve() -> None:
     )
 
 
-def test_branches_without_weight_are_told_only_when_asked() -> None:
+def test_branches_without_weight_are_reported_only_when_asked() -> None:
     reference = raws(1.0, 3.0)
-    found = loss(reference, reference, np.array([False, True]), STATISTICS, thresholds=THRESHOLDS, everyone=True)
-    assert len(found.rows) == 6
-    assert found.expected == 0.0
+    result = loss(reference, reference, np.array([False, True]), STATISTICS, thresholds=THRESHOLDS, everyone=True)
+    assert len(result.rows) == 6
+    assert result.expected == 0.0
 
 
 def test_expected_flips_count_all_pairs() -> None:
     """Errors 0 and +1 on scores 0 and 1.5: of four pairs only 1.5 + 1 passes the threshold."""
-    found = loss(raws(0.0, 1.5), raws(1.0, 1.5), np.array([False, False]), STATISTICS, thresholds=THRESHOLDS)
-    assert found.expected == pytest.approx(0.25)
-    assert found.far_flips == 0
-    assert found.auroc_change == 0.0
+    result = loss(raws(0.0, 1.5), raws(1.0, 1.5), np.array([False, False]), STATISTICS, thresholds=THRESHOLDS)
+    assert result.expected == pytest.approx(0.25)
+    assert result.far_flips == 0
+    assert result.auroc_change == 0.0
 
 
 def test_errors_as_large_as_the_spread_of_goods_are_refused() -> None:
     """All are OK with or without the error, and keep their order."""
     anomalous = np.array([False, False, True, True])
-    found = loss(raws(0.0, 0.1, 1.0, 1.1), raws(-1.2, -1.1, -0.2, -0.1), anomalous, STATISTICS, thresholds=THRESHOLDS)
-    assert (found.far_flips, found.auroc_change) == (0, 0.0)
-    assert found.error == pytest.approx(1.2, abs=1e-5)
-    assert Gate({"proof": found}, 0.005).refused == "structure errs by 1.20 z on the proof images (rms, allowed 1)"
+    result = loss(raws(0.0, 0.1, 1.0, 1.1), raws(-1.2, -1.1, -0.2, -0.1), anomalous, STATISTICS, thresholds=THRESHOLDS)
+    assert (result.far_flips, result.auroc_change) == (0, 0.0)
+    assert result.error == pytest.approx(1.2, abs=1e-5)
+    assert Gate({"proof": result}, 0.005).refused == "structure errs by 1.20 z on the proof images (rms, allowed 1)"
 
 
 def test_scores_that_are_not_finite() -> None:
     raw = raws(1.0, 3.0)
     raw[0, 0] = np.nan
-    found = loss(raws(1.0, 3.0), raw, np.array([False, True]), STATISTICS, thresholds=THRESHOLDS)
-    assert not found.finite
-    assert found.expected == 1.0
+    result = loss(raws(1.0, 3.0), raw, np.array([False, True]), STATISTICS, thresholds=THRESHOLDS)
+    assert not result.finite
+    assert result.expected == 1.0
     assert weighted_error(raws(1.0, 3.0), raw, STATISTICS) == np.inf
-    refused = Gate({"proof": found}, 0.005).refused
+    refused = Gate({"proof": result}, 0.005).refused
     assert refused is not None
     assert "not finite" in refused
 
@@ -110,16 +110,16 @@ def test_weighted_error_adds_branches_by_squares() -> None:
 
 
 @pytest.mark.parametrize(
-    ("moved", "told"),
+    ("moved", "message"),
     [((1.0, 5.0, 1.0, 5.0), None), ((2.5, 5.0, 1.0, 5.0), "verdicts flip"), ((1.0, 1.9, 1.0, 1.9), "AUROC of")],
 )
-def test_the_gate(moved: tuple[float, ...], told: str | None) -> None:
-    reference = raws(*([1.0, 1.9] * 8)) if told == "AUROC of" else raws(1.0, 5.0, 1.0, 5.0)
-    raw = raws(*([1.0, 0.9, 1.0, 1.9] * 4)) if told == "AUROC of" else raws(*moved)
-    found = loss(reference, raw, np.array([False, True] * (len(raw) // 2)), STATISTICS, thresholds=THRESHOLDS)
-    refused = Gate({"proof": found}, 0.005).refused
-    assert (refused is None) is (told is None)
-    assert told is None or told in str(refused)
+def test_the_gate(moved: tuple[float, ...], message: str | None) -> None:
+    reference = raws(*([1.0, 1.9] * 8)) if message == "AUROC of" else raws(1.0, 5.0, 1.0, 5.0)
+    raw = raws(*([1.0, 0.9, 1.0, 1.9] * 4)) if message == "AUROC of" else raws(*moved)
+    result = loss(reference, raw, np.array([False, True] * (len(raw) // 2)), STATISTICS, thresholds=THRESHOLDS)
+    refused = Gate({"proof": result}, 0.005).refused
+    assert (refused is None) is (message is None)
+    assert message is None or message in str(refused)
 
 
 def test_proof_pictures() -> None:

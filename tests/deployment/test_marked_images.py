@@ -139,6 +139,6 @@ def test_a_sample_has_the_verdicts_in_the_proportions_of_all(
     assert {name: of for name, (_, of) in shares.items()} == {"OK": 40, "WARN": 10, "NG": 50}
     assert len(events) == len({event.id for event in events}) == sum(drawn.values())
     assert main(["events", "--store", str(path), "--sample", str(count)]) == 0
-    told = capsys.readouterr().out
-    assert f"drawn at random: {drawn['OK']} of 40 OK, {drawn['WARN']} of 10 WARN, {drawn['NG']} of 50 NG" in told
-    assert ("lower lossless_ok_every" in told) == (sum(drawn.values()) < min(count, 100))
+    message = capsys.readouterr().out
+    assert f"drawn at random: {drawn['OK']} of 40 OK, {drawn['WARN']} of 10 WARN, {drawn['NG']} of 50 NG" in message
+    assert ("lower lossless_ok_every" in message) == (sum(drawn.values()) < min(count, 100))

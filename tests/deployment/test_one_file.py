@@ -146,7 +146,7 @@ def test_verdicts_of_scores_around_thresholds_are_those_of_the_bundle(warn: floa
         assert session.run(None, {"score": np.array([score], np.float32)})[0].tolist() == [2]
 
 
-def test_the_file_says_what_it_is(tiny_bundle: Bundle, tmp_path: Path) -> None:
+def test_the_file_states_what_it_is(tiny_bundle: Bundle, tmp_path: Path) -> None:
     model = onnx.load(write_one_file(tiny_bundle, tmp_path / "part.onnx").path)
     texts = {prop.key.removeprefix("edge_ad."): prop.value for prop in model.metadata_props}
     assert texts["bundle_sha256"] == tiny_bundle.sha256
@@ -161,7 +161,7 @@ def test_the_file_says_what_it_is(tiny_bundle: Bundle, tmp_path: Path) -> None:
     assert [entry.name for entry in model.graph.output] == list(OUTPUTS)
 
 
-def test_a_bundle_that_locates_says_that_the_program_must(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_bundle_that_locates_states_that_the_program_must(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = make_located_bundle(tmp_path / "part.edgead")
     assert main(["export", str(path), "--onnx", str(tmp_path / "part.onnx")]) == 0
     assert "the program must cut it out upright" in capsys.readouterr().out
@@ -212,7 +212,7 @@ def test_bad_input_is_one_sentence(
     assert not Path("part.onnx").exists()
 
 
-def test_the_command_says_what_it_wrote(
+def test_the_command_states_what_it_wrote(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)

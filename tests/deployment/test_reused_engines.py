@@ -48,17 +48,17 @@ def test_the_parents_engine_runs_the_child(parent: Bundle, capsys: pytest.Captur
 def test_the_proof_is_made_in_the_childs_units(parent: Bundle) -> None:
     """With a thousandth of the deviation, what FP16 rounds is beyond the tolerance."""
     child = child_of(parent, std=1e-3)
-    told = reuse_engine(parent.path, child)
-    assert told is not None
-    assert "too far from the reference in the new scores); run `edge-ad build-engine`" in told
+    message = reuse_engine(parent.path, child)
+    assert message is not None
+    assert "too far from the reference in the new scores); run `edge-ad build-engine`" in message
     assert not engine_store.engines_folder(child.path).exists()
 
 
 def test_other_graphs_are_another_engine(parent: Bundle, tmp_path: Path) -> None:
     other = open_bundle(make_tiny_bundle(tmp_path / "other.edgead", seed=1))
-    told = reuse_engine(parent.path, other)
-    assert told is not None
-    assert "was not made from the graph 'teacher'" in told
+    message = reuse_engine(parent.path, other)
+    assert message is not None
+    assert "was not made from the graph 'teacher'" in message
     assert not engine_store.engines_folder(other.path).exists()
 
 
@@ -71,9 +71,9 @@ def test_a_damaged_engine_is_not_taken_over(parent: Bundle) -> None:
     path = engine_store.engine_folder(parent.path, "onnxruntime", "fp16") / "lavit.onnx"
     path.write_bytes(path.read_bytes()[:-1])
     child = child_of(parent)
-    told = reuse_engine(parent.path, child)
-    assert told is not None
-    assert "is not the file that build-engine wrote" in told
+    message = reuse_engine(parent.path, child)
+    assert message is not None
+    assert "is not the file that build-engine wrote" in message
     assert not engine_store.engines_folder(child.path).exists()
 
 

@@ -18,8 +18,8 @@ _FENCE = re.compile(r"^(\s*)(`{3,}|~{3,})\s*([\w-]*)")
 
 def pages() -> list[Path]:
     """Return every page that a reader may meet, without those of earlier runs."""
-    found = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("docker/*.md"), *ROOT.glob("tools/*.md")]
-    return sorted(found)
+    results = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("docker/*.md"), *ROOT.glob("tools/*.md")]
+    return sorted(results)
 
 
 def current_pages() -> list[Path]:
@@ -113,7 +113,7 @@ def links(text: str) -> Iterator[str]:
 
 def anchors(text: str) -> set[str]:
     """Return the anchors that the headings of a page get, by the rule of GitHub and of MkDocs where they agree."""
-    found: set[str] = set()
+    result: set[str] = set()
     inside = False
     for line in text.splitlines():
         if _FENCE.match(line):
@@ -123,10 +123,10 @@ def anchors(text: str) -> set[str]:
             slug = slugify(match[1])
             count = 1
             unique = slug
-            while unique in found:
+            while unique in result:
                 unique, count = f"{slug}-{count}", count + 1
-            found.add(unique)
-    return found
+            result.add(unique)
+    return result
 
 
 def slugify(heading: str) -> str:

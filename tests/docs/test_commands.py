@@ -66,11 +66,11 @@ def test_the_commands_of_a_page_run_one_after_the_other(
     monkeypatch.chdir(station)
     monkeypatch.setenv("SETS", str(station / "sets"))
     quick_training(monkeypatch, template / "part.edgead")
-    found = [command for command in commands(page) if command.words[0] == "edge-ad"]
-    if not any(command.words[1:2] == ("init",) for command in found):
+    results = [command for command in commands(page) if command.words[0] == "edge-ad"]
+    if not any(command.words[1:2] == ("init",) for command in results):
         Path("edge-ad.toml").write_text(SETTINGS_OF.get(name_of(page), SETTINGS))
     seen: set[tuple[str, ...]] = set()
-    for command in found:
+    for command in results:
         for name, value in command.settings.items():
             monkeypatch.setenv(name, os.path.expandvars(value))
         words = tuple(os.path.expandvars(word) for word in stand_ins(command.words[1:]))

@@ -38,9 +38,9 @@ def test_the_backend_gives_the_scores_of_onnxruntime(tmp_path: Path) -> None:
     bundle = open_bundle(make_tiny_bundle(tmp_path / "tiny.edgead"))
     with Pipeline(bundle) as known, Pipeline(bundle, backend=example("ReferenceBackend")(), graphs={}) as new:
         for seed, blob in ((1, False), (2, True)):
-            wanted, found = (pipeline.infer(tiny_image(seed, blob)) for pipeline in (known, new))
-            np.testing.assert_allclose(found.raw, wanted.raw, rtol=1e-4, atol=1e-5)
-            assert found.score == pytest.approx(wanted.score, abs=1e-3)
+            wanted, result = (pipeline.infer(tiny_image(seed, blob)) for pipeline in (known, new))
+            np.testing.assert_allclose(result.raw, wanted.raw, rtol=1e-4, atol=1e-5)
+            assert result.score == pytest.approx(wanted.score, abs=1e-3)
 
 
 def test_the_output_is_found_by_its_scheme_and_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,7 +57,7 @@ def test_the_output_is_found_by_its_scheme_and_counts(tmp_path: Path, monkeypatc
     assert f'"{delivery.GROUP}"' in table
 
 
-def test_the_trial_of_a_branch_tells_a_useful_one_from_noise() -> None:
+def test_the_trial_of_a_branch_distinguishes_a_useful_one_from_noise() -> None:
     gain = example("earns_its_place")
     rng = np.random.default_rng(0)
     z_normal, z_anomalies = rng.normal(size=(60, 2)), rng.normal(1.0, 1.0, (80, 2))

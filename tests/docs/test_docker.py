@@ -30,7 +30,7 @@ def test_metrics_in_use_exist(path: Path) -> None:
     assert used <= documented_metrics()
 
 
-def test_every_rule_says_what_to_do() -> None:
+def test_every_rule_states_what_to_do() -> None:
     text = RULES.read_text(encoding="utf-8")
     assert text.count("- alert:") == text.count("action:") == text.count("summary:") == text.count("severity:")
 

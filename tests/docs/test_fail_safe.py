@@ -47,13 +47,13 @@ class Row:
 
 
 def rows() -> list[Row]:
-    found: list[Row] = []
+    results: list[Row] = []
     for section in PAGE.read_text(encoding="utf-8").split("\n### ")[1:]:
         name, *lines = section.splitlines()
         table = [[cell.strip() for cell in line.strip("| ").split("|")] for line in lines if line.startswith("|")]
         assert table[0] == HEADER, name
-        found += [Row(name, tuple(cells)) for cells in table[2:]]
-    return found
+        results += [Row(name, tuple(cells)) for cells in table[2:]]
+    return results
 
 
 def functions(path: str) -> set[str]:

@@ -93,8 +93,8 @@ def test_anchors_follow_the_rule(heading: str, anchor: str) -> None:
 
 
 def test_blocks_keep_their_language_and_lose_their_indent() -> None:
-    found = list(blocks("1. one\n\n    ```sh\n    edge-ad info\n    ```\n\n```\nplain\n```\n"))
-    assert [(block.line, block.language, block.text) for block in found] == [
+    result = list(blocks("1. one\n\n    ```sh\n    edge-ad info\n    ```\n\n```\nplain\n```\n"))
+    assert [(block.line, block.language, block.text) for block in result] == [
         (4, "sh", "edge-ad info"),
         (8, "", "plain"),
     ]

@@ -25,7 +25,7 @@ def reference() -> ModuleType:
     return module
 
 
-def test_the_page_of_commands_is_what_the_code_says(reference: ModuleType) -> None:
+def test_the_page_of_commands_is_what_the_code_states(reference: ModuleType) -> None:
     page = page_text(reference)
     assert page == reference.commands_page(page), "run `python tools/docs_reference.py`"
 

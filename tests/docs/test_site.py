@@ -38,5 +38,5 @@ def test_a_link_that_leads_nowhere_and_a_forgotten_page_end_the_build(
         stream.write(text)
     done = subprocess.run(["bash", "tools/docs.sh"], cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == code, done.stderr
-    told = {"docs/forgotten.md": "forgotten.md"}.get(page, text.partition("(")[2].partition(")")[0])
-    assert told in done.stderr
+    message = {"docs/forgotten.md": "forgotten.md"}.get(page, text.partition("(")[2].partition(")")[0])
+    assert message in done.stderr

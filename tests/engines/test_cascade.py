@@ -59,15 +59,15 @@ def test_the_least_score_is_a_bound(tiny_bundle: Bundle) -> None:
     assert (min_scores(raw, tiny_bundle.statistics) <= fuse(raw, tiny_bundle.statistics)[1] + 1e-4).all()
 
 
-def test_what_is_judged_in_full_is_what_the_full_run_says(tiny_bundle: Bundle, tiny_pipeline: Pipeline) -> None:
+def test_what_is_judged_in_full_is_judged_as_in_the_full_run(tiny_bundle: Bundle, tiny_pipeline: Pipeline) -> None:
     images = [tiny_image(seed, blob=seed % 2 == 0) for seed in range(30)]
     full = [tiny_pipeline.infer(image) for image in images]
     known = with_known(tiny_bundle, np.array([one.score for one in full] * 4, np.float32))
     cascade = Cascade(tiny_pipeline, known, 0.1, lambda: tiny_bundle.thresholds)
-    found = [cascade.infer(image) for image in images]
-    left_out = [one for one in found if one.skipped]
+    results = [cascade.infer(image) for image in images]
+    left_out = [one for one in results if one.skipped]
     assert 0 < len(left_out) < len(images)
-    for one, whole in zip(found, full, strict=True):
+    for one, whole in zip(results, full, strict=True):
         if one.skipped:
             assert one.skipped == ("logic",)
             assert "lavit" not in one.stages_ms

@@ -111,14 +111,14 @@ def test_every_call_can_fail(
     nth = counts[call] if last else 1
     gpu.fail(call, nth, sticky=lost)
     try:
-        found, told = run(), ""
+        result, message = run(), ""
     except DeviceFault as fault:
-        found, told = None, str(fault)
+        result, message = None, str(fault)
     gc.collect()
-    assert found in (None, wanted)
-    assert "\n" not in told
+    assert result in (None, wanted)
+    assert "\n" not in message
     if not last and call not in CLEANING | CAPTURING:
-        assert told, "the first such call cannot fail without a word"
+        assert message, "the first such call cannot fail without a word"
     errors = [line for line in capfd.readouterr().err.splitlines() if line and not is_warning(line)]
     assert all(line.startswith("no CUDA graph") or " WARNING no CUDA graph" in line for line in errors), errors
     if lost:  # nobody can await what was launched before on such a device: it ends by itself

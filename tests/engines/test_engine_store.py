@@ -117,13 +117,13 @@ def test_every_changed_field_is_refused_before_anything_is_loaded(copied: Bundle
 
 
 @pytest.mark.parametrize(
-    ("field", "found", "here"),
+    ("field", "result", "here"),
     [("sm", "8.9", "8.7"), ("backend_version", "10.3.0", "10.16.2"), ("l4t", "36.4.3", ""), ("board", "Orin NX", "")],
 )
-def test_a_foreign_engine_is_told_by_what_differs(copied: Bundle, gpu: FakeGpu, field: str, found: str, here: str) -> None:
+def test_a_foreign_engine_is_reported_by_what_differs(copied: Bundle, gpu: FakeGpu, field: str, result: str, here: str) -> None:
     path = signature_of(copied)
-    path.write_text(engine_store.to_text(json.loads(path.read_text()) | {field: found}))
-    with pytest.raises(BadInput, match=f"was made for {field} '{found}', but here it is '{here}'; rebuild"):
+    path.write_text(engine_store.to_text(json.loads(path.read_text()) | {field: result}))
+    with pytest.raises(BadInput, match=f"was made for {field} '{result}', but here it is '{here}'; rebuild"):
         open_pipeline(copied)
     assert gpu.trt.loaded == 0
 
@@ -142,8 +142,8 @@ def damage(data: bytes, rng: random.Random) -> bytes:
         lambda: rng.randbytes(len(data)),
         lambda: b"",
     ]
-    found = rng.choice(ways)()
-    return found if found != data else data + b"\0"
+    result = rng.choice(ways)()
+    return result if result != data else data + b"\0"
 
 
 def test_randomly_damaged_files_are_never_loaded(copied: Bundle, gpu: FakeGpu) -> None:

@@ -67,11 +67,11 @@ def test_a_gpu_lost_in_a_frame(station: Path, tmp_path: Path, integrated: str) -
     report = tmp_path / "report.json"
     held = {"FAKE_CUDA_INTEGRATED": integrated, "FAKE_CUDA_REPORT": str(report)}
     plc = WrittenPlc(coils={PASS: True})
-    code, told, events = run(station, tmp_path, plc, FAKE_CUDA_FAIL="cuStreamSynchronize:40:700:sticky", **held)
-    assert code == 3, told
-    assert told.count("error: ") == 1
-    assert "the GPU does not work: cuStreamSynchronize failed: an illegal memory access was encountered" in told
-    assert "Traceback" not in told
+    code, message, events = run(station, tmp_path, plc, FAKE_CUDA_FAIL="cuStreamSynchronize:40:700:sticky", **held)
+    assert code == 3, message
+    assert message.count("error: ") == 1
+    assert "the GPU does not work: cuStreamSynchronize failed: an illegal memory access was encountered" in message
+    assert "Traceback" not in message
     assert [event["verdict"] for event in events][-1] == "NONE"
     assert 1 < len(events) < FRAMES
     assert "NONE" not in {event["verdict"] for event in events[:-1]}
@@ -80,8 +80,8 @@ def test_a_gpu_lost_in_a_frame(station: Path, tmp_path: Path, integrated: str) -
     assert (counted["lost"], counted["live_blocks"], counted["damaged_guards"]) == (700, 0, 0)
     assert counted["abandoned_contexts"] == 0
 
-    code, told, events = run(station, tmp_path, plc, **held)
-    assert code == 0, told
+    code, message, events = run(station, tmp_path, plc, **held)
+    assert code == 0, message
     assert len(events) == FRAMES
     assert "NONE" not in {event["verdict"] for event in events}
     plc.close()

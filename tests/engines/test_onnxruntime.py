@@ -33,7 +33,7 @@ def negation(backend: OrtBackend) -> OrtEngine:
     return backend.load("negation", model([helper.make_node("Neg", ["x"], ["y"])], [2, 3]))
 
 
-def test_tells_inputs_and_outputs(backend: OrtBackend) -> None:
+def test_reports_inputs_and_outputs(backend: OrtBackend) -> None:
     engine = backend.load("tokenizer", tiny_graphs()["tokenizer"])
     assert dict(engine.inputs) == {"tokens": TensorSpec("tokens", "float32", (1, 8, 4, 4))}
     assert dict(engine.outputs) == {
@@ -65,7 +65,7 @@ def test_what_was_read_does_not_change_later(backend: OrtBackend) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "spec", "told"),
+    ("name", "spec", "message"),
     [
         ("z", TensorSpec("z", "float32", (2, 3)), "no tensor 'z'; it has x, y"),
         ("x", TensorSpec("x", "float32", (3, 2)), r"wants x float32 \[2, 3\], but is given x float32 \[3, 2\]"),
@@ -73,9 +73,9 @@ def test_what_was_read_does_not_change_later(backend: OrtBackend) -> None:
     ],
 )
 def test_binding_is_checked(
-    backend: OrtBackend, negation: OrtEngine, name: str, spec: TensorSpec, told: str
+    backend: OrtBackend, negation: OrtEngine, name: str, spec: TensorSpec, message: str
 ) -> None:
-    with pytest.raises(BadInput, match=told):
+    with pytest.raises(BadInput, match=message):
         negation.bind(name, backend.allocate(spec))
 
 
@@ -92,15 +92,15 @@ def test_run_needs_all_tensors_and_an_open_engine(backend: OrtBackend, negation:
 
 
 @pytest.mark.parametrize(
-    ("graph", "told"),
+    ("graph", "message"),
     [
         (b"not a model", "cannot be loaded"),
         (model([helper.make_node("Frobnicate", ["x"], ["y"])], [1]), "cannot be loaded.*Frobnicate"),
         (model([helper.make_node("Neg", ["x"], ["y"])], ["n"]), "static shapes"),
     ],
 )
-def test_a_graph_that_cannot_run_is_told_in_a_sentence(backend: OrtBackend, graph: bytes, told: str) -> None:
-    with pytest.raises(BadInput, match=told) as caught:
+def test_a_graph_that_cannot_run_is_reported_in_a_sentence(backend: OrtBackend, graph: bytes, message: str) -> None:
+    with pytest.raises(BadInput, match=message) as caught:
         backend.load("broken", graph)
     assert "\n" not in str(caught.value)
     assert "'broken'" in str(caught.value)

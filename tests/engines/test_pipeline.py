@@ -147,7 +147,7 @@ def test_the_second_pass_of_paper_runs_only_for_tokens(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("image", "told"),
+    ("image", "message"),
     [
         (np.zeros((64, 64, 3), np.float32), r"the image is float32 \[64, 64, 3\]; allowed is uint8 \[64, 64, 3\] RGB"),
         (np.zeros((64, 32, 3), np.uint8), r"the image is uint8 \[64, 32, 3\]"),
@@ -156,8 +156,8 @@ def test_the_second_pass_of_paper_runs_only_for_tokens(tmp_path: Path) -> None:
         ([[0, 0, 0]], "the image is a list"),
     ],
 )
-def test_a_wrong_image_is_refused(bundle: Bundle, image: object, told: str) -> None:
-    with Pipeline(bundle, threads=1) as pipeline, pytest.raises(BadInput, match=told):
+def test_a_wrong_image_is_refused(bundle: Bundle, image: object, message: str) -> None:
+    with Pipeline(bundle, threads=1) as pipeline, pytest.raises(BadInput, match=message):
         pipeline.infer(image)  # type: ignore[arg-type]
 
 
@@ -186,17 +186,17 @@ def test_graphs_can_be_given(bundle: Bundle) -> None:
 
 
 @pytest.mark.parametrize(
-    ("swap", "told"),
+    ("swap", "message"),
     [
         ({"teacher": "fusion"}, "'teacher' needs 'map_structure', which no graph gives"),
         ({"lavit": "teacher"}, "'lavit' and an earlier one both give 'features'"),
         ({"fusion": "efficientad"}, "'fusion' and an earlier one both give 'map_local'"),
     ],
 )
-def test_graphs_that_do_not_fit_together_are_refused(tmp_path: Path, swap: dict[str, str], told: str) -> None:
+def test_graphs_that_do_not_fit_together_are_refused(tmp_path: Path, swap: dict[str, str], message: str) -> None:
     graphs = tiny_graphs()
     bundle = with_weight(tmp_path, 0.2, 0.2, 0.2, 0.2, 0.2)
-    with pytest.raises(BadInput, match=told):
+    with pytest.raises(BadInput, match=message):
         Pipeline(bundle, threads=1, graphs={name: graphs[other] for name, other in swap.items()})
 
 

@@ -29,13 +29,13 @@ def jetson(tmp_path: Path) -> Path:
 
 
 @pytest.mark.usefixtures("stderr_log")
-def test_without_an_engine_fp32_runs_and_says_so(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_an_engine_fp32_runs_and_reports_it(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
     with open_pipeline(bundle) as pipeline:
         assert (pipeline.backend.name, pipeline.precision) == ("onnxruntime", "fp32")
         pipeline.infer(tiny_image(0))
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert "running onnxruntime fp32" in told.err
+    message = capsys.readouterr()
+    assert message.out == ""
+    assert "running onnxruntime fp32" in message.err
 
 
 @pytest.mark.usefixtures("stderr_log")
@@ -57,7 +57,7 @@ def test_what_is_asked_for_is_what_runs(bundle: Bundle, jetson: Path, capsys: py
         open_pipeline(bundle, precision="fp16")
 
 
-def test_a_jetson_without_an_engine_is_told_to_build_one(bundle: Bundle, jetson: Path) -> None:
+def test_on_a_jetson_without_an_engine_the_advice_is_to_build_one(bundle: Bundle, jetson: Path) -> None:
     with pytest.raises(BadInput, match="no engine for this Jetson: run `edge-ad build-engine --fp16`"):
         choose(bundle, None, None, jetson)
     with pytest.raises(BadInput, match="no engine for this Jetson"):
@@ -81,7 +81,7 @@ def test_jetson_by_device_tree(tmp_path: Path, model: str | None, jetson: bool) 
 
 
 @pytest.mark.parametrize(
-    ("backend", "precision", "told"),
+    ("backend", "precision", "message"),
     [
         (None, "fp8", "'fp8' is unknown; allowed are fp32, fp16, int8"),
         ("tensorrt", None, r"pip install 'edge-ad\[gpu\]'"),
@@ -90,10 +90,10 @@ def test_jetson_by_device_tree(tmp_path: Path, model: str | None, jetson: bool) 
     ],
 )
 def test_what_this_version_lacks(
-    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, backend: str | None, precision: str | None, told: str
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, backend: str | None, precision: str | None, message: str
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)  # a machine where tensorrt is not installed
-    with pytest.raises(BadInput, match=told):
+    with pytest.raises(BadInput, match=message):
         choose(bundle, backend, precision)
 
 

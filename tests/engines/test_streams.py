@@ -38,13 +38,13 @@ def test_every_picture_gets_the_result_that_it_gets_alone(
     pipelines = list(open_pipelines(tiny_bundle, "onnxruntime", "fp32", 3))
     streams = Streams(pipelines)
     try:
-        found = [one.result() for one in [streams.submit(image) for image in images]]
-        for image, one in zip(images, found, strict=True):
+        results = [one.result() for one in [streams.submit(image) for image in images]]
+        for image, one in zip(images, results, strict=True):
             alone = tiny_pipeline.infer(image)
             np.testing.assert_array_equal(one.raw, alone.raw)
             np.testing.assert_array_equal(one.map, alone.map)
             assert one.score == alone.score
-        np.testing.assert_array_equal(streams.infer(images[3]).raw, found[3].raw)
+        np.testing.assert_array_equal(streams.infer(images[3]).raw, results[3].raw)
     finally:
         streams.close()
         for pipeline in pipelines:

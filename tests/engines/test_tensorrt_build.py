@@ -140,6 +140,6 @@ def test_typing_by_version(trt: Any, strong: bool) -> None:
 
 
 @pytest.mark.parametrize("version", ["8.5.2", "8.6.2.3", "10.0.1"])
-def test_versions_below_the_floor_are_told_to_upgrade(version: str) -> None:
+def test_for_versions_below_the_floor_the_advice_is_to_upgrade(version: str) -> None:
     with pytest.raises(BadInput, match=f"TensorRT {version} is too old.*JetPack 6.1"):
         build_engine(module(version), GRAPHS["teacher"], "fp32")

@@ -143,9 +143,9 @@ def test_the_timing_cache_is_kept_by_version_and_device(bundle: Bundle, tmp_path
         shutil.rmtree(folder)
 
 
-def test_a_failed_build_says_why(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_build_gives_the_reason(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     with fake_gpu(monkeypatch) as gpu:
-        for words, told in (
+        for words, message in (
             (
                 "Could not find any implementation for node /conv",
                 "'teacher' in fp16: Could not find any implementation",
@@ -153,17 +153,17 @@ def test_a_failed_build_says_why(bundle: Bundle, monkeypatch: pytest.MonkeyPatch
             ("cudaMalloc: out of memory", "too little free memory: close other programs"),
         ):
             gpu.trt.fail["build"] = words
-            with pytest.raises(DeviceFault, match=told):
+            with pytest.raises(DeviceFault, match=message):
                 build(bundle, "fp16", "tensorrt", threads=1)
         assert not Path(f"{bundle.path}.engines").exists()
 
 
-def test_an_error_is_told_once_and_by_the_build_that_had_it(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_is_reported_once_and_by_the_build_that_had_it(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     """TensorRT tells everything to the first logger that it was given; what it told earlier is another story."""
     with fake_gpu(monkeypatch) as gpu:
-        for words, told in (("cudaMalloc: out of memory", "too little free memory"), ("no tactic", "fp16: no tactic")):
+        for words, message in (("cudaMalloc: out of memory", "too little free memory"), ("no tactic", "fp16: no tactic")):
             gpu.trt.fail["build"] = words
-            with pytest.raises(DeviceFault, match=told):
+            with pytest.raises(DeviceFault, match=message):
                 build(bundle, "fp16", "tensorrt", threads=1)
         gpu.trt.fail.clear()
         gpu.trt.fail["load"] = "Magic tag does not match"

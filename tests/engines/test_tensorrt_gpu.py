@@ -64,12 +64,12 @@ def test_frames_are_those_of_onnxruntime_to_the_bit(
         assert frame.replayed is replayed
         for seed in range(4):
             image = tiny_image(seed, blob=seed % 2 == 1)
-            found, wanted = pipeline.infer(image), reference.infer(image)
+            result, wanted = pipeline.infer(image), reference.infer(image)
             for name in ("raw", "z", "map"):
-                np.testing.assert_array_equal(getattr(found, name), getattr(wanted, name))
-            assert found.score == wanted.score
+                np.testing.assert_array_equal(getattr(result, name), getattr(wanted, name))
+            assert result.score == wanted.score
         graphs = set(pipeline.engines)
-        assert set(found.stages_ms) == ({"replay"} if replayed else {"upload", *graphs}) | {"host", "download"}
+        assert set(result.stages_ms) == ({"replay"} if replayed else {"upload", *graphs}) | {"host", "download"}
 
 
 def test_a_plain_frame_is_one_upload_and_one_download(bundle: Bundle, gpu: FakeGpu) -> None:
@@ -190,12 +190,12 @@ def test_frames_in_other_threads(bundle: Bundle, gpu: FakeGpu) -> None:
     """A context belongs to no thread: it is current while a frame runs, and no thread ends with it on its stack."""
     with opened(bundle) as pipeline:
         wanted = pipeline.infer(tiny_image(3)).score
-        found: list[float] = []
+        results: list[float] = []
         for _ in range(3):
-            thread = threading.Thread(target=lambda: found.append(pipeline.infer(tiny_image(3)).score))
+            thread = threading.Thread(target=lambda: results.append(pipeline.infer(tiny_image(3)).score))
             thread.start()
             thread.join()
-        assert found == [wanted] * 3
+        assert results == [wanted] * 3
         assert gpu.report()["abandoned_contexts"] == 0
 
 
@@ -203,17 +203,17 @@ def test_two_pipelines_side_by_side(bundle: Bundle, gpu: FakeGpu) -> None:
     """Each has a stream of its own in the one context of the process."""
     with opened(bundle) as first, opened(bundle) as second:
         wanted = [first.infer(tiny_image(seed)).score for seed in range(20)]
-        found: dict[str, list[float]] = {}
+        result: dict[str, list[float]] = {}
 
         def work(name: str, pipeline: Pipeline) -> None:
-            found[name] = [pipeline.infer(tiny_image(seed)).score for seed in range(20)]
+            result[name] = [pipeline.infer(tiny_image(seed)).score for seed in range(20)]
 
         threads = [threading.Thread(target=work, args=pair) for pair in (("a", first), ("b", second))]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        assert found == {"a": wanted, "b": wanted}
+        assert result == {"a": wanted, "b": wanted}
     del first, second, work, threads
 
 
@@ -311,7 +311,7 @@ def refuse(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fault", "kind", "told"),
+    ("fault", "kind", "message"),
     [
         (
             lambda gpu: gpu.fail("cuInit", code=100),
@@ -333,11 +333,11 @@ def refuse(name: str) -> None:
         (lambda gpu: gpu.trt.fail.update(enqueue="x"), DeviceFault, "'teacher' failed in TensorRT"),
     ],
 )
-def test_faults_are_told_in_one_sentence(
-    bundle: Bundle, gpu: FakeGpu, fault: Callable[[FakeGpu], None], kind: type[Exception], told: str
+def test_faults_are_reported_in_one_sentence(
+    bundle: Bundle, gpu: FakeGpu, fault: Callable[[FakeGpu], None], kind: type[Exception], message: str
 ) -> None:
     fault(gpu)
-    with pytest.raises(kind, match=told) as caught:
+    with pytest.raises(kind, match=message) as caught:
         opened(bundle)
     assert "\n" not in str(caught.value)
     del caught

@@ -46,7 +46,7 @@ def fails(name: str, words: str) -> Callable[[FakeGpu], None]:
 
 
 @pytest.mark.parametrize(
-    ("version", "change", "code", "told"),
+    ("version", "change", "code", "message"),
     [
         (
             "8.6.2.3",
@@ -73,11 +73,11 @@ def test_a_build_that_cannot_be(
     version: str,
     change: Callable[[FakeGpu], None],
     code: int,
-    told: str,
+    message: str,
 ) -> None:
     with fake_gpu(monkeypatch, version) as gpu:
         change(gpu)
-        refused(BUILD, code, told, capsys)
+        refused(BUILD, code, message, capsys)
     assert not (station / "tiny.edgead.engines").exists()
 
 
@@ -92,7 +92,7 @@ def test_packages_that_are_missing(
 
 
 @pytest.mark.parametrize(
-    ("change", "code", "told"),
+    ("change", "code", "message"),
     [
         (lambda folder, gpu: setattr(gpu.trt, "__version__", "10.13.3"), 2, "'10.16.2', but here it is '10.13.3'; rebuild"),
         (lambda folder, gpu: cut(folder / "lavit.engine"), 2, "lavit.engine is not the file that build-engine wrote"),
@@ -107,14 +107,14 @@ def test_an_engine_that_cannot_run(
     capsys: pytest.CaptureFixture[str],
     change: Callable[[Path, FakeGpu], None],
     code: int,
-    told: str,
+    message: str,
 ) -> None:
     with fake_gpu(monkeypatch) as gpu:
         bundle = open_bundle(station / "tiny.edgead")
         folder = engine_store.store(bundle, TrtBackend(), "fp16", {name: bundle.graph(name) for name in bundle.graphs})
         engine_store.make_current(bundle, "tensorrt", "fp16")
         change(folder, gpu)
-        refused(RUN, code, told, capsys)
+        refused(RUN, code, message, capsys)
 
 
 def cut(path: Path) -> None:

@@ -56,7 +56,7 @@ def test_a_version_that_dropped_the_flag() -> None:
 
 
 @pytest.mark.parametrize(
-    ("pythons", "error", "told"),
+    ("pythons", "error", "message"),
     [
         ([], ModuleNotFoundError("No module named 'tensorrt'", name="tensorrt"), r"pip install 'edge-ad\[gpu\]'"),
         (["python3.99"], ModuleNotFoundError("No module", name="tensorrt"), "made for python3.99, but this is python3"),
@@ -75,7 +75,7 @@ def test_a_version_that_dropped_the_flag() -> None:
     ],
 )
 def test_a_tensorrt_that_cannot_be_imported(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pythons: list[str], error: Exception, told: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pythons: list[str], error: Exception, message: str
 ) -> None:
     for name in pythons:
         (tmp_path / "usr/lib" / name / "dist-packages/tensorrt").mkdir(parents=True)
@@ -84,13 +84,13 @@ def test_a_tensorrt_that_cannot_be_imported(
         raise error
 
     monkeypatch.setattr(importlib, "import_module", fail)
-    with pytest.raises(BadInput, match=told) as caught:
+    with pytest.raises(BadInput, match=message) as caught:
         versions.import_tensorrt(tmp_path)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("version", ["8.5.2", "8.6.2.3", "10.0.1"])
-def test_an_old_one_is_told_to_upgrade(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
+def test_for_an_old_one_the_advice_is_to_upgrade(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", make_tensorrt(version))
     with pytest.raises(BadInput, match=f"TensorRT {version} is too old.*JetPack 6.1"):
         versions.import_tensorrt()
@@ -143,26 +143,26 @@ def test_phases_inside_phases() -> None:
 
 def test_the_time_left() -> None:
     """After 10 s a quarter is done (half of the first graph, which is half of the work): 30 s are left."""
-    said: list[str] = []
-    progress = Progress(200.0, said.append)
+    outputs: list[str] = []
+    progress = Progress(200.0, outputs.append)
     progress.begin("teacher", 100.0)
     start = progress._since
     progress.tick(start + 10)
-    assert said == ["building teacher: 0% of all graphs, 10 s so far"]
+    assert outputs == ["building teacher: 0% of all graphs, 10 s so far"]
     progress.phases.start("build", None, 2)
     progress.phases.step("build", 0)
     progress.tick(start + 12)
-    assert len(said) == 1  # not more often than every few seconds
+    assert len(outputs) == 1  # not more often than every few seconds
     progress.tick(start + 20)
-    assert said[1:] == ["building teacher: 25% of all graphs, about 60 s left"]
+    assert outputs[1:] == ["building teacher: 25% of all graphs, about 60 s left"]
     progress.begin("lavit", 100.0)
     progress.tick(start + 300)
-    assert said[2:] == ["building lavit: 50% of all graphs, about 5 min left"]
+    assert outputs[2:] == ["building lavit: 50% of all graphs, about 5 min left"]
 
 
-@pytest.mark.parametrize(("seconds", "told"), [(0.4, "0 s"), (99.4, "99 s"), (100, "2 min"), (600, "10 min")])
-def test_durations(seconds: float, told: str) -> None:
-    assert duration_text(seconds) == told
+@pytest.mark.parametrize(("seconds", "message"), [(0.4, "0 s"), (99.4, "99 s"), (100, "2 min"), (600, "10 min")])
+def test_durations(seconds: float, message: str) -> None:
+    assert duration_text(seconds) == message
 
 
 def test_work_in_a_thread_gives_its_result_or_its_error() -> None:
@@ -177,8 +177,8 @@ def test_work_in_a_thread_gives_its_result_or_its_error() -> None:
 
 
 def test_ctrl_c_cancels_and_waits_for_the_step() -> None:
-    said: list[str] = []
-    progress = Progress(1.0, said.append)
+    outputs: list[str] = []
+    progress = Progress(1.0, outputs.append)
     ended: list[bool] = []
 
     def work() -> None:
@@ -192,7 +192,7 @@ def test_ctrl_c_cancels_and_waits_for_the_step() -> None:
     with pytest.raises(KeyboardInterrupt):
         run_interruptibly(work, progress)
     assert ended == [True]
-    assert said == ["stopping after this step; press Ctrl-C again to stop at once"]
+    assert outputs == ["stopping after this step; press Ctrl-C again to stop at once"]
     assert signal.getsignal(signal.SIGINT) is before
 
 
@@ -216,7 +216,7 @@ def test_the_logger_keeps_errors_only(tensorrt_rtx: Any) -> None:
 @pytest.mark.parametrize(
     "words", ["[defaultAllocator.cpp] Cuda Runtime (out of memory)", "Error Code 2: OutOfMemory", "insufficient memory"]
 )
-def test_errors_of_memory_are_told_as_such(words: str, tensorrt_rtx: Any) -> None:
+def test_errors_of_memory_are_reported_as_such(words: str, tensorrt_rtx: Any) -> None:
     logger = logger_for(tensorrt_rtx)
     logger.log(tensorrt_rtx.ILogger.ERROR, words)
     logger.log(tensorrt_rtx.ILogger.ERROR, "something that follows from it")

@@ -43,60 +43,60 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_object_of_a_full_set(bundle: Path, tmp_path: Path) -> None:
-    found = evaluate(bundle, _category(tmp_path / "caps"), "onnxruntime", "fp32")
-    assert (found["backend"], found["precision"]) == ("onnxruntime", "fp32")
+    result = evaluate(bundle, _category(tmp_path / "caps"), "onnxruntime", "fp32")
+    assert (result["backend"], result["precision"]) == ("onnxruntime", "fp32")
     # A bright disc on dark ground: the maps of the tiny bundle find every one.
-    assert found["image_auroc"] == {"logical": 1.0, "structural": 1.0, "mean": 1.0}
-    assert set(found["auroc_without_composition"]) == {"logical", "structural", "mean"}
-    assert list(found["au_spro"]) == ["0.01", "0.05", "0.1", "0.3", "1.0"]
-    assert found["au_spro"]["0.05"]["mean"] > 0.7
-    assert list(found["branches"]) == list(BRANCHES[:5])
-    assert found["branches"]["local"] == {"logical": 1.0, "structural": 1.0}
-    assert isinstance(found["threshold"], float)
-    assert found["false_reject"] == {"count": 0, "warn_count": 0, "of": 4}
-    assert list(found["without"]) == list(BRANCHES[:5])
-    assert found["without"]["local"]["mean"] == 1.0
-    assert found["recall_at_1_percent"] == {"logical": 1.0, "structural": 1.0, "mean": 1.0}
-    assert found["logic_map"]["logical"] > 0
-    assert all(values["of"] == 4 for values in found["drift"].values())
-    assert list(next(iter(found["drift"].values()))["z"]) == list(BRANCHES[:5])
-    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    assert result["image_auroc"] == {"logical": 1.0, "structural": 1.0, "mean": 1.0}
+    assert set(result["auroc_without_composition"]) == {"logical", "structural", "mean"}
+    assert list(result["au_spro"]) == ["0.01", "0.05", "0.1", "0.3", "1.0"]
+    assert result["au_spro"]["0.05"]["mean"] > 0.7
+    assert list(result["branches"]) == list(BRANCHES[:5])
+    assert result["branches"]["local"] == {"logical": 1.0, "structural": 1.0}
+    assert isinstance(result["threshold"], float)
+    assert result["false_reject"] == {"count": 0, "warn_count": 0, "of": 4}
+    assert list(result["without"]) == list(BRANCHES[:5])
+    assert result["without"]["local"]["mean"] == 1.0
+    assert result["recall_at_1_percent"] == {"logical": 1.0, "structural": 1.0, "mean": 1.0}
+    assert result["logic_map"]["logical"] > 0
+    assert all(values["of"] == 4 for values in result["drift"].values())
+    assert list(next(iter(result["drift"].values()))["z"]) == list(BRANCHES[:5])
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
 
 
 def test_a_dropped_branch_is_measured_all_the_same(tmp_path: Path) -> None:
     path = make_tiny_bundle(tmp_path / "caps.edgead", weight=(0.0, 0.0, 0.5, 0.5, 0.0))
-    found = evaluate(path, _category(tmp_path / "caps"), "onnxruntime", "fp32")
-    assert found["weights"]["structure"] == 0
-    assert found["branches"]["structure"]["logical"] == 1.0
-    assert found["subsets"]["structure+logic"]["logical"] is not None
+    result = evaluate(path, _category(tmp_path / "caps"), "onnxruntime", "fp32")
+    assert result["weights"]["structure"] == 0
+    assert result["branches"]["structure"]["logical"] == 1.0
+    assert result["subsets"]["structure+logic"]["logical"] is not None
 
 
 @pytest.mark.parametrize("kinds", [(), ("structural_anomalies",), ("broken", "dirt")])
 def test_kinds_that_are_not_there_are_null(bundle: Path, tmp_path: Path, kinds: tuple[str, ...]) -> None:
-    found = evaluate(
+    result = evaluate(
         bundle, _category(tmp_path / "caps", kinds, masks=False), "onnxruntime", "fp32", report_dir=tmp_path / "report"
     )
-    assert found["image_auroc"]["logical"] is None
-    assert found["image_auroc"]["mean"] is None
-    assert found["image_auroc"]["structural"] == (1.0 if kinds else None)
-    assert found["au_spro"]["0.05"] == {"logical": None, "structural": None, "mean": None}
+    assert result["image_auroc"]["logical"] is None
+    assert result["image_auroc"]["mean"] is None
+    assert result["image_auroc"]["structural"] == (1.0 if kinds else None)
+    assert result["au_spro"]["0.05"] == {"logical": None, "structural": None, "mean": None}
     assert (tmp_path / "report" / "report.html").is_file()
 
 
 def test_a_flat_folder_of_goods(bundle: Path, tmp_path: Path) -> None:
-    found = evaluate(bundle, _category(tmp_path / "caps") / "test" / "good", "onnxruntime", "fp32")
-    assert found["images"] == {"good": 4, "logical": 0, "structural": 0}
-    assert found["image_auroc"] == {"logical": None, "structural": None, "mean": None}
+    result = evaluate(bundle, _category(tmp_path / "caps") / "test" / "good", "onnxruntime", "fp32")
+    assert result["images"] == {"good": 4, "logical": 0, "structural": 0}
+    assert result["image_auroc"] == {"logical": None, "structural": None, "mean": None}
 
 
 def test_anomalies_without_goods(bundle: Path, tmp_path: Path) -> None:
     root = _category(tmp_path / "caps")
     for path in (root / "test" / "good").iterdir():
         path.unlink()
-    found = evaluate(bundle, root, "onnxruntime", "fp32", report_dir=tmp_path / "report")
-    assert found["image_auroc"] == {"logical": None, "structural": None, "mean": None}
-    assert found["false_reject"]["of"] == 0
-    assert found["drift"] is None
+    result = evaluate(bundle, root, "onnxruntime", "fp32", report_dir=tmp_path / "report")
+    assert result["image_auroc"] == {"logical": None, "structural": None, "mean": None}
+    assert result["false_reject"]["of"] == 0
+    assert result["drift"] is None
 
 
 def test_an_unreadable_test_image_is_named(bundle: Path, tmp_path: Path) -> None:
@@ -172,7 +172,7 @@ def test_the_command_prints_a_table_and_writes_json(
     [("good", r"no AUROC, because the set has no anomalies: put them into test/<name of the defect>"),
      ("broken", r"no AUROC, because the set has no normal images: put them into test/good")],
 )
-def test_an_empty_table_says_why(
+def test_an_empty_table_gives_the_reason(
     bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], left: str, sentence: str
 ) -> None:
     for index in range(4):
@@ -199,10 +199,10 @@ def test_every_category_with_its_own_bundle(tmp_path: Path, capsys: pytest.Captu
     arguments = ["--json", str(tmp_path / "out.json"), "--report", str(tmp_path / "report")]
     code = main(["evaluate", str(tmp_path / "runs"), str(tmp_path / "data"), *ENGINE, *arguments])
     assert code == 0
-    found = json.loads((tmp_path / "out.json").read_text())
-    assert list(found["categories"]) == ["caps", "lids"]
-    assert found["mean"]["image_auroc"] == {"logical": None, "structural": 1.0, "mean": None}
-    assert found["mean"]["false_reject"]["of"] == 8
+    result = json.loads((tmp_path / "out.json").read_text())
+    assert list(result["categories"]) == ["caps", "lids"]
+    assert result["mean"]["image_auroc"] == {"logical": None, "structural": 1.0, "mean": None}
+    assert result["mean"]["false_reject"]["of"] == 8
     assert re.search(r"mean +- +1\.000", capsys.readouterr().out)
     assert (tmp_path / "report" / "lids" / "report.html").is_file()
 
@@ -239,7 +239,7 @@ def test_bad_input_ends_in_a_sentence(
     assert printed.count("\n") == 1
 
 
-def test_figures_that_cannot_be_written_are_told_before_the_evaluation(
+def test_figures_that_cannot_be_written_are_reported_before_the_evaluation(
     bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = _category(tmp_path / "caps")

@@ -50,31 +50,31 @@ def test_every_figure_by_hand() -> None:
             [0, 0, 9, 9, 2],  # 3.25
         ],
     )
-    found = image_figures(scores, STATISTICS, THRESHOLDS)
-    assert found["image_auroc"] == {"logical": 0.75, "structural": 1.0, "mean": 0.875}
+    result = image_figures(scores, STATISTICS, THRESHOLDS)
+    assert result["image_auroc"] == {"logical": 0.75, "structural": 1.0, "mean": 0.875}
     # logic/2 + local/2: normal images 0, 2; logical 4, 0; structural 4.5. A tie of 0 and 0 counts half.
-    assert found["auroc_without_composition"] == {"logical": 0.625, "structural": 1.0, "mean": 0.8125}
-    assert found["branches"]["structure"] == {"logical": 0.625, "structural": 0.25}
-    assert found["branches"]["global"] == {"logical": 0.5, "structural": 0.5}
-    assert found["branches"]["composition"] == {"logical": 0.875, "structural": 0.75}
+    assert result["auroc_without_composition"] == {"logical": 0.625, "structural": 1.0, "mean": 0.8125}
+    assert result["branches"]["structure"] == {"logical": 0.625, "structural": 0.25}
+    assert result["branches"]["global"] == {"logical": 0.5, "structural": 0.5}
+    assert result["branches"]["composition"] == {"logical": 0.875, "structural": 0.75}
     # structure has weight 0, so structure + logic is logic alone; local + global is local alone.
-    assert found["subsets"]["structure+logic"] == {"logical": 0.625, "structural": 0.25, "mean": 0.4375}
-    assert found["subsets"]["local+global"] == {"logical": 0.5, "structural": 1.0, "mean": 0.75}
+    assert result["subsets"]["structure+logic"] == {"logical": 0.625, "structural": 0.25, "mean": 0.4375}
+    assert result["subsets"]["local+global"] == {"logical": 0.5, "structural": 1.0, "mean": 0.75}
     # Normal images 0 and 2; without logic: local/3 + 2 composition/3, so normal images 0, 4/3, logical 4/3, 2, structural 13/3.
-    assert found["without"]["logic"] == {"logical": 0.875, "structural": 1.0, "mean": 0.9375}
-    assert found["without"]["structure"] == found["image_auroc"]  # it has weight 0
-    assert found["without"]["composition"] == found["auroc_without_composition"]
+    assert result["without"]["logic"] == {"logical": 0.875, "structural": 1.0, "mean": 0.9375}
+    assert result["without"]["structure"] == result["image_auroc"]  # it has weight 0
+    assert result["without"]["composition"] == result["auroc_without_composition"]
     # No good of two may be lost: the threshold is 2, above it lie 3 of 3 and 1.5, and 3.25.
-    assert found["recall_at_1_percent"] == {"logical": 0.5, "structural": 1.0, "mean": 0.75}
-    assert found["threshold"] == 2.0
-    assert found["thresholds"] == {"warn": 1.0, "ng": 2.0}
-    assert found["false_reject"] == {"count": 0, "warn_count": 1, "of": 2}  # 2 is not above 2
-    assert found["found"]["logical"] == {"count": 1, "warn_count": 2, "of": 2}
-    assert found["images"] == {"good": 2, "logical": 2, "structural": 1}
-    assert found["weights"] == {"structure": 0, "logic": 0.25, "local": 0.25, "global": 0, "composition": 0.5}
-    interval = found["confidence"]["image_auroc"]["logical"]
+    assert result["recall_at_1_percent"] == {"logical": 0.5, "structural": 1.0, "mean": 0.75}
+    assert result["threshold"] == 2.0
+    assert result["thresholds"] == {"warn": 1.0, "ng": 2.0}
+    assert result["false_reject"] == {"count": 0, "warn_count": 1, "of": 2}  # 2 is not above 2
+    assert result["found"]["logical"] == {"count": 1, "warn_count": 2, "of": 2}
+    assert result["images"] == {"good": 2, "logical": 2, "structural": 1}
+    assert result["weights"] == {"structure": 0, "logic": 0.25, "local": 0.25, "global": 0, "composition": 0.5}
+    interval = result["confidence"]["image_auroc"]["logical"]
     assert interval["low"] <= interval["value"] == 0.75 <= interval["high"]
-    assert found["confidence"]["gain_by_composition"]["logical"]["value"] == 0.125
+    assert result["confidence"]["gain_by_composition"]["logical"]["value"] == 0.125
 
 
 @pytest.mark.parametrize(
@@ -88,22 +88,22 @@ def test_every_figure_by_hand() -> None:
 )
 def test_a_kind_without_images_is_null(kinds: str, nulls: tuple[str, ...] | None) -> None:
     rows = [[float(i)] * 5 for i in range(len(kinds))]
-    found = image_figures(_scores(kinds, rows), STATISTICS, THRESHOLDS)
+    result = image_figures(_scores(kinds, rows), STATISTICS, THRESHOLDS)
     expected = nulls or ("logical", "structural", "mean")
-    for figures in (found["image_auroc"], found["auroc_without_composition"], found["subsets"]["local+global"]):
+    for figures in (result["image_auroc"], result["auroc_without_composition"], result["subsets"]["local+global"]):
         assert tuple(key for key, value in figures.items() if value is None) == expected
-    assert found["false_reject"]["of"] == kinds.count("g")
-    assert (found["found"]["logical"] is None) == ("l" not in kinds)
+    assert result["false_reject"]["of"] == kinds.count("g")
+    assert (result["found"]["logical"] is None) == ("l" not in kinds)
 
 
 def test_branches_that_were_not_computed_are_null() -> None:
     scores = _scores("ggl", [[0, 0, 0, 0, 0], [1, 1, 1, 1, 1], [2, 2, 2, 2, 2]])
-    found = image_figures(scores, STATISTICS, THRESHOLDS, computed=("structure", "composition"))
-    assert found["branches"]["local"] == {"logical": None, "structural": None}
-    assert found["branches"]["structure"] == {"logical": 1.0, "structural": None}
-    assert found["subsets"]["local+global"] == {"logical": None, "structural": None, "mean": None}
-    assert found["subsets"]["structure+logic"]["logical"] == 1.0
-    assert found["without"]["composition"] == {"logical": 1.0, "structural": None, "mean": None}
+    result = image_figures(scores, STATISTICS, THRESHOLDS, computed=("structure", "composition"))
+    assert result["branches"]["local"] == {"logical": None, "structural": None}
+    assert result["branches"]["structure"] == {"logical": 1.0, "structural": None}
+    assert result["subsets"]["local+global"] == {"logical": None, "structural": None, "mean": None}
+    assert result["subsets"]["structure+logic"]["logical"] == 1.0
+    assert result["without"]["composition"] == {"logical": 1.0, "structural": None, "mean": None}
 
 
 @pytest.mark.parametrize(
@@ -117,8 +117,8 @@ def test_branches_that_were_not_computed_are_null() -> None:
     ],
 )
 def test_subsets_renormalise_the_weights(branches: tuple[str, ...], expected: float | None) -> None:
-    found = subset_score(np.array([[1, 2, 4, 8, 16]], np.float32), STATISTICS, branches)
-    assert (found is None) if expected is None else (found is not None and found.tolist() == [expected])
+    result = subset_score(np.array([[1, 2, 4, 8, 16]], np.float32), STATISTICS, branches)
+    assert (result is None) if expected is None else (result is not None and result.tolist() == [expected])
 
 
 def test_counts_at_both_thresholds() -> None:
@@ -127,9 +127,9 @@ def test_counts_at_both_thresholds() -> None:
 
 
 def test_spro_is_null_without_masks() -> None:
-    found = spro_figures(_scores("gls", [[0.0] * 5] * 3), {})
-    assert list(found) == ["0.01", "0.05", "0.1", "0.3", "1.0"]
-    assert found["0.05"] == {"logical": None, "structural": None, "mean": None}
+    result = spro_figures(_scores("gls", [[0.0] * 5] * 3), {})
+    assert list(result) == ["0.01", "0.05", "0.1", "0.3", "1.0"]
+    assert result["0.05"] == {"logical": None, "structural": None, "mean": None}
 
 
 def test_means_over_categories() -> None:
@@ -146,8 +146,8 @@ def test_means_over_categories() -> None:
         "image_auroc": {"logical": 1.0, "structural": None, "mean": None},
         "false_reject": {"count": 0, "warn_count": 1, "of": 30},
     }
-    found = mean_figures([first, second])
-    assert found["image_auroc"] == {"logical": 0.75, "structural": None, "mean": None}
-    assert found["au_spro"] == {"0.05": {"logical": None, "structural": 0.5, "mean": None}}
-    assert found["branches"] == {"logic": {"logical": 0.25, "structural": 0.5}}
-    assert found["false_reject"] == {"count": 1, "warn_count": 3, "of": 80}
+    result = mean_figures([first, second])
+    assert result["image_auroc"] == {"logical": 0.75, "structural": None, "mean": None}
+    assert result["au_spro"] == {"0.05": {"logical": None, "structural": 0.5, "mean": None}}
+    assert result["branches"] == {"logic": {"logical": 0.25, "structural": 0.5}}
+    assert result["false_reject"] == {"count": 1, "warn_count": 3, "of": 80}

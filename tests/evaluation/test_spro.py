@@ -66,10 +66,10 @@ def _random(seed: int, grid: float | None) -> list[tuple[np.ndarray, Defects]]:
 @given(st.integers(0, 10_000), st.sampled_from([None, 0.25, 1.0, 5.0]))
 def test_as_defined(seed: int, grid: float | None) -> None:
     images = _random(seed, grid)
-    found = au_spro([MapOfImage(scores, (11, 9), _channels(defects)) for scores, defects in images])
-    assert found is not None
+    result = au_spro([MapOfImage(scores, (11, 9), _channels(defects)) for scores, defects in images])
+    assert result is not None
     for limit in LIMITS:
-        assert found[limit] == pytest.approx(slow_au_spro(images, limit), abs=1e-6)
+        assert result[limit] == pytest.approx(slow_au_spro(images, limit), abs=1e-6)
 
 
 def _one(scores: list[list[float]], defect: list[list[int]], saturation: int) -> list[MapOfImage]:
@@ -102,9 +102,9 @@ def _one(scores: list[list[float]], defect: list[list[int]], saturation: int) ->
     ],
 )
 def test_by_hand(scores: list[list[float]], saturation: int, limit: float, expected: float) -> None:
-    found = au_spro(_one(scores, [[1, 1], [0, 0]], saturation), [limit])
-    assert found is not None
-    assert found[limit] == pytest.approx(expected, abs=1e-9)
+    result = au_spro(_one(scores, [[1, 1], [0, 0]], saturation), [limit])
+    assert result is not None
+    assert result[limit] == pytest.approx(expected, abs=1e-9)
 
 
 def test_maps_are_enlarged_to_the_image() -> None:
@@ -113,18 +113,18 @@ def test_maps_are_enlarged_to_the_image() -> None:
     pixels = np.zeros((24, 15), bool)
     pixels[4:12, 3:9] = True
     large = cv2.resize(small, (15, 24), interpolation=cv2.INTER_LINEAR)
-    found = au_spro([MapOfImage(small, (24, 15), _channels([(pixels, 20)]))], [0.3])
-    assert found is not None
-    assert found[0.3] == pytest.approx(slow_au_spro([(large, [(pixels, 20)])], 0.3), abs=1e-6)
+    result = au_spro([MapOfImage(small, (24, 15), _channels([(pixels, 20)]))], [0.3])
+    assert result is not None
+    assert result[0.3] == pytest.approx(slow_au_spro([(large, [(pixels, 20)])], 0.3), abs=1e-6)
 
 
 def test_images_of_different_sizes_pool_their_pixels() -> None:
     images = [(scores, defects) for scores, defects in _random(1, None)]
     rng = np.random.default_rng(9)
     images.append((rng.normal(0, 1, (20, 4)).astype(np.float32), []))
-    found = au_spro([MapOfImage(scores, scores.shape, _channels(defects)) for scores, defects in images], [0.05])
-    assert found is not None
-    assert found[0.05] == pytest.approx(slow_au_spro(images, 0.05), abs=1e-6)
+    result = au_spro([MapOfImage(scores, scores.shape, _channels(defects)) for scores, defects in images], [0.05])
+    assert result is not None
+    assert result[0.05] == pytest.approx(slow_au_spro(images, 0.05), abs=1e-6)
 
 
 def test_nothing_to_measure_is_none() -> None:

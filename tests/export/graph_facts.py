@@ -9,12 +9,12 @@ Facts = dict[str, tuple[str, tuple[int, ...]]]
 
 def facts(values: list[onnx.ValueInfoProto]) -> Facts:
     """Return name -> (type, shape); a side that is not a fixed number is 0."""
-    found = {}
+    result = {}
     for value in values:
         tensor = value.type.tensor_type
         kind = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
-        found[value.name] = kind, tuple(side.dim_value for side in tensor.shape.dim)
-    return found
+        result[value.name] = kind, tuple(side.dim_value for side in tensor.shape.dim)
+    return result
 
 
 def first_steps(model: onnx.ModelProto, name: str = "image") -> list[str]:

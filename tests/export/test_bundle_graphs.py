@@ -63,14 +63,14 @@ DOORS["paper"]["lavit"] |= {"cell_mean": (F32, (10 * 10,)), "cell_std": (F32, (1
 
 @pytest.fixture(scope="module")
 def exported() -> dict[tuple[str, str], ExportedGraph]:
-    found = {}
+    result = {}
     for key, preset in PRESETS.items():
         grid, side, masks = preset.teacher.token_grid, preset.image_side, preset.masks
         bank = mask_bank(0, masks.count, grid, round(masks.share * grid**2), minimum=round(masks.least_share * grid**2))
         shown = torch.from_numpy(np.stack([picture(0, (side, side))]))
         for graph in export_all(untrained(preset), preset, torch.from_numpy(bank), shown):
-            found[key, graph.name] = graph
-    return found
+            result[key, graph.name] = graph
+    return result
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +112,7 @@ class TestEveryGraph:
         else:
             assert readers_of(models[key], "image") == set()
 
-    def test_torch_says_the_same(
+    def test_torch_gives_the_same(
         self, exported: dict[tuple[str, str], ExportedGraph], key: tuple[str, str]
     ) -> None:
         assert 0.0 < exported[key].relative_error < 1e-4

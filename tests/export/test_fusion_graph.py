@@ -27,7 +27,7 @@ SIDE = 32
 def case(seed: int = 0) -> dict[str, np.ndarray[Any, Any]]:
     rng = np.random.default_rng(seed)
     half = rng.normal(size=(WIDTH, WIDTH))
-    found = {
+    result = {
         "map_structure": rng.uniform(0, 4, (1, 1, 8, 8)),
         "map_logic": rng.uniform(0, 1, (1, 1, 8, 8)),
         "map_local": rng.uniform(0, 2, (1, 1, 12, 12)),
@@ -42,7 +42,7 @@ def case(seed: int = 0) -> dict[str, np.ndarray[Any, Any]]:
         "std": rng.uniform(0.5, 2, 6),
         "weight": np.array([0.1, 0.2, 0.25, 0.15, 0.2, 0.1]),
     }
-    return {name: found[name].astype(np.float32) for name in GRAPHS[FUSION].inputs}
+    return {name: result[name].astype(np.float32) for name in GRAPHS[FUSION].inputs}
 
 
 def enlarge(picture: np.ndarray[Any, Any], side: int, corners: bool) -> np.ndarray[Any, Any]:
@@ -94,7 +94,7 @@ def graph(request: pytest.FixtureRequest) -> tuple[FusionSettings, onnxruntime.I
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_numpy_says_the_same(graph: tuple[FusionSettings, onnxruntime.InferenceSession], seed: int) -> None:
+def test_numpy_gives_the_same(graph: tuple[FusionSettings, onnxruntime.InferenceSession], seed: int) -> None:
     settings, session = graph
     inputs = case(seed)
     for (name, want), got in zip(expected(inputs, settings).items(), session.run(None, inputs), strict=True):

@@ -43,8 +43,8 @@ def test_the_graph_gives_the_distances(variant: str, image_size: tuple[int, int]
     spec, example = GRAPHS[MEMORY], torch.from_numpy(features)
     graph = export_graph(MEMORY, MemoryGraph(module), [example], spec.inputs, outputs=spec.outputs)
     session = onnxruntime.InferenceSession(graph.model, providers=["CPUExecutionProvider"])
-    (found,) = session.run(None, {"features": features, **graph.references})
-    np.testing.assert_allclose(found[0, 0], expected[0], rtol=1e-3)
+    (result,) = session.run(None, {"features": features, **graph.references})
+    np.testing.assert_allclose(result[0, 0], expected[0], rtol=1e-3)
     model = onnx.load_model_from_string(graph.model)
     assert any(entry.key == METADATA_KEY for entry in model.metadata_props)
     assert MEMORY in FP32_GRAPHS

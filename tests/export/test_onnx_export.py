@@ -28,10 +28,10 @@ X = torch.linspace(-1.0, 1.0, 400).reshape(1, 400)
 
 @pytest.fixture(scope="module")
 def exported() -> bytes:
-    found = export_graph("twice", Twice(2.0), [X], ["x"], outputs=["y", "sign"], others=[[X * 5]])
-    assert found.name == "twice"
-    assert found.relative_error < 1e-6
-    return found.model
+    result = export_graph("twice", Twice(2.0), [X], ["x"], outputs=["y", "sign"], others=[[X * 5]])
+    assert result.name == "twice"
+    assert result.relative_error < 1e-6
+    return result.model
 
 
 def test_a_graph_carries_its_versions(exported: bytes) -> None:

@@ -97,7 +97,7 @@ def refusals(bench: Bench, bundles: dict[str, Path], tmp_path: Path) -> dict[str
     }
 
 
-def test_what_is_refused_on_hearing_changes_nothing_and_says_why(
+def test_a_refused_desired_state_changes_nothing_and_gives_the_reason(
     bench: Bench, bundles: dict[str, Path], tmp_path: Path
 ) -> None:
     bench.publish(bundles["new"])
@@ -334,7 +334,7 @@ def test_known_images_are_judged_before_the_switch(
         bench.agent.close()
 
 
-def test_a_clock_that_is_a_year_wrong_is_told_and_stops_nothing(bench: Bench, bundles: dict[str, Path]) -> None:
+def test_a_clock_that_is_a_year_wrong_is_reported_and_stops_nothing(bench: Bench, bundles: dict[str, Path]) -> None:
     bench.publish(bundles["new"])
     bench.ask(bench.desire(bench.release(1), 1, time=time.time() + 365 * 86_400))
     assert bench.ends("active")
@@ -342,7 +342,7 @@ def test_a_clock_that_is_a_year_wrong_is_told_and_stops_nothing(bench: Bench, bu
     assert "fleet-clock" in bench.station.kinds()
 
 
-def test_the_clock_of_a_store_tells_of_one_that_is_ahead(tmp_path: Path, key: SigningKey, bundles: dict[str, Path]) -> None:
+def test_the_clock_of_a_store_shows_one_that_is_ahead(tmp_path: Path, key: SigningKey, bundles: dict[str, Path]) -> None:
     server = FileServer(tmp_path / "bundles")
     server.ahead_s = -400 * 86_400.0
     bench = Bench(tmp_path, key, bundles["old"], store=open_store(server.uri))

@@ -111,13 +111,13 @@ def test_a_release_goes_by_way_of_a_canary_to_all_and_back(plant: Plant) -> None
     lines: list[str] = []
     with plant.channel() as channel:
         assert Fleet(channel, plant.key, plant.trusted, lines.append).roll_out(release, plant.plan()) == []
-        found = status_record(channel.read(), plant.trusted)
+        result = status_record(channel.read(), plant.trusted)
     assert set(plant.in_force().values()) == {release.sha256}
     assert lines[0] == f"sequence 1: install {release.title} on a"
     assert f"sequence 2: install {release.title} on all of line-a" in lines
     assert lines.index("a: active") < lines.index(f"sequence 2: install {release.title} on all of line-a")
-    assert [row["releases"] for row in found["stations"]] == [{"": 1}] * 3
-    assert found["desired"]["key"] == "anna"
+    assert [row["releases"] for row in result["stations"]] == [{"": 1}] * 3
+    assert result["desired"]["key"] == "anna"
     assert plant.roll_back() == []
     assert len(set(plant.in_force().values()) - {release.sha256}) == 1
 
@@ -202,7 +202,7 @@ def refused(action: Callable[[], object]) -> str:
     return str(caught.value)
 
 
-def test_what_cannot_be_rolled_out_is_told_in_a_sentence(plant: Plant, tmp_path: Path) -> None:
+def test_what_cannot_be_rolled_out_is_reported_in_a_sentence(plant: Plant, tmp_path: Path) -> None:
     assert "there is no release in" in refused(lambda: read_numbered(plant.store, None, plant.trusted))
     release = plant.publish(1)
     assert "there is no release 7" in refused(lambda: read_numbered(plant.store, 7, plant.trusted))
@@ -229,7 +229,7 @@ def test_numbers_of_releases_have_no_gaps(plant: Plant) -> None:
 
 
 @pytest.mark.skipif(mosquitto_missing() is not None, reason="no mosquitto")
-def test_a_broker_that_is_away_is_told_and_comes_back(tmp_path: Path) -> None:
+def test_a_broker_that_is_away_is_reported_and_comes_back(tmp_path: Path) -> None:
     broker = Mosquitto(tmp_path / "broker")
     plant = Plant(tmp_path, f"mqtt://{broker.address}/plant")
     plant.start("a")

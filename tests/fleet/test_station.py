@@ -78,8 +78,8 @@ def test_a_run_is_brought_a_release_by_the_commands_and_comes_up_with_it_again(
         assert (state["phase"], state["active"][""]["number"]) == ("active", 1)
         assert state["shadow"]["parts"] >= 3
         assert main(["fleet", "status", *words, "--json", "-"]) == 0
-        found = json.loads(capsys.readouterr().out)
-        assert found["stations"][0]["releases"] == {"": 1}
+        result = json.loads(capsys.readouterr().out)
+        assert result["stations"][0]["releases"] == {"": 1}
     judged = [one.bundle for one in events if one.verdict != "NONE"]
     assert judged == sorted(judged, key=hashes.index)  # first by the old bundle alone, then by the new one alone
     assert set(judged) == set(hashes)

@@ -104,14 +104,14 @@ def test_bytes_of_an_earlier_download_that_are_wrong_are_brought_anew(length: in
     assert fetch(open_store(server.uri), tmp_path / "one.edgead") == DATA
 
 
-def test_a_disk_without_room_is_told_before_anything_is_brought(server: FileServer, tmp_path: Path) -> None:
+def test_a_disk_without_room_is_reported_before_anything_is_brought(server: FileServer, tmp_path: Path) -> None:
     with pytest.raises(DeviceFault, match="the disk is too small: the bundle and its engines need"):
         fetch(open_store(server.uri), tmp_path / "one.edgead", size=10**15)
     assert NAME not in server.served
 
 
 @pytest.mark.parametrize(("status", "words"), [(403, "are not accepted"), (404, "publish the bundle"), (500, "by 500")])
-def test_a_store_that_refuses_is_told_in_a_sentence(status: int, words: str, server: FileServer, tmp_path: Path) -> None:
+def test_a_store_that_refuses_is_reported_in_a_sentence(status: int, words: str, server: FileServer, tmp_path: Path) -> None:
     server.status = status
     with pytest.raises(Away, match=words):
         fetch(open_store(server.uri), tmp_path / "one.edgead")
@@ -173,7 +173,7 @@ def test_an_address_that_is_none_is_refused(uri: str, words: str) -> None:
     assert "password@" not in str(caught.value).replace("a password does not", "")
 
 
-def test_a_disk_that_fills_up_is_not_told_as_a_store_that_cannot_be_read(store: ObjectStore, tmp_path: Path) -> None:
+def test_a_disk_that_fills_up_is_not_reported_as_a_store_that_cannot_be_read(store: ObjectStore, tmp_path: Path) -> None:
     store.put(NAME, DATA)
 
     def fill(share: float) -> None:

@@ -70,7 +70,7 @@ def test_anchors_that_are_farther_apart_than_in_the_normal_images_are_refused() 
     [(scene(30, bare=True)[0], "anchor 1 is not in its window"), (np.zeros((60, 80, 3), np.uint8), "80 x 60 pixels")],
     ids=["bare", "size"],
 )
-def test_what_cannot_be_located_is_said_in_a_sentence(image: Image, expected: str) -> None:
+def test_what_cannot_be_located_is_reported_in_a_sentence(image: Image, expected: str) -> None:
     location = fitted(LEFT, RIGHT).locate(image)
     assert isinstance(location, NotLocated)
     assert expected in location.reason

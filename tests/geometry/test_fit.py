@@ -41,7 +41,7 @@ def test_parts_at_any_angle_are_located_by_their_foreground_and_cut_out_in_their
 
 
 @pytest.mark.parametrize("kind", ["key", "plate"])
-def test_the_outline_says_where_the_part_lies_in_the_input(kind: Kind) -> None:
+def test_the_outline_states_where_the_part_lies_in_the_input(kind: Kind) -> None:
     geometry = fit_geometry([part.image for part in normal_parts(kind)], method="foreground").geometry
     mask = geometry.part_mask()
     assert mask is not None
@@ -181,7 +181,7 @@ def test_a_symmetric_part_may_turn_with_the_light_and_stays() -> None:
         ({"images": [np.zeros((60, 80, 3), np.uint8)], "method": "foreground"}, "parts do not stand out"),
     ],
 )
-def test_bad_input_is_said_in_a_sentence(arguments: dict[str, object], expected: str) -> None:
+def test_bad_input_is_reported_in_a_sentence(arguments: dict[str, object], expected: str) -> None:
     with pytest.raises(BadInput, match=expected):
         fit_geometry(**arguments)  # type: ignore[arg-type]
 
@@ -194,7 +194,7 @@ def test_normal_images_without_a_pose_are_named() -> None:
     assert "mirrored" in fit.unlocated[0][1]
 
 
-def test_a_magnified_part_is_said() -> None:
+def test_a_magnified_part_is_reported() -> None:
     fit = fit_geometry([part.image for part in normal_parts("key")], method="foreground", pixels=262144)
     assert "far fewer than the input's" in fit.reason
 

@@ -119,7 +119,7 @@ def test_several_parts_are_located_one_by_one() -> None:
     assert first.x < 320 < second.x
 
 
-def test_only_an_empty_view_is_told_as_empty_and_many_parts_give_its_reason() -> None:
+def test_only_an_empty_view_is_reported_as_empty_and_many_parts_give_its_reason() -> None:
     locator, _ = fitted("key")
     for name, (image, expected) in refused_images().items():
         location = locator.locate(image)
@@ -156,7 +156,7 @@ def refused_images() -> dict[str, tuple[Image, str]]:
 
 
 @pytest.mark.parametrize("name", ["two", "cut", "mirrored", "empty", "small", "other", "half"])
-def test_what_cannot_be_located_is_said_in_a_sentence(name: str) -> None:
+def test_what_cannot_be_located_is_reported_in_a_sentence(name: str) -> None:
     image, expected = refused_images()[name]
     assert expected in reason(fitted("key")[0].locate(image))
 

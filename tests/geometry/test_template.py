@@ -90,7 +90,7 @@ def test_what_all_images_show_is_cut_out() -> None:
     ],
     ids=["empty", "other", "mirrored", "size", "cut"],
 )
-def test_what_cannot_be_located_is_said_in_a_sentence(image: Image, expected: str) -> None:
+def test_what_cannot_be_located_is_reported_in_a_sentence(image: Image, expected: str) -> None:
     location = fitted("rigid", turn=5).locate(np.ascontiguousarray(image))
     assert isinstance(location, NotLocated)
     assert expected in location.reason

@@ -95,8 +95,8 @@ def apply(state: AlarmState, rule: AlarmTable, what: str, now: float) -> AlarmSt
 @pytest.mark.parametrize("row", TABLE, ids=lambda row: f"{row[0]}-{row[1]}")
 def test_every_transition(row: tuple[str, ...]) -> None:
     start, what, *expected = row
-    found = [apply(START[start], rule, what, now).phase for rule in (PLAIN, LATCHED) for now in (105.0, 110.0)]
-    assert found == expected
+    results = [apply(START[start], rule, what, now).phase for rule in (PLAIN, LATCHED) for now in (105.0, 110.0)]
+    assert results == expected
 
 
 def test_the_table_is_complete() -> None:
@@ -121,7 +121,7 @@ def test_only_a_new_alarm_gets_a_new_number() -> None:
         ("OK", 1.51, False, "between"),
     ],
 )
-def test_what_a_part_says(verdict: str, score: float | None, warn_rejects: bool, sign: str) -> None:
+def test_what_a_part_stands_for(verdict: str, score: float | None, warn_rejects: bool, sign: str) -> None:
     rule = AlarmTable(clear_below=1.5, warn_rejects=warn_rejects)
     assert sign_of(rule, verdict, score) == sign  # type: ignore[arg-type]
 

@@ -88,7 +88,7 @@ def test_a_video_of_a_camera_replaces_none_of_an_earlier_run(tmp_path: Path) -> 
     assert names == [safe_name("rtsp://cam/1"), f"{safe_name('rtsp://cam/1')}-2"]
 
 
-def test_a_video_whose_folder_was_removed_is_told(tmp_path: Path) -> None:
+def test_a_video_whose_folder_was_removed_is_reported(tmp_path: Path) -> None:
     recorder = Recorder(tmp_path / "saved")
     recorder._video(Script([], kind="live", name="0")).write(noise(1))
     shutil.rmtree(tmp_path / "saved")

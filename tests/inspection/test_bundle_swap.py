@@ -119,7 +119,7 @@ def test_each_verdict_is_of_the_bundle_in_use_through_replacements_rollback_and_
 
 
 @pytest.mark.parametrize(("name", "why"), [("damaged", "damaged.edgead"), ("unproven", "a golden image scores")])
-def test_a_bundle_that_cannot_be_judged_by_changes_nothing_and_says_why(
+def test_a_bundle_that_cannot_be_judged_by_changes_nothing_and_gives_the_reason(
     bundles: Path, tmp_path: Path, name: str, why: str
 ) -> None:
     config = settings(tmp_path / "line.sqlite")
@@ -217,7 +217,7 @@ def test_a_swap_is_the_next_runs_where_it_is_acknowledged_before_the_run_ends_an
 
 
 @pytest.mark.parametrize("written", [True, False])
-def test_a_run_that_ends_during_a_replacement_is_told_by_what_is_on_the_disk(
+def test_a_run_that_ends_during_a_replacement_is_reported_by_what_is_on_the_disk(
     bundles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: bool
 ) -> None:
     config, pointer = settings(tmp_path / "line.sqlite"), BundlePointer(tmp_path / "line.bundles.json")
@@ -257,9 +257,9 @@ def test_thresholds_that_were_set_on_the_page_are_known_to_who_asks(bundles: Pat
         question = Request(STATE, "", "command", {})
         assert thresholds_in_force(ask_run(config.run.store, question), "", inspector.bundle) is None
         inspector.judge.thresholds = replace(own, ng=own.ng + 1.0)
-        found = thresholds_in_force(ask_run(config.run.store, question), "", inspector.bundle)
-        assert found is not None
-        assert (found.warn, found.ng, found.goods) == (own.warn, own.ng + 1.0, 0)
+        result = thresholds_in_force(ask_run(config.run.store, question), "", inspector.bundle)
+        assert result is not None
+        assert (result.warn, result.ng, result.goods) == (own.warn, own.ng + 1.0, 0)
         assert thresholds_in_force(ask_run(config.run.store, question), "", open_bundle(bundles / "b.edgead")) is None
     assert thresholds_in_force(None, "", inspector.bundle) is None
 

@@ -68,12 +68,12 @@ def exposure_of(frame: Frame) -> float:
 
 
 def frames_of(camera: Live, count: int) -> list[Frame | BadFrame]:
-    found: list[Frame | BadFrame] = []
-    while len(found) < count:
+    results: list[Frame | BadFrame] = []
+    while len(results) < count:
         read = camera.read(0.5)
         if isinstance(read, (Frame, BadFrame)):
-            found.append(read)
-    return found
+            results.append(read)
+    return results
 
 
 def test_no_image_counts_before_one_shows_the_settings_also_after_a_loss() -> None:
@@ -100,7 +100,7 @@ def test_no_image_counts_before_one_shows_the_settings_also_after_a_loss() -> No
     camera.close()
 
 
-def test_what_a_camera_refuses_is_told_and_no_image_counts() -> None:
+def test_what_a_camera_refuses_is_reported_and_no_image_counts() -> None:
     camera = Live(lambda: Sensor(pace_s=0.0), "cam", QUICK)
     camera.open()
     asked = camera.adjust(CameraSettings(exposure_us=20_000.0))

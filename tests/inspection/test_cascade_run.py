@@ -42,13 +42,13 @@ def run(*flags: str) -> list[dict[str, object]]:
 
 
 def test_the_verdicts_are_those_of_the_full_run(station: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    full, found = run(), run("--cascade", "0.05")
+    full, result = run(), run("--cascade", "0.05")
     assert "cascade: LAViT is left out below" in capsys.readouterr().err
-    assert [one["verdict"] for one in found] == [one["verdict"] for one in full]
-    short = [one for one in found if "logic" not in one["z"]]  # type: ignore[operator]
+    assert [one["verdict"] for one in result] == [one["verdict"] for one in full]
+    short = [one for one in result if "logic" not in one["z"]]  # type: ignore[operator]
     assert short
     assert all(one["verdict"] == "OK" for one in short)
-    for one, whole in zip(found, full, strict=True):
+    for one, whole in zip(result, full, strict=True):
         if one not in short:
             assert (one["score"], one["z"], one["reason"]) == (whole["score"], whole["z"], whole["reason"])
 
@@ -63,6 +63,6 @@ def test_the_verdicts_are_those_of_the_full_run(station: Path, capsys: pytest.Ca
 )
 def test_what_it_refuses(station: Path, flags: list[str], words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "part.edgead", "--camera", "pictures", "--precision", "fp32", *flags]) == 2
-    said = capsys.readouterr().err
+    output = capsys.readouterr().err
     for word in words:
-        assert word in said
+        assert word in output

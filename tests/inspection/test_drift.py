@@ -157,7 +157,7 @@ def test_images_name_what_moved_and_the_parts_that_show_it(
     assert images.causes() == ()
 
 
-def test_a_drift_says_its_causes_and_takes_them_back(reference: HealthReference) -> None:
+def test_a_drift_states_its_causes_and_takes_them_back(reference: HealthReference) -> None:
     rng = np.random.default_rng(2)
     drift = make(rng)
     drift.images = ImageDrift(reference)
@@ -206,7 +206,7 @@ def test_without_a_measured_image_nothing_is_claimed_of_light_and_focus(referenc
     assert "as in normal images" not in cause.message
 
 
-def test_a_reference_without_colours_says_nothing_of_them(reference: HealthReference) -> None:
+def test_a_reference_without_colours_states_nothing_of_them(reference: HealthReference) -> None:
     value = {name: entry for name, entry in reference.to_json().items() if name not in ("red", "blue")}
     images, rng = ImageDrift(HealthReference.from_json(value)), np.random.default_rng(3)
     for part in range(20):

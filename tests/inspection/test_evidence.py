@@ -62,8 +62,8 @@ def opened(folder: Path, view: View | None = None, **settings: Any) -> tuple[Sto
 
 def test_the_pictures_show_the_region_and_hold_their_event(tmp_path: Path) -> None:
     store, evidence = opened(tmp_path, View(Roi(4, 2, 16, 12)))
-    found = judgement(1)
-    (row,) = keep(store, evidence, found)
+    result = judgement(1)
+    (row,) = keep(store, evidence, result)
     evidence.close(20.0)
     assert store.close(60.0)
     with Reader(tmp_path / "line.sqlite") as reader:
@@ -74,7 +74,7 @@ def test_the_pictures_show_the_region_and_hold_their_event(tmp_path: Path) -> No
     assert event.images == (image_name(row), image_name(row, "_map"))
     assert event.images[0] == f"2026-03-01/rtsp_cam_1_a_b/000001.250_NG_{row.id}.jpg"
     crop, overlay = (read_image(folder / name) for name in event.images)
-    image = found.image
+    image = result.image
     assert image is not None
     region = image[2:14, 4:20]
     assert crop.shape == overlay.shape == region.shape
@@ -92,19 +92,19 @@ def test_the_pictures_show_the_region_and_hold_their_event(tmp_path: Path) -> No
 @pytest.mark.parametrize("grey", [False, True])
 def test_what_is_likely_to_be_marked_is_kept_without_loss_and_known_again_without_an_index(tmp_path: Path, grey: bool) -> None:
     store, evidence = opened(tmp_path, View(Roi(4, 2, 16, 12)), ok_every=0, lossless_ok_every=1)
-    found = [judgement(number, verdict, map_=verdict != "NONE") for number, verdict in enumerate(("NG", "WARN", "OK", "NONE"))]
+    results = [judgement(number, verdict, map_=verdict != "NONE") for number, verdict in enumerate(("NG", "WARN", "OK", "NONE"))]
     if grey:
-        for one in found:
+        for one in results:
             assert one.image is not None
             one.image[:] = one.image[:, :, :1]
-    rows = keep(store, evidence, *found)
+    rows = keep(store, evidence, *results)
     evidence.close(20.0)
     assert store.close(60.0)
     path, folder = tmp_path / "line.sqlite", tmp_path / "line.evidence"
     for _ in range(2):
         with Reader(path) as reader:
             events = {event.id: event for event in reader.events()}
-        for row, one in zip(rows[:3], found, strict=False):
+        for row, one in zip(rows[:3], results, strict=False):
             lossless = events[row.id].lossless
             assert lossless == f"2026-03-01/rtsp_cam_1_a_b/{image_name(row, kind='.png').rsplit('/', 1)[1]}"
             assert one.image is not None
@@ -171,9 +171,9 @@ def test_pictures_wait_for_the_commit_and_the_oldest_ok_goes_first(
     store, evidence = opened(tmp_path, ok_every=1)
     rows = []
     for number, verdict in enumerate(["NG", "OK", "NG", "NG", "OK", "NG"]):
-        found = judgement(number, verdict)
-        rows.append(found.event)
-        evidence.offer(rows[-1], found)
+        result = judgement(number, verdict)
+        rows.append(result.event)
+        evidence.offer(rows[-1], result)
     time.sleep(0.1)
     assert not list(tmp_path.rglob("*.jpg"))  # no event is committed yet
     for row in rows:
@@ -200,7 +200,7 @@ def test_the_end_waits_for_no_event_that_cannot_be_stored(tmp_path: Path, monkey
 
 
 @pytest.mark.usefixtures("stderr_log")
-def test_a_folder_that_cannot_be_written_is_told_once_and_tried_again(
+def test_a_folder_that_cannot_be_written_is_reported_once_and_tried_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     calls: list[int] = []
@@ -216,6 +216,6 @@ def test_a_folder_that_cannot_be_written_is_told_once_and_tried_again(
     assert until(lambda: evidence.written == 1)
     evidence.close(20.0)
     store.close()
-    said = capsys.readouterr().err
-    assert said.count("no images are kept, events go on") == 1
-    assert "images are kept again; 2 were not" in said
+    output = capsys.readouterr().err
+    assert output.count("no images are kept, events go on") == 1
+    assert "images are kept again; 2 were not" in output

@@ -31,9 +31,9 @@ class Slowed:
     def infer(self, image: Any) -> Inference:
         """Return the scores, not before the time is over."""
         end = time.monotonic() + self._seconds
-        found = self._pipeline.infer(image)
+        result = self._pipeline.infer(image)
         time.sleep(max(0.0, end - time.monotonic()))
-        return found
+        return result
 
 
 def fair_shares(capacity: float, demands: Sequence[float]) -> list[float]:

@@ -88,7 +88,7 @@ def test_a_disk_that_fills_up_and_is_freed_again(disk: Path, capsys: pytest.Capt
     settings = RecordTable(free_gb=0.004)
     store = Store(path, evidence=evidence_folder(settings, path))
     evidence = Evidence(store, settings, View())
-    told: list[Event] = []
+    messages: list[Event] = []
     pictures_at: dict[str, int] = {}
 
     def few_left() -> None:
@@ -113,10 +113,10 @@ def test_a_disk_that_fills_up_and_is_freed_again(disk: Path, capsys: pytest.Capt
     steps: dict[int, Callable[[], None]] = {40: few_left, 80: none_left, 140: freed}
 
     def heard(event: Event) -> None:
-        told.append(event)
-        if len(told) in steps:
-            steps[len(told)]()
-        if len(told) == 120:
+        messages.append(event)
+        if len(messages) in steps:
+            steps[len(messages)]()
+        if len(messages) == 120:
             assert until(lambda: store.fault is not None and "full" in store.fault)
 
     sink = StoreObserver(store, lambda name: loop.account(name), evidence)
@@ -128,11 +128,11 @@ def test_a_disk_that_fills_up_and_is_freed_again(disk: Path, capsys: pytest.Capt
     assert until(lambda: evidence.written + sum(evidence.dropped.values()) == FRAMES)
     assert evidence.fault is None
     sink.close()
-    assert len(told) == wires.verdicts == FRAMES
+    assert len(messages) == wires.verdicts == FRAMES
     assert store.dropped == 0
     with Reader(path) as reader:
         events = list(reversed(reader.events(limit=FRAMES + 1)))
-        assert [event.id for event in events] == [event.id for event in told]
+        assert [event.id for event in events] == [event.id for event in messages]
         assert reader.counters()["cam"]["pictures_dropped"] == FRAMES - evidence.written > 0
     pictured = [bool(event.images) for event in events]
     assert all(pictured[:40])
@@ -140,13 +140,13 @@ def test_a_disk_that_fills_up_and_is_freed_again(disk: Path, capsys: pytest.Capt
     assert all(pictured[150:])
     assert pictures_at["full"] < 80
     entries = [parse(line) for name in files(disk / "line.evidence") for line in name.read_bytes().splitlines()]
-    assert {entry.event.id for entry in entries if entry.event} == {event.id for event in told}
-    said = capsys.readouterr().err
+    assert {entry.event.id for entry in entries if entry.event} == {event.id for event in messages}
+    output = capsys.readouterr().err
     order = ["no images are kept, events go on", "events cannot be stored", "events are stored again"]
-    places = [said.find(words) for words in order]
+    places = [output.find(words) for words in order]
     assert -1 not in places
     assert places == sorted(places)
-    assert "images are kept again" in said
+    assert "images are kept again" in output
 
 
 def test_a_disk_that_is_full_from_the_start(disk: Path) -> None:

@@ -82,12 +82,12 @@ def test_missing_frames_are_one_outage_with_its_reason(bundle: Path, fault: str,
     assert (summary.total.captured, summary.total.lost, summary.total.outages) == (6, 2, 1)
 
 
-def test_a_long_hang_is_told_while_it_lasts(bundle: Path) -> None:
+def test_a_long_hang_is_reported_while_it_lasts(bundle: Path) -> None:
     # Three frames at two a second: 1.5 s of silence, told after 1 s; the gap that follows is thereby explained.
     events, _ = judged(bundle, "synthetic://line?frames=6&fps=2&hang=2-4")
     reasons = [event.reason if event.verdict == "NONE" and event.reason else "" for event in events]
-    told = [(event.frame, reason.split(":")[0]) for event, reason in zip(events, reasons, strict=True)]
-    once = list(dict.fromkeys(told))  # a starved machine may be silent for long enough to be told twice
+    messages = [(event.frame, reason.split(":")[0]) for event, reason in zip(events, reasons, strict=True)]
+    once = list(dict.fromkeys(messages))  # a starved machine may be silent for long enough to be told twice
     assert once == [(0, ""), (1, ""), (None, "stalled"), (5, "")]
 
 
@@ -113,9 +113,9 @@ def test_several_cameras(bundle: Path, tmp_path: Path) -> None:
     assert "all" in summary.table()
 
 
-@pytest.mark.parametrize(("cameras", "told"), [([], "no camera"), (["synthetic://line"] * 2, "given twice")])
-def test_cameras_refused(bundle: Path, cameras: list[str], told: str) -> None:
-    with pytest.raises(BadInput, match=told):
+@pytest.mark.parametrize(("cameras", "message"), [([], "no camera"), (["synthetic://line"] * 2, "given twice")])
+def test_cameras_refused(bundle: Path, cameras: list[str], message: str) -> None:
+    with pytest.raises(BadInput, match=message):
         inspect(bundle, cameras)
 
 

@@ -149,7 +149,7 @@ def test_better_frames_push_others_out() -> None:
     assert loop.workers[0].counters.dropped == 3 * 3
 
 
-def test_a_fault_between_parts_is_told_and_costs_no_part() -> None:
+def test_a_fault_between_parts_is_reported_and_costs_no_part() -> None:
     belt = Belt(4, 7, SIZE)
     faulty = {
         next(i for i in range(len(belt)) if belt.truth(i) == {**belt.truth(i), "part": 2, "state": "settled"}) + 1
@@ -251,8 +251,8 @@ def test_the_age_of_a_part_counts_from_its_newest_frame() -> None:
     now = time.monotonic()
     ready = PartReady("1", tuple(Judgeable(moving(n, now - 9 + n), now - 9 + n) for n in range(3)), 0)
     frames = frames_of(ready)
-    assert [found.since for found in frames] == [now - 7] * 3
-    assert [found.last for found in frames] == [False, False, True]
+    assert [result.since for result in frames] == [now - 7] * 3
+    assert [result.last for result in frames] == [False, False, True]
 
 
 @pytest.mark.parametrize(
@@ -324,15 +324,15 @@ def test_a_camera_that_is_set_differently_is_a_fault() -> None:
     assert (events[2].reason or "").startswith("settings: ")
 
 
-def test_what_a_bundle_tells_of_its_goods_is_used(tmp_path: Path) -> None:
+def test_what_a_bundle_reports_of_its_goods_is_used(tmp_path: Path) -> None:
     goods = [render_tray(5 * 2**32 + seed, None, 128).image for seed in range(10)]
     record = CameraRecord("cam", CameraSettings(exposure_us=8000.0), (128, 128), "none", "2026-01-01T00:00:00Z")
     report = {"health_reference": measure_reference(goods).to_json(), "camera": record.to_json()}
     write_bundle(tmp_path / "x.edgead", replace(plain_contents(), report=report))
-    found = conditions_of(open_bundle(tmp_path / "x.edgead"))
-    assert found.camera == record.settings
-    assert found.reference is not None
-    assert found.reference.count == 10
+    result = conditions_of(open_bundle(tmp_path / "x.edgead"))
+    assert result.camera == record.settings
+    assert result.reference is not None
+    assert result.reference.count == 10
     write_bundle(tmp_path / "y.edgead", plain_contents())
     assert conditions_of(open_bundle(tmp_path / "y.edgead")) == CaptureConditions()
 

@@ -123,7 +123,7 @@ def test_what_cannot_be_located_is_never_a_pass(path: Path, tmp_path: Path, what
         assert summary.none_reasons == {reason.split(":")[0]: 1}
 
 
-def test_another_size_is_told_once_at_the_start(
+def test_another_size_is_reported_once_at_the_start(
     path: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     for number in range(3):
@@ -131,9 +131,9 @@ def test_another_size_is_told_once_at_the_start(
     with caplog.at_level(logging.WARNING):
         events, _ = judged(path, tmp_path)
     assert [event.verdict for event in events] == ["NONE"] * 3
-    told = [record.getMessage() for record in caplog.records if "the part was learned in images of" in record.getMessage()]
-    assert len(told) == 1
-    assert "the camera gives 480 x 360" in told[0]
+    messages = [record.getMessage() for record in caplog.records if "the part was learned in images of" in record.getMessage()]
+    assert len(messages) == 1
+    assert "the camera gives 480 x 360" in messages[0]
 
 
 def test_a_pose_is_that_of_the_cameras_image_where_a_region_is_judged(path: Path, tmp_path: Path) -> None:
@@ -177,8 +177,8 @@ def test_a_pose_beyond_those_of_the_normal_images_is_a_warning_and_no_verdict(
     assert all(text.endswith("and the normal images had 158 to 162") for text in outside)
     assert summary.total.outside == len(outside)
     assert f"{len(outside)} parts lay outside the poses of the normal images" in summary.table()
-    told = [record for record in caplog.records if "the part's x is" in record.getMessage()]
-    assert len(told) == 1  # the others wait for a minute
+    messages = [record for record in caplog.records if "the part's x is" in record.getMessage()]
+    assert len(messages) == 1  # the others wait for a minute
     assert all(event.pose is not None and event.pose["outside"] is None for event in plain)
 
 
@@ -417,8 +417,8 @@ def test_a_trigger_gives_an_event_for_every_part_and_its_output_the_worst_once(b
         Loop(judge, [Script(frames, name="a")], observers, Config(run=run), detectors=[CalledParts(calls, run)]).run()
     assert [(event.part, event.verdict) for event in events] == [("K1", "OK"), ("K1", "OK"), ("K2", "NONE")]
     assert [event.pose is not None for event in events] == [True, True, False]
-    told = [(message.part, message.verdict, message.passed) for message in board.messages if message.kind == "verdict"]
-    assert told == [("K1", "OK", True), ("K2", "NONE", False)]
+    messages = [(message.part, message.verdict, message.passed) for message in board.messages if message.kind == "verdict"]
+    assert messages == [("K1", "OK", True), ("K2", "NONE", False)]
 
 
 def test_streams_and_learned_presence_locate_as_well(path: Path, tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def test_a_score_that_is_no_number_is_none(score: float) -> None:
     check_account(loop)
 
 
-def test_a_broken_engine_tells_none_and_ends_the_run() -> None:
+def test_a_broken_engine_reports_none_and_ends_the_run() -> None:
     def score(call: int) -> float:
         if call == 2:
             raise RuntimeError("out of memory")
@@ -83,16 +83,16 @@ def test_a_broken_engine_tells_none_and_ends_the_run() -> None:
     check_account(loop)
 
 
-def test_a_gap_in_the_frames_is_told_with_its_first_frame() -> None:
+def test_a_gap_in_the_frames_is_reported_with_its_first_frame() -> None:
     loop, events = run_loop(Arithmetic(), [Script([0, 1, 5, 6, 8])])
-    told = [(event.frame, event.verdict, event.reason) for event in events]
-    assert told[2] == (2, "NONE", "lost: 3 frames before 5 never arrived")
-    assert told[5] == (7, "NONE", "lost: frame 7 never arrived")
+    messages = [(event.frame, event.verdict, event.reason) for event in events]
+    assert messages[2] == (2, "NONE", "lost: 3 frames before 5 never arrived")
+    assert messages[5] == (7, "NONE", "lost: frame 7 never arrived")
     assert (loop.workers[0].counters.lost, loop.workers[0].counters.outages) == (4, 2)
     check_account(loop)
 
 
-def test_an_error_is_told_once_and_explains_the_gap_after_it() -> None:
+def test_an_error_is_reported_once_and_explains_the_gap_after_it() -> None:
     steps = [0, SourceError("camera lost: gone"), SourceError("camera lost: gone"), 3]
     loop, events = run_loop(Arithmetic(), [Script(steps)])
     assert [event.reason for event in events] == [None, "camera lost: gone", None]
@@ -100,12 +100,12 @@ def test_an_error_is_told_once_and_explains_the_gap_after_it() -> None:
     check_account(loop)
 
 
-def test_a_file_that_broke_off_is_told() -> None:
+def test_a_file_that_broke_off_is_reported() -> None:
     _, events = run_loop(Arithmetic(), [Script([0, End("broken off: 1 of 9")])])
     assert [(event.frame, event.reason) for event in events] == [(0, None), (None, "broken off: 1 of 9")]
 
 
-def test_a_silent_camera_is_told_and_given_up() -> None:
+def test_a_silent_camera_is_reported_and_given_up() -> None:
     source = Script([0, None], kind="live", fps=100.0)
     loop, events = make_loop(Arithmetic(), [source], settings_of(give_up_s=1.5))
     with pytest.raises(DeviceFault, match=r"no frame from cam for 1.5 s"):

@@ -134,15 +134,15 @@ def test_a_broker_with_tls_and_passwords(
     plc.close()
     monkeypatch.setenv(PASSWORD, "Zqwrong")
     opened(f"mqtts://{broker.address}/{TOPIC}?ca={broker.ca}")
-    told = wait_told(capfd, "refuses the connection")
+    message = wait_told(capfd, "refuses the connection")
     opened(f"mqtts://{broker.address}/{TOPIC}")  # an authority that nobody here knows
-    told += wait_told(capfd, "cannot be reached")
-    assert "Zq" not in told
+    message += wait_told(capfd, "cannot be reached")
+    assert "Zq" not in message
 
 
 @pytest.mark.usefixtures("stderr_log")
 @pytest.mark.slow
-def test_a_broker_that_is_away_dies_or_hangs_is_told_and_comes_back(
+def test_a_broker_that_is_away_dies_or_hangs_is_reported_and_comes_back(
     mosquitto: Start,
     opened: Callable[[str], Sequence[Call]],
     monkeypatch: pytest.MonkeyPatch,
@@ -153,22 +153,22 @@ def test_a_broker_that_is_away_dies_or_hangs_is_told_and_comes_back(
     broker = mosquitto()
     broker.kill()
     queue = opened(f"mqtt://{broker.address}/{TOPIC}")
-    told = wait_told(capfd, "cannot be reached")
+    message = wait_told(capfd, "cannot be reached")
     broker.start()
-    told += wait_told(capfd, "is back")
+    message += wait_told(capfd, "is back")
     broker.kill()
-    told += wait_told(capfd, "was lost")
+    message += wait_told(capfd, "was lost")
     broker.start()
-    told += wait_told(capfd, "is back")
+    message += wait_told(capfd, "is back")
     broker.freeze()
-    told += wait_told(capfd, "was lost")
+    message += wait_told(capfd, "was lost")
     broker.thaw()
-    told += wait_told(capfd, "is back")
+    message += wait_told(capfd, "is back")
     plc = Plc(broker)
     plc.call(b"after all that")
     assert until(lambda: [call.part for call in queue] == ["after all that"])
     plc.close()
-    assert told.count("was lost") == 2
+    assert message.count("was lost") == 2
 
 
 @pytest.mark.usefixtures("stderr_log")

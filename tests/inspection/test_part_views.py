@@ -100,7 +100,7 @@ def test_a_missing_view_is_none_with_its_name(timed: bool, word: str) -> None:
     assert word in (missing.reason or "")
 
 
-def test_the_event_is_that_of_the_view_that_decides_and_tells_of_all() -> None:
+def test_the_event_is_that_of_the_view_that_decides_and_has_all() -> None:
     now = time.monotonic()
     frames = [[frame(0, now, "A")], [frame(0, now, "A")]]
     loop, events = run_views(frames, [[3.0], [9.0]], ViewJoiner(VIEWS, 1.0, "id", timed=False))
@@ -134,7 +134,7 @@ def result_of(part: str | None, at: float, called_at: float | None = None, view:
     return InspectionResult(event, frame(0, at, part or "", view), called_at=called_at)
 
 
-def test_views_that_disagree_about_the_part_id_are_none_and_say_so() -> None:
+def test_views_that_disagree_about_the_part_id_are_none_and_report_it() -> None:
     joiner = ViewJoiner(VIEWS, 0.5, "id")
     assert joiner.take("top", result_of("A17", 1.0), 1.0) == []
     assert joiner.take("side", result_of("A18", 1.1), 1.1) == []

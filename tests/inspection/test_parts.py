@@ -117,16 +117,16 @@ STEPS = {
 )
 def test_what_is_one_part(steps: str, parts: list[list[int]]) -> None:
     tracker = PartTracker[int](RunTable())
-    found = [tracker.see(place, STEPS[name])[1] for place, name in enumerate(steps.split())]
-    assert [list(ready.frames) for ready in found if ready] == parts
+    results = [tracker.see(place, STEPS[name])[1] for place, name in enumerate(steps.split())]
+    assert [list(ready.frames) for ready in results if ready] == parts
 
 
 def test_the_sharpest_frames_are_judged_in_their_order() -> None:
     tracker = PartTracker[int](RunTable(part_frames=2, part_candidates=4))
-    found = [tracker.see(n, sight(True, True, 50.0, sharp))[1] for n, sharp in enumerate([5.0, 1.0, 2.0, 9.0])]
-    assert found[:3] == [None] * 3
-    assert found[3] is not None
-    assert (found[3].frames, found[3].passed_over) == ((0, 3), 2)
+    results = [tracker.see(n, sight(True, True, 50.0, sharp))[1] for n, sharp in enumerate([5.0, 1.0, 2.0, 9.0])]
+    assert results[:3] == [None] * 3
+    assert results[3] is not None
+    assert (results[3].frames, results[3].passed_over) == ((0, 3), 2)
 
 
 @given(st.lists(st.sampled_from(sorted(STEPS)), max_size=60))

@@ -32,12 +32,12 @@ def test_a_service_is_ready_without_its_camera_and_judges_when_it_comes(
     monkeypatch.delenv("WATCHDOG_PID", raising=False)
     server = RtspServer()
     events: list[Event] = []
-    told: list[str] = []
+    messages: list[str] = []
     summaries: list[Summary] = []
 
     def heard(line: str) -> bool:
-        told.extend(manager.received())
-        return line in told
+        messages.extend(manager.received())
+        return line in messages
 
     def run() -> None:
         # A camera that was there would be given up after half a second.
@@ -50,7 +50,7 @@ def test_a_service_is_ready_without_its_camera_and_judges_when_it_comes(
         assert until(lambda: heard("READY=1"), 60.0)
         assert until(lambda: [event.verdict for event in events] == ["NONE"])
         assert (events[0].reason or "").startswith("camera lost: ")
-        told.clear()
+        messages.clear()
         assert until(lambda: heard("WATCHDOG=1"))  # the engines are proved while there is no camera
         server.start()
         thread.join(60.0)

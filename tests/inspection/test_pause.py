@@ -217,7 +217,7 @@ def test_a_torn_line_ends_no_pause_and_spoils_no_other(tmp_path: Path) -> None:
     assert Pause(ActionLog(path)).action is None
 
 
-def test_a_disk_that_refuses_pauses_all_the_same_and_says_so(tmp_path: Path) -> None:
+def test_a_disk_that_refuses_pauses_all_the_same_and_reports_it(tmp_path: Path) -> None:
     pause = Pause(ActionLog(tmp_path / "missing" / "a.jsonl"))
     assert "cannot be stored, so a restart ends it" in pause.pause(asked("pause"))
     assert pause.reason() == "paused: by anna (command): lens"

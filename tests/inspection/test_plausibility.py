@@ -157,8 +157,8 @@ def test_equal_results_of_different_pictures_are_nonsense_and_of_equal_ones_are_
 
 def test_results_that_come_in_turn_are_nonsense() -> None:
     check = Plausibility(None, ("structure",))
-    found = [check.fault(noise(count, 64, 64), inference(1.0 + count % 2, count % 2)) for count in range(8)]
-    assert [fault is None for fault in found] == [True, True] + [False] * 6
+    results = [check.fault(noise(count, 64, 64), inference(1.0 + count % 2, count % 2)) for count in range(8)]
+    assert [fault is None for fault in results] == [True, True] + [False] * 6
 
 
 def test_branches_that_did_not_run_are_not_asked() -> None:

@@ -281,37 +281,37 @@ def test_a_plc_that_is_written_to_chooses_by_its_register(station: Path, tmp_pat
         assert "code 8" in str(line.changeover.standing.reason)
 
 
-def test_a_message_chooses_a_product_and_the_topic_tells_what_stands(
+def test_a_message_chooses_a_product_and_the_topic_reports_the_state(
     station: Path, mosquitto: Callable[..., Mosquitto]
 ) -> None:
     from paho.mqtt.client import Client
     from paho.mqtt.enums import CallbackAPIVersion
 
     broker = mosquitto()
-    told: list[dict[str, Any]] = []
+    messages: list[dict[str, Any]] = []
     client = Client(CallbackAPIVersion.VERSION2)
-    client.on_message = lambda _, data, message: told.append(json.loads(message.payload))
+    client.on_message = lambda _, data, message: messages.append(json.loads(message.payload))
     client.connect("127.0.0.1", broker.port)
     client.subscribe("line/7/state", qos=1)
     client.loop_start()
 
     def stands(name: str) -> bool:
-        return until(lambda: (told[-1]["product"], told[-1]["state"]) == (name, "active"), 60)
+        return until(lambda: (messages[-1]["product"], messages[-1]["state"]) == (name, "active"), 60)
 
     with running(station, settings(station, product="cap-red", commands=f"mqtt://{broker.address}/line/7")) as line:
-        assert until(lambda: told and told[-1]["product"] == "cap-red", 60)
+        assert until(lambda: messages and messages[-1]["product"] == "cap-red", 60)
         for payload, name in (("cap-blue", "cap-blue"), ('{"product": "cap-green"}', "cap-green")):
             client.publish("line/7", payload, qos=1)
             assert line.judged(name)
             assert stands(name)
-            assert told[-1]["bundle"] == line.hashes[name]
+            assert messages[-1]["bundle"] == line.hashes[name]
         client.publish("line/7", "", qos=1)  # how a retained message is cleared
         client.publish("line/7", "cap-black", qos=1)
-        assert until(lambda: told[-1]["state"] == "fault", 60)
-        assert "MQTT asks for 'cap-black', which no product is called" in told[-1]["reason"]
-        assert [one for one in told if one["state"] == "fault"] == [told[-1]]
-    assert until(lambda: told[-1]["reason"] == "product: the run has ended", 10)
-    assert (told[-1]["state"], told[-1]["product"], told[-1]["bundle"]) == ("none", None, None)
+        assert until(lambda: messages[-1]["state"] == "fault", 60)
+        assert "MQTT asks for 'cap-black', which no product is called" in messages[-1]["reason"]
+        assert [one for one in messages if one["state"] == "fault"] == [messages[-1]]
+    assert until(lambda: messages[-1]["reason"] == "product: the run has ended", 10)
+    assert (messages[-1]["state"], messages[-1]["product"], messages[-1]["bundle"]) == ("none", None, None)
     client.loop_stop()
     check_order(line.log, line.hashes)
 

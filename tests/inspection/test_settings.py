@@ -107,10 +107,10 @@ def test_a_trial_takes_what_writes_or_drives_from_flags_alone() -> None:
     ("warn", "ng", "expected"), [(None, None, (1.0, 2.0)), (1.5, None, (1.5, 2.0)), (0.1, 0.2, (0.1, 0.2))]
 )
 def test_thresholds_set_by_hand(warn: float | None, ng: float | None, expected: tuple[float, float]) -> None:
-    found = set_by_hand(RunTable(warn_above=warn, ng_above=ng), Thresholds(1.0, 2.0, 100, 5, 1, operating_point="cost:5"))
-    assert found.operating_point == "cost:5"  # what a later recalibration goes back to
-    assert (found.warn, found.ng) == expected
-    assert found.goods == (100 if warn is None and ng is None else 0)
+    result = set_by_hand(RunTable(warn_above=warn, ng_above=ng), Thresholds(1.0, 2.0, 100, 5, 1, operating_point="cost:5"))
+    assert result.operating_point == "cost:5"  # what a later recalibration goes back to
+    assert (result.warn, result.ng) == expected
+    assert result.goods == (100 if warn is None and ng is None else 0)
     with pytest.raises(BadInput, match="WARN must not"):
         set_by_hand(RunTable(warn_above=3.0), Thresholds(1.0, 2.0))
 

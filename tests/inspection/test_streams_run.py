@@ -80,7 +80,7 @@ class Watched(Arithmetic):
         return super().infer(image)
 
 
-def test_two_cameras_are_inferred_at_the_same_time_and_told_in_order() -> None:
+def test_two_cameras_are_inferred_at_the_same_time_and_reported_in_order() -> None:
     cameras = [Script(range(5), name="left"), Script(range(5), name="right")]
     loop, events = loop_of([Watched(), Watched()], cameras)
     loop.run()
@@ -96,8 +96,8 @@ def test_more_cameras_than_streams_with_faults_between() -> None:
     scripts = [Script([0, bad(1), 2, 5], name="a"), Script([0], name="b"), Script(range(4), name="c")]
     loop, events = loop_of([Arithmetic(), Arithmetic()], scripts)
     loop.run()
-    told = {name: [(e.frame, e.verdict) for e in events if e.camera == name] for name in "abc"}
-    assert told == {
+    message = {name: [(e.frame, e.verdict) for e in events if e.camera == name] for name in "abc"}
+    assert message == {
         "a": [(0, "OK"), (1, "NONE"), (2, "OK"), (3, "NONE"), (5, "OK")],
         "b": [(0, "OK")],
         "c": [(frame, "OK") for frame in range(4)],
@@ -130,7 +130,7 @@ def test_no_frame_beyond_those_asked_for() -> None:
     check_account(loop)
 
 
-def test_a_broken_engine_tells_none_and_ends_the_run() -> None:
+def test_a_broken_engine_reports_none_and_ends_the_run() -> None:
     def score(call: int) -> float:
         raise RuntimeError("out of memory")
 
@@ -172,11 +172,11 @@ def run(*flags: str) -> list[dict[str, object]]:
 def test_the_verdicts_are_those_of_one_picture_at_a_time(station: Path) -> None:
     alone, beside = run(), run("--streams", "2")
     for camera in {str(event["camera"]) for event in alone}:
-        told = [
+        messages = [
             [{key: event[key] for key in ("frame", "part", "verdict", "score", "z")} for event in events]
             for events in ([e for e in alone if e["camera"] == camera], [e for e in beside if e["camera"] == camera])
         ]
-        assert told[0] == told[1]
+        assert messages[0] == messages[1]
     assert len(alone) == len(beside) == 16
 
 

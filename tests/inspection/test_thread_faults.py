@@ -132,8 +132,8 @@ THREADS: tuple[tuple[str, Any, str, list[str]], ...] = (
 COVERED = {
     "camera/live.py": "test_a_driver_that_breaks_in_its_thread_is_opened_again",
     "camera/mailbox.py": "test_a_camera_that_breaks_in_its_thread_ends_the_run",
-    "fleet/agent.py": "test_a_thread_of_the_fleet_that_breaks_is_told_and_the_line_goes_on",
-    "fleet/state_channel.py": "test_a_thread_of_the_fleet_that_breaks_is_told_and_the_line_goes_on",
+    "fleet/agent.py": "test_a_thread_of_the_fleet_that_breaks_is_reported_and_the_line_goes_on",
+    "fleet/state_channel.py": "test_a_thread_of_the_fleet_that_breaks_is_reported_and_the_line_goes_on",
     "inspection/bundle_swap.py": "test_a_replacement_that_breaks_in_its_thread_fails_and_the_next_one_works",
     "inspection/changeover.py": "test_a_change_that_breaks_in_its_thread_is_a_fault_and_the_next_one_works",
     "inspection/evidence.py": "THREADS",
@@ -143,10 +143,10 @@ COVERED = {
     "outputs/dispatcher.py": "THREADS",
     "outputs/guard_client.py": "THREADS",
     "outputs/opcua.py": "test_a_server_whose_thread_ends_is_opened_again",
-    "outputs/targets.py": "test_a_thread_beside_the_run_is_told",
+    "outputs/targets.py": "test_a_thread_beside_the_run_is_reported",
     "store/retention.py": "THREADS",
     "store/store.py": "THREADS",
-    "utils/locks.py": "test_a_thread_beside_the_run_is_told",
+    "utils/locks.py": "test_a_thread_beside_the_run_is_reported",
     "web/link.py": "THREADS",
     "web/serve.py": "test_a_dashboard_whose_thread_breaks_is_started_again",
 }
@@ -191,7 +191,7 @@ def test_a_replacement_that_breaks_in_its_thread_fails_and_the_next_one_works(
 
 
 @pytest.mark.parametrize(("thread", "owner", "name", "arguments"), THREADS, ids=lambda value: str(value)[:24])
-def test_one_exception_is_told_and_counted_and_the_run_goes_on(
+def test_one_exception_is_reported_and_counted_and_the_run_goes_on(
     thread: str,
     owner: Any,
     name: str,
@@ -207,21 +207,21 @@ def test_one_exception_is_told_and_counted_and_the_run_goes_on(
         breaking(monkeypatch, owner, name)
     port = free_port()
     assert main([*RUN, "--camera", CAMERA, *(text.format(port=port) for text in arguments)]) == 3
-    told = capfd.readouterr()
-    assert "RuntimeError: injected" in told.err
-    assert re.search(rf" ERROR (fault of )?the thread {thread}", told.err)
-    assert "Traceback (most recent call last):" in told.err  # in the log, where it says what broke
-    last = told.err.strip().splitlines()[-1]  # how often, in the words that end the run
+    message = capfd.readouterr()
+    assert "RuntimeError: injected" in message.err
+    assert re.search(rf" ERROR (fault of )?the thread {thread}", message.err)
+    assert "Traceback (most recent call last):" in message.err  # in the log, where it says what broke
+    last = message.err.strip().splitlines()[-1]  # how often, in the words that end the run
     assert re.search(rf"error: .*the thread {thread}.*(had 1 unforeseen fault and went on|it stays away)", last), last
-    assert "captured" in told.out  # the run went on to its end
-    assert told.err.splitlines()[-1].startswith("error: ")
-    assert "not stored" not in told.err  # nothing is missing in the record
+    assert "captured" in message.out  # the run went on to its end
+    assert message.err.splitlines()[-1].startswith("error: ")
+    assert "not stored" not in message.err  # nothing is missing in the record
 
 
 @pytest.mark.parametrize(
     ("thread", "owner", "name"), [("fleet", state_channel, "newest_file"), ("fleet-agent", FleetAgent, "_run")]
 )
-def test_a_thread_of_the_fleet_that_breaks_is_told_and_the_line_goes_on(
+def test_a_thread_of_the_fleet_that_breaks_is_reported_and_the_line_goes_on(
     thread: str, owner: Any, name: str, station: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("cryptography", reason="edge-ad[fleet] is not installed")
@@ -230,10 +230,10 @@ def test_a_thread_of_the_fleet_that_breaks_is_told_and_the_line_goes_on(
     Path("edge-ad.toml").write_text(f'[fleet]\ntrusted_keys = ["{key}"]\nbroker = "share"\nbundles = "share"\nstation = "a"\n')
     breaking(monkeypatch, owner, name)
     assert main([*RUN, "--camera", CAMERA]) == 3
-    told = capfd.readouterr()
-    assert re.search(rf" ERROR (fault of )?the thread {thread} ", told.err)
-    assert "RuntimeError: injected" in told.err
-    assert "captured" in told.out  # the run went on to its end
+    message = capfd.readouterr()
+    assert re.search(rf" ERROR (fault of )?the thread {thread} ", message.err)
+    assert "RuntimeError: injected" in message.err
+    assert "captured" in message.out  # the run went on to its end
 
 
 def _raise(*arguments: Any) -> Any:
@@ -272,9 +272,9 @@ def test_an_essential_thread_that_keeps_ending_ends_the_run(
     camera = f"{LINE}100000"
     arguments = [text.format(port=free_port()) for text in arguments]
     assert main([*RUN, "--camera", camera, *arguments, "--max-frames", "2000"]) == 3
-    told = capfd.readouterr().err
-    assert f" ERROR the thread {thread} ended" in told
-    assert "nothing may pass, so start the run again" in told.splitlines()[-1]
+    message = capfd.readouterr().err
+    assert f" ERROR the thread {thread} ended" in message
+    assert "nothing may pass, so start the run again" in message.splitlines()[-1]
 
 
 def test_a_driver_that_breaks_in_its_thread_is_opened_again(
@@ -299,7 +299,7 @@ def test_a_driver_that_breaks_in_its_thread_is_opened_again(
         (locks, "_answer", "modbus://127.0.0.1:{port}", "lock modbus 127.0.0.1 {port}"),
     ],
 )
-def test_a_thread_beside_the_run_is_told(
+def test_a_thread_beside_the_run_is_reported(
     owner: Any,
     name: str,
     address: str,
@@ -312,9 +312,9 @@ def test_a_thread_beside_the_run_is_told(
     breaking(monkeypatch, owner, name)
     port = free_port()
     assert main([*RUN, "--camera", CAMERA, "--alarm", address.format(port=port)]) == 0
-    told = capfd.readouterr().err
-    assert f"the thread {thread.format(port=port)}" in told
-    assert "ended (RuntimeError: injected" in told
+    message = capfd.readouterr().err
+    assert f"the thread {thread.format(port=port)}" in message
+    assert "ended (RuntimeError: injected" in message
 
 
 def test_a_dashboard_whose_thread_breaks_is_started_again(
@@ -333,9 +333,9 @@ def test_a_dashboard_whose_thread_breaks_is_started_again(
     monkeypatch.setattr(link, "write_message", spoilt)
     with contextlib.suppress(KeyboardInterrupt):
         main([*RUN, "--camera", f"{LINE}400", "--web", "127.0.0.1:0"])
-    told = capfd.readouterr().err
-    assert "the thread feed ended (JSONDecodeError" in told
-    assert "the dashboard ended and is started again" in told
+    message = capfd.readouterr().err
+    assert "the thread feed ended (JSONDecodeError" in message
+    assert "the dashboard ended and is started again" in message
     assert states.count("hello") == 2
 
 
@@ -353,9 +353,9 @@ def test_a_fault_beside_other_cameras_in_a_thread_of_the_engines_ends_the_run(
     monkeypatch.setattr(Pipeline, "infer", broken)
     cameras = ["--camera", CAMERA, "--camera", CAMERA.replace("seed=1", "seed=2")]
     assert main([*RUN, *cameras, "--streams", "2", "--events", "e.jsonl"]) == 3
-    told = capfd.readouterr().err
-    assert "the engine failed on frame" in told
-    assert "injected" in told
+    message = capfd.readouterr().err
+    assert "the engine failed on frame" in message
+    assert "injected" in message
     last = json.loads((station / "e.jsonl").read_text().splitlines()[-1])
     assert (last["verdict"], last["reason"].split(":")[0]) == ("NONE", "engine")
 
@@ -365,9 +365,9 @@ def test_a_camera_that_breaks_in_its_thread_ends_the_run(
 ) -> None:
     breaking(monkeypatch, SyntheticLine, "read", times=1000)
     assert main([*RUN, "--camera", CAMERA]) == 3
-    told = capfd.readouterr().err
-    assert "the source broke (RuntimeError: injected)" in told
-    assert "Traceback" not in told
+    message = capfd.readouterr().err
+    assert "the source broke (RuntimeError: injected)" in message
+    assert "Traceback" not in message
 
 
 def test_a_server_whose_thread_ends_is_opened_again(
@@ -376,9 +376,9 @@ def test_a_server_whose_thread_ends_is_opened_again(
     pytest.importorskip("asyncua")
     breaking(monkeypatch, OpcUaServer, "_serve")
     main([*RUN, "--camera", "synthetic://line?frames=120&seed=1&fps=20", "--alarm", f"opcua://127.0.0.1:{free_port()}"])
-    told = capfd.readouterr().err
-    assert "events wait and are tried again" in told
-    assert "delivers again" in told
+    message = capfd.readouterr().err
+    assert "events wait and are tried again" in message
+    assert "delivers again" in message
 
 
 def test_an_event_that_cannot_be_stored_holds_up_no_other(
@@ -393,9 +393,9 @@ def test_an_event_that_cannot_be_stored_holds_up_no_other(
     monkeypatch.setattr("edge_ad.store.store.row_of", spoilt_row)
     run = [argument for argument in RUN if argument != "--realtime"]  # every frame is judged, however slow the machine
     assert main([*run, "--camera", CAMERA, "--alarm", "file:out.jsonl"]) == 3
-    told = capfd.readouterr().err
-    assert "UnicodeEncodeError" in told
-    assert "1 events were not stored" in told
+    message = capfd.readouterr().err
+    assert "UnicodeEncodeError" in message
+    assert "1 events were not stored" in message
     reader = Reader(station / "s.sqlite")
     frames = sorted(event.frame or 0 for event in reader.every(EventFilter(), 1000))
     reader.close()

@@ -29,20 +29,21 @@ def test_every_picture_is_judged_and_the_share_is_that_of_the_turns(
         return run(bundle, locating, camera)
 
     monkeypatch.setattr(throughput, "_loop", watched)
-    found = measure_throughput(tiny_bundle, tiny_pipeline, frames=45)
+    result = measure_throughput(tiny_bundle, tiny_pipeline, frames=45)
     assert [len(camera.latencies) for camera in cameras] == [15] * 3
-    assert found.loop_fps > 0
-    assert found.share > 0
-    assert set(found.to_json()) == {"engines_fps", "loop_fps", "share"}
+    assert result.loop_fps > 0
+    assert result.share > 0
+    assert set(result.to_json()) == {"engines_fps", "loop_fps", "share"}
 
 
-def test_a_soak_tells_every_piece(tiny_bundle: Bundle, tiny_pipeline: Pipeline) -> None:
-    told: list[Minute] = []
-    found = soak(tiny_bundle, tiny_pipeline, 0.6 / 60, device=lambda: {"temperature": "41 C"}, report=told.append, piece_s=0.25)
-    assert found == told
-    assert len(found) >= 2
-    assert [one.second for one in found] == sorted(one.second for one in found)
-    for one in found:
+def test_a_soak_reports_every_piece(tiny_bundle: Bundle, tiny_pipeline: Pipeline) -> None:
+    messages: list[Minute] = []
+    device = {"temperature": "41 C"}
+    result = soak(tiny_bundle, tiny_pipeline, 0.6 / 60, device=lambda: device, report=messages.append, piece_s=0.25)
+    assert result == messages
+    assert len(result) >= 2
+    assert [one.second for one in result] == sorted(one.second for one in result)
+    for one in result:
         value = one.to_json()
         assert list(value) == ["second", "fps", "end_to_end_ms", "device"]
         assert one.fps > 0
@@ -52,8 +53,8 @@ def test_a_soak_tells_every_piece(tiny_bundle: Bundle, tiny_pipeline: Pipeline) 
 
 def test_a_burst_of_other_work_strikes_neither_side() -> None:
     # Half as fast for a turn, and a burst beside one loop alone.
-    found = throughput._throughput([10.0, 5.0, 10.0, 10.0], [9.0, 4.6, 1.0, 9.8])
-    assert (found.engines_fps, found.loop_fps, found.share) == (10.0, 6.8, 0.91)
+    result = throughput._throughput([10.0, 5.0, 10.0, 10.0], [9.0, 4.6, 1.0, 9.8])
+    assert (result.engines_fps, result.loop_fps, result.share) == (10.0, 6.8, 0.91)
 
 
 @pytest.mark.parametrize(("frames", "turns"), [(450, [15] * 30), (31, [15, 15]), (8, [8]), (1, [2])])
@@ -80,7 +81,7 @@ def test_streams_judge_as_many_pictures_as_asked(tiny_bundle: Bundle, tiny_pipel
             return super().submit(image)
 
     streams = Counting([tiny_pipeline])
-    found = measure_streams(tiny_bundle, streams, frames=30)
+    result = measure_streams(tiny_bundle, streams, frames=30)
     streams.close()
     assert len(judged) == 2 * 30
-    assert found.share > 0
+    assert result.share > 0

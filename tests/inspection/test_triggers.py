@@ -83,7 +83,7 @@ def test_lines_call_for_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [call.part for call in queue] == ["one", "2", "two"]
 
 
-def test_a_socket_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+def test_a_socket_that_cannot_be_made_is_reported(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="name another path"):
         open_trigger(TriggerAddress("software", str(tmp_path / "no" / "folder")), Calls())
     (tmp_path / "file").write_text("keep me")

@@ -73,7 +73,7 @@ def test_what_is_cut_out() -> None:
 
 
 @pytest.mark.parametrize(
-    ("view", "told"),
+    ("view", "message"),
     [
         (View(), None),
         (View(Roi(0, 0, 60, 40)), None),
@@ -82,9 +82,9 @@ def test_what_is_cut_out() -> None:
         (View(Roi(0, 0, 8, 8), Grid(9, 1)), "cannot be cut"),
     ],
 )
-def test_a_region_that_does_not_fit_is_a_fault(view: View, told: str | None) -> None:
+def test_a_region_that_does_not_fit_is_a_fault(view: View, message: str | None) -> None:
     fault = view.fault(noise(1, 40, 60))
-    assert fault is None if told is None else fault is not None and fault.startswith("roi:") and told in fault
+    assert fault is None if message is None else fault is not None and fault.startswith("roi:") and message in fault
 
 
 def inference(raw: list[float], level: float = 0.0) -> Inference:
@@ -98,11 +98,11 @@ def test_the_worst_tile_by_its_own_statistics_counts() -> None:
     mean[1], std[1] = 10.0, 2.0
     tiles = TileStatistics(mean, std, Thresholds(1.0, 2.0))
     # The second tile has the higher raw scores but they are usual there.
-    found = combine([inference([3.0] * 5, 1.0), inference([12.0] * 5, 2.0)], View(None, Grid(1, 2)), tiles, statistics)
-    assert found.score == pytest.approx(3.0, rel=1e-5)
-    assert found.z == pytest.approx(np.full(5, 3.0))
-    assert (found.map[0, 0], found.map[0, 255]) == (1.0, 2.0)
-    assert found.stages_ms == {"teacher": 4.0}
+    result = combine([inference([3.0] * 5, 1.0), inference([12.0] * 5, 2.0)], View(None, Grid(1, 2)), tiles, statistics)
+    assert result.score == pytest.approx(3.0, rel=1e-5)
+    assert result.z == pytest.approx(np.full(5, 3.0))
+    assert (result.map[0, 0], result.map[0, 255]) == (1.0, 2.0)
+    assert result.stages_ms == {"teacher": 4.0}
 
 
 def test_the_maps_of_tiles_are_put_together_in_the_shape_of_one() -> None:
@@ -117,8 +117,8 @@ def test_the_maps_of_tiles_are_put_together_in_the_shape_of_one() -> None:
 def test_a_tile_without_a_number_is_not_hidden() -> None:
     statistics = plain_contents().statistics
     tiles = TileStatistics(np.zeros((2, 5), np.float32), np.ones((2, 5), np.float32), Thresholds(1.0, 2.0))
-    found = combine([inference([9.0] * 5), inference([float("nan")] * 5)], View(None, Grid(2, 1)), tiles, statistics)
-    assert np.isnan(found.score)
+    result = combine([inference([9.0] * 5), inference([float("nan")] * 5)], View(None, Grid(2, 1)), tiles, statistics)
+    assert np.isnan(result.score)
 
 
 def test_statistics_of_tiles_are_measured_once_and_kept(tmp_path: Path) -> None:

@@ -129,7 +129,7 @@ def test_a_zone_without_a_score_is_a_fault_and_never_ok() -> None:
         WITH_RIM.verdict_of_part(0.5, {"hub": 0.1})
 
 
-def test_two_zones_of_one_name_are_told_apart_by_their_numbers() -> None:
+def test_two_zones_of_one_name_are_distinguished_by_their_numbers() -> None:
     sides = [((x, 0.0), (x + 10, 0.0), (x + 10, 10.0), (x, 10.0)) for x in (0.0, 20.0, 40.0, 60.0)]
     names = ("rim", "rim", "", "hub")
     zones = tuple(Zone("sensitivity", points, name, 2.0) for points, name in zip(sides, names, strict=True))

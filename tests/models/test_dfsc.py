@@ -34,9 +34,9 @@ BY_HAND: list[tuple[DfscMode, float, float]] = [
 
 @pytest.mark.parametrize(("mode", "loss", "active"), BY_HAND)
 def test_modes_by_hand(mode: DfscMode, loss: float, active: float) -> None:
-    found = dfsc_loss(*pair([0, 1, 4, 9]), DfscSettings(mode, quantile=0.7, margin=6.0, weight=10.0))
-    assert found.loss.item() == pytest.approx(loss, rel=1e-6)
-    assert float(found.active) == active
+    result = dfsc_loss(*pair([0, 1, 4, 9]), DfscSettings(mode, quantile=0.7, margin=6.0, weight=10.0))
+    assert result.loss.item() == pytest.approx(loss, rel=1e-6)
+    assert float(result.active) == active
 
 
 # The limit is 4 (see above), so kappa 1.5 asks for 6, kappa 2 for 8, kappa 3 for 12.
@@ -45,9 +45,9 @@ def test_modes_by_hand(mode: DfscMode, loss: float, active: float) -> None:
 )
 def test_a_margin_that_follows_the_quantile(kappa: float, hinge: float, active: float) -> None:
     settings = DfscSettings("split", quantile=0.7, margin=1e9, weight=10.0, kappa=kappa)
-    found = dfsc_loss(*pair([0, 1, 4, 9]), settings)
-    assert found.loss.item() == pytest.approx((0 + 1) / 2 + 10 * hinge, rel=1e-6)
-    assert float(found.active) == active
+    result = dfsc_loss(*pair([0, 1, 4, 9]), settings)
+    assert result.loss.item() == pytest.approx((0 + 1) / 2 + 10 * hinge, rel=1e-6)
+    assert float(result.active) == active
 
 
 def test_the_relative_margin_carries_no_gradient() -> None:
@@ -68,16 +68,16 @@ def test_dropped_features_have_no_gradient() -> None:
 def test_novel_distance_and_its_bound() -> None:
     """Novel are 4 and 9. The teacher is 0 everywhere, so the margin bounds: 4 * 6; with a teacher of 3 it is 4 * 9."""
     teacher, drawn = pair([0, 1, 4, 9])
-    found = dfsc_loss(teacher, drawn, DfscSettings("split", quantile=0.7, margin=6.0))
-    assert (float(found.novel), float(found.bound)) == (pytest.approx(6.5), 24.0)
+    result = dfsc_loss(teacher, drawn, DfscSettings("split", quantile=0.7, margin=6.0))
+    assert (float(result.novel), float(result.bound)) == (pytest.approx(6.5), 24.0)
     assert float(dfsc_loss(teacher + 3.0, drawn, DfscSettings("split", margin=6.0)).bound) == 36.0
 
 
 def test_the_median_of_novel_distances_is_a_mean_over_pictures() -> None:
     """Novel are 4 and 9, and 400 and 900 in the other image: lower medians 4 and 400, whose mean is 202."""
     teacher, drawn = pair([0, 1, 4, 9, 0, 100, 400, 900], (2, 1, 2, 2))
-    found = dfsc_loss(teacher, drawn, DfscSettings("split", quantile=0.7, margin=0.0, warm_margin=1.0))
-    assert (float(found.median), float(found.active)) == (pytest.approx(202.0), 0.0)
+    result = dfsc_loss(teacher, drawn, DfscSettings("split", quantile=0.7, margin=0.0, warm_margin=1.0))
+    assert (float(result.median), float(result.active)) == (pytest.approx(202.0), 0.0)
     assert float(dfsc_loss(teacher, drawn, DfscSettings("split", quantile=0.7)).median) == 0.0
 
 
@@ -99,23 +99,23 @@ def test_an_autoencoder_within_the_teacher_s_range_never_reaches_the_bound(
 ) -> None:
     teacher = torch.tensor(features).reshape(1, 2, 2, 2)
     inside = torch.tensor(drawn).reshape(1, 2, 2, 2) * teacher.abs().max()
-    found = dfsc_loss(teacher, inside, DfscSettings("split", quantile=0.5))
-    assert float(found.novel) <= float(found.bound) * (1 + 1e-6)
+    result = dfsc_loss(teacher, inside, DfscSettings("split", quantile=0.5))
+    assert float(result.novel) <= float(result.bound) * (1 + 1e-6)
 
 
 def test_location_splits_the_mean_over_channels() -> None:
     """Channels (0, 1, 4, 9) and (8, 3, 2, 5) mean (4, 2, 3, 7): the limit at 0.7 is 4; similar 2, 3, novel 4, 7."""
     teacher, drawn = pair([0, 1, 4, 9, 8, 3, 2, 5], (1, 2, 2, 2))
-    found = dfsc_loss(teacher, drawn, DfscSettings("location", quantile=0.7, margin=5.0, weight=1.0))
-    assert found.loss.item() == pytest.approx((2 + 3) / 2 + (1 + 0) / 2, rel=1e-6)
+    result = dfsc_loss(teacher, drawn, DfscSettings("location", quantile=0.7, margin=5.0, weight=1.0))
+    assert result.loss.item() == pytest.approx((2 + 3) / 2 + (1 + 0) / 2, rel=1e-6)
 
 
 def test_each_picture_has_its_own_limit() -> None:
     """Distances of the second image are 100 times the first's: with one limit for both, only they would be novel."""
     teacher, drawn = pair([0, 1, 4, 9, 0, 100, 400, 900], (2, 1, 2, 2))
-    found = dfsc_loss(teacher, drawn, DfscSettings("split", quantile=0.7, margin=10.0, weight=1.0))
-    assert found.loss.item() == pytest.approx((0 + 1 + 0 + 100) / 4 + (6 + 1 + 0 + 0) / 4, rel=1e-6)
-    assert float(found.active) == 0.5
+    result = dfsc_loss(teacher, drawn, DfscSettings("split", quantile=0.7, margin=10.0, weight=1.0))
+    assert result.loss.item() == pytest.approx((0 + 1 + 0 + 100) / 4 + (6 + 1 + 0 + 0) / 4, rel=1e-6)
+    assert float(result.active) == 0.5
 
 
 def test_gradient_reaches_the_autoencoder_only_and_has_the_right_sign() -> None:
@@ -130,10 +130,10 @@ def test_gradient_reaches_the_autoencoder_only_and_has_the_right_sign() -> None:
 @pytest.mark.parametrize(("margin", "active"), [(3.9, 0.0), (4.0, 0.0), (4.1, 0.5), (9.1, 1.0)])
 def test_the_hinge_ends_at_the_margin(margin: float, active: float) -> None:
     settings = DfscSettings("split", quantile=0.7, margin=margin, weight=1000.0)
-    found = dfsc_loss(*pair([0, 1, 4, 9]), settings)
-    assert float(found.active) == active
+    result = dfsc_loss(*pair([0, 1, 4, 9]), settings)
+    assert float(result.active) == active
     if not active:
-        assert found.loss.item() == pytest.approx(0.5)
+        assert result.loss.item() == pytest.approx(0.5)
 
 
 @given(

@@ -61,7 +61,7 @@ class Unfolded:
 
     def __call__(self, pixels: Tensor, taps: tuple[int, ...]) -> list[Tensor]:
         x = F.relu6(self.layer((pixels - 127.0) / 128.0, "_conv_stem", "_bn0", stride=2))
-        found = []
+        results = []
         for index, block in enumerate(BLOCKS[: max(taps) + 1]):
             prefix, y = f"_blocks.{index}.", x
             if block.expand > 1:
@@ -70,8 +70,8 @@ class Unfolded:
             y = self.layer(F.relu6(y), f"{prefix}_project_conv", f"{prefix}_bn2")
             x = x + y if y.shape == x.shape else y
             if index in taps:
-                found.append(x)
-        return found
+                results.append(x)
+        return results
 
 
 def test_folded_equals_unfolded() -> None:
@@ -83,8 +83,8 @@ def test_folded_equals_unfolded() -> None:
     network.load_published(reference.state)
     pixels = torch.rand(2, 3, 64, 64).double() * 255
     with torch.no_grad():
-        for found, expected in zip(network(pixels), reference(pixels, taps), strict=True):
-            torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-7)
+        for result, expected in zip(network(pixels), reference(pixels, taps), strict=True):
+            torch.testing.assert_close(result, expected, rtol=1e-7, atol=1e-7)
 
 
 def test_the_table_of_the_trunk() -> None:
@@ -107,8 +107,8 @@ def test_the_table_of_the_trunk() -> None:
 def test_taps_give_strides_and_channels() -> None:
     with torch.device("meta"):
         network = EfficientNetLite([2, 4, 10])
-        found = [tuple(x.shape[1:]) for x in network(torch.zeros(1, 3, 256, 256))]
-    assert found == [(24, 64, 64), (40, 32, 32), (112, 16, 16)]
+        results = [tuple(x.shape[1:]) for x in network(torch.zeros(1, 3, 256, 256))]
+    assert results == [(24, 64, 64), (40, 32, 32), (112, 16, 16)]
     assert network.channels == (24, 40, 112)
 
 

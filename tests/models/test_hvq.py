@@ -76,8 +76,8 @@ def test_positions_join_queries_and_keys_but_not_values() -> None:
     seen: list[tuple[Tensor, ...]] = []
     layer.attention.register_forward_pre_hook(lambda _, inputs: seen.append(inputs))
     layer(x, position)
-    for found, expected in zip(seen[0], (x + position, x + position, x), strict=True):
-        torch.testing.assert_close(found, expected)
+    for result, expected in zip(seen[0], (x + position, x + position, x), strict=True):
+        torch.testing.assert_close(result, expected)
 
 
 def test_positions_join_the_memory_s_keys_too() -> None:
@@ -88,10 +88,10 @@ def test_positions_join_the_memory_s_keys_too() -> None:
         module.register_forward_hook(lambda _, inputs, out: seen.append((*inputs, out)))
     layer(x, memory, position)
     own, (_, after), cross = seen
-    for found, expected in zip(own[:3], (x + position, x + position, x), strict=True):
-        torch.testing.assert_close(found, expected)
-    for found, expected in zip(cross[:3], (after + position, memory + position, memory), strict=True):
-        torch.testing.assert_close(found, expected)
+    for result, expected in zip(own[:3], (x + position, x + position, x), strict=True):
+        torch.testing.assert_close(result, expected)
+    for result, expected in zip(cross[:3], (after + position, memory + position, memory), strict=True):
+        torch.testing.assert_close(result, expected)
 
 
 def test_positions_are_column_first() -> None:
@@ -176,7 +176,7 @@ def test_transport_cost_by_loops() -> None:
     """p_k = softmax_k(<u, e_k> / K), cost = sum_k p_k (1 - cos(u, e_k)), state by state and code by code."""
     torch.manual_seed(0)
     states, codes = 3 * torch.randn(2, 3, 4), torch.randn(5, 4)
-    found = transport_cost(states, codes)
+    result = transport_cost(states, codes)
     for batch in range(2):
         for cell in range(3):
             u = states[batch, cell].double()
@@ -186,7 +186,7 @@ def test_transport_cost_by_loops() -> None:
             cost = sum(
                 math.exp(product) / total * (1 - cosine) for product, cosine in zip(products, cosines, strict=True)
             )
-            assert float(found[batch, cell]) == pytest.approx(cost, rel=1e-5)
+            assert float(result[batch, cell]) == pytest.approx(cost, rel=1e-5)
 
 
 def test_the_transport_term_is_that_of_the_finest_level() -> None:

@@ -29,10 +29,10 @@ def network(seed: int = 0, drop_masked: bool = False) -> LaViT:
 
 def masks(count: int, seed: int = 0) -> Tensor:
     rng = np.random.default_rng(seed)
-    found = np.zeros((count, GRID * GRID), np.float32)
-    for row in found:
+    result = np.zeros((count, GRID * GRID), np.float32)
+    for row in result:
         row[rng.choice(GRID * GRID, 6, replace=False)] = 1.0
-    return torch.from_numpy(found)
+    return torch.from_numpy(result)
 
 
 def test_the_shortened_last_block_is_exact() -> None:
@@ -131,12 +131,12 @@ def test_parameters_and_initial_values_of_the_published_size() -> None:
 
 def brute(ids: Tensor, mask: Tensor) -> np.ndarray:
     """Histograms [R, levels, codes] by counting: one image's ids [levels, N], masks [R, N]."""
-    found = np.zeros((len(mask), len(ids), CODES))
+    result = np.zeros((len(mask), len(ids), CODES))
     for r, row in enumerate(mask.tolist()):
         for level, names in enumerate(ids.tolist()):
             for name, inside in zip(names, row, strict=True):
-                found[r, level, name] += inside / sum(row)
-    return found
+                result[r, level, name] += inside / sum(row)
+    return result
 
 
 @settings(max_examples=25, deadline=None)
@@ -145,10 +145,10 @@ def test_histograms_by_counting(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     ids, bank = torch.randint(0, CODES, (4, 16), generator=generator), masks(3, seed)
     expected = brute(ids, bank)
-    found = code_histograms(ids, bank, CODES)
-    np.testing.assert_allclose(found.numpy(), expected, atol=1e-6)
+    result = code_histograms(ids, bank, CODES)
+    np.testing.assert_allclose(result.numpy(), expected, atol=1e-6)
     np.testing.assert_allclose(batch_histograms(ids.expand(3, 4, 16), bank, CODES).numpy(), expected, atol=1e-6)
-    np.testing.assert_allclose(found.sum(dim=-1).numpy(), 1.0, atol=1e-6)
+    np.testing.assert_allclose(result.sum(dim=-1).numpy(), 1.0, atol=1e-6)
 
 
 def test_the_order_behind_the_mask_does_not_matter() -> None:
@@ -187,10 +187,10 @@ def test_logic_map_by_hand() -> None:
     """
     ids, mask = torch.tensor([[0, 0, 1, 2]]), torch.tensor([[1.0, 1.0, 1.0, 0.0]])
     target, predicted = torch.tensor([[[2 / 3, 1 / 3, 0.0]]]), torch.full((1, 1, 3), 1 / 3)
-    found = logic_map(ids, mask, predicted, target)
-    torch.testing.assert_close(found, torch.tensor([1 / 2 + 1 / 3, 1 / 2 + 1 / 3, 1 / 3, 0.0]))
+    result = logic_map(ids, mask, predicted, target)
+    torch.testing.assert_close(result, torch.tensor([1 / 2 + 1 / 3, 1 / 2 + 1 / 3, 1 / 3, 0.0]))
     # Spread over the three masked cells it is the whole L1 distance, 1/3 + 1/3.
-    assert found.sum().item() / 3 == pytest.approx(2 / 3)
+    assert result.sum().item() / 3 == pytest.approx(2 / 3)
 
 
 def test_logic_map_averages_over_the_masks_that_cover_a_cell() -> None:
@@ -200,9 +200,9 @@ def test_logic_map_averages_over_the_masks_that_cover_a_cell() -> None:
     target = code_histograms(ids, bank, 3)
     predicted = target.clone()
     predicted[0] = torch.tensor([[1.0, 0.0, 0.0]])  # the first mask hides one 0 and one 1; only 0 was expected
-    found = logic_map(ids, bank, predicted, target)
+    result = logic_map(ids, bank, predicted, target)
     # First mask: code 1 in excess by all of its 1/2: 1 for cell 1; code 0 missed by 1/2: 1/2 for cells 0 and 1.
-    torch.testing.assert_close(found, torch.tensor([1 / 2, (1 + 1 / 2) / 2, 0.0, 0.0]))
+    torch.testing.assert_close(result, torch.tensor([1 / 2, (1 + 1 / 2) / 2, 0.0, 0.0]))
 
 
 def test_what_is_missing_is_blamed_on_its_usual_place_and_what_is_too_much_on_an_unusual_one() -> None:
@@ -214,11 +214,11 @@ def test_what_is_missing_is_blamed_on_its_usual_place_and_what_is_too_much_on_an
     ids, mask = torch.zeros(1, 4, dtype=torch.int64), torch.ones(1, 4)
     usual = torch.tensor([[[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]])
     target, predicted = torch.tensor([[[1.0, 0.0]]]), torch.tensor([[[0.5, 0.5]]])
-    found = logic_map(ids, mask, predicted, target, usual=usual) / 4
+    result = logic_map(ids, mask, predicted, target, usual=usual) / 4
     missing, excess = 0.5 * 1.001 / 2.004, 0.5 * 1.02 / 2.08
     expected = torch.tensor([0.5 * 0.02 / 2.08 + 0.5 * 0.001 / 2.004] * 2 + [missing + excess] * 2)
-    torch.testing.assert_close(found, expected)
-    assert found.sum().item() == pytest.approx(1.0)  # the L1 distance
+    torch.testing.assert_close(result, expected)
+    assert result.sum().item() == pytest.approx(1.0)  # the L1 distance
 
 
 def test_usual_codes_by_counting() -> None:
@@ -236,5 +236,5 @@ def test_logic_map_points_at_the_part_that_is_too_much() -> None:
     predicted = code_histograms(ids, bank, CODES)
     cell = int(bank.sum(dim=0).argmax())
     ids[:, cell] = 3
-    found = logic_map(ids, bank, predicted, code_histograms(ids, bank, CODES))
-    assert int(found.argmax()) == cell
+    result = logic_map(ids, bank, predicted, code_histograms(ids, bank, CODES))
+    assert int(result.argmax()) == cell

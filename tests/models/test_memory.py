@@ -24,13 +24,13 @@ def test_the_map_holds_the_distance_of_every_cell_to_the_nearest_of_its_bank(
     memory = Memory(CHANNELS, regions, COUNT, WIDTH)
     memory.set(*(values.astype(np.float32) for values in (centre, matrix, banks)))
     features = rng.normal(size=(CHANNELS, *size))
-    found = memory(torch.from_numpy(features[None]).float())
-    assert found.shape == (1, 1, *size)
+    result = memory(torch.from_numpy(features[None]).float())
+    assert result.shape == (1, 1, *size)
     for row, column in np.ndindex(*size):
         region = (row // 4) * (size[1] // 4) + column // 4 if local else 0
         cell = matrix @ (features[:, row, column] - centre)
         expected = min(np.linalg.norm(cell - remembered) for remembered in banks[region])
-        assert float(found[0, 0, row, column]) == pytest.approx(expected, rel=1e-4, abs=1e-4)
+        assert float(result[0, 0, row, column]) == pytest.approx(expected, rel=1e-4, abs=1e-4)
 
 
 def test_a_remembered_cell_has_no_distance() -> None:
@@ -50,9 +50,9 @@ def test_gaussians_measure_from_the_mean_of_the_cell_by_the_covariance_of_its_bl
     gaussians = CellGaussians(CHANNELS, regions, WIDTH)
     gaussians.set(*(values.astype(np.float32) for values in (centre, matrix, mean, roots)))
     features = rng.normal(size=(CHANNELS, *size))
-    found = gaussians(torch.from_numpy(features[None]).float())
-    assert found.shape == (1, 1, *size)
+    result = gaussians(torch.from_numpy(features[None]).float())
+    assert result.shape == (1, 1, *size)
     for row, column in np.ndindex(*size):
         root = roots[(row // 2) * (size[1] // 2) + column // 2]
         away = matrix @ (features[:, row, column] - centre) - mean[row, column]
-        assert float(found[0, 0, row, column]) == pytest.approx(np.linalg.norm(root @ away), rel=1e-4, abs=1e-4)
+        assert float(result[0, 0, row, column]) == pytest.approx(np.linalg.norm(root @ away), rel=1e-4, abs=1e-4)

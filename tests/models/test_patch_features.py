@@ -29,8 +29,8 @@ def step_by_step(layers: list[Tensor], per_layer: int, channels: int) -> Tensor:
 def test_one_convolution_a_layer_is_the_same(widths: tuple[int, ...], per_layer: int, channels: int) -> None:
     torch.manual_seed(0)
     layers = [torch.randn(2, width, 8 >> number, 8 >> number) for number, width in enumerate(widths)]
-    found = PatchFeatures(widths, channels, per_layer).raw(layers)
-    torch.testing.assert_close(found, step_by_step(layers, per_layer, channels), rtol=1e-4, atol=1e-5)
+    result = PatchFeatures(widths, channels, per_layer).raw(layers)
+    torch.testing.assert_close(result, step_by_step(layers, per_layer, channels), rtol=1e-4, atol=1e-5)
 
 
 def test_every_output_is_an_average() -> None:

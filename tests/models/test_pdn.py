@@ -35,8 +35,8 @@ INDICES = {"small": (0, 3, 6, 8), "medium": (0, 3, 6, 8, 10, 12)}
 
 
 def rows(size: PdnSize) -> list[tuple[str, int, int | None, int]]:
-    found = re.findall(r"(\w+)\s+(\d+)\s+(-|\d+)\s+(\d+)", TABLES[size])
-    return [(name, int(kernel), None if out == "-" else int(out), int(side)) for name, kernel, out, side in found]
+    result = re.findall(r"(\w+)\s+(\d+)\s+(-|\d+)\s+(\d+)", TABLES[size])
+    return [(name, int(kernel), None if out == "-" else int(out), int(side)) for name, kernel, out, side in result]
 
 
 def table_parameters(size: PdnSize, channels: int) -> int:

@@ -17,9 +17,9 @@ from tests.models.test_hvq import CHANNELS, GRID, SMALL
 
 
 def learned(errors: Tensor) -> Standardise:
-    found = Standardise(errors.shape[1], errors.shape[2])
-    found.learn(errors)
-    return found
+    result = Standardise(errors.shape[1], errors.shape[2])
+    result.learn(errors)
+    return result
 
 
 def test_errors_stay_as_they_are_until_goods_are_known() -> None:
@@ -39,15 +39,15 @@ def test_two_channels_by_hand() -> None:
 def smoothed(cells: NDArray[np.float64]) -> NDArray[np.float64]:
     """A Gaussian of one cell, cut at three, cell by cell; the rim goes on beyond the edge."""
     side = len(cells)
-    found = np.zeros_like(cells)
+    result = np.zeros_like(cells)
     for y, x in np.ndindex(side, side):
         total = weight = 0.0
         for dy, dx in np.ndindex(7, 7):
             share = np.exp(-0.5 * ((dy - 3) ** 2 + (dx - 3) ** 2))
             row, column = (int(np.clip(place, 0, side - 1)) for place in (y + dy - 3, x + dx - 3))
             total, weight = total + share * cells[row, column], weight + share
-        found[y, x] = total / weight
-    return found
+        result[y, x] = total / weight
+    return result
 
 
 def test_squares_are_a_mahalanobis_distance_over_what_is_usual_at_the_place() -> None:
@@ -60,8 +60,8 @@ def test_squares_are_a_mahalanobis_distance_over_what_is_usual_at_the_place() ->
     usual = smoothed(distance.mean(axis=0))
     expected = distance / (1 + usual / usual.mean())
     module = learned(torch.from_numpy(errors).float())
-    found = module(torch.from_numpy(errors).float()).square().sum(dim=1)
-    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-4)
+    result = module(torch.from_numpy(errors).float()).square().sum(dim=1)
+    np.testing.assert_allclose(result.numpy(), expected, rtol=1e-4)
 
 
 def test_a_network_that_never_errs_gives_finite_numbers() -> None:
@@ -85,9 +85,9 @@ def test_channels_may_be_left_alone() -> None:
     errors = torch.ones(1, 2, 8, 8)
     errors[..., 4:] = 3.0
     module.learn(errors)
-    found = module(errors).square()
-    torch.testing.assert_close(found[0, :, :, 0], torch.full((2, 8), 1 / (1 + 1 / 5)))
-    torch.testing.assert_close(found[0, :, :, 7], torch.full((2, 8), 9 / (1 + 9 / 5)))
+    result = module(errors).square()
+    torch.testing.assert_close(result[0, :, :, 0], torch.full((2, 8), 1 / (1 + 1 / 5)))
+    torch.testing.assert_close(result[0, :, :, 7], torch.full((2, 8), 9 / (1 + 9 / 5)))
 
 
 def test_local_errors_of_a_student_are_whitened_and_global_ones_only_divided() -> None:
@@ -117,5 +117,5 @@ def test_the_map_of_structure_is_standardised(batches: int) -> None:
         drawn = model(features).reconstruction.transpose(1, 2).reshape(features.shape)
         torch.testing.assert_close(plain, (drawn - features).square().sum(dim=1, keepdim=True).sqrt())
         model.learn_errors(features.chunk(batches))
-        found = model.structure_map(features)[1]
-    torch.testing.assert_close(found, learned(drawn - features)(drawn - features).square().sum(1, keepdim=True).sqrt())
+        result = model.structure_map(features)[1]
+    torch.testing.assert_close(result, learned(drawn - features)(drawn - features).square().sum(1, keepdim=True).sqrt())

@@ -65,12 +65,12 @@ def test_the_second_pass_of_paper(paper: dict[str, dict[str, Any]]) -> None:
 
 def test_paper_m_is_efficientad_m() -> None:
     """8.03 M + 11.62 M + 1.10 M parameters are the paper's 21 M, 117.7 GMAC half of its 235 GFLOP."""
-    found = networks(PAPER_M)
+    result = networks(PAPER_M)
     names = ("teacher", "student", "autoencoder")
-    assert [found[name]["params"] for name in names] == [8_026_624, 11_615_488, 1_096_320]
-    assert [found[name]["gmac"] for name in names] == pytest.approx([52.0, 63.3, 2.4], abs=0.06)
-    assert sum(found[name]["gmac"] for name in names) == pytest.approx(117.7, abs=0.1)
-    assert found["teacher_tokens"]["params"] == 8_026_624
+    assert [result[name]["params"] for name in names] == [8_026_624, 11_615_488, 1_096_320]
+    assert [result[name]["gmac"] for name in names] == pytest.approx([52.0, 63.3, 2.4], abs=0.06)
+    assert sum(result[name]["gmac"] for name in names) == pytest.approx(117.7, abs=0.1)
+    assert result["teacher_tokens"]["params"] == 8_026_624
 
 
 def test_fast_is_far_cheaper_than_paper(paper: dict[str, dict[str, Any]]) -> None:

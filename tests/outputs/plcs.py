@@ -89,15 +89,15 @@ def call(plc: BlockPlc, part: str, seconds: float = 10.0) -> tuple[str, bool]:
     plc.put(PART_ADDRESS, text_registers(part, 16))
     plc.put(REQUEST_WORD, (0b10,))
     closes = time.monotonic() + seconds
-    found = ("", False)
-    while not found[0] and time.monotonic() < closes:
+    result = ("", False)
+    while not result[0] and time.monotonic() < closes:
         words = plc.words()  # one look
         if words[0] & 0b100 and registers_text(words[8:24]) == part:
-            found = (VERDICTS[words[1]], bool(words[0] & 1))
+            result = (VERDICTS[words[1]], bool(words[0] & 1))
         time.sleep(0.001)
     plc.put(REQUEST_WORD, (0,))
     time.sleep(0.1)
-    return found
+    return result
 
 
 def ready(plc: BlockPlc) -> bool:

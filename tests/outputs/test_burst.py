@@ -51,9 +51,9 @@ def test_nothing_is_lost_while_the_broker_is_away_and_the_process_is_killed(
     process.communicate("\n", timeout=180)
     assert process.returncode == 0
     assert waiting(store) == 0
-    found = account(store, arrivals.ids)
-    assert until(lambda: account(store, arrivals.ids).lost == 0), found
-    found = account(store, arrivals.ids)
-    assert found.good, found
-    assert found.committed > 5 * RATE
+    result = account(store, arrivals.ids)
+    assert until(lambda: account(store, arrivals.ids).lost == 0), result
+    result = account(store, arrivals.ids)
+    assert result.good, result
+    assert result.committed > 5 * RATE
     arrivals.close()

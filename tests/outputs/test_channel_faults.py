@@ -86,7 +86,7 @@ def test_every_channel_has_a_fault_injected() -> None:
 
 
 @pytest.mark.parametrize(("uri", "owner", "name"), [(uri, owner, name) for uri, owner, names in SLOW for name in names])
-def test_a_channel_that_keeps_breaking_is_told_once_and_counted(
+def test_a_channel_that_keeps_breaking_is_reported_once_and_counted(
     uri: str,
     owner: type,
     name: str,
@@ -134,7 +134,7 @@ def test_a_channel_that_broke_once_misses_no_event(
     reader.close()
 
 
-def test_events_that_a_receiver_has_not_confirmed_at_the_end_are_told(
+def test_events_that_a_receiver_has_not_confirmed_at_the_end_are_reported(
     station: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """One that takes connections and answers nothing is no fault for 10 s, and shorter runs ended without a word."""
@@ -148,28 +148,28 @@ def test_events_that_a_receiver_has_not_confirmed_at_the_end_are_told(
 
 
 @pytest.mark.parametrize("uri", FAST_URIS)
-def test_a_channel_of_the_guard_that_breaks_is_told_once_and_keeps_no_other_from_rejecting(
+def test_a_channel_of_the_guard_that_breaks_is_reported_once_and_keeps_no_other_from_rejecting(
     uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("edge_ad.outputs.signals.SETTLE_S", 0.0)
-    told: list[dict[str, Any]] = []
+    messages: list[dict[str, Any]] = []
     addresses = [parse_output(uri), parse_output("modbus-server://127.0.0.1:5020")]
-    guard = Guard(GuardState(1.0, 1), addresses, told.append, call_later=lambda seconds, act: None)
+    guard = Guard(GuardState(1.0, 1), addresses, messages.append, call_later=lambda seconds, act: None)
     shown: list[OutputSignals] = []
     monkeypatch.setattr(guard._channels[0], "show", raising)
     monkeypatch.setattr(guard._channels[1], "show", shown.append)
     for _ in range(5):
         guard.refresh()
-    assert [record["fault"] for record in told if record.get("fault")] == ["RuntimeError: injected"]
+    assert [record["fault"] for record in messages if record.get("fault")] == ["RuntimeError: injected"]
     assert len(shown) == 5
     assert not any(signals.passed for signals in shown)
 
 
 def test_a_plc_that_writes_its_registers_in_every_cycle_takes_no_pass_back_and_asks_once() -> None:
-    told: list[dict[str, Any]] = []
+    messages: list[dict[str, Any]] = []
     state, clock = GuardState(60.0, 1), itertools.count(1.0, 0.01)
     addresses = [parse_output("modbus-server://127.0.0.1:5020")]
-    guard = Guard(state, addresses, told.append, clock=lambda: next(clock), call_later=lambda seconds, act: None)
+    guard = Guard(state, addresses, messages.append, clock=lambda: next(clock), call_later=lambda seconds, act: None)
     guard.take({"kind": "product", "code": 1, "state": "active", "number": 0})
     guard.take({"kind": "verdict", "at": 1.0, "verdict": "OK", "passed": True})
     guard._request(Choose(1), False)
@@ -177,7 +177,7 @@ def test_a_plc_that_writes_its_registers_in_every_cycle_takes_no_pass_back_and_a
     for _ in range(3):
         guard._request(Choose(2), False)
     assert not state.signals(next(clock)).passed
-    numbers = {record["number"] for record in told if record["kind"] == "product"}
+    numbers = {record["number"] for record in messages if record["kind"] == "product"}
     assert len(numbers) == 1, "each number begins a change anew"
     guard.take({"kind": "product", "code": 2, "state": "active", "number": numbers.pop()})
     assert not state.changing
@@ -191,57 +191,57 @@ def raising(*arguments: object) -> Any:
 
 def written(host: str, port: int, act: Callable[[ModbusClient], None] = lambda channel: None) -> list[str | None]:
     """Return the faults that a Modbus client tells in three seconds, or until it works again."""
-    told: list[str | None] = []
+    messages: list[str | None] = []
 
     async def run() -> None:
-        channel = ModbusClient(host, port, 1, 0, on_request=lambda request: None, stats=ChannelHealth(told.append))
+        channel = ModbusClient(host, port, 1, 0, on_request=lambda request: None, stats=ChannelHealth(messages.append))
         await channel.open()
         act(channel)
         for _ in range(60):
             await asyncio.sleep(0.05)
-            if told and told[-1] is None:
+            if messages and messages[-1] is None:
                 break
         await channel.close()
 
     asyncio.run(run())
-    return told
+    return messages
 
 
-def test_a_host_that_is_no_name_is_told() -> None:
+def test_a_host_that_is_no_name_is_reported() -> None:
     """The lookup raised what nobody took, the task of the channel was gone, and nothing said so."""
-    told = written("a" * 70 + ".example", 502)
-    assert len(told) == 1
-    assert "it cannot be reached" in str(told[0])
+    message = written("a" * 70 + ".example", 502)
+    assert len(message) == 1
+    assert "it cannot be reached" in str(message[0])
 
 
-def test_a_plc_that_is_not_understood_is_told_and_written_to_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plc_that_is_not_understood_is_reported_and_written_to_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edge_ad.outputs.signals.SETTLE_S", 0.0)
     breaking(monkeypatch, ModbusClient, "_write", 1)
     plc = WrittenPlc()
-    told = written("127.0.0.1", plc.port, lambda channel: channel.show(PASSED))
+    message = written("127.0.0.1", plc.port, lambda channel: channel.show(PASSED))
     plc.close()
-    assert "injected" in str(told[0])
-    assert told[-1] is None
+    assert "injected" in str(message[0])
+    assert message[-1] is None
 
 
 @pytest.mark.parametrize("name", ["open", "read", "write"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_library_of_a_plc_that_breaks_is_told_and_the_plc_is_written_to_again(
+def test_a_library_of_a_plc_that_breaks_is_reported_and_the_plc_is_written_to_again(
     kind: str, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("snap7")
     pytest.importorskip("pylogix")
-    told: list[dict[str, Any]] = []
+    messages: list[dict[str, Any]] = []
     out, pipe = os.pipe()
     with plc_of(kind) as plc:
         client = make_plc(parse_output(uri_of(kind, plc.port)))
         breaking(monkeypatch, type(client), name, 1)
-        thread = threading.Thread(target=PlcWriter(client, Inbox(out), told.append).run, daemon=True)
+        thread = threading.Thread(target=PlcWriter(client, Inbox(out), messages.append).run, daemon=True)
         thread.start()
         words = PASSED.registers()
 
         def fed() -> bool:
-            message = {"number": 1, "at": time.monotonic(), "words": words, "taken": _requests(told)}
+            message = {"number": 1, "at": time.monotonic(), "words": words, "taken": _requests(messages)}
             os.write(pipe, f"{json.dumps(message)}\n{{torn\n".encode())
             time.sleep(0.02)
             return plc.words()[:24] == words
@@ -252,7 +252,7 @@ def test_a_library_of_a_plc_that_breaks_is_told_and_the_plc_is_written_to_again(
         assert not thread.is_alive()
         assert plc.words()[:24] == OutputSignals().registers()
     os.close(out)
-    assert next(record["text"] for record in told if record["kind"] == "failed").endswith("(injected)")
+    assert next(record["text"] for record in messages if record["kind"] == "failed").endswith("(injected)")
 
 
 def _requests(told: list[dict[str, Any]]) -> int:
@@ -320,10 +320,10 @@ def test_a_library_of_pins_that_fails_in_its_own_way_leaves_no_line_energised(
     monkeypatch.syspath_prepend(str(STANDIN))
     for module in [name for name in sys.modules if name.split(".")[0] == "gpiod"]:
         monkeypatch.delitem(sys.modules, module)
-    told: list[str | None] = []
+    messages: list[str | None] = []
 
     async def cycle() -> None:
-        channel = Gpio("/dev/gpiochip0", {"pass": 17}, lambda request: None, ChannelHealth(told.append))
+        channel = Gpio("/dev/gpiochip0", {"pass": 17}, lambda request: None, ChannelHealth(messages.append))
         await channel.open()
         channel.show(PASSED)
         assert board.level(17)
@@ -334,7 +334,7 @@ def test_a_library_of_pins_that_fails_in_its_own_way_leaves_no_line_energised(
 
     asyncio.run(cycle())
     board.close()
-    assert told[-1] == "RuntimeError: injected: the lines are let go"
+    assert messages[-1] == "RuntimeError: injected: the lines are let go"
 
 
 def test_whatever_breaks_in_the_loop_ends_the_run_loudly_and_the_outputs_reject(

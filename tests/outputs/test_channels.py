@@ -95,7 +95,7 @@ def test_refused(uri: str) -> None:
         "Zqme:Zqpw@plc",
     ],
 )
-def test_no_refusal_tells_a_user_or_a_password(uri: str) -> None:
+def test_no_refusal_reports_a_user_or_a_password(uri: str) -> None:
     with pytest.raises(BadInput, match="--alarm") as refused:
         parse_output(uri)
     assert "Zq" not in str(refused.value)
@@ -110,7 +110,7 @@ def test_no_refusal_tells_a_user_or_a_password(uri: str) -> None:
         ("gpio:///dev/gpiochip0?pass=1&alarm=01", r"gpiochip0\?pass=1&alarm=01' needs pass=LINE"),
     ],
 )
-def test_what_is_wrong_is_told(uri: str, sentence: str) -> None:
+def test_what_is_wrong_is_reported(uri: str, sentence: str) -> None:
     with pytest.raises(BadInput, match=sentence):
         parse_output(uri)
 

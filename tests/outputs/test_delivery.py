@@ -94,7 +94,7 @@ def test_addresses_that_differ_in_what_is_hidden_are_different_outputs() -> None
         "file:/",
     ],
 )
-def test_wrong_addresses_are_told_in_a_sentence(uri: str) -> None:
+def test_wrong_addresses_are_reported_in_a_sentence(uri: str) -> None:
     with pytest.raises(BadInput, match="--alarm"):
         make_output(uri)
 
@@ -117,7 +117,7 @@ def test_a_user_or_password_in_an_address_is_refused_and_not_repeated(scheme: st
     assert "Zq" not in str(error.value)
 
 
-def test_a_refused_webhook_tells_no_more_than_its_host() -> None:
+def test_a_refused_webhook_reports_no_more_than_its_host() -> None:
     with pytest.raises(BadInput, match=r"--alarm https://hooks.example/\*\*\* is no web address") as error:
         make_output("https://hooks.example/services/Zq#x")
     assert "Zq" not in str(error.value)

@@ -23,9 +23,9 @@ PAGE = (Path(__file__).parents[2] / "docs" / "outputs.md").read_text()
 def example(heading: str, **changes: str) -> str:
     """Return the first Python block below a heading, with some words replaced."""
     text = PAGE[PAGE.index(f"\n{heading}\n") :]
-    found = re.search(r"```python\n(.*?)```", text, re.DOTALL)
-    assert found is not None
-    code = found[1]
+    result = re.search(r"```python\n(.*?)```", text, re.DOTALL)
+    assert result is not None
+    code = result[1]
     for old, new in changes.items():
         old = old.removeprefix("_")
         assert old in code
@@ -68,9 +68,9 @@ def test_a_client_reads_the_last_result() -> None:
     server = OpcUaServer(f"opcua://127.0.0.1:{port}")
     server.open()
     server.deliver(Event.message(event(5, "NG")))
-    told = start(example("## OPC UA", _4840=str(port))).communicate(timeout=120)[0]
+    message = start(example("## OPC UA", _4840=str(port))).communicate(timeout=120)[0]
     server.close()
-    assert told.splitlines()[:2] == ["PartId 5", "Verdict NG"]
+    assert message.splitlines()[:2] == ["PartId 5", "Verdict NG"]
 
 
 def test_an_output_of_another_package() -> None:

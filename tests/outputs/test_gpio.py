@@ -84,10 +84,10 @@ def header(monkeypatch: pytest.MonkeyPatch) -> Header:
 
 
 def test_the_header_of_a_jetson(header: Header) -> None:
-    found: list[Request] = []
+    results: list[Request] = []
 
     async def cycle() -> None:
-        channel = JetsonGpio(PINS, found.append)
+        channel = JetsonGpio(PINS, results.append)
         await channel.open()
         assert (header.mode, header.pins) == ("BOARD", {29: 0, 31: 1})  # a reject, and a fault, from the beginning
         channel.show(GOOD)
@@ -102,14 +102,14 @@ def test_the_header_of_a_jetson(header: Header) -> None:
         assert header.pins == {}
 
     asyncio.run(cycle())
-    assert [found[0], type(found[1])] == [Acknowledge(7), Trigger]
+    assert [results[0], type(results[1])] == [Acknowledge(7), Trigger]
 
 
 def test_a_verdict_that_the_pins_show_is_reported_once(header: Header) -> None:
-    found: list[Request] = []
+    results: list[Request] = []
 
     async def cycle() -> None:
-        channel = JetsonGpio({"pass": 29}, found.append)
+        channel = JetsonGpio({"pass": 29}, results.append)
         await channel.open()
         for at in (5.0, 5.0, 6.0):
             channel.show(OutputSignals(sent_at=at))
@@ -119,7 +119,7 @@ def test_a_verdict_that_the_pins_show_is_reported_once(header: Header) -> None:
         await asyncio.sleep(0)
 
     asyncio.run(cycle())
-    assert found == [Taken(5.0), Taken(6.0)]
+    assert results == [Taken(5.0), Taken(6.0)]
 
 
 def test_a_pin_of_a_jetson_that_cannot_be_set_low_is_let_go_and_taken_again(header: Header) -> None:
@@ -145,20 +145,20 @@ def test_a_pin_of_a_jetson_that_cannot_be_set_low_is_let_go_and_taken_again(head
 
 @pytest.mark.parametrize(("level", "expected"), [(1, Trigger), (0, Released)])
 def test_a_strobe_of_a_jetson_follows_both_edges(header: Header, level: int, expected: type) -> None:
-    found: list[Request] = []
+    results: list[Request] = []
 
     async def cycle() -> None:
-        channel = JetsonGpio({"pass": 29, "strobe": 31, "trigger": 35}, found.append)
+        channel = JetsonGpio({"pass": 29, "strobe": 31, "trigger": 35}, results.append)
         await channel.open()
         header.levels[35] = level
         await asyncio.to_thread(header.inputs[35], 35)
         await asyncio.sleep(0)
 
     asyncio.run(cycle())
-    assert [type(request) for request in found] == [expected]
+    assert [type(request) for request in results] == [expected]
 
 
-def test_a_pin_that_is_none_and_a_board_that_is_no_jetson_are_told(
+def test_a_pin_that_is_none_and_a_board_that_is_no_jetson_are_reported(
     header: Header, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     with pytest.raises(DeviceFault, match="Channel 4 is invalid.*jetson-io"):
@@ -198,16 +198,16 @@ def board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Board]:
 
 def drive(pins: dict[str, int], act: Callable[[Gpio], None], health: RecordedHealth | None = None) -> list[Request]:
     """Open a channel on the board, act, close; return what was asked through it."""
-    found: list[Request] = []
+    results: list[Request] = []
 
     async def cycle() -> None:
-        channel = Gpio("/dev/gpiochip0", pins, found.append, (health or RecordedHealth()).stats)
+        channel = Gpio("/dev/gpiochip0", pins, results.append, (health or RecordedHealth()).stats)
         await channel.open()
         act(channel)
         await channel.close()
 
     asyncio.run(cycle())
-    return found
+    return results
 
 
 def test_lines_begin_with_a_reject_and_rest_at_the_end(board: Board) -> None:
@@ -221,7 +221,7 @@ def test_lines_begin_with_a_reject_and_rest_at_the_end(board: Board) -> None:
 
 
 @pytest.mark.parametrize("fault", ["set", "get", "stuck"])
-def test_a_line_that_cannot_be_set_low_is_let_go_told_and_taken_again(fault: str, board: Board) -> None:
+def test_a_line_that_cannot_be_set_low_is_let_go_reported_and_taken_again(fault: str, board: Board) -> None:
     health = RecordedHealth()
 
     def act(channel: Gpio) -> None:
@@ -274,8 +274,8 @@ def test_edges_that_wait_are_taken_in_before_a_pass_with_the_time_of_the_kernel(
         board.edge(5, at=12.7)
         channel.look()
 
-    found = drive({"pass": 17, "strobe": 18, "trigger": 4, "acknowledge": 5}, act)
-    assert found == [Trigger("", 12.5), Released(), Acknowledge(0)]
+    result = drive({"pass": 17, "strobe": 18, "trigger": 4, "acknowledge": 5}, act)
+    assert result == [Trigger("", 12.5), Released(), Acknowledge(0)]
 
 
 def test_without_a_strobe_only_rising_edges_count(board: Board) -> None:
@@ -287,7 +287,7 @@ def test_without_a_strobe_only_rising_edges_count(board: Board) -> None:
     assert drive({"pass": 17, "trigger": 4}, act) == [Trigger("", 12.5)]
 
 
-def test_inputs_that_cannot_be_read_call_for_nothing_and_are_told(board: Board) -> None:
+def test_inputs_that_cannot_be_read_call_for_nothing_and_are_reported(board: Board) -> None:
     health = RecordedHealth()
 
     def act(channel: Gpio) -> None:
@@ -344,7 +344,7 @@ def test_the_real_settings_of_gpiod(monkeypatch: pytest.MonkeyPatch) -> None:
     assert made.released
 
 
-def test_a_chip_that_is_not_there_is_told() -> None:
+def test_a_chip_that_is_not_there_is_reported() -> None:
     pytest.importorskip("gpiod")
     with pytest.raises(DeviceFault, match="gpiochip99.*gpioinfo"):
         asyncio.run(Gpio("/dev/gpiochip99", {"pass": 1}, lambda request: None).open())

@@ -85,7 +85,7 @@ def test_all_cameras_must_live_and_pass() -> None:
     assert not hold.signals(1.2).passed
 
 
-def test_the_result_is_told_with_its_part_and_a_number_that_changes() -> None:
+def test_the_result_is_reported_with_its_part_and_a_number_that_changes() -> None:
     hold = GuardState(HOLD)
     hold.take(good(1.0, part="A-1"))
     first = hold.signals(1.0)

@@ -24,10 +24,10 @@ def test_lines_are_appended_and_a_torn_one_is_closed(tmp_path: Path) -> None:
     output.deliver_all(lines(3))
     output.close()
     output.close()
-    found = path.read_text().split("\n")
-    assert found[2] == '{"torn'
-    assert frames([*found[:2], *found[3:6]]) == [0, 1, 0, 1, 2]
-    assert found[6:] == [""]
+    result = path.read_text().split("\n")
+    assert result[2] == '{"torn'
+    assert frames([*result[:2], *result[3:6]]) == [0, 1, 0, 1, 2]
+    assert result[6:] == [""]
 
 
 def test_standard_output(capfd: pytest.CaptureFixture[str]) -> None:

@@ -29,10 +29,10 @@ PARTS = 24
 
 def program() -> Callable[[Any, str], bool]:
     """Return ``good`` of the PLC program in the page."""
-    found = re.search(r"```python\n(.*?)```", PAGE, re.DOTALL)
-    assert found is not None
+    result = re.search(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    assert result is not None
     names: dict[str, Any] = {}
-    exec(found[1][: found[1].index("plc = ModbusTcpClient")], names)
+    exec(result[1][: result[1].index("plc = ModbusTcpClient")], names)
     good: Callable[[Any, str], bool] = names["good"]
     return good
 

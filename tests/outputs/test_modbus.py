@@ -60,8 +60,8 @@ def test_a_plc_reads_the_lines_by_every_function() -> None:
 
 
 def test_a_plc_acknowledges_and_triggers_once_an_edge() -> None:
-    found: list[Request] = []
-    with running(lambda: ModbusServer("127.0.0.1", 0, found.append)) as (server, show):
+    results: list[Request] = []
+    with running(lambda: ModbusServer("127.0.0.1", 0, results.append)) as (server, show):
         plc = ReadingPlc(server.port)
         show(OutputSignals(alarm_number=9))
         plc.client.write_registers(32, list(text_registers("tray 12", 16)))
@@ -69,7 +69,7 @@ def test_a_plc_acknowledges_and_triggers_once_an_edge() -> None:
             assert not plc.client.write_coil(17, value).isError()
         assert not plc.client.write_coils(16, [True, True]).isError()
         plc.close()
-    assert found == [Trigger("tray 12"), Trigger("tray 12"), Acknowledge(9)]
+    assert results == [Trigger("tray 12"), Trigger("tray 12"), Acknowledge(9)]
 
 
 def test_the_lines_cannot_be_written_and_strange_requests_get_an_exception() -> None:
@@ -119,21 +119,21 @@ def test_the_client_finds_a_plc_that_starts_later() -> None:
 
 
 def test_the_client_reads_what_the_plc_asks() -> None:
-    found: list[Request] = []
+    results: list[Request] = []
     plc = WrittenPlc()
-    with running(lambda: ModbusClient("127.0.0.1", plc.port, 1, 0, on_request=found.append)) as (_, show):
+    with running(lambda: ModbusClient("127.0.0.1", plc.port, 1, 0, on_request=results.append)) as (_, show):
         show(OutputSignals(alarm_number=4))
         assert until(lambda: plc.asked >= 3)
         plc.set_registers(32, list(text_registers("B2", 16)))
         plc.set_coil(17, True)
-        assert until(lambda: found == [Trigger("B2")])
+        assert until(lambda: results == [Trigger("B2")])
         plc.set_coil(16, True)
-        assert until(lambda: found == [Trigger("B2"), Acknowledge(4)])
+        assert until(lambda: results == [Trigger("B2"), Acknowledge(4)])
     plc.close()
 
 
 @pytest.mark.parametrize(
-    ("looks", "found"),
+    ("looks", "results"),
     [
         ([(1, 1)], []),  # set before we came: old
         ([(0, 0), (1, 0)], [Acknowledge(5)]),
@@ -146,25 +146,25 @@ def test_the_client_reads_what_the_plc_asks() -> None:
         ([(0, 0, 1, 0), (0, 0, 1, 1)], []),  # no resume while the PLC asks for a pause
     ],
 )
-def test_requests_are_edges(looks: list[tuple[int, ...]], found: list[Request]) -> None:
+def test_requests_are_edges(looks: list[tuple[int, ...]], results: list[Request]) -> None:
     edges = Edges()
-    assert [request for look in looks for request in edges.look(look, [], 5)] == found
+    assert [request for look in looks for request in edges.look(look, [], 5)] == results
 
 
 def test_a_plc_set_up_before_there_was_a_pause_is_heard_as_before() -> None:
-    found: list[Request] = []
+    results: list[Request] = []
     plc = WrittenPlc(coils={}, coil_count=18)
-    with running(lambda: ModbusClient("127.0.0.1", plc.port, 1, 0, on_request=found.append)) as (_, show):
+    with running(lambda: ModbusClient("127.0.0.1", plc.port, 1, 0, on_request=results.append)) as (_, show):
         show(OutputSignals(alarm_number=4))
         assert until(lambda: plc.asked >= 3)
         plc.set_coil(16, True)
-        assert until(lambda: found == [Acknowledge(4)])
+        assert until(lambda: results == [Acknowledge(4)])
     plc.close()
 
 
 def test_a_call_whose_connection_was_cut_does_not_hide_the_next_one() -> None:
-    found: list[Request] = []
-    with running(lambda: ModbusServer("127.0.0.1", 0, found.append)) as (server, _):
+    results: list[Request] = []
+    with running(lambda: ModbusServer("127.0.0.1", 0, results.append)) as (server, _):
         plc = ReadingPlc(server.port)
         plc.client.write_coil(17, True)
         plc.close()  # before it could take the bit back
@@ -172,15 +172,15 @@ def test_a_call_whose_connection_was_cut_does_not_hide_the_next_one() -> None:
         plc = ReadingPlc(server.port)
         plc.client.write_coil(17, True)
         plc.close()
-    assert found == [Trigger(""), Trigger("")]
+    assert results == [Trigger(""), Trigger("")]
 
 
 def test_another_id_is_another_call_though_the_bit_stayed_up() -> None:
-    found: list[Request] = []
-    with running(lambda: ModbusServer("127.0.0.1", 0, found.append)) as (server, _):
+    results: list[Request] = []
+    with running(lambda: ModbusServer("127.0.0.1", 0, results.append)) as (server, _):
         plc = ReadingPlc(server.port)
         for part in ("7", "7", "8"):
             plc.client.write_registers(32, list(text_registers(part, 16)))
             plc.client.write_coil(17, True)
         plc.close()
-    assert found == [Trigger("7"), Trigger("8")]
+    assert results == [Trigger("7"), Trigger("8")]

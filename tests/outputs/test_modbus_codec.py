@@ -43,9 +43,9 @@ from edge_ad.outputs.modbus_codec import (
 def test_the_examples_of_the_standard(
     request_hex: str, request_: Read | Write, values: tuple[int, ...] | None, answer_hex: str
 ) -> None:
-    found = parse_request(bytes.fromhex(request_hex))
-    assert found == request_
-    answer = read_answer(found, values or ()) if isinstance(found, Read) else write_answer(found)
+    result = parse_request(bytes.fromhex(request_hex))
+    assert result == request_
+    answer = read_answer(result, values or ()) if isinstance(result, Read) else write_answer(result)
     assert answer == bytes.fromhex(answer_hex)
 
 

@@ -89,7 +89,7 @@ def test_events_and_the_state_with_password_and_tls(
     late.close()
 
 
-def test_the_last_will_tells_when_the_process_dies(
+def test_the_last_will_is_published_when_the_process_dies(
     mosquitto: Brokers, output: Callable[[Mosquitto], MqttOutput]
 ) -> None:
     broker = mosquitto()
@@ -111,12 +111,12 @@ def test_the_last_will_tells_when_the_process_dies(
 
 
 @pytest.mark.parametrize(
-    ("user", "password", "told"), [("line", "wrong", "not authori[sz]ed"), (None, None, "not authori[sz]ed")]
+    ("user", "password", "message"), [("line", "wrong", "not authori[sz]ed"), (None, None, "not authori[sz]ed")]
 )
 def test_a_broker_that_refuses_is_an_error_to_try_again(
     user: str | None,
     password: str | None,
-    told: str,
+    message: str,
     mosquitto: Brokers,
     output: Callable[[Mosquitto], MqttOutput],
     monkeypatch: pytest.MonkeyPatch,
@@ -126,7 +126,7 @@ def test_a_broker_that_refuses_is_an_error_to_try_again(
     if user and password:
         monkeypatch.setenv(USER, user)
         monkeypatch.setenv(PASSWORD, password)
-    with pytest.raises(ConnectionError, match=told) as error:
+    with pytest.raises(ConnectionError, match=message) as error:
         output(broker).open()
     assert "wrong" not in str(error.value)
 

@@ -52,22 +52,22 @@ async def values(server: OpcUaServer) -> dict[str, Any]:
 def test_every_node_shows_the_last_result(server: OpcUaServer) -> None:
     for one in (event(1), event(2, "WARN"), event(3, "NG", part="A-3", score=7.5)):
         server.deliver(Event.message(one))
-    found = asyncio.run(values(server))
+    result = asyncio.run(values(server))
     last = event(3, "NG", part="A-3", score=7.5)
-    assert found[f"{RESULT}.ResultId"] == last.id
-    assert found[f"{RESULT}.PartId"] == "A-3"
-    assert found[f"{RESULT}.ResultState"] == 1
-    assert found[f"{RESULT}.CreationTime"] == datetime.datetime.fromtimestamp(last.time, datetime.timezone.utc)
-    assert json.loads(found[f"{RESULT}.ResultContent"]) == json.loads(Event.message(last))
-    assert (found[f"{RESULT}.Verdict"], found[f"{RESULT}.Passed"]) == ("NG", False)
-    assert (found[f"{RESULT}.Score"], found[f"{RESULT}.ProcessingTime"]) == (7.5, 12.5)
-    assert found["VisionStateMachine.CurrentState"] == "Operational"
-    assert [found[f"Counters.{name}"] for name in ("OK", "WARN", "NG", "NONE")] == [1, 1, 1, 0]
+    assert result[f"{RESULT}.ResultId"] == last.id
+    assert result[f"{RESULT}.PartId"] == "A-3"
+    assert result[f"{RESULT}.ResultState"] == 1
+    assert result[f"{RESULT}.CreationTime"] == datetime.datetime.fromtimestamp(last.time, datetime.timezone.utc)
+    assert json.loads(result[f"{RESULT}.ResultContent"]) == json.loads(Event.message(last))
+    assert (result[f"{RESULT}.Verdict"], result[f"{RESULT}.Passed"]) == ("NG", False)
+    assert (result[f"{RESULT}.Score"], result[f"{RESULT}.ProcessingTime"]) == (7.5, 12.5)
+    assert result["VisionStateMachine.CurrentState"] == "Operational"
+    assert [result[f"Counters.{name}"] for name in ("OK", "WARN", "NG", "NONE")] == [1, 1, 1, 0]
     server.deliver(Event.message(event(4, "NONE", part=None, frame=None, score=None, z={}, latency_ms=None, reason="camera")))
-    found = asyncio.run(values(server))
-    assert found["VisionStateMachine.CurrentState"] == "Error"
-    assert (found[f"{RESULT}.ResultState"], found[f"{RESULT}.PartId"], found[f"{RESULT}.Reason"]) == (4, "", "camera")
-    assert found[f"{RESULT}.Score"] != found[f"{RESULT}.Score"]  # not a number
+    result = asyncio.run(values(server))
+    assert result["VisionStateMachine.CurrentState"] == "Error"
+    assert (result[f"{RESULT}.ResultState"], result[f"{RESULT}.PartId"], result[f"{RESULT}.Reason"]) == (4, "", "camera")
+    assert result[f"{RESULT}.Score"] != result[f"{RESULT}.Score"]  # not a number
 
 
 def test_the_nodes_are_found_by_browsing(server: OpcUaServer) -> None:

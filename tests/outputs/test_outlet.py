@@ -160,7 +160,7 @@ def test_the_end_delivers_what_it_can_within_its_time(tmp_path: Path) -> None:
     line.dispatcher.close()
     assert time.monotonic() - started < 5
     assert len(quick.got) == 30
-    assert {found.output: found.waiting for found in standings(line.path)} == {"away:": 30, "quick:": 0}
+    assert {result.output: result.waiting for result in standings(line.path)} == {"away:": 30, "quick:": 0}
     assert quick.calls[-1] == "close"
 
 
@@ -180,14 +180,14 @@ def test_an_output_that_hangs_holds_up_nothing(tmp_path: Path) -> None:
     gate.set()
 
 
-def test_a_poisoned_event_is_set_aside_told_once_and_the_others_pass(tmp_path: Path) -> None:
+def test_a_poisoned_event_is_set_aside_reported_once_and_the_others_pass(tmp_path: Path) -> None:
     receiver = Receiver(delivers=[None, Refused("400 token=abc"), Refused("400 token=def"), None, Refused("413")])
     line = Line(tmp_path / "line.sqlite", receiver)
     line.record(*range(8))
     assert until(lambda: len(receiver.got) == 5)
     assert until(lambda: line.dispatcher.states()[0].stats.waiting == 0)
-    found = line.dispatcher.states()[0]
-    assert (found.stats.delivered, found.stats.refused, found.fault) == (5, 3, None)
+    result = line.dispatcher.states()[0]
+    assert (result.stats.delivered, result.stats.refused, result.fault) == (5, 3, None)
     line.close()
     assert frames(receiver.got) == [0, 3, 5, 6, 7]
     assert len(line.messages) == 2
@@ -225,7 +225,7 @@ def test_letters_that_cannot_be_taken_out_are_not_delivered_again(
     assert sorted(frames(receiver.got)) == list(range(5))
 
 
-def test_a_full_backlog_is_told_once_and_ng_stays(tmp_path: Path) -> None:
+def test_a_full_backlog_is_reported_once_and_ng_stays(tmp_path: Path) -> None:
     line = Line(tmp_path / "line.sqlite", Receiver(opens=[OSError("away")] * 1000), limit=4)
     for number in range(20):
         line.record(number, verdict="NG" if number % 5 == 0 else "OK")
@@ -237,7 +237,7 @@ def test_a_full_backlog_is_told_once_and_ng_stays(tmp_path: Path) -> None:
     assert sum("4 events wait" in text for text in line.messages) == 1
 
 
-def test_an_output_that_is_not_set_any_more_is_told(tmp_path: Path) -> None:
+def test_an_output_that_is_not_set_any_more_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "line.sqlite"
     before = Line(path, Receiver("old:", opens=[OSError("away")] * 1000))
     before.record(0, 1)
@@ -269,8 +269,8 @@ def test_a_state_that_cannot_follow_forgets_the_oldest() -> None:
     queued_messages.delivered(first)
     queued_messages.refuse(queued_messages.next(1)[0], "no")
     assert [letter.id for letter in queued_messages.next(9)] == ["5"]
-    found = queued_messages.stats()
-    assert (found.waiting, found.delivered, found.refused, found.dropped) == (1, 2, 1, 3)
+    result = queued_messages.stats()
+    assert (result.waiting, result.delivered, result.refused, result.dropped) == (1, 2, 1, 3)
 
 
 def test_the_same_output_twice_is_refused() -> None:

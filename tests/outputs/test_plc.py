@@ -96,16 +96,16 @@ def test_bytes_and_bits_of_the_data_block_are_as_documented() -> None:
 
 @both
 def test_a_plc_that_has_a_verdict_is_reported_while_a_challenge_is_open(kind: str) -> None:
-    with plc_of(kind) as plc, linked(uri_of(kind, plc.port)) as (link, told):
+    with plc_of(kind) as plc, linked(uri_of(kind, plc.port)) as (link, message):
         link.challenge(True, False)
         link.send(verdict(False, "7"))
         assert until(lambda: registers_text(plc.words()[8:24]) == "7")
-        assert until(lambda: [record for record in told if record["kind"] == "taken"])
+        assert until(lambda: [record for record in message if record["kind"] == "taken"])
 
 
 @both
 @pytest.mark.parametrize("how", ["STOP", "KILL", "hang"])
-def test_a_plc_is_told_a_reject_however_the_inspector_stops(kind: str, how: str) -> None:
+def test_a_plc_gets_a_reject_however_the_inspector_stops(kind: str, how: str) -> None:
     with plc_of(kind) as plc, feeding(uri_of(kind, plc.port)) as feeder:
         assert until(lambda: passed(plc))
         feeder.stop(how)
@@ -132,8 +132,8 @@ def test_a_guard_that_dies_or_hangs_leaves_no_pass_in_the_plc(kind: str, number:
 
 @both
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
-def test_a_writer_that_dies_or_hangs_is_told_and_replaced(kind: str, number: signal.Signals) -> None:
-    with plc_of(kind) as plc, linked(uri_of(kind, plc.port)) as (link, told):
+def test_a_writer_that_dies_or_hangs_is_reported_and_replaced(kind: str, number: signal.Signals) -> None:
+    with plc_of(kind) as plc, linked(uri_of(kind, plc.port)) as (link, message):
         link.send(verdict(True))
         assert until(lambda: passed(plc))
         os.kill(child_of(link.pid), number)
@@ -141,7 +141,7 @@ def test_a_writer_that_dies_or_hangs_is_told_and_replaced(kind: str, number: sig
         assert until(lambda: registers_text(plc.words()[8:24]) == "2")
         assert not passed(plc)
         assert until(lambda: link.states()[0].up)
-    assert any("is started again" in str(record.get("fault")) for record in told)
+    assert any("is started again" in str(record.get("fault")) for record in message)
     assert link.restarts == 0
 
 
@@ -157,7 +157,7 @@ def test_a_closed_link_rejects_at_once(kind: str) -> None:
 @both
 def test_a_plc_that_comes_later_goes_away_and_comes_back_is_written_to_again(kind: str) -> None:
     port = free_port()
-    with linked(uri_of(kind, port)) as (link, told):
+    with linked(uri_of(kind, port)) as (link, message):
         assert until(lambda: "it cannot be reached" in fault_of(link))
         for part in ("1", "2"):
             with plc_of(kind, port) as plc:
@@ -166,11 +166,11 @@ def test_a_plc_that_comes_later_goes_away_and_comes_back_is_written_to_again(kin
                 assert until(lambda: link.states()[0].up)
             assert until(lambda: fault_of(link))
     assert link.restarts == 0
-    assert len([record for record in told if record.get("fault")]) <= 6  # each sort once
+    assert len([record for record in message if record.get("fault")]) <= 6  # each sort once
 
 
 @both
-def test_a_plc_that_answers_nothing_is_told(kind: str) -> None:
+def test_a_plc_that_answers_nothing_is_reported(kind: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent, linked(uri_of(kind, silent.getsockname()[1])) as (link, _):
         assert until(lambda: "it cannot be reached" in fault_of(link), 30)
 
@@ -191,7 +191,7 @@ def test_plcs_that_answer_nothing_hold_up_no_other_output() -> None:
 
 
 @pytest.mark.parametrize("fault", ["silent", "torn"])
-def test_a_logix_plc_that_breaks_amid_an_answer_is_told_and_written_to_again(fault: str) -> None:
+def test_a_logix_plc_that_breaks_amid_an_answer_is_reported_and_written_to_again(fault: str) -> None:
     """The library reads for ever from a connection that was cut amid an answer: its process is replaced."""
     with plc_of("enip") as plc, linked(uri_of("enip", plc.port)) as (link, _):
         assert isinstance(plc, LogixPlc)
@@ -220,7 +220,7 @@ LOGIX: dict[str, dict[str, Any]] = {"absent": {"tags": {"Other": 48}}, "short": 
         ("enip", "denied", "it refuses to write EdgeAD[0] to [23] (Privilege violation)"),
     ],
 )
-def test_a_block_that_is_refused_is_told_in_a_sentence_until_the_plc_has_it(kind: str, what: str, words: str) -> None:
+def test_a_block_that_is_refused_is_reported_in_a_sentence_until_the_plc_has_it(kind: str, what: str, words: str) -> None:
     port = free_port()
     plc: Any = S7Plc(port, **S7[what]) if kind == "s7" else LogixPlc(port, **LOGIX.get(what, {}))
     plc.fault = what
@@ -250,7 +250,7 @@ def test_a_plc_that_stays_away_costs_no_sockets(kind: str) -> None:
 
 
 @both
-def test_a_block_that_somebody_else_writes_is_told(kind: str) -> None:
+def test_a_block_that_somebody_else_writes_is_reported(kind: str) -> None:
     with plc_of(kind) as plc, linked(uri_of(kind, plc.port)) as (link, _):
         link.send(verdict(False))
         assert until(lambda: link.states()[0].proven)
@@ -267,28 +267,28 @@ def test_a_block_that_somebody_else_writes_is_told(kind: str) -> None:
 def test_calls_and_acknowledges_reach_the_inspector_once_an_edge(kind: str) -> None:
     with plc_of(kind) as plc:
         plc.put(REQUEST_WORD, (0b11,))  # older than the connection
-        with linked(uri_of(kind, plc.port), calls=True, trigger=kind) as (link, told):
+        with linked(uri_of(kind, plc.port), calls=True, trigger=kind) as (link, message):
             link.lamp(True, True, 0x30009)
             assert until(lambda: plc.words()[3] == 9)
             plc.put(REQUEST_WORD, (0,))
             time.sleep(0.5)
             plc.put(PART_ADDRESS, text_registers("tray 12", 16))
             plc.put(REQUEST_WORD, (0b10,))
-            assert until(lambda: any(record["kind"] == "trigger" for record in told))
+            assert until(lambda: any(record["kind"] == "trigger" for record in message))
             plc.put(REQUEST_WORD, (0b11,))
-            assert until(lambda: any(record["kind"] == "acknowledge" for record in told))
-    found = [(r["kind"], r.get("part"), r.get("number")) for r in told if r["kind"] in ("trigger", "acknowledge")]
-    assert found == [("trigger", "tray 12", None), ("acknowledge", None, 0x30009)]
+            assert until(lambda: any(record["kind"] == "acknowledge" for record in message))
+    results = [(r["kind"], r.get("part"), r.get("number")) for r in message if r["kind"] in ("trigger", "acknowledge")]
+    assert results == [("trigger", "tray 12", None), ("acknowledge", None, 0x30009)]
 
 
 @both
 def test_a_plc_pauses_and_resumes_by_bits_of_its_own(kind: str) -> None:
-    with plc_of(kind) as plc, linked(uri_of(kind, plc.port)) as (link, told):
+    with plc_of(kind) as plc, linked(uri_of(kind, plc.port)) as (link, message):
         assert until(lambda: plc.words()[0] != 0)
         for bits in (0b0100, 0, 0b1000):
             plc.put(REQUEST_WORD, (bits,))
             time.sleep(0.3)
-        assert until(lambda: [record["order"] for record in told if record["kind"] == "order"] == ["pause", "resume"])
+        assert until(lambda: [record["order"] for record in message if record["kind"] == "order"] == ["pause", "resume"])
         link.pause(True)
         assert until(lambda: plc.words()[4] & 1)
         assert plc.words()[0] & 0b1101 == 0  # neither pass, result valid nor ready
@@ -296,11 +296,11 @@ def test_a_plc_pauses_and_resumes_by_bits_of_its_own(kind: str) -> None:
 
 @both
 def test_another_id_is_another_call_though_the_bit_was_not_seen_to_fall(kind: str) -> None:
-    with plc_of(kind) as plc, linked(uri_of(kind, plc.port), calls=True, trigger=kind) as (link, told):
+    with plc_of(kind) as plc, linked(uri_of(kind, plc.port), calls=True, trigger=kind) as (link, message):
         assert until(lambda: link.states()[0].proven)
 
         def parts() -> list[str]:
-            return [record["part"] for record in told if record["kind"] == "trigger"]
+            return [record["part"] for record in message if record["kind"] == "trigger"]
 
         for number in (7, 8, 9):
             plc.put(REQUEST_WORD, (0b10, *text_registers(str(number), 16)))
@@ -311,11 +311,11 @@ def test_another_id_is_another_call_though_the_bit_was_not_seen_to_fall(kind: st
 
 @both
 def test_a_call_takes_back_what_stands_and_a_late_verdict_is_not_shown(kind: str) -> None:
-    with plc_of(kind) as plc, linked(uri_of(kind, plc.port), calls=True, trigger=kind) as (link, told):
+    with plc_of(kind) as plc, linked(uri_of(kind, plc.port), calls=True, trigger=kind) as (link, message):
         assert until(lambda: link.states()[0].proven)
 
         def calls() -> list[float]:
-            return [record["at"] for record in told if record["kind"] == "trigger"]
+            return [record["at"] for record in message if record["kind"] == "trigger"]
 
         plc.put(REQUEST_WORD, (0b10,))
         assert until(calls)

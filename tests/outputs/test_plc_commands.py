@@ -52,7 +52,7 @@ def test_a_required_plc_that_is_away_refuses_the_start(
 
 
 @both
-def test_a_reject_is_shown_and_the_list_says_how_the_plc_stands(
+def test_a_reject_is_shown_and_the_list_states_how_the_plc_stands(
     kind: str, station: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with plc_of(kind) as plc:
@@ -82,9 +82,9 @@ def test_a_package_that_is_missing_is_named_with_its_extra(
     monkeypatch.setattr("importlib.util.find_spec", missing)
     uri = uri_of(kind, 1)
     assert main([*RUN, "--alarm", uri]) == 2
-    told = capsys.readouterr().err
-    assert told.count("\n") == 1
-    assert "pip install 'edge-ad[plc]'" in told
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert "pip install 'edge-ad[plc]'" in message
     assert main(["outputs", "list", "--alarm", uri]) == 0
     assert "needs the package" in capsys.readouterr().out
     assert main(["outputs", "reject", "--alarm", uri]) in (2, 3)
@@ -103,14 +103,14 @@ def test_a_package_that_is_missing_is_named_with_its_extra(
         ("enip://me:s3cret@plc/EdgeAD", "has an @"),
     ],
 )
-def test_mistakes_are_told_in_a_sentence(
+def test_mistakes_are_reported_in_a_sentence(
     uri: str, words: str, station: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*RUN, "--output", uri]) == 2
-    told = capsys.readouterr().err
-    assert words in told
-    assert told.count("\n") == 1
-    assert "s3cret" not in told
+    message = capsys.readouterr().err
+    assert words in message
+    assert message.count("\n") == 1
+    assert "s3cret" not in message
 
 
 @both

@@ -33,13 +33,13 @@ def test_lines_on_standard_output_and_in_a_file_and_a_broker_that_is_away(
     outputs = f'alarm = ["stdout:", "file:out.jsonl", "{away}"]\n'
     (station / "edge-ad.toml").write_text(f"[run]\n{outputs}")
     assert main([*RUN, "--events", "events.jsonl"]) == 0
-    told = capfd.readouterr()
+    message = capfd.readouterr()
     events = (station / "events.jsonl").read_text().splitlines()
     assert frames(events) == list(range(6))
-    for delivered in (told.out.splitlines(), (station / "out.jsonl").read_text().splitlines()):
+    for delivered in (message.out.splitlines(), (station / "out.jsonl").read_text().splitlines()):
         assert [json.loads(text) for text in delivered] == [{"schema": 1, **json.loads(text)} for text in events]
-    assert "captured" in told.err  # the table goes where the lines do not
-    assert f"output {away}: ConnectionRefusedError" in told.err
+    assert "captured" in message.err  # the table goes where the lines do not
+    assert f"output {away}: ConnectionRefusedError" in message.err
 
     assert main(["outputs", "list"]) == 0
     rows = {row.split()[0]: row.split()[1:] for row in capfd.readouterr().out.splitlines()}
@@ -61,7 +61,7 @@ def test_lines_on_standard_output_and_in_a_file_and_a_broker_that_is_away(
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["outputs", "explode"], "unknown action 'explode'"),
         (["outputs", "drop"], "no such output"),
@@ -72,11 +72,11 @@ def test_lines_on_standard_output_and_in_a_file_and_a_broker_that_is_away(
         ([*RUN, "--alarm", "stdout:", "--alarm", "stdout:"], "named twice"),
     ],
 )
-def test_mistakes_are_told(words: list[str], told: str, station: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_are_reported(words: list[str], message: str, station: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words) == 2
-    found = capsys.readouterr().err
-    assert told in found
-    assert "s3cret" not in found
+    result = capsys.readouterr().err
+    assert message in result
+    assert "s3cret" not in result
 
 
 def test_nothing_is_set_and_the_schema(station: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -58,14 +58,14 @@ def test_a_second_run_in_the_folder_is_refused_and_names_the_first(
 ) -> None:
     process, port = first
     assert main(["run", "--camera", "synthetic://line?frames=2"]) == 2
-    told = capsys.readouterr().err
-    assert "the store line.sqlite is in use by" in told
-    assert f"process {process.pid} on" in told
-    assert str(station) in told
+    message = capsys.readouterr().err
+    assert "the store line.sqlite is in use by" in message
+    assert f"process {process.pid} on" in message
+    assert str(station) in message
     settings(station, f"modbus-server://127.0.0.1:{port}", store="other.sqlite")
     assert main(["run", "--camera", "synthetic://line?frames=2"]) == 2
-    told = capsys.readouterr().err
-    assert f"modbus-server://127.0.0.1:{port} is in use by process {process.pid} on" in told
+    message = capsys.readouterr().err
+    assert f"modbus-server://127.0.0.1:{port} is in use by process {process.pid} on" in message
 
 
 def test_a_trial_beside_a_run_writes_nothing_of_the_station(
@@ -89,13 +89,13 @@ def test_required_alarms_must_work_before_the_start(
     plc = WrittenPlc()
     settings(station, f"modbus://127.0.0.1:{plc.port}?base={base}")
     assert main(["run", "--camera", "synthetic://line?frames=2", "--require-alarms"]) == code
-    told = capsys.readouterr().err
-    assert ("refuses to take coils 40001 to 40008" in told) == bool(code)
+    message = capsys.readouterr().err
+    assert ("refuses to take coils 40001 to 40008" in message) == bool(code)
     plc.close()
 
 
 @pytest.mark.parametrize(("base", "code"), [(0, 0), (40001, 3)])
-def test_a_reject_that_was_not_taken_is_told(
+def test_a_reject_that_was_not_taken_is_reported(
     base: int, code: int, station: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plc = WrittenPlc(coils={0: True})
@@ -105,13 +105,13 @@ def test_a_reject_that_was_not_taken_is_told(
     plc.close()
 
 
-def test_a_reject_on_a_plc_that_is_away_is_told(station: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_reject_on_a_plc_that_is_away_is_reported(station: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["outputs", "reject", "--alarm", f"modbus://127.0.0.1:{free_port()}"]) == 3
     assert "cannot be reached" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("base", "words"), [(0, "answers"), (40001, "no such address")])
-def test_the_list_says_whether_a_plc_answers(
+def test_the_list_states_whether_a_plc_answers(
     base: int, words: str, station: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plc = WrittenPlc()

@@ -75,30 +75,30 @@ def test_folders_of_this_machine_are_left_out(text: str, shown: str) -> None:
 
 
 def test_what_pages_get_has_unique_names_and_no_secrets_and_is_bounded() -> None:
-    told = output_rows(
+    message = output_rows(
         [
             ChannelState("file:/srv/a/events.jsonl"),
             ChannelState("file:/srv/b/events.jsonl"),
             ChannelState("foreign://me:s3cret@host", fault=f"https://me:s3cret@host/{'x' * 9000}", faults=3, since=7.0),
         ]
     )
-    assert [output["name"] for output in told] == [
+    assert [output["name"] for output in message] == [
         "file:…/events.jsonl (1)",
         "file:…/events.jsonl (2)",
         "foreign://***@host",
     ]
-    assert "s3cret" not in str(told)
-    assert len(told[2]["fault"]) == 500
-    assert (told[2]["up"], told[2]["faults"], told[2]["since"]) == (False, 3, 7.0)
+    assert "s3cret" not in str(message)
+    assert len(message[2]["fault"]) == 500
+    assert (message[2]["up"], message[2]["faults"], message[2]["since"]) == (False, 3, 7.0)
 
 
-def test_a_channel_that_breaks_in_every_cycle_is_told_once_and_when_it_works_again(
+def test_a_channel_that_breaks_in_every_cycle_is_reported_once_and_when_it_works_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The guard's server broke at every refresh, 20 times a second, and each was a line on the terminal."""
-    told: list[dict[str, Any]] = []
+    messages: list[dict[str, Any]] = []
     address = parse_output("modbus-server://127.0.0.1:0")
-    guard = Guard(GuardState(1.0, 1), [address], told.append, call_later=lambda seconds, act: None)
+    guard = Guard(GuardState(1.0, 1), [address], messages.append, call_later=lambda seconds, act: None)
     real = guard._channels[0].show
     monkeypatch.setattr("edge_ad.outputs.signals.SETTLE_S", 0.0)
 
@@ -111,7 +111,7 @@ def test_a_channel_that_breaks_in_every_cycle_is_told_once_and_when_it_works_aga
     monkeypatch.setattr(guard._channels[0], "show", real)
     for _ in range(3):
         guard._each(lambda channel: channel.show(GuardState(1.0, 1).signals(0.0)))
-    assert [record["fault"] for record in told] == ["RuntimeError: no lines", None]
+    assert [record["fault"] for record in messages] == ["RuntimeError: no lines", None]
 
 
 @pytest.mark.usefixtures("stderr_log")
@@ -140,7 +140,7 @@ def test_the_table_of_a_run_counts_the_faults_of_outputs(tmp_path: Path, capfd: 
 
 
 @pytest.mark.parametrize("scheme", ["opcua", "modbus-server"])
-def test_the_list_says_whether_the_port_of_a_server_can_be_had(
+def test_the_list_states_whether_the_port_of_a_server_can_be_had(
     scheme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import os
@@ -173,7 +173,7 @@ def test_the_list_says_whether_the_port_of_a_server_can_be_had(
         ("", ["--alarm", "file:o.jsonl"], 2, "only tells events"),
     ],
 )
-def test_a_reject_that_nothing_shows_is_told(
+def test_a_reject_that_nothing_shows_is_reported(
     text: str,
     arguments: list[str],
     code: int,

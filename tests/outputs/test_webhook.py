@@ -108,7 +108,7 @@ def test_the_connection_is_kept(receiver: Receiver) -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "error", "told"),
+    ("answer", "error", "message"),
     [
         (400, Refused, "400 Bad Request why it is so"),
         (409, Refused, "409"),
@@ -130,11 +130,11 @@ def test_the_connection_is_kept(receiver: Receiver) -> None:
     ],
 )
 def test_what_is_tried_again_and_what_is_refused(
-    answer: Any, error: type[Exception], told: str, receiver: Receiver
+    answer: Any, error: type[Exception], message: str, receiver: Receiver
 ) -> None:
     receiver.answers = [answer]
     hook = Webhook(receiver.uri)
-    with pytest.raises(error, match=told):
+    with pytest.raises(error, match=message):
         hook.deliver(LINE)
     hook.close()
     assert len(receiver.requests) == 1
@@ -151,7 +151,7 @@ def test_a_kept_connection_that_was_closed_meanwhile_is_no_fault(receiver: Recei
     hook.close()
 
 
-def test_silence_and_absence_are_told(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_silence_and_absence_are_reported(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(webhook_module, "TIMEOUT_S", 0.2)
     receiver.answers = ["silence"]
     hook = Webhook(receiver.uri)
@@ -162,7 +162,7 @@ def test_silence_and_absence_are_told(receiver: Receiver, monkeypatch: pytest.Mo
         Webhook(f"http://127.0.0.1:{free_port()}/").deliver(LINE)
 
 
-def test_something_that_speaks_no_http_is_told() -> None:
+def test_something_that_speaks_no_http_is_reported() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def answer() -> None:

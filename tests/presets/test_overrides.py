@@ -18,13 +18,13 @@ def test_values_of_every_kind() -> None:
         "penalty=false",
         "masks.train_shares=[0.2, 0.3]",
     ]
-    found = with_values(FAST, texts)
-    assert found.efficientad.dfsc.mode == "off"
-    assert (found.lavit.width, found.hvq.transport, found.penalty) == (256, 80.0, False)
-    assert isinstance(found.hvq.transport, float)
-    assert found.masks.train_shares == (0.2, 0.3)
+    result = with_values(FAST, texts)
+    assert result.efficientad.dfsc.mode == "off"
+    assert (result.lavit.width, result.hvq.transport, result.penalty) == (256, 80.0, False)
+    assert isinstance(result.hvq.transport, float)
+    assert result.masks.train_shares == (0.2, 0.3)
     unchanged = replace(
-        found, efficientad=FAST.efficientad, lavit=FAST.lavit, hvq=FAST.hvq, penalty=FAST.penalty, masks=FAST.masks
+        result, efficientad=FAST.efficientad, lavit=FAST.lavit, hvq=FAST.hvq, penalty=FAST.penalty, masks=FAST.masks
     )
     assert unchanged == FAST
     assert with_values(FAST, []) is FAST

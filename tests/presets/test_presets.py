@@ -109,10 +109,10 @@ def leaves(value: Any, key: str = "") -> dict[str, Any]:
     """Return every single value of a preset by its key."""
     if not is_dataclass(value):
         return {key: value}
-    found: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     for entry in fields(value):
-        found |= leaves(getattr(value, entry.name), f"{key}.{entry.name}" if key else entry.name)
-    return found
+        result |= leaves(getattr(value, entry.name), f"{key}.{entry.name}" if key else entry.name)
+    return result
 
 
 def told(text: str, like: Any) -> Any:

@@ -103,31 +103,31 @@ def test_of_images_that_are_all_alike_two_in_a_hundred_are_listed_at_most(count:
 def test_a_place_that_differs_is_listed_with_its_place() -> None:
     cells, pooled = draw(60, 1)
     cells[7, 4, 1] += 8
-    found = find_contamination(cells, pooled)
-    assert found.listed[0] == found.order[0] == 7
-    assert tuple(found.places[7]) == (4, 1)
-    assert found.grid == (6, 6)
+    result = find_contamination(cells, pooled)
+    assert result.listed[0] == result.order[0] == 7
+    assert tuple(result.places[7]) == (4, 1)
+    assert result.grid == (6, 6)
 
 
 def test_an_image_that_differs_as_a_whole_is_listed() -> None:
     cells, pooled = draw(60, 2)
     pooled[11] += 2.5
-    found = find_contamination(cells, pooled)
-    assert found.listed[0] == 11
-    assert found.kind(11) == "whole"
+    result = find_contamination(cells, pooled)
+    assert result.listed[0] == 11
+    assert result.kind(11) == "whole"
 
 
 def test_anomalies_that_are_all_the_same_do_not_hide_one_another() -> None:
     cells, pooled = draw(100, 3)
     same = [5, 20, 40, 77, 90]
     cells[same, 2:4, 2:4] += 5
-    found = find_contamination(cells, pooled)
-    assert set(same) <= set(found.listed)
-    assert len(found.listed) <= len(same) + 2
+    result = find_contamination(cells, pooled)
+    assert set(same) <= set(result.listed)
+    assert len(result.listed) <= len(same) + 2
 
 
 def test_no_image_at_the_cut_is_listed() -> None:
     deviations = np.array([[0.0, CUT, 1.0], [CUT + 0.1, 0.0, 0.0], [CUT + 1, 0.0, 0.0]])
-    found = Contamination(deviations, np.zeros((3, 2), np.intp), (1, 1))
-    assert found.listed == [2, 1]
-    assert [found.kind(index) for index in range(3)] == ["relative", "place", "place"]
+    result = Contamination(deviations, np.zeros((3, 2), np.intp), (1, 1))
+    assert result.listed == [2, 1]
+    assert [result.kind(index) for index in range(3)] == ["relative", "place", "place"]

@@ -26,8 +26,8 @@ FUSED = FusedViews({"top": ViewScores("a", 1.0, 0.5), "side": ViewScores("b", 0.
     ],
 )
 def test_the_fused_score_is_the_length_of_the_deviations(top: float, side: float, score: float, verdict: str, most: str) -> None:
-    found = FUSED.judge({"top": top, "side": side})
-    assert (found.score, found.verdict, found.most) == (pytest.approx(score), verdict, most)
+    result = FUSED.judge({"top": top, "side": side})
+    assert (result.score, result.verdict, result.most) == (pytest.approx(score), verdict, most)
 
 
 def test_left_out_scores_are_those_of_statistics_without_the_part() -> None:

@@ -30,8 +30,8 @@ def line(*values: float) -> Cells:
 def test_distances_by_hand() -> None:
     bank = np.array([[[0, 0], [3, 4]]], np.float32)
     cells = np.array([[[0, 0], [3, 0]], [[3, 5], [6, 8]]], np.float32)[None]  # a grid of 2 x 2
-    found = distances(cells, bank, Regions.whole((2, 2)))
-    np.testing.assert_allclose(found, [[[0, 3], [1, 5]]], atol=1e-6)
+    result = distances(cells, bank, Regions.whole((2, 2)))
+    np.testing.assert_allclose(result, [[[0, 3], [1, 5]]], atol=1e-6)
 
 
 def test_a_region_knows_its_own_bank_alone() -> None:
@@ -116,8 +116,8 @@ def test_a_gaussian_measures_in_deviations_of_the_place() -> None:
     np.testing.assert_allclose(mean[0, :, 0], [5, -2], atol=0.05)
     shared = (1.0 + 9.0) / 2
     variances = [0.8 * value + 0.2 * shared + 0.05 * shared for value in (1.0, 9.0)]
-    found = gaussian_distances(np.array([[[[7.0], [4.0]]]], np.float32), (mean, roots), regions)
-    np.testing.assert_allclose(found[0, 0], [2 / np.sqrt(variances[0]), 6 / np.sqrt(variances[1])], rtol=0.03)
+    result = gaussian_distances(np.array([[[[7.0], [4.0]]]], np.float32), (mean, roots), regions)
+    np.testing.assert_allclose(result[0, 0], [2 / np.sqrt(variances[0]), 6 / np.sqrt(variances[1])], rtol=0.03)
 
 
 def test_a_gaussian_of_several_directions_agrees_with_the_precision() -> None:
@@ -125,10 +125,10 @@ def test_a_gaussian_of_several_directions_agrees_with_the_precision() -> None:
     white = rng.normal(size=(400, 4, 4, 3)).astype(np.float32) @ rng.normal(size=(3, 3)).astype(np.float32)
     regions = Regions.local((4, 4), 2, overlap=0)
     mean, roots = fit_cells(white, regions)
-    found = gaussian_distances(white[:2], (mean, roots), regions)
+    result = gaussian_distances(white[:2], (mean, roots), regions)
     precision = roots[1].T @ roots[1]  # the block at the top right
     away = white[1, 1, 3] - mean[1, 3]
-    assert found[1, 1, 3] == pytest.approx(float(np.sqrt(away @ precision @ away)), rel=1e-4)
+    assert result[1, 1, 3] == pytest.approx(float(np.sqrt(away @ precision @ away)), rel=1e-4)
 
 
 @pytest.mark.parametrize("shift", [0.0, 3.0])

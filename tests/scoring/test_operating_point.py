@@ -116,11 +116,11 @@ def test_at_most_one_in_a_hundred_may_be_lost() -> None:
 def test_a_miss_that_costs_more_lowers_ng_and_never_below_the_floor() -> None:
     random = np.random.default_rng(1)
     scores, shown = random.normal(size=150), {"anomalies": random.normal(4, 2, 300)}
-    found = [choose_operating_point(scores, shown, OperatingPoint("cost", price)) for price in (0.1, 1, 10, 100, 1e6)]
-    assert [row.ng for row in found] == sorted((row.ng for row in found), reverse=True)
-    assert found[0].ng > found[-1].ng
+    results = [choose_operating_point(scores, shown, OperatingPoint("cost", price)) for price in (0.1, 1, 10, 100, 1e6)]
+    assert [row.ng for row in results] == sorted((row.ng for row in results), reverse=True)
+    assert results[0].ng > results[-1].ng
     floor, values = np.sort(scores)[-2], np.array(shown["anomalies"])
-    assert floor <= found[-1].ng < values[values > floor].min()
+    assert floor <= results[-1].ng < values[values > floor].min()
 
 
 def test_a_cost_by_hand() -> None:

@@ -88,12 +88,12 @@ REFUSED_STATISTICS = [
 ]
 
 
-@pytest.mark.parametrize(("name", "value", "told"), REFUSED_STATISTICS)
-def test_statistics_refuse(name: str, value: NDArray[Any], told: str) -> None:
+@pytest.mark.parametrize(("name", "value", "message"), REFUSED_STATISTICS)
+def test_statistics_refuse(name: str, value: NDArray[Any], message: str) -> None:
     with pytest.raises(BadInput) as caught:
         make_statistics(**{name: value})
     assert name in str(caught.value)
-    assert told in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_statistics_travel_as_arrays() -> None:
@@ -169,8 +169,8 @@ def test_the_promise_holds_for_scores_normalised_by_the_other_images(images: int
         raw = random.standard_t(5, size=(images + 400, 6)) + random.normal(size=(images + 400, 1))
         mean, std = normalise_statistics(raw[:images])
         fresh = weighted((raw[images:] - mean) / std, weight)
-        for found, z in ((rates, cross_normalised(raw[:images])), (in_sample, (raw[:images] - mean) / std)):
-            found.append(float((fresh > choose_thresholds(weighted(z, weight)).ng).mean()))
+        for result, z in ((rates, cross_normalised(raw[:images])), (in_sample, (raw[:images] - mean) / std)):
+            result.append(float((fresh > choose_thresholds(weighted(z, weight)).ng).mean()))
     promised = max(0.01, 1 / (images + 1))
     error = np.std(rates, ddof=1) / math.sqrt(len(rates))
     assert np.mean(rates) <= promised + 2 * error
@@ -178,7 +178,7 @@ def test_the_promise_holds_for_scores_normalised_by_the_other_images(images: int
     assert np.mean(in_sample) > np.mean(rates)
 
 
-def test_scores_that_lie_above_others_are_told_by_their_ranks() -> None:
+def test_scores_that_lie_above_others_are_reported_by_their_ranks() -> None:
     random = np.random.default_rng(0)
     alike = [lies_above(random.normal(size=30), random.normal(size=30)) for _ in range(400)]
     assert 0.02 <= np.mean(alike) <= 0.09  # one-sided 5 %
@@ -248,7 +248,7 @@ def test_thresholds_are_the_ranks_of_split_conformal(
     assert (thresholds.goods_ng, thresholds.goods_warn) == (goods - rank_ng, goods - rank_warn)
 
 
-def test_the_promise_is_told_in_counts() -> None:
+def test_the_promise_is_reported_in_counts() -> None:
     few = choose_thresholds(np.arange(54), 0.01, 0.05)
     assert few.supported_ng == pytest.approx(1 / 55)
     assert few.supported_warn == 0.05
@@ -284,11 +284,11 @@ REFUSED_TARGETS = [
 ]
 
 
-@pytest.mark.parametrize(("scores", "ng", "warn", "told"), REFUSED_TARGETS)
-def test_thresholds_refuse(scores: list[float], ng: float, warn: float, told: str) -> None:
+@pytest.mark.parametrize(("scores", "ng", "warn", "message"), REFUSED_TARGETS)
+def test_thresholds_refuse(scores: list[float], ng: float, warn: float, message: str) -> None:
     with pytest.raises(BadInput) as caught:
         choose_thresholds(scores, ng, warn)
-    assert told in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_thresholds_travel_as_json() -> None:

@@ -32,10 +32,10 @@ def faults(folder: Path, told: set[str]) -> list[str]:
     if not path.exists():
         return [f"no store, {len(told)} events told"] if told else []
     store = Store(path, evidence=evidence)
-    found = [] if store.fault is None else [store.fault]
-    found += [f"damaged: {moved.name}" for moved in folder.glob("*.damaged-*")]
+    results = [] if store.fault is None else [store.fault]
+    results += [f"damaged: {moved.name}" for moved in folder.glob("*.damaged-*")]
     if not store.close(30.0):
-        found.append("it does not close")
+        results.append("it does not close")
     with sqlite3.connect(path) as connection:
         rows = {row for (row,) in connection.execute("SELECT id FROM event")}
         counted = connection.execute("SELECT coalesce(max(value), 0) FROM counter WHERE name = 'captured'").fetchone()[
@@ -44,14 +44,14 @@ def faults(folder: Path, told: set[str]) -> list[str]:
         newest = connection.execute("SELECT frame FROM event ORDER BY sequence DESC LIMIT 1").fetchone()
     connection.close()
     if told - rows:
-        found.append(f"{len(told - rows)} committed events are missing")
+        results.append(f"{len(told - rows)} committed events are missing")
     if newest and newest[0] != counted:
-        found.append(f"the counter says {counted}, the last event {newest[0]}")
+        results.append(f"the counter says {counted}, the last event {newest[0]}")
     entries = [parse(line) for name in files(evidence) for line in name.read_bytes().split(b"\n")]
     lines = {entry.event.id for entry in entries if entry.event is not None}
     if rows ^ lines:
-        found.append(f"the journal lacks {len(rows - lines)} events and has {len(lines - rows)} too many")
-    return found
+        results.append(f"the journal lacks {len(rows - lines)} events and has {len(lines - rows)} too many")
+    return results
 
 
 def kill_once(folder: Path, rng: random.Random, longest_s: float = 0.15) -> set[str]:
@@ -250,9 +250,9 @@ def calls(trace: Path) -> Iterator[Call]:
             resumed = re.match(r"<\.\.\. \w+ resumed>(.*)", rest)
             if resumed:
                 rest = begun.pop(process, "") + resumed.group(1)
-            found = re.fullmatch(r"(\w+)\((.*)\)\s+= (\d+).*", rest)
-            if found:
-                yield Call(found.group(1), found.group(2), int(found.group(3)))
+            result = re.fullmatch(r"(\w+)\((.*)\)\s+= (\d+).*", rest)
+            if result:
+                yield Call(result.group(1), result.group(2), int(result.group(3)))
 
 
 def power_cuts(
@@ -269,8 +269,8 @@ def power_cuts(
         last = place
         folder = work / f"cut-{number}"
         folder.mkdir(parents=True)
-        told = disk.after_cut(rng, folder)
-        yield place, len(told), faults(folder, told)
+        message = disk.after_cut(rng, folder)
+        yield place, len(message), faults(folder, message)
         shutil.rmtree(folder)
 
 

@@ -60,8 +60,8 @@ def test_first_broken_record_is_named(tmp_path: Path, change: Callable[[list[str
     head = filled(path).head()
     assert head is not None
     edit(path, change)
-    found = verify(path, {"the index": head}).fault
-    assert found == fault or (fault is not None and found is not None and found.startswith(fault))
+    result = verify(path, {"the index": head}).fault
+    assert result == fault or (fault is not None and result is not None and result.startswith(fault))
 
 
 @pytest.mark.parametrize(("details", "kept"), [({"bundle": "teil-\udcff.edgead"}, True), ({"warn": float("inf")}, False)])
@@ -92,8 +92,8 @@ def test_torn_line_counts_for_nothing_and_whole_one_without_its_end_counts(tmp_p
     log.append(Action("pause", "anna", "command", "lens"))
     path.write_bytes(path.read_bytes()[:-1])
     log.append(Action("resume", "anna", "command", ""))
-    found = verify(path, {})
-    assert (found.records, found.fault) == (4, None)
+    result = verify(path, {})
+    assert (result.records, result.fault) == (4, None)
 
 
 def test_lines_of_an_earlier_version_are_vouched_for_by_the_first_record(tmp_path: Path) -> None:
@@ -101,8 +101,8 @@ def test_lines_of_an_earlier_version_are_vouched_for_by_the_first_record(tmp_pat
     path.write_text(EARLIER)
     log = filled(path, 2)
     assert [one.kind for one in log.actions()] == ["pause", "mark", "mark"]
-    found = verify(path, {})
-    assert (found.records, found.earlier, found.fault) == (2, 1, None)
+    result = verify(path, {})
+    assert (result.records, result.earlier, result.fault) == (2, 1, None)
     edit(path, lambda lines: [lines[0].replace("lens", "lamp"), *lines[1:]])
     assert "earlier version before it: they were changed" in str(verify(path, {}).fault)
 
@@ -135,8 +135,8 @@ def test_processes_that_append_at_once_make_one_chain(tmp_path: Path) -> None:
         worker.start()
     for worker in workers:
         worker.join()
-    found = verify(path, {})
-    assert (found.records, found.fault) == (100, None)
+    result = verify(path, {})
+    assert (result.records, result.fault) == (100, None)
 
 
 def test_command_finds_what_was_cut_off_by_the_evidence_folder_and_the_signed_challenges(
@@ -152,9 +152,9 @@ def test_command_finds_what_was_cut_off_by_the_evidence_folder_and_the_signed_ch
     record = {"result": "passed", "by": "anna", "closed": 1.0, "audit": str(log.head())}
     ChallengeRecords(challenges_folder(store)).append(record, [], read_key(key_path(store)))
     assert main(["events", "verify", "--store", str(store)]) == 0
-    told = capsys.readouterr().out
-    assert told == f"all 3 records hold, 1 to 3; head {log.head()}\n"
-    assert main(["events", "verify", "--store", str(store), "--head", told.split()[-1]]) == 0
+    message = capsys.readouterr().out
+    assert message == f"all 3 records hold, 1 to 3; head {log.head()}\n"
+    assert main(["events", "verify", "--store", str(store), "--head", message.split()[-1]]) == 0
     edit(path, lambda lines: lines[:2])
     assert main(["events", "verify", "--store", str(store)]) == 4
     assert "record 3 is missing: the signed challenge 1 names record 3" in capsys.readouterr().err

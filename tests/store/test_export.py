@@ -33,5 +33,5 @@ def test_such_a_text_gets_an_apostrophe_in_the_table(tmp_path: Path) -> None:
     assert store.close(60.0)
     with Reader(tmp_path / "line.sqlite") as reader:
         assert write_csv(tmp_path / "events.csv", reader.every(EventFilter()), ["logic"]) == 1
-    (found,) = csv.DictReader((tmp_path / "events.csv").read_text("utf-8").splitlines())
-    assert (found["camera"], found["part"], found["reason"]) == ("'＠cam", "'＝1+1", "' ＋x")
+    (result,) = csv.DictReader((tmp_path / "events.csv").read_text("utf-8").splitlines())
+    assert (result["camera"], result["part"], result["reason"]) == ("'＠cam", "'＝1+1", "' ＋x")

@@ -97,7 +97,7 @@ def test_a_torn_append_spoils_no_other_line(tmp_path: Path) -> None:
     assert (tmp_path / "2026-03-01.jsonl").read_text() == "one\ntw\nthree\nfour\n"
 
 
-def test_the_end_of_the_journal_tells_numbers_counters_and_alarms(tmp_path: Path) -> None:
+def test_the_end_of_the_journal_reports_numbers_counters_and_alarms(tmp_path: Path) -> None:
     assert tail(tmp_path) is None
     folder = tmp_path / "journal"
     folder.mkdir()
@@ -106,11 +106,11 @@ def test_the_end_of_the_journal_tells_numbers_counters_and_alarms(tmp_path: Path
         + "\n"
     )
     (folder / "2026-03-02.jsonl").write_text(f"{event_line(11, row(2))}\n{event_line(10, row(3))}\n{{torn")
-    found = tail(tmp_path)
-    assert found is not None
-    assert found.sequence == 11
-    assert found.counters == {"cam": {"captured": 4}}
-    assert found.latches == {"cam": {"phase": "alarm"}}
+    result = tail(tmp_path)
+    assert result is not None
+    assert result.sequence == 11
+    assert result.counters == {"cam": {"captured": 4}}
+    assert result.latches == {"cam": {"phase": "alarm"}}
 
 
 def test_a_journal_that_is_open_cannot_be_locked(tmp_path: Path) -> None:

@@ -44,5 +44,5 @@ def test_a_file_that_is_cut_off_gives_none_or_the_text(length: int) -> None:
 @given(st.integers(0, len(JPEG)), st.binary(max_size=20))
 def test_damaged_bytes_raise_nothing(length: int, rest: bytes) -> None:
     for data in (rest, with_comment(JPEG, "text")[:length] + rest):
-        found = comment_of(data)
-        assert found is None or found.encode() in data
+        result = comment_of(data)
+        assert result is None or result.encode() in data

@@ -60,7 +60,7 @@ def test_delivered_letters_go_and_are_counted(tmp_path: Path) -> None:
     assert [one.id for one in backlog.next(10)] == ["id-3", "id-4"]
     assert (backlog.stats().waiting, backlog.stats().delivered) == (2, 3)
     backlog.close()
-    assert {found.output: found.waiting for found in standings(path)} == {"a": 2, "b": 5}
+    assert {result.output: result.waiting for result in standings(path)} == {"a": 2, "b": 5}
 
 
 def test_events_and_letters_are_committed_together_or_not_at_all(tmp_path: Path) -> None:
@@ -141,8 +141,8 @@ def test_a_refused_letter_is_set_aside_and_can_be_tried_again_at_its_place(tmp_p
     backlog = Backlog(path, "a")
     backlog.refuse(backlog.next(1)[0], "400 Bad Request")
     assert [one.id for one in backlog.next(10)] == ["id-1", "id-2"]
-    found = backlog.stats()
-    assert (found.waiting, found.refused, found.dropped) == (2, 1, 0)
+    result = backlog.stats()
+    assert (result.waiting, result.refused, result.dropped) == (2, 1, 0)
     assert retry(path, "a") == 1
     assert [one.id for one in backlog.next(10)] == ["id-0", "id-1", "id-2"]
     assert (backlog.stats().waiting, backlog.stats().refused) == (3, 0)
@@ -168,8 +168,8 @@ def test_a_backlog_can_be_given_up_and_the_record_stays(tmp_path: Path) -> None:
     put(path, ("a", "b"), [row(0), row(1, "NG")])
     assert drop(path, "a") == 2
     assert drop(path, "a") == 0
-    found = {one.output: (one.waiting, one.dropped) for one in standings(path)}
-    assert found == {"a": (0, 2), "b": (2, 0)}
+    result = {one.output: (one.waiting, one.dropped) for one in standings(path)}
+    assert result == {"a": (0, 2), "b": (2, 0)}
     with sqlite3.connect(path) as connection:
         assert connection.execute("SELECT count(*) FROM event").fetchone() == (2,)
 

@@ -99,9 +99,9 @@ def test_a_mark_is_taken_away_and_refused(path: Path) -> None:
     set_mark(path, "a1", "good", "test")
     set_mark(path, "a1", "bad", "test")
     with Reader(path) as reader:
-        found = reader.event("a1")
-        assert found is not None
-        assert found.mark == "bad"
+        result = reader.event("a1")
+        assert result is not None
+        assert result.mark == "bad"
         set_mark(path, "a1", None, "test")
         assert not reader.events(EventFilter(mark="any"))
     with pytest.raises(BadInput, match="no event 'zz'"):

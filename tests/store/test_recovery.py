@@ -115,9 +115,9 @@ def test_a_run_goes_on_and_the_keeper_brings_all_back(
     assert (events[1:], counters, latches) == before
     moved = [name.read_bytes() for name in line.glob("line.sqlite.damaged-*Z")]
     assert moved == [left] or (not left and moved in ([], [b""]))
-    told = capsys.readouterr().err
-    assert ("damaged" if left else "lost") in told
-    assert "complete again: 300 events, 1 marks and 10 images brought back" in told
+    message = capsys.readouterr().err
+    assert ("damaged" if left else "lost") in message
+    assert "complete again: 300 events, 1 marks and 10 images brought back" in message
     quiet = Store(path, evidence=evidence)
     assert quiet.close(60.0)
     assert capsys.readouterr().err == ""
@@ -161,16 +161,16 @@ def test_what_a_kill_left_behind_is_taken_in_or_cleared(line: Path) -> None:
     maintenance.close()
     assert maintenance.fault is None
     with Reader(path) as reader:
-        found = reader.event("event-42")
-    assert found is not None
-    assert found.images == ("2026-03-01/cam/000042.jpg",)
+        result = reader.event("event-42")
+    assert result is not None
+    assert result.images == ("2026-03-01/cam/000042.jpg",)
     assert (half.exists(), fresh.exists()) == (False, True)
 
 
 def test_a_complete_index_is_left_as_it_is(line: Path) -> None:
     before = facts(line / "line.sqlite")
-    told, done = remake(line / "line.sqlite", line / "line.evidence")
-    assert told is None
+    message, done = remake(line / "line.sqlite", line / "line.evidence")
+    assert message is None
     assert (done.events, done.marks, done.images) == (0, 0, 0)
     assert facts(line / "line.sqlite") == before
 
@@ -183,8 +183,8 @@ def test_a_rebuild_while_a_run_writes(line: Path) -> None:
     with sqlite3.connect(path) as connection:
         connection.execute("DELETE FROM event WHERE sequence < 100")
     connection.close()
-    told, done = remake(path, evidence)
-    assert (told, done.events) == (None, 99)
+    message, done = remake(path, evidence)
+    assert (message, done.events) == (None, 99)
     store.close()
 
 
@@ -222,12 +222,12 @@ def test_an_index_that_breaks_while_it_is_used_is_replaced(line: Path, damage: C
     rebuild(path, evidence)
     assert store.close(60.0)
     with Reader(path) as reader:
-        found = [event.id for event in reader.events(EventFilter(), 1000)]
-    assert found[:2] == ["after", "before"]
-    assert len(found) == EVENTS + 2
+        results = [event.id for event in reader.events(EventFilter(), 1000)]
+    assert results[:2] == ["after", "before"]
+    assert len(results) == EVENTS + 2
 
 
-def test_a_check_that_takes_too_long_tells_nothing(line: Path) -> None:
+def test_a_check_that_takes_too_long_reports_nothing(line: Path) -> None:
     page(line / "line.sqlite")
     assert damage_of(line / "line.sqlite") is not None
     assert damage_of(line / "line.sqlite", 0.0) in (None, damage_of(line / "line.sqlite"))

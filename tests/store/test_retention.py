@@ -65,7 +65,7 @@ def test_age(tmp_path: Path) -> None:
     assert (swept.events, swept.images, swept.short) == (2, 2, None)
 
 
-def test_a_clock_that_was_never_set_tells_no_age(tmp_path: Path) -> None:
+def test_a_clock_that_was_never_set_reports_no_age(tmp_path: Path) -> None:
     path = make(tmp_path, [row(0, id="early", time=1000.0), aged(1, "OK", 9), aged(2, "OK", 0)])
     sweep(path, path.with_suffix(".evidence"), RecordTable(keep_days=3, keep_gb=1e6, free_gb=0.0))
     assert left(path) == (["early", "OK2"], ["early", "OK2"])

@@ -30,8 +30,8 @@ def utc(text: str) -> float:
     ],
 )
 def test_shift_begins_and_ends_by_the_local_clock(zone: ZoneInfo, when: str, start: str, end: str) -> None:
-    found = shift_of(SHIFTS, utc(when), zone)
-    assert (found.start, found.end) == (utc(start), utc(end))
+    result = shift_of(SHIFTS, utc(when), zone)
+    assert (result.start, result.end) == (utc(start), utc(end))
 
 
 def test_time_that_is_skipped_and_one_that_comes_twice() -> None:
@@ -41,10 +41,10 @@ def test_time_that_is_skipped_and_one_that_comes_twice() -> None:
     assert twice.start == utc("2026-10-25T00:30")  # the first of the two
 
 
-def test_last_shift_is_the_one_before_and_says_both_names_of_the_zone() -> None:
-    found = last_shift(SHIFTS, utc("2026-03-29T05:00"), BERLIN)
-    assert (found.start, found.end) == (utc("2026-03-28T21:00"), utc("2026-03-29T04:00"))
-    assert str(found) == "2026-03-28 22:00 to 2026-03-29 06:00 (CET, CEST)"
+def test_last_shift_is_the_one_before_and_states_both_names_of_the_zone() -> None:
+    result = last_shift(SHIFTS, utc("2026-03-29T05:00"), BERLIN)
+    assert (result.start, result.end) == (utc("2026-03-28T21:00"), utc("2026-03-29T04:00"))
+    assert str(result) == "2026-03-28 22:00 to 2026-03-29 06:00 (CET, CEST)"
 
 
 @pytest.mark.parametrize("name", ["Europe/Nowhere", "../etc/passwd", ""])

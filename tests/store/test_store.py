@@ -37,8 +37,8 @@ def row(number: int = 0, verdict: str = "OK", **changes: Any) -> Event:
 def rows_in(path: Path) -> list[Event]:
     with sqlite3.connect(path) as connection:
         names = ", ".join(COLUMNS)
-        found = connection.execute(f"SELECT {names} FROM event ORDER BY sequence").fetchall()
-    return [event_of(values) for values in found]
+        result = connection.execute(f"SELECT {names} FROM event ORDER BY sequence").fetchall()
+    return [event_of(values) for values in result]
 
 
 def test_events_counters_and_alarms_are_there_again(tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_a_database_of_another_program_is_refused(tmp_path: Path) -> None:
         Store(tmp_path / "other.sqlite" / "line.sqlite")
 
 
-def test_events_are_told_only_after_they_are_on_the_disk(tmp_path: Path) -> None:
+def test_events_are_reported_only_after_they_are_on_the_disk(tmp_path: Path) -> None:
     path = tmp_path / "line.sqlite"
     seen: list[bool] = []
     store = Store(path, lambda rows: seen.extend(one in rows_in(path) for one in rows))

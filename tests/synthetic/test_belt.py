@@ -22,10 +22,10 @@ def test_every_tray_comes_rests_and_leaves_once_with_an_empty_belt_round_it() ->
     assert runs == [*wanted, (None, "empty")]
 
 
-def test_truth_tells_the_defect() -> None:
+def test_truth_reports_the_defect() -> None:
     belt = Belt(40, 4, 64, anomaly_rate=0.5)
-    told = {truth["part"]: truth["defect"] for truth in map(belt.truth, range(len(belt)))}
-    assert [told[part] for part in range(40)] == [part_defect(part, 4, 0.5) for part in range(40)]
+    message = {truth["part"]: truth["defect"] for truth in map(belt.truth, range(len(belt)))}
+    assert [message[part] for part in range(40)] == [part_defect(part, 4, 0.5) for part in range(40)]
 
 
 def test_a_resting_tray_is_the_tray_of_the_line_but_for_noise() -> None:

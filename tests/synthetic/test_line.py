@@ -35,8 +35,8 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[tuple[
 def test_layout_is_that_of_loco(written: tuple[Path, list[tuple[int, int]]]) -> None:
     root, calls = written
     assert root.name == "kit_tray"
-    found = [path.parent.relative_to(root) for path in root.rglob("*.png")]
-    pictures = Counter(str(folder) for folder in found if "ground_truth" not in folder.parts)
+    results = [path.parent.relative_to(root) for path in root.rglob("*.png")]
+    pictures = Counter(str(folder) for folder in results if "ground_truth" not in folder.parts)
     assert pictures == {
         "train/good": 3,
         "validation/good": 2,
@@ -82,8 +82,8 @@ def test_video_keeps_every_pixel_and_its_truth(written: tuple[Path, list[tuple[i
     video = cv2.VideoCapture(str(root / line.VIDEO_NAME))
     assert video.get(cv2.CAP_PROP_FPS) == pytest.approx(10)
     for row, (image, expected) in zip(truth, line.line_frames(20, seed=1, size=96, hold=2), strict=True):
-        found, frame = video.read()
-        assert found
+        result, frame = video.read()
+        assert result
         assert np.array_equal(frame[..., ::-1], image)
         assert row == expected
         assert set(row) == {"frame", "part", "kind", "defect", "seed"}
@@ -98,7 +98,7 @@ def test_a_folder_with_pictures_is_refused(written: tuple[Path, list[tuple[int, 
 
 
 @pytest.mark.parametrize(("arguments", "message"), [({"train": -1}, "-1 images for train"), ({"fps": 0}, "above 0")])
-def test_bad_counts_are_told(tmp_path: Path, arguments: dict[str, int], message: str) -> None:
+def test_bad_counts_are_reported(tmp_path: Path, arguments: dict[str, int], message: str) -> None:
     with pytest.raises(BadInput, match=message):
         line.write_line(tmp_path, **arguments)  # type: ignore[arg-type]
     assert not list(tmp_path.iterdir())

@@ -36,8 +36,8 @@ def test_a_split_refuses_what_would_run_into_the_next() -> None:
 
 @pytest.mark.parametrize("seed", [0, 7])
 def test_half_of_four_hundred_parts_are_bad_each_defect_twenty_times(seed: int) -> None:
-    found = Counter(line.part_defect(part, seed, 0.5) for part in range(400))
-    assert found == {"good": 200, **dict.fromkeys(DEFECTS, 20)}
+    result = Counter(line.part_defect(part, seed, 0.5) for part in range(400))
+    assert result == {"good": 200, **dict.fromkeys(DEFECTS, 20)}
 
 
 @given(rate=st.floats(0, 1), seed=st.integers(0, 50))
@@ -48,7 +48,7 @@ def test_the_share_of_anomalies_is_exact(rate: float, seed: int) -> None:
 
 
 @pytest.mark.parametrize("rate", [-0.1, 1.1, float("nan")])
-def test_bad_rates_are_told(rate: float) -> None:
+def test_bad_rates_are_reported(rate: float) -> None:
     with pytest.raises(BadInput, match="anomaly rate"):
         line.part_defect(0, 0, rate)
 

@@ -207,7 +207,7 @@ def test_exposures_differ_by_little_noise() -> None:
         ({"seed": 0, "exposure": -2}, "exposure -2"),
     ],
 )
-def test_bad_arguments_are_told(arguments: dict[str, object], message: str) -> None:
+def test_bad_arguments_are_reported(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(BadInput, match=message):
         line.render_tray(**arguments)  # type: ignore[arg-type]
 

@@ -84,7 +84,7 @@ def test_an_older_driver_of_a_card_is_opened_by_its_nodes(tmp_path: Path) -> Non
     )
 
 
-def test_no_gpu_is_opened_where_there_is_none_and_the_owner_is_told(tmp_path: Path) -> None:
+def test_no_gpu_is_opened_where_there_is_none_and_that_is_reported(tmp_path: Path) -> None:
     access = device_access(lay_out(PLAIN, tmp_path).root)
     assert not [one.target for one in access.allowed if "nv" in one.target or "dri" in one.target]
     assert "no NVIDIA driver" in access.notes[0]

@@ -21,44 +21,44 @@ def release(major: int, revision: str) -> str:
 
 
 def test_an_orin_nano_with_jetpack_6(tmp_path: Path) -> None:
-    found = {finding.name: finding for finding in examine(lay_out(NANO, tmp_path))}
-    assert {name: finding.status for name, finding in found.items() if finding.status != "ok"} == {
+    result = {finding.name: finding for finding in examine(lay_out(NANO, tmp_path))}
+    assert {name: finding.status for name, finding in result.items() if finding.status != "ok"} == {
         "power mode": "warn",
         "clocks": "warn",
         "throttling": "warn",
     }
-    assert found["board"].found == "NVIDIA Jetson Orin Nano Engineering Reference Developer Kit Super (Orin)"
-    assert found["jetpack"].found == "JetPack 6.2.1 (L4T 36.4.7)"
-    assert found["python"].found == "3.10"
-    assert found["cuda"].found == "12.6.11"
-    assert found["tensorrt"].found == "10.3.0"
-    assert found["pycuda"].found == "2026.1 on Orin, SM 8.7"
-    assert found["opencv"].found == "4.8.0 with GStreamer"
-    assert found["cameras"].found == "/dev/v4l/by-id/usb-046d_HD_Pro_Webcam_C920_00000000-video-index0"
-    assert found["power mode"].found == "15W (0); the board offers MAXN_SUPER (2)"
-    assert found["power mode"].advice.startswith("sudo nvpmodel -m 2 ")
-    assert found["clocks"].found == "GPU 306 to 612 MHz, now 306"
-    assert found["temperature"].found == "tj 55, gpu 53, cpu 53, soc2 51 C"
-    assert found["throttling"].found == (
+    assert result["board"].found == "NVIDIA Jetson Orin Nano Engineering Reference Developer Kit Super (Orin)"
+    assert result["jetpack"].found == "JetPack 6.2.1 (L4T 36.4.7)"
+    assert result["python"].found == "3.10"
+    assert result["cuda"].found == "12.6.11"
+    assert result["tensorrt"].found == "10.3.0"
+    assert result["pycuda"].found == "2026.1 on Orin, SM 8.7"
+    assert result["opencv"].found == "4.8.0 with GStreamer"
+    assert result["cameras"].found == "/dev/v4l/by-id/usb-046d_HD_Pro_Webcam_C920_00000000-video-index0"
+    assert result["power mode"].found == "15W (0); the board offers MAXN_SUPER (2)"
+    assert result["power mode"].advice.startswith("sudo nvpmodel -m 2 ")
+    assert result["clocks"].found == "GPU 306 to 612 MHz, now 306"
+    assert result["temperature"].found == "tj 55, gpu 53, cpu 53, soc2 51 C"
+    assert result["throttling"].found == (
         "average over-current 15 times since the start, instantaneous over-current 37 times since the start"
     )
-    assert found["memory"].found == "5.3 of 7.4 GiB free"
-    assert found["disk"].found == "58.0 GiB free in this folder"
-    assert found["clock"].found == "synchronised by systemd-timesyncd"
-    assert exit_code(list(found.values())) == 0
+    assert result["memory"].found == "5.3 of 7.4 GiB free"
+    assert result["disk"].found == "58.0 GiB free in this folder"
+    assert result["clock"].found == "synchronised by systemd-timesyncd"
+    assert exit_code(list(result.values())) == 0
 
 
 def test_a_thor_with_jetpack_7(tmp_path: Path) -> None:
     findings = examine(lay_out(THOR, tmp_path))
-    found = {finding.name: finding.found for finding in findings}
+    result = {finding.name: finding.found for finding in findings}
     assert [finding.name for finding in findings if finding.status != "ok"] == ["cameras"]
-    assert found["board"] == "NVIDIA Jetson AGX Thor Developer Kit (Thor)"
-    assert found["jetpack"] == "JetPack 7.0 (L4T 38.2.0)"
-    assert found["tensorrt"] == "10.13.3.9"
-    assert found["pycuda"] == "2026.1 on NVIDIA Thor, SM 11.0"
-    assert found["power mode"] == "MAXN (0)"
-    assert found["clocks"] == "GPU held at 1575 MHz"
-    assert found["temperature"] == "tj 55, soc012 55, soc345 54, cpu 54 C"
+    assert result["board"] == "NVIDIA Jetson AGX Thor Developer Kit (Thor)"
+    assert result["jetpack"] == "JetPack 7.0 (L4T 38.2.0)"
+    assert result["tensorrt"] == "10.13.3.9"
+    assert result["pycuda"] == "2026.1 on NVIDIA Thor, SM 11.0"
+    assert result["power mode"] == "MAXN (0)"
+    assert result["clocks"] == "GPU held at 1575 MHz"
+    assert result["temperature"] == "tj 55, soc012 55, soc345 54, cpu 54 C"
     assert verdict(findings) == "ready: 15 ok, 1 to look at, 0 failed"
 
 
@@ -257,16 +257,16 @@ CASES: list[tuple[str, str, str, str, str, dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(("board", "name", "status", "found", "advice", "change"), CASES)
-def test_what_is_wrong_is_told_with_what_to_do(
-    board: str, name: str, status: str, found: str, advice: str, change: dict[str, Any], tmp_path: Path
+@pytest.mark.parametrize(("board", "name", "status", "result", "advice", "change"), CASES)
+def test_what_is_wrong_is_reported_with_what_to_do(
+    board: str, name: str, status: str, result: str, advice: str, change: dict[str, Any], tmp_path: Path
 ) -> None:
     facts = {key: value for key, value in change.items() if "/" not in key}
     files = {key: value for key, value in change.items() if "/" in key}
     machine = workstation(tmp_path, files, **facts) if board == "pc" else lay_out(board, tmp_path, files, **facts)
     finding = {finding.name: finding for finding in examine(machine)}[name]
     assert finding.status == status, finding
-    assert found in finding.found
+    assert result in finding.found
     assert advice in finding.advice
 
 
@@ -295,8 +295,8 @@ def test_missing_things_come_before_an_unwell_device(codes: list[int], expected:
 
 
 def test_lines_stand_under_each_other() -> None:
-    told = lines([Finding("a", "ok", "fine"), Finding("long name", "fail", "bad", "mend it")])
-    assert told == [
+    message = lines([Finding("a", "ok", "fine"), Finding("long name", "fail", "bad", "mend it")])
+    assert message == [
         "ok    a          fine",
         "fail  long name  bad",
         "                 -> mend it",
@@ -313,7 +313,7 @@ CHIP = {"sys/devices/soc0/family": "Tegra\n", "sys/devices/soc0/soc_id": "35\n"}
 
 
 @pytest.mark.parametrize(
-    ("files", "status", "found"),
+    ("files", "status", "result"),
     [
         ({}, "warn", "a Jetson, seen from a container that hides its device tree"),
         (CHIP, "warn", "a Jetson (Orin), seen from a container that hides its device tree"),
@@ -326,24 +326,24 @@ CHIP = {"sys/devices/soc0/family": "Tegra\n", "sys/devices/soc0/soc_id": "35\n"}
     ],
     ids=["masked", "chip alone", "mounted", "named by the kernel"],
 )
-@pytest.mark.parametrize("told", [True, False], ids=["with nv_tegra_release", "without it"])
+@pytest.mark.parametrize("message", [True, False], ids=["with nv_tegra_release", "without it"])
 def test_a_container_on_a_jetson_is_no_other_machine(
-    told: bool, files: dict[str, str | None], status: str, found: str, tmp_path: Path
+    message: bool, files: dict[str, str | None], status: str, result: str, tmp_path: Path
 ) -> None:
     """Docker masks /sys/firmware, and with it /proc/device-tree."""
-    release_file: dict[str, str | None] = {} if told else {RELEASE: None}
+    release_file: dict[str, str | None] = {} if message else {RELEASE: None}
     machine = lay_out(NANO, tmp_path, {**NO_TREE, **release_file, **files})
     findings = {finding.name: finding for finding in examine(machine)}
     assert findings["board"].status == status
-    assert findings["board"].found == found
+    assert findings["board"].found == result
     assert "not a Jetson" not in " ".join(finding.found for finding in findings.values())
     if status == "warn":
         assert "-v /sys/firmware/devicetree/base:/run/device-tree:ro" in findings["board"].advice
-    if not told:
+    if not message:
         assert "-v /etc/nv_tegra_release" in findings["jetpack"].advice
 
 
-def test_a_container_without_any_node_of_a_jetson_says_that_it_cannot_know(
+def test_a_container_without_any_node_of_a_jetson_states_that_it_cannot_know(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("platform.machine", lambda: "aarch64")

@@ -14,7 +14,7 @@ from edge_ad.system import machine as packages
 from edge_ad.system.machine import Machine, Package, kernel_clock, probe
 
 
-def test_the_command_tells_the_truth_of_this_machine(
+def test_the_command_reports_the_truth_of_this_machine(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -22,24 +22,24 @@ def test_the_command_tells_the_truth_of_this_machine(
     record = json.loads(Path("doctor.json").read_text())
     assert record["exit_code"] == code
     assert record["ready"] == (code == 0)
-    found = {check["name"]: check for check in record["checks"]}
-    assert f"{len(os.sched_getaffinity(0))} cores" in found["board"]["found"] or "Jetson" in found["board"]["found"]
-    assert found["python"]["found"].startswith(f"{sys.version_info.major}.{sys.version_info.minor}")
+    result = {check["name"]: check for check in record["checks"]}
+    assert f"{len(os.sched_getaffinity(0))} cores" in result["board"]["found"] or "Jetson" in result["board"]["found"]
+    assert result["python"]["found"].startswith(f"{sys.version_info.major}.{sys.version_info.minor}")
     import cv2
     import onnxruntime
 
-    assert found["onnxruntime"] == {
+    assert result["onnxruntime"] == {
         "name": "onnxruntime",
         "status": "ok",
         "found": onnxruntime.__version__,
         "advice": "",
     }
-    assert found["opencv"]["found"].startswith(cv2.__version__)
+    assert result["opencv"]["found"].startswith(cv2.__version__)
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    assert f"of {total:.1f} GiB free" in found["memory"]["found"]
+    assert f"of {total:.1f} GiB free" in result["memory"]["found"]
     printed = capsys.readouterr().out.splitlines()
     assert printed[-1].startswith("ready: " if code == 0 else "not ready: ")
-    for name in found:
+    for name in result:
         assert any(line.split(None, 1)[1].startswith(name) for line in printed if line[:4].strip())
 
 
@@ -60,13 +60,13 @@ def test_a_package_may_be_there_or_absent_or_broken_or_fatal(monkeypatch: pytest
             "silent": "raise SystemExit(3)",
         },
     )
-    found = probe()
-    assert found["there"] == Package("1.2", facts={"fast": True})
-    assert found["absent"].absent
-    assert found["broken"] == Package(None, "ImportError: libnvinfer.so.10: cannot open shared object file")
-    assert not found["broken"].absent
-    assert found["fatal"] == Package(None, "its import was ended by signal 11")
-    assert found["silent"] == Package(None, "its import left with 3")
+    result = probe()
+    assert result["there"] == Package("1.2", facts={"fast": True})
+    assert result["absent"].absent
+    assert result["broken"] == Package(None, "ImportError: libnvinfer.so.10: cannot open shared object file")
+    assert not result["broken"].absent
+    assert result["fatal"] == Package(None, "its import was ended by signal 11")
+    assert result["silent"] == Package(None, "its import left with 3")
 
 
 def test_an_import_without_end_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,7 +63,7 @@ def test_a_unit_that_does_not_open_the_gpu_is_a_warning_with_the_way_out(tmp_pat
 @pytest.mark.parametrize(
     ("systemd", "user", "why"), [(False, 0, "systemd does not run here"), (True, 1000, "only root may (sudo ")]
 )
-def test_where_it_cannot_be_tried_the_reason_is_told(
+def test_where_it_cannot_be_tried_the_reason_is_reported(
     systemd: bool, user: int, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stub(tmp_path, monkeypatch, "exit 1")

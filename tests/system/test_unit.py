@@ -125,18 +125,18 @@ def test_a_unit_that_systemd_refuses_leaves_the_working_one(unit: str, tmp_path:
     assert [path.name for path in root.iterdir()] == ["edge-ad-test.service"]
 
 
-def test_install_tells_how_a_replaced_unit_comes_into_force(unit: str, tmp_path: Path) -> None:
+def test_install_reports_how_a_replaced_unit_comes_into_force(unit: str, tmp_path: Path) -> None:
     install(unit, "edge-ad-test", tmp_path)
     assert "systemctl restart edge-ad-test" in install(unit, "edge-ad-test", tmp_path)
 
 
-def test_install_tells_what_is_opened_and_why(tmp_path: Path) -> None:
-    told = describe(device_access(lay_out("orin_nano_jetpack6", tmp_path).root, ["csi://0"]))
-    text = "\n".join(told)
-    assert "opens /dev/nvmap: GPU memory of the Jetson (CUDA)" in told
+def test_install_reports_what_is_opened_and_why(tmp_path: Path) -> None:
+    message = describe(device_access(lay_out("orin_nano_jetpack6", tmp_path).root, ["csi://0"]))
+    text = "\n".join(message)
+    assert "opens /dev/nvmap: GPU memory of the Jetson (CUDA)" in message
     for words in ("char-gpiochip", "char-usb_device", "/dev/ttyTHS1", "char-video4linux", "/tmp/argus_socket"):
         assert words in text
-    assert len(told) < 30, "one line a reason, not one a device"
+    assert len(message) < 30, "one line a reason, not one a device"
 
 
 def test_install_status_uninstall(unit: str, tmp_path: Path) -> None:

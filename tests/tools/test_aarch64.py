@@ -22,7 +22,7 @@ REFERENCE = [event(0, 0.5), event(1, 20.0, "NG", 9.0)]
 
 
 @pytest.mark.parametrize(
-    ("precision", "found", "fault"),
+    ("precision", "results", "fault"),
     [
         ("fp32", REFERENCE, None),
         ("fp16", [event(0, 0.549), event(1, 20.19, "NG", 9.0)], None),  # 0.05 z, or 1 % of the score
@@ -35,9 +35,9 @@ REFERENCE = [event(0, 0.5), event(1, 20.0, "NG", 9.0)]
     ],
 )
 def test_a_difference_beyond_the_gate_is_a_fault(
-    precision: str, found: list[dict[str, Any]], fault: str | None
+    precision: str, results: list[dict[str, Any]], fault: str | None
 ) -> None:
-    row = differ(precision, REFERENCE, found)
+    row = differ(precision, REFERENCE, results)
     assert (row.fault is None) == (fault is None)
     assert fault is None or fault in str(row.fault)
 
@@ -59,25 +59,25 @@ def write(folder: Path, machine: str, code: int, events: list[dict[str, Any]]) -
 
 
 @pytest.mark.parametrize(
-    ("code", "events", "told"),
+    ("code", "events", "message"),
     [
         (0, REFERENCE, ""),
         (1, REFERENCE, "error: aarch64: guard: said"),
         (0, [event(0, 9.0), REFERENCE[1]], "error: fp32: scores differ by 8.500 z"),
     ],
 )
-def test_the_exit_code_tells_a_difference_or_a_failed_step(
-    code: int, events: list[dict[str, Any]], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_the_exit_code_reports_a_difference_or_a_failed_step(
+    code: int, events: list[dict[str, Any]], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     reference = write(tmp_path / "x86", "x86_64", 0, REFERENCE)
-    assert compare(reference, write(tmp_path / "arm", "aarch64", code, events)) == bool(told)
+    assert compare(reference, write(tmp_path / "arm", "aarch64", code, events)) == bool(message)
     output = capsys.readouterr()
-    assert output.err.startswith(told)
+    assert output.err.startswith(message)
     assert "1 NG, 1 OK" in output.out
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["--frames", "0"], "--frames is 0, but must be 1 or more"),
         (["--work"], "--work needs a value"),
@@ -86,7 +86,7 @@ def test_the_exit_code_tells_a_difference_or_a_failed_step(
         (["--swift"], "unknown argument --swift"),
     ],
 )
-def test_wrong_arguments_are_refused_in_a_sentence(arguments: list[str], told: str) -> None:
+def test_wrong_arguments_are_refused_in_a_sentence(arguments: list[str], message: str) -> None:
     done = subprocess.run(["bash", str(SCRIPT), *arguments], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
-    assert told in done.stderr
+    assert message in done.stderr

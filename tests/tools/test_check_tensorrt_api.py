@@ -44,7 +44,7 @@ def test_names_are_found_by_class(tool: ModuleType) -> None:
 
 
 def test_flags_of_weak_typing_are_there_before_strong_typing(tool: ModuleType) -> None:
-    flags = {flag for found in WEAK_FLAGS.values() for flag in found}
+    flags = {flag for result in WEAK_FLAGS.values() for flag in result}
     assert flags == {"FP16", "INT8"}
     there = {version: flags & set(table["BuilderFlag"]) for version, table in tool.load().items()}
     assert there["10.3"] == flags
@@ -170,5 +170,5 @@ except DeviceFault as error:
 @pytest.mark.parametrize("version", VERSIONS)
 def test_what_derives_from_the_published_classes_works(version: str, tool: ModuleType, wheels: Path) -> None:
     exact = tool.bindings.VERSIONS[version]
-    told = tool.bindings.run(wheels, exact, ON_REAL_CLASSES, tool.ROOT)
-    assert told.startswith(f"{version != '10.3'} TensorRT {exact} cannot start its builder")
+    message = tool.bindings.run(wheels, exact, ON_REAL_CLASSES, tool.ROOT)
+    assert message.startswith(f"{version != '10.3'} TensorRT {exact} cannot start its builder")

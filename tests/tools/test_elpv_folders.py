@@ -34,11 +34,11 @@ def test_the_folders_are_a_set_that_train_reads(
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["elpv_folders.py", str(tmp_path / "mono"), "--split", split])
     load_tool("benchmarks/elpv_folders").main()
-    found = {folder: [path.stem for path in sorted((tmp_path / "mono" / folder).iterdir())] for folder in
+    result = {folder: [path.stem for path in sorted((tmp_path / "mono" / folder).iterdir())] for folder in
              ("train/good", "test/good", "test/defective")}  # fmt: skip
-    assert found["test/defective"] == ["cell0022", "cell0023", "cell0024"]
-    assert sorted(found["train/good"] + found["test/good"]) == [f"cell{number:04d}" for number in range(20)]
-    assert len(found["train/good"]) == 12
-    assert (found["train/good"] == [f"cell{number:04d}" for number in range(12)]) == (split == "early")
+    assert result["test/defective"] == ["cell0022", "cell0023", "cell0024"]
+    assert sorted(result["train/good"] + result["test/good"]) == [f"cell{number:04d}" for number in range(20)]
+    assert len(result["train/good"]) == 12
+    assert (result["train/good"] == [f"cell{number:04d}" for number in range(12)]) == (split == "early")
     assert "3 in test/defective, 8 in test/good, 12 in train/good" in capsys.readouterr().out
     assert len(load_dataset(tmp_path / "mono", 0).test) == 8 + 3

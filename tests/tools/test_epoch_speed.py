@@ -25,11 +25,11 @@ def test_the_time_of_a_step_comes_from_the_log(epoch: ModuleType, tmp_path: Path
         {"time": 110.0, "stage": "efficientad", "step": 10, "loss": 1.0},
     ]
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in log) + '{"half a li')
-    found = epoch.entries(tmp_path)
-    assert found == log
-    assert epoch.step_seconds(found, "lavit") == pytest.approx(0.4)
-    assert not epoch.finished(found, 20)
-    assert epoch.finished([*found, {"time": 120.0, "stage": "efficientad", "step": 20, "loss": 1.0}], 20)
+    result = epoch.entries(tmp_path)
+    assert result == log
+    assert epoch.step_seconds(result, "lavit") == pytest.approx(0.4)
+    assert not epoch.finished(result, 20)
+    assert epoch.finished([*result, {"time": 120.0, "stage": "efficientad", "step": 20, "loss": 1.0}], 20)
 
 
 def test_an_epoch_is_the_sum_over_the_networks(epoch: ModuleType) -> None:
@@ -40,8 +40,8 @@ def test_an_epoch_is_the_sum_over_the_networks(epoch: ModuleType) -> None:
         {"processes": 1, "step_s": {"tokenizer": 0.8, "lavit": 0.4, "efficientad": 0.4}},
         {"processes": 2, "step_s": {"tokenizer": 0.4, "lavit": 0.25, "efficientad": 0.2}},
     ]
-    found = epoch.summary(rows, FAST)
-    assert found["tokenizer"]["ratio"] == 2.0
-    assert found["epoch"]["one_s"] == pytest.approx(50 + 25 + 50)
-    assert found["epoch"]["ratio"] == pytest.approx(125 / (25 + 15.625 + 25), abs=1e-4)
-    assert epoch.table(found, 2)[-1] == "| 1,000 normal images once, all networks | 125 | 66 | 1.90 |"
+    result = epoch.summary(rows, FAST)
+    assert result["tokenizer"]["ratio"] == 2.0
+    assert result["epoch"]["one_s"] == pytest.approx(50 + 25 + 50)
+    assert result["epoch"]["ratio"] == pytest.approx(125 / (25 + 15.625 + 25), abs=1e-4)
+    assert epoch.table(result, 2)[-1] == "| 1,000 normal images once, all networks | 125 | 66 | 1.90 |"

@@ -43,18 +43,18 @@ def run(out: Path, **environment: str) -> tuple[int, str, dict[str, Any]]:
 
 
 def test_every_check_passes_over_the_fake_driver(tmp_path: Path) -> None:
-    code, printed, found = run(tmp_path / "found.json")
+    code, printed, result = run(tmp_path / "found.json")
     assert code == 0, printed
-    assert list(found["checks"]) == CHECKS
-    assert found["fake"] is True
-    assert found["summary"] == {"ok": 7, "skipped": 1, "failed": 0}
+    assert list(result["checks"]) == CHECKS
+    assert result["fake"] is True
+    assert result["summary"] == {"ok": 7, "skipped": 1, "failed": 0}
     assert printed.splitlines()[-1] == "7 ok, 1 skipped, 0 failed"
 
 
-def test_a_check_that_fails_is_told_and_the_others_go_on(tmp_path: Path) -> None:
-    code, printed, found = run(tmp_path / "found.json", FAKE_CUDA_FAIL="cuStreamBeginCapture_v2:0:900")
+def test_a_check_that_fails_is_reported_and_the_others_go_on(tmp_path: Path) -> None:
+    code, printed, result = run(tmp_path / "found.json", FAKE_CUDA_FAIL="cuStreamBeginCapture_v2:0:900")
     assert code == 1, printed
-    failed = {name for name, row in found["checks"].items() if row["result"] == "failed"}
+    failed = {name for name, row in result["checks"].items() if row["result"] == "failed"}
     assert failed == {"frames, memory of its own", "frames, memory shared with the host"}
-    assert "the frame was not captured: recording failed" in found["checks"]["frames, memory of its own"]["why"]
-    assert found["summary"] == {"ok": 5, "skipped": 1, "failed": 2}
+    assert "the frame was not captured: recording failed" in result["checks"]["frames, memory of its own"]["why"]
+    assert result["summary"] == {"ok": 5, "skipped": 1, "failed": 2}

@@ -248,14 +248,14 @@ def test_what_cannot_go_on_ends_in_a_sentence(command: str, sentence: str, tmp_p
 def test_no_engine_and_no_verdict_leave_no_service(tmp_path: Path) -> None:
     board = Board(tmp_path)
     broken = STUB.replace("exit", '[ "$1" != "$FAILS" ] || exit 3\nexit')
-    for word, code, told in (
+    for word, code, message in (
         ("build-engine", 2, "there is no engine"),
         ("run", 3, "no verdicts from camera 'csi://0'"),
     ):
         Board.stub(board.station / ".venv/bin/edge-ad", broken.replace("$FAILS", word))
         done = board.set_up(*BUNDLE)
         assert done.returncode == code
-        assert told in done.stdout + done.stderr
+        assert message in done.stdout + done.stderr
         assert not [call for call in board.calls() if "edge-ad.service" in call]
 
 

@@ -107,7 +107,7 @@ def test_what_it_refuses(file: str, text: str | None, machine: str, sentence: st
         ("docs.sh", ["--fast"], "unknown argument --fast: allowed is --serve"),
     ],
 )
-def test_wrong_arguments_are_told_in_a_sentence(script: str, arguments: list[str], sentence: str) -> None:
+def test_wrong_arguments_are_reported_in_a_sentence(script: str, arguments: list[str], sentence: str) -> None:
     done = subprocess.run(
         ["bash", str(TOOLS / script), *arguments], capture_output=True, text=True, timeout=60, check=False
     )

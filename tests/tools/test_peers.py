@@ -78,12 +78,12 @@ def test_the_table_by_hand(report: ModuleType) -> None:
 def test_of_several_turns_the_middle_one_counts(report: ModuleType) -> None:
     turns = {f"speed-onnx.{number}": timed(p50) for number, p50 in ((1, 90.0), (2, 30.0), (3, 40.0))}
     turns["speed-onnx.2"]["peak_mb"] = 412.0
-    found = report.middle_turns({**turns, "note": {"batch": 1}, "speed-torch": timed(80.0)})
-    assert set(found) == {"note", "speed-onnx", "speed-torch"}
-    assert found["speed-onnx"]["latency_ms"] == timed(40.0)["latency_ms"]
-    assert found["speed-onnx"]["p50_turns"] == [30.0, 40.0, 90.0]
-    assert found["speed-onnx"]["peak_mb"] == 412.0
-    table = report.tables({**FOUND, "anomalib-efficientad": found, "ours-efficientad": {}})
+    result = report.middle_turns({**turns, "note": {"batch": 1}, "speed-torch": timed(80.0)})
+    assert set(result) == {"note", "speed-onnx", "speed-torch"}
+    assert result["speed-onnx"]["latency_ms"] == timed(40.0)["latency_ms"]
+    assert result["speed-onnx"]["p50_turns"] == [30.0, 40.0, 90.0]
+    assert result["speed-onnx"]["peak_mb"] == 412.0
+    table = report.tables({**FOUND, "anomalib-efficientad": result, "ours-efficientad": {}})
     assert "| anomalib EfficientAD-S, ONNX in onnxruntime |  | 40.0 (30.0 to 90.0) | 80.0 | 1.00 |" in table
 
 
@@ -164,8 +164,8 @@ def test_splits_of_both_layouts(common: ModuleType, tmp_path: Path, layout: str)
         (tmp_path / folder).mkdir(parents=True)
         for number in range(count):
             cv2.imwrite(str(tmp_path / folder / f"{number}.png"), np.full((8, 8, 3), number, np.uint8))
-    found = {name: len(paths) for name, paths in common.splits(tmp_path).items()}
-    assert found == {
+    result = {name: len(paths) for name, paths in common.splits(tmp_path).items()}
+    assert result == {
         "train": 10 if layout == "loco" else 8,
         "unseen": 4 if layout == "loco" else 2,
         "good": 3,
@@ -188,7 +188,7 @@ def publish(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return load_tool("benchmarks/publish_peers")
 
 
-def test_the_documentation_says_what_was_measured(publish: ModuleType) -> None:
+def test_the_documentation_states_what_was_measured(publish: ModuleType) -> None:
     for page in (publish.SHORT_PAGE, publish.FULL_PAGE):
         assert (publish.ROOT / page).read_text(encoding="utf-8").count(publish.MARKS[0]) == 1, page
     for page, text in publish.pages(publish.ROOT).items():

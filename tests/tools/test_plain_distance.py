@@ -64,9 +64,9 @@ def _slow_distance(learned: NDArray[np.float64], tested: NDArray[np.float64]) ->
 def test_the_distance_is_that_of_the_slow_formula(tool: ModuleType, root: Path) -> None:
     learned, tested = (read_all(list_images(root / part), 256) for part in ("train/good", "test/dark"))
     one, other = tool.features(learned, tested)["means, strides 4, 8 and 16"]
-    found = mahalanobis(other, *fit_gaussian(one))
+    result = mahalanobis(other, *fit_gaussian(one))
     assert one.shape[1] == 176
-    np.testing.assert_allclose(found, _slow_distance(_means(learned), _means(tested)), rtol=1e-3)
+    np.testing.assert_allclose(result, _slow_distance(_means(learned), _means(tested)), rtol=1e-3)
 
 
 def test_the_table_compares_bundle_and_distances(
@@ -91,7 +91,7 @@ def test_the_table_compares_bundle_and_distances(
         assert gain[0] in "+-"
 
 
-def test_a_set_without_anomalies_is_told(
+def test_a_set_without_anomalies_is_reported(
     tool: ModuleType, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bundle = make_tiny_bundle(tmp_path / "tiny.edgead")

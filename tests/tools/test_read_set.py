@@ -79,7 +79,7 @@ def test_a_shift_blurs_nothing(tool: ModuleType) -> None:
     np.testing.assert_array_equal(moved[:, 10:], image[:, :-10])
 
 
-def test_nothing_to_read_is_said(
+def test_nothing_to_read_is_reported(
     tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["read_set.py", str(tmp_path / "tiny.edgead")])

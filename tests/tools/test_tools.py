@@ -86,7 +86,7 @@ def test_markers_are_those_of_the_jetson(check: ModuleType, python: str, old: bo
     assert ("manylinux_2_39_aarch64" in flags) == (not old)
 
 
-def test_an_unknown_extra_is_told(check: ModuleType) -> None:
+def test_an_unknown_extra_is_reported(check: ModuleType) -> None:
     with pytest.raises(SystemExit, match="there is no extra 'jetsen'"):
         list(check.asked(["jetsen"], check.environment("3.10")))
 

@@ -85,11 +85,11 @@ def test_gain_scales_brightness_within_its_share() -> None:
 def test_a_scramble_keeps_every_pixel_and_destroys_the_picture() -> None:
     rng = np.random.default_rng(0)
     for _ in range(10):
-        found = scramble(IMAGE, rng)
+        result = scramble(IMAGE, rng)
         # Tiles move and turn and channels change places, so the sorted channels of all pixels stay the same set.
-        ours, theirs = (np.sort(image.reshape(-1, 3), axis=1) for image in (found, IMAGE))
+        ours, theirs = (np.sort(image.reshape(-1, 3), axis=1) for image in (result, IMAGE))
         np.testing.assert_array_equal(ours[np.lexsort(ours.T)], theirs[np.lexsort(theirs.T)])
-        assert (found != IMAGE).any(axis=2).mean() > 0.5
+        assert (result != IMAGE).any(axis=2).mean() > 0.5
 
 
 @pytest.mark.parametrize("shape", [(128, 32), (96, 64), (416, 160)])
@@ -120,32 +120,32 @@ def test_colour_jitter_by_hand(kind: str, factor: float) -> None:
     grey = 0.299 * pixels[:, :1] + 0.587 * pixels[:, 1:2] + 0.114 * pixels[:, 2:]
     towards = {"brightness": 0.0, "contrast": grey.mean(), "saturation": grey}[kind]
     number = ("brightness", "contrast", "saturation").index(kind)
-    found = colour_jitter(pixels, draw_colours(Draws(number, factor), Shard(1)))  # type: ignore[arg-type]
-    torch.testing.assert_close(found, (towards + (pixels - towards) * factor).clamp(0, 255))
+    result = colour_jitter(pixels, draw_colours(Draws(number, factor), Shard(1)))  # type: ignore[arg-type]
+    torch.testing.assert_close(result, (towards + (pixels - towards) * factor).clamp(0, 255))
 
 
 def test_jitter_differs_by_picture_and_stays_in_range() -> None:
     pixels = torch.rand(16, 3, 4, 4, generator=torch.Generator().manual_seed(0)) * 255
     colours = draw_colours(np.random.default_rng(0), Shard(16))
-    found = colour_jitter(pixels, colours)
-    assert 0.0 <= float(found.min()) <= float(found.max()) <= 255.0
-    assert len({round(float(value), 3) for value in (found / pixels.clamp_min(1)).mean(dim=(1, 2, 3))}) == 16
-    assert torch.equal(found, colour_jitter(pixels, colours))
+    result = colour_jitter(pixels, colours)
+    assert 0.0 <= float(result.min()) <= float(result.max()) <= 255.0
+    assert len({round(float(value), 3) for value in (result / pixels.clamp_min(1)).mean(dim=(1, 2, 3))}) == 16
+    assert torch.equal(result, colour_jitter(pixels, colours))
 
 
 def test_the_colours_of_the_shards_are_those_of_the_batch() -> None:
     whole = draw_colours(np.random.default_rng(0), Shard(5))
     parts = [draw_colours(np.random.default_rng(0), Shard(5, rank, 3)) for rank in range(3)]
-    for expected, found in zip(whole, zip(*parts, strict=True), strict=True):
-        np.testing.assert_array_equal(np.concatenate(found), expected)
+    for expected, result in zip(whole, zip(*parts, strict=True), strict=True):
+        np.testing.assert_array_equal(np.concatenate(result), expected)
 
 
 def test_pixels_keep_their_places_and_values() -> None:
     images = np.random.default_rng(0).integers(0, 256, (2, 4, 5, 3), dtype=np.uint8)
-    found = to_pixels(images, torch.device("cpu"))
-    assert found.dtype == torch.float32
-    assert found.shape == (2, 3, 4, 5)
-    assert float(found[1, 2, 3, 4]) == float(images[1, 3, 4, 2])
+    result = to_pixels(images, torch.device("cpu"))
+    assert result.dtype == torch.float32
+    assert result.shape == (2, 3, 4, 5)
+    assert float(result[1, 2, 3, 4]) == float(images[1, 3, 4, 2])
 
 
 def test_a_disturbed_view_is_noisy_up_to_its_setting() -> None:

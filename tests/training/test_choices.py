@@ -114,7 +114,7 @@ def test_readings_are_the_scores_of_the_maps_that_the_graphs_give(standardised: 
         assert report[name]["variant"] == ("standardised" if standardised else "plain")
 
 
-def test_each_map_keeps_what_its_trial_supports_and_the_settings_say_so() -> None:
+def test_each_map_keeps_what_its_trial_supports_and_the_settings_report_it() -> None:
     tokenizer, efficientad = offered()
     trials = {"structure": trial(False), "local": trial(True), "global": trial(False)}
     preset, report = with_standardised(FAST, trials, tokenizer, efficientad)
@@ -158,6 +158,6 @@ def test_what_a_person_set_stays(preset: Preset, settings: tuple[str, ...], free
     assert with_standardised(preset, {}, tokenizer, efficientad) == (preset, {})
 
 
-def test_the_log_says_what_a_variant_gained_and_what_it_needed() -> None:
+def test_the_log_states_what_a_variant_gained_and_what_it_needed() -> None:
     figures = {"auroc": {"plain": 0.705, "standardised": 0.713}, "gains": {"standardised over plain": [0.008, 0.0391]}}
     assert describe_figures(figures) == "AUROC plain 0.705, standardised 0.713 (+0.008, more than 0.039 needed)"

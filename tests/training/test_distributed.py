@@ -93,10 +93,10 @@ def test_more_processes_than_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
         join()
 
 
-def test_only_the_loss_of_a_process_is_told_as_one() -> None:
+def test_only_the_loss_of_a_process_is_reported_as_one() -> None:
     two = ProcessGroup(1, 2)
-    told = "process 1 of 2 lost the others while training lavit .*the same command goes on"
-    with pytest.raises(DeviceFault, match=told), two.together("lavit"):
+    message = "process 1 of 2 lost the others while training lavit .*the same command goes on"
+    with pytest.raises(DeviceFault, match=message), two.together("lavit"):
         raise RuntimeError("[gloo/transport/tcp/pair.cc:544] Connection closed by peer [127.0.0.1]:1")
     for group, text in ((two, "mat1 and mat2 shapes cannot be multiplied"), (ALONE, "Connection closed by peer")):
         with pytest.raises(RuntimeError, match=text), group.together("lavit"):
@@ -205,13 +205,13 @@ def test_a_codebook_moves_by_what_all_processes_see(dead: bool) -> None:
     torch.manual_seed(2)
     ids = alone(z).ids
     assert int(alone.revived) == (2 if dead else 0)
-    told = torch.zeros(8, 5)
+    message = torch.zeros(8, 5)
     for row, code in zip(z.flatten(0, 1), ids.flatten(), strict=True):
-        told[code] += torch.cat([torch.ones(1), row])
+        message[code] += torch.cat([torch.ones(1), row])
     for rank in range(2):
         layer, group, shard = make_layer(), Whole(rank, 2), Shard(6, rank, 2)
         object.__setattr__(group, "rows", z)
-        object.__setattr__(group, "told", torch.cat([torch.tensor([3.0]), told.flatten()]))
+        object.__setattr__(group, "told", torch.cat([torch.tensor([3.0]), message.flatten()]))
         layer.update = SharedUpdate(group, shard)
         torch.manual_seed(2)
         result = layer(z[shard.rows])
@@ -225,12 +225,12 @@ def test_a_codebook_moves_by_what_all_processes_see(dead: bool) -> None:
             torch.testing.assert_close(layer.state_dict()[name], value, msg=name)
 
 
-def test_a_process_without_rows_tells_nothing() -> None:
-    told: list[Tensor] = []
+def test_a_process_without_rows_reports_nothing() -> None:
+    messages: list[Tensor] = []
 
     class Listening(ProcessGroup):
         def begin_sum(self, own: Tensor) -> Callable[[], Tensor]:
-            told.append(own.clone())
+            messages.append(own.clone())
             return lambda: own
 
     for rank, share in ((0, 1.0), (1, 0.0)):
@@ -238,7 +238,7 @@ def test_a_process_without_rows_tells_nothing() -> None:
         layer.update = SharedUpdate(group, Shard(1, rank, 2))
         layer(torch.randn(1, 5, 4))
         begin_move(layer.update, {})()
-        assert told[rank].view(8, 5)[:, 0].sum() == 5 * share
+        assert messages[rank].view(8, 5)[:, 0].sum() == 5 * share
 
 
 def test_alone_the_recipe_learns_itself() -> None:
@@ -295,8 +295,8 @@ def two_processes(goods: Path, out: Path, stage: str, number: int) -> list[tuple
         )
         for rank in range(2)
     ]
-    told = [process.communicate(timeout=300)[1] for process in running]
-    return [(process.returncode, text) for process, text in zip(running, told, strict=True)]
+    messages = [process.communicate(timeout=300)[1] for process in running]
+    return [(process.returncode, text) for process, text in zip(running, messages, strict=True)]
 
 
 def assert_same_training(found: Path, trained: Trained) -> None:

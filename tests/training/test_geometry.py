@@ -117,11 +117,11 @@ def test_a_normal_image_without_a_part_is_left_out_and_named(parts: list[Path], 
     empty = np.full((*SIZE, 3), (62, 70, 66), np.uint8)
     paths = replaced(parts, tmp_path / "images", {4: empty, 16: empty})
     chosen, images = run(data_set(paths), tmp_path / "state", TrainTable(geometry="foreground", pixels=8192))
-    report, said = geometry_report(chosen, images), []
-    log_geometry(chosen, images, said.append)
+    report, output = geometry_report(chosen, images), []
+    log_geometry(chosen, images, output.append)
     assert report["unlocated"] == {"fit": 1, "normalise": 0, "threshold": 1}
     assert [name for name, _ in report["unlocated_images"]] == ["part_04.png", "part_16.png"]
-    assert any("left out of fit, part_04.png: " in line for line in said)
+    assert any("left out of fit, part_04.png: " in line for line in output)
     assert [path.name for path in images.located.threshold] == ["part_15.png", "part_17.png"]
 
 
@@ -175,7 +175,7 @@ DRAWN = {"anchors": ["1,1,20,20"], "box": "1,1,90,90"}
         ({"geometry": "auto", "empty": Path("tests/training")}, None, "--empty tests/training holds no image"),
     ],
 )
-def test_what_does_not_fit_is_said_in_a_sentence(
+def test_what_does_not_fit_is_reported_in_a_sentence(
     parts: list[Path], table: dict[str, Any], sizes: dict[str, int] | None, words: str
 ) -> None:
     with pytest.raises(BadInput) as caught:
@@ -203,13 +203,13 @@ def test_images_beyond_8_to_1_are_squashed_by_auto(tmp_path: Path) -> None:
     assert "8:1" in chosen.reason
 
 
-def test_a_picture_smaller_than_the_input_is_told(tmp_path: Path) -> None:
+def test_a_picture_smaller_than_the_input_is_reported(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     paths = [write(tmp_path / f"{k}.png", rng.integers(0, 255, (48, 64, 3)).astype(np.uint8)) for k in range(12)]
     chosen, images = run(data_set(paths, {"64x48": 12}), tmp_path / "state", TrainTable(geometry="none"))
-    said: list[str] = []
-    log_geometry(chosen, images, said.append)
-    assert said[-1].startswith("warning: images of 64 x 48 pixels are smaller than the input")
+    outputs: list[str] = []
+    log_geometry(chosen, images, outputs.append)
+    assert outputs[-1].startswith("warning: images of 64 x 48 pixels are smaller than the input")
 
 
 def test_the_published_presets_take_squares_of_their_size_only(parts: list[Path]) -> None:

@@ -97,10 +97,10 @@ def test_ctrl_c_and_the_same_call_again_give_the_same_network(tmp_path: Path, st
     assert stopped.steps == stop_at
     resumed = Regression()
     resumed.module.weight.data.fill_(99.0)  # the checkpoint brings the weights
-    found = fit(resumed, 60, folder, 3, progress=QUIET)
+    result = fit(resumed, 60, folder, 3, progress=QUIET)
     assert resumed.steps == 60 - stop_at
     assert state(resumed) == state(whole)
-    assert found == expected
+    assert result == expected
 
 
 def test_an_error_in_the_middle_of_a_step_saves_nothing_half_done(tmp_path: Path) -> None:
@@ -268,11 +268,11 @@ class Setting(Regression):
 
 
 def test_what_a_recipe_sets_is_logged_once_and_the_best_state_is_one_trained_with_it(tmp_path: Path) -> None:
-    recipe, said = Setting(), io.StringIO()
-    trace = fit(recipe, 60, begun(tmp_path), 0, progress=Progress(stream=said))
+    recipe, output = Setting(), io.StringIO()
+    trace = fit(recipe, 60, begun(tmp_path), 0, progress=Progress(stream=output))
     entries = [json.loads(line) for line in (tmp_path / "train.jsonl").read_text().splitlines()]
     assert [(one["step"], one["settled"]) for one in entries if "settled" in one] == [(26, {"value": recipe.seen[24]})]
-    assert said.getvalue().count("regression: it is set") == 1
+    assert output.getvalue().count("regression: it is set") == 1
     assert trace.settled == {"value": recipe.seen[24]}
     assert trace.best_step == 30
 

@@ -69,8 +69,8 @@ def test_a_retraining_learns_the_known_images_and_the_marked_ones_and_takes_the_
     capsys.readouterr()
     with known(TINY):
         assert main(["improve", "part.edgead", "--retrain", str(trained.goods), "--margin", "1000", "--apply"]) == 0
-    told = capsys.readouterr().out
-    assert "false rejects: champion " in told
+    message = capsys.readouterr().out
+    assert "false rejects: champion " in message
     new = open_bundle(BundlePointer(pointer_path(STORE)).resolve("", Path("part.edgead")))
     assert new.path != Path("part.edgead")
     assert new.parent is None, "trained, not recalibrated"

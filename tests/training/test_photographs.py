@@ -25,14 +25,14 @@ def test_a_random_crop_shows_a_part_of_the_picture(height: int, width: int, seed
     rows = np.arange(height, dtype=np.uint8)[:, None, None]
     columns = np.arange(width, dtype=np.uint8)[None, :, None]
     image = np.concatenate(np.broadcast_arrays(rows, columns, columns), axis=2)
-    found = random_crop(image, 16, np.random.default_rng(seed))
-    assert found.shape == (16, 16, 3)
-    assert found.dtype == np.uint8
-    assert found.max() <= max(height, width) - 1
-    grey = np.ptp(found.astype(int), axis=2).max() == 0
+    result = random_crop(image, 16, np.random.default_rng(seed))
+    assert result.shape == (16, 16, 3)
+    assert result.dtype == np.uint8
+    assert result.max() <= max(height, width) - 1
+    grey = np.ptp(result.astype(int), axis=2).max() == 0
     if not grey:  # the rows still go down, and the columns one way
-        assert (np.diff(found[:, 0, 0].astype(int)) >= 0).all()
-        steps = np.diff(found[0, :, 1].astype(int))
+        assert (np.diff(result[:, 0, 0].astype(int)) >= 0).all()
+        steps = np.diff(result[0, :, 1].astype(int))
         assert (steps >= 0).all() or (steps <= 0).all()
 
 
@@ -69,8 +69,8 @@ def test_photographs_are_found_below_folders_and_by_name(tmp_path: Path) -> None
     for name in ("b/2.png", "a/deep/1.png", "c.png"):
         save(tmp_path / name, picture(1))
     (tmp_path / "notes.txt").write_text("no image")
-    found = find_photographs([tmp_path / "a", tmp_path / "b", tmp_path / "c.png"])
-    assert [path.name for path in found] == ["1.png", "2.png", "c.png"]
+    result = find_photographs([tmp_path / "a", tmp_path / "b", tmp_path / "c.png"])
+    assert [path.name for path in result] == ["1.png", "2.png", "c.png"]
 
 
 @pytest.mark.parametrize("name", ["empty", "absent"])

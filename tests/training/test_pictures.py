@@ -22,21 +22,21 @@ GOODS = np.stack([picture(seed, (64, 64)) for seed in range(4)])
 
 def test_pictures_are_read_in_order_at_the_size_of_the_networks(tmp_path: Path) -> None:
     paths = goods(tmp_path, 5)
-    found = read_all(paths, 32)
-    assert found.shape == (5, 32, 32, 3)
-    assert found.dtype == np.uint8
-    for image, path in zip(found, paths, strict=True):
+    result = read_all(paths, 32)
+    assert result.shape == (5, 32, 32, 3)
+    assert result.dtype == np.uint8
+    for image, path in zip(result, paths, strict=True):
         np.testing.assert_array_equal(image, resize(read_image(path), (32, 32)))
 
 
 def test_synthetic_anomalies_come_from_the_seed() -> None:
-    found, kinds = synthetic(GOODS, 24, 5)
-    assert found.shape == (24, 64, 64, 3)
+    result, kinds = synthetic(GOODS, 24, 5)
+    assert result.shape == (24, 64, 64, 3)
     again, _ = synthetic(GOODS, 24, 5)
     other, _ = synthetic(GOODS, 24, 6)
-    np.testing.assert_array_equal(found, again)
-    assert not np.array_equal(found, other)
-    for number, image in enumerate(found):
+    np.testing.assert_array_equal(result, again)
+    assert not np.array_equal(result, other)
+    for number, image in enumerate(result):
         assert (image != GOODS[number % len(GOODS)]).any(), kinds[number]
 
 
@@ -61,8 +61,8 @@ def test_kinds_that_cannot_be_drawn_give_their_turn_to_others() -> None:
 def test_synthetic_anomalies_stay_on_the_part_that_is_given() -> None:
     part = np.zeros((64, 64), bool)
     part[:, :32] = True
-    found, _ = synthetic(GOODS, 34, 0, part)
-    changed = (found != GOODS[np.arange(34) % len(GOODS)]).any(axis=(0, 3))
+    result, _ = synthetic(GOODS, 34, 0, part)
+    changed = (result != GOODS[np.arange(34) % len(GOODS)]).any(axis=(0, 3))
     assert changed[:, :32].any()
     assert changed[:, 32:].sum() < 0.1 * changed.sum()  # burrs and dents reach over the outline
 
@@ -97,11 +97,11 @@ def test_labelled_defects_replace_synthetic_ones(tmp_path: Path) -> None:
     save(tmp_path / "defects" / "loose.png", picture(90))
     save(tmp_path / "defects" / "scratch" / "a.png", picture(91))
     save(tmp_path / "defects" / "missing" / "a.png", picture(92))
-    found, kinds = labelled(tmp_path / "defects", Geometry.square((32, 32)))
+    result, kinds = labelled(tmp_path / "defects", Geometry.square((32, 32)))
     assert kinds == ("defects", "missing", "scratch")
-    np.testing.assert_array_equal(found[2], resize(picture(91), (32, 32)))
+    np.testing.assert_array_equal(result[2], resize(picture(91), (32, 32)))
     pictures = load_images(load_dataset(tmp_path / "goods"), 32, 8, 0, defects=tmp_path / "defects")
-    np.testing.assert_array_equal(pictures.anomalies, found)
+    np.testing.assert_array_equal(pictures.anomalies, result)
     assert pictures.kinds == kinds
     assert not len(pictures.faded(0.5))
 

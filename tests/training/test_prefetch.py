@@ -122,15 +122,15 @@ def test_the_next_batch_is_drawn_while_this_one_is_learned() -> None:
 )
 def test_what_is_drawn(asked: list[int], drawn: list[int]) -> None:
     """Nothing beyond the last step; what was begun for another step than the one asked for is drawn in vain."""
-    found: list[int] = []
+    results: list[int] = []
 
     def draw(step: int) -> int:
-        found.append(step)
+        results.append(step)
         return step
 
     with prefetched(draw, 3) as take:
         assert [take(step) for step in asked] == asked
-    assert found == drawn
+    assert results == drawn
 
 
 def test_a_fault_comes_up_at_its_step_with_where_it_arose() -> None:

@@ -46,6 +46,6 @@ def test_decay_by_hand(fading: bool, step: int, decay: float) -> None:
 def test_optimisers() -> None:
     """The coupled decay of Adam joins the gradient; AdamW's does not."""
     for adam_w, kind in ((True, torch.optim.AdamW), (False, torch.optim.Adam)):
-        found = make_optimiser(nn.Linear(1, 1), Schedule(1, 1, 3e-4, weight_decay=0.5, adam_w=adam_w))
-        assert type(found) is kind
-        assert (found.defaults["lr"], found.defaults["weight_decay"]) == (3e-4, 0.5)
+        result = make_optimiser(nn.Linear(1, 1), Schedule(1, 1, 3e-4, weight_decay=0.5, adam_w=adam_w))
+        assert type(result) is kind
+        assert (result.defaults["lr"], result.defaults["weight_decay"]) == (3e-4, 0.5)

@@ -132,11 +132,11 @@ def test_codebooks_are_reported_by_level() -> None:
     torch.manual_seed(0)
     model = build_tokenizer(TINY, CHANNELS)
     ids, top = encode_all(model, tokens(5), CPU)
-    found = codebook_report(model, ids, top)
-    assert list(found) == ["top", "3", "2", "1", "0"]
+    result = codebook_report(model, ids, top)
+    assert list(result) == ["top", "3", "2", "1", "0"]
     for position, level in enumerate(("3", "2", "1", "0")):
-        assert found[level]["used"] == len(ids[:, position].unique())
-    assert found["top"]["used"] + found["top"]["unused"] == TINY.hvq.codes
+        assert result[level]["used"] == len(ids[:, position].unique())
+    assert result["top"]["used"] + result["top"]["unused"] == TINY.hvq.codes
 
 
 def test_cells_of_the_logic_map_are_learned_from_unseen_goods() -> None:
@@ -325,18 +325,18 @@ def test_a_margin_that_runs_away_ends_in_plain_efficientad(tmp_path: Path) -> No
     steps, weight = 60, 1000.0
     preset = with_dfsc(kappa=4.0, weight=weight)
     preset = replace(preset, efficientad_schedule=replace(preset.efficientad_schedule, rate=0.05, clip=0.0))
-    recipe, folder, said = efficientad_recipe(preset), RunFolder(tmp_path), io.StringIO()
+    recipe, folder, output = efficientad_recipe(preset), RunFolder(tmp_path), io.StringIO()
     folder.begin("mark")
-    trace = fit(recipe, steps, folder, 0, progress=Progress(stream=said))
+    trace = fit(recipe, steps, folder, 0, progress=Progress(stream=output))
     assert "the DFSC hinge diverges" in trace.fell_back
-    assert "the DFSC hinge diverges" in said.getvalue()
+    assert "the DFSC hinge diverges" in output.getvalue()
     assert recipe.settings.dfsc.mode == "off"
     assert trace.course[-1]["step"] == steps
     assert trace.means["hinge_active"] == 0.0
     assert all(torch.isfinite(value).all() for value in recipe.module.state_dict().values())
 
 
-def test_arithmetic_is_told() -> None:
+def test_arithmetic_is_reported() -> None:
     assert choose_arithmetic(False).name.endswith("float32")
     assert CPU.name == "cpu float32"
     cheaper = Arithmetic(torch.device("cpu"), low_precision=True)

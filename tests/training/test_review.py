@@ -43,10 +43,10 @@ def _review(*arguments: str) -> int:
 
 def test_the_review_lists_what_is_unlike_and_trains_nothing(goods: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert _review("--out", "look", "--json", "look.json") == 0
-    told = capsys.readouterr()
-    assert told.out.split() == ["look/review.html", "look/exclude.txt"]
-    assert "nothing was left out" in told.err
-    assert "edge-ad train trays --exclude look/exclude.txt" in told.err
+    message = capsys.readouterr()
+    assert message.out.split() == ["look/review.html", "look/exclude.txt"]
+    assert "nothing was left out" in message.err
+    assert "edge-ad train trays --exclude look/exclude.txt" in message.err
     assert sorted(path.name for path in Path("look").iterdir()) == ["exclude.txt", "review.html"]
     lines = Path("look/exclude.txt").read_text().splitlines()
     listed = [line for line in lines if not line.startswith("#")]
@@ -76,9 +76,9 @@ def test_a_list_for_many_categories_is_refused(goods: Path, capsys: pytest.Captu
 
 def _reviewed(deviations: list[list[float]], place: tuple[int, int] = (0, 0)) -> Reviewed:
     count = len(deviations)
-    found = Contamination(np.array(deviations), np.array([place] * count), (9, 9))
+    result = Contamination(np.array(deviations), np.array([place] * count), (9, 9))
     paths = tuple(Path(f"/d/{number}.png") for number in range(count))
-    return Reviewed(np.zeros((count, 32, 32, 3), np.uint8), paths, found, Path("/d"))
+    return Reviewed(np.zeros((count, 32, 32, 3), np.uint8), paths, result, Path("/d"))
 
 
 @pytest.mark.parametrize(("most", "grid"), [(20 * 256, (16, 16)), (20 * 256 - 1, (8, 8))])

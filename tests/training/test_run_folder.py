@@ -38,10 +38,10 @@ def test_state_comes_back_as_it_was(tmp_path: Path) -> None:
     state = {"module": {"w": torch.tensor([1.5, float("inf")])}, "trace": {"steps": 3, "pairs": [(1, 0.5)]}, "no": None}
     assert folder.load("stage") is None
     folder.save("stage", state)
-    found = folder.load("stage")
-    assert found is not None
-    assert torch.equal(found.pop("module")["w"], state.pop("module")["w"])
-    assert found == state
+    result = folder.load("stage")
+    assert result is not None
+    assert torch.equal(result.pop("module")["w"], state.pop("module")["w"])
+    assert result == state
     assert [path.name for path in folder.state.iterdir() if path.suffix == ".tmp"] == []
 
 

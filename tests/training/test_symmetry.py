@@ -55,10 +55,10 @@ def tray(seed: int) -> Images:
     ids=["cast surface", "grain at any angle", "grain", "part at any angle", "part that lies the same way", "tray"],
 )
 def test_turns_that_normal_images_show_are_found(make: Callable[[int], Images], rotate: tuple[float, float], mirror: str) -> None:
-    found = measure_symmetry(np.stack([make(seed) for seed in range(100, 160)]))
-    assert found is not None
-    assert rotate[0] <= found.rotate <= rotate[1], str(found)
-    assert found.mirror == mirror, str(found)
+    result = measure_symmetry(np.stack([make(seed) for seed in range(100, 160)]))
+    assert result is not None
+    assert rotate[0] <= result.rotate <= rotate[1], str(result)
+    assert result.mirror == mirror, str(result)
 
 
 def test_too_few_images_say_nothing() -> None:

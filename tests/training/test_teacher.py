@@ -210,8 +210,8 @@ def test_paper_takes_tokens_from_a_second_smaller_pass() -> None:
 @pytest.mark.parametrize(("side", "grid"), [(8, 8), (16, 8), (4, 8)])
 def test_stages_are_brought_to_one_grid(side: int, grid: int) -> None:
     x = torch.arange(side * side, dtype=torch.float32).reshape(1, 1, side, side)
-    found = to_grid(x, grid)
-    assert found.shape == (1, 1, grid, grid)
-    assert found.mean().item() == pytest.approx(x.mean().item())
+    result = to_grid(x, grid)
+    assert result.shape == (1, 1, grid, grid)
+    assert result.mean().item() == pytest.approx(x.mean().item())
     if side > grid:
-        assert found[0, 0, 0, 0].item() == pytest.approx((0 + 1 + 16 + 17) / 4)
+        assert result[0, 0, 0, 0].item() == pytest.approx((0 + 1 + 16 + 17) / 4)

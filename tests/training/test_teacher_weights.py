@@ -37,13 +37,13 @@ def test_the_card_describes_the_weights() -> None:
 
 def test_info_prints_the_card(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info", "--teacher", "--json", str(tmp_path / "card.json")]) == 0
-    said = capsys.readouterr().out
-    assert said.startswith("pdn_small\n")
-    assert f"sha256: {card_of('pdn_small')['sha256']}" in said
+    output = capsys.readouterr().out
+    assert output.startswith("pdn_small\n")
+    assert f"sha256: {card_of('pdn_small')['sha256']}" in output
     assert json.loads((tmp_path / "card.json").read_text())["pdn_small"] == card_of("pdn_small")
 
 
-def test_info_tells_of_one_thing_at_a_time(capsys: pytest.CaptureFixture[str]) -> None:
+def test_info_shows_one_thing_at_a_time(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info", "--teacher", "--networks"]) == 2
     assert "got --networks and --teacher: leave out all but one" in capsys.readouterr().err
 

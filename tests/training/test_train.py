@@ -45,7 +45,7 @@ def bundle(trained: Trained) -> Bundle:
 
 
 @slow
-def test_the_bundle_opens_and_says_what_it_is(trained: Trained, bundle: Bundle) -> None:
+def test_the_bundle_opens_and_states_what_it_is(trained: Trained, bundle: Bundle) -> None:
     assert trained.bundle == trained.out / "goods.edgead"
     assert (bundle.name, bundle.preset, bundle.image_size) == ("goods", "tiny", (128, 128))
     assert bundle.manifest["parent"] is None
@@ -91,7 +91,7 @@ def test_the_report_counts_goods_sizes_and_the_skipped_file(bundle: Bundle) -> N
 
 
 @slow
-def test_the_report_tells_how_each_network_learned(bundle: Bundle) -> None:
+def test_the_report_states_how_each_network_learned(bundle: Bundle) -> None:
     for stage in STAGES:
         assert bundle.report[stage]["steps"] == 2
         assert np.isfinite(bundle.report[stage]["loss"])
@@ -118,11 +118,11 @@ def test_golden_pictures_replay_to_their_raw_scores(bundle: Bundle) -> None:
     assert 2 <= len(golden.images) <= 8
     with Pipeline(bundle, all_branches=True) as pipeline:
         for image, raw in zip(golden.images, golden.raw, strict=True):
-            found = pipeline.infer(image)
-            np.testing.assert_allclose(found.raw, raw, rtol=1e-4, atol=1e-5)
+            result = pipeline.infer(image)
+            np.testing.assert_allclose(result.raw, raw, rtol=1e-4, atol=1e-5)
             z, score = fuse(raw[None], bundle.statistics)
-            np.testing.assert_allclose(found.z, z[0], rtol=1e-3, atol=1e-3)
-            assert found.score == pytest.approx(float(score[0]), rel=1e-3, abs=1e-3)
+            np.testing.assert_allclose(result.z, z[0], rtol=1e-3, atol=1e-3)
+            assert result.score == pytest.approx(float(score[0]), rel=1e-3, abs=1e-3)
 
 
 @slow
@@ -291,10 +291,10 @@ def test_other_images_in_a_folder_of_an_option_are_another_training(option: str,
 def test_steps_of_all_networks() -> None:
     assert with_steps(FAST, None) is FAST
     for preset in (FAST, PAPER):
-        found = with_steps(preset, 7)
-        schedules = (found.tokenizer_schedule, found.lavit_schedule, found.efficientad_schedule)
+        result = with_steps(preset, 7)
+        schedules = (result.tokenizer_schedule, result.lavit_schedule, result.efficientad_schedule)
         assert [schedule.steps_for(300) for schedule in schedules] == [7, 7, 7]
-        assert replace(found, **{name: getattr(preset, name) for name in vars(preset) if "schedule" in name}) == preset
+        assert replace(result, **{name: getattr(preset, name) for name in vars(preset) if "schedule" in name}) == preset
 
 
 def test_tiny_presets_stay_out_of_the_product() -> None:

@@ -29,7 +29,7 @@ NAMES = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
     [({}, "3000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None")],
     ids=["nothing set", "a count of the user", "a policy of the user"],
 )
-def test_waiting_is_short_before_torch_is_loaded_unless_the_user_says_otherwise(given: dict[str, str], spins: str) -> None:
+def test_waiting_is_short_before_torch_is_loaded_unless_the_user_sets_otherwise(given: dict[str, str], spins: str) -> None:
     environment = {key: value for key, value in os.environ.items() if key not in NAMES} | given
     done = subprocess.run([sys.executable, "-c", WATCH], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout == f"{spins}\n"

@@ -34,9 +34,9 @@ def test_instruction_sets_tell_machines_of_one_name_apart(
 ) -> None:
     (tmp_path / "proc").mkdir()
     (tmp_path / "proc/cpuinfo").write_text(text)
-    found = machine(tmp_path)
-    assert found["processor"] == processor
-    assert set(found["instructions"].split()) == set(instructions.split())
+    result = machine(tmp_path)
+    assert result["processor"] == processor
+    assert set(result["instructions"].split()) == set(instructions.split())
 
 
 def test_without_cpuinfo_there_are_none(tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def test_newest_bundle_is_the_last_written(tmp_path: Path) -> None:
     assert newest_bundle(tmp_path).name == "new.edgead"
 
 
-def test_no_bundle_says_what_to_do(tmp_path: Path) -> None:
+def test_without_a_bundle_the_message_states_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="edge-ad train"):
         newest_bundle(tmp_path / "runs")
 
@@ -73,7 +73,7 @@ def test_no_bundle_says_what_to_do(tmp_path: Path) -> None:
         ("/proc/figures.json", "choose a folder that can be written"),
     ],
 )
-def test_a_place_that_cannot_be_written_is_told_before_the_work(tmp_path: Path, name: str, sentence: str) -> None:
+def test_a_place_that_cannot_be_written_is_reported_before_the_work(tmp_path: Path, name: str, sentence: str) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_text("")
     with pytest.raises(BadInput, match=sentence):

@@ -28,7 +28,7 @@ time.sleep(60)
 """
 
 
-def test_a_second_process_is_told_who_holds_it_and_gets_it_when_that_one_is_killed(tmp_path: Path) -> None:
+def test_a_second_process_learns_who_holds_it_and_gets_it_when_that_one_is_killed(tmp_path: Path) -> None:
     path, name = tmp_path / "line.sqlite.lock", f"test {os.getpid()}"
     root = str(Path(__file__).parents[2])
     holder = subprocess.Popen(
@@ -40,7 +40,7 @@ def test_a_second_process_is_told_who_holds_it_and_gets_it_when_that_one_is_kill
     )
     assert holder.stdout is not None
     assert holder.stdout.readline() == "held\n"
-    told = f"in use by process {holder.pid} on {socket.gethostname()} in {tmp_path}: end it"
+    message = f"in use by process {holder.pid} on {socket.gethostname()} in {tmp_path}: end it"
     tries: list[Callable[[], object]] = [
         lambda: lock_file(path, "the store", "end it"),
         lambda: Targets().lock([(name, "the PLC")], "end it"),
@@ -48,7 +48,7 @@ def test_a_second_process_is_told_who_holds_it_and_gets_it_when_that_one_is_kill
     for attempt in tries:
         with pytest.raises(BadInput) as refused:
             attempt()
-        assert told in str(refused.value)
+        assert message in str(refused.value)
     os.kill(holder.pid, signal.SIGKILL)
     holder.communicate()
     release = lock_file(path, "the store", "end it")
@@ -69,7 +69,7 @@ def test_what_was_let_go_can_be_held_again(tmp_path: Path) -> None:
         targets.close()
 
 
-def test_a_lock_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+def test_a_lock_that_cannot_be_made_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(BadInput, match="the store cannot be locked.*name a place"):
         lock_file(tmp_path / "file" / "lock", "the store", "wait")

@@ -109,15 +109,15 @@ def test_a_fault_in_every_event_does_not_flood_the_log(capsys: pytest.CaptureFix
     assert capsys.readouterr().err.count(" ERROR fault of the thread worker") == 10  # the 1st, 2nd, 4th, ... 512th
 
 
-def test_an_exception_is_told_in_one_line_that_can_be_stored() -> None:
+def test_an_exception_is_reported_in_one_line_that_can_be_stored() -> None:
     assert describe(ValueError("a\nb\udce4")) == "ValueError: a b\\xe4"
 
 
 def test_every_thread_of_the_package_is_supervised() -> None:
-    found = {
+    result = {
         str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py") if "threading.Thread(" in path.read_text()
     }
-    assert found == ALLOWED
+    assert result == ALLOWED
 
 
 def test_a_process_with_a_thread_that_is_left_behind_ends_with_its_code() -> None:

@@ -49,7 +49,7 @@ def test_ids_of_parts(sent: str | bytes, expected: str) -> None:
 
 @given(st.one_of(st.binary(max_size=300), st.text(st.characters(codec=None), max_size=300)))
 def test_every_id_can_be_stored(sent: str | bytes) -> None:
-    found = part_id(sent)
-    assert len(found) <= MAX_PART_ID
-    assert found.encode().decode() == found
-    assert storable(found) == found
+    result = part_id(sent)
+    assert len(result) <= MAX_PART_ID
+    assert result.encode().decode() == result
+    assert storable(result) == result

@@ -21,8 +21,8 @@ def open_line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Line]:
     folder = tmp_path_factory.mktemp("line")
     (folder / "edge-ad.toml").write_text("[alarm]\nlatch = true\n")
     bundle = make_tiny_bundle(folder / "tiny.edgead")
-    with line(folder, bundle, camera=f"{CAMERA}&black=3-6") as found:
-        yield found
+    with line(folder, bundle, camera=f"{CAMERA}&black=3-6") as result:
+        yield result
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +31,8 @@ def guarded_line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Line]:
     folder = tmp_path_factory.mktemp("guarded")
     bundle = make_tiny_bundle(folder / "tiny.edgead")
     environment = {"EDGE_AD_WEB_TOKEN": TOKEN, "EDGE_AD_WEB_READ_TOKEN": READ_TOKEN}
-    with line(folder, bundle, address="0.0.0.0:0", environment=environment) as found:
-        yield found
+    with line(folder, bundle, address="0.0.0.0:0", environment=environment) as result:
+        yield result
 
 
 @pytest.fixture(scope="package")
@@ -40,8 +40,8 @@ def chromium() -> Iterator[Any]:
     """The system's Chromium; skips where there is none."""
     if reason := browser_missing():
         pytest.skip(reason)
-    with browser() as found:
-        yield found
+    with browser() as result:
+        yield result
 
 
 @pytest.fixture

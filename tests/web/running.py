@@ -133,9 +133,9 @@ def until(check: Callable[[], Any], within_s: float = PATIENCE_S) -> Any:
     end = time.monotonic() + within_s
     while time.monotonic() < end:
         with contextlib.suppress(OSError, http.client.HTTPException, ValueError, KeyError, IndexError, TypeError):
-            found = check()
-            if found:
-                return found
+            result = check()
+            if result:
+                return result
         time.sleep(0.05)
     raise AssertionError("it did not happen in time")
 
@@ -164,14 +164,14 @@ def line(
         stdout=subprocess.DEVNULL,
         text=True,
     )
-    found = Line(process, 0, store, bundle, (environment or {}).get("EDGE_AD_WEB_TOKEN"))
-    threading.Thread(target=_collect, args=(process, found.said), daemon=True).start()
+    result = Line(process, 0, store, bundle, (environment or {}).get("EDGE_AD_WEB_TOKEN"))
+    threading.Thread(target=_collect, args=(process, result.said), daemon=True).start()
     try:
-        found.port = until(lambda: _port(found.said, process))
-        if found.token is None:
-            found.token = _made_token(found.said)
-        found.wait(lambda state: state["count"] > 0 if judging else state["run"])
-        yield found
+        result.port = until(lambda: _port(result.said, process))
+        if result.token is None:
+            result.token = _made_token(result.said)
+        result.wait(lambda state: state["count"] > 0 if judging else state["run"])
+        yield result
     finally:
         process.kill()
         process.wait()

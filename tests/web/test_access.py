@@ -75,8 +75,8 @@ def test_wrong_addresses(text: str) -> None:
     ],
 )
 def test_which_addresses_need_a_token(host: str, environment: dict[str, str], wanted: bool, made: bool) -> None:
-    keys, told = find_tokens(Address(host, 80), environment)
-    assert (keys.wanted, told) == (wanted, made)
+    keys, message = find_tokens(Address(host, 80), environment)
+    assert (keys.wanted, message) == (wanted, made)
     assert not made or (keys.full is not None and len(keys.full) >= 16)
 
 
@@ -184,8 +184,8 @@ def test_too_many_wrong_tokens_have_to_wait_but_sessions_go_on() -> None:
 
 @given(st.text(max_size=300), st.text(max_size=60))
 def test_no_cookie_and_no_token_that_was_not_given_opens_anything(cookie: str, token: str) -> None:
-    found = access().check(request(cookie=cookie, authorization=f"Bearer {token}" if token else ""))
-    assert status(found) in (401, 400)
+    result = access().check(request(cookie=cookie, authorization=f"Bearer {token}" if token else ""))
+    assert status(result) in (401, 400)
 
 
 @pytest.mark.slow

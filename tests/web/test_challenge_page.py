@@ -23,8 +23,8 @@ def test_a_challenge_is_started_fails_and_is_overridden(chromium: Any, tmp_path:
     (tmp_path / "edge-ad.toml").write_text("[challenge]\ngood = 1\nbad = 1\nevery = 8\n")
     make_key(key_path(tmp_path / "line.sqlite"))
     with station(tmp_path, free_port()) as (run, plc, show):
-        found = Watch(chromium, run.url)
-        page = found.live()
+        result = Watch(chromium, run.url)
+        page = result.live()
         page.keyboard.press("4")
         wait(page, "document.getElementById('challenge-told').textContent.includes('One is due since')")
         assert page.is_disabled("#challenge-override")
@@ -53,5 +53,5 @@ def test_a_challenge_is_started_fails_and_is_overridden(chromium: Any, tmp_path:
         page.keyboard.press("Enter")
         page.wait_for_selector("#locked", state="hidden")
         assert not plc.registers(4, 1)[0] & 4
-        found.close()
-        assert found.errors == []
+        result.close()
+        assert result.errors == []

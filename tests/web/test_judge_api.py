@@ -42,14 +42,14 @@ HOW: dict[str, Any] = {
 
 def ask(line: Line, body: bytes, kind: str = "image/png") -> Any:
     """Ask until the budget allows it."""
-    found: list[Any] = []
+    results: list[Any] = []
 
     def answered() -> bool:
-        found[:] = [line.ask("/api/judge", body, headers={"Content-Type": kind})]
-        return bool(found[0].status != 429)
+        results[:] = [line.ask("/api/judge", body, headers={"Content-Type": kind})]
+        return bool(results[0].status != 429)
 
     until(answered)
-    return found[0]
+    return results[0]
 
 
 @pytest.fixture
@@ -140,15 +140,15 @@ def test_the_flow_of_the_page_runs_in_node_red(open_line: Line, images: dict[str
 
 def allowed(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
     """Run a command until the budget allows what it asks."""
-    found: list[subprocess.CompletedProcess[str]] = []
+    results: list[subprocess.CompletedProcess[str]] = []
 
     def answered() -> bool:
-        found[:] = [subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=120)]
+        results[:] = [subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=120)]
         # The event itself bears digits of hashes and scores: 429 among them is no refusal.
-        return "429" not in found[0].stderr and "ask again in" not in found[0].stdout
+        return "429" not in results[0].stderr and "ask again in" not in results[0].stdout
 
     until(answered)
-    return found[0]
+    return results[0]
 
 
 @pytest.mark.parametrize(

@@ -41,8 +41,8 @@ def located_line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Line]:
     images = [part_image(8200 + number, mirrored=number % 5 == 4) for number in range(10)]
     for number in range(1500):
         write_image(folder / "parts" / f"{number:04d}.png", images[number % 10])
-    with line(folder, folder / "narrow.edgead", camera=str(folder / "parts")) as found:
-        yield found
+    with line(folder, folder / "narrow.edgead", camera=str(folder / "parts")) as result:
+        yield result
 
 
 def test_the_part_is_outlined_in_the_live_image_and_a_strange_pose_is_a_warning(
@@ -69,8 +69,8 @@ def test_the_part_is_outlined_in_the_live_image_and_a_strange_pose_is_a_warning(
 
 
 def test_the_record_shows_pose_and_residual(chromium: Any, located_line: Line, shots: Path) -> None:
-    found = located_line.wait(lambda _: located_line.ask("/api/events?verdict=OK&limit=1").json()["events"])
-    assert set(found[0]["pose"]) >= {"x", "y", "angle", "residual", "outside"}
+    result = located_line.wait(lambda _: located_line.ask("/api/events?verdict=OK&limit=1").json()["events"])
+    assert set(result[0]["pose"]) >= {"x", "y", "angle", "residual", "outside"}
     missing = located_line.ask("/api/events?verdict=NONE&limit=1").json()["events"][0]
     assert missing["pose"] is None
     assert missing["reason"] == "not located: the part lies mirrored: it was turned over"

@@ -48,12 +48,12 @@ class Watch:
 
 @pytest.fixture
 def watch(chromium: Any, open_line: Line) -> Iterator[Watch]:
-    found = Watch(chromium, open_line.url)
-    found.live()
-    yield found
-    found.close()
-    assert found.errors == []
-    assert {host for host in found.hosts if host} == {f"127.0.0.1:{open_line.port}"}
+    result = Watch(chromium, open_line.url)
+    result.live()
+    yield result
+    result.close()
+    assert result.errors == []
+    assert {host for host in result.hosts if host} == {f"127.0.0.1:{open_line.port}"}
 
 
 def wait(page: Any, expression: str, arg: Any = None) -> None:
@@ -70,8 +70,8 @@ def test_every_view_is_accessible_and_fits_its_width(
     chromium: Any, open_line: Line, shots: Path, size: str, scheme: str
 ) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="pip install 'edge-ad[test]'")
-    found = Watch(chromium, open_line.url, size, scheme)
-    page = found.live()
+    result = Watch(chromium, open_line.url, size, scheme)
+    page = result.live()
     wait(page, "document.getElementById('caption').textContent.includes('part')")
     for tab in ("line", "events", "thresholds", "health"):
         page.click(f"#tab-{tab}")
@@ -89,8 +89,8 @@ def test_every_view_is_accessible_and_fits_its_width(
             if one["impact"] in ("serious", "critical")
         ]
         assert serious == [], tab
-    found.close()
-    assert found.errors == []
+    result.close()
+    assert result.errors == []
 
 
 def test_live_pictures_arrive_and_the_lamp_follows_the_line(watch: Watch, open_line: Line) -> None:
@@ -250,10 +250,10 @@ def test_what_is_typed_while_the_thresholds_are_asked_for_is_not_overwritten(wat
     assert (page.input_value("#warn"), page.input_value("#ng")) == ("1.25", "2.5")
 
 
-def test_a_page_whose_inspector_stops_says_so_and_greys_out(chromium: Any, tmp_path: Path, shots: Path) -> None:
+def test_a_page_whose_inspector_stops_reports_it_and_greys_out(chromium: Any, tmp_path: Path, shots: Path) -> None:
     with line(tmp_path, make_tiny_bundle(tmp_path / "tiny.edgead")) as own:
-        found = Watch(chromium, own.url)
-        page = found.live()
+        result = Watch(chromium, own.url)
+        page = result.live()
         assert own.stop() == 0
         page.wait_for_selector('body[data-link="lost"]')
         assert "No connection to the inspector since" in page.inner_text("#stale")
@@ -262,21 +262,21 @@ def test_a_page_whose_inspector_stops_says_so_and_greys_out(chromium: Any, tmp_p
         assert page.title().startswith("NO DATA")
         assert "grayscale" in page.evaluate("getComputedStyle(document.querySelector('.camera')).filter")
         page.screenshot(path=shots / "stale.png")
-        found.close()
+        result.close()
 
 
 def test_a_reader_may_look_and_not_touch(chromium: Any, tmp_path: Path, shots: Path) -> None:
     tokens = {"EDGE_AD_WEB_TOKEN": "full-token-of-the-tests", "EDGE_AD_WEB_READ_TOKEN": "read-token-of-the-tests"}
     with line(tmp_path, make_tiny_bundle(tmp_path / "tiny.edgead"), environment=tokens) as own:
-        found = Watch(chromium, own.url)
-        page = found.page
+        result = Watch(chromium, own.url)
+        page = result.page
         page.screenshot(path=shots / "login.png")
         page.fill("#token", "wrong")
         page.click("button")
         assert "wrong" in page.inner_text("[role=alert]")
         page.fill("#token", "read-token-of-the-tests")
         page.click("button")
-        found.live()
+        result.live()
         assert page.is_disabled("#acknowledge")
         page.click("#tab-thresholds")
         page.wait_for_selector("#tune-locked:not([hidden])")
@@ -284,12 +284,12 @@ def test_a_reader_may_look_and_not_touch(chromium: Any, tmp_path: Path, shots: P
         assert page.evaluate("document.cookie") == ""  # no script can read the session
         page.click("#logout button")
         page.wait_for_selector("#token")
-        found.close()
+        result.close()
 
 
 def test_first_paint_is_recorded(watch: Watch, shots: Path) -> None:
     page = watch.page
     paints = page.evaluate("performance.getEntriesByType('paint').map(p => [p.name, p.startTime])")
-    found = dict(paints)
-    assert "first-contentful-paint" in found
-    (shots / "paint.json").write_text(json.dumps(found))
+    result = dict(paints)
+    assert "first-contentful-paint" in result
+    (shots / "paint.json").write_text(json.dumps(result))

@@ -98,11 +98,11 @@ def test_what_the_lamp_shows(seen: Seen, now: float, show: str) -> None:
 
 
 def test_histogram_counts_each_duration_once() -> None:
-    found = Histogram()
+    result = Histogram()
     for seconds in (0.0005, 0.001, 0.0011, 5.0):
-        found.add(seconds)
-    assert found.counts == [2, 1, *[0] * (len(BOUNDS_S) - 2), 1]
-    assert found.total == pytest.approx(5.0026)
+        result.add(seconds)
+    assert result.counts == [2, 1, *[0] * (len(BOUNDS_S) - 2), 1]
+    assert result.total == pytest.approx(5.0026)
 
 
 @given(
@@ -122,7 +122,7 @@ def test_messages_come_out_as_they_went_in_and_a_torn_one_not_at_all(
     assert read_message(io.BytesIO(torn)) is None
 
 
-def test_before_the_first_state_nothing_is_ready_and_metrics_say_so() -> None:
+def test_before_the_first_state_nothing_is_ready_and_metrics_report_it() -> None:
     mirror = DashboardState()
     assert not mirror.life().ready
     assert b"edge_ad_up 0.0" in metrics_text(mirror)

@@ -27,7 +27,7 @@ EVENTS = (
 
 
 @pytest.mark.parametrize(
-    ("warn", "ng", "warn_rejects", "hours", "told"),
+    ("warn", "ng", "warn_rejects", "hours", "message"),
     [
         (1.0, 2.0, False, 2.0, "At this threshold: 1 reject an hour, 1 was marked good."),
         (1.0, 2.0, False, 0.5, "At this threshold: 2 rejects in 30 minutes, 1 was marked good."),
@@ -37,16 +37,16 @@ EVENTS = (
         (0.0, 0.1, False, 3.0, "At this threshold: 1.3 rejects an hour, 2 were marked good."),
     ],
 )
-def test_what_is_told(warn: float, ng: float, warn_rejects: bool, hours: float, told: str) -> None:
-    assert preview(Recent(EVENTS, hours, False), warn, ng, warn_rejects)["told"] == told
+def test_what_is_reported(warn: float, ng: float, warn_rejects: bool, hours: float, message: str) -> None:
+    assert preview(Recent(EVENTS, hours, False), warn, ng, warn_rejects)["told"] == message
 
 
 def test_counts() -> None:
-    found = preview(Recent(EVENTS, 1.0, True), 1.0, 3.0, False)
-    assert found["counts"] == {"OK": 1, "WARN": 2, "NG": 1}
-    assert found["before"] == {"OK": 1, "WARN": 1, "NG": 2}
-    assert (found["judged"], found["faults"], found["limited"]) == (4, 1, True)
-    assert sum(found["histogram"]) == 4
+    result = preview(Recent(EVENTS, 1.0, True), 1.0, 3.0, False)
+    assert result["counts"] == {"OK": 1, "WARN": 2, "NG": 1}
+    assert result["before"] == {"OK": 1, "WARN": 1, "NG": 2}
+    assert (result["judged"], result["faults"], result["limited"]) == (4, 1, True)
+    assert sum(result["histogram"]) == 4
 
 
 def test_nothing_to_look_at() -> None:
@@ -70,18 +70,18 @@ scored = st.builds(
 @given(st.lists(scored, max_size=40), st.floats(-1e6, 1e6), st.floats(0, 1e6), st.booleans())
 def test_a_fault_stays_a_fault_at_any_threshold(events: list[Scored], warn: float, step: float, rejects: bool) -> None:
     faults = sum(event.verdict == "NONE" or event.score is None for event in events)
-    found = preview(Recent(tuple(events), 1.0, False), warn, warn + step, rejects)
-    assert found["faults"] == faults
-    assert sum(found["counts"].values()) == found["judged"] == len(events) - faults
-    assert found["rejected_marked_good"] <= found["rejects"] <= found["judged"]
-    assert sum(found["histogram"]) == found["judged"]
+    result = preview(Recent(tuple(events), 1.0, False), warn, warn + step, rejects)
+    assert result["faults"] == faults
+    assert sum(result["counts"].values()) == result["judged"] == len(events) - faults
+    assert result["rejected_marked_good"] <= result["rejects"] <= result["judged"]
+    assert sum(result["histogram"]) == result["judged"]
 
 
 def test_the_time_covered_is_that_of_the_events() -> None:
     events = [Scored(7200.0 - 60.0 * number, 1.0, "OK", None) for number in range(60)]
-    found = recent_of(iter(events), 30, 7200.0, 8.0)
-    assert (len(found.events), found.limited) == (30, True)
-    assert found.hours == pytest.approx(29 / 60)
+    result = recent_of(iter(events), 30, 7200.0, 8.0)
+    assert (len(result.events), result.limited) == (30, True)
+    assert result.hours == pytest.approx(29 / 60)
     assert recent_of(iter(events), 100, 7200.0, 8.0).limited is False
 
 

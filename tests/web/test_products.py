@@ -33,15 +33,15 @@ def test_page_metrics_and_commands_choose_and_show_the_product(
     for seed, name in enumerate(("red", "blue")):
         make_tiny_bundle(tmp_path / f"{name}.edgead", seed)
     blue = open_bundle(tmp_path / "blue.edgead").sha256
-    with line(tmp_path, None) as found:
-        store = str(found.store)
-        assert found.wait(lambda state: state["run"]["products"]["product"]) == "cap-red"
-        assert "edge_ad_product{" in found.ask("/metrics").body.decode()
-        assert "cap-blue" in found.ask("/api/product", {"name": "cap-blue"}).json()["told"]
-        assert found.wait(lambda state: state["run"]["products"]["product"] == "cap-blue")
-        assert found.wait(lambda state: [one for one in state["events"] if one["bundle"] == blue])
-        assert f'bundle="{blue}",product="cap-blue",state="active"}} 1.0' in found.ask("/metrics").body.decode()
-        refused = found.ask("/api/product", {"name": "cap-black"})
+    with line(tmp_path, None) as result:
+        store = str(result.store)
+        assert result.wait(lambda state: state["run"]["products"]["product"]) == "cap-red"
+        assert "edge_ad_product{" in result.ask("/metrics").body.decode()
+        assert "cap-blue" in result.ask("/api/product", {"name": "cap-blue"}).json()["told"]
+        assert result.wait(lambda state: state["run"]["products"]["product"] == "cap-blue")
+        assert result.wait(lambda state: [one for one in state["events"] if one["bundle"] == blue])
+        assert f'bundle="{blue}",product="cap-blue",state="active"}} 1.0' in result.ask("/metrics").body.decode()
+        refused = result.ask("/api/product", {"name": "cap-black"})
         assert (refused.status, refused.json()["error"]) == (
             409, "there is no product 'cap-black'; choose one of cap-red, cap-blue",
         )  # fmt: skip
@@ -49,14 +49,14 @@ def test_page_metrics_and_commands_choose_and_show_the_product(
         assert main(["product", "select", "cap-red", "--by", "anna", "--store", store]) == 0
         assert "cap-red is judged now; the change took " in capsys.readouterr().out
         assert main(["product", "list", "--store", store]) == 0
-        told = capsys.readouterr().out
-        assert "cap-red   active  1" in told
-        assert f"blue.edgead {blue[:12]}" in told
+        message = capsys.readouterr().out
+        assert "cap-red   active  1" in message
+        assert f"blue.edgead {blue[:12]}" in message
         assert main(["product", "select", "cap-black", "--store", store]) == 2
         assert "there is no product 'cap-black'" in capsys.readouterr().err
 
         page = chromium.new_page()
-        page.goto(f"{found.url}#token={found.token}" if found.token else found.url)
+        page.goto(f"{result.url}#token={result.token}" if result.token else result.url)
         page.wait_for_selector("#product:not([disabled])")
         wait(page, "document.querySelector('#product').value === 'cap-red'")  # its state is up to a second old
         axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="pip install 'edge-ad[test]'")
@@ -67,7 +67,7 @@ def test_page_metrics_and_commands_choose_and_show_the_product(
             assert axe.Axe().run(page).response["violations"] == []
         page.focus("#product")
         page.keyboard.press("ArrowDown")  # by the keyboard alone
-        assert found.wait(lambda state: state["run"]["products"]["product"] == "cap-blue")
+        assert result.wait(lambda state: state["run"]["products"]["product"] == "cap-blue")
         assert until(lambda: page.input_value("#product") == "cap-blue")
         page.close()
     assert main(["product", "select", "cap-red", "--store", store]) == 2

@@ -142,9 +142,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     with subprocess.Popen(command, cwd=folder, env=kept, stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stderr is not None
-            found = re.search(r"dashboard: http://\S+:(\d+)/", process.stderr.readline())
-            assert found is not None
-            place = Site(folder, int(found[1]))
+            result = re.search(r"dashboard: http://\S+:(\d+)/", process.stderr.readline())
+            assert result is not None
+            place = Site(folder, int(result[1]))
             assert until(lambda: ask(place.port, "/healthz").status)
             yield place
         finally:
@@ -189,7 +189,7 @@ def test_nobody_gets_in_without_a_login_and_forms_of_other_pages_do_not_log_in(s
     assert ask(site.port, *MARK, headers={"X-Edge-Ad": "", "Authorization": "Bearer operator-1"}).status == 401
 
 
-def test_actions_carry_the_name_of_the_user_and_the_state_says_what_the_page_may(
+def test_actions_carry_the_name_of_the_user_and_the_state_states_what_the_page_may(
     site: Site, cookies: dict[str, dict[str, str]]
 ) -> None:
     state = ask(site.port, "/api/state", headers=cookies["operator"]).json()
@@ -228,8 +228,8 @@ def test_session_ends_with_a_logout_another_password_another_role_and_the_user(s
 @pytest.mark.parametrize("size", ["wide", "phone"])
 def test_page_of_an_operator_offers_what_an_operator_may(chromium: Any, site: Site, shots: Path, size: str) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="pip install 'edge-ad[test]'")
-    found = Watch(chromium, f"http://127.0.0.1:{site.port}/login", size)
-    page = found.page
+    result = Watch(chromium, f"http://127.0.0.1:{site.port}/login", size)
+    page = result.page
     page.screenshot(path=shots / f"login-users-{size}.png")
     assert axe.Axe().run(page).response["violations"] == []
     page.keyboard.type("operator-1")  # the first field has the focus
@@ -248,8 +248,8 @@ def test_page_of_an_operator_offers_what_an_operator_may(chromium: Any, site: Si
     assert axe.Axe().run(page).response["violations"] == []
     assert page.evaluate("document.documentElement.scrollWidth") <= page.viewport_size["width"]
     page.screenshot(path=shots / f"health-operator-{size}.png", full_page=True)
-    found.close()
-    assert found.errors == []
+    result.close()
+    assert result.errors == []
 
 
 def test_too_many_wrong_passwords_have_to_wait(site: Site) -> None:  # the last one: it shuts the test's own address out

@@ -21,7 +21,7 @@ def trail(site: Site) -> list[tuple[str, str]]:
     return [(one.by, one.reason) for one in action_log(site.store).actions() if one.kind == "users"]
 
 
-def test_an_admin_adds_changes_and_removes_users_and_the_trail_says_who(site: Site) -> None:
+def test_an_admin_adds_changes_and_removes_users_and_the_trail_has_who(site: Site) -> None:
     admin = site.cookie("admin-1")
 
     def send(path: str, **body: str) -> Answer:
@@ -82,22 +82,22 @@ def test_only_a_request_of_our_page_by_an_admin_counts(site: Site, path: str) ->
 
 def entered(chromium: Any, site: Site, name: str, size: str) -> Watch:
     """Return the view of health, logged in."""
-    found = Watch(chromium, f"http://127.0.0.1:{site.port}/login", size)
-    found.page.fill("input[name=name]", name)
-    found.page.fill("input[name=password]", PASSWORD)
-    found.page.keyboard.press("Enter")
-    found.page.wait_for_selector('body[data-link="record"]')
-    found.page.click("#tab-health")
-    found.page.wait_for_selector("#actions tbody tr")
-    return found
+    result = Watch(chromium, f"http://127.0.0.1:{site.port}/login", size)
+    result.page.fill("input[name=name]", name)
+    result.page.fill("input[name=password]", PASSWORD)
+    result.page.keyboard.press("Enter")
+    result.page.wait_for_selector('body[data-link="record"]')
+    result.page.click("#tab-health")
+    result.page.wait_for_selector("#actions tbody tr")
+    return result
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", SIZES)
 def test_users_are_managed_by_the_keyboard(chromium: Any, site: Site, shots: Path, size: str) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="pip install 'edge-ad[test]'")
-    found, name = entered(chromium, site, "admin-1", size), f"emil-{size}"
-    page = found.page
+    result, name = entered(chromium, site, "admin-1", size), f"emil-{size}"
+    page = result.page
     rows = "[...document.querySelectorAll('#users tbody tr')].map(({cells}) => cells[0].textContent + ' ' + cells[1].textContent)"
 
     def check(shot: str) -> None:
@@ -137,14 +137,14 @@ def test_users_are_managed_by_the_keyboard(chromium: Any, site: Site, shots: Pat
     page.focus("#users-yes")
     page.keyboard.press("Enter")
     wait(page, f"!{rows}.some((row) => row.startsWith('{name}'))")
-    found.close()
-    assert found.errors == []
+    result.close()
+    assert result.errors == []
     assert trail(site)[-3:] == [("admin-1", f"{name} {text}") for text in ("added as engineer", "is operator now", "removed")]
 
 
 @pytest.mark.slow
 def test_others_see_no_users(chromium: Any, site: Site) -> None:
-    found = entered(chromium, site, "engineer-1", "wide")
-    assert not found.page.is_visible("#users-card")
-    found.close()
-    assert found.errors == []
+    result = entered(chromium, site, "engineer-1", "wide")
+    assert not result.page.is_visible("#users-card")
+    result.close()
+    assert result.errors == []

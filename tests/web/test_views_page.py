@@ -28,24 +28,24 @@ def test_a_part_is_one_event_with_the_images_of_all_views(chromium: Any, tmp_pat
     write_image(tmp_path / "part.png", tiny_image(8100))
     for seed, view in enumerate(CAMERAS):
         make_tiny_bundle(tmp_path / f"{view}.edgead", seed)
-    with line(tmp_path, None, "--camera", CAMERAS["side"], camera=CAMERAS["top"]) as found:
-        complete = found.wait(
+    with line(tmp_path, None, "--camera", CAMERAS["side"], camera=CAMERAS["top"]) as result:
+        complete = result.wait(
             lambda state: next((one for one in state["events"] if one["verdict"] == "NG" and len(one["views"]) == 2), None)
         )
         assert [(row["view"], row["verdict"]) for row in complete["views"]] == [("top", "WARN"), ("side", "NG")]
-        stored = until(lambda: [one for one in found.ask("/api/events?verdict=NG").json()["events"] if one["images"] == 4])[0]
-        assert found.ask("/api/judge", b"", headers={"Content-Type": "image/png"}).status == 422
+        stored = until(lambda: [one for one in result.ask("/api/events?verdict=NG").json()["events"] if one["images"] == 4])[0]
+        assert result.ask("/api/judge", b"", headers={"Content-Type": "image/png"}).status == 422
         image = (tmp_path / "part.png").read_bytes()
-        event = ask_judge(found, form(top=image, side=image), FORM).json()
+        event = ask_judge(result, form(top=image, side=image), FORM).json()
         assert [(row["view"], row["verdict"]) for row in event["views"]] == [("top", "WARN"), ("side", "NG")]
         page = chromium.new_page()
-        page.goto(f"{found.url}#token={found.token}" if found.token else found.url)
+        page.goto(f"{result.url}#token={result.token}" if result.token else result.url)
         wait(page, "document.querySelectorAll('#camera-tabs button').length === 2")
         tabs = "[...document.querySelectorAll('#camera-tabs button')]"
         wait(page, f"{tabs}.every((one) => one.textContent.includes('NG'))")
         wait(page, "!document.querySelector('#picture').hidden")
-        title, told = "document.querySelector('#camera-title').textContent", "document.querySelector('#chart-told').textContent"
-        wait(page, f"{title} === 'top' && {told}.startsWith('last ')")
+        title, message = "document.querySelector('#camera-title').textContent", "document.querySelector('#chart-told').textContent"
+        wait(page, f"{title} === 'top' && {message}.startsWith('last ')")
         axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="pip install 'edge-ad[test]'")
 
         def check(shot: str) -> None:
@@ -58,7 +58,7 @@ def test_a_part_is_one_event_with_the_images_of_all_views(chromium: Any, tmp_pat
 
         check("line")
         page.keyboard.press("c")  # the next view by the keyboard alone
-        wait(page, f"{tabs}[1].ariaPressed === 'true' && {title} === 'side' && {told}.startsWith('last ')")
+        wait(page, f"{tabs}[1].ariaPressed === 'true' && {title} === 'side' && {message}.startsWith('last ')")
         wait(page, "document.querySelector('#caption').textContent.includes('NG')")
         page.focus("#camera-tabs button")
         page.keyboard.press("Enter")

@@ -183,10 +183,10 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         store = Path(folder) / "line.sqlite"
-        found = measure(options.bundles, options.changes, options.camera, store, replaces=options.replace)
-    print(json.dumps(found, indent=2))
+        result = measure(options.bundles, options.changes, options.camera, store, replaces=options.replace)
+    print(json.dumps(result, indent=2))
     if options.json is not None:
-        options.json.write_text(json.dumps(found) + "\n")
+        options.json.write_text(json.dumps(result) + "\n")
 
 
 if __name__ == "__main__":

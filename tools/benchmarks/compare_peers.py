@@ -167,9 +167,9 @@ class Comparison:
                     words, env=self.environment(contender), stdout=subprocess.PIPE, stderr=log, text=True
                 )
                 assert process.stdout is not None
-                found = any(line.startswith("score") for line in process.stdout)
+                result = any(line.startswith("score") for line in process.stdout)
                 seconds.append(time.perf_counter() - began)
-                if process.wait() or not found:
+                if process.wait() or not result:
                     raise subprocess.CalledProcessError(process.returncode, words)
         self.keep(contender, f"start-{form}", {"first_score_s": round(median(seconds), 2)})
 
@@ -209,8 +209,8 @@ class Comparison:
             if process.returncode:
                 raise subprocess.CalledProcessError(process.returncode, words)
             memory.append(usage.ru_maxrss * 1024 / 1e6)
-        found = {"first_verdict_s": round(median(seconds), 2), "peak_mb": round(max(memory), 1)}
-        self.keep(contender, f"line-{precision}", found)
+        result = {"first_verdict_s": round(median(seconds), 2), "peak_mb": round(max(memory), 1)}
+        self.keep(contender, f"line-{precision}", result)
 
     def keep(self, contender: Contender, measure: str, values: dict[str, Any]) -> None:
         """Write a result down."""
@@ -242,7 +242,7 @@ class Comparison:
 
     def results(self) -> dict[str, Any]:
         """Return all that is measured so far."""
-        found: dict[str, Any] = {
+        result: dict[str, Any] = {
             "machine": {**machine(), "cores": int(self.cores), "python": platform.python_version()},
             "data": self.options.data.resolve().name,
             "minutes": self.options.minutes,
@@ -251,8 +251,8 @@ class Comparison:
         for contender in CONTENDERS:
             # The course of a training that may still go on; what came of it is in learn.json.
             files = [path for path in sorted((self.out / contender.name).glob("*.json")) if path.stem != "course"]
-            found[contender.name] = middle_turns({path.stem: json.loads(path.read_text()) for path in files})
-        return found
+            result[contender.name] = middle_turns({path.stem: json.loads(path.read_text()) for path in files})
+        return result
 
 
 def say(text: str) -> None:
@@ -278,11 +278,11 @@ def main() -> None:
         raise SystemExit(f"error: {options.data} has no test/good: name a set in MVTec LOCO AD or MVTec AD layout")
     comparison = Comparison(options)
     comparison.run()
-    found = comparison.results()
-    text = tables(found)
-    atomic_write(options.out / "peers.json", json.dumps(found, indent=1) + "\n")
+    result = comparison.results()
+    text = tables(result)
+    atomic_write(options.out / "peers.json", json.dumps(result, indent=1) + "\n")
     atomic_write(options.out / "table.md", text)
-    plot(found, options.out / "peers.png")
+    plot(result, options.out / "peers.png")
     print(text)
 
 

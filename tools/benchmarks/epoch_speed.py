@@ -120,15 +120,15 @@ def step_seconds(log: list[dict[str, Any]], network: str) -> float:
 
 def summary(rows: list[dict[str, Any]], preset: Preset) -> dict[str, Any]:
     """Return the median seconds a step of both, their ratio a network, and the ratio of a pass over 1,000 normal images."""
-    found: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     passes = [0.0, 0.0]
     most = max(row["processes"] for row in rows)
     for name in NETWORKS:
         one, several = (median(row["step_s"][name] for row in rows if row["processes"] == count) for count in (1, most))
         batch = getattr(preset, f"{name}_schedule").batch
         passes = [passes[0] + 1000 * one / batch, passes[1] + 1000 * several / batch]
-        found[name] = {"one_s": round(one, 4), "several_s": round(several, 4), "ratio": round(one / several, 4)}
-    return {**found, "epoch": {"one_s": passes[0], "several_s": passes[1], "ratio": round(passes[0] / passes[1], 4)}}
+        result[name] = {"one_s": round(one, 4), "several_s": round(several, 4), "ratio": round(one / several, 4)}
+    return {**result, "epoch": {"one_s": passes[0], "several_s": passes[1], "ratio": round(passes[0] / passes[1], 4)}}
 
 
 def table(found: dict[str, Any], processes: int) -> list[str]:

@@ -87,13 +87,14 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         for name in rejected[: options.marks]:
             _command("events", "mark", events[name].id, "good")
         usual, before = _judged(Path("part.edgead"), "usual"), _judged(Path("part.edgead"))
-        told = _command("improve", "part.edgead", "--apply", "--margin", "1000")
+        message = _command("improve", "part.edgead", "--apply", "--margin", "1000")
         used = BundlePointer(pointer_path(STORE)).resolve("", Path("part.edgead"))
         after, promised = _judged(used), open_bundle(used).thresholds.supported_ng
         _command("improve", "--rollback", "part.edgead")
         figures = {
             "parts": options.parts, "marks": options.marks, "tint": options.tint, "light": options.light, "promised": promised,
-            "rejected_on_the_line": len(rejected), "usual": usual, "before": before, "after": after, "improve": told.splitlines(),
+            "rejected_on_the_line": len(rejected), "usual": usual, "before": before, "after": after,
+            "improve": message.splitlines(),
         }  # fmt: skip
         print("\n".join(lines(figures)), flush=True)
         poisoned = _poisoned(events, options.poisoned)
@@ -156,8 +157,8 @@ def _poisoned(events: dict[str, StoredEvent], most: int) -> dict[str, int]:
     held, asked = 0, _command("improve", "part.edgead", "--last", "0", "--goods", "parts", allowed=(0, 4)).count("held back: ")
     for event in defects:
         _command("events", "mark", event.id, "good")
-        told = _command("improve", "part.edgead", "--last", "0", "--yes", "--goods", "parts", allowed=(0, 4))
-        held += bool(re.search(f"held back: {event.id[:8]}", told))
+        message = _command("improve", "part.edgead", "--last", "0", "--yes", "--goods", "parts", allowed=(0, 4))
+        held += bool(re.search(f"held back: {event.id[:8]}", message))
         _command("events", "mark", event.id, "bad", "--name", "defect")
     return {"defects": len(defects), "held_back": held, "asked_for": asked}
 

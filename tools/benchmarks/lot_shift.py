@@ -115,12 +115,12 @@ def _raw(bundle: Bundle, paths: list[Path]) -> Floats:
 def _figures(bundle: Bundle, normal: Floats, bad: Floats) -> dict[str, Any]:
     good, anomalies = (fuse(raw, bundle.statistics)[1] for raw in (normal, bad))
     interval = auroc_interval(good, anomalies)
-    rejected, found = int((good > bundle.thresholds.ng).sum()), int((anomalies > bundle.thresholds.ng).sum())
+    rejected, result = int((good > bundle.thresholds.ng).sum()), int((anomalies > bundle.thresholds.ng).sum())
     columns = {branch: auroc(normal[:, row], bad[:, row]) for row, branch in enumerate(bundle.statistics.branches)}
     return {
         "ng": rejected,
         "normal": len(good),
-        "found": found,
+        "found": result,
         "anomalies": len(anomalies),
         "auroc": None if interval is None else [interval.value, interval.low, interval.high],
         "branches": {branch: value if value is None else round(value, 3) for branch, value in columns.items()},

@@ -68,12 +68,12 @@ class Pictures:
 
 def variants(bundle: Bundle) -> dict[str, dict[str, bytes]]:
     """Return the graphs that are exchanged, by precision."""
-    found: dict[str, dict[str, bytes]] = {"fp32": {}, "fp16": derive(bundle, "fp16")}
+    result: dict[str, dict[str, bytes]] = {"fp32": {}, "fp16": derive(bundle, "fp16")}
     if bundle.quantisation is not None:
         recipe = recipe_of(bundle)
-        found["int8"] = derive_int8(bundle, recipe, "cpu")
-        found["int8-tensorrt"] = derive_int8(bundle, recipe, "tensorrt")
-    return found
+        result["int8"] = derive_int8(bundle, recipe, "cpu")
+        result["int8-tensorrt"] = derive_int8(bundle, recipe, "tensorrt")
+    return result
 
 
 def pipelines(bundle: Bundle, threads: int | None) -> dict[str, Pipeline]:
@@ -127,12 +127,12 @@ def figures(rows: list[dict[str, Any]], bundle: Bundle) -> dict[str, Any]:
     """Return losses by precision against fp32."""
     anomalous = np.array([row["anomalous"] for row in rows])
     tables = {name: np.array([row["raw"][name] for row in rows], np.float32) for name in rows[0]["raw"]}
-    told = {}
+    message = {}
     for name, raw in tables.items():
         if name != "fp32":
             held = loss(tables["fp32"], raw, anomalous, bundle.statistics, thresholds=bundle.thresholds, everyone=True)
-            told[name] = plain(held)
-    return told
+            message[name] = plain(held)
+    return message
 
 
 def plain(held: Loss) -> dict[str, Any]:

@@ -58,8 +58,8 @@ def pages(root: Path) -> dict[Path, str]:
     """Return the pages as they should be; nothing where there is no comparison."""
     if not (root / SOURCE).exists():
         return {}
-    found = json.loads((root / SOURCE).read_text(encoding="utf-8"))
-    texts = {SHORT_PAGE: short(found), FULL_PAGE: tables(found)}
+    result = json.loads((root / SOURCE).read_text(encoding="utf-8"))
+    texts = {SHORT_PAGE: short(result), FULL_PAGE: tables(result)}
     return {root / page: between((root / page).read_text(encoding="utf-8"), text) for page, text in texts.items()}
 
 
@@ -70,9 +70,9 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="change nothing; exit code 1 where a page does not agree")
     options = parser.parse_args()
     if options.json is not None and not options.check:
-        found = json.loads(options.json.read_text(encoding="utf-8"))
-        atomic_write(ROOT / SOURCE, json.dumps(found, indent=1) + "\n")
-        plot(found, ROOT / "docs" / "images" / "peers.png")
+        result = json.loads(options.json.read_text(encoding="utf-8"))
+        atomic_write(ROOT / SOURCE, json.dumps(result, indent=1) + "\n")
+        plot(result, ROOT / "docs" / "images" / "peers.png")
     changed = {page: text for page, text in pages(ROOT).items() if page.read_text(encoding="utf-8") != text}
     for page, text in changed.items():
         print(page.relative_to(ROOT))

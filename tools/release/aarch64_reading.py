@@ -128,13 +128,13 @@ def guard(bundle: Path, camera: str) -> dict[str, Any]:
         inspector.kill()
         inspector.wait()
         plc.close()
-    said = f"the peer saw a reject and the fault {held_ms:.0f} ms after the kill (hold_ms {HOLD_MS})"
+    output = f"the peer saw a reject and the fault {held_ms:.0f} ms after the kill (hold_ms {HOLD_MS})"
     if not passed:
-        said = "the peer saw no pass"
+        output = "the peer saw no pass"
     elif not fell:
-        said = "the peer saw no reject after the inspector was killed"
+        output = "the peer saw no reject after the inspector was killed"
     late = not (passed and fell) or held_ms > HOLD_MS + LATE_MS
-    return {"code": int(late), "seconds": round(time.monotonic() - started, 1), "said": said}
+    return {"code": int(late), "seconds": round(time.monotonic() - started, 1), "said": output}
 
 
 def wait(true: Any, until: float, process: subprocess.Popen[str] | None = None) -> bool:

@@ -210,9 +210,9 @@ def kept_text(tables: dict[str, Table], cuda: set[str]) -> str:
     for owner in sorted({use.owner for reader in read(tables, files()) for use in reader.uses}):
         merged: dict[str, object] = {}
         for name in sorted({name for table in tables.values() for name in table.get(owner, {})}):
-            found = {version: table[owner][name] for version, table in tables.items() if name in table.get(owner, {})}
-            same = len(found) == len(tables) and len(set(found.values())) == 1
-            merged[name] = next(iter(found.values())) if same else found
+            result = {version: table[owner][name] for version, table in tables.items() if name in table.get(owner, {})}
+            same = len(result) == len(tables) and len(set(result.values())) == 1
+            merged[name] = next(iter(result.values())) if same else result
         rows.append(f"  {json.dumps(owner)}: {json.dumps(merged)}")
     parts = [f' "versions": {json.dumps(bindings.VERSIONS)}', f' "cuda": {json.dumps({"pycuda": sorted(cuda)})}']
     parts.append(' "classes": {\n' + ",\n".join(rows) + "\n }")
@@ -234,15 +234,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     cuda = bindings.read_pycuda(chosen.wheels) if chosen.wheels else load_pycuda()
     if chosen.write:
         TABLE.write_text(kept_text(tables, cuda), encoding="utf-8")
-    found = faults(tables, files())
-    found += [f"pycuda {bindings.PYCUDA} has no {name}" for name in sorted(pycuda_names(files()) - cuda)]
-    for line in found:
+    result = faults(tables, files())
+    result += [f"pycuda {bindings.PYCUDA} has no {name}" for name in sorted(pycuda_names(files()) - cuda)]
+    for line in result:
         print(line)
-    if found and chosen.wheels is None:
+    if result and chosen.wheels is None:
         print("what is new in edge_ad may be missing in the kept table: run with --wheels DIR --fetch --write")
     names = {(use.owner, use.name) for reader in read(tables, files()) for use in reader.uses}
     print(f"{len(names)} names in TensorRT {', '.join(tables)}")
-    return 1 if found else 0
+    return 1 if result else 0
 
 
 if __name__ == "__main__":

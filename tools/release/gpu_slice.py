@@ -66,8 +66,8 @@ class Slice:
         result = "failed" if failure else "skipped" if skipped else "ok"
         seconds = round(time.monotonic() - began, 2)
         self.found[name] = {"result": result, "seconds": seconds, **facts, "why": failure or skipped}
-        told = failure or skipped or ", ".join(f"{key} {value}" for key, value in facts.items())
-        print(f"{result:8}{name}: {told} ({seconds} s)", flush=True)
+        message = failure or skipped or ", ".join(f"{key} {value}" for key, value in facts.items())
+        print(f"{result:8}{name}: {message} ({seconds} s)", flush=True)
 
     def picture(self, seed: int) -> NDArray[np.uint8]:
         """Return an image of noise and light of the bundle's size."""
@@ -110,9 +110,9 @@ class Slice:
 
     def _same(self, pipeline: Pipeline, reference: Pipeline, seed: int) -> dict[str, float]:
         image = self.picture(seed)
-        found, wanted = pipeline.infer(image), reference.infer(image)
-        require(same(found, wanted), f"frame {seed} differs from ONNX Runtime")
-        return found.stages_ms
+        result, wanted = pipeline.infer(image), reference.infer(image)
+        require(same(result, wanted), f"frame {seed} differs from ONNX Runtime")
+        return result.stages_ms
 
     def threads(self) -> dict[str, Any]:
         """Judge in four threads in turn, and in two at a time on a pipeline each."""
@@ -126,7 +126,7 @@ class Slice:
             for number in range(4):
                 run_all([(f"turn {number}", first)], work)
             run_all([("first", first), ("second", second)], work)
-        require(all(found == scores["here"] for found in scores.values()), "threads gave other scores")
+        require(all(result == scores["here"] for result in scores.values()), "threads gave other scores")
         return {"threads": 6}
 
     def openings(self) -> dict[str, Any]:
@@ -152,13 +152,13 @@ class Slice:
         device = Device()
         with device.active():
             held = device.allocate(device.free_memory() - (48 << 20))
-        told = fault(lambda: allocate(device, 1 << 30))
+        message = fault(lambda: allocate(device, 1 << 30))
         device.release(held.free)
         device.close()
-        require("no memory left" in told, f"it said {told!r}")
+        require("no memory left" in message, f"it said {message!r}")
         with self.opened() as pipeline, Pipeline(self.bundle, threads=1) as reference:
             self._same(pipeline, reference, 0)
-        return {"said": told[:60]}
+        return {"said": message[:60]}
 
     def lost(self) -> dict[str, Any]:
         """Meet an illegal address in a child: one sentence, exit 3, no abort."""
@@ -283,13 +283,13 @@ def main() -> int:
         return child(held, chosen.child)
     held.all()
     results = [row["result"] for row in held.found.values()]
-    told = {result: results.count(result) for result in ("ok", "skipped", "failed")}
-    print(", ".join(f"{count} {result}" for result, count in told.items()))
+    message = {result: results.count(result) for result in ("ok", "skipped", "failed")}
+    print(", ".join(f"{count} {result}" for result, count in message.items()))
     if chosen.json:
         chosen.json.write_text(
-            json.dumps({"fake": chosen.fake, "summary": told, "checks": held.found}, indent=1) + "\n"
+            json.dumps({"fake": chosen.fake, "summary": message, "checks": held.found}, indent=1) + "\n"
         )
-    return 1 if told["failed"] else 0
+    return 1 if message["failed"] else 0
 
 
 if __name__ == "__main__":

@@ -107,12 +107,12 @@ def main() -> None:
     ended = SIGNALS.read_text() if SIGNALS.exists() else "nothing"
     say(ended == "SIGINT taken down", f"stopped in {time.monotonic() - began:.1f} s; the camera's process: {ended}")
 
-    said = run(EDGE_AD, "doctor").stdout
-    service = next((line for line in said.splitlines() if re.match(r"\w+ +service ", line)), "nothing of the service")
+    output = run(EDGE_AD, "doctor").stdout
+    service = next((line for line in output.splitlines() if re.match(r"\w+ +service ", line)), "nothing of the service")
     say(service.startswith("ok") and "tried under its unit" in service, f"doctor: {service}")
     UNIT.write_text(closed)
-    said = run(EDGE_AD, "doctor").stdout
-    say("its unit does not open /dev/nvmap" in said, "doctor: a unit that does not open the GPU is told")
+    output = run(EDGE_AD, "doctor").stdout
+    say("its unit does not open /dev/nvmap" in output, "doctor: a unit that does not open the GPU is told")
     sys.exit(bool(failed))
 
 

@@ -104,8 +104,8 @@ def _pycuda(folder: Path) -> Path | None:
 
 def _wheel(folder: Path, exact: str) -> Path | None:
     python = f"cp{sys.version_info.major}{sys.version_info.minor}"
-    found = sorted(folder.glob(f"{PACKAGE.replace('-', '_')}-{exact}-{python}-*.whl"))
-    return found[0] if found else None
+    result = sorted(folder.glob(f"{PACKAGE.replace('-', '_')}-{exact}-{python}-*.whl"))
+    return result[0] if result else None
 
 
 def run(folder: Path, exact: str, script: str, *search: Path) -> str:

@@ -106,11 +106,11 @@ def run(folder: Path, bundle: Path, minutes: float, rate: float, kills: int) -> 
         deadline = time.time() + 30
         while account(line.store, arrivals.ids).lost and time.time() < deadline:
             time.sleep(0.2)
-        found = account(line.store, arrivals.ids)
+        result = account(line.store, arrivals.ids)
         unrecorded = unrecorded_events(line.folder / "events.jsonl", line.store)
         return {
-            "events": asdict(found),
-            "good": found.good,
+            "events": asdict(result),
+            "good": result.good,
             "most_waiting": most,
             "caught_up_s": round(spans["catching up"][1] - back, 1),
             "verdicts_not_committed_at_kills": unrecorded,
@@ -132,12 +132,12 @@ def wait(seconds: float) -> Span:
 
 def unrecorded_events(events: Path, store: Path) -> int:
     """How many verdicts were told in the event file and not yet committed when the process was killed."""
-    told = set()
+    message = set()
     for text in events.read_text().splitlines():
         with contextlib.suppress(ValueError):
-            told.add(json.loads(text)["id"])
+            message.add(json.loads(text)["id"])
     with contextlib.closing(sqlite3.connect(store)) as connection:
-        return len(told - {one for (one,) in connection.execute("SELECT id FROM event")})
+        return len(message - {one for (one,) in connection.execute("SELECT id FROM event")})
 
 
 def compare(line: Line, control: Line, spans: dict[str, Span]) -> dict[str, Any]:
@@ -149,14 +149,14 @@ def compare(line: Line, control: Line, spans: dict[str, Span]) -> dict[str, Any]
     rng = np.random.default_rng(0)
 
     def ratio(pair: dict[str, list[NDArray[np.float64]]], draw: bool) -> float:
-        found = [p99(pair[run], rng if draw else None) for run in runs]
-        return found[0] / found[1]
+        results = [p99(pair[run], rng if draw else None) for run in runs]
+        return results[0] / results[1]
 
     moved = ratio(parts["away"], False) / ratio(there, False)
     drawn = [ratio(parts["away"], True) / ratio(there, True) for _ in range(RESAMPLED)]
     low, high = np.percentile(drawn, (2.5, 97.5))
     figures = {
-        name: {run: summary(found) for run, found in pair.items()} for name, pair in parts.items() if all(pair.values())
+        name: {run: summary(results) for run, results in pair.items()} for name, pair in parts.items() if all(pair.values())
     }
     return {"latency_ms": figures, "moved": round(moved, 3), "moved_95": [round(float(low), 3), round(float(high), 3)]}
 
@@ -194,8 +194,8 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as name:
             bundle = bundle_for(Path(name), values["bundle"])
             record.finish(run(Path(name), bundle, values["minutes"], values["rate"], values["kills"]))
-    found = values["summary"]
-    return int(not found["good"] or found["moved_95"][0] > ALLOWED)
+    result = values["summary"]
+    return int(not result["good"] or result["moved_95"][0] > ALLOWED)
 
 
 if __name__ == "__main__":

@@ -71,15 +71,15 @@ def check_told(
     ``at`` is the wall-clock second at which each frame left the source.
     """
     allowed = max(ALLOWED_S, 2.0 / fps)
-    nones = [(told, event) for told, event in seen if event.verdict == "NONE"]
+    nones = [(message, event) for message, event in seen if event.verdict == "NONE"]
     worst: dict[str, float] = {}
     problems = []
     for one in episodes:
         due = at[one.first]
         delays = [
-            told - due
-            for told, event in nones
-            if event.reason in one.reasons and told >= due and _touches(event, one, told, at)
+            message - due
+            for message, event in nones
+            if event.reason in one.reasons and message >= due and _touches(event, one, message, at)
         ]
         delay = float(min(delays, default=float("inf")))
         worst[one.fault] = max(worst.get(one.fault, 0.0), delay)

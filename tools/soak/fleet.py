@@ -365,13 +365,13 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        found = soak(Path(name), options.stations, options.fps) if options.stations else {"stations": {}}
+        result = soak(Path(name), options.stations, options.fps) if options.stations else {"stations": {}}
         if options.agents:
-            found["messages"] = measure_messages(Path(name) / "messages", options.agents)
-    print(json.dumps(found, indent=1))
+            result["messages"] = measure_messages(Path(name) / "messages", options.agents)
+    print(json.dumps(result, indent=1))
     if options.json is not None:
-        options.json.write_text(json.dumps(found) + "\n")
-    raise SystemExit(int(any(row["faults"] for row in found["stations"].values())))
+        options.json.write_text(json.dumps(result) + "\n")
+    raise SystemExit(int(any(row["faults"] for row in result["stations"].values())))
 
 
 if __name__ == "__main__":

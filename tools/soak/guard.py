@@ -53,10 +53,10 @@ def measure(how: str, hold_ms: float) -> float:
 def main() -> int:
     """Run the trial; 1 when a reject came too late."""
     record = begin(str(__doc__), {"ms": {how: [] for how in WAYS}}, rounds=30, hold_ms=300.0)
-    found = record.values["ms"]
+    result = record.values["ms"]
     for how in WAYS:
-        while len(found[how]) < record.values["rounds"]:
-            found[how].append(round(measure(how, record.values["hold_ms"]), 1))
+        while len(result[how]) < record.values["rounds"]:
+            result[how].append(round(measure(how, record.values["hold_ms"]), 1))
             record.save()
     limit = record.values["hold_ms"] + ALLOWED_MS
     summary = {
@@ -65,7 +65,7 @@ def main() -> int:
             "median_ms": sorted(times)[len(times) // 2],
             "too_late": sum(t > limit for t in times),
         }
-        for how, times in found.items()
+        for how, times in result.items()
     }
     record.finish(summary)
     return int(any(one["too_late"] for one in summary.values()))

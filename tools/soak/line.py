@@ -195,13 +195,13 @@ class Trial:
 
     def reasons(self) -> dict[str, int]:
         """Count verdicts, and why there was none."""
-        found: Counter[str] = Counter()
+        result: Counter[str] = Counter()
         for path in self.folder.glob("events*.jsonl"):
             for line in path.read_text().splitlines():
                 event = json.loads(line)
                 reason = str(event["reason"]).split(":")[0]
-                found[event["verdict"] + (f" {reason}" if event["verdict"] == "NONE" else "")] += 1
-        return dict(found)
+                result[event["verdict"] + (f" {reason}" if event["verdict"] == "NONE" else "")] += 1
+        return dict(result)
 
     def close(self) -> None:
         """End all."""
@@ -245,12 +245,12 @@ def main() -> int:
             record.run(trial.step, lambda: {"wrong": trial.truth.wrong, "counts": dict(trial.truth.counts)})
         finally:
             trial.close()
-        found = summary(trial)
-    record.finish(found)
-    print(f"{'wrong':<16}{'onsets':>8}{'passing':>9}{'median ms':>11}{'max ms':>9}   (at most {found['limit_ms']} ms)")
-    for what, row in found["time_to_reject"].items():
+        result = summary(trial)
+    record.finish(result)
+    print(f"{'wrong':<16}{'onsets':>8}{'passing':>9}{'median ms':>11}{'max ms':>9}   (at most {result['limit_ms']} ms)")
+    for what, row in result["time_to_reject"].items():
         print(f"{what:<16}" + "".join(f"{row[key]!s:>{w}}" for key, w in zip(row, (8, 9, 11, 9), strict=True)))
-    return int(bool(found["wrong"] or not found["passes"]))
+    return int(bool(result["wrong"] or not result["passes"]))
 
 
 if __name__ == "__main__":

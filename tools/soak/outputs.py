@@ -64,11 +64,11 @@ class Line:
         assert process.stdout is not None
         for line in process.stdout:
             with contextlib.suppress(ValueError):
-                told = json.loads(line)
-                self.guard = told.get("guard", self.guard)
-                self.guards += "guard" in told
-                if told.get("good"):
-                    self.verdicts[told["part"]] = told["at"]
+                message = json.loads(line)
+                self.guard = message.get("guard", self.guard)
+                self.guards += "guard" in message
+                if message.get("good"):
+                    self.verdicts[message["part"]] = message["at"]
 
 
 class Trial:
@@ -173,9 +173,9 @@ class Trial:
         if why is not None:
             now = time.monotonic()
             since = {"ms_since_glitch": self._forced_at, "ms_since_hang": self._hung_at}
-            found = {"output": output, "part": self.part, "why": why}
-            found |= {name: round(1000.0 * (now - at)) for name, at in since.items() if at > 0.0}
-            self.wrong.append({**found, "faults": dict(self.faults)})
+            result = {"output": output, "part": self.part, "why": why}
+            result |= {name: round(1000.0 * (now - at)) for name, at in since.items() if at > 0.0}
+            self.wrong.append({**result, "faults": dict(self.faults)})
 
     def maybe_fault(self) -> None:
         """Do something bad, now and then."""
@@ -308,14 +308,14 @@ def findings(trial: Trial) -> dict[str, Any]:
 
 def summary(trial: Trial) -> dict[str, Any]:
     """Return what was found."""
-    found = findings(trial)
+    result = findings(trial)
     return {
         **{what: sum(n for name, n in trial.counts.items() if name.endswith(what)) for what in ("samples", "passes")},
         "wrong": len(trial.wrong),
         "first_wrong": trial.wrong[:5],
-        "latest_after_the_hold_ms": found["latest_ms"],
-        "counts": found["counts"],
-        "faults": found["faults"],
+        "latest_after_the_hold_ms": result["latest_ms"],
+        "counts": result["counts"],
+        "faults": result["faults"],
         "guards": trial.line.guards,
         "load": os.getloadavg(),
     }

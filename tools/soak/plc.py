@@ -103,11 +103,11 @@ def _await(condition: Callable[[], bool], possible: Callable[[], bool] = lambda:
 
 def summary(values: dict[str, Any], limit_ms: float) -> dict[str, Any]:
     """Return what was found, kind by kind."""
-    found: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     for kind in KINDS:
         one = values[kind]
         times = sorted(one["ms"])
-        found[kind] = {
+        result[kind] = {
             "parts": one["parts"],
             "wrong": len(one["wrong"]),
             "first_wrong": one["wrong"][:5],
@@ -116,7 +116,7 @@ def summary(values: dict[str, Any], limit_ms: float) -> dict[str, Any]:
             "call_to_answer_ms": {"median": times[len(times) // 2], "max": times[-1]},
             "reject_ms": {how: {"max": max(ms), "too_late": sum(t > limit_ms for t in ms)} for how, ms in one["reject"].items()},
         }
-    return {**found, "load": os.getloadavg()}
+    return {**result, "load": os.getloadavg()}
 
 
 def main() -> int:
@@ -133,10 +133,10 @@ def main() -> int:
                 times.append(round(measure(kind, how), 1))
                 record.save()
         call_for_parts(kind, values[kind], values["parts"], record)
-    found = summary(values, HOLD_MS + ALLOWED_MS)
-    record.finish(found)
-    late = any(way["too_late"] for kind in KINDS for way in found[kind]["reject_ms"].values())
-    return int(late or any(found[kind]["wrong"] for kind in KINDS))
+    result = summary(values, HOLD_MS + ALLOWED_MS)
+    record.finish(result)
+    late = any(way["too_late"] for kind in KINDS for way in result[kind]["reject_ms"].values())
+    return int(late or any(result[kind]["wrong"] for kind in KINDS))
 
 
 if __name__ == "__main__":

@@ -63,12 +63,12 @@ def growth(memory: list[float]) -> float:
 
 def problems(found: dict[str, Any]) -> list[str]:
     """Return what does not hold."""
-    told = list(found["wrong"])
+    message = list(found["wrong"])
     if found["passes_before_acknowledge"]:
-        told.append(f"{found['passes_before_acknowledge']} times the PLC saw pass before its acknowledge")
+        message.append(f"{found['passes_before_acknowledge']} times the PLC saw pass before its acknowledge")
     if found["growth_mb"] > ALLOWED_MB:
-        told.append(f"memory grew by {found['growth_mb']} MB")
-    return told
+        message.append(f"memory grew by {found['growth_mb']} MB")
+    return message
 
 
 def main() -> None:
@@ -83,11 +83,11 @@ def main() -> None:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         routes = options.routes.split(",")
         page = None if browser_missing() or "page" not in routes else stack.enter_context(browser()).new_page()
-        found = soak(folder, options.changes, options.seed, page, routes)
-    print(json.dumps(found))
+        result = soak(folder, options.changes, options.seed, page, routes)
+    print(json.dumps(result))
     if options.json is not None:
-        options.json.write_text(json.dumps(found) + "\n")
-    raise SystemExit("; ".join(problems(found)) or 0)
+        options.json.write_text(json.dumps(result) + "\n")
+    raise SystemExit("; ".join(problems(result)) or 0)
 
 
 if __name__ == "__main__":

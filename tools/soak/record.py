@@ -28,12 +28,12 @@ def kill(record: Record, found: dict[str, Any], count: int) -> None:
     while found["done"] < count:
         rng = random.Random(found["done"])
         with tempfile.TemporaryDirectory() as name:
-            told: set[str] = set()
+            message: set[str] = set()
             rounds = min(KILLS_A_STORE, count - found["done"])
             for _ in range(rounds):
-                told |= kill_once(Path(name), rng)
-                found["faults"] += faults(Path(name), told)
-            found["told"] += len(told)
+                message |= kill_once(Path(name), rng)
+                found["faults"] += faults(Path(name), message)
+            found["told"] += len(message)
             found["done"] += rounds
         record.save()
 
@@ -42,20 +42,20 @@ def cut(record: Record, cuts: dict[str, Any], count: int) -> None:
     """Cut so many times, half of them with a short write-ahead log."""
     for pages in PAGES:
         share = count // len(PAGES)
-        found = cuts.setdefault(str(pages), {"done": 0, "told": 0, "faults": [], "skipped": None})
-        if found["done"] >= share or found["skipped"]:
+        result = cuts.setdefault(str(pages), {"done": 0, "told": 0, "faults": [], "skipped": None})
+        if result["done"] >= share or result["skipped"]:
             continue
         with tempfile.TemporaryDirectory() as name:
             root = Path(name) / "line"
             root.mkdir()
-            found["skipped"] = trace(root, Path(name) / "trace", pages, EVENTS)
-            if found["skipped"] is None:
+            result["skipped"] = trace(root, Path(name) / "trace", pages, EVENTS)
+            if result["skipped"] is None:
                 listed = list(calls(Path(name) / "trace"))
-                found.update(calls=len(listed), done=0, told=0, faults=[])  # another record: begin again
-                for place, told, wrong in power_cuts(root, listed, share, pages, Path(name) / "cuts"):
-                    found["done"] += 1
-                    found["told"] = max(found["told"], told)
-                    found["faults"] += [f"at call {place}: {fault}" for fault in wrong]
+                result.update(calls=len(listed), done=0, told=0, faults=[])  # another record: begin again
+                for place, message, wrong in power_cuts(root, listed, share, pages, Path(name) / "cuts"):
+                    result["done"] += 1
+                    result["told"] = max(result["told"], message)
+                    result["faults"] += [f"at call {place}: {fault}" for fault in wrong]
         record.save()
 
 
@@ -69,7 +69,7 @@ def main() -> int:
         cut(record, values["cut"], values["cuts"])
         record.finish({"kills": values["killed"], "cuts": values["cut"]})
     summary = values["summary"]
-    return int(any(found["faults"] or found.get("skipped") for found in (summary["kills"], *summary["cuts"].values())))
+    return int(any(result["faults"] or result.get("skipped") for result in (summary["kills"], *summary["cuts"].values())))
 
 
 if __name__ == "__main__":

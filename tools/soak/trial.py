@@ -144,16 +144,16 @@ class Health:
         rows = [row for row in self.rows if row["frames"] >= SETTLED_AFTER]
         if len(rows) < 4:
             return []
-        found = []
+        results = []
         if (grown := growth_mb(rows)) > MEMORY_MB:
-            found.append(
+            results.append(
                 f"memory grew by {grown:.1f} MB from frame {rows[0]['frames']:.0f} to {rows[-1]['frames']:.0f}"
             )
         for name in ("handles", "threads"):
             most = max(row[name] for row in rows)
             if most > rows[0][name]:
-                found.append(f"{name} grew from {rows[0][name]:.0f} to {most:.0f}")
-        return found
+                results.append(f"{name} grew from {rows[0][name]:.0f} to {most:.0f}")
+        return results
 
     def figures(self) -> dict[str, Any]:
         """Return growth in MB, and least and most handles and threads, after the process had settled."""

@@ -40,27 +40,27 @@ def rss_mb(pid: int) -> float:
 
 def children(pid: int) -> list[int]:
     """Return all processes under one."""
-    found = []
+    results = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = stat.read_text().rpartition(")")[2].split()
         except OSError:
             continue
         if int(fields[1]) == pid:
-            found += [int(stat.parent.name), *children(int(stat.parent.name))]
-    return found
+            results += [int(stat.parent.name), *children(int(stat.parent.name))]
+    return results
 
 
 def commands(pids: list[int], word: str) -> list[int]:
     """Return those of the processes whose command line holds a word."""
-    found = []
+    results = []
     for pid in pids:
         try:
             if word.encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
-                found.append(pid)
+                results.append(pid)
         except OSError:
             continue
-    return found
+    return results
 
 
 def sample(run: Line, session: Any) -> dict[str, float]:
@@ -140,26 +140,26 @@ def compare(run: Line, turns: int) -> dict[str, Any]:
             wanted.append((since, time.time()))
             if page is not None:
                 page.close()
-    found: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     with Reader(run.store) as reader:
         for name, times in spans.items():
             events = [event for since, end in times for event in reader.every(EventFilter(since=since, until=end))]
             latencies = sorted(event.latency_ms for event in events if event.score is not None and event.latency_ms)
             p50, p99 = (latencies[int(len(latencies) * share)] for share in (0.5, 0.99))
-            found[name] = {"parts": len(latencies), "p50_ms": round(p50, 2), "p99_ms": round(p99, 2)}
-    return found
+            result[name] = {"parts": len(latencies), "p50_ms": round(p50, 2), "p99_ms": round(p99, 2)}
+    return result
 
 
 def growth(samples: list[dict[str, float]]) -> dict[str, Any]:
     """Return, by kind, the medians of the second and the last quarter and whether that is a leak."""
     quarter = max(len(samples) // 4, 1)
-    found = {}
+    result = {}
     for name in ("run_mb", "server_mb", "renderer_mb", "heap_mb", "nodes", "listeners"):
         before = statistics.median(one[name] for one in samples[quarter : 2 * quarter] or samples)
         after = statistics.median(one[name] for one in samples[-quarter:])
         leak = after - before > max(ALLOWED_SHARE * before, ALLOWED_MB if name.endswith("mb") else 200.0)
-        found[name] = {"second_quarter": round(before, 1), "last_quarter": round(after, 1), "leak": leak}
-    return found
+        result[name] = {"second_quarter": round(before, 1), "last_quarter": round(after, 1), "leak": leak}
+    return result
 
 
 def main() -> int:

@@ -158,8 +158,8 @@ def main(learn, scorer):
     options = parser.parse_args()
     if options.command == "learn":
         options.out.mkdir(parents=True, exist_ok=True)
-        found = learn(options)
-        write(options.out / "learn.json", {**found, "peak_mb": peak_mb()})
+        result = learn(options)
+        write(options.out / "learn.json", {**result, "peak_mb": peak_mb()})
         return
     paths = splits(options.data)
     score = scorer(options.out, options.form)
@@ -169,5 +169,5 @@ def main(learn, scorer):
     times = timed(score, read(paths["good"][:8]), options.frames)
     memory = peak_mb()
     good, bad = ([score(image) for image in read(paths[name])] if paths[name] else [] for name in ("good", "bad"))
-    found = {"latency_ms": quantiles(times), "peak_mb": memory, "auroc": auroc(good, bad) if good and bad else None}
-    write(options.out / f"speed-{options.form}.json", found)
+    result = {"latency_ms": quantiles(times), "peak_mb": memory, "auroc": auroc(good, bad) if good and bad else None}
+    write(options.out / f"speed-{options.form}.json", result)

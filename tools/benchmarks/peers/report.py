@@ -23,22 +23,22 @@ NO_WEIGHTS = ("anomavision-padim",)  # random backbone: its AUROC says nothing
 
 def middle_turns(measures: dict[str, Any]) -> dict[str, Any]:
     """Return turns ``speed-FORM.N`` as one ``speed-FORM``: that of the middle median, with all medians and the largest memory."""
-    found: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     turns: dict[str, list[dict[str, Any]]] = {}
     for measure, values in measures.items():
         name, dot, _ = measure.partition(".")
         if dot:
             turns.setdefault(name, []).append(values)
         else:
-            found[name] = values
+            result[name] = values
     for name, measured in turns.items():
         ordered = sorted(measured, key=lambda values: float(values["latency_ms"]["p50"]))
-        found[name] = {
+        result[name] = {
             **ordered[(len(ordered) - 1) // 2],
             "peak_mb": max(values["peak_mb"] for values in measured),
             "p50_turns": [values["latency_ms"]["p50"] for values in ordered],
         }
-    return found
+    return result
 
 
 def rows(found: dict[str, Any]) -> list[dict[str, Any]]:
