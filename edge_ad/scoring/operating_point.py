@@ -23,6 +23,7 @@ def choose_operating_point(
     targets: tuple[float, float] = (0.01, 0.05),
     *,
     least: tuple[float, float] = (-math.inf, -math.inf),
+    least_of_others: float | None = None,
 ) -> Thresholds:
     """Choose thresholds as ``choose_thresholds`` does for ``targets`` (NG, WARN), and move NG as the operating ``point`` says.
 
@@ -32,7 +33,8 @@ def choose_operating_point(
     from, goes no further than the middle between the promise and the anomalies, and loses at most ALLOWED_LOSS of those
     that the promise finds at each strength; without anomalies it stays. ``cost`` minimises price * missed + false
     rejects where DEFECTIVE of the parts have a defect, one like the anomalies shown, all strengths equally often.
-    Thresholds are not below ``least`` (NG, WARN), which counts as promised too.
+    Thresholds are not below ``least`` (NG, WARN), which counts as promised too; where the image that lies alone need not set
+    NG, ``least_of_others`` takes the place of the first.
     """
     plain = choose_thresholds(scores, *targets)
     ordered = np.sort(np.asarray(scores, dtype=np.float64).ravel())
@@ -41,7 +43,8 @@ def choose_operating_point(
         return promise
     shown = {name: _finite(values) for name, values in anomalies.items()}
     tail = _Tail.of(ordered, plain)
-    strengths, floor = [values for values in shown.values() if len(values)], max(_floor(ordered, promise), least[0])
+    strengths = [values for values in shown.values() if len(values)]
+    floor = _floor(ordered, promise, least[0] if least_of_others is None else least_of_others)
     if point.name == "balanced":
         ng = _balanced(promise, floor, tail, strengths, above_warn=plain.goods_warn)
     else:
@@ -73,13 +76,13 @@ def _lifted(plain: Thresholds, ordered: Floats, least: tuple[float, float]) -> T
     return replace(plain, warn=warn, ng=ng, goods_warn=int((ordered > warn).sum()), goods_ng=int((ordered > ng).sum()))
 
 
-def _floor(ordered: Floats, promise: Thresholds) -> float:
-    """Return the least NG: that of the promise, or the second highest score (not below WARN) where the promise rests on
-    the highest alone.
+def _floor(ordered: Floats, promise: Thresholds, least: float) -> float:
+    """Return the least NG: that of the promise, or the second highest score (not below WARN and ``least``) where the promise
+    rests on the highest alone.
 
     One image of sixty that is unlike all others would else set NG, and hide the anomalies below it.
     """
-    return promise.ng if promise.goods_ng or len(ordered) < 2 else max(float(ordered[-2]), promise.warn)
+    return promise.ng if promise.goods_ng or len(ordered) < 2 else max(float(ordered[-2]), promise.warn, least)
 
 
 @dataclass(frozen=True)

@@ -139,21 +139,28 @@ def tolerant_thresholds(
     disturbs them. New images lie above with the target rate at most (or the 1 / (N + 1) that so few support), as they were taken
     and in states drawn at random from the tolerance; with an axis at its limit, with twice that rate at most. To count an
     image by its highest version would promise more than twice as much as asked for. The operating ``point`` (that of the
-    promise if None) is chosen between the undisturbed images and the scores of ``anomalies``.
+    promise if None) is chosen between the undisturbed images and the scores of ``anomalies``; where the highest image lies
+    alone and need not set NG, its versions, which lie as high, need not either.
     """
     if scores.shape[1] != 1 + len(axes):
         raise ValueError(f"{scores.shape[1]} versions need {scores.shape[1] - 1} axes, but there are {len(axes)}")
     point = point or OperatingPoint("promise")
-    ng, warn = (_least(scores[:, 1:], max(target, 1 / (len(scores) + 1)), axes) for target in targets)
-    return choose_operating_point(scores[:, 0], anomalies or {}, point, targets, least=(ng, warn))
+    ng, warn = (_least(scores[:, 1:], target, axes) for target in targets)
+    others = np.delete(scores, int(scores[:, 0].argmax()), axis=0)
+    least_of_others = _least(others[:, 1:], targets[0], axes) if len(others) else ng
+    return choose_operating_point(
+        scores[:, 0], anomalies or {}, point, targets, least=(ng, warn), least_of_others=min(ng, least_of_others)
+    )
 
 
-def _least(versions: Scores, rate: float, axes: Sequence[str]) -> float:
-    """Return the least threshold that random states of ``versions`` [N, V] exceed at ``rate``, and each limit at twice it.
+def _least(versions: Scores, target: float, axes: Sequence[str]) -> float:
+    """Return the least threshold that random states of ``versions`` [N, V] exceed at the ``target`` rate, or the one that so few
+    images support, and each limit at twice it.
 
     The random states of all images are one sample: were those of an image alike, its quantile would be that of the images.
     (Dunn, Wasserman and Ramdas, Distribution-free prediction sets for two-layer hierarchical models, 2022.)
     """
+    rate = max(target, 1 / (len(versions) + 1))
     limits = [versions[:, column] for column, axis in enumerate(axes) if axis != RANDOM_AXIS]
     least = [choose_thresholds(scores, *[min(2 * rate, 0.99)] * 2).ng for scores in limits]
     drawn = versions[:, [axis == RANDOM_AXIS for axis in axes]]

@@ -19,7 +19,7 @@ from edge_ad.errors import BadInput
 from edge_ad.geometry.cut_out import Transform
 from edge_ad.geometry.geometry import Geometry, Prepared
 from edge_ad.presets.presets import DEMO, FAST, PRESETS, Augmentation
-from edge_ad.scoring import choose_thresholds
+from edge_ad.scoring import OperatingPoint, choose_thresholds
 from edge_ad.training import tolerance as module
 from edge_ad.training.augment import disturbed, to_pixels, with_moved
 from edge_ad.training.memory import learn_memory
@@ -262,3 +262,19 @@ def test_memory_learns_from_views_as_well_and_then_takes_their_noise_for_good() 
     (fewer, strange), (more, usual) = learned(None), learned(noisy)
     assert (fewer, more) == (6, 12)
     assert usual < strange
+
+
+def test_the_versions_of_an_image_that_lies_alone_do_not_set_the_balanced_threshold() -> None:
+    """Images 0 to 59 and one at 1000, each with two random states alike. 61 images promise 1 of 62: NG at the highest. The second
+    highest state of all 122 is one of that image; of the 120 others it is 59, as is the second highest image.
+    """
+    scores = np.repeat(np.array([*range(60), 1000], np.float32)[:, None], 3, axis=1)
+    axes, balanced = ("random", "random"), OperatingPoint.parse("balanced")
+    shown = {"anomalies": np.linspace(70, 3000, 50, dtype=np.float32)}
+    chosen = tolerant_thresholds(scores, (0.01, 0.05), axes, anomalies=shown, point=balanced)
+    assert (chosen.promise_ng, chosen.warn) == (1000, 58)
+    assert 59 <= chosen.ng < 1000
+    assert chosen.ng == tolerant_thresholds(scores[:, :1], (0.01, 0.05), anomalies=shown, point=balanced).ng
+    wide = scores.copy()
+    wide[:60, 1:] += 25  # what other images reach, 84, counts
+    assert 84 <= tolerant_thresholds(wide, (0.01, 0.05), axes, anomalies=shown, point=balanced).ng < 1000
