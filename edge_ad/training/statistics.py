@@ -34,6 +34,7 @@ from edge_ad.deployment.colour_match import colour_report
 from edge_ad.deployment.int8 import derive_int8, measuring_backend, recipe_of
 from edge_ad.deployment.lot import CENTRE, tapped
 from edge_ad.deployment.validation_images import evenly, spread
+from edge_ad.engines.offline import Workers, open_workers
 from edge_ad.engines.pipeline import Pipeline
 from edge_ad.export.graphs import export_fusion
 from edge_ad.models.build import AnyTeacher
@@ -250,24 +251,25 @@ def _measured(
     contents: BundleContents, images: ScoringImages, disturbed: DisturbedImages | None, scratch: Path, *, progress: Progress
 ) -> Measured:
     write_bundle(scratch, contents)
-    with Pipeline(open_bundle(scratch), all_branches=True) as pipeline:
-        normalise = score_all(pipeline, images.normalise, "scoring normal images", progress)
-        threshold = score_all(pipeline, images.threshold, "scoring threshold normal images", progress)
-        anomalies = score_all(pipeline, images.anomalies, "scoring synthetic anomalies", progress)
-        faded = _score_faded(pipeline, images, progress)
+    with open_workers(open_bundle(scratch), "onnxruntime", "fp32", all_branches=True) as workers:
+        normalise = score_all(workers, images.normalise, "scoring normal images", progress)
+        threshold = score_all(workers, images.threshold, "scoring threshold normal images", progress)
+        anomalies = score_all(workers, images.anomalies, "scoring synthetic anomalies", progress)
+        faded = _score_faded(workers, images, progress)
         logical = None
         if images.logical is not None and len(images.logical):
-            logical = score_all(pipeline, images.logical, "scoring logical anomalies", progress)
-        versions = None if disturbed is None else score_all(pipeline, disturbed, "scoring disturbed normal images", progress)
-        inputs = {name: pipeline.tensor(name) for name in GRAPHS[FUSION].inputs if name not in CONSTANTS}
+            logical = score_all(workers, images.logical, "scoring logical anomalies", progress)
+        versions = None if disturbed is None else score_all(workers, disturbed, "scoring disturbed normal images", progress)
+        workers.first.infer(images.threshold[0])
+        inputs = {name: workers.first.tensor(name) for name in GRAPHS[FUSION].inputs if name not in CONSTANTS}
     scratch.unlink()
     return Measured(normalise, threshold, anomalies, faded, inputs, versions, logical)
 
 
-def _score_faded(pipeline: Pipeline, images: ScoringImages, progress: Progress) -> dict[float, Scored]:
+def _score_faded(workers: Workers[Pipeline], images: ScoringImages, progress: Progress) -> dict[float, Scored]:
     """Return the scores of the synthetic anomalies at each of the FADES; none where defects are labelled."""
     message = "scoring anomalies at {:.0%} of their strength"
-    return {share: score_all(pipeline, images.faded(share), message.format(share), progress) for share in images.shares}
+    return {share: score_all(workers, images.faded(share), message.format(share), progress) for share in images.shares}
 
 
 def _with_chosen_tops(
@@ -329,18 +331,21 @@ def measure(
     return replace(flat, weight=weight)
 
 
-def score_all(pipeline: Pipeline, images: Images | DisturbedImages, stage: str, progress: Progress) -> Scored:
-    """Run every image through the pipeline."""
-    import time
-
+def score_all(workers: Workers[Pipeline], images: Images | DisturbedImages, stage: str, progress: Progress) -> Scored:
+    """Run every image through the pipelines, several side by side."""
     began = time.monotonic()
     raw, maps = [], []
-    for number, image in enumerate(images):
-        raw.append(pipeline.infer(image).raw)
-        maps.append([pipeline.counted_map(name) for name in MAP_TENSORS])
-        progress.step(stage, number + 1, len(images), began)
+    for scores, own in workers.map(images, lambda image: image, _scores_and_maps):
+        raw.append(scores)
+        maps.append(own)
+        progress.step(stage, len(raw), len(images), began)
     stacked = tuple(np.stack([row[index] for row in maps]) for index in range(len(MAP_TENSORS)))
     return Scored(np.stack(raw).astype(np.float32), stacked)
+
+
+def _scores_and_maps(pipeline: Pipeline, image: Images) -> tuple[NDArray[np.float32], list[NDArray[np.float32]]]:
+    raw = pipeline.infer(image).raw
+    return raw, [pipeline.counted_map(name) for name in MAP_TENSORS]
 
 
 def branch_report(
