@@ -291,10 +291,15 @@ class CameraWorker:
         while self._waiting:
             yield self._next()
 
-    def limit_reached(self) -> bool:
-        """Whether the frames asked for of this camera are done."""
+    def limit_reached(self, under_way: int = 0) -> bool:
+        """Whether the frames asked for of this camera are done, or will be with those ``under_way``."""
         limit, counters = self._run.max_frames, self.counters
-        return limit is not None and counters.judged + counters.faulted + counters.idle >= limit
+        return limit is not None and counters.judged + counters.faulted + counters.idle + under_way >= limit
+
+    def has_room(self, under_way: int, at_once: int) -> bool:
+        """Whether another frame may be inferred beside those ``under_way``: of a camera one, of a folder or a file ``at_once``."""
+        waits = self.source.kind in ("images", "video") and not self.checks_age
+        return under_way == 0 or (waits and under_way < at_once and not self.limit_reached(under_way))
 
     def stop_reading(self) -> bool:
         """Stop the reader; what it has already put in can still be polled. False when it hangs and was left behind."""

@@ -186,6 +186,10 @@ class Judge:
                     self._begun[candidate] = [_submitted(part, self._streams) for part in located]
         return candidate in self._begun
 
+    def inferred(self, candidate: Judgeable) -> bool:
+        """Whether the engines are done with a frame that they were given."""
+        return all(tile.done() for part in self._begun.get(candidate, ()) for tile in part)
+
     def abandon(self, candidate: Judgeable) -> None:
         """Forget a frame that the engines were given and that is not to be judged any more."""
         self._begun.pop(candidate, None)

@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -72,9 +72,7 @@ class Gate(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class JudgedView:
-    """What judges the frames of one camera, and the ``name`` of its view of the part; ``region`` and ``reference`` as for
-    PartView.
-    """
+    """What judges the frames of one camera; ``name`` of its view of the part, ``region`` and ``reference`` as for PartView."""
 
     name: str
     judge: Judge
@@ -141,7 +139,7 @@ class Loop:
             for number, (source, detector, one) in enumerate(zip(sources, gathered, judged, strict=True))
         ]
         self._views = dict(zip(self.workers, judged, strict=True))
-        self._under_way: dict[CameraWorker, tuple[Judge, Judgeable]] = {}
+        self._under_way: deque[tuple[CameraWorker, Judge, Judgeable]] = deque()  # the oldest first
         self._open_parts: dict[str, list[list[InspectionResult]]] = {}
         self.latencies = Latencies()
         self.none_reasons: Counter[str] = Counter()  # verdicts NONE by the word that their reason begins with
@@ -177,8 +175,8 @@ class Loop:
 
         What waits was seen before, and comes out of the same workers.
         """
-        for worker in list(self._under_way):
-            self._finish(worker)
+        while self._under_way:
+            self._finish(self._under_way[0][0])
         self.judge, self._fused = judge, fused
         judged = views or [JudgedView("", judge, settings, conditions)] * len(self.workers)
         self._views = dict(zip(self.workers, judged, strict=True))
@@ -230,13 +228,20 @@ class Loop:
         """Give every station its turn; False when none had anything."""
         served = False
         for worker in self.workers:
-            served = self._finish(worker) or served
-            outcomes = worker.poll()
+            served = (not self._has_room(worker) and self._finish(worker)) or served
+            outcomes = worker.poll() if self._has_room(worker) else []
             served = served or bool(outcomes) or worker.ready
             for outcome in outcomes:
                 self._take(worker, outcome)
+            served = (not outcomes and self._finish(worker, waits=False)) or served
             self._close_if_done(worker)
         return served
+
+    def _count(self, worker: CameraWorker) -> int:
+        return sum(one[0] is worker for one in self._under_way)
+
+    def _has_room(self, worker: CameraWorker) -> bool:
+        return worker.has_room(self._count(worker), self._views[worker].judge.at_once)
 
     def _take(self, worker: CameraWorker, outcome: Outcome) -> None:
         """Handle an outcome, or let its frame be inferred beside those of other stations until its next turn."""
@@ -246,23 +251,29 @@ class Loop:
             outcome = outcome if reason is None else replace(outcome, fault=reason)
         judge = self._views[worker].judge
         if not isinstance(outcome, Judgeable) or self._withheld(outcome) or not judge.begin(outcome, worker.checks_age):
+            self._finish_all(worker)
             self._handle(worker, outcome)
             return
-        self._under_way[worker] = (judge, outcome)
+        self._under_way.append((worker, judge, outcome))
         if len(self._under_way) > judge.at_once:
-            self._finish(next(iter(self._under_way)))
+            self._finish(self._under_way[0][0])
 
-    def _finish(self, worker: CameraWorker) -> bool:
-        """Handle the frame of a station that is under way; False without one."""
-        judge, outcome = self._under_way.pop(worker, (self.judge, None))
-        if outcome is None:
+    def _finish(self, worker: CameraWorker, waits: bool = True) -> bool:
+        """Handle the oldest frame of a station that is under way; False without one, or unless it ``waits`` if none is inferred."""
+        oldest = next((one for one in self._under_way if one[0] is worker), None)
+        if oldest is None or not (waits or oldest[1].inferred(oldest[2])):
             return False
-        self._handle(worker, outcome, judge)
+        self._under_way.remove(oldest)
+        self._handle(worker, oldest[2], oldest[1])
         self._close_if_done(worker)
         return True
 
+    def _finish_all(self, worker: CameraWorker) -> None:
+        while self._finish(worker):
+            pass
+
     def _close_if_done(self, worker: CameraWorker) -> None:
-        if not worker.ended and worker not in self._under_way and worker.limit_reached():
+        if not worker.ended and not self._count(worker) and worker.limit_reached():
             worker.close()
 
     def _wait(self) -> None:
@@ -273,7 +284,7 @@ class Loop:
     def _drain(self) -> None:
         """Judge what has already arrived, then nothing more."""
         for worker in self.workers:
-            self._finish(worker)
+            self._finish_all(worker)
             if worker.ended:
                 continue
             worker.stop_reading()
@@ -347,7 +358,7 @@ class Loop:
         if self.joiner is None:
             return
         for worker in self.workers:
-            if worker.ended and worker not in self._under_way and not worker.ready:
+            if worker.ended and not self._count(worker) and not worker.ready:
                 self.joiner.end(self._views[worker].name)
         for part in self.joiner.expire(time.monotonic()):
             self._report_part(part)
@@ -422,9 +433,7 @@ def _is_of_part(worker: CameraWorker, outcome: Outcome) -> bool:
 def _raise_engine_fault(camera: str, result: InspectionResult) -> None:
     error, where = result.broken, f"the engine failed on frame {result.event.frame} of {camera}"
     if error is not None and is_out_of_memory(error):
-        raise DeviceFault(
-            f"{where}: out of memory ({error}): close other programs, or choose a smaller preset"
-        ) from error
+        raise DeviceFault(f"{where}: out of memory ({error}): close other programs, or choose a smaller preset") from error
     raise DeviceFault(f"{where}: {error}; rebuild it with `edge-ad build-engine` or start again") from error
 
 

@@ -26,7 +26,7 @@ class Meeting(Arithmetic):
         self.barrier = barrier
 
     def infer(self, image: NDArray[np.uint8]) -> Inference:
-        self.barrier.wait(timeout=10.0)
+        self.barrier.wait(timeout=60.0)
         return super().infer(image)
 
 
@@ -72,7 +72,7 @@ def test_streams_work_at_the_same_time() -> None:
     barrier = threading.Barrier(3)
     streams = Streams([Meeting(barrier) for _ in range(3)])  # type: ignore[misc]
     waiting = [streams.submit(np.zeros((16, 16, 3), np.uint8)) for _ in range(6)]
-    assert [one.result(timeout=20.0).score for one in waiting] == [0.0] * 6
+    assert [one.result(timeout=60.0).score for one in waiting] == [0.0] * 6
     streams.close()
 
 

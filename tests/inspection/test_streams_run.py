@@ -105,6 +105,29 @@ def test_more_cameras_than_streams_with_faults_between() -> None:
     check_account(loop)
 
 
+def test_the_images_of_one_folder_are_inferred_at_the_same_time_and_told_in_order() -> None:
+    barrier = threading.Barrier(3)
+    loop, events = loop_of([Meeting(barrier) for _ in range(3)], [Script(range(9), "images")])
+    loop.run()
+    assert [(event.frame, event.verdict) for event in events] == [(frame, "OK") for frame in range(9)]
+    check_account(loop)
+
+
+def test_a_bad_image_between_those_of_a_folder_keeps_its_place() -> None:
+    loop, events = loop_of([Arithmetic() for _ in range(3)], [Script([0, 1, bad(2), 3, 4], "images")])
+    loop.run()
+    assert [(event.frame, event.verdict) for event in events] == [(0, "OK"), (1, "OK"), (2, "NONE"), (3, "OK"), (4, "OK")]
+    check_account(loop)
+
+
+def test_no_image_of_a_folder_beyond_those_asked_for() -> None:
+    loop, events = loop_of([Arithmetic() for _ in range(4)], [Script(range(20), "images")], settings_of(max_frames=6))
+    loop.run()
+    assert [event.frame for event in events] == list(range(6))
+    assert loop.workers[0].counters.judged == 6
+    check_account(loop)
+
+
 def test_a_frame_whose_judgement_is_withheld_is_not_kept() -> None:
     loop, events = loop_of([Arithmetic()], [Script(range(3))])
     looks = iter(range(99))
