@@ -18,10 +18,10 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from edge_ad.errors import BadInput
-from edge_ad.store.audit import CHAIN, REMOVED, Head, first_head, keep_head, link_of, linked, tail_head
+from edge_ad.store.audit import CHAIN, REMOVED, Head, first_head, keep_head, lines_backwards, link_of, linked, tail_head
 from edge_ad.store.schema import open_existing
 from edge_ad.utils.files import atomic_write, is_at, sync_folder
 from edge_ad.utils.text import printable
@@ -101,16 +101,8 @@ class ActionLog:
 
     def head(self) -> Head | None:
         """Return number and hash of the newest record, None without one. BadInput where it cannot be read."""
-        try:
-            handle = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise BadInput(f"the actions {self.path} cannot be read: {error.strerror}; let this user read them") from error
-        try:
-            return tail_head(handle)
-        finally:
-            os.close(handle)
+        with self._reading() as stream:
+            return None if stream is None else tail_head(stream.fileno())
 
     def keep(self, action: Action) -> bool:
         """Write one action; False, logged, where the disk refuses."""
@@ -125,20 +117,23 @@ class ActionLog:
         """Yield all actions, the oldest first; lines that are torn or foreign count for nothing. BadInput where they
         cannot be read.
         """
-        try:
-            with self.path.open("rb") as stream:
-                yield from (action for line in stream if (action := _parsed(line)) is not None)
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise BadInput(
-                f"the actions {self.path} cannot be read: {error.strerror}; let this user read them"
-            ) from error
+        with self._reading() as stream:
+            yield from (action for line in stream or () if (action := _parsed(line)) is not None)
 
     def last(self, kinds: Collection[str]) -> Action | None:
-        """Return the newest action of some kinds."""
-        return next((action for action in reversed(list(self.actions())) if action.kind in kinds), None)
+        """Return the newest action of some kinds; reads from the end, as a trail of years is long."""
+        with self._reading() as stream:
+            lines = () if stream is None else lines_backwards(stream.fileno())
+            return next((one for line in lines if (one := _parsed(line)) is not None and one.kind in kinds), None)
 
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[IO[bytes] | None]:
+        """Give the open file, None where there is none; BadInput where it cannot be read."""
+        try:
+            with contextlib.ExitStack() as stack:
+                yield stack.enter_context(self.path.open("rb")) if self.path.exists() else None
+        except OSError as error:
+            raise BadInput(f"the actions {self.path} cannot be read: {error.strerror}; let this user read them") from error
 
     def remove_before(self, limit: float) -> int:
         """Take away the records before ``limit`` (seconds since 1970 UTC) and return how many; the chain goes on.

@@ -73,15 +73,18 @@ def link_of(line: bytes) -> Link | None:
 
 def tail_head(handle: int) -> Head | None:
     """Return the head of an open file of actions, None where nothing in it is chained."""
-    size, window = os.fstat(handle).st_size, TAIL_BYTES
-    while True:
-        start = max(0, size - window)
-        lines = os.pread(handle, size - start, start).split(b"\n")
-        links = (link_of(line) for line in reversed(lines if start == 0 else lines[1:]))
-        newest = next((link for link in links if link is not None), None)
-        if newest is not None or start == 0:
-            return None if newest is None else newest[1]
-        window *= 4
+    return next((link[1] for line in lines_backwards(handle) if (link := link_of(line)) is not None), None)
+
+
+def lines_backwards(handle: int) -> Iterator[bytes]:
+    """Yield the lines of an open file, the last one first, reading no more of it than is asked for."""
+    end, window, rest = os.fstat(handle).st_size, TAIL_BYTES, b""
+    while end:
+        start = max(0, end - window)
+        rest, *lines = (os.pread(handle, end - start, start) + rest).split(b"\n")
+        yield from reversed(lines)
+        end, window = start, 4 * window
+    yield rest
 
 
 def _digest(record: Mapping[str, Any]) -> str:

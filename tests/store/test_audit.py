@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from edge_ad.cli.app import main
+from edge_ad.store import audit
 from edge_ad.store.actions import Action, ActionLog, actions_path
 from edge_ad.store.audit import Head, kept_heads, verify
 from edge_ad.store.challenges import ChallengeRecords, challenges_folder, key_path, make_key, read_key
@@ -121,6 +122,26 @@ def test_retention_leaves_a_record_of_what_it_removed_and_what_the_line_stands_b
     assert verify(path, {}).fault is None
     edit(path, lambda lines: lines[1:])
     assert verify(path, {}).fault == "record 6 is the first, but no record says that those before it were removed"
+
+
+@pytest.mark.parametrize("window", [1, 2, 7, 1 << 16])
+@pytest.mark.parametrize("data", [b"", b"\n", b"a", b"a\n", b"a\n\nbcd\nef", b"\n".join([b"x" * 40] * 30)])
+def test_lines_come_backwards_whatever_is_read_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, window: int, data: bytes
+) -> None:
+    monkeypatch.setattr(audit, "TAIL_BYTES", window)
+    (tmp_path / "lines").write_bytes(data)
+    with (tmp_path / "lines").open("rb") as stream:
+        assert list(audit.lines_backwards(stream.fileno())) == data.split(b"\n")[::-1]
+
+
+def test_the_last_action_of_a_kind_is_the_newest_one(tmp_path: Path) -> None:
+    log = filled(tmp_path / "a.jsonl")
+    for kind, reason in (("pause", "first"), ("pause", "second"), ("mark", "later")):
+        log.append(Action(kind, "anna", "command", reason))
+    last = log.last(("pause", "resume"))
+    assert (last and last.reason, log.last(("resume",))) == ("second", None)
+    assert ActionLog(tmp_path / "none.jsonl").last(("pause",)) is None
 
 
 def _append_some(path: Path) -> None:
