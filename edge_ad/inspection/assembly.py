@@ -19,6 +19,7 @@ from edge_ad.config import Config, Presence, RunTable
 from edge_ad.data.images import list_images, read_image, resize
 from edge_ad.engines.parity import TOLERANCE_SHARE, TOLERANCE_Z
 from edge_ad.engines.pipeline import SKIPPED, Cascade, Pipeline, limit_of, min_scores
+from edge_ad.engines.selection import Streams
 from edge_ad.errors import BadInput, DeviceFault
 from edge_ad.geometry.geometry import example_frame
 from edge_ad.inspection.alarm_manager import AlarmManager
@@ -108,16 +109,18 @@ def reload_thresholds(bundle: Bundle, run: RunTable, tiles: TileStatistics | Non
 
 
 def tile_combiner(
-    pipeline: Pipeline, bundle: Bundle, view: View, folder: Path | None
+    pipeline: Pipeline, bundle: Bundle, view: View, folder: Path | None, *, streams: Streams | None = None
 ) -> tuple[TileStatistics | None, Combine | None]:
-    """Return the per-tile statistics and the function that joins tiles; None and None for a single tile."""
+    """Return the per-tile statistics, measured on ``streams`` if there are any, and the function that joins tiles; None and
+    None for a single tile.
+    """
     if len(view.grid) == 1:
         return None, None
     if is_tiled(bundle.graphs):
         raise BadInput(f"--tiles: {bundle.path} was trained with tiles and cuts the image by itself; leave --tiles out")
     if folder is None:
         raise BadInput("tiles need --tile-goods DIR, a folder of normal images as the camera sees them (at least 10)")
-    tiles = load_tiles(pipeline, bundle, view, folder)
+    tiles = load_tiles(pipeline, bundle, view, folder, streams=streams)
     return tiles, lambda inferences: combine(inferences, view, tiles, bundle.statistics)
 
 

@@ -208,8 +208,9 @@ class Product:
 
     def _make_judge(self) -> None:
         bundle, run = self.bundle, self.settings.run
+        streams = self.inferring if isinstance(self.inferring, Streams) else None
         locating = Locating(bundle.geometry, self.view, many=run.parts == "many")
-        self._tiles, combine = tile_combiner(self.pipeline, bundle, self.view, run.tile_goods)
+        self._tiles, combine = tile_combiner(self.pipeline, bundle, self.view, run.tile_goods, streams=streams)
         self.tiled = self._tiles is not None
         self.thresholds = self._thresholds or thresholds_of(bundle, run, self._tiles)
         cascade = make_cascade(
@@ -222,7 +223,7 @@ class Product:
         )
         plausibility = Plausibility(None if self.tiled else floors_of(bundle), self.pipeline.branches)
         self.judge = Judge(
-            self.inferring if isinstance(self.inferring, Streams) else cascade,
+            streams or cascade,
             self.thresholds,
             bundle.statistics.weight,
             run.max_age_ms,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,10 @@ from edge_ad.bundle import Bundle
 from edge_ad.camera.frames import Frame, Image
 from edge_ad.config import RunTable, parse_rectangle
 from edge_ad.data.images import list_images, read_image, resize
+from edge_ad.data.prepared import READERS
+from edge_ad.engines.offline import in_order
 from edge_ad.engines.pipeline import Inference, Pipeline
+from edge_ad.engines.selection import Streams
 from edge_ad.errors import BadInput
 from edge_ad.geometry.region import Roi
 from edge_ad.scoring import Array, Statistics, Thresholds, choose_thresholds, fuse, normalise_statistics
@@ -195,24 +198,18 @@ def combine(inferences: Sequence[Inference], view: View, tiles: TileStatistics, 
 
 
 def measure_tiles(
-    pipeline: Pipeline, bundle: Bundle, view: View, normal_images: Sequence[Image], *, seed: int = 0
+    pipeline: Pipeline | Streams, bundle: Bundle, view: View, normal_images: Iterable[Image], *, seed: int = 0
 ) -> TileStatistics:
     """Measure every tile of normal images u8[H,W,3]: a seeded half gives mean and deviation, the other half the
     thresholds.
 
     The weights stay those of the bundle. BadInput for fewer than 10 normal images or a region that does not fit them.
     """
-    if len(normal_images) < MIN_NORMAL_IMAGES:
-        raise BadInput(
-            f"per-tile statistics need at least {MIN_NORMAL_IMAGES} normal images, but there are {len(normal_images)}"
-        )
-    for image in normal_images:
-        if fault := view.fault(image):
-            raise BadInput(f"an image of a good does not fit: {fault}")
-    inputs = ([bundle.geometry.input_of(tile) for tile in view.cut(image, bundle.image_size)] for image in normal_images)
-    raw = np.stack([np.stack([pipeline.infer(tile).raw for tile in tiles]) for tiles in inputs])
-    order = np.random.default_rng(seed).permutation(len(normal_images))
-    fit, hold = raw[order[: len(normal_images) // 2]], raw[order[len(normal_images) // 2 :]]
+    rows = [_raw_scores(pipeline, bundle, view, image) for image in normal_images]
+    if len(rows) < MIN_NORMAL_IMAGES:
+        raise BadInput(f"per-tile statistics need at least {MIN_NORMAL_IMAGES} normal images, but there are {len(rows)}")
+    raw, order = np.stack(rows), np.random.default_rng(seed).permutation(len(rows))
+    fit, hold = raw[order[: len(rows) // 2]], raw[order[len(rows) // 2 :]]
     pairs = [normalise_statistics(fit[:, tile]) for tile in range(raw.shape[1])]
     mean, std = np.stack([pair[0] for pair in pairs]), np.stack([pair[1] for pair in pairs])
     statistics = TileStatistics(mean, std, bundle.thresholds)
@@ -221,9 +218,22 @@ def measure_tiles(
     return replace(statistics, thresholds=choose_thresholds(worst, old.target_ng, old.target_warn))
 
 
-def load_tiles(pipeline: Pipeline, bundle: Bundle, view: View, folder: Path) -> TileStatistics:
+def _raw_scores(pipeline: Pipeline | Streams, bundle: Bundle, view: View, image: Image) -> Array:
+    """Return the raw scores f32[T,B] of all tiles of an image, side by side where there are streams."""
+    if fault := view.fault(image):
+        raise BadInput(f"an image of a good does not fit: {fault}")
+    inputs = [bundle.geometry.input_of(tile) for tile in view.cut(image, bundle.image_size)]
+    if isinstance(pipeline, Streams):
+        begun = [pipeline.submit(tile) for tile in inputs]
+        return np.stack([one.result().raw for one in begun])
+    return np.stack([pipeline.infer(tile).raw for tile in inputs])
+
+
+def load_tiles(
+    pipeline: Pipeline, bundle: Bundle, view: View, folder: Path, *, streams: Streams | None = None
+) -> TileStatistics:
     """Return the statistics for this bundle, view, engine and folder of normal images, measured once and kept beside
-    the bundle.
+    the bundle; on ``streams`` of the pipeline, where there are any.
 
     They are kept in ``<bundle>.tiles/<key>.json``, where the key is a hash of all that decides them.
     """
@@ -241,6 +251,7 @@ def load_tiles(pipeline: Pipeline, bundle: Bundle, view: View, folder: Path) -> 
             return TileStatistics.from_json(json.loads(stored.read_text()))
         except (OSError, ValueError, KeyError, TypeError, BadInput):
             pass  # damaged: measured again
-    statistics = measure_tiles(pipeline, bundle, view, [read_image(path, bundle.image_bits) for path in paths])
+    images = in_order(lambda path: read_image(path, bundle.image_bits), paths, READERS)
+    statistics = measure_tiles(streams or pipeline, bundle, view, images)
     atomic_write(stored, json.dumps({**details, **statistics.to_json()}, indent=1) + "\n")
     return statistics

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from edge_ad.bundle import open_bundle
 from edge_ad.camera.frames import Frame
 from edge_ad.engines.pipeline import Inference, Pipeline
+from edge_ad.engines.selection import Streams
 from edge_ad.errors import BadInput
 from edge_ad.inspection.assembly import tile_combiner
 from edge_ad.inspection.view import (
@@ -145,6 +147,9 @@ def test_statistics_of_tiles_are_measured_once_and_kept(tmp_path: Path) -> None:
         np.testing.assert_allclose(first.mean[1], np.mean(raw[1::2], axis=0), rtol=1e-4, atol=1e-5)
         files[0].write_text("{}")
         np.testing.assert_array_equal(load_tiles(pipeline, bundle, view, goods).mean, first.mean)
+        files[0].write_text("{}")
+        with closing(Streams([pipeline])) as streams:
+            np.testing.assert_array_equal(load_tiles(pipeline, bundle, view, goods, streams=streams).mean, first.mean)
         with pytest.raises(BadInput, match="at least 10"):
             measure_tiles(pipeline, bundle, view, [noise(1)] * 9)
         with pytest.raises(BadInput, match="roi"):
