@@ -82,6 +82,15 @@ class Wires:
         pass
 
 
+def check_messages(output: str) -> None:
+    """Images are given up first, and both faults are taken back."""
+    order = ["no images are kept, events go on", "events cannot be stored", "events are stored again"]
+    places = [output.find(words) for words in order]
+    assert -1 not in places
+    assert places == sorted(places)
+    assert "images are kept again" in output
+
+
 @pytest.mark.usefixtures("stderr_log")
 def test_a_disk_that_fills_up_and_is_freed_again(disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path, ballast, wires = disk / "line.sqlite", Ballast(disk), Wires()
@@ -120,9 +129,9 @@ def test_a_disk_that_fills_up_and_is_freed_again(disk: Path, capsys: pytest.Capt
             assert until(lambda: store.fault is not None and "full" in store.fault)
 
     sink = StoreObserver(store, lambda name: loop.account(name), evidence)
-    desk = AlarmManager(["cam"], AlarmTable(), wires, latches=store.latches, save=store.save_alarm_state)
+    alarm_manager = AlarmManager(["cam"], AlarmTable(), wires, latches=store.latches, save=store.save_alarm_state)
     judge = Judge(Arithmetic(lambda _: 5.0), THRESHOLDS, WEIGHT, 1000.0)
-    loop = Loop(judge, [Script(range(FRAMES))], [desk, sink, EventCallback(heard)], Config())
+    loop = Loop(judge, [Script(range(FRAMES))], [alarm_manager, sink, EventCallback(heard)], Config())
     loop.run()
     assert until(lambda: store.committed == FRAMES)
     assert until(lambda: evidence.written + sum(evidence.dropped.values()) == FRAMES)
@@ -141,12 +150,7 @@ def test_a_disk_that_fills_up_and_is_freed_again(disk: Path, capsys: pytest.Capt
     assert pictures_at["full"] < 80
     entries = [parse(line) for name in files(disk / "line.evidence") for line in name.read_bytes().splitlines()]
     assert {entry.event.id for entry in entries if entry.event} == {event.id for event in messages}
-    output = capsys.readouterr().err
-    order = ["no images are kept, events go on", "events cannot be stored", "events are stored again"]
-    places = [output.find(words) for words in order]
-    assert -1 not in places
-    assert places == sorted(places)
-    assert "images are kept again" in output
+    check_messages(capsys.readouterr().err)
 
 
 def test_a_disk_that_is_full_from_the_start(disk: Path) -> None:
