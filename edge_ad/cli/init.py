@@ -70,8 +70,8 @@ preset = {preset}
 seed = 0
 
 [thresholds]
-target_ng = 0.01    # at most this share of the goods NG
-target_warn = 0.05  # at most this share of the goods WARN or NG
+target_ng = 0.01    # at most this share of normal parts NG
+target_warn = 0.05  # at most this share of normal parts WARN or NG
 
 [run]
 camera = [{camera}]

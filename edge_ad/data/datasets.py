@@ -256,7 +256,7 @@ def _with_normal_images(
 
 
 def load_test(path: Path | str, bits: int = 16) -> DataSet:
-    """Return the labelled images under ``path`` without looking at its training normal images (``goods`` is empty).
+    """Return the labelled images under ``path`` without looking at its training normal images (``normal`` is empty).
 
     ``bits`` is how the bundle reads 16-bit files.
 
