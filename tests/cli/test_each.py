@@ -12,13 +12,12 @@ import pytest
 
 from edge_ad.bundle import open_bundle
 from edge_ad.cli.app import main
-from edge_ad.presets.presets import ViewSettings
 from edge_ad.synthetic.line import write_line
 from tests.fixtures.tiny_presets import TINY, known
 
 CATEGORIES = ("juice", "pins")
 FIRST = CATEGORIES[:1]  # what the first command trains
-PRESET = replace(TINY, views=ViewSettings(copies=0), anomalies=8)
+PRESET = replace(TINY, anomalies=8)
 COUNTS = {"train": 12, "validation": 2, "test_good": 4, "test_logical": 2, "test_structural": 2, "video_frames": 0}
 
 

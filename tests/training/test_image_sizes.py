@@ -155,6 +155,7 @@ def tiled(parts: Path) -> Bundle:
     own = [
         "efficientad.standardise=true",
         "hvq.standardise=true",
+        "views.copies=1",
         "views.memory=true",
     ]  # as preset fast, whose views are large
     zones = parts.parent / "zones.json"
@@ -192,6 +193,12 @@ def test_a_bundle_with_tiles_takes_one_large_image_and_gives_one_score_of_all_br
     unseen = sum(len(tiled.raw_scores[split]) for split in ("normalise", "threshold"))
     assert tiled.report["unseen"]["images"] == unseen
     assert tiled.thresholds.goods == tiled.report["unseen"]["for_thresholds"]  # one promise over all of them
+
+
+def test_gaussians_learn_from_normal_images_copies_and_views(tiled: Bundle) -> None:
+    learned = COUNT - 2 * round(0.15 * COUNT)
+    assert learned == tiled.report["goods"]["fit"]
+    assert tiled.report["gaussians"] == {"goods": learned, "copies": learned, "views": learned}
 
 
 def test_zones_are_kept_told_and_in_effect(tiled: Bundle, parts: Path) -> None:
