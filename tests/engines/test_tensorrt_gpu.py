@@ -13,8 +13,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from edge_ad.bundle import Bundle, open_bundle
+from edge_ad.engines.offline import open_workers
 from edge_ad.engines.pipeline import Pipeline
 from edge_ad.engines.protocol import TensorSpec
 from edge_ad.engines.tensorrt import frame as cuda_graph
@@ -70,6 +72,20 @@ def test_frames_are_those_of_onnxruntime_to_the_bit(
             assert result.score == wanted.score
         graphs = set(pipeline.engines)
         assert set(result.stages_ms) == ({"replay"} if replayed else {"upload", *graphs}) | {"host", "download"}
+
+
+def test_many_images_have_one_pipeline_on_a_gpu_and_are_prepared_by_other_threads(bundle: Bundle, gpu: FakeGpu) -> None:
+    threads: set[int] = set()
+
+    def prepare(seed: int) -> NDArray[np.uint8]:
+        threads.add(threading.get_ident())
+        return tiny_image(seed)
+
+    with open_workers(bundle, "tensorrt", "fp32", jobs=3, graphs=graphs_of(bundle)) as workers:
+        scores = list(workers.map(range(8), prepare, lambda pipeline, image: pipeline.infer(image).score))
+    with Pipeline(bundle, threads=1) as reference:
+        assert scores == [reference.infer(tiny_image(seed)).score for seed in range(8)]
+    assert threading.get_ident() not in threads
 
 
 def test_a_plain_frame_is_one_upload_and_one_download(bundle: Bundle, gpu: FakeGpu) -> None:
