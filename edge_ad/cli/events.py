@@ -107,8 +107,8 @@ def _verify(path: Path, head: str | None, settings: Config) -> None:
     if result.head is None:
         typer.echo(f"nothing was done yet{f'; {result.earlier} lines are of an earlier version' if result.earlier else ''}")
         return
-    told = f"; {result.earlier} lines of an earlier version before them are unchanged since" if result.earlier else ""
-    typer.echo(f"all {result.records} records hold, {result.first} to {result.head.number}{told}; head {result.head}")
+    earlier = f"; {result.earlier} lines of an earlier version before them are unchanged since" if result.earlier else ""
+    typer.echo(f"all {result.records} records hold, {result.first} to {result.head.number}{earlier}; head {result.head}")
 
 
 def _list(reader: Reader, wanted: EventFilter, limit: int | None, *, csv: Path | None, out: Path | None) -> None:

@@ -253,8 +253,8 @@ def _learned_first(read: _Read, groups: list[list[int]], seed: int) -> tuple[lis
         (learned if fits else others).append(groups[number])
     order = [row for group in (*learned, *others) for row in group]
     read.paths = [read.paths[row] for row in order]
-    place = {row: index for index, row in enumerate(order)}
-    return [[place[row] for row in group] for group in learned], [[place[row] for row in group] for group in others]
+    new_index = {row: index for index, row in enumerate(order)}
+    return [[new_index[row] for row in group] for group in learned], [[new_index[row] for row in group] for group in others]
 
 
 def _enough(read: _Read, folder: Path) -> None:

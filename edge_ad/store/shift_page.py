@@ -142,11 +142,11 @@ def _table(caption: str, heads: Row, rows: Sequence[Row], *, numbers: Iterable[i
         return '<p class="quiet">None.</p>'
     right = set(numbers)
 
-    def kind(place: int) -> str:
-        names = ["number"] * (place in right) + ["time"] * (times and place == 0) + ["why"] * (heads[place] == "Why")
+    def kind(column: int) -> str:
+        names = ["number"] * (column in right) + ["time"] * (times and column == 0) + ["why"] * (heads[column] == "Why")
         return f' class="{names[0]}"' if names else ""
 
-    head = "".join(f'<th scope="col"{kind(place)}>{html.escape(name)}</th>' for place, name in enumerate(heads))
+    head = "".join(f'<th scope="col"{kind(column)}>{html.escape(name)}</th>' for column, name in enumerate(heads))
     body = "".join(f"<tr>{''.join(_cells(row, kind))}</tr>" for row in rows)
     label = html.escape(caption)
     return (
@@ -157,8 +157,8 @@ def _table(caption: str, heads: Row, rows: Sequence[Row], *, numbers: Iterable[i
 
 def _cells(row: Row, kind: Callable[[int], str]) -> Iterator[str]:
     yield f'<th scope="row"{kind(0)}>{html.escape(row[0])}</th>'
-    for place, text in enumerate(row[1:], 1):
-        yield f"<td{kind(place)}>{html.escape(text)}</td>"
+    for column, text in enumerate(row[1:], 1):
+        yield f"<td{kind(column)}>{html.escape(text)}</td>"
 
 
 def _maps(report: ShiftReport, images: Mapping[str, ReferenceImage]) -> str:

@@ -166,8 +166,8 @@ class Versions:
 
     def groups(self, groups: Sequence[Sequence[int]]) -> list[list[int]]:
         """Return ``groups`` of unseen images as indices of these."""
-        place = {int(row): index for index, row in enumerate(self.rows)}
-        inside = ([place[index] for index in group if index in place] for group in groups)
+        index_of = {int(row): index for index, row in enumerate(self.rows)}
+        inside = ([index_of[index] for index in group if index in index_of] for group in groups)
         return [group for group in inside if group]
 
     def before(self, count: int) -> int:

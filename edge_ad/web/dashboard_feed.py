@@ -126,12 +126,12 @@ class DashboardFeed(Observer):
             for result in results:
                 self._taken += 1
                 self._waiting.append(_Waiting(self._taken, now, index, result.event, result is worst))
-            for place, shown in self._seen_by(index, results):
-                slot = self._slots[place]
+            for camera, shown in self._seen_by(index, results):
+                slot = self._slots[camera]
                 has_frame = any(one.frame is not None for one in shown) or bool(worst.views)
                 if self.watching and has_frame and now - slot.shown_at >= self._every_s:
                     slot.shown_at, slot.pending = now, (self._taken, shown)
-                self.seen[place].state = None
+                self.seen[camera].state = None
         for result in results:
             event = result.event
             if event.latency_ms is not None and event.verdict != "NONE":
