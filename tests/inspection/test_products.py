@@ -310,7 +310,7 @@ def test_a_message_chooses_a_product_and_the_topic_reports_the_state(
         assert until(lambda: messages[-1]["state"] == "fault", 60)
         assert "MQTT asks for 'cap-black', which no product is called" in messages[-1]["reason"]
         assert [one for one in messages if one["state"] == "fault"] == [messages[-1]]
-    assert until(lambda: messages[-1]["reason"] == "product: the run has ended", 10)
+    assert until(lambda: messages[-1]["reason"] == "product: the run has ended")
     assert (messages[-1]["state"], messages[-1]["product"], messages[-1]["bundle"]) == ("none", None, None)
     client.loop_stop()
     check_order(line.log, line.hashes)

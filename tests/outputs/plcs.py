@@ -84,7 +84,7 @@ def rejects(plc: BlockPlc) -> bool:
     return plc.words()[0] == 0b10
 
 
-def call(plc: BlockPlc, part: str, seconds: float = 10.0) -> tuple[str, bool]:
+def call(plc: BlockPlc, part: str, seconds: float = 60.0) -> tuple[str, bool]:
     """Call for a part as docs/howto/plc.md does; return verdict and `pass` that came with its id, ("", False) without."""
     plc.put(PART_ADDRESS, text_registers(part, 16))
     plc.put(REQUEST_WORD, (0b10,))
@@ -102,4 +102,4 @@ def call(plc: BlockPlc, part: str, seconds: float = 10.0) -> tuple[str, bool]:
 
 def ready(plc: BlockPlc) -> bool:
     """Wait until an inspector shows that it lives: from then on it hears calls."""
-    return until(lambda: plc.words()[0] & 0b1000, 30)
+    return until(lambda: plc.words()[0] & 0b1000)

@@ -112,7 +112,7 @@ def test_a_guard_that_is_killed_is_replaced_before_the_next_message(board: Board
         link.send(verdict(True))
         assert until(lambda: board.level(17))
         os.kill(link.pid, signal.SIGKILL)
-        assert until(lambda: link.restarts == 1, 10)
+        assert until(lambda: link.restarts == 1)
         assert until(lambda: not board.level(17))
         link.send(verdict(True))
         assert until(lambda: board.level(17))

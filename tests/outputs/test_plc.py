@@ -161,7 +161,7 @@ def test_a_plc_that_comes_later_goes_away_and_comes_back_is_written_to_again(kin
         assert until(lambda: "it cannot be reached" in fault_of(link))
         for part in ("1", "2"):
             with plc_of(kind, port) as plc:
-                assert until(lambda plc=plc, part=part: link.send(verdict(True, part)) or passed(plc), 30)
+                assert until(lambda plc=plc, part=part: link.send(verdict(True, part)) or passed(plc))
                 assert registers_text(plc.words()[8:24]) == part
                 assert until(lambda: link.states()[0].up)
             assert until(lambda: fault_of(link))
@@ -172,7 +172,7 @@ def test_a_plc_that_comes_later_goes_away_and_comes_back_is_written_to_again(kin
 @both
 def test_a_plc_that_answers_nothing_is_reported(kind: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent, linked(uri_of(kind, silent.getsockname()[1])) as (link, _):
-        assert until(lambda: "it cannot be reached" in fault_of(link), 30)
+        assert until(lambda: "it cannot be reached" in fault_of(link))
 
 
 def test_plcs_that_answer_nothing_hold_up_no_other_output() -> None:
@@ -200,7 +200,7 @@ def test_a_logix_plc_that_breaks_amid_an_answer_is_reported_and_written_to_again
         plc.fault = fault
         assert until(lambda: fault_of(link))
         plc.fault = ""
-        assert until(lambda: link.send(verdict(True, "2")) or link.states()[0].up, 30)
+        assert until(lambda: link.send(verdict(True, "2")) or link.states()[0].up)
         assert until(lambda: registers_text(plc.words()[8:24]) == "2")
     assert link.restarts == 0
 
