@@ -183,12 +183,12 @@ def test_a_wrong_password_and_a_dead_port_are_distinguished(server: Server) -> N
 
 
 def test_a_silent_camera_is_given_up(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_module, "TIMEOUT_S", 0.2)
+    monkeypatch.setattr(http_module, "TIMEOUT_S", 3.0)  # on a loaded machine the first answer takes a while
     server.body = part(jpeg(0))
     server.hang = True
     handle = HttpDriver(server.url, "camera")
     assert isinstance(handle.grab(), RawFrame)
-    assert handle.grab() == Failure("camera gave no frame: no answer within 0.2 s")
+    assert handle.grab() == Failure("camera gave no frame: no answer within 3 s")
 
 
 @pytest.mark.parametrize(
