@@ -51,7 +51,8 @@ def make_template(folder: Path) -> Path:
             _write(folder / place / f"{number:03}.png", first + number)
     for number in range(3):
         _write(folder / "data/empty" / f"{number}.png", 7000 + number)
-    for copy in ("sets/loco_juice_bottle", "sets/mvtec_bottle", "sets/mono_shuffled", "sets/mono_early", "data/bottle"):
+    sets = ("loco_juice_bottle", "mvtec_bottle", "mono_shuffled", "mono_early", "contaminated/loco_juice_bottle")
+    for copy in (*(f"sets/{name}" for name in sets), "data/bottle"):
         shutil.copytree(folder / "data/part", folder / copy)
     shutil.copytree(folder / "data/good", folder / "photographs")
     _write_manifests(folder / "data")

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from edge_ad.outputs.plc_map import REQUEST_WORD
+from edge_ad.outputs.signals import text_registers
 from tests.camera.pictures import write_image
 from tests.fixtures.loopback import free_port, until
 from tests.fixtures.tiny_bundle import make_tiny_bundle, tiny_image
@@ -228,7 +229,8 @@ def test_an_s7_and_a_logix_plc_call_for_parts_and_see_a_reject_after_a_kill(
             assert ready_plc(plc)
             parts = [f"K{number}" for number in range(4)]
             assert all(call(plc, part)[0] in ("OK", "WARN") for part in parts)  # each with its id
-            plc.put(REQUEST_WORD, (0b10,))
+            # Another part is heard as a call whether the bit was seen to fall in between or not.
+            plc.put(REQUEST_WORD, (0b10, *text_registers("K4", 16)))
             assert until(lambda: plc.words()[0] & 0b100)  # a verdict stands for a minute
             run.process.send_signal(signal.SIGKILL)
             assert until(lambda: rejects(plc))

@@ -323,7 +323,7 @@ def test_a_call_takes_back_what_stands_and_a_late_verdict_is_not_shown(kind: str
         assert until(lambda: passed(plc))
         plc.put(REQUEST_WORD, (0,))
         time.sleep(0.5)
-        plc.put(REQUEST_WORD, (0b10,))
+        plc.put(REQUEST_WORD, (0b10, *text_registers("2", 16)))  # heard though the bit be not seen to fall
         assert until(lambda: len(calls()) == 2)
         assert until(lambda: not passed(plc))
         link.send(verdict(True, "1", calls()[0]))  # on the part before

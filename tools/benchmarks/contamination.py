@@ -32,6 +32,7 @@ from edge_ad.config import Config, TrainTable
 from edge_ad.data.datasets import load_test
 from edge_ad.data.images import list_images, read_image, resize
 from edge_ad.data.synthetic_anomalies import KINDS, make_anomaly
+from edge_ad.engines.offline import Workers
 from edge_ad.engines.pipeline import Pipeline
 from edge_ad.errors import BadInput
 from edge_ad.evaluation.evaluate import evaluate
@@ -155,7 +156,7 @@ def compared(trial: Trial, clean: Path, contaminated: Path, *, images: int | Non
         bundle = open_bundle(path)
         with Pipeline(bundle, precision="fp32", all_branches=True) as pipeline:
             score = subset_score(
-                z_scores(judge_all(pipeline, items, geometry=bundle.geometry), bundle.statistics), bundle.statistics,
+                z_scores(judge_all(Workers([pipeline]), items, geometry=bundle.geometry), bundle.statistics), bundle.statistics,
                 bundle.statistics.branches,
             )
         assert score is not None

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edge_ad.engines.protocol import Engine, Tensor, TensorSpec
-from edge_ad.engines.tensorrt.cuda import Device, DeviceMemory, DeviceTensor, PinnedMemory, exchange, spec_bytes
+from edge_ad.engines.tensorrt.cuda import Device, DeviceMemory, PinnedMemory
 from edge_ad.engines.tensorrt.frame import TrtFrame
 from edge_ad.engines.tensorrt.progress import MEMORY_ADVICE, device_broke, logger_for, reason
+from edge_ad.engines.tensorrt.tensors import DeviceTensor, exchange, spec_bytes
 from edge_ad.engines.tensorrt.versions import import_tensorrt
 from edge_ad.errors import BadInput, DeviceFault
 from edge_ad.utils.board import board, l4t

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_ad.engines.protocol import Engine, Tensor, TensorSpec
-from edge_ad.engines.tensorrt.cuda import Block, Device, ExchangeTensor
+from edge_ad.engines.tensorrt.cuda import Device
+from edge_ad.engines.tensorrt.tensors import Block, ExchangeTensor
 from edge_ad.errors import BadInput, DeviceFault
 
 _log = logging.getLogger(__name__)
