@@ -24,15 +24,7 @@ from edge_ad.errors import BadInput, DeviceFault
 from tests.fixtures.fake_gpu import fake_gpu
 from tests.fixtures.tiny_bundle import make_tiny_bundle, tiny_image
 
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return open_bundle(make_tiny_bundle(tmp_path_factory.mktemp("trt") / "tiny.edgead"))
-
-
-@pytest.fixture(autouse=True)
-def caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("caches")
 
 
 def opened(bundle: Bundle) -> Pipeline:

@@ -8,14 +8,13 @@ from __future__ import annotations
 import ctypes
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edge_ad.bundle import Bundle, open_bundle
+from edge_ad.bundle import Bundle
 from edge_ad.engines.offline import open_workers
 from edge_ad.engines.pipeline import Pipeline
 from edge_ad.engines.protocol import TensorSpec
@@ -25,17 +24,9 @@ from edge_ad.engines.tensorrt.backend import TrtBackend, TrtEngine
 from edge_ad.engines.tensorrt.cuda import Device
 from edge_ad.errors import BadInput, DeviceFault
 from tests.fixtures.fake_gpu import NOT_CAPTURED, FakeGpu, fake_gpu
-from tests.fixtures.tiny_bundle import make_tiny_bundle, tiny_image
+from tests.fixtures.tiny_bundle import tiny_image
 
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return open_bundle(make_tiny_bundle(tmp_path_factory.mktemp("trt") / "tiny.edgead"))
-
-
-@pytest.fixture(autouse=True)
-def caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("caches")
 
 
 @pytest.fixture(params=["integrated", "discrete"])

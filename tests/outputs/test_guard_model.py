@@ -87,7 +87,7 @@ class Pipe:
         self.full = False
         self.calls: list[dict[str, Any]] = []
 
-    def tell(self, record: dict[str, Any]) -> None:
+    def report(self, record: dict[str, Any]) -> None:
         if not self.full and record["kind"] == "trigger":
             self.calls.append(record)
 
@@ -110,7 +110,7 @@ class GuardMachine(RuleBasedStateMachine):
         hold = GuardState(HOLD_S, cameras, calls=bool(trigger))
         through = trigger if trigger in ("modbus", "gpio") else ""
         self.guard = Guard(
-            hold, addresses, self.pipe.tell, trigger=through, clock=self.time.clock, call_later=self.time.later
+            hold, addresses, self.pipe.report, trigger=through, clock=self.time.clock, call_later=self.time.later
         )
         self.loop.run_until_complete(self.guard.open())
         self.server: Any = self.guard._channels[0]

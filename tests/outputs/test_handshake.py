@@ -47,7 +47,7 @@ def result_of(registers: Sequence[int]) -> tuple[int, str]:
 def test_ready_busy_result_pass_fault_part_and_heartbeat(how: str) -> None:
     with peer(how) as (link, bits, registers):
 
-        def told(kind: Kind, verdict: str = "", part: str = "") -> None:
+        def send_state(kind: Kind, verdict: str = "", part: str = "") -> None:
             link.send(Message(kind, time.monotonic(), 0, verdict, verdict == "OK", part))
 
         def shows(*names: str) -> bool:
@@ -57,26 +57,26 @@ def test_ready_busy_result_pass_fault_part_and_heartbeat(how: str) -> None:
             )
 
         assert shows("fault")
-        told("idle")
+        send_state("idle")
         assert shows("ready")
-        told("busy")
+        send_state("busy")
         assert shows("ready", "busy")
-        told("verdict", "OK", "tray 7")
+        send_state("verdict", "OK", "tray 7")
         assert shows("ready", "result_valid", "pass")
         assert until(lambda: result_of(registers()) == (1, "tray 7"))  # coils are written before registers
         first = registers()
-        told("busy")
+        send_state("busy")
         assert shows("ready", "busy")
-        told("verdict", "NG", "tray 8")
+        send_state("verdict", "NG", "tray 8")
         assert shows("ready", "result_valid")
         assert until(lambda: result_of(registers()) == (3, "tray 8"))
         second = registers()
         assert second[2] == first[2] + 1
-        told("verdict", "NONE", "tray 9")
+        send_state("verdict", "NONE", "tray 9")
         assert shows("ready", "result_valid", "fault")
         link.lamp(lit=True, waiting=True, number=4)
-        told("idle")
+        send_state("idle")
         assert shows("ready", "alarm", "alarm_waiting")
         assert until(lambda: registers()[3] == 4)
         beats = [bits()[7]]
-        assert until(lambda: (told("idle"), beats.append(bits()[7]), {*beats} == {False, True})[-1])
+        assert until(lambda: (send_state("idle"), beats.append(bits()[7]), {*beats} == {False, True})[-1])

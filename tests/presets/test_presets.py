@@ -115,13 +115,13 @@ def leaves(value: Any, key: str = "") -> dict[str, Any]:
     return result
 
 
-def told(text: str, like: Any) -> Any:
+def parsed(text: str, like: Any) -> Any:
     """Read a cell of the table as a value of the kind of ``like``; 130/576 is a quotient."""
     if isinstance(like, bool):
         return {"true": True, "false": False}[text]
     if isinstance(like, tuple):
         inner = text.strip("[]")
-        return tuple(told(item.strip(), float("nan")) for item in inner.split(",")) if inner else ()
+        return tuple(parsed(item.strip(), float("nan")) for item in inner.split(",")) if inner else ()
     return text if isinstance(like, str) else float(Fraction(text))
 
 
@@ -132,7 +132,7 @@ def test_the_table_of_the_documentation_is_the_code(preset: Preset, column: int)
     del values["name"]
     assert sorted(table) == sorted(values)
     for key, value in values.items():
-        assert told(table[key], value) == value, key
+        assert parsed(table[key], value) == value, key
 
 
 def test_every_value_of_the_table_has_a_source() -> None:

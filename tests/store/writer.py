@@ -21,7 +21,7 @@ def main() -> None:
     folder = Path(sys.argv[1])
     pages = int(sys.argv[2]) if len(sys.argv) > 2 else 1000
     events = range(1, int(sys.argv[3]) + 1) if len(sys.argv) > 3 else itertools.count(1)
-    store = Store(folder / "line.sqlite", tell, evidence=folder / "line.evidence")
+    store = Store(folder / "line.sqlite", write_ids, evidence=folder / "line.evidence")
     assert store._connection is not None
     store._connection.execute(f"PRAGMA wal_autocheckpoint = {pages}")
     for number in events:
@@ -34,7 +34,7 @@ def main() -> None:
     store.close(30.0)
 
 
-def tell(rows: list[Event]) -> None:
+def write_ids(rows: list[Event]) -> None:
     os.write(1, "".join(f"{row.id}\n" for row in rows).encode())
 
 

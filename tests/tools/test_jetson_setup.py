@@ -140,7 +140,7 @@ class Board:
         path.write_text(text)
         path.chmod(0o755)
 
-    def says(self, name: str, text: str = "", code: int = 0, reads: bool = False) -> None:
+    def answers(self, name: str, text: str = "", code: int = 0, reads: bool = False) -> None:
         """Let a stub say ``text`` and leave with ``code``; with ``reads`` it asks for an answer."""
         (self.stubs / f"{name}.says").write_text(text)
         (self.stubs / f"{name}.code").write_text(str(code))
@@ -193,7 +193,7 @@ def test_the_whole_way_with_a_bundle(tmp_path: Path) -> None:
 def test_a_power_mode_that_wants_a_restart_is_a_note_and_gets_no_answer(tmp_path: Path) -> None:
     board = Board(tmp_path)
     asked = "NVPM WARN: Reboot required for changing to this power mode: 2\nDO YOU WANT TO REBOOT NOW? enter YES/yes to confirm:\n"
-    board.says("nvpmodel", asked, code=255, reads=True)
+    board.answers("nvpmodel", asked, code=255, reads=True)
     done = board.set_up(*BUNDLE)
     assert done.returncode == 0, done.stderr
     assert not [call for call in board.calls() if call.startswith("answer")], "our own input is no answer to it"
@@ -204,7 +204,7 @@ def test_a_power_mode_that_wants_a_restart_is_a_note_and_gets_no_answer(tmp_path
 
 def test_a_power_mode_that_is_not_taken_is_a_note(tmp_path: Path) -> None:
     board = Board(tmp_path)
-    board.says("nvpmodel", "NVPM ERROR: failed to set power mode!\n", code=1)
+    board.answers("nvpmodel", "NVPM ERROR: failed to set power mode!\n", code=1)
     done = board.set_up(*BUNDLE)
     assert done.returncode == 0
     assert "- nvpmodel did not take mode 2" in done.stdout
@@ -212,7 +212,7 @@ def test_a_power_mode_that_is_not_taken_is_a_note(tmp_path: Path) -> None:
 
 def test_a_doctor_that_is_not_content_is_a_note(tmp_path: Path) -> None:
     board = Board(tmp_path)
-    board.says("edge-ad", code=2)
+    board.answers("edge-ad", code=2)
     done = board.set_up("--user", "inspector")
     assert done.returncode == 0, done.stderr
     assert "sudo nvpmodel -m 2" in board.calls(), "what comes after it is done"
@@ -237,7 +237,7 @@ def test_new_groups_are_in_force_for_what_the_script_runs(tmp_path: Path) -> Non
 )
 def test_what_cannot_go_on_ends_in_a_sentence(command: str, sentence: str, tmp_path: Path) -> None:
     board = Board(tmp_path)
-    board.says(command, code=100)
+    board.answers(command, code=100)
     Board.stub(board.stubs / "sudo", SUDO.replace("nvpmodel |", "env | apt-get | nvpmodel |"))
     done = board.set_up(*BUNDLE)
     assert done.returncode == 2

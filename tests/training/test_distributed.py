@@ -258,11 +258,11 @@ import atexit, sys
 from torch import distributed as dist
 from edge_ad.utils.supervision import leave
 
-class Held:
+class Traced:
     def __del__(self):
         print("taken down")
 
-held = Held()
+traced = Traced()
 atexit.register(print, "exit functions")
 if sys.argv[1] == "member":
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)

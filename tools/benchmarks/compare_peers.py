@@ -79,7 +79,7 @@ class Comparison:
         folder = self.out / "venvs" / venv
         python, stamp = folder / "bin" / "python", folder / "complete"
         if not stamp.exists():
-            say(f"environment of {venv}")
+            log_progress(f"environment of {venv}")
             subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
             install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
             subprocess.run([*install, *PACKAGES[venv]], check=True)
@@ -132,11 +132,11 @@ class Comparison:
         """Measure, unless it was done; what fails is told and left out."""
         if (self.out / contender.name / f"{measure}.json").exists():
             return
-        say(f"{contender.name}: {measure}")
+        log_progress(f"{contender.name}: {measure}")
         try:
             action(contender, *arguments)
         except subprocess.CalledProcessError as error:
-            say(f"  failed with exit code {error.returncode}: see {self.log(contender)}")
+            log_progress(f"  failed with exit code {error.returncode}: see {self.log(contender)}")
 
     def log(self, contender: Contender) -> Path:
         """Return the file that takes what a contender prints."""
@@ -255,7 +255,7 @@ class Comparison:
         return result
 
 
-def say(text: str) -> None:
+def log_progress(text: str) -> None:
     """Tell what is done now."""
     print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 

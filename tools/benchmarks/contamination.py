@@ -32,11 +32,10 @@ from edge_ad.config import Config, TrainTable
 from edge_ad.data.datasets import load_test
 from edge_ad.data.images import list_images, read_image, resize
 from edge_ad.data.synthetic_anomalies import KINDS, make_anomaly
-from edge_ad.engines.offline import Workers
-from edge_ad.engines.pipeline import Pipeline
+from edge_ad.engines.offline import open_workers
 from edge_ad.errors import BadInput
 from edge_ad.evaluation.evaluate import evaluate
-from edge_ad.evaluation.figures import judge_all, subset_score, z_scores
+from edge_ad.evaluation.figures import judge_all
 from edge_ad.scoring.auroc import auroc, auroc_difference
 from edge_ad.training.review import review
 from edge_ad.training.train import chosen_preset, train
@@ -154,12 +153,8 @@ def compared(trial: Trial, clean: Path, contaminated: Path, *, images: int | Non
     rows, sides = {}, {}
     for name, path in (("clean", clean), ("contaminated", contaminated)):
         bundle = open_bundle(path)
-        with Pipeline(bundle, precision="fp32", all_branches=True) as pipeline:
-            score = subset_score(
-                z_scores(judge_all(Workers([pipeline]), items, geometry=bundle.geometry), bundle.statistics), bundle.statistics,
-                bundle.statistics.branches,
-            )
-        assert score is not None
+        with open_workers(bundle, "onnxruntime", "fp32", all_branches=True) as workers:
+            score = judge_all(workers, items, geometry=bundle.geometry).score
         sides[name] = score[good], score[~good]
         ng = [int((side > bundle.thresholds.ng).sum()) for side in sides[name]]
         rows[name] = {"auroc": auroc(*sides[name]), "good_ng": ng[0], "anomalies_ng": ng[1]}

@@ -45,7 +45,7 @@ touch /home/inspector/x 2>/dev/null && echo "home written" || echo "home read-on
 failed: list[str] = []
 
 
-def say(good: bool, what: str) -> None:
+def report_check(good: bool, what: str) -> None:
     """Print one line of the outcome."""
     print(f"{'ok  ' if good else 'fail'}  {what}", flush=True)
     if not good:
@@ -80,7 +80,7 @@ def main() -> None:
     launcher.chmod(0o755)
     version = run("systemctl", "--version").stdout.splitlines()[0]
     done = run(EDGE_AD, "service", "install", "--bundle", "tiny.edgead", "--user", "inspector", "--folder", "/station")
-    say(done.returncode == 0, f"{version}: service install; {done.stderr.strip() or done.stdout.splitlines()[0]}")
+    report_check(done.returncode == 0, f"{version}: service install; {done.stderr.strip() or done.stdout.splitlines()[0]}")
     unit = UNIT.read_text()
     lines = opened(unit)
     for wanted in (
@@ -94,25 +94,25 @@ def main() -> None:
         "station written",
         "home read-only",
     ):
-        say(wanted in lines, f"under the unit: {wanted}")
+        report_check(wanted in lines, f"under the unit: {wanted}")
     closed = re.sub(r"^DeviceAllow=/.*\n", "", unit, flags=re.MULTILINE)
-    say("/dev/nvmap refused" in opened(closed), "without the paths of its nodes: /dev/nvmap refused")
+    report_check("/dev/nvmap refused" in opened(closed), "without the paths of its nodes: /dev/nvmap refused")
 
     done = run("systemctl", "start", "edge-ad")
     time.sleep(3)
     state = run("systemctl", "show", "edge-ad", "-p", "ActiveState,StatusText,NRestarts").stdout.split("\n")
-    say(done.returncode == 0 and "ActiveState=active" in state, f"started: {', '.join(filter(None, state))}")
+    report_check(done.returncode == 0 and "ActiveState=active" in state, f"started: {', '.join(filter(None, state))}")
     began = time.monotonic()
     run("systemctl", "stop", "edge-ad")
     ended = SIGNALS.read_text() if SIGNALS.exists() else "nothing"
-    say(ended == "SIGINT taken down", f"stopped in {time.monotonic() - began:.1f} s; the camera's process: {ended}")
+    report_check(ended == "SIGINT taken down", f"stopped in {time.monotonic() - began:.1f} s; the camera's process: {ended}")
 
     output = run(EDGE_AD, "doctor").stdout
     service = next((line for line in output.splitlines() if re.match(r"\w+ +service ", line)), "nothing of the service")
-    say(service.startswith("ok") and "tried under its unit" in service, f"doctor: {service}")
+    report_check(service.startswith("ok") and "tried under its unit" in service, f"doctor: {service}")
     UNIT.write_text(closed)
     output = run(EDGE_AD, "doctor").stdout
-    say("its unit does not open /dev/nvmap" in output, "doctor: a unit that does not open the GPU is told")
+    report_check("its unit does not open /dev/nvmap" in output, "doctor: a unit that does not open the GPU is told")
     sys.exit(bool(failed))
 
 
